@@ -1,0 +1,1 @@
+../../bessemer/__init__.py

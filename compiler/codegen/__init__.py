@@ -1,0 +1,1 @@
+"""From kernels to LLVM IR, machine code and the C header."""

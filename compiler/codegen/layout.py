@@ -1,0 +1,113 @@
+"""The structs of the support code, by field name: what their IR calls by number."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A struct type of the generated code: fields are (name, LLVM type), in memory order."""
+
+    name: str
+    fields: tuple[tuple[str, str], ...]
+
+    def definition(self) -> str:
+        """The type as LLVM IR; it is called %bessemer.NAME."""
+        return f"%bessemer.{self.name} = type {{ {', '.join(kind for _, kind in self.fields)} }}"
+
+    def places(self) -> dict[str, str]:
+        """NAME_FIELD -> the getelementptr indices of that field, for text templates."""
+        return {
+            f"{self.name}_{field}": f"i32 0, i32 {index}"
+            for index, (field, _) in enumerate(self.fields)
+        }
+
+
+# The C header declares the same struct (header.py); a null pointer or 0 means the default.
+OPTIONS = Layout(
+    "options",
+    (
+        ("threads", "i32"),
+        ("spin", "i32"),
+        ("weights", "ptr"),
+        ("weights_path", "ptr"),
+        ("parallel_for", "ptr"),
+        ("parallel_user", "ptr"),
+        ("allocate", "ptr"),
+        ("release", "ptr"),
+        ("memory_user", "ptr"),
+        ("log", "ptr"),
+        ("log_user", "ptr"),
+    ),
+)
+
+MESSAGE_BYTES = 512
+
+# `options` are the caller's, copied. `mapping` is the mapped weights file or null.
+CONTEXT = Layout(
+    "context",
+    (
+        ("options", "%bessemer.options"),
+        ("weights", "ptr"),
+        ("mapping", "ptr"),
+        ("mapping_bytes", "i64"),
+        ("pool", "ptr"),
+        ("arena", "ptr"),
+        ("arena_bytes", "i64"),
+        ("needed", "i64"),
+        ("message", f"[{MESSAGE_BYTES} x i8]"),
+    ),
+)
+
+# One parallel call, on the caller's stack.
+JOB = Layout(
+    "job",
+    (
+        ("kernel", "ptr"),
+        ("buffers", "ptr"),
+        ("dims", "ptr"),
+        ("extent", "i64"),
+        ("chunks", "i64"),
+    ),
+)
+
+# pthread_mutex_t and pthread_cond_t take at most 48 bytes on glibc and musl, x86-64 and AArch64.
+_PTHREAD = "[8 x i64]"
+
+# `remaining` and `waiting` have their own cache line: the workers write the one, all read the other.
+POOL = Layout(
+    "pool",
+    (
+        ("owner", "i32"),
+        ("workers", "i32"),
+        ("spin", "i32"),
+        ("bytes_given", "i64"),
+        ("padding", "[40 x i8]"),
+        ("remaining", "i32"),
+        ("waiting", "i32"),
+        ("apart", "[56 x i8]"),
+        ("mutex", _PTHREAD),
+        ("wake", _PTHREAD),
+    ),
+)
+
+# What one worker waits on; 256 bytes, so that two workers never share a cache line.
+SLOT = Layout(
+    "slot",
+    (
+        ("ticket", "i32"),
+        ("sleeping", "i32"),
+        ("job", "ptr"),
+        ("index", "i64"),
+        ("pool", "ptr"),
+        ("thread", "i64"),
+        ("padding", "[24 x i8]"),
+        ("mutex", _PTHREAD),
+        ("wake", _PTHREAD),
+        ("apart", "[64 x i8]"),
+    ),
+)
+POOL_BYTES, SLOT_BYTES = 256, 256
+
+LAYOUTS = (OPTIONS, CONTEXT, JOB, POOL, SLOT)

@@ -1,0 +1,199 @@
+"""What differs between processors in the support code: denormals, pausing, the check for features.
+
+The support code itself is compiled for the plainest processor of its architecture, so that `create`
+can say that an instruction set is missing instead of dying of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from bessemer.compiler.errors import InternalError
+
+# Where cpuid tells of a feature: (leaf, subleaf, register, bit), and the state that the operating
+# system must save for it (bits of XCR0): 6 = AVX, 0xE6 = AVX-512, 0x60000 = AMX.
+_AVX, _AVX512, _AMX = 0x6, 0xE6, 0x60000
+X86_FEATURES: dict[str, tuple[int, int, str, int, int]] = {
+    "sse3": (1, 0, "c", 0, 0),
+    "ssse3": (1, 0, "c", 9, 0),
+    "fma": (1, 0, "c", 12, _AVX),
+    "cx16": (1, 0, "c", 13, 0),
+    "sse4.1": (1, 0, "c", 19, 0),
+    "sse4.2": (1, 0, "c", 20, 0),
+    "movbe": (1, 0, "c", 22, 0),
+    "popcnt": (1, 0, "c", 23, 0),
+    "avx": (1, 0, "c", 28, _AVX),
+    "f16c": (1, 0, "c", 29, _AVX),
+    "bmi": (7, 0, "b", 3, 0),
+    "avx2": (7, 0, "b", 5, _AVX),
+    "bmi2": (7, 0, "b", 8, 0),
+    "avx512f": (7, 0, "b", 16, _AVX512),
+    "avx512dq": (7, 0, "b", 17, _AVX512),
+    "avx512ifma": (7, 0, "b", 21, _AVX512),
+    "avx512cd": (7, 0, "b", 28, _AVX512),
+    "avx512bw": (7, 0, "b", 30, _AVX512),
+    "avx512vl": (7, 0, "b", 31, _AVX512),
+    "avx512vbmi": (7, 0, "c", 1, _AVX512),
+    "avx512vbmi2": (7, 0, "c", 6, _AVX512),
+    "avx512vnni": (7, 0, "c", 11, _AVX512),
+    "avx512bitalg": (7, 0, "c", 12, _AVX512),
+    "avx512vpopcntdq": (7, 0, "c", 14, _AVX512),
+    "amx-bf16": (7, 0, "d", 22, _AMX),
+    "avx512fp16": (7, 0, "d", 23, _AVX512),
+    "amx-tile": (7, 0, "d", 24, _AMX),
+    "amx-int8": (7, 0, "d", 25, _AMX),
+    "avxvnni": (7, 1, "a", 4, _AVX),
+    "avx512bf16": (7, 1, "a", 5, _AVX512),
+    "amx-fp16": (7, 1, "a", 21, _AMX),
+    "lzcnt": (0x80000001, 0, "c", 5, 0),
+}
+_ALWAYS_THERE = {"sse", "sse2", "cx8", "fxsr", "mmx", "x87", "64bit", "cmov"}
+
+_X86_DENORMALS = """
+declare void @llvm.x86.sse.stmxcsr(ptr)
+declare void @llvm.x86.sse.ldmxcsr(ptr)
+declare void @llvm.x86.sse2.pause()
+
+define internal i64 @bessemer_flush_denormals() $baseline {
+  %old = alloca i32
+  %new = alloca i32
+  call void @llvm.x86.sse.stmxcsr(ptr %old)
+  store i32 40896, ptr %new
+  call void @llvm.x86.sse.ldmxcsr(ptr %new)
+  %mode = load i32, ptr %old
+  %wide = zext i32 %mode to i64
+  ret i64 %wide
+}
+
+define internal void @bessemer_restore_denormals(i64 %mode) $baseline {
+  %slot = alloca i32
+  %word = trunc i64 %mode to i32
+  store i32 %word, ptr %slot
+  call void @llvm.x86.sse.ldmxcsr(ptr %slot)
+  ret void
+}
+"""
+
+# 0x1000000 is FZ: flushes inputs and results of float32 and float64, rounds to nearest, traps nothing.
+_AARCH64_DENORMALS = """
+declare i64 @llvm.aarch64.get.fpcr()
+declare void @llvm.aarch64.set.fpcr(i64)
+declare void @llvm.aarch64.hint(i32)
+
+define internal i64 @bessemer_flush_denormals() $baseline {
+  %mode = call i64 @llvm.aarch64.get.fpcr()
+  call void @llvm.aarch64.set.fpcr(i64 16777216)
+  ret i64 %mode
+}
+
+define internal void @bessemer_restore_denormals(i64 %mode) $baseline {
+  call void @llvm.aarch64.set.fpcr(i64 %mode)
+  ret void
+}
+"""
+
+_CPUID = """
+define internal { i32, i32, i32, i32 } @bessemer_cpuid(i32 %leaf, i32 %subleaf) $baseline {
+  %r = call { i32, i32, i32, i32 } asm sideeffect "cpuid", "={ax},={bx},={cx},={dx},0,2,~{dirflag},~{fpsr},~{flags}"(i32 %leaf, i32 %subleaf)
+  ret { i32, i32, i32, i32 } %r
+}
+
+define internal i32 @bessemer_saved_state() $baseline {
+entry:
+  %r = call { i32, i32, i32, i32 } @bessemer_cpuid(i32 1, i32 0)
+  %c = extractvalue { i32, i32, i32, i32 } %r, 2
+  %bit = and i32 %c, 134217728
+  %has = icmp ne i32 %bit, 0
+  br i1 %has, label %read, label %none
+read:
+  %x = call { i32, i32 } asm sideeffect "xgetbv", "={ax},={dx},{cx},~{dirflag},~{fpsr},~{flags}"(i32 0)
+  %low = extractvalue { i32, i32 } %x, 0
+  ret i32 %low
+none:
+  ret i32 0
+}
+"""
+
+# Linux gives the large AMX state to a process only when asked: arch_prctl(ARCH_REQ_XCOMP_PERM, 18).
+_AMX_PERMISSION = """
+  %refused = call i64 (i64, ...) @syscall(i64 158, i64 4131, i64 18)
+  %granted = icmp eq i64 %refused, 0
+  ret i1 %granted
+"""
+
+
+def architecture(triple: str) -> str:
+    """x86_64 or aarch64; raises InternalError for a machine that the support code does not know."""
+    found = triple.split("-", maxsplit=1)[0]
+    if found not in ("x86_64", "aarch64"):
+        raise InternalError(f"no support code for {triple}")
+    return found
+
+
+def baseline(triple: str) -> str:
+    """The function attributes that keep the support code on the plainest processor."""
+    if architecture(triple) == "x86_64":
+        return 'nounwind "target-cpu"="x86-64" "target-features"="+sse2"'
+    return 'nounwind "target-cpu"="generic" "target-features"="+neon"'
+
+
+def pause(triple: str) -> str:
+    """The instruction that says: this thread only waits."""
+    if architecture(triple) == "x86_64":
+        return "call void @llvm.x86.sse2.pause()"
+    return "call void @llvm.aarch64.hint(i32 1)"
+
+
+def processor_text(triple: str, features: Iterable[str]) -> str:
+    """LLVM IR of bessemer_flush_denormals, bessemer_restore_denormals and bessemer_processor_fits.
+
+    Flushing sets the whole control word (0x9FC0: flush, denormals are zero, round to nearest, no
+    traps): the caller's rounding mode shall not change the model's bits. Restoring gives it back.
+    """
+    if architecture(triple) == "aarch64":
+        return _AARCH64_DENORMALS + _fits("", "  ret i1 true\n")
+    wanted = sorted(set(features) - _ALWAYS_THERE)
+    if unknown := [feature for feature in wanted if feature not in X86_FEATURES]:
+        raise InternalError(f"no way known to check the processor for {', '.join(unknown)}")
+    if not wanted:
+        return _X86_DENORMALS + _fits("", "  ret i1 true\n")
+    checks = "".join(_x86_checks(wanted))
+    amx = "amx-tile" in wanted
+    end = "yes:\n" + (_AMX_PERMISSION if amx else "  ret i1 true\n") + "no:\n  ret i1 false\n"
+    declare = "declare i64 @syscall(i64, ...)\n" if amx else ""
+    return _X86_DENORMALS + _CPUID + declare + _fits(checks, end)
+
+
+def _fits(checks: str, end: str) -> str:
+    return f"\ndefine internal i1 @bessemer_processor_fits() $baseline {{\n{checks}{end}}}\n"
+
+
+def _x86_checks(features: list[str]) -> Iterable[str]:
+    """Blocks that leave for %no where the highest leaf, a cpuid bit or a saved state is missing."""
+    masks: dict[tuple[int, int, str], int] = {}
+    state = 0
+    for feature in features:
+        leaf, subleaf, register, bit, saved = X86_FEATURES[feature]
+        masks[leaf, subleaf, register] = masks.get((leaf, subleaf, register), 0) | 1 << bit
+        state |= saved
+    kind = "{ i32, i32, i32, i32 }"
+    tests = []
+    for leaf, subleaf, register in masks:
+        base = leaf & 0x80000000
+        tests.append((f"call {kind} @bessemer_cpuid(i32 {base}, i32 0)", "a", leaf, "uge"))
+        mask = masks[leaf, subleaf, register]
+        call = f"call {kind} @bessemer_cpuid(i32 {leaf}, i32 {subleaf})"
+        tests.append((call, register, mask, "eq"))
+    for number, (call, register, value, comparison) in enumerate(tests):
+        yield f"  %r{number} = {call}\n"
+        yield f"  %w{number} = extractvalue {kind} %r{number}, {'abcd'.index(register)}\n"
+        masked = f"%w{number}"
+        if comparison == "eq":
+            masked = f"%m{number}"
+            yield f"  {masked} = and i32 %w{number}, {value}\n"
+        yield f"  %t{number} = icmp {comparison} i32 {masked}, {value}\n"
+        yield f"  br i1 %t{number}, label %next{number}, label %no\nnext{number}:\n"
+    yield "  %saved = call i32 @bessemer_saved_state()\n"
+    yield f"  %there = and i32 %saved, {state}\n"
+    yield f"  %all = icmp eq i32 %there, {state}\n"
+    yield "  br i1 %all, label %yes, label %no\n"

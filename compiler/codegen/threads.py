@@ -1,0 +1,464 @@
+"""The thread pool of an artifact, as LLVM IR over pthreads.
+
+Every worker has a slot of its own: a ticket that counts its jobs, and a condition to sleep on.
+The caller writes job and index into the slots it needs, raises their tickets, wakes who sleeps,
+does chunk 0 itself and waits until `remaining` is 0. A worker that has finished looks at its ticket
+for up to `spin` microseconds before it sleeps; a worker that is not needed is not touched. The
+caller owns a slot until the worker has given `remaining` back, so nothing in it is written while read.
+
+Sleeping and waking follow Dekker's rule (each side writes its flag, then reads the other's, both
+sequentially consistent), so that no wake-up is lost and no lock is taken while both sides are awake.
+
+The pool starts at the first parallel call. A child of fork finds the pool of another process and
+forgets it; its next parallel call starts its own.
+"""
+
+from __future__ import annotations
+
+DECLARATIONS = """
+declare i32 @pthread_create(ptr, ptr, ptr, ptr)
+declare i32 @pthread_join(i64, ptr)
+declare i32 @pthread_sigmask(i32, ptr, ptr)
+declare i32 @pthread_mutex_init(ptr, ptr)
+declare i32 @pthread_mutex_destroy(ptr)
+declare i32 @pthread_mutex_lock(ptr)
+declare i32 @pthread_mutex_unlock(ptr)
+declare i32 @pthread_cond_init(ptr, ptr)
+declare i32 @pthread_cond_destroy(ptr)
+declare i32 @pthread_cond_wait(ptr, ptr)
+declare i32 @pthread_cond_signal(ptr)
+declare i32 @sigfillset(ptr)
+declare i32 @getpid()
+declare i32 @clock_gettime(i32, ptr)
+declare i64 @llvm.smax.i64(i64, i64)
+declare i64 @llvm.umax.i64(i64, i64)
+declare i64 @llvm.umin.i64(i64, i64)
+declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)
+"""
+
+# One chunk of a job: [extent * index / chunks, ...), sizes differing by at most one. And the face that
+# the caller's own parallel_for gets, which may run on any thread.
+CHUNK = """
+define internal void @bessemer_chunk(ptr %job, i64 %index) $baseline {
+  %kernel.at = getelementptr %bessemer.job, ptr %job, $job_kernel
+  %buffers.at = getelementptr %bessemer.job, ptr %job, $job_buffers
+  %dims.at = getelementptr %bessemer.job, ptr %job, $job_dims
+  %extent.at = getelementptr %bessemer.job, ptr %job, $job_extent
+  %chunks.at = getelementptr %bessemer.job, ptr %job, $job_chunks
+  %kernel = load ptr, ptr %kernel.at
+  %buffers = load ptr, ptr %buffers.at
+  %dims = load ptr, ptr %dims.at
+  %extent = load i64, ptr %extent.at
+  %chunks = load i64, ptr %chunks.at
+  %size = udiv i64 %extent, %chunks
+  %extra = urem i64 %extent, %chunks
+  %longer = call i64 @llvm.umin.i64(i64 %index, i64 %extra)
+  %even = mul i64 %index, %size
+  %begin = add i64 %even, %longer
+  %is_longer = icmp ult i64 %index, %extra
+  %one = zext i1 %is_longer to i64
+  %own = add i64 %size, %one
+  %end = add i64 %begin, %own
+  call void %kernel(ptr %buffers, ptr %dims, i64 %begin, i64 %end)
+  ret void
+}
+
+define internal void @bessemer_task(ptr %job, i64 %index) $baseline {
+  %mode = call i64 @bessemer_flush_denormals()
+  call void @bessemer_chunk(ptr %job, i64 %index)
+  call void @bessemer_restore_denormals(i64 %mode)
+  ret void
+}
+"""
+
+# Looks at a word for at most so many microseconds, while (word == value) is `equal`.
+# The clock is read every 16 pauses: a pause takes 10 to 140 cycles, depending on the processor.
+SPIN = """
+define internal i64 @bessemer_microseconds() $baseline {
+  %time = alloca { i64, i64 }
+  %ignored = call i32 @clock_gettime(i32 1, ptr %time)
+  %nano.at = getelementptr { i64, i64 }, ptr %time, i32 0, i32 1
+  %seconds = load i64, ptr %time
+  %nano = load i64, ptr %nano.at
+  %scaled = mul i64 %seconds, 1000000
+  %micro = udiv i64 %nano, 1000
+  %sum = add i64 %scaled, %micro
+  ret i64 %sum
+}
+
+define internal void @bessemer_spin(ptr %word, i32 %value, i1 %equal, i32 %limit) $baseline {
+entry:
+  %never = icmp sle i32 %limit, 0
+  br i1 %never, label %done, label %start
+start:
+  %begin = call i64 @bessemer_microseconds()
+  %allowed = sext i32 %limit to i64
+  br label %look
+look:
+  %count = phi i32 [ 0, %start ], [ %next, %pause ], [ %next, %clock ]
+  %now = load atomic i32, ptr %word acquire, align 4
+  %same = icmp eq i32 %now, %value
+  %go_on = icmp eq i1 %same, %equal
+  br i1 %go_on, label %pause, label %done
+pause:
+  $pause
+  %next = add i32 %count, 1
+  %phase = and i32 %next, 15
+  %check = icmp eq i32 %phase, 0
+  br i1 %check, label %clock, label %look
+clock:
+  %time = call i64 @bessemer_microseconds()
+  %passed = sub i64 %time, %begin
+  %late = icmp sgt i64 %passed, %allowed
+  br i1 %late, label %done, label %look
+done:
+  ret void
+}
+"""
+
+WORKER = """
+define internal ptr @bessemer_worker(ptr %slot) $baseline {
+entry:
+  %ignored = call i64 @bessemer_flush_denormals()
+  %job.at = getelementptr %bessemer.slot, ptr %slot, $slot_job
+  %index.at = getelementptr %bessemer.slot, ptr %slot, $slot_index
+  %pool.at = getelementptr %bessemer.slot, ptr %slot, $slot_pool
+  %sleeping.at = getelementptr %bessemer.slot, ptr %slot, $slot_sleeping
+  %mutex = getelementptr %bessemer.slot, ptr %slot, $slot_mutex
+  %wake = getelementptr %bessemer.slot, ptr %slot, $slot_wake
+  %pool = load ptr, ptr %pool.at
+  %spin.at = getelementptr %bessemer.pool, ptr %pool, $pool_spin
+  %spin = load i32, ptr %spin.at
+  %remaining.at = getelementptr %bessemer.pool, ptr %pool, $pool_remaining
+  %waiting.at = getelementptr %bessemer.pool, ptr %pool, $pool_waiting
+  %pool.mutex = getelementptr %bessemer.pool, ptr %pool, $pool_mutex
+  %pool.wake = getelementptr %bessemer.pool, ptr %pool, $pool_wake
+  br label %wait
+wait:
+  %seen = phi i32 [ 0, %entry ], [ %ticket, %run ], [ %ticket, %finished ], [ %ticket, %tell ]
+  call void @bessemer_spin(ptr %slot, i32 %seen, i1 true, i32 %spin)
+  %spun = load atomic i32, ptr %slot acquire, align 4
+  %idle = icmp eq i32 %spun, %seen
+  br i1 %idle, label %sleep, label %work
+sleep:
+  %lock = call i32 @pthread_mutex_lock(ptr %mutex)
+  store atomic i32 1, ptr %sleeping.at seq_cst, align 4
+  br label %asleep
+asleep:
+  %woken = load atomic i32, ptr %slot seq_cst, align 4
+  %still = icmp eq i32 %woken, %seen
+  br i1 %still, label %doze, label %awake
+doze:
+  %slept = call i32 @pthread_cond_wait(ptr %wake, ptr %mutex)
+  br label %asleep
+awake:
+  store atomic i32 0, ptr %sleeping.at seq_cst, align 4
+  %unlock = call i32 @pthread_mutex_unlock(ptr %mutex)
+  br label %work
+work:
+  %ticket = phi i32 [ %spun, %wait ], [ %woken, %awake ]
+  %job = load ptr, ptr %job.at
+  %index = load i64, ptr %index.at
+  %stop = icmp eq ptr %job, null
+  br i1 %stop, label %leave, label %run
+run:
+  call void @bessemer_chunk(ptr %job, i64 %index)
+  %before = atomicrmw sub ptr %remaining.at, i32 1 seq_cst
+  %last = icmp eq i32 %before, 1
+  br i1 %last, label %finished, label %wait
+finished:
+  %waiting = load atomic i32, ptr %waiting.at seq_cst, align 4
+  %quiet = icmp eq i32 %waiting, 0
+  br i1 %quiet, label %wait, label %tell
+tell:
+  %lock2 = call i32 @pthread_mutex_lock(ptr %pool.mutex)
+  %signal = call i32 @pthread_cond_signal(ptr %pool.wake)
+  %unlock2 = call i32 @pthread_mutex_unlock(ptr %pool.mutex)
+  br label %wait
+leave:
+  ret ptr null
+}
+"""
+
+# The caller's side. Slot i (from 0) does chunk i + 1.
+CALLER = """
+define internal ptr @bessemer_slot(ptr %pool, i64 %index) $baseline {
+  %offset = mul i64 %index, $slot_bytes
+  %begin = add i64 %offset, $pool_bytes
+  %slot = getelementptr i8, ptr %pool, i64 %begin
+  ret ptr %slot
+}
+
+define internal void @bessemer_hand_out(ptr %slot, ptr %job, i64 %index) $baseline {
+entry:
+  %job.at = getelementptr %bessemer.slot, ptr %slot, $slot_job
+  %index.at = getelementptr %bessemer.slot, ptr %slot, $slot_index
+  %sleeping.at = getelementptr %bessemer.slot, ptr %slot, $slot_sleeping
+  store ptr %job, ptr %job.at
+  store i64 %index, ptr %index.at
+  %old = load atomic i32, ptr %slot monotonic, align 4
+  %ticket = add i32 %old, 1
+  store atomic i32 %ticket, ptr %slot seq_cst, align 4
+  %sleeping = load atomic i32, ptr %sleeping.at seq_cst, align 4
+  %awake = icmp eq i32 %sleeping, 0
+  br i1 %awake, label %done, label %wake
+wake:
+  %mutex = getelementptr %bessemer.slot, ptr %slot, $slot_mutex
+  %condition = getelementptr %bessemer.slot, ptr %slot, $slot_wake
+  %lock = call i32 @pthread_mutex_lock(ptr %mutex)
+  %signal = call i32 @pthread_cond_signal(ptr %condition)
+  %unlock = call i32 @pthread_mutex_unlock(ptr %mutex)
+  br label %done
+done:
+  ret void
+}
+
+define internal void @bessemer_await(ptr %pool) $baseline {
+entry:
+  %remaining.at = getelementptr %bessemer.pool, ptr %pool, $pool_remaining
+  %waiting.at = getelementptr %bessemer.pool, ptr %pool, $pool_waiting
+  %spin.at = getelementptr %bessemer.pool, ptr %pool, $pool_spin
+  %spin = load i32, ptr %spin.at
+  call void @bessemer_spin(ptr %remaining.at, i32 0, i1 false, i32 %spin)
+  %spun = load atomic i32, ptr %remaining.at acquire, align 4
+  %finished = icmp eq i32 %spun, 0
+  br i1 %finished, label %done, label %sleep
+sleep:
+  %mutex = getelementptr %bessemer.pool, ptr %pool, $pool_mutex
+  %wake = getelementptr %bessemer.pool, ptr %pool, $pool_wake
+  %lock = call i32 @pthread_mutex_lock(ptr %mutex)
+  store atomic i32 1, ptr %waiting.at seq_cst, align 4
+  br label %asleep
+asleep:
+  %left = load atomic i32, ptr %remaining.at seq_cst, align 4
+  %none = icmp eq i32 %left, 0
+  br i1 %none, label %awake, label %doze
+doze:
+  %slept = call i32 @pthread_cond_wait(ptr %wake, ptr %mutex)
+  br label %asleep
+awake:
+  store atomic i32 0, ptr %waiting.at seq_cst, align 4
+  %unlock = call i32 @pthread_mutex_unlock(ptr %mutex)
+  br label %done
+done:
+  ret void
+}
+"""
+
+PARALLEL = """
+define internal void @bessemer_parallel(ptr %context, ptr %kernel, ptr %buffers, ptr %dims, i64 %extent, i64 %grain) $baseline {
+entry:
+  %job = alloca %bessemer.job
+  %empty = icmp sle i64 %extent, 0
+  br i1 %empty, label %done, label %count
+count:
+  %threads.at = getelementptr %bessemer.options, ptr %context, $options_threads
+  %threads = load i32, ptr %threads.at
+  %most = zext i32 %threads to i64
+  %smallest = call i64 @llvm.smax.i64(i64 %grain, i64 1)
+  %fitting = udiv i64 %extent, %smallest
+  %wanted = call i64 @llvm.umin.i64(i64 %fitting, i64 %most)
+  %alone = icmp ule i64 %wanted, 1
+  br i1 %alone, label %direct, label %share
+direct:
+  call void %kernel(ptr %buffers, ptr %dims, i64 0, i64 %extent)
+  br label %done
+share:
+  %kernel.at = getelementptr %bessemer.job, ptr %job, $job_kernel
+  %buffers.at = getelementptr %bessemer.job, ptr %job, $job_buffers
+  %dims.at = getelementptr %bessemer.job, ptr %job, $job_dims
+  %extent.at = getelementptr %bessemer.job, ptr %job, $job_extent
+  %chunks.at = getelementptr %bessemer.job, ptr %job, $job_chunks
+  store ptr %kernel, ptr %kernel.at
+  store ptr %buffers, ptr %buffers.at
+  store ptr %dims, ptr %dims.at
+  store i64 %extent, ptr %extent.at
+  store i64 %wanted, ptr %chunks.at
+  %callback.at = getelementptr %bessemer.options, ptr %context, $options_parallel_for
+  %user.at = getelementptr %bessemer.options, ptr %context, $options_parallel_user
+  %callback = load ptr, ptr %callback.at
+  %user = load ptr, ptr %user.at
+  %own = icmp eq ptr %callback, null
+  br i1 %own, label %inside, label %outside
+outside:
+  call void %callback(ptr %user, i64 %wanted, ptr @bessemer_task, ptr %job)
+  br label %done
+inside:
+  %pool = call ptr @bessemer_pool(ptr %context)
+  %none = icmp eq ptr %pool, null
+  br i1 %none, label %direct, label %publish
+publish:
+  %workers.at = getelementptr %bessemer.pool, ptr %pool, $pool_workers
+  %remaining.at = getelementptr %bessemer.pool, ptr %pool, $pool_remaining
+  %workers = load i32, ptr %workers.at
+  %workers.wide = zext i32 %workers to i64
+  %helpers.wanted = sub i64 %wanted, 1
+  %helpers = call i64 @llvm.umin.i64(i64 %helpers.wanted, i64 %workers.wide)
+  %chunks = add i64 %helpers, 1
+  store i64 %chunks, ptr %chunks.at
+  %count32 = trunc i64 %helpers to i32
+  store atomic i32 %count32, ptr %remaining.at seq_cst, align 4
+  br label %hand_out
+hand_out:
+  %index = phi i64 [ 0, %publish ], [ %chunk, %hand_out ]
+  %chunk = add i64 %index, 1
+  %slot = call ptr @bessemer_slot(ptr %pool, i64 %index)
+  call void @bessemer_hand_out(ptr %slot, ptr %job, i64 %chunk)
+  %more = icmp ult i64 %chunk, %helpers
+  br i1 %more, label %hand_out, label %own_share
+own_share:
+  call void @bessemer_chunk(ptr %job, i64 0)
+  call void @bessemer_await(ptr %pool)
+  br label %done
+done:
+  ret void
+}
+"""
+
+# Signals are blocked while the workers start, so that they inherit it: the program's signal handlers
+# keep running on the program's own threads. Where no thread can be started, the context goes on with one.
+POOL_START = """
+define internal ptr @bessemer_pool(ptr %context) $baseline {
+entry:
+  %all = alloca [16 x i64]
+  %old = alloca [16 x i64]
+  %pool.at = getelementptr %bessemer.context, ptr %context, $context_pool
+  %ready = load ptr, ptr %pool.at
+  %exists = icmp ne ptr %ready, null
+  br i1 %exists, label %found, label %start
+found:
+  ret ptr %ready
+start:
+  %threads.at = getelementptr %bessemer.options, ptr %context, $options_threads
+  %spin.from = getelementptr %bessemer.options, ptr %context, $options_spin
+  %threads = load i32, ptr %threads.at
+  %spin = load i32, ptr %spin.from
+  %wanted = sub i32 %threads, 1
+  %wide = zext i32 %wanted to i64
+  %slots = mul i64 %wide, $slot_bytes
+  %bytes = add i64 %slots, $pool_bytes
+  %pool = call ptr @bessemer_allocate(ptr %context, i64 %bytes)
+  %failed = icmp eq ptr %pool, null
+  br i1 %failed, label %alone, label %fill
+fill:
+  call void @llvm.memset.p0.i64(ptr %pool, i8 0, i64 %bytes, i1 false)
+  %owner.at = getelementptr %bessemer.pool, ptr %pool, $pool_owner
+  %workers.at = getelementptr %bessemer.pool, ptr %pool, $pool_workers
+  %spin.at = getelementptr %bessemer.pool, ptr %pool, $pool_spin
+  %mutex = getelementptr %bessemer.pool, ptr %pool, $pool_mutex
+  %wake = getelementptr %bessemer.pool, ptr %pool, $pool_wake
+  %bytes.at = getelementptr %bessemer.pool, ptr %pool, $pool_bytes_given
+  store i64 %bytes, ptr %bytes.at
+  %owner = call i32 @getpid()
+  store i32 %owner, ptr %owner.at
+  store i32 %spin, ptr %spin.at
+  %i1 = call i32 @pthread_mutex_init(ptr %mutex, ptr null)
+  %i2 = call i32 @pthread_cond_init(ptr %wake, ptr null)
+  %i3 = call i32 @sigfillset(ptr %all)
+  %i4 = call i32 @pthread_sigmask(i32 2, ptr %all, ptr %old)
+  br label %next
+next:
+  %count = phi i32 [ 0, %fill ], [ %more, %started ]
+  %enough = icmp uge i32 %count, %wanted
+  br i1 %enough, label %finish, label %create
+create:
+  %index = zext i32 %count to i64
+  %slot = call ptr @bessemer_slot(ptr %pool, i64 %index)
+  %slot.pool = getelementptr %bessemer.slot, ptr %slot, $slot_pool
+  %slot.thread = getelementptr %bessemer.slot, ptr %slot, $slot_thread
+  %slot.mutex = getelementptr %bessemer.slot, ptr %slot, $slot_mutex
+  %slot.wake = getelementptr %bessemer.slot, ptr %slot, $slot_wake
+  store ptr %pool, ptr %slot.pool
+  %i5 = call i32 @pthread_mutex_init(ptr %slot.mutex, ptr null)
+  %i6 = call i32 @pthread_cond_init(ptr %slot.wake, ptr null)
+  %error = call i32 @pthread_create(ptr %slot.thread, ptr null, ptr @bessemer_worker, ptr %slot)
+  %refused = icmp ne i32 %error, 0
+  br i1 %refused, label %finish, label %started
+started:
+  %more = add i32 %count, 1
+  br label %next
+finish:
+  %i7 = call i32 @pthread_sigmask(i32 2, ptr %old, ptr null)
+  store i32 %count, ptr %workers.at
+  %nobody = icmp eq i32 %count, 0
+  br i1 %nobody, label %give_up, label %keep
+keep:
+  store ptr %pool, ptr %pool.at
+  ret ptr %pool
+give_up:
+  call void @bessemer_release(ptr %context, ptr %pool, i64 %bytes)
+  br label %alone
+alone:
+  store i32 1, ptr %threads.at
+  ret ptr null
+}
+"""
+
+POOL_STOP = """
+define internal void @bessemer_pool_stop(ptr %context) $baseline {
+entry:
+  %pool.at = getelementptr %bessemer.context, ptr %context, $context_pool
+  %pool = load ptr, ptr %pool.at
+  %none = icmp eq ptr %pool, null
+  br i1 %none, label %done, label %whose
+whose:
+  %owner.at = getelementptr %bessemer.pool, ptr %pool, $pool_owner
+  %workers.at = getelementptr %bessemer.pool, ptr %pool, $pool_workers
+  %owner = load i32, ptr %owner.at
+  %workers = load i32, ptr %workers.at
+  %wide = zext i32 %workers to i64
+  %self = call i32 @getpid()
+  %ours = icmp eq i32 %owner, %self
+  br i1 %ours, label %next, label %forget
+next:
+  %index = phi i64 [ 0, %whose ], [ %more, %stop ]
+  %left = icmp ult i64 %index, %wide
+  br i1 %left, label %stop, label %stopped
+stop:
+  %slot = call ptr @bessemer_slot(ptr %pool, i64 %index)
+  %thread.at = getelementptr %bessemer.slot, ptr %slot, $slot_thread
+  %slot.mutex = getelementptr %bessemer.slot, ptr %slot, $slot_mutex
+  %slot.wake = getelementptr %bessemer.slot, ptr %slot, $slot_wake
+  call void @bessemer_hand_out(ptr %slot, ptr null, i64 0)
+  %thread = load i64, ptr %thread.at
+  %joined = call i32 @pthread_join(i64 %thread, ptr null)
+  %i1 = call i32 @pthread_cond_destroy(ptr %slot.wake)
+  %i2 = call i32 @pthread_mutex_destroy(ptr %slot.mutex)
+  %more = add i64 %index, 1
+  br label %next
+stopped:
+  %mutex = getelementptr %bessemer.pool, ptr %pool, $pool_mutex
+  %wake = getelementptr %bessemer.pool, ptr %pool, $pool_wake
+  %i3 = call i32 @pthread_cond_destroy(ptr %wake)
+  %i4 = call i32 @pthread_mutex_destroy(ptr %mutex)
+  br label %forget
+forget:
+  %bytes.at = getelementptr %bessemer.pool, ptr %pool, $pool_bytes_given
+  %bytes = load i64, ptr %bytes.at
+  call void @bessemer_release(ptr %context, ptr %pool, i64 %bytes)
+  store ptr null, ptr %pool.at
+  br label %done
+done:
+  ret void
+}
+
+define internal void @bessemer_after_fork(ptr %context) $baseline {
+entry:
+  %pool.at = getelementptr %bessemer.context, ptr %context, $context_pool
+  %pool = load ptr, ptr %pool.at
+  %none = icmp eq ptr %pool, null
+  br i1 %none, label %done, label %whose
+whose:
+  %owner = load i32, ptr %pool
+  %self = call i32 @getpid()
+  %ours = icmp eq i32 %owner, %self
+  br i1 %ours, label %done, label %forget
+forget:
+  call void @bessemer_pool_stop(ptr %context)
+  br label %done
+done:
+  ret void
+}
+"""
+
+TEXT = CHUNK + SPIN + WORKER + CALLER + PARALLEL + POOL_START + POOL_STOP

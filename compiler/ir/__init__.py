@@ -1,0 +1,1 @@
+"""The two languages: the graph IR and the loop IR, with their text, verifiers and interpreters."""

@@ -1,0 +1,549 @@
+"""Integers known at compile time, at run time, or in a loop: one algebra for shapes and indices.
+
+A `Size` is a Python int, or a `Dim`: a polynomial with integer coefficients over atoms. An atom is
+a symbol (`batch`: a dimension bound at run time; `i0`: a loop's index, with its extent), a floor
+division, remainder, minimum or maximum that could not be simplified, or any other hashable object
+that stands for an integer (an expression's value, see expr.py).
+Symbols are never negative; a symbol with an extent is also below it. This is all that the
+simplifier knows, and enough to cancel the index arithmetic of views: (i*W + j) // W is i.
+A Dim without atoms does not exist: every operation returns an int when the result is constant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Union, cast
+
+from bessemer.compiler.errors import InternalError
+
+Size = Union[int, "Dim"]
+Monomial = tuple[tuple["Atom", int], ...]  # (atom, power), ordered by str(atom)
+Atom = Hashable
+
+
+@dataclass(frozen=True)
+class Symbol:
+    """A named non-negative integer; with an `extent` it is also smaller than that."""
+
+    name: str
+    extent: Size | None = None
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class FloorDiv:
+    """numerator // denominator, rounded down; the denominator is positive."""
+
+    numerator: Size
+    denominator: Size
+
+    def __str__(self) -> str:
+        return f"({format_size(self.numerator)})//{_factor(self.denominator)}"
+
+
+@dataclass(frozen=True)
+class Mod:
+    """numerator - denominator * (numerator // denominator); the denominator is positive."""
+
+    numerator: Size
+    denominator: Size
+
+    def __str__(self) -> str:
+        return f"({format_size(self.numerator)})%{_factor(self.denominator)}"
+
+
+@dataclass(frozen=True)
+class Min:
+    """The smaller of two."""
+
+    left: Size
+    right: Size
+
+    def __str__(self) -> str:
+        return f"min({format_size(self.left)}, {format_size(self.right)})"
+
+
+@dataclass(frozen=True)
+class Max:
+    """The larger of two."""
+
+    left: Size
+    right: Size
+
+    def __str__(self) -> str:
+        return f"max({format_size(self.left)}, {format_size(self.right)})"
+
+
+class Dim:
+    """A polynomial: a map from monomials to integer coefficients. Immutable and hashable."""
+
+    __slots__ = ("_hash", "_text", "terms")
+
+    def __init__(self, terms: Mapping[Monomial, int]) -> None:
+        self.terms: dict[Monomial, int] = dict(terms)
+        self._hash = hash(frozenset(self.terms.items()))
+        self._text: str | None = None
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Dim):
+            return False
+        return self._hash == other._hash and self.terms == other.terms
+
+    def __add__(self, other: Size) -> Size:
+        return _add(self, other)
+
+    def __radd__(self, other: int) -> Size:
+        return _add(self, other)
+
+    def __sub__(self, other: Size) -> Size:
+        return _add(self, -1 * other)
+
+    def __rsub__(self, other: int) -> Size:
+        return _add(-1 * self, other)
+
+    def __neg__(self) -> Size:
+        return -1 * self
+
+    def __mul__(self, other: Size) -> Size:
+        return _multiply(self, other)
+
+    def __rmul__(self, other: int) -> Size:
+        return _multiply(self, other)
+
+    def __floordiv__(self, other: Size) -> Size:
+        return floordiv(self, other)
+
+    def __rfloordiv__(self, other: int) -> Size:
+        return floordiv(other, self)
+
+    def __mod__(self, other: Size) -> Size:
+        return mod(self, other)
+
+    def __rmod__(self, other: int) -> Size:
+        return mod(other, self)
+
+    def __str__(self) -> str:
+        if self._text is None:
+            self._text = _format(self.terms)
+        return self._text
+
+    __repr__ = __str__
+
+
+def symbol(name: str, extent: Size | None = None) -> Dim:
+    """The Size that is one symbol."""
+    return atom(Symbol(name, extent))
+
+
+def atom(value: Atom) -> Dim:
+    """The Size that is one atom."""
+    return Dim({((value, 1),): 1})
+
+
+def as_atom(size: Size) -> Atom | None:
+    """The atom that `size` is, or None when it is anything else."""
+    if isinstance(size, Dim) and len(size.terms) == 1:
+        ((monomial, coefficient),) = size.terms.items()
+        if coefficient == 1 and len(monomial) == 1 and monomial[0][1] == 1:
+            return monomial[0][0]
+    return None
+
+
+def _terms(size: Size) -> Mapping[Monomial, int]:
+    if isinstance(size, Dim):
+        return size.terms
+    return {(): int(size)} if size else {}
+
+
+def _normal(terms: dict[Monomial, int]) -> Size:
+    kept = {monomial: c for monomial, c in terms.items() if c}
+    if not kept:
+        return 0
+    if len(kept) == 1 and () in kept:
+        return kept[()]
+    return Dim(kept)
+
+
+def _add(left: Size, right: Size) -> Size:
+    terms = dict(_terms(left))
+    for monomial, coefficient in _terms(right).items():
+        terms[monomial] = terms.get(monomial, 0) + coefficient
+    return _normal(terms)
+
+
+def _join(left: Monomial, right: Monomial) -> Monomial:
+    if not left or not right:
+        return left or right
+    powers = dict(left)
+    for factor, power in right:
+        powers[factor] = powers.get(factor, 0) + power
+    return tuple(sorted(powers.items(), key=lambda item: str(item[0])))
+
+
+def _multiply(left: Size, right: Size) -> Size:
+    terms: dict[Monomial, int] = {}
+    for a, x in _terms(left).items():
+        for b, y in _terms(right).items():
+            joined = _join(a, b)
+            terms[joined] = terms.get(joined, 0) + x * y
+    return _normal(terms)
+
+
+def product(sizes: Iterable[Size]) -> Size:
+    """The product of sizes, 1 for none."""
+    total: Size = 1
+    for size in sizes:
+        total = total * size
+    return total
+
+
+def total(sizes: Iterable[Size]) -> Size:
+    """The sum of sizes, 0 for none."""
+    result: Size = 0
+    for size in sizes:
+        result = result + size
+    return result
+
+
+def divide_exactly(size: Size, divisor: Size) -> Size | None:
+    """`size / divisor` as a polynomial when every term divides, else None."""
+    if isinstance(size, int) and isinstance(divisor, int):
+        return size // divisor if divisor and size % divisor == 0 else None
+    if size == divisor:
+        return 1
+    divisor_terms = _terms(divisor)
+    if len(divisor_terms) != 1:
+        return _divide_polynomial(size, divisor)
+    ((by, by_coefficient),) = divisor_terms.items()
+    terms: dict[Monomial, int] = {}
+    for monomial, coefficient in _terms(size).items():
+        rest = _cancel(monomial, by)
+        if rest is None or coefficient % by_coefficient:
+            return None
+        terms[rest] = coefficient // by_coefficient
+    return _normal(terms)
+
+
+def _divide_polynomial(size: Size, divisor: Size) -> Size | None:
+    """Long division by a divisor of several terms, leading terms by text; None if inexact."""
+    lead, lead_coefficient = max(_terms(divisor).items(), key=_order)
+    quotient: Size = 0
+    rest = size
+    for _ in range(16):
+        if rest == 0:
+            return quotient
+        monomial, coefficient = max(_terms(rest).items(), key=_order)
+        power = _cancel(monomial, lead)
+        if power is None or coefficient % lead_coefficient:
+            return None
+        step = _normal({power: coefficient // lead_coefficient})
+        quotient = quotient + step
+        rest = rest - step * divisor
+    return None
+
+
+def _order(term: tuple[Monomial, int]) -> tuple[int, str]:
+    monomial = term[0]
+    return sum(power for _, power in monomial), str([str(a) for a, _ in monomial])
+
+
+def _cancel(monomial: Monomial, by: Monomial) -> Monomial | None:
+    powers = dict(monomial)
+    for factor, power in by:
+        left = powers.get(factor, 0) - power
+        if left < 0:
+            return None
+        if left:
+            powers[factor] = left
+        else:
+            del powers[factor]
+    return tuple(sorted(powers.items(), key=lambda item: str(item[0])))
+
+
+@lru_cache(maxsize=65536)
+def floordiv(numerator: Size, denominator: Size) -> Size:
+    """numerator // denominator, simplified; the denominator is taken to be positive."""
+    if isinstance(denominator, int):
+        if denominator <= 0:
+            raise InternalError(f"division of {format_size(numerator)} by {denominator}")
+        if isinstance(numerator, int):
+            return numerator // denominator
+        if denominator == 1:
+            return numerator
+    quotient, remainder = _split(numerator, denominator)
+    if is_within(remainder, denominator):
+        return quotient
+    inner = as_atom(remainder)
+    if isinstance(inner, FloorDiv) and isinstance(inner.denominator, int):
+        if isinstance(denominator, int):
+            return quotient + floordiv(inner.numerator, inner.denominator * denominator)
+    if remainder == numerator or quotient == 0:
+        return atom(FloorDiv(numerator, denominator))
+    return quotient + floordiv(remainder, denominator)
+
+
+@lru_cache(maxsize=65536)
+def mod(numerator: Size, denominator: Size) -> Size:
+    """The remainder of floordiv, never negative."""
+    if isinstance(denominator, int):
+        if denominator <= 0:
+            raise InternalError(f"remainder of {format_size(numerator)} by {denominator}")
+        if isinstance(numerator, int):
+            return numerator % denominator
+        if denominator == 1:
+            return 0
+    _, remainder = _split(numerator, denominator)
+    if is_within(remainder, denominator):
+        return remainder
+    inner = as_atom(remainder)
+    if isinstance(inner, Mod) and divide_exactly(inner.denominator, denominator) is not None:
+        return mod(inner.numerator, denominator)
+    return atom(Mod(remainder, denominator))
+
+
+def _split(numerator: Size, denominator: Size) -> tuple[Size, Size]:
+    """(quotient, remainder) with numerator = quotient * denominator + remainder, term by term."""
+    if not isinstance(denominator, int) and len(denominator.terms) > 1:
+        exact = divide_exactly(numerator, denominator)
+        return (exact, 0) if exact is not None else (0, numerator)
+    quotient: Size = 0
+    remainder: Size = 0
+    for monomial, coefficient in _terms(numerator).items():
+        if isinstance(denominator, int):
+            whole, left = divmod(coefficient, denominator)
+            quotient = quotient + _normal({monomial: whole})
+            remainder = remainder + _normal({monomial: left})
+            continue
+        exact = divide_exactly(_normal({monomial: coefficient}), denominator)
+        if exact is None:
+            remainder = remainder + _normal({monomial: coefficient})
+        else:
+            quotient = quotient + exact
+    return quotient, remainder
+
+
+def minimum(left: Size, right: Size) -> Size:
+    """The smaller of two sizes, decided at once where possible."""
+    if is_nonnegative(right - left):
+        return left
+    if is_nonnegative(left - right):
+        return right
+    return atom(Min(left, right))
+
+
+def maximum(left: Size, right: Size) -> Size:
+    """The larger of two sizes, decided at once where possible."""
+    if is_nonnegative(right - left):
+        return right
+    if is_nonnegative(left - right):
+        return left
+    return atom(Max(left, right))
+
+
+def ceildiv(numerator: Size, denominator: Size) -> Size:
+    """numerator / denominator rounded up."""
+    return floordiv(numerator + denominator - 1, denominator)
+
+
+def round_up(size: Size, multiple: int) -> Size:
+    """The smallest multiple of `multiple` that is not below `size`."""
+    return ceildiv(size, multiple) * multiple
+
+
+def is_within(size: Size, extent: Size) -> bool:
+    """Whether 0 <= size < extent is certain."""
+    return is_nonnegative(size) and is_nonnegative(extent - 1 - upper_bound(size))
+
+
+def is_nonnegative(size: Size) -> bool:
+    """Whether size >= 0 is certain, from what symbols promise."""
+    if isinstance(size, int):
+        return size >= 0
+    lowest = _bound(size, lower=True)
+    return all(coefficient >= 0 for coefficient in _terms(lowest).values()) and all(
+        _atom_is_nonnegative(factor) for monomial in _terms(lowest) for factor, _ in monomial
+    )
+
+
+def _atom_is_nonnegative(factor: Atom) -> bool:
+    match factor:
+        case Symbol():
+            return True
+        case Mod():
+            return True
+        case FloorDiv(numerator, _):
+            return is_nonnegative(numerator)
+        case Min(left, right):
+            return is_nonnegative(left) and is_nonnegative(right)
+        case Max(left, right):
+            return is_nonnegative(left) or is_nonnegative(right)
+        case _:
+            return False
+
+
+def upper_bound(size: Size) -> Size:
+    """An upper bound without loop indices where one is known (each replaced by its last value)."""
+    return _bound(size, lower=False)
+
+
+def _bound(size: Size, *, lower: bool) -> Size:
+    if isinstance(size, int):
+        return size
+    result: Size = 0
+    for monomial, coefficient in size.terms.items():
+        smallest = (coefficient > 0) == lower
+        term: Size = coefficient
+        for factor, power in monomial:
+            for _ in range(power):
+                term = term * _atom_bound(factor, smallest)
+        result = result + term
+    return result
+
+
+def _atom_bound(factor: Atom, smallest: bool) -> Size:
+    """A bound of one atom for use in a term whose other factors are non-negative."""
+    match factor:
+        case Symbol(_, extent) if extent is not None:
+            return 0 if smallest else extent - 1
+        case Mod(numerator, denominator):
+            return 0 if smallest else denominator - 1
+        case FloorDiv(numerator, denominator):
+            inner = _bound(numerator, lower=smallest)
+            if inner != numerator:
+                return floordiv(inner, denominator)
+    return atom(factor)
+
+
+def substitute(size: Size, values: Mapping[Atom, Size]) -> Size:
+    """`size` with atoms replaced, also inside divisions, minima and maxima."""
+    if isinstance(size, int) or not values:
+        return size
+    result: Size = 0
+    for monomial, coefficient in size.terms.items():
+        term: Size = coefficient
+        for factor, power in monomial:
+            replaced = _substitute_atom(factor, values)
+            for _ in range(power):
+                term = term * replaced
+        result = result + term
+    return result
+
+
+def _substitute_atom(factor: Atom, values: Mapping[Atom, Size]) -> Size:
+    if factor in values:
+        return values[factor]
+    match factor:
+        case FloorDiv(a, b):
+            return floordiv(substitute(a, values), substitute(b, values))
+        case Mod(a, b):
+            return mod(substitute(a, values), substitute(b, values))
+        case Min(a, b):
+            return minimum(substitute(a, values), substitute(b, values))
+        case Max(a, b):
+            return maximum(substitute(a, values), substitute(b, values))
+        case _:
+            return atom(factor)
+
+
+def rename(size: Size, sizes: Mapping[str, Size]) -> Size:
+    """`size` with dimension symbols (those without extent) replaced by name."""
+    return substitute(size, {Symbol(name): value for name, value in sizes.items()})
+
+
+def evaluate(size: Size, value_of: Callable[[Atom], int]) -> int:
+    """The integer that `size` is when `value_of` tells the leaves (symbols and foreign atoms)."""
+    if isinstance(size, int):
+        return size
+    result = 0
+    for monomial, coefficient in size.terms.items():
+        term = coefficient
+        for factor, power in monomial:
+            term *= _evaluate_atom(factor, value_of) ** power
+        result += term
+    return result
+
+
+def _evaluate_atom(factor: Atom, value_of: Callable[[Atom], int]) -> int:
+    match factor:
+        case FloorDiv(a, b):
+            return evaluate(a, value_of) // evaluate(b, value_of)
+        case Mod(a, b):
+            return evaluate(a, value_of) % evaluate(b, value_of)
+        case Min(a, b):
+            return min(evaluate(a, value_of), evaluate(b, value_of))
+        case Max(a, b):
+            return max(evaluate(a, value_of), evaluate(b, value_of))
+        case _:
+            return value_of(factor)
+
+
+def evaluate_named(size: Size, values: Mapping[str, int]) -> int:
+    """The integer that `size` is under values of its symbols, by name."""
+    return evaluate(size, lambda leaf: values[cast(Symbol, leaf).name])
+
+
+def atoms(size: Size) -> set[Atom]:
+    """The leaves of a size: symbols and foreign atoms, also inside divisions."""
+    found: set[Atom] = set()
+    if isinstance(size, int):
+        return found
+    for monomial in size.terms:
+        for factor, _ in monomial:
+            match factor:
+                case FloorDiv(a, b) | Mod(a, b) | Min(a, b) | Max(a, b):
+                    found |= atoms(a) | atoms(b)
+                case _:
+                    found.add(factor)
+    return found
+
+
+def symbol_names(size: Size) -> set[str]:
+    """The names of the dimension symbols (those without extent) of a size."""
+    return {
+        leaf.name for leaf in atoms(size) if isinstance(leaf, Symbol) and leaf.extent is None
+    }
+
+
+def coefficient_of(size: Size, index: Atom) -> Size | None:
+    """c when `size` is c * index + (what does not contain index); None when it is not linear."""
+    if isinstance(size, int):
+        return 0
+    result: Size = 0
+    for monomial, coefficient in size.terms.items():
+        powers = dict(monomial)
+        power = powers.pop(index, 0)
+        if any(index in atoms(atom(factor)) for factor in powers):
+            return None
+        if power > 1:
+            return None
+        if power == 1:
+            result = result + _normal({tuple(powers.items()): coefficient})
+    return result
+
+
+def format_size(size: Size) -> str:
+    """The text of a size, which `text.parse_size` reads back."""
+    return str(size)
+
+
+def _factor(size: Size) -> str:
+    text = format_size(size)
+    return text if isinstance(size, int) or as_atom(size) is not None else f"({text})"
+
+
+def _format(terms: Mapping[Monomial, int]) -> str:
+    parts: list[str] = []
+    for monomial, coefficient in sorted(terms.items(), key=_order, reverse=True):
+        factors = [str(factor) for factor, power in monomial for _ in range(power)]
+        if abs(coefficient) != 1 or not factors:
+            factors.insert(0, str(abs(coefficient)))
+        sign = "-" if coefficient < 0 else "+"
+        parts.append(f"{sign}{'*'.join(factors)}")
+    return "".join(parts).removeprefix("+")

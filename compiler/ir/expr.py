@@ -1,0 +1,614 @@
+"""Expressions: what one element is. Shared by operators' element rules and by the loop language.
+
+Every node is interned: equal expressions are the same object, so that identity finds common
+subexpressions and hashing costs nothing. Build them with the functions and operators of this file,
+which also check element types; never by the classes.
+
+Meaning. Integer arithmetic wraps; integer `div` and `mod` round towards minus infinity (`trunc_div`
+and `fmod` towards zero) and give 0 where the divisor is 0. Float arithmetic is IEEE; `min` and
+`max` return NaN if one side is. Comparisons give `bool`. A guarded load reads 0 and touches no memory
+where its guard is false; `select` evaluates both sides, so put loads that may be out of bounds
+under a guard (see `guarded`). f16 and bf16 arithmetic is done in f32 and rounded at each store
+or cast. A cast from float to integer truncates and saturates; NaN gives 0.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, TypeAlias, TypeVar, Union, cast
+
+from bessemer.compiler.errors import InternalError
+from bessemer.compiler.ir import dims
+from bessemer.compiler.ir.dims import Atom, Size, Symbol
+from bessemer.compiler.ir.types import DType, boolean, i64
+
+Index: TypeAlias = tuple[Size, ...]
+Scalar: TypeAlias = Union["Expression", int, float, bool]
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """Memory of a kernel: a parameter or a local array. `strides` in elements; None is dense."""
+
+    name: str
+    dtype: DType
+    shape: tuple[Size, ...]
+    strides: tuple[Size, ...] | None = None
+
+    def element_strides(self) -> tuple[Size, ...]:
+        """The distance between neighbours along each axis, in elements."""
+        if self.strides is not None:
+            return self.strides
+        result: list[Size] = []
+        step: Size = 1
+        for size in reversed(self.shape):
+            result.append(step)
+            step = step * size
+        return tuple(reversed(result))
+
+    def offset(self, indices: Index) -> Size:
+        """The position of an element, in elements from the buffer's start."""
+        return dims.total(i * s for i, s in zip(indices, self.element_strides(), strict=True))
+
+    def __getitem__(self, indices: Scalar | Size | tuple[Any, ...]) -> Expression:
+        """A load."""
+        listed = indices if isinstance(indices, tuple) else (indices,)
+        return load(self, tuple(as_index(index) for index in listed))
+
+
+@dataclass(frozen=True, eq=False)
+class Expression:
+    """Any expression; `dtype` is the type of its value."""
+
+    dtype: DType
+
+    def __str__(self) -> str:
+        return f"@{_KEYS[self]}"
+
+    __repr__ = __str__
+
+    def __add__(self, other: Scalar) -> Expression:
+        return binary("add", self, other)
+
+    def __radd__(self, other: Scalar) -> Expression:
+        return binary("add", other, self)
+
+    def __sub__(self, other: Scalar) -> Expression:
+        return binary("sub", self, other)
+
+    def __rsub__(self, other: Scalar) -> Expression:
+        return binary("sub", other, self)
+
+    def __mul__(self, other: Scalar) -> Expression:
+        return binary("mul", self, other)
+
+    def __rmul__(self, other: Scalar) -> Expression:
+        return binary("mul", other, self)
+
+    def __truediv__(self, other: Scalar) -> Expression:
+        return binary("div", self, other)
+
+    def __rtruediv__(self, other: Scalar) -> Expression:
+        return binary("div", other, self)
+
+    def __floordiv__(self, other: Scalar) -> Expression:
+        return binary("div", self, other)
+
+    def __mod__(self, other: Scalar) -> Expression:
+        return binary("mod", self, other)
+
+    def __neg__(self) -> Expression:
+        return unary("neg", self)
+
+    def __lt__(self, other: Scalar) -> Expression:
+        return binary("lt", self, other)
+
+    def __le__(self, other: Scalar) -> Expression:
+        return binary("le", self, other)
+
+    def __gt__(self, other: Scalar) -> Expression:
+        return binary("gt", self, other)
+
+    def __ge__(self, other: Scalar) -> Expression:
+        return binary("ge", self, other)
+
+    def __and__(self, other: Scalar) -> Expression:
+        return binary("and", self, other)
+
+    def __or__(self, other: Scalar) -> Expression:
+        return binary("or", self, other)
+
+    def __xor__(self, other: Scalar) -> Expression:
+        return binary("xor", self, other)
+
+    def __invert__(self) -> Expression:
+        return unary("not", self)
+
+
+@dataclass(frozen=True, eq=False)
+class Constant(Expression):
+    """A number; a bool for `bool`, a Python float (rounded by its type) or int otherwise."""
+
+    value: int | float | bool
+
+
+@dataclass(frozen=True, eq=False)
+class IndexValue(Expression):
+    """The value of index arithmetic, as i64."""
+
+    size: Size
+
+
+@dataclass(frozen=True, eq=False)
+class Load(Expression):
+    """An element of a buffer; 0 where the guard is false."""
+
+    buffer: Buffer
+    indices: Index
+    guard: Expression | None
+
+
+@dataclass(frozen=True, eq=False)
+class Unary(Expression):
+    """A function of one operand; `name` is one of UNARY."""
+
+    name: str
+    operand: Expression
+
+
+@dataclass(frozen=True, eq=False)
+class Binary(Expression):
+    """A function of two operands of one type; `name` is one of BINARY."""
+
+    name: str
+    left: Expression
+    right: Expression
+
+
+@dataclass(frozen=True, eq=False)
+class Select(Expression):
+    """`then` where the condition holds, `otherwise` elsewhere; both are evaluated."""
+
+    condition: Expression
+    then: Expression
+    otherwise: Expression
+
+
+@dataclass(frozen=True, eq=False)
+class Cast(Expression):
+    """A conversion to `dtype`."""
+
+    operand: Expression
+
+
+@dataclass(frozen=True, eq=False)
+class Checked(Expression):
+    """An i64 index read from data, made safe: below zero it counts from `extent`, and if it is
+    then outside 0..extent-1 it is clamped and the run fails with "index out of range"."""
+
+    operand: Expression
+    extent: Size
+
+
+@dataclass(frozen=True, eq=False)
+class Reduce(Expression):
+    """A sum, product, maximum, ... of `body` over all values of `over` (symbols with extents).
+
+    `name` is one of REDUCTIONS. Over nothing it is the reduction's neutral element.
+    Only in element rules: the loop language spells it out with a local and loops.
+    """
+
+    name: str
+    over: tuple[Symbol, ...]
+    body: Expression
+
+
+@dataclass(frozen=True, eq=False)
+class Read(Expression):
+    """The value of a kernel's local variable (see loops.Define)."""
+
+    local: str
+
+
+@dataclass(frozen=True, eq=False)
+class FragmentElement(Expression):
+    """An element of a fragment (see loops.FragmentStore): the row is fixed, the column runs."""
+
+    fragment: str
+    row: int
+
+
+FLOAT_UNARY = (
+    "exp", "log", "sqrt", "rsqrt", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh",
+    "asinh", "acosh", "atanh", "erf", "sigmoid", "expm1", "log1p", "floor", "ceil", "round", "trunc",
+)  # fmt: skip
+"""`round` is to nearest, ties to even."""
+UNARY = (*FLOAT_UNARY, "neg", "abs", "not", "isnan", "isinf")
+"""`not` is logical on bool and bitwise on integers; the last two give bool."""
+COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
+BINARY = (
+    "add", "sub", "mul", "div", "mod", "trunc_div", "fmod", "pow", "min", "max", "and", "or", "xor", "shl", "shr",
+    *COMPARISONS,
+)  # fmt: skip
+REDUCTIONS: dict[str, Callable[[DType], int | float | bool]] = {
+    "add": lambda dtype: 0,
+    "mul": lambda dtype: 1,
+    "max": lambda dtype: _lowest(dtype),
+    "min": lambda dtype: _highest(dtype),
+    "and": lambda dtype: True if dtype is boolean else -1,
+    "or": lambda dtype: False if dtype is boolean else 0,
+}
+"""The neutral element of each reduction; a reduction's name is that of its binary function."""
+
+_INTERNED: dict[tuple[Any, ...], Expression] = {}
+_KEYS: dict[Expression, str] = {}  # a digest of each node's structure: the same in every process
+_E = TypeVar("_E", bound=Expression)
+
+
+def _intern(kind: type[_E], *arguments: Any) -> _E:
+    # A bool equals an int and -0.0 equals 0.0, but they are not the same constant.
+    key = (kind, *arguments)
+    if kind is Constant:
+        key = (*key, type(arguments[1]), math.copysign(1.0, arguments[1]))
+    found = _INTERNED.get(key)
+    if found is None:
+        found = _INTERNED[key] = kind(*arguments)
+        text = f"{kind.__name__}{[str(argument) for argument in arguments]}"
+        _KEYS[found] = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    return cast(_E, found)
+
+
+def forget_interned() -> None:
+    """Drops all interned expressions; called between compilations, never during one."""
+    _INTERNED.clear()
+    _KEYS.clear()
+
+
+def _lowest(dtype: DType) -> int | float | bool:
+    if dtype.is_float:
+        return -math.inf
+    if dtype is boolean:
+        return False
+    return -(1 << (dtype.bits - 1)) if dtype.kind == "i" else 0
+
+
+def _highest(dtype: DType) -> int | float | bool:
+    if dtype.is_float:
+        return math.inf
+    if dtype is boolean:
+        return True
+    return (1 << (dtype.bits - 1)) - 1 if dtype.kind == "i" else (1 << dtype.bits) - 1
+
+
+def neutral(name: str, dtype: DType) -> Expression:
+    """The neutral element of a reduction."""
+    return constant(REDUCTIONS[name](dtype), dtype)
+
+
+def constant(value: int | float | bool, dtype: DType) -> Expression:
+    """A number of the given type; integers wrap into it."""
+    if dtype is boolean:
+        return _intern(Constant, dtype, bool(value))
+    if dtype.is_float:
+        return _intern(Constant, dtype, float(value))
+    wrapped = int(value) & ((1 << dtype.bits) - 1)
+    if dtype.kind == "i" and wrapped >> (dtype.bits - 1):
+        wrapped -= 1 << dtype.bits
+    return _intern(Constant, dtype, wrapped)
+
+
+def index_value(size: Size) -> Expression:
+    """Index arithmetic as an i64 value."""
+    if isinstance(size, int):
+        return constant(size, i64)
+    leaf = dims.as_atom(size)
+    if isinstance(leaf, Expression):
+        return leaf
+    return _intern(IndexValue, i64, size)
+
+
+def as_index(value: Scalar | Size) -> Size:
+    """An i64 expression (or an int, or a Size) as a Size, for use in indices."""
+    if isinstance(value, Expression):
+        if value.dtype != i64:
+            raise InternalError(f"an index is i64, not {value.dtype}")
+        if isinstance(value, Constant):
+            return int(value.value)
+        if isinstance(value, IndexValue):
+            return value.size
+        return dims.atom(value)
+    if isinstance(value, float):
+        raise InternalError(f"an index is an integer, not {value}")
+    return value
+
+
+def load(buffer: Buffer, indices: Index, guard: Expression | None = None) -> Expression:
+    """The element of `buffer` at `indices`, one index an axis."""
+    if len(indices) != len(buffer.shape):
+        raise InternalError(f"{len(indices)} indices into {buffer.name} of rank {len(buffer.shape)}")
+    return _intern(Load, buffer.dtype, buffer, tuple(indices), guard)
+
+
+def lift(value: Scalar, dtype: DType) -> Expression:
+    """A Python number as a constant of `dtype`; an expression as it is."""
+    return value if isinstance(value, Expression) else constant(value, dtype)
+
+
+def unary(name: str, operand: Expression) -> Expression:
+    """A function of one operand by name."""
+    if name not in UNARY:
+        raise InternalError(f"no unary function {name}")
+    if name in FLOAT_UNARY and not operand.dtype.is_float:
+        raise InternalError(f"{name} wants a float, not {operand.dtype}")
+    result = boolean if name in ("isnan", "isinf") else operand.dtype
+    if name == "not" and isinstance(operand, Constant) and operand.dtype is boolean:
+        return constant(not operand.value, boolean)
+    if name == "neg" and isinstance(operand, Constant):
+        return constant(-operand.value, operand.dtype)
+    return _intern(Unary, result, name, operand)
+
+
+def binary(name: str, left: Scalar, right: Scalar) -> Expression:
+    """A function of two operands by name; a Python number takes the other's type."""
+    if name not in BINARY:
+        raise InternalError(f"no binary function {name}")
+    model = left if isinstance(left, Expression) else right
+    if not isinstance(model, Expression):
+        raise InternalError(f"{name} of two Python numbers")
+    a, b = lift(left, model.dtype), lift(right, model.dtype)
+    if a.dtype != b.dtype:
+        raise InternalError(f"{name} of {a.dtype} and {b.dtype}")
+    folded = _fold(name, a, b)
+    if folded is not None:
+        return folded
+    result = boolean if name in COMPARISONS else a.dtype
+    return _intern(Binary, result, name, a, b)
+
+
+def _fold(name: str, a: Expression, b: Expression) -> Expression | None:
+    """The identities that hold for every operand of the type, index arithmetic above all."""
+    if a.dtype == i64 and isinstance(a, (Constant, IndexValue)) and isinstance(b, (Constant, IndexValue)):
+        return _fold_index(name, as_index(a), as_index(b))
+    if a.dtype is boolean and name in ("and", "or"):
+        absorbing = name == "or"
+        for one, other in ((a, b), (b, a)):
+            if isinstance(one, Constant):
+                return one if one.value is absorbing else other
+    if a.dtype.is_integer and isinstance(b, Constant):
+        if name in ("add", "sub", "or", "xor", "shl", "shr") and b.value == 0:
+            return a
+        if name in ("mul", "div", "trunc_div") and b.value == 1:
+            return a
+    return None
+
+
+def _fold_index(name: str, a: Size, b: Size) -> Expression | None:
+    match name:
+        case "add":
+            return index_value(a + b)
+        case "sub":
+            return index_value(a - b)
+        case "mul":
+            return index_value(a * b)
+        case "div" if isinstance(b, int) and b > 0:
+            return index_value(dims.floordiv(a, b))
+        case "mod" if isinstance(b, int) and b > 0:
+            return index_value(dims.mod(a, b))
+        case "min":
+            return index_value(dims.minimum(a, b))
+        case "max":
+            return index_value(dims.maximum(a, b))
+        case "lt" | "ge" | "le" | "gt":
+            return _decide(name, a, b)
+        case "eq" | "ne" if isinstance(a - b, int):
+            return constant((a == b) == (name == "eq"), boolean)
+        case _:
+            return None
+
+
+def _decide(name: str, a: Size, b: Size) -> Expression | None:
+    """A comparison of index arithmetic that the ranges of its symbols decide."""
+    if name in ("gt", "le"):
+        a, b = b, a
+    # a < b for lt and gt, a >= b negated for the others: `lt` holds or fails for all values.
+    strict = name in ("lt", "gt")
+    if dims.is_nonnegative(b - a - 1):
+        return constant(strict, boolean)
+    if dims.is_nonnegative(a - b):
+        return constant(not strict, boolean)
+    return None
+
+
+def select(condition: Expression, then: Scalar, otherwise: Scalar) -> Expression:
+    """`then` where `condition` holds, else `otherwise`."""
+    model = then if isinstance(then, Expression) else otherwise
+    if not isinstance(model, Expression):
+        raise InternalError("select between two Python numbers")
+    a, b = lift(then, model.dtype), lift(otherwise, model.dtype)
+    if condition.dtype is not boolean or a.dtype != b.dtype:
+        raise InternalError(f"select({condition.dtype}, {a.dtype}, {b.dtype})")
+    if isinstance(condition, Constant):
+        return a if condition.value else b
+    if a is b:
+        return a
+    return _intern(Select, a.dtype, condition, a, b)
+
+
+def convert(operand: Expression, dtype: DType) -> Expression:
+    """A cast, left out where the type is right already."""
+    if operand.dtype == dtype:
+        return operand
+    if isinstance(operand, Constant) and not operand.dtype.is_float:
+        return constant(operand.value, dtype)
+    return _intern(Cast, dtype, operand)
+
+
+def checked(operand: Expression, extent: Size) -> Size:
+    """A data-dependent index as a Size that is safe to use on an axis of `extent`."""
+    return dims.atom(_intern(Checked, i64, convert(operand, i64), extent))
+
+
+def reduce(name: str, over: Sequence[Symbol], body: Expression) -> Expression:
+    """The reduction of `body` over symbols with extents."""
+    if not over:
+        return body
+    return _intern(Reduce, body.dtype, name, tuple(over), body)
+
+
+def read(local: str, dtype: DType) -> Expression:
+    """The value of a local variable."""
+    return _intern(Read, dtype, local)
+
+
+def fragment_element(fragment: str, row: int, dtype: DType) -> Expression:
+    """An element of a fragment, inside FragmentStore."""
+    return _intern(FragmentElement, dtype, fragment, row)
+
+
+def less(left: Size, right: Size) -> Expression:
+    """left < right on index arithmetic, decided at once where possible."""
+    return binary("lt", index_value(left), index_value(right))
+
+
+def within(index: Size, extent: Size) -> Expression:
+    """0 <= index < extent on index arithmetic."""
+    return binary("ge", index_value(index), 0) & less(index, extent)
+
+
+def guarded(condition: Expression, value: Expression, otherwise: Scalar) -> Expression:
+    """`value` where the condition holds, else `otherwise`; loads in `value` touch no memory there."""
+    if isinstance(condition, Constant):
+        return value if condition.value else lift(otherwise, value.dtype)
+
+    def guard(node: Expression) -> Expression | None:
+        if isinstance(node, Load):
+            both = condition if node.guard is None else condition & node.guard
+            return load(node.buffer, node.indices, both)
+        return None
+
+    return select(condition, transform(value, guard), otherwise)
+
+
+def children(node: Expression) -> tuple[Expression, ...]:
+    """The expressions directly below a node, those inside its index arithmetic included."""
+    match node:
+        case Load(_, _, indices, guard):
+            inner = tuple(e for index in indices for e in index_expressions(index))
+            return inner if guard is None else (*inner, guard)
+        case IndexValue(_, size):
+            return index_expressions(size)
+        case Unary() | Cast():
+            return (node.operand,)
+        case Checked(_, operand, extent):
+            return (operand, *index_expressions(extent))
+        case Binary(_, _, left, right):
+            return (left, right)
+        case Select(_, condition, then, otherwise):
+            return (condition, then, otherwise)
+        case Reduce(_, _, over, body):
+            return (body, *(e for s in over for e in index_expressions(s.extent or 0)))
+        case _:
+            return ()
+
+
+def index_expressions(size: Size) -> tuple[Expression, ...]:
+    """The expressions that index arithmetic reads its values from."""
+    found = [leaf for leaf in dims.atoms(size) if isinstance(leaf, Expression)]
+    return tuple(sorted(found, key=str)) if len(found) > 1 else tuple(found)
+
+
+def substitute(node: Expression, values: Mapping[Atom, Size]) -> Expression:
+    """The expression with symbols of its index arithmetic replaced."""
+    return transform(node, lambda _: None, values)
+
+
+def transform(
+    node: Expression,
+    rule: Callable[[Expression], Expression | None],
+    values: Mapping[Atom, Size] | None = None,
+) -> Expression:
+    """The expression rebuilt from below; `rule` may replace a node whose children are done.
+
+    `values` replaces symbols of the index arithmetic.
+    """
+    return _Transformation(rule, values or {}).apply(node)
+
+
+class _Transformation:
+    """One bottom-up rebuilding, remembering what it did to shared nodes."""
+
+    _CHILDLESS: ClassVar = (Constant, Read, FragmentElement)
+
+    def __init__(
+        self, rule: Callable[[Expression], Expression | None], values: Mapping[Atom, Size]
+    ) -> None:
+        self._rule = rule
+        self._values = values
+        self._done: dict[Expression, Expression] = {}
+
+    def apply(self, node: Expression) -> Expression:
+        found = self._done.get(node)
+        if found is None:
+            rebuilt = node if isinstance(node, self._CHILDLESS) else self._rebuild(node)
+            replaced = self._rule(rebuilt)
+            found = self._done[node] = rebuilt if replaced is None else replaced
+        return found
+
+    def index(self, size: Size) -> Size:
+        values = dict(self._values)
+        for leaf in index_expressions(size):
+            values[leaf] = as_index(self.apply(leaf))
+        return dims.substitute(size, values)
+
+    def _rebuild(self, node: Expression) -> Expression:
+        match node:
+            case IndexValue(_, size):
+                return index_value(self.index(size))
+            case Load(_, buffer, indices, guard):
+                inner = None if guard is None else self.apply(guard)
+                if isinstance(inner, Constant):
+                    if not inner.value:
+                        return constant(0, node.dtype)
+                    inner = None
+                return load(buffer, tuple(self.index(i) for i in indices), inner)
+            case Unary(_, name, operand):
+                return unary(name, self.apply(operand))
+            case Cast(dtype, operand):
+                return convert(self.apply(operand), dtype)
+            case Checked(_, operand, extent):
+                return _intern(Checked, i64, self.apply(operand), self.index(extent))
+            case Binary(_, name, left, right):
+                return binary(name, self.apply(left), self.apply(right))
+            case Select(_, condition, then, otherwise):
+                return select(self.apply(condition), self.apply(then), self.apply(otherwise))
+            case Reduce(_, name, over, body):
+                return reduce(name, tuple(self._bound(s) for s in over), self.apply(body))
+            case _:
+                raise InternalError(f"no rule to rebuild {type(node).__name__}")
+
+    def _bound(self, over: Symbol) -> Symbol:
+        replaced = self._values.get(over)
+        if replaced is not None:
+            leaf = dims.as_atom(replaced)
+            if not isinstance(leaf, Symbol):
+                raise InternalError(f"the reduction over {over} cannot be renamed to {replaced}")
+            return leaf
+        return over
+
+
+def describe(node: Expression) -> str:
+    """The class and plain fields of a node, for messages."""
+    plain = [
+        str(getattr(node, f.name))
+        for f in fields(node)
+        if not isinstance(getattr(node, f.name), Expression)
+    ]
+    return f"{type(node).__name__}({', '.join(plain)})"
+
+
+def renamed(buffer: Buffer, name: str) -> Buffer:
+    """The same buffer under another name."""
+    return replace(buffer, name=name)

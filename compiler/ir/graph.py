@@ -1,0 +1,78 @@
+"""The graph language: values in single assignment, nodes that compute them, regions for control flow.
+
+A value is known by identity. A graph lists its nodes in an order in which every value is computed
+before it is read. A region (the body of an `if` or `loop` node) is a graph that sees nothing of
+the outer one: what it reads comes in through the node's inputs and the region's inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from bessemer.compiler.ir.op import Operator
+from bessemer.compiler.ir.types import Array, TensorType
+
+
+@dataclass(frozen=True, eq=False)
+class Value:
+    """A tensor in a graph. `name` is the user's name for it, empty where there is none."""
+
+    type: TensorType
+    name: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One application of an operator. `sources` are the user's nodes that it came from."""
+
+    operator: Operator
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    regions: tuple[Graph, ...] = ()
+    sources: tuple[str, ...] = ()
+
+    @property
+    def output(self) -> Value:
+        """The only output."""
+        (value,) = self.outputs
+        return value
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """A network, or a region of one.
+
+    `symbols` are the dimension symbols that the inputs' shapes bind, in order; `constants` holds
+    the weights. Nodes that define further symbols while running (see ops/bind.py) name them
+    in their `symbols` attribute.
+    """
+
+    name: str
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    nodes: tuple[Node, ...]
+    constants: Mapping[Value, Array] = field(default_factory=dict)
+    symbols: tuple[str, ...] = ()
+    output_names: tuple[str, ...] = ()
+
+    def producers(self) -> dict[Value, Node]:
+        """The node that computes each value (inputs and constants have none)."""
+        return {output: node for node in self.nodes for output in node.outputs}
+
+    def users(self) -> dict[Value, list[Node]]:
+        """The nodes that read each value, in order, once a reading; outputs are not counted."""
+        readers: dict[Value, list[Node]] = {}
+        for node in self.nodes:
+            for value in node.inputs:
+                readers.setdefault(value, []).append(node)
+        return readers
+
+    def walk(self) -> Iterator[Node]:
+        """Every node, those inside regions too."""
+        for node in self.nodes:
+            yield node
+            for region in node.regions:
+                yield from region.walk()

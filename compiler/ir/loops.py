@@ -1,0 +1,287 @@
+"""The loop language: kernels as loops over loads, stores, locals and register fragments.
+
+A kernel's parameters are buffers and dimension symbols. Its body is a sequence of statements:
+
+    for         a counted loop from 0; serial, parallel, vector or unrolled
+    if          statements under a condition
+    while       repeats while a condition holds, tested first
+    define      a local variable with its first value; assign and accumulate change it
+    store       writes one element
+    allocate    a small local array (on the stack; its shape is constant)
+    fragment    a block of rows x columns kept in registers (or in a matrix unit's tiles)
+    fill        sets every element of a fragment from one row of values
+    mac         fragment[r, c] += a[a_offset[r]] * b[b_offset + c], for the rows named, and all columns
+    fragment-store   for every row, stores that may read `FragmentElement`s
+    set-dim     gives a data-dependent dimension symbol its value
+    fail        ends the run with a message if a condition holds
+    prefetch    a hint
+
+Order. Serial and unrolled loops run in order. The iterations of a parallel loop may run in any
+order and at the same time; only the outermost statement of a kernel may be one. A vector loop
+means the same as a serial one, except that an `accumulate` into a local defined outside it may
+be summed in another (fixed) order; nothing else may be carried from iteration to iteration.
+The semantics of fragments do not say how large a machine's registers are: schedules choose that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, Union
+
+from bessemer.compiler.ir.dims import Size, Symbol
+from bessemer.compiler.ir.expr import Buffer, Expression, Index
+from bessemer.compiler.ir.types import DType
+
+LoopKind = Literal["serial", "parallel", "vector", "unroll"]
+
+
+@dataclass(frozen=True, eq=False)
+class For:
+    """Runs the body for index = 0 .. extent-1. `lanes` is the width of a vector loop.
+
+    A vector loop may handle `interleave` vectors at once, each with its own accumulators.
+    """
+
+    index: Symbol
+    extent: Size
+    body: Block
+    kind: LoopKind = "serial"
+    lanes: int = 1
+    interleave: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class If:
+    """Runs one of two blocks."""
+
+    condition: Expression
+    then: Block
+    otherwise: Block = ()
+
+
+@dataclass(frozen=True, eq=False)
+class While:
+    """Runs the body as long as the condition holds."""
+
+    condition: Expression
+    body: Block
+
+
+@dataclass(frozen=True, eq=False)
+class Define:
+    """A local variable, visible to the end of the block; `Read` gives its value."""
+
+    local: str
+    value: Expression
+
+
+@dataclass(frozen=True, eq=False)
+class Assign:
+    """Gives a local variable another value."""
+
+    local: str
+    value: Expression
+
+
+@dataclass(frozen=True, eq=False)
+class Accumulate:
+    """local = name(local, value), where `name` is a reduction."""
+
+    local: str
+    name: str
+    value: Expression
+
+
+@dataclass(frozen=True, eq=False)
+class Store:
+    """buffer[indices] = value; nothing where the guard is false."""
+
+    buffer: Buffer
+    indices: Index
+    value: Expression
+    guard: Expression | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Allocate:
+    """A local array, visible to the end of the block; its contents start undefined."""
+
+    buffer: Buffer
+
+
+@dataclass(frozen=True, eq=False)
+class Fragment:
+    """Declares rows x columns registers, visible to the end of the block."""
+
+    name: str
+    rows: int
+    columns: int
+    dtype: DType
+
+
+@dataclass(frozen=True, eq=False)
+class FragmentFill:
+    """fragment[r, c] = value, in which `column` runs over the columns; 0 where c >= limit."""
+
+    fragment: str
+    column: Symbol
+    value: Expression
+    limit: Size
+
+
+@dataclass(frozen=True, eq=False)
+class FragmentMac:
+    """fragment[r, c] += a.flat[a_offsets[i]] * b.flat[b_offset + c] for each r = rows[i].
+
+    Offsets are in elements from the buffer's start. The product is fused with the sum (one
+    rounding). All columns of b are there: it is padded to the fragment's width.
+    """
+
+    fragment: str
+    rows: tuple[int, ...]
+    a: Buffer
+    a_offsets: tuple[Size, ...]
+    b: Buffer
+    b_offset: Size
+
+
+@dataclass(frozen=True, eq=False)
+class FragmentStore:
+    """For every row r, runs stores[r] for column = 0 .. limit-1 (limit <= the columns).
+
+    In their values, `FragmentElement(fragment, r)` is the fragment's element of that column.
+    """
+
+    fragment: str
+    column: Symbol
+    limit: Size
+    stores: tuple[tuple[Store, ...], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class SetDim:
+    """Gives a data-dependent dimension symbol of the program its value (an i64)."""
+
+    symbol: str
+    value: Expression
+
+
+@dataclass(frozen=True, eq=False)
+class Fail:
+    """Ends the run with an error if the condition holds (the kernel itself runs on)."""
+
+    condition: Expression
+    message: str
+
+
+@dataclass(frozen=True, eq=False)
+class Prefetch:
+    """A hint that the element at this flat offset will be read soon. `level` is that of the cache."""
+
+    buffer: Buffer
+    offset: Size
+    level: int = 1
+
+
+Statement: TypeAlias = Union[
+    For,
+    If,
+    While,
+    Define,
+    Assign,
+    Accumulate,
+    Store,
+    Allocate,
+    Fragment,
+    FragmentFill,
+    FragmentMac,
+    FragmentStore,
+    SetDim,
+    Fail,
+    Prefetch,
+]
+Block: TypeAlias = tuple[Statement, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """A kernel. Parameters: `buffers` in order (inputs, then outputs), and `symbols` in order.
+
+    `outputs` counts the buffers at the end that are written. `operations` is an estimate of the
+    work of one iteration of its parallel loop, in scalar operations: the runtime does not split
+    what is too small.
+    """
+
+    name: str
+    buffers: tuple[Buffer, ...]
+    outputs: int
+    symbols: tuple[str, ...]
+    body: Block
+    operations: Size = 1
+
+    @property
+    def parallel_extent(self) -> Size:
+        """The trip count of the parallel loop; 1 for a kernel without one."""
+        match self.body:
+            case (For(kind="parallel") as loop,):
+                return loop.extent
+            case _:
+                return 1
+
+
+def blocks(statement: Statement) -> tuple[Block, ...]:
+    """The blocks inside a statement."""
+    match statement:
+        case For() | While():
+            return (statement.body,)
+        case If():
+            return (statement.then, statement.otherwise)
+        case _:
+            return ()
+
+
+def walk(block: Block) -> Iterator[Statement]:
+    """Every statement of a block, outer before inner."""
+    for statement in block:
+        yield statement
+        for inner in blocks(statement):
+            yield from walk(inner)
+
+
+def expressions(statement: Statement) -> tuple[Expression, ...]:
+    """The expressions that a statement evaluates itself (not those of its blocks)."""
+    match statement:
+        case If(condition) | While(condition) | Fail(condition):
+            return (condition,)
+        case Define(_, value) | Assign(_, value) | SetDim(_, value):
+            return (value,)
+        case Accumulate(_, _, value):
+            return (value,)
+        case Store(_, _, value, guard):
+            return (value,) if guard is None else (value, guard)
+        case FragmentFill():
+            return (statement.value,)
+        case FragmentStore():
+            return tuple(e for row in statement.stores for s in row for e in expressions(s))
+        case _:
+            return ()
+
+
+def sizes(statement: Statement) -> tuple[Size, ...]:
+    """The index arithmetic that a statement evaluates itself (not that inside its expressions)."""
+    match statement:
+        case For():
+            return (statement.extent,)
+        case Store():
+            return (*statement.indices, *statement.buffer.element_strides())
+        case FragmentFill():
+            return (statement.limit,)
+        case FragmentMac():
+            return (*statement.a_offsets, statement.b_offset)
+        case FragmentStore():
+            return (statement.limit, *(z for row in statement.stores for s in row for z in sizes(s)))
+        case Prefetch():
+            return (statement.offset,)
+        case _:
+            return ()

@@ -1,0 +1,118 @@
+"""A program: what the run body does, step by step, and where everything lies in memory.
+
+Groups of graph nodes have become kernels; the steps launch them on values. Values are the graph's;
+where their bytes are is the plan's business (passes/plan_memory.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias, Union
+
+from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.graph import Value
+from bessemer.compiler.ir.loops import Kernel
+from bessemer.compiler.ir.types import Array
+
+
+@dataclass(frozen=True, eq=False)
+class Launch:
+    """Runs a kernel: `values` become its buffers, `sizes` its symbols, in order.
+
+    `scratch` lists the values that live only during this launch. `sources` are the user's nodes.
+    """
+
+    kernel: Kernel
+    values: tuple[Value, ...]
+    sizes: tuple[Size, ...]
+    sources: tuple[str, ...] = ()
+    scratch: tuple[Value, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class BindDims:
+    """Reads an i64 vector and gives dimension symbols its entries; fails where one is negative or
+    above `limit`. A symbol named "" is skipped."""
+
+    value: Value
+    symbols: tuple[str, ...]
+    sources: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Copy:
+    """Copies a whole tensor; both values have the same type."""
+
+    source: Value
+    target: Value
+
+
+@dataclass(frozen=True, eq=False)
+class Alias:
+    """`target` is `source` under another shape: the same bytes, no code."""
+
+    source: Value
+    target: Value
+
+
+@dataclass(frozen=True, eq=False)
+class Branch:
+    """Runs one of two step lists, on a bool scalar."""
+
+    condition: Value
+    then: Steps
+    otherwise: Steps
+
+
+@dataclass(frozen=True, eq=False)
+class Repeat:
+    """A loop: while `condition` holds (if given) and fewer than `trips` (an i64 scalar, if given)
+    iterations have run. `iteration` is an i64 scalar value set before each; the iterations made are
+    given to the symbol `count` at the end. `advance` copies each carried value for the next."""
+
+    trips: Value | None
+    condition: Value | None
+    iteration: Value
+    body: Steps
+    count: str = ""
+
+
+Step: TypeAlias = Union[Launch, BindDims, Copy, Alias, Branch, Repeat]
+Steps: TypeAlias = tuple[Step, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A whole model, ready for memory planning and code generation.
+
+    `symbols`: input symbols first, then the data-dependent ones (`input_symbols` counts the first).
+    `weights`: the constants in the weights blob. `copied_outputs`: outputs that are an input or a
+    constant themselves.
+    """
+
+    name: str
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    output_names: tuple[str, ...]
+    symbols: tuple[str, ...]
+    input_symbols: int
+    weights: Mapping[Value, Array]
+    steps: Steps
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class MemoryPlan:
+    """Byte offsets in the workspace of all values that are neither inputs, outputs nor weights.
+
+    `offsets` may hold symbols (evaluated in the run body); `size` is the workspace's size. All in
+    bytes, multiples of 64. `lower_bound` is the largest sum of bytes alive at one step.
+    Values absent from `offsets` are inputs, outputs or weights, or alias one.
+    """
+
+    offsets: Mapping[Value, Size]
+    size: Size
+    lower_bound: Size
+    weight_offsets: Mapping[Value, int]
+    weights_size: int

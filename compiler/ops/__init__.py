@@ -1,0 +1,1 @@
+"""The operators: one frozen record each."""

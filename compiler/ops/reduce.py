@@ -1,0 +1,259 @@
+"""Reductions along axes, which they remove: sums, extremes, truth, and the place of an extreme.
+
+Reductions of f16 and bf16 accumulate in f32; integers wrap in their own type. Over no elements the
+result is the neutral element (-inf for the maximum of floats).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from bessemer.compiler.ir import expr
+from bessemer.compiler.ir.build_loops import KernelBuilder
+from bessemer.compiler.ir.dims import Size, atom, product
+from bessemer.compiler.ir.element import Operand, reduction_symbols
+from bessemer.compiler.ir.expr import Buffer, Expression, Index, convert, load, select, unary
+from bessemer.compiler.ir.op import Example, Operator, register
+from bessemer.compiler.ir.types import (
+    FLOATS,
+    INTEGERS,
+    Array,
+    DType,
+    TensorType,
+    bf16,
+    boolean,
+    dtype_of,
+    f16,
+    f32,
+    f64,
+    i8,
+    i32,
+    i64,
+    u8,
+)
+from bessemer.compiler.ops.check import require, require_axis, require_dtype
+from bessemer.compiler.ops.example_arrays import SPECIAL, booleans, integers, ramp
+from bessemer.compiler.ops.precise import is_float, widened
+
+_NAMES = {"sum": "add", "prod": "mul", "max": "max", "min": "min", "any": "or", "all": "and"}
+"""The operators reduce_... and the reduction that each is."""
+
+
+def accumulator(dtype: DType) -> DType:
+    """The type in which sums over elements of `dtype` are kept."""
+    return f32 if dtype in (f16, bf16) else dtype
+
+
+def _infer(name: str) -> Callable[..., TensorType]:
+    allowed = (boolean,) if name in ("any", "all") else (*FLOATS, *INTEGERS)
+
+    def infer(x: TensorType, *, axes: tuple[int, ...]) -> TensorType:
+        require_dtype(f"reduce_{name}", x, allowed)
+        for axis in axes:
+            require_axis(f"reduce_{name}", axis, x)
+        require(len(set(axes)) == len(axes), f"reduce_{name} names an axis twice: {axes}.")
+        return x.with_shape(tuple(s for axis, s in enumerate(x.shape) if axis not in axes))
+
+    return infer
+
+
+def _reference(name: str) -> Callable[..., Array]:
+    function = getattr(np, name)
+
+    def reference(x: Array, *, axes: tuple[int, ...]) -> Array:
+        with np.errstate(all="ignore"):
+            if x.dtype == object:  # the builder follows sizes through sums and products
+                return np.asarray(function(x, axis=tuple(axes)))
+            if name in ("any", "all"):
+                return np.asarray(function(x, axis=tuple(axes)))
+            wide = widened(x)
+            if name in ("max", "min"):
+                initial: Any = np.asarray(expr.REDUCTIONS[name](dtype_of(x))).astype(wide.dtype)
+                return np.asarray(function(wide, axis=tuple(axes), initial=initial)).astype(x.dtype)
+            return np.asarray(function(wide, axis=tuple(axes), dtype=wide.dtype)).astype(x.dtype)
+
+    return reference
+
+
+def _element(name: str) -> Callable[..., Expression]:
+    def element(x: Operand, *, index: Index, axes: tuple[int, ...]) -> Expression:
+        ordered = sorted(axes)
+        over = reduction_symbols([x.shape[axis] for axis in ordered])
+        inner: dict[int, Size] = {axis: atom(s) for axis, s in zip(ordered, over)}
+        kept = iter(index)
+        place = tuple(
+            inner[axis] if axis in inner else next(kept) for axis in range(len(x.shape))
+        )
+        value = convert(x[place], accumulator(x.dtype))
+        return convert(expr.reduce(_NAMES[name], over, value), x.dtype)
+
+    return element
+
+
+_AXES: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = (
+    ((3, 5), (1,)),
+    ((3, 5), (0,)),
+    ((2, 3, 17), (0, 2)),
+    ((2, 3, 4), (2, 0, 1)),
+    ((1, 7, 1), (0,)),
+    ((4, 3), ()),
+    ((), ()),
+    ((0, 4), (1,)),
+    ((4, 0), (1,)),
+    ((33,), (0,)),
+)
+"""Shapes and the axes to reduce."""
+
+
+def _examples(name: str) -> tuple[Example, ...]:
+    if name in ("any", "all"):
+        return (
+            *(Example((booleans(shape),), {"axes": axes}) for shape, axes in _AXES),
+            Example((np.ones((2, 3), bool),), {"axes": (0,)}),
+        )
+    plain = tuple(Example((shape,), {"axes": axes}) for shape, axes in _AXES)
+    return plain + (
+        Example((SPECIAL,), {"axes": (0,)}),
+        Example((SPECIAL[3:],), {"axes": (0,)}),
+        Example((ramp((3, 4), f64),), {"axes": (0,)}, 1e-12),
+        Example((ramp((5, 19), f16, 0.4, 1.6),), {"axes": (1,)}, 2e-3),
+        Example((ramp((19, 5), bf16, 0.4, 1.6),), {"axes": (0,)}, 2e-2),
+        Example((integers((3, 4), i32),), {"axes": (1,)}),
+        Example((integers((3, 4), i64),), {"axes": (0, 1)}),
+        Example((integers((40,), i8, -90, 100),), {"axes": (0,)}),
+        Example((integers((2, 40), u8, 0, 100),), {"axes": (1,)}),
+        Example((integers((2, 0), i8),), {"axes": (1,)}),
+    )
+
+
+for _name in _NAMES:
+    register(
+        Operator(
+            f"reduce_{_name}",
+            _infer(_name),
+            _reference(_name),
+            _element(_name),
+            gradient=None,
+            examples=_examples(_name),
+        )
+    )
+
+
+# arg_max, arg_min
+
+
+def _place_infer(name: str) -> Callable[..., TensorType]:
+    def infer(x: TensorType, *, axis: int, last: bool) -> TensorType:
+        require_dtype(name, x, (*FLOATS, *INTEGERS))
+        require_axis(name, axis, x)
+        require(
+            x.shape[axis] != 0,
+            f"{name} along axis {axis} of {x}: there are no elements to choose from.",
+        )
+        return TensorType(i64, x.shape[:axis] + x.shape[axis + 1 :])
+
+    return infer
+
+
+def _place_reference(name: str) -> Callable[..., Array]:
+    function = np.argmax if name == "arg_max" else np.argmin
+
+    def reference(x: Array, *, axis: int, last: bool) -> Array:
+        wide = widened(x)
+        if not last:
+            return np.asarray(function(wide, axis=axis)).astype(np.int64)
+        place = function(np.flip(wide, axis), axis=axis)
+        return np.asarray(x.shape[axis] - 1 - place).astype(np.int64)
+
+    return reference
+
+
+def _place_statements(name: str) -> Callable[..., None]:
+    """One position of the output at a time; NaN wins over every number, as in NumPy."""
+    beats = "gt" if name == "arg_max" else "lt"
+
+    def is_better(candidate: Expression, best: Expression, last: bool) -> Expression:
+        if last:
+            better = expr.binary("ge" if beats == "gt" else "le", candidate, best)
+        else:
+            better = expr.binary(beats, candidate, best)
+        if not candidate.dtype.is_float:
+            return better
+        missing = unary("isnan", candidate)
+        return better | (missing if last else missing & ~unary("isnan", best))
+
+    def statements(
+        builder: KernelBuilder,
+        inputs: Sequence[Buffer],
+        outputs: Sequence[Buffer],
+        *,
+        axis: int,
+        last: bool,
+    ) -> None:
+        (x,), (out,) = inputs, outputs
+        extent = x.shape[axis]
+        with builder.loop(product(out.shape), "parallel") as position:
+            place = _unravel(position, out.shape)
+            before, after = place[:axis], place[axis:]
+            empty = expr.less(extent, 1)
+            builder.fail_if(empty, f"{name} of an empty axis")
+            best = builder.define(load(x, (*before, 0, *after), ~empty))
+            where = builder.define(expr.constant(0, i64))
+            with builder.loop(extent - 1) as step:
+                candidate = builder.define(x[(*before, step + 1, *after)])
+                better = builder.define(is_better(candidate.value, best.value, last))
+                best.set(select(better.value, candidate.value, best.value))
+                where.set(select(better.value, expr.index_value(step + 1), where.value))
+            builder.store(out, place, where.value)
+
+    return statements
+
+
+def _unravel(position: Size, shape: Sequence[Size]) -> tuple[Size, ...]:
+    """The indices of the element at a row-major position."""
+    result: list[Size] = []
+    for size in reversed(shape[1:]):
+        result.append(position % size)
+        position = position // size
+    return tuple(reversed([*result, position][: len(shape)]))
+
+
+_TIES = np.array([[3, 1, 3, 1], [2, 2, 2, 2], [0, 5, 4, 5]], np.float32)
+_MISSING = np.array([[1, np.nan, 3, np.nan], [np.nan, 1, 2, 3], [-np.inf, np.inf, 0, 1]], np.float32)
+
+
+def _place_examples() -> tuple[Example, ...]:
+    cases: list[tuple[Any, int]] = [
+        ((3, 5), 1),
+        ((3, 5), 0),
+        ((2, 7, 3), 1),
+        ((9,), 0),
+        ((0, 3), 1),
+        ((4, 1), 1),
+        (_TIES, 0),
+        (_TIES, 1),
+        (_MISSING, 1),
+        (_MISSING, 0),
+        (integers((4, 6), i32), 1),
+        (integers((4, 6), u8), 0),
+        (ramp((3, 4), bf16), 1),
+    ]
+    return tuple(
+        Example((x,), {"axis": axis, "last": last}) for x, axis in cases for last in (False, True)
+    )
+
+
+for _name in ("arg_max", "arg_min"):
+    register(
+        Operator(
+            _name,
+            _place_infer(_name),
+            _place_reference(_name),
+            statements=_place_statements(_name),
+            gradient=None,
+            examples=_place_examples(),
+        )
+    )

@@ -1,0 +1,1 @@
+"""Passes over the graph: one function and one file each."""

@@ -1,0 +1,1 @@
+"""From fusion groups to kernels: how the loops of each are arranged."""

@@ -1,0 +1,126 @@
+"""Turns the nodes of a group into one expression: element rules, applied inside one another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from bessemer.compiler.errors import InternalError
+from bessemer.compiler.ir import dims, expr
+from bessemer.compiler.ir.dims import Size, Symbol, atom
+from bessemer.compiler.ir.element import Operand
+from bessemer.compiler.ir.expr import Buffer, Expression, Index, Load
+from bessemer.compiler.ir.graph import Node, Value
+from bessemer.compiler.ir.types import Array
+
+AFFINE_VIEWS = frozenset({"transpose", "reshape", "slice", "broadcast_to"})
+
+
+class Fusion:
+    """Expressions for the values of one kernel, and the buffers that they read.
+
+    `inlined` are the nodes computed on the spot. Everything else is a buffer, named in the order of
+    first use, or a literal if it is a constant of one element. `given` overrides single values (the
+    accumulator of a contraction).
+    """
+
+    def __init__(
+        self,
+        inlined: Mapping[Value, Node],
+        constants: Mapping[Value, Array],
+        given: Mapping[Value, Callable[[Index], Expression]] | None = None,
+    ) -> None:
+        self._inlined = inlined
+        self._constants = constants
+        self._given = dict(given or {})
+        self.buffers: dict[Value, Buffer] = {}
+        self._known: dict[tuple[Value, Index], Expression] = {}
+
+    def element(self, value: Value, index: Index) -> Expression:
+        """The element of a value at an index."""
+        key = (value, index)
+        found = self._known.get(key)
+        if found is None:
+            found = self._known[key] = self._compute(value, index)
+        return found
+
+    def operand(self, value: Value) -> Operand:
+        """A value as element rules see it."""
+        return Operand(value.type, lambda index: self.element(value, index))
+
+    def buffer(self, value: Value) -> Buffer:
+        """The buffer parameter that a value is read from."""
+        found = self.buffers.get(value)
+        if found is None:
+            name = f"in{len(self.buffers)}"
+            found = self.buffers[value] = Buffer(name, value.type.dtype, value.type.shape)
+        return found
+
+    def _compute(self, value: Value, index: Index) -> Expression:
+        if value in self._given:
+            return self._given[value](index)
+        node = self._inlined.get(value)
+        if node is not None:
+            return self._apply(node, index)
+        array = self._constants.get(value)
+        if array is not None and array.size == 1:
+            return expr.constant(array.reshape(-1)[0].item(), value.type.dtype)
+        index = tuple(
+            0 if size == 1 else i for i, size in zip(index, value.type.shape, strict=True)
+        )
+        return expr.load(self.buffer(value), index)
+
+    def _apply(self, node: Node, index: Index) -> Expression:
+        rule = node.operator.element
+        if rule is None:
+            raise InternalError(f"{node.operator} has no element rule")
+        operands = [self.operand(value) for value in node.inputs]
+        result = rule(*operands, index=index, **node.attributes)
+        if not isinstance(result, Expression):
+            raise InternalError(f"the element rule of {node.operator} gave {type(result).__name__}")
+        if result.dtype != node.output.type.dtype:
+            raise InternalError(
+                f"the element rule of {node.operator} gave {result.dtype}, not {node.output.type.dtype}"
+            )
+        return result
+
+
+def index_symbols(shape: tuple[Size, ...], prefix: str = "i") -> tuple[Symbol, ...]:
+    """One symbol for each axis."""
+    return tuple(Symbol(f"{prefix}{axis}", size) for axis, size in enumerate(shape))
+
+
+def as_index(symbols: tuple[Symbol, ...], shape: tuple[Size, ...]) -> Index:
+    """The symbols as an index; 0 on axes of size 1."""
+    return tuple(0 if size == 1 else atom(s) for s, size in zip(symbols, shape, strict=True))
+
+
+def is_affine_operand(
+    value: Value, producers: Mapping[Value, Node], constants: Mapping[Value, Array]
+) -> bool:
+    """Whether a value is memory seen through views that keep its index arithmetic linear."""
+    inlined: dict[Value, Node] = {}
+    base = value
+    while (node := producers.get(base)) is not None and node.operator.is_view:
+        if node.operator.name not in AFFINE_VIEWS:
+            return False
+        inlined[base] = node
+        base = node.inputs[0]
+    if not inlined:
+        return True
+    symbols = index_symbols(value.type.shape)
+    element = Fusion(inlined, {}).element(value, as_index(symbols, value.type.shape))
+    return isinstance(element, Load) and affine_strides(element, symbols) is not None
+
+
+def affine_strides(load: Load, symbols: tuple[Symbol, ...]) -> tuple[Size, ...] | None:
+    """The distance in elements between neighbours along each symbol, None if not linear."""
+    if load.guard is not None:
+        return None
+    offset = load.buffer.offset(load.indices)
+    strides: list[Size] = []
+    for symbol in symbols:
+        stride = dims.coefficient_of(offset, symbol)
+        if stride is None or any(s in dims.atoms(stride) for s in symbols):
+            return None
+        strides.append(stride)
+    return tuple(strides)

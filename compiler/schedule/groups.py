@@ -1,0 +1,265 @@
+"""Partitions a graph into groups: the nodes that one kernel computes together.
+
+Every group has a root, the value that its kernel writes; values inside a group never reach memory.
+Nodes are visited from the outputs to the inputs. A node joins the group of its readers when they
+are all in one group and that group can take it without computing anything twice:
+
+    views            always, in as many groups as read them: they are only index arithmetic
+    pointwise        yes; one that is smaller than the root (broadcast) only if it is cheap
+    a contraction    one a group, if between it and the root there is only pointwise work of its
+                     own shape: that becomes the epilogue
+    reductions       if the root has the reduction's shape (its epilogue), or if the group works on
+                     rows: all its reductions run over the same trailing axes, so that a row is
+                     loaded once into cache (softmax, norms, losses)
+    the rest         statement kernels and control flow stand alone
+
+The right operand of a contraction, where it is not a constant, is packed by a group of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from bessemer.compiler.ir.dims import Size, product
+from bessemer.compiler.ir.graph import Graph, Node, Value
+from bessemer.compiler.schedule.fuse import is_affine_operand
+
+Kind = Literal["view", "pointwise", "reduction", "heavy", "contraction", "statements", "structural"]
+
+HEAVY = frozenset({"max_pool", "average_pool", "conv_transpose"})
+CONTRACTIONS = frozenset({"matmul", "conv"})
+COSTLY = frozenset(
+    {
+        "exp", "log", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh", "erf",
+        "sigmoid", "expm1", "log1p", "pow", "resize", "grid_sample", "roi_align", "deform_conv", "concat", "random_uniform",
+        "random_normal", "div", "sqrt", "rsqrt",
+    }
+)  # fmt: skip
+MAXIMUM_NODES = 48
+MAXIMUM_OPERANDS = 24
+
+
+@dataclass(eq=False)
+class Group:
+    """The nodes of one kernel. `root` is what it writes; a pack group has a `packs` node instead."""
+
+    root: Value | None
+    packs: Node | None = None
+    nodes: list[Node] = field(default_factory=list)
+    anchor: Node | None = None
+    reductions: list[Node] = field(default_factory=list)
+    heavy: list[Node] = field(default_factory=list)
+
+    @property
+    def shape(self) -> tuple[Size, ...]:
+        """The shape of what the kernel iterates over."""
+        if self.root is not None:
+            return self.root.type.shape
+        assert self.packs is not None
+        return self.packs.inputs[1].type.shape
+
+
+@dataclass(frozen=True, eq=False)
+class Grouping:
+    """The groups of a graph: by root value, and those that pack a contraction's right operand."""
+
+    roots: dict[Value, Group]
+    packs: dict[Node, Group]
+
+    def is_materialized(self, value: Value) -> bool:
+        """Whether a computed value lies in memory."""
+        return value in self.roots
+
+
+def kind_of(node: Node) -> Kind:
+    """How a node can take part in a group."""
+    operator = node.operator
+    if operator.name in CONTRACTIONS:
+        return "contraction" if not is_depthwise(node) else "heavy"
+    if operator.name.startswith("reduce_"):
+        return "reduction"
+    if operator.name in HEAVY or operator.name == "deform_conv":
+        return "heavy"
+    if operator.is_view:
+        return "view"
+    if operator.element is not None:
+        return "pointwise"
+    if operator.statements is not None:
+        return "statements"
+    return "structural"
+
+
+def is_depthwise(node: Node) -> bool:
+    """Whether a convolution has one input channel a group: no sum worth a matrix unit."""
+    return node.operator.name == "conv" and node.inputs[1].type.shape[-2] == 1 and node.attributes["groups"] > 1
+
+
+def form_groups(graph: Graph, fuse: bool = True) -> Grouping:
+    """The groups of a graph (without those of its regions); every node alone if not `fuse`."""
+    return _Former(graph, fuse).form()
+
+
+class _Former:
+    def __init__(self, graph: Graph, fuse: bool) -> None:
+        self.graph = graph
+        self.fuse = fuse
+        self.users = graph.users()
+        self.outputs = set(graph.outputs)
+        self.producers = graph.producers()
+        self.roots: dict[Value, Group] = {}
+        self.packs: dict[Node, Group] = {}
+        self.readers: dict[Value, set[Group]] = {}  # the groups that evaluate each value
+        self.forced: set[Value] = set(graph.outputs)
+
+    def form(self) -> Grouping:
+        for node in reversed(self.graph.nodes):
+            self._place(node)
+        return Grouping(self.roots, self.packs)
+
+    def _place(self, node: Node) -> None:
+        kind = kind_of(node)
+        if kind in ("statements", "structural"):
+            for value in node.inputs:
+                self.forced.add(value)
+            return
+        value = node.output
+        groups = self.readers.get(value, set())
+        if kind == "view" and value not in self.forced and self.fuse:
+            for group in groups:
+                group.nodes.append(node)
+            self._read(node, groups)
+            return
+        group = next(iter(groups)) if len(groups) == 1 else None
+        if group is None or value in self.forced or not self._may_join(group, node, kind):
+            group = self.roots[value] = Group(value)
+        self._join(group, node, kind)
+
+    def _join(self, group: Group, node: Node, kind: Kind) -> None:
+        group.nodes.append(node)
+        if kind == "contraction":
+            group.anchor = node
+            self._read_contraction(node)
+            return
+        if kind == "reduction":
+            group.reductions.append(node)
+        if kind == "heavy":
+            group.heavy.append(node)
+        self._read(node, {group})
+
+    def _read(self, node: Node, groups: set[Group]) -> None:
+        for value in node.inputs:
+            self.readers.setdefault(value, set()).update(groups)
+
+    def _read_contraction(self, node: Node) -> None:
+        """Its left operand must lie in memory; its right one is packed, by a group if need be."""
+        left, right = node.inputs
+        self._force_behind_views(left)
+        if right in self.graph.constants:
+            return
+        if not self.fuse:
+            self.forced.add(right)
+            return
+        pack = self.packs[node] = Group(None, packs=node)
+        self.readers.setdefault(right, set()).add(pack)
+
+    def _force_behind_views(self, value: Value) -> None:
+        if not self.fuse or not is_affine_operand(value, self.producers, self.graph.constants):
+            self.forced.add(value)
+            return
+        while (node := self.producers.get(value)) is not None and kind_of(node) == "view":
+            value = node.inputs[0]
+        self.forced.add(value)
+
+    def _may_join(self, group: Group, node: Node, kind: Kind) -> bool:
+        if not self.fuse or len(group.nodes) >= MAXIMUM_NODES:
+            return False
+        operands = {value for member in group.nodes for value in member.inputs}
+        if len(operands) + len(node.inputs) > MAXIMUM_OPERANDS:
+            return False
+        match kind:
+            case "pointwise":
+                return self._may_join_pointwise(group, node)
+            case "reduction":
+                return self._may_join_reduction(group, node)
+            case "heavy":
+                return (
+                    not (group.heavy or group.reductions)
+                    and group.packs is None
+                    and product(group.shape) == node.output.type.numel
+                )
+            case "contraction":
+                return self._may_anchor(group, node)
+            case _:
+                return True
+
+    def _may_join_pointwise(self, group: Group, node: Node) -> bool:
+        numel = node.output.type.numel
+        if numel == product(group.shape):
+            return True
+        if group.anchor is not None or group.heavy:
+            return False
+        if group.reductions:
+            reduction = group.reductions[0]
+            return numel in (reduction.output.type.numel, reduction.inputs[0].type.numel)
+        return node.operator.name not in COSTLY and group.packs is None
+
+    def _may_join_reduction(self, group: Group, node: Node) -> bool:
+        if group.anchor is not None or group.heavy or group.packs is not None:
+            return False
+        outer, whole = node.output.type, node.inputs[0].type
+        numel = product(group.shape)
+        if not group.reductions and numel == outer.numel:
+            return True
+        if not is_row_reduction(node):
+            return False
+        if group.reductions:
+            other = group.reductions[0]
+            return (
+                is_row_reduction(other)
+                and other.inputs[0].type.numel == whole.numel
+                and other.output.type.numel == outer.numel
+                and numel in (outer.numel, whole.numel)
+            )
+        return numel == whole.numel and same_leading(group.shape, outer.shape)
+
+    def _may_anchor(self, group: Group, node: Node) -> bool:
+        if group.anchor is not None or group.reductions or group.heavy or group.packs is not None:
+            return False
+        if group.shape != node.output.type.shape:
+            return False
+        members = set(group.nodes)
+        waiting, seen = [node.output], set()
+        while waiting:
+            value = waiting.pop()
+            for user in self.users.get(value, []):
+                if user not in members or user in seen:
+                    continue
+                seen.add(user)
+                if kind_of(user) != "pointwise" or user.output.type.shape != group.shape:
+                    return False
+                if user.operator.name in NOT_SAME_INDEX:
+                    return False
+                waiting.append(user.output)
+        return True
+
+
+NOT_SAME_INDEX = frozenset(
+    {"concat", "pad", "resize", "gather", "gather_elements", "gather_nd", "one_hot", "grid_sample", "roi_align"}
+)  # fmt: skip
+"""Operators with an element rule that read their inputs at other indices than their own."""
+
+
+def is_row_reduction(node: Node) -> bool:
+    """Whether a reduction runs over trailing axes (axes of size 1 aside)."""
+    shape = node.inputs[0].type.shape
+    axes = {axis for axis in node.attributes["axes"] if shape[axis] != 1}
+    kept = [axis for axis in range(len(shape)) if axis not in axes and shape[axis] != 1]
+    return not kept or not axes or max(kept) < min(axes)
+
+
+def same_leading(shape: tuple[Size, ...], outer: tuple[Size, ...]) -> bool:
+    """Whether `shape` starts with `outer`, axes of size 1 aside."""
+    long = [size for size in shape if size != 1]
+    short = [size for size in outer if size != 1]
+    return long[: len(short)] == short

@@ -1,0 +1,1 @@
+"""The ways in: ONNX files, Python model definitions and the command line."""

@@ -1,0 +1,92 @@
+"""Gets a `ModelProto` out of whatever the user has: a path, bytes, or the proto itself."""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError
+
+from bessemer.compiler.errors import CompileError
+from bessemer.frontends.onnx_reader import limits
+
+Source = str | Path | bytes | onnx.ModelProto
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A parsed model. `folder` is where external data may lie; None when the model has no path.
+
+    `label` names the model in messages.
+    """
+
+    proto: onnx.ModelProto
+    folder: Path | None
+    label: str
+
+
+def load_model(source: Source) -> LoadedModel:
+    """Parses a model; raises CompileError for a file that is missing, too large or not ONNX."""
+    match source:
+        case onnx.ModelProto():
+            loaded = LoadedModel(source, None, source.graph.name or "model")
+        case bytes():
+            loaded = LoadedModel(_parse(source, "the model's bytes"), None, "the model's bytes")
+        case _:
+            path = Path(source)
+            proto = _parse(_read_file(path), str(path))
+            loaded = LoadedModel(proto, path.resolve().parent, str(path))
+    _check_model(loaded)
+    return loaded
+
+
+def _read_file(path: Path) -> bytes:
+    if "\0" in str(path):
+        raise CompileError(f"{str(path)!r} is no file name: it contains a NUL character")
+    try:
+        # Without O_NONBLOCK, opening a named pipe would wait for a writer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
+    except OSError as error:
+        raise CompileError(f"{path}: cannot be read: {error.strerror}") from None
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise CompileError(f"{path}: not a regular file; give the path of an .onnx file")
+        if status.st_size > limits.FILE_BYTES:
+            raise CompileError(
+                f"{path}: {status.st_size} bytes are more than a protobuf file can hold (2 GiB);"
+                " keep the weights in external data"
+            )
+        return file.read()
+
+
+def _parse(data: bytes, label: str) -> onnx.ModelProto:
+    if not data:
+        raise CompileError(f"{label}: empty, so not an ONNX model")
+    if len(data) > limits.FILE_BYTES:
+        raise CompileError(f"{label}: over 2 GiB; keep the weights in external data")
+    try:
+        return onnx.ModelProto.FromString(data)
+    except DecodeError as error:
+        raise CompileError(
+            f"{label}: not an ONNX model, or a damaged one ({error}); export or download it again"
+        ) from None
+
+
+def _check_model(loaded: LoadedModel) -> None:
+    proto = loaded.proto
+    if not proto.HasField("graph"):
+        raise CompileError(f"{loaded.label}: has no graph, so it is not an ONNX model")
+    if not proto.opset_import:
+        raise CompileError(
+            f"{loaded.label}: names no operator set (opset_import), so the meaning of its"
+            " operators is not known; export it again"
+        )
+    if proto.training_info:
+        raise CompileError(
+            f"{loaded.label}: carries training_info, which is not supported;"
+            " export the inference graph"
+        )

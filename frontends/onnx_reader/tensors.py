@@ -1,0 +1,124 @@
+"""ONNX tensors as NumPy arrays, and ONNX element types as ours.
+
+A tensor says its size three times: by its shape, by its type, and by its bytes. They must agree.
+"""
+
+from __future__ import annotations
+
+import math
+
+import ml_dtypes
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+from bessemer.compiler.errors import CompileError, UnsupportedError
+from bessemer.compiler.ir import types
+from bessemer.compiler.ir.types import Array, DType
+from bessemer.frontends.onnx_reader import limits
+from bessemer.frontends.onnx_reader.external import ExternalFiles
+
+DTYPE_OF: dict[int, DType] = {
+    TensorProto.FLOAT: types.f32,
+    TensorProto.DOUBLE: types.f64,
+    TensorProto.FLOAT16: types.f16,
+    TensorProto.BFLOAT16: types.bf16,
+    TensorProto.INT8: types.i8,
+    TensorProto.INT16: types.i16,
+    TensorProto.INT32: types.i32,
+    TensorProto.INT64: types.i64,
+    TensorProto.UINT8: types.u8,
+    TensorProto.UINT16: types.u16,
+    TensorProto.UINT32: types.u32,
+    TensorProto.UINT64: types.u64,
+    TensorProto.BOOL: types.boolean,
+}
+CODE_OF: dict[DType, int] = {dtype: code for code, dtype in DTYPE_OF.items()}
+
+_FIELDS: dict[int, str] = {
+    TensorProto.FLOAT: "float_data",
+    TensorProto.DOUBLE: "double_data",
+    TensorProto.INT64: "int64_data",
+    TensorProto.UINT32: "uint64_data",
+    TensorProto.UINT64: "uint64_data",
+}
+"""The field that holds a type's elements when they are not raw; int32_data for the others."""
+_ALL_FIELDS = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data")
+
+
+def dtype_of_code(code: int, where: str) -> DType:
+    """Our element type for ONNX's; raises for those that we do not have."""
+    found = DTYPE_OF.get(code)
+    if found is not None:
+        return found
+    if code not in TensorProto.DataType.values():
+        raise CompileError(f"{where}: has the element type {code}, which does not exist")
+    name = TensorProto.DataType.Name(code)
+    if name == "UNDEFINED":
+        raise CompileError(f"{where}: has no element type")
+    raise UnsupportedError(
+        f"{where}: has the element type {name}, which is not supported", [f"{where}: {name}"]
+    )
+
+
+def array_of(tensor: onnx.TensorProto, files: ExternalFiles, where: str) -> Array:
+    """The tensor's elements, read-only; raises CompileError where type, shape and bytes disagree."""
+    dtype = dtype_of_code(tensor.data_type, where)
+    shape = _shape(tensor, dtype, where)
+    count = math.prod(shape)
+    if tensor.HasField("segment"):
+        raise CompileError(f"{where}: is stored in segments, which is not supported")
+    typed = [name for name in _ALL_FIELDS if len(getattr(tensor, name))]
+    if tensor.data_location == TensorProto.EXTERNAL:
+        raw = files.read(tensor, where, count * dtype.bytes)
+        result: Array = raw.view(_little(dtype)) if count else np.zeros(0, dtype.numpy)
+    elif tensor.HasField("raw_data"):
+        if typed:
+            raise CompileError(f"{where}: has its elements twice, in raw_data and in {typed[0]}")
+        result = _from_raw(tensor.raw_data, dtype, count, where)
+    else:
+        result = _from_field(tensor, dtype, typed, count, where)
+    result = result.reshape(shape)
+    result.flags.writeable = False
+    return result
+
+
+def _shape(tensor: onnx.TensorProto, dtype: DType, where: str) -> tuple[int, ...]:
+    shape = tuple(tensor.dims)
+    if len(shape) > limits.RANK:
+        raise CompileError(f"{where}: has {len(shape)} dimensions, more than {limits.RANK}")
+    for size in shape:
+        if size < 0:
+            raise CompileError(f"{where}: has the dimension {size}; its shape is {list(shape)}")
+    # A product of zeros and absurd numbers is as suspicious as the absurd numbers.
+    if math.prod(max(size, 1) for size in shape) * dtype.bytes > limits.TENSOR_BYTES:
+        raise CompileError(f"{where}: has the absurd shape {list(shape)}")
+    return shape
+
+
+def _little(dtype: DType) -> np.dtype[np.generic]:
+    return dtype.numpy.newbyteorder("<") if dtype.numpy.kind in "iufb" else dtype.numpy
+
+
+def _from_raw(raw: bytes, dtype: DType, count: int, where: str) -> Array:
+    if len(raw) != count * dtype.bytes:
+        raise CompileError(
+            f"{where}: has {len(raw)} bytes of raw_data, its type and shape need"
+            f" {count * dtype.bytes}"
+        )
+    return np.frombuffer(raw, dtype=_little(dtype))
+
+
+def _from_field(
+    tensor: onnx.TensorProto, dtype: DType, typed: list[str], count: int, where: str
+) -> Array:
+    field = _FIELDS.get(tensor.data_type, "int32_data")
+    if any(name != field for name in typed):
+        raise CompileError(f"{where}: has its elements in {typed[0]}, for its type {field} is right")
+    stored = np.array(getattr(tensor, field))
+    if len(stored) != count:
+        raise CompileError(f"{where}: has {len(stored)} elements, its shape needs {count}")
+    if dtype in (types.f16, types.bf16):
+        halves = stored.astype(np.uint16)
+        return halves.view(np.float16 if dtype is types.f16 else ml_dtypes.bfloat16)
+    return stored.astype(dtype.numpy)

@@ -1,0 +1,1 @@
+"""Networks written with the builder, ready to compile."""

@@ -1,0 +1,1 @@
+"""Loads and runs compiled models; needs only the standard library and NumPy."""

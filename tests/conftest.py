@@ -1,0 +1,61 @@
+"""What all tests share: reproducible randomness, a fresh compile cache, the models' folders."""
+
+import os
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# A failure on one machine is a failure on all; a shared machine's pauses are not failures.
+settings.register_profile("bessemer", derandomize=True, deadline=None)
+settings.load_profile("bessemer")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--models", type=Path, help="folder of the exported benchmark networks")
+    parser.addoption("--corpus", type=Path, help="folder of the corpus of real models")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def fresh_compile_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """An empty cache for this run: what an earlier version compiled must not pass today's tests."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(os.environ, "BESSEMER_CACHE_DIR", str(folder))
+        yield folder
+
+
+@pytest.fixture
+def root() -> Path:
+    """The repository's root folder."""
+    return ROOT
+
+
+@pytest.fixture
+def rng(request: pytest.FixtureRequest) -> np.random.Generator:
+    """Random numbers that depend on the test's name only, not on the order of the tests."""
+    return np.random.default_rng(zlib.crc32(request.node.nodeid.encode()))
+
+
+@pytest.fixture
+def models_folder(request: pytest.FixtureRequest) -> Path:
+    return _folder(request, "--models")
+
+
+@pytest.fixture
+def corpus_folder(request: pytest.FixtureRequest) -> Path:
+    return _folder(request, "--corpus")
+
+
+def _folder(request: pytest.FixtureRequest, option: str) -> Path:
+    folder: Path | None = request.config.getoption(option)
+    if folder is None:
+        pytest.skip(f"needs {option} FOLDER")
+    if not folder.is_dir():
+        pytest.fail(f"{option} {folder}: no such folder")
+    return folder
