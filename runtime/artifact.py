@@ -123,15 +123,14 @@ class Signature:
 
 
 def _from_fields(fields: dict[str, Any]) -> Signature:
-    arrays = {
-        key: tuple(
+    for key in ("inputs", "outputs"):
+        fields[key] = tuple(
             ArrayInfo(item["name"], item["dtype"], tuple(item["shape"]), item["data_dependent"])
-            for item in fields.pop(key)
+            for item in fields[key]
         )
-        for key in ("inputs", "outputs")
-    }
-    tuples = {key: tuple(fields.pop(key)) for key in ("symbols", "cpu_features")}
-    return Signature(**arrays, **tuples, **fields)
+    for key in ("symbols", "cpu_features"):
+        fields[key] = tuple(fields[key])
+    return Signature(**fields)
 
 
 def check_signature(signature: Signature) -> None:

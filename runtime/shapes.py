@@ -72,16 +72,16 @@ def _build(node: ast.expr) -> Expression:
             return lambda symbols: -inner(symbols)
         case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
             return _binary(_OPERATORS[type(op)], _build(left), _build(right))
-        case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in _FUNCTIONS and args:
+        case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if (
+            name in _FUNCTIONS and args
+        ):
             function, parts = _FUNCTIONS[name], [_build(part) for part in args]
             return lambda symbols: function([part(symbols) for part in parts])
         case _:
             raise ValueError(f"{ast.unparse(node)!r} may not stand in a shape expression")
 
 
-def _binary(
-    function: Callable[[int, int], int], left: Expression, right: Expression
-) -> Expression:
+def _binary(function: Callable[[int, int], int], left: Expression, right: Expression) -> Expression:
     def apply(symbols: Mapping[str, int]) -> int:
         try:
             return function(left(symbols), right(symbols))

@@ -16,12 +16,32 @@ class Layout:
         """The type as LLVM IR; it is called %bessemer.NAME."""
         return f"%bessemer.{self.name} = type {{ {', '.join(kind for _, kind in self.fields)} }}"
 
+    def bytes(self) -> int:
+        """The struct's size, all fields in their natural alignment and 8 bytes for the whole."""
+        end = 0
+        for _, kind in self.fields:
+            size, alignment = _sizes(kind)
+            end = -(-end // alignment) * alignment + size
+        return -(-end // 8) * 8
+
     def places(self) -> dict[str, str]:
         """NAME_FIELD -> the getelementptr indices of that field, for text templates."""
         return {
             f"{self.name}_{field}": f"i32 0, i32 {index}"
             for index, (field, _) in enumerate(self.fields)
         }
+
+
+def _sizes(kind: str) -> tuple[int, int]:
+    """(size, alignment) in bytes of a field's type."""
+    if kind.startswith("["):
+        count, element = kind.strip("[]").split(" x ")
+        size, alignment = _sizes(element)
+        return int(count) * size, alignment
+    if kind == "%bessemer.options":
+        return OPTIONS.bytes(), 8
+    size = {"i8": 1, "i32": 4, "i64": 8, "ptr": 8}[kind]
+    return size, size
 
 
 # The C header declares the same struct (header.py); a null pointer or 0 means the default.
@@ -75,7 +95,7 @@ JOB = Layout(
 # pthread_mutex_t and pthread_cond_t take at most 48 bytes on glibc and musl, x86-64 and AArch64.
 _PTHREAD = "[8 x i64]"
 
-# `remaining` and `waiting` have their own cache line: the workers write the one, all read the other.
+# `remaining` and `waiting` have their own cache line: workers write the one, all read the other.
 POOL = Layout(
     "pool",
     (
@@ -92,7 +112,7 @@ POOL = Layout(
     ),
 )
 
-# What one worker waits on; 256 bytes, so that two workers never share a cache line.
+# What one worker waits on: 256 bytes, as the pool has, so that no two workers share a cache line.
 SLOT = Layout(
     "slot",
     (
@@ -108,6 +128,5 @@ SLOT = Layout(
         ("apart", "[64 x i8]"),
     ),
 )
-POOL_BYTES, SLOT_BYTES = 256, 256
 
 LAYOUTS = (OPTIONS, CONTEXT, JOB, POOL, SLOT)

@@ -143,14 +143,20 @@ def expm1(x: Term) -> Term:
     """2 (s q + (s - 1/2)), one rounding: s - 1/2 is exact, and zero where x is small."""
     form = FORMATS[x.kind]
     s, q = scale_and_rest(at_least(at_most(x, form.log_largest + 0.3), -form.saturation), 1)
-    return with_sign_of(2.0 * fma(s, q, s - 0.5), x)
+    # Halving a small x could leave the normal numbers, and would lose the sign of zero.
+    small = abs(x) < 2.0 ** (-form.mantissa - 2)
+    return select(small, x, 2.0 * fma(s, q, s - 0.5))
 
 
 def sigmoid(x: Term) -> Term:
-    """1 / (1 + exp(-x)); the denominator is rounded once, so both tails keep their accuracy."""
+    """1 / (1 + s + s q), corrected by what the denominator's two sums lost."""
     form = FORMATS[x.kind]
     s, q = scale_and_rest(-at_most(at_least(x, form.log_smallest), -form.log_smallest))
-    return select(x < form.log_smallest, 0.0, 1.0 / fma(s, q, 1.0 + s))
+    whole = 1.0 + s
+    denominator = fma(s, q, whole)
+    lost = fma(s, q, whole - denominator) + (1.0 - (whole - s))
+    y = 1.0 / denominator
+    return select(x < form.log_smallest, 0.0, fma(y * lost, -y, y))
 
 
 def tanh(x: Term) -> Term:

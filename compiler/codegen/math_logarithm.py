@@ -39,7 +39,7 @@ _LOG_F64 = (0.6666666666666734, 0.3999999999941654, 0.2857142874206573, 0.222221
 
 
 def exponent_and_fraction(u: Term) -> tuple[Term, Term, Term]:
-    """(k, m, bits of 2^-k) of a positive normal u = 2^k m, sqrt(1/2) <= m < sqrt(2)."""
+    """(k, m, bits of 2^(1 - k)) of a positive normal u = 2^k m, sqrt(1/2) <= m < sqrt(2)."""
     form = FORMATS[u.kind]
     one, low = form.bias << form.mantissa, (1 << form.mantissa) - 1
     shifted = u.bits() + (one - _SQRT_HALF_BITS[u.kind])
@@ -49,7 +49,7 @@ def exponent_and_fraction(u: Term) -> tuple[Term, Term, Term]:
     # that 64-bit integers lack on AVX2.
     power = 2.0**form.mantissa
     exponent = (biased | ((form.bias + form.mantissa) << form.mantissa)).as_float()
-    inverse = (biased.constant(2 * form.bias) - biased) << form.mantissa
+    inverse = (biased.constant(2 * form.bias + 1) - biased) << form.mantissa
     return exponent - (power + form.bias), fraction, inverse
 
 
@@ -68,7 +68,7 @@ def _log_of_parts(k: Term, f: Term) -> Term:
 def _log_of_words(high: Term, low: Term, more: Term | float = 0.0) -> Term:
     """log(high + low) + more * ln 2, for positive normal high; garbage for anything else."""
     k, m, inverse = exponent_and_fraction(high)
-    return _log_of_parts(k + more, (m - 1.0) + low * inverse.as_float())
+    return _log_of_parts(k + more, fma(low * inverse.as_float(), 0.5, m - 1.0))
 
 
 def log(x: Term) -> Term:
@@ -117,7 +117,7 @@ def _root_of_words(high: Term, low: Term) -> tuple[Term, Term]:
 
 
 def _unless_huge(size: Term, high: Term, low: Term) -> Term:
-    """log(high + low); where size^2 is so large that 1 does not count (and may overflow) log(2 size)."""
+    """log(high + low), but log(2 size) where size^2 hides the 1 beside it and may overflow."""
     huge = size > 2.0 ** (FORMATS[size.kind].mantissa // 2 + 3)
     one_more = select(huge, size.constant(1.0), 0.0)
     y = _log_of_words(select(huge, size, high), select(huge, 0.0, low), one_more)

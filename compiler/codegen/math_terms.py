@@ -76,7 +76,8 @@ class Term:
     """A value of the function being written, or a constant repeated in all lanes.
 
     `kind` is f16, f32, f64, i1, i16, i32 or i64. Comparisons give i1 and are false for NaN.
-    `>>` is the logical shift. Python numbers stand for constants of the other operand's kind.
+    `>>` is the logical shift; integers compare as signed numbers. Python numbers stand for
+    constants of the other operand's kind.
     """
 
     writer: Writer
@@ -143,7 +144,10 @@ class Term:
 
     def _compare(self, predicate: str, other: Term | float) -> Term:
         right = self.constant(other) if isinstance(other, int | float) else other
-        instruction = f"fcmp o{predicate}" if self.kind in _BITS else f"icmp {predicate}"
+        if self.kind in _BITS:
+            instruction = f"fcmp o{predicate}"
+        else:
+            instruction = "icmp eq" if predicate == "eq" else f"icmp s{predicate}"
         return self.writer.emit("i1", f"{instruction} {self.typed}, {right.text}")
 
     def __lt__(self, other: Term | float) -> Term:
@@ -239,12 +243,17 @@ def with_sign_of(magnitude: Term, sign: Term) -> Term:
 def polynomial(x: Term, coefficients: Sequence[float]) -> Term:
     """c0 + c1 x + c2 x^2 + ...
 
-    Short ones by Horner's rule; longer ones split into even and odd powers, two chains of half
-    the latency for one more multiplication.
+    Long ones are split into even and odd powers, two chains of half the latency for one more
+    multiplication.
     """
-    if len(coefficients) > 6:
-        square = x * x
-        return fma(x, polynomial(square, coefficients[1::2]), polynomial(square, coefficients[::2]))
+    if len(coefficients) <= 6:
+        return horner(x, coefficients)
+    square = x * x
+    return fma(x, polynomial(square, coefficients[1::2]), polynomial(square, coefficients[::2]))
+
+
+def horner(x: Term, coefficients: Sequence[float]) -> Term:
+    """The same in one chain: more accurate where |x| is near 1 and the signs alternate."""
     total: Term | float = coefficients[-1]
     for coefficient in reversed(coefficients[:-1]):
         total = fma(x, total, coefficient)

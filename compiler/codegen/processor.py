@@ -74,7 +74,7 @@ define internal void @bessemer_restore_denormals(i64 %mode) $baseline {
 }
 """
 
-# 0x1000000 is FZ: flushes inputs and results of float32 and float64, rounds to nearest, traps nothing.
+# 0x1000000 is FZ: flushes inputs and results of float32 and float64, rounds to nearest, no traps.
 _AARCH64_DENORMALS = """
 declare i64 @llvm.aarch64.get.fpcr()
 declare void @llvm.aarch64.set.fpcr(i64)
@@ -92,22 +92,40 @@ define internal void @bessemer_restore_denormals(i64 %mode) $baseline {
 }
 """
 
+
+
+#   push rbx; mov r8, rdx; mov eax, edi; mov ecx, esi; cpuid;
+#   mov [r8], eax; mov [r8 + 4], ebx; mov [r8 + 8], ecx; mov [r8 + 12], edx; pop rbx; ret
+#   xor ecx, ecx; xgetbv; ret
+_CPUID_CODE = "53 4989D0 89F8 89F1 0FA2 418900 41895804 41894808 4189500C 5B C3"
+_XGETBV_CODE = "31C9 0F01D0 C3"
+
 _CPUID = """
-define internal { i32, i32, i32, i32 } @bessemer_cpuid(i32 %leaf, i32 %subleaf) $baseline {
-  %r = call { i32, i32, i32, i32 } asm sideeffect "cpuid", "={ax},={bx},={cx},={dx},0,2,~{dirflag},~{fpsr},~{flags}"(i32 %leaf, i32 %subleaf)
-  ret { i32, i32, i32, i32 } %r
+define internal void @bessemer_cpuid_into(i32 %leaf, i32 %subleaf, ptr %out)
+  noinline optnone $baseline prologue [27 x i8] c"CPUID_CODE" {
+  ret void
+}
+
+define internal i32 @bessemer_xgetbv() noinline optnone $baseline prologue [6 x i8] c"XGETBV_CODE" {
+  ret i32 0
+}
+
+define internal i32 @bessemer_cpuid(i32 %leaf, i32 %subleaf, i64 %register) $baseline {
+  %all = alloca [4 x i32]
+  call void @bessemer_cpuid_into(i32 %leaf, i32 %subleaf, ptr %all)
+  %at = getelementptr [4 x i32], ptr %all, i64 0, i64 %register
+  %word = load i32, ptr %at
+  ret i32 %word
 }
 
 define internal i32 @bessemer_saved_state() $baseline {
 entry:
-  %r = call { i32, i32, i32, i32 } @bessemer_cpuid(i32 1, i32 0)
-  %c = extractvalue { i32, i32, i32, i32 } %r, 2
+  %c = call i32 @bessemer_cpuid(i32 1, i32 0, i64 2)
   %bit = and i32 %c, 134217728
   %has = icmp ne i32 %bit, 0
   br i1 %has, label %read, label %none
 read:
-  %x = call { i32, i32 } asm sideeffect "xgetbv", "={ax},={dx},{cx},~{dirflag},~{fpsr},~{flags}"(i32 0)
-  %low = extractvalue { i32, i32 } %x, 0
+  %low = call i32 @bessemer_xgetbv()
   ret i32 %low
 none:
   ret i32 0
@@ -161,7 +179,15 @@ def processor_text(triple: str, features: Iterable[str]) -> str:
     amx = "amx-tile" in wanted
     end = "yes:\n" + (_AMX_PERMISSION if amx else "  ret i1 true\n") + "no:\n  ret i1 false\n"
     declare = "declare i64 @syscall(i64, ...)\n" if amx else ""
-    return _X86_DENORMALS + _CPUID + declare + _fits(checks, end)
+    return _X86_DENORMALS + _cpuid_text() + declare + _fits(checks, end)
+
+
+def _cpuid_text() -> str:
+    def escaped(code: str) -> str:
+        return "".join(f"\\{byte:02X}" for byte in bytes.fromhex(code))
+
+    text = _CPUID.replace("XGETBV_CODE", escaped(_XGETBV_CODE))
+    return text.replace("CPUID_CODE", escaped(_CPUID_CODE))
 
 
 def _fits(checks: str, end: str) -> str:
@@ -176,23 +202,18 @@ def _x86_checks(features: list[str]) -> Iterable[str]:
         leaf, subleaf, register, bit, saved = X86_FEATURES[feature]
         masks[leaf, subleaf, register] = masks.get((leaf, subleaf, register), 0) | 1 << bit
         state |= saved
-    kind = "{ i32, i32, i32, i32 }"
-    tests = []
-    for leaf, subleaf, register in masks:
-        base = leaf & 0x80000000
-        tests.append((f"call {kind} @bessemer_cpuid(i32 {base}, i32 0)", "a", leaf, "uge"))
-        mask = masks[leaf, subleaf, register]
-        call = f"call {kind} @bessemer_cpuid(i32 {leaf}, i32 {subleaf})"
-        tests.append((call, register, mask, "eq"))
-    for number, (call, register, value, comparison) in enumerate(tests):
-        yield f"  %r{number} = {call}\n"
-        yield f"  %w{number} = extractvalue {kind} %r{number}, {'abcd'.index(register)}\n"
-        masked = f"%w{number}"
-        if comparison == "eq":
-            masked = f"%m{number}"
-            yield f"  {masked} = and i32 %w{number}, {value}\n"
-        yield f"  %t{number} = icmp {comparison} i32 {masked}, {value}\n"
-        yield f"  br i1 %t{number}, label %next{number}, label %no\nnext{number}:\n"
+    tests: list[tuple[int, int, str, int, str]] = []
+    for (leaf, subleaf, register), mask in masks.items():
+        tests.append((leaf & 0x80000000, 0, "a", leaf, "uge"))
+        tests.append((leaf, subleaf, register, mask, "eq"))
+    for number, (leaf, subleaf, register, value, comparison) in enumerate(tests):
+        place = "abcd".index(register)
+        mask = value if comparison == "eq" else 0xFFFFFFFF
+        call = f"call i32 @bessemer_cpuid(i32 {leaf}, i32 {subleaf}, i64 {place})"
+        yield f"  %word{number} = {call}\n"
+        yield f"  %masked{number} = and i32 %word{number}, {mask}\n"
+        yield f"  %test{number} = icmp {comparison} i32 %masked{number}, {value}\n"
+        yield f"  br i1 %test{number}, label %next{number}, label %no\nnext{number}:\n"
     yield "  %saved = call i32 @bessemer_saved_state()\n"
     yield f"  %there = and i32 %saved, {state}\n"
     yield f"  %all = icmp eq i32 %there, {state}\n"

@@ -4,10 +4,11 @@ Every worker has a slot of its own: a ticket that counts its jobs, and a conditi
 The caller writes job and index into the slots it needs, raises their tickets, wakes who sleeps,
 does chunk 0 itself and waits until `remaining` is 0. A worker that has finished looks at its ticket
 for up to `spin` microseconds before it sleeps; a worker that is not needed is not touched. The
-caller owns a slot until the worker has given `remaining` back, so nothing in it is written while read.
+caller owns a slot until the worker has counted `remaining` down, so nothing in it is written while
+it is read.
 
 Sleeping and waking follow Dekker's rule (each side writes its flag, then reads the other's, both
-sequentially consistent), so that no wake-up is lost and no lock is taken while both sides are awake.
+sequentially consistent): no wake-up is lost, and no lock is taken while both sides are awake.
 
 The pool starts at the first parallel call. A child of fork finds the pool of another process and
 forgets it; its next parallel call starts its own.
@@ -36,8 +37,8 @@ declare i64 @llvm.umin.i64(i64, i64)
 declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)
 """
 
-# One chunk of a job: [extent * index / chunks, ...), sizes differing by at most one. And the face that
-# the caller's own parallel_for gets, which may run on any thread.
+# One chunk of a job: a contiguous part, sizes differing by at most one. And the face of it that the
+# caller's own parallel_for gets, which may run on any thread.
 CHUNK = """
 define internal void @bessemer_chunk(ptr %job, i64 %index) $baseline {
   %kernel.at = getelementptr %bessemer.job, ptr %job, $job_kernel
@@ -246,7 +247,9 @@ done:
 """
 
 PARALLEL = """
-define internal void @bessemer_parallel(ptr %context, ptr %kernel, ptr %buffers, ptr %dims, i64 %extent, i64 %grain) $baseline {
+define internal void @bessemer_parallel(
+  ptr %context, ptr %kernel, ptr %buffers, ptr %dims, i64 %extent, i64 %grain
+) $baseline {
 entry:
   %job = alloca %bessemer.job
   %empty = icmp sle i64 %extent, 0
@@ -315,8 +318,8 @@ done:
 }
 """
 
-# Signals are blocked while the workers start, so that they inherit it: the program's signal handlers
-# keep running on the program's own threads. Where no thread can be started, the context goes on with one.
+# Signals are blocked while the workers start, so that they inherit it: the program's handlers
+# keep running on its own threads. Where no thread can be started, the context goes on with one.
 POOL_START = """
 define internal ptr @bessemer_pool(ptr %context) $baseline {
 entry:

@@ -175,6 +175,21 @@ def _add(left: Size, right: Size) -> Size:
     terms = dict(_terms(left))
     for monomial, coefficient in _terms(right).items():
         terms[monomial] = terms.get(monomial, 0) + coefficient
+    return _recombined(terms)
+
+
+def _recombined(terms: dict[Monomial, int]) -> Size:
+    """The sum of the terms, in which d * (x // d) + x % d has become x."""
+    for monomial, coefficient in terms.items():
+        for factor, power in monomial:
+            if coefficient and power == 1 and isinstance(factor, Mod):
+                weight = _normal({_cancel(monomial, ((factor, 1),)) or (): coefficient})
+                numerator, denominator = factor.numerator, factor.denominator
+                whole = weight * denominator * floordiv(numerator, denominator)
+                parts = _terms(whole)
+                if parts and all(terms.get(part) == count for part, count in parts.items()):
+                    rest = {m: c for m, c in terms.items() if m != monomial and m not in parts}
+                    return _add(_normal(rest), weight * numerator)
     return _normal(terms)
 
 

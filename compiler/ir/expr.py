@@ -537,25 +537,46 @@ def transform(
     return _Transformation(rule, values or {}).apply(node)
 
 
+def replace_outermost(
+    node: Expression, rule: Callable[[Expression], Expression | None]
+) -> Expression:
+    """The expression with the outermost nodes that `rule` replaces replaced; what is inside those
+    is the rule's own concern."""
+    return _Transformation(rule, {}, from_above=True).apply(node)
+
+
 class _Transformation:
-    """One bottom-up rebuilding, remembering what it did to shared nodes."""
+    """One rebuilding, remembering what it did to shared nodes."""
 
     _CHILDLESS: ClassVar = (Constant, Read, FragmentElement)
 
     def __init__(
-        self, rule: Callable[[Expression], Expression | None], values: Mapping[Atom, Size]
+        self,
+        rule: Callable[[Expression], Expression | None],
+        values: Mapping[Atom, Size],
+        from_above: bool = False,
     ) -> None:
         self._rule = rule
+        self._from_above = from_above
         self._values = values
         self._done: dict[Expression, Expression] = {}
 
     def apply(self, node: Expression) -> Expression:
         found = self._done.get(node)
         if found is None:
-            rebuilt = node if isinstance(node, self._CHILDLESS) else self._rebuild(node)
-            replaced = self._rule(rebuilt)
-            found = self._done[node] = rebuilt if replaced is None else replaced
+            found = self._done[node] = self._transformed(node)
         return found
+
+    def _transformed(self, node: Expression) -> Expression:
+        if self._from_above:
+            replaced = self._rule(node)
+            if replaced is not None:
+                return replaced
+        rebuilt = node if isinstance(node, self._CHILDLESS) else self._rebuild(node)
+        if self._from_above:
+            return rebuilt
+        replaced = self._rule(rebuilt)
+        return rebuilt if replaced is None else replaced
 
     def index(self, size: Size) -> Size:
         values = dict(self._values)

@@ -65,6 +65,8 @@ class _Run:
         else:
             attributes = {name: self.value_of(item) for name, item in node.attributes.items()}
             results = list(node.operator.compute(arrays, attributes))
+        # In a loop, a data-dependent size has a new value in every iteration.
+        self.symbols.pop(node.attributes.get("symbol", ""), None)
         if len(results) != len(node.outputs):
             raise InternalError(f"{_describe(node)} made {len(results)} outputs")
         for value, result in zip(node.outputs, results, strict=True):

@@ -32,8 +32,8 @@ class Launch:
 
 @dataclass(frozen=True, eq=False)
 class BindDims:
-    """Reads an i64 vector and gives dimension symbols its entries; fails where one is negative or
-    above `limit`. A symbol named "" is skipped."""
+    """Reads an i64 vector and gives dimension symbols its entries; the run fails where one is
+    negative. A symbol named "" is skipped."""
 
     value: Value
     symbols: tuple[str, ...]
@@ -68,8 +68,8 @@ class Branch:
 @dataclass(frozen=True, eq=False)
 class Repeat:
     """A loop: while `condition` holds (if given) and fewer than `trips` (an i64 scalar, if given)
-    iterations have run. `iteration` is an i64 scalar value set before each; the iterations made are
-    given to the symbol `count` at the end. `advance` copies each carried value for the next."""
+    iterations have run. `iteration` is an i64 scalar value set before each; the number of iterations
+    made is given to the symbol `count` at the end, if it has a name."""
 
     trips: Value | None
     condition: Value | None
@@ -87,8 +87,8 @@ class Program:
     """A whole model, ready for memory planning and code generation.
 
     `symbols`: input symbols first, then the data-dependent ones (`input_symbols` counts the first).
-    `weights`: the constants in the weights blob. `copied_outputs`: outputs that are an input or a
-    constant themselves.
+    `weights`: the constants in the weights blob. `capacities`: the largest number of elements of
+    values whose shape is only known after they are computed.
     """
 
     name: str
@@ -99,7 +99,7 @@ class Program:
     input_symbols: int
     weights: Mapping[Value, Array]
     steps: Steps
-    options: Mapping[str, str] = field(default_factory=dict)
+    capacities: Mapping[Value, Size] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +108,9 @@ class MemoryPlan:
 
     `offsets` may hold symbols (evaluated in the run body); `size` is the workspace's size. All in
     bytes, multiples of 64. `lower_bound` is the largest sum of bytes alive at one step.
-    Values absent from `offsets` are inputs, outputs or weights, or alias one.
+    Values absent from `offsets` are inputs, outputs or weights. `aliases` maps values to those whose
+    bytes they share. The arena is a row of parts, each of one kind of size; `ends`
+    are where they end, in the order in which their symbols get values while the model runs.
     """
 
     offsets: Mapping[Value, Size]
@@ -116,3 +118,5 @@ class MemoryPlan:
     lower_bound: Size
     weight_offsets: Mapping[Value, int]
     weights_size: int
+    aliases: Mapping[Value, Value] = field(default_factory=dict)
+    ends: tuple[Size, ...] = ()

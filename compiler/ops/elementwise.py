@@ -20,11 +20,11 @@ from bessemer.compiler.ir.types import (
     Array,
     DType,
     TensorType,
+    bf16,
     boolean,
     dtype_of,
-    f32,
     f16,
-    bf16,
+    f32,
     f64,
     i8,
     i32,
@@ -142,6 +142,7 @@ def _binary_dtypes(name: str) -> tuple[DType, ...]:
 
 
 # Examples
+
 
 def _unary_examples(name: str) -> tuple[Example, ...]:
     dtypes = _unary_dtypes(name)
@@ -362,7 +363,9 @@ register(
         _leaky_relu_reference,
         _leaky_relu_element,
         gradient=None,
-        examples=tuple(Example(e.inputs, {"slope": 0.1}, e.tolerance) for e in float_examples())
-        + (Example((SPECIAL,), {"slope": -2.0}),),
+        examples=(
+            *(Example(e.inputs, {"slope": 0.1}, e.tolerance) for e in float_examples()),
+            Example((SPECIAL,), {"slope": -2.0}),
+        ),
     )
 )

@@ -10,7 +10,8 @@ from bessemer.compiler.ir.op import Example
 from bessemer.compiler.ir.types import Array, DType, bf16, f16, f32, f64
 
 SPECIAL = np.array(
-    [np.nan, np.inf, -np.inf, 0.0, -0.0, 1.0, -1.0, 0.5, -2.5, 1e-30, 88.0, -104.0, 1e30], np.float32
+    [np.nan, np.inf, -np.inf, 0.0, -0.0, 1.0, -1.0, 0.5, -2.5, 1e-30, 88.0, -104.0, 1e30],
+    np.float32,
 )
 
 
@@ -27,7 +28,7 @@ def integers(shape: tuple[int, ...], dtype: DType, low: int = -7, high: int = 9)
 
 
 def booleans(shape: tuple[int, ...], period: int = 3) -> Array:
-    return (np.arange(math.prod(shape)).reshape(shape) % period) == 1
+    return np.asarray(np.arange(math.prod(shape)).reshape(shape) % period == 1)
 
 
 def float_examples() -> tuple[Example, ...]:

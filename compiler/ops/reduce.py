@@ -15,7 +15,16 @@ from bessemer.compiler.ir import expr
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Size, atom, product
 from bessemer.compiler.ir.element import Operand, reduction_symbols
-from bessemer.compiler.ir.expr import Buffer, Expression, Index, convert, load, select, unary
+from bessemer.compiler.ir.expr import (
+    Buffer,
+    Constant,
+    Expression,
+    Index,
+    convert,
+    load,
+    select,
+    unary,
+)
 from bessemer.compiler.ir.op import Example, Operator, register
 from bessemer.compiler.ir.types import (
     FLOATS,
@@ -36,7 +45,7 @@ from bessemer.compiler.ir.types import (
 )
 from bessemer.compiler.ops.check import require, require_axis, require_dtype
 from bessemer.compiler.ops.example_arrays import SPECIAL, booleans, integers, ramp
-from bessemer.compiler.ops.precise import is_float, widened
+from bessemer.compiler.ops.precise import widened
 
 _NAMES = {"sum": "add", "prod": "mul", "max": "max", "min": "min", "any": "or", "all": "and"}
 """The operators reduce_... and the reduction that each is."""
@@ -84,9 +93,7 @@ def _element(name: str) -> Callable[..., Expression]:
         over = reduction_symbols([x.shape[axis] for axis in ordered])
         inner: dict[int, Size] = {axis: atom(s) for axis, s in zip(ordered, over)}
         kept = iter(index)
-        place = tuple(
-            inner[axis] if axis in inner else next(kept) for axis in range(len(x.shape))
-        )
+        place = tuple(inner[axis] if axis in inner else next(kept) for axis in range(len(x.shape)))
         value = convert(x[place], accumulator(x.dtype))
         return convert(expr.reduce(_NAMES[name], over, value), x.dtype)
 
@@ -115,7 +122,8 @@ def _examples(name: str) -> tuple[Example, ...]:
             Example((np.ones((2, 3), bool),), {"axes": (0,)}),
         )
     plain = tuple(Example((shape,), {"axes": axes}) for shape, axes in _AXES)
-    return plain + (
+    return (
+        *plain,
         Example((SPECIAL,), {"axes": (0,)}),
         Example((SPECIAL[3:],), {"axes": (0,)}),
         Example((ramp((3, 4), f64),), {"axes": (0,)}, 1e-12),
@@ -198,9 +206,11 @@ def _place_statements(name: str) -> Callable[..., None]:
         with builder.loop(product(out.shape), "parallel") as position:
             place = _unravel(position, out.shape)
             before, after = place[:axis], place[axis:]
-            empty = expr.less(extent, 1)
-            builder.fail_if(empty, f"{name} of an empty axis")
-            best = builder.define(load(x, (*before, 0, *after), ~empty))
+            filled = expr.less(0, extent)
+            known = isinstance(filled, Constant)
+            if not known:
+                builder.fail_if(~filled, f"{name} of an empty axis")
+            best = builder.define(load(x, (*before, 0, *after), None if known else filled))
             where = builder.define(expr.constant(0, i64))
             with builder.loop(extent - 1) as step:
                 candidate = builder.define(x[(*before, step + 1, *after)])
@@ -222,7 +232,9 @@ def _unravel(position: Size, shape: Sequence[Size]) -> tuple[Size, ...]:
 
 
 _TIES = np.array([[3, 1, 3, 1], [2, 2, 2, 2], [0, 5, 4, 5]], np.float32)
-_MISSING = np.array([[1, np.nan, 3, np.nan], [np.nan, 1, 2, 3], [-np.inf, np.inf, 0, 1]], np.float32)
+_MISSING = np.array(
+    [[1, np.nan, 3, np.nan], [np.nan, 1, 2, 3], [-np.inf, np.inf, 0, 1]], np.float32
+)
 
 
 def _place_examples() -> tuple[Example, ...]:

@@ -28,12 +28,17 @@ class Fusion:
         inlined: Mapping[Value, Node],
         constants: Mapping[Value, Array],
         given: Mapping[Value, Callable[[Index], Expression]] | None = None,
+        buffers: dict[Value, Buffer] | None = None,
     ) -> None:
         self._inlined = inlined
         self._constants = constants
         self._given = dict(given or {})
-        self.buffers: dict[Value, Buffer] = {}
+        self.buffers: dict[Value, Buffer] = {} if buffers is None else buffers
         self._known: dict[tuple[Value, Index], Expression] = {}
+
+    def given(self, given: Mapping[Value, Callable[[Index], Expression]]) -> Fusion:
+        """The same kernel with single values overridden; it adds to the same buffers."""
+        return Fusion(self._inlined, self._constants, given, self.buffers)
 
     def element(self, value: Value, index: Index) -> Expression:
         """The element of a value at an index."""
@@ -94,19 +99,24 @@ def as_index(symbols: tuple[Symbol, ...], shape: tuple[Size, ...]) -> Index:
     return tuple(0 if size == 1 else atom(s) for s, size in zip(symbols, shape, strict=True))
 
 
+def view_chain(value: Value, producers: Mapping[Value, Node]) -> dict[Value, Node]:
+    """The views between a value and the memory behind it."""
+    chain: dict[Value, Node] = {}
+    while (node := producers.get(value)) is not None and node.operator.is_view and node.inputs:
+        chain[value] = node
+        value = node.inputs[0]
+    return chain
+
+
 def is_affine_operand(
-    value: Value, producers: Mapping[Value, Node], constants: Mapping[Value, Array]
+    value: Value, producers: Mapping[Value, Node]
 ) -> bool:
     """Whether a value is memory seen through views that keep its index arithmetic linear."""
-    inlined: dict[Value, Node] = {}
-    base = value
-    while (node := producers.get(base)) is not None and node.operator.is_view:
-        if node.operator.name not in AFFINE_VIEWS:
-            return False
-        inlined[base] = node
-        base = node.inputs[0]
+    inlined = view_chain(value, producers)
     if not inlined:
         return True
+    if any(node.operator.name not in AFFINE_VIEWS for node in inlined.values()):
+        return False
     symbols = index_symbols(value.type.shape)
     element = Fusion(inlined, {}).element(value, as_index(symbols, value.type.shape))
     return isinstance(element, Load) and affine_strides(element, symbols) is not None

@@ -164,7 +164,7 @@ class _Former:
         self.readers.setdefault(right, set()).add(pack)
 
     def _force_behind_views(self, value: Value) -> None:
-        if not self.fuse or not is_affine_operand(value, self.producers, self.graph.constants):
+        if not self.fuse or not is_affine_operand(value, self.producers):
             self.forced.add(value)
             return
         while (node := self.producers.get(value)) is not None and kind_of(node) == "view":

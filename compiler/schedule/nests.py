@@ -14,9 +14,11 @@ not depend on the innermost index is computed before its loop.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir import dims, expr
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Atom, Size, Symbol, atom
@@ -24,22 +26,29 @@ from bessemer.compiler.ir.expr import (
     Buffer,
     Constant,
     Expression,
-    FragmentElement,
     IndexValue,
     Load,
     Read,
     Reduce,
 )
-from bessemer.compiler.ir.loops import Block
+from bessemer.compiler.ir.loops import Accumulate, Block, LoopKind
 from bessemer.compiler.ir.types import DType
 from bessemer.compiler.schedule.costs import operations
+from bessemer.compiler.schedule.dependence import Dependence, all_nodes
 
 Lanes = Callable[[DType], int]
+"""The vector width of the target for an element type."""
 
 PARALLEL_WORTH = 1 << 14
 """Elements below which a loop nest is not cut into a parallel loop."""
-UNROLLED_TAPS = 32
+UNROLLED_STEPS = 32
 """Reductions of at most this many steps inside a vector loop are unrolled."""
+BLOCKS = 16
+"""How many pieces a long single axis is cut into at least."""
+
+CANONICAL = "k"
+
+Values = dict[Atom, Size]
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,25 +114,21 @@ def _substituted(piece: Piece, values: dict[Atom, Size], symbols: tuple[Symbol, 
 
 def _name_reductions(piece: Piece) -> Piece:
     """Gives the symbols of reductions canonical names: equal nests become equal text."""
-    count = 0
+    names = itertools.count()
 
     def rule(node: Expression) -> Expression | None:
-        nonlocal count
-        if not isinstance(node, Reduce):
+        if not isinstance(node, Reduce) or all(s.name.startswith(CANONICAL) for s in node.over):
             return None
-        values: dict[Atom, Size] = {}
+        values: Values = {}
         over: list[Symbol] = []
         for symbol in node.over:
             if symbol.extent == 1:
                 values[symbol] = 0
                 continue
-            name = f"k{count}" if not symbol.name.startswith("k") else symbol.name
-            count += 1
-            fresh = Symbol(name, symbol.extent)
-            over.append(fresh)
-            values[symbol] = atom(fresh)
-        body = _merged_reduction(tuple(over), expr.substitute(node.body, values))
-        return expr.reduce(node.name, *body)
+            over.append(Symbol(f"{CANONICAL}{next(names)}", symbol.extent))
+            values[symbol] = atom(over[-1])
+        symbols, body = _merged_reduction(tuple(over), expr.substitute(node.body, values))
+        return expr.reduce(node.name, symbols, body)
 
     return replace(piece, value=expr.transform(piece.value, rule))
 
@@ -214,53 +219,6 @@ def _mergeable(outer: Symbol, inner: Symbol, offsets: Sequence[Size], others: se
     return True
 
 
-# Free symbols
-
-
-class _Freedom:
-    """Which symbols (and locals) an expression depends on, remembered by node."""
-
-    def __init__(self) -> None:
-        self._known: dict[Expression, frozenset[Atom]] = {}
-
-    def of(self, node: Expression) -> frozenset[Atom]:
-        found = self._known.get(node)
-        if found is None:
-            found = self._known[node] = self._compute(node)
-        return found
-
-    def of_size(self, size: Size) -> frozenset[Atom]:
-        found: set[Atom] = set()
-        for leaf in dims.atoms(size):
-            if isinstance(leaf, Expression):
-                found |= self.of(leaf)
-            else:
-                found.add(leaf)
-        return frozenset(found)
-
-    def _compute(self, node: Expression) -> frozenset[Atom]:
-        found: set[Atom] = set()
-        for child in expr.children(node):
-            found |= self.of(child)
-        match node:
-            case Load(_, _, indices, _):
-                for index in indices:
-                    found |= self.of_size(index)
-            case IndexValue(_, size):
-                found |= self.of_size(size)
-            case expr.Checked(_, _, extent):
-                found |= self.of_size(extent)
-            case Reduce(_, _, over, _):
-                for symbol in over:
-                    found |= self.of_size(symbol.extent or 0)
-                return frozenset(found - set(over))
-            case FragmentElement():
-                found.add(node)
-            case _:
-                pass
-        return frozenset(found)
-
-
 # Loops
 
 
@@ -270,53 +228,57 @@ class _Lowering:
         self.lanes = lanes
         self.vectorize = vectorize
         self.builder = KernelBuilder()
-        self.free = _Freedom()
+        self.dependence = Dependence()
+        self.bound = {
+            symbol
+            for node in all_nodes(piece.value)
+            if isinstance(node, Reduce)
+            for symbol in node.over
+        }
+        self.work = operations(piece.value)
 
     def lower(self) -> Nest:
         inner = self._inner_axis()
-        outer = tuple(s for s in self.piece.symbols if s is not inner)
-        work = operations(self.piece.value)
         if inner is None:
-            return self._over(outer, lambda values: self._scalar(values), work)
-        assert inner.extent is not None
-        if not outer:
-            return self._blocked(inner, work)
-        return self._over(outer, lambda values: self._row(inner, values), work * inner.extent)
+            return self._over(self.piece.symbols, self._scalar, self.work)
+        outer = tuple(s for s in self.piece.symbols if s is not inner)
+        if outer:
+            return self._over(outer, lambda v: self._row(inner, v), self.work * _extent(inner))
+        return self._blocked(inner)
 
     def _inner_axis(self) -> Symbol | None:
         """The axis to vectorize: the innermost, unless reductions run along memory instead."""
-        symbols = self.piece.symbols
-        if not symbols:
+        if not self.piece.symbols:
             return None
-        inner = symbols[-1]
-        reductions = [n for n in _all_nodes(self.piece.value) if isinstance(n, Reduce)]
-        dependent = [n for n in reductions if inner in self.free.of(n)]
-        if dependent and all(_runs_along_memory(n, inner) for n in dependent):
+        inner = self.piece.symbols[-1]
+        dependent = [
+            node
+            for node in all_nodes(self.piece.value)
+            if isinstance(node, Reduce) and inner in self.dependence.of(node)
+        ]
+        if dependent and all(_runs_along_memory(node, inner) for node in dependent):
             return None
         return inner
 
     def _over(
-        self, outer: tuple[Symbol, ...], body: Callable[[dict[Atom, Size]], None], work: Size
+        self, outer: tuple[Symbol, ...], body: Callable[[Values], None], work: Size
     ) -> Nest:
-        """A parallel loop over all outer axes at once, their indices taken from its own."""
-        total = dims.product(s.extent or 0 for s in outer)
-        if not outer or (isinstance(total * work, int) and total * work < PARALLEL_WORTH):
+        """A parallel loop over the first axes, their indices taken from its own; then serial ones."""
+        whole = dims.product(map(_extent, outer)) * work
+        if not outer or (isinstance(whole, int) and whole < PARALLEL_WORTH):
             self._serial(outer, {}, body)
-            return Nest(self.builder.block(), work)
-        if len(outer) == 1:
-            with self.builder.loop(total, "parallel") as index:
-                body({outer[0]: index})
-            return Nest(self.builder.block(), work)
-        with self.builder.loop(total, "parallel") as index:
-            values: dict[Atom, Size] = {}
+            return Nest(self.builder.block(), whole)
+        split = _parallel_axes(outer)
+        shared, serial = outer[:split], outer[split:]
+        with self.builder.loop(dims.product(map(_extent, shared)), "parallel") as index:
+            values: Values = {}
             rest: Size = index
-            for symbol in reversed(outer[1:]):
-                extent = symbol.extent or 0
-                values[symbol] = self._named(dims.mod(rest, extent))
-                rest = dims.floordiv(rest, extent)
-            values[outer[0]] = self._named(rest)
-            body(values)
-        return Nest(self.builder.block(), work)
+            for symbol in reversed(shared[1:]):
+                values[symbol] = self._named(dims.mod(rest, _extent(symbol)))
+                rest = self._named(dims.floordiv(rest, _extent(symbol)))
+            values[shared[0]] = rest
+            self._serial(serial, values, body)
+        return Nest(self.builder.block(), work * dims.product(map(_extent, serial)))
 
     def _named(self, size: Size) -> Size:
         """A local that holds index arithmetic, so that it is done once."""
@@ -325,82 +287,72 @@ class _Lowering:
         return self.builder.define(expr.index_value(size), "x").index
 
     def _serial(
-        self,
-        outer: tuple[Symbol, ...],
-        values: dict[Atom, Size],
-        body: Callable[[dict[Atom, Size]], None],
+        self, outer: tuple[Symbol, ...], values: Values, body: Callable[[Values], None]
     ) -> None:
         if not outer:
             body(values)
             return
-        with self.builder.loop(outer[0].extent or 0) as index:
+        with self.builder.loop(_extent(outer[0])) as index:
             self._serial(outer[1:], {**values, outer[0]: index}, body)
 
-    def _blocked(self, inner: Symbol, work: Size) -> Nest:
+    def _blocked(self, inner: Symbol) -> Nest:
         """One axis only: cut into blocks for the threads if it is long."""
-        extent = inner.extent or 0
-        value = self.piece.value
-        has_invariant = any(
-            isinstance(n, Reduce) and inner not in self.free.of(n) for n in _all_nodes(value)
+        extent = _extent(inner)
+        whole = extent * self.work
+        invariant = any(
+            isinstance(node, Reduce) and inner not in self.dependence.of(node)
+            for node in all_nodes(self.piece.value)
         )
-        short = isinstance(extent * work, int) and extent * work < 2 * PARALLEL_WORTH
-        if short or has_invariant or not self.vectorize:
+        short = isinstance(whole, int) and whole < 2 * PARALLEL_WORTH
+        if short or invariant or not self.vectorize:
             self._row(inner, {})
-            return Nest(self.builder.block(), work * extent)
-        block = 4096 if not isinstance(extent, int) else dims.round_up(dims.ceildiv(extent, 16), 256)
+            return Nest(self.builder.block(), whole)
+        block = 4096
+        if isinstance(extent, int):
+            block = min(block, -(-extent // (BLOCKS * 64)) * 64)
         with self.builder.loop(dims.ceildiv(extent, block), "parallel") as index:
-            length = dims.minimum(extent - index * block, block)
-            if isinstance(extent, int) and isinstance(block, int) and extent % block == 0:
+            length: Size = dims.minimum(extent - index * block, block)
+            if isinstance(extent, int) and extent % block == 0:
                 length = block
-            self._row(Symbol(inner.name, length), {inner: (index * block, length)})
-        return Nest(self.builder.block(), work * block)
+            self._row(inner, {}, index * block, length)
+        return Nest(self.builder.block(), self.work * block)
 
-    def _row(self, inner: Symbol, values: dict[Atom, Size] | dict[Atom, tuple[Size, Size]]) -> None:
+    def _row(
+        self, inner: Symbol, values: Values, start: Size = 0, length: Size | None = None
+    ) -> None:
         """The innermost loop, after everything that does not depend on its index."""
-        start: Size = 0
-        substitution: dict[Atom, Size] = {}
-        for key, value in values.items():
-            if isinstance(value, tuple):
-                start = value[0]
-                source = key
-            else:
-                substitution[key] = value
-                source = inner
-        source = next((k for k, v in values.items() if isinstance(v, tuple)), inner)
-        element = expr.substitute(self.piece.value, substitution)
-        offset = dims.substitute(self.piece.offset, substitution)
-        element = self._hoist_reductions(element, source)
-        element = self._hoist_invariants(element, source)
-        extent = inner.extent or 0
-        lanes = self._lane_count(element) if self.vectorize else 1
-        interleave = 1
-        kind = "vector" if lanes > 1 else "serial"
-        with self.builder.loop(extent, kind, lanes, interleave) as index:  # type: ignore[arg-type]
-            here: dict[Atom, Size] = {source: start + index}
-            value = expr.substitute(element, here)
-            value = self._spell_reductions(value)
+        element = expr.substitute(self.piece.value, values)
+        offset = dims.substitute(self.piece.offset, values)
+        element = self._hoist_reductions(element, inner)
+        element = self._hoist_invariants(element, inner)
+        lanes = self._lane_count(element, self.piece.target.dtype)
+        extent = _extent(inner) if length is None else length
+        with self.builder.loop(extent, "vector" if lanes > 1 else "serial", lanes) as index:
+            here: Values = {inner: start + index}
+            value = self._spell_reductions(expr.substitute(element, here))
             self.builder.store(self.piece.target, (dims.substitute(offset, here),), value)
 
-    def _scalar(self, values: dict[Atom, Size]) -> None:
+    def _scalar(self, values: Values) -> None:
         """One element an iteration: the reductions inside are the vector loops."""
         element = self._hoist_reductions(expr.substitute(self.piece.value, values), None)
-        self.builder.store(self.piece.target, (dims.substitute(self.piece.offset, values),), element)
-
-    def _lane_count(self, value: Expression) -> int:
-        return min(
-            (self.lanes(dtype) for dtype in _memory_types(value) | {self.piece.target.dtype}),
-            default=1,
+        self.builder.store(
+            self.piece.target, (dims.substitute(self.piece.offset, values),), element
         )
+
+    def _lane_count(self, value: Expression, dtype: DType) -> int:
+        """The narrowest width that any memory access of the loop asks for."""
+        if not self.vectorize:
+            return 1
+        types = {node.buffer.dtype for node in all_nodes(value) if isinstance(node, Load)}
+        return min(self.lanes(t) for t in types | {dtype})
 
     def _hoist_reductions(self, value: Expression, inner: Atom | None) -> Expression:
         """Computes the reductions that do not depend on the inner index, deepest first."""
 
         def rule(node: Expression) -> Expression | None:
-            if not isinstance(node, Reduce):
+            if not isinstance(node, Reduce) or self._is_inside_reduction(node):
                 return None
-            if inner is not None and inner in self.free.of(node):
-                return None
-            if any(isinstance(s, Symbol) and s.name.startswith("k") for s in self.free.of(node)):
+            if inner is not None and inner in self.dependence.of(node):
                 return None
             return self._reduction_loop(node)
 
@@ -413,23 +365,21 @@ class _Lowering:
         return accumulator.value
 
     def _reduction_axes(
-        self, node: Reduce, over: tuple[Symbol, ...], values: dict[Atom, Size], local: str
+        self, node: Reduce, over: tuple[Symbol, ...], values: Values, local: str
     ) -> None:
-        extent = over[0].extent or 0
+        extent = _extent(over[0])
         if len(over) > 1:
             with self.builder.loop(extent) as index:
                 self._reduction_axes(node, over[1:], {**values, over[0]: index}, local)
             return
-        body = expr.substitute(node.body, values)
-        body = self._hoist_invariants(body, over[0])
-        lanes = min((self.lanes(t) for t in _memory_types(body) | {node.dtype}), default=1)
-        vector = self.vectorize and lanes > 1 and _has_vector_form(node)
-        interleave = 4 if vector and _is_long(extent, lanes) else 1
+        body = self._hoist_invariants(expr.substitute(node.body, values), over[0])
+        lanes = self._lane_count(body, node.dtype)
+        long = not isinstance(extent, int) or extent >= 4 * lanes
         with self.builder.loop(
-            extent, "vector" if vector else "serial", lanes if vector else 1, interleave
+            extent, "vector" if lanes > 1 else "serial", lanes, 4 if lanes > 1 and long else 1
         ) as index:
             element = self._spell_reductions(expr.substitute(body, {over[0]: index}))
-            self.builder.append(_accumulate(local, node.name, element))
+            self.builder.append(Accumulate(local, node.name, element))
 
     def _spell_reductions(self, value: Expression) -> Expression:
         """Writes the reductions left in an expression as loops at this place."""
@@ -437,25 +387,23 @@ class _Lowering:
         def rule(node: Expression) -> Expression | None:
             return self._inner_reduction(node) if isinstance(node, Reduce) else None
 
-        # Not from below: a reduction's body is rewritten inside its own loops.
-        return _outermost(value, rule)
+        return expr.replace_outermost(value, rule)
 
     def _inner_reduction(self, node: Reduce) -> Expression:
         accumulator = self.builder.define(expr.neutral(node.name, node.dtype), "acc")
-        values: dict[Atom, Size] = {}
-        total = dims.product(s.extent or 0 for s in node.over)
-        unroll = isinstance(total, int) and total <= UNROLLED_TAPS
+        steps = dims.product(map(_extent, node.over))
+        unrolled = isinstance(steps, int) and steps <= UNROLLED_STEPS
 
-        def nest(over: tuple[Symbol, ...]) -> None:
+        def nest(over: tuple[Symbol, ...], values: Values) -> None:
             if not over:
                 element = self._spell_reductions(expr.substitute(node.body, values))
-                self.builder.append(_accumulate(accumulator.name, node.name, element))
+                self.builder.append(Accumulate(accumulator.name, node.name, element))
                 return
-            with self.builder.loop(over[0].extent or 0, "unroll" if unroll else "serial") as index:
-                values[over[0]] = index
-                nest(over[1:])
+            kind: LoopKind = "unroll" if unrolled else "serial"
+            with self.builder.loop(_extent(over[0]), kind) as index:
+                nest(over[1:], {**values, over[0]: index})
 
-        nest(node.over)
+        nest(node.over, {})
         return accumulator.value
 
     def _hoist_invariants(self, value: Expression, inner: Atom) -> Expression:
@@ -464,27 +412,45 @@ class _Lowering:
         def rule(node: Expression) -> Expression | None:
             if isinstance(node, (Constant, Read, IndexValue, Reduce)):
                 return None
-            if inner in self.free.of(node) or self._is_bound_inside(node):
+            if inner in self.dependence.of(node) or self._is_inside_reduction(node):
                 return None
             return self.builder.define(node, "u").value
 
-        return _outermost(value, rule)
+        return expr.replace_outermost(value, rule)
 
-    def _is_bound_inside(self, node: Expression) -> bool:
-        """Whether it depends on a reduction's index that is not running here."""
-        return any(isinstance(s, Symbol) and s.name.startswith("k") for s in self.free.of(node))
-
-
-def _accumulate(local: str, name: str, value: Expression) -> loops_Accumulate:
-    return loops_Accumulate(local, name, value)
+    def _is_inside_reduction(self, node: Expression) -> bool:
+        """Whether it depends on the index of a reduction that is not running here."""
+        return not self.bound.isdisjoint(self.dependence.of(node))
 
 
-def _all_nodes(value: Expression) -> list[Expression]:
-    seen: dict[Expression, None] = {}
-    waiting = [value]
-    while waiting:
-        node = waiting.pop()
-        if node not in seen:
-            seen[node] = None
-            waiting.extend(expr.children(node))
-    return list(seen)
+def _extent(symbol: Symbol) -> Size:
+    if symbol.extent is None:
+        raise InternalError(f"{symbol} is not a loop index")
+    return symbol.extent
+
+
+def _parallel_axes(outer: tuple[Symbol, ...]) -> int:
+    """How many of the first axes to share among threads: few, as taking an index apart costs."""
+    total: Size = 1
+    for count, symbol in enumerate(outer, 1):
+        total = total * _extent(symbol)
+        if total == 1:
+            continue
+        if isinstance(total, int) and total >= BLOCKS:
+            return count
+        if not isinstance(total, int) and count > 1:
+            return count
+    return len(outer)
+
+
+def _runs_along_memory(node: Reduce, inner: Symbol) -> bool:
+    """Whether a reduction reads neighbours as it runs, and its output's neighbours do not."""
+    last = node.over[-1]
+    along = False
+    for load in all_nodes(node.body):
+        if not isinstance(load, Load):
+            continue
+        if dims.coefficient_of(load.indices[0], inner) == 1:
+            return False
+        along = along or dims.coefficient_of(load.indices[0], last) == 1
+    return along

@@ -3,6 +3,13 @@
 The numbers are far above any network known, and far below what hurts.
 """
 
+from __future__ import annotations
+
+import math
+
+from bessemer.compiler.errors import CompileError
+from bessemer.compiler.ir.types import TensorType
+
 FILE_BYTES = (1 << 31) - 1  # protobuf's own limit
 NODES = 1_000_000
 NESTING = 32
@@ -10,3 +17,10 @@ NESTING = 32
 NAME_LENGTH = 4096
 RANK = 64
 TENSOR_BYTES = 1 << 46
+
+
+def check_size(type: TensorType, where: str) -> None:
+    """Raises CompileError for a tensor larger than any machine's memory."""
+    known = math.prod(max(size, 1) for size in type.shape if isinstance(size, int))
+    if known * type.dtype.bytes > TENSOR_BYTES or type.rank > RANK:
+        raise CompileError(f"{where}: has the absurd type {type}")

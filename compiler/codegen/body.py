@@ -1,0 +1,368 @@
+"""The run body: the function that carries out a program's steps, as LLVM IR text.
+
+    i32 PREFIX_body(ptr context, ptr inputs, ptr outputs, ptr dims, ptr weights, ptr workspace,
+                    i64 bytes)
+    i64 PREFIX_workspace(ptr dims)
+
+Every value's address is the workspace, the weights blob, an input or an output, plus a constant or
+an offset computed from the dims. Between two kernels there is nothing but the arguments' stores and
+the call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from bessemer.compiler.codegen.constants import c_string
+from bessemer.compiler.codegen.sizes import SizeWriter
+from bessemer.compiler.errors import InternalError
+from bessemer.compiler.ir import dims
+from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.graph import Value
+from bessemer.compiler.ir.loops import Kernel, SetDim, walk
+from bessemer.compiler.ir.program import (
+    Alias,
+    BindDims,
+    Branch,
+    Copy,
+    Launch,
+    MemoryPlan,
+    Program,
+    Repeat,
+    Step,
+)
+
+GRAIN = 1 << 15
+"""Scalar operations below which a share of a kernel is not worth a thread."""
+STATUS_WORKSPACE_TOO_SMALL = 3
+STATUS_INDEX_OUT_OF_RANGE = 6
+STATUS_SHAPE_MISMATCH = 7
+
+_PARAMETERS = (
+    "ptr %context, ptr %inputs, ptr %outputs, ptr %dims, ptr %weights, ptr %workspace, i64 %bytes"
+)
+
+
+def body_text(
+    program: Program,
+    plan: MemoryPlan,
+    prefix: str,
+    messages: Mapping[Kernel, Sequence[str]],
+    parallel: bool = True,
+) -> str:
+    """LLVM IR of the body and of the workspace function.
+
+    `messages` are what a kernel's checks say, in the order of their numbers; a kernel that has none
+    is not listed. Without `parallel` every kernel runs on the calling thread.
+    """
+    return _Body(program, plan, prefix, messages, parallel).text()
+
+
+class _Body:
+    def __init__(
+        self,
+        program: Program,
+        plan: MemoryPlan,
+        prefix: str,
+        messages: Mapping[Kernel, Sequence[str]],
+        parallel: bool,
+    ) -> None:
+        self.program = program
+        self.plan = plan
+        self.prefix = prefix
+        self.messages = messages
+        self.parallel = parallel
+        self.lines: list[str] = []
+        self.strings: dict[str, str] = {}
+        self.count = 0
+        self.places = {name: number for number, name in enumerate(program.symbols)}
+        self.sizes = SizeWriter(self.let, self._symbol)
+        self.unchecked: list[Size] = list(plan.ends)
+
+    def text(self) -> str:
+        self._enter()
+        self._steps(self.program.steps)
+        self._leave()
+        body = "\n".join(self.lines)
+        strings = "".join(c_string(name, text) for text, name in self.strings.items())
+        return (
+            f"{strings}define internal i32 @{self.prefix}_body({_PARAMETERS}) nounwind {{\n"
+            f"{body}\n}}\n{self._workspace_text()}"
+        )
+
+    def _workspace_text(self) -> str:
+        """The bytes that are known from the inputs' shapes."""
+        known = set(self.program.symbols[: self.program.input_symbols])
+        lines: list[str] = []
+
+        def let(text: str) -> str:
+            lines.append(f"  %w{len(lines)} = {text}")
+            return f"%w{len(lines) - 1}"
+
+        def symbol(name: str) -> str:
+            place = let(f"getelementptr i64, ptr %dims, i64 {self.places[name]}")
+            return let(f"load i64, ptr {place}")
+
+        writer = SizeWriter(let, symbol)
+        size = self.plan.size if dims.symbol_names(self.plan.size) <= known else 0
+        result = writer.value(size)
+        text = "\n".join(lines)
+        return (
+            f"define internal i64 @{self.prefix}_workspace(ptr %dims) nounwind {{\n{text}\n"
+            f"  ret i64 {result}\n}}\n"
+        )
+
+    # Writing
+
+    def let(self, text: str) -> str:
+        self.count += 1
+        self.lines.append(f"  %t{self.count} = {text}")
+        return f"%t{self.count}"
+
+    def put(self, text: str) -> None:
+        self.lines.append(f"  {text}")
+
+    def label(self, stem: str) -> str:
+        self.count += 1
+        return f"{stem}{self.count}"
+
+    def begin(self, label: str) -> None:
+        self.lines.append(f"{label}:")
+
+    def _string(self, text: str) -> str:
+        return self.strings.setdefault(text, f"{self.prefix}_text{len(self.strings)}")
+
+    def _symbol(self, name: str) -> str:
+        if name not in self.places:
+            raise InternalError(f"no dimension symbol {name}")
+        place = self.let(f"getelementptr i64, ptr %dims, i64 {self.places[name]}")
+        return self.let(f"load i64, ptr {place}")
+
+    def _fail_if(self, condition: str, status: int, message: str) -> None:
+        bad, good = self.label("bad"), self.label("good")
+        self.put(f"br i1 {condition}, label %{bad}, label %{good}")
+        self.begin(bad)
+        name = self._string(message)
+        self.put(f"call void @bessemer_fail(ptr %context, i32 {status}, ptr @{name})")
+        self.put(f"ret i32 {status}")
+        self.begin(good)
+
+    # Start and end
+
+    def _enter(self) -> None:
+        launches = list(_launches(self.program.steps))
+        width = max([len(s.values) for s in launches], default=0) + 1
+        depth = max([len(s.sizes) for s in launches], default=0) + 1
+        self.begin("entry")
+        self.put(f"%buffers = alloca [{width} x ptr], align 16")
+        self.put(f"%arguments = alloca [{depth} x i64], align 16")
+        self.put("%fault = alloca i32, align 4")
+        self.bound = set(self.program.symbols[: self.program.input_symbols])
+        self._check_workspace()
+
+    def _check_workspace(self) -> None:
+        """Checks the workspace up to the last part of the arena whose size is known by now."""
+        end: Size | None = None
+        while self.unchecked and dims.symbol_names(self.unchecked[0]) <= self.bound:
+            end = self.unchecked.pop(0)
+        if end is None:
+            return
+        size = self.sizes.value(end)
+        small = self.let(f"icmp ult i64 %bytes, {size}")
+        bad, good = self.label("small"), self.label("fits")
+        self.put(f"br i1 {small}, label %{bad}, label %{good}")
+        self.begin(bad)
+        self.put(f"call void @bessemer_need(ptr %context, i64 {size})")
+        self.put(f"ret i32 {STATUS_WORKSPACE_TOO_SMALL}")
+        self.begin(good)
+
+    def _leave(self) -> None:
+        for number, value in enumerate(self.program.outputs):
+            if (
+                self._root(value) in self.plan.offsets
+                or self._root(value) in self.plan.weight_offsets
+            ):
+                address = self._address(value)
+                place = self.let(f"getelementptr ptr, ptr %outputs, i64 {number}")
+                self.put(f"store ptr {address}, ptr {place}")
+        self.put("ret i32 0")
+
+    # Addresses
+
+    def _root(self, value: Value) -> Value:
+        while value in self.plan.aliases:
+            value = self.plan.aliases[value]
+        return value
+
+    def _address(self, value: Value) -> str:
+        value = self._root(value)
+        for array, values in (("inputs", self.program.inputs), ("outputs", self.program.outputs)):
+            if value in values and value not in self.plan.offsets:
+                place = self.let(f"getelementptr ptr, ptr %{array}, i64 {values.index(value)}")
+                return self.let(f"load ptr, ptr {place}")
+        if value in self.plan.weight_offsets:
+            offset: Size = self.plan.weight_offsets[value]
+            return self.let(f"getelementptr i8, ptr %weights, i64 {offset}")
+        if value not in self.plan.offsets:
+            raise InternalError(f"the memory plan has no place for a value of type {value.type}")
+        offset = self.sizes.value(self.plan.offsets[value])
+        return self.let(f"getelementptr i8, ptr %workspace, i64 {offset}")
+
+    # Steps
+
+    def _steps(self, steps: Sequence[Step]) -> None:
+        for step in steps:
+            match step:
+                case Launch():
+                    self._launch(step)
+                case BindDims():
+                    self._bind(step)
+                case Copy():
+                    self._copy(step)
+                case Alias():
+                    pass
+                case Branch():
+                    self._branch(step)
+                case Repeat():
+                    self._repeat(step)
+
+    def _launch(self, step: Launch) -> None:
+        kernel = step.kernel
+        checks = self.messages.get(kernel, ())
+        for number, value in enumerate(step.values):
+            address = self._address(value)
+            self._store_at("ptr", address, "%buffers", number)
+        if checks:
+            self._store_at("ptr", "%fault", "%buffers", len(step.values))
+            self.put("store i32 0, ptr %fault")
+        for number, size in enumerate(step.sizes):
+            self._store_at("i64", self.sizes.value(size), "%arguments", number)
+        values = dict(zip(kernel.symbols, step.sizes, strict=True))
+        extent = self.sizes.value(dims.rename(kernel.parallel_extent, values))
+        work = dims.rename(kernel.operations, values)
+        if self._is_serial(extent, work):
+            self.put(f"call void @{kernel.name}(ptr %buffers, ptr %arguments, i64 0, i64 {extent})")
+        else:
+            grain = self._grain(work)
+            self.put(
+                f"call void @bessemer_parallel(ptr %context, ptr @{kernel.name}, ptr %buffers, "
+                f"ptr %arguments, i64 {extent}, i64 {grain})"
+            )
+        if checks:
+            self._check_fault(step, checks)
+        self._read_back(step)
+
+    def _store_at(self, kind: str, value: str, array: str, number: int) -> None:
+        place = self.let(f"getelementptr {kind}, ptr {array}, i64 {number}")
+        self.put(f"store {kind} {value}, ptr {place}")
+
+    def _is_serial(self, extent: str, work: Size) -> bool:
+        if not self.parallel or extent == "1":
+            return True
+        return extent.isdigit() and isinstance(work, int) and int(extent) * work < 2 * GRAIN
+
+    def _grain(self, work: Size) -> str:
+        """The smallest share: as many iterations as make GRAIN operations."""
+        if isinstance(work, int):
+            return str(max(1, -(-GRAIN // max(1, work))))
+        operations = self.sizes.value(dims.maximum(work, 1))
+        whole = self.let(f"udiv i64 {GRAIN}, {operations}")
+        return self.let(f"add i64 {whole}, 1")
+
+    def _check_fault(self, step: Launch, checks: Sequence[str]) -> None:
+        fault = self.let("load i32, ptr %fault")
+        where = ", ".join(step.sources)
+        for number, message in enumerate(checks, 1):
+            hit = self.let(f"icmp eq i32 {fault}, {number}")
+            said = f"{where}: {message}" if where else message
+            self._fail_if(hit, STATUS_INDEX_OUT_OF_RANGE, said)
+
+    def _read_back(self, step: Launch) -> None:
+        """Dimension symbols that the kernel has set become the program's."""
+        names = {s.symbol for s in walk(step.kernel.body) if isinstance(s, SetDim)}
+        for number, name in enumerate(step.kernel.symbols):
+            if name in names:
+                place = self.let(f"getelementptr i64, ptr %arguments, i64 {number}")
+                value = self.let(f"load i64, ptr {place}")
+                self._set_symbol(name, value)
+        if names:
+            self._check_workspace()
+
+    def _set_symbol(self, name: str, value: str) -> None:
+        place = self.let(f"getelementptr i64, ptr %dims, i64 {self.places[name]}")
+        self.put(f"store i64 {value}, ptr {place}")
+        self.bound.add(name)
+
+    def _bind(self, step: BindDims) -> None:
+        source = self._address(step.value)
+        where = ", ".join(step.sources)
+        for number, name in enumerate(step.symbols):
+            if not name:
+                continue
+            place = self.let(f"getelementptr i64, ptr {source}, i64 {number}")
+            value = self.let(f"load i64, ptr {place}")
+            negative = self.let(f"icmp slt i64 {value}, 0")
+            self._fail_if(negative, STATUS_SHAPE_MISMATCH, f"{where}: a size is negative")
+            self._set_symbol(name, value)
+        self._check_workspace()
+
+    def _copy(self, step: Copy) -> None:
+        size = self.sizes.value(step.source.type.nbytes)
+        source, target = self._address(step.source), self._address(step.target)
+        if source != target:
+            self.put(
+                f"call void @llvm.memcpy.p0.p0.i64(ptr {target}, ptr {source}, i64 {size}, i1 false)"
+            )
+
+    def _branch(self, step: Branch) -> None:
+        condition = self._truth(step.condition)
+        then, otherwise, after = self.label("then"), self.label("else"), self.label("after")
+        self.put(f"br i1 {condition}, label %{then}, label %{otherwise}")
+        for label, steps in ((then, step.then), (otherwise, step.otherwise)):
+            self.begin(label)
+            self._steps(steps)
+            self.put(f"br label %{after}")
+        self.begin(after)
+
+    def _truth(self, value: Value) -> str:
+        byte = self.let(f"load i8, ptr {self._address(value)}")
+        return self.let(f"icmp ne i8 {byte}, 0")
+
+    def _repeat(self, step: Repeat) -> None:
+        counter = self.let("alloca i64, align 8")
+        self.put(f"store i64 0, ptr {counter}")
+        test, body, after = self.label("test"), self.label("loop"), self.label("after")
+        self.put(f"br label %{test}")
+        self.begin(test)
+        count = self.let(f"load i64, ptr {counter}")
+        going = "true"
+        if step.trips is not None:
+            trips = self.let(f"load i64, ptr {self._address(step.trips)}")
+            going = self.let(f"icmp slt i64 {count}, {trips}")
+        if step.condition is not None:
+            going = self.let(f"and i1 {going}, {self._truth(step.condition)}")
+        self.put(f"br i1 {going}, label %{body}, label %{after}")
+        self.begin(body)
+        self.put(f"store i64 {count}, ptr {self._address(step.iteration)}")
+        self._steps(step.body)
+        self.put(f"store i64 {self.let(f'add i64 {count}, 1')}, ptr {counter}")
+        self.put(f"br label %{test}")
+        self.begin(after)
+        if step.count:
+            self._set_symbol(step.count, self.let(f"load i64, ptr {counter}"))
+            self._check_workspace()
+
+
+def _launches(steps: Sequence[Step]) -> list[Launch]:
+    found: list[Launch] = []
+    for step in steps:
+        match step:
+            case Launch():
+                found.append(step)
+            case Branch():
+                found += [*_launches(step.then), *_launches(step.otherwise)]
+            case Repeat():
+                found += _launches(step.body)
+            case _:
+                pass
+    return found

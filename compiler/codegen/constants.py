@@ -1,0 +1,108 @@
+"""Constant data of an artifact as LLVM IR: strings, and the tables of inputs and outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bessemer.runtime.artifact import DTYPE_CODES, STATUS_TEXTS, ArrayInfo, Signature
+
+_VALUE = "%bessemer.value"
+
+
+def c_string(name: str, text: str) -> str:
+    """A zero-terminated UTF-8 string called @name; a zero inside the text would end it for C."""
+    data = text.encode().replace(b"\0", b"?") + b"\0"
+    plain = "".join(
+        chr(byte) if 32 <= byte < 127 and byte not in b'"\\' else f"\\{byte:02X}" for byte in data
+    )
+    return f'@{name} = internal unnamed_addr constant [{len(data)} x i8] c"{plain}"\n'
+
+
+def _pointers(name: str, targets: Sequence[str]) -> str:
+    entries = ", ".join(f"ptr @{target}" for target in targets)
+    body = f"[{entries}]" if targets else "zeroinitializer"
+    return f"@{name} = internal unnamed_addr constant [{len(targets)} x ptr] {body}\n"
+
+
+def _strings(name: str, texts: Sequence[str]) -> str:
+    """An array @name of pointers to strings."""
+    labels = [f"{name}.{index}" for index in range(len(texts))]
+    lines = [c_string(label, text) for label, text in zip(labels, texts, strict=True)]
+    return "".join(lines) + _pointers(name, labels)
+
+
+def _value(name: str, array: ArrayInfo) -> tuple[str, str]:
+    """(the struct's initializer, what it points to)."""
+    sizes = [size if isinstance(size, int) else -1 for size in array.shape]
+    entries = ", ".join(f"i64 {size}" for size in sizes)
+    body = f"[{entries}]" if sizes else "zeroinitializer"
+    text = c_string(f"{name}.name", array.name)
+    text += f"@{name}.shape = internal unnamed_addr constant [{len(sizes)} x i64] {body}\n"
+    text += _strings(f"{name}.dims", [str(size) for size in array.shape])
+    fields = (
+        f"ptr @{name}.name, i32 {DTYPE_CODES[array.dtype]}, i32 {len(sizes)}, "
+        f"ptr @{name}.shape, ptr @{name}.dims, i32 {int(array.data_dependent)}"
+    )
+    return f"{_VALUE} {{ {fields} }}", text
+
+
+def _values(name: str, arrays: Sequence[ArrayInfo]) -> str:
+    parts = [_value(f"{name}.{index}", array) for index, array in enumerate(arrays)]
+    entries = ", ".join(entry for entry, _ in parts)
+    body = f"[{entries}]" if parts else "zeroinitializer"
+    table = f"@{name} = internal unnamed_addr constant [{len(parts)} x {_VALUE}] {body}\n"
+    return "".join(text for _, text in parts) + table
+
+
+def _entry(function: str, table: str, kind: str, count: int) -> str:
+    """The function `function(i32) -> pointer to entry i`, null outside the table."""
+    found = f"getelementptr [{count} x {kind}], ptr @{table}, i32 0, i64 %wide"
+    finish = f"  %at = {found}\n  ret ptr %at\n"
+    if kind == "ptr":
+        finish = f"  %at = {found}\n  %text = load ptr, ptr %at\n  ret ptr %text\n"
+    return f"""
+define ptr @${{prefix}}{function}(i32 %index) $baseline {{
+  %inside = icmp ult i32 %index, {count}
+  %wide = zext i32 %index to i64
+  br i1 %inside, label %found, label %outside
+found:
+{finish}outside:
+  ret ptr null
+}}
+"""
+
+
+def _count(function: str, count: int) -> str:
+    return f"\ndefine i32 @${{prefix}}{function}() $baseline {{\n  ret i32 {count}\n}}\n"
+
+
+def _text(function: str, string: str) -> str:
+    return f"\ndefine ptr @${{prefix}}{function}() $baseline {{\n  ret ptr @{string}\n}}\n"
+
+
+def description_text(signature: Signature) -> str:
+    """A template (of $$prefix and $$baseline) of the functions that describe the model."""
+    constants = [
+        f"{_VALUE} = type {{ ptr, i32, i32, ptr, ptr, i32 }}\n",
+        _values("bessemer_inputs", signature.inputs),
+        _values("bessemer_outputs", signature.outputs),
+        _strings("bessemer_dims", signature.symbols),
+        _strings("bessemer_statuses", [STATUS_TEXTS[status] for status in sorted(STATUS_TEXTS)]),
+        c_string("bessemer_metadata", signature.to_json()),
+        c_string("bessemer_producer", signature.producer),
+        c_string("bessemer_features", ",".join(signature.cpu_features)),
+    ]
+    functions = [
+        _count("_abi", signature.format),
+        _count("_input_count", len(signature.inputs)),
+        _count("_output_count", len(signature.outputs)),
+        _count("_dim_count", len(signature.symbols)),
+        _entry("_input_info", "bessemer_inputs", _VALUE, len(signature.inputs)),
+        _entry("_output_info", "bessemer_outputs", _VALUE, len(signature.outputs)),
+        _entry("_dim_name", "bessemer_dims", "ptr", len(signature.symbols)),
+        _entry("_status_text", "bessemer_statuses", "ptr", len(STATUS_TEXTS)),
+        _text("_metadata", "bessemer_metadata"),
+        _text("_version", "bessemer_producer"),
+        _text("_required_cpu", "bessemer_features"),
+    ]
+    return "".join(constants).replace("$", "$$") + "".join(functions)

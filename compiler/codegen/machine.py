@@ -1,0 +1,119 @@
+"""From LLVM IR text to machine code or assembly, for any machine that LLVM knows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import llvmlite.binding as llvm
+
+from bessemer.compiler.errors import InternalError
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What LLVM compiles for: `features` as LLVM writes them ("+avx2,+fma"), `level` from 0 to 3.
+
+    The level is code generation's only; hand-made vector code needs no optimization passes.
+    """
+
+    triple: str
+    cpu: str = "generic"
+    features: str = ""
+    level: int = 2
+
+
+# The optimization passes that llvmlite can add one by one; all else of LLVM's comes only as a whole
+# pipeline.
+_PASSES: dict[str, Callable[[Any], None]] = {
+    "always-inline": lambda passes: passes.add_always_inliner_pass(),
+    "aggressive-dce": lambda passes: passes.add_aggressive_dce_pass(),
+    "dce": lambda passes: passes.add_dead_code_elimination_pass(),
+    "dse": lambda passes: passes.add_dead_store_elimination_pass(),
+    "globaldce": lambda passes: passes.add_global_dead_code_eliminate_pass(),
+    "gvn": lambda passes: passes.add_new_gvn_pass(),
+    "instcombine": lambda passes: passes.add_instruction_combine_pass(),
+    "loop-rotate": lambda passes: passes.add_loop_rotate_pass(),
+    "loop-simplify": lambda passes: passes.add_loop_simplify_pass(),
+    "loop-unroll": lambda passes: passes.add_loop_unroll_pass(),
+    "reassociate": lambda passes: passes.add_reassociate_pass(),
+    "sccp": lambda passes: passes.add_sccp_pass(),
+    "simplify-cfg": lambda passes: passes.add_simplify_cfg_pass(),
+    "sroa": lambda passes: passes.add_sroa_pass(),
+}
+
+
+@cache
+def _initialize() -> None:
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+
+
+def create_target_machine(machine: Machine) -> llvm.TargetMachine:
+    """Position-independent small code, as shared libraries need it and the JIT can link it."""
+    _initialize()
+    try:
+        return llvm.Target.from_triple(machine.triple).create_target_machine(
+            cpu=machine.cpu,
+            features=machine.features,
+            opt=machine.level,
+            reloc="pic",
+            codemodel="small",
+        )
+    except RuntimeError as error:
+        raise InternalError(f"LLVM knows no machine {machine.triple!r}: {error}") from None
+
+
+def compile_object(text: str, machine: Machine, passes: Sequence[str] = ()) -> bytes:
+    """The object file of a module given as LLVM IR text, an ELF file on Linux.
+
+    `passes` run in this order before code generation; see PASS_NAMES. Raises InternalError where
+    the text is no valid module.
+    """
+    target = create_target_machine(machine)
+    return bytes(target.emit_object(_prepared(text, machine, target, passes)))
+
+
+def assembly_text(text: str, machine: Machine, passes: Sequence[str] = ()) -> str:
+    """The assembly of the same code that `compile_object` makes."""
+    target = create_target_machine(machine)
+    return str(target.emit_assembly(_prepared(text, machine, target, passes)))
+
+
+def optimized_text(text: str, machine: Machine, passes: Sequence[str]) -> str:
+    """The module after these passes, as LLVM IR text."""
+    return str(_prepared(text, machine, create_target_machine(machine), passes))
+
+
+def _prepared(
+    text: str, machine: Machine, target: llvm.TargetMachine, passes: Sequence[str]
+) -> llvm.ModuleRef:
+    # A context of its own: the global one keeps every type and constant for the process's life.
+    try:
+        module = llvm.parse_assembly(text, llvm.create_context())
+    except RuntimeError as error:
+        raise InternalError(f"The generated LLVM IR does not parse: {error}") from None
+    module.triple = machine.triple
+    module.data_layout = str(target.target_data)
+    try:
+        module.verify()
+    except RuntimeError as error:
+        raise InternalError(f"The generated LLVM IR is not valid: {error}") from None
+    if passes:
+        _run_passes(module, target, passes)
+    return module
+
+
+def _run_passes(module: llvm.ModuleRef, target: llvm.TargetMachine, passes: Sequence[str]) -> None:
+    manager = llvm.create_new_module_pass_manager()
+    for name in passes:
+        if name not in _PASSES:
+            raise InternalError(f"no pass {name!r}; there are {', '.join(sorted(_PASSES))}")
+        _PASSES[name](manager)
+    builder = llvm.create_pass_builder(target, llvm.create_pipeline_tuning_options(speed_level=2))
+    manager.run(module, builder)
+
+
+PASS_NAMES = tuple(sorted(_PASSES))

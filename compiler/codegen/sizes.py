@@ -1,0 +1,67 @@
+"""Index arithmetic as straight LLVM IR: a Size becomes an i64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bessemer.compiler.errors import InternalError
+from bessemer.compiler.ir.dims import Atom, FloorDiv, Max, Min, Mod, Size, Symbol
+
+
+class SizeWriter:
+    """Writes the computation of Sizes. `let` adds an instruction and gives its register; `leaf`
+    gives the register of a dimension symbol by name."""
+
+    def __init__(self, let: Callable[[str], str], leaf: Callable[[str], str]) -> None:
+        self._let = let
+        self._leaf = leaf
+
+    def value(self, size: Size) -> str:
+        """The register, or number, that holds the size."""
+        if isinstance(size, int):
+            return str(size)
+        total = ""
+        for monomial, coefficient in size.terms.items():
+            term = ""
+            for factor, power in monomial:
+                register = self._atom(factor)
+                for _ in range(power):
+                    term = self._let(f"mul i64 {term}, {register}") if term else register
+            if not term:
+                term = str(coefficient)
+            elif coefficient != 1:
+                term = self._let(f"mul i64 {term}, {coefficient}")
+            total = self._let(f"add i64 {total}, {term}") if total else term
+        return total
+
+    def _atom(self, factor: Atom) -> str:
+        match factor:
+            case Symbol(name, _):
+                return self._leaf(name)
+            case FloorDiv(a, b):
+                return self._divide(self.value(a), self.value(b))
+            case Mod(a, b):
+                numerator, denominator = self.value(a), self.value(b)
+                quotient = self._divide(numerator, denominator)
+                whole = self._let(f"mul i64 {quotient}, {denominator}")
+                return self._let(f"sub i64 {numerator}, {whole}")
+            case Min(a, b):
+                return self._pick("slt", self.value(a), self.value(b))
+            case Max(a, b):
+                return self._pick("sgt", self.value(a), self.value(b))
+            case _:
+                raise InternalError(f"the run body cannot compute {factor}")
+
+    def _divide(self, numerator: str, denominator: str) -> str:
+        """Rounded down; a zero denominator (an empty tensor) gives what one would."""
+        if not denominator.isdigit():
+            zero = self._let(f"icmp eq i64 {denominator}, 0")
+            denominator = self._let(f"select i1 {zero}, i64 1, i64 {denominator}")
+        quotient = self._let(f"sdiv i64 {numerator}, {denominator}")
+        back = self._let(f"mul i64 {quotient}, {denominator}")
+        above = self._let(f"icmp sgt i64 {back}, {numerator}")
+        return self._let(f"sub i64 {quotient}, {self._let(f'zext i1 {above} to i64')}")
+
+    def _pick(self, order: str, a: str, b: str) -> str:
+        first = self._let(f"icmp {order} i64 {a}, {b}")
+        return self._let(f"select i1 {first}, i64 {a}, i64 {b}")

@@ -1,0 +1,113 @@
+"""The support code of an artifact: everything around a model's own functions, as LLVM IR text.
+
+The program emitter writes PREFIX_body and PREFIX_workspace; this adds the C API on top of them and
+the functions that the body may call:
+
+    void bessemer_parallel(ptr context, ptr kernel, ptr buffers, ptr dims, i64 extent, i64 grain)
+    void bessemer_fail(ptr context, i32 status, ptr message)
+    void bessemer_need(ptr context, i64 bytes)
+
+All but the API is internal to the module, so that two models in one program do not meet.
+"""
+
+from __future__ import annotations
+
+from string import Template
+
+from bessemer.compiler.codegen import context, cpus, threads, weights
+from bessemer.compiler.codegen.constants import c_string, description_text
+from bessemer.compiler.codegen.layout import LAYOUTS, MESSAGE_BYTES
+from bessemer.compiler.codegen.processor import baseline, pause, processor_text
+from bessemer.compiler.errors import InternalError
+from bessemer.runtime.artifact import Signature, check_signature
+
+# Every global symbol of an artifact is PREFIX_ and one of these.
+EXPORTS = (
+    "abi",
+    "arena_bytes",
+    "create",
+    "destroy",
+    "dim_count",
+    "dim_name",
+    "input_count",
+    "input_info",
+    "message",
+    "metadata",
+    "needed_bytes",
+    "output_count",
+    "output_info",
+    "required_cpu",
+    "run",
+    "status_text",
+    "threads",
+    "trim",
+    "version",
+    "workspace_bytes",
+)
+
+# Finishing workers look for more work this long before they sleep. A sleeping thread takes 5 to 60
+# microseconds to wake, and the parallel sections of one run follow each other faster than that.
+DEFAULT_SPIN_MICROSECONDS = 50
+
+
+def support_text(signature: Signature) -> str:
+    """LLVM IR of the C API and of what the run body calls; joins the model's own functions.
+
+    Raises InternalError for a signature that contradicts itself, an unknown architecture, or a
+    processor feature that nobody knows how to check.
+    """
+    try:
+        check_signature(signature)
+    except ValueError as error:
+        raise InternalError(f"the signature of {signature.name!r} is wrong: {error}") from None
+    features = ", ".join(signature.cpu_features)
+    strings = c_string("bessemer_unfit", f"the processor lacks one of: {features}") + c_string(
+        "bessemer_overflow", "the workspace for these dims is larger than the address space"
+    )
+    template = "".join(
+        (
+            "".join(layout.definition() + "\n" for layout in LAYOUTS),
+            threads.DECLARATIONS,
+            strings.replace("$", "$$"),
+            description_text(signature),
+            processor_text(signature.triple, signature.cpu_features),
+            context.TEXT,
+            weights.TEXT,
+            cpus.TEXT,
+            threads.TEXT,
+            _set_by_run(signature),
+        )
+    )
+    return Template(template).substitute(_names(signature))
+
+
+def _set_by_run(signature: Signature) -> str:
+    flags = ", ".join(f"i8 {int(output.data_dependent)}" for output in signature.outputs)
+    body = f"[{flags}]" if flags else "zeroinitializer"
+    kind = f"[{len(signature.outputs)} x i8]"
+    return f"@bessemer_set_by_run = internal unnamed_addr constant {kind} {body}\n"
+
+
+def _names(signature: Signature) -> dict[str, str | int]:
+    """What the templates leave open."""
+    names: dict[str, str | int] = {
+        "prefix": signature.prefix,
+        "baseline": baseline(signature.triple),
+        "pause": pause(signature.triple),
+        "weights_bytes": signature.weights_bytes,
+        "weights_file_bytes": signature.weights_bytes + weights.LABEL_BYTES,
+        "message_bytes": MESSAGE_BYTES,
+        # Writes a formatted text into %message.
+        "say": f"call i32 (ptr, i64, ptr, ...) @snprintf(ptr %message, i64 {MESSAGE_BYTES}, ptr",
+        "default_spin": DEFAULT_SPIN_MICROSECONDS,
+        "input_count": len(signature.inputs),
+        "output_count": len(signature.outputs),
+        "input_dim_count": signature.input_symbols,
+        "has_inputs": str(bool(signature.inputs)).lower(),
+        "has_outputs": str(bool(signature.outputs)).lower(),
+        "has_dims": str(bool(signature.symbols)).lower(),
+    }
+    for layout in LAYOUTS:
+        names |= layout.places()
+        names[f"{layout.name}_bytes"] = layout.bytes()
+    return names

@@ -1,0 +1,114 @@
+"""Values in registers: their LLVM types, constants, and vectors made from scalars.
+
+A register holds bool as i1, and f16 and bf16 as f32: `register_type` says how; memory has the element
+type's own bits.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from bessemer.compiler.ir.types import DType, boolean, f32, f64
+
+_FLOATS = {32: "float", 64: "double"}
+
+
+@dataclass(frozen=True)
+class Value:
+    """An SSA value or a literal. `level` is the depth of the scope in which it is known.
+
+    `kind` is a register type: never f16 or bf16. `number` is set for literals.
+    """
+
+    text: str
+    kind: DType
+    lanes: int = 1
+    level: int = 0
+    number: int | float | bool | None = None
+
+    @property
+    def type(self) -> str:
+        """The LLVM type."""
+        return type_text(self.kind, self.lanes)
+
+    @property
+    def typed(self) -> str:
+        """Type and value, as operands are written."""
+        return f"{self.type} {self.text}"
+
+
+@dataclass(frozen=True)
+class Pointer:
+    """An address in a register, and a distance in bytes from it that is known here."""
+
+    text: str
+    level: int
+    displacement: int = 0
+
+    def moved(self, distance: int) -> Pointer:
+        """The address `distance` bytes further."""
+        return replace(self, displacement=self.displacement + distance)
+
+
+def register_type(dtype: DType) -> DType:
+    """How values of an element type are held in registers."""
+    return f32 if dtype.is_float and dtype is not f64 else dtype
+
+
+def scalar_text(kind: DType) -> str:
+    """The LLVM type of one register element."""
+    if kind.is_float:
+        return _FLOATS[kind.bits]
+    return "i1" if kind is boolean else f"i{kind.bits}"
+
+
+def memory_text(dtype: DType) -> str:
+    """The LLVM type of one element in memory."""
+    return _FLOATS[dtype.bits] if dtype.is_float and dtype.bits > 16 else f"i{dtype.bits}"
+
+
+def vector_text(scalar: str, lanes: int) -> str:
+    """`float` for one lane, `<16 x float>` for sixteen."""
+    return scalar if lanes == 1 else f"<{lanes} x {scalar}>"
+
+
+def type_text(kind: DType, lanes: int) -> str:
+    """The LLVM type of a value."""
+    return vector_text(scalar_text(kind), lanes)
+
+
+def suffix(kind: DType, lanes: int) -> str:
+    """How the names of LLVM's overloaded functions end: `f32`, `v16i32`."""
+    letter = "f" if kind.is_float else "i"
+    bits = 1 if kind is boolean else kind.bits
+    return f"{letter}{bits}" if lanes == 1 else f"v{lanes}{letter}{bits}"
+
+
+def literal(number: int | float | bool, dtype: DType, lanes: int = 1) -> Value:
+    """A constant; floats are rounded to the element type, which may be f16 or bf16."""
+    kind = register_type(dtype)
+    text = _number_text(number, dtype)
+    if lanes > 1:
+        text = f"splat ({scalar_text(kind)} {text})"
+    return Value(text, kind, lanes, 0, number)
+
+
+def _number_text(number: int | float | bool, dtype: DType) -> str:
+    if dtype is boolean:
+        return "true" if number else "false"
+    if not dtype.is_float:
+        return str(int(number))
+    with np.errstate(over="ignore"):
+        rounded = float(np.asarray(number, np.float64).astype(dtype.numpy))
+    if math.isnan(rounded):
+        return "0x7FF8000000000000"
+    return "0x" + struct.pack(">d", rounded).hex().upper()
+
+
+def halves(lanes: int) -> int:
+    """The largest power of two that is not above `lanes`."""
+    return 1 << (lanes.bit_length() - 1)

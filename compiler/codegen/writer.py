@@ -1,0 +1,210 @@
+"""Writes the instructions of one function, each where its operands are first known, and only once.
+
+The writer keeps a stack of scopes: the function, then a scope for every loop body and branch that
+is open. A value's level is the depth of the scope in which it is known; an instruction belongs to
+the level of its newest operand. If that is not the innermost scope, the instruction goes in front of
+the loop (or branch) that lies on the way: what does not change in a loop is never in it, and an
+instruction that was written before is not written again. So no optimizer is needed for either.
+
+Loads move in the same way, but not over stores to their buffer, and not to where they might
+not have been executed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias, Union
+
+from bessemer.compiler.codegen.values import Pointer, Value
+from bessemer.compiler.ir.types import DType, boolean
+
+Lines: TypeAlias = list[Union[str, "Lines"]]
+
+
+@dataclass
+class Scope:
+    """A loop body or a branch. What is known before it and needed in it is written to `before`.
+
+    `writes` names the buffers that the body stores to. `runs` says that control surely reaches the
+    body when it reaches the construct; `before` of a loop is only reached together with its body.
+    """
+
+    kind: Literal["function", "loop", "branch"]
+    writes: frozenset[str] = frozenset()
+    runs: bool = False
+    before: Lines = field(default_factory=list)
+    known: dict[str, Value] = field(default_factory=dict)
+    loaded: dict[str, tuple[str, Value]] = field(default_factory=dict)
+
+
+class Writer:
+    """The function that is being written. `block` is the label of the current basic block."""
+
+    def __init__(self) -> None:
+        self.scopes: list[Scope] = [Scope("function", runs=True)]
+        self.block = "entry"
+        self.declarations: set[str] = set()
+        self.entry: Lines = []
+        self._lines: Lines = [self.entry]
+        self._names = 0
+
+    @property
+    def depth(self) -> int:
+        """The level of values that are computed here."""
+        return len(self.scopes) - 1
+
+    def text(self) -> str:
+        """All that has been written."""
+        return "".join(f"{line}\n" for line in _flat(self._lines))
+
+    def name(self) -> str:
+        """A new name of a value."""
+        self._names += 1
+        return f"%v{self._names}"
+
+    def label(self, stem: str) -> str:
+        """A new name of a basic block."""
+        self._names += 1
+        return f"{stem}{self._names}"
+
+    # Control flow
+
+    def line(self, text: str) -> None:
+        """An instruction without a value, here."""
+        self._lines.append(f"  {text}")
+
+    def place(self) -> Lines:
+        """A place in the code that can be filled later."""
+        lines: Lines = []
+        self._lines.append(lines)
+        return lines
+
+    def begin(self, label: str) -> None:
+        """Starts a basic block."""
+        self._lines.append(f"{label}:")
+        self.block = label
+
+    def jump(self, label: str) -> None:
+        """Ends the block."""
+        self.line(f"br label %{label}")
+
+    def branch(self, condition: Value, then: str, otherwise: str) -> None:
+        """Ends the block."""
+        self.line(f"br {condition.typed}, label %{then}, label %{otherwise}")
+
+    @contextmanager
+    def scope(self, scope: Scope) -> Iterator[None]:
+        """Opens a scope, whose `before` must already have its place in the code."""
+        for buffer in scope.writes:
+            self.forget(buffer)
+        self.scopes.append(scope)
+        yield
+        self.scopes.pop()
+
+    # Instructions
+
+    def compute(self, operation: str, kind: DType, lanes: int, level: int) -> Value:
+        """The value of an instruction that depends on its operands only and cannot fail."""
+        for scope in self.scopes[level : level + 2]:
+            if operation in scope.known:
+                return scope.known[operation]
+        value = Value(self._write(operation, level), kind, lanes, level)
+        self._home(level).known[operation] = value
+        return value
+
+    def operate(self, name: str, kind: DType, *operands: Value) -> Value:
+        """An instruction on operands of one type: `name TYPE a, b`."""
+        texts = ", ".join(operand.text for operand in operands)
+        first = operands[0]
+        level = max(operand.level for operand in operands)
+        return self.compute(f"{name} {first.type} {texts}", kind, first.lanes, level)
+
+    def call(self, function: str, kind: DType, lanes: int, *operands: Value) -> Value:
+        """A call of an LLVM intrinsic (which is declared) that is a plain instruction."""
+        operation = self._call_text(function, Value("", kind, lanes).type, operands)
+        level = max(operand.level for operand in operands)
+        return self.compute(operation, kind, lanes, level)
+
+    def call_function(self, symbol: str, kind: DType, lanes: int, *operands: Value) -> Value:
+        """A call of a function of ours, which is not moved out of a branch that may not be taken."""
+        arguments = ", ".join(operand.typed for operand in operands)
+        operation = f"call {Value('', kind, lanes).type} @{symbol}({arguments})"
+        level = max(operand.level for operand in operands)
+        return self.compute(operation, kind, lanes, max(level, self._last_branch()))
+
+    def pointer(self, base: Pointer, distance: Value) -> Pointer:
+        """The address `distance` bytes after `base`, both as far out as possible."""
+        operation = f"getelementptr i8, ptr {base.text}, {distance.typed}"
+        level = max(base.level, distance.level)
+        value = self.compute(operation, boolean, 1, level)
+        return Pointer(value.text, level, base.displacement)
+
+    def at(self, pointer: Pointer) -> str:
+        """The address as an operand; its displacement becomes part of the load or store."""
+        if pointer.displacement == 0:
+            return pointer.text
+        text = f"getelementptr i8, ptr {pointer.text}, i64 {pointer.displacement}"
+        return self.compute(text, boolean, 1, self.depth).text
+
+    def load(self, operation: str, buffer: str, kind: DType, lanes: int, level: int) -> Value:
+        """A load from a buffer, written as far out as it is safe."""
+        level = self._load_level(buffer, level)
+        for scope in self.scopes[level:]:
+            if operation in scope.loaded:
+                return scope.loaded[operation][1]
+        value = Value(self._write(operation, level), kind, lanes, level)
+        self._home(level).loaded[operation] = (buffer, value)
+        return value
+
+    def here(self, operation: str, kind: DType, lanes: int = 1) -> Value:
+        """The value of an instruction at this very place, whatever it depends on."""
+        name = self.name()
+        self.line(f"{name} = {operation}")
+        return Value(name, kind, lanes, self.depth)
+
+    def forget(self, buffer: str) -> None:
+        """A buffer has been written: what was loaded from it is no longer known."""
+        for scope in self.scopes:
+            stale = [key for key, (source, _) in scope.loaded.items() if source == buffer]
+            for key in stale:
+                del scope.loaded[key]
+
+    def _call_text(self, function: str, result: str, operands: Iterable[Value]) -> str:
+        listed = list(operands)
+        types = ", ".join(operand.type for operand in listed)
+        self.declarations.add(f"declare {result} @{function}({types})")
+        return f"call {result} @{function}({', '.join(operand.typed for operand in listed)})"
+
+    def _home(self, level: int) -> Scope:
+        return self.scopes[min(level + 1, self.depth)]
+
+    def _write(self, operation: str, level: int) -> str:
+        name = self.name()
+        lines = self._lines if level == self.depth else self._home(level).before
+        lines.append(f"  {name} = {operation}")
+        return name
+
+    def _last_branch(self) -> int:
+        branches = [depth for depth, s in enumerate(self.scopes) if s.kind == "branch"]
+        return branches[-1] if branches else 0
+
+    def _load_level(self, buffer: str, lowest: int) -> int:
+        level = self.depth
+        while level > lowest:
+            scope = self.scopes[level]
+            if scope.kind != "loop" or buffer in scope.writes:
+                return level
+            level -= 1
+            if not scope.runs:
+                return level
+        return level
+
+
+def _flat(lines: Lines) -> Iterator[str]:
+    for line in lines:
+        if isinstance(line, str):
+            yield line
+        else:
+            yield from _flat(line)

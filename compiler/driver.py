@@ -1,0 +1,261 @@
+"""The pipeline: from a graph to a compiled model, step by step, in reading order.
+
+Between two steps it verifies, times and dumps; no step knows of that.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from bessemer.compiler.codegen.body import body_text
+from bessemer.compiler.codegen.cpu import KernelCode, emit_kernel
+from bessemer.compiler.codegen.header import c_prefix
+from bessemer.compiler.codegen.link import Bytes, Code, compile_code, weights_digest
+from bessemer.compiler.codegen.machine import Machine, assembly_text
+from bessemer.compiler.errors import CompileError
+from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.expr import forget_interned
+from bessemer.compiler.ir.graph import Graph, Value
+from bessemer.compiler.ir.loops import Kernel
+from bessemer.compiler.ir.program import Branch, Launch, MemoryPlan, Program, Repeat, Steps
+from bessemer.compiler.ir.text_graph import print_graph
+from bessemer.compiler.ir.text_loops import print_kernel
+from bessemer.compiler.ir.verify_graph import verify_graph
+from bessemer.compiler.ir.verify_loops import verify_kernel
+from bessemer.compiler.jit import load_code
+from bessemer.compiler.options import Options
+from bessemer.compiler.passes.flush_denormals import flush_denormals
+from bessemer.compiler.passes.fold_batch_norm import fold_batch_norm
+from bessemer.compiler.passes.fold_constants import fold_constants
+from bessemer.compiler.passes.move_transposes import move_transposes
+from bessemer.compiler.passes.plan_memory import is_data_dependent, plan_memory
+from bessemer.compiler.passes.remove_dead import remove_dead
+from bessemer.compiler.passes.share_common import share_common
+from bessemer.compiler.passes.simplify import simplify
+from bessemer.compiler.schedule.program import build_program
+from bessemer.compiler.targets.machine import Target, host_target, parse_target
+from bessemer.runtime.artifact import ArrayInfo, Signature
+from bessemer.runtime.model import CompiledModel
+
+_T = TypeVar("_T")
+Pass = Callable[[Graph], Graph]
+
+PASSES: tuple[Pass, ...] = (
+    remove_dead,
+    fold_constants,
+    simplify,
+    share_common,
+    fold_batch_norm,
+    move_transposes,
+    fold_constants,
+    simplify,
+    share_common,
+    remove_dead,
+    flush_denormals,
+)
+"""What makes a graph small and canonical, in order."""
+
+FUNCTION_PASSES = ("sroa",)
+"""LLVM's share: promotes locals to registers. Kernels are written as vector code already."""
+
+
+@dataclass(frozen=True, eq=False)
+class Compilation:
+    """Everything that one compilation made, for inspection, linking and loading."""
+
+    graph: Graph
+    program: Program
+    plan: MemoryPlan
+    code: Code
+    weights: Bytes
+    target: Target
+    texts: tuple[str, ...]
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def compile_graph(graph: Graph, options: Options) -> CompiledModel:
+    """A graph as a callable of this process."""
+    compilation = build(graph, options)
+    return load_code(
+        compilation.code, compilation.weights, machine_of(compilation.target), options.threads
+    )
+
+
+def build(graph: Graph, options: Options) -> Compilation:
+    """All steps from a graph to machine code. Raises CompileError for what cannot be compiled."""
+    log = _Log(options.dump, options.verify)
+    target = parse_target(options.target) if options.target else host_target()
+    log.graph("input", graph)
+    passes = PASSES if options.optimize > 0 else (remove_dead,)
+    for step in passes:
+        graph = log.run(step, graph)
+    with_program = log.timed("schedule", lambda: build_program(graph, target, options.optimize))
+    plan = log.timed("plan_memory", lambda: plan_memory(with_program))
+    kernels = kernels_of(with_program.steps)
+    log.kernels(kernels)
+    codes = log.timed("codegen", lambda: {k: emit_kernel(k, target) for k in kernels})
+    weights = pack_weights(with_program, plan)
+    signature = describe(with_program, plan, weights, target, options)
+    texts = module_texts(with_program, plan, signature.prefix, codes)
+    log.text("llvm.ll", "\n".join(texts))
+    machine = machine_of(target)
+    code = log.timed("llvm", lambda: compile_code(signature, texts, machine, FUNCTION_PASSES))
+    forget_interned()
+    return Compilation(graph, with_program, plan, code, weights, target, texts, log.seconds)
+
+
+def module_texts(
+    program: Program, plan: MemoryPlan, prefix: str, codes: dict[Kernel, KernelCode]
+) -> tuple[str, ...]:
+    """The LLVM IR of a program: shared definitions once, then the kernels, then the body."""
+    shared: dict[str, str] = {}
+    for code in codes.values():
+        shared |= code.definitions
+    declares = sorted({line for code in codes.values() for line in code.declares})
+    messages = {kernel: code.messages for kernel, code in codes.items() if code.messages}
+    return (
+        "\n".join([*declares, "declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)"]),
+        "\n".join(shared[name] for name in sorted(shared)),
+        *(code.text for code in codes.values()),
+        body_text(program, plan, prefix, messages),
+    )
+
+
+def kernels_of(steps: Steps) -> list[Kernel]:
+    """The kernels that steps launch, each once, in order of first use."""
+    found: dict[Kernel, None] = {}
+    for step in steps:
+        match step:
+            case Launch():
+                found[step.kernel] = None
+            case Branch():
+                found |= dict.fromkeys((*kernels_of(step.then), *kernels_of(step.otherwise)))
+            case Repeat():
+                found |= dict.fromkeys(kernels_of(step.body))
+            case _:
+                pass
+    return list(found)
+
+
+def pack_weights(program: Program, plan: MemoryPlan) -> Bytes:
+    """The weights blob: every constant in use at its offset, a multiple of 64 bytes."""
+    blob = np.zeros(plan.weights_size, dtype=np.uint8)
+    for value, offset in plan.weight_offsets.items():
+        array = np.ascontiguousarray(program.weights[value])
+        blob[offset : offset + array.nbytes] = array.reshape(-1).view(np.uint8)
+    return blob
+
+
+def describe(
+    program: Program, plan: MemoryPlan, weights: Bytes, target: Target, options: Options
+) -> Signature:
+    """The signature of the artifact."""
+    return Signature(
+        name=program.name,
+        prefix=c_prefix(program.name),
+        triple=target.triple,
+        inputs=tuple(_array(v.name, v) for v in program.inputs),
+        outputs=tuple(
+            _array(name, v, is_data_dependent(program, v))
+            for name, v in zip(program.output_names, program.outputs, strict=True)
+        ),
+        symbols=program.symbols,
+        input_symbols=program.input_symbols,
+        cpu_features=target.required_features,
+        precision=options.precision,
+        weights_bytes=weights.nbytes,
+        weights_sha256=weights_digest(weights),
+    )
+
+
+def _array(name: str, value: Value, data_dependent: bool = False) -> ArrayInfo:
+    shape = tuple(_entry(size) for size in value.type.shape)
+    return ArrayInfo(name, RUNTIME_NAMES[value.type.dtype.name], shape, data_dependent)
+
+
+def _entry(size: Size) -> int | str:
+    return size if isinstance(size, int) else str(size)
+
+
+RUNTIME_NAMES = {
+    "f16": "float16",
+    "bf16": "bfloat16",
+    "f32": "float32",
+    "f64": "float64",
+    "i8": "int8",
+    "i16": "int16",
+    "i32": "int32",
+    "i64": "int64",
+    "u8": "uint8",
+    "u16": "uint16",
+    "u32": "uint32",
+    "u64": "uint64",
+    "bool": "bool",
+}
+
+
+def machine_of(target: Target) -> Machine:
+    """What LLVM is told about a target."""
+    return Machine(target.triple, target.cpu, target.features)
+
+
+def assembly(compilation: Compilation) -> str:
+    """The assembly of the kernels and the run body."""
+    return assembly_text(
+        "\n".join(compilation.texts), machine_of(compilation.target), FUNCTION_PASSES
+    )
+
+
+class _Log:
+    """What happens between steps: times, verification, dumps."""
+
+    def __init__(self, folder: Path | None, verify: bool) -> None:
+        self.folder = folder
+        self.verify = verify
+        self.seconds: dict[str, float] = {}
+        self.number = 0
+        self.before = ""
+        if folder is not None:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise CompileError(f"Cannot write dumps to {folder}: {error.strerror}") from None
+
+    def run(self, step: Pass, graph: Graph) -> Graph:
+        name = step.__name__
+        result = self.timed(name, lambda: step(graph))
+        if self.verify:
+            verify_graph(result)
+        self.graph(name, result)
+        return result
+
+    def timed(self, name: str, action: Callable[[], _T]) -> _T:
+        start = time.perf_counter()
+        result = action()
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+        return result
+
+    def graph(self, name: str, graph: Graph) -> None:
+        if self.folder is None:
+            return
+        text = print_graph(graph)
+        self.text(f"{name}.txt", "(unchanged)\n" if text == self.before else text)
+        self.before = text
+
+    def kernels(self, kernels: list[Kernel]) -> None:
+        if self.verify:
+            for kernel in kernels:
+                verify_kernel(kernel)
+        if self.folder is not None:
+            self.text("kernels.txt", "\n".join(print_kernel(kernel) for kernel in kernels))
+
+    def text(self, name: str, text: str) -> None:
+        if self.folder is not None:
+            (self.folder / f"{self.number:02d}-{name}").write_text(text)
+            self.number += 1

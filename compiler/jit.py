@@ -1,0 +1,47 @@
+"""Links a compiled model into this process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import llvmlite.binding as llvm
+
+from bessemer.compiler.codegen.link import Bytes, Code, Placement, save
+from bessemer.compiler.codegen.machine import Machine, create_target_machine
+from bessemer.runtime.arrays import address, aligned_empty
+from bessemer.runtime.model import CompiledModel
+from bessemer.runtime.native import NativeModel, bind
+
+
+def load_code(code: Code, weights: Bytes, machine: Machine, threads: int = 0) -> CompiledModel:
+    """The model as a callable of this process; it can also be saved.
+
+    `weights` are used in place, without a copy when they begin at a multiple of 64 bytes; they must
+    not change. `threads` 0 means all processors that the process may use.
+    """
+    if weights.size and address(weights) % 64:
+        copy = aligned_empty(weights.shape, weights.dtype)
+        copy[...] = weights
+        weights = copy
+
+    def save_to(path: str | Path, placement: Placement = "inside", linker: str = "") -> list[Path]:
+        return save(code, weights, path, placement, linker)
+
+    return CompiledModel(link(code, machine), weights=weights, threads=threads, saver=save_to)
+
+
+def link(code: Code, machine: Machine) -> NativeModel:
+    """The functions of an object file, placed in this process's memory.
+
+    The memory is writable while it is linked and executable afterwards, never both. It lives as
+    long as the result.
+    """
+    # An engine wants a module to begin with, and takes the object beside it.
+    module = llvm.parse_assembly("", llvm.create_context())
+    module.triple = machine.triple
+    # One block for all sections, so that 32-bit distances reach from each to each.
+    engine = llvm.create_mcjit_compiler(module, create_target_machine(machine), use_lmm=True)
+    engine.add_object_file(llvm.ObjectFileRef.from_data(code.object))
+    engine.finalize_object()
+    prefix = code.signature.prefix
+    return bind(lambda name: int(engine.get_function_address(f"{prefix}_{name}")), engine)

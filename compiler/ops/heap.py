@@ -1,0 +1,75 @@
+"""A binary heap of i64 items inside a kernel: how operators sort without more memory.
+
+The items are in `slots`; children of slot i are 2i+1 and 2i+2. Heapsort, because it needs nothing
+but the slots, is n log n at worst, and ends early when only the first few are wanted
+(J. W. J. Williams, "Algorithm 232: Heapsort", 1964; building bottom-up is R. W. Floyd's).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from bessemer.compiler.ir import expr
+from bessemer.compiler.ir.build_loops import KernelBuilder
+from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.expr import Buffer, Expression, index_value
+from bessemer.compiler.ops.rows import Row
+
+
+@dataclass(frozen=True)
+class Heap:
+    """`above(a, b)` writes whatever statements it takes to tell whether item a belongs nearer to
+    the root than b; it is a strict order without ties."""
+
+    builder: KernelBuilder
+    slots: Buffer
+    slot: Row
+    above: Callable[[Expression, Expression], Expression]
+
+    def item(self, position: Size) -> Expression:
+        """The item in a slot."""
+        return self.slots[self.slot(position)]
+
+    def put(self, position: Size, item: Expression) -> None:
+        """Writes an item into a slot."""
+        self.builder.store(self.slots, self.slot(position), item)
+
+    def build(self, count: Size) -> None:
+        """Makes a heap of the items in the first `count` slots."""
+        with self.builder.loop(count // 2) as i:
+            start = count // 2 - 1 - i
+            self.sift_down(start, count, self.item(start))
+
+    def drain(self, count: Size) -> None:
+        """Turns a heap into a list: the root comes last."""
+        # One round too many, so that an empty heap has a loop of no rounds.
+        with self.builder.loop(count) as i:
+            self.pop_behind(count - 1 - i)
+
+    def pop_behind(self, last: Size) -> None:
+        """Moves the root of a heap of last + 1 items into slot `last`; the others are a heap."""
+        displaced = self.builder.define(self.item(last), "item")
+        self.put(last, self.item(0))
+        self.sift_down(0, last, displaced.value)
+
+    def sift_down(self, start: Size, count: Size, item: Expression) -> None:
+        """Puts an item into slot `start`, or below, where the heap of `count` items wants it."""
+        moving = self.builder.define(item, "item")
+        hole = self.builder.define(index_value(start), "hole")
+        child = self.builder.define(index_value(2 * start + 1), "child")
+        with self.builder.repeat_while(child.value < index_value(count)):
+            right = child.index + 1
+            with (
+                self.builder.when(expr.less(right, count)),
+                self.builder.when(self.above(self.item(right), self.item(child.index))),
+            ):
+                child.set(index_value(right))
+            with self.builder.when(self.above(self.item(child.index), moving.value)):
+                self.put(hole.index, self.item(child.index))
+                hole.set(child.value)
+                child.set(index_value(2 * child.index + 1))
+            with self.builder.otherwise():
+                child.set(index_value(count))
+        with self.builder.when(expr.less(hole.index, count)):
+            self.put(hole.index, moving.value)

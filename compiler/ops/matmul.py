@@ -1,0 +1,112 @@
+"""Matrix multiplication over leading batch axes that broadcast as NumPy's.
+
+f16 and bf16 accumulate in f32, integers in their own type (they wrap).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bessemer.compiler.ir.dims import Size, atom, format_size
+from bessemer.compiler.ir.element import Operand, reduction_symbols
+from bessemer.compiler.ir.expr import Expression, Index, convert, reduce
+from bessemer.compiler.ir.op import Example, Operator, register
+from bessemer.compiler.ir.types import (
+    FLOATS,
+    INTEGERS,
+    Array,
+    TensorType,
+    bf16,
+    f16,
+    f64,
+    i8,
+    i32,
+    i64,
+    u8,
+)
+from bessemer.compiler.ops.check import require, require_dtype
+from bessemer.compiler.ops.example_arrays import integers, ramp
+from bessemer.compiler.ops.precise import rounded_once
+from bessemer.compiler.ops.reduce import accumulator
+
+
+def _infer(a: TensorType, b: TensorType) -> TensorType:
+    """[..., m, k] and [..., k, n] give [..., m, n]."""
+    require(
+        a.dtype == b.dtype,
+        f"matmul wants one element type, but its inputs are {a} and {b}. Cast them first.",
+    )
+    require_dtype("matmul", a, (*FLOATS, *INTEGERS))
+    require(
+        a.rank >= 2 and b.rank >= 2,
+        f"matmul wants matrices, but its inputs are {a} and {b}. Reshape vectors first.",
+    )
+    require(
+        a.shape[-1] == b.shape[-2],
+        f"matmul of {a} and {b}: rows of {format_size(a.shape[-1])} elements meet columns of "
+        f"{format_size(b.shape[-2])}.",
+    )
+    batch = _batch(a, b)
+    return a.with_shape((*batch, a.shape[-2], b.shape[-1]))
+
+
+def _batch(a: TensorType, b: TensorType) -> tuple[Size, ...]:
+    rank = max(a.rank, b.rank) - 2
+    left = (1,) * (rank - a.rank + 2) + a.shape[:-2]
+    right = (1,) * (rank - b.rank + 2) + b.shape[:-2]
+    for x, y in zip(left, right):
+        require(
+            x == y or x == 1 or y == 1,
+            f"matmul of {a} and {b}: batches of {format_size(x)} and {format_size(y)} do not "
+            f"broadcast.",
+        )
+    return tuple(y if x == 1 else x for x, y in zip(left, right))
+
+
+@rounded_once
+def _reference(a: Array, b: Array) -> Array:
+    return np.asarray(np.matmul(a, b))
+
+
+def _element(a: Operand, b: Operand, *, index: Index) -> Expression:
+    *batch, row, column = index
+    (k,) = reduction_symbols((a.shape[-1],))
+    total = accumulator(a.dtype)
+    left = convert(a[(*_batch_index(a, batch), row, atom(k))], total)
+    right = convert(b[(*_batch_index(b, batch), atom(k), column)], total)
+    return convert(reduce("add", (k,), left * right), a.dtype)
+
+
+def _batch_index(x: Operand, batch: list[Size]) -> tuple[Size, ...]:
+    aligned = batch[len(batch) + 2 - len(x.shape) :]
+    return tuple(0 if size == 1 else i for size, i in zip(x.shape, aligned))
+
+
+register(
+    Operator(
+        "matmul",
+        _infer,
+        _reference,
+        _element,
+        gradient=None,
+        examples=(
+            Example(((3, 5), (5, 7))),
+            Example(((1, 1), (1, 1))),
+            Example(((17, 33), (33, 9))),
+            Example(((2, 3, 5), (2, 5, 4))),
+            Example(((2, 3, 5), (5, 4))),
+            Example(((3, 5), (2, 1, 5, 4))),
+            Example(((2, 1, 3, 5), (1, 4, 5, 2))),
+            Example(((0, 3), (3, 2))),
+            Example(((2, 0), (0, 3))),
+            Example(((1, 64), (64, 31))),
+            Example((ramp((3, 4), f64), ramp((4, 3), f64)), tolerance=1e-12),
+            Example((ramp((3, 40), f16), ramp((40, 5), f16)), tolerance=2e-3),
+            Example((ramp((5, 16), bf16), ramp((16, 5), bf16)), tolerance=2e-2),
+            Example((integers((3, 5), i32), integers((5, 4), i32))),
+            Example((integers((2, 5), i64), integers((5, 2), i64))),
+            Example((integers((3, 40), i8, -90, 100), integers((40, 2), i8, -90, 100))),
+            Example((integers((3, 9), u8, 0, 200), integers((9, 2), u8, 0, 200))),
+        ),
+    )
+)

@@ -1,0 +1,181 @@
+"""Where in the input an element of a resized axis lies: the coordinate modes of ONNX Resize.
+
+Where the scale is the ratio of the two sizes, positions are ratios of integers: no rounding, ties
+are ties, and an upscaled nearest neighbour is a plain division of the index, so a view.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from bessemer.compiler.ir import dims, expr
+from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.expr import Expression, as_index, constant, convert, index_value, select
+from bessemer.compiler.ir.types import DType, f64, i64
+
+COORDINATES = (
+    "half_pixel",
+    "half_pixel_symmetric",
+    "pytorch_half_pixel",
+    "align_corners",
+    "asymmetric",
+    "tf_crop_and_resize",
+)
+ROUNDINGS = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """(slope * place + offset) / denominator, exactly."""
+
+    place: Size
+    slope: Size
+    offset: Size
+    denominator: Size
+
+    def _divided(self, slope: Size, offset: Size, denominator: Size) -> Size:
+        """floor((slope * place + offset) / denominator), in lowest terms."""
+        if isinstance(slope, int) and isinstance(offset, int) and isinstance(denominator, int):
+            shared = math.gcd(slope, denominator)
+            slope, offset, denominator = slope // shared, offset // shared, denominator // shared
+        return dims.floordiv(slope * self.place + offset, denominator)
+
+    def nearest(self, rounding: str) -> Size:
+        """The neighbour that a rounding mode names; it may lie outside of the axis."""
+        match rounding:
+            case "floor":
+                return self._divided(self.slope, self.offset, self.denominator)
+            case "ceil":
+                return self._divided(
+                    self.slope, self.offset + self.denominator - 1, self.denominator
+                )
+            case _:
+                # floor(x + 1/2), and ceil(x - 1/2), in halves.
+                less = 1 if rounding == "round_prefer_floor" else 0
+                offset = 2 * self.offset + self.denominator - less
+                return self._divided(2 * self.slope, offset, 2 * self.denominator)
+
+    def fraction(self, dtype: DType) -> Expression:
+        """The position minus its floor."""
+        numerator = dims.mod(self.slope * self.place + self.offset, self.denominator)
+        whole = convert(index_value(self.denominator), dtype)
+        return convert(index_value(numerator), dtype) / whole
+
+
+@dataclass(frozen=True)
+class Point:
+    """A position that is computed, in f64."""
+
+    value: Expression
+
+    def nearest(self, rounding: str) -> Size:
+        """As of Ratio."""
+        match rounding:
+            case "floor":
+                return self._rounded("floor", 0.0)
+            case "ceil":
+                return self._rounded("ceil", 0.0)
+            case "round_prefer_floor":
+                return self._rounded("ceil", -0.5)
+            case _:
+                return self._rounded("floor", 0.5)
+
+    def _rounded(self, function: str, shift: float) -> Size:
+        moved = self.value + shift if shift else self.value
+        return as_index(convert(expr.unary(function, moved), i64))
+
+    def fraction(self, dtype: DType) -> Expression:
+        """As of Ratio."""
+        return convert(self.value - expr.unary("floor", self.value), dtype)
+
+
+def is_size_ratio(size: Size, resized: Size, scale: float) -> bool:
+    """Whether the scale is just what the sizes say (0 says so); scales come as float32."""
+    if scale == 0:
+        return True
+    if isinstance(size, int) and isinstance(resized, int):
+        return size > 0 and bool(np.float32(resized / size) == np.float32(scale))
+    return scale == int(scale) and dims.divide_exactly(resized, size) == int(scale)
+
+
+def source(
+    place: Size,
+    size: Size,
+    resized: Size,
+    scale: float,
+    coordinate: str,
+    start: float,
+    end: float,
+) -> Ratio | Point:
+    """The position along an axis of `size` that element `place` of `resized` is taken from.
+
+    `start` and `end` are the axis' part of the region of interest (tf_crop_and_resize only).
+    """
+    if coordinate == "tf_crop_and_resize":
+        return _crop(place, size, resized, scale, start, end)
+    if not is_size_ratio(size, resized, scale):
+        return _scaled(place, size, resized, scale, coordinate)
+    match coordinate:
+        case "asymmetric":
+            new, old = _lowest_terms(resized, size)
+            return Ratio(place, old, 0, new)
+        case "align_corners":
+            new, old = _lowest_terms(dims.maximum(resized - 1, 1), size - 1)
+            return Ratio(place, old, 0, new)
+        case _:
+            new, old = _lowest_terms(resized, size)
+            half = Ratio(place, 2 * old, old - new, 2 * new)
+            if coordinate != "pytorch_half_pixel":
+                return half
+            # A single element is taken from position 0, not from the middle.
+            wide = dims.minimum(resized - 1, 1)
+            return Ratio(place, half.slope * wide, half.offset * wide, half.denominator)
+
+
+def _lowest_terms(a: Size, b: Size) -> tuple[Size, Size]:
+    if isinstance(a, int) and isinstance(b, int):
+        shared = math.gcd(a, b) or 1
+        return a // shared, b // shared
+    factor = dims.divide_exactly(a, b)
+    if isinstance(factor, int):
+        return factor, 1
+    factor = dims.divide_exactly(b, a)
+    return (1, factor) if isinstance(factor, int) else (a, b)
+
+
+def _number(size: Size) -> Expression:
+    return convert(index_value(size), f64)
+
+
+def _scaled(place: Size, size: Size, resized: Size, scale: float, coordinate: str) -> Point:
+    """A given scale that the sizes do not reproduce, as for sizes that were rounded down."""
+    at = _number(place)
+    match coordinate:
+        case "asymmetric":
+            return Point(at / scale)
+        case "align_corners":
+            # The length before it was rounded down, as the ONNX evaluator has it.
+            steps = _number(size) * scale - 1.0
+            one = expr.binary("eq", steps, 0.0)
+            return Point(select(one, constant(0.0, f64), at * _number(size - 1) / steps))
+        case "half_pixel_symmetric":
+            adjustment = _number(resized) / (_number(size) * scale)
+            middle = _number(size) * 0.5 * (1.0 - adjustment)
+            return Point(middle + (at + 0.5) / scale - 0.5)
+        case "pytorch_half_pixel":
+            half = (at + 0.5) / scale - 0.5
+            return Point(select(expr.less(1, resized), half, 0.0))
+        case _:
+            return Point((at + 0.5) / scale - 0.5)
+
+
+def _crop(place: Size, size: Size, resized: Size, scale: float, start: float, end: float) -> Point:
+    exact = is_size_ratio(size, resized, scale)
+    length = _number(resized) if exact else _number(size) * scale
+    one = expr.binary("eq", length, 1.0)
+    steps = _number(place) * (end - start) * _number(size - 1) / (length - 1.0)
+    middle = _number(size - 1) * ((end - start) / 2)
+    return Point(select(one, middle, steps) + _number(size - 1) * start)

@@ -1,0 +1,52 @@
+"""Sets constants that are denormal numbers to zero.
+
+    const f32 [1e-40, 1.0]                   becomes    const f32 [0.0, 1.0]
+
+Compiled code flushes denormals (FTZ and DAZ) while it runs; a weight that the processor would have
+to treat specially must not be different from what it treats as zero. Half precision keeps its own:
+they are normal numbers in the f32 arithmetic that it is computed in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from bessemer.compiler.ir.graph import Graph, Node
+from bessemer.compiler.ir.types import Array, DType, bf16, f32, f64
+
+_SMALLEST = {f32: 2.0**-126, bf16: 2.0**-126, f64: 2.0**-1022}
+"""The smallest normal number of each type whose denormals the processor would see."""
+
+
+def flush_denormals(graph: Graph) -> Graph:
+    """The graph with denormal constants replaced by zeros of the same sign."""
+    constants = {v: _flushed(array, v.type.dtype) for v, array in graph.constants.items()}
+    nodes = tuple(_flush_node(node) for node in graph.nodes)
+    same_nodes = all(a is b for a, b in zip(nodes, graph.nodes))
+    if same_nodes and all(constants[v] is array for v, array in graph.constants.items()):
+        return graph
+    return replace(graph, constants=constants, nodes=nodes)
+
+
+def _flushed(array: Array, dtype: DType) -> Array:
+    smallest = _SMALLEST.get(dtype)
+    if smallest is None:
+        return array
+    size = np.abs(array)
+    denormal = (size < np.asarray(smallest).astype(array.dtype)) & (size > 0)
+    if not denormal.any():
+        return array
+    return np.where(denormal, np.copysign(np.zeros((), array.dtype), array), array)
+
+
+def _flush_node(node: Node) -> Node:
+    if node.operator.name == "full":
+        value, dtype = node.attributes["value"], node.attributes["dtype"]
+        if dtype in _SMALLEST and 0 < abs(value) < _SMALLEST[dtype]:
+            return replace(node, attributes={**node.attributes, "value": 0.0})
+    regions = tuple(flush_denormals(region) for region in node.regions)
+    if all(a is b for a, b in zip(regions, node.regions)):
+        return node
+    return replace(node, regions=regions)

@@ -1,0 +1,99 @@
+"""Computes at compile time what depends on constants only.
+
+    %2 = sqrt(const)                                     becomes    const'
+    %3 = add(broadcast_to(const), full(1e-5))            becomes    broadcast_to(const')
+
+Pointwise arithmetic is done before broadcasting, whatever the (symbolic) shape. Nothing grows:
+a result that would take over 64 KiB more than its inputs stays a node, and quantized weights stay
+integers. Transposed and reshaped weights are views until the end, when each is copied once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from bessemer.compiler.errors import CompileError, InternalError
+from bessemer.compiler.ir.graph import Graph, Node, Value
+from bessemer.compiler.ir.op import Attributes
+from bessemer.compiler.ir.rewrite import GraphRewriter, rewrite_graph
+from bessemer.compiler.ir.types import Array
+from bessemer.compiler.passes.known_values import has_symbol, known, spread
+from bessemer.compiler.passes.pointwise import is_pointwise
+
+GROWTH_LIMIT = 64 * 1024
+"""Bytes that folding one node may add."""
+VIEWS = ("transpose", "reshape")
+KEPT = ("full", "iota", "broadcast_to")
+"""Already cheaper than the array that they stand for."""
+
+
+def fold_constants(graph: Graph) -> Graph:
+    """The graph with the nodes evaluated whose inputs are all known."""
+    return rewrite_graph(graph, _fold)
+
+
+def _fold(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
+    operator = node.operator
+    if node.regions or operator.is_random or operator.name in KEPT or not node.outputs:
+        return None
+    if any(has_symbol(entry) for entry in node.attributes.values()):
+        return None
+    arrays = [known(rewriter, value) for value in node.inputs]
+    found = [array for array in arrays if array is not None]
+    if len(found) != len(arrays) or _is_dequantization(node, found):
+        return None
+    if is_pointwise(operator):
+        return _fold_pointwise(rewriter, node, found)
+    if not all(value.type.is_static for value in (*node.inputs, *node.outputs)):
+        return None
+    if operator.name not in VIEWS and _grows(node, found):
+        return None
+    results = _compute(node, [_full_shape(a, v) for a, v in zip(found, node.inputs)])
+    return None if results is None else [rewriter.constant(array) for array in results]
+
+
+def _fold_pointwise(
+    rewriter: GraphRewriter, node: Node, arrays: list[Array]
+) -> Sequence[Value] | None:
+    """Computes in the smallest shape, with the axes that broadcasting added left out."""
+    small = np.broadcast_shapes(*(array.shape for array in arrays))
+    size = int(np.prod(small)) * node.output.type.dtype.bytes
+    if size - sum(array.nbytes for array in arrays) > GROWTH_LIMIT:
+        return None
+    results = _compute(node, [np.broadcast_to(array, small) for array in arrays])
+    return None if results is None else [spread(rewriter, results[0], node.output.type)]
+
+
+def _full_shape(array: Array, value: Value) -> Array:
+    return np.broadcast_to(array, value.type.static_shape)
+
+
+def _compute(node: Node, arrays: list[Array]) -> tuple[Array, ...] | None:
+    attributes: Attributes = node.attributes
+    try:
+        with np.errstate(all="ignore"):
+            results = node.operator.compute(arrays, attributes)
+    except (CompileError, InternalError, ArithmeticError, IndexError, TypeError, ValueError):
+        return None  # what is wrong with it is said when it runs, if it ever does
+    return tuple(np.asarray(result) for result in results)
+
+
+def _grows(node: Node, arrays: list[Array]) -> bool:
+    made = sum(
+        int(np.prod(value.type.static_shape, dtype=np.int64)) * value.type.dtype.bytes
+        for value in node.outputs
+    )
+    return made - sum(array.nbytes for array in arrays) > GROWTH_LIMIT
+
+
+def _is_dequantization(node: Node, arrays: list[Array]) -> bool:
+    """Whether a cast turns a matrix of 8-bit weights (not a vector of zero points) into floats."""
+    if node.operator.name != "cast":
+        return False
+    (array,) = arrays
+    narrow = array.dtype.kind in "iu" and array.dtype.itemsize == 1
+    is_vector = sum(size > 1 for size in array.shape) <= 1
+    return narrow and not is_vector and bool(node.attributes["dtype"].is_float)
+

@@ -1,0 +1,249 @@
+"""Gives every value of a program a place in one arena, and every weight a place in the blob.
+
+Values that are alive at the same step never overlap. Sizes of the form number * P, with one
+polynomial P of symbols for all of them (P = 1: static sizes; P = batch), are planned together,
+greedily by size: the largest value first, each at the lowest offset that is free during its life
+(Pisarchyk & Lee 2020, arXiv 2001.03288). The arenas of different P lie one after the other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from bessemer.compiler.errors import InternalError
+from bessemer.compiler.ir import dims
+from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.graph import Value
+from bessemer.compiler.ir.program import (
+    Alias,
+    BindDims,
+    Branch,
+    Copy,
+    Launch,
+    MemoryPlan,
+    Program,
+    Repeat,
+    Step,
+)
+
+ALIGNMENT = 64
+
+
+@dataclass
+class Life:
+    """The first and the last step at which a value is needed."""
+
+    first: int
+    last: int
+
+    def meets(self, other: Life) -> bool:
+        return self.first <= other.last and other.first <= self.last
+
+
+def plan_memory(program: Program) -> MemoryPlan:
+    """The places of all values; see `MemoryPlan`."""
+    lives = _Lives(program)
+    weight_offsets, weights_size = _place_weights(program, lives.used)
+    fixed = set(program.weights) | set(program.inputs)
+    fixed |= {v for v in program.outputs if not is_data_dependent(program, v)}
+    places: dict[Value, Life] = {}
+    for value, life in lives.of.items():
+        if not any(member in fixed for member in lives.members(value)):
+            places[value] = life
+    sizes = {value: nbytes(program, value) for value in places}
+    offsets, ends = _place(places, sizes, program.symbols)
+    everywhere = {
+        member: offsets[value] for value in places for member in lives.members(value)
+    }
+    bound = _lower_bound(places, sizes)
+    return MemoryPlan(
+        everywhere,
+        ends[-1] if ends else 0,
+        bound,
+        weight_offsets,
+        weights_size,
+        lives.roots(),
+        ends,
+    )
+
+
+def is_data_dependent(program: Program, value: Value) -> bool:
+    """Whether a value's shape is only known once the model has run."""
+    known = set(program.symbols[: program.input_symbols])
+    return any(not dims.symbol_names(size) <= known for size in value.type.shape)
+
+
+def nbytes(program: Program, value: Value) -> Size:
+    """The bytes to keep for a value: its size, or its capacity if that is known later."""
+    count = program.capacities.get(value, value.type.numel)
+    return count * value.type.dtype.bytes
+
+
+class _Lives:
+    """The life of every value that a program touches; aliases live as one."""
+
+    def __init__(self, program: Program) -> None:
+        self.of: dict[Value, Life] = {}
+        self.used: dict[Value, None] = {}
+        self._root: dict[Value, Value] = {}
+        self._members: dict[Value, list[Value]] = {}
+        self._time = 0
+        self._program = program
+        for value in program.inputs:
+            self._touch(value)
+        self._steps(program.steps)
+        self._time += 1
+        for value in program.outputs:
+            self._touch(value)
+
+    def root(self, value: Value) -> Value:
+        while value in self._root:
+            value = self._root[value]
+        return value
+
+    def roots(self) -> dict[Value, Value]:
+        return {value: self.root(value) for value in self._root}
+
+    def members(self, value: Value) -> list[Value]:
+        return [value, *self._members.get(value, [])]
+
+    def _touch(self, value: Value) -> None:
+        self.used[value] = None
+        value = self.root(value)
+        life = self.of.get(value)
+        if life is None:
+            self.of[value] = Life(self._time, self._time)
+        else:
+            life.last = self._time
+
+    def _steps(self, steps: Sequence[Step]) -> None:
+        for step in steps:
+            self._time += 1
+            match step:
+                case Launch():
+                    self._touch_all(step.values)
+                case BindDims(value, _, _):
+                    self._touch(value)
+                case Copy(source, target):
+                    self._touch_all((source, target))
+                case Alias(source, target):
+                    self._alias(source, target)
+                case Branch():
+                    self._touch(step.condition)
+                    self._steps(step.then)
+                    self._steps(step.otherwise)
+                case Repeat():
+                    self._repeat(step)
+
+    def _touch_all(self, values: Iterable[Value]) -> None:
+        for value in values:
+            self._touch(value)
+
+    def _alias(self, source: Value, target: Value) -> None:
+        self._touch(source)
+        root = self.root(source)
+        if target in self.of:
+            raise InternalError("a value is aliased after it was written")
+        self._root[target] = root
+        self._members.setdefault(root, []).append(target)
+        self.used[target] = None
+
+    def _repeat(self, step: Repeat) -> None:
+        """Whatever is alive before a loop and used in it stays alive until the loop ends."""
+        before = self._time
+        controls = [v for v in (step.trips, step.condition, step.iteration) if v is not None]
+        self._touch_all(controls)
+        self._steps(step.body)
+        self._time += 1
+        self._touch_all(controls)
+        for life in self.of.values():
+            if life.first <= before < life.last:
+                life.last = self._time
+
+
+def _place_weights(program: Program, used: Mapping[Value, None]) -> tuple[dict[Value, int], int]:
+    offsets: dict[Value, int] = {}
+    position = 0
+    for value in used:
+        array = program.weights.get(value)
+        if array is not None:
+            offsets[value] = position
+            position += -(-array.nbytes // ALIGNMENT) * ALIGNMENT
+    return offsets, position
+
+
+def _place(
+    lives: Mapping[Value, Life], sizes: Mapping[Value, Size], symbols: Sequence[str]
+) -> tuple[dict[Value, Size], tuple[Size, ...]]:
+    """Offsets, and the end of each part of the arena; parts whose size is known earlier come first."""
+    classes: dict[Size, list[tuple[Value, int]]] = {}
+    for value in lives:
+        unit, count = _unit(sizes[value])
+        classes.setdefault(unit, []).append((value, -(-count // ALIGNMENT) * ALIGNMENT))
+    offsets: dict[Value, Size] = {}
+    ends: list[Size] = []
+    start: Size = 0
+
+    def when_known(unit: Size) -> tuple[int, str]:
+        return max((symbols.index(n) for n in dims.symbol_names(unit)), default=-1), str(unit)
+
+    for unit in sorted(classes, key=when_known):
+        placed, extent = _greedy(classes[unit], lives)
+        offsets |= {value: start + unit * position for value, position in placed.items()}
+        start = start + unit * extent
+        ends.append(start)
+    return offsets, tuple(ends)
+
+
+def _unit(size: Size) -> tuple[Size, int]:
+    """size as (polynomial, number): the number is the greatest common divisor of its terms."""
+    if isinstance(size, int):
+        return 1, size
+    divisor = math.gcd(*size.terms.values())
+    unit = dims.divide_exactly(size, divisor)
+    assert unit is not None
+    return unit, divisor
+
+
+def _greedy(
+    wanted: Sequence[tuple[Value, int]], lives: Mapping[Value, Life]
+) -> tuple[dict[Value, int], int]:
+    placed: list[tuple[int, int, Life]] = []  # (start, end, life), ordered by start
+    offsets: dict[Value, int] = {}
+    extent = 0
+    for value, size in sorted(wanted, key=lambda item: -item[1]):
+        life = lives[value]
+        position = 0
+        for start, end, other in placed:
+            if start - position >= size:
+                break
+            if life.meets(other):
+                position = max(position, end)
+        offsets[value] = position
+        extent = max(extent, position + size)
+        placed.append((position, position + size, life))
+        placed.sort(key=lambda item: item[0])
+    return offsets, extent
+
+
+def _lower_bound(lives: Mapping[Value, Life], sizes: Mapping[Value, Size]) -> Size:
+    """The largest sum of bytes alive at one step (with symbols: at the step where it is largest
+    when every symbol is 64)."""
+    changes: dict[int, list[tuple[Value, int]]] = {}
+    for value, life in lives.items():
+        changes.setdefault(life.first, []).append((value, 1))
+        changes.setdefault(life.last + 1, []).append((value, -1))
+    alive: Size = 0
+    best: Size = 0
+    for time in sorted(changes):
+        for value, sign in changes[time]:
+            alive = alive + sign * sizes[value]
+        if _typical(alive) > _typical(best):
+            best = alive
+    return best
+
+
+def _typical(size: Size) -> int:
+    return dims.evaluate(size, lambda _: 64)

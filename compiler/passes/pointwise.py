@@ -1,0 +1,13 @@
+"""Which operators are pointwise: an element depends on the elements at the same place only."""
+
+from __future__ import annotations
+
+from bessemer.compiler.ir.expr import BINARY, UNARY
+from bessemer.compiler.ir.op import Operator
+
+_NAMES = frozenset({*UNARY, *BINARY, "relu", "clip", "leaky_relu", "cast", "select"})
+
+
+def is_pointwise(operator: Operator) -> bool:
+    """Whether all inputs have the output's shape and its elements depend on theirs one by one."""
+    return operator.name in _NAMES

@@ -1,0 +1,44 @@
+"""Rewrites nodes by the laws of arithmetic and of views.
+
+    add(x, 0)  mul(x, 1)  pow(x, 2)                   become    x    x    mul(x, x)
+    transpose(transpose(x, (1, 0)), (1, 0))           becomes   x
+    max(min(x, 6), 0)                                 becomes   clip(x, 0, 6)
+    if(true, ...)                                     becomes   the branch taken
+
+The rules are tables by operator, in simplify_arithmetic.py and simplify_views.py. A rule sees a
+node whose inputs are simplified already, and what it emits is simplified in turn, so that one walk
+reaches the end. No rule adds work; what is left without readers, remove_dead takes away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from bessemer.compiler.ir.graph import Graph, Node, Value
+from bessemer.compiler.ir.rewrite import GraphRewriter, rewrite_graph
+from bessemer.compiler.passes.known_values import uniform
+from bessemer.compiler.passes.simplify_arithmetic import ARITHMETIC
+from bessemer.compiler.passes.simplify_views import VIEWS
+
+_RULES: Mapping[str, Callable[[GraphRewriter, Node], Value | None]] = {**ARITHMETIC, **VIEWS}
+
+
+def simplify(graph: Graph) -> Graph:
+    """The graph with every rule applied until none applies."""
+    return rewrite_graph(graph, _simplify)
+
+
+def _simplify(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
+    if node.operator.name == "if":
+        return _take_branch(rewriter, node)
+    rule = _RULES.get(node.operator.name)
+    value = None if rule is None else rule(rewriter, node)
+    return None if value is None else (value,)
+
+
+def _take_branch(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
+    """The branch that a constant condition chooses, in place of the choice."""
+    condition = uniform(rewriter, node.inputs[0])
+    if condition is None:
+        return None
+    return rewriter.inline(node.regions[0 if condition else 1], node.inputs[1:])

@@ -1,0 +1,242 @@
+"""What the micro-kernel schedule computes: one sum over `depth` for every row and column.
+
+    out[rows, column] = epilogue(sum over depth of a[base + rows . strides + depth . strides]
+                                                   * b[matrix(rows), depth, column])
+
+A matrix product has rows (batch..., m) and depth (k,). A convolution of a channels-last, already
+padded input has rows (n, oh, ow), whose strides in `a` are those of the windows' corners, and depth
+(kh, kw, c). A group of a grouped convolution, or a batch of a batched product, is a row axis with
+a `b_stride`: each of its steps has its own packed matrix.
+
+Adjacent axes are merged where their strides say that they are one: a 1x1 convolution becomes a
+matrix product, and a row of taps (kw, c) one run of contiguous elements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+from bessemer.compiler.ir import dims
+from bessemer.compiler.ir.dims import Atom, FloorDiv, Max, Min, Mod, Size
+from bessemer.compiler.ir.expr import (
+    Buffer,
+    Expression,
+    IndexValue,
+    Load,
+    children,
+    constant,
+)
+from bessemer.compiler.ir.loops import Store
+from bessemer.compiler.ir.types import DType, f32, f64
+
+Epilogue: TypeAlias = Callable[[tuple[Size, ...], Size, Expression], tuple[Store, ...]]
+
+
+@dataclass(frozen=True, eq=False)
+class RowAxis:
+    """One axis of the output's rows. `a_stride` in elements, `b_stride` in packed matrices."""
+
+    extent: Size
+    a_stride: Size
+    b_stride: Size = 0
+
+
+@dataclass(frozen=True, eq=False)
+class DepthAxis:
+    """One axis of the sum; the order of the axes is that of b's rows."""
+
+    extent: Size
+    a_stride: Size
+
+
+@dataclass(frozen=True, eq=False)
+class Contraction:
+    """One contraction, with everything that is done to a sum before it is stored.
+
+    `a_base` is the flat offset in `a` of the first row's first element. `b` is packed (packing.py).
+    `epilogue(row_indices, column, total)` gives the stores of one element, for one index a row
+    axis; `column` runs over a fragment's columns. `start(column)`, if given, is what a sum begins
+    with in place of 0 (a bias): it saves an addition.
+    """
+
+    dtype: DType
+    a: Buffer
+    a_base: Size
+    rows: tuple[RowAxis, ...]
+    depth: tuple[DepthAxis, ...]
+    columns: Size
+    b: Buffer
+    epilogue: Epilogue
+    start: Callable[[Size], Expression] | None = None
+
+    @property
+    def depth_extent(self) -> Size:
+        """The number of products in a sum."""
+        return dims.product(axis.extent for axis in self.depth)
+
+    @property
+    def row_extent(self) -> Size:
+        """The number of rows of one packed matrix's product."""
+        return dims.product(axis.extent for axis in self.rows if axis.b_stride == 0)
+
+
+def supports(contraction: Contraction) -> bool:
+    """Whether the micro-kernel schedule can do it; generic loops do the others."""
+    types_fit = all(
+        dtype in (f32, f64) and dtype == contraction.dtype
+        for dtype in (contraction.a.dtype, contraction.b.dtype)
+    )
+    # A product with a vector is a dot product a row: 15 of 16 columns would be padding.
+    return types_fit and contraction.columns != 1 and bool(contraction.depth)
+
+
+@dataclass(frozen=True, eq=False)
+class MergedAxis:
+    """Row axes that are walked as one; `members` are their positions and extents, outer first."""
+
+    extent: Size
+    a_stride: Size
+    b_stride: Size
+    members: tuple[tuple[int, Size], ...]
+
+    def scatter(self, index: Size, into: list[Size]) -> None:
+        """Writes the members' indices to their positions."""
+        if not self.members:
+            return
+        rest = index
+        for position, extent in reversed(self.members[1:]):
+            into[position] = dims.mod(rest, extent)
+            rest = dims.floordiv(rest, extent)
+        into[self.members[0][0]] = rest
+
+
+@dataclass(frozen=True, eq=False)
+class Nest:
+    """The axes to walk. A tile lies along `axis`; `inner` axes (static) lie in each of its units.
+
+    `batch` axes choose the packed matrix; `outer` axes are the other ones.
+    """
+
+    batch: tuple[MergedAxis, ...]
+    outer: tuple[MergedAxis, ...]
+    axis: MergedAxis
+    inner: tuple[MergedAxis, ...]
+    depth: tuple[DepthAxis, ...]
+    rank: int
+
+    @property
+    def unit(self) -> int:
+        """Rows in one step along the tile's axis."""
+        return len(self.unit_indices())
+
+    def unit_indices(self) -> list[tuple[int, ...]]:
+        """The inner axes' indices of each row of a unit."""
+        found: list[tuple[int, ...]] = [()]
+        for axis in self.inner:
+            assert isinstance(axis.extent, int)
+            found = [(*index, i) for index in found for i in range(axis.extent)]
+        return found
+
+
+def nest(contraction: Contraction, height: int) -> Nest:
+    """Merges axes and chooses the one along which tiles of at most `height` rows lie."""
+    axes = [
+        MergedAxis(row.extent, row.a_stride, row.b_stride, ((position, row.extent),))
+        for position, row in enumerate(contraction.rows)
+    ]
+    batch = tuple(axis for axis in axes if axis.b_stride != 0)
+    rows = _merge_rows(contraction, [a for a in axes if a.b_stride == 0 and a.extent != 1])
+    if not rows:
+        free = [axis for axis in axes if axis.b_stride == 0]
+        rows = free[-1:] or [MergedAxis(1, 0, 0, ())]
+    at = len(rows) - 1
+    unit = 1
+    while at > 0:
+        extent = rows[at].extent
+        if not isinstance(extent, int) or unit * extent * 2 > height:
+            break
+        unit *= extent
+        at -= 1
+    inner = tuple(rows[at + 1 :])
+    depth = merge_depth(contraction.depth)
+    return Nest(batch, tuple(rows[:at]), rows[at], inner, depth, len(contraction.rows))
+
+
+def _merge_rows(contraction: Contraction, axes: Sequence[MergedAxis]) -> list[MergedAxis]:
+    """Merges neighbours, unless the epilogue would then divide the merged index."""
+    merged: list[MergedAxis] = []
+    for axis in reversed(axes):
+        if merged and axis.a_stride == merged[-1].extent * merged[-1].a_stride:
+            extent = axis.extent * merged[-1].extent
+            stride = merged[-1].a_stride
+            joined = MergedAxis(extent, stride, 0, (*axis.members, *merged[-1].members))
+            if not _divides(contraction, joined):
+                merged[-1] = joined
+                continue
+        merged.append(axis)
+    return merged[::-1]
+
+
+def _divides(contraction: Contraction, axis: MergedAxis) -> bool:
+    """Whether the epilogue's index arithmetic divides the index of this axis."""
+    probe = dims.Symbol("probe", axis.extent)
+    indices: list[Size] = [dims.symbol(f"row{i}") for i in range(len(contraction.rows))]
+    axis.scatter(dims.atom(probe), indices)
+    total = constant(0, contraction.dtype)
+    stores = contraction.epilogue(tuple(indices), dims.symbol("column"), total)
+    sizes = [store.buffer.offset(store.indices) for store in stores]
+    for store in stores:
+        sizes += _offsets(store.value)
+        if store.guard is not None:
+            sizes += _offsets(store.guard)
+    return any(_is_divided(size, probe) for size in sizes)
+
+
+def _offsets(root: Expression) -> list[Size]:
+    """The index arithmetic inside an expression."""
+    found: list[Size] = []
+    seen: set[Expression] = set()
+    stack = [root]
+    while stack:
+        node = stack.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        match node:
+            case Load(_, buffer, indices, _):
+                found.append(buffer.offset(indices))
+            case IndexValue(_, size):
+                found.append(size)
+        stack += children(node)
+    return found
+
+
+def _is_divided(size: Size, leaf: Atom) -> bool:
+    if isinstance(size, int):
+        return False
+    return any(_has_division(atom, leaf) for monomial in size.terms for atom, _ in monomial)
+
+
+def _has_division(atom: Atom, leaf: Atom) -> bool:
+    match atom:
+        case FloorDiv(a, b) | Mod(a, b):
+            return leaf in dims.atoms(a) | dims.atoms(b)
+        case Min(a, b) | Max(a, b):
+            return _is_divided(a, leaf) or _is_divided(b, leaf)
+        case _:
+            return False
+
+
+def merge_depth(axes: Iterable[DepthAxis]) -> tuple[DepthAxis, ...]:
+    """Neighbours whose elements follow each other at one stride become one axis."""
+    merged: list[DepthAxis] = []
+    for axis in axes:
+        if axis.extent == 1:
+            continue
+        if merged and merged[-1].a_stride == axis.extent * axis.a_stride:
+            merged[-1] = replace(axis, extent=merged[-1].extent * axis.extent)
+        else:
+            merged.append(axis)
+    return tuple(merged) or (DepthAxis(1, 1),)

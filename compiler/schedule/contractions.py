@@ -1,0 +1,277 @@
+"""Lowers a group around a matrix product or convolution to register-tiled kernels.
+
+The left operand is read where it lies, through views if its index arithmetic stays linear. The right
+one is packed: at compile time if it is a constant, else by a kernel of its own, which also computes
+whatever pointwise work leads to it. The rest of the group is the epilogue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from bessemer.compiler.ir import expr
+from bessemer.compiler.ir.dims import Size, Symbol, atom, product
+from bessemer.compiler.ir.expr import Buffer, Expression, Index, Load
+from bessemer.compiler.ir.graph import Node, Value
+from bessemer.compiler.ir.loops import Store
+from bessemer.compiler.ir.program import Launch
+from bessemer.compiler.ir.types import Array, TensorType, type_of
+from bessemer.compiler.schedule.contraction import Contraction, DepthAxis, RowAxis, supports
+from bessemer.compiler.schedule.fuse import (
+    Fusion,
+    affine_strides,
+    as_index,
+    index_symbols,
+    view_chain,
+)
+from bessemer.compiler.schedule.groups import Group
+from bessemer.compiler.schedule.lower import Lowering, flat_buffers, in_order
+from bessemer.compiler.schedule.microkernel import lower_contraction, operations
+from bessemer.compiler.schedule.nests import Piece, flat, flatten_loads, lower_nest
+from bessemer.compiler.schedule.packing import pack, packed_element, packed_shape
+from bessemer.compiler.schedule.tiles import plan
+from bessemer.compiler.targets.machine import Target
+
+
+@dataclass(frozen=True, eq=False)
+class Axes:
+    """A contraction's axes, and the number of matrices that its right operand holds."""
+
+    rows: tuple[RowAxis, ...]
+    depth: tuple[DepthAxis, ...]
+    columns: Size
+    matrices: Size
+
+
+def lower_contraction_group(
+    group: Group,
+    pack_group: Group | None,
+    producers: Mapping[Value, Node],
+    lowering: Lowering,
+    target: Target,
+) -> list[Launch] | None:
+    """The launches, or None where the tiled form does not apply and plain loops must do."""
+    anchor = group.anchor
+    assert anchor is not None and group.root is not None
+    left, right = anchor.inputs
+    fusion = Fusion(view_chain(left, producers), {})
+    symbols = index_symbols(left.type.shape)
+    element = fusion.element(left, as_index(symbols, left.type.shape))
+    if not isinstance(element, Load):
+        return None
+    strides = affine_strides(element, symbols)
+    if strides is None:
+        return None
+    base = _base(element, symbols)
+    form = _Convolution(anchor) if anchor.operator.name == "conv" else _Product(anchor)
+    axes = form.axes(strides)
+    inputs = Fusion({n.output: n for n in in_order(group)}, lowering.constants)
+    (left_base,) = fusion.buffers
+    a = flat(inputs.buffer(left_base))
+    out = Buffer("out0", group.root.type.dtype, group.root.type.shape)
+    draft = Contraction(
+        anchor.output.type.dtype,
+        a,
+        base,
+        axes.rows,
+        axes.depth,
+        axes.columns,
+        Buffer("in1", right.type.dtype, (1,)),
+        _Epilogue(group.root, anchor.output, inputs, out, form),
+    )
+    if not supports(draft):
+        return None
+    tiling = plan(draft, target)
+    shape = packed_shape(axes.matrices, product(d.extent for d in axes.depth), axes.columns, tiling.panel)
+    launches: list[Launch] = []
+    if right in lowering.constants:
+        packed = _packed_constant(right, form, tiling.panel, lowering)
+    else:
+        packed = Value(TensorType(right.type.dtype, shape))
+        nodes = in_order(pack_group) if pack_group else []
+        launches.append(_pack_launch(anchor, right, nodes, packed, form, axes, lowering))
+    contraction = replace(draft, b=flat(inputs.buffer(packed)))
+    body = lower_contraction(contraction, tiling, target)
+    launches.append(
+        lowering.launch(
+            in_order(group),
+            flat_buffers(inputs),
+            {group.root: flat(out)},
+            body,
+            operations(contraction, tiling),
+        )
+    )
+    return launches
+
+
+def _base(element: Load, symbols: Sequence[Symbol]) -> Size:
+    """The flat offset of the element at index 0."""
+    first = expr.substitute(element, {symbol: 0 for symbol in symbols})
+    assert isinstance(first, Load)
+    return first.buffer.offset(first.indices)
+
+
+class _Product:
+    """matmul: [..., m, k] x [..., k, n], batch axes broadcast.
+
+    `output_index` is the index of an element of the anchor's output, `right_index` that of one of
+    its right operand, `right_matrices` a constant right operand as [matrices..., depth, columns].
+    """
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.left, self.right = (value.type.shape for value in node.inputs)
+        self.out = node.output.type.shape
+        self.batch = len(self.out) - 2
+
+    def axes(self, strides: tuple[Size, ...]) -> Axes:
+        left = (0,) * (self.batch - len(self.left) + 2) + tuple(
+            0 if size == 1 else stride for size, stride in zip(self.left[:-2], strides[:-2])
+        )
+        rows = [
+            RowAxis(size, a, b)
+            for size, a, b in zip(self.out[:-2], left, self._matrix_strides(), strict=True)
+        ]
+        rows.append(RowAxis(self.out[-2], strides[-2]))
+        depth = (DepthAxis(self.left[-1], strides[-1]),)
+        return Axes(tuple(rows), depth, self.out[-1], product(self.right[:-2]))
+
+    def _matrix_strides(self) -> tuple[Size, ...]:
+        strides: list[Size] = []
+        step: Size = 1
+        for size in reversed(self.right[:-2]):
+            strides.append(0 if size == 1 else step)
+            step = step * size
+        return (0,) * (self.batch - len(self.right) + 2) + tuple(reversed(strides))
+
+    def output_index(self, rows: tuple[Size, ...], column: Size) -> Index:
+        return (*rows, column)
+
+    def right_index(self, matrix: Size, k: Size, column: Size) -> Index:
+        index: list[Size] = []
+        rest = matrix
+        for size in reversed(self.right[:-2]):
+            index.append(rest % size if not isinstance(rest, int) or rest else 0)
+            rest = rest // size
+        return (*reversed(index), k, column)
+
+    def right_matrices(self, array: Array) -> Array:
+        return array
+
+
+class _Convolution:
+    """conv of an input that needs no padding; groups are the outermost rows. As _Product."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.x, self.w = (value.type.shape for value in node.inputs)
+        self.out = node.output.type.shape
+        self.groups: int = node.attributes["groups"]
+
+    def axes(self, strides: tuple[Size, ...]) -> Axes:
+        kernel = self.w[:-2]
+        steps, dilations = self.node.attributes["strides"], self.node.attributes["dilations"]
+        rows = [RowAxis(self.out[0], strides[0])]
+        rows += [
+            RowAxis(size, step * stride)
+            for size, step, stride in zip(self.out[1:-1], steps, strides[1:-1], strict=True)
+        ]
+        if self.groups > 1:
+            rows.insert(0, RowAxis(self.groups, self.w[-2] * strides[-1], 1))
+        depth = [
+            DepthAxis(size, dilation * stride)
+            for size, dilation, stride in zip(kernel, dilations, strides[1:-1], strict=True)
+        ]
+        depth.append(DepthAxis(self.w[-2], strides[-1]))
+        return Axes(tuple(rows), tuple(depth), self.w[-1] // self.groups, self.groups)
+
+    def output_index(self, rows: tuple[Size, ...], column: Size) -> Index:
+        if self.groups == 1:
+            return (*rows, column)
+        return (*rows[1:], rows[0] * (self.w[-1] // self.groups) + column)
+
+    def right_index(self, matrix: Size, k: Size, column: Size) -> Index:
+        index: list[Size] = []
+        rest = k
+        for size in reversed(self.w[:-1]):
+            index.append(rest % size)
+            rest = rest // size
+        return (*reversed(index), matrix * (self.w[-1] // self.groups) + column)
+
+    def right_matrices(self, array: Array) -> Array:
+        columns = array.shape[-1] // self.groups
+        grouped = array.reshape(-1, self.groups, columns)
+        return grouped.transpose(1, 0, 2)
+
+
+_Form = _Product | _Convolution
+
+
+@dataclass(frozen=True, eq=False)
+class _Epilogue:
+    """The stores of one element of the group's root, given the sum."""
+
+    root: Value
+    sum: Value
+    fusion: Fusion
+    out: Buffer
+    form: _Form
+
+    def __call__(
+        self, rows: tuple[Size, ...], column: Size, total: Expression
+    ) -> tuple[Store, ...]:
+        index = self.form.output_index(rows, column)
+        if self.root is self.sum:
+            value = total
+        else:
+            inner = self.fusion.given({self.sum: lambda _: total})
+            value = flatten_loads(inner.element(self.root, _unit_free(index, self.root)))
+        return (Store(flat(self.out), (self.out.offset(index),), value),)
+
+
+def _unit_free(index: Index, value: Value) -> Index:
+    return tuple(0 if size == 1 else i for i, size in zip(index, value.type.shape, strict=True))
+
+
+def _packed_constant(right: Value, form: _Form, panel: int, lowering: Lowering) -> Value:
+    """The packed weight as a constant of the program; made once for each weight."""
+    key = (right, panel, type(form).__name__, getattr(form, "groups", 1))
+    found = lowering.packed.get(key)
+    if found is None:
+        array = pack(form.right_matrices(lowering.constants[right]), panel)
+        found = lowering.packed[key] = Value(type_of(array), right.name)
+        lowering.add_constant(found, array)
+    return found
+
+
+def _pack_launch(
+    anchor: Node,
+    right: Value,
+    nodes: Sequence[Node],
+    packed: Value,
+    form: _Form,
+    axes: Axes,
+    lowering: Lowering,
+) -> Launch:
+    """Packs the right operand at run time."""
+    fusion = Fusion({node.output: node for node in nodes}, lowering.constants)
+    symbols = index_symbols(packed.type.shape)
+    full = tuple(atom(symbol) for symbol in symbols)
+    index = (0 if packed.type.shape[0] == 1 else full[0], *full[1:])
+
+    def element(matrix: Size, k: Size, column: Size) -> Expression:
+        return fusion.element(right, _unit_free(form.right_index(matrix, k, column), right))
+
+    value = flatten_loads(packed_element(element, index, axes.columns))
+    out = Buffer("out0", packed.type.dtype, packed.type.shape)
+    piece = Piece(flat(out), out.offset(index), value, symbols)
+    nest = lower_nest(piece, lowering.lanes, lowering.vectorize)
+    return lowering.launch(
+        [*nodes, anchor],
+        flat_buffers(fusion),
+        {packed: flat(out)},
+        nest.body,
+        nest.operations,
+        name="pack",
+    )

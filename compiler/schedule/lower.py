@@ -1,0 +1,218 @@
+"""Lowers a group of nodes to launches of kernels."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from bessemer.compiler.errors import InternalError
+from bessemer.compiler.ir import dims, loops
+from bessemer.compiler.ir.build_loops import KernelBuilder
+from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.expr import Buffer, Load
+from bessemer.compiler.ir.graph import Node, Value
+from bessemer.compiler.ir.loops import Block, Kernel
+from bessemer.compiler.ir.program import Launch
+from bessemer.compiler.ir.types import Array, DType, TensorType
+from bessemer.compiler.schedule.dependence import all_nodes
+from bessemer.compiler.schedule.fuse import Fusion, as_index, index_symbols
+from bessemer.compiler.schedule.groups import Group
+from bessemer.compiler.schedule.nests import Lanes, Piece, flat, flatten_loads, lower_nest
+from bessemer.compiler.schedule.symbols import kernel_symbols
+
+
+@dataclass(eq=False)
+class Lowering:
+    """What all groups of a program share: the machine, the weights, and the kernels so far."""
+
+    constants: dict[Value, Array]
+    lanes: Lanes
+    vectorize: bool = True
+    packed: dict[tuple[object, ...], Value] = field(default_factory=dict)
+    _kernels: dict[str, Kernel] = field(default_factory=dict)
+    _names: set[str] = field(default_factory=set)
+
+    def launch(
+        self,
+        nodes: Sequence[Node],
+        inputs: Mapping[Value, Buffer],
+        outputs: Mapping[Value, Buffer],
+        body: Block,
+        operations: Size,
+        scratch: Mapping[Value, Buffer] | None = None,
+        name: str = "",
+    ) -> Launch:
+        """A launch of the kernel with this body; equal kernels are the same object."""
+        written = {**outputs, **(scratch or {})}
+        buffers = (*inputs.values(), *written.values())
+        symbols = kernel_symbols(body, buffers, operations)
+        digest = repr((buffers, len(written), symbols, body, str(operations)))
+        kernel = self._kernels.get(digest)
+        if kernel is None:
+            kernel = self._kernels[digest] = Kernel(
+                self._unique(name or _described(nodes)), buffers, len(written), symbols, body, operations
+            )
+        return Launch(
+            kernel,
+            (*inputs, *written),
+            tuple(dims.symbol(name) for name in symbols),
+            sources_of(nodes),
+            tuple(scratch or ()),
+        )
+
+    def add_constant(self, value: Value, array: Array) -> None:
+        """A weight that lowering made (a packed one)."""
+        self.constants[value] = array
+
+    def _unique(self, stem: str) -> str:
+        name, count = stem, 1
+        while name in self._names:
+            count += 1
+            name = f"{stem}_{count}"
+        self._names.add(name)
+        return name
+
+
+def _described(nodes: Sequence[Node]) -> str:
+    """Says what a kernel does, by its operators."""
+    words: list[str] = []
+    for node in nodes:
+        if not node.operator.is_view and (not words or words[-1] != node.operator.name):
+            words.append(node.operator.name)
+    stem = re.sub(r"\W", "_", "_".join(words or ["copy"]))
+    return stem if len(stem) <= 48 else f"{stem[:44]}_etc"
+
+
+def sources_of(nodes: Sequence[Node]) -> tuple[str, ...]:
+    """The user's nodes behind these, in order, each once."""
+    return tuple(dict.fromkeys(source for node in nodes for source in node.sources))
+
+
+def in_order(group: Group) -> list[Node]:
+    """The nodes of a group in the order of computation."""
+    return list(dict.fromkeys(reversed(group.nodes)))
+
+
+def lower_elements(group: Group, lowering: Lowering) -> list[Launch]:
+    """Launches for a group of operators with element rules."""
+    nodes = in_order(group)
+    assert group.root is not None
+    inlined = {node.output: node for node in nodes}
+    root = inlined[group.root]
+    if root.operator.name == "concat":
+        return _lower_concat(group.root, root, inlined, lowering)
+    return [lower_value(nodes, inlined, group.root, lowering)]
+
+
+def lower_value(
+    nodes: Sequence[Node], inlined: Mapping[Value, Node], root: Value, lowering: Lowering
+) -> Launch:
+    """One kernel that computes every element of `root`."""
+    fusion = Fusion(inlined, lowering.constants)
+    symbols = index_symbols(root.type.shape)
+    index = as_index(symbols, root.type.shape)
+    out = Buffer("out0", root.type.dtype, root.type.shape)
+    value = flatten_loads(fusion.element(root, index))
+    piece = Piece(flat(out), out.offset(index), value, symbols)
+    nest = lower_nest(piece, lowering.lanes, lowering.vectorize)
+    return lowering.launch(
+        nodes, flat_buffers(fusion), {root: flat(out)}, nest.body, nest.operations
+    )
+
+
+def _lower_concat(
+    root: Value, node: Node, inlined: Mapping[Value, Node], lowering: Lowering
+) -> list[Launch]:
+    """One kernel for each part, which writes its slice of the whole."""
+    axis = node.attributes["axis"] % root.type.rank
+    out = Buffer("out0", root.type.dtype, root.type.shape)
+    start: Size = 0
+    launches: list[Launch] = []
+    for part in node.inputs:
+        shape = part.type.shape
+        fusion = Fusion(inlined, lowering.constants)
+        symbols = index_symbols(shape)
+        index = as_index(symbols, shape)
+        value = flatten_loads(fusion.element(part, index))
+        shifted = tuple(i + start if a == axis else i for a, i in enumerate(index))
+        piece = Piece(flat(out), out.offset(shifted), value, symbols)
+        nest = lower_nest(piece, lowering.lanes, lowering.vectorize)
+        nodes = [n for n in inlined.values() if n is not node and _feeds(n, part, inlined)]
+        launches.append(
+            lowering.launch(
+                [*nodes, node], flat_buffers(fusion), {root: flat(out)}, nest.body, nest.operations
+            )
+        )
+        start = start + shape[axis]
+    return launches
+
+
+def _feeds(node: Node, value: Value, inlined: Mapping[Value, Node]) -> bool:
+    producer = inlined.get(value)
+    if producer is None:
+        return False
+    return producer is node or any(_feeds(node, source, inlined) for source in producer.inputs)
+
+
+def flat_buffers(fusion: Fusion) -> dict[Value, Buffer]:
+    """The buffers that a fusion reads, flat."""
+    return {value: flat(buffer) for value, buffer in fusion.buffers.items()}
+
+
+def lower_statements(node: Node, lowering: Lowering) -> Launch:
+    """The launch of an operator that writes its own kernel."""
+    if node.operator.statements is None:
+        raise InternalError(f"{node.operator} has no statements rule")
+    inputs: dict[Value, Buffer] = {}
+    for value in node.inputs:
+        name = f"in{len(inputs)}"
+        inputs.setdefault(value, Buffer(name, value.type.dtype, value.type.shape))
+    outputs = {
+        value: Buffer(f"out{position}", value.type.dtype, value.type.shape)
+        for position, value in enumerate(node.outputs)
+    }
+    builder = KernelBuilder()
+    node.operator.statements(
+        builder, [inputs[v] for v in node.inputs], list(outputs.values()), **node.attributes
+    )
+    scratch = {Value(TensorType(b.dtype, b.shape)): b for b in builder.scratch_buffers}
+    body = resolve_lanes(builder.block(), lowering)
+    return lowering.launch([node], inputs, outputs, body, 1 << 16, scratch)
+
+
+def resolve_lanes(block: Block, lowering: Lowering) -> Block:
+    """Gives vector loops that leave their width to the target that of their memory accesses."""
+    return tuple(_resolved(statement, lowering) for statement in block)
+
+
+def _resolved(statement: loops.Statement, lowering: Lowering) -> loops.Statement:
+    match statement:
+        case loops.For():
+            body = resolve_lanes(statement.body, lowering)
+            if statement.kind != "vector" or statement.lanes:
+                return replace(statement, body=body)
+            lanes = min((lowering.lanes(t) for t in _memory_types(body)), default=1)
+            kind: loops.LoopKind = "vector" if lanes > 1 and lowering.vectorize else "serial"
+            return replace(statement, body=body, kind=kind, lanes=lanes if kind == "vector" else 1)
+        case loops.If():
+            return replace(
+                statement,
+                then=resolve_lanes(statement.then, lowering),
+                otherwise=resolve_lanes(statement.otherwise, lowering),
+            )
+        case loops.While():
+            return replace(statement, body=resolve_lanes(statement.body, lowering))
+        case _:
+            return statement
+
+
+
+def _memory_types(block: Block) -> set[DType]:
+    types: set[DType] = set()
+    for statement in loops.walk(block):
+        if isinstance(statement, loops.Store):
+            types.add(statement.buffer.dtype)
+        for expression in loops.expressions(statement):
+            types |= {n.buffer.dtype for n in all_nodes(expression) if isinstance(n, Load)}
+    return types

@@ -1,0 +1,253 @@
+"""Turns a graph into a program: groups become launches, control flow becomes branches and loops."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from bessemer.compiler.errors import InternalError, UnsupportedError
+from bessemer.compiler.ir import dims, expr
+from bessemer.compiler.ir.dims import Size, product, symbol
+from bessemer.compiler.ir.expr import Buffer
+from bessemer.compiler.ir.graph import Graph, Node, Value
+from bessemer.compiler.ir.program import (
+    Alias,
+    BindDims,
+    Branch,
+    Copy,
+    Launch,
+    Program,
+    Repeat,
+    Step,
+)
+from bessemer.compiler.ir.types import Array, TensorType, boolean, i64
+from bessemer.compiler.schedule.contractions import lower_contraction_group
+from bessemer.compiler.schedule.fuse import as_index, index_symbols, view_chain
+from bessemer.compiler.schedule.groups import Group, form_groups, kind_of
+from bessemer.compiler.schedule.lower import (
+    Lowering,
+    lower_elements,
+    lower_statements,
+)
+from bessemer.compiler.schedule.nests import Piece, flat, lower_nest
+from bessemer.compiler.targets.machine import Target
+
+
+def build_program(graph: Graph, target: Target, optimize: int = 2) -> Program:
+    """The steps that run a graph on a target.
+
+    `optimize`: 0 computes every node by a kernel of its own in plain scalar loops, 1 vectorizes
+    them, 2 also fuses nodes and uses register-tiled contractions.
+    """
+    builder = _Builder(graph, target, optimize)
+    steps = builder.lower(graph)
+    outputs, copies = builder.separate_outputs(graph)
+    return Program(
+        graph.name,
+        graph.inputs,
+        outputs,
+        graph.output_names,
+        (*graph.symbols, *builder.symbols),
+        len(graph.symbols),
+        builder.constants,
+        (*steps, *copies),
+        builder.capacities,
+    )
+
+
+class _Builder:
+    def __init__(self, graph: Graph, target: Target, optimize: int) -> None:
+        self.optimize = optimize
+        self.target = target
+        self.constants: dict[Value, Array] = dict(graph.constants)
+        self.lowering = Lowering(self.constants, target.lanes, vectorize=optimize > 0)
+        self.symbols: list[str] = []
+        self.capacities: dict[Value, Size] = {}
+
+    def lower(self, graph: Graph) -> tuple[Step, ...]:
+        """The steps of a graph or of a region whose inputs are values of the outer one."""
+        self.constants.update(graph.constants)
+        grouping = form_groups(graph, fuse=self.optimize > 1)
+        producers = graph.producers()
+        steps: list[Step] = []
+        for node in graph.nodes:
+            kind = kind_of(node)
+            if kind == "structural":
+                steps += self._structural(node)
+            elif kind == "statements":
+                steps.append(self._statements(node))
+            elif node.output in grouping.roots:
+                group = grouping.roots[node.output]
+                pack = grouping.packs.get(group.anchor) if group.anchor else None
+                steps += self._group(group, pack, graph, producers)
+        return tuple(steps)
+
+    def _group(
+        self, group: Group, pack: Group | None, graph: Graph, producers: Mapping[Value, Node]
+    ) -> list[Step]:
+        assert group.root is not None
+        node = producers[group.root]
+        if self._is_alias(node, graph):
+            return [Alias(node.inputs[0], node.output)]
+        if group.anchor is not None and self.optimize > 1:
+            launches = lower_contraction_group(
+                group, pack, producers, self.lowering, self.target
+            )
+            if launches is not None:
+                return [*launches]
+            if pack is not None:
+                group.nodes += pack.nodes
+            group.nodes += view_chain(group.anchor.inputs[0], producers).values()
+        return [*lower_elements(group, self.lowering)]
+
+    def _is_alias(self, node: Node, graph: Graph) -> bool:
+        """Whether a root is only another shape of something that lies in memory."""
+        return (
+            node.operator.name == "reshape"
+            and self.optimize > 1
+            and len(node.inputs) == 1
+            and node.inputs[0] not in graph.inputs
+            and node.inputs[0] not in self.constants
+            and node.output not in graph.outputs
+        )
+
+    def _statements(self, node: Node) -> Launch:
+        launch = lower_statements(node, self.lowering)
+        for name in _defined_symbols(node):
+            self.symbols.append(name)
+        rule = node.operator.capacity
+        if rule is not None:
+            bounds = rule(*(v.type for v in node.inputs), **node.attributes)
+            for value, bound in zip(node.outputs, bounds, strict=True):
+                if bound is not None:
+                    self.capacities[value] = bound
+        return launch
+
+    def _structural(self, node: Node) -> list[Step]:
+        match node.operator.name:
+            case "bind":
+                names = node.attributes["symbols"]
+                self.symbols += [name for name in names if name]
+                return [BindDims(node.inputs[0], names, node.sources)]
+            case "if":
+                return self._branch(node)
+            case "loop":
+                return self._loop(node)
+            case name:
+                raise UnsupportedError(f"{', '.join(node.sources)}: no code for operator {name}")
+
+    def _branch(self, node: Node) -> list[Step]:
+        condition, *captures = node.inputs
+        sides: list[tuple[Step, ...]] = []
+        for region in node.regions:
+            body = _inlined(region, dict(zip(region.inputs, captures, strict=True)))
+            copies = [Copy(s, t) for s, t in zip(body.outputs, node.outputs, strict=True)]
+            sides.append((*self.lower(body), *copies))
+        return [Branch(condition, sides[0], sides[1])]
+
+    def _loop(self, node: Node) -> list[Step]:
+        """Carried values have one place each; every iteration ends by copying the new values in."""
+        (region,) = node.regions
+        carried_count = node.attributes["carried"]
+        trips, condition, *rest = node.inputs
+        initial, captures = rest[:carried_count], rest[carried_count:]
+        carried = list(node.outputs[:carried_count])
+        scans = node.outputs[carried_count:]
+        iteration = Value(TensorType(i64, ()))
+        going = Value(TensorType(boolean, ()))
+        outer = [iteration, going, *carried, *captures]
+        body = _inlined(region, dict(zip(region.inputs, outer, strict=True)))
+        steps: list[Step] = [Copy(s, t) for s, t in zip(initial, carried, strict=True)]
+        steps.append(Copy(condition, going))
+        inside: list[Step] = [*self.lower(body)]
+        for part, whole in zip(body.outputs[1 + carried_count :], scans, strict=True):
+            inside.append(self._store_scan(part, whole, iteration, node))
+            self.capacities[whole] = self._scan_capacity(node, part)
+        inside += _advance(body.outputs[: 1 + carried_count], [going, *carried])
+        count = node.attributes["count"] if scans else ""
+        if count:
+            self.symbols.append(count)
+        has_trips, has_condition = node.attributes["has_trips"], node.attributes["has_condition"]
+        steps.append(
+            Repeat(
+                trips if has_trips else None,
+                going if has_condition else None,
+                iteration,
+                tuple(inside),
+                count,
+            )
+        )
+        return steps
+
+    def _scan_capacity(self, node: Node, part: Value) -> Size:
+        limit = node.attributes.get("limit")
+        if limit is None:
+            raise UnsupportedError(
+                f"{', '.join(node.sources)}: a loop that collects outputs needs a trip count known "
+                "from the input shapes"
+            )
+        size: Size = limit
+        return size * part.type.numel
+
+    def _store_scan(self, part: Value, whole: Value, iteration: Value, node: Node) -> Launch:
+        """Writes one iteration's slice into the collected output."""
+        symbols = index_symbols(part.type.shape)
+        index = as_index(symbols, part.type.shape)
+        source = Buffer("in0", part.type.dtype, part.type.shape)
+        counter = Buffer("in1", i64, (1,))
+        out = Buffer("out0", part.type.dtype, whole.type.shape)
+        now = expr.as_index(expr.load(counter, (0,)))
+        offset = now * product(part.type.shape) + source.offset(index)
+        value = expr.load(flat(source), (source.offset(index),))
+        piece = Piece(flat(out), offset, value, symbols)
+        nest = lower_nest(piece, self.lowering.lanes, self.lowering.vectorize)
+        return self.lowering.launch(
+            [node],
+            {part: flat(source), iteration: counter},
+            {whole: flat(out)},
+            nest.body,
+            nest.operations,
+        )
+
+    def separate_outputs(self, graph: Graph) -> tuple[tuple[Value, ...], list[Step]]:
+        """Gives outputs that are inputs, constants or listed twice a place of their own."""
+        outputs: list[Value] = []
+        copies: list[Step] = []
+        for value in graph.outputs:
+            if value in graph.inputs or value in self.constants or value in outputs:
+                target = Value(value.type, value.name)
+                copies.append(Copy(value, target))
+                outputs.append(target)
+            else:
+                outputs.append(value)
+        return tuple(outputs), copies
+
+
+def _advance(new: Sequence[Value], places: Sequence[Value]) -> list[Step]:
+    """Copies new carried values into their places, through others where they are swapped."""
+    first: list[Step] = []
+    second: list[Step] = []
+    for source, place in zip(new, places, strict=True):
+        if source is place:
+            continue
+        if source in places:
+            between = Value(source.type)
+            first.append(Copy(source, between))
+            second.append(Copy(between, place))
+        else:
+            second.append(Copy(source, place))
+    return [*first, *second]
+
+
+def _inlined(region: Graph, values: Mapping[Value, Value]) -> Graph:
+    """A region whose inputs are values of the outer graph."""
+    nodes = tuple(
+        replace(node, inputs=tuple(values.get(v, v) for v in node.inputs)) for node in region.nodes
+    )
+    outputs = tuple(values.get(v, v) for v in region.outputs)
+    return replace(region, inputs=tuple(values.values()), outputs=outputs, nodes=nodes)
+
+
+def _defined_symbols(node: Node) -> tuple[str, ...]:
+    name = node.attributes.get("symbol", "")
+    return (name,) if name else ()

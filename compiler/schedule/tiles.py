@@ -1,0 +1,191 @@
+"""The sizes of a contraction's register tiles and cache blocks, from a model of the machine.
+
+A tile is `height` rows x `panel` columns of sums that stay in registers over the whole depth. Its
+rows take one broadcast each a step, its columns one load a vector: 14 rows x 2 vectors fill 28 of
+the 32 registers of AVX-512, and need 16 loads for 28 fused multiply-adds.
+Tiles do not depend on the number of threads, so neither do the results' bits; blocks do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+
+from bessemer.compiler.ir import dims
+from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.types import DType
+from bessemer.compiler.schedule.contraction import Contraction, Nest, nest
+from bessemer.compiler.targets.machine import Target
+
+# Sums of longer chains than this are split, so that rounding errors stay below 1e-6 of the norm.
+LONGEST_CHAIN = 3000
+CHAIN_BLOCK = 2048
+# A fused multiply-add takes about four cycles and two start in each: eight sums must be under way.
+SUMS_UNDER_WAY = 8
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """The choices for one contraction. `height` is in rows, `block` in tiles.
+
+    `panel` is the width of b's packed panels, in columns. `unroll` is the number of depth steps
+    in the innermost loop's body. `prefetch` asks for the next panel of b to be fetched into the
+    second-level cache while one is used.
+    """
+
+    lanes: int
+    panel: int
+    height: int
+    block: int
+    unroll: int
+    prefetch: bool
+
+
+def registers_tile(vectors: int, registers: int) -> int:
+    """The height of a tile that is `vectors` wide: sums, b's vectors and one broadcast must fit."""
+    # A broadcast that is used once needs no register: it is an operand in memory.
+    spare = vectors + 1 if vectors > 1 else 2
+    return max(1, (registers - spare) // vectors)
+
+
+def panel_vectors(columns: Size, lanes: int, registers: int) -> int:
+    """How many vectors wide b's panels are: the width that wastes least of the arithmetic."""
+    if not isinstance(columns, int):
+        return 2
+    vectors = ceil(columns / lanes)
+    if vectors == 1:
+        return 1
+    if vectors == 3 and registers >= 32:
+        return 3
+    return 2
+
+
+def plan(contraction: Contraction, target: Target, threads: int = 2) -> Tiling:
+    """The tiling that the model of the machine predicts to be fastest."""
+    lanes = target.lanes(contraction.dtype)
+    vectors = panel_vectors(contraction.columns, lanes, target.vector_registers)
+    height = registers_tile(vectors, target.vector_registers)
+    walk = nest(contraction, height)
+    panel = vectors * lanes
+    weight_bytes = (
+        _known(contraction.depth_extent, 512)
+        * _known(contraction.columns, 512)
+        * contraction.dtype.bytes
+    )
+    return Tiling(
+        lanes=lanes,
+        panel=panel,
+        height=height,
+        block=_block(contraction, walk, panel, height, target, threads),
+        unroll=_unroll(walk.depth[-1].extent),
+        prefetch=weight_bytes > 400 << 10,
+    )
+
+
+def _known(size: Size, otherwise: int) -> int:
+    return size if isinstance(size, int) else otherwise
+
+
+def _unroll(extent: Size) -> int:
+    """Depth steps in the innermost loop; long straight code makes LLVM spill registers."""
+    if not isinstance(extent, int):
+        return 4
+    if extent <= 6:
+        return extent
+    return min((4, 3, 5, 6), key=lambda steps: extent % steps)
+
+
+@dataclass(frozen=True)
+class Split:
+    """How one axis is cut into tiles, in steps of the axis.
+
+    A static extent is cut evenly: `tall` tiles of `height` steps, then tiles of one step less.
+    A dynamic one is cut into tiles of `height`, and a last one that is smaller.
+    """
+
+    count: Size
+    height: int
+    tall: Size
+    rest: Size = 0
+
+
+def split(extent: Size, height: int) -> Split:
+    """Cuts an axis into tiles of at most `height` steps."""
+    if isinstance(extent, int):
+        count = max(1, ceil(extent / height))
+        tallest = ceil(extent / count)
+        return Split(count, tallest, extent - count * (tallest - 1))
+    full = dims.floordiv(extent, height)
+    return Split(dims.ceildiv(extent, height), height, full, dims.mod(extent, height))
+
+
+def _block(
+    contraction: Contraction, walk: Nest, panel: int, height: int, target: Target, threads: int
+) -> int:
+    """Tiles in a block of rows: what stays in the second-level cache while all of b goes by."""
+    depth = _known(contraction.depth_extent, 512)
+    columns = _known(contraction.columns, 512)
+    size = contraction.dtype.bytes
+    cut = split(walk.axis.extent, height // walk.unit)
+    rows = cut.height * walk.unit
+    new_a_step = _known(walk.axis.a_stride, depth) if not walk.inner else depth
+    tile_bytes = max(1, rows * min(depth, new_a_step or depth) * size)
+    panel_bytes = depth * panel * size
+    room = max(target.l2_bytes // 4, target.l2_bytes * 3 // 4 - panel_bytes)
+    block = max(1, room // tile_bytes)
+    weight_bytes = depth * columns * size
+    if columns > depth and weight_bytes <= target.l2_bytes // 4 and depth <= 256:
+        # Few steps a tile: writing whole rows of the output once matters more than b's reuse.
+        block = min(block, 4)
+    tiles = dims.product(axis.extent for axis in walk.outer) * cut.count
+    if not isinstance(tiles, int):
+        return block
+    panels = ceil(columns / panel)
+    batch = _known(dims.product(axis.extent for axis in walk.batch), 1)
+    return _balanced(tiles, min(block, tiles), panels * batch, threads)
+
+
+def _balanced(tiles: int, block: int, panels: int, threads: int) -> int:
+    """The largest block, from `block` downwards, that gives every thread about as much to do."""
+    best, best_load = block, float("inf")
+    for count in range(ceil(tiles / block), min(tiles, 8 * threads) + 1):
+        candidate = ceil(tiles / count)
+        load = _heaviest(tiles, candidate, panels, threads) / (tiles * panels / threads)
+        if load < best_load - 0.03:
+            best, best_load = candidate, load
+    return best
+
+
+def _heaviest(tiles: int, block: int, panels: int, threads: int) -> int:
+    """The most tiles that a thread gets when (block, panel) pairs are dealt out in order."""
+    blocks = ceil(tiles / block)
+    items = blocks * panels
+    heaviest = 0
+    for thread in range(threads):
+        begin, end = items * thread // threads, items * (thread + 1) // threads
+        short = max(0, end - max(begin, (blocks - 1) * panels))
+        heaviest = max(heaviest, (end - begin) * block - short * (blocks * block - tiles))
+    return heaviest
+
+
+def chains(rows: int, vectors: int, registers: int, depth: Size) -> int:
+    """Partial sums of a tile: enough to keep the arithmetic units busy, a power of two."""
+    if isinstance(depth, int) and depth < 16:
+        return 1
+    count = 1
+    while (
+        rows * vectors * count < SUMS_UNDER_WAY and rows * vectors * count * 2 + vectors < registers
+    ):
+        count *= 2
+    return count
+
+
+def chain_block(depth: Size, chains: int, dtype: DType) -> int | None:
+    """The length of the blocks in which a sum is added up; None where it need not be split."""
+    if dtype.bits > 32:
+        return None
+    if not isinstance(depth, int):
+        return CHAIN_BLOCK * chains
+    if depth < LONGEST_CHAIN * chains:
+        return None
+    return ceil(depth / ceil(depth / (CHAIN_BLOCK * chains)))

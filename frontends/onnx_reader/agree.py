@@ -1,0 +1,102 @@
+"""Sizes that a model needs to be equal although it does not say so.
+
+`batch` of one input and `unk__12` of another meet in an addition: then they are one dimension, and
+the model is read again with one name. Two sizes computed differently meet, H and 2 * (H // 2): then
+the model runs only where they are equal, which the compiled code checks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bessemer.compiler.errors import CompileError
+from bessemer.compiler.ir.build import GraphBuilder
+from bessemer.compiler.ir.dims import Dim, Size, Symbol, as_atom
+from bessemer.compiler.ir.graph import Value
+
+
+class SizesMustAgree(Exception):
+    """The input dimension `name` is `size`; the model must be read again with that knowledge."""
+
+    def __init__(self, name: str, size: Size) -> None:
+        super().__init__(f"{name} is {size}")
+        self.name = name
+        self.size = size
+
+
+def agreed_size(builder: GraphBuilder, left: Size, right: Size) -> Size:
+    """One size for two that must be equal; the simpler one.
+
+    Raises CompileError if they cannot be equal, SizesMustAgree if the model must be read again.
+    """
+    if left == right:
+        return left
+    if isinstance(left, int) and isinstance(right, int):
+        raise CompileError(f"two sizes must be equal, but they are {left} and {right}")
+    inputs = _input_symbols(builder)
+    for one, other in ((right, left), (left, right)):
+        name = _plain_symbol(one)
+        if name in inputs and (isinstance(other, int) or _plain_symbol(other) in inputs):
+            raise SizesMustAgree(name, other)
+    if isinstance(left - right, int):
+        raise CompileError(f"two sizes must be equal, but they are {left} and {right}")
+    require_nonnegative(builder, (left - right, right - left))
+    return min(left, right, key=lambda size: (isinstance(size, Dim), len(str(size))))
+
+
+def _plain_symbol(size: Size) -> str:
+    leaf = as_atom(size)
+    return leaf.name if isinstance(leaf, Symbol) else ""
+
+
+def _input_symbols(builder: GraphBuilder) -> set[str]:
+    root = builder
+    while root.parent is not None:
+        root = root.parent
+    return set(root.symbols)
+
+
+def require_nonnegative(builder: GraphBuilder, sizes: Sequence[Size]) -> None:
+    """Makes the compiled code fail where one of the sizes is negative."""
+    names = tuple(builder.fresh_symbol("check") for _ in sizes)
+    builder.apply_many("bind", builder.sizes(sizes), symbols=names)
+
+
+def broadcast_shape(builder: GraphBuilder, shapes: Sequence[tuple[Size, ...]]) -> tuple[Size, ...]:
+    """The common shape of tensors that broadcast together, by NumPy's rules."""
+    rank = max((len(shape) for shape in shapes), default=0)
+    padded = [(1,) * (rank - len(shape)) + tuple(shape) for shape in shapes]
+    return tuple(_broadcast_size(builder, sizes) for sizes in zip(*padded, strict=True))
+
+
+def _broadcast_size(builder: GraphBuilder, sizes: Sequence[Size]) -> Size:
+    result: Size = 1
+    for size in sizes:
+        if result == 1:
+            result = size
+        elif size != 1:
+            result = agreed_size(builder, result, size)
+    return result
+
+
+def broadcast_together(builder: GraphBuilder, values: Sequence[Value]) -> list[Value]:
+    """The values as views of one shape."""
+    shape = broadcast_shape(builder, [value.type.shape for value in values])
+    return [broadcast_value(builder, value, shape) for value in values]
+
+
+def broadcast_value(builder: GraphBuilder, value: Value, shape: tuple[Size, ...]) -> Value:
+    """The value as a view of a shape that `broadcast_shape` said it broadcasts to."""
+    tail = shape[len(shape) - value.type.rank :]
+    wanted = tuple(1 if own == 1 else size for own, size in zip(value.type.shape, tail))
+    value = with_shape(builder, value, wanted)
+    if value.type.shape == shape:
+        return value
+    return builder.apply("broadcast_to", value, shape=shape)
+
+
+def with_shape(builder: GraphBuilder, value: Value, shape: tuple[Size, ...]) -> Value:
+    """The value under another shape of as many elements; itself where that is its shape."""
+    if value.type.shape == shape:
+        return value
+    return builder.apply("reshape", value, shape=shape)

@@ -1,0 +1,229 @@
+"""What a rule sees of the ONNX node that it builds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn, Protocol
+
+import onnx
+
+from bessemer.compiler.errors import CompileError, UnsupportedError
+from bessemer.compiler.ir.build import GraphBuilder
+from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.graph import Value
+from bessemer.compiler.ir.types import Array, DType, TensorType
+from bessemer.frontends.onnx_reader import known
+from bessemer.frontends.onnx_reader.agree import broadcast_together
+from bessemer.frontends.onnx_reader.items import Item, SequenceItem
+from bessemer.frontends.onnx_reader.sizes import sizes_of
+from bessemer.frontends.onnx_reader.tensors import DTYPE_OF
+
+
+class Region(Protocol):
+    """The body of a control-flow node being read, into a graph of its own."""
+
+    builder: GraphBuilder
+    captured: Mapping[Value, Value]
+    """Values of the graph outside, and the region's inputs that stand for them."""
+
+    def read(self, graph: onnx.GraphProto, inputs: Sequence[Item]) -> list[Item]:
+        """Reads a subgraph whose inputs are values of the region; its outputs."""
+
+
+class Subgraphs(Protocol):
+    """How rules of control-flow operators read what is in their attributes."""
+
+    def read_inline(self, graph: onnx.GraphProto, inputs: Sequence[Item]) -> list[Item]:
+        """Reads a subgraph into the graph at hand; its outputs."""
+
+    def new_region(self, name: str) -> Region:
+        """An empty region."""
+
+
+@dataclass(frozen=True, eq=False)
+class NodeContext:
+    """A node with its inputs found and its attributes read, defaults included.
+
+    `items` are the inputs, None for those left out; `opset` is the version of the node's domain that
+    the model asks for, `label` how messages name the node.
+    """
+
+    builder: GraphBuilder
+    subgraphs: Subgraphs
+    node: onnx.NodeProto
+    label: str
+    opset: int
+    items: tuple[Item, ...]
+    attributes: Mapping[str, Any]
+
+    # Inputs
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def item(self, position: int) -> Item:
+        """An input that may be a sequence or absent."""
+        return self.items[position] if position < len(self.items) else None
+
+    def optional(self, position: int) -> Value | None:
+        """A tensor input that may be absent."""
+        found = self.item(position)
+        if isinstance(found, SequenceItem):
+            self.wrong(f"input {position} is a sequence, a tensor is wanted")
+        return found
+
+    def input(self, position: int) -> Value:
+        """A tensor input that must be there."""
+        found = self.optional(position)
+        if found is None:
+            self.wrong(f"input {position} is missing")
+        return found
+
+    def sequence(self, position: int) -> SequenceItem:
+        """An input that is a sequence."""
+        found = self.item(position)
+        if not isinstance(found, SequenceItem):
+            self.wrong(f"input {position} is no sequence")
+        return found
+
+    def tensors(self) -> list[Value]:
+        """All inputs, every one a tensor."""
+        return [self.input(position) for position in range(len(self.items))]
+
+    def array(self, position: int) -> Array | None:
+        """The elements of an input, where they are known already; None where absent or not."""
+        value = self.optional(position)
+        return None if value is None else known.known_array(self.builder, value)
+
+    def constant_array(self, position: int, what: str) -> Array:
+        """The elements of an input that has to be known; otherwise the node is not supported."""
+        array = self.array(position)
+        if array is None:
+            self.unsupported(f"{what} that is not a constant")
+        return array
+
+    def integers_at(self, position: int, what: str) -> tuple[int, ...]:
+        """An input's elements as integers that have to be known."""
+        return tuple(int(entry) for entry in self.constant_array(position, what).reshape(-1))
+
+    def known_sizes(self, position: int) -> tuple[Size, ...] | None:
+        """An input's elements as sizes, None where they are not known."""
+        return known.known_sizes(self.builder, self.input(position))
+
+    def sizes(self, position: int) -> tuple[Size, ...]:
+        """An input's elements as sizes; bound at run time where they are not known."""
+        return sizes_of(self.builder, self.input(position), self.symbol_prefix())
+
+    def symbol_prefix(self) -> str:
+        """What symbols made for this node are called."""
+        return f"{self.node.op_type.lower()}_"
+
+    # Attributes
+
+    def has(self, name: str) -> bool:
+        return name in self.attributes
+
+    def integer(self, name: str, default: int | None = None) -> int:
+        return int(self._attribute(name, default, int))
+
+    def number(self, name: str, default: float | None = None) -> float:
+        return float(self._attribute(name, default, float))
+
+    def text(self, name: str, default: str | None = None) -> str:
+        return str(self._attribute(name, default, str))
+
+    def integers(self, name: str, default: Sequence[int] | None = None) -> tuple[int, ...]:
+        return tuple(self._attribute(name, default, list))
+
+    def numbers(self, name: str, default: Sequence[float] | None = None) -> tuple[float, ...]:
+        return tuple(self._attribute(name, default, list))
+
+    def texts(self, name: str, default: Sequence[str] | None = None) -> tuple[str, ...]:
+        return tuple(self._attribute(name, default, list))
+
+    def _attribute(self, name: str, default: Any, kind: type) -> Any:
+        found = self.attributes.get(name, default)
+        if found is None:
+            self.wrong(f"the attribute {name} is missing")
+        right = isinstance(found, (int, float)) if kind is float else isinstance(found, kind)
+        if not right:
+            self.wrong(f"the attribute {name} is {found!r}")
+        return found
+
+    def dtype(self, name: str, default: DType | None = None) -> DType:
+        """The element type that an attribute names by ONNX's number."""
+        if name not in self.attributes and default is not None:
+            return default
+        code = self.integer(name)
+        found = DTYPE_OF.get(code)
+        if found is None:
+            known = code in onnx.TensorProto.DataType.values()
+            text = onnx.TensorProto.DataType.Name(code) if known else str(code)
+            self.unsupported(f"{name} = {text}: this element type is not supported")
+        return found
+
+    def axis(self, rank: int, axis: int | None = None, name: str = "axis") -> int:
+        """An axis counted from 0; the attribute's unless given."""
+        number = self.integer(name) if axis is None else axis
+        if not -rank <= number < rank:
+            self.wrong(f"{name} {number} is not among the {rank} axes")
+        return number % rank
+
+    def axes(self, rank: int, axes: Sequence[int]) -> tuple[int, ...]:
+        """Axes counted from 0, each once, sorted."""
+        found = sorted(self.axis(rank, int(axis), "axes") for axis in axes)
+        if len(set(found)) != len(found):
+            self.wrong(f"axes {list(axes)} name an axis twice")
+        return tuple(found)
+
+    def attribute_or_input(
+        self, name: str, position: int, default: Sequence[int] | None = None
+    ) -> tuple[int, ...] | None:
+        """Integers that old versions have as an attribute and new ones as an input."""
+        if name in self.attributes:
+            return self.integers(name)
+        if self.optional(position) is None:
+            return None if default is None else tuple(default)
+        return self.integers_at(position, name)
+
+    # Building
+
+    def apply(self, operator: str, *inputs: Value, **attributes: Any) -> Value:
+        return self.builder.apply(operator, *inputs, **attributes)
+
+    def elementwise(self, operator: str, *inputs: Value) -> Value:
+        """A pointwise operator on inputs that broadcast together."""
+        return self.builder.apply(operator, *broadcast_together(self.builder, inputs))
+
+    def full(self, type: TensorType, value: float | int | bool) -> Value:
+        """A tensor full of one number."""
+        return self.builder.apply("full", shape=type.shape, value=value, dtype=type.dtype)
+
+    def like(self, value: Value, number: float | int | bool) -> Value:
+        """A tensor full of one number, of another's type."""
+        return self.full(value.type, number)
+
+    def cast(self, value: Value, dtype: DType) -> Value:
+        return value if value.type.dtype == dtype else self.apply("cast", value, dtype=dtype)
+
+    def reshape(self, value: Value, shape: Sequence[Size]) -> Value:
+        if value.type.shape == tuple(shape):
+            return value
+        return self.apply("reshape", value, shape=tuple(shape))
+
+    def transpose(self, value: Value, permutation: Sequence[int]) -> Value:
+        if tuple(permutation) == tuple(range(value.type.rank)):
+            return value
+        return self.apply("transpose", value, permutation=tuple(permutation))
+
+    # Refusals
+
+    def unsupported(self, what: str) -> NoReturn:
+        """Ends the rule: this use of the operator is valid, but not supported."""
+        item = f"{self.label} (opset {self.opset}): {what}"
+        raise UnsupportedError(item, [item])
+
+    def wrong(self, what: str) -> NoReturn:
+        """Ends the rule: the model is wrong."""
+        raise CompileError(what)

@@ -1,0 +1,103 @@
+"""Operators that are made of others: the model's own functions, and ONNX's function bodies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import onnx
+from onnx import AttributeProto, defs
+
+from bessemer.compiler.errors import CompileError
+from bessemer.compiler.ir.graph import Value
+from bessemer.frontends.onnx_reader.items import Item, SequenceItem
+from bessemer.frontends.onnx_reader.model_state import opset_table
+from bessemer.frontends.onnx_reader.structure import check_graph, operator_name
+from bessemer.frontends.onnx_reader.tensors import CODE_OF
+
+
+def has_body(schema: defs.OpSchema) -> bool:
+    """Whether ONNX says what the operator is made of."""
+    return bool(schema.has_function or schema.has_context_dependent_function)
+
+
+def schema_function(
+    schema: defs.OpSchema, opset: int, node: onnx.NodeProto, items: Sequence[Item]
+) -> onnx.FunctionProto | None:
+    """The operator's body in ONNX's own operators, None where it has none."""
+    version = _version(schema.function_opset_versions, opset)
+    if version is not None:
+        return _parsed(schema.get_function_with_opset_version(version))
+    version = _version(schema.context_dependent_function_opset_versions, opset)
+    if version is not None:
+        types = [_type_of(item).SerializeToString() for item in items]
+        return _parsed(
+            schema.get_context_dependent_function_with_opset_version(
+                version, node.SerializeToString(), types
+            )
+        )
+    return None
+
+
+def _version(versions: Sequence[int], opset: int) -> int | None:
+    """The newest body that the operator set may use; else the oldest there is."""
+    usable = [version for version in versions if version <= opset]
+    return max(usable) if usable else min(versions, default=None)
+
+
+def _parsed(body: onnx.FunctionProto | bytes | None) -> onnx.FunctionProto | None:
+    return onnx.FunctionProto.FromString(body) if isinstance(body, bytes) and body else body or None
+
+
+def _type_of(item: Item) -> onnx.TypeProto:
+    result = onnx.TypeProto()
+    match item:
+        case Value():
+            tensor = result.tensor_type
+            tensor.elem_type = CODE_OF[item.type.dtype]
+            tensor.shape.SetInParent()
+            for size in item.type.shape:
+                dim = tensor.shape.dim.add()
+                if isinstance(size, int):
+                    dim.dim_value = size
+                else:
+                    dim.dim_param = str(size)
+        case SequenceItem():
+            if item:
+                result.sequence_type.elem_type.CopyFrom(_type_of(item[0]))
+        case None:
+            pass
+    return result
+
+
+def plain_node(node: onnx.NodeProto, attributes: Mapping[str, AttributeProto]) -> onnx.NodeProto:
+    """The node with its attributes resolved."""
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    del copy.attribute[:]
+    copy.attribute.extend(attributes.values())
+    return copy
+
+
+def call_attributes(
+    function: onnx.FunctionProto, attributes: Mapping[str, AttributeProto]
+) -> dict[str, AttributeProto]:
+    """The attributes that a body may refer to: defaults, and what the call says."""
+    given = {attribute.name: attribute for attribute in function.attribute_proto}
+    given.update(attributes)
+    return given
+
+
+def imported_opsets(function: onnx.FunctionProto) -> dict[str, int]:
+    """The operator sets that a function's body is written in."""
+    return opset_table(list(function.opset_import), f"the function {function.name}")
+
+
+def check_body(function: onnx.FunctionProto) -> None:
+    """The checks of a graph, for a function's body; raises CompileError."""
+    graph = onnx.GraphProto()
+    graph.node.extend(function.node)
+    for name in function.input:
+        graph.input.add().name = name
+    for name in function.output:
+        graph.output.add().name = name
+    check_graph(graph, f"the function {operator_name(function.domain, function.name)}")

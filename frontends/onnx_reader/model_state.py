@@ -1,0 +1,62 @@
+"""What all scopes of one model share while it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import onnx
+
+from bessemer.compiler.errors import CompileError
+from bessemer.compiler.ir.types import Array
+from bessemer.frontends.onnx_reader.external import ExternalFiles
+from bessemer.frontends.onnx_reader.tensors import array_of
+
+FunctionKey = tuple[str, str, str]  # domain, name, overload
+
+
+@dataclass(eq=False)
+class ModelState:
+    """The model's operator sets, functions, files, and what was found not to be supported."""
+
+    label: str
+    opsets: Mapping[str, int]
+    functions: Mapping[FunctionKey, onnx.FunctionProto]
+    files: ExternalFiles
+    problems: dict[str, None] = field(default_factory=dict)  # a set that keeps its order
+    _arrays: dict[int, tuple[onnx.TensorProto, Array]] = field(default_factory=dict)
+
+    def array(self, tensor: onnx.TensorProto, where: str) -> Array:
+        """A tensor's elements, read once."""
+        found = self._arrays.get(id(tensor))
+        if found is None:
+            # The tensor is kept too, or its id could be given to another.
+            found = self._arrays[id(tensor)] = (tensor, array_of(tensor, self.files, where))
+        return found[1]
+
+
+def opset_table(imports: list[onnx.OperatorSetIdProto], label: str) -> dict[str, int]:
+    """Operator sets by domain; ONNX's own domain is ''. Raises CompileError."""
+    table: dict[str, int] = {}
+    for entry in imports:
+        domain = "" if entry.domain == "ai.onnx" else entry.domain
+        if table.get(domain, entry.version) != entry.version:
+            raise CompileError(f"{label}: imports two versions of the operator set '{domain}'")
+        if entry.version < 1:
+            raise CompileError(f"{label}: imports version {entry.version} of '{domain}'")
+        table[domain] = entry.version
+    return table
+
+
+def function_table(
+    functions: list[onnx.FunctionProto], label: str
+) -> dict[FunctionKey, onnx.FunctionProto]:
+    """The model's functions by what calls name; raises CompileError for a name used twice."""
+    table: dict[FunctionKey, onnx.FunctionProto] = {}
+    for function in functions:
+        domain = "" if function.domain == "ai.onnx" else function.domain
+        key = (domain, function.name, function.overload)
+        if key in table:
+            raise CompileError(f"{label}: defines the function {domain}::{function.name} twice")
+        table[key] = function
+    return table

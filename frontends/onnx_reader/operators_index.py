@@ -1,0 +1,211 @@
+"""Operators that read or write at places that data names, and those that sort or count."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bessemer.compiler.ir import dims
+from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.graph import Value
+from bessemer.compiler.ir.types import i32, i64
+from bessemer.frontends.onnx_reader.context import NodeContext
+from bessemer.frontends.onnx_reader.items import Item
+from bessemer.frontends.onnx_reader.registry import rule
+
+
+def indices_at(context: NodeContext, position: int) -> Value:
+    """An input of indices, in a type that our operators take."""
+    value = context.input(position)
+    return value if value.type.dtype in (i32, i64) else context.cast(value, i64)
+
+
+@rule("Gather")
+def read_gather(context: NodeContext) -> Value:
+    x = context.input(0)
+    axis = context.axis(x.type.rank, context.integer("axis", 0))
+    known = context.array(1)
+    if known is not None and known.size == 1 and known.ndim <= 1:
+        return _gather_one(context, x, axis, int(known.reshape(-1)[0]), known.ndim)
+    return context.apply("gather", x, indices_at(context, 1), axis=axis)
+
+
+def _gather_one(context: NodeContext, x: Value, axis: int, place: int, rank: int) -> Value:
+    """One known place is a view."""
+    shape = x.type.shape
+    size = shape[axis]
+    if not isinstance(size, int):
+        # The axis may be too short: that is for the running code to find out.
+        return context.apply("gather", x, indices_at(context, 1), axis=axis)
+    if not -size <= place < size:
+        context.wrong(f"index {place} on axis {axis} of {x.type}")
+    start: Size = place % size
+    one = context.apply(
+        "slice",
+        x,
+        starts=tuple(start if at == axis else 0 for at in range(len(shape))),
+        shape=tuple(1 if at == axis else own for at, own in enumerate(shape)),
+        steps=(1,) * len(shape),
+    )
+    return one if rank == 1 else context.reshape(one, (*shape[:axis], *shape[axis + 1 :]))
+
+
+@rule("GatherElements")
+def read_gather_elements(context: NodeContext) -> Value:
+    x = context.input(0)
+    axis = context.axis(x.type.rank, context.integer("axis", 0))
+    return context.apply("gather_elements", x, indices_at(context, 1), axis=axis)
+
+
+@rule("GatherND")
+def read_gather_nd(context: NodeContext) -> Value:
+    batch = context.integer("batch_dims", 0)
+    return context.apply("gather_nd", context.input(0), indices_at(context, 1), batch_dims=batch)
+
+
+def _reduction(context: NodeContext) -> str:
+    return str(context.attributes.get("reduction", "none"))
+
+
+@rule("ScatterElements", "Scatter")
+def read_scatter_elements(context: NodeContext) -> Value:
+    x = context.input(0)
+    axis = context.axis(x.type.rank, context.integer("axis", 0))
+    return context.apply(
+        "scatter_elements",
+        x,
+        indices_at(context, 1),
+        context.input(2),
+        axis=axis,
+        reduction=_reduction(context),
+    )
+
+
+@rule("ScatterND")
+def read_scatter_nd(context: NodeContext) -> Value:
+    indices, updates = indices_at(context, 1), context.input(2)
+    return context.apply(
+        "scatter_nd", context.input(0), indices, updates, reduction=_reduction(context)
+    )
+
+
+@rule("TensorScatter")
+def read_tensor_scatter(context: NodeContext) -> Value:
+    """Writes the update into the cache from each sample's position on, along an axis."""
+    past, update = context.input(0), context.input(1)
+    axis = context.axis(past.type.rank, context.integer("axis", -2))
+    positions = context.optional(2)
+    shape = update.type.shape
+    places = context.apply("iota", shape=shape, axis=axis, dtype=i64)
+    if positions is not None:
+        start = context.reshape(context.cast(positions, i64), (shape[0], *(1,) * (len(shape) - 1)))
+        places = context.apply("add", places, context.apply("broadcast_to", start, shape=shape))
+    if context.text("mode", "linear") == "circular":
+        size = context.builder.scalar_size(past.type.shape[axis])
+        places = context.elementwise("mod", places, size)
+    return context.apply(
+        "scatter_elements", past, places, update, axis=axis, reduction="none"
+    )
+
+
+@rule("OneHot")
+def read_one_hot(context: NodeContext) -> Value:
+    indices = context.input(0)
+    if context.opset >= 11 or indices.type.dtype not in (i32, i64):
+        indices = context.cast(indices, i64)
+    (depth,) = context.sizes(1)
+    axis = context.axis(indices.type.rank + 1, context.integer("axis", -1))
+    if indices.type.dtype is not i64:
+        indices = context.cast(indices, i64)
+    # A class counted from the end is one of 0..depth-1, too.
+    size = context.elementwise("add", indices, context.builder.scalar_size(depth))
+    wrapped = context.apply("lt", indices, context.like(indices, 0))
+    indices = context.apply("select", wrapped, size, indices)
+    return context.apply("one_hot", indices, context.input(2), depth=depth, axis=axis)
+
+
+@rule("NonZero")
+def read_non_zero(context: NodeContext) -> Value:
+    x = context.input(0)
+    symbol = context.builder.fresh_symbol("nonzero_")
+    if x.type.rank == 0:
+        x = context.reshape(x, (1,))
+        found = context.apply("nonzero", x, symbol=symbol)
+        return context.reshape(found, (0, found.type.shape[1]))
+    return context.apply("nonzero", x, symbol=symbol)
+
+
+@rule("Compress")
+def read_compress(context: NodeContext) -> Value:
+    x, condition = context.input(0), context.input(1)
+    if not context.has("axis"):
+        x = context.reshape(x, (x.type.numel,))
+    axis = context.axis(x.type.rank, context.integer("axis", 0))
+    symbol = context.builder.fresh_symbol("compress_")
+    found = context.apply("nonzero", condition, symbol=symbol)
+    places = context.reshape(found, found.type.shape[1:])
+    return context.apply("gather", x, places, axis=axis)
+
+
+@rule("TopK")
+def read_top_k(context: NodeContext) -> list[Value]:
+    x = context.input(0)
+    axis = context.axis(x.type.rank, context.integer("axis", -1))
+    k: Size = context.integer("k") if context.opset < 10 else context.sizes(1)[0]
+    largest = bool(context.integer("largest", 1))
+    values, places = context.builder.apply_many("top_k", x, k=k, axis=axis, largest=largest)
+    return [values, places]
+
+
+@rule("ArgMax", "ArgMin")
+def read_arg_max(context: NodeContext) -> Value:
+    x = context.input(0)
+    axis = context.axis(x.type.rank, context.integer("axis", 0))
+    operator = "arg_max" if context.node.op_type == "ArgMax" else "arg_min"
+    last = bool(context.integer("select_last_index", 0))
+    found = context.apply(operator, x, axis=axis, last=last)
+    if not context.integer("keepdims", 1):
+        return found
+    return context.reshape(found, (*x.type.shape[:axis], 1, *x.type.shape[axis + 1 :]))
+
+
+@rule("CumSum", "CumProd")
+def read_cumulative(context: NodeContext) -> Value:
+    x = context.input(0)
+    (axis,) = context.integers_at(1, "an axis")
+    return context.apply(
+        "cumulative",
+        x,
+        axis=context.axis(x.type.rank, axis),
+        reduction="add" if context.node.op_type == "CumSum" else "mul",
+        exclusive=bool(context.integer("exclusive", 0)),
+        reverse=bool(context.integer("reverse", 0)),
+    )
+
+
+@rule("Unique")
+def read_unique(context: NodeContext) -> list[Item]:
+    """Along an axis, each slice is one row of a matrix."""
+    x = context.input(0)
+    symbol = context.builder.fresh_symbol("unique_")
+    ordered = bool(context.integer("sorted", 1))
+    if not context.has("axis"):
+        flat = context.reshape(x, (x.type.numel,))
+        return list(context.builder.apply_many("unique", flat, symbol=symbol, ordered=ordered))
+    axis = context.axis(x.type.rank)
+    order = (axis, *(at for at in range(x.type.rank) if at != axis))
+    moved = context.transpose(x, order)
+    shape = moved.type.shape
+    rows = context.reshape(moved, (shape[0], dims.product(shape[1:])))
+    found, *rest = context.builder.apply_many("unique", rows, symbol=symbol, ordered=ordered)
+    found = context.reshape(found, (found.type.shape[0], *shape[1:]))
+    back = tuple(int(at) for at in np.argsort(order))
+    return [context.transpose(found, back), *rest]
+
+
+@rule("ArrayFeatureExtractor", domain="ai.onnx.ml")
+def read_array_feature_extractor(context: NodeContext) -> Value:
+    x, places = context.input(0), indices_at(context, 1)
+    flat = context.reshape(places, (places.type.numel,))
+    found = context.apply("gather", x, flat, axis=x.type.rank - 1)
+    return context.reshape(found, (1, *found.type.shape)) if found.type.rank == 1 else found
+

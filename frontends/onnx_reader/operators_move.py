@@ -1,0 +1,257 @@
+"""Operators that move elements: transpose, concat, split, slice, pad, depth and space."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bessemer.compiler.ir import dims
+from bessemer.compiler.ir.dims import Size, format_size
+from bessemer.compiler.ir.graph import Value
+from bessemer.compiler.ir.types import boolean, i64
+from bessemer.frontends.onnx_reader.agree import agreed_size
+from bessemer.frontends.onnx_reader.context import NodeContext
+from bessemer.frontends.onnx_reader.registry import rule
+from bessemer.frontends.onnx_reader.sizes import slice_of
+
+
+@rule("Transpose")
+def read_transpose(context: NodeContext) -> Value:
+    x = context.input(0)
+    backwards = tuple(reversed(range(x.type.rank)))
+    return context.transpose(x, context.integers("perm", backwards))
+
+
+@rule("Concat")
+def read_concat(context: NodeContext) -> Value:
+    parts = context.tensors()
+    rank = parts[0].type.rank
+    axis = context.axis(rank, None if context.opset >= 4 else context.integer("axis", 1))
+    return concatenated(context, parts, axis)
+
+
+def concatenated(context: NodeContext, parts: Sequence[Value], axis: int) -> Value:
+    """The parts, one after the other; their other sizes are made to agree."""
+    rank = parts[0].type.rank
+    if any(part.type.rank != rank for part in parts):
+        context.wrong(f"the inputs have different ranks: {', '.join(str(p.type) for p in parts)}")
+    if len(parts) == 1:
+        return parts[0]
+    common = list(parts[0].type.shape)
+    for part in parts[1:]:
+        for other, size in enumerate(part.type.shape):
+            if other != axis:
+                common[other] = agreed_size(context.builder, common[other], size)
+    shaped = [
+        context.reshape(part, (*common[:axis], part.type.shape[axis], *common[axis + 1 :]))
+        for part in parts
+    ]
+    return context.apply("concat", *shaped, axis=axis)
+
+
+@rule("Split")
+def read_split(context: NodeContext) -> list[Value]:
+    x = context.input(0)
+    axis = context.axis(x.type.rank, context.integer("axis", 0))
+    sizes = _split_sizes(context, x.type.shape[axis])
+    return split_along(context, x, axis, sizes)
+
+
+def split_along(context: NodeContext, x: Value, axis: int, sizes: Sequence[Size]) -> list[Value]:
+    """Pieces of the given sizes along an axis."""
+    pieces: list[Value] = []
+    start: Size = 0
+    for size in sizes:
+        pieces.append(piece(context, x, axis, start, size))
+        start = start + size
+    return pieces
+
+
+def piece(context: NodeContext, x: Value, axis: int, start: Size, size: Size) -> Value:
+    """x[start : start + size] along one axis."""
+    shape = x.type.shape
+    return context.apply(
+        "slice",
+        x,
+        starts=tuple(start if at == axis else 0 for at in range(len(shape))),
+        shape=tuple(size if at == axis else own for at, own in enumerate(shape)),
+        steps=(1,) * len(shape),
+    )
+
+
+def _split_sizes(context: NodeContext, whole: Size) -> list[Size]:
+    count = len(context.node.output)
+    if context.has("split"):
+        sizes: list[Size] = list(context.integers("split"))
+    elif context.optional(1) is not None:
+        sizes = list(context.sizes(1))
+    else:
+        count = context.integer("num_outputs", count)
+        if count < 1:
+            context.wrong(f"num_outputs is {count}")
+        each = dims.ceildiv(whole, count)
+        exact = dims.divide_exactly(whole, count)
+        sizes = [each if exact is None else exact] * (count - 1)
+        sizes.append(whole - dims.total(sizes))
+        if isinstance(sizes[-1], int) and sizes[-1] < 0:
+            context.wrong(f"{format_size(whole)} elements cannot be split into {count} parts")
+    if len(sizes) < len(context.node.output):
+        context.wrong(f"{len(sizes)} sizes for {len(context.node.output)} outputs")
+    agreed_size(context.builder, dims.total(sizes), whole)
+    return sizes
+
+
+@rule("Slice")
+def read_slice(context: NodeContext) -> Value:
+    x = context.input(0)
+    rank = x.type.rank
+    if context.opset < 10:
+        starts: Sequence[Size] | None = context.integers("starts")
+        ends: Sequence[Size] | None = context.integers("ends")
+        count = len(context.integers("starts"))
+        axes, steps = context.integers("axes", range(count)), (1,) * count
+    else:
+        starts, ends = context.known_sizes(1), context.known_sizes(2)
+        count = context.input(1).type.static_shape[0]
+        axes = tuple(range(count)) if context.optional(3) is None else context.integers_at(3, "axes")
+        given = context.optional(4)
+        steps = (1,) * count if given is None else context.integers_at(4, "steps")
+    axes = tuple(context.axis(rank, axis, "axes") for axis in axes)
+    if len(set(axes)) != count or len(steps) != count or 0 in steps:
+        context.wrong(f"{count} starts with the axes {list(axes)} and the steps {list(steps)}")
+    first: list[Size] = [0] * rank
+    shape = list(x.type.shape)
+    by_axis = [1] * rank
+    for position, (axis, step) in enumerate(zip(axes, steps)):
+        found = None
+        if starts is not None and ends is not None:
+            size = x.type.shape[axis]
+            found = slice_of(context.builder, size, starts[position], ends[position], step)
+        if found is None:
+            found = _bound_slice(context, x.type.shape[axis], position, step)
+        first[axis], shape[axis] = found
+        by_axis[axis] = step
+    if tuple(shape) == x.type.shape and all(step == 1 for step in by_axis):
+        return x
+    return context.apply(
+        "slice", x, starts=tuple(first), shape=tuple(shape), steps=tuple(by_axis)
+    )
+
+
+def _bound_slice(
+    context: NodeContext, size: Size, position: int, step: int
+) -> tuple[Size, Size]:
+    """(start, count) of a slice whose bounds are known when the model runs, computed then."""
+    apply = context.apply
+    whole = context.builder.scalar_size(size)
+    zero = context.like(whole, 0)
+
+    def bound(source: int) -> Value:
+        vector = context.cast(context.input(source), i64)
+        value = context.reshape(piece(context, vector, 0, position, 1), ())
+        value = apply("select", apply("lt", value, zero), apply("add", value, whole), value)
+        lowest, highest = (zero, whole) if step > 0 else (
+            context.like(whole, -1 if source == 2 else 0), apply("sub", whole, context.like(whole, 1))
+        )  # fmt: skip
+        return apply("min", apply("max", value, lowest), highest)
+
+    first, last = bound(1), bound(2)
+    length = apply("sub", last, first) if step > 0 else apply("sub", first, last)
+    rounded = apply("add", length, context.like(length, abs(step) - 1))
+    count = apply("trunc_div", apply("max", rounded, zero), context.like(zero, abs(step)))
+    pair = apply("concat", *(context.reshape(v, (1,)) for v in (first, count)), axis=0)
+    start, number = context.builder.bind(pair, context.symbol_prefix())
+    return start, number
+
+
+@rule("Pad")
+def read_pad(context: NodeContext) -> Value:
+    x = context.input(0)
+    rank = x.type.rank
+    value: float | int | bool = context.number("value", 0.0)
+    if context.opset < 11:
+        pads: tuple[Size, ...] = context.integers("pads" if context.opset >= 2 else "paddings")
+    else:
+        pads = _signed_sizes(context, 1)
+        if context.optional(2) is not None:
+            value = context.constant_array(2, "a padding value").reshape(-1)[0].item()
+    axes = tuple(range(rank))
+    if context.optional(3) is not None:
+        axes = tuple(context.axis(rank, a, "axes") for a in context.integers_at(3, "axes"))
+    if len(pads) != 2 * len(axes):
+        context.wrong(f"{len(pads)} pads for {len(axes)} axes")
+    low: list[Size] = [0] * rank
+    high: list[Size] = [0] * rank
+    for position, axis in enumerate(axes):
+        low[axis], high[axis] = pads[position], pads[position + len(axes)]
+    mode = context.text("mode", "constant")
+    if mode not in ("constant", "reflect", "edge", "wrap"):
+        context.unsupported(f"mode = {mode}")
+    if x.type.dtype.is_integer or x.type.dtype == boolean:
+        value = int(value)
+    return context.apply("pad", x, low=tuple(low), high=tuple(high), mode=mode, value=value)
+
+
+def _signed_sizes(context: NodeContext, position: int) -> tuple[Size, ...]:
+    """Pads: unknown ones are bound, so that they cannot be negative (a negative pad crops)."""
+    return context.sizes(position)
+
+
+@rule("DepthToSpace")
+def read_depth_to_space(context: NodeContext) -> Value:
+    x = context.input(0)
+    block = context.integer("blocksize")
+    if x.type.rank != 4 or block < 1:
+        context.wrong(f"blocks of {block} in {x.type}; a positive block and 4 axes are wanted")
+    n, c, h, w = x.type.shape
+    depth = dims.divide_exactly(c, block * block)
+    if depth is None:
+        context.wrong(f"{format_size(c)} channels do not make blocks of {block}")
+    # DCR: the block's rows and columns are the outer parts of the channel; CRD: the inner ones.
+    if context.text("mode", "DCR") == "DCR":
+        split, order = (n, block, block, depth, h, w), (0, 3, 4, 1, 5, 2)
+    else:
+        split, order = (n, depth, block, block, h, w), (0, 1, 4, 2, 5, 3)
+    moved = context.transpose(context.reshape(x, split), order)
+    return context.reshape(moved, (n, depth, h * block, w * block))
+
+
+@rule("SpaceToDepth")
+def read_space_to_depth(context: NodeContext) -> Value:
+    x = context.input(0)
+    block = context.integer("blocksize")
+    if x.type.rank != 4 or block < 1:
+        context.wrong(f"blocks of {block} in {x.type}; a positive block and 4 axes are wanted")
+    n, c, h, w = x.type.shape
+    rows, columns = dims.floordiv(h, block), dims.floordiv(w, block)
+    agreed_size(context.builder, rows * block, h)
+    agreed_size(context.builder, columns * block, w)
+    split = context.reshape(x, (n, c, rows, block, columns, block))
+    crd = context.attributes.get("mode", "DCR") == "CRD"
+    moved = context.transpose(split, (0, 1, 3, 5, 2, 4) if crd else (0, 3, 5, 1, 2, 4))
+    return context.reshape(moved, (n, c * block * block, rows, columns))
+
+
+@rule("ReverseSequence")
+def read_reverse_sequence(context: NodeContext) -> Value:
+    """Along the time axis, element t of a sequence of n comes from n - 1 - t while t < n."""
+    x, lengths = context.input(0), context.input(1)
+    batch, time = context.integer("batch_axis", 1), context.integer("time_axis", 0)
+    if {batch, time} != {0, 1} or x.type.rank < 2:
+        context.wrong(f"batch_axis {batch} and time_axis {time} of {x.type}; 0 and 1 are possible")
+    return reversed_in_time(context, x, lengths, batch, time)
+
+
+def reversed_in_time(
+    context: NodeContext, x: Value, lengths: Value, batch: int, time: int
+) -> Value:
+    """Each sequence of the batch backwards, up to its length; the rest as it is."""
+    shape = x.type.shape
+    places = context.apply("iota", shape=shape, axis=time, dtype=i64)
+    along = [1] * len(shape)
+    along[batch] = shape[batch]  # type: ignore[call-overload]
+    each = context.reshape(context.cast(lengths, i64), along)
+    each = context.apply("broadcast_to", each, shape=shape)
+    last = context.apply("sub", each, context.like(each, 1))
+    flipped = context.apply("sub", last, places)
+    source = context.apply("select", context.apply("lt", places, each), flipped, places)
+    return context.apply("gather_elements", x, source, axis=time)

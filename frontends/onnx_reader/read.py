@@ -1,0 +1,151 @@
+"""An ONNX model as a graph."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+from onnx import defs
+
+from bessemer.compiler.errors import CompileError, UnsupportedError
+from bessemer.compiler.ir.build import GraphBuilder
+from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.graph import Graph, Value
+from bessemer.compiler.ir.types import Array, TensorType, type_of
+from bessemer.frontends.onnx_reader import families
+from bessemer.frontends.onnx_reader.agree import SizesMustAgree
+from bessemer.frontends.onnx_reader.external import ExternalFiles
+from bessemer.frontends.onnx_reader.items import UNREAD, SequenceItem
+from bessemer.frontends.onnx_reader.loader import LoadedModel, Source, load_model
+from bessemer.frontends.onnx_reader.model_state import ModelState, function_table, opset_table
+from bessemer.frontends.onnx_reader.scope import Scope
+from bessemer.frontends.onnx_reader.signature import DimensionNames, dims_of_values, input_type
+from bessemer.frontends.onnx_reader.structure import check_graph
+
+_MERGES = 1000
+"""How many dimensions of inputs may turn out to be the same."""
+
+
+def read_onnx(
+    source: Source,
+    *,
+    dims: Mapping[str, int] | None = None,
+    values: Mapping[str, Array] | None = None,
+) -> Graph:
+    """Reads a model: a path, its bytes, or a ModelProto (which is not changed).
+
+    `dims` fixes symbolic dimensions, by their name in the file or ours (`input_dim0` where they have
+    none). `values` makes constants of inputs, which then are no inputs any more. Raises CompileError
+    for a model that is damaged or wrong, and UnsupportedError, listing everything at once, for one
+    that Bessemer cannot compile. Importing this module registers all rules.
+    """
+    loaded = load_model(source)
+    families.check_registered()
+    check_graph(loaded.proto.graph, loaded.label)
+    _warn_of_newer_versions(loaded)
+    state = ModelState(
+        loaded.label,
+        opset_table(list(loaded.proto.opset_import), loaded.label),
+        function_table(list(loaded.proto.functions), loaded.label),
+        ExternalFiles(loaded.folder, {}),
+    )
+    merged: dict[str, Size] = {}
+    for _ in range(_MERGES):
+        try:
+            return _read_graph(loaded, state, dims or {}, values or {}, merged)
+        except SizesMustAgree as found:
+            merged[found.name] = found.size
+            state.problems.clear()
+        except UnsupportedError:
+            raise
+        except CompileError as error:
+            raise CompileError(_labelled(loaded.label, str(error))) from error.__cause__
+    raise CompileError(f"{loaded.label}: more than {_MERGES} dimensions have to be equal")
+
+
+def _labelled(label: str, message: str) -> str:
+    return message if message.startswith(label) else f"{label}: {message}"
+
+
+def _warn_of_newer_versions(loaded: LoadedModel) -> None:
+    known = defs.onnx_opset_version()
+    for entry in loaded.proto.opset_import:
+        if entry.domain in ("", "ai.onnx") and entry.version > known:
+            warnings.warn(
+                f"{loaded.label}: opset {entry.version} is newer than the installed onnx package"
+                f" knows ({known}); trying with what is known",
+                stacklevel=3,
+            )
+    if loaded.proto.ir_version > onnx.IR_VERSION:
+        warnings.warn(
+            f"{loaded.label}: IR version {loaded.proto.ir_version} is newer than the installed onnx"
+            f" package knows ({onnx.IR_VERSION}); trying",
+            stacklevel=3,
+        )
+
+
+def _read_graph(
+    loaded: LoadedModel,
+    state: ModelState,
+    dims: Mapping[str, int],
+    values: Mapping[str, Array],
+    merged: Mapping[str, Size],
+) -> Graph:
+    graph = loaded.proto.graph
+    builder = GraphBuilder(graph.name or "model")
+    scope = Scope(state, builder, state.opsets)
+    known = {tensor.name for tensor in graph.initializer} - set(values)
+    inputs = [value for value in graph.input if value.name not in known]
+    fixed = {**dims, **dims_of_values(inputs, values, loaded.label)}
+    names = DimensionNames(fixed, merged)
+    for value in inputs:
+        _define_input(scope, value, names, values)
+    names.check_fixed(loaded.label, dims)
+    scope.define_initializers(graph)
+    outputs = [output.name for output in graph.output]
+    scope.read_nodes(graph.node, outputs)
+    found: list[Value] = []
+    for name in outputs:
+        item = scope.find(name)
+        if isinstance(item, Value):
+            found.append(item)
+        elif item is None or isinstance(item, SequenceItem):
+            word = "an absent optional" if item is None else "a sequence"
+            state.problems[f"output '{name}': is {word}, not a tensor"] = None
+    if state.problems:
+        raise _all_problems(loaded.label, list(state.problems))
+    return builder.finish(found, outputs)
+
+
+def _define_input(
+    scope: Scope, value: onnx.ValueInfoProto, names: DimensionNames, values: Mapping[str, Array]
+) -> None:
+    try:
+        type = input_type(value, names)
+    except UnsupportedError as error:
+        scope.define(value.name, UNREAD)
+        for item in error.items:
+            scope.model.problems[item] = None
+        return
+    if value.name not in values:
+        scope.define(value.name, scope.builder.input(value.name, type))
+        return
+    array = np.asarray(values[value.name])
+    _check_value(value.name, array, type)
+    scope.define(value.name, scope.builder.constant(array, value.name))
+
+
+def _check_value(name: str, array: Array, type: TensorType) -> None:
+    fits = array.dtype == type.dtype.numpy and array.ndim == type.rank
+    for size, actual in zip(type.shape, array.shape):
+        fits = fits and (not isinstance(size, int) or size == actual)
+    if not fits:
+        raise CompileError(f"the value given for input '{name}' is {type_of(array)}, not {type}")
+
+
+def _all_problems(label: str, problems: list[str]) -> UnsupportedError:
+    listed = "\n".join(f"  - {problem}" for problem in problems)
+    count = "1 thing is" if len(problems) == 1 else f"{len(problems)} things are"
+    return UnsupportedError(f"{label}: {count} not supported:\n{listed}", problems)

@@ -1,0 +1,132 @@
+"""The inputs of a model: their types, and names for the dimensions that are not numbers.
+
+A dimension's name in the file may be any text. Ours are identifiers, because they become part of
+generated code.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import onnx
+
+from bessemer.compiler.errors import CompileError, UnsupportedError
+from bessemer.compiler.ir.dims import Size, symbol
+from bessemer.compiler.ir.types import Array, TensorType
+from bessemer.frontends.onnx_reader import limits
+from bessemer.frontends.onnx_reader.tensors import dtype_of_code
+
+_TAKEN = {"min", "max"}  # words of the text form of sizes
+
+
+@dataclass(eq=False)
+class DimensionNames:
+    """Gives every unknown dimension its name, and those that are fixed their number.
+
+    `fixed` is what the user fixed, by the name in the file or ours; `merged` says which of our
+    names stand for another size (found while reading: see agree.py).
+    """
+
+    fixed: Mapping[str, int]
+    merged: Mapping[str, Size]
+    names: dict[str, str] = field(default_factory=dict)
+
+    def size(self, original: str) -> Size:
+        """The size for a dimension that is called `original` in the file."""
+        name = self.names.get(original)
+        if name is None:
+            name = self.names[original] = self._identifier(original)
+        if original in self.fixed:
+            return self.fixed[original]
+        if name in self.fixed:
+            return self.fixed[name]
+        while name in self.merged:
+            size = self.merged[name]
+            if isinstance(size, int):
+                return size
+            name = str(size)
+        return symbol(name)
+
+    def _identifier(self, original: str) -> str:
+        name = re.sub(r"[^A-Za-z0-9]+", "_", original).strip("_") or "dim"
+        if name[0].isdigit() or name in _TAKEN:
+            name = f"d_{name}"
+        name = name[:64]
+        taken = set(self.names.values())
+        count = 1
+        unique = name
+        while unique in taken:
+            count += 1
+            unique = f"{name}_{count}"
+        return unique
+
+    def check_fixed(self, label: str, fixed: Mapping[str, int]) -> None:
+        """Raises CompileError for a fixed dimension that no input has."""
+        known = {*self.names, *self.names.values()}
+        for name in fixed:
+            if name not in known:
+                listed = ", ".join(sorted(self.names.values())) or "none"
+                raise CompileError(
+                    f"{label}: no dimension is called '{name}'; its symbolic dimensions: {listed}"
+                )
+
+
+def input_type(value: onnx.ValueInfoProto, names: DimensionNames) -> TensorType:
+    """The type of a graph input; raises where it is no tensor or has no shape."""
+    where = f"input '{value.name}'"
+    kind = value.type.WhichOneof("value")
+    if kind is None:
+        raise CompileError(f"{where}: has no type")
+    if kind != "tensor_type":
+        word = kind.removesuffix("_type").replace("_", " ")
+        raise UnsupportedError(f"{where}: is a {word}", [f"{where}: is a {word}, not a tensor"])
+    tensor = value.type.tensor_type
+    dtype = dtype_of_code(tensor.elem_type, where)
+    if not tensor.HasField("shape"):
+        raise CompileError(
+            f"{where}: has no shape, not even a number of dimensions; write its shape into the"
+            " model (onnx.tools.update_model_dims), with names for what varies"
+        )
+    if len(tensor.shape.dim) > limits.RANK:
+        raise CompileError(f"{where}: has {len(tensor.shape.dim)} dimensions")
+    shape = tuple(
+        _size(dim, value.name, axis, names) for axis, dim in enumerate(tensor.shape.dim)
+    )
+    type = TensorType(dtype, shape)
+    limits.check_size(type, where)
+    return type
+
+
+def _size(
+    dim: onnx.TensorShapeProto.Dimension, input_name: str, axis: int, names: DimensionNames
+) -> Size:
+    match dim.WhichOneof("value"):
+        case "dim_value" if dim.dim_value > 0:
+            return dim.dim_value
+        case "dim_value" if dim.dim_value < -1:
+            raise CompileError(
+                f"input '{input_name}': dimension {axis} is {dim.dim_value}, which is no size"
+            )
+        case "dim_param" if dim.dim_param:
+            return names.size(dim.dim_param)
+        case _:  # unset, or the 0 or -1 that old exporters write for "any"
+            return names.size(f"{input_name}_dim{axis}")
+
+
+def dims_of_values(
+    inputs: list[onnx.ValueInfoProto], values: Mapping[str, Array], label: str
+) -> dict[str, int]:
+    """The named dimensions that the shapes of given values fix."""
+    by_name = {value.name: value for value in inputs}
+    fixed: dict[str, int] = {}
+    for name, array in values.items():
+        if name not in by_name:
+            listed = ", ".join(by_name)
+            raise CompileError(f"{label}: no input is called '{name}'; its inputs: {listed}")
+        dims = by_name[name].type.tensor_type.shape.dim
+        for dim, size in zip(dims, array.shape):
+            if dim.dim_param:
+                fixed[dim.dim_param] = size
+    return fixed

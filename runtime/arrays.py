@@ -1,0 +1,129 @@
+"""Arrays in and out of a model without copies where that is possible, and refused where it is not.
+
+float16 is NumPy's own. bfloat16 is ml_dtypes' where that package is installed; without it such
+arrays go in and come out as uint16 holding the same bits.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bessemer.runtime.artifact import ArrayInfo
+from bessemer.runtime.errors import InputError
+from bessemer.runtime.shapes import format_shape
+
+try:
+    from ml_dtypes import bfloat16 as _bfloat16
+except ImportError:  # an optional package
+    _bfloat16 = np.uint16
+
+Array = npt.NDArray[Any]
+
+_from_buffer = ctypes.c_char.from_buffer
+_addressof = ctypes.addressof
+
+
+def numpy_dtype(name: str) -> np.dtype[Any]:
+    """The NumPy dtype for an element type of a signature."""
+    return np.dtype(_bfloat16 if name == "bfloat16" else name)
+
+
+def address(array: Array) -> int:
+    """Where the array's data begins; four times as fast as `array.ctypes.data`."""
+    try:
+        return _addressof(_from_buffer(array))  # type: ignore[arg-type]
+    except (TypeError, ValueError, BufferError):  # read-only, empty, or a dtype without a buffer
+        found: int = array.__array_interface__["data"][0]
+        return found
+
+
+def aligned_empty(shape: Sequence[int], dtype: np.dtype[Any]) -> Array:
+    """An uninitialized array whose data begins at a multiple of 64 bytes."""
+    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    memory = np.empty(size + 64, np.uint8)
+    start = -address(memory) % 64
+    return memory[start : start + size].view(dtype).reshape(shape)
+
+
+def as_input(info: ArrayInfo, dtype: np.dtype[Any], value: object) -> Array:
+    """A C-contiguous, aligned array of this dtype: the value's own memory, or a copy of it.
+
+    Takes NumPy arrays, what speaks DLPack or the buffer protocol or has `__array__`, numbers and
+    nested sequences of them. Raises InputError for another dtype; only numbers and sequences, which
+    have none of their own, are converted.
+    """
+    array = value if isinstance(value, np.ndarray) else _as_array(info, dtype, value)
+    if array.dtype != dtype and array.dtype.newbyteorder("=") != dtype:
+        raise InputError(
+            f"Input '{info.name}' has dtype {array.dtype}, expected {info.dtype}. "
+            f"Convert it, for example with .astype('{dtype}')."
+        )
+    # ascontiguousarray would make a vector of a scalar.
+    return np.require(array, dtype, ["C", "A"]) if array.ndim else array.astype(dtype)
+
+
+def _as_array(info: ArrayInfo, dtype: np.dtype[Any], value: object) -> Array:
+    try:
+        if hasattr(value, "__dlpack__"):
+            return _from_dlpack(value)
+        array = np.asarray(value)
+        if not isinstance(value, (bool, int, float, list, tuple)):
+            return array
+        if array.size and not np.can_cast(array.dtype, dtype, "same_kind"):
+            return array
+        return np.asarray(value, dtype)
+    except (TypeError, ValueError, OverflowError, BufferError, RuntimeError) as error:
+        raise InputError(
+            f"Input '{info.name}' is no array of {info.dtype} ({type(value).__name__}): {error}"
+        ) from None
+
+
+def _from_dlpack(value: Any) -> Array:
+    try:
+        return np.from_dlpack(value)
+    except (BufferError, RuntimeError, TypeError):
+        # NumPy's DLPack knows no read-only memory of older producers and no bfloat16.
+        if hasattr(value, "__array__"):
+            return np.asarray(value)
+        raise
+
+
+def check_output(
+    info: ArrayInfo, dtype: np.dtype[Any], shape: Sequence[int], array: object
+) -> None:
+    """Raises InputError where a run cannot write this output into the caller's array."""
+    problem = ""
+    if not isinstance(array, np.ndarray):
+        problem = f"is a {type(array).__name__}, expected a NumPy array"
+    elif array.dtype != dtype:
+        problem = f"has dtype {array.dtype}, expected {info.dtype}"
+    elif array.shape != tuple(shape):
+        problem = f"has shape {format_shape(array.shape)}, expected {format_shape(shape)}"
+    elif not array.flags.c_contiguous or not array.flags.aligned:
+        problem = "is not contiguous in memory"
+    elif not array.flags.writeable:
+        problem = "is read-only"
+    if problem:
+        raise InputError(f"The array in out for output '{info.name}' {problem}.")
+
+
+def check_apart(outputs: Sequence[tuple[str, Array]], inputs: Sequence[tuple[str, Array]]) -> None:
+    """Raises InputError where an array to write to overlaps an input or another output."""
+    for index, (name, output) in enumerate(outputs):
+        for other, array in [*inputs, *outputs[:index]]:
+            if np.may_share_memory(output, array):
+                raise InputError(
+                    f"The array in out for output '{name}' overlaps that of '{other}'."
+                )
+
+
+def copied_from(where: int, shape: Sequence[int], dtype: np.dtype[Any]) -> Array:
+    """A copy of the array that begins at this address."""
+    array = np.empty(shape, dtype)
+    ctypes.memmove(address(array), where, array.nbytes)
+    return array

@@ -1,0 +1,51 @@
+"""From the shapes of the inputs to the values of the symbols."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from bessemer.runtime.artifact import ArrayInfo, Signature
+from bessemer.runtime.errors import InputError
+from bessemer.runtime.shapes import evaluate, format_shape
+
+
+def bind_symbols(signature: Signature, shapes: Sequence[tuple[int, ...]]) -> dict[str, int]:
+    """The value of every input symbol, for inputs of these shapes.
+
+    A symbol takes the first size that it stands at alone; then every size is compared. Raises
+    InputError naming the input, the axis, what was given and what was expected.
+    """
+    symbols: dict[str, int] = {}
+    origins: dict[str, str] = {}
+    names = set(signature.symbols[: signature.input_symbols])
+    for info, shape in zip(signature.inputs, shapes, strict=True):
+        if len(shape) != len(info.shape):
+            raise InputError(
+                f"Input '{info.name}' has shape {format_shape(shape)} of rank {len(shape)}, "
+                f"expected {format_shape(info.shape)} of rank {len(info.shape)}."
+            )
+        for size, given in zip(info.shape, shape, strict=True):
+            if isinstance(size, str) and size in names and size not in symbols:
+                symbols[size] = given
+                origins[size] = info.name
+    for info, shape in zip(signature.inputs, shapes, strict=True):
+        for axis, (size, given) in enumerate(zip(info.shape, shape, strict=True)):
+            expected = evaluate(size, symbols)
+            if expected != given:
+                raise _mismatch(info, shape, axis, expected, origins)
+    return symbols
+
+
+def _mismatch(
+    info: ArrayInfo, shape: Sequence[int], axis: int, expected: int, origins: Mapping[str, str]
+) -> InputError:
+    size = info.shape[axis]
+    wanted = str(size)
+    if isinstance(size, str):
+        wanted = f"{size}, which is {expected}"
+        if size in origins:
+            wanted += f" in '{origins[size]}'"
+    return InputError(
+        f"Input '{info.name}' has shape {format_shape(shape)}, "
+        f"expected {format_shape(info.shape)}: axis {axis} is {shape[axis]}, not {wanted}."
+    )

@@ -1,0 +1,68 @@
+"""Opens an artifact's shared library: finds the model and checks that it fits this machine."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import platform
+from pathlib import Path
+
+from bessemer.runtime.artifact import DYNAMIC_SYMBOL_TABLE, elf_machine, read_symbols
+from bessemer.runtime.errors import ArtifactError
+from bessemer.runtime.native import NativeModel, bind
+
+# A prefix is a model's when the library has all of these.
+_MARKS = ("_abi", "_create", "_destroy", "_metadata", "_run", "_workspace_bytes")
+
+
+def open_library(path: Path, name: str = "") -> NativeModel:
+    """The functions of the model in this library; `name` is its prefix where there are several.
+
+    Raises ArtifactError where the file is missing, damaged, of another machine or holds no such
+    model.
+    """
+    prefix = _choose(path, _prefixes(path), name)
+    try:
+        # An absolute path: a bare name would be searched for in the system's folders.
+        library = ctypes.CDLL(str(path.resolve()))
+    except OSError as error:
+        raise ArtifactError(f"Cannot load {path}: {error}") from None
+
+    def address_of(function: str) -> int:
+        found = ctypes.cast(library[f"{prefix}_{function}"], ctypes.c_void_p).value
+        assert found is not None
+        return found
+
+    return bind(address_of, library)
+
+
+def _prefixes(path: Path) -> list[str]:
+    try:
+        with (
+            path.open("rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+            memoryview(data) as view,
+        ):
+            machine = elf_machine(view)
+            symbols = list(read_symbols(view, DYNAMIC_SYMBOL_TABLE))
+    except FileNotFoundError:
+        raise ArtifactError(f"There is no file {path}.") from None
+    except (OSError, ValueError) as error:  # mmap refuses an empty file with ValueError
+        raise ArtifactError(f"Cannot read {path}: {error}") from None
+    except ArtifactError as error:
+        raise ArtifactError(f"{path}: {error}") from None
+    if machine != platform.machine():
+        raise ArtifactError(f"{path} is for {machine}, this machine is {platform.machine()}.")
+    names = {symbol.name for symbol in symbols if symbol.is_defined}
+    candidates = {name.removesuffix(_MARKS[0]) for name in names if name.endswith(_MARKS[0])}
+    return sorted(part for part in candidates if all(part + mark in names for mark in _MARKS))
+
+
+def _choose(path: Path, prefixes: list[str], name: str) -> str:
+    if not prefixes:
+        raise ArtifactError(f"{path} holds no model compiled by Bessemer.")
+    if name and name not in prefixes:
+        raise ArtifactError(f"{path} holds no model '{name}'; it has {', '.join(prefixes)}.")
+    if not name and len(prefixes) > 1:
+        raise ArtifactError(f"{path} holds several models, name one: {', '.join(prefixes)}.")
+    return name or prefixes[0]

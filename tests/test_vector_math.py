@@ -1,0 +1,273 @@
+"""Our vector math against NumPy: f32 against float64, f64 against long double, both as compiled."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bessemer.compiler.codegen.vector_math import BINARY, UNARY, definition
+from tests.compiled_math import (
+    DTYPES,
+    RUNNABLE,
+    TARGETS,
+    Array,
+    object_for,
+    run,
+    undefined_symbols,
+)
+
+BEST = RUNNABLE[-1]
+X86_ONLY = pytest.mark.skipif("sse4.2" not in RUNNABLE, reason="x86 machines only")
+LONG_DOUBLE_ONLY = pytest.mark.skipif(
+    np.finfo(np.longdouble).nmant < 63, reason="long double is no better than double here"
+)
+
+
+def evaluate(
+    name: str, dtype: str, *inputs: Array, lanes: int = 16, target: str = BEST, flush: bool = False
+) -> Array:
+    function = definition(name, dtype, lanes, TARGETS[target][2])
+    return run(function, [dtype] * (len(inputs) + 1), lanes, target, *inputs, flush=flush)
+
+
+def ulps(got: Array, reference: Array) -> Array:
+    """Errors in units in the last place of the reference rounded to got's dtype.
+
+    0 where both are NaN or overflow alike, and where both are at most the smallest normal number
+    with no opposite signs; infinite where only one is NaN.
+    """
+    info = np.finfo(got.dtype)
+    with np.errstate(all="ignore"):
+        size = np.maximum(np.abs(reference), reference.dtype.type(info.tiny))
+        _, exponent = np.frexp(np.where(np.isfinite(size), size, 1))
+        unit = np.ldexp(reference.dtype.type(1), exponent - 1 - info.nmant)
+        error = np.abs(got.astype(reference.dtype) - reference) / unit
+        error[got == reference.astype(got.dtype)] = 0
+    flushed = (np.abs(reference) < info.tiny) & (np.abs(got) <= info.tiny) & (got * reference >= 0)
+    error[flushed | (np.isnan(got) & np.isnan(reference))] = 0
+    error[np.isnan(got) != np.isnan(reference)] = np.inf
+    return error
+
+
+def assert_close(got: Array, reference: Array, limit: float, *inputs: Array) -> None:
+    error = ulps(got, reference)
+    worst = int(np.argmax(error))
+    assert error[worst] <= limit, (
+        f"{error[worst]:.3f} ulp at {[x[worst] for x in inputs]}:"
+        f" {got[worst]!r}, not {reference[worst]!r}"
+    )
+
+
+def erf_reference(x: Array) -> Array:
+    """erf(x) = 2 / sqrt(pi) exp(-x^2) sum 2^n x^(2n + 1) / (1 3 5 ... (2n + 1)): all one sign."""
+    bounded = np.clip(x, -7, 7)
+    term, total = bounded.copy(), bounded.copy()
+    for n in range(1, 260):
+        term = term * (2 * bounded * bounded / (2 * n + 1))
+        total = total + term
+    sqrt_pi = np.sqrt(x.dtype.type(4) * np.arctan(x.dtype.type(1)))
+    return np.where(np.abs(x) < 6.5, 2 / sqrt_pi * np.exp(-bounded * bounded) * total, np.sign(x))
+
+
+NUMPY_NAMES = {"asin": "arcsin", "acos": "arccos", "atan": "arctan", "asinh": "arcsinh"}
+NUMPY_NAMES |= {"acosh": "arccosh", "atanh": "arctanh"}
+
+
+def reference_of(name: str) -> Callable[[Array], Array]:
+    match name:
+        case "erf":
+            return erf_reference
+        case "sigmoid":
+            return lambda x: 1 / (1 + np.exp(-x))
+        case _:
+            function: Callable[[Array], Array] = getattr(np, NUMPY_NAMES.get(name, name))
+            return function
+
+
+PERIODIC = ("sin", "cos", "tan")
+EDGES = np.array(
+    """0 -0 inf -inf nan 1 -1 0.5 -0.5 0.6 0.65 5 1e-45 -1e-45 1.1754944e-38 -1.1754944e-38
+    88.72283 88.72284 -87.33654 -87.33655 89.4159 89.41599 127.99999 128 -126 -126.00001
+    2147483648 3.4028235e38 -3.4028235e38""".split(),
+    np.float32,
+)
+
+
+def f32_patterns(step: int) -> Array:
+    """Every step-th bit pattern of float32, NaNs and denormals too, and the edges."""
+    patterns = np.arange(step // 3, 2**32, step, dtype=np.uint64).astype(np.uint32)
+    quarter_turns = (np.arange(1, 2**24, 1 + step // 4) * (np.pi / 2)).astype(np.float32)
+    return np.concatenate([patterns.view(np.float32), EDGES, quarter_turns])
+
+
+def reduced_to_domain(name: str, x: Array, largest: float) -> Array:
+    return x[~(np.isfinite(x) & (np.abs(x) > largest))] if name in PERIODIC else x
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quiet_numpy() -> Any:
+    with np.errstate(all="ignore"):
+        yield
+
+
+@pytest.mark.parametrize("name", UNARY)
+def test_f32_is_within_two_ulp_over_its_whole_range(name: str) -> None:
+    x = reduced_to_domain(name, f32_patterns(1 << 10), 2.0**31)
+    if name == "erf":
+        # math.erf is as good as the series and takes four million arguments quickly.
+        reference = np.array([math.erf(value) for value in x.tolist()])
+    else:
+        reference = reference_of(name)(x.astype(np.float64))
+    assert_close(evaluate(name, "f32", x), reference, 2, x)
+
+
+@pytest.mark.parametrize(("target", "lanes"), [(t, n) for t in RUNNABLE for n in (1, 4, 8, 64)])
+def test_f32_is_within_two_ulp_at_every_width_on_every_instruction_set(
+    target: str, lanes: int
+) -> None:
+    for name in UNARY:
+        x = reduced_to_domain(name, f32_patterns(1 << 20), 2.0**31)
+        reference = reference_of(name)(x.astype(np.float64))
+        assert_close(evaluate(name, "f32", x, lanes=lanes, target=target), reference, 2, x)
+
+
+@X86_ONLY
+@pytest.mark.parametrize("target", [name for name in ("sse4.2", "avx512") if name in RUNNABLE])
+@pytest.mark.parametrize("name", UNARY)
+def test_f32_with_denormals_flushed_errs_by_no_more_than_a_denormal(name: str, target: str) -> None:
+    x = reduced_to_domain(name, f32_patterns(1 << 16), 2.0**31)
+    x = x[(x == 0) | ~(np.abs(x) < 2.0**-126)]
+    got = evaluate(name, "f32", x, target=target, flush=True)
+    reference = reference_of(name)(x.astype(np.float64))
+    normal = ~(np.abs(got - reference) <= 2.0**-126)
+    assert normal.any()
+    assert_close(got[normal], reference[normal], 2, x[normal])
+
+
+@pytest.mark.parametrize("target", RUNNABLE)
+@pytest.mark.parametrize("name", ["sin", "cos"])
+def test_huge_angles_stay_between_minus_one_and_one(name: str, target: str) -> None:
+    x = f32_patterns(1 << 14)
+    x = x[np.isfinite(x) & (np.abs(x) > 2.0**31)]
+    assert np.abs(evaluate(name, "f32", x, target=target)).max() <= 1
+    wide = np.ldexp(np.float64(1.2345), np.arange(31, 1023))
+    assert np.abs(evaluate(name, "f64", wide, target=target)).max() <= 1
+
+
+def f64_samples(rng: np.random.Generator, count: int) -> Array:
+    """All magnitudes, the neighbourhoods of 0 and +-1, and the ranges where exp lives."""
+    sign = rng.choice([-1.0, 1.0], count)
+    return np.concatenate(
+        [
+            sign * 2.0 ** rng.uniform(-1022, 1024, count),
+            sign * 2.0 ** rng.uniform(-60, 10, count),
+            sign * (1 - 2.0 ** rng.uniform(-53, 0, count)),
+            sign * (1 + 2.0 ** rng.uniform(-52, 0, count)),
+            *(rng.uniform(-bound, bound, count) for bound in (2, 30, 710, 1023)),
+            np.rint(2.0 ** rng.uniform(0, 29, count)) * (np.pi / 2),
+            EDGES.astype(np.float64),
+            np.array([709.78, 709.79, -708.39, -708.4, 710.47, 710.48, 1e-310, -1e-310, 1e308]),
+        ]
+    )
+
+
+@LONG_DOUBLE_ONLY
+@pytest.mark.parametrize("target", RUNNABLE)
+@pytest.mark.parametrize("name", UNARY)
+def test_f64_is_within_three_ulp(name: str, target: str, rng: np.random.Generator) -> None:
+    x = reduced_to_domain(name, f64_samples(rng, 8000), 2.0**30)
+    reference = reference_of(name)(x.astype(np.longdouble))
+    assert_close(evaluate(name, "f64", x, lanes=8, target=target), reference, 3, x)
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f64"])
+@pytest.mark.parametrize("name", UNARY)
+def test_zeros_keep_their_sign_where_the_function_is_odd(name: str, dtype: str) -> None:
+    zeros = np.array([0.0, -0.0])
+    expected = reference_of(name)(zeros)
+    got = evaluate(name, dtype, zeros, lanes=2)
+    number = ~np.isnan(expected)
+    assert np.array_equal(np.signbit(got[number]), np.signbit(expected[number]))
+
+
+def power_samples(rng: np.random.Generator, dtype: Any) -> tuple[Array, Array]:
+    """Bases and exponents of all sizes, many with results near the ends of the range."""
+    top = float(np.log(np.finfo(dtype).max))
+    count = 30_000
+    base = np.concatenate(
+        [
+            2.0 ** rng.uniform(-top, top, count),
+            rng.uniform(0.5, 2, count),
+            rng.uniform(0, 20, count),
+        ]
+    ).astype(dtype)
+    exponent = np.concatenate(
+        [
+            rng.uniform(-top, top, count) / np.log(base[:count].astype(np.float64)),
+            rng.choice([-1, 1], count) * 2.0 ** rng.uniform(-3, 9.5, count),
+            rng.integers(-30, 30, count),
+        ]
+    ).astype(dtype)
+    base[-count // 2 :] *= -1
+    return base, exponent
+
+
+@pytest.mark.parametrize("target", RUNNABLE)
+def test_pow_f32_is_within_one_ulp(target: str, rng: np.random.Generator) -> None:
+    x, y = power_samples(rng, np.float32)
+    reference = np.power(x.astype(np.float64), y.astype(np.float64))
+    assert_close(evaluate("pow", "f32", x, y, target=target), reference, 1, x, y)
+
+
+@LONG_DOUBLE_ONLY
+@pytest.mark.parametrize("target", RUNNABLE)
+def test_pow_f64_is_within_two_ulp(target: str, rng: np.random.Generator) -> None:
+    x, y = power_samples(rng, np.float64)
+    reference = np.power(x.astype(np.longdouble), y.astype(np.longdouble))
+    assert_close(evaluate("pow", "f64", x, y, lanes=8, target=target), reference, 2, x, y)
+
+
+@pytest.mark.parametrize("target", RUNNABLE)
+@pytest.mark.parametrize("dtype", ["f32", "f64"])
+def test_pow_has_the_special_cases_of_c(dtype: str, target: str) -> None:
+    info = np.finfo(DTYPES[dtype])
+    values = [0.0, 0.5, 1, 1.5, 2, 3, 1e30, 2.0**53, info.max, info.tiny, np.inf]
+    values = [sign * value for value in values for sign in (1, -1)] + [np.nan]
+    x, y = (grid.ravel().astype(DTYPES[dtype]) for grid in np.meshgrid(values, values))
+    expected = np.power(x, y)
+    got = evaluate("pow", dtype, x, y, lanes=4, target=target)
+    assert_close(got, expected.astype(np.longdouble), 2, x, y)
+    number = ~np.isnan(expected)
+    assert np.array_equal(np.signbit(got[number]), np.signbit(expected[number]))
+    exact = number & ((expected == 0) | np.isinf(expected) | (np.abs(expected) == 1))
+    assert np.array_equal(got[exact], expected[exact])
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 16, 64])
+@pytest.mark.parametrize("target", TARGETS)
+def test_objects_call_no_library(target: str, lanes: int) -> None:
+    for name in (*UNARY, *BINARY):
+        for dtype in ("f32", "f64"):
+            function = definition(name, dtype, lanes, TARGETS[target][2])
+            kinds = [dtype] * (3 if name in BINARY else 2)
+            assert undefined_symbols(object_for(function, kinds, lanes, target)) == set(), name
+
+
+def test_what_is_not_offered_is_refused() -> None:
+    with pytest.raises(ValueError, match="no vector math function named cbrt"):
+        definition("cbrt", "f32", 8)
+    with pytest.raises(ValueError, match="for f32 and f64, not f16"):
+        definition("exp", "f16", 8)
+    with pytest.raises(ValueError, match="64 lanes, not 12"):
+        definition("exp", "f32", 12)
+
+
+def test_symbols_and_types_follow_the_lanes() -> None:
+    assert definition("exp", "f32", 1).text.startswith(
+        "define internal float @bessemer_exp_f32(float %x)"
+    )
+    assert definition("pow", "f64", 8).text.startswith(
+        "define internal <8 x double> @bessemer_pow_v8f64(<8 x double> %x, <8 x double> %y)"
+    )
