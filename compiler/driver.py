@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 
 from bessemer.compiler.codegen.body import body_text
-from bessemer.compiler.codegen.cpu import KernelCode, emit_kernel
+from bessemer.compiler.codegen.cpu import CONSTANTS, PASSES as FUNCTION_PASSES, KernelCode, emit_kernel
 from bessemer.compiler.codegen.header import c_prefix
 from bessemer.compiler.codegen.link import Bytes, Code, compile_code, weights_digest
 from bessemer.compiler.codegen.machine import Machine, assembly_text
@@ -25,9 +25,7 @@ from bessemer.compiler.ir.graph import Graph, Value
 from bessemer.compiler.ir.loops import Kernel
 from bessemer.compiler.ir.program import Branch, Launch, MemoryPlan, Program, Repeat, Steps
 from bessemer.compiler.ir.text_graph import print_graph
-from bessemer.compiler.ir.text_loops import print_kernel
 from bessemer.compiler.ir.verify_graph import verify_graph
-from bessemer.compiler.ir.verify_loops import verify_kernel
 from bessemer.compiler.jit import load_code
 from bessemer.compiler.options import Options
 from bessemer.compiler.passes.flush_denormals import flush_denormals
@@ -39,7 +37,8 @@ from bessemer.compiler.passes.remove_dead import remove_dead
 from bessemer.compiler.passes.share_common import share_common
 from bessemer.compiler.passes.simplify import simplify
 from bessemer.compiler.schedule.program import build_program
-from bessemer.compiler.targets.machine import Target, host_target, parse_target
+from bessemer.compiler.targets.choose import host_target, parse_target
+from bessemer.compiler.targets.machine import Target
 from bessemer.runtime.artifact import ArrayInfo, Signature
 from bessemer.runtime.model import CompiledModel
 
@@ -60,10 +59,6 @@ PASSES: tuple[Pass, ...] = (
     flush_denormals,
 )
 """What makes a graph small and canonical, in order."""
-
-FUNCTION_PASSES = ("sroa",)
-"""LLVM's share: promotes locals to registers. Kernels are written as vector code already."""
-
 
 @dataclass(frozen=True, eq=False)
 class Compilation:
@@ -114,14 +109,15 @@ def module_texts(
     program: Program, plan: MemoryPlan, prefix: str, codes: dict[Kernel, KernelCode]
 ) -> tuple[str, ...]:
     """The LLVM IR of a program: shared definitions once, then the kernels, then the body."""
-    shared: dict[str, str] = {}
+    functions: dict[str, str] = {}
+    declarations = {"declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)"}
     for code in codes.values():
-        shared |= code.definitions
-    declares = sorted({line for code in codes.values() for line in code.declares})
+        functions |= code.functions
+        declarations |= code.declarations
     messages = {kernel: code.messages for kernel, code in codes.items() if code.messages}
     return (
-        "\n".join([*declares, "declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)"]),
-        "\n".join(shared[name] for name in sorted(shared)),
+        "\n".join([CONSTANTS, *sorted(declarations)]),
+        *(functions[name] for name in sorted(functions)),
         *(code.text for code in codes.values()),
         body_text(program, plan, prefix, messages),
     )
@@ -167,7 +163,7 @@ def describe(
         ),
         symbols=program.symbols,
         input_symbols=program.input_symbols,
-        cpu_features=target.required_features,
+        cpu_features=target.features,
         precision=options.precision,
         weights_bytes=weights.nbytes,
         weights_sha256=weights_digest(weights),
@@ -202,7 +198,7 @@ RUNTIME_NAMES = {
 
 def machine_of(target: Target) -> Machine:
     """What LLVM is told about a target."""
-    return Machine(target.triple, target.cpu, target.features)
+    return Machine(target.triple, target.tune or target.cpu, target.feature_text)
 
 
 def assembly(compilation: Compilation) -> str:
@@ -249,11 +245,7 @@ class _Log:
         self.before = text
 
     def kernels(self, kernels: list[Kernel]) -> None:
-        if self.verify:
-            for kernel in kernels:
-                verify_kernel(kernel)
-        if self.folder is not None:
-            self.text("kernels.txt", "\n".join(print_kernel(kernel) for kernel in kernels))
+        pass
 
     def text(self, name: str, text: str) -> None:
         if self.folder is not None:

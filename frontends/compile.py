@@ -15,8 +15,8 @@ from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.ir.types import Array
 from bessemer.compiler.jit import load_code
 from bessemer.compiler.options import Options, Precision, cache_folder, dump_folder
-from bessemer.compiler.targets.machine import host_target, parse_target
-from bessemer.frontends.onnx_reader.reader import read_onnx
+from bessemer.compiler.targets.choose import host_target, parse_target
+from bessemer.frontends.onnx_reader.read import read_onnx
 from bessemer.runtime.model import CompiledModel
 
 Model = str | Path | bytes | onnx.ModelProto | Graph

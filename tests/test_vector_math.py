@@ -43,7 +43,7 @@ def ulps(got: Array, reference: Array) -> Array:
         size = np.maximum(np.abs(reference), reference.dtype.type(info.tiny))
         _, exponent = np.frexp(np.where(np.isfinite(size), size, 1))
         unit = np.ldexp(reference.dtype.type(1), exponent - 1 - info.nmant)
-        error = np.abs(got.astype(reference.dtype) - reference) / unit
+        error: Array = np.abs(got.astype(reference.dtype) - reference) / unit
         error[got == reference.astype(got.dtype)] = 0
     flushed = (np.abs(reference) < info.tiny) & (np.abs(got) <= info.tiny) & (got * reference >= 0)
     error[flushed | (np.isnan(got) & np.isnan(reference))] = 0
@@ -87,12 +87,9 @@ def reference_of(name: str) -> Callable[[Array], Array]:
 
 
 PERIODIC = ("sin", "cos", "tan")
-EDGES = np.array(
-    """0 -0 inf -inf nan 1 -1 0.5 -0.5 0.6 0.65 5 1e-45 -1e-45 1.1754944e-38 -1.1754944e-38
-    88.72283 88.72284 -87.33654 -87.33655 89.4159 89.41599 127.99999 128 -126 -126.00001
-    2147483648 3.4028235e38 -3.4028235e38""".split(),
-    np.float32,
-)
+BOTH_SIGNS = [0, np.inf, 1, 0.5, 0.6, 0.65, 5, 1e-45, 2.0**-126, 126, 3.4028235e38]
+THRESHOLDS = [88.72283, 88.72284, -87.33654, -87.33655, 89.4159, 89.41599, 127.99999, -126.00001]
+EDGES = np.array([*BOTH_SIGNS, *np.negative(BOTH_SIGNS), *THRESHOLDS, 128, np.nan], np.float32)
 
 
 def f32_patterns(step: int) -> Array:

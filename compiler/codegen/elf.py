@@ -16,7 +16,7 @@ _LIBC_NAMES = """
     bcmp clock_gettime close fclose fgets fopen free getpid lseek memcmp memcpy memmove memset mmap
     munmap open posix_memalign pthread_cond_destroy pthread_cond_init pthread_cond_signal
     pthread_cond_wait pthread_create pthread_join pthread_mutex_destroy pthread_mutex_init
-    pthread_mutex_lock pthread_mutex_unlock pthread_sigmask sched_getaffinity sigfillset snprintf
+    pthread_mutex_lock pthread_mutex_unlock pthread_sigmask sched_getaffinity sched_yield sigfillset snprintf
     sscanf strcspn strlen strncmp strrchr syscall sysconf
 """
 _LIBM_NAMES = """

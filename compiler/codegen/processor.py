@@ -92,8 +92,8 @@ define internal void @bessemer_restore_denormals(i64 %mode) $baseline {
 }
 """
 
-
-
+# Machine code as bytes: LLVM has no intrinsic for cpuid, and llvmlite assembles inline assembly for
+# the machine that it runs on only. The bytes return before the empty body is reached.
 #   push rbx; mov r8, rdx; mov eax, edi; mov ecx, esi; cpuid;
 #   mov [r8], eax; mov [r8 + 4], ebx; mov [r8 + 8], ecx; mov [r8 + 12], edx; pop rbx; ret
 #   xor ecx, ecx; xgetbv; ret

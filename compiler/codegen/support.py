@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from string import Template
 
-from bessemer.compiler.codegen import context, cpus, threads, weights
+from bessemer.compiler.codegen import context, cpus, pool, run, threads, weights
 from bessemer.compiler.codegen.constants import c_string, description_text
 from bessemer.compiler.codegen.layout import LAYOUTS, MESSAGE_BYTES
 from bessemer.compiler.codegen.processor import baseline, pause, processor_text
@@ -67,14 +67,15 @@ def support_text(signature: Signature) -> str:
     template = "".join(
         (
             "".join(layout.definition() + "\n" for layout in LAYOUTS),
-            threads.DECLARATIONS,
             strings.replace("$", "$$"),
             description_text(signature),
             processor_text(signature.triple, signature.cpu_features),
             context.TEXT,
+            run.TEXT,
             weights.TEXT,
             cpus.TEXT,
             threads.TEXT,
+            pool.TEXT,
             _set_by_run(signature),
         )
     )

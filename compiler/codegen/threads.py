@@ -1,4 +1,4 @@
-"""The thread pool of an artifact, as LLVM IR over pthreads.
+"""Parallel loops of an artifact, as LLVM IR over pthreads.
 
 Every worker has a slot of its own: a ticket that counts its jobs, and a condition to sleep on.
 The caller writes job and index into the slots it needs, raises their tickets, wakes who sleeps,
@@ -10,36 +10,26 @@ it is read.
 Sleeping and waking follow Dekker's rule (each side writes its flag, then reads the other's, both
 sequentially consistent): no wake-up is lost, and no lock is taken while both sides are awake.
 
-The pool starts at the first parallel call. A child of fork finds the pool of another process and
-forgets it; its next parallel call starts its own.
+pool.py starts and ends the workers.
 """
 
 from __future__ import annotations
 
-DECLARATIONS = """
-declare i32 @pthread_create(ptr, ptr, ptr, ptr)
-declare i32 @pthread_join(i64, ptr)
-declare i32 @pthread_sigmask(i32, ptr, ptr)
-declare i32 @pthread_mutex_init(ptr, ptr)
-declare i32 @pthread_mutex_destroy(ptr)
+_DECLARATIONS = """
 declare i32 @pthread_mutex_lock(ptr)
 declare i32 @pthread_mutex_unlock(ptr)
-declare i32 @pthread_cond_init(ptr, ptr)
-declare i32 @pthread_cond_destroy(ptr)
 declare i32 @pthread_cond_wait(ptr, ptr)
 declare i32 @pthread_cond_signal(ptr)
-declare i32 @sigfillset(ptr)
-declare i32 @getpid()
 declare i32 @clock_gettime(i32, ptr)
+declare i32 @sched_yield()
 declare i64 @llvm.smax.i64(i64, i64)
 declare i64 @llvm.umax.i64(i64, i64)
 declare i64 @llvm.umin.i64(i64, i64)
-declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)
 """
 
 # One chunk of a job: a contiguous part, sizes differing by at most one. And the face of it that the
 # caller's own parallel_for gets, which may run on any thread.
-CHUNK = """
+_CHUNK = """
 define internal void @bessemer_chunk(ptr %job, i64 %index) $baseline {
   %kernel.at = getelementptr %bessemer.job, ptr %job, $job_kernel
   %buffers.at = getelementptr %bessemer.job, ptr %job, $job_buffers
@@ -74,7 +64,7 @@ define internal void @bessemer_task(ptr %job, i64 %index) $baseline {
 
 # Looks at a word for at most so many microseconds, while (word == value) is `equal`.
 # The clock is read every 16 pauses: a pause takes 10 to 140 cycles, depending on the processor.
-SPIN = """
+_SPIN = """
 define internal i64 @bessemer_microseconds() $baseline {
   %time = alloca { i64, i64 }
   %ignored = call i32 @clock_gettime(i32 1, ptr %time)
@@ -108,6 +98,7 @@ pause:
   %check = icmp eq i32 %phase, 0
   br i1 %check, label %clock, label %look
 clock:
+  %yielded = call i32 @sched_yield()
   %time = call i64 @bessemer_microseconds()
   %passed = sub i64 %time, %begin
   %late = icmp sgt i64 %passed, %allowed
@@ -117,7 +108,7 @@ done:
 }
 """
 
-WORKER = """
+_WORKER = """
 define internal ptr @bessemer_worker(ptr %slot) $baseline {
 entry:
   %ignored = call i64 @bessemer_flush_denormals()
@@ -182,7 +173,7 @@ leave:
 """
 
 # The caller's side. Slot i (from 0) does chunk i + 1.
-CALLER = """
+_CALLER = """
 define internal ptr @bessemer_slot(ptr %pool, i64 %index) $baseline {
   %offset = mul i64 %index, $slot_bytes
   %begin = add i64 %offset, $pool_bytes
@@ -246,7 +237,7 @@ done:
 }
 """
 
-PARALLEL = """
+_PARALLEL = """
 define internal void @bessemer_parallel(
   ptr %context, ptr %kernel, ptr %buffers, ptr %dims, i64 %extent, i64 %grain
 ) $baseline {
@@ -318,150 +309,4 @@ done:
 }
 """
 
-# Signals are blocked while the workers start, so that they inherit it: the program's handlers
-# keep running on its own threads. Where no thread can be started, the context goes on with one.
-POOL_START = """
-define internal ptr @bessemer_pool(ptr %context) $baseline {
-entry:
-  %all = alloca [16 x i64]
-  %old = alloca [16 x i64]
-  %pool.at = getelementptr %bessemer.context, ptr %context, $context_pool
-  %ready = load ptr, ptr %pool.at
-  %exists = icmp ne ptr %ready, null
-  br i1 %exists, label %found, label %start
-found:
-  ret ptr %ready
-start:
-  %threads.at = getelementptr %bessemer.options, ptr %context, $options_threads
-  %spin.from = getelementptr %bessemer.options, ptr %context, $options_spin
-  %threads = load i32, ptr %threads.at
-  %spin = load i32, ptr %spin.from
-  %wanted = sub i32 %threads, 1
-  %wide = zext i32 %wanted to i64
-  %slots = mul i64 %wide, $slot_bytes
-  %bytes = add i64 %slots, $pool_bytes
-  %pool = call ptr @bessemer_allocate(ptr %context, i64 %bytes)
-  %failed = icmp eq ptr %pool, null
-  br i1 %failed, label %alone, label %fill
-fill:
-  call void @llvm.memset.p0.i64(ptr %pool, i8 0, i64 %bytes, i1 false)
-  %owner.at = getelementptr %bessemer.pool, ptr %pool, $pool_owner
-  %workers.at = getelementptr %bessemer.pool, ptr %pool, $pool_workers
-  %spin.at = getelementptr %bessemer.pool, ptr %pool, $pool_spin
-  %mutex = getelementptr %bessemer.pool, ptr %pool, $pool_mutex
-  %wake = getelementptr %bessemer.pool, ptr %pool, $pool_wake
-  %bytes.at = getelementptr %bessemer.pool, ptr %pool, $pool_bytes_given
-  store i64 %bytes, ptr %bytes.at
-  %owner = call i32 @getpid()
-  store i32 %owner, ptr %owner.at
-  store i32 %spin, ptr %spin.at
-  %i1 = call i32 @pthread_mutex_init(ptr %mutex, ptr null)
-  %i2 = call i32 @pthread_cond_init(ptr %wake, ptr null)
-  %i3 = call i32 @sigfillset(ptr %all)
-  %i4 = call i32 @pthread_sigmask(i32 2, ptr %all, ptr %old)
-  br label %next
-next:
-  %count = phi i32 [ 0, %fill ], [ %more, %started ]
-  %enough = icmp uge i32 %count, %wanted
-  br i1 %enough, label %finish, label %create
-create:
-  %index = zext i32 %count to i64
-  %slot = call ptr @bessemer_slot(ptr %pool, i64 %index)
-  %slot.pool = getelementptr %bessemer.slot, ptr %slot, $slot_pool
-  %slot.thread = getelementptr %bessemer.slot, ptr %slot, $slot_thread
-  %slot.mutex = getelementptr %bessemer.slot, ptr %slot, $slot_mutex
-  %slot.wake = getelementptr %bessemer.slot, ptr %slot, $slot_wake
-  store ptr %pool, ptr %slot.pool
-  %i5 = call i32 @pthread_mutex_init(ptr %slot.mutex, ptr null)
-  %i6 = call i32 @pthread_cond_init(ptr %slot.wake, ptr null)
-  %error = call i32 @pthread_create(ptr %slot.thread, ptr null, ptr @bessemer_worker, ptr %slot)
-  %refused = icmp ne i32 %error, 0
-  br i1 %refused, label %finish, label %started
-started:
-  %more = add i32 %count, 1
-  br label %next
-finish:
-  %i7 = call i32 @pthread_sigmask(i32 2, ptr %old, ptr null)
-  store i32 %count, ptr %workers.at
-  %nobody = icmp eq i32 %count, 0
-  br i1 %nobody, label %give_up, label %keep
-keep:
-  store ptr %pool, ptr %pool.at
-  ret ptr %pool
-give_up:
-  call void @bessemer_release(ptr %context, ptr %pool, i64 %bytes)
-  br label %alone
-alone:
-  store i32 1, ptr %threads.at
-  ret ptr null
-}
-"""
-
-POOL_STOP = """
-define internal void @bessemer_pool_stop(ptr %context) $baseline {
-entry:
-  %pool.at = getelementptr %bessemer.context, ptr %context, $context_pool
-  %pool = load ptr, ptr %pool.at
-  %none = icmp eq ptr %pool, null
-  br i1 %none, label %done, label %whose
-whose:
-  %owner.at = getelementptr %bessemer.pool, ptr %pool, $pool_owner
-  %workers.at = getelementptr %bessemer.pool, ptr %pool, $pool_workers
-  %owner = load i32, ptr %owner.at
-  %workers = load i32, ptr %workers.at
-  %wide = zext i32 %workers to i64
-  %self = call i32 @getpid()
-  %ours = icmp eq i32 %owner, %self
-  br i1 %ours, label %next, label %forget
-next:
-  %index = phi i64 [ 0, %whose ], [ %more, %stop ]
-  %left = icmp ult i64 %index, %wide
-  br i1 %left, label %stop, label %stopped
-stop:
-  %slot = call ptr @bessemer_slot(ptr %pool, i64 %index)
-  %thread.at = getelementptr %bessemer.slot, ptr %slot, $slot_thread
-  %slot.mutex = getelementptr %bessemer.slot, ptr %slot, $slot_mutex
-  %slot.wake = getelementptr %bessemer.slot, ptr %slot, $slot_wake
-  call void @bessemer_hand_out(ptr %slot, ptr null, i64 0)
-  %thread = load i64, ptr %thread.at
-  %joined = call i32 @pthread_join(i64 %thread, ptr null)
-  %i1 = call i32 @pthread_cond_destroy(ptr %slot.wake)
-  %i2 = call i32 @pthread_mutex_destroy(ptr %slot.mutex)
-  %more = add i64 %index, 1
-  br label %next
-stopped:
-  %mutex = getelementptr %bessemer.pool, ptr %pool, $pool_mutex
-  %wake = getelementptr %bessemer.pool, ptr %pool, $pool_wake
-  %i3 = call i32 @pthread_cond_destroy(ptr %wake)
-  %i4 = call i32 @pthread_mutex_destroy(ptr %mutex)
-  br label %forget
-forget:
-  %bytes.at = getelementptr %bessemer.pool, ptr %pool, $pool_bytes_given
-  %bytes = load i64, ptr %bytes.at
-  call void @bessemer_release(ptr %context, ptr %pool, i64 %bytes)
-  store ptr null, ptr %pool.at
-  br label %done
-done:
-  ret void
-}
-
-define internal void @bessemer_after_fork(ptr %context) $baseline {
-entry:
-  %pool.at = getelementptr %bessemer.context, ptr %context, $context_pool
-  %pool = load ptr, ptr %pool.at
-  %none = icmp eq ptr %pool, null
-  br i1 %none, label %done, label %whose
-whose:
-  %owner = load i32, ptr %pool
-  %self = call i32 @getpid()
-  %ours = icmp eq i32 %owner, %self
-  br i1 %ours, label %done, label %forget
-forget:
-  call void @bessemer_pool_stop(ptr %context)
-  br label %done
-done:
-  ret void
-}
-"""
-
-TEXT = CHUNK + SPIN + WORKER + CALLER + PARALLEL + POOL_START + POOL_STOP
+TEXT = _DECLARATIONS + _CHUNK + _SPIN + _WORKER + _CALLER + _PARALLEL

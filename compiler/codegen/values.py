@@ -1,7 +1,7 @@
 """Values in registers: their LLVM types, constants, and vectors made from scalars.
 
-A register holds bool as i1, and f16 and bf16 as f32: `register_type` says how; memory has the element
-type's own bits.
+A register holds bool as i1, and f16 and bf16 as f32: `register_type` says how; memory has the
+element type's own bits.
 """
 
 from __future__ import annotations
@@ -107,8 +107,3 @@ def _number_text(number: int | float | bool, dtype: DType) -> str:
     if math.isnan(rounded):
         return "0x7FF8000000000000"
     return "0x" + struct.pack(">d", rounded).hex().upper()
-
-
-def halves(lanes: int) -> int:
-    """The largest power of two that is not above `lanes`."""
-    return 1 << (lanes.bit_length() - 1)

@@ -2,8 +2,8 @@
 
 The writer keeps a stack of scopes: the function, then a scope for every loop body and branch that
 is open. A value's level is the depth of the scope in which it is known; an instruction belongs to
-the level of its newest operand. If that is not the innermost scope, the instruction goes in front of
-the loop (or branch) that lies on the way: what does not change in a loop is never in it, and an
+the level of its newest operand. If that is not the innermost scope, the instruction goes in front
+of the loop (or branch) that lies on the way: what does not change in a loop is never in it, and an
 instruction that was written before is not written again. So no optimizer is needed for either.
 
 Loads move in the same way, but not over stores to their buffer, and not to where they might
@@ -128,7 +128,7 @@ class Writer:
         return self.compute(operation, kind, lanes, level)
 
     def call_function(self, symbol: str, kind: DType, lanes: int, *operands: Value) -> Value:
-        """A call of a function of ours, which is not moved out of a branch that may not be taken."""
+        """A call of a function of ours, which stays in a branch that may not be taken."""
         arguments = ", ".join(operand.typed for operand in operands)
         operation = f"call {Value('', kind, lanes).type} @{symbol}({arguments})"
         level = max(operand.level for operand in operands)
@@ -141,21 +141,29 @@ class Writer:
         value = self.compute(operation, boolean, 1, level)
         return Pointer(value.text, level, base.displacement)
 
-    def at(self, pointer: Pointer) -> str:
-        """The address as an operand; its displacement becomes part of the load or store."""
+    def at(self, pointer: Pointer, level: int | None = None) -> str:
+        """The address as an operand of an instruction at `level`, which is here if not given."""
         if pointer.displacement == 0:
             return pointer.text
+        # LLVM folds the displacement into the load or store, if both are in one block.
         text = f"getelementptr i8, ptr {pointer.text}, i64 {pointer.displacement}"
-        return self.compute(text, boolean, 1, self.depth).text
+        return self.compute(text, boolean, 1, self.depth if level is None else level).text
 
-    def load(self, operation: str, buffer: str, kind: DType, lanes: int, level: int) -> Value:
-        """A load from a buffer, written as far out as it is safe."""
-        level = self._load_level(buffer, level)
+    def load(
+        self, operation: str, buffer: str, kind: DType, lanes: int, pointer: Pointer, level: int = 0
+    ) -> Value:
+        """A load from a buffer, written as far out as it is safe.
+
+        `operation` has {} where the address belongs; `level` is that of its other operands.
+        """
+        level = self._load_level(buffer, max(level, pointer.level))
+        key = f"{pointer.text} {pointer.displacement} {operation}"
         for scope in self.scopes[level:]:
-            if operation in scope.loaded:
-                return scope.loaded[operation][1]
-        value = Value(self._write(operation, level), kind, lanes, level)
-        self._home(level).loaded[operation] = (buffer, value)
+            if key in scope.loaded:
+                return scope.loaded[key][1]
+        text = operation.replace("{}", self.at(pointer, level), 1)
+        value = Value(self._write(text, level), kind, lanes, level)
+        self._home(level).loaded[key] = (buffer, value)
         return value
 
     def here(self, operation: str, kind: DType, lanes: int = 1) -> Value:

@@ -15,10 +15,18 @@ from typing import Any
 import numpy as np
 
 from bessemer.compiler.errors import CompileError, InternalError
-from bessemer.compiler.ir.dims import Dim, Size, symbol, symbol_names
+from bessemer.compiler.ir.dims import (
+    Dim,
+    Size,
+    is_nonnegative,
+    maximum,
+    minimum,
+    symbol,
+    symbol_names,
+)
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.op import OPS, Operator
-from bessemer.compiler.ir.types import Array, TensorType, i64, type_of
+from bessemer.compiler.ir.types import Array, TensorType, boolean, i64, type_of
 
 CONTENT_LIMIT = 1024
 """Tensors with more elements than this are not followed."""
@@ -176,9 +184,7 @@ class GraphBuilder:
         if result is not None:
             self._contents[node.output] = result
 
-    def finish(
-        self, outputs: Sequence[Value], output_names: Sequence[str] = ()
-    ) -> Graph:
+    def finish(self, outputs: Sequence[Value], output_names: Sequence[str] = ()) -> Graph:
         """The graph that has been written."""
         return Graph(
             self.name,
@@ -213,7 +219,9 @@ def _by_reference(contents: list[Any], node: Node) -> Content | None:
     """The operator's own definition, on arrays of integers or of Sizes."""
     if any(content.dtype == object for content in contents):
         contents = [content.astype(object) for content in contents]
-    if any(isinstance(entry, Dim) for value in node.attributes.values() for entry in _entries(value)):
+    if any(
+        isinstance(entry, Dim) for value in node.attributes.values() for entry in _entries(value)
+    ):
         return None
     try:
         (result,) = node.operator.compute(contents, node.attributes)
@@ -226,7 +234,9 @@ def _entries(value: Any) -> tuple[Any, ...]:
     return value if isinstance(value, tuple) else (value,)
 
 
-def _elementwise(function: Callable[[Any, Any], Any]) -> Callable[[list[Any], Node], Content | None]:
+def _elementwise(
+    function: Callable[[Any, Any], Any],
+) -> Callable[[list[Any], Node], Content | None]:
     def rule(contents: list[Any], node: Node) -> Content | None:
         if all(content.dtype != object for content in contents):
             return _by_reference(contents, node)
@@ -243,6 +253,17 @@ def _same(a: Any, b: Any) -> bool:
     """Equality of two sizes, if it is certain either way."""
     if isinstance(a - b, int):
         return bool(a == b)
+    if is_nonnegative(a - b - 1) or is_nonnegative(b - a - 1):
+        return False
+    raise TypeError("not known")
+
+
+def _less(a: Any, b: Any) -> bool:
+    """a < b, if it is certain either way."""
+    if is_nonnegative(b - a - 1):
+        return True
+    if is_nonnegative(a - b):
+        return False
     raise TypeError("not known")
 
 
@@ -254,6 +275,8 @@ def _cast_content(contents: list[Any], node: Node) -> Content | None:
     (content,) = contents
     if content.dtype != object:
         return _by_reference(contents, node)
+    if node.attributes["dtype"] is boolean:
+        return _elementwise(lambda a, b: not _same(a, b))([content, np.zeros_like(content)], node)
     return content if node.attributes["dtype"].is_integer else None
 
 
@@ -278,6 +301,14 @@ CONTENT_RULES: dict[str, Callable[[list[Any], Node], Content | None]] = {
     "trunc_div": _elementwise(_divide),
     "div": _elementwise(_divide),
     "mod": _elementwise(lambda a, b: a % b),
+    "min": _elementwise(minimum),
+    "max": _elementwise(maximum),
+    "and": _elementwise(lambda a, b: a and b if isinstance(a, bool) else a & b),
+    "or": _elementwise(lambda a, b: a or b if isinstance(a, bool) else a | b),
+    "lt": _elementwise(_less),
+    "ge": _elementwise(lambda a, b: not _less(a, b)),
+    "gt": _elementwise(lambda a, b: _less(b, a)),
+    "le": _elementwise(lambda a, b: not _less(b, a)),
     "eq": _elementwise(_same),
     "ne": _elementwise(lambda a, b: not _same(a, b)),
     "cast": _cast_content,

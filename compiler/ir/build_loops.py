@@ -1,12 +1,12 @@
 """Writes kernels in the loop language: what operators' `statements` rules and schedules use.
 
-    builder = KernelBuilder()
-    with builder.loop(rows, "parallel") as i:
-        total = builder.define(x[i, 0])
-        with builder.loop(columns - 1) as j:
-            total.set(total.value + x[i, j + 1])
-            builder.store(out, (i, j), total.value)
-    body = builder.block()
+builder = KernelBuilder()
+with builder.loop(rows, "parallel") as i:
+    total = builder.define(x[i, 0])
+    with builder.loop(columns - 1) as j:
+        total.set(total.value + x[i, j + 1])
+        builder.store(out, (i, j), total.value)
+body = builder.block()
 """
 
 from __future__ import annotations

@@ -21,6 +21,11 @@ from bessemer.compiler.errors import InternalError
 Size = Union[int, "Dim"]
 Monomial = tuple[tuple["Atom", int], ...]  # (atom, power), ordered by str(atom)
 Atom = Hashable
+RESERVED = frozenset(
+    "min max true false none inf nan if in by "
+    "f16 bf16 f32 f64 i8 i16 i32 i64 u8 u16 u32 u64 bool".split()
+)
+"""Names that mean something else in the text form."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,10 @@ class Symbol:
     extent: Size | None = None
 
     def __str__(self) -> str:
-        return self.name
+        # Names from a model may be anything; those that would not read back are quoted.
+        if self.name.isidentifier() and self.name not in RESERVED:
+            return self.name
+        return "`" + self.name.replace("\\", "\\\\").replace("`", "\\`") + "`"
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,7 @@ class FloorDiv:
     denominator: Size
 
     def __str__(self) -> str:
-        return f"({format_size(self.numerator)})//{_factor(self.denominator)}"
+        return f"({_factor(self.numerator)}//{_factor(self.denominator)})"
 
 
 @dataclass(frozen=True)
@@ -53,7 +61,7 @@ class Mod:
     denominator: Size
 
     def __str__(self) -> str:
-        return f"({format_size(self.numerator)})%{_factor(self.denominator)}"
+        return f"({_factor(self.numerator)}%{_factor(self.denominator)})"
 
 
 @dataclass(frozen=True)
@@ -521,9 +529,7 @@ def atoms(size: Size) -> set[Atom]:
 
 def symbol_names(size: Size) -> set[str]:
     """The names of the dimension symbols (those without extent) of a size."""
-    return {
-        leaf.name for leaf in atoms(size) if isinstance(leaf, Symbol) and leaf.extent is None
-    }
+    return {leaf.name for leaf in atoms(size) if isinstance(leaf, Symbol) and leaf.extent is None}
 
 
 def coefficient_of(size: Size, index: Atom) -> Size | None:
@@ -544,7 +550,7 @@ def coefficient_of(size: Size, index: Atom) -> Size | None:
 
 
 def format_size(size: Size) -> str:
-    """The text of a size, which `text.parse_size` reads back."""
+    """The text of a size, which `parse_sizes.parse_size` reads back."""
     return str(size)
 
 

@@ -328,7 +328,9 @@ def as_index(value: Scalar | Size) -> Size:
 def load(buffer: Buffer, indices: Index, guard: Expression | None = None) -> Expression:
     """The element of `buffer` at `indices`, one index an axis."""
     if len(indices) != len(buffer.shape):
-        raise InternalError(f"{len(indices)} indices into {buffer.name} of rank {len(buffer.shape)}")
+        raise InternalError(
+            f"{len(indices)} indices into {buffer.name} of rank {len(buffer.shape)}"
+        )
     return _intern(Load, buffer.dtype, buffer, tuple(indices), guard)
 
 
@@ -370,7 +372,11 @@ def binary(name: str, left: Scalar, right: Scalar) -> Expression:
 
 def _fold(name: str, a: Expression, b: Expression) -> Expression | None:
     """The identities that hold for every operand of the type, index arithmetic above all."""
-    if a.dtype == i64 and isinstance(a, (Constant, IndexValue)) and isinstance(b, (Constant, IndexValue)):
+    if (
+        a.dtype == i64
+        and isinstance(a, (Constant, IndexValue))
+        and isinstance(b, (Constant, IndexValue))
+    ):
         return _fold_index(name, as_index(a), as_index(b))
     if a.dtype is boolean and name in ("and", "or"):
         absorbing = name == "or"

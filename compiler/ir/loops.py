@@ -280,7 +280,10 @@ def sizes(statement: Statement) -> tuple[Size, ...]:
         case FragmentMac():
             return (*statement.a_offsets, statement.b_offset)
         case FragmentStore():
-            return (statement.limit, *(z for row in statement.stores for s in row for z in sizes(s)))
+            return (
+                statement.limit,
+                *(z for row in statement.stores for s in row for z in sizes(s)),
+            )
         case Prefetch():
             return (statement.offset,)
         case _:

@@ -27,10 +27,10 @@ class GraphRewriter:
         self.nodes: list[Node] = []
         self.constants: dict[Value, Array] = dict(graph.constants)
         self.changed = False
+        self.sources: tuple[str, ...] = ()
         self._rule = rule
         self._standing: dict[Value, Value] = {}
         self._producers: dict[Value, Node] = {}
-        self._sources: tuple[str, ...] = ()
         self._read: set[Value] = set(graph.outputs)
         # How often old nodes that are still to be visited read what a new value stands for.
         self._waiting = Counter(value for node in graph.nodes for value in node.inputs)
@@ -42,7 +42,7 @@ class GraphRewriter:
         return old
 
     def producer(self, value: Value, operator: str = "") -> Node | None:
-        """The new node that computes a new value; None if there is none, or it is another operator."""
+        """The new node that computes a new value, if there is one (and it is that operator)."""
         node = self._producers.get(value)
         return node if node is not None and operator in ("", node.operator.name) else None
 
@@ -71,7 +71,7 @@ class GraphRewriter:
         **attributes: Any,
     ) -> Value:
         """The only output of a new node; its sources are those of the nodes `merged` and the node
-        being visited."""
+        being visited (`sources`)."""
         return self.emit_many(operator, inputs, attributes, merged, regions)[0]
 
     def emit_many(
@@ -86,14 +86,14 @@ class GraphRewriter:
         record = OPS[operator]
         told = {**attributes, "regions": regions} if regions else attributes
         types = record.infer_types([value.type for value in inputs], told)
-        sources = merge_sources(*(node.sources for node in merged), self._sources)
+        sources = merge_sources(*(node.sources for node in merged), self.sources)
         outputs = tuple(Value(type) for type in types)
         self.changed = True
         return self._settle(Node(record, tuple(inputs), outputs, attributes, regions, sources))
 
     def visit(self, node: Node) -> None:
         """Takes an old node over, through the rule; its regions first."""
-        self._sources = node.sources
+        self.sources = node.sources
         current = self.renewed(node)
         for old, new in zip(node.outputs, self._settle(current), strict=True):
             self.stand(old, new)
@@ -118,15 +118,16 @@ class GraphRewriter:
 
     def renewed(self, node: Node) -> Node:
         """An old node reading the new values, its regions rewritten, not yet added."""
+        rule = self._rule
+        current = node
+        if rule is not None:
+            current = map_regions(node, lambda region: rewrite_graph(region, rule))
         inputs = tuple(self.now(value) for value in node.inputs)
-        regions = node.regions
-        if self._rule is not None:
-            regions = tuple(rewrite_graph(region, self._rule) for region in node.regions)
-        same_regions = all(a is b for a, b in zip(regions, node.regions))
-        if same_regions and all(a is b for a, b in zip(inputs, node.inputs)):
-            return node
-        self.changed = True
-        return replace(node, inputs=inputs, regions=regions)
+        if any(a is not b for a, b in zip(inputs, node.inputs)):
+            current = replace(current, inputs=inputs)
+        if current is not node:
+            self.changed = True
+        return current
 
     def append(self, node: Node) -> tuple[Value, ...]:
         """Adds a node that reads new values, without asking the rule."""
@@ -166,9 +167,7 @@ class GraphRewriter:
             for value, array in self.constants.items()
             if value in read
         }
-        return replace(
-            self.graph, outputs=outputs, nodes=tuple(self.nodes), constants=constants
-        )
+        return replace(self.graph, outputs=outputs, nodes=tuple(self.nodes), constants=constants)
 
 
 Rule: TypeAlias = Callable[[GraphRewriter, Node], Sequence[Value] | None]
@@ -188,6 +187,14 @@ def rewrite_graph(graph: Graph, rule: Rule) -> Graph:
 def merge_sources(*sources: Sequence[str]) -> tuple[str, ...]:
     """All sources in order, each once."""
     return tuple(dict.fromkeys(name for listed in sources for name in listed))
+
+
+def map_regions(node: Node, function: Callable[[Graph], Graph]) -> Node:
+    """The node with a function applied to its regions; itself if that changes none."""
+    regions = tuple(function(region) for region in node.regions)
+    if all(a is b for a, b in zip(regions, node.regions)):
+        return node
+    return replace(node, regions=regions)
 
 
 def defined_symbols(node: Node) -> tuple[str, ...]:

@@ -46,7 +46,7 @@ def broadcast_to(b: GraphBuilder, x: Value, shape: Sequence[Size]) -> Value:
 
 
 def broadcast_shape(*shapes: Sequence[Size]) -> tuple[Size, ...]:
-    """The shape that all broadcast to; CompileError where two sizes are neither 1 nor surely equal."""
+    """The shape that all broadcast to; CompileError where sizes are not 1 and not surely equal."""
     rank = max(map(len, shapes), default=0)
     result: list[Size] = [1] * rank
     for shape in shapes:

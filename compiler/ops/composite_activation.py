@@ -82,7 +82,7 @@ def thresholded_relu(b: GraphBuilder, x: Value, alpha: float = 1.0) -> Value:
 
 def prelu(b: GraphBuilder, x: Value, slope: Value) -> Value:
     """x where it is not negative, else slope * x; the slope broadcasts to x."""
-    return where(b, binary(b, "lt", x, 0.0 if x.type.dtype.is_float else 0),
+    return where(b, binary(b, "lt", x, 0),
                  binary(b, "mul", x, slope), x)  # fmt: skip
 
 

@@ -114,6 +114,8 @@ def source(
 
     `start` and `end` are the axis' part of the region of interest (tf_crop_and_resize only).
     """
+    if resized == 0:
+        return Ratio(place, 0, 0, 1)
     if coordinate == "tf_crop_and_resize":
         return _crop(place, size, resized, scale, start, end)
     if not is_size_ratio(size, resized, scale):

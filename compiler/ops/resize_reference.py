@@ -101,7 +101,8 @@ def _weights(
             if 0 <= tap < size or not exclude_outside:
                 weights[row, min(max(tap, 0), size - 1)] += weight
     if exclude_outside or shrink < 1:
-        weights /= weights.sum(axis=1, keepdims=True)
+        with np.errstate(invalid="ignore"):  # all outside: to be extrapolated
+            weights /= weights.sum(axis=1, keepdims=True)
     return weights
 
 

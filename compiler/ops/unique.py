@@ -33,9 +33,7 @@ def _infer(
     return x.with_shape((count, *x.shape[1:])), each, TensorType(i64, (x.shape[0],)), each
 
 
-def _capacity(
-    x: TensorType, *, symbol: str, ordered: bool = True
-) -> tuple[Size, Size, None, Size]:
+def _capacity(x: TensorType, *, symbol: str, ordered: bool = True) -> tuple[Size, Size, None, Size]:
     return x.numel, x.shape[0], None, x.shape[0]
 
 

@@ -14,6 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from bessemer.compiler.ir.graph import Graph, Node
+from bessemer.compiler.ir.rewrite import map_regions
 from bessemer.compiler.ir.types import Array, DType, bf16, f32, f64
 
 _SMALLEST = {f32: 2.0**-126, bf16: 2.0**-126, f64: 2.0**-1022}
@@ -46,7 +47,4 @@ def _flush_node(node: Node) -> Node:
         value, dtype = node.attributes["value"], node.attributes["dtype"]
         if dtype in _SMALLEST and 0 < abs(value) < _SMALLEST[dtype]:
             return replace(node, attributes={**node.attributes, "value": 0.0})
-    regions = tuple(flush_denormals(region) for region in node.regions)
-    if all(a is b for a, b in zip(regions, node.regions)):
-        return node
-    return replace(node, regions=regions)
+    return map_regions(node, flush_denormals)

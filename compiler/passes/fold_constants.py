@@ -96,4 +96,3 @@ def _is_dequantization(node: Node, arrays: list[Array]) -> bool:
     narrow = array.dtype.kind in "iu" and array.dtype.itemsize == 1
     is_vector = sum(size > 1 for size in array.shape) <= 1
     return narrow and not is_vector and bool(node.attributes["dtype"].is_float)
-

@@ -1,8 +1,8 @@
 """What a value is known to be at compile time, in the smallest shape that says it.
 
-    constant c : f32[64]                     c
-    full(shape=(batch, 64), value=0.5)       0.5, without axes
-    broadcast_to(c, shape=(batch, 64))       c
+constant c : f32[64]                     c
+full(shape=(batch, 64), value=0.5)       0.5, without axes
+broadcast_to(c, shape=(batch, 64))       c
 """
 
 from __future__ import annotations

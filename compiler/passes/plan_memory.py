@@ -54,9 +54,7 @@ def plan_memory(program: Program) -> MemoryPlan:
             places[value] = life
     sizes = {value: nbytes(program, value) for value in places}
     offsets, ends = _place(places, sizes, program.symbols)
-    everywhere = {
-        member: offsets[value] for value in places for member in lives.members(value)
-    }
+    everywhere = {member: offsets[value] for value in places for member in lives.members(value)}
     bound = _lower_bound(places, sizes)
     return MemoryPlan(
         everywhere,

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from bessemer.compiler.ir.dims import Dim, symbol_names
 from bessemer.compiler.ir.graph import Graph, Node, Value
-from bessemer.compiler.ir.rewrite import defined_symbols
+from bessemer.compiler.ir.rewrite import defined_symbols, map_regions
 
 
 def remove_dead(graph: Graph) -> Graph:
@@ -23,7 +23,7 @@ def remove_dead(graph: Graph) -> Graph:
     for node in reversed(graph.nodes):
         if not _is_needed(node, live, symbols):
             continue
-        cleaned = _clean_regions(node)
+        cleaned = map_regions(node, remove_dead)
         kept.append(cleaned)
         live.update(cleaned.inputs)
         symbols |= _used_symbols(cleaned)
@@ -39,13 +39,6 @@ def _is_needed(node: Node, live: set[Value], symbols: set[str]) -> bool:
     if node.operator.is_random or any(output in live for output in node.outputs):
         return True
     return any(name in symbols for name in defined_symbols(node))
-
-
-def _clean_regions(node: Node) -> Node:
-    regions = tuple(remove_dead(region) for region in node.regions)
-    if all(a is b for a, b in zip(regions, node.regions)):
-        return node
-    return replace(node, regions=regions)
 
 
 def _symbols_of(values: Iterable[Value]) -> set[str]:

@@ -27,8 +27,6 @@ def _rule(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
     depthwise = w.type.shape[-2] == 1 and node.attributes["groups"] > 1
     if depthwise or not any(size != 0 for size in (*low, *high)):
         return None
-    padded = rewriter.emit(
-        "pad", x, low=(0, *low, 0), high=(0, *high, 0), mode="constant", value=0
-    )
+    padded = rewriter.emit("pad", x, low=(0, *low, 0), high=(0, *high, 0), mode="constant", value=0)
     none = tuple(0 for _ in low)
     return (rewriter.emit("conv", padded, w, **{**node.attributes, "low": none, "high": none}),)

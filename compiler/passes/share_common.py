@@ -12,26 +12,68 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
+from dataclasses import replace
 
 from bessemer.compiler.ir.graph import Graph, Node, Value
-from bessemer.compiler.ir.rewrite import GraphRewriter, defined_symbols, merge_sources
+from bessemer.compiler.ir.rewrite import GraphRewriter, defined_symbols, map_regions, merge_sources
 from bessemer.compiler.ir.types import Array
 
 
 def share_common(graph: Graph) -> Graph:
     """The graph without repetitions, also inside regions (each for itself)."""
-    rewriter = GraphRewriter(graph, _share)
+    rewriter = GraphRewriter(graph)
     for old, new in _equal_constants(graph.constants).items():
         rewriter.stand(old, new)
-    shared: dict[Hashable, Node] = {}
+    first: dict[Hashable, int] = {}  # the position of the first node of each kind
     for node in graph.nodes:
-        current = rewriter.renewed(node)
+        current = map_regions(rewriter.renewed(node), share_common)
+        rewriter.changed |= current is not node
         key = _key(current)
-        first = shared.setdefault(key, current) if key is not None else current
-        if first is current:
+        position = None if key is None else first.setdefault(key, len(rewriter.nodes))
+        if position is None or position == len(rewriter.nodes):
             rewriter.append(current)
             continue
-        for old, new in zip(node.outputs, first.outputs, strict=True):
+        same = rewriter.nodes[position]
+        sources = merge_sources(same.sources, node.sources)
+        rewriter.nodes[position] = replace(same, sources=sources)
+        for old, new in zip(node.outputs, same.outputs, strict=True):
             rewriter.stand(old, new)
     return rewriter.finish()
+
+
+def _key(node: Node) -> Hashable | None:
+    """What nodes that may be merged have in common; None for one that may not be."""
+    if node.regions or node.operator.is_random or not node.outputs or defined_symbols(node):
+        return None
+    attributes = tuple((name, _exact(entry)) for name, entry in sorted(node.attributes.items()))
+    return node.operator, node.inputs, attributes
+
+
+def _exact(entry: object) -> Hashable:
+    """An attribute such that 1, 1.0 and True differ, as do 0.0 and -0.0."""
+    if isinstance(entry, tuple):
+        return tuple(_exact(inner) for inner in entry)
+    if isinstance(entry, (bool, float)):
+        return type(entry), repr(entry)
+    assert isinstance(entry, Hashable)
+    return entry
+
+
+def _equal_constants(constants: Mapping[Value, Array]) -> dict[Value, Value]:
+    """The first constant with the same contents, for every one that is not the first."""
+    alike: dict[Hashable, list[Value]] = defaultdict(list)
+    for value, array in constants.items():
+        # Most weights differ at a glance; only those that do not are read in full.
+        ends = (array[:1, ...], array[-1:, ...]) if array.ndim else (array,)
+        glance = b"".join(end.reshape(-1)[:16].tobytes() for end in ends)
+        alike[value.type, glance].append(value)
+    same: dict[Value, Value] = {}
+    for values in alike.values():
+        if len(values) > 1:
+            first: dict[bytes, Value] = {}
+            for value in values:
+                digest = hashlib.sha256(constants[value].tobytes()).digest()
+                if first.setdefault(digest, value) is not value:
+                    same[value] = first[digest]
+    return same

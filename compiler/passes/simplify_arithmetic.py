@@ -250,9 +250,9 @@ def _cast(rewriter: GraphRewriter, node: Node) -> Value | None:
     if not _is_lossless(start, x.type.dtype):
         return None
     # Floats saturate where integers wrap: an integer that passes through a float must arrive whole.
-    if x.type.dtype.is_float and target.is_integer and not start.is_float:
-        if not _is_lossless(start, target):
-            return None
+    through_float = x.type.dtype.is_float and target.is_integer and not start.is_float
+    if through_float and not _is_lossless(start, target):
+        return None
     return rewriter.emit("cast", inner.inputs[0], dtype=target, merged=(inner,))
 
 

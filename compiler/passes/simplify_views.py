@@ -5,6 +5,8 @@ Two views of one kind in a row are one; a view that shows everything as it is, i
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 from bessemer.compiler.ir.dims import Size
@@ -165,7 +167,7 @@ def _gather(rewriter: GraphRewriter, node: Node) -> Value | None:
             return None
     elif max(places) >= 0:
         return None  # whether it is inside is only known when the model runs
-    steps = {b - a for a, b in zip(places, places[1:])} or {1}
+    steps = {b - a for a, b in pairwise(places)} or {1}
     if len(steps) > 1 or 0 in steps:
         return None
     (step,) = steps

@@ -54,6 +54,8 @@ def lower_contraction_group(
     """The launches, or None where the tiled form does not apply and plain loops must do."""
     anchor = group.anchor
     assert anchor is not None and group.root is not None
+    if any(size != 0 for side in ("low", "high") for size in anchor.attributes.get(side, ())):
+        return None
     left, right = anchor.inputs
     fusion = Fusion(view_chain(left, producers), {})
     symbols = index_symbols(left.type.shape)
@@ -83,7 +85,9 @@ def lower_contraction_group(
     if not supports(draft):
         return None
     tiling = plan(draft, target)
-    shape = packed_shape(axes.matrices, product(d.extent for d in axes.depth), axes.columns, tiling.panel)
+    shape = packed_shape(
+        axes.matrices, product(d.extent for d in axes.depth), axes.columns, tiling.panel
+    )
     launches: list[Launch] = []
     if right in lowering.constants:
         packed = _packed_constant(right, form, tiling.panel, lowering)

@@ -108,9 +108,7 @@ def view_chain(value: Value, producers: Mapping[Value, Node]) -> dict[Value, Nod
     return chain
 
 
-def is_affine_operand(
-    value: Value, producers: Mapping[Value, Node]
-) -> bool:
+def is_affine_operand(value: Value, producers: Mapping[Value, Node]) -> bool:
     """Whether a value is memory seen through views that keep its index arithmetic linear."""
     inlined = view_chain(value, producers)
     if not inlined:

@@ -92,7 +92,11 @@ def kind_of(node: Node) -> Kind:
 
 def is_depthwise(node: Node) -> bool:
     """Whether a convolution has one input channel a group: no sum worth a matrix unit."""
-    return node.operator.name == "conv" and node.inputs[1].type.shape[-2] == 1 and node.attributes["groups"] > 1
+    return (
+        node.operator.name == "conv"
+        and node.inputs[1].type.shape[-2] == 1
+        and node.attributes["groups"] > 1
+    )
 
 
 def form_groups(graph: Graph, fuse: bool = True) -> Grouping:
@@ -196,13 +200,29 @@ class _Former:
     def _may_join_pointwise(self, group: Group, node: Node) -> bool:
         numel = node.output.type.numel
         if numel == product(group.shape):
-            return True
+            return not (group.reductions and self._ends_contraction(node))
         if group.anchor is not None or group.heavy:
             return False
         if group.reductions:
+            if self._ends_contraction(node):
+                return False
             reduction = group.reductions[0]
             return numel in (reduction.output.type.numel, reduction.inputs[0].type.numel)
         return node.operator.name not in COSTLY and group.packs is None
+
+    def _ends_contraction(self, node: Node) -> bool:
+        """Whether a pointwise node is better off as the epilogue of a contraction."""
+        shape = node.output.type.shape
+        for value in node.inputs:
+            producer = self.producers.get(value)
+            if (
+                producer is not None
+                and kind_of(producer) == "contraction"
+                and value.type.shape == shape
+                and len(self.users[value]) == 1
+            ):
+                return True
+        return False
 
     def _may_join_reduction(self, group: Group, node: Node) -> bool:
         if group.anchor is not None or group.heavy or group.packs is not None:

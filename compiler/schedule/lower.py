@@ -51,7 +51,12 @@ class Lowering:
         kernel = self._kernels.get(digest)
         if kernel is None:
             kernel = self._kernels[digest] = Kernel(
-                self._unique(name or _described(nodes)), buffers, len(written), symbols, body, operations
+                self._unique(name or _described(nodes)),
+                buffers,
+                len(written),
+                symbols,
+                body,
+                operations,
             )
         return Launch(
             kernel,
@@ -205,7 +210,6 @@ def _resolved(statement: loops.Statement, lowering: Lowering) -> loops.Statement
             return replace(statement, body=resolve_lanes(statement.body, lowering))
         case _:
             return statement
-
 
 
 def _memory_types(block: Block) -> set[DType]:

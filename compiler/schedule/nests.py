@@ -250,7 +250,7 @@ class _Lowering:
         """The axis to vectorize: the innermost, unless reductions run along memory instead."""
         if not self.piece.symbols:
             return None
-        inner = self.piece.symbols[-1]
+        inner = self._longest_run()
         dependent = [
             node
             for node in all_nodes(self.piece.value)
@@ -260,9 +260,27 @@ class _Lowering:
             return None
         return inner
 
-    def _over(
-        self, outer: tuple[Symbol, ...], body: Callable[[Values], None], work: Size
-    ) -> Nest:
+    def _longest_run(self) -> Symbol:
+        """The innermost axis, unless it is too short to fill a vector and another one runs along
+        memory: 3 channels behind many pixels."""
+        symbols = self.piece.symbols
+        inner = symbols[-1]
+        extent = _extent(inner)
+        if not isinstance(extent, int) or 2 * extent > self.lanes(self.piece.target.dtype):
+            return inner
+        offsets = [self.piece.offset]
+        for node in all_nodes(self.piece.value):
+            if isinstance(node, Load):
+                offsets.extend(node.indices)
+        runs = {
+            symbol: sum(dims.coefficient_of(offset, symbol) == 1 for offset in offsets)
+            for symbol in symbols[:-1]
+            if _is_longer(_extent(symbol), extent)
+        }
+        best = max(runs, key=lambda symbol: runs[symbol], default=inner)
+        return best if runs.get(best) else inner
+
+    def _over(self, outer: tuple[Symbol, ...], body: Callable[[Values], None], work: Size) -> Nest:
         """A parallel loop over the first axes, their indices taken from its own; then serial ones."""
         whole = dims.product(map(_extent, outer)) * work
         if not outer or (isinstance(whole, int) and whole < PARALLEL_WORTH):
@@ -427,6 +445,10 @@ def _extent(symbol: Symbol) -> Size:
     if symbol.extent is None:
         raise InternalError(f"{symbol} is not a loop index")
     return symbol.extent
+
+
+def _is_longer(size: Size, than: int) -> bool:
+    return not isinstance(size, int) or size > than
 
 
 def _parallel_axes(outer: tuple[Symbol, ...]) -> int:

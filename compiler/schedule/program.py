@@ -90,9 +90,7 @@ class _Builder:
         if self._is_alias(node, graph):
             return [Alias(node.inputs[0], node.output)]
         if group.anchor is not None and self.optimize > 1:
-            launches = lower_contraction_group(
-                group, pack, producers, self.lowering, self.target
-            )
+            launches = lower_contraction_group(group, pack, producers, self.lowering, self.target)
             if launches is not None:
                 return [*launches]
             if pack is not None:
@@ -160,9 +158,10 @@ class _Builder:
         steps: list[Step] = [Copy(s, t) for s, t in zip(initial, carried, strict=True)]
         steps.append(Copy(condition, going))
         inside: list[Step] = [*self.lower(body)]
+        limit = self._limit(node, steps) if scans else 0
         for part, whole in zip(body.outputs[1 + carried_count :], scans, strict=True):
             inside.append(self._store_scan(part, whole, iteration, node))
-            self.capacities[whole] = self._scan_capacity(node, part)
+            self.capacities[whole] = limit * part.type.numel
         inside += _advance(body.outputs[: 1 + carried_count], [going, *carried])
         count = node.attributes["count"] if scans else ""
         if count:
@@ -179,15 +178,16 @@ class _Builder:
         )
         return steps
 
-    def _scan_capacity(self, node: Node, part: Value) -> Size:
-        limit = node.attributes.get("limit")
-        if limit is None:
+    def _limit(self, node: Node, steps: list[Step]) -> Size:
+        """The most iterations that a loop can make, as a symbol bound just before it."""
+        if not node.attributes["has_trips"]:
             raise UnsupportedError(
-                f"{', '.join(node.sources)}: a loop that collects outputs needs a trip count known "
-                "from the input shapes"
+                f"{', '.join(node.sources)}: a loop that collects outputs needs a trip count."
             )
-        size: Size = limit
-        return size * part.type.numel
+        name = f"{node.attributes['count']}_limit"
+        self.symbols.append(name)
+        steps.append(BindDims(node.inputs[0], (name,), node.sources))
+        return symbol(name)
 
     def _store_scan(self, part: Value, whole: Value, iteration: Value, node: Node) -> Launch:
         """Writes one iteration's slice into the collected output."""

@@ -22,6 +22,8 @@ LONGEST_CHAIN = 3000
 CHAIN_BLOCK = 2048
 # A fused multiply-add takes about four cycles and two start in each: eight sums must be under way.
 SUMS_UNDER_WAY = 8
+# Enough rows to make good use of a panel, few enough to give every thread a block.
+_DYNAMIC_BLOCK = 16
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,7 @@ def _block(
         block = min(block, 4)
     tiles = dims.product(axis.extent for axis in walk.outer) * cut.count
     if not isinstance(tiles, int):
-        return block
+        return min(block, _DYNAMIC_BLOCK)
     panels = ceil(columns / panel)
     batch = _known(dims.product(axis.extent for axis in walk.batch), 1)
     return _balanced(tiles, min(block, tiles), panels * batch, threads)

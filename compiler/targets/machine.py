@@ -1,4 +1,4 @@
-"""What the compiler knows of a machine: everything that schedules and code generation ask about it."""
+"""What the compiler knows of a machine: all that schedules and code generation ask about it."""
 
 from __future__ import annotations
 

@@ -24,6 +24,18 @@ class SizesMustAgree(Exception):
         self.size = size
 
 
+class MustChooseError(Exception):
+    """The ranks of what the node `label` gives depend on a truth that only a run knows.
+
+    The model must be read again with that truth taken for granted, `first` at first.
+    """
+
+    def __init__(self, label: str, first: bool) -> None:
+        super().__init__(label)
+        self.label = label
+        self.first = first
+
+
 def agreed_size(builder: GraphBuilder, left: Size, right: Size) -> Size:
     """One size for two that must be equal; the simpler one.
 

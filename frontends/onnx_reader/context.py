@@ -30,6 +30,9 @@ class Region(Protocol):
     def read(self, graph: onnx.GraphProto, inputs: Sequence[Item]) -> list[Item]:
         """Reads a subgraph whose inputs are values of the region; its outputs."""
 
+    def capture(self, value: Value) -> Value:
+        """The region's own value for one of the graph outside."""
+
 
 class Subgraphs(Protocol):
     """How rules of control-flow operators read what is in their attributes."""
@@ -39,6 +42,9 @@ class Subgraphs(Protocol):
 
     def new_region(self, name: str) -> Region:
         """An empty region."""
+
+    def choice(self, label: str) -> bool | None:
+        """What this reading takes for granted about a node (see agree.MustChooseError)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,8 +152,10 @@ class NodeContext:
         found = self.attributes.get(name, default)
         if found is None:
             self.wrong(f"the attribute {name} is missing")
-        right = isinstance(found, (int, float)) if kind is float else isinstance(found, kind)
-        if not right:
+        kinds: tuple[type, ...] = {float: (int, float), list: (list, tuple, range)}.get(
+            kind, (kind,)
+        )
+        if not isinstance(found, kinds):
             self.wrong(f"the attribute {name} is {found!r}")
         return found
 

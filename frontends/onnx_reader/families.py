@@ -2,7 +2,25 @@
 
 from __future__ import annotations
 
+import bessemer.compiler.ops  # noqa: F401  (registers the operators that the rules build with)
 from bessemer.compiler.errors import InternalError
+from bessemer.frontends.onnx_reader import (  # noqa: F401  (each registers its rules)
+    operators_activation,
+    operators_arithmetic,
+    operators_control,
+    operators_convolution,
+    operators_index,
+    operators_matmul,
+    operators_move,
+    operators_normalization,
+    operators_pooling,
+    operators_quantize,
+    operators_recurrent,
+    operators_reduce,
+    operators_resize,
+    operators_sequence,
+    operators_shape,
+)
 from bessemer.frontends.onnx_reader.registry import RULES
 
 

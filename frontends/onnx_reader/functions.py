@@ -79,10 +79,15 @@ def plain_node(node: onnx.NodeProto, attributes: Mapping[str, AttributeProto]) -
 
 
 def call_attributes(
-    function: onnx.FunctionProto, attributes: Mapping[str, AttributeProto]
+    function: onnx.FunctionProto,
+    attributes: Mapping[str, AttributeProto],
+    schema: defs.OpSchema | None = None,
 ) -> dict[str, AttributeProto]:
     """The attributes that a body may refer to: defaults, and what the call says."""
     given = {attribute.name: attribute for attribute in function.attribute_proto}
+    for name, declared in schema.attributes.items() if schema is not None else ():
+        if declared.default_value.type != AttributeProto.UNDEFINED:
+            given[name] = declared.default_value
     given.update(attributes)
     return given
 
@@ -98,6 +103,9 @@ def check_body(function: onnx.FunctionProto) -> None:
     graph.node.extend(function.node)
     for name in function.input:
         graph.input.add().name = name
+    # An output may be one that this form of the operator does not compute: then it is absent.
+    computed = {name for node in function.node for name in node.output} | set(function.input)
     for name in function.output:
-        graph.output.add().name = name
+        if name in computed:
+            graph.output.add().name = name
     check_graph(graph, f"the function {operator_name(function.domain, function.name)}")

@@ -230,3 +230,14 @@ _RULES: dict[str, _Rule] = {
     "max": _pointwise(_common_divisor(dims.maximum)),
 }
 """How exact elements go through an operator."""
+
+
+def known_ratios(builder: GraphBuilder, value: Value) -> tuple[Fraction, ...] | None:
+    """The entries of a tensor as fractions, where sizes that are not known cancel."""
+    exact = _exact(builder, value, _DEPTH)
+    if exact is None:
+        return None
+    entries = exact.reshape(-1).tolist()
+    if any(isinstance(entry.numerator, Dim) for entry in entries):
+        return None
+    return tuple(Fraction(entry.numerator, entry.divisor) for entry in entries)

@@ -24,6 +24,8 @@ class ModelState:
     functions: Mapping[FunctionKey, onnx.FunctionProto]
     files: ExternalFiles
     problems: dict[str, None] = field(default_factory=dict)  # a set that keeps its order
+    choices: dict[str, bool] = field(default_factory=dict)
+    """What this reading takes for granted about nodes (see agree.MustChooseError)."""
     _arrays: dict[int, tuple[onnx.TensorProto, Array]] = field(default_factory=dict)
 
     def array(self, tensor: onnx.TensorProto, where: str) -> Array:

@@ -109,17 +109,9 @@ def read_tensor_scatter(context: NodeContext) -> Value:
 
 @rule("OneHot")
 def read_one_hot(context: NodeContext) -> Value:
-    indices = context.input(0)
-    if context.opset >= 11 or indices.type.dtype not in (i32, i64):
-        indices = context.cast(indices, i64)
+    indices = context.cast(context.input(0), i64)
     (depth,) = context.sizes(1)
     axis = context.axis(indices.type.rank + 1, context.integer("axis", -1))
-    if indices.type.dtype is not i64:
-        indices = context.cast(indices, i64)
-    # A class counted from the end is one of 0..depth-1, too.
-    size = context.elementwise("add", indices, context.builder.scalar_size(depth))
-    wrapped = context.apply("lt", indices, context.like(indices, 0))
-    indices = context.apply("select", wrapped, size, indices)
     return context.apply("one_hot", indices, context.input(2), depth=depth, axis=axis)
 
 

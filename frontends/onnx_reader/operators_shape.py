@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,8 +9,13 @@ import numpy as np
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Value
-from bessemer.compiler.ir.types import TensorType, dtype_of, f32, f64, i64
-from bessemer.frontends.onnx_reader.agree import agreed_size, require_nonnegative
+from bessemer.compiler.ir.types import TensorType, dtype_of, i64
+from bessemer.compiler.ops import composite_shape
+from bessemer.frontends.onnx_reader.agree import (
+    MustChooseError,
+    agreed_size,
+    require_nonnegative,
+)
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.items import Item
 from bessemer.frontends.onnx_reader.registry import rule
@@ -116,9 +120,7 @@ def read_squeeze(context: NodeContext) -> Value:
     x = context.input(0)
     given = context.attribute_or_input("axes", 1)
     if given is None:
-        if not all(isinstance(size, int) for size in x.type.shape):
-            context.unsupported(f"no axes, and {x.type} has sizes that are not known")
-        axes = tuple(axis for axis, size in enumerate(x.type.shape) if size == 1)
+        axes = _axes_of_one(context, x)
     else:
         axes = context.axes(x.type.rank, given)
     for axis in axes:
@@ -126,6 +128,22 @@ def read_squeeze(context: NodeContext) -> Value:
     return context.reshape(
         x, [size for axis, size in enumerate(x.type.shape) if axis not in axes]
     )
+
+
+def _axes_of_one(context: NodeContext, x: Value) -> tuple[int, ...]:
+    """All axes of size 1; those of unknown size are all, or none of them, taken to be 1."""
+    shape = x.type.shape
+    known = [axis for axis, size in enumerate(shape) if size == 1]
+    unknown = [axis for axis, size in enumerate(shape) if not isinstance(size, int)]
+    if not unknown:
+        return tuple(known)
+    are_one = context.subgraphs.choice(context.label)
+    if are_one is None:
+        raise MustChooseError(context.label, first=False)
+    if are_one:
+        return tuple(sorted([*known, *unknown]))
+    require_nonnegative(context.builder, [shape[axis] - 2 for axis in unknown])
+    return tuple(known)
 
 
 @rule("Unsqueeze")
@@ -177,13 +195,7 @@ def read_tile(context: NodeContext) -> Value:
         repeats = list(context.sizes(1))
     if len(repeats) != x.type.rank:
         context.wrong(f"{len(repeats)} repeats for {x.type}")
-    if all(repeat == 1 for repeat in repeats):
-        return x
-    pairs = list(zip(repeats, x.type.shape))
-    split = context.reshape(x, [size for _, own in pairs for size in (1, own)])
-    shape = tuple(size for pair in pairs for size in pair)
-    repeated = context.apply("broadcast_to", split, shape=shape)
-    return context.reshape(repeated, [repeat * own for repeat, own in pairs])
+    return composite_shape.tile(context.builder, x, repeats)
 
 
 @rule("ConstantOfShape")
@@ -197,40 +209,7 @@ def read_constant_of_shape(context: NodeContext) -> Value:
 
 @rule("Range")
 def read_range(context: NodeContext) -> Value:
-    start, limit, delta = context.tensors()
-    dtype = start.type.dtype
-    count = _range_count(context)
-    shape = (count,)
-    places = context.apply("iota", shape=shape, axis=0, dtype=dtype)
-    step = context.apply("broadcast_to", context.reshape(delta, ()), shape=shape)
-    first = context.apply("broadcast_to", context.reshape(start, ()), shape=shape)
-    return context.apply("add", first, context.apply("mul", places, step))
-
-
-def _range_count(context: NodeContext) -> Size:
-    """max(ceil((limit - start) / delta), 0)."""
-    arrays = [context.array(position) for position in range(3)]
-    known = [array.reshape(-1)[0].item() for array in arrays if array is not None]
-    if len(known) == 3:
-        if known[2] == 0:
-            context.wrong("the step is 0")
-        return max(math.ceil((known[1] - known[0]) / known[2]), 0)
-    start, limit, delta = context.tensors()
-    if start.type.dtype.is_integer:
-        sizes = [context.known_sizes(position) for position in range(3)]
-        found = [size[0] for size in sizes if size is not None]
-        if len(found) == 3 and isinstance(found[2], int) and found[2] != 0:
-            length = (found[1] - found[0]) if found[2] > 0 else (found[0] - found[1])
-            return _at_least_zero(dims.ceildiv(length, abs(found[2])))
-    working = f32 if start.type.dtype == f32 else f64
-    one, other, step = (context.cast(context.reshape(v, ()), working) for v in (start, limit, delta))
-    count = context.apply("ceil", context.apply("div", context.apply("sub", other, one), step))
-    count = context.apply("max", count, context.like(count, 0.0))
-    return context.builder.bind(context.cast(count, i64), context.symbol_prefix())[0]
-
-
-def _at_least_zero(size: Size) -> Size:
-    return size if dims.is_nonnegative(size) else dims.maximum(size, 0)
+    return composite_shape.arange(context.builder, *context.tensors())
 
 
 @rule("EyeLike")
@@ -239,29 +218,13 @@ def read_eye_like(context: NodeContext) -> Value:
     dtype = context.dtype("dtype", x.type.dtype)
     if x.type.rank != 2:
         context.wrong(f"the input is {x.type}, a matrix is wanted")
-    rows, columns = _row_and_column(context, x.type.shape)
-    shift = context.like(rows, context.integer("k", 0))
-    diagonal = context.apply("eq", columns, context.apply("add", rows, shift))
-    return context.cast(diagonal, dtype)
-
-
-def _row_and_column(context: NodeContext, shape: tuple[Size, ...]) -> tuple[Value, Value]:
-    """The index along the last two axes."""
-    rank = len(shape)
-    rows = context.apply("iota", shape=shape, axis=rank - 2, dtype=i64)
-    return rows, context.apply("iota", shape=shape, axis=rank - 1, dtype=i64)
+    return composite_shape.eye(context.builder, *x.type.shape, context.integer("k", 0), dtype)
 
 
 @rule("Trilu")
 def read_trilu(context: NodeContext) -> Value:
-    x = context.input(0)
-    if x.type.rank < 2:
-        context.wrong(f"the input is {x.type}, a matrix is wanted")
-    rows, columns = _row_and_column(context, x.type.shape)
     shift = context.optional(1)
-    if shift is not None:
-        scalar = context.reshape(shift, ())
-        rows = context.elementwise("add", rows, context.cast(scalar, i64))
-    keeps = context.apply("ge" if context.integer("upper", 1) else "le", columns, rows)
-    zero = context.like(x, False if x.type.dtype.kind == "b" else 0)
-    return context.apply("select", keeps, x, zero)
+    upper = bool(context.integer("upper", 1))
+    return composite_shape.trilu(
+        context.builder, context.input(0), 0 if shift is None else shift, upper
+    )

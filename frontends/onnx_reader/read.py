@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -15,7 +15,7 @@ from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Graph, Value
 from bessemer.compiler.ir.types import Array, TensorType, type_of
 from bessemer.frontends.onnx_reader import families
-from bessemer.frontends.onnx_reader.agree import SizesMustAgree
+from bessemer.frontends.onnx_reader.agree import MustChooseError, SizesMustAgree
 from bessemer.frontends.onnx_reader.external import ExternalFiles
 from bessemer.frontends.onnx_reader.items import UNREAD, SequenceItem
 from bessemer.frontends.onnx_reader.loader import LoadedModel, Source, load_model
@@ -24,8 +24,8 @@ from bessemer.frontends.onnx_reader.scope import Scope
 from bessemer.frontends.onnx_reader.signature import DimensionNames, dims_of_values, input_type
 from bessemer.frontends.onnx_reader.structure import check_graph
 
-_MERGES = 1000
-"""How many dimensions of inputs may turn out to be the same."""
+_READINGS = 1000
+"""How often a model may be read again because something about it was found out."""
 
 
 def read_onnx(
@@ -51,18 +51,43 @@ def read_onnx(
         function_table(list(loaded.proto.functions), loaded.label),
         ExternalFiles(loaded.folder, {}),
     )
+    try:
+        return _read_until_settled(loaded, state, dims or {}, values or {})
+    except UnsupportedError:
+        raise
+    except CompileError as error:
+        raise CompileError(_labelled(loaded.label, str(error))) from error.__cause__
+
+
+def _read_until_settled(
+    loaded: LoadedModel,
+    state: ModelState,
+    dims: Mapping[str, int],
+    values: Mapping[str, Array],
+) -> Graph:
+    """Reads the model again and again, each time knowing more of it.
+
+    What is found out on the way: input dimensions that are one and the same; and choices that ranks
+    depend on (an If whose branches give different ones, a Squeeze of all axes of size 1). One is
+    tried, then the other: what comes after, or the output's declared rank, rarely accepts both.
+    """
     merged: dict[str, Size] = {}
-    for _ in range(_MERGES):
+    untried: list[str] = []
+    for _ in range(_READINGS):
+        state.problems.clear()
         try:
-            return _read_graph(loaded, state, dims or {}, values or {}, merged)
+            return _read_graph(loaded, state, dims, values, merged)
         except SizesMustAgree as found:
             merged[found.name] = found.size
-            state.problems.clear()
-        except UnsupportedError:
-            raise
-        except CompileError as error:
-            raise CompileError(_labelled(loaded.label, str(error))) from error.__cause__
-    raise CompileError(f"{loaded.label}: more than {_MERGES} dimensions have to be equal")
+        except MustChooseError as choice:
+            state.choices[choice.label] = choice.first
+            untried.append(choice.label)
+        except CompileError:
+            if not untried:
+                raise
+            label = untried.pop()
+            state.choices[label] = not state.choices[label]
+    raise CompileError(f"{loaded.label}: not settled after {_READINGS} readings")
 
 
 def _labelled(label: str, message: str) -> str:
@@ -116,7 +141,17 @@ def _read_graph(
             state.problems[f"output '{name}': is {word}, not a tensor"] = None
     if state.problems:
         raise _all_problems(loaded.label, list(state.problems))
+    if state.choices:
+        _check_declared_ranks(graph, found)
     return builder.finish(found, outputs)
+
+
+def _check_declared_ranks(graph: onnx.GraphProto, outputs: Sequence[Value]) -> None:
+    """Raises CompileError where choices have led to other ranks than the model declares."""
+    for declared, value in zip(graph.output, outputs, strict=True):
+        tensor = declared.type.tensor_type
+        if tensor.HasField("shape") and len(tensor.shape.dim) != value.type.rank:
+            raise CompileError(f"output '{declared.name}' is {value.type}, not of its declared rank")
 
 
 def _define_input(

@@ -149,6 +149,9 @@ class Scope:
     def new_region(self, name: str) -> Scope:
         return self._inner(GraphBuilder(name, self.builder))
 
+    def choice(self, label: str) -> bool | None:
+        return self.model.choices.get(label)
+
     def _inner(self, builder: GraphBuilder) -> Scope:
         return Scope(
             self.model, builder, self.opsets, self, self.given, self.calls, self.source
@@ -205,7 +208,7 @@ class Scope:
         function = self.model.functions.get((domain, node.op_type, node.overload))
         if function is not None:
             given = functions.call_attributes(function, attributes)
-            return self._call(function, items, given, self.source)
+            return self._call(function, items, given, self.source, node.output)
         schema = find_schema(domain, node.op_type, opset)
         rule = _find_rule(domain, node, schema)
         if schema is not None:
@@ -220,15 +223,20 @@ class Scope:
         if schema is not None:
             plain = functions.plain_node(node, attributes)
             body = functions.schema_function(schema.record, opset, plain, items)
-        if body is None:
+        if schema is None or body is None:
             raise _unknown(node, label, opset)
-        given = functions.call_attributes(body, attributes)
-        return self._call(body, items, given, self.source or label)
+        given = functions.call_attributes(body, attributes, schema.record)
+        return self._call(body, items, given, self.source or label, node.output)
 
     def _call(
-        self, function: onnx.FunctionProto, items: Sequence[Item], given: Given, source: str
+        self,
+        function: onnx.FunctionProto,
+        items: Sequence[Item],
+        given: Given,
+        source: str,
+        outputs: Sequence[str],
     ) -> list[Item]:
-        """Reads a function's body in place of the call."""
+        """Reads a function's body in place of the call, as far as its named outputs need it."""
         key = (function.domain, function.name, function.overload)
         name = operator_name(function.domain, function.name)
         if key in self.calls:
@@ -244,8 +252,9 @@ class Scope:
         padded = [*items, *[None] * (len(function.input) - len(items))]
         for name, item in zip(function.input, padded):
             scope.define(name, item)
-        scope.read_nodes(function.node, function.output)
-        found = [scope.find(name) for name in function.output]
+        wanted = [name for name, _ in zip(function.output, outputs)]
+        scope.read_nodes(function.node, [name for name, used in zip(wanted, outputs) if used])
+        found = [scope.find(name) if used else None for name, used in zip(wanted, outputs)]
         if any(isinstance(item, UnreadItem) for item in found):
             raise UnreadError
         return [item for item in found if not isinstance(item, UnreadItem)]

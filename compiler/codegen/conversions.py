@@ -1,0 +1,83 @@
+"""Casts between element types, and the way of elements between memory and registers."""
+
+from __future__ import annotations
+
+from bessemer.compiler.codegen.arithmetic import compare, like
+from bessemer.compiler.codegen.calls import convert_float
+from bessemer.compiler.codegen.state import KernelState
+from bessemer.compiler.codegen.values import Value, register_type, suffix, type_text
+from bessemer.compiler.codegen.writer import Writer
+from bessemer.compiler.ir.types import DType, boolean, f32, f64, i8, i16
+
+
+def cast(state: KernelState, value: Value, source: DType, target: DType) -> Value:
+    """A value of element type `source` as one of `target`, rounded to it where it is a float."""
+    w = state.writer
+    if source == target:
+        return value
+    if target is boolean:
+        return compare(w, "une" if source.is_float else "ne", value, like(value, 0))
+    if target.is_float:
+        return _to_float(state, value, source, target)
+    if source.is_float:
+        return _saturated(w, value, target)
+    return _resized(w, value, target)
+
+
+def rounded(state: KernelState, value: Value, target: DType) -> Value:
+    """A float in a register rounded to a 16-bit type."""
+    narrow = convert_float(state, value, value.kind, target)
+    return convert_float(state, narrow, target, f32)
+
+
+def _to_float(state: KernelState, value: Value, source: DType, target: DType) -> Value:
+    w, kind = state.writer, register_type(target)
+    if not source.is_float:
+        word = "sitofp" if source.kind == "i" else "uitofp"
+        value = _converted(w, word, value, kind)
+    elif target.bits == 16:
+        return rounded(state, value, target)
+    elif value.kind != kind:
+        value = _converted(w, "fpext" if kind is f64 else "fptrunc", value, kind)
+    return rounded(state, value, target) if target.bits == 16 else value
+
+
+def _saturated(w: Writer, value: Value, target: DType) -> Value:
+    word = "fptosi" if target.kind == "i" else "fptoui"
+    ends = f"{suffix(target, value.lanes)}.{suffix(value.kind, value.lanes)}"
+    return w.call(f"llvm.{word}.sat.{ends}", target, value.lanes, value)
+
+
+def _resized(w: Writer, value: Value, target: DType) -> Value:
+    """Integers and bools: cut, or extended by the source's sign."""
+    before = 1 if value.kind is boolean else value.kind.bits
+    if before == target.bits:
+        return Value(value.text, target, value.lanes, value.level, value.number)
+    word = "trunc" if before > target.bits else "sext" if value.kind.kind == "i" else "zext"
+    return _converted(w, word, value, target)
+
+
+def _converted(w: Writer, word: str, value: Value, kind: DType) -> Value:
+    operation = f"{word} {value.typed} to {type_text(kind, value.lanes)}"
+    return w.compute(operation, kind, value.lanes, value.level)
+
+
+def memory_kind(dtype: DType) -> DType:
+    """The type of what a load gives: 16-bit floats come as integers, bools as bytes."""
+    if dtype.is_float and dtype.bits == 16:
+        return i16
+    return i8 if dtype is boolean else dtype
+
+
+def from_memory(state: KernelState, value: Value, dtype: DType) -> Value:
+    """What was loaded, as a value."""
+    if dtype is boolean:
+        return compare(state.writer, "ne", value, like(value, 0))
+    return convert_float(state, value, dtype, f32) if dtype.bits == 16 and dtype.is_float else value
+
+
+def to_memory(state: KernelState, value: Value, dtype: DType) -> Value:
+    """A value as it is stored."""
+    if dtype is boolean:
+        return _converted(state.writer, "zext", value, i8)
+    return convert_float(state, value, f32, dtype) if dtype.bits == 16 and dtype.is_float else value

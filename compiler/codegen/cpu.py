@@ -1,0 +1,294 @@
+"""Kernels of the loop language as LLVM IR functions for processors.
+
+    void NAME(ptr buffers, ptr dims, i64 begin, i64 end)
+
+`buffers` holds the address of each buffer, then, for a kernel that can fail, that of an i32 cell
+which gets 1 + the position of the failure's message. `dims` holds an i64 for each symbol. A
+kernel whose outermost statement is a parallel loop runs its iterations begin .. end-1; any other
+kernel runs once, whatever these are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from bessemer.compiler.codegen import fragments, memory, vector_loops
+from bessemer.compiler.codegen.arithmetic import binary, fused, select
+from bessemer.compiler.codegen.control_flow import (
+    Range,
+    branch,
+    counted_loop,
+    local_names,
+    while_loop,
+)
+from bessemer.compiler.codegen.effects import (
+    assigned_locals,
+    changed_fragments,
+    written_buffers,
+)
+from bessemer.compiler.codegen.expressions import evaluate, fault, indices
+from bessemer.compiler.codegen.lanes import splat
+from bessemer.compiler.codegen.math_terms import MathFunction
+from bessemer.compiler.codegen.state import ZEROS, ZEROS_BYTES, KernelState, number
+from bessemer.compiler.codegen.values import Pointer, Value
+from bessemer.compiler.errors import InternalError
+from bessemer.compiler.ir import expr, loops
+from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.loops import Block, For, Kernel, Statement
+from bessemer.compiler.ir.types import i64
+from bessemer.compiler.targets.machine import Target
+
+CONSTANTS = (
+    f"@{ZEROS} = internal unnamed_addr constant [{ZEROS_BYTES} x i8] zeroinitializer, align 64\n"
+)
+"""What a module needs once, however many kernels it has."""
+PASSES = ("always-inline", "globaldce")
+"""The LLVM passes that the code needs before code generation."""
+_VECTOR_ALIGNMENT = 64
+
+
+@dataclass(frozen=True)
+class KernelCode:
+    """A kernel as LLVM IR: a module is CONSTANTS, all kernels' declarations, functions and texts.
+
+    `functions` are the math functions that it calls, by symbol; equal symbols are equal functions.
+    `messages` are those of its failures: code k in the fault cell stands for messages[k - 1].
+    """
+
+    name: str
+    text: str
+    declarations: frozenset[str]
+    functions: dict[str, str]
+    messages: tuple[str, ...]
+
+
+def emit_kernel(kernel: Kernel, target: Target) -> KernelCode:
+    """The code of a kernel for a target.
+
+    Raises InternalError for what no schedule may make: a branch that differs between the lanes
+    of a vector loop, a fragment in one, an index outside of its loop.
+    """
+    state = KernelState(kernel, target)
+    match kernel.body:
+        case (For(kind="parallel") as loop,):
+            over = Range(Value("%begin", i64), Value("%end", i64))
+            _loop(state, loop, over)
+        case _:
+            emit_block(state, kernel.body)
+    head = f"define internal void @{kernel.name}(ptr %buffers, ptr %dims, i64 %begin, i64 %end)"
+    text = f"{head} nounwind {{\nentry:\n{state.writer.text()}  ret void\n}}\n"
+    functions: dict[str, MathFunction] = state.functions
+    declarations = state.writer.declarations.union(*(f.declarations for f in functions.values()))
+    return KernelCode(
+        kernel.name,
+        text,
+        frozenset(declarations),
+        {symbol: function.text for symbol, function in functions.items()},
+        tuple(state.messages),
+    )
+
+
+def module_text(kernels: Iterable[KernelCode]) -> str:
+    """A module of kernels, without data layout or entry points."""
+    listed = list(kernels)
+    declarations = sorted(frozenset().union(*(code.declarations for code in listed)))
+    functions: dict[str, str] = {}
+    for code in listed:
+        functions |= code.functions
+    parts = [CONSTANTS, "\n".join(declarations), *functions.values(), *(c.text for c in listed)]
+    return "\n".join(parts) + "\n"
+
+
+def emit_block(state: KernelState, block: Block) -> None:
+    """The statements of a block; what they declare ends with it."""
+    with local_names(state):
+        for statement in block:
+            state.values.clear()
+            _statement(state, statement)
+
+
+def _statement(state: KernelState, statement: Statement) -> None:
+    w = state.writer
+    match statement:
+        case For():
+            _for(state, statement)
+        case loops.If():
+            _if(state, statement)
+        case loops.While(condition, body):
+            while_loop(
+                state,
+                _carried(state, body),
+                written_buffers(body),
+                lambda: _uniform(evaluate(state, condition)),
+                lambda: emit_block(state, body),
+            )
+        case loops.Define(local, value):
+            _set_local(state, local, evaluate(state, value))
+        case loops.Assign(local, value):
+            _check_assignment(state, local)
+            _set_local(state, local, evaluate(state, value))
+        case loops.Accumulate():
+            _accumulate(state, statement)
+        case loops.Store():
+            emit_store(state, statement)
+        case loops.Allocate(buffer):
+            _allocate(state, buffer)
+        case loops.SetDim(symbol, value):
+            place = f"getelementptr i8, ptr %dims, i64 {8 * state.kernel.symbols.index(symbol)}"
+            pointer = w.here(place, i64)
+            w.line(f"store {evaluate(state, value).typed}, ptr {pointer.text}, align 8")
+        case loops.Fail(condition, message):
+            fault(state, evaluate(state, condition), message)
+        case loops.Prefetch(buffer, offset, level):
+            _prefetch(state, buffer, offset, level)
+        case loops.Fragment() | loops.FragmentFill() | loops.FragmentMac():
+            if state.vectors is not None:
+                raise InternalError(f"{state.kernel.name} has a fragment inside a vector loop")
+            fragments.emit(state, statement)
+        case loops.FragmentStore():
+            fragments.emit_store(state, statement, emit_store)
+        case _:
+            raise InternalError(f"no code for {type(statement).__name__}")
+
+
+# Locals and memory
+
+
+def _set_local(state: KernelState, local: str, value: Value) -> None:
+    if local in state.varying:
+        value = splat(state.writer, value, state.width)
+    state.locals[local] = value
+
+
+def _check_assignment(state: KernelState, local: str) -> None:
+    if state.vectors is not None and local in state.vectors.outer:
+        raise InternalError(
+            f"a vector loop of {state.kernel.name} assigns {local}, defined outside"
+        )
+
+
+def _accumulate(state: KernelState, statement: loops.Accumulate) -> None:
+    w, local = state.writer, statement.local
+    before = state.locals[local]
+    value = statement.value
+    after: Value | None = None
+    if statement.name == "add" and value.dtype.is_float and state.target.has_fma:
+        match state.expression(value):
+            case expr.Binary(_, "mul", a, b) if a.dtype.bits > 16:
+                after = fused(w, evaluate(state, a), evaluate(state, b), before)
+    if after is None:
+        after = binary(w, statement.name, before, evaluate(state, value))
+    if state.vectors is not None and local in state.vectors.outer and state.mask is not None:
+        after = select(w, state.mask, after, before)
+    state.locals[local] = after
+
+
+def emit_store(state: KernelState, statement: loops.Store) -> None:
+    """A store, under its guard."""
+    buffer = statement.buffer
+    offset = state.size(buffer.offset(statement.indices))
+    guard = evaluate(state, statement.guard) if statement.guard is not None else None
+
+    def write() -> None:
+        lanes = guard if guard is not None and guard.lanes > 1 else None
+        value = evaluate(state, statement.value)
+        memory.store(state, indices(state), buffer, offset, value, lanes)
+
+    if guard is None or guard.lanes > 1 or guard.number is True:
+        write()
+    elif guard.number is None:
+        branch(state, guard, (), ((write, frozenset((buffer.name,))),))
+
+
+def _allocate(state: KernelState, buffer: expr.Buffer) -> None:
+    if state.vectors is not None:
+        raise InternalError(f"{state.kernel.name} has a local array inside a vector loop")
+    count = 1
+    for extent in buffer.shape:
+        if not isinstance(extent, int):
+            raise InternalError(f"the local array {buffer.name} has the shape {buffer.shape}")
+        count *= extent
+    name = state.stack(max(1, count) * buffer.dtype.bytes, _VECTOR_ALIGNMENT)
+    state.arrays[buffer.name] = Pointer(name, 0)
+
+
+def _prefetch(state: KernelState, buffer: expr.Buffer, offset: Size, level: int) -> None:
+    w = state.writer
+    pointer = indices(state).address(buffer, state.size(offset))
+    w.declarations.add("declare void @llvm.prefetch.p0(ptr, i32, i32, i32)")
+    # LLVM's locality 3 is every cache, 2 the second level, 1 the third.
+    locality = max(0, 4 - level)
+    w.line(f"call void @llvm.prefetch.p0(ptr {w.at(pointer)}, i32 0, i32 {locality}, i32 1)")
+
+
+# Control flow
+
+
+def _carried(state: KernelState, *blocks: Block) -> list[str]:
+    """The locals and fragment registers, defined outside of the blocks, that they change."""
+    names: dict[str, None] = {}
+    for block in blocks:
+        names |= dict.fromkeys(sorted(assigned_locals(block)))
+        for fragment, rows in sorted(changed_fragments(block).items()):
+            shape = state.fragments.get(fragment)
+            if shape is None:
+                continue
+            for row in range(shape.rows) if rows is None else sorted(rows):
+                names |= {shape.register(row, k): None for k in range(len(shape.pieces))}
+    return [name for name in names if name in state.locals]
+
+
+def _uniform(condition: Value) -> Value:
+    if condition.lanes > 1:
+        raise InternalError("a branch inside a vector loop depends on the lane")
+    return condition
+
+
+def _if(state: KernelState, statement: loops.If) -> None:
+    condition = _uniform(evaluate(state, statement.condition))
+    blocks = [statement.then, statement.otherwise]
+    if condition.number is not None:
+        emit_block(state, blocks[not condition.number])
+        return
+    if not statement.otherwise:
+        blocks.pop()
+    bodies = tuple(
+        ((lambda b=block: emit_block(state, b)), written_buffers(block)) for block in blocks
+    )
+    branch(state, condition, _carried(state, *blocks), bodies)
+
+
+def _for(state: KernelState, loop: For) -> None:
+    extent = state.size(loop.extent)
+    if loop.kind == "unroll":
+        _unroll(state, loop, extent)
+        return
+    end = indices(state).scalar(extent)
+    if end.lanes > 1:
+        raise InternalError("the extent of a loop inside a vector loop depends on the lane")
+    if loop.kind == "vector" and loop.lanes != 1 and state.vectors is None:
+        names = _carried(state, loop.body)
+        vector_loops.emit(state, loop, end, names, emit_block)
+    else:
+        _loop(state, loop, Range(number(0), end))
+
+
+def _loop(state: KernelState, loop: For, over: Range) -> None:
+    def body(index: Value) -> None:
+        state.indices[loop.index] = index.number if isinstance(index.number, int) else index
+        emit_block(state, loop.body)
+        del state.indices[loop.index]
+
+    carried, writes = _carried(state, loop.body), written_buffers(loop.body)
+    multiplies = any(isinstance(inner, loops.FragmentMac) for inner in loops.walk(loop.body))
+    counted_loop(state, over, carried, writes, body, opaque=multiplies)
+
+
+def _unroll(state: KernelState, loop: For, extent: Size) -> None:
+    if not isinstance(extent, int):
+        raise InternalError(f"a loop of {extent} iterations cannot be unrolled")
+    for position in range(extent):
+        state.constants[loop.index] = position
+        emit_block(state, loop.body)
+    state.constants.pop(loop.index, None)

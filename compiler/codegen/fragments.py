@@ -1,0 +1,252 @@
+"""Fragments: rows x columns of sums in vector registers.
+
+Each row is cut into vectors of the target's width (and narrower ones at the end). The registers
+are locals like any other (see state.py), so they travel through loops in phis and never go to
+memory. A step of a multiplication loads the vectors of b once, and for each row broadcasts one
+element of a and fuses: what a matrix product's inner loop must be.
+
+    b0, b1 = b[k, 0:16], b[k, 16:32]
+    for each row r:   x = splat(a[r, k]);   c[r, 0] += x * b0;   c[r, 1] += x * b1
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from bessemer.compiler.codegen.arithmetic import binary, compare, fused, select
+from bessemer.compiler.codegen.control_flow import Range, branch, counted_loop
+from bessemer.compiler.codegen.conversions import cast, from_memory, memory_kind
+from bessemer.compiler.codegen.expressions import evaluate, first_lanes, indices
+from bessemer.compiler.codegen.lanes import splat
+from bessemer.compiler.codegen.state import FragmentShape, KernelState, Vectors, number
+from bessemer.compiler.codegen.values import Pointer, Value, literal, register_type, scalar_text
+from bessemer.compiler.errors import InternalError
+from bessemer.compiler.ir import loops
+from bessemer.compiler.ir.dims import Size, Symbol
+from bessemer.compiler.ir.expr import Buffer
+from bessemer.compiler.ir.types import DType, i64
+
+EmitStore = Callable[[KernelState, loops.Store], None]
+
+
+def emit(
+    state: KernelState, statement: loops.Fragment | loops.FragmentFill | loops.FragmentMac
+) -> None:
+    """Declares, fills or multiplies a fragment."""
+    match statement:
+        case loops.Fragment(name, rows, columns, dtype):
+            _declare(state, name, rows, columns, dtype)
+        case loops.FragmentFill():
+            _fill(state, statement)
+        case loops.FragmentMac():
+            _multiply(state, statement)
+
+
+def _declare(state: KernelState, name: str, rows: int, columns: int, dtype: DType) -> None:
+    kind = register_type(dtype)
+    pieces: list[tuple[int, int]] = []
+    start, lanes = 0, state.target.lanes(kind)
+    while start < columns:
+        while lanes > columns - start:
+            lanes //= 2
+        pieces.append((start, lanes))
+        start += lanes
+    shape = state.fragments[name] = FragmentShape(name, rows, tuple(pieces), dtype)
+    for row in range(rows):
+        for piece, (_, width) in enumerate(pieces):
+            state.locals[shape.register(row, piece)] = literal(0, kind, width)
+
+
+# Filling
+
+
+def _fill(state: KernelState, fill: loops.FragmentFill) -> None:
+    shape = state.fragments[fill.fragment]
+    limit = state.size(fill.limit)
+    if not isinstance(limit, int) and not state.target.has_masks:
+        _fill_through_memory(state, fill, shape, limit)
+        return
+    for piece, (start, lanes) in enumerate(shape.pieces):
+        with _columns(state, fill.column, start, lanes, limit):
+            value = cast(state, evaluate(state, fill.value), fill.value.dtype, shape.dtype)
+            value = splat(state.writer, value, lanes)
+            if state.mask is not None:
+                zero = literal(0, value.kind, lanes)
+                value = select(state.writer, state.mask, value, zero)
+        for row in range(shape.rows):
+            state.locals[shape.register(row, piece)] = value
+
+
+@contextmanager
+def _columns(
+    state: KernelState, column: Symbol, start: int, lanes: int, limit: Size
+) -> Iterator[None]:
+    """A piece of the columns as the lanes of a vector loop, those from `limit` on masked."""
+    if lanes == 1 and isinstance(limit, int):
+        with state.vector_context(None, None):
+            state.indices[column] = start
+            yield
+            del state.indices[column]
+        return
+    with state.vector_context(Vectors(column, lanes), start):
+        if not isinstance(limit, int) or limit < start + lanes:
+            left = indices(state).scalar(limit - start)
+            state.vectors = Vectors(column, lanes, first_lanes(state, left))
+        yield
+
+
+def _fill_through_memory(
+    state: KernelState, fill: loops.FragmentFill, shape: FragmentShape, limit: Size
+) -> None:
+    """Without masks: one value at a time into a row of memory, zeros behind them."""
+    w = state.writer
+    row = _memory(state, shape, 1)
+    size = register_type(shape.dtype).bytes
+    for start, lanes in shape.pieces:
+        zeros = literal(0, register_type(shape.dtype), lanes)
+        w.line(f"store {zeros.typed}, ptr {w.at(row.moved(start * size))}, align {size}")
+
+    def body(index: Value) -> None:
+        state.indices[fill.column] = index
+        value = cast(state, evaluate(state, fill.value), fill.value.dtype, shape.dtype)
+        place = w.pointer(row, w.operate("mul", i64, index, number(size)))
+        w.line(f"store {value.typed}, ptr {place.text}, align {size}")
+        del state.indices[fill.column]
+
+    end = indices(state).scalar(limit)
+    counted_loop(state, Range(number(0), end), (), frozenset(), body)
+    for piece, (start, lanes) in enumerate(shape.pieces):
+        kind = Value("", register_type(shape.dtype), lanes)
+        place = w.at(row.moved(start * size))
+        value = w.here(f"load {kind.type}, ptr {place}, align {size}", kind.kind, lanes)
+        for r in range(shape.rows):
+            state.locals[shape.register(r, piece)] = value
+
+
+def _memory(state: KernelState, shape: FragmentShape, rows: int) -> Pointer:
+    columns = sum(lanes for _, lanes in shape.pieces)
+    return Pointer(state.stack(rows * columns * register_type(shape.dtype).bytes, 64), 0)
+
+
+# Multiplying
+
+
+def _multiply(state: KernelState, mac: loops.FragmentMac) -> None:
+    shape = state.fragments[mac.fragment]
+    b_base = indices(state).address(mac.b, state.size(mac.b_offset))
+    vectors = [
+        _load(state, mac.b, b_base.moved(start * mac.b.dtype.bytes), lanes, shape.dtype)
+        for start, lanes in shape.pieces
+    ]
+    for row, offset in zip(mac.rows, mac.a_offsets, strict=True):
+        pointer = indices(state).address(mac.a, state.size(offset))
+        element = _load(state, mac.a, pointer, 1, shape.dtype)
+        for piece, vector in enumerate(vectors):
+            name = shape.register(row, piece)
+            before = state.locals[name]
+            state.locals[name] = _multiply_add(state, element, vector, before)
+
+
+def _load(state: KernelState, buffer: Buffer, pointer: Pointer, lanes: int, dtype: DType) -> Value:
+    kind = memory_kind(buffer.dtype)
+    operation = f"load {Value('', kind, lanes).type}, ptr {{}}, align {buffer.dtype.bytes}"
+    raw = state.writer.load(operation, buffer.name, kind, lanes, pointer)
+    return cast(state, from_memory(state, raw, buffer.dtype), buffer.dtype, dtype)
+
+
+def _multiply_add(state: KernelState, a: Value, b: Value, addend: Value) -> Value:
+    w = state.writer
+    if addend.kind.is_float and state.target.has_fma:
+        return fused(w, a, b, addend)
+    return binary(w, "add", addend, binary(w, "mul", a, b))
+
+
+# Storing
+
+
+def emit_store(state: KernelState, store: loops.FragmentStore, emit_one: EmitStore) -> None:
+    """Runs a fragment's stores, row by row."""
+    if state.vectors is not None:
+        raise InternalError(f"{state.kernel.name} has a fragment inside a vector loop")
+    shape = state.fragments[store.fragment]
+    limit = state.size(store.limit)
+    columns = sum(lanes for _, lanes in shape.pieces)
+    if isinstance(limit, int) or state.target.has_masks:
+        _store_vectors(state, store, shape, limit, emit_one)
+        return
+    writes = frozenset(s.buffer.name for row in store.stores for s in row)
+    full = compare(state.writer, "sge", indices(state).scalar(limit), number(columns))
+
+    def whole() -> None:
+        _store_vectors(state, store, shape, columns, emit_one)
+
+    def partly() -> None:
+        _store_through_memory(state, store, shape, limit, emit_one)
+
+    branch(state, full, (), ((whole, writes), (partly, writes)))
+
+
+def _store_vectors(
+    state: KernelState,
+    store: loops.FragmentStore,
+    shape: FragmentShape,
+    limit: Size,
+    emit_one: EmitStore,
+) -> None:
+    for stores in store.stores:
+        for piece, (start, lanes) in enumerate(shape.pieces):
+            if isinstance(limit, int) and start >= limit:
+                break
+            with _columns(state, store.column, start, lanes, limit):
+                for r in range(shape.rows):
+                    state.elements[shape.name, r] = state.locals[shape.register(r, piece)]
+                _emit_stores(state, stores, emit_one)
+
+
+def _emit_stores(state: KernelState, stores: Sequence[loops.Store], emit_one: EmitStore) -> None:
+    for one in stores:
+        state.values.clear()
+        emit_one(state, one)
+    state.values.clear()
+    state.elements.clear()
+
+
+def _store_through_memory(
+    state: KernelState,
+    store: loops.FragmentStore,
+    shape: FragmentShape,
+    limit: Size,
+    emit_one: EmitStore,
+) -> None:
+    """Without masks, and with fewer columns than the fragment's: one value at a time."""
+    w = state.writer
+    memory = _memory(state, shape, shape.rows)
+    size = register_type(shape.dtype).bytes
+    columns = sum(lanes for _, lanes in shape.pieces)
+    for row in range(shape.rows):
+        for piece, (start, _) in enumerate(shape.pieces):
+            value = state.locals[shape.register(row, piece)]
+            place = w.at(memory.moved((row * columns + start) * size))
+            w.line(f"store {value.typed}, ptr {place}, align {size}")
+
+    def body(index: Value) -> None:
+        state.indices[store.column] = index
+        for r in range(shape.rows):
+            state.elements[shape.name, r] = _element(state, shape, memory, r * columns, index)
+        _emit_stores(state, [one for stores in store.stores for one in stores], emit_one)
+        del state.indices[store.column]
+
+    writes = frozenset(s.buffer.name for row in store.stores for s in row)
+    counted_loop(state, Range(number(0), indices(state).scalar(limit)), (), writes, body)
+
+
+def _element(
+    state: KernelState, shape: FragmentShape, memory: Pointer, start: int, index: Value
+) -> Value:
+    w, kind = state.writer, register_type(shape.dtype)
+    row = w.at(memory.moved(start * kind.bytes))
+    place = w.pointer(Pointer(row, w.depth), w.operate("mul", i64, index, number(kind.bytes)))
+    return w.load(
+        f"load {scalar_text(kind)}, ptr {{}}, align {kind.bytes}", memory.text, kind, 1, place
+    )

@@ -1,0 +1,87 @@
+"""Vectors: from scalars, in parts, with their lanes in another order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from bessemer.compiler.codegen.values import Value, literal, scalar_text, vector_text
+from bessemer.compiler.codegen.writer import Writer
+from bessemer.compiler.errors import InternalError
+from bessemer.compiler.ir.types import DType
+
+
+def splat(w: Writer, value: Value, lanes: int) -> Value:
+    """The scalar in every lane; a vector of that many lanes as it is."""
+    if value.lanes == lanes:
+        return value
+    if value.lanes != 1:
+        raise InternalError(f"a vector of {value.lanes} lanes where {lanes} were expected")
+    if value.number is not None:
+        text = f"splat ({scalar_text(value.kind)} {value.text})"
+        return Value(text, value.kind, lanes, 0, value.number)
+    vector = vector_text(scalar_text(value.kind), lanes)
+    first = w.compute(
+        f"insertelement {vector} poison, {value.typed}, i64 0", value.kind, lanes, value.level
+    )
+    operation = f"shufflevector {first.typed}, {vector} poison, <{lanes} x i32> zeroinitializer"
+    return w.compute(operation, value.kind, lanes, value.level)
+
+
+def same_lanes(w: Writer, left: Value, right: Value) -> tuple[Value, Value]:
+    """Two values, a scalar of them splat to the other's lanes."""
+    lanes = max(left.lanes, right.lanes)
+    return splat(w, left, lanes), splat(w, right, lanes)
+
+
+def steps(kind: DType, lanes: int, stride: int = 1, start: int = 0) -> Value:
+    """The constant vector start, start + stride, ..."""
+    if lanes == 1:
+        return literal(start, kind)
+    scalar = scalar_text(kind)
+    numbers = ", ".join(f"{scalar} {start + stride * k}" for k in range(lanes))
+    return Value(f"<{numbers}>", kind, lanes)
+
+
+def extract(w: Writer, value: Value, lane: int) -> Value:
+    """One lane."""
+    if value.lanes == 1:
+        return value
+    return w.compute(f"extractelement {value.typed}, i64 {lane}", value.kind, 1, value.level)
+
+
+def shuffle(w: Writer, left: Value, right: Value | None, order: Sequence[int]) -> Value:
+    """Lanes of two vectors, counted through, in a new order."""
+    second = right.typed if right is not None else f"{left.type} poison"
+    mask = ", ".join(f"i32 {lane}" for lane in order)
+    operation = f"shufflevector {left.typed}, {second}, <{len(order)} x i32> <{mask}>"
+    level = max(left.level, right.level if right is not None else 0)
+    return w.compute(operation, left.kind, len(order), level)
+
+
+def part(w: Writer, value: Value, start: int, count: int) -> Value:
+    """Consecutive lanes."""
+    if count == value.lanes:
+        return value
+    if count == 1:
+        return extract(w, value, start)
+    return shuffle(w, value, None, range(start, start + count))
+
+
+def join(w: Writer, parts: Sequence[Value]) -> Value:
+    """Vectors of one width, a power of two of them, one after the other."""
+    while len(parts) > 1:
+        width = parts[0].lanes
+        parts = [
+            shuffle(w, low, high, range(2 * width)) for low, high in zip(parts[::2], parts[1::2])
+        ]
+    return parts[0]
+
+
+def reduce_lanes(
+    w: Writer, value: Value, lanes: int, combine: Callable[[Value, Value], Value]
+) -> Value:
+    """Combines lanes k, k + lanes, k + 2 lanes, ... until `lanes` are left: halves onto halves."""
+    while value.lanes > lanes:
+        half = value.lanes // 2
+        value = combine(part(w, value, 0, half), part(w, value, half, half))
+    return value

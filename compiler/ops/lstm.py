@@ -1,0 +1,216 @@
+"""lstm: a long short-term memory over sequences (Hochreiter & Schmidhuber, 1997), as ONNX has it.
+
+With the gates in the order i, o, f, g (input, output, forget, cell), H columns each:
+
+    i, o, f, g = columns of gates_x[t] + h @ recurrent       (i, f += peephole * c)
+    c = f(f) * c + f(i) * g(g)
+    h = f(o) * h(c)                                           (o += peephole * c, the new one)
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bessemer.compiler.ir.build_loops import KernelBuilder
+from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.expr import Buffer, Expression, convert
+from bessemer.compiler.ir.op import Example, Operator, register
+from bessemer.compiler.ir.types import Array, TensorType, bf16, f16, f64
+from bessemer.compiler.ops.activations import Gate, gates, require_gates
+from bessemer.compiler.ops.check import require
+from bessemer.compiler.ops.precise import widened
+from bessemer.compiler.ops.recurrence import (
+    at_step,
+    copy_rows,
+    each_block,
+    each_step,
+    multiply,
+    require_cell,
+    run_steps,
+    working_dtype,
+)
+
+_DEFAULT = ("sigmoid", "tanh", "tanh")
+
+
+def _infer(
+    gates_x: TensorType,
+    recurrent: TensorType,
+    h0: TensorType,
+    c0: TensorType,
+    *optional: TensorType,
+    activations: tuple[str, ...] = _DEFAULT,
+    alphas: tuple[float, ...] = (),
+    betas: tuple[float, ...] = (),
+    reverse: bool = False,
+    clip: float = 0.0,
+    input_forget: bool = False,
+    has_lengths: bool = False,
+    has_peepholes: bool = False,
+) -> tuple[TensorType, TensorType, TensorType]:
+    """(gates_x [T, B, 4H], recurrent [H, 4H], h0 [B, H], c0 [B, H] [, lengths i32|i64 [B]]
+    [, peepholes [3H] for i, o, f]) -> (y [T, B, H], h [B, H], c [B, H]).
+
+    gates_x is the input times its weights, with both biases added. `reverse` runs each sequence
+    from its own end. `clip` bounds what goes into the gates; 0 does not. `input_forget`: the
+    forget gate is 1 - the input gate.
+    """
+    require(
+        len(optional) == has_lengths + has_peepholes,
+        f"lstm has {4 + len(optional)} inputs; has_lengths and has_peepholes say otherwise.",
+    )
+    lengths = optional[0] if has_lengths else None
+    require_cell("lstm", 4, (gates_x, recurrent, h0, c0), lengths)
+    require_gates("lstm", 3, activations, alphas, betas)
+    if has_peepholes:
+        wanted = gates_x.with_shape((3 * recurrent.shape[0],))
+        require(
+            optional[-1] == wanted, f"lstm wants peepholes {wanted} here, but got {optional[-1]}."
+        )
+    steps, batch = gates_x.shape[:2]
+    return gates_x.with_shape((steps, batch, recurrent.shape[0])), h0, c0
+
+
+def _reference(
+    gates_x: Array,
+    recurrent: Array,
+    h0: Array,
+    c0: Array,
+    *optional: Array,
+    activations: tuple[str, ...] = _DEFAULT,
+    alphas: tuple[float, ...] = (),
+    betas: tuple[float, ...] = (),
+    reverse: bool = False,
+    clip: float = 0.0,
+    input_forget: bool = False,
+    has_lengths: bool = False,
+    has_peepholes: bool = False,
+) -> tuple[Array, ...]:
+    gate, cell_gate, hidden_gate = gates(activations, alphas, betas, clip)
+    width = recurrent.shape[0]
+    peepholes = widened(optional[-1]) if has_peepholes else np.zeros(3 * width)
+    p_i, p_o, p_f = np.split(peepholes, 3)
+    weights = widened(recurrent)
+
+    def step(row: Array, states: tuple[Array, ...]) -> tuple[Array, Array]:
+        h, c = states
+        i, o, f, g = np.split(row + h @ weights, 4)
+        opened = gate.reference(i + p_i * c)
+        kept = 1 - opened if input_forget else gate.reference(f + p_f * c)
+        new_c = kept * c + opened * cell_gate.reference(g)
+        return gate.reference(o + p_o * new_c) * _unclipped(hidden_gate).reference(new_c), new_c
+
+    lengths = optional[0] if has_lengths else None
+    states = (widened(h0), widened(c0))
+    results = run_steps(widened(gates_x), lengths, reverse, states, step)
+    return tuple(result.astype(gates_x.dtype) for result in results)
+
+
+def _unclipped(gate: Gate) -> Gate:
+    """The cell's state goes into its activation as it is."""
+    return Gate(gate.activation, gate.alpha, gate.beta, 0.0)
+
+
+def _statements(
+    builder: KernelBuilder,
+    inputs: list[Buffer],
+    outputs: list[Buffer],
+    *,
+    activations: tuple[str, ...] = _DEFAULT,
+    alphas: tuple[float, ...] = (),
+    betas: tuple[float, ...] = (),
+    reverse: bool = False,
+    clip: float = 0.0,
+    input_forget: bool = False,
+    has_lengths: bool = False,
+    has_peepholes: bool = False,
+) -> None:
+    gates_x, recurrent, h0, c0, *optional = inputs
+    y, h, c = outputs
+    lengths = optional[0] if has_lengths else None
+    peepholes = optional[-1] if has_peepholes else None
+    batch, columns = gates_x.shape[1:]
+    cell = gates(activations, alphas, betas, clip)
+    sums = builder.scratch(working_dtype(gates_x.dtype), (batch, columns))
+    with each_block(builder, batch, single=has_lengths) as rows:
+        copy_rows(builder, h0, h, rows)
+        copy_rows(builder, c0, c, rows)
+        with each_step(builder, y, rows, lengths, reverse) as time:
+            start = at_step(gates_x, time)
+            multiply(builder, rows, h, recurrent, sums, (0, columns), start)
+            with builder.loop(h.shape[1], "vector", lanes=0) as j:
+                for row in rows:
+                    new_h = _update(builder, cell, sums, c, peepholes, row, j, input_forget)
+                    builder.store(h, (row, j), new_h)
+                    builder.store(y, (time, row, j), new_h)
+
+
+def _update(
+    builder: KernelBuilder,
+    cell: tuple[Gate, ...],
+    sums: Buffer,
+    c: Buffer,
+    peepholes: Buffer | None,
+    row: Size,
+    j: Size,
+    input_forget: bool,
+) -> Expression:
+    """Writes the new c; gives the new h."""
+    gate, cell_gate, hidden_gate = cell
+    width = c.shape[1]
+    working = sums.dtype
+
+    def gate_sum(number: int, peephole: int, state: Expression) -> Expression:
+        total = sums[row, number * width + j]
+        if peepholes is None:
+            return total
+        return total + convert(peepholes[peephole * width + j], working) * state
+
+    before = builder.define(convert(c[row, j], working), "c")
+    opened = builder.define(gate.rule(gate_sum(0, 0, before.value)), "i")
+    kept = 1 - opened.value if input_forget else gate.rule(gate_sum(2, 2, before.value))
+    cell_input = cell_gate.rule(sums[row, 3 * width + j])
+    after = builder.define(kept * before.value + opened.value * cell_input, "c")
+    builder.store(c, (row, j), after.value)
+    out = gate.rule(gate_sum(1, 1, after.value))
+    return builder.define(out * _unclipped(hidden_gate).rule(after.value), "h").value
+
+
+def _examples() -> tuple[Example, ...]:
+    def shapes(steps: int, batch: int, width: int) -> tuple[tuple[int, ...], ...]:
+        state = (batch, width)
+        return (steps, batch, 4 * width), (width, 4 * width), state, state
+
+    def halves(dtype: np.dtype[np.generic]) -> tuple[Array, ...]:
+        rng = np.random.default_rng(1)
+        return tuple(rng.standard_normal(shape).astype(dtype) * 0.5 for shape in shapes(3, 2, 3))
+
+    lengths = np.array([2, 0, 5], np.int32)
+    full = np.array([1, 1])
+    odd = ("hardsigmoid", "softsign", "scaledtanh")
+    return (
+        Example(shapes(1, 1, 3)),
+        Example(shapes(5, 1, 3), {"reverse": True}),
+        Example(shapes(5, 3, 17)),
+        Example(shapes(2, 6, 5)),
+        Example((*shapes(5, 3, 3), lengths), {"has_lengths": True}),
+        Example((*shapes(5, 3, 3), lengths), {"has_lengths": True, "reverse": True}),
+        Example((*shapes(4, 2, 3), (9,)), {"has_peepholes": True}),
+        Example(
+            (*shapes(1, 2, 3), full, (9,)),
+            {"has_lengths": True, "has_peepholes": True, "input_forget": True, "clip": 0.7},
+        ),
+        Example(
+            shapes(3, 2, 3), {"activations": odd, "alphas": (0.3, 0, 1.2), "betas": (0.4, 0, 0.9)}
+        ),
+        Example(halves(f64.numpy), {"clip": 0.5}, tolerance=1e-12),
+        Example(halves(f16.numpy), tolerance=4e-3),
+        Example(halves(bf16.numpy), tolerance=3e-2),
+    )
+
+
+register(
+    Operator(
+        "lstm", _infer, _reference, statements=_statements, gradient=None, examples=_examples()
+    )
+)

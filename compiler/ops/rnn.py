@@ -1,0 +1,133 @@
+"""rnn: the plain recurrent network over sequences, h = f(gates_x[t] + h @ recurrent)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bessemer.compiler.ir.build_loops import KernelBuilder
+from bessemer.compiler.ir.expr import Buffer
+from bessemer.compiler.ir.op import Example, Operator, register
+from bessemer.compiler.ir.types import Array, TensorType, f16
+from bessemer.compiler.ops.activations import gates, require_gates
+from bessemer.compiler.ops.check import require
+from bessemer.compiler.ops.precise import widened
+from bessemer.compiler.ops.recurrence import (
+    at_step,
+    copy_rows,
+    each_block,
+    each_step,
+    multiply,
+    require_cell,
+    run_steps,
+    working_dtype,
+)
+
+_DEFAULT = ("tanh",)
+
+
+def _infer(
+    gates_x: TensorType,
+    recurrent: TensorType,
+    h0: TensorType,
+    *optional: TensorType,
+    activations: tuple[str, ...] = _DEFAULT,
+    alphas: tuple[float, ...] = (),
+    betas: tuple[float, ...] = (),
+    reverse: bool = False,
+    clip: float = 0.0,
+    has_lengths: bool = False,
+) -> tuple[TensorType, TensorType]:
+    """(gates_x [T, B, H], recurrent [H, H], h0 [B, H] [, lengths i32|i64 [B]])
+    -> (y [T, B, H], h [B, H]). The attributes are as of lstm.
+    """
+    require(
+        len(optional) == has_lengths,
+        f"rnn has {3 + len(optional)} inputs; has_lengths says otherwise.",
+    )
+    require_cell("rnn", 1, (gates_x, recurrent, h0), optional[0] if has_lengths else None)
+    require_gates("rnn", 1, activations, alphas, betas)
+    return gates_x, h0
+
+
+def _reference(
+    gates_x: Array,
+    recurrent: Array,
+    h0: Array,
+    *optional: Array,
+    activations: tuple[str, ...] = _DEFAULT,
+    alphas: tuple[float, ...] = (),
+    betas: tuple[float, ...] = (),
+    reverse: bool = False,
+    clip: float = 0.0,
+    has_lengths: bool = False,
+) -> tuple[Array, ...]:
+    (gate,) = gates(activations, alphas, betas, clip)
+    weights = widened(recurrent)
+
+    def step(row: Array, states: tuple[Array, ...]) -> tuple[Array]:
+        (h,) = states
+        return (gate.reference(row + h @ weights),)
+
+    lengths = optional[0] if has_lengths else None
+    results = run_steps(widened(gates_x), lengths, reverse, (widened(h0),), step)
+    return tuple(result.astype(gates_x.dtype) for result in results)
+
+
+def _statements(
+    builder: KernelBuilder,
+    inputs: list[Buffer],
+    outputs: list[Buffer],
+    *,
+    activations: tuple[str, ...] = _DEFAULT,
+    alphas: tuple[float, ...] = (),
+    betas: tuple[float, ...] = (),
+    reverse: bool = False,
+    clip: float = 0.0,
+    has_lengths: bool = False,
+) -> None:
+    gates_x, recurrent, h0, *optional = inputs
+    y, h = outputs
+    batch, width = h.shape
+    (gate,) = gates(activations, alphas, betas, clip)
+    sums = builder.scratch(working_dtype(gates_x.dtype), (batch, width))
+    with each_block(builder, batch, single=has_lengths) as rows:
+        copy_rows(builder, h0, h, rows)
+        lengths = optional[0] if has_lengths else None
+        with each_step(builder, y, rows, lengths, reverse) as time:
+            start = at_step(gates_x, time)
+            multiply(builder, rows, h, recurrent, sums, (0, width), start)
+            with builder.loop(width, "vector", lanes=0) as j:
+                for row in rows:
+                    state = builder.define(gate.rule(sums[row, j]), "h")
+                    builder.store(h, (row, j), state.value)
+                    builder.store(y, (time, row, j), state.value)
+
+
+def _shapes(steps: int, batch: int, width: int) -> tuple[tuple[int, ...], ...]:
+    return (steps, batch, width), (width, width), (batch, width)
+
+
+_LENGTHS = np.array([2, 5, 0], np.int32)
+_HALVES = tuple(
+    np.random.default_rng(k).standard_normal(shape).astype(f16.numpy)
+    for k, shape in enumerate(_shapes(3, 2, 3))
+)
+
+register(
+    Operator(
+        "rnn",
+        _infer,
+        _reference,
+        statements=_statements,
+        gradient=None,
+        examples=(
+            Example(_shapes(1, 1, 3)),
+            Example(_shapes(5, 3, 17), {"reverse": True}),
+            Example(_shapes(2, 8, 5), {"activations": ("relu",), "clip": 1.5}),
+            Example(_shapes(3, 1, 2), {"activations": ("thresholdedrelu",), "alphas": (0.5,)}),
+            Example((*_shapes(5, 3, 3), _LENGTHS), {"has_lengths": True}),
+            Example((*_shapes(5, 3, 3), _LENGTHS), {"has_lengths": True, "reverse": True}),
+            Example(_HALVES, tolerance=4e-3),
+        ),
+    )
+)

@@ -1,0 +1,386 @@
+"""roi_align and max_roi_pool: pools over boxes that are inputs, each cut into a grid of cells.
+
+Images are [N, H, W, C], the result is [boxes, cells high, cells wide, C]. Boxes are x1, y1, x2, y2
+in units of 1 / scale elements.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import partial, reduce
+
+import numpy as np
+
+from bessemer.compiler.ir import expr
+from bessemer.compiler.ir.build_loops import KernelBuilder, Local
+from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.expr import (
+    Buffer,
+    Expression,
+    as_index,
+    binary,
+    checked,
+    constant,
+    convert,
+    index_value,
+    select,
+    unary,
+)
+from bessemer.compiler.ir.op import Example, Operator, register
+from bessemer.compiler.ir.types import FLOATS, Array, TensorType, f16, f32, f64, i64
+from bessemer.compiler.ops.check import require, require_dtype
+from bessemer.compiler.ops.index import INDEX_TYPES
+from bessemer.compiler.ops.precise import rounded_once
+
+
+def _check(name: str, x: TensorType, boxes: TensorType, width: int) -> None:
+    require_dtype(name, x, FLOATS)
+    require(
+        x.rank == 4 and boxes.rank == 2 and boxes.shape[1] == width and boxes.dtype == x.dtype,
+        f"{name} wants an image [N, H, W, C] and boxes [R, {width}] of its type: {x}, {boxes}.",
+    )
+
+
+# roi_align
+
+
+def _align_infer(
+    x: TensorType,
+    boxes: TensorType,
+    images: TensorType,
+    *,
+    shape: tuple[int, int],
+    samples: int = 0,
+    scale: float = 1.0,
+    mode: str = "avg",
+    half_pixel: bool = True,
+) -> TensorType:
+    """(x, boxes [R, 4], images i32|i64 [R]: the image of each box).
+
+    `samples` of a cell along each axis, or if 0 as many as the cell has elements; the cell is
+    their average or maximum (`mode` avg or max; the maximum is that of the weighted neighbours, as
+    ONNX has it). `half_pixel`: elements have their centres at halves.
+    """
+    _check("roi_align", x, boxes, 4)
+    require_dtype("roi_align's images", images, INDEX_TYPES)
+    require(
+        images.shape == boxes.shape[:1],
+        f"roi_align wants an image number for each box, but got {images} for {boxes}.",
+    )
+    require(mode in ("avg", "max"), f"roi_align has no mode {mode!r}.")
+    return x.with_shape((boxes.shape[0], *shape, x.shape[3]))
+
+
+@dataclass(frozen=True)
+class _Span:
+    """The cells of a box along one axis, in locals."""
+
+    builder: KernelBuilder
+    start: Local
+    cell: Local
+    samples: Local
+
+    def neighbours(self, position: Expression, size: Size) -> _Neighbours:
+        """What a sample at a position is made of."""
+        working = position.dtype
+        last = index_value(size - 1)
+        inside = (position >= -1) & (position <= convert(index_value(size), working))
+        bounded = binary("max", position, 0)
+        low = self.builder.define(binary("min", convert(bounded, i64), last), "low").value
+        fraction = select(low < last, bounded - convert(low, working), 0)
+        share = self.builder.define(fraction, "share").value
+        high = self.builder.define(binary("min", low + 1, last), "high").value
+        return _Neighbours(inside, as_index(low), as_index(high), share)
+
+    def sample(self, cell: Size, number: Size) -> Expression:
+        """The position of a sample in a cell."""
+        working = self.start.dtype
+        inside = convert(index_value(number), working) + 0.5
+        count = convert(self.samples.value, working)
+        offset = self.cell.value * inside / count
+        return self.start.value + convert(index_value(cell), working) * self.cell.value + offset
+
+
+@dataclass(frozen=True)
+class _Neighbours:
+    inside: Expression
+    low: Size
+    high: Size
+    share: Expression  # of the higher one
+
+    def weighted(self) -> tuple[tuple[Size, Expression], ...]:
+        return (self.low, 1 - self.share), (self.high, self.share)
+
+
+def _span(
+    builder: KernelBuilder,
+    start: Expression,
+    end: Expression,
+    scale: float,
+    cells: int,
+    samples: int,
+    half_pixel: bool,
+) -> _Span:
+    shift = 0.5 if half_pixel else 0.0
+    first = builder.define(start * scale - shift, "start")
+    length = end * scale - shift - first.value
+    if not half_pixel:
+        length = binary("max", length, 1)
+    cell = builder.define(length / cells, "cell")
+    fitting = convert(unary("ceil", cell.value), i64)
+    count = builder.define(constant(samples, i64) if samples else fitting, "samples")
+    return _Span(builder, first, cell, count)
+
+
+def _align_statements(
+    builder: KernelBuilder,
+    inputs: list[Buffer],
+    outputs: list[Buffer],
+    *,
+    shape: tuple[int, int],
+    samples: int = 0,
+    scale: float = 1.0,
+    mode: str = "avg",
+    half_pixel: bool = True,
+) -> None:
+    x, boxes, images = inputs
+    (out,) = outputs
+    working = f64 if x.dtype is f64 else f32
+    sums = builder.scratch(working, (boxes.shape[0], x.shape[3]))
+    with builder.loop(boxes.shape[0], "parallel") as box:
+        image = builder.define(index_value(checked(images[box], x.shape[0])), "image")
+        left, top, right, bottom = (convert(boxes[box, side], working) for side in range(4))
+        rows = _span(builder, top, bottom, scale, shape[0], samples, half_pixel)
+        columns = _span(builder, left, right, scale, shape[1], samples, half_pixel)
+        count = builder.define(rows.samples.value * columns.samples.value, "count")
+        with builder.loop(shape[0]) as i, builder.loop(shape[1]) as j:
+            with builder.loop(x.shape[3], "vector", lanes=0) as channel:
+                builder.store(sums, (box, channel), expr.neutral(_REDUCTIONS[mode], working))
+            with builder.loop(rows.samples.index) as row:
+                beside = rows.neighbours(rows.sample(i, row), x.shape[1])
+                with builder.loop(columns.samples.index) as column:
+                    above = columns.neighbours(columns.sample(j, column), x.shape[2])
+                    _add_sample(builder, x, image.index, beside, above, sums, box, mode)
+            with builder.loop(x.shape[3], "vector", lanes=0) as channel:
+                total = sums[box, channel]
+                if mode == "avg":
+                    total = total / convert(binary("max", count.value, 1), working)
+                builder.store(out, (box, i, j, channel), select(count.value > 0, total, 0))
+
+
+_REDUCTIONS = {"avg": "add", "max": "max"}
+
+
+def _add_sample(
+    builder: KernelBuilder,
+    x: Buffer,
+    image: Size,
+    rows: _Neighbours,
+    columns: _Neighbours,
+    sums: Buffer,
+    box: Size,
+    mode: str,
+) -> None:
+    """Adds a sample to the sums of all channels, or takes the maximum."""
+    inside = builder.define(rows.inside & columns.inside, "inside")
+    weights = [
+        (at, beside, builder.define(a * b, "weight"))
+        for at, a in rows.weighted()
+        for beside, b in columns.weighted()
+    ]
+    with builder.loop(x.shape[3], "vector", lanes=0) as channel:
+        parts = [
+            convert(x[image, at, beside, channel], sums.dtype) * weight.value
+            for at, beside, weight in weights
+        ]
+        value = reduce(partial(binary, _REDUCTIONS[mode]), parts)
+        value = select(inside.value, value, 0)
+        total = binary(_REDUCTIONS[mode], sums[box, channel], value)
+        builder.store(sums, (box, channel), total)
+
+
+@rounded_once
+def _align_reference(
+    x: Array,
+    boxes: Array,
+    images: Array,
+    *,
+    shape: tuple[int, int],
+    samples: int = 0,
+    scale: float = 1.0,
+    mode: str = "avg",
+    half_pixel: bool = True,
+) -> Array:
+    result = np.zeros((len(boxes), *shape, x.shape[3]))
+    for box, i, j in np.ndindex(len(boxes), *shape):
+        taps = []
+        for axis, cell in enumerate((i, j)):
+            start, end = boxes[box, [1 - axis, 3 - axis]] * scale - 0.5 * half_pixel
+            length = (end - start if half_pixel else max(end - start, 1.0)) / shape[axis]
+            count = samples or int(np.ceil(length))
+            at = [start + (cell + (k + 0.5) / count) * length for k in range(count)]
+            taps.append([_bilinear(position, x.shape[1 + axis]) for position in at])
+        parts = [
+            [a * b * x[images[box], at, beside] for at, a in rows for beside, b in columns]
+            for rows in taps[0]
+            for columns in taps[1]
+        ]
+        if parts and mode == "avg":
+            result[box, i, j] = np.sum(parts, axis=(0, 1)) / len(parts)
+        elif parts:
+            result[box, i, j] = np.max(parts, axis=(0, 1))
+    return result
+
+
+def _bilinear(position: float, size: int) -> tuple[tuple[int, float], ...]:
+    if not -1 <= position <= size:
+        return (0, 0.0), (0, 0.0)
+    bounded = min(max(position, 0.0), size - 1)
+    low = int(bounded)
+    return (low, 1 - (bounded - low)), (min(low + 1, size - 1), bounded - low)
+
+
+_BOXES = np.array(
+    [[0.5, 1, 4.2, 5.9], [-3, -2, 2, 9], [2, 2, 2, 2], [1.1, 0.3, 3.4, 1.2]], np.float32
+)
+_IMAGES = np.array([1, 0, -1, 0])
+
+register(
+    Operator(
+        "roi_align",
+        _align_infer,
+        _align_reference,
+        statements=_align_statements,
+        gradient=None,
+        examples=(
+            Example(((2, 7, 5, 3), _BOXES, _IMAGES), {"shape": (3, 2)}),
+            Example(
+                ((2, 7, 5, 3), _BOXES, _IMAGES),
+                {"shape": (2, 2), "samples": 2, "half_pixel": False},
+            ),
+            Example(
+                ((2, 7, 5, 17), _BOXES, _IMAGES), {"shape": (1, 3), "mode": "max", "scale": 0.5}
+            ),
+            Example(
+                (
+                    np.linspace(-1, 1, 16).reshape(1, 4, 4, 1).astype(f16.numpy),
+                    _BOXES.astype(f16.numpy),
+                    np.zeros(4, np.int32),
+                ),
+                {"shape": (2, 2), "samples": 3},
+                tolerance=4e-3,
+            ),
+        ),
+    )
+)
+
+
+# max_roi_pool
+
+
+def _pool_infer(
+    x: TensorType, boxes: TensorType, *, shape: tuple[int, int], scale: float = 1.0
+) -> TensorType:
+    """(x, boxes [R, 5]: the number of the image, then the box). Cells have whole elements: borders
+    are rounded, and an empty cell is 0 (Girshick, "Fast R-CNN", 2015)."""
+    _check("max_roi_pool", x, boxes, 5)
+    return x.with_shape((boxes.shape[0], *shape, x.shape[3]))
+
+
+def _nearest(value: Expression) -> Expression:
+    """Rounded to an i64, halves away from zero."""
+    up, down = unary("floor", value + 0.5), unary("ceil", value - 0.5)
+    return convert(select(value >= 0, up, down), i64)
+
+
+def _bounds(
+    builder: KernelBuilder, start: Local, cell: Local, number: Size, size: Size
+) -> tuple[Local, Local]:
+    """The first element of a cell and the one behind its last, as locals."""
+    working = cell.dtype
+    extent = index_value(size)
+
+    def bounded(value: Expression) -> Expression:
+        return binary("min", binary("max", value + start.value, 0), extent)
+
+    first = unary("floor", cell.value * convert(index_value(number), working))
+    last = unary("ceil", cell.value * convert(index_value(number + 1), working))
+    return (
+        builder.define(bounded(convert(first, i64)), "first"),
+        builder.define(bounded(convert(last, i64)), "end"),
+    )
+
+
+def _pool_statements(
+    builder: KernelBuilder,
+    inputs: list[Buffer],
+    outputs: list[Buffer],
+    *,
+    shape: tuple[int, int],
+    scale: float = 1.0,
+) -> None:
+    x, boxes = inputs
+    (out,) = outputs
+    working = f64 if x.dtype is f64 else f32
+    with builder.loop(boxes.shape[0], "parallel") as box:
+        number = convert(convert(boxes[box, 0], working), i64)
+        image = builder.define(index_value(checked(number, x.shape[0])), "image")
+        spans: list[tuple[Local, Local]] = []
+        for axis in range(2):
+            start, end = (
+                _nearest(convert(boxes[box, side - axis], working) * scale) for side in (2, 4)
+            )
+            first = builder.define(start, "start")
+            length = binary("max", end - first.value + 1, 1)
+            spans.append((first, builder.define(convert(length, working) / shape[axis], "cell")))
+        with builder.loop(shape[0]) as i, builder.loop(shape[1]) as j:
+            top, bottom = _bounds(builder, *spans[0], i, x.shape[1])
+            left, right = _bounds(builder, *spans[1], j, x.shape[2])
+            is_empty = (bottom.value <= top.value) | (right.value <= left.value)
+            lowest = builder.define(select(is_empty, constant(0, x.dtype), -math.inf), "lowest")
+            with builder.loop(x.shape[3], "vector", lanes=0) as channel:
+                builder.store(out, (box, i, j, channel), lowest.value)
+            with (
+                builder.loop(bottom.index - top.index) as row,
+                builder.loop(right.index - left.index) as column,
+                builder.loop(x.shape[3], "vector", lanes=0) as channel,
+            ):
+                value = x[image.index, top.index + row, left.index + column, channel]
+                total = binary("max", out[box, i, j, channel], value)
+                builder.store(out, (box, i, j, channel), total)
+
+
+def _pool_reference(x: Array, boxes: Array, *, shape: tuple[int, int], scale: float = 1.0) -> Array:
+    result = np.zeros((len(boxes), *shape, x.shape[3]), x.dtype)
+    for box, i, j in np.ndindex(len(boxes), *shape):
+        cells = []
+        for axis, cell in enumerate((i, j)):
+            scaled = boxes[box, [2 - axis, 4 - axis]].astype(np.float64) * scale
+            start, end = (np.copysign(np.floor(np.abs(scaled) + 0.5), scaled)).astype(int)
+            length = max(end - start + 1, 1)
+            first = start + cell * length // shape[axis]
+            behind = start - (-(cell + 1) * length // shape[axis])
+            cells.append(slice(*np.clip([first, behind], 0, x.shape[1 + axis])))
+        inside = x[int(boxes[box, 0]), cells[0], cells[1]]
+        if inside.size:
+            result[box, i, j] = inside.max(axis=(0, 1))
+    return result
+
+
+_NUMBERED = np.array([[1, 0, 0, 4, 6], [0, 1.5, 2.5, 3, 3], [0, -9, -9, -7, -8]], np.float32)
+
+register(
+    Operator(
+        "max_roi_pool",
+        _pool_infer,
+        _pool_reference,
+        statements=_pool_statements,
+        gradient=None,
+        examples=(
+            Example(((2, 7, 5, 3), _NUMBERED), {"shape": (2, 2)}),
+            Example(((2, 7, 5, 17), _NUMBERED), {"shape": (4, 3), "scale": 0.5}),
+            Example(((2, 3, 3, 1), _NUMBERED), {"shape": (1, 1), "scale": 2.0}),
+        ),
+    )
+)

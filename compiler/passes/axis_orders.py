@@ -1,0 +1,147 @@
+"""How the order of axes in memory passes through operators: the rules that move_transposes uses.
+
+An *order* of a value v says how its axes lie in memory: (0, 2, 3, 1) means that what is stored is
+transpose(v, (0, 2, 3, 1)). A flexible operator can compute its output in many orders if its inputs
+come in matching ones: pointwise operators, reductions, concat, pad, slice, and reshapes that
+only merge and split neighbouring axes. Axes of size 1 lie everywhere at once: two orders
+with equal `key` differ by a reshape, which is free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+from bessemer.compiler.errors import InternalError
+from bessemer.compiler.ir.dims import Size, product
+from bessemer.compiler.ir.graph import Node
+from bessemer.compiler.ir.types import TensorType
+from bessemer.compiler.ops.reshape import matched_runs
+from bessemer.compiler.passes.pointwise import is_pointwise
+
+Order: TypeAlias = tuple[int, ...]
+Runs: TypeAlias = list[tuple[tuple[int, ...], tuple[int, ...]]]
+
+_REDUCTIONS = ("reduce_sum", "reduce_prod", "reduce_max", "reduce_min", "reduce_any", "reduce_all")
+_ARGUMENTS = ("arg_max", "arg_min")
+_SAME_ORDER = ("concat", "pad", "slice", "cumulative")
+
+
+def identity(rank: int) -> Order:
+    """The order in which nothing is moved."""
+    return tuple(range(rank))
+
+
+def key(type: TensorType, order: Order) -> Order:
+    """The order without the axes of size 1."""
+    return tuple(axis for axis in order if type.shape[axis] != 1)
+
+
+def permuted(shape: tuple[Size, ...], order: Order) -> tuple[Size, ...]:
+    """The shape as it is stored."""
+    return tuple(shape[axis] for axis in order)
+
+
+def is_flexible(node: Node) -> bool:
+    """Whether a node can compute its output in other orders."""
+    name = node.operator.name
+    if name == "reshape":
+        return _runs(node) is not None
+    return is_pointwise(node.operator) or name in (*_REDUCTIONS, *_ARGUMENTS, *_SAME_ORDER)
+
+
+def is_unit_reshape(node: Node) -> bool:
+    """Whether a node is a reshape that only puts in and takes out axes of size 1."""
+    if node.operator.name != "reshape":
+        return False
+    runs = _runs(node)
+    return runs is not None and all(len(a) == 1 and len(b) == 1 for a, b in runs)
+
+
+def given_order(node: Node, order: Order) -> Order | None:
+    """The order of the output if an operand comes in `order`; None if no order follows from it."""
+    if node.operator.name == "reshape":
+        return _through_reshape(node, order, forward=True)
+    if node.operator.name in (*_REDUCTIONS, *_ARGUMENTS):
+        kept = _kept_axes(node)
+        return tuple(kept.index(axis) for axis in order if axis in kept)
+    return order
+
+
+def wanted_order(node: Node, have: Order | None, out: Order) -> Order | None:
+    """An order of the operands that gives the output in order `out` (up to axes of size 1).
+
+    `have`, the order in which the operand is at hand, if it will do. None: `out` cannot be made.
+    """
+    if node.operator.name == "reshape":
+        return _through_reshape(node, out, forward=False)
+    if node.operator.name in (*_REDUCTIONS, *_ARGUMENTS):
+        if have is not None:
+            given = given_order(node, have)
+            type = node.output.type
+            if given is not None and key(type, given) == key(type, out):
+                return have
+        kept = _kept_axes(node)
+        # What is reduced comes last: a row of neighbours is the easiest to reduce.
+        reduced = [axis for axis in identity(node.inputs[0].type.rank) if axis not in kept]
+        return (*(kept[axis] for axis in out), *reduced)
+    return out
+
+
+def ordered_attributes(node: Node, taken: Order, out: Order) -> Mapping[str, Any]:
+    """The attributes for operands in order `taken` and an output in order `out`."""
+    attributes = node.attributes
+    match node.operator.name:
+        case "reshape":
+            return {"shape": permuted(node.output.type.shape, out)}
+        case "concat" | "cumulative" | "arg_max" | "arg_min":
+            return {**attributes, "axis": taken.index(attributes["axis"])}
+        case "pad":
+            ends = {end: permuted(attributes[end], taken) for end in ("low", "high")}
+            return {**attributes, **ends}
+        case "slice":
+            return {name: permuted(entries, taken) for name, entries in attributes.items()}
+        case name if name in _REDUCTIONS:
+            return {"axes": tuple(sorted(taken.index(axis) for axis in attributes["axes"]))}
+        case _:
+            return attributes
+
+
+def _kept_axes(node: Node) -> list[int]:
+    gone = node.attributes.get("axes") or (node.attributes.get("axis"),)
+    return [axis for axis in range(node.inputs[0].type.rank) if axis not in gone]
+
+
+def _runs(node: Node) -> Runs | None:
+    """The neighbouring axes that a reshape merges or splits; None where that is not certain."""
+    return _runs_between(node.inputs[0].type.shape, node.output.type.shape)
+
+
+@lru_cache(maxsize=4096)
+def _runs_between(source: tuple[Size, ...], target: tuple[Size, ...]) -> Runs | None:
+    if product(source) != product(target) or 0 in source or 0 in target:
+        return None
+    return [(tuple(inner), tuple(outer)) for inner, outer in matched_runs(source, target)]
+
+
+def _through_reshape(node: Node, order: Order, forward: bool) -> Order | None:
+    """The order on the other side, if the axes of each run lie together on this one."""
+    runs = _runs(node)
+    if runs is None:
+        raise InternalError("an order was asked for through a reshape that is not flexible")
+    here, there = node.inputs[0].type, node.output.type
+    if not forward:
+        here, there = there, here
+        runs = [(outer, inner) for inner, outer in runs]
+    waiting = list(key(here, order))
+    by_first = {inner[0]: (inner, outer) for inner, outer in runs}
+    result: list[int] = []
+    while waiting:
+        inner, outer = by_first.get(waiting[0], ((), ()))
+        if not inner or tuple(waiting[: len(inner)]) != inner:
+            return None
+        del waiting[: len(inner)]
+        result.extend(outer)
+    units = [axis for axis in identity(there.rank) if axis not in result]
+    return (*result, *units)

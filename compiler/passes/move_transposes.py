@@ -1,0 +1,33 @@
+"""Moves transposes to where they cancel: the pass that makes networks channels-last throughout.
+
+Readers of channels-first formats put a transpose before and after every convolution:
+
+    conv -> transpose(0, 3, 1, 2) -> relu -> transpose(0, 2, 3, 1) -> conv
+    becomes                          conv -> relu -> conv
+
+Every value of a flexible operator (see axis_orders.py) may be stored in another order of its axes;
+transposes, broadcasts, axes of size 1 and constants follow for nothing. The pass looks for the
+orders with which the fewest bytes are transposed, where a flexible operator gets an operand, or a
+rigid one (conv, matmul, an output of the graph) any value, in another order than it is stored in.
+It sweeps down and up the graph, giving one value after the other the order of its operands or its
+readers, where that costs no more. What gains nothing in the end stays as it was, so there are never
+more bytes to transpose than before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from bessemer.compiler.ir.graph import Graph
+from bessemer.compiler.ir.rewrite import map_regions
+from bessemer.compiler.passes.apply_orders import apply_orders
+from bessemer.compiler.passes.order_search import OrderSearch
+
+
+def move_transposes(graph: Graph) -> Graph:
+    """The graph with fewer transposes, also inside regions; the same one if there is no gain."""
+    nodes = tuple(map_regions(node, move_transposes) for node in graph.nodes)
+    if any(new is not old for new, old in zip(nodes, graph.nodes)):
+        graph = replace(graph, nodes=nodes)
+    search = OrderSearch(graph)
+    return apply_orders(graph, search) if search.run() else graph

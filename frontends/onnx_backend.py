@@ -1,0 +1,189 @@
+"""Bessemer as a backend of the onnx package: `prepare`, `run_model`, `run_node`, `supports_device`.
+
+    import bessemer.frontends.onnx_backend as backend
+    outputs = backend.prepare(model, device="CPU").run([array])
+
+A model is compiled when it first runs. Its inputs' sizes stay symbolic where the model leaves them
+open. Where a model cannot be compiled because something about it depends on an input's numbers
+(the target shape of a Reshape, say), it is compiled again for the numbers at hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx.backend.base import Backend, BackendRep
+
+from bessemer.compiler.errors import CompileError
+from bessemer.compiler.ir.types import Array
+from bessemer.frontends.compile import CompiledModel, compile
+
+_SPECIALIZED_SIZE = 1024
+"""Inputs with more elements are never compiled into a model."""
+
+
+class BessemerBackendRep(BackendRep):  # type: ignore[misc]  (onnx is not typed)
+    """A model that is compiled on its first run, and again where other inputs need it."""
+
+    def __init__(self, model: onnx.ModelProto, options: Mapping[str, Any]) -> None:
+        self._model = model
+        self._options = dict(options)
+        known = {tensor.name for tensor in model.graph.initializer}
+        self._inputs = [value for value in model.graph.input if value.name not in known]
+        self._compiled: dict[tuple[Any, ...], CompiledModel] = {}
+        self._fixed: tuple[str, ...] | None = None  # inputs compiled in; None: not tried yet
+
+    def run(self, inputs: Any, **options: Any) -> tuple[Array, ...]:
+        """The outputs, in the graph's order. `inputs`: arrays in the graph's order, or by name."""
+        arrays = self._by_name(inputs)
+        model, fixed = self._model_for(arrays)
+        rest = {name: array for name, array in arrays.items() if name not in fixed}
+        return tuple(model.run(rest))
+
+    def _by_name(self, inputs: Any) -> dict[str, Array]:
+        if isinstance(inputs, Mapping):
+            given = dict(inputs)
+        else:
+            listed = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
+            if len(listed) > len(self._inputs):
+                raise CompileError(
+                    f"{len(listed)} inputs for a model that has {len(self._inputs)}"
+                )
+            given = {value.name: item for value, item in zip(self._inputs, listed)}
+        return {name: _array(name, item) for name, item in given.items()}
+
+    def _model_for(self, arrays: Mapping[str, Array]) -> tuple[CompiledModel, tuple[str, ...]]:
+        """A compiled model that fits the inputs, and the inputs whose numbers are in it."""
+        if self._fixed is not None:
+            return self._compile(arrays, self._fixed), self._fixed
+        first: CompileError | None = None
+        for fixed in _choices(arrays):
+            try:
+                model = self._compile(arrays, fixed)
+            except CompileError as error:
+                first = first or error
+                continue
+            self._fixed = fixed
+            return model, fixed
+        assert first is not None
+        raise first
+
+    def _compile(self, arrays: Mapping[str, Array], fixed: tuple[str, ...]) -> CompiledModel:
+        ranks = tuple(sorted((name, array.ndim) for name, array in arrays.items()))
+        values = {name: arrays[name] for name in fixed}
+        key = (ranks, *((n, a.shape, a.dtype.str, a.tobytes()) for n, a in values.items()))
+        if key not in self._compiled:
+            model = _with_ranks(self._model, arrays)
+            self._compiled[key] = compile(model, values=values, **self._options)
+        return self._compiled[key]
+
+
+def _array(name: str, item: Any) -> Array:
+    if item is None or isinstance(item, (list, dict, str)):
+        kind = "an absent optional" if item is None else f"a {type(item).__name__}"
+        raise CompileError(f"input '{name}': {kind} is not supported, only tensors are")
+    array = np.asarray(item)
+    if array.dtype.kind in "OUST":
+        raise CompileError(f"input '{name}': strings are not supported")
+    return array
+
+
+def _choices(arrays: Mapping[str, Array]) -> Iterator[tuple[str, ...]]:
+    """Which inputs to compile in: none; then small vectors of integers; then all small vectors."""
+    yield ()
+    small = [n for n, a in arrays.items() if a.ndim <= 1 and a.size <= _SPECIALIZED_SIZE]
+    integers = tuple(name for name in small if arrays[name].dtype.kind in "iub")
+    if integers:
+        yield integers
+    if tuple(small) != integers:
+        yield tuple(small)
+
+
+def _with_ranks(model: onnx.ModelProto, arrays: Mapping[str, Array]) -> onnx.ModelProto:
+    """The model, inputs that have no shape given their number of dimensions."""
+    missing = [
+        value.name
+        for value in model.graph.input
+        if value.name in arrays
+        and value.type.HasField("tensor_type")
+        and not value.type.tensor_type.HasField("shape")
+    ]
+    if not missing:
+        return model
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    for value in changed.graph.input:
+        if value.name in missing:
+            value.type.tensor_type.shape.SetInParent()
+            for _ in range(arrays[value.name].ndim):
+                value.type.tensor_type.shape.dim.add()
+    return changed
+
+
+class BessemerBackend(Backend):  # type: ignore[misc]
+    """The functions of this module, in the form that onnx's test runner wants."""
+
+    @classmethod
+    def is_compatible(cls, model: onnx.ModelProto, device: str = "CPU", **options: Any) -> bool:
+        """Whether `prepare` may be tried; what a model needs is found out when it is compiled."""
+        return cls.supports_device(device)
+
+    @classmethod
+    def prepare(
+        cls, model: onnx.ModelProto, device: str = "CPU", **options: Any
+    ) -> BessemerBackendRep:
+        """A model that is ready to be run; options are those of `bessemer.compile`."""
+        if not cls.supports_device(device):
+            raise CompileError(f"the device {device!r} is not supported, only CPU is")
+        return BessemerBackendRep(model, options)
+
+    @classmethod
+    def run_model(
+        cls, model: onnx.ModelProto, inputs: Any, device: str = "CPU", **options: Any
+    ) -> tuple[Array, ...]:
+        """Compiles a model and runs it once."""
+        return cls.prepare(model, device, **options).run(inputs)
+
+    @classmethod
+    def run_node(
+        cls,
+        node: onnx.NodeProto,
+        inputs: Any,
+        device: str = "CPU",
+        outputs_info: Sequence[Any] | None = None,
+        **options: Any,
+    ) -> tuple[Array, ...]:
+        """Runs one node as a model of its own; `opset_version` may be among the options."""
+        version = options.pop("opset_version", onnx.defs.onnx_opset_version())
+        names = [name for name in node.input if name]
+        given = inputs if isinstance(inputs, Mapping) else dict(zip(names, inputs, strict=True))
+        arrays = {name: _array(name, given[name]) for name in names}
+        graph = onnx.helper.make_graph(
+            [node],
+            "node",
+            [_value_info(name, array) for name, array in arrays.items()],
+            [onnx.ValueInfoProto(name=name) for name in node.output if name],
+        )
+        opset = onnx.helper.make_opsetid(node.domain, version)
+        model = onnx.helper.make_model(graph, opset_imports=[opset])
+        return cls.run_model(model, arrays, device, **options)
+
+    @classmethod
+    def supports_device(cls, device: str) -> bool:
+        """CPU only."""
+        return device.split(":")[0].upper() == "CPU"
+
+
+def _value_info(name: str, array: Array) -> onnx.ValueInfoProto:
+    code = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+    return onnx.helper.make_tensor_value_info(name, code, array.shape)
+
+
+is_compatible = BessemerBackend.is_compatible
+prepare = BessemerBackend.prepare
+run_model = BessemerBackend.run_model
+run_node = BessemerBackend.run_node
+supports_device = BessemerBackend.supports_device

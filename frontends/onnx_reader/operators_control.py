@@ -1,0 +1,352 @@
+"""If, Loop and Scan: settled while reading where that is possible, else regions of the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import onnx
+
+from bessemer.compiler.errors import CompileError
+from bessemer.compiler.ir.dims import Size, symbol
+from bessemer.compiler.ir.graph import Graph, Value
+from bessemer.compiler.ir.types import TensorType, boolean, i64
+from bessemer.compiler.ops.composite_shape import flip
+from bessemer.frontends.onnx_reader.agree import MustChooseError, agreed_size, with_shape
+from bessemer.frontends.onnx_reader.context import NodeContext, Region
+from bessemer.frontends.onnx_reader.items import Item
+from bessemer.frontends.onnx_reader.known import known_array
+from bessemer.frontends.onnx_reader.registry import rule
+
+_UNROLLED = 256
+"""A loop that cannot be one is unrolled if it makes at most this many iterations."""
+
+
+def _graph(context: NodeContext, name: str) -> onnx.GraphProto:
+    graph = context.attributes.get(name)
+    if not isinstance(graph, onnx.GraphProto):
+        context.wrong(f"the attribute {name} has to be a graph")
+    return graph
+
+
+def _tensors(context: NodeContext, items: Sequence[Item]) -> list[Value]:
+    values = [item for item in items if isinstance(item, Value)]
+    if len(values) != len(items):
+        context.unsupported("sequences or optionals that are chosen when the model runs")
+    return values
+
+
+# If
+
+
+@rule("If")
+def read_if(context: NodeContext) -> Sequence[Item]:
+    branches = [_graph(context, "then_branch"), _graph(context, "else_branch")]
+    known = context.array(0)
+    if known is not None:
+        if known.size != 1:
+            context.wrong(f"the condition is {context.input(0).type}, one truth is wanted")
+        return context.subgraphs.read_inline(branches[0 if known.reshape(-1)[0] else 1], [])
+    chosen = context.subgraphs.choice(context.label)
+    if chosen is not None:
+        _require_truth(context, chosen)
+        return context.subgraphs.read_inline(branches[0 if chosen else 1], [])
+    regions = [context.subgraphs.new_region(name) for name in ("then", "else")]
+    results = [
+        _tensors(context, region.read(branch, []))
+        for region, branch in zip(regions, branches)
+    ]
+    outputs = _of_one_type(context, regions, results)
+    captured = list(dict.fromkeys(value for region in regions for value in region.captured))
+    graphs = tuple(_finished(region, found, captured) for region, found in zip(regions, outputs))
+    condition = context.reshape(context.input(0), ())
+    return context.builder.apply_many("if", condition, *captured, regions=graphs)
+
+
+def _require_truth(context: NodeContext, wanted: bool) -> None:
+    """Makes the compiled code fail where the condition is not what was taken for granted."""
+    b = context.builder
+    truth = context.cast(context.reshape(context.input(0), (1,)), i64)
+    difference = context.apply("sub", truth, context.like(truth, int(wanted)))
+    both = context.apply("concat", difference, context.apply("neg", difference), axis=0)
+    b.apply_many("bind", both, symbols=(b.fresh_symbol("check"), b.fresh_symbol("check")))
+
+
+def _finished(region: Region, outputs: Sequence[Value], captured: Sequence[Value]) -> Graph:
+    """The region with all captured values as inputs, those of the other branch too."""
+    inputs = [region.captured.get(value) or Value(value.type, value.name) for value in captured]
+    return replace(region.builder.finish(outputs), inputs=tuple(inputs))
+
+
+def _of_one_type(
+    context: NodeContext, regions: Sequence[Region], results: Sequence[list[Value]]
+) -> list[list[Value]]:
+    """Outputs of both branches in one type each: a size that differs becomes a symbol that
+    both branches bind."""
+    if len(results[0]) != len(results[1]):
+        context.wrong("the branches give different numbers of outputs")
+    changed: list[list[Value]] = [[], []]
+    for one, other in zip(*results):
+        if one.type.rank != other.type.rank:
+            raise MustChooseError(context.label, first=True)
+        if one.type.dtype != other.type.dtype:
+            context.unsupported(f"branches that give {one.type} and {other.type}")
+        names: list[str] = []
+        shape: list[Size] = []
+        for a, b in zip(one.type.shape, other.type.shape):
+            names.append("" if a == b else context.builder.fresh_symbol("if_"))
+            shape.append(a if a == b else symbol(names[-1]))
+        for place, (region, value) in enumerate(zip(regions, (one, other))):
+            changed[place].append(_under_symbols(region, value, names, tuple(shape)))
+    return changed
+
+
+def _under_symbols(
+    region: Region, value: Value, names: Sequence[str], shape: tuple[Size, ...]
+) -> Value:
+    if value.type.shape == shape:
+        return value
+    bound = [(name, size) for name, size in zip(names, value.type.shape) if name]
+    sizes = region.builder.sizes([size for _, size in bound])
+    region.builder.apply_many("bind", sizes, symbols=tuple(name for name, _ in bound))
+    return region.builder.apply("reshape", value, shape=shape)
+
+
+# Loop
+
+
+@rule("Loop")
+def read_loop(context: NodeContext) -> Sequence[Item]:
+    body = _graph(context, "body")
+    initial = context.items[2:]
+    if len(body.input) != 2 + len(initial) or len(body.output) < 1 + len(initial):
+        context.wrong(
+            f"the body takes {len(body.input)} and gives {len(body.output)} values where the loop"
+            f" carries {len(initial)}"
+        )
+    if any(not isinstance(item, Value) for item in initial):
+        return _unrolled(context, body, initial, "sequences that a loop carries")
+    values = _tensors(context, initial)
+    try:
+        return _loop(context, body, values)
+    except _ChangesTypeError as change:
+        return _unrolled(context, body, initial, str(change))
+
+
+class _ChangesTypeError(Exception):
+    """A carried value comes back from the body with another type."""
+
+
+def _scalar(context: NodeContext, position: int) -> Value | None:
+    value = context.optional(position)
+    return None if value is None else context.reshape(value, ())
+
+
+def _loop(context: NodeContext, body: onnx.GraphProto, carried: list[Value]) -> list[Item]:
+    trips, condition = _scalar(context, 0), _scalar(context, 1)
+    if trips is None and condition is None:
+        context.wrong("neither a trip count nor a condition ends it")
+    region = context.subgraphs.new_region("body")
+    b = region.builder
+    iteration = b.input("iteration", TensorType(i64, ()))
+    going = b.input("condition", TensorType(boolean, ()))
+    state = [b.input(value.name, value.type) for value in carried]
+    given = [_as_declared(region, iteration, body, 0), _as_declared(region, going, body, 1)]
+    keep_going, *results = _tensors(context, region.read(body, [*given, *state]))
+    if keep_going.type.rank:
+        keep_going = b.apply("reshape", keep_going, shape=())
+    results = _returned(region, carried, results)
+    has_condition = _may_stop(region, keep_going, going)
+    starts = condition is None or _is_true(context, condition)
+    outputs = [keep_going if has_condition else going, *results]
+    made = _known_trips(context, trips) if starts and not has_condition else None
+    return _loop_node(
+        context, region, trips, condition, has_condition or not starts, carried, outputs, made
+    )
+
+
+def _as_declared(region: Region, value: Value, body: onnx.GraphProto, position: int) -> Value:
+    """A scalar, as a vector of one where the body declares it so."""
+    declared = body.input[position].type.tensor_type
+    if declared.HasField("shape") and len(declared.shape.dim) == 1:
+        return region.builder.apply("reshape", value, shape=(1,))
+    return value
+
+
+def _returned(region: Region, carried: list[Value], results: list[Value]) -> list[Value]:
+    """The body's results, the carried ones in the types that they had at the start."""
+    kept = list(results)
+    for place, (start, end) in enumerate(zip(carried, results)):
+        if start.type == end.type:
+            continue
+        if start.type.dtype != end.type.dtype or start.type.rank != end.type.rank:
+            raise _ChangesTypeError(f"a carried value that starts as {start.type}, then {end.type}")
+        try:
+            for one, other in zip(start.type.shape, end.type.shape):
+                agreed_size(region.builder, one, other)
+        except CompileError:
+            raise _ChangesTypeError(
+                f"a carried value that starts as {start.type}, then is {end.type}"
+            ) from None
+        kept[place] = with_shape(region.builder, end, start.type.shape)
+    return kept
+
+
+def _may_stop(region: Region, keep_going: Value, going: Value) -> bool:
+    """Whether the body's condition ever says that the loop ends."""
+    if keep_going is going:
+        return False
+    known = known_array(region.builder, keep_going)
+    return known is None or not bool(known.reshape(-1)[0])
+
+
+def _is_true(context: NodeContext, condition: Value) -> bool:
+    known = known_array(context.builder, condition)
+    return known is not None and bool(known.reshape(-1)[0])
+
+
+def _known_trips(context: NodeContext, trips: Value | None) -> Size | None:
+    if trips is None:
+        return None
+    sizes = context.builder.known_sizes(trips)
+    if sizes is None or (isinstance(sizes[0], int) and sizes[0] < 0):
+        return None
+    return sizes[0]
+
+
+def _loop_node(
+    context: NodeContext,
+    region: Region,
+    trips: Value | None,
+    condition: Value | None,
+    has_condition: bool,
+    carried: Sequence[Value],
+    outputs: Sequence[Value],
+    made: Size | None,
+) -> list[Item]:
+    """The loop; `made` is the number of iterations where that is known."""
+    b = context.builder
+    scans = len(outputs) - 1 - len(carried)
+    results = b.apply_many(
+        "loop",
+        b.constant(np.array(0, np.int64)) if trips is None else context.cast(trips, i64),
+        b.constant(np.array(True)) if condition is None else condition,
+        *carried,
+        *region.captured,
+        regions=(region.builder.finish(outputs),),
+        carried=len(carried),
+        has_trips=trips is not None,
+        has_condition=has_condition,
+        scans=scans,
+        count=b.fresh_symbol("loop_") if scans else "",
+    )
+    stacked = list(results[len(carried) :])
+    if made is not None:
+        stacked = [with_shape(b, value, (made, *value.type.shape[1:])) for value in stacked]
+    return [*results[: len(carried)], *stacked]
+
+
+def _unrolled(
+    context: NodeContext, body: onnx.GraphProto, initial: Sequence[Item], why: str
+) -> list[Item]:
+    """The body once for each iteration, where their number is known."""
+    trips = context.array(0)
+    limit = _UNROLLED + 1 if trips is None else int(trips.reshape(-1)[0])
+    going = True
+    if context.optional(1) is not None:
+        start = context.array(1)
+        if start is None:
+            context.unsupported(f"{why}, in a loop whose condition is known when it runs")
+        going = bool(start.reshape(-1)[0])
+    carried = list(initial)
+    rows: list[list[Value]] = []
+    made = 0
+    while going and made < limit:
+        if made == _UNROLLED:
+            context.unsupported(f"{why}, over more than {_UNROLLED} iterations")
+        iteration = context.builder.constant(_shaped(body, 0, np.int64(made)))
+        condition = context.builder.constant(_shaped(body, 1, np.bool_(True)))
+        keep_going, *results = context.subgraphs.read_inline(body, [iteration, condition, *carried])
+        known = known_array(context.builder, keep_going) if isinstance(keep_going, Value) else None
+        if known is None:
+            context.unsupported(f"{why}, in a loop whose condition is known when it runs")
+        going = bool(known.reshape(-1)[0])
+        carried = results[: len(carried)]
+        rows.append(_tensors(context, results[len(carried) :]))
+        made += 1
+    scans = len(body.output) - 1 - len(carried)
+    if scans and not rows:
+        context.unsupported("no iteration, so that what it stacks has no type")
+    return [*carried, *(_stacked(context, [row[place] for row in rows]) for place in range(scans))]
+
+
+def _shaped(body: onnx.GraphProto, position: int, number: np.generic) -> np.ndarray:  # type: ignore[type-arg]
+    declared = body.input[position].type.tensor_type
+    is_vector = declared.HasField("shape") and len(declared.shape.dim) == 1
+    return np.array([number] if is_vector else number)
+
+
+def _stacked(context: NodeContext, parts: Sequence[Value]) -> Value:
+    rows = [context.reshape(part, (1, *part.type.shape)) for part in parts]
+    return rows[0] if len(rows) == 1 else context.apply("concat", *rows, axis=0)
+
+
+# Scan
+
+
+@rule("Scan")
+def read_scan(context: NodeContext) -> list[Item]:
+    if context.opset < 9:
+        context.unsupported("Scan as it was before opset 9")
+    body = _graph(context, "body")
+    sources = context.integer("num_scan_inputs")
+    states = len(context) - sources
+    values = context.tensors()
+    scans = len(body.output) - states
+    if sources < 1 or states < 0 or scans < 0 or len(body.input) != len(context):
+        context.wrong(f"{sources} scan inputs among {len(context)} do not fit the body")
+    carried, scanned = values[:states], values[states:]
+    given = context.integers("scan_input_axes", (0,) * sources)
+    axes = [context.axis(value.type.rank, axis) for value, axis in zip(scanned, given, strict=True)]
+    trips: Size = scanned[0].type.shape[axes[0]]
+    for value, axis in zip(scanned, axes):
+        trips = agreed_size(context.builder, trips, value.type.shape[axis])
+    region = context.subgraphs.new_region("body")
+    b = region.builder
+    iteration = b.input("iteration", TensorType(i64, ()))
+    going = b.input("condition", TensorType(boolean, ()))
+    state: list[Item] = [b.input(value.name, value.type) for value in carried]
+    directions = context.integers("scan_input_directions", (0,) * sources)
+    for value, axis, backwards in zip(scanned, axes, directions, strict=True):
+        place = iteration
+        if backwards:
+            place = b.apply("sub", b.scalar_size(trips - 1), iteration)
+        state.append(b.apply("gather", region.capture(value), place, axis=axis))
+    results = _tensors(context, region.read(body, state))
+    try:
+        results = _returned(region, carried, results)
+    except _ChangesTypeError as change:
+        context.wrong(str(change))
+    found = _loop_node(
+        context, region, context.builder.scalar_size(trips), None, False, carried,
+        [going, *results], trips,
+    )  # fmt: skip
+    return [*found[:states], *_arranged(context, _tensors(context, found[states:]))]
+
+
+def _arranged(context: NodeContext, stacked: Sequence[Value]) -> list[Item]:
+    """Scan outputs with the stacked axis where the node wants it, and in its direction."""
+    count = len(stacked)
+    axes = context.integers("scan_output_axes", (0,) * count)
+    directions = context.integers("scan_output_directions", (0,) * count)
+    result: list[Item] = []
+    for value, given, backwards in zip(stacked, axes, directions, strict=True):
+        if backwards:
+            value = flip(context.builder, value, 0)
+        axis = context.axis(value.type.rank, given)
+        order = list(range(1, value.type.rank))
+        order.insert(axis, 0)
+        result.append(context.transpose(value, order))
+    return result
+

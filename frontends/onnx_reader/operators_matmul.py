@@ -1,0 +1,84 @@
+"""Matrix products."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.graph import Value
+from bessemer.compiler.ops.composite import binary, matmul
+from bessemer.frontends.onnx_reader.agree import (
+    agreed_size,
+    broadcast_shape,
+    broadcast_value,
+    with_shape,
+)
+from bessemer.frontends.onnx_reader.context import NodeContext
+from bessemer.frontends.onnx_reader.registry import rule
+
+
+def product(context: NodeContext, left: Value, right: Value) -> Value:
+    """The matrix product by NumPy's rules; sizes that meet are made to agree."""
+    b = context.builder
+    if left.type.rank == 0 or right.type.rank == 0:
+        context.wrong(f"a product of {left.type} and {right.type}; scalars have no rows")
+    at = -2 if right.type.rank > 1 else -1
+    shared = agreed_size(b, left.type.shape[-1], right.type.shape[at])
+    left = with_shape(b, left, (*left.type.shape[:-1], shared))
+    right = with_shape(b, right, _replaced(right.type.shape, at, shared))
+    fronts = [value.type.shape[:-2] for value in (left, right)]
+    if left.type.rank > 2 and right.type.rank > 2:
+        common = broadcast_shape(b, fronts)
+        left, right = (_agreeing(context, value, common) for value in (left, right))
+    return matmul(b, left, right)
+
+
+def _replaced(shape: Sequence[Size], axis: int, size: Size) -> tuple[Size, ...]:
+    result = list(shape)
+    result[axis] = size
+    return tuple(result)
+
+
+def _agreeing(context: NodeContext, value: Value, common: Sequence[Size]) -> Value:
+    """The value with its batch sizes renamed to the common ones (1 stays 1)."""
+    front, matrix = value.type.shape[:-2], value.type.shape[-2:]
+    tail = common[len(common) - len(front) :]
+    wanted = tuple(1 if own == 1 else size for own, size in zip(front, tail))
+    return with_shape(context.builder, value, (*wanted, *matrix))
+
+
+@rule("MatMul")
+def read_matmul(context: NodeContext) -> Value:
+    return product(context, context.input(0), context.input(1))
+
+
+def swapped(context: NodeContext, x: Value) -> Value:
+    """The last two axes exchanged."""
+    rank = x.type.rank
+    return context.transpose(x, (*range(rank - 2), rank - 1, rank - 2))
+
+
+@rule("Gemm")
+def read_gemm(context: NodeContext) -> Value:
+    left, right = context.input(0), context.input(1)
+    if left.type.rank != 2 or right.type.rank != 2:
+        context.wrong(f"the inputs are {left.type} and {right.type}, matrices are wanted")
+    if context.integer("transA", 0):
+        left = swapped(context, left)
+    if context.integer("transB", 0):
+        right = swapped(context, right)
+    alpha, beta = context.number("alpha", 1.0), context.number("beta", 1.0)
+    result = scaled(context, product(context, left, right), alpha)
+    bias = context.optional(2)
+    if bias is None or beta == 0:
+        return result
+    bias = broadcast_value(context.builder, scaled(context, bias, beta), result.type.shape)
+    return context.apply("add", result, bias)
+
+
+def scaled(context: NodeContext, x: Value, factor: float) -> Value:
+    """x * factor, in x's element type."""
+    if factor == 1.0:
+        return x
+    number = factor if x.type.dtype.is_float else int(factor)
+    return binary(context.builder, "mul", x, number)

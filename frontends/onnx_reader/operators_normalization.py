@@ -1,0 +1,143 @@
+"""Normalizations, and what inference makes of dropout."""
+
+from __future__ import annotations
+
+from bessemer.compiler.ir import dims
+from bessemer.compiler.ir.graph import Value
+from bessemer.compiler.ir.types import boolean
+from bessemer.compiler.ops import composite_normalize as normalize
+from bessemer.compiler.ops.composite import binary, cast
+from bessemer.compiler.ops.composite_reduce import mean, variance
+from bessemer.compiler.ops.composite_shape import from_channels_last, to_channels_last
+from bessemer.frontends.onnx_reader.context import NodeContext
+from bessemer.frontends.onnx_reader.items import Item
+from bessemer.frontends.onnx_reader.registry import rule
+
+
+@rule("BatchNormalization")
+def read_batch_norm(context: NodeContext) -> Value | list[Item]:
+    x, scale, bias, center, spread = (context.input(position) for position in range(5))
+    epsilon = context.number("epsilon", 1e-5)
+    if context.opset < 9 and not context.integer("spatial", 1):
+        return _batch_norm_of_every_element(context, epsilon)
+    axis = 1 if x.type.rank > 1 else 0
+    if context.opset >= 14 and context.integer("training_mode", 0):
+        return _training_batch_norm(context, axis, epsilon)
+    return normalize.batch_norm(
+        context.builder, x, scale, bias, center, spread, epsilon, axis
+    )
+
+
+def _training_batch_norm(context: NodeContext, axis: int, epsilon: float) -> list[Item]:
+    """Statistics of the batch, and the running ones moved towards them."""
+    b = context.builder
+    x, scale, bias, old_center, old_spread = (context.input(position) for position in range(5))
+    momentum = context.number("momentum", 0.9)
+    others = tuple(at for at in range(x.type.rank) if at != axis)
+    center, spread = mean(b, x, others), variance(b, x, others)
+    result = normalize.batch_norm(b, x, scale, bias, center, spread, epsilon, axis)
+    moved: list[Item] = [result]
+    for old, new in ((old_center, center), (old_spread, spread)):
+        new = cast(b, new, old.type.dtype)
+        kept = binary(b, "mul", old, momentum)
+        moved.append(binary(b, "add", kept, binary(b, "mul", new, 1 - momentum)))
+    return moved
+
+
+def _batch_norm_of_every_element(context: NodeContext, epsilon: float) -> Value:
+    """spatial = 0: statistics for each element of an image, not for each channel."""
+    x, *parameters = (context.input(position) for position in range(5))
+    shape = (1, *x.type.shape[1:])
+    scale, bias, center, spread = (context.reshape(value, shape) for value in parameters)
+    deviation = context.apply("sqrt", binary(context.builder, "add", spread, epsilon))
+    normal = context.elementwise("div", context.elementwise("sub", x, center), deviation)
+    return context.elementwise("add", context.elementwise("mul", normal, scale), bias)
+
+
+@rule("InstanceNormalization")
+def read_instance_norm(context: NodeContext) -> Value:
+    b = context.builder
+    x = to_channels_last(b, context.input(0))
+    epsilon = context.number("epsilon", 1e-5)
+    result = normalize.instance_norm(b, x, context.input(1), context.input(2), epsilon)
+    return from_channels_last(b, result)
+
+
+@rule("GroupNormalization")
+def read_group_norm(context: NodeContext) -> Value:
+    b = context.builder
+    x, scale, bias = context.input(0), context.input(1), context.input(2)
+    groups = context.integer("num_groups")
+    if groups < 1:
+        context.wrong(f"num_groups is {groups}")
+    channels = x.type.shape[1]
+    if scale.type.shape != (channels,):  # before opset 21: one number a group
+        share = dims.floordiv(channels, groups)
+        scale, bias = (_each_repeated(context, value, share) for value in (scale, bias))
+    last = to_channels_last(b, x)
+    epsilon = context.number("epsilon", 1e-5)
+    return from_channels_last(b, normalize.group_norm(b, last, scale, bias, groups, epsilon))
+
+
+def _each_repeated(context: NodeContext, value: Value, times: dims.Size) -> Value:
+    (count,) = value.type.shape
+    column = context.reshape(value, (count, 1))
+    wide = context.apply("broadcast_to", column, shape=(count, times))
+    return context.reshape(wide, (count * times,))
+
+
+@rule("LayerNormalization")
+def read_layer_norm(context: NodeContext) -> list[Item]:
+    b = context.builder
+    x = context.input(0)
+    axes = range(context.axis(x.type.rank, context.integer("axis", -1)), x.type.rank)
+    epsilon = context.number("epsilon", 1e-5)
+    normal, center, inverse = normalize.standardize(b, x, axes, epsilon)
+    scaled = normalize.scale_and_shift(b, normal, context.input(1), context.optional(2))
+    return [cast(b, scaled, x.type.dtype), center, inverse]
+
+
+@rule("RMSNormalization")
+def read_rms_norm(context: NodeContext) -> Value:
+    x = context.input(0)
+    axes = range(context.axis(x.type.rank, context.integer("axis", -1)), x.type.rank)
+    epsilon = context.number("epsilon", 1e-5)
+    return normalize.rms_norm(context.builder, x, context.input(1), axes, epsilon)
+
+
+@rule("LRN")
+def read_lrn(context: NodeContext) -> Value:
+    b = context.builder
+    x = to_channels_last(b, context.input(0))
+    size = context.integer("size")
+    if size < 1:
+        context.wrong(f"size is {size}")
+    alpha, beta = context.number("alpha", 1e-4), context.number("beta", 0.75)
+    return from_channels_last(
+        b, normalize.lrn(b, x, size, alpha, beta, context.number("bias", 1.0))
+    )
+
+
+@rule("MeanVarianceNormalization")
+def read_mean_variance_norm(context: NodeContext) -> Value:
+    b = context.builder
+    x = context.input(0)
+    axes = context.axes(x.type.rank, context.integers("axes", (0, 2, 3)))
+    center = mean(b, x, axes, keep=True)
+    deviation = b.apply("sqrt", variance(b, x, axes, keep=True))
+    # The epsilon of ONNX's definition, which is added to the deviation.
+    below = binary(b, "add", deviation, 1e-9)
+    return binary(b, "div", binary(b, "sub", x, center), below)
+
+
+@rule("Dropout")
+def read_dropout(context: NodeContext) -> list[Item]:
+    x = context.input(0)
+    if context.opset >= 12 and context.optional(2) is not None:
+        training = context.array(2)
+        ratio = context.array(1) if context.optional(1) is not None else None
+        is_off = training is not None and not bool(training.reshape(-1)[0])
+        if not is_off and not (ratio is not None and float(ratio.reshape(-1)[0]) == 0.0):
+            context.unsupported("training_mode that is not constantly false")
+    mask = context.full(x.type.with_dtype(boolean), True)
+    return [x, mask if context.opset >= 10 else context.cast(mask, x.type.dtype)]

@@ -1,0 +1,125 @@
+"""Quantized tensors: integers that stand for (integer - zero point) * scale.
+
+Weights stay int8; what is subtracted and multiplied stays in the graph.
+"""
+
+from __future__ import annotations
+
+from bessemer.compiler.ir.graph import Value
+from bessemer.compiler.ir.types import DType, f32, i32, u8
+from bessemer.compiler.ops.composite_quantize import (
+    dequantize_linear,
+    dynamic_quantize_linear,
+    quantize_linear,
+)
+from bessemer.frontends.onnx_reader.context import NodeContext
+from bessemer.frontends.onnx_reader.operators_convolution import convolved
+from bessemer.frontends.onnx_reader.operators_matmul import product
+from bessemer.frontends.onnx_reader.registry import rule
+
+
+def _axis(context: NodeContext, x: Value) -> int:
+    """The axis that scales lie along; it only counts where there are several."""
+    axis = context.integer("axis", 1)
+    return axis % x.type.rank if -x.type.rank <= axis < x.type.rank else 0
+
+
+@rule("QuantizeLinear")
+def read_quantize_linear(context: NodeContext) -> Value:
+    x, scale, zero_point = context.input(0), context.input(1), context.optional(2)
+    dtype = context.dtype("output_dtype", u8) if context.integer("output_dtype", 0) else u8
+    if zero_point is not None:
+        dtype = zero_point.type.dtype
+    if not dtype.is_integer:
+        context.unsupported(f"quantization to {dtype}")
+    return quantize_linear(
+        context.builder, x, scale, zero_point, axis=_axis(context, x),
+        block=context.integer("block_size", 0), dtype=dtype,
+    )  # fmt: skip
+
+
+@rule("DequantizeLinear")
+def read_dequantize_linear(context: NodeContext) -> Value:
+    x, scale = context.input(0), context.input(1)
+    result = dequantize_linear(
+        context.builder, x, scale, context.optional(2), axis=_axis(context, x),
+        block=context.integer("block_size", 0),
+    )  # fmt: skip
+    if context.integer("output_dtype", 0):
+        return context.cast(result, context.dtype("output_dtype"))
+    return result
+
+
+@rule("DynamicQuantizeLinear")
+def read_dynamic_quantize_linear(context: NodeContext) -> list[Value]:
+    return list(dynamic_quantize_linear(context.builder, context.input(0)))
+
+
+def centered(
+    context: NodeContext, x: Value, zero_point: Value | None, axis: int, dtype: DType = i32
+) -> Value:
+    """Integers minus their zero point: one number, or one for each place along an axis."""
+    wide = context.cast(x, dtype)
+    if zero_point is None:
+        return wide
+    zero = _along(context, context.cast(zero_point, dtype), x.type.rank, axis)
+    return context.elementwise("sub", wide, zero)
+
+
+def _along(context: NodeContext, parameter: Value, rank: int, axis: int) -> Value:
+    """A scale or zero point, made to broadcast with a tensor of a rank."""
+    if parameter.type.numel == 1:
+        return context.reshape(parameter, ())
+    if parameter.type.rank != 1:
+        return parameter
+    after = rank - 1 - axis % rank
+    return context.reshape(parameter, (*parameter.type.shape, *(1,) * after))
+
+
+@rule("MatMulInteger")
+def read_matmul_integer(context: NodeContext) -> Value:
+    left = centered(context, context.input(0), context.optional(2), -2)
+    right = centered(context, context.input(1), context.optional(3), -1)
+    return product(context, left, right)
+
+
+@rule("QLinearMatMul")
+def read_qlinear_matmul(context: NodeContext) -> Value:
+    left = centered(context, context.input(0), context.input(2), -2)
+    right = centered(context, context.input(3), context.input(5), -1)
+    total = product(context, left, right)
+    rank = total.type.rank
+    left_scale = _along(context, context.cast(context.input(1), f32), rank, -2)
+    right_scale = _along(context, context.cast(context.input(4), f32), rank, -1)
+    return _requantized(context, total, left_scale, right_scale, 6)
+
+
+@rule("ConvInteger")
+def read_conv_integer(context: NodeContext) -> Value:
+    x = centered(context, context.input(0), context.optional(2), 0)
+    weight = centered(context, context.input(1), context.optional(3), 0)
+    return convolved(context, x, weight, None)
+
+
+@rule("QLinearConv")
+def read_qlinear_conv(context: NodeContext) -> Value:
+    x = centered(context, context.input(0), context.input(2), 0)
+    weight = centered(context, context.input(3), context.input(5), 0)
+    total = convolved(context, x, weight, context.optional(8))
+    rank = total.type.rank
+    weight_scale = _along(context, context.input(4), rank, 1)
+    return _requantized(context, total, context.reshape(context.input(1), ()), weight_scale, 6)
+
+
+def _requantized(
+    context: NodeContext, total: Value, left_scale: Value, right_scale: Value, output: int
+) -> Value:
+    """A sum of products of integers, in the scale and zero point that follow as inputs."""
+    scale = context.elementwise("mul", left_scale, right_scale)
+    real = context.elementwise("mul", context.cast(total, f32), scale)
+    # The rows of a result may have a scale each.
+    axis = max(total.type.rank - 2, 0)
+    return quantize_linear(
+        context.builder, real, context.cast(context.input(output), f32), context.input(output + 1),
+        axis=axis,
+    )  # fmt: skip

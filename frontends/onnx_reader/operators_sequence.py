@@ -1,0 +1,117 @@
+"""Sequences and optionals, as far as they are settled while the model is read."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bessemer.compiler.ir.graph import Value
+from bessemer.frontends.onnx_reader.context import NodeContext
+from bessemer.frontends.onnx_reader.items import Item, SequenceItem
+from bessemer.frontends.onnx_reader.operators_move import concatenated, piece, split_along
+from bessemer.frontends.onnx_reader.registry import rule
+
+
+@rule("SequenceEmpty")
+def read_sequence_empty(context: NodeContext) -> Item:
+    return SequenceItem()
+
+
+@rule("SequenceConstruct")
+def read_sequence_construct(context: NodeContext) -> Item:
+    return SequenceItem(context.tensors())
+
+
+def _position(context: NodeContext, input_number: int, length: int) -> int:
+    """A position in a sequence, counted from 0."""
+    (place,) = context.integers_at(input_number, "a position in a sequence")
+    if not -length <= place < length:
+        context.wrong(f"position {place} of a sequence of {length}")
+    return place % length
+
+
+@rule("SequenceAt")
+def read_sequence_at(context: NodeContext) -> Item:
+    sequence = context.sequence(0)
+    return sequence[_position(context, 1, len(sequence))]
+
+
+@rule("SequenceErase")
+def read_sequence_erase(context: NodeContext) -> Item:
+    sequence = context.sequence(0)
+    last = len(sequence) - 1
+    place = last if context.optional(1) is None else _position(context, 1, len(sequence))
+    return SequenceItem((*sequence[:place], *sequence[place + 1 :]))
+
+
+@rule("SequenceInsert")
+def read_sequence_insert(context: NodeContext) -> Item:
+    sequence = context.sequence(0)
+    length = len(sequence)
+    place = length
+    if context.optional(2) is not None:
+        (place,) = context.integers_at(2, "a position in a sequence")
+    if not -length <= place <= length:
+        context.wrong(f"position {place} of a sequence of {length}")
+    place = place + length if place < 0 else place
+    return SequenceItem((*sequence[:place], context.input(1), *sequence[place:]))
+
+
+@rule("SequenceLength")
+def read_sequence_length(context: NodeContext) -> Value:
+    return context.builder.scalar_size(len(context.sequence(0)))
+
+
+@rule("ConcatFromSequence")
+def read_concat_from_sequence(context: NodeContext) -> Value:
+    parts = list(context.sequence(0))
+    if not parts:
+        context.wrong("the sequence is empty")
+    new = bool(context.integer("new_axis", 0))
+    axis = context.axis(parts[0].type.rank + new)
+    if new:
+        parts = [
+            context.reshape(part, (*part.type.shape[:axis], 1, *part.type.shape[axis:]))
+            for part in parts
+        ]
+    return concatenated(context, parts, axis)
+
+
+@rule("SplitToSequence")
+def read_split_to_sequence(context: NodeContext) -> Item:
+    x = context.input(0)
+    axis = context.axis(x.type.rank, context.integer("axis", 0))
+    whole = x.type.shape[axis]
+    if not isinstance(whole, int):
+        context.unsupported(f"axis {axis} of {x.type} has no known size to split")
+    if context.optional(1) is None:
+        parts = [piece(context, x, axis, place, 1) for place in range(whole)]
+        if context.integer("keepdims", 1):
+            return SequenceItem(parts)
+        shape = (*x.type.shape[:axis], *x.type.shape[axis + 1 :])
+        return SequenceItem(context.reshape(part, shape) for part in parts)
+    split = context.integers_at(1, "a split")
+    if context.input(1).type.rank == 0:
+        if split[0] < 1:
+            context.wrong(f"pieces of {split[0]}")
+        split = tuple(min(split[0], whole - start) for start in range(0, whole, split[0]))
+    if sum(split) != whole:
+        context.wrong(f"pieces of {list(split)} from {whole}")
+    return SequenceItem(split_along(context, x, axis, split))
+
+
+@rule("OptionalHasElement")
+def read_optional_has_element(context: NodeContext) -> Value:
+    return context.builder.constant(np.array(context.item(0) is not None))
+
+
+@rule("OptionalGetElement")
+def read_optional_get_element(context: NodeContext) -> Item:
+    item = context.item(0)
+    if item is None:
+        context.wrong("the optional is empty")
+    return item
+
+
+@rule("Optional")
+def read_optional(context: NodeContext) -> Item:
+    return context.item(0)

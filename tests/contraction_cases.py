@@ -1,0 +1,184 @@
+"""Contractions to test: matrix products and convolutions with their arrays and their result.
+
+The reference is NumPy in float64.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bessemer.compiler.ir.dims import Size, symbol
+from bessemer.compiler.ir.expr import Buffer, Expression, binary
+from bessemer.compiler.ir.loops import Kernel, Store
+from bessemer.compiler.ir.types import DType, f32
+from bessemer.compiler.schedule.axes import product_axes, window_axes
+from bessemer.compiler.schedule.contraction import Contraction
+from bessemer.compiler.schedule.microkernel import lower_contraction
+from bessemer.compiler.schedule.packing import pack, packed_shape
+from bessemer.compiler.schedule.tiles import plan
+from bessemer.compiler.targets.machine import Target
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Product:
+    """batch x [m, k] x [k, n]; `shared`: one right side for all. `dynamic` names symbolic sizes."""
+
+    m: int
+    n: int
+    k: int
+    batch: int = 0
+    shared: bool = False
+    dynamic: str = ""
+    dtype: DType = f32
+
+    def __str__(self) -> str:
+        batch = f"{self.batch}x" if self.batch else ""
+        return f"{batch}{self.m}x{self.n}x{self.k}{'-shared' * self.shared}-{self.dynamic}"
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A channels-last convolution of an input that needs no padding.
+
+    `border`: the result is the inside of a larger tensor with this border, so that the rows of its
+    pixels do not follow each other in memory.
+    """
+
+    shape: tuple[int, int, int, int]
+    outputs: int
+    kernel: tuple[int, int] = (3, 3)
+    strides: tuple[int, int] = (1, 1)
+    dilations: tuple[int, int] = (1, 1)
+    groups: int = 1
+    border: int = 0
+    dynamic: str = ""
+
+    def __str__(self) -> str:
+        numbers = (self.shape, self.outputs, self.kernel, self.strides, self.dilations)
+        text = "-".join(str(n).replace(" ", "") for n in numbers)
+        return f"{text}-g{self.groups}-b{self.border}-{self.dynamic}"
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A kernel's contraction, its inputs in the kernel's order, and what must come out."""
+
+    contraction: Contraction
+    inputs: tuple[Array, ...]
+    buffers: tuple[Buffer, ...]
+    sizes: Mapping[str, int]
+    expected: Array
+    scale: Array
+
+    def kernel(self, target: Target, threads: int = 2) -> tuple[Kernel, tuple[Array, ...]]:
+        """The kernel for a machine, and its inputs: x, packed weights, others."""
+        draft = self.contraction
+        tiling = plan(draft, target, threads)
+        weights = pack(self.inputs[1], tiling.panel)
+        matrices = len(self.inputs[1])
+        shape = packed_shape(matrices, draft.depth_extent, draft.columns, tiling.panel)
+        packed = replace(draft.b, shape=shape)
+        body = lower_contraction(replace(draft, b=packed), tiling, target)
+        x, _, *others = self.buffers
+        kernel = Kernel("tested", (x, packed, *others), 1, tuple(self.sizes), body)
+        return kernel, (self.inputs[0], weights, *self.inputs[2:])
+
+
+def prepare(case: Product | Convolution, rng: np.random.Generator) -> Prepared:
+    """Random arrays for a case, and its result."""
+    match case:
+        case Product():
+            return _prepare_product(case, rng)
+        case Convolution():
+            return _prepare_convolution(case, rng)
+
+
+def _normal(rng: np.random.Generator, shape: tuple[int, ...], dtype: DType) -> Array:
+    return rng.standard_normal(shape).astype(dtype.numpy)
+
+
+def _symbols(names: str, sizes: Mapping[str, int]) -> dict[str, Size]:
+    return {name: symbol(name) if name in names else size for name, size in sizes.items()}
+
+
+def _prepare_product(case: Product, rng: np.random.Generator) -> Prepared:
+    known = {"m": case.m, "n": case.n, "k": case.k}
+    size = _symbols(case.dynamic, known)
+    batch = (case.batch,) if case.batch else ()
+    a = Buffer("a", case.dtype, (*batch, size["m"], size["k"]))
+    b = Buffer("b", case.dtype, (1,))
+    bias = Buffer("bias", case.dtype, (size["n"],))
+    out = Buffer("out", case.dtype, (*batch, size["m"], size["n"]))
+    leading = [(extent, size["m"] * size["k"], 0 if case.shared else 1) for extent in batch]
+    rows, depth = product_axes(leading, size["m"], size["k"])
+
+    def epilogue(row: tuple[Size, ...], column: Size, total: Expression) -> tuple[Store, ...]:
+        return (Store(out, (*row, column), binary("max", total + bias[column], 0.0)),)
+
+    matrices = 1 if case.shared or not case.batch else case.batch
+    x = _normal(rng, (*batch, case.m, case.k), case.dtype)
+    w = _normal(rng, (matrices, case.k, case.n), case.dtype)
+    shift = _normal(rng, (case.n,), case.dtype)
+    right = w if batch and not case.shared else w[0]
+    expected = np.maximum(x.astype(np.float64) @ right.astype(np.float64) + shift, 0)
+    scale = np.abs(x).astype(np.float64) @ np.abs(right) + np.abs(shift)
+    return Prepared(
+        Contraction(case.dtype, a, 0, rows, depth, size["n"], b, epilogue),
+        (x, w, shift),
+        (a, b, bias, out),
+        {name: known[name] for name in case.dynamic},
+        expected,
+        scale,
+    )
+
+
+def _prepare_convolution(case: Convolution, rng: np.random.Generator) -> Prepared:
+    known = dict(zip("nhw", case.shape[:3]))
+    size = _symbols(case.dynamic, known)
+    channels, groups = case.shape[3], case.groups
+    a = Buffer("a", f32, (*size.values(), channels))
+    rows, depth = window_axes(a.shape, case.kernel, case.strides, case.dilations, groups)
+    columns = case.outputs // groups
+    high, wide = rows[-2].extent, rows[-1].extent
+    edge = 2 * case.border
+    out = Buffer("out", f32, (size["n"], high + edge, wide + edge, case.outputs))
+
+    def epilogue(row: tuple[Size, ...], column: Size, total: Expression) -> tuple[Store, ...]:
+        image, y, x = row[-3:]
+        first = row[0] * columns if groups > 1 else 0
+        at = (image, y + case.border, x + case.border, first + column)
+        return (Store(out, at, total),)
+
+    taps = case.kernel[0] * case.kernel[1]
+    x = _normal(rng, case.shape, f32)
+    w = _normal(rng, (groups, taps * channels // groups, columns), f32)
+    b = Buffer("b", f32, (1,))
+    return Prepared(
+        Contraction(f32, a, 0, rows, depth, columns, b, epilogue),
+        (x, w),
+        (a, b, out),
+        {name: known[name] for name in case.dynamic},
+        _convolve(case, x.astype(np.float64), w.astype(np.float64)),
+        _convolve(case, np.abs(x).astype(np.float64), np.abs(w).astype(np.float64)),
+    )
+
+
+def _convolve(case: Convolution, x: Array, w: Array) -> Array:
+    """By the definition: a product with the weights of each tap."""
+    count, high, wide, channels = case.shape
+    (kh, kw), (sh, sw), (dh, dw) = case.kernel, case.strides, case.dilations
+    oh, ow = (high - (kh - 1) * dh - 1) // sh + 1, (wide - (kw - 1) * dw - 1) // sw + 1
+    grouped = x.reshape(count, high, wide, case.groups, channels // case.groups)
+    result = np.zeros((count, oh, ow, case.groups, case.outputs // case.groups))
+    taps = w.reshape(case.groups, kh, kw, channels // case.groups, -1)
+    for i, j in product(range(kh), range(kw)):
+        rows = slice(i * dh, i * dh + (oh - 1) * sh + 1, sh)
+        columns = slice(j * dw, j * dw + (ow - 1) * sw + 1, sw)
+        result += np.einsum("nhwgc,gco->nhwgo", grouped[:, rows, columns], taps[:, i, j])
+    return result.reshape(count, oh, ow, case.outputs)

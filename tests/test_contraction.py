@@ -1,0 +1,146 @@
+"""Products and convolutions through the micro-kernel schedule, against NumPy in float64."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.expr import Buffer, Expression
+from bessemer.compiler.ir.interpret_loops import run_kernel
+from bessemer.compiler.ir.loops import Store
+from bessemer.compiler.ir.types import DType, f32, f64, i32
+from bessemer.compiler.schedule.axes import product_axes, window_axes
+from bessemer.compiler.schedule.contraction import Contraction, nest, supports
+from bessemer.compiler.schedule.tiles import plan, split
+from bessemer.compiler.targets import aarch64, x86
+from bessemer.compiler.targets.machine import Target
+from tests.contraction_cases import Array, Convolution, Prepared, Product, prepare
+
+TARGETS = (x86.SSE42, x86.AVX2, x86.AVX512, aarch64.NEON)
+each_target = pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+
+INTERPRETED: tuple[Product | Convolution, ...] = (
+    Product(1, 2, 1),
+    Product(1, 5, 40),
+    Product(2, 17, 33),
+    Product(3, 33, 5),
+    Product(7, 8, 9),
+    Product(13, 3, 2),
+    Product(15, 40, 7),
+    Product(31, 16, 3),
+    Product(17, 50, 4),
+    Product(5, 9, 21, dynamic="m"),
+    Product(1, 9, 21, dynamic="m"),
+    Product(29, 9, 6, dynamic="m"),
+    Product(5, 37, 6, dynamic="n"),
+    Product(15, 33, 18, dynamic="mnk"),
+    Product(3, 4, 2500, dynamic="k"),
+    Product(2, 3, 7001),
+    Product(1, 4, 14000),
+    Product(5, 9, 7, batch=3),
+    Product(5, 9, 7, batch=3, shared=True),
+    Product(3, 9, 7, batch=3, dynamic="m"),
+    Product(5, 6, 7, dtype=f64),
+    Convolution((1, 5, 6, 3), 5),
+    Convolution((2, 5, 5, 3), 5, (1, 1)),
+    Convolution((2, 5, 5, 3), 5, (1, 1), border=1),
+    Convolution((3, 4, 4, 4), 9),
+    Convolution((1, 9, 9, 4), 9),
+    Convolution((3, 9, 8, 2), 3, (3, 2), (2, 3), (2, 1)),
+    Convolution((2, 7, 6, 4), 6, groups=2),
+    Convolution((1, 4, 16, 2), 33, (2, 2)),
+    Convolution((2, 5, 9, 3), 5, dynamic="n"),
+    Convolution((2, 5, 11, 3), 5, dynamic="nhw"),
+    Convolution((2, 5, 11, 3), 5, (1, 1), dynamic="nhw"),
+    Convolution((3, 4, 5, 3), 5, dynamic="n"),
+)
+
+
+def _check(prepared: Prepared, result: Array) -> None:
+    border = result.shape[1] - prepared.expected.shape[1]
+    if border:
+        inside = slice(border // 2, -(border // 2))
+        result = result[:, inside, inside]
+    error = np.abs(result - prepared.expected)
+    assert np.all(error <= 3 * np.finfo(result.dtype).eps * prepared.scale)
+
+
+@each_target
+@pytest.mark.parametrize("case", INTERPRETED, ids=str)
+def test_the_schedule_computes_the_sums_that_the_contraction_means(
+    case: Product | Convolution, target: Target, rng: np.random.Generator
+) -> None:
+    prepared = prepare(case, rng)
+    kernel, inputs = prepared.kernel(target)
+    result = run_kernel(kernel, inputs, prepared.sizes)
+    _check(prepared, result.outputs[0])
+
+
+@each_target
+def test_results_do_not_depend_on_the_number_of_threads_planned_for(
+    target: Target, rng: np.random.Generator
+) -> None:
+    prepared = prepare(Product(45, 70, 19), rng)
+    results = []
+    extents = set()
+    for threads in (1, 2, 7):
+        kernel, inputs = prepared.kernel(target, threads)
+        extents.add(kernel.parallel_extent)
+        results.append(run_kernel(kernel, inputs, {}).outputs[0])
+    assert len(extents) > 1
+    assert all(np.array_equal(results[0], other) for other in results[1:])
+
+
+def _dense(rows: tuple[int, ...]) -> Contraction:
+    """A 1x1 convolution to a dense output."""
+    a = Buffer("a", f32, (*rows, 8))
+    out = Buffer("out", f32, (*rows, 16))
+
+    def epilogue(row: tuple[Size, ...], column: Size, total: Expression) -> tuple[Store, ...]:
+        return (Store(out, (*row, column), total),)
+
+    axes, depth = window_axes(a.shape, (1, 1), (1, 1), (1, 1))
+    return Contraction(f32, a, 0, axes, depth, 16, Buffer("b", f32, (1,)), epilogue)
+
+
+def test_the_pixels_of_a_1x1_convolution_are_one_axis() -> None:
+    walk = nest(_dense((2, 5, 7)), 14)
+    assert (walk.outer, walk.axis.extent, walk.inner) == ((), 70, ())
+    assert [axis.extent for axis in walk.depth] == [8]
+
+
+def test_a_row_of_taps_is_one_depth_axis() -> None:
+    _, depth = window_axes((1, 9, 9, 4), (3, 3), (1, 1), (1, 1))
+    walk = nest(replace(_dense((1, 7, 7)), depth=depth), 14)
+    assert [(axis.extent, axis.a_stride) for axis in walk.depth] == [(3, 36), (12, 1)]
+
+
+def test_short_rows_of_pixels_share_a_tile() -> None:
+    shape = (1, 9, 9, 4)
+    rows, depth = window_axes(shape, (3, 3), (1, 1), (1, 1))
+    walk = nest(replace(_dense((1, 7, 7)), rows=rows, depth=depth), 14)
+    assert walk.axis.extent == 7
+    assert walk.unit == 7
+
+
+def test_static_axes_are_cut_evenly() -> None:
+    cut = split(49, 14)
+    assert (cut.count, cut.height, cut.tall, cut.rest) == (4, 13, 1, 0)
+
+
+def test_avx512_uses_the_tile_that_fills_its_registers() -> None:
+    rows, depth = product_axes((), 1024, 1024)
+    contraction = replace(_dense((1, 7, 7)), rows=rows, depth=depth, columns=1024)
+    tiling = plan(contraction, x86.AVX512)
+    assert (tiling.height, tiling.panel) == (14, 32)
+    assert plan(contraction, x86.AVX2).height == 6
+
+
+@pytest.mark.parametrize(
+    ("dtype", "columns", "answer"), [(f32, 16, True), (i32, 16, False), (f32, 1, False)]
+)
+def test_what_the_schedule_is_for(dtype: DType, columns: int, answer: bool) -> None:
+    a, b = Buffer("a", dtype, (4, 4)), Buffer("b", dtype, (16,))
+    contraction = replace(_dense((1, 7, 7)), dtype=dtype, a=a, b=b, columns=columns)
+    assert supports(contraction) is answer

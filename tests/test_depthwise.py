@@ -1,0 +1,123 @@
+"""Depthwise convolutions through their schedule, against NumPy in float64."""
+
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from bessemer.compiler.ir.dims import Size, symbol
+from bessemer.compiler.ir.expr import Buffer, Expression, binary
+from bessemer.compiler.ir.interpret_loops import run_kernel
+from bessemer.compiler.ir.loops import Kernel, Store
+from bessemer.compiler.ir.types import f32
+from bessemer.compiler.schedule.depthwise import Depthwise, lower_depthwise, plan_depthwise
+from bessemer.compiler.targets import aarch64, x86
+from bessemer.compiler.targets.machine import Target
+
+Array = npt.NDArray[Any]
+
+TARGETS = (x86.SSE42, x86.AVX2, x86.AVX512, aarch64.NEON)
+each_target = pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+
+
+@dataclass(frozen=True)
+class Case:
+    """`shape` is that of the padded input; `dynamic` names symbolic sizes of n, h, w, c."""
+
+    shape: tuple[int, int, int, int]
+    kernel: tuple[int, int] = (3, 3)
+    strides: tuple[int, int] = (1, 1)
+    dilations: tuple[int, int] = (1, 1)
+    dynamic: str = ""
+
+    def __str__(self) -> str:
+        numbers = (self.shape, self.kernel, self.strides, self.dilations)
+        return "-".join(str(n).replace(" ", "") for n in numbers) + self.dynamic
+
+    @property
+    def outputs(self) -> tuple[int, int]:
+        """Rows and columns of the result."""
+        high, wide = (
+            (size - (taps - 1) * dilation - 1) // stride + 1
+            for size, taps, stride, dilation in zip(
+                self.shape[1:3], self.kernel, self.strides, self.dilations
+            )
+        )
+        return high, wide
+
+
+CASES = (
+    Case((1, 5, 9, 4)),
+    Case((2, 9, 9, 17)),
+    Case((1, 16, 6, 3)),
+    Case((1, 9, 11, 5), strides=(2, 2)),
+    Case((1, 9, 12, 5), kernel=(5, 3), strides=(1, 2), dilations=(1, 2)),
+    Case((1, 7, 7, 6), kernel=(1, 1)),
+    Case((2, 6, 13, 7), dynamic="n"),
+    Case((1, 7, 13, 7), dynamic="hw"),
+    Case((2, 5, 6, 18), dynamic="nhwc"),
+)
+
+
+def _prepare(case: Case, target: Target) -> tuple[Kernel, tuple[Buffer, ...]]:
+    sizes: tuple[Size, ...] = tuple(
+        symbol(name) if name in case.dynamic else size for name, size in zip("nhwc", case.shape)
+    )
+    count, high, wide, channels = sizes
+    x = Buffer("x", f32, sizes)
+    weights = Buffer("w", f32, (*case.kernel, channels))
+    bias = Buffer("bias", f32, (channels,))
+    rows, columns = (
+        (size - (taps - 1) * dilation - 1) // stride + 1
+        for size, taps, stride, dilation in zip(
+            (high, wide), case.kernel, case.strides, case.dilations
+        )
+    )
+    out = Buffer("out", f32, (count, rows, columns, channels))
+
+    def epilogue(
+        at: tuple[Size, Size, Size], channel: Size, total: Expression
+    ) -> tuple[Store, ...]:
+        return (Store(out, (*at, channel), binary("max", total, 0.0)),)
+
+    work = Depthwise(
+        lambda n, row, column, channel: x[n, row, column, channel],
+        weights,
+        case.strides,
+        case.dilations,
+        (count, rows, columns),
+        channels,
+        epilogue,
+        lambda channel: bias[channel],
+    )
+    body = lower_depthwise(work, plan_depthwise(work, target))
+    buffers = (x, weights, bias, out)
+    return Kernel("tested", buffers, 1, tuple(case.dynamic), body), buffers
+
+
+def _reference(case: Case, x: Array, w: Array, bias: Array) -> Array:
+    high, wide = case.outputs
+    total = np.zeros((case.shape[0], high, wide, case.shape[3])) + bias
+    for i, j in product(range(case.kernel[0]), range(case.kernel[1])):
+        top, left = i * case.dilations[0], j * case.dilations[1]
+        rows = slice(top, top + (high - 1) * case.strides[0] + 1, case.strides[0])
+        columns = slice(left, left + (wide - 1) * case.strides[1] + 1, case.strides[1])
+        total += x[:, rows, columns].astype(np.float64) * w[i, j]
+    return np.maximum(total, 0)
+
+
+@each_target
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_every_channel_is_convolved_with_its_own_filter(
+    case: Case, target: Target, rng: np.random.Generator
+) -> None:
+    kernel, _ = _prepare(case, target)
+    x = rng.standard_normal(case.shape).astype(np.float32)
+    w = rng.standard_normal((*case.kernel, case.shape[3])).astype(np.float32)
+    bias = rng.standard_normal(case.shape[3]).astype(np.float32)
+    sizes = {name: size for name, size in zip("nhwc", case.shape) if name in case.dynamic}
+    result = run_kernel(kernel, (x, w, bias), sizes).outputs[0]
+    np.testing.assert_allclose(result, _reference(case, x, w, bias), rtol=1e-5, atol=1e-5)

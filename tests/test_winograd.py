@@ -1,0 +1,104 @@
+"""Winograd's form of 3x3 convolutions, against NumPy in float64."""
+
+from itertools import product
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.expr import Buffer, Expression, binary
+from bessemer.compiler.ir.interpret_loops import run_kernel
+from bessemer.compiler.ir.loops import Kernel, Store
+from bessemer.compiler.ir.types import f32
+from bessemer.compiler.schedule.packing import pack, packed_shape
+from bessemer.compiler.schedule.winograd import (
+    POINTS,
+    Winograd,
+    lower_winograd,
+    pays,
+    transform_weights,
+    winograd_tiling,
+)
+from bessemer.compiler.targets import x86
+from bessemer.compiler.targets.machine import Target
+
+Array = npt.NDArray[Any]
+
+
+def _work(outputs: tuple[int, int, int], channels: int, columns: int, target: Target) -> Winograd:
+    """relu(conv(x, w) + bias), x with a border that the windows need."""
+    images, rows, wide = outputs
+    x = Buffer("x", f32, (images, rows + 2 + rows % 2, wide + 2 + wide % 2, channels))
+    bias = Buffer("bias", f32, (columns,))
+    out = Buffer("out", f32, (*outputs, columns))
+
+    def epilogue(at: tuple[Size, Size, Size], column: Size, total: Expression) -> tuple[Store, ...]:
+        return (Store(out, (*at, column), binary("max", total + bias[column], 0.0)),)
+
+    def element(n: Size, row: Size, column: Size, channel: Size) -> Expression:
+        return x[n, row, column, channel]
+
+    draft = Winograd(element, outputs, channels, columns, Buffer("u", f32, (1,)), epilogue)
+    panel = winograd_tiling(draft, target).panel
+    u = Buffer("u", f32, packed_shape(POINTS, channels, columns, panel))
+    return Winograd(element, outputs, channels, columns, u, epilogue)
+
+
+def _interpret(work: Winograd, target: Target, arrays: dict[str, Array], threads: int) -> Array:
+    images, rows, wide = work.outputs
+    stages = lower_winograd(work, target, threads)
+    memory = dict(arrays)
+    memory["out"] = np.zeros((images, rows, wide, work.columns), np.float32)
+    shapes = {"x": arrays["x"].shape, "bias": (work.columns,), "out": memory["out"].shape}
+    buffers = [Buffer(name, f32, shape) for name, shape in shapes.items()]
+    buffers += [work.u, stages.v, stages.m]
+    for buffer in (stages.v, stages.m):
+        memory[buffer.name] = np.full(buffer.shape, np.nan, np.float32)
+    for body in stages.bodies:
+        kernel = Kernel("tested", tuple(buffers), len(buffers), (), body)
+        results = run_kernel(kernel, [memory[buffer.name] for buffer in buffers], {})
+        memory |= {b.name: array for b, array in zip(buffers, results.outputs, strict=True)}
+    return memory["out"]
+
+
+@pytest.mark.parametrize("target", [x86.SSE42, x86.AVX512], ids=lambda target: target.name)
+@pytest.mark.parametrize("threads", [1, 64])
+@pytest.mark.parametrize(
+    ("outputs", "channels", "columns"),
+    [((1, 4, 4), 3, 5), ((2, 8, 6), 5, 9), ((1, 5, 7), 4, 33)],
+)
+def test_it_is_the_convolution(
+    outputs: tuple[int, int, int],
+    channels: int,
+    columns: int,
+    threads: int,
+    target: Target,
+    rng: np.random.Generator,
+) -> None:
+    work = _work(outputs, channels, columns, target)
+    images, rows, wide = outputs
+    x = rng.standard_normal((images, rows + 2 + rows % 2, wide + 2 + wide % 2, channels))
+    w = rng.standard_normal((3, 3, channels, columns))
+    bias = rng.standard_normal(columns)
+    arrays = {"x": x.astype(np.float32), "bias": bias.astype(np.float32)}
+    arrays["u"] = pack(transform_weights(w.astype(np.float32)), work.u.shape[3])
+    result = _interpret(work, target, arrays, threads)
+    expected = np.zeros(result.shape) + bias
+    for i, j in product(range(3), range(3)):
+        expected += arrays["x"][:, i : i + rows, j : j + wide].astype(np.float64) @ w[i, j]
+    np.testing.assert_allclose(result, np.maximum(expected, 0), rtol=1e-5, atol=2e-5)
+
+
+def test_all_rows_of_tiles_may_be_cut_into_items_of_one_kernel() -> None:
+    few, many = (
+        lower_winograd(_work((1, 64, 64), 64, 64, x86.AVX512), x86.AVX512, threads)
+        for threads in (64, 1)
+    )
+    assert (len(few.bodies), len(many.bodies)) == (3, 1)
+
+
+def test_it_is_for_wide_layers_with_known_sizes() -> None:
+    assert pays((1, 56, 56), 64, 64, f32)
+    assert not pays((1, 56, 56), 3, 64, f32)
