@@ -34,6 +34,7 @@ from bessemer.compiler.passes.fold_constants import fold_constants
 from bessemer.compiler.passes.move_transposes import move_transposes
 from bessemer.compiler.passes.plan_memory import is_data_dependent, plan_memory
 from bessemer.compiler.passes.remove_dead import remove_dead
+from bessemer.compiler.passes.separate_padding import separate_padding
 from bessemer.compiler.passes.share_common import share_common
 from bessemer.compiler.passes.simplify import simplify
 from bessemer.compiler.schedule.program import build_program
@@ -52,6 +53,7 @@ PASSES: tuple[Pass, ...] = (
     share_common,
     fold_batch_norm,
     move_transposes,
+    separate_padding,
     fold_constants,
     simplify,
     share_common,

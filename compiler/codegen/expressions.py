@@ -88,7 +88,9 @@ class _Evaluation:
             case expr.Read(_, local):
                 return self._local(local)
             case expr.FragmentElement(_, fragment, row):
-                return self.state.elements[fragment, row]
+                if self.state.element is None:
+                    raise InternalError(f"an element of {fragment} outside of a fragment's stores")
+                return self.state.element(fragment, row)
             case _:
                 raise InternalError(f"no code for {expr.describe(node)}")
 

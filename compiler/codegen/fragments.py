@@ -24,7 +24,7 @@ from bessemer.compiler.codegen.values import Pointer, Value, literal, register_t
 from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir import loops
 from bessemer.compiler.ir.dims import Size, Symbol
-from bessemer.compiler.ir.expr import Buffer
+from bessemer.compiler.ir.expr import Buffer, Expression, FragmentElement, children
 from bessemer.compiler.ir.types import DType, i64
 
 EmitStore = Callable[[KernelState, loops.Store], None]
@@ -101,7 +101,7 @@ def _fill_through_memory(
 ) -> None:
     """Without masks: one value at a time into a row of memory, zeros behind them."""
     w = state.writer
-    row = _memory(state, shape, 1)
+    row = _memory(state, shape)
     size = register_type(shape.dtype).bytes
     for start, lanes in shape.pieces:
         zeros = literal(0, register_type(shape.dtype), lanes)
@@ -122,11 +122,6 @@ def _fill_through_memory(
         value = w.here(f"load {kind.type}, ptr {place}, align {size}", kind.kind, lanes)
         for r in range(shape.rows):
             state.locals[shape.register(r, piece)] = value
-
-
-def _memory(state: KernelState, shape: FragmentShape, rows: int) -> Pointer:
-    columns = sum(lanes for _, lanes in shape.pieces)
-    return Pointer(state.stack(rows * columns * register_type(shape.dtype).bytes, 64), 0)
 
 
 # Multiplying
@@ -198,18 +193,26 @@ def _store_vectors(
         for piece, (start, lanes) in enumerate(shape.pieces):
             if isinstance(limit, int) and start >= limit:
                 break
+
+            def register(fragment: str, row: int, piece: int = piece) -> Value:
+                return state.locals[state.fragments[fragment].register(row, piece)]
+
             with _columns(state, store.column, start, lanes, limit):
-                for r in range(shape.rows):
-                    state.elements[shape.name, r] = state.locals[shape.register(r, piece)]
-                _emit_stores(state, stores, emit_one)
+                _emit_stores(state, stores, register, emit_one)
 
 
-def _emit_stores(state: KernelState, stores: Sequence[loops.Store], emit_one: EmitStore) -> None:
+def _emit_stores(
+    state: KernelState,
+    stores: Sequence[loops.Store],
+    element: Callable[[str, int], Value],
+    emit_one: EmitStore,
+) -> None:
+    state.element = element
     for one in stores:
         state.values.clear()
         emit_one(state, one)
     state.values.clear()
-    state.elements.clear()
+    state.element = None
 
 
 def _store_through_memory(
@@ -220,33 +223,55 @@ def _store_through_memory(
     emit_one: EmitStore,
 ) -> None:
     """Without masks, and with fewer columns than the fragment's: one value at a time."""
-    w = state.writer
-    memory = _memory(state, shape, shape.rows)
-    size = register_type(shape.dtype).bytes
-    columns = sum(lanes for _, lanes in shape.pieces)
-    for row in range(shape.rows):
-        for piece, (start, _) in enumerate(shape.pieces):
-            value = state.locals[shape.register(row, piece)]
-            place = w.at(memory.moved((row * columns + start) * size))
-            w.line(f"store {value.typed}, ptr {place}, align {size}")
+    rows = {pair: _memory(state, state.fragments[pair[0]]) for pair in _elements(store)}
+    for (fragment, row), memory in rows.items():
+        _spill(state, state.fragments[fragment], row, memory)
 
     def body(index: Value) -> None:
+        def element(fragment: str, row: int) -> Value:
+            return _spilled(state, state.fragments[fragment].dtype, rows[fragment, row], index)
+
         state.indices[store.column] = index
-        for r in range(shape.rows):
-            state.elements[shape.name, r] = _element(state, shape, memory, r * columns, index)
-        _emit_stores(state, [one for stores in store.stores for one in stores], emit_one)
+        for stores in store.stores:
+            _emit_stores(state, stores, element, emit_one)
         del state.indices[store.column]
 
     writes = frozenset(s.buffer.name for row in store.stores for s in row)
     counted_loop(state, Range(number(0), indices(state).scalar(limit)), (), writes, body)
 
 
-def _element(
-    state: KernelState, shape: FragmentShape, memory: Pointer, start: int, index: Value
-) -> Value:
-    w, kind = state.writer, register_type(shape.dtype)
-    row = w.at(memory.moved(start * kind.bytes))
-    place = w.pointer(Pointer(row, w.depth), w.operate("mul", i64, index, number(kind.bytes)))
-    return w.load(
-        f"load {scalar_text(kind)}, ptr {{}}, align {kind.bytes}", memory.text, kind, 1, place
-    )
+def _elements(store: loops.FragmentStore) -> list[tuple[str, int]]:
+    """The fragments' rows that the stores read."""
+    found: dict[tuple[str, int], None] = {}
+    seen: set[Expression] = set()
+    stack = list(loops.expressions(store))
+    while stack:
+        node = stack.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if isinstance(node, FragmentElement):
+            found[node.fragment, node.row] = None
+        stack += children(node)
+    return sorted(found)
+
+
+def _memory(state: KernelState, shape: FragmentShape) -> Pointer:
+    """Memory for one row."""
+    columns = sum(lanes for _, lanes in shape.pieces)
+    return Pointer(state.stack(columns * register_type(shape.dtype).bytes, 64), 0)
+
+
+def _spill(state: KernelState, shape: FragmentShape, row: int, memory: Pointer) -> None:
+    w = state.writer
+    for piece, (start, _) in enumerate(shape.pieces):
+        value = state.locals[shape.register(row, piece)]
+        place = w.at(memory.moved(start * value.kind.bytes))
+        w.line(f"store {value.typed}, ptr {place}, align {value.kind.bytes}")
+
+
+def _spilled(state: KernelState, dtype: DType, row: Pointer, index: Value) -> Value:
+    w, kind = state.writer, register_type(dtype)
+    place = w.pointer(row, w.operate("mul", i64, index, number(kind.bytes)))
+    operation = f"load {scalar_text(kind)}, ptr {{}}, align {kind.bytes}"
+    return w.load(operation, row.text, kind, 1, place)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -55,8 +55,8 @@ class KernelState:
     """The kernel that is being written. `indices` are loop indices: registers or known numbers.
 
     `constants` replaces the indices of unrolled loops in everything that is read. `locals` holds
-    local variables and fragment registers, by name. `values` remembers the subexpressions of the
-    statement at hand.
+    local variables and fragment registers, by name; `element` gives fragments' elements in the
+    column at hand. `values` remembers the subexpressions of the statement at hand.
     """
 
     kernel: Kernel
@@ -67,7 +67,7 @@ class KernelState:
     constants: dict[Atom, Size] = field(default_factory=dict)
     locals: dict[str, Value] = field(default_factory=dict)
     fragments: dict[str, FragmentShape] = field(default_factory=dict)
-    elements: dict[tuple[str, int], Value] = field(default_factory=dict)
+    element: Callable[[str, int], Value] | None = None
     arrays: dict[str, Pointer] = field(default_factory=dict)
     values: dict[tuple[Expression, Value | None], Value] = field(default_factory=dict)
     guard: Value | None = None
