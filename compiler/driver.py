@@ -200,7 +200,7 @@ RUNTIME_NAMES = {
 
 def machine_of(target: Target) -> Machine:
     """What LLVM is told about a target."""
-    return Machine(target.triple, target.tune or target.cpu, target.feature_text)
+    return Machine(target.triple, target.cpu, target.feature_text)
 
 
 def assembly(compilation: Compilation) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import platform
 from pathlib import Path
 
 import llvmlite.binding as llvm
 
 from bessemer.compiler.codegen.link import Bytes, Code, Placement, save
 from bessemer.compiler.codegen.machine import Machine, create_target_machine
+from bessemer.compiler.codegen.processor import architecture
+from bessemer.compiler.errors import CompileError
 from bessemer.runtime.arrays import address, aligned_empty
 from bessemer.runtime.model import CompiledModel
 from bessemer.runtime.native import NativeModel, bind
@@ -17,8 +20,15 @@ def load_code(code: Code, weights: Bytes, machine: Machine, threads: int = 0) ->
     """The model as a callable of this process; it can also be saved.
 
     `weights` are used in place, without a copy when they begin at a multiple of 64 bytes; they must
-    not change. `threads` 0 means all processors that the process may use.
+    not change. `threads` 0 means all processors that the process may use. Raises CompileError for
+    code of another architecture, ArtifactError where the processor lacks what the code needs.
     """
+    wanted = architecture(code.signature.triple)
+    if wanted != platform.machine():
+        raise CompileError(
+            f"'{code.signature.name}' was compiled for {wanted} and cannot run on this "
+            f"{platform.machine()}. Save it instead."
+        )
     if weights.size and address(weights) % 64:
         copy = aligned_empty(weights.shape, weights.dtype)
         copy[...] = weights

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shutil
 import subprocess
@@ -15,9 +16,16 @@ import pytest
 from bessemer.compiler.codegen import link
 from bessemer.compiler.codegen.elf import check_symbols
 from bessemer.compiler.codegen.header import c_identifier, c_prefix, header_text
-from bessemer.compiler.codegen.link import Code, save
+from bessemer.compiler.codegen.link import Code, compile_code, save
+from bessemer.compiler.codegen.machine import Machine
 from bessemer.compiler.errors import CompileError, InternalError
-from bessemer.runtime.artifact import STATUS_TEXTS, ArrayInfo
+from bessemer.compiler.jit import load_code
+from bessemer.runtime.artifact import (
+    DYNAMIC_SYMBOL_TABLE,
+    STATUS_TEXTS,
+    ArrayInfo,
+    read_symbols,
+)
 from tests import handmade
 
 C_FLAGS = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-O1"]
@@ -127,6 +135,14 @@ def test_code_that_calls_something_else_is_refused() -> None:
     with pytest.raises(InternalError, match="defines the global symbol 'counter'"):
         handmade.build(made, leak)
     check_symbols(handmade.relu()[0].object, "relu")
+
+
+def test_texts_may_declare_what_another_text_defines() -> None:
+    made = handmade.relu()[0].signature
+    caller = "declare void @mine()\ndeclare ptr @bessemer_pool(ptr)\ndeclare void @free(ptr)\n"
+    own = "declare void @free(ptr)\ndefine internal void @mine() {\n  ret void\n}\n"
+    body = handmade.functions("relu", "  call void @mine()\n  ret i32 0", more=caller)
+    assert compile_code(made, [body, own], Machine(handmade.HOST)).object
 
 
 def test_code_that_is_no_ir_is_our_own_mistake() -> None:
@@ -283,6 +299,26 @@ def test_the_c_program_runs_on_aarch64(tmp_path: Path, suffix: str) -> None:
     libraries = f"LD_LIBRARY_PATH={tmp_path}"
     run = ["qemu-aarch64", "-L", "/usr/aarch64-linux-gnu", "-E", libraries, program]
     assert output(*run) == "relu: all good\n"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("ziglang") is None, reason="needs ziglang")
+@pytest.mark.parametrize("triple", [handmade.HOST, handmade.AARCH64])
+def test_zig_links_where_there_is_no_c_compiler(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, triple: str
+) -> None:
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    code, weights = handmade.relu(triple=triple)
+    library = save(code, weights, tmp_path / "relu.so")[0]
+    names = read_symbols(library.read_bytes(), DYNAMIC_SYMBOL_TABLE)
+    assert {"relu_run", "relu_create"} <= {symbol.name for symbol in names if symbol.is_defined}
+
+
+def test_code_for_another_machine_is_not_run_here() -> None:
+    other = handmade.X86 if handmade.HOST == handmade.AARCH64 else handmade.AARCH64
+    code, weights = handmade.relu(triple=other)
+    with pytest.raises(CompileError, match="Save it instead"):
+        load_code(code, weights, Machine(other))
 
 
 def test_every_status_has_a_text() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -231,6 +232,13 @@ def test_the_arena_grows_and_is_given_back(relu: CompiledModel) -> None:
     assert relu.memory().weights == 16
     with pytest.raises(InputError, match="Give the sizes of batch"):
         relu.workspace_bytes(rows=3)
+
+
+def test_no_memory_is_writable_and_executable(relu: CompiledModel) -> None:
+    relu(np.zeros((1, 4), np.float32))
+    rights = [line.split()[1] for line in Path("/proc/self/maps").read_text().splitlines()]
+    assert any("x" in right for right in rights)
+    assert not [right for right in rights if "w" in right and "x" in right]
 
 
 # Threads.

@@ -77,7 +77,8 @@ def emit_kernel(kernel: Kernel, target: Target) -> KernelCode:
         case _:
             emit_block(state, kernel.body)
     head = f"define internal void @{kernel.name}(ptr %buffers, ptr %dims, i64 %begin, i64 %end)"
-    text = f"{head} nounwind {{\nentry:\n{state.writer.text()}  ret void\n}}\n"
+    tuned = f' "tune-cpu"="{target.tune}"' if target.tune else ""
+    text = f"{head} nounwind{tuned} {{\nentry:\n{state.writer.text()}  ret void\n}}\n"
     functions: dict[str, MathFunction] = state.functions
     declarations = state.writer.declarations.union(*(f.declarations for f in functions.values()))
     return KernelCode(

@@ -134,8 +134,14 @@ def _multiply(state: KernelState, mac: loops.FragmentMac) -> None:
         _load(state, mac.b, b_base.moved(start * mac.b.dtype.bytes), lanes, shape.dtype)
         for start, lanes in shape.pieces
     ]
+    first = mac.a_offsets[0]
+    a_base = indices(state).address(mac.a, state.size(first))
     for row, offset in zip(mac.rows, mac.a_offsets, strict=True):
-        pointer = indices(state).address(mac.a, state.size(offset))
+        distance = state.size(offset - first)
+        if isinstance(distance, int):
+            pointer = a_base.moved(distance * mac.a.dtype.bytes)
+        else:
+            pointer = indices(state).address(mac.a, state.size(offset))
         element = _load(state, mac.a, pointer, 1, shape.dtype)
         for piece, vector in enumerate(vectors):
             name = shape.register(row, piece)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -58,25 +59,29 @@ def weights_digest(weights: Bytes) -> str:
     return sha256(weights.data).hexdigest() if weights.size else ""
 
 
+_NAME = re.compile(r'(?:define|declare) [^@]*@("[^"]*"|[\w.$-]+)')
+
+
 def module_text(signature: Signature, texts: Sequence[str]) -> str:
     """The model's own LLVM IR texts and the support code as one module.
 
-    A function or intrinsic may be declared in several texts; only the first declaration stays.
-    Lines with `target` or `source_filename` are dropped. No two texts may define the same name.
+    A function may be declared in several texts, and in one where another defines it; no two may
+    define the same name. Lines that begin with `target` or `source_filename` are dropped.
     """
-    seen: set[str] = set()
-    lines: list[str] = []
-    for text in (support_text(signature), *texts):
-        for line in text.splitlines():
-            if line.startswith("declare "):
-                name = line[line.index("@") : line.index("(", line.index("@"))]
-                if name in seen:
-                    continue
-                seen.add(name)
-            elif line.startswith(("target ", "source_filename")):
+    lines = [line for text in (support_text(signature), *texts) for line in text.splitlines()]
+    known = {
+        found[1] for line in lines if line.startswith("define ") and (found := _NAME.match(line))
+    }
+    kept = []
+    for line in lines:
+        if line.startswith("declare ") and (found := _NAME.match(line)):
+            if found[1] in known:
                 continue
-            lines.append(line)
-    return "\n".join(lines) + "\n"
+            known.add(found[1])
+        elif line.startswith(("target ", "source_filename")):
+            continue
+        kept.append(line)
+    return "\n".join(kept) + "\n"
 
 
 def compile_code(

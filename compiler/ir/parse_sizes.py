@@ -133,9 +133,7 @@ def parse_size(text: str) -> Size:
     return size
 
 
-def read_size(
-    tokens: Tokens, name: NameRule = symbol, leaf: LeafRule | None = None
-) -> Size:
+def read_size(tokens: Tokens, name: NameRule = symbol, leaf: LeafRule | None = None) -> Size:
     """A size from the next tokens. `name` says what a name is; `leaf` reads what is in braces."""
     return _Sizes(tokens, name, leaf).sum()
 

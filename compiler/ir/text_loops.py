@@ -1,13 +1,13 @@
 """Writes kernels as text, one line a statement, blocks indented; parse_loops reads it back.
 
-    kernel rows[n](in0 : f32[n,8], out : f32[n,8]) writes 1 operations 64
-      parallel i1 in 0..n
-        acc2 : f32 = 0.0
-        vector i3 in 0..8 by 4
-          acc2 += in0[i1, i3] * in0[i1, i3]
-        for i4 in 0..8
-          out[i1, i4] = in0[i1, i4] * rsqrt(acc2)
-      fail if out[0, 0] < 0.0: 'negative'
+kernel rows[n](in0 : f32[n,8], out : f32[n,8]) writes 1 operations 64
+  parallel i1 in 0..n
+    acc2 : f32 = 0.0
+    vector i3 in 0..8 by 4
+      acc2 += in0[i1, i3] * in0[i1, i3]
+    for i4 in 0..8
+      out[i1, i4] = in0[i1, i4] * rsqrt(acc2)
+  fail if out[0, 0] < 0.0: 'negative'
 """
 
 from __future__ import annotations
@@ -182,4 +182,3 @@ class _Printer:
             for store in stores:
                 for line in self.statement(store):
                     yield f"    {line}"
-

@@ -131,7 +131,9 @@ class _Application:
         node = self.search.producers.get(value)
         if node is not None and follows_freely(node):
             return self.obtain(value, order)
-        return new if key(value.type, stored) == key(value.type, order) else self.obtain(value, order)
+        return (
+            new if key(value.type, stored) == key(value.type, order) else self.obtain(value, order)
+        )
 
     def _broadcast(self, node: Node, order: Order) -> Value:
         (x,) = node.inputs

@@ -87,7 +87,7 @@ class _Builder:
     ) -> list[Step]:
         assert group.root is not None
         node = producers[group.root]
-        if self._is_alias(node, graph):
+        if self._is_alias(node, group, graph):
             return [Alias(node.inputs[0], node.output)]
         if group.anchor is not None and self.optimize > 1:
             launches = lower_contraction_group(group, pack, producers, self.lowering, self.target)
@@ -98,12 +98,12 @@ class _Builder:
             group.nodes += view_chain(group.anchor.inputs[0], producers).values()
         return [*lower_elements(group, self.lowering)]
 
-    def _is_alias(self, node: Node, graph: Graph) -> bool:
+    def _is_alias(self, node: Node, group: Group, graph: Graph) -> bool:
         """Whether a root is only another shape of something that lies in memory."""
         return (
             node.operator.name == "reshape"
+            and len(group.nodes) == 1
             and self.optimize > 1
-            and len(node.inputs) == 1
             and node.inputs[0] not in graph.inputs
             and node.inputs[0] not in self.constants
             and node.output not in graph.outputs

@@ -1,0 +1,159 @@
+"""A network: a layer or function applied to inputs, with its parameters; ready to compile.
+
+network = Network(Sequential(Flatten(), Dense(10)), Input("image", ("batch", 1, 28, 28)))
+model = bessemer.compile(network)
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from bessemer.compiler.errors import CompileError
+from bessemer.compiler.ir.dims import Dim, Size, symbol
+from bessemer.compiler.ir.graph import Graph
+from bessemer.compiler.ir.types import Array, DType, TensorType, f32
+from bessemer.frontends.builder.initializers import generator_for
+from bessemer.frontends.builder.layer import Layer
+from bessemer.frontends.builder.tensor import Tensor, as_dtype
+from bessemer.frontends.builder.trace import Parameter, Trace
+
+Forward = Layer | Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Input:
+    """An input by name; its shape has numbers, and names for sizes that runs may choose."""
+
+    name: str
+    shape: Sequence[int | str | Dim]
+    dtype: DType | str = f32
+
+    @property
+    def type(self) -> TensorType:
+        sizes: list[Size] = []
+        for size in self.shape:
+            if isinstance(size, str) and not size.isidentifier():
+                raise CompileError(f"Input {self.name}: {size!r} cannot name a dimension.")
+            if isinstance(size, int) and size < 0:
+                raise CompileError(f"Input {self.name}: {size} is no size. Give it a name instead.")
+            sizes.append(symbol(size) if isinstance(size, str) else size)
+        return TensorType(as_dtype(self.dtype), tuple(sizes))
+
+
+class Network:
+    """A layer, or a function of tensors, applied to inputs.
+
+    The result is a tensor, several of them, or a mapping from the outputs' names to them. `outputs`
+    names results without names. `seed` chooses the parameters' first values. With `channels_last`,
+    images are [N, *spatial, C]. Raises CompileError, naming the layer, where shapes do not fit.
+    """
+
+    def __init__(
+        self,
+        forward: Forward,
+        *inputs: Input,
+        name: str = "network",
+        outputs: Sequence[str] = (),
+        seed: int = 0,
+        channels_last: bool = False,
+    ) -> None:
+        self.name = name
+        self.forward = forward
+        self.inputs = inputs
+        self.seed = seed
+        self.channels_last = channels_last
+        trace = Trace(name, channels_last)
+        names = [given.name for given in inputs]
+        if len(set(names)) != len(names):
+            raise CompileError(f"Two inputs have one name, in {', '.join(names)}.")
+        tensors = [Tensor(trace.builder.input(each.name, each.type), trace) for each in inputs]
+        results = _outputs(forward(*tensors), outputs)
+        self.structure = trace.builder.finish(
+            [tensor.value for tensor in results.values()], tuple(results)
+        )
+        """The graph with stand-ins for the parameters' arrays; for looking at types and nodes."""
+        self.parameters: Mapping[str, Parameter] = dict(trace.parameters)
+        self._arrays: dict[str, Array] = {}
+
+    @property
+    def parameter_count(self) -> int:
+        """How many numbers training moves."""
+        return sum(
+            math.prod(parameter.type.static_shape)
+            for parameter in self.parameters.values()
+            if parameter.trainable
+        )
+
+    def array(self, name: str) -> Array:
+        """A parameter's array, drawn when it is first asked for."""
+        if name not in self._arrays:
+            parameter = self._parameter(name)
+            generator = generator_for(self.seed, name)
+            drawn = parameter.initializer(parameter.type.static_shape, parameter.fans, generator)
+            self._arrays[name] = np.ascontiguousarray(drawn, dtype=parameter.type.dtype.numpy)
+        return self._arrays[name]
+
+    def arrays(self) -> dict[str, Array]:
+        """All parameters' arrays by name."""
+        return {name: self.array(name) for name in self.parameters}
+
+    def with_arrays(self, arrays: Mapping[str, Array]) -> Network:
+        """This network with other arrays for some of its parameters, or all.
+
+        Raises CompileError for an unknown name or another shape; numbers are cast.
+        """
+        result = copy.copy(self)
+        result._arrays = dict(self._arrays)
+        for name, array in arrays.items():
+            type = self._parameter(name).type
+            if array.shape != type.static_shape:
+                raise CompileError(f"Parameter {name} is {type}, but its array is {array.shape}.")
+            result._arrays[name] = np.ascontiguousarray(array, dtype=type.dtype.numpy)
+        return result
+
+    def _parameter(self, name: str) -> Parameter:
+        if name not in self.parameters:
+            known = ", ".join(self.parameters)
+            raise CompileError(f"{self.name} has no parameter {name}. It has {known}.")
+        return self.parameters[name]
+
+    @property
+    def graph(self) -> Graph:
+        """The network for the compiler and for `write_onnx`, with its parameters as constants."""
+        constants = dict(self.structure.constants)
+        for name, parameter in self.parameters.items():
+            constants[parameter.value] = self.array(name)
+        return replace(self.structure, constants=constants)
+
+    def __repr__(self) -> str:
+        inputs = ", ".join(f"{value.name}: {value.type}" for value in self.structure.inputs)
+        outputs = ", ".join(
+            f"{name}: {value.type}"
+            for name, value in zip(self.structure.output_names, self.structure.outputs)
+        )
+        return f"{self.name}({inputs}) -> ({outputs}), {self.parameter_count:,} parameters"
+
+
+def _outputs(result: object, names: Sequence[str]) -> dict[str, Tensor]:
+    """The results by name."""
+    if isinstance(result, Mapping):
+        found = dict(result)
+    else:
+        listed = list(result) if isinstance(result, (tuple, list)) else [result]
+        default = ["output"] if len(listed) == 1 else [f"output{k}" for k in range(len(listed))]
+        chosen = list(names) or default
+        if len(set(chosen)) != len(listed) or len(chosen) != len(listed):
+            raise CompileError(f"The names {list(names)} do not fit {len(listed)} outputs.")
+        found = dict(zip(chosen, listed))
+    for name, tensor in found.items():
+        if not isinstance(tensor, Tensor):
+            raise CompileError(f"The output {name} is a {type(tensor).__name__}, not a tensor.")
+    if not found:
+        raise CompileError("The network has no output: its function returns nothing.")
+    return found
