@@ -28,6 +28,7 @@ from bessemer.compiler.ir.text_graph import print_graph
 from bessemer.compiler.ir.verify_graph import verify_graph
 from bessemer.compiler.jit import load_code
 from bessemer.compiler.options import Options
+from bessemer.compiler.passes.decompose_conv_transpose import decompose_conv_transpose
 from bessemer.compiler.passes.flush_denormals import flush_denormals
 from bessemer.compiler.passes.fold_batch_norm import fold_batch_norm
 from bessemer.compiler.passes.fold_constants import fold_constants
@@ -52,6 +53,7 @@ PASSES: tuple[Pass, ...] = (
     simplify,
     share_common,
     fold_batch_norm,
+    decompose_conv_transpose,
     move_transposes,
     separate_padding,
     fold_constants,

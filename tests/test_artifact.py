@@ -18,6 +18,7 @@ from bessemer.compiler.codegen.elf import check_symbols
 from bessemer.compiler.codegen.header import c_identifier, c_prefix, header_text
 from bessemer.compiler.codegen.link import Code, compile_code, save
 from bessemer.compiler.codegen.machine import Machine
+from bessemer.compiler.codegen.support import EXPORTS
 from bessemer.compiler.errors import CompileError, InternalError
 from bessemer.compiler.jit import load_code
 from bessemer.runtime.artifact import (
@@ -112,7 +113,7 @@ def test_global_names_have_the_prefix_and_the_rest_is_libc(tmp_path: Path, suffi
     lines = output("nm", "-g", *dynamic, library).splitlines()
     rows = [line.split() for line in lines if re.search(r" [A-Za-z] ", line)]
     defined = [row[-1] for row in rows if row[-2] != "U"]
-    assert sorted(defined) == [f"my_model_{name}" for name in link.EXPORTS]
+    assert sorted(defined) == [f"my_model_{name}" for name in EXPORTS]
     needed = {row[-1].split("@")[0] for row in rows if row[-2] == "U"}
     libraries = [output("nm", "-D", "--defined-only", _library(name)) for name in ("c", "m")]
     offered = set(re.findall(r" [TWiV] (\w+)", "\n".join(libraries)))
@@ -297,8 +298,8 @@ def test_the_c_program_runs_on_aarch64(tmp_path: Path, suffix: str) -> None:
     files = save(code, weights, tmp_path / f"relu{suffix}")
     program = compiled(tmp_path, "relu.c", files[:1], [CROSS_CC])
     libraries = f"LD_LIBRARY_PATH={tmp_path}"
-    run = ["qemu-aarch64", "-L", "/usr/aarch64-linux-gnu", "-E", libraries, program]
-    assert output(*run) == "relu: all good\n"
+    emulator = ["qemu-aarch64", "-L", "/usr/aarch64-linux-gnu", "-E", libraries]
+    assert output(*emulator, program) == "relu: all good\n"
 
 
 @pytest.mark.slow

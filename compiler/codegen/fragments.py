@@ -204,7 +204,9 @@ def _store_vectors(
                 return state.locals[state.fragments[fragment].register(row, piece)]
 
             with _columns(state, store.column, start, lanes, limit):
+                state.writer.loads_stay = True
                 _emit_stores(state, stores, register, emit_one)
+                state.writer.loads_stay = False
 
 
 def _emit_stores(

@@ -46,6 +46,7 @@ class Writer:
         self.scopes: list[Scope] = [Scope("function", runs=True)]
         self.block = "entry"
         self.declarations: set[str] = set()
+        self.loads_stay = False  # where all registers are taken, moving a load out costs one more
         self.entry: Lines = []
         self._lines: Lines = [self.entry]
         self._names = 0
@@ -156,7 +157,8 @@ class Writer:
 
         `operation` has {} where the address belongs; `level` is that of its other operands.
         """
-        level = self._load_level(buffer, max(level, pointer.level))
+        level = max(level, pointer.level)
+        level = self.depth if self.loads_stay else self._load_level(buffer, level)
         key = f"{pointer.text} {pointer.displacement} {operation}"
         for scope in self.scopes[level:]:
             if key in scope.loaded:

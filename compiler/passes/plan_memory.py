@@ -8,6 +8,8 @@ greedily by size: the largest value first, each at the lowest offset that is fre
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +31,8 @@ from bessemer.compiler.ir.program import (
 )
 
 ALIGNMENT = 64
+REPAIRS = 60
+"""How often a placement is tried again in another order, while it is above the lower bound."""
 
 
 @dataclass
@@ -208,10 +212,54 @@ def _unit(size: Size) -> tuple[Size, int]:
 def _greedy(
     wanted: Sequence[tuple[Value, int]], lives: Mapping[Value, Life]
 ) -> tuple[dict[Value, int], int]:
+    """The best of several greedy placements, the offsets and the extent.
+
+    After the fixed orders, values that ended highest are placed earlier, as long as that helps.
+    """
+    bound = _concurrent(wanted, lives)
+    orders = [
+        sorted(wanted, key=lambda item: -item[1]),
+        sorted(wanted, key=lambda item: (lives[item[0]].first, -item[1])),
+        sorted(wanted, key=lambda item: (-_length(lives[item[0]]), -item[1])),
+        sorted(wanted, key=lambda item: -item[1] * (1 + _length(lives[item[0]]))),
+    ]
+    best, extent = min((_in_order(order, lives) for order in orders), key=lambda found: found[1])
+    order, tries = orders[0], 0
+    while extent > bound and tries < REPAIRS:
+        offsets, reached = _in_order(order, lives)
+        if reached < extent:
+            best, extent = offsets, reached
+        # The value that ends highest had to go where the others left room: it chooses earlier now.
+        top = max(order, key=lambda item: offsets[item[0]] + item[1])
+        place = order.index(top)
+        order = [*order[: place // 2], top, *order[place // 2 : place], *order[place + 1 :]]
+        if place == 0:
+            break
+        tries += 1
+    return best, extent
+
+
+def _length(life: Life) -> int:
+    return life.last - life.first
+
+
+def _concurrent(wanted: Sequence[tuple[Value, int]], lives: Mapping[Value, Life]) -> int:
+    """The largest sum of sizes alive at one step: no placement needs less."""
+    changes: dict[int, int] = {}
+    for value, size in wanted:
+        changes[lives[value].first] = changes.get(lives[value].first, 0) + size
+        changes[lives[value].last + 1] = changes.get(lives[value].last + 1, 0) - size
+    return max(itertools.accumulate(changes[time] for time in sorted(changes)), default=0)
+
+
+def _in_order(
+    order: Sequence[tuple[Value, int]], lives: Mapping[Value, Life]
+) -> tuple[dict[Value, int], int]:
+    """Places values one after the other, each at the lowest offset that is free during its life."""
     placed: list[tuple[int, int, Life]] = []  # (start, end, life), ordered by start
     offsets: dict[Value, int] = {}
     extent = 0
-    for value, size in sorted(wanted, key=lambda item: -item[1]):
+    for value, size in order:
         life = lives[value]
         position = 0
         for start, end, other in placed:
@@ -221,8 +269,7 @@ def _greedy(
                 position = max(position, end)
         offsets[value] = position
         extent = max(extent, position + size)
-        placed.append((position, position + size, life))
-        placed.sort(key=lambda item: item[0])
+        bisect.insort(placed, (position, position + size, life), key=lambda item: item[0])
     return offsets, extent
 
 

@@ -9,7 +9,7 @@ Tiles do not depend on the number of threads, so neither do the results' bits; b
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, gcd
 
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
@@ -22,6 +22,9 @@ LONGEST_CHAIN = 3000
 CHAIN_BLOCK = 2048
 # A fused multiply-add takes about four cycles and two start in each: eight sums must be under way.
 SUMS_UNDER_WAY = 8
+# The first-level caches of today's x86 processors have sets of 12 lines (or 8), and a set every 4 KB.
+_WAYS = 12
+_PAGE = 4096
 # Enough rows to make good use of a panel, few enough to give every thread a block.
 _DYNAMIC_BLOCK = 16
 
@@ -50,6 +53,14 @@ def registers_tile(vectors: int, registers: int) -> int:
     return max(1, (registers - spare) // vectors)
 
 
+def _rows_in_first_cache(stride: Size, dtype: DType) -> int:
+    """How many rows of a can be in the first-level cache at once: rows at the same place of a page
+    share one of its sets."""
+    if not isinstance(stride, int) or stride == 0:
+        return _WAYS * _PAGE
+    return _WAYS * (_PAGE // gcd(_PAGE, stride * dtype.bytes))
+
+
 def panel_vectors(columns: Size, lanes: int, registers: int) -> int:
     """How many vectors wide b's panels are: the width that wastes least of the arithmetic."""
     if not isinstance(columns, int):
@@ -68,6 +79,8 @@ def plan(contraction: Contraction, target: Target, threads: int = 2) -> Tiling:
     vectors = panel_vectors(contraction.columns, lanes, target.vector_registers)
     height = registers_tile(vectors, target.vector_registers)
     walk = nest(contraction, height)
+    if not walk.inner:
+        height = min(height, _rows_in_first_cache(walk.axis.a_stride, contraction.dtype))
     panel = vectors * lanes
     weight_bytes = (
         _known(contraction.depth_extent, 512)
@@ -129,22 +142,35 @@ def _block(
     columns = _known(contraction.columns, 512)
     size = contraction.dtype.bytes
     cut = split(walk.axis.extent, height // walk.unit)
-    rows = cut.height * walk.unit
-    new_a_step = _known(walk.axis.a_stride, depth) if not walk.inner else depth
-    tile_bytes = max(1, rows * min(depth, new_a_step or depth) * size)
+    tiles = dims.product(axis.extent for axis in walk.outer) * cut.count
     panel_bytes = depth * panel * size
-    room = max(target.l2_bytes // 4, target.l2_bytes * 3 // 4 - panel_bytes)
-    block = max(1, room // tile_bytes)
+    room = max(target.l2_bytes // 4, target.l2_bytes // 2 - panel_bytes)
+    block = max(1, room // _tile_bytes(contraction, walk, cut, tiles))
     weight_bytes = depth * columns * size
     if columns > depth and weight_bytes <= target.l2_bytes // 4 and depth <= 256:
         # Few steps a tile: writing whole rows of the output once matters more than b's reuse.
         block = min(block, 4)
-    tiles = dims.product(axis.extent for axis in walk.outer) * cut.count
     if not isinstance(tiles, int):
         return min(block, _DYNAMIC_BLOCK)
     panels = ceil(columns / panel)
     batch = _known(dims.product(axis.extent for axis in walk.batch), 1)
     return _balanced(tiles, min(block, tiles), panels * batch, threads)
+
+
+def _tile_bytes(contraction: Contraction, walk: Nest, cut: Split, tiles: Size) -> int:
+    """Bytes of a that a tile adds to those of the tile before: windows overlap."""
+    size = contraction.dtype.bytes
+    rows = cut.height * walk.unit
+    bytes_ = rows * _known(contraction.depth_extent, 512) * size
+    reach: Size = 1
+    for axis in (*walk.outer, walk.axis, *walk.inner, *walk.depth):
+        reach = reach + (axis.extent - 1) * axis.a_stride
+    if isinstance(reach, int) and isinstance(tiles, int):
+        return max(1, min(bytes_, reach * size // max(1, tiles)))
+    stride = walk.axis.a_stride
+    if isinstance(stride, int) and not walk.inner:
+        return max(1, min(bytes_, rows * stride * size))
+    return max(1, bytes_)
 
 
 def _balanced(tiles: int, block: int, panels: int, threads: int) -> int:

@@ -17,9 +17,10 @@ them; other layers are numbered by their kind.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from bessemer.compiler.errors import CompileError
 from bessemer.frontends.builder.functions import concat
@@ -39,7 +40,7 @@ class Layer:
         raise NotImplementedError(f"{type(self).__name__} has no forward")
 
     def __call__(self, *inputs: Any, **options: Any) -> Tensor:
-        """Applies the layer. Raises CompileError, with the layer's path, where shapes do not fit."""
+        """Applies the layer. Raises CompileError, with the layer's path, if shapes do not fit."""
         tensors = tuple(x for x in (*inputs, *options.values()) if isinstance(x, Tensor))
         result: Tensor = self.within(tensors, lambda: self.forward(*inputs, **options))
         return result
@@ -57,6 +58,12 @@ class Layer:
 
         with tensors[0].trace.scope(self, name_in, description):
             return action()
+
+    def named(self, name: str) -> Self:
+        """This layer under a name, with parameters of its own."""
+        result = copy.copy(self)
+        object.__setattr__(result, "name", name)
+        return result
 
     def child_name(self, child: Layer) -> str:
         """The name of a layer inside this one; empty if it is to be numbered."""

@@ -73,7 +73,7 @@ def _window(
     if padding == "same":
         for size, taps, step, spread in zip(x.shape[1:-1], kernel, strides, dilations):
             reach = (taps - 1) * spread + 1
-            needed = reach - 1
+            needed: Size = reach - 1
             if step > 1:
                 needed = maximum((ceildiv(size, step) - 1) * step + reach - size, 0)
             low.append(floordiv(needed, 2))

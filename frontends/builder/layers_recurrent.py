@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from bessemer.compiler.errors import CompileError
 from bessemer.frontends.builder.functions import concat, full
@@ -120,7 +120,7 @@ class Recurrent(Layer):
     def _last_operands(self, steps: Tensor, suffix: str) -> list[Tensor]:
         return []
 
-    def _settings(self) -> dict[str, object]:
+    def _settings(self) -> dict[str, Any]:
         return {}
 
 
@@ -133,7 +133,7 @@ class RNN(Recurrent):
     operator: ClassVar[str] = "rnn"
     gates: ClassVar[int] = 1
 
-    def _settings(self) -> dict[str, object]:
+    def _settings(self) -> dict[str, Any]:
         return {"activations": (self.activation,)}
 
 
@@ -159,5 +159,5 @@ class GRU(Recurrent):
     def _last_operands(self, steps: Tensor, suffix: str) -> list[Tensor]:
         return [steps.parameter(f"bias_new_{suffix}", (self.hidden,), ZEROS)]
 
-    def _settings(self) -> dict[str, object]:
+    def _settings(self) -> dict[str, Any]:
         return {"linear_before_reset": True}

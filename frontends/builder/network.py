@@ -1,7 +1,10 @@
 """A network: a layer or function applied to inputs, with its parameters; ready to compile.
 
-network = Network(Sequential(Flatten(), Dense(10)), Input("image", ("batch", 1, 28, 28)))
-model = bessemer.compile(network)
+    network = Network(Sequential(Flatten(), Dense(10)), Input("image", ("batch", 1, 28, 28)))
+    model = bessemer.compile(network)
+
+The graph is written at once, from shapes alone; the parameters' numbers are drawn when the graph is
+asked for with them.
 """
 
 from __future__ import annotations
@@ -68,7 +71,7 @@ class Network:
         self.inputs = inputs
         self.seed = seed
         self.channels_last = channels_last
-        trace = Trace(name, channels_last)
+        trace = Trace(name, channels_last, forward)
         names = [given.name for given in inputs]
         if len(set(names)) != len(names):
             raise CompileError(f"Two inputs have one name, in {', '.join(names)}.")

@@ -13,6 +13,7 @@ from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ops.composite import reshape
 
 Item: TypeAlias = int | Dim | slice | EllipsisType | Value | None
+Plain: TypeAlias = int | Dim | slice | Value | None
 
 
 def sliced(b: GraphBuilder, x: Value, items: Sequence[Item]) -> Value:
@@ -48,7 +49,7 @@ def sliced(b: GraphBuilder, x: Value, items: Sequence[Item]) -> Value:
     return x if indices is None else b.apply("gather", x, indices[1], axis=indices[0])
 
 
-def _without_ellipsis(items: Sequence[Item], x: Value) -> list[Item]:
+def _without_ellipsis(items: Sequence[Item], x: Value) -> list[Plain]:
     """One item for each axis, and None for each new one."""
     used = sum(item is not None and item is not ... for item in items)
     missing = x.type.rank - used
@@ -58,8 +59,11 @@ def _without_ellipsis(items: Sequence[Item], x: Value) -> list[Item]:
     if len(places) > 1:
         raise CompileError("an index can have one ... only.")
     place = places[0] if places else len(items)
-    rest = [item for item in items[place:] if item is not ...]
-    return [*items[:place], *[slice(None)] * missing, *rest]
+    first, rest = (
+        [item for item in part if not isinstance(item, EllipsisType)]
+        for part in (items[:place], items[place:])
+    )
+    return [*first, *[slice(None)] * missing, *rest]
 
 
 def _place(size: Size, place: Size, x: Value) -> Size:

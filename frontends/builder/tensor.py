@@ -25,11 +25,12 @@ from bessemer.frontends.builder.slicing import sliced
 from bessemer.frontends.builder.trace import Trace
 
 Operand: TypeAlias = Union["Tensor", float, int, bool, Array]
+AnyDType: TypeAlias = DType | str | type[Any] | np.dtype[Any]
 Axes: TypeAlias = int | Sequence[int] | None
 Key: TypeAlias = Union[int, Dim, slice, EllipsisType, "Tensor", Array, list[int], None]
 
 
-def as_dtype(dtype: DType | str | type[Any] | np.dtype[Any]) -> DType:
+def as_dtype(dtype: AnyDType) -> DType:
     """An element type by any of its names: f32, "f32", "float32", np.float32."""
     if isinstance(dtype, DType):
         return dtype
@@ -160,16 +161,16 @@ class Tensor:
 
     # Comparison and logic
 
-    def __lt__(self, other: Operand) -> Tensor:
+    def __lt__(self, other: Tensor | float) -> Tensor:
         return binary("lt", self, other)
 
-    def __le__(self, other: Operand) -> Tensor:
+    def __le__(self, other: Tensor | float) -> Tensor:
         return binary("le", self, other)
 
-    def __gt__(self, other: Operand) -> Tensor:
+    def __gt__(self, other: Tensor | float) -> Tensor:
         return binary("gt", self, other)
 
-    def __ge__(self, other: Operand) -> Tensor:
+    def __ge__(self, other: Tensor | float) -> Tensor:
         return binary("ge", self, other)
 
     def __and__(self, other: Operand) -> Tensor:
@@ -243,7 +244,7 @@ class Tensor:
         """All axes from `axis` on as one."""
         return self.reshape(*self.shape[:axis], product(self.shape[axis:]))
 
-    def cast(self, dtype: DType | str | type[Any]) -> Tensor:
+    def cast(self, dtype: AnyDType) -> Tensor:
         """In another element type; floats to integers are cut towards zero."""
         return self.with_value(composite.cast(self.builder, self.value, as_dtype(dtype)))
 

@@ -8,7 +8,7 @@ and one set of parameters.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -48,13 +48,14 @@ class _Scope:
 class Trace:
     """What a network is written into. `channels_last`: images are [N, *spatial, C] for the user."""
 
-    def __init__(self, name: str, channels_last: bool) -> None:
+    def __init__(self, name: str, channels_last: bool, root: object) -> None:
         self.builder = GraphBuilder(name)
         self.channels_last = channels_last
         self.parameters: dict[str, Parameter] = {}
         self._scopes = [_Scope("", None)]
         self._layers: dict[int, object] = {}  # keeps them alive, so that no id is given twice
-        self._paths: dict[int, str] = {}
+        # The layer that is the whole network has an empty path, as the network itself.
+        self._paths: dict[int, str] = {id(root): ""}
         self._is_blamed = False
 
     @contextmanager
@@ -68,14 +69,15 @@ class Trace:
         path = self._path(layer, name)
         self._scopes.append(_Scope(path, layer))
         try:
-            with self.builder.source(path):
+            with self.builder.source(path) if path else nullcontext():
                 yield
         except CompileError as error:
             if self._is_blamed:
                 raise
             self._is_blamed = True
             text = str(error).removeprefix(f"{path}: ")
-            raise CompileError(f"{path}, {describe()}: {text}") from None
+            where = f"{path}, {describe()}" if path else describe()
+            raise CompileError(f"{where}: {text}") from None
         self._scopes.pop()
 
     def _path(self, layer: object, name: Callable[[object], str]) -> str:

@@ -1,0 +1,148 @@
+"""Makes ordinary convolutions, or matrix products, of transposed convolutions.
+
+Output position s*j + p of a transposed convolution with stride s only meets the taps k = p + s*t. So
+each phase p is a convolution of the input with every s-th tap, and all phases together are one:
+
+    conv_transpose(x, w, stride s)
+becomes
+    conv(pad(x), w'[u, c, (p, o)]) -> reshape, transpose: phases become neighbours -> crop
+
+An input of one pixel meets every tap once: that is a matrix product.
+(Shi et al. 2016, "Is the deconvolution layer the same as a convolutional layer?", arXiv 1609.07009.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bessemer.compiler.ir.dims import Size, product
+from bessemer.compiler.ir.graph import Graph, Node, Value
+from bessemer.compiler.ir.rewrite import GraphRewriter, rewrite_graph
+
+WASTE = 2.5
+"""Phases have zeros where the stride does not divide the kernel; above this ratio it does not pay."""
+
+
+def decompose_conv_transpose(graph: Graph) -> Graph:
+    """The same network with convolutions in place of transposed ones, where that pays."""
+    return rewrite_graph(graph, _rule)
+
+
+def _rule(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
+    if node.operator.name != "conv_transpose":
+        return None
+    attributes = node.attributes
+    w = node.inputs[1].type.shape
+    kernel = [size for size in w[:-2] if isinstance(size, int)]
+    if attributes["groups"] != 1 or any(d != 1 for d in attributes["dilations"]):
+        return None
+    if len(kernel) != len(w) - 2:
+        return None
+    spatial = node.inputs[0].type.shape[1:-1]
+    if all(size == 1 for size in spatial):
+        return (_as_product(rewriter, node, kernel),)
+    strides: tuple[int, ...] = attributes["strides"]
+    taps = [-(-k // s) for k, s in zip(kernel, strides, strict=True)]
+    waste = 1.0
+    for k, s, t in zip(kernel, strides, taps, strict=True):
+        waste *= t * s / k
+    return (_as_convolution(rewriter, node, kernel, taps),) if waste <= WASTE else None
+
+
+def _as_product(rewriter: GraphRewriter, node: Node, kernel: Sequence[int]) -> Value:
+    """[n, c] x [c, (taps, o)]: every output position is one tap."""
+    x, w = node.inputs
+    batch, channels = x.type.shape[0], x.type.shape[-1]
+    outputs = w.type.shape[-2]
+    rows = rewriter.emit("reshape", x, shape=(batch, channels))
+    columns = product(kernel) * outputs
+    flat = rewriter.emit("reshape", w, shape=(columns, channels))
+    matrix = rewriter.emit("transpose", flat, permutation=(1, 0))
+    y = rewriter.emit("matmul", rows, matrix)
+    y = rewriter.emit("reshape", y, shape=(batch, *kernel, outputs))
+    return _cropped(rewriter, y, node)
+
+
+def _as_convolution(
+    rewriter: GraphRewriter, node: Node, kernel: Sequence[int], taps: Sequence[int]
+) -> Value:
+    x, w = node.inputs
+    strides: tuple[int, ...] = node.attributes["strides"]
+    around = (0, *(t - 1 for t in taps), 0)
+    padded = rewriter.emit("pad", x, low=around, high=around, mode="constant", value=0)
+    ones = tuple(1 for _ in taps)
+    none = tuple(0 for _ in taps)
+    y = rewriter.emit(
+        "conv",
+        padded,
+        _phase_weights(rewriter, w, kernel, taps, strides),
+        strides=ones,
+        dilations=ones,
+        low=none,
+        high=none,
+        groups=1,
+    )
+    return _cropped(rewriter, _interleaved(rewriter, y, w.type.shape[-2], strides), node)
+
+
+def _phase_weights(
+    rewriter: GraphRewriter,
+    w: Value,
+    kernel: Sequence[int],
+    taps: Sequence[int],
+    strides: Sequence[int],
+) -> Value:
+    """[*kernel, o, c] as [*taps (last first), c, (*phases, o)]."""
+    rank = len(kernel)
+    outputs, channels = w.type.shape[-2:]
+    missing = tuple(t * s - k for t, s, k in zip(taps, strides, kernel, strict=True))
+    if any(missing):
+        zero = tuple(0 for _ in range(rank + 2))
+        w = rewriter.emit(
+            "pad", w, low=zero, high=(*missing, 0, 0), mode="constant", value=0
+        )
+    split: list[Size] = [n for pair in zip(taps, strides, strict=True) for n in pair]
+    w = rewriter.emit("reshape", w, shape=(*split, outputs, channels))
+    starts = [n for t in taps for n in (t - 1, 0)]
+    steps = [n for _ in taps for n in (-1, 1)]
+    w = rewriter.emit(
+        "slice", w, starts=(*starts, 0, 0), shape=w.type.shape, steps=(*steps, 1, 1)
+    )
+    order = (*range(0, 2 * rank, 2), 2 * rank + 1, *range(1, 2 * rank, 2), 2 * rank)
+    w = rewriter.emit("transpose", w, permutation=order)
+    return rewriter.emit("reshape", w, shape=(*taps, channels, product(strides) * outputs))
+
+
+def _interleaved(
+    rewriter: GraphRewriter, y: Value, outputs: Size, strides: Sequence[int]
+) -> Value:
+    """[n, *positions, (*phases, o)] as [n, *(positions, phases), o]."""
+    rank = len(strides)
+    batch, positions = y.type.shape[0], y.type.shape[1:-1]
+    if all(s == 1 for s in strides):
+        return y
+    y = rewriter.emit("reshape", y, shape=(batch, *positions, *strides, outputs))
+    pairs = [axis for i in range(rank) for axis in (1 + i, 1 + rank + i)]
+    y = rewriter.emit("transpose", y, permutation=(0, *pairs, 2 * rank + 1))
+    sizes = [p * s for p, s in zip(positions, strides, strict=True)]
+    return rewriter.emit("reshape", y, shape=(batch, *sizes, outputs))
+
+
+def _cropped(rewriter: GraphRewriter, y: Value, node: Node) -> Value:
+    """Cut (or, with output padding, extended by zeros) to the output's size."""
+    low = tuple(-size for size in node.attributes["low"])
+    wanted, there = node.output.type.shape[1:-1], y.type.shape[1:-1]
+    high = tuple(w - h - a for w, h, a in zip(wanted, there, low, strict=True))
+    if all(size == 0 for size in (*low, *high)):
+        return y
+    if all(isinstance(size, int) and size <= 0 for size in (*low, *high)):
+        return rewriter.emit(
+            "slice",
+            y,
+            starts=(0, *(-size for size in low), 0),
+            shape=node.output.type.shape,
+            steps=tuple(1 for _ in y.type.shape),
+        )
+    return rewriter.emit(
+        "pad", y, low=(0, *low, 0), high=(0, *high, 0), mode="constant", value=0
+    )

@@ -1,0 +1,89 @@
+"""The command line: `bessemer compile | run | bench | verify | inspect | check | ...`.
+
+Results go to stdout (`--json` for machines), everything else to stderr. Each command is a module of
+its own that is loaded when it is called: `bessemer --help` loads neither LLVM nor onnx.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+
+import typer
+
+from bessemer.compiler.errors import CompileError, InternalError, UnsupportedError
+from bessemer.frontends.cli.lazy import LazyCommand, command_group
+from bessemer.frontends.cli.output import print_json, write_note
+from bessemer.runtime.errors import RunError
+
+WRONG_MODEL, USAGE, UNSUPPORTED, FAILED_RUN, BUG = 1, 2, 3, 4, 5
+"""Exit codes; 0 is success."""
+
+COMMANDS = (
+    LazyCommand("compile", "compile", "Compile a model to a shared library, object or archive."),
+    LazyCommand("run", "run", "Run a model or an artifact on arrays from a file, or random ones."),
+    LazyCommand("bench", "bench", "Measure a model: fused, unfused, against other systems."),
+    LazyCommand("verify", "verify", "Compare a model's results with another implementation's."),
+    LazyCommand("check", "check", "List all that is wrong or unsupported in a model."),
+    LazyCommand("inspect", "inspect", "Show what the compiler makes of a model, at any station."),
+    LazyCommand("list-ops", "list_ops", "List the supported operators."),
+    LazyCommand("doctor", "doctor", "Describe this installation and machine, and test them."),
+    LazyCommand("cache", "cache", "Show the compile cache, or empty it."),
+)
+
+_EPILOGUE = (
+    "Exit codes: 0 success, 1 the model or an option is wrong, 2 usage, 3 the model needs something"
+    " unsupported, 4 a run failed or its results are wrong, 5 a bug in Bessemer."
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs a command line and ends the process with its exit code (raises SystemExit)."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    # It is good anywhere on the line, for one goes back to add it at the end.
+    show_traceback = "--traceback" in given
+    words = [word for word in given if word != "--traceback"]
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            command_group("bessemer", COMMANDS, _EPILOGUE).main(words, prog_name="bessemer")
+    except (typer.Exit, SystemExit):
+        raise
+    except Exception as error:
+        code = exit_code(error)
+        if show_traceback or code == BUG:
+            traceback.print_exc()
+        _report(error, code, "--json" in words)
+        raise SystemExit(code) from None
+
+
+def exit_code(error: Exception) -> int:
+    """What the process ends with when this error ends it."""
+    match error:
+        case UnsupportedError():
+            return UNSUPPORTED
+        case CompileError() | OSError():
+            return WRONG_MODEL
+        case RunError() | MemoryError():
+            return FAILED_RUN
+        case _:
+            return BUG
+
+
+def _report(error: Exception, code: int, as_json: bool) -> None:
+    kind = type(error).__name__
+    if as_json:
+        items = list(error.items) if isinstance(error, UnsupportedError) else []
+        print_json({"error": {"kind": kind, "message": str(error), "items": items, "code": code}})
+        return
+    if code == BUG and not isinstance(error, InternalError):
+        kind = f"InternalError: {kind}"
+    write_note(f"{kind}: {error}", style="red")
+    if code == BUG:
+        write_note("This is a bug in Bessemer; please report it with the lines above.")
+
+
+def _show_warning(message: Warning | str, *_: object) -> None:
+    write_note(f"warning: {message}", style="yellow")

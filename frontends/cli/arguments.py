@@ -1,0 +1,48 @@
+"""The arguments and options that several commands have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file.", dir_okay=False)]
+Dims = Annotated[
+    list[str] | None,
+    typer.Option("--dim", metavar="NAME=SIZE", help="Fix a symbolic dimension; may be repeated."),
+]
+TargetName = Annotated[
+    str, typer.Option("--target", metavar="NAME", help="The machine to compile for; see doctor.")
+]
+PrecisionName = Literal["float32", "strict", "bfloat16", "float16"]
+PrecisionChoice = Annotated[PrecisionName, typer.Option("--precision", help="The arithmetic.")]
+Optimize = Annotated[
+    int,
+    typer.Option(
+        "-O", "--optimize", min=0, max=2, help="0 plain loops, 1 vector loops, 2 everything."
+    ),
+]
+Threads = Annotated[
+    int, typer.Option("--threads", min=0, help="Threads of a run; 0 means all processors.")
+]
+Seed = Annotated[int, typer.Option("--seed", help="For random inputs.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Write the result as JSON.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress on stderr.")]
+
+
+def parse_dims(entries: Sequence[str] | None, option: str = "--dim") -> dict[str, int]:
+    """NAME=SIZE entries, several in one separated by commas; a usage error for anything else."""
+    found: dict[str, int] = {}
+    for entry in (part for text in entries or () for part in text.split(",")):
+        name, equals, size = entry.rpartition("=")
+        if not (name and equals and size.isdecimal()):
+            raise typer.BadParameter(f"{option} {entry!r} is not NAME=SIZE, such as batch=8.")
+        found[name] = int(size)
+    return found
+
+
+def parse_list(text: str) -> list[str]:
+    """The entries of a comma-separated list."""
+    return [part.strip() for part in text.split(",") if part.strip()]

@@ -1,0 +1,98 @@
+"""`bessemer compile`: a model to a shared library, an object file or a static library."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from bessemer.compiler.codegen.link import SUFFIXES, save
+from bessemer.compiler.driver import Compilation, build, kernels_of
+from bessemer.compiler.ir.graph import Graph
+from bessemer.compiler.options import Options, dump_folder
+from bessemer.frontends.cli import arguments
+from bessemer.frontends.cli.output import Phases, format_bytes, print_json, write
+from bessemer.frontends.compile import as_graph
+
+_STATIONS = {
+    "schedule": "Schedule kernels",
+    "plan_memory": "Plan memory",
+    "codegen": "Generate LLVM IR",
+    "llvm": "Make machine code",
+}
+
+
+def command(
+    model: arguments.ModelPath,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="What to write: a .so, .o or .a file.")
+    ],
+    target: arguments.TargetName = "",
+    dim: arguments.Dims = None,
+    precision: arguments.PrecisionChoice = "float32",
+    optimize: arguments.Optimize = 2,
+    weights: Annotated[
+        Literal["inside", "beside"],
+        typer.Option("--weights", help="The weights in the library, or in a file beside it."),
+    ] = "inside",
+    name: Annotated[
+        str,
+        typer.Option("--name", "--prefix", help="What the C symbols start with (default: OUT)."),
+    ] = "",
+    linker: Annotated[
+        str, typer.Option("--linker", metavar="CC", help="The C compiler that links a .so.")
+    ] = "",
+    as_json: arguments.AsJson = False,
+    quiet: arguments.Quiet = False,
+) -> None:
+    """Compile a model to a shared library, object or archive, with its C header beside it.
+
+    The files appear whole or not at all.
+    """
+    if output.suffix not in SUFFIXES:
+        raise typer.BadParameter(f"-o {output}: the suffix must be one of {', '.join(SUFFIXES)}.")
+    options = Options(target, 0, precision, optimize, dump_folder())
+    phases = Phases(7, quiet)
+    with phases.phase(f"Read {model.name}"):
+        graph = as_graph(model, arguments.parse_dims(dim))
+    made = _build(phases, replace(graph, name=name or output.stem), options)
+    with phases.phase(f"Write {output.name}"):
+        files = save(made.code, made.weights, output, weights, linker)
+    _report(made, files, phases, as_json)
+
+
+def _build(phases: Phases, graph: Graph, options: Options) -> Compilation:
+    """Compiles, and tells of every station what it took."""
+    made = build(graph, options)
+    passes = sum(time for name, time in made.seconds.items() if name not in _STATIONS)
+    phases.done("Simplify the graph", passes)
+    for station, text in _STATIONS.items():
+        phases.done(text, made.seconds.get(station, 0.0))
+    return made
+
+
+def _report(made: Compilation, files: list[Path], phases: Phases, as_json: bool) -> None:
+    signature = made.code.signature
+    kernels = len(kernels_of(made.program.steps))
+    if as_json:
+        print_json(
+            {
+                "files": [{"path": str(path), "bytes": path.stat().st_size} for path in files],
+                "prefix": signature.prefix,
+                "target": made.target.name,
+                "symbols": signature.symbols[: signature.input_symbols],
+                "kernels": kernels,
+                "weights_bytes": signature.weights_bytes,
+                "arena_bytes": made.plan.size,
+                "seconds": phases.seconds,
+            }
+        )
+        return
+    for path in files:
+        write(f"{path}  {format_bytes(path.stat().st_size)}")
+    write(
+        f"target {made.target.name}, prefix {signature.prefix}_, {kernels} kernels, "
+        f"weights {format_bytes(signature.weights_bytes)}"
+    )

@@ -1,0 +1,54 @@
+"""Commands that are loaded when they are called."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+import bessemer
+
+
+class LazyCommand(TyperCommand):
+    """Stands for the function `command` of a module of this package, until it is called."""
+
+    def __init__(self, name: str, module: str, summary: str) -> None:
+        super().__init__(name, help=summary)
+        self.module = module
+
+    def make_context(self, info_name: Any, args: Any, parent: Any = None, **extra: Any) -> Any:
+        """The context of the real command: from here on it is the one that runs."""
+        return self.load().make_context(info_name, args, parent, **extra)
+
+    def load(self) -> Any:
+        """The real command; importing its module may take a second."""
+        module = importlib.import_module(f"bessemer.frontends.cli.{self.module}")
+        app = typer.Typer(add_completion=False)
+        app.command(self.name)(module.command)
+        return typer.main.get_command(app)
+
+
+def command_group(name: str, commands: Sequence[LazyCommand], epilogue: str) -> TyperGroup:
+    """A command whose subcommands these are."""
+    app = typer.Typer(
+        name=name, no_args_is_help=True, epilog=epilogue, pretty_exceptions_enable=False
+    )
+    app.callback()(_start)
+    group = typer.main.get_group(app)
+    group.commands |= {str(command.name): command for command in commands}
+    return group
+
+
+def _start(
+    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+    traceback: Annotated[
+        bool, typer.Option("--traceback", help="Show where an error came from; good anywhere.")
+    ] = False,
+) -> None:
+    """Bessemer compiles neural networks to native code."""
+    if version:
+        typer.echo(f"bessemer {bessemer.__version__}")
+        raise typer.Exit

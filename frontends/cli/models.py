@@ -1,0 +1,99 @@
+"""Models for commands that run them: compiled from a file in any form, or loaded from an artifact.
+
+Importing this loads neither LLVM nor onnx; an artifact runs without them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import typer
+
+from bessemer.compiler.errors import CompileError
+from bessemer.compiler.ir.types import Array
+from bessemer.frontends.cli.output import write_note
+from bessemer.frontends.random_inputs import default_sizes, index_limits, random_arrays
+from bessemer.runtime.model import CompiledModel, load
+from bessemer.runtime.shapes import names_in
+
+
+def is_artifact(path: Path) -> bool:
+    """Whether a file is a shared library, by its name."""
+    return path.suffix == ".so"
+
+
+def open_model(
+    path: Path, dims: Mapping[str, int], threads: int, **options: Any
+) -> CompiledModel:
+    """Loads an artifact, or compiles a model (through the cache); options as `bessemer.compile`."""
+    if is_artifact(path):
+        return load(path, threads=threads)
+    compiler = importlib.import_module("bessemer.frontends.compile")
+    model = compiler.compile(path, dims=dims, threads=threads, **options)
+    assert isinstance(model, CompiledModel)
+    return model
+
+
+def inputs_for(
+    model: CompiledModel, path: Path, dims: Mapping[str, int], seed: int, quiet: bool = False
+) -> dict[str, Array]:
+    """Random inputs for a model; what decides their sizes is told on stderr."""
+    symbols = model.signature.symbols[: model.signature.input_symbols]
+    sizes = default_sizes(model.inputs, symbols)
+    sizes |= {name: size for name, size in dims.items() if name in symbols}
+    if is_artifact(path):
+        check_known(dims, symbols)
+    if sizes and not quiet:
+        text = ", ".join(f"{name}={size}" for name, size in sizes.items())
+        write_note(f"random inputs with {text} (choose with --dim)")
+    return random_arrays(model.inputs, sizes, seed, limits_of(model, path, dims))
+
+
+def check_known(dims: Mapping[str, int], symbols: tuple[str, ...]) -> None:
+    """A usage error for a size that nothing has."""
+    if unknown := [name for name in dims if name not in symbols]:
+        raise typer.BadParameter(
+            f"The model has no symbolic dimension {', '.join(unknown)}; "
+            f"it has {', '.join(symbols) or 'none'}."
+        )
+
+
+def limits_of(model: CompiledModel, path: Path, dims: Mapping[str, int]) -> dict[str, int]:
+    """The lengths of the tables that integer inputs index; only a model's file tells them."""
+    if is_artifact(path) or not any(info.dtype in ("int32", "int64") for info in model.inputs):
+        return {}
+    compiler = importlib.import_module("bessemer.frontends.compile")
+    return index_limits(compiler.as_graph(path, dims))
+
+
+def read_arrays(path: Path) -> dict[str, Array]:
+    """The arrays of an .npz file by name; raises CompileError where it is none."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, AttributeError, EOFError) as error:
+        raise CompileError(f"{path}: cannot be read as an .npz file of arrays: {error}") from None
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
+    """Writes an .npz file, whole or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def free_symbols(model: CompiledModel) -> list[str]:
+    """The symbols that the inputs' shapes bind."""
+    names: set[str] = set()
+    for info in model.inputs:
+        for size in info.shape:
+            names |= names_in(size) if isinstance(size, str) else set()
+    return [name for name in model.signature.symbols if name in names]

@@ -1,0 +1,91 @@
+"""`bessemer run`: one run of a model or an artifact, and what came out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from bessemer.compiler.ir.types import Array
+from bessemer.frontends.cli import arguments
+from bessemer.frontends.cli.models import inputs_for, is_artifact, open_model, read_arrays, write_arrays
+from bessemer.frontends.cli.output import Phases, format_seconds, print_json, print_table, write_note
+
+
+def command(
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL|ARTIFACT", help="An ONNX file, or a compiled .so.")
+    ],
+    inputs: Annotated[
+        Path | None,
+        typer.Option("--inputs", metavar="FILE.npz", help="The inputs by name; else random ones."),
+    ] = None,
+    outputs: Annotated[
+        Path | None, typer.Option("--outputs", metavar="FILE.npz", help="Where to keep the outputs.")
+    ] = None,
+    dim: arguments.Dims = None,
+    seed: arguments.Seed = 0,
+    threads: arguments.Threads = 0,
+    precision: arguments.PrecisionChoice = "float32",
+    optimize: arguments.Optimize = 2,
+    as_json: arguments.AsJson = False,
+    quiet: arguments.Quiet = False,
+) -> None:
+    """Run a model or an artifact once, and describe its outputs.
+
+    With an artifact, neither LLVM nor onnx is loaded.
+    """
+    phases = Phases(2, quiet)
+    dims = arguments.parse_dims(dim)
+    with phases.phase(f"{'Load' if is_artifact(model) else 'Compile'} {model.name}"):
+        compiled = open_model(model, dims, threads, precision=precision, optimize=optimize)
+    if inputs is not None:
+        arrays = read_arrays(inputs)
+    else:
+        arrays = inputs_for(compiled, model, dims, seed, quiet)
+    start = time.perf_counter()
+    with phases.phase("Run"):
+        results = compiled.run(arrays)
+    seconds = time.perf_counter() - start
+    named = {info.name: array for info, array in zip(compiled.outputs, results, strict=True)}
+    if outputs is not None:
+        write_arrays(outputs, named)
+        write_note(f"wrote {outputs}")
+    rows = [describe(name, array) for name, array in named.items()]
+    if as_json:
+        print_json({"seconds": seconds, "threads": compiled.threads, "outputs": rows})
+        return
+    columns = ("name", "dtype", "shape", "min", "mean", "max", "norm", "nan")
+    cells = [[_cell(row.get(column)) for column in columns] for row in rows]
+    print_table(("output", *columns[1:]), cells, right="lllrrrrr")
+    write_note(f"first run {format_seconds(seconds)}, {compiled.threads} threads")
+
+
+def describe(name: str, array: Array) -> dict[str, Any]:
+    """A few statistics of an array; `norm` is the 2-norm, `nan` counts what is not finite."""
+    row: dict[str, Any] = {"name": name, "dtype": str(array.dtype), "shape": list(array.shape)}
+    if not array.size:
+        return row
+    numbers = array.astype(np.float64)
+    finite = numbers[np.isfinite(numbers)]
+    row["nan"] = int(numbers.size - finite.size)
+    if finite.size:
+        row["min"], row["max"] = float(finite.min()), float(finite.max())
+        row["mean"], row["norm"] = float(finite.mean()), float(np.linalg.norm(finite))
+    return row
+
+
+def _cell(entry: object) -> str:
+    match entry:
+        case None:
+            return ""
+        case float():
+            return f"{entry:.6g}"
+        case Sequence() if not isinstance(entry, str):
+            return "×".join(str(size) for size in entry) or "scalar"
+        case _:
+            return str(entry)
