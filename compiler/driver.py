@@ -5,6 +5,7 @@ Between two steps it verifies, times and dumps; no step knows of that.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,7 +17,13 @@ import numpy as np
 from bessemer.compiler.codegen.body import body_text
 from bessemer.compiler.codegen.cpu import CONSTANTS, PASSES as FUNCTION_PASSES, KernelCode, emit_kernel
 from bessemer.compiler.codegen.header import c_prefix
-from bessemer.compiler.codegen.link import Bytes, Code, compile_code, weights_digest
+from bessemer.compiler.codegen.link import (
+    Bytes,
+    Code,
+    compile_code,
+    module_text,
+    weights_digest,
+)
 from bessemer.compiler.codegen.machine import Machine, assembly_text
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.dims import Size
@@ -46,6 +53,7 @@ from bessemer.runtime.model import CompiledModel
 
 _T = TypeVar("_T")
 Pass = Callable[[Graph], Graph]
+_COMPILING = threading.Lock()
 
 PASSES: tuple[Pass, ...] = (
     remove_dead,
@@ -87,7 +95,18 @@ def compile_graph(graph: Graph, options: Options) -> CompiledModel:
 
 
 def build(graph: Graph, options: Options) -> Compilation:
-    """All steps from a graph to machine code. Raises CompileError for what cannot be compiled."""
+    """All steps from a graph to machine code. Raises CompileError for what cannot be compiled.
+
+    One compilation runs at a time: expressions are interned in one table.
+    """
+    with _COMPILING:
+        try:
+            return _build(graph, options)
+        finally:
+            forget_interned()
+
+
+def _build(graph: Graph, options: Options) -> Compilation:
     log = _Log(options.dump, options.verify)
     target = parse_target(options.target) if options.target else host_target()
     log.graph("input", graph)
@@ -105,7 +124,6 @@ def build(graph: Graph, options: Options) -> Compilation:
     log.text("llvm.ll", "\n".join(texts))
     machine = machine_of(target)
     code = log.timed("llvm", lambda: compile_code(signature, texts, machine, FUNCTION_PASSES))
-    forget_interned()
     return Compilation(graph, with_program, plan, code, weights, target, texts, log.seconds)
 
 
@@ -207,9 +225,8 @@ def machine_of(target: Target) -> Machine:
 
 def assembly(compilation: Compilation) -> str:
     """The assembly of the kernels and the run body."""
-    return assembly_text(
-        "\n".join(compilation.texts), machine_of(compilation.target), FUNCTION_PASSES
-    )
+    text = module_text(compilation.code.signature, compilation.texts)
+    return assembly_text(text, machine_of(compilation.target), FUNCTION_PASSES)
 
 
 class _Log:

@@ -130,7 +130,7 @@ def test_static_axes_are_cut_evenly() -> None:
 
 
 def test_avx512_uses_the_tile_that_fills_its_registers() -> None:
-    rows, depth = product_axes((), 1024, 1024)
+    rows, depth = product_axes((), 1024, 512)
     contraction = replace(_dense((1, 7, 7)), rows=rows, depth=depth, columns=1024)
     tiling = plan(contraction, x86.AVX512)
     assert (tiling.height, tiling.panel) == (14, 32)

@@ -11,7 +11,7 @@ from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import Buffer, Expression, binary
 from bessemer.compiler.ir.interpret_loops import run_kernel
 from bessemer.compiler.ir.loops import Kernel, Store
-from bessemer.compiler.ir.types import f32
+from bessemer.compiler.ir.types import TensorType, f32
 from bessemer.compiler.schedule.packing import pack, packed_shape
 from bessemer.compiler.schedule.winograd import (
     POINTS,
@@ -55,7 +55,8 @@ def _interpret(work: Winograd, target: Target, arrays: dict[str, Array], threads
     buffers = [Buffer(name, f32, shape) for name, shape in shapes.items()]
     buffers += [work.u, stages.v, stages.m]
     for buffer in (stages.v, stages.m):
-        memory[buffer.name] = np.full(buffer.shape, np.nan, np.float32)
+        shape = TensorType(f32, buffer.shape).static_shape
+        memory[buffer.name] = np.full(shape, np.nan, np.float32)
     for body in stages.bodies:
         kernel = Kernel("tested", tuple(buffers), len(buffers), (), body)
         results = run_kernel(kernel, [memory[buffer.name] for buffer in buffers], {})
@@ -83,7 +84,8 @@ def test_it_is_the_convolution(
     w = rng.standard_normal((3, 3, channels, columns))
     bias = rng.standard_normal(columns)
     arrays = {"x": x.astype(np.float32), "bias": bias.astype(np.float32)}
-    arrays["u"] = pack(transform_weights(w.astype(np.float32)), work.u.shape[3])
+    panel = winograd_tiling(work, target).panel
+    arrays["u"] = pack(transform_weights(w.astype(np.float32)), panel)
     result = _interpret(work, target, arrays, threads)
     expected = np.zeros(result.shape) + bias
     for i, j in product(range(3), range(3)):

@@ -12,7 +12,6 @@ from math import prod
 from string import Template
 
 from bessemer.runtime.artifact import DTYPE_CODES, STATUS_TEXTS, ArrayInfo, Signature, Status
-from bessemer.runtime.shapes import format_shape
 
 # With these before _create, _destroy or _run, the API would be libc's own.
 _TAKEN_PREFIXES = {"cnd", "key", "mq", "mtx", "pthread", "sem", "thrd", "timer", "tss"}
@@ -82,7 +81,7 @@ def _lines(lines: Iterable[str]) -> str:
 
 def _described(arrays: Sequence[ArrayInfo]) -> Iterable[str]:
     for index, array in enumerate(arrays):
-        shape = format_shape([_expression(size) for size in array.shape])
+        shape = f"[{', '.join(_expression(size) for size in array.shape)}]"
         held = _C_TYPES.get(array.dtype, f"{array.dtype}_t")
         late = "; size known after the run, pass NULL" if array.data_dependent else ""
         yield f"[{index}] {_comment(array.name)}: {array.dtype} {shape} ({held}{late})"

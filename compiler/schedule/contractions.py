@@ -7,7 +7,7 @@ whatever pointwise work leads to it. The rest of the group is the epilogue.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from bessemer.compiler.ir import expr
@@ -48,6 +48,7 @@ def lower_contraction_group(
     group: Group,
     pack_group: Group | None,
     producers: Mapping[Value, Node],
+    materialized: Container[Value],
     lowering: Lowering,
     target: Target,
 ) -> list[Launch] | None:
@@ -57,7 +58,7 @@ def lower_contraction_group(
     if any(size != 0 for side in ("low", "high") for size in anchor.attributes.get(side, ())):
         return None
     left, right = anchor.inputs
-    fusion = Fusion(view_chain(left, producers), {})
+    fusion = Fusion(view_chain(left, producers, materialized), {})
     symbols = index_symbols(left.type.shape)
     element = fusion.element(left, as_index(symbols, left.type.shape))
     if not isinstance(element, Load):

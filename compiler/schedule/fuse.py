@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 
 from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir import dims, expr
@@ -89,8 +89,8 @@ class Fusion:
         return result
 
 
-def index_symbols(shape: tuple[Size, ...], prefix: str = "i") -> tuple[Symbol, ...]:
-    """One symbol for each axis."""
+def index_symbols(shape: tuple[Size, ...], prefix: str = "axis") -> tuple[Symbol, ...]:
+    """One symbol for each axis. No KernelBuilder makes such names: none of its loops captures one."""
     return tuple(Symbol(f"{prefix}{axis}", size) for axis, size in enumerate(shape))
 
 
@@ -99,10 +99,12 @@ def as_index(symbols: tuple[Symbol, ...], shape: tuple[Size, ...]) -> Index:
     return tuple(0 if size == 1 else atom(s) for s, size in zip(symbols, shape, strict=True))
 
 
-def view_chain(value: Value, producers: Mapping[Value, Node]) -> dict[Value, Node]:
-    """The views between a value and the memory behind it."""
+def view_chain(
+    value: Value, producers: Mapping[Value, Node], materialized: Container[Value] = ()
+) -> dict[Value, Node]:
+    """The views between a value and the memory behind it; `materialized` values are memory."""
     chain: dict[Value, Node] = {}
-    while (node := producers.get(value)) is not None and node.operator.is_view and node.inputs:
+    while value not in materialized and (node := producers.get(value)) is not None and node.operator.is_view and node.inputs:
         chain[value] = node
         value = node.inputs[0]
     return chain

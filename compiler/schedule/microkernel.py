@@ -13,16 +13,17 @@ the inner index of the items, so that one panel serves all tiles of a block befo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
+from typing import TypeAlias
 
 from bessemer.compiler.ir import dims, loops
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import binary, index_value, less
-from bessemer.compiler.schedule.contraction import Contraction, Nest, nest
-from bessemer.compiler.schedule.tile_sums import Place, Tile, TileWriter
+from bessemer.compiler.schedule.contraction import Contraction, DepthAxis, Nest, nest
+from bessemer.compiler.schedule.tile_sums import Place, Stretch, Tile, TileWriter
 from bessemer.compiler.schedule.tiles import Split, Tiling, split
 from bessemer.compiler.targets.machine import Target
 
@@ -57,6 +58,19 @@ def operations(contraction: Contraction, tiling: Tiling) -> Size:
     return 2 * rows * tiling.block * width * contraction.depth_extent
 
 
+Work: TypeAlias = Callable[[Place, Tile], None]
+
+
+@dataclass(frozen=True, eq=False)
+class _Slot:
+    """Where a tile belongs: `row` is its first one in the block's partial sums."""
+
+    place: Place
+    outer: tuple[Size, ...]
+    row: Size
+    work: Work
+
+
 @dataclass(frozen=True, eq=False)
 class _Writer:
     contraction: Contraction
@@ -70,7 +84,7 @@ class _Writer:
 
     @cached_property
     def sums(self) -> TileWriter:
-        return TileWriter(self.contraction, self.tiling, self.target, self.builder, self.walk.depth)
+        return TileWriter(self.contraction, self.tiling, self.target, self.builder)
 
     @cached_property
     def cut(self) -> Split:
@@ -108,8 +122,8 @@ class _Writer:
         a_base = self.sums.local(self.contraction.a_base + a_base)
         first = block * self.tiling.block
         count = dims.minimum(self.tiling.block, self.tiles - first)
-        place = Place(batch, a_base, panel, b_base, panel * self.tiling.panel, self.tiling.panel, 0)
-        self._block_of_tiles(place, first, count)
+        column, width = panel * self.tiling.panel, self.tiling.panel
+        self._block_of_tiles(Place(batch, a_base, panel, b_base, column, width), first, count)
 
     def _block_of_tiles(self, place: Place, first: Size, count: Size) -> None:
         """The tiles of a block; a last panel with few columns has narrower ones of its own."""
@@ -133,45 +147,76 @@ class _Writer:
         return -(-(columns % panel) // self.tiling.lanes) * self.tiling.lanes
 
     def _tiles(self, place: Place, first: Size, count: Size) -> None:
+        """All sums of a block of tiles, and their epilogue."""
+        sums, depth = self.sums, self.walk.depth
+        if self.tiling.stretch is None:
+            whole = Stretch(depth, 0, 0, self.contraction.depth_extent)
+            self._each(place, first, count, partial(sums.write, depth=whole))
+            return
+        shape = (self.tiling.block * self.cut.height * self.walk.unit, place.width)
+        memory = self.builder.allocate(self.contraction.dtype, shape)
+        sums.write_start(place, memory)
+        for part in self._stretches(self.tiling.stretch):
+            self._each(place, first, count, partial(sums.write_part, depth=part, sums=memory))
+        self._each(place, first, count, partial(sums.write_end, sums=memory))
+
+    def _stretches(self, length: int) -> Iterator[Stretch]:
+        """Opens the loop over the stretches of the depth; gives the one at work in it."""
+        run, *others = self.walk.depth
+        if others:
+            steps = dims.product(axis.extent for axis in others)
+            with self.builder.loop(run.extent) as step:
+                yield Stretch(tuple(others), step * run.a_stride, step * steps, steps)
+            return
+        with self.builder.loop(dims.ceildiv(run.extent, length)) as step:
+            begin = step * length
+            extent = self.sums.local(dims.minimum(length, run.extent - begin))
+            axis = DepthAxis(extent, run.a_stride)
+            yield Stretch((axis,), begin * run.a_stride, begin, extent)
+
+    def _each(self, place: Place, first: Size, count: Size, work: Work) -> None:
+        """Work on every tile of a block."""
         with self.builder.loop(count) as tile:
             flat = first + tile
             along = dims.mod(flat, self.cut.count)
             around = dims.floordiv(flat, self.cut.count)
             outer = self._unravel(around, [axis.extent for axis in self.walk.outer])
             shared = replace(place, share=dims.minimum(tile, self.sums.shares - 1))
-            self._choose_height(shared, outer, along)
+            row = tile * (self.cut.height * self.walk.unit)
+            self._choose_height(_Slot(shared, outer, row, work), along)
 
-    def _choose_height(self, place: Place, outer: Sequence[Size], along: Size) -> None:
+    def _choose_height(self, slot: _Slot, along: Size) -> None:
         """The tile at position `along` of the axis: tall, one lower, or what the last one needs."""
         cut, builder = self.cut, self.builder
         if cut.rest == 0 and cut.tall == cut.count:
-            self._tile(place, outer, along * cut.height, cut.height)
+            self._tile(slot, along * cut.height, cut.height)
             return
         with builder.when(less(along, cut.tall)):
-            self._tile(place, outer, along * cut.height, cut.height)
+            self._tile(slot, along * cut.height, cut.height)
         with builder.otherwise():
             if cut.rest == 0:
-                start = along * (cut.height - 1) + cut.tall
-                self._tile(place, outer, start, cut.height - 1)
+                self._tile(slot, along * (cut.height - 1) + cut.tall, cut.height - 1)
             else:
-                self._last_tiles(place, outer)
+                self._last_tiles(slot)
 
-    def _last_tiles(self, place: Place, outer: Sequence[Size]) -> None:
+    def _last_tiles(self, slot: _Slot) -> None:
         """The rest of a dynamic axis, as a sum of powers of two."""
         cut = self.cut
-        rest = cut.rest
         height = 1 << (cut.height - 1).bit_length() >> 1
         while height:
-            bit = index_value(dims.mod(dims.floordiv(rest, height), 2))
+            bit = index_value(dims.mod(dims.floordiv(cut.rest, height), 2))
             with self.builder.when(binary("ne", bit, 0)):
-                before = dims.floordiv(rest, 2 * height) * (2 * height)
-                self._tile(place, outer, cut.tall * cut.height + before, height)
+                before = dims.floordiv(cut.rest, 2 * height) * (2 * height)
+                part = replace(slot, row=slot.row + before * self.walk.unit)
+                self._tile(part, cut.tall * cut.height + before, height)
             height >>= 1
 
-    def _tile(self, place: Place, outer: Sequence[Size], start: Size, steps: int) -> None:
-        walk = self.walk
+    def _tile(self, slot: _Slot, start: Size, steps: int) -> None:
+        """The tile of some steps along the axis."""
+        walk, place = self.walk, slot.place
         base = place.a_base + start * walk.axis.a_stride
-        base += dims.total(i * axis.a_stride for i, axis in zip(outer, walk.outer))
+        base += dims.total(i * axis.a_stride for i, axis in zip(slot.outer, walk.outer))
+        axes = (*walk.batch, *walk.outer, walk.axis, *walk.inner)
         offsets: list[Size] = []
         indices: list[tuple[Size, ...]] = []
         for step in range(steps):
@@ -179,12 +224,10 @@ class _Writer:
                 inner = dims.total(i * axis.a_stride for i, axis in zip(unit, walk.inner))
                 offsets.append(step * walk.axis.a_stride + inner)
                 row: list[Size] = [0] * walk.rank
-                axes = (*walk.batch, *walk.outer, walk.axis, *walk.inner)
-                for index, axis in zip((*place.batch, *outer, start + step, *unit), axes):
+                for index, axis in zip((*place.batch, *slot.outer, start + step, *unit), axes):
                     axis.scatter(index, row)
                 indices.append(tuple(row))
-        tile = Tile(self.sums.local(base), tuple(offsets), tuple(indices))
-        self.sums.write(place, tile)
+        slot.work(place, Tile(self.sums.local(base), tuple(offsets), tuple(indices), slot.row))
 
     def _unravel(self, flat: Size, extents: Sequence[Size]) -> tuple[Size, ...]:
         """The indices of nested axes from their joint index, outer first."""

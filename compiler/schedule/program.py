@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 
 from bessemer.compiler.errors import InternalError, UnsupportedError
@@ -79,23 +79,28 @@ class _Builder:
             elif node.output in grouping.roots:
                 group = grouping.roots[node.output]
                 pack = grouping.packs.get(group.anchor) if group.anchor else None
-                steps += self._group(group, pack, graph, producers)
+                steps += self._group(group, pack, graph, producers, grouping.roots)
         return tuple(steps)
 
     def _group(
-        self, group: Group, pack: Group | None, graph: Graph, producers: Mapping[Value, Node]
+        self,
+        group: Group,
+        pack: Group | None,
+        graph: Graph,
+        producers: Mapping[Value, Node],
+        roots: Container[Value],
     ) -> list[Step]:
         assert group.root is not None
         node = producers[group.root]
         if self._is_alias(node, group, graph):
             return [Alias(node.inputs[0], node.output)]
         if group.anchor is not None and self.optimize > 1:
-            launches = lower_contraction_group(group, pack, producers, self.lowering, self.target)
+            launches = lower_contraction_group(group, pack, producers, roots, self.lowering, self.target)
             if launches is not None:
                 return [*launches]
             if pack is not None:
                 group.nodes += pack.nodes
-            group.nodes += view_chain(group.anchor.inputs[0], producers).values()
+            group.nodes += view_chain(group.anchor.inputs[0], producers, roots).values()
         return [*lower_elements(group, self.lowering)]
 
     def _is_alias(self, node: Node, group: Group, graph: Graph) -> bool:
@@ -155,39 +160,34 @@ class _Builder:
         going = Value(TensorType(boolean, ()))
         outer = [iteration, going, *carried, *captures]
         body = _inlined(region, dict(zip(region.inputs, outer, strict=True)))
-        steps: list[Step] = [Copy(s, t) for s, t in zip(initial, carried, strict=True)]
-        steps.append(Copy(condition, going))
-        inside: list[Step] = [*self.lower(body)]
-        limit = self._limit(node, steps) if scans else 0
-        for part, whole in zip(body.outputs[1 + carried_count :], scans, strict=True):
-            inside.append(self._store_scan(part, whole, iteration, node))
-            self.capacities[whole] = limit * part.type.numel
-        inside += _advance(body.outputs[: 1 + carried_count], [going, *carried])
-        count = node.attributes["count"] if scans else ""
-        if count:
-            self.symbols.append(count)
-        has_trips, has_condition = node.attributes["has_trips"], node.attributes["has_condition"]
-        steps.append(
-            Repeat(
-                trips if has_trips else None,
-                going if has_condition else None,
-                iteration,
-                tuple(inside),
-                count,
-            )
+        start: list[Step] = [Copy(s, t) for s, t in zip(initial, carried, strict=True)]
+        start.append(Copy(condition, going))
+        advance = _advance(body.outputs[: 1 + carried_count], [going, *carried])
+        computed = self.lower(body)
+        attributes = node.attributes
+        controls = (
+            trips if attributes["has_trips"] else None,
+            going if attributes["has_condition"] else None,
+            iteration,
         )
-        return steps
-
-    def _limit(self, node: Node, steps: list[Step]) -> Size:
-        """The most iterations that a loop can make, as a symbol bound just before it."""
-        if not node.attributes["has_trips"]:
-            raise UnsupportedError(
-                f"{', '.join(node.sources)}: a loop that collects outputs needs a trip count."
-            )
-        name = f"{node.attributes['count']}_limit"
-        self.symbols.append(name)
-        steps.append(BindDims(node.inputs[0], (name,), node.sources))
-        return symbol(name)
+        if not scans:
+            return [*start, Repeat(*controls, (*computed, *advance))]
+        count = attributes["count"]
+        self.symbols.append(count)
+        steps: list[Step] = []
+        if controls[0] is not None:
+            limit = f"{count}_limit"
+            self.symbols.append(limit)
+            steps.append(BindDims(trips, (limit,), node.sources))
+        else:
+            # Nothing says how much there will be to collect: a first run counts the iterations.
+            limit = count
+            steps += [*start, Repeat(*controls, (*computed, *advance), limit)]
+        stores: list[Step] = []
+        for part, whole in zip(body.outputs[1 + carried_count :], scans, strict=True):
+            stores.append(self._store_scan(part, whole, iteration, node))
+            self.capacities[whole] = symbol(limit) * part.type.numel
+        return [*steps, *start, Repeat(*controls, (*computed, *stores, *advance), count)]
 
     def _store_scan(self, part: Value, whole: Value, iteration: Value, node: Node) -> Launch:
         """Writes one iteration's slice into the collected output."""

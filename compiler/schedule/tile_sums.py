@@ -6,12 +6,13 @@
     epilogue of every row
 
 A tile with few rows has several fragments whose sums take turns: one sum alone would wait for the
-arithmetic unit at each step. A very long sum is added up in blocks.
+arithmetic unit at each step. A very long sum is added up in stretches, each from 0, since rounding
+errors grow with the length of a sum; between them a block's sums are in memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bessemer.compiler.ir import dims, loops
@@ -19,14 +20,16 @@ from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Size, Symbol
 from bessemer.compiler.ir.expr import (
     Buffer,
+    Constant,
     Expression,
     constant,
     fragment_element,
+    guarded,
     index_value,
     less,
 )
 from bessemer.compiler.schedule.contraction import Contraction, DepthAxis
-from bessemer.compiler.schedule.tiles import Tiling, chain_block, chains
+from bessemer.compiler.schedule.tiles import Tiling, chains
 from bessemer.compiler.targets.machine import Target
 
 _LINE = 64  # bytes in a cache line
@@ -34,35 +37,55 @@ _LINE = 64  # bytes in a cache line
 
 @dataclass(frozen=True, eq=False)
 class Place:
-    """The part of the output at work: a panel's columns for the rows of a batch."""
+    """The part of the output at work: a panel's columns for the rows of a batch.
+
+    `share` says which part of b's next stretch a tile prefetches; `width` is that of the
+    fragments, in columns.
+    """
 
     batch: tuple[Size, ...]
     a_base: Size
     panel: Size
     b_base: Size
     column: Size
-    width: int  # of the fragments, in columns
-    share: Size  # which part of the next panel to prefetch
+    width: int
+    share: Size = 0
 
 
 @dataclass(frozen=True, eq=False)
 class Tile:
-    """The rows of a tile: their offsets from its base in `a`, and their indices."""
+    """The rows of a tile: their offsets from its base in `a`, and their indices.
+
+    `first` is the tile's first row in the block's partial sums.
+    """
 
     a_base: Size
     offsets: tuple[Size, ...]
     indices: tuple[tuple[Size, ...], ...]
+    first: Size
+
+
+@dataclass(frozen=True, eq=False)
+class Stretch:
+    """A part of the depth: its axes, and where it begins in `a` and in the panel's steps.
+
+    `length` is the number of its steps; as many follow it in b (or the next panel's do).
+    """
+
+    axes: tuple[DepthAxis, ...]
+    a_offset: Size
+    begin: Size
+    length: Size
 
 
 @dataclass(frozen=True, eq=False)
 class TileWriter:
-    """Writes the sums of tiles to a kernel. `depth` are the contraction's merged depth axes."""
+    """Writes the sums of tiles to a kernel."""
 
     contraction: Contraction
     tiling: Tiling
     target: Target
     builder: KernelBuilder
-    depth: tuple[DepthAxis, ...]
 
     def local(self, size: Size) -> Size:
         """The value in a local variable, unless it is as simple as one."""
@@ -72,7 +95,7 @@ class TileWriter:
 
     @property
     def shares(self) -> int:
-        """Into how many parts the prefetching of the next panel is divided, one a tile."""
+        """Into how many parts the prefetching of b's next stretch is divided, one a tile."""
         size = self.contraction.dtype.bytes
         most = max(1, self.tiling.unroll * self.tiling.panel * size // _LINE)
         shares = 1
@@ -80,98 +103,116 @@ class TileWriter:
             shares *= 2
         return shares
 
-    def write(self, place: Place, tile: Tile) -> None:
-        """Fills the fragments of a tile, adds up and stores."""
-        registers, lanes = self.target.vector_registers, self.tiling.lanes
-        depth = self.contraction.depth_extent
-        rows = len(tile.offsets)
-        count = min(
-            chains(rows, place.width // lanes, registers, depth), max(1, self.tiling.unroll)
-        )
-        fragments = [self.builder.fresh("sum") for _ in range(count)]
-        for name in fragments:
-            self.builder.append(loops.Fragment(name, rows, place.width, self.contraction.dtype))
-        block = chain_block(depth, count, self.contraction.dtype)
-        if block is None:
-            self._fill(fragments, place, start=True)
-            self._depth(place, tile, fragments, self.depth, 0, 0)
-            totals = [self._total(fragments, row) for row in range(rows)]
-            self._store(place, tile, fragments[0], totals, self.builder.index(place.width))
-        else:
-            self._sums_in_blocks(place, tile, fragments, block)
+    def write(self, place: Place, tile: Tile, depth: Stretch) -> None:
+        """The whole sums of a tile, and their epilogue."""
+        fragments = self._fragments(place, tile)
+        self._add_up(place, tile, fragments, depth, self._start)
+        totals = [self._total(fragments, row) for row in range(len(tile.offsets))]
+        self._finish(place, tile, fragments[0], totals, self.builder.index(place.width))
 
-    def _sums_in_blocks(self, place: Place, tile: Tile, fragments: list[str], size: int) -> None:
-        """Short sums, each from 0, added up in memory: rounding errors grow with a sum's length."""
-        rows = len(tile.offsets)
-        partial = self.builder.allocate(self.contraction.dtype, (rows, place.width))
-        self._fill(fragments[:1], place, start=True)
-        self._store_partial(partial, place, fragments[:1], add=False)
-        first, *others = self.depth
-        if others:
-            with self.builder.loop(first.extent) as step:
-                self._fill(fragments, place, start=False)
-                self._depth(place, tile, fragments, others, step * first.a_stride, step)
-                self._store_partial(partial, place, fragments, add=True)
-        else:
-            size = -(-size // self.tiling.unroll) * self.tiling.unroll
-            with self.builder.loop(dims.ceildiv(first.extent, size)) as block:
-                begin = block * size
-                extent = self.local(dims.minimum(size, first.extent - begin))
-                self._fill(fragments, place, start=False)
-                run = (DepthAxis(extent, first.a_stride),)
-                self._depth(place, tile, fragments, run, begin * first.a_stride, begin, flat=True)
-                self._store_partial(partial, place, fragments, add=True)
+    def write_start(self, place: Place, sums: Buffer) -> None:
+        """What all sums begin with, in a block's partial sums."""
+        rows, columns = sums.shape
+        with self.builder.loop(rows) as row, self.builder.loop(columns, "vector", 0) as column:
+            at = place.column + column
+            value = self._start(at)
+            if not isinstance(value, Constant):
+                value = guarded(less(at, self.contraction.columns), value, 0)
+            self.builder.store(sums, (row, column), value)
+
+    def write_part(self, place: Place, tile: Tile, depth: Stretch, sums: Buffer) -> None:
+        """Adds a stretch of a tile's sums, added up from 0, to the partial sums."""
+        fragments = self._fragments(place, tile)
+        self._add_up(place, tile, fragments, depth, None)
         column = self.builder.index(place.width)
-        totals = [partial[row, dims.atom(column)] for row in range(rows)]
-        self._store(place, tile, fragments[0], totals, column)
+        stores: list[tuple[loops.Store, ...]] = []
+        for row in range(len(tile.offsets)):
+            at = (tile.first + row, dims.atom(column))
+            total = sums[at] + self._total(fragments, row)
+            stores.append((loops.Store(sums, at, total),))
+        self.builder.append(loops.FragmentStore(fragments[0], column, place.width, tuple(stores)))
 
-    def _fill(self, fragments: Sequence[str], place: Place, *, start: bool) -> None:
+    def write_end(self, place: Place, tile: Tile, sums: Buffer) -> None:
+        """The epilogue of a tile's partial sums."""
+        fragment, *_ = self._fragments(place, tile)
+        column = self.builder.index(place.width)
+        rows = range(len(tile.offsets))
+        totals = [sums[tile.first + row, dims.atom(column)] for row in rows]
+        self._finish(place, tile, fragment, totals, column)
+
+    def _fragments(self, place: Place, tile: Tile) -> list[str]:
+        """Declares the tile's fragments: several, which take turns, if it has few rows."""
+        rows = len(tile.offsets)
+        vectors, registers = place.width // self.tiling.lanes, self.target.vector_registers
+        count = chains(rows, vectors, registers, self.contraction.depth_extent)
+        names = [self.builder.fresh("sum") for _ in range(min(count, self.tiling.unroll))]
+        for name in names:
+            self.builder.append(loops.Fragment(name, rows, place.width, self.contraction.dtype))
+        return names
+
+    def _start(self, column: Size) -> Expression:
+        if self.contraction.start is None:
+            return constant(0, self.contraction.dtype)
+        return self.contraction.start(column)
+
+    def _add_up(
+        self,
+        place: Place,
+        tile: Tile,
+        fragments: Sequence[str],
+        depth: Stretch,
+        start: Callable[[Size], Expression] | None,
+    ) -> None:
+        """Fills the fragments, the first one with `start`, and adds a stretch."""
         for number, name in enumerate(fragments):
             column = self.builder.index(place.width)
             value = constant(0, self.contraction.dtype)
             limit: Size = place.width
-            if start and number == 0 and self.contraction.start is not None:
-                value = self.contraction.start(place.column + dims.atom(column))
+            if start is not None and number == 0:
+                value = start(place.column + dims.atom(column))
+            if not isinstance(value, Constant):
                 limit = dims.minimum(limit, self.contraction.columns - place.column)
             self.builder.append(loops.FragmentFill(name, column, value, limit))
+        self._depth(place, tile, fragments, depth, depth.axes, depth.a_offset, 0)
 
     def _depth(
         self,
         place: Place,
         tile: Tile,
         fragments: Sequence[str],
+        depth: Stretch,
         axes: Sequence[DepthAxis],
         a_offset: Size,
         k: Size,
-        flat: bool = False,
     ) -> None:
-        """The loops over the depth axes; `k` counts the steps of the axes around these."""
+        """The loops over these axes of a stretch; `k` counts the steps of the axes around them."""
         first, *others = axes
-        before = k if flat else k * first.extent
-        if others:
-            with self.builder.loop(first.extent) as step:
-                inner = a_offset + step * first.a_stride
-                self._depth(place, tile, fragments, others, inner, before + step)
+        if not others:
+            self._run(place, tile, fragments, depth, a_offset, k * first.extent)
             return
-        self._run(place, tile, fragments, first, a_offset, before)
+        with self.builder.loop(first.extent) as step:
+            inner = a_offset + step * first.a_stride
+            self._depth(place, tile, fragments, depth, others, inner, k * first.extent + step)
 
     def _run(
         self,
         place: Place,
         tile: Tile,
         fragments: Sequence[str],
-        axis: DepthAxis,
+        depth: Stretch,
         a_offset: Size,
         k: Size,
     ) -> None:
         """The innermost loop: `unroll` steps at a time, then the rest."""
-        unroll = self.tiling.unroll
+        axis, unroll = depth.axes[-1], self.tiling.unroll
 
         def steps(begin: Size, count: int) -> None:
             for step in range(count):
                 at = begin + step
                 fragment = fragments[step % len(fragments)]
-                self._step(place, tile, fragment, a_offset + at * axis.a_stride, k + at)
+                self._step(
+                    place, tile, fragment, a_offset + at * axis.a_stride, depth.begin + k + at
+                )
 
         if isinstance(axis.extent, int) and axis.extent <= unroll:
             steps(0, axis.extent)
@@ -179,7 +220,7 @@ class TileWriter:
         whole = dims.floordiv(axis.extent, unroll)
         with self.builder.loop(whole) as i:
             if self.tiling.prefetch:
-                self._prefetch(place, k + i * unroll)
+                self._prefetch(place, depth, k + i * unroll)
             steps(i * unroll, unroll)
         rest = dims.mod(axis.extent, unroll)
         if isinstance(rest, int):
@@ -200,13 +241,12 @@ class TileWriter:
             )
         )
 
-    def _prefetch(self, place: Place, k: Size) -> None:
-        """This tile's share of the panel after this one."""
+    def _prefetch(self, place: Place, depth: Stretch, k: Size) -> None:
+        """This tile's share of the stretch after this one."""
         shares, panel = self.shares, self.tiling.panel
         line = _LINE // self.contraction.dtype.bytes
-        elements = self.contraction.depth_extent * panel
-        part = self.contraction.depth_extent * (panel // shares)
-        begin = place.b_base + elements + place.share * part + k * (panel // shares)
+        following = place.b_base + (depth.begin + depth.length) * panel
+        begin = following + (place.share * depth.length + k) * (panel // shares)
         for number in range(max(1, self.tiling.unroll * panel // shares // line)):
             self.builder.append(loops.Prefetch(self.contraction.b, begin + number * line, 2))
 
@@ -218,18 +258,7 @@ class TileWriter:
             totals = [a + b for a, b in pairs] + totals[len(totals) & ~1 :]
         return totals[0]
 
-    def _store_partial(
-        self, partial: Buffer, place: Place, fragments: Sequence[str], *, add: bool
-    ) -> None:
-        column = self.builder.index(place.width)
-        stores: list[tuple[loops.Store, ...]] = []
-        for row in range(int(partial.shape[0])):  # type: ignore[arg-type]
-            at = (row, dims.atom(column))
-            total = self._total(fragments, row)
-            stores.append((loops.Store(partial, at, partial[at] + total if add else total),))
-        self.builder.append(loops.FragmentStore(fragments[0], column, place.width, tuple(stores)))
-
-    def _store(
+    def _finish(
         self,
         place: Place,
         tile: Tile,

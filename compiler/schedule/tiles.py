@@ -19,12 +19,15 @@ from bessemer.compiler.targets.machine import Target
 
 # Sums of longer chains than this are split, so that rounding errors stay below 1e-6 of the norm.
 LONGEST_CHAIN = 3000
-CHAIN_BLOCK = 2048
+STRETCH = 2048
 # A fused multiply-add takes about four cycles and two start in each: eight sums must be under way.
 SUMS_UNDER_WAY = 8
-# The first-level caches of today's x86 processors have sets of 12 lines (or 8), and a set every 4 KB.
+# A set of a first-level cache has 12 lines (or 8) on today's x86 processors; addresses that are 4 KB
+# apart share one.
 _WAYS = 12
 _PAGE = 4096
+# A block's partial sums are on the stack.
+_PARTIAL_BYTES = 48 << 10
 # Enough rows to make good use of a panel, few enough to give every thread a block.
 _DYNAMIC_BLOCK = 16
 
@@ -34,8 +37,9 @@ class Tiling:
     """The choices for one contraction. `height` is in rows, `block` in tiles.
 
     `panel` is the width of b's packed panels, in columns. `unroll` is the number of depth steps
-    in the innermost loop's body. `prefetch` asks for the next panel of b to be fetched into the
-    second-level cache while one is used.
+    in the innermost loop's body. A sum is added up in stretches of at most `stretch` steps, or all
+    at once (if the depth has several axes, a stretch is a step of the outermost). `prefetch` asks
+    for what comes next in b to be fetched into the second-level cache.
     """
 
     lanes: int
@@ -44,6 +48,7 @@ class Tiling:
     block: int
     unroll: int
     prefetch: bool
+    stretch: int | None = None
 
 
 def registers_tile(vectors: int, registers: int) -> int:
@@ -82,6 +87,12 @@ def plan(contraction: Contraction, target: Target, threads: int = 2) -> Tiling:
     if not walk.inner:
         height = min(height, _rows_in_first_cache(walk.axis.a_stride, contraction.dtype))
     panel = vectors * lanes
+    rows = split(walk.axis.extent, height // walk.unit).height * walk.unit
+    sums = chains(rows, vectors, target.vector_registers, contraction.depth_extent)
+    stretch = stretch_length(contraction.depth_extent, sums, contraction.dtype)
+    block = _block(contraction, walk, panel, height, target, threads)
+    if stretch is not None:
+        block = min(block, max(1, _PARTIAL_BYTES // (rows * panel * contraction.dtype.bytes)))
     weight_bytes = (
         _known(contraction.depth_extent, 512)
         * _known(contraction.columns, 512)
@@ -91,9 +102,10 @@ def plan(contraction: Contraction, target: Target, threads: int = 2) -> Tiling:
         lanes=lanes,
         panel=panel,
         height=height,
-        block=_block(contraction, walk, panel, height, target, threads),
+        block=block,
         unroll=_unroll(walk.depth[-1].extent),
         prefetch=weight_bytes > 400 << 10,
+        stretch=stretch,
     )
 
 
@@ -162,9 +174,9 @@ def _tile_bytes(contraction: Contraction, walk: Nest, cut: Split, tiles: Size) -
     size = contraction.dtype.bytes
     rows = cut.height * walk.unit
     bytes_ = rows * _known(contraction.depth_extent, 512) * size
-    reach: Size = 1
-    for axis in (*walk.outer, walk.axis, *walk.inner, *walk.depth):
-        reach = reach + (axis.extent - 1) * axis.a_stride
+    axes = [(a.extent, a.a_stride) for a in (*walk.outer, walk.axis, *walk.inner)]
+    axes += [(a.extent, a.a_stride) for a in walk.depth]
+    reach = 1 + dims.total((extent - 1) * stride for extent, stride in axes)
     if isinstance(reach, int) and isinstance(tiles, int):
         return max(1, min(bytes_, reach * size // max(1, tiles)))
     stride = walk.axis.a_stride
@@ -208,12 +220,13 @@ def chains(rows: int, vectors: int, registers: int, depth: Size) -> int:
     return count
 
 
-def chain_block(depth: Size, chains: int, dtype: DType) -> int | None:
-    """The length of the blocks in which a sum is added up; None where it need not be split."""
+def stretch_length(depth: Size, chains: int, dtype: DType) -> int | None:
+    """The length of the stretches in which a sum is added up; None where it need not be cut."""
     if dtype.bits > 32:
         return None
     if not isinstance(depth, int):
-        return CHAIN_BLOCK * chains
+        return STRETCH * chains
     if depth < LONGEST_CHAIN * chains:
         return None
-    return ceil(depth / ceil(depth / (CHAIN_BLOCK * chains)))
+    even = ceil(depth / ceil(depth / (STRETCH * chains)))
+    return (even + 3) // 4 * 4

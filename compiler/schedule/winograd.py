@@ -76,8 +76,8 @@ class Stages:
 def transform_weights(w: Array) -> Array:
     """[3, 3, c, o] to [16, c, o], in float64 before the last rounding."""
     g = np.array(_WEIGHTS)
-    u = np.einsum("ai,bj,ijco->abco", g, g, w.astype(np.float64))
-    return u.reshape(POINTS, *w.shape[2:]).astype(w.dtype)
+    u: Array = np.einsum("ai,bj,ijco->abco", g, g, w.astype(np.float64)).astype(w.dtype)
+    return u.reshape(POINTS, *w.shape[2:])
 
 
 def pays(outputs: Sequence[Size], channels: Size, columns: Size, dtype: DType) -> bool:

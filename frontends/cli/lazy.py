@@ -42,13 +42,19 @@ def command_group(name: str, commands: Sequence[LazyCommand], epilogue: str) -> 
     return group
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"bessemer {bessemer.__version__}")
+        raise typer.Exit
+
+
 def _start(
-    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version.", is_eager=True, callback=_show_version),
+    ] = False,
     traceback: Annotated[
         bool, typer.Option("--traceback", help="Show where an error came from; good anywhere.")
     ] = False,
 ) -> None:
     """Bessemer compiles neural networks to native code."""
-    if version:
-        typer.echo(f"bessemer {bessemer.__version__}")
-        raise typer.Exit

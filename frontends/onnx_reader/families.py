@@ -7,10 +7,14 @@ from bessemer.compiler.errors import InternalError
 from bessemer.frontends.onnx_reader import (  # noqa: F401  (each registers its rules)
     operators_activation,
     operators_arithmetic,
+    operators_contrib,
+    operators_contrib_attention,
+    operators_contrib_quantized,
     operators_control,
     operators_convolution,
     operators_index,
     operators_matmul,
+    operators_ml,
     operators_move,
     operators_normalization,
     operators_pooling,
@@ -20,6 +24,7 @@ from bessemer.frontends.onnx_reader import (  # noqa: F401  (each registers its 
     operators_resize,
     operators_sequence,
     operators_shape,
+    operators_trees,
 )
 from bessemer.frontends.onnx_reader.registry import RULES
 

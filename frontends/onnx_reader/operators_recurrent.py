@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from bessemer.compiler.ir.dims import Size
@@ -32,7 +33,24 @@ class _Direction:
 
 @rule("LSTM", "GRU", "RNN")
 def read_recurrent(context: NodeContext) -> list[Value]:
-    kind = context.node.op_type.lower()
+    return recurrent(context, context.node.op_type.lower(), _plain_products)
+
+
+Products = Callable[[NodeContext, int, Value], tuple[Value, Value]]
+"""For one direction: the input's products [T, B, gates * H], and the recurrent weights
+[H, gates * H]."""
+
+
+def _plain_products(context: NodeContext, number: int, x: Value) -> tuple[Value, Value]:
+    weight, across = _part(context, 1, number), _part(context, 2, number)
+    if weight is None or across is None or weight.type.rank != 2 or across.type.rank != 2:
+        context.wrong("the weights W and R are wanted as [directions, gates * hidden, ...]")
+    gates_x = matmul(context.builder, x, context.transpose(weight, (1, 0)))
+    return gates_x, context.transpose(across, (1, 0))
+
+
+def recurrent(context: NodeContext, kind: str, products: Products) -> list[Value]:
+    """A whole layer; the inputs after the weights are those of LSTM, in its order."""
     x = context.input(0)
     batch_first = bool(context.integer("layout", 0))
     if x.type.rank != 3:
@@ -40,7 +58,7 @@ def read_recurrent(context: NodeContext) -> list[Value]:
     if batch_first:
         x = context.transpose(x, (1, 0, 2))
     directions = _directions(context, kind, x)
-    results = [_run(context, kind, direction) for direction in directions]
+    results = [_run(context, kind, direction, products) for direction in directions]
     stacked = [_stacked(context, list(parts)) for parts in zip(*results)]
     y, *states = stacked
     y = context.transpose(y, (1, 0, 2, 3))  # [directions, T, B, H] to [T, directions, B, H]
@@ -96,17 +114,15 @@ def _parameters(
     return [next(left, 0.0) if name in takers else 0.0 for name in names]
 
 
-def _run(context: NodeContext, kind: str, direction: _Direction) -> tuple[Value, ...]:
+def _run(
+    context: NodeContext, kind: str, direction: _Direction, products: Products
+) -> tuple[Value, ...]:
     """(y [T, B, H], h [B, H] [, c [B, H]]) of one direction."""
     b = context.builder
     count = _GATES[kind]
-    weight = _part(context, 1, direction.number)  # [count * H, I]
-    recurrent = _part(context, 2, direction.number)  # [count * H, H]
-    if weight is None or recurrent is None or recurrent.type.rank != 2:
-        context.wrong("the weights W and R are wanted as [directions, gates * hidden, ...]")
-    hidden = recurrent.type.shape[1]
+    gates_x, across = products(context, direction.number, direction.x)
+    hidden = across.type.shape[0]
     linear = kind == "gru" and bool(context.integer("linear_before_reset", 0))
-    gates_x = matmul(b, direction.x, context.transpose(weight, (1, 0)))
     bias, late = _biases(context, direction.number, count, hidden, linear, gates_x)
     if bias is not None:
         gates_x = binary(b, "add", gates_x, bias)
@@ -136,7 +152,6 @@ def _run(context: NodeContext, kind: str, direction: _Direction) -> tuple[Value,
         attributes["linear_before_reset"] = linear
         if linear:
             optional.append(late if late is not None else _zeros(context, gates_x, (hidden,)))
-    across = context.transpose(recurrent, (1, 0))
     return b.apply_many(kind, gates_x, across, *states, *optional, **attributes)
 
 

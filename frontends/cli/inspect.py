@@ -1,0 +1,165 @@
+"""`bessemer inspect`: what the compiler makes of a model, at any station on its way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import typer
+
+from bessemer.compiler.driver import assembly, build, kernels_of
+from bessemer.compiler.ir.graph import Graph
+from bessemer.compiler.ir.text_graph import print_graph
+from bessemer.compiler.ir.text_loops import print_kernel
+from bessemer.compiler.options import Options
+from bessemer.frontends.cli import arguments
+from bessemer.frontends.cli.graph_drawing import dot_text
+from bessemer.frontends.cli.output import format_bytes, print_json, print_table, spinner, write
+from bessemer.frontends.cli.stations import Scheduled, graph_after, schedule
+from bessemer.frontends.cli.steps_text import (
+    group_rows,
+    memory_summary,
+    place_rows,
+    print_program,
+)
+from bessemer.frontends.compile import as_graph
+
+Emit = Literal["summary", "graph", "groups", "loops", "program", "memory", "llvm", "asm", "dot"]
+DEFAULT_SIZE = 64
+"""What a symbol is taken to be where a number is wanted and none was given."""
+
+
+def command(
+    model: arguments.ModelPath,
+    emit: Annotated[
+        Emit, typer.Option("--emit", help="Which form of the model to show.")
+    ] = "summary",
+    after: Annotated[
+        str, typer.Option("--after", metavar="PASS", help="The graph after this pass, or 'input'.")
+    ] = "",
+    dim: arguments.Dims = None,
+    at: Annotated[
+        list[str] | None,
+        typer.Option("--at", metavar="NAME=SIZE", help="Show memory for this size, unfixed."),
+    ] = None,
+    target: arguments.TargetName = "",
+    optimize: arguments.Optimize = 2,
+    as_json: arguments.AsJson = False,
+) -> None:
+    """Show what the compiler makes of a model.
+
+    graph (also --after PASS) and dot show the graph; groups and loops its kernels, program the order
+    in which they run; memory where values lie; llvm and asm the code. BESSEMER_DUMP=FOLDER writes
+    all of it at once.
+    """
+    options = Options(target, optimize=optimize)
+    sizes = arguments.parse_dims(at, "--at")
+    if after and emit not in ("summary", "graph", "dot"):
+        raise typer.BadParameter("--after shows a graph: it goes with --emit graph or dot.")
+    with spinner(f"Compiling {model.name}"):
+        graph = as_graph(model, arguments.parse_dims(dim))
+        found = _content(graph, "graph" if after and emit == "summary" else emit, after, options, sizes)
+    if as_json:
+        print_json(found if isinstance(found, dict) else {emit: found})
+    elif isinstance(found, str):
+        write(found)
+    else:
+        _print(found)
+
+
+def _content(
+    graph: Graph, emit: Emit, after: str, options: Options, sizes: Mapping[str, int]
+) -> str | dict[str, Any]:
+    match emit:
+        case "graph":
+            return print_graph(graph_after(graph, options.optimize, after))
+        case "dot":
+            return dot_text(graph_after(graph, options.optimize, after))
+        case "llvm":
+            return "\n".join(build(graph, options).texts)
+        case "asm":
+            return assembly(build(graph, options))
+        case _:
+            return _scheduled_content(schedule(graph, options), emit, sizes)
+
+
+def _scheduled_content(
+    made: Scheduled, emit: Emit, sizes: Mapping[str, int]
+) -> str | dict[str, Any]:
+    program, plan = made.program, made.plan
+    defaults = dict.fromkeys(program.symbols, DEFAULT_SIZE)
+    memory = memory_summary(program, plan, {**defaults, **sizes})
+    match emit:
+        case "loops":
+            return "\n".join(print_kernel(kernel) for kernel in kernels_of(program.steps))
+        case "program":
+            return print_program(program, plan)
+        case "groups":
+            return {"groups": group_rows(program)}
+        case "memory":
+            return {"memory": memory, "places": place_rows(program, plan)}
+        case _:
+            return {
+                "model": _summary(made),
+                "groups": group_rows(program),
+                "memory": memory,
+            }
+
+
+def _summary(made: Scheduled) -> dict[str, Any]:
+    graph = made.graph
+    return {
+        "name": graph.name,
+        "inputs": {value.name: str(value.type) for value in graph.inputs},
+        "outputs": {
+            name: str(value.type) for name, value in zip(graph.output_names, graph.outputs)
+        },
+        "target": made.target.name,
+        "nodes": sum(1 for _ in graph.walk()),
+        "kernels": len(kernels_of(made.program.steps)),
+    }
+
+
+def _print(found: Mapping[str, Any]) -> None:
+    if "model" in found:
+        for key, entry in found["model"].items():
+            shown = entry
+            if isinstance(entry, dict):
+                shown = ", ".join(f"{name}: {type}" for name, type in entry.items())
+            write(f"{key:<9} {shown}")
+    if "groups" in found:
+        rows = [
+            [
+                row["number"],
+                "  " * row["depth"] + row["kernel"],
+                ", ".join(row["writes"]),
+                row["parallel"],
+                ", ".join(row["sources"]),
+            ]
+            for row in found["groups"]
+        ]
+        print_table(("#", "kernel", "writes", "parallel", "from"), rows, right="rllrl")
+    if "places" in found:
+        rows = [
+            [row["offset"], row["bytes"], row["type"], row["name"], "shares" if row["shares"] else ""]
+            for row in found["places"]
+        ]
+        print_table(("offset", "bytes", "type", "name", ""), rows, right="rrlll")
+    if "memory" in found:
+        write(_memory_text(found["memory"]))
+
+
+def _memory_text(memory: Mapping[str, Any]) -> str:
+    lines = [f"weights      {format_bytes(memory['weights_bytes'])}"]
+    if memory.get("at"):
+        lines += [f"arena        {memory['arena']}", f"lower bound  {memory['lower_bound']}"]
+        lines += [f"with {', '.join(f'{name}={size}' for name, size in memory['at'].items())}:"]
+    if "arena_bytes" in memory:
+        lines += [
+            f"arena        {format_bytes(memory['arena_bytes'])}",
+            f"lower bound  {format_bytes(memory['lower_bound_bytes'])}",
+            f"gap          {memory['gap']:.1%}",
+        ]
+    else:
+        lines += [f"arena        {memory['arena']}", f"lower bound  {memory['lower_bound']}"]
+    return "\n".join(lines)

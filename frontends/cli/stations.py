@@ -1,0 +1,75 @@
+"""The way of a model through the compiler, as far as somebody wants to look."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import typer
+
+from bessemer.compiler.driver import PASSES
+from bessemer.compiler.ir.graph import Graph
+from bessemer.compiler.ir.program import MemoryPlan, Program
+from bessemer.compiler.options import Options
+from bessemer.compiler.passes.plan_memory import plan_memory
+from bessemer.compiler.passes.remove_dead import remove_dead
+from bessemer.compiler.schedule.program import build_program
+from bessemer.compiler.targets.choose import host_target, parse_target
+from bessemer.compiler.targets.machine import Target
+
+INPUT = "input"
+"""The name of the station before the first pass."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scheduled:
+    """A model just before code generation."""
+
+    graph: Graph
+    program: Program
+    plan: MemoryPlan
+    target: Target
+
+
+def pass_names() -> list[str]:
+    """The passes in the order in which they run; some run twice."""
+    return [step.__name__ for step in PASSES]
+
+
+def graph_after(graph: Graph, optimize: int, name: str = "") -> Graph:
+    """The graph after the last run of the pass of this name (all of them if there is no name).
+
+    "fold_constants:1" means its first run. A usage error for an unknown name.
+    """
+    steps = PASSES if optimize > 0 else (remove_dead,)
+    names = [step.__name__ for step in steps]
+    for step in steps[: _count(names, name)]:
+        graph = step(graph)
+    return graph
+
+
+def _count(names: list[str], name: str) -> int:
+    """How many steps to run so that the one named is the last."""
+    if not name:
+        return len(names)
+    if name == INPUT:
+        return 0
+    word, _, number = name.partition(":")
+    places = [place for place, found in enumerate(names, 1) if found == word]
+    wanted = int(number) - 1 if number.isdecimal() else -1
+    if not places or wanted >= len(places):
+        known = ", ".join([INPUT, *dict.fromkeys(names)])
+        raise typer.BadParameter(f"--after {name!r}: the passes are {known}.")
+    return places[wanted]
+
+
+def target_of(options: Options) -> Target:
+    """The machine that the options name, or this one."""
+    return parse_target(options.target) if options.target else host_target()
+
+
+def schedule(graph: Graph, options: Options) -> Scheduled:
+    """All stations up to the memory plan. Raises CompileError for what cannot be compiled."""
+    target = target_of(options)
+    graph = graph_after(graph, options.optimize)
+    program = build_program(graph, target, options.optimize)
+    return Scheduled(graph, program, plan_memory(program), target)

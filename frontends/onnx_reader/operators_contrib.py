@@ -1,0 +1,138 @@
+"""Operators of com.microsoft that onnxruntime's tools write: fused products and normalizations."""
+
+from __future__ import annotations
+
+from bessemer.compiler.ir.graph import Value
+from bessemer.compiler.ir.types import TensorType, i32
+from bessemer.compiler.ops import composite_activation as activation
+from bessemer.compiler.ops import composite_normalize as normalize
+from bessemer.compiler.ops import composite_reduce
+from bessemer.compiler.ops.composite import cast
+from bessemer.frontends.onnx_reader.context import NodeContext
+from bessemer.frontends.onnx_reader.items import Item
+from bessemer.frontends.onnx_reader.operators_convolution import convolved
+from bessemer.frontends.onnx_reader.operators_index import indices_at
+from bessemer.frontends.onnx_reader.operators_matmul import product, read_gemm, scaled, swapped
+from bessemer.frontends.onnx_reader.registry import rule
+
+_DOMAIN = "com.microsoft"
+
+
+def _activated(context: NodeContext, x: Value) -> Value:
+    """The activation that a fused operator ends with."""
+    name = context.text("activation", "")
+    parameters = context.numbers("activation_params", ())
+    match name:
+        case "":
+            return x
+        case "Relu" | "Tanh" | "Sigmoid":
+            return context.apply(name.lower(), x)
+        case "LeakyRelu":
+            slope = parameters[0] if parameters else context.number("activation_alpha", 0.01)
+            return context.apply("leaky_relu", x, slope=slope)
+        case "Clip" if len(parameters) == 2:
+            return context.apply("clip", x, minimum=parameters[0], maximum=parameters[1])
+        case "HardSigmoid" if len(parameters) == 2:
+            return activation.hard_sigmoid(context.builder, x, *parameters)
+        case _:
+            context.unsupported(f"activation = {name}")
+
+
+@rule("FusedConv", domain=_DOMAIN)
+def read_fused_conv(context: NodeContext) -> Value:
+    result = convolved(context, context.input(0), context.input(1), context.optional(2))
+    added = context.optional(3)
+    if added is not None:
+        result = context.elementwise("add", result, added)
+    return _activated(context, result)
+
+
+@rule("FusedGemm", domain=_DOMAIN)
+def read_fused_gemm(context: NodeContext) -> Value:
+    return _activated(context, read_gemm(context))
+
+
+@rule("FusedMatMul", "TransposeMatMul", domain=_DOMAIN)
+def read_fused_matmul(context: NodeContext) -> Value:
+    sides = []
+    for position, letter in enumerate("AB"):
+        value = context.input(position)
+        if context.integer(f"transBatch{letter}", 0):
+            context.unsupported(f"transBatch{letter} = 1")
+        turned = context.integer(f"trans{letter}", 0) and value.type.rank > 1
+        sides.append(swapped(context, value) if turned else value)
+    return scaled(context, product(context, *sides), context.number("alpha", 1.0))
+
+
+@rule("Gelu", domain=_DOMAIN)
+def read_gelu(context: NodeContext) -> Value:
+    return activation.gelu(context.builder, context.input(0))
+
+
+@rule("BiasGelu", "FastGelu", domain=_DOMAIN)
+def read_bias_gelu(context: NodeContext) -> Value:
+    x, bias = context.input(0), context.optional(1)
+    if bias is not None:
+        x = context.elementwise("add", x, bias)
+    return activation.gelu(context.builder, x, tanh=context.node.op_type == "FastGelu")
+
+
+@rule("QuickGelu", domain=_DOMAIN)
+def read_quick_gelu(context: NodeContext) -> Value:
+    return activation.silu(context.builder, context.input(0), context.number("alpha", 1.702))
+
+
+@rule("SkipLayerNormalization", domain=_DOMAIN)
+def read_skip_layer_norm(context: NodeContext) -> list[Item]:
+    """Layer normalization of a sum, which is an output, too."""
+    x = context.elementwise("add", context.input(0), context.input(1))
+    bias = context.optional(4)
+    if bias is not None:
+        x = context.elementwise("add", x, bias)
+    normal, center, inverse = normalize.standardize(
+        context.builder, x, (x.type.rank - 1,), context.number("epsilon", 1e-12)
+    )
+    result = normalize.scale_and_shift(
+        context.builder, normal, context.input(2), context.optional(3)
+    )
+    return [cast(context.builder, result, x.type.dtype), center, inverse, x]
+
+
+@rule("SkipSimplifiedLayerNormalization", domain=_DOMAIN)
+def read_skip_rms_norm(context: NodeContext) -> list[Item]:
+    x = context.elementwise("add", context.input(0), context.input(1))
+    bias = context.optional(3)
+    if bias is not None:
+        x = context.elementwise("add", x, bias)
+    epsilon = context.number("epsilon", 1e-12)
+    axes = (x.type.rank - 1,)
+    result = normalize.rms_norm(context.builder, x, context.input(2), axes, epsilon)
+    return [result, None, None, x]
+
+
+@rule("EmbedLayerNormalization", domain=_DOMAIN)
+def read_embed_layer_norm(context: NodeContext) -> list[Item]:
+    """Layer normalization of the sum of word, position and segment embeddings."""
+    ids = indices_at(context, 0)
+    words, positions = context.input(2), context.input(3)
+    batch, length = ids.type.shape
+    total = context.apply("gather", words, ids, axis=0)
+    if context.optional(8) is not None:
+        places = context.apply("gather", positions, indices_at(context, 8), axis=0)
+    else:
+        order = context.apply("iota", shape=(length,), axis=0, dtype=i32)
+        places = context.apply("gather", positions, order, axis=0)
+    total = context.elementwise("add", total, places)
+    if context.optional(1) is not None and context.optional(4) is not None:
+        segments = context.apply("gather", context.input(4), indices_at(context, 1), axis=0)
+        total = context.apply("add", total, segments)
+    epsilon = context.number("epsilon", 1e-12)
+    result = normalize.layer_norm(
+        context.builder, total, context.input(5), context.input(6), (2,), epsilon
+    )
+    mask = context.optional(7)
+    if mask is None:
+        lengths = context.full(TensorType(i32, (batch,)), 0)
+    else:
+        lengths = composite_reduce.reduce(context.builder, "sum", context.cast(mask, i32), (1,))
+    return [result, lengths, total]

@@ -1,0 +1,182 @@
+"""Quantized operators of com.microsoft."""
+
+from __future__ import annotations
+
+from bessemer.compiler.ir.graph import Value
+from bessemer.compiler.ir.types import f32
+from bessemer.compiler.ops import composite_reduce
+from bessemer.compiler.ops.composite_quantize import (
+    dequantize_linear,
+    dynamic_quantize_linear,
+    quantize_linear,
+)
+from bessemer.compiler.ops.composite_shape import (
+    from_channels_last,
+    slice_axis,
+    to_channels_last,
+)
+from bessemer.frontends.onnx_reader.context import NodeContext
+from bessemer.frontends.onnx_reader.operators_matmul import product
+from bessemer.frontends.onnx_reader.operators_move import concatenated
+from bessemer.frontends.onnx_reader.operators_quantize import (
+    centered,
+    read_dequantize_linear,
+    read_quantize_linear,
+)
+from bessemer.frontends.onnx_reader.operators_recurrent import recurrent
+from bessemer.frontends.onnx_reader.registry import rule
+from bessemer.frontends.onnx_reader.windows import read_window
+
+_DOMAIN = "com.microsoft"
+
+rule("QuantizeLinear", domain=_DOMAIN)(read_quantize_linear)
+rule("DequantizeLinear", domain=_DOMAIN)(read_dequantize_linear)
+
+
+def _real(context: NodeContext, first: int) -> Value:
+    """Three inputs, quantized tensor, scale and zero point, as floats."""
+    zero_point = context.optional(first + 2)
+    return dequantize_linear(
+        context.builder, context.input(first), context.input(first + 1), zero_point
+    )
+
+
+def _quantized(context: NodeContext, x: Value, first: int) -> Value:
+    """Floats under the scale and zero point that two inputs give."""
+    zero_point = context.optional(first + 1)
+    dtype = context.input(0).type.dtype
+    return quantize_linear(context.builder, x, context.input(first), zero_point, dtype=dtype)
+
+
+@rule("QLinearAdd", "QLinearMul", domain=_DOMAIN)
+def read_qlinear_binary(context: NodeContext) -> Value:
+    operator = "add" if context.node.op_type == "QLinearAdd" else "mul"
+    real = context.elementwise(operator, _real(context, 0), _real(context, 3))
+    return _quantized(context, real, 6)
+
+
+@rule("QLinearSigmoid", "QLinearLeakyRelu", domain=_DOMAIN)
+def read_qlinear_activation(context: NodeContext) -> Value:
+    real = _real(context, 0)
+    if context.node.op_type == "QLinearSigmoid":
+        real = context.apply("sigmoid", real)
+    else:
+        real = context.apply("leaky_relu", real, slope=context.number("alpha", 0.01))
+    return _quantized(context, real, 3)
+
+
+@rule("QLinearGlobalAveragePool", domain=_DOMAIN)
+def read_qlinear_global_average_pool(context: NodeContext) -> Value:
+    b = context.builder
+    real = _real(context, 0)
+    last = bool(context.integer("channels_last", 0))
+    pooled = composite_reduce.global_average_pool(b, real if last else to_channels_last(b, real))
+    return _quantized(context, pooled if last else from_channels_last(b, pooled), 3)
+
+
+@rule("QLinearAveragePool", domain=_DOMAIN)
+def read_qlinear_average_pool(context: NodeContext) -> Value:
+    b = context.builder
+    last = bool(context.integer("channels_last", 0))
+    x = _real(context, 0) if last else to_channels_last(b, _real(context, 0))
+    window = read_window(context, x.type.shape[1:-1], context.integers("kernel_shape"))
+    pooled = context.apply(
+        "average_pool",
+        x,
+        kernel=window.kernel,
+        strides=window.strides,
+        dilations=window.dilations,
+        low=window.low,
+        high=window.high,
+        count_include_pad=bool(context.integer("count_include_pad", 0)),
+        uncounted=window.uncounted if any(size != 0 for size in window.uncounted) else (),
+    )
+    return _quantized(context, pooled if last else from_channels_last(b, pooled), 3)
+
+
+@rule("QLinearConcat", domain=_DOMAIN)
+def read_qlinear_concat(context: NodeContext) -> Value:
+    parts = [_real(context, first) for first in range(2, len(context), 3)]
+    axis = context.axis(parts[0].type.rank)
+    real = concatenated(context, parts, axis)
+    zero_point, dtype = context.optional(1), context.input(2).type.dtype
+    return quantize_linear(context.builder, real, context.input(0), zero_point, dtype=dtype)
+
+
+@rule("NhwcMaxPool", domain=_DOMAIN)
+def read_nhwc_max_pool(context: NodeContext) -> Value:
+    x = context.input(0)
+    window = read_window(context, x.type.shape[1:-1], context.integers("kernel_shape"))
+    return context.apply(
+        "max_pool",
+        x,
+        kernel=window.kernel,
+        strides=window.strides,
+        dilations=window.dilations,
+        low=window.low,
+        high=window.high,
+    )
+
+
+def _scaled_product(
+    context: NodeContext, left: Value, right: Value, scales: tuple[Value, Value], bias: Value | None
+) -> Value:
+    """An integer product as floats."""
+    total = context.cast(product(context, left, right), f32)
+    scale = context.elementwise("mul", *(_scalar(context, value) for value in scales))
+    real = context.elementwise("mul", total, scale)
+    return real if bias is None else context.elementwise("add", real, bias)
+
+
+def _scalar(context: NodeContext, value: Value) -> Value:
+    """A vector of one as a scalar, so that it adds no axis."""
+    return context.reshape(value, ()) if value.type.numel == 1 else value
+
+
+@rule("MatMulIntegerToFloat", domain=_DOMAIN)
+def read_matmul_integer_to_float(context: NodeContext) -> Value:
+    left = centered(context, context.input(0), context.optional(4), -2)
+    right = centered(context, context.input(1), context.optional(5), -1)
+    scales = (context.input(2), context.input(3))
+    return _scaled_product(context, left, right, scales, context.optional(6))
+
+
+@rule("DynamicQuantizeMatMul", domain=_DOMAIN)
+def read_dynamic_quantize_matmul(context: NodeContext) -> Value:
+    quantized, scale, zero_point = dynamic_quantize_linear(context.builder, context.input(0))
+    left = centered(context, quantized, zero_point, -2)
+    right = centered(context, context.input(1), context.optional(3), -1)
+    return _scaled_product(
+        context, left, right, (scale, context.input(2)), context.optional(4)
+    )
+
+
+@rule("DynamicQuantizeLSTM", domain=_DOMAIN)
+def read_dynamic_quantize_lstm(context: NodeContext) -> list[Value]:
+    """The input's product is one of integers, as in onnxruntime. The recurrent weights are int8 too,
+    but the state stays float, where onnxruntime rounds it to 8 bits in every step."""
+    return recurrent(context, "lstm", _quantized_products)
+
+
+def _quantized_products(context: NodeContext, number: int, x: Value) -> tuple[Value, Value]:
+    weight, scale, zero_point = _direction(context, (1, 8, 9), number)
+    quantized, x_scale, x_zero = dynamic_quantize_linear(context.builder, x)
+    left = centered(context, quantized, x_zero, -2)
+    right = centered(context, weight, zero_point, -1)
+    gates_x = _scaled_product(context, left, right, (x_scale, scale), None)
+    across = _direction(context, (2, 10, 11), number)
+    return gates_x, dequantize_linear(context.builder, *across, axis=1)
+
+
+def _direction(
+    context: NodeContext, positions: tuple[int, int, int], number: int
+) -> tuple[Value, Value, Value]:
+    """One direction's weights, scale and zero point (one for all, or one for each column)."""
+    weight, scale, zero_point = (_part(context, position, number) for position in positions)
+    return weight, scale, zero_point
+
+
+def _part(context: NodeContext, position: int, number: int) -> Value:
+    value = context.input(position)
+    one = slice_axis(context.builder, value, 0, number, 1)
+    return context.reshape(one, value.type.shape[1:])

@@ -1,0 +1,279 @@
+"""Tree ensembles of ai.onnx.ml.
+
+All trees walk at once: the place of every sample in every tree is an index into one table of nodes,
+and as many steps are made as the deepest tree has. A leaf leads to itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from bessemer.compiler.ir.graph import Value
+from bessemer.compiler.ir.types import Array, i64
+from bessemer.compiler.ops.composite import binary
+from bessemer.compiler.ops.composite_reduce import mean, reduce, softmax
+from bessemer.frontends.onnx_reader.context import NodeContext
+from bessemer.frontends.onnx_reader.items import Item
+from bessemer.frontends.onnx_reader.registry import rule
+
+_DOMAIN = "ai.onnx.ml"
+_MODES = {"BRANCH_LEQ": "le", "BRANCH_LT": "lt", "BRANCH_GTE": "ge", "BRANCH_GT": "gt",
+          "BRANCH_EQ": "eq", "BRANCH_NEQ": "ne"}  # fmt: skip
+_MODE_NUMBERS = ("le", "lt", "ge", "gt", "eq", "ne")
+_AGGREGATIONS = ("AVERAGE", "SUM", "MIN", "MAX")
+
+
+@dataclass(frozen=True, eq=False)
+class _Forest:
+    """One entry a node, of all trees; leaves have modes "" and lead to themselves.
+
+    `weights` is [nodes, targets]: what a leaf adds to each target.
+    """
+
+    roots: Array
+    features: Array
+    splits: Array
+    modes: list[str]
+    missing_is_true: Array
+    if_true: Array
+    if_false: Array
+    weights: Array
+
+    def depth(self, context: NodeContext) -> int:
+        """The largest number of comparisons on the way to a leaf; refuses circles."""
+        places = np.unique(self.roots)
+        inner = np.array([mode != "" for mode in self.modes])
+        for steps in range(len(self.modes) + 1):
+            places = places[inner[places]]
+            if not places.size:
+                return steps
+            places = np.unique(np.concatenate([self.if_true[places], self.if_false[places]]))
+        context.wrong("the nodes of a tree form a circle")
+
+
+def _summed(context: NodeContext, x: Value, forest: _Forest, aggregation: str) -> Value:
+    """[samples, targets]: the leaves' weights, over all trees."""
+    b = context.builder
+    samples = x.type.shape[0]
+    count = len(forest.roots)
+    _check(context, forest)
+    places = b.apply("broadcast_to", b.constant(forest.roots), shape=(samples, count))
+    for _ in range(forest.depth(context)):
+        places = _step(context, x, forest, places)
+    leaves = b.apply("gather", b.constant(forest.weights), places, axis=0)
+    match aggregation:
+        case "SUM":
+            return reduce(b, "sum", leaves, (1,))
+        case "AVERAGE":
+            return mean(b, leaves, (1,))
+        case "MIN" | "MAX":
+            return reduce(b, aggregation.lower(), leaves, (1,))
+        case _:
+            context.wrong(f"aggregate_function is {aggregation}")
+
+
+def _check(context: NodeContext, forest: _Forest) -> None:
+    count = len(forest.modes)
+    for table in (forest.roots, forest.if_true, forest.if_false):
+        if table.size and not (0 <= table.min() and table.max() < count):
+            context.wrong("a tree leads to a node that does not exist")
+
+
+def _step(context: NodeContext, x: Value, forest: _Forest, places: Value) -> Value:
+    """The nodes that come after, for every sample in every tree."""
+    b = context.builder
+
+    def entry(table: Array) -> Value:
+        return b.apply("gather", b.constant(table), places, axis=0)
+
+    seen = b.apply("gather_elements", x, entry(forest.features), axis=1)
+    split = entry(forest.splits)
+    modes = sorted({mode for mode in forest.modes if mode})
+    goes = b.apply(modes[0], seen, split)
+    for mode in modes[1:]:
+        here = entry(np.array([found == mode for found in forest.modes]))
+        goes = b.apply("select", here, b.apply(mode, seen, split), goes)
+    if forest.missing_is_true.any():
+        missing = b.apply("and", b.apply("isnan", seen), entry(forest.missing_is_true))
+        goes = b.apply("or", goes, missing)
+    return b.apply("select", goes, entry(forest.if_true), entry(forest.if_false))
+
+
+@rule("TreeEnsemble", domain=_DOMAIN)
+def read_tree_ensemble(context: NodeContext) -> Value:
+    """The form of version 5: inner nodes and leaves are numbered apart."""
+    x = context.input(0)
+    dtype = x.type.dtype.numpy
+    modes = np.asarray(context.attributes["nodes_modes"]).reshape(-1)
+    if modes.size and modes.max() >= len(_MODE_NUMBERS):
+        context.unsupported("nodes_modes = 6 (BRANCH_MEMBER)")
+    inner = len(modes)
+    targets = np.array(context.integers("leaf_targetids"), dtype=np.int64)
+    weights = np.asarray(context.attributes["leaf_weights"], dtype=dtype).reshape(-1)
+    table = np.zeros((inner + len(targets), context.integer("n_targets")), dtype)
+    if len(weights) != len(targets) or targets.size and targets.max() >= table.shape[1]:
+        context.wrong("leaf_targetids and leaf_weights do not fit each other")
+    table[inner + np.arange(len(targets)), targets] = weights
+    leaves = np.arange(inner, inner + len(targets))
+
+    def following(side: str) -> Array:
+        numbers = np.array(context.integers(f"nodes_{side}nodeids"), dtype=np.int64)
+        is_leaf = np.array(context.integers(f"nodes_{side}leafs"), dtype=bool)
+        return np.concatenate([np.where(is_leaf, numbers + inner, numbers), leaves])
+
+    def padded(values: Array) -> Array:
+        return np.concatenate([values, np.zeros(len(targets), values.dtype)])
+
+    missing = context.integers("nodes_missing_value_tracks_true", (0,) * inner)
+    forest = _Forest(
+        roots=np.array(context.integers("tree_roots"), dtype=np.int64),
+        features=padded(np.array(context.integers("nodes_featureids"), dtype=np.int64)),
+        splits=padded(np.asarray(context.attributes["nodes_splits"], dtype=dtype).reshape(-1)),
+        modes=[_MODE_NUMBERS[int(mode)] for mode in modes] + [""] * len(targets),
+        missing_is_true=padded(np.array(missing or (0,) * inner, dtype=bool)),
+        if_true=following("true"),
+        if_false=following("false"),
+        weights=table,
+    )
+    total = _summed(
+        context, x, forest, _AGGREGATIONS[context.integer("aggregate_function", 1)]
+    )
+    names = ("NONE", "SOFTMAX", "LOGISTIC", "SOFTMAX_ZERO", "PROBIT")
+    return post_transformed(context, total, names[context.integer("post_transform", 0)])
+
+
+def _numbered_forest(context: NodeContext, prefix: str, targets: int, dtype: np.dtype) -> _Forest:  # type: ignore[type-arg]
+    """The older form: nodes are named by (tree, node), and leaves list their weights elsewhere."""
+    trees, numbers = context.integers("nodes_treeids"), context.integers("nodes_nodeids")
+    place = {key: at for at, key in enumerate(zip(trees, numbers))}
+    names = context.texts("nodes_modes")
+    unknown = {name for name in names if name != "LEAF" and name not in _MODES}
+    if unknown:
+        context.unsupported(f"nodes_modes = {', '.join(sorted(unknown))}")
+    own = np.arange(len(names))
+
+    def following(side: str) -> Array:
+        ids = context.integers(f"nodes_{side}nodeids")
+        found = [
+            at if name == "LEAF" else place[tree, number]
+            for at, name, tree, number in zip(own, names, trees, ids, strict=True)
+        ]
+        return np.array(found, dtype=np.int64)
+
+    table = np.zeros((len(names), targets), dtype)
+    leaves = zip(
+        context.integers(f"{prefix}_treeids"),
+        context.integers(f"{prefix}_nodeids"),
+        context.integers(f"{prefix}_ids"),
+        _floats(context, f"{prefix}_weights"),
+        strict=True,
+    )
+    for tree, number, target, weight in leaves:
+        table[place[tree, number], target] += weight
+    missing = context.integers("nodes_missing_value_tracks_true", ()) or (0,) * len(names)
+    inner = [at for at, name in enumerate(names) if name != "LEAF"]
+    led_to = {int(t[at]) for t in (following("true"), following("false")) for at in inner}
+    return _Forest(
+        roots=np.array([at for at in own if int(at) not in led_to], dtype=np.int64),
+        features=np.array(context.integers("nodes_featureids"), dtype=np.int64),
+        splits=_floats(context, "nodes_values").astype(dtype),
+        modes=[_MODES.get(name, "") for name in names],
+        missing_is_true=np.array(missing, dtype=bool),
+        if_true=following("true"),
+        if_false=following("false"),
+        weights=table,
+    )
+
+
+def _floats(context: NodeContext, name: str) -> Array:
+    """Numbers that may be a list of floats or, in double, a tensor."""
+    if f"{name}_as_tensor" in context.attributes:
+        return np.asarray(context.attributes[f"{name}_as_tensor"]).reshape(-1)
+    return np.array(context.numbers(name, ()), dtype=np.float32)
+
+
+def _input(context: NodeContext) -> Value:
+    """The samples, as floats."""
+    x = context.input(0)
+    if x.type.rank == 1:
+        x = context.reshape(x, (1, *x.type.shape))
+    return x
+
+
+@rule("TreeEnsembleRegressor", domain=_DOMAIN)
+def read_tree_regressor(context: NodeContext) -> Value:
+    x = _input(context)
+    targets = context.integer("n_targets", 1)
+    forest = _numbered_forest(context, "target", targets, x.type.dtype.numpy)
+    total = _summed(context, x, forest, context.text("aggregate_function", "SUM"))
+    total = _with_base(context, total)
+    return post_transformed(context, total, context.text("post_transform", "NONE"))
+
+
+def _with_base(context: NodeContext, total: Value) -> Value:
+    base = _floats(context, "base_values")
+    if not base.size:
+        return total
+    added = context.builder.constant(base.astype(total.type.dtype.numpy))
+    return context.elementwise("add", total, added)
+
+
+@rule("TreeEnsembleClassifier", domain=_DOMAIN)
+def read_tree_classifier(context: NodeContext) -> list[Item]:
+    x = _input(context)
+    labels = context.integers("classlabels_int64s", ())
+    count = len(labels) or len(context.texts("classlabels_strings", ()))
+    forest = _numbered_forest(context, "class", count, x.type.dtype.numpy)
+    total = _with_base(context, _summed(context, x, forest, "SUM"))
+    ids = set(context.integers("class_ids"))
+    if count == 2 and len(ids) == 1:
+        positive = bool((_floats(context, "class_weights") >= 0).all())
+        return _two_classes(context, total, ids.pop(), positive, labels)
+    label = context.apply("arg_max", total, axis=1, last=False)
+    probabilities = post_transformed(context, total, context.text("post_transform", "NONE"))
+    return [class_labels(context, label, labels), probabilities]
+
+
+def _two_classes(
+    context: NodeContext, total: Value, number: int, positive: bool, labels: tuple[int, ...]
+) -> list[Item]:
+    """One score for two classes: a probability of the second, or a margin."""
+    b = context.builder
+    score = context.apply(
+        "slice", total, starts=(0, number), shape=(total.type.shape[0], 1), steps=(1, 1)
+    )
+    transform = context.text("post_transform", "NONE")
+    if transform not in ("NONE", "LOGISTIC"):
+        context.unsupported(f"post_transform = {transform} of one score for two classes")
+    if positive and transform == "NONE":
+        other = binary(b, "sub", context.like(score, 1.0), score)
+        second = binary(b, "gt", score, 0.5)
+    else:
+        other = b.apply("neg", score)
+        second = binary(b, "gt", score, 0.0)
+    both = b.apply("concat", other, score, axis=1)
+    label = context.cast(context.reshape(second, (total.type.shape[0],)), i64)
+    return [class_labels(context, label, labels), post_transformed(context, both, transform)]
+
+
+def class_labels(context: NodeContext, place: Value, labels: tuple[int, ...]) -> Item:
+    """The label for each place in the list; nothing where labels are strings."""
+    if not labels:
+        return None
+    table = context.builder.constant(np.array(labels, dtype=np.int64))
+    return context.apply("gather", table, place, axis=0)
+
+
+def post_transformed(context: NodeContext, x: Value, name: str) -> Value:
+    """Scores as what a model of ai.onnx.ml wants to give."""
+    match name:
+        case "NONE":
+            return x
+        case "LOGISTIC":
+            return context.apply("sigmoid", x)
+        case "SOFTMAX":
+            return softmax(context.builder, x, (x.type.rank - 1,))
+        case _:
+            context.unsupported(f"post_transform = {name}")
