@@ -78,7 +78,7 @@ def _mapped(path: Path) -> Bytes:
 
 
 def _digest(data: bytes | Bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+    return hashlib.sha256(memoryview(data)).hexdigest()
 
 
 def key_of(parts: Iterable[bytes]) -> str:

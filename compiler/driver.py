@@ -15,7 +15,8 @@ from typing import TypeVar
 import numpy as np
 
 from bessemer.compiler.codegen.body import body_text
-from bessemer.compiler.codegen.cpu import CONSTANTS, PASSES as FUNCTION_PASSES, KernelCode, emit_kernel
+from bessemer.compiler.codegen.cpu import CONSTANTS, KernelCode, emit_kernel
+from bessemer.compiler.codegen.cpu import PASSES as LLVM_PASSES
 from bessemer.compiler.codegen.header import c_prefix
 from bessemer.compiler.codegen.link import (
     Bytes,
@@ -32,7 +33,9 @@ from bessemer.compiler.ir.graph import Graph, Value
 from bessemer.compiler.ir.loops import Kernel
 from bessemer.compiler.ir.program import Branch, Launch, MemoryPlan, Program, Repeat, Steps
 from bessemer.compiler.ir.text_graph import print_graph
+from bessemer.compiler.ir.text_loops import print_kernel
 from bessemer.compiler.ir.verify_graph import verify_graph
+from bessemer.compiler.ir.verify_loops import verify_kernel
 from bessemer.compiler.jit import load_code
 from bessemer.compiler.options import Options
 from bessemer.compiler.passes.decompose_conv_transpose import decompose_conv_transpose
@@ -113,18 +116,18 @@ def _build(graph: Graph, options: Options) -> Compilation:
     passes = PASSES if options.optimize > 0 else (remove_dead,)
     for step in passes:
         graph = log.run(step, graph)
-    with_program = log.timed("schedule", lambda: build_program(graph, target, options.optimize))
-    plan = log.timed("plan_memory", lambda: plan_memory(with_program))
-    kernels = kernels_of(with_program.steps)
+    program = log.timed("schedule", lambda: build_program(graph, target, options.optimize))
+    plan = log.timed("plan_memory", lambda: plan_memory(program))
+    kernels = kernels_of(program.steps)
     log.kernels(kernels)
     codes = log.timed("codegen", lambda: {k: emit_kernel(k, target) for k in kernels})
-    weights = pack_weights(with_program, plan)
-    signature = describe(with_program, plan, weights, target, options)
-    texts = module_texts(with_program, plan, signature.prefix, codes)
+    weights = pack_weights(program, plan)
+    signature = describe(program, plan, weights, target, options)
+    texts = module_texts(program, plan, signature.prefix, codes)
     log.text("llvm.ll", "\n".join(texts))
     machine = machine_of(target)
-    code = log.timed("llvm", lambda: compile_code(signature, texts, machine, FUNCTION_PASSES))
-    return Compilation(graph, with_program, plan, code, weights, target, texts, log.seconds)
+    code = log.timed("llvm", lambda: compile_code(signature, texts, machine, LLVM_PASSES))
+    return Compilation(graph, program, plan, code, weights, target, texts, log.seconds)
 
 
 def module_texts(
@@ -226,7 +229,7 @@ def machine_of(target: Target) -> Machine:
 def assembly(compilation: Compilation) -> str:
     """The assembly of the kernels and the run body."""
     text = module_text(compilation.code.signature, compilation.texts)
-    return assembly_text(text, machine_of(compilation.target), FUNCTION_PASSES)
+    return assembly_text(text, machine_of(compilation.target), LLVM_PASSES)
 
 
 class _Log:
@@ -266,7 +269,11 @@ class _Log:
         self.before = text
 
     def kernels(self, kernels: list[Kernel]) -> None:
-        pass
+        if self.verify:
+            for kernel in kernels:
+                verify_kernel(kernel)
+        if self.folder is not None:
+            self.text("kernels.txt", "\n".join(print_kernel(kernel) for kernel in kernels))
 
     def text(self, name: str, text: str) -> None:
         if self.folder is not None:

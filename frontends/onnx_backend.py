@@ -19,13 +19,15 @@ from onnx.backend.base import Backend, BackendRep
 
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.types import Array
-from bessemer.frontends.compile import CompiledModel, compile
+from bessemer.frontends.compile import compile
+from bessemer.runtime.errors import ExecutionError
+from bessemer.runtime.model import CompiledModel
 
 _SPECIALIZED_SIZE = 1024
 """Inputs with more elements are never compiled into a model."""
 
 
-class BessemerBackendRep(BackendRep):  # type: ignore[misc]  (onnx is not typed)
+class BessemerBackendRep(BackendRep):
     """A model that is compiled on its first run, and again where other inputs need it."""
 
     def __init__(self, model: onnx.ModelProto, options: Mapping[str, Any]) -> None:
@@ -39,9 +41,20 @@ class BessemerBackendRep(BackendRep):  # type: ignore[misc]  (onnx is not typed)
     def run(self, inputs: Any, **options: Any) -> tuple[Array, ...]:
         """The outputs, in the graph's order. `inputs`: arrays in the graph's order, or by name."""
         arrays = self._by_name(inputs)
-        model, fixed = self._model_for(arrays)
-        rest = {name: array for name, array in arrays.items() if name not in fixed}
-        return tuple(model.run(rest))
+        choices = [self._fixed] if self._fixed is not None else list(_choices(arrays))
+        first: Exception | None = None
+        for fixed in choices:
+            try:
+                outputs = self._compile(arrays, fixed).run(
+                    {name: array for name, array in arrays.items() if name not in fixed}
+                )
+            except (CompileError, ExecutionError) as error:
+                first = first or error
+                continue
+            self._fixed = fixed
+            return tuple(outputs)
+        assert first is not None
+        raise first
 
     def _by_name(self, inputs: Any) -> dict[str, Array]:
         if isinstance(inputs, Mapping):
@@ -49,27 +62,9 @@ class BessemerBackendRep(BackendRep):  # type: ignore[misc]  (onnx is not typed)
         else:
             listed = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
             if len(listed) > len(self._inputs):
-                raise CompileError(
-                    f"{len(listed)} inputs for a model that has {len(self._inputs)}"
-                )
+                raise CompileError(f"{len(listed)} inputs for a model that has {len(self._inputs)}")
             given = {value.name: item for value, item in zip(self._inputs, listed)}
         return {name: _array(name, item) for name, item in given.items()}
-
-    def _model_for(self, arrays: Mapping[str, Array]) -> tuple[CompiledModel, tuple[str, ...]]:
-        """A compiled model that fits the inputs, and the inputs whose numbers are in it."""
-        if self._fixed is not None:
-            return self._compile(arrays, self._fixed), self._fixed
-        first: CompileError | None = None
-        for fixed in _choices(arrays):
-            try:
-                model = self._compile(arrays, fixed)
-            except CompileError as error:
-                first = first or error
-                continue
-            self._fixed = fixed
-            return model, fixed
-        assert first is not None
-        raise first
 
     def _compile(self, arrays: Mapping[str, Array], fixed: tuple[str, ...]) -> CompiledModel:
         ranks = tuple(sorted((name, array.ndim) for name, array in arrays.items()))
@@ -123,7 +118,7 @@ def _with_ranks(model: onnx.ModelProto, arrays: Mapping[str, Array]) -> onnx.Mod
     return changed
 
 
-class BessemerBackend(Backend):  # type: ignore[misc]
+class BessemerBackend(Backend):
     """The functions of this module, in the form that onnx's test runner wants."""
 
     @classmethod

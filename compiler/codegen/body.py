@@ -201,8 +201,8 @@ class _Body:
                 place = self.let(f"getelementptr ptr, ptr %{array}, i64 {values.index(value)}")
                 return self.let(f"load ptr, ptr {place}")
         if value in self.plan.weight_offsets:
-            offset: Size = self.plan.weight_offsets[value]
-            return self.let(f"getelementptr i8, ptr %weights, i64 {offset}")
+            place = self.plan.weight_offsets[value]
+            return self.let(f"getelementptr i8, ptr %weights, i64 {place}")
         if value not in self.plan.offsets:
             raise InternalError(f"the memory plan has no place for a value of type {value.type}")
         offset = self.sizes.value(self.plan.offsets[value])

@@ -129,6 +129,9 @@ def _fill_through_memory(
 
 def _multiply(state: KernelState, mac: loops.FragmentMac) -> None:
     shape = state.fragments[mac.fragment]
+    # No instruction, but LLVM's scheduler moves no load over it: with the next step's loads among
+    # this step's, the registers would not be enough.
+    state.writer.line('call void asm sideeffect "", ""()')
     b_base = indices(state).address(mac.b, state.size(mac.b_offset))
     vectors = [
         _load(state, mac.b, b_base.moved(start * mac.b.dtype.bytes), lanes, shape.dtype)

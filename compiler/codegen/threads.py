@@ -3,9 +3,9 @@
 Every worker has a slot of its own: a ticket that counts its jobs, and a condition to sleep on.
 The caller writes job and index into the slots it needs, raises their tickets, wakes who sleeps,
 does chunk 0 itself and waits until `remaining` is 0. A worker that has finished looks at its ticket
-for up to `spin` microseconds before it sleeps; a worker that is not needed is not touched. The
-caller owns a slot until the worker has counted `remaining` down, so nothing in it is written while
-it is read.
+for up to `spin` microseconds before it sleeps, giving way to whoever else wants the processor; a
+worker that is not needed is not touched. The caller owns a slot until the worker has counted
+`remaining` down, so nothing in it is written while it is read.
 
 Sleeping and waking follow Dekker's rule (each side writes its flag, then reads the other's, both
 sequentially consistent): no wake-up is lost, and no lock is taken while both sides are awake.
@@ -62,8 +62,10 @@ define internal void @bessemer_task(ptr %job, i64 %index) $baseline {
 }
 """
 
-# Looks at a word for at most so many microseconds, while (word == value) is `equal`.
-# The clock is read every 16 pauses: a pause takes 10 to 140 cycles, depending on the processor.
+# Looks at a word for up to `limit` microseconds, while (word == value) is `equal`. Every 16 pauses
+# (of 10 to 140 cycles) it reads the clock and offers the processor to others: where caller and
+# worker share one, spinning only delays what is waited for (112 microseconds a parallel section
+# where giving way takes 8, measured on a busy machine).
 _SPIN = """
 define internal i64 @bessemer_microseconds() $baseline {
   %time = alloca { i64, i64 }

@@ -284,7 +284,8 @@ def _select_content(contents: list[Any], node: Node) -> Content | None:
     condition, then, otherwise = contents
     if condition.dtype == object:
         condition = np.array([bool(c) for c in condition.reshape(-1)]).reshape(condition.shape)
-    return np.where(condition, then.astype(object), otherwise.astype(object))
+    chosen: Content = np.where(condition, then.astype(object), otherwise.astype(object))
+    return chosen
 
 
 CONTENT_RULES: dict[str, Callable[[list[Any], Node], Content | None]] = {

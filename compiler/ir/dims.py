@@ -21,10 +21,7 @@ from bessemer.compiler.errors import InternalError
 Size = Union[int, "Dim"]
 Monomial = tuple[tuple["Atom", int], ...]  # (atom, power), ordered by str(atom)
 Atom = Hashable
-RESERVED = frozenset(
-    "min max true false none inf nan if in by "
-    "f16 bf16 f32 f64 i8 i16 i32 i64 u8 u16 u32 u64 bool".split()
-)
+RESERVED = frozenset({"min", "max", "true", "false", "none", "inf", "nan"})
 """Names that mean something else in the text form."""
 
 

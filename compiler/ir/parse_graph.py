@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from bessemer.compiler.errors import CompileError
-from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.dims import Size, symbol
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.op import OPS
-from bessemer.compiler.ir.parse_sizes import Tokens, read_size
+from bessemer.compiler.ir.parse_sizes import NameRule, Tokens, read_size
 from bessemer.compiler.ir.text_graph import AbsentArray
 from bessemer.compiler.ir.types import DTYPES, Array, DType, TensorType, boolean
 
@@ -42,24 +42,25 @@ def parse_graph(text: str, arrays: Mapping[str, Array] | None = None) -> Graph:
     return graph
 
 
-def read_type(tokens: Tokens) -> TensorType:
-    """A tensor type, f32[n,3]."""
-    return TensorType(_read_dtype(tokens), _read_shape(tokens))
+def read_type(tokens: Tokens, name: NameRule = symbol) -> TensorType:
+    """A tensor type, f32[n,3]; `name` says what a name in its shape is."""
+    return TensorType(read_dtype(tokens), _read_shape(tokens, name))
 
 
-def _read_dtype(tokens: Tokens) -> DType:
+def read_dtype(tokens: Tokens) -> DType:
+    """An element type."""
     if tokens.peek().text not in DTYPES:
         raise tokens.error("an element type")
     return DTYPES[tokens.take()]
 
 
-def _read_shape(tokens: Tokens) -> tuple[Size, ...]:
+def _read_shape(tokens: Tokens, name: NameRule) -> tuple[Size, ...]:
     tokens.expect("[")
     sizes: list[Size] = []
     while not tokens.accept("]"):
         if sizes:
             tokens.expect(",")
-        sizes.append(read_size(tokens))
+        sizes.append(read_size(tokens, name))
     return tuple(sizes)
 
 

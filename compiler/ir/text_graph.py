@@ -20,7 +20,7 @@ import numpy as np
 from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir.dims import Dim, Symbol, format_size
 from bessemer.compiler.ir.graph import Graph, Node, Value
-from bessemer.compiler.ir.types import Array, DType
+from bessemer.compiler.ir.types import DTYPES, Array, DType
 
 SHOWN_ELEMENTS = 16
 COMMENT_COLUMN = 60
@@ -53,7 +53,8 @@ def format_attribute(entry: object) -> str:
         case None:
             return "none"
         case int() | Dim():
-            return format_size(entry)
+            text = format_size(entry)
+            return f"`{text}`" if text in DTYPES else text
         case float():
             return repr(entry)
         case str():

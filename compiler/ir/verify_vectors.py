@@ -5,8 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from bessemer.compiler.ir.dims import Size, Symbol, atoms
-from bessemer.compiler.ir.expr import Expression, IndexValue, Load, Read, children
-from bessemer.compiler.ir.expr import index_expressions
+from bessemer.compiler.ir.expr import (
+    Expression,
+    IndexValue,
+    Load,
+    Read,
+    children,
+    index_expressions,
+)
 from bessemer.compiler.ir.loops import (
     Accumulate,
     Assign,
@@ -47,9 +53,10 @@ def _misused_accumulator(loop: For, inner: set[str]) -> str:
     """Reading a local while the lanes have parts of its sum each, or mixing reductions in it."""
     outer: dict[str, str] = {}
     for statement in walk(loop.body):
-        if isinstance(statement, Accumulate) and statement.local not in inner:
-            if outer.setdefault(statement.local, statement.name) != statement.name:
-                return f"{statement.local} accumulates by {statement.name} and another reduction"
+        if not isinstance(statement, Accumulate) or statement.local in inner:
+            continue
+        if outer.setdefault(statement.local, statement.name) != statement.name:
+            return f"{statement.local} accumulates by {statement.name} and another reduction"
     reads = {
         node.local
         for statement in walk(loop.body)

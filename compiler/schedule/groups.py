@@ -130,14 +130,16 @@ class _Former:
         value = node.output
         groups = self.readers.get(value, set())
         if kind == "view" and value not in self.forced and self.fuse:
-            for group in groups:
-                group.nodes.append(node)
+            for reader in groups:
+                reader.nodes.append(node)
             self._read(node, groups)
             return
-        group = next(iter(groups)) if len(groups) == 1 else None
-        if group is None or value in self.forced or not self._may_join(group, node, kind):
-            group = self.roots[value] = Group(value)
-        self._join(group, node, kind)
+        reader = next(iter(groups)) if len(groups) == 1 else None
+        if reader is not None and value not in self.forced and self._may_join(reader, node, kind):
+            self._join(reader, node, kind)
+            return
+        self.roots[value] = Group(value)
+        self._join(self.roots[value], node, kind)
 
     def _join(self, group: Group, node: Node, kind: Kind) -> None:
         group.nodes.append(node)

@@ -22,8 +22,8 @@ LONGEST_CHAIN = 3000
 STRETCH = 2048
 # A fused multiply-add takes about four cycles and two start in each: eight sums must be under way.
 SUMS_UNDER_WAY = 8
-# A set of a first-level cache has 12 lines (or 8) on today's x86 processors; addresses that are 4 KB
-# apart share one.
+# A set of a first-level cache has 12 lines (or 8) on today's x86 processors; addresses that are
+# 4 KB apart share one.
 _WAYS = 12
 _PAGE = 4096
 # A block's partial sums are on the stack.
@@ -90,7 +90,7 @@ def plan(contraction: Contraction, target: Target, threads: int = 2) -> Tiling:
     rows = split(walk.axis.extent, height // walk.unit).height * walk.unit
     sums = chains(rows, vectors, target.vector_registers, contraction.depth_extent)
     stretch = stretch_length(contraction.depth_extent, sums, contraction.dtype)
-    block = _block(contraction, walk, panel, height, target, threads)
+    block = _block(contraction, walk, panel, height, stretch, target, threads)
     if stretch is not None:
         block = min(block, max(1, _PARTIAL_BYTES // (rows * panel * contraction.dtype.bytes)))
     weight_bytes = (
@@ -147,7 +147,13 @@ def split(extent: Size, height: int) -> Split:
 
 
 def _block(
-    contraction: Contraction, walk: Nest, panel: int, height: int, target: Target, threads: int
+    contraction: Contraction,
+    walk: Nest,
+    panel: int,
+    height: int,
+    stretch: int | None,
+    target: Target,
+    threads: int,
 ) -> int:
     """Tiles in a block of rows: what stays in the second-level cache while all of b goes by."""
     depth = _known(contraction.depth_extent, 512)
@@ -155,9 +161,11 @@ def _block(
     size = contraction.dtype.bytes
     cut = split(walk.axis.extent, height // walk.unit)
     tiles = dims.product(axis.extent for axis in walk.outer) * cut.count
-    panel_bytes = depth * panel * size
+    # Of a sum that is added up in stretches, only one is at work at a time.
+    passes = 1 if stretch is None else max(1, depth // stretch)
+    panel_bytes = depth * panel * size // passes
     room = max(target.l2_bytes // 4, target.l2_bytes // 2 - panel_bytes)
-    block = max(1, room // _tile_bytes(contraction, walk, cut, tiles))
+    block = max(1, room * passes // _tile_bytes(contraction, walk, cut, tiles))
     weight_bytes = depth * columns * size
     if columns > depth and weight_bytes <= target.l2_bytes // 4 and depth <= 256:
         # Few steps a tile: writing whole rows of the output once matters more than b's reuse.

@@ -16,7 +16,9 @@ Given = Mapping[str, AttributeProto]
 """The attributes of a function call, for the references inside the function's body."""
 
 
-def resolved_attributes(node: onnx.NodeProto, given: Given, label: str) -> dict[str, AttributeProto]:
+def resolved_attributes(
+    node: onnx.NodeProto, given: Given, label: str
+) -> dict[str, AttributeProto]:
     """The node's attributes, references to a function's attributes replaced by their values.
 
     A reference to an attribute that the call leaves out leaves the node's attribute out.
@@ -61,12 +63,17 @@ def _check_attributes(
         if declared is None:
             raise CompileError(f"{label}: {schema.name} has no attribute called '{name}'")
         # A model of IR version 2 may leave the type out.
-        if attribute.type not in (AttributeProto.UNDEFINED, int(declared.type.value)):
-            wanted = AttributeProto.AttributeType.Name(int(declared.type.value))
+        if attribute.type not in (AttributeProto.UNDEFINED, _code(declared)):
+            wanted = AttributeProto.AttributeType.Name(_code(declared))
             raise CompileError(f"{label}: the attribute '{name}' has to be of type {wanted}")
     for name, declared in schema.attributes.items():
         if declared.required and name not in attributes:
             raise CompileError(f"{label}: the attribute '{name}' is missing")
+
+
+def _code(declared: defs.OpSchema.Attribute) -> int:
+    """The schema's attribute type, by AttributeProto's number."""
+    return int(declared.type.value)  # type: ignore[attr-defined]
 
 
 def attribute_value(attribute: AttributeProto, read_tensor: ReadTensor, label: str) -> Any:

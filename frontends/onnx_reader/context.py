@@ -23,9 +23,12 @@ from bessemer.frontends.onnx_reader.tensors import DTYPE_OF
 class Region(Protocol):
     """The body of a control-flow node being read, into a graph of its own."""
 
-    builder: GraphBuilder
-    captured: Mapping[Value, Value]
-    """Values of the graph outside, and the region's inputs that stand for them."""
+    @property
+    def builder(self) -> GraphBuilder: ...
+
+    @property
+    def captured(self) -> Mapping[Value, Value]:
+        """Values of the graph outside, and the region's inputs that stand for them."""
 
     def read(self, graph: onnx.GraphProto, inputs: Sequence[Item]) -> list[Item]:
         """Reads a subgraph whose inputs are values of the region; its outputs."""
@@ -51,8 +54,8 @@ class Subgraphs(Protocol):
 class NodeContext:
     """A node with its inputs found and its attributes read, defaults included.
 
-    `items` are the inputs, None for those left out; `opset` is the version of the node's domain that
-    the model asks for, `label` how messages name the node.
+    `items` are the inputs, None for those left out; `opset` is the version of the node's domain
+    that the model asks for, `label` how messages name the node.
     """
 
     builder: GraphBuilder

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import onnx
 from onnx import AttributeProto, defs
 
-from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.graph import Value
 from bessemer.frontends.onnx_reader.items import Item, SequenceItem
 from bessemer.frontends.onnx_reader.model_state import opset_table
@@ -17,21 +17,23 @@ from bessemer.frontends.onnx_reader.tensors import CODE_OF
 
 def has_body(schema: defs.OpSchema) -> bool:
     """Whether ONNX says what the operator is made of."""
-    return bool(schema.has_function or schema.has_context_dependent_function)
+    record: Any = schema  # onnx's stubs lack these members
+    return bool(record.has_function or record.has_context_dependent_function)
 
 
 def schema_function(
     schema: defs.OpSchema, opset: int, node: onnx.NodeProto, items: Sequence[Item]
 ) -> onnx.FunctionProto | None:
     """The operator's body in ONNX's own operators, None where it has none."""
-    version = _version(schema.function_opset_versions, opset)
+    record: Any = schema
+    version = _version(record.function_opset_versions, opset)
     if version is not None:
-        return _parsed(schema.get_function_with_opset_version(version))
-    version = _version(schema.context_dependent_function_opset_versions, opset)
+        return _parsed(record.get_function_with_opset_version(version))
+    version = _version(record.context_dependent_function_opset_versions, opset)
     if version is not None:
         types = [_type_of(item).SerializeToString() for item in items]
         return _parsed(
-            schema.get_context_dependent_function_with_opset_version(
+            record.get_context_dependent_function_with_opset_version(
                 version, node.SerializeToString(), types
             )
         )

@@ -1,8 +1,8 @@
 """What is known of a value while the model is read: its elements, or exact formulas for them.
 
-The builder follows integers. Exporters also compute sizes in floats, floor(float(height) * 2.0): such
-chains are followed here, as exact fractions, when somebody asks; and constant arithmetic of any type
-is carried out.
+The builder follows integers. Exporters also compute sizes in floats, floor(float(height) * 2.0):
+such chains are followed here, as exact fractions, when somebody asks; and constant arithmetic of
+any type is carried out.
 """
 
 from __future__ import annotations
@@ -144,7 +144,9 @@ def _reduced(numerator: Size, divisor: int) -> _Exact:
         raise _NotExact
     common = math.gcd(divisor, *_coefficients(numerator))
     whole = dims.divide_exactly(numerator, common)
-    return _Exact(numerator if whole is None else whole, divisor if whole is None else divisor // common)
+    return _Exact(
+        numerator if whole is None else whole, divisor if whole is None else divisor // common
+    )
 
 
 def _coefficients(size: Size) -> list[int]:
@@ -218,9 +220,7 @@ _RULES: dict[str, _Rule] = {
             a.numerator * b.divisor - b.numerator * a.divisor, a.divisor * b.divisor
         )
     ),
-    "mul": _pointwise(
-        lambda a, b: _reduced(a.numerator * b.numerator, a.divisor * b.divisor)
-    ),
+    "mul": _pointwise(lambda a, b: _reduced(a.numerator * b.numerator, a.divisor * b.divisor)),
     "div": _pointwise(_divided),
     "neg": _pointwise(lambda a: _Exact(-1 * a.numerator, a.divisor)),
     "floor": _pointwise(lambda a: _Exact(dims.floordiv(a.numerator, a.divisor), 1)),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from bessemer.compiler.errors import CompileError
 from bessemer.frontends.onnx_reader import limits
@@ -69,11 +69,12 @@ def _parse(data: bytes, label: str) -> onnx.ModelProto:
     if len(data) > limits.FILE_BYTES:
         raise CompileError(f"{label}: over 2 GiB; keep the weights in external data")
     try:
-        return onnx.ModelProto.FromString(data)
+        proto: onnx.ModelProto = onnx.ModelProto.FromString(data)
     except DecodeError as error:
         raise CompileError(
             f"{label}: not an ONNX model, or a damaged one ({error}); export or download it again"
         ) from None
+    return proto
 
 
 def _check_model(loaded: LoadedModel) -> None:

@@ -146,15 +146,13 @@ def read_dynamic_quantize_matmul(context: NodeContext) -> Value:
     quantized, scale, zero_point = dynamic_quantize_linear(context.builder, context.input(0))
     left = centered(context, quantized, zero_point, -2)
     right = centered(context, context.input(1), context.optional(3), -1)
-    return _scaled_product(
-        context, left, right, (scale, context.input(2)), context.optional(4)
-    )
+    return _scaled_product(context, left, right, (scale, context.input(2)), context.optional(4))
 
 
 @rule("DynamicQuantizeLSTM", domain=_DOMAIN)
 def read_dynamic_quantize_lstm(context: NodeContext) -> list[Value]:
-    """The input's product is one of integers, as in onnxruntime. The recurrent weights are int8 too,
-    but the state stays float, where onnxruntime rounds it to 8 bits in every step."""
+    """The input's product is one of integers, as in onnxruntime. The recurrent weights are int8,
+    too, but the state stays float, where onnxruntime rounds it to 8 bits in every step."""
     return recurrent(context, "lstm", _quantized_products)
 
 

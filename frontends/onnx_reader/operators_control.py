@@ -11,7 +11,7 @@ import onnx
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.dims import Size, symbol
 from bessemer.compiler.ir.graph import Graph, Value
-from bessemer.compiler.ir.types import TensorType, boolean, i64
+from bessemer.compiler.ir.types import Array, TensorType, boolean, i64
 from bessemer.compiler.ops.composite_shape import flip
 from bessemer.frontends.onnx_reader.agree import MustChooseError, agreed_size, with_shape
 from bessemer.frontends.onnx_reader.context import NodeContext, Region
@@ -54,8 +54,7 @@ def read_if(context: NodeContext) -> Sequence[Item]:
         return context.subgraphs.read_inline(branches[0 if chosen else 1], [])
     regions = [context.subgraphs.new_region(name) for name in ("then", "else")]
     results = [
-        _tensors(context, region.read(branch, []))
-        for region, branch in zip(regions, branches)
+        _tensors(context, region.read(branch, [])) for region, branch in zip(regions, branches)
     ]
     outputs = _of_one_type(context, regions, results)
     captured = list(dict.fromkeys(value for region in regions for value in region.captured))
@@ -281,7 +280,7 @@ def _unrolled(
     return [*carried, *(_stacked(context, [row[place] for row in rows]) for place in range(scans))]
 
 
-def _shaped(body: onnx.GraphProto, position: int, number: np.generic) -> np.ndarray:  # type: ignore[type-arg]
+def _shaped(body: onnx.GraphProto, position: int, number: np.generic) -> Array:
     declared = body.input[position].type.tensor_type
     is_vector = declared.HasField("shape") and len(declared.shape.dim) == 1
     return np.array([number] if is_vector else number)
@@ -349,4 +348,3 @@ def _arranged(context: NodeContext, stacked: Sequence[Value]) -> list[Item]:
         order.insert(axis, 0)
         result.append(context.transpose(value, order))
     return result
-

@@ -102,9 +102,7 @@ def read_tensor_scatter(context: NodeContext) -> Value:
     if context.text("mode", "linear") == "circular":
         size = context.builder.scalar_size(past.type.shape[axis])
         places = context.elementwise("mod", places, size)
-    return context.apply(
-        "scatter_elements", past, places, update, axis=axis, reduction="none"
-    )
+    return context.apply("scatter_elements", past, places, update, axis=axis, reduction="none")
 
 
 @rule("OneHot")
@@ -200,4 +198,3 @@ def read_array_feature_extractor(context: NodeContext) -> Value:
     flat = context.reshape(places, (places.type.numel,))
     found = context.apply("gather", x, flat, axis=x.type.rank - 1)
     return context.reshape(found, (1, *found.type.shape)) if found.type.rank == 1 else found
-

@@ -112,7 +112,9 @@ def read_slice(context: NodeContext) -> Value:
     else:
         starts, ends = context.known_sizes(1), context.known_sizes(2)
         count = context.input(1).type.static_shape[0]
-        axes = tuple(range(count)) if context.optional(3) is None else context.integers_at(3, "axes")
+        axes = (
+            tuple(range(count)) if context.optional(3) is None else context.integers_at(3, "axes")
+        )
         given = context.optional(4)
         steps = (1,) * count if given is None else context.integers_at(4, "steps")
     axes = tuple(context.axis(rank, axis, "axes") for axis in axes)
@@ -132,14 +134,10 @@ def read_slice(context: NodeContext) -> Value:
         by_axis[axis] = step
     if tuple(shape) == x.type.shape and all(step == 1 for step in by_axis):
         return x
-    return context.apply(
-        "slice", x, starts=tuple(first), shape=tuple(shape), steps=tuple(by_axis)
-    )
+    return context.apply("slice", x, starts=tuple(first), shape=tuple(shape), steps=tuple(by_axis))
 
 
-def _bound_slice(
-    context: NodeContext, size: Size, position: int, step: int
-) -> tuple[Size, Size]:
+def _bound_slice(context: NodeContext, size: Size, position: int, step: int) -> tuple[Size, Size]:
     """(start, count) of a slice whose bounds are known when the model runs, computed then."""
     apply = context.apply
     whole = context.builder.scalar_size(size)
@@ -149,9 +147,10 @@ def _bound_slice(
         vector = context.cast(context.input(source), i64)
         value = context.reshape(piece(context, vector, 0, position, 1), ())
         value = apply("select", apply("lt", value, zero), apply("add", value, whole), value)
-        lowest, highest = (zero, whole) if step > 0 else (
-            context.like(whole, -1 if source == 2 else 0), apply("sub", whole, context.like(whole, 1))
-        )  # fmt: skip
+        lowest, highest = zero, whole
+        if step < 0:  # the end may be before the first element, the start is an element
+            lowest = context.like(whole, -1 if source == 2 else 0)
+            highest = apply("sub", whole, context.like(whole, 1))
         return apply("min", apply("max", value, lowest), highest)
 
     first, last = bound(1), bound(2)
@@ -208,7 +207,8 @@ def read_depth_to_space(context: NodeContext) -> Value:
         context.wrong(f"{format_size(c)} channels do not make blocks of {block}")
     # DCR: the block's rows and columns are the outer parts of the channel; CRD: the inner ones.
     if context.text("mode", "DCR") == "DCR":
-        split, order = (n, block, block, depth, h, w), (0, 3, 4, 1, 5, 2)
+        split: tuple[Size, ...] = (n, block, block, depth, h, w)
+        order = (0, 3, 4, 1, 5, 2)
     else:
         split, order = (n, depth, block, block, h, w), (0, 1, 4, 2, 5, 3)
     moved = context.transpose(context.reshape(x, split), order)
@@ -247,8 +247,8 @@ def reversed_in_time(
     """Each sequence of the batch backwards, up to its length; the rest as it is."""
     shape = x.type.shape
     places = context.apply("iota", shape=shape, axis=time, dtype=i64)
-    along = [1] * len(shape)
-    along[batch] = shape[batch]  # type: ignore[call-overload]
+    along: list[Size] = [1] * len(shape)
+    along[batch] = shape[batch]
     each = context.reshape(context.cast(lengths, i64), along)
     each = context.apply("broadcast_to", each, shape=shape)
     last = context.apply("sub", each, context.like(each, 1))

@@ -23,9 +23,7 @@ def read_batch_norm(context: NodeContext) -> Value | list[Item]:
     axis = 1 if x.type.rank > 1 else 0
     if context.opset >= 14 and context.integer("training_mode", 0):
         return _training_batch_norm(context, axis, epsilon)
-    return normalize.batch_norm(
-        context.builder, x, scale, bias, center, spread, epsilon, axis
-    )
+    return normalize.batch_norm(context.builder, x, scale, bias, center, spread, epsilon, axis)
 
 
 def _training_batch_norm(context: NodeContext, axis: int, epsilon: float) -> list[Item]:

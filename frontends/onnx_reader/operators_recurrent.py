@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Value
@@ -82,6 +83,7 @@ def _directions(context: NodeContext, kind: str, x: Value) -> list[_Direction]:
     count = len(_DEFAULTS[kind])
     names = [name.lower() for name in context.texts("activations", ())]
     names = names or list(_DEFAULTS[kind]) * len(reverses)
+    names = names[: count * len(reverses)]  # RNN's default lists those of two directions
     if len(names) != count * len(reverses):
         context.wrong(f"{len(names)} activations for {len(reverses)} directions")
     unknown = [name for name in names if name not in ACTIVATIONS]
@@ -131,7 +133,7 @@ def _run(
     if kind == "lstm":
         states.append(_state(context, 6, direction.number, gates_x, (batch, hidden)))
     optional: list[Value] = []
-    attributes: dict[str, object] = {
+    attributes: dict[str, Any] = {
         "activations": direction.activations,
         "alphas": direction.alphas,
         "betas": direction.betas,

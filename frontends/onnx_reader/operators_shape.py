@@ -125,9 +125,7 @@ def read_squeeze(context: NodeContext) -> Value:
         axes = context.axes(x.type.rank, given)
     for axis in axes:
         agreed_size(context.builder, x.type.shape[axis], 1)
-    return context.reshape(
-        x, [size for axis, size in enumerate(x.type.shape) if axis not in axes]
-    )
+    return context.reshape(x, [size for axis, size in enumerate(x.type.shape) if axis not in axes])
 
 
 def _axes_of_one(context: NodeContext, x: Value) -> tuple[int, ...]:
@@ -218,7 +216,8 @@ def read_eye_like(context: NodeContext) -> Value:
     dtype = context.dtype("dtype", x.type.dtype)
     if x.type.rank != 2:
         context.wrong(f"the input is {x.type}, a matrix is wanted")
-    return composite_shape.eye(context.builder, *x.type.shape, context.integer("k", 0), dtype)
+    rows, columns = x.type.shape
+    return composite_shape.eye(context.builder, rows, columns, context.integer("k", 0), dtype)
 
 
 @rule("Trilu")

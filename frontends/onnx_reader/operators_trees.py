@@ -7,6 +7,7 @@ and as many steps are made as the deepest tree has. A leaf leads to itself.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -77,7 +78,7 @@ def _summed(context: NodeContext, x: Value, forest: _Forest, aggregation: str) -
 def _check(context: NodeContext, forest: _Forest) -> None:
     count = len(forest.modes)
     for table in (forest.roots, forest.if_true, forest.if_false):
-        if table.size and not (0 <= table.min() and table.max() < count):
+        if table.size and (table.min() < 0 or table.max() >= count):
             context.wrong("a tree leads to a node that does not exist")
 
 
@@ -113,7 +114,7 @@ def read_tree_ensemble(context: NodeContext) -> Value:
     targets = np.array(context.integers("leaf_targetids"), dtype=np.int64)
     weights = np.asarray(context.attributes["leaf_weights"], dtype=dtype).reshape(-1)
     table = np.zeros((inner + len(targets), context.integer("n_targets")), dtype)
-    if len(weights) != len(targets) or targets.size and targets.max() >= table.shape[1]:
+    if len(weights) != len(targets) or (targets.size and targets.max() >= table.shape[1]):
         context.wrong("leaf_targetids and leaf_weights do not fit each other")
     table[inner + np.arange(len(targets)), targets] = weights
     leaves = np.arange(inner, inner + len(targets))
@@ -137,14 +138,14 @@ def read_tree_ensemble(context: NodeContext) -> Value:
         if_false=following("false"),
         weights=table,
     )
-    total = _summed(
-        context, x, forest, _AGGREGATIONS[context.integer("aggregate_function", 1)]
-    )
+    total = _summed(context, x, forest, _AGGREGATIONS[context.integer("aggregate_function", 1)])
     names = ("NONE", "SOFTMAX", "LOGISTIC", "SOFTMAX_ZERO", "PROBIT")
     return post_transformed(context, total, names[context.integer("post_transform", 0)])
 
 
-def _numbered_forest(context: NodeContext, prefix: str, targets: int, dtype: np.dtype) -> _Forest:  # type: ignore[type-arg]
+def _numbered_forest(
+    context: NodeContext, prefix: str, targets: int, dtype: np.dtype[Any]
+) -> _Forest:
     """The older form: nodes are named by (tree, node), and leaves list their weights elsewhere."""
     trees, numbers = context.integers("nodes_treeids"), context.integers("nodes_nodeids")
     place = {key: at for at, key in enumerate(zip(trees, numbers))}

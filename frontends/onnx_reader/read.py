@@ -36,10 +36,10 @@ def read_onnx(
 ) -> Graph:
     """Reads a model: a path, its bytes, or a ModelProto (which is not changed).
 
-    `dims` fixes symbolic dimensions, by their name in the file or ours (`input_dim0` where they have
-    none). `values` makes constants of inputs, which then are no inputs any more. Raises CompileError
-    for a model that is damaged or wrong, and UnsupportedError, listing everything at once, for one
-    that Bessemer cannot compile. Importing this module registers all rules.
+    `dims` fixes symbolic dimensions, by their name in the file or ours (`input_dim0` where they
+    have none). `values` makes constants of inputs, which then are no inputs any more. Raises
+    CompileError for a model that is damaged or wrong, and UnsupportedError, listing everything at
+    once, for one that Bessemer cannot compile.
     """
     loaded = load_model(source)
     families.check_registered()
@@ -151,7 +151,9 @@ def _check_declared_ranks(graph: onnx.GraphProto, outputs: Sequence[Value]) -> N
     for declared, value in zip(graph.output, outputs, strict=True):
         tensor = declared.type.tensor_type
         if tensor.HasField("shape") and len(tensor.shape.dim) != value.type.rank:
-            raise CompileError(f"output '{declared.name}' is {value.type}, not of its declared rank")
+            raise CompileError(
+                f"output '{declared.name}' is {value.type}, not of its declared rank"
+            )
 
 
 def _define_input(

@@ -31,9 +31,9 @@ class Schema:
                 f" {_count(record.min_output, record.max_output)}"
             )
         for position, formal in enumerate(record.inputs[: record.min_input]):
-            if formal.option == defs.OpSchema.FormalParameterOption.Single:
-                if not node.input[position]:
-                    raise CompileError(f"{label}: the input {formal.name} is missing")
+            single = formal.option == defs.OpSchema.FormalParameterOption.Single
+            if single and not node.input[position]:
+                raise CompileError(f"{label}: the input {formal.name} is missing")
 
 
 def _count(low: int, high: int) -> str:

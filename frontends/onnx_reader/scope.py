@@ -1,7 +1,8 @@
 """Reads the nodes of one graph, subgraph or function body, with its names.
 
-A subgraph sees the names around it. Where it becomes a region of its own, what it takes from outside
-is captured: constants are copied (they cost nothing), other values become inputs of the region.
+A subgraph sees the names around it. Where it becomes a region of its own, what it takes from
+outside is captured: constants are copied (they cost nothing), other values become inputs of the
+region.
 """
 
 from __future__ import annotations
@@ -153,9 +154,7 @@ class Scope:
         return self.model.choices.get(label)
 
     def _inner(self, builder: GraphBuilder) -> Scope:
-        return Scope(
-            self.model, builder, self.opsets, self, self.given, self.calls, self.source
-        )
+        return Scope(self.model, builder, self.opsets, self, self.given, self.calls, self.source)
 
     # Nodes
 
@@ -179,9 +178,7 @@ class Scope:
         for name, item in zip(node.output, outputs):
             self.define(name, item)
 
-    def _outputs(
-        self, node: onnx.NodeProto, items: tuple[Item, ...], label: str
-    ) -> Sequence[Item]:
+    def _outputs(self, node: onnx.NodeProto, items: tuple[Item, ...], label: str) -> Sequence[Item]:
         try:
             result = self._build(node, items, label)
         except CompileError as error:
@@ -191,7 +188,9 @@ class Scope:
         except (IndexError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
             # A stranger's file may hold anything; what no check has named still is its fault.
             raise CompileError(f"{label}: cannot be read ({error!r})") from error
-        outputs = [result] if result is None or isinstance(result, (Value, SequenceItem)) else result
+        outputs = (
+            [result] if result is None or isinstance(result, (Value, SequenceItem)) else result
+        )
         if len(outputs) < len(node.output):
             raise CompileError(f"{label}: gives {len(outputs)} outputs, not {len(node.output)}")
         for output in outputs:
@@ -271,9 +270,9 @@ class Scope:
         opset = self.opsets.get(domain, 1)
         schema = find_schema(domain, node.op_type, opset)
         is_function = (domain, node.op_type, node.overload) in self.model.functions
-        if not is_function and _find_rule(domain, node, schema) is None:
-            if schema is None or not functions.has_body(schema.record):
-                self._note(_unknown(node, node_label(node), opset))
+        has_body = schema is not None and functions.has_body(schema.record)
+        if not is_function and not has_body and _find_rule(domain, node, schema) is None:
+            self._note(_unknown(node, node_label(node), opset))
         for graph in subgraphs(node):
             for inner in graph.node:
                 self._note_unknown(inner)
@@ -293,4 +292,3 @@ def _unknown(node: onnx.NodeProto, label: str, opset: int) -> UnsupportedError:
     name = operator_name(node.domain, node.op_type)
     item = f"{label} (opset {opset}): the operator {name} is not supported"
     return UnsupportedError(item, [item])
-

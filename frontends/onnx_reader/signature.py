@@ -91,9 +91,7 @@ def input_type(value: onnx.ValueInfoProto, names: DimensionNames) -> TensorType:
         )
     if len(tensor.shape.dim) > limits.RANK:
         raise CompileError(f"{where}: has {len(tensor.shape.dim)} dimensions")
-    shape = tuple(
-        _size(dim, value.name, axis, names) for axis, dim in enumerate(tensor.shape.dim)
-    )
+    shape = tuple(_size(dim, value.name, axis, names) for axis, dim in enumerate(tensor.shape.dim))
     type = TensorType(dtype, shape)
     limits.check_size(type, where)
     return type

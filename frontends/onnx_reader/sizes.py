@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import numpy as np
 
 from bessemer.compiler.ir import dims
@@ -19,8 +18,8 @@ UNLIMITED = 2**31 - 1
 def sizes_of(builder: GraphBuilder, value: Value, prefix: str) -> tuple[Size, ...]:
     """The entries of an integer vector or scalar as sizes.
 
-    Entries that are not known are bound at run time, each part of a concatenation for itself, so that
-    the known ones stay known.
+    Entries that are not known are bound at run time, each part of a concatenation for itself, so
+    that the known ones stay known.
     """
     known = known_sizes(builder, value)
     if known is not None:
@@ -118,5 +117,3 @@ def _backwards(
     if not dims.is_nonnegative(length):
         length = dims.maximum(length, 0)
     return first, dims.ceildiv(length, step)
-
-

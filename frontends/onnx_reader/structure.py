@@ -109,9 +109,7 @@ def check_name(name: str, what: str) -> None:
         raise CompileError(f"{what} has control characters in its name: {name!r}")
 
 
-def ordered_nodes(
-    nodes: Sequence[onnx.NodeProto], label: str
-) -> list[onnx.NodeProto]:
+def ordered_nodes(nodes: Sequence[onnx.NodeProto], label: str) -> list[onnx.NodeProto]:
     """The nodes with every definition before its uses; as they come where that is so already.
 
     Raises CompileError naming the nodes of a cycle.
@@ -151,9 +149,7 @@ def free_names(graph: onnx.GraphProto) -> set[str]:
     return used - bound
 
 
-def needed_nodes(
-    nodes: Sequence[onnx.NodeProto], outputs: Iterable[str]
-) -> list[onnx.NodeProto]:
+def needed_nodes(nodes: Sequence[onnx.NodeProto], outputs: Iterable[str]) -> list[onnx.NodeProto]:
     """Those of the ordered nodes that the outputs depend on, in order."""
     wanted = {name for name in outputs if name}
     kept: list[onnx.NodeProto] = []

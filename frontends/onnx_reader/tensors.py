@@ -62,7 +62,7 @@ def dtype_of_code(code: int, where: str) -> DType:
 
 
 def array_of(tensor: onnx.TensorProto, files: ExternalFiles, where: str) -> Array:
-    """The tensor's elements, read-only; raises CompileError where type, shape and bytes disagree."""
+    """The elements, read-only; raises CompileError where type, shape and bytes disagree."""
     dtype = dtype_of_code(tensor.data_type, where)
     shape = _shape(tensor, dtype, where)
     count = math.prod(shape)
@@ -114,7 +114,9 @@ def _from_field(
 ) -> Array:
     field = _FIELDS.get(tensor.data_type, "int32_data")
     if any(name != field for name in typed):
-        raise CompileError(f"{where}: has its elements in {typed[0]}, for its type {field} is right")
+        raise CompileError(
+            f"{where}: has its elements in {typed[0]}, for its type {field} is right"
+        )
     stored = np.array(getattr(tensor, field))
     if len(stored) != count:
         raise CompileError(f"{where}: has {len(stored)} elements, its shape needs {count}")

@@ -1,0 +1,171 @@
+"""`bessemer doctor`: what there is here to compile with, and whether it works."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import llvmlite.binding as llvm
+import numpy as np
+import typer
+
+import bessemer
+import bessemer.compiler.ops  # noqa: F401  (registers the operators)
+from bessemer.compiler.driver import compile_graph
+from bessemer.compiler.ir.build import GraphBuilder
+from bessemer.compiler.ir.dims import symbol
+from bessemer.compiler.ir.types import TensorType, f32
+from bessemer.compiler.options import Options, cache_folder
+from bessemer.compiler.targets.choose import TARGETS, host_target
+from bessemer.frontends.cli import arguments
+from bessemer.frontends.cli.cache import contents
+from bessemer.frontends.cli.output import format_bytes, print_json, print_table, spinner
+from bessemer.frontends.peak import measure_peak, prepare_peak
+
+_PACKAGES = ("numpy", "llvmlite", "onnx", "networkx", "onnxruntime", "openvino", "ziglang")
+
+
+def command(as_json: arguments.AsJson = False) -> None:
+    """Describe this installation and machine, and compile and run a small network."""
+    with spinner("Examining"):
+        found = {name: _safely(part) for name, part in _PARTS.items()}
+    if as_json:
+        print_json(found)
+    else:
+        rows = [[name, _shown(entry)] for name, entry in found.items()]
+        print_table(("", f"bessemer {bessemer.__version__}"), rows)
+    if not found["self test"].get("ok"):
+        raise typer.Exit(4)
+
+
+def _safely(part: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What a part finds; one that fails says so and the others go on."""
+    try:
+        return part()
+    except Exception as error:
+        return {"error": f"{type(error).__name__}: {error}"}
+
+
+def _shown(entry: dict[str, Any]) -> str:
+    return "\n".join(f"{key}: {value}" for key, value in entry.items())
+
+
+def _software() -> dict[str, Any]:
+    found: dict[str, Any] = {"python": platform.python_version(), "system": platform.platform()}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    found["LLVM"] = ".".join(map(str, llvm.llvm_version_info))
+    return found
+
+
+def _processor() -> dict[str, Any]:
+    target = host_target()
+    return {
+        "name": _cpu_name(),
+        "LLVM's name": str(llvm.get_host_cpu_name()),
+        "target": target.name,
+        "vectors": f"{target.vector_bits} bits, {target.vector_registers} registers",
+        "features": " ".join(target.features),
+        "targets": ", ".join(TARGETS),
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in text.splitlines() if "model name" in line]
+    return names[0] if names else platform.processor()
+
+
+def _threads() -> dict[str, Any]:
+    return {
+        "processors": os.cpu_count(),
+        "of this process": len(os.sched_getaffinity(0)),
+        "control group": _quota(),
+    }
+
+
+def _quota() -> str:
+    """The processors that the control group allows, as its file says it."""
+    for path in ("/sys/fs/cgroup/cpu.max", "/sys/fs/cgroup/cpu/cpu.cfs_quota_us"):
+        try:
+            text = Path(path).read_text().strip()
+        except OSError:
+            continue
+        quota, _, period = text.partition(" ")
+        if quota in ("max", "-1"):
+            return "no limit"
+        return f"{int(quota) / int(period or 100_000):g} processors"
+    return "none found"
+
+
+def _peak() -> dict[str, Any]:
+    peak = prepare_peak(host_target())
+    measure_peak(peak)
+    rates = {count: measure_peak(peak, count) for count in {1, len(os.sched_getaffinity(0))}}
+    return {f"{count} threads": f"{rate / 1e9:.0f} GFLOP/s" for count, rate in rates.items()}
+
+
+def _linker() -> dict[str, Any]:
+    found = {name: shutil.which(name) for name in ("cc", "gcc", "clang", "aarch64-linux-gnu-gcc")}
+    listed: dict[str, Any] = {name: path for name, path in found.items() if path}
+    if importlib.util.find_spec("ziglang") is not None:
+        listed["zig"] = "the ziglang package"
+    return listed or {"none": "a .so needs cc or 'pip install ziglang'; .o and .a need nothing"}
+
+
+def _cache() -> dict[str, Any]:
+    folder = cache_folder()
+    entries, size = contents(folder)
+    return {"folder": folder or "off", "entries": entries, "size": format_bytes(size)}
+
+
+def _self_test() -> dict[str, Any]:
+    """relu(x w + b) for any number of rows, against NumPy."""
+    rng = np.random.default_rng(0)
+    w = rng.standard_normal((17, 9)).astype(np.float32)
+    bias = rng.standard_normal(9).astype(np.float32)
+    builder = GraphBuilder("doctor")
+    n = symbol("n")
+    x = builder.input("x", TensorType(f32, (n, 17)))
+    product = builder.apply("matmul", x, builder.constant(w))
+    shift = builder.apply("broadcast_to", builder.constant(bias), shape=(n, 9))
+    out = builder.apply("relu", builder.apply("add", product, shift))
+    start = time.perf_counter()
+    model = compile_graph(builder.finish([out], ["y"]), Options())
+    seconds = time.perf_counter() - start
+    worst = 0.0
+    for rows in (1, 5, 64):
+        array = rng.standard_normal((rows, 17)).astype(np.float32)
+        expected = np.maximum(array.astype(np.float64) @ w + bias, 0)
+        (found,) = model.run([array])
+        worst = max(worst, float(np.linalg.norm(found - expected) / np.linalg.norm(expected)))
+    return {
+        "ok": worst < 1e-6,
+        "relative error": f"{worst:.1e}",
+        "threads": model.threads,
+        "compiled in": f"{seconds:.2f} s",
+    }
+
+
+_PARTS: dict[str, Callable[[], dict[str, Any]]] = {
+    "software": _software,
+    "processor": _processor,
+    "threads": _threads,
+    "peak": _peak,
+    "linker": _linker,
+    "cache": _cache,
+    "self test": _self_test,
+}

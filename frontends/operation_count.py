@@ -1,0 +1,78 @@
+"""How many arithmetic operations a graph asks for, whatever the compiler makes of it.
+
+A multiplication and an addition of a matrix product or convolution are two, as everybody counts
+them; anything else counts one for each element that it reads or writes. Moving data counts nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from bessemer.compiler.ir.dims import (
+    Size,
+    Symbol,
+    as_atom,
+    evaluate_named,
+    product,
+    symbol_names,
+    total,
+)
+from bessemer.compiler.ir.graph import Graph, Node
+from bessemer.compiler.ir.types import Array
+
+
+def count_operations(graph: Graph, inputs: Mapping[str, Array]) -> float:
+    """The operations of one run on these inputs. Of a loop whose trip count is no constant one
+    iteration counts, of a branch the costlier side, and what depends on data as nothing."""
+    return _count(graph, _sizes(graph, inputs))
+
+
+def _sizes(graph: Graph, inputs: Mapping[str, Array]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for value in graph.inputs:
+        for size, actual in zip(value.type.shape, inputs[value.name].shape):
+            leaf = as_atom(size)
+            if isinstance(leaf, Symbol):
+                found[leaf.name] = actual
+    return found
+
+
+def _count(graph: Graph, sizes: Mapping[str, int]) -> float:
+    count = 0.0
+    for node in graph.nodes:
+        inside = [_count(region, sizes) for region in node.regions]
+        if node.operator.name == "if":
+            count += max(inside)
+        elif node.operator.name == "loop":
+            count += inside[0] * _trips(node, graph)
+        else:
+            own = _operations(node)
+            if symbol_names(own) <= set(sizes):
+                count += evaluate_named(own, sizes)
+    return count
+
+
+def _trips(node: Node, graph: Graph) -> int:
+    trips = graph.constants.get(node.inputs[0])
+    return int(trips) if trips is not None and node.attributes["has_trips"] else 1
+
+
+def _operations(node: Node) -> Size:
+    shapes = [value.type.shape for value in node.inputs]
+    match node.operator.name:
+        case "matmul":
+            return 2 * node.output.type.numel * shapes[0][-1]
+        case "conv":
+            return 2 * node.output.type.numel * product(shapes[1][:-1])
+        case "conv_transpose":
+            return 2 * node.inputs[0].type.numel * product(shapes[1][:-1])
+        case "lstm" | "gru" | "rnn":
+            return 2 * node.inputs[0].type.numel * shapes[1][0]
+        case "max_pool" | "average_pool":
+            return node.output.type.numel * product(node.attributes["kernel"])
+        case name if name.startswith("reduce_"):
+            return node.inputs[0].type.numel
+        case _ if node.operator.is_view or not node.inputs:
+            return 0
+        case _:
+            return total(value.type.numel for value in node.outputs)
