@@ -181,9 +181,9 @@ def describe(
         name=program.name,
         prefix=c_prefix(program.name),
         triple=target.triple,
-        inputs=tuple(_array(v.name, v) for v in program.inputs),
+        inputs=tuple(_array(program, v.name, v) for v in program.inputs),
         outputs=tuple(
-            _array(name, v, is_data_dependent(program, v))
+            _array(program, name, v, is_data_dependent(program, v))
             for name, v in zip(program.output_names, program.outputs, strict=True)
         ),
         symbols=program.symbols,
@@ -195,8 +195,8 @@ def describe(
     )
 
 
-def _array(name: str, value: Value, data_dependent: bool = False) -> ArrayInfo:
-    shape = tuple(_entry(size) for size in value.type.shape)
+def _array(program: Program, name: str, value: Value, data_dependent: bool = False) -> ArrayInfo:
+    shape = tuple(_entry(program.expanded(size)) for size in value.type.shape)
     return ArrayInfo(name, RUNTIME_NAMES[value.type.dtype.name], shape, data_dependent)
 
 

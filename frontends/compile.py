@@ -16,10 +16,12 @@ from bessemer.compiler.ir.types import Array
 from bessemer.compiler.jit import load_code
 from bessemer.compiler.options import Options, Precision, cache_folder, dump_folder
 from bessemer.compiler.targets.choose import host_target, parse_target
+from bessemer.frontends.builder.network import Network
+from bessemer.frontends.fingerprint import fingerprint
 from bessemer.frontends.onnx_reader.read import read_onnx
 from bessemer.runtime.model import CompiledModel
 
-Model = str | Path | bytes | onnx.ModelProto | Graph
+Model = str | Path | bytes | onnx.ModelProto | Graph | Network
 
 
 def compile(
@@ -35,8 +37,8 @@ def compile(
 ) -> CompiledModel:
     """Compiles a model for this machine, or loads it from the compile cache.
 
-    `model` is an ONNX file's path, its bytes, an onnx.ModelProto, or a graph built in Python. `dims`
-    fixes symbolic dimensions, `values` fixes whole inputs. `threads`: None or 0 means all processors
+    `model` is an ONNX file's path, its bytes, an onnx.ModelProto, or a network or graph built in
+    Python. `dims` fixes symbolic dimensions, `values` fixes whole inputs. `threads`: None or 0 means all processors
     that the process may use. `optimize`: 0 unfused plain loops, 1 unfused vector loops, 2 everything.
     Raises CompileError for anything in the model or the options that cannot be compiled.
     """
@@ -76,6 +78,10 @@ def as_graph(
     values: Mapping[str, Array] | None = None,
 ) -> Graph:
     """The graph of a model in any form."""
+    if isinstance(model, Network) and not values:
+        return model.with_dims(dims or {}).graph
+    if isinstance(model, Network):
+        raise CompileError("A network built in Python has no values to fix: build it with them.")
     if isinstance(model, Graph):
         if dims or values:
             raise CompileError("A graph built in Python has its dims and values already.")
@@ -94,8 +100,10 @@ def _key(model: Model, dims: Mapping[str, int], options: Options) -> str | None:
 
 
 def _content(model: Model) -> bytes | None:
+    if isinstance(model, Network):
+        return fingerprint(model.graph)
     if isinstance(model, Graph):
-        return None
+        return fingerprint(model)
     if isinstance(model, onnx.ModelProto):
         return model.SerializeToString()
     if isinstance(model, bytes):

@@ -46,27 +46,38 @@ def prepare_peak(target: Target) -> Peak:
 
 def measure_peak(peak: Peak, threads: int = 1, iterations: int = _ITERATIONS) -> float:
     """Float32 operations a second of that many threads at once; a multiply-add counts two."""
-    memory = (ctypes.c_float * 16)(*[0.5] * 16)
+    memory = (ctypes.c_float * 16)(*[0.5 + k / 64 for k in range(16)])
+
+    seconds: list[float] = []
 
     def work() -> None:
+        # The thread's own time: what else the machine does meanwhile is not its limit.
+        start = time.thread_time()
         # A ctypes call runs without the interpreter's lock.
         peak.call(memory, iterations)
+        seconds.append(time.thread_time() - start)
 
     workers = [threading.Thread(target=work) for _ in range(threads)]
-    start = time.perf_counter()
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
-    return peak.operations * iterations * threads / (time.perf_counter() - start)
+    return sum(peak.operations * iterations / spent for spent in seconds)
 
 
 def _text(lanes: int, sums: int, has_fma: bool) -> str:
-    """A loop of independent sums. What is multiplied comes from memory, so that nothing folds."""
+    """A loop of independent sums. They begin with different numbers from memory, so that nothing
+    folds into something else."""
     vector = f"<{lanes} x float>"
-    phis, steps, total = [], [], []
+    starts, phis, steps, total = [], [], [], []
     for k in range(sums):
-        phis.append(f"  %a{k} = phi {vector} [ %y, %entry ], [ %b{k}, %loop ]")
+        starts.append(f"  %p{k} = getelementptr float, ptr %memory, i64 {k}")
+        starts.append(f"  %f{k} = load float, ptr %p{k}")
+        starts.append(f"  %s{k} = insertelement {vector} poison, float %f{k}, i32 0")
+        starts.append(
+            f"  %v{k} = shufflevector {vector} %s{k}, {vector} poison, <{lanes} x i32> zeroinitializer"
+        )
+        phis.append(f"  %a{k} = phi {vector} [ %v{k}, %entry ], [ %b{k}, %loop ]")
         if has_fma:
             fma = f"@llvm.fma.v{lanes}f32({vector} %a{k}, {vector} %x, {vector} %y)"
             steps.append(f"  %b{k} = call {vector} {fma}")
@@ -79,10 +90,9 @@ def _text(lanes: int, sums: int, has_fma: bool) -> str:
             f"declare {vector} @llvm.fma.v{lanes}f32({vector}, {vector}, {vector})",
             "define void @peak(ptr %memory, i64 %count) nounwind {",
             "entry:",
-            "  %one = load float, ptr %memory",
-            f"  %s = insertelement {vector} poison, float %one, i32 0",
-            f"  %x = shufflevector {vector} %s, {vector} poison, <{lanes} x i32> zeroinitializer",
-            f"  %y = fadd {vector} %x, %x",
+            *starts,
+            f"  %x = fadd {vector} %v0, zeroinitializer",
+            f"  %y = fadd {vector} %v0, %v1",
             "  br label %loop",
             "loop:",
             "  %i = phi i64 [ 0, %entry ], [ %n, %loop ]",

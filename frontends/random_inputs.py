@@ -93,3 +93,15 @@ def _origins(value: Value, producers: Mapping[Value, Node]) -> set[Value]:
         if node is not None and node.operator.element is not None:
             waiting += [one for one in node.inputs if one.type.dtype.kind in "iuf"]
     return seen
+
+
+def input_infos(graph: Graph) -> list[ArrayInfo]:
+    """The graph's inputs as a compiled model describes them."""
+    return [
+        ArrayInfo(
+            value.name,
+            value.type.dtype.numpy.name,
+            tuple(size if isinstance(size, int) else str(size) for size in value.type.shape),
+        )
+        for value in graph.inputs
+    ]

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from bessemer.compiler.ir.dims import Size, symbol
 from bessemer.compiler.ir.expr import Buffer, Expression, binary
 from bessemer.compiler.ir.loops import Kernel, Store
-from bessemer.compiler.ir.types import DType, f32
+from bessemer.compiler.ir.types import DType, f32, f64
 from bessemer.compiler.schedule.axes import product_axes, window_axes
 from bessemer.compiler.schedule.contraction import Contraction
 from bessemer.compiler.schedule.microkernel import lower_contraction
@@ -88,6 +88,33 @@ class Prepared:
         x, _, *others = self.buffers
         kernel = Kernel("tested", (x, packed, *others), 1, tuple(self.sizes), body)
         return kernel, (self.inputs[0], weights, *self.inputs[2:])
+
+
+def random_product(rng: np.random.Generator) -> Product:
+    """Sizes up to 70, a few of them symbolic."""
+    m, n, k = (int(size) for size in rng.integers(1, 71, 3))
+    dynamic = "".join(name for name in "mnk" if rng.random() < 0.25)
+    batch = int(rng.integers(2, 5)) if rng.random() < 0.3 else 0
+    shared = batch > 0 and rng.random() < 0.5
+    dtype = f64 if rng.random() < 0.2 else f32
+    return Product(m, max(2, n), k, batch, shared, dynamic, dtype)
+
+
+def random_convolution(rng: np.random.Generator) -> Convolution:
+    """Kernels up to 4 x 4 with strides, dilations and groups, on images that just hold them."""
+    kernel, strides, dilations = (
+        (int(pair[0]), int(pair[1])) for pair in rng.integers(1, (5, 4, 3), (2, 3)).T
+    )
+    high, wide = (
+        (taps - 1) * dilation + 1 + stride * int(rng.integers(0, 20))
+        for taps, stride, dilation in zip(kernel, strides, dilations)
+    )
+    groups = int(rng.choice([1, 1, 2, 3]))
+    channels, outputs = groups * int(rng.integers(1, 12)), groups * int(rng.integers(2, 40))
+    dynamic = "".join(name for name in "nhw" if rng.random() < 0.2)
+    border = int(rng.integers(0, 2))
+    shape = (int(rng.integers(1, 4)), high, wide, channels)
+    return Convolution(shape, outputs, kernel, strides, dilations, groups, border, dynamic)
 
 
 def prepare(case: Product | Convolution, rng: np.random.Generator) -> Prepared:

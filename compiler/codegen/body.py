@@ -11,7 +11,7 @@ the call.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from bessemer.compiler.codegen.constants import c_string
 from bessemer.compiler.codegen.sizes import SizeWriter
@@ -76,6 +76,7 @@ class _Body:
         self.strings: dict[str, str] = {}
         self.count = 0
         self.places = {name: number for number, name in enumerate(program.symbols)}
+        self.derived = {name: number for number, name in enumerate(program.derived)}
         self.sizes = SizeWriter(self.let, self._symbol)
         self.unchecked: list[Size] = list(plan.ends)
 
@@ -104,7 +105,8 @@ class _Body:
             return let(f"load i64, ptr {place}")
 
         writer = SizeWriter(let, symbol)
-        size = self.plan.size if dims.symbol_names(self.plan.size) <= known else 0
+        size = self.program.expanded(self.plan.size)
+        size = size if dims.symbol_names(size) <= known else 0
         result = writer.value(size)
         text = "\n".join(lines)
         return (
@@ -133,6 +135,9 @@ class _Body:
         return self.strings.setdefault(text, f"{self.prefix}_text{len(self.strings)}")
 
     def _symbol(self, name: str) -> str:
+        if name in self.derived:
+            place = self.let(f"getelementptr i64, ptr %derived, i64 {self.derived[name]}")
+            return self.let(f"load i64, ptr {place}")
         if name not in self.places:
             raise InternalError(f"no dimension symbol {name}")
         place = self.let(f"getelementptr i64, ptr %dims, i64 {self.places[name]}")
@@ -157,8 +162,10 @@ class _Body:
         self.put(f"%buffers = alloca [{width} x ptr], align 16")
         self.put(f"%arguments = alloca [{depth} x i64], align 16")
         self.put("%fault = alloca i32, align 4")
-        self.bound = set(self.program.symbols[: self.program.input_symbols])
-        self._check_workspace()
+        if self.derived:
+            self.put(f"%derived = alloca [{len(self.derived)} x i64], align 16")
+        self.bound: set[str] = set()
+        self._bound(self.program.symbols[: self.program.input_symbols])
 
     def _check_workspace(self) -> None:
         """Checks the workspace up to the last part of the arena whose size is known by now."""
@@ -286,12 +293,21 @@ class _Body:
                 value = self.let(f"load i64, ptr {place}")
                 self._set_symbol(name, value)
         if names:
-            self._check_workspace()
+            self._bound(names)
 
     def _set_symbol(self, name: str, value: str) -> None:
         place = self.let(f"getelementptr i64, ptr %dims, i64 {self.places[name]}")
         self.put(f"store i64 {value}, ptr {place}")
-        self.bound.add(name)
+
+    def _bound(self, names: Iterable[str]) -> None:
+        """Computes what follows from symbols that have got their values, and checks the workspace."""
+        self.bound |= set(names)
+        for name, definition in self.program.derived.items():
+            if name not in self.bound and dims.symbol_names(definition) <= self.bound:
+                place = self.let(f"getelementptr i64, ptr %derived, i64 {self.derived[name]}")
+                self.put(f"store i64 {self.sizes.value(definition)}, ptr {place}")
+                self.bound.add(name)
+        self._check_workspace()
 
     def _bind(self, step: BindDims) -> None:
         source = self._address(step.value)
@@ -304,7 +320,7 @@ class _Body:
             negative = self.let(f"icmp slt i64 {value}, 0")
             self._fail_if(negative, STATUS_SHAPE_MISMATCH, f"{where}: a size is negative")
             self._set_symbol(name, value)
-        self._check_workspace()
+        self._bound(step.symbols)
 
     def _copy(self, step: Copy) -> None:
         size = self.sizes.value(step.source.type.nbytes)
@@ -350,7 +366,7 @@ class _Body:
         self.begin(after)
         if step.count:
             self._set_symbol(step.count, self.let(f"load i64, ptr {counter}"))
-            self._check_workspace()
+            self._bound((step.count,))
 
 
 def _launches(steps: Sequence[Step]) -> list[Launch]:

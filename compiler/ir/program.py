@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias, Union
 
+from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.loops import Kernel
@@ -88,7 +89,8 @@ class Program:
 
     `symbols`: input symbols first, then the data-dependent ones (`input_symbols` counts the first).
     `weights`: the constants in the weights blob. `capacities`: the largest number of elements of
-    values whose shape is only known after they are computed.
+    values whose shape is only known after they are computed. `derived` symbols are
+    computed from `symbols` and from derived ones before them.
     """
 
     name: str
@@ -100,6 +102,13 @@ class Program:
     weights: Mapping[Value, Array]
     steps: Steps
     capacities: Mapping[Value, Size] = field(default_factory=dict)
+    derived: Mapping[str, Size] = field(default_factory=dict)
+
+    def expanded(self, size: Size) -> Size:
+        """A size in terms of `symbols` only."""
+        for name, definition in reversed(self.derived.items()):
+            size = dims.rename(size, {name: definition})
+        return size
 
 
 @dataclass(frozen=True, eq=False)

@@ -57,7 +57,7 @@ def plan_memory(program: Program) -> MemoryPlan:
         if not any(member in fixed for member in lives.members(value)):
             places[value] = life
     sizes = {value: nbytes(program, value) for value in places}
-    offsets, ends = _place(places, sizes, program.symbols)
+    offsets, ends = _place(places, sizes, program)
     everywhere = {member: offsets[value] for value in places for member in lives.members(value)}
     bound = _lower_bound(places, sizes)
     return MemoryPlan(
@@ -74,7 +74,9 @@ def plan_memory(program: Program) -> MemoryPlan:
 def is_data_dependent(program: Program, value: Value) -> bool:
     """Whether a value's shape is only known once the model has run."""
     known = set(program.symbols[: program.input_symbols])
-    return any(not dims.symbol_names(size) <= known for size in value.type.shape)
+    return any(
+        not dims.symbol_names(program.expanded(size)) <= known for size in value.type.shape
+    )
 
 
 def nbytes(program: Program, value: Value) -> Size:
@@ -177,7 +179,7 @@ def _place_weights(program: Program, used: Mapping[Value, None]) -> tuple[dict[V
 
 
 def _place(
-    lives: Mapping[Value, Life], sizes: Mapping[Value, Size], symbols: Sequence[str]
+    lives: Mapping[Value, Life], sizes: Mapping[Value, Size], program: Program
 ) -> tuple[dict[Value, Size], tuple[Size, ...]]:
     """Offsets, and the end of each part of the arena; parts whose size is known earlier come first."""
     classes: dict[Size, list[tuple[Value, int]]] = {}
@@ -189,7 +191,8 @@ def _place(
     start: Size = 0
 
     def when_known(unit: Size) -> tuple[int, str]:
-        return max((symbols.index(n) for n in dims.symbol_names(unit)), default=-1), str(unit)
+        names = dims.symbol_names(program.expanded(unit))
+        return max((program.symbols.index(name) for name in names), default=-1), str(unit)
 
     for unit in sorted(classes, key=when_known):
         placed, extent = _greedy(classes[unit], lives)

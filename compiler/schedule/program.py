@@ -22,6 +22,7 @@ from bessemer.compiler.ir.program import (
 )
 from bessemer.compiler.ir.types import Array, TensorType, boolean, i64
 from bessemer.compiler.schedule.contractions import lower_contraction_group
+from bessemer.compiler.schedule.derived import name_derived_sizes
 from bessemer.compiler.schedule.fuse import as_index, index_symbols, view_chain
 from bessemer.compiler.schedule.groups import Group, form_groups, kind_of
 from bessemer.compiler.schedule.lower import (
@@ -39,6 +40,7 @@ def build_program(graph: Graph, target: Target, optimize: int = 2) -> Program:
     `optimize`: 0 computes every node by a kernel of its own in plain scalar loops, 1 vectorizes
     them, 2 also fuses nodes and uses register-tiled contractions.
     """
+    graph, derived = name_derived_sizes(graph)
     builder = _Builder(graph, target, optimize)
     steps = builder.lower(graph)
     outputs, copies = builder.separate_outputs(graph)
@@ -52,6 +54,7 @@ def build_program(graph: Graph, target: Target, optimize: int = 2) -> Program:
         builder.constants,
         (*steps, *copies),
         builder.capacities,
+        derived,
     )
 
 

@@ -26,6 +26,8 @@ SUMS_UNDER_WAY = 8
 # 4 KB apart share one.
 _WAYS = 12
 _PAGE = 4096
+# With fewer tiles to a block, b would come too often from beyond the second-level cache.
+_SMALLEST_BLOCK = 8
 # A block's partial sums are on the stack.
 _PARTIAL_BYTES = 48 << 10
 # Enough rows to make good use of a panel, few enough to give every thread a block.
@@ -163,15 +165,15 @@ def _block(
     tiles = dims.product(axis.extent for axis in walk.outer) * cut.count
     # Of a sum that is added up in stretches, only one is at work at a time.
     passes = 1 if stretch is None else max(1, depth // stretch)
-    panel_bytes = depth * panel * size // passes
-    room = max(target.l2_bytes // 4, target.l2_bytes // 2 - panel_bytes)
-    block = max(1, room * passes // _tile_bytes(contraction, walk, cut, tiles))
+    room = target.l2_bytes * 3 // 4 * passes
+    block = max(_SMALLEST_BLOCK, room // _tile_bytes(contraction, walk, cut, tiles))
     weight_bytes = depth * columns * size
     if columns > depth and weight_bytes <= target.l2_bytes // 4 and depth <= 256:
         # Few steps a tile: writing whole rows of the output once matters more than b's reuse.
         block = min(block, 4)
     if not isinstance(tiles, int):
         return min(block, _DYNAMIC_BLOCK)
+    block = ceil(tiles / max(1, round(tiles / block)))
     panels = ceil(columns / panel)
     batch = _known(dims.product(axis.extent for axis in walk.batch), 1)
     return _balanced(tiles, min(block, tiles), panels * batch, threads)

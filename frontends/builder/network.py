@@ -120,6 +120,36 @@ class Network:
             result._arrays[name] = np.ascontiguousarray(array, dtype=type.dtype.numpy)
         return result
 
+    def with_dims(self, dims: Mapping[str, int]) -> Network:
+        """This network with numbers for some of its symbols; the parameters stay as they are.
+
+        Raises CompileError for a name that is no symbol of an input.
+        """
+        if not dims:
+            return self
+        known = {size for each in self.inputs for size in each.shape if isinstance(size, str)}
+        unknown = sorted(set(dims) - known)
+        if unknown:
+            raise CompileError(
+                f"{self.name} has no dimension {', '.join(unknown)}. It has {sorted(known)}."
+            )
+        inputs = [
+            replace(
+                each,
+                shape=[dims.get(size, size) if isinstance(size, str) else size for size in each.shape],
+            )
+            for each in self.inputs
+        ]
+        result = Network(
+            self.forward,
+            *inputs,
+            name=self.name,
+            outputs=self.structure.output_names,
+            seed=self.seed,
+            channels_last=self.channels_last,
+        )
+        return result.with_arrays(self._arrays)
+
     def _parameter(self, name: str) -> Parameter:
         if name not in self.parameters:
             known = ", ".join(self.parameters)

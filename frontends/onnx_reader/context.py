@@ -122,7 +122,10 @@ class NodeContext:
 
     def sizes(self, position: int) -> tuple[Size, ...]:
         """An input's elements as sizes; bound at run time where they are not known."""
-        return sizes_of(self.builder, self.input(position), self.symbol_prefix())
+        value = self.input(position)
+        if not isinstance(value.type.numel, int) or not value.type.dtype.is_integer:
+            self.unsupported(f"sizes in a tensor {value.type}")
+        return sizes_of(self.builder, value, self.symbol_prefix())
 
     def symbol_prefix(self) -> str:
         """What symbols made for this node are called."""

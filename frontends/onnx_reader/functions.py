@@ -11,7 +11,7 @@ from onnx import AttributeProto, defs
 from bessemer.compiler.ir.graph import Value
 from bessemer.frontends.onnx_reader.items import Item, SequenceItem
 from bessemer.frontends.onnx_reader.model_state import opset_table
-from bessemer.frontends.onnx_reader.structure import check_graph, operator_name
+from bessemer.frontends.onnx_reader.structure import check_graph, check_name, operator_name
 from bessemer.frontends.onnx_reader.tensors import CODE_OF
 
 
@@ -102,6 +102,8 @@ def imported_opsets(function: onnx.FunctionProto) -> dict[str, int]:
 def check_body(function: onnx.FunctionProto) -> None:
     """The checks of a graph, for a function's body; raises CompileError."""
     graph = onnx.GraphProto()
+    for text in (*function.input, *function.output):
+        check_name(text, f"the function {function.name}")
     graph.node.extend(function.node)
     for name in function.input:
         graph.input.add().name = name

@@ -10,6 +10,7 @@ import onnx
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.types import Array
 from bessemer.frontends.onnx_reader.external import ExternalFiles
+from bessemer.frontends.onnx_reader.structure import check_name
 from bessemer.frontends.onnx_reader.tensors import array_of
 
 FunctionKey = tuple[str, str, str]  # domain, name, overload
@@ -41,6 +42,7 @@ def opset_table(imports: list[onnx.OperatorSetIdProto], label: str) -> dict[str,
     """Operator sets by domain; ONNX's own domain is ''. Raises CompileError."""
     table: dict[str, int] = {}
     for entry in imports:
+        check_name(entry.domain, f"{label}: an imported operator set")
         domain = "" if entry.domain == "ai.onnx" else entry.domain
         if table.get(domain, entry.version) != entry.version:
             raise CompileError(f"{label}: imports two versions of the operator set '{domain}'")
@@ -56,6 +58,8 @@ def function_table(
     """The model's functions by what calls name; raises CompileError for a name used twice."""
     table: dict[FunctionKey, onnx.FunctionProto] = {}
     for function in functions:
+        for text in (function.domain, function.name, function.overload):
+            check_name(text, f"{label}: a function")
         domain = "" if function.domain == "ai.onnx" else function.domain
         key = (domain, function.name, function.overload)
         if key in table:

@@ -16,6 +16,7 @@ from bessemer.compiler.errors import CompileError, UnsupportedError
 from bessemer.compiler.ir.dims import Size, symbol
 from bessemer.compiler.ir.types import Array, TensorType
 from bessemer.frontends.onnx_reader import limits
+from bessemer.frontends.onnx_reader.structure import check_name
 from bessemer.frontends.onnx_reader.tensors import dtype_of_code
 
 _TAKEN = {"min", "max"}  # words of the text form of sizes
@@ -108,6 +109,7 @@ def _size(
                 f"input '{input_name}': dimension {axis} is {dim.dim_value}, which is no size"
             )
         case "dim_param" if dim.dim_param:
+            check_name(dim.dim_param, f"input '{input_name}': dimension {axis}")
             return names.size(dim.dim_param)
         case _:  # unset, or the 0 or -1 that old exporters write for "any"
             return names.size(f"{input_name}_dim{axis}")

@@ -52,6 +52,8 @@ def _check_graph(
     if budget[0] < 0:
         raise CompileError(f"{where}: has more than {limits.NODES} nodes")
     inputs = [value.name for value in graph.input]
+    for node in graph.node:
+        _check_texts(node, f"{where}: node")
     _check_names(inputs, f"{where}: input")
     initializers = [tensor.name for tensor in graph.initializer]
     initializers += [tensor.values.name for tensor in graph.sparse_initializer]
@@ -59,13 +61,20 @@ def _check_graph(
     defined = _definitions(graph.node, {*inputs, *initializers}, where)
     visible = outer | defined
     for node in graph.node:
-        check_name(node.name, f"{where}: node")
         _check_inputs(node, visible, where)
         for inner in subgraphs(node):
             _check_graph(inner, f"{where}: {node_label(node)}", visible, depth + 1, budget)
     for output in graph.output:
         if output.name not in visible:
             raise CompileError(f"{where}: nothing computes the output '{output.name}'")
+
+
+def _check_texts(node: onnx.NodeProto, what: str) -> None:
+    for text in (node.name, node.op_type, node.domain, node.overload, *node.input):
+        check_name(text, what)
+    for attribute in node.attribute:
+        check_name(attribute.name, f"{what} '{node.name}': an attribute")
+        check_name(attribute.ref_attr_name, f"{what} '{node.name}': an attribute")
 
 
 def _definitions(nodes: Iterable[onnx.NodeProto], given: set[str], where: str) -> frozenset[str]:
@@ -102,7 +111,12 @@ def _check_names(names: Sequence[str], what: str) -> None:
 
 
 def check_name(name: str, what: str) -> None:
-    """A name that can be printed; raises CompileError."""
+    """A name that can be printed; raises CompileError.
+
+    A string that is not UTF-8 comes out of the protobuf library as bytes.
+    """
+    if not isinstance(name, str):
+        raise CompileError(f"{what} has a name that is not UTF-8 text: {name[:40]!r}")
     if len(name) > limits.NAME_LENGTH:
         raise CompileError(f"{what} has a name of {len(name)} characters: {name[:40]!r}...")
     if not name.isprintable() and any(unicodedata.category(c) in ("Cc", "Cs") for c in name):

@@ -57,8 +57,10 @@ class Emitter:
     def path(self, node: Node) -> Iterator[None]:
         """Names of what is written inside begin with the user's node."""
         before, self._path = self._path, node.sources[0] if node.sources else ""
-        yield
-        self._path = before
+        try:
+            yield
+        finally:
+            self._path = before
 
     def emit(
         self, kind: str, inputs: Sequence[str], outputs: int = 1, **attributes: Any
@@ -82,6 +84,10 @@ class Emitter:
         """A constant vector of i64."""
         return self.constant(np.array(numbers, dtype=np.int64).reshape(len(numbers)), "sizes")
 
+    def floats(self, numbers: Sequence[float]) -> str:
+        """A constant vector of f32."""
+        return self.constant(np.array(numbers, dtype=np.float32), "numbers")
+
     def number(self, number: float | int | bool, dtype: DType) -> str:
         """A constant scalar."""
         with np.errstate(over="ignore"):
@@ -102,6 +108,10 @@ class Emitter:
     def put(self, value: Value, stored: Stored) -> None:
         """Says where a value is."""
         self._stored[value] = stored
+
+    def is_stored(self, value: Value) -> bool:
+        """Whether somebody has said where a value is."""
+        return value in self._stored
 
     def stored(self, value: Value) -> Stored:
         """Where a value is."""
@@ -262,5 +272,3 @@ class Emitter:
         if rest != 0:
             found = self.one("Sub", found, self.size(rest))
         return found if factor == 1 else self.one("Div", found, self.integers([factor]))
-
-

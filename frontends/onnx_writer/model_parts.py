@@ -34,11 +34,15 @@ SMALL = 16
 
 @dataclass(eq=False)
 class ModelParts:
-    """Names and constants. `origins`: of which of our constants another one is a rearrangement."""
+    """Names and constants. `origins`: of which of our constants another one is a rearrangement.
+
+    `problems`: what could not be written.
+    """
 
     names: set[str] = field(default_factory=set)
     arrays: dict[str, Array] = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
     _small: dict[tuple[str, tuple[int, ...], bytes], str] = field(default_factory=dict)
 
     def unique(self, wanted: str) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Node, Value
-from bessemer.compiler.ir.types import DType, i8, i16, i32, u8, u16, u32
+from bessemer.compiler.ir.types import i8, i16, i32, u8, u16, u32
 from bessemer.frontends.onnx_writer.emitter import Emitter
 from bessemer.frontends.onnx_writer.model_parts import integers_of, unsupported
 from bessemer.frontends.onnx_writer.registry import rule
@@ -31,11 +31,10 @@ def write_matmul(emitter: Emitter, node: Node) -> None:
     emitter.store(node.output, emitter.one("MatMul", *names))
 
 
-def _require_float(node: Node) -> DType:
+def _require_float(node: Node) -> None:
     dtype = node.inputs[0].type.dtype
     if not dtype.is_float:
         raise unsupported(node, f"ONNX has it for floats, not for {dtype}.")
-    return dtype
 
 
 def _padded(
@@ -44,7 +43,7 @@ def _padded(
     """The input with its channels first, and the pads that the operator itself can make.
 
     ONNX's windows want pads that are numbers, not negative, and smaller than the kernel: others are
-    made before, which `is_free` allows if pads are nothing else than elements with the value `fill`.
+    made before, which `is_free` allows: pads are nothing else than elements with the value `fill`.
     """
     (x, *_) = node.inputs
     name = emitter.ordered(x, to_channels_first(x.type.rank))
@@ -83,7 +82,7 @@ def _bias(emitter: Emitter, node: Node) -> tuple[list[str], Value]:
 @rule("conv")
 def write_conv(emitter: Emitter, node: Node) -> None:
     x, weight = node.inputs
-    dtype = _require_float(node)
+    _require_float(node)
     rank = x.type.rank
     if rank == 2:
         _write_product(emitter, node, emitter.name_of(weight))
@@ -103,7 +102,6 @@ def write_conv(emitter: Emitter, node: Node) -> None:
         pads=pads,
         group=node.attributes["groups"],
     )
-    assert dtype.is_float
     emitter.store(result, made, to_channels_last(rank))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 from bessemer.compiler.ir.dims import Size, is_nonnegative
 from bessemer.compiler.ir.graph import Node
@@ -11,11 +12,13 @@ from bessemer.frontends.onnx_writer.emitter import Emitter
 from bessemer.frontends.onnx_writer.registry import rule
 from bessemer.frontends.onnx_writer.storage import Order, Stored, identity, inverse
 
+_T = TypeVar("_T")
+
 FIRST = -(2**63)
 """As the end of a slice with a negative step: the first element is the last one taken."""
 
 
-def in_frame(entries: Sequence[Size], order: Order) -> list[Size]:
+def in_frame(entries: Sequence[_T], order: Order) -> list[_T]:
     """One entry an axis of a value, as entries of the tensor that stores it in an order."""
     return [entries[axis] for axis in inverse(order)]
 
@@ -137,8 +140,9 @@ def write_resize(emitter: Emitter, node: Node) -> None:
     (x,) = node.inputs
     (name,), order = emitter.frame([x])
     given = {
-        "scales": (), "mode": "nearest", "coordinate": "half_pixel", "nearest": "round_prefer_floor",
-        "cubic_a": -0.75, "exclude_outside": False, "antialias": False, "roi": (),
+        "scales": (), "mode": "nearest", "coordinate": "half_pixel",
+        "nearest": "round_prefer_floor", "cubic_a": -0.75,
+        "exclude_outside": False, "antialias": False, "roi": (),
         "extrapolation": 0.0, **node.attributes,
     }  # fmt: skip
     rank = x.type.rank

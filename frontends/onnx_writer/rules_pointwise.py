@@ -1,4 +1,4 @@
-"""Pointwise operators. ONNX broadcasts by itself, so views that only broadcast are not written out."""
+"""Pointwise operators. ONNX broadcasts by itself: views that only broadcast are not written out."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _pointwise(formula: Formula) -> Callable[[Emitter, Node], None]:
 
 
 def _common_order(emitter: Emitter, values: Sequence[Value], rank: int) -> Order:
-    """The order in which the result is stored: that of the operands that nothing is missing from."""
+    """The order in which the result is stored: that of the operands which lack nothing."""
     whole = {
         emitter.stored(value).order for value in values if emitter.stored(value).is_whole(value)
     }
@@ -186,11 +186,13 @@ def _cast(e: Emitter, node: Node, names: list[str]) -> str:
 
 
 SAME = {
-    "exp": "Exp", "log": "Log", "sqrt": "Sqrt", "sin": "Sin", "cos": "Cos", "tan": "Tan", "asin": "Asin", "acos": "Acos",
-    "atan": "Atan", "sinh": "Sinh", "cosh": "Cosh", "tanh": "Tanh", "asinh": "Asinh", "acosh": "Acosh",
+    "exp": "Exp", "log": "Log", "sqrt": "Sqrt", "sin": "Sin", "cos": "Cos",
+    "tan": "Tan", "asin": "Asin", "acos": "Acos", "atan": "Atan", "sinh": "Sinh", "cosh": "Cosh",
+    "tanh": "Tanh", "asinh": "Asinh", "acosh": "Acosh",
     "atanh": "Atanh", "sigmoid": "Sigmoid", "erf": "Erf", "floor": "Floor", "ceil": "Ceil",
     "round": "Round", "abs": "Abs", "isnan": "IsNaN",
-    "isinf": "IsInf", "add": "Add", "sub": "Sub", "mul": "Mul", "pow": "Pow", "min": "Min", "max": "Max", "eq": "Equal",
+    "isinf": "IsInf", "add": "Add", "sub": "Sub", "mul": "Mul", "pow": "Pow",
+    "min": "Min", "max": "Max", "eq": "Equal",
     "lt": "Less", "le": "LessOrEqual", "gt": "Greater", "ge": "GreaterOrEqual", "relu": "Relu",
     "select": "Where",
 }  # fmt: skip

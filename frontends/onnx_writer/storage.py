@@ -2,7 +2,7 @@
 
 Our convolutions have channels last, ONNX's have them first; our pointwise operators want equal
 shapes, ONNX's broadcast. So a value is not always a tensor of the model, but
-`broadcast_to(transpose(tensor, order), shape)`, which is only written out where an operator needs it.
+`broadcast_to(transpose(tensor, order), shape)`, written out only where an operator needs it.
 """
 
 from __future__ import annotations

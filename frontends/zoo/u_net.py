@@ -13,6 +13,7 @@ from bessemer.frontends.builder import (
     Sequential,
     Tensor,
     concat,
+    pad,
     relu,
 )
 
@@ -42,8 +43,17 @@ class UNet(Layer):
             x = self.halve(seen[-1])
         x = self.down[-1](x)
         for grow, stage, beside in reversed(list(zip(self.grow, self.up, seen))):
-            x = stage(concat([beside, grow(x)]))
+            x = stage(concat([beside, _as_large(grow(x), beside)]))
         return self.classify(x)
+
+
+def _as_large(x: Tensor, wanted: Tensor) -> Tensor:
+    """Zeros at the ends for what halving has lost of odd sizes."""
+    missing = [
+        0 if axis == x.channel_axis else after - before
+        for axis, (before, after) in enumerate(zip(x.shape, wanted.shape))
+    ]
+    return pad(x, [0] * x.rank, missing) if any(size != 0 for size in missing) else x
 
 
 def unet(
@@ -52,13 +62,9 @@ def unet(
 ) -> Network:  # fmt: skip
     """U-Net with batch norm and padded convolutions; unet() has 31,037,698 parameters.
 
-    Without `size`, images may be of any height and width that divide by 2 ** depth: the input is
-    then [batch, C, rows · 2 ** depth, columns · 2 ** depth].
+    Without `size`, images may be of any height and width.
     """
-    if size is not None:
-        image = Input("image", ("batch", channels, size, size))
-    else:
-        rows, columns = Input("", ("rows", "columns")).type.shape
-        image = Input("image", ("batch", channels, rows * 2**depth, columns * 2**depth))
+    space = ("height", "width") if size is None else (size, size)
+    image = Input("image", ("batch", channels, *space))
     layers = UNet(classes, width, depth)
     return Network(layers, image, name="unet", outputs=["logits"], seed=seed)

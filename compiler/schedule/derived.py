@@ -1,0 +1,93 @@
+"""Gives names to sizes that are computed, so that index arithmetic stays shallow.
+
+    f32[((height+1)//2+1)//2, 8]      becomes      f32[size2, 8]
+    size1 = (height+1)//2,  size2 = (size1+1)//2
+
+Kernels then differ by the values of their arguments where they would have differed by their text, and
+no kernel divides what the run body has divided already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from bessemer.compiler.ir import dims
+from bessemer.compiler.ir.dims import Atom, Dim, FloorDiv, Max, Min, Mod, Size
+from bessemer.compiler.ir.graph import Graph, Node, Value
+
+
+def name_derived_sizes(graph: Graph) -> tuple[Graph, dict[str, Size]]:
+    """The graph with symbols for divisions, minima and maxima; and what those symbols are, each in
+    terms of the graph's symbols and of those before it."""
+    namer = _Namer()
+    return namer.graph(graph), namer.definitions
+
+
+class _Namer:
+    def __init__(self) -> None:
+        self.definitions: dict[str, Size] = {}
+        self._names: dict[Atom, Size] = {}
+
+    def size(self, size: Size) -> Size:
+        if isinstance(size, int):
+            return size
+        factors = {factor for monomial in size.terms for factor, _ in monomial}
+        derived = [f for f in factors if isinstance(f, (FloorDiv, Mod, Min, Max))]
+        return dims.substitute(size, {factor: self._symbol(factor) for factor in derived})
+
+    def _symbol(self, factor: FloorDiv | Mod | Min | Max) -> Size:
+        found = self._names.get(factor)
+        if found is None:
+            match factor:
+                case FloorDiv(a, b):
+                    definition = dims.floordiv(self.size(a), self.size(b))
+                case Mod(a, b):
+                    definition = dims.mod(self.size(a), self.size(b))
+                case Min(a, b):
+                    definition = dims.minimum(self.size(a), self.size(b))
+                case Max(a, b):
+                    definition = dims.maximum(self.size(a), self.size(b))
+            name = f"size{len(self.definitions) + 1}"
+            self.definitions[name] = definition
+            found = self._names[factor] = dims.symbol(name)
+        return found
+
+    def graph(self, graph: Graph) -> Graph:
+        values: dict[Value, Value] = {}
+
+        def now(value: Value) -> Value:
+            found = values.get(value)
+            if found is None:
+                shape = tuple(self.size(size) for size in value.type.shape)
+                same = shape == value.type.shape
+                found = value if same else replace(value, type=value.type.with_shape(shape))
+                values[value] = found
+            return found
+
+        inputs = tuple(now(value) for value in graph.inputs)
+        nodes = tuple(self._node(node, now) for node in graph.nodes)
+        return replace(
+            graph,
+            inputs=inputs,
+            outputs=tuple(now(value) for value in graph.outputs),
+            nodes=nodes,
+            constants={now(value): array for value, array in graph.constants.items()},
+        )
+
+    def _node(self, node: Node, now: Callable[[Value], Value]) -> Node:
+        return replace(
+            node,
+            inputs=tuple(now(value) for value in node.inputs),
+            outputs=tuple(now(value) for value in node.outputs),
+            attributes={key: self._attribute(value) for key, value in node.attributes.items()},
+            regions=tuple(self.graph(region) for region in node.regions),
+        )
+
+    def _attribute(self, value: Any) -> Any:
+        if isinstance(value, Dim):
+            return self.size(value)
+        if isinstance(value, tuple):
+            return tuple(self._attribute(entry) for entry in value)
+        return value

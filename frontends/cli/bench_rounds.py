@@ -1,0 +1,122 @@
+"""Several systems that take turns on the machine, so that its moods meet all of them alike."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from bessemer.frontends.cli.bench_process import Worker, WorkerError
+from bessemer.frontends.cli.bench_worker import Job
+from bessemer.frontends.cli.models import read_arrays
+from bessemer.frontends.cli.output import spinner
+from bessemer.frontends.relative_error import relative_error
+from bessemer.compiler.ir.types import Array
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A system as it is measured: its name in the table, and what its process does."""
+
+    name: str
+    job: Job
+
+
+@dataclass(eq=False)
+class Measured:
+    """What was found out about a setting, in seconds and bytes; `error` says why nothing was."""
+
+    setting: Setting
+    error: str = ""
+    load: float = 0.0
+    first: float = 0.0
+    memory: int = 0
+    turns: list[dict[str, Any]] = field(default_factory=list)
+    outputs: list[Array] = field(default_factory=list)
+
+    @property
+    def median(self) -> float:
+        """The median over the rounds of each round's median, as p90 is of their p90."""
+        return statistics.median(turn["median"] for turn in self.turns)
+
+    @property
+    def p90(self) -> float:
+        return statistics.median(turn["p90"] for turn in self.turns)
+
+    @property
+    def min(self) -> float:
+        return min(float(turn["min"]) for turn in self.turns)
+
+    @property
+    def runs(self) -> int:
+        return sum(int(turn["runs"]) for turn in self.turns)
+
+    @property
+    def rate(self) -> float:
+        """Operations a second, where that is what was measured."""
+        rates = [turn["rate"] for turn in self.turns if "rate" in turn]
+        return statistics.median(rates) if rates else 0.0
+
+    def error_to(self, other: Measured) -> float:
+        """The largest relative error of an output against another system's."""
+        if len(self.outputs) != len(other.outputs):
+            return math.inf
+        pairs = zip(other.outputs, self.outputs, strict=True)
+        return max((relative_error(theirs, ours) for theirs, ours in pairs), default=0.0)
+
+
+def measure(
+    settings: list[Setting], folder: Path, rounds: int, seconds: float, quiet: bool = False
+) -> list[Measured]:
+    """Starts every setting in a process, lets them take turns, and stops them.
+
+    `folder` is for files that they exchange; it is also the compile cache.
+    """
+    found = [Measured(setting) for setting in settings]
+    with ExitStack() as stack, spinner("Starting", quiet) as status:
+        workers: dict[int, Worker] = {}
+        for number, one in enumerate(found):
+            status.update(f"Loading {one.setting.name}")
+            job = replace(one.setting.job, outputs=str(folder / f"outputs{number}.npz"))
+            worker = stack.enter_context(Worker(job, folder))
+            if _try(one, lambda worker=worker, one=one: _load(worker, one)):  # type: ignore[misc]
+                workers[number] = worker
+        for turn in range(rounds):
+            for number, worker in list(workers.items()):
+                one = found[number]
+                status.update(f"Round {turn + 1} of {rounds}: {one.setting.name}")
+                if not _try(one, lambda w=worker, o=one: _turn(w, o, seconds)):  # type: ignore[misc]
+                    del workers[number]
+        for number, worker in workers.items():
+            _try(found[number], lambda w=worker, o=found[number]: _stop(w, o))  # type: ignore[misc]
+    for number, one in enumerate(found):
+        path = folder / f"outputs{number}.npz"
+        if path.exists():
+            arrays = read_arrays(path)
+            one.outputs = [arrays[str(k)] for k in range(len(arrays))]
+    return found
+
+
+def _try(one: Measured, action: Any) -> bool:
+    try:
+        action()
+    except WorkerError as error:
+        one.error = str(error)
+        return False
+    return True
+
+
+def _load(worker: Worker, one: Measured) -> None:
+    answer = worker.answer()
+    one.load, one.first = answer["load"], answer["first"]
+
+
+def _turn(worker: Worker, one: Measured, seconds: float) -> None:
+    one.turns.append(worker.ask({"seconds": seconds}))
+
+
+def _stop(worker: Worker, one: Measured) -> None:
+    one.memory = worker.ask({"stop": True})["peak_memory"]
