@@ -86,20 +86,38 @@ class Max:
 class Dim:
     """A polynomial: a map from monomials to integer coefficients. Immutable and hashable."""
 
-    __slots__ = ("_hash", "_text", "terms")
+    __slots__ = ("_atoms", "_hash", "_text", "terms")
 
     def __init__(self, terms: Mapping[Monomial, int]) -> None:
-        self.terms: dict[Monomial, int] = dict(terms)
-        self._hash = hash(frozenset(self.terms.items()))
+        self.terms = terms
+        self._hash: int | None = None
         self._text: str | None = None
+        self._atoms: frozenset[Atom] | None = None
 
     def __hash__(self) -> int:
+        if self._hash is None:
+            self._hash = hash(frozenset(self.terms.items()))
         return self._hash
+
+    @property
+    def atoms(self) -> frozenset[Atom]:
+        """The leaves: symbols and foreign atoms, also inside divisions."""
+        if self._atoms is None:
+            found: set[Atom] = set()
+            for monomial in self.terms:
+                for factor, _ in monomial:
+                    match factor:
+                        case FloorDiv(a, b) | Mod(a, b) | Min(a, b) | Max(a, b):
+                            found |= atoms(a) | atoms(b)
+                        case _:
+                            found.add(factor)
+            self._atoms = frozenset(found)
+        return self._atoms
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Dim):
             return False
-        return self._hash == other._hash and self.terms == other.terms
+        return self is other or self.terms == other.terms
 
     def __add__(self, other: Size) -> Size:
         return _add(self, other)
@@ -177,24 +195,13 @@ def _normal(terms: dict[Monomial, int]) -> Size:
 
 
 def _add(left: Size, right: Size) -> Size:
+    if not isinstance(left, Dim):
+        left, right = right, left
+    if isinstance(right, int) and right == 0:
+        return left
     terms = dict(_terms(left))
     for monomial, coefficient in _terms(right).items():
         terms[monomial] = terms.get(monomial, 0) + coefficient
-    return _recombined(terms)
-
-
-def _recombined(terms: dict[Monomial, int]) -> Size:
-    """The sum of the terms, in which d * (x // d) + x % d has become x."""
-    for monomial, coefficient in terms.items():
-        for factor, power in monomial:
-            if coefficient and power == 1 and isinstance(factor, Mod):
-                weight = _normal({_cancel(monomial, ((factor, 1),)) or (): coefficient})
-                numerator, denominator = factor.numerator, factor.denominator
-                whole = weight * denominator * floordiv(numerator, denominator)
-                parts = _terms(whole)
-                if parts and all(terms.get(part) == count for part, count in parts.items()):
-                    rest = {m: c for m, c in terms.items() if m != monomial and m not in parts}
-                    return _add(_normal(rest), weight * numerator)
     return _normal(terms)
 
 
@@ -208,8 +215,14 @@ def _join(left: Monomial, right: Monomial) -> Monomial:
 
 
 def _multiply(left: Size, right: Size) -> Size:
+    if isinstance(right, int):
+        left, right = right, left
+    if isinstance(left, int):
+        if left == 1 or left == 0 or isinstance(right, int):
+            return right * left if isinstance(right, int) else (right if left else 0)
+        return Dim({monomial: left * c for monomial, c in right.terms.items()})
     terms: dict[Monomial, int] = {}
-    for a, x in _terms(left).items():
+    for a, x in left.terms.items():
         for b, y in _terms(right).items():
             joined = _join(a, b)
             terms[joined] = terms.get(joined, 0) + x * y
@@ -442,14 +455,21 @@ def _atom_bound(factor: Atom, smallest: bool) -> Size:
 
 
 def substitute(size: Size, values: Mapping[Atom, Size]) -> Size:
-    """`size` with atoms replaced, also inside divisions, minima and maxima."""
-    if isinstance(size, int) or not values:
+    """`size` with leaves (see `atoms`) replaced, also inside divisions, minima and maxima."""
+    if isinstance(size, int) or not values or size.atoms.isdisjoint(values):
+        return size
+    return map_factors(size, lambda factor: _substitute_atom(factor, values))
+
+
+def map_factors(size: Size, function: Callable[[Atom], Size]) -> Size:
+    """The polynomial with another size in place of each atom that is a factor of a term."""
+    if isinstance(size, int):
         return size
     result: Size = 0
     for monomial, coefficient in size.terms.items():
         term: Size = coefficient
         for factor, power in monomial:
-            replaced = _substitute_atom(factor, values)
+            replaced = function(factor)
             for _ in range(power):
                 term = term * replaced
         result = result + term
@@ -509,19 +529,9 @@ def evaluate_named(size: Size, values: Mapping[str, int]) -> int:
     return evaluate(size, lambda leaf: values[cast(Symbol, leaf).name])
 
 
-def atoms(size: Size) -> set[Atom]:
+def atoms(size: Size) -> frozenset[Atom]:
     """The leaves of a size: symbols and foreign atoms, also inside divisions."""
-    found: set[Atom] = set()
-    if isinstance(size, int):
-        return found
-    for monomial in size.terms:
-        for factor, _ in monomial:
-            match factor:
-                case FloorDiv(a, b) | Mod(a, b) | Min(a, b) | Max(a, b):
-                    found |= atoms(a) | atoms(b)
-                case _:
-                    found.add(factor)
-    return found
+    return frozenset() if isinstance(size, int) else size.atoms
 
 
 def symbol_names(size: Size) -> set[str]:

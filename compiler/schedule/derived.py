@@ -31,11 +31,12 @@ class _Namer:
         self._names: dict[Atom, Size] = {}
 
     def size(self, size: Size) -> Size:
-        if isinstance(size, int):
-            return size
-        factors = {factor for monomial in size.terms for factor, _ in monomial}
-        derived = [f for f in factors if isinstance(f, (FloorDiv, Mod, Min, Max))]
-        return dims.substitute(size, {factor: self._symbol(factor) for factor in derived})
+        return dims.map_factors(size, self._named)
+
+    def _named(self, factor: Atom) -> Size:
+        if isinstance(factor, (FloorDiv, Mod, Min, Max)):
+            return self._symbol(factor)
+        return dims.atom(factor)
 
     def _symbol(self, factor: FloorDiv | Mod | Min | Max) -> Size:
         found = self._names.get(factor)

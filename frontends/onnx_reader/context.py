@@ -13,7 +13,7 @@ from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import Array, DType, TensorType
-from bessemer.frontends.onnx_reader import known
+from bessemer.frontends.onnx_reader import known, limits
 from bessemer.frontends.onnx_reader.agree import broadcast_together
 from bessemer.frontends.onnx_reader.items import Item, SequenceItem
 from bessemer.frontends.onnx_reader.sizes import sizes_of
@@ -116,6 +116,13 @@ class NodeContext:
         """An input's elements as integers that have to be known."""
         return tuple(int(entry) for entry in self.constant_array(position, what).reshape(-1))
 
+    def length_at(self, position: int) -> int:
+        """The number of elements of an input that has to be a short vector."""
+        type = self.input(position).type
+        if type.rank != 1 or not isinstance(type.shape[0], int) or type.shape[0] > limits.PARTS:
+            self.unsupported(f"input {position} is {type}, a vector of known length is wanted")
+        return type.shape[0]
+
     def known_sizes(self, position: int) -> tuple[Size, ...] | None:
         """An input's elements as sizes, None where they are not known."""
         return known.known_sizes(self.builder, self.input(position))
@@ -123,7 +130,8 @@ class NodeContext:
     def sizes(self, position: int) -> tuple[Size, ...]:
         """An input's elements as sizes; bound at run time where they are not known."""
         value = self.input(position)
-        if not isinstance(value.type.numel, int) or not value.type.dtype.is_integer:
+        count = value.type.numel
+        if not isinstance(count, int) or count > limits.PARTS or not value.type.dtype.is_integer:
             self.unsupported(f"sizes in a tensor {value.type}")
         return sizes_of(self.builder, value, self.symbol_prefix())
 

@@ -17,6 +17,8 @@ NESTING = 32
 NAME_LENGTH = 4096
 RANK = 64
 TENSOR_BYTES = 1 << 46
+PARTS = 4096
+"""Outputs of a split, elements of a sequence, entries of a vector of sizes."""
 
 
 def check_size(type: TensorType, where: str) -> None:

@@ -8,6 +8,7 @@ from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size, format_size
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import boolean, i64
+from bessemer.frontends.onnx_reader import limits
 from bessemer.frontends.onnx_reader.agree import agreed_size
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.registry import rule
@@ -86,7 +87,7 @@ def _split_sizes(context: NodeContext, whole: Size) -> list[Size]:
         sizes = list(context.sizes(1))
     else:
         count = context.integer("num_outputs", count)
-        if count < 1:
+        if not 1 <= count <= limits.PARTS:
             context.wrong(f"num_outputs is {count}")
         each = dims.ceildiv(whole, count)
         exact = dims.divide_exactly(whole, count)
@@ -111,7 +112,7 @@ def read_slice(context: NodeContext) -> Value:
         axes, steps = context.integers("axes", range(count)), (1,) * count
     else:
         starts, ends = context.known_sizes(1), context.known_sizes(2)
-        count = context.input(1).type.static_shape[0]
+        count = context.length_at(1)
         axes = (
             tuple(range(count)) if context.optional(3) is None else context.integers_at(3, "axes")
         )

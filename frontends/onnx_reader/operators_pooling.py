@@ -54,13 +54,20 @@ def read_average_pool(context: NodeContext) -> Value:
     return from_channels_last(context.builder, result)
 
 
+def _norm(context: NodeContext) -> float:
+    p = context.number("p", 2.0)
+    if not p > 0:
+        context.wrong(f"p is {p}")
+    return p
+
+
 @rule("LpPool")
 def read_lp_pool(context: NodeContext) -> Value:
     x, window = _input_and_window(context)
     result = composite_reduce.lp_pool(
         context.builder,
         x,
-        context.number("p", 2.0),
+        _norm(context),
         kernel=window.kernel,
         strides=window.strides,
         dilations=window.dilations,
@@ -80,5 +87,5 @@ def read_global_pool(context: NodeContext) -> Value:
         case "GlobalMaxPool":
             result = composite_reduce.global_max_pool(b, x)
         case _:
-            result = composite_reduce.global_lp_pool(b, x, context.number("p", 2.0))
+            result = composite_reduce.global_lp_pool(b, x, _norm(context))
     return from_channels_last(b, result)

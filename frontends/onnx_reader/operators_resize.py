@@ -51,13 +51,16 @@ def read_resize(context: NodeContext) -> Value:
     if _is_given(context, 3):
         scales = []
         wanted = context.sizes(3)
-        for axis, size in zip(axes, wanted, strict=True):
+        _check_count(context, wanted, axes, "sizes")
+        for axis, size in zip(axes, wanted):
             shape[axis] = size
         policy = context.text("keep_aspect_ratio_policy", "stretch")
         if policy != "stretch":
             shape, scales = _keeping_aspect(context, x, axes, shape, policy)
     elif _is_given(context, 2):
-        for axis, scale in zip(axes, _scales(context, 2), strict=True):
+        given = _scales(context, 2)
+        _check_count(context, given, axes, "scales")
+        for axis, scale in zip(axes, given):
             scales[axis] = scale
         shape = _scaled(context, x, scales)
     else:
@@ -75,6 +78,13 @@ def read_resize(context: NodeContext) -> Value:
     if rules["coordinate"] == "tf_half_pixel_for_nn":
         context.unsupported("coordinate_transformation_mode = tf_half_pixel_for_nn")
     return _resized(context, x, shape, scales, rules)
+
+
+def _check_count(
+    context: NodeContext, given: Sequence[object], axes: Sequence[int], what: str
+) -> None:
+    if len(given) != len(axes):
+        context.wrong(f"{len(given)} {what} for {len(axes)} axes")
 
 
 def _is_given(context: NodeContext, position: int) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from bessemer.compiler.ir.graph import Value
+from bessemer.frontends.onnx_reader import limits
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.items import Item, SequenceItem
 from bessemer.frontends.onnx_reader.operators_move import concatenated, piece, split_along
@@ -81,8 +82,8 @@ def read_split_to_sequence(context: NodeContext) -> Item:
     x = context.input(0)
     axis = context.axis(x.type.rank, context.integer("axis", 0))
     whole = x.type.shape[axis]
-    if not isinstance(whole, int):
-        context.unsupported(f"axis {axis} of {x.type} has no known size to split")
+    if not isinstance(whole, int) or whole > limits.PARTS:
+        context.unsupported(f"axis {axis} of {x.type} has no known, small size to split")
     if context.optional(1) is None:
         parts = [piece(context, x, axis, place, 1) for place in range(whole)]
         if context.integer("keepdims", 1):

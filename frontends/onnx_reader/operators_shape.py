@@ -11,6 +11,7 @@ from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import TensorType, dtype_of, i64
 from bessemer.compiler.ops import composite_shape
+from bessemer.frontends.onnx_reader import limits
 from bessemer.frontends.onnx_reader.agree import (
     MustChooseError,
     agreed_size,
@@ -69,14 +70,16 @@ def read_reshape(context: NodeContext) -> Value:
 
 def _wanted_shape(context: NodeContext, x: Value) -> tuple[Size, ...]:
     """The shape input's entries; where all are unknown, 0 and -1 are resolved at run time."""
+    shape = context.input(1)
+    rank = context.length_at(1)
+    if rank > limits.RANK:
+        context.wrong(f"the shape has {rank} entries")
     known = context.known_sizes(1)
     if known is not None:
         return known
-    shape = context.input(1)
     producer = context.builder.producer(shape)
     if producer is not None and producer.operator.name in ("concat", "reshape", "cast"):
         return context.sizes(1)
-    (rank,) = shape.type.static_shape
     shape = context.cast(shape, i64)
     if not context.integer("allowzero", 0):
         own = (*x.type.shape, *(1,) * rank)[:rank]
