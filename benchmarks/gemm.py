@@ -166,10 +166,11 @@ def report(work: Work, ready: Ready, timing: Timing, wrong: float) -> str:
     milliseconds = timing.seconds * 1e3
     rate = work.operations / timing.seconds / 1e9
     return (
-        f"{work.count} {work.name:24s} {100 * timing.share:5.1f} % (best {100 * timing.best:5.1f})  {milliseconds:8.3f} ms "
+        f"{work.count} {work.name:24s} {100 * timing.share:5.1f} % (best {100 * timing.best:5.1f})"
+        f" {milliseconds:8.3f} ms "
         f"{rate:6.1f} GFLOP/s (peak {timing.peak / 1e9:5.1f})  error {wrong:.1e}"
         f" compiled in {ready.function.seconds * 1e3:4.0f} ms, {ready.function.code_bytes:6d} bytes"
-        f"{tiling.height}x{tiling.panel} block {tiling.block} unroll {tiling.unroll}"
+        f" {tiling.height}x{tiling.panel} block {tiling.block} unroll {tiling.unroll}"
     )
 
 

@@ -109,9 +109,9 @@ def _pointers(arrays: Sequence[Array]) -> Any:
 
 def prepared(call: Call) -> Callable[[], None]:
     """The same with its arguments made once."""
-    buffers, sizes = call._buffers, call._sizes
-    function, extent = call.function.call, call.extent
-    return lambda: function(buffers, sizes, 0, extent)
+    buffers, sizes, extent = call._buffers, call._sizes, call.extent
+    # `call` as a whole: the code goes with its engine, and the buffers with their arrays.
+    return lambda: call.function.call(buffers, sizes, 0, extent)
 
 
 _SUMS = 12  # more than a multiplier and its latency need, fewer than the registers of any machine

@@ -38,8 +38,9 @@ def compile(
     """Compiles a model for this machine, or loads it from the compile cache.
 
     `model` is an ONNX file's path, its bytes, an onnx.ModelProto, or a network or graph built in
-    Python. `dims` fixes symbolic dimensions, `values` fixes whole inputs. `threads`: None or 0 means all processors
-    that the process may use. `optimize`: 0 unfused plain loops, 1 unfused vector loops, 2 everything.
+    Python. `dims` fixes symbolic dimensions, `values` fixes whole inputs. `threads`: None or 0
+    means all processors that the process may use. `optimize`: 0 unfused plain loops, 1 unfused
+    vector loops, 2 everything.
     Raises CompileError for anything in the model or the options that cannot be compiled.
     """
     options = Options(

@@ -202,7 +202,8 @@ class _Former:
     def _may_join_pointwise(self, group: Group, node: Node) -> bool:
         numel = node.output.type.numel
         if numel == product(group.shape):
-            return not (group.reductions and self._ends_contraction(node))
+            later = group.reductions or group.packs is not None
+            return not (later and self._ends_contraction(node))
         if group.anchor is not None or group.heavy:
             return False
         if group.reductions:

@@ -12,8 +12,7 @@ from typing import Literal, TypeAlias
 
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.dims import Size, ceildiv, floordiv, maximum
-from bessemer.compiler.ops import composite_reduce, composite_shape
-from bessemer.frontends.builder.functions import squeeze
+from bessemer.compiler.ops import composite_shape
 from bessemer.frontends.builder.initializers import ZEROS, Fans, He, Initializer
 from bessemer.frontends.builder.layer import Layer
 from bessemer.frontends.builder.tensor import Tensor
@@ -242,8 +241,8 @@ class GlobalAveragePool(Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         image = spatial_input(x)
-        pooled = image.with_value(composite_reduce.global_average_pool(x.builder, image.value))
-        return spatial_output(pooled) if self.keep else squeeze(pooled, *range(1, x.rank - 1))
+        pooled = image.mean(range(1, x.rank - 1), self.keep)
+        return spatial_output(pooled) if self.keep else pooled
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -254,8 +253,8 @@ class GlobalMaxPool(Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         image = spatial_input(x)
-        pooled = image.with_value(composite_reduce.global_max_pool(x.builder, image.value))
-        return spatial_output(pooled) if self.keep else squeeze(pooled, *range(1, x.rank - 1))
+        pooled = image.max(range(1, x.rank - 1), self.keep)
+        return spatial_output(pooled) if self.keep else pooled
 
 
 @dataclass(frozen=True, eq=False, repr=False)

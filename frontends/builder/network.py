@@ -136,7 +136,9 @@ class Network:
         inputs = [
             replace(
                 each,
-                shape=[dims.get(size, size) if isinstance(size, str) else size for size in each.shape],
+                shape=[
+                    dims.get(size, size) if isinstance(size, str) else size for size in each.shape
+                ],
             )
             for each in self.inputs
         ]

@@ -26,6 +26,7 @@ from bessemer.compiler.ir.dims import (
 )
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.types import Array, DType
+from bessemer.frontends.onnx_writer.compositions import find_compositions
 from bessemer.frontends.onnx_writer.model_parts import ONNX_TYPES, ModelParts
 from bessemer.frontends.onnx_writer.storage import Order, Stored, identity, inverse, plain
 
@@ -40,6 +41,7 @@ class Emitter:
         self.nodes: list[onnx.NodeProto] = []
         self.users = graph.users()
         self.producers = graph.producers()
+        self.compositions = find_compositions(graph)
         self.done: set[Node] = set()
         """Nodes that were written together with an earlier one."""
         self._stored: dict[Value, Stored] = {}

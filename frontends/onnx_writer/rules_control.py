@@ -11,8 +11,9 @@ from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.frontends.onnx_writer.emitter import Emitter
 from bessemer.frontends.onnx_writer.model_parts import type_info
 from bessemer.frontends.onnx_writer.names import without_unused
-from bessemer.frontends.onnx_writer.registry import rule, write_nodes
+from bessemer.frontends.onnx_writer.registry import rule
 from bessemer.frontends.onnx_writer.storage import plain
+from bessemer.frontends.onnx_writer.walk import write_nodes
 
 
 def write_body(

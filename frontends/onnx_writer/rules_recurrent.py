@@ -86,10 +86,10 @@ def write_recurrent(emitter: Emitter, node: Node) -> None:
         _one_direction(emitter, emitter.ordered(recurrent, (1, 0))),
         _biases(emitter, product.bias, own_bias, hidden, gates),
         emitter.cast(emitter.name_of(lengths), i32) if lengths else "",
-        _one_direction(emitter, emitter.name_of(h0)),
+        _state(emitter, h0),
     ]
     if c0 is not None:
-        inputs.append(_one_direction(emitter, emitter.name_of(c0)))
+        inputs.append(_state(emitter, c0))
     if peepholes is not None:
         inputs.append(_one_direction(emitter, emitter.name_of(peepholes)))
     results = emitter.emit(name.upper(), inputs, len(node.outputs), **_settings(node, hidden))
@@ -97,6 +97,14 @@ def write_recurrent(emitter: Emitter, node: Node) -> None:
     for position, (value, result) in enumerate(zip(node.outputs, results)):
         place = emitter.integers([1]) if position == 0 else first
         emitter.store(value, emitter.one("Squeeze", result, place))
+
+
+def _state(emitter: Emitter, state: Value) -> str:
+    """A first state; ONNX takes zeros if there is none."""
+    node = emitter.producers.get(state)
+    if node is not None and node.operator.name == "full" and node.attributes["value"] == 0:
+        return ""
+    return _one_direction(emitter, emitter.name_of(state))
 
 
 def _one_direction(emitter: Emitter, name: str) -> str:

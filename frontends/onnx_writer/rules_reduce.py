@@ -7,7 +7,7 @@ from bessemer.compiler.ir.types import boolean, i32
 from bessemer.frontends.onnx_writer.emitter import Emitter
 from bessemer.frontends.onnx_writer.model_parts import unsupported
 from bessemer.frontends.onnx_writer.registry import rule
-from bessemer.frontends.onnx_writer.storage import Order, identity
+from bessemer.frontends.onnx_writer.storage import identity, without
 
 KINDS = {
     "reduce_sum": "ReduceSum",
@@ -17,12 +17,6 @@ KINDS = {
     "reduce_any": "ReduceMax",
     "reduce_all": "ReduceMin",
 }
-
-
-def _without(order: Order, axes: tuple[int, ...]) -> Order:
-    """The order of what is left when axes of the value are gone."""
-    kept = [place for axis, place in enumerate(order) if axis not in axes]
-    return tuple(sorted(kept).index(place) for place in kept)
 
 
 @rule(*KINDS)
@@ -39,7 +33,7 @@ def write_reduction(emitter: Emitter, node: Node) -> None:
     result = emitter.one(KINDS[node.operator.name], operand, places, keepdims=0)
     if is_truth:
         result = emitter.cast(result, boolean)
-    emitter.store(node.output, result, _without(order, axes))
+    emitter.store(node.output, result, without(order, axes))
 
 
 @rule("arg_max", "arg_min")
@@ -50,7 +44,7 @@ def write_arg_extreme(emitter: Emitter, node: Node) -> None:
     kind = "ArgMax" if node.operator.name == "arg_max" else "ArgMin"
     last = 1 if node.attributes.get("last") else None
     result = emitter.one(kind, name, axis=order[axis], keepdims=0, select_last_index=last)
-    emitter.store(node.output, result, _without(order, (axis,)))
+    emitter.store(node.output, result, without(order, (axis,)))
 
 
 @rule("cumulative")

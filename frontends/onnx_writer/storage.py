@@ -29,6 +29,12 @@ def inverse(order: Order) -> Order:
     return tuple(result)
 
 
+def without(order: Order, axes: Sequence[int]) -> Order:
+    """The order of what is left when axes of the value are gone."""
+    kept = [place for axis, place in enumerate(order) if axis not in axes]
+    return tuple(sorted(kept).index(place) for place in kept)
+
+
 def to_channels_last(rank: int) -> Order:
     """From [N, C, *spatial] to [N, *spatial, C]."""
     return (0, *range(2, rank), 1)

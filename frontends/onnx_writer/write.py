@@ -23,8 +23,8 @@ from bessemer.frontends.onnx_writer import (  # noqa: F401  (each enters its rul
 from bessemer.frontends.onnx_writer.emitter import Emitter
 from bessemer.frontends.onnx_writer.model_parts import ModelParts, type_info
 from bessemer.frontends.onnx_writer.names import names_read, rename, without_unused
-from bessemer.frontends.onnx_writer.registry import write_nodes
 from bessemer.frontends.onnx_writer.storage import plain
+from bessemer.frontends.onnx_writer.walk import write_nodes
 
 OPSET = 20
 LARGEST_FILE = 2**31 - 2**24

@@ -1,0 +1,72 @@
+"""The light networks of the onnx package: real structure, but every weight is the same number.
+
+Each ConstantOfShape becomes an initializer of random numbers with the spread that He et al. (2015,
+arXiv 1502.01852) found to keep a network's signals alive, so that outputs depend on inputs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from benchmarks.recipes import Array
+
+
+def light_models() -> list[Path]:
+    """The nine files."""
+    folder = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
+    return sorted(folder.glob("light_*.onnx"))
+
+
+def is_light(model: onnx.ModelProto) -> bool:
+    """Whether the weights come from ConstantOfShape of constant shapes."""
+    kinds = [node.op_type for node in model.graph.node]
+    return kinds.count("ConstantOfShape") >= 8 and kinds.count("Conv") >= 2
+
+
+def with_random_weights(model: onnx.ModelProto, seed: int = 0) -> onnx.ModelProto:
+    """The model with initializers in place of its constant weights."""
+    rng = np.random.default_rng(seed)
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    graph = changed.graph
+    shapes = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant":
+            shapes[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
+    roles = _roles(graph)
+    kept = []
+    for node in graph.node:
+        if node.op_type != "ConstantOfShape" or node.input[0] not in shapes:
+            kept.append(node)
+            continue
+        shape = tuple(int(size) for size in shapes[node.input[0]])
+        array = _weight(rng, shape, roles.get(node.output[0], ("", 0)))
+        graph.initializer.append(numpy_helper.from_array(array, node.output[0]))
+    del graph.node[:]
+    graph.node.extend(kept)
+    return changed
+
+
+def _roles(graph: onnx.GraphProto) -> dict[str, tuple[str, int]]:
+    """Who reads each value, and as which input."""
+    return {
+        name: (node.op_type, place) for node in graph.node for place, name in enumerate(node.input)
+    }
+
+
+def _weight(rng: np.random.Generator, shape: tuple[int, ...], role: tuple[str, int]) -> Array:
+    match role:
+        case ("BatchNormalization", 1):
+            return rng.uniform(0.5, 1.0, shape).astype(np.float32)
+        case ("BatchNormalization", 4):
+            return rng.uniform(0.5, 1.5, shape).astype(np.float32)
+        case _ if len(shape) > 1:
+            # Conv has its outputs first; a matrix product of these networks too (Gemm, transB).
+            inputs = int(np.prod(shape[1:]))
+            return (rng.standard_normal(shape) * np.sqrt(2 / inputs)).astype(np.float32)
+        case _:
+            return (0.1 * rng.standard_normal(shape)).astype(np.float32)
