@@ -107,9 +107,7 @@ def _compare(path: Path, recipe: Recipe, given: argparse.Namespace) -> None:
         tell(row | _exactness(graph, fixed, settings, ours, theirs))
 
 
-def _read(
-    path: Path, proto: onnx.ModelProto, recipe: Recipe
-) -> tuple[Graph, dict[str, Array]]:
+def _read(path: Path, proto: onnx.ModelProto, recipe: Recipe) -> tuple[Graph, dict[str, Array]]:
     """The graph; inputs that the recipe names are fixed where it cannot be had otherwise."""
     try:
         return as_graph(path), {}

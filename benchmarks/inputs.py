@@ -14,7 +14,10 @@ _LENGTH = -1
 
 
 def make_inputs(
-    model: onnx.ModelProto, recipe: Recipe, setting: int = 0, limits: Mapping[str, int] | None = None
+    model: onnx.ModelProto,
+    recipe: Recipe,
+    setting: int = 0,
+    limits: Mapping[str, int] | None = None,
 ) -> dict[str, Array]:
     """An array for every input. `setting` 0 or 1 chooses the sizes; `limits` says how long the tables
     are that an input indexes. A recipe's sequence length becomes the first input's last size."""
@@ -23,7 +26,9 @@ def make_inputs(
     found: dict[str, Array] = {}
     for value in model.graph.input:
         if value.name not in weights:
-            found[value.name] = _make(value, recipe, setting, rng, (limits or {}).get(value.name, 2))
+            found[value.name] = _make(
+                value, recipe, setting, rng, (limits or {}).get(value.name, 2)
+            )
     first = next(iter(found.values()), np.zeros(1))
     for array in found.values():
         if array.dtype.kind == "i" and array.size and (array == _LENGTH).all():

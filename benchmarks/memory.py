@@ -39,7 +39,16 @@ def measure_memory(models: Sequence[Path], threads: int) -> dict[str, dict[str, 
         ]
         for name, row in rows.items()
     ]
-    columns = ("model", "weights", "arena", "lower bound", "gap", "peak", "onnxruntime's peak", "why")
+    columns = (
+        "model",
+        "weights",
+        "arena",
+        "lower bound",
+        "gap",
+        "peak",
+        "onnxruntime's peak",
+        "why",
+    )
     print_table(columns, cells, right="lrrrrrr")
     return rows
 

@@ -74,7 +74,9 @@ def _text(printed: bytes | str | None) -> str:
 def print_rows(rows: Mapping[str, Mapping[str, Any]]) -> None:
     """The table, and what it comes to."""
     columns = ("model", "status", "error", "at other sizes", "ms", "ort ms", "ratio", "compile s")
-    cells = [[name, row["status"], *_numbers(row), row.get("why", "")] for name, row in rows.items()]
+    cells = [
+        [name, row["status"], *_numbers(row), row.get("why", "")] for name, row in rows.items()
+    ]
     print_table((*columns, "why"), cells, right="llrrrrrr")
     counts = Counter(row["status"] for row in rows.values())
     write(f"{len(rows)} models: {', '.join(f'{n} {status}' for status, n in counts.items())}")

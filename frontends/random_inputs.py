@@ -43,9 +43,7 @@ def random_arrays(
     return found
 
 
-def _random(
-    rng: np.random.Generator, info: ArrayInfo, shape: tuple[int, ...], limit: int
-) -> Array:
+def _random(rng: np.random.Generator, info: ArrayInfo, shape: tuple[int, ...], limit: int) -> Array:
     dtype = numpy_dtype(info.dtype)
     if info.dtype == "bool" or (info.dtype.startswith("int") and "mask" in info.name.lower()):
         return np.ones(shape, dtype)

@@ -14,13 +14,11 @@ from bessemer.compiler.ir.interpret_loops import run_kernel
 from bessemer.compiler.ir.loops import Kernel, Store
 from bessemer.compiler.ir.types import f32
 from bessemer.compiler.schedule.depthwise import Depthwise, lower_depthwise, plan_depthwise
-from bessemer.compiler.targets import aarch64, x86
+from bessemer.compiler.targets import x86
 from bessemer.compiler.targets.machine import Target
+from tests.compiled_kernels import HERE, CompiledKernel
 
 Array = npt.NDArray[Any]
-
-TARGETS = (x86.SSE42, x86.AVX2, x86.AVX512, aarch64.NEON)
-each_target = pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
 
 
 @dataclass(frozen=True)
@@ -109,15 +107,33 @@ def _reference(case: Case, x: Array, w: Array, bias: Array) -> Array:
     return np.maximum(total, 0)
 
 
-@each_target
+def _arrays(case: Case, rng: np.random.Generator) -> tuple[Array, Array, Array]:
+    x = rng.standard_normal(case.shape).astype(np.float32)
+    w = rng.standard_normal((*case.kernel, case.shape[3])).astype(np.float32)
+    return x, w, rng.standard_normal(case.shape[3]).astype(np.float32)
+
+
+def _sizes(case: Case) -> dict[str, int]:
+    return {name: size for name, size in zip("nhwc", case.shape) if name in case.dynamic}
+
+
+@pytest.mark.parametrize("target", [x86.SSE42, x86.AVX512], ids=lambda target: target.name)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_every_channel_is_convolved_with_its_own_filter(
     case: Case, target: Target, rng: np.random.Generator
 ) -> None:
     kernel, _ = _prepare(case, target)
-    x = rng.standard_normal(case.shape).astype(np.float32)
-    w = rng.standard_normal((*case.kernel, case.shape[3])).astype(np.float32)
-    bias = rng.standard_normal(case.shape[3]).astype(np.float32)
-    sizes = {name: size for name, size in zip("nhwc", case.shape) if name in case.dynamic}
-    result = run_kernel(kernel, (x, w, bias), sizes).outputs[0]
-    np.testing.assert_allclose(result, _reference(case, x, w, bias), rtol=1e-5, atol=1e-5)
+    arrays = _arrays(case, rng)
+    result = run_kernel(kernel, arrays, _sizes(case)).outputs[0]
+    np.testing.assert_allclose(result, _reference(case, *arrays), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("target", HERE, ids=lambda target: target.name)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_machine_code_does_the_same(case: Case, target: Target, rng: np.random.Generator) -> None:
+    kernel, _ = _prepare(case, target)
+    arrays = _arrays(case, rng)
+    expected = _reference(case, *arrays)
+    out = np.full(expected.shape, np.nan, np.float32)
+    result = CompiledKernel(kernel, target)([*arrays, out], _sizes(case)).arrays[-1]
+    np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-5)

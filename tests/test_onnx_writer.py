@@ -14,6 +14,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import (
     InvalidArgument,
     InvalidGraph,
     NotImplemented,
+    RuntimeException,
 )
 
 from bessemer.compiler.errors import CompileError, UnsupportedError
@@ -57,7 +58,7 @@ def _run(graph: Graph, feed: Feed) -> list[Array]:
     if all(array.dtype != ml_dtypes.bfloat16 for array in feed.values()):
         try:
             return [np.asarray(array) for array in _session(model).run(None, feed)]
-        except (NotImplemented, InvalidGraph, Fail, InvalidArgument):
+        except (NotImplemented, InvalidGraph, Fail, InvalidArgument, RuntimeException, RuntimeError):
             pass
     return [np.asarray(array) for array in ReferenceEvaluator(model).run(None, feed)]
 

@@ -25,7 +25,8 @@ from bessemer.compiler.schedule.fuse import (
     index_symbols,
     view_chain,
 )
-from bessemer.compiler.schedule.groups import Group
+from bessemer.compiler.schedule.groups import Group, is_depthwise
+from bessemer.compiler.schedule.image_groups import lower_depthwise_group, lower_winograd_group
 from bessemer.compiler.schedule.lower import Lowering, flat_buffers, in_order
 from bessemer.compiler.schedule.microkernel import lower_contraction, operations
 from bessemer.compiler.schedule.nests import Piece, flat, flatten_loads, lower_nest
@@ -55,8 +56,14 @@ def lower_contraction_group(
     """The launches, or None where the tiled form does not apply and plain loops must do."""
     anchor = group.anchor
     assert anchor is not None and group.root is not None
+    if is_depthwise(anchor):
+        return lower_depthwise_group(group, producers, materialized, lowering, target)
     if any(size != 0 for side in ("low", "high") for size in anchor.attributes.get(side, ())):
         return None
+    if anchor.operator.name == "conv":
+        launches = lower_winograd_group(group, producers, materialized, lowering, target)
+        if launches is not None:
+            return launches
     left, right = anchor.inputs
     fusion = Fusion(view_chain(left, producers, materialized), {})
     symbols = index_symbols(left.type.shape)
@@ -89,7 +96,7 @@ def lower_contraction_group(
     shape = packed_shape(
         axes.matrices, product(d.extent for d in axes.depth), axes.columns, tiling.panel
     )
-    launches: list[Launch] = []
+    launches = []
     if right in lowering.constants:
         packed = _packed_constant(right, form, tiling.panel, lowering)
     else:
@@ -112,7 +119,7 @@ def lower_contraction_group(
 
 def _base(element: Load, symbols: Sequence[Symbol]) -> Size:
     """The flat offset of the element at index 0."""
-    first = expr.substitute(element, {symbol: 0 for symbol in symbols})
+    first = expr.substitute(element, dict.fromkeys(symbols, 0))
     assert isinstance(first, Load)
     return first.buffer.offset(first.indices)
 

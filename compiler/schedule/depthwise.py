@@ -171,11 +171,12 @@ def _totals(
         value = builder.define(work.x(image, row, column, channel), "x").value
         for output, tap in outputs:
             term = value * weights[tap]
-            if output not in sums:
-                if work.start is not None:
-                    term = work.start(channel) + term
+            if output in sums:
+                sums[output].accumulate("add", term)
+            elif work.start is None:
                 sums[output] = builder.define(term, "sum")
             else:
+                sums[output] = builder.define(work.start(channel), "sum")
                 sums[output].accumulate("add", term)
             counts[output] = counts.get(output, 0) + 1
             if counts[output] == len(taps):

@@ -76,7 +76,7 @@ def kind_of(node: Node) -> Kind:
     """How a node can take part in a group."""
     operator = node.operator
     if operator.name in CONTRACTIONS:
-        return "contraction" if not is_depthwise(node) else "heavy"
+        return "contraction"
     if operator.name.startswith("reduce_"):
         return "reduction"
     if operator.name in HEAVY or operator.name == "deform_conv":

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 
-from bessemer.compiler.errors import InternalError, UnsupportedError
-from bessemer.compiler.ir import dims, expr
+from bessemer.compiler.errors import UnsupportedError
+from bessemer.compiler.ir import expr
 from bessemer.compiler.ir.dims import Size, product, symbol
 from bessemer.compiler.ir.expr import Buffer
 from bessemer.compiler.ir.graph import Graph, Node, Value

@@ -82,7 +82,9 @@ def command(
         folder = Path(name)
         with spinner("Reading", quiet):
             work = _prepare(model, dims, inputs, seed, folder)
-        base = Job(BESSEMER, str(model.resolve()), 1, str(work.inputs), precision=precision, dims=dims)
+        base = Job(
+            BESSEMER, str(model.resolve()), 1, str(work.inputs), precision=precision, dims=dims
+        )
         levels = (2, 1, 0) if unfused else (2,)
         settings = [Setting(_name(level), replace(base, optimize=level)) for level in levels]
         settings += [Setting(rival, replace(base, system=rival)) for rival in rivals]

@@ -17,7 +17,7 @@ import numpy as np
 import typer
 
 import bessemer
-import bessemer.compiler.ops  # noqa: F401  (registers the operators)
+import bessemer.compiler.ops
 from bessemer.compiler.driver import compile_graph
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import symbol

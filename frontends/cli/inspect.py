@@ -58,7 +58,9 @@ def command(
         raise typer.BadParameter("--after shows a graph: it goes with --emit graph or dot.")
     with spinner(f"Compiling {model.name}"):
         graph = as_graph(model, arguments.parse_dims(dim))
-        found = _content(graph, "graph" if after and emit == "summary" else emit, after, options, sizes)
+        found = _content(
+            graph, "graph" if after and emit == "summary" else emit, after, options, sizes
+        )
     if as_json:
         print_json(found if isinstance(found, dict) else {emit: found})
     elif isinstance(found, str):
@@ -141,7 +143,13 @@ def _print(found: Mapping[str, Any]) -> None:
         print_table(("#", "kernel", "writes", "parallel", "from"), rows, right="rllrl")
     if "places" in found:
         rows = [
-            [row["offset"], row["bytes"], row["type"], row["name"], "shares" if row["shares"] else ""]
+            [
+                row["offset"],
+                row["bytes"],
+                row["type"],
+                row["name"],
+                "shares" if row["shares"] else "",
+            ]
             for row in found["places"]
         ]
         print_table(("offset", "bytes", "type", "name", ""), rows, right="rrlll")

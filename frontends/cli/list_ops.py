@@ -142,7 +142,10 @@ def markdown_text(rows: Sequence[OnnxRow]) -> str:
         "",
         "| domain | operator | operator sets | how |",
         "|---|---|---|---|",
-        *(f"| {row.domain or 'ai.onnx'} | {row.name} | {_range(row)} | {row.how} |" for row in rows),
+        *(
+            f"| {row.domain or 'ai.onnx'} | {row.name} | {_range(row)} | {row.how} |"
+            for row in rows
+        ),
         "",
         f"## The graph language: {len(OPS)} operators",
         "",

@@ -26,9 +26,7 @@ def is_artifact(path: Path) -> bool:
     return path.suffix == ".so"
 
 
-def open_model(
-    path: Path, dims: Mapping[str, int], threads: int, **options: Any
-) -> CompiledModel:
+def open_model(path: Path, dims: Mapping[str, int], threads: int, **options: Any) -> CompiledModel:
     """Loads an artifact, or compiles a model (through the cache); options as `bessemer.compile`."""
     if is_artifact(path):
         return load(path, threads=threads)

@@ -12,8 +12,20 @@ import typer
 
 from bessemer.compiler.ir.types import Array
 from bessemer.frontends.cli import arguments
-from bessemer.frontends.cli.models import inputs_for, is_artifact, open_model, read_arrays, write_arrays
-from bessemer.frontends.cli.output import Phases, format_seconds, print_json, print_table, write_note
+from bessemer.frontends.cli.models import (
+    inputs_for,
+    is_artifact,
+    open_model,
+    read_arrays,
+    write_arrays,
+)
+from bessemer.frontends.cli.output import (
+    Phases,
+    format_seconds,
+    print_json,
+    print_table,
+    write_note,
+)
 
 
 def command(
@@ -25,7 +37,8 @@ def command(
         typer.Option("--inputs", metavar="FILE.npz", help="The inputs by name; else random ones."),
     ] = None,
     outputs: Annotated[
-        Path | None, typer.Option("--outputs", metavar="FILE.npz", help="Where to keep the outputs.")
+        Path | None,
+        typer.Option("--outputs", metavar="FILE.npz", help="Where to keep the outputs."),
     ] = None,
     dim: arguments.Dims = None,
     seed: arguments.Seed = 0,

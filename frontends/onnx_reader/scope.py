@@ -35,6 +35,10 @@ from bessemer.frontends.onnx_reader.structure import (
 )
 
 
+_MALFORMED = (IndexError, KeyError, TypeError, ValueError, ZeroDivisionError, OverflowError)
+"""What a rule may run into where a stranger's attributes and shapes do not fit each other."""
+
+
 class UnreadError(Exception):
     """A subgraph gives a value that could not be read; the reason is on the model's list."""
 
@@ -185,8 +189,7 @@ class Scope:
             if isinstance(error, UnsupportedError) or label in str(error):
                 raise
             raise CompileError(f"{label}: {error}") from None
-        except (IndexError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-            # A stranger's file may hold anything; what no check has named still is its fault.
+        except _MALFORMED as error:
             raise CompileError(f"{label}: cannot be read ({error!r})") from error
         outputs = (
             [result] if result is None or isinstance(result, (Value, SequenceItem)) else result

@@ -10,24 +10,15 @@ import numpy as np
 
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Node, Value
-from bessemer.compiler.ir.types import i8, i16, i32, u8, u16, u32
 from bessemer.frontends.onnx_writer.emitter import Emitter
 from bessemer.frontends.onnx_writer.model_parts import integers_of, unsupported
 from bessemer.frontends.onnx_writer.registry import rule
 from bessemer.frontends.onnx_writer.storage import to_channels_first, to_channels_last
 
-WIDER = {i8: i32, i16: i32, u8: u32, u16: u32}
-"""What ONNX multiplies these in; the result is cut down again, and is the same."""
-
 
 @rule("matmul")
 def write_matmul(emitter: Emitter, node: Node) -> None:
     names = [emitter.name_of(value) for value in node.inputs]
-    dtype = node.output.type.dtype
-    if dtype in WIDER:
-        wide = [emitter.cast(name, WIDER[dtype]) for name in names]
-        emitter.store(node.output, emitter.cast(emitter.one("MatMul", *wide), dtype))
-        return
     emitter.store(node.output, emitter.one("MatMul", *names))
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from bessemer.compiler.ir.graph import Node
+from bessemer.compiler.ir.graph import Node, Value
+from bessemer.compiler.ir.types import i64
 from bessemer.frontends.onnx_writer.emitter import Emitter
 from bessemer.frontends.onnx_writer.registry import rule
 
@@ -11,6 +12,12 @@ def _plain(kind: str, emitter: Emitter, node: Node, **attributes: object) -> Non
     """An operator that wants its inputs as they stand."""
     names = [emitter.name_of(value) for value in node.inputs]
     emitter.store(node.output, emitter.one(kind, *names, **attributes))
+
+
+def _as_i64(emitter: Emitter, indices: Value) -> str:
+    """Indices of the only type that some operators take."""
+    name = emitter.name_of(indices)
+    return name if indices.type.dtype == i64 else emitter.cast(name, i64)
 
 
 @rule("gather")
@@ -25,7 +32,11 @@ def write_gather_elements(emitter: Emitter, node: Node) -> None:
 
 @rule("gather_nd")
 def write_gather_nd(emitter: Emitter, node: Node) -> None:
-    _plain("GatherND", emitter, node, batch_dims=node.attributes["batch_dims"])
+    x, indices = node.inputs
+    places = _as_i64(emitter, indices)
+    batch = node.attributes["batch_dims"]
+    found = emitter.one("GatherND", emitter.name_of(x), places, batch_dims=batch)
+    emitter.store(node.output, found)
 
 
 @rule("scatter_elements")
@@ -36,14 +47,22 @@ def write_scatter_elements(emitter: Emitter, node: Node) -> None:
 
 @rule("scatter_nd")
 def write_scatter_nd(emitter: Emitter, node: Node) -> None:
-    _plain("ScatterND", emitter, node, reduction=node.attributes.get("reduction", "none"))
+    x, indices, updates = node.inputs
+    names = emitter.name_of(x), _as_i64(emitter, indices), emitter.name_of(updates)
+    reduction = node.attributes.get("reduction", "none")
+    emitter.store(node.output, emitter.one("ScatterND", *names, reduction=reduction))
 
 
 @rule("one_hot")
 def write_one_hot(emitter: Emitter, node: Node) -> None:
-    indices, off_on = (emitter.name_of(value) for value in node.inputs)
-    depth = emitter.size(node.attributes["depth"])
-    result = emitter.one("OneHot", indices, depth, off_on, axis=node.attributes["axis"])
+    indices, off_on = node.inputs
+    places = _as_i64(emitter, indices)
+    operands = emitter.size(node.attributes["depth"]), emitter.name_of(off_on)
+    if indices.type.rank > 0:
+        result = emitter.one("OneHot", places, *operands, axis=node.attributes["axis"])
+    else:
+        result = emitter.one("OneHot", emitter.reshaped(places, (1,)), *operands, axis=1)
+        result = emitter.reshaped(result, node.output.type.shape)
     emitter.store(node.output, result)
 
 

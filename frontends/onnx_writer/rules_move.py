@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeVar
 
-from bessemer.compiler.ir.dims import Size, is_nonnegative
+from bessemer.compiler.ir.dims import Size, is_nonnegative, maximum, minimum
 from bessemer.compiler.ir.graph import Node
 from bessemer.compiler.ir.types import i64
 from bessemer.frontends.onnx_writer.emitter import Emitter
@@ -16,6 +16,8 @@ _T = TypeVar("_T")
 
 FIRST = -(2**63)
 """As the end of a slice with a negative step: the first element is the last one taken."""
+LAST = 2**63 - 1
+"""As the end of a slice: everything to the end."""
 
 
 def in_frame(entries: Sequence[_T], order: Order) -> list[_T]:
@@ -101,12 +103,37 @@ def _taken(
 @rule("pad")
 def write_pad(emitter: Emitter, node: Node) -> None:
     (x,) = node.inputs
+    mode: str = node.attributes["mode"]
+    if x.type.rank == 0:
+        emitter.put(node.output, emitter.stored(x))
+        return
     (name,), order = emitter.frame([x])
     low, high = (in_frame(node.attributes[key], order) for key in ("low", "high"))
-    inputs = [name, emitter.sizes([*low, *high])]
-    if node.attributes["mode"] == "constant":
-        inputs.append(emitter.number(node.attributes["value"], x.type.dtype))
-    emitter.store(node.output, emitter.one("Pad", *inputs, mode=node.attributes["mode"]), order)
+    if mode == "constant":
+        value = emitter.number(node.attributes["value"], x.type.dtype)
+        padded = emitter.one("Pad", name, emitter.sizes([*low, *high]), value)
+    else:
+        # What is cropped is still there to be mirrored.
+        more = [maximum(size, 0) for size in (*low, *high)]
+        padded = emitter.one("Pad", name, emitter.sizes(more), mode=mode)
+        padded = _cropped(emitter, padded, low, high)
+    emitter.store(node.output, padded, order)
+
+
+def _cropped(emitter: Emitter, name: str, low: Sequence[Size], high: Sequence[Size]) -> str:
+    """Without what negative pads take away."""
+    axes = [
+        axis
+        for axis, pads in enumerate(zip(low, high))
+        if not all(is_nonnegative(size) for size in pads)
+    ]
+    if not axes:
+        return name
+    starts = emitter.sizes([maximum(-1 * low[axis], 0) for axis in axes])
+    ends = [minimum(high[axis], 0) for axis in axes]
+    # An end of 0 would be the beginning.
+    last = emitter.sizes([LAST if end == 0 else end for end in ends])
+    return emitter.one("Slice", name, starts, last, emitter.integers(axes))
 
 
 @rule("concat")
@@ -150,6 +177,7 @@ def write_resize(emitter: Emitter, node: Node) -> None:
     if given["roi"]:
         starts, ends = given["roi"][:rank], given["roi"][rank:]
         regions = emitter.floats([*in_frame(starts, order), *in_frame(ends, order)])
+
     if given["scales"] and all(given["scales"]):
         scales = emitter.floats(in_frame(given["scales"], order))
     else:

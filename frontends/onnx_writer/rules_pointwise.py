@@ -165,12 +165,15 @@ def _shift(direction: str) -> Formula:
 def _clip(e: Emitter, node: Node, names: list[str]) -> str:
     dtype = _dtype(node)
     low, high = node.attributes["minimum"], node.attributes["maximum"]
+    # Without a bound, Clip has the largest finite number as one.
+    if math.isinf(low):
+        return names[0] if math.isinf(high) else e.one("Min", *names, _bound(e, high, dtype))
+    if math.isinf(high):
+        return e.one("Max", *names, _bound(e, low, dtype))
     return e.one("Clip", *names, _bound(e, low, dtype), _bound(e, high, dtype))
 
 
 def _bound(e: Emitter, bound: float, dtype: DType) -> str:
-    if math.isinf(bound):
-        return ""
     if dtype.is_float:
         return e.number(bound, dtype)
     limits = np.iinfo(dtype.numpy)

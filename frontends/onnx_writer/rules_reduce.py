@@ -14,9 +14,10 @@ KINDS = {
     "reduce_prod": "ReduceProd",
     "reduce_max": "ReduceMax",
     "reduce_min": "ReduceMin",
-    "reduce_any": "ReduceMax",
+    "reduce_any": "ReduceSum",
     "reduce_all": "ReduceMin",
 }
+"""Truths are reduced as i32; with a sum, nothing has no truth in it."""
 
 
 @rule(*KINDS)

@@ -8,6 +8,7 @@ from bessemer.frontends.onnx_writer.emitter import Emitter
 from bessemer.frontends.onnx_writer.model_parts import unsupported
 from bessemer.frontends.onnx_writer.registry import RULES
 from bessemer.frontends.onnx_writer.rules_composed import write_composition
+from bessemer.frontends.onnx_writer.wider import wider, write_wider
 
 
 def write_nodes(emitter: Emitter) -> None:
@@ -29,10 +30,12 @@ def _write(emitter: Emitter, node: Node) -> None:
     write = RULES.get(node.operator.name)
     if composition is not None:
         write_composition(emitter, node, composition)
-    elif write is not None:
-        write(emitter, node)
-    else:
+    elif write is None:
         raise unsupported(node, "ONNX has no such operator.")
+    elif (dtype := wider(node)) is not None:
+        write_wider(emitter, node, write, dtype)
+    else:
+        write(emitter, node)
     for value in node.outputs:
         if not emitter.is_stored(value):
             continue  # the operator after it has been written with it

@@ -19,6 +19,7 @@ from bessemer.frontends.onnx_writer import (  # noqa: F401  (each enters its rul
     rules_pointwise,
     rules_recurrent,
     rules_reduce,
+    rules_vision,
 )
 from bessemer.frontends.onnx_writer.emitter import Emitter
 from bessemer.frontends.onnx_writer.model_parts import ModelParts, type_info

@@ -1,0 +1,216 @@
+"""Lowers groups around convolutions that are no single matrix product: depthwise and Winograd's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Mapping
+from typing import TypeAlias
+
+from bessemer.compiler.ir import expr
+from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.expr import Buffer, Expression
+from bessemer.compiler.ir.graph import Node, Value
+from bessemer.compiler.ir.loops import Store
+from bessemer.compiler.ir.program import Launch
+from bessemer.compiler.ir.types import TensorType, f32, f64, type_of
+from bessemer.compiler.schedule.depthwise import Depthwise, lower_depthwise, plan_depthwise
+from bessemer.compiler.schedule.fuse import Fusion, view_chain
+from bessemer.compiler.schedule.groups import Group, is_depthwise
+from bessemer.compiler.schedule.lower import Lowering, flat_buffers, in_order
+from bessemer.compiler.schedule.nests import flat, flatten_loads
+from bessemer.compiler.schedule.packing import pack
+from bessemer.compiler.schedule.winograd import (
+    Stages,
+    Winograd,
+    lower_winograd,
+    pays,
+    transform_weights,
+    winograd_tiling,
+)
+from bessemer.compiler.targets.machine import Target
+
+Pixel: TypeAlias = Callable[[Size, Size, Size, Size], Expression]
+Epilogue: TypeAlias = Callable[[tuple[Size, Size, Size], Size, Expression], tuple[Store, ...]]
+
+
+class ImageGroup:
+    """A group around a convolution: its input by pixel, and what becomes of its sums.
+
+    An input of one spatial axis is an image of one row.
+    """
+
+    def __init__(
+        self,
+        group: Group,
+        producers: Mapping[Value, Node],
+        materialized: Container[Value],
+        lowering: Lowering,
+    ) -> None:
+        assert group.anchor is not None and group.root is not None
+        self.anchor, self.root = group.anchor, group.root
+        self.nodes = in_order(group)
+        self.lowering = lowering
+        self.fusion = Fusion({n.output: n for n in self.nodes}, lowering.constants)
+        self.left, self.right = self.anchor.inputs
+        views = view_chain(self.left, producers, materialized)
+        self._input = Fusion(views, lowering.constants, buffers=self.fusion.buffers)
+        self.out = Buffer("out0", self.root.type.dtype, self.root.type.shape)
+        self.is_line = self.left.type.rank == 3
+
+    def padded(self, attribute: str, line: int) -> tuple[int, int]:
+        """A pair of integers of the node, for rows and columns."""
+        values = self.anchor.attributes[attribute]
+        return (line, values[0]) if self.is_line else (values[0], values[1])
+
+    @property
+    def sizes(self) -> tuple[Size, Size, Size]:
+        """Images, rows and columns of the result."""
+        shape = self.anchor.output.type.shape
+        return (shape[0], 1, shape[1]) if self.is_line else (shape[0], shape[1], shape[2])
+
+    def pixel(self, guard: bool) -> Pixel:
+        """An element of the input with its padding, of which windows begin at row 0, column 0."""
+        low = self.padded("low", 0)
+        shape = self.left.type.shape
+        rows, columns = (1, shape[1]) if self.is_line else (shape[1], shape[2])
+
+        def element(n: Size, row: Size, column: Size, channel: Size) -> Expression:
+            y, x = row - low[0], column - low[1]
+            index = (n, x, channel) if self.is_line else (n, y, x, channel)
+            value = flatten_loads(self._input.element(self.left, self._unit_free(index)))
+            if not guard:
+                return value
+            inside = expr.within(y, rows) & expr.within(x, columns)
+            return expr.guarded(inside, value, 0)
+
+        return element
+
+    def _unit_free(self, index: tuple[Size, ...]) -> tuple[Size, ...]:
+        shape = self.left.type.shape
+        # An axis of one element may still be padded: only its index inside is 0.
+        return tuple(0 if size == 1 else i for i, size in zip(index, shape, strict=True))
+
+    def epilogue(
+        self, pixel: tuple[Size, Size, Size], channel: Size, total: Expression
+    ) -> tuple[Store, ...]:
+        """The stores of one element."""
+        n, row, column = pixel
+        index = (n, column, channel) if self.is_line else (n, row, column, channel)
+        index = tuple(
+            0 if size == 1 else i for i, size in zip(index, self.root.type.shape, strict=True)
+        )
+        value = total
+        if self.root is not self.anchor.output:
+            given = self.fusion.given({self.anchor.output: lambda _: total})
+            value = flatten_loads(given.element(self.root, index))
+        return (Store(flat(self.out), (self.out.offset(index),), value),)
+
+
+def lower_depthwise_group(
+    group: Group,
+    producers: Mapping[Value, Node],
+    materialized: Container[Value],
+    lowering: Lowering,
+    target: Target,
+) -> list[Launch] | None:
+    """The launch of a depthwise convolution with one filter a channel; None for others."""
+    anchor = group.anchor
+    assert anchor is not None
+    kernel = anchor.inputs[1].type.shape
+    channels = kernel[-1]
+    known = all(isinstance(size, int) for size in kernel[:-2])
+    fits = anchor.attributes["groups"] == channels and anchor.output.type.dtype in (f32, f64)
+    if not (known and fits and is_depthwise(anchor) and len(kernel) in (3, 4)):
+        return None
+    image = ImageGroup(group, producers, materialized, lowering)
+    padding = (*anchor.attributes["low"], *anchor.attributes["high"])
+    pixel = image.pixel(guard=any(size != 0 for size in padding))
+    weights = image.fusion.buffer(image.right)
+    taps = (1, kernel[0]) if image.is_line else (kernel[0], kernel[1])
+    work = Depthwise(
+        pixel,
+        Buffer(weights.name, weights.dtype, (*taps, channels)),
+        image.padded("strides", 1),
+        image.padded("dilations", 1),
+        image.sizes,
+        channels,
+        image.epilogue,
+    )
+    body = lower_depthwise(work, plan_depthwise(work, target))
+    operations = 2 * taps[0] * taps[1] * image.sizes[2] * channels
+    return [
+        lowering.launch(
+            image.nodes,
+            flat_buffers(image.fusion),
+            {image.root: flat(image.out)},
+            body,
+            operations,
+        )
+    ]
+
+
+def lower_winograd_group(
+    group: Group,
+    producers: Mapping[Value, Node],
+    materialized: Container[Value],
+    lowering: Lowering,
+    target: Target,
+) -> list[Launch] | None:
+    """The launches of a 3x3 convolution by Winograd's method; None where it does not pay."""
+    anchor = group.anchor
+    assert anchor is not None
+    attributes, (x, w) = anchor.attributes, anchor.inputs
+    outputs, kernel = anchor.output.type.shape, w.type.shape
+    plain = kernel[:-2] == (3, 3) and attributes["groups"] == 1
+    plain = plain and set((*attributes["strides"], *attributes["dilations"])) == {1}
+    if not plain or w not in lowering.constants:
+        return None
+    if not pays(outputs[:-1], kernel[-2], kernel[-1], x.type.dtype):
+        return None
+    image = ImageGroup(group, producers, materialized, lowering)
+    n, rows, columns = (int(str(size)) for size in image.sizes)
+    pixel = image.pixel(guard=bool(rows % 2 or columns % 2))
+    pixel(0, 0, 0, 0)  # the input is the first buffer
+    draft = Winograd(
+        pixel,
+        (n, rows, columns),
+        int(str(kernel[-2])),
+        int(str(kernel[-1])),
+        Buffer("u", f32, (1,)),
+        image.epilogue,
+    )
+    packed = _transformed(w, winograd_tiling(draft, target).panel, lowering)
+    u = flat(image.fusion.buffer(packed))
+    work = Winograd(pixel, draft.outputs, draft.channels, draft.columns, u, image.epilogue)
+    return _launches(image, lower_winograd(work, target))
+
+
+def _transformed(w: Value, panel: int, lowering: Lowering) -> Value:
+    """The transformed and packed weight; made once for each weight."""
+    key = (w, panel, "winograd")
+    found = lowering.packed.get(key)
+    if found is None:
+        array = pack(transform_weights(lowering.constants[w]), panel)
+        found = lowering.packed[key] = Value(type_of(array), w.name)
+        lowering.add_constant(found, array)
+    return found
+
+
+def _launches(image: ImageGroup, stages: Stages) -> list[Launch]:
+    """One kernel with working memory of its own, or three that hand it on."""
+    inputs = flat_buffers(image.fusion)
+    v, m = (Value(TensorType(f32, buffer.shape)) for buffer in (stages.v, stages.m))
+    memory = {v: stages.v, m: stages.m}
+    out = {image.root: flat(image.out)}
+    launch = image.lowering.launch
+    if len(stages.bodies) == 1:
+        (body,), (operations,) = stages.bodies, stages.operations
+        return [launch(image.nodes, inputs, out, body, operations, memory)]
+    first, second, third = zip(stages.bodies, stages.operations, strict=True)
+    source, weights, *others = inputs.items()
+    return [
+        launch(image.nodes, dict([source]), {v: stages.v}, *first, name="winograd_input"),
+        launch(
+            image.nodes, {**dict([weights]), v: stages.v}, {m: stages.m}, *second, name="winograd"
+        ),
+        launch(image.nodes, {**dict(others), m: stages.m}, out, *third),
+    ]
