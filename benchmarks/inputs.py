@@ -19,8 +19,9 @@ def make_inputs(
     setting: int = 0,
     limits: Mapping[str, int] | None = None,
 ) -> dict[str, Array]:
-    """An array for every input. `setting` 0 or 1 chooses the sizes; `limits` says how long the tables
-    are that an input indexes. A recipe's sequence length becomes the first input's last size."""
+    """An array for every input. `setting` 0 or 1 chooses the sizes; `limits` says how long the
+    tables are that an input indexes. A recipe's sequence length becomes the first input's last
+    size."""
     rng = np.random.default_rng(setting)
     weights = {tensor.name for tensor in model.graph.initializer}
     found: dict[str, Array] = {}

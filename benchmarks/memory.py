@@ -46,7 +46,7 @@ def measure_memory(models: Sequence[Path], threads: int) -> dict[str, dict[str, 
         "lower bound",
         "gap",
         "peak",
-        "onnxruntime's peak",
+        "ort's peak",
         "why",
     )
     print_table(columns, cells, right="lrrrrrr")

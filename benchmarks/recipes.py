@@ -20,9 +20,9 @@ Maker = Callable[[np.random.Generator, tuple[int, ...]], Array]
 
 @dataclass(frozen=True)
 class Recipe:
-    """`sizes`: for a dimension by its name, by (input, axis), or "*" for all others, its size in the
-    first and in the second run. `values`: by the input's name, "*" for all others. `fixed`: inputs
-    that are compiled in where the model cannot be compiled without knowing them."""
+    """`sizes`: for a dimension by its name, by (input, axis), or "*" for all others, its size in
+    the first and in the second run. `values`: by the input's name, "*" for all others. `fixed`:
+    inputs that are compiled in where the model cannot be compiled without knowing them."""
 
     sizes: Sizes = field(default_factory=dict)
     values: Mapping[str, Maker] = field(default_factory=dict)
@@ -131,7 +131,10 @@ RECIPES: dict[str, Recipe] = {
     "silero-v6": _SILERO,
     "khmer-seg": Recipe({"batch": (1, 2), "seq": (128, 100)}, {"mask": constant(1)}),
     "lac-bigru": Recipe(
-        {"DynamicDimension.0": (1, 2), "DynamicDimension.1": (40, 25), "DynamicDimension.2": (1, 2)},
+        {
+            "DynamicDimension.0": (1, 2), "DynamicDimension.1": (40, 25),
+            "DynamicDimension.2": (1, 2),
+        },
         {"length": sequence_length},
     ),
     "deepcut": _WORDS,

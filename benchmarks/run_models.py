@@ -26,7 +26,7 @@ class Subject:
 
 
 def find_models(folder: Path, only: Sequence[str] = ()) -> list[Subject]:
-    """The .onnx files of a folder and of its folders; a file in a folder of its own has that name."""
+    """The .onnx files of a folder and of its folders; a file inside one of these has its name."""
     paths = [*folder.glob("*.onnx"), *folder.glob("*/*.onnx")]
     found = [Subject(p.stem if p.parent == folder else p.parent.name, p) for p in paths]
     return sorted((s for s in found if not only or s.name in only), key=lambda s: s.name)

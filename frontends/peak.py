@@ -68,15 +68,13 @@ def measure_peak(peak: Peak, threads: int = 1, iterations: int = _ITERATIONS) ->
 def _text(lanes: int, sums: int, has_fma: bool) -> str:
     """A loop of independent sums. They begin with different numbers from memory, so that nothing
     folds into something else."""
-    vector = f"<{lanes} x float>"
+    vector, zeros = f"<{lanes} x float>", f"<{lanes} x i32> zeroinitializer"
     starts, phis, steps, total = [], [], [], []
     for k in range(sums):
         starts.append(f"  %p{k} = getelementptr float, ptr %memory, i64 {k}")
         starts.append(f"  %f{k} = load float, ptr %p{k}")
         starts.append(f"  %s{k} = insertelement {vector} poison, float %f{k}, i32 0")
-        starts.append(
-            f"  %v{k} = shufflevector {vector} %s{k}, {vector} poison, <{lanes} x i32> zeroinitializer"
-        )
+        starts.append(f"  %v{k} = shufflevector {vector} %s{k}, {vector} poison, {zeros}")
         phis.append(f"  %a{k} = phi {vector} [ %v{k}, %entry ], [ %b{k}, %loop ]")
         if has_fma:
             fma = f"@llvm.fma.v{lanes}f32({vector} %a{k}, {vector} %x, {vector} %y)"

@@ -190,7 +190,7 @@ class _Former:
                 return self._may_join_reduction(group, node)
             case "heavy":
                 return (
-                    not (group.heavy or group.reductions)
+                    not (group.heavy or group.reductions or group.anchor)
                     and group.packs is None
                     and product(group.shape) == node.output.type.numel
                 )

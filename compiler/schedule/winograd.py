@@ -34,6 +34,8 @@ Epilogue: TypeAlias = Callable[[tuple[Size, Size, Size], Size, Expression], tupl
 Matrix: TypeAlias = tuple[tuple[float, ...], ...]
 
 POINTS = 16
+SHARES = 16
+"""The most parts, each with working memory of its own, that the threads share."""
 _INPUT: Matrix = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))
 _WEIGHTS: Matrix = ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1))
 _OUTPUT: Matrix = ((1, 1, 1, 0), (0, 1, -1, -1))
@@ -110,19 +112,23 @@ def _block(work: Winograd, target: Target) -> int:
 def _one_kernel(work: Winograd, target: Target, block: int) -> Stages:
     rows, columns = work.tiles
     blocks = work.outputs[0] * rows // block
-    v, m = _memory(work, blocks, block * columns)
+    # Each share has its own v and m, and does its blocks one after the other.
+    shares = max(size for size in range(1, min(blocks, SHARES) + 1) if blocks % size == 0)
+    v, m = _memory(work, shares, block * columns)
     builder = KernelBuilder()
-    with builder.loop(blocks, "parallel") as item:
+    with builder.loop(shares, "parallel") as share, builder.loop(blocks // shares) as turn:
+        first = (share * (blocks // shares) + turn) * block
         with builder.loop(block) as row, builder.loop(columns) as column:
-            place = _place(work, item * block + row, column)
-            _transform_input(builder, work, place, v, (item, row * columns + column))
-        contraction = _products(work, v, m, item)
+            place = _place(work, first + row, column)
+            _transform_input(builder, work, place, v, (share, row * columns + column))
+        contraction = _products(work, v, m, share)
         tiling = plan(contraction, target, 1)
         write_contraction(builder, contraction, tiling, target)
         with builder.loop(block) as row, builder.loop(columns) as column:
-            place = _place(work, item * block + row, column)
-            _transform_output(builder, work, place, m, (item, row * columns + column))
+            place = _place(work, first + row, column)
+            _transform_output(builder, work, place, m, (share, row * columns + column))
     operations = 2 * POINTS * block * columns * work.channels * work.columns
+    operations *= blocks // shares
     return Stages((builder.block(),), (operations,), v, m)
 
 

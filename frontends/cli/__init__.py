@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = [word for word in given if word != "--traceback"]
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = _show_warning
+            warnings.showwarning = _show_warning  # type: ignore[assignment]
             command_group("bessemer", COMMANDS, _EPILOGUE).main(words, prog_name="bessemer")
     except (typer.Exit, SystemExit):
         raise

@@ -36,6 +36,11 @@ from bessemer.frontends.random_inputs import (
     random_arrays,
 )
 
+_COLUMNS = (
+    "system", "threads", "median", "p90", "min", "GFLOP/s", "% peak",
+    "compile", "load", "memory", "error", "time/ort",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Work:
@@ -71,9 +76,9 @@ def command(
 ) -> None:
     """Measure a model: fused, unfused, and against other systems.
 
-    Every system has a process of its own, and they take turns. Latencies are medians over the rounds;
-    GFLOP/s are counted from the graph, and the peak is measured in turns too. Memory is the most the
-    process ever had; ours runs the compiled artifact.
+    Every system has a process of its own, and they take turns. Latencies are medians over the
+    rounds; GFLOP/s are counted from the graph, and the peak is measured in turns too. Memory is the
+    most the process ever had; ours runs the compiled artifact.
     """
     dims = arguments.parse_dims(dim)
     counts = _thread_counts(threads)
@@ -82,9 +87,8 @@ def command(
         folder = Path(name)
         with spinner("Reading", quiet):
             work = _prepare(model, dims, inputs, seed, folder)
-        base = Job(
-            BESSEMER, str(model.resolve()), 1, str(work.inputs), precision=precision, dims=dims
-        )
+        path = str(model.resolve())
+        base = Job(BESSEMER, path, 1, str(work.inputs), precision=precision, dims=dims)
         levels = (2, 1, 0) if unfused else (2,)
         settings = [Setting(_name(level), replace(base, optimize=level)) for level in levels]
         settings += [Setting(rival, replace(base, system=rival)) for rival in rivals]
@@ -220,9 +224,7 @@ def _report(work: Work, rows: list[dict[str, Any]], as_json: bool) -> None:
     else:
         head = [work.model.name, sizes, f"{work.operations / 1e9:.3g} GFLOP", host_target().name]
         write(", ".join(part for part in head if part))
-        columns = ("system", "threads", "median", "p90", "min", "GFLOP/s", "% peak")
-        columns += ("compile", "load", "memory", "error", "time/ort")
-        print_table(columns, [_cells(row) for row in rows], right="lrrrrrrrrrrr")
+        print_table(_COLUMNS, [_cells(row) for row in rows], right="lrrrrrrrrrrr")
         for row in rows:
             if "failed" in row:
                 write(f"{row['system']}, {row['threads']} threads: {row['failed']}")

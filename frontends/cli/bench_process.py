@@ -25,9 +25,9 @@ class Worker:
     """A process with one system in it. Use it as a context: it ends with it."""
 
     def __init__(self, job: Job, cache: Path, patience: float = 600.0) -> None:
-        """`cache` is the compile cache of the process; `patience` the seconds an answer may take."""
+        """`cache` is the process's compile cache; `patience` the seconds an answer may take."""
         self.patience = patience
-        self._errors: IO[bytes] = tempfile.TemporaryFile()
+        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  (closed by `close`)
         settings = {
             "PYTHONPATH": os.pathsep.join(path or "." for path in sys.path),
             "BESSEMER_CACHE_DIR": str(cache),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +42,11 @@ class Measured:
     @property
     def median(self) -> float:
         """The median over the rounds of each round's median, as p90 is of their p90."""
-        return statistics.median(turn["median"] for turn in self.turns)
+        return statistics.median(float(turn["median"]) for turn in self.turns)
 
     @property
     def p90(self) -> float:
-        return statistics.median(turn["p90"] for turn in self.turns)
+        return statistics.median(float(turn["p90"]) for turn in self.turns)
 
     @property
     def min(self) -> float:
@@ -82,16 +84,16 @@ def measure(
             status.update(f"Loading {one.setting.name}")
             job = replace(one.setting.job, outputs=str(folder / f"outputs{number}.npz"))
             worker = stack.enter_context(Worker(job, folder))
-            if _try(one, lambda worker=worker, one=one: _load(worker, one)):  # type: ignore[misc]
+            if _try(one, partial(_load, worker, one)):
                 workers[number] = worker
         for turn in range(rounds):
             for number, worker in list(workers.items()):
                 one = found[number]
                 status.update(f"Round {turn + 1} of {rounds}: {one.setting.name}")
-                if not _try(one, lambda w=worker, o=one: _turn(w, o, seconds)):  # type: ignore[misc]
+                if not _try(one, partial(_turn, worker, one, seconds)):
                     del workers[number]
         for number, worker in workers.items():
-            _try(found[number], lambda w=worker, o=found[number]: _stop(w, o))  # type: ignore[misc]
+            _try(found[number], partial(_stop, worker, found[number]))
     for number, one in enumerate(found):
         path = folder / f"outputs{number}.npz"
         if path.exists():
@@ -100,7 +102,7 @@ def measure(
     return found
 
 
-def _try(one: Measured, action: Any) -> bool:
+def _try(one: Measured, action: Callable[[], None]) -> bool:
     try:
         action()
     except WorkerError as error:

@@ -2,9 +2,9 @@
 
     python -m bessemer.frontends.cli.bench_worker
 
-The first line says what to start (a `Job`); the answer tells how long that took. Every further line
-{"seconds": s} is a turn: the answer has the latencies of the runs that fitted in. {"stop": true} ends
-it; the answer is the most memory that the process ever had.
+The first line says what to start (a `Job`); the answer tells how long that took. Every further
+line {"seconds": s} is a turn: the answer has the latencies of the runs that fitted in.
+{"stop": true} ends it; the answer is the most memory that the process ever had.
 """
 
 from __future__ import annotations

@@ -48,19 +48,19 @@ def command(
 ) -> None:
     """Show what the compiler makes of a model.
 
-    graph (also --after PASS) and dot show the graph; groups and loops its kernels, program the order
-    in which they run; memory where values lie; llvm and asm the code. BESSEMER_DUMP=FOLDER writes
-    all of it at once.
+    graph (also --after PASS) and dot show the graph; groups and loops its kernels, program the
+    order in which they run; memory where values lie; llvm and asm the code. BESSEMER_DUMP=FOLDER
+    writes all of it at once.
     """
     options = Options(target, optimize=optimize)
     sizes = arguments.parse_dims(at, "--at")
     if after and emit not in ("summary", "graph", "dot"):
         raise typer.BadParameter("--after shows a graph: it goes with --emit graph or dot.")
+    if after and emit == "summary":
+        emit = "graph"
     with spinner(f"Compiling {model.name}"):
         graph = as_graph(model, arguments.parse_dims(dim))
-        found = _content(
-            graph, "graph" if after and emit == "summary" else emit, after, options, sizes
-        )
+        found = _content(graph, emit, after, options, sizes)
     if as_json:
         print_json(found if isinstance(found, dict) else {emit: found})
     elif isinstance(found, str):
@@ -143,13 +143,8 @@ def _print(found: Mapping[str, Any]) -> None:
         print_table(("#", "kernel", "writes", "parallel", "from"), rows, right="rllrl")
     if "places" in found:
         rows = [
-            [
-                row["offset"],
-                row["bytes"],
-                row["type"],
-                row["name"],
-                "shares" if row["shares"] else "",
-            ]
+            [row[key] for key in ("offset", "bytes", "type", "name")]
+            + ["shares" if row["shares"] else ""]
             for row in found["places"]
         ]
         print_table(("offset", "bytes", "type", "name", ""), rows, right="rrlll")

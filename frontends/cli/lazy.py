@@ -38,7 +38,8 @@ def command_group(name: str, commands: Sequence[LazyCommand], epilogue: str) -> 
     )
     app.callback()(_start)
     group = typer.main.get_group(app)
-    group.commands |= {str(command.name): command for command in commands}
+    for command in commands:
+        group.add_command(command)
     return group
 
 

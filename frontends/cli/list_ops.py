@@ -53,7 +53,7 @@ def command(
             }
         )
     else:
-        cells = [[row.domain or "ai.onnx", row.name, _range(row), row.how] for row in rows]
+        cells = [[_domain(row), row.name, _range(row), row.how] for row in rows]
         print_table(("domain", "operator", "opsets", "how"), cells, f"{len(rows)} of ONNX")
         own = [[op.name, lowering(op), len(op.examples)] for op in sorted_operators()]
         print_table(
@@ -63,47 +63,42 @@ def command(
 
 def onnx_rows() -> list[OnnxRow]:
     """Every ONNX operator that the reader takes, by domain and name."""
-    newest = defs.onnx_opset_version()
-    known = {
-        (schema.domain, schema.name): schema
-        for schema in defs.get_all_schemas_with_history()
-        if schema.since_version <= newest or schema.domain
-    }
-    rows = [OnnxRow(d, name, _opsets(d, name), "rule") for d, name in RULES]
-    for domain, name in known:
-        if (domain, name) in RULES or domain not in ("", "ai.onnx.ml"):
-            continue
-        if _newest_has_body(domain, name):
-            rows.append(OnnxRow(domain, name, _opsets(domain, name), "body"))
+    histories = _histories()
+    found = dict.fromkeys(RULES, "rule")
+    for key, schemas in histories.items():
+        if not schemas[-1].deprecated and has_body(schemas[-1]):
+            found.setdefault(key, "body")
+    newest = {domain: schemas[-1].since_version for (domain, _), schemas in histories.items()}
+    for (domain, _), schemas in histories.items():
+        newest[domain] = max(newest[domain], schemas[-1].since_version)
+    newest[""] = defs.onnx_opset_version()
+    rows = [
+        OnnxRow(
+            domain, name, _opsets(histories.get((domain, name), []), newest.get(domain, 0)), how
+        )
+        for (domain, name), how in found.items()
+    ]
     return sorted(rows, key=lambda row: (row.domain, row.name.lower()))
 
 
-def _newest_has_body(domain: str, name: str) -> bool:
-    schemas = _history(domain, name)
-    return bool(schemas) and not schemas[-1].deprecated and has_body(schemas[-1])
+def _histories() -> dict[tuple[str, str], list[defs.OpSchema]]:
+    """The versions of every operator of ONNX that runs a network, in order."""
+    found: dict[tuple[str, str], list[defs.OpSchema]] = {}
+    for schema in defs.get_all_schemas_with_history():
+        if schema.domain in ("", "ai.onnx.ml"):
+            found.setdefault((schema.domain, schema.name), []).append(schema)
+    for schemas in found.values():
+        schemas.sort(key=lambda schema: schema.since_version)
+    return found
 
 
-def _history(domain: str, name: str) -> list[defs.OpSchema]:
-    found = [s for s in defs.get_all_schemas_with_history() if (s.domain, s.name) == (domain, name)]
-    return sorted(found, key=lambda schema: schema.since_version)
-
-
-def _opsets(domain: str, name: str) -> tuple[int, int] | None:
+def _opsets(schemas: Sequence[defs.OpSchema], newest: int) -> tuple[int, int] | None:
     """The range of operator sets that have an operator."""
-    schemas = _history(domain, name)
     if not schemas:
         return None
-    oldest = OLDEST_OPSET if domain == "" else 1
-    last = _newest(domain)
-    if schemas[-1].deprecated:
-        last = schemas[-1].since_version - 1
+    oldest = OLDEST_OPSET if schemas[0].domain == "" else 1
+    last = schemas[-1].since_version - 1 if schemas[-1].deprecated else newest
     return max(oldest, schemas[0].since_version), last
-
-
-def _newest(domain: str) -> int:
-    if domain == "":
-        return defs.onnx_opset_version()
-    return max(s.since_version for s in defs.get_all_schemas_with_history() if s.domain == domain)
 
 
 def lowering(operator: Operator) -> str:
@@ -118,6 +113,10 @@ def lowering(operator: Operator) -> str:
 def sorted_operators() -> list[Operator]:
     """The operators of the graph by name."""
     return sorted(OPS.values(), key=lambda operator: operator.name)
+
+
+def _domain(row: OnnxRow) -> str:
+    return row.domain or "ai.onnx"
 
 
 def _range(row: OnnxRow) -> str:
@@ -137,15 +136,12 @@ def markdown_text(rows: Sequence[OnnxRow]) -> str:
         f"## ONNX: {len(rows)} operators",
         "",
         "*rule*: the reader has a rule of its own. *body*: read by the function body that ONNX",
-        "gives for it. Newer operator sets than the installed onnx package knows are tried, with a",
-        "warning.",
+        "gives for it, as far as the operators in that are supported. Operator sets newer than the",
+        "installed onnx package knows are tried, with a warning.",
         "",
         "| domain | operator | operator sets | how |",
         "|---|---|---|---|",
-        *(
-            f"| {row.domain or 'ai.onnx'} | {row.name} | {_range(row)} | {row.how} |"
-            for row in rows
-        ),
+        *(f"| {_domain(row)} | {row.name} | {_range(row)} | {row.how} |" for row in rows),
         "",
         f"## The graph language: {len(OPS)} operators",
         "",

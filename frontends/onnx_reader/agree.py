@@ -45,7 +45,8 @@ def agreed_size(builder: GraphBuilder, left: Size, right: Size) -> Size:
         return left
     if isinstance(left, int) and isinstance(right, int):
         raise CompileError(f"two sizes must be equal, but they are {left} and {right}")
-    inputs = _input_symbols(builder)
+    # A region may not run at all: what it needs must not decide for the whole model.
+    inputs = set(builder.symbols) if builder.parent is None else set()
     for one, other in ((right, left), (left, right)):
         name = _plain_symbol(one)
         if name in inputs and (isinstance(other, int) or _plain_symbol(other) in inputs):
@@ -59,13 +60,6 @@ def agreed_size(builder: GraphBuilder, left: Size, right: Size) -> Size:
 def _plain_symbol(size: Size) -> str:
     leaf = as_atom(size)
     return leaf.name if isinstance(leaf, Symbol) else ""
-
-
-def _input_symbols(builder: GraphBuilder) -> set[str]:
-    root = builder
-    while root.parent is not None:
-        root = root.parent
-    return set(root.symbols)
 
 
 def require_nonnegative(builder: GraphBuilder, sizes: Sequence[Size]) -> None:

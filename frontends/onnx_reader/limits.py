@@ -12,7 +12,7 @@ from bessemer.compiler.ir.types import TensorType
 
 FILE_BYTES = (1 << 31) - 1  # protobuf's own limit
 NODES = 1_000_000
-NESTING = 32
+NESTING = 24
 """Subgraphs in subgraphs, and calls of functions in functions."""
 NAME_LENGTH = 4096
 RANK = 64

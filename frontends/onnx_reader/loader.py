@@ -51,10 +51,11 @@ def _read_file(path: Path) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
     except OSError as error:
         raise CompileError(f"{path}: cannot be read: {error.strerror}") from None
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise CompileError(f"{path}: not a regular file; give the path of an .onnx file")
     with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise CompileError(f"{path}: not a regular file; give the path of an .onnx file")
         if status.st_size > limits.FILE_BYTES:
             raise CompileError(
                 f"{path}: {status.st_size} bytes are more than a protobuf file can hold (2 GiB);"

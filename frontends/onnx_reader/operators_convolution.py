@@ -110,8 +110,7 @@ def _transposed_pads(
         full = (spatial[axis] - 1) * strides[axis] + padding[axis]
         full = full + (kernel[axis] - 1) * dilations[axis] + 1
         cut = full - wanted[axis]
-        # Too small a result is extended by negative cuts, as onnxruntime does not: it cuts nothing.
         half = dims.floordiv(cut, 2)
-        low.append(half if automatic != "SAME_LOWER" else cut - half)
+        low.append(half if automatic == "SAME_UPPER" else cut - half)
         high.append(cut - low[-1])
     return tuple(low), tuple(high)

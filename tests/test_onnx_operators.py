@@ -1,0 +1,226 @@
+"""Each ONNX operator in the versions that models use, against onnxruntime."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from bessemer.compiler.ir.interpret import run_graph
+from bessemer.compiler.ir.types import Array
+from bessemer.frontends.onnx_reader.read import read_onnx
+from tests.onnx_check import agrees, floats, node_model
+
+_VERSIONS: list[tuple[str, int, Sequence[Array], Sequence[Array], dict[str, Any]]] = [
+    ("Upsample", 7, [floats(1, 2, 3, 4)], [], {"scales": [1.0, 1.0, 2.0, 3.0]}),
+    ("Upsample", 9, [floats(1, 2, 3, 4)], [np.array([1, 1, 2, 2], np.float32)], {"mode": "linear"}),
+    ("Resize", 10, [floats(1, 2, 3, 4)], [np.array([1, 1, 2, 2], np.float32)], {}),
+    (
+        "Resize",
+        10,
+        [floats(1, 2, 6, 4)],
+        [np.array([1, 1, 0.5, 0.5], np.float32)],
+        {"mode": "linear"},
+    ),
+    ("Pad", 7, [floats(2, 3)], [], {"pads": [0, 1, 1, 2], "value": 2.5}),
+    ("Pad", 11, [floats(2, 3)], [np.array([0, 1, 1, 2])], {"mode": "reflect"}),
+    ("Pad", 13, [floats(4, 5)], [np.array([0, -1, 1, 2])], {"mode": "edge"}),
+    ("Slice", 9, [floats(4, 5)], [], {"starts": [1, -3], "ends": [9, -1], "axes": [0, 1]}),
+    ("Clip", 7, [floats(4, 5)], [], {"min": -0.5, "max": 0.25}),
+    ("Clip", 11, [floats(4, 5)], [np.array(-0.5, np.float32)], {}),
+    ("Softmax", 9, [floats(2, 3, 4)], [], {"axis": 1}),
+    ("LogSoftmax", 11, [floats(2, 3, 4)], [], {}),
+    ("Softmax", 13, [floats(2, 3, 4)], [], {"axis": 1}),
+    ("Hardmax", 11, [floats(2, 3, 4)], [], {"axis": 1}),
+    ("Dropout", 7, [floats(2, 3)], [], {"ratio": 0.5}),
+    ("TopK", 9, [floats(3, 7)], [], {"k": 3}),
+    ("TopK", 11, [floats(3, 7)], [np.array([2])], {"axis": 0, "largest": 0}),
+    ("Squeeze", 11, [floats(1, 3, 1)], [], {"axes": [0]}),
+    ("Squeeze", 13, [floats(1, 3, 1)], [np.array([-1])], {}),
+    ("Unsqueeze", 11, [floats(3)], [], {"axes": [0, 2]}),
+    ("ReduceSum", 11, [floats(2, 3, 4)], [], {"axes": [1], "keepdims": 0}),
+    ("ReduceSum", 13, [floats(2, 3, 4)], [np.array([0, -1])], {}),
+    ("ReduceMean", 18, [floats(2, 3, 4)], [np.array([1])], {}),
+    ("ReduceMax", 17, [floats(2, 3, 4)], [], {"axes": [-1]}),
+    ("Split", 11, [floats(7, 2)], [], {"split": [3, 4]}),
+    ("Split", 18, [floats(7, 2)], [], {"num_outputs": 2}),
+    ("Flatten", 9, [floats(2, 3, 4)], [], {"axis": 2}),
+    (
+        "Gemm",
+        9,
+        [floats(3, 2), floats(4, 3), floats(1, 4)],
+        [],
+        {"transA": 1, "transB": 1, "alpha": 0.5, "beta": 2.0},
+    ),
+    (
+        "BatchNormalization",
+        9,
+        [floats(2, 3, 4)],
+        [floats(3), floats(3), floats(3), floats(3) ** 2 + 1],
+        {},
+    ),
+    ("LayerNormalization", 17, [floats(2, 3, 4)], [floats(3, 4), floats(3, 4)], {"axis": 1}),
+    ("InstanceNormalization", 9, [floats(2, 3, 5)], [floats(3), floats(3)], {}),
+    ("LRN", 13, [floats(2, 5, 3, 3)], [], {"size": 3}),
+    (
+        "MaxPool",
+        12,
+        [floats(1, 2, 8, 9)],
+        [],
+        {"kernel_shape": [3, 2], "strides": [2, 3], "ceil_mode": 1},
+    ),
+    (
+        "MaxPool",
+        12,
+        [floats(1, 2, 8, 9)],
+        [],
+        {"kernel_shape": [3, 3], "dilations": [2, 1], "pads": [1, 1, 0, 1]},
+    ),
+    (
+        "MaxPool",
+        8,
+        [floats(1, 2, 8, 9)],
+        [],
+        {"kernel_shape": [3, 3], "strides": [2, 2], "auto_pad": "SAME_UPPER"},
+    ),
+    (
+        "AveragePool",
+        10,
+        [floats(1, 2, 8, 9)],
+        [],
+        {"kernel_shape": [3, 3], "strides": [2, 2], "auto_pad": "SAME_LOWER"},
+    ),
+    (
+        "AveragePool",
+        11,
+        [floats(1, 2, 7, 7)],
+        [],
+        {
+            "kernel_shape": [3, 3],
+            "strides": [2, 2],
+            "pads": [1, 1, 1, 1],
+            "count_include_pad": 1,
+            "ceil_mode": 1,
+        },
+    ),
+    ("LpPool", 11, [floats(1, 2, 8, 9)], [], {"kernel_shape": [2, 2], "p": 2}),
+    (
+        "Conv",
+        11,
+        [floats(1, 4, 7, 8)],
+        [floats(6, 2, 3, 3), floats(6)],
+        {"group": 2, "strides": [2, 1], "auto_pad": "SAME_UPPER"},
+    ),
+    ("Conv", 11, [floats(1, 4, 9)], [floats(6, 4, 3)], {"dilations": [2], "pads": [1, 2]}),
+    (
+        "ConvTranspose",
+        11,
+        [floats(1, 4, 5, 5)],
+        [floats(4, 3, 3, 3)],
+        {"strides": [2, 2], "pads": [1, 1, 0, 1], "output_padding": [1, 1]},
+    ),
+    (
+        "ConvTranspose",
+        11,
+        [floats(1, 4, 5, 5)],
+        [floats(4, 3, 3, 3)],
+        {"strides": [2, 2], "output_shape": [10, 9]},
+    ),
+    (
+        "ConvTranspose",
+        11,
+        [floats(1, 4, 5, 5)],
+        [floats(4, 3, 3, 3)],
+        {"strides": [2, 2], "auto_pad": "SAME_LOWER"},
+    ),
+    ("Tile", 13, [floats(2, 3)], [np.array([2, 3])], {}),
+    ("Einsum", 12, [floats(2, 3, 4), floats(2, 4, 5)], [], {"equation": "bij,bjk->bik"}),
+    ("DepthToSpace", 11, [floats(1, 8, 2, 3)], [], {"blocksize": 2, "mode": "CRD"}),
+    ("SpaceToDepth", 9, [floats(1, 2, 4, 6)], [], {"blocksize": 2}),
+    (
+        "OneHot",
+        11,
+        [np.array([0, -1, 2])],
+        [np.array([4]), np.array([2, 5], np.float32)],
+        {"axis": 0},
+    ),
+    ("GatherND", 12, [floats(2, 3, 4)], [np.array([[[1]], [[2]]])], {"batch_dims": 1}),
+    (
+        "ScatterElements",
+        16,
+        [floats(3, 3)],
+        [np.array([[0, 2]]), floats(1, 2)],
+        {"axis": 1, "reduction": "add"},
+    ),
+    ("CumSum", 14, [floats(2, 5)], [np.array(1)], {"exclusive": 1, "reverse": 1}),
+    ("ReverseSequence", 10, [floats(4, 3, 2)], [np.array([4, 2, 1])], {}),
+    ("Mod", 13, [np.array([-7, 7, -5]), np.array([3, -3, 5])], [], {}),
+    ("Div", 13, [np.array([-7, 7, -9]), np.array([2, -2, 5])], [], {}),
+    ("Pow", 13, [floats(2, 3)], [np.array(2)], {}),
+    ("Pow", 13, [np.array([1, 2, 3], np.int32)], [np.array([2.5], np.float32)], {}),
+    ("Trilu", 14, [floats(4, 5)], [np.array(-1)], {"upper": 0}),
+    (
+        "QuantizeLinear",
+        13,
+        [floats(3, 4)],
+        [np.array([0.1, 0.2, 0.3, 0.4], np.float32), np.array([1, 2, 3, 4], np.uint8)],
+        {"axis": 1},
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("operator", "opset", "inputs", "constants", "attributes"),
+    _VERSIONS,
+    ids=[f"{operator}-{opset}-{at}" for at, (operator, opset, *_) in enumerate(_VERSIONS)],
+)
+def test_an_operator_of_an_older_or_newer_version_means_what_onnxruntime_says(
+    operator: str,
+    opset: int,
+    inputs: Sequence[Array],
+    constants: Sequence[Array],
+    attributes: dict[str, Any],
+) -> None:
+    count = 2 if operator in ("TopK", "Split") else 1
+    fed = [(f"x{at}", array) for at, array in enumerate(inputs)]
+    kept = [(f"c{at}", array) for at, array in enumerate(constants)]
+    names = [name for name, _ in (*fed, *kept)]
+    outputs = [f"y{at}" for at in range(count)]
+    node = onnx.helper.make_node(operator, names, outputs, **attributes)
+    agrees(node_model(node, fed, opset, kept), dict(fed))
+
+
+def test_before_opset_7_an_attribute_says_where_the_second_operand_lies() -> None:
+    node = onnx.helper.make_node("Add", ["x", "y"], ["z"], broadcast=1, axis=1)
+    x, y = floats(2, 3, 4), floats(3)
+    (z,) = run_graph(read_onnx(node_model(node, [("x", x), ("y", y)], 6)), {"x": x, "y": y})
+    np.testing.assert_array_equal(z, x + y[:, None])
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+@pytest.mark.parametrize("operator", ["LSTM", "GRU", "RNN"])
+def test_recurrent_layers_with_lengths_and_states(operator: str, direction: str) -> None:
+    gates = {"LSTM": 4, "GRU": 3, "RNN": 1}[operator]
+    ways = 2 if direction == "bidirectional" else 1
+    constants = [
+        ("w", floats(ways, gates * 5, 3) / 2),
+        ("r", floats(ways, gates * 5, 5) / 2),
+        ("b", floats(ways, 2 * gates * 5)),
+    ]
+    lengths = np.array([4, 2], np.int32)
+    inputs = [("x", floats(4, 2, 3)), ("lengths", lengths), ("h", floats(ways, 2, 5))]
+    names = ["x", "w", "r", "b", "lengths", "h"]
+    outputs = ["y", "y_h"]
+    more: dict[str, Any] = {"linear_before_reset": 1} if operator == "GRU" else {}
+    if operator == "LSTM":
+        inputs.append(("c", floats(ways, 2, 5)))
+        constants.append(("p", floats(ways, 15)))
+        names += ["c", "p"]
+        outputs.append("y_c")
+    node = onnx.helper.make_node(
+        operator, names, outputs, hidden_size=5, direction=direction, **more
+    )
+    agrees(node_model(node, inputs, 14, constants), dict(inputs))
