@@ -67,6 +67,6 @@ def _weight(rng: np.random.Generator, shape: tuple[int, ...], role: tuple[str, i
         case _ if len(shape) > 1:
             # Conv has its outputs first; a matrix product of these networks too (Gemm, transB).
             inputs = int(np.prod(shape[1:]))
-            return (rng.standard_normal(shape) * np.sqrt(2 / inputs)).astype(np.float32)
+            return np.asarray(rng.standard_normal(shape) * np.sqrt(2 / inputs), np.float32)
         case _:
-            return (0.1 * rng.standard_normal(shape)).astype(np.float32)
+            return np.asarray(0.1 * rng.standard_normal(shape), np.float32)

@@ -106,7 +106,8 @@ def _content(model: Model) -> bytes | None:
     if isinstance(model, Graph):
         return fingerprint(model)
     if isinstance(model, onnx.ModelProto):
-        return model.SerializeToString()
+        serialized: bytes = model.SerializeToString()
+        return serialized
     if isinstance(model, bytes):
         return model
     path = Path(model)

@@ -32,16 +32,14 @@ class Peak:
 def prepare_peak(target: Target) -> Peak:
     """Compiles the measurement for a target, which must be this machine."""
     machine = Machine(target.triple, target.cpu, target.feature_text)
-    lanes = target.vector_bits // 32
-    # Enough to keep two multipliers of latency 4 busy, or four where there are registers for it.
-    sums = 16 if target.vector_registers >= 32 else 12
-    code = compile_object(_text(lanes, sums, target.has_fma), machine)
+    code = compile_object(peak_text(target), machine)
     module = llvm.parse_assembly("", llvm.create_context())
     engine = llvm.create_mcjit_compiler(module, create_target_machine(machine))
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
     prototype = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)
-    return Peak(prototype(engine.get_function_address("peak")), 2 * lanes * sums, engine)
+    operations = 2 * target.vector_bits // 32 * _sums(target)
+    return Peak(prototype(engine.get_function_address("peak")), operations, engine)
 
 
 def measure_peak(peak: Peak, threads: int = 1, iterations: int = _ITERATIONS) -> float:
@@ -65,9 +63,15 @@ def measure_peak(peak: Peak, threads: int = 1, iterations: int = _ITERATIONS) ->
     return sum(peak.operations * iterations / spent for spent in seconds)
 
 
-def _text(lanes: int, sums: int, has_fma: bool) -> str:
-    """A loop of independent sums. They begin with different numbers from memory, so that nothing
-    folds into something else."""
+def _sums(target: Target) -> int:
+    """Enough for two multipliers of latency 4, or four where there are registers for them."""
+    return 16 if target.vector_registers >= 32 else 12
+
+
+def peak_text(target: Target) -> str:
+    """LLVM IR of a loop of independent sums. They begin with different numbers from memory, so that
+    no two of them are one."""
+    lanes, sums = target.vector_bits // 32, _sums(target)
     vector, zeros = f"<{lanes} x float>", f"<{lanes} x i32> zeroinitializer"
     starts, phis, steps, total = [], [], [], []
     for k in range(sums):
@@ -76,7 +80,7 @@ def _text(lanes: int, sums: int, has_fma: bool) -> str:
         starts.append(f"  %s{k} = insertelement {vector} poison, float %f{k}, i32 0")
         starts.append(f"  %v{k} = shufflevector {vector} %s{k}, {vector} poison, {zeros}")
         phis.append(f"  %a{k} = phi {vector} [ %v{k}, %entry ], [ %b{k}, %loop ]")
-        if has_fma:
+        if target.has_fma:
             fma = f"@llvm.fma.v{lanes}f32({vector} %a{k}, {vector} %x, {vector} %y)"
             steps.append(f"  %b{k} = call {vector} {fma}")
         else:

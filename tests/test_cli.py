@@ -14,6 +14,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import bessemer
+from bessemer.compiler.ir.types import Array
 from bessemer.frontends.cli import main
 from bessemer.frontends.onnx_reader.registry import RULES
 from bessemer.runtime.artifact import elf_machine
@@ -50,7 +51,7 @@ def _save(
     return path
 
 
-def _weights() -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def _weights() -> tuple[Array, Array]:
     rng = np.random.default_rng(7)
     w = rng.standard_normal((30, 9)).astype(np.float32)
     return w, rng.standard_normal(9).astype(np.float32)
@@ -73,9 +74,9 @@ def net(tmp_path: Path) -> Path:
     )
 
 
-def _expected(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def _expected(x: Array) -> Array:
     w, b = _weights()
-    return np.maximum(x.astype(np.float64) @ w + b, 0)
+    return np.asarray(np.maximum(x.astype(np.float64) @ w + b, 0))
 
 
 @pytest.fixture

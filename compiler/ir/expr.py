@@ -61,12 +61,16 @@ class Buffer:
 
 @dataclass(frozen=True, eq=False)
 class Expression:
-    """Any expression; `dtype` is the type of its value."""
+    """Any expression; `dtype` is the type of its value.
+
+    `_key` is a digest of the node's structure, the same in every process: its name in texts.
+    """
 
     dtype: DType
+    _key: ClassVar[str]
 
     def __str__(self) -> str:
-        return f"@{_KEYS[self]}"
+        return f"@{self._key}"
 
     __repr__ = __str__
 
@@ -244,7 +248,6 @@ REDUCTIONS: dict[str, Callable[[DType], int | float | bool]] = {
 """The neutral element of each reduction; a reduction's name is that of its binary function."""
 
 _INTERNED: dict[tuple[Any, ...], Expression] = {}
-_KEYS: dict[Expression, str] = {}  # a digest of each node's structure: the same in every process
 _E = TypeVar("_E", bound=Expression)
 
 
@@ -257,14 +260,14 @@ def _intern(kind: type[_E], *arguments: Any) -> _E:
     if found is None:
         found = _INTERNED[key] = kind(*arguments)
         text = f"{kind.__name__}{[str(argument) for argument in arguments]}"
-        _KEYS[found] = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+        digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+        object.__setattr__(found, "_key", digest)
     return cast(_E, found)
 
 
 def forget_interned() -> None:
     """Drops all interned expressions; called between compilations, never during one."""
     _INTERNED.clear()
-    _KEYS.clear()
 
 
 def _lowest(dtype: DType) -> int | float | bool:
@@ -485,7 +488,8 @@ def within(index: Size, extent: Size) -> Expression:
 
 
 def guarded(condition: Expression, value: Expression, otherwise: Scalar) -> Expression:
-    """`value` where the condition holds, else `otherwise`; loads in `value` touch no memory there."""
+    """`value` where the condition holds, else `otherwise`; elsewhere, loads in `value` touch no
+    memory and its checks do not fail."""
     if isinstance(condition, Constant):
         return value if condition.value else lift(otherwise, value.dtype)
 
@@ -493,6 +497,8 @@ def guarded(condition: Expression, value: Expression, otherwise: Scalar) -> Expr
         if isinstance(node, Load):
             both = condition if node.guard is None else condition & node.guard
             return load(node.buffer, node.indices, both)
+        if isinstance(node, Checked):
+            return _intern(Checked, i64, select(condition, node.operand, 0), node.extent)
         return None
 
     return select(condition, transform(value, guard), otherwise)

@@ -127,6 +127,8 @@ def affine_strides(load: Load, symbols: tuple[Symbol, ...]) -> tuple[Size, ...] 
     if load.guard is not None:
         return None
     offset = load.buffer.offset(load.indices)
+    if expr.index_expressions(offset):
+        return None
     strides: list[Size] = []
     for symbol in symbols:
         stride = dims.coefficient_of(offset, symbol)

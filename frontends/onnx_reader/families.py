@@ -12,6 +12,7 @@ from bessemer.frontends.onnx_reader import (  # noqa: F401  (each registers its 
     operators_contrib_quantized,
     operators_control,
     operators_convolution,
+    operators_detection,
     operators_index,
     operators_matmul,
     operators_ml,
@@ -19,11 +20,13 @@ from bessemer.frontends.onnx_reader import (  # noqa: F401  (each registers its 
     operators_normalization,
     operators_pooling,
     operators_quantize,
+    operators_random,
     operators_recurrent,
     operators_reduce,
     operators_resize,
     operators_sequence,
     operators_shape,
+    operators_signal,
     operators_trees,
 )
 from bessemer.frontends.onnx_reader.registry import RULES

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
+from bessemer.compiler.ir import dims, expr
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Value
+from bessemer.compiler.ir.types import i64
 from bessemer.compiler.ops import composite_reduce
+from bessemer.compiler.ops.composite import binary, size_as
 from bessemer.compiler.ops.composite_shape import from_channels_last, to_channels_last
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.registry import rule
@@ -21,9 +26,7 @@ def _input_and_window(context: NodeContext) -> tuple[Value, Window]:
 
 
 @rule("MaxPool")
-def read_max_pool(context: NodeContext) -> Value:
-    if len([name for name in context.node.output if name]) > 1:
-        context.unsupported("the second output, Indices")
+def read_max_pool(context: NodeContext) -> list[Value]:
     x, window = _input_and_window(context)
     result = context.apply(
         "max_pool",
@@ -34,7 +37,99 @@ def read_max_pool(context: NodeContext) -> Value:
         low=window.low,
         high=window.high,
     )
-    return from_channels_last(context.builder, result)
+    pooled = from_channels_last(context.builder, result)
+    if len([name for name in context.node.output if name]) < 2:
+        return [pooled]
+    return [pooled, _places_of_maxima(context, window, pooled)]
+
+
+def _places_of_maxima(context: NodeContext, window: Window, pooled: Value) -> Value:
+    """For each maximum its flat index in the input, which is [N, C, *spatial]."""
+    b = context.builder
+    x = context.input(0)
+    rank = x.type.rank
+    if not all(isinstance(k, int) for k in window.kernel) or dims.product(window.kernel) > 256:  # type: ignore[operator]
+        context.unsupported("the second output, Indices, of a window of over 256 elements")
+    low = (0, 0, *window.low)
+    high = (0, 0, *window.high)
+    lowest = expr.REDUCTIONS["max"](x.type.dtype)
+    padded = b.apply("pad", x, low=low, high=high, mode="constant", value=lowest)
+    best: Value | None = None
+    places: Value | None = None
+    for tap in itertools.product(*(range(int(k)) for k in window.kernel)):  # type: ignore[arg-type]
+        starts = (0, 0, *(t * d for t, d in zip(tap, window.dilations)))
+        seen = b.apply(
+            "slice", padded, starts=starts, shape=pooled.type.shape, steps=(1, 1, *window.strides)
+        )
+        offsets = tuple(start - pad for start, pad in zip(starts[2:], window.low))
+        here = _flat_index(context, pooled, window, offsets)
+        if best is None or places is None:
+            best, places = seen, here
+            continue
+        better = b.apply("gt", seen, best)
+        best = b.apply("select", better, seen, best)
+        places = b.apply("select", better, here, places)
+    assert places is not None and rank > 2
+    return places
+
+
+def _flat_index(
+    context: NodeContext, pooled: Value, window: Window, offsets: tuple[Size, ...]
+) -> Value:
+    """The input's flat index of one tap of every window."""
+    b = context.builder
+    shape = context.input(0).type.shape
+    # storage_order 1 counts the spatial axes of an image from the first, 0 from the last.
+    spatial = list(range(2, len(shape)))
+    order = [0, 1, *(reversed(spatial) if context.integer("storage_order", 0) else spatial)]
+    total: Value | None = None
+    factor: Size = 1
+    for axis in reversed(order):
+        place = b.apply("iota", shape=pooled.type.shape, axis=axis, dtype=i64)
+        if axis >= 2:
+            place = binary(b, "mul", place, window.strides[axis - 2])
+            place = b.apply("add", place, size_as(b, offsets[axis - 2], i64, pooled.type.shape))
+        scaled = b.apply("mul", place, size_as(b, factor, i64, pooled.type.shape))
+        total = scaled if total is None else b.apply("add", total, scaled)
+        factor = factor * shape[axis]
+    assert total is not None
+    return total
+
+
+@rule("MaxUnpool")
+def read_max_unpool(context: NodeContext) -> Value:
+    """Puts each element at the flat index that MaxPool gave, among zeros."""
+    b = context.builder
+    x, places = context.input(0), context.input(1)
+    spatial = x.type.shape[2:]
+    kernel = context.integers("kernel_shape")
+    count = len(kernel)
+    strides = context.integers("strides", (1,) * count)
+    pads = context.integers("pads", (0,) * 2 * count)
+    if len(spatial) != count or len(strides) != count or len(pads) != 2 * count:
+        context.wrong(f"kernel, strides and pads do not fit {x.type}")
+    unpooled = tuple(
+        (size - 1) * stride + k - pads[at] - pads[at + count]
+        for at, (size, stride, k) in enumerate(zip(spatial, strides, kernel))
+    )
+    shape = (*x.type.shape[:2], *unpooled)
+    zeros = context.full(x.type.with_shape((dims.product(shape),)), 0)
+    flat = (x.type.numel,)
+    filled = b.apply(
+        "scatter_elements",
+        zeros,
+        context.reshape(places, flat),
+        context.reshape(x, flat),
+        axis=0,
+        reduction="none",
+    )
+    result = context.reshape(filled, shape)
+    if context.optional(2) is None:
+        return result
+    wanted = context.sizes(2)
+    high = tuple(size - own for size, own in zip(wanted, shape, strict=True))
+    low = (0,) * len(shape)
+    return b.apply("pad", result, low=low, high=high, mode="constant", value=0)
 
 
 @rule("AveragePool")

@@ -34,7 +34,6 @@ from bessemer.frontends.onnx_reader.structure import (
     subgraphs,
 )
 
-
 _MALFORMED = (IndexError, KeyError, TypeError, ValueError, ZeroDivisionError, OverflowError)
 """What a rule may run into where a stranger's attributes and shapes do not fit each other."""
 
