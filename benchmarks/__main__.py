@@ -20,7 +20,7 @@ from benchmarks.memory import measure_memory
 from benchmarks.run_models import Subject, find_models, print_rows, run_all, save_rows
 from bessemer.frontends.cli.output import write_note
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
+app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__.splitlines()[0])
 
 Only = Annotated[list[str] | None, typer.Option("--only", help="Names of models; repeatable.")]
 Threads = Annotated[int, typer.Option("--threads", help="Threads of both systems.")]

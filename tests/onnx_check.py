@@ -34,13 +34,16 @@ def expected(model: onnx.ModelProto, inputs: Mapping[str, Array]) -> list[Array]
 
 
 def agrees(
-    model: onnx.ModelProto, inputs: Mapping[str, Array], graph: Graph | None = None
+    model: onnx.ModelProto,
+    inputs: Mapping[str, Array],
+    graph: Graph | None = None,
+    tolerance: float = 2e-5,
 ) -> list[Array]:
     """Asserts that the graph computes what onnxruntime does; the outputs."""
     outputs = run_graph(graph or read_onnx(model), inputs)
     for ours, theirs in zip(outputs, expected(model, inputs), strict=True):
         assert ours.dtype == theirs.dtype and ours.shape == theirs.shape
-        np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=2e-5)
+        np.testing.assert_allclose(ours, theirs, rtol=tolerance, atol=tolerance)
     return outputs
 
 
@@ -54,7 +57,7 @@ def node_model(
     opset: int,
     constants: Sequence[tuple[str, Array]] = (),
 ) -> onnx.ModelProto:
-    """A model of one node."""
+    """A model of one node; `opset` is the version of the node's domain."""
     graph = onnx.helper.make_graph(
         [node],
         "one_node",
@@ -67,7 +70,9 @@ def node_model(
         [onnx.ValueInfoProto(name=name) for name in node.output],
         [onnx.numpy_helper.from_array(a, name) for name, a in constants],
     )
-    imports = [onnx.helper.make_opsetid("", opset)]
+    imports = [onnx.helper.make_opsetid(node.domain, opset)]
+    if node.domain:
+        imports.append(onnx.helper.make_opsetid("", 17))
     return onnx.helper.make_model(graph, opset_imports=imports, ir_version=8)
 
 

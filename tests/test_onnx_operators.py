@@ -14,6 +14,7 @@ from bessemer.compiler.ir.types import Array
 from bessemer.frontends.onnx_reader.read import read_onnx
 from tests.onnx_check import agrees, floats, node_model
 
+_UNPOOL: dict[str, Any] = {"kernel_shape": [2, 2], "strides": [2, 2]}
 _VERSIONS: list[tuple[str, int, Sequence[Array], Sequence[Array], dict[str, Any]]] = [
     ("Upsample", 7, [floats(1, 2, 3, 4)], [], {"scales": [1.0, 1.0, 2.0, 3.0]}),
     ("Upsample", 9, [floats(1, 2, 3, 4)], [np.array([1, 1, 2, 2], np.float32)], {"mode": "linear"}),
@@ -169,6 +170,46 @@ _VERSIONS: list[tuple[str, int, Sequence[Array], Sequence[Array], dict[str, Any]
         [np.array([0.1, 0.2, 0.3, 0.4], np.float32), np.array([1, 2, 3, 4], np.uint8)],
         {"axis": 1},
     ),
+    (
+        "GridSample",
+        16,
+        [floats(2, 3, 4, 5), floats(2, 3, 2, 2)],
+        [],
+        {"mode": "bicubic", "padding_mode": "reflection"},
+    ),
+    (
+        "RoiAlign",
+        16,
+        [floats(2, 3, 9, 9), np.array([[0, 1, 6, 7], [2, 2, 8, 5.5]], np.float32)],
+        [np.array([1, 0])],
+        {"output_height": 3, "output_width": 2, "spatial_scale": 0.75, "sampling_ratio": 2},
+    ),
+    (
+        "RoiAlign",
+        10,
+        [floats(1, 2, 9, 9), np.array([[0, 1, 6, 7]], np.float32)],
+        [np.array([0])],
+        {"output_height": 2, "output_width": 2, "mode": "max", "sampling_ratio": 2},
+    ),
+    (
+        "NonMaxSuppression",
+        11,
+        [np.abs(floats(2, 9, 4)).cumsum(axis=2), floats(2, 3, 9)],
+        [np.array([3]), np.array([0.2], np.float32), np.array([0.1], np.float32)],
+        {},
+    ),
+    (
+        "Col2Im",
+        18,
+        [floats(2, 12, 6)],
+        [np.array([4, 5]), np.array([2, 2])],
+        {"strides": [2, 2], "pads": [0, 0, 0, 1]},
+    ),
+    ("DFT", 17, [floats(2, 10, 1)], [], {"onesided": 1}),
+    ("DFT", 17, [floats(2, 7, 2)], [np.array(9)], {"inverse": 1}),
+    ("STFT", 17, [floats(1, 40, 1)], [np.array(8), np.hanning(16).astype(np.float32)], {}),
+    ("Det", 11, [floats(2, 4, 4)], [], {}),
+    ("MaxUnpool", 11, [floats(1, 1, 2, 2)], [np.array([[[[5, 7], [13, 10]]]])], _UNPOOL),
 ]
 
 
@@ -198,6 +239,21 @@ def test_before_opset_7_an_attribute_says_where_the_second_operand_lies() -> Non
     x, y = floats(2, 3, 4), floats(3)
     (z,) = run_graph(read_onnx(node_model(node, [("x", x), ("y", y)], 6)), {"x": x, "y": y})
     np.testing.assert_array_equal(z, x + y[:, None])
+
+
+@pytest.mark.parametrize("order", [0, 1])
+def test_max_pool_also_says_where_its_maxima_are(order: int) -> None:
+    node = onnx.helper.make_node(
+        "MaxPool",
+        ["x"],
+        ["y", "places"],
+        kernel_shape=[3, 2],
+        strides=[2, 1],
+        pads=[1, 0, 1, 1],
+        storage_order=order,
+    )
+    x = floats(2, 3, 7, 6)
+    agrees(node_model(node, [("x", x)], 12), {"x": x})
 
 
 @pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])

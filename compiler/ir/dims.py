@@ -249,6 +249,8 @@ def divide_exactly(size: Size, divisor: Size) -> Size | None:
     """`size / divisor` as a polynomial when every term divides, else None."""
     if isinstance(size, int) and isinstance(divisor, int):
         return size // divisor if divisor and size % divisor == 0 else None
+    if divisor == 0:
+        return None
     if size == divisor:
         return 1
     divisor_terms = _terms(divisor)

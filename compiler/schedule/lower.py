@@ -86,6 +86,9 @@ def _described(nodes: Sequence[Node]) -> str:
         if not node.operator.is_view and (not words or words[-1] != node.operator.name):
             words.append(node.operator.name)
     stem = re.sub(r"\W", "_", "_".join(words or ["copy"]))
+    if "_" not in stem:
+        # C's library has functions called exp, log, fmod: a kernel must not take their place.
+        return f"{stem}_kernel"
     return stem if len(stem) <= 48 else f"{stem[:44]}_etc"
 
 

@@ -23,7 +23,9 @@ def sliced(b: GraphBuilder, x: Value, items: Sequence[Item]) -> Value:
     steps: list[int] = []
     result: list[Size] = []
     indices: tuple[int, Value] | None = None
-    for item in _without_ellipsis(items, x):
+    plain = _without_ellipsis(items, x)
+    _check_neighbours(plain)
+    for item in plain:
         if item is None:
             result.append(1)
             continue
@@ -64,6 +66,18 @@ def _without_ellipsis(items: Sequence[Item], x: Value) -> list[Plain]:
         for part in (items[:place], items[place:])
     )
     return [*first, *[slice(None)] * missing, *rest]
+
+
+def _check_neighbours(items: Sequence[Plain]) -> None:
+    """NumPy moves a tensor's axes to the front if a place stands apart from it: better say it."""
+    if not any(isinstance(item, Value) for item in items):
+        return
+    picked = [at for at, item in enumerate(items) if isinstance(item, int | Dim | Value)]
+    if picked[-1] - picked[0] != len(picked) - 1:
+        raise CompileError(
+            "places and a tensor of indices must stand next to each other in [...]. "
+            "Write x[place][indices]."
+        )
 
 
 def _place(size: Size, place: Size, x: Value) -> Size:

@@ -13,7 +13,7 @@ from bessemer.compiler.driver import Compilation, build, kernels_of
 from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.options import Options, dump_folder
 from bessemer.frontends.cli import arguments
-from bessemer.frontends.cli.output import Phases, format_bytes, print_json, write
+from bessemer.frontends.cli.output import Phases, format_bytes, print_json, spinner, write
 from bessemer.frontends.compile import as_graph
 
 _STATIONS = {
@@ -65,7 +65,8 @@ def command(
 
 def _build(phases: Phases, graph: Graph, options: Options) -> Compilation:
     """Compiles, and tells of every station what it took."""
-    made = build(graph, options)
+    with spinner("Compiling", phases.quiet):
+        made = build(graph, options)
     passes = sum(time for name, time in made.seconds.items() if name not in _STATIONS)
     phases.done("Simplify the graph", passes)
     for station, text in _STATIONS.items():

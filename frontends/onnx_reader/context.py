@@ -129,7 +129,10 @@ class NodeContext:
 
     def sizes(self, position: int) -> tuple[Size, ...]:
         """An input's elements as sizes; bound at run time where they are not known."""
-        value = self.input(position)
+        return self.sizes_in(self.input(position))
+
+    def sizes_in(self, value: Value) -> tuple[Size, ...]:
+        """A tensor's elements as sizes; bound at run time where they are not known."""
         count = value.type.numel
         if not isinstance(count, int) or count > limits.PARTS or not value.type.dtype.is_integer:
             self.unsupported(f"sizes in a tensor {value.type}")

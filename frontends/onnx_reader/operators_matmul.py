@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ops.composite import binary, matmul
+from bessemer.compiler.ops.composite_shape import slice_axis
 from bessemer.frontends.onnx_reader.agree import (
     agreed_size,
     broadcast_shape,
@@ -74,6 +75,39 @@ def read_gemm(context: NodeContext) -> Value:
         return result
     bias = broadcast_value(context.builder, scaled(context, bias, beta), result.type.shape)
     return context.apply("add", result, bias)
+
+
+@rule("Det")
+def read_det(context: NodeContext) -> Value:
+    x = context.input(0)
+    if x.type.rank < 2:
+        context.wrong(f"the input is {x.type}, square matrices are wanted")
+    size = agreed_size(context.builder, *x.type.shape[-2:])
+    if not isinstance(size, int) or not 1 <= size <= 4:
+        context.unsupported(f"determinants of {x.type}; matrices of 1 to 4 rows")
+    return _determinant(context, x, size)
+
+
+def _determinant(context: NodeContext, x: Value, size: int) -> Value:
+    """By the cofactors of the first row."""
+    b = context.builder
+    rows, columns = x.type.rank - 2, x.type.rank - 1
+    if size == 1:
+        return context.reshape(x, x.type.shape[:-2])
+    first, below = slice_axis(b, x, rows, 0, 1), slice_axis(b, x, rows, 1, size - 1)
+    total: Value | None = None
+    for column in range(size):
+        before = slice_axis(b, below, columns, 0, column)
+        after = slice_axis(b, below, columns, column + 1, size - 1 - column)
+        minor = _determinant(context, b.apply("concat", before, after, axis=columns), size - 1)
+        entry = context.reshape(slice_axis(b, first, columns, column, 1), x.type.shape[:-2])
+        term = b.apply("mul", entry, minor)
+        if total is None:
+            total = term
+        else:
+            total = b.apply("sub" if column % 2 else "add", total, term)
+    assert total is not None
+    return total
 
 
 def scaled(context: NodeContext, x: Value, factor: float) -> Value:

@@ -79,7 +79,8 @@ def read_dft(context: NodeContext) -> Value:
         context.wrong(f"axis {axis} of {x.type}; the last axis holds 1 or 2 parts of a number")
     inverse = bool(context.integer("inverse", 0))
     onesided = bool(context.integer("onesided", 0))
-    length = x.type.shape[axis]
+    size = x.type.shape[axis]
+    length = 2 * (size - 1) if inverse and onesided else size
     if context.optional(1) is not None:
         length = context.integers_at(1, "a length")[0]
     if not isinstance(length, int):
