@@ -72,7 +72,8 @@ def _from_installed(entry: dict[str, Any]) -> bytes:
     found = importlib.util.find_spec(entry["package"])
     if found is None or found.origin is None:
         raise ValueError(f"the package {entry['package']} is not installed")
-    return (Path(found.origin).parent.parent / entry["path"]).read_bytes()
+    path = Path(found.origin).parent.parent / str(entry["path"])
+    return path.read_bytes()
 
 
 def _from_wheel(entry: dict[str, Any], packages: Path) -> tuple[bytes, bytes]:

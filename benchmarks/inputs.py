@@ -67,7 +67,7 @@ def _make(
         maker = recipe.values.get("*", normal)
     if dtype == np.bool_ and value.name not in recipe.values:
         return np.ones(shape, dtype)
-    return np.ascontiguousarray(np.asarray(maker(rng, shape)).astype(dtype))
+    return np.asarray(maker(rng, shape)).astype(dtype, order="C")
 
 
 def _size(name: str, axis: int, symbol: str, recipe: Recipe, setting: int) -> int:

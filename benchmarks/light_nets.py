@@ -22,13 +22,18 @@ def light_models() -> list[Path]:
 
 
 def is_light(model: onnx.ModelProto) -> bool:
-    """Whether the weights come from ConstantOfShape of constant shapes."""
-    kinds = [node.op_type for node in model.graph.node]
-    return kinds.count("ConstantOfShape") >= 8 and kinds.count("Conv") >= 2
+    """Whether a convolution's weights come from ConstantOfShape."""
+    roles = _roles(model.graph)
+    made = (node for node in model.graph.node if node.op_type == "ConstantOfShape")
+    return any(roles.get(node.output[0]) == ("Conv", 1) for node in made)
 
 
 def with_random_weights(model: onnx.ModelProto, seed: int = 0) -> onnx.ModelProto:
-    """The model with initializers in place of its constant weights."""
+    """The model with initializers in place of its constant weights.
+
+    A softmax at the end is left out: with random weights it says 1 for one class, whatever the
+    logits are, and would hide every difference.
+    """
     rng = np.random.default_rng(seed)
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
@@ -47,8 +52,19 @@ def with_random_weights(model: onnx.ModelProto, seed: int = 0) -> onnx.ModelProt
         array = _weight(rng, shape, roles.get(node.output[0], ("", 0)))
         graph.initializer.append(numpy_helper.from_array(array, node.output[0]))
     del graph.node[:]
-    graph.node.extend(kept)
+    graph.node.extend(_without_softmax(kept, graph.output[0].name))
     return changed
+
+
+def _without_softmax(nodes: list[onnx.NodeProto], output: str) -> list[onnx.NodeProto]:
+    last = nodes[-1]
+    if last.op_type != "Softmax" or list(last.output) != [output]:
+        return nodes
+    for node in nodes[:-1]:
+        renamed = [output if name == last.input[0] else name for name in node.output]
+        del node.output[:]
+        node.output.extend(renamed)
+    return nodes[:-1]
 
 
 def _roles(graph: onnx.GraphProto) -> dict[str, tuple[str, int]]:

@@ -15,6 +15,7 @@ from typing import Any
 from bessemer.frontends.cli.output import print_table, spinner, write
 
 RESULTS = Path(__file__).parent / "results"
+_SHOWN = 150
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,8 @@ def print_rows(rows: Mapping[str, Mapping[str, Any]]) -> None:
     """The table, and what it comes to."""
     columns = ("model", "status", "error", "at other sizes", "ms", "ort ms", "ratio", "compile s")
     cells = [
-        [name, row["status"], *_numbers(row), row.get("why", "")] for name, row in rows.items()
+        [name, row["status"], *_numbers(row), _short(row.get("why", ""))]
+        for name, row in rows.items()
     ]
     print_table((*columns, "why"), cells, right="llrrrrrr")
     counts = Counter(row["status"] for row in rows.values())
@@ -84,6 +86,10 @@ def print_rows(rows: Mapping[str, Mapping[str, Any]]) -> None:
     if ratios:
         mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
         write(f"time by onnxruntime's: geometric mean {mean:.2f}, worst {max(ratios):.2f}")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def _numbers(row: Mapping[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""A convolutional network with layers of one's own, compiled: python examples/residual_network.py"""
+"""A residual network with layers of one's own: python examples/residual_network.py"""
 
 import numpy as np
 

@@ -1,7 +1,7 @@
 """A small causal transformer that goes on with a text: python examples/text_transformer.py
 
-Its weights are random, so it says nothing sensible; the point is that one compilation serves texts of
-every length, as `batch` and `time` are symbols.
+Its weights are random, so it says nothing sensible; the point is that one compilation serves texts
+of every length, as `batch` and `time` are symbols.
 """
 
 import numpy as np

@@ -1,9 +1,12 @@
-"""Runs networks written with the builder, by the references of the operators."""
+"""Runs networks written with the builder, by the references; and single nodes of ONNX beside."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime
+from onnx import TensorProto, helper, numpy_helper
 
 from bessemer.compiler.ir.interpret import run_graph
 from bessemer.compiler.ir.types import Array
@@ -40,3 +43,35 @@ def run(forward: Forward, *arrays: Array, **options: Any) -> Array:
 def numbers(*shape: int, seed: int = 0) -> Array:
     """Standard normal f32."""
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def by_onnxruntime(kind: str, x: Array, *constants: Array | None, **attributes: Any) -> Array:
+    """One node by onnxruntime, its first output."""
+    names = [f"c{k}" if c is not None else "" for k, c in enumerate(constants)]
+    node = helper.make_node(kind, ["x", *names], ["y"], **attributes)
+    tensors = [
+        numpy_helper.from_array(np.ascontiguousarray(c), n) for n, c in zip(names, constants) if n
+    ]
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, x.shape)]
+    output = helper.make_empty_tensor_value_info("y")
+    graph = helper.make_graph([node], "one", inputs, [output], tensors)
+    opsets = [helper.make_opsetid("", 20)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
+    session = onnxruntime.InferenceSession(
+        onnx.shape_inference.infer_shapes(model).SerializeToString()
+    )
+    return np.asarray(session.run(["y"], {"x": x})[0])
+
+
+def assert_near(actual: Array, expected: Array, tolerance: float = 1e-5) -> None:
+    assert actual.shape == expected.shape
+    np.testing.assert_allclose(actual, expected, rtol=tolerance, atol=tolerance)
+
+
+def with_random(network: Network) -> Network:
+    """All parameters random, so that a scale that is forgotten shows."""
+    arrays = {
+        name: np.abs(numbers(*parameter.type.static_shape, seed=seed + 7)) * 0.5 + 0.1
+        for seed, (name, parameter) in enumerate(network.parameters.items())
+    }
+    return network.with_arrays(arrays)

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import bessemer.compiler.ops  # noqa: F401  (registers the operators)
 from benchmarks.inputs import has_two_settings, make_inputs
-from benchmarks.light_nets import light_models, with_random_weights
+from benchmarks.light_nets import is_light, light_models, with_random_weights
 from benchmarks.recipes import RECIPES, Recipe
 from benchmarks.run_models import Subject, run_one
 from bessemer.compiler.codegen.machine import Machine, assembly_text
@@ -160,6 +160,7 @@ def test_the_index_of_the_corpus_is_complete(root: Path) -> None:
 
 def test_there_are_nine_light_networks() -> None:
     assert len(light_models()) == 9
+    assert all(is_light(onnx.load(path)) for path in light_models())
 
 
 def test_light_networks_with_random_weights_depend_on_their_input() -> None:

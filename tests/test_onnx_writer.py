@@ -3,21 +3,18 @@
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-import ml_dtypes
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx.reference import ReferenceEvaluator
 
 from bessemer.compiler.errors import CompileError, UnsupportedError
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import Size, symbol
 from bessemer.compiler.ir.graph import Graph, Value
 from bessemer.compiler.ir.interpret import run_graph
-from bessemer.compiler.ir.types import Array, TensorType, boolean, dtype_of, f32, i64
+from bessemer.compiler.ir.types import Array, TensorType, boolean, f32, i64
 from bessemer.compiler.ops.composite import binary, reshape
 from bessemer.compiler.ops.composite_activation import (
     elu,
@@ -39,135 +36,9 @@ from bessemer.compiler.ops.composite_shape import (
 from bessemer.frontends.onnx_reader.read import read_onnx
 from bessemer.frontends.onnx_writer import write
 from bessemer.frontends.onnx_writer.write import write_onnx
-from tests.op_cases import Case, each_case
+from tests.onnx_runs import Feed, assert_near, run_written
 
-Feed = dict[str, Array]
 Build = Callable[..., Value | Sequence[Value]]
-
-
-def _by_onnxruntime(model: onnx.ModelProto, feed: Feed) -> list[Array]:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    return [np.asarray(array) for array in session.run(None, feed)]
-
-
-REFUSALS = (
-    "NOT_IMPLEMENTED", "not support", "Numpy type", "only supports", "Only 4-D", "greater than 0",
-    "requires axis length", "exceeds maximum", "out of range",
-)  # fmt: skip
-"""How onnxruntime says that it has no kernel for an element type, a rank or a size."""
-
-
-def _run(graph: Graph, feed: Feed) -> list[Array]:
-    """By onnxruntime; by the onnx package for what onnxruntime has no kernel for."""
-    model = write_onnx(graph)
-    onnx.checker.check_model(model, full_check=True)
-    try:
-        if all(array.dtype != ml_dtypes.bfloat16 for array in feed.values()):
-            return _by_onnxruntime(model, feed)
-    except Exception as error:
-        if not any(text in str(error) for text in REFUSALS):
-            raise
-    with np.errstate(all="ignore"):
-        return [np.asarray(array) for array in ReferenceEvaluator(model).run(None, feed)]
-
-
-def _assert_near(actual: Array, expected: Array, tolerance: float) -> None:
-    assert actual.dtype == expected.dtype
-    assert actual.shape == expected.shape
-    wide = [array.astype(np.float64) for array in (actual, expected)]
-    np.testing.assert_allclose(wide[0], wide[1], rtol=tolerance, atol=tolerance)
-
-
-# Every operator
-
-RECURRENT = ("lstm", "gru", "rnn")
-
-
-def _has_no_equivalent(case: Case) -> bool:
-    name, given, dtype = case.operator.name, case.attributes, case.arrays[:1]
-    if name in ("uniform", "normal"):
-        return True
-    is_integer = bool(dtype) and dtype[0].dtype.kind in "iu"
-    is_window = name in ("conv_transpose", "average_pool")
-    pads = [*given["low"], *given["high"]] if is_window else []
-    match name:
-        case "shl" | "shr":
-            return dtype[0].dtype.kind == "i"
-        case "conv":
-            return is_integer
-        case "conv_transpose":
-            return is_integer or min(pads, default=0) < 0
-        case "average_pool":
-            return min(pads, default=0) < 0 and not given["count_include_pad"]
-        case "cumulative":
-            return given.get("reduction") == "mul"
-        case "col2im":
-            return case.name in ("col2im-2", "col2im-3")  # blocks do not cover the image
-        case _:
-            return False
-
-
-def _is_otherwise_elsewhere(case: Case) -> bool:
-    """Where onnxruntime does otherwise on purpose or by mistake, and ONNX leaves it open."""
-    name, given = case.operator.name, case.attributes
-    floats = [a.astype(np.float64) for a in case.arrays if a.dtype.kind not in "iub"]
-    has_nan = any(np.isnan(array).any() for array in floats)
-    match name:
-        case "cast":
-            return bool(floats) and given["dtype"].is_integer  # beyond the integers' range
-        case "arg_max" | "arg_min" | "top_k" | "max_pool" | "unique":
-            return has_nan
-        case "lstm" | "gru" | "rnn":
-            is_short = given.get("has_lengths") and 0 in case.arrays[-1 - _own_inputs(given)]
-            is_odd = "softplus" in given.get("activations", ())  # overflows there
-            return bool(is_short or is_odd or case.arrays[0].dtype == np.float64)
-        case "resize":
-            is_rounded = case.arrays[0].dtype.kind in "iu" and given.get("mode") != "nearest"
-            return is_rounded or given.get("coordinate") == "align_corners"
-        case "deform_conv":
-            return case.arrays[0].ndim != 4  # onnxruntime has it for pictures only
-        case "reduce_prod" | "pow":
-            return case.arrays[0].dtype.itemsize == 1  # overflows, and saturates there
-        case "div" | "trunc_div" | "mod" | "fmod":
-            return case.arrays[0].dtype.kind in "iu" and 0 in case.arrays[1]
-        case _:
-            return False
-
-
-def _own_inputs(given: Any) -> int:
-    """The inputs of a recurrent operator that come after the lengths."""
-    return int(given.get("has_peepholes", False)) + int(given.get("linear_before_reset", False))
-
-
-@each_case()
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")
-def test_an_operator_is_written_or_refused(case: Case) -> None:
-    b = GraphBuilder("one_operator")
-    inputs = [
-        b.input(f"x{k}", TensorType(dtype_of(array), array.shape))
-        for k, array in enumerate(case.arrays)
-    ]
-    outputs = b.apply_many(case.operator.name, *inputs, **case.attributes)
-    graph = b.finish(outputs, [f"y{k}" for k in range(len(outputs))])
-    if _has_no_equivalent(case):
-        with pytest.raises(UnsupportedError, match=case.operator.name):
-            write_onnx(graph)
-        return
-    if _is_otherwise_elsewhere(case):
-        onnx.checker.check_model(write_onnx(graph), full_check=True)
-        return
-    expected = case.operator.compute(case.arrays, case.attributes)
-    results = _run(graph, {f"x{k}": array for k, array in enumerate(case.arrays)})
-    for actual, wanted in zip(results, expected, strict=True):
-        _assert_near(actual, np.asarray(wanted), max(case.tolerance, 1e-5))
-
-
-# Whole graphs
 
 
 def _graph(build: Build, **shapes: Sequence[Size | str]) -> Graph:
@@ -191,11 +62,11 @@ def _kinds(graph: Graph) -> list[str]:
 
 def _check(graph: Graph, *feeds: Feed) -> None:
     for feed in feeds:
-        for actual, wanted in zip(_run(graph, feed), run_graph(graph, feed), strict=True):
-            _assert_near(actual, wanted, 1e-5)
+        for actual, wanted in zip(run_written(graph, feed), run_graph(graph, feed), strict=True):
+            assert_near(actual, wanted, 1e-5)
         again = read_onnx(write_onnx(graph))
         for actual, wanted in zip(run_graph(again, feed), run_graph(graph, feed), strict=True):
-            _assert_near(actual, wanted, 1e-5)
+            assert_near(actual, wanted, 1e-5)
 
 
 _VECTORS = [_numbers(4, seed=k) for k in range(4)]
@@ -394,7 +265,7 @@ def test_large_weights_go_to_a_file_beside_the_model(
     assert {entry.name for entry in tmp_path.iterdir()} == {"large.onnx", "large.onnx.data"}
     feed = {"x": _numbers(2, 64)}
     session = onnxruntime.InferenceSession(str(tmp_path / "large.onnx"))
-    _assert_near(session.run(None, feed)[0], run_graph(graph, feed)[0], 1e-5)
+    assert_near(session.run(None, feed)[0], run_graph(graph, feed)[0], 1e-5)
 
 
 def test_a_folder_that_is_not_there_is_a_clear_error(tmp_path: Path) -> None:
@@ -411,7 +282,7 @@ def test_integers_are_divided_downwards() -> None:
     feed = {"x": np.array([7, -7, 7, -7, 6, -6, 0, 1]), "y": np.array([3, 3, -3, -3, 3, 3, 5, -9])}
     quotients = [2, -3, -3, 2, 2, -2, 0, -1], [2, -2, -2, 2, 2, -2, 0, 0]
     rests = [1, 2, -2, -1, 0, 0, 0, -8], [1, -1, 1, -1, 0, 0, 0, 1]
-    for actual, wanted in zip(_run(graph, feed), (*quotients, *rests), strict=True):
+    for actual, wanted in zip(run_written(graph, feed), (*quotients, *rests), strict=True):
         assert actual.tolist() == wanted
 
 
@@ -422,7 +293,9 @@ def test_infinities_and_lost_digits_are_kept() -> None:
         return [*(b.apply(name, x) for name in names), clipped]
 
     x = np.array([-0.5, -1e-7, 0, 1e-7, 1e-3, 1, 50, -math.inf, math.inf], np.float32)
-    for actual, name in zip(_run(_graph(build, x=("n",)), {"x": x}), ("log1p", "expm1", "trunc")):
+    for actual, name in zip(
+        run_written(_graph(build, x=("n",)), {"x": x}), ("log1p", "expm1", "trunc")
+    ):
         with np.errstate(all="ignore"):
             wanted = getattr(np, name)(x.astype(np.float64)).astype(np.float32)
         np.testing.assert_allclose(actual, wanted, rtol=1e-6)

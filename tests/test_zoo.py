@@ -1,4 +1,4 @@
-"""The zoo's networks have the sizes of the literature, and compute the same compiled and exported."""
+"""The zoo's networks have the literature's sizes, and compute the same compiled and exported."""
 
 from collections.abc import Callable
 
@@ -42,7 +42,8 @@ COUNTS: dict[str, tuple[Callable[[], Network], int]] = {
     "dcgan_generator": (zoo.dcgan_generator, 3_576_704),
     "dcgan_discriminator": (zoo.dcgan_discriminator, 2_765_568),
     "autoencoder": (
-        lambda: zoo.autoencoder(10, (6, 3)), (10 * 6 + 6) + (6 * 3 + 3) + (3 * 6 + 6) + (6 * 10 + 10)
+        lambda: zoo.autoencoder(10, (6, 3)),
+        (10 * 6 + 6) + (6 * 3 + 3) + (3 * 6 + 6) + (6 * 10 + 10),
     ),
     # 4 gates of inputs, states and a bias, then the classes.
     "lstm_text": (
@@ -77,14 +78,13 @@ def _texts() -> list[Feed]:
 
 
 def _masked_texts() -> list[Feed]:
-    return [
-        {
-            **feed,
-            "mask": np.arange(feed["tokens"].shape[1]) < np.arange(3, 3 + len(feed["tokens"]))[:, None],
-            "kinds": feed["tokens"] % 2,
-        }
-        for feed in _texts()
-    ]  # fmt: skip
+    feeds: list[Feed] = []
+    for feed in _texts():
+        tokens = feed["tokens"]
+        lengths = np.arange(3, 3 + len(tokens))
+        mask = np.arange(tokens.shape[1]) < lengths[:, None]
+        feeds.append({"tokens": tokens, "mask": mask, "kinds": tokens % 2})
+    return feeds
 
 
 SMALL: dict[str, tuple[Callable[[], Network], list[Feed]]] = {

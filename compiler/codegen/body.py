@@ -334,10 +334,17 @@ class _Body:
         condition = self._truth(step.condition)
         then, otherwise, after = self.label("then"), self.label("else"), self.label("after")
         self.put(f"br i1 {condition}, label %{then}, label %{otherwise}")
+        # What one branch binds and checks, the other has to bind and check for itself.
+        before = set(self.bound), list(self.unchecked)
+        ends: list[tuple[set[str], list[Size]]] = []
         for label, steps in ((then, step.then), (otherwise, step.otherwise)):
+            self.bound, self.unchecked = set(before[0]), list(before[1])
             self.begin(label)
             self._steps(steps)
             self.put(f"br label %{after}")
+            ends.append((self.bound, self.unchecked))
+        self.bound = ends[0][0] & ends[1][0]
+        self.unchecked = max(ends[0][1], ends[1][1], key=len)
         self.begin(after)
 
     def _truth(self, value: Value) -> str:

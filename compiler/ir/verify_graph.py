@@ -22,13 +22,12 @@ def verify_graph(graph: Graph) -> None:
     - every dimension symbol has a value before it is used;
     - constants have the types of their arrays, and there is a name for each output.
     """
-    _Verifier(set(), set()).graph(graph, frozenset())
+    _Verifier().graph(graph, frozenset())
 
 
 class _Verifier:
-    def __init__(self, defined: set[Value], symbols: set[str]) -> None:
-        self.defined = defined  # in the whole graph: a region may not define a value again
-        self.symbols = symbols
+    def __init__(self) -> None:
+        self.defined: set[Value] = set()  # in the whole graph: a region defines no value again
 
     def graph(self, graph: Graph, outer_symbols: frozenset[str]) -> None:
         known = {*outer_symbols, *graph.symbols}
@@ -57,11 +56,10 @@ class _Verifier:
             _fail(f"{node.operator} is not the registered operator", node)
         self.check_symbols(_in_attributes(node.attributes.values()), known, "an attribute", node)
         for name in defined_symbols(node):
-            if name in self.symbols or name in known:
+            if name in known:
                 _fail(f"the symbol {name} gets a value twice", node)
         for region in node.regions:
             self.graph(region, frozenset(known))
-        self.symbols.update(defined_symbols(node))
         known.update(defined_symbols(node))
         _check_types(node)
         self.check_symbols(_in_types(node.outputs), known, "an output", node)

@@ -160,8 +160,8 @@ class _Verifier:
         if loop.index.extent is None:
             self.fail("a loop's index has an extent")
         self.new(loop.index.name, scope)
-        if loop.lanes < 1 or loop.interleave < 1:
-            self.fail("a loop has one lane at least")
+        if loop.lanes < 0 or loop.interleave < 1:
+            self.fail("a loop cannot have so few lanes")
         if loop.kind != "vector" and (loop.lanes, loop.interleave) != (1, 1):
             self.fail("only a vector loop has lanes")
         if loop.kind == "vector":

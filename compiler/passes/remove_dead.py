@@ -2,7 +2,8 @@
 
     %2 = exp(%1)        (no reader)          becomes    nothing
 
-A node stays if it gives a value to a dimension symbol that is still used, and if it is random.
+A node stays if it gives a value to a dimension symbol that is still used, if it is random, and if
+it is a bind: that also checks its vector, and frontends make such nodes for the check alone.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ def remove_dead(graph: Graph) -> Graph:
 
 
 def _is_needed(node: Node, live: set[Value], symbols: set[str]) -> bool:
-    if node.operator.is_random or any(output in live for output in node.outputs):
+    if node.operator.is_random or node.operator.name == "bind":
+        return True
+    if any(output in live for output in node.outputs):
         return True
     return any(name in symbols for name in defined_symbols(node))
 

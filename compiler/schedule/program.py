@@ -133,7 +133,8 @@ class _Builder:
         match node.operator.name:
             case "bind":
                 names = node.attributes["symbols"]
-                self.symbols += [name for name in names if name]
+                # Both branches of an if may bind one symbol: the size of what either gives.
+                self.symbols += [name for name in names if name and name not in self.symbols]
                 return [BindDims(node.inputs[0], names, node.sources)]
             case "if":
                 return self._branch(node)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.build import GraphBuilder
-from bessemer.compiler.ir.dims import Dim, Size, Symbol, as_atom
+from bessemer.compiler.ir.dims import Dim, Size, Symbol, as_atom, format_size
 from bessemer.compiler.ir.graph import Value
 
 
@@ -53,7 +53,8 @@ def agreed_size(builder: GraphBuilder, left: Size, right: Size) -> Size:
             raise SizesMustAgree(name, other)
     if isinstance(left - right, int):
         raise CompileError(f"two sizes must be equal, but they are {left} and {right}")
-    require_nonnegative(builder, (left - right, right - left))
+    equation = f"{format_size(left)} = {format_size(right)}"
+    require_nonnegative(builder, (left - right, right - left), equation)
     return min(left, right, key=lambda size: (isinstance(size, Dim), len(str(size))))
 
 
@@ -62,10 +63,15 @@ def _plain_symbol(size: Size) -> str:
     return leaf.name if isinstance(leaf, Symbol) else ""
 
 
-def require_nonnegative(builder: GraphBuilder, sizes: Sequence[Size]) -> None:
-    """Makes the compiled code fail where one of the sizes is negative."""
+def require_nonnegative(builder: GraphBuilder, sizes: Sequence[Size], reason: str = "") -> None:
+    """Makes the compiled code fail where one of the sizes is negative; `reason` says what for."""
     names = tuple(builder.fresh_symbol("check") for _ in sizes)
-    builder.apply_many("bind", builder.sizes(sizes), symbols=names)
+    vector = builder.sizes(sizes)
+    node = builder.producer(vector)
+    source = node.sources[0] if node is not None and node.sources else builder.name
+    reason = reason or " and ".join(f"{format_size(size)} >= 0" for size in sizes)
+    with builder.source(f"{source} (which needs {reason})"):
+        builder.apply_many("bind", vector, symbols=names)
 
 
 def broadcast_shape(builder: GraphBuilder, shapes: Sequence[tuple[Size, ...]]) -> tuple[Size, ...]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from bessemer.compiler.ir import dims
-from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.dims import Size, format_size
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import TensorType, dtype_of, i64
 from bessemer.compiler.ops import composite_shape
@@ -64,7 +64,9 @@ def read_reshape(context: NodeContext) -> Value:
             context.wrong(f"the shape {list(wanted)} has the size {size}")
     count = dims.product(shape)
     if not isinstance(count - x.type.numel, int):
-        require_nonnegative(context.builder, (count - x.type.numel, x.type.numel - count))
+        equation = f"{format_size(count)} = {format_size(x.type.numel)} elements"
+        difference = count - x.type.numel
+        require_nonnegative(context.builder, (difference, -1 * difference), equation)
     return context.reshape(x, shape)
 
 

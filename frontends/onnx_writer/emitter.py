@@ -27,7 +27,7 @@ from bessemer.compiler.ir.dims import (
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.types import Array, DType
 from bessemer.frontends.onnx_writer.compositions import find_compositions
-from bessemer.frontends.onnx_writer.model_parts import ONNX_TYPES, ModelParts
+from bessemer.frontends.onnx_writer.model_parts import ONNX_TYPES, ModelParts, name_of_source
 from bessemer.frontends.onnx_writer.storage import Order, Stored, identity, inverse, plain
 
 
@@ -58,7 +58,7 @@ class Emitter:
     @contextmanager
     def path(self, node: Node) -> Iterator[None]:
         """Names of what is written inside begin with the user's node."""
-        before, self._path = self._path, node.sources[0] if node.sources else ""
+        before, self._path = self._path, name_of_source(node)
         try:
             yield
         finally:

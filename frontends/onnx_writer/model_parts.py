@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -87,6 +88,14 @@ def type_info(name: str, type: TensorType) -> onnx.ValueInfoProto:
     """What a model says about an input or output."""
     shape = [size if isinstance(size, int) else str(size) for size in type.shape]
     return helper.make_tensor_value_info(name, ONNX_TYPES[type.dtype.name], shape)
+
+
+def name_of_source(node: Node) -> str:
+    """The user's name of a node; of `Conv 'stem'`, as the reader of ONNX says it, that is stem."""
+    if not node.sources:
+        return ""
+    quoted = re.fullmatch(r"\S+ '(.+)'", node.sources[0])
+    return quoted.group(1) if quoted else node.sources[0]
 
 
 def unsupported(node: Node, why: str) -> UnsupportedError:
