@@ -48,6 +48,7 @@ from bessemer.compiler.passes.remove_dead import remove_dead
 from bessemer.compiler.passes.separate_padding import separate_padding
 from bessemer.compiler.passes.share_common import share_common
 from bessemer.compiler.passes.simplify import simplify
+from bessemer.compiler.passes.widen_half import widen_half
 from bessemer.compiler.schedule.program import build_program
 from bessemer.compiler.targets.choose import host_target, parse_target
 from bessemer.compiler.targets.machine import Target
@@ -64,6 +65,7 @@ PASSES: tuple[Pass, ...] = (
     simplify,
     share_common,
     fold_batch_norm,
+    widen_half,
     decompose_conv_transpose,
     move_transposes,
     separate_padding,

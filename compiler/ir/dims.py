@@ -434,16 +434,24 @@ def _bound(size: Size, *, lower: bool) -> Size:
     result: Size = 0
     for monomial, coefficient in size.terms.items():
         smallest = (coefficient > 0) == lower
-        term: Size = coefficient
-        for factor, power in monomial:
-            for _ in range(power):
-                term = term * _atom_bound(factor, smallest)
-        result = result + term
+        result = result + coefficient * _monomial_bound(monomial, smallest)
     return result
 
 
+def _monomial_bound(monomial: Monomial, smallest: bool) -> Size:
+    """A bound of a product. It grows with each factor only while the others are not negative."""
+    bounds = [(atom(factor), power, _atom_bound(factor, smallest)) for factor, power in monomial]
+    unsure = [factor for factor, _ in monomial if not _atom_is_nonnegative(factor)]
+    if unsure:
+        moved = [factor for factor, power, bound in bounds if bound != factor]
+        alone = len(unsure) == 1 and dict(monomial)[unsure[0]] == 1
+        if moved and not (alone and moved == [atom(unsure[0])]):
+            return product(factor for factor, power, _ in bounds for _ in range(power))
+    return product(bound for _, power, bound in bounds for _ in range(power))
+
+
 def _atom_bound(factor: Atom, smallest: bool) -> Size:
-    """A bound of one atom for use in a term whose other factors are non-negative."""
+    """A bound of one atom; itself where none is known."""
     match factor:
         case Symbol(_, extent) if extent is not None:
             return 0 if smallest else extent - 1
