@@ -77,6 +77,7 @@ PASSES: tuple[Pass, ...] = (
 )
 """What makes a graph small and canonical, in order."""
 
+
 @dataclass(frozen=True, eq=False)
 class Compilation:
     """Everything that one compilation made, for inspection, linking and loading."""

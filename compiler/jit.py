@@ -52,7 +52,9 @@ def link(code: Code, machine: Machine) -> NativeModel:
     # One block for all sections, so that 32-bit distances reach from each to each.
     # Elsewhere than on x86, sections must lie in one block for distances to reach from each to each;
     # the block's size is a guess that can be too small, so it is not used where it is not needed.
-    engine = llvm.create_mcjit_compiler(module, create_target_machine(machine), use_lmm="x86_64" not in machine.triple)
+    engine = llvm.create_mcjit_compiler(
+        module, create_target_machine(machine), use_lmm="x86_64" not in machine.triple
+    )
     engine.add_object_file(llvm.ObjectFileRef.from_data(code.object))
     engine.finalize_object()
     prefix = code.signature.prefix

@@ -25,9 +25,7 @@ from bessemer.compiler.targets.choose import host_target
 from bessemer.compiler.targets.machine import Target
 
 _LEVELS = (x86.SSE42, x86.AVX2, x86.AVX512)
-HERE = tuple(
-    target for target in _LEVELS if set(target.features) <= set(host_target().features)
-)
+HERE = tuple(target for target in _LEVELS if set(target.features) <= set(host_target().features))
 """The targets that this machine can run."""
 
 _ENTRY = """

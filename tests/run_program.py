@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+
 from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size

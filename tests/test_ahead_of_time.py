@@ -229,7 +229,15 @@ def test_a_network_on_aarch64(tmp_path: Path, name: str, suffix: str) -> None:
         assert relative_error(shown, case.expected[batch]) < 2e-6
 
 
-BLOCKED = ("llvmlite", "onnx", "networkx", "rich", "typer", "bessemer.compiler", "bessemer.frontends")
+BLOCKED = (
+    "llvmlite",
+    "onnx",
+    "networkx",
+    "rich",
+    "typer",
+    "bessemer.compiler",
+    "bessemer.frontends",
+)
 
 LOADED = """
 import sys

@@ -188,11 +188,11 @@ def test_powers(dtype: DType, target: Target, rng: np.random.Generator) -> None:
     left, right = pairs(dtype, rng)
     constants = (1.0, 2.0, 3.0, -1.0, 0.5, 2.25)
     results = {f"by{c}": lambda x, y, c=c: expr.binary("pow", x, c) for c in constants}
-    kernel = pointwise(
-        [dtype, dtype], {"pow": lambda x, y: expr.binary("pow", x, y), **results}, 8
-    )
+    kernel = pointwise([dtype, dtype], {"pow": lambda x, y: expr.binary("pow", x, y), **results}, 8)
     exact: dict[str, Callable[..., Array]] = {
-        f"by{c}": lambda x, y, c=c: np.power(x.astype(np.float64), np.full(x.shape, c)).astype(dtype.numpy)
+        f"by{c}": lambda x, y, c=c: np.power(x.astype(np.float64), np.full(x.shape, c)).astype(
+            dtype.numpy
+        )
         for c in constants
     }
     exact["pow"] = lambda x, y: np.power(x.astype(np.float64), y).astype(dtype.numpy)
@@ -209,9 +209,7 @@ def expected_cast(source: DType, target: DType) -> Callable[[Array], Array]:
 
 @on_each_target
 @pytest.mark.parametrize("source", DTYPES.values(), ids=str)
-def test_casts_between_all_types(
-    source: DType, target: Target, rng: np.random.Generator
-) -> None:
+def test_casts_between_all_types(source: DType, target: Target, rng: np.random.Generator) -> None:
     array = samples(source, rng)
     if source.is_float:
         big = np.array([3e9, -3e9, 300.0, -300.0, 127.5, 255.9, 1e19, -1e19, 70000.0])
@@ -310,7 +308,9 @@ def test_index_arithmetic(lanes: int, target: Target) -> None:
     compiled = CompiledKernel(kernel, target)
     assert compiles_for_arm(kernel)
     for n in SIZES:
-        (result,) = compiled([np.zeros((len(INDEX_FORMULAS), n), np.int64)], {"n": n, "m": 4}).arrays
+        (result,) = compiled(
+            [np.zeros((len(INDEX_FORMULAS), n), np.int64)], {"n": n, "m": 4}
+        ).arrays
         for row, formula in enumerate(INDEX_FORMULAS.values()):
             assert result[row].tolist() == [formula(i, 4) for i in range(n)], (row, n)
 
@@ -359,7 +359,11 @@ def test_a_checked_index_counts_from_the_end_and_reports(lanes: int, target: Tar
 
 @on_each_target
 def test_an_index_under_a_false_guard_does_not_fail(target: Target) -> None:
-    table, picks, out = Buffer("table", f32, (0,)), Buffer("picks", i64, (N,)), Buffer("out", f32, (N,))
+    table, picks, out = (
+        Buffer("table", f32, (0,)),
+        Buffer("picks", i64, (N,)),
+        Buffer("out", f32, (N,)),
+    )
     builder = KernelBuilder()
     with builder.loop(N, "vector", 8) as i:
         value = table[expr.checked(picks[i], 0)]

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import bessemer.compiler.ops  # noqa: F401  (registers the operators)
 import numpy as np
 import pytest
+
+import bessemer.compiler.ops  # noqa: F401  (registers the operators)
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import symbol
 from bessemer.compiler.ir.graph import Graph, Value
@@ -19,7 +20,6 @@ from bessemer.compiler.ir.types import Array, TensorType, f32, type_of
 from bessemer.compiler.passes.plan_memory import plan_memory
 from bessemer.compiler.schedule.program import build_program
 from bessemer.compiler.targets.choose import parse_target
-
 from tests.run_program import ProgramRun
 
 TARGET = parse_target("x86_64-avx512")
@@ -87,9 +87,7 @@ def _attention(builder: GraphBuilder) -> Sequence[Value]:
 def _residual(builder: GraphBuilder) -> Sequence[Value]:
     x = builder.input("x", TensorType(f32, (N, 7, 6, 4)))
     same = {"strides": (1, 1), "dilations": (1, 1), "groups": 1}
-    y = builder.apply(
-        "conv", x, _weight(builder, 3, 3, 4, 4), low=(1, 1), high=(1, 1), **same
-    )
+    y = builder.apply("conv", x, _weight(builder, 3, 3, 4, 4), low=(1, 1), high=(1, 1), **same)
     y = builder.apply("relu", builder.apply("add", y, x))
     pooled = builder.apply(
         "max_pool", y, kernel=(2, 2), strides=(2, 2), dilations=(1, 1), low=(0, 0), high=(1, 0)
@@ -131,9 +129,7 @@ CASES = {
             "copy",
         ),
     ),
-    "residual": Case(
-        _residual, ((2, 7, 6, 4),), ("conv_add_relu", "max_pool", "concat", "concat")
-    ),
+    "residual": Case(_residual, ((2, 7, 6, 4),), ("conv_add_relu", "max_pool", "concat", "concat")),
     "statistics": Case(
         _statistics,
         ((2, 5, 33),),
@@ -174,7 +170,10 @@ def test_a_network_becomes_these_kernels(name: str) -> None:
     graph = builder.finish(case.build(builder))
     program = build_program(graph, TARGET)
     launched = [s.kernel.name for s in program.steps if isinstance(s, Launch)]
-    assert tuple(n.rstrip("0123456789").rstrip("_").removesuffix("_kernel") for n in launched) == case.kernels
+    assert (
+        tuple(n.rstrip("0123456789").rstrip("_").removesuffix("_kernel") for n in launched)
+        == case.kernels
+    )
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -52,7 +52,7 @@ class Indices:
     def stride(self, size: Size) -> Size | None:
         """How much `size` grows from lane to lane; None where it is not linear."""
         vectors = self.state.vectors
-        if vectors is None:
+        if vectors is None or vectors.width == 1:
             return 0
         stride = dims.coefficient_of(size, vectors.symbol)
         if stride is None or self.is_varying(stride):

@@ -289,13 +289,7 @@ def _select_content(contents: list[Any], node: Node) -> Content | None:
 
 
 CONTENT_RULES: dict[str, Callable[[list[Any], Node], Content | None]] = {
-    **{
-        name: _by_reference
-        for name in (
-            "reshape", "transpose", "slice", "concat", "gather", "broadcast_to", "neg", "abs", "reduce_sum", "reduce_prod",
-            "full", "iota", "not",
-        )
-    },
+    **dict.fromkeys(("reshape", "transpose", "slice", "concat", "gather", "broadcast_to", "neg", "abs", "reduce_sum", "reduce_prod", "full", "iota", "not"), _by_reference),
     "add": _elementwise(lambda a, b: a + b),
     "sub": _elementwise(lambda a, b: a - b),
     "mul": _elementwise(lambda a, b: a * b),

@@ -313,7 +313,7 @@ def floordiv(numerator: Size, denominator: Size) -> Size:
         if denominator == 1:
             return numerator
     quotient, remainder = _split(numerator, denominator)
-    if is_within(remainder, denominator):
+    if remainder == 0 or is_within(remainder, denominator):
         return quotient
     inner = as_atom(remainder)
     if isinstance(inner, FloorDiv) and isinstance(inner.denominator, int):
@@ -335,7 +335,7 @@ def mod(numerator: Size, denominator: Size) -> Size:
         if denominator == 1:
             return 0
     _, remainder = _split(numerator, denominator)
-    if is_within(remainder, denominator):
+    if remainder == 0 or is_within(remainder, denominator):
         return remainder
     inner = as_atom(remainder)
     if isinstance(inner, Mod) and divide_exactly(inner.denominator, denominator) is not None:
@@ -573,7 +573,8 @@ def format_size(size: Size) -> str:
 
 def _factor(size: Size) -> str:
     text = format_size(size)
-    return text if isinstance(size, int) or as_atom(size) is not None else f"({text})"
+    is_one = size >= 0 if isinstance(size, int) else as_atom(size) is not None
+    return text if is_one else f"({text})"
 
 
 def _format(terms: Mapping[Monomial, int]) -> str:

@@ -163,7 +163,8 @@ class ExpressionText:
 
     def _factor(self, size: Size) -> str:
         text = self.size(size)
-        return text if isinstance(size, int) or as_atom(size) is not None else f"({text})"
+        is_one = size >= 0 if isinstance(size, int) else as_atom(size) is not None
+        return text if is_one else f"({text})"
 
     def _binary(self, name: str, left: Expression, right: Expression) -> str:
         first, second = self._pair(left, right)

@@ -98,24 +98,18 @@ def _phase_weights(
     missing = tuple(t * s - k for t, s, k in zip(taps, strides, kernel, strict=True))
     if any(missing):
         zero = tuple(0 for _ in range(rank + 2))
-        w = rewriter.emit(
-            "pad", w, low=zero, high=(*missing, 0, 0), mode="constant", value=0
-        )
+        w = rewriter.emit("pad", w, low=zero, high=(*missing, 0, 0), mode="constant", value=0)
     split: list[Size] = [n for pair in zip(taps, strides, strict=True) for n in pair]
     w = rewriter.emit("reshape", w, shape=(*split, outputs, channels))
     starts = [n for t in taps for n in (t - 1, 0)]
     steps = [n for _ in taps for n in (-1, 1)]
-    w = rewriter.emit(
-        "slice", w, starts=(*starts, 0, 0), shape=w.type.shape, steps=(*steps, 1, 1)
-    )
+    w = rewriter.emit("slice", w, starts=(*starts, 0, 0), shape=w.type.shape, steps=(*steps, 1, 1))
     order = (*range(0, 2 * rank, 2), 2 * rank + 1, *range(1, 2 * rank, 2), 2 * rank)
     w = rewriter.emit("transpose", w, permutation=order)
     return rewriter.emit("reshape", w, shape=(*taps, channels, product(strides) * outputs))
 
 
-def _interleaved(
-    rewriter: GraphRewriter, y: Value, outputs: Size, strides: Sequence[int]
-) -> Value:
+def _interleaved(rewriter: GraphRewriter, y: Value, outputs: Size, strides: Sequence[int]) -> Value:
     """[n, *positions, (*phases, o)] as [n, *(positions, phases), o]."""
     rank = len(strides)
     batch, positions = y.type.shape[0], y.type.shape[1:-1]
@@ -143,6 +137,4 @@ def _cropped(rewriter: GraphRewriter, y: Value, node: Node) -> Value:
             shape=node.output.type.shape,
             steps=tuple(1 for _ in y.type.shape),
         )
-    return rewriter.emit(
-        "pad", y, low=(0, *low, 0), high=(0, *high, 0), mode="constant", value=0
-    )
+    return rewriter.emit("pad", y, low=(0, *low, 0), high=(0, *high, 0), mode="constant", value=0)

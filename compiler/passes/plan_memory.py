@@ -74,9 +74,7 @@ def plan_memory(program: Program) -> MemoryPlan:
 def is_data_dependent(program: Program, value: Value) -> bool:
     """Whether a value's shape is only known once the model has run."""
     known = set(program.symbols[: program.input_symbols])
-    return any(
-        not dims.symbol_names(program.expanded(size)) <= known for size in value.type.shape
-    )
+    return any(not dims.symbol_names(program.expanded(size)) <= known for size in value.type.shape)
 
 
 def nbytes(program: Program, value: Value) -> Size:

@@ -104,7 +104,12 @@ def view_chain(
 ) -> dict[Value, Node]:
     """The views between a value and the memory behind it; `materialized` values are memory."""
     chain: dict[Value, Node] = {}
-    while value not in materialized and (node := producers.get(value)) is not None and node.operator.is_view and node.inputs:
+    while (
+        value not in materialized
+        and (node := producers.get(value)) is not None
+        and node.operator.is_view
+        and node.inputs
+    ):
         chain[value] = node
         value = node.inputs[0]
     return chain

@@ -98,7 +98,9 @@ class _Builder:
         if self._is_alias(node, group, graph):
             return [Alias(node.inputs[0], node.output)]
         if group.anchor is not None and self.optimize > 1:
-            launches = lower_contraction_group(group, pack, producers, roots, self.lowering, self.target)
+            launches = lower_contraction_group(
+                group, pack, producers, roots, self.lowering, self.target
+            )
             if launches is not None:
                 return [*launches]
             if pack is not None:

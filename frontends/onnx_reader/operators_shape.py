@@ -212,7 +212,28 @@ def read_constant_of_shape(context: NodeContext) -> Value:
 
 @rule("Range")
 def read_range(context: NodeContext) -> Value:
-    return composite_shape.arange(context.builder, *context.tensors())
+    count = _known_count(context)
+    if count is None:
+        return composite_shape.arange(context.builder, *context.tensors())
+    start, _, delta = context.tensors()
+    places = context.apply("iota", shape=(count,), axis=0, dtype=start.type.dtype)
+    step, first = (
+        context.apply("broadcast_to", context.reshape(value, ()), shape=(count,))
+        for value in (delta, start)
+    )
+    return context.apply("add", context.apply("mul", places, step), first)
+
+
+def _known_count(context: NodeContext) -> Size | None:
+    """ceil((limit - start) / delta) where these are sizes, be it as floats, and delta a number."""
+    sizes = [context.known_sizes(position) for position in range(3)]
+    known = [size[0] for size in sizes if size is not None and len(size) == 1]
+    if len(known) != 3 or not isinstance(known[2], int) or known[2] == 0:
+        return None
+    start, limit, delta = known
+    distance = limit - start if delta > 0 else start - limit
+    count = dims.ceildiv(distance, abs(delta))
+    return count if dims.is_nonnegative(count) else dims.maximum(count, 0)
 
 
 @rule("EyeLike")
