@@ -32,8 +32,9 @@ from bessemer.compiler.ir.program import (
     Step,
 )
 
-GRAIN = 1 << 15
-"""Scalar operations below which a share of a kernel is not worth a thread."""
+GRAIN = 1 << 20
+"""Scalar operations below which a share of a kernel is not worth a thread: some ten microseconds
+of vector code, about what it takes to wake a sleeping one."""
 STATUS_WORKSPACE_TOO_SMALL = 3
 STATUS_INDEX_OUT_OF_RANGE = 6
 STATUS_SHAPE_MISMATCH = 7

@@ -265,9 +265,9 @@ def _for(state: KernelState, loop: For) -> None:
     if loop.kind == "unroll":
         _unroll(state, loop, extent)
         return
-    end = indices(state).scalar(extent)
-    if end.lanes > 1:
+    if indices(state).is_varying(extent):
         raise InternalError("the extent of a loop inside a vector loop depends on the lane")
+    end = indices(state).scalar(extent)
     if loop.kind == "vector" and loop.lanes != 1 and state.vectors is None:
         names = _carried(state, loop.body)
         vector_loops.emit(state, loop, end, names, emit_block)

@@ -228,9 +228,11 @@ def _known_count(context: NodeContext) -> Size | None:
     """ceil((limit - start) / delta) where these are sizes, be it as floats, and delta a number."""
     sizes = [context.known_sizes(position) for position in range(3)]
     known = [size[0] for size in sizes if size is not None and len(size) == 1]
-    if len(known) != 3 or not isinstance(known[2], int) or known[2] == 0:
+    if len(known) != 3:
         return None
     start, limit, delta = known
+    if not isinstance(delta, int) or delta == 0:
+        return None
     distance = limit - start if delta > 0 else start - limit
     count = dims.ceildiv(distance, abs(delta))
     return count if dims.is_nonnegative(count) else dims.maximum(count, 0)
