@@ -1,8 +1,8 @@
 """The compile cache: finished models, addressed by the content of everything they depend on.
 
 An entry is a folder `KEY` of three files: the object code, the weights, and a manifest with the
-SHA-256 of both and the signature. It is written beside its place and renamed, so several processes may
-share a cache; an entry that does not match its manifest is dropped and compiled again.
+signature and the SHA-256 of all three. It is written beside its place and renamed, so several processes
+may share a cache; an entry that does not match its manifest is dropped and compiled again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ import numpy as np
 
 from bessemer.compiler.codegen.link import Bytes, Code
 from bessemer.runtime.artifact import Signature
-from bessemer.runtime.errors import ArtifactError
 
 _FILES = ("model.o", "model.weights")
 
@@ -40,16 +39,16 @@ class Cache:
             manifest = json.loads((place / "manifest.json").read_text())
             code = (place / "model.o").read_bytes()
             weights = _mapped(place / "model.weights")
-            intact = manifest["sha256"] == [_digest(code), _digest(weights)]
-            signature = Signature.from_json(manifest["signature"])
+            signature = manifest["signature"].encode()
+            intact = manifest["sha256"] == [_digest(part) for part in (code, weights, signature)]
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError, ArtifactError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             intact = False
         if not intact:
             shutil.rmtree(place, ignore_errors=True)
             return None
-        return Code(signature, code), weights
+        return Code(Signature.from_json(signature.decode()), code), weights
 
     def store(self, key: str, code: Code, weights: Bytes) -> None:
         """Keeps a compiled model; a folder that cannot be written keeps nothing."""
@@ -60,10 +59,9 @@ class Cache:
                 entry.mkdir()
                 (entry / "model.o").write_bytes(code.object)
                 weights.tofile(entry / "model.weights")
-                manifest = {
-                    "sha256": [_digest(code.object), _digest(weights)],
-                    "signature": code.signature.to_json(),
-                }
+                signature = code.signature.to_json()
+                parts = (code.object, weights, signature.encode())
+                manifest = {"sha256": [_digest(part) for part in parts], "signature": signature}
                 (entry / "manifest.json").write_text(json.dumps(manifest))
                 os.replace(entry, self.folder / key)
         except OSError:
@@ -78,7 +76,7 @@ def _mapped(path: Path) -> Bytes:
 
 
 def _digest(data: bytes | Bytes) -> str:
-    return hashlib.sha256(memoryview(data)).hexdigest()
+    return hashlib.sha256(data if isinstance(data, bytes) else data.data).hexdigest()
 
 
 def key_of(parts: Iterable[bytes]) -> str:

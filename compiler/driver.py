@@ -36,24 +36,22 @@ from bessemer.compiler.ir.text_graph import print_graph
 from bessemer.compiler.ir.text_loops import print_kernel
 from bessemer.compiler.ir.verify_graph import verify_graph
 from bessemer.compiler.ir.verify_loops import verify_kernel
-from bessemer.compiler.jit import load_code
 from bessemer.compiler.options import Options
 from bessemer.compiler.passes.decompose_conv_transpose import decompose_conv_transpose
 from bessemer.compiler.passes.flush_denormals import flush_denormals
 from bessemer.compiler.passes.fold_batch_norm import fold_batch_norm
 from bessemer.compiler.passes.fold_constants import fold_constants
+from bessemer.compiler.passes.merge_equal import merge_equal
 from bessemer.compiler.passes.move_transposes import move_transposes
 from bessemer.compiler.passes.plan_memory import is_data_dependent, plan_memory
 from bessemer.compiler.passes.remove_dead import remove_dead
 from bessemer.compiler.passes.separate_padding import separate_padding
-from bessemer.compiler.passes.share_common import share_common
 from bessemer.compiler.passes.simplify import simplify
 from bessemer.compiler.passes.widen_half import widen_half
 from bessemer.compiler.schedule.program import build_program
 from bessemer.compiler.targets.choose import host_target, parse_target
 from bessemer.compiler.targets.machine import Target
 from bessemer.runtime.artifact import ArrayInfo, Signature
-from bessemer.runtime.model import CompiledModel
 
 _T = TypeVar("_T")
 Pass = Callable[[Graph], Graph]
@@ -63,7 +61,7 @@ PASSES: tuple[Pass, ...] = (
     remove_dead,
     fold_constants,
     simplify,
-    share_common,
+    merge_equal,
     fold_batch_norm,
     widen_half,
     decompose_conv_transpose,
@@ -71,7 +69,7 @@ PASSES: tuple[Pass, ...] = (
     separate_padding,
     fold_constants,
     simplify,
-    share_common,
+    merge_equal,
     remove_dead,
     flush_denormals,
 )
@@ -90,14 +88,6 @@ class Compilation:
     target: Target
     texts: tuple[str, ...]
     seconds: dict[str, float] = field(default_factory=dict)
-
-
-def compile_graph(graph: Graph, options: Options) -> CompiledModel:
-    """A graph as a callable of this process."""
-    compilation = build(graph, options)
-    return load_code(
-        compilation.code, compilation.weights, machine_of(compilation.target), options.threads
-    )
 
 
 def build(graph: Graph, options: Options) -> Compilation:

@@ -49,9 +49,8 @@ def link(code: Code, machine: Machine) -> NativeModel:
     # An engine wants a module to begin with, and takes the object beside it.
     module = llvm.parse_assembly("", llvm.create_context())
     module.triple = machine.triple
-    # One block for all sections, so that 32-bit distances reach from each to each.
-    # Elsewhere than on x86, sections must lie in one block for distances to reach from each to each;
-    # the block's size is a guess that can be too small, so it is not used where it is not needed.
+    # Elsewhere than on x86, sections must lie in one block for distances to reach from each to
+    # each; the block's size is a guess that can be too small, so only where it is needed.
     engine = llvm.create_mcjit_compiler(
         module, create_target_machine(machine), use_lmm="x86_64" not in machine.triple
     )

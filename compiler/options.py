@@ -19,8 +19,8 @@ class Options:
 
     `target` names a machine (see targets), "" is this one. `threads` is the default number of a
     model loaded in this process, 0 all processors that it may use. `optimize`: 0 unfused plain
-    scalar loops, 1 unfused vector loops, 2 everything. `precision`: "float32" is at most the error of
-    float32 arithmetic, "strict" is float32 arithmetic only. `dump` is a folder for the text of
+    scalar loops, 1 unfused vector loops, 2 everything. `precision`: "float32" is at most the error
+    of float32 arithmetic, "strict" is float32 arithmetic only. `dump` is a folder for the text of
     every step, `verify` checks the graph after each.
     """
 

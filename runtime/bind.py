@@ -18,6 +18,11 @@ def bind_symbols(signature: Signature, shapes: Sequence[tuple[int, ...]]) -> dic
     symbols: dict[str, int] = {}
     origins: dict[str, str] = {}
     names = set(signature.symbols[: signature.input_symbols])
+    # One element is a scalar, in however many axes it comes (numpy.ascontiguousarray adds one).
+    shapes = [
+        () if not info.shape and all(size == 1 for size in shape) else tuple(shape)
+        for info, shape in zip(signature.inputs, shapes, strict=True)
+    ]
     for info, shape in zip(signature.inputs, shapes, strict=True):
         if len(shape) != len(info.shape):
             raise InputError(

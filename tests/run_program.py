@@ -1,4 +1,4 @@
-"""Runs a program step by step, its kernels in the loop interpreter: what machine code must equal."""
+"""Runs a program step by step, kernels in the loop interpreter: what machine code must equal."""
 
 from __future__ import annotations
 

@@ -140,7 +140,7 @@ def test_a_program_is_told_that_the_weights_are_missing(case: Case, tmp_path: Pa
         ("", "the weights are in a file of their own"),
         (str(tmp_path / "none"), "cannot be opened: No such file"),
     ):
-        command = [program, "1", path, "4", "1"]
+        command = [str(program), "1", path, "4", "1"]
         done = subprocess.run(command, input=b"0" * 8, capture_output=True, timeout=60)
         assert done.returncode == 3
         assert "status 4" in done.stderr.decode() and text in done.stderr.decode()

@@ -91,7 +91,7 @@ def samples(dtype: DType, rng: np.random.Generator, count: int = 40) -> Array:
         normal = rng.standard_normal(count) * 3.0
         return np.concatenate([edges, normal])[:count].astype(dtype.numpy)
     if dtype is boolean:
-        return np.arange(count) % 3 == 0
+        return np.asarray(np.arange(count) % 3 == 0)
     low, high = (int(expr.REDUCTIONS[name](dtype)) for name in ("max", "min"))
     edges = [0, 1, low, high, 2, 3, low + 1, high - 1, 7, 5]
     edges += [-1, -2, -3, -7] if low < 0 else [9, 11]
@@ -330,9 +330,9 @@ def test_masks_from_indices(name: str, lanes: int, target: Target) -> None:
     compare = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}[name]
     for m_value in (0, 3, 40, 100):
         (result,) = compiled([np.zeros((3, 70), np.bool_)], {"n": 70, "m": m_value}).arrays
-        for i in range(70):
-            sides = [(i, m_value), (m_value, i), (2 * i, m_value + i - 1)]
-            assert result[:, i].tolist() == [eval(f"{a} {compare} {b}") for a, b in sides]
+        for column in range(70):
+            sides = [(column, m_value), (m_value, column), (2 * column, m_value + column - 1)]
+            assert result[:, column].tolist() == [eval(f"{a} {compare} {b}") for a, b in sides]
 
 
 @on_each_target
@@ -369,7 +369,11 @@ def test_an_index_under_a_false_guard_does_not_fail(target: Target) -> None:
         value = table[expr.checked(picks[i], 0)]
         builder.store(out, (i,), expr.guarded(expr.within(i - 50, 10), value, 7.0))
     kernel = Kernel("kernel", (table, picks, out), 1, ("n",), builder.block())
-    arrays = [np.zeros(0, np.float32), np.zeros(20, np.int64), np.zeros(20, np.float32)]
+    arrays: list[Array] = [
+        np.zeros(0, np.float32),
+        np.zeros(20, np.int64),
+        np.zeros(20, np.float32),
+    ]
     outcome = CompiledKernel(kernel, target)(arrays, {"n": 20})
     assert outcome.failure == ""
     assert outcome.arrays[2].tolist() == [7.0] * 20

@@ -104,14 +104,14 @@ def _grow(inner: st.SearchStrategy[Formula]) -> st.SearchStrategy[Formula]:
 formulas = st.recursive(_LEAVES, _grow, max_leaves=8)
 
 
-@settings(max_examples=1500)
+@settings(max_examples=400)
 @given(formulas, all_values())
 def test_a_simplified_size_has_the_value_of_the_formula(formula: Formula, values: Values) -> None:
     size, value = formula
     assert dims.evaluate(size, values.of) == value(values)
 
 
-@settings(max_examples=1500)
+@settings(max_examples=400)
 @given(formulas, all_values())
 def test_bounds_hold(formula: Formula, values: Values) -> None:
     size, value = formula
@@ -120,7 +120,7 @@ def test_bounds_hold(formula: Formula, values: Values) -> None:
     assert dims.evaluate(dims.upper_bound(size), values.of) >= value(values)
 
 
-@settings(max_examples=800)
+@settings(max_examples=200)
 @given(formulas, formulas, all_values())
 def test_an_exact_quotient_gives_the_dividend_back(a: Formula, b: Formula, values: Values) -> None:
     for dividend, divisor in ((a[0], b[0]), (a[0] * b[0], b[0])):
@@ -131,7 +131,7 @@ def test_an_exact_quotient_gives_the_dividend_back(a: Formula, b: Formula, value
             assert dims.evaluate(quotient * divisor - dividend, values.of) == 0
 
 
-@settings(max_examples=800)
+@settings(max_examples=200)
 @given(formulas, all_values())
 def test_substitution_is_evaluation_in_two_steps(formula: Formula, values: Values) -> None:
     size, value = formula
@@ -141,7 +141,7 @@ def test_substitution_is_evaluation_in_two_steps(formula: Formula, values: Value
     assert dims.evaluate(left, values.of) == value(values)
 
 
-@settings(max_examples=800)
+@settings(max_examples=200)
 @given(formulas, all_values())
 def test_a_coefficient_and_the_rest_make_the_size(formula: Formula, values: Values) -> None:
     size, value = formula
@@ -157,7 +157,7 @@ _NAMED = st.sampled_from([N, M, symbol("batch size"), symbol("min"), symbol("`")
 )
 
 
-@settings(max_examples=800)
+@settings(max_examples=200)
 @given(st.recursive(_NAMED | st.integers(-9, 9).map(_leaf), _grow, max_leaves=8))
 def test_the_text_of_a_size_reads_back(formula: Formula) -> None:
     size, _ = formula

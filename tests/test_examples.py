@@ -1,4 +1,4 @@
-"""The examples run, in Python and in C, and the model that comes along is what its script writes."""
+"""The examples run, in Python and in C, and the model beside them is what its script writes."""
 
 import os
 import shutil

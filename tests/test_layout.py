@@ -15,7 +15,12 @@ SOURCES = sorted(
 )
 
 MOST_LINES = 400
-LONGER_FILES: dict[str, int] = {}
+LONGER_FILES = {
+    # Size arithmetic calls itself throughout: floordiv simplifies by bounds, bounds by floordiv.
+    "compiler/ir/dims.py": 600,
+    # The nodes' operators are the constructors, and only those may touch the table of the interned.
+    "compiler/ir/expr.py": 660,
+}
 """Files that are one idea and yet longer, with the lines they may have."""
 
 EMPTY_NAMES = {"base", "common", "helper", "helpers", "manager", "misc", "util", "utils"}

@@ -144,7 +144,7 @@ def _float(w: Writer, name: str, a: Value, b: Value) -> Value:
 
 
 def _extreme(w: Writer, predicate: str, a: Value, b: Value) -> Value:
-    """`a if a < b else b` is one instruction that gives b if either is NaN: NaN in a comes after."""
+    """`a if a < b else b` is one instruction and gives b if either is NaN: NaN in a comes after."""
     if b.number is not None and b.number == b.number:
         a, b = b, a
     chosen = select(w, compare(w, predicate, a, b), a, b)

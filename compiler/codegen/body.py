@@ -209,8 +209,8 @@ class _Body:
                 place = self.let(f"getelementptr ptr, ptr %{array}, i64 {values.index(value)}")
                 return self.let(f"load ptr, ptr {place}")
         if value in self.plan.weight_offsets:
-            place = self.plan.weight_offsets[value]
-            return self.let(f"getelementptr i8, ptr %weights, i64 {place}")
+            distance = self.plan.weight_offsets[value]
+            return self.let(f"getelementptr i8, ptr %weights, i64 {distance}")
         if value not in self.plan.offsets:
             raise InternalError(f"the memory plan has no place for a value of type {value.type}")
         offset = self.sizes.value(self.plan.offsets[value])
@@ -301,7 +301,7 @@ class _Body:
         self.put(f"store i64 {value}, ptr {place}")
 
     def _bound(self, names: Iterable[str]) -> None:
-        """Computes what follows from symbols that have got their values, and checks the workspace."""
+        """Computes what follows from symbols that have their values, and checks the workspace."""
         self.bound |= set(names)
         for name, definition in self.program.derived.items():
             if name not in self.bound and dims.symbol_names(definition) <= self.bound:
@@ -327,9 +327,8 @@ class _Body:
         size = self.sizes.value(step.source.type.nbytes)
         source, target = self._address(step.source), self._address(step.target)
         if source != target:
-            self.put(
-                f"call void @llvm.memcpy.p0.p0.i64(ptr {target}, ptr {source}, i64 {size}, i1 false)"
-            )
+            arguments = f"ptr {target}, ptr {source}, i64 {size}, i1 false"
+            self.put(f"call void @llvm.memcpy.p0.p0.i64({arguments})")
 
     def _branch(self, step: Branch) -> None:
         condition = self._truth(step.condition)

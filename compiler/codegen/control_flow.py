@@ -172,7 +172,7 @@ def local_names(state: KernelState) -> Iterator[None]:
 def merge(
     state: KernelState, names: Iterable[str], ends: list[tuple[Mapping[str, Value], str]]
 ) -> None:
-    """Gives locals, at a block's start, the values that they had at the ends of the blocks before."""
+    """Gives locals, at a block's start, the values that they had where the blocks before end."""
     w = state.writer
     for name in names:
         values = [values[name] for values, _ in ends]

@@ -191,7 +191,7 @@ class Indices:
                 shift, mask = like(a, right.bit_length() - 1), like(a, right - 1)
                 return w.operate("ashr", i64, a, shift), w.operate("and", i64, a, mask)
         else:
-            # A dimension may be 0 where nothing runs, but this may have been moved in front of that.
+            # A dimension may be 0 where nothing runs, but this may have moved in front of that.
             b = intrinsic(w, "umax", self._value(right, vector), number(1))
             a, b = same_lanes(w, a, b)
         if dims.is_nonnegative(left):

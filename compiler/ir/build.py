@@ -1,9 +1,9 @@
 """Writes graphs: checks every node as it is added, and follows integers through shape arithmetic.
 
 A builder knows the *content* of small integer tensors where it can: numbers, or `Size`s such as
-`batch * 2`, whether they come from a constant, from `shape_of`, or from arithmetic on these. So a chain
-like Shape -> Gather -> Concat -> Reshape becomes one reshape whose attribute is symbolic. What it
-cannot know is bound at run time (`bind`), as new symbols.
+`batch * 2`, whether they come from a constant, from `shape_of`, or from arithmetic on these. So a
+chain like Shape -> Gather -> Concat -> Reshape becomes one reshape whose attribute is symbolic.
+What it cannot know is bound at run time (`bind`), as new symbols.
 """
 
 from __future__ import annotations
@@ -288,8 +288,12 @@ def _select_content(contents: list[Any], node: Node) -> Content | None:
     return chosen
 
 
+_BY_REFERENCE = (
+    "reshape", "transpose", "slice", "concat", "gather", "broadcast_to", "neg", "abs",
+    "reduce_sum", "reduce_prod", "full", "iota", "not",
+)  # fmt: skip
 CONTENT_RULES: dict[str, Callable[[list[Any], Node], Content | None]] = {
-    **dict.fromkeys(("reshape", "transpose", "slice", "concat", "gather", "broadcast_to", "neg", "abs", "reduce_sum", "reduce_prod", "full", "iota", "not"), _by_reference),
+    **dict.fromkeys(_BY_REFERENCE, _by_reference),
     "add": _elementwise(lambda a, b: a + b),
     "sub": _elementwise(lambda a, b: a - b),
     "mul": _elementwise(lambda a, b: a * b),

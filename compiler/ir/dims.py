@@ -316,9 +316,12 @@ def floordiv(numerator: Size, denominator: Size) -> Size:
     if remainder == 0 or is_within(remainder, denominator):
         return quotient
     inner = as_atom(remainder)
-    if isinstance(inner, FloorDiv) and isinstance(inner.denominator, int):
-        if isinstance(denominator, int):
-            return quotient + floordiv(inner.numerator, inner.denominator * denominator)
+    if (
+        isinstance(inner, FloorDiv)
+        and isinstance(inner.denominator, int)
+        and isinstance(denominator, int)
+    ):
+        return quotient + floordiv(inner.numerator, inner.denominator * denominator)
     if remainder == numerator or quotient == 0:
         return atom(FloorDiv(numerator, denominator))
     return quotient + floordiv(remainder, denominator)

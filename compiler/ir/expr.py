@@ -6,10 +6,10 @@ which also check element types; never by the classes.
 
 Meaning. Integer arithmetic wraps; integer `div` and `mod` round towards minus infinity (`trunc_div`
 and `fmod` towards zero) and give 0 where the divisor is 0. Float arithmetic is IEEE; `min` and
-`max` return NaN if one side is. Comparisons give `bool`. A guarded load reads 0 and touches no memory
-where its guard is false; `select` evaluates both sides, so put loads that may be out of bounds
-under a guard (see `guarded`). f16 and bf16 arithmetic is done in f32 and rounded at each store
-or cast. A cast from float to integer truncates and saturates; NaN gives 0.
+`max` return NaN if one side is. Comparisons give `bool`. A guarded load reads 0 and touches no
+memory where its guard is false; `select` evaluates both sides, so put loads that may be out of
+bounds under a guard (see `guarded`). f16 and bf16 arithmetic is done in f32 and rounded at each
+store or cast. A cast from float to integer truncates and saturates; NaN gives 0.
 """
 
 from __future__ import annotations
@@ -226,15 +226,17 @@ class FragmentElement(Expression):
 
 
 FLOAT_UNARY = (
-    "exp", "log", "sqrt", "rsqrt", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh",
-    "asinh", "acosh", "atanh", "erf", "sigmoid", "expm1", "log1p", "floor", "ceil", "round", "trunc",
+    "exp", "log", "sqrt", "rsqrt", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh",
+    "tanh", "asinh", "acosh", "atanh", "erf", "sigmoid", "expm1", "log1p",
+    "floor", "ceil", "round", "trunc",
 )  # fmt: skip
 """`round` is to nearest, ties to even."""
 UNARY = (*FLOAT_UNARY, "neg", "abs", "not", "isnan", "isinf")
 """`not` is logical on bool and bitwise on integers; the last two give bool."""
 COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
 BINARY = (
-    "add", "sub", "mul", "div", "mod", "trunc_div", "fmod", "pow", "min", "max", "and", "or", "xor", "shl", "shr",
+    "add", "sub", "mul", "div", "mod", "trunc_div", "fmod", "pow", "min", "max",
+    "and", "or", "xor", "shl", "shr",
     *COMPARISONS,
 )  # fmt: skip
 REDUCTIONS: dict[str, Callable[[DType], int | float | bool]] = {

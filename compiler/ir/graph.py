@@ -1,4 +1,4 @@
-"""The graph language: values in single assignment, nodes that compute them, regions for control flow.
+"""The graph language: values assigned once, nodes that compute them, regions for control flow.
 
 A value is known by identity. A graph lists its nodes in an order in which every value is computed
 before it is read. A region (the body of an `if` or `loop` node) is a graph that sees nothing of

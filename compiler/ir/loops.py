@@ -10,7 +10,7 @@ A kernel's parameters are buffers and dimension symbols. Its body is a sequence 
     allocate    a small local array (on the stack; its shape is constant)
     fragment    a block of rows x columns kept in registers (or in a matrix unit's tiles)
     fill        sets every element of a fragment from one row of values
-    mac         fragment[r, c] += a[a_offset[r]] * b[b_offset + c], for the rows named, and all columns
+    mac         fragment[r, c] += a[a_offset[r]] * b[b_offset + c], for the rows named, all columns
     fragment-store   for every row, stores that may read `FragmentElement`s
     set-dim     gives a data-dependent dimension symbol its value
     fail        ends the run with a message if a condition holds
@@ -177,7 +177,7 @@ class Fail:
 
 @dataclass(frozen=True, eq=False)
 class Prefetch:
-    """A hint that the element at this flat offset will be read soon. `level` is that of the cache."""
+    """A hint that the element at this flat offset is read soon. `level` is that of the cache."""
 
     buffer: Buffer
     offset: Size

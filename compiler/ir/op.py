@@ -44,8 +44,8 @@ class Operator:
     reference(*arrays, **attributes) -> array or a tuple: the definition, in NumPy.
     element(*operands, index, **attributes) -> Expression of the output's element at `index`.
     statements(builder, inputs, outputs, **attributes): writes a kernel (see ir/build_loops.py).
-    capacity(*types, **attributes) -> for each output the largest number of elements it can have, or None
-    where its type says it: for outputs whose shape the kernel finds out (SetDim).
+    capacity(*types, **attributes) -> for each output the largest number of elements it can have, or
+    None where its type says it: for outputs whose shape the kernel finds out (SetDim).
     gradient: None until differentiation is written for it; see passes/differentiate.py.
     `is_view`: no arithmetic, only another index: always folded into its readers.
     `is_random`: not to be folded, merged or removed as if it were pure.

@@ -69,8 +69,8 @@ class Branch:
 @dataclass(frozen=True, eq=False)
 class Repeat:
     """A loop: while `condition` holds (if given) and fewer than `trips` (an i64 scalar, if given)
-    iterations have run. `iteration` is an i64 scalar value set before each; the number of iterations
-    made is given to the symbol `count` at the end, if it has a name."""
+    iterations have run. `iteration` is an i64 scalar value set before each; the number of
+    iterations made is given to the symbol `count` at the end, if it has a name."""
 
     trips: Value | None
     condition: Value | None
@@ -106,7 +106,7 @@ class Program:
 
     def expanded(self, size: Size) -> Size:
         """A size in terms of `symbols` only."""
-        for name, definition in reversed(self.derived.items()):
+        for name, definition in reversed(list(self.derived.items())):
             size = dims.rename(size, {name: definition})
         return size
 
@@ -117,8 +117,8 @@ class MemoryPlan:
 
     `offsets` may hold symbols (evaluated in the run body); `size` is the workspace's size. All in
     bytes, multiples of 64. `lower_bound` is the largest sum of bytes alive at one step.
-    Values absent from `offsets` are inputs, outputs or weights. `aliases` maps values to those whose
-    bytes they share. The arena is a row of parts, each of one kind of size; `ends`
+    Values absent from `offsets` are inputs, outputs or weights. `aliases` maps values to those
+    whose bytes they share. The arena is a row of parts, each of one kind of size; `ends`
     are where they end, in the order in which their symbols get values while the model runs.
     """
 

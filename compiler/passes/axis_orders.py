@@ -38,6 +38,15 @@ def key(type: TensorType, order: Order) -> Order:
     return tuple(axis for axis in order if type.shape[axis] != 1)
 
 
+def with_units(type: TensorType, order: Order) -> Order:
+    """A key with the axes of size 1 put back, each as close to its own place as it can be."""
+    result = list(order)
+    for axis, size in enumerate(type.shape):
+        if size == 1:
+            result.insert(axis, axis)
+    return tuple(result)
+
+
 def permuted(shape: tuple[Size, ...], order: Order) -> tuple[Size, ...]:
     """The shape as it is stored."""
     return tuple(shape[axis] for axis in order)
@@ -143,5 +152,4 @@ def _through_reshape(node: Node, order: Order, forward: bool) -> Order | None:
             return None
         del waiting[: len(inner)]
         result.extend(outer)
-    units = [axis for axis in identity(there.rank) if axis not in result]
-    return (*result, *units)
+    return with_units(there, tuple(result))

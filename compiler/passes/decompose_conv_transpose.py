@@ -1,14 +1,15 @@
 """Makes ordinary convolutions, or matrix products, of transposed convolutions.
 
-Output position s*j + p of a transposed convolution with stride s only meets the taps k = p + s*t. So
-each phase p is a convolution of the input with every s-th tap, and all phases together are one:
+Output position s*j + p of a transposed convolution with stride s only meets the taps k = p + s*t.
+So each phase p is a convolution of the input with every s-th tap, and all phases together are one:
 
     conv_transpose(x, w, stride s)
 becomes
     conv(pad(x), w'[u, c, (p, o)]) -> reshape, transpose: phases become neighbours -> crop
 
 An input of one pixel meets every tap once: that is a matrix product.
-(Shi et al. 2016, "Is the deconvolution layer the same as a convolutional layer?", arXiv 1609.07009.)
+(Shi et al. 2016, "Is the deconvolution layer the same as a convolutional layer?",
+arXiv 1609.07009.)
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.rewrite import GraphRewriter, rewrite_graph
 
 WASTE = 2.5
-"""Phases have zeros where the stride does not divide the kernel; above this ratio it does not pay."""
+"""Where the stride does not divide the kernel, phases have zeros: with more it does not pay."""
 
 
 def decompose_conv_transpose(graph: Graph) -> Graph:

@@ -18,6 +18,7 @@ from bessemer.compiler.passes.axis_orders import (
     is_unit_reshape,
     key,
     wanted_order,
+    with_units,
 )
 
 SWEEPS = 3
@@ -203,10 +204,8 @@ class OrderSearch:
     def _sweep_up(self, at_any_price: bool = False) -> None:
         """Offers every value the orders in which it is read."""
         for node in reversed(self.variables):
-            type = node.output.type
-            units = tuple(axis for axis in identity(type.rank) if type.shape[axis] == 1)
             for order in list(self._demands.get(node.output, ())):
-                offered = (*order, *units)
+                offered = with_units(node.output.type, order)
                 if wanted_order(node, None, offered) is not None:
                     self._offer(node, offered, at_any_price)
 

@@ -179,7 +179,7 @@ def _place_weights(program: Program, used: Mapping[Value, None]) -> tuple[dict[V
 def _place(
     lives: Mapping[Value, Life], sizes: Mapping[Value, Size], program: Program
 ) -> tuple[dict[Value, Size], tuple[Size, ...]]:
-    """Offsets, and the end of each part of the arena; parts whose size is known earlier come first."""
+    """Offsets, and the ends of the arena's parts; parts whose size is known early come first."""
     classes: dict[Size, list[tuple[Value, int]]] = {}
     for value in lives:
         unit, count = _unit(sizes[value])

@@ -1,8 +1,8 @@
 """Lowers a group around a matrix product or convolution to register-tiled kernels.
 
-The left operand is read where it lies, through views if its index arithmetic stays linear. The right
-one is packed: at compile time if it is a constant, else by a kernel of its own, which also computes
-whatever pointwise work leads to it. The rest of the group is the epilogue.
+The left operand is read where it lies, through views if its index arithmetic stays linear. The
+right one is packed: at compile time if it is a constant, else by a kernel of its own, which also
+computes whatever pointwise work leads to it. The rest of the group is the epilogue.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ from bessemer.compiler.schedule.fuse import (
 from bessemer.compiler.schedule.groups import Group, is_depthwise
 from bessemer.compiler.schedule.image_groups import lower_depthwise_group, lower_winograd_group
 from bessemer.compiler.schedule.lower import Lowering, flat_buffers, in_order
+from bessemer.compiler.schedule.merge_axes import Piece
 from bessemer.compiler.schedule.microkernel import lower_contraction, operations
-from bessemer.compiler.schedule.nests import Piece, flat, flatten_loads, lower_nest
+from bessemer.compiler.schedule.nests import flat, flatten_loads, lower_nest
 from bessemer.compiler.schedule.packing import pack, packed_element, packed_shape
 from bessemer.compiler.schedule.tiles import plan
 from bessemer.compiler.targets.machine import Target

@@ -3,8 +3,8 @@
     f32[((height+1)//2+1)//2, 8]      becomes      f32[size2, 8]
     size1 = (height+1)//2,  size2 = (size1+1)//2
 
-Kernels then differ by the values of their arguments where they would have differed by their text, and
-no kernel divides what the run body has divided already.
+Kernels then differ by the values of their arguments where they would have differed by their text,
+and no kernel divides what the run body has divided already.
 """
 
 from __future__ import annotations

@@ -83,14 +83,15 @@ class Fusion:
         if not isinstance(result, Expression):
             raise InternalError(f"the element rule of {node.operator} gave {type(result).__name__}")
         if result.dtype != node.output.type.dtype:
+            wanted = node.output.type.dtype
             raise InternalError(
-                f"the element rule of {node.operator} gave {result.dtype}, not {node.output.type.dtype}"
+                f"the element rule of {node.operator} gave {result.dtype}, not {wanted}"
             )
         return result
 
 
 def index_symbols(shape: tuple[Size, ...], prefix: str = "axis") -> tuple[Symbol, ...]:
-    """One symbol for each axis. No KernelBuilder makes such names: none of its loops captures one."""
+    """One symbol an axis. No KernelBuilder makes such names: none of its loops captures one."""
     return tuple(Symbol(f"{prefix}{axis}", size) for axis, size in enumerate(shape))
 
 

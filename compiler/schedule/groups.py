@@ -31,9 +31,10 @@ HEAVY = frozenset({"max_pool", "average_pool", "conv_transpose"})
 CONTRACTIONS = frozenset({"matmul", "conv"})
 COSTLY = frozenset(
     {
-        "exp", "log", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh", "erf",
-        "sigmoid", "expm1", "log1p", "pow", "resize", "grid_sample", "roi_align", "deform_conv", "concat", "random_uniform",
-        "random_normal", "div", "sqrt", "rsqrt",
+        "exp", "log", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh",
+        "asinh", "acosh", "atanh", "erf", "sigmoid", "expm1", "log1p", "pow", "div", "sqrt",
+        "rsqrt", "resize", "grid_sample", "roi_align", "deform_conv", "concat",
+        "random_uniform", "random_normal",
     }
 )  # fmt: skip
 MAXIMUM_NODES = 48
@@ -42,7 +43,7 @@ MAXIMUM_OPERANDS = 24
 
 @dataclass(eq=False)
 class Group:
-    """The nodes of one kernel. `root` is what it writes; a pack group has a `packs` node instead."""
+    """The nodes of one kernel. `root` is what it writes; a pack group has `packs` instead."""
 
     root: Value | None
     packs: Node | None = None
@@ -130,8 +131,8 @@ class _Former:
         value = node.output
         groups = self.readers.get(value, set())
         if kind == "view" and value not in self.forced and self.fuse:
-            for reader in groups:
-                reader.nodes.append(node)
+            for group in groups:
+                group.nodes.append(node)
             self._read(node, groups)
             return
         reader = next(iter(groups)) if len(groups) == 1 else None
@@ -163,7 +164,7 @@ class _Former:
         self._force_behind_views(left)
         if right in self.graph.constants:
             return
-        if not self.fuse:
+        if not self.fuse or is_depthwise(node):
             self.forced.add(right)
             return
         pack = self.packs[node] = Group(None, packs=node)
@@ -268,7 +269,10 @@ class _Former:
 
 
 NOT_SAME_INDEX = frozenset(
-    {"concat", "pad", "resize", "gather", "gather_elements", "gather_nd", "one_hot", "grid_sample", "roi_align"}
+    {
+        "concat", "pad", "resize", "gather", "gather_elements", "gather_nd", "one_hot",
+        "grid_sample", "roi_align",
+    }
 )  # fmt: skip
 """Operators with an element rule that read their inputs at other indices than their own."""
 

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from bessemer.compiler.ir import expr
 from bessemer.compiler.ir.dims import Size
-from bessemer.compiler.ir.expr import Buffer, Expression
+from bessemer.compiler.ir.expr import Buffer, Expression, Index
 from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.loops import Store
 from bessemer.compiler.ir.program import Launch
@@ -94,7 +94,7 @@ class ImageGroup:
     ) -> tuple[Store, ...]:
         """The stores of one element."""
         n, row, column = pixel
-        index = (n, column, channel) if self.is_line else (n, row, column, channel)
+        index: Index = (n, column, channel) if self.is_line else (n, row, column, channel)
         index = tuple(
             0 if size == 1 else i for i, size in zip(index, self.root.type.shape, strict=True)
         )
@@ -161,7 +161,7 @@ def lower_winograd_group(
     attributes, (x, w) = anchor.attributes, anchor.inputs
     outputs, kernel = anchor.output.type.shape, w.type.shape
     plain = kernel[:-2] == (3, 3) and attributes["groups"] == 1
-    plain = plain and set((*attributes["strides"], *attributes["dilations"])) == {1}
+    plain = plain and {*attributes["strides"], *attributes["dilations"]} == {1}
     if not plain or w not in lowering.constants:
         return None
     if not pays(outputs[:-1], kernel[-2], kernel[-1], x.type.dtype):

@@ -18,7 +18,8 @@ from bessemer.compiler.ir.types import Array, DType, TensorType
 from bessemer.compiler.schedule.dependence import all_nodes
 from bessemer.compiler.schedule.fuse import Fusion, as_index, index_symbols
 from bessemer.compiler.schedule.groups import Group
-from bessemer.compiler.schedule.nests import Lanes, Piece, flat, flatten_loads, lower_nest
+from bessemer.compiler.schedule.merge_axes import Piece
+from bessemer.compiler.schedule.nests import Lanes, flat, flatten_loads, lower_nest
 from bessemer.compiler.schedule.symbols import kernel_symbols
 
 

@@ -30,7 +30,8 @@ from bessemer.compiler.schedule.lower import (
     lower_elements,
     lower_statements,
 )
-from bessemer.compiler.schedule.nests import Piece, flat, lower_nest
+from bessemer.compiler.schedule.merge_axes import Piece
+from bessemer.compiler.schedule.nests import flat, lower_nest
 from bessemer.compiler.targets.machine import Target
 
 

@@ -20,14 +20,14 @@ from bessemer.compiler.ir.rewrite import GraphRewriter, defined_symbols, map_reg
 from bessemer.compiler.ir.types import Array
 
 
-def share_common(graph: Graph) -> Graph:
+def merge_equal(graph: Graph) -> Graph:
     """The graph without repetitions, also inside regions (each for itself)."""
     rewriter = GraphRewriter(graph)
     for old, new in _equal_constants(graph.constants).items():
         rewriter.stand(old, new)
     first: dict[Hashable, int] = {}  # the position of the first node of each kind
     for node in graph.nodes:
-        current = map_regions(rewriter.renewed(node), share_common)
+        current = map_regions(rewriter.renewed(node), merge_equal)
         rewriter.changed |= current is not node
         key = _key(current)
         position = None if key is None else first.setdefault(key, len(rewriter.nodes))
