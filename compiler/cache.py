@@ -1,8 +1,8 @@
 """The compile cache: finished models, addressed by the content of everything they depend on.
 
 An entry is a folder `KEY` of three files: the object code, the weights, and a manifest with the
-signature and the SHA-256 of all three. It is written beside its place and renamed, so several processes
-may share a cache; an entry that does not match its manifest is dropped and compiled again.
+signature and the SHA-256 of all three. It is written beside its place and renamed, so several
+processes may share a cache; an entry that does not match its manifest is dropped and compiled again.
 """
 
 from __future__ import annotations

@@ -5,8 +5,9 @@
     %4 = add(%3, shift)                      becomes    %2 = conv(%1, w * scale)
                                                         %4 = add(%2, shift)
 
-A transpose in between does not matter. Only where nobody else reads the values in between or the weights. Products and sums in any order
-and number become one product (in the weights) and one sum; a sum alone stays as it is.
+A transpose in between does not matter. Only where nobody else reads the values in between or the
+weights. Products and sums in any order and number become one product (in the weights) and one sum;
+a sum alone stays as it is.
 """
 
 from __future__ import annotations

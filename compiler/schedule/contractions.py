@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from bessemer.compiler.ir import expr
+from bessemer.compiler.ir import dims, expr
 from bessemer.compiler.ir.dims import Size, Symbol, atom, product
 from bessemer.compiler.ir.expr import Buffer, Expression, Index, Load
 from bessemer.compiler.ir.graph import Node, Value
@@ -34,6 +34,9 @@ from bessemer.compiler.schedule.nests import flat, flatten_loads, lower_nest
 from bessemer.compiler.schedule.packing import pack, packed_element, packed_shape
 from bessemer.compiler.schedule.tiles import plan
 from bessemer.compiler.targets.machine import Target
+
+BASE = "bessemer_base"
+"""The kernel's symbol for the flat offset of the left operand's first element."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,10 +84,12 @@ def lower_contraction_group(
     (left_base,) = fusion.buffers
     a = flat(inputs.buffer(left_base))
     out = Buffer("out0", group.root.type.dtype, group.root.type.shape)
+    # Where the operand starts is an argument: slices of one tensor share their kernel.
+    start = dims.symbol(BASE) if base != 0 else 0
     draft = Contraction(
         anchor.output.type.dtype,
         a,
-        base,
+        start,
         axes.rows,
         axes.depth,
         axes.columns,
@@ -113,6 +118,7 @@ def lower_contraction_group(
             {group.root: flat(out)},
             body,
             operations(contraction, tiling),
+            arguments={BASE: base},
         )
     )
     return launches

@@ -43,8 +43,12 @@ class Lowering:
         operations: Size,
         scratch: Mapping[Value, Buffer] | None = None,
         name: str = "",
+        arguments: Mapping[str, Size] | None = None,
     ) -> Launch:
-        """A launch of the kernel with this body; equal kernels are the same object."""
+        """A launch of the kernel with this body; equal kernels are the same object.
+
+        `arguments` gives values to symbols of the kernel that are not the program's.
+        """
         written = {**outputs, **(scratch or {})}
         buffers = (*inputs.values(), *written.values())
         symbols = kernel_symbols(body, buffers, operations)
@@ -62,7 +66,7 @@ class Lowering:
         return Launch(
             kernel,
             (*inputs, *written),
-            tuple(dims.symbol(name) for name in symbols),
+            tuple((arguments or {}).get(symbol, dims.symbol(symbol)) for symbol in symbols),
             sources_of(nodes),
             tuple(scratch or ()),
         )

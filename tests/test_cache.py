@@ -1,0 +1,237 @@
+"""The compile cache: entries are found again, damaged ones compiled anew, processes share them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+import bessemer
+from bessemer.compiler.driver import build
+from bessemer.compiler.ir.types import Array
+from bessemer.frontends import zoo
+from bessemer.frontends.builder import Network
+from bessemer.frontends.onnx_writer.write import write_onnx
+
+ROOT = Path(__file__).resolve().parent.parent
+FILES = ("manifest.json", "model.o", "model.weights")
+
+
+class Compilations:
+    """Counts the compilations that really happen."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache for one test."""
+    monkeypatch.setenv("BESSEMER_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def compilations(monkeypatch: pytest.MonkeyPatch) -> Iterator[Compilations]:
+    counter = Compilations()
+
+    def counting(*arguments: object) -> object:
+        counter.count += 1
+        return build(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("bessemer.frontends.compile.build", counting)
+    yield counter
+
+
+def network(seed: int = 0) -> Network:
+    return zoo.mlp(6, (5,), 3, seed=seed)
+
+
+X = np.linspace(-1, 1, 12, dtype=np.float32).reshape(2, 6)
+
+
+def output(model: object, **options: object) -> Array:
+    result: Array = bessemer.compile(model, **options)(X)  # type: ignore[arg-type]
+    return result
+
+
+def entries(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.exists() else []
+
+
+def test_the_second_compilation_is_read(folder: Path, compilations: Compilations) -> None:
+    first = output(network())
+    assert compilations.count == 1
+    (entry,) = entries(folder)
+    assert sorted(path.name for path in entry.iterdir()) == sorted(FILES)
+    np.testing.assert_array_equal(output(network()), first)
+    assert compilations.count == 1
+
+
+def test_what_changes_the_code_changes_the_entry(folder: Path, compilations: Compilations) -> None:
+    for count, (seed, options) in enumerate(
+        [
+            (0, {}),
+            (1, {}),
+            (0, {"optimize": 0}),
+            (0, {"dims": {"batch": 2}}),
+            (0, {"target": "x86_64-sse4.2"}),
+        ],
+        start=1,
+    ):
+        if options.get("target") and os.uname().machine != "x86_64":
+            continue
+        output(network(seed), **options)
+        assert compilations.count == count == len(entries(folder))
+    # Threads are a matter of the run.
+    output(network(), threads=2)
+    assert len(entries(folder)) == compilations.count
+
+
+def test_a_file_its_bytes_and_its_model(
+    folder: Path, compilations: Compilations, tmp_path: Path
+) -> None:
+    model = write_onnx(network().graph, tmp_path / "mlp.onnx")
+    first = output(tmp_path / "mlp.onnx")
+    for same in (tmp_path / "mlp.onnx", str(tmp_path / "mlp.onnx")):
+        np.testing.assert_array_equal(output(same), first)
+    assert compilations.count == 1
+    # Another file with other weights in the same place.
+    write_onnx(network(1).graph, tmp_path / "mlp.onnx")
+    assert not np.array_equal(output(tmp_path / "mlp.onnx"), first)
+    np.testing.assert_array_equal(output(model), first)
+
+
+def test_external_weights_count(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "mlp.onnx"
+    outputs = []
+    for seed in (0, 1):
+        model = write_onnx(network(seed).graph)
+        (tmp_path / "weights.bin").unlink(missing_ok=True)
+        onnx.save(
+            model, path, save_as_external_data=True, location="weights.bin", size_threshold=0
+        )
+        outputs.append(output(path))
+    assert not np.array_equal(*outputs)
+
+
+def damages(data: bytes) -> Iterator[bytes]:
+    yield b""
+    yield data[: len(data) // 2]
+    yield data[:-1]
+    yield data + b"\0"
+    for place in range(0, len(data), max(1, len(data) // 12)):
+        yield data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_damaged_entry_is_compiled_again(
+    folder: Path, compilations: Compilations, name: str
+) -> None:
+    expected = output(network())
+    (entry,) = entries(folder)
+    intact = {path.name: path.read_bytes() for path in entry.iterdir()}
+    for number, damaged in enumerate(damages(intact[name]), start=2):
+        # A new file, as one that is changed in place changes under the models that map it.
+        (entry / name).unlink()
+        (entry / name).write_bytes(damaged)
+        np.testing.assert_array_equal(output(network()), expected)
+        assert compilations.count == number, f"{name} damaged as {damaged[:300]!r} was loaded"
+        assert {path.name: path.read_bytes() for path in entry.iterdir()} == intact
+    assert entries(folder) == [entry]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_an_entry_without_a_file_is_compiled_again(
+    folder: Path, compilations: Compilations, name: str
+) -> None:
+    expected = output(network())
+    (entry,) = entries(folder)
+    (entry / name).unlink()
+    np.testing.assert_array_equal(output(network()), expected)
+    assert compilations.count == 2
+    np.testing.assert_array_equal(output(network()), expected)
+    assert compilations.count == 2
+
+
+def test_an_entry_under_another_ones_name_is_compiled_again(
+    folder: Path, compilations: Compilations
+) -> None:
+    expected = [output(network(seed)) for seed in (0, 1)]
+    first, second = entries(folder)
+    shutil.rmtree(first)
+    shutil.copytree(second, first)
+    for seed in (0, 1):
+        np.testing.assert_array_equal(output(network(seed)), expected[seed])
+    assert compilations.count == 3
+
+
+def test_a_manifest_that_is_json_but_not_ours(folder: Path, compilations: Compilations) -> None:
+    expected = output(network())
+    (entry,) = entries(folder)
+    for count, odd in enumerate((None, [], {}, {"sha256": 3, "signature": 4}), start=2):
+        (entry / "manifest.json").write_text(json.dumps(odd))
+        np.testing.assert_array_equal(output(network()), expected)
+        assert compilations.count == count
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compilations: Compilations
+) -> None:
+    (tmp_path / "file").write_text("")
+    for place in (str(tmp_path / "file"), ""):
+        monkeypatch.setenv("BESSEMER_CACHE_DIR", place)
+        np.testing.assert_array_equal(output(network()), output(network()))
+    assert compilations.count == 4
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_compiling_without_the_cache_leaves_nothing(folder: Path) -> None:
+    output(network(), cache=False)
+    assert entries(folder) == []
+
+
+SCRIPT = """
+import sys
+import numpy as np
+import bessemer
+from bessemer.frontends import zoo
+x = np.linspace(-1, 1, 12, dtype=np.float32).reshape(2, 6)
+sys.stdin.read()
+for seed in (0, 1, 2):
+    sys.stdout.buffer.write(bessemer.compile(zoo.mlp(6, (5,), 3, seed=seed))(x).tobytes())
+"""
+
+
+def test_processes_share_a_cache(folder: Path, compilations: Compilations) -> None:
+    """Two start together on an empty cache; a third finds what they have left."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", SCRIPT],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+        )
+        for _ in range(2)
+    ]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.close()
+    results = []
+    for process in processes:
+        assert process.stdout is not None
+        results.append(process.stdout.read())
+        assert process.wait(60) == 0
+    assert len(entries(folder)) == 3
+    expected = b"".join(output(network(seed)).tobytes() for seed in (0, 1, 2))
+    assert results == [expected, expected]
+    assert compilations.count == 0
