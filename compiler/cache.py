@@ -2,7 +2,7 @@
 
 An entry is a folder `KEY` of three files: the object code, the weights, and a manifest with the
 signature and the SHA-256 of all three. It is written beside its place and renamed, so several
-processes may share a cache; an entry that does not match its manifest is dropped and compiled again.
+processes may share a cache; an entry that does not match its manifest is dropped and made anew.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ class Cache:
     def load(self, key: str) -> tuple[Code, Bytes] | None:
         """The entry of a key; None if there is none, or a damaged one (which is removed)."""
         place = self.folder / key
+        if not place.is_dir():
+            return None
         try:
             manifest = json.loads((place / "manifest.json").read_text())
             code = (place / "model.o").read_bytes()
             weights = _mapped(place / "model.weights")
-            signature = manifest["signature"].encode()
-            intact = manifest["sha256"] == [_digest(part) for part in (code, weights, signature)]
-        except FileNotFoundError:
-            return None
+            signature = manifest["signature"]
+            intact = manifest["sha256"] == _digests(key, signature, code, weights)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             intact = False
         if not intact:
             shutil.rmtree(place, ignore_errors=True)
             return None
-        return Code(Signature.from_json(signature.decode()), code), weights
+        return Code(Signature.from_json(signature), code), weights
 
     def store(self, key: str, code: Code, weights: Bytes) -> None:
         """Keeps a compiled model; a folder that cannot be written keeps nothing."""
@@ -60,8 +60,8 @@ class Cache:
                 (entry / "model.o").write_bytes(code.object)
                 weights.tofile(entry / "model.weights")
                 signature = code.signature.to_json()
-                parts = (code.object, weights, signature.encode())
-                manifest = {"sha256": [_digest(part) for part in parts], "signature": signature}
+                digests = _digests(key, signature, code.object, weights)
+                manifest = {"sha256": digests, "signature": signature}
                 (entry / "manifest.json").write_text(json.dumps(manifest))
                 os.replace(entry, self.folder / key)
         except OSError:
@@ -75,8 +75,10 @@ def _mapped(path: Path) -> Bytes:
     return np.memmap(path, dtype=np.uint8, mode="r")
 
 
-def _digest(data: bytes | Bytes) -> str:
-    return hashlib.sha256(data if isinstance(data, bytes) else data.data).hexdigest()
+def _digests(key: str, signature: str, code: bytes, weights: Bytes) -> list[str]:
+    """Of all parts; the key is in it, so that no entry passes for another."""
+    parts = (f"{key} {signature}".encode(), code, weights.data)
+    return [hashlib.sha256(part).hexdigest() for part in parts]
 
 
 def key_of(parts: Iterable[bytes]) -> str:

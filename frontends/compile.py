@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from bessemer.compiler.jit import load_code
 from bessemer.compiler.options import Options, Precision, cache_folder, dump_folder
 from bessemer.compiler.targets.choose import host_target, parse_target
 from bessemer.frontends.builder.network import Network
-from bessemer.frontends.fingerprint import fingerprint
+from bessemer.frontends.content import content_of
 from bessemer.frontends.onnx_reader.read import read_onnx
 from bessemer.runtime.model import CompiledModel
 
@@ -92,35 +91,9 @@ def as_graph(
 
 def _key(model: Model, dims: Mapping[str, int], options: Options) -> str | None:
     """The cache key; None for a model whose content is not a matter of bytes alone."""
-    content = _content(model)
+    content = content_of(model)
     if content is None:
         return None
     choices = repr((sorted(dims.items()), options.precision, options.optimize, options.target))
     target = parse_target(options.target) if options.target else host_target()
     return key_of((content, choices.encode(), repr(target).encode()))
-
-
-def _content(model: Model) -> bytes | None:
-    if isinstance(model, Network):
-        return fingerprint(model.graph)
-    if isinstance(model, Graph):
-        return fingerprint(model)
-    if isinstance(model, onnx.ModelProto):
-        serialized: bytes = model.SerializeToString()
-        return serialized
-    if isinstance(model, bytes):
-        return model
-    path = Path(model)
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while chunk := file.read(1 << 22):
-                digest.update(chunk)
-        # External data lies in files that only reading the model names: size and time stand for it.
-        for beside in sorted(path.parent.iterdir()):
-            if beside.is_file() and beside != path and beside.name.startswith(path.stem):
-                found = beside.stat()
-                digest.update(repr((beside.name, found.st_size, found.st_mtime_ns)).encode())
-    except OSError as error:
-        raise CompileError(f"Cannot read {path}: {error.strerror}") from None
-    return digest.digest()

@@ -116,9 +116,7 @@ def test_external_weights_count(folder: Path, tmp_path: Path) -> None:
     for seed in (0, 1):
         model = write_onnx(network(seed).graph)
         (tmp_path / "weights.bin").unlink(missing_ok=True)
-        onnx.save(
-            model, path, save_as_external_data=True, location="weights.bin", size_threshold=0
-        )
+        onnx.save(model, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
         outputs.append(output(path))
     assert not np.array_equal(*outputs)
 

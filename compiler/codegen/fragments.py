@@ -43,6 +43,11 @@ def emit(
             _multiply(state, statement)
 
 
+def _can_mask(state: KernelState, shape: FragmentShape) -> bool:
+    """Whether a limit that is not known yet can be a mask; a single element has none."""
+    return state.target.has_masks and all(lanes > 1 for _, lanes in shape.pieces)
+
+
 def _declare(state: KernelState, name: str, rows: int, columns: int, dtype: DType) -> None:
     kind = register_type(dtype)
     pieces: list[tuple[int, int]] = []
@@ -64,7 +69,7 @@ def _declare(state: KernelState, name: str, rows: int, columns: int, dtype: DTyp
 def _fill(state: KernelState, fill: loops.FragmentFill) -> None:
     shape = state.fragments[fill.fragment]
     limit = state.size(fill.limit)
-    if not isinstance(limit, int) and not state.target.has_masks:
+    if not isinstance(limit, int) and not _can_mask(state, shape):
         _fill_through_memory(state, fill, shape, limit)
         return
     for piece, (start, lanes) in enumerate(shape.pieces):
@@ -83,7 +88,7 @@ def _columns(
     state: KernelState, column: Symbol, start: int, lanes: int, limit: Size
 ) -> Iterator[None]:
     """A piece of the columns as the lanes of a vector loop, those from `limit` on masked."""
-    if lanes == 1 and isinstance(limit, int):
+    if lanes == 1:
         with state.vector_context(None, None):
             state.indices[column] = start
             yield
@@ -176,7 +181,7 @@ def emit_store(state: KernelState, store: loops.FragmentStore, emit_one: EmitSto
     shape = state.fragments[store.fragment]
     limit = state.size(store.limit)
     columns = sum(lanes for _, lanes in shape.pieces)
-    if isinstance(limit, int) or state.target.has_masks:
+    if isinstance(limit, int) or _can_mask(state, shape):
         _store_vectors(state, store, shape, limit, emit_one)
         return
     writes = frozenset(s.buffer.name for row in store.stores for s in row)

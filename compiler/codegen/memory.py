@@ -70,11 +70,11 @@ def _load_lanes(state: KernelState, indices: Indices, access: Access) -> Value:
         uniform = None
     stride = access.stride
     if stride == 1 or (mask is None and isinstance(stride, int) and _is_small(stride)):
-        pointer = _guarded(w, indices.address(access.buffer, access.offset), uniform)
+        pointer = indices.address(access.buffer, access.offset)
         if stride == 1:
-            return _contiguous(state, access, pointer, mask)
+            return _contiguous(state, access, _guarded(w, pointer, uniform), mask)
         if isinstance(stride, int):
-            return _strided(state, access, pointer, stride)
+            return _strided(state, access, pointer, stride, uniform)
     return _gather(state, indices, access, uniform, mask)
 
 
@@ -119,23 +119,26 @@ def _contiguous(state: KernelState, access: Access, pointer: Pointer, mask: Valu
     return w.load(operation, access.buffer.name, kind, state.width, pointer, mask.level)
 
 
-def _strided(state: KernelState, access: Access, pointer: Pointer, stride: int) -> Value:
+def _strided(
+    state: KernelState, access: Access, pointer: Pointer, stride: int, guard: Value | None
+) -> Value:
     """Every `stride`-th element: as many vectors as that takes, shuffled. None is read in vain."""
     w, width = state.writer, state.width
     if stride == -1:
         first = pointer.moved(-(width - 1) * access.bytes)
-        vector = _plain(state, access, first, width)
+        vector = _plain(state, access, _guarded(w, first, guard), width)
         return shuffle(w, vector, None, range(width - 1, -1, -1))
     last = (width - 1) * stride + 1 - width
     starts = [min(k * width, last) for k in range(stride)]
-    vectors = [_plain(state, access, pointer.moved(s * access.bytes), width) for s in starts]
+    places = [_guarded(w, pointer.moved(start * access.bytes), guard) for start in starts]
+    vectors = [_plain(state, access, place, width) for place in places]
     result = vectors[0]
     for k, (vector, start) in enumerate(zip(vectors, starts)):
         # Lanes that lie in this vector come from it, the others stay.
-        places = [lane * stride - start for lane in range(width)]
-        order = [p + width if 0 <= p < width else lane for lane, p in enumerate(places)]
+        origins = [lane * stride - start for lane in range(width)]
+        order = [p + width if 0 <= p < width else lane for lane, p in enumerate(origins)]
         if k == 0:
-            order = [p if 0 <= p < width else 0 for p in places]
+            order = [p if 0 <= p < width else 0 for p in origins]
         result = shuffle(w, vector if k == 0 else result, None if k == 0 else vector, order)
     return result
 

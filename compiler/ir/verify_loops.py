@@ -162,7 +162,7 @@ class _Verifier:
         self.new(loop.index.name, scope)
         if loop.lanes < 0 or loop.interleave < 1:
             self.fail("a loop cannot have so few lanes")
-        if loop.kind != "vector" and (loop.lanes, loop.interleave) != (1, 1):
+        if loop.kind != "vector" and loop.lanes != 1:
             self.fail("only a vector loop has lanes")
         if loop.kind == "vector":
             problem = check_vector_loop(loop)

@@ -19,6 +19,7 @@ from bessemer.compiler.ir.types import Array, DType, bf16, f32, f64
 
 _SMALLEST = {f32: 2.0**-126, bf16: 2.0**-126, f64: 2.0**-1022}
 """The smallest normal number of each type whose denormals the processor would see."""
+PIECE = 65536
 
 
 def flush_denormals(graph: Graph) -> Graph:
@@ -35,11 +36,19 @@ def _flushed(array: Array, dtype: DType) -> Array:
     smallest = _SMALLEST.get(dtype)
     if smallest is None:
         return array
-    size = np.abs(array)
-    denormal = (size < np.asarray(smallest).astype(array.dtype)) & (size > 0)
-    if not denormal.any():
+    limit = np.asarray(smallest).astype(array.dtype)
+    flat = array.reshape(-1)
+    # Piece by piece: what is compared stays in the cache.
+    pieces = (flat[start : start + PIECE] for start in range(0, flat.size, PIECE))
+    if not any(_has_denormals(piece, limit) for piece in pieces):
         return array
+    denormal = (np.abs(array) < limit) & (array != 0)
     return np.where(denormal, np.copysign(np.zeros((), array.dtype), array), array)
+
+
+def _has_denormals(piece: Array, limit: Array) -> bool:
+    small = np.abs(piece) < limit
+    return bool(small.any() and (piece[small] != 0).any())
 
 
 def _flush_node(node: Node) -> Node:

@@ -5,7 +5,7 @@
     %4 = add(%3, shift)                      becomes    %2 = conv(%1, w * scale)
                                                         %4 = add(%2, shift)
 
-A transpose in between does not matter. Only where nobody else reads the values in between or the
+Transposes in between stay where they are. Only where nobody else reads the values in between or the
 weights. Products and sums in any order and number become one product (in the weights) and one sum;
 a sum alone stays as it is.
 """
@@ -31,6 +31,8 @@ class _Chain:
 
     contraction: Node
     steps: tuple[Node, ...]
+    operands: tuple[Value, ...]  # what each step scales or shifts
+    axis: int  # where the channels are in the last step's output
     scale: Array  # float64 [channels]
     shift: Array
 
@@ -40,7 +42,7 @@ def fold_batch_norm(graph: Graph) -> Graph:
     chains = _find_chains(graph)
     firsts = {chain.contraction: chain for chain in chains}
     lasts = {chain.steps[-1]: chain for chain in chains}
-    dropped = {step for chain in chains for step in chain.steps[:-1]}
+    dropped = {s: value for chain in chains for s, value in zip(chain.steps, chain.operands)}
     rewriter = GraphRewriter(graph)
     for node in graph.nodes:
         rewriter.sources = node.sources
@@ -48,7 +50,9 @@ def fold_batch_norm(graph: Graph) -> Graph:
             rewriter.stand(node.output, _fold_scale(rewriter, firsts[node]))
         elif node in lasts:
             rewriter.stand(node.output, _add_shift(rewriter, lasts[node]))
-        elif node not in dropped:
+        elif node in dropped:
+            rewriter.stand(node.output, rewriter.now(dropped[node]))
+        else:
             renewed = map_regions(rewriter.renewed(node), fold_batch_norm)
             rewriter.changed |= renewed is not node
             rewriter.append(renewed)
@@ -81,11 +85,12 @@ def _along_weights(node: Node, weights: Array, scale: Array) -> Array:
 
 def _add_shift(rewriter: GraphRewriter, chain: _Chain) -> Value:
     last = chain.steps[-1]
-    value = rewriter.now(chain.contraction.output)
+    value = rewriter.now(chain.operands[-1])
     if not chain.shift.any():
         return value
     type = last.output.type
-    shift = spread(rewriter, chain.shift.astype(type.dtype.numpy), type)
+    shape = (-1, *(1 for _ in range(chain.axis + 1, type.rank)))
+    shift = spread(rewriter, chain.shift.astype(type.dtype.numpy).reshape(shape), type)
     return rewriter.emit("add", value, shift, merged=chain.steps)
 
 
@@ -110,30 +115,38 @@ class _Search:
         if not weights.type.dtype.is_float or not isinstance(count, int):
             return None
         scale, shift = np.ones(count), np.zeros(count)
+        axis = last_axis = value.type.rank - 1
         steps: list[Node] = []
+        operands: list[Value] = []
         while (step := self.only_reader(value)) is not None:
-            changed = self.step(step, value, scale, shift)
-            if changed is None:
+            if step.operator.name == "transpose":
+                axis = step.attributes["permutation"].index(axis)
+            elif (changed := self.step(step, value, axis, scale, shift)) is not None:
+                scale, shift = changed
+                steps.append(step)
+                operands.append(value)
+                last_axis = axis
+            else:
                 break
-            scale, shift = changed
-            steps.append(step)
             value = step.output
         is_sum = len(steps) < 2 and (scale == 1).all()
         sane = np.isfinite(scale).all() and np.isfinite(shift).all()
-        return None if is_sum or not sane else _Chain(node, tuple(steps), scale, shift)
+        if is_sum or not sane:
+            return None
+        return _Chain(node, tuple(steps), tuple(operands), last_axis, scale, shift)
 
     def only_reader(self, value: Value) -> Node | None:
         readers = self.users.get(value, [])
         return readers[0] if len(readers) == 1 and value not in self.outputs else None
 
     def step(
-        self, node: Node, value: Value, scale: Array, shift: Array
+        self, node: Node, value: Value, axis: int, scale: Array, shift: Array
     ) -> tuple[Array, Array] | None:
         """Scale and shift after a further node; None if it is neither of them."""
         if node.operator.name not in SCALES_AND_SHIFTS:
             return None
         is_left = node.inputs[0] is value
-        operand = self.by_channel(node.inputs[1 if is_left else 0], len(scale))
+        operand = self.by_channel(node.inputs[1 if is_left else 0], axis, len(scale))
         if operand is None:
             return None
         match node.operator.name:
@@ -148,9 +161,12 @@ class _Search:
             case _:
                 return None
 
-    def by_channel(self, value: Value, count: int) -> Array | None:
-        """A known value as one float64 a channel, if it differs along the last axis only."""
+    def by_channel(self, value: Value, axis: int, count: int) -> Array | None:
+        """A known value as one float64 a channel, if it differs along that axis only."""
         array = known_array(value, self.constants, self.producers.get)
-        if array is None or any(size != 1 for size in array.shape[:-1]):
+        if array is None:
+            return None
+        own_axis = axis - (value.type.rank - array.ndim)
+        if any(size != 1 for place, size in enumerate(array.shape) if place != own_axis):
             return None
         return np.broadcast_to(array.reshape(-1), (count,)).astype(np.float64)

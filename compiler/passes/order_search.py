@@ -79,6 +79,7 @@ class OrderSearch:
         self.cost = 0
         self._demands: dict[Value, Counter[Order]] = {}
         self._bytes: dict[Value, int] = {}
+        self._keys: dict[Value, Order] = {}
         self._bases: dict[tuple[Value, Order], Demand | None] = {}
         self._readers: dict[Value, list[Node]] = {value: [] for value in self.orders}
         self._demand_all(graph)
@@ -142,20 +143,26 @@ class OrderSearch:
         if demand is None:
             return
         value, order = demand
-        self.cost -= self._cost_of(value)
         counts = self._demands.setdefault(value, Counter())
+        was_read = order in counts
         counts[order] += change
         if not counts[order]:
             del counts[order]
-        self.cost += self._cost_of(value)
+        is_read = order in counts
+        if was_read != is_read and order != self._own(value):
+            self.cost += self._size(value) if is_read else -self._size(value)
+
+    def _own(self, value: Value) -> Order:
+        """The key of the order that a value is stored in."""
+        if value not in self._keys:
+            order = self.orders.get(value, identity(value.type.rank))
+            self._keys[value] = key(value.type, order)
+        return self._keys[value]
 
     def _cost_of(self, value: Value) -> int:
         """The bytes that are moved to store a value in the other orders in which it is read."""
-        counts = self._demands.get(value)
-        if not counts:
-            return 0
-        own = key(value.type, self.orders.get(value, identity(value.type.rank)))
-        return self._size(value) * sum(order != own for order in counts)
+        own = self._own(value)
+        return self._size(value) * sum(order != own for order in self._demands.get(value, ()))
 
     def _size(self, value: Value) -> int:
         if value not in self._bytes:
@@ -227,6 +234,7 @@ class OrderSearch:
             self._count(node, -1)
         self.cost -= self._cost_of(value)
         self.orders[value] = order
+        del self._keys[value]
         self.cost += self._cost_of(value)
         for node in touched:
             self._count(node, 1)
