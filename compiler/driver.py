@@ -120,7 +120,10 @@ def _build(graph: Graph, options: Options) -> Compilation:
     log.text("llvm.ll", "\n".join(texts))
     machine = machine_of(target)
     code = log.timed("llvm", lambda: compile_code(signature, texts, machine, LLVM_PASSES))
-    return Compilation(graph, program, plan, code, weights, target, texts, log.seconds)
+    made = Compilation(graph, program, plan, code, weights, target, texts, log.seconds)
+    if log.folder is not None:
+        log.text("asm.s", assembly(made))
+    return made
 
 
 def module_texts(

@@ -95,6 +95,14 @@ def _residual(builder: GraphBuilder) -> Sequence[Value]:
     return [builder.apply("concat", pooled, pooled, axis=3), y]
 
 
+def _branches(builder: GraphBuilder) -> Sequence[Value]:
+    x = builder.input("x", TensorType(f32, (N, 5, 6, 4)))
+    plain = {"strides": (1, 1), "dilations": (1, 1), "low": (0, 0), "high": (0, 0), "groups": 1}
+    left = builder.apply("conv", x, _weight(builder, 1, 1, 4, 3), **plain)
+    right = builder.apply("relu", builder.apply("conv", x, _weight(builder, 1, 1, 4, 5), **plain))
+    return [builder.apply("concat", left, right, x, axis=3)]
+
+
 def _statistics(builder: GraphBuilder) -> Sequence[Value]:
     x = builder.input("x", TensorType(f32, (N, 5, 33)))
     mean = builder.apply("mul", _rows(builder, "reduce_sum", x), _scalar(builder, x, 1 / 33))
@@ -130,6 +138,7 @@ CASES = {
         ),
     ),
     "residual": Case(_residual, ((2, 7, 6, 4),), ("conv_add_relu", "max_pool", "concat", "concat")),
+    "branches": Case(_branches, ((2, 5, 6, 4),), ("conv", "conv_relu", "concat")),
     "statistics": Case(
         _statistics,
         ((2, 5, 33),),

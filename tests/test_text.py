@@ -154,7 +154,7 @@ kernel rows[n](in0 : f32[n,8], in1 : i64[n], out0 : f32[n,8]) writes 1 operation
     $0 = rsqrt(acc2)
     scale4 : f32 = select(acc2 > 0.0, $0 * $0, 1.0)
     for i5 in 0..8
-      out0[i1, i5 if index(i5+i1) < index(n+7)] = in0[{checked(in1[i1], n)}, i5] * f32(i64(in0[i1, 0]) % 3)
+      out0[i1, i5 if index(i1+i5) < index(2*n)] = in0[{checked(in1[i1], n)}, i5] * f32(i64(in0[i1, 0]) % 3)
       if in1[i1] >= 0
         out0[i1, (i5//2)] = scale4
       else
@@ -185,13 +185,14 @@ def test_a_kernel_reads_back(text: str) -> None:
     verify_kernel(kernel)
 
 
-def test_a_kernel_that_was_read_runs(rng: np.random.Generator) -> None:
-    x = np.array([[3, 0, 0, 0, 0, 0, 0, 4], [1, 0, 0, 0, 0, 0, 0, 0]], np.float32)
-    result = run_kernel(parse_kernel(KERNEL), [x, np.array([1, -1])], {"n": 2})
+def test_a_kernel_that_was_read_runs() -> None:
+    x = np.array([[3, 0, 0, 0, 0, 0, 0, 4], [1, 2, 3, 4, 5, 6, 7, 8]], np.float32)
+    before = np.full((2, 8), 7.0, np.float32)
+    result = run_kernel(parse_kernel(KERNEL), [x, np.array([1, -1]), before], {"n": 2})
     (out,) = result.outputs
-  # Row 0 reads row 1, row 1 reads row 1 counted from the end; the halves are overwritten.
-    assert out[0].tolist() == [np.float32(1 / 25)] * 4 + [0] * 4
-    assert out[1].tolist() == [-1] + [0] * 7
+    # Both rows read row 1: -1 counts from the end. The guard leaves out columns 4 and 3 onwards.
+    np.testing.assert_allclose(out[0], [0.04] * 4 + [7] * 4, rtol=1e-6)
+    assert out[1].tolist() == [-1, 2, 3, 7, 7, 7, 7, 7]
     assert result.failures == ()
 
 

@@ -73,12 +73,13 @@ def _fill(state: KernelState, fill: loops.FragmentFill) -> None:
         _fill_through_memory(state, fill, shape, limit)
         return
     for piece, (start, lanes) in enumerate(shape.pieces):
-        with _columns(state, fill.column, start, lanes, limit):
-            value = cast(state, evaluate(state, fill.value), fill.value.dtype, shape.dtype)
-            value = splat(state.writer, value, lanes)
-            if state.mask is not None:
-                zero = literal(0, value.kind, lanes)
-                value = select(state.writer, state.mask, value, zero)
+        value = literal(0, register_type(shape.dtype), lanes)
+        if not isinstance(limit, int) or start < limit:
+            with _columns(state, fill.column, start, lanes, limit):
+                filled = cast(state, evaluate(state, fill.value), fill.value.dtype, shape.dtype)
+                filled = splat(state.writer, filled, lanes)
+                mask = state.mask
+                value = filled if mask is None else select(state.writer, mask, filled, value)
         for row in range(shape.rows):
             state.locals[shape.register(row, piece)] = value
 

@@ -24,6 +24,7 @@ from bessemer.compiler.ir.types import DTYPES, Array, DType
 
 SHOWN_ELEMENTS = 16
 COMMENT_COLUMN = 60
+_COMMENT = "\0"  # between a line and its comment until both are in place
 
 
 class AbsentArray(np.ndarray):
@@ -34,15 +35,15 @@ class AbsentArray(np.ndarray):
 
 def print_graph(graph: Graph) -> str:
     """The text of a graph."""
-    return "\n".join(_Printer().graph(graph, "graph")) + "\n"
+    return "\n".join(_align(line) for line in _Printer().graph(graph, "graph")) + "\n"
 
 
 def print_node(node: Node) -> str:
     """The line of one node, its inputs numbered as they come: for error messages."""
     printer = _Printer()
     inputs = [f"{printer.name(value)} : {value.type}" for value in node.inputs]
-    line = next(iter(printer.node(node)))
-    return f"{line.rstrip()}\n  where {', '.join(inputs)}" if inputs else line.rstrip()
+    line = _align(next(iter(printer.node(node))))
+    return f"{line}\n  where {', '.join(inputs)}" if inputs else line
 
 
 def format_attribute(entry: object) -> str:
@@ -136,4 +137,10 @@ def _names(names: Sequence[str]) -> str:
 
 
 def _with_comment(line: str, comment: str) -> str:
-    return f"{line.ljust(COMMENT_COLUMN)}  # {comment}" if comment else line
+    return f"{line}{_COMMENT}{comment}" if comment else line
+
+
+def _align(line: str) -> str:
+    """The comment, if there is one, in the comments' column."""
+    text, mark, comment = line.partition(_COMMENT)
+    return f"{text.ljust(COMMENT_COLUMN)}  # {comment}" if mark else text

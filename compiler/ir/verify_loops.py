@@ -111,7 +111,7 @@ class _Verifier:
         for statement in block:
             self.statement = statement
             self.checked = set()
-            if not isinstance(statement, FragmentStore):
+            if not isinstance(statement, (FragmentFill, FragmentStore)):
                 self.sizes(sizes(statement), scope)
                 self.expressions(expressions(statement), scope)
             self.one(statement, scope, outermost)
@@ -181,6 +181,7 @@ class _Verifier:
                 self.type(value, self.fragment(name, scope).dtype)
                 self.columns(column, self.fragment(name, scope), scope)
                 self.sizes((statement.limit,), scope)
+                self.expressions((value,), scope.inner(column))
             case FragmentMac():
                 self.mac(statement, scope)
             case FragmentStore():

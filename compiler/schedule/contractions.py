@@ -27,7 +27,7 @@ from bessemer.compiler.schedule.fuse import (
 )
 from bessemer.compiler.schedule.groups import Group, is_depthwise
 from bessemer.compiler.schedule.image_groups import lower_depthwise_group, lower_winograd_group
-from bessemer.compiler.schedule.lower import Lowering, flat_buffers, in_order
+from bessemer.compiler.schedule.lower import Destination, Lowering, flat_buffers, in_order
 from bessemer.compiler.schedule.merge_axes import Piece
 from bessemer.compiler.schedule.microkernel import lower_contraction, operations
 from bessemer.compiler.schedule.nests import flat, flatten_loads, lower_nest
@@ -83,7 +83,7 @@ def lower_contraction_group(
     inputs = Fusion({n.output: n for n in in_order(group)}, lowering.constants)
     (left_base,) = fusion.buffers
     a = flat(inputs.buffer(left_base))
-    out = Buffer("out0", group.root.type.dtype, group.root.type.shape)
+    out = lowering.destination(group.root)
     # Where the operand starts is an argument: slices of one tensor share their kernel.
     start = dims.symbol(BASE) if base != 0 else 0
     draft = Contraction(
@@ -115,7 +115,7 @@ def lower_contraction_group(
         lowering.launch(
             in_order(group),
             flat_buffers(inputs),
-            {group.root: flat(out)},
+            {out.value: out.buffer},
             body,
             operations(contraction, tiling),
             arguments={BASE: base},
@@ -234,7 +234,7 @@ class _Epilogue:
     root: Value
     sum: Value
     fusion: Fusion
-    out: Buffer
+    out: Destination
     form: _Form
 
     def __call__(
@@ -246,7 +246,7 @@ class _Epilogue:
         else:
             inner = self.fusion.given({self.sum: lambda _: total})
             value = flatten_loads(inner.element(self.root, _unit_free(index, self.root)))
-        return (Store(flat(self.out), (self.out.offset(index),), value),)
+        return (Store(self.out.buffer, (self.out.offset(index),), value),)
 
 
 def _unit_free(index: Index, value: Value) -> Index:

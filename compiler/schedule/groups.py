@@ -181,6 +181,8 @@ class _Former:
     def _may_join(self, group: Group, node: Node, kind: Kind) -> bool:
         if not self.fuse or len(group.nodes) >= MAXIMUM_NODES:
             return False
+        if group.root is not None and self.producers[group.root].operator.name == "concat":
+            return False  # its parts are written in place by kernels of their own
         operands = {value for member in group.nodes for value in member.inputs}
         if len(operands) + len(node.inputs) > MAXIMUM_OPERANDS:
             return False

@@ -53,7 +53,7 @@ class ImageGroup:
         self.left, self.right = self.anchor.inputs
         views = view_chain(self.left, producers, materialized)
         self._input = Fusion(views, lowering.constants, buffers=self.fusion.buffers)
-        self.out = Buffer("out0", self.root.type.dtype, self.root.type.shape)
+        self.out = lowering.destination(self.root)
         self.is_line = self.left.type.rank == 3
 
     def padded(self, attribute: str, line: int) -> tuple[int, int]:
@@ -102,7 +102,7 @@ class ImageGroup:
         if self.root is not self.anchor.output:
             given = self.fusion.given({self.anchor.output: lambda _: total})
             value = flatten_loads(given.element(self.root, index))
-        return (Store(flat(self.out), (self.out.offset(index),), value),)
+        return (Store(self.out.buffer, (self.out.offset(index),), value),)
 
 
 def lower_depthwise_group(
@@ -141,7 +141,7 @@ def lower_depthwise_group(
         lowering.launch(
             image.nodes,
             flat_buffers(image.fusion),
-            {image.root: flat(image.out)},
+            {image.out.value: image.out.buffer},
             body,
             operations,
         )
@@ -200,7 +200,7 @@ def _launches(image: ImageGroup, stages: Stages) -> list[Launch]:
     inputs = flat_buffers(image.fusion)
     v, m = (Value(TensorType(f32, buffer.shape)) for buffer in (stages.v, stages.m))
     memory = {v: stages.v, m: stages.m}
-    out = {image.root: flat(image.out)}
+    out = {image.out.value: image.out.buffer}
     launch = image.lowering.launch
     if len(stages.bodies) == 1:
         (body,), (operations,) = stages.bodies, stages.operations

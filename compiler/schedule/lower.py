@@ -9,18 +9,38 @@ from dataclasses import dataclass, field, replace
 from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir import dims, loops
 from bessemer.compiler.ir.build_loops import KernelBuilder
-from bessemer.compiler.ir.dims import Size
-from bessemer.compiler.ir.expr import Buffer, Load
-from bessemer.compiler.ir.graph import Node, Value
+from bessemer.compiler.ir.dims import Size, Symbol
+from bessemer.compiler.ir.expr import Buffer, Expression, Index, Load
+from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.loops import Block, Kernel
 from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.types import Array, DType, TensorType
 from bessemer.compiler.schedule.dependence import all_nodes
 from bessemer.compiler.schedule.fuse import Fusion, as_index, index_symbols
-from bessemer.compiler.schedule.groups import Group
+from bessemer.compiler.schedule.groups import Group, Grouping
 from bessemer.compiler.schedule.merge_axes import Piece
 from bessemer.compiler.schedule.nests import Lanes, flat, flatten_loads, lower_nest
 from bessemer.compiler.schedule.symbols import kernel_symbols
+
+
+@dataclass(frozen=True, eq=False)
+class Destination:
+    """Where a kernel writes a value: to memory of its own, or to its slice of a concatenation."""
+
+    value: Value
+    axis: int = 0
+    start: Size = 0
+
+    @property
+    def buffer(self) -> Buffer:
+        """The kernel's output parameter, flat."""
+        return Buffer("out0", self.value.type.dtype, (self.value.type.numel,))
+
+    def offset(self, index: Index) -> Size:
+        """The flat offset in the buffer of an element of the value."""
+        shape = self.value.type.shape
+        shifted = tuple(i + self.start if a == self.axis else i for a, i in enumerate(index))
+        return Buffer("out0", self.value.type.dtype, shape).offset(shifted)
 
 
 @dataclass(eq=False)
@@ -31,6 +51,7 @@ class Lowering:
     lanes: Lanes
     vectorize: bool = True
     packed: dict[tuple[object, ...], Value] = field(default_factory=dict)
+    destinations: dict[Value, Destination] = field(default_factory=dict)
     _kernels: dict[str, Kernel] = field(default_factory=dict)
     _names: set[str] = field(default_factory=set)
 
@@ -70,6 +91,10 @@ class Lowering:
             sources_of(nodes),
             tuple(scratch or ()),
         )
+
+    def destination(self, root: Value) -> Destination:
+        """Where the kernel of a group writes."""
+        return self.destinations.get(root, Destination(root))
 
     def add_constant(self, value: Value, array: Array) -> None:
         """A weight that lowering made (a packed one)."""
@@ -125,40 +150,76 @@ def lower_value(
     fusion = Fusion(inlined, lowering.constants)
     symbols = index_symbols(root.type.shape)
     index = as_index(symbols, root.type.shape)
-    out = Buffer("out0", root.type.dtype, root.type.shape)
     value = flatten_loads(fusion.element(root, index))
-    piece = Piece(flat(out), out.offset(index), value, symbols)
+    return _store_elements(
+        nodes, fusion, lowering.destination(root), index, value, symbols, lowering
+    )
+
+
+def _store_elements(
+    nodes: Sequence[Node],
+    fusion: Fusion,
+    out: Destination,
+    index: Index,
+    value: Expression,
+    symbols: tuple[Symbol, ...],
+    lowering: Lowering,
+) -> Launch:
+    piece = Piece(out.buffer, out.offset(index), value, symbols)
     nest = lower_nest(piece, lowering.lanes, lowering.vectorize)
     return lowering.launch(
-        nodes, flat_buffers(fusion), {root: flat(out)}, nest.body, nest.operations
+        nodes, flat_buffers(fusion), {out.value: out.buffer}, nest.body, nest.operations
     )
 
 
 def _lower_concat(
     root: Value, node: Node, inlined: Mapping[Value, Node], lowering: Lowering
 ) -> list[Launch]:
-    """One kernel for each part, which writes its slice of the whole."""
+    """One kernel for each part that is not written to its slice of the whole right away."""
     axis = node.attributes["axis"] % root.type.rank
-    out = Buffer("out0", root.type.dtype, root.type.shape)
     start: Size = 0
     launches: list[Launch] = []
     for part in node.inputs:
         shape = part.type.shape
-        fusion = Fusion(inlined, lowering.constants)
-        symbols = index_symbols(shape)
-        index = as_index(symbols, shape)
-        value = flatten_loads(fusion.element(part, index))
-        shifted = tuple(i + start if a == axis else i for a, i in enumerate(index))
-        piece = Piece(flat(out), out.offset(shifted), value, symbols)
-        nest = lower_nest(piece, lowering.lanes, lowering.vectorize)
-        nodes = [n for n in inlined.values() if n is not node and _feeds(n, part, inlined)]
-        launches.append(
-            lowering.launch(
-                [*nodes, node], flat_buffers(fusion), {root: flat(out)}, nest.body, nest.operations
+        if part not in lowering.destinations:
+            fusion = Fusion(inlined, lowering.constants)
+            symbols = index_symbols(shape)
+            index = as_index(symbols, shape)
+            value = flatten_loads(fusion.element(part, index))
+            nodes = [n for n in inlined.values() if n is not node and _feeds(n, part, inlined)]
+            out = Destination(root, axis, start)
+            launches.append(
+                _store_elements([*nodes, node], fusion, out, index, value, symbols, lowering)
             )
-        )
         start = start + shape[axis]
     return launches
+
+
+def slices_of_concatenations(
+    graph: Graph, grouping: Grouping, users: Mapping[Value, Sequence[Node]]
+) -> dict[Value, Destination]:
+    """The values whose kernels write them to their slice of a concatenation, their only reader."""
+    found: dict[Value, Destination] = {}
+    producers = graph.producers()
+    for root in grouping.roots:
+        node = producers[root]
+        if node.operator.name != "concat":
+            continue
+        axis = node.attributes["axis"] % root.type.rank
+        start: Size = 0
+        for part in node.inputs:
+            producer = producers.get(part)
+            if (
+                part in grouping.roots
+                and part not in graph.outputs
+                and len(users[part]) == 1
+                and producer is not None
+                and not producer.operator.is_view
+                and producer.operator.name != "concat"
+            ):
+                found[part] = Destination(root, axis, start)
+            start = start + part.type.shape[axis]
+    return found
 
 
 def _feeds(node: Node, value: Value, inlined: Mapping[Value, Node]) -> bool:

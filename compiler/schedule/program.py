@@ -29,6 +29,7 @@ from bessemer.compiler.schedule.lower import (
     Lowering,
     lower_elements,
     lower_statements,
+    slices_of_concatenations,
 )
 from bessemer.compiler.schedule.merge_axes import Piece
 from bessemer.compiler.schedule.nests import flat, lower_nest
@@ -73,6 +74,9 @@ class _Builder:
         self.constants.update(graph.constants)
         grouping = form_groups(graph, fuse=self.optimize > 1)
         producers = graph.producers()
+        if self.optimize > 1:
+            slices = slices_of_concatenations(graph, grouping, graph.users())
+            self.lowering.destinations.update(slices)
         steps: list[Step] = []
         for node in graph.nodes:
             kind = kind_of(node)
