@@ -95,9 +95,9 @@ def reshaped_index(source: tuple[Size, ...], target: tuple[Size, ...]) -> list[s
 
 
 @pytest.mark.parametrize("source, target, expected", [
-    ((N, C, H, W), (N, C, H * W), ["i0", "i1", "(i2)//w", "(i2)%w"]),
+    ((N, C, H, W), (N, C, H * W), ["i0", "i1", "(i2//w)", "(i2%w)"]),
     ((N, H * W), (N, H, W), ["i0", "i1*w+i2"]),
-    ((2, 3, 4), (6, 4), ["(i0)//3", "(i0)%3", "i1"]),
+    ((2, 3, 4), (6, 4), ["(i0//3)", "(i0%3)", "i1"]),
     ((N, 1, C), (1, N, C, 1), ["i1", "0", "i2"]),
     ((N, 12, H), (N, 3, 4, H), ["i0", "i2+4*i1", "i3"]),
     ((H, W, C), (floordiv(H, 2), 2, W, C), ["@", "i2", "i3"]),

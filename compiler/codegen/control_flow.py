@@ -149,9 +149,6 @@ def branch(
         w.jump(leave)
         ends.append((dict(state.locals), w.block))
     w.begin(leave)
-    for _, writes in bodies:
-        for buffer in writes:
-            w.forget(buffer)
     merge(state, names, ends)
 
 

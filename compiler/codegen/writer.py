@@ -98,8 +98,6 @@ class Writer:
     @contextmanager
     def scope(self, scope: Scope) -> Iterator[None]:
         """Opens a scope, whose `before` must already have its place in the code."""
-        for buffer in scope.writes:
-            self.forget(buffer)
         self.scopes.append(scope)
         yield
         self.scopes.pop()
