@@ -1,4 +1,4 @@
-"""Networks as readers of channels-first formats write them: a transpose around every convolution."""
+"""Networks as channels-first formats make readers write them: transposes around convolutions."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Net:
 
     def weights(self, *shape: int) -> Array:
         scale = np.sqrt(np.prod(shape[1:]))
-        return (self.rng.standard_normal(shape) / scale).astype(np.float32)
+        return np.asarray(self.rng.standard_normal(shape) / scale, np.float32)
 
     def conv(
         self, x: Value, channels: int, size: int = 3, stride: int = 1, groups: int = 1

@@ -36,7 +36,13 @@ def cases() -> Iterator[Case]:
             yield Case(name, operator, arrays, example.attributes, example.tolerance)
 
 
-def each_case(*, element: bool = False, statements: bool = False) -> pytest.MarkDecorator:
+QUICK = 2
+"""How many examples of an operator the everyday tests compile; the others are marked slow."""
+
+
+def each_case(
+    *, element: bool = False, statements: bool = False, most_are_slow: bool = False
+) -> pytest.MarkDecorator:
     """Parametrizes a test over the cases, of all operators or of those with a certain rule."""
     chosen = [
         case
@@ -44,7 +50,16 @@ def each_case(*, element: bool = False, statements: bool = False) -> pytest.Mark
         if (not element or case.operator.element is not None)
         and (not statements or case.operator.statements is not None)
     ]
-    return pytest.mark.parametrize("case", chosen, ids=lambda case: case.name)
+    slow = {case for case in chosen if most_are_slow and _number(case) >= QUICK}
+    params = [
+        pytest.param(case, id=case.name, marks=[pytest.mark.slow] if case in slow else [])
+        for case in chosen
+    ]
+    return pytest.mark.parametrize("case", params)
+
+
+def _number(case: Case) -> int:
+    return int(case.name.rpartition("-")[2])
 
 
 def assert_same(actual: Array, expected: Array, tolerance: float) -> None:

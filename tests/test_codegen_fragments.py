@@ -83,7 +83,8 @@ def check(
 @pytest.mark.parametrize("limit", ["full", "known", "symbol"])
 @pytest.mark.parametrize(("rows", "columns"), [(1, 4), (2, 16), (6, 16), (14, 32), (3, 24), (5, 7)])
 def test_a_tile_of_a_product(rows: int, columns: int, limit: str, target: Target) -> None:
-    known = {"full": columns, "known": columns - 2, "symbol": N}[limit]
+    limits: dict[str, Size] = {"full": columns, "known": columns - 2, "symbol": N}
+    known = limits[limit]
     kernel = product(rows, columns, K, known)
     assert compiles_for_arm(kernel)
     for extent in (columns, columns - 2, 1) if limit == "symbol" else (known,):

@@ -165,14 +165,15 @@ def test_a_guarded_load_reads_zero_and_touches_nothing(
 
 def _holding(name: str, n: int, flag: Array) -> Array:
     i = np.arange(n)
-    return {
+    holding: dict[str, Array] = {
         "inside": (i >= 3) & (i < 12),
         "below": i < 9,
         "above": i > 9,
         "same for all": np.zeros(n, np.bool_),
         "by index": i % 2 == 0,
         "by data": flag,
-    }[name]
+    }
+    return holding[name]
 
 
 @on_each_target

@@ -7,6 +7,7 @@ buffers in loops inside loops, so that whatever is moved or remembered wrongly s
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -21,7 +22,9 @@ from bessemer.compiler.ir.types import DType, i32, i64, u8
 from bessemer.compiler.targets.machine import Target
 from tests.compiled_kernels import HERE, CompiledKernel
 
-ROWS, COLUMNS = 6, dims.symbol("n")
+ROWS = 6
+COLUMNS: Size = dims.symbol("n")
+M: Size = dims.symbol("m")
 TYPES = (i32, i64, u8)
 SAFE = ("add", "sub", "mul", "min", "max", "xor", "div", "mod", "shr")
 
@@ -51,17 +54,17 @@ class Author:
 
     def row(self) -> Size:
         """Often the same one again."""
-        pick = self.choice.choice
+        pick: Callable[[Sequence[Size]], Size] = self.choice.choice
         if self.choice.random() < 0.7:
             return pick([0, self.rows[-1]])
-        size = pick(self.rows) + pick(self.rows) * pick([0, 1, 2]) + pick([0, 1, dims.symbol("m")])
+        size: Size = pick(self.rows) + pick(self.rows) * pick([0, 1, 2]) + pick([0, 1, M])
         return dims.mod(size, ROWS)
 
     def column(self) -> Size:
         """A column, as it is or wrapped into the buffer."""
-        pick = self.choice.choice
+        pick: Callable[[Sequence[Size]], Size] = self.choice.choice
         found = pick([*self.columns, *([self.lane] * 2 if self.lane is not None else [])] or [0])
-        moved = found * pick([1, 1, 1, 2]) + pick([0, 0, 1, dims.symbol("m")])
+        moved = found * pick([1, 1, 1, 2]) + pick([0, 0, 1, M])
         return found if self.choice.random() < 0.7 else dims.mod(moved, COLUMNS)
 
     def load(self, dtype: DType) -> Expression:
@@ -70,7 +73,8 @@ class Author:
             return expr.constant(3, dtype)
         guard = None
         if self.choice.random() < 0.2:
-            guard = expr.less(self.row(), self.choice.choice([0, 2, dims.symbol("m")]))
+            limits: list[Size] = [0, 2, M]
+            guard = expr.less(self.row(), self.choice.choice(limits))
         return expr.load(self.choice.choice(options), (self.row(), self.column()), guard)
 
     def value(self, dtype: DType, depth: int = 3) -> Expression:
@@ -109,7 +113,8 @@ class Author:
                 self.columns.pop()
 
     def row_loop(self, depth: int, unroll: bool) -> None:
-        extent = self.choice.choice([1, 2, 3] if unroll else [1, 3, dims.symbol("m")])
+        extents: list[Size] = [1, 2, 3] if unroll else [1, 3, M]
+        extent = self.choice.choice(extents)
         with self.builder.loop(extent, "unroll" if unroll else "serial") as i:
             self.rows.append(i)
             self.block(depth - 1)
@@ -140,7 +145,7 @@ class Author:
         if depth > 0 and pick < 0.35:
             self.loop(depth)
         elif depth > 0 and pick < 0.45:
-            condition = expr.less(self.choice.choice(self.rows), dims.symbol("m"))
+            condition = expr.less(self.choice.choice(self.rows), M)
             with self.builder.when(condition if self.choice.random() < 0.7 else self.uniform()):
                 self.block(depth - 1)
             if self.choice.random() < 0.5:

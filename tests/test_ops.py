@@ -98,7 +98,7 @@ def compile_and_run(case: Case) -> tuple[Array, ...]:
     return tuple(results)
 
 
-@each_case()
+@each_case(most_are_slow=True)
 def test_compiled_code_is_the_reference(case: Case) -> None:
     expected = case.operator.compute(case.arrays, case.attributes)
     for actual, wanted in zip(compile_and_run(case), expected, strict=True):

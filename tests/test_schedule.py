@@ -20,6 +20,7 @@ from bessemer.compiler.ir.types import Array, TensorType, f32, type_of
 from bessemer.compiler.passes.plan_memory import plan_memory
 from bessemer.compiler.schedule.program import build_program
 from bessemer.compiler.targets.choose import parse_target
+from tests.op_cases import QUICK
 from tests.run_program import ProgramRun
 
 TARGET = parse_target("x86_64-avx512")
@@ -215,7 +216,12 @@ def _at(size: Any) -> int:
 
 def _examples() -> list[Any]:
     return [
-        pytest.param(name, example, id=f"{name}-{number}")
+        pytest.param(
+            name,
+            example,
+            id=f"{name}-{number}",
+            marks=[pytest.mark.slow] if number >= QUICK else [],
+        )
         for name, operator in sorted(OPS.items())
         for number, example in enumerate(operator.examples)
         if operator.element is not None or operator.statements is not None

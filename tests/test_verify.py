@@ -10,7 +10,7 @@ import pytest
 import bessemer.compiler.ops  # noqa: F401  (registers the operators)
 from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir.graph import Graph, Node, Value
-from bessemer.compiler.ir.loops import Kernel
+from bessemer.compiler.ir.loops import For, If
 from bessemer.compiler.ir.op import OPS, Operator
 from bessemer.compiler.ir.parse_graph import parse_graph
 from bessemer.compiler.ir.parse_loops import parse_kernel
@@ -141,12 +141,8 @@ kernel k[n](a : f32[n,8], b : i64[n], out : f32[n,8], count : i64[1]) writes 2
 """
 
 
-def _kernel(text: str) -> Kernel:
-    return parse_kernel(text)
-
-
 def test_a_sound_kernel_passes() -> None:
-    verify_kernel(_kernel(KERNEL))
+    verify_kernel(parse_kernel(KERNEL))
 
 
 @pytest.mark.parametrize(
@@ -186,25 +182,27 @@ def test_a_sound_kernel_passes() -> None:
 def test_a_broken_kernel_is_refused(line: str, broken: str, message: str) -> None:
     assert line in KERNEL
     with pytest.raises(InternalError, match=message):
-        verify_kernel(_kernel(KERNEL.replace(line, broken)))
+        verify_kernel(parse_kernel(KERNEL.replace(line, broken)))
 
 
 def test_what_a_block_defines_ends_with_it() -> None:
-    kernel = _kernel(
+    kernel = parse_kernel(
         "kernel k(out : f32[1]) writes 1\n  if out[0] > 0.0\n    x : f32 = 1.0\n    out[0] = x\n"
     )
     verify_kernel(kernel)
     (branch,) = kernel.body
-    inside = branch.then[1]  # type: ignore[union-attr]
+    assert isinstance(branch, If)
+    inside = branch.then[1]
     with pytest.raises(InternalError, match=r"there is no local x here\n  out.0. = x"):
         verify_kernel(replace(kernel, body=(branch, inside)))
 
 
 def test_an_index_of_another_loop_is_unknown() -> None:
-    kernel = _kernel("kernel k(out : f32[4]) writes 1\n  for i in 0..4\n    out[i] = 1.0\n")
+    text = "kernel k(out : f32[4]) writes 1\n  for i in 0..4\n    out[i] = 1.0\n"
+    kernel, shorter = parse_kernel(text), parse_kernel(text.replace("0..4", "0..3"))
     verify_kernel(kernel)
-    (loop,) = kernel.body
-    other = _kernel("kernel k(out : f32[4]) writes 1\n  for i in 0..3\n    out[i] = 1.0\n").body[0]
-    mixed = replace(loop, body=other.body)  # type: ignore[type-var, union-attr]
+    (loop,), (other,) = kernel.body, shorter.body
+    assert isinstance(loop, For) and isinstance(other, For)
+    mixed = replace(kernel, body=(replace(loop, body=other.body),))
     with pytest.raises(InternalError, match=r"the index i .below 3. is not known here"):
-        verify_kernel(replace(kernel, body=(mixed,)))
+        verify_kernel(mixed)

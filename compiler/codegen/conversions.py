@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from bessemer.compiler.codegen.arithmetic import compare, like
+from bessemer.compiler.codegen.arithmetic import compare, like, select
 from bessemer.compiler.codegen.calls import convert_float
 from bessemer.compiler.codegen.state import KernelState
-from bessemer.compiler.codegen.values import Value, register_type, suffix, type_text
+from bessemer.compiler.codegen.values import Value, register_type, type_text
 from bessemer.compiler.codegen.writer import Writer
-from bessemer.compiler.ir.types import DType, boolean, f32, f64, i8, i16
+from bessemer.compiler.ir.expr import REDUCTIONS
+from bessemer.compiler.ir.types import DType, boolean, f32, f64, i8, i16, i32
 
 
 def cast(state: KernelState, value: Value, source: DType, target: DType) -> Value:
@@ -43,9 +44,25 @@ def _to_float(state: KernelState, value: Value, source: DType, target: DType) ->
 
 
 def _saturated(w: Writer, value: Value, target: DType) -> Value:
-    word = "fptosi" if target.kind == "i" else "fptoui"
-    ends = f"{suffix(target, value.lanes)}.{suffix(value.kind, value.lanes)}"
-    return w.call(f"llvm.{word}.sat.{ends}", target, value.lanes, value)
+    """A float cut to an integer; what is too large becomes the largest, NaN becomes 0.
+
+    LLVM's own saturating conversions take vectors apart.
+    """
+    low, high = int(REDUCTIONS["max"](target)), int(REDUCTIONS["min"](target))
+    if target.bits < 32:
+        number = select(w, compare(w, "ord", value, value), value, like(value, 0.0))
+        number = select(w, compare(w, "ogt", number, like(value, low)), number, like(value, low))
+        number = select(w, compare(w, "olt", number, like(value, high)), number, like(value, high))
+        return _resized(w, _converted(w, "fptosi", number, i32), target)
+    signed = target.kind == "i"
+    cut = _converted(w, "fptosi" if signed else "fptoui", value, target)
+    # Out of range the instruction's result is undefined, but then it is not the one selected.
+    above = compare(w, "oge", value, like(value, float(high + 1)))
+    inside = compare(w, "oge" if signed else "ogt", value, like(value, low if signed else -1))
+    limited = select(w, above, like(cut, high), select(w, inside, cut, like(cut, low)))
+    if not signed:
+        return limited
+    return select(w, compare(w, "uno", value, value), like(cut, 0), limited)
 
 
 def _resized(w: Writer, value: Value, target: DType) -> Value:

@@ -52,6 +52,8 @@ class GraphRewriter:
             raise InternalError(f"a value {old.type} was replaced by one {new.type}")
         if old is not new:
             self._waiting[new] += self._waiting[old]
+            if old in self._read:
+                self._read.add(new)
             self._standing[old] = self._named(new, old.name)
             self.changed = True
 

@@ -42,12 +42,14 @@ def _flushed(array: Array, dtype: DType) -> Array:
     pieces = (flat[start : start + PIECE] for start in range(0, flat.size, PIECE))
     if not any(_has_denormals(piece, limit) for piece in pieces):
         return array
-    denormal = (np.abs(array) < limit) & (array != 0)
+    with np.errstate(invalid="ignore"):
+        denormal = (np.abs(array) < limit) & (array != 0)
     return np.where(denormal, np.copysign(np.zeros((), array.dtype), array), array)
 
 
 def _has_denormals(piece: Array, limit: Array) -> bool:
-    small = np.abs(piece) < limit
+    with np.errstate(invalid="ignore"):  # NaN is no denormal
+        small = np.abs(piece) < limit
     return bool(small.any() and (piece[small] != 0).any())
 
 

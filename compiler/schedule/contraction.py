@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from bessemer.compiler.ir import dims
-from bessemer.compiler.ir.dims import Atom, FloorDiv, Max, Min, Mod, Size
+from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import (
     Buffer,
     Expression,
@@ -102,14 +102,14 @@ class MergedAxis:
     members: tuple[tuple[int, Size], ...]
 
     def scatter(self, index: Size, into: list[Size]) -> None:
-        """Writes the members' indices to their positions."""
-        if not self.members:
-            return
-        rest = index
-        for position, extent in reversed(self.members[1:]):
-            into[position] = dims.mod(rest, extent)
-            rest = dims.floordiv(rest, extent)
-        into[self.members[0][0]] = rest
+        """Writes the members' indices to their positions.
+
+        The innermost takes the whole index: what is merged is walked as one by every offset.
+        """
+        for position, _ in self.members:
+            into[position] = 0
+        if self.members:
+            into[self.members[-1][0]] = index
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,33 +165,40 @@ def nest(contraction: Contraction, height: int) -> Nest:
 
 
 def _merge_rows(contraction: Contraction, axes: Sequence[MergedAxis]) -> list[MergedAxis]:
-    """Merges neighbours, unless the epilogue would then divide the merged index."""
+    """Merges neighbours that every offset of the epilogue walks through as one, too."""
     merged: list[MergedAxis] = []
     for axis in reversed(axes):
         if merged and axis.a_stride == merged[-1].extent * merged[-1].a_stride:
             extent = axis.extent * merged[-1].extent
             stride = merged[-1].a_stride
-            joined = MergedAxis(extent, stride, 0, (*axis.members, *merged[-1].members))
-            if not _divides(contraction, joined):
-                merged[-1] = joined
+            if _walked_as_one(contraction, axis.members[-1], merged[-1]):
+                members = (*axis.members, *merged[-1].members)
+                merged[-1] = MergedAxis(extent, stride, 0, members)
                 continue
         merged.append(axis)
     return merged[::-1]
 
 
-def _divides(contraction: Contraction, axis: MergedAxis) -> bool:
-    """Whether the epilogue's index arithmetic divides the index of this axis."""
-    probe = dims.Symbol("probe", axis.extent)
-    indices: list[Size] = [dims.symbol(f"row{i}") for i in range(len(contraction.rows))]
-    axis.scatter(dims.atom(probe), indices)
+def _walked_as_one(contraction: Contraction, outer: tuple[int, Size], inner: MergedAxis) -> bool:
+    """Whether a step along the outer axis is, in every offset of the epilogue, as far as a step
+    over all of the inner one."""
+    # Symbols without extents: what holds for these holds for a merged index beyond the extent.
+    symbols = [dims.Symbol(f"row{i}") for i in range(len(contraction.rows))]
+    rows = tuple(dims.atom(symbol) for symbol in symbols)
     total = constant(0, contraction.dtype)
-    stores = contraction.epilogue(tuple(indices), dims.symbol("column"), total)
+    stores = contraction.epilogue(rows, dims.symbol("column"), total)
     sizes = [store.buffer.offset(store.indices) for store in stores]
     for store in stores:
         sizes += _offsets(store.value)
         if store.guard is not None:
             sizes += _offsets(store.guard)
-    return any(_is_divided(size, probe) for size in sizes)
+    last = inner.members[-1][0]
+    for size in sizes:
+        near = dims.coefficient_of(size, symbols[last])
+        far = dims.coefficient_of(size, symbols[outer[0]])
+        if near is None or far is None or far != near * inner.extent:
+            return False
+    return True
 
 
 def _offsets(root: Expression) -> list[Size]:
@@ -211,22 +218,6 @@ def _offsets(root: Expression) -> list[Size]:
                 found.append(size)
         stack += children(node)
     return found
-
-
-def _is_divided(size: Size, leaf: Atom) -> bool:
-    if isinstance(size, int):
-        return False
-    return any(_has_division(atom, leaf) for monomial in size.terms for atom, _ in monomial)
-
-
-def _has_division(atom: Atom, leaf: Atom) -> bool:
-    match atom:
-        case FloorDiv(a, b) | Mod(a, b):
-            return leaf in dims.atoms(a) | dims.atoms(b)
-        case Min(a, b) | Max(a, b):
-            return _is_divided(a, leaf) or _is_divided(b, leaf)
-        case _:
-            return False
 
 
 def merge_depth(axes: Iterable[DepthAxis]) -> tuple[DepthAxis, ...]:

@@ -223,9 +223,8 @@ def chains(rows: int, vectors: int, registers: int, depth: Size) -> int:
     if isinstance(depth, int) and depth < 16:
         return 1
     count = 1
-    while (
-        rows * vectors * count < SUMS_UNDER_WAY and rows * vectors * count * 2 + vectors < registers
-    ):
+    sums = max(rows * vectors, 1)  # nothing to compute has no rows
+    while sums * count < SUMS_UNDER_WAY and sums * count * 2 + vectors < registers:
         count *= 2
     return count
 

@@ -1,0 +1,125 @@
+"""What the README and docs/ say is so: commands, quotes of the tour, names, links, the example."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import bessemer
+import bessemer.compiler.ops  # noqa: F401  (fills OPS)
+from bessemer.compiler.codegen.header import header_text
+from bessemer.compiler.ir.build import GraphBuilder
+from bessemer.compiler.ir.dims import symbol
+from bessemer.compiler.ir.op import OPS
+from bessemer.compiler.ir.types import TensorType, f32
+from bessemer.compiler.options import Options
+from bessemer.frontends.compile import build_model
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+PAGES = {
+    path.name: path.read_text()
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+}
+LENET = ROOT / "examples" / "lenet.onnx"
+
+each_page = pytest.mark.parametrize("name", PAGES)
+
+
+def fences(text: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def test_the_two_commands_are_what_ci_runs() -> None:
+    setup, test = fences(README, "sh")[:2]
+    script = (ROOT / ".ci" / "run").read_text()
+    install = "pip install '.[test]'"
+    assert install in setup and install.replace("install", "install --quiet") in script
+    assert setup.split(" && ")[-1] == "bessemer bench examples/lenet.onnx\n" and LENET.exists()
+    assert test == "python -m pytest\n" and script.splitlines()[-1] == test.strip()
+
+
+@pytest.fixture(scope="module")
+def dump(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The dump of the README's tour."""
+    folder = tmp_path_factory.mktemp("dump")
+    build_model(LENET, Options(target="x86_64-avx2", dump=folder))
+    return folder
+
+
+def squeezed(line: str) -> str:
+    return " ".join(line.split())
+
+
+QUOTES = re.findall(r"^`(\d\d-[\w.]+)`\n```\n(.*?)```", README, re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize(("file", "quote"), QUOTES, ids=[file for file, _ in QUOTES])
+def test_the_tour_quotes_the_dump(dump: Path, file: str, quote: str) -> None:
+    """In this order, with lines left out. Names of registers are LLVM's, which may change them."""
+    lines = [squeezed(line) for line in (dump / file).read_text().splitlines()]
+    wanted = [squeezed(line) for line in quote.splitlines()]
+    if file.endswith(".s"):
+        lines, wanted = ([line.split(" ")[0] for line in text] for text in (lines, wanted))
+    place = 0
+    for line in wanted:
+        assert line in lines[place:], f"{file} has no (further) line {line!r}"
+        place = lines.index(line, place) + 1
+
+
+def test_the_tour_visits_every_kind_of_file(dump: Path) -> None:
+    assert len(QUOTES) == 5
+    assert [int(file[:2]) for file, _ in QUOTES] == sorted({int(file[:2]) for file, _ in QUOTES})
+    assert {path.suffix for path in dump.iterdir()} == {".txt", ".ll", ".s"}
+
+
+@each_page
+def test_files_that_a_page_names_exist(name: str) -> None:
+    stated = re.findall(r"`([\w./*]+/[\w.*/]*)`", PAGES[name])
+    for path in stated:
+        if path.startswith(("build/", "benchmarks/results/", "~", "/")):  # made by commands
+            continue
+        assert list(ROOT.glob(path.rstrip("/"))), f"{name} names {path}"
+
+
+@each_page
+def test_links_lead_somewhere(name: str) -> None:
+    folder = ROOT if name == "README.md" else ROOT / "docs"
+    text = re.sub(r"```.*?```", "", PAGES[name], flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)#]+)", text):
+        if not target.startswith("http"):
+            assert (folder / target).exists(), f"{name} links to {target}"
+
+
+@each_page
+def test_names_of_the_c_interface_are_the_header_s(name: str) -> None:
+    made = build_model(LENET, Options())
+    header = header_text(made.code.signature, "lenet.weights")
+    for word in set(re.findall(r"\blenet_\w+", PAGES[name])):
+        assert re.search(rf"\b{word}\b", header), f"{name} speaks of {word}"
+
+
+def test_the_example_of_an_operator_works() -> None:
+    """The code of docs/adding_an_operator.md, compiled and run, with a symbolic size."""
+    before = dict(OPS)
+    code = fences(PAGES["adding_an_operator.md"], "python")[0]
+    try:
+        exec(code, {"__name__": "roll"})
+        x = np.arange(15, dtype=np.float32).reshape(3, 5)
+        for axis, shift in ((0, -7), (1, 2)):
+            b = GraphBuilder("rolled")
+            rows = b.input("x", TensorType(f32, (symbol("rows"), 5)))
+            graph = b.finish([b.apply("roll", rows, axis=axis, shift=shift)], ["y"])
+            y = bessemer.compile(graph, cache=False)(x)
+            np.testing.assert_array_equal(y, np.roll(x, shift, axis))
+    finally:
+        OPS.clear()
+        OPS.update(before)
+
+
+def test_pages_are_short() -> None:
+    for name in ("architecture.md", "embedding.md", "adding_an_operator.md"):
+        assert len(PAGES[name].splitlines()) <= 120, name

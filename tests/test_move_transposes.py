@@ -1,0 +1,118 @@
+"""Transposes around channels-last operators meet and cancel, and never become more."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bessemer.compiler.driver import PASSES
+from bessemer.compiler.ir.build import GraphBuilder
+from bessemer.compiler.ir.graph import Graph, Value
+from bessemer.compiler.ir.types import TensorType, f32
+from bessemer.compiler.ir.verify_graph import verify_graph
+from bessemer.compiler.passes.fold_batch_norm import fold_batch_norm
+from bessemer.compiler.passes.fold_constants import fold_constants
+from bessemer.compiler.passes.merge_equal import merge_equal
+from bessemer.compiler.passes.move_transposes import move_transposes
+from bessemer.compiler.passes.order_search import OrderSearch
+from bessemer.compiler.passes.remove_dead import remove_dead
+from bessemer.compiler.passes.simplify import simplify
+from bessemer.frontends.onnx_reader.read import read_onnx
+from tests.channels_first import NETS, graph_of, residual
+from tests.pass_runs import N, Pass, changed
+
+CLEANING: tuple[Pass, ...] = (
+    fold_constants,
+    simplify,
+    move_transposes,
+    fold_constants,
+    simplify,
+    fold_batch_norm,
+    merge_equal,
+    remove_dead,
+)
+
+
+def transposes(graph: Graph) -> int:
+    """How many transposes a graph has."""
+    return Counter(node.operator.name for node in graph.nodes)["transpose"]
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_transposes_meet_and_cancel(name: str, rng: np.random.Generator) -> None:
+    build, left = NETS[name]
+    graph = changed(graph_of(build), CLEANING, rng, 1e-4)
+    assert transposes(graph) == left
+    convolutions = [node for node in graph.nodes if node.operator.name == "conv"]
+    assert all(node.sources for node in convolutions)
+    if name in ("residual", "mobile"):
+        folded = [node for node in convolutions if any("bn" in source for source in node.sources)]
+        assert len(folded) > len(convolutions) // 2
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_no_more_bytes_are_transposed_than_before(name: str) -> None:
+    build, _ = NETS[name]
+    graph = graph_of(build)
+    assert OrderSearch(move_transposes(graph)).cost <= OrderSearch(graph).cost
+
+
+def test_transposes_that_cannot_cancel_stay_as_they_are() -> None:
+    """As in attention: both ends are products."""
+    b = GraphBuilder("g")
+    q, k = (b.input(name, TensorType(f32, (N, 5, 2, 8))) for name in "qk")
+    left = b.apply("transpose", q, permutation=(0, 2, 1, 3))
+    right = b.apply("transpose", k, permutation=(0, 2, 3, 1))
+    scores = b.apply("exp", b.apply("matmul", left, right))
+    graph = b.finish([b.apply("matmul", scores, b.apply("transpose", k, permutation=(0, 2, 1, 3)))])
+    assert move_transposes(graph) is graph
+
+
+def test_orders_of_arguments_scans_and_outputs_follow(rng: np.random.Generator) -> None:
+    b = GraphBuilder("g")
+    x = b.input("x", TensorType(f32, (2, 5, 6, 3)))
+    y = b.apply("relu", b.apply("transpose", x, permutation=(0, 3, 1, 2)))
+    largest = b.apply("arg_max", y, axis=1, last=False)
+    running = b.apply("cumulative", y, axis=3, reduction="add", exclusive=False, reverse=True)
+    both = b.apply("concat", running, y, axis=2)
+    back = b.apply("transpose", both, permutation=(0, 2, 3, 1))
+    graph = changed(b.finish([largest, back]), (move_transposes, simplify, remove_dead), rng)
+    assert transposes(graph) == 0
+
+
+def test_the_search_tries_few_orders() -> None:
+    """Its work grows with the graph's size, not with the number of possible orders."""
+    graph = remove_dead(fold_constants(graph_of(residual)))
+    search = OrderSearch(graph)
+    tried = 0
+    take_over = search._set
+
+    def counted(value: Value, order: tuple[int, ...]) -> None:
+        nonlocal tried
+        tried += 1
+        take_over(value, order)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(search, "_set", counted)
+        assert search.run()
+    assert tried < 20 * len(graph.nodes)
+
+
+@pytest.mark.models
+@pytest.mark.parametrize(
+    ("model", "left"),
+    # The U-Net's other three put the pixels of its transposed convolutions in place.
+    [("resnet50", 1), ("mobilenetv2", 1), ("unet", 4)],
+)
+def test_real_networks_are_channels_last_throughout(
+    model: str, left: int, models_folder: Path
+) -> None:
+    graph = read_onnx(models_folder / f"{model}.onnx")
+    for step in PASSES:
+        graph = step(graph)
+        verify_graph(graph)
+        assert step(graph) is graph
+    assert transposes(graph) == left
