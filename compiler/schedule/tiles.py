@@ -223,7 +223,7 @@ def chains(rows: int, vectors: int, registers: int, depth: Size) -> int:
     if isinstance(depth, int) and depth < 16:
         return 1
     count = 1
-    sums = max(rows * vectors, 1)  # nothing to compute has no rows
+    sums = rows * vectors
     while sums * count < SUMS_UNDER_WAY and sums * count * 2 + vectors < registers:
         count *= 2
     return count
