@@ -76,9 +76,7 @@ class CompiledKernel:
         machine = machine_of(target)
         module = llvm.parse_assembly("", llvm.create_context())
         module.triple = machine.triple
-        self._engine = llvm.create_mcjit_compiler(
-            module, create_target_machine(machine), use_lmm=True
-        )
+        self._engine = llvm.create_mcjit_compiler(module, create_target_machine(machine))
         code = compile_object(text, machine, PASSES)
         self._engine.add_object_file(llvm.ObjectFileRef.from_data(code))
         self._engine.finalize_object()

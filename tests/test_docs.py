@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import bessemer
-import bessemer.compiler.ops  # noqa: F401  (fills OPS)
+import bessemer.compiler.ops
 from bessemer.compiler.codegen.header import header_text
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import symbol

@@ -88,8 +88,8 @@ def supports(contraction: Contraction) -> bool:
         dtype in (f32, f64) and dtype == contraction.dtype
         for dtype in (contraction.a.dtype, contraction.b.dtype)
     )
-    sizes = [axis.extent for axis in (*contraction.rows, *contraction.depth)]
-    is_empty = dims.product((*sizes, contraction.columns)) == 0
+    rows = dims.product(axis.extent for axis in contraction.rows)
+    is_empty = rows * contraction.depth_extent * contraction.columns == 0
     # A product with a vector is a dot product a row: 15 of 16 columns would be padding.
     fits = types_fit and contraction.columns != 1 and bool(contraction.depth)
     return fits and not is_empty
