@@ -76,6 +76,12 @@ def test_the_tour_visits_every_kind_of_file(dump: Path) -> None:
     assert {path.suffix for path in dump.iterdir()} == {".txt", ".ll", ".s"}
 
 
+def test_the_long_tests_exist() -> None:
+    tests = "".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
+    marks = re.findall(r"`(?:python -m pytest )?-m (\w+)", README)
+    assert marks and all(f"mark.{mark}" in tests for mark in marks)
+
+
 @each_page
 def test_files_that_a_page_names_exist(name: str) -> None:
     stated = re.findall(r"`([\w./*]+/[\w.*/]*)`", PAGES[name])

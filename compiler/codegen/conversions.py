@@ -27,8 +27,19 @@ def cast(state: KernelState, value: Value, source: DType, target: DType) -> Valu
 
 def rounded(state: KernelState, value: Value, target: DType) -> Value:
     """A float in a register rounded to a 16-bit type."""
-    narrow = convert_float(state, value, value.kind, target)
-    return convert_float(state, narrow, target, f32)
+    return _widened(state, _narrowed(state, value, target), target)
+
+
+def _narrowed(state: KernelState, value: Value, target: DType) -> Value:
+    """A float as i16; one that comes from there goes back unchanged."""
+    known = state.narrow.get((value.text, target))
+    return known or convert_float(state, value, value.kind, target)
+
+
+def _widened(state: KernelState, narrow: Value, source: DType) -> Value:
+    value = convert_float(state, narrow, source, f32)
+    state.narrow[value.text, source] = narrow
+    return value
 
 
 def _to_float(state: KernelState, value: Value, source: DType, target: DType) -> Value:
@@ -90,11 +101,11 @@ def from_memory(state: KernelState, value: Value, dtype: DType) -> Value:
     """What was loaded, as a value."""
     if dtype is boolean:
         return compare(state.writer, "ne", value, like(value, 0))
-    return convert_float(state, value, dtype, f32) if dtype.bits == 16 and dtype.is_float else value
+    return _widened(state, value, dtype) if dtype.bits == 16 and dtype.is_float else value
 
 
 def to_memory(state: KernelState, value: Value, dtype: DType) -> Value:
     """A value as it is stored."""
     if dtype is boolean:
         return _converted(state.writer, "zext", value, i8)
-    return convert_float(state, value, f32, dtype) if dtype.bits == 16 and dtype.is_float else value
+    return _narrowed(state, value, dtype) if dtype.bits == 16 and dtype.is_float else value

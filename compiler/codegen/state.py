@@ -56,7 +56,8 @@ class KernelState:
 
     `constants` replaces the indices of unrolled loops in everything that is read. `locals` holds
     local variables and fragment registers, by name; `element` gives fragments' elements in the
-    column at hand. `values` remembers the subexpressions of the statement at hand.
+    column at hand. `values` remembers the subexpressions of the statement at hand; `narrow` knows
+    the 16 bits that a float was made of.
     """
 
     kernel: Kernel
@@ -70,6 +71,7 @@ class KernelState:
     element: Callable[[str, int], Value] | None = None
     arrays: dict[str, Pointer] = field(default_factory=dict)
     values: dict[tuple[Expression, Value | None], Value] = field(default_factory=dict)
+    narrow: dict[tuple[str, DType], Value] = field(default_factory=dict)
     guard: Value | None = None
     varying: frozenset[str] = frozenset()
     messages: list[str] = field(default_factory=list)
