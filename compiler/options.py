@@ -9,8 +9,8 @@ from typing import Literal
 
 from bessemer.compiler.errors import CompileError
 
-Precision = Literal["float32", "strict", "bfloat16", "float16"]
-PRECISIONS: tuple[Precision, ...] = ("float32", "strict", "bfloat16", "float16")
+Precision = Literal["float32", "strict"]
+PRECISIONS: tuple[Precision, ...] = ("float32", "strict")
 
 
 @dataclass(frozen=True)

@@ -19,15 +19,16 @@ from bessemer.compiler.targets.machine import Target
 
 # Sums of longer chains than this are split, so that rounding errors stay below 1e-6 of the norm.
 LONGEST_CHAIN = 3000
-STRETCH = 2048
+STRETCH = 1024
 # A fused multiply-add takes about four cycles and two start in each: eight sums must be under way.
 SUMS_UNDER_WAY = 8
 # A set of a first-level cache has 12 lines (or 8) on today's x86 processors; addresses that are
 # 4 KB apart share one.
 _WAYS = 12
 _PAGE = 4096
-# With fewer tiles to a block, b would come too often from beyond the second-level cache.
-_SMALLEST_BLOCK = 8
+# With fewer tiles to a block, b would come too often from the last cache, or even from memory.
+_FEWEST_TILES = (6, 12)
+_IN_LAST_CACHE = 8 << 20
 # A block's partial sums are on the stack.
 _PARTIAL_BYTES = 48 << 10
 # Enough rows to make good use of a panel, few enough to give every thread a block.
@@ -60,12 +61,12 @@ def registers_tile(vectors: int, registers: int) -> int:
     return max(1, (registers - spare) // vectors)
 
 
-def _rows_in_first_cache(stride: Size, dtype: DType) -> int:
+def _rows_in_first_cache(walk: Nest, dtype: DType) -> int:
     """How many rows of a can be in the first-level cache at once: rows at the same place of a page
     share one of its sets."""
-    if not isinstance(stride, int) or stride == 0:
-        return _WAYS * _PAGE
-    return _WAYS * (_PAGE // gcd(_PAGE, stride * dtype.bytes))
+    strides = [axis.a_stride for axis in (walk.axis, *walk.inner)]
+    step = gcd(*(stride if isinstance(stride, int) else 1 for stride in strides))
+    return _WAYS * (_PAGE // gcd(_PAGE, step * dtype.bytes))
 
 
 def panel_vectors(columns: Size, lanes: int, registers: int) -> int:
@@ -86,8 +87,8 @@ def plan(contraction: Contraction, target: Target, threads: int = 2) -> Tiling:
     vectors = panel_vectors(contraction.columns, lanes, target.vector_registers)
     height = registers_tile(vectors, target.vector_registers)
     walk = nest(contraction, height)
-    if not walk.inner:
-        height = min(height, _rows_in_first_cache(walk.axis.a_stride, contraction.dtype))
+    height = min(height, _rows_in_first_cache(walk, contraction.dtype))
+    walk = nest(contraction, height)
     panel = vectors * lanes
     rows = split(walk.axis.extent, height // walk.unit).height * walk.unit
     sums = chains(rows, vectors, target.vector_registers, contraction.depth_extent)
@@ -165,9 +166,10 @@ def _block(
     tiles = dims.product(axis.extent for axis in walk.outer) * cut.count
     # Of a sum that is added up in stretches, only one is at work at a time.
     passes = 1 if stretch is None else max(1, depth // stretch)
-    room = target.l2_bytes * 3 // 4 * passes
-    block = max(_SMALLEST_BLOCK, room // _tile_bytes(contraction, walk, cut, tiles))
+    room = target.l2_bytes * 3 // 8 * passes
     weight_bytes = depth * columns * size
+    fewest = _FEWEST_TILES[weight_bytes > _IN_LAST_CACHE]
+    block = max(fewest, room // _tile_bytes(contraction, walk, cut, tiles))
     if columns > depth and weight_bytes <= target.l2_bytes // 4 and depth <= 256:
         # Few steps a tile: writing whole rows of the output once matters more than b's reuse.
         block = min(block, 4)
