@@ -210,6 +210,24 @@ def test_values_alive_together_do_not_overlap(name: str) -> None:
                 assert end <= start2 or end2 <= start
 
 
+def test_a_kernel_may_write_over_an_input_that_it_reads_last() -> None:
+    builder = GraphBuilder("in_place")
+    x = builder.input("x", TensorType(f32, (N, 33)))
+    top = builder.apply("matmul", x, _weight(builder, 33, 33))
+    summed = builder.apply("add", _spread(builder, _rows(builder, "reduce_sum", top), top), top)
+    turned = builder.apply("mul", summed, summed)
+    graph = builder.finish([builder.apply("matmul", turned, _weight(builder, 33, 4))])
+    program = build_program(graph, TARGET, 1)
+    plan = plan_memory(program)
+    product = next(
+        s for s in program.steps if isinstance(s, Launch) and s.kernel.name.startswith("mul")
+    )
+    source, target = product.values
+    assert product.replaceable == (source,)
+    assert plan.offsets[source] == plan.offsets[target]
+    _compare(graph, [np.random.default_rng(1).standard_normal((5, 33), np.float32)], 1, 1e-4)
+
+
 def _at(size: Any) -> int:
     return size if isinstance(size, int) else int(eval(str(size), {"batch": 5}))
 

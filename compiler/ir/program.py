@@ -22,6 +22,8 @@ class Launch:
     """Runs a kernel: `values` become its buffers, `sizes` its symbols, in order.
 
     `scratch` lists the values that live only during this launch. `sources` are the user's nodes.
+    `replaceable` are the inputs that the (only) output may overwrite: the kernel reads an element
+    of them just where, and just before, it writes one.
     """
 
     kernel: Kernel
@@ -29,6 +31,7 @@ class Launch:
     sizes: tuple[Size, ...]
     sources: tuple[str, ...] = ()
     scratch: tuple[Value, ...] = ()
+    replaceable: tuple[Value, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

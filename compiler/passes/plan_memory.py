@@ -1,6 +1,7 @@
 """Gives every value of a program a place in one arena, and every weight a place in the blob.
 
-Values that are alive at the same step never overlap. Sizes of the form number * P, with one
+Values that are alive at the same step never overlap, unless a kernel writes its output over an
+input that it reads for the last time. Sizes of the form number * P, with one
 polynomial P of symbols for all of them (P = 1: static sizes; P = batch), are planned together,
 greedily by size: the largest value first, each at the lowest offset that is free during its life
 (Pisarchyk & Lee 2020, arXiv 2001.03288). The arenas of different P lie one after the other.
@@ -52,6 +53,7 @@ def plan_memory(program: Program) -> MemoryPlan:
     weight_offsets, weights_size = _place_weights(program, lives.used)
     fixed = set(program.weights) | set(program.inputs)
     fixed |= {v for v in program.outputs if not is_data_dependent(program, v)}
+    lives.replace_in_place(fixed | set(program.capacities))
     places: dict[Value, Life] = {}
     for value, life in lives.of.items():
         if not any(member in fixed for member in lives.members(value)):
@@ -91,6 +93,8 @@ class _Lives:
         self.used: dict[Value, None] = {}
         self._root: dict[Value, Value] = {}
         self._members: dict[Value, list[Value]] = {}
+        self._launches: list[tuple[int, Launch]] = []  # those that run once
+        self._depth = 0
         self._time = 0
         self._program = program
         for value in program.inputs:
@@ -126,6 +130,8 @@ class _Lives:
             match step:
                 case Launch():
                     self._touch_all(step.values)
+                    if not self._depth:
+                        self._launches.append((self._time, step))
                 case BindDims(value, _, _):
                     self._touch(value)
                 case Copy(source, target):
@@ -139,6 +145,21 @@ class _Lives:
                 case Repeat():
                     self._repeat(step)
 
+    def replace_in_place(self, kept: set[Value]) -> None:
+        """Lets a kernel's output take the place of an input that is not needed after it."""
+        for time, step in self._launches:
+            target = step.values[-step.kernel.outputs]
+            life = self.of.get(target)
+            if life is None or life.first != time or target in kept or target in self._root:
+                continue
+            for source in map(self.root, step.replaceable):
+                before = self.of[source]
+                if before.last == time and kept.isdisjoint(self.members(source)):
+                    self._join(source, target)
+                    before.last = life.last
+                    del self.of[target]
+                    break
+
     def _touch_all(self, values: Iterable[Value]) -> None:
         for value in values:
             self._touch(value)
@@ -148,16 +169,21 @@ class _Lives:
         root = self.root(source)
         if target in self.of:
             raise InternalError("a value is aliased after it was written")
-        self._root[target] = root
-        self._members.setdefault(root, []).append(target)
+        self._join(root, target)
         self.used[target] = None
+
+    def _join(self, root: Value, target: Value) -> None:
+        self._root[target] = root
+        self._members.setdefault(root, []).extend(self.members(target))
 
     def _repeat(self, step: Repeat) -> None:
         """Whatever is alive before a loop and used in it stays alive until the loop ends."""
         before = self._time
         controls = [v for v in (step.trips, step.condition, step.iteration) if v is not None]
         self._touch_all(controls)
+        self._depth += 1
         self._steps(step.body)
+        self._depth -= 1
         self._time += 1
         self._touch_all(controls)
         for life in self.of.values():

@@ -10,7 +10,7 @@ from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir import dims, loops
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Size, Symbol
-from bessemer.compiler.ir.expr import Buffer, Expression, Index, Load
+from bessemer.compiler.ir.expr import Buffer, Expression, Index, Load, Reduce
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.loops import Block, Kernel
 from bessemer.compiler.ir.program import Launch
@@ -167,8 +167,26 @@ def _store_elements(
 ) -> Launch:
     piece = Piece(out.buffer, out.offset(index), value, symbols)
     nest = lower_nest(piece, lowering.lanes, lowering.vectorize)
-    return lowering.launch(
+    launch = lowering.launch(
         nodes, flat_buffers(fusion), {out.value: out.buffer}, nest.body, nest.operations
+    )
+    return replace(launch, replaceable=_replaceable(fusion, piece))
+
+
+def _replaceable(fusion: Fusion, piece: Piece) -> tuple[Value, ...]:
+    """The inputs of which every load is of the element that is stored in its place."""
+    elsewhere: set[str] = set()
+    for node in all_nodes(piece.value):
+        if isinstance(node, Reduce):
+            return ()
+        if isinstance(node, Load) and node.indices != (piece.offset,):
+            elsewhere.add(node.buffer.name)
+    return tuple(
+        value
+        for value, buffer in fusion.buffers.items()
+        if buffer.name not in elsewhere
+        and buffer.dtype == piece.target.dtype
+        and value.type.numel == dims.product(piece.target.shape)
     )
 
 
