@@ -23,8 +23,6 @@ import numpy as np
 from bessemer.compiler.codegen.link import Bytes, Code
 from bessemer.runtime.artifact import Signature
 
-_FILES = ("model.o", "model.weights")
-
 
 @dataclass(frozen=True)
 class Cache:

@@ -30,7 +30,6 @@ class Options:
     optimize: int = 2
     dump: Path | None = None
     verify: bool = False
-    cache: Path | None = None
 
     def __post_init__(self) -> None:
         if self.optimize not in (0, 1, 2):

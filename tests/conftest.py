@@ -18,7 +18,6 @@ settings.load_profile("bessemer")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--models", type=Path, help="folder of the exported benchmark networks")
-    parser.addoption("--corpus", type=Path, help="folder of the corpus of real models")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -45,11 +44,6 @@ def rng(request: pytest.FixtureRequest) -> np.random.Generator:
 @pytest.fixture
 def models_folder(request: pytest.FixtureRequest) -> Path:
     return _folder(request, "--models")
-
-
-@pytest.fixture
-def corpus_folder(request: pytest.FixtureRequest) -> Path:
-    return _folder(request, "--corpus")
 
 
 def _folder(request: pytest.FixtureRequest, option: str) -> Path:

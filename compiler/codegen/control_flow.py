@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bessemer.compiler.codegen.arithmetic import compare
-from bessemer.compiler.codegen.state import KernelState, number
+from bessemer.compiler.codegen.state import KernelState
 from bessemer.compiler.codegen.values import Value
 from bessemer.compiler.codegen.writer import Lines, Scope
 from bessemer.compiler.ir.types import i64
@@ -202,8 +202,3 @@ def _fill(
     for name, phi in entered.items():
         sources = ", ".join(f"[ {values[name].text}, %{block} ]" for values, block in ends)
         phis.append(f"  {phi.text} = phi {phi.type} {sources}")
-
-
-def constant_range(extent: int, step: int = 1) -> Range:
-    """0, step, ... below a known extent."""
-    return Range(number(0), number(extent), step)

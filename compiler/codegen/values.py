@@ -66,11 +66,6 @@ def scalar_text(kind: DType) -> str:
     return "i1" if kind is boolean else f"i{kind.bits}"
 
 
-def memory_text(dtype: DType) -> str:
-    """The LLVM type of one element in memory."""
-    return _FLOATS[dtype.bits] if dtype.is_float and dtype.bits > 16 else f"i{dtype.bits}"
-
-
 def vector_text(scalar: str, lanes: int) -> str:
     """`float` for one lane, `<16 x float>` for sixteen."""
     return scalar if lanes == 1 else f"<{lanes} x {scalar}>"

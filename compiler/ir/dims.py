@@ -390,11 +390,6 @@ def ceildiv(numerator: Size, denominator: Size) -> Size:
     return floordiv(numerator + denominator - 1, denominator)
 
 
-def round_up(size: Size, multiple: int) -> Size:
-    """The smallest multiple of `multiple` that is not below `size`."""
-    return ceildiv(size, multiple) * multiple
-
-
 def is_within(size: Size, extent: Size) -> bool:
     """Whether 0 <= size < extent is certain."""
     return is_nonnegative(size) and is_nonnegative(extent - 1 - upper_bound(size))

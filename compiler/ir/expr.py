@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, TypeAlias, TypeVar, Union, cast
 
 from bessemer.compiler.errors import InternalError
@@ -642,8 +642,3 @@ def describe(node: Expression) -> str:
         if not isinstance(getattr(node, f.name), Expression)
     ]
     return f"{type(node).__name__}({', '.join(plain)})"
-
-
-def renamed(buffer: Buffer, name: str) -> Buffer:
-    """The same buffer under another name."""
-    return replace(buffer, name=name)

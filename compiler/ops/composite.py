@@ -91,14 +91,6 @@ def binary(b: GraphBuilder, name: str, x: Value | Number, y: Value | Number) -> 
     return b.apply(name, *broadcast(b, x, y))
 
 
-def variadic(b: GraphBuilder, name: str, values: Sequence[Value]) -> Value:
-    """A binary operator from left to right over one value or more."""
-    first, *rest = values
-    for value in rest:
-        first = binary(b, name, first, value)
-    return first
-
-
 def where(
     b: GraphBuilder, condition: Value, then: Value | Number, otherwise: Value | Number
 ) -> Value:

@@ -76,11 +76,6 @@ class Contraction:
         """The number of products in a sum."""
         return dims.product(axis.extent for axis in self.depth)
 
-    @property
-    def row_extent(self) -> Size:
-        """The number of rows of one packed matrix's product."""
-        return dims.product(axis.extent for axis in self.rows if axis.b_stride == 0)
-
 
 def supports(contraction: Contraction) -> bool:
     """Whether the micro-kernel schedule can do it; generic loops do the others."""

@@ -68,10 +68,6 @@ class Grouping:
     roots: dict[Value, Group]
     packs: dict[Node, Group]
 
-    def is_materialized(self, value: Value) -> bool:
-        """Whether a computed value lies in memory."""
-        return value in self.roots
-
 
 def kind_of(node: Node) -> Kind:
     """How a node can take part in a group."""

@@ -18,7 +18,6 @@ from bessemer.compiler.ir.types import Array
 from bessemer.frontends.cli.output import write_note
 from bessemer.frontends.random_inputs import default_sizes, index_limits, random_arrays
 from bessemer.runtime.model import CompiledModel, load
-from bessemer.runtime.shapes import names_in
 
 
 def is_artifact(path: Path) -> bool:
@@ -86,12 +85,3 @@ def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
-
-
-def free_symbols(model: CompiledModel) -> list[str]:
-    """The symbols that the inputs' shapes bind."""
-    names: set[str] = set()
-    for info in model.inputs:
-        for size in info.shape:
-            names |= names_in(size) if isinstance(size, str) else set()
-    return [name for name in model.signature.symbols if name in names]

@@ -30,11 +30,6 @@ class Scheduled:
     target: Target
 
 
-def pass_names() -> list[str]:
-    """The passes in the order in which they run; some run twice."""
-    return [step.__name__ for step in PASSES]
-
-
 def graph_after(graph: Graph, optimize: int, name: str = "") -> Graph:
     """The graph after the last run of the pass of this name (all of them if there is no name).
 
