@@ -27,5 +27,6 @@ from bessemer.compiler.ops import (  # noqa: F401  (each registers its operators
     scan,
     scatter,
     sort,
+    trees,
     unique,
 )

@@ -1,7 +1,6 @@
 """Tree ensembles of ai.onnx.ml.
 
-All trees walk at once: the place of every sample in every tree is an index into one table of nodes,
-and as many steps are made as the deepest tree has. A leaf leads to itself.
+The nodes of all trees become one table, in which a leaf leads to itself: see ops/trees.py.
 """
 
 from __future__ import annotations
@@ -14,7 +13,8 @@ import numpy as np
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import Array, i64
 from bessemer.compiler.ops.composite import binary
-from bessemer.compiler.ops.composite_reduce import mean, reduce, softmax
+from bessemer.compiler.ops.composite_reduce import softmax
+from bessemer.compiler.ops.trees import COMPARISONS
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.items import Item
 from bessemer.frontends.onnx_reader.registry import rule
@@ -22,7 +22,6 @@ from bessemer.frontends.onnx_reader.registry import rule
 _DOMAIN = "ai.onnx.ml"
 _MODES = {"BRANCH_LEQ": "le", "BRANCH_LT": "lt", "BRANCH_GTE": "ge", "BRANCH_GT": "gt",
           "BRANCH_EQ": "eq", "BRANCH_NEQ": "ne"}  # fmt: skip
-_MODE_NUMBERS = ("le", "lt", "ge", "gt", "eq", "ne")
 _AGGREGATIONS = ("AVERAGE", "SUM", "MIN", "MAX")
 
 
@@ -42,37 +41,58 @@ class _Forest:
     if_false: Array
     weights: Array
 
-    def depth(self, context: NodeContext) -> int:
-        """The largest number of comparisons on the way to a leaf; refuses circles."""
-        places = np.unique(self.roots)
+    def depths(self, context: NodeContext) -> Array:
+        """The number of comparisons on the way to each tree's farthest leaf; refuses circles."""
         inner = np.array([mode != "" for mode in self.modes])
-        for steps in range(len(self.modes) + 1):
-            places = places[inner[places]]
-            if not places.size:
-                return steps
-            places = np.unique(np.concatenate([self.if_true[places], self.if_false[places]]))
+        depths = np.zeros(len(self.modes), np.int64)
+        for _ in range(len(self.modes) + 1):
+            below = 1 + np.maximum(depths[self.if_true], depths[self.if_false])
+            below[~inner] = 0
+            if (below == depths).all():
+                return depths[self.roots]
+            depths = below
         context.wrong("the nodes of a tree form a circle")
 
 
 def _summed(context: NodeContext, x: Value, forest: _Forest, aggregation: str) -> Value:
     """[samples, targets]: the leaves' weights, over all trees."""
-    b = context.builder
-    samples = x.type.shape[0]
-    count = len(forest.roots)
+    if aggregation not in _AGGREGATIONS:
+        context.wrong(f"aggregate_function is {aggregation}")
     _check(context, forest)
-    places = b.apply("broadcast_to", b.constant(forest.roots), shape=(samples, count))
-    for _ in range(forest.depth(context)):
-        places = _step(context, x, forest, places)
-    leaves = b.apply("gather", b.constant(forest.weights), places, axis=0)
-    match aggregation:
-        case "SUM":
-            return reduce(b, "sum", leaves, (1,))
-        case "AVERAGE":
-            return mean(b, leaves, (1,))
-        case "MIN" | "MAX":
-            return reduce(b, aggregation.lower(), leaves, (1,))
-        case _:
-            context.wrong(f"aggregate_function is {aggregation}")
+    b = context.builder
+    order = np.argsort(forest.depths(context), kind="stable")
+    inner = np.array([mode != "" for mode in forest.modes], bool)
+    # Inner nodes first: old place by new one, and the other way round.
+    old = np.concatenate([np.flatnonzero(inner), np.flatnonzero(~inner)])
+    new = np.argsort(old)
+    leaves = int(inner.sum())
+    modes = sorted({mode for mode in forest.modes if mode})
+    tables: list[Array] = [
+        forest.splits[old],
+        forest.features[old].astype(np.int32),
+        new[np.stack([forest.if_false, forest.if_true], axis=1)[old]].astype(np.int32),
+        forest.weights[old[leaves:]],
+        new[forest.roots[order]].astype(np.int32),
+    ]
+    if len(modes) > 1:
+        numbers = np.array([COMPARISONS.index(mode or "le") for mode in forest.modes], np.int32)
+        tables.append(numbers[old])
+    if forest.missing_is_true.any():
+        tables.append(forest.missing_is_true[old])
+    total = b.apply(
+        "tree_ensemble",
+        x,
+        *map(b.constant, tables),
+        comparison=modes[0] if modes else "le",
+        aggregation=aggregation.lower() if aggregation in ("MIN", "MAX") else "add",
+        width=int(forest.features.max(initial=-1)) + 1,
+        leaves=leaves,
+        has_modes=len(modes) > 1,
+        has_missing=bool(forest.missing_is_true.any()),
+    )
+    if aggregation == "AVERAGE":
+        return b.apply("div", total, context.like(total, float(len(forest.roots))))
+    return total
 
 
 def _check(context: NodeContext, forest: _Forest) -> None:
@@ -80,26 +100,8 @@ def _check(context: NodeContext, forest: _Forest) -> None:
     for table in (forest.roots, forest.if_true, forest.if_false):
         if table.size and (table.min() < 0 or table.max() >= count):
             context.wrong("a tree leads to a node that does not exist")
-
-
-def _step(context: NodeContext, x: Value, forest: _Forest, places: Value) -> Value:
-    """The nodes that come after, for every sample in every tree."""
-    b = context.builder
-
-    def entry(table: Array) -> Value:
-        return b.apply("gather", b.constant(table), places, axis=0)
-
-    seen = b.apply("gather_elements", x, entry(forest.features), axis=1)
-    split = entry(forest.splits)
-    modes = sorted({mode for mode in forest.modes if mode})
-    goes = b.apply(modes[0], seen, split)
-    for mode in modes[1:]:
-        here = entry(np.array([found == mode for found in forest.modes]))
-        goes = b.apply("select", here, b.apply(mode, seen, split), goes)
-    if forest.missing_is_true.any():
-        missing = b.apply("and", b.apply("isnan", seen), entry(forest.missing_is_true))
-        goes = b.apply("or", goes, missing)
-    return b.apply("select", goes, entry(forest.if_true), entry(forest.if_false))
+    if forest.features.size and forest.features.min() < 0:
+        context.wrong("a node asks for a feature with a negative number")
 
 
 @rule("TreeEnsemble", domain=_DOMAIN)
@@ -108,7 +110,7 @@ def read_tree_ensemble(context: NodeContext) -> Value:
     x = context.input(0)
     dtype = x.type.dtype.numpy
     modes = np.asarray(context.attributes["nodes_modes"]).reshape(-1)
-    if modes.size and modes.max() >= len(_MODE_NUMBERS):
+    if modes.size and modes.max() >= len(COMPARISONS):
         context.unsupported("nodes_modes = 6 (BRANCH_MEMBER)")
     inner = len(modes)
     targets = np.array(context.integers("leaf_targetids"), dtype=np.int64)
@@ -132,7 +134,7 @@ def read_tree_ensemble(context: NodeContext) -> Value:
         roots=np.array(context.integers("tree_roots"), dtype=np.int64),
         features=padded(np.array(context.integers("nodes_featureids"), dtype=np.int64)),
         splits=padded(np.asarray(context.attributes["nodes_splits"], dtype=dtype).reshape(-1)),
-        modes=[_MODE_NUMBERS[int(mode)] for mode in modes] + [""] * len(targets),
+        modes=[COMPARISONS[int(mode)] for mode in modes] + [""] * len(targets),
         missing_is_true=padded(np.array(missing or (0,) * inner, dtype=bool)),
         if_true=following("true"),
         if_false=following("false"),

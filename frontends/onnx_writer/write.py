@@ -19,6 +19,7 @@ from bessemer.frontends.onnx_writer import (  # noqa: F401  (each enters its rul
     rules_pointwise,
     rules_recurrent,
     rules_reduce,
+    rules_trees,
     rules_vision,
 )
 from bessemer.frontends.onnx_writer.emitter import Emitter
@@ -28,6 +29,7 @@ from bessemer.frontends.onnx_writer.storage import plain
 from bessemer.frontends.onnx_writer.walk import write_nodes
 
 OPSET = 20
+ML_OPSET = 3
 LARGEST_FILE = 2**31 - 2**24
 """In bytes: a protobuf cannot be larger. The constants of such a model get a file of their own."""
 
@@ -75,6 +77,8 @@ def _model(emitter: Emitter) -> onnx.ModelProto:
         tensors,
     )
     opsets = [helper.make_opsetid("", OPSET)]
+    if any(node.domain == "ai.onnx.ml" for node in nodes):
+        opsets.append(helper.make_opsetid("ai.onnx.ml", ML_OPSET))
     return helper.make_model(
         written,
         opset_imports=opsets,

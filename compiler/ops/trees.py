@@ -1,0 +1,320 @@
+"""tree_ensemble: decision trees, and the sum (or smallest, largest) of the leaves they lead to.
+
+All trees are in one table of nodes, inner ones before leaves. An inner node compares one feature
+with its split and leads to one of two nodes; a leaf leads to itself, so that several walks can go
+side by side until the last has come to its leaf: one alone would wait for memory at every step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from bessemer.compiler.ir import dims
+from bessemer.compiler.ir.build_loops import KernelBuilder, Local
+from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.expr import (
+    Buffer,
+    Expression,
+    as_index,
+    binary,
+    convert,
+    less,
+    neutral,
+    select,
+    unary,
+)
+from bessemer.compiler.ir.op import Example, Operator, register
+from bessemer.compiler.ir.types import FLOATS, Array, TensorType, boolean, f64, i32, i64
+from bessemer.compiler.ops.check import listed, require, require_dtype
+
+COMPARISONS = ("le", "lt", "ge", "gt", "eq", "ne")
+"""What a node can ask; an entry of `modes` is a position in this list."""
+_WALKS = 8
+_STEPS = 2
+
+
+def _infer(
+    x: TensorType,
+    splits: TensorType,
+    features: TensorType,
+    children: TensorType,
+    weights: TensorType,
+    roots: TensorType,
+    *optional: TensorType,
+    comparison: str,
+    aggregation: str,
+    width: int,
+    leaves: int,
+    has_modes: bool = False,
+    has_missing: bool = False,
+) -> TensorType:
+    """(x [N, F], splits [nodes], features i32 [nodes], children i32 [nodes, 2] (if false, if true),
+    weights [nodes - leaves, targets], roots i32 [trees] [, modes i32 [nodes]]
+    [, missing bool [nodes]]) -> [N, targets].
+
+    Nodes from `leaves` on are leaves. The others ask `x[feature] comparison split`, or with
+    `has_modes` the comparison of their own. `missing`: whether a NaN counts as true; otherwise it
+    compares as false ("ne": as true). Trees of about the same depth should be neighbours.
+    `aggregation` is add, min or max; features are below `width`.
+    """
+    types = (x, splits, features, children, weights, roots, *optional)
+    require_dtype("tree_ensemble", x, FLOATS)
+    count = splits.shape[0]
+    fits = x.rank == weights.rank == 2 and children.shape == (count, 2)
+    fits = fits and features.shape == (count,) and weights.shape[0] == count - leaves
+    fits = fits and roots.rank == 1
+    fits = fits and splits.dtype == weights.dtype == x.dtype
+    fits = fits and {features.dtype, children.dtype, roots.dtype} == {i32}
+    extra = [TensorType(i32, (count,))] * has_modes + [TensorType(boolean, (count,))] * has_missing
+    require(
+        fits and list(optional) == extra,
+        f"tree_ensemble's tables do not fit each other: {listed(types)}.",
+    )
+    require(
+        not isinstance(x.shape[1], int) or width <= x.shape[1],
+        f"The trees ask for {width} features, but the input {x} has {x.shape[1]}.",
+    )
+    return x.with_shape((x.shape[0], weights.shape[1]))
+
+
+def _reference(
+    x: Array,
+    splits: Array,
+    features: Array,
+    children: Array,
+    weights: Array,
+    roots: Array,
+    *optional: Array,
+    comparison: str,
+    aggregation: str,
+    width: int,
+    leaves: int,
+    has_modes: bool = False,
+    has_missing: bool = False,
+) -> Array:
+    asked = {
+        "le": np.less_equal, "lt": np.less, "ge": np.greater_equal,
+        "gt": np.greater, "eq": np.equal, "ne": np.not_equal,
+    }  # fmt: skip
+    combine = {"add": np.add, "min": np.minimum, "max": np.maximum}[aggregation]
+    result = np.empty((len(x), weights.shape[1]), np.float64)
+    for sample, row in enumerate(x):
+        found = []
+        for root in roots:
+            place = root
+            while place < leaves:
+                name = COMPARISONS[optional[0][place]] if has_modes else comparison
+                value = row[features[place]]
+                goes = bool(asked[name](value, splits[place]))
+                if has_missing:
+                    goes = goes or bool(np.isnan(value) and optional[-1][place])
+                place = children[place, int(goes)]
+            found.append(weights[place - leaves].astype(np.float64))
+        result[sample] = combine.reduce(found)
+    return result.astype(x.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class _Forest:
+    """The operands of one ensemble, and the kernel that is being written."""
+
+    builder: KernelBuilder
+    x: Buffer
+    tables: Sequence[Buffer]
+    modes: Buffer | None
+    missing: Buffer | None
+    comparison: str
+    leaves: int
+
+    @property
+    def trees(self) -> Size:
+        """The number of trees."""
+        return self.tables[4].shape[0]
+
+    def walk(self, starts: Iterable[tuple[Size, Size]]) -> list[Size]:
+        """The leaves that samples come to in trees, for pairs of a sample and a tree."""
+        roots = self.tables[4]
+        walks = [
+            (sample, self.builder.define(convert(roots[tree], i64), "place"))
+            for sample, tree in starts
+        ]
+        lowest = walks[0][1].value
+        for _, place in walks[1:]:
+            lowest = binary("min", lowest, place.value)
+        with self.builder.repeat_while(lowest < self.leaves):
+            for _ in range(_STEPS):
+                for sample, place in walks:
+                    place.set(self._next(sample, place.index))
+        return [place.index - self.leaves for _, place in walks]
+
+    def _next(self, sample: Size, place: Size) -> Expression:
+        splits, features, children, *_ = self.tables
+        feature = as_index(convert(features[place], i64))
+        value = self.builder.define(self.x[sample, feature], "x").value
+        split = splits[place]
+        goes = binary(self.comparison, value, split)
+        if self.modes is not None:
+            mode = self.modes[place]
+            for number, name in enumerate(COMPARISONS):
+                goes = select(binary("eq", mode, number), binary(name, value, split), goes)
+        if self.missing is not None:
+            goes = goes | (unary("isnan", value) & self.missing[place])
+        return convert(children[place, as_index(convert(goes, i64))], i64)
+
+
+def _statements(
+    builder: KernelBuilder,
+    inputs: list[Buffer],
+    outputs: list[Buffer],
+    *,
+    comparison: str,
+    aggregation: str,
+    width: int,
+    leaves: int,
+    has_modes: bool = False,
+    has_missing: bool = False,
+) -> None:
+    x, *tables = inputs
+    (out,) = outputs
+    modes = tables[5] if has_modes else None
+    missing = tables[-1] if has_missing else None
+    forest = _Forest(builder, x, tables[:5], modes, missing, comparison, leaves)
+    samples = x.shape[0]
+    with builder.loop(dims.ceildiv(samples, _WALKS), "parallel") as block:
+        if not isinstance(x.shape[1], int):
+            builder.fail_if(less(x.shape[1], width), f"the trees ask for {width} features")
+        first = block * _WALKS
+        with builder.when(less(first + _WALKS - 1, samples)):
+            _score(forest, out, aggregation, [first + i for i in range(_WALKS)])
+        with (
+            builder.otherwise(),
+            builder.loop(dims.minimum(samples - first, _WALKS)) as i,
+        ):
+            _score(forest, out, aggregation, [first + i])
+
+
+def _score(forest: _Forest, out: Buffer, aggregation: str, samples: Sequence[Size]) -> None:
+    """All trees for these samples; without the questions after NaNs where there are none."""
+    if forest.missing is None:
+        _walk_all(forest, out, aggregation, samples)
+        return
+    builder = forest.builder
+    unknown = builder.define(neutral("or", boolean), "unknown")
+    for sample in samples:
+        with builder.loop(forest.x.shape[1], "vector", lanes=0) as feature:
+            unknown.accumulate("or", unary("isnan", forest.x[sample, feature]))
+    with builder.when(unknown.value):
+        _walk_all(forest, out, aggregation, samples)
+    with builder.otherwise():
+        _walk_all(replace(forest, missing=None), out, aggregation, samples)
+
+
+def _walk_all(forest: _Forest, out: Buffer, aggregation: str, samples: Sequence[Size]) -> None:
+    """One sample in several trees at once, or several samples in one tree after the other."""
+    builder = forest.builder
+    sums = [_Sum(forest, out, aggregation, sample) for sample in samples]
+    together = _WALKS // len(samples)
+    full = forest.trees // together
+
+    def add(trees: Sequence[Size]) -> None:
+        pairs = [(sample, tree) for tree in trees for sample in samples]
+        for number, leaf in enumerate(forest.walk(pairs)):
+            sums[number % len(samples)].add(leaf)
+
+    with builder.loop(full) as group:
+        add([group * together + i for i in range(together)])
+    if together > 1:
+        with builder.loop(forest.trees - full * together) as i:
+            add([full * together + i])
+    for total in sums:
+        total.finish()
+
+
+class _Sum:
+    """What a sample's leaves come to: in a local for one target, else in the output's row."""
+
+    def __init__(self, forest: _Forest, out: Buffer, aggregation: str, sample: Size) -> None:
+        self.builder = forest.builder
+        self.weights = forest.tables[3]
+        self.out, self.aggregation, self.sample = out, aggregation, sample
+        self.local: Local | None = None
+        if out.shape[1] == 1:
+            self.local = self.builder.define(neutral(aggregation, f64), "total")
+            return
+        with self.builder.loop(out.shape[1], "vector", lanes=0) as target:
+            self.builder.store(out, (sample, target), neutral(aggregation, out.dtype))
+
+    def add(self, leaf: Size) -> None:
+        """One more leaf."""
+        if self.local is not None:
+            self.local.accumulate(self.aggregation, convert(self.weights[leaf, 0], f64))
+            return
+        with self.builder.loop(self.out.shape[1], "vector", lanes=0) as target:
+            place = (self.sample, target)
+            value = binary(self.aggregation, self.out[place], self.weights[leaf, target])
+            self.builder.store(self.out, place, value)
+
+    def finish(self) -> None:
+        """Writes the result."""
+        if self.local is not None:
+            self.builder.store(self.out, (self.sample, 0), self.local.value)
+
+
+def _example(
+    samples: int,
+    trees: int,
+    targets: int,
+    comparison: str = "le",
+    aggregation: str = "add",
+    **attributes: bool,
+) -> Example:
+    """Full trees of 0 to 4 levels over 5 features."""
+    rng = np.random.default_rng(samples + trees)
+    inner = [2 ** (tree % 5) - 1 for tree in range(trees)]
+    leaves = sum(inner)
+    children: list[list[int]] = []
+    roots: list[int] = []
+    for tree, own in enumerate(inner):
+        first, leaf = sum(inner[:tree]), leaves + sum(inner[:tree]) + tree
+        roots.append(first if own else leaf)
+        places = [first + i if i < own else leaf + i - own for i in range(2 * own + 1)]
+        children += [[places[2 * i + 1], places[2 * i + 2]] for i in range(own)]
+    children += [[leaves + i, leaves + i] for i in range(leaves + trees)]
+    features = rng.integers(0, 5, len(children))
+    count = len(children)
+    x = rng.standard_normal((samples, 5)).astype(np.float32).round(1)
+    splits = rng.standard_normal(count).astype(np.float32).round(1)
+    optional: list[Array] = []
+    if attributes.get("has_modes"):
+        optional.append(rng.integers(0, len(COMPARISONS), count).astype(np.int32))
+    if attributes.get("has_missing"):
+        x[rng.random(x.shape) < 0.2] = np.nan
+        optional.append(rng.random(count) < 0.5)
+    tables = [np.array(table, np.int32) for table in (features, children, roots)]
+    weights = rng.standard_normal((count - leaves, targets)).astype(np.float32)
+    inputs = (x, splits, tables[0], tables[1], weights, tables[2], *optional)
+    given = {"comparison": comparison, "aggregation": aggregation, "width": 5, "leaves": leaves}
+    given |= attributes
+    return Example(inputs, given)
+
+
+register(
+    Operator(
+        "tree_ensemble",
+        _infer,
+        _reference,
+        statements=_statements,
+        gradient=None,
+        examples=(
+            _example(1, 21, 1),
+            _example(11, 3, 1, "lt", "max"),
+            _example(8, 9, 3, "gt"),
+            _example(3, 17, 4, "ge", "min", has_missing=True),
+            _example(17, 8, 1, has_modes=True, has_missing=True),
+            _example(2, 1, 2, "eq"),
+        ),
+    )
+)

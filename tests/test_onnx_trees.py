@@ -1,0 +1,82 @@
+"""Tree ensembles, read from ONNX and written again, against onnxruntime and the definition."""
+
+import numpy as np
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper
+
+import bessemer
+from bessemer.compiler.ir.build import GraphBuilder
+from bessemer.compiler.ir.types import TensorType, f32
+from bessemer.compiler.ops.trees import COMPARISONS
+from tests.onnx_runs import assert_near, run_written
+from tests.op_cases import Case, cases
+
+
+def _lopsided_forest(rng: np.random.Generator, trees: int) -> dict[str, object]:
+    """Trees that are chains of one to nine questions: a walk may end early or late."""
+    table: dict[str, list[object]] = {}
+
+    def add(**entries: object) -> None:
+        for key, entry in entries.items():
+            table.setdefault(key, []).append(entry)
+
+    for tree in range(trees):
+        questions = 1 + tree % 9
+        for node in range(2 * questions + 1):
+            is_leaf = node % 2 == 1 or node == 2 * questions
+            add(
+                nodes_treeids=tree,
+                nodes_nodeids=node,
+                nodes_modes="LEAF" if is_leaf else "BRANCH_LEQ",
+                nodes_featureids=int(rng.integers(6)),
+                nodes_values=float(rng.standard_normal()),
+                nodes_truenodeids=0 if is_leaf else node + 1,
+                nodes_falsenodeids=0 if is_leaf else node + 2,
+                nodes_missing_value_tracks_true=int(rng.integers(2)),
+            )
+            if is_leaf:
+                weight = float(rng.standard_normal())
+                add(target_treeids=tree, target_nodeids=node, target_ids=0, target_weights=weight)
+    return {**table}
+
+
+@pytest.mark.parametrize("samples", [1, 7, 8, 19])
+@pytest.mark.parametrize("has_unknown", [False, True])
+def test_lopsided_trees(rng: np.random.Generator, samples: int, has_unknown: bool) -> None:
+    node = helper.make_node(
+        "TreeEnsembleRegressor", ["x"], ["y"], domain="ai.onnx.ml", n_targets=1,
+        **_lopsided_forest(rng, 27),
+    )  # fmt: skip
+    graph = helper.make_graph(
+        [node],
+        "trees",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 6])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 1])],
+    )
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("ai.onnx.ml", 3)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
+    x = rng.standard_normal((samples, 6)).astype(np.float32)
+    if has_unknown:
+        x[rng.random(x.shape) < 0.2] = np.nan
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    (expected,) = session.run(None, {"x": x})
+    (found,) = bessemer.compile(model).run({"x": x})
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+FORESTS = [case for case in cases() if case.operator.name == "tree_ensemble"]
+
+
+@pytest.mark.parametrize("case", FORESTS, ids=lambda case: case.name)
+def test_constant_tables_are_written(case: Case) -> None:
+    x, *tables = case.arrays
+    modes = case.attributes.get("has_modes")
+    if modes and {"eq", "ne"} & {COMPARISONS[number] for number in tables[5]}:
+        x = np.nan_to_num(x)  # onnxruntime asks these of a NaN in its own way
+    b = GraphBuilder("trees")
+    inputs = [b.input("x", TensorType(f32, x.shape)), *map(b.constant, tables)]
+    graph = b.finish([b.apply("tree_ensemble", *inputs, **case.attributes)], ["y"])
+    (expected,) = case.operator.compute([x, *tables], case.attributes)
+    (found,) = run_written(graph, {"x": x})
+    assert_near(found, expected, 1e-5)
