@@ -49,6 +49,22 @@ class GraphBuilder:
         self._sources: tuple[str, ...] = ()
         self._names: set[str] = parent._names if parent else set()
 
+    @classmethod
+    def continuing(cls, graph: Graph) -> GraphBuilder:
+        """A builder that has written a graph and goes on behind its last node."""
+        builder = cls(graph.name)
+        for value in graph.inputs:
+            builder.inputs.append(value)
+        builder.constants.update(graph.constants)
+        builder.symbols += graph.symbols
+        builder.nodes += graph.nodes
+        builder._producers.update(graph.producers())
+        for node in graph.walk():
+            for size in (size for value in node.outputs for size in value.type.shape):
+                builder._names |= symbol_names(size)
+        builder._names.update(graph.symbols)
+        return builder
+
     # Values
 
     def input(self, name: str, type: TensorType) -> Value:
@@ -94,10 +110,10 @@ class GraphBuilder:
     # Nodes
 
     @contextmanager
-    def source(self, name: str) -> Iterator[None]:
-        """Nodes added inside come from the user's node `name`."""
+    def source(self, *names: str) -> Iterator[None]:
+        """Nodes added inside come from these nodes of the user's."""
         before = self._sources
-        self._sources = (name,)
+        self._sources = names
         yield
         self._sources = before
 

@@ -27,6 +27,7 @@ from bessemer.compiler.ir.types import (
 )
 from bessemer.compiler.ops.check import require, require_one_shape, require_one_type
 from bessemer.compiler.ops.example_arrays import SPECIAL, booleans, integers, ramp
+from bessemer.compiler.ops.gradients_pointwise import cast_gradient, select_gradient
 from bessemer.compiler.ops.precise import is_float
 
 
@@ -69,7 +70,7 @@ register(
         _cast_infer,
         saturating_cast,
         _cast_element,
-        gradient=None,
+        gradient=cast_gradient,
         examples=(
             *(Example((_EDGES,), {"dtype": d}) for d in (i8, u8, i16, u16, i32, u32, i64, boolean)),
             Example((SPECIAL,), {"dtype": f16}),
@@ -115,7 +116,7 @@ register(
         _select_infer,
         _select_reference,
         _select_element,
-        gradient=None,
+        gradient=select_gradient,
         examples=(
             Example((booleans((3, 5)), ramp((3, 5), f32), ramp((3, 5), f32, 9, 2))),
             Example((booleans((13,)), SPECIAL, SPECIAL[::-1].copy())),

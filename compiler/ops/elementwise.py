@@ -33,6 +33,11 @@ from bessemer.compiler.ir.types import (
 )
 from bessemer.compiler.ops.check import require, require_dtype, require_one_type
 from bessemer.compiler.ops.example_arrays import SPECIAL, booleans, float_examples, integers, ramp
+from bessemer.compiler.ops.gradients_pointwise import (
+    binary_gradient,
+    leaky_relu_gradient,
+    unary_gradient,
+)
 from bessemer.compiler.ops.precise import is_float, rounded_once
 
 _NUMBERS = (*FLOATS, *INTEGERS)
@@ -228,7 +233,7 @@ for _name in expr.UNARY:
             _unary_infer(_name),
             rounded_once(_UNARY_REFERENCES.get(_name) or getattr(np, _name)),
             _unary_element(_name),
-            gradient=None,
+            gradient=unary_gradient(_name),
             examples=_unary_examples(_name),
         )
     )
@@ -240,7 +245,7 @@ for _name in expr.BINARY:
             _binary_infer(_name),
             _trunc_div if _name == "trunc_div" else rounded_once(_BINARY_REFERENCES[_name]),
             _binary_element(_name),
-            gradient=None,
+            gradient=binary_gradient(_name),
             examples=_binary_examples(_name),
         )
     )
@@ -269,7 +274,7 @@ register(
         _relu_infer,
         _relu_reference,
         _relu_element,
-        gradient=None,
+        gradient=unary_gradient("relu"),
         examples=(*float_examples(), Example((integers((3, 4), i32),))),
     )
 )
@@ -331,7 +336,7 @@ register(
         _clip_infer,
         _clip_reference,
         _clip_element,
-        gradient=None,
+        gradient=unary_gradient("clip"),
         examples=(
             *(Example(e.inputs, _CLIPS[0], e.tolerance) for e in float_examples()),
             *(Example((SPECIAL,), bounds) for bounds in _CLIPS),
@@ -364,7 +369,7 @@ register(
         _leaky_relu_infer,
         _leaky_relu_reference,
         _leaky_relu_element,
-        gradient=None,
+        gradient=leaky_relu_gradient,
         examples=(
             *(Example(e.inputs, {"slope": 0.1}, e.tolerance) for e in float_examples()),
             Example((SPECIAL,), {"slope": -2.0}),

@@ -15,6 +15,12 @@ from bessemer.compiler.ir.expr import Expression, Index, checked, convert, index
 from bessemer.compiler.ir.op import Example, Operator, register
 from bessemer.compiler.ir.types import Array, TensorType, i32, i64
 from bessemer.compiler.ops.check import require, require_axis, require_dtype
+from bessemer.compiler.ops.gradients_move import (
+    gather_elements_gradient,
+    gather_gradient,
+    gather_nd_gradient,
+    one_hot_gradient,
+)
 
 INDEX_TYPES = (i32, i64)
 
@@ -49,7 +55,7 @@ register(
         _gather_infer,
         _gather_reference,
         _gather_element,
-        gradient=None,
+        gradient=gather_gradient,
         examples=(
             Example(((5, 3), np.array([[0, 4, -1], [2, 2, -5]])), {"axis": 0}),
             Example(((2, 3, 7), np.array([6, 0], np.int32)), {"axis": 2}),
@@ -93,7 +99,7 @@ register(
         _gather_elements_infer,
         _gather_elements_reference,
         _gather_elements_element,
-        gradient=None,
+        gradient=gather_elements_gradient,
         examples=(
             Example(((3, 3), np.array([[1, 2, 0], [-1, 0, 0]])), {"axis": 0}),
             Example(((2, 5, 3), np.array([[[4], [-5]]], np.int32)), {"axis": 1}),
@@ -153,7 +159,7 @@ register(
         _gather_nd_infer,
         _gather_nd_reference,
         _gather_nd_element,
-        gradient=None,
+        gradient=gather_nd_gradient,
         examples=(
             Example(((2, 3), np.array([[0, 0], [1, -1]])), {"batch_dims": 0}),
             Example(((2, 3, 5), np.array([[1], [0], [-2]], np.int32)), {"batch_dims": 0}),
@@ -206,7 +212,7 @@ register(
         _one_hot_infer,
         _one_hot_reference,
         _one_hot_element,
-        gradient=None,
+        gradient=one_hot_gradient,
         examples=(
             Example(
                 (np.array([[1, 9], [2, -1], [-4, 0]]), np.array([0, 1], np.float32)),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from bessemer.compiler.ir import expr
+from bessemer.compiler.ir.differential import no_flow
 from bessemer.compiler.ir.dims import Size, format_size, is_nonnegative
 from bessemer.compiler.ir.element import Operand
 from bessemer.compiler.ir.expr import Expression, Index, constant, convert, index_value
@@ -26,6 +27,11 @@ from bessemer.compiler.ir.types import (
 )
 from bessemer.compiler.ops.check import require, require_axis, require_entries
 from bessemer.compiler.ops.example_arrays import booleans, integers, ramp
+from bessemer.compiler.ops.gradients_move import (
+    broadcast_gradient,
+    slice_gradient,
+    transpose_gradient,
+)
 
 # transpose
 
@@ -55,7 +61,7 @@ register(
         _transpose_infer,
         _transpose_reference,
         _transpose_element,
-        gradient=None,
+        gradient=transpose_gradient,
         is_view=True,
         examples=(
             Example(((3, 5),), {"permutation": (1, 0)}),
@@ -100,7 +106,7 @@ register(
         _broadcast_infer,
         _broadcast_reference,
         _broadcast_element,
-        gradient=None,
+        gradient=broadcast_gradient,
         is_view=True,
         examples=(
             Example(((3, 1),), {"shape": (3, 5)}),
@@ -166,7 +172,7 @@ register(
         _slice_infer,
         _slice_reference,
         _slice_element,
-        gradient=None,
+        gradient=slice_gradient,
         is_view=True,
         examples=(
             _slice_example((5, 7), (1, 2), (3, 4), (1, 1)),
@@ -213,7 +219,7 @@ register(
         _full_infer,
         _full_reference,
         _full_element,
-        gradient=None,
+        gradient=no_flow,
         is_view=True,
         examples=tuple(
             Example((), {"shape": shape, "value": value, "dtype": dtype})
@@ -254,7 +260,7 @@ register(
         _iota_infer,
         _iota_reference,
         _iota_element,
-        gradient=None,
+        gradient=no_flow,
         is_view=True,
         examples=tuple(
             Example((), {"shape": shape, "axis": axis, "dtype": dtype})
@@ -296,7 +302,7 @@ register(
         _sizes_infer,
         _sizes_reference,
         _sizes_element,
-        gradient=None,
+        gradient=no_flow,
         examples=(
             Example((), {"sizes": (3, 1, 4)}),
             Example((), {"sizes": (7,)}),

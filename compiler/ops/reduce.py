@@ -13,6 +13,7 @@ import numpy as np
 
 from bessemer.compiler.ir import expr
 from bessemer.compiler.ir.build_loops import KernelBuilder
+from bessemer.compiler.ir.differential import no_flow
 from bessemer.compiler.ir.dims import Size, atom, product
 from bessemer.compiler.ir.element import Operand, reduction_symbols
 from bessemer.compiler.ir.expr import (
@@ -45,6 +46,7 @@ from bessemer.compiler.ir.types import (
 )
 from bessemer.compiler.ops.check import require, require_axis, require_dtype
 from bessemer.compiler.ops.example_arrays import SPECIAL, booleans, integers, ramp
+from bessemer.compiler.ops.gradients_reduce import reduction_gradient
 from bessemer.compiler.ops.precise import widened
 
 _NAMES = {"sum": "add", "prod": "mul", "max": "max", "min": "min", "any": "or", "all": "and"}
@@ -144,7 +146,7 @@ for _name in _NAMES:
             _infer(_name),
             _reference(_name),
             _element(_name),
-            gradient=None,
+            gradient=reduction_gradient(_name),
             examples=_examples(_name),
         )
     )
@@ -265,7 +267,7 @@ for _name in ("arg_max", "arg_min"):
             _place_infer(_name),
             _place_reference(_name),
             statements=_place_statements(_name),
-            gradient=None,
+            gradient=no_flow,
             examples=_place_examples(),
         )
     )

@@ -16,6 +16,7 @@ from bessemer.compiler.ir.op import Example, Operator, register
 from bessemer.compiler.ir.types import Array, TensorType, bf16, i64
 from bessemer.compiler.ops.check import require
 from bessemer.compiler.ops.example_arrays import booleans, integers, ramp
+from bessemer.compiler.ops.gradients_move import reshape_gradient
 
 Run: TypeAlias = tuple[Sequence[int], Sequence[int]]
 """Neighbouring axes of the input, and those of the output that hold the same elements."""
@@ -125,7 +126,7 @@ register(
         _infer,
         _reference,
         _element,
-        gradient=None,
+        gradient=reshape_gradient,
         is_view=True,
         examples=(
             *(Example((source,), {"shape": target}) for source, target in _SHAPES),

@@ -13,6 +13,7 @@ from bessemer.compiler.ir.expr import Buffer, convert, neutral
 from bessemer.compiler.ir.op import Example, Operator, register
 from bessemer.compiler.ir.types import FLOATS, INTEGERS, Array, TensorType, bf16, f16, f32
 from bessemer.compiler.ops.check import require, require_axis, require_dtype
+from bessemer.compiler.ops.gradients_move import cumulative_gradient
 from bessemer.compiler.ops.precise import rounded_once
 from bessemer.compiler.ops.rows import unravel
 
@@ -90,7 +91,7 @@ register(
         _infer,
         _reference,
         statements=_statements,
-        gradient=None,
+        gradient=cumulative_gradient,
         examples=(
             Example(((3, 7),), {"axis": 1}),
             Example(((3, 7),), {"axis": 0, "reverse": True}),

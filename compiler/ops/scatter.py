@@ -18,6 +18,7 @@ from bessemer.compiler.ir.expr import Buffer, Expression, checked, index_value, 
 from bessemer.compiler.ir.op import Example, Operator, register
 from bessemer.compiler.ir.types import Array, TensorType
 from bessemer.compiler.ops.check import require, require_axis, require_dtype
+from bessemer.compiler.ops.gradients_move import scatter_elements_gradient, scatter_nd_gradient
 from bessemer.compiler.ops.index import INDEX_TYPES
 
 REDUCTIONS = ("none", "add", "mul", "max", "min")
@@ -132,7 +133,7 @@ register(
         _elements_infer,
         _elements_reference,
         statements=_elements_statements,
-        gradient=None,
+        gradient=scatter_elements_gradient,
         examples=(
             Example(((3, 3), np.array([[1, 0, 2], [0, 2, -2]]), (2, 3)), {"axis": 0}),
             Example(((1, 5), np.array([[1, -2]], np.int32), (1, 2)), {"axis": 1}),
@@ -211,7 +212,7 @@ register(
         _nd_infer,
         _nd_reference,
         statements=_nd_statements,
-        gradient=None,
+        gradient=scatter_nd_gradient,
         examples=(
             Example(((8,), np.array([[4], [3], [1], [-1]]), (4,))),
             Example(((4, 3, 5), np.array([[0], [2], [0]], np.int32), (3, 3, 5))),

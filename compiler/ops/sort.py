@@ -14,6 +14,7 @@ from bessemer.compiler.ir.expr import Buffer, Constant, Expression, as_index, in
 from bessemer.compiler.ir.op import Example, Operator, register
 from bessemer.compiler.ir.types import FLOATS, INTEGERS, Array, TensorType, bf16, f16, i64
 from bessemer.compiler.ops.check import require, require_axis, require_dtype
+from bessemer.compiler.ops.gradients_move import top_k_gradient
 from bessemer.compiler.ops.heap import Heap
 from bessemer.compiler.ops.precise import widened
 from bessemer.compiler.ops.rows import Row, each_row
@@ -115,7 +116,7 @@ register(
         _infer,
         _reference,
         statements=_statements,
-        gradient=None,
+        gradient=top_k_gradient,
         examples=(
             Example(((3, 11),), {"k": 3, "axis": 1}),
             Example(((5, 2, 3),), {"k": 2, "axis": 0, "largest": False}),

@@ -1,0 +1,59 @@
+"""What a gradient rule is given: one node, and the cotangents of its outputs.
+
+The cotangent of a value is the derivative of the loss with respect to it, in its own type. A rule
+writes nodes into `builder` and returns the cotangents of the inputs, None where no derivative
+flows. It is asked only for nodes that lie between what is differentiated and the loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from bessemer.compiler.ir.build import GraphBuilder
+from bessemer.compiler.ir.graph import Value
+
+
+@dataclass(frozen=True, eq=False)
+class Differential:
+    """A node in its graph and the cotangents of its outputs; None: nothing depends on that one."""
+
+    builder: GraphBuilder
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    cotangents: tuple[Value | None, ...]
+    attributes: Mapping[str, Any]
+
+    @property
+    def x(self) -> Value:
+        """The first input."""
+        return self.inputs[0]
+
+    @property
+    def y(self) -> Value:
+        """The first output."""
+        return self.outputs[0]
+
+    @property
+    def dy(self) -> Value:
+        """The cotangent of an only output."""
+        (cotangent,) = self.cotangents
+        assert cotangent is not None
+        return cotangent
+
+    def __getitem__(self, attribute: str) -> Any:
+        return self.attributes[attribute]
+
+    def apply(self, operator: str, *inputs: Value, **attributes: Any) -> Value:
+        """Adds a node with one output."""
+        return self.builder.apply(operator, *inputs, **attributes)
+
+
+Cotangents: TypeAlias = "tuple[Value | None, ...]"
+GradientRule: TypeAlias = Callable[[Differential], Cotangents]
+
+
+def no_flow(d: Differential) -> Cotangents:
+    """The rule of an operator whose output is constant almost everywhere, or of integers."""
+    return (None,) * len(d.inputs)

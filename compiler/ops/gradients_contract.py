@@ -1,0 +1,126 @@
+"""Gradients of matrix products and convolutions, which are such products and convolutions again."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+from bessemer.compiler.ir.differential import Cotangents, Differential
+from bessemer.compiler.ir.dims import Size, product
+from bessemer.compiler.ir.graph import Value
+from bessemer.compiler.ops.composite import reshape, transpose
+from bessemer.compiler.ops.gradients_move import summed_to
+
+
+def _flipped(d: Differential, x: Value) -> Value:
+    """The matrices transposed."""
+    rank = x.type.rank
+    return transpose(d.builder, x, [*range(rank - 2), rank - 1, rank - 2])
+
+
+def matmul_gradient(d: Differential) -> Cotangents:
+    """dA = dY B^T, dB = A^T dY, added up where a batch was repeated."""
+    a, b = d.inputs
+    da = summed_to(d, d.apply("matmul", d.dy, _flipped(d, b)), a.type.shape)
+    if b.type.rank == 2 and a.type.rank > 2:
+        # One weight for all: one product over everything that it was multiplied with.
+        a, dy = (
+            reshape(d.builder, x, (product(x.type.shape[:-1]), x.type.shape[-1])) for x in (a, d.dy)
+        )
+        return da, d.apply("matmul", _flipped(d, a), dy)
+    return da, summed_to(d, d.apply("matmul", _flipped(d, a), d.dy), b.type.shape)
+
+
+def conv_gradient(d: Differential) -> Cotangents:
+    """The input's by the transposed convolution; the weight's by a convolution with dy."""
+    x, w = d.inputs
+    attributes = {name: d[name] for name in ("strides", "dilations", "low", "high", "groups")}
+    dx = d.apply("conv_transpose", d.dy, w, **attributes, output_padding=_left_over(d, x, w))
+    return dx, _weight_gradient(d, x, d.dy, w.type.shape)
+
+
+def _left_over(d: Differential, x: Value, w: Value) -> tuple[Size, ...]:
+    """Rows at the end of the input that no window reached."""
+    found: list[Size] = []
+    for axis, size in enumerate(x.type.shape[1:-1]):
+        reach = (d.dy.type.shape[axis + 1] - 1) * d["strides"][axis] + 1
+        reach = reach + (w.type.shape[axis] - 1) * d["dilations"][axis]
+        found.append(size - (reach - d["low"][axis] - d["high"][axis]))
+    return tuple(found)
+
+
+def conv_transpose_gradient(d: Differential) -> Cotangents:
+    """The adjoint of the adjoint: a convolution, and the weight's with the parts exchanged."""
+    x, w = d.inputs
+    high = tuple(before - more for before, more in zip(d["high"], d["output_padding"], strict=True))
+    attributes: dict[str, Any] = {
+        "strides": d["strides"],
+        "dilations": d["dilations"],
+        "low": d["low"],
+        "groups": d["groups"],
+    }
+    dx = d.apply("conv", d.dy, w, **attributes, high=high)
+    return dx, _weight_gradient(d, d.dy, x, w.type.shape)
+
+
+def _weight_gradient(d: Differential, x: Value, dy: Value, shape: Sequence[Size]) -> Value:
+    """dw[tap, c, o] = the sum over samples n, positions p of x[n, p * stride + tap, c] dy[n, p, o].
+
+    That is a convolution of x, its channels as samples, with dy as the weight: the samples are the
+    channels, and strides and dilations change places.
+    """
+    kernel, groups = shape[:-2], d["groups"]
+    if groups > 1 and shape[-2] == 1 and shape[-1] == groups:
+        return _depthwise_weight_gradient(d, x, dy, shape)
+    rank = x.type.rank
+    spatial = list(range(1, rank - 1))
+    samples, channels, outputs = x.type.shape[0], x.type.shape[-1], dy.type.shape[-1]
+    # [n, *s, (g, c)] as [c, *s, (g, n)]
+    split = reshape(d.builder, x, (*x.type.shape[:-1], groups, channels // groups))
+    image = transpose(d.builder, split, [rank, *spatial, rank - 1, 0])
+    image = reshape(d.builder, image, (channels // groups, *x.type.shape[1:-1], groups * samples))
+    weight = transpose(d.builder, dy, [*spatial, 0, rank - 1])
+    high: list[Size] = []
+    for axis, taps in enumerate(kernel):
+        # Just as many positions as there are taps.
+        reach = (taps - 1) * d["dilations"][axis] + 1
+        reach = reach + (dy.type.shape[axis + 1] - 1) * d["strides"][axis]
+        high.append(reach - x.type.shape[axis + 1] - d["low"][axis])
+    found = d.apply(
+        "conv",
+        image,
+        weight,
+        strides=d["dilations"],
+        dilations=d["strides"],
+        low=d["low"],
+        high=tuple(high),
+        groups=groups,
+    )
+    assert found.type.shape[-1] == outputs
+    return transpose(d.builder, found, [*spatial, 0, rank - 1])
+
+
+def _depthwise_weight_gradient(
+    d: Differential, x: Value, dy: Value, shape: Sequence[Size]
+) -> Value:
+    """One channel a group: a sum of products for each tap."""
+    taps = [size for size in shape[:-2] if isinstance(size, int)]
+    assert len(taps) == len(shape) - 2
+    around = [d["low"], d["high"]]
+    low, high = ((0, *margin, 0) for margin in around)
+    padded = d.apply("pad", x, low=low, high=high, mode="constant", value=0)
+    found = []
+    for tap in itertools.product(*map(range, taps)):
+        place = [i * dilation for i, dilation in zip(tap, d["dilations"], strict=True)]
+        seen = d.apply(
+            "slice",
+            padded,
+            starts=(0, *place, 0),
+            shape=dy.type.shape,
+            steps=(1, *d["strides"], 1),
+        )
+        products = d.apply("mul", seen, dy)
+        total = d.apply("reduce_sum", products, axes=tuple(range(dy.type.rank - 1)))
+        found.append(reshape(d.builder, total, (1, shape[-1])))
+    return reshape(d.builder, d.apply("concat", *found, axis=0), shape)

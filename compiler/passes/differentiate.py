@@ -1,0 +1,94 @@
+"""Reverse-mode differentiation: a graph that also computes the gradients of a loss.
+
+Nodes are visited from the loss to the inputs. Each has by then the cotangents of its outputs, the
+derivatives of the loss with respect to them; its operator's rule (see ir/differential.py) turns
+them into cotangents of its inputs, which add up where a value is read several times. What the rules
+write is ordinary nodes: every other pass serves them too, and they can be differentiated again.
+(Griewank & Walther, Evaluating Derivatives, 2008, chapter 3.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Sequence
+
+from bessemer.compiler.errors import CompileError, UnsupportedError
+from bessemer.compiler.ir.build import GraphBuilder
+from bessemer.compiler.ir.differential import Differential
+from bessemer.compiler.ir.graph import Graph, Node, Value
+
+
+def gradients(b: GraphBuilder, loss: Value, values: Sequence[Value]) -> list[Value]:
+    """Writes the derivatives of a scalar with respect to values of the same builder's graph.
+
+    A value that the loss does not depend on has a gradient of zeros. Raises CompileError if the
+    loss is no float scalar, UnsupportedError with every operator on the way that has no gradient.
+    """
+    if not loss.type.dtype.is_float or loss.type.numel != 1:
+        raise CompileError(f"A loss is one float, but this is {loss.type}. Take its sum or mean.")
+    one = b.apply("full", shape=loss.type.shape, value=1.0, dtype=loss.type.dtype)
+    found = _backward(b, b.nodes[:-1], {loss: one}, values)
+    return [
+        found.get(value) or b.apply("full", shape=value.type.shape, value=0, dtype=value.type.dtype)
+        for value in values
+    ]
+
+
+def _backward(
+    b: GraphBuilder, nodes: Sequence[Node], seeds: dict[Value, Value], values: Sequence[Value]
+) -> dict[Value, Value]:
+    """The cotangents of all values between `values` and the seeds' keys."""
+    concerned = _dependent(nodes, values)
+    cotangents = dict(seeds)
+    missing: list[str] = []
+    for node in reversed(nodes):
+        given = tuple(cotangents.get(output) for output in node.outputs)
+        if not any(given) or not any(_carries(value, concerned) for value in node.inputs):
+            continue
+        rule = node.operator.gradient
+        if rule is None:
+            missing.append(f"{', '.join(node.sources) or 'a node'}: {node.operator}")
+            continue
+        differential = Differential(b, node.inputs, node.outputs, given, node.attributes)
+        with b.source(*node.sources):
+            parts = rule(differential)
+            for value, part in zip(node.inputs, parts, strict=True):
+                if part is not None and _carries(value, concerned):
+                    before = cotangents.get(value)
+                    cotangents[value] = b.apply("add", before, part) if before else part
+    if missing:
+        listing = "\n  ".join(missing)
+        raise UnsupportedError(f"No gradient is known for these operators:\n  {listing}", missing)
+    return cotangents
+
+
+def _carries(value: Value, concerned: Container[Value]) -> bool:
+    return value in concerned and value.type.dtype.is_float
+
+
+def _dependent(nodes: Sequence[Node], values: Sequence[Value]) -> set[Value]:
+    """These values and all that is computed from them."""
+    found = set(values)
+    for node in nodes:
+        if any(value in found for value in node.inputs):
+            found.update(node.outputs)
+    return found
+
+
+def differentiate(graph: Graph, loss: str, values: Sequence[str]) -> Graph:
+    """The graph with the gradients of an output with respect to inputs behind its outputs.
+
+    The gradients are called `gradient of NAME`. Raises as `gradients`; CompileError for a name that
+    the graph does not have.
+    """
+    outputs = dict(zip(graph.output_names, graph.outputs, strict=True))
+    inputs = {value.name: value for value in graph.inputs}
+    if loss not in outputs:
+        raise CompileError(f"There is no output '{loss}'; the outputs are {', '.join(outputs)}.")
+    if unknown := [name for name in values if name not in inputs]:
+        raise CompileError(
+            f"There is no input {', '.join(unknown)}; the inputs are {', '.join(inputs)}."
+        )
+    b = GraphBuilder.continuing(graph)
+    found = gradients(b, outputs[loss], [inputs[name] for name in values])
+    names = [f"gradient of {name}" for name in values]
+    return b.finish([*graph.outputs, *found], [*graph.output_names, *names])
