@@ -17,6 +17,7 @@ from bessemer.compiler.ops import (  # noqa: F401  (each registers its operators
     nonzero,
     pad,
     pool,
+    pool_gradients,
     random,
     reduce,
     reshape,

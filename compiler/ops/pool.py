@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from bessemer.compiler.ir import expr
+from bessemer.compiler.ir.differential import Cotangents, Differential
 from bessemer.compiler.ir.dims import Size, Symbol, ceildiv, floordiv, maximum, minimum, product
 from bessemer.compiler.ir.element import Operand
 from bessemer.compiler.ir.expr import Expression, Index, convert, guarded, index_value, reduce
@@ -72,6 +74,15 @@ def _seen(
     return over, x[(sample, *place, channel)], window.is_inside(place, x.shape[1:-1])
 
 
+def _max_gradient(d: Differential) -> Cotangents:
+    return (d.apply("max_pool_gradient", d.x, d.y, d.dy, **d.attributes),)
+
+
+def _average_gradient(d: Differential) -> Cotangents:
+    spatial = d.x.type.shape[1:-1]
+    return (d.apply("average_pool_gradient", d.dy, spatial=spatial, **d.attributes),)
+
+
 def _max_case(
     x: Any, kernel: tuple[int, ...], stride: int = 1, low: int = 0, high: int | None = None,
     dilation: int = 1, **more: Any,
@@ -114,7 +125,7 @@ register(
         _max_infer,
         _max_reference,
         _max_element,
-        gradient=None,
+        gradient=_max_gradient,
         examples=(
             *_all_cases(),
             _max_case(SPECIAL.reshape(1, -1, 1), (3,), 1, 1),
@@ -174,14 +185,27 @@ def _average_element(
     over, value, inside = _seen(x, window, index)
     sum_type = accumulator(x.dtype)
     total = reduce("add", over, guarded(inside, convert(value, sum_type), 0))
-    left, right = low, tuple(h - u for h, u in zip(high, uncounted)) if uncounted else high
-    if not count_include_pad:
-        left = right = (0,) * len(kernel)
-    count = product(
-        _counted(window, axis, index[1 + axis], x.shape[1 + axis], left[axis], right[axis])
-        for axis in range(len(kernel))
-    )
+    count = counted_taps(window, index[1:-1], x.shape[1:-1], count_include_pad, uncounted)
     return convert(total / convert(index_value(maximum(count, 1)), sum_type), x.dtype)
+
+
+def counted_taps(
+    window: Window,
+    output: Index,
+    spatial: Sequence[Size],
+    count_include_pad: bool,
+    uncounted: tuple[Size, ...],
+) -> Size:
+    """The divisor at an output position; 0 where a window sees nothing that counts."""
+    left, right = window.low, window.high
+    if uncounted:
+        right = tuple(h - u for h, u in zip(right, uncounted))
+    if not count_include_pad:
+        left = right = (0,) * len(window.kernel)
+    return product(
+        _counted(window, axis, output[axis], spatial[axis], left[axis], right[axis])
+        for axis in range(len(window.kernel))
+    )
 
 
 def _counted(
@@ -205,7 +229,7 @@ register(
         _average_infer,
         _average_reference,
         _average_element,
-        gradient=None,
+        gradient=_average_gradient,
         examples=(
             *_all_cases(count_include_pad=False),
             *_all_cases(count_include_pad=True),
