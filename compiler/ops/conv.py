@@ -20,25 +20,30 @@ from bessemer.compiler.ir.types import (
     FLOATS,
     INTEGERS,
     Array,
+    DType,
     TensorType,
     bf16,
     boolean,
     f16,
+    f32,
     f64,
+    i8,
     i32,
+    u8,
 )
 from bessemer.compiler.ops.check import require, require_dtype, require_entries
 from bessemer.compiler.ops.example_arrays import integers, ramp
+from bessemer.compiler.ops.gradients_contract import conv_gradient, conv_transpose_gradient
 from bessemer.compiler.ops.precise import rounded_once
 from bessemer.compiler.ops.reduce import accumulator
+from bessemer.compiler.ops.sum_type import check_sum_type, summed
 from bessemer.compiler.ops.window import reduction_index, tap_views, window_of
 
 
-def _check_operands(name: str, x: TensorType, w: TensorType, groups: int) -> None:
-    require(
-        x.dtype == w.dtype,
-        f"{name} wants one element type, but its input is {x} and its weight {w}. Cast one.",
-    )
+def _check_operands(
+    name: str, x: TensorType, w: TensorType, groups: int, dtype: DType | None = None
+) -> None:
+    check_sum_type(name, x, w, dtype)
     require_dtype(name, x, (*FLOATS, *INTEGERS))
     require(
         x.rank >= 2 and w.rank == x.rank,
@@ -50,9 +55,9 @@ def _check_operands(name: str, x: TensorType, w: TensorType, groups: int) -> Non
 
 def _conv_infer(
     x: TensorType, w: TensorType, *, strides: tuple[int, ...], dilations: tuple[int, ...],
-    low: tuple[Size, ...], high: tuple[Size, ...], groups: int,
+    low: tuple[Size, ...], high: tuple[Size, ...], groups: int, dtype: DType | None = None,
 ) -> TensorType:  # fmt: skip
-    _check_operands("conv", x, w, groups)
+    _check_operands("conv", x, w, groups, dtype)
     channels, outputs = w.shape[-2:]
     require(
         x.shape[-1] == channels * groups,
@@ -67,10 +72,10 @@ def _conv_infer(
     )
     window = window_of(w.shape[:-2], strides, dilations, low, high)
     window.check("conv", x)
-    return x.with_shape((x.shape[0], *window.positions("conv", x), outputs))
+    return TensorType(dtype or x.dtype, (x.shape[0], *window.positions("conv", x), outputs))
 
 
-@rounded_once
+@summed
 def _conv_reference(
     x: Array, w: Array, *, strides: tuple[int, ...], dilations: tuple[int, ...],
     low: tuple[int, ...], high: tuple[int, ...], groups: int,
@@ -89,7 +94,7 @@ def _conv_reference(
 
 def _conv_element(
     x: Operand, w: Operand, *, index: Index, strides: tuple[int, ...], dilations: tuple[int, ...],
-    low: tuple[Size, ...], high: tuple[Size, ...], groups: int,
+    low: tuple[Size, ...], high: tuple[Size, ...], groups: int, dtype: DType | None = None,
 ) -> Expression:  # fmt: skip
     window = window_of(w.shape[:-2], strides, dilations, low, high)
     sample, *output, feature = index
@@ -97,11 +102,11 @@ def _conv_element(
     taps, channel = reduced[:-1], reduced[-1]
     group = 0 if groups == 1 else feature // (w.shape[-1] // groups)
     place = window.source(output, taps)
-    total = accumulator(x.dtype)
+    total = dtype or accumulator(x.dtype)
     left = convert(x[(sample, *place, group * w.shape[-2] + channel)], total)
     value = left * convert(w[(*taps, channel, feature)], total)
     inside = window.is_inside(place, x.shape[1:-1])
-    return convert(reduce("add", over, guarded(inside, value, 0)), x.dtype)
+    return convert(reduce("add", over, guarded(inside, value, 0)), dtype or x.dtype)
 
 
 def _case(
@@ -132,7 +137,7 @@ register(
         _conv_infer,
         _conv_reference,
         _conv_element,
-        gradient=None,
+        gradient=conv_gradient,
         examples=(
             _case((1, 5, 7, 3), (3, 3, 3, 4), low=1),
             _case((2, 7, 7, 3), (3, 3, 3, 5), stride=2, low=1),
@@ -151,6 +156,11 @@ register(
             _case(ramp((1, 5, 5, 9), f16), ramp((3, 3, 9, 2), f16), low=1, tolerance=2e-3),
             _case(ramp((1, 5, 5, 9), bf16), ramp((3, 3, 9, 2), bf16), tolerance=2e-2),
             _case(integers((1, 5, 5, 3), i32), integers((3, 3, 3, 2), i32), low=1),
+            _case(integers((1, 5, 6, 3), u8), integers((3, 3, 3, 5), i8), low=1, dtype=i32),
+            _case(integers((1, 6, 5, 4), i8), integers((3, 2, 2, 6), u8), groups=2, dtype=i32),
+            _case(integers((1, 6, 5, 6), u8), integers((3, 3, 1, 6), u8), groups=6, dtype=i32),
+            _case(ramp((1, 5, 5, 9), bf16), ramp((3, 3, 9, 2), bf16), low=1, dtype=f32),
+            _case(ramp((1, 6, 5, 6), bf16), ramp((3, 3, 1, 6), bf16), groups=6, dtype=f32),
         ),
     )
 )
@@ -247,7 +257,7 @@ register(
         _transpose_infer,
         _transpose_reference,
         _transpose_element,
-        gradient=None,
+        gradient=conv_transpose_gradient,
         examples=(
             _transpose_case((1, 4, 5, 3), (3, 3, 4, 3), 2),
             _transpose_case((2, 4, 5, 3), (3, 2, 4, 3), 2, stride=2, low=1),

@@ -1,6 +1,7 @@
 """Matrix multiplication over leading batch axes that broadcast as NumPy's.
 
-f16 and bf16 accumulate in f32, integers in their own type (they wrap).
+f16 and bf16 accumulate in f32, integers in their own type (they wrap). With `dtype`, sums are in
+that type and stay in it (see sum_type.py).
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from bessemer.compiler.ir.types import (
     FLOATS,
     INTEGERS,
     Array,
+    DType,
     TensorType,
     bf16,
     f16,
+    f32,
     f64,
     i8,
     i32,
@@ -26,16 +29,14 @@ from bessemer.compiler.ir.types import (
 )
 from bessemer.compiler.ops.check import require, require_dtype
 from bessemer.compiler.ops.example_arrays import integers, ramp
-from bessemer.compiler.ops.precise import rounded_once
+from bessemer.compiler.ops.gradients_contract import matmul_gradient
 from bessemer.compiler.ops.reduce import accumulator
+from bessemer.compiler.ops.sum_type import check_sum_type, summed
 
 
-def _infer(a: TensorType, b: TensorType) -> TensorType:
+def _infer(a: TensorType, b: TensorType, *, dtype: DType | None = None) -> TensorType:
     """[..., m, k] and [..., k, n] give [..., m, n]."""
-    require(
-        a.dtype == b.dtype,
-        f"matmul wants one element type, but its inputs are {a} and {b}. Cast them first.",
-    )
+    check_sum_type("matmul", a, b, dtype)
     require_dtype("matmul", a, (*FLOATS, *INTEGERS))
     require(
         a.rank >= 2 and b.rank >= 2,
@@ -47,7 +48,7 @@ def _infer(a: TensorType, b: TensorType) -> TensorType:
         f"{format_size(b.shape[-2])}.",
     )
     batch = _batch(a, b)
-    return a.with_shape((*batch, a.shape[-2], b.shape[-1]))
+    return TensorType(dtype or a.dtype, (*batch, a.shape[-2], b.shape[-1]))
 
 
 def _batch(a: TensorType, b: TensorType) -> tuple[Size, ...]:
@@ -63,18 +64,18 @@ def _batch(a: TensorType, b: TensorType) -> tuple[Size, ...]:
     return tuple(y if x == 1 else x for x, y in zip(left, right))
 
 
-@rounded_once
+@summed
 def _reference(a: Array, b: Array) -> Array:
     return np.asarray(np.matmul(a, b))
 
 
-def _element(a: Operand, b: Operand, *, index: Index) -> Expression:
+def _element(a: Operand, b: Operand, *, index: Index, dtype: DType | None = None) -> Expression:
     *batch, row, column = index
     (k,) = reduction_symbols((a.shape[-1],))
-    total = accumulator(a.dtype)
+    total = dtype or accumulator(a.dtype)
     left = convert(a[(*_batch_index(a, batch), row, atom(k))], total)
     right = convert(b[(*_batch_index(b, batch), atom(k), column)], total)
-    return convert(reduce("add", (k,), left * right), a.dtype)
+    return convert(reduce("add", (k,), left * right), dtype or a.dtype)
 
 
 def _batch_index(x: Operand, batch: list[Size]) -> tuple[Size, ...]:
@@ -82,13 +83,15 @@ def _batch_index(x: Operand, batch: list[Size]) -> tuple[Size, ...]:
     return tuple(0 if size == 1 else i for size, i in zip(x.shape, aligned))
 
 
+_IN_I32 = {"dtype": i32}
+
 register(
     Operator(
         "matmul",
         _infer,
         _reference,
         _element,
-        gradient=None,
+        gradient=matmul_gradient,
         examples=(
             Example(((3, 5), (5, 7))),
             Example(((1, 1), (1, 1))),
@@ -107,6 +110,12 @@ register(
             Example((integers((2, 5), i64), integers((5, 2), i64))),
             Example((integers((3, 40), i8, -90, 100), integers((40, 2), i8, -90, 100))),
             Example((integers((3, 9), u8, 0, 200), integers((9, 2), u8, 0, 200))),
+            Example((integers((3, 9), u8, 0, 255), integers((9, 21), i8, -99, 99)), _IN_I32),
+            Example((integers((2, 3, 5), i8, -99, 99), integers((5, 4), u8, 0, 255)), _IN_I32),
+            Example((integers((7, 6), i8, -99, 99), integers((6, 5), i8, -99, 99)), _IN_I32),
+            Example((integers((2, 7), u8, 0, 255), integers((7, 1), u8, 0, 255)), _IN_I32),
+            Example((ramp((3, 41), bf16), ramp((41, 5), bf16)), {"dtype": f32}, 1e-5),
+            Example((ramp((2, 3, 6), f16), ramp((6, 5), f16)), {"dtype": f32}, 1e-5),
         ),
     )
 )

@@ -22,6 +22,7 @@ from bessemer.compiler.ir.op import Example, Operator, register
 from bessemer.compiler.ir.types import Array, TensorType, bf16, boolean, f32, i64, u8
 from bessemer.compiler.ops.check import listed, require, require_axis, require_entries
 from bessemer.compiler.ops.example_arrays import booleans, integers, ramp
+from bessemer.compiler.ops.gradients_move import concat_gradient, pad_gradient
 
 Mode = Literal["constant", "reflect", "edge", "wrap"]
 
@@ -161,7 +162,7 @@ def _examples() -> tuple[Example, ...]:
     return tuple(found)
 
 
-register(Operator("pad", _infer, _reference, _element, gradient=None, examples=_examples()))
+register(Operator("pad", _infer, _reference, _element, gradient=pad_gradient, examples=_examples()))
 
 # concat
 
@@ -206,7 +207,7 @@ register(
         _concat_infer,
         _concat_reference,
         _concat_element,
-        gradient=None,
+        gradient=concat_gradient,
         examples=(
             Example(((2, 3), (2, 5)), {"axis": 1}),
             Example(((2, 3), (1, 3), (4, 3)), {"axis": 0}),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.dims import Dim, Size
-from bessemer.frontends.builder.functions import gather
+from bessemer.frontends.builder.functions import gather, where
 from bessemer.frontends.builder.initializers import ZEROS, Initializer, Normal, Xavier
 from bessemer.frontends.builder.layer import Layer
 from bessemer.frontends.builder.tensor import Tensor
@@ -66,7 +66,14 @@ class Dropout(Layer):
     rate: float = 0.5
 
     def forward(self, x: Tensor) -> Tensor:
-        return x
+        step = x.trace.step
+        if step is None or self.rate == 0:
+            return x
+        drawn = x.builder.apply(
+            "uniform", step, shape=x.shape, dtype=x.dtype, seed=x.trace.random_seed()
+        )
+        kept = x.with_value(drawn) >= self.rate
+        return where(kept, x / (1 - self.rate), 0.0)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

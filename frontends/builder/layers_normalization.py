@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bessemer.compiler.errors import CompileError
+from bessemer.compiler.ir import dims
+from bessemer.compiler.ir.dims import product
 from bessemer.compiler.ops import composite_normalize as normalize
+from bessemer.compiler.ops.composite import size_as
+from bessemer.frontends.builder.functions import sqrt
 from bessemer.frontends.builder.initializers import ONES, ZEROS
 from bessemer.frontends.builder.layer import Layer
 from bessemer.frontends.builder.layers_image import spatial_input, spatial_output
@@ -30,11 +34,38 @@ class BatchNorm(Layer):
         weight, bias = x.parameter("weight", shape, ONES), x.parameter("bias", shape, ZEROS)
         mean = x.parameter("running_mean", shape, ZEROS, trainable=False)
         variance = x.parameter("running_variance", shape, ONES, trainable=False)
+        if x.trace.step is not None:
+            return self._of_batch(x, weight, bias, mean, variance)
         normal = normalize.batch_norm(
             x.builder, x.value, weight.value, bias.value, mean.value, variance.value,
             self.epsilon, x.channel_axis,
         )  # fmt: skip
         return x.with_value(normal)
+
+    def _of_batch(
+        self, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor
+    ) -> Tensor:
+        """By the batch's own statistics, which also move the running ones."""
+        axes = tuple(axis for axis in range(x.rank) if axis != x.channel_axis)
+        shape = [x.shape[x.channel_axis] if a == x.channel_axis else 1 for a in range(x.rank)]
+        center = x.mean(axes, keep=True)
+        distance = x - center
+        spread = (distance * distance).mean(axes, keep=True)
+        # The variance of what the batch was drawn from, not of the batch itself.
+        count = product(size for axis, size in enumerate(x.shape) if axis in axes)
+        many, fewer = (
+            x.with_value(size_as(x.builder, size, x.dtype, mean.shape))
+            for size in (count, dims.maximum(count - 1, 1))
+        )
+        drawn = spread.reshape(*mean.shape) * many / fewer
+        for name, running, new in (
+            ("running_mean", mean, center.reshape(*mean.shape)),
+            ("running_variance", variance, drawn),
+        ):
+            moved = running * (1 - self.momentum) + new * self.momentum
+            x.trace.update(name, moved.value)
+        scale = weight.reshape(*shape) / sqrt(spread + self.epsilon)
+        return distance * scale + bias.reshape(*shape)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

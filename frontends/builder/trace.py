@@ -7,6 +7,7 @@ and one set of parameters.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -46,10 +47,16 @@ class _Scope:
 
 
 class Trace:
-    """What a network is written into. `channels_last`: images are [N, *spatial, C] for the user."""
+    """What a network is written into. `channels_last`: images are [N, *spatial, C] for the user.
+
+    While a training step is traced, `step` is its number, an i64 scalar, and layers put the new
+    values of what they keep from batch to batch (running statistics) into `updates`.
+    """
 
     def __init__(self, name: str, channels_last: bool, root: object) -> None:
         self.builder = GraphBuilder(name)
+        self.step: Value | None = None
+        self.updates: dict[str, Value] = {}
         self.channels_last = channels_last
         self.parameters: dict[str, Parameter] = {}
         self._scopes = [_Scope("", None)]
@@ -98,6 +105,15 @@ class Trace:
         kind = type(layer).__name__.lower()
         outer.counts[kind] = outer.counts.get(kind, 0) + 1
         return f"{kind}{outer.counts[kind]}"
+
+    def update(self, name: str, value: Value) -> None:
+        """Gives a parameter of the layer being applied its value after this training step."""
+        self.updates[f"{self._scopes[-1].path}.{name}".lstrip(".")] = value
+
+    def random_seed(self) -> int:
+        """A number for the random numbers of the layer being applied, from its path."""
+        digest = hashlib.sha256(self._scopes[-1].path.encode()).digest()
+        return int.from_bytes(digest[:7], "little")
 
     def parameter(
         self, name: str, shape: Sequence[Size], initializer: Initializer, dtype: DType,

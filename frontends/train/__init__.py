@@ -1,0 +1,1 @@
+"""Training: losses, optimizers, and the loop around one compiled step."""

@@ -1,0 +1,108 @@
+"""Mini-batches: rows of the data in a random order, images perhaps moved a little."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bessemer.compiler.errors import CompileError
+from bessemer.compiler.ir.types import Array
+
+Data = Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is done to the images [N, C, H, W] of one input before every step.
+
+    `shift`: pixels that an image moves at most, up or down and sideways (zeros come in). `flip`:
+    half of them are mirrored. `noise`: the deviation of normal noise that is added.
+    """
+
+    input: str
+    shift: int = 0
+    flip: bool = False
+    noise: float = 0.0
+
+    def apply(self, images: Array, generator: np.random.Generator) -> Array:
+        """The images moved, as new arrays."""
+        result = images.copy()
+        if self.flip:
+            mirrored = generator.random(len(images)) < 0.5
+            result[mirrored] = result[mirrored][..., ::-1]
+        if self.shift:
+            result = _shifted(result, self.shift, generator)
+        if self.noise:
+            noise = generator.standard_normal(result.shape, dtype=np.float32) * self.noise
+            result = (result + noise).astype(images.dtype)
+        return result
+
+
+def _shifted(images: Array, most: int, generator: np.random.Generator) -> Array:
+    height, width = images.shape[-2:]
+    margins = [(0, 0)] * (images.ndim - 2) + [(most, most), (most, most)]
+    padded = np.pad(images, margins)
+    result = np.empty_like(images)
+    for image, (down, right) in enumerate(generator.integers(0, 2 * most + 1, (len(images), 2))):
+        result[image] = padded[image, ..., down : down + height, right : right + width]
+    return result
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Batches of `size` rows; the last one has what is left. Without a seed, in order.
+
+    Raises CompileError where arrays are missing, empty, or of different lengths.
+    """
+
+    data: Data
+    names: Sequence[str]
+    size: int
+    seed: int | None
+    augmentation: Augmentation | None
+
+    def __post_init__(self) -> None:
+        missing = [name for name in self.names if name not in self.data]
+        if missing:
+            raise CompileError(
+                f"The data has no {', '.join(missing)}; it must have {', '.join(self.names)}."
+            )
+        counts = {name: len(self.data[name]) for name in self.names}
+        if len(set(counts.values())) != 1:
+            raise CompileError(f"The data's arrays have different numbers of rows: {counts}.")
+        if not self.rows:
+            raise CompileError("The data has no rows.")
+        if self.size < 1:
+            raise CompileError(f"A batch has one row at least, not {self.size}.")
+
+    @property
+    def rows(self) -> int:
+        return len(self.data[self.names[0]])
+
+    def epoch(self, number: int) -> Iterator[dict[str, Array]]:
+        """All rows once. The order depends on the seed and the number only."""
+        generator = np.random.default_rng([self.seed or 0, number])
+        order = np.arange(self.rows) if self.seed is None else generator.permutation(self.rows)
+        for start in range(0, self.rows, self.size):
+            chosen = order[start : start + self.size]
+            batch = {name: np.ascontiguousarray(self.data[name][chosen]) for name in self.names}
+            if self.augmentation is not None:
+                name = self.augmentation.input
+                batch[name] = self.augmentation.apply(batch[name], generator)
+            yield batch
+
+
+def split_rows(data: Data, share: float, seed: int) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Two parts of the data, the second with `share` of the rows, chosen by the seed."""
+    if not 0 < share < 1:
+        raise CompileError(f"The share kept for validation is {share}; it lies between 0 and 1.")
+    rows = len(next(iter(data.values())))
+    order = np.random.default_rng([seed, rows]).permutation(rows)
+    kept = max(1, round(rows * share))
+    first, second = order[kept:], order[:kept]
+    return (
+        {name: array[first] for name, array in data.items()},
+        {name: array[second] for name, array in data.items()},
+    )

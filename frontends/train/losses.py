@@ -1,0 +1,92 @@
+"""Losses: from a network's outputs and what they should be to one number, the mean over a batch.
+
+Every function takes tensors of one network, the prediction first. Classes are i64 labels. `weight`s
+and reductions other than the mean are plain arithmetic on tensors: write them out.
+"""
+
+from __future__ import annotations
+
+from bessemer.compiler.errors import CompileError
+from bessemer.frontends.builder.activations import log_softmax, softplus
+from bessemer.frontends.builder.functions import log, maximum, one_hot, where
+from bessemer.frontends.builder.tensor import Tensor
+
+
+def _check_same(name: str, prediction: Tensor, target: Tensor) -> None:
+    if prediction.shape != target.shape:
+        raise CompileError(
+            f"{name} compares tensors of one shape, not {prediction.type} and {target.type}."
+        )
+
+
+def mean_squared_error(prediction: Tensor, target: Tensor) -> Tensor:
+    """The mean of squared distances."""
+    _check_same("mean_squared_error", prediction, target)
+    distance = prediction - target
+    return (distance * distance).mean()
+
+
+def mean_absolute_error(prediction: Tensor, target: Tensor) -> Tensor:
+    """The mean of distances."""
+    _check_same("mean_absolute_error", prediction, target)
+    return abs(prediction - target).mean()
+
+
+def huber(prediction: Tensor, target: Tensor, delta: float = 1.0) -> Tensor:
+    """Half the squared distance up to `delta`, from there on a straight line."""
+    _check_same("huber", prediction, target)
+    distance = abs(prediction - target)
+    near = distance * distance * 0.5
+    return where(distance <= delta, near, (distance - 0.5 * delta) * delta).mean()
+
+
+def binary_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Of probabilities sigmoid(logits) against targets in [0, 1], stable for any logit."""
+    _check_same("binary_cross_entropy", logits, target)
+    return (softplus(logits) - logits * target).mean()
+
+
+def binary_cross_entropy_of_probabilities(prediction: Tensor, target: Tensor) -> Tensor:
+    """As binary_cross_entropy, of probabilities; logarithms are kept above -100."""
+    _check_same("binary_cross_entropy_of_probabilities", prediction, target)
+    yes, no = maximum(log(prediction), -100.0), maximum(log(1.0 - prediction), -100.0)
+    return -(target * yes + (1.0 - target) * no).mean()
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Of softmax(logits) over the last axis against labels, or against probabilities.
+
+    Labels are integers, one axis less. `smoothing` is the share of every target that all classes
+    get alike (Szegedy et al., "Rethinking the Inception Architecture", 2016).
+    """
+    classes = logits.shape[-1]
+    if labels.dtype.is_float:
+        _check_same("cross_entropy", logits, labels)
+        target = labels
+    elif labels.shape != logits.shape[:-1]:
+        raise CompileError(
+            f"cross_entropy of logits {logits.type} wants labels of shape "
+            f"{list(logits.shape[:-1])}, not {labels.type}."
+        )
+    else:
+        target = one_hot(labels, classes, logits.dtype)
+    if smoothing:
+        if not isinstance(classes, int):
+            raise CompileError("label smoothing wants a known number of classes.")
+        target = target * (1.0 - smoothing) + smoothing / classes
+    return -(log_softmax(logits) * target).sum(-1).mean()
+
+
+def kl_divergence(log_prediction: Tensor, target: Tensor) -> Tensor:
+    """sum(target * (log target - log_prediction)) over all but the batch, the mean over that."""
+    _check_same("kl_divergence", log_prediction, target)
+    positive = target > 0.0
+    entropy = target * log(where(positive, target, 1.0))
+    total = where(positive, entropy - target * log_prediction, 0.0)
+    return total.reshape(total.shape[0], -1).sum(-1).mean()
+
+
+def hinge(scores: Tensor, target: Tensor) -> Tensor:
+    """max(0, 1 - target * score), for targets of 1 and -1."""
+    _check_same("hinge", scores, target)
+    return maximum(1.0 - target * scores, 0.0).mean()

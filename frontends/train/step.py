@@ -1,0 +1,183 @@
+"""One training step as one graph: forward, loss, backward, regularization and optimizer.
+
+Inputs: what the network and the loss want of a batch, the learning rate and the number of the step,
+then the state: parameters, running statistics, and the optimizer's slots. Outputs: the loss, the
+metrics, and the state after the step, in the same order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bessemer.compiler.errors import CompileError
+from bessemer.compiler.ir.build import GraphBuilder
+from bessemer.compiler.ir.graph import Graph, Value
+from bessemer.compiler.ir.types import TensorType, f32, f64, i64
+from bessemer.compiler.ops.composite import binary, broadcast_to, cast
+from bessemer.compiler.ops.composite_reduce import sum_square
+from bessemer.compiler.passes.differentiate import gradients
+from bessemer.frontends.builder.network import Input, Network
+from bessemer.frontends.builder.tensor import Tensor
+from bessemer.frontends.builder.trace import Parameter, Trace
+from bessemer.frontends.train.optimizers import Optimizer
+
+Loss = Callable[..., Tensor]
+Metrics = Mapping[str, Callable[..., Tensor]]
+STEP, RATE = "step", "learning rate"
+
+
+@dataclass(frozen=True)
+class Regularization:
+    """What is added to the loss for weights (parameters of two axes or more).
+
+    `l1` times the sum of magnitudes, and `l2` / 2 times the sum of squares. `clip_norm` bounds the
+    norm of all gradients together, `clip_value` each element of them; 0 does not.
+    """
+
+    l1: float = 0.0
+    l2: float = 0.0
+    clip_norm: float = 0.0
+    clip_value: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class StepGraph:
+    """The graph of a step, with the names of its parts. `state` are (name, type) in order."""
+
+    graph: Graph
+    batch: tuple[str, ...]
+    metrics: tuple[str, ...]
+    state: tuple[tuple[str, TensorType], ...]
+    parameters: Mapping[str, Parameter]
+
+
+def training_graph(
+    network: Network,
+    loss: Loss,
+    targets: Sequence[Input],
+    optimizer: Optimizer,
+    metrics: Metrics,
+    regularization: Regularization,
+) -> StepGraph:
+    """A step of training. `loss` and the metrics are called with the outputs, then the targets."""
+    written = _write(network, targets, loss, metrics, is_training=True)
+    b, parameters = written.trace.builder, written.trace.parameters
+    trainable = {name: p.value for name, p in parameters.items() if p.trainable}
+    total = _regularized(b, written.loss.value, list(trainable.values()), regularization)
+    found = gradients(b, total, list(trainable.values()))
+    found = _clipped(b, found, regularization)
+    rate, step = written.rate, cast(b, written.trace.step or total, f64)
+    step = binary(b, "add", step, 1.0)
+    slots: dict[str, Value] = {}
+    after: dict[str, Value] = {}
+    for (name, value), gradient in zip(trainable.items(), found, strict=True):
+        own = {slot: b.input(f"{name}.{slot}", value.type) for slot in optimizer.slots}
+        slots |= {f"{name}.{slot}": given for slot, given in own.items()}
+        after[name], new = optimizer.update(b, value, gradient, own, rate, step)
+        after |= {f"{name}.{slot}": moved for slot, moved in new.items()}
+    state = {name: parameter.value for name, parameter in parameters.items()} | slots
+    after = state | written.trace.updates | after
+    return _finished(written, network, state, [after[name] for name in state])
+
+
+def evaluation_graph(
+    network: Network, loss: Loss, targets: Sequence[Input], metrics: Metrics
+) -> StepGraph:
+    """Loss and metrics of a batch, with nothing of training, then the network's outputs."""
+    written = _write(network, targets, loss, metrics, is_training=False)
+    state = {name: p.value for name, p in written.trace.parameters.items()}
+    return _finished(written, network, state, [tensor.value for tensor in written.outputs])
+
+
+@dataclass(frozen=True, eq=False)
+class _Written:
+    """A network and its loss, being written."""
+
+    trace: Trace
+    batch: tuple[str, ...]
+    rate: Value
+    outputs: tuple[Tensor, ...]
+    loss: Tensor
+    metrics: dict[str, Tensor]
+
+
+def _write(
+    network: Network, targets: Sequence[Input], loss: Loss, metrics: Metrics, is_training: bool
+) -> _Written:
+    trace = Trace(network.name, network.channels_last, network.forward)
+    given = (*network.inputs, *targets)
+    names = [each.name for each in given]
+    if len({*names, STEP, RATE}) != len(names) + 2:
+        raise CompileError(f"Two inputs have one name, in {', '.join((*names, STEP, RATE))}.")
+    tensors = [Tensor(trace.builder.input(each.name, each.type), trace) for each in given]
+    rate = Value(TensorType(f64, ()), RATE)
+    if is_training:
+        rate = trace.builder.input(RATE, TensorType(f64, ()))
+        trace.step = trace.builder.input(STEP, TensorType(i64, ()))
+    result: Any = network.forward(*tensors[: len(network.inputs)])
+    if isinstance(result, Mapping):
+        result = tuple(result.values())
+    outputs = tuple(result) if isinstance(result, (tuple, list)) else (result,)
+    wanted = tensors[len(network.inputs) :]
+    total = loss(*outputs, *wanted)
+    if total.type.numel != 1:
+        raise CompileError(f"The loss is {total!r}; it must be one number. Take its mean.")
+    measured = {name: metric(*outputs, *wanted) for name, metric in metrics.items()}
+    return _Written(trace, tuple(names), rate, outputs, total.reshape(()), measured)
+
+
+def _finished(
+    written: _Written, network: Network, state: Mapping[str, Value], results: Sequence[Value]
+) -> StepGraph:
+    b = written.trace.builder
+    for parameter in written.trace.parameters.values():
+        del b.constants[parameter.value]
+        b.inputs.append(parameter.value)
+    order = {value: place for place, value in enumerate(state.values())}
+    b.inputs.sort(key=lambda value: order.get(value, -1))
+    values = [written.loss.value, *(tensor.value for tensor in written.metrics.values()), *results]
+    names = ["loss", *written.metrics, *(f"result{k}" for k in range(len(results)))]
+    return StepGraph(
+        b.finish(values, names),
+        written.batch,
+        tuple(written.metrics),
+        tuple((name, value.type) for name, value in state.items()),
+        dict(written.trace.parameters),
+    )
+
+
+def _regularized(
+    b: GraphBuilder, loss: Value, parameters: Sequence[Value], given: Regularization
+) -> Value:
+    for value in parameters:
+        if value.type.rank < 2:
+            continue
+        axes = tuple(range(value.type.rank))
+        if given.l1:
+            size = b.apply("reduce_sum", b.apply("abs", value), axes=axes)
+            loss = b.apply("add", loss, binary(b, "mul", size, given.l1))
+        if given.l2:
+            size = sum_square(b, value, axes)
+            loss = b.apply("add", loss, binary(b, "mul", size, given.l2 / 2))
+    return loss
+
+
+def _clipped(b: GraphBuilder, found: list[Value], given: Regularization) -> list[Value]:
+    if given.clip_value:
+        bounds = {"minimum": -given.clip_value, "maximum": given.clip_value}
+        found = [b.apply("clip", value, **bounds) for value in found]
+    if not given.clip_norm or not found:
+        return found
+    squares = [cast(b, sum_square(b, value, range(value.type.rank)), f32) for value in found]
+    total = squares[0]
+    for square in squares[1:]:
+        total = b.apply("add", total, square)
+    # As torch has it: an epsilon, and never longer than it was.
+    norm = binary(b, "add", b.apply("sqrt", total), 1e-6)
+    factor = b.apply("clip", binary(b, "div", given.clip_norm, norm), minimum=0.0, maximum=1.0)
+    return [
+        b.apply("mul", value, broadcast_to(b, cast(b, factor, value.type.dtype), value.type.shape))
+        for value in found
+    ]
