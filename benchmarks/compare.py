@@ -41,7 +41,6 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=0.5)
     parser.add_argument("--optimize", type=int, default=2)
-    parser.add_argument("--flush", action="store_true", help="onnxruntime flushes denormals too")
     given = parser.parse_args()
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory(prefix="bessemer-compare-") as folder:
@@ -95,11 +94,13 @@ def _compare(path: Path, recipe: Recipe, given: argparse.Namespace) -> None:
         row["errors"] = errors
         tell(row | {"why": "the run did not end"})
     row["sizes"] = [[list(a.shape) for a in inputs.values()] for inputs in settings]
-    row |= _times(
-        lambda: model.run(_without(settings[0], fixed)),
-        lambda: session.run(None, settings[0]),
-        given.seconds,
-    )
+    flushed = _session(path, given, flush=True)
+    runs: dict[str, Callable[[], object]] = {
+        "ms": lambda: model.run(_without(settings[0], fixed)),
+        "ort_ms": lambda: session.run(None, settings[0]),
+        "ort_flushed_ms": lambda: flushed.run(None, settings[0]),
+    }
+    row |= _times(runs, given.seconds)
     row["status"] = "ok" if max(errors) <= TOLERANCE else "differs"
     tell(row)
     if row["status"] == "differs":
@@ -122,12 +123,14 @@ def _without(inputs: Mapping[str, Array], fixed: Mapping[str, Array]) -> dict[st
     return {name: array for name, array in inputs.items() if name not in fixed}
 
 
-def _session(path: Path, given: argparse.Namespace) -> onnxruntime.InferenceSession:
+def _session(
+    path: Path, given: argparse.Namespace, flush: bool = False
+) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = given.threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
-    if given.flush:
+    if flush:
         options.add_session_config_entry("session.set_denormal_as_zero", "1")
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
@@ -138,13 +141,11 @@ def _worst(expected: list[Array], found: list[Array]) -> float:
     return worst if math.isfinite(worst) else 1e30  # JSON has no infinity
 
 
-def _times(
-    ours: Callable[[], object], theirs: Callable[[], object], seconds: float
-) -> dict[str, float]:
-    """Median milliseconds of both, in turns."""
-    medians: dict[str, list[float]] = {"ms": [], "ort_ms": []}
+def _times(runs: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, float]:
+    """Median milliseconds of each, in turns."""
+    medians: dict[str, list[float]] = {key: [] for key in runs}
     for _ in range(3):
-        for key, run in (("ms", ours), ("ort_ms", theirs)):
+        for key, run in runs.items():
             run()
             times: list[float] = []
             end = time.perf_counter() + seconds / 3

@@ -1,19 +1,21 @@
-"""How long it takes to compile: cold, from the cache, and where the time goes."""
+"""How long it takes to compile: cold, from the cache, where the time goes; and what others take."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import replace
+import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from benchmarks.plan import Plan, is_installed
+from benchmarks.record import Row
 from bessemer.compiler.driver import build
 from bessemer.compiler.options import Options
-from bessemer.frontends.cli.bench_process import Worker, WorkerError
+from bessemer.frontends.cli.bench_process import Worker
 from bessemer.frontends.cli.bench_worker import BESSEMER, Job
 from bessemer.frontends.cli.models import write_arrays
-from bessemer.frontends.cli.output import print_table
 from bessemer.frontends.compile import as_graph
 from bessemer.frontends.random_inputs import (
     default_sizes,
@@ -23,21 +25,17 @@ from bessemer.frontends.random_inputs import (
 )
 
 STATIONS = ("schedule", "plan_memory", "codegen", "llvm")
+_IREE_MODELS = ("resnet50",)
+"""IREE takes long: the bar is about this model."""
 
 
-def measure_compile_times(models: Sequence[Path]) -> dict[str, dict[str, Any]]:
-    """Seconds of each model, by its name; prints them."""
-    rows = {path.stem: _measure(path) for path in models}
-    columns = ("cold", "cached", "import", "passes", *STATIONS)
-    cells = [
-        [name, *(f"{row[key]:.2f}" if key in row else "" for key in columns), row.get("why", "")]
-        for name, row in rows.items()
-    ]
-    print_table(("model, seconds", *columns, "why"), cells, right="lrrrrrrrr")
-    return rows
+def measure_compile_times(plan: Plan) -> dict[str, Row]:
+    """Seconds of each model."""
+    files = plan.files()
+    return plan.record.fill("compile_time", files, lambda name: _measure(files[name]))
 
 
-def _measure(path: Path) -> dict[str, Any]:
+def _measure(path: Path) -> Row:
     graph = as_graph(path)
     infos = input_infos(graph)
     sizes = default_sizes(infos, graph.symbols)
@@ -46,18 +44,51 @@ def _measure(path: Path) -> dict[str, Any]:
         inputs = folder / "inputs.npz"
         write_arrays(inputs, random_arrays(infos, sizes, 0, index_limits(graph)))
         job = Job(BESSEMER, str(path.resolve()), 1, str(inputs))
-        try:
-            row = {key: _load(job, folder / "cache") for key in ("cold", "cached")}
-        except WorkerError as error:
-            return {"why": str(error)}
-    found: dict[str, Any] = {key: answer["load"] for key, answer in row.items()}
-    found["import"] = row["cached"]["import"]
+        cold = _answer(job, folder / "cache")
+        cached = _answer(job, folder / "cache")
+        row: Row = {"cold": cold["load"], "cached": cached["load"], "import": cached["import"]}
+        if is_installed("onnxruntime"):
+            other = Job("onnxruntime", str(path.resolve()), 1, str(inputs))
+            row["onnxruntime"] = min(_answer(other, folder)["load"] for _ in range(2))
+        if path.stem in _IREE_MODELS and is_installed("iree.compiler"):
+            row["iree"] = _iree(path, folder)
     seconds = build(graph, Options()).seconds
-    found |= {station: seconds[station] for station in STATIONS if station in seconds}
-    found["passes"] = sum(time for name, time in seconds.items() if name not in STATIONS)
-    return found
+    row |= {station: seconds[station] for station in STATIONS if station in seconds}
+    row["passes"] = sum(time for name, time in seconds.items() if name not in STATIONS)
+    return row
 
 
-def _load(job: Job, cache: Path) -> dict[str, Any]:
-    with Worker(replace(job), cache) as worker:
+def _answer(job: Job, cache: Path) -> Row:
+    with Worker(job, cache) as worker:
         return worker.answer()
+
+
+def _iree(path: Path, folder: Path) -> float:
+    """Seconds of IREE's import and compilation for this processor, by its own commands."""
+    tools = Path(sys.executable).parent
+    text, out = folder / "model.mlir", folder / "model.vmfb"
+    commands = (
+        [tools / "iree-import-onnx", path, "--opset-version", "17", "-o", text],
+        [
+            tools / "iree-compile",
+            text,
+            "--iree-hal-target-backends=llvm-cpu",
+            "--iree-llvmcpu-target-cpu=host",
+            "--iree-opt-level=O3",
+            "-o",
+            out,
+        ],
+    )
+    start = time.perf_counter()
+    for command in commands:
+        subprocess.run(list(map(str, command)), check=True, capture_output=True, timeout=600)
+    return time.perf_counter() - start
+
+
+def show_compile_times(rows: Mapping[str, Row]) -> tuple[list[str], list[list[str]]]:
+    """The table's columns and cells."""
+    keys = ("cold", "cached", "onnxruntime", "iree", "import", "passes", *STATIONS)
+    return ["model, seconds", *keys], [
+        [name, *(f"{row[key]:.2f}" if key in row else "–" for key in keys)]
+        for name, row in rows.items()
+    ]

@@ -37,7 +37,6 @@ from bessemer.compiler.schedule.depthwise import (
 )
 from bessemer.compiler.schedule.packing import pack, packed_shape
 from bessemer.compiler.schedule.winograd import (
-    POINTS,
     Winograd,
     lower_winograd,
     transform_weights,
@@ -131,7 +130,7 @@ def winograd(work: Work, target: Target, threads: int) -> tuple[Callable[[], Non
         epilogue,
     )
     panel = winograd_tiling(layer, target).panel
-    layer = replace(layer, u=Buffer("u", f32, packed_shape(POINTS, channels, columns, panel)))
+    layer = replace(layer, u=Buffer("u", f32, packed_shape(layer.points, channels, columns, panel)))
     stages = lower_winograd(layer, target, threads)
     input_ = np.zeros(TensorType(f32, x.shape).static_shape)
     input_[:, : rows + 2, : wide + 2] = work.a

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import bessemer
+from benchmarks.plan import Plan
+from benchmarks.record import Row
 from bessemer.compiler.options import Options
-from bessemer.frontends.cli.bench_process import Worker, WorkerError
+from bessemer.frontends.cli.bench_process import Worker
 from bessemer.frontends.cli.bench_worker import ARTIFACT, Job
 from bessemer.frontends.cli.models import write_arrays
-from bessemer.frontends.cli.output import format_bytes, print_table
+from bessemer.frontends.cli.output import format_bytes
 from bessemer.frontends.cli.stations import schedule
 from bessemer.frontends.cli.steps_text import memory_summary
 from bessemer.frontends.compile import as_graph
@@ -26,34 +27,26 @@ from bessemer.frontends.random_inputs import (
 _BYTES = ("weights_bytes", "arena_bytes", "lower_bound_bytes", "artifact", "onnxruntime")
 
 
-def measure_memory(models: Sequence[Path], threads: int) -> dict[str, dict[str, Any]]:
-    """Bytes of each model, by its name; prints them."""
-    rows = {path.stem: _measure(path, threads) for path in models}
-    cells = [
+def measure_memory(plan: Plan) -> dict[str, Row]:
+    """Bytes of each model, with one thread."""
+    files = plan.files()
+    return plan.record.fill("memory", files, lambda name: _measure(files[name], 1))
+
+
+def show_memory(rows: Mapping[str, Row]) -> tuple[list[str], list[list[str]]]:
+    """The table's columns and cells."""
+    columns = ["model", "weights", "arena", "lower bound", "peak", "onnxruntime's peak", "gap"]
+    return columns, [
         [
             name,
-            *(format_bytes(row[key]) if key in row else "" for key in _BYTES[:3]),
-            f"{row['gap']:.1%}" if "gap" in row else "",
-            *(format_bytes(row[key]) if key in row else "" for key in _BYTES[3:]),
-            row.get("why", ""),
+            *(format_bytes(row[key]) if key in row else "–" for key in _BYTES),
+            f"{row['gap']:.1%}" if "gap" in row else "–",
         ]
         for name, row in rows.items()
     ]
-    columns = (
-        "model",
-        "weights",
-        "arena",
-        "lower bound",
-        "gap",
-        "peak",
-        "ort's peak",
-        "why",
-    )
-    print_table(columns, cells, right="lrrrrrr")
-    return rows
 
 
-def _measure(path: Path, threads: int) -> dict[str, Any]:
+def _measure(path: Path, threads: int) -> Row:
     graph = as_graph(path)
     infos = input_infos(graph)
     sizes = default_sizes(infos, graph.symbols)
@@ -64,14 +57,10 @@ def _measure(path: Path, threads: int) -> dict[str, Any]:
         inputs = folder / "inputs.npz"
         write_arrays(inputs, random_arrays(infos, sizes, 0, index_limits(graph)))
         artifact = folder / "model.so"
-        try:
-            bessemer.compile(path, threads=threads).save(artifact)
-            row["artifact"] = _peak(Job(ARTIFACT, str(artifact), threads, str(inputs)), folder)
-            row["onnxruntime"] = _peak(
-                Job("onnxruntime", str(path.resolve()), threads, str(inputs)), folder
-            )
-        except (WorkerError, bessemer.CompileError) as error:
-            row["why"] = str(error)
+        bessemer.compile(path, threads=threads).save(artifact)
+        row["artifact"] = _peak(Job(ARTIFACT, str(artifact), threads, str(inputs)), folder)
+        other = Job("onnxruntime", str(path.resolve()), threads, str(inputs))
+        row["onnxruntime"] = _peak(other, folder)
     return row
 
 

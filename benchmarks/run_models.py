@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import math
 import subprocess
 import sys
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bessemer.frontends.cli.output import print_table, spinner, write
+from benchmarks.plan import Plan
+from benchmarks.record import Row
 
-RESULTS = Path(__file__).parent / "results"
+LIMIT = 300.0
+"""Seconds that a model may take."""
 _SHOWN = 150
 
 
@@ -33,16 +33,18 @@ def find_models(folder: Path, only: Sequence[str] = ()) -> list[Subject]:
     return sorted((s for s in found if not only or s.name in only), key=lambda s: s.name)
 
 
-def run_all(
-    subjects: Sequence[Subject], arguments: Sequence[str], limit: float
-) -> dict[str, dict[str, Any]]:
-    """What `benchmarks.compare` says of each model; a crash or `limit` seconds are told as such."""
-    rows: dict[str, dict[str, Any]] = {}
-    with spinner("") as status:
-        for number, subject in enumerate(subjects, 1):
-            status.update(f"[{number}/{len(subjects)}] {subject.name}")
-            rows[subject.name] = run_one(subject, arguments, limit)
-    return rows
+def measure_models(section: str, subjects: Sequence[Subject], plan: Plan) -> dict[str, Row]:
+    """A row for every model and number of threads: what `benchmarks.compare` says of it. A crash is
+    told as such, and so is a model that takes too long."""
+    by_name = {subject.name: subject for subject in subjects}
+    names = [f"{name}/{threads}" for name in by_name for threads in plan.threads]
+
+    def one(name: str) -> Row:
+        model, threads = name.rsplit("/", 1)
+        arguments = ["--threads", threads, "--seconds", str(plan.seconds)]
+        return run_one(by_name[model], arguments, LIMIT)
+
+    return plan.record.fill(section, names, one)
 
 
 def run_one(subject: Subject, arguments: Sequence[str], limit: float) -> dict[str, Any]:
@@ -72,20 +74,18 @@ def _text(printed: bytes | str | None) -> str:
     return printed.decode(errors="replace") if isinstance(printed, bytes) else printed or ""
 
 
-def print_rows(rows: Mapping[str, Mapping[str, Any]]) -> None:
-    """The table, and what it comes to."""
-    columns = ("model", "status", "error", "at other sizes", "ms", "ort ms", "ratio", "compile s")
-    cells = [
-        [name, row["status"], *_numbers(row), _short(row.get("why", ""))]
+def better_ms(row: Mapping[str, Any]) -> float:
+    """Onnxruntime's time at its better setting: with denormals, or with zeros for them."""
+    return float(min(row["ort_ms"], row.get("ort_flushed_ms", row["ort_ms"])))
+
+
+def show_models(rows: Mapping[str, Row]) -> tuple[list[str], list[list[str]]]:
+    """The table's columns and cells."""
+    columns = ["model/threads", "status", "error", "at other sizes", "ms", "ort ms", "ratio"]
+    return [*columns, "compile s", "why"], [
+        [name, row.get("status", "failed"), *_numbers(row), _short(row.get("why", ""))]
         for name, row in rows.items()
     ]
-    print_table((*columns, "why"), cells, right="llrrrrrr")
-    counts = Counter(row["status"] for row in rows.values())
-    write(f"{len(rows)} models: {', '.join(f'{n} {status}' for status, n in counts.items())}")
-    ratios = list(_ratios(rows))
-    if ratios:
-        mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
-        write(f"time by onnxruntime's: geometric mean {mean:.2f}, worst {max(ratios):.2f}")
 
 
 def _short(text: str) -> str:
@@ -98,20 +98,7 @@ def _numbers(row: Mapping[str, Any]) -> list[str]:
     if "ms" not in row:
         compiled = f"{row['compile']:.1f}" if "compile" in row else ""
         return [*errors, "", "", "", compiled]
-    ratio = row["ms"] / row["ort_ms"]
-    times = [f"{row['ms']:.3f}", f"{row['ort_ms']:.3f}", f"{ratio:.2f}", f"{row['compile']:.1f}"]
+    theirs = better_ms(row)
+    times = [f"{row['ms']:.3f}", f"{theirs:.3f}", f"{row['ms'] / theirs:.2f}"]
+    times.append(f"{row['compile']:.1f}")
     return [*errors, *times]
-
-
-def _ratios(rows: Mapping[str, Mapping[str, Any]]) -> Iterator[float]:
-    for row in rows.values():
-        if "ms" in row:
-            yield row["ms"] / row["ort_ms"]
-
-
-def save_rows(name: str, rows: Mapping[str, Any]) -> Path:
-    """Keeps what was found in benchmarks/results/."""
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps(rows, indent=1) + "\n")
-    return path

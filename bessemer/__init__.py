@@ -11,16 +11,25 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from bessemer.compiler.errors import CompileError, InternalError, UnsupportedError
     from bessemer.frontends.compile import compile
+    from bessemer.frontends.profile import compile_profiled
     from bessemer.runtime.model import load
 
 __version__ = "0.1.0"
-__all__ = ["CompileError", "InternalError", "UnsupportedError", "compile", "load"]
+__all__ = [
+    "CompileError",
+    "InternalError",
+    "UnsupportedError",
+    "compile",
+    "compile_profiled",
+    "load",
+]
 
 _HOME = {
     "CompileError": "bessemer.compiler.errors",
     "InternalError": "bessemer.compiler.errors",
     "UnsupportedError": "bessemer.compiler.errors",
     "compile": "bessemer.frontends.compile",
+    "compile_profiled": "bessemer.frontends.profile",
     "load": "bessemer.runtime.model",
 }
 

@@ -1,8 +1,9 @@
 """The compile cache: finished models, addressed by the content of everything they depend on.
 
 An entry is a folder `KEY` of three files: the object code, the weights, and a manifest with the
-signature and the SHA-256 of all three. It is written beside its place and renamed, so several
+signature and the SHA-256 of all. It is written beside its place and renamed, so several
 processes may share a cache; an entry that does not match its manifest is dropped and made anew.
+The manifest's time is that of the last use: what was not used for longest goes when room is short.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,15 +23,21 @@ from pathlib import Path
 import llvmlite
 import numpy as np
 
-from bessemer.compiler.codegen.link import Bytes, Code
+from bessemer.compiler.codegen.link import Bytes, Code, weights_digest
 from bessemer.runtime.artifact import Signature
+from bessemer.runtime.errors import ArtifactError
+
+_UNFINISHED = ".new."
+_ABANDONED = 24 * 3600.0
+"""Seconds after which an unfinished entry is what a crash has left."""
 
 
 @dataclass(frozen=True)
 class Cache:
-    """A folder of compiled models."""
+    """A folder of compiled models, of at most about `limit` bytes."""
 
     folder: Path
+    limit: int = 2 << 30
 
     def load(self, key: str) -> tuple[Code, Bytes] | None:
         """The entry of a key; None if there is none, or a damaged one (which is removed)."""
@@ -39,32 +48,96 @@ class Cache:
             manifest = json.loads((place / "manifest.json").read_text())
             code = (place / "model.o").read_bytes()
             weights = _mapped(place / "model.weights")
-            signature = manifest["signature"]
-            intact = manifest["sha256"] == _digests(key, signature, code, weights)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            signature = Signature.from_json(manifest["signature"])
+            intact = manifest["sha256"] == _digests(key, signature, code)
+            intact = intact and weights_digest(weights) == signature.weights_sha256
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, ArtifactError):
             intact = False
         if not intact:
             shutil.rmtree(place, ignore_errors=True)
             return None
-        return Code(Signature.from_json(signature), code), weights
+        with suppress(OSError):
+            os.utime(place / "manifest.json")
+        return Code(signature, code), weights
 
-    def store(self, key: str, code: Code, weights: Bytes) -> None:
-        """Keeps a compiled model; a folder that cannot be written keeps nothing."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with tempfile.TemporaryDirectory(dir=self.folder, prefix=".new.") as name:
-                entry = Path(name) / "entry"
-                entry.mkdir()
-                (entry / "model.o").write_bytes(code.object)
-                weights.tofile(entry / "model.weights")
-                signature = code.signature.to_json()
-                digests = _digests(key, signature, code.object, weights)
-                manifest = {"sha256": digests, "signature": signature}
-                (entry / "manifest.json").write_text(json.dumps(manifest))
-                os.replace(entry, self.folder / key)
-        except OSError:
-            # Another process was first, or the disk is full: the cache is only a convenience.
+    @contextmanager
+    def new(self, key: str) -> Iterator[NewEntry]:
+        """An entry to fill. What is not filled, or cannot be written, is not kept."""
+        with ExitStack() as stack:
+            place: Path | None = None
+            with suppress(OSError):
+                self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+                name = tempfile.TemporaryDirectory(dir=self.folder, prefix=_UNFINISHED)
+                place = Path(stack.enter_context(name)) / "entry"
+                place.mkdir()
+            yield NewEntry(self, key, place)
+
+    def trim(self, newest: str = "") -> None:
+        """Removes the entries that were not used for longest, until the others fit; `newest` is
+        kept whatever it takes. An entry disappears at once, and models that have it open keep it."""
+        room, now = self.limit, time.time()
+        entries = sorted(_entries(self.folder), key=lambda e: (e[0].name != newest, -e[1]))
+        for place, used, size in entries:
+            room -= size
+            if place.name.startswith(_UNFINISHED):
+                unwanted = now - used > _ABANDONED
+            else:
+                unwanted = room < 0 and place.name != newest
+            if unwanted:
+                _remove(place)
+
+
+@dataclass(eq=False)
+class NewEntry:
+    """An entry that is being written; a folder that cannot be written keeps nothing."""
+
+    cache: Cache
+    key: str
+    place: Path | None
+
+    def write_weights(self, weights: Bytes) -> None:
+        """Writes the weights, which may be done long before the rest."""
+        if self.place is None:
             return
+        try:
+            with (self.place / "model.weights").open("wb") as file:
+                file.write(weights.data)
+        except OSError:
+            # The disk is full: the cache is only a convenience.
+            self.place = None
+
+    def finish(self, code: Code) -> None:
+        """Writes the rest and puts the entry in its place; then the cache is trimmed."""
+        if self.place is None:
+            return
+        with suppress(OSError):
+            (self.place / "model.o").write_bytes(code.object)
+            digests = _digests(self.key, code.signature, code.object)
+            manifest = {"sha256": digests, "signature": code.signature.to_json()}
+            (self.place / "manifest.json").write_text(json.dumps(manifest))
+            # Fails where another process was first: its entry is as good.
+            os.replace(self.place, self.cache.folder / self.key)
+        self.cache.trim(self.key)
+
+
+def _entries(folder: Path) -> list[tuple[Path, float, int]]:
+    """The entries and what is left of unfinished ones: folder, time of last use, bytes."""
+    found = []
+    with suppress(OSError), os.scandir(folder) as places:
+        for place in places:
+            with suppress(OSError):
+                unfinished = place.name.startswith(_UNFINISHED)
+                mark = place if unfinished else Path(place) / "manifest.json"
+                used = os.stat(mark).st_mtime
+                size = 0 if unfinished else sum(file.stat().st_size for file in os.scandir(place))
+                found.append((Path(place), used, size))
+    return found
+
+
+def _remove(place: Path) -> None:
+    """Moves an entry away, then removes it: nobody finds half of one."""
+    with suppress(OSError), tempfile.TemporaryDirectory(dir=place.parent, prefix=_UNFINISHED) as at:
+        os.replace(place, Path(at) / "entry")
 
 
 def _mapped(path: Path) -> Bytes:
@@ -73,9 +146,10 @@ def _mapped(path: Path) -> Bytes:
     return np.memmap(path, dtype=np.uint8, mode="r")
 
 
-def _digests(key: str, signature: str, code: bytes, weights: Bytes) -> list[str]:
-    """Of all parts; the key is in it, so that no entry passes for another."""
-    parts = (f"{key} {signature}".encode(), code, weights.data)
+def _digests(key: str, signature: Signature, code: bytes) -> list[str]:
+    """Of all parts but the weights, whose digest is in the signature; the key is in it, so that no
+    entry passes for another."""
+    parts = (f"{key} {signature.to_json()}".encode(), code)
     return [hashlib.sha256(part).hexdigest() for part in parts]
 
 

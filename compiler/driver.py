@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -41,16 +42,22 @@ from bessemer.compiler.passes.decompose_conv_transpose import decompose_conv_tra
 from bessemer.compiler.passes.flush_denormals import flush_denormals
 from bessemer.compiler.passes.fold_batch_norm import fold_batch_norm
 from bessemer.compiler.passes.fold_constants import fold_constants
+from bessemer.compiler.passes.group_statistics import group_statistics
 from bessemer.compiler.passes.merge_equal import merge_equal
 from bessemer.compiler.passes.move_transposes import move_transposes
+from bessemer.compiler.passes.multiply_quantized import multiply_quantized
+from bessemer.compiler.passes.narrow_integers import narrow_integers
 from bessemer.compiler.passes.plan_memory import is_data_dependent, plan_memory
 from bessemer.compiler.passes.remove_dead import remove_dead
 from bessemer.compiler.passes.separate_padding import separate_padding
 from bessemer.compiler.passes.simplify import simplify
-from bessemer.compiler.passes.widen_half import widen_half
+from bessemer.compiler.passes.store_bfloat16 import store_bfloat16
+from bessemer.compiler.passes.widen_convolutions import widen_convolutions
+from bessemer.compiler.passes.widen_half import widen_bfloat16, widen_half
 from bessemer.compiler.schedule.program import build_program
 from bessemer.compiler.targets.choose import host_target, parse_target
 from bessemer.compiler.targets.machine import Target
+from bessemer.runtime.arrays import aligned_empty
 from bessemer.runtime.artifact import ArrayInfo, Signature
 
 _T = TypeVar("_T")
@@ -59,13 +66,17 @@ _COMPILING = threading.Lock()
 
 PASSES: tuple[Pass, ...] = (
     remove_dead,
+    multiply_quantized,
     fold_constants,
     simplify,
     merge_equal,
     fold_batch_norm,
     widen_half,
     decompose_conv_transpose,
+    group_statistics,
     move_transposes,
+    narrow_integers,
+    widen_convolutions,
     separate_padding,
     fold_constants,
     simplify,
@@ -74,6 +85,19 @@ PASSES: tuple[Pass, ...] = (
     flush_denormals,
 )
 """What makes a graph small and canonical, in order."""
+
+
+def passes_of(options: Options, target: Target) -> tuple[Pass, ...]:
+    """The passes of a compilation: PASSES, and what the precision and the machine ask for."""
+    if options.optimize == 0:
+        return (remove_dead,)
+    middle: list[Pass] = []
+    if options.precision == "bfloat16":
+        middle.append(store_bfloat16)
+    if not target.has_dot_bf16:
+        middle.append(widen_bfloat16)
+    before = PASSES.index(separate_padding)
+    return (*PASSES[:before], *middle, *PASSES[before:])
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,36 +114,53 @@ class Compilation:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
-def build(graph: Graph, options: Options) -> Compilation:
+def _nothing(_: object) -> None:
+    pass
+
+
+def build(
+    graph: Graph,
+    options: Options,
+    begins: Callable[[str], None] = _nothing,
+    keep: Callable[[Bytes], None] = _nothing,
+) -> Compilation:
     """All steps from a graph to machine code. Raises CompileError for what cannot be compiled.
 
+    `begins` is told the name of each step before it runs. `keep` gets the weights as soon as they
+    are there, on another thread, and has ended when the compilation ends.
     One compilation runs at a time: expressions are interned in one table.
     """
     with _COMPILING:
         try:
-            return _build(graph, options)
+            return _build(graph, _Log(options.dump, options.verify, begins), options, keep)
         finally:
             forget_interned()
 
 
-def _build(graph: Graph, options: Options) -> Compilation:
-    log = _Log(options.dump, options.verify)
+def _build(graph: Graph, log: _Log, options: Options, keep: Callable[[Bytes], None]) -> Compilation:
     target = parse_target(options.target) if options.target else host_target()
     log.graph("input", graph)
-    passes = PASSES if options.optimize > 0 else (remove_dead,)
-    for step in passes:
+    for step in passes_of(options, target):
         graph = log.run(step, graph)
-    program = log.timed("schedule", lambda: build_program(graph, target, options.optimize))
+    program = log.timed(
+        "schedule",
+        lambda: build_program(graph, target, options.optimize, options.precision, options.tuning),
+    )
     plan = log.timed("plan_memory", lambda: plan_memory(program))
     kernels = kernels_of(program.steps)
     log.kernels(kernels)
-    codes = log.timed("codegen", lambda: {k: emit_kernel(k, target) for k in kernels})
-    weights = pack_weights(program, plan)
-    signature = describe(program, plan, weights, target, options)
-    texts = module_texts(program, plan, signature.prefix, codes)
-    log.text("llvm.ll", "\n".join(texts))
-    machine = machine_of(target)
-    code = log.timed("llvm", lambda: compile_code(signature, texts, machine, LLVM_PASSES))
+    with ThreadPoolExecutor(1) as beside:
+        # Moving and hashing a hundred megabytes needs no interpreter: it costs no time here.
+        packing = beside.submit(_packed, program, plan)
+        kept = beside.submit(lambda: keep(packing.result()[0]))
+        codes = log.timed("codegen", lambda: {k: emit_kernel(k, target) for k in kernels})
+        weights, digest = log.timed("weights", packing.result)
+        signature = describe(program, weights, digest, target, options)
+        texts = module_texts(program, plan, signature.prefix, codes, options.profile)
+        log.text("llvm.ll", "\n".join(texts))
+        machine = machine_of(target)
+        code = log.timed("llvm", lambda: compile_code(signature, texts, machine, LLVM_PASSES))
+        log.timed("weights", kept.result)
     made = Compilation(graph, program, plan, code, weights, target, texts, log.seconds)
     if log.folder is not None:
         log.text("asm.s", assembly(made))
@@ -127,7 +168,11 @@ def _build(graph: Graph, options: Options) -> Compilation:
 
 
 def module_texts(
-    program: Program, plan: MemoryPlan, prefix: str, codes: dict[Kernel, KernelCode]
+    program: Program,
+    plan: MemoryPlan,
+    prefix: str,
+    codes: dict[Kernel, KernelCode],
+    profile: bool = False,
 ) -> tuple[str, ...]:
     """The LLVM IR of a program: shared definitions once, then the kernels, then the body."""
     functions: dict[str, str] = {}
@@ -140,7 +185,7 @@ def module_texts(
         "\n".join([CONSTANTS, *sorted(declarations)]),
         *(functions[name] for name in sorted(functions)),
         *(code.text for code in codes.values()),
-        body_text(program, plan, prefix, messages),
+        body_text(program, plan, prefix, messages, profile=profile),
     )
 
 
@@ -160,19 +205,28 @@ def kernels_of(steps: Steps) -> list[Kernel]:
     return list(found)
 
 
+def _packed(program: Program, plan: MemoryPlan) -> tuple[Bytes, str]:
+    weights = pack_weights(program, plan)
+    return weights, weights_digest(weights)
+
+
 def pack_weights(program: Program, plan: MemoryPlan) -> Bytes:
-    """The weights blob: every constant in use at its offset, a multiple of 64 bytes."""
-    blob = np.zeros(plan.weights_size, dtype=np.uint8)
-    for value, offset in plan.weight_offsets.items():
+    """The weights blob, aligned to 64 bytes: every constant in use at its offset, zeros between."""
+    blob = aligned_empty((plan.weights_size,), np.dtype(np.uint8))
+    end = 0
+    for value, offset in sorted(plan.weight_offsets.items(), key=lambda item: item[1]):
         array = np.ascontiguousarray(program.weights[value])
-        blob[offset : offset + array.nbytes] = array.reshape(-1).view(np.uint8)
+        blob[end:offset] = 0
+        end = offset + array.nbytes
+        blob[offset:end] = array.reshape(-1).view(np.uint8)
+    blob[end:] = 0
     return blob
 
 
 def describe(
-    program: Program, plan: MemoryPlan, weights: Bytes, target: Target, options: Options
+    program: Program, weights: Bytes, digest: str, target: Target, options: Options
 ) -> Signature:
-    """The signature of the artifact."""
+    """The signature of the artifact; `digest` is that of the weights."""
     return Signature(
         name=program.name,
         prefix=c_prefix(program.name),
@@ -187,7 +241,7 @@ def describe(
         cpu_features=target.features,
         precision=options.precision,
         weights_bytes=weights.nbytes,
-        weights_sha256=weights_digest(weights),
+        weights_sha256=digest,
     )
 
 
@@ -231,7 +285,8 @@ def assembly(compilation: Compilation) -> str:
 class _Log:
     """What happens between steps: times, verification, dumps."""
 
-    def __init__(self, folder: Path | None, verify: bool) -> None:
+    def __init__(self, folder: Path | None, verify: bool, begins: Callable[[str], None]) -> None:
+        self.begins = begins
         self.folder = folder
         self.verify = verify
         self.seconds: dict[str, float] = {}
@@ -252,6 +307,7 @@ class _Log:
         return result
 
     def timed(self, name: str, action: Callable[[], _T]) -> _T:
+        self.begins(name)
         start = time.perf_counter()
         result = action()
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start

@@ -23,16 +23,7 @@ def load_code(code: Code, weights: Bytes, machine: Machine, threads: int = 0) ->
     not change. `threads` 0 means all processors that the process may use. Raises CompileError for
     code of another architecture, ArtifactError where the processor lacks what the code needs.
     """
-    wanted = architecture(code.signature.triple)
-    if wanted != platform.machine():
-        raise CompileError(
-            f"'{code.signature.name}' was compiled for {wanted} and cannot run on this "
-            f"{platform.machine()}. Save it instead."
-        )
-    if weights.size and address(weights) % 64:
-        copy = aligned_empty(weights.shape, weights.dtype)
-        copy[...] = weights
-        weights = copy
+    weights = aligned_weights(weights)
 
     def save_to(path: str | Path, placement: Placement = "inside", linker: str = "") -> list[Path]:
         return save(code, weights, path, placement, linker)
@@ -40,12 +31,34 @@ def load_code(code: Code, weights: Bytes, machine: Machine, threads: int = 0) ->
     return CompiledModel(link(code, machine), weights=weights, threads=threads, saver=save_to)
 
 
+def aligned_weights(weights: Bytes) -> Bytes:
+    """The weights beginning at a multiple of 64 bytes, copied only where they do not."""
+    if not weights.size or address(weights) % 64 == 0:
+        return weights
+    copy = aligned_empty(weights.shape, weights.dtype)
+    copy[...] = weights
+    return copy
+
+
+def address_of(native: NativeModel, name: str) -> int:
+    """The address of another function of a model that `link` has placed, without its prefix."""
+    engine = native.keep_alive
+    assert isinstance(engine, llvm.ExecutionEngine)
+    return int(engine.get_function_address(f"{native.signature.prefix}_{name}"))
+
+
 def link(code: Code, machine: Machine) -> NativeModel:
     """The functions of an object file, placed in this process's memory.
 
     The memory is writable while it is linked and executable afterwards, never both. It lives as
-    long as the result.
+    long as the result. Raises CompileError for code of another architecture.
     """
+    wanted = architecture(code.signature.triple)
+    if wanted != platform.machine():
+        raise CompileError(
+            f"'{code.signature.name}' was compiled for {wanted} and cannot run on this "
+            f"{platform.machine()}. Save it instead."
+        )
     # An engine wants a module to begin with, and takes the object beside it.
     module = llvm.parse_assembly("", llvm.create_context())
     module.triple = machine.triple

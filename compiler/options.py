@@ -3,14 +3,35 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from bessemer.compiler.errors import CompileError
 
-Precision = Literal["float32", "strict"]
-PRECISIONS: tuple[Precision, ...] = ("float32", "strict")
+Precision = Literal["float32", "strict", "bfloat16"]
+PRECISIONS: tuple[Precision, ...] = ("float32", "strict", "bfloat16")
+
+
+Choice = Mapping[str, int]
+"""What was chosen for a kernel, such as {"vectors": 2, "height": 14}; what is not named is left to
+the model of the machine."""
+
+
+@dataclass(frozen=True, eq=False)
+class Tuning:
+    """Choices by the kernels' signatures, in place of those that the machine's model would make.
+
+    `explore` lists what else could be chosen: for the tuner.
+    """
+
+    choices: Mapping[str, Choice] = field(default_factory=dict)
+    explore: bool = False
+
+    def __repr__(self) -> str:
+        """The choices in one order: part of the compile cache's key."""
+        return repr(sorted((name, sorted(one.items())) for name, one in self.choices.items()))
 
 
 @dataclass(frozen=True)
@@ -20,8 +41,10 @@ class Options:
     `target` names a machine (see targets), "" is this one. `threads` is the default number of a
     model loaded in this process, 0 all processors that it may use. `optimize`: 0 unfused plain
     scalar loops, 1 unfused vector loops, 2 everything. `precision`: "float32" is at most the error
-    of float32 arithmetic, "strict" is float32 arithmetic only. `dump` is a folder for the text of
-    every step, `verify` checks the graph after each.
+    of float32 arithmetic, "strict" is float32 arithmetic only, "bfloat16" rounds what matrix
+    products and convolutions multiply to bfloat16. `dump` is a folder for the text of
+    every step, `verify` checks the graph after each. `profile` makes a run take the time of every
+    kernel. `tuning` has choices that have been measured.
     """
 
     target: str = ""
@@ -30,6 +53,8 @@ class Options:
     optimize: int = 2
     dump: Path | None = None
     verify: bool = False
+    profile: bool = False
+    tuning: Tuning = field(default_factory=Tuning)
 
     def __post_init__(self) -> None:
         if self.optimize not in (0, 1, 2):
@@ -55,3 +80,11 @@ def cache_folder() -> Path | None:
         return Path(name) if name else None
     root = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(root) if root else Path.home() / ".cache") / "bessemer"
+
+
+def cache_limit() -> int:
+    """The bytes that the compile cache may take: BESSEMER_CACHE_MIB in MiB, else 2 GiB."""
+    text = os.environ.get("BESSEMER_CACHE_MIB", "2048")
+    if not text.isdecimal():
+        raise CompileError(f"BESSEMER_CACHE_MIB={text!r} is not a number of MiB.")
+    return int(text) << 20

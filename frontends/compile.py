@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
-import onnx
-
 from bessemer.compiler.cache import Cache, key_of
-from bessemer.compiler.driver import Compilation, build, machine_of
+from bessemer.compiler.driver import machine_of
 from bessemer.compiler.errors import CompileError
-from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.ir.types import Array
 from bessemer.compiler.jit import load_code
-from bessemer.compiler.options import Options, Precision, cache_folder, dump_folder
+from bessemer.compiler.options import (
+    Options,
+    Precision,
+    Tuning,
+    cache_folder,
+    cache_limit,
+    dump_folder,
+)
 from bessemer.compiler.targets.choose import host_target, parse_target
-from bessemer.frontends.builder.network import Network
+from bessemer.compiler.targets.machine import Target
 from bessemer.frontends.content import content_of
-from bessemer.frontends.onnx_reader.read import read_onnx
+from bessemer.frontends.models_in import Model, as_graph, build_model
+from bessemer.frontends.tune import tune_model
+from bessemer.frontends.tuning_file import read_tuning, write_tuning
 from bessemer.runtime.model import CompiledModel
 
-Model = str | Path | bytes | onnx.ModelProto | Graph | Network
+__all__ = ["Model", "as_graph", "build_model", "compile"]
 
 
 def compile(
@@ -33,13 +40,17 @@ def compile(
     optimize: int = 2,
     values: Mapping[str, Array] | None = None,
     cache: bool = True,
+    tune: float = 0.0,
+    tuning: str | Path | Tuning | None = None,
 ) -> CompiledModel:
     """Compiles a model for this machine, or loads it from the compile cache.
 
     `model` is an ONNX file's path, its bytes, an onnx.ModelProto, or a network or graph built in
     Python. `dims` fixes symbolic dimensions, `values` fixes whole inputs. `threads`: None or 0
     means all processors that the process may use. `optimize`: 0 unfused plain loops, 1 unfused
-    vector loops, 2 everything.
+    vector loops, 2 everything. `tune` spends about so many seconds on measuring other forms of the
+    model's kernels here, once: the cache keeps what was found. `tuning` is a file that
+    `bessemer tune` has written, or what it holds: with it a compilation depends on no machine.
     Raises CompileError for anything in the model or the options that cannot be compiled.
     """
     options = Options(
@@ -51,42 +62,51 @@ def compile(
     )
     machine_target = parse_target(target) if target else host_target()
     folder = cache_folder() if cache and not values and options.dump is None else None
+    if tune and target and machine_target != host_target():
+        raise CompileError(f"tune={tune} measures on this machine; it is not {target}.")
+    known = _tuning(tuning, machine_target)
+    if tune:
+        known = _tuned(model, dims or {}, values or {}, options, tune, folder)
+    if known is not None:
+        options = replace(options, tuning=known)
     key = _key(model, dims or {}, options) if folder else None
     if folder and key:
-        found = Cache(folder).load(key)
+        kept = Cache(folder, cache_limit())
+        found = kept.load(key)
         if found is not None:
             return load_code(*found, machine_of(machine_target), options.threads)
-    made = build_model(model, options, dims or {}, values or {})
-    if folder and key:
-        Cache(folder).store(key, made.code, made.weights)
+        with kept.new(key) as entry:
+            made = build_model(model, options, dims, values, keep=entry.write_weights)
+            entry.finish(made.code)
+    else:
+        made = build_model(model, options, dims, values)
     return load_code(made.code, made.weights, machine_of(made.target), options.threads)
 
 
-def build_model(
+def _tuning(given: str | Path | Tuning | None, target: Target) -> Tuning | None:
+    """What the caller has measured before."""
+    if given is None or isinstance(given, Tuning):
+        return given
+    return read_tuning(Path(given), target)
+
+
+def _tuned(
     model: Model,
+    dims: Mapping[str, int],
+    values: Mapping[str, Array],
     options: Options,
-    dims: Mapping[str, int] | None = None,
-    values: Mapping[str, Array] | None = None,
-) -> Compilation:
-    """Compiles without loading: what the command line inspects, and saves for other machines."""
-    return build(as_graph(model, dims, values), options)
-
-
-def as_graph(
-    model: Model,
-    dims: Mapping[str, int] | None = None,
-    values: Mapping[str, Array] | None = None,
-) -> Graph:
-    """The graph of a model in any form."""
-    if isinstance(model, Network) and not values:
-        return model.with_dims(dims or {}).graph
-    if isinstance(model, Network):
-        raise CompileError("A network built in Python has no values to fix: build it with them.")
-    if isinstance(model, Graph):
-        if dims or values:
-            raise CompileError("A graph built in Python has its dims and values already.")
-        return model
-    return read_onnx(model, dims=dims or {}, values=values or {})
+    seconds: float,
+    folder: Path | None,
+) -> Tuning:
+    """What this machine was found to do best, now or the last time that somebody asked."""
+    key = _key(model, dims, options) if folder else None
+    place = folder / "tuning" / f"{key}-{options.threads}.json" if folder and key else None
+    if place is not None and place.exists():
+        return read_tuning(place, host_target())
+    found = tune_model(model, options, seconds, dims, values).tuning
+    if place is not None:
+        write_tuning(place, found, host_target())
+    return found
 
 
 def _key(model: Model, dims: Mapping[str, int], options: Options) -> str | None:
@@ -95,5 +115,6 @@ def _key(model: Model, dims: Mapping[str, int], options: Options) -> str | None:
     if content is None:
         return None
     choices = repr((sorted(dims.items()), options.precision, options.optimize, options.target))
+    tuning = repr(options.tuning)
     target = parse_target(options.target) if options.target else host_target()
-    return key_of((content, choices.encode(), repr(target).encode()))
+    return key_of((content, choices.encode(), tuning.encode(), repr(target).encode()))

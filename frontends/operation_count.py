@@ -6,7 +6,7 @@ them; anything else counts one for each element that it reads or writes. Moving 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from bessemer.compiler.ir.dims import (
     Size,
@@ -14,10 +14,12 @@ from bessemer.compiler.ir.dims import (
     as_atom,
     evaluate_named,
     product,
+    rename,
     symbol_names,
     total,
 )
 from bessemer.compiler.ir.graph import Graph, Node
+from bessemer.compiler.ir.program import Copy, Launch
 from bessemer.compiler.ir.types import Array
 
 
@@ -25,6 +27,36 @@ def count_operations(graph: Graph, inputs: Mapping[str, Array]) -> float:
     """The operations of one run on these inputs. Of a loop whose trip count is no constant one
     iteration counts, of a branch the costlier side, and what depends on data as nothing."""
     return _count(graph, _sizes(graph, inputs))
+
+
+def operations_of(steps: Sequence[Launch | Copy], sizes: Mapping[str, int]) -> list[float]:
+    """The operations that each step computes when it runs once, counted in the same way.
+
+    A node that several kernels work on (a packing, transforms, a product) counts in the one that
+    does most of the work.
+    """
+    home: dict[int, tuple[float, int]] = {}
+    nodes: dict[int, Node] = {}
+    for number, step in enumerate(steps):
+        if isinstance(step, Launch):
+            work = _work(step, sizes)
+            for node in step.nodes:
+                nodes[id(node)] = node
+                if home.get(id(node), (-1.0, 0))[0] < work:
+                    home[id(node)] = (work, number)
+    counts = [0.0] * len(steps)
+    for key, (_, number) in home.items():
+        own = _operations(nodes[key])
+        if symbol_names(own) <= set(sizes):
+            counts[number] += evaluate_named(own, sizes)
+    return counts
+
+
+def _work(launch: Launch, sizes: Mapping[str, int]) -> float:
+    """The scheduler's estimate of a launch's scalar operations; 0 where it depends on data."""
+    values = dict(zip(launch.kernel.symbols, launch.sizes, strict=True))
+    work = rename(launch.kernel.operations * launch.kernel.parallel_extent, values)
+    return evaluate_named(work, sizes) if symbol_names(work) <= set(sizes) else 0.0
 
 
 def _sizes(graph: Graph, inputs: Mapping[str, Array]) -> dict[str, int]:

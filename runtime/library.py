@@ -29,9 +29,11 @@ def open_library(path: Path, name: str = "") -> NativeModel:
         raise ArtifactError(f"Cannot load {path}: {error}") from None
 
     def address_of(function: str) -> int:
-        found = ctypes.cast(library[f"{prefix}_{function}"], ctypes.c_void_p).value
-        assert found is not None
-        return found
+        try:
+            found = library[f"{prefix}_{function}"]
+        except AttributeError:
+            return 0
+        return ctypes.cast(found, ctypes.c_void_p).value or 0
 
     return bind(address_of, library)
 

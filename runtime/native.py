@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bessemer.runtime.artifact import STATUS_TEXTS, Signature, Status
+from bessemer.runtime.entry import VERSION as ENTRY_VERSION
 from bessemer.runtime.errors import ArtifactError, ExecutionError
 
 _LOG = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int32, ctypes.c_char_p)
@@ -42,7 +43,8 @@ class Options(ctypes.Structure):
 class NativeModel:
     """A model's functions; `address_of` is asked for the C name without the prefix.
 
-    `keep_alive` is what the code lives in (a library's handle, a JIT engine) and the weights.
+    `keep_alive` is what the code lives in (a library's handle, a JIT engine). `python_entry` is the
+    address of the function that entry.py makes callable, or 0 where there is none.
     """
 
     signature: Signature
@@ -55,10 +57,14 @@ class NativeModel:
     trim: Callable[..., None]
     threads: Callable[..., int]
     keep_alive: object
+    python_entry: int = 0
 
 
 def bind(address_of: Callable[[str], int], keep_alive: object) -> NativeModel:
-    """The functions behind these addresses; raises ArtifactError for an unknown format."""
+    """The functions behind these addresses; raises ArtifactError for an unknown format.
+
+    `address_of` gives 0 for a function that the artifact has not.
+    """
 
     def function(name: str, result: Any, *arguments: Any) -> Callable[..., Any]:
         return ctypes.CFUNCTYPE(result, *arguments)(address_of(name))
@@ -76,6 +82,7 @@ def bind(address_of: Callable[[str], int], keep_alive: object) -> NativeModel:
         trim=function("trim", None, _POINTER),
         threads=function("threads", _INT32, _POINTER),
         keep_alive=keep_alive,
+        python_entry=address_of(f"python_{ENTRY_VERSION}"),
     )
 
 

@@ -11,18 +11,33 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size, symbol
 from bessemer.compiler.ir.expr import Buffer, Expression, binary
 from bessemer.compiler.ir.loops import Kernel, Store
-from bessemer.compiler.ir.types import DType, f32, f64
+from bessemer.compiler.ir.types import DType, bf16, f32, f64, i8, i16, i32, u8
 from bessemer.compiler.schedule.axes import product_axes, window_axes
-from bessemer.compiler.schedule.contraction import Contraction
+from bessemer.compiler.schedule.contraction import Contraction, with_group
 from bessemer.compiler.schedule.microkernel import lower_contraction
 from bessemer.compiler.schedule.packing import pack, packed_shape
 from bessemer.compiler.schedule.tiles import plan
 from bessemer.compiler.targets.machine import Target
 
 Array = npt.NDArray[Any]
+Pair = tuple[DType, DType]
+PAIRS: tuple[tuple[DType, Pair], ...] = (
+    (f32, (bf16, bf16)),
+    (i32, (u8, i8)),
+    (i32, (i8, u8)),
+    (i32, (i8, i8)),
+    (i32, (u8, u8)),
+    (i32, (i16, i16)),
+)
+"""Types of sums and of narrower operands."""
+
+
+def _named(pair: Pair | None) -> str:
+    return "" if pair is None else f"-{pair[0]}-{pair[1]}"
 
 
 @dataclass(frozen=True)
@@ -36,10 +51,12 @@ class Product:
     shared: bool = False
     dynamic: str = ""
     dtype: DType = f32
+    pair: Pair | None = None
 
     def __str__(self) -> str:
         batch = f"{self.batch}x" if self.batch else ""
-        return f"{batch}{self.m}x{self.n}x{self.k}{'-shared' * self.shared}-{self.dynamic}"
+        kind = f"{'-shared' * self.shared}-{self.dynamic}{_named(self.pair)}"
+        return f"{batch}{self.m}x{self.n}x{self.k}{kind}"
 
 
 @dataclass(frozen=True)
@@ -58,11 +75,13 @@ class Convolution:
     groups: int = 1
     border: int = 0
     dynamic: str = ""
+    dtype: DType = f32
+    pair: Pair | None = None
 
     def __str__(self) -> str:
         numbers = (self.shape, self.outputs, self.kernel, self.strides, self.dilations)
         text = "-".join(str(n).replace(" ", "") for n in numbers)
-        return f"{text}-g{self.groups}-b{self.border}-{self.dynamic}"
+        return f"{text}-g{self.groups}-b{self.border}-{self.dynamic}{_named(self.pair)}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,11 +97,12 @@ class Prepared:
 
     def kernel(self, target: Target, threads: int = 2) -> tuple[Kernel, tuple[Array, ...]]:
         """The kernel for a machine, and its inputs: x, packed weights, others."""
-        draft = self.contraction
+        draft = with_group(self.contraction, target)
+        group, run = draft.group, dims.evaluate_named(draft.run, self.sizes)
         tiling = plan(draft, target, threads)
-        weights = pack(self.inputs[1], tiling.panel)
+        weights = pack(self.inputs[1], tiling.panel, group, run)
         matrices = len(self.inputs[1])
-        shape = packed_shape(matrices, draft.depth_extent, draft.columns, tiling.panel)
+        shape = packed_shape(matrices, draft.depth_steps, draft.columns, tiling.panel, group)
         packed = replace(draft.b, shape=shape)
         body = lower_contraction(replace(draft, b=packed), tiling, target)
         x, _, *others = self.buffers
@@ -97,7 +117,8 @@ def random_product(rng: np.random.Generator) -> Product:
     batch = int(rng.integers(2, 5)) if rng.random() < 0.3 else 0
     shared = batch > 0 and rng.random() < 0.5
     dtype = f64 if rng.random() < 0.2 else f32
-    return Product(m, max(2, n), k, batch, shared, dynamic, dtype)
+    found, pair = random_types(rng, dtype)
+    return Product(m, max(2, n), k, batch, shared, dynamic, found, pair)
 
 
 def random_convolution(rng: np.random.Generator) -> Convolution:
@@ -114,7 +135,15 @@ def random_convolution(rng: np.random.Generator) -> Convolution:
     dynamic = "".join(name for name in "nhw" if rng.random() < 0.2)
     border = int(rng.integers(0, 2))
     shape = (int(rng.integers(1, 4)), high, wide, channels)
-    return Convolution(shape, outputs, kernel, strides, dilations, groups, border, dynamic)
+    types = random_types(rng, f32)
+    return Convolution(shape, outputs, kernel, strides, dilations, groups, border, dynamic, *types)
+
+
+def random_types(rng: np.random.Generator, dtype: DType) -> tuple[DType, Pair | None]:
+    """As often as not, another type of sums with narrower operands."""
+    if rng.random() < 0.5:
+        return dtype, None
+    return PAIRS[int(rng.integers(len(PAIRS)))]
 
 
 def prepare(case: Product | Convolution, rng: np.random.Generator) -> Prepared:
@@ -126,8 +155,12 @@ def prepare(case: Product | Convolution, rng: np.random.Generator) -> Prepared:
             return _prepare_convolution(case, rng)
 
 
-def _normal(rng: np.random.Generator, shape: tuple[int, ...], dtype: DType) -> Array:
-    return rng.standard_normal(shape).astype(dtype.numpy)
+def _random(rng: np.random.Generator, shape: tuple[int, ...], dtype: DType) -> Array:
+    """Normal numbers; of integers all that 8 bits hold."""
+    if dtype.is_float:
+        return rng.standard_normal(shape).astype(dtype.numpy)
+    low, high = (0, 255) if dtype.kind == "u" else (-128, 127)
+    return rng.integers(low, high, shape, dtype.numpy, endpoint=True)
 
 
 def _symbols(names: str, sizes: Mapping[str, int]) -> dict[str, Size]:
@@ -138,23 +171,25 @@ def _prepare_product(case: Product, rng: np.random.Generator) -> Prepared:
     known = {"m": case.m, "n": case.n, "k": case.k}
     size = _symbols(case.dynamic, known)
     batch = (case.batch,) if case.batch else ()
-    a = Buffer("a", case.dtype, (*batch, size["m"], size["k"]))
-    b = Buffer("b", case.dtype, (1,))
+    left, right_type = case.pair or (case.dtype, case.dtype)
+    a = Buffer("a", left, (*batch, size["m"], size["k"]))
+    b = Buffer("b", right_type, (1,))
     bias = Buffer("bias", case.dtype, (size["n"],))
     out = Buffer("out", case.dtype, (*batch, size["m"], size["n"]))
     leading = [(extent, size["m"] * size["k"], 0 if case.shared else 1) for extent in batch]
     rows, depth = product_axes(leading, size["m"], size["k"])
 
     def epilogue(row: tuple[Size, ...], column: Size, total: Expression) -> tuple[Store, ...]:
-        return (Store(out, (*row, column), binary("max", total + bias[column], 0.0)),)
+        return (Store(out, (*row, column), binary("max", total + bias[column], 0)),)
 
     matrices = 1 if case.shared or not case.batch else case.batch
-    x = _normal(rng, (*batch, case.m, case.k), case.dtype)
-    w = _normal(rng, (matrices, case.k, case.n), case.dtype)
-    shift = _normal(rng, (case.n,), case.dtype)
+    x = _random(rng, (*batch, case.m, case.k), left)
+    w = _random(rng, (matrices, case.k, case.n), right_type)
+    shift = _random(rng, (case.n,), case.dtype)
     right = w if batch and not case.shared else w[0]
     expected = np.maximum(x.astype(np.float64) @ right.astype(np.float64) + shift, 0)
-    scale = np.abs(x).astype(np.float64) @ np.abs(right) + np.abs(shift)
+    scale = np.abs(x.astype(np.float64)) @ np.abs(right.astype(np.float64))
+    scale += np.abs(shift.astype(np.float64))
     return Prepared(
         Contraction(case.dtype, a, 0, rows, depth, size["n"], b, epilogue),
         (x, w, shift),
@@ -169,12 +204,13 @@ def _prepare_convolution(case: Convolution, rng: np.random.Generator) -> Prepare
     known = dict(zip("nhw", case.shape[:3]))
     size = _symbols(case.dynamic, known)
     channels, groups = case.shape[3], case.groups
-    a = Buffer("a", f32, (*size.values(), channels))
+    left, right = case.pair or (case.dtype, case.dtype)
+    a = Buffer("a", left, (*size.values(), channels))
     rows, depth = window_axes(a.shape, case.kernel, case.strides, case.dilations, groups)
     columns = case.outputs // groups
     high, wide = rows[-2].extent, rows[-1].extent
     edge = 2 * case.border
-    out = Buffer("out", f32, (size["n"], high + edge, wide + edge, case.outputs))
+    out = Buffer("out", case.dtype, (size["n"], high + edge, wide + edge, case.outputs))
 
     def epilogue(row: tuple[Size, ...], column: Size, total: Expression) -> tuple[Store, ...]:
         image, y, x = row[-3:]
@@ -183,16 +219,16 @@ def _prepare_convolution(case: Convolution, rng: np.random.Generator) -> Prepare
         return (Store(out, at, total),)
 
     taps = case.kernel[0] * case.kernel[1]
-    x = _normal(rng, case.shape, f32)
-    w = _normal(rng, (groups, taps * channels // groups, columns), f32)
-    b = Buffer("b", f32, (1,))
+    x = _random(rng, case.shape, left)
+    w = _random(rng, (groups, taps * channels // groups, columns), right)
+    b = Buffer("b", right, (1,))
     return Prepared(
-        Contraction(f32, a, 0, rows, depth, columns, b, epilogue),
+        Contraction(case.dtype, a, 0, rows, depth, columns, b, epilogue),
         (x, w),
         (a, b, out),
         {name: known[name] for name in case.dynamic},
         _convolve(case, x.astype(np.float64), w.astype(np.float64)),
-        _convolve(case, np.abs(x).astype(np.float64), np.abs(w).astype(np.float64)),
+        _convolve(case, np.abs(x.astype(np.float64)), np.abs(w.astype(np.float64))),
     )
 
 

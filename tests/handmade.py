@@ -273,6 +273,29 @@ def chunks(grain: int) -> Code:
     return build(made, functions("chunks", body, more=_CHUNKS_KERNEL))
 
 
+def refusing() -> Code:
+    """y[n] = x[n]; refuses an x that begins with more than 1e9."""
+    body = """
+  %x = load ptr, ptr %inputs
+  %y = load ptr, ptr %outputs
+  %n = load i64, ptr %dims
+  %size = mul i64 %n, 4
+  %first = load float, ptr %x
+  %huge = fcmp ogt float %first, 1.0e9
+  br i1 %huge, label %refuse, label %copy
+refuse:
+  call void @bessemer_fail(ptr %context, i32 6, ptr @refusing_text)
+  ret i32 6
+copy:
+  call void @llvm.memcpy.p0.p0.i64(ptr %y, ptr %x, i64 %size, i1 false)
+  ret i32 0
+"""
+    text = '@refusing_text = internal constant [17 x i8] c"an index is huge\\00"\n'
+    arrays = [ArrayInfo(name, "float32", ("n",)) for name in "xy"]
+    made = signature("refusing", arrays[:1], arrays[1:], ("n",), 1)
+    return build(made, functions("refusing", body, more=text))
+
+
 def product() -> Code:
     """y = a * b on float32 scalars: what a denormal becomes."""
     body = """

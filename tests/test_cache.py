@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -44,11 +45,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def compilations(monkeypatch: pytest.MonkeyPatch) -> Iterator[Compilations]:
     counter = Compilations()
 
-    def counting(*arguments: object) -> object:
+    def counting(*arguments: Any, **hooks: Any) -> object:
         counter.count += 1
-        return build(*arguments)  # type: ignore[arg-type]
+        return build(*arguments, **hooks)
 
-    monkeypatch.setattr("bessemer.frontends.compile.build", counting)
+    monkeypatch.setattr("bessemer.frontends.models_in.build", counting)
     yield counter
 
 
@@ -193,6 +194,49 @@ def test_a_cache_that_cannot_be_written_is_no_error(
 def test_compiling_without_the_cache_leaves_nothing(folder: Path) -> None:
     output(network(), cache=False)
     assert entries(folder) == []
+
+
+def used(entry: Path, time: float) -> None:
+    os.utime(entry / "manifest.json", (time, time))
+
+
+def test_the_entry_that_was_not_used_for_longest_makes_room(
+    folder: Path, compilations: Compilations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = [zoo.mlp(600, (400,), 3, seed=seed) for seed in range(4)]  # 1 MiB of weights each
+    made: list[Path] = []
+    for net in large[:3]:
+        bessemer.compile(net)
+        (new,) = set(entries(folder)) - set(made)
+        made.append(new)
+        used(new, 1000.0 + len(made))
+    bessemer.compile(large[0])  # a use: the second is now the oldest
+    assert compilations.count == 3
+    monkeypatch.setenv("BESSEMER_CACHE_MIB", "3")
+    bessemer.compile(large[3])
+    left = set(entries(folder))
+    assert made[0] in left and made[1] not in left and len(left) == 2
+    monkeypatch.setenv("BESSEMER_CACHE_MIB", "0")
+    bessemer.compile(large[1])
+    assert len(entries(folder)) == 1  # the newest stays
+    bessemer.compile(large[1])
+    assert compilations.count == 5
+
+
+def test_what_a_crash_has_left_is_removed(folder: Path) -> None:
+    for name in (".new.old", ".new.young"):
+        (folder / name / "entry").mkdir(parents=True)
+    os.utime(folder / ".new.old", (1000.0, 1000.0))
+    output(network())
+    assert [path.name for path in entries(folder) if path.name.startswith(".")] == [".new.young"]
+
+
+def test_a_limit_that_is_no_number_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BESSEMER_CACHE_MIB", "many")
+    with pytest.raises(bessemer.CompileError, match="BESSEMER_CACHE_MIB='many'"):
+        output(network())
 
 
 SCRIPT = """

@@ -23,25 +23,28 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Case:
-    """`shape` is that of the padded input; `dynamic` names symbolic sizes of n, h, w, c."""
+    """`shape` is that of the input; `dynamic` names symbolic sizes of n, h, w, c."""
 
     shape: tuple[int, int, int, int]
     kernel: tuple[int, int] = (3, 3)
     strides: tuple[int, int] = (1, 1)
     dilations: tuple[int, int] = (1, 1)
     dynamic: str = ""
+    low: tuple[int, int] = (0, 0)
+    high: tuple[int, int] = (0, 0)
 
     def __str__(self) -> str:
         numbers = (self.shape, self.kernel, self.strides, self.dilations)
-        return "-".join(str(n).replace(" ", "") for n in numbers) + self.dynamic
+        text = "-".join(str(n).replace(" ", "") for n in numbers) + self.dynamic
+        return f"{text}-pads{self.low}{self.high}".replace(" ", "")
 
     @property
     def outputs(self) -> tuple[int, int]:
         """Rows and columns of the result."""
         high, wide = (
-            (size - (taps - 1) * dilation - 1) // stride + 1
-            for size, taps, stride, dilation in zip(
-                self.shape[1:3], self.kernel, self.strides, self.dilations
+            (size + low + high - (taps - 1) * dilation - 1) // stride + 1
+            for size, taps, stride, dilation, low, high in zip(
+                self.shape[1:3], self.kernel, self.strides, self.dilations, self.low, self.high
             )
         )
         return high, wide
@@ -57,6 +60,17 @@ CASES = (
     Case((2, 6, 13, 7), dynamic="n"),
     Case((1, 7, 13, 7), dynamic="hw"),
     Case((2, 5, 6, 18), dynamic="nhwc"),
+    Case((1, 7, 7, 5), low=(1, 1), high=(1, 1)),
+    Case((2, 14, 30, 20), low=(1, 1), high=(1, 1)),
+    Case((1, 11, 23, 3), kernel=(5, 5), low=(2, 2), high=(2, 2)),
+    Case((1, 12, 26, 3), kernel=(5, 5), strides=(2, 2), low=(1, 1), high=(2, 2)),
+    Case((1, 3, 2, 3), kernel=(7, 7), low=(3, 3), high=(3, 3)),
+    Case((1, 9, 31, 4), dilations=(2, 3), low=(2, 3), high=(2, 3)),
+    Case((1, 9, 33, 4), low=(1, 1), high=(1, 1), dynamic="w"),
+    Case((2, 11, 34, 4), kernel=(5, 5), strides=(2, 2), low=(2, 2), high=(2, 2), dynamic="hw"),
+    Case((1, 2, 3, 4), kernel=(5, 5), low=(2, 2), high=(2, 2), dynamic="nhwc"),
+    Case((1, 9, 9, 4), low=(-1, 1), high=(1, 0)),
+    Case((1, 8, 40, 4), kernel=(1, 9), low=(0, 9), high=(0, 9), dynamic="w"),
 )
 
 
@@ -69,9 +83,9 @@ def _prepare(case: Case, target: Target) -> tuple[Kernel, tuple[Buffer, ...]]:
     weights = Buffer("w", f32, (*case.kernel, channels))
     bias = Buffer("bias", f32, (channels,))
     rows, columns = (
-        (size - (taps - 1) * dilation - 1) // stride + 1
-        for size, taps, stride, dilation in zip(
-            (high, wide), case.kernel, case.strides, case.dilations
+        (size + before + after - (taps - 1) * dilation - 1) // stride + 1
+        for size, taps, stride, dilation, before, after in zip(
+            (high, wide), case.kernel, case.strides, case.dilations, case.low, case.high
         )
     )
     out = Buffer("out", f32, (count, rows, columns, channels))
@@ -90,6 +104,11 @@ def _prepare(case: Case, target: Target) -> tuple[Kernel, tuple[Buffer, ...]]:
         channels,
         epilogue,
         lambda channel: bias[channel],
+        case.low,
+        (
+            high if case.low[0] or case.high[0] else None,
+            wide if case.low[1] or case.high[1] else None,
+        ),
     )
     body = lower_depthwise(work, plan_depthwise(work, target))
     buffers = (x, weights, bias, out)
@@ -98,6 +117,8 @@ def _prepare(case: Case, target: Target) -> tuple[Kernel, tuple[Buffer, ...]]:
 
 def _reference(case: Case, x: Array, w: Array, bias: Array) -> Array:
     high, wide = case.outputs
+    x = x[:, max(0, -case.low[0]) :]  # a negative pad takes rows away
+    x = np.pad(x, ((0, 0), *zip(np.maximum(case.low, 0), case.high), (0, 0)))
     total = np.zeros((case.shape[0], high, wide, case.shape[3])) + bias
     for i, j in product(range(case.kernel[0]), range(case.kernel[1])):
         top, left = i * case.dilations[0], j * case.dilations[1]

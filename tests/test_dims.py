@@ -208,3 +208,16 @@ def test_other_text_is_refused(text: str) -> None:
 def test_a_division_by_a_known_zero_is_refused() -> None:
     with pytest.raises(InternalError, match="division of n by 0"):
         dims.floordiv(N, 0)
+
+
+def test_quotient_and_remainder_join_again() -> None:
+    x = 3 * K + M
+    for size, joined in [
+        (x % 96 + 96 * (x // 96), x),
+        (7 * M * (K % 5) + 35 * M * (K // 5) + 1, 7 * M * K + 1),
+        ((K // 25) % 4 + 4 * (K // 100), K // 25),
+        (K % 5 + M % 5 + 5 * (M // 5), K % 5 + M),
+        (x % N + N * (x // N) - x, 0),
+    ]:
+        assert size == joined
+    assert K % 96 + 95 * (K // 96) != K

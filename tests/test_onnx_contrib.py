@@ -165,15 +165,16 @@ def test_an_operator_of_onnxruntime(
     agrees(node_model(node, fed, 1, kept), dict(fed), tolerance=tolerance)
 
 
-def test_a_quantized_lstm_is_near_onnxruntime_which_rounds_its_state() -> None:
-    hidden, width = 6, 5
+def test_a_quantized_lstm_rounds_its_state_as_onnxruntime_does() -> None:
+    """The weights are so large that a state that is not rounded ends a tenth of its size away."""
+    hidden, width = 96, 5
     constants = [
         ("w", _bytes(1, width, 4 * hidden).astype(np.int8)),
         ("r", _bytes(1, hidden, 4 * hidden).astype(np.int8)),
         ("b", floats(1, 8 * hidden)),
         ("ws", np.array([0.005], np.float32)),
         ("wz", np.array([0], np.int8)),
-        ("rs", np.array([0.004], np.float32)),
+        ("rs", np.array([0.012], np.float32)),
         ("rz", np.array([0], np.int8)),
     ]
     names = ["x", "w", "r", "b", "", "", "", "", "ws", "wz", "rs", "rz"]

@@ -28,7 +28,7 @@ LONG_DOUBLE_ONLY = pytest.mark.skipif(
 def evaluate(
     name: str, dtype: str, *inputs: Array, lanes: int = 16, target: str = BEST, flush: bool = False
 ) -> Array:
-    function = definition(name, dtype, lanes, TARGETS[target][2])
+    function = definition(name, dtype, lanes, TARGETS[target][2], target == "avx512")
     return run(function, [dtype] * (len(inputs) + 1), lanes, target, *inputs, flush=flush)
 
 

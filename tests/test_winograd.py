@@ -1,5 +1,6 @@
 """Winograd's form of 3x3 convolutions, against NumPy in float64."""
 
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -7,14 +8,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.dims import Size, symbol
 from bessemer.compiler.ir.expr import Buffer, Expression, binary
 from bessemer.compiler.ir.interpret_loops import run_kernel
 from bessemer.compiler.ir.loops import Kernel, Store
 from bessemer.compiler.ir.types import TensorType, f32
 from bessemer.compiler.schedule.packing import pack, packed_shape
 from bessemer.compiler.schedule.winograd import (
-    POINTS,
+    Taps,
     Winograd,
     lower_winograd,
     pays,
@@ -28,10 +29,17 @@ from tests.compiled_kernels import HERE, CompiledKernel
 Array = npt.NDArray[Any]
 
 
-def _work(outputs: tuple[int, int, int], channels: int, columns: int, target: Target) -> Winograd:
+def _work(
+    outputs: tuple[Size, Size, Size],
+    channels: int,
+    columns: int,
+    target: Target,
+    taps: tuple[Taps, Taps] = (Taps(), Taps()),
+) -> Winograd:
     """relu(conv(x, w) + bias), x with a border that the windows need."""
     images, rows, wide = outputs
-    x = Buffer("x", f32, (images, rows + 2 + rows % 2, wide + 2 + wide % 2, channels))
+    more, beside = ((axis.count - 1) * axis.dilation for axis in taps)
+    x = Buffer("x", f32, (images, rows + more, wide + beside, channels))
     bias = Buffer("bias", f32, (columns,))
     out = Buffer("out", f32, (*outputs, columns))
 
@@ -41,14 +49,22 @@ def _work(outputs: tuple[int, int, int], channels: int, columns: int, target: Ta
     def element(n: Size, row: Size, column: Size, channel: Size) -> Expression:
         return x[n, row, column, channel]
 
-    draft = Winograd(element, outputs, channels, columns, Buffer("u", f32, (1,)), epilogue)
+    draft = Winograd(element, outputs, channels, columns, Buffer("u", f32, (1,)), epilogue, taps)
     panel = winograd_tiling(draft, target).panel
-    u = Buffer("u", f32, packed_shape(POINTS, channels, columns, panel))
-    return Winograd(element, outputs, channels, columns, u, epilogue)
+    return replace(draft, u=Buffer("u", f32, packed_shape(draft.points, channels, columns, panel)))
 
 
-def _interpret(work: Winograd, target: Target, arrays: dict[str, Array], threads: int) -> Array:
-    images, rows, wide = work.outputs
+def _interpret(
+    work: Winograd,
+    target: Target,
+    arrays: dict[str, Array],
+    threads: int,
+    sizes: dict[str, int],
+) -> Array:
+    images, rows, wide, _ = arrays["x"].shape
+    rows, wide = (
+        size - (axis.count - 1) * axis.dilation for size, axis in zip((rows, wide), work.taps)
+    )
     stages = lower_winograd(work, target, threads)
     memory = dict(arrays)
     memory["out"] = np.zeros((images, rows, wide, work.columns), np.float32)
@@ -59,14 +75,15 @@ def _interpret(work: Winograd, target: Target, arrays: dict[str, Array], threads
         shape = TensorType(f32, buffer.shape).static_shape
         memory[buffer.name] = np.full(shape, np.nan, np.float32)
     for body in stages.bodies:
-        kernel = Kernel("tested", tuple(buffers), len(buffers), (), body)
-        results = run_kernel(kernel, [memory[buffer.name] for buffer in buffers], {})
+        kernel = Kernel("tested", tuple(buffers), len(buffers), tuple(sizes), body)
+        results = run_kernel(kernel, [memory[buffer.name] for buffer in buffers], sizes)
         memory |= {b.name: array for b, array in zip(buffers, results.outputs, strict=True)}
     return memory["out"]
 
 
 @pytest.mark.parametrize("target", [x86.SSE42, x86.AVX512], ids=lambda target: target.name)
 @pytest.mark.parametrize("threads", [1, 64])
+@pytest.mark.parametrize("dynamic", ["", "n", "hw"])
 @pytest.mark.parametrize(
     ("outputs", "channels", "columns"),
     [((1, 4, 4), 3, 5), ((2, 8, 6), 5, 9), ((1, 5, 7), 4, 33)],
@@ -77,20 +94,59 @@ def test_it_is_the_convolution(
     columns: int,
     threads: int,
     target: Target,
+    dynamic: str,
     rng: np.random.Generator,
 ) -> None:
-    work = _work(outputs, channels, columns, target)
+    sizes = {name: size for name, size in zip("nhw", outputs) if name in dynamic}
+    known = zip("nhw", outputs)
+    n, h, w_ = (symbol(name) if name in dynamic else size for name, size in known)
+    work = _work((n, h, w_), channels, columns, target)
     images, rows, wide = outputs
-    x = rng.standard_normal((images, rows + 2 + rows % 2, wide + 2 + wide % 2, channels))
+    x = rng.standard_normal((images, rows + 2, wide + 2, channels))
     w = rng.standard_normal((3, 3, channels, columns))
     bias = rng.standard_normal(columns)
     arrays = {"x": x.astype(np.float32), "bias": bias.astype(np.float32)}
     panel = winograd_tiling(work, target).panel
     arrays["u"] = pack(transform_weights(w.astype(np.float32)), panel)
-    result = _interpret(work, target, arrays, threads)
+    result = _interpret(work, target, arrays, threads, sizes)
     expected = np.zeros(result.shape) + bias
     for i, j in product(range(3), range(3)):
         expected += arrays["x"][:, i : i + rows, j : j + wide].astype(np.float64) @ w[i, j]
+    np.testing.assert_allclose(result, np.maximum(expected, 0), rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("target", [x86.SSE42, x86.AVX512], ids=lambda target: target.name)
+@pytest.mark.parametrize("threads", [1, 64])
+@pytest.mark.parametrize(
+    ("outputs", "taps"),
+    [
+        ((1, 1, 11), (Taps(1), Taps(3))),
+        ((2, 7, 3), (Taps(3), Taps(1))),
+        ((1, 1, 23), (Taps(1), Taps(3, 4))),
+        ((1, 7, 9), (Taps(3, 2), Taps(3, 3))),
+        ((1, 8, 8), (Taps(3, 2), Taps(3, 2))),
+    ],
+)
+def test_one_axis_and_dilations(
+    outputs: tuple[int, int, int],
+    taps: tuple[Taps, Taps],
+    threads: int,
+    target: Target,
+    rng: np.random.Generator,
+) -> None:
+    work = _work(outputs, 5, 9, target, taps)
+    images, rows, wide = outputs
+    x = rng.standard_normal(TensorType(f32, (images, rows + 2 * 3, wide + 2 * 4, 5)).static_shape)
+    more, beside = ((axis.count - 1) * axis.dilation for axis in taps)
+    x = x[:, : rows + more, : wide + beside].astype(np.float32)
+    w = rng.standard_normal((taps[0].count, taps[1].count, 5, 9))
+    u = pack(transform_weights(w.astype(np.float32)), winograd_tiling(work, target).panel)
+    arrays = {"x": x, "bias": np.zeros(9, np.float32), "u": u}
+    result = _interpret(work, target, arrays, threads, {})
+    expected = np.zeros(result.shape)
+    for i, j in product(range(taps[0].count), range(taps[1].count)):
+        top, left = i * taps[0].dilation, j * taps[1].dilation
+        expected += x[:, top : top + rows, left : left + wide].astype(np.float64) @ w[i, j]
     np.testing.assert_allclose(result, np.maximum(expected, 0), rtol=1e-5, atol=2e-5)
 
 
@@ -127,6 +183,11 @@ def test_all_rows_of_tiles_may_be_cut_into_items_of_one_kernel() -> None:
     assert (len(few.bodies), len(many.bodies)) == (3, 1)
 
 
-def test_it_is_for_wide_layers_with_known_sizes() -> None:
+def test_it_is_for_wide_layers_with_known_channels() -> None:
     assert pays((1, 56, 56), 64, 64, f32)
+    assert pays((symbol("n"), symbol("h"), 56), 64, 64, f32)
     assert not pays((1, 56, 56), 3, 64, f32)
+    assert not pays((1, 56, 56), 64, symbol("c"), f32)
+    assert pays((1, 1, 7500), 128, 128, f32, (Taps(1), Taps(3, 1024)))
+    assert not pays((1, 1, 1025), 128, 128, f32, (Taps(1), Taps(3, 1024)))
+    assert not pays((1, 56, 56), 64, 64, f32, (Taps(1), Taps(1)))

@@ -13,13 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from bessemer.compiler.codegen.clock import Clocks
 from bessemer.compiler.codegen.constants import c_string
+from bessemer.compiler.codegen.shares import SHARE, work_of
 from bessemer.compiler.codegen.sizes import SizeWriter
+from bessemer.compiler.codegen.workspace import arena_offset, arena_sizes, workspace_text
 from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Value
-from bessemer.compiler.ir.loops import Kernel, SetDim, walk
+from bessemer.compiler.ir.loops import TEAM, Kernel, SetDim, walk
 from bessemer.compiler.ir.program import (
     Alias,
     BindDims,
@@ -30,11 +33,11 @@ from bessemer.compiler.ir.program import (
     Program,
     Repeat,
     Step,
+    timed_steps,
 )
 
 GRAIN = 1 << 20
-"""Scalar operations below which a share of a kernel is not worth a thread: some ten microseconds
-of vector code, about what it takes to wake a sleeping one."""
+"""Scalar operations of a team's member at least (see team.py)."""
 STATUS_WORKSPACE_TOO_SMALL = 3
 STATUS_INDEX_OUT_OF_RANGE = 6
 STATUS_SHAPE_MISMATCH = 7
@@ -50,13 +53,15 @@ def body_text(
     prefix: str,
     messages: Mapping[Kernel, Sequence[str]],
     parallel: bool = True,
+    profile: bool = False,
 ) -> str:
     """LLVM IR of the body and of the workspace function.
 
     `messages` are what a kernel's checks say, in the order of their numbers; a kernel that has none
-    is not listed. Without `parallel` every kernel runs on the calling thread.
+    is not listed. Without `parallel` every kernel runs on the calling thread. With `profile` the
+    body takes the time of every launch and copy (see clock.py).
     """
-    return _Body(program, plan, prefix, messages, parallel).text()
+    return _Body(program, plan, prefix, messages, parallel, profile).text()
 
 
 class _Body:
@@ -67,18 +72,22 @@ class _Body:
         prefix: str,
         messages: Mapping[Kernel, Sequence[str]],
         parallel: bool,
+        profile: bool,
     ) -> None:
         self.program = program
         self.plan = plan
         self.prefix = prefix
         self.messages = messages
         self.parallel = parallel
+        self.clocks = Clocks(profile, self.let, self.put)
         self.lines: list[str] = []
         self.strings: dict[str, str] = {}
         self.count = 0
         self.places = {name: number for number, name in enumerate(program.symbols)}
-        self.derived = {name: number for number, name in enumerate(program.derived)}
-        self.sizes = SizeWriter(self.let, self._symbol)
+        self.definitions = {**program.derived, **arena_sizes(plan)}
+        self.derived = {name: number for number, name in enumerate(self.definitions)}
+        self.known: dict[str, str] = {}
+        self.sizes = SizeWriter(self._pure, self._symbol)
         self.unchecked: list[Size] = list(plan.ends)
 
     def text(self) -> str:
@@ -87,32 +96,10 @@ class _Body:
         self._leave()
         body = "\n".join(self.lines)
         strings = "".join(c_string(name, text) for text, name in self.strings.items())
+        clocks = self.clocks.text(self.prefix, len(self.places))
         return (
-            f"{strings}define internal i32 @{self.prefix}_body({_PARAMETERS}) nounwind {{\n"
-            f"{body}\n}}\n{self._workspace_text()}"
-        )
-
-    def _workspace_text(self) -> str:
-        """The bytes that are known from the inputs' shapes."""
-        known = set(self.program.symbols[: self.program.input_symbols])
-        lines: list[str] = []
-
-        def let(text: str) -> str:
-            lines.append(f"  %w{len(lines)} = {text}")
-            return f"%w{len(lines) - 1}"
-
-        def symbol(name: str) -> str:
-            place = let(f"getelementptr i64, ptr %dims, i64 {self.places[name]}")
-            return let(f"load i64, ptr {place}")
-
-        writer = SizeWriter(let, symbol)
-        size = self.program.expanded(self.plan.size)
-        size = size if dims.symbol_names(size) <= known else 0
-        result = writer.value(size)
-        text = "\n".join(lines)
-        return (
-            f"define internal i64 @{self.prefix}_workspace(ptr %dims) nounwind {{\n{text}\n"
-            f"  ret i64 {result}\n}}\n"
+            f"{strings}{clocks}define internal i32 @{self.prefix}_body({_PARAMETERS}) nounwind {{\n"
+            f"{body}\n}}\n{workspace_text(self.program, self.plan, self.prefix)}"
         )
 
     # Writing
@@ -122,6 +109,14 @@ class _Body:
         self.lines.append(f"  %t{self.count} = {text}")
         return f"%t{self.count}"
 
+    def _pure(self, text: str) -> str:
+        """The register of a computation on sizes; within a step it is written once. Over a call,
+        reading and adding up again costs less than keeping."""
+        found = self.known.get(text)
+        if found is None:
+            found = self.known[text] = self.let(text)
+        return found
+
     def put(self, text: str) -> None:
         self.lines.append(f"  {text}")
 
@@ -130,6 +125,7 @@ class _Body:
         return f"{stem}{self.count}"
 
     def begin(self, label: str) -> None:
+        self.known.clear()
         self.lines.append(f"{label}:")
 
     def _string(self, text: str) -> str:
@@ -137,27 +133,27 @@ class _Body:
 
     def _symbol(self, name: str) -> str:
         if name in self.derived:
-            place = self.let(f"getelementptr i64, ptr %derived, i64 {self.derived[name]}")
-            return self.let(f"load i64, ptr {place}")
+            place = self._pure(f"getelementptr i64, ptr %derived, i64 {self.derived[name]}")
+            return self._pure(f"load i64, ptr {place}")
         if name not in self.places:
             raise InternalError(f"no dimension symbol {name}")
-        place = self.let(f"getelementptr i64, ptr %dims, i64 {self.places[name]}")
-        return self.let(f"load i64, ptr {place}")
+        place = self._pure(f"getelementptr i64, ptr %dims, i64 {self.places[name]}")
+        return self._pure(f"load i64, ptr {place}")
 
     def _fail_if(self, condition: str, status: int, message: str) -> None:
         bad, good = self.label("bad"), self.label("good")
         self.put(f"br i1 {condition}, label %{bad}, label %{good}")
         self.begin(bad)
-        name = self._string(message)
-        self.put(f"call void @bessemer_fail(ptr %context, i32 {status}, ptr @{name})")
+        text = f"i32 {status}, ptr @{self._string(message)}"
+        self.put(f"call void @bessemer_fail(ptr %context, {text})")
         self.put(f"ret i32 {status}")
         self.begin(good)
 
     # Start and end
 
     def _enter(self) -> None:
-        launches = list(_launches(self.program.steps))
-        width = max([len(s.values) for s in launches], default=0) + 1
+        launches = [s for s in timed_steps(self.program.steps) if isinstance(s, Launch)]
+        width = max([len(s.values) for s in launches], default=0) + 2
         depth = max([len(s.sizes) for s in launches], default=0) + 1
         self.begin("entry")
         self.put(f"%buffers = alloca [{width} x ptr], align 16")
@@ -165,6 +161,7 @@ class _Body:
         self.put("%fault = alloca i32, align 4")
         if self.derived:
             self.put(f"%derived = alloca [{len(self.derived)} x i64], align 16")
+        self.clocks.begin()
         self.bound: set[str] = set()
         self._bound(self.program.symbols[: self.program.input_symbols])
 
@@ -186,13 +183,12 @@ class _Body:
 
     def _leave(self) -> None:
         for number, value in enumerate(self.program.outputs):
-            if (
-                self._root(value) in self.plan.offsets
-                or self._root(value) in self.plan.weight_offsets
-            ):
+            root = self._root(value)
+            if root in self.plan.offsets or root in self.plan.weight_offsets:
                 address = self._address(value)
                 place = self.let(f"getelementptr ptr, ptr %outputs, i64 {number}")
                 self.put(f"store ptr {address}, ptr {place}")
+        self.clocks.end()
         self.put("ret i32 0")
 
     # Addresses
@@ -213,13 +209,14 @@ class _Body:
             return self.let(f"getelementptr i8, ptr %weights, i64 {distance}")
         if value not in self.plan.offsets:
             raise InternalError(f"the memory plan has no place for a value of type {value.type}")
-        offset = self.sizes.value(self.plan.offsets[value])
+        offset = self.sizes.value(arena_offset(self.plan, value))
         return self.let(f"getelementptr i8, ptr %workspace, i64 {offset}")
 
     # Steps
 
     def _steps(self, steps: Sequence[Step]) -> None:
         for step in steps:
+            self.known.clear()
             match step:
                 case Launch():
                     self._launch(step)
@@ -238,8 +235,7 @@ class _Body:
         kernel = step.kernel
         checks = self.messages.get(kernel, ())
         for number, value in enumerate(step.values):
-            address = self._address(value)
-            self._store_at("ptr", address, "%buffers", number)
+            self._store_at("ptr", self._address(value), "%buffers", number)
         if checks:
             self._store_at("ptr", "%fault", "%buffers", len(step.values))
             self.put("store i32 0, ptr %fault")
@@ -248,42 +244,61 @@ class _Body:
         values = dict(zip(kernel.symbols, step.sizes, strict=True))
         extent = self.sizes.value(dims.rename(kernel.parallel_extent, values))
         work = dims.rename(kernel.operations, values)
-        if self._is_serial(extent, work):
+        start = self.clocks.start()
+        if kernel.has_team:
+            self._launch_team(step, work)
+            self.clocks.stop(start, event=False)
+        elif self._is_serial(extent, whole := work_of(step, self.bound)):
             self.put(f"call void @{kernel.name}(ptr %buffers, ptr %arguments, i64 0, i64 {extent})")
+            self.clocks.stop(start)
         else:
-            grain = self._grain(work)
+            grain = self._grain(extent, whole)
+            name = self.clocks.share_of(kernel.name)
             self.put(
-                f"call void @bessemer_parallel(ptr %context, ptr @{kernel.name}, ptr %buffers, "
+                f"call void @bessemer_parallel(ptr %context, ptr @{name}, ptr %buffers, "
                 f"ptr %arguments, i64 {extent}, i64 {grain})"
             )
+            self.clocks.stop(start, event=False)
         if checks:
             self._check_fault(step, checks)
         self._read_back(step)
+
+    def _launch_team(self, step: Launch, work: Size) -> None:
+        kernel = step.kernel
+        most = "1"
+        if self.parallel:
+            most = self.sizes.value(dims.minimum(kernel.members, dims.floordiv(work, GRAIN)))
+        place = kernel.symbols.index(TEAM)
+        name = self.clocks.share_of(kernel.name)
+        self.put(
+            f"call void @bessemer_join_team(ptr %context, ptr @{name}, ptr %buffers, "
+            f"ptr %arguments, i64 {len(step.values) + 1}, i64 {place}, i64 {most})"
+        )
 
     def _store_at(self, kind: str, value: str, array: str, number: int) -> None:
         place = self.let(f"getelementptr {kind}, ptr {array}, i64 {number}")
         self.put(f"store {kind} {value}, ptr {place}")
 
     def _is_serial(self, extent: str, work: Size) -> bool:
-        if not self.parallel or extent == "1":
-            return True
-        return extent.isdigit() and isinstance(work, int) and int(extent) * work < 2 * GRAIN
+        return not self.parallel or extent == "1" or (isinstance(work, int) and work < 2 * SHARE)
 
-    def _grain(self, work: Size) -> str:
-        """The smallest share: as many iterations as make GRAIN operations."""
-        if isinstance(work, int):
-            return str(max(1, -(-GRAIN // max(1, work))))
-        operations = self.sizes.value(dims.maximum(work, 1))
-        whole = self.let(f"udiv i64 {GRAIN}, {operations}")
-        return self.let(f"add i64 {whole}, 1")
+    def _grain(self, extent: str, work: Size) -> str:
+        """The smallest share: as many iterations as make SHARE of the work."""
+        if isinstance(work, int) and extent.isdigit():
+            return str(max(1, -(-SHARE * int(extent) // max(1, work))))
+        shares = self.let(f"udiv i64 {self.sizes.value(dims.maximum(work, 1))}, {SHARE}")
+        some = self.let(f"call i64 @llvm.umax.i64(i64 {shares}, i64 1)")
+        whole = self.let(f"udiv i64 {extent}, {some}")
+        return self.let(f"call i64 @llvm.umax.i64(i64 {whole}, i64 1)")
 
     def _check_fault(self, step: Launch, checks: Sequence[str]) -> None:
         fault = self.let("load i32, ptr %fault")
         where = ", ".join(step.sources)
         for number, message in enumerate(checks, 1):
             hit = self.let(f"icmp eq i32 {fault}, {number}")
-            said = f"{where}: {message}" if where else message
-            self._fail_if(hit, STATUS_INDEX_OUT_OF_RANGE, said)
+            self._fail_if(
+                hit, STATUS_INDEX_OUT_OF_RANGE, f"{where}: {message}" if where else message
+            )
 
     def _read_back(self, step: Launch) -> None:
         """Dimension symbols that the kernel has set become the program's."""
@@ -299,14 +314,16 @@ class _Body:
     def _set_symbol(self, name: str, value: str) -> None:
         place = self.let(f"getelementptr i64, ptr %dims, i64 {self.places[name]}")
         self.put(f"store i64 {value}, ptr {place}")
+        self.known.clear()
 
     def _bound(self, names: Iterable[str]) -> None:
         """Computes what follows from symbols that have their values, and checks the workspace."""
         self.bound |= set(names)
-        for name, definition in self.program.derived.items():
+        for name, definition in self.definitions.items():
             if name not in self.bound and dims.symbol_names(definition) <= self.bound:
                 place = self.let(f"getelementptr i64, ptr %derived, i64 {self.derived[name]}")
                 self.put(f"store i64 {self.sizes.value(definition)}, ptr {place}")
+                self.known.clear()
                 self.bound.add(name)
         self._check_workspace()
 
@@ -326,9 +343,11 @@ class _Body:
     def _copy(self, step: Copy) -> None:
         size = self.sizes.value(step.source.type.nbytes)
         source, target = self._address(step.source), self._address(step.target)
+        start = self.clocks.start()
         if source != target:
             arguments = f"ptr {target}, ptr {source}, i64 {size}, i1 false"
             self.put(f"call void @llvm.memcpy.p0.p0.i64({arguments})")
+        self.clocks.stop(start)
 
     def _branch(self, step: Branch) -> None:
         condition = self._truth(step.condition)
@@ -374,18 +393,3 @@ class _Body:
         if step.count:
             self._set_symbol(step.count, self.let(f"load i64, ptr {counter}"))
             self._bound((step.count,))
-
-
-def _launches(steps: Sequence[Step]) -> list[Launch]:
-    found: list[Launch] = []
-    for step in steps:
-        match step:
-            case Launch():
-                found.append(step)
-            case Branch():
-                found += [*_launches(step.then), *_launches(step.otherwise)]
-            case Repeat():
-                found += _launches(step.body)
-            case _:
-                pass
-    return found

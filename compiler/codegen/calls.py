@@ -11,14 +11,16 @@ from bessemer.compiler.codegen.integer_power import integer_power
 from bessemer.compiler.codegen.lanes import join, part, same_lanes, splat
 from bessemer.compiler.codegen.math_terms import MathFunction
 from bessemer.compiler.codegen.state import KernelState
-from bessemer.compiler.codegen.values import Value, register_type
-from bessemer.compiler.ir.types import DType, f32, i16
+from bessemer.compiler.codegen.values import Value, register_type, vector_text
+from bessemer.compiler.ir.types import DType, bf16, f32, i16
 
 _Maker: TypeAlias = Callable[[int], MathFunction]
 
 
 def convert_float(state: KernelState, value: Value, source: DType, target: DType) -> Value:
     """Between 16-bit floats, as i16, and f32 or f64."""
+    if target is bf16 and source is f32 and state.target.has_dot_bf16:
+        return _rounded_by_instruction(state, value)
     native = state.target.has_half_conversion
     result = i16 if target.bits == 16 else register_type(target)
 
@@ -28,12 +30,23 @@ def convert_float(state: KernelState, value: Value, source: DType, target: DType
     return _in_parts(state, function, result, f32, value)
 
 
+def _rounded_by_instruction(state: KernelState, value: Value) -> Value:
+    """To bf16: NaN stays NaN, denormals become 0."""
+    w, lanes = state.writer, value.lanes
+    if value.number is not None:
+        value = splat(w, value, lanes)
+    narrow = vector_text("bfloat", lanes)
+    cut = w.compute(f"fptrunc {value.typed} to {narrow}", f32, lanes, value.level)
+    operation = f"bitcast {narrow} {cut.text} to {vector_text('i16', lanes)}"
+    return w.compute(operation, i16, lanes, value.level)
+
+
 def math_function(state: KernelState, name: str, x: Value) -> Value:
     """A function of one float operand."""
-    kind, has_fma = x.kind.name, state.target.has_fma
+    kind, target = x.kind.name, state.target
 
     def function(lanes: int) -> MathFunction:
-        return vector_math.definition(name, kind, lanes, has_fma)
+        return vector_math.definition(name, kind, lanes, target.has_fma, target.has_lookup)
 
     return _in_parts(state, function, x.kind, x.kind, x)
 

@@ -22,7 +22,7 @@ def cast(state: KernelState, value: Value, source: DType, target: DType) -> Valu
         return _to_float(state, value, source, target)
     if source.is_float:
         return _saturated(w, value, target)
-    return _resized(w, value, target)
+    return resized(w, value, target)
 
 
 def rounded(state: KernelState, value: Value, target: DType) -> Value:
@@ -64,7 +64,7 @@ def _saturated(w: Writer, value: Value, target: DType) -> Value:
         number = select(w, compare(w, "ord", value, value), value, like(value, 0.0))
         number = select(w, compare(w, "ogt", number, like(value, low)), number, like(value, low))
         number = select(w, compare(w, "olt", number, like(value, high)), number, like(value, high))
-        return _resized(w, _converted(w, "fptosi", number, i32), target)
+        return resized(w, _converted(w, "fptosi", number, i32), target)
     signed = target.kind == "i"
     cut = _converted(w, "fptosi" if signed else "fptoui", value, target)
     # Out of range the instruction's result is undefined, but then it is not the one selected.
@@ -76,8 +76,8 @@ def _saturated(w: Writer, value: Value, target: DType) -> Value:
     return select(w, compare(w, "uno", value, value), like(cut, 0), limited)
 
 
-def _resized(w: Writer, value: Value, target: DType) -> Value:
-    """Integers and bools: cut, or extended by the source's sign."""
+def resized(w: Writer, value: Value, target: DType) -> Value:
+    """Integers and bools of another width: cut, or extended by the source's sign."""
     before = 1 if value.kind is boolean else value.kind.bits
     if before == target.bits:
         return Value(value.text, target, value.lanes, value.level, value.number)

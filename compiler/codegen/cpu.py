@@ -3,9 +3,10 @@
     void NAME(ptr buffers, ptr dims, i64 begin, i64 end)
 
 `buffers` holds the address of each buffer, then, for a kernel that can fail, that of an i32 cell
-which gets 1 + the position of the failure's message. `dims` holds an i64 for each symbol. A
-kernel whose outermost statement is a parallel loop runs its iterations begin .. end-1; any other
-kernel runs once, whatever these are.
+which gets 1 + the position of the failure's message, then, for one with a team, the counters of its
+barriers (in the second place behind the buffers in any case). `dims` holds an i64 for each symbol.
+A kernel whose outermost statement is a parallel or team loop runs its iterations begin .. end-1;
+any other kernel runs once, whatever these are.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from bessemer.compiler.codegen import fragments, memory, vector_loops
+from bessemer.compiler.codegen import fragments, matrix_tiles, memory, vector_loops
 from bessemer.compiler.codegen.arithmetic import binary, fused, select
 from bessemer.compiler.codegen.control_flow import (
     Range,
@@ -70,12 +71,15 @@ def emit_kernel(kernel: Kernel, target: Target) -> KernelCode:
     of a vector loop, a fragment in one, an index outside of its loop.
     """
     state = KernelState(kernel, target)
+    has_tiles = matrix_tiles.begin(state, kernel.body)
     match kernel.body:
-        case (For(kind="parallel") as loop,):
+        case (For(kind="parallel" | "team") as loop,):
             over = Range(Value("%begin", i64), Value("%end", i64))
             _loop(state, loop, over)
         case _:
             emit_block(state, kernel.body)
+    if has_tiles:
+        matrix_tiles.end(state)
     head = f"define internal void @{kernel.name}(ptr %buffers, ptr %dims, i64 %begin, i64 %end)"
     tuned = f' "tune-cpu"="{target.tune}"' if target.tune else ""
     text = f"{head} nounwind{tuned} {{\nentry:\n{state.writer.text()}  ret void\n}}\n"
@@ -143,12 +147,18 @@ def _statement(state: KernelState, statement: Statement) -> None:
             fault(state, evaluate(state, condition), message)
         case loops.Prefetch(buffer, offset, level):
             _prefetch(state, buffer, offset, level)
+        case loops.Barrier(member):
+            _barrier(state, member)
         case loops.Fragment() | loops.FragmentFill() | loops.FragmentMac():
             if state.vectors is not None:
                 raise InternalError(f"{state.kernel.name} has a fragment inside a vector loop")
             fragments.emit(state, statement)
         case loops.FragmentStore():
             fragments.emit_store(state, statement, emit_store)
+        case loops.TileSetup():
+            pass  # where the kernel begins
+        case loops.TileZero() | loops.TileLoad() | loops.TileStore() | loops.TileMac():
+            matrix_tiles.emit(state, statement)
         case _:
             raise InternalError(f"no code for {type(statement).__name__}")
 
@@ -221,6 +231,17 @@ def _prefetch(state: KernelState, buffer: expr.Buffer, offset: Size, level: int)
     # LLVM's locality 3 is every cache, 2 the second level, 1 the third.
     locality = max(0, 4 - level)
     w.line(f"call void @llvm.prefetch.p0(ptr {w.at(pointer)}, i32 0, i32 {locality}, i32 1)")
+
+
+def _barrier(state: KernelState, member: Size) -> None:
+    """Waits for the team; what others may have written is no longer known."""
+    w = state.writer
+    for buffer in state.kernel.buffers[-state.kernel.outputs :]:
+        w.forget(buffer.name)
+    w.declarations.add("declare void @bessemer_barrier(ptr, i64, i64)")
+    own = indices(state).scalar(state.size(member))
+    members = state.dimension(loops.TEAM)
+    w.line(f"call void @bessemer_barrier(ptr {state.team_cells()}, {own.typed}, {members.typed})")
 
 
 # Control flow

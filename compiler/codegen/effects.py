@@ -10,7 +10,8 @@ from bessemer.compiler.ir.loops import Block
 
 def written_buffers(block: Block) -> frozenset[str]:
     """The names of the buffers that statements of the block store to."""
-    found = {s.buffer.name for s in loops.walk(block) if isinstance(s, loops.Store)}
+    stores = (loops.Store, loops.TileStore)
+    found = {s.buffer.name for s in loops.walk(block) if isinstance(s, stores)}
     for statement in loops.walk(block):
         if isinstance(statement, loops.FragmentStore):
             found |= {store.buffer.name for row in statement.stores for store in row}

@@ -16,8 +16,8 @@ _LIBC_NAMES = """
     bcmp clock_gettime close fclose fgets fopen free getpid lseek memcmp memcpy memmove memset mmap
     munmap open posix_memalign pthread_cond_destroy pthread_cond_init pthread_cond_signal
     pthread_cond_wait pthread_create pthread_join pthread_mutex_destroy pthread_mutex_init
-    pthread_mutex_lock pthread_mutex_unlock pthread_sigmask sched_getaffinity sched_yield sigfillset
-    snprintf sscanf strcspn strlen strncmp strrchr syscall sysconf
+    pthread_mutex_lock pthread_mutex_unlock pthread_self pthread_sigmask sched_getaffinity
+    sched_yield sigfillset snprintf sscanf strcspn strlen strncmp strrchr syscall sysconf
 """
 _LIBM_NAMES = """
     acos acosh asin asinh atan atan2 atanh cbrt ceil cos cosh erf erfc exp exp2 expm1 fabs floor fma

@@ -2,11 +2,7 @@
 
 Each row is cut into vectors of the target's width (and narrower ones at the end). The registers
 are locals like any other (see state.py), so they travel through loops in phis and never go to
-memory. A step of a multiplication loads the vectors of b once, and for each row broadcasts one
-element of a and fuses: what a matrix product's inner loop must be.
-
-    b0, b1 = b[k, 0:16], b[k, 16:32]
-    for each row r:   x = splat(a[r, k]);   c[r, 0] += x * b0;   c[r, 1] += x * b1
+memory. What multiplies into them is in fragment_products.py.
 """
 
 from __future__ import annotations
@@ -14,17 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from bessemer.compiler.codegen.arithmetic import binary, compare, fused, select
+from bessemer.compiler.codegen.arithmetic import compare, select
 from bessemer.compiler.codegen.control_flow import Range, branch, counted_loop
-from bessemer.compiler.codegen.conversions import cast, from_memory, memory_kind
+from bessemer.compiler.codegen.conversions import cast
 from bessemer.compiler.codegen.expressions import evaluate, first_lanes, indices
+from bessemer.compiler.codegen.fragment_products import multiply
 from bessemer.compiler.codegen.lanes import splat
 from bessemer.compiler.codegen.state import FragmentShape, KernelState, Vectors, number
 from bessemer.compiler.codegen.values import Pointer, Value, literal, register_type, scalar_text
 from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir import loops
 from bessemer.compiler.ir.dims import Size, Symbol
-from bessemer.compiler.ir.expr import Buffer, Expression, FragmentElement, children
+from bessemer.compiler.ir.expr import Expression, FragmentElement, children
 from bessemer.compiler.ir.types import DType, i64
 
 EmitStore = Callable[[KernelState, loops.Store], None]
@@ -40,7 +37,7 @@ def emit(
         case loops.FragmentFill():
             _fill(state, statement)
         case loops.FragmentMac():
-            _multiply(state, statement)
+            multiply(state, statement)
 
 
 def _can_mask(state: KernelState, shape: FragmentShape) -> bool:
@@ -128,48 +125,6 @@ def _fill_through_memory(
         value = w.here(f"load {kind.type}, ptr {place}, align {size}", kind.kind, lanes)
         for r in range(shape.rows):
             state.locals[shape.register(r, piece)] = value
-
-
-# Multiplying
-
-
-def _multiply(state: KernelState, mac: loops.FragmentMac) -> None:
-    shape = state.fragments[mac.fragment]
-    # No instruction, but LLVM's scheduler moves no load over it: with the next step's loads among
-    # this step's, the registers would not be enough.
-    state.writer.line('call void asm sideeffect "", ""()')
-    b_base = indices(state).address(mac.b, state.size(mac.b_offset))
-    vectors = [
-        _load(state, mac.b, b_base.moved(start * mac.b.dtype.bytes), lanes, shape.dtype)
-        for start, lanes in shape.pieces
-    ]
-    first = mac.a_offsets[0]
-    a_base = indices(state).address(mac.a, state.size(first))
-    for row, offset in zip(mac.rows, mac.a_offsets, strict=True):
-        distance = state.size(offset - first)
-        if isinstance(distance, int):
-            pointer = a_base.moved(distance * mac.a.dtype.bytes)
-        else:
-            pointer = indices(state).address(mac.a, state.size(offset))
-        element = _load(state, mac.a, pointer, 1, shape.dtype)
-        for piece, vector in enumerate(vectors):
-            name = shape.register(row, piece)
-            before = state.locals[name]
-            state.locals[name] = _multiply_add(state, element, vector, before)
-
-
-def _load(state: KernelState, buffer: Buffer, pointer: Pointer, lanes: int, dtype: DType) -> Value:
-    kind = memory_kind(buffer.dtype)
-    operation = f"load {Value('', kind, lanes).type}, ptr {{}}, align {buffer.dtype.bytes}"
-    raw = state.writer.load(operation, buffer.name, kind, lanes, pointer)
-    return cast(state, from_memory(state, raw, buffer.dtype), buffer.dtype, dtype)
-
-
-def _multiply_add(state: KernelState, a: Value, b: Value, addend: Value) -> Value:
-    w = state.writer
-    if addend.kind.is_float and state.target.has_fma:
-        return fused(w, a, b, addend)
-    return binary(w, "add", addend, binary(w, "mul", a, b))
 
 
 # Storing

@@ -95,6 +95,7 @@ JOB = Layout(
 # pthread_mutex_t and pthread_cond_t take at most 48 bytes on glibc and musl, x86-64 and AArch64.
 _PTHREAD = "[8 x i64]"
 
+# `missed` counts the smallest shares of small jobs that nobody was awake for.
 # `remaining` and `waiting` have their own cache line: workers write the one, all read the other.
 POOL = Layout(
     "pool",
@@ -103,7 +104,8 @@ POOL = Layout(
         ("workers", "i32"),
         ("spin", "i32"),
         ("bytes_given", "i64"),
-        ("padding", "[40 x i8]"),
+        ("missed", "i64"),
+        ("padding", "[32 x i8]"),
         ("remaining", "i32"),
         ("waiting", "i32"),
         ("apart", "[56 x i8]"),
@@ -122,7 +124,8 @@ SLOT = Layout(
         ("index", "i64"),
         ("pool", "ptr"),
         ("thread", "i64"),
-        ("padding", "[24 x i8]"),
+        ("claimed", "i32"),
+        ("padding", "[20 x i8]"),
         ("mutex", _PTHREAD),
         ("wake", _PTHREAD),
         ("apart", "[64 x i8]"),

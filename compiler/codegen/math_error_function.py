@@ -7,6 +7,7 @@ less and less as erfc falls. Minimax fits as described in `math_exponential`, we
 from __future__ import annotations
 
 from bessemer.compiler.codegen.math_exponential import scale_and_rest
+from bessemer.compiler.codegen.math_tables import erf_by_table
 from bessemer.compiler.codegen.math_terms import (
     Term,
     at_most,
@@ -42,6 +43,8 @@ _LOG_ERFC = {
 
 
 def erf(x: Term) -> Term:
+    if x.writer.has_lookup:
+        return erf_by_table(x)
     size = at_most(abs(x), _LAST[x.kind])
     s, q = scale_and_rest(polynomial(size - 1.0, _LOG_ERFC[x.kind]))
     large = fma(s, -q, 1.0 - s)

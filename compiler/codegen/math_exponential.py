@@ -14,12 +14,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from bessemer.compiler.codegen.math_tables import tanh_by_table
 from bessemer.compiler.codegen.math_terms import (
     Term,
     at_least,
     at_most,
     fma,
     polynomial,
+    scaled,
     select,
     with_sign_of,
 )
@@ -123,6 +125,10 @@ def scaled_by_bits(significand: Term, bits: Term) -> Term:
 
 def exp(x: Term) -> Term:
     form = FORMATS[x.kind]
+    if x.writer.has_lookup:
+        # Scaling takes care of what is too large or too small, and 1 + r (1 + r P) of the rest.
+        n, r, _ = reduced(at_least(at_most(x, form.log_largest + 1.0), 1.25 * form.log_smallest))
+        return scaled(fma(r, fma(r, polynomial(r, EXP[x.kind]), 1.0), 1.0), n)
     _, r, bits = reduced(x)
     # n reaches 128 (1024) while 2^n is no number yet, so n goes into the exponent of exp(r).
     y = scaled_by_bits(1.0 + exp_minus_one_of(r), bits)
@@ -161,6 +167,8 @@ def sigmoid(x: Term) -> Term:
 
 def tanh(x: Term) -> Term:
     """1 - 2 / (exp(2 |x|) + 1), and a polynomial where that would cancel."""
+    if x.writer.has_lookup:
+        return tanh_by_table(x)
     size = abs(x)
     s, q = scale_and_rest(at_most(size + size, 2.0 * FORMATS[x.kind].saturation))
     large = 1.0 - 2.0 / fma(s, q, 1.0 + s)

@@ -47,6 +47,7 @@ class Writer:
 
     lanes: int
     has_fma: bool
+    has_lookup: bool = False
     lines: list[str] = field(default_factory=list)
     declarations: set[str] = field(default_factory=set)
     _known: dict[str, Term] = field(default_factory=dict)
@@ -187,15 +188,19 @@ class Term:
 
 
 def constant(writer: Writer, kind: str, value: float) -> Term:
-    """`value` in all lanes; LLVM wants floats as the bits of a double, f32 already rounded."""
+    """`value` in all lanes."""
+    text = constant_text(kind, value)
+    return Term(writer, kind, text if writer.lanes == 1 else f"splat ({_LLVM[kind]} {text})")
+
+
+def constant_text(kind: str, value: float) -> str:
+    """A number as LLVM wants it: floats as the bits of a double, f32 already rounded."""
     if kind in _BITS:
         rounded = struct.unpack("<f", struct.pack("<f", value))[0] if kind == "f32" else value
-        text = "0x" + struct.pack(">d", rounded).hex().upper()
-    else:
-        width = int(kind[1:])
-        wrapped = int(value) & ((1 << width) - 1)
-        text = str(wrapped - (1 << width) if wrapped >> (width - 1) else wrapped)
-    return Term(writer, kind, text if writer.lanes == 1 else f"splat ({_LLVM[kind]} {text})")
+        return "0x" + struct.pack(">d", rounded).hex().upper()
+    width = int(kind[1:])
+    wrapped = int(value) & ((1 << width) - 1)
+    return str(wrapped - (1 << width) if wrapped >> (width - 1) else wrapped)
 
 
 def fma(left: Term, right: Term | float, addend: Term | float) -> Term:
@@ -226,6 +231,30 @@ def at_most(x: Term, limit: float) -> Term:
 def at_least(x: Term, limit: float) -> Term:
     """max(x, limit), NaN staying NaN."""
     return select(x < limit, limit, x)
+
+
+def looked_up(table: Sequence[float], index: Term) -> Term:
+    """For every lane one of 32 numbers, chosen by the low five bits of an i32; 16 lanes."""
+    writer = index.writer
+    vector = llvm_type("f32", writer.lanes)
+    halves = [
+        ", ".join(f"float {constant_text('f32', value)}" for value in half)
+        for half in (table[:16], table[16:])
+    ]
+    name = "@llvm.x86.avx512.vpermi2var.ps.512"
+    writer.declarations.add(f"declare {vector} {name}({vector}, <16 x i32>, {vector})")
+    low, high = (f"{vector} <{half}>" for half in halves)
+    return writer.emit("f32", f"call {vector} {name}({low}, {index.typed}, {high})")
+
+
+def scaled(x: Term, power: Term) -> Term:
+    """x * 2^power for whole numbers, also where that leaves the normal numbers; 16 lanes."""
+    vector = llvm_type("f32", x.writer.lanes)
+    name = "@llvm.x86.avx512.mask.scalef.ps.512"
+    x.writer.declarations.add(f"declare {vector} {name}({vector}, {vector}, {vector}, i16, i32)")
+    return x.writer.emit(
+        "f32", f"call {vector} {name}({x.typed}, {power.typed}, {x.typed}, i16 -1, i32 4)"
+    )
 
 
 def square_root(x: Term) -> Term:

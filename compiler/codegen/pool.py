@@ -20,7 +20,9 @@ declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)
 """
 
 # Signals are blocked while the workers start, so that they inherit it: the program's handlers
-# keep running on its own threads. Where no thread can be started, the context goes on with one.
+# keep running on its own threads. SIGILL, SIGTRAP, SIGBUS, SIGFPE and SIGSEGV (bits 3, 4, 6, 7 and
+# 10) stay: they are about the thread itself, and kill the process where they are blocked. Where no
+# thread can be started, the context goes on with one.
 _START = """
 define internal ptr @bessemer_pool(ptr %context) $baseline {
 entry:
@@ -59,6 +61,9 @@ fill:
   %i1 = call i32 @pthread_mutex_init(ptr %mutex, ptr null)
   %i2 = call i32 @pthread_cond_init(ptr %wake, ptr null)
   %i3 = call i32 @sigfillset(ptr %all)
+  %filled = load i64, ptr %all
+  %blocked = and i64 %filled, -1241
+  store i64 %blocked, ptr %all
   %i4 = call i32 @pthread_sigmask(i32 2, ptr %all, ptr %old)
   br label %next
 next:
@@ -156,6 +161,8 @@ whose:
   %owner = load i32, ptr %pool
   %self = call i32 @getpid()
   %ours = icmp eq i32 %owner, %self
+  %missed.at = getelementptr %bessemer.pool, ptr %pool, $pool_missed
+  store i64 0, ptr %missed.at
   br i1 %ours, label %done, label %forget
 forget:
   call void @bessemer_pool_stop(ptr %context)

@@ -100,6 +100,10 @@ class KernelState:
         position = self.kernel.symbols.index(name)
         return Value(self._parameter("dims", "i64", position), i64)
 
+    def team_cells(self) -> str:
+        """The counters of the team's barriers, behind the fault cell."""
+        return self._parameter("buffers", "ptr", len(self.kernel.buffers) + 1)
+
     def _parameter(self, table: str, kind: str, position: int) -> str:
         key, known = f"{table} {position}", self.writer.scopes[0].known
         if key not in known:

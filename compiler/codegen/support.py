@@ -4,6 +4,9 @@ The program emitter writes PREFIX_body and PREFIX_workspace; this adds the C API
 the functions that the body may call:
 
     void bessemer_parallel(ptr context, ptr kernel, ptr buffers, ptr dims, i64 extent, i64 grain)
+    void bessemer_join_team(ptr context, ptr kernel, ptr buffers, ptr dims, i64 cells, i64 place,
+                            i64 most)
+    void bessemer_barrier(ptr counters, i64 member, i64 members)
     void bessemer_fail(ptr context, i32 status, ptr message)
     void bessemer_need(ptr context, i64 bytes)
 
@@ -14,14 +17,15 @@ from __future__ import annotations
 
 from string import Template
 
-from bessemer.compiler.codegen import context, cpus, pool, run, threads, weights
+from bessemer.compiler.codegen import context, cpus, entry, pool, run, team, threads, weights
 from bessemer.compiler.codegen.constants import c_string, description_text
 from bessemer.compiler.codegen.layout import LAYOUTS, MESSAGE_BYTES
 from bessemer.compiler.codegen.processor import baseline, pause, processor_text
 from bessemer.compiler.errors import InternalError
 from bessemer.runtime.artifact import Signature, check_signature
 
-# Every global symbol of an artifact is PREFIX_ and one of these.
+# Every global symbol of an artifact is PREFIX_ and one of these. All but the one that CPython calls
+# are in the C header.
 EXPORTS = (
     "abi",
     "arena_bytes",
@@ -36,6 +40,7 @@ EXPORTS = (
     "needed_bytes",
     "output_count",
     "output_info",
+    entry.NAME,
     "required_cpu",
     "run",
     "status_text",
@@ -47,7 +52,14 @@ EXPORTS = (
 
 # Finishing workers look for more work this long before they sleep. A sleeping thread takes 5 to 60
 # microseconds to wake, and the parallel sections of one run follow each other faster than that.
-DEFAULT_SPIN_MICROSECONDS = 50
+DEFAULT_SPIN_MICROSECONDS = 200
+
+# Before that, they look this often without a system call: a microsecond or three.
+GLANCES = 100
+
+# Smallest shares (see shares.py), of one job or of several small ones that found nobody awake, from
+# which on the next job wakes sleepers: twice what that takes.
+WORTH_WAKING = 24
 
 
 def support_text(signature: Signature) -> str:
@@ -61,12 +73,15 @@ def support_text(signature: Signature) -> str:
     except ValueError as error:
         raise InternalError(f"the signature of {signature.name!r} is wrong: {error}") from None
     features = ", ".join(signature.cpu_features)
-    strings = c_string("bessemer_unfit", f"the processor lacks one of: {features}") + c_string(
+    unfit = f"the processor lacks one of: {features}"
+    if "amx-tile" in signature.cpu_features:
+        unfit += "; or the system does not let this process use AMX"
+    strings = c_string("bessemer_unfit", unfit) + c_string(
         "bessemer_overflow", "the workspace for these dims is larger than the address space"
     )
     template = "".join(
         (
-            "".join(layout.definition() + "\n" for layout in LAYOUTS),
+            "".join(layout.definition() + "\n" for layout in (*LAYOUTS, *entry.LAYOUTS)),
             strings.replace("$", "$$"),
             description_text(signature),
             processor_text(signature.triple, signature.cpu_features),
@@ -76,6 +91,8 @@ def support_text(signature: Signature) -> str:
             cpus.TEXT,
             threads.TEXT,
             pool.TEXT,
+            team.TEXT,
+            entry.TEXT,
             _set_by_run(signature),
         )
     )
@@ -101,6 +118,11 @@ def _names(signature: Signature) -> dict[str, str | int]:
         # Writes a formatted text into %message.
         "say": f"call i32 (ptr, i64, ptr, ...) @snprintf(ptr %message, i64 {MESSAGE_BYTES}, ptr",
         "default_spin": DEFAULT_SPIN_MICROSECONDS,
+        "glances": GLANCES,
+        "worth_waking": WORTH_WAKING,
+        "team_members": team.MOST_MEMBERS,
+        "team_cell": team.CELL_BYTES,
+        "team_bytes": team.MOST_MEMBERS * team.CELL_BYTES,
         "input_count": len(signature.inputs),
         "output_count": len(signature.outputs),
         "input_dim_count": signature.input_symbols,
@@ -108,7 +130,8 @@ def _names(signature: Signature) -> dict[str, str | int]:
         "has_outputs": str(bool(signature.outputs)).lower(),
         "has_dims": str(bool(signature.symbols)).lower(),
     }
-    for layout in LAYOUTS:
+    names |= entry.NAMES
+    for layout in (*LAYOUTS, *entry.LAYOUTS):
         names |= layout.places()
         names[f"{layout.name}_bytes"] = layout.bytes()
     return names

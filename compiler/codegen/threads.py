@@ -2,10 +2,14 @@
 
 Every worker has a slot of its own: a ticket that counts its jobs, and a condition to sleep on.
 The caller writes job and index into the slots it needs, raises their tickets, wakes who sleeps,
-does chunk 0 itself and waits until `remaining` is 0. A worker that has finished looks at its ticket
-for up to `spin` microseconds before it sleeps, giving way to whoever else wants the processor; a
-worker that is not needed is not touched. The caller owns a slot until the worker has counted
-`remaining` down, so nothing in it is written while it is read.
+does chunk 0 itself, then the chunks that nobody has begun, and waits until `remaining` is 0. Who
+begins a chunk says so by raising `claimed` to the ticket, which one of the two can. A worker that
+has finished looks at its ticket for up to `spin` microseconds before it sleeps, giving way to
+whoever else wants the processor; a worker that is not needed is not touched. The caller owns a slot
+until `remaining` has been counted down, so nothing in it is written while it is read.
+
+Waking a sleeping worker takes the caller some ten microseconds and the worker as many. So a small
+job goes only to workers that are awake; when several have met sleepers, the next one wakes them.
 
 Sleeping and waking follow Dekker's rule (each side writes its flag, then reads the other's, both
 sequentially consistent): no wake-up is lost, and no lock is taken while both sides are awake.
@@ -62,9 +66,10 @@ define internal void @bessemer_task(ptr %job, i64 %index) $baseline {
 }
 """
 
-# Looks at a word for up to `limit` microseconds, while (word == value) is `equal`. Every 16 pauses
-# (of 10 to 140 cycles) it reads the clock and offers the processor to others: where caller and
-# worker share one, spinning only delays what is waited for (112 microseconds a parallel section
+# Looks at a word for up to `limit` microseconds, while (word == value) is `equal`. At first it does
+# nothing else, for a microsecond or three: neighbouring kernels are answered at once. Then every 16
+# pauses (of 10 to 140 cycles) it reads the clock and offers the processor to others: where caller
+# and worker share one, spinning only delays what is waited for (112 microseconds a parallel section
 # where giving way takes 8, measured on a busy machine).
 _SPIN = """
 define internal i64 @bessemer_microseconds() $baseline {
@@ -82,7 +87,18 @@ define internal i64 @bessemer_microseconds() $baseline {
 define internal void @bessemer_spin(ptr %word, i32 %value, i1 %equal, i32 %limit) $baseline {
 entry:
   %never = icmp sle i32 %limit, 0
-  br i1 %never, label %done, label %start
+  br i1 %never, label %done, label %glance
+glance:
+  %glances = phi i32 [ 0, %entry ], [ %glances.next, %blink ]
+  %seen = load atomic i32, ptr %word acquire, align 4
+  %unchanged = icmp eq i32 %seen, %value
+  %stay = icmp eq i1 %unchanged, %equal
+  br i1 %stay, label %blink, label %done
+blink:
+  $pause
+  %glances.next = add i32 %glances, 1
+  %patient = icmp ult i32 %glances.next, $glances
+  br i1 %patient, label %glance, label %start
 start:
   %begin = call i64 @bessemer_microseconds()
   %allowed = sext i32 %limit to i64
@@ -118,6 +134,7 @@ entry:
   %index.at = getelementptr %bessemer.slot, ptr %slot, $slot_index
   %pool.at = getelementptr %bessemer.slot, ptr %slot, $slot_pool
   %sleeping.at = getelementptr %bessemer.slot, ptr %slot, $slot_sleeping
+  %claimed.at = getelementptr %bessemer.slot, ptr %slot, $slot_claimed
   %mutex = getelementptr %bessemer.slot, ptr %slot, $slot_mutex
   %wake = getelementptr %bessemer.slot, ptr %slot, $slot_wake
   %pool = load ptr, ptr %pool.at
@@ -129,7 +146,8 @@ entry:
   %pool.wake = getelementptr %bessemer.pool, ptr %pool, $pool_wake
   br label %wait
 wait:
-  %seen = phi i32 [ 0, %entry ], [ %ticket, %run ], [ %ticket, %finished ], [ %ticket, %tell ]
+  %seen = phi i32
+    [ 0, %entry ], [ %ticket, %work ], [ %ticket, %run ], [ %ticket, %finished ], [ %ticket, %tell ]
   call void @bessemer_spin(ptr %slot, i32 %seen, i1 true, i32 %spin)
   %spun = load atomic i32, ptr %slot acquire, align 4
   %idle = icmp eq i32 %spun, %seen
@@ -151,6 +169,11 @@ awake:
   br label %work
 work:
   %ticket = phi i32 [ %spun, %wait ], [ %woken, %awake ]
+  %unclaimed = sub i32 %ticket, 1
+  %claim = cmpxchg ptr %claimed.at, i32 %unclaimed, i32 %ticket seq_cst seq_cst
+  %ours = extractvalue { i32, i1 } %claim, 1
+  br i1 %ours, label %read, label %wait
+read:
   %job = load ptr, ptr %job.at
   %index = load i64, ptr %index.at
   %stop = icmp eq ptr %job, null
@@ -200,9 +223,55 @@ wake:
   %mutex = getelementptr %bessemer.slot, ptr %slot, $slot_mutex
   %condition = getelementptr %bessemer.slot, ptr %slot, $slot_wake
   %lock = call i32 @pthread_mutex_lock(ptr %mutex)
+  store atomic i32 0, ptr %sleeping.at seq_cst, align 4
   %signal = call i32 @pthread_cond_signal(ptr %condition)
   %unlock = call i32 @pthread_mutex_unlock(ptr %mutex)
   br label %done
+done:
+  ret void
+}
+
+; How many of the first `count` slots, in order, have workers that are awake.
+define internal i64 @bessemer_awake(ptr %pool, i64 %count) $baseline {
+entry:
+  br label %next
+next:
+  %index = phi i64 [ 0, %entry ], [ %more, %look ]
+  %left = icmp ult i64 %index, %count
+  br i1 %left, label %look, label %done
+look:
+  %slot = call ptr @bessemer_slot(ptr %pool, i64 %index)
+  %sleeping.at = getelementptr %bessemer.slot, ptr %slot, $slot_sleeping
+  %sleeping = load atomic i32, ptr %sleeping.at monotonic, align 4
+  %awake = icmp eq i32 %sleeping, 0
+  %more = add i64 %index, 1
+  br i1 %awake, label %next, label %done
+done:
+  ret i64 %index
+}
+
+; Does those chunks of the first `count` slots that nobody has begun.
+define internal void @bessemer_claim(ptr %pool, ptr %job, i64 %count) $baseline {
+entry:
+  %remaining.at = getelementptr %bessemer.pool, ptr %pool, $pool_remaining
+  br label %next
+next:
+  %index = phi i64 [ 0, %entry ], [ %chunk, %try ], [ %chunk, %run ]
+  %left = icmp ult i64 %index, %count
+  br i1 %left, label %try, label %done
+try:
+  %chunk = add i64 %index, 1
+  %slot = call ptr @bessemer_slot(ptr %pool, i64 %index)
+  %claimed.at = getelementptr %bessemer.slot, ptr %slot, $slot_claimed
+  %ticket = load atomic i32, ptr %slot monotonic, align 4
+  %unclaimed = sub i32 %ticket, 1
+  %claim = cmpxchg ptr %claimed.at, i32 %unclaimed, i32 %ticket seq_cst seq_cst
+  %ours = extractvalue { i32, i1 } %claim, 1
+  br i1 %ours, label %run, label %next
+run:
+  call void @bessemer_chunk(ptr %job, i64 %chunk)
+  %before = atomicrmw sub ptr %remaining.at, i32 1 seq_cst
+  br label %next
 done:
   ret void
 }
@@ -239,6 +308,8 @@ done:
 }
 """
 
+# A job is small or large by how many smallest shares it has. A grain of 0 means that all shares
+# must run at the same time.
 _PARALLEL = """
 define internal void @bessemer_parallel(
   ptr %context, ptr %kernel, ptr %buffers, ptr %dims, i64 %extent, i64 %grain
@@ -289,14 +360,31 @@ publish:
   %workers = load i32, ptr %workers.at
   %workers.wide = zext i32 %workers to i64
   %helpers.wanted = sub i64 %wanted, 1
-  %helpers = call i64 @llvm.umin.i64(i64 %helpers.wanted, i64 %workers.wide)
+  %most.helpers = call i64 @llvm.umin.i64(i64 %helpers.wanted, i64 %workers.wide)
+  %awake = call i64 @bessemer_awake(ptr %pool, i64 %most.helpers)
+  %all.awake = icmp eq i64 %awake, %most.helpers
+  br i1 %all.awake, label %divide, label %weigh
+weigh:
+  %missed.at = getelementptr %bessemer.pool, ptr %pool, $pool_missed
+  %missed = load i64, ptr %missed.at
+  %missed.now = add i64 %missed, %fitting
+  %is_large = icmp uge i64 %missed.now, $worth_waking
+  %is_forced = icmp sle i64 %grain, 0
+  %wakes = or i1 %is_large, %is_forced
+  %missed.next = select i1 %wakes, i64 0, i64 %missed.now
+  store i64 %missed.next, ptr %missed.at
+  %some = select i1 %wakes, i64 %most.helpers, i64 %awake
+  %nobody = icmp eq i64 %some, 0
+  br i1 %nobody, label %direct, label %divide
+divide:
+  %helpers = phi i64 [ %most.helpers, %publish ], [ %some, %weigh ]
   %chunks = add i64 %helpers, 1
   store i64 %chunks, ptr %chunks.at
   %count32 = trunc i64 %helpers to i32
   store atomic i32 %count32, ptr %remaining.at seq_cst, align 4
   br label %hand_out
 hand_out:
-  %index = phi i64 [ 0, %publish ], [ %chunk, %hand_out ]
+  %index = phi i64 [ 0, %divide ], [ %chunk, %hand_out ]
   %chunk = add i64 %index, 1
   %slot = call ptr @bessemer_slot(ptr %pool, i64 %index)
   call void @bessemer_hand_out(ptr %slot, ptr %job, i64 %chunk)
@@ -304,6 +392,7 @@ hand_out:
   br i1 %more, label %hand_out, label %own_share
 own_share:
   call void @bessemer_chunk(ptr %job, i64 0)
+  call void @bessemer_claim(ptr %pool, ptr %job, i64 %helpers)
   call void @bessemer_await(ptr %pool)
   br label %done
 done:

@@ -3,9 +3,10 @@
     definition("exp", "f32", 16).text     define internal <16 x float> @bessemer_exp_v16f32(...)
 
 Every function is branch-free and the same source at all widths; it uses only intrinsics that
-x86 (SSE4.2 and up) and AArch64 have instructions for. NaN gives NaN and odd functions keep the sign
-of zero. A result below the smallest normal number may come out as zero, as everything does in
-artifacts, which run with denormals flushed. Errors, in units in the last place:
+x86 (SSE4.2 and up) and AArch64 have instructions for. AVX-512 has shorter ways for a few of them.
+NaN gives NaN and odd functions keep the sign of zero. A result below the smallest normal number
+may come out as zero, as everything does in artifacts, which run with denormals flushed. Errors, in
+units in the last place:
 
     f32  at most 1.5 found, 2 tested: sin, cos, tan for |x| <= 2^31, the others everywhere
     f64  at most 1.8 found (tan 2.3), 3 tested: sin, cos, tan for |x| <= 2^30, the others everywhere
@@ -61,16 +62,20 @@ _STORED = {"bf16": "i16", "f16": "i16", "f32": "f32", "f64": "f64"}
 _ATTRIBUTES = "alwaysinline nounwind willreturn memory(none)"
 
 
-def definition(name: str, dtype: str, lanes: int, has_fma: bool = True) -> MathFunction:
+def definition(
+    name: str, dtype: str, lanes: int, has_fma: bool = True, has_lookup: bool = False
+) -> MathFunction:
     """The function `name` of UNARY or BINARY on `lanes` values of "f32" or "f64".
 
     The symbol is bessemer_exp_f32 for one lane (scalar types), bessemer_exp_v16f32 for sixteen.
-    Set `has_fma` only for targets with the instruction. Raises ValueError for what is not offered.
+    Set `has_fma` and `has_lookup` (see targets/machine.py) only for targets with the instructions;
+    lookups serve 16 lanes of f32. Raises ValueError for what is not offered.
     """
     if dtype not in ("f32", "f64"):
         raise ValueError(f"vector math is for f32 and f64, not {dtype}")
     symbol = f"bessemer_{name}_{dtype}" if lanes == 1 else f"bessemer_{name}_v{lanes}{dtype}"
     writer = _writer(lanes, has_fma)
+    writer.has_lookup = has_lookup and lanes == 16 and dtype == "f32"
     x, y = Term(writer, dtype, "%x"), Term(writer, dtype, "%y")
     if name in UNARY:
         return _function(writer, symbol, [x], UNARY[name](x))

@@ -157,7 +157,7 @@ class Writer:
         """
         level = max(level, pointer.level)
         level = self.depth if self.loads_stay else self._load_level(buffer, level)
-        key = f"{pointer.text} {pointer.displacement} {operation}"
+        key = f"{kind} {pointer.text} {pointer.displacement} {operation}"
         for scope in self.scopes[level:]:
             if key in scope.loaded:
                 return scope.loaded[key][1]

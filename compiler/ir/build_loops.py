@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from bessemer.compiler.ir import loops
-from bessemer.compiler.ir.dims import Dim, Size, Symbol, atom
+from bessemer.compiler.ir.dims import Dim, Size, Symbol, atom, symbol
 from bessemer.compiler.ir.expr import (
     Buffer,
     Expression,
@@ -154,6 +154,17 @@ class KernelBuilder:
         buffer = Buffer(f"scratch{len(self.scratch_buffers)}", dtype, tuple(shape))
         self.scratch_buffers.append(buffer)
         return buffer
+
+    @contextmanager
+    def team(self) -> Iterator[tuple[Dim, Dim]]:
+        """A team loop; gives a member's number, and how many members there are."""
+        members = symbol(loops.TEAM)
+        with self.loop(members, "team") as member:
+            yield member, members
+
+    def barrier(self, member: Size) -> None:
+        """Waits for all members of the team."""
+        self.append(loops.Barrier(member))
 
     def set_dim(self, symbol: str, value: Expression) -> None:
         """Gives a data-dependent dimension its value."""

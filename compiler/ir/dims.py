@@ -202,7 +202,21 @@ def _add(left: Size, right: Size) -> Size:
     terms = dict(_terms(left))
     for monomial, coefficient in _terms(right).items():
         terms[monomial] = terms.get(monomial, 0) + coefficient
+    divided = [(m, f) for m in terms for f, power in m if type(f) is Mod and power == 1]
+    for joined in [_rejoin(terms, *pair) for pair in divided]:
+        if joined is not None:
+            return joined
     return _normal(terms)
+
+
+def _rejoin(terms: dict[Monomial, int], monomial: Monomial, part: Mod) -> Size | None:
+    """x % n + n * (x // n) is x."""
+    times = _normal({tuple(pair for pair in monomial if pair[0] != part): terms[monomial]})
+    whole = _terms(times * part.denominator * floordiv(part.numerator, part.denominator))
+    if not whole or any(terms.get(other) != count for other, count in whole.items()):
+        return None
+    rest = {m: count for m, count in terms.items() if m not in whole and m != monomial}
+    return times * part.numerator + _normal(rest)
 
 
 def _join(left: Monomial, right: Monomial) -> Monomial:

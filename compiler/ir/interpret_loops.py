@@ -31,6 +31,7 @@ from bessemer.compiler.ir.arithmetic import (
 )
 from bessemer.compiler.ir.dims import Atom, Size, Symbol
 from bessemer.compiler.ir.expr import Buffer, Expression
+from bessemer.compiler.ir.interpret_tiles import Tiles
 from bessemer.compiler.ir.loops import Block, Kernel, Statement
 from bessemer.compiler.ir.types import Array, DType
 
@@ -85,6 +86,7 @@ class _Machine:
         self._types: dict[str, DType] = {}
         self._fragments: dict[str, tuple[DType, Array]] = {}
         self._column = 0
+        self._tiles = Tiles()
 
     # Memory
 
@@ -139,6 +141,8 @@ class _Machine:
         match statement:
             case loops.For(index, extent, body, kind):
                 iterations = range(self.size(extent))
+                if kind == "team" and len(iterations) != 1:
+                    raise InternalError("a kernel is interpreted by a team of one")
                 for i in reversed(iterations) if kind == "parallel" else iterations:
                     self._indices[index] = i
                     self.run(body)
@@ -164,8 +168,16 @@ class _Machine:
             case loops.Fail(condition, message):
                 if self.value(condition):
                     self.failures[message] = None
-            case loops.Prefetch():
+            case loops.Prefetch() | loops.Barrier():
                 pass
+            case (
+                loops.TileSetup()
+                | loops.TileZero()
+                | loops.TileLoad()
+                | loops.TileStore()
+                | loops.TileMac()
+            ):
+                self._tiles.run(statement, self.size, self._memory)
             case _:
                 self._run_fragment(statement)
 
@@ -195,15 +207,20 @@ class _Machine:
         dtype, elements = self._fragments[mac.fragment]
         right = self.size(mac.b_offset)
         for row, offset in zip(mac.rows, mac.a_offsets, strict=True):
-            a = self._element(mac.a, self.size(offset))
+            first = self.size(offset)
+            a = [self._element(mac.a, first + j) for j in range(mac.products)]
             for column in range(elements.shape[1]):
-                b = self._element(mac.b, right + column)
+                start = right + column * mac.group
+                b = [self._element(mac.b, start + j) for j in range(mac.products)]
+                before = elements[row, column]
                 if dtype.is_float:
-                    # Wide enough for the product of two f32 to be exact: one rounding, at the end.
-                    wide = np.longdouble(a) * np.longdouble(b)
-                    elements[row, column] = wide + np.longdouble(elements[row, column])
+                    # Wide enough for products of two f32 to be exact: one rounding, at the end.
+                    products = (np.longdouble(x) * np.longdouble(y) for x, y in zip(a, b))
+                    elements[row, column] = sum(products, np.longdouble(before))
                 else:
-                    elements[row, column] = wrap(a * b + int(elements[row, column]), dtype)
+                    elements[row, column] = wrap(
+                        sum((int(x) * int(y) for x, y in zip(a, b)), int(before)), dtype
+                    )
 
     def _store(self, store: loops.Store) -> None:
         if store.guard is not None and not self.value(store.guard):

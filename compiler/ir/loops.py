@@ -10,15 +10,21 @@ A kernel's parameters are buffers and dimension symbols. Its body is a sequence 
     allocate    a small local array (on the stack; its shape is constant)
     fragment    a block of rows x columns kept in registers (or in a matrix unit's tiles)
     fill        sets every element of a fragment from one row of values
-    mac         fragment[r, c] += a[a_offset[r]] * b[b_offset + c], for the rows named, all columns
+    mac         fragment[r, c] += a[a_offset[r]] * b[b_offset + c], for the rows named, all columns;
+                or sums of a few neighbouring products at once
     fragment-store   for every row, stores that may read `FragmentElement`s
+    tile-...    what a matrix unit does on its eight tiles of up to 16 rows x 64 bytes
     set-dim     gives a data-dependent dimension symbol its value
     fail        ends the run with a message if a condition holds
     prefetch    a hint
+    barrier     waits until all members of the kernel's team have come here
 
 Order. Serial and unrolled loops run in order. The iterations of a parallel loop may run in any
-order and at the same time; only the outermost statement of a kernel may be one. A vector loop
-means the same as a serial one, except that an `accumulate` into a local defined outside it may
+order and at the same time; only the outermost statement of a kernel may be one. A team loop is
+another such: all of its iterations run at the same time, so that they can wait for each other at
+barriers, of which all pass the same ones; what was stored before a barrier is seen behind it. How
+many there are, the symbol `TEAM`, is settled when the kernel runs, and may not matter. A vector
+loop means the same as a serial one, except that an `accumulate` into a local defined outside it may
 be summed in another (fixed) order; nothing else may be carried from iteration to iteration.
 The semantics of fragments do not say how large a machine's registers are: schedules choose that.
 """
@@ -31,9 +37,11 @@ from typing import Literal, TypeAlias, Union
 
 from bessemer.compiler.ir.dims import Size, Symbol
 from bessemer.compiler.ir.expr import Buffer, Expression, Index
-from bessemer.compiler.ir.types import DType
+from bessemer.compiler.ir.types import DType, bf16, f32, i32
 
-LoopKind = Literal["serial", "parallel", "vector", "unroll"]
+LoopKind = Literal["serial", "parallel", "team", "vector", "unroll"]
+TEAM = "bessemer_team"
+"""The symbol for the number of a team's members."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,10 +140,14 @@ class FragmentFill:
 
 @dataclass(frozen=True, eq=False)
 class FragmentMac:
-    """fragment[r, c] += a.flat[a_offsets[i]] * b.flat[b_offset + c] for each r = rows[i].
+    """fragment[r, c] += sum over j < terms of a.flat[a_offsets[i] + j]
+                                             * b.flat[b_offset + c * group + j]
+    for each r = rows[i], in the fragment's type.
 
-    Offsets are in elements from the buffer's start. The product is fused with the sum (one
-    rounding). All columns of b are there: it is padded to the fragment's width.
+    Offsets are in elements from the buffer's start. All columns of b are there, and whole groups:
+    it is padded to the fragment's width. Of a only `terms` elements are read (None: a whole group).
+    The product is fused with the sum (one rounding); in what order the products of a group of
+    floats are added and rounded is the machine's business.
     """
 
     fragment: str
@@ -144,6 +156,13 @@ class FragmentMac:
     a_offsets: tuple[Size, ...]
     b: Buffer
     b_offset: Size
+    group: int = 1
+    terms: int | None = None
+
+    @property
+    def products(self) -> int:
+        """How many products every sum takes."""
+        return self.group if self.terms is None else self.terms
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,6 +176,65 @@ class FragmentStore:
     column: Symbol
     limit: Size
     stores: tuple[tuple[Store, ...], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class TileSetup:
+    """Says how many rows (1 to 16) each of the matrix unit's eight tiles has; clears them all.
+
+    Once in a kernel, in front of all other statements on tiles. A row is 64 bytes.
+    """
+
+    rows: tuple[Size, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class TileZero:
+    """Sets a tile to 0."""
+
+    tile: int
+
+
+@dataclass(frozen=True, eq=False)
+class TileLoad:
+    """Row r of the tile = 64 bytes of the buffer, from element `offset + r * stride` on."""
+
+    tile: int
+    buffer: Buffer
+    offset: Size
+    stride: Size
+
+
+@dataclass(frozen=True, eq=False)
+class TileStore:
+    """64 bytes of the buffer, from element `offset + r * stride` on = row r of the tile."""
+
+    tile: int
+    buffer: Buffer
+    offset: Size
+    stride: Size
+
+
+@dataclass(frozen=True, eq=False)
+class TileMac:
+    """sum[r, c] += sum over k of a[r, k] * b[k // g, c * g + k % g], g elements to four bytes.
+
+    `left` and `right` are the element types of the tiles a and b: both bf16 (then sums are f32), or
+    i8 or u8 each (i32, which wraps). a and sum have the same rows, b has 16, and no tile is named
+    twice. In what order products of bf16 are added and rounded is the machine's business; it takes
+    denormals for 0 and makes none.
+    """
+
+    sum: int
+    a: int
+    b: int
+    left: DType
+    right: DType
+
+    @property
+    def dtype(self) -> DType:
+        """The type of the sums."""
+        return f32 if self.left is bf16 else i32
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,6 +262,13 @@ class Prefetch:
     level: int = 1
 
 
+@dataclass(frozen=True, eq=False)
+class Barrier:
+    """Ends when every member of the team (they have numbers from 0) has begun it."""
+
+    member: Size
+
+
 Statement: TypeAlias = Union[
     For,
     If,
@@ -197,9 +282,15 @@ Statement: TypeAlias = Union[
     FragmentFill,
     FragmentMac,
     FragmentStore,
+    TileSetup,
+    TileZero,
+    TileLoad,
+    TileStore,
+    TileMac,
     SetDim,
     Fail,
     Prefetch,
+    Barrier,
 ]
 Block: TypeAlias = tuple[Statement, ...]
 
@@ -209,8 +300,8 @@ class Kernel:
     """A kernel. Parameters: `buffers` in order (inputs, then outputs), and `symbols` in order.
 
     `outputs` counts the buffers at the end that are written. `operations` is an estimate of the
-    work of one iteration of its parallel loop, in scalar operations: the runtime does not split
-    what is too small.
+    work of one iteration of its parallel loop (of all work, for a team), in scalar operations: the
+    runtime does not split what is too small. `members` is the most that a team can use.
     """
 
     name: str
@@ -219,6 +310,16 @@ class Kernel:
     symbols: tuple[str, ...]
     body: Block
     operations: Size = 1
+    members: int = 1
+
+    @property
+    def has_team(self) -> bool:
+        """Whether the outermost statement is a team loop."""
+        match self.body:
+            case (For(kind="team"),):
+                return True
+            case _:
+                return False
 
     @property
     def parallel_extent(self) -> Size:
@@ -284,7 +385,13 @@ def sizes(statement: Statement) -> tuple[Size, ...]:
                 statement.limit,
                 *(z for row in statement.stores for s in row for z in sizes(s)),
             )
+        case TileSetup():
+            return statement.rows
+        case TileLoad() | TileStore():
+            return (statement.offset, statement.stride)
         case Prefetch():
             return (statement.offset,)
+        case Barrier():
+            return (statement.member,)
         case _:
             return ()

@@ -9,6 +9,7 @@ from bessemer.compiler.ir.loops import (
     Accumulate,
     Allocate,
     Assign,
+    Barrier,
     Block,
     Define,
     Fail,
@@ -24,6 +25,11 @@ from bessemer.compiler.ir.loops import (
     SetDim,
     Statement,
     Store,
+    TileLoad,
+    TileMac,
+    TileSetup,
+    TileStore,
+    TileZero,
     While,
 )
 from bessemer.compiler.ir.parse_expr import ExpressionReader, Names
@@ -35,6 +41,7 @@ from bessemer.compiler.ir.types import i64
 _KINDS: dict[str, LoopKind] = {
     "for": "serial",
     "parallel": "parallel",
+    "team": "team",
     "vector": "vector",
     "unroll": "unroll",
 }
@@ -88,9 +95,10 @@ class _Parser:
         operations: Size = 1
         if tokens.accept("operations"):
             operations = self.reader.size()
+        members = tokens.integer() if tokens.accept("members") else 1
         tokens.end()
         body = self.block(indent, names)
-        return Kernel(name, buffers, outputs, tuple(symbols), body, operations)
+        return Kernel(name, buffers, outputs, tuple(symbols), body, operations, members)
 
     def parameters(self, names: Names) -> tuple[Buffer, ...]:
         tokens = self.tokens
@@ -136,7 +144,7 @@ class _Parser:
             tokens.back(start)
             return self.done(self.change(names))
         match word:
-            case "for" | "parallel" | "vector" | "unroll":
+            case "for" | "parallel" | "team" | "vector" | "unroll":
                 return self.loop(_KINDS[word], indent, names)
             case "if":
                 return self.condition(indent, names)
@@ -225,6 +233,17 @@ class _Parser:
                 return self.fill(names)
             case "mac":
                 return self.mac()
+            case "tiles":
+                tokens.expect("rows")
+                tokens.expect("[")
+                return TileSetup(reader.sizes("]"))
+            case "zero":
+                tokens.expect("tile")
+                return TileZero(tokens.integer())
+            case "load" | "save":
+                return self.tile_access(word)
+            case "multiply":
+                return self.tile_mac()
             case "set":
                 symbol = tokens.take("name")
                 tokens.expect("=")
@@ -240,6 +259,9 @@ class _Parser:
                 offset = reader.size()
                 tokens.expect("level")
                 return Prefetch(buffer, offset, tokens.integer())
+            case "barrier":
+                tokens.expect("of")
+                return Barrier(reader.size())
             case _:
                 raise tokens.error(f"a statement instead of {word}")
 
@@ -295,7 +317,36 @@ class _Parser:
         b = reader.buffer()
         tokens.expect("[")
         (b_offset,) = reader.sizes("]")
-        return FragmentMac(fragment, tuple(rows), a, a_offsets, b, b_offset)
+        group = tokens.integer() if tokens.accept("group") else 1
+        terms = tokens.integer() if tokens.accept("terms") else None
+        return FragmentMac(fragment, tuple(rows), a, a_offsets, b, b_offset, group, terms)
+
+    def tile_access(self, word: str) -> Statement:
+        tokens, reader = self.tokens, self.reader
+        tokens.expect("tile")
+        tile = tokens.integer()
+        tokens.expect("from" if word == "load" else "to")
+        buffer = reader.buffer()
+        tokens.expect("at")
+        offset = reader.size()
+        tokens.expect("stride")
+        stride = reader.size()
+        if word == "load":
+            return TileLoad(tile, buffer, offset, stride)
+        return TileStore(tile, buffer, offset, stride)
+
+    def tile_mac(self) -> Statement:
+        tokens = self.tokens
+        tokens.expect("tiles")
+        total = tokens.integer()
+        tokens.expect("+=")
+        a = tokens.integer()
+        tokens.expect(":")
+        left = read_dtype(tokens)
+        tokens.expect("*")
+        b = tokens.integer()
+        tokens.expect(":")
+        return TileMac(total, a, b, left, read_dtype(tokens))
 
     def fragment_store(self, indent: int, names: Names) -> Statement:
         fragment, column, limit = self.columns(names)

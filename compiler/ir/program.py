@@ -12,9 +12,10 @@ from typing import TypeAlias, Union
 
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
-from bessemer.compiler.ir.graph import Value
+from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.loops import Kernel
 from bessemer.compiler.ir.types import Array
+from bessemer.compiler.options import Choice
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +24,8 @@ class Launch:
 
     `scratch` lists the values that live only during this launch. `sources` are the user's nodes.
     `replaceable` are the inputs that the (only) output may overwrite: the kernel reads an element
-    of them just where, and just before, it writes one.
+    of them just where, and just before, it writes one. `nodes` are the graph's nodes that it
+    computes, or helps to compute: only the profile asks.
     """
 
     kernel: Kernel
@@ -32,6 +34,7 @@ class Launch:
     sources: tuple[str, ...] = ()
     scratch: tuple[Value, ...] = ()
     replaceable: tuple[Value, ...] = ()
+    nodes: tuple[Node, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,13 +90,41 @@ Steps: TypeAlias = tuple[Step, ...]
 
 
 @dataclass(frozen=True, eq=False)
+class Decision:
+    """What was chosen for a node whose kernels' form is a matter of speed only, and what else could
+    have been. Nodes of one signature are decided alike."""
+
+    node: Node
+    signature: str
+    choice: Choice
+    others: tuple[Choice, ...] = ()
+
+
+def timed_steps(steps: Steps) -> list[Launch | Copy]:
+    """The steps that do work, as often and in the order in which their code is written: a profile
+    counts them by their position."""
+    found: list[Launch | Copy] = []
+    for step in steps:
+        match step:
+            case Launch() | Copy():
+                found.append(step)
+            case Branch():
+                found += [*timed_steps(step.then), *timed_steps(step.otherwise)]
+            case Repeat():
+                found += timed_steps(step.body)
+            case _:
+                pass
+    return found
+
+
+@dataclass(frozen=True, eq=False)
 class Program:
     """A whole model, ready for memory planning and code generation.
 
     `symbols`: input symbols first, then the data-dependent ones (`input_symbols` counts the first).
     `weights`: the constants in the weights blob. `capacities`: the largest number of elements of
     values whose shape is only known after they are computed. `derived` symbols are
-    computed from `symbols` and from derived ones before them.
+    computed from `symbols` and from derived ones before them. `decisions` are for the tuner.
     """
 
     name: str
@@ -106,6 +137,7 @@ class Program:
     steps: Steps
     capacities: Mapping[Value, Size] = field(default_factory=dict)
     derived: Mapping[str, Size] = field(default_factory=dict)
+    decisions: tuple[Decision, ...] = ()
 
     def expanded(self, size: Size) -> Size:
         """A size in terms of `symbols` only."""
@@ -122,7 +154,8 @@ class MemoryPlan:
     bytes, multiples of 64. `lower_bound` is the largest sum of bytes alive at one step.
     Values absent from `offsets` are inputs, outputs or weights. `aliases` maps values to those
     whose bytes they share. The arena is a row of parts, each of one kind of size; `ends`
-    are where they end, in the order in which their symbols get values while the model runs.
+    are where they end, in the order in which their symbols get values while the model runs. The
+    offset of a value with `parts` (k, n) is n times `units[k]` from the start of part k.
     """
 
     offsets: Mapping[Value, Size]
@@ -132,3 +165,5 @@ class MemoryPlan:
     weights_size: int
     aliases: Mapping[Value, Value] = field(default_factory=dict)
     ends: tuple[Size, ...] = ()
+    units: tuple[Size, ...] = ()
+    parts: Mapping[Value, tuple[int, int]] = field(default_factory=dict)

@@ -21,6 +21,7 @@ from bessemer.compiler.ir.loops import (
     Accumulate,
     Allocate,
     Assign,
+    Barrier,
     Block,
     Define,
     Fail,
@@ -35,6 +36,11 @@ from bessemer.compiler.ir.loops import (
     SetDim,
     Statement,
     Store,
+    TileLoad,
+    TileMac,
+    TileSetup,
+    TileStore,
+    TileZero,
     While,
     expressions,
     sizes,
@@ -43,7 +49,13 @@ from bessemer.compiler.ir.loops import (
 from bessemer.compiler.ir.text_expr import ExpressionText
 from bessemer.compiler.ir.types import DType
 
-LOOP_WORDS = {"serial": "for", "parallel": "parallel", "vector": "vector", "unroll": "unroll"}
+LOOP_WORDS = {
+    "serial": "for",
+    "parallel": "parallel",
+    "team": "team",
+    "vector": "vector",
+    "unroll": "unroll",
+}
 ASSIGNMENTS = {"add": "+=", "mul": "*="}
 """Accumulations that have a mark of their own; the others are written `acc max= value`."""
 
@@ -81,7 +93,8 @@ class _Printer:
         symbols = ", ".join(str(Symbol(name)) for name in kernel.symbols)
         name = str(Symbol(kernel.name))
         head = f"kernel {name}{f'[{symbols}]' if symbols else ''}({buffers})"
-        yield f"{head} writes {kernel.outputs} operations {self.text.size(kernel.operations)}"
+        work = f"writes {kernel.outputs} operations {self.text.size(kernel.operations)}"
+        yield f"{head} {work}" + (f" members {kernel.members}" if kernel.members > 1 else "")
         yield from self.block(kernel.body)
 
     def block(self, block: Block) -> Iterator[str]:
@@ -152,14 +165,30 @@ class _Printer:
                 return f"{head} = {write(value, value.dtype)}"
             case FragmentMac():
                 return self.mac(statement)
+            case TileSetup(rows):
+                return f"tiles rows [{', '.join(size(row) for row in rows)}]"
+            case TileZero(tile):
+                return f"zero tile {tile}"
+            case TileLoad(tile, buffer, offset, stride):
+                return f"load tile {tile} from {self.tile_rows(buffer, offset, stride)}"
+            case TileStore(tile, buffer, offset, stride):
+                return f"save tile {tile} to {self.tile_rows(buffer, offset, stride)}"
+            case TileMac(total, a, b, left, right):
+                return f"multiply tiles {total} += {a} : {left} * {b} : {right}"
             case SetDim(symbol, value):
                 return f"set {Symbol(symbol)} = {write(value, value.dtype)}"
             case Fail(condition, message):
                 return f"fail if {write(condition)}: {message!r}"
             case Prefetch(buffer, offset, level):
                 return f"prefetch {self.text.buffer(buffer)} at {size(offset)} level {level}"
+            case Barrier(member):
+                return f"barrier of {size(member)}"
             case _:
                 raise InternalError(f"no text for {type(statement).__name__}")
+
+    def tile_rows(self, buffer: Buffer, offset: Size, stride: Size) -> str:
+        size = self.text.size
+        return f"{self.text.buffer(buffer)} at {size(offset)} stride {size(stride)}"
 
     def columns(self, verb: str, fragment: str, column: Symbol, limit: Size) -> str:
         return (
@@ -171,7 +200,10 @@ class _Printer:
         rows = ", ".join(str(row) for row in mac.rows)
         offsets = ", ".join(self.text.size(offset) for offset in mac.a_offsets)
         a, b = self.text.buffer(mac.a), self.text.buffer(mac.b)
-        return f"mac {mac.fragment}[{rows}] += {a}[{offsets}] * {b}[{self.text.size(mac.b_offset)}]"
+        head = f"mac {mac.fragment}[{rows}] += {a}[{offsets}] * {b}[{self.text.size(mac.b_offset)}]"
+        group = f" group {mac.group}" if mac.group > 1 else ""
+        terms = f" terms {mac.terms}" if mac.terms is not None else ""
+        return head + group + terms
 
     def fragment_store(self, statement: FragmentStore) -> Iterator[str]:
         for name, node in self.text.share((), (statement.limit,)):

@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir import dims
-from bessemer.compiler.ir.dims import Size, Symbol, atoms
+from bessemer.compiler.ir.dims import Size, Symbol, atoms, symbol
 from bessemer.compiler.ir.expr import (
     REDUCTIONS,
     Buffer,
@@ -21,9 +21,11 @@ from bessemer.compiler.ir.expr import (
     index_expressions,
 )
 from bessemer.compiler.ir.loops import (
+    TEAM,
     Accumulate,
     Allocate,
     Assign,
+    Barrier,
     Block,
     Define,
     Fail,
@@ -38,12 +40,17 @@ from bessemer.compiler.ir.loops import (
     SetDim,
     Statement,
     Store,
+    TileLoad,
+    TileMac,
+    TileSetup,
+    TileStore,
+    TileZero,
     While,
     expressions,
     sizes,
 )
 from bessemer.compiler.ir.text_loops import print_statement
-from bessemer.compiler.ir.types import DType, boolean, i64
+from bessemer.compiler.ir.types import DType, bf16, boolean, i8, i64, u8
 from bessemer.compiler.ir.verify_vectors import check_vector_loop
 
 
@@ -93,6 +100,7 @@ class _Verifier:
         self.statement: Statement | None = None
         self.column: Symbol | None = None
         self.checked: set[Expression] = set()
+        self.has_tiles = False
 
     def kernel(self) -> None:
         kernel = self.whole
@@ -151,12 +159,19 @@ class _Verifier:
                 self.condition(condition)
             case Prefetch(buffer):
                 self.buffer(buffer, scope)
+            case Barrier():
+                if not self.whole.has_team:
+                    self.fail("a barrier in a kernel without a team")
+            case TileSetup() | TileZero() | TileLoad() | TileStore() | TileMac():
+                self.tile_statement(statement, scope)
             case _:
                 self.fragment_statement(statement, scope)
 
     def loop(self, loop: For, scope: _Scope, outermost: bool) -> None:
-        if loop.kind == "parallel" and not outermost:
-            self.fail("a parallel loop is the only outermost statement of its kernel")
+        if loop.kind in ("parallel", "team") and not outermost:
+            self.fail(f"a {loop.kind} loop is the only outermost statement of its kernel")
+        if loop.kind == "team" and loop.extent != symbol(TEAM):
+            self.fail(f"a team has {TEAM} members")
         if loop.index.extent is None:
             self.fail("a loop's index has an extent")
         self.new(loop.index.name, scope)
@@ -196,6 +211,12 @@ class _Verifier:
             self.fail("every row is named once and has one offset")
         for buffer in (mac.a, mac.b):
             self.buffer(buffer, scope)
+            if buffer.dtype.is_float != fragment.dtype.is_float:
+                self.fail(
+                    f"sums of {fragment.dtype} from {buffer.name}, which holds {buffer.dtype}"
+                )
+        if mac.group not in (1, 2, 4) or not 1 <= mac.products <= mac.group:
+            self.fail(f"{mac.products} terms of groups of {mac.group}")
 
     def fragment_store(self, statement: FragmentStore, scope: _Scope) -> None:
         fragment = self.fragment(statement.fragment, scope)
@@ -212,6 +233,39 @@ class _Verifier:
             self.expressions(expressions(store), inner)
             self.store(store, inner)
         self.column = None
+
+    def tile_statement(
+        self, statement: TileSetup | TileZero | TileLoad | TileStore | TileMac, scope: _Scope
+    ) -> None:
+        if isinstance(statement, TileSetup) == self.has_tiles:
+            self.fail("tiles are set up once, before they are used")
+        self.has_tiles = True
+        match statement:
+            case TileSetup(rows):
+                if len(rows) != 8 or any(isinstance(r, int) and not 1 <= r <= 16 for r in rows):
+                    self.fail("eight tiles have 1 to 16 rows each")
+                if any(isinstance(leaf, Expression) for size in rows for leaf in atoms(size)):
+                    self.fail("the tiles' rows are known before the kernel begins")
+                for size in rows:
+                    self.symbols_of(size, replace(scope, indices=frozenset()))
+            case TileZero(tile):
+                self.tiles(tile)
+            case TileLoad(tile, buffer) | TileStore(tile, buffer):
+                self.tiles(tile)
+                self.buffer(buffer, scope)
+                if isinstance(statement, TileStore) and buffer.name in self.inputs:
+                    self.fail(f"{buffer.name} is an input and may not be written")
+            case TileMac(total, a, b, left, right):
+                self.tiles(total, a, b)
+                if len({total, a, b}) != 3:
+                    self.fail("a product names three different tiles")
+                bytes_ = (i8, u8)
+                if not (left is right is bf16 or (left in bytes_ and right in bytes_)):
+                    self.fail(f"no product of tiles of {left} and {right}")
+
+    def tiles(self, *tiles: int) -> None:
+        if not all(0 <= tile < 8 for tile in tiles):
+            self.fail("there are eight tiles")
 
     # What statements are made of
 

@@ -16,6 +16,7 @@ from bessemer.compiler.ir.expr import (
 from bessemer.compiler.ir.loops import (
     Accumulate,
     Assign,
+    Barrier,
     Block,
     Define,
     For,
@@ -24,6 +25,11 @@ from bessemer.compiler.ir.loops import (
     FragmentMac,
     FragmentStore,
     If,
+    TileLoad,
+    TileMac,
+    TileSetup,
+    TileStore,
+    TileZero,
     While,
     expressions,
     walk,
@@ -36,8 +42,10 @@ def check_vector_loop(loop: For) -> str:
     inner = {s.local for s in walk(loop.body) if isinstance(s, Define)}
     for statement in walk(loop.body):
         match statement:
-            case For(kind="vector" | "parallel"):
+            case For(kind="vector" | "parallel" | "team"):
                 return f"a {statement.kind} loop inside of a vector loop"
+            case Barrier():
+                return "a barrier inside of a vector loop"
             case For(extent=extent) if varying.in_size(extent):
                 return "a loop's length depends on the lane"
             case If(condition) | While(condition) if varying.in_value(condition):
@@ -46,6 +54,8 @@ def check_vector_loop(loop: For) -> str:
                 return f"{local} is carried from iteration to iteration by an assignment"
             case Fragment() | FragmentFill() | FragmentMac() | FragmentStore():
                 return "a fragment inside of a vector loop"
+            case TileSetup() | TileZero() | TileLoad() | TileStore() | TileMac():
+                return "a matrix unit's tile inside of a vector loop"
     return _misused_accumulator(loop, inner)
 
 

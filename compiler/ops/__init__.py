@@ -2,6 +2,7 @@
 
 from bessemer.compiler.ops import (  # noqa: F401  (each registers its operators)
     bind,
+    byte_lstm,
     cast,
     col2im,
     control,

@@ -10,28 +10,27 @@ With the gates in the order z, r, n (update, reset, new), H columns each:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from bessemer.compiler.ir.build_loops import KernelBuilder
-from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import Buffer, Expression, convert
 from bessemer.compiler.ir.op import Example, Operator, register
 from bessemer.compiler.ir.types import Array, TensorType, bf16, f16, f64
-from bessemer.compiler.ops.activations import Gate, gates, require_gates
+from bessemer.compiler.ops.activations import gates, require_gates
 from bessemer.compiler.ops.check import require
 from bessemer.compiler.ops.precise import widened
-from bessemer.compiler.ops.recurrence import (
-    at_step,
-    copy_rows,
-    each_block,
-    each_step,
-    multiply,
-    require_cell,
-    run_steps,
+from bessemer.compiler.ops.recurrence import require_cell, run_steps
+from bessemer.compiler.ops.recurrence_cell import (
+    Cell,
+    Place,
+    Product,
+    from_input,
     working_dtype,
 )
+from bessemer.compiler.ops.recurrence_kernel import write_recurrence
 
 _DEFAULT = ("sigmoid", "tanh")
 
@@ -101,10 +100,10 @@ def _reference(
     return tuple(result.astype(gates_x.dtype) for result in results)
 
 
-def _statements(
+def cell(
     builder: KernelBuilder,
-    inputs: list[Buffer],
-    outputs: list[Buffer],
+    inputs: Sequence[Buffer],
+    outputs: Sequence[Buffer],
     *,
     activations: tuple[str, ...] = _DEFAULT,
     alphas: tuple[float, ...] = (),
@@ -113,82 +112,53 @@ def _statements(
     clip: float = 0.0,
     linear_before_reset: bool = False,
     has_lengths: bool = False,
-) -> None:
+) -> Cell:
+    """The recurrence as its kernels are written from."""
     gates_x, recurrent, h0, *optional = inputs
     y, h = outputs
-    batch, columns = gates_x.shape[1:]
-    width = h.shape[1]
-    working = working_dtype(gates_x.dtype)
+    working = working_dtype(h.dtype)
     gate, new_gate = gates(activations, alphas, betas, clip)
+    from_x = from_input(gates_x, h.shape[1], working)
+
+    def mixed(z: Expression, n: Expression, state: Expression) -> Expression:
+        new = builder.define(n, "n").value
+        share = builder.define(z, "z").value
+        return (1 - share) * new + share * state
+
+    def from_x_or_bias(place: Place, number: int) -> Expression:
+        bias = optional[-1]
+        return convert(bias[place.column], working) if number == 2 else from_x(place, number)
+
+    def finish(place: Place, sums: Sequence[Expression], state: Expression) -> Expression:
+        z, r, n = sums
+        return mixed(gate.rule(z), new_gate.rule(from_x(place, 2) + gate.rule(r) * n), state)
+
+    products: tuple[Product, ...] = (Product((0, 1, 2), finish, from_x_or_bias),)
+    if not linear_before_reset:
+        kept = builder.scratch(working, h.shape)
+        reset = builder.scratch(working, h.shape)
+
+        def open_gates(place: Place, sums: Sequence[Expression], state: Expression) -> None:
+            z, r = sums
+            builder.store(kept, (place.row, place.column), gate.rule(z))
+            builder.store(reset, (place.row, place.column), gate.rule(r) * state)
+
+        def finish_reset(place: Place, sums: Sequence[Expression], state: Expression) -> Expression:
+            (n,) = sums
+            return mixed(kept[place.row, place.column], new_gate.rule(n), state)
+
+        products = (
+            Product((0, 1), open_gates, from_x),
+            Product((2,), finish_reset, from_x, reset),
+        )
     lengths = optional[0] if has_lengths else None
-    sums = builder.scratch(working, (batch, columns))
-    reset = _Reset(builder, gate, recurrent, h, sums, optional[-1] if linear_before_reset else None)
-    with each_block(builder, batch, single=has_lengths) as rows:
-        copy_rows(builder, h0, h, rows)
-        with each_step(builder, y, rows, lengths, reverse) as time:
-            start = at_step(gates_x, time)
-            multiply(builder, rows, h, recurrent, sums, (0, 2 * width), start)
-            reset.multiply(rows, start)
-            with builder.loop(width, "vector", lanes=0) as j:
-                for row in rows:
-                    new = new_gate.rule(reset.total(row, j, start))
-                    z = builder.define(gate.rule(sums[row, j]), "z")
-                    kept = z.value * convert(h[row, j], working)
-                    state = builder.define((1 - z.value) * new + kept, "h")
-                    builder.store(h, (row, j), state.value)
-                    builder.store(y, (time, row, j), state.value)
+    return Cell(recurrent, h0, y, h, gates_x, products, (), lengths, reverse)
 
 
-class _Reset:
-    """The recurrent part of n, in the last third of the sums; before or after the reset gate."""
-
-    def __init__(
-        self,
-        builder: KernelBuilder,
-        gate: Gate,
-        recurrent: Buffer,
-        h: Buffer,
-        sums: Buffer,
-        bias: Buffer | None,
-    ) -> None:
-        self._builder = builder
-        self._gate = gate
-        self._recurrent = recurrent
-        self._h = h
-        self._sums = sums
-        self._bias = bias
-        self._width = h.shape[1]
-        if bias is None:
-            self._after_reset = builder.scratch(sums.dtype, h.shape)
-
-    def multiply(self, rows: Sequence[Size], start: Callable[[Size, Size], Expression]) -> None:
-        """Writes the product with the recurrent weights of n; `start` is the input's part."""
-        bias, width = self._bias, self._width
-        columns = (2 * width, 3 * width)
-        if bias is not None:
-
-            def bias_at(row: Size, j: Size) -> Expression:
-                return bias[j - 2 * width]
-
-            multiply(self._builder, rows, self._h, self._recurrent, self._sums, columns, bias_at)
-            return
-        with self._builder.loop(width, "vector", lanes=0) as j:
-            for row in rows:
-                state = convert(self._h[row, j], self._sums.dtype)
-                self._builder.store(self._after_reset, (row, j), self._opened(row, j) * state)
-        state_after, weights = self._after_reset, self._recurrent
-        multiply(self._builder, rows, state_after, weights, self._sums, columns, start)
-
-    def total(self, row: Size, j: Size, start: Callable[[Size, Size], Expression]) -> Expression:
-        """What goes into the activation of n."""
-        recurrent_part = self._sums[row, 2 * self._width + j]
-        if self._bias is None:
-            return recurrent_part
-        x = convert(start(row, 2 * self._width + j), self._sums.dtype)
-        return x + self._opened(row, j) * recurrent_part
-
-    def _opened(self, row: Size, j: Size) -> Expression:
-        return self._gate.rule(self._sums[row, self._width + j])
+def _statements(
+    builder: KernelBuilder, inputs: list[Buffer], outputs: list[Buffer], **attributes: Any
+) -> None:
+    write_recurrence(builder, cell(builder, inputs, outputs, **attributes))
 
 
 def _examples() -> tuple[Example, ...]:

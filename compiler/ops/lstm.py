@@ -9,6 +9,9 @@ With the gates in the order i, o, f, g (input, output, forget, cell), H columns 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
 from bessemer.compiler.ir.build_loops import KernelBuilder
@@ -19,16 +22,15 @@ from bessemer.compiler.ir.types import Array, TensorType, bf16, f16, f64
 from bessemer.compiler.ops.activations import Gate, gates, require_gates
 from bessemer.compiler.ops.check import require
 from bessemer.compiler.ops.precise import widened
-from bessemer.compiler.ops.recurrence import (
-    at_step,
-    copy_rows,
-    each_block,
-    each_step,
-    multiply,
-    require_cell,
-    run_steps,
+from bessemer.compiler.ops.recurrence import require_cell, run_steps
+from bessemer.compiler.ops.recurrence_cell import (
+    Cell,
+    Place,
+    Product,
+    from_input,
     working_dtype,
 )
+from bessemer.compiler.ops.recurrence_kernel import write_recurrence
 
 _DEFAULT = ("sigmoid", "tanh", "tanh")
 
@@ -111,10 +113,10 @@ def _unclipped(gate: Gate) -> Gate:
     return Gate(gate.activation, gate.alpha, gate.beta, 0.0)
 
 
-def _statements(
+def cell(
     builder: KernelBuilder,
-    inputs: list[Buffer],
-    outputs: list[Buffer],
+    inputs: Sequence[Buffer],
+    outputs: Sequence[Buffer],
     *,
     activations: tuple[str, ...] = _DEFAULT,
     alphas: tuple[float, ...] = (),
@@ -124,56 +126,38 @@ def _statements(
     input_forget: bool = False,
     has_lengths: bool = False,
     has_peepholes: bool = False,
-) -> None:
+) -> Cell:
+    """The recurrence as its kernels are written from."""
     gates_x, recurrent, h0, c0, *optional = inputs
     y, h, c = outputs
+    working, width = working_dtype(c.dtype), c.shape[1]
+    gate, cell_gate, hidden_gate = gates(activations, alphas, betas, clip)
+
+    def opened(total: Expression, number: int, state: Expression, column: Size) -> Expression:
+        if not has_peepholes:
+            return gate.rule(total)
+        peephole = convert(optional[-1][number * width + column], working)
+        return gate.rule(total + peephole * state)
+
+    def finish(place: Place, sums: Sequence[Expression], _: Expression) -> Expression:
+        i, o, f, g = sums
+        row, column = place.row, place.column
+        before = builder.define(convert(c[row, column], working), "c").value
+        taken = builder.define(opened(i, 0, before, column), "i").value
+        kept = 1 - taken if input_forget else opened(f, 2, before, column)
+        after = builder.define(kept * before + taken * cell_gate.rule(g), "c").value
+        builder.store(c, (row, column), after)
+        return opened(o, 1, after, column) * _unclipped(hidden_gate).rule(after)
+
+    product = Product((0, 1, 2, 3), finish, from_input(gates_x, width, working))
     lengths = optional[0] if has_lengths else None
-    peepholes = optional[-1] if has_peepholes else None
-    batch, columns = gates_x.shape[1:]
-    cell = gates(activations, alphas, betas, clip)
-    sums = builder.scratch(working_dtype(gates_x.dtype), (batch, columns))
-    with each_block(builder, batch, single=has_lengths) as rows:
-        copy_rows(builder, h0, h, rows)
-        copy_rows(builder, c0, c, rows)
-        with each_step(builder, y, rows, lengths, reverse) as time:
-            start = at_step(gates_x, time)
-            multiply(builder, rows, h, recurrent, sums, (0, columns), start)
-            with builder.loop(h.shape[1], "vector", lanes=0) as j:
-                for row in rows:
-                    new_h = _update(builder, cell, sums, c, peepholes, row, j, input_forget)
-                    builder.store(h, (row, j), new_h)
-                    builder.store(y, (time, row, j), new_h)
+    return Cell(recurrent, h0, y, h, gates_x, (product,), ((c0, c),), lengths, reverse)
 
 
-def _update(
-    builder: KernelBuilder,
-    cell: tuple[Gate, ...],
-    sums: Buffer,
-    c: Buffer,
-    peepholes: Buffer | None,
-    row: Size,
-    j: Size,
-    input_forget: bool,
-) -> Expression:
-    """Writes the new c; gives the new h."""
-    gate, cell_gate, hidden_gate = cell
-    width = c.shape[1]
-    working = sums.dtype
-
-    def gate_sum(number: int, peephole: int, state: Expression) -> Expression:
-        total = sums[row, number * width + j]
-        if peepholes is None:
-            return total
-        return total + convert(peepholes[peephole * width + j], working) * state
-
-    before = builder.define(convert(c[row, j], working), "c")
-    opened = builder.define(gate.rule(gate_sum(0, 0, before.value)), "i")
-    kept = 1 - opened.value if input_forget else gate.rule(gate_sum(2, 2, before.value))
-    cell_input = cell_gate.rule(sums[row, 3 * width + j])
-    after = builder.define(kept * before.value + opened.value * cell_input, "c")
-    builder.store(c, (row, j), after.value)
-    out = gate.rule(gate_sum(1, 1, after.value))
-    return builder.define(out * _unclipped(hidden_gate).rule(after.value), "h").value
+def _statements(
+    builder: KernelBuilder, inputs: list[Buffer], outputs: list[Buffer], **attributes: Any
+) -> None:
+    write_recurrence(builder, cell(builder, inputs, outputs, **attributes))
 
 
 def _examples() -> tuple[Example, ...]:

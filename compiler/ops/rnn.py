@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
 from bessemer.compiler.ir.build_loops import KernelBuilder
-from bessemer.compiler.ir.expr import Buffer
+from bessemer.compiler.ir.expr import Buffer, Expression
 from bessemer.compiler.ir.op import Example, Operator, register
 from bessemer.compiler.ir.types import Array, TensorType, f16
 from bessemer.compiler.ops.activations import gates, require_gates
 from bessemer.compiler.ops.check import require
 from bessemer.compiler.ops.precise import widened
-from bessemer.compiler.ops.recurrence import (
-    at_step,
-    copy_rows,
-    each_block,
-    each_step,
-    multiply,
-    require_cell,
-    run_steps,
+from bessemer.compiler.ops.recurrence import require_cell, run_steps
+from bessemer.compiler.ops.recurrence_cell import (
+    Cell,
+    Place,
+    Product,
+    from_input,
     working_dtype,
 )
+from bessemer.compiler.ops.recurrence_kernel import write_recurrence
 
 _DEFAULT = ("tanh",)
 
@@ -73,10 +75,10 @@ def _reference(
     return tuple(result.astype(gates_x.dtype) for result in results)
 
 
-def _statements(
+def cell(
     builder: KernelBuilder,
-    inputs: list[Buffer],
-    outputs: list[Buffer],
+    inputs: Sequence[Buffer],
+    outputs: Sequence[Buffer],
     *,
     activations: tuple[str, ...] = _DEFAULT,
     alphas: tuple[float, ...] = (),
@@ -84,23 +86,25 @@ def _statements(
     reverse: bool = False,
     clip: float = 0.0,
     has_lengths: bool = False,
-) -> None:
+) -> Cell:
+    """The recurrence as its kernels are written from."""
     gates_x, recurrent, h0, *optional = inputs
     y, h = outputs
-    batch, width = h.shape
     (gate,) = gates(activations, alphas, betas, clip)
-    sums = builder.scratch(working_dtype(gates_x.dtype), (batch, width))
-    with each_block(builder, batch, single=has_lengths) as rows:
-        copy_rows(builder, h0, h, rows)
-        lengths = optional[0] if has_lengths else None
-        with each_step(builder, y, rows, lengths, reverse) as time:
-            start = at_step(gates_x, time)
-            multiply(builder, rows, h, recurrent, sums, (0, width), start)
-            with builder.loop(width, "vector", lanes=0) as j:
-                for row in rows:
-                    state = builder.define(gate.rule(sums[row, j]), "h")
-                    builder.store(h, (row, j), state.value)
-                    builder.store(y, (time, row, j), state.value)
+
+    def finish(_: Place, sums: Sequence[Expression], __: Expression) -> Expression:
+        return gate.rule(sums[0])
+
+    from_x = from_input(gates_x, h.shape[1], working_dtype(h.dtype))
+    lengths = optional[0] if has_lengths else None
+    product = Product((0,), finish, from_x)
+    return Cell(recurrent, h0, y, h, gates_x, (product,), (), lengths, reverse)
+
+
+def _statements(
+    builder: KernelBuilder, inputs: list[Buffer], outputs: list[Buffer], **attributes: Any
+) -> None:
+    write_recurrence(builder, cell(builder, inputs, outputs, **attributes))
 
 
 def _shapes(steps: int, batch: int, width: int) -> tuple[tuple[int, ...], ...]:

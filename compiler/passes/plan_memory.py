@@ -59,8 +59,13 @@ def plan_memory(program: Program) -> MemoryPlan:
         if not any(member in fixed for member in lives.members(value)):
             places[value] = life
     sizes = {value: nbytes(program, value) for value in places}
-    offsets, ends = _place(places, sizes, program)
-    everywhere = {member: offsets[value] for value in places for member in lives.members(value)}
+    parts, units, ends = _place(places, sizes, program)
+    starts = (0, *ends)
+    everywhere = {
+        member: starts[part] + units[part] * position
+        for value, (part, position) in parts.items()
+        for member in lives.members(value)
+    }
     bound = _lower_bound(places, sizes)
     return MemoryPlan(
         everywhere,
@@ -70,6 +75,8 @@ def plan_memory(program: Program) -> MemoryPlan:
         weights_size,
         lives.roots(),
         ends,
+        units,
+        parts,
     )
 
 
@@ -204,26 +211,28 @@ def _place_weights(program: Program, used: Mapping[Value, None]) -> tuple[dict[V
 
 def _place(
     lives: Mapping[Value, Life], sizes: Mapping[Value, Size], program: Program
-) -> tuple[dict[Value, Size], tuple[Size, ...]]:
-    """Offsets, and the ends of the arena's parts; parts whose size is known early come first."""
+) -> tuple[dict[Value, tuple[int, int]], tuple[Size, ...], tuple[Size, ...]]:
+    """For each value its part of the arena and its position there, in units of the part; the units;
+    and where the parts end. Parts whose size is known early come first."""
     classes: dict[Size, list[tuple[Value, int]]] = {}
     for value in lives:
         unit, count = _unit(sizes[value])
         classes.setdefault(unit, []).append((value, -(-count // ALIGNMENT) * ALIGNMENT))
-    offsets: dict[Value, Size] = {}
-    ends: list[Size] = []
-    start: Size = 0
 
     def when_known(unit: Size) -> tuple[int, str]:
         names = dims.symbol_names(program.expanded(unit))
         return max((program.symbols.index(name) for name in names), default=-1), str(unit)
 
-    for unit in sorted(classes, key=when_known):
+    units = tuple(sorted(classes, key=when_known))
+    places: dict[Value, tuple[int, int]] = {}
+    ends: list[Size] = []
+    end: Size = 0
+    for part, unit in enumerate(units):
         placed, extent = _greedy(classes[unit], lives)
-        offsets |= {value: start + unit * position for value, position in placed.items()}
-        start = start + unit * extent
-        ends.append(start)
-    return offsets, tuple(ends)
+        places |= {value: (part, position) for value, position in placed.items()}
+        end = end + unit * extent
+        ends.append(end)
+    return places, units, tuple(ends)
 
 
 def _unit(size: Size) -> tuple[Size, int]:

@@ -1,8 +1,10 @@
 """Computes contractions of 16-bit floats in float32, which is how they accumulate anyway.
 
     conv(x, w) : f16      becomes      cast(conv(cast(x) : f32, w as f32) : f32) : f16
+    conv(x, w) : bf16     becomes      cast(conv(x, w, dtype=f32) : f32) : bf16
 
-Register tiles hold float32 sums; the casts join the kernels before and after.
+Register tiles hold float32 sums; the casts join the kernels before and after. Some machines
+multiply bf16 as it is; for others `widen_bfloat16` makes float32 of it.
 """
 
 from __future__ import annotations
@@ -19,16 +21,40 @@ CONTRACTIONS = ("matmul", "conv", "conv_transpose")
 
 
 def widen_half(graph: Graph) -> Graph:
-    """The same network with float32 contractions."""
+    """The same network with float32 sums."""
     return rewrite_graph(graph, _rule)
 
 
+def widen_bfloat16(graph: Graph) -> Graph:
+    """The same network with float32 operands where they were bf16: the same values."""
+    return rewrite_graph(graph, _operands_rule)
+
+
 def _rule(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
-    if node.operator.name not in CONTRACTIONS or node.output.type.dtype not in (f16, bf16):
+    dtype = node.output.type.dtype if node.operator.name in CONTRACTIONS else f32
+    if dtype not in (f16, bf16):
+        return None
+    name, attributes = node.operator.name, dict(node.attributes)
+    operands = list(node.inputs)
+    if dtype is f16 or name == "conv_transpose" or _is_depthwise(node):
+        operands = [_widened(rewriter, value) for value in operands]
+    else:
+        attributes["dtype"] = f32
+    return (rewriter.emit("cast", rewriter.emit(name, *operands, **attributes), dtype=dtype),)
+
+
+def _operands_rule(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
+    if node.operator.name not in CONTRACTIONS or node.inputs[0].type.dtype is not bf16:
         return None
     operands = [_widened(rewriter, value) for value in node.inputs]
-    wide = rewriter.emit(node.operator.name, *operands, **node.attributes)
-    return (rewriter.emit("cast", wide, dtype=node.output.type.dtype),)
+    attributes = {name: entry for name, entry in node.attributes.items() if name != "dtype"}
+    return (rewriter.emit(node.operator.name, *operands, **attributes),)
+
+
+def _is_depthwise(node: Node) -> bool:
+    if node.operator.name != "conv":
+        return False
+    return node.attributes["groups"] > 1 and node.inputs[1].type.shape[-2] == 1
 
 
 def _widened(rewriter: GraphRewriter, value: Value) -> Value:

@@ -8,6 +8,10 @@ padded input has rows (n, oh, ow), whose strides in `a` are those of the windows
 (kh, kw, c). A group of a grouped convolution, or a batch of a batched product, is a row axis with
 a `b_stride`: each of its steps has its own packed matrix.
 
+Where the machine has instructions for dot products, the sum goes by groups of neighbours along the
+innermost axis of the depth; b's panels hold the groups together, the last one of a run padded with
+zeros.
+
 Adjacent axes are merged where their strides say that they are one: a 1x1 convolution becomes a
 matrix product, and a row of taps (kw, c) one run of contiguous elements.
 """
@@ -29,7 +33,8 @@ from bessemer.compiler.ir.expr import (
     constant,
 )
 from bessemer.compiler.ir.loops import Store
-from bessemer.compiler.ir.types import DType, f32, f64
+from bessemer.compiler.ir.types import DType, bf16, f16, f32, f64, i8, i16, i32, u8
+from bessemer.compiler.targets.machine import Target
 
 Epilogue: TypeAlias = Callable[[tuple[Size, ...], Size, Expression], tuple[Store, ...]]
 
@@ -55,10 +60,13 @@ class DepthAxis:
 class Contraction:
     """One contraction, with everything that is done to a sum before it is stored.
 
+    `dtype` is that of the sums; the operands may be narrower. `group` neighbours along the depth
+    are multiplied at once (see `with_group`).
     `a_base` is the flat offset in `a` of the first row's first element. `b` is packed (packing.py).
     `epilogue(row_indices, column, total)` gives the stores of one element, for one index a row
-    axis; `column` runs over a fragment's columns. `start(column)`, if given, is what a sum begins
-    with in place of 0 (a bias): it saves an addition.
+    axis; `column` runs over a fragment's columns. `b_matrix` is the first row's packed matrix.
+    `start(column)`, if given, is what a sum begins with in place of 0 (a bias), which saves an
+    addition.
     """
 
     dtype: DType
@@ -70,24 +78,58 @@ class Contraction:
     b: Buffer
     epilogue: Epilogue
     start: Callable[[Size], Expression] | None = None
+    group: int = 1
+    b_matrix: Size = 0
 
     @property
     def depth_extent(self) -> Size:
         """The number of products in a sum."""
         return dims.product(axis.extent for axis in self.depth)
 
+    @property
+    def run(self) -> Size:
+        """The number of neighbours in `a` that a sum takes in one go, and by groups."""
+        return merge_depth(self.depth)[-1].extent
+
+    @property
+    def depth_steps(self) -> Size:
+        """The number of groups in a sum."""
+        *outer, _ = merge_depth(self.depth)
+        runs = dims.product(axis.extent for axis in outer)
+        return runs * dims.ceildiv(self.run, self.group)
+
+
+def with_group(contraction: Contraction, target: Target) -> Contraction:
+    """The contraction by the largest groups that the machine multiplies at once."""
+    pair = (contraction.a.dtype, contraction.b.dtype)
+    run = merge_depth(contraction.depth)[-1]
+    if run.a_stride != 1 or run.extent == 1:
+        return contraction
+    group = 1
+    if contraction.dtype is f32 and pair == (bf16, bf16):
+        group = 2 if target.has_dot_bf16 else 1
+    elif contraction.dtype is i32:
+        mixed = pair in ((u8, i8), (i8, u8))
+        group = 4 if mixed and target.has_dot_int8 else 2 if target.has_dot_int16 else 1
+    return replace(contraction, group=group)
+
 
 def supports(contraction: Contraction) -> bool:
     """Whether the micro-kernel schedule can do it; generic loops do the others."""
-    types_fit = all(
-        dtype in (f32, f64) and dtype == contraction.dtype
-        for dtype in (contraction.a.dtype, contraction.b.dtype)
-    )
+    narrower = _OPERANDS.get(contraction.dtype, ())
+    types_fit = all(dtype in narrower for dtype in (contraction.a.dtype, contraction.b.dtype))
     rows = dims.product(axis.extent for axis in contraction.rows)
     is_empty = rows * contraction.depth_extent * contraction.columns == 0
     # A product with a vector is a dot product a row: 15 of 16 columns would be padding.
     fits = types_fit and contraction.columns != 1 and bool(contraction.depth)
     return fits and not is_empty
+
+
+_OPERANDS: dict[DType, tuple[DType, ...]] = {
+    f32: (f32, bf16, f16),
+    f64: (f64,),
+    i32: (i8, u8, i16),
+}
 
 
 @dataclass(frozen=True, eq=False)

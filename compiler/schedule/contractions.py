@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from bessemer.compiler.ir import dims, expr
 from bessemer.compiler.ir.dims import Size, Symbol, atom, product
@@ -17,7 +18,14 @@ from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.loops import Store
 from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.types import Array, TensorType, type_of
-from bessemer.compiler.schedule.contraction import Contraction, DepthAxis, RowAxis, supports
+from bessemer.compiler.schedule.contraction import (
+    Contraction,
+    DepthAxis,
+    RowAxis,
+    supports,
+    with_group,
+)
+from bessemer.compiler.schedule.destinations import Destination
 from bessemer.compiler.schedule.fuse import (
     Fusion,
     affine_strides,
@@ -27,12 +35,12 @@ from bessemer.compiler.schedule.fuse import (
 )
 from bessemer.compiler.schedule.groups import Group, is_depthwise
 from bessemer.compiler.schedule.image_groups import lower_depthwise_group, lower_winograd_group
-from bessemer.compiler.schedule.lower import Destination, Lowering, flat_buffers, in_order
+from bessemer.compiler.schedule.lower import Lowering, flat_buffers, in_order
+from bessemer.compiler.schedule.matrix_tiles_group import TileJob, lower_on_matrix_unit
 from bessemer.compiler.schedule.merge_axes import Piece
 from bessemer.compiler.schedule.microkernel import lower_contraction, operations
 from bessemer.compiler.schedule.nests import flat, flatten_loads, lower_nest
 from bessemer.compiler.schedule.packing import pack, packed_element, packed_shape
-from bessemer.compiler.schedule.tiles import plan
 from bessemer.compiler.targets.machine import Target
 
 BASE = "bessemer_base"
@@ -83,7 +91,7 @@ def lower_contraction_group(
     inputs = Fusion({n.output: n for n in in_order(group)}, lowering.constants)
     (left_base,) = fusion.buffers
     a = flat(inputs.buffer(left_base))
-    out = lowering.destination(group.root)
+    out = lowering.destination(group.root, group.tail)
     # Where the operand starts is an argument: slices of one tensor share their kernel.
     start = dims.symbol(BASE) if base != 0 else 0
     draft = Contraction(
@@ -94,21 +102,41 @@ def lower_contraction_group(
         axes.depth,
         axes.columns,
         Buffer("in1", right.type.dtype, (1,)),
-        _Epilogue(group.root, anchor.output, inputs, out, form),
+        _Epilogue(group.core, anchor.output, inputs, out, form),
     )
     if not supports(draft):
         return None
-    tiling = plan(draft, target)
-    shape = packed_shape(
-        axes.matrices, product(d.extent for d in axes.depth), axes.columns, tiling.panel
+    on_tiles = lower_on_matrix_unit(
+        TileJob(
+            draft,
+            left_base,
+            right,
+            axes.matrices,
+            in_order(group),
+            in_order(pack_group) if pack_group else [],
+            out,
+            BASE,
+            base,
+            lambda fusion: _Epilogue(group.core, anchor.output, fusion, out, form),
+            form.right_matrices,
+            partial(_right_element, right, form),
+            (type(form).__name__, getattr(form, "groups", 1)),
+        ),
+        lowering,
+        target,
     )
+    if on_tiles is not None:
+        return on_tiles
+    draft = with_group(draft, target)
+    tiling = lowering.choices.tiling(anchor, draft, target, right in lowering.constants)
+    shape = packed_shape(axes.matrices, draft.depth_steps, axes.columns, tiling.panel, draft.group)
     launches = []
     if right in lowering.constants:
-        packed = _packed_constant(right, form, tiling.panel, lowering)
+        packed = _packed_constant(right, form, tiling.panel, draft, lowering)
     else:
         packed = Value(TensorType(right.type.dtype, shape))
         nodes = in_order(pack_group) if pack_group else []
-        launches.append(_pack_launch(anchor, right, nodes, packed, form, axes, lowering))
+        launches.append(_pack_launch(anchor, right, nodes, packed, form, draft, lowering))
     contraction = replace(draft, b=flat(inputs.buffer(packed)))
     body = lower_contraction(contraction, tiling, target)
     launches.append(
@@ -253,15 +281,27 @@ def _unit_free(index: Index, value: Value) -> Index:
     return tuple(0 if size == 1 else i for i, size in zip(index, value.type.shape, strict=True))
 
 
-def _packed_constant(right: Value, form: _Form, panel: int, lowering: Lowering) -> Value:
+def _packed_constant(
+    right: Value, form: _Form, panel: int, contraction: Contraction, lowering: Lowering
+) -> Value:
     """The packed weight as a constant of the program; made once for each weight."""
-    key = (right, panel, type(form).__name__, getattr(form, "groups", 1))
+    matrices = form.right_matrices(lowering.constants[right])
+    group, depth = contraction.group, matrices.shape[-2]
+    run = contraction.run if isinstance(contraction.run, int) else depth
+    run = depth if run % group == 0 else run
+    key = (right, panel, type(form).__name__, getattr(form, "groups", 1), group, run)
     found = lowering.packed.get(key)
     if found is None:
-        array = pack(form.right_matrices(lowering.constants[right]), panel)
+        array = pack(matrices, panel, group, run)
         found = lowering.packed[key] = Value(type_of(array), right.name)
         lowering.add_constant(found, array)
     return found
+
+
+def _right_element(
+    right: Value, form: _Form, fusion: Fusion, matrix: Size, k: Size, column: Size
+) -> Expression:
+    return fusion.element(right, _unit_free(form.right_index(matrix, k, column), right))
 
 
 def _pack_launch(
@@ -270,7 +310,7 @@ def _pack_launch(
     nodes: Sequence[Node],
     packed: Value,
     form: _Form,
-    axes: Axes,
+    contraction: Contraction,
     lowering: Lowering,
 ) -> Launch:
     """Packs the right operand at run time."""
@@ -279,10 +319,9 @@ def _pack_launch(
     full = tuple(atom(symbol) for symbol in symbols)
     index = (0 if packed.type.shape[0] == 1 else full[0], *full[1:])
 
-    def element(matrix: Size, k: Size, column: Size) -> Expression:
-        return fusion.element(right, _unit_free(form.right_index(matrix, k, column), right))
-
-    value = flatten_loads(packed_element(element, index, axes.columns))
+    element = partial(_right_element, right, form, fusion)
+    value = packed_element(element, index, contraction.columns, contraction.group, contraction.run)
+    value = flatten_loads(value)
     out = Buffer("out0", packed.type.dtype, packed.type.shape)
     piece = Piece(flat(out), out.offset(index), value, symbols)
     nest = lower_nest(piece, lowering.lanes, lowering.vectorize)

@@ -3,38 +3,54 @@
     parallel item in images x tiles of rows
       for tile of columns
         for channel                            vectors
-          every input of the tile's windows is loaded once and goes to all outputs that it is in
+          for the tile's rows of inputs
+            every input is loaded once and goes to all outputs that it is in
 
 Pixels outside, channels inside: the memory is read in order, and a tile's weights come from the
-first-level cache.
+first-level cache. The border is never multiplied: a row of inputs outside of the image is skipped
+by a branch, and the columns outside are left out of the code of the tiles at the ends of a row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import product
+from itertools import groupby, product
 from typing import TypeAlias
 
 from bessemer.compiler.ir import dims, loops
 from bessemer.compiler.ir.build_loops import KernelBuilder, Local
 from bessemer.compiler.ir.dims import Size
-from bessemer.compiler.ir.expr import Buffer, Expression, less
+from bessemer.compiler.ir.expr import (
+    Buffer,
+    Constant,
+    Expression,
+    binary,
+    constant,
+    index_value,
+    less,
+    within,
+)
+from bessemer.compiler.ir.types import boolean
 from bessemer.compiler.schedule.tiles import split
 from bessemer.compiler.targets.machine import Target
 
 Epilogue: TypeAlias = Callable[[tuple[Size, Size, Size], Size, Expression], tuple[loops.Store, ...]]
+
+MOST_PRODUCTS = 256
+"""Products in the code of one tile; more only make it longer."""
 
 
 @dataclass(frozen=True, eq=False)
 class Depthwise:
     """One depthwise convolution with one filter a channel.
 
-    `x(n, row, column, channel)` is an element of the input, with its padding: windows begin at
-    row 0, column 0. `weights` is [kernel rows, kernel columns, channels]. `outputs` is the number
-    of images, rows and columns of the result. `epilogue((n, row, column), channel, total)` gives
-    the stores of one element.
+    `x(n, row, column, channel)` is an element of the input. `weights` is [kernel rows, kernel
+    columns, channels]. `outputs` is the number of images, rows and columns of the result.
+    `epilogue((n, row, column), channel, total)` gives the stores of one element. Windows begin
+    `low` rows and columns before the input; `inputs` is its number of rows and columns, None where
+    no window leaves it along that axis.
     """
 
     x: Callable[[Size, Size, Size, Size], Expression]
@@ -45,6 +61,8 @@ class Depthwise:
     channels: Size
     epilogue: Epilogue
     start: Callable[[Size], Expression] | None = None
+    low: tuple[Size, Size] = (0, 0)
+    inputs: tuple[Size | None, Size | None] = (None, None)
 
     @property
     def kernel(self) -> tuple[int, int]:
@@ -52,6 +70,20 @@ class Depthwise:
         rows, columns, _ = self.weights.shape
         assert isinstance(rows, int) and isinstance(columns, int)
         return rows, columns
+
+    @property
+    def holds_weights(self) -> bool:
+        """Whether a tile's weights stay in registers, not only those of a row of inputs."""
+        return self.kernel[0] * self.kernel[1] <= 9
+
+    def reach(self, axis: int, count: int) -> int:
+        """The inputs along an axis that so many outputs see."""
+        taps = (self.kernel[axis] - 1) * self.dilations[axis] + 1
+        return (count - 1) * self.strides[axis] + taps
+
+    def place(self, axis: int, begin: Size, offset: int) -> Size:
+        """The input's row or column that is `offset` behind the first that output `begin` sees."""
+        return begin * self.strides[axis] + offset - self.low[axis]
 
 
 @dataclass(frozen=True)
@@ -64,13 +96,16 @@ class TileSize:
 
 def plan_depthwise(work: Depthwise, target: Target) -> TileSize:
     """The tile that needs fewest loads an output, of those whose sums and weights fit registers."""
-    taps = work.kernel[0] * work.kernel[1]
-    # Few registers hold the sums only; then every product reads its input from memory.
-    weights = taps if target.vector_registers - taps >= 16 else 1
-    room = max(1, target.vector_registers - weights - 2)
+    kernel_rows, kernel_columns = work.kernel
     best, best_cost = TileSize(1, 1), float("inf")
     for rows, columns in product(range(1, 5), range(1, 9)):
-        if rows * columns > room:
+        sums = rows * columns
+        weights = kernel_columns * (kernel_rows if work.holds_weights else min(rows, kernel_rows))
+        if target.vector_registers < 32:
+            weights = 1  # few registers hold the sums only: products read weights from memory
+        if sums > 1 and sums * kernel_rows * kernel_columns > MOST_PRODUCTS:
+            continue
+        if sums > max(1, target.vector_registers - weights - 2):
             continue
         cost = _loads(work, rows, columns)
         if cost < best_cost:
@@ -80,10 +115,12 @@ def plan_depthwise(work: Depthwise, target: Target) -> TileSize:
 
 def _loads(work: Depthwise, rows: int, columns: int) -> float:
     """Loads an output, with what uneven cuts add; more tile shapes cost code."""
-    height = (rows - 1) * work.strides[0] + work.kernel[0]
-    width = (columns - 1) * work.strides[1] + work.kernel[1]
-    taps = work.kernel[0] * work.kernel[1]
-    cost = (height * width + taps) / (rows * columns)
+    height, width = work.reach(0, rows), work.reach(1, columns)
+    kernel_rows, kernel_columns = work.kernel
+    weights = kernel_rows * kernel_columns
+    if not work.holds_weights:
+        weights *= min(rows, kernel_rows)
+    cost = (height * width + weights) / (rows * columns)
     for extent, size in zip(work.outputs[1:], (rows, columns)):
         if not isinstance(extent, int):
             cost *= 1.0 + 0.1 * (size > 1)
@@ -99,101 +136,227 @@ def _loads(work: Depthwise, rows: int, columns: int) -> float:
 def lower_depthwise(work: Depthwise, tile: TileSize) -> loops.Block:
     """The kernel body: one parallel loop over the images' tiles of rows."""
     builder = KernelBuilder()
-    images, rows, columns = work.outputs
+    images, rows, _ = work.outputs
     cut = split(rows, tile.rows)
     with builder.loop(images * cut.count, "parallel") as item:
         image, along = dims.floordiv(item, cut.count), dims.mod(item, cut.count)
-        for begin, height in _choose(builder, cut.tall, rows, along, cut.height):
-            across = split(columns, tile.columns)
-            with builder.loop(across.tall) as at:
-                left = at * across.height
-                _tile(builder, work, (image, begin, left), TileSize(height, across.height))
-            done = across.tall * across.height
-            smaller = across.height - 1 if across.rest == 0 else 1
-            with _loop_if_any(builder, columns - done, smaller) as at_rest:
-                if at_rest is not None:
-                    left = done + at_rest * smaller
-                    _tile(builder, work, (image, begin, left), TileSize(height, smaller))
+
+        def band(begin: Size, height: int) -> None:
+            _Band(builder, work, image, begin, height).write(tile.columns)
+
+        if not isinstance(rows, int) or cut.tall == cut.count:
+            band(along * cut.height, cut.height)
+        else:
+            with builder.when(less(along, cut.tall)):
+                band(along * cut.height, cut.height)
+            with builder.otherwise():
+                band(along * (cut.height - 1) + cut.tall, cut.height - 1)
     return builder.block()
 
 
-def _choose(
-    builder: KernelBuilder, tall: Size, rows: Size, along: Size, height: int
-) -> Iterator[tuple[Size, int]]:
-    """The first row and the height of tile number `along`, in the branches for each height."""
-    if tall * height == rows:
-        yield along * height, height
-        return
-    with builder.when(less(along, tall)):
-        yield along * height, height
-    with builder.otherwise():
-        if isinstance(rows, int):
-            yield along * (height - 1) + tall, height - 1
+@dataclass(frozen=True, eq=False)
+class _Band:
+    """Rows of outputs, as many as a tile has. The last band of an unknown number may be lower."""
+
+    builder: KernelBuilder
+    work: Depthwise
+    image: Size
+    begin: Size
+    height: int
+
+    def write(self, width: int) -> None:
+        """All tiles, of at most this width."""
+        columns = self.work.outputs[2]
+        if isinstance(columns, int):
+            self._known_columns(columns, width)
         else:
-            begin = tall * height
-            with builder.loop(rows - begin) as row:
-                yield begin + row, 1
+            self._unknown_columns(columns, width)
+
+    def _known_columns(self, columns: int, width: int) -> None:
+        """Tiles inside of the image share a loop; each one at the border has code of its own."""
+        cut = split(columns, width)
+        assert isinstance(cut.count, int) and isinstance(cut.tall, int)
+        widths = [cut.height - (number >= cut.tall) for number in range(cut.count)]
+        tiles = [(sum(widths[:number]), size) for number, size in enumerate(widths)]
+
+        def kind(entry: tuple[int, int]) -> tuple[int, int]:
+            left, size = entry
+            return size, -1 if self._is_inside(left, size) else left
+
+        for (size, at), group in groupby(tiles, kind):
+            members = list(group)
+            if at >= 0 or len(members) == 1:
+                for left, _ in members:
+                    _Tile(self, left, size, is_checked=False).write()
+                continue
+            with self.builder.loop(len(members)) as number:
+                _Tile(self, members[0][0] + number * size, size, is_checked=False).write()
+
+    def _is_inside(self, left: int, size: int) -> bool:
+        """Whether a tile sees no column outside of the image."""
+        inputs = self.work.inputs[1]
+        if inputs is None:
+            return True
+        first = self.work.place(1, left, 0)
+        last = first + self.work.reach(1, size) - 1
+        return dims.is_nonnegative(first) and dims.is_nonnegative(inputs - 1 - last)
+
+    def _unknown_columns(self, columns: Size, width: int) -> None:
+        """Tiles inside of the image, and tiles that ask for every column whether it exists."""
+        work, step = self.work, width * self.work.strides[1]
+        inputs = work.inputs[1]
+        inner_begin: Size = 0
+        inner_end = dims.floordiv(columns, width)
+        if inputs is not None:
+            inner_begin = dims.ceildiv(work.low[1], step)
+            seen = inputs + work.low[1] - work.reach(1, width)
+            inner_end = dims.minimum(inner_end, dims.floordiv(seen, step) + 1)
+        with self.builder.loop(dims.ceildiv(columns, width)) as number:
+            is_inside = binary("ge", index_value(number), index_value(inner_begin))
+            with self.builder.when(is_inside & less(number, inner_end)):
+                _Tile(self, number * width, width, is_checked=False).write()
+            with self.builder.otherwise():
+                _Tile(self, number * width, width, is_checked=True).write()
+
+
+_Output: TypeAlias = tuple[int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class _Tile:
+    """A tile of a band. One that `is_checked` asks which of its columns and outputs exist."""
+
+    band: _Band
+    left: Size
+    width: int
+    is_checked: bool
+
+    def write(self) -> None:
+        """All channels."""
+        work, builder = self.band.work, self.band.builder
+        with builder.loop(work.channels, "vector", lanes=0) as channel:
+            weights: dict[_Output, Expression] = {}
+            if work.holds_weights:
+                weights = self._weights(range(work.kernel[0]), channel)
+            start = constant(0, work.weights.dtype)
+            if work.start is not None:
+                start = work.start(channel)
+            outputs = product(range(self.band.height), range(self.width))
+            sums = {output: builder.define(start, "sum") for output in outputs}
+            for y in range(work.reach(0, self.band.height)):
+                self._row_of_inputs(y, weights, sums, channel)
+                for row in range(self.band.height):
+                    if row * work.strides[0] + work.reach(0, 1) - 1 == y:
+                        self._finish(row, sums, channel)
+
+    def _weights(self, rows: range | list[int], channel: Size) -> dict[_Output, Expression]:
+        work, builder = self.band.work, self.band.builder
+        taps = product(rows, range(work.kernel[1]))
+        return {tap: builder.define(work.weights[*tap, channel], "w").value for tap in taps}
+
+    def _row_of_inputs(
+        self,
+        y: int,
+        weights: dict[_Output, Expression],
+        sums: dict[_Output, Local],
+        channel: Size,
+    ) -> None:
+        """Adds what the inputs of one row contribute, if the image has that row."""
+        work, band = self.band.work, self.band
+        taps = {row: _tap(y, row, work.strides[0], work.dilations[0]) for row in range(band.height)}
+        taps = {row: tap for row, tap in taps.items() if tap in range(work.kernel[0])}
+        if not taps:
+            return
+        place = work.place(0, band.begin, y)
+        with _when(band.builder, self._row_exists(y, place)):
+            if not work.holds_weights:
+                weights = self._weights(sorted({tap for tap in taps.values() if tap >= 0}), channel)
+            for x in range(work.reach(1, self.width)):
+                self._input(x, place, taps, weights, sums, channel)
+
+    def _input(
+        self,
+        x: int,
+        row: Size,
+        rows: dict[int, int],
+        weights: dict[_Output, Expression],
+        sums: dict[_Output, Local],
+        channel: Size,
+    ) -> None:
+        """Adds what one input contributes to all outputs that see it, if the image has it."""
+        work, builder = self.band.work, self.band.builder
+        columns = {at: _tap(x, at, work.strides[1], work.dilations[1]) for at in range(self.width)}
+        columns = {at: tap for at, tap in columns.items() if tap in range(work.kernel[1])}
+        column = work.place(1, self.left, x)
+        exists = self._column_exists(column)
+        if not columns or _is_false(exists):
+            return
+        with _when(builder, exists):
+            value = builder.define(work.x(self.band.image, row, column, channel), "x").value
+            for (at_row, tap_row), (at, tap) in product(rows.items(), columns.items()):
+                sums[at_row, at].accumulate("add", value * weights[tap_row, tap])
+
+    def _row_exists(self, y: int, place: Size) -> Expression:
+        """Whether the image has a row; decided at once where every band's answer is the same."""
+        work, band = self.band.work, self.band
+        rows = work.inputs[0]
+        outputs = work.outputs[1]
+        result = constant(True, boolean)
+        if rows is None:
+            if isinstance(outputs, int):
+                return result
+            rows = (outputs - 1) * work.strides[0] + work.reach(0, 1) - work.low[0]
+        elif not dims.is_nonnegative(y - work.low[0]):
+            result = binary("ge", index_value(place), 0)
+        last_band = outputs - band.height
+        if isinstance(outputs, int) and dims.is_nonnegative(rows - 1 - work.place(0, last_band, y)):
+            return result
+        return result & less(place, rows)
+
+    def _column_exists(self, column: Size) -> Expression:
+        work = self.band.work
+        columns = work.inputs[1]
+        if self.is_checked:
+            if columns is None:
+                seen = (work.outputs[2] - 1) * work.strides[1] + work.reach(1, 1)
+                return less(column, seen - work.low[1])
+            return within(column, columns)
+        if columns is None or not isinstance(column, int):
+            return constant(True, boolean)
+        return within(column, columns)
+
+    def _finish(self, row: int, sums: dict[_Output, Local], channel: Size) -> None:
+        """Stores a row of outputs, those that exist."""
+        work, band = self.band.work, self.band
+        _, rows, columns = work.outputs
+        at_row = band.begin + row
+        row_exists = constant(True, boolean)
+        if not isinstance(rows, int):
+            row_exists = less(at_row, rows)
+        with _when(band.builder, row_exists):
+            for column in range(self.width):
+                at = (band.image, at_row, self.left + column)
+                exists = less(at[2], columns) if self.is_checked else constant(True, boolean)
+                with _when(band.builder, exists):
+                    for store in work.epilogue(at, channel, sums[row, column].value):
+                        band.builder.append(store)
+
+
+def _tap(place: int, output: int, stride: int, dilation: int) -> int:
+    """The tap under which an output sees an input of its tile; -1 if under none."""
+    tap, rest = divmod(place - output * stride, dilation)
+    return -1 if rest else tap
+
+
+def _is_false(condition: Expression) -> bool:
+    return isinstance(condition, Constant) and not condition.value
 
 
 @contextmanager
-def _loop_if_any(builder: KernelBuilder, extent: Size, step: int) -> Iterator[Size | None]:
-    """A loop over the steps in an extent; none is written for no steps."""
-    if extent == 0:
-        yield None
+def _when(builder: KernelBuilder, condition: Expression) -> Iterator[None]:
+    """A branch, unless it is always taken."""
+    if isinstance(condition, Constant) and condition.value:
+        yield
         return
-    with builder.loop(dims.floordiv(extent, step)) as index:
-        yield index
-
-
-def _tile(builder: KernelBuilder, work: Depthwise, begin: Sequence[Size], tile: TileSize) -> None:
-    """All channels of one tile of outputs."""
-    image, top, left = begin
-    with builder.loop(work.channels, "vector", lanes=0) as channel:
-        for row, column, total in _totals(builder, work, begin, tile, channel):
-            at = (image, top + row, left + column)
-            for store in work.epilogue(at, channel, total):
-                builder.append(store)
-
-
-def _totals(
-    builder: KernelBuilder, work: Depthwise, begin: Sequence[Size], tile: TileSize, channel: Size
-) -> Iterator[tuple[int, int, Expression]]:
-    """(row, column, sum) of a tile's outputs, each as soon as its last input has been used."""
-    image, top, left = begin
-    taps = list(product(range(work.kernel[0]), range(work.kernel[1])))
-    weights = {tap: builder.define(work.weights[*tap, channel], "w").value for tap in taps}
-    sums: dict[tuple[int, int], Local] = {}
-    counts: dict[tuple[int, int], int] = {}
-    uses = _uses(work, tile)
-    for (y, x), outputs in uses.items():
-        row = top * work.strides[0] + y
-        column = left * work.strides[1] + x
-        value = builder.define(work.x(image, row, column, channel), "x").value
-        for output, tap in outputs:
-            term = value * weights[tap]
-            if output in sums:
-                sums[output].accumulate("add", term)
-            elif work.start is None:
-                sums[output] = builder.define(term, "sum")
-            else:
-                sums[output] = builder.define(work.start(channel), "sum")
-                sums[output].accumulate("add", term)
-            counts[output] = counts.get(output, 0) + 1
-            if counts[output] == len(taps):
-                yield *output, sums[output].value
-
-
-Uses: TypeAlias = dict[tuple[int, int], list[tuple[tuple[int, int], tuple[int, int]]]]
-
-
-def _uses(work: Depthwise, tile: TileSize) -> Uses:
-    """For every input of a tile, in order: the outputs that it goes to, and under which tap."""
-    found: dict[tuple[int, int], list[tuple[tuple[int, int], tuple[int, int]]]] = {}
-    for output in product(range(tile.rows), range(tile.columns)):
-        for tap in product(range(work.kernel[0]), range(work.kernel[1])):
-            y, x = (
-                o * stride + t * dilation
-                for o, t, stride, dilation in zip(output, tap, work.strides, work.dilations)
-            )
-            found.setdefault((y, x), []).append((output, tap))
-    return dict(sorted(found.items()))
+    with builder.when(condition):
+        yield

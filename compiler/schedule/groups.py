@@ -14,6 +14,8 @@ are all in one group and that group can take it without computing anything twice
     the rest         statement kernels and control flow stand alone
 
 The right operand of a contraction, where it is not a constant, is packed by a group of its own.
+A contraction may be followed by views that only move its elements (heads put side by side): it
+writes them where they belong. An attention (attention.py) is one group around its second product.
 """
 
 from __future__ import annotations
@@ -23,7 +25,11 @@ from typing import Literal
 
 from bessemer.compiler.ir.dims import Size, product
 from bessemer.compiler.ir.graph import Graph, Node, Value
+from bessemer.compiler.ir.types import f32
+from bessemer.compiler.schedule.attention import Attention, find_attentions
+from bessemer.compiler.schedule.destinations import fills_inside
 from bessemer.compiler.schedule.fuse import is_affine_operand
+from bessemer.compiler.schedule.moves import MOVES, keeps_columns
 
 Kind = Literal["view", "pointwise", "reduction", "heavy", "contraction", "statements", "structural"]
 
@@ -43,7 +49,10 @@ MAXIMUM_OPERANDS = 24
 
 @dataclass(eq=False)
 class Group:
-    """The nodes of one kernel. `root` is what it writes; a pack group has `packs` instead."""
+    """The nodes of one kernel. `root` is what it writes; a pack group has `packs` instead.
+
+    `tail` are the views between `core`, the value whose shape the kernel has, and the root.
+    """
 
     root: Value | None
     packs: Node | None = None
@@ -51,6 +60,14 @@ class Group:
     anchor: Node | None = None
     reductions: list[Node] = field(default_factory=list)
     heavy: list[Node] = field(default_factory=list)
+    tail: tuple[Node, ...] = ()
+    attention: Attention | None = None
+
+    @property
+    def core(self) -> Value:
+        """What the kernel computes, before views that only move it."""
+        assert self.root is not None
+        return self.tail[0].inputs[0] if self.tail else self.root
 
     @property
     def shape(self) -> tuple[Size, ...]:
@@ -96,6 +113,14 @@ def is_depthwise(node: Node) -> bool:
     )
 
 
+def is_widening(node: Node) -> bool:
+    """Whether a node makes f32 of a 16-bit float: that costs nothing where it is read."""
+    if node.operator.name != "cast" or node.output.type.dtype is not f32:
+        return False
+    source = node.inputs[0].type.dtype
+    return source.is_float and source.bits == 16
+
+
 def form_groups(graph: Graph, fuse: bool = True) -> Grouping:
     """The groups of a graph (without those of its regions); every node alone if not `fuse`."""
     return _Former(graph, fuse).form()
@@ -112,10 +137,17 @@ class _Former:
         self.packs: dict[Node, Group] = {}
         self.readers: dict[Value, set[Group]] = {}  # the groups that evaluate each value
         self.forced: set[Value] = set(graph.outputs)
+        self.attentions = find_attentions(graph) if fuse else {}
+        self.absorbed = {
+            node
+            for attention in self.attentions.values()
+            for node in (attention.scores, *attention.before, *attention.between)
+        }
 
     def form(self) -> Grouping:
         for node in reversed(self.graph.nodes):
-            self._place(node)
+            if node not in self.absorbed:
+                self._place(node)
         return Grouping(self.roots, self.packs)
 
     def _place(self, node: Node) -> None:
@@ -126,7 +158,8 @@ class _Former:
             return
         value = node.output
         groups = self.readers.get(value, set())
-        if kind == "view" and value not in self.forced and self.fuse:
+        free = kind == "view" or is_widening(node)
+        if free and value not in self.forced and self.fuse:
             for group in groups:
                 group.nodes.append(node)
             self._read(node, groups)
@@ -142,7 +175,12 @@ class _Former:
         group.nodes.append(node)
         if kind == "contraction":
             group.anchor = node
-            self._read_contraction(node)
+            group.tail = self._tail(group, node)
+            group.attention = self.attentions.get(node)
+            if group.attention is None:
+                self._read_contraction(node)
+            else:
+                self._read_attention(group, group.attention)
             return
         if kind == "reduction":
             group.reductions.append(node)
@@ -154,10 +192,28 @@ class _Former:
         for value in node.inputs:
             self.readers.setdefault(value, set()).update(groups)
 
+    def _read_attention(self, group: Group, attention: Attention) -> None:
+        """The query must lie in memory, keys and values are packed; what else the weights are made
+        from is read through the attention's own views."""
+        self._force_behind_views(attention.scores.inputs[0])
+        self._read_right(attention.scores)
+        self._read_right(attention.product)
+        for value in attention.others:
+            if value not in self.graph.constants:
+                self.forced.add(value)
+        for view in attention.views:
+            self.readers.setdefault(view.output, set()).add(group)
+
     def _read_contraction(self, node: Node) -> None:
         """Its left operand must lie in memory; its right one is packed, by a group if need be."""
-        left, right = node.inputs
-        self._force_behind_views(left)
+        if self.fuse and is_depthwise(node):
+            self._force_behind_widening(node.inputs[0])
+        else:
+            self._force_behind_views(node.inputs[0])
+        self._read_right(node)
+
+    def _read_right(self, node: Node) -> None:
+        right = node.inputs[1]
         if right in self.graph.constants:
             return
         if not self.fuse or is_depthwise(node):
@@ -174,10 +230,16 @@ class _Former:
             value = node.inputs[0]
         self.forced.add(value)
 
+    def _force_behind_widening(self, value: Value) -> None:
+        """A depthwise convolution widens what it reads itself."""
+        while (node := self.producers.get(value)) is not None and is_widening(node):
+            value = node.inputs[0]
+        self._force_behind_views(value)
+
     def _may_join(self, group: Group, node: Node, kind: Kind) -> bool:
         if not self.fuse or len(group.nodes) >= MAXIMUM_NODES:
             return False
-        if group.root is not None and self.producers[group.root].operator.name == "concat":
+        if group.root is not None and self._is_written_by_parts(self.producers[group.root]):
             return False  # its parts are written in place by kernels of their own
         operands = {value for member in group.nodes for value in member.inputs}
         if len(operands) + len(node.inputs) > MAXIMUM_OPERANDS:
@@ -192,11 +254,18 @@ class _Former:
                     not (group.heavy or group.reductions or group.anchor)
                     and group.packs is None
                     and product(group.shape) == node.output.type.numel
+                    and not any(moves_last_axis(member) for member in group.nodes)
                 )
             case "contraction":
                 return self._may_anchor(group, node)
             case _:
                 return True
+
+    def _is_written_by_parts(self, node: Node) -> bool:
+        if node.operator.name != "pad":
+            return node.operator.name == "concat"
+        producer = self.producers.get(node.inputs[0])
+        return fills_inside(node, self.users, producer, self.graph.outputs)
 
     def _may_join_pointwise(self, group: Group, node: Node) -> bool:
         numel = node.output.type.numel
@@ -210,7 +279,9 @@ class _Former:
                 return False
             reduction = group.reductions[0]
             return numel in (reduction.output.type.numel, reduction.inputs[0].type.numel)
-        return node.operator.name not in COSTLY and group.packs is None
+        if group.packs is not None:
+            return False
+        return node.operator.name not in COSTLY or is_of_rows(node.output.type.shape, group.shape)
 
     def _ends_contraction(self, node: Node) -> bool:
         """Whether a pointwise node is better off as the epilogue of a contraction."""
@@ -248,9 +319,12 @@ class _Former:
     def _may_anchor(self, group: Group, node: Node) -> bool:
         if group.anchor is not None or group.reductions or group.heavy or group.packs is not None:
             return False
-        if group.shape != node.output.type.shape:
+        tail = self._tail(group, node)
+        core = tail[0].inputs[0] if tail else group.root
+        assert core is not None
+        if core.type.shape != node.output.type.shape:
             return False
-        members = set(group.nodes)
+        members = set(group.nodes).difference(tail)
         waiting, seen = [node.output], set()
         while waiting:
             value = waiting.pop()
@@ -258,12 +332,30 @@ class _Former:
                 if user not in members or user in seen:
                     continue
                 seen.add(user)
-                if kind_of(user) != "pointwise" or user.output.type.shape != group.shape:
+                if kind_of(user) != "pointwise" or user.output.type.shape != core.type.shape:
                     return False
                 if user.operator.name in NOT_SAME_INDEX:
                     return False
                 waiting.append(user.output)
         return True
+
+
+    def _tail(self, group: Group, node: Node) -> tuple[Node, ...]:
+        """The views from a value of the contraction's shape to the root, if they only move its
+        elements and leave the columns neighbours."""
+        value, found = group.root, list[Node]()
+        if node.operator.name != "matmul":
+            return ()
+        members = set(group.nodes)
+        while value is not None and value.type.shape != node.output.type.shape:
+            view = self.producers.get(value)
+            if view not in members or view is None or view.operator.name not in MOVES:
+                return ()
+            value = view.inputs[0]
+            if len(self.users[value]) != 1 or value in self.graph.outputs:
+                return ()
+            found.insert(0, view)
+        return tuple(found) if keeps_columns(found) else ()
 
 
 NOT_SAME_INDEX = frozenset(
@@ -275,12 +367,32 @@ NOT_SAME_INDEX = frozenset(
 """Operators with an element rule that read their inputs at other indices than their own."""
 
 
+def moves_last_axis(node: Node) -> bool:
+    """Whether a node is a transpose after which other elements are neighbours."""
+    if node.operator.name != "transpose":
+        return False
+    shape = node.inputs[0].type.shape
+    kept = [axis for axis in node.attributes["permutation"] if shape[axis] != 1]
+    return bool(kept) and kept[-1] != max(kept)
+
+
 def is_row_reduction(node: Node) -> bool:
     """Whether a reduction runs over trailing axes (axes of size 1 aside)."""
     shape = node.inputs[0].type.shape
     axes = {axis for axis in node.attributes["axes"] if shape[axis] != 1}
     kept = [axis for axis in range(len(shape)) if axis not in axes and shape[axis] != 1]
     return not kept or not axes or max(kept) < min(axes)
+
+
+def is_of_rows(shape: tuple[Size, ...], whole: tuple[Size, ...]) -> bool:
+    """Whether a value has one element for each row of `whole`: it is computed once a row."""
+    if len(shape) != len(whole):
+        return False
+    same = [a == b for a, b in zip(shape, whole)]
+    if all(same):
+        return False
+    rows = same.index(False)
+    return all(size == 1 for size in shape[rows:])
 
 
 def same_leading(shape: tuple[Size, ...], outer: tuple[Size, ...]) -> bool:

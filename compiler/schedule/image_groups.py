@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping
+from dataclasses import replace
 from typing import TypeAlias
 
-from bessemer.compiler.ir import expr
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import Buffer, Expression, Index
 from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.loops import Store
 from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.types import TensorType, f32, f64, type_of
-from bessemer.compiler.schedule.depthwise import Depthwise, lower_depthwise, plan_depthwise
+from bessemer.compiler.schedule.depthwise import Depthwise, lower_depthwise
 from bessemer.compiler.schedule.fuse import Fusion, view_chain
-from bessemer.compiler.schedule.groups import Group, is_depthwise
+from bessemer.compiler.schedule.groups import Group, is_depthwise, is_widening
 from bessemer.compiler.schedule.lower import Lowering, flat_buffers, in_order
 from bessemer.compiler.schedule.nests import flat, flatten_loads
 from bessemer.compiler.schedule.packing import pack
 from bessemer.compiler.schedule.winograd import (
     Stages,
+    Taps,
     Winograd,
     lower_winograd,
     pays,
@@ -51,7 +52,7 @@ class ImageGroup:
         self.lowering = lowering
         self.fusion = Fusion({n.output: n for n in self.nodes}, lowering.constants)
         self.left, self.right = self.anchor.inputs
-        views = view_chain(self.left, producers, materialized)
+        views = _widened_views(self.left, producers, materialized)
         self._input = Fusion(views, lowering.constants, buffers=self.fusion.buffers)
         self.out = lowering.destination(self.root)
         self.is_line = self.left.type.rank == 3
@@ -67,20 +68,29 @@ class ImageGroup:
         shape = self.anchor.output.type.shape
         return (shape[0], 1, shape[1]) if self.is_line else (shape[0], shape[1], shape[2])
 
-    def pixel(self, guard: bool) -> Pixel:
-        """An element of the input with its padding, of which windows begin at row 0, column 0."""
-        low = self.padded("low", 0)
+    @property
+    def input_sizes(self) -> tuple[Size, Size]:
+        """Rows and columns of the input."""
         shape = self.left.type.shape
-        rows, columns = (1, shape[1]) if self.is_line else (shape[1], shape[2])
+        return (1, shape[1]) if self.is_line else (shape[1], shape[2])
+
+    @property
+    def padded_inputs(self) -> tuple[Size | None, Size | None]:
+        """Rows and columns of the input; None where windows do not leave it."""
+        rows, columns = (
+            None if low == 0 and high == 0 else size
+            for low, high, size in zip(
+                self.padded("low", 0), self.padded("high", 0), self.input_sizes
+            )
+        )
+        return rows, columns
+
+    def pixel(self) -> Pixel:
+        """An element of the input."""
 
         def element(n: Size, row: Size, column: Size, channel: Size) -> Expression:
-            y, x = row - low[0], column - low[1]
-            index = (n, x, channel) if self.is_line else (n, y, x, channel)
-            value = flatten_loads(self._input.element(self.left, self._unit_free(index)))
-            if not guard:
-                return value
-            inside = expr.within(y, rows) & expr.within(x, columns)
-            return expr.guarded(inside, value, 0)
+            index = (n, column, channel) if self.is_line else (n, row, column, channel)
+            return flatten_loads(self._input.element(self.left, self._unit_free(index)))
 
         return element
 
@@ -105,6 +115,20 @@ class ImageGroup:
         return (Store(self.out.buffer, (self.out.offset(index),), value),)
 
 
+def _widened_views(
+    value: Value, producers: Mapping[Value, Node], materialized: Container[Value]
+) -> dict[Value, Node]:
+    """The views between a value and memory, and a widening of 16-bit floats on the way."""
+    chain = view_chain(value, producers, materialized)
+    base = value
+    while base in chain:
+        base = chain[base].inputs[0]
+    node = producers.get(base)
+    if node is None or base in materialized or not is_widening(node):
+        return chain
+    return {**chain, base: node, **view_chain(node.inputs[0], producers, materialized)}
+
+
 def lower_depthwise_group(
     group: Group,
     producers: Mapping[Value, Node],
@@ -122,8 +146,7 @@ def lower_depthwise_group(
     if not (known and fits and is_depthwise(anchor) and len(kernel) in (3, 4)):
         return None
     image = ImageGroup(group, producers, materialized, lowering)
-    padding = (*anchor.attributes["low"], *anchor.attributes["high"])
-    pixel = image.pixel(guard=any(size != 0 for size in padding))
+    pixel = image.pixel()
     weights = image.fusion.buffer(image.right)
     taps = (1, kernel[0]) if image.is_line else (kernel[0], kernel[1])
     work = Depthwise(
@@ -134,8 +157,10 @@ def lower_depthwise_group(
         image.sizes,
         channels,
         image.epilogue,
+        low=image.padded("low", 0),
+        inputs=image.padded_inputs,
     )
-    body = lower_depthwise(work, plan_depthwise(work, target))
+    body = lower_depthwise(work, lowering.choices.depthwise(anchor, work, target))
     operations = 2 * taps[0] * taps[1] * image.sizes[2] * channels
     return [
         lowering.launch(
@@ -155,33 +180,38 @@ def lower_winograd_group(
     lowering: Lowering,
     target: Target,
 ) -> list[Launch] | None:
-    """The launches of a 3x3 convolution by Winograd's method; None where it does not pay."""
+    """The launches of a convolution by Winograd's method; None where it does not pay."""
     anchor = group.anchor
     assert anchor is not None
-    attributes, (x, w) = anchor.attributes, anchor.inputs
-    outputs, kernel = anchor.output.type.shape, w.type.shape
-    plain = kernel[:-2] == (3, 3) and attributes["groups"] == 1
-    plain = plain and {*attributes["strides"], *attributes["dilations"]} == {1}
-    if not plain or w not in lowering.constants:
-        return None
-    if not pays(outputs[:-1], kernel[-2], kernel[-1], x.type.dtype):
+    (x, w), kernel = anchor.inputs, anchor.inputs[1].type.shape
+    plain = anchor.attributes["groups"] == 1 and {*anchor.attributes["strides"]} == {1}
+    if not plain or len(kernel) not in (3, 4) or w not in lowering.constants:
         return None
     image = ImageGroup(group, producers, materialized, lowering)
-    n, rows, columns = (int(str(size)) for size in image.sizes)
-    pixel = image.pixel(guard=bool(rows % 2 or columns % 2))
+    rows, columns = (1, kernel[0]) if image.is_line else (kernel[0], kernel[1])
+    if not {rows, columns} <= {1, 3}:
+        return None
+    dilations = image.padded("dilations", 1)
+    taps = Taps(int(str(rows)), dilations[0]), Taps(int(str(columns)), dilations[1])
+    possible = x.type.dtype is f32 and all(isinstance(size, int) for size in kernel[-2:])
+    possible &= any(axis.count == 3 for axis in taps)
+    wanted = pays(image.sizes, kernel[-2], kernel[-1], x.type.dtype, taps)
+    if not lowering.choices.winograd(anchor, image.sizes, wanted, possible):
+        return None
+    pixel = image.pixel()
     pixel(0, 0, 0, 0)  # the input is the first buffer
     draft = Winograd(
         pixel,
-        (n, rows, columns),
+        image.sizes,
         int(str(kernel[-2])),
         int(str(kernel[-1])),
         Buffer("u", f32, (1,)),
         image.epilogue,
+        taps,
     )
     packed = _transformed(w, winograd_tiling(draft, target).panel, lowering)
     u = flat(image.fusion.buffer(packed))
-    work = Winograd(pixel, draft.outputs, draft.channels, draft.columns, u, image.epilogue)
-    return _launches(image, lower_winograd(work, target))
+    return _launches(image, lower_winograd(replace(draft, u=u), target))
 
 
 def _transformed(w: Value, panel: int, lowering: Lowering) -> Value:
@@ -189,7 +219,8 @@ def _transformed(w: Value, panel: int, lowering: Lowering) -> Value:
     key = (w, panel, "winograd")
     found = lowering.packed.get(key)
     if found is None:
-        array = pack(transform_weights(lowering.constants[w]), panel)
+        array = lowering.constants[w]
+        array = pack(transform_weights(array[None] if array.ndim == 3 else array), panel)
         found = lowering.packed[key] = Value(type_of(array), w.name)
         lowering.add_constant(found, array)
     return found

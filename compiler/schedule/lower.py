@@ -11,46 +11,36 @@ from bessemer.compiler.ir import dims, loops
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Size, Symbol
 from bessemer.compiler.ir.expr import Buffer, Expression, Index, Load, Reduce
-from bessemer.compiler.ir.graph import Graph, Node, Value
+from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.loops import Block, Kernel
 from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.types import Array, DType, TensorType
+from bessemer.compiler.schedule.borders import border_elements, lower_border
+from bessemer.compiler.schedule.choices import Choices
 from bessemer.compiler.schedule.dependence import all_nodes
+from bessemer.compiler.schedule.destinations import Destination, parts_of
 from bessemer.compiler.schedule.fuse import Fusion, as_index, index_symbols
-from bessemer.compiler.schedule.groups import Group, Grouping
+from bessemer.compiler.schedule.groups import Group
 from bessemer.compiler.schedule.merge_axes import Piece
 from bessemer.compiler.schedule.nests import Lanes, flat, flatten_loads, lower_nest
 from bessemer.compiler.schedule.symbols import kernel_symbols
-
-
-@dataclass(frozen=True, eq=False)
-class Destination:
-    """Where a kernel writes a value: to memory of its own, or to its slice of a concatenation."""
-
-    value: Value
-    axis: int = 0
-    start: Size = 0
-
-    @property
-    def buffer(self) -> Buffer:
-        """The kernel's output parameter, flat."""
-        return Buffer("out0", self.value.type.dtype, (self.value.type.numel,))
-
-    def offset(self, index: Index) -> Size:
-        """The flat offset in the buffer of an element of the value."""
-        shape = self.value.type.shape
-        shifted = tuple(i + self.start if a == self.axis else i for a, i in enumerate(index))
-        return Buffer("out0", self.value.type.dtype, shape).offset(shifted)
+from bessemer.compiler.schedule.turn import lower_turned
 
 
 @dataclass(eq=False)
 class Lowering:
-    """What all groups of a program share: the machine, the weights, and the kernels so far."""
+    """What all groups of a program share: the machine, the weights, and the kernels so far.
+
+    `parts` are values that have been split for a matrix unit, in the graph or region at hand.
+    """
 
     constants: dict[Value, Array]
     lanes: Lanes
     vectorize: bool = True
+    precision: str = "float32"
+    choices: Choices = field(default_factory=Choices)
     packed: dict[tuple[object, ...], Value] = field(default_factory=dict)
+    parts: dict[tuple[Value, int], Value] = field(default_factory=dict)
     destinations: dict[Value, Destination] = field(default_factory=dict)
     _kernels: dict[str, Kernel] = field(default_factory=dict)
     _names: set[str] = field(default_factory=set)
@@ -65,15 +55,17 @@ class Lowering:
         scratch: Mapping[Value, Buffer] | None = None,
         name: str = "",
         arguments: Mapping[str, Size] | None = None,
+        members: int = 1,
     ) -> Launch:
         """A launch of the kernel with this body; equal kernels are the same object.
 
-        `arguments` gives values to symbols of the kernel that are not the program's.
+        `arguments` gives values to symbols of the kernel that are not the program's; `members` is
+        the most that a team can use.
         """
         written = {**outputs, **(scratch or {})}
         buffers = (*inputs.values(), *written.values())
         symbols = kernel_symbols(body, buffers, operations)
-        digest = repr((buffers, len(written), symbols, body, str(operations)))
+        digest = repr((buffers, len(written), symbols, body, str(operations), members))
         kernel = self._kernels.get(digest)
         if kernel is None:
             kernel = self._kernels[digest] = Kernel(
@@ -83,6 +75,7 @@ class Lowering:
                 symbols,
                 body,
                 operations,
+                members,
             )
         return Launch(
             kernel,
@@ -90,11 +83,12 @@ class Lowering:
             tuple((arguments or {}).get(symbol, dims.symbol(symbol)) for symbol in symbols),
             sources_of(nodes),
             tuple(scratch or ()),
+            nodes=tuple(nodes),
         )
 
-    def destination(self, root: Value) -> Destination:
-        """Where the kernel of a group writes."""
-        return self.destinations.get(root, Destination(root))
+    def destination(self, root: Value, tail: tuple[Node, ...] = ()) -> Destination:
+        """Where the kernel of a group writes; `tail` are the views that the group ends with."""
+        return self.destinations.get(root, Destination(root, tail=tail))
 
     def add_constant(self, value: Value, array: Array) -> None:
         """A weight that lowering made (a packed one)."""
@@ -140,6 +134,8 @@ def lower_elements(group: Group, lowering: Lowering) -> list[Launch]:
     root = inlined[group.root]
     if root.operator.name == "concat":
         return _lower_concat(group.root, root, inlined, lowering)
+    if root.operator.name == "pad" and root.inputs[0] in lowering.destinations:
+        return _lower_pad(root, lowering)
     return [lower_value(nodes, inlined, group.root, lowering)]
 
 
@@ -166,7 +162,8 @@ def _store_elements(
     lowering: Lowering,
 ) -> Launch:
     piece = Piece(out.buffer, out.offset(index), value, symbols)
-    nest = lower_nest(piece, lowering.lanes, lowering.vectorize)
+    turned = lower_turned(piece, lowering.lanes) if lowering.vectorize else None
+    nest = turned or lower_nest(piece, lowering.lanes, lowering.vectorize)
     launch = lowering.launch(
         nodes, flat_buffers(fusion), {out.value: out.buffer}, nest.body, nest.operations
     )
@@ -190,14 +187,22 @@ def _replaceable(fusion: Fusion, piece: Piece) -> tuple[Value, ...]:
     )
 
 
+def _lower_pad(pad: Node, lowering: Lowering) -> list[Launch]:
+    """The kernel of a border whose inside is there already."""
+    out = lowering.destination(pad.output)
+    body = resolve_lanes(lower_border(pad, out), lowering)
+    if not body:
+        return []
+    size = border_elements(pad)
+    return [lowering.launch([pad], {}, {out.value: out.buffer}, body, size, name="border")]
+
+
 def _lower_concat(
     root: Value, node: Node, inlined: Mapping[Value, Node], lowering: Lowering
 ) -> list[Launch]:
     """One kernel for each part that is not written to its slice of the whole right away."""
-    axis = node.attributes["axis"] % root.type.rank
-    start: Size = 0
     launches: list[Launch] = []
-    for part in node.inputs:
+    for part, starts in parts_of(node):
         shape = part.type.shape
         if part not in lowering.destinations:
             fusion = Fusion(inlined, lowering.constants)
@@ -205,39 +210,11 @@ def _lower_concat(
             index = as_index(symbols, shape)
             value = flatten_loads(fusion.element(part, index))
             nodes = [n for n in inlined.values() if n is not node and _feeds(n, part, inlined)]
-            out = Destination(root, axis, start)
+            out = lowering.destination(root).part(starts)
             launches.append(
                 _store_elements([*nodes, node], fusion, out, index, value, symbols, lowering)
             )
-        start = start + shape[axis]
     return launches
-
-
-def slices_of_concatenations(
-    graph: Graph, grouping: Grouping, users: Mapping[Value, Sequence[Node]]
-) -> dict[Value, Destination]:
-    """The values whose kernels write them to their slice of a concatenation, their only reader."""
-    found: dict[Value, Destination] = {}
-    producers = graph.producers()
-    for root in grouping.roots:
-        node = producers[root]
-        if node.operator.name != "concat":
-            continue
-        axis = node.attributes["axis"] % root.type.rank
-        start: Size = 0
-        for part in node.inputs:
-            producer = producers.get(part)
-            if (
-                part in grouping.roots
-                and part not in graph.outputs
-                and len(users[part]) == 1
-                and producer is not None
-                and not producer.operator.is_view
-                and producer.operator.name != "concat"
-            ):
-                found[part] = Destination(root, axis, start)
-            start = start + part.type.shape[axis]
-    return found
 
 
 def _feeds(node: Node, value: Value, inlined: Mapping[Value, Node]) -> bool:

@@ -11,6 +11,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir import dims, expr
 from bessemer.compiler.ir.dims import Atom, Size, Symbol, atom
 from bessemer.compiler.ir.expr import Buffer, Expression, IndexValue, Load, Reduce
@@ -26,6 +27,13 @@ class Piece:
     offset: Size
     value: Expression
     symbols: tuple[Symbol, ...]
+
+
+def extent_of(symbol: Symbol) -> Size:
+    """The extent of a loop index."""
+    if symbol.extent is None:
+        raise InternalError(f"{symbol} is not a loop index")
+    return symbol.extent
 
 
 def merge_axes(piece: Piece) -> Piece:

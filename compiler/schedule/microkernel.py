@@ -117,7 +117,9 @@ class _Writer:
         panel = dims.mod(within, self.panels)
         matrix = dims.total(i * a.b_stride for i, a in zip(batch, self.walk.batch))
         a_base = dims.total(i * a.a_stride for i, a in zip(batch, self.walk.batch))
-        panel_elements = self.contraction.depth_extent * self.tiling.panel
+        step = self.tiling.panel * self.contraction.group
+        panel_elements = self.contraction.depth_steps * step
+        matrix = matrix + self.contraction.b_matrix
         b_base = self.sums.local((matrix * self.panels + panel) * panel_elements)
         a_base = self.sums.local(self.contraction.a_base + a_base)
         first = block * self.tiling.block
@@ -150,7 +152,7 @@ class _Writer:
         """All sums of a block of tiles, and their epilogue."""
         sums, depth = self.sums, self.walk.depth
         if self.tiling.stretch is None:
-            whole = Stretch(depth, 0, 0, self.contraction.depth_extent)
+            whole = Stretch(depth, 0, 0, self.contraction.depth_steps)
             self._each(place, first, count, partial(sums.write, depth=whole))
             return
         shape = (self.tiling.block * self.cut.height * self.walk.unit, place.width)
@@ -162,9 +164,11 @@ class _Writer:
 
     def _stretches(self, length: int) -> Iterator[Stretch]:
         """Opens the loop over the stretches of the depth; gives the one at work in it."""
+        group = self.contraction.group
         run, *others = self.walk.depth
         if others:
-            steps = dims.product(axis.extent for axis in others)
+            *outer, last = others
+            steps = dims.product(axis.extent for axis in outer) * dims.ceildiv(last.extent, group)
             with self.builder.loop(run.extent) as step:
                 yield Stretch(tuple(others), step * run.a_stride, step * steps, steps)
             return
@@ -172,7 +176,8 @@ class _Writer:
             begin = step * length
             extent = self.sums.local(dims.minimum(length, run.extent - begin))
             axis = DepthAxis(extent, run.a_stride)
-            yield Stretch((axis,), begin * run.a_stride, begin, extent)
+            steps = dims.ceildiv(extent, group)
+            yield Stretch((axis,), begin * run.a_stride, step * (length // group), steps)
 
     def _each(self, place: Place, first: Size, count: Size, work: Work) -> None:
         """Work on every tile of a block."""

@@ -2,7 +2,13 @@
 
     packed[matrix, panel, k, c] = b[matrix, k, panel * width + c]        0 beyond the last column
 
-so that a tile reads it front to back, one aligned vector after the other.
+so that a tile reads it front to back, one aligned vector after the other. Where the machine
+multiplies groups of neighbours along the depth, a column's are neighbours, too:
+
+    packed[matrix, panel, k, c, j] = b[matrix, k * group + j, panel * width + c]
+
+Groups do not reach from one run of the depth (see `Contraction.run`) into the next: the last one of
+a run is filled up with zeros.
 """
 
 from __future__ import annotations
@@ -17,34 +23,50 @@ from bessemer.compiler.ir.expr import Expression, guarded, less
 from bessemer.compiler.ir.types import Array
 
 
-def packed_shape(matrices: Size, depth: Size, columns: Size, width: int) -> tuple[Size, ...]:
-    """The shape of the packed form of `matrices` matrices of depth x columns."""
-    return (matrices, dims.ceildiv(columns, width), depth, width)
+def packed_shape(
+    matrices: Size, steps: Size, columns: Size, width: int, group: int = 1
+) -> tuple[Size, ...]:
+    """The shape of the packed form of `matrices` matrices whose depth is cut into steps."""
+    shape = (matrices, dims.ceildiv(columns, width), steps, width)
+    return shape if group == 1 else (*shape, group)
 
 
-def pack(b: Array, width: int) -> Array:
+def pack(b: Array, width: int, group: int = 1, run: int | None = None) -> Array:
     """Packs [..., depth, columns]; leading axes are the matrices, in order."""
     depth, columns = b.shape[-2:]
     matrices = b.reshape(-1, depth, columns)
-    panels = -(-columns // width)
-    padded = np.zeros((len(matrices), depth, panels * width), b.dtype)
-    padded[:, :, :columns] = matrices
-    return np.ascontiguousarray(
-        padded.reshape(len(matrices), depth, panels, width).transpose(0, 2, 1, 3)
-    )
+    panels, run = -(-columns // width), run or depth
+    steps = -(-run // group)
+    runs = depth // run
+    padded = np.zeros((len(matrices), runs, steps * group, panels * width), b.dtype)
+    padded[:, :, :run, :columns] = matrices.reshape(-1, runs, run, columns)
+    cut = padded.reshape(len(matrices), runs * steps, group, panels, width)
+    packed = np.ascontiguousarray(cut.transpose(0, 3, 1, 4, 2))
+    return packed if group > 1 else packed[..., 0]
 
 
 def packed_element(
-    element: Callable[[Size, Size, Size], Expression], index: Sequence[Size], columns: Size
+    element: Callable[[Size, Size, Size], Expression],
+    index: Sequence[Size],
+    columns: Size,
+    group: int = 1,
+    run: Size = 0,
 ) -> Expression:
     """An element of the packed form, for packing at run time.
 
-    `element(matrix, k, column)` is b's; `index` is (matrix, panel, k, c), and c runs over a panel
-    (so its symbol's extent is the panel's width).
+    `element(matrix, k, column)` is b's; `index` is (matrix, panel, k, c) or, with groups, (matrix,
+    panel, k, c, j); c runs over a panel (so its symbol's extent is the panel's width).
     """
-    matrix, panel, k, c = index
+    matrix, panel, k, c, *rest = index
     column = panel * _width(c) + c
-    return guarded(less(column, columns), element(matrix, k, column), 0)
+    inside = less(column, columns)
+    if group > 1:
+        steps = dims.ceildiv(run, group)
+        within = dims.mod(k, steps) * group + rest[0]
+        k = dims.floordiv(k, steps) * run + within
+        if dims.mod(run, group) != 0:
+            inside = inside & less(within, run)
+    return guarded(inside, element(matrix, k, column), 0)
 
 
 def _width(c: Size) -> Size:

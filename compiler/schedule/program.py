@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from bessemer.compiler.errors import UnsupportedError
@@ -21,29 +21,41 @@ from bessemer.compiler.ir.program import (
     Step,
 )
 from bessemer.compiler.ir.types import Array, TensorType, boolean, i64
+from bessemer.compiler.options import Tuning
+from bessemer.compiler.schedule.attention_kernel import lower_attention_group
+from bessemer.compiler.schedule.choices import Choices
 from bessemer.compiler.schedule.contractions import lower_contraction_group
 from bessemer.compiler.schedule.derived import name_derived_sizes
+from bessemer.compiler.schedule.destinations import destinations
 from bessemer.compiler.schedule.fuse import as_index, index_symbols, view_chain
-from bessemer.compiler.schedule.groups import Group, form_groups, kind_of
+from bessemer.compiler.schedule.groups import Group, Grouping, form_groups, kind_of
 from bessemer.compiler.schedule.lower import (
     Lowering,
     lower_elements,
     lower_statements,
-    slices_of_concatenations,
 )
 from bessemer.compiler.schedule.merge_axes import Piece
 from bessemer.compiler.schedule.nests import flat, lower_nest
+from bessemer.compiler.schedule.recurrence import lower_recurrence
 from bessemer.compiler.targets.machine import Target
 
 
-def build_program(graph: Graph, target: Target, optimize: int = 2) -> Program:
+def build_program(
+    graph: Graph,
+    target: Target,
+    optimize: int = 2,
+    precision: str = "float32",
+    tuning: Tuning | None = None,
+) -> Program:
     """The steps that run a graph on a target.
 
     `optimize`: 0 computes every node by a kernel of its own in plain scalar loops, 1 vectorizes
-    them, 2 also fuses nodes and uses register-tiled contractions.
+    them, 2 also fuses nodes and uses register-tiled contractions. `precision` and `tuning` are as
+    in Options.
     """
     graph, derived = name_derived_sizes(graph)
-    builder = _Builder(graph, target, optimize)
+    choices = Choices(tuning or Tuning())
+    builder = _Builder(graph, target, optimize, precision, choices)
     steps = builder.lower(graph)
     outputs, copies = builder.separate_outputs(graph)
     return Program(
@@ -57,15 +69,18 @@ def build_program(graph: Graph, target: Target, optimize: int = 2) -> Program:
         (*steps, *copies),
         builder.capacities,
         derived,
+        tuple(choices.decisions),
     )
 
 
 class _Builder:
-    def __init__(self, graph: Graph, target: Target, optimize: int) -> None:
+    def __init__(
+        self, graph: Graph, target: Target, optimize: int, precision: str, choices: Choices
+    ) -> None:
         self.optimize = optimize
         self.target = target
         self.constants: dict[Value, Array] = dict(graph.constants)
-        self.lowering = Lowering(self.constants, target.lanes, vectorize=optimize > 0)
+        self.lowering = Lowering(self.constants, target.lanes, optimize > 0, precision, choices)
         self.symbols: list[str] = []
         self.capacities: dict[Value, Size] = {}
 
@@ -75,9 +90,10 @@ class _Builder:
         grouping = form_groups(graph, fuse=self.optimize > 1)
         producers = graph.producers()
         if self.optimize > 1:
-            slices = slices_of_concatenations(graph, grouping, graph.users())
-            self.lowering.destinations.update(slices)
+            places = destinations(graph, grouping.roots, graph.users())
+            self.lowering.destinations.update(places)
         steps: list[Step] = []
+        outer_parts = dict(self.lowering.parts)
         for node in graph.nodes:
             kind = kind_of(node)
             if kind == "structural":
@@ -86,22 +102,29 @@ class _Builder:
                 steps.append(self._statements(node))
             elif node.output in grouping.roots:
                 group = grouping.roots[node.output]
-                pack = grouping.packs.get(group.anchor) if group.anchor else None
-                steps += self._group(group, pack, graph, producers, grouping.roots)
+                steps += self._group(group, grouping, graph, producers)
+        self.lowering.parts = outer_parts
         return tuple(steps)
 
     def _group(
         self,
         group: Group,
-        pack: Group | None,
+        grouping: Grouping,
         graph: Graph,
         producers: Mapping[Value, Node],
-        roots: Container[Value],
     ) -> list[Step]:
         assert group.root is not None
+        roots = grouping.roots
+        pack = grouping.packs.get(group.anchor) if group.anchor else None
         node = producers[group.root]
         if self._is_alias(node, group, graph):
             return [Alias(node.inputs[0], node.output)]
+        if group.attention is not None:
+            return [
+                *lower_attention_group(
+                    group, grouping.packs, producers, roots, self.lowering, self.target
+                )
+            ]
         if group.anchor is not None and self.optimize > 1:
             launches = lower_contraction_group(
                 group, pack, producers, roots, self.lowering, self.target
@@ -125,7 +148,8 @@ class _Builder:
         )
 
     def _statements(self, node: Node) -> Launch:
-        launch = lower_statements(node, self.lowering)
+        launch = lower_recurrence(node, self.lowering, self.target) if self.optimize > 1 else None
+        launch = launch or lower_statements(node, self.lowering)
         for name in _defined_symbols(node):
             self.symbols.append(name)
         rule = node.operator.capacity

@@ -22,6 +22,7 @@ from bessemer.compiler.ir.expr import (
     Buffer,
     Constant,
     Expression,
+    binary,
     constant,
     fragment_element,
     guarded,
@@ -69,7 +70,8 @@ class Tile:
 class Stretch:
     """A part of the depth: its axes, and where it begins in `a` and in the panel's steps.
 
-    `length` is the number of its steps; as many follow it in b (or the next panel's do).
+    A step is a group of products. `length` is the number of steps; as many follow in b (or the
+    next panel's do).
     """
 
     axes: tuple[DepthAxis, ...]
@@ -96,12 +98,16 @@ class TileWriter:
     @property
     def shares(self) -> int:
         """Into how many parts the prefetching of b's next stretch is divided, one a tile."""
-        size = self.contraction.dtype.bytes
-        most = max(1, self.tiling.unroll * self.tiling.panel * size // _LINE)
+        most = max(1, self.tiling.unroll * self._step_bytes // _LINE)
         shares = 1
         while shares * 2 <= min(self.tiling.block, most) and self.tiling.panel % (shares * 2) == 0:
             shares *= 2
         return shares
+
+    @property
+    def _step_bytes(self) -> int:
+        """Bytes of b that a step takes."""
+        return self.tiling.panel * self.contraction.group * self.contraction.b.dtype.bytes
 
     def write(self, place: Place, tile: Tile, depth: Stretch) -> None:
         """The whole sums of a tile, and their epilogue."""
@@ -188,7 +194,8 @@ class TileWriter:
         """The loops over these axes of a stretch; `k` counts the steps of the axes around them."""
         first, *others = axes
         if not others:
-            self._run(place, tile, fragments, depth, a_offset, k * first.extent)
+            begin = k * dims.ceildiv(first.extent, self.contraction.group)
+            self._run(place, tile, fragments, depth, a_offset, begin)
             return
         with self.builder.loop(first.extent) as step:
             inner = a_offset + step * first.a_stride
@@ -203,33 +210,61 @@ class TileWriter:
         a_offset: Size,
         k: Size,
     ) -> None:
-        """The innermost loop: `unroll` steps at a time, then the rest."""
-        axis, unroll = depth.axes[-1], self.tiling.unroll
+        """The innermost loop: whole groups, then what is left of one."""
+        axis, group = depth.axes[-1], self.contraction.group
+        extent = dims.floordiv(axis.extent, group)
 
-        def steps(begin: Size, count: int) -> None:
+        def steps(begin: Size, count: int, terms: int | None = None) -> None:
             for step in range(count):
                 at = begin + step
                 fragment = fragments[step % len(fragments)]
-                self._step(
-                    place, tile, fragment, a_offset + at * axis.a_stride, depth.begin + k + at
-                )
+                a_at = a_offset + at * (axis.a_stride * group)
+                self._step(place, tile, fragment, a_at, depth.begin + k + at, terms)
 
-        if isinstance(axis.extent, int) and axis.extent <= unroll:
-            steps(0, axis.extent)
+        self._whole_groups(place, depth, k, extent, steps)
+        terms = dims.mod(axis.extent, group)
+        if isinstance(terms, int):
+            steps(extent, 1 if terms else 0, terms)
             return
-        whole = dims.floordiv(axis.extent, unroll)
+        for number in range(1, group):
+            with self.builder.when(binary("eq", index_value(terms), number)):
+                steps(extent, 1, number)
+
+    def _whole_groups(
+        self,
+        place: Place,
+        depth: Stretch,
+        k: Size,
+        extent: Size,
+        steps: Callable[[Size, int], None],
+    ) -> None:
+        """`unroll` steps at a time, then the rest."""
+        unroll = self.tiling.unroll
+        if isinstance(extent, int) and extent <= unroll:
+            steps(0, extent)
+            return
+        whole = dims.floordiv(extent, unroll)
         with self.builder.loop(whole) as i:
             if self.tiling.prefetch:
                 self._prefetch(place, depth, k + i * unroll)
             steps(i * unroll, unroll)
-        rest = dims.mod(axis.extent, unroll)
+        rest = dims.mod(extent, unroll)
         if isinstance(rest, int):
             steps(whole * unroll, rest)
         else:
             with self.builder.loop(rest) as i:
                 steps(whole * unroll + i, 1)
 
-    def _step(self, place: Place, tile: Tile, fragment: str, a_offset: Size, k: Size) -> None:
+    def _step(
+        self,
+        place: Place,
+        tile: Tile,
+        fragment: str,
+        a_offset: Size,
+        k: Size,
+        terms: int | None,
+    ) -> None:
+        group = self.contraction.group
         self.builder.append(
             loops.FragmentMac(
                 fragment,
@@ -237,17 +272,19 @@ class TileWriter:
                 self.contraction.a,
                 tuple(tile.a_base + offset + a_offset for offset in tile.offsets),
                 self.contraction.b,
-                place.b_base + k * self.tiling.panel,
+                place.b_base + k * (self.tiling.panel * group),
+                group,
+                terms,
             )
         )
 
     def _prefetch(self, place: Place, depth: Stretch, k: Size) -> None:
         """This tile's share of the stretch after this one."""
-        shares, panel = self.shares, self.tiling.panel
-        line = _LINE // self.contraction.dtype.bytes
-        following = place.b_base + (depth.begin + depth.length) * panel
-        begin = following + (place.share * depth.length + k) * (panel // shares)
-        for number in range(max(1, self.tiling.unroll * panel // shares // line)):
+        shares, step = self.shares, self.tiling.panel * self.contraction.group
+        line = _LINE // self.contraction.b.dtype.bytes
+        following = place.b_base + (depth.begin + depth.length) * step
+        begin = following + (place.share * depth.length + k) * (step // shares)
+        for number in range(max(1, self.tiling.unroll * step // shares // line)):
             self.builder.append(loops.Prefetch(self.contraction.b, begin + number * line, 2))
 
     def _total(self, fragments: Sequence[str], row: int) -> Expression:

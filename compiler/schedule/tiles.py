@@ -13,7 +13,7 @@ from math import ceil, gcd
 
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
-from bessemer.compiler.ir.types import DType
+from bessemer.compiler.ir.types import DType, f32
 from bessemer.compiler.schedule.contraction import Contraction, Nest, nest
 from bessemer.compiler.targets.machine import Target
 
@@ -22,9 +22,7 @@ LONGEST_CHAIN = 3000
 STRETCH = 1024
 # A fused multiply-add takes about four cycles and two start in each: eight sums must be under way.
 SUMS_UNDER_WAY = 8
-# A set of a first-level cache has 12 lines (or 8) on today's x86 processors; addresses that are
-# 4 KB apart share one.
-_WAYS = 12
+# Addresses that are 4 KB apart share a set of the first-level cache.
 _PAGE = 4096
 # With fewer tiles to a block, b would come too often from the last cache, or even from memory.
 _FEWEST_TILES = (6, 12)
@@ -61,12 +59,12 @@ def registers_tile(vectors: int, registers: int) -> int:
     return max(1, (registers - spare) // vectors)
 
 
-def _rows_in_first_cache(walk: Nest, dtype: DType) -> int:
+def _rows_in_first_cache(walk: Nest, dtype: DType, target: Target) -> int:
     """How many rows of a can be in the first-level cache at once: rows at the same place of a page
     share one of its sets."""
     strides = [axis.a_stride for axis in (walk.axis, *walk.inner)]
     step = gcd(*(stride if isinstance(stride, int) else 1 for stride in strides))
-    return _WAYS * (_PAGE // gcd(_PAGE, step * dtype.bytes))
+    return target.l1_ways * (_PAGE // gcd(_PAGE, step * dtype.bytes))
 
 
 def panel_vectors(columns: Size, lanes: int, registers: int) -> int:
@@ -81,32 +79,40 @@ def panel_vectors(columns: Size, lanes: int, registers: int) -> int:
     return 2
 
 
-def plan(contraction: Contraction, target: Target, threads: int = 2) -> Tiling:
-    """The tiling that the model of the machine predicts to be fastest."""
+def plan(
+    contraction: Contraction,
+    target: Target,
+    threads: int = 2,
+    shape: tuple[int, int] | None = None,
+) -> Tiling:
+    """The tiling that the model of the machine predicts to be fastest; of those whose tiles have
+    this `shape`, in rows and vectors, if one is given."""
     lanes = target.lanes(contraction.dtype)
     vectors = panel_vectors(contraction.columns, lanes, target.vector_registers)
+    vectors = shape[1] if shape else vectors
     height = registers_tile(vectors, target.vector_registers)
     walk = nest(contraction, height)
-    height = min(height, _rows_in_first_cache(walk, contraction.dtype))
+    most = shape[0] if shape else _rows_in_first_cache(walk, contraction.a.dtype, target)
+    height = min(height, most)
     walk = nest(contraction, height)
     panel = vectors * lanes
     rows = split(walk.axis.extent, height // walk.unit).height * walk.unit
-    sums = chains(rows, vectors, target.vector_registers, contraction.depth_extent)
-    stretch = stretch_length(contraction.depth_extent, sums, contraction.dtype)
+    sums = chains(rows, vectors, target.vector_registers, contraction.depth_steps)
+    stretch = stretch_length(contraction, sums)
     block = _block(contraction, walk, panel, height, stretch, target, threads)
     if stretch is not None:
         block = min(block, max(1, _PARTIAL_BYTES // (rows * panel * contraction.dtype.bytes)))
     weight_bytes = (
         _known(contraction.depth_extent, 512)
         * _known(contraction.columns, 512)
-        * contraction.dtype.bytes
+        * contraction.b.dtype.bytes
     )
     return Tiling(
         lanes=lanes,
         panel=panel,
         height=height,
         block=block,
-        unroll=_unroll(walk.depth[-1].extent),
+        unroll=_unroll(dims.ceildiv(walk.depth[-1].extent, contraction.group)),
         prefetch=weight_bytes > 400 << 10,
         stretch=stretch,
     )
@@ -161,13 +167,12 @@ def _block(
     """Tiles in a block of rows: what stays in the second-level cache while all of b goes by."""
     depth = _known(contraction.depth_extent, 512)
     columns = _known(contraction.columns, 512)
-    size = contraction.dtype.bytes
     cut = split(walk.axis.extent, height // walk.unit)
     tiles = dims.product(axis.extent for axis in walk.outer) * cut.count
     # Of a sum that is added up in stretches, only one is at work at a time.
     passes = 1 if stretch is None else max(1, depth // stretch)
     room = target.l2_bytes * 3 // 8 * passes
-    weight_bytes = depth * columns * size
+    weight_bytes = depth * columns * contraction.b.dtype.bytes
     fewest = _FEWEST_TILES[weight_bytes > _IN_LAST_CACHE]
     block = max(fewest, room // _tile_bytes(contraction, walk, cut, tiles))
     if columns > depth and weight_bytes <= target.l2_bytes // 4 and depth <= 256:
@@ -183,7 +188,7 @@ def _block(
 
 def _tile_bytes(contraction: Contraction, walk: Nest, cut: Split, tiles: Size) -> int:
     """Bytes of a that a tile adds to those of the tile before: windows overlap."""
-    size = contraction.dtype.bytes
+    size = contraction.a.dtype.bytes
     rows = cut.height * walk.unit
     bytes_ = rows * _known(contraction.depth_extent, 512) * size
     axes = [(a.extent, a.a_stride) for a in (*walk.outer, walk.axis, *walk.inner)]
@@ -231,9 +236,13 @@ def chains(rows: int, vectors: int, registers: int, depth: Size) -> int:
     return count
 
 
-def stretch_length(depth: Size, chains: int, dtype: DType) -> int | None:
-    """The length of the stretches in which a sum is added up; None where it need not be cut."""
-    if dtype.bits > 32:
+def stretch_length(contraction: Contraction, chains: int) -> int | None:
+    """The length of the stretches in which a sum is added up; None where it need not be cut.
+
+    That is where sums are exact, or much more so than the rounded numbers in them.
+    """
+    depth = contraction.depth_extent
+    if contraction.dtype is not f32 or contraction.a.dtype.bits < 32:
         return None
     if not isinstance(depth, int):
         return STRETCH * chains

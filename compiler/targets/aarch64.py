@@ -13,4 +13,5 @@ NEON = Target(
     vector_registers=32,
     has_fma=True,
     has_half_conversion=True,
+    l1_ways=4,
 )

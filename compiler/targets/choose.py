@@ -9,7 +9,7 @@ from bessemer.compiler.targets import aarch64, x86
 from bessemer.compiler.targets.machine import Target
 
 TARGETS: dict[str, Target] = {
-    target.name: target for target in (x86.SSE42, x86.AVX2, x86.AVX512, aarch64.NEON)
+    target.name: target for target in (*reversed(x86.TARGETS), aarch64.NEON)
 }
 _ALIASES = {
     "aarch64": aarch64.NEON,

@@ -17,6 +17,13 @@ class Target:
     `has_masks`: any vector load or store can be limited to some lanes at no cost.
     `has_half_conversion`: f16 converts from and to f32 by instructions.
     `has_fast_gather`: one instruction loads lanes from different addresses.
+    `has_lookup`: one looks 16 of 32 f32 up in two registers (vpermi2ps), one multiplies f32 by
+    powers of two (vscalefps).
+    `has_dot_int16`: one adds two products of i16 for every lane of i32 (vpmaddwd).
+    `has_dot_int8`: one adds four products of u8 by s8 to an i32, for every lane (vpdpbusd).
+    `has_dot_bf16`: one adds two products of bf16 to an f32, for every lane (vdpbf16ps), and one
+    rounds f32 to bf16. `has_tiles`: products of bf16 and of 8-bit tiles of 16 rows x 64 bytes (AMX).
+    `l1_ways` is the number of lines in a set of the first-level cache.
     """
 
     name: str
@@ -29,6 +36,12 @@ class Target:
     has_masks: bool = False
     has_fast_gather: bool = False
     has_half_conversion: bool = False
+    has_lookup: bool = False
+    has_dot_int16: bool = False
+    has_dot_int8: bool = False
+    has_dot_bf16: bool = False
+    has_tiles: bool = False
+    l1_ways: int = 8
     l2_bytes: int = 1 << 20
     tune: str = ""
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bessemer.compiler.targets.machine import Target
+from bessemer.compiler.targets.tile_permission import request_tiles
 
 TRIPLE = "x86_64-unknown-linux-gnu"
 # LLVM's model of this processor schedules register tiles without spills; its models of Skylake and
@@ -23,6 +24,7 @@ SSE42 = Target(
     vector_bits=128,
     vector_registers=16,
     has_fma=False,
+    has_dot_int16=True,
     tune=_TUNE,
 )
 AVX2 = Target(
@@ -34,6 +36,7 @@ AVX2 = Target(
     vector_registers=16,
     has_fma=True,
     has_half_conversion=True,
+    has_dot_int16=True,
     tune=_TUNE,
 )
 AVX512 = Target(
@@ -47,8 +50,39 @@ AVX512 = Target(
     has_masks=True,
     has_fast_gather=True,
     has_half_conversion=True,
+    has_lookup=True,
+    has_dot_int16=True,
+    l1_ways=12,
     tune=_TUNE,
 )
+AVX2_VNNI = replace(
+    AVX2,
+    name="x86_64-avx2-vnni",
+    features=(*_AVX2, "avxvnni"),
+    has_dot_int8=True,
+    l1_ways=12,
+)
+AVX512_VNNI = replace(
+    AVX512,
+    name="x86_64-avx512-vnni",
+    features=(*_AVX512, "avx512vnni"),
+    has_dot_int8=True,
+)
+AVX512_BF16 = replace(
+    AVX512_VNNI,
+    name="x86_64-avx512-bf16",
+    features=(*AVX512_VNNI.features, "avx512bf16"),
+    has_dot_bf16=True,
+)
+AMX = replace(
+    AVX512_BF16,
+    name="x86_64-amx",
+    features=(*AVX512_BF16.features, "amx-tile", "amx-bf16", "amx-int8"),
+    has_tiles=True,
+    l2_bytes=2 << 20,
+)
+TARGETS = (AMX, AVX512_BF16, AVX512_VNNI, AVX512, AVX2_VNNI, AVX2, SSE42)
+"""From the widest to the plainest."""
 
 # What Linux calls features where it does not use LLVM's name.
 _LINUX_NAMES = {
@@ -57,15 +91,27 @@ _LINUX_NAMES = {
     "sse4.2": "sse4_2",
     "bmi": "bmi1",
     "lzcnt": "abm",
+    "avxvnni": "avx_vnni",
+    "avx512vnni": "avx512_vnni",
+    "avx512bf16": "avx512_bf16",
+    "amx-tile": "amx_tile",
+    "amx-bf16": "amx_bf16",
+    "amx-int8": "amx_int8",
 }
 
 
 def host() -> Target:
-    """The widest level that this process's processor has, with the size of its own L2 cache."""
+    """The widest level that this process's processor has, with the shape of its own caches."""
     flags = _flags()
-    for target in (AVX512, AVX2, SSE42):
+    for target in TARGETS:
         if all(_LINUX_NAMES.get(feature, feature) in flags for feature in target.features):
-            return replace(target, l2_bytes=_l2_bytes(target.l2_bytes))
+            if target.has_tiles and not request_tiles():
+                continue
+            return replace(
+                target,
+                l1_ways=_cache_fact(0, "ways_of_associativity", target.l1_ways),
+                l2_bytes=_cache_fact(2, "size", target.l2_bytes),
+            )
     return SSE42
 
 
@@ -81,9 +127,10 @@ def _flags() -> frozenset[str]:
     return frozenset()
 
 
-def _l2_bytes(otherwise: int) -> int:
+def _cache_fact(cache: int, name: str, otherwise: int) -> int:
+    """What Linux says of the first processor's cache 0 (L1, data) or 2 (L2); bytes for a size."""
     try:
-        text = Path("/sys/devices/system/cpu/cpu0/cache/index2/size").read_text().strip()
-        return int(text.removesuffix("K")) << 10
+        text = Path(f"/sys/devices/system/cpu/cpu0/cache/index{cache}/{name}").read_text().strip()
+        return int(text.removesuffix("K")) << (10 if text.endswith("K") else 0)
     except (OSError, ValueError):
         return otherwise

@@ -26,7 +26,7 @@ import bessemer
 from bessemer.compiler.ir.types import Array
 from bessemer.compiler.targets.choose import host_target
 from bessemer.frontends.cli.models import read_arrays, write_arrays
-from bessemer.frontends.cli.rivals import RIVALS
+from bessemer.frontends.cli.rivals import package_of, start_system
 from bessemer.frontends.peak import measure_peak, prepare_peak
 
 PEAK, ARTIFACT, BESSEMER = "peak", "artifact", "bessemer"
@@ -85,7 +85,7 @@ def _serve(job: Job, answers: TextIO) -> None:
         return
     inputs = read_arrays(Path(job.inputs))
     before = time.perf_counter()
-    importlib.import_module(PACKAGES.get(job.system, job.system))
+    importlib.import_module(PACKAGES.get(job.system) or package_of(job.system))
     start = time.perf_counter()
     run = _start(job, inputs)
     loaded = time.perf_counter()
@@ -131,7 +131,7 @@ def _start(job: Job, inputs: dict[str, Array]) -> Callable[[], list[Array]]:
                 model.save(job.save)
             return lambda: model.run(inputs)
         case _:
-            return RIVALS[job.system](path, job.threads, inputs)
+            return start_system(job.system, path, job.threads, inputs)
 
 
 def _turn(run: Callable[[], list[Array]], seconds: float) -> dict[str, Any]:

@@ -12,9 +12,12 @@ from bessemer.compiler.codegen.link import SUFFIXES, save
 from bessemer.compiler.driver import Compilation, build, kernels_of
 from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.options import Options, dump_folder
+from bessemer.compiler.targets.choose import host_target, parse_target
 from bessemer.frontends.cli import arguments
-from bessemer.frontends.cli.output import Phases, format_bytes, print_json, spinner, write
+from bessemer.frontends.cli.output import Phases, format_bytes, print_json, write
 from bessemer.frontends.compile import as_graph
+from bessemer.frontends.tune import tune_model
+from bessemer.frontends.tuning_file import read_tuning, write_tuning
 
 _STATIONS = {
     "schedule": "Schedule kernels",
@@ -44,6 +47,13 @@ def command(
     linker: Annotated[
         str, typer.Option("--linker", metavar="CC", help="The C compiler that links a .so.")
     ] = "",
+    tuning: Annotated[
+        Path | None,
+        typer.Option("--tuning", metavar="FILE", help="Choices that `bessemer tune` has written."),
+    ] = None,
+    tune: Annotated[
+        float, typer.Option("--tune", metavar="SECONDS", help="Tune first, for this machine.")
+    ] = 0.0,
     as_json: arguments.AsJson = False,
     quiet: arguments.Quiet = False,
 ) -> None:
@@ -54,9 +64,19 @@ def command(
     if output.suffix not in SUFFIXES:
         raise typer.BadParameter(f"-o {output}: the suffix must be one of {', '.join(SUFFIXES)}.")
     options = Options(target, 0, precision, optimize, dump_folder())
-    phases = Phases(7, quiet)
+    machine = parse_target(target) if target else host_target()
+    if tune and machine != host_target():
+        raise typer.BadParameter(f"--tune measures on this machine, which is not {target}.")
+    if tuning is not None and (tuning.exists() or not tune):
+        options = replace(options, tuning=read_tuning(tuning, machine))
+    phases = Phases(8 if tune else 7, quiet)
     with phases.phase(f"Read {model.name}"):
         graph = as_graph(model, arguments.parse_dims(dim))
+    if tune:
+        with phases.phase("Tune"):
+            options = replace(options, tuning=tune_model(graph, options, tune).tuning)
+        if tuning is not None:
+            write_tuning(tuning, options.tuning, machine)
     made = _build(phases, replace(graph, name=name or output.stem), options)
     with phases.phase(f"Write {output.name}"):
         files = save(made.code, made.weights, output, weights, linker)
@@ -64,14 +84,17 @@ def command(
 
 
 def _build(phases: Phases, graph: Graph, options: Options) -> Compilation:
-    """Compiles, and tells of every station what it took."""
-    with spinner("Compiling", phases.quiet):
-        made = build(graph, options)
-    passes = sum(time for name, time in made.seconds.items() if name not in _STATIONS)
-    phases.done("Simplify the graph", passes)
-    for station, text in _STATIONS.items():
-        phases.done(text, made.seconds.get(station, 0.0))
-    return made
+    """Compiles, and tells of every station while it runs and what it took."""
+    with phases.stations() as enter:
+        text = "Simplify the graph"
+
+        def begins(step: str) -> None:
+            nonlocal text
+            # Steps that have no line of their own belong to the station before them.
+            text = _STATIONS.get(step, text)
+            enter(text)
+
+        return build(graph, options, begins)
 
 
 def _report(made: Compilation, files: list[Path], phases: Phases, as_json: bool) -> None:

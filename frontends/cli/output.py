@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -87,6 +87,27 @@ class Phases:
         with spinner(f"[{self.number + 1}/{self.total}] {text}", self.quiet):
             yield
         self.done(text, time.perf_counter() - start)
+
+    @contextmanager
+    def stations(self) -> Iterator[Callable[[str], None]]:
+        """Phases that follow one another: what this gives ends the present one and begins that of
+        a text, unless it runs already."""
+        running, start = "", 0.0
+
+        def end() -> None:
+            if running:
+                self.done(running, time.perf_counter() - start)
+
+        def enter(text: str) -> None:
+            nonlocal running, start
+            if text != running:
+                end()
+                running, start = text, time.perf_counter()
+                status.update(Text(f"[{self.number + 1}/{self.total}] {text}"))
+
+        with spinner("", self.quiet) as status:
+            yield enter
+            end()
 
     def done(self, text: str, seconds: float) -> None:
         """The line of a phase that has run."""

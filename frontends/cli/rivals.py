@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +16,30 @@ Run = Callable[[], list[Array]]
 """One run on the inputs that it was started with; its outputs in the model's order."""
 
 
-def start_onnxruntime(path: Path, threads: int, inputs: Mapping[str, Array]) -> Run:
-    """A session on the processor; 0 threads means all processors."""
+def start_onnxruntime(
+    path: Path, threads: int, inputs: Mapping[str, Array], flush: bool = False
+) -> Run:
+    """A session on the processor; 0 threads means all processors. `flush` makes denormals zeros."""
     runtime: Any = importlib.import_module("onnxruntime")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
+    if flush:
+        options.add_session_config_entry("session.set_denormal_as_zero", "1")
     session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     arrays = dict(inputs)
     return lambda: list(session.run(None, arrays))
 
 
-def start_openvino(path: Path, threads: int, inputs: Mapping[str, Array]) -> Run:
-    """A compiled model in float32, for the shapes of these inputs."""
+def start_openvino(
+    path: Path, threads: int, inputs: Mapping[str, Array], precision: str = "f32"
+) -> Run:
+    """A compiled model in float32 or "bf16", for the shapes of these inputs."""
     runtime: Any = importlib.import_module("openvino")
     model = runtime.Core().read_model(str(path))
     model.reshape({name: list(array.shape) for name, array in inputs.items()})
-    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
     if threads:
         settings["INFERENCE_NUM_THREADS"] = threads  # type: ignore[assignment]
     compiled = runtime.Core().compile_model(model, "CPU", settings)
@@ -46,7 +53,24 @@ def start_openvino(path: Path, threads: int, inputs: Mapping[str, Array]) -> Run
     return run
 
 
-RIVALS: dict[str, Callable[[Path, int, Mapping[str, Array]], Run]] = {
-    "onnxruntime": start_onnxruntime,
-    "openvino": start_openvino,
+Start = Callable[[Path, int, Mapping[str, Array]], Run]
+
+RIVALS: dict[str, Start] = {"onnxruntime": start_onnxruntime, "openvino": start_openvino}
+"""By the name of the package that they need."""
+
+VARIANTS: dict[str, tuple[str, Start]] = {
+    "onnxruntime_flushed": ("onnxruntime", partial(start_onnxruntime, flush=True)),
+    "openvino_bf16": ("openvino", partial(start_openvino, precision="bf16")),
 }
+"""Other settings of them: the package, and how to start."""
+
+
+def start_system(system: str, path: Path, threads: int, inputs: Mapping[str, Array]) -> Run:
+    """Starts one of RIVALS or VARIANTS."""
+    own = RIVALS.get(system) or VARIANTS[system][1]
+    return own(path, threads, inputs)
+
+
+def package_of(system: str) -> str:
+    """The package that a system needs."""
+    return VARIANTS[system][0] if system in VARIANTS else system

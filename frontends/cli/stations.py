@@ -66,5 +66,5 @@ def schedule(graph: Graph, options: Options) -> Scheduled:
     """All stations up to the memory plan. Raises CompileError for what cannot be compiled."""
     target = target_of(options)
     graph = graph_after(graph, options.optimize)
-    program = build_program(graph, target, options.optimize)
+    program = build_program(graph, target, options.optimize, options.precision, options.tuning)
     return Scheduled(graph, program, plan_memory(program), target)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from bessemer.compiler.ir.graph import Value
-from bessemer.compiler.ir.types import f32
+from bessemer.compiler.ir.types import Array, f32
 from bessemer.compiler.ops import composite_reduce
 from bessemer.compiler.ops.composite_quantize import (
     dequantize_linear,
@@ -151,19 +153,38 @@ def read_dynamic_quantize_matmul(context: NodeContext) -> Value:
 
 @rule("DynamicQuantizeLSTM", domain=_DOMAIN)
 def read_dynamic_quantize_lstm(context: NodeContext) -> list[Value]:
-    """The input's product is one of integers, as in onnxruntime. The recurrent weights are int8,
-    too, but the state stays float, where onnxruntime rounds it to 8 bits in every step."""
+    """The products are of integers, as in onnxruntime: the input is rounded to 8 bits once, the
+    state in every step. It stays float if there are lengths or peepholes, or unknown weights."""
     return recurrent(context, "lstm", _quantized_products)
 
 
-def _quantized_products(context: NodeContext, number: int, x: Value) -> tuple[Value, Value]:
+def _quantized_products(context: NodeContext, number: int, x: Value) -> tuple[Value, ...]:
     weight, scale, zero_point = _direction(context, (1, 8, 9), number)
     quantized, x_scale, x_zero = dynamic_quantize_linear(context.builder, x)
     left = centered(context, quantized, x_zero, -2)
     right = centered(context, weight, zero_point, -1)
     gates_x = _scaled_product(context, left, right, (x_scale, scale), None)
+    known = _known_bytes(context, number)
+    if known is not None:
+        return gates_x, *(context.builder.constant(array) for array in known)
     across = _direction(context, (2, 10, 11), number)
     return gates_x, dequantize_linear(context.builder, *across, axis=1)
+
+
+def _known_bytes(context: NodeContext, number: int) -> tuple[Array, Array] | None:
+    """A direction's recurrent weights without zero points as i8, and a scale for each column."""
+    arrays = [context.array(position) for position in (2, 10, 11)]
+    if context.optional(4) is not None or context.optional(7) is not None:
+        return None
+    found = [array[number] for array in arrays if array is not None]
+    if len(found) != len(arrays) or found[0].ndim != 2:
+        return None
+    weights, scales, zero_points = found
+    centred = weights.astype(np.int16) - zero_points.astype(np.int16)
+    if centred.size and (centred.min() < -128 or centred.max() > 127):
+        return None
+    columns = np.broadcast_to(scales.astype(np.float32).reshape(-1), centred.shape[1:])
+    return centred.astype(np.int8), np.ascontiguousarray(columns)
 
 
 def _direction(

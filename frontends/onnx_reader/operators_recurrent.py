@@ -37,12 +37,12 @@ def read_recurrent(context: NodeContext) -> list[Value]:
     return recurrent(context, context.node.op_type.lower(), _plain_products)
 
 
-Products = Callable[[NodeContext, int, Value], tuple[Value, Value]]
+Products = Callable[[NodeContext, int, Value], tuple[Value, ...]]
 """For one direction: the input's products [T, B, gates * H], and the recurrent weights
-[H, gates * H]."""
+[H, gates * H]; of i8 with a third value, their scales [gates * H]."""
 
 
-def _plain_products(context: NodeContext, number: int, x: Value) -> tuple[Value, Value]:
+def _plain_products(context: NodeContext, number: int, x: Value) -> tuple[Value, ...]:
     weight, across = _part(context, 1, number), _part(context, 2, number)
     if weight is None or across is None or weight.type.rank != 2 or across.type.rank != 2:
         context.wrong("the weights W and R are wanted as [directions, gates * hidden, ...]")
@@ -122,7 +122,7 @@ def _run(
     """(y [T, B, H], h [B, H] [, c [B, H]]) of one direction."""
     b = context.builder
     count = _GATES[kind]
-    gates_x, across = products(context, direction.number, direction.x)
+    gates_x, across, *scales = products(context, direction.number, direction.x)
     hidden = across.type.shape[0]
     linear = kind == "gru" and bool(context.integer("linear_before_reset", 0))
     bias, late = _biases(context, direction.number, count, hidden, linear, gates_x)
@@ -140,6 +140,9 @@ def _run(
         "reverse": direction.reverse,
         "clip": context.number("clip", 0.0),
     }
+    if scales:
+        attributes["input_forget"] = bool(context.integer("input_forget", 0))
+        return b.apply_many(f"byte_{kind}", gates_x, across, *scales, *states, **attributes)
     lengths = context.optional(4)
     attributes["has_lengths"] = lengths is not None
     if lengths is not None:

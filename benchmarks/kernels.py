@@ -1,0 +1,76 @@
+"""Kernels in percent of the multiply-adds measured beside them, one thread: all of this machine's
+vectors, and AVX2 only.
+
+A row is a product or a layer of ResNet-50 on a target; convolutions are the direct sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from benchmarks.gemm import (
+    PRODUCTS,
+    RESNET50,
+    Work,
+    compile_work,
+    convolution_work,
+    error,
+    product_work,
+)
+from benchmarks.machine_code import Peak, measure, prepared
+from benchmarks.plan import Plan
+from benchmarks.record import Row
+from bessemer.compiler.targets.choose import parse_target
+
+TARGETS = ("host", "x86_64-avx2")
+
+
+def measure_kernels(plan: Plan) -> dict[str, Row]:
+    """A row for every kernel and target."""
+    rng = np.random.default_rng(0)
+    peaks = {name: Peak(parse_target(name)) for name in TARGETS}
+    works: dict[str, Work] = {}
+    for shape in PRODUCTS:
+        works[f"gemm {'x'.join(map(str, shape))}"] = product_work(*shape, rng)
+    for layer in RESNET50:
+        work = convolution_work(layer, rng)
+        works[f"conv {work.name}"] = work
+
+    def one(name: str) -> Row:
+        kernel, target_name = name.rsplit("@", 1)
+        work, target = works[kernel], parse_target(target_name)
+        ready = compile_work(work, target)
+        wrong = error(work, ready)
+        timing = measure(prepared(ready.call), work.operations, peaks[target_name], plan.rounds)
+        return {
+            "count": work.count,
+            "share": timing.share,
+            "best": timing.best,
+            "ms": timing.seconds * 1e3,
+            "gflops": work.operations / timing.seconds / 1e9,
+            "peak_gflops": timing.peak / 1e9,
+            "error": wrong,
+            "tiling": str(ready.tiling),
+        }
+
+    wanted = [name for name in works if not plan.only or any(part in name for part in plan.only)]
+    return plan.record.fill("kernels", [f"{n}@{t}" for t in TARGETS for n in wanted], one)
+
+
+def show_kernels(rows: Mapping[str, Row]) -> tuple[list[str], list[list[str]]]:
+    """The table's columns and cells."""
+    cells = [
+        [
+            name,
+            f"{row['share']:.1%}",
+            f"{row['best']:.1%}",
+            f"{row['ms']:.3f}",
+            f"{row['error']:.1e}",
+        ]
+        if "share" in row
+        else [name, "–", "–", "–", row.get("failed", "")]
+        for name, row in rows.items()
+    ]
+    return ["kernel@target", "of peak", "best", "ms", "error"], cells

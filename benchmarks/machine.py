@@ -1,0 +1,60 @@
+"""The machine and the software that figures belong to."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+import llvmlite.binding as llvm
+
+from bessemer.compiler.targets.choose import host_target
+from bessemer.frontends.bandwidth import cache_sizes
+
+_PACKAGES = ("numpy", "llvmlite", "onnx", "onnxruntime", "openvino", "torch", "iree-base-compiler")
+
+
+def describe_machine() -> dict[str, str]:
+    """What a reader has to know to compare figures."""
+    found = {
+        "date": datetime.datetime.now().astimezone().isoformat(timespec="minutes"),
+        "processor": processor_name(),
+        "processors": str(len(os.sched_getaffinity(0))),
+        "caches": ", ".join(f"L{number} {size >> 10} KiB" for number, size in cache_sizes()),
+        "target": f"{host_target().name} ({host_target().cpu})",
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "LLVM": ".".join(map(str, llvm.llvm_version_info)),
+        "commit": _commit(),
+    }
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def processor_name() -> str:
+    """As the system calls it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _commit() -> str:
+    folder = Path(__file__).parent
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], cwd=folder, capture_output=True, text=True
+        )
+    except OSError:
+        return "unknown"
+    return done.stdout.strip() or "unknown"

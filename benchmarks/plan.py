@@ -1,0 +1,74 @@
+"""What a run of the benchmarks measures: the models, the systems, how long and how often."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.record import Record
+from bessemer.frontends import zoo
+from bessemer.frontends.builder.network import Network
+from bessemer.frontends.cli.output import write_note
+from bessemer.frontends.onnx_writer.write import write_onnx
+
+ZOO: dict[str, Callable[[], Network]] = {
+    "lenet": zoo.lenet,
+    "mlp": zoo.mlp,
+    "resnet50": lambda: zoo.resnet(50),
+    "mobilenetv2": zoo.mobilenet_v2,
+    "unet": lambda: zoo.unet(size=256),
+    "dcgan": zoo.dcgan_generator,
+    "lstm": zoo.lstm_text,
+    "bert_base": lambda: zoo.transformer_encoder(kinds=0),
+    "minilm": lambda: zoo.transformer_encoder(kinds=0, features=384, layers=6),
+}
+"""The models that are measured where no folder of exported ones is given."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The choices of one run. `models` and `corpus` are folders of ONNX files, or None."""
+
+    record: Record
+    models: Path | None = None
+    corpus: Path | None = None
+    only: tuple[str, ...] = ()
+    threads: tuple[int, ...] = (1, 2)
+    rounds: int = 5
+    seconds: float = 0.5
+
+    def files(self) -> dict[str, Path]:
+        """The models by name: the folder's, or the zoo's, written once."""
+        if self.models is not None:
+            found = {path.stem: path for path in sorted(self.models.glob("*.onnx"))}
+        else:
+            found = {name: zoo_file(name) for name in ZOO if not self.only or name in self.only}
+        return {n: path for n, path in found.items() if not self.only or n in self.only}
+
+
+def zoo_file(name: str) -> Path:
+    """A network of the zoo as an ONNX file, in the system's folder for temporary files."""
+    folder = Path(tempfile.gettempdir()) / f"bessemer-zoo-{os.getuid()}"
+    folder.mkdir(exist_ok=True, mode=0o700)
+    path = folder / f"{name}.onnx"
+    if not path.exists():
+        write_note(f"writing {path}")
+        part = folder / f".{name}.onnx"
+        write_onnx(ZOO[name]().graph, part)
+        part.rename(path)
+    return path
+
+
+def possible_threads(wanted: Sequence[int]) -> tuple[int, ...]:
+    """Those numbers of threads that there are processors for."""
+    allowed = len(os.sched_getaffinity(0))
+    return tuple(count for count in wanted if count <= allowed) or (allowed,)
+
+
+def is_installed(package: str) -> bool:
+    """Whether a package can be imported."""
+    return importlib.util.find_spec(package) is not None

@@ -1,0 +1,34 @@
+"""How small a share of a kernel may be: below it, a second thread costs more than it saves."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+
+from bessemer.compiler.ir import dims
+from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.loops import FragmentMac, TileMac, walk
+from bessemer.compiler.ir.program import Launch
+
+SHARE = 1 << 19
+"""The work of the smallest share: about two microseconds. A worker that is awake takes a share
+within half of one."""
+
+_OTHER_OPERATIONS, _BYTES = 4, 4
+"""Work is counted in multiply-adds of vectors, of which a core does some 250 in a nanosecond; it
+does a quarter as many other operations, and moves a quarter as many bytes from its second cache."""
+
+
+def work_of(step: Launch, known: Set[str]) -> Size:
+    """The work of a launch, by the sizes that are `known` before it.
+
+    An array of which it reads a part counts whole.
+    """
+    kernel = step.kernel
+    values = dict(zip(kernel.symbols, step.sizes, strict=True))
+    contracts = any(isinstance(part, (FragmentMac, TileMac)) for part in walk(kernel.body))
+    weight = 1 if contracts else _OTHER_OPERATIONS
+    total = dims.rename(kernel.operations * kernel.parallel_extent, values) * weight
+    for value in set(step.values):
+        if dims.symbol_names(value.type.nbytes) <= known:
+            total = total + value.type.nbytes * _BYTES
+    return total

@@ -1,0 +1,109 @@
+"""Teams: a kernel whose shares run at the same time and wait for each other, as LLVM IR.
+
+Only the context's own pool promises that: its workers have a thread each. A caller's parallel_for
+may run one task after another, and where processors are fewer than threads (then the context
+does not spin) each barrier would take a time slice: the kernel then runs as a team of one, with the
+same result.
+
+Each member counts the barriers it has come to in a cache line of its own, and looks at the others'.
+"""
+
+from __future__ import annotations
+
+MOST_MEMBERS = 16
+"""As many members look at each other's counters; more would spend their time on it."""
+CELL_BYTES = 64
+
+# `cells` and `place` say where in the buffers the counters' address belongs, and where in the dims
+# the number of members.
+_TEAM = """
+define internal void @bessemer_join_team(
+  ptr %context, ptr %kernel, ptr %buffers, ptr %dims, i64 %cells, i64 %place, i64 %most
+) $baseline {
+entry:
+  %counters = alloca [$team_bytes x i8], align 64
+  %cells.at = getelementptr ptr, ptr %buffers, i64 %cells
+  %place.at = getelementptr i64, ptr %dims, i64 %place
+  store ptr %counters, ptr %cells.at
+  %threads.at = getelementptr %bessemer.options, ptr %context, $options_threads
+  %spin.at = getelementptr %bessemer.options, ptr %context, $options_spin
+  %callback.at = getelementptr %bessemer.options, ptr %context, $options_parallel_for
+  %threads = load i32, ptr %threads.at
+  %spin = load i32, ptr %spin.at
+  %callback = load ptr, ptr %callback.at
+  %own = icmp eq ptr %callback, null
+  %several = icmp sgt i32 %threads, 1
+  %spins = icmp sgt i32 %spin, 0
+  %useful = icmp sgt i64 %most, 1
+  %possible = and i1 %own, %several
+  %quick = and i1 %possible, %spins
+  %wanted = and i1 %quick, %useful
+  br i1 %wanted, label %find, label %alone
+find:
+  %pool = call ptr @bessemer_pool(ptr %context)
+  %none = icmp eq ptr %pool, null
+  br i1 %none, label %alone, label %count
+count:
+  %workers.at = getelementptr %bessemer.pool, ptr %pool, $pool_workers
+  %workers = load i32, ptr %workers.at
+  %workers.wide = zext i32 %workers to i64
+  %all = add i64 %workers.wide, 1
+  %some = call i64 @llvm.umin.i64(i64 %all, i64 %most)
+  %members = call i64 @llvm.umin.i64(i64 %some, i64 $team_members)
+  store i64 %members, ptr %place.at
+  call void @llvm.memset.p0.i64(ptr %counters, i8 0, i64 $team_bytes, i1 false)
+  call void @bessemer_parallel(
+    ptr %context, ptr %kernel, ptr %buffers, ptr %dims, i64 %members, i64 0
+  )
+  ret void
+alone:
+  store i64 1, ptr %place.at
+  call void %kernel(ptr %buffers, ptr %dims, i64 0, i64 1)
+  ret void
+}
+"""
+
+# A member reads its own counter without a race: nobody else writes it. Looking costs nothing while
+# the line is in the first cache; after 1,000 looks (a microsecond) somebody else may need the
+# processor.
+_BARRIER = """
+define internal void @bessemer_barrier(ptr %counters, i64 %member, i64 %members) $baseline {
+entry:
+  %alone = icmp ule i64 %members, 1
+  br i1 %alone, label %done, label %come
+come:
+  %own.offset = mul i64 %member, $team_cell
+  %own.at = getelementptr i8, ptr %counters, i64 %own.offset
+  %before = load i32, ptr %own.at
+  %mine = add i32 %before, 1
+  store atomic i32 %mine, ptr %own.at release, align 64
+  br label %next
+next:
+  %other = phi i64 [ 0, %come ], [ %following, %there ]
+  %offset = mul i64 %other, $team_cell
+  %at = getelementptr i8, ptr %counters, i64 %offset
+  br label %look
+look:
+  %looks = phi i32 [ 0, %next ], [ %more, %wait ], [ %more, %yield ]
+  %theirs = load atomic i32, ptr %at acquire, align 64
+  %behind = sub i32 %theirs, %mine
+  %late = icmp slt i32 %behind, 0
+  br i1 %late, label %wait, label %there
+wait:
+  %more = add i32 %looks, 1
+  %phase = and i32 %more, 1023
+  %tired = icmp eq i32 %phase, 0
+  br i1 %tired, label %yield, label %look
+yield:
+  %yielded = call i32 @sched_yield()
+  br label %look
+there:
+  %following = add i64 %other, 1
+  %left = icmp ult i64 %following, %members
+  br i1 %left, label %next, label %done
+done:
+  ret void
+}
+"""
+
+TEXT = _TEAM + _BARRIER

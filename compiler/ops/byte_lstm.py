@@ -1,0 +1,141 @@
+"""byte_lstm: lstm with recurrent weights of i8 and the state rounded to u8 in every step.
+
+What ONNX Runtime's DynamicQuantizeLSTM computes: all rows of a step share scale and zero point.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from bessemer.compiler.ir.build_loops import KernelBuilder
+from bessemer.compiler.ir.expr import Buffer
+from bessemer.compiler.ir.op import Example, Operator, register
+from bessemer.compiler.ir.types import Array, TensorType, f32, i8
+from bessemer.compiler.ops import lstm
+from bessemer.compiler.ops.activations import gates, require_gates
+from bessemer.compiler.ops.check import require
+from bessemer.compiler.ops.recurrence import require_cell
+from bessemer.compiler.ops.recurrence_cell import Cell
+from bessemer.compiler.ops.recurrence_kernel import write_recurrence
+
+_DEFAULT = ("sigmoid", "tanh", "tanh")
+
+
+def _infer(
+    gates_x: TensorType,
+    recurrent: TensorType,
+    scales: TensorType,
+    h0: TensorType,
+    c0: TensorType,
+    *,
+    activations: tuple[str, ...] = _DEFAULT,
+    alphas: tuple[float, ...] = (),
+    betas: tuple[float, ...] = (),
+    reverse: bool = False,
+    clip: float = 0.0,
+    input_forget: bool = False,
+) -> tuple[TensorType, TensorType, TensorType]:
+    """(gates_x f32 [T, B, 4H], recurrent i8 [H, 4H], scales f32 [4H], h0 [B, H], c0 [B, H])
+    -> (y [T, B, H], h [B, H], c [B, H]). The rest is as of lstm.
+    """
+    require(recurrent.dtype == i8, f"byte_lstm wants weights of i8, but got {recurrent}.")
+    require(
+        gates_x.dtype == f32 and scales == TensorType(f32, recurrent.shape[1:]),
+        f"byte_lstm wants f32 and a scale for each column of {recurrent}, but got {gates_x} and "
+        f"{scales}.",
+    )
+    weights = TensorType(f32, recurrent.shape)
+    require_cell("byte_lstm", 4, (gates_x, weights, h0, c0), None)
+    require_gates("byte_lstm", 3, activations, alphas, betas)
+    steps, batch = gates_x.shape[:2]
+    return gates_x.with_shape((steps, batch, recurrent.shape[0])), h0, c0
+
+
+def _reference(
+    gates_x: Array,
+    recurrent: Array,
+    scales: Array,
+    h0: Array,
+    c0: Array,
+    *,
+    activations: tuple[str, ...] = _DEFAULT,
+    alphas: tuple[float, ...] = (),
+    betas: tuple[float, ...] = (),
+    reverse: bool = False,
+    clip: float = 0.0,
+    input_forget: bool = False,
+) -> tuple[Array, ...]:
+    gate, cell_gate, _ = gates(activations, alphas, betas, clip)
+    hidden_gate = gates(activations, alphas, betas, 0.0)[2]
+    steps = len(gates_x)
+    h, c = h0, c0.astype(np.float64)
+    y = np.zeros((*gates_x.shape[:2], h0.shape[1]), np.float32)
+    for time in range(steps - 1, -1, -1) if reverse else range(steps):
+        units, scale = _rounded(h)
+        sums = units @ recurrent.astype(np.int64)
+        i, o, f, g = np.split(gates_x[time] + sums * (scale * scales.astype(np.float64)), 4, axis=1)
+        opened = gate.reference(i)
+        kept = 1 - opened if input_forget else gate.reference(f)
+        c = kept * c + opened * cell_gate.reference(g)
+        h = (gate.reference(o) * hidden_gate.reference(c)).astype(np.float32)
+        y[time] = h
+    return y, h, c.astype(np.float32)
+
+
+def _rounded(h: Array) -> tuple[Array, np.float32]:
+    """The state in units, and what a unit stands for."""
+    low, high = np.minimum(h.min(initial=0), 0), np.maximum(h.max(initial=0), 0)
+    distance = np.float32(high - low)
+    scale = np.float32(distance / np.float32(255)) if distance else np.float32(1)
+    zero = np.clip(np.rint(-low / scale), 0, 255)
+    return (np.clip(np.rint(h / scale) + zero, 0, 255) - zero).astype(np.int64), scale
+
+
+def cell(
+    builder: KernelBuilder, inputs: Sequence[Buffer], outputs: Sequence[Buffer], **attributes: Any
+) -> Cell:
+    """The recurrence as its kernels are written from."""
+    gates_x, recurrent, scales, h0, c0 = inputs
+    plain = lstm.cell(builder, (gates_x, recurrent, h0, c0), outputs, **attributes)
+    return replace(plain, scales=scales)
+
+
+def _statements(
+    builder: KernelBuilder, inputs: list[Buffer], outputs: list[Buffer], **attributes: Any
+) -> None:
+    write_recurrence(builder, cell(builder, inputs, outputs, **attributes))
+
+
+def _example(steps: int, batch: int, width: int, **attributes: Any) -> Example:
+    rng = np.random.default_rng(width)
+
+    def normal(*shape: int) -> Array:
+        return rng.standard_normal(shape).astype(np.float32)
+
+    weights = rng.integers(-127, 128, (width, 4 * width), np.int8)
+    scales = (np.abs(normal(4 * width)) + 0.1) / 400
+    states = normal(batch, width), normal(batch, width)
+    arrays = (normal(steps, batch, 4 * width), weights, scales.astype(np.float32), *states)
+    # Where a rounding falls on the other side, a unit of the state changes.
+    return Example(arrays, attributes, tolerance=2e-3)
+
+
+register(
+    Operator(
+        "byte_lstm",
+        _infer,
+        _reference,
+        statements=_statements,
+        gradient=None,
+        examples=(
+            _example(1, 1, 4),
+            _example(5, 1, 17, reverse=True),
+            _example(3, 3, 6, clip=0.7, input_forget=True),
+            _example(4, 2, 5, activations=("hardsigmoid", "softsign", "tanh")),
+        ),
+    )
+)

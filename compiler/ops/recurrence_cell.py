@@ -1,0 +1,68 @@
+"""What cells are to the writer of their kernels: products of the state, and what follows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.expr import Buffer, Expression, convert
+from bessemer.compiler.ir.types import DType, bf16, f16, f32
+
+
+@dataclass(frozen=True)
+class Place:
+    """One column of one sequence at one time."""
+
+    time: Size
+    row: Size
+    column: Size
+
+
+@dataclass(frozen=True, eq=False)
+class Product:
+    """Some gates' sums over the columns of `factor` (None: the state), and what becomes of them.
+
+    `finish(place, sums, state)` gives the new state of a column, if these gates settle it; `sums`
+    have the type that is computed in. `start(place, gate)`: what else belongs to a sum.
+    """
+
+    gates: tuple[int, ...]
+    finish: Callable[[Place, Sequence[Expression], Expression], Expression | None]
+    start: Callable[[Place, int], Expression]
+    factor: Buffer | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """A recurrence: y [T, B, H] and the last state h [B, H], from h0 and products in order.
+
+    `kept` are (first, last) values of what else a column carries from step to step. With `scales`,
+    one for each column of the weights, these are i8 and the state is rounded to u8 in every step
+    (see recurrence_bytes.py).
+    """
+
+    recurrent: Buffer
+    h0: Buffer
+    y: Buffer
+    h: Buffer
+    inputs: Buffer
+    products: tuple[Product, ...]
+    kept: tuple[tuple[Buffer, Buffer], ...] = ()
+    lengths: Buffer | None = None
+    reverse: bool = False
+    scales: Buffer | None = None
+
+
+def working_dtype(dtype: DType) -> DType:
+    """What gates are computed in."""
+    return f32 if dtype in (f16, bf16) else dtype
+
+
+def from_input(gates_x: Buffer, width: Size, working: DType) -> Callable[[Place, int], Expression]:
+    """The input's part of a gate: what most sums start with."""
+
+    def start(place: Place, gate: int) -> Expression:
+        return convert(gates_x[place.time, place.row, gate * width + place.column], working)
+
+    return start

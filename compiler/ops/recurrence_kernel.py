@@ -1,0 +1,349 @@
+"""Writes the kernels of lstm, gru and rnn.
+
+    for every step, for every panel of columns
+      for some rows                                   that share each load of weights
+        sums of all gates, rows x columns             in registers
+          += state[row, k] * weights[k, gate, column]
+        new state of these columns, from the sums
+
+A state is read whole while its columns are written one after the other: two take turns.
+Panels go up in even steps and down in odd ones: where the weights are a little more than a cache
+holds, those read last are read again first.
+
+The columns may be divided among a team, which then meets after every product. Otherwise blocks of
+rows are what runs in parallel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+from bessemer.compiler.ir import dims, expr, loops
+from bessemer.compiler.ir.build_loops import KernelBuilder
+from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.expr import Buffer, Expression, constant, convert, index_value, less
+from bessemer.compiler.ir.types import i32, i64
+from bessemer.compiler.ops.recurrence_bytes import ByteState
+from bessemer.compiler.ops.recurrence_cell import Cell, Place, Product, working_dtype
+
+MOST_SUMS = 8
+"""Vectors of sums at once: enough to keep two multiply-add units busy, and few enough for AVX2."""
+_LINE = 64  # bytes
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """How the work is cut. `rows` is the most that share a load.
+
+    `packed` has each product's weights as [panels, H, gates, width], with as many panels as it
+    takes; the vector loops over a panel have these lanes. Without it the weights are read as they
+    came, in one panel. Weights of bytes are packed as [panels, H / 4, gates, width, 4], and come
+    with the `totals` of their columns.
+    """
+
+    rows: int = 1
+    packed: tuple[Buffer, ...] = ()
+    width: int = 0
+    lanes: int = 0
+    team: bool = False
+    totals: Buffer | None = None
+
+
+def write_recurrence(builder: KernelBuilder, cell: Cell, layout: Layout | None = None) -> None:
+    """The whole kernel."""
+    if layout is None:
+        gates = max(len(product.gates) for product in cell.products)
+        layout = Layout(rows=max(1, MOST_SUMS // gates))
+    _Writer(builder, cell, layout).write()
+
+
+Groups = Callable[[], Iterator[list[Size]]]
+"""Opens loops over rows; gives those to work on together."""
+
+
+@dataclass(frozen=True)
+class _Share:
+    """The panels of a member of the team: `count`, from `first` on."""
+
+    first: Size
+    count: Size
+    member: Size | None
+
+
+def _element(buffer: Buffer, row: Size, column: Size) -> tuple[Buffer, tuple[Size, ...]]:
+    return buffer, (row, column)
+
+
+class _Writer:
+    def __init__(self, builder: KernelBuilder, cell: Cell, layout: Layout) -> None:
+        self.builder = builder
+        self.cell = cell
+        self.layout = layout
+        self.steps, self.batch, self.hidden = cell.y.shape
+        self.working = working_dtype(cell.y.dtype)
+        self.width: Size = layout.width or self.hidden
+        self.panels: Size = dims.ceildiv(self.hidden, self.width) if layout.width else 1
+        self.state = builder.scratch(cell.h.dtype, (2, self.batch, self.hidden))
+        self.bytes: ByteState | None = None
+        if cell.scales is not None:
+            self.bytes = ByteState(builder, self.panels, self.batch, self.hidden)
+
+    # Rows
+
+    def write(self) -> None:
+        builder = self.builder
+        if not self.layout.team:
+            share = _Share(0, self.panels, None)
+            if self.bytes is None:
+                self._parallel(share)
+            else:
+                self._sequences(share, self._groups)  # all rows are rounded alike
+            return
+        with builder.team() as (member, members):
+            first = self._local(dims.floordiv(self.panels * member, members))
+            end = dims.floordiv(self.panels * (member + 1), members)
+            share = _Share(first, self._local(end - first), member)
+            if self.cell.lengths is None:
+                self._sequences(share, self._groups)
+                return
+            with builder.loop(self.batch) as row:
+                self._sequences(share, lambda: iter([[row]]))
+
+    def _parallel(self, share: _Share) -> None:
+        """Blocks of rows, each for itself."""
+        builder, batch = self.builder, self.batch
+        count = 1 if self.cell.lengths is not None else self.layout.rows
+        if isinstance(batch, int):
+            count = next((n for n in range(min(count, batch), 1, -1) if batch % n == 0), count)
+            count = min(count, max(batch, 1))
+        whole = batch // count
+        with builder.loop(dims.ceildiv(batch, count), "parallel") as block:
+            rows = [block * count + i for i in range(count)]
+            if whole * count == batch:
+                self._sequences(share, lambda: iter([rows]))
+                return
+            with builder.when(less(block, whole)):
+                self._sequences(share, lambda: iter([rows]))
+            with builder.otherwise(), builder.loop(batch - whole * count) as last:
+                self._sequences(share, lambda: iter([[whole * count + last]]))
+
+    def _groups(self) -> Iterator[list[Size]]:
+        """All rows, in groups of about equal size."""
+        batch, most = self.batch, self.layout.rows
+        cuts: list[tuple[Size, int]] = [(batch // most, most), (batch % most, 1)]
+        if isinstance(batch, int):
+            groups = max(1, -(-batch // most))
+            larger = batch % groups
+            cuts = [(larger, batch // groups + 1), (groups - larger, batch // groups)]
+        before: Size = 0
+        for count, size in cuts:
+            if count == 0 or size == 0:
+                continue
+            with self.builder.loop(count) as group:
+                yield [before + group * size + i for i in range(size)]
+            before = before + count * size
+
+    # Steps
+
+    def _sequences(self, share: _Share, groups: Groups) -> None:
+        """Some rows, from the first step to the last."""
+        cell = self.cell
+        self._copy(share, groups, cell.h0, lambda row, j: (self.state, (0, row, j)))
+        for source, target in cell.kept:
+            self._copy(share, groups, source, partial(_element, target))
+        self._meet(share)
+        length = self._length(groups)
+        with self.builder.loop(length) as step:
+            time = length - 1 - step if cell.reverse else step
+            if self.bytes is not None:
+                self.bytes.round(self.state, step % 2, share.member or 0, self.layout.lanes)
+            for number in range(len(cell.products)):
+                self._product(number, share, groups, step, time)
+                self._meet(share)
+        self._after_the_end(share, groups, length)
+        for rows in groups():
+            with self._columns(share) as j:
+                for row in rows:
+                    self.builder.store(cell.h, (row, j), self.state[length % 2, row, j])
+
+    def _length(self, groups: Groups) -> Size:
+        """The steps of these rows; of one row, if sequences have lengths of their own."""
+        lengths, builder = self.cell.lengths, self.builder
+        if lengths is None:
+            return self.steps
+        ((row,),) = groups()
+        most = index_value(self.steps)
+        length = builder.define(convert(lengths[row], i64), "length")
+        wrong = (length.value < 0) | (length.value > most)
+        builder.fail_if(wrong, "a sequence is longer than the input, or its length is negative")
+        length.set(expr.binary("min", expr.binary("max", length.value, 0), most))
+        return length.index
+
+    def _after_the_end(self, share: _Share, groups: Groups, length: Size) -> None:
+        """What is behind a sequence's end is 0 in y."""
+        if self.cell.lengths is None:
+            return
+        ((row,),) = groups()
+        with self.builder.loop(self.steps - length) as rest, self._columns(share) as j:
+            self.builder.store(self.cell.y, (length + rest, row, j), 0)
+
+    def _copy(
+        self,
+        share: _Share,
+        groups: Groups,
+        source: Buffer,
+        target: Callable[[Size, Size], tuple[Buffer, tuple[Size, ...]]],
+    ) -> None:
+        for rows in groups():
+            with self._columns(share) as j:
+                for row in rows:
+                    self.builder.store(*target(row, j), source[row, j])
+
+    @contextmanager
+    def _columns(self, share: _Share) -> Iterator[Size]:
+        """A loop over the columns of a share."""
+        if share.member is None:
+            with self.builder.loop(self.hidden, "vector", lanes=self.layout.lanes) as j:
+                yield j
+            return
+        first = share.first * self.width
+        end = dims.minimum((share.first + share.count) * self.width, self.hidden)
+        with self.builder.loop(end - first, "vector", lanes=self.layout.lanes) as j:
+            yield first + j
+
+    def _meet(self, share: _Share) -> None:
+        if share.member is not None:
+            self.builder.barrier(share.member)
+
+    # Products
+
+    def _product(self, number: int, share: _Share, groups: Groups, step: Size, time: Size) -> None:
+        """A product and what follows from it, for all columns of the share."""
+        if not self.layout.packed:
+            for rows in groups():
+                self._tile(number, 0, self.hidden, rows, share, step, time)
+            return
+        full, rest = self.hidden // self.width, self.hidden % self.width
+        with self.builder.loop(share.count) as i:
+            turned = (step % 2) * (share.count - 1 - 2 * i)
+            panel = self._local(share.first + i + turned)
+            if rest == 0:
+                for rows in groups():
+                    self._tile(number, panel, self.width, rows, share, step, time)
+                return
+            if full != 0:
+                with self.builder.when(less(panel, full)):
+                    for rows in groups():
+                        self._tile(number, panel, self.width, rows, share, step, time)
+                with self.builder.otherwise():
+                    for rows in groups():
+                        self._tile(number, panel, rest, rows, share, step, time)
+                return
+            for rows in groups():
+                self._tile(number, panel, rest, rows, share, step, time)
+
+    def _tile(
+        self,
+        number: int,
+        panel: Size,
+        width: Size,
+        rows: list[Size],
+        share: _Share,
+        step: Size,
+        time: Size,
+    ) -> None:
+        builder, product = self.builder, self.cell.products[number]
+        gates = range(len(product.gates))
+        first = panel * self.width
+        self._fetch_inputs(product, time, rows, first, width)
+        if self.bytes is not None and self.layout.packed:
+            packed, shape = self.layout.packed[number], (len(rows), len(gates), self.layout.width)
+            memory = self.bytes.multiply(packed, shape, panel, rows, share.member or 0)
+        lanes, interleave = self.layout.lanes, 1
+        if lanes:
+            interleave = self.layout.width // lanes
+        with builder.loop(width, "vector", lanes=lanes, interleave=interleave) as j:
+            if self.bytes is not None and self.layout.packed:
+                sums = [[memory[r, g, j] for g in gates] for r in range(len(rows))]
+            else:
+                sums = self._sums(number, panel, rows, step, j)
+            for row, totals in zip(rows, sums, strict=True):
+                place = Place(time, row, first + j)
+                whole = [
+                    builder.define(self._whole(product, place, gate, total), "sum").value
+                    for gate, total in zip(product.gates, totals, strict=True)
+                ]
+                before = convert(self.state[step % 2, row, place.column], self.working)
+                after = product.finish(place, whole, before)
+                if after is not None:
+                    new = builder.define(after, "h").value
+                    builder.store(self.state, ((step + 1) % 2, row, place.column), new)
+                    builder.store(self.cell.y, (time, row, place.column), new)
+
+    def _sums(
+        self, number: int, panel: Size, rows: list[Size], step: Size, j: Size
+    ) -> list[list[Expression]]:
+        """Of the state times the weights of a column, by row and gate."""
+        builder, product = self.builder, self.cell.products[number]
+        gates = range(len(product.gates))
+        dtype = i32 if self.bytes is not None else self.working
+        zero = constant(0, dtype)
+        sums = [[builder.define(zero, "sum") for _ in gates] for _ in rows]
+        with builder.loop(self.hidden) as k:
+            weights = [
+                builder.define(convert(self._weight(number, panel, k, g, j), dtype), "w").value
+                for g in gates
+            ]
+            for row, totals in zip(rows, sums, strict=True):
+                factor = self._factor(product, step, row, k)
+                for total, weight in zip(totals, weights, strict=True):
+                    total.accumulate("add", factor * weight)
+        return [[total.value for total in totals] for totals in sums]
+
+    def _whole(self, product: Product, place: Place, gate: int, total: Expression) -> Expression:
+        """A gate's sum with all that belongs to it."""
+        start = product.start(place, gate)
+        if self.bytes is None or self.cell.scales is None:
+            return total + start
+        column = gate * self.hidden + place.column
+        if self.layout.totals is not None:
+            total = total - self.bytes.zero * self.layout.totals[column]
+        scale = self.bytes.scale * self.cell.scales[column]
+        return convert(total, self.working) * scale + start
+
+    def _weight(self, number: int, panel: Size, k: Size, gate: int, j: Size) -> Expression:
+        if self.layout.packed:
+            return self.layout.packed[number][panel, k, gate, j]
+        column = self.cell.products[number].gates[gate] * self.hidden + j
+        return self.cell.recurrent[k, column]
+
+    def _factor(self, product: Product, step: Size, row: Size, k: Size) -> Expression:
+        if self.bytes is not None:
+            return self.bytes.element(row, k)
+        if product.factor is not None:
+            return convert(product.factor[row, k], self.working)
+        return convert(self.state[step % 2, row, k], self.working)
+
+    def _fetch_inputs(
+        self, product: Product, time: Size, rows: list[Size], first: Size, width: Size
+    ) -> None:
+        """The inputs are needed at a tile's end, and in no cache at its beginning."""
+        if not self.layout.packed or not isinstance(width, int):
+            return
+        inputs = self.cell.inputs
+        line = _LINE // inputs.dtype.bytes
+        for row in rows:
+            for gate in product.gates:
+                for start in range(0, width, line):
+                    column = gate * self.hidden + first + start
+                    offset = inputs.offset((time, row, column))
+                    self.builder.append(loops.Prefetch(inputs, offset))
+
+    def _local(self, size: Size) -> Size:
+        """A size that is computed once, here."""
+        if isinstance(size, int):
+            return size
+        return self.builder.define(index_value(size), "at").index

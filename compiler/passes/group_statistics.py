@@ -1,0 +1,225 @@
+"""Keeps channels apart where the statistics of groups of channels are computed.
+
+Group norm comes as a reshape that merges a group's channels with its pixels, the statistics of the
+merged axis, and a reshape back. No order of axes in memory but channels-first allows that. Instead:
+
+    [b, (g, k), h, w] -> reshape [b, g, k*h*w] -> sum -> [b, g]
+becomes
+    [b, (g, k), h, w] -> sum over pixels -> [b, (g, k)] -> matmul with a matrix of ones and zeros
+
+so that every channel has the sum of its group. What is computed from the sums is computed for every
+channel, and what was computed for every element is so without a reshape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from bessemer.compiler.ir.dims import Size, product
+from bessemer.compiler.ir.graph import Graph, Node, Value
+from bessemer.compiler.ir.rewrite import GraphRewriter, map_regions
+from bessemer.compiler.ir.types import f32, f64
+from bessemer.compiler.passes.known_values import known_array, uniform_number
+from bessemer.compiler.passes.pointwise import is_pointwise
+
+MOST_CHANNELS = 1024
+"""The matrix has the square of that many elements."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Region:
+    """What is between a reshape that merges and those that undo it.
+
+    `groups` says on which axis each value in between has the groups; a value that also has the
+    merged axis is `wide`.
+    """
+
+    first: Node
+    nodes: tuple[Node, ...]
+    groups: Mapping[Value, int]
+    wide: frozenset[Value]
+
+
+def group_statistics(graph: Graph) -> Graph:
+    """The same network with such reshapes taken out, also inside regions."""
+    nodes = tuple(map_regions(node, group_statistics) for node in graph.nodes)
+    if any(new is not old for new, old in zip(nodes, graph.nodes)):
+        graph = replace(graph, nodes=nodes)
+    users = graph.users()
+    members: dict[Node, _Region] = {}
+    for node in graph.nodes:
+        region = _Search(graph, users, node).region() if _merges_groups(node) else None
+        if region is not None:
+            members |= dict.fromkeys(region.nodes, region)
+    if not members:
+        return graph
+    rewriter = GraphRewriter(graph)
+    twins: dict[Value, Value] = {}
+    matrices: dict[tuple[int, int], Value] = {}
+    for node in graph.nodes:
+        if node in members:
+            rewriter.sources = node.sources
+            _Writer(rewriter, members[node], twins, matrices).write(node)
+        else:
+            rewriter.visit(node)
+    return rewriter.finish()
+
+
+def _merges_groups(node: Node) -> bool:
+    """[b, c, *pixels] to [b, groups, channels of a group with their pixels]."""
+    if node.operator.name != "reshape" or node.output.type.dtype not in (f32, f64):
+        return False
+    source, target = node.inputs[0].type.shape, node.output.type.shape
+    if len(source) < 3 or len(target) != 3 or source[0] != target[0]:
+        return False
+    channels, groups = source[1], target[1]
+    if not isinstance(channels, int) or not isinstance(groups, int) or channels > MOST_CHANNELS:
+        return False
+    if not 1 < groups < channels or channels % groups:
+        return False
+    return product(source[2:]) * (channels // groups) == target[2]
+
+
+class _Search:
+    """Follows the readers of a merged value; no region if one of them is not understood."""
+
+    def __init__(self, graph: Graph, users: Mapping[Value, Sequence[Node]], first: Node) -> None:
+        self.graph = graph
+        self.users = users
+        self.first = first
+        self.producers = graph.producers()
+        self.groups: dict[Value, int] = {first.output: 1}
+        self.wide: set[Value] = {first.output}
+
+    def region(self) -> _Region | None:
+        nodes = [self.first]
+        outputs = set(self.graph.outputs)
+        has_sum = False
+        start = self.graph.nodes.index(self.first)
+        for node in self.graph.nodes[start + 1 :]:
+            if not any(value in self.groups for value in node.inputs):
+                continue
+            if not self._ends(node) and not self._goes_on(node):
+                return None
+            has_sum = has_sum or node.operator.name == "reduce_sum"
+            nodes.append(node)
+        if not has_sum or any(value in outputs for value in self.groups):
+            return None
+        return _Region(self.first, tuple(nodes), self.groups, frozenset(self.wide))
+
+    def _ends(self, node: Node) -> bool:
+        value = node.inputs[0] if node.inputs else None
+        return (
+            node.operator.name == "reshape"
+            and value in self.wide
+            and self.groups[value] == 1
+            and node.output.type == self.first.inputs[0].type
+        )
+
+    def _goes_on(self, node: Node) -> bool:
+        """Whether a node can be computed for every channel; notes where its output's groups are."""
+        value = node.inputs[0]
+        if is_pointwise(node.operator):
+            return self._pointwise(node)
+        axis = self.groups[value]
+        shape = node.output.type.shape
+        match node.operator.name:
+            case "transpose" if value in self.wide and node.attributes["permutation"][0] == 0:
+                self.wide.add(node.output)
+                self.groups[node.output] = node.attributes["permutation"].index(axis)
+            case "reduce_sum" if value in self.wide and node.attributes["axes"] == (3 - axis,):
+                self.groups[node.output] = 1
+            case "reshape" if value not in self.wide and shape[0] == value.type.shape[0]:
+                found = [a for a, size in enumerate(shape) if a and size != 1]
+                if len(found) != 1:
+                    return False
+                self.groups[node.output] = found[0]
+            case "broadcast_to" if value not in self.wide and value.type.rank == 3:
+                if shape != self._wide_shape(axis):
+                    return False
+                self.wide.add(node.output)
+                self.groups[node.output] = axis
+            case _:
+                return False
+        return True
+
+    def _wide_shape(self, axis: int) -> tuple[Size, ...]:
+        batch, groups, length = self.first.output.type.shape
+        return (batch, groups, length) if axis == 1 else (batch, length, groups)
+
+    def _pointwise(self, node: Node) -> bool:
+        known = [value for value in node.inputs if value in self.groups]
+        if len({(self.groups[value], value in self.wide) for value in known}) != 1:
+            return False
+        for value in node.inputs:
+            if value not in self.groups and self.number(value) is None:
+                return False
+        if node.output.type.dtype != self.first.output.type.dtype:
+            return False
+        self.groups[node.output] = self.groups[known[0]]
+        if known[0] in self.wide:
+            self.wide.add(node.output)
+        return True
+
+    def number(self, value: Value) -> float | int | bool | None:
+        return uniform_number(known_array(value, self.graph.constants, self.producers.get))
+
+
+@dataclass(frozen=True, eq=False)
+class _Writer:
+    """Writes the nodes of a region for every channel; `twins` stand for its values."""
+
+    rewriter: GraphRewriter
+    region: _Region
+    twins: dict[Value, Value]
+    matrices: dict[tuple[int, int], Value]
+
+    def write(self, node: Node) -> None:
+        rewriter, twins = self.rewriter, self.twins
+        if node is self.region.first:
+            twins[node.output] = rewriter.now(node.inputs[0])
+            return
+        value = node.inputs[0]
+        if node.output not in self.region.groups:
+            rewriter.stand(node.output, twins[value])
+        elif is_pointwise(node.operator):
+            twins[node.output] = self._pointwise(node)
+        elif node.operator.name == "reduce_sum":
+            axes = tuple(range(2, twins[value].type.rank))
+            sums = rewriter.emit("reduce_sum", twins[value], axes=axes)
+            twins[node.output] = rewriter.emit("matmul", sums, self._matrix())
+        elif node.operator.name == "broadcast_to":
+            batch, channels, *pixels = self.region.first.inputs[0].type.shape
+            one = rewriter.emit(
+                "reshape", twins[value], shape=(batch, channels, *(1 for _ in pixels))
+            )
+            shape = (batch, channels, *pixels)
+            twins[node.output] = rewriter.emit("broadcast_to", one, shape=shape)
+        else:
+            twins[node.output] = twins[value]
+
+    def _pointwise(self, node: Node) -> Value:
+        shape = next(self.twins[v].type.shape for v in node.inputs if v in self.twins)
+        inputs = [self.twins.get(value) or self._number(value, shape) for value in node.inputs]
+        return self.rewriter.emit(node.operator.name, *inputs, **node.attributes)
+
+    def _number(self, value: Value, shape: tuple[Size, ...]) -> Value:
+        new = self.rewriter.now(value)
+        found = known_array(new, self.rewriter.constants, self.rewriter.producer)
+        number = uniform_number(found)
+        return self.rewriter.emit("full", shape=shape, value=number, dtype=value.type.dtype)
+
+    def _matrix(self) -> Value:
+        channels = self.region.first.inputs[0].type.shape[1]
+        count = self.region.first.output.type.shape[1]
+        assert isinstance(channels, int) and isinstance(count, int)
+        key = (channels, count)
+        if key not in self.matrices:
+            share = channels // count
+            dtype = self.region.first.output.type.dtype.numpy
+            ones = np.kron(np.eye(count), np.ones((share, share)))
+            self.matrices[key] = self.rewriter.constant(ones.astype(dtype), "groups")
+        return self.matrices[key]

@@ -1,0 +1,116 @@
+"""Rounds what matrix products and convolutions multiply to bfloat16; sums stay float32.
+
+    %2 = relu(%1) : f32                      %2 = relu(%1) : f32
+    %3 = conv(%2, w) : f32                   %3 = cast(%2) : bf16
+    %4 = add(%2, %9) : f32                   %4 = conv(%3, w as bf16, dtype=f32) : f32
+                                             %5 = cast(%3) : f32
+                              becomes        %6 = add(%5, %9) : f32
+
+A value is stored once, as bfloat16, and all that read it read that: half of the bytes move. Inputs
+and outputs of the network keep their type. Softmax, norms, losses and all other arithmetic are in
+float32. Products of two computed tensors of more than one matrix (the scores and the result of an
+attention) stay float32: they are fused with the softmax between them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from bessemer.compiler.ir.graph import Graph, Node, Value
+from bessemer.compiler.ir.rewrite import GraphRewriter, map_regions
+from bessemer.compiler.ir.types import bf16, f32
+
+_VIEWS = ("transpose", "reshape", "slice", "broadcast_to")
+# Rounding before them is rounding after them.
+_PASSING = (*_VIEWS, "pad", "concat", "max_pool")
+# A first layer reads an image as it is: to round it takes as long as to multiply it.
+_FEW_CHANNELS = 4
+
+
+def store_bfloat16(graph: Graph) -> Graph:
+    """The same network with products of bfloat16 numbers."""
+    producers = graph.producers()
+    wanted: set[Value] = set()
+    for node in graph.nodes:
+        for value in _multiplied(node, graph):
+            _want(value, producers, wanted)
+    rewriter = GraphRewriter(graph)
+    narrow: dict[Value, Value] = {}
+    for value in graph.inputs:
+        if value in wanted:
+            narrow[value] = rewriter.emit("cast", value, dtype=bf16)
+    for node in graph.nodes:
+        node = map_regions(node, store_bfloat16)
+        _rewrite(rewriter, node, graph, wanted, narrow)
+    return rewriter.finish()
+
+
+def _multiplied(node: Node, graph: Graph) -> tuple[Value, ...]:
+    """The operands of a product that are stored as bfloat16; none if it stays as it is."""
+    if node.operator.name not in ("matmul", "conv") or node.inputs[0].type.dtype is not f32:
+        return ()
+    x, w = node.inputs
+    if is_depthwise(node):
+        return (x,)
+    if node.operator.name == "conv" and x.type.shape[-1] in range(_FEW_CHANNELS + 1):
+        return ()
+    if w in graph.constants:
+        return (x,)
+    return (x, w) if w.type.rank == 2 and node.operator.name == "matmul" else ()
+
+
+def is_depthwise(node: Node) -> bool:
+    """Whether a convolution has one input channel a group; its arithmetic stays float32."""
+    if node.operator.name != "conv":
+        return False
+    return node.attributes["groups"] > 1 and node.inputs[1].type.shape[-2] == 1
+
+
+def _want(value: Value, producers: Mapping[Value, Node], wanted: set[Value]) -> None:
+    """Adds the values on the way from memory to an operand."""
+    if value in wanted:
+        return
+    wanted.add(value)
+    node = producers.get(value)
+    if node is not None and node.operator.name in _PASSING:
+        for source in node.inputs:
+            _want(source, producers, wanted)
+
+
+def _rewrite(
+    rewriter: GraphRewriter,
+    node: Node,
+    graph: Graph,
+    wanted: set[Value],
+    narrow: dict[Value, Value],
+) -> None:
+    rewriter.sources = node.sources
+    multiplied = _multiplied(node, graph)
+    passes_on = node.operator.name in _PASSING and node.output in wanted
+    if passes_on:
+        operands = [_narrowed(rewriter, value, narrow) for value in node.inputs]
+        narrow[node.output] = rewriter.emit(node.operator.name, *operands, **node.attributes)
+    if multiplied and not is_depthwise(node):
+        operands = [_narrowed(rewriter, value, narrow) for value in node.inputs]
+        product = rewriter.emit(node.operator.name, *operands, **node.attributes, dtype=f32)
+        rewriter.stand(node.output, product)
+    elif not passes_on or node.output in graph.outputs:
+        rewriter.visit(node)
+    for value in node.outputs:
+        if value not in wanted:
+            continue
+        if value not in narrow:
+            narrow[value] = rewriter.emit("cast", rewriter.now(value), dtype=bf16)
+        if value not in graph.outputs:
+            wide = rewriter.emit("cast", narrow[value], dtype=f32)
+            rewriter.stand(rewriter.now(value), wide)
+
+
+def _narrowed(rewriter: GraphRewriter, value: Value, narrow: dict[Value, Value]) -> Value:
+    """An operand as bfloat16."""
+    if value not in narrow:
+        array = rewriter.constants.get(value)
+        if array is not None:
+            return rewriter.constant(array.astype(bf16.numpy), value.name)
+        narrow[value] = rewriter.emit("cast", rewriter.now(value), dtype=bf16)
+    return narrow[value]

@@ -1,0 +1,178 @@
+"""Recurrences at speed: packed weights, and columns divided among a team.
+
+A step reads all recurrent weights and has two operations for each of them and each row. With few
+rows, what counts is how fast the weights come: they lie in the order in which they are read, and a
+team keeps a part of them in the cache of every core. With many rows and few columns, each core
+takes rows of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from bessemer.compiler.ir.build_loops import KernelBuilder
+from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.expr import Buffer
+from bessemer.compiler.ir.graph import Node, Value
+from bessemer.compiler.ir.loops import TEAM
+from bessemer.compiler.ir.program import Launch
+from bessemer.compiler.ir.types import Array, TensorType, type_of
+from bessemer.compiler.ops import byte_lstm, gru, lstm, rnn
+from bessemer.compiler.ops.recurrence_bytes import GROUP
+from bessemer.compiler.ops.recurrence_cell import Cell, working_dtype
+from bessemer.compiler.ops.recurrence_kernel import MOST_SUMS, Layout, write_recurrence
+from bessemer.compiler.schedule.lower import Lowering, resolve_lanes
+from bessemer.compiler.targets.machine import Target
+
+_CELLS: dict[str, Callable[..., Cell]] = {
+    "lstm": lstm.cell,
+    "byte_lstm": byte_lstm.cell,
+    "gru": gru.cell,
+    "rnn": rnn.cell,
+}
+TEAM_OPERATIONS = 1 << 16
+"""Operations of a step from which a team pays: a barrier takes about as long as 20,000."""
+ENOUGH_ROWS = 16
+_MOST_ROWS = 6
+
+
+def lower_recurrence(node: Node, lowering: Lowering, target: Target) -> Launch | None:
+    """The launch of an lstm, gru or rnn; None where its weights are not constant."""
+    rule = _CELLS.get(node.operator.name)
+    if rule is None or node.inputs[1] not in lowering.constants:
+        return None
+    recurrent = lowering.constants[node.inputs[1]]
+    if not recurrent.size:
+        return None
+    inputs: dict[Value, Buffer] = {}
+    for value in node.inputs:
+        inputs.setdefault(value, Buffer(f"in{len(inputs)}", value.type.dtype, value.type.shape))
+    outputs = {
+        value: Buffer(f"out{number}", value.type.dtype, value.type.shape)
+        for number, value in enumerate(node.outputs)
+    }
+    builder = KernelBuilder()
+    buffers = [inputs[value] for value in node.inputs]
+    cell = rule(builder, buffers, list(outputs.values()), **node.attributes)
+    shape = _Shape.of(cell, recurrent)
+    layout = _layout(cell, shape, target)
+    if node.inputs.count(node.inputs[1]) == 1:
+        del inputs[node.inputs[1]]
+    if cell.scales is not None:
+        totals = _constant("totals", node.inputs[1], recurrent.sum(0, np.int32), lowering)
+        layout = replace(layout, totals=inputs.setdefault(totals, _buffer("totals", totals.type)))
+    packed: list[Buffer] = []
+    for product in cell.products:
+        key = ("recurrence", product.gates, layout.width)
+        array = pack(recurrent, product.gates, layout.width)
+        value = _constant(key, node.inputs[1], array, lowering)
+        packed.append(inputs.setdefault(value, _buffer(f"weights{len(packed)}", value.type)))
+    write_recurrence(builder, cell, replace(layout, packed=tuple(packed)))
+    scratch = {Value(TensorType(b.dtype, b.shape)): b for b in builder.scratch_buffers}
+    return lowering.launch(
+        [node],
+        inputs,
+        outputs,
+        resolve_lanes(builder.block(), lowering),
+        _operations(cell, shape, layout),
+        scratch,
+        arguments={TEAM: 1},
+        members=-(-shape.hidden // layout.width) if layout.team else 1,
+    )
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """The sizes that matter: weights in bytes, `gates` those of the largest product, `group` how
+    many numbers an instruction multiplies and adds up in a lane."""
+
+    batch: Size
+    hidden: int
+    gates: int
+    weights: int
+    group: int
+
+    @staticmethod
+    def of(cell: Cell, recurrent: Array) -> _Shape:
+        gates = max(len(product.gates) for product in cell.products)
+        group = GROUP if cell.scales is not None else 1
+        return _Shape(cell.y.shape[1], recurrent.shape[0], gates, recurrent.nbytes, group)
+
+    @property
+    def step(self) -> int:
+        """The instructions of a step times the lanes, for one row if there is no number of rows."""
+        rows = self.batch if isinstance(self.batch, int) else 1
+        return 2 * self.hidden * self.hidden * self.gates * rows // self.group
+
+
+def _layout(cell: Cell, shape: _Shape, target: Target) -> Layout:
+    """How the work is cut on this machine."""
+    lanes = target.lanes(working_dtype(cell.y.dtype))
+    # A tile has its sums in registers, a vector of weights for each gate, and an element of state.
+    most = max(1, min(_MOST_ROWS, (target.vector_registers - 2) // shape.gates - 1))
+    rows = most
+    if isinstance(shape.batch, int) and cell.lengths is None:
+        groups = max(1, -(-shape.batch // most))
+        rows = max(1, -(-shape.batch // groups))
+    if cell.lengths is not None:
+        rows = 1
+    team = shape.step >= TEAM_OPERATIONS and not _has_enough_rows(shape, target)
+    vectors = 1
+    while 2 * vectors * rows * shape.gates <= MOST_SUMS:
+        vectors *= 2
+    while vectors > 1 and not _divides(shape.hidden, vectors * lanes, team):
+        vectors //= 2
+    width = vectors * lanes
+    return Layout(rows, (), width, lanes, team and shape.hidden > width)
+
+
+def _has_enough_rows(shape: _Shape, target: Target) -> bool:
+    """Whether every core can have rows of its own, and the weights in its cache."""
+    rows = shape.batch if isinstance(shape.batch, int) else 0
+    return shape.group == 1 and rows >= ENOUGH_ROWS and shape.weights <= target.l2_bytes // 2
+
+
+def _divides(hidden: int, width: int, team: bool) -> bool:
+    """Whether panels of this width are all full, and an even number of them for a team."""
+    return hidden % width == 0 and not (team and hidden // width % 2)
+
+
+def _operations(cell: Cell, shape: _Shape, layout: Layout) -> Size:
+    """Of all the work for a team, else of a block of rows."""
+    steps, batch = cell.y.shape[:2]
+    rows = batch if layout.team else layout.rows
+    return steps * rows * (2 * shape.hidden * cell.recurrent.shape[1] // shape.group)
+
+
+def _constant(key: object, source: Value, array: Array, lowering: Lowering) -> Value:
+    """What was made of a weight, as a constant of the program; made once for each weight."""
+    found = lowering.packed.get((key, source))
+    if found is None:
+        found = lowering.packed[key, source] = Value(type_of(array), source.name)
+        lowering.add_constant(found, array)
+    return found
+
+
+def pack(recurrent: Array, gates: tuple[int, ...], width: int) -> Array:
+    """[H, all gates * H] -> [panels, H, gates, width], of bytes [panels, H / 4, gates, width, 4]; 0
+    beyond the last column and row."""
+    hidden = recurrent.shape[0]
+    panels = -(-hidden // width)
+    columns = recurrent.reshape(hidden, -1, hidden)[:, gates, :]
+    padded = np.zeros((hidden, len(gates), panels * width), recurrent.dtype)
+    padded[:, :, :hidden] = columns
+    split = padded.reshape(hidden, len(gates), panels, width)
+    if recurrent.dtype != np.int8:
+        return np.ascontiguousarray(split.transpose(2, 0, 1, 3))
+    groups = -(-hidden // GROUP)
+    rows = np.zeros((groups * GROUP, *split.shape[1:]), np.int8)
+    rows[:hidden] = split
+    grouped = rows.reshape(groups, GROUP, *split.shape[1:])
+    return np.ascontiguousarray(grouped.transpose(3, 0, 2, 4, 1))
+
+
+def _buffer(name: str, type: TensorType) -> Buffer:
+    return Buffer(name, type.dtype, type.shape)

@@ -1,0 +1,166 @@
+"""Which passes over a row compute an expression, and what they leave behind for each other.
+
+    exp(x[i] - max r: x[r]) / sum r: exp(x[r] - max)
+
+wants a pass for the maximum, one for the sum, and one that stores. The exponentials of the sum are
+those of the result: the second pass puts them where the result belongs, the last one takes them
+from there. Reductions that want the same elements at the same time share a pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil
+
+from bessemer.compiler.ir import dims, expr
+from bessemer.compiler.ir.dims import Atom, Size, Symbol, atom
+from bessemer.compiler.ir.expr import Buffer, Expression, Load, Reduce
+from bessemer.compiler.schedule.costs import FUNCTION_COST, operations
+from bessemer.compiler.schedule.dependence import Dependence, all_nodes
+from bessemer.compiler.schedule.merge_axes import Piece, extent_of
+
+FROM_MEMORY = 1 << 20
+"""Bytes of rows from which on they are not expected to lie in the second-level cache."""
+SHORTEST_FETCHED, LONGEST_FETCHED = 512, 16 << 10
+"""Bytes of a row that is fetched ahead: long enough to matter, short enough for the cache."""
+BYTES_AHEAD = 8 << 10
+"""How far ahead rows are fetched: what arrives while a row is computed, twice."""
+
+
+@dataclass(frozen=True, eq=False)
+class RowPass:
+    """Reductions that one pass over the row computes. `kept` is the part of them that what
+    remains needs again, as an expression of the row's index; None if nothing is worth keeping."""
+
+    reductions: tuple[Reduce, ...]
+    kept: Expression | None
+
+
+def next_pass(
+    value: Expression, may_hoist: Callable[[Reduce], bool], row: Symbol | None
+) -> RowPass | None:
+    """The reductions of a value to compute first; None where none is left that may be hoisted."""
+    ready = _ready(value, may_hoist)
+    if not ready:
+        return None
+    first, *others = ready
+    if row is None or len(first.over) != 1 or first.over[0].extent != row.extent:
+        return RowPass((first,), None)
+    together = [first, *(node for node in others if _is_over(node, row))]
+    return RowPass(tuple(together), _kept(value, together, row))
+
+
+def along_row(node: Reduce, row: Symbol) -> Expression:
+    """The body of a reduction as an expression of the row's index."""
+    values: dict[Atom, Size] = {node.over[0]: atom(row)}
+    return expr.substitute(node.body, values)
+
+
+def with_kept(value: Expression, kept: Expression, row: Symbol, loaded: Expression) -> Expression:
+    """The value with `loaded` in place of what a pass kept, in later reductions of the row too."""
+
+    def rule(node: Expression) -> Expression | None:
+        if node is kept:
+            return loaded
+        if isinstance(node, Reduce) and _is_over(node, row):
+            (index,) = node.over
+            body = expr.transform(along_row(node, row), lambda n: loaded if n is kept else None)
+            return expr.reduce(node.name, (index,), expr.substitute(body, {row: atom(index)}))
+        return None
+
+    return expr.transform(value, rule)
+
+
+def replaced(value: Expression, others: Mapping[Expression, Expression]) -> Expression:
+    """The value with some of its parts replaced."""
+    return expr.replace_outermost(value, others.get)
+
+
+def _is_over(node: Reduce, row: Symbol) -> bool:
+    return len(node.over) == 1 and node.over[0].extent == row.extent
+
+
+def _ready(value: Expression, may_hoist: Callable[[Reduce], bool]) -> list[Reduce]:
+    """The reductions inside which no other one is left to hoist, in order of first use."""
+    found: list[Reduce] = []
+    waiting: dict[Expression, bool] = {}
+
+    def visit(node: Expression) -> bool:
+        """Whether there is a reduction to hoist at or below the node."""
+        if node in waiting:
+            return waiting[node]
+        below = [visit(child) for child in expr.children(node)]
+        here = isinstance(node, Reduce) and may_hoist(node)
+        if here and not any(below):
+            assert isinstance(node, Reduce)
+            found.append(node)
+        waiting[node] = here or any(below)
+        return waiting[node]
+
+    visit(value)
+    return found
+
+
+def _kept(value: Expression, reductions: Sequence[Reduce], row: Symbol) -> Expression | None:
+    """The costliest part of the reductions' bodies that the rest of the value computes again."""
+    rest = replaced(value, {n: expr.read(f"total{i}", n.dtype) for i, n in enumerate(reductions)})
+    later = set(all_nodes(rest))
+    for node in list(later):
+        if isinstance(node, Reduce) and _is_over(node, row):
+            later.update(all_nodes(along_row(node, row)))
+    dependence = Dependence()
+    best: Expression | None = None
+    worth = FUNCTION_COST
+    waiting = [along_row(node, row) for node in reductions]
+    seen: set[Expression] = set()
+    while waiting:
+        node = waiting.pop()
+        if node in seen or row not in dependence.of(node):
+            continue
+        seen.add(node)
+        if node in later:
+            cost = operations(node)
+            if isinstance(cost, int) and cost >= worth and not _has_reduction(node):
+                best, worth = node, cost + 1
+            continue
+        waiting.extend(expr.children(node))
+    return best
+
+
+def _has_reduction(node: Expression) -> bool:
+    return any(isinstance(inner, Reduce) for inner in all_nodes(node))
+
+
+def coming_rows(
+    piece: Piece, inner: Symbol, values: Mapping[Atom, Size]
+) -> list[tuple[Buffer, Size]]:
+    """Where rows begin that are soon read or written, if fetching them ahead pays.
+
+    The processor fetches ahead by itself, but not from page to page, and not while it waits for
+    the end of a row's sum. `values` are the indices of the row at work.
+    """
+    extent, outer = extent_of(inner), [s for s in piece.symbols if s is not inner]
+    if len(outer) != 1 or not isinstance(extent, int):
+        return []
+    row_bytes = extent * piece.target.dtype.bytes
+    rows = extent_of(outer[0])
+    is_small = isinstance(rows, int) and rows * row_bytes < FROM_MEMORY
+    if is_small or not SHORTEST_FETCHED <= row_bytes <= LONGEST_FETCHED:
+        return []
+    nodes = all_nodes(piece.value)
+    if not any(isinstance(node, Reduce) for node in nodes):
+        return []
+    offsets = {node.buffer: node.indices[0] for node in nodes if isinstance(node, Load)}
+    offsets[piece.target] = piece.offset
+    found: list[tuple[Buffer, Size]] = []
+    for buffer, offset in offsets.items():
+        step = dims.coefficient_of(offset, outer[0])
+        along = [s for s in dims.atoms(offset) if isinstance(s, Symbol) and s is not outer[0]]
+        if step is None or step == 0 or expr.index_expressions(offset):
+            continue
+        indices = {symbol: 0 for symbol in along if symbol.extent is not None}
+        start = dims.substitute(offset, {**indices})
+        ahead = ceil(BYTES_AHEAD / row_bytes)
+        found.append((buffer, dims.substitute(start + ahead * step, values)))
+    return found

@@ -1,0 +1,310 @@
+"""Writes what a kernel does with one row: one run of the innermost axis, or one element.
+
+    out[i] = exp(x[i] - max r: x[r]) / sum r: exp(x[r] - max)          becomes
+
+    vector r in 0..columns:  acc1 max= x[r]
+    vector r in 0..columns:  kept = exp(x[r] - acc1);  out[r] = kept;  acc2 += kept
+    vector i in 0..columns:  out[i] = out[i] * (1 / acc2)
+
+Whatever does not depend on the innermost index is computed before its loop. Rows that are read
+more than once are fetched into the first-level cache while the row before is finished.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from types import MappingProxyType
+
+from bessemer.compiler.ir import dims, expr
+from bessemer.compiler.ir.build_loops import KernelBuilder
+from bessemer.compiler.ir.dims import Atom, Dim, Size, Symbol, atom
+from bessemer.compiler.ir.expr import (
+    Binary,
+    Buffer,
+    Constant,
+    Expression,
+    IndexValue,
+    Load,
+    Read,
+    Reduce,
+)
+from bessemer.compiler.ir.loops import Accumulate, LoopKind, Prefetch
+from bessemer.compiler.ir.types import DType, f32
+from bessemer.compiler.schedule.costs import has_functions
+from bessemer.compiler.schedule.dependence import Dependence, all_nodes
+from bessemer.compiler.schedule.merge_axes import Piece, extent_of, merge_axes
+from bessemer.compiler.schedule.row_passes import (
+    RowPass,
+    along_row,
+    coming_rows,
+    next_pass,
+    replaced,
+    with_kept,
+)
+
+Lanes = Callable[[DType], int]
+"""The vector width of the target for an element type."""
+Values = dict[Atom, Size]
+
+UNROLLED_STEPS = 32
+"""Reductions of at most this many steps inside a vector loop are unrolled."""
+SUM_INTERLEAVE = 4
+"""Vectors that a reduction handles at once: as many sums wait for the adder."""
+PASS_INTERLEAVE = 2
+"""The same where functions are computed, whose chains of operations are long."""
+LARGEST_KEPT = 32 << 10
+"""Bytes of a row that a pass may keep on the stack."""
+
+
+def write_row(builder: KernelBuilder, piece: Piece, lanes: Lanes) -> Expression | None:
+    """Adds the loops that compute one row, the piece's only axis, to a kernel.
+
+    The row may be read where it is written. If the last step is a division by something that is
+    the same for the whole row, it is left undone, and the divisor is the result.
+    """
+    return RowWriter(builder, merge_axes(piece), lanes, True).row_in_place()
+
+
+class RowWriter:
+    """Adds rows of a piece to a kernel. `values` are the outer indices of the row at work."""
+
+    def __init__(self, builder: KernelBuilder, piece: Piece, lanes: Lanes, vectorize: bool) -> None:
+        self.builder = builder
+        self.piece = piece
+        self.lanes = lanes
+        self.vectorize = vectorize
+        self.dependence = Dependence()
+        self.coming: list[tuple[Buffer, Size]] = []
+        self.bound = {
+            symbol
+            for node in all_nodes(piece.value)
+            if isinstance(node, Reduce)
+            for symbol in node.over
+        }
+
+    def row_in_place(self) -> Expression | None:
+        """All of a piece with one axis; gives the divisor that is left."""
+        (inner,) = self.piece.symbols
+        value = self._hoist_reductions(self.piece.value, inner, self.piece.offset)
+        divisor = None
+        written = expr.load(self.piece.target, (self.piece.offset,))
+        if (
+            isinstance(value, Binary)
+            and value.name == "div"
+            and value.left is written
+            and inner not in self.dependence.of(value.right)
+        ):
+            value, divisor = value.left, value.right
+        if value is not written:
+            self._store_row(value, inner, self.piece.offset, 0, extent_of(inner))
+        return divisor
+
+    def row(
+        self, inner: Symbol, values: Values, start: Size = 0, length: Size | None = None
+    ) -> None:
+        """The innermost loop, after everything that does not depend on its index."""
+        element = expr.substitute(self.piece.value, values)
+        offset = dims.substitute(self.piece.offset, values)
+        self.coming = coming_rows(self.piece, inner, values)
+        element = self._hoist_reductions(element, inner, offset)
+        extent = extent_of(inner) if length is None else length
+        self._store_row(element, inner, offset, start, extent)
+
+    def _store_row(
+        self, element: Expression, inner: Symbol, offset: Size, start: Size, extent: Size
+    ) -> None:
+        """The loop that writes the row, after everything that its index does not change."""
+        element = self._hoist_invariants(self._multiplied(element, inner), inner)
+        lanes = self._lane_count(element, self.piece.target.dtype)
+        many = has_functions(element) and not self.coming
+        with self._vector_loop(extent, lanes, PASS_INTERLEAVE if many else 1) as index:
+            self._prefetch(index)
+            here: Values = {inner: start + index}
+            value = self._spell_reductions(expr.substitute(element, here))
+            self.builder.store(self.piece.target, (dims.substitute(offset, here),), value)
+
+    def scalar(self, values: Values) -> None:
+        """One element an iteration: the reductions inside are the vector loops."""
+        element = self._hoist_reductions(expr.substitute(self.piece.value, values), None)
+        self.builder.store(
+            self.piece.target, (dims.substitute(self.piece.offset, values),), element
+        )
+
+    def _lane_count(self, value: Expression, dtype: DType) -> int:
+        """The narrowest width that any memory access of the loop asks for."""
+        if not self.vectorize:
+            return 1
+        types = {node.buffer.dtype for node in all_nodes(value) if isinstance(node, Load)}
+        return min(self.lanes(t) for t in types | {dtype})
+
+    def _prefetch(self, index: Size) -> None:
+        """Asks for the part of the coming rows that an iteration over this one stands for."""
+        for buffer, start in self.coming:
+            self.builder.append(Prefetch(buffer, start + index))
+
+    def _multiplied(self, element: Expression, inner: Atom) -> Expression:
+        """The element with multiplications in place of divisions by what is the same for the row.
+
+        The reciprocal of a number beyond 2^126 would be flushed to zero: the factor 1/4 keeps
+        it a number, and loses nothing but quotients that are flushed themselves.
+        """
+
+        def rule(node: Expression) -> Expression | None:
+            if not isinstance(node, Binary) or node.name != "div" or node.dtype is not f32:
+                return None
+            divisor = node.right
+            if isinstance(divisor, Constant) or inner in self.dependence.of(divisor):
+                return None
+            if inner not in self.dependence.of(node.left):
+                return None
+            large = expr.binary("gt", expr.unary("abs", divisor), 2.0**64)
+            quarter = expr.select(large, expr.constant(0.25, f32), 1.0)
+            return (node.left * quarter) * (expr.constant(1, f32) / (divisor * quarter))
+
+        return expr.transform(element, rule)
+
+    def _hoist_reductions(
+        self, value: Expression, inner: Symbol | None, offset: Size = 0
+    ) -> Expression:
+        """Computes the reductions that do not depend on the inner index, deepest first. `offset` is
+        where the target's element of an inner index lies."""
+
+        def may_hoist(node: Reduce) -> bool:
+            if self._is_inside_reduction(node):
+                return False
+            return inner is None or inner not in self.dependence.of(node)
+
+        while (step := next_pass(value, may_hoist, inner)) is not None:
+            if inner is not None and (len(step.reductions) > 1 or step.kept is not None):
+                value = self._row_pass(step, value, inner, offset)
+            else:
+                totals = {node: self._reduction_loop(node) for node in step.reductions}
+                value = replaced(value, totals)
+        return value
+
+    def _reduction_loop(self, node: Reduce) -> Expression:
+        """A reduction as loops of its own, the last one a vector loop."""
+        accumulator = self.builder.define(expr.neutral(node.name, node.dtype), "acc")
+        self._reduction_axes(node, node.over, {}, accumulator.name)
+        return accumulator.value
+
+    def _row_pass(
+        self, step: RowPass, value: Expression, inner: Symbol, offset: Size
+    ) -> Expression:
+        """Reductions that share a pass over the row; it may leave elements for the passes after."""
+        totals = [
+            self.builder.define(expr.neutral(node.name, node.dtype), "acc")
+            for node in step.reductions
+        ]
+        kept, place, hoisted = step.kept, None, None
+        bodies = [along_row(node, inner) for node in step.reductions]
+        done = replaced(value, {n: t.value for n, t in zip(step.reductions, totals)})
+        if kept is not None:
+            users = [*bodies, with_kept(done, kept, inner, expr.read("kept", kept.dtype))]
+            place = self._place_to_keep(kept, users, inner, offset)
+            hoisted = None if place is None else self._hoist_invariants(kept, inner)
+        bodies = [self._hoist_invariants(body, inner, {kept: hoisted}) for body in bodies]
+        lanes = min(self._lane_count(b, n.dtype) for b, n in zip(bodies, step.reductions))
+        with self._vector_loop(extent_of(inner), lanes, PASS_INTERLEAVE) as index:
+            here: Values = {inner: index}
+            if hoisted is not None and place is not None:
+                buffer, at = place
+                local = self.builder.define(expr.substitute(hoisted, here), "kept")
+                self.builder.store(buffer, (dims.substitute(at, here),), local.value)
+                bodies = [replaced(body, {hoisted: local.value}) for body in bodies]
+            for node, body, total in zip(step.reductions, bodies, totals):
+                element = self._spell_reductions(expr.substitute(body, here))
+                self.builder.append(Accumulate(total.name, node.name, element))
+        if kept is None or place is None:
+            return done
+        return with_kept(done, kept, inner, expr.load(place[0], (place[1],)))
+
+    def _place_to_keep(
+        self, kept: Expression, users: Sequence[Expression], inner: Symbol, offset: Size
+    ) -> tuple[Buffer, Size] | None:
+        """Where a pass can leave an element of the row: in the output, which is written later,
+        unless `users`, everything else that is still to be computed, read from there."""
+        target = self.piece.target
+        done = expr.read("kept", kept.dtype)
+        rest = [node for user in users for node in all_nodes(replaced(user, {kept: done}))]
+        is_read = any(isinstance(node, Load) and node.buffer.name == target.name for node in rest)
+        if kept.dtype == target.dtype and not is_read:
+            return target, offset
+        extent = extent_of(inner)
+        if isinstance(extent, int) and extent * kept.dtype.bytes <= LARGEST_KEPT:
+            return self.builder.allocate(kept.dtype, (extent,)), atom(inner)
+        return None
+
+    def _vector_loop(
+        self, extent: Size, lanes: int, interleave: int
+    ) -> AbstractContextManager[Dim]:
+        """A loop over neighbours; short ones handle one vector at a time."""
+        long = not isinstance(extent, int) or extent >= interleave * lanes
+        kind: LoopKind = "vector" if lanes > 1 else "serial"
+        return self.builder.loop(extent, kind, lanes, interleave if lanes > 1 and long else 1)
+
+    def _reduction_axes(
+        self, node: Reduce, over: tuple[Symbol, ...], values: Values, local: str
+    ) -> None:
+        extent = extent_of(over[0])
+        if len(over) > 1:
+            with self.builder.loop(extent) as index:
+                self._reduction_axes(node, over[1:], {**values, over[0]: index}, local)
+            return
+        body = self._hoist_invariants(expr.substitute(node.body, values), over[0])
+        lanes = self._lane_count(body, node.dtype)
+        interleave = PASS_INTERLEAVE if has_functions(body) else SUM_INTERLEAVE
+        with self._vector_loop(extent, lanes, interleave) as index:
+            element = self._spell_reductions(expr.substitute(body, {over[0]: index}))
+            self.builder.append(Accumulate(local, node.name, element))
+
+    def _spell_reductions(self, value: Expression) -> Expression:
+        """Writes the reductions left in an expression as loops at this place."""
+
+        def rule(node: Expression) -> Expression | None:
+            return self._inner_reduction(node) if isinstance(node, Reduce) else None
+
+        return expr.replace_outermost(value, rule)
+
+    def _inner_reduction(self, node: Reduce) -> Expression:
+        accumulator = self.builder.define(expr.neutral(node.name, node.dtype), "acc")
+        steps = dims.product(map(extent_of, node.over))
+        unrolled = isinstance(steps, int) and steps <= UNROLLED_STEPS
+
+        def nest(over: tuple[Symbol, ...], values: Values) -> None:
+            if not over:
+                element = self._spell_reductions(expr.substitute(node.body, values))
+                self.builder.append(Accumulate(accumulator.name, node.name, element))
+                return
+            kind: LoopKind = "unroll" if unrolled else "serial"
+            with self.builder.loop(extent_of(over[0]), kind) as index:
+                nest(over[1:], {**values, over[0]: index})
+
+        nest(node.over, {})
+        return accumulator.value
+
+    def _hoist_invariants(
+        self,
+        value: Expression,
+        inner: Atom,
+        known: Mapping[Expression | None, Expression | None] = MappingProxyType({}),
+    ) -> Expression:
+        """Computes what does not depend on the inner index once, into locals. `known` are
+        expressions of which this has been done."""
+
+        def rule(node: Expression) -> Expression | None:
+            done = known.get(node)
+            if done is not None:
+                return done
+            if isinstance(node, (Constant, Read, IndexValue, Reduce)):
+                return None
+            if inner in self.dependence.of(node) or self._is_inside_reduction(node):
+                return None
+            return self.builder.define(node, "u").value
+
+        return expr.replace_outermost(value, rule)
+
+    def _is_inside_reduction(self, node: Expression) -> bool:
+        """Whether it depends on the index of a reduction that is not running here."""
+        return not self.bound.isdisjoint(self.dependence.of(node))

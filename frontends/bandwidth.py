@@ -1,0 +1,211 @@
+"""How fast this machine moves bytes: reading and copying, out of every level of its caches.
+
+Measured with plain vector loads and stores, as compiled kernels have them, on as many threads as
+the model runs on, each with memory of its own. Times are the threads' own.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import llvmlite.binding as llvm
+import numpy as np
+
+from bessemer.compiler.codegen.machine import Machine, compile_object, create_target_machine
+from bessemer.compiler.ir.types import Array
+from bessemer.compiler.targets.machine import Target
+from bessemer.runtime.arrays import address, aligned_empty
+
+_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+_USUAL = ((1, 32 << 10), (2, 1 << 20), (3, 32 << 20))
+_MEMORY = 1 << 28
+_UNROLL = 8
+
+
+@dataclass(frozen=True)
+class Level:
+    """A cache, or memory: what fits into it, and bytes a second of all threads together.
+
+    `copy` counts what is read and what is written. Caches below the third are each thread's own.
+    """
+
+    number: int
+    bytes: int
+    read: float
+    copy: float
+
+    @property
+    def write(self) -> float:
+        """Bytes a second of the writing half of a copy."""
+        return 1 / max(2 / self.copy - 1 / self.read, 0.5 / self.copy)
+
+
+@dataclass(frozen=True, eq=False)
+class Mover:
+    """The measuring functions; `engine` is what their code lives in."""
+
+    read: Any
+    copy: Any
+    engine: Any
+
+
+def cache_sizes() -> list[tuple[int, int]]:
+    """(level, bytes) of the data caches, from the first; usual ones where the system tells none."""
+    found = {}
+    for folder in sorted(_CACHES.glob("index*")):
+        try:
+            kind, number, size = (
+                (folder / n).read_text().strip() for n in ("type", "level", "size")
+            )
+        except OSError:
+            continue
+        if kind != "Instruction" and size.endswith(("K", "M")):
+            found[int(number)] = int(size[:-1]) << (10 if size.endswith("K") else 20)
+    return sorted(found.items()) or list(_USUAL)
+
+
+def prepare_mover(target: Target) -> Mover:
+    """Compiles the measurement for a target, which must be this machine."""
+    machine = Machine(target.triple, target.cpu, target.feature_text)
+    code = compile_object(mover_text(target), machine)
+    module = llvm.parse_assembly("", llvm.create_context())
+    engine = llvm.create_mcjit_compiler(module, create_target_machine(machine))
+    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+    engine.finalize_object()
+    prototype = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 2)
+    return Mover(
+        prototype(engine.get_function_address("read_bytes")),
+        prototype(engine.get_function_address("copy_bytes")),
+        engine,
+    )
+
+
+def measure_levels(mover: Mover, threads: int = 1, seconds: float = 0.02) -> list[Level]:
+    """The caches and memory; `seconds` is about what each of eight measurements takes."""
+    levels = []
+    below = 0
+    for number, size in [*cache_sizes(), (0, _MEMORY)]:
+        shared = threads if number in (0, 3) else 1
+        # Half of the cache: the other half is everybody else's.
+        part = max(below, (size if number == 0 else size // 2) // shared)
+        memories = _memories(part, threads)
+        read = _rate(mover.read, memories, part, seconds)
+        copy = _rate(mover.copy, memories, part, seconds)
+        levels.append(Level(number, size if number else 1 << 62, read, copy))
+        below = 2 * size
+    return levels
+
+
+def measure_copy(mover: Mover, size: int, threads: int = 1, seconds: float = 0.02) -> float:
+    """Bytes a second, read and written, of copying half of `size` bytes to the other half."""
+    return _rate(mover.copy, _memories(size // threads, threads), size // threads, seconds)
+
+
+def measure_read(mover: Mover, size: int, threads: int = 1, seconds: float = 0.02) -> float:
+    """Bytes a second of reading the same `size` bytes again and again."""
+    return _rate(mover.read, _memories(size // threads, threads), size // threads, seconds)
+
+
+def _memories(part: int, threads: int) -> list[Array]:
+    memories = [aligned_empty((part,), np.dtype(np.uint8)) for _ in range(threads)]
+    for memory in memories:
+        memory[...] = 0  # or all of it would be one page of zeros
+    return memories
+
+
+def _rate(function: Any, memories: list[Array], part: int, seconds: float) -> float:
+    """Bytes a second of reading the parts, or of copying their first halves to their second."""
+    unit = 2 * 64 * _UNROLL
+    half = part // unit * unit // 2
+    moved = 2 * half
+
+    def run(memory: Array, repeats: int, found: list[float]) -> None:
+        begin = address(memory)
+        start = time.thread_time()
+        function(begin, begin + half, half, repeats)
+        found.append(time.thread_time() - start)
+
+    trial: list[float] = []
+    run(memories[0], 1, trial)
+    run(memories[0], 1, trial)
+    repeats = max(1, int(seconds / 3 / max(trial[-1], 1e-7)))
+    best = 0.0
+    for _ in range(3):
+        spent: list[float] = []
+        workers = [
+            threading.Thread(target=run, args=(memory, repeats, spent)) for memory in memories
+        ]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        best = max(best, sum(moved * repeats / max(time, 1e-9) for time in spent))
+    return best
+
+
+def mover_text(target: Target) -> str:
+    """LLVM IR of `read_bytes(a, b, size, repeats)`, which reads a and b, and of `copy_bytes`, which
+    copies a to b; `size` is a multiple of what one step of the loop moves."""
+    lanes = target.vector_bits // 32
+    return _loop("read_bytes", lanes, copies=False) + _loop("copy_bytes", lanes, copies=True)
+
+
+def _loop(name: str, lanes: int, copies: bool) -> str:
+    vector, width = f"<{lanes} x i32>", lanes * 4
+    steps, phis, total = [], [], []
+    for k in range(_UNROLL):
+        offset = f"i64 {k * width}"
+        steps.append(f"  %a{k} = getelementptr i8, ptr %a.at, {offset}")
+        steps.append(f"  %b{k} = getelementptr i8, ptr %b.at, {offset}")
+        steps.append(f"  %v{k} = load {vector}, ptr %a{k}, align 64")
+        if copies:
+            steps.append(f"  store {vector} %v{k}, ptr %b{k}, align 64")
+        else:
+            phis.append(f"  %s{k} = phi {vector} [ zeroinitializer, %again ], [ %n{k}, %loop ]")
+            steps.append(f"  %w{k} = load {vector}, ptr %b{k}, align 64")
+            steps.append(f"  %x{k} = or {vector} %v{k}, %w{k}")
+            steps.append(f"  %n{k} = or {vector} %s{k}, %x{k}")
+            total.append(f"  %t{k} = or {vector} %n{k}, {f'%t{k - 1}' if k else f'%n{k}'}")
+    ends = [
+        *total,
+        f"  %one = extractelement {vector} %t{_UNROLL - 1}, i32 0",
+        "  %never = icmp eq i32 %one, 123456789",
+        "  br i1 %never, label %store, label %next",
+        "store:",
+        "  store i32 %one, ptr %a",
+        "  br label %next",
+    ]
+    return "\n".join(
+        [
+            f"define void @{name}(ptr %a, ptr %b, i64 %size, i64 %repeats) nounwind {{",
+            "entry:",
+            "  br label %again",
+            "again:",
+            "  %turn = phi i64 [ 0, %entry ], [ %turn.next, %next ]",
+            "  br label %loop",
+            "loop:",
+            "  %i = phi i64 [ 0, %again ], [ %i.next, %loop ]",
+            *phis,
+            "  %a.at = getelementptr i8, ptr %a, i64 %i",
+            "  %b.at = getelementptr i8, ptr %b, i64 %i",
+            *steps,
+            f"  %i.next = add i64 %i, {_UNROLL * width}",
+            "  %more = icmp slt i64 %i.next, %size",
+            "  br i1 %more, label %loop, label %last",
+            "last:",
+            *(["  br label %next"] if copies else ends),
+            "next:",
+            '  call void asm sideeffect "", "~{memory}"()',
+            "  %turn.next = add i64 %turn, 1",
+            "  %again.more = icmp slt i64 %turn.next, %repeats",
+            "  br i1 %again.more, label %again, label %done",
+            "done:",
+            "  ret void",
+            "}\n",
+        ]
+    )

@@ -1,0 +1,137 @@
+"""`bessemer profile`: where a model's time goes, kernel by kernel."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bessemer.compiler.errors import CompileError
+from bessemer.frontends.cli import arguments
+from bessemer.frontends.cli.models import inputs_for, read_arrays
+from bessemer.frontends.cli.output import format_seconds, print_json, print_table, spinner, write
+from bessemer.frontends.profile import KernelTime, Profile, compile_profiled, merged
+
+_COLUMNS = (
+    "step", "kernel", "time", "share", "GFLOP/s", "moved", "GB/s", "% roofline", "% busy", "from",
+)  # fmt: skip
+_LONGEST = 60
+
+
+def command(
+    model: arguments.ModelPath,
+    threads: arguments.Threads = 1,
+    dim: arguments.Dims = None,
+    seconds: Annotated[float, typer.Option("--seconds", min=0.0, help="How long to run.")] = 1.0,
+    top: Annotated[
+        int, typer.Option("--top", min=0, help="The costliest so many kernels; 0 shows all.")
+    ] = 25,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="One row for all that run the same code.")
+    ] = False,
+    in_order: Annotated[
+        bool, typer.Option("--in-order", help="As they run, not the costliest first.")
+    ] = False,
+    trace: Annotated[
+        Path | None,
+        typer.Option("--trace", metavar="FILE", help="Write one run for Perfetto or Chrome."),
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option("--save", metavar="FILE", help="Write the profile as JSON too.")
+    ] = None,
+    inputs: Annotated[
+        Path | None, typer.Option("--inputs", metavar="FILE.npz", help="Instead of random ones.")
+    ] = None,
+    seed: arguments.Seed = 0,
+    precision: arguments.PrecisionChoice = "float32",
+    optimize: arguments.Optimize = 2,
+    as_json: arguments.AsJson = False,
+    quiet: arguments.Quiet = False,
+) -> None:
+    """Show where a model's time goes: every kernel's time, and how near the machine's limits it is.
+
+    The model is compiled with clocks around its kernels. GFLOP/s count what the graph asks for;
+    "moved" is what a kernel reads and writes, each byte once; the roofline is the time that the
+    machine's multipliers or its memory would take at least, measured now. Of a kernel that several
+    threads share, "busy" says how much of their time they computed.
+    """
+    dims = arguments.parse_dims(dim)
+    with spinner("Compiling", quiet):
+        ours = compile_profiled(
+            model, dims=dims, threads=threads, precision=precision, optimize=optimize
+        )
+    arrays = read_arrays(inputs) if inputs else inputs_for(ours, model, dims, seed, quiet)
+    with spinner("Running", quiet):
+        profile = ours.profile(arrays, seconds)
+    for path, content in ((trace, profile.to_trace()), (file, profile.to_json())):
+        if path is not None:
+            _write(path, content)
+    if as_json:
+        print_json(profile.to_json())
+    else:
+        _show(profile, merged(profile.kernels) if merge else profile.kernels, top, in_order)
+
+
+def _write(path: Path, content: object) -> None:
+    try:
+        path.write_text(json.dumps(content))
+    except OSError as error:
+        raise CompileError(f"Cannot write {path}: {error.strerror}") from None
+
+
+def _show(profile: Profile, kernels: Sequence[KernelTime], top: int, in_order: bool) -> None:
+    limits = profile.limits
+    memory = ", ".join(
+        f"{f'L{level.number}' if level.number else 'memory'} {level.copy / 1e9:.0f}"
+        for level in limits.levels
+    )
+    write(
+        f"{profile.model}, {_count(profile.threads, 'thread')}: "
+        f"{format_seconds(profile.seconds)} a run, median of {profile.runs}"
+    )
+    write(f"this machine: {limits.peak / 1e9:.0f} GFLOP/s; copying, GB/s: {memory}")
+    rows = list(enumerate(kernels))
+    chosen = sorted(rows, key=lambda row: -row[1].seconds)[: top or None]
+    shown = sorted(chosen) if in_order else chosen
+    print_table(_COLUMNS, [_cells(number, k, profile) for number, k in shown], right="rlrrrrrrrl")
+    rest = len(rows) - len(chosen)
+    if rest:
+        others = profile.kernel_seconds - sum(kernel.seconds for _, kernel in chosen)
+        write(f"{rest} others: {format_seconds(others)} (--top 0 shows them)")
+    between = profile.seconds - profile.kernel_seconds
+    outside = profile.call_seconds - profile.seconds
+    write(
+        f"kernels {format_seconds(profile.kernel_seconds)}, between them "
+        f"{format_seconds(max(0.0, between))}, around the run {format_seconds(max(0.0, outside))}"
+    )
+
+
+def _cells(number: int, kernel: KernelTime, profile: Profile) -> list[str]:
+    sources = ", ".join(kernel.sources)
+    if len(sources) > _LONGEST:
+        sources = sources[: _LONGEST - 1] + "…"
+    times = f" x{kernel.runs:g}" if kernel.runs != 1 else ""
+    return [
+        str(number),
+        kernel.kernel + times,
+        format_seconds(kernel.seconds),
+        f"{100 * kernel.seconds / profile.seconds:.1f}%",
+        f"{kernel.rate / 1e9:.1f}" if kernel.operations else "",
+        _bytes(kernel.traffic.moved),
+        f"{kernel.bandwidth / 1e9:.1f}",
+        f"{100 * kernel.roofline:.0f}",
+        f"{100 * kernel.busy:.0f}" if profile.threads > 1 else "",
+        sources,
+    ]
+
+
+def _bytes(count: int) -> str:
+    """In KiB or MiB, so that a column can be compared at a glance."""
+    return f"{count / 2**20:.2f}M" if count >= 2**20 else f"{count / 2**10:.1f}K"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,77 @@
+"""`bessemer tune`: measures other forms of a model's kernels here, and keeps the best in a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bessemer.compiler.options import Options, dump_folder
+from bessemer.compiler.targets.choose import host_target
+from bessemer.frontends.cli import arguments
+from bessemer.frontends.cli.output import format_seconds, print_json, print_table, spinner, write
+from bessemer.frontends.tune import Contest, Tuned, tune_model
+from bessemer.frontends.tuning_file import write_tuning
+
+
+def command(
+    model: arguments.ModelPath,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="FILE", help="Where to add what was found."),
+    ] = None,
+    seconds: Annotated[float, typer.Option("--seconds", help="How long to try.")] = 60.0,
+    threads: arguments.Threads = 1,
+    dim: arguments.Dims = None,
+    precision: arguments.PrecisionChoice = "float32",
+    as_json: arguments.AsJson = False,
+    quiet: arguments.Quiet = False,
+) -> None:
+    """Measure other forms of a model's kernels on this machine, and keep the best in a file.
+
+    The file holds choices by target and by kernel, of as many models as are added to it. `compile
+    --tuning FILE` takes them; what it then makes does not depend on the machine that compiles.
+    Sizes that the model leaves open are measured as a batch of 1, and 64.
+    """
+    options = Options("", threads, precision, 2, dump_folder())
+    with spinner("Tuning", quiet) as status:
+        found = tune_model(model, options, seconds, arguments.parse_dims(dim), report=status.update)
+    if output is not None:
+        write_tuning(output, found.tuning, host_target())
+    if as_json:
+        print_json(_as_json(found))
+        return
+    contests = sorted(found.contests.items(), key=lambda entry: -entry[1].share)
+    rows = [_cells(name, one) for name, one in contests]
+    print_table(("share", "time", "tried", "chosen", "kernels"), rows, right="rrrll")
+    write(
+        f"{found.trials} trials; a run takes {format_seconds(found.after)}, "
+        f"{format_seconds(found.before)} without"
+    )
+
+
+def _cells(name: str, one: Contest) -> list[str]:
+    changed = {key: value for key, value in one.best.items() if value != one.model.get(key)}
+    chosen = " ".join(f"{key}={value}" for key, value in changed.items())
+    return [f"{one.share:.1%}", f"{one.ratio:.2f}", str(one.tried), chosen or "as it was", name]
+
+
+def _as_json(found: Tuned) -> dict[str, object]:
+    return {
+        "before": found.before,
+        "after": found.after,
+        "trials": found.trials,
+        "choices": {name: dict(one) for name, one in found.tuning.choices.items()},
+        "kernels": [
+            {
+                "signature": name,
+                "share": one.share,
+                "ratio": one.ratio,
+                "tried": one.tried,
+                "model": one.model,
+                "best": one.best,
+            }
+            for name, one in found.contests.items()
+        ],
+    }

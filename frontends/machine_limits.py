@@ -1,0 +1,47 @@
+"""What bounds a kernel on this machine: its multipliers and the levels of its memory, measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bessemer.compiler.targets.machine import Target
+from bessemer.frontends.bandwidth import Level, measure_levels, prepare_mover
+from bessemer.frontends.peak import measure_peak, prepare_peak
+from bessemer.frontends.traffic import Traffic
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What so many threads can do at most, per second: float32 operations, and bytes by level."""
+
+    threads: int
+    peak: float
+    levels: tuple[Level, ...]
+
+    def level(self, size: float) -> Level:
+        """The nearest level that holds so many bytes, with room for as many others."""
+        for level in self.levels:
+            shared = level.number in (0, 3)
+            if size / (1 if shared else self.threads) <= level.bytes / 2:
+                return level
+        return self.levels[-1]
+
+    def floor(self, operations: float, traffic: Traffic, weights: float) -> float:
+        """The seconds that a kernel takes at least: its arithmetic, or its bytes.
+
+        A model with `weights` bytes of constants reads them from where all of them fit; what its
+        kernels hand to each other comes from where one kernel's arrays fit.
+        """
+        own = traffic.moved - traffic.weights
+        near, far = self.level(own), self.level(max(weights, own))
+        moving = traffic.weights / far.read
+        moving += (traffic.read - traffic.weights) / near.read + traffic.written / near.write
+        return max(operations / self.peak, moving)
+
+
+def measure_limits(target: Target, threads: int) -> Limits:
+    """Measures for about half a second; the target must be this machine."""
+    peak, mover = prepare_peak(target), prepare_mover(target)
+    levels = tuple(measure_levels(mover, threads))
+    rate = max(measure_peak(peak, threads, 400_000) for _ in range(5))
+    return Limits(threads, rate, levels)

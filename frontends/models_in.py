@@ -1,0 +1,47 @@
+"""Models in any form that is taken, as the compiler's graph, and compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from bessemer.compiler.driver import Compilation, build
+from bessemer.compiler.errors import CompileError
+from bessemer.compiler.ir.graph import Graph
+from bessemer.compiler.ir.types import Array
+from bessemer.compiler.options import Options
+from bessemer.frontends.builder.network import Network
+from bessemer.frontends.onnx_reader.read import read_onnx
+
+Model = str | Path | bytes | onnx.ModelProto | Graph | Network
+
+
+def build_model(
+    model: Model,
+    options: Options,
+    dims: Mapping[str, int] | None = None,
+    values: Mapping[str, Array] | None = None,
+    **hooks: Callable[[Any], None],
+) -> Compilation:
+    """Compiles without loading; `hooks` are those of `build`."""
+    return build(as_graph(model, dims, values), options, **hooks)
+
+
+def as_graph(
+    model: Model,
+    dims: Mapping[str, int] | None = None,
+    values: Mapping[str, Array] | None = None,
+) -> Graph:
+    """The graph of a model in any form."""
+    if isinstance(model, Network) and not values:
+        return model.with_dims(dims or {}).graph
+    if isinstance(model, Network):
+        raise CompileError("A network built in Python has no values to fix: build it with them.")
+    if isinstance(model, Graph):
+        if dims or values:
+            raise CompileError("A graph built in Python has its dims and values already.")
+        return model
+    return read_onnx(model, dims=dims or {}, values=values or {})

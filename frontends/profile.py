@@ -1,0 +1,367 @@
+"""Where a model's time goes: every kernel's time, beside what it computes, moves and could do."""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bessemer.compiler.codegen.clock import EVENTS
+from bessemer.compiler.driver import Compilation, machine_of
+from bessemer.compiler.errors import CompileError
+from bessemer.compiler.ir.program import Launch, timed_steps
+from bessemer.compiler.ir.types import Array
+from bessemer.compiler.jit import address_of, aligned_weights, link
+from bessemer.compiler.options import Options, Precision, dump_folder
+from bessemer.frontends.machine_limits import Limits, measure_limits
+from bessemer.frontends.models_in import Model, build_model
+from bessemer.frontends.operation_count import operations_of
+from bessemer.frontends.traffic import Traffic, known, traffic_of
+from bessemer.runtime.model import CompiledModel, Inputs
+
+_HEAD = 32
+"""Bytes before the sums in the record that the code fills; see codegen/clock.py."""
+_MOST_RUNS, _SHOWN = 10_000, 20
+"""Runs that are timed at most, and those of which events are kept to choose a trace from."""
+
+
+@dataclass(frozen=True)
+class KernelTime:
+    """One launch of a kernel in the run body. Seconds are of one run of the model, the median over
+    runs; `runs` is how often that happens in one (in a loop, or not at all in a branch).
+
+    `operations` are those that the graph asks for, `traffic` the bytes that must move, both in one
+    run. `floor` is the least seconds that the machine could do it in. `busy` is the time that
+    threads spent inside, over all threads' time: 1 where none waited.
+    """
+
+    kernel: str
+    sources: tuple[str, ...]
+    runs: float
+    seconds: float
+    operations: float
+    traffic: Traffic
+    floor: float
+    busy: float
+
+    @property
+    def rate(self) -> float:
+        """Operations a second."""
+        return self.operations / self.seconds if self.seconds else 0.0
+
+    @property
+    def bandwidth(self) -> float:
+        """Bytes a second."""
+        return self.traffic.moved / self.seconds if self.seconds else 0.0
+
+    @property
+    def roofline(self) -> float:
+        """The share of what the machine could do. Above 1 where fewer operations did (Winograd),
+        or where caches held more than expected."""
+        return self.floor / self.seconds if self.seconds else 0.0
+
+
+def merged(kernels: Sequence[KernelTime]) -> list[KernelTime]:
+    """One entry for all that run the same code, where it first does."""
+    rows: dict[str, list[KernelTime]] = {}
+    for kernel in kernels:
+        rows.setdefault(kernel.kernel, []).append(kernel)
+    return [_sum(same) for same in rows.values()]
+
+
+def _sum(same: Sequence[KernelTime]) -> KernelTime:
+    seconds = sum(kernel.seconds for kernel in same)
+    return KernelTime(
+        same[0].kernel,
+        tuple(dict.fromkeys(source for kernel in same for source in kernel.sources)),
+        sum(kernel.runs for kernel in same),
+        seconds,
+        sum(kernel.operations for kernel in same),
+        Traffic(
+            sum(kernel.traffic.read for kernel in same),
+            sum(kernel.traffic.written for kernel in same),
+            sum(kernel.traffic.weights for kernel in same),
+        ),
+        sum(kernel.floor for kernel in same),
+        sum(kernel.busy * kernel.seconds for kernel in same) / seconds if seconds else 0.0,
+    )
+
+
+@dataclass(frozen=True)
+class Event:
+    """A thread's work on a step, in nanoseconds since the run began. Thread 0 is the caller."""
+
+    step: int
+    thread: int
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Profile:
+    """`seconds` is the median of whole runs inside the model, `call_seconds` of calls from Python.
+
+    `events` are of one run, one with the median time.
+    """
+
+    model: str
+    threads: int
+    runs: int
+    sizes: dict[str, int]
+    seconds: float
+    call_seconds: float
+    kernels: tuple[KernelTime, ...]
+    limits: Limits
+    events: tuple[Event, ...] = field(repr=False)
+
+    @property
+    def kernel_seconds(self) -> float:
+        """The sum over the kernels; what is missing to `seconds` was between them."""
+        return sum(kernel.seconds for kernel in self.kernels)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the events, as JSON has it; times in seconds."""
+        found = {
+            "model": self.model,
+            "threads": self.threads,
+            "runs": self.runs,
+            "sizes": self.sizes,
+            "seconds": self.seconds,
+            "call_seconds": self.call_seconds,
+            "kernel_seconds": self.kernel_seconds,
+            "peak": self.limits.peak,
+            "levels": [asdict(level) for level in self.limits.levels],
+        }
+        kernels = [
+            {
+                "step": step,
+                "kernel": kernel.kernel,
+                "sources": list(kernel.sources),
+                "runs": kernel.runs,
+                "seconds": kernel.seconds,
+                "share": kernel.seconds / self.seconds if self.seconds else 0.0,
+                "operations": kernel.operations,
+                "operations_per_second": kernel.rate,
+                "bytes_read": kernel.traffic.read,
+                "bytes_written": kernel.traffic.written,
+                "bytes_per_second": kernel.bandwidth,
+                "floor": kernel.floor,
+                "roofline": kernel.roofline,
+                "busy": kernel.busy,
+            }
+            for step, kernel in enumerate(self.kernels)
+        ]
+        return found | {"kernels": kernels}
+
+    def to_trace(self) -> dict[str, Any]:
+        """One run as Chrome and Perfetto show it: a track for every thread."""
+        shown: list[dict[str, Any]] = [
+            {"ph": "M", "pid": 1, "tid": thread, "name": "thread_name", "args": {"name": name}}
+            for thread in sorted({event.thread for event in self.events})
+            for name in [f"worker {thread}" if thread else "caller"]
+        ]
+        shown.insert(0, {"ph": "M", "pid": 1, "name": "process_name", "args": {"name": self.model}})
+        for event in self.events:
+            kernel = self.kernels[event.step]
+            shown.append(
+                {
+                    "ph": "X",
+                    "pid": 1,
+                    "tid": event.thread,
+                    "ts": event.begin / 1e3,
+                    "dur": (event.end - event.begin) / 1e3,
+                    "name": kernel.kernel,
+                    "cat": "kernel",
+                    "args": {
+                        "step": event.step,
+                        "sources": ", ".join(kernel.sources),
+                        "GFLOP/s": round(kernel.rate / 1e9, 1),
+                        "GB/s": round(kernel.bandwidth / 1e9, 1),
+                        "roofline": round(kernel.roofline, 3),
+                    },
+                }
+            )
+        return {"displayTimeUnit": "ns", "traceEvents": shown}
+
+
+def compile_profiled(
+    model: Model,
+    *,
+    dims: Mapping[str, int] | None = None,
+    threads: int | None = None,
+    precision: Precision = "float32",
+    optimize: int = 2,
+    values: Mapping[str, Array] | None = None,
+) -> ProfiledModel:
+    """Compiles a model so that it takes the time of its kernels; arguments as `bessemer.compile`.
+
+    It never comes from the compile cache.
+    """
+    options = Options("", threads or 0, precision, optimize, dump_folder(), profile=True)
+    return ProfiledModel(build_model(model, options, dims, values), options.threads)
+
+
+class ProfiledModel(CompiledModel):
+    """A model that takes the time of its kernels, as `compile_profiled` gives it.
+
+    It has one `record` of times, of the last run: call it from one thread at a time.
+    """
+
+    def __init__(self, made: Compilation, threads: int = 0) -> None:
+        native = link(made.code, machine_of(made.target))
+        super().__init__(native, weights=aligned_weights(made.weights), threads=threads)
+        self._made = made
+        self._steps = timed_steps(made.program.steps)
+        record = ctypes.CFUNCTYPE(ctypes.c_void_p)(address_of(native, "profile"))()
+        self.record = Record(record, len(self._steps), len(made.program.symbols))
+
+    def save(self, path: str | Path, **options: Any) -> list[Path]:
+        """Refuses: an artifact takes no times."""
+        raise CompileError(f"{path}: a model that takes times is not saved: compile it without.")
+
+    @property
+    def compilation(self) -> Compilation:
+        """What was compiled."""
+        return self._made
+
+    def measure(self, inputs: Inputs) -> tuple[int, Array]:
+        """One run: its nanoseconds, and how often and how long each step ran, [steps, 2]."""
+        self.run(inputs)
+        begin, end, _ = self.record.run()
+        return int(end) - int(begin), self.record.sums()
+
+    def profile(
+        self, inputs: Inputs, seconds: float = 1.0, limits: Limits | None = None
+    ) -> Profile:
+        """Runs for about so long, at least five times, and tells where the time went.
+
+        `limits` are the machine's, measured now unless given.
+        """
+        limits = limits or measure_limits(self._made.target, self.threads)
+        for _ in range(2):
+            self.run(inputs)
+        calls: list[float] = []
+        runs: list[Array] = []
+        sums: list[Array] = []
+        events: list[Array] = []
+        end = time.perf_counter() + seconds
+        while len(calls) < 5 or (time.perf_counter() < end and len(calls) < _MOST_RUNS):
+            start = time.perf_counter()
+            self.run(inputs)
+            calls.append(time.perf_counter() - start)
+            runs.append(self.record.run())
+            sums.append(self.record.sums())
+            if len(events) < _SHOWN:
+                events.append(self.record.events())
+        whole = np.array([run[1] - run[0] for run in runs])
+        distance = np.abs(whole[: len(events)] - np.median(whole))
+        typical = int(np.argmin(distance))
+        shown = _events(events[typical], runs[typical])
+        sizes = self._sizes()
+        return Profile(
+            model=self.signature.name,
+            threads=self.threads,
+            runs=len(calls),
+            sizes={n: sizes[n] for n in self.signature.symbols[: self.signature.input_symbols]},
+            seconds=float(np.median(whole)) / 1e9,
+            call_seconds=float(np.median(calls)),
+            kernels=self._kernels(np.median(np.stack(sums), axis=0), sizes, limits, shown),
+            limits=limits,
+            events=tuple(shown),
+        )
+
+    def _sizes(self) -> dict[str, int]:
+        """All symbols as the last run had them, the computed ones too."""
+        sizes = dict(zip(self.signature.symbols, self.record.symbols(), strict=True))
+        for name, definition in self._made.program.derived.items():
+            number = known(definition, sizes)
+            if number is not None:
+                sizes[name] = number
+        return sizes
+
+    def _kernels(
+        self, sums: Array, sizes: Mapping[str, int], limits: Limits, events: list[Event]
+    ) -> tuple[KernelTime, ...]:
+        plan = self._made.plan
+        operations = operations_of(self._steps, sizes)
+        weights = float(plan.weights_size)
+        busy = [0.0] * len(self._steps)
+        for event in events:
+            busy[event.step] += (event.end - event.begin) / 1e9
+        found = []
+        for number, step in enumerate(self._steps):
+            runs, seconds = float(sums[number, 0]), float(sums[number, 1]) / 1e9
+            if isinstance(step, Launch):
+                name, sources = step.kernel.name, step.sources
+                traffic = traffic_of(step, sizes, plan.weight_offsets)
+            else:
+                size = known(step.source.type.nbytes, sizes) or 0
+                name, sources, traffic = "memcpy", (), Traffic(size, size)
+            floor = limits.floor(operations[number], traffic, weights)
+            whole = Traffic(
+                int(traffic.read * runs), int(traffic.written * runs), int(traffic.weights * runs)
+            )
+            found.append(
+                KernelTime(
+                    name,
+                    sources,
+                    runs,
+                    seconds,
+                    operations[number] * runs,
+                    whole,
+                    floor * runs,
+                    min(1.0, busy[number] / (seconds * limits.threads)) if seconds else 0.0,
+                )
+            )
+        return tuple(found)
+
+
+class Record:
+    """The times of the last run, read where the code has left them."""
+
+    def __init__(self, address: int, steps: int, symbols: int) -> None:
+        size = _HEAD + 16 * steps + 8 * symbols + 32 * EVENTS
+        memory = (ctypes.c_int64 * (size // 8)).from_address(address)
+        self._words: Array = np.ctypeslib.as_array(memory)
+        self._steps = steps
+        self._symbols = symbols
+
+    def clear(self) -> None:
+        """Forgets the last run."""
+        self._words[:] = 0
+
+    def run(self) -> Array:
+        """When it began and ended, and the thread that called."""
+        return np.array(self._words[:3])
+
+    def sums(self) -> Array:
+        """How often and how long every step ran, [steps, 2]."""
+        start = _HEAD // 8
+        return np.array(self._words[start : start + 2 * self._steps]).reshape(-1, 2)
+
+    def symbols(self) -> list[int]:
+        """The values of the program's symbols at the run's end."""
+        start = _HEAD // 8 + 2 * self._steps
+        return [int(word) for word in self._words[start : start + self._symbols]]
+
+    def events(self) -> Array:
+        """Step, thread, begin and end of what was kept, [events, 4]."""
+        start = _HEAD // 8 + 2 * self._steps + self._symbols
+        count = min(int(self._words[3]), EVENTS)
+        return np.array(self._words[start : start + 4 * count]).reshape(-1, 4)
+
+
+def _events(rows: Array, run: Array) -> list[Event]:
+    """Events in the order of time; `run` is what `Record.run` gives. The caller is thread 0."""
+    begin, _, caller = (int(word) for word in run)
+    numbers = {caller: 0}
+    found = []
+    for step, thread, start, end in rows[np.argsort(rows[:, 2], kind="stable")]:
+        number = numbers.setdefault(int(thread), len(numbers))
+        found.append(Event(int(step), number, int(start) - begin, int(end) - begin))
+    return found

@@ -1,0 +1,212 @@
+"""The C function behind `run`: Python's call, straight into the machine code.
+
+Every artifact has, beside its C API, a function PREFIX_python_N that CPython can call. It compares
+the inputs with what the last call was given (types, dtypes, layout, shapes), makes the outputs,
+takes an idle context and runs, in a few hundred nanoseconds. Whatever it does not expect it
+hands on, untouched, to Python code that looks closer and explains.
+
+The function needs nothing of Python when it is linked: it works on two tables made here. OBJECTS
+are Python objects (the elements of a NumPy array of objects, which owns them); WORDS are numbers:
+the addresses of the functions of Python and NumPy that it calls, and the plan, which says what
+the last call looked like. compiler/codegen/entry.py writes the function.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from bessemer.runtime.arrays import Array, address
+
+VERSION = 1
+"""Part of the function's name: an artifact whose tables look different is not called this way."""
+
+MOST_ARRAYS = 64
+"""Of each of inputs, outputs and symbols; models with more are called from Python code."""
+
+# The functions that the entry calls, by name, in the order of their words.
+PYTHON_FUNCTIONS = (
+    "PyDict_Size",
+    "PyDict_GetItemWithError",
+    "PyList_Size",
+    "PyList_GetItem",
+    "PyTuple_Size",
+    "PyTuple_GetItem",
+    "PyList_New",
+    "PyList_SetItem",
+    "PyList_SetSlice",
+    "PyList_Append",
+    "PyLong_AsVoidPtr",
+    "PyLong_FromLong",
+    "PyErr_Clear",
+    "PyObject_Vectorcall",
+    "PyEval_SaveThread",
+    "PyEval_RestoreThread",
+    "Py_IncRef",
+    "Py_DecRef",
+)
+# And those of NumPy's C API, with their places in its table (numpy/__multiarray_api.h).
+NUMPY_FUNCTIONS = {"PyArray_NewFromDescr": 94, "PyArray_SetBaseObject": 282}
+_ARRAY_TYPE = 2  # the place of PyArray_Type, to check the table by
+_LOW = 0xFFFFFFFF
+
+# The words before the plan. `generation` numbers the plans, 0 where there is none; `symbols` and
+# `shapes` are where, in words from the start, the plan's symbols and its outputs begin.
+WORDS = (
+    *("generation", "input_count", "output_count", "symbol_count", "symbols", "shapes"),
+    *PYTHON_FUNCTIONS,
+    *NUMPY_FUNCTIONS,
+)
+# The objects before those of the inputs (names, then dtypes) and of the outputs (dtypes).
+OBJECTS = ("words", "dict", "list", "tuple", "array", "memory", "idle", "fallback", "failed")
+
+Run = Callable[..., list[Array]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a call looks like: shapes of the inputs, values of the symbols, shapes of the outputs.
+
+    `paddings` has, for every output, the bytes to allocate where it shall begin at a cache line,
+    and 0 where it may begin anywhere.
+    """
+
+    inputs: tuple[tuple[int, ...], ...]
+    symbols: tuple[int, ...]
+    outputs: tuple[tuple[int, ...], ...]
+    paddings: tuple[int, ...]
+
+
+class PlanTable:
+    """One model's words. Whoever holds it may set plans without holding the function."""
+
+    def __init__(self, ranks: Sequence[int], output_ranks: Sequence[int], symbols: int) -> None:
+        self._ranks = [[*ranks], [*output_ranks]]
+        symbols_at = len(WORDS) + sum(1 + rank for rank in ranks)
+        outputs_at = symbols_at + symbols
+        total = outputs_at + sum(2 + rank for rank in output_ranks)
+        head = [0, len(ranks), len(output_ranks), symbols, symbols_at, outputs_at, *_functions()]
+        self.words = np.zeros(total, np.int64)
+        self.words[: len(WORDS)] = head
+        self._generation = 0
+
+    def set_plan(self, plan: Plan) -> None:
+        """From now on calls that look like this one are the function's own."""
+        ranks = [[len(shape) for shape in shapes] for shapes in (plan.inputs, plan.outputs)]
+        if ranks != self._ranks:  # a scalar that came with axes
+            return
+        self._generation += 1
+        body: list[int] = []
+        for shape in plan.inputs:
+            body += [len(shape), *shape]
+        body += plan.symbols
+        for shape, padding in zip(plan.outputs, plan.paddings, strict=True):
+            body += [padding, len(shape), *shape]
+        words = self.words.copy()
+        words[0] = self._generation
+        words[len(WORDS) :] = body
+        # In one go, which no other thread and no destructor can interrupt.
+        ctypes.memmove(address(self.words), address(words), words.nbytes)
+
+
+def make_run(
+    function: int,
+    table: PlanTable,
+    inputs: Sequence[tuple[str, np.dtype[Any]]],
+    outputs: Sequence[np.dtype[Any]],
+    idle: list[int],
+    fallback: Run,
+    failed: Callable[[int, int], None],
+    documentation: str,
+) -> Run:
+    """The function that is at the address `function`, PREFIX_python_N, for one model.
+
+    `inputs` are names and dtypes. `idle` holds the addresses of contexts that nobody uses; the
+    function takes one from its end and puts it back. `failed(context, status)` raises. The result
+    owns all these, invisibly to the collector of cycles: none may own the result.
+    """
+    fixed = (dict, list, tuple, np.ndarray, np.dtype(np.uint8), idle, fallback, failed)
+    names, dtypes = [name for name, _ in inputs], [dtype for _, dtype in inputs]
+    everything = (table.words, *fixed, *names, *dtypes, *outputs)
+    objects = np.empty(len(everything), object)
+    for index, found in enumerate(everything):
+        objects[index] = found
+    objects.flags.writeable = False
+    return _builtin(function, objects, documentation)
+
+
+@cache
+def is_supported() -> bool:
+    """Whether this Python and this NumPy keep their objects where the function looks for them."""
+    if platform.python_implementation() != "CPython" or object.__basicsize__ != 16:
+        return False  # a debugging or a free-threaded build has more in front
+    if not getattr(sys, "_is_gil_enabled", lambda: True)():
+        return False
+    probe = np.zeros((3, 5), np.float32)
+    words = (ctypes.c_int64 * 9).from_address(id(probe))
+    shape = (ctypes.c_int64 * 2).from_address(words[4])
+    return (
+        (words[1], words[2], words[7]) == (id(np.ndarray), address(probe), id(probe.dtype))
+        and (words[3] & _LOW, words[8] & _LOW) == (2, probe.flags.num)
+        and tuple(shape) == (3, 5)
+        and _array_api()[_ARRAY_TYPE] == id(np.ndarray)
+    )
+
+
+@cache
+def _array_api() -> Any:
+    """NumPy's table of C functions."""
+    core = sys.modules.get("numpy._core._multiarray_umath") or sys.modules.get(
+        "numpy.core._multiarray_umath"
+    )
+    pointer = ctypes.pythonapi.PyCapsule_GetPointer
+    pointer.restype, pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    table = pointer(getattr(core, "_ARRAY_API"), None)  # noqa: B009 (a private name)
+    return (ctypes.c_int64 * (max(NUMPY_FUNCTIONS.values()) + 1)).from_address(table)
+
+
+@cache
+def _functions() -> tuple[int, ...]:
+    """The addresses of the functions, in the order of WORDS."""
+    python = [
+        ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p).value or 0
+        for name in PYTHON_FUNCTIONS
+    ]
+    return (*python, *[_array_api()[place] for place in NUMPY_FUNCTIONS.values()])
+
+
+class _MethodDef(ctypes.Structure):
+    """PyMethodDef."""
+
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("function", ctypes.c_void_p),
+        ("flags", ctypes.c_int),
+        ("documentation", ctypes.c_char_p),
+    )
+
+
+_FASTCALL_KEYWORDS = 0x80 | 0x02
+
+
+def _builtin(function: int, objects: Array, documentation: str) -> Run:
+    """A Python function that is called with `objects`."""
+    text = f"run($self, inputs, out=None)\n--\n\n{documentation}"
+    definition = _MethodDef(b"run", function, _FASTCALL_KEYWORDS, text.encode())
+    make = ctypes.pythonapi.PyCFunction_NewEx
+    make.restype = ctypes.py_object
+    make.argtypes = [ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p]
+    _DEFINITIONS.append(definition)
+    made: Run = make(ctypes.addressof(definition), objects, None)
+    return made
+
+
+# Functions may outlive their models, and point to these.
+_DEFINITIONS: list[_MethodDef] = []

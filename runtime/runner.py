@@ -1,0 +1,302 @@
+"""Runs a compiled model: binds shapes, makes outputs, keeps the contexts that nobody uses.
+
+A call goes through the entry (entry.py) where it looks like the last one, and through `Runner.run`,
+which takes and explains everything, where it does not.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from bessemer.runtime.arrays import (
+    Array,
+    address,
+    aligned_empty,
+    as_input,
+    check_apart,
+    check_output,
+    copied_from,
+    numpy_dtype,
+)
+from bessemer.runtime.artifact import ArrayInfo, Status
+from bessemer.runtime.bind import bind_symbols
+from bessemer.runtime.entry import (
+    MOST_ARRAYS,
+    Plan,
+    PlanTable,
+    Run,
+    is_supported,
+    make_run,
+)
+from bessemer.runtime.errors import ExecutionError, InputError
+from bessemer.runtime.native import Context, NativeModel
+from bessemer.runtime.shapes import evaluate_shape
+
+Inputs = Mapping[str, Any] | Sequence[Any]
+Outputs = Array | Mapping[str, Array] | Sequence[Array | None]
+
+# Above this, outputs begin at a cache line; below it, the time to get there is worth more.
+_LARGE_OUTPUT = 1 << 16
+
+
+class Runner:
+    """A model's functions with its weights and contexts; safe to call from several threads."""
+
+    def __init__(
+        self, native: NativeModel, weights: Array | None, weights_path: str, threads: int
+    ) -> None:
+        """`weights` are kept alive. The first context is made at once, to raise what it raises."""
+        signature = native.signature
+        self.native = native
+        self._weights = weights
+        self._weights_path = weights_path
+        self._threads = threads
+        self._infos = signature.inputs
+        self._names = [info.name for info in signature.inputs]
+        self._dtypes = [numpy_dtype(info.dtype) for info in signature.inputs]
+        self._output_dtypes = [numpy_dtype(info.dtype) for info in signature.outputs]
+        self._late = [info.data_dependent for info in signature.outputs]
+        self._any_late = any(self._late)
+        self._plan: Plan | None = None
+        self._table: PlanTable | None = None
+        self._calls: dict[int, Call] = {}
+        # By address, as the entry takes them. Popping from and appending to a list are atomic: no
+        # lock is needed.
+        self._idle: list[int] = []
+        self._idle.append(self._new_call().handle)
+
+    def entry(self, documentation: str) -> Run | None:
+        """`run` as machine code, where there is one; it owns the runner, which knows its table."""
+        signature, function = self.native.signature, self.native.python_entry
+        counts = len(self._dtypes), len(self._output_dtypes), len(signature.symbols)
+        if not function or self._any_late or max(counts) > MOST_ARRAYS or not is_supported():
+            return None
+        self._table = PlanTable(
+            [len(info.shape) for info in self._infos],
+            [len(info.shape) for info in signature.outputs],
+            len(signature.symbols),
+        )
+        return make_run(
+            function,
+            self._table,
+            list(zip(self._names, self._dtypes, strict=True)),
+            self._output_dtypes,
+            self._idle,
+            self.run,
+            self._fail,
+            documentation,
+        )
+
+    def run(self, inputs: Inputs, out: Outputs | None = None) -> list[Array]:
+        """What CompiledModel.run says."""
+        arrays = self._arrays(inputs)
+        plan = self._plan
+        shapes = tuple([array.shape for array in arrays])
+        if plan is None or shapes != plan.inputs:
+            plan = self._bind(shapes)
+        outputs = self._allocated(plan) if out is None else self._given(plan, out, arrays)
+        call = self.take()
+        try:
+            for index, array in enumerate(arrays):
+                call.inputs[index] = address(array)
+            for index, output in enumerate(outputs):
+                call.outputs[index] = None if self._late[index] else address(output)
+            call.dims[: len(plan.symbols)] = plan.symbols
+            status = self.native.run(*call.arguments)
+            if status:
+                self._fail(call.handle, status)
+            return self._copied_late(call, outputs, out) if self._any_late else outputs
+        finally:
+            self.give_back(call)
+
+    def take(self) -> Call:
+        """A context that nobody uses, for `give_back`."""
+        try:
+            return self._calls[self._idle.pop()]
+        except IndexError:
+            return self._new_call()
+
+    def give_back(self, call: Call) -> None:
+        """The call is over."""
+        self._idle.append(call.handle)
+
+    def arena_bytes(self) -> list[int]:
+        """The arenas of the contexts that nobody uses now."""
+        return [self.native.arena_bytes(handle) for handle in list(self._idle)]
+
+    def trim(self) -> None:
+        """Gives back all contexts that nobody uses but one, and that one's arena."""
+        call = self.take()
+        self.native.trim(call.handle)
+        while True:
+            try:
+                del self._calls[self._idle.pop()]
+            except IndexError:
+                break
+        self.give_back(call)
+
+    def _new_call(self) -> Call:
+        weights = address(self._weights) if self._weights is not None and self._weights.size else 0
+        context = Context(self.native, self._threads, weights, self._weights_path)
+        call = Call(context, len(self._dtypes), len(self._late), len(self.native.signature.symbols))
+        self._calls[call.handle] = call
+        return call
+
+    def _arrays(self, inputs: Inputs) -> list[Array]:
+        """The inputs in order, each readable as the code reads it."""
+        values = self._in_order(inputs)
+        for index, value in enumerate(values):
+            if (
+                type(value) is not np.ndarray
+                or value.dtype != self._dtypes[index]
+                or not value.flags.c_contiguous
+                or not value.flags.aligned
+            ):
+                values[index] = as_input(self._infos[index], self._dtypes[index], value)
+        return values
+
+    def _in_order(self, inputs: Inputs) -> list[Any]:
+        names = self._names
+        if type(inputs) is dict and len(inputs) == len(names):
+            try:
+                return [inputs[name] for name in names]
+            except KeyError:
+                pass
+        if isinstance(inputs, Mapping):
+            missing = [name for name in names if name not in inputs]
+            extra = [str(name) for name in inputs if name not in names]
+            if missing or extra:
+                raise InputError(_names_problem(names, missing, extra))
+            return [inputs[name] for name in names]
+        if not isinstance(inputs, Sequence):  # a bare array is none
+            raise InputError(
+                f"The inputs are a {type(inputs).__name__}: expected a dict by name or a list."
+            )
+        if len(inputs) != len(names):
+            raise InputError(
+                f"{len(inputs)} inputs were given, expected {len(names)}: {_quoted(names)}."
+            )
+        return list(inputs)
+
+    def _bind(self, shapes: tuple[tuple[int, ...], ...]) -> Plan:
+        """The plan for inputs of these shapes, from now on the entry's too."""
+        signature = self.native.signature
+        symbols = bind_symbols(signature, shapes)
+        outputs: list[tuple[int, ...]] = []
+        paddings = []
+        for info, dtype in zip(signature.outputs, self._output_dtypes, strict=True):
+            # A place holder where the data decides: the run says where the output is.
+            shape = (0,) if info.data_dependent else evaluate_shape(info.shape, symbols)
+            if any(size < 0 for size in shape):
+                raise InputError(
+                    f"With {symbols}, output '{info.name}' would have the shape {shape}."
+                )
+            outputs.append(shape)
+            paddings.append(_padding(math.prod(shape) * dtype.itemsize))
+        values = [symbols.get(name, 0) for name in signature.symbols]
+        plan = Plan(shapes, tuple(values), tuple(outputs), tuple(paddings))
+        self._plan = plan
+        if self._table is not None:
+            self._table.set_plan(plan)
+        return plan
+
+    def _allocated(self, plan: Plan) -> list[Array]:
+        return [
+            aligned_empty(shape, dtype) if padding else np.empty(shape, dtype)
+            for shape, padding, dtype in zip(
+                plan.outputs, plan.paddings, self._output_dtypes, strict=True
+            )
+        ]
+
+    def _given(self, plan: Plan, out: Outputs, inputs: list[Array]) -> list[Array]:
+        """The arrays to write to, the caller's where there are some."""
+        infos = self.native.signature.outputs
+        given = _outputs_in_order(infos, out)
+        outputs, apart = [], []
+        for info, late, dtype, shape, array in zip(
+            infos, self._late, self._output_dtypes, plan.outputs, given, strict=True
+        ):
+            if array is None or late:
+                outputs.append(np.empty(shape, dtype))
+                continue
+            check_output(info, dtype, shape, array)
+            outputs.append(array)
+            apart.append((info.name, array))
+        check_apart(apart, list(zip([info.name for info in self._infos], inputs, strict=True)))
+        return outputs
+
+    def _copied_late(self, call: Call, outputs: list[Array], out: Outputs | None) -> list[Array]:
+        """The outputs, with those that the run has placed in the arena copied out of it."""
+        signature = self.native.signature
+        infos = signature.outputs
+        symbols = dict(zip(signature.symbols, call.dims, strict=False))
+        given: list[Array | None] = [None] * len(infos)
+        if out is not None:
+            given = _outputs_in_order(infos, out)
+        for index, (info, dtype) in enumerate(zip(infos, self._output_dtypes, strict=True)):
+            if not self._late[index]:
+                continue
+            shape = evaluate_shape(info.shape, symbols)
+            found = copied_from(call.outputs[index] or 0, shape, dtype)
+            array = given[index]
+            if array is not None:
+                check_output(info, dtype, shape, array)
+                array[...] = found
+                found = array
+            outputs[index] = found
+        return outputs
+
+    def _fail(self, handle: int, status: int) -> None:
+        text = self.native.message(handle).decode(errors="replace")
+        name = self.native.signature.name
+        if status == Status.OUT_OF_MEMORY:
+            raise MemoryError(f"{name}: {text}")
+        raise ExecutionError(f"{name}: {text or f'status {status}'}", status)
+
+
+class Call:
+    """One context and the arrays that a call of `run` uses with it."""
+
+    def __init__(self, context: Context, inputs: int, outputs: int, symbols: int) -> None:
+        self._context = context
+        self.handle = context.handle
+        self.inputs = (ctypes.c_void_p * (inputs + 1))()
+        self.outputs = (ctypes.c_void_p * (outputs + 1))()
+        self.dims = (ctypes.c_int64 * (symbols + 1))()
+        places = [ctypes.addressof(array) for array in (self.inputs, self.outputs, self.dims)]
+        self.arguments = (context.handle, *places, None, 0)
+
+
+def _padding(size: int) -> int:
+    """How much to allocate for an output of so many bytes to begin at a cache line; 0: anywhere."""
+    return size + 64 if size >= _LARGE_OUTPUT else 0
+
+
+def _outputs_in_order(infos: Sequence[ArrayInfo], out: Outputs) -> list[Array | None]:
+    names = [info.name for info in infos]
+    if isinstance(out, Mapping):
+        if extra := [str(name) for name in out if name not in names]:
+            raise InputError(f"out has {_quoted(extra)}; the outputs are {_quoted(names)}.")
+        return [out.get(name) for name in names]
+    arrays: list[Array | None] = [out] if isinstance(out, np.ndarray) else list(out)
+    if len(arrays) != len(names):
+        raise InputError(f"out has {len(arrays)} arrays, the outputs are {_quoted(names)}.")
+    return arrays
+
+
+def _names_problem(names: Sequence[str], missing: Sequence[str], extra: Sequence[str]) -> str:
+    parts = []
+    if missing:
+        parts.append(f"{_quoted(missing)} {'is' if len(missing) == 1 else 'are'} missing")
+    if extra:
+        parts.append(f"{_quoted(extra)} {'is' if len(extra) == 1 else 'are'} unknown")
+    return f"Of the inputs, {' and '.join(parts)}. The model's inputs are {_quoted(names)}."
+
+
+def _quoted(names: Sequence[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names) or "none"

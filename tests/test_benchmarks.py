@@ -1,0 +1,213 @@
+"""The benchmarks' bookkeeping: what is kept, what is judged, what is shown. Nothing here is timed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from typer.testing import CliRunner
+
+from benchmarks.__main__ import app
+from benchmarks.bars import Bar, all_bars
+from benchmarks.conformance import KINDS, cases_of, run_case
+from benchmarks.machine import describe_machine
+from benchmarks.peers import BF16, geometric_mean, ratio, settings
+from benchmarks.plan import ZOO, Plan, possible_threads, zoo_file
+from benchmarks.record import Record, Row
+from benchmarks.report import draw, write_report
+from benchmarks.run_models import better_ms
+from benchmarks.sections import SECTIONS
+from bessemer.frontends.cli.bench_worker import Job
+
+
+def _system(ms: float) -> Row:
+    return {"ms": ms, "min_ms": ms, "load_s": 0.1, "memory": 1, "error": 0.0}
+
+
+PEERS: dict[str, Row] = {
+    "a/1": {
+        "bessemer": _system(1.0),
+        "onnxruntime": _system(4.0),
+        "onnxruntime_flushed": _system(2.0),
+        "openvino": _system(3.0),
+        BF16: _system(1.0),
+        "openvino_bf16": _system(0.5),
+    },
+    "b/1": {"bessemer": _system(8.0), "onnxruntime": _system(4.0)},
+    "a/2": {"bessemer": _system(0.8), "openvino": {"failed": "not today"}},
+}
+
+
+def _by_name(record: Record) -> dict[str, Bar]:
+    return {bar.name: bar for bar in all_bars(record)}
+
+
+def test_a_record_goes_on_where_it_was(tmp_path: Path) -> None:
+    record = Record(tmp_path / "run")
+    calls: list[str] = []
+
+    def measure(name: str) -> Row:
+        calls.append(name)
+        if name == "b" and calls.count("b") == 1:
+            raise OSError("the disk is full")
+        return {"ms": len(calls)}
+
+    first = record.fill("things", ["a", "b"], measure)
+    assert first["a"] == {"ms": 1}
+    assert "OSError: the disk is full" in first["b"]["failed"]
+    second = record.fill("things", ["a", "b", "c"], measure)
+    assert calls == ["a", "b", "b", "c"]  # what failed is tried again, what is there is not
+    assert second == {"a": {"ms": 1}, "b": {"ms": 3}, "c": {"ms": 4}}
+    assert json.loads((tmp_path / "run" / "things.json").read_text()) == second
+    assert Record(tmp_path / "run", again=True).fill("things", ["a"], measure) == {"a": {"ms": 5}}
+
+
+def test_the_ratio_is_to_the_best_peer() -> None:
+    assert ratio(PEERS["a/1"]) == 0.5
+    assert ratio(PEERS["a/1"], BF16) == 2.0
+    assert ratio(PEERS["b/1"]) == 2.0
+    assert ratio(PEERS["a/2"]) is None
+    assert geometric_mean([0.5, 2.0]) == pytest.approx(1.0)
+
+
+def test_bars_are_judged_by_what_was_measured(tmp_path: Path) -> None:
+    record = Record(tmp_path)
+    assert all(bar.met is None for bar in all_bars(record))
+    for name, row in PEERS.items():
+        record.keep("peers", name, row)
+    record.keep("kernels", "gemm 1024x1024x1024@host", {"share": 0.95, "count": 1})
+    record.keep("kernels", "conv x@host", {"share": 0.9, "count": 3})
+    record.keep("kernels", "conv y@host", {"share": 1.0, "count": 1})
+    record.keep("corpus", "m/1", {"status": "ok", "ms": 3.0, "ort_ms": 9.0, "ort_flushed_ms": 4.0})
+    record.keep("bits", "m", {"runs": True, "threads": False})
+    record.keep("small", "lenet", {"bessemer_us": 3.0, "onnxruntime_us": 10.0})
+    record.keep("memory", "m", {"gap": 0.01, "artifact": 3, "onnxruntime": 2})
+    record.keep("conformance", "node", {"cases": 10, "passed": 9, "failures": {"x": "why"}})
+    bars = _by_name(record)
+    mean = bars["float32 against the best peer, 1 thread: geometric mean"]
+    assert mean.found == "1.00 of 2" and mean.met is False
+    worst = bars["float32 against the best peer, 1 thread: worst"]
+    assert worst.found == "2.00 (b/1)" and worst.met is False
+    assert bars["float32 against the best peer, 2 threads: worst"].met is None
+    assert bars["GEMM 1024^3, of the peak, this machine"].met is True
+    layers = bars["ResNet-50's convolutions, direct, this machine"]
+    assert layers.found == f"{(0.9**3) ** 0.25:.1%}" and layers.met is True
+    assert bars["ResNet-50's convolutions, direct, AVX2 only"].met is None
+    corpus = bars["corpus against onnxruntime's better setting, 1 thread: geometric mean"]
+    assert corpus.found == "0.75 of 1" and corpus.met is False
+    assert bars["the same bits from run to run and at all numbers of threads"].met is False
+    assert bars["LeNet, batch 1, from Python, by onnxruntime"].met is True
+    assert bars["arena above its lower bound: worst"].met is True
+    assert bars["peak memory of the artifact by onnxruntime's: worst"].met is False
+    assert bars["efficiency of 2 threads, geometric mean"].found.startswith("62%")
+    assert bars["ONNX conformance"].found == "9 of 10 cases"
+
+
+def test_onnxruntime_counts_at_its_better_setting() -> None:
+    assert better_ms({"ort_ms": 5.0, "ort_flushed_ms": 4.0}) == 4.0
+    assert better_ms({"ort_ms": 5.0}) == 5.0
+
+
+def test_a_report_has_the_machine_the_bars_and_every_section(tmp_path: Path) -> None:
+    record = Record(tmp_path)
+    for name, row in PEERS.items():
+        record.keep("peers", name, row)
+    text = write_report(record, describe_machine()).read_text()
+    assert "processor" in text and "LLVM" in text
+    assert (
+        "| float32 against the best peer, 1 thread: worst | at most 1.10 | 2.00 (b/1) | MISSED |"
+        in text
+    )
+    assert "| a/1 | 1.000 |" in text and "0.50" in text
+    assert json.loads((tmp_path / "machine.json").read_text())["python"]
+
+
+def test_the_picture_is_a_picture(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    record = Record(tmp_path)
+    assert not draw(record, tmp_path / "peers.png")
+    record.keep("peers", "a/1", PEERS["a/1"])
+    assert draw(record, tmp_path / "peers.png")
+    assert (tmp_path / "peers.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_every_section_shows_rows_that_failed(name: str) -> None:
+    rows: dict[str, Row] = {"thing/1": {"failed": "OSError: no"}, "other/2": {}}
+    columns, cells = SECTIONS[name].show(rows)
+    assert len(cells) >= 2
+    assert all(len(line) == len(columns) for line in cells)
+
+
+def test_the_zoo_s_models_are_onnx_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    path = zoo_file("lenet")
+    onnx.checker.check_model(onnx.load(path))
+    assert zoo_file("lenet") == path
+    plan = Plan(Record(tmp_path), only=("lenet",))
+    assert plan.files() == {"lenet": path}
+    assert {"resnet50", "bert_base", "unet", "mobilenetv2"} <= set(ZOO)
+    folder = Plan(Record(tmp_path), models=path.parent, only=("lenet",))
+    assert folder.files() == {"lenet": path}
+
+
+def test_peers_are_those_installed() -> None:
+    found = {one.name: one.job for one in settings(Job("", "m.onnx", 2, "in.npz"))}
+    assert found["bessemer"] == Job("bessemer", "m.onnx", 2, "in.npz")
+    assert found[BF16].precision == "bfloat16"
+    assert "onnxruntime" in found and "onnxruntime_flushed" in found
+
+
+def test_no_more_threads_than_processors() -> None:
+    assert possible_threads([1]) == (1,)
+    assert max(possible_threads([1, 1 << 20])) < 1 << 20
+
+
+def _case(outputs: list[Any]) -> Any:
+    """A test case as onnx has them: y = x + x."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [3])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [3])
+    graph = helper.make_graph([helper.make_node("Add", ["x", "x"], ["y"])], "case", [x], [y])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    inputs = [np.array([1, 2, 3], np.float32)]
+
+    class Case:
+        model_dir = None
+        rtol, atol = 1e-3, 1e-7
+        data_sets = ((inputs, outputs),)
+
+    case = Case()
+    case.model = model  # type: ignore[attr-defined]
+    return case
+
+
+def test_a_conformance_case_passes_or_says_why() -> None:
+    run_case(_case([np.array([2, 4, 6], np.float32)]))
+    for wrong in ([2, 4, 7], [2, 4]):
+        with pytest.raises(AssertionError):
+            run_case(_case([np.array(wrong, np.float32)]))
+    with pytest.raises(AssertionError, match="float64"):
+        run_case(_case([np.array([2, 4, 6], np.float64)]))
+
+
+def test_onnx_s_own_cases_are_found() -> None:
+    assert KINDS[0] == "node"
+    assert "test_single_relu_model" in cases_of("simple") or len(cases_of("simple")) > 5
+
+
+def test_the_command_measures_keeps_and_goes_on(tmp_path: Path) -> None:
+    words = ["bits", "--only", "lenet", "--results", str(tmp_path)]
+    for _ in range(2):
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == 0, done.output
+    assert json.loads((tmp_path / "bits.json").read_text()) == {
+        "lenet": {"runs": True, "threads": True}
+    }
+    assert "equal" in (tmp_path / "report.md").read_text()
+    done = CliRunner().invoke(app, ["bars", "--results", str(tmp_path)])
+    assert done.exit_code == 0

@@ -1,0 +1,125 @@
+"""precision="bfloat16": operands are rounded once and stored so; sums and all else are float32."""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import bessemer
+from bessemer.compiler.ir.graph import Graph
+from bessemer.compiler.ir.interpret import run_graph
+from bessemer.compiler.ir.types import Array, bf16, f32
+from bessemer.compiler.passes.remove_dead import remove_dead
+from bessemer.compiler.passes.store_bfloat16 import store_bfloat16
+from bessemer.compiler.passes.widen_half import widen_bfloat16
+from bessemer.compiler.targets import x86
+from bessemer.compiler.targets.choose import host_target
+from bessemer.compiler.targets.machine import Target
+from tests.pass_runs import Case
+
+PLAIN = {"dilations": (1, 1), "low": (1, 1), "high": (1, 1), "groups": 1}
+TARGETS = [t for t in x86.TARGETS if set(t.features) <= set(host_target().features)]
+
+
+def _rounded(array: Array) -> Array:
+    return array.astype(ml_dtypes.bfloat16).astype(np.float32)
+
+
+def _residual() -> Graph:
+    """relu, read by a product and by an addition behind it."""
+    rng = np.random.default_rng(5)
+    c = Case()
+    relu = c.of("relu", c.x(7, 24))
+    w = c.b.constant(rng.standard_normal((24, 24)).astype(np.float32))
+    product = c.of("matmul", relu, w)
+    return c.b.finish([c.of("add", product, relu)])
+
+
+def test_a_value_that_is_multiplied_is_stored_rounded_for_all_its_readers() -> None:
+    graph = remove_dead(store_bfloat16(_residual()))
+    names = [node.operator.name for node in graph.nodes]
+    assert names == ["relu", "cast", "cast", "matmul", "add"]
+    relu, narrow, wide, product, total = graph.nodes
+    assert narrow.inputs == relu.outputs
+    assert product.inputs[0] is narrow.output
+    assert total.inputs == (product.output, wide.output)
+
+
+def test_the_numbers_are_those_of_rounded_operands(rng: np.random.Generator) -> None:
+    graph = _residual()
+    (w,) = graph.constants.values()
+    x = rng.standard_normal((7, 24)).astype(np.float32)
+    stored = _rounded(np.maximum(x, 0))
+    expected = stored.astype(np.float64) @ _rounded(w).astype(np.float64) + stored
+    narrow = store_bfloat16(graph)
+    for step in (narrow, widen_bfloat16(narrow)):
+        (found,) = run_graph(step, {"x0": x})
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_outputs_and_attention_stay_float32() -> None:
+    c = Case()
+    query, key = c.x(2, 3, 5, 8), c.x(2, 3, 8, 5)
+    scores = c.of("matmul", query, key)
+    w = c.b.constant(np.ones((5, 4), np.float32))
+    graph = c.b.finish([scores, c.of("matmul", scores, w)])
+    narrow = store_bfloat16(graph)
+    products = [node for node in narrow.nodes if node.operator.name == "matmul"]
+    assert [node.inputs[0].type.dtype for node in products] == [f32, bf16]
+    assert [value.type.dtype for value in narrow.outputs] == [f32, f32]
+
+
+def test_rounding_passes_through_what_only_moves_or_chooses_elements() -> None:
+    c = Case()
+    left, right = (c.of("exp", c.x(1, 8, 8, 8)) for _ in range(2))
+    both = c.of("concat", left, right, axis=3)
+    window = {"kernel": (2, 2), "strides": (2, 2), "dilations": (1, 1), "low": (0, 0)}
+    pooled = c.of("max_pool", both, **window, high=(0, 0))
+    w = c.b.constant(np.ones((3, 3, 16, 4), np.float32))
+    graph = c.b.finish([c.of("conv", pooled, w, strides=(1, 1), **PLAIN)])
+    narrow = remove_dead(store_bfloat16(graph))
+    kinds = {node.operator.name: node.output.type.dtype for node in narrow.nodes}
+    assert kinds == {"exp": f32, "cast": bf16, "concat": bf16, "max_pool": bf16, "conv": f32}
+
+
+def _network() -> tuple[Graph, dict[str, Array]]:
+    """Convolutions, plain, depthwise and of an image, a residual, a product."""
+    rng = np.random.default_rng(3)
+
+    def weights(*shape: int) -> Array:
+        return (rng.standard_normal(shape) / np.sqrt(np.prod(shape[:-1]))).astype(np.float32)
+
+    c = Case()
+    x = c.x(1, 12, 10, 3)
+    y = c.of("conv", x, c.b.constant(weights(3, 3, 3, 16)), strides=(1, 1), **PLAIN)
+    y = c.of("relu", y)
+    deep = {**PLAIN, "groups": 16}
+    z = c.of("conv", y, c.b.constant(weights(3, 3, 1, 16)), strides=(1, 1), **deep)
+    z = c.of("conv", z, c.b.constant(weights(3, 3, 16, 16)), strides=(1, 1), **PLAIN)
+    y = c.of("add", c.of("tanh", z), y)
+    flat = c.of("reshape", y, shape=(1, 12 * 10 * 16))
+    return c.b.finish([c.of("matmul", flat, c.b.constant(weights(1920, 33)))]), {
+        "x0": rng.standard_normal((1, 12, 10, 3)).astype(np.float32)
+    }
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+def test_a_network_is_within_the_error_of_bfloat16_on_every_machine(target: Target) -> None:
+    graph, inputs = _network()
+    model = bessemer.compile(graph, precision="bfloat16", target=target.name)
+    exact = run_graph(graph, inputs)[0]
+    (found,) = model.run(inputs)
+    error = np.linalg.norm(found - exact) / np.linalg.norm(exact)
+    assert 1e-5 < error < 1e-2
+
+
+def test_rounding_keeps_what_is_no_number() -> None:
+    c = Case()
+    w = c.b.constant(np.eye(4, dtype=np.float32))
+    graph = c.b.finish([c.cast(c.of("neg", c.x(4, 4)), "bf16"), c.of("matmul", c.x(4, 4), w)])
+    x = np.zeros((4, 4), np.float32)
+    x[0] = [np.nan, np.inf, -np.inf, 3.4e38]
+    model = bessemer.compile(graph, precision="bfloat16")
+    negated = model.run({"x0": x, "x1": x})[0].astype(np.float32)
+    assert np.array_equal(negated[0], [np.nan, -np.inf, np.inf, -np.inf], equal_nan=True)

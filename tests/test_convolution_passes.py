@@ -1,0 +1,117 @@
+"""Passes around convolutions: padding, and wide convolutions in place of narrow ones."""
+
+import numpy as np
+import pytest
+
+from bessemer.compiler.ir.build import GraphBuilder
+from bessemer.compiler.ir.graph import Graph
+from bessemer.compiler.ir.types import TensorType, f32
+from bessemer.compiler.passes.group_statistics import group_statistics
+from bessemer.compiler.passes.separate_padding import separate_padding
+from bessemer.compiler.passes.widen_convolutions import widen_convolutions
+from tests.pass_runs import N, changed, lines
+
+
+def _convolution(
+    x: tuple[int, ...], w: tuple[int, ...], strides: tuple[int, ...], pads: tuple[int, ...]
+) -> Graph:
+    builder = GraphBuilder("g")
+    image = builder.input("x", TensorType(f32, x))
+    weights = builder.constant(np.arange(np.prod(w), dtype=np.float32).reshape(w) % 7 - 3)
+    none = tuple(1 for _ in strides)
+    y = builder.apply(
+        "conv", image, weights, strides=strides, dilations=none, low=pads, high=pads, groups=1
+    )
+    return builder.finish([y])
+
+
+@pytest.mark.parametrize(
+    ("x", "w", "strides", "wanted"),
+    [
+        ((1, 6, 20, 32), (3, 3, 32, 3), (1, 1), (3, 7, 32, 15)),
+        ((2, 6, 22, 32), (3, 9, 32, 2), (1, 2), (3, 23, 32, 16)),
+        ((1, 27, 40), (9, 40, 5), (1,), (11, 40, 15)),
+        ((1, 6, 20, 8), (3, 3, 8, 17), (1, 1), None),
+        ((1, 6, 20, 64), (1, 1, 64, 3), (1, 1), None),
+        ((1, 6, 19, 32), (3, 3, 32, 3), (1, 1), None),
+    ],
+)
+def test_neighbours_become_channels_of_narrow_convolutions(
+    x: tuple[int, ...],
+    w: tuple[int, ...],
+    strides: tuple[int, ...],
+    wanted: tuple[int, ...] | None,
+    rng: np.random.Generator,
+) -> None:
+    graph = _convolution(x, w, strides, tuple(1 for _ in strides))
+    result = changed(graph, [widen_convolutions], rng, rtol=1e-6)
+    if wanted is None:
+        assert result is graph
+    else:
+        convolution = next(node for node in result.nodes if node.operator.name == "conv")
+        assert convolution.inputs[1].type.shape == wanted
+
+
+def test_depthwise_convolutions_take_a_pad_in(rng: np.random.Generator) -> None:
+    builder = GraphBuilder("g")
+    x = builder.input("x", TensorType(f32, (1, 5, 6, 4)))
+    low, high = (0, 1, 0, 0), (0, 2, 1, 0)
+    padded = builder.apply("pad", x, low=low, high=high, mode="constant", value=0)
+    w = builder.constant(np.ones((3, 3, 1, 4), np.float32))
+    ones = (1, 1)
+    y = builder.apply(
+        "conv", padded, w, strides=ones, dilations=ones, low=(0, 1), high=(1, 0), groups=4
+    )
+    result = changed(builder.finish([y]), [separate_padding], rng)
+    (line,) = [line for line in lines(result) if "conv" in line]
+    assert "conv(%0" in line
+    assert "low=(1, 1), high=(3, 1)" in line
+
+
+def test_images_in_planes_are_padded_before_they_are_turned(rng: np.random.Generator) -> None:
+    builder = GraphBuilder("g")
+    x = builder.input("x", TensorType(f32, (1, 3, 5, 6)))
+    image = builder.apply("transpose", x, permutation=(0, 2, 3, 1))
+    w = builder.constant(np.ones((3, 3, 3, 4), np.float32))
+    ones = (1, 1)
+    y = builder.apply("conv", image, w, strides=ones, dilations=ones, low=ones, high=ones, groups=1)
+    result = changed(builder.finish([y]), [separate_padding], rng)
+    names = [node.operator.name for node in result.nodes]
+    assert names[-3:] == ["pad", "transpose", "conv"]
+    assert result.nodes[-3].output.type.shape == (1, 3, 7, 8)
+
+
+def _grouped(turned: bool, kept: bool = False) -> Graph:
+    """An image standardized by groups of two channels, as exporters write group norm."""
+    builder = GraphBuilder("g")
+    x = builder.input("x", TensorType(f32, (N, 6, 4, 5)))
+    merged = builder.apply("reshape", x, shape=(N, 3, 40))
+    shape, one, axis = (N, 3, 40), (N, 3, 1), 2
+    if turned:
+        merged = builder.apply("transpose", merged, permutation=(0, 2, 1))
+        shape, one, axis = (N, 40, 3), (N, 1, 3), 1
+    share = builder.apply("full", shape=one, value=0.025, dtype=f32)
+    mean = builder.apply("reshape", builder.apply("reduce_sum", merged, axes=(axis,)), shape=one)
+    mean = builder.apply("mul", mean, share)
+    apart = builder.apply("sub", merged, builder.apply("broadcast_to", mean, shape=shape))
+    squares = builder.apply("reduce_sum", builder.apply("mul", apart, apart), axes=(axis,))
+    scale = builder.apply("rsqrt", builder.apply("reshape", squares, shape=one))
+    normal = builder.apply("mul", apart, builder.apply("broadcast_to", scale, shape=shape))
+    if turned:
+        normal = builder.apply("transpose", normal, permutation=(0, 2, 1))
+    y = builder.apply("reshape", normal, shape=(N, 6, 4, 5))
+    return builder.finish([y, scale] if kept else [y])
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_statistics_of_groups_do_not_merge_channels_with_pixels(
+    turned: bool, rng: np.random.Generator
+) -> None:
+    result = changed(_grouped(turned), [group_statistics], rng, rtol=1e-5)
+    computed = [node for node in result.nodes if node.operator.name != "full"]
+    assert all(node.output.type.rank != 3 for node in computed)
+
+
+def test_statistics_that_others_read_stay(rng: np.random.Generator) -> None:
+    graph = _grouped(False, kept=True)
+    assert changed(graph, [group_statistics], rng) is graph

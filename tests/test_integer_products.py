@@ -1,0 +1,141 @@
+"""Products of quantized tensors: what the passes make of them is exact, and runs on 8 bits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+import bessemer
+from bessemer.compiler.ir.graph import Graph, Value
+from bessemer.compiler.ir.types import Array, DType, TensorType, i8, i32, u8
+from bessemer.compiler.ops import composite
+from bessemer.compiler.ops.composite_quantize import dequantize_linear, dynamic_quantize_linear
+from bessemer.compiler.passes.fold_constants import fold_constants
+from bessemer.compiler.passes.multiply_quantized import multiply_quantized
+from bessemer.compiler.passes.narrow_integers import narrow_integers
+from bessemer.compiler.passes.remove_dead import remove_dead
+from bessemer.compiler.passes.simplify import simplify
+from tests.pass_runs import Case, changed, lines
+
+Zero = int | str | None
+
+
+def _numbers(rng: np.random.Generator, shape: tuple[int, ...], dtype: DType) -> Array:
+    low, high = (0, 255) if dtype is u8 else (-128, 127)
+    return rng.integers(low, high, shape, dtype.numpy, endpoint=True)
+
+
+def _centered(c: Case, x: Value, zero: Zero, constant: bool = False) -> Value:
+    """x - zero in 32 bits; a zero point that is a string is an input of the network."""
+    wide = c.cast(x, "i32")
+    if zero is None:
+        return wide
+    if isinstance(zero, int):
+        return c.of("sub", wide, zero)
+    given = c.cast(c.b.input(zero, TensorType(x.type.dtype, (1,))), "i32")
+    return c.of("sub", wide, composite.broadcast_to(c.b, given, x.type.shape))
+
+
+MATMULS = [
+    (u8, 7, i8, 0),
+    (u8, "zero", i8, 0),
+    (u8, "zero", i8, 5),
+    (u8, "zero", u8, 128),
+    (u8, "zero", u8, 100),
+    (i8, -3, i8, 0),
+    (i8, "zero", i8, 9),
+    (i8, None, u8, 0),
+    (u8, None, u8, None),
+]
+
+
+@pytest.mark.parametrize("weights", ["constant", "computed"])
+@pytest.mark.parametrize("types", MATMULS, ids=lambda types: "-".join(str(part) for part in types))
+def test_zero_points_become_corrections(
+    types: tuple[DType, Zero, DType, Zero], weights: str, rng: np.random.Generator
+) -> None:
+    a_type, a_zero, b_type, b_zero = types
+    c = Case()
+    a = _centered(c, c.x(2, 5, 9, dtype=a_type), a_zero)
+    if weights == "constant":
+        given = c.b.constant(_numbers(rng, (9, 6), b_type))
+    else:
+        given = c.x(9, 6, dtype=b_type)
+    product = c.of("matmul", a, _centered(c, given, b_zero))
+    graph = c.b.finish([product])
+    steps = [fold_constants, simplify] if weights == "constant" else [simplify]
+    result = changed(graph, [*steps, narrow_integers], rng)
+    products = [node for node in result.nodes if node.operator.name == "matmul"]
+    assert [node.attributes for node in products] == [{"dtype": i32}]
+    signs = {value.type.dtype for value in products[0].inputs}
+    assert signs == {u8, i8}
+
+
+@pytest.mark.parametrize("zero", [None, 3, "zero", "dynamic"])
+@pytest.mark.parametrize("b_zero", [0, 77])
+def test_the_border_of_a_convolution_holds_the_zero_point(
+    zero: Zero, b_zero: int, rng: np.random.Generator
+) -> None:
+    c = Case()
+    if zero == "dynamic":
+        steps, _, point = dynamic_quantize_linear(c.b, c.x(1, 6, 5, 3))
+        wide = c.cast(steps, "i32")
+        point = c.cast(point, "i32")
+        x = c.of("sub", wide, composite.broadcast_to(c.b, point, wide.type.shape))
+    else:
+        x = _centered(c, c.x(1, 6, 5, 3, dtype=u8), zero)
+    w = c.b.constant(_numbers(rng, (3, 3, 3, 4), u8).astype(np.int32) - b_zero)
+    attributes = {"strides": (1, 2), "dilations": (1, 1), "low": (1, 1), "high": (1, 0)}
+    y = c.of("conv", x, w, groups=1, **attributes)
+    result = changed(c.b.finish([y]), [simplify, narrow_integers, remove_dead], rng)
+    first = next(node for node in result.nodes if node.operator.name == "conv")
+    assert {value.type.dtype for value in first.inputs} == {u8, i8}
+
+
+def _quantized_network(scales: Array) -> Callable[[np.random.Generator], Graph]:
+    def build(rng: np.random.Generator) -> Graph:
+        c = Case()
+        x = c.x(4, 8, dtype=u8)
+        scale = c.b.constant(np.array(0.25, np.float32))
+        real = dequantize_linear(c.b, x, scale, c.b.constant(np.array(3, np.uint8)))
+        steps = c.b.constant(_numbers(rng, (8, 6), i8))
+        zeros = c.b.constant(np.zeros(scales.shape, np.int8))
+        weights = dequantize_linear(c.b, steps, c.b.constant(scales), zeros, axis=1)
+        return c.b.finish([c.of("matmul", real, weights)])
+
+    return build
+
+
+@pytest.mark.parametrize("columns", [(), (6,)])
+def test_dequantized_weights_are_multiplied_as_integers(
+    columns: tuple[int, ...], rng: np.random.Generator
+) -> None:
+    scales = rng.uniform(0.5, 2, columns).astype(np.float32)
+    graph = _quantized_network(np.asarray(scales))(rng)
+    steps = [multiply_quantized, fold_constants, simplify, narrow_integers, remove_dead]
+    result = changed(graph, steps, rng, 1e-6)
+    assert any("matmul(%" in line and "dtype=i32" in line for line in lines(result))
+
+
+def test_a_product_of_two_computed_tensors_stays_one_of_floats(rng: np.random.Generator) -> None:
+    c = Case()
+    scale = c.b.constant(np.array(0.25, np.float32))
+    left, right = (dequantize_linear(c.b, c.x(4, 4, dtype=u8), scale) for _ in range(2))
+    graph = c.b.finish([c.of("matmul", left, right)])
+    assert multiply_quantized(graph) is graph
+
+
+@pytest.mark.parametrize("target", ["x86_64-avx2", "host"])
+@pytest.mark.parametrize("rows", [1, 37])
+def test_compiled_products_are_exact(target: str, rows: int, rng: np.random.Generator) -> None:
+    c = Case()
+    a = _centered(c, c.x(rows, 45, dtype=u8), "zero")
+    w = _numbers(rng, (45, 50), u8)
+    product = c.of("matmul", a, _centered(c, c.b.constant(w), 100))
+    x, zero = _numbers(rng, (rows, 45), u8), np.array([93], np.uint8)
+    model = bessemer.compile(c.b.finish([product]), target=target)
+    found = model.run({"x0": x, "zero": zero})[0]
+    expected = (x.astype(np.int32) - 93) @ (w.astype(np.int32) - 100)
+    assert np.array_equal(found, expected)

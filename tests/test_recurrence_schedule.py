@@ -1,0 +1,159 @@
+"""Recurrences with packed weights, in panels and by teams, are what their references say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+
+import bessemer.compiler.ops  # noqa: F401  (registers the operators)
+from bessemer.compiler.driver import build, kernels_of, machine_of
+from bessemer.compiler.ir.build import GraphBuilder
+from bessemer.compiler.ir.dims import Size, symbol
+from bessemer.compiler.ir.graph import Graph
+from bessemer.compiler.ir.interpret import run_graph
+from bessemer.compiler.ir.types import Array, TensorType, dtype_of
+from bessemer.compiler.jit import load_code
+from bessemer.compiler.options import Options
+from bessemer.compiler.schedule.recurrence import pack
+from bessemer.compiler.targets import x86
+from bessemer.compiler.targets.choose import host_target
+
+GATES = {"lstm": 4, "gru": 3, "rnn": 1}
+TARGETS = [
+    target
+    for target in (x86.SSE42, x86.AVX2, x86.AVX512)
+    if set(target.features) <= set(host_target().features)
+]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A cell on sequences; `work` says who does it."""
+
+    cell: str
+    steps: int
+    batch: int
+    hidden: int
+    work: str
+    attributes: dict[str, Any] = field(default_factory=dict)
+    dtype: str = "float32"
+    is_dynamic: bool = False
+
+    def __str__(self) -> str:
+        words = [name for name, value in self.attributes.items() if value]
+        dynamic = ["dynamic"] if self.is_dynamic else []
+        return f"{self.cell}-{self.batch}x{self.hidden}-{self.dtype}-{'-'.join(words + dynamic)}"
+
+
+LENGTHS = {"has_lengths": True}
+CASES = [
+    Case("lstm", 9, 1, 160, "team"),
+    Case("lstm", 9, 1, 256, "team", {"reverse": True}),
+    Case("lstm", 7, 4, 128, "team", {"has_peepholes": True, "clip": 0.8}),
+    Case("lstm", 5, 13, 144, "team"),
+    Case("lstm", 6, 3, 150, "team", {"has_lengths": True, "reverse": True}),
+    Case("lstm", 6, 5, 152, "team", is_dynamic=True),
+    Case("lstm", 5, 2, 136, "team", {"input_forget": True}, "float64"),
+    Case("lstm", 5, 1, 200, "team", {}, "float16"),
+    Case("lstm", 4, 32, 24, "rows"),
+    Case("lstm", 4, 7, 24, "rows"),
+    Case("lstm", 4, 7, 24, "rows", is_dynamic=True),
+    Case("lstm", 3, 2, 5, "rows", LENGTHS),
+    Case("gru", 9, 1, 256, "team", {"linear_before_reset": True}),
+    Case("gru", 9, 2, 168, "team"),
+    Case("gru", 7, 1, 211, "team", {"has_lengths": True, "linear_before_reset": True}),
+    Case("gru", 5, 7, 33, "rows", {"reverse": True}),
+    Case("rnn", 9, 1, 272, "team"),
+    Case("rnn", 3, 4, 48, "rows", {"activations": ("relu",), **LENGTHS}),
+]
+
+
+def arrays_of(case: Case) -> Iterator[tuple[str, Array]]:
+    rng = np.random.default_rng(case.hidden)
+    gates, state = GATES[case.cell], (case.batch, case.hidden)
+
+    def normal(*shape: int, scale: float = 1.0) -> Array:
+        return (rng.standard_normal(shape) * scale).astype(case.dtype)
+
+    yield "gates_x", normal(case.steps, case.batch, gates * case.hidden)
+    yield "recurrent", normal(case.hidden, gates * case.hidden, scale=case.hidden**-0.5)
+    yield "h0", normal(*state)
+    if case.cell == "lstm":
+        yield "c0", normal(*state)
+    if case.attributes.get("has_lengths"):
+        yield "lengths", rng.integers(0, case.steps + 1, case.batch)
+    if case.attributes.get("has_peepholes"):
+        yield "peepholes", normal(3 * case.hidden)
+    if case.attributes.get("linear_before_reset"):
+        yield "bias", normal(case.hidden)
+
+
+def graph_of(case: Case, arrays: dict[str, Array]) -> Graph:
+    """The cell with constant weights; the batch is a symbol if it is dynamic."""
+    b = GraphBuilder("cell")
+    values = []
+    for name, array in arrays.items():
+        if name in ("recurrent", "peepholes", "bias"):
+            values.append(b.constant(array))
+            continue
+        shape: list[Size] = list(array.shape)
+        if case.is_dynamic:
+            shape[1 if name == "gates_x" else 0] = symbol("batch")
+        values.append(b.input(name, TensorType(dtype_of(array), tuple(shape))))
+    outputs = b.apply_many(case.cell, *values, **case.attributes)
+    return b.finish(outputs, [f"y{k}" for k in range(len(outputs))])
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_cell_is_what_its_reference_says(case: Case) -> None:
+    arrays = dict(arrays_of(case))
+    graph = graph_of(case, arrays)
+    made = build(graph, Options(verify=True))
+    (kernel,) = (k for k in kernels_of(made.program.steps) if case.cell in k.name)
+    assert kernel.has_team == (case.work == "team")
+    feeds = {name: array for name, array in arrays.items() if name in graph_names(graph)}
+    model = load_code(made.code, made.weights, machine_of(made.target), 2)
+    precise = {"float64": 1e-12, "float16": 4e-3}.get(case.dtype, 2e-6)
+    exact = [a.astype(np.float64) if a.dtype.kind == "f" else a for a in arrays.values()]
+    expected = graph.nodes[-1].operator.compute(exact, case.attributes)
+    for result, wanted in zip(model.run(feeds), expected, strict=True):
+        np.testing.assert_allclose(result, wanted, rtol=precise, atol=precise)
+
+
+def graph_names(graph: Graph) -> set[str]:
+    return {value.name for value in graph.inputs}
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+@pytest.mark.parametrize("case", [CASES[2], CASES[4], CASES[13]], ids=str)
+def test_every_target_computes_it(case: Case, target: Any) -> None:
+    arrays = dict(arrays_of(case))
+    graph = graph_of(case, arrays)
+    made = build(graph, Options(target=target.name, verify=True))
+    feeds = {name: array for name, array in arrays.items() if name in graph_names(graph)}
+    results = load_code(made.code, made.weights, machine_of(made.target), 2).run(feeds)
+    for result, wanted in zip(results, run_graph(graph, feeds), strict=True):
+        np.testing.assert_allclose(result, wanted, rtol=1e-4, atol=2e-6)
+
+
+def test_weights_lie_in_the_order_in_which_they_are_read() -> None:
+    hidden, width = 5, 4
+    recurrent = np.arange(hidden * 3 * hidden, dtype=np.float32).reshape(hidden, 3 * hidden)
+    packed = pack(recurrent, (0, 2), width)
+    assert packed.shape == (2, hidden, 2, width)
+    for k in range(hidden):
+        for position, gate in enumerate((0, 2)):
+            row = np.concatenate([packed[0, k, position], packed[1, k, position]])
+            np.testing.assert_array_equal(row[:hidden], recurrent[k, gate * hidden :][:hidden])
+            assert not row[hidden:].any()
+
+
+def test_the_unpacked_weights_are_not_kept() -> None:
+    case = CASES[0]
+    graph = graph_of(case, dict(arrays_of(case)))
+    made = build(graph, Options())
+    assert made.weights.nbytes < 1.1 * 4 * case.hidden * case.hidden * 4
