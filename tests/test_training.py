@@ -1,6 +1,7 @@
 """Training steps against torch: the same weights and batches give the same losses."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -262,3 +263,40 @@ def test_bad_data_is_refused() -> None:
         trainer.fit({"x": data["x"], "label": data["label"][:5]})
     with pytest.raises(CompileError, match="no rows"):
         trainer.fit({name: array[:0] for name, array in data.items()})
+
+
+def test_an_interrupted_training_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    data, file = _digits(), tmp_path / "state.safetensors"
+    whole = _small()
+    expected = whole.fit(data, epochs=3, batch=32, augmentation=Augmentation("x", noise=0.1))
+    first = _small()
+    step = first.step
+
+    def interrupted(batch: Any) -> dict[str, float]:
+        if first.steps == 10:
+            raise KeyboardInterrupt
+        return step(batch)
+
+    first.step = interrupted  # type: ignore[method-assign]
+    options: Any = {"epochs": 3, "batch": 32, "augmentation": Augmentation("x", noise=0.1)}
+    with pytest.raises(KeyboardInterrupt):
+        first.fit(data, checkpoint=file, **options)
+    second = _small(seed=9)
+    found = second.fit(data, checkpoint=file, **options)
+    assert found.losses == expected.losses
+    assert found.epochs == expected.epochs
+    for name, array in whole.state.items():
+        assert array.tobytes() == second.state[name].tobytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [file.name]
+
+
+def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "state.safetensors"
+    other = Trainer(_perceptron(), losses.cross_entropy, LABELS)
+    other.save(file)
+    trainer = _small()
+    with pytest.raises(CompileError, match="another network or optimizer"):
+        trainer.restore(file)
+    file.write_bytes(b"no such file")
+    with pytest.raises(CompileError, match="cannot be read as a checkpoint"):
+        trainer.restore(file)

@@ -81,15 +81,23 @@ class Batches:
     def rows(self) -> int:
         return len(self.data[self.names[0]])
 
-    def epoch(self, number: int) -> Iterator[dict[str, Array]]:
-        """All rows once. The order depends on the seed and the number only."""
-        generator = np.random.default_rng([self.seed or 0, number])
-        order = np.arange(self.rows) if self.seed is None else generator.permutation(self.rows)
-        for start in range(0, self.rows, self.size):
-            chosen = order[start : start + self.size]
+    @property
+    def count(self) -> int:
+        """Batches in an epoch."""
+        return -(-self.rows // self.size)
+
+    def epoch(self, number: int, first: int = 0) -> Iterator[dict[str, Array]]:
+        """All rows once, from batch `first` on. What is in a batch depends on the seed, the
+        epoch's number and the batch's own, so that training can be taken up anywhere."""
+        order = np.arange(self.rows)
+        if self.seed is not None:
+            order = np.random.default_rng([self.seed, number]).permutation(self.rows)
+        for place in range(first, self.count):
+            chosen = order[place * self.size : (place + 1) * self.size]
             batch = {name: np.ascontiguousarray(self.data[name][chosen]) for name in self.names}
             if self.augmentation is not None:
                 name = self.augmentation.input
+                generator = np.random.default_rng([self.seed or 0, number, place])
                 batch[name] = self.augmentation.apply(batch[name], generator)
             yield batch
 

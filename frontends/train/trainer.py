@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -19,6 +20,8 @@ from bessemer.compiler.ir.types import Array
 from bessemer.frontends.builder.network import Input, Network
 from bessemer.frontends.compile import compile
 from bessemer.frontends.train.batches import Augmentation, Batches, split_rows
+from bessemer.frontends.train.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from bessemer.frontends.train.history import History
 from bessemer.frontends.train.optimizers import SGD, Optimizer
 from bessemer.frontends.train.schedules import Schedule, constant
 from bessemer.frontends.train.step import (
@@ -40,18 +43,19 @@ class TrainingError(Exception):
     """Training cannot go on: the loss is no number any more, say."""
 
 
-@dataclass
-class History:
-    """What every epoch came to: a list of numbers by name, "loss", "validation loss", metrics."""
+@dataclass(frozen=True, eq=False)
+class Best:
+    """The lowest loss so far, the epochs since, and the state at that time."""
 
-    epochs: dict[str, list[float]] = field(default_factory=dict)
-    losses: list[float] = field(default_factory=list)
-    """The loss of every step."""
+    loss: float
+    since: int
+    state: Mapping[str, Array]
 
-    def add(self, row: Mapping[str, float]) -> None:
-        """One more epoch."""
-        for name, number in row.items():
-            self.epochs.setdefault(name, []).append(number)
+    def after(self, loss: float, state: Mapping[str, Array]) -> Best:
+        """What is best after one more epoch."""
+        if loss < self.loss:
+            return Best(loss, 0, {name: array.copy() for name, array in state.items()})
+        return Best(self.loss, self.since + 1, self.state)
 
 
 class Trainer:
@@ -89,6 +93,7 @@ class Trainer:
         )
         self._evaluation = evaluation_graph(network, loss, targets, chosen)
         self._models: dict[str, CompiledModel] = {}
+        self.history = History()
         arrays = network.arrays()
         self.state = {
             name: arrays[name].copy()
@@ -151,43 +156,78 @@ class Trainer:
         validation: Data | float | None = None,
         augmentation: Augmentation | None = None,
         patience: int = 0,
+        checkpoint: str | Path | None = None,
+        every: int = 0,
         report: Callable[[int, Mapping[str, float]], None] | None = None,
     ) -> History:
-        """Goes through the data `epochs` times, in a new order each time.
+        """Goes through the data `epochs` times in all, in a new order each time.
 
         `validation` is data, or the share of `data` to keep for it. With `patience`, training stops
         when the validation loss has not fallen for so many epochs, and the best state comes back.
+        `checkpoint` is a file for the state after every epoch, after every so many steps (`every`)
+        and on an interruption; if it is there, training goes on from it, to the same bits.
         `report` is told every epoch's numbers.
         """
         if isinstance(validation, float):
             data, validation = split_rows(data, validation, self.seed)
-        history = History()
-        best, since, kept = math.inf, 0, self.state
+        file = Path(checkpoint) if checkpoint else None
+        if file and file.exists():
+            self.restore(file)
         batches = Batches(data, self._names, batch, self.seed, augmentation)
-        for epoch in range(epochs):
-            rows = [self._counted(history, part) for part in batches.epoch(self.steps)]
-            row = _averages(rows)
-            if validation is not None:
-                checked = self.evaluate(validation, batch=batch)
-                row |= {f"validation {name}": number for name, number in checked.items()}
-            history.add(row)
-            if report:
-                report(epoch, row)
-            watched = row.get("validation loss", row["loss"])
-            if watched < best:
-                best, since = watched, 0
-                kept = {name: array.copy() for name, array in self.state.items()}
-            else:
-                since += 1
-            if patience and since >= patience:
-                self.state = kept
-                break
-        return history
+        best = Best(math.inf, 0, self.state)
+        try:
+            while self.history.epoch < epochs and not (patience and best.since >= patience):
+                self._epoch(batches, file, every)
+                row = self._finish_epoch(validation, batch)
+                best = best.after(row.get("validation loss", row["loss"]), self.state)
+                if report:
+                    report(self.history.epoch - 1, row)
+                if file:
+                    self.save(file)
+        except KeyboardInterrupt:
+            if file:
+                self.save(file)
+            raise
+        if patience and best.since:
+            self.state = {name: array.copy() for name, array in best.state.items()}
+        return self.history
 
-    def _counted(self, history: History, part: Data) -> tuple[int, dict[str, float]]:
-        numbers = self.step(part)
-        history.losses.append(numbers["loss"])
-        return len(next(iter(part.values()))), numbers
+    def _epoch(self, batches: Batches, file: Path | None, every: int) -> None:
+        """What is left of an epoch."""
+        history = self.history
+        for part in batches.epoch(history.epoch, history.place):
+            numbers = self.step(part)
+            history.add_step(len(next(iter(part.values()))), numbers)
+            if file and every and self.steps % every == 0:
+                self.save(file)
+
+    def _finish_epoch(self, validation: Data | None, batch: int) -> dict[str, float]:
+        row = _averages(self.history.rows)
+        if validation is not None:
+            checked = self.evaluate(validation, batch=batch)
+            row |= {f"validation {name}": number for name, number in checked.items()}
+        self.history.add_epoch(row)
+        return row
+
+    def save(self, path: str | Path) -> None:
+        """Writes a checkpoint, whole or not at all."""
+        facts = {"steps": self.steps, "seed": self.seed, "history": self.history.as_json()}
+        write_checkpoint(Path(path), Checkpoint(self.state, facts))
+
+    def restore(self, path: str | Path) -> None:
+        """Goes back to a checkpoint. Raises CompileError for one of another network or optimizer,
+        with nothing changed."""
+        found = read_checkpoint(Path(path))
+        for name, type in self._training.state:
+            array = found.arrays.get(name)
+            if array is None or array.shape != type.static_shape or array.dtype != type.dtype.numpy:
+                what = "is missing" if array is None else f"is {array.dtype}{list(array.shape)}"
+                raise CompileError(
+                    f"{path} is of another network or optimizer: {name} {what}, not {type}."
+                )
+        self.state = {name: found.arrays[name].copy() for name, _ in self._training.state}
+        self.steps, self.seed = int(found.facts["steps"]), int(found.facts["seed"])
+        self.history = History.from_json(found.facts["history"])
 
     def evaluate(self, data: Data, *, batch: int = 256) -> dict[str, float]:
         """Loss and metrics over data, nothing learned."""

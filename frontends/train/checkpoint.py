@@ -1,0 +1,59 @@
+"""Checkpoints: the whole state of training in one safetensors file, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from bessemer.compiler.errors import CompileError
+from bessemer.compiler.ir.types import Array
+
+_KEY = "bessemer"
+FORMAT = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """Arrays by name, and what else there is to know, as JSON has it."""
+
+    arrays: Mapping[str, Array]
+    facts: Mapping[str, Any]
+
+
+def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Replaces the file in one step: whatever happens, the old one or the new one is there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    facts = {_KEY: json.dumps({"format": FORMAT, **checkpoint.facts})}
+    try:
+        save_file({name: np.ascontiguousarray(a) for name, a in checkpoint.arrays.items()}, part,
+                  metadata=facts)  # fmt: skip
+        with part.open("rb") as written:
+            os.fsync(written.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Raises CompileError for a file that is no checkpoint of training."""
+    try:
+        with safe_open(path, framework="numpy") as opened:
+            metadata = opened.metadata() or {}
+            arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise CompileError(f"{path} cannot be read as a checkpoint: {error}") from None
+    if _KEY not in metadata:
+        raise CompileError(f"{path} has arrays, but nothing that says how training went on.")
+    facts = json.loads(metadata[_KEY])
+    if facts.pop("format", None) != FORMAT:
+        raise CompileError(f"{path} was written by another version of Bessemer.")
+    return Checkpoint(arrays, facts)
