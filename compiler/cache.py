@@ -73,8 +73,10 @@ class Cache:
             yield NewEntry(self, key, place)
 
     def trim(self, newest: str = "") -> None:
-        """Removes the entries that were not used for longest, until the others fit; `newest` is
-        kept whatever it takes. An entry disappears at once, and models that have it open keep it."""
+        """Removes the entries that were not used for longest, until the others fit.
+
+        `newest` is kept whatever it takes. An entry disappears at once; who has it open keeps it.
+        """
         room, now = self.limit, time.time()
         entries = sorted(_entries(self.folder), key=lambda e: (e[0].name != newest, -e[1]))
         for place, used, size in entries:

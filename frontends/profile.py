@@ -261,7 +261,7 @@ class ProfiledModel(CompiledModel):
         whole = np.array([run[1] - run[0] for run in runs])
         distance = np.abs(whole[: len(events)] - np.median(whole))
         typical = int(np.argmin(distance))
-        shown = _events(events[typical], runs[typical])
+        shown = events_of(events[typical], runs[typical])
         sizes = self._sizes()
         return Profile(
             model=self.signature.name,
@@ -356,7 +356,7 @@ class Record:
         return np.array(self._words[start : start + 4 * count]).reshape(-1, 4)
 
 
-def _events(rows: Array, run: Array) -> list[Event]:
+def events_of(rows: Array, run: Array) -> list[Event]:
     """Events in the order of time; `run` is what `Record.run` gives. The caller is thread 0."""
     begin, _, caller = (int(word) for word in run)
     numbers = {caller: 0}

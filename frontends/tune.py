@@ -117,8 +117,8 @@ def tune_model(
     # A trial costs a compilation and its runs; the last check costs two of them.
     while time.monotonic() - start + 2 * cost + _CHECK_SECONDS < seconds:
         begin = time.monotonic()
-        entries = {name: one.next() for name, one in contests.items()}
-        entries = {name: choice for name, choice in entries.items() if choice is not None}
+        offered = {name: one.next() for name, one in contests.items()}
+        entries = {name: choice for name, choice in offered.items() if choice is not None}
         if not entries:
             break
         trial = compiled({**known, **_winners(contests), **entries})

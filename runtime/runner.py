@@ -106,7 +106,7 @@ class Runner:
                 call.inputs[index] = address(array)
             for index, output in enumerate(outputs):
                 call.outputs[index] = None if self._late[index] else address(output)
-            call.dims[: len(plan.symbols)] = plan.symbols
+            call.dims[: len(plan.symbols)] = list(plan.symbols)
             status = self.native.run(*call.arguments)
             if status:
                 self._fail(call.handle, status)

@@ -113,7 +113,7 @@ _RELU_BODY = """
   %used = mul i64 %n, 16
   call void @llvm.memset.p0.i64(ptr %workspace, i8 85, i64 %used, i1 false)
   call void @bessemer_parallel(
-    ptr %context, ptr @PREFIX_kernel, ptr %buffers, ptr %dims, i64 %n, i64 1
+    ptr %context, ptr @PREFIX_kernel, ptr %buffers, ptr %dims, i64 %n, i64 %n
   )
   ret i32 0
 """
@@ -253,8 +253,9 @@ _CHUNKS_BODY = """
   %y = load ptr, ptr %outputs
   store ptr %y, ptr %buffers
   %n = load i64, ptr %dims
+  %shares = udiv i64 %n, GRAIN
   call void @bessemer_parallel(
-    ptr %context, ptr @chunks_kernel, ptr %buffers, ptr %dims, i64 %n, i64 GRAIN
+    ptr %context, ptr @chunks_kernel, ptr %buffers, ptr %dims, i64 %n, i64 %shares
   )
   ret i32 0
 """

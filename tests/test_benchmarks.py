@@ -1,4 +1,4 @@
-"""The benchmarks' bookkeeping: what is kept, what is judged, what is shown. Nothing here is timed."""
+"""The benchmarks' bookkeeping: what is kept, judged and shown. Nothing here is timed."""
 
 from __future__ import annotations
 

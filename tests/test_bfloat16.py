@@ -23,7 +23,7 @@ TARGETS = [t for t in x86.TARGETS if set(t.features) <= set(host_target().featur
 
 
 def _rounded(array: Array) -> Array:
-    return array.astype(ml_dtypes.bfloat16).astype(np.float32)
+    return np.asarray(array.astype(ml_dtypes.bfloat16), np.float32)
 
 
 def _residual() -> Graph:

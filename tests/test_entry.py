@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from bessemer.compiler.codegen.machine import Machine
-from bessemer.compiler.jit import link, load_code
+from bessemer.compiler.jit import aligned_weights, link, load_code
 from bessemer.runtime import runner
 from bessemer.runtime.errors import ExecutionError, InputError
 from bessemer.runtime.model import CompiledModel, load
@@ -60,7 +60,8 @@ def test_compiled_and_loaded_models_have_it(relu: CompiledModel, tmp_path: Path)
 
 def test_models_run_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Artifacts of other versions have none; other Pythons cannot use it."""
-    code, weights = handmade.relu()
+    code, given = handmade.relu()
+    weights = aligned_weights(given)
     native = link(code, Machine(handmade.HOST))
     older = CompiledModel(replace(native, python_entry=0), weights=weights, threads=1)
     monkeypatch.setattr(runner, "is_supported", lambda: False)

@@ -70,7 +70,7 @@ def _random(rng: np.random.Generator, shape: tuple[int, ...], dtype: DType) -> A
 def _expected(a: Array, b: Array, group: int) -> Array:
     wide: type = np.float64 if a.dtype.kind not in "iu" else np.int64
     steps = np.concatenate(list(b.transpose(0, 2, 1)))[: a.shape[1]]
-    total = a.astype(wide) @ steps.astype(wide)
+    total: Array = a.astype(wide) @ steps.astype(wide)
     return total if wide is np.float64 else total.astype(np.int32)
 
 

@@ -13,8 +13,9 @@ import pytest
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from bessemer.compiler.codegen.cpu import PASSES
 from bessemer.compiler.codegen.link import compile_code
-from bessemer.compiler.driver import LLVM_PASSES, Compilation, build, machine_of
+from bessemer.compiler.driver import Compilation, build, machine_of
 from bessemer.compiler.ir import loops
 from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.types import Array
@@ -56,7 +57,8 @@ class Sketch:
 
     def weights(self, *shape: int) -> Array:
         scale = 1 / np.sqrt(np.prod(shape[1:]))
-        return (self.rng.standard_normal(shape) * scale).astype(np.float32)
+        weights: Array = (self.rng.standard_normal(shape) * scale).astype(np.float32)
+        return weights
 
     def conv(self, channels: int, outputs: int, kernel: int, **attributes: Any) -> str:
         pads = [kernel // 2] * 4
@@ -145,7 +147,7 @@ def loaded(made: Compilation, threads: int = 1) -> CompiledModel:
     here = tuple(f for f in made.target.features if not f.startswith("amx"))
     signature = replace(made.code.signature, cpu_features=here)
     machine = machine_of(made.target)
-    code = compile_code(signature, made.texts, machine, LLVM_PASSES)
+    code = compile_code(signature, made.texts, machine, PASSES)
     return load_code(code, made.weights, machine, threads)
 
 
@@ -197,6 +199,35 @@ def test_networks_on_tiles_are_as_exact_as_in_float32(name: str) -> None:
 
 
 @needs_emulator
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+def test_networks_in_bfloat16_take_one_product(name: str) -> None:
+    emulator()
+    x, exact = example(name)
+    made = compiled(name, "bfloat16")
+    assert uses_tiles(made)
+    reset()
+    result = runs_to(loaded(made), x)
+    assert counts()["product"] > 0
+    assert error(result, exact) < 5e-3
+
+
+@needs_emulator
+def test_products_of_bytes_run_on_tiles() -> None:
+    emulator()
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (64, 150)).astype(np.uint8)
+    w = rng.integers(-128, 128, (150, 48)).astype(np.int8)
+    net = Sketch(x.shape, np.uint8)
+    net.add("MatMulInteger", w)
+    output = helper.make_tensor_value_info(net.last, onnx.TensorProto.INT32, None)
+    graph = helper.make_graph(net.nodes, "bytes", net.inputs, [output], net.constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    made = build(read_onnx(model), Options(target="x86_64-amx", verify=True))
+    assert uses_tiles(made)
+    np.testing.assert_array_equal(runs_to(loaded(made), x), x.astype(np.int32) @ w)
+
+
+@needs_emulator
 def test_the_bits_do_not_depend_on_the_number_of_threads() -> None:
     emulator()
     x, _ = example("residual")
@@ -214,7 +245,7 @@ def test_an_infinite_pixel_reaches_what_it_would_reach_in_float32() -> None:
     (exact,) = ReferenceEvaluator(net).run(None, {"x": x.astype(np.float64)})
     result = runs_to(loaded(compiled("mlp", "float32")), x)
     assert not np.isfinite(exact).all()
-    np.testing.assert_allclose(result, exact, 1e-4, 1e-4)
+    np.testing.assert_allclose(result, np.asarray(exact), 1e-4, 1e-4)
 
 
 def test_an_artifact_for_amx_is_made_anywhere_and_says_what_it_lacks(tmp_path: Path) -> None:

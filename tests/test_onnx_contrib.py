@@ -166,7 +166,7 @@ def test_an_operator_of_onnxruntime(
 
 
 def test_a_quantized_lstm_rounds_its_state_as_onnxruntime_does() -> None:
-    """The weights are so large that a state that is not rounded ends a tenth of its size away."""
+    """A state that is not rounded ends a hundred times as far away as the tolerance."""
     hidden, width = 96, 5
     constants = [
         ("w", _bytes(1, width, 4 * hidden).astype(np.int8)),
@@ -174,15 +174,16 @@ def test_a_quantized_lstm_rounds_its_state_as_onnxruntime_does() -> None:
         ("b", floats(1, 8 * hidden)),
         ("ws", np.array([0.005], np.float32)),
         ("wz", np.array([0], np.int8)),
-        ("rs", np.array([0.012], np.float32)),
+        ("rs", np.array([0.004], np.float32)),
         ("rz", np.array([0], np.int8)),
     ]
     names = ["x", "w", "r", "b", "", "", "", "", "ws", "wz", "rs", "rz"]
     node = onnx.helper.make_node(
         "DynamicQuantizeLSTM", names, ["y", "h", "c"], domain=MICROSOFT, hidden_size=hidden
     )
-    x = floats(7, 2, width)
-    agrees(node_model(node, [("x", x)], 1, constants), {"x": x}, tolerance=0.02)
+    # With several rows, the scales that onnxruntime takes depend on its threads.
+    x = floats(7, 1, width)
+    agrees(node_model(node, [("x", x)], 1, constants), {"x": x}, tolerance=1e-4)
 
 
 _TREE: dict[str, Any] = {

@@ -157,3 +157,43 @@ def test_the_unpacked_weights_are_not_kept() -> None:
     graph = graph_of(case, dict(arrays_of(case)))
     made = build(graph, Options())
     assert made.weights.nbytes < 1.1 * 4 * case.hidden * case.hidden * 4
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+@pytest.mark.parametrize(
+    ("batch", "hidden", "has_team"), [(1, 256, True), (3, 262, True), (2, 29, False)]
+)
+def test_weights_of_bytes_meet_a_state_of_bytes(
+    batch: int, hidden: int, has_team: bool, target: Any
+) -> None:
+    steps, rng = 7, np.random.default_rng(hidden)
+    b = GraphBuilder("bytes")
+    arrays = {
+        "x": rng.standard_normal((steps, batch, 4 * hidden)).astype(np.float32),
+        "h0": rng.standard_normal((batch, hidden)).astype(np.float32),
+        "c0": rng.standard_normal((batch, hidden)).astype(np.float32),
+    }
+    x, h0, c0 = (b.input(name, TensorType(dtype_of(a), a.shape)) for name, a in arrays.items())
+    weights = rng.integers(-128, 128, (hidden, 4 * hidden)).astype(np.int8)
+    # So small that a rounding on the other side of its limit cannot be seen.
+    scales = rng.uniform(1e-5, 3e-5, 4 * hidden).astype(np.float32)
+    outputs = b.apply_many("byte_lstm", x, b.constant(weights), b.constant(scales), h0, c0)
+    graph = b.finish(outputs, ["y", "h", "c"])
+    made = build(graph, Options(target=target.name, verify=True))
+    (kernel,) = kernels_of(made.program.steps)
+    assert kernel.has_team == has_team
+    results = load_code(made.code, made.weights, machine_of(made.target), 2).run(arrays)
+    alone = load_code(made.code, made.weights, machine_of(made.target), 1).run(arrays)
+    for result, other, wanted in zip(results, alone, run_graph(graph, arrays), strict=True):
+        np.testing.assert_allclose(result, wanted, rtol=2e-5, atol=2e-5)
+        np.testing.assert_array_equal(result, other)
+
+
+def test_packed_bytes_are_multiplied_four_at_a_time() -> None:
+    recurrent = np.arange(6 * 12, dtype=np.int8).reshape(6, 12)
+    packed = pack(recurrent, (0, 1), 4)
+    assert packed.shape == (2, 2, 2, 4, 4)
+    for k in range(8):
+        row = np.concatenate([packed[panel, k // 4, 1, :, k % 4] for panel in (0, 1)])
+        np.testing.assert_array_equal(row[:6], recurrent[k, 6:] if k < 6 else np.zeros(6))
+        assert not row[6:].any()

@@ -117,14 +117,14 @@ def _run_with(
 ) -> list[Array]:
     """Through the C functions, as a program with a thread pool of its own would."""
 
-    @_PARALLEL_FOR
     def parallel_for(_user: object, count: int, task: int, argument: int) -> None:
         function = _TASK(task)
         order(count, lambda index: function(argument, index))
 
+    callback = _PARALLEL_FOR(parallel_for)
     native, weights = model._runner.native, model._runner._weights
     options = Options(threads=threads, weights=address(weights) if weights is not None else None)
-    options.parallel_for = ctypes.cast(parallel_for, ctypes.c_void_p)
+    options.parallel_for = ctypes.cast(callback, ctypes.c_void_p)
     context = ctypes.c_void_p()
     assert native.create(ctypes.addressof(context), ctypes.addressof(options)) == 0
     inputs = [np.ascontiguousarray(feed[info.name]) for info in model.inputs]
@@ -134,7 +134,8 @@ def _run_with(
         sizes |= {s: n for s, n in zip(info.shape, array.shape, strict=True) if isinstance(s, str)}
     places = [(ctypes.c_void_p * 9)(*map(address, arrays)) for arrays in (inputs, outputs)]
     dims = (ctypes.c_int64 * 9)(*[sizes[name] for name in model.signature.symbols])
-    status = native.run(context.value, *map(ctypes.addressof, (*places, dims)), None, 0)
+    tables = [*[ctypes.addressof(place) for place in places], ctypes.addressof(dims)]
+    status = native.run(context.value, *tables, None, 0)
     native.destroy(context.value)
     assert status == 0
     return outputs

@@ -141,7 +141,7 @@ def test_one_axis_and_dilations(
     x = x[:, : rows + more, : wide + beside].astype(np.float32)
     w = rng.standard_normal((taps[0].count, taps[1].count, 5, 9))
     u = pack(transform_weights(w.astype(np.float32)), winograd_tiling(work, target).panel)
-    arrays = {"x": x, "bias": np.zeros(9, np.float32), "u": u}
+    arrays: dict[str, Array] = {"x": x, "bias": np.zeros(9, np.float32), "u": u}
     result = _interpret(work, target, arrays, threads, {})
     expected = np.zeros(result.shape)
     for i, j in product(range(taps[0].count), range(taps[1].count)):

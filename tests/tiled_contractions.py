@@ -63,7 +63,7 @@ def halves(array: Array) -> Array:
 
 
 def tiled(
-    prepared: Prepared, form: TileForm, sources: tuple[Array, Array]
+    prepared: Prepared, form: TileForm, sources: tuple[Array, ...]
 ) -> tuple[Kernel, list[Array], MatrixTiling]:
     """The kernel on tiles, and its inputs; `sources` are a and b (a matrix each)."""
     a, b = sources
@@ -85,7 +85,7 @@ def tiled(
 
 
 def blocked(
-    prepared: Prepared, sources: tuple[Array, Array]
+    prepared: Prepared, sources: tuple[Array, ...]
 ) -> tuple[Kernel, Kernel, list[Array], PartsLayout]:
     """A kernel that splits a by blocks of channels, one that multiplies; a and the other inputs."""
     a, b = sources

@@ -186,7 +186,8 @@ def lower_levels(state: KernelState, names: Iterable[str]) -> None:
     """After a loop, its values are known in the scope around it."""
     for name in names:
         value = state.locals[name]
-        state.locals[name] = replace(value, level=min(value.level, state.writer.depth))
+        if value.level > state.writer.depth:
+            state.locals[name] = replace(value, level=state.writer.depth)
 
 
 def _phis(state: KernelState, initial: Mapping[str, Value], level: int) -> dict[str, Value]:

@@ -7,7 +7,7 @@ Constants come last: in an address they become the displacement of the load or s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -183,6 +183,26 @@ class Indices:
 
     def _divide(self, left: Size, right: Size, vector: bool) -> tuple[Value, Value]:
         """The quotient towards minus infinity, and the remainder; the divisor is positive."""
+        key = self._registers(left, right, vector)
+        found = None if key is None else self.writer.known_division(key)
+        if found is None:
+            found = self._divided(left, right, vector)
+            if key is not None:
+                self.writer.remember_division(key, found)
+        return found
+
+    def _registers(self, left: Size, right: Size, vector: bool) -> Hashable:
+        """All that the quotient depends on; None where it depends on data."""
+        leaves = dims.atoms(left) | dims.atoms(right)
+        if not all(isinstance(leaf, Symbol) for leaf in leaves):
+            return None
+        indices = [(leaf, self.state.index(leaf)) for leaf in leaves if isinstance(leaf, Symbol)]
+        registers = frozenset((leaf, i if isinstance(i, int) else i.text) for leaf, i in indices)
+        vectors = self.state.vectors
+        lanes = (vectors.symbol, vectors.width) if vector and vectors is not None else None
+        return left, right, registers, lanes
+
+    def _divided(self, left: Size, right: Size, vector: bool) -> tuple[Value, Value]:
         w = self.writer
         a = self._value(left, vector)
         if isinstance(right, int):

@@ -96,6 +96,7 @@ JOB = Layout(
 _PTHREAD = "[8 x i64]"
 
 # `missed` counts the smallest shares of small jobs that nobody was awake for.
+# `teamless` is how many kernels with teams still run alone (see team.py).
 # `remaining` and `waiting` have their own cache line: workers write the one, all read the other.
 POOL = Layout(
     "pool",
@@ -105,7 +106,8 @@ POOL = Layout(
         ("spin", "i32"),
         ("bytes_given", "i64"),
         ("missed", "i64"),
-        ("padding", "[32 x i8]"),
+        ("teamless", "i64"),
+        ("padding", "[24 x i8]"),
         ("remaining", "i32"),
         ("waiting", "i32"),
         ("apart", "[56 x i8]"),

@@ -9,8 +9,8 @@ from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.loops import FragmentMac, TileMac, walk
 from bessemer.compiler.ir.program import Launch
 
-SHARE = 1 << 19
-"""The work of the smallest share: about two microseconds. A worker that is awake takes a share
+SHARE = 1 << 20
+"""The work of the smallest share: about four microseconds. A worker that is awake begins it
 within half of one."""
 
 _OTHER_OPERATIONS, _BYTES = 4, 4

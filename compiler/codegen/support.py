@@ -3,7 +3,7 @@
 The program emitter writes PREFIX_body and PREFIX_workspace; this adds the C API on top of them and
 the functions that the body may call:
 
-    void bessemer_parallel(ptr context, ptr kernel, ptr buffers, ptr dims, i64 extent, i64 grain)
+    void bessemer_parallel(ptr context, ptr kernel, ptr buffers, ptr dims, i64 extent, i64 shares)
     void bessemer_join_team(ptr context, ptr kernel, ptr buffers, ptr dims, i64 cells, i64 place,
                             i64 most)
     void bessemer_barrier(ptr counters, i64 member, i64 members)
@@ -59,7 +59,7 @@ GLANCES = 100
 
 # Smallest shares (see shares.py), of one job or of several small ones that found nobody awake, from
 # which on the next job wakes sleepers: twice what that takes.
-WORTH_WAKING = 24
+WORTH_WAKING = 12
 
 
 def support_text(signature: Signature) -> str:
@@ -122,6 +122,9 @@ def _names(signature: Signature) -> dict[str, str | int]:
         "worth_waking": WORTH_WAKING,
         "team_members": team.MOST_MEMBERS,
         "team_cell": team.CELL_BYTES,
+        "team_wait": team.LONG_WAIT,
+        "team_alone": team.TEAMLESS,
+        "team_shares": team.SHARES,
         "team_bytes": team.MOST_MEMBERS * team.CELL_BYTES,
         "input_count": len(signature.inputs),
         "output_count": len(signature.outputs),

@@ -6,6 +6,8 @@ does not spin) each barrier would take a time slice: the kernel then runs as a t
 same result.
 
 Each member counts the barriers it has come to in a cache line of its own, and looks at the others'.
+There it also keeps its longest wait: where somebody else took a member's processor away (it
+was long), the next kernels with teams run alone. On a crowded machine, that is what is fastest.
 """
 
 from __future__ import annotations
@@ -13,6 +15,12 @@ from __future__ import annotations
 MOST_MEMBERS = 16
 """As many members look at each other's counters; more would spend their time on it."""
 CELL_BYTES = 64
+LONG_WAIT = 500
+"""Microseconds: less than a time slice of other programs, more than the shares of a step differ."""
+TEAMLESS = 64
+"""Kernels that run alone before a team is tried again."""
+SHARES = 1 << 32
+"""More than any work: the members must run at the same time, so who sleeps is woken."""
 
 # `cells` and `place` say where in the buffers the counters' address belongs, and where in the dims
 # the number of members.
@@ -42,7 +50,16 @@ entry:
 find:
   %pool = call ptr @bessemer_pool(ptr %context)
   %none = icmp eq ptr %pool, null
-  br i1 %none, label %alone, label %count
+  br i1 %none, label %alone, label %consider
+consider:
+  %teamless.at = getelementptr %bessemer.pool, ptr %pool, $pool_teamless
+  %teamless = load i64, ptr %teamless.at
+  %crowded = icmp sgt i64 %teamless, 0
+  br i1 %crowded, label %rest, label %count
+rest:
+  %fewer = sub i64 %teamless, 1
+  store i64 %fewer, ptr %teamless.at
+  br label %alone
 count:
   %workers.at = getelementptr %bessemer.pool, ptr %pool, $pool_workers
   %workers = load i32, ptr %workers.at
@@ -53,8 +70,27 @@ count:
   store i64 %members, ptr %place.at
   call void @llvm.memset.p0.i64(ptr %counters, i8 0, i64 $team_bytes, i1 false)
   call void @bessemer_parallel(
-    ptr %context, ptr %kernel, ptr %buffers, ptr %dims, i64 %members, i64 0
+    ptr %context, ptr %kernel, ptr %buffers, ptr %dims, i64 %members, i64 $team_shares
   )
+  br label %ask
+ask:
+  %member = phi i64 [ 0, %count ], [ %following, %ask ]
+  %longest = phi i64 [ 0, %count ], [ %longer, %ask ]
+  %offset = mul i64 %member, $team_cell
+  %cell = getelementptr i8, ptr %counters, i64 %offset
+  %wait.at = getelementptr i8, ptr %cell, i64 8
+  %wait = load i64, ptr %wait.at
+  %longer = call i64 @llvm.smax.i64(i64 %longest, i64 %wait)
+  %following = add i64 %member, 1
+  %left = icmp ult i64 %following, %members
+  br i1 %left, label %ask, label %judge
+judge:
+  %disturbed = icmp sgt i64 %longer, $team_wait
+  br i1 %disturbed, label %retire, label %done
+retire:
+  store i64 $team_alone, ptr %teamless.at
+  br label %done
+done:
   ret void
 alone:
   store i64 1, ptr %place.at
@@ -63,6 +99,7 @@ alone:
 }
 """
 
+# At the first barrier it is for workers to wake up that one waits: that is not counted.
 # A member reads its own counter without a race: nobody else writes it. Looking costs nothing while
 # the line is in the first cache; after 1,000 looks (a microsecond) somebody else may need the
 # processor.
@@ -79,12 +116,13 @@ come:
   store atomic i32 %mine, ptr %own.at release, align 64
   br label %next
 next:
-  %other = phi i64 [ 0, %come ], [ %following, %there ]
+  %other = phi i64 [ 0, %come ], [ %following, %advance ]
   %offset = mul i64 %other, $team_cell
   %at = getelementptr i8, ptr %counters, i64 %offset
   br label %look
 look:
   %looks = phi i32 [ 0, %next ], [ %more, %wait ], [ %more, %yield ]
+  %since = phi i64 [ 0, %next ], [ %since, %wait ], [ %begin, %yield ]
   %theirs = load atomic i32, ptr %at acquire, align 64
   %behind = sub i32 %theirs, %mine
   %late = icmp slt i32 %behind, 0
@@ -95,9 +133,25 @@ wait:
   %tired = icmp eq i32 %phase, 0
   br i1 %tired, label %yield, label %look
 yield:
+  %first = icmp eq i64 %since, 0
+  %now = call i64 @bessemer_microseconds()
+  %begin = select i1 %first, i64 %now, i64 %since
   %yielded = call i32 @sched_yield()
   br label %look
 there:
+  %waited = icmp ne i64 %since, 0
+  %later = icmp ugt i32 %mine, 1
+  %counts = and i1 %waited, %later
+  br i1 %counts, label %record, label %advance
+record:
+  %wait.at = getelementptr i8, ptr %own.at, i64 8
+  %longest = load i64, ptr %wait.at
+  %end = call i64 @bessemer_microseconds()
+  %this = sub i64 %end, %since
+  %longer = call i64 @llvm.smax.i64(i64 %longest, i64 %this)
+  store i64 %longer, ptr %wait.at
+  br label %advance
+advance:
   %following = add i64 %other, 1
   %left = icmp ult i64 %following, %members
   br i1 %left, label %next, label %done

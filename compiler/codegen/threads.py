@@ -308,11 +308,11 @@ done:
 }
 """
 
-# A job is small or large by how many smallest shares it has. A grain of 0 means that all shares
-# must run at the same time.
+# `shares` is how many threads the work is worth, in smallest shares (see shares.py); it also says
+# whether a job is small.
 _PARALLEL = """
 define internal void @bessemer_parallel(
-  ptr %context, ptr %kernel, ptr %buffers, ptr %dims, i64 %extent, i64 %grain
+  ptr %context, ptr %kernel, ptr %buffers, ptr %dims, i64 %extent, i64 %shares
 ) $baseline {
 entry:
   %job = alloca %bessemer.job
@@ -322,8 +322,7 @@ count:
   %threads.at = getelementptr %bessemer.options, ptr %context, $options_threads
   %threads = load i32, ptr %threads.at
   %most = zext i32 %threads to i64
-  %smallest = call i64 @llvm.smax.i64(i64 %grain, i64 1)
-  %fitting = udiv i64 %extent, %smallest
+  %fitting = call i64 @llvm.umin.i64(i64 %extent, i64 %shares)
   %wanted = call i64 @llvm.umin.i64(i64 %fitting, i64 %most)
   %alone = icmp ule i64 %wanted, 1
   br i1 %alone, label %direct, label %share
@@ -367,10 +366,8 @@ publish:
 weigh:
   %missed.at = getelementptr %bessemer.pool, ptr %pool, $pool_missed
   %missed = load i64, ptr %missed.at
-  %missed.now = add i64 %missed, %fitting
-  %is_large = icmp uge i64 %missed.now, $worth_waking
-  %is_forced = icmp sle i64 %grain, 0
-  %wakes = or i1 %is_large, %is_forced
+  %missed.now = add i64 %missed, %shares
+  %wakes = icmp uge i64 %missed.now, $worth_waking
   %missed.next = select i1 %wakes, i64 0, i64 %missed.now
   store i64 %missed.next, ptr %missed.at
   %some = select i1 %wakes, i64 %most.helpers, i64 %awake

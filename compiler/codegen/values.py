@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import math
 import struct
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
-from bessemer.compiler.ir.types import DType, boolean, f32, f64
+from bessemer.compiler.ir.types import DTYPES, INTEGERS, DType, boolean, f32, f64
 
-_FLOATS = {32: "float", 64: "double"}
+_SCALARS = {dtype.name: f"i{dtype.bits}" for dtype in INTEGERS}
+_SCALARS |= {"f32": "float", "f64": "double", "bool": "i1"}
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,9 @@ class Value:
     lanes: int = 1
     level: int = 0
     number: int | float | bool | None = None
+
+    def __hash__(self) -> int:
+        return hash(self.text)
 
     @property
     def type(self) -> str:
@@ -51,7 +56,7 @@ class Pointer:
 
     def moved(self, distance: int) -> Pointer:
         """The address `distance` bytes further."""
-        return replace(self, displacement=self.displacement + distance)
+        return Pointer(self.text, self.level, self.displacement + distance)
 
 
 def register_type(dtype: DType) -> DType:
@@ -61,9 +66,7 @@ def register_type(dtype: DType) -> DType:
 
 def scalar_text(kind: DType) -> str:
     """The LLVM type of one register element."""
-    if kind.is_float:
-        return _FLOATS[kind.bits]
-    return "i1" if kind is boolean else f"i{kind.bits}"
+    return _SCALARS[kind.name]
 
 
 def vector_text(scalar: str, lanes: int) -> str:
@@ -97,8 +100,15 @@ def _number_text(number: int | float | bool, dtype: DType) -> str:
         return "true" if number else "false"
     if not dtype.is_float:
         return str(int(number))
+    return _float_text(struct.pack(">d", number), dtype.name)
+
+
+@cache
+def _float_text(bits: bytes, dtype: str) -> str:
+    """The number with these bits, rounded; LLVM writes every float as the bits of a double."""
     with np.errstate(over="ignore"):
-        rounded = float(np.asarray(number, np.float64).astype(dtype.numpy))
+        wide = np.frombuffer(bits, ">f8").astype(np.float64)
+        rounded = float(wide.astype(DTYPES[dtype].numpy)[0])
     if math.isnan(rounded):
         return "0x7FF8000000000000"
     return "0x" + struct.pack(">d", rounded).hex().upper()

@@ -2,13 +2,14 @@
 
     definition("exp", "f32", 16).text     define internal <16 x float> @bessemer_exp_v16f32(...)
 
-Every function is branch-free and the same source at all widths; it uses only intrinsics that
-x86 (SSE4.2 and up) and AArch64 have instructions for. AVX-512 has shorter ways for a few of them.
+Every function is the same source at all widths, and branch-free but for sin, cos and tan of f32,
+which call another function when a lane is large. They use only intrinsics that x86 (SSE4.2 and up)
+and AArch64 have instructions for. AVX-512 has shorter ways for a few of them.
 NaN gives NaN and odd functions keep the sign of zero. A result below the smallest normal number
 may come out as zero, as everything does in artifacts, which run with denormals flushed. Errors, in
 units in the last place:
 
-    f32  at most 1.5 found, 2 tested: sin, cos, tan for |x| <= 2^31, the others everywhere
+    f32  at most 1.5 found, 2 tested: everywhere
     f64  at most 1.8 found (tan 2.3), 3 tested: sin, cos, tan for |x| <= 2^30, the others everywhere
 
 The functions are marked alwaysinline: run LLVM's always-inline pass even where nothing else runs.
@@ -33,7 +34,7 @@ from bessemer.compiler.codegen.math_exponential import (
 from bessemer.compiler.codegen.math_logarithm import acosh, asinh, atanh, log, log1p
 from bessemer.compiler.codegen.math_power import power
 from bessemer.compiler.codegen.math_terms import MathFunction, Term, Writer, llvm_type
-from bessemer.compiler.codegen.math_trigonometric import cos, sin, tan
+from bessemer.compiler.codegen.math_trigonometric import LARGE, cos, sin, tan
 
 UNARY: dict[str, Callable[[Term], Term]] = {
     "acos": acos,
@@ -56,10 +57,12 @@ UNARY: dict[str, Callable[[Term], Term]] = {
     "tan": tan,
     "tanh": tanh,
 }
+_PERIODIC: dict[str, Callable[[Term, bool], Term]] = {"cos": cos, "sin": sin, "tan": tan}
 BINARY: dict[str, Callable[[Term, Term], Term]] = {"pow": power}
 
 _STORED = {"bf16": "i16", "f16": "i16", "f32": "f32", "f64": "f64"}
 _ATTRIBUTES = "alwaysinline nounwind willreturn memory(none)"
+_RARE = "noinline cold nounwind willreturn memory(none)"
 
 
 def definition(
@@ -77,6 +80,8 @@ def definition(
     writer = _writer(lanes, has_fma)
     writer.has_lookup = has_lookup and lanes == 16 and dtype == "f32"
     x, y = Term(writer, dtype, "%x"), Term(writer, dtype, "%y")
+    if name in _PERIODIC and dtype == "f32":
+        return _periodic(writer, symbol, name)
     if name in UNARY:
         return _function(writer, symbol, [x], UNARY[name](x))
     if name in BINARY:
@@ -106,8 +111,44 @@ def _writer(lanes: int, has_fma: bool) -> Writer:
     return Writer(lanes, has_fma)
 
 
+def _periodic(writer: Writer, symbol: str, name: str) -> MathFunction:
+    """sin, cos, tan of f32: large lanes come from another function, which is rarely called."""
+    x = Term(writer, "f32", "%x")
+    usual, large = _PERIODIC[name](x, False), abs(x) > LARGE
+    lanes, vector = writer.lanes, llvm_type("f32", writer.lanes)
+    any_lane = large.text
+    lines = ["start:", *writer.lines]
+    if lanes > 1:
+        lines.append(f"  %bits = bitcast {large.typed} to i{lanes}")
+        lines.append(f"  %any = icmp ne i{lanes} %bits, 0")
+        any_lane = "%any"
+    lines += [
+        f"  br i1 {any_lane}, label %rare, label %done",
+        "rare:",
+        f"  %exact = call {vector} @{symbol}_large({x.typed})",
+        f"  %mixed = select {large.typed}, {vector} %exact, {usual.typed}",
+        "  br label %done",
+        "done:",
+        f"  %result = phi {vector} [ {usual.text}, %start ], [ %mixed, %rare ]",
+        f"  ret {vector} %result",
+    ]
+    apart = _writer(lanes, writer.has_fma)
+    result = _PERIODIC[name](Term(apart, "f32", "%x"), True)
+    rare = [*apart.lines, f"  ret {result.typed}"]
+    declarations = frozenset(writer.declarations | apart.declarations)
+    text = _text(symbol, vector, x.typed, _ATTRIBUTES, lines)
+    return MathFunction(
+        symbol, text + _text(f"{symbol}_large", vector, x.typed, _RARE, rare), declarations
+    )
+
+
 def _function(writer: Writer, symbol: str, parameters: list[Term], result: Term) -> MathFunction:
-    head = f"define internal {llvm_type(result.kind, writer.lanes)} @{symbol}"
     arguments = ", ".join(parameter.typed for parameter in parameters)
-    lines = [f"{head}({arguments}) {_ATTRIBUTES} {{", *writer.lines, f"  ret {result.typed}", "}"]
-    return MathFunction(symbol, "\n".join(lines) + "\n", frozenset(writer.declarations))
+    lines = [*writer.lines, f"  ret {result.typed}"]
+    text = _text(symbol, llvm_type(result.kind, writer.lanes), arguments, _ATTRIBUTES, lines)
+    return MathFunction(symbol, text, frozenset(writer.declarations))
+
+
+def _text(symbol: str, result: str, arguments: str, attributes: str, lines: list[str]) -> str:
+    head = f"define internal {result} @{symbol}({arguments}) {attributes} {{"
+    return "\n".join([head, *lines, "}"]) + "\n"

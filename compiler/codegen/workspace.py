@@ -32,8 +32,8 @@ def arena_offset(plan: MemoryPlan, value: Value) -> Size:
 
 
 def workspace_text(program: Program, plan: MemoryPlan, prefix: str) -> str:
-    """`i64 PREFIX_workspace(ptr dims)` as LLVM IR: the bytes that are known from the inputs' shapes, 0 where
-    the data decides."""
+    """`i64 PREFIX_workspace(ptr dims)` as LLVM IR: the bytes known from the inputs' shapes,
+    0 where the data decides."""
     known = program.symbols[: program.input_symbols]
     lines: list[str] = []
 

@@ -12,7 +12,7 @@ not have been executed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, Union
@@ -37,6 +37,7 @@ class Scope:
     before: Lines = field(default_factory=list)
     known: dict[str, Value] = field(default_factory=dict)
     loaded: dict[str, tuple[str, Value]] = field(default_factory=dict)
+    divided: dict[Hashable, tuple[Value, Value]] = field(default_factory=dict)
 
 
 class Writer:
@@ -147,6 +148,17 @@ class Writer:
         # LLVM folds the displacement into the load or store, if both are in one block.
         text = f"getelementptr i8, ptr {pointer.text}, i64 {pointer.displacement}"
         return self.compute(text, boolean, 1, self.depth if level is None else level).text
+
+    def known_division(self, key: Hashable) -> tuple[Value, Value] | None:
+        """What was remembered under this key, if it is known here."""
+        for scope in self.scopes:
+            if key in scope.divided:
+                return scope.divided[key]
+        return None
+
+    def remember_division(self, key: Hashable, found: tuple[Value, Value]) -> None:
+        """Remembers a quotient and a remainder for as long as they are known."""
+        self._home(max(value.level for value in found)).divided[key] = found
 
     def load(
         self, operation: str, buffer: str, kind: DType, lanes: int, pointer: Pointer, level: int = 0

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Union, cast
 
 from bessemer.compiler.errors import InternalError
@@ -33,10 +33,18 @@ class Symbol:
     extent: Size | None = None
 
     def __str__(self) -> str:
-        # Names from a model may be anything; those that would not read back are quoted.
-        if self.name.isidentifier() and self.name not in RESERVED:
-            return self.name
-        return "`" + self.name.replace("\\", "\\\\").replace("`", "\\`") + "`"
+        return _quoted(self.name)
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+
+@cache
+def _quoted(name: str) -> str:
+    # Names from a model may be anything; those that would not read back are quoted.
+    if name.isidentifier() and name not in RESERVED:
+        return name
+    return "`" + name.replace("\\", "\\\\").replace("`", "\\`") + "`"
 
 
 @dataclass(frozen=True)
@@ -409,6 +417,7 @@ def is_within(size: Size, extent: Size) -> bool:
     return is_nonnegative(size) and is_nonnegative(extent - 1 - upper_bound(size))
 
 
+@lru_cache(maxsize=65536)
 def is_nonnegative(size: Size) -> bool:
     """Whether size >= 0 is certain, from what symbols promise."""
     if isinstance(size, int):
@@ -435,6 +444,7 @@ def _atom_is_nonnegative(factor: Atom) -> bool:
             return False
 
 
+@lru_cache(maxsize=65536)
 def upper_bound(size: Size) -> Size:
     """An upper bound without loop indices where one is known (each replaced by its last value)."""
     return _bound(size, lower=False)
@@ -561,6 +571,7 @@ def symbol_names(size: Size) -> set[str]:
     return {leaf.name for leaf in atoms(size) if isinstance(leaf, Symbol) and leaf.extent is None}
 
 
+@lru_cache(maxsize=65536)
 def coefficient_of(size: Size, index: Atom) -> Size | None:
     """c when `size` is c * index + (what does not contain index); None when it is not linear."""
     if isinstance(size, int):

@@ -32,8 +32,8 @@ The semantics of fragments do not say how large a machine's registers are: sched
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal, TypeAlias, Union
+from dataclasses import dataclass, fields
+from typing import Literal, TypeAlias, Union, get_args
 
 from bessemer.compiler.ir.dims import Size, Symbol
 from bessemer.compiler.ir.expr import Buffer, Expression, Index
@@ -293,6 +293,7 @@ Statement: TypeAlias = Union[
     Barrier,
 ]
 Block: TypeAlias = tuple[Statement, ...]
+_FIELDS = {kind: tuple(field.name for field in fields(kind)) for kind in get_args(Statement)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -340,6 +341,17 @@ def blocks(statement: Statement) -> tuple[Block, ...]:
             return (statement.then, statement.otherwise)
         case _:
             return ()
+
+
+def structure(value: object) -> object:
+    """A block as nested tuples, which are equal where the blocks say the same.
+
+    Expressions are interned: equal ones are one object.
+    """
+    if isinstance(value, tuple):
+        return tuple(map(structure, value))
+    names = _FIELDS.get(type(value))
+    return value if names is None else (type(value), *(structure(getattr(value, n)) for n in names))
 
 
 def walk(block: Block) -> Iterator[Statement]:

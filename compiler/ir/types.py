@@ -46,6 +46,9 @@ class DType:
     def __str__(self) -> str:
         return self.name
 
+    def __hash__(self) -> int:
+        return hash(self.name)
+
 
 f16 = DType("f16", "f", 16)
 bf16 = DType("bf16", "f", 16)

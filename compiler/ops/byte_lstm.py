@@ -1,6 +1,7 @@
 """byte_lstm: lstm with recurrent weights of i8 and the state rounded to u8 in every step.
 
-What ONNX Runtime's DynamicQuantizeLSTM computes: all rows of a step share scale and zero point.
+What ONNX Runtime's DynamicQuantizeLSTM computes. All rows of a step share scale and zero point (in
+ONNX Runtime those that one of its threads has).
 """
 
 from __future__ import annotations

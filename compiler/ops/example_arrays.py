@@ -31,11 +31,10 @@ def booleans(shape: tuple[int, ...], period: int = 3) -> Array:
     return np.asarray(np.arange(math.prod(shape)).reshape(shape) % period == 1)
 
 
-def float_examples(most: float = math.inf) -> tuple[Example, ...]:
-    """`most` is the largest finite number that the function is computed exactly for."""
+def float_examples() -> tuple[Example, ...]:
     return (
         Example((ramp((3, 5), f32),)),
-        Example((np.where(np.isinf(SPECIAL), SPECIAL, np.minimum(SPECIAL, np.float32(most))),)),
+        Example((SPECIAL,)),
         Example(((),)),
         Example(((0, 4),)),
         Example(((2, 1, 17),)),

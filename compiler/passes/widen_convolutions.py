@@ -14,10 +14,10 @@ long kernels hardly notice and short ones still pay for less than for empty lane
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
 import numpy as np
 
-from bessemer.compiler.ir.dims import product
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.rewrite import GraphRewriter, rewrite_graph
 from bessemer.compiler.ir.types import f32
@@ -41,17 +41,17 @@ def _rule(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
     if weights is None or w.type.dtype is not f32 or node.attributes["dilations"][-1] != 1:
         return None
     wide = node.output.type.shape[-2]
-    stride = node.attributes["strides"][-1]
-    *others, taps, channels, outputs = weights.shape
+    stride: int = node.attributes["strides"][-1]
+    others, (taps, channels, outputs) = weights.shape[:-3], weights.shape[-3:]
     if not isinstance(wide, int) or (outputs == 1 and channels >= LANES):
         return None  # one output channel of many input channels is a dot product
 
     def cost(pixels: int) -> float:
-        return (taps + (pixels - 1) * stride) / pixels
+        return float(taps + (pixels - 1) * stride) / pixels
 
     choices = [n for n in range(1, LANES // outputs + 1) if wide % n == 0]
     pixels = min(choices, key=cost, default=1)
-    if (cost(1) - cost(pixels)) * product(others) * channels < WORTH:
+    if (cost(1) - cost(pixels)) * prod(others) * channels < WORTH:
         return None
     spread = np.zeros(
         (*others, taps + (pixels - 1) * stride, channels, pixels, outputs), np.float32

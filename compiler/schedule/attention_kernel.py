@@ -32,6 +32,7 @@ from bessemer.compiler.ir.types import DType, TensorType
 from bessemer.compiler.schedule.attention import Attention, RowForm, row_form
 from bessemer.compiler.schedule.attention_packing import Packed, pack_right
 from bessemer.compiler.schedule.contraction import Contraction, DepthAxis, RowAxis
+from bessemer.compiler.schedule.destinations import Destination
 from bessemer.compiler.schedule.fuse import (
     Fusion,
     affine_strides,
@@ -40,7 +41,7 @@ from bessemer.compiler.schedule.fuse import (
     view_chain,
 )
 from bessemer.compiler.schedule.groups import Group
-from bessemer.compiler.schedule.lower import Destination, Lowering, flat_buffers, in_order
+from bessemer.compiler.schedule.lower import Lowering, flat_buffers, in_order
 from bessemer.compiler.schedule.merge_axes import Piece
 from bessemer.compiler.schedule.microkernel import write_contraction
 from bessemer.compiler.schedule.nests import flat, flatten_loads
@@ -195,6 +196,7 @@ class _Kernel:
 
     def launch(self) -> Launch:
         """The launch of the kernel."""
+        assert self.group.root is not None
         out = self.lowering.destination(self.group.root, self.group.tail)
         query = self._query()
         with self.builder.loop(self.chunks, "parallel") as chunk:
@@ -267,7 +269,7 @@ class _Kernel:
         element = flatten_loads(inner.element(self.attention.carried, as_index(symbols, shape)))
 
         def epilogue(rows: tuple[Size, ...], column: Size, value: Expression) -> tuple[Store, ...]:
-            here = dict(zip(symbols, (*leading, first + rows[0], column)))
+            here: dict[Atom, Size] = dict(zip(symbols, (*leading, first + rows[0], column)))
             at = own + rows[0] * self.stride + column
             return (Store(self.scratch, (at,), _filled(element, value, here)),)
 
@@ -319,7 +321,7 @@ class _Kernel:
         offset = out.offset(index)
 
         def epilogue(rows: tuple[Size, ...], column: Size, value: Expression) -> tuple[Store, ...]:
-            here = dict(zip(symbols, (*batch, first + rows[0], column)))
+            here: dict[Atom, Size] = dict(zip(symbols, (*batch, first + rows[0], column)))
             if inverse is not None:
                 value = value * inverse[rows[0],]
             return (

@@ -10,7 +10,7 @@ from bessemer.compiler.ir.dims import Size, Symbol, atom
 from bessemer.compiler.ir.element import Operand
 from bessemer.compiler.ir.expr import Buffer, Expression, Index, Load
 from bessemer.compiler.ir.graph import Node, Value
-from bessemer.compiler.ir.types import Array
+from bessemer.compiler.ir.types import Array, f32
 
 AFFINE_VIEWS = frozenset({"transpose", "reshape", "slice", "broadcast_to"})
 
@@ -126,6 +126,14 @@ def is_affine_operand(value: Value, producers: Mapping[Value, Node]) -> bool:
     symbols = index_symbols(value.type.shape)
     element = Fusion(inlined, {}).element(value, as_index(symbols, value.type.shape))
     return isinstance(element, Load) and affine_strides(element, symbols) is not None
+
+
+def is_widening(node: Node) -> bool:
+    """Whether a node makes f32 of a 16-bit float: that costs nothing where it is read."""
+    if node.operator.name != "cast" or node.output.type.dtype is not f32:
+        return False
+    source = node.inputs[0].type.dtype
+    return source.is_float and source.bits == 16
 
 
 def affine_strides(load: Load, symbols: tuple[Symbol, ...]) -> tuple[Size, ...] | None:

@@ -25,10 +25,9 @@ from typing import Literal
 
 from bessemer.compiler.ir.dims import Size, product
 from bessemer.compiler.ir.graph import Graph, Node, Value
-from bessemer.compiler.ir.types import f32
 from bessemer.compiler.schedule.attention import Attention, find_attentions
 from bessemer.compiler.schedule.destinations import fills_inside
-from bessemer.compiler.schedule.fuse import is_affine_operand
+from bessemer.compiler.schedule.fuse import is_affine_operand, is_widening
 from bessemer.compiler.schedule.moves import MOVES, keeps_columns
 
 Kind = Literal["view", "pointwise", "reduction", "heavy", "contraction", "statements", "structural"]
@@ -111,14 +110,6 @@ def is_depthwise(node: Node) -> bool:
         and node.inputs[1].type.shape[-2] == 1
         and node.attributes["groups"] > 1
     )
-
-
-def is_widening(node: Node) -> bool:
-    """Whether a node makes f32 of a 16-bit float: that costs nothing where it is read."""
-    if node.operator.name != "cast" or node.output.type.dtype is not f32:
-        return False
-    source = node.inputs[0].type.dtype
-    return source.is_float and source.bits == 16
 
 
 def form_groups(graph: Graph, fuse: bool = True) -> Grouping:
@@ -339,7 +330,6 @@ class _Former:
                 waiting.append(user.output)
         return True
 
-
     def _tail(self, group: Group, node: Node) -> tuple[Node, ...]:
         """The views from a value of the contraction's shape to the root, if they only move its
         elements and leave the columns neighbours."""
@@ -348,8 +338,8 @@ class _Former:
             return ()
         members = set(group.nodes)
         while value is not None and value.type.shape != node.output.type.shape:
-            view = self.producers.get(value)
-            if view not in members or view is None or view.operator.name not in MOVES:
+            view = self.producers[value]
+            if view not in members or view.operator.name not in MOVES:
                 return ()
             value = view.inputs[0]
             if len(self.users[value]) != 1 or value in self.graph.outputs:

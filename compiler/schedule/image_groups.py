@@ -13,8 +13,8 @@ from bessemer.compiler.ir.loops import Store
 from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.types import TensorType, f32, f64, type_of
 from bessemer.compiler.schedule.depthwise import Depthwise, lower_depthwise
-from bessemer.compiler.schedule.fuse import Fusion, view_chain
-from bessemer.compiler.schedule.groups import Group, is_depthwise, is_widening
+from bessemer.compiler.schedule.fuse import Fusion, is_widening, view_chain
+from bessemer.compiler.schedule.groups import Group, is_depthwise
 from bessemer.compiler.schedule.lower import Lowering, flat_buffers, in_order
 from bessemer.compiler.schedule.nests import flat, flatten_loads
 from bessemer.compiler.schedule.packing import pack

@@ -12,7 +12,7 @@ from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Size, Symbol
 from bessemer.compiler.ir.expr import Buffer, Expression, Index, Load, Reduce
 from bessemer.compiler.ir.graph import Node, Value
-from bessemer.compiler.ir.loops import Block, Kernel
+from bessemer.compiler.ir.loops import Block, Kernel, structure
 from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.types import Array, DType, TensorType
 from bessemer.compiler.schedule.borders import border_elements, lower_border
@@ -42,7 +42,7 @@ class Lowering:
     packed: dict[tuple[object, ...], Value] = field(default_factory=dict)
     parts: dict[tuple[Value, int], Value] = field(default_factory=dict)
     destinations: dict[Value, Destination] = field(default_factory=dict)
-    _kernels: dict[str, Kernel] = field(default_factory=dict)
+    _kernels: dict[tuple[object, ...], Kernel] = field(default_factory=dict)
     _names: set[str] = field(default_factory=set)
 
     def launch(
@@ -65,10 +65,10 @@ class Lowering:
         written = {**outputs, **(scratch or {})}
         buffers = (*inputs.values(), *written.values())
         symbols = kernel_symbols(body, buffers, operations)
-        digest = repr((buffers, len(written), symbols, body, str(operations), members))
-        kernel = self._kernels.get(digest)
+        key = (buffers, len(written), symbols, structure(body), operations, members)
+        kernel = self._kernels.get(key)
         if kernel is None:
-            kernel = self._kernels[digest] = Kernel(
+            kernel = self._kernels[key] = Kernel(
                 self._unique(name or _described(nodes)),
                 buffers,
                 len(written),

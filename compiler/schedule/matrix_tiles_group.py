@@ -65,7 +65,7 @@ class TileJob:
 
 def lower_on_matrix_unit(job: TileJob, lowering: Lowering, target: Target) -> list[Launch] | None:
     """The launches, or None where the target has no matrix unit or another way is faster."""
-    form = _form(job, lowering.precision)
+    form = _form(job, lowering.precision) if target.has_tiles else None
     if form is None:
         return None
     draft, layout = job.draft, PartsLayout(job.left.type.numel)

@@ -154,7 +154,7 @@ def parts_layout(draft: Contraction, shape: tuple[Size, ...], base: Size) -> Par
     *outer, inner = draft.depth
     if inner.a_stride != 1 or inner.extent != channels:
         return plain
-    distances = [axis.a_stride for axis in (*draft.rows, *outer)]
+    distances = [axis.a_stride for axis in draft.rows] + [axis.a_stride for axis in outer]
     if any(dims.mod(distance, channels) != 0 for distance in (*distances, base)):
         return plain
     return PartsLayout(elements, channels)

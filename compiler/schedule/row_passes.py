@@ -159,8 +159,8 @@ def coming_rows(
         along = [s for s in dims.atoms(offset) if isinstance(s, Symbol) and s is not outer[0]]
         if step is None or step == 0 or expr.index_expressions(offset):
             continue
-        indices = {symbol: 0 for symbol in along if symbol.extent is not None}
-        start = dims.substitute(offset, {**indices})
+        indices: dict[Atom, Size] = {s: 0 for s in along if s.extent is not None}
+        start = dims.substitute(offset, indices)
         ahead = ceil(BYTES_AHEAD / row_bytes)
         found.append((buffer, dims.substitute(start + ahead * step, values)))
     return found

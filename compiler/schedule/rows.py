@@ -87,18 +87,13 @@ class RowWriter:
         """All of a piece with one axis; gives the divisor that is left."""
         (inner,) = self.piece.symbols
         value = self._hoist_reductions(self.piece.value, inner, self.piece.offset)
-        divisor = None
         written = expr.load(self.piece.target, (self.piece.offset,))
-        if (
-            isinstance(value, Binary)
-            and value.name == "div"
-            and value.left is written
-            and inner not in self.dependence.of(value.right)
-        ):
-            value, divisor = value.left, value.right
-        if value is not written:
-            self._store_row(value, inner, self.piece.offset, 0, extent_of(inner))
-        return divisor
+        match value:
+            case Binary(_, "div", left, divisor) if left is written:
+                if inner not in self.dependence.of(divisor):
+                    return divisor
+        self._store_row(value, inner, self.piece.offset, 0, extent_of(inner))
+        return None
 
     def row(
         self, inner: Symbol, values: Values, start: Size = 0, length: Size | None = None
@@ -179,8 +174,10 @@ class RowWriter:
             if inner is not None and (len(step.reductions) > 1 or step.kept is not None):
                 value = self._row_pass(step, value, inner, offset)
             else:
-                totals = {node: self._reduction_loop(node) for node in step.reductions}
-                value = replaced(value, totals)
+                found: dict[Expression, Expression] = {}
+                for node in step.reductions:
+                    found[node] = self._reduction_loop(node)
+                value = replaced(value, found)
         return value
 
     def _reduction_loop(self, node: Reduce) -> Expression:

@@ -21,7 +21,7 @@ def kernel_symbols(body: Block, buffers: Sequence[Buffer], operations: Size) -> 
         for expression in loops.expressions(statement):
             names |= _expression_names(expression)
     for buffer in buffers:
-        names |= _names(buffer.element_strides())
+        names |= _names((*buffer.shape, *buffer.element_strides()))
     return tuple(sorted(names | _names((operations,))))
 
 

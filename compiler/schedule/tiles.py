@@ -61,10 +61,11 @@ def registers_tile(vectors: int, registers: int) -> int:
 
 def _rows_in_first_cache(walk: Nest, dtype: DType, target: Target) -> int:
     """How many rows of a can be in the first-level cache at once: rows at the same place of a page
-    share one of its sets."""
+    share one of its sets. Of many lines, some are left for b, which goes by."""
     strides = [axis.a_stride for axis in (walk.axis, *walk.inner)]
     step = gcd(*(stride if isinstance(stride, int) else 1 for stride in strides))
-    return target.l1_ways * (_PAGE // gcd(_PAGE, step * dtype.bytes))
+    ways = target.l1_ways - target.l1_ways // 6
+    return ways * (_PAGE // gcd(_PAGE, step * dtype.bytes))
 
 
 def panel_vectors(columns: Size, lanes: int, registers: int) -> int:

@@ -22,7 +22,8 @@ class Target:
     `has_dot_int16`: one adds two products of i16 for every lane of i32 (vpmaddwd).
     `has_dot_int8`: one adds four products of u8 by s8 to an i32, for every lane (vpdpbusd).
     `has_dot_bf16`: one adds two products of bf16 to an f32, for every lane (vdpbf16ps), and one
-    rounds f32 to bf16. `has_tiles`: products of bf16 and of 8-bit tiles of 16 rows x 64 bytes (AMX).
+    rounds f32 to bf16.
+    `has_tiles`: products of tiles of 16 rows x 64 bytes, of bf16 or of bytes (AMX).
     `l1_ways` is the number of lines in a set of the first-level cache.
     """
 

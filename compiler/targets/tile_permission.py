@@ -1,4 +1,4 @@
-"""Whether Linux lets this process use AMX: it saves the large state of the tiles only on request."""
+"""Whether Linux lets this process use AMX: it saves the tiles of a thread only on request."""
 
 from __future__ import annotations
 

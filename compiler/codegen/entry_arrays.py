@@ -1,0 +1,305 @@
+"""What Python's entry to a model takes and makes, as LLVM IR: the inputs' and the outputs' arrays.
+
+    i1 bessemer_python_inputs(ptr objects, ptr words, ptr given, ptr values, ptr data)
+    ptr bessemer_python_outputs(ptr objects, ptr words, ptr data)
+    void bessemer_python_release(ptr words, ptr values, i64 count)
+
+entry.py has the structs, and calls these.
+"""
+
+from __future__ import annotations
+
+# Gives the first `count` inputs back.
+_RELEASE = """
+define internal void @bessemer_python_release(ptr %words, ptr %values, i64 %count) $baseline {
+entry:
+  %drop.at = getelementptr %bessemer.words, ptr %words, $words_Py_DecRef
+  %drop = load ptr, ptr %drop.at
+  br label %next
+next:
+  %i = phi i64 [ 0, %entry ], [ %i.next, %one ]
+  %more = icmp slt i64 %i, %count
+  br i1 %more, label %one, label %done
+one:
+  %value.at = getelementptr ptr, ptr %values, i64 %i
+  %value = load ptr, ptr %value.at
+  call void %drop(ptr %value)
+  %i.next = add i64 %i, 1
+  br label %next
+done:
+  ret void
+}
+"""
+
+# Whether an input is an array as planned; `row` is its rank and shape.
+_FITS = """
+define internal i1 @bessemer_python_fits(ptr %value, ptr %kind, ptr %dtype, ptr %row) $baseline {
+entry:
+  %type.at = getelementptr %bessemer.array, ptr %value, $array_type
+  %type = load ptr, ptr %type.at
+  %is_array = icmp eq ptr %type, %kind
+  br i1 %is_array, label %look, label %no
+look:
+  %rank.at = getelementptr %bessemer.array, ptr %value, $array_rank
+  %shape.at = getelementptr %bessemer.array, ptr %value, $array_shape
+  %dtype.at = getelementptr %bessemer.array, ptr %value, $array_dtype
+  %flags.at = getelementptr %bessemer.array, ptr %value, $array_flags
+  %rank = load i32, ptr %rank.at
+  %shape = load ptr, ptr %shape.at
+  %dtype.found = load ptr, ptr %dtype.at
+  %flags = load i32, ptr %flags.at
+  %wide = sext i32 %rank to i64
+  %planned = load i64, ptr %row
+  %same_rank = icmp eq i64 %wide, %planned
+  %same_dtype = icmp eq ptr %dtype.found, %dtype
+  ; C-contiguous and aligned
+  %kept = and i32 %flags, 257
+  %straight = icmp eq i32 %kept, 257
+  %same_kind = and i1 %same_rank, %same_dtype
+  %fine = and i1 %same_kind, %straight
+  br i1 %fine, label %next, label %no
+next:
+  %axis = phi i64 [ 0, %look ], [ %following, %compare ]
+  %more = icmp slt i64 %axis, %planned
+  br i1 %more, label %compare, label %yes
+compare:
+  %following = add i64 %axis, 1
+  %size.at = getelementptr i64, ptr %shape, i64 %axis
+  %size = load i64, ptr %size.at
+  %wanted.at = getelementptr i64, ptr %row, i64 %following
+  %wanted = load i64, ptr %wanted.at
+  %equal = icmp eq i64 %size, %wanted
+  br i1 %equal, label %next, label %no
+yes:
+  ret i1 true
+no:
+  ret i1 false
+}
+"""
+
+# Finds the inputs in a dict, list or tuple, owns them and notes where their data is. Owns nothing
+# where they are not as planned.
+_INPUTS = """
+define internal i1 @bessemer_python_inputs(
+  ptr %objects, ptr %words, ptr %given, ptr %values, ptr %data
+) $baseline {
+entry:
+  %dict.at = getelementptr %bessemer.objects, ptr %objects, $objects_dict
+  %list.at = getelementptr %bessemer.objects, ptr %objects, $objects_list
+  %tuple.at = getelementptr %bessemer.objects, ptr %objects, $objects_tuple
+  %array.at = getelementptr %bessemer.objects, ptr %objects, $objects_array
+  %count.at = getelementptr %bessemer.words, ptr %words, $words_input_count
+  %own.at = getelementptr %bessemer.words, ptr %words, $words_Py_IncRef
+  %forget.at = getelementptr %bessemer.words, ptr %words, $words_PyErr_Clear
+  %look_up.at = getelementptr %bessemer.words, ptr %words, $words_PyDict_GetItemWithError
+  %dict = load ptr, ptr %dict.at
+  %list = load ptr, ptr %list.at
+  %tuple = load ptr, ptr %tuple.at
+  %array = load ptr, ptr %array.at
+  %count = load i64, ptr %count.at
+  %own = load ptr, ptr %own.at
+  %forget = load ptr, ptr %forget.at
+  %look_up = load ptr, ptr %look_up.at
+  %names = getelementptr %bessemer.objects, ptr %objects, i64 1
+  %dtypes = getelementptr ptr, ptr %names, i64 %count
+  %plan = getelementptr %bessemer.words, ptr %words, i64 1
+  %type.at = getelementptr %bessemer.array, ptr %given, $array_type
+  %type = load ptr, ptr %type.at
+  %is_dict = icmp eq ptr %type, %dict
+  %is_list = icmp eq ptr %type, %list
+  %is_tuple = icmp eq ptr %type, %tuple
+  %dict_size = getelementptr %bessemer.words, ptr %words, $words_PyDict_Size
+  %list_size = getelementptr %bessemer.words, ptr %words, $words_PyList_Size
+  %tuple_size = getelementptr %bessemer.words, ptr %words, $words_PyTuple_Size
+  %list_item = getelementptr %bessemer.words, ptr %words, $words_PyList_GetItem
+  %tuple_item = getelementptr %bessemer.words, ptr %words, $words_PyTuple_GetItem
+  %sequence_size = select i1 %is_tuple, ptr %tuple_size, ptr %list_size
+  %measure.at = select i1 %is_dict, ptr %dict_size, ptr %sequence_size
+  %item.at = select i1 %is_tuple, ptr %tuple_item, ptr %list_item
+  %is_ordered = or i1 %is_list, %is_tuple
+  %is_known = or i1 %is_dict, %is_ordered
+  br i1 %is_known, label %measure, label %no
+measure:
+  %measure.function = load ptr, ptr %measure.at
+  %item = load ptr, ptr %item.at
+  %size = call i64 %measure.function(ptr %given)
+  %complete = icmp eq i64 %size, %count
+  br i1 %complete, label %next, label %no
+next:
+  %i = phi i64 [ 0, %measure ], [ %taken, %good ]
+  %row = phi ptr [ %plan, %measure ], [ %row.next, %good ]
+  %more = icmp slt i64 %i, %count
+  br i1 %more, label %find, label %yes
+find:
+  br i1 %is_dict, label %by_name, label %in_order
+by_name:
+  %name.at = getelementptr ptr, ptr %names, i64 %i
+  %name = load ptr, ptr %name.at
+  %named = call ptr %look_up(ptr %given, ptr %name)
+  br label %found
+in_order:
+  %placed = call ptr %item(ptr %given, i64 %i)
+  br label %found
+found:
+  %value = phi ptr [ %named, %by_name ], [ %placed, %in_order ]
+  %missing = icmp eq ptr %value, null
+  br i1 %missing, label %unknown, label %check
+unknown:
+  call void %forget()
+  br label %undo
+check:
+  call void %own(ptr %value)
+  %taken = add i64 %i, 1
+  %value.at = getelementptr ptr, ptr %values, i64 %i
+  store ptr %value, ptr %value.at
+  %dtype.at = getelementptr ptr, ptr %dtypes, i64 %i
+  %dtype = load ptr, ptr %dtype.at
+  %fits = call i1 @bessemer_python_fits(ptr %value, ptr %array, ptr %dtype, ptr %row)
+  br i1 %fits, label %good, label %undo
+good:
+  %data.from = getelementptr %bessemer.array, ptr %value, $array_data
+  %data.here = load ptr, ptr %data.from
+  %data.at = getelementptr ptr, ptr %data, i64 %i
+  store ptr %data.here, ptr %data.at
+  %rank = load i64, ptr %row
+  %words.used = add i64 %rank, 1
+  %row.next = getelementptr i64, ptr %row, i64 %words.used
+  br label %next
+undo:
+  %held = phi i64 [ %i, %unknown ], [ %taken, %check ]
+  call void @bessemer_python_release(ptr %words, ptr %values, i64 %held)
+  br label %no
+yes:
+  ret i1 true
+no:
+  ret i1 false
+}
+"""
+
+# A new array; `row` is the bytes to allocate for one that begins at a cache line, or 0, then rank
+# and shape. Null with Python's error set where there is no memory.
+_OUTPUT = """
+define internal ptr @bessemer_python_output(
+  ptr %objects, ptr %words, ptr %dtype, ptr %row
+) $baseline {
+entry:
+  %length = alloca i64
+  %array.at = getelementptr %bessemer.objects, ptr %objects, $objects_array
+  %bytes.at = getelementptr %bessemer.objects, ptr %objects, $objects_memory
+  %make.at = getelementptr %bessemer.words, ptr %words, $words_PyArray_NewFromDescr
+  %keep.at = getelementptr %bessemer.words, ptr %words, $words_PyArray_SetBaseObject
+  %own.at = getelementptr %bessemer.words, ptr %words, $words_Py_IncRef
+  %drop.at = getelementptr %bessemer.words, ptr %words, $words_Py_DecRef
+  %array = load ptr, ptr %array.at
+  %bytes = load ptr, ptr %bytes.at
+  %make = load ptr, ptr %make.at
+  %keep = load ptr, ptr %keep.at
+  %own = load ptr, ptr %own.at
+  %drop = load ptr, ptr %drop.at
+  %padded = load i64, ptr %row
+  %rank.at = getelementptr i64, ptr %row, i64 1
+  %shape = getelementptr i64, ptr %row, i64 2
+  %rank.wide = load i64, ptr %rank.at
+  %rank = trunc i64 %rank.wide to i32
+  %plain = icmp eq i64 %padded, 0
+  br i1 %plain, label %direct, label %memory
+direct:
+  ; NewFromDescr takes the reference to the dtype.
+  call void %own(ptr %dtype)
+  %made = call ptr %make(
+    ptr %array, ptr %dtype, i32 %rank, ptr %shape, ptr null, ptr null, i32 0, ptr null
+  )
+  ret ptr %made
+memory:
+  store i64 %padded, ptr %length
+  call void %own(ptr %bytes)
+  %block = call ptr %make(
+    ptr %array, ptr %bytes, i32 1, ptr %length, ptr null, ptr null, i32 0, ptr null
+  )
+  %none = icmp eq ptr %block, null
+  br i1 %none, label %fail, label %view
+view:
+  %begin.at = getelementptr %bessemer.array, ptr %block, $array_data
+  %begin = load i64, ptr %begin.at
+  %beyond = add i64 %begin, 63
+  %aligned = and i64 %beyond, -64
+  %start = inttoptr i64 %aligned to ptr
+  call void %own(ptr %dtype)
+  ; 1281: C-contiguous, aligned, writeable
+  %found = call ptr %make(
+    ptr %array, ptr %dtype, i32 %rank, ptr %shape, ptr null, ptr %start, i32 1281, ptr null
+  )
+  %refused = icmp eq ptr %found, null
+  br i1 %refused, label %give_up, label %tie
+give_up:
+  call void %drop(ptr %block)
+  br label %fail
+tie:
+  ; SetBaseObject takes the reference to the block, also where it fails.
+  %status = call i32 %keep(ptr %found, ptr %block)
+  %loose = icmp ne i32 %status, 0
+  br i1 %loose, label %untie, label %done
+untie:
+  call void %drop(ptr %found)
+  br label %fail
+fail:
+  ret ptr null
+done:
+  ret ptr %found
+}
+
+; The list of all outputs, whose data is noted; or null.
+define internal ptr @bessemer_python_outputs(ptr %objects, ptr %words, ptr %data) $baseline {
+entry:
+  %inputs.at = getelementptr %bessemer.words, ptr %words, $words_input_count
+  %count.at = getelementptr %bessemer.words, ptr %words, $words_output_count
+  %shapes.at = getelementptr %bessemer.words, ptr %words, $words_shapes
+  %list.at = getelementptr %bessemer.words, ptr %words, $words_PyList_New
+  %put.at = getelementptr %bessemer.words, ptr %words, $words_PyList_SetItem
+  %drop.at = getelementptr %bessemer.words, ptr %words, $words_Py_DecRef
+  %inputs = load i64, ptr %inputs.at
+  %count = load i64, ptr %count.at
+  %shapes = load i64, ptr %shapes.at
+  %make = load ptr, ptr %list.at
+  %put = load ptr, ptr %put.at
+  %drop = load ptr, ptr %drop.at
+  %names = getelementptr %bessemer.objects, ptr %objects, i64 1
+  %skipped = shl i64 %inputs, 1
+  %dtypes = getelementptr ptr, ptr %names, i64 %skipped
+  %first = getelementptr i64, ptr %words, i64 %shapes
+  %list = call ptr %make(i64 %count)
+  %none = icmp eq ptr %list, null
+  br i1 %none, label %done, label %next
+next:
+  %i = phi i64 [ 0, %entry ], [ %i.next, %keep ]
+  %row = phi ptr [ %first, %entry ], [ %row.next, %keep ]
+  %more = icmp slt i64 %i, %count
+  br i1 %more, label %one, label %done
+one:
+  %dtype.at = getelementptr ptr, ptr %dtypes, i64 %i
+  %dtype = load ptr, ptr %dtype.at
+  %made = call ptr @bessemer_python_output(ptr %objects, ptr %words, ptr %dtype, ptr %row)
+  %failed = icmp eq ptr %made, null
+  br i1 %failed, label %undo, label %keep
+keep:
+  %data.from = getelementptr %bessemer.array, ptr %made, $array_data
+  %data.here = load ptr, ptr %data.from
+  %data.at = getelementptr ptr, ptr %data, i64 %i
+  store ptr %data.here, ptr %data.at
+  %ignored = call i32 %put(ptr %list, i64 %i, ptr %made)
+  %i.next = add i64 %i, 1
+  %rank.at = getelementptr i64, ptr %row, i64 1
+  %rank = load i64, ptr %rank.at
+  %words.used = add i64 %rank, 2
+  %row.next = getelementptr i64, ptr %row, i64 %words.used
+  br label %next
+undo:
+  call void %drop(ptr %list)
+  br label %done
+done:
+  %result = phi ptr [ null, %entry ], [ %list, %next ], [ null, %undo ]
+  ret ptr %result
+}
+"""
+
+TEXT = _RELEASE + _FITS + _INPUTS + _OUTPUT

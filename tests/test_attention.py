@@ -1,0 +1,226 @@
+"""Attention becomes one kernel where it can, and computes what NumPy computes in float64."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+
+import bessemer.compiler.ops  # noqa: F401  (registers the operators)
+from bessemer.compiler.driver import Compilation, build, machine_of
+from bessemer.compiler.ir.build import GraphBuilder
+from bessemer.compiler.ir.dims import Size, symbol
+from bessemer.compiler.ir.graph import Graph, Value
+from bessemer.compiler.ir.program import Launch
+from bessemer.compiler.ir.types import Array, TensorType, f32
+from bessemer.compiler.jit import load_code
+from bessemer.compiler.options import Options
+
+B, S, T = symbol("batch"), symbol("rows"), symbol("keys")
+Score = Callable[[GraphBuilder, Value], Value]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of an attention; `group` query heads share keys and values."""
+
+    batch: int = 2
+    heads: int = 4
+    rows: int = 13
+    keys: int = 21
+    depth: int = 8
+    columns: int = 12
+    group: int = 1
+
+    @property
+    def symbols(self) -> dict[str, int]:
+        return {"batch": self.batch, "rows": self.rows, "keys": self.keys}
+
+
+def _last(b: GraphBuilder, name: str, x: Value) -> Value:
+    """A reduction over the keys, spread over them again."""
+    axis = x.type.rank - 1
+    kept = b.apply("reshape", b.apply(name, x, axes=(axis,)), shape=(*x.type.shape[:-1], 1))
+    return b.apply("broadcast_to", kept, shape=x.type.shape)
+
+
+def _softmax(b: GraphBuilder, x: Value) -> Value:
+    e = b.apply("exp", b.apply("sub", x, _last(b, "reduce_max", x)))
+    return b.apply("div", e, _last(b, "reduce_sum", e))
+
+
+def _scaled(b: GraphBuilder, x: Value) -> Value:
+    factor = b.apply("full", shape=x.type.shape, value=0.25, dtype=f32)
+    return b.apply("mul", x, factor)
+
+
+def _heads(b: GraphBuilder, x: Value, rows: Size, heads: int) -> Value:
+    """[batch, rows, heads * depth] as [batch, heads, rows, depth]."""
+    depth = x.type.shape[-1] // heads
+    y = b.apply("reshape", x, shape=(x.type.shape[0], rows, heads, depth))
+    return b.apply("transpose", y, permutation=(0, 2, 1, 3))
+
+
+def _attention(
+    shape: Shape, score: Score, symbolic: bool, mask: tuple[Size, ...] | None = None
+) -> Graph:
+    b = GraphBuilder("attention")
+    batch, rows, keys = (B, S, T) if symbolic else (shape.batch, shape.rows, shape.keys)
+    inner = shape.heads // shape.group
+    q = b.input("q", TensorType(f32, (batch, rows, shape.heads * shape.depth)))
+    k = b.input("k", TensorType(f32, (batch, keys, inner * shape.depth)))
+    v = b.input("v", TensorType(f32, (batch, keys, inner * shape.columns)))
+    query = _heads(b, q, rows, shape.heads)
+    key, value = _heads(b, k, keys, inner), _heads(b, v, keys, inner)
+    if shape.group > 1:
+        key, value = (_repeated(b, x, shape.group) for x in (key, value))
+    turned = b.apply("transpose", key, permutation=(0, 1, 3, 2))
+    scores = score(b, b.apply("matmul", query, turned))
+    if mask is not None:
+        given = b.input("mask", TensorType(f32, mask))
+        scores = b.apply("add", scores, b.apply("broadcast_to", given, shape=scores.type.shape))
+    y = b.apply("matmul", _softmax(b, scores), value)
+    y = b.apply("transpose", y, permutation=(0, 2, 1, 3))
+    return b.finish([b.apply("reshape", y, shape=(batch, rows, shape.heads * shape.columns))])
+
+
+def _repeated(b: GraphBuilder, x: Value, group: int) -> Value:
+    batch, heads, keys, depth = x.type.shape
+    y = b.apply("reshape", x, shape=(batch, heads, 1, keys, depth))
+    y = b.apply("broadcast_to", y, shape=(batch, heads, group, keys, depth))
+    return b.apply("reshape", y, shape=(batch, heads * group, keys, depth))
+
+
+def _reference(shape: Shape, arrays: dict[str, Array], change: Callable[[Any], Any]) -> Array:
+    def heads(x: Any, count: int) -> Any:
+        return x.reshape(*x.shape[:2], count, -1).transpose(0, 2, 1, 3).astype(np.float64)
+
+    inner = shape.heads // shape.group
+    q = heads(arrays["q"], shape.heads)
+    k, v = (np.repeat(heads(arrays[n], inner), shape.group, axis=1) for n in "kv")
+    scores = change(q @ k.swapaxes(-1, -2))
+    if "mask" in arrays:
+        scores = scores + arrays["mask"]
+    with np.errstate(invalid="ignore"):
+        e = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    y: Array = (e / e.sum(axis=-1, keepdims=True)) @ v
+    return y.transpose(0, 2, 1, 3).reshape(shape.batch, shape.rows, -1)
+
+
+def _arrays(shape: Shape) -> dict[str, Array]:
+    rng = np.random.default_rng(shape.rows)
+    inner = shape.heads // shape.group
+    widths = {"q": shape.heads * shape.depth, "k": inner * shape.depth, "v": inner * shape.columns}
+    lengths = {"q": shape.rows, "k": shape.keys, "v": shape.keys}
+    return {
+        name: rng.standard_normal((shape.batch, lengths[name], width), np.float32)
+        for name, width in widths.items()
+    }
+
+
+def _kernels(compiled: Compilation) -> list[str]:
+    return [s.kernel.name for s in compiled.program.steps if isinstance(s, Launch)]
+
+
+def _run(compiled: Compilation, arrays: dict[str, Array], threads: int = 1) -> Array:
+    model = load_code(compiled.code, compiled.weights, machine_of(compiled.target), threads)
+    (result,) = model.run(arrays)
+    return result
+
+
+def _assert_close(got: Array, want: Array) -> None:
+    np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-6)
+
+
+SHAPES = {
+    "small": Shape(),
+    "one row": Shape(rows=1, keys=40),
+    "no whole number of blocks": Shape(batch=1, rows=197, keys=197, depth=16, columns=16),
+    "grouped heads": Shape(heads=6, group=3, keys=33),
+    "many keys": Shape(batch=1, heads=1, rows=5, keys=3100, depth=4, columns=3),
+    "one head": Shape(batch=1, heads=1, rows=70, keys=2),
+}
+
+
+@pytest.mark.parametrize("symbolic", [False, True], ids=["known", "symbolic"])
+@pytest.mark.parametrize("name", SHAPES)
+def test_it_is_one_kernel_besides_packing(name: str, symbolic: bool) -> None:
+    shape = SHAPES[name]
+    compiled = build(_attention(shape, _scaled, symbolic), Options())
+    assert [n.split("_")[0] for n in _kernels(compiled)] == ["pack", "pack", "attention"]
+    arrays = _arrays(shape)
+    _assert_close(_run(compiled, arrays), _reference(shape, arrays, lambda s: s * 0.25))
+
+
+@pytest.mark.parametrize(
+    "axes", [(0, 1, 2, 3), (0, 3), (2, 3), (3,), ()], ids=lambda axes: f"mask{axes}"
+)
+@pytest.mark.parametrize("symbolic", [False, True], ids=["known", "symbolic"])
+def test_masks_have_any_shape(axes: tuple[int, ...], symbolic: bool) -> None:
+    shape = Shape(rows=17, keys=19)
+    sizes: tuple[Size, ...] = (shape.batch, shape.heads, shape.rows, shape.keys)
+    named: tuple[Size, ...] = (B, shape.heads, S, T) if symbolic else sizes
+    mask = tuple(size if axis in axes else 1 for axis, size in enumerate(named))
+    compiled = build(_attention(shape, _scaled, symbolic, mask), Options())
+    assert _kernels(compiled)[-1].startswith("attention")
+    arrays = _arrays(shape)
+    real = [int(str(s)) if a in axes else 1 for a, s in enumerate(sizes)]
+    hidden = np.random.default_rng(3).random(real) < 0.3
+    arrays["mask"] = np.where(hidden, np.float32(-40), np.float32(0.5))
+    _assert_close(_run(compiled, arrays), _reference(shape, arrays, lambda s: s * 0.25))
+
+
+def test_a_row_without_any_key_is_what_the_reference_gives() -> None:
+    shape = Shape(batch=1, heads=1, rows=4, keys=6)
+    compiled = build(_attention(shape, _scaled, False, (1, 1, 4, 6)), Options())
+    arrays = _arrays(shape)
+    arrays["mask"] = np.zeros((1, 1, 4, 6), np.float32)
+    arrays["mask"][0, 0, 1] = -np.inf
+    arrays["mask"][0, 0, 2, 1:] = -np.inf
+    want = _reference(shape, arrays, lambda s: s * 0.25)
+    assert np.isnan(want[0, 1]).all()
+    _assert_close(_run(compiled, arrays), want)
+
+
+def test_scores_that_differ_by_hundreds_do_not_overflow() -> None:
+    shape = Shape(batch=1, heads=2, rows=9, keys=50)
+    compiled = build(_attention(shape, _scaled, True), Options())
+    arrays = _arrays(shape)
+    arrays["q"] *= 400
+    got, want = _run(compiled, arrays), _reference(shape, arrays, lambda s: s * 0.25)
+    np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-3)
+
+
+def test_bits_do_not_depend_on_the_number_of_threads() -> None:
+    shape = Shape(batch=3, heads=4, rows=150, keys=90, depth=32, columns=32)
+    for symbolic in (False, True):
+        compiled = build(_attention(shape, _scaled, symbolic), Options())
+        arrays = _arrays(shape)
+        one, two = (_run(compiled, arrays, threads) for threads in (1, 2))
+        assert one.tobytes() == two.tobytes()
+
+
+def _plain(b: GraphBuilder, x: Value, y: Value, z: Value) -> tuple[Value, Value, Value]:
+    scores = b.apply("matmul", x, y)
+    weights = _softmax(b, scores)
+    return scores, weights, b.apply("matmul", weights, z)
+
+
+@pytest.mark.parametrize("also", ["scores", "weights"])
+def test_what_others_read_is_not_hidden_in_it(also: str) -> None:
+    b = GraphBuilder("shown")
+    inputs = [b.input(name, TensorType(f32, (2, 5, 5))) for name in "xyz"]
+    scores, weights, result = _plain(b, *inputs)
+    shown = scores if also == "scores" else weights
+    compiled = build(b.finish([result, shown]), Options())
+    assert not any(name.startswith("attention") for name in _kernels(compiled))
+    rng = np.random.default_rng(0)
+    x, y, z = (rng.standard_normal((2, 5, 5), np.float32) for _ in range(3))
+    model = load_code(compiled.code, compiled.weights, machine_of(compiled.target), 1)
+    got, got_shown = model.run({"x": x, "y": y, "z": z})
+    s = x.astype(np.float64) @ y
+    e = np.exp(s - s.max(axis=-1, keepdims=True))
+    p = e / e.sum(axis=-1, keepdims=True)
+    _assert_close(got, p @ z)
+    _assert_close(got_shown, s if also == "scores" else p)

@@ -1,0 +1,157 @@
+"""Softmax, norms and their like are one kernel that computes a function of an element once."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+import bessemer.compiler.ops  # noqa: F401  (registers the operators)
+from bessemer.compiler.driver import Compilation, build, machine_of
+from bessemer.compiler.ir.build import GraphBuilder
+from bessemer.compiler.ir.dims import Size, symbol
+from bessemer.compiler.ir.graph import Value
+from bessemer.compiler.ir.loops import Prefetch, walk
+from bessemer.compiler.ir.program import Launch
+from bessemer.compiler.ir.text_loops import print_kernel
+from bessemer.compiler.ir.types import Array, DType, TensorType, f16, f32
+from bessemer.compiler.jit import load_code
+from bessemer.compiler.ops import composite
+from bessemer.compiler.ops.composite_normalize import layer_norm, rms_norm
+from bessemer.compiler.ops.composite_reduce import log_softmax, softmax
+from bessemer.compiler.options import Options
+
+Rows = Callable[[GraphBuilder, Value], Value]
+
+
+def _norm(b: GraphBuilder, x: Value) -> Value:
+    return layer_norm(b, x, None, None, (x.type.rank - 1,), 1e-5)
+
+
+def _residual_norm(b: GraphBuilder, x: Value) -> Value:
+    return _norm(b, b.apply("add", x, b.apply("abs", x)))
+
+
+def _rms(b: GraphBuilder, x: Value) -> Value:
+    return rms_norm(b, x, None, (x.type.rank - 1,), 1e-5)
+
+
+def _last_softmax(b: GraphBuilder, x: Value) -> Value:
+    return softmax(b, x, (x.type.rank - 1,))
+
+
+def _last_log_softmax(b: GraphBuilder, x: Value) -> Value:
+    return log_softmax(b, x, (x.type.rank - 1,))
+
+
+def _exp_and_more(b: GraphBuilder, x: Value) -> Value:
+    """Two functions of an element, each of which two passes need."""
+    e, t = b.apply("exp", x), b.apply("tanh", x)
+
+    def total(y: Value) -> Value:
+        kept = b.apply("reshape", b.apply("reduce_sum", y, axes=(1,)), shape=(y.type.shape[0], 1))
+        return b.apply("broadcast_to", kept, shape=y.type.shape)
+
+    first = b.apply("div", e, total(e))
+    second = b.apply("mul", t, total(b.apply("mul", t, total(e))))
+    return b.apply("add", first, second)
+
+
+def _standard(x: Array) -> Array:
+    y = x - x.mean(axis=-1, keepdims=True)
+    result: Array = y / np.sqrt(x.var(axis=-1, keepdims=True) + 1e-5)
+    return result
+
+
+def _softmax(x: Array) -> Array:
+    e = np.exp(x - x.max(axis=-1, keepdims=True))
+    result: Array = e / e.sum(axis=-1, keepdims=True)
+    return result
+
+
+def _both(x: Array) -> Array:
+    e, t = np.exp(x), np.tanh(x)
+    total = e.sum(axis=-1, keepdims=True)
+    result: Array = e / total + t * (t * total).sum(axis=-1, keepdims=True)
+    return result
+
+
+CASES: dict[str, tuple[Rows, Callable[[Array], Array]]] = {
+    "layer norm": (_norm, _standard),
+    "residual and norm": (_residual_norm, lambda x: _standard(x + abs(x))),
+    "rms norm": (_rms, lambda x: x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + 1e-5)),
+    "softmax": (_last_softmax, _softmax),
+    "log softmax": (_last_log_softmax, lambda x: np.log(_softmax(x))),
+    "two functions": (_exp_and_more, _both),
+}
+
+
+def _compiled(rows: Rows, shape: tuple[Size, ...], dtype: DType = f32) -> Compilation:
+    b = GraphBuilder("rows")
+    return build(b.finish([rows(b, b.input("x", TensorType(dtype, shape)))]), Options())
+
+
+def _launches(compiled: Compilation) -> list[Launch]:
+    return [step for step in compiled.program.steps if isinstance(step, Launch)]
+
+
+def _run(compiled: Compilation, x: Array) -> Array:
+    model = load_code(compiled.code, compiled.weights, machine_of(compiled.target), 1)
+    (result,) = model.run({"x": x})
+    return result
+
+
+@pytest.mark.parametrize("columns", [1, 7, 197])
+@pytest.mark.parametrize("name", CASES)
+def test_rows_are_what_numpy_computes(name: str, columns: int) -> None:
+    rows, reference = CASES[name]
+    x = np.random.default_rng(columns).standard_normal((5, columns), np.float32)
+    for shape in ((5, columns), (symbol("rows"), columns), (symbol("rows"), symbol("columns"))):
+        got = _run(_compiled(rows, shape), x)
+        np.testing.assert_allclose(got, reference(x.astype(np.float64)), rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name != "two functions"])
+def test_they_are_one_kernel(name: str) -> None:
+    assert len(_launches(_compiled(CASES[name][0], (64, 300)))) == 1
+
+
+def test_an_exponential_of_softmax_is_computed_once() -> None:
+    (launch,) = _launches(_compiled(_last_softmax, (64, 300)))
+    assert print_kernel(launch.kernel).count("exp(") == 1
+
+
+def test_what_two_passes_keep_does_not_lie_in_one_place() -> None:
+    text = "".join(print_kernel(s.kernel) for s in _launches(_compiled(_exp_and_more, (64, 300))))
+    assert text.count("exp(") == text.count("tanh(") == 1
+
+
+def test_rows_of_halves_keep_their_exponentials_aside() -> None:
+    x = np.random.default_rng(0).standard_normal((6, 50)).astype(np.float16)
+    compiled = _compiled(_last_softmax, (6, 50), f16)
+    np.testing.assert_allclose(_run(compiled, x), _softmax(x.astype(np.float64)), rtol=2e-3)
+
+
+def test_only_long_tensors_are_fetched_ahead() -> None:
+    def fetches(rows: int) -> bool:
+        (launch,) = _launches(_compiled(_norm, (rows, 1024)))
+        return any(isinstance(s, Prefetch) for s in walk(launch.kernel.body))
+
+    assert fetches(4096)
+    assert not fetches(16)
+
+
+@pytest.mark.parametrize("divisor", [1e-37, 3.0, 3e38, -3e38, np.inf, 0.0])
+def test_a_division_of_a_row_is_one_for_extreme_divisors(divisor: float) -> None:
+    """The row is multiplied by a reciprocal, which must not be flushed to zero."""
+
+    def by_first(b: GraphBuilder, x: Value) -> Value:
+        rows = x.type.shape[0]
+        largest = b.apply("reshape", b.apply("reduce_max", x, axes=(1,)), shape=(rows, 1))
+        spread = b.apply("broadcast_to", largest, shape=x.type.shape)
+        return composite.binary(b, "div", x, spread)
+
+    x = np.full((2, 40), min(divisor, 1.0) if divisor > 0 else divisor, np.float32)
+    x[:, 3] = divisor
+    with np.errstate(all="ignore"):
+        want = x / x.max(axis=1, keepdims=True)
+    np.testing.assert_allclose(_run(_compiled(by_first, (2, 40)), x), want, rtol=3e-7, atol=2e-38)
