@@ -27,6 +27,7 @@ from bessemer.compiler.codegen.link import (
     weights_digest,
 )
 from bessemer.compiler.codegen.machine import Machine, assembly_text
+from bessemer.compiler.codegen.parts import Parts, compiling_threads, declared
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import forget_interned
@@ -149,17 +150,24 @@ def _build(graph: Graph, log: _Log, options: Options, keep: Callable[[Bytes], No
     plan = log.timed("plan_memory", lambda: plan_memory(program))
     kernels = kernels_of(program.steps)
     log.kernels(kernels)
-    with ThreadPoolExecutor(1) as beside:
+    machine = machine_of(target)
+    with ThreadPoolExecutor(1) as beside, compiling_threads() as workers:
         # Moving and hashing a hundred megabytes needs no interpreter: it costs no time here.
         packing = beside.submit(_packed, program, plan)
         kept = beside.submit(lambda: keep(packing.result()[0]))
-        codes = log.timed("codegen", lambda: {k: emit_kernel(k, target) for k in kernels})
+        parts = Parts(machine, LLVM_PASSES, workers)
+        codes = log.timed(
+            "codegen", lambda: {k: parts.add(emit_kernel(k, target)) for k in kernels}
+        )
+        objects = parts.finish()
         weights, digest = log.timed("weights", packing.result)
         signature = describe(program, weights, digest, target, options)
         texts = module_texts(program, plan, signature.prefix, codes, options.profile)
         log.text("llvm.ll", "\n".join(texts))
-        machine = machine_of(target)
-        code = log.timed("llvm", lambda: compile_code(signature, texts, machine, LLVM_PASSES))
+        own = (texts[0], declared([k.name for k in kernels]), texts[-1]) if objects else texts
+        code = log.timed(
+            "llvm", lambda: compile_code(signature, own, machine, LLVM_PASSES, objects)
+        )
         log.timed("weights", kept.result)
     made = Compilation(graph, program, plan, code, weights, target, texts, log.seconds)
     if log.folder is not None:
@@ -239,6 +247,7 @@ def describe(
         symbols=program.symbols,
         input_symbols=program.input_symbols,
         cpu_features=target.features,
+        target=target.description,
         precision=options.precision,
         weights_bytes=weights.nbytes,
         weights_sha256=digest,

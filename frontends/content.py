@@ -13,7 +13,7 @@ from bessemer.compiler.ir.graph import Graph
 from bessemer.frontends.builder.network import Network
 from bessemer.frontends.fingerprint import fingerprint
 
-_CHUNK = 1 << 22
+_CHUNK = 1 << 18
 # Without this word in a file, none of its tensors lies outside it.
 _EXTERNAL = b"location"
 
@@ -35,16 +35,19 @@ def content_of(model: str | Path | bytes | onnx.ModelProto | Graph | Network) ->
 
 def _content_of_file(path: Path) -> bytes | None:
     digest = hashlib.sha256()
+    buffer = bytearray(_CHUNK)
     has_external, tail = False, b""
     try:
         # Opening a named pipe would wait for a writer.
         if not path.is_file():
             return None
-        with path.open("rb") as file:
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
-                has_external = has_external or _EXTERNAL in tail + chunk
-                tail = chunk[1 - len(_EXTERNAL) :]
+        with path.open("rb", buffering=0) as file:
+            # One buffer, over and over: new memory would take longer than reading.
+            while count := file.readinto(buffer):
+                digest.update(memoryview(buffer)[:count])
+                across = tail + buffer[: len(_EXTERNAL)]
+                has_external |= _EXTERNAL in across or buffer.find(_EXTERNAL, 0, count) >= 0
+                tail = bytes(buffer[max(0, count - len(_EXTERNAL) + 1) : count])
         if has_external:
             # Gigabytes as a rule: size and time stand for their content.
             for location in _external_files(path):

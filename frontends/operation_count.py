@@ -8,16 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from bessemer.compiler.ir.dims import (
-    Size,
-    Symbol,
-    as_atom,
-    evaluate_named,
-    product,
-    rename,
-    symbol_names,
-    total,
-)
+from bessemer.compiler.ir.dims import Size, Symbol, as_atom, product, rename, symbol_names, total
+from bessemer.compiler.ir.evaluate import evaluate_named
 from bessemer.compiler.ir.graph import Graph, Node
 from bessemer.compiler.ir.program import Copy, Launch
 from bessemer.compiler.ir.types import Array

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bessemer.compiler.ir import expr, loops
-from bessemer.compiler.ir.dims import Size, Symbol, atoms, evaluate_named, substitute, symbol_names
+from bessemer.compiler.ir.dims import Size, Symbol, atoms, substitute, symbol_names
+from bessemer.compiler.ir.evaluate import evaluate_named
 from bessemer.compiler.ir.expr import Expression, Load
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.loops import Block

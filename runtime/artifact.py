@@ -83,7 +83,8 @@ class Signature:
 
     `prefix` starts every C symbol. `symbols` are the named sizes in the order of the dims array:
     the first `input_symbols` are bound by the inputs' shapes, the others are written by the run.
-    `cpu_features` are LLVM's names of what the processor must have. `weights_sha256` is hex.
+    `cpu_features` are LLVM's names of what the processor must have; `target` is the machine that
+    the code was made for, in words. `weights_sha256` is hex.
     """
 
     name: str
@@ -94,6 +95,7 @@ class Signature:
     symbols: tuple[str, ...] = ()
     input_symbols: int = 0
     cpu_features: tuple[str, ...] = ()
+    target: str = ""
     precision: str = "float32"
     weights_bytes: int = 0
     weights_sha256: str = ""

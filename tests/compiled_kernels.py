@@ -17,7 +17,7 @@ from bessemer.compiler.codegen.machine import (
     compile_object,
     create_target_machine,
 )
-from bessemer.compiler.ir import dims
+from bessemer.compiler.ir.evaluate import evaluate_named
 from bessemer.compiler.ir.loops import Kernel
 from bessemer.compiler.ir.types import Array
 from bessemer.compiler.targets import aarch64, x86
@@ -96,7 +96,7 @@ class CompiledKernel:
         copies = [_guarded_copy(array) for array in arrays]
         pointers = np.array([a.ctypes.data for a in (*copies, fault)], np.uint64)
         sizes = np.array([*(values[name] for name in self.kernel.symbols), 0], np.int64)
-        extent = dims.evaluate_named(self.kernel.parallel_extent, values)
+        extent = evaluate_named(self.kernel.parallel_extent, values)
         begin, end = part if part is not None else (0, extent)
         self._function(pointers.ctypes.data, sizes.ctypes.data, begin, end)
         after = {name: int(sizes[k]) for k, name in enumerate(self.kernel.symbols)}

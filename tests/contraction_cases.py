@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size, symbol
+from bessemer.compiler.ir.evaluate import evaluate_named
 from bessemer.compiler.ir.expr import Buffer, Expression, binary
 from bessemer.compiler.ir.loops import Kernel, Store
 from bessemer.compiler.ir.types import DType, bf16, f32, f64, i8, i16, i32, u8
@@ -98,7 +98,7 @@ class Prepared:
     def kernel(self, target: Target, threads: int = 2) -> tuple[Kernel, tuple[Array, ...]]:
         """The kernel for a machine, and its inputs: x, packed weights, others."""
         draft = with_group(self.contraction, target)
-        group, run = draft.group, dims.evaluate_named(draft.run, self.sizes)
+        group, run = draft.group, evaluate_named(draft.run, self.sizes)
         tiling = plan(draft, target, threads)
         weights = pack(self.inputs[1], tiling.panel, group, run)
         matrices = len(self.inputs[1])

@@ -8,7 +8,8 @@ import numpy as np
 
 import bessemer.compiler.ops  # noqa: F401  (registers the operators)
 from bessemer.compiler.ir.build import GraphBuilder
-from bessemer.compiler.ir.dims import Size, evaluate, symbol
+from bessemer.compiler.ir.dims import Size, symbol
+from bessemer.compiler.ir.evaluate import evaluate
 from bessemer.compiler.ir.graph import Graph, Value
 from bessemer.compiler.ir.interpret import run_graph
 from bessemer.compiler.ir.text_graph import print_graph

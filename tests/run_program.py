@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from bessemer.compiler.errors import InternalError
-from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.evaluate import evaluate_named
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.interpret_loops import run_kernel
 from bessemer.compiler.ir.loops import SetDim, walk
@@ -41,7 +41,7 @@ class ProgramRun:
         return [self._shaped(value) for value in self.program.outputs]
 
     def _number(self, size: Size) -> int:
-        return dims.evaluate_named(size, self.symbols)
+        return evaluate_named(size, self.symbols)
 
     def _shaped(self, value: Value) -> Array:
         shape = [self._number(size) for size in value.type.shape]

@@ -321,3 +321,29 @@ def test_the_same_network_gives_the_same_bytes(tmp_path: Path) -> None:
         files = save(made.code, made.weights, folder / "mlp.a", "beside")
         contents.append([path.read_bytes() for path in files])
     assert contents[0] == contents[1]
+
+
+TEXTS = """
+import hashlib
+from bessemer.compiler.options import Options
+from bessemer.frontends import zoo
+from bessemer.frontends.models_in import build_model
+for net in (zoo.resnet(18, 10, size=32, width=16, small_images=True), zoo.mlp(50, (130, 33), 7)):
+    made = build_model(net, Options())
+    print(hashlib.sha256("".join(made.texts).encode()).hexdigest())
+"""
+
+
+def test_the_code_does_not_depend_on_the_process() -> None:
+    """Every process goes through a set of names in its own order; no code may follow it."""
+    found = [
+        subprocess.run(
+            [sys.executable, "-c", TEXTS],
+            env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2", "3")
+    ]
+    assert found[0] and found[0] == found[1] == found[2]

@@ -88,7 +88,7 @@ def _network() -> tuple[Graph, dict[str, Array]]:
     rng = np.random.default_rng(3)
 
     def weights(*shape: int) -> Array:
-        return (rng.standard_normal(shape) / np.sqrt(np.prod(shape[:-1]))).astype(np.float32)
+        return np.asarray(rng.standard_normal(shape) / np.sqrt(np.prod(shape[:-1])), np.float32)
 
     c = Case()
     x = c.x(1, 12, 10, 3)

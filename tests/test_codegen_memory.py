@@ -10,6 +10,7 @@ import pytest
 from bessemer.compiler.ir import dims, expr
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Dim, Size
+from bessemer.compiler.ir.evaluate import evaluate_named
 from bessemer.compiler.ir.expr import Buffer, Expression
 from bessemer.compiler.ir.interpret_loops import run_kernel
 from bessemer.compiler.ir.loops import Kernel
@@ -64,7 +65,7 @@ def test_loads_at_every_stride(name: str, dtype: DType, target: Target) -> None:
     kernel = Kernel("kernel", (x, out), 1, ("n", "m"), builder.block())
     compiled = CompiledKernel(kernel, target)
     for n in SIZES:
-        index = [dims.evaluate_named(_at(name, i), {"n": n, "m": 3}) for i in range(n)]
+        index = [evaluate_named(_at(name, i), {"n": n, "m": 3}) for i in range(n)]
         # The buffer ends with the last element that is read: nothing may be read behind it.
         data = numbers(dtype, 1 + max(index, default=0))
         result = compiled([data, np.zeros(n, dtype.numpy)], {"n": n, "m": 3}).arrays[1]

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.evaluate import evaluate_named
 from bessemer.compiler.ir.expr import Buffer, Expression
 from bessemer.compiler.ir.interpret_loops import run_kernel
 from bessemer.compiler.ir.loops import Store
@@ -112,11 +112,11 @@ def _run_compiled(prepared: Prepared, target: Target, threads: int = 2) -> Array
     """The result of machine code that runs the items in two parts, the second part first."""
     kernel, inputs = prepared.kernel(target, threads)
     out = kernel.buffers[-1]
-    shape = tuple(dims.evaluate_named(size, prepared.sizes) for size in out.shape)
+    shape = tuple(evaluate_named(size, prepared.sizes) for size in out.shape)
     unwritten = np.nan if out.dtype.is_float else -1
     arrays = [*inputs, np.full(shape, unwritten, out.dtype.numpy)]
     compiled = CompiledKernel(kernel, target)
-    items = dims.evaluate_named(kernel.parallel_extent, prepared.sizes)
+    items = evaluate_named(kernel.parallel_extent, prepared.sizes)
     for part in ((items // 2, items), (0, items // 2)):
         arrays[-1] = compiled(arrays, prepared.sizes, part).arrays[-1]
     return arrays[-1]

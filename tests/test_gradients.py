@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from bessemer.compiler.errors import UnsupportedError
+from bessemer.compiler.errors import CompileError, UnsupportedError
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import symbol_names
 from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.ir.interpret import run_graph
-from bessemer.compiler.ir.types import Array, TensorType, type_of
+from bessemer.compiler.ir.types import Array, type_of
 from bessemer.compiler.passes.differentiate import gradients
 from tests.op_cases import Case, each_case
 
@@ -72,7 +72,11 @@ def test_the_gradient_is_the_limit_of_differences(case: Case) -> None:
     weights = [rng.standard_normal(o.shape) if _is_float(o) else None for o in outputs]
     if not all(np.isfinite(o).all() for o in outputs if _is_float(o)):
         pytest.skip("not defined around here")
-    if any(symbol_names(size) for type in _types(case) for size in type.shape):
+    try:
+        types = case.operator.infer_types([type_of(a) for a in inputs], case.attributes)
+    except CompileError:
+        pytest.skip("not an operator of float64")
+    if any(symbol_names(size) for type in types for size in type.shape):
         pytest.skip("the output's size depends on the data")
     if case.operator.gradient is None:
         with pytest.raises(UnsupportedError, match=case.operator.name):
@@ -97,10 +101,6 @@ def test_the_gradient_is_the_limit_of_differences(case: Case) -> None:
             pytest.skip("there is a step around here")
         actual = float((gradient * direction).sum())
         assert actual == pytest.approx(wanted, rel=1e-5, abs=1e-6)
-
-
-def _types(case: Case) -> tuple[TensorType, ...]:
-    return case.operator.infer_types([type_of(array) for array in case.arrays], case.attributes)
 
 
 def _difference(

@@ -15,8 +15,9 @@ import pytest
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir import expr
 from bessemer.compiler.ir.build_loops import KernelBuilder
-from bessemer.compiler.ir.dims import Dim, Size, as_atom, evaluate_named, symbol
+from bessemer.compiler.ir.dims import Dim, Size, as_atom, symbol
 from bessemer.compiler.ir.element import Operand
+from bessemer.compiler.ir.evaluate import evaluate_named
 from bessemer.compiler.ir.expr import Buffer, Expression, Load
 from bessemer.compiler.ir.interpret_elements import run_element_rule
 from bessemer.compiler.ir.interpret_loops import OUT_OF_RANGE, KernelResult, run_kernel

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 import bessemer.compiler.ops  # noqa: F401  (registers the operators)
+from bessemer.compiler.codegen.workspace import arena_offset, arena_sizes
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import symbol
+from bessemer.compiler.ir.evaluate import evaluate_named
 from bessemer.compiler.ir.graph import Graph, Value
 from bessemer.compiler.ir.interpret import run_graph
 from bessemer.compiler.ir.op import OPS, Example
@@ -205,6 +207,21 @@ def test_values_alive_together_do_not_overlap(name: str) -> None:
         for start2, end2, first2, last2 in occupied[:position]:
             if first <= last2 and first2 <= last:
                 assert end <= start2 or end2 <= start
+
+
+def test_the_run_body_finds_every_value_where_the_plan_says() -> None:
+    """The body counts in units of the arena's parts, which it computes once."""
+    builder = GraphBuilder("parts")
+    x = builder.input("x", TensorType(f32, (N, 33)))
+    square = builder.apply("matmul", x, builder.apply("transpose", x, permutation=(1, 0)))
+    back = builder.apply("matmul", square, builder.apply("exp", x))
+    graph = builder.finish([builder.apply("matmul", back, _weight(builder, 33, 4))])
+    plan = plan_memory(build_program(graph, TARGET))
+    assert {N, N * N} <= set(plan.units)
+    sizes = {name: _at(size) for name, size in arena_sizes(plan).items()}
+    assert len(sizes) == 2 * len(plan.units)
+    for value, offset in plan.offsets.items():
+        assert evaluate_named(arena_offset(plan, value), sizes) == _at(offset)
 
 
 def test_a_kernel_may_write_over_an_input_that_it_reads_last() -> None:

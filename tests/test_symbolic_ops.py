@@ -9,8 +9,9 @@ import pytest
 import bessemer.compiler.ops  # noqa: F401  (fills OPS)
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir import expr
-from bessemer.compiler.ir.dims import Dim, Size, Symbol, atom, evaluate_named, floordiv, symbol
+from bessemer.compiler.ir.dims import Dim, Size, Symbol, atom, floordiv, symbol
 from bessemer.compiler.ir.element import Operand
+from bessemer.compiler.ir.evaluate import evaluate_named
 from bessemer.compiler.ir.expr import Buffer, Load
 from bessemer.compiler.ir.interpret_elements import run_element_rule
 from bessemer.compiler.ir.op import OPS

@@ -148,7 +148,7 @@ def test_f32_with_denormals_flushed_errs_by_no_more_than_a_denormal(name: str, t
 def test_f32_turns_any_number_of_times(name: str, target: str) -> None:
     """Angles of up to 3e38, alone, beside small ones, and beside infinity."""
     x = np.ldexp(np.arange(2**23, 2**24, 1 << 12), 8).astype(np.float32)
-    x = np.concatenate([np.ldexp(x, k) for k in range(97)] + [np.float32([3.4028235e38])])
+    x = np.concatenate([np.ldexp(x, k) for k in range(97)] + [np.array([3.4028235e38], np.float32)])
     assert np.isfinite(x).all() and x.min() == 2.0**31
     for angles in (x, -x, np.stack([x, x / 2.0**40, np.full_like(x, np.inf)]).T.ravel()):
         reference = reference_of(name)(angles.astype(np.float64))

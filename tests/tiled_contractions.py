@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from bessemer.compiler.ir import dims, loops
+from bessemer.compiler.ir.evaluate import evaluate_named
 from bessemer.compiler.ir.expr import Buffer
 from bessemer.compiler.ir.loops import Kernel
 from bessemer.compiler.ir.types import Array, bf16, f32
@@ -114,10 +115,10 @@ def run_compiled(kernel: Kernel, inputs: list[Array], sizes: Any) -> Array:
     """Machine code under the emulator, the items in two parts, the second part first."""
     emulator()
     out = kernel.buffers[-1]
-    shape = tuple(dims.evaluate_named(size, sizes) for size in out.shape)
+    shape = tuple(evaluate_named(size, sizes) for size in out.shape)
     arrays = [*inputs, np.full(shape, 77, out.dtype.numpy)]
     compiled = CompiledKernel(kernel, x86.AMX)
-    items = dims.evaluate_named(kernel.parallel_extent, sizes)
+    items = evaluate_named(kernel.parallel_extent, sizes)
     for part in ((items // 2, items), (0, items // 2)):
         arrays[-1] = compiled(arrays, sizes, part).arrays[-1]
     return arrays[-1]

@@ -196,8 +196,9 @@ class Indices:
         leaves = dims.atoms(left) | dims.atoms(right)
         if not all(isinstance(leaf, Symbol) for leaf in leaves):
             return None
-        indices = [(leaf, self.state.index(leaf)) for leaf in leaves if isinstance(leaf, Symbol)]
-        registers = frozenset((leaf, i if isinstance(i, int) else i.text) for leaf, i in indices)
+        indices = self.state.indices  # a dimension has one register for all of the kernel
+        pairs = [(leaf, indices[leaf]) for leaf in leaves if leaf in indices]
+        registers = frozenset((leaf, i if isinstance(i, int) else i.text) for leaf, i in pairs)
         vectors = self.state.vectors
         lanes = (vectors.symbol, vectors.width) if vector and vectors is not None else None
         return left, right, registers, lanes

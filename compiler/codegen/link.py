@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -31,6 +32,7 @@ import numpy.typing as npt
 from bessemer.compiler.codegen.elf import archive_parts, check_symbols, labelled, with_room
 from bessemer.compiler.codegen.header import header_text
 from bessemer.compiler.codegen.machine import Machine, compile_object
+from bessemer.compiler.codegen.merge_objects import merge_objects
 from bessemer.compiler.codegen.processor import architecture
 from bessemer.compiler.codegen.support import EXPORTS, support_text
 from bessemer.compiler.codegen.weights import BESIDE, INSIDE, weights_label
@@ -85,14 +87,21 @@ def module_text(signature: Signature, texts: Sequence[str]) -> str:
 
 
 def compile_code(
-    signature: Signature, texts: Sequence[str], machine: Machine, passes: Sequence[str] = ()
+    signature: Signature,
+    texts: Sequence[str],
+    machine: Machine,
+    passes: Sequence[str] = (),
+    parts: Sequence[Future[bytes]] = (),
 ) -> Code:
     """Compiles the model's LLVM IR texts and the support code into one object file.
 
-    The texts define PREFIX_body and PREFIX_workspace (see support.py), all of it internal. Raises
+    The texts define PREFIX_body and PREFIX_workspace (see support.py), all of it internal. `parts`
+    are object files with hidden functions that the texts declare (see parts.py). Raises
     InternalError where the result would define or need a symbol that an artifact must not.
     """
     code = compile_object(module_text(signature, texts), machine, passes)
+    if parts:
+        code = merge_objects([code, *(part.result() for part in parts)])
     check_symbols(code, signature.prefix)
     return Code(signature, code)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import llvmlite.binding as llvm
+from llvmlite.binding import ffi
 
 from bessemer.compiler.errors import InternalError
 
@@ -73,7 +75,24 @@ def compile_object(text: str, machine: Machine, passes: Sequence[str] = ()) -> b
     the text is no valid module.
     """
     target = create_target_machine(machine)
-    return bytes(target.emit_object(_prepared(text, machine, target, passes)))
+    return _emitted(target, _prepared(text, machine, target, passes))
+
+
+def _emitted(target: llvm.TargetMachine, module: llvm.ModuleRef) -> bytes:
+    # llvmlite lets one thread at a time into LLVM, which does not ask for that: here each has a
+    # context, a module and a target machine of its own. Most of the time goes by here.
+    emit = getattr(ffi.lib.LLVMPY_TargetMachineEmitToMemory, "_cfn", None)
+    if emit is None:
+        return bytes(target.emit_object(module))
+    with ffi.OutputString() as error:
+        buffer = emit(target, module, 1, error)
+        if not buffer:
+            raise InternalError(f"LLVM makes no object file: {error}")
+    try:
+        start, size = ffi.lib.LLVMPY_GetBufferStart(buffer), ffi.lib.LLVMPY_GetBufferSize(buffer)
+        return ctypes.string_at(start, size)
+    finally:
+        ffi.lib.LLVMPY_DisposeMemoryBuffer(buffer)
 
 
 def assembly_text(text: str, machine: Machine, passes: Sequence[str] = ()) -> str:

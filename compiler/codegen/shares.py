@@ -28,7 +28,7 @@ def work_of(step: Launch, known: Set[str]) -> Size:
     contracts = any(isinstance(part, (FragmentMac, TileMac)) for part in walk(kernel.body))
     weight = 1 if contracts else _OTHER_OPERATIONS
     total = dims.rename(kernel.operations * kernel.parallel_extent, values) * weight
-    for value in set(step.values):
+    for value in dict.fromkeys(step.values):  # a set would have another order in each process
         if dims.symbol_names(value.type.nbytes) <= known:
             total = total + value.type.nbytes * _BYTES
     return total

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -144,12 +145,52 @@ class GraphBuilder:
         self._follow(node)
         return outputs
 
+    def extend(
+        self, output: Value, regions: tuple[Graph, ...] = (), **attributes: Any
+    ) -> tuple[Value, ...]:
+        """Gives the node of an output other attributes and regions, with which it has further
+        outputs: these. The outputs that it had stay the same values.
+        """
+        node = self._producers[output]
+        place = next(k for k, other in enumerate(self.nodes) if other is node)
+        given = {**node.attributes, **attributes}
+        inside = regions or node.regions
+        types = _infer(node.operator, node.inputs, given, inside)
+        more = tuple(Value(type) for type in types[len(node.outputs) :])
+        longer = replace(node, attributes=given, outputs=(*node.outputs, *more), regions=inside)
+        self.nodes[place] = longer
+        self._producers.update((value, longer) for value in longer.outputs)
+        return more
+
     def _where(self) -> str:
         return f"{', '.join(self._sources)}: " if self._sources else ""
 
     def producer(self, value: Value) -> Node | None:
         """The node of this builder that computes a value."""
         return self._producers.get(value)
+
+    def include(self, graph: Graph, stands: Mapping[Value, Value]) -> tuple[Value, ...]:
+        """Writes a whole graph's nodes, and gives what its outputs are here.
+
+        `stands` has values of this builder for the graph's inputs, and for any of its constants;
+        the other constants are taken over. The inputs' symbols are the same here.
+        """
+        now = dict(stands)
+        for value, array in graph.constants.items():
+            if value not in now:
+                now[value] = self.constant(array, value.name)
+        for node in graph.walk():
+            for size in (size for value in node.outputs for size in value.type.shape):
+                self._names |= symbol_names(size)
+        for node in graph.nodes:
+            outputs = tuple(Value(value.type, value.name) for value in node.outputs)
+            now.update(zip(node.outputs, outputs))
+            inputs = tuple(now[value] for value in node.inputs)
+            copied = replace(node, inputs=inputs, outputs=outputs)
+            self.nodes.append(copied)
+            self._producers.update(dict.fromkeys(outputs, copied))
+            self._follow(copied)
+        return tuple(now[value] for value in graph.outputs)
 
     # Content
 

@@ -49,6 +49,10 @@ class Differential:
         """Adds a node with one output."""
         return self.builder.apply(operator, *inputs, **attributes)
 
+    def keep(self, **attributes: Any) -> tuple[Value, ...]:
+        """What the node itself gives besides, with further attributes."""
+        return self.builder.extend(self.y, **attributes)
+
 
 Cotangents: TypeAlias = "tuple[Value | None, ...]"
 GradientRule: TypeAlias = Callable[[Differential], Cotangents]

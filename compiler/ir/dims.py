@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from typing import Union, cast
+from typing import Union
 
 from bessemer.compiler.errors import InternalError
 
@@ -527,38 +527,6 @@ def _substitute_atom(factor: Atom, values: Mapping[Atom, Size]) -> Size:
 def rename(size: Size, sizes: Mapping[str, Size]) -> Size:
     """`size` with dimension symbols (those without extent) replaced by name."""
     return substitute(size, {Symbol(name): value for name, value in sizes.items()})
-
-
-def evaluate(size: Size, value_of: Callable[[Atom], int]) -> int:
-    """The integer that `size` is when `value_of` tells the leaves (symbols and foreign atoms)."""
-    if isinstance(size, int):
-        return size
-    result = 0
-    for monomial, coefficient in size.terms.items():
-        term = coefficient
-        for factor, power in monomial:
-            term *= _evaluate_atom(factor, value_of) ** power
-        result += term
-    return result
-
-
-def _evaluate_atom(factor: Atom, value_of: Callable[[Atom], int]) -> int:
-    match factor:
-        case FloorDiv(a, b):
-            return evaluate(a, value_of) // evaluate(b, value_of)
-        case Mod(a, b):
-            return evaluate(a, value_of) % evaluate(b, value_of)
-        case Min(a, b):
-            return min(evaluate(a, value_of), evaluate(b, value_of))
-        case Max(a, b):
-            return max(evaluate(a, value_of), evaluate(b, value_of))
-        case _:
-            return value_of(factor)
-
-
-def evaluate_named(size: Size, values: Mapping[str, int]) -> int:
-    """The integer that `size` is under values of its symbols, by name."""
-    return evaluate(size, lambda leaf: values[cast(Symbol, leaf).name])
 
 
 def atoms(size: Size) -> frozenset[Atom]:

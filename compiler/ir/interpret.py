@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from bessemer.compiler.errors import CompileError, InternalError
-from bessemer.compiler.ir.dims import Dim, Symbol, as_atom, evaluate_named, symbol_names
+from bessemer.compiler.ir.dims import Dim, Symbol, as_atom, symbol_names
+from bessemer.compiler.ir.evaluate import evaluate_named
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.types import Array, TensorType, dtype_of
 

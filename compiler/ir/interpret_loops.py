@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from bessemer.compiler.errors import InternalError
-from bessemer.compiler.ir import dims, expr, loops
+from bessemer.compiler.ir import expr, loops
 from bessemer.compiler.ir.arithmetic import (
     binary,
     cast,
@@ -30,6 +30,7 @@ from bessemer.compiler.ir.arithmetic import (
     wrap,
 )
 from bessemer.compiler.ir.dims import Atom, Size, Symbol
+from bessemer.compiler.ir.evaluate import evaluate
 from bessemer.compiler.ir.expr import Buffer, Expression
 from bessemer.compiler.ir.interpret_tiles import Tiles
 from bessemer.compiler.ir.loops import Block, Kernel, Statement
@@ -239,7 +240,7 @@ class _Machine:
     def size(self, size: Size, memo: Memo | None = None) -> int:
         """The value of index arithmetic."""
         found: Memo = {} if memo is None else memo
-        return dims.evaluate(size, lambda leaf: self._leaf(leaf, found))
+        return evaluate(size, lambda leaf: self._leaf(leaf, found))
 
     def _leaf(self, leaf: Atom, memo: Memo) -> int:
         match leaf:

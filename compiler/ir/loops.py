@@ -316,11 +316,7 @@ class Kernel:
     @property
     def has_team(self) -> bool:
         """Whether the outermost statement is a team loop."""
-        match self.body:
-            case (For(kind="team"),):
-                return True
-            case _:
-                return False
+        return any(isinstance(loop, For) and loop.kind == "team" for loop in self.body)
 
     @property
     def parallel_extent(self) -> Size:
@@ -384,12 +380,10 @@ def expressions(statement: Statement) -> tuple[Expression, ...]:
 def sizes(statement: Statement) -> tuple[Size, ...]:
     """The index arithmetic that a statement evaluates itself (not that inside its expressions)."""
     match statement:
-        case For():
-            return (statement.extent,)
+        case For(extent=size) | FragmentFill(limit=size) | Prefetch(offset=size) | Barrier(size):
+            return (size,)
         case Store():
             return (*statement.indices, *statement.buffer.element_strides())
-        case FragmentFill():
-            return (statement.limit,)
         case FragmentMac():
             return (*statement.a_offsets, statement.b_offset)
         case FragmentStore():
@@ -401,9 +395,5 @@ def sizes(statement: Statement) -> tuple[Size, ...]:
             return statement.rows
         case TileLoad() | TileStore():
             return (statement.offset, statement.stride)
-        case Prefetch():
-            return (statement.offset,)
-        case Barrier():
-            return (statement.member,)
         case _:
             return ()

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bessemer.compiler.ir.expr import Expression, binary, select, unary
+from bessemer.compiler.errors import UnsupportedError
+from bessemer.compiler.ir.expr import Expression, binary, constant, select, unary
 from bessemer.compiler.ir.types import Array
 from bessemer.compiler.ops.check import require
 
@@ -17,17 +18,23 @@ Reference = Callable[[Array, float, float], Array]
 
 @dataclass(frozen=True)
 class Activation:
-    """A function of x, alpha and beta, as expression and in NumPy; and what alpha and beta are
-    where the model does not say."""
+    """A function of x, alpha and beta, as expression and in NumPy; its slope by its result y, in
+    both ways; and what alpha and beta are where the model does not say."""
 
     rule: Rule
     reference: Reference
+    slope: Rule
+    slope_reference: Reference
     alpha: float = 0.0
     beta: float = 0.0
 
 
 def _clamp(x: Expression, low: float, high: float) -> Expression:
     return binary("min", binary("max", x, low), high)
+
+
+def _where(condition: Expression, then: float, otherwise: float, like: Expression) -> Expression:
+    return select(condition, constant(then, like.dtype), constant(otherwise, like.dtype))
 
 
 def _softplus(x: Expression) -> Expression:
@@ -37,33 +44,82 @@ def _softplus(x: Expression) -> Expression:
 
 ACTIVATIONS: dict[str, Activation] = {
     "sigmoid": Activation(
-        lambda x, a, b: unary("sigmoid", x), lambda x, a, b: 1 / (1 + np.exp(-x))
+        lambda x, a, b: unary("sigmoid", x),
+        lambda x, a, b: 1 / (1 + np.exp(-x)),
+        lambda y, a, b: y * (1 - y),
+        lambda y, a, b: y * (1 - y),
     ),
-    "tanh": Activation(lambda x, a, b: unary("tanh", x), lambda x, a, b: np.tanh(x)),
-    "relu": Activation(lambda x, a, b: binary("max", x, 0), lambda x, a, b: np.maximum(x, 0)),
-    "affine": Activation(lambda x, a, b: x * a + b, lambda x, a, b: a * x + b, 1.0),
+    "tanh": Activation(
+        lambda x, a, b: unary("tanh", x),
+        lambda x, a, b: np.tanh(x),
+        lambda y, a, b: 1 - y * y,
+        lambda y, a, b: 1 - y * y,
+    ),
+    "relu": Activation(
+        lambda x, a, b: binary("max", x, 0),
+        lambda x, a, b: np.maximum(x, 0),
+        lambda y, a, b: _where(y > 0, 1, 0, y),
+        lambda y, a, b: np.where(y > 0, 1.0, 0.0),
+    ),
+    "affine": Activation(
+        lambda x, a, b: x * a + b,
+        lambda x, a, b: a * x + b,
+        lambda y, a, b: constant(a, y.dtype),
+        lambda y, a, b: np.full_like(y, a),
+        1.0,
+    ),
     "leakyrelu": Activation(
-        lambda x, a, b: select(x < 0, x * a, x), lambda x, a, b: np.where(x < 0, a * x, x), 0.01
+        lambda x, a, b: select(x < 0, x * a, x),
+        lambda x, a, b: np.where(x < 0, a * x, x),
+        lambda y, a, b: _where(y < 0, a, 1, y),
+        lambda y, a, b: np.where(y < 0, a, 1.0),
+        0.01,
     ),
     "thresholdedrelu": Activation(
-        lambda x, a, b: select(x > a, x, 0), lambda x, a, b: np.where(x > a, x, 0), 1.0
+        lambda x, a, b: select(x > a, x, 0),
+        lambda x, a, b: np.where(x > a, x, 0),
+        lambda y, a, b: _where(y > 0, 1, 0, y),
+        lambda y, a, b: np.where(y > 0, 1.0, 0.0),
+        1.0,
     ),
     "scaledtanh": Activation(
-        lambda x, a, b: unary("tanh", x * b) * a, lambda x, a, b: a * np.tanh(b * x), 1.0, 1.0
+        lambda x, a, b: unary("tanh", x * b) * a,
+        lambda x, a, b: a * np.tanh(b * x),
+        lambda y, a, b: a * b - y * y * (b / a),
+        lambda y, a, b: a * b * (1 - (y / a) ** 2),
+        1.0,
+        1.0,
     ),
     "hardsigmoid": Activation(
-        lambda x, a, b: _clamp(x * a + b, 0, 1), lambda x, a, b: np.clip(a * x + b, 0, 1), 0.2, 0.5
+        lambda x, a, b: _clamp(x * a + b, 0, 1),
+        lambda x, a, b: np.clip(a * x + b, 0, 1),
+        lambda y, a, b: _where((y > 0) & (y < 1), a, 0, y),
+        lambda y, a, b: np.where((y > 0) & (y < 1), a, 0.0),
+        0.2,
+        0.5,
     ),
     "elu": Activation(
         lambda x, a, b: select(x < 0, unary("expm1", binary("min", x, 0)) * a, x),
         lambda x, a, b: np.where(x < 0, a * np.expm1(np.minimum(x, 0)), x),
+        lambda y, a, b: select(y < 0, y + a, constant(1, y.dtype)),
+        lambda y, a, b: np.where(y < 0, y + a, 1.0),
         1.0,
     ),
     "softsign": Activation(
-        lambda x, a, b: x / (unary("abs", x) + 1), lambda x, a, b: x / (1 + np.abs(x))
+        lambda x, a, b: x / (unary("abs", x) + 1),
+        lambda x, a, b: x / (1 + np.abs(x)),
+        lambda y, a, b: (1 - unary("abs", y)) * (1 - unary("abs", y)),
+        lambda y, a, b: np.square(1 - np.abs(y)),
     ),
-    "softplus": Activation(lambda x, a, b: _softplus(x), lambda x, a, b: np.logaddexp(0, x)),
+    "softplus": Activation(
+        lambda x, a, b: _softplus(x),
+        lambda x, a, b: np.logaddexp(0, x),
+        lambda y, a, b: 1 - unary("exp", -y),
+        lambda y, a, b: -np.expm1(-y),
+    ),
 }
+_INVERTIBLE = {"leakyrelu": 0.0, "elu": 0.0, "scaledtanh": 0.0, "thresholdedrelu": -1e-300}
+"""Activations whose result says where it came from only if alpha is above this."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +135,14 @@ class Gate:
         """What the gate makes of an expression."""
         bounded = _clamp(x, -self.clip, self.clip) if self.clip else x
         return self.activation.rule(bounded, self.alpha, self.beta)
+
+    def slope(self, y: Expression) -> Expression:
+        """The derivative of a gate that is not bounded, by what it gave."""
+        return self.activation.slope(y, self.alpha, self.beta)
+
+    def slope_reference(self, y: Array) -> Array:
+        """As slope, of arrays."""
+        return np.asarray(self.activation.slope_reference(y, self.alpha, self.beta))
 
     def reference(self, x: Array) -> Array:
         """What the gate makes of an array."""
@@ -100,6 +164,20 @@ def gates(
         )
         for i, activation in enumerate(known)
     )
+
+
+def require_slopes(
+    operator: str, names: Sequence[str], alphas: Sequence[float], clip: float
+) -> None:
+    """Raises UnsupportedError where what the gates gave does not tell their slopes."""
+    if clip:
+        raise UnsupportedError(f"No gradient is known for {operator} with gates that are clipped.")
+    for number, name in enumerate(names):
+        alpha = alphas[number] if alphas else ACTIVATIONS[name].alpha
+        if alpha <= _INVERTIBLE.get(name, -np.inf):
+            raise UnsupportedError(
+                f"No gradient is known for {operator} with the activation {name} and alpha {alpha}."
+            )
 
 
 def require_gates(

@@ -15,7 +15,7 @@ import numpy as np
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.expr import Buffer
 from bessemer.compiler.ir.op import Example, Operator, register
-from bessemer.compiler.ir.types import Array, TensorType, f32, i8
+from bessemer.compiler.ir.types import Array, DType, TensorType, f32, f64, i8
 from bessemer.compiler.ops import lstm
 from bessemer.compiler.ops.activations import gates, require_gates
 from bessemer.compiler.ops.check import require
@@ -40,16 +40,16 @@ def _infer(
     clip: float = 0.0,
     input_forget: bool = False,
 ) -> tuple[TensorType, TensorType, TensorType]:
-    """(gates_x f32 [T, B, 4H], recurrent i8 [H, 4H], scales f32 [4H], h0 [B, H], c0 [B, H])
+    """(gates_x f32 or f64 [T, B, 4H], recurrent i8 [H, 4H], scales [4H], h0 [B, H], c0 [B, H])
     -> (y [T, B, H], h [B, H], c [B, H]). The rest is as of lstm.
     """
     require(recurrent.dtype == i8, f"byte_lstm wants weights of i8, but got {recurrent}.")
     require(
-        gates_x.dtype == f32 and scales == TensorType(f32, recurrent.shape[1:]),
-        f"byte_lstm wants f32 and a scale for each column of {recurrent}, but got {gates_x} and "
-        f"{scales}.",
+        gates_x.dtype in (f32, f64) and scales == gates_x.with_shape(recurrent.shape[1:]),
+        f"byte_lstm wants f32 or f64 and a scale for each column of {recurrent}, but got "
+        f"{gates_x} and {scales}.",
     )
-    weights = TensorType(f32, recurrent.shape)
+    weights = gates_x.with_shape(recurrent.shape)
     require_cell("byte_lstm", 4, (gates_x, weights, h0, c0), None)
     require_gates("byte_lstm", 3, activations, alphas, betas)
     steps, batch = gates_x.shape[:2]
@@ -74,7 +74,7 @@ def _reference(
     hidden_gate = gates(activations, alphas, betas, 0.0)[2]
     steps = len(gates_x)
     h, c = h0, c0.astype(np.float64)
-    y = np.zeros((*gates_x.shape[:2], h0.shape[1]), np.float32)
+    y = np.zeros((*gates_x.shape[:2], h0.shape[1]), gates_x.dtype)
     for time in range(steps - 1, -1, -1) if reverse else range(steps):
         units, scale = _rounded(h)
         sums = units @ recurrent.astype(np.int64)
@@ -82,16 +82,16 @@ def _reference(
         opened = gate.reference(i)
         kept = 1 - opened if input_forget else gate.reference(f)
         c = kept * c + opened * cell_gate.reference(g)
-        h = (gate.reference(o) * hidden_gate.reference(c)).astype(np.float32)
+        h = (gate.reference(o) * hidden_gate.reference(c)).astype(gates_x.dtype)
         y[time] = h
-    return y, h, c.astype(np.float32)
+    return y, h, c.astype(gates_x.dtype)
 
 
-def _rounded(h: Array) -> tuple[Array, np.float32]:
+def _rounded(h: Array) -> tuple[Array, np.floating[Any]]:
     """The state in units, and what a unit stands for."""
     low, high = np.minimum(h.min(initial=0), 0), np.maximum(h.max(initial=0), 0)
-    distance = np.float32(high - low)
-    scale = np.float32(distance / np.float32(255)) if distance else np.float32(1)
+    distance = high - low
+    scale = distance / h.dtype.type(255) if distance else h.dtype.type(1)
     zero = np.clip(np.rint(-low / scale), 0, 255)
     return (np.clip(np.rint(h / scale) + zero, 0, 255) - zero).astype(np.int64), scale
 
@@ -111,16 +111,16 @@ def _statements(
     write_recurrence(builder, cell(builder, inputs, outputs, **attributes))
 
 
-def _example(steps: int, batch: int, width: int, **attributes: Any) -> Example:
+def _example(steps: int, batch: int, width: int, dtype: DType = f32, **attributes: Any) -> Example:
     rng = np.random.default_rng(width)
 
     def normal(*shape: int) -> Array:
-        return rng.standard_normal(shape).astype(np.float32)
+        return rng.standard_normal(shape).astype(dtype.numpy)
 
     weights = rng.integers(-127, 128, (width, 4 * width), np.int8)
     scales = (np.abs(normal(4 * width)) + 0.1) / 400
     states = normal(batch, width), normal(batch, width)
-    arrays = (normal(steps, batch, 4 * width), weights, scales.astype(np.float32), *states)
+    arrays = (normal(steps, batch, 4 * width), weights, scales.astype(dtype.numpy), *states)
     # Where a rounding falls on the other side, a unit of the state changes.
     return Example(arrays, attributes, tolerance=2e-3)
 
@@ -136,6 +136,7 @@ register(
             _example(1, 1, 4),
             _example(5, 1, 17, reverse=True),
             _example(3, 3, 6, clip=0.7, input_forget=True),
+            _example(3, 2, 9, f64),
             _example(4, 2, 5, activations=("hardsigmoid", "softsign", "tanh")),
         ),
     )

@@ -11,6 +11,7 @@ from bessemer.compiler.ir.expr import Expression, Index, constant, convert, guar
 from bessemer.compiler.ir.op import Example, Operator, register
 from bessemer.compiler.ir.types import FLOATS, INTEGERS, Array, TensorType, boolean, f16
 from bessemer.compiler.ops.check import require, require_dtype, require_entries
+from bessemer.compiler.ops.gradients_sample import col2im_gradient
 from bessemer.compiler.ops.precise import rounded_once
 from bessemer.compiler.ops.reduce import accumulator
 from bessemer.compiler.ops.window import reduction_index
@@ -83,7 +84,7 @@ register(
         _infer,
         _reference,
         _element,
-        gradient=None,
+        gradient=col2im_gradient,
         examples=(
             Example(((2, 3, 2, 2, 3, 3),), _attributes((4, 4))),
             Example(((1, 3, 3, 2, 2, 1),), _attributes((5, 6), stride=2)),

@@ -21,6 +21,7 @@ from bessemer.compiler.ir.op import Example, Operator, register
 from bessemer.compiler.ir.types import Array, TensorType, bf16, f16, f64
 from bessemer.compiler.ops.activations import gates, require_gates
 from bessemer.compiler.ops.check import require
+from bessemer.compiler.ops.gradients_recurrent import gru_gradient
 from bessemer.compiler.ops.precise import widened
 from bessemer.compiler.ops.recurrence import require_cell, run_steps
 from bessemer.compiler.ops.recurrence_cell import (
@@ -47,12 +48,14 @@ def _infer(
     clip: float = 0.0,
     linear_before_reset: bool = False,
     has_lengths: bool = False,
-) -> tuple[TensorType, TensorType]:
+    keeps_steps: bool = False,
+) -> tuple[TensorType, ...]:
     """(gates_x [T, B, 3H], recurrent [H, 3H], h0 [B, H] [, lengths i32|i64 [B]]
     [, bias [H], with linear_before_reset]) -> (y [T, B, H], h [B, H]).
 
     gates_x is the input times its weights, with both biases added; but with linear_before_reset
-    the recurrent bias of n is not in it and comes as `bias`. The rest is as of lstm.
+    the recurrent bias of n is not in it and comes as `bias`. The rest is as of lstm; but what
+    `keeps_steps` gives is z, r, n, with linear_before_reset h @ recurrent + bias of n, and h.
     """
     require(
         len(optional) == has_lengths + linear_before_reset,
@@ -64,7 +67,10 @@ def _infer(
     if linear_before_reset:
         wanted = gates_x.with_shape((recurrent.shape[0],))
         require(optional[-1] == wanted, f"gru wants a bias {wanted} here, but got {optional[-1]}.")
-    return gates_x.with_shape((*gates_x.shape[:2], recurrent.shape[0])), h0
+    y = gates_x.with_shape((*gates_x.shape[:2], recurrent.shape[0]))
+    count = 4 if linear_before_reset else 3
+    gates_kept = y.with_shape((*y.shape[:2], count * recurrent.shape[0]))
+    return (y, h0, gates_kept, y) if keeps_steps else (y, h0)
 
 
 def _reference(
@@ -79,24 +85,29 @@ def _reference(
     clip: float = 0.0,
     linear_before_reset: bool = False,
     has_lengths: bool = False,
+    keeps_steps: bool = False,
 ) -> tuple[Array, ...]:
     gate, new_gate = gates(activations, alphas, betas, clip)
     width = recurrent.shape[0]
     weights = widened(recurrent)
     new_weights = weights[:, 2 * width :]
 
-    def step(row: Array, states: tuple[Array, ...]) -> tuple[Array]:
+    def step(row: Array, states: tuple[Array, ...]) -> tuple[Array, ...]:
         (h,) = states
         z, r = np.split(gate.reference(row[: 2 * width] + h @ weights[:, : 2 * width]), 2)
         if linear_before_reset:
-            recurrent_part = r * (h @ new_weights + widened(optional[-1]))
+            unreset = h @ new_weights + widened(optional[-1])
+            recurrent_part = r * unreset
         else:
             recurrent_part = (r * h) @ new_weights
         n = new_gate.reference(row[2 * width :] + recurrent_part)
-        return ((1 - z) * n + z * h,)
+        new = (1 - z) * n + z * h
+        kept = [z, r, n, unreset] if linear_before_reset else [z, r, n]
+        return (new, np.concatenate(kept), h) if keeps_steps else (new,)
 
     lengths = optional[0] if has_lengths else None
-    results = run_steps(widened(gates_x), lengths, reverse, (widened(h0),), step)
+    widths = ((4 if linear_before_reset else 3) * width, width) if keeps_steps else ()
+    results = run_steps(widened(gates_x), lengths, reverse, (widened(h0),), step, widths)
     return tuple(result.astype(gates_x.dtype) for result in results)
 
 
@@ -112,18 +123,27 @@ def cell(
     clip: float = 0.0,
     linear_before_reset: bool = False,
     has_lengths: bool = False,
+    keeps_steps: bool = False,
 ) -> Cell:
     """The recurrence as its kernels are written from."""
     gates_x, recurrent, h0, *optional = inputs
-    y, h = outputs
+    y, h, *steps = outputs
     working = working_dtype(h.dtype)
     gate, new_gate = gates(activations, alphas, betas, clip)
     from_x = from_input(gates_x, h.shape[1], working)
 
-    def mixed(z: Expression, n: Expression, state: Expression) -> Expression:
+    def mixed(place: Place, z: Expression, n: Expression, state: Expression) -> Expression:
         new = builder.define(n, "n").value
         share = builder.define(z, "z").value
+        if keeps_steps:
+            keep(place, 0, share)
+            keep(place, 2, new)
+            builder.store(steps[1], (place.time, place.row, place.column), state)
         return (1 - share) * new + share * state
+
+    def keep(place: Place, number: int, value: Expression) -> None:
+        column = number * h.shape[1] + place.column
+        builder.store(steps[0], (place.time, place.row, column), value)
 
     def from_x_or_bias(place: Place, number: int) -> Expression:
         bias = optional[-1]
@@ -131,7 +151,11 @@ def cell(
 
     def finish(place: Place, sums: Sequence[Expression], state: Expression) -> Expression:
         z, r, n = sums
-        return mixed(gate.rule(z), new_gate.rule(from_x(place, 2) + gate.rule(r) * n), state)
+        opened = builder.define(gate.rule(r), "r").value
+        if keeps_steps:
+            keep(place, 1, opened)
+            keep(place, 3, n)
+        return mixed(place, gate.rule(z), new_gate.rule(from_x(place, 2) + opened * n), state)
 
     products: tuple[Product, ...] = (Product((0, 1, 2), finish, from_x_or_bias),)
     if not linear_before_reset:
@@ -141,18 +165,21 @@ def cell(
         def open_gates(place: Place, sums: Sequence[Expression], state: Expression) -> None:
             z, r = sums
             builder.store(kept, (place.row, place.column), gate.rule(z))
-            builder.store(reset, (place.row, place.column), gate.rule(r) * state)
+            opened = builder.define(gate.rule(r), "r").value
+            if keeps_steps:
+                keep(place, 1, opened)
+            builder.store(reset, (place.row, place.column), opened * state)
 
         def finish_reset(place: Place, sums: Sequence[Expression], state: Expression) -> Expression:
             (n,) = sums
-            return mixed(kept[place.row, place.column], new_gate.rule(n), state)
+            return mixed(place, kept[place.row, place.column], new_gate.rule(n), state)
 
         products = (
             Product((0, 1), open_gates, from_x),
             Product((2,), finish_reset, from_x, reset),
         )
     lengths = optional[0] if has_lengths else None
-    return Cell(recurrent, h0, y, h, gates_x, products, (), lengths, reverse)
+    return Cell(recurrent, h0, y, h, gates_x, products, (), lengths, reverse, ended=tuple(steps))
 
 
 def _statements(
@@ -186,9 +213,20 @@ def _examples() -> tuple[Example, ...]:
         Example(halves(f64.numpy), tolerance=1e-12),
         Example(halves(f16.numpy), tolerance=4e-3),
         Example(halves(bf16.numpy), tolerance=3e-2),
+        Example(
+            (*shapes(4, 3, 3), np.array([1, 0, 4])), {"has_lengths": True, "keeps_steps": True}
+        ),
+        Example((*shapes(3, 2, 3), (3,)), {**linear, "keeps_steps": True}),
     )
 
 
 register(
-    Operator("gru", _infer, _reference, statements=_statements, gradient=None, examples=_examples())
+    Operator(
+        "gru",
+        _infer,
+        _reference,
+        statements=_statements,
+        gradient=gru_gradient,
+        examples=_examples(),
+    )
 )

@@ -21,6 +21,7 @@ from bessemer.compiler.ir.op import Example, Operator, register
 from bessemer.compiler.ir.types import Array, TensorType, bf16, f16, f64
 from bessemer.compiler.ops.activations import Gate, gates, require_gates
 from bessemer.compiler.ops.check import require
+from bessemer.compiler.ops.gradients_recurrent import lstm_gradient
 from bessemer.compiler.ops.precise import widened
 from bessemer.compiler.ops.recurrence import require_cell, run_steps
 from bessemer.compiler.ops.recurrence_cell import (
@@ -49,13 +50,15 @@ def _infer(
     input_forget: bool = False,
     has_lengths: bool = False,
     has_peepholes: bool = False,
-) -> tuple[TensorType, TensorType, TensorType]:
+    keeps_steps: bool = False,
+) -> tuple[TensorType, ...]:
     """(gates_x [T, B, 4H], recurrent [H, 4H], h0 [B, H], c0 [B, H] [, lengths i32|i64 [B]]
     [, peepholes [3H] for i, o, f]) -> (y [T, B, H], h [B, H], c [B, H]).
 
     gates_x is the input times its weights, with both biases added. `reverse` runs each sequence
     from its own end. `clip` bounds what goes into the gates; 0 does not. `input_forget`: the
-    forget gate is 1 - the input gate.
+    forget gate is 1 - the input gate. `keeps_steps`, for gradients, gives all gates [T, B, 4H] too,
+    and h and c before each step, 0 behind a sequence's end.
     """
     require(
         len(optional) == has_lengths + has_peepholes,
@@ -70,7 +73,8 @@ def _infer(
             optional[-1] == wanted, f"lstm wants peepholes {wanted} here, but got {optional[-1]}."
         )
     steps, batch = gates_x.shape[:2]
-    return gates_x.with_shape((steps, batch, recurrent.shape[0])), h0, c0
+    y = gates_x.with_shape((steps, batch, recurrent.shape[0]))
+    return (y, h0, c0, gates_x, y, y) if keeps_steps else (y, h0, c0)
 
 
 def _reference(
@@ -87,6 +91,7 @@ def _reference(
     input_forget: bool = False,
     has_lengths: bool = False,
     has_peepholes: bool = False,
+    keeps_steps: bool = False,
 ) -> tuple[Array, ...]:
     gate, cell_gate, hidden_gate = gates(activations, alphas, betas, clip)
     width = recurrent.shape[0]
@@ -94,17 +99,21 @@ def _reference(
     p_i, p_o, p_f = np.split(peepholes, 3)
     weights = widened(recurrent)
 
-    def step(row: Array, states: tuple[Array, ...]) -> tuple[Array, Array]:
+    def step(row: Array, states: tuple[Array, ...]) -> tuple[Array, ...]:
         h, c = states
         i, o, f, g = np.split(row + h @ weights, 4)
         opened = gate.reference(i + p_i * c)
         kept = 1 - opened if input_forget else gate.reference(f + p_f * c)
-        new_c = kept * c + opened * cell_gate.reference(g)
-        return gate.reference(o + p_o * new_c) * _unclipped(hidden_gate).reference(new_c), new_c
+        content = cell_gate.reference(g)
+        new_c = kept * c + opened * content
+        shown = gate.reference(o + p_o * new_c)
+        new = shown * _unclipped(hidden_gate).reference(new_c), new_c
+        return (*new, np.concatenate([opened, shown, kept, content]), h, c) if keeps_steps else new
 
     lengths = optional[0] if has_lengths else None
     states = (widened(h0), widened(c0))
-    results = run_steps(widened(gates_x), lengths, reverse, states, step)
+    widths = (4 * width, width, width) if keeps_steps else ()
+    results = run_steps(widened(gates_x), lengths, reverse, states, step, widths)
     return tuple(result.astype(gates_x.dtype) for result in results)
 
 
@@ -126,10 +135,11 @@ def cell(
     input_forget: bool = False,
     has_lengths: bool = False,
     has_peepholes: bool = False,
+    keeps_steps: bool = False,
 ) -> Cell:
     """The recurrence as its kernels are written from."""
     gates_x, recurrent, h0, c0, *optional = inputs
-    y, h, c = outputs
+    y, h, c, *steps = outputs
     working, width = working_dtype(c.dtype), c.shape[1]
     gate, cell_gate, hidden_gate = gates(activations, alphas, betas, clip)
 
@@ -139,19 +149,34 @@ def cell(
         peephole = convert(optional[-1][number * width + column], working)
         return gate.rule(total + peephole * state)
 
-    def finish(place: Place, sums: Sequence[Expression], _: Expression) -> Expression:
+    def keep(place: Place, gates: Sequence[Expression], h: Expression, c: Expression) -> None:
+        at = (place.time, place.row)
+        for number, opening in enumerate(gates):
+            builder.store(steps[0], (*at, number * width + place.column), opening)
+        builder.store(steps[1], (*at, place.column), h)
+        builder.store(steps[2], (*at, place.column), c)
+
+    def finish(place: Place, sums: Sequence[Expression], state: Expression) -> Expression:
         i, o, f, g = sums
         row, column = place.row, place.column
         before = builder.define(convert(c[row, column], working), "c").value
         taken = builder.define(opened(i, 0, before, column), "i").value
         kept = 1 - taken if input_forget else opened(f, 2, before, column)
-        after = builder.define(kept * before + taken * cell_gate.rule(g), "c").value
+        kept = builder.define(kept, "f").value
+        content = builder.define(cell_gate.rule(g), "g").value
+        after = builder.define(kept * before + taken * content, "c").value
         builder.store(c, (row, column), after)
-        return opened(o, 1, after, column) * _unclipped(hidden_gate).rule(after)
+        shown = builder.define(opened(o, 1, after, column), "o").value
+        if keeps_steps:
+            keep(place, (taken, shown, kept, content), state, before)
+        return shown * _unclipped(hidden_gate).rule(after)
 
     product = Product((0, 1, 2, 3), finish, from_input(gates_x, width, working))
     lengths = optional[0] if has_lengths else None
-    return Cell(recurrent, h0, y, h, gates_x, (product,), ((c0, c),), lengths, reverse)
+    kept = ((c0, c),)
+    return Cell(
+        recurrent, h0, y, h, gates_x, (product,), kept, lengths, reverse, ended=tuple(steps)
+    )
 
 
 def _statements(
@@ -190,11 +215,20 @@ def _examples() -> tuple[Example, ...]:
         Example(halves(f64.numpy), {"clip": 0.5}, tolerance=1e-12),
         Example(halves(f16.numpy), tolerance=4e-3),
         Example(halves(bf16.numpy), tolerance=3e-2),
+        Example(
+            (*shapes(4, 3, 3), np.array([1, 0, 4]), (9,)),
+            {"has_lengths": True, "has_peepholes": True, "keeps_steps": True},
+        ),
     )
 
 
 register(
     Operator(
-        "lstm", _infer, _reference, statements=_statements, gradient=None, examples=_examples()
+        "lstm",
+        _infer,
+        _reference,
+        statements=_statements,
+        gradient=lstm_gradient,
+        examples=_examples(),
     )
 )

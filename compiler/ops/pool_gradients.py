@@ -81,9 +81,7 @@ def _max_infer(
     high: tuple[Size, ...],
 ) -> TensorType:  # fmt: skip
     """(x, max_pool(x), its cotangent) -> x's cotangent."""
-    require(
-        y == dy, f"max_pool_gradient wants one type of y and dy: {listed((y, dy))}"
-    )
+    require(y == dy, f"max_pool_gradient wants one type of y and dy: {listed((y, dy))}")
     _require_window("max_pool_gradient", window_of(kernel, strides, dilations, low, high), x, dy)
     return x
 

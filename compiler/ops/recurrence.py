@@ -49,20 +49,26 @@ def run_steps(
     reverse: bool,
     states: Sequence[Array],
     step: Callable[[Array, tuple[Array, ...]], tuple[Array, ...]],
+    kept: Sequence[int] = (),
 ) -> tuple[Array, ...]:
-    """The reference of all cells: (y, *states after the last step), each sequence by itself.
+    """The reference of all cells: (y, *states after the last step, *what is kept), each sequence by
+    itself.
 
-    step(gates of one step and row, states) gives the new states; the first is the output.
+    step(gates of one step and row, states) gives the new states, the first of which is the output,
+    and then what is kept of every step, with so many columns each.
     """
     steps, batch = gates_x.shape[:2]
     final = [state.copy() for state in states]
     y = np.zeros((steps, batch, states[0].shape[1]), gates_x.dtype)
+    found = [np.zeros((steps, batch, columns), gates_x.dtype) for columns in kept]
     for row in range(batch):
         length = steps if lengths is None else int(lengths[row])
         order = range(length - 1, -1, -1) if reverse else range(length)
         for time in order:
-            new = step(gates_x[time, row], tuple(state[row] for state in final))
-            for state, value in zip(final, new, strict=True):
+            new = step(gates_x[time, row], tuple(state[row].copy() for state in final))
+            for state, value in zip(final, new):
                 state[row] = value
             y[time, row] = new[0]
-    return y, *final
+            for array, value in zip(found, new[len(final) :], strict=True):
+                array[time, row] = value
+    return y, *final, *found

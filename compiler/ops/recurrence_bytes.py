@@ -23,7 +23,7 @@ from bessemer.compiler.ir.expr import (
     select,
     unary,
 )
-from bessemer.compiler.ir.types import f32, i32, u8
+from bessemer.compiler.ir.types import i32, u8
 
 GROUP = 4
 """Bytes that are multiplied and added up at once."""
@@ -45,7 +45,7 @@ class ByteState:
 
     @property
     def scale(self) -> Expression:
-        """What a unit of the bytes stands for (f32)."""
+        """What a unit of the bytes stands for, in the state's type."""
         assert self._scale is not None
         return self._scale.value
 
@@ -63,7 +63,7 @@ class ByteState:
         """Rounds `state[turn]`."""
         builder = self._builder
         self._member = member
-        low, high = (builder.define(constant(0.0, f32), name) for name in ("low", "high"))
+        low, high = (builder.define(constant(0.0, state.dtype), name) for name in ("low", "high"))
         with (
             builder.loop(self._batch) as row,
             builder.loop(self._hidden, "vector", lanes=lanes) as j,

@@ -12,11 +12,12 @@ from bessemer.compiler.ir.types import DType, bf16, f16, f32
 
 @dataclass(frozen=True)
 class Place:
-    """One column of one sequence at one time."""
+    """One column of one sequence at one time, in the step with that number."""
 
     time: Size
     row: Size
     column: Size
+    step: Size
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,26 +26,31 @@ class Product:
 
     `finish(place, sums, state)` gives the new state of a column, if these gates settle it; `sums`
     have the type that is computed in. `start(place, gate)`: what else belongs to a sum.
+    A factor [B, K], or [2, B, K] that takes turns as states do, is multiplied with K rows of the
+    weights, from `first` on.
     """
 
     gates: tuple[int, ...]
     finish: Callable[[Place, Sequence[Expression], Expression], Expression | None]
     start: Callable[[Place, int], Expression]
     factor: Buffer | None = None
+    first: int = 0
 
 
 @dataclass(frozen=True, eq=False)
 class Cell:
     """A recurrence: y [T, B, H] and the last state h [B, H], from h0 and products in order.
 
-    `kept` are (first, last) values of what else a column carries from step to step. With `scales`,
+    `inputs` have a row [B, *] for every step, which it starts from. `kept` are (first, last) values
+    of what else a column carries from step to step. `cleared` is 0 at the beginning, and `ended`
+    behind the end of a sequence, as y is; they have H columns or a multiple of it. With `scales`,
     one for each column of the weights, these are i8 and the state is rounded to u8 in every step
     (see recurrence_bytes.py).
     """
 
     recurrent: Buffer
     h0: Buffer
-    y: Buffer
+    y: Buffer | None
     h: Buffer
     inputs: Buffer
     products: tuple[Product, ...]
@@ -52,6 +58,8 @@ class Cell:
     lengths: Buffer | None = None
     reverse: bool = False
     scales: Buffer | None = None
+    cleared: tuple[Buffer, ...] = ()
+    ended: tuple[Buffer, ...] = ()
 
 
 def working_dtype(dtype: DType) -> DType:

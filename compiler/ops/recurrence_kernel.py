@@ -41,7 +41,7 @@ class Layout:
     `packed` has each product's weights as [panels, H, gates, width], with as many panels as it
     takes; the vector loops over a panel have these lanes. Without it the weights are read as they
     came, in one panel. Weights of bytes are packed as [panels, H / 4, gates, width, 4], and come
-    with the `totals` of their columns.
+    with the `totals` of their columns. With `packs` the kernel of a team packs them itself.
     """
 
     rows: int = 1
@@ -50,6 +50,7 @@ class Layout:
     lanes: int = 0
     team: bool = False
     totals: Buffer | None = None
+    packs: bool = False
 
 
 def write_recurrence(builder: KernelBuilder, cell: Cell, layout: Layout | None = None) -> None:
@@ -82,8 +83,9 @@ class _Writer:
         self.builder = builder
         self.cell = cell
         self.layout = layout
-        self.steps, self.batch, self.hidden = cell.y.shape
-        self.working = working_dtype(cell.y.dtype)
+        self.steps = cell.inputs.shape[0]
+        self.batch, self.hidden = cell.h.shape
+        self.working = working_dtype(cell.h.dtype)
         self.width: Size = layout.width or self.hidden
         self.panels: Size = dims.ceildiv(self.hidden, self.width) if layout.width else 1
         self.state = builder.scratch(cell.h.dtype, (2, self.batch, self.hidden))
@@ -106,6 +108,8 @@ class _Writer:
             first = self._local(dims.floordiv(self.panels * member, members))
             end = dims.floordiv(self.panels * (member + 1), members)
             share = _Share(first, self._local(end - first), member)
+            if self.layout.packs:
+                self._pack(share)
             if self.cell.lengths is None:
                 self._sequences(share, self._groups)
                 return
@@ -154,6 +158,7 @@ class _Writer:
         self._copy(share, groups, cell.h0, lambda row, j: (self.state, (0, row, j)))
         for source, target in cell.kept:
             self._copy(share, groups, source, partial(_element, target))
+        self._clear(share, groups)
         self._meet(share)
         length = self._length(groups)
         with self.builder.loop(length) as step:
@@ -183,12 +188,49 @@ class _Writer:
         return length.index
 
     def _after_the_end(self, share: _Share, groups: Groups, length: Size) -> None:
-        """What is behind a sequence's end is 0 in y."""
+        """What is behind a sequence's end is 0."""
         if self.cell.lengths is None:
             return
         ((row,),) = groups()
+        ended = self.cell.ended if self.cell.y is None else (self.cell.y, *self.cell.ended)
         with self.builder.loop(self.steps - length) as rest, self._columns(share) as j:
-            self.builder.store(self.cell.y, (length + rest, row, j), 0)
+            for buffer in ended:
+                for gate in self._gates_in(buffer):
+                    place = (length + rest, row, gate * self.hidden + j)
+                    self.builder.store(buffer, place, 0)
+
+    def _gates_in(self, buffer: Buffer) -> range:
+        """How often a buffer has the columns of the state."""
+        count = dims.divide_exactly(buffer.shape[-1], self.hidden) if self.hidden != 0 else 0
+        assert isinstance(count, int)
+        return range(count)
+
+    def _clear(self, share: _Share, groups: Groups) -> None:
+        for buffer in self.cell.cleared:
+            for rows in groups():
+                with self._columns(share) as j:
+                    for gate in self._gates_in(buffer):
+                        for row in rows:
+                            place = (0, row, gate * self.hidden + j)
+                            self.builder.store(buffer, place, 0)
+
+    def _pack(self, share: _Share) -> None:
+        """Each member packs the panels that it will read."""
+        builder, lanes = self.builder, self.layout.lanes
+        for product, packed in zip(self.cell.products, self.layout.packed, strict=True):
+            with builder.loop(share.count) as i, builder.loop(packed.shape[1]) as k:
+                panel = share.first + i
+                for gate, number in enumerate(product.gates):
+                    with builder.loop(self.width, "vector", lanes=lanes) as j:
+                        column = panel * self.width + j
+                        inside = (
+                            None if self.hidden % self.width == 0 else less(column, self.hidden)
+                        )
+                        place = (product.first + k, number * self.hidden + column)
+                        value = expr.load(self.cell.recurrent, place, inside)
+                        if inside is not None:
+                            value = expr.select(inside, value, constant(0, value.dtype))
+                        builder.store(packed, (panel, k, gate, j), value)
 
     def _copy(
         self,
@@ -271,7 +313,7 @@ class _Writer:
             else:
                 sums = self._sums(number, panel, rows, step, j)
             for row, totals in zip(rows, sums, strict=True):
-                place = Place(time, row, first + j)
+                place = Place(time, row, first + j, step)
                 whole = [
                     builder.define(self._whole(product, place, gate, total), "sum").value
                     for gate, total in zip(product.gates, totals, strict=True)
@@ -281,7 +323,8 @@ class _Writer:
                 if after is not None:
                     new = builder.define(after, "h").value
                     builder.store(self.state, ((step + 1) % 2, row, place.column), new)
-                    builder.store(self.cell.y, (time, row, place.column), new)
+                    if self.cell.y is not None:
+                        builder.store(self.cell.y, (time, row, place.column), new)
 
     def _sums(
         self, number: int, panel: Size, rows: list[Size], step: Size, j: Size
@@ -292,7 +335,8 @@ class _Writer:
         dtype = i32 if self.bytes is not None else self.working
         zero = constant(0, dtype)
         sums = [[builder.define(zero, "sum") for _ in gates] for _ in rows]
-        with builder.loop(self.hidden) as k:
+        depth = self.hidden if product.factor is None else product.factor.shape[-1]
+        with builder.loop(depth) as k:
             weights = [
                 builder.define(convert(self._weight(number, panel, k, g, j), dtype), "w").value
                 for g in gates
@@ -317,14 +361,15 @@ class _Writer:
     def _weight(self, number: int, panel: Size, k: Size, gate: int, j: Size) -> Expression:
         if self.layout.packed:
             return self.layout.packed[number][panel, k, gate, j]
-        column = self.cell.products[number].gates[gate] * self.hidden + j
-        return self.cell.recurrent[k, column]
+        product = self.cell.products[number]
+        return self.cell.recurrent[product.first + k, product.gates[gate] * self.hidden + j]
 
     def _factor(self, product: Product, step: Size, row: Size, k: Size) -> Expression:
         if self.bytes is not None:
             return self.bytes.element(row, k)
         if product.factor is not None:
-            return convert(product.factor[row, k], self.working)
+            turn = (step % 2,) if len(product.factor.shape) == 3 else ()
+            return convert(product.factor[(*turn, row, k)], self.working)
         return convert(self.state[step % 2, row, k], self.working)
 
     def _fetch_inputs(

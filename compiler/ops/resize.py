@@ -27,6 +27,7 @@ from bessemer.compiler.ir.types import (
     f64,
 )
 from bessemer.compiler.ops.check import require, require_dtype, require_entries
+from bessemer.compiler.ops.gradients_resize import resize_gradient
 from bessemer.compiler.ops.interpolate import clamped, cubic_weight, cubic_weights
 from bessemer.compiler.ops.resize_position import (
     COORDINATES,
@@ -260,7 +261,7 @@ register(
         _infer,
         reference,
         _element,
-        gradient=None,
+        gradient=resize_gradient,
         examples=(
             _example((2, 3, 5, 3), (2, 6, 15, 3)),
             _example((1, 3, 4), (1, 6, 8), (1, 2, 2), coordinate="asymmetric", nearest="floor"),

@@ -13,6 +13,7 @@ from bessemer.compiler.ir.op import Example, Operator, register
 from bessemer.compiler.ir.types import Array, TensorType, f16
 from bessemer.compiler.ops.activations import gates, require_gates
 from bessemer.compiler.ops.check import require
+from bessemer.compiler.ops.gradients_recurrent import rnn_gradient
 from bessemer.compiler.ops.precise import widened
 from bessemer.compiler.ops.recurrence import require_cell, run_steps
 from bessemer.compiler.ops.recurrence_cell import (
@@ -38,9 +39,11 @@ def _infer(
     reverse: bool = False,
     clip: float = 0.0,
     has_lengths: bool = False,
-) -> tuple[TensorType, TensorType]:
+    keeps_steps: bool = False,
+) -> tuple[TensorType, ...]:
     """(gates_x [T, B, H], recurrent [H, H], h0 [B, H] [, lengths i32|i64 [B]])
-    -> (y [T, B, H], h [B, H]). The attributes are as of lstm.
+    -> (y [T, B, H], h [B, H]). The attributes are as of lstm;
+    `keeps_steps` gives h before each step too.
     """
     require(
         len(optional) == has_lengths,
@@ -48,7 +51,7 @@ def _infer(
     )
     require_cell("rnn", 1, (gates_x, recurrent, h0), optional[0] if has_lengths else None)
     require_gates("rnn", 1, activations, alphas, betas)
-    return gates_x, h0
+    return (gates_x, h0, gates_x) if keeps_steps else (gates_x, h0)
 
 
 def _reference(
@@ -62,16 +65,19 @@ def _reference(
     reverse: bool = False,
     clip: float = 0.0,
     has_lengths: bool = False,
+    keeps_steps: bool = False,
 ) -> tuple[Array, ...]:
     (gate,) = gates(activations, alphas, betas, clip)
     weights = widened(recurrent)
 
-    def step(row: Array, states: tuple[Array, ...]) -> tuple[Array]:
+    def step(row: Array, states: tuple[Array, ...]) -> tuple[Array, ...]:
         (h,) = states
-        return (gate.reference(row + h @ weights),)
+        new = gate.reference(row + h @ weights)
+        return (new, h) if keeps_steps else (new,)
 
     lengths = optional[0] if has_lengths else None
-    results = run_steps(widened(gates_x), lengths, reverse, (widened(h0),), step)
+    widths = h0.shape[1:] if keeps_steps else ()
+    results = run_steps(widened(gates_x), lengths, reverse, (widened(h0),), step, widths)
     return tuple(result.astype(gates_x.dtype) for result in results)
 
 
@@ -86,19 +92,22 @@ def cell(
     reverse: bool = False,
     clip: float = 0.0,
     has_lengths: bool = False,
+    keeps_steps: bool = False,
 ) -> Cell:
     """The recurrence as its kernels are written from."""
     gates_x, recurrent, h0, *optional = inputs
-    y, h = outputs
+    y, h, *steps = outputs
     (gate,) = gates(activations, alphas, betas, clip)
 
-    def finish(_: Place, sums: Sequence[Expression], __: Expression) -> Expression:
+    def finish(place: Place, sums: Sequence[Expression], state: Expression) -> Expression:
+        if keeps_steps:
+            builder.store(steps[0], (place.time, place.row, place.column), state)
         return gate.rule(sums[0])
 
     from_x = from_input(gates_x, h.shape[1], working_dtype(h.dtype))
     lengths = optional[0] if has_lengths else None
     product = Product((0,), finish, from_x)
-    return Cell(recurrent, h0, y, h, gates_x, (product,), (), lengths, reverse)
+    return Cell(recurrent, h0, y, h, gates_x, (product,), (), lengths, reverse, ended=tuple(steps))
 
 
 def _statements(
@@ -123,7 +132,7 @@ register(
         _infer,
         _reference,
         statements=_statements,
-        gradient=None,
+        gradient=rnn_gradient,
         examples=(
             Example(_shapes(1, 1, 3)),
             Example(_shapes(5, 3, 17), {"reverse": True}),
@@ -132,6 +141,7 @@ register(
             Example((*_shapes(5, 3, 3), _LENGTHS), {"has_lengths": True}),
             Example((*_shapes(5, 3, 3), _LENGTHS), {"has_lengths": True, "reverse": True}),
             Example(_HALVES, tolerance=4e-3),
+            Example((*_shapes(5, 3, 3), _LENGTHS), {"has_lengths": True, "keeps_steps": True}),
         ),
     )
 )

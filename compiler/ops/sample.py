@@ -26,6 +26,7 @@ from bessemer.compiler.ir.expr import (
 from bessemer.compiler.ir.op import Example, Operator, register
 from bessemer.compiler.ir.types import FLOATS, Array, TensorType, boolean, f16, f32, f64, i64
 from bessemer.compiler.ops.check import require, require_dtype
+from bessemer.compiler.ops.gradients_sample import grid_sample_gradient
 from bessemer.compiler.ops.interpolate import cubic_weights
 from bessemer.compiler.ops.precise import rounded_once
 
@@ -242,7 +243,7 @@ register(
         _infer,
         _reference,
         _element,
-        gradient=None,
+        gradient=grid_sample_gradient,
         examples=(
             *(
                 _example((2, 4, 5, 3), (3, 7), mode=m, padding=p, align_corners=a)

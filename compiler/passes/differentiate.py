@@ -13,8 +13,9 @@ from collections.abc import Container, Sequence
 
 from bessemer.compiler.errors import CompileError, UnsupportedError
 from bessemer.compiler.ir.build import GraphBuilder
-from bessemer.compiler.ir.differential import Differential
+from bessemer.compiler.ir.differential import Cotangents, Differential
 from bessemer.compiler.ir.graph import Graph, Node, Value
+from bessemer.compiler.passes.differentiate_regions import branch_cotangents, loop_cotangents
 
 
 def gradients(b: GraphBuilder, loss: Value, values: Sequence[Value]) -> list[Value]:
@@ -44,13 +45,12 @@ def _backward(
         given = tuple(cotangents.get(output) for output in node.outputs)
         if not any(given) or not any(_carries(value, concerned) for value in node.inputs):
             continue
-        rule = node.operator.gradient
-        if rule is None:
-            missing.append(f"{', '.join(node.sources) or 'a node'}: {node.operator}")
-            continue
-        differential = Differential(b, node.inputs, node.outputs, given, node.attributes)
         with b.source(*node.sources):
-            parts = rule(differential)
+            try:
+                parts = _parts(b, node, given, concerned)
+            except UnsupportedError as error:
+                missing += error.items or [f"{', '.join(node.sources) or 'a node'}: {error}"]
+                continue
             for value, part in zip(node.inputs, parts, strict=True):
                 if part is not None and _carries(value, concerned):
                     before = cotangents.get(value)
@@ -59,6 +59,22 @@ def _backward(
         listing = "\n  ".join(missing)
         raise UnsupportedError(f"No gradient is known for these operators:\n  {listing}", missing)
     return cotangents
+
+
+def _parts(
+    b: GraphBuilder, node: Node, given: tuple[Value | None, ...], concerned: Container[Value]
+) -> Cotangents:
+    """The cotangents of a node's inputs; raises UnsupportedError where they are not known."""
+    if node.regions:
+        wanted = {value for value in node.inputs if _carries(value, concerned)}
+        through = branch_cotangents if node.operator.name == "if" else loop_cotangents
+        return through(b, node, given, wanted, _backward)
+    if node.operator.gradient is None:
+        name = f"{', '.join(node.sources) or 'a node'}: {node.operator}"
+        raise UnsupportedError(name, [name])
+    differential = Differential(b, node.inputs, node.outputs, given, node.attributes)
+    parts: Cotangents = node.operator.gradient(differential)
+    return parts
 
 
 def _carries(value: Value, concerned: Container[Value]) -> bool:

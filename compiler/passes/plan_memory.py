@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.evaluate import evaluate
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.program import (
     Alias,
@@ -184,7 +185,10 @@ class _Lives:
         self._members.setdefault(root, []).extend(self.members(target))
 
     def _repeat(self, step: Repeat) -> None:
-        """Whatever is alive before a loop and used in it stays alive until the loop ends."""
+        """Whatever is alive before a loop and used in it stays alive until the loop ends.
+
+        So does what a loop collects, a slice in each iteration, from its beginning on.
+        """
         before = self._time
         controls = [v for v in (step.trips, step.condition, step.iteration) if v is not None]
         self._touch_all(controls)
@@ -193,7 +197,9 @@ class _Lives:
         self._depth -= 1
         self._time += 1
         self._touch_all(controls)
-        for life in self.of.values():
+        for value, life in self.of.items():
+            if value in self._program.capacities:
+                life.first = min(life.first, before) if life.last > before else life.first
             if life.first <= before < life.last:
                 life.last = self._time
 
@@ -327,4 +333,4 @@ def _lower_bound(lives: Mapping[Value, Life], sizes: Mapping[Value, Size]) -> Si
 
 
 def _typical(size: Size) -> int:
-    return dims.evaluate(size, lambda _: 64)
+    return evaluate(size, lambda _: 64)

@@ -208,7 +208,6 @@ class _Builder:
         if not scans:
             return [*start, Repeat(*controls, (*computed, *advance))]
         count = attributes["count"]
-        self.symbols.append(count)
         steps: list[Step] = []
         if controls[0] is not None:
             limit = f"{count}_limit"
@@ -218,6 +217,8 @@ class _Builder:
             # Nothing says how much there will be to collect: a first run counts the iterations.
             limit = count
             steps += [*start, Repeat(*controls, (*computed, *advance), limit)]
+        # Behind the limit, as the run binds them: the arena's parts lie in this order.
+        self.symbols.append(count)
         stores: list[Step] = []
         for part, whole in zip(body.outputs[1 + carried_count :], scans, strict=True):
             stores.append(self._store_scan(part, whole, iteration, node))

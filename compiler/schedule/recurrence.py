@@ -15,14 +15,23 @@ import numpy as np
 
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.dims import product as product_of
 from bessemer.compiler.ir.expr import Buffer
 from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.loops import TEAM
 from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.types import Array, TensorType, type_of
-from bessemer.compiler.ops import byte_lstm, gru, lstm, rnn
+from bessemer.compiler.ops import (
+    byte_lstm,
+    gru,
+    gru_gradient,
+    lstm,
+    lstm_gradient,
+    rnn,
+    rnn_gradient,
+)
 from bessemer.compiler.ops.recurrence_bytes import GROUP
-from bessemer.compiler.ops.recurrence_cell import Cell, working_dtype
+from bessemer.compiler.ops.recurrence_cell import Cell, Product, working_dtype
 from bessemer.compiler.ops.recurrence_kernel import MOST_SUMS, Layout, write_recurrence
 from bessemer.compiler.schedule.lower import Lowering, resolve_lanes
 from bessemer.compiler.targets.machine import Target
@@ -32,6 +41,9 @@ _CELLS: dict[str, Callable[..., Cell]] = {
     "byte_lstm": byte_lstm.cell,
     "gru": gru.cell,
     "rnn": rnn.cell,
+    "lstm_gradient": lstm_gradient.cell,
+    "gru_gradient": gru_gradient.cell,
+    "rnn_gradient": rnn_gradient.cell,
 }
 TEAM_OPERATIONS = 1 << 16
 """Operations of a step from which a team pays: a barrier takes about as long as 20,000."""
@@ -40,13 +52,13 @@ _MOST_ROWS = 6
 
 
 def lower_recurrence(node: Node, lowering: Lowering, target: Target) -> Launch | None:
-    """The launch of an lstm, gru or rnn; None where its weights are not constant."""
+    """The launch of a recurrence; None where it is as well done without packed weights."""
     rule = _CELLS.get(node.operator.name)
-    if rule is None or node.inputs[1] not in lowering.constants:
+    if rule is None:
         return None
-    recurrent = lowering.constants[node.inputs[1]]
-    if not recurrent.size:
+    if not all(isinstance(size, int) and size for size in node.inputs[1].type.shape):
         return None
+    recurrent = lowering.constants.get(node.inputs[1])
     inputs: dict[Value, Buffer] = {}
     for value in node.inputs:
         inputs.setdefault(value, Buffer(f"in{len(inputs)}", value.type.dtype, value.type.shape))
@@ -57,8 +69,13 @@ def lower_recurrence(node: Node, lowering: Lowering, target: Target) -> Launch |
     builder = KernelBuilder()
     buffers = [inputs[value] for value in node.inputs]
     cell = rule(builder, buffers, list(outputs.values()), **node.attributes)
-    shape = _Shape.of(cell, recurrent)
-    layout = _layout(cell, shape, target)
+    shape = _Shape.of(cell)
+    layout = _layout(cell, shape, target, recurrent is not None)
+    if recurrent is None:
+        if not layout.team:
+            return None
+        write_recurrence(builder, cell, _packing(builder, cell, layout))
+        return _launch(node, lowering, builder, inputs, outputs, cell, shape, layout)
     if node.inputs.count(node.inputs[1]) == 1:
         del inputs[node.inputs[1]]
     if cell.scales is not None:
@@ -66,11 +83,53 @@ def lower_recurrence(node: Node, lowering: Lowering, target: Target) -> Launch |
         layout = replace(layout, totals=inputs.setdefault(totals, _buffer("totals", totals.type)))
     packed: list[Buffer] = []
     for product in cell.products:
-        key = ("recurrence", product.gates, layout.width)
-        array = pack(recurrent, product.gates, layout.width)
+        key = ("recurrence", product.first, product.gates, layout.width)
+        array = pack(_rows(recurrent, product), product.gates, layout.width)
         value = _constant(key, node.inputs[1], array, lowering)
         packed.append(inputs.setdefault(value, _buffer(f"weights{len(packed)}", value.type)))
     write_recurrence(builder, cell, replace(layout, packed=tuple(packed)))
+    return _launch(node, lowering, builder, inputs, outputs, cell, shape, layout)
+
+
+def _rows(recurrent: Array, product: Product) -> Array:
+    """The rows that a product reads."""
+    if product.factor is None:
+        return recurrent
+    count = product.factor.shape[-1]
+    assert isinstance(count, int)
+    return recurrent[product.first : product.first + count]
+
+
+def _packing(builder: KernelBuilder, cell: Cell, layout: Layout) -> Layout:
+    """The layout with room for weights that the kernel packs itself."""
+    hidden = cell.h.shape[1]
+    assert isinstance(hidden, int)
+    panels = -(-hidden // layout.width)
+    packed = tuple(
+        builder.scratch(
+            cell.recurrent.dtype,
+            (
+                panels,
+                hidden if product.factor is None else product.factor.shape[-1],
+                len(product.gates),
+                layout.width,
+            ),
+        )
+        for product in cell.products
+    )
+    return replace(layout, packed=packed, packs=True)
+
+
+def _launch(
+    node: Node,
+    lowering: Lowering,
+    builder: KernelBuilder,
+    inputs: dict[Value, Buffer],
+    outputs: dict[Value, Buffer],
+    cell: Cell,
+    shape: _Shape,
+    layout: Layout,
+) -> Launch:
     scratch = {Value(TensorType(b.dtype, b.shape)): b for b in builder.scratch_buffers}
     return lowering.launch(
         [node],
@@ -94,23 +153,26 @@ class _Shape:
     gates: int
     weights: int
     group: int
+    elements: int
 
     @staticmethod
-    def of(cell: Cell, recurrent: Array) -> _Shape:
+    def of(cell: Cell) -> _Shape:
         gates = max(len(product.gates) for product in cell.products)
         group = GROUP if cell.scales is not None else 1
-        return _Shape(cell.y.shape[1], recurrent.shape[0], gates, recurrent.nbytes, group)
+        (batch, hidden), size = cell.h.shape, product_of(cell.recurrent.shape)
+        assert isinstance(hidden, int) and isinstance(size, int)
+        return _Shape(batch, hidden, gates, size * cell.recurrent.dtype.bytes, group, size)
 
     @property
     def step(self) -> int:
         """The instructions of a step times the lanes, for one row if there is no number of rows."""
         rows = self.batch if isinstance(self.batch, int) else 1
-        return 2 * self.hidden * self.hidden * self.gates * rows // self.group
+        return 2 * self.elements * rows // self.group
 
 
-def _layout(cell: Cell, shape: _Shape, target: Target) -> Layout:
-    """How the work is cut on this machine."""
-    lanes = target.lanes(working_dtype(cell.y.dtype))
+def _layout(cell: Cell, shape: _Shape, target: Target, is_constant: bool) -> Layout:
+    """How the work is cut on this machine. Weights that are no constants take a team to pack."""
+    lanes = target.lanes(working_dtype(cell.h.dtype))
     # A tile has its sums in registers, a vector of weights for each gate, and an element of state.
     most = max(1, min(_MOST_ROWS, (target.vector_registers - 2) // shape.gates - 1))
     rows = most
@@ -119,7 +181,8 @@ def _layout(cell: Cell, shape: _Shape, target: Target) -> Layout:
         rows = max(1, -(-shape.batch // groups))
     if cell.lengths is not None:
         rows = 1
-    team = shape.step >= TEAM_OPERATIONS and not _has_enough_rows(shape, target)
+    alone = is_constant and _has_enough_rows(shape, target)
+    team = shape.step >= TEAM_OPERATIONS and not alone
     vectors = 1
     while 2 * vectors * rows * shape.gates <= MOST_SUMS:
         vectors *= 2
@@ -142,9 +205,8 @@ def _divides(hidden: int, width: int, team: bool) -> bool:
 
 def _operations(cell: Cell, shape: _Shape, layout: Layout) -> Size:
     """Of all the work for a team, else of a block of rows."""
-    steps, batch = cell.y.shape[:2]
-    rows = batch if layout.team else layout.rows
-    return steps * rows * (2 * shape.hidden * cell.recurrent.shape[1] // shape.group)
+    rows = shape.batch if layout.team else layout.rows
+    return cell.inputs.shape[0] * rows * (2 * shape.elements // shape.group)
 
 
 def _constant(key: object, source: Value, array: Array, lowering: Lowering) -> Value:

@@ -51,6 +51,12 @@ class Target:
         return self.vector_bits // (max(32, dtype.bits) if dtype.is_float else dtype.bits)
 
     @property
+    def description(self) -> str:
+        """What the code depends on and the triple and the features do not say, for people."""
+        tuned = f", scheduled for {self.tune}" if self.tune else ""
+        return f"{self.name}{tuned}, {self.l2_bytes >> 10} KiB of second-level cache"
+
+    @property
     def feature_text(self) -> str:
         """The features as LLVM's target machines want them: "+avx2,+fma"."""
         return ",".join(f"+{feature}" for feature in self.features)

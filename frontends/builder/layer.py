@@ -43,6 +43,7 @@ class Layer:
         """Applies the layer. Raises CompileError, with the layer's path, if shapes do not fit."""
         tensors = tuple(x for x in (*inputs, *options.values()) if isinstance(x, Tensor))
         result: Tensor = self.within(tensors, lambda: self.forward(*inputs, **options))
+        tensors[0].trace.note_result(self, result)
         return result
 
     def within(self, tensors: Sequence[Tensor], action: Callable[[], _T]) -> _T:

@@ -66,14 +66,17 @@ class Dropout(Layer):
     rate: float = 0.5
 
     def forward(self, x: Tensor) -> Tensor:
-        step = x.trace.step
-        if step is None or self.rate == 0:
-            return x
-        drawn = x.builder.apply(
-            "uniform", step, shape=x.shape, dtype=x.dtype, seed=x.trace.random_seed()
-        )
-        kept = x.with_value(drawn) >= self.rate
-        return where(kept, x / (1 - self.rate), 0.0)
+        return dropped(x, self.rate)
+
+
+def dropped(x: Tensor, rate: float, place: int = 0) -> Tensor:
+    """What Dropout does; `place` tells the random numbers that one layer draws apart."""
+    step = x.trace.step
+    if step is None or rate == 0:
+        return x
+    seed = (x.trace.random_seed() + place) % 2**56
+    drawn = x.builder.apply("uniform", step, shape=x.shape, dtype=x.dtype, seed=seed)
+    return where(x.with_value(drawn) >= rate, x / (1 - rate), 0.0)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -21,6 +21,7 @@ from bessemer.frontends.builder.initializers import (
     Xavier,
 )
 from bessemer.frontends.builder.layer import Layer
+from bessemer.frontends.builder.layers_dense import dropped
 from bessemer.frontends.builder.tensor import Tensor
 
 States = tuple[tuple[Tensor, ...], ...]
@@ -34,13 +35,15 @@ class Recurrent(Layer):
     `outputs`: "sequence" gives h of all steps [batch, time, directions · hidden]; "last" the last
     layer's h at the end [batch, directions · hidden]. Parameters of layer k: input_k.weight
     [features, gates · hidden], recurrent_k.weight [hidden, gates · hidden], bias_k; those of the
-    way back end in _back.
+    way back end in _back. While training, the share `dropout` of what each layer but the last gives
+    is set to zero.
     """
 
     hidden: int
     layers: int = 1
     bidirectional: bool = False
     outputs: Literal["sequence", "last"] = "sequence"
+    dropout: float = field(default=0.0, kw_only=True)
 
     operator: ClassVar[str]
     gates: ClassVar[int]
@@ -73,6 +76,8 @@ class Recurrent(Layer):
         steps = x.transpose(1, 0, 2)
         ends: list[tuple[Tensor, ...]] = []
         for layer in range(self.layers):
+            if layer:
+                steps = dropped(steps, self.dropout, layer)
             ways: list[Tensor] = []
             for direction in directions:
                 start = self._start(steps) if states is None else states[len(ends)]

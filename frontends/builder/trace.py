@@ -50,13 +50,15 @@ class Trace:
     """What a network is written into. `channels_last`: images are [N, *spatial, C] for the user.
 
     While a training step is traced, `step` is its number, an i64 scalar, and layers put the new
-    values of what they keep from batch to batch (running statistics) into `updates`.
+    values of what they keep from batch to batch (running statistics) into `updates`. `results` has
+    what each layer, by its path, gave last.
     """
 
     def __init__(self, name: str, channels_last: bool, root: object) -> None:
         self.builder = GraphBuilder(name)
         self.step: Value | None = None
         self.updates: dict[str, Value] = {}
+        self.results: dict[str, Value] = {}
         self.channels_last = channels_last
         self.parameters: dict[str, Parameter] = {}
         self._scopes = [_Scope("", None)]
@@ -105,6 +107,12 @@ class Trace:
         kind = type(layer).__name__.lower()
         outer.counts[kind] = outer.counts.get(kind, 0) + 1
         return f"{kind}{outer.counts[kind]}"
+
+    def note_result(self, layer: object, result: object) -> None:
+        """Remembers the tensor that a layer gave, if it gave one."""
+        value = getattr(result, "value", None)
+        if isinstance(value, Value):
+            self.results[self._paths[id(layer)]] = value
 
     def update(self, name: str, value: Value) -> None:
         """Gives a parameter of the layer being applied its value after this training step."""

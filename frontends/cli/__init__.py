@@ -26,6 +26,7 @@ COMMANDS = (
     LazyCommand("run", "run", "Run a model or an artifact on arrays from a file, or random ones."),
     LazyCommand("bench", "bench", "Measure a model: fused, unfused, against other systems."),
     LazyCommand("profile", "profile", "Show where a model's time goes, kernel by kernel."),
+    LazyCommand("train", "train", "Train what a TOML file or a Python module describes."),
     LazyCommand("tune", "tune", "Measure other forms of a model's kernels, and keep the best."),
     LazyCommand("verify", "verify", "Compare a model's results with another implementation's."),
     LazyCommand("check", "check", "List all that is wrong or unsupported in a model."),

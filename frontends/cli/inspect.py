@@ -74,9 +74,9 @@ def _content(
 ) -> str | dict[str, Any]:
     match emit:
         case "graph":
-            return print_graph(graph_after(graph, options.optimize, after))
+            return print_graph(graph_after(graph, options, after))
         case "dot":
-            return dot_text(graph_after(graph, options.optimize, after))
+            return dot_text(graph_after(graph, options, after))
         case "llvm":
             return "\n".join(build(graph, options).texts)
         case "asm":

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 
 import typer
 
-from bessemer.compiler.driver import PASSES
+from bessemer.compiler.driver import passes_of
 from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.ir.program import MemoryPlan, Program
 from bessemer.compiler.options import Options
 from bessemer.compiler.passes.plan_memory import plan_memory
-from bessemer.compiler.passes.remove_dead import remove_dead
 from bessemer.compiler.schedule.program import build_program
 from bessemer.compiler.targets.choose import host_target, parse_target
 from bessemer.compiler.targets.machine import Target
@@ -30,12 +29,12 @@ class Scheduled:
     target: Target
 
 
-def graph_after(graph: Graph, optimize: int, name: str = "") -> Graph:
+def graph_after(graph: Graph, options: Options, name: str = "") -> Graph:
     """The graph after the last run of the pass of this name (all of them if there is no name).
 
     "fold_constants:1" means its first run. A usage error for an unknown name.
     """
-    steps = PASSES if optimize > 0 else (remove_dead,)
+    steps = passes_of(options, target_of(options))
     names = [step.__name__ for step in steps]
     for step in steps[: _count(names, name)]:
         graph = step(graph)
@@ -65,6 +64,6 @@ def target_of(options: Options) -> Target:
 def schedule(graph: Graph, options: Options) -> Scheduled:
     """All stations up to the memory plan. Raises CompileError for what cannot be compiled."""
     target = target_of(options)
-    graph = graph_after(graph, options.optimize)
+    graph = graph_after(graph, options)
     program = build_program(graph, target, options.optimize, options.precision, options.tuning)
     return Scheduled(graph, program, plan_memory(program), target)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from bessemer.compiler.ir.dims import Size, evaluate_named, symbol_names
+from bessemer.compiler.ir.dims import Size, symbol_names
+from bessemer.compiler.ir.evaluate import evaluate_named
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.program import (
     Alias,

@@ -31,10 +31,19 @@ class Checkpoint:
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Replaces the file in one step: whatever happens, the old one or the new one is there."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     facts = {_KEY: json.dumps({"format": FORMAT, **checkpoint.facts})}
+    _write_whole(path, checkpoint.arrays, facts)
+
+
+def write_parameters(path: Path, arrays: Mapping[str, Array]) -> None:
+    """A network's parameters by name as a safetensors file, written whole or not at all."""
+    _write_whole(path, arrays, None)
+
+
+def _write_whole(path: Path, arrays: Mapping[str, Array], facts: dict[str, str] | None) -> None:
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        save_file({name: np.ascontiguousarray(a) for name, a in checkpoint.arrays.items()}, part,
+        save_file({name: np.ascontiguousarray(a) for name, a in arrays.items()}, part,
                   metadata=facts)  # fmt: skip
         with part.open("rb") as written:
             os.fsync(written.fileno())

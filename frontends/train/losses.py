@@ -7,6 +7,7 @@ and reductions other than the mean are plain arithmetic on tensors: write them o
 from __future__ import annotations
 
 from bessemer.compiler.errors import CompileError
+from bessemer.compiler.ops import composite_ctc
 from bessemer.frontends.builder.activations import log_softmax, softplus
 from bessemer.frontends.builder.functions import log, maximum, one_hot, where
 from bessemer.frontends.builder.tensor import Tensor
@@ -90,3 +91,40 @@ def hinge(scores: Tensor, target: Tensor) -> Tensor:
     """max(0, 1 - target * score), for targets of 1 and -1."""
     _check_same("hinge", scores, target)
     return maximum(1.0 - target * scores, 0.0).mean()
+
+
+def discriminator_loss(real: Tensor, fake: Tensor, *others: Tensor) -> Tensor:
+    """What a GAN's discriminator makes small: logits above 0 for what is real, else below."""
+    return (softplus(-real) + softplus(fake)).mean()
+
+
+def generator_loss(real: Tensor, fake: Tensor, *others: Tensor) -> Tensor:
+    """What a GAN's generator makes small, in the form that does not saturate."""
+    return softplus(-fake).mean()
+
+
+ADVERSARIAL = {"discriminator.*": discriminator_loss, "generator.*": generator_loss}
+"""The losses of a network with a generator and a discriminator, in one step."""
+
+
+def ctc(logits: Tensor, labels: Tensor, steps: Tensor, lengths: Tensor, blank: int = 0) -> Tensor:
+    """Connectionist temporal classification (Graves et al., 2006), each loss over its labels.
+
+    `logits` [batch, time, classes] of softmax; `labels`, integers [batch, longest], from which
+    `blank` is left out; `steps` and `lengths`, integers [batch]: how many steps and labels count.
+    It is infinite where a sequence has too few steps for its labels.
+    """
+    batch = logits.shape[:1]
+    if logits.rank != 3 or labels.rank != 2 or not labels.shape[:1] == steps.shape == batch:
+        raise CompileError(
+            f"ctc wants logits [batch, time, classes], labels [batch, longest], and steps and "
+            f"lengths [batch], not {logits.type}, {labels.type}, {steps.type} and {lengths.type}."
+        )
+    if lengths.shape != batch or any(t.dtype.is_float for t in (labels, steps, lengths)):
+        raise CompileError(
+            f"ctc wants integers as labels, and lengths [batch], not {lengths.type}."
+        )
+    values = [given.value for given in (log_softmax(logits), labels, steps, lengths)]
+    found = logits.with_value(composite_ctc.ctc(logits.builder, *values, blank))
+    counts = maximum(lengths.cast(logits.dtype), 1.0)
+    return (found / counts).mean()

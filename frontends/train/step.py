@@ -8,7 +8,8 @@ metrics, and the state after the step, in the same order.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from typing import Any
 
 from bessemer.compiler.errors import CompileError
@@ -22,8 +23,12 @@ from bessemer.frontends.builder.network import Input, Network
 from bessemer.frontends.builder.tensor import Tensor
 from bessemer.frontends.builder.trace import Parameter, Trace
 from bessemer.frontends.train.optimizers import Optimizer
+from bessemer.frontends.train.statistics import activation_statistics, gradient_sizes
 
-Loss = Callable[..., Tensor]
+LossFunction = Callable[..., Tensor]
+Loss = LossFunction | Mapping[str, LossFunction]
+"""One loss for all parameters; or losses by patterns of names ("generator.*"), each for those of
+its own. Parameters under no pattern stay as they are."""
 Metrics = Mapping[str, Callable[..., Tensor]]
 STEP, RATE = "step", "learning rate"
 
@@ -44,13 +49,19 @@ class Regularization:
 
 @dataclass(frozen=True, eq=False)
 class StepGraph:
-    """The graph of a step, with the names of its parts. `state` are (name, type) in order."""
+    """The graph of a step, with the names of its parts. `state` are (name, type) in order.
+
+    With statistics, two outputs follow the state: the gradients' root mean squares [parameters],
+    and of each layer's activations the mean, the deviation and the share of zeros [layers, 3], f32.
+    """
 
     graph: Graph
     batch: tuple[str, ...]
     metrics: tuple[str, ...]
     state: tuple[tuple[str, TensorType], ...]
     parameters: Mapping[str, Parameter]
+    moved: tuple[str, ...] = ()
+    layers: tuple[str, ...] = ()
 
 
 def training_graph(
@@ -60,15 +71,20 @@ def training_graph(
     optimizer: Optimizer,
     metrics: Metrics,
     regularization: Regularization,
+    statistics: bool = False,
 ) -> StepGraph:
     """A step of training. `loss` and the metrics are called with the outputs, then the targets."""
     written = _write(network, targets, loss, metrics, is_training=True)
     b, parameters = written.trace.builder, written.trace.parameters
-    trainable = {name: p.value for name, p in parameters.items() if p.trainable}
-    total = _regularized(b, written.loss.value, list(trainable.values()), regularization)
-    found = gradients(b, total, list(trainable.values()))
-    found = _clipped(b, found, regularization)
-    rate, step = written.rate, cast(b, written.trace.step or total, f64)
+    trainable: dict[str, Value] = {}
+    found: list[Value] = []
+    layers = {name: x for name, x in written.trace.results.items() if x.type.dtype.is_float}
+    for part, own in _shares(written):
+        values = list(own.values())
+        total = _regularized(b, part.value, values, regularization)
+        found += _clipped(b, gradients(b, total, values), regularization)
+        trainable |= own
+    rate, step = written.rate, cast(b, written.trace.step or written.loss.value, f64)
     step = binary(b, "add", step, 1.0)
     slots: dict[str, Value] = {}
     after: dict[str, Value] = {}
@@ -79,7 +95,13 @@ def training_graph(
         after |= {f"{name}.{slot}": moved for slot, moved in new.items()}
     state = {name: parameter.value for name, parameter in parameters.items()} | slots
     after = state | written.trace.updates | after
-    return _finished(written, network, state, [after[name] for name in state])
+    results = [after[name] for name in state]
+    if not statistics:
+        return _finished(written, network, state, results)
+    results.append(gradient_sizes(b, found))
+    results.append(activation_statistics(b, list(layers.values())))
+    made = _finished(written, network, state, results)
+    return replace(made, moved=tuple(trainable), layers=tuple(layers))
 
 
 def evaluation_graph(
@@ -91,6 +113,18 @@ def evaluation_graph(
     return _finished(written, network, state, [tensor.value for tensor in written.outputs])
 
 
+def _shares(written: _Written) -> list[tuple[Tensor, dict[str, Value]]]:
+    """Each loss, with the parameters that it moves."""
+    left = {name: p.value for name, p in written.trace.parameters.items() if p.trainable}
+    result = []
+    for pattern, part in written.parts.items():
+        own = {name: left.pop(name) for name in list(left) if fnmatchcase(name, pattern)}
+        if not own:
+            raise CompileError(f"The loss for {pattern} has no parameter of its own to move.")
+        result.append((part, own))
+    return result
+
+
 @dataclass(frozen=True, eq=False)
 class _Written:
     """A network and its loss, being written."""
@@ -100,6 +134,7 @@ class _Written:
     rate: Value
     outputs: tuple[Tensor, ...]
     loss: Tensor
+    parts: dict[str, Tensor]
     metrics: dict[str, Tensor]
 
 
@@ -121,11 +156,15 @@ def _write(
         result = tuple(result.values())
     outputs = tuple(result) if isinstance(result, (tuple, list)) else (result,)
     wanted = tensors[len(network.inputs) :]
-    total = loss(*outputs, *wanted)
-    if total.type.numel != 1:
-        raise CompileError(f"The loss is {total!r}; it must be one number. Take its mean.")
+    parts: dict[str, Tensor] = {}
+    for pattern, function in (loss if isinstance(loss, Mapping) else {"*": loss}).items():
+        part = function(*outputs, *wanted)
+        if part.type.numel != 1:
+            raise CompileError(f"The loss is {part!r}; it must be one number. Take its mean.")
+        parts[pattern] = part.reshape(())
+    total = sum(list(parts.values())[1:], start=next(iter(parts.values())))
     measured = {name: metric(*outputs, *wanted) for name, metric in metrics.items()}
-    return _Written(trace, tuple(names), rate, outputs, total.reshape(()), measured)
+    return _Written(trace, tuple(names), rate, outputs, total, parts, measured)
 
 
 def _finished(

@@ -24,6 +24,7 @@ from bessemer.frontends.train.checkpoint import Checkpoint, read_checkpoint, wri
 from bessemer.frontends.train.history import History
 from bessemer.frontends.train.optimizers import SGD, Optimizer
 from bessemer.frontends.train.schedules import Schedule, constant
+from bessemer.frontends.train.statistics import Statistics, read_statistics
 from bessemer.frontends.train.step import (
     RATE,
     STEP,
@@ -34,12 +35,13 @@ from bessemer.frontends.train.step import (
     evaluation_graph,
     training_graph,
 )
+from bessemer.runtime.errors import RunError
 from bessemer.runtime.model import CompiledModel
 
 Data = Mapping[str, Array]
 
 
-class TrainingError(Exception):
+class TrainingError(RunError):
     """Training cannot go on: the loss is no number any more, say."""
 
 
@@ -62,8 +64,9 @@ class Trainer:
     """A network, what it is to learn, and how far it has come.
 
     `loss` and the metrics are functions of the network's outputs and then the `targets`, on
-    tensors. `schedule` gives the factor of the optimizer's learning rate at every step. The same
-    `seed` gives the same bits, at any number of threads.
+    tensors; `loss` may also be several, see Loss in step.py. `schedule` gives the factor of the
+    optimizer's learning rate at every step. The same `seed` gives the same bits, at any number of
+    threads. With `statistics`, every step leaves its own in the attribute of that name.
     Raises CompileError where shapes do not fit, with the layer's name.
     """
 
@@ -79,6 +82,7 @@ class Trainer:
         schedule: Schedule | None = None,
         threads: int | None = None,
         seed: int = 0,
+        statistics: bool = False,
     ) -> None:
         self.optimizer = optimizer or SGD()
         self.schedule = schedule or constant()
@@ -86,12 +90,19 @@ class Trainer:
         self.steps = 0
         self._start = network
         self._threads = threads
-        self._names = [given.name for given in (*network.inputs, *targets)]
+        self.names = [given.name for given in (*network.inputs, *targets)]
         chosen = metrics or {}
         self._training = training_graph(
-            network, loss, targets, self.optimizer, chosen, regularization or Regularization()
+            network,
+            loss,
+            targets,
+            self.optimizer,
+            chosen,
+            regularization or Regularization(),
+            statistics,
         )
         self._evaluation = evaluation_graph(network, loss, targets, chosen)
+        self.statistics: Statistics | None = None
         self._models: dict[str, CompiledModel] = {}
         self.history = History()
         arrays = network.arrays()
@@ -127,14 +138,18 @@ class Trainer:
         inputs[STEP] = np.array(self.steps, np.int64)
         inputs |= self.state
         count = 1 + len(given.metrics)
-        out: list[Array | None] = [None] * count
-        found = self._model("training", given).run(inputs, out=[*out, *self._other.values()])
+        own: list[Array | None] = [None] * count
+        rest: list[Array | None] = [None, None] if given.moved else []
+        out = [*own, *self._other.values(), *rest]
+        found = self._model("training", given).run(inputs, out=out)
         numbers = _numbers(given, found)
         if not math.isfinite(numbers["loss"]):
             raise TrainingError(
                 f"The loss of step {self.steps} is {numbers['loss']}. A smaller learning rate, or "
                 f"clipping of gradients, may help; the state is that before the step."
             )
+        if given.moved:
+            self.statistics = read_statistics(given.moved, given.layers, *found[-2:])
         self.state, self._other = self._other, self.state
         self.steps += 1
         return numbers
@@ -159,6 +174,7 @@ class Trainer:
         checkpoint: str | Path | None = None,
         every: int = 0,
         report: Callable[[int, Mapping[str, float]], None] | None = None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> History:
         """Goes through the data `epochs` times in all, in a new order each time.
 
@@ -166,18 +182,19 @@ class Trainer:
         when the validation loss has not fallen for so many epochs, and the best state comes back.
         `checkpoint` is a file for the state after every epoch, after every so many steps (`every`)
         and on an interruption; if it is there, training goes on from it, to the same bits.
-        `report` is told every epoch's numbers.
+        `report` is told every epoch's numbers; `progress`, after every step, how many batches were
+        done since the first epoch, and how many an epoch has.
         """
         if isinstance(validation, float):
             data, validation = split_rows(data, validation, self.seed)
         file = Path(checkpoint) if checkpoint else None
         if file and file.exists():
             self.restore(file)
-        batches = Batches(data, self._names, batch, self.seed, augmentation)
+        batches = Batches(data, self.names, batch, self.seed, augmentation)
         best = Best(math.inf, 0, self.state)
         try:
             while self.history.epoch < epochs and not (patience and best.since >= patience):
-                self._epoch(batches, file, every)
+                self._epoch(batches, file, every, progress)
                 row = self._finish_epoch(validation, batch)
                 best = best.after(row.get("validation loss", row["loss"]), self.state)
                 if report:
@@ -192,12 +209,20 @@ class Trainer:
             self.state = {name: array.copy() for name, array in best.state.items()}
         return self.history
 
-    def _epoch(self, batches: Batches, file: Path | None, every: int) -> None:
+    def _epoch(
+        self,
+        batches: Batches,
+        file: Path | None,
+        every: int,
+        progress: Callable[[int, int], None] | None,
+    ) -> None:
         """What is left of an epoch."""
         history = self.history
         for part in batches.epoch(history.epoch, history.place):
             numbers = self.step(part)
             history.add_step(len(next(iter(part.values()))), numbers)
+            if progress:
+                progress(history.epoch * batches.count + history.place, batches.count)
             if file and every and self.steps % every == 0:
                 self.save(file)
 
@@ -231,7 +256,7 @@ class Trainer:
 
     def evaluate(self, data: Data, *, batch: int = 256) -> dict[str, float]:
         """Loss and metrics over data, nothing learned."""
-        batches = Batches(data, self._names, batch, None, None)
+        batches = Batches(data, self.names, batch, None, None)
         rows = []
         for part in batches.epoch(0):
             found = self._run_evaluation(part)

@@ -62,7 +62,7 @@ VGG_STAGES = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19:
 
 def vgg(
     depth: int = 16, classes: int = 1000, *, size: int = 224, width: int = 64, hidden: int = 4096,
-    batch_norm: bool = False, seed: int = 0,
+    batch_norm: bool = False, channels: int = 3, seed: int = 0,
 ) -> Network:  # fmt: skip
     """VGG with 11, 13, 16 or 19 layers (Simonyan & Zisserman, 2014): vgg(16) has 138,357,544."""
     layers: list[Layer] = []
@@ -72,4 +72,5 @@ def vgg(
             layers.extend([BatchNorm(), ReLU()] if batch_norm else [ReLU()])
         layers.append(MaxPool(2))
     head = [Flatten(), Dense(hidden), ReLU(), Dropout(), Dense(hidden), ReLU(), Dropout()]
-    return image_network(f"vgg{depth}", Sequential(*layers, *head, Dense(classes)), 3, size, seed)
+    chain = Sequential(*layers, *head, Dense(classes))
+    return image_network(f"vgg{depth}", chain, channels, size, seed)

@@ -32,7 +32,7 @@ def _connection(growth: int) -> DenseConnection:
 
 def densenet(
     depth: int = 121, classes: int = 1000, *, size: int = 224, growth: int = 32,
-    stages: tuple[int, ...] | None = None, seed: int = 0,
+    stages: tuple[int, ...] | None = None, channels: int = 3, seed: int = 0,
 ) -> Network:  # fmt: skip
     """DenseNet with 121, 169 or 201 layers: densenet(121) has 7,978,856 parameters.
 
@@ -50,7 +50,7 @@ def densenet(
             body.append(_transition(features))
     head = (BatchNorm(), relu, GlobalAveragePool(), Dense(classes))
     chain = Sequential(*layers, relu, MaxPool(3, 2, 1), *body, *head)
-    return image_network(f"densenet{depth}", chain, 3, size, seed)
+    return image_network(f"densenet{depth}", chain, channels, size, seed)
 
 
 def _transition(features: int) -> Sequential:

@@ -1,4 +1,4 @@
-"""DCGAN (Radford et al., 2015): noise to images, and images to how real they look."""
+"""GANs: noise to images, and images to how real they look."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from bessemer.frontends.builder import (
     BatchNorm,
     Conv,
     ConvTranspose,
+    Dense,
+    Dropout,
     Flatten,
     Input,
     Layer,
@@ -13,6 +15,7 @@ from bessemer.frontends.builder import (
     Network,
     Normal,
     Sequential,
+    Tensor,
     relu,
     sigmoid,
     tanh,
@@ -25,9 +28,10 @@ WEIGHTS = Normal(0.02)
 def dcgan_generator(
     noise: int = 100, *, channels: int = 3, width: int = 64, doublings: int = 4, seed: int = 0
 ) -> Network:
-    """noise [batch, noise, 1, 1] to an image between -1 and 1, 4 · 2 ** doublings a side.
+    """DCGAN (Radford et al., 2015): noise [batch, noise, 1, 1] to an image between -1 and 1.
 
-    3,576,704 parameters. `width`: the features before the last layer.
+    The image has 4 · 2 ** doublings a side. 3,576,704 parameters. `width`: the features before the
+    last layer.
     """
     layers: list[Layer] = []
     widths = [width * 2**level for level in reversed(range(doublings))]
@@ -61,3 +65,34 @@ def dcgan_discriminator(
     judge = Conv(1, 4, bias=False, weights=WEIGHTS)
     chain = Sequential(*layers, judge, Flatten(), sigmoid)
     return image_network("dcgan_discriminator", chain, channels, size, seed, "probability")
+
+
+class Adversaries(Layer):
+    """A generator and a discriminator (Goodfellow et al., 2014), trained in one step.
+
+    From images and noise, both [batch, ...]: logits of both, and what was made. Training takes
+    losses.ADVERSARIAL as its loss: each moves its own layer.
+    """
+
+    def __init__(self, generator: Layer, discriminator: Layer) -> None:
+        self.generator = generator
+        self.discriminator = discriminator
+
+    def forward(self, image: Tensor, noise: Tensor) -> dict[str, Tensor]:
+        made = self.generator(noise)
+        return {
+            "real": self.discriminator(image), "fake": self.discriminator(made), "made": made
+        }  # fmt: skip
+
+
+def dense_gan(inputs: int = 64, *, noise: int = 16, hidden: int = 128, seed: int = 0) -> Network:
+    """A GAN of dense layers: image [batch, inputs] between 0 and 1, noise [batch, noise]."""
+    generator = Sequential(
+        Dense(hidden), BatchNorm(), relu, Dense(hidden), BatchNorm(), relu, Dense(inputs, sigmoid)
+    )
+    slope = LeakyReLU(0.2)
+    discriminator = Sequential(
+        Dense(hidden), slope, Dropout(0.3), Dense(hidden), slope, Dropout(0.3), Dense(1)
+    )
+    shapes = (Input("image", ("batch", inputs)), Input("noise", ("batch", noise)))
+    return Network(Adversaries(generator, discriminator), *shapes, name="dense_gan", seed=seed)

@@ -1,0 +1,61 @@
+"""Kernels become machine code on other threads, while the next ones are still being written.
+
+A part is a module of as many kernels as make PART characters of text: what is in which part does
+not depend on time. Kernels are hidden in their part; the main module declares them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import replace
+
+from bessemer.compiler.codegen.cpu import KernelCode, module_text
+from bessemer.compiler.codegen.machine import Machine, compile_object
+
+PART = 1 << 17
+
+
+class Parts:
+    """The parts of a model's code: `add` kernels in order, then `finish`."""
+
+    def __init__(self, machine: Machine, passes: Sequence[str], executor: Executor) -> None:
+        self._machine = machine
+        self._passes = passes
+        self._executor = executor
+        self._waiting: list[KernelCode] = []
+        self._size = 0
+        self._objects: list[Future[bytes]] = []
+
+    def add(self, code: KernelCode) -> KernelCode:
+        """Gives a kernel to a part, which is compiled once it is large enough."""
+        self._waiting.append(replace(code, text=code.text.replace(" internal ", " hidden ", 1)))
+        self._size += len(code.text)
+        if self._size >= PART:
+            self._begin()
+        return code
+
+    def finish(self) -> list[Future[bytes]]:
+        """The object files, once they are there; none where all kernels together make no part, and
+        are better compiled with the rest."""
+        if self._objects and self._waiting:
+            self._begin()
+        return self._objects
+
+    def _begin(self) -> None:
+        text = module_text(self._waiting)
+        job = self._executor.submit(compile_object, text, self._machine, self._passes)
+        self._objects.append(job)
+        self._waiting, self._size = [], 0
+
+
+def compiling_threads() -> AbstractContextManager[Executor]:
+    """Threads for LLVM, as many as there are processors."""
+    return ThreadPoolExecutor(min(8, len(os.sched_getaffinity(0))))
+
+
+def declared(kernels: Sequence[str]) -> str:
+    """Kernels of other parts, by name."""
+    return "".join(f"declare hidden void @{name}(ptr, ptr, i64, i64)\n" for name in kernels)

@@ -1,0 +1,40 @@
+"""What sizes are when their symbols have values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import cast
+
+from bessemer.compiler.ir.dims import Atom, FloorDiv, Max, Min, Mod, Size, Symbol
+
+
+def evaluate(size: Size, value_of: Callable[[Atom], int]) -> int:
+    """The integer that `size` is when `value_of` tells the leaves (symbols and foreign atoms)."""
+    if isinstance(size, int):
+        return size
+    result = 0
+    for monomial, coefficient in size.terms.items():
+        term = coefficient
+        for factor, power in monomial:
+            term *= _evaluate_atom(factor, value_of) ** power
+        result += term
+    return result
+
+
+def _evaluate_atom(factor: Atom, value_of: Callable[[Atom], int]) -> int:
+    match factor:
+        case FloorDiv(a, b):
+            return evaluate(a, value_of) // evaluate(b, value_of)
+        case Mod(a, b):
+            return evaluate(a, value_of) % evaluate(b, value_of)
+        case Min(a, b):
+            return min(evaluate(a, value_of), evaluate(b, value_of))
+        case Max(a, b):
+            return max(evaluate(a, value_of), evaluate(b, value_of))
+        case _:
+            return value_of(factor)
+
+
+def evaluate_named(size: Size, values: Mapping[str, int]) -> int:
+    """The integer that `size` is under values of its symbols, by name."""
+    return evaluate(size, lambda leaf: values[cast(Symbol, leaf).name])

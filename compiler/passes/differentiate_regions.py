@@ -1,0 +1,178 @@
+"""The way back through regions: a choice becomes a choice, a loop one that runs the other way.
+
+    y = if(c, x) {f, g}        dx = if(c, x, dy) {f and its gradient, g and its gradient}
+    y = loop(x) {f}            y, xs = loop(x) {f, x}      (the state before every iteration)
+                               dx = loop(dy) {f of xs[last - i] and its gradient}
+
+What is inside of a region is computed again; only a loop's states are stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import TypeAlias
+
+import numpy as np
+
+from bessemer.compiler.ir.build import GraphBuilder
+from bessemer.compiler.ir.dims import symbol
+from bessemer.compiler.ir.differential import Cotangents
+from bessemer.compiler.ir.graph import Graph, Node, Value
+from bessemer.compiler.ir.types import TensorType, boolean, i64
+from bessemer.compiler.ops.composite import scalar_like
+
+Given: TypeAlias = "tuple[Value | None, ...]"
+Backward: TypeAlias = Callable[
+    [GraphBuilder, Sequence[Node], dict[Value, Value], Sequence[Value]], dict[Value, Value]
+]
+"""Of (builder, nodes, cotangents of outputs, values): the cotangents found on the way."""
+
+
+def branch_cotangents(
+    b: GraphBuilder, node: Node, given: Given, wanted: Collection[Value], backward: Backward
+) -> Cotangents:
+    """The cotangents of an `if` node's inputs; of captures, those wanted."""
+    captures = node.inputs[1:]
+    cotangents = [value for value in given if value is not None]
+    places = [place for place, value in enumerate(captures) if value in wanted]
+    regions = []
+    for branch in node.regions:
+        inner = GraphBuilder(branch.name, b)
+        inputs = [inner.input("", value.type) for value in (*captures, *cotangents)]
+        own = inputs[: len(captures)]
+        outputs = copied_into(inner, branch, own)
+        written = list(inner.nodes)
+        arriving = iter(inputs[len(captures) :])
+        seeds: dict[Value, Value] = {}
+        for output, value in zip(outputs, given, strict=True):
+            if value is not None:
+                _add(inner, seeds, output, next(arriving))
+        found = backward(inner, written, seeds, [own[place] for place in places])
+        regions.append(inner.finish([_found(inner, found, own[place]) for place in places]))
+    results = b.apply_many("if", node.inputs[0], *captures, *cotangents, regions=tuple(regions))
+    by_place = dict(zip(places, results, strict=True))
+    return None, *(by_place.get(place) for place in range(len(captures)))
+
+
+def loop_cotangents(
+    b: GraphBuilder, node: Node, given: Given, wanted: Collection[Value], backward: Backward
+) -> Cotangents:
+    """The cotangents of a `loop` node's inputs, where it and what it carries depends on `wanted`."""
+    count: int = node.attributes["carried"]
+    initial, captures = node.inputs[2 : 2 + count], node.inputs[2 + count :]
+    moving = _moving(node, wanted)
+    watched = [k for k, value in enumerate(captures) if value in wanted]
+    made, states = _stored_states(b, node)
+    scans = [value for value in given[count:] if value is not None]
+    last = b.apply("sub", made, b.constant(np.array(1)))
+
+    inner = GraphBuilder("backward", b)
+    iteration = inner.input("iteration", TensorType(i64, ()))
+    going = inner.input("condition", TensorType(boolean, ()))
+    arriving = [inner.input("", initial[k].type) for k in moving]
+    sums = [inner.input("", captures[k].type) for k in watched]
+    own = [inner.input("", value.type) for value in captures]
+    stored = [inner.input("", value.type) for value in states]
+    slices = [inner.input("", value.type) for value in scans]
+    time = inner.apply("sub", inner.input("last", TensorType(i64, ())), iteration)
+
+    before = [inner.apply("gather", value, time, axis=0) for value in stored]
+    _, *results = copied_into(inner, node.regions[0], [time, going, *before, *own])
+    written = list(inner.nodes)
+    seeds: dict[Value, Value] = {}
+    for k, value in zip(moving, arriving, strict=True):
+        _add(inner, seeds, results[k], value)
+    rest = iter(slices)
+    for result, cotangent in zip(results[count:], given[count:], strict=True):
+        if cotangent is not None:
+            _add(inner, seeds, result, inner.apply("gather", next(rest), time, axis=0))
+    values = [*(before[k] for k in moving), *(own[k] for k in watched)]
+    found = backward(inner, written, seeds, values)
+    new = [_found(inner, found, before[k]) for k in moving]
+    total = [
+        inner.apply("add", so_far, found[own[k]]) if own[k] in found else so_far
+        for k, so_far in zip(watched, sums, strict=True)
+    ]
+    region = inner.finish([going, *new, *total])
+
+    starts = [given[k] or scalar_like(b, initial[k], 0) for k in moving]
+    starts += [scalar_like(b, captures[k], 0) for k in watched]
+    outputs = b.apply_many(
+        "loop", made, b.constant(np.array(True)), *starts, *captures, *states, *scans, last,
+        regions=(region,), carried=len(starts), has_trips=True, has_condition=False, scans=0,
+        count="",
+    )  # fmt: skip
+    places = [*(2 + k for k in moving), *(2 + count + k for k in watched)]
+    by_place = dict(zip(places, outputs, strict=True))
+    return tuple(by_place.get(place) for place in range(len(node.inputs)))
+
+
+def _moving(node: Node, wanted: Collection[Value]) -> list[int]:
+    """Which carried floats depend on what is wanted, in some iteration."""
+    count: int = node.attributes["carried"]
+    region = node.regions[0]
+    reached = {
+        inside
+        for inside, value in zip(region.inputs[2:], node.inputs[2:], strict=True)
+        if value in wanted
+    }
+    inside = region.inputs[2 : 2 + count]
+    while True:
+        known = len(reached)
+        for inner in region.nodes:
+            if any(value in reached for value in inner.inputs):
+                reached.update(inner.outputs)
+        after = region.outputs[1 : 1 + count]
+        reached.update(value for value, new in zip(inside, after, strict=True) if new in reached)
+        if len(reached) == known:
+            break
+    return [k for k, v in enumerate(inside) if v in reached and v.type.dtype.is_float]
+
+
+def _stored_states(b: GraphBuilder, node: Node) -> tuple[Value, tuple[Value, ...]]:
+    """The iterations made (i64), and what was carried into each of them; the node gives it too."""
+    carried, region = node.attributes["carried"], node.regions[0]
+    name = node.attributes["count"] or b.fresh_symbol("count")
+    before = region.inputs[2 : 2 + carried]
+    longer = replace(
+        region,
+        outputs=(*region.outputs, *before),
+        output_names=(*region.output_names, *(value.name for value in before)),
+    )
+    states = b.extend(
+        node.outputs[0], (longer,), scans=node.attributes["scans"] + carried, count=name
+    )
+    return b.scalar_size(symbol(name)), states
+
+
+def copied_into(b: GraphBuilder, region: Graph, inputs: Sequence[Value]) -> list[Value]:
+    """Adds the nodes of a region, computing from these inputs; its outputs."""
+    standing: dict[Value, Value] = dict(zip(region.inputs, inputs, strict=True))
+    for value, array in region.constants.items():
+        standing[value] = b.constant(array, value.name)
+    for node in region.nodes:
+        with b.source(*node.sources):
+            results = b.apply_many(
+                node.operator.name,
+                *(standing[value] for value in node.inputs),
+                regions=tuple(_copy(b, inner) for inner in node.regions),
+                **node.attributes,
+            )
+        standing.update(zip(node.outputs, results, strict=True))
+    return [standing[value] for value in region.outputs]
+
+
+def _copy(b: GraphBuilder, region: Graph) -> Graph:
+    inner = GraphBuilder(region.name, b)
+    inputs = [inner.input(value.name, value.type) for value in region.inputs]
+    return inner.finish(copied_into(inner, region, inputs))
+
+
+def _add(b: GraphBuilder, seeds: dict[Value, Value], output: Value, cotangent: Value) -> None:
+    before = seeds.get(output)
+    seeds[output] = b.apply("add", before, cotangent) if before else cotangent
+
+
+def _found(b: GraphBuilder, found: Mapping[Value, Value], value: Value) -> Value:
+    return found.get(value) or scalar_like(b, value, 0)

@@ -1,0 +1,165 @@
+"""`bessemer train`: trains what a TOML file or a Python module describes."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from bessemer.compiler.errors import CompileError
+from bessemer.frontends.cli import arguments
+from bessemer.frontends.cli.output import (
+    console,
+    format_seconds,
+    print_json,
+    print_table,
+    write,
+    write_note,
+)
+from bessemer.frontends.onnx_writer.write import write_onnx
+from bessemer.frontends.train.checkpoint import write_parameters
+from bessemer.frontends.train.experiment import Experiment, experiment_of_module
+from bessemer.frontends.train.experiment_toml import experiment_of_toml
+from bessemer.frontends.train.history import History
+
+_SUFFIXES = (".safetensors", ".onnx")
+
+
+def command(
+    experiment: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A .toml or .py file.", dir_okay=False)
+    ],
+    output: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "-o", "--output", metavar="FILE",
+            help="Where to write the trained network: .onnx or .safetensors; may be repeated.",
+        ),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            "--checkpoint", metavar="FILE",
+            help="The state of training, kept here; if it is there, training goes on from it.",
+        ),
+    ] = None,
+    every: Annotated[
+        int, typer.Option("--every", min=0, help="Steps between checkpoints; 0: one an epoch.")
+    ] = 0,
+    epochs: Annotated[
+        int | None, typer.Option("--epochs", min=1, help="Epochs in all, in place of the file's.")
+    ] = None,
+    as_json: arguments.AsJson = False,
+    quiet: arguments.Quiet = False,
+) -> None:  # fmt: skip
+    """Train what a TOML file or a Python module describes.
+
+    Checkpoints and results appear whole or not at all. Ctrl-C writes a checkpoint and ends; the
+    same command goes on from there, to the same bits.
+    """
+    for file in (*(output or ()), *([checkpoint] if checkpoint else ())):
+        _check_place(file, _SUFFIXES if file != checkpoint else ())
+    found = read_experiment(experiment)
+    start = time.perf_counter()
+    history = _fit(found, checkpoint, every, epochs, quiet)
+    seconds = time.perf_counter() - start
+    tested = found.trainer.evaluate(found.test) if found.test is not None else None
+    network = found.trainer.network
+    for file in output or ():
+        if file.suffix == ".onnx":
+            write_onnx(network.graph, file)
+        else:
+            write_parameters(file, network.arrays())
+    if as_json:
+        print_json(
+            {
+                "epochs": history.epochs,
+                "losses": history.losses,
+                "steps": found.trainer.steps,
+                "parameters": network.parameter_count,
+                "test": tested,
+                "seconds": seconds,
+                "files": [str(file) for file in output or ()],
+            }
+        )
+        return
+    _print_history(history)
+    write(f"{found.trainer.steps} steps in {format_seconds(seconds)}")
+    if tested is not None:
+        write("test: " + ", ".join(f"{name} {value:.4f}" for name, value in tested.items()))
+    for file in output or ():
+        write(str(file))
+
+
+def read_experiment(path: Path) -> Experiment:
+    """The experiment of a file, whichever kind it is."""
+    match path.suffix:
+        case ".toml":
+            return experiment_of_toml(path)
+        case ".py":
+            return experiment_of_module(path)
+        case _:
+            raise CompileError(f"{path}: an experiment is a .toml or a .py file.")
+
+
+def _check_place(file: Path, suffixes: tuple[str, ...]) -> None:
+    """Training takes long: what cannot be written in the end is told before."""
+    if suffixes and file.suffix not in suffixes:
+        raise typer.BadParameter(f"-o {file}: the suffix must be one of {', '.join(suffixes)}.")
+    if not file.absolute().parent.is_dir():
+        raise CompileError(f"{file} cannot be written: there is no folder {file.parent}.")
+
+
+def _fit(
+    found: Experiment, checkpoint: Path | None, every: int, epochs: int | None, quiet: bool
+) -> History:
+    total = found.epochs if epochs is None else epochs
+    if checkpoint and checkpoint.exists() and not quiet:
+        write_note(f"going on from {checkpoint}")
+    with _bar(quiet) as bar:
+        task = bar.add_task("compiling", total=None)
+
+        def progress(done: int, each: int) -> None:
+            epoch = min((done - 1) // each + 1, total)
+            bar.update(task, completed=done, total=total * each, description=f"epoch {epoch}")
+
+        def report(epoch: int, row: Mapping[str, float]) -> None:
+            if not quiet:
+                numbers = "  ".join(f"{name} {value:.4f}" for name, value in row.items())
+                bar.console.print(f"epoch {epoch + 1:>3}  {numbers}")
+
+        try:
+            return found.run(
+                epochs=epochs, checkpoint=checkpoint, every=every, report=report, progress=progress
+            )
+        except KeyboardInterrupt:
+            kept = f" The state is in {checkpoint}." if checkpoint else ""
+            write_note(f"Interrupted after {found.trainer.steps} steps.{kept}", style="yellow")
+            raise typer.Exit(130) from None
+
+
+@contextmanager
+def _bar(quiet: bool) -> Iterator[Progress]:
+    """A progress bar on stderr, where somebody is looking."""
+    shown = Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+        console=console(stderr=True), disable=quiet or not sys.stderr.isatty(), transient=True,
+    )  # fmt: skip
+    with shown:
+        yield shown
+
+
+def _print_history(history: History) -> None:
+    names = list(history.epochs)
+    count = max((len(column) for column in history.epochs.values()), default=0)
+    rows = [
+        [epoch + 1, *(f"{history.epochs[name][epoch]:.4f}" for name in names)]
+        for epoch in range(count)
+    ]
+    print_table(("epoch", *names), rows, right="r" * (len(names) + 1))

@@ -1,0 +1,21 @@
+"""Metrics: what is told of a batch besides its loss; functions as losses are."""
+
+from __future__ import annotations
+
+from bessemer.frontends.builder.functions import arg_max, equal
+from bessemer.frontends.builder.tensor import Tensor
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
+    """The share of labels (i64, one axis less) that have the greatest logit."""
+    return equal(arg_max(logits), labels).cast("f32").mean()
+
+
+def binary_accuracy(logits: Tensor, target: Tensor) -> Tensor:
+    """The share of targets, 0 or 1, on whose side of 0 the logit is."""
+    return equal((logits > 0.0).cast("f32"), target.cast("f32")).cast("f32").mean()
+
+
+def absolute_error(prediction: Tensor, target: Tensor) -> Tensor:
+    """The mean of distances."""
+    return abs(prediction - target).mean()

@@ -1,0 +1,192 @@
+"""Hyper-parameter search: points of a space, tried one after the other, kept in a file.
+
+    space = {"rate": Range(1e-4, 1e-1, log=True), "width": Choice((32, 64, 128))}
+    trials = search(loss_of, random_points(space, 20, seed=0), file=Path("trials.jsonl"))
+    print(best(trials).point)
+
+Random points find a good value of what matters with fewer trials than a grid does, which tries the
+same few values of it again and again (Bergstra & Bengio, 2012).
+"""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bessemer.compiler.errors import CompileError
+from bessemer.frontends.train.trainer import TrainingError
+
+Entry = float | int | str
+Point = dict[str, Entry]
+Measure = Callable[[Point], float]
+"""Trains with these settings, and gives what is to be small."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from low to high, evenly, or with `log` evenly in their logarithms."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    def at(self, share: float) -> float:
+        """The number that lies at a share of the way, from 0 to 1."""
+        if not self.log:
+            return self.low + share * (self.high - self.low)
+        return float(self.low * (self.high / self.low) ** share)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of these."""
+
+    values: tuple[Entry, ...]
+
+
+Space = Mapping[str, Range | Choice]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What came of a point; infinite where training failed."""
+
+    point: Point
+    loss: float
+
+
+def grid_points(space: Space, count: int) -> list[Point]:
+    """All combinations of `count` evenly spread numbers of each range, and all choices."""
+    columns = [
+        part.values
+        if isinstance(part, Choice)
+        else tuple(part.at(k / max(count - 1, 1)) for k in range(count))
+        for part in space.values()
+    ]
+    return [dict(zip(space, row)) for row in itertools.product(*columns)]
+
+
+def random_points(space: Space, count: int, seed: int = 0) -> list[Point]:
+    """Points drawn evenly; the first ones of a longer list are those of a shorter one."""
+    generator = np.random.default_rng(seed)
+    result: list[Point] = []
+    for _ in range(count):
+        shares = generator.random(len(space))
+        result.append(
+            {
+                name: part.values[int(share * len(part.values))]
+                if isinstance(part, Choice)
+                else part.at(float(share))
+                for (name, part), share in zip(space.items(), shares)
+            }
+        )
+    return result
+
+
+def search(measure: Measure, points: Iterable[Point], file: Path | None = None) -> list[Trial]:
+    """Tries the points. Those in the file have been tried before; each new one is added to it."""
+    known = {_key(trial.point): trial for trial in read_trials(file)} if file else {}
+    result = []
+    for point in points:
+        trial = known.get(_key(point)) or _tried(measure, point, file)
+        known[_key(point)] = trial
+        result.append(trial)
+    return result
+
+
+def search_with_optuna(
+    measure: Measure, space: Space, count: int, file: Path | None = None, seed: int = 0
+) -> list[Trial]:
+    """Points that Optuna's sampler chooses by what it has seen, the file's trials among it.
+
+    Raises CompileError where Optuna is not installed.
+    """
+    try:
+        optuna: Any = importlib.import_module("optuna")
+    except ImportError:
+        raise CompileError("Optuna is missing: pip install 'bessemer[search]'.") from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    result = read_trials(file) if file else []
+    sampler = optuna.samplers.TPESampler(seed=seed + len(result))
+    study = optuna.create_study(sampler=sampler)
+    spread = {name: _distribution(optuna, part) for name, part in space.items()}
+    for trial in result:
+        _tell(optuna, study, trial, spread)
+    while len(result) < count:
+        point = dict(study.ask(spread).params)
+        trial = _tried(measure, point, file)
+        _tell(optuna, study, trial, spread)
+        result.append(trial)
+    return result[:count]
+
+
+def _distribution(optuna: Any, part: Range | Choice) -> Any:
+    if isinstance(part, Choice):
+        return optuna.distributions.CategoricalDistribution(part.values)
+    return optuna.distributions.FloatDistribution(part.low, part.high, log=part.log)
+
+
+def _tell(optuna: Any, study: Any, trial: Trial, spread: Mapping[str, Any]) -> None:
+    loss = trial.loss if math.isfinite(trial.loss) else 1e30
+    study.add_trial(
+        optuna.trial.create_trial(params=trial.point, distributions=dict(spread), value=loss)
+    )
+
+
+def _tried(measure: Measure, point: Point, file: Path | None) -> Trial:
+    try:
+        loss = measure(dict(point))
+    except TrainingError:
+        loss = math.inf
+    trial = Trial(point, loss if not math.isnan(loss) else math.inf)
+    if file:
+        with file.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps({"point": trial.point, "loss": trial.loss}) + "\n")
+            lines.flush()
+            os.fsync(lines.fileno())
+    return trial
+
+
+def read_trials(file: Path) -> list[Trial]:
+    """The trials of a file; a last line that was never finished is cut off."""
+    if not file.exists():
+        return []
+    text = file.read_text(encoding="utf-8")
+    whole, _, rest = text.rpartition("\n")
+    if rest:
+        file.write_text(f"{whole}\n" if whole else "", encoding="utf-8")
+    try:
+        rows = [json.loads(line) for line in whole.splitlines()]
+        return [Trial(row["point"], float(row["loss"])) for row in rows]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CompileError(f"{file} holds no trials: {error}") from None
+
+
+def _key(point: Point) -> str:
+    return json.dumps(point, sort_keys=True)
+
+
+def best(trials: Sequence[Trial]) -> Trial:
+    """The trial with the least loss."""
+    return min(trials, key=lambda trial: trial.loss)
+
+
+def trial_rows(trials: Sequence[Trial]) -> list[list[str]]:
+    """For a table, the best first: loss, then the settings in their order."""
+    return [
+        [f"{trial.loss:.4g}", *(_shown(entry) for entry in trial.point.values())]
+        for trial in sorted(trials, key=lambda trial: trial.loss)
+    ]
+
+
+def _shown(entry: Entry) -> str:
+    return f"{entry:.4g}" if isinstance(entry, float) else str(entry)

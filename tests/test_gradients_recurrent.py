@@ -1,0 +1,174 @@
+"""Gradients of recurrent networks, compiled, against torch in float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import bessemer
+from bessemer.compiler.errors import UnsupportedError
+from bessemer.compiler.ir.build import GraphBuilder
+from bessemer.compiler.ir.types import Array, TensorType, dtype_of, f32
+from bessemer.compiler.passes.differentiate import gradients
+from bessemer.frontends.builder.layers_recurrent import GRU, LSTM, RNN, Recurrent
+from bessemer.frontends.builder.network import Input, Network
+from bessemer.frontends.builder.tensor import Tensor
+from bessemer.frontends.train import losses
+from bessemer.frontends.train.optimizers import SGD
+from bessemer.frontends.train.trainer import Trainer
+
+torch = pytest.importorskip("torch")
+STEPS, BATCH, FEATURES = 7, 16, 5
+# Our order of gates as places in torch's: LSTM i, f, g, o; GRU r, z, n.
+ORDER = {LSTM: (0, 3, 1, 2), GRU: (1, 0, 2), RNN: (0,)}
+TORCH = {LSTM: torch.nn.LSTM, GRU: torch.nn.GRU, RNN: torch.nn.RNN}
+
+
+def _as_torch(array: Array, order: tuple[int, ...]) -> Any:
+    """[features, gates * hidden] with our gates -> [gates * hidden, features] with torch's."""
+    gates = np.split(array, len(order), axis=-1)
+    sorted_gates = [gates[order.index(place)] for place in range(len(order))]
+    return torch.tensor(np.ascontiguousarray(np.concatenate(sorted_gates, axis=-1).T))
+
+
+def _torch_layers(layer: Recurrent, arrays: dict[str, Array]) -> Any:
+    """A torch module with our weights; the bias is on the input's side."""
+    order = ORDER[type(layer)]
+    module = TORCH[type(layer)](
+        FEATURES, layer.hidden, layer.layers, batch_first=True, bidirectional=layer.bidirectional
+    ).double()
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            kind, side, place = name.split("_", 2)
+            suffix = place.removeprefix("l").replace("_reverse", "_back")
+            if kind == "weight":
+                ours = "input" if side == "ih" else "recurrent"
+                parameter.copy_(_as_torch(_named(arrays, f"{ours}_{suffix}.weight"), order))
+            elif side == "ih":
+                parameter.copy_(_as_torch(_named(arrays, f"bias_{suffix}"), order))
+            else:
+                parameter.zero_()
+                if isinstance(layer, GRU):
+                    given = torch.tensor(_named(arrays, f"bias_new_{suffix}"))
+                    parameter[2 * layer.hidden :] = given
+    return module
+
+
+def _named(arrays: dict[str, Array], ending: str) -> Array:
+    (found,) = (array for name, array in arrays.items() if name.endswith(ending))
+    return found
+
+
+def _forget_hidden_biases(module: Any, layer: Recurrent) -> None:
+    """We have one bias where torch has two: the second stays as it is."""
+    for name, parameter in module.named_parameters():
+        if name.startswith("bias_hh"):
+            kept = slice(2 * layer.hidden, None) if isinstance(layer, GRU) else slice(0, 0)
+            held = torch.zeros_like(parameter)
+            held[kept] = parameter.grad[kept]
+            parameter.grad.copy_(held)
+
+
+LAYERS = [
+    LSTM(8, layers=2, bidirectional=True),
+    GRU(8, layers=2, bidirectional=True),
+    RNN(8, layers=2, bidirectional=True),
+    # Wide enough for a team and packed weights, and not a whole number of vectors.
+    LSTM(70),
+    GRU(70),
+    RNN(150),
+]
+
+
+@pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: f"{type(layer).__name__}{layer.hidden}")
+def test_training_is_torchs(layer: Recurrent) -> None:
+    network = Network(layer, Input("x", (BATCH, STEPS, FEATURES), "f64"))
+    width = layer.hidden * (2 if layer.bidirectional else 1)
+    target = Input("y", (BATCH, STEPS, width), "f64")
+    rng = np.random.default_rng(5)
+    x = rng.standard_normal((BATCH, STEPS, FEATURES))
+    y = rng.standard_normal((BATCH, STEPS, width))
+    module = _torch_layers(layer, network.arrays())
+    trainer = Trainer(
+        network, losses.mean_squared_error, targets=[target], optimizer=SGD(2.0), threads=2
+    )
+    optimizer = torch.optim.SGD(module.parameters(), lr=2.0)
+    for _ in range(5):
+        loss = torch.nn.functional.mse_loss(module(torch.tensor(x))[0], torch.tensor(y))
+        optimizer.zero_grad()
+        loss.backward()
+        _forget_hidden_biases(module, layer)
+        optimizer.step()
+        assert trainer.step({"x": x, "y": y})["loss"] == pytest.approx(loss.item(), rel=1e-10)
+
+
+def test_sequences_of_different_lengths_learn_as_torchs_packed_ones() -> None:
+    layer = LSTM(8, bidirectional=True, outputs="last")
+
+    def forward(x: Tensor, lengths: Tensor) -> Tensor:
+        return layer(x, lengths=lengths)
+
+    given = [Input("x", (BATCH, STEPS, FEATURES), "f64"), Input("lengths", (BATCH,), "i64")]
+    network = Network(forward, *given)
+    rng = np.random.default_rng(6)
+    batch = {
+        "x": rng.standard_normal((BATCH, STEPS, FEATURES)),
+        "lengths": rng.integers(1, STEPS + 1, BATCH),
+        "y": rng.standard_normal((BATCH, 16)),
+    }
+    module = _torch_layers(layer, network.arrays())
+    target = Input("y", (BATCH, 16), "f64")
+    trainer = Trainer(network, losses.mean_squared_error, [target], optimizer=SGD(1.0))
+    optimizer = torch.optim.SGD(module.parameters(), lr=1.0)
+    for _ in range(4):
+        packed = torch.nn.utils.rnn.pack_padded_sequence(
+            torch.tensor(batch["x"]), torch.tensor(batch["lengths"]), True, enforce_sorted=False
+        )
+        _, (last, _) = module(packed)
+        found = torch.cat([last[0], last[1]], dim=-1)
+        loss = torch.nn.functional.mse_loss(found, torch.tensor(batch["y"]))
+        optimizer.zero_grad()
+        loss.backward()
+        _forget_hidden_biases(module, layer)
+        optimizer.step()
+        assert trainer.step(batch)["loss"] == pytest.approx(loss.item(), rel=1e-10)
+
+
+@pytest.mark.parametrize("operator", ["lstm", "gru", "rnn"])
+def test_a_wide_cell_compiled_is_its_reference_at_any_number_of_threads(operator: str) -> None:
+    rng = np.random.default_rng(1)
+    gates = {"lstm": 4, "gru": 3, "rnn": 1}[operator]
+    steps, batch, hidden = 6, 16, 160
+    arrays = {
+        "x": rng.standard_normal((steps, batch, gates * hidden)),
+        "r": rng.standard_normal((hidden, gates * hidden)) / 16,
+        "h": rng.standard_normal((batch, hidden)),
+    }
+    if operator == "lstm":
+        arrays["c"] = rng.standard_normal((batch, hidden))
+    b = GraphBuilder("cell")
+    values = [b.input(name, TensorType(dtype_of(a), a.shape)) for name, a in arrays.items()]
+    y, *_ = b.apply_many(operator, *values)
+    loss = b.apply("reduce_sum", b.apply("mul", y, y), axes=(0, 1, 2))
+    graph = b.finish(gradients(b, loss, values))
+    results = [
+        bessemer.compile(graph, optimize=optimize, threads=threads).run(arrays)
+        for optimize, threads in ((0, 1), (2, 1), (2, 2))
+    ]
+    for plain, one, two in zip(*results, strict=True):
+        np.testing.assert_allclose(one, plain, rtol=1e-9, atol=1e-12)
+        np.testing.assert_array_equal(one, two)
+
+
+def test_a_cell_with_bounded_gates_says_that_it_has_no_gradient() -> None:
+    b = GraphBuilder("cell")
+    x, r = b.input("x", TensorType(f32, (2, 1, 3))), b.input("r", TensorType(f32, (3, 3)))
+    h = b.input("h", TensorType(f32, (1, 3)))
+    with b.source("my_rnn"):
+        y, last = b.apply_many("rnn", x, r, h, clip=1.0)
+    loss = b.apply("reduce_sum", last, axes=(0, 1))
+    with pytest.raises(UnsupportedError, match=r"my_rnn: .* rnn with gates that are clipped"):
+        gradients(b, loss, [x])
+    assert y.type == x.type

@@ -1,0 +1,153 @@
+"""Code compiled in parts: merged object files, and models that are put together from them."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+from pathlib import Path
+
+import llvmlite.binding as llvm
+import numpy as np
+import pytest
+
+from bessemer.compiler.codegen import parts
+from bessemer.compiler.codegen.machine import Machine, compile_object, create_target_machine
+from bessemer.compiler.codegen.merge_objects import merge_objects
+from bessemer.compiler.driver import Compilation, build, machine_of
+from bessemer.compiler.errors import InternalError
+from bessemer.compiler.jit import load_code
+from bessemer.compiler.options import Options
+from bessemer.frontends import zoo
+from bessemer.runtime.artifact import SYMBOL_TABLE, read_sections, read_symbols
+from tests.compiled_kernels import HERE
+
+HOST = Machine(llvm.get_process_triple())
+ARM = Machine("aarch64-unknown-linux-gnu")
+
+# Functions and tables of one name in both, a constant that goes to a mergeable section, a call and
+# an address across, and one of libm's functions in both.
+FIRST = """
+@table = internal constant [4 x i64] [i64 1, i64 2, i64 3, i64 4]
+declare hidden double @inner(double, ptr)
+declare double @exp(double)
+define internal double @helper(double %x) noinline {
+  %r = fadd double %x, 0.125
+  ret double %r
+}
+define double @outer(double %x, i64 %k) {
+  %at = getelementptr i64, ptr @table, i64 %k
+  %a = call double @inner(double %x, ptr %at)
+  %b = call double @helper(double %a)
+  %c = call double @exp(double %b)
+  ret double %c
+}
+"""
+SECOND = """
+@table = internal constant [2 x double] [double 10.0, double 1000.0]
+declare double @exp(double)
+define internal double @helper(double %x) noinline {
+  %r = fmul double %x, 3.0
+  ret double %r
+}
+define hidden double @inner(double %x, ptr %place) {
+  %n = load i64, ptr %place
+  %odd = and i64 %n, 1
+  %at = getelementptr double, ptr @table, i64 %odd
+  %t = load double, ptr %at
+  %h = call double @helper(double %x)
+  %e = call double @exp(double %h)
+  %f = uitofp i64 %n to double
+  %s = fadd double %e, %f
+  %r = fdiv double %s, %t
+  ret double %r
+}
+"""
+
+
+def _expected(x: float, k: int) -> float:
+    n = k + 1
+    return float(np.exp((np.exp(3.0 * x) + n) / (1000.0 if n % 2 else 10.0) + 0.125))
+
+
+def _merged(machine: Machine) -> bytes:
+    return merge_objects([compile_object(text, machine) for text in (FIRST, SECOND)])
+
+
+def test_merged_files_are_linked_and_run() -> None:
+    module = llvm.parse_assembly("", llvm.create_context())
+    engine = llvm.create_mcjit_compiler(module, create_target_machine(HOST))
+    engine.add_object_file(llvm.ObjectFileRef.from_data(_merged(HOST)))
+    engine.finalize_object()
+    kind = ctypes.CFUNCTYPE(ctypes.c_double, ctypes.c_double, ctypes.c_int64)
+    outer = kind(engine.get_function_address("outer"))
+    for k in range(4):
+        assert outer(0.25, k) == pytest.approx(_expected(0.25, k), rel=1e-14)
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+def test_the_system_linker_takes_a_merged_file(tmp_path: Path) -> None:
+    (tmp_path / "merged.o").write_bytes(_merged(HOST))
+    command = ["cc", "-shared", "-Wl,--fatal-warnings", "-o", "merged.so", "merged.o", "-lm"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    library = ctypes.CDLL(str(tmp_path / "merged.so"))
+    library.outer.restype = ctypes.c_double
+    library.outer.argtypes = [ctypes.c_double, ctypes.c_int64]
+    assert library.outer(0.5, 2) == pytest.approx(_expected(0.5, 2), rel=1e-14)
+
+
+@pytest.mark.parametrize("machine", [HOST, ARM], ids=["here", "aarch64"])
+def test_only_what_was_visible_is(machine: Machine) -> None:
+    symbols = list(read_symbols(_merged(machine), SYMBOL_TABLE))
+    outer = {symbol.name: symbol.is_defined for symbol in symbols if symbol.is_global}
+    assert outer == {"outer": True, "exp": False}
+    names = [symbol.name for symbol in symbols if not symbol.is_global]
+    assert names.count("helper") == names.count("helper.2") == names.count("inner") == 1
+
+
+def test_a_name_that_two_parts_define_is_refused() -> None:
+    code = compile_object(SECOND, HOST)
+    with pytest.raises(InternalError, match="two parts define b'inner'"):
+        merge_objects([code, code])
+
+
+def test_one_file_alone_stays_as_good_as_it_was() -> None:
+    code = compile_object(SECOND.replace("hidden ", ""), HOST)
+    once = merge_objects([code])
+    assert merge_objects([once]) == once
+    kept = {section.name: section.size for section in read_sections(code) if section.size}
+    again = {section.name: section.size for section in read_sections(once) if section.size}
+    assert again.items() >= {k: v for k, v in kept.items() if k[1:] not in _TABLES}.items()
+
+
+_TABLES = ("strtab", "symtab", "llvm_addrsig")
+
+
+def _built(monkeypatch: pytest.MonkeyPatch, part: int, target: str = "") -> Compilation:
+    monkeypatch.setattr(parts, "PART", part)
+    return build(zoo.lenet(seed=1).graph, Options(target=target))
+
+
+def test_a_model_in_parts_computes_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, parted = (_built(monkeypatch, part, HERE[0].name) for part in (1 << 40, 1))
+    shape = [n for n in whole.graph.inputs[0].type.shape if isinstance(n, int)]
+    x = np.random.default_rng(2).standard_normal((5, *shape), np.float32)
+    outputs = [
+        load_code(made.code, made.weights, machine_of(made.target), threads=2)(x)
+        for made in (whole, parted)
+    ]
+    np.testing.assert_array_equal(outputs[0], outputs[1])
+    texts = [
+        [section.name for section in read_sections(made.code.object)].count(".text")
+        for made in (whole, parted)
+    ]
+    assert texts[0] == 1 and texts[1] > 3
+
+
+@pytest.mark.parametrize("target", ["x86_64-avx2", "aarch64-neon"])
+def test_parts_are_the_same_whichever_is_ready_first(
+    monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    first, second = (_built(monkeypatch, 1, target) for _ in range(2))
+    assert first.code.object == second.code.object
