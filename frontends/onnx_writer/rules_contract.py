@@ -19,6 +19,13 @@ from bessemer.frontends.onnx_writer.storage import to_channels_first, to_channel
 @rule("matmul")
 def write_matmul(emitter: Emitter, node: Node) -> None:
     names = [emitter.name_of(value) for value in node.inputs]
+    dtype = node.output.type.dtype
+    if dtype != node.inputs[0].type.dtype:
+        # Sums of another type: exact in i32, and of halves in f32.
+        if node.inputs[0].type.dtype.is_integer:
+            emitter.store(node.output, emitter.one("MatMulInteger", *names))
+            return
+        names = [emitter.cast(name, dtype) for name in names]
     emitter.store(node.output, emitter.one("MatMul", *names))
 
 

@@ -27,6 +27,8 @@ def wider(node: Node) -> DType | None:
     dtype = node.inputs[0].type.dtype if node.inputs else None
     if dtype is bf16 and node.operator.name in NOT_BF16:
         return f32
+    if node.operator.name == "matmul" and node.output.type.dtype != dtype:
+        return None  # a product of bytes has sums of its own type
     if dtype in SMALL and node.operator.name in NOT_SMALL:
         return SMALL[dtype]
     return None
