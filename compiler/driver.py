@@ -27,7 +27,7 @@ from bessemer.compiler.codegen.link import (
     weights_digest,
 )
 from bessemer.compiler.codegen.machine import Machine, assembly_text
-from bessemer.compiler.codegen.parts import Parts, compiling_threads, declared
+from bessemer.compiler.codegen.parts import Parts, compiling_threads
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import forget_interned
@@ -159,12 +159,12 @@ def _build(graph: Graph, log: _Log, options: Options, keep: Callable[[Bytes], No
         codes = log.timed(
             "codegen", lambda: {k: parts.add(emit_kernel(k, target)) for k in kernels}
         )
-        objects = parts.finish()
+        objects, rest = parts.finish()
         weights, digest = log.timed("weights", packing.result)
         signature = describe(program, weights, digest, target, options)
         texts = module_texts(program, plan, signature.prefix, codes, options.profile)
         log.text("llvm.ll", "\n".join(texts))
-        own = (texts[0], declared([k.name for k in kernels]), texts[-1]) if objects else texts
+        own = (texts[0], *rest, texts[-1]) if objects else texts
         code = log.timed(
             "llvm", lambda: compile_code(signature, own, machine, LLVM_PASSES, objects)
         )

@@ -73,8 +73,8 @@ def _forget_hidden_biases(module: Any, layer: Recurrent) -> None:
 
 LAYERS = [
     LSTM(8, layers=2, bidirectional=True),
-    GRU(8, layers=2, bidirectional=True),
-    RNN(8, layers=2, bidirectional=True),
+    GRU(8, bidirectional=True),
+    RNN(8, layers=2),
     # Wide enough for a team and packed weights, and not a whole number of vectors.
     LSTM(70),
     GRU(70),

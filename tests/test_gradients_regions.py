@@ -44,8 +44,7 @@ def _check(graph: Graph, feeds: dict[str, Array], names: Sequence[str]) -> None:
             step = np.zeros_like(wanted)
             step[place] = 1e-6
             up, down = (
-                run_graph(graph, {**feeds, name: feeds[name] + sign * step})[0]
-                for sign in (1, -1)
+                run_graph(graph, {**feeds, name: feeds[name] + sign * step})[0] for sign in (1, -1)
             )
             wanted[place] = (up - down) / 2e-6
         np.testing.assert_allclose(by_reference, wanted, rtol=1e-6, atol=1e-7)
@@ -70,9 +69,7 @@ def test_a_choice_hands_back_what_the_taken_branch_does(condition: bool) -> None
 def _loop(b: GraphBuilder, x: Value, w: Value, trips: Value) -> tuple[Value, ...]:
     """x, n = sin(x) * w * (1 + n / 8), n + 1; gives x * x of each iteration too."""
 
-    def body(
-        r: GraphBuilder, i: Value, going: Value, x: Value, n: Value, w: Value
-    ) -> list[Value]:
+    def body(r: GraphBuilder, i: Value, going: Value, x: Value, n: Value, w: Value) -> list[Value]:
         part = r.apply("mul", r.apply("cast", i, dtype=f64), r.constant(np.array(0.125)))
         scale = r.apply("broadcast_to", r.apply("add", part, r.constant(np.array(1.0))), shape=(4,))
         y = r.apply("mul", r.apply("mul", r.apply("sin", x), w), scale)

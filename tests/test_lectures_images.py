@@ -16,7 +16,7 @@ from bessemer.frontends.train.losses import ADVERSARIAL
 from bessemer.frontends.train.optimizers import Adam
 from bessemer.frontends.train.trainer import Trainer
 from bessemer.frontends.zoo import dense_gan, densenet, lenet, resnet, vgg
-from tests.lecture_runs import Arrays, digits_accuracy, flat_digits
+from tests.lecture_runs import digits_accuracy, flat_digits
 
 pytestmark = pytest.mark.lectures
 pytest.importorskip("sklearn")
@@ -65,14 +65,11 @@ def _nearest(from_points: Array, to_points: Array) -> Array:
 def test_a_gan_draws_digits() -> None:
     data, test = flat_digits()
     rng = np.random.default_rng(0)
-    given: Arrays = {
-        "image": data["x"],
-        "noise": rng.standard_normal((len(data["x"]), 16), np.float32),
-    }
+    shape = (len(data["x"]), 16)
     trainer = Trainer(dense_gan(), ADVERSARIAL, [], optimizer=Adam(0.0005, beta1=0.5), threads=2)
     for epoch in range(150):
-        given["noise"] = rng.standard_normal(given["noise"].shape, np.float32)
-        trainer.fit(given, epochs=epoch + 1, batch=64)
+        noise = rng.standard_normal(shape, np.float32)
+        trainer.fit({"image": data["x"], "noise": noise}, epochs=epoch + 1, batch=64)
     noise = rng.standard_normal((359, 16), np.float32)
     feeds = {"image": test["x"], "noise": noise}
     made = bessemer.compile(trainer.network).run(feeds)[2]

@@ -14,8 +14,11 @@ import pytest
 from bessemer.compiler.codegen import parts
 from bessemer.compiler.codegen.machine import Machine, compile_object, create_target_machine
 from bessemer.compiler.codegen.merge_objects import merge_objects
-from bessemer.compiler.driver import Compilation, build, machine_of
+from bessemer.compiler.driver import Compilation, build, kernels_of, machine_of
 from bessemer.compiler.errors import InternalError
+from bessemer.compiler.ir.build import GraphBuilder
+from bessemer.compiler.ir.graph import Graph
+from bessemer.compiler.ir.types import TensorType, f32
 from bessemer.compiler.jit import load_code
 from bessemer.compiler.options import Options
 from bessemer.frontends import zoo
@@ -124,15 +127,36 @@ def test_one_file_alone_stays_as_good_as_it_was() -> None:
 _TABLES = ("strtab", "symtab", "llvm_addrsig")
 
 
-def _built(monkeypatch: pytest.MonkeyPatch, part: int, target: str = "") -> Compilation:
+def _built(
+    graph: Graph, monkeypatch: pytest.MonkeyPatch, part: int, target: str = HERE[0].name
+) -> Compilation:
     monkeypatch.setattr(parts, "PART", part)
-    return build(zoo.lenet(seed=1).graph, Options(target=target))
+    return build(graph, Options(target=target))
 
 
-def test_a_model_in_parts_computes_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, parted = (_built(monkeypatch, part, HERE[0].name) for part in (1 << 40, 1))
-    shape = [n for n in whole.graph.inputs[0].type.shape if isinstance(n, int)]
-    x = np.random.default_rng(2).standard_normal((5, *shape), np.float32)
+def _recurrent() -> Graph:
+    """A recurrence, whose members meet at barriers, beside other kernels."""
+    b = GraphBuilder("recurrent")
+    hidden = 256
+    x = b.input("x", TensorType(f32, (7, 1, 4 * hidden)))
+    state = b.constant(np.zeros((1, hidden), np.float32))
+    rng = np.random.default_rng(4)
+    weights = b.constant(rng.standard_normal((hidden, 4 * hidden), np.float32) / 16)
+    y, *_ = b.apply_many("lstm", b.apply("exp", x), weights, state, state)
+    last = b.constant(rng.standard_normal((hidden, 40), np.float32))
+    return b.finish([b.apply("matmul", y, last)], ["y"])
+
+
+@pytest.mark.parametrize(
+    ("graph", "shape"),
+    [(zoo.lenet(seed=1).graph, (5, 1, 28, 28)), (_recurrent(), (7, 1, 1024))],
+    ids=["lenet", "recurrent"],
+)
+def test_a_model_in_parts_computes_the_same_bits(
+    monkeypatch: pytest.MonkeyPatch, graph: Graph, shape: tuple[int, ...]
+) -> None:
+    whole, parted = (_built(graph, monkeypatch, part) for part in (1 << 40, 1))
+    x = np.random.default_rng(2).standard_normal(shape, np.float32) / 4
     outputs = [
         load_code(made.code, made.weights, machine_of(made.target), threads=2)(x)
         for made in (whole, parted)
@@ -142,12 +166,14 @@ def test_a_model_in_parts_computes_the_same_bits(monkeypatch: pytest.MonkeyPatch
         [section.name for section in read_sections(made.code.object)].count(".text")
         for made in (whole, parted)
     ]
-    assert texts[0] == 1 and texts[1] > 3
+    apart = [kernel for kernel in kernels_of(parted.program.steps) if not kernel.has_team]
+    assert texts == [1, 1 + len(apart)] and len(apart) > 1
+    assert (graph.name == "recurrent") == (len(kernels_of(parted.program.steps)) > len(apart))
 
 
 @pytest.mark.parametrize("target", ["x86_64-avx2", "aarch64-neon"])
 def test_parts_are_the_same_whichever_is_ready_first(
     monkeypatch: pytest.MonkeyPatch, target: str
 ) -> None:
-    first, second = (_built(monkeypatch, 1, target) for _ in range(2))
+    first, second = (_built(zoo.lenet(seed=1).graph, monkeypatch, 1, target) for _ in range(2))
     assert first.code.object == second.code.object

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import bessemer
 from bessemer.compiler.errors import CompileError
 from bessemer.frontends.builder import Dense, Input, Network, Sequential
 from bessemer.frontends.builder.layers_activation import ReLU
@@ -170,3 +171,31 @@ def test_pictures_are_drawn_whole_or_not_at_all(tmp_path: Path, rng: np.random.G
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["gradients.svg", "history.png", "sweep.png", "trials.png"]
     assert (tmp_path / "history.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_predictions_are_the_network_s(rng: np.random.Generator) -> None:
+    trainer, data = _trainer(), _data(rng)
+    trainer.fit(data, epochs=1)
+    (found,) = trainer.predict({"x": data["x"]}, batch=24)
+    (expected,) = bessemer.compile(trainer.network).run({"x": data["x"]})
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_early_stopping_is_the_same_after_an_interruption(
+    tmp_path: Path, rng: np.random.Generator
+) -> None:
+    """Targets without sense: the validation loss soon grows."""
+    data = _data(rng) | {"t": rng.standard_normal((64, 2)).astype(np.float32)}
+    options: Any = {"batch": 8, "validation": 0.4, "patience": 3}
+    whole = _trainer(lambda step: 3.0)
+    expected = whole.fit(data, epochs=200, **options)
+    losses = expected.epochs["validation loss"]
+    assert len(losses) < 200
+    assert losses.index(min(losses)) == len(losses) - 4
+    file = tmp_path / "state.safetensors"
+    _trainer(lambda step: 3.0).fit(data, epochs=len(losses) - 2, checkpoint=file, **options)
+    again = _trainer(lambda step: 3.0)
+    assert again.fit(data, epochs=200, checkpoint=file, **options).losses == expected.losses
+    for name, array in whole.state.items():
+        assert array.tobytes() == again.state[name].tobytes()
+    assert again.evaluate(data)["loss"] == whole.evaluate(data)["loss"]

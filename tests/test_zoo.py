@@ -41,6 +41,9 @@ COUNTS: dict[str, tuple[Callable[[], Network], int]] = {
     "bert": (zoo.transformer_encoder, 108_891_648),
     "dcgan_generator": (zoo.dcgan_generator, 3_576_704),
     "dcgan_discriminator": (zoo.dcgan_discriminator, 2_765_568),
+    "dense_gan": (zoo.dense_gan, 16 * 128 + 128 * 128 + 128 * 64 + 64 + 6 * 128
+                  + 64 * 128 + 128 * 128 + 3 * 128 + 1),
+    "boltzmann_machine": (zoo.boltzmann_machine, 784 * 256 + 784 + 256),
     "autoencoder": (
         lambda: zoo.autoencoder(10, (6, 3)),
         (10 * 6 + 6) + (6 * 3 + 3) + (3 * 6 + 6) + (6 * 10 + 10),
@@ -118,6 +121,11 @@ SMALL: dict[str, tuple[Callable[[], Network], list[Feed]]] = {
         lambda: zoo.dcgan_generator(8, width=4, doublings=3), _vectors("noise", 8, 1, 1)
     ),
     "dcgan_discriminator": (lambda: zoo.dcgan_discriminator(32, width=4), _images(3, 32)),
+    "dense_gan": (
+        lambda: zoo.dense_gan(20, noise=5, hidden=12),
+        [image | noise for image, noise in zip(_vectors("image", 20), _vectors("noise", 5))],
+    ),
+    "boltzmann_machine": (lambda: zoo.boltzmann_machine(20, 12), _vectors("x", 20)),
 }  # fmt: skip
 
 

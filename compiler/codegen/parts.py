@@ -16,6 +16,8 @@ from bessemer.compiler.codegen.cpu import KernelCode, module_text
 from bessemer.compiler.codegen.machine import Machine, compile_object
 
 PART = 1 << 17
+_SUPPORT = "@bessemer_"
+"""Kernels that call functions of the support code stay with it, in the main module."""
 
 
 class Parts:
@@ -28,21 +30,39 @@ class Parts:
         self._waiting: list[KernelCode] = []
         self._size = 0
         self._objects: list[Future[bytes]] = []
+        self._apart: list[KernelCode] = []
+        self._inside: list[KernelCode] = []
 
     def add(self, code: KernelCode) -> KernelCode:
         """Gives a kernel to a part, which is compiled once it is large enough."""
+        if any(_SUPPORT in declaration for declaration in code.declarations):
+            self._inside.append(code)
+            return code
+        self._apart.append(code)
         self._waiting.append(replace(code, text=code.text.replace(" internal ", " hidden ", 1)))
         self._size += len(code.text)
         if self._size >= PART:
             self._begin()
         return code
 
-    def finish(self) -> list[Future[bytes]]:
-        """The object files, once they are there; none where all kernels together make no part, and
-        are better compiled with the rest."""
-        if self._objects and self._waiting:
+    def finish(self) -> tuple[list[Future[bytes]], tuple[str, ...]]:
+        """The object files, once they are there, and what the main module has in place of kernels.
+
+        No files where all kernels together make no part: they are better compiled with the rest.
+        """
+        if not self._objects:
+            return [], ()
+        if self._waiting:
             self._begin()
-        return self._objects
+        functions: dict[str, str] = {}
+        for code in self._inside:
+            functions |= code.functions
+        declared = (f"declare hidden void @{code.name}(ptr, ptr, i64, i64)" for code in self._apart)
+        return self._objects, (
+            "\n".join(declared),
+            *(functions[name] for name in sorted(functions)),
+            *(code.text for code in self._inside),
+        )
 
     def _begin(self) -> None:
         text = module_text(self._waiting)
@@ -54,8 +74,3 @@ class Parts:
 def compiling_threads() -> AbstractContextManager[Executor]:
     """Threads for LLVM, as many as there are processors."""
     return ThreadPoolExecutor(min(8, len(os.sched_getaffinity(0))))
-
-
-def declared(kernels: Sequence[str]) -> str:
-    """Kernels of other parts, by name."""
-    return "".join(f"declare hidden void @{name}(ptr, ptr, i64, i64)\n" for name in kernels)

@@ -5,7 +5,7 @@ S = 2 L + 1 symbols, blank, first label, blank, ..., one loop goes through the s
 
     alpha[s] = log_sum_exp(alpha[s], alpha[s - 1], alpha[s - 2]) + log probability of symbol s
 
-where s - 2 counts only if s is a label other than the one before. It is differentiated as loops are.
+where s - 2 counts only if s is a label other than the one before. Loops know their gradients.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def ctc(
     scores: log probabilities [N, T, C]; labels: integers [N, L]; steps and lengths: how many steps
     and labels of each sequence count, integers [N].
     """
-    batch, count = labels.type.shape
+    batch = labels.type.shape[0]
     symbols = _with_blanks(b, cast(b, labels, i64), blank)
     size = symbols.type.shape[1]
     places = broadcast_to(

@@ -40,9 +40,7 @@ def col2im_gradient(d: Differential) -> Cotangents:
         high: list[Size] = [0] * found.type.rank
         low[at] = d["low"][axis]
         high[at] = int(places.max(initial=-1)) + 1 - d["low"][axis] - d["image"][axis]
-        found = d.apply(
-            "pad", found, low=tuple(low), high=tuple(high), mode="constant", value=0
-        )
+        found = d.apply("pad", found, low=tuple(low), high=tuple(high), mode="constant", value=0)
         found = d.apply("gather", found, d.builder.constant(places), axis=at)
     order = [0, *range(1, 2 * rank, 2), *range(2, 2 * rank + 1, 2), 2 * rank + 1]
     return (transpose(d.builder, found, order),)
@@ -74,7 +72,8 @@ def grid_sample_gradient(d: Differential) -> Cotangents:
     totals: list[Value | None] = [None] * rank
     samples = d.apply("iota", shape=(batch, count), axis=0, dtype=i64)
     for chosen in itertools.product(*taps):
-        columns = [reshape(d.builder, v, (batch, count, 1)) for v in (samples, *(t.place for t in chosen))]  # fmt: skip  # noqa: E501
+        columns = (samples, *(tap.place for tap in chosen))
+        columns = tuple(reshape(d.builder, column, (batch, count, 1)) for column in columns)
         places = d.apply("concat", *columns, axis=2)
         inside = chosen[0].is_inside
         for tap in chosen[1:]:
@@ -191,7 +190,8 @@ def _brought_inside(d: Differential, position: Value, size: int) -> tuple[Value,
     match d.attributes.get("padding", "zeros"):
         case "border":
             kept = d.apply("clip", position, minimum=0.0, maximum=float(size - 1))
-            return kept, d.apply("select", d.apply("eq", kept, position), one, scalar_like(b, one, 0))  # fmt: skip  # noqa: E501
+            is_same = d.apply("eq", kept, position)
+            return kept, d.apply("select", is_same, one, scalar_like(b, one, 0))
         case "reflection":
             corners = d.attributes.get("align_corners", False)
             low, span = (0.0, max(size - 1.0, 1.0)) if corners else (-0.5, float(size))
@@ -203,7 +203,7 @@ def _brought_inside(d: Differential, position: Value, size: int) -> tuple[Value,
             back = binary(b, "sub", span, rest)
             kept = binary(b, "add", d.apply("select", is_even, rest, back), low)
             minus = d.apply("neg", one)
-            falls = d.apply("xor", is_even, d.apply("lt", from_low, scalar_like(b, one, 0)))
-            return kept, d.apply("select", falls, one, minus)
+            rises = d.apply("xor", is_even, d.apply("lt", from_low, scalar_like(b, one, 0)))
+            return kept, d.apply("select", rises, one, minus)
         case _:
             return position, one

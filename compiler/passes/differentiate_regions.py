@@ -16,8 +16,8 @@ from typing import TypeAlias
 import numpy as np
 
 from bessemer.compiler.ir.build import GraphBuilder
-from bessemer.compiler.ir.dims import symbol
 from bessemer.compiler.ir.differential import Cotangents
+from bessemer.compiler.ir.dims import symbol
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.types import TensorType, boolean, i64
 from bessemer.compiler.ops.composite import scalar_like
@@ -58,7 +58,7 @@ def branch_cotangents(
 def loop_cotangents(
     b: GraphBuilder, node: Node, given: Given, wanted: Collection[Value], backward: Backward
 ) -> Cotangents:
-    """The cotangents of a `loop` node's inputs, where it and what it carries depends on `wanted`."""
+    """The cotangents of a `loop` node's inputs: what it carries, and captures that are wanted."""
     count: int = node.attributes["carried"]
     initial, captures = node.inputs[2 : 2 + count], node.inputs[2 + count :]
     moving = _moving(node, wanted)

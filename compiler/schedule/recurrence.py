@@ -184,7 +184,9 @@ def _layout(cell: Cell, shape: _Shape, target: Target, is_constant: bool) -> Lay
     alone = is_constant and _has_enough_rows(shape, target)
     team = shape.step >= TEAM_OPERATIONS and not alone
     vectors = 1
-    while 2 * vectors * rows * shape.gates <= MOST_SUMS:
+    # A single gate shares no load of the state: it takes more sums to be busy with products.
+    sums = 2 * MOST_SUMS if shape.gates == 1 and target.vector_registers > 16 else MOST_SUMS
+    while 2 * vectors * rows * shape.gates <= sums:
         vectors *= 2
     while vectors > 1 and not _divides(shape.hidden, vectors * lanes, team):
         vectors //= 2

@@ -124,7 +124,9 @@ def ctc(logits: Tensor, labels: Tensor, steps: Tensor, lengths: Tensor, blank: i
         raise CompileError(
             f"ctc wants integers as labels, and lengths [batch], not {lengths.type}."
         )
-    values = [given.value for given in (log_softmax(logits), labels, steps, lengths)]
-    found = logits.with_value(composite_ctc.ctc(logits.builder, *values, blank))
+    scores = log_softmax(logits).value
+    found = logits.with_value(
+        composite_ctc.ctc(logits.builder, scores, labels.value, steps.value, lengths.value, blank)
+    )
     counts = maximum(lengths.cast(logits.dtype), 1.0)
     return (found / counts).mean()

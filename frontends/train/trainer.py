@@ -39,6 +39,7 @@ from bessemer.runtime.errors import RunError
 from bessemer.runtime.model import CompiledModel
 
 Data = Mapping[str, Array]
+_BEST = "best: "
 
 
 class TrainingError(RunError):
@@ -103,8 +104,10 @@ class Trainer:
         )
         self._evaluation = evaluation_graph(network, loss, targets, chosen)
         self.statistics: Statistics | None = None
+        self._prediction: StepGraph | None = None
         self._models: dict[str, CompiledModel] = {}
         self.history = History()
+        self._best = Best(math.inf, 0, {})
         arrays = network.arrays()
         self.state = {
             name: arrays[name].copy()
@@ -191,12 +194,14 @@ class Trainer:
         if file and file.exists():
             self.restore(file)
         batches = Batches(data, self.names, batch, self.seed, augmentation)
-        best = Best(math.inf, 0, self.state)
         try:
-            while self.history.epoch < epochs and not (patience and best.since >= patience):
+            while self.history.epoch < epochs and not (patience and self._best.since >= patience):
                 self._epoch(batches, file, every, progress)
                 row = self._finish_epoch(validation, batch)
-                best = best.after(row.get("validation loss", row["loss"]), self.state)
+                if patience:
+                    self._best = self._best.after(
+                        row.get("validation loss", row["loss"]), self.state
+                    )
                 if report:
                     report(self.history.epoch - 1, row)
                 if file:
@@ -205,8 +210,8 @@ class Trainer:
             if file:
                 self.save(file)
             raise
-        if patience and best.since:
-            self.state = {name: array.copy() for name, array in best.state.items()}
+        if patience and self._best.since:
+            self.state = {name: array.copy() for name, array in self._best.state.items()}
         return self.history
 
     def _epoch(
@@ -236,8 +241,11 @@ class Trainer:
 
     def save(self, path: str | Path) -> None:
         """Writes a checkpoint, whole or not at all."""
-        facts = {"steps": self.steps, "seed": self.seed, "history": self.history.as_json()}
-        write_checkpoint(Path(path), Checkpoint(self.state, facts))
+        best = {"loss": self._best.loss, "since": self._best.since}
+        facts = {"steps": self.steps, "seed": self.seed, "best": best}
+        kept = {f"{_BEST}{name}": array for name, array in self._best.state.items()}
+        facts["history"] = self.history.as_json()
+        write_checkpoint(Path(path), Checkpoint(self.state | kept, facts))
 
     def restore(self, path: str | Path) -> None:
         """Goes back to a checkpoint. Raises CompileError for one of another network or optimizer,
@@ -253,6 +261,14 @@ class Trainer:
         self.state = {name: found.arrays[name].copy() for name, _ in self._training.state}
         self.steps, self.seed = int(found.facts["steps"]), int(found.facts["seed"])
         self.history = History.from_json(found.facts["history"])
+        best = {
+            name.removeprefix(_BEST): array
+            for name, array in found.arrays.items()
+            if name.startswith(_BEST)
+        }
+        self._best = Best(
+            float(found.facts["best"]["loss"]), int(found.facts["best"]["since"]), best
+        )
 
     def evaluate(self, data: Data, *, batch: int = 256) -> dict[str, float]:
         """Loss and metrics over data, nothing learned."""
@@ -262,6 +278,19 @@ class Trainer:
             found = self._run_evaluation(part)
             rows.append((len(next(iter(part.values()))), _numbers(self._evaluation, found)))
         return _averages(rows)
+
+    def predict(self, data: Data, *, batch: int = 256) -> list[Array]:
+        """The network's outputs for its inputs, as it is now; no targets are wanted."""
+        if self._prediction is None:
+            self._prediction = evaluation_graph(self._start, lambda y, *_: y.sum(), [], {})
+        given = self._prediction
+        state = {name: self.state[name] for name, _ in given.state}
+        model = self._model("prediction", given)
+        parts = [
+            model.run(self._inputs(given, part) | state)[1:]
+            for part in Batches(data, given.batch, batch, None, None).epoch(0)
+        ]
+        return [np.concatenate(pieces) for pieces in zip(*parts)]
 
     def _run_evaluation(self, part: Data) -> list[Array]:
         given = self._evaluation
