@@ -78,7 +78,8 @@ def aligned(shape: Sequence[int], dtype: Any = np.float32) -> Array:
     size = np.dtype(dtype).itemsize
     memory = np.zeros(count * size + 64, np.uint8)
     start = -memory.ctypes.data % 64
-    return memory[start : start + count * size].view(dtype).reshape(shape)
+    part: Array = memory[start : start + count * size].view(dtype)
+    return part.reshape(shape)
 
 
 @dataclass(frozen=True)

@@ -189,7 +189,8 @@ def _accumulate(state: KernelState, statement: loops.Accumulate) -> None:
             case expr.Binary(_, "mul", a, b) if a.dtype.bits > 16:
                 after = fused(w, evaluate(state, a), evaluate(state, b), before)
     if after is None:
-        after = binary(w, statement.name, before, evaluate(state, value))
+        # The new value first: whether it is a NaN is then asked while the sum is still waited for.
+        after = binary(w, statement.name, evaluate(state, value), before)
     if state.vectors is not None and local in state.vectors.outer and state.mask is not None:
         after = select(w, state.mask, after, before)
     state.locals[local] = after

@@ -71,6 +71,8 @@ def _width(gates: Value) -> int:
 @rule("lstm", "gru", "rnn")
 def write_recurrent(emitter: Emitter, node: Node) -> None:
     name = node.operator.name
+    if node.attributes.get("keeps_steps"):
+        raise unsupported(node, "ONNX keeps nothing of the steps for a gradient.")
     gates, recurrent, h0, *rest = node.inputs
     c0 = rest.pop(0) if name == "lstm" else None
     lengths = rest.pop(0) if node.attributes.get("has_lengths") else None
