@@ -1,13 +1,12 @@
 """Optimizers as graphs: what one step does to a parameter, given its gradient.
 
 An optimizer is a frozen description. `slots` names the arrays that it keeps for each parameter, all
-zeros at first; `update` writes the arithmetic of a step. `rate` is the learning rate of the step, a
-scalar, and `step` counts the steps from 1, both f64.
+zeros at first; `update` writes the arithmetic of a step.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from bessemer.compiler.ir.build import GraphBuilder
@@ -15,6 +14,52 @@ from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ops.composite import binary, broadcast_to, cast
 
 Slots = dict[str, Value]
+
+
+@dataclass(frozen=True, eq=False)
+class Update:
+    """A parameter in one step of training. `rate` is the learning rate of the step, a scalar, and
+    `step` counts the steps from 1, both f64."""
+
+    builder: GraphBuilder
+    parameter: Value
+    gradient: Value
+    slots: Slots
+    rate: Value
+    step: Value
+
+    def decayed(self, decay: float) -> Update:
+        """L2 regularization: the derivative of decay / 2 * parameter^2 added."""
+        if decay == 0:
+            return self
+        more = binary(self.builder, "mul", self.parameter, decay)
+        return replace(self, gradient=self.builder.apply("add", self.gradient, more))
+
+    def like(self, scalar: Value) -> Value:
+        """A scalar in the parameter's type and shape."""
+        type = self.parameter.type
+        return broadcast_to(self.builder, cast(self.builder, scalar, type.dtype), type.shape)
+
+    def moved(self, slot: str, value: Value, share: float) -> Value:
+        """share * slot + (1 - share) * value"""
+        kept = binary(self.builder, "mul", self.slots[slot], share)
+        return self.builder.apply("add", kept, binary(self.builder, "mul", value, 1 - share))
+
+    def square(self) -> Value:
+        """The gradient's squares."""
+        return self.builder.apply("mul", self.gradient, self.gradient)
+
+    def down(self, direction: Value, rate: Value | None = None) -> Value:
+        """The parameter after a step along a direction."""
+        size = self.like(self.rate if rate is None else rate)
+        distance = self.builder.apply("mul", size, direction)
+        return self.builder.apply("sub", self.parameter, distance)
+
+    def by_root(self, squares: Value, epsilon: float) -> tuple[Value, Slots]:
+        """The gradient over the root of gathered squares, and these as the new slot."""
+        scale = binary(self.builder, "add", self.builder.apply("sqrt", squares), epsilon)
+        direction = self.builder.apply("div", self.gradient, scale)
+        return self.down(direction), {"squares": squares}
 
 
 class Optimizer(Protocol):
@@ -26,37 +71,9 @@ class Optimizer(Protocol):
     @property
     def slots(self) -> tuple[str, ...]: ...
 
-    def update(
-        self,
-        b: GraphBuilder,
-        parameter: Value,
-        gradient: Value,
-        slots: Slots,
-        rate: Value,
-        step: Value,
-    ) -> tuple[Value, Slots]:
+    def update(self, given: Update) -> tuple[Value, Slots]:
         """The parameter and its slots after the step."""
         ...
-
-
-def _like(b: GraphBuilder, scalar: Value, parameter: Value) -> Value:
-    return broadcast_to(b, cast(b, scalar, parameter.type.dtype), parameter.type.shape)
-
-
-def _decayed(b: GraphBuilder, gradient: Value, parameter: Value, decay: float) -> Value:
-    """L2 regularization: the derivative of decay / 2 * parameter^2 added."""
-    if decay == 0:
-        return gradient
-    return b.apply("add", gradient, binary(b, "mul", parameter, decay))
-
-
-def _moved(b: GraphBuilder, average: Value, value: Value, share: float) -> Value:
-    """share * average + (1 - share) * value"""
-    return b.apply("add", binary(b, "mul", average, share), binary(b, "mul", value, 1 - share))
-
-
-def _down(b: GraphBuilder, parameter: Value, direction: Value, rate: Value) -> Value:
-    return b.apply("sub", parameter, b.apply("mul", _like(b, rate, parameter), direction))
 
 
 @dataclass(frozen=True)
@@ -78,26 +95,20 @@ class SGD:
     def slots(self) -> tuple[str, ...]:
         return ("velocity",) if self.momentum else ()
 
-    def update(
-        self,
-        b: GraphBuilder,
-        parameter: Value,
-        gradient: Value,
-        slots: Slots,
-        rate: Value,
-        step: Value,
-    ) -> tuple[Value, Slots]:
-        gradient = _decayed(b, gradient, parameter, self.weight_decay)
+    def update(self, given: Update) -> tuple[Value, Slots]:
+        given = given.decayed(self.weight_decay)
+        b, gradient = given.builder, given.gradient
         if not self.momentum:
-            return _down(b, parameter, gradient, rate), {}
+            return given.down(gradient), {}
         if self.averaging:
-            velocity = _moved(b, slots["velocity"], gradient, self.momentum)
+            velocity = given.moved("velocity", gradient, self.momentum)
         else:
-            velocity = b.apply("add", binary(b, "mul", slots["velocity"], self.momentum), gradient)
+            before = binary(b, "mul", given.slots["velocity"], self.momentum)
+            velocity = b.apply("add", before, gradient)
         direction = velocity
         if self.nesterov:
             direction = b.apply("add", gradient, binary(b, "mul", velocity, self.momentum))
-        return _down(b, parameter, direction, rate), {"velocity": velocity}
+        return given.down(direction), {"velocity": velocity}
 
 
 @dataclass(frozen=True)
@@ -109,20 +120,10 @@ class Adagrad:
     weight_decay: float = 0.0
     slots: tuple[str, ...] = ("squares",)
 
-    def update(
-        self,
-        b: GraphBuilder,
-        parameter: Value,
-        gradient: Value,
-        slots: Slots,
-        rate: Value,
-        step: Value,
-    ) -> tuple[Value, Slots]:
-        gradient = _decayed(b, gradient, parameter, self.weight_decay)
-        squares = b.apply("add", slots["squares"], b.apply("mul", gradient, gradient))
-        scale = binary(b, "add", b.apply("sqrt", squares), self.epsilon)
-        direction = b.apply("div", gradient, scale)
-        return _down(b, parameter, direction, rate), {"squares": squares}
+    def update(self, given: Update) -> tuple[Value, Slots]:
+        given = given.decayed(self.weight_decay)
+        squares = given.builder.apply("add", given.slots["squares"], given.square())
+        return given.by_root(squares, self.epsilon)
 
 
 @dataclass(frozen=True)
@@ -135,20 +136,9 @@ class RMSProp:
     weight_decay: float = 0.0
     slots: tuple[str, ...] = ("squares",)
 
-    def update(
-        self,
-        b: GraphBuilder,
-        parameter: Value,
-        gradient: Value,
-        slots: Slots,
-        rate: Value,
-        step: Value,
-    ) -> tuple[Value, Slots]:
-        gradient = _decayed(b, gradient, parameter, self.weight_decay)
-        squares = _moved(b, slots["squares"], b.apply("mul", gradient, gradient), self.decay)
-        scale = binary(b, "add", b.apply("sqrt", squares), self.epsilon)
-        direction = b.apply("div", gradient, scale)
-        return _down(b, parameter, direction, rate), {"squares": squares}
+    def update(self, given: Update) -> tuple[Value, Slots]:
+        given = given.decayed(self.weight_decay)
+        return given.by_root(given.moved("squares", given.square(), self.decay), self.epsilon)
 
 
 @dataclass(frozen=True)
@@ -166,28 +156,21 @@ class Adam:
     decoupled: bool = False
     slots: tuple[str, ...] = ("mean", "squares")
 
-    def update(
-        self,
-        b: GraphBuilder,
-        parameter: Value,
-        gradient: Value,
-        slots: Slots,
-        rate: Value,
-        step: Value,
-    ) -> tuple[Value, Slots]:
+    def update(self, given: Update) -> tuple[Value, Slots]:
         if not self.decoupled:
-            gradient = _decayed(b, gradient, parameter, self.weight_decay)
-        mean = _moved(b, slots["mean"], gradient, self.beta1)
-        squares = _moved(b, slots["squares"], b.apply("mul", gradient, gradient), self.beta2)
-        size = b.apply("div", rate, self._correction(b, self.beta1, step))
-        root = b.apply("sqrt", self._correction(b, self.beta2, step))
-        scale = b.apply("div", b.apply("sqrt", squares), _like(b, root, parameter))
+            given = given.decayed(self.weight_decay)
+        b = given.builder
+        mean = given.moved("mean", given.gradient, self.beta1)
+        squares = given.moved("squares", given.square(), self.beta2)
+        size = b.apply("div", given.rate, self._correction(b, self.beta1, given.step))
+        root = b.apply("sqrt", self._correction(b, self.beta2, given.step))
+        scale = b.apply("div", b.apply("sqrt", squares), given.like(root))
         direction = b.apply("div", mean, binary(b, "add", scale, self.epsilon))
         if self.decoupled and self.weight_decay:
-            kept = binary(b, "sub", 1.0, binary(b, "mul", rate, self.weight_decay))
-            parameter = b.apply("mul", parameter, _like(b, kept, parameter))
-        new = _down(b, parameter, direction, size)
-        return new, {"mean": mean, "squares": squares}
+            kept = binary(b, "sub", 1.0, binary(b, "mul", given.rate, self.weight_decay))
+            smaller = b.apply("mul", given.parameter, given.like(kept))
+            given = replace(given, parameter=smaller)
+        return given.down(direction, size), {"mean": mean, "squares": squares}
 
     def _correction(self, b: GraphBuilder, beta: float, step: Value) -> Value:
         """1 - beta^step"""

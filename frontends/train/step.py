@@ -22,7 +22,7 @@ from bessemer.compiler.passes.differentiate import gradients
 from bessemer.frontends.builder.network import Input, Network
 from bessemer.frontends.builder.tensor import Tensor
 from bessemer.frontends.builder.trace import Parameter, Trace
-from bessemer.frontends.train.optimizers import Optimizer
+from bessemer.frontends.train.optimizers import Optimizer, Update
 from bessemer.frontends.train.statistics import activation_statistics, gradient_sizes
 
 LossFunction = Callable[..., Tensor]
@@ -91,7 +91,7 @@ def training_graph(
     for (name, value), gradient in zip(trainable.items(), found, strict=True):
         own = {slot: b.input(f"{name}.{slot}", value.type) for slot in optimizer.slots}
         slots |= {f"{name}.{slot}": given for slot, given in own.items()}
-        after[name], new = optimizer.update(b, value, gradient, own, rate, step)
+        after[name], new = optimizer.update(Update(b, value, gradient, own, rate, step))
         after |= {f"{name}.{slot}": moved for slot, moved in new.items()}
     state = {name: parameter.value for name, parameter in parameters.items()} | slots
     after = state | written.trace.updates | after
