@@ -13,7 +13,8 @@ from bessemer.frontends.train.optimizers import Adam
 from bessemer.frontends.train.schedules import cosine
 from bessemer.frontends.train.trainer import Trainer
 
-Arrays = dict[str, np.ndarray[Any, Any]]
+Array = np.ndarray[Any, Any]
+Arrays = dict[str, Array]
 LABEL = [Input("label", ("batch",), "i64")]
 
 

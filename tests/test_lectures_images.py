@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,13 @@ import pytest
 
 import bessemer
 from bessemer.compiler.ir.types import Array
+from bessemer.frontends.builder import Network
 from bessemer.frontends.train.datasets import digits
-from bessemer.frontends.train.losses import ADVERSARIAL
-from bessemer.frontends.train.optimizers import Adam
+from bessemer.frontends.train.losses import ADVERSARIAL, cross_entropy
+from bessemer.frontends.train.optimizers import SGD, Adam
 from bessemer.frontends.train.trainer import Trainer
 from bessemer.frontends.zoo import dense_gan, densenet, lenet, resnet, vgg
-from tests.lecture_runs import digits_accuracy, flat_digits
+from tests.lecture_runs import LABEL, digits_accuracy, flat_digits
 
 pytestmark = pytest.mark.lectures
 pytest.importorskip("sklearn")
@@ -54,6 +56,33 @@ def test_a_small_resnet_18() -> None:
 def test_a_small_densenet() -> None:
     network = densenet(classes=10, size=32, growth=8, stages=(2, 3, 3), channels=1)
     assert digits_accuracy(network, *digits(size=32), epochs=8, batch=32) >= 0.97
+
+
+IMAGENET: dict[str, tuple[Callable[[], Network], float]] = {
+    "vgg16": (lambda: vgg(16), 3e-7),
+    "resnet18": (lambda: resnet(18), 1e-4),
+    "resnet50": (lambda: resnet(50), 1e-7),
+    "densenet121": (densenet, 1e-4),
+}
+"""The full networks, and a rate at which a step is short enough to go straight on."""
+
+
+@pytest.mark.parametrize("name", IMAGENET)
+def test_a_step_of_a_full_network_lowers_the_loss_as_its_gradient_says(name: str) -> None:
+    """To first order by rate * |gradient|^2: both are known without any other's gradient."""
+    make, rate = IMAGENET[name]
+    network = make()
+    trainer = Trainer(network, cross_entropy, LABEL, optimizer=SGD(rate), threads=2)
+    rng = np.random.default_rng(0)
+    image = rng.standard_normal((2, 3, 224, 224), np.float32)
+    batch = {"image": image, "label": np.array([3, 900])}
+    before = {key: array.astype(np.float64) for key, array in trainer.network.arrays().items()}
+    first = trainer.step(batch)["loss"]
+    after = trainer.network.arrays()
+    moved = (((before[key] - after[key]) ** 2).sum() for key in before if "running" not in key)
+    trainer.steps = 0  # the same units are dropped again
+    second = trainer.step(batch)["loss"]
+    assert abs((first - second) / (float(sum(moved)) / rate) - 1) < 0.05
 
 
 def _nearest(from_points: Array, to_points: Array) -> Array:
