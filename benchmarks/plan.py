@@ -25,6 +25,7 @@ ZOO: dict[str, Callable[[], Network]] = {
     "lstm": zoo.lstm_text,
     "bert_base": lambda: zoo.transformer_encoder(kinds=0),
     "minilm": lambda: zoo.transformer_encoder(kinds=0, features=384, layers=6),
+    "vit_b16": zoo.vision_transformer,
 }
 """The models that are measured where no folder of exported ones is given."""
 

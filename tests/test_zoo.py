@@ -39,6 +39,7 @@ COUNTS: dict[str, tuple[Callable[[], Network], int]] = {
     "unet": (zoo.unet, 31_037_698),
     "gpt2": (zoo.causal_transformer, 124_439_808),
     "bert": (zoo.transformer_encoder, 108_891_648),
+    "vit_b16": (zoo.vision_transformer, 86_567_656),
     "dcgan_generator": (zoo.dcgan_generator, 3_576_704),
     "dcgan_discriminator": (zoo.dcgan_discriminator, 2_765_568),
     "dense_gan": (zoo.dense_gan, 16 * 128 + 128 * 128 + 128 * 64 + 64 + 6 * 128
@@ -116,6 +117,10 @@ SMALL: dict[str, tuple[Callable[[], Network], list[Feed]]] = {
     "transformer_encoder": (
         lambda: zoo.transformer_encoder(50, positions=16, features=16, heads=2, layers=2),
         _masked_texts(),
+    ),
+    "vision_transformer": (
+        lambda: zoo.vision_transformer(10, size=32, patch=8, features=16, heads=2, layers=2),
+        _images(3, 32),
     ),
     "dcgan_generator": (
         lambda: zoo.dcgan_generator(8, width=4, doublings=3), _vectors("noise", 8, 1, 1)

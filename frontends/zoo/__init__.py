@@ -12,6 +12,7 @@ from bessemer.frontends.zoo.perceptrons import autoencoder, mlp, perceptron
 from bessemer.frontends.zoo.residual import resnet
 from bessemer.frontends.zoo.text import causal_transformer, lstm_text, transformer_encoder
 from bessemer.frontends.zoo.u_net import unet
+from bessemer.frontends.zoo.vision_transformer import vision_transformer
 
 __all__ = [
     "alexnet",
@@ -31,4 +32,5 @@ __all__ = [
     "transformer_encoder",
     "unet",
     "vgg",
+    "vision_transformer",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from bessemer.frontends.builder import (
     BatchNorm,
     Conv,
@@ -12,9 +14,12 @@ from bessemer.frontends.builder import (
     Network,
     Residual,
     Sequential,
+    Tensor,
     relu,
 )
 from bessemer.frontends.zoo.convolutional import image_network
+
+Activation = Callable[[Tensor], Tensor]
 
 STAGES = {
     18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3),
@@ -26,30 +31,30 @@ def _conv(features: int, kernel: int, stride: int = 1) -> Conv:
     return Conv(features, kernel, stride=stride, padding=kernel // 2, bias=False)
 
 
-def _basic(features: int, stride: int) -> Sequential:
+def _basic(features: int, stride: int, activation: Activation) -> Sequential:
     """Two convolutions of 3x3."""
     return Sequential(
-        _conv(features, 3, stride), BatchNorm(), relu,
+        _conv(features, 3, stride), BatchNorm(), activation,
         _conv(features, 3), BatchNorm(),
     )  # fmt: skip
 
 
-def _bottleneck(features: int, stride: int) -> Sequential:
+def _bottleneck(features: int, stride: int, activation: Activation) -> Sequential:
     """A 3x3 convolution between 1x1 ones, which narrow to a quarter and widen again.
 
     The stride is the middle one's, as everybody has it today; the paper has it in the first.
     """
     narrow = features // 4
     return Sequential(
-        _conv(narrow, 1), BatchNorm(), relu,
-        _conv(narrow, 3, stride), BatchNorm(), relu,
+        _conv(narrow, 1), BatchNorm(), activation,
+        _conv(narrow, 3, stride), BatchNorm(), activation,
         _conv(features, 1), BatchNorm(),
     )  # fmt: skip
 
 
 def resnet(
     depth: int = 50, classes: int = 1000, *, size: int = 224, width: int = 64, channels: int = 3,
-    small_images: bool = False, seed: int = 0,
+    small_images: bool = False, activation: Activation = relu, seed: int = 0,
 ) -> Network:  # fmt: skip
     """ResNet with 18, 34, 50, 101 or 152 layers: resnet(50) has 25,557,032 parameters.
 
@@ -69,9 +74,10 @@ def resnet(
             shortcut = None
             if stride != 1 or before != features:
                 shortcut = Sequential(_conv(features, 1, stride), BatchNorm())
-            blocks.append(Residual(make_body(features, stride), shortcut, relu))
+            body = make_body(features, stride, activation)
+            blocks.append(Residual(body, shortcut, activation))
             before = features
         stages.append(Sequential(*blocks).named(f"stage{stage + 1}"))
     pool = [] if small_images else [MaxPool(3, 2, padding=1)]
-    layers = Sequential(*stem, relu, *pool, *stages, GlobalAveragePool(), Dense(classes))
+    layers = Sequential(*stem, activation, *pool, *stages, GlobalAveragePool(), Dense(classes))
     return image_network(f"resnet{depth}", layers, channels, size, seed)
