@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -29,6 +30,7 @@ from bessemer.compiler.codegen.link import (
 from bessemer.compiler.codegen.machine import Machine, assembly_text
 from bessemer.compiler.codegen.parts import Parts, compiling_threads
 from bessemer.compiler.errors import CompileError
+from bessemer.compiler.fit_memory import fit_memory
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import forget_interned
 from bessemer.compiler.ir.graph import Graph, Value
@@ -39,6 +41,7 @@ from bessemer.compiler.ir.text_loops import print_kernel
 from bessemer.compiler.ir.verify_graph import verify_graph
 from bessemer.compiler.ir.verify_loops import verify_kernel
 from bessemer.compiler.options import Options
+from bessemer.compiler.passes.block_channel_sums import block_channel_sums
 from bessemer.compiler.passes.decompose_conv_transpose import decompose_conv_transpose
 from bessemer.compiler.passes.flush_denormals import flush_denormals
 from bessemer.compiler.passes.fold_batch_norm import fold_batch_norm
@@ -47,15 +50,16 @@ from bessemer.compiler.passes.group_statistics import group_statistics
 from bessemer.compiler.passes.merge_equal import merge_equal
 from bessemer.compiler.passes.move_transposes import move_transposes
 from bessemer.compiler.passes.multiply_quantized import multiply_quantized
+from bessemer.compiler.passes.multiply_tables import multiply_tables
 from bessemer.compiler.passes.narrow_integers import narrow_integers
-from bessemer.compiler.passes.plan_memory import is_data_dependent, plan_memory
+from bessemer.compiler.passes.plan_memory import is_data_dependent
 from bessemer.compiler.passes.remove_dead import remove_dead
 from bessemer.compiler.passes.separate_padding import separate_padding
 from bessemer.compiler.passes.simplify import simplify
 from bessemer.compiler.passes.store_bfloat16 import store_bfloat16
 from bessemer.compiler.passes.widen_convolutions import widen_convolutions
 from bessemer.compiler.passes.widen_half import widen_bfloat16, widen_half
-from bessemer.compiler.schedule.program import build_program
+from bessemer.compiler.schedule.recompute import Recomputation
 from bessemer.compiler.targets.choose import host_target, parse_target
 from bessemer.compiler.targets.machine import Target
 from bessemer.runtime.arrays import aligned_empty
@@ -74,7 +78,9 @@ PASSES: tuple[Pass, ...] = (
     fold_batch_norm,
     widen_half,
     decompose_conv_transpose,
+    block_channel_sums,
     group_statistics,
+    multiply_tables,
     move_transposes,
     narrow_integers,
     widen_convolutions,
@@ -113,6 +119,7 @@ class Compilation:
     target: Target
     texts: tuple[str, ...]
     seconds: dict[str, float] = field(default_factory=dict)
+    choice: Recomputation | None = None
 
 
 def _nothing(_: object) -> None:
@@ -131,23 +138,32 @@ def build(
     are there, on another thread, and has ended when the compilation ends.
     One compilation runs at a time: expressions are interned in one table.
     """
+    with compiling():
+        return _build(graph, StepLog(options.dump, options.verify, begins), options, keep)
+
+
+@contextmanager
+def compiling() -> Iterator[None]:
+    """One compilation at a time; at its end the interned expressions go."""
     with _COMPILING:
         try:
-            return _build(graph, _Log(options.dump, options.verify, begins), options, keep)
+            yield
         finally:
             forget_interned()
 
 
-def _build(graph: Graph, log: _Log, options: Options, keep: Callable[[Bytes], None]) -> Compilation:
+def _build(
+    graph: Graph, log: StepLog, options: Options, keep: Callable[[Bytes], None]
+) -> Compilation:
     target = parse_target(options.target) if options.target else host_target()
+    if options.precision == "tf32":
+        raise CompileError("precision='tf32' is for GPUs; processors have 'bfloat16'.")
     log.graph("input", graph)
     for step in passes_of(options, target):
         graph = log.run(step, graph)
-    program = log.timed(
-        "schedule",
-        lambda: build_program(graph, target, options.optimize, options.precision, options.tuning),
-    )
-    plan = log.timed("plan_memory", lambda: plan_memory(program))
+    fitted = log.timed("schedule", lambda: fit_memory(graph, options, target))
+    graph, program, plan = fitted.graph, fitted.program, fitted.plan
+    log.graph("recompute", graph)
     kernels = kernels_of(program.steps)
     log.kernels(kernels)
     machine = machine_of(target)
@@ -169,7 +185,9 @@ def _build(graph: Graph, log: _Log, options: Options, keep: Callable[[Bytes], No
             "llvm", lambda: compile_code(signature, own, machine, LLVM_PASSES, objects)
         )
         log.timed("weights", kept.result)
-    made = Compilation(graph, program, plan, code, weights, target, texts, log.seconds)
+    made = Compilation(
+        graph, program, plan, code, weights, target, texts, log.seconds, fitted.choice
+    )
     if log.folder is not None:
         log.text("asm.s", assembly(made))
     return made
@@ -251,6 +269,7 @@ def describe(
         precision=options.precision,
         weights_bytes=weights.nbytes,
         weights_sha256=digest,
+        updates=program.updates,
     )
 
 
@@ -291,10 +310,12 @@ def assembly(compilation: Compilation) -> str:
     return assembly_text(text, machine_of(compilation.target), LLVM_PASSES)
 
 
-class _Log:
+class StepLog:
     """What happens between steps: times, verification, dumps."""
 
-    def __init__(self, folder: Path | None, verify: bool, begins: Callable[[str], None]) -> None:
+    def __init__(
+        self, folder: Path | None, verify: bool, begins: Callable[[str], None] = _nothing
+    ) -> None:
         self.begins = begins
         self.folder = folder
         self.verify = verify

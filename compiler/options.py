@@ -10,8 +10,8 @@ from typing import Literal
 
 from bessemer.compiler.errors import CompileError
 
-Precision = Literal["float32", "strict", "bfloat16"]
-PRECISIONS: tuple[Precision, ...] = ("float32", "strict", "bfloat16")
+Precision = Literal["float32", "strict", "bfloat16", "tf32"]
+PRECISIONS: tuple[Precision, ...] = ("float32", "strict", "bfloat16", "tf32")
 
 
 Choice = Mapping[str, int]
@@ -42,9 +42,11 @@ class Options:
     model loaded in this process, 0 all processors that it may use. `optimize`: 0 unfused plain
     scalar loops, 1 unfused vector loops, 2 everything. `precision`: "float32" is at most the error
     of float32 arithmetic, "strict" is float32 arithmetic only, "bfloat16" rounds what matrix
-    products and convolutions multiply to bfloat16. `dump` is a folder for the text of
-    every step, `verify` checks the graph after each. `profile` makes a run take the time of every
-    kernel. `tuning` has choices that have been measured.
+    products and convolutions multiply to bfloat16, "tf32" (GPUs only) to 10 bits behind the
+    point. `dump` is a folder for the text of every step, `verify` checks the graph after each.
+    `profile` makes a run take the time of every kernel. `tuning` has choices that have been
+    measured. `memory` is the most bytes that the arena may take, 0 as many as are fast; `sizes` are
+    what symbols are taken for where that is planned.
     """
 
     target: str = ""
@@ -55,6 +57,8 @@ class Options:
     verify: bool = False
     profile: bool = False
     tuning: Tuning = field(default_factory=Tuning)
+    memory: int = 0
+    sizes: tuple[tuple[str, int], ...] = ()
 
     def __post_init__(self) -> None:
         if self.optimize not in (0, 1, 2):
@@ -62,6 +66,8 @@ class Options:
         if self.precision not in PRECISIONS:
             known = ", ".join(PRECISIONS)
             raise CompileError(f"precision={self.precision!r} is not one of {known}.")
+        if self.memory < 0:
+            raise CompileError(f"memory={self.memory} is negative; 0 means no budget.")
         if self.threads < 0:
             raise CompileError(f"threads={self.threads} is negative; 0 means all processors.")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal, overload
 
 from bessemer.compiler.cache import Cache, key_of
 from bessemer.compiler.driver import machine_of
@@ -21,13 +22,62 @@ from bessemer.compiler.options import (
 )
 from bessemer.compiler.targets.choose import host_target, parse_target
 from bessemer.compiler.targets.machine import Target
+from bessemer.frontends.byte_count import byte_count
+from bessemer.frontends.compile_device import compile_for_device, is_device
 from bessemer.frontends.content import content_of
 from bessemer.frontends.models_in import Model, as_graph, build_model
 from bessemer.frontends.tune import tune_model
 from bessemer.frontends.tuning_file import read_tuning, write_tuning
+from bessemer.runtime.cuda.driver import Driver
+from bessemer.runtime.cuda.model import DeviceModel
 from bessemer.runtime.model import CompiledModel
 
 __all__ = ["Model", "as_graph", "build_model", "compile"]
+
+
+@overload
+def compile(  # type: ignore[overload-overlap]  # the name decides, also where it is any text
+    model: Model,
+    *,
+    target: Literal["cuda"],
+    dims: Mapping[str, int] | None = None,
+    precision: Precision = "float32",
+    optimize: int = 2,
+    values: Mapping[str, Array] | None = None,
+    device: int = 0,
+) -> DeviceModel: ...
+
+
+@overload
+def compile(
+    model: Model,
+    *,
+    target: str,
+    driver: Driver,
+    dims: Mapping[str, int] | None = None,
+    precision: Precision = "float32",
+    optimize: int = 2,
+    values: Mapping[str, Array] | None = None,
+    device: int = 0,
+) -> DeviceModel: ...
+
+
+@overload
+def compile(
+    model: Model,
+    *,
+    dims: Mapping[str, int] | None = None,
+    threads: int | None = None,
+    precision: Precision = "float32",
+    target: str = "",
+    optimize: int = 2,
+    values: Mapping[str, Array] | None = None,
+    cache: bool = True,
+    tune: float = 0.0,
+    tuning: str | Path | Tuning | None = None,
+    memory: int | str | None = None,
+    sizes: Mapping[str, int] | None = None,
+) -> CompiledModel: ...
 
 
 def compile(
@@ -42,7 +92,11 @@ def compile(
     cache: bool = True,
     tune: float = 0.0,
     tuning: str | Path | Tuning | None = None,
-) -> CompiledModel:
+    memory: int | str | None = None,
+    sizes: Mapping[str, int] | None = None,
+    driver: Driver | None = None,
+    device: int = 0,
+) -> CompiledModel | DeviceModel:
     """Compiles a model for this machine, or loads it from the compile cache.
 
     `model` is an ONNX file's path, its bytes, an onnx.ModelProto, or a network or graph built in
@@ -51,7 +105,12 @@ def compile(
     vector loops, 2 everything. `tune` spends about so many seconds on measuring other forms of the
     model's kernels here, once: the cache keeps what was found. `tuning` is a file that
     `bessemer tune` has written, or what it holds: with it a compilation depends on no machine.
-    Raises CompileError for anything in the model or the options that cannot be compiled.
+    `memory` is the most that a run may take beside inputs, outputs and weights, such as "512M",
+    with symbols taken for `sizes`.
+    With `target` "cuda" the model is for the GPU number `device` and stays there; "nvptx:sm_80" and
+    the like name its level, and `driver` may be another than libcuda's.
+    Raises CompileError for anything in the model or the options that cannot be compiled; for GPUs
+    DeviceError (NoDeviceError where there is no driver or no GPU).
     """
     options = Options(
         target=target,
@@ -59,7 +118,11 @@ def compile(
         precision=precision,
         optimize=optimize,
         dump=dump_folder(),
+        memory=byte_count(memory) if memory else 0,
+        sizes=tuple(sorted((sizes or {}).items())),
     )
+    if is_device(target):
+        return compile_for_device(model, options, dims, values, driver, device)
     machine_target = parse_target(target) if target else host_target()
     folder = cache_folder() if cache and not values and options.dump is None else None
     if tune and target and machine_target != host_target():
@@ -114,7 +177,12 @@ def _key(model: Model, dims: Mapping[str, int], options: Options) -> str | None:
     content = content_of(model)
     if content is None:
         return None
-    choices = repr((sorted(dims.items()), options.precision, options.optimize, options.target))
+    choices = repr(
+        (
+            *(sorted(dims.items()), options.precision, options.optimize, options.target),
+            *(options.memory, options.sizes),
+        )
+    )
     tuning = repr(options.tuning)
     target = parse_target(options.target) if options.target else host_target()
     return key_of((content, choices.encode(), tuning.encode(), repr(target).encode()))

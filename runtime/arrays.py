@@ -7,7 +7,7 @@ arrays go in and come out as uint16 holding the same bits.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -112,14 +112,38 @@ def check_output(
         raise InputError(f"The array in out for output '{info.name}' {problem}.")
 
 
-def check_apart(outputs: Sequence[tuple[str, Array]], inputs: Sequence[tuple[str, Array]]) -> None:
-    """Raises InputError where an array to write to overlaps an input or another output."""
-    for index, (name, output) in enumerate(outputs):
-        for other, array in [*inputs, *outputs[:index]]:
-            if np.may_share_memory(output, array):
-                raise InputError(
-                    f"The array in out for output '{name}' overlaps that of '{other}'."
-                )
+def check_apart(
+    outputs: Sequence[tuple[str, Array]],
+    inputs: Sequence[tuple[str, Array]],
+    updates: Collection[tuple[str, str]] = (),
+) -> None:
+    """Raises InputError where an array to write to overlaps an input or another output.
+
+    All are contiguous. An output may be the very memory of an input if `updates` has the pair.
+    """
+    ranges = [(*_range(array), name, False) for name, array in inputs]
+    ranges += [(*_range(array), name, True) for name, array in outputs]
+    ranges.sort(key=lambda found: found[:2])
+    reached: list[tuple[int, int, str, bool]] = []  # those that may reach the next one
+    for start, end, name, is_output in ranges:
+        reached = [found for found in reached if found[1] > start]
+        for other_start, other_end, other, other_is_output in reached:
+            if not (is_output or other_is_output):
+                continue
+            pair = (name, other) if is_output else (other, name)
+            is_same = (start, end) == (other_start, other_end)
+            if is_same and is_output != other_is_output and pair in updates:
+                continue
+            raise InputError(
+                f"The array in out for output '{pair[0]}' overlaps that of '{pair[1]}'."
+            )
+        if start < end:
+            reached.append((start, end, name, is_output))
+
+
+def _range(array: Array) -> tuple[int, int]:
+    start = address(array)
+    return start, start + array.nbytes
 
 
 def copied_from(where: int, shape: Sequence[int], dtype: np.dtype[Any]) -> Array:

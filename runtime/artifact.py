@@ -49,6 +49,8 @@ class Status(IntEnum):
     INDEX_OUT_OF_RANGE = 6
     SHAPE_MISMATCH = 7
     INTERNAL = 8
+    NOT_FINITE = 9
+    CHECKPOINT = 10
 
 
 STATUS_TEXTS: dict[Status, str] = {
@@ -61,6 +63,8 @@ STATUS_TEXTS: dict[Status, str] = {
     Status.INDEX_OUT_OF_RANGE: "an index in the data is out of range",
     Status.SHAPE_MISMATCH: "the shapes contradict each other",
     Status.INTERNAL: "internal error",
+    Status.NOT_FINITE: "a result that must be finite is not; nothing was updated",
+    Status.CHECKPOINT: "a checkpoint cannot be read or written, or is of another network",
 }
 
 
@@ -84,7 +88,8 @@ class Signature:
     `prefix` starts every C symbol. `symbols` are the named sizes in the order of the dims array:
     the first `input_symbols` are bound by the inputs' shapes, the others are written by the run.
     `cpu_features` are LLVM's names of what the processor must have; `target` is the machine that
-    the code was made for, in words. `weights_sha256` is hex.
+    the code was made for, in words. `weights_sha256` is hex. `updates` are pairs (output, input) of
+    places: that output may be written where that input is.
     """
 
     name: str
@@ -99,6 +104,7 @@ class Signature:
     precision: str = "float32"
     weights_bytes: int = 0
     weights_sha256: str = ""
+    updates: tuple[tuple[int, int], ...] = ()
     producer: str = "bessemer"
     format: int = FORMAT
 
@@ -132,6 +138,7 @@ def _from_fields(fields: dict[str, Any]) -> Signature:
         )
     for key in ("symbols", "cpu_features"):
         fields[key] = tuple(fields[key])
+    fields["updates"] = tuple((output, given) for output, given in fields.get("updates", ()))
     return Signature(**fields)
 
 
@@ -149,6 +156,9 @@ def check_signature(signature: Signature) -> None:
         _check_array(array, bound)
     for array in signature.outputs:
         _check_array(array, signature.symbols if array.data_dependent else bound)
+    for output, given in signature.updates:
+        if signature.outputs[output].shape != signature.inputs[given].shape:
+            raise ValueError(f"output {output} cannot be where input {given} is")
     plain = {size for array in signature.inputs for size in array.shape}
     for symbol in bound:
         if symbol not in plain:

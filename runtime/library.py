@@ -13,6 +13,7 @@ from bessemer.runtime.native import NativeModel, bind
 
 # A prefix is a model's when the library has all of these.
 _MARKS = ("_abi", "_create", "_destroy", "_metadata", "_run", "_workspace_bytes")
+_TRAINING_MARKS = ("_abi", "_train_step", "_evaluate", "_predict")
 
 
 def open_library(path: Path, name: str = "") -> NativeModel:
@@ -21,7 +22,8 @@ def open_library(path: Path, name: str = "") -> NativeModel:
     Raises ArtifactError where the file is missing, damaged, of another machine or holds no such
     model.
     """
-    prefix = _choose(path, _prefixes(path), name)
+    names = _defined(path)
+    prefix = _choose(path, _prefixes(names, _MARKS), _prefixes(names, _TRAINING_MARKS), name)
     try:
         # An absolute path: a bare name would be searched for in the system's folders.
         library = ctypes.CDLL(str(path.resolve()))
@@ -38,7 +40,8 @@ def open_library(path: Path, name: str = "") -> NativeModel:
     return bind(address_of, library)
 
 
-def _prefixes(path: Path) -> list[str]:
+def _defined(path: Path) -> set[str]:
+    """The names that the library defines."""
     try:
         with (
             path.open("rb") as file,
@@ -55,12 +58,20 @@ def _prefixes(path: Path) -> list[str]:
         raise ArtifactError(f"{path}: {error}") from None
     if machine != platform.machine():
         raise ArtifactError(f"{path} is for {machine}, this machine is {platform.machine()}.")
-    names = {symbol.name for symbol in symbols if symbol.is_defined}
-    candidates = {name.removesuffix(_MARKS[0]) for name in names if name.endswith(_MARKS[0])}
-    return sorted(part for part in candidates if all(part + mark in names for mark in _MARKS))
+    return {symbol.name for symbol in symbols if symbol.is_defined}
 
 
-def _choose(path: Path, prefixes: list[str], name: str) -> str:
+def _prefixes(names: set[str], marks: tuple[str, ...]) -> list[str]:
+    candidates = {name.removesuffix(marks[0]) for name in names if name.endswith(marks[0])}
+    return sorted(part for part in candidates if all(part + mark in names for mark in marks))
+
+
+def _choose(path: Path, prefixes: list[str], trainings: list[str], name: str) -> str:
+    if trainings and not prefixes:
+        raise ArtifactError(
+            f"{path} trains '{trainings[0]}': it is for C programs. What it has learnt is in its "
+            "checkpoints, which Trainer.restore reads."
+        )
     if not prefixes:
         raise ArtifactError(f"{path} holds no model compiled by Bessemer.")
     if name and name not in prefixes:

@@ -62,6 +62,10 @@ class Runner:
         self._output_dtypes = [numpy_dtype(info.dtype) for info in signature.outputs]
         self._late = [info.data_dependent for info in signature.outputs]
         self._any_late = any(self._late)
+        self._updates = {
+            (signature.outputs[output].name, self._names[given])
+            for output, given in signature.updates
+        }
         self._plan: Plan | None = None
         self._table: PlanTable | None = None
         self._calls: dict[int, Call] = {}
@@ -227,7 +231,7 @@ class Runner:
             check_output(info, dtype, shape, array)
             outputs.append(array)
             apart.append((info.name, array))
-        check_apart(apart, list(zip([info.name for info in self._infos], inputs, strict=True)))
+        check_apart(apart, list(zip(self._names, inputs, strict=True)), self._updates)
         return outputs
 
     def _copied_late(self, call: Call, outputs: list[Array], out: Outputs | None) -> list[Array]:

@@ -1,7 +1,7 @@
 """Every operator with each of its examples, as concrete arrays."""
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,7 +41,11 @@ QUICK = 2
 
 
 def each_case(
-    *, element: bool = False, statements: bool = False, most_are_slow: bool = False
+    *,
+    element: bool = False,
+    statements: bool = False,
+    most_are_slow: bool = False,
+    where: Callable[[Case], bool] = lambda case: True,
 ) -> pytest.MarkDecorator:
     """Parametrizes a test over the cases, of all operators or of those with a certain rule."""
     chosen = [
@@ -49,6 +53,7 @@ def each_case(
         for case in cases()
         if (not element or case.operator.element is not None)
         and (not statements or case.operator.statements is not None)
+        and where(case)
     ]
     slow = {case for case in chosen if most_are_slow and _number(case) >= QUICK}
     params = [

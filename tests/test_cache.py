@@ -61,7 +61,7 @@ X = np.linspace(-1, 1, 12, dtype=np.float32).reshape(2, 6)
 
 
 def output(model: object, **options: object) -> Array:
-    result: Array = bessemer.compile(model, **options)(X)  # type: ignore[arg-type]
+    result: Array = bessemer.compile(model, **options)(X)  # type: ignore[call-overload]
     return result
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -16,7 +17,12 @@ from bessemer.compiler.ir.dims import symbol
 from bessemer.compiler.ir.op import OPS
 from bessemer.compiler.ir.types import TensorType, f32
 from bessemer.compiler.options import Options
+from bessemer.frontends.builder.layer import Sequential
+from bessemer.frontends.builder.layers_dense import Dense, Flatten
+from bessemer.frontends.builder.network import Input, Network
 from bessemer.frontends.compile import build_model
+from bessemer.frontends.train.losses import cross_entropy
+from bessemer.frontends.train.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -104,8 +110,19 @@ def test_links_lead_somewhere(name: str) -> None:
 def test_names_of_the_c_interface_are_the_header_s(name: str) -> None:
     made = build_model(LENET, Options())
     header = header_text(made.code.signature, "lenet.weights")
+    if "lenet_training" in PAGES[name]:
+        header += _training_header() + "lenet_training "
     for word in set(re.findall(r"\blenet_\w+", PAGES[name])):
         assert re.search(rf"\b{word}\b", header), f"{name} speaks of {word}"
+
+
+def _training_header() -> str:
+    """The header of a small training library; the names do not depend on the network."""
+    network = Network(Sequential(Flatten(), Dense(3)), Input("image", ("batch", 1, 4, 4)))
+    targets = [Input("label", ("batch",), "i64")]
+    with TemporaryDirectory() as folder:
+        trainer = Trainer(network, cross_entropy, targets)
+        return trainer.export(Path(folder) / "lenet_training.o")[1].read_text()
 
 
 def test_the_example_of_an_operator_works() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE_FOLDERS = ("bessemer", "compiler", "runtime", "frontends")
-CODE_FOLDERS = (*PACKAGE_FOLDERS, "tests", "benchmarks", "examples")
+CODE_FOLDERS = (*PACKAGE_FOLDERS, "emulator", "tests", "benchmarks", "examples")
 SOURCES = sorted(
     path.relative_to(ROOT) for folder in CODE_FOLDERS for path in (ROOT / folder).rglob("*.py")
 )
@@ -20,6 +20,8 @@ LONGER_FILES = {
     "compiler/ir/dims.py": 600,
     # The nodes' operators are the constructors, and only those may touch the table of the interned.
     "compiler/ir/expr.py": 660,
+    # One list of the language's statements, with what they mean.
+    "compiler/ir/loops.py": 560,
 }
 """Files that are one idea and yet longer, with the lines they may have."""
 

@@ -13,9 +13,9 @@ import bessemer.compiler.ops  # noqa: F401  (registers the operators)
 from bessemer.compiler.driver import build, kernels_of, machine_of
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import Size, symbol
-from bessemer.compiler.ir.graph import Graph
+from bessemer.compiler.ir.graph import Graph, Value
 from bessemer.compiler.ir.interpret import run_graph
-from bessemer.compiler.ir.types import Array, TensorType, dtype_of
+from bessemer.compiler.ir.types import Array, TensorType, dtype_of, f32
 from bessemer.compiler.jit import load_code
 from bessemer.compiler.options import Options
 from bessemer.compiler.schedule.recurrence import pack
@@ -69,6 +69,13 @@ CASES = [
     Case("gru", 5, 7, 33, "rows", {"reverse": True}),
     Case("rnn", 9, 1, 272, "team"),
     Case("rnn", 3, 4, 48, "rows", {"activations": ("relu",), **LENGTHS}),
+    # So many rows that gates are summed up one after the other, in blocks of the depth.
+    Case("lstm", 5, 12, 128, "team"),
+    Case("lstm", 3, 13, 320, "team", {"reverse": True, "has_peepholes": True}),
+    Case("lstm", 2, 50, 384, "team", {"input_forget": True}),
+    Case("gru", 4, 9, 192, "team"),
+    Case("gru", 4, 15, 128, "team", {"linear_before_reset": True}, "float64"),
+    Case("rnn", 4, 13, 192, "team", {}, "float16"),
 ]
 
 
@@ -197,3 +204,69 @@ def test_packed_bytes_are_multiplied_four_at_a_time() -> None:
         row = np.concatenate([packed[panel, k // 4, 1, :, k % 4] for panel in (0, 1)])
         np.testing.assert_array_equal(row[:6], recurrent[k, 6:] if k < 6 else np.zeros(6))
         assert not row[6:].any()
+
+
+def _there_and_back(cell: str, batch: int, hidden: int, **attributes: Any) -> Graph:
+    """A cell that keeps its steps, and its way back, of weights that are inputs."""
+    steps, gates = 5, GATES[cell]
+    b = GraphBuilder("training")
+
+    def given(name: str, *shape: int) -> Value:
+        return b.input(name, TensorType(f32, shape))
+
+    x = given("x", steps, batch, gates * hidden)
+    doubled = b.apply("add", x, x)  # what the cell may write over
+    more = [given("c0", batch, hidden)] if cell == "lstm" else []
+    more += [given("bias", hidden)] if attributes.get("linear_before_reset") else []
+    weights, h0 = given("recurrent", hidden, gates * hidden), given("h0", batch, hidden)
+    y, h, *_ = forth = b.apply_many(
+        cell, doubled, weights, h0, *more, keeps_steps=True, **attributes
+    )
+    kept = {"lstm": (3, 5), "gru": (2, 3), "rnn": (0,)}[cell]
+    dy, back = given("dy", *y.type.static_shape), given("back", gates * hidden, hidden)
+    states = [given(name, batch, hidden) for name in ("dh", "dc")[: 1 + (cell == "lstm")]]
+    gates_back, *rest = b.apply_many(
+        f"{cell}_gradient", dy, back, *states, *(forth[k] for k in kept), **attributes
+    )
+    total = b.apply("mul", gates_back, gates_back)
+    return b.finish([y, h, total, *rest], [f"out{k}" for k in range(3 + len(rest))])
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+@pytest.mark.parametrize(
+    ("cell", "batch", "hidden", "attributes"),
+    [
+        ("lstm", 16, 128, {}),
+        ("lstm", 4, 96, {"reverse": True}),
+        ("lstm", 27, 192, {"reverse": True}),
+        ("gru", 16, 128, {}),
+        ("gru", 9, 128, {"linear_before_reset": True}),
+        ("rnn", 16, 256, {}),
+    ],
+)
+def test_a_cell_and_its_way_back_are_what_their_references_say(
+    cell: str, batch: int, hidden: int, attributes: dict[str, Any], target: Any
+) -> None:
+    graph = _there_and_back(cell, batch, hidden, **attributes)
+    rng = np.random.default_rng(batch)
+    feeds = {
+        v.name: (rng.standard_normal(v.type.static_shape) * 0.2).astype(np.float32)
+        for v in graph.inputs
+    }
+    values = {v: feeds[v.name].astype(np.float64) for v in graph.inputs}
+    for node in graph.nodes:
+        found = node.operator.compute([values[v] for v in node.inputs], node.attributes)
+        values |= dict(zip(node.outputs, found, strict=True))
+    made = build(graph, Options(target=target.name, verify=True))
+    results = load_code(made.code, made.weights, machine_of(made.target), 2).run(feeds)
+    alone = load_code(made.code, made.weights, machine_of(made.target), 1).run(feeds)
+    for result, other, wanted in zip(results, alone, graph.outputs, strict=True):
+        largest = np.abs(values[wanted]).max()
+        np.testing.assert_allclose(result, values[wanted], rtol=0, atol=1e-5 * largest)
+        np.testing.assert_array_equal(result, other)
+
+
+def test_what_training_keeps_lies_where_the_input_was() -> None:
+    made = build(_there_and_back("lstm", 16, 128), Options())
+    gates = 4 * 5 * 16 * 4 * 128
+    assert isinstance(made.plan.size, int) and made.plan.size < 2 * gates

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from bessemer.compiler.codegen.body_writer import BodyWriter
 from bessemer.compiler.codegen.clock import Clocks
 from bessemer.compiler.codegen.constants import c_string
 from bessemer.compiler.codegen.shares import SHARE, work_of
@@ -32,6 +33,7 @@ from bessemer.compiler.ir.program import (
     MemoryPlan,
     Program,
     Repeat,
+    RequireFinite,
     Step,
     timed_steps,
 )
@@ -42,10 +44,16 @@ gain: an LSTM of four million took 50 microseconds alone and 48 as a team of two
 STATUS_WORKSPACE_TOO_SMALL = 3
 STATUS_INDEX_OUT_OF_RANGE = 6
 STATUS_SHAPE_MISMATCH = 7
+STATUS_NOT_FINITE = 9
+_EXPONENTS = {"f16": 0x7C00, "bf16": 0x7F80, "f32": 0x7F800000, "f64": 0x7FF0000000000000}
+
+PART = 64
+"""Steps in one function: the time that LLVM takes grows faster than the square of its length."""
 
 _PARAMETERS = (
     "ptr %context, ptr %inputs, ptr %outputs, ptr %dims, ptr %weights, ptr %workspace, i64 %bytes"
 )
+_LOCALS = "ptr %buffers, ptr %arguments, ptr %fault, ptr %derived"
 
 
 def body_text(
@@ -65,7 +73,7 @@ def body_text(
     return _Body(program, plan, prefix, messages, parallel, profile).text()
 
 
-class _Body:
+class _Body(BodyWriter):
     def __init__(
         self,
         program: Program,
@@ -80,20 +88,22 @@ class _Body:
         self.prefix = prefix
         self.messages = messages
         self.parallel = parallel
+        super().__init__()
         self.clocks = Clocks(profile, self.let, self.put)
-        self.lines: list[str] = []
         self.strings: dict[str, str] = {}
-        self.count = 0
         self.places = {name: number for number, name in enumerate(program.symbols)}
         self.definitions = {**program.derived, **arena_sizes(plan)}
         self.derived = {name: number for number, name in enumerate(self.definitions)}
-        self.known: dict[str, str] = {}
-        self.sizes = SizeWriter(self._pure, self._symbol)
+        self.sizes = SizeWriter(self.pure, self._symbol)
         self.unchecked: list[Size] = list(plan.ends)
 
     def text(self) -> str:
         self._enter()
-        self._steps(self.program.steps)
+        steps = self.program.steps
+        for start in range(0, len(steps), PART):
+            if start:
+                self._go_on_elsewhere(start // PART)
+            self._steps(steps[start : start + PART])
         self._leave()
         body = "\n".join(self.lines)
         strings = "".join(c_string(name, text) for text, name in self.strings.items())
@@ -103,43 +113,19 @@ class _Body:
             f"{body}\n}}\n{workspace_text(self.program, self.plan, self.prefix)}"
         )
 
-    # Writing
-
-    def let(self, text: str) -> str:
-        self.count += 1
-        self.lines.append(f"  %t{self.count} = {text}")
-        return f"%t{self.count}"
-
-    def _pure(self, text: str) -> str:
-        """The register of a computation on sizes; within a step it is written once. Over a call,
-        reading and adding up again costs less than keeping."""
-        found = self.known.get(text)
-        if found is None:
-            found = self.known[text] = self.let(text)
-        return found
-
-    def put(self, text: str) -> None:
-        self.lines.append(f"  {text}")
-
-    def label(self, stem: str) -> str:
-        self.count += 1
-        return f"{stem}{self.count}"
-
-    def begin(self, label: str) -> None:
-        self.known.clear()
-        self.lines.append(f"{label}:")
+    # Names
 
     def _string(self, text: str) -> str:
         return self.strings.setdefault(text, f"{self.prefix}_text{len(self.strings)}")
 
     def _symbol(self, name: str) -> str:
         if name in self.derived:
-            place = self._pure(f"getelementptr i64, ptr %derived, i64 {self.derived[name]}")
-            return self._pure(f"load i64, ptr {place}")
+            place = self.pure(f"getelementptr i64, ptr %derived, i64 {self.derived[name]}")
+            return self.pure(f"load i64, ptr {place}")
         if name not in self.places:
             raise InternalError(f"no dimension symbol {name}")
-        place = self._pure(f"getelementptr i64, ptr %dims, i64 {self.places[name]}")
-        return self._pure(f"load i64, ptr {place}")
+        place = self.pure(f"getelementptr i64, ptr %dims, i64 {self.places[name]}")
+        return self.pure(f"load i64, ptr {place}")
 
     def _fail_if(self, condition: str, status: int, message: str) -> None:
         bad, good = self.label("bad"), self.label("good")
@@ -160,11 +146,18 @@ class _Body:
         self.put(f"%buffers = alloca [{width} x ptr], align 16")
         self.put(f"%arguments = alloca [{depth} x i64], align 16")
         self.put("%fault = alloca i32, align 4")
-        if self.derived:
-            self.put(f"%derived = alloca [{len(self.derived)} x i64], align 16")
+        self.put(f"%derived = alloca [{len(self.derived)} x i64], align 16")
         self.clocks.begin()
         self.bound: set[str] = set()
         self._bound(self.program.symbols[: self.program.input_symbols])
+
+    def _go_on_elsewhere(self, part: int) -> None:
+        """Leaves the rest of the body to another function."""
+        name, parameters = f"{self.prefix}_body{part}", f"{_PARAMETERS}, {_LOCALS}"
+        status = self.let(f"call i32 @{name}({parameters})")
+        self.put(f"ret i32 {status}")
+        self.lines += ["}", f"define internal i32 @{name}({parameters}) noinline nounwind {{"]
+        self.begin(self.label("part"))
 
     def _check_workspace(self) -> None:
         """Checks the workspace up to the last part of the arena whose size is known by now."""
@@ -225,6 +218,8 @@ class _Body:
                     self._bind(step)
                 case Copy():
                     self._copy(step)
+                case RequireFinite():
+                    self._require_finite(step)
                 case Alias():
                     pass
                 case Branch():
@@ -346,6 +341,15 @@ class _Body:
             arguments = f"ptr {target}, ptr {source}, i64 {size}, i1 false"
             self.put(f"call void @llvm.memcpy.p0.p0.i64({arguments})")
         self.clocks.stop(start)
+
+    def _require_finite(self, step: RequireFinite) -> None:
+        """By the bits: a float is finite unless all bits of its exponent are set."""
+        dtype = step.value.type.dtype
+        exponent = _EXPONENTS[dtype.name]
+        bits = self.let(f"load i{8 * dtype.bytes}, ptr {self._address(step.value)}")
+        found = self.let(f"and i{8 * dtype.bytes} {bits}, {exponent}")
+        bad = self.let(f"icmp eq i{8 * dtype.bytes} {found}, {exponent}")
+        self._fail_if(bad, STATUS_NOT_FINITE, f"{step.name} is not finite: nothing was updated")
 
     def _branch(self, step: Branch) -> None:
         condition = self._truth(step.condition)

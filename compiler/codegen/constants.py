@@ -18,10 +18,41 @@ def c_string(name: str, text: str) -> str:
     return f'@{name} = internal unnamed_addr constant [{len(data)} x i8] c"{plain}"\n'
 
 
+def byte_string(name: str, data: bytes) -> str:
+    """Bytes called @name, without a zero at their end."""
+    text = "".join(f"\\{byte:02X}" for byte in data)
+    return f'@{name} = internal unnamed_addr constant [{len(data)} x i8] c"{text}"\n'
+
+
+def number_table(name: str, numbers: Sequence[int]) -> str:
+    """An array @name of i64."""
+    entries = ", ".join(f"i64 {number}" for number in numbers)
+    body = f"[{entries}]" if numbers else "zeroinitializer"
+    return f"@{name} = internal unnamed_addr constant [{len(numbers)} x i64] {body}\n"
+
+
 def _pointers(name: str, targets: Sequence[str]) -> str:
     entries = ", ".join(f"ptr @{target}" for target in targets)
     body = f"[{entries}]" if targets else "zeroinitializer"
     return f"@{name} = internal unnamed_addr constant [{len(targets)} x ptr] {body}\n"
+
+
+def text_table(name: str, texts: Sequence[str], function: str = "") -> str:
+    """An array @name of pointers to strings; as a template, with PREFIX_FUNCTION_count and
+    PREFIX_FUNCTION_name, where there is a `function`."""
+    table = _strings(name, texts)
+    if not function:
+        return table
+    found = _entry(f"_{function}_name", name, "ptr", len(texts))
+    return table.replace("$", "$$") + _count(f"_{function}_count", len(texts)) + found
+
+
+def array_table(function: str, arrays: Sequence[ArrayInfo]) -> str:
+    """A template of PREFIX_FUNCTION_count and PREFIX_FUNCTION_info, which describe arrays."""
+    name = f"bessemer_{function}_values"
+    table = _values(name, arrays).replace("$", "$$")
+    found = _entry(f"_{function}_info", name, _VALUE, len(arrays))
+    return table + _count(f"_{function}_count", len(arrays)) + found
 
 
 def _strings(name: str, texts: Sequence[str]) -> str:

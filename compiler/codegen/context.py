@@ -101,6 +101,21 @@ refuse:
   ret i32 2
 }
 
+define internal void @bessemer_drop_state(ptr %context) $baseline {
+entry:
+  %state.at = getelementptr %bessemer.context, ptr %context, $context_state
+  %bytes.at = getelementptr %bessemer.context, ptr %context, $context_state_bytes
+  %state = load ptr, ptr %state.at
+  %bytes = load i64, ptr %bytes.at
+  %none = icmp eq ptr %state, null
+  br i1 %none, label %done, label %drop
+drop:
+  call void @bessemer_release(ptr %context, ptr %state, i64 %bytes)
+  br label %done
+done:
+  ret void
+}
+
 define i64 @${prefix}_arena_bytes(ptr %context) $baseline {
   %bytes.at = getelementptr %bessemer.context, ptr %context, $context_arena_bytes
   %bytes = load i64, ptr %bytes.at
@@ -116,11 +131,6 @@ define internal void @bessemer_need(ptr %context, i64 %bytes) $baseline {
 define i64 @${prefix}_needed_bytes(ptr %context) $baseline {
   %needed.at = getelementptr %bessemer.context, ptr %context, $context_needed
   %bytes = load i64, ptr %needed.at
-  ret i64 %bytes
-}
-
-define i64 @${prefix}_workspace_bytes(ptr %dims) $baseline {
-  %bytes = call i64 @${prefix}_workspace(ptr %dims)
   ret i64 %bytes
 }
 """
@@ -251,6 +261,7 @@ drop:
   call void @bessemer_pool_stop(ptr %context)
   call void @${prefix}_trim(ptr %context)
   call void @bessemer_drop_weights(ptr %context)
+  call void @bessemer_drop_state(ptr %context)
   call void @bessemer_release(ptr %context, ptr %context, i64 $context_bytes)
   br label %done
 done:

@@ -115,6 +115,8 @@ def emit_block(state: KernelState, block: Block) -> None:
 
 def _statement(state: KernelState, statement: Statement) -> None:
     w = state.writer
+    if state.special is not None and state.special(statement):
+        return
     match statement:
         case For():
             _for(state, statement)

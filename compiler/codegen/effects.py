@@ -15,6 +15,8 @@ def written_buffers(block: Block) -> frozenset[str]:
     for statement in loops.walk(block):
         if isinstance(statement, loops.FragmentStore):
             found |= {store.buffer.name for row in statement.stores for store in row}
+        if isinstance(statement, (loops.Contract, loops.Attend)):
+            found |= {store.buffer.name for store in statement.stores}
     return frozenset(found)
 
 

@@ -100,6 +100,9 @@ class _Evaluation:
         return self.state.locals[name]
 
     def _load(self, node: expr.Load) -> Value:
+        kept = self.state.kept_element(node.buffer)
+        if kept is not None:
+            return kept
         offset = node.buffer.offset(node.indices)
         if node.guard is None:
             return memory.load(self.state, self.indices, node.buffer, offset, None)

@@ -7,10 +7,11 @@ Names come from the user's file and may hold anything. In C they appear only as 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 from string import Template
 
+from bessemer.compiler.codegen.header_texts import LIFE, MODEL_COMMENT, REST, RUN, TYPES
 from bessemer.runtime.artifact import DTYPE_CODES, STATUS_TEXTS, ArrayInfo, Signature, Status
 
 # With these before _create, _destroy or _run, the API would be libc's own.
@@ -43,18 +44,25 @@ def c_prefix(name: str) -> str:
 
 def header_text(signature: Signature, weights_file: str = "") -> str:
     """The header; `weights_file` is the name of the file that holds the weights, or empty."""
+    return filled_header(MODEL_COMMENT + TYPES + LIFE + RUN + REST, signature, weights_file)
+
+
+def filled_header(
+    text: str, signature: Signature, weights_file: str, macros: Iterable[str] = (), **more: str
+) -> str:
+    """A header's text with what the signature says put in, and `more`."""
     prefix = signature.prefix
-    return Template(_HEADER).substitute(
+    return Template(text).substitute(
         prefix=prefix,
         guard=f"{prefix.upper()}_BESSEMER_H",
         title=_comment(signature.name),
         target=_comment(signature.triple),
         features=_comment(", ".join(signature.cpu_features))
         or "none beyond the architecture's own",
-        inputs=_lines(_described(signature.inputs)),
-        outputs=_lines(_described(signature.outputs)),
+        inputs=described_arrays(signature.inputs),
+        outputs=described_arrays(signature.outputs, dict(signature.updates)),
         dims=_lines(_described_dims(signature)),
-        macros="\n".join(_macros(signature, weights_file)),
+        macros="\n".join([*_macros(signature, weights_file), *macros]),
         statuses=_enumerators(
             (f"{prefix}_{status.name}", int(status), STATUS_TEXTS[status]) for status in Status
         ),
@@ -62,6 +70,7 @@ def header_text(signature: Signature, weights_file: str = "") -> str:
             (f"{prefix}_{name.upper()}", code, "") for name, code in DTYPE_CODES.items()
         ),
         weights_note=_weights_note(signature, weights_file),
+        **more,
     )
 
 
@@ -79,11 +88,18 @@ def _lines(lines: Iterable[str]) -> str:
     return "\n".join(f" *   {line}" for line in lines) or " *   none"
 
 
-def _described(arrays: Sequence[ArrayInfo]) -> Iterable[str]:
+def described_arrays(arrays: Sequence[ArrayInfo], places: Mapping[int, int] | None = None) -> str:
+    """The lines of a comment about arrays; `places` are the inputs that outputs may overwrite."""
+    return _lines(_described(arrays, places or {}))
+
+
+def _described(arrays: Sequence[ArrayInfo], places: Mapping[int, int]) -> Iterable[str]:
     for index, array in enumerate(arrays):
         shape = f"[{', '.join(_expression(size) for size in array.shape)}]"
         held = _C_TYPES.get(array.dtype, f"{array.dtype}_t")
         late = "; size known after the run, pass NULL" if array.data_dependent else ""
+        if index in places:
+            late += f"; may be in the place of input [{places[index]}]"
         yield f"[{index}] {_comment(array.name)}: {array.dtype} {shape} ({held}{late})"
 
 
@@ -103,10 +119,10 @@ def _macros(signature: Signature, weights_file: str) -> Iterable[str]:
     yield f"#define {prefix}_INPUT_DIM_COUNT {signature.input_symbols}"
     used |= {f"{prefix}_{kind}_COUNT" for kind in ("INPUT", "OUTPUT", "DIM", "INPUT_DIM")}
     for index, symbol in enumerate(signature.symbols):
-        yield f"#define {_unique(f'{prefix}_DIM_{_name(symbol)}', used)} {index}"
+        yield f"#define {_unique(f'{prefix}_DIM_{macro_name(symbol)}', used)} {index}"
     for kind, arrays in (("INPUT", signature.inputs), ("OUTPUT", signature.outputs)):
         for index, array in enumerate(arrays):
-            name = _name(array.name)
+            name = macro_name(array.name)
             yield f"#define {_unique(f'{prefix}_{kind}_{name}', used)} {index}"
             if all(isinstance(size, int) for size in array.shape):
                 count = prod(int(size) for size in array.shape)
@@ -116,7 +132,7 @@ def _macros(signature: Signature, weights_file: str) -> Iterable[str]:
     yield f"#define {prefix}_WEIGHTS_BYTES {signature.weights_bytes}LL"
 
 
-def _name(text: str) -> str:
+def macro_name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_]+", "_", text).strip("_") or "unnamed"
 
 
@@ -152,125 +168,3 @@ def _weights_note(signature: Signature, weights_file: str) -> str:
     if weights_file:
         return f"needed: the weights are in {_comment(weights_file)}, mapped read-only"
     return "not needed: the weights are inside" if signature.weights_bytes else "not needed"
-
-
-_HEADER = """\
-/* The model "$title", compiled by Bessemer.
- *
- * Target: $target
- * Processor features it needs: $features
- *
- * Inputs:
-$inputs
- * Outputs:
-$outputs
- * Dims:
-$dims
- *
- * Arrays are dense and row-major. Inputs and outputs need their elements' alignment, no more; they
- * must not overlap. No pointer may be NULL, also where the array is empty.
- *
- * A context belongs to one thread at a time; any number of contexts run side by side. There is no
- * other state. After fork, a context goes on working in the child.
- */
-#ifndef $guard
-#define $guard
-
-#include <stddef.h>
-#include <stdint.h>
-
-#ifdef __cplusplus
-extern "C" {
-#endif
-
-$macros
-
-typedef enum {
-$statuses
-} ${prefix}_status;
-
-typedef enum {
-$dtypes
-} ${prefix}_dtype;
-
-typedef struct ${prefix}_context ${prefix}_context;
-
-/* All zero means the defaults. */
-typedef struct {
-  int32_t threads;           /* 0: as many as the processors that this process may use */
-  int32_t spin_microseconds; /* how long an idle thread looks for work before it sleeps;
-                                0: the default, below 0: not at all */
-  const void *weights;       /* in memory, aligned to 64 bytes; NULL: those of the model */
-  const char *weights_path;  /* $weights_note */
-  /* Calls task(argument, i) for every i in 0 .. count - 1, on any threads, and returns when all
-     have returned. NULL: the context's own pool, whose threads start at the first need. */
-  void (*parallel_for)(void *user, int64_t count, void (*task)(void *argument, int64_t i),
-                       void *argument);
-  void *parallel_user;
-  /* Both or neither. NULL: malloc and free. */
-  void *(*allocate)(void *user, size_t bytes, size_t alignment);
-  void (*release)(void *user, void *memory, size_t bytes);
-  void *memory_user;
-  /* Gets the text of every error. */
-  void (*log)(void *user, int32_t status, const char *text);
-  void *log_user;
-} ${prefix}_options;
-
-/* An input or output; rank entries in shape (-1 where symbolic) and in dims (as text). */
-typedef struct {
-  const char *name;
-  int32_t dtype; /* a ${prefix}_dtype */
-  int32_t rank;
-  const int64_t *shape;
-  const char *const *dims;
-  int32_t data_dependent; /* its size is known only after the run */
-} ${prefix}_value;
-
-/* All functions that return int32_t give a ${prefix}_status. */
-
-/* options may be NULL. Where it fails, *out is NULL and the log has the details. */
-int32_t ${prefix}_create(${prefix}_context **out, const ${prefix}_options *options);
-void ${prefix}_destroy(${prefix}_context *context);
-
-/* dims has ${prefix}_DIM_COUNT entries: the first ${prefix}_INPUT_DIM_COUNT are read, the others
- * written. Pass NULL for an output whose size the data decides: the run stores where it is, valid
- * until the next run. workspace: ${prefix}_workspace_bytes bytes aligned to 64, or NULL: the
- * context's own, allocated at the first run and when dims grow. With a workspace given, or large
- * enough from an earlier run, nothing is allocated. */
-int32_t ${prefix}_run(${prefix}_context *context, const void *const *inputs, void **outputs,
-                      int64_t *dims, void *workspace, size_t bytes);
-
-/* For these dims; more may turn out to be needed where sizes depend on the data: the run then
- * returns ${prefix}_WORKSPACE_TOO_SMALL, and ${prefix}_needed_bytes says how much. Negative: absurd
- * dims. */
-int64_t ${prefix}_workspace_bytes(const int64_t *dims);
-int64_t ${prefix}_needed_bytes(const ${prefix}_context *context);
-
-/* The context's own workspace: how large it is, and giving it back until the next run. */
-int64_t ${prefix}_arena_bytes(const ${prefix}_context *context);
-void ${prefix}_trim(${prefix}_context *context);
-
-/* The text of the last run's error, "" when there was none. */
-const char *${prefix}_message(const ${prefix}_context *context);
-const char *${prefix}_status_text(int32_t status);
-int32_t ${prefix}_threads(const ${prefix}_context *context);
-
-int32_t ${prefix}_abi(void);
-int32_t ${prefix}_input_count(void);
-int32_t ${prefix}_output_count(void);
-int32_t ${prefix}_dim_count(void);
-/* NULL where there is no such index. */
-const ${prefix}_value *${prefix}_input_info(int32_t index);
-const ${prefix}_value *${prefix}_output_info(int32_t index);
-const char *${prefix}_dim_name(int32_t index);
-
-const char *${prefix}_version(void);      /* the compiler's */
-const char *${prefix}_required_cpu(void); /* features, comma-separated; create checks them */
-const char *${prefix}_metadata(void);     /* all of this as JSON */
-
-#ifdef __cplusplus
-}
-#endif
-
-#endif
-"""

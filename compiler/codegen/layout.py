@@ -64,7 +64,8 @@ OPTIONS = Layout(
 
 MESSAGE_BYTES = 512
 
-# `options` are the caller's, copied. `mapping` is the mapped weights file or null.
+# `options` are the caller's, copied. `mapping` is the mapped weights file or null. `state` is what
+# the graphs of a training library share, null in a model; `steps` counts those of training.
 CONTEXT = Layout(
     "context",
     (
@@ -76,6 +77,9 @@ CONTEXT = Layout(
         ("arena", "ptr"),
         ("arena_bytes", "i64"),
         ("needed", "i64"),
+        ("state", "ptr"),
+        ("state_bytes", "i64"),
+        ("steps", "i64"),
         ("message", f"[{MESSAGE_BYTES} x i8]"),
     ),
 )
@@ -96,7 +100,8 @@ JOB = Layout(
 _PTHREAD = "[8 x i64]"
 
 # `missed` counts the smallest shares of small jobs that nobody was awake for.
-# `teamless` is how many kernels with teams still run alone (see team.py).
+# `teamless` is how many kernels with teams still run alone, `caution` how many did after the last
+# disturbance, halved with each team since (see team.py).
 # `remaining` and `waiting` have their own cache line: workers write the one, all read the other.
 POOL = Layout(
     "pool",
@@ -107,7 +112,8 @@ POOL = Layout(
         ("bytes_given", "i64"),
         ("missed", "i64"),
         ("teamless", "i64"),
-        ("padding", "[24 x i8]"),
+        ("caution", "i64"),
+        ("padding", "[16 x i8]"),
         ("remaining", "i32"),
         ("waiting", "i32"),
         ("apart", "[56 x i8]"),

@@ -31,6 +31,10 @@ import numpy.typing as npt
 
 from bessemer.compiler.codegen.elf import archive_parts, check_symbols, labelled, with_room
 from bessemer.compiler.codegen.header import header_text
+from bessemer.compiler.codegen.library import EXPORTS as LIBRARY_EXPORTS
+from bessemer.compiler.codegen.library import library_text
+from bessemer.compiler.codegen.library_header import library_header
+from bessemer.compiler.codegen.library_parts import Library
 from bessemer.compiler.codegen.machine import Machine, compile_object
 from bessemer.compiler.codegen.merge_objects import merge_objects
 from bessemer.compiler.codegen.processor import architecture
@@ -50,10 +54,23 @@ _LARGEST_INSIDE = 2**31 - 2**27
 
 @dataclass(frozen=True, eq=False)
 class Code:
-    """A compiled model without its weights: the object file and what it says about itself."""
+    """A compiled model, or training library, without its weights: the object file and what it says
+    about itself."""
 
     signature: Signature
     object: bytes
+    library: Library | None = None
+
+    def header(self, weights_file: str) -> str:
+        """The C header; `weights_file` is the name of the file that holds the weights, or empty."""
+        if self.library is None:
+            return header_text(self.signature, weights_file)
+        return library_header(self.signature, self.library, weights_file)
+
+    @property
+    def exports(self) -> tuple[str, ...]:
+        """The functions of the C interface, without the prefix."""
+        return EXPORTS if self.library is None else LIBRARY_EXPORTS
 
 
 def weights_digest(weights: Bytes) -> str:
@@ -64,13 +81,14 @@ def weights_digest(weights: Bytes) -> str:
 _NAME = re.compile(r'(?:define|declare) [^@]*@("[^"]*"|[\w.$-]+)')
 
 
-def module_text(signature: Signature, texts: Sequence[str]) -> str:
-    """The model's own LLVM IR texts and the support code as one module.
+def module_text(signature: Signature, texts: Sequence[str], library: Library | None = None) -> str:
+    """The model's own LLVM IR texts, or those of a library, and the support code as one module.
 
     A function may be declared in several texts, and in one where another defines it; no two may
     define the same name. Lines that begin with `target` or `source_filename` are dropped.
     """
-    lines = [line for text in (support_text(signature), *texts) for line in text.splitlines()]
+    support = support_text(signature) if library is None else library_text(signature, library)
+    lines = [line for text in (support, *texts) for line in text.splitlines()]
     known = {
         found[1] for line in lines if line.startswith("define ") and (found := _NAME.match(line))
     }
@@ -92,18 +110,20 @@ def compile_code(
     machine: Machine,
     passes: Sequence[str] = (),
     parts: Sequence[Future[bytes]] = (),
+    library: Library | None = None,
 ) -> Code:
     """Compiles the model's LLVM IR texts and the support code into one object file.
 
-    The texts define PREFIX_body and PREFIX_workspace (see support.py), all of it internal. `parts`
+    The texts define PREFIX_body and PREFIX_workspace (see support.py), or those of each graph of a
+    library, all of it internal. `parts`
     are object files with hidden functions that the texts declare (see parts.py). Raises
     InternalError where the result would define or need a symbol that an artifact must not.
     """
-    code = compile_object(module_text(signature, texts), machine, passes)
+    code = compile_object(module_text(signature, texts, library), machine, passes)
     if parts:
         code = merge_objects([code, *(part.result() for part in parts)])
     check_symbols(code, signature.prefix)
-    return Code(signature, code)
+    return Code(signature, code, library)
 
 
 def save(
@@ -150,7 +170,7 @@ def _save(
                 _write_object(file, code, weights, inside)
         if command:
             _link(command, folder, source.name, target.name)
-        (folder / names[1]).write_text(header_text(code.signature, "" if inside else names[2]))
+        (folder / names[1]).write_text(code.header("" if inside else names[2]))
         if not inside:
             with (folder / names[2]).open("wb") as file:
                 file.write(_label(code.signature, BESIDE))
@@ -178,7 +198,7 @@ def _write_object(file: BinaryIO, code: Code, weights: Bytes, inside: bool) -> N
 
 
 def _write_archive(file: BinaryIO, code: Code, weights: Bytes, inside: bool) -> None:
-    names = [f"{code.signature.prefix}_{name}" for name in EXPORTS]
+    names = [f"{code.signature.prefix}_{name}" for name in code.exports]
     # The first part tells the member's size, which is known at the end: it is written twice.
     before, _ = archive_parts(code.signature.prefix, 0, names)
     file.write(before)

@@ -48,14 +48,15 @@ _PASSES: dict[str, Callable[[Any], None]] = {
 
 
 @cache
-def _initialize() -> None:
+def initialize() -> None:
+    """Makes all of LLVM's targets known; the first call counts."""
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
 
 
 def create_target_machine(machine: Machine) -> llvm.TargetMachine:
     """Position-independent small code, as shared libraries need it and the JIT can link it."""
-    _initialize()
+    initialize()
     try:
         return llvm.Target.from_triple(machine.triple).create_target_machine(
             cpu=machine.cpu,

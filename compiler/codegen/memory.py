@@ -90,7 +90,9 @@ def _guarded(w: Writer, pointer: Pointer, guard: Value | None) -> Pointer:
     return Pointer(w.compute(operation, boolean, 1, level).text, level)
 
 
-def _plain(state: KernelState, access: Access, pointer: Pointer, lanes: int) -> Value:
+def _plain(
+    state: KernelState, access: Access, pointer: Pointer, lanes: int, alignment: int = 0
+) -> Value:
     """A load of neighbours."""
     w = state.writer
     kind = memory_kind(access.buffer.dtype)
@@ -98,7 +100,7 @@ def _plain(state: KernelState, access: Access, pointer: Pointer, lanes: int) -> 
         raise InternalError(f"a load of {lanes} elements of {access.buffer.name} at once")
     result = Value("", kind, lanes)
     return w.load(
-        f"load {result.type}, ptr {{}}, align {access.bytes}",
+        f"load {result.type}, ptr {{}}, align {alignment or access.bytes}",
         access.buffer.name,
         kind,
         lanes,
@@ -108,7 +110,8 @@ def _plain(state: KernelState, access: Access, pointer: Pointer, lanes: int) -> 
 
 def _contiguous(state: KernelState, access: Access, pointer: Pointer, mask: Value | None) -> Value:
     if mask is None:
-        return _plain(state, access, pointer, state.width)
+        alignment = state.alignment(access.buffer, access.offset, state.width)
+        return _plain(state, access, pointer, state.width, alignment)
     w, kind = state.writer, memory_kind(access.buffer.dtype)
     zeros = literal(0, kind, state.width)
     name = f"llvm.masked.load.{suffix(kind, state.width)}.p0"
@@ -195,7 +198,8 @@ def store(
         return
     raw = splat(w, raw, state.width)
     if access.stride == 1:
-        _store_neighbours(w, access, indices.address(buffer, offset), raw, mask)
+        alignment = state.alignment(buffer, offset, raw.lanes)
+        _store_neighbours(w, access, indices.address(buffer, offset), raw, mask, alignment)
     elif access.stride == 0 and mask is None:
         pointer = indices.address(buffer, offset)
         last = extract(w, raw, state.width - 1)
@@ -205,10 +209,10 @@ def store(
 
 
 def _store_neighbours(
-    w: Writer, access: Access, pointer: Pointer, raw: Value, mask: Value | None
+    w: Writer, access: Access, pointer: Pointer, raw: Value, mask: Value | None, alignment: int
 ) -> None:
     if mask is None:
-        w.line(f"store {raw.typed}, ptr {w.at(pointer)}, align {access.bytes}")
+        w.line(f"store {raw.typed}, ptr {w.at(pointer)}, align {alignment}")
         return
     name = f"llvm.masked.store.{suffix(raw.kind, raw.lanes)}.p0"
     w.declarations.add(f"declare void @{name}({raw.type}, ptr, {mask.type})")

@@ -1,8 +1,28 @@
-"""PREFIX_run as LLVM IR: checks the arguments, finds a workspace, calls the model's body."""
+"""BODY_run as LLVM IR: checks the arguments, finds a workspace, calls the body of a graph.
+
+A model has one graph, whose functions bear its prefix; a training library has several
+(library.py), whose functions are its own.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from string import Template
+
 from bessemer.compiler.codegen.constants import c_string
+from bessemer.runtime.artifact import Signature
+
+
+@dataclass(frozen=True, eq=False)
+class Body:
+    """One graph of an artifact. Its functions are called NAME_body, NAME_workspace and NAME_run;
+    its arrays are those of `signature`, its weights begin at `weights_from` of the artifact's."""
+
+    name: str
+    signature: Signature
+    weights_from: int = 0
+    is_public: bool = False
+
 
 _STRINGS = {
     "bessemer_null_input": "input %d is null",
@@ -15,7 +35,7 @@ _STRINGS = {
 
 # Data-dependent outputs may be null: the run sets their pointers. Theirs is a table of i8.
 _CHECK = """
-define internal i32 @bessemer_check(ptr %context, ptr %inputs, ptr %outputs, ptr %dims) $baseline {
+define internal i32 @${graph}_check(ptr %context, ptr %inputs, ptr %outputs, ptr %dims) $baseline {
 entry:
   %no_inputs = icmp eq ptr %inputs, null
   %no_outputs = icmp eq ptr %outputs, null
@@ -54,7 +74,7 @@ output_look:
   %output.at = getelementptr ptr, ptr %outputs, i64 %o.wide
   %output.data = load ptr, ptr %output.at
   %output.null = icmp eq ptr %output.data, null
-  %free.at = getelementptr i8, ptr @bessemer_set_by_run, i64 %o.wide
+  %free.at = getelementptr i8, ptr @${graph}_set_by_run, i64 %o.wide
   %free.byte = load i8, ptr %free.at
   %fixed = icmp eq i8 %free.byte, 0
   %output.missing = and i1 %output.null, %fixed
@@ -88,7 +108,7 @@ good:
 
 # With the context's own arena the body runs again, in a larger one, when the data asked for it.
 _RUN = """
-define i32 @${prefix}_run(
+define $linkage i32 @${graph}_run(
   ptr %context, ptr %inputs, ptr %outputs, ptr %dims, ptr %workspace, i64 %bytes
 ) $baseline {
 entry:
@@ -102,16 +122,17 @@ check:
   %weights.at = getelementptr %bessemer.context, ptr %context, $context_weights
   %arena.at = getelementptr %bessemer.context, ptr %context, $context_arena
   %arena_bytes.at = getelementptr %bessemer.context, ptr %context, $context_arena_bytes
-  %weights = load ptr, ptr %weights.at
+  %weights.all = load ptr, ptr %weights.at
+  %weights = getelementptr i8, ptr %weights.all, i64 $weights_from
   store i8 0, ptr %message
-  %wrong = call i32 @bessemer_check(ptr %context, ptr %inputs, ptr %outputs, ptr %dims)
+  %wrong = call i32 @${graph}_check(ptr %context, ptr %inputs, ptr %outputs, ptr %dims)
   %right = icmp eq i32 %wrong, 0
   br i1 %right, label %prepare, label %stop
 stop:
   ret i32 %wrong
 prepare:
   call void @bessemer_after_fork(ptr %context)
-  %need = call i64 @${prefix}_workspace(ptr %dims)
+  %need = call i64 @${graph}_workspace(ptr %dims)
   %absurd = icmp slt i64 %need, 0
   br i1 %absurd, label %too_large, label %whose
 too_large:
@@ -138,7 +159,7 @@ unaligned:
   ret i32 1
 run_given:
   %mode.given = call i64 @bessemer_flush_denormals()
-  %status.given = call i32 @${prefix}_body(
+  %status.given = call i32 @${graph}_body(
     ptr %context, ptr %inputs, ptr %outputs, ptr %dims, ptr %weights, ptr %workspace, i64 %bytes
   )
   call void @bessemer_restore_denormals(i64 %mode.given)
@@ -156,7 +177,7 @@ run_own:
   %arena = load ptr, ptr %arena.at
   %arena_bytes = load i64, ptr %arena_bytes.at
   %mode = call i64 @bessemer_flush_denormals()
-  %status = call i32 @${prefix}_body(
+  %status = call i32 @${graph}_body(
     ptr %context, ptr %inputs, ptr %outputs, ptr %dims, ptr %weights, ptr %arena, i64 %arena_bytes
   )
   call void @bessemer_restore_denormals(i64 %mode)
@@ -171,4 +192,28 @@ done:
 }
 """
 
-TEXT = "".join(c_string(*string) for string in _STRINGS.items()) + _CHECK + _RUN
+STRINGS = "".join(c_string(*string) for string in _STRINGS.items())
+
+
+def run_text(body: Body) -> str:
+    """A template of what all bodies share of the support code: the body's own is in it."""
+    signature = body.signature
+    own = {
+        "graph": body.name,
+        "linkage": "" if body.is_public else "internal",
+        "weights_from": body.weights_from,
+        "input_count": len(signature.inputs),
+        "output_count": len(signature.outputs),
+        "input_dim_count": signature.input_symbols,
+        "has_inputs": str(bool(signature.inputs)).lower(),
+        "has_outputs": str(bool(signature.outputs)).lower(),
+        "has_dims": str(bool(signature.symbols)).lower(),
+    }
+    return Template(_set_by_run(signature) + _CHECK + _RUN).safe_substitute(own)
+
+
+def _set_by_run(signature: Signature) -> str:
+    flags = ", ".join(f"i8 {int(output.data_dependent)}" for output in signature.outputs)
+    entries = f"[{flags}]" if flags else "zeroinitializer"
+    kind = f"[{len(signature.outputs)} x i8]"
+    return f"@${{graph}}_set_by_run = internal unnamed_addr constant {kind} {entries}\n"

@@ -13,7 +13,7 @@ from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir import dims, expr
 from bessemer.compiler.ir.dims import Atom, Size, Symbol
 from bessemer.compiler.ir.expr import Expression
-from bessemer.compiler.ir.loops import Kernel
+from bessemer.compiler.ir.loops import Kernel, Statement
 from bessemer.compiler.ir.types import DType, i64
 from bessemer.compiler.targets.machine import Target
 
@@ -57,7 +57,8 @@ class KernelState:
     `constants` replaces the indices of unrolled loops in everything that is read. `locals` holds
     local variables and fragment registers, by name; `element` gives fragments' elements in the
     column at hand. `values` remembers the subexpressions of the statement at hand; `narrow` knows
-    the 16 bits that a float was made of.
+    the 16 bits that a float was made of. `special` writes the statements that a machine has its own
+    way for, and says whether it did.
     """
 
     kernel: Kernel
@@ -76,6 +77,7 @@ class KernelState:
     varying: frozenset[str] = frozenset()
     messages: list[str] = field(default_factory=list)
     functions: dict[str, MathFunction] = field(default_factory=dict)
+    special: Callable[[Statement], bool] | None = None
 
     # Parameters
 
@@ -99,6 +101,14 @@ class KernelState:
             raise InternalError(f"{self.kernel.name} does not know the symbol {name}")
         position = self.kernel.symbols.index(name)
         return Value(self._parameter("dims", "i64", position), i64)
+
+    def alignment(self, buffer: expr.Buffer, offset: Size, lanes: int) -> int:
+        """How many bytes surely divide the address of `lanes` neighbours from this offset on."""
+        return buffer.dtype.bytes
+
+    def kept_element(self, buffer: expr.Buffer) -> Value | None:
+        """The elements at hand of a local array that has no memory; None for one that has."""
+        return None
 
     def team_cells(self) -> str:
         """The counters of the team's barriers, behind the fault cell."""

@@ -15,12 +15,14 @@ All but the API is internal to the module, so that two models in one program do 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from string import Template
 
 from bessemer.compiler.codegen import context, cpus, entry, pool, run, team, threads, weights
 from bessemer.compiler.codegen.constants import c_string, description_text
 from bessemer.compiler.codegen.layout import LAYOUTS, MESSAGE_BYTES
 from bessemer.compiler.codegen.processor import baseline, pause, processor_text
+from bessemer.compiler.codegen.run import Body
 from bessemer.compiler.errors import InternalError
 from bessemer.runtime.artifact import Signature, check_signature
 
@@ -62,8 +64,33 @@ GLANCES = 100
 WORTH_WAKING = 12
 
 
+_WORKSPACE_BYTES = """
+define i64 @${prefix}_workspace_bytes(ptr %dims) $baseline {
+  %bytes = call i64 @${prefix}_workspace(ptr %dims)
+  ret i64 %bytes
+}
+"""
+
+
 def support_text(signature: Signature) -> str:
     """LLVM IR of the C API and of what the run body calls; joins the model's own functions.
+
+    Raises as `runtime_text`.
+    """
+    body = Body(signature.prefix, signature, is_public=True)
+    return runtime_text(signature, [body], _WORKSPACE_BYTES + entry.TEXT)
+
+
+def runtime_text(
+    signature: Signature,
+    bodies: Sequence[Body],
+    interface: str,
+    names: Mapping[str, str | int] | None = None,
+) -> str:
+    """LLVM IR of one artifact's support: context, threads, weights, and what runs each body.
+
+    `interface` is a template of what else the artifact's C API has, of the layouts' names and
+    `names`.
 
     Raises InternalError for a signature that contradicts itself, an unknown architecture, or a
     processor feature that nobody knows how to check.
@@ -86,24 +113,17 @@ def support_text(signature: Signature) -> str:
             description_text(signature),
             processor_text(signature.triple, signature.cpu_features),
             context.TEXT,
-            run.TEXT,
+            run.STRINGS,
+            *(run.run_text(body) for body in bodies),
             weights.TEXT,
             cpus.TEXT,
             threads.TEXT,
             pool.TEXT,
             team.TEXT,
-            entry.TEXT,
-            _set_by_run(signature),
+            interface,
         )
     )
-    return Template(template).substitute(_names(signature))
-
-
-def _set_by_run(signature: Signature) -> str:
-    flags = ", ".join(f"i8 {int(output.data_dependent)}" for output in signature.outputs)
-    body = f"[{flags}]" if flags else "zeroinitializer"
-    kind = f"[{len(signature.outputs)} x i8]"
-    return f"@bessemer_set_by_run = internal unnamed_addr constant {kind} {body}\n"
+    return Template(template).substitute({**_names(signature), **(names or {})})
 
 
 def _names(signature: Signature) -> dict[str, str | int]:
@@ -123,15 +143,10 @@ def _names(signature: Signature) -> dict[str, str | int]:
         "team_members": team.MOST_MEMBERS,
         "team_cell": team.CELL_BYTES,
         "team_wait": team.LONG_WAIT,
-        "team_alone": team.TEAMLESS,
+        "team_fewest_alone": team.FEWEST_ALONE,
+        "team_most_alone": team.MOST_ALONE,
         "team_shares": team.SHARES,
         "team_bytes": team.MOST_MEMBERS * team.CELL_BYTES,
-        "input_count": len(signature.inputs),
-        "output_count": len(signature.outputs),
-        "input_dim_count": signature.input_symbols,
-        "has_inputs": str(bool(signature.inputs)).lower(),
-        "has_outputs": str(bool(signature.outputs)).lower(),
-        "has_dims": str(bool(signature.symbols)).lower(),
     }
     names |= entry.NAMES
     for layout in (*LAYOUTS, *entry.LAYOUTS):

@@ -94,7 +94,7 @@ def emit(
     while known is not None and wide > lanes and wide > known:
         wide //= 2
     varying, state.varying = state.varying, varying_locals(loop.body, loop.index)
-    writer = _Loop(state, loop, extent, _reductions(loop.body, carried), emit_block)
+    writer = _Loop(state, loop, extent, reductions_of(loop.body, carried), emit_block)
     initial = {name: state.locals[name] for name in carried}
     for name, reduction in writer.reductions.items():
         neutral = REDUCTIONS[reduction](initial[name].kind)
@@ -134,7 +134,8 @@ def _multiple(state: KernelState, extent: Value, width: int) -> Value:
     return extent if width == 1 else state.writer.operate("and", i64, extent, number(-width))
 
 
-def _reductions(body: Block, carried: Sequence[str]) -> dict[str, str]:
+def reductions_of(body: Block, carried: Sequence[str]) -> dict[str, str]:
+    """How each of the locals that a vector loop accumulates is combined."""
     found: dict[str, str] = {}
     for statement in loops.walk(body):
         match statement:

@@ -48,6 +48,9 @@ class Graph:
     `symbols` are the dimension symbols that the inputs' shapes bind, in order; `constants` holds
     the weights. Nodes that define further symbols while running (see ops/bind.py) name them
     in their `symbols` attribute.
+    `updates` are pairs (output, input) of positions: the caller may have that output written where
+    that input is. `finite` are positions of floats, one number each: where one is no finite number,
+    the run fails before it has written any such output.
     """
 
     name: str
@@ -57,6 +60,8 @@ class Graph:
     constants: Mapping[Value, Array] = field(default_factory=dict)
     symbols: tuple[str, ...] = ()
     output_names: tuple[str, ...] = ()
+    updates: tuple[tuple[int, int], ...] = ()
+    finite: tuple[int, ...] = ()
 
     def producers(self) -> dict[Value, Node]:
         """The node that computes each value (inputs and constants have none)."""

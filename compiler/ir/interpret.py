@@ -20,8 +20,16 @@ from bessemer.compiler.ir.types import Array, TensorType, dtype_of
 ITERATION_LIMIT = 1_000_000
 
 
-def run_graph(graph: Graph, inputs: Mapping[str, Array]) -> list[Array]:
+Watch = Callable[[Node, Sequence[Array], Sequence[Array]], None]
+"""Told of a node, the arrays that it read, and those that it made."""
+
+
+def run_graph(
+    graph: Graph, inputs: Mapping[str, Array], watch: Watch | None = None
+) -> list[Array]:
     """The graph's outputs for inputs given by name, in the graph's order.
+
+    `watch` is called after every node, but for those in regions.
 
     Dimension symbols take their values from the inputs' shapes. Raises CompileError where an input
     is missing or does not fit, or a bound dimension is negative; InternalError where an operator's
@@ -36,7 +44,7 @@ def run_graph(graph: Graph, inputs: Mapping[str, Array]) -> list[Array]:
         run.bind_shape(value.type, array, value.name)
     for value, array in zip(graph.inputs, arrays, strict=True):
         run.check(value, array, f"input {value.name}", CompileError)
-    return run.graph(graph, arrays)
+    return run.graph(graph, arrays, watch)
 
 
 class _Run:
@@ -46,13 +54,18 @@ class _Run:
         self.symbols = symbols
         self.arrays = arrays
 
-    def graph(self, graph: Graph, inputs: Sequence[Array]) -> list[Array]:
+    def graph(
+        self, graph: Graph, inputs: Sequence[Array], watch: Watch | None = None
+    ) -> list[Array]:
         self.arrays.update(graph.constants)
         self.arrays.update(zip(graph.inputs, inputs, strict=True))
         last_use = _last_uses(graph)
         for position, node in enumerate(graph.nodes):
             with np.errstate(all="ignore"):
                 self.node(node)
+            if watch is not None:
+                arrays, results = ([self.arrays[v] for v in x] for x in (node.inputs, node.outputs))
+                watch(node, arrays, results)
             for value in node.inputs:
                 if last_use.get(value) == position:
                     self.arrays.pop(value, None)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -32,9 +32,10 @@ from bessemer.compiler.ir.arithmetic import (
 from bessemer.compiler.ir.dims import Atom, Size, Symbol
 from bessemer.compiler.ir.evaluate import evaluate
 from bessemer.compiler.ir.expr import Buffer, Expression
+from bessemer.compiler.ir.interpret_contract import attended, contract_sums
 from bessemer.compiler.ir.interpret_tiles import Tiles
 from bessemer.compiler.ir.loops import Block, Kernel, Statement
-from bessemer.compiler.ir.types import Array, DType
+from bessemer.compiler.ir.types import Array, DType, f32
 
 OUT_OF_RANGE = "index out of range"
 """The failure that a `Checked` index reports."""
@@ -201,6 +202,12 @@ class _Machine:
                         self._indices[column] = self._column = c
                         for store in row:
                             self._store(store)
+            case loops.Contract():
+                memory = self._memory.__getitem__
+                sums, tall, wide = contract_sums(statement, self.size, memory)
+                self._store_sums(statement, statement.sums, sums, tall, wide)
+            case loops.Attend():
+                self._attend(statement)
             case _:
                 raise InternalError(f"no meaning for {type(statement).__name__}")
 
@@ -222,6 +229,41 @@ class _Machine:
                     elements[row, column] = wrap(
                         sum((int(x) * int(y) for x, y in zip(a, b)), int(before)), dtype
                     )
+
+    def _attend(self, attend: loops.Attend) -> None:
+        memory = self._memory.__getitem__
+        products, _ = attend.products
+        keys = self.size(attend.key.extent or 0)
+        whole = replace(products, tile=replace(attend.tile, columns=keys))
+        scores, rows, _ = contract_sums(whole, self.size, memory)
+        for r, row in enumerate(rows):
+            self._indices[attend.row] = row
+            self._fragments[attend.scores] = f32, scores[r : r + 1].copy()
+            for self._column in range(keys):
+                self._indices[attend.key] = self._column
+                scores[r, self._column] = self.value(attend.score)
+        self._fragments.pop(attend.scores, None)
+        results, columns = attended(attend, scores, self.size, memory)
+        self._store_sums(attend, attend.results, results, rows, columns)
+
+    def _store_sums(
+        self,
+        tile: loops.Contract | loops.Attend,
+        name: str,
+        sums: Array,
+        rows: range,
+        columns: range,
+    ) -> None:
+        dtype = tile.dtype if isinstance(tile, loops.Contract) else f32
+        for r, row in enumerate(rows):
+            self._indices[tile.row] = row
+            # The columns of one row of a fragment, in which the stores find their element.
+            self._fragments[name] = dtype, sums[r : r + 1]
+            for self._column, column in enumerate(columns):
+                self._indices[tile.column] = column
+                for store in tile.stores:
+                    self._store(store)
+        self._fragments.pop(name, None)
 
     def _store(self, store: loops.Store) -> None:
         if store.guard is not None and not self.value(store.guard):

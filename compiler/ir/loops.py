@@ -14,6 +14,8 @@ A kernel's parameters are buffers and dimension symbols. Its body is a sequence 
                 or sums of a few neighbouring products at once
     fragment-store   for every row, stores that may read `FragmentElement`s
     tile-...    what a matrix unit does on its eight tiles of up to 16 rows x 64 bytes
+    contract    a tile of a contraction: sums of products of two operands, each then stored
+    attend      rows of an attention: softmax(scores of queries and keys) times values, then stored
     set-dim     gives a data-dependent dimension symbol its value
     fail        ends the run with a message if a condition holds
     prefetch    a hint
@@ -32,11 +34,12 @@ The semantics of fragments do not say how large a machine's registers are: sched
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Literal, TypeAlias, Union, get_args
 
 from bessemer.compiler.ir.dims import Size, Symbol
 from bessemer.compiler.ir.expr import Buffer, Expression, Index
+from bessemer.compiler.ir.operands import Operand, Products, Tile
 from bessemer.compiler.ir.types import DType, bf16, f32, i32
 
 LoopKind = Literal["serial", "parallel", "team", "vector", "unroll"]
@@ -238,6 +241,134 @@ class TileMac:
 
 
 @dataclass(frozen=True, eq=False)
+class Contract:
+    """A tile of a contraction. For every row of row_begin .. row_begin + tile.rows - 1 and column
+    of column_begin .. column_begin + tile.columns - 1 that are below the symbols' extents, runs
+    the stores, in which `FragmentElement(sums, 0)` is
+
+        the sum over k of left[batch, row, k] * right[batch, column, k]
+
+    for k from depth_begin to depth_end - 1, as far as the operands are deep. In what order products
+    of floats are added is the machine's business. `products` says what is multiplied: the elements
+    (f16, bf16 and f32 exactly, sums are f32); "tf32" numbers, to which they are rounded or cut; or
+    three bf16 numbers for every f32 ("bf16x3"), which is about as exact as f32.
+    """
+
+    sums: str
+    dtype: DType
+    left: Operand
+    right: Operand
+    batch: tuple[Size, ...]
+    row: Symbol
+    row_begin: Size
+    column: Symbol
+    column_begin: Size
+    depth_begin: Size
+    depth_end: Size
+    stores: tuple[Store, ...]
+    tile: Tile
+    products: Products = "exact"
+
+    @property
+    def operands(self) -> tuple[Operand, ...]:
+        """What it reads."""
+        return self.left, self.right
+
+    @property
+    def fragments(self) -> dict[str, DType]:
+        """The names that it defines, with their types."""
+        return {self.sums: self.dtype}
+
+    @property
+    def own_sizes(self) -> tuple[Size, ...]:
+        """Its index arithmetic, without that of the stores."""
+        return (
+            self.row.extent or 0,
+            self.column.extent or 0,
+            *(self.row_begin, self.column_begin, self.depth_begin, self.depth_end),
+            *self.batch,
+            *self.left.sizes,
+            *self.right.sizes,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Attend:
+    """Rows of an attention. For every row of row_begin .. row_begin + tile.rows - 1 and every
+    column, as far as there are such, runs the stores, in which `FragmentElement(results, 0)` is
+
+        the sum over keys of weight[key] * values[batch, column, key]
+
+    where weight[key] = exp(s[key]) / sum of exp(s) and s[key] is the value of `score`, in which
+    `FragmentElement(scores, 0)` is the sum over k of queries[batch, row, k] * keys[batch, key, k].
+    All in f32; weights may be rounded to the values' type before they are multiplied.
+    """
+
+    scores: str
+    results: str
+    queries: Operand
+    keys: Operand
+    values: Operand
+    batch: tuple[Size, ...]
+    row: Symbol
+    row_begin: Size
+    key: Symbol
+    column: Symbol
+    score: Expression
+    stores: tuple[Store, ...]
+    tile: Tile
+
+    @property
+    def products(self) -> tuple[Contract, Contract]:
+        """The scores of some rows, and the results; the weights' operand is that of the queries."""
+        scores = Contract(
+            self.scores,
+            f32,
+            self.queries,
+            self.keys,
+            self.batch,
+            self.row,
+            self.row_begin,
+            self.key,
+            0,
+            0,
+            self.queries.depth_extent,
+            (),
+            replace(self.tile, columns=self.tile.depth),
+        )
+        return scores, replace(
+            scores,
+            sums=self.results,
+            right=self.values,
+            column=self.column,
+            depth_end=self.key.extent or 0,
+            stores=self.stores,
+            tile=self.tile,
+        )
+
+    @property
+    def operands(self) -> tuple[Operand, ...]:
+        """What it reads."""
+        return self.queries, self.keys, self.values
+
+    @property
+    def fragments(self) -> dict[str, DType]:
+        """The names that it defines, with their types."""
+        return {self.scores: f32, self.results: f32}
+
+    @property
+    def own_sizes(self) -> tuple[Size, ...]:
+        """Its index arithmetic, without that of the stores."""
+        extents = (symbol.extent or 0 for symbol in (self.row, self.key, self.column))
+        return (
+            self.row_begin,
+            *self.batch,
+            *extents,
+            *(size for operand in self.operands for size in operand.sizes),
+        )
+
+
+@dataclass(frozen=True, eq=False)
 class SetDim:
     """Gives a data-dependent dimension symbol of the program its value (an i64)."""
 
@@ -287,6 +418,8 @@ Statement: TypeAlias = Union[
     TileLoad,
     TileStore,
     TileMac,
+    Contract,
+    Attend,
     SetDim,
     Fail,
     Prefetch,
@@ -373,6 +506,10 @@ def expressions(statement: Statement) -> tuple[Expression, ...]:
             return (statement.value,)
         case FragmentStore():
             return tuple(e for row in statement.stores for s in row for e in expressions(s))
+        case Contract():
+            return tuple(e for store in statement.stores for e in expressions(store))
+        case Attend():
+            return (statement.score, *(e for s in statement.stores for e in expressions(s)))
         case _:
             return ()
 
@@ -391,6 +528,8 @@ def sizes(statement: Statement) -> tuple[Size, ...]:
                 statement.limit,
                 *(z for row in statement.stores for s in row for z in sizes(s)),
             )
+        case Contract() | Attend():
+            return (*statement.own_sizes, *(z for s in statement.stores for z in sizes(s)))
         case TileSetup():
             return statement.rows
         case TileLoad() | TileStore():

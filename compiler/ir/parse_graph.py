@@ -142,6 +142,13 @@ def _strings(text: str | None) -> tuple[str, ...]:
     return tuple(literal_eval(one) for one in re.findall(_STRING, text or ""))
 
 
+@dataclass(frozen=True)
+class _Output:
+    value: Value
+    is_finite: bool
+    over: int | None
+
+
 class _Parser:
     def __init__(self, lines: list[tuple[int, str]], arrays: dict[str, Array]) -> None:
         self.lines = lines
@@ -200,9 +207,14 @@ class _Parser:
             tokens = Tokens(line, number)
             comment = _read_comment(tokens.comment)
             if tokens.accept("return"):
-                outputs = self.outputs(tokens)
+                outputs = self.outputs(tokens, inputs)
+                values = tuple(output.value for output in outputs)
                 names = comment.names or ("",) * len(outputs)
-                return Graph(name, inputs, outputs, tuple(nodes), constants, symbols, names)
+                updates = tuple((k, o.over) for k, o in enumerate(outputs) if o.over is not None)
+                finite = tuple(k for k, output in enumerate(outputs) if output.is_finite)
+                return Graph(
+                    name, inputs, values, tuple(nodes), constants, symbols, names, updates, finite
+                )
             labels = self.labels(tokens)
             if tokens.accept("constant"):
                 self.constant(tokens, labels, comment, constants)
@@ -210,13 +222,19 @@ class _Parser:
                 nodes.append(self.node(tokens, labels, comment, _indent(line)))
         raise CompileError(f"the graph '{name}' has no return")
 
-    def outputs(self, tokens: Tokens) -> tuple[Value, ...]:
-        found: list[Value] = []
+    def outputs(self, tokens: Tokens, inputs: tuple[Value, ...]) -> list[_Output]:
+        found: list[_Output] = []
         while tokens.peek().kind == "value":
-            found.append(self.read(tokens))
+            value, is_finite, over = self.read(tokens), tokens.accept("finite"), None
+            if tokens.accept("over"):
+                label = tokens.peek().text
+                if self.values.get(label) not in inputs:
+                    raise tokens.error("an input")
+                over = inputs.index(self.read(tokens))
+            found.append(_Output(value, is_finite, over))
             tokens.accept(",")
         tokens.end()
-        return tuple(found)
+        return found
 
     def labels(self, tokens: Tokens) -> list[str]:
         found: list[str] = []

@@ -32,6 +32,7 @@ from bessemer.compiler.ir.loops import (
     TileZero,
     While,
 )
+from bessemer.compiler.ir.parse_contract import read_attend, read_contract
 from bessemer.compiler.ir.parse_expr import ExpressionReader, Names
 from bessemer.compiler.ir.parse_graph import read_dtype
 from bessemer.compiler.ir.parse_sizes import Tokens
@@ -154,6 +155,8 @@ class _Parser:
                 return While(condition, self.block(indent, names))
             case "store":
                 return self.fragment_store(indent, names)
+            case "contract" | "attend":
+                return self.contract(word, indent, names)
             case _:
                 return self.done(self.simple(word, names))
 
@@ -361,6 +364,15 @@ class _Parser:
             stores = self.block(row_indent, inner)
             rows.append(tuple(store for store in stores if isinstance(store, Store)))
         return FragmentStore(fragment, column, limit, tuple(rows))
+
+    def contract(self, word: str, indent: int, names: Names) -> Statement:
+        def store_block(inner: Names) -> tuple[Store, ...]:
+            self.tokens.end()
+            found = self.block(indent, inner)
+            return tuple(store for store in found if isinstance(store, Store))
+
+        read = read_attend if word == "attend" else read_contract
+        return read(self.reader, names, store_block)
 
 
 def _indent(line: str) -> int:

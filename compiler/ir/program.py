@@ -64,6 +64,16 @@ class Alias:
 
 
 @dataclass(frozen=True, eq=False)
+class RequireFinite:
+    """The run fails here where a float, one number, is infinite or NaN; `name` is for the message.
+
+    Nothing that takes the place of an input has been written by then."""
+
+    value: Value
+    name: str
+
+
+@dataclass(frozen=True, eq=False)
 class Branch:
     """Runs one of two step lists, on a bool scalar."""
 
@@ -85,7 +95,7 @@ class Repeat:
     count: str = ""
 
 
-Step: TypeAlias = Union[Launch, BindDims, Copy, Alias, Branch, Repeat]
+Step: TypeAlias = Union[Launch, BindDims, Copy, Alias, RequireFinite, Branch, Repeat]
 Steps: TypeAlias = tuple[Step, ...]
 
 
@@ -125,6 +135,8 @@ class Program:
     `weights`: the constants in the weights blob. `capacities`: the largest number of elements of
     values whose shape is only known after they are computed. `derived` symbols are
     computed from `symbols` and from derived ones before them. `decisions` are for the tuner.
+    `updates` are as in the graph: such an output is written after the last reading of its input, or
+    element by element while it is read, so that both may be the same memory.
     """
 
     name: str
@@ -138,6 +150,7 @@ class Program:
     capacities: Mapping[Value, Size] = field(default_factory=dict)
     derived: Mapping[str, Size] = field(default_factory=dict)
     decisions: tuple[Decision, ...] = ()
+    updates: tuple[tuple[int, int], ...] = ()
 
     def expanded(self, size: Size) -> Size:
         """A size in terms of `symbols` only."""

@@ -6,8 +6,9 @@
       %3 = leaky_relu(%2, slope=0.1) : f32[n,4]              # 'h' from 'LeakyRelu_1', 'Dropout_2'
       return %3                                              # 'y'
 
-Names and sources are the user's. A constant of more than 16 elements shows a digest of its data,
-not the data. Regions follow their node, indented.
+An output that may be written where an input is, is `%3 over %0`; one that must be finite,
+`%3 finite`. Names and sources are the user's. A constant of more than 16 elements shows a digest of
+its data, not the data. Regions follow their node, indented.
 """
 
 from __future__ import annotations
@@ -112,8 +113,18 @@ class _Printer:
         for node in graph.nodes:
             for line in self.node(node):
                 yield f"  {line}"
-        outputs = ", ".join(self.name(value) for value in graph.outputs)
+        outputs = ", ".join(self.outputs(graph))
         yield _with_comment(f"  return {outputs}".rstrip(), _names(graph.output_names))
+
+    def outputs(self, graph: Graph) -> Iterator[str]:
+        places = dict(graph.updates)
+        for position, value in enumerate(graph.outputs):
+            text = self.name(value)
+            if position in graph.finite:
+                text += " finite"
+            if position in places:
+                text += f" over {self.name(graph.inputs[places[position]])}"
+            yield text
 
     def node(self, node: Node) -> Iterator[str]:
         operands = [self.name(value) for value in node.inputs]

@@ -21,8 +21,10 @@ from bessemer.compiler.ir.loops import (
     Accumulate,
     Allocate,
     Assign,
+    Attend,
     Barrier,
     Block,
+    Contract,
     Define,
     Fail,
     For,
@@ -46,6 +48,7 @@ from bessemer.compiler.ir.loops import (
     sizes,
     walk,
 )
+from bessemer.compiler.ir.text_contract import attend_lines, contract_lines
 from bessemer.compiler.ir.text_expr import ExpressionText
 from bessemer.compiler.ir.types import DType
 
@@ -121,6 +124,8 @@ class _Printer:
                 yield from self.block(body)
             case FragmentStore():
                 yield from self.fragment_store(statement)
+            case Contract() | Attend():
+                yield from self.contract(statement)
             case _:
                 yield from self.shared(statement)
                 yield self.line(statement)
@@ -204,6 +209,18 @@ class _Printer:
         group = f" group {mac.group}" if mac.group > 1 else ""
         terms = f" terms {mac.terms}" if mac.terms is not None else ""
         return head + group + terms
+
+    def contract(self, statement: Contract | Attend) -> Iterator[str]:
+        scores = (statement.score,) if isinstance(statement, Attend) else ()
+        for name, node in self.text.share(scores, statement.own_sizes):
+            yield f"{name} = {self.text.spell(node)}"
+        if isinstance(statement, Attend):
+            yield from attend_lines(statement, self.text)
+        else:
+            yield from contract_lines(statement, self.text)
+        for store in statement.stores:
+            for line in self.statement(store):
+                yield f"  {line}"
 
     def fragment_store(self, statement: FragmentStore) -> Iterator[str]:
         for name, node in self.text.share((), (statement.limit,)):

@@ -20,7 +20,9 @@ def verify_graph(graph: Graph) -> None:
     - every value is defined once, before it is read, in the graph or region that reads it;
     - every node has the types that its operator infers, and attributes of the allowed types;
     - every dimension symbol has a value before it is used;
-    - constants have the types of their arrays, and there is a name for each output.
+    - constants have the types of their arrays, and there is a name for each output;
+    - outputs take the place of inputs of their type, each of another one; those that must be finite
+      are single floats.
     """
     _Verifier().graph(graph, frozenset())
 
@@ -46,6 +48,7 @@ class _Verifier:
             _fail(f"graph {graph.name} returns {missing[0].type}, which nothing computes")
         if len(graph.output_names) != len(graph.outputs):
             _fail(f"graph {graph.name} has names {graph.output_names} for its outputs")
+        _check_updates(graph)
 
     def node(self, node: Node, visible: set[Value], known: set[str]) -> None:
         for value in node.inputs:
@@ -79,6 +82,23 @@ class _Verifier:
     ) -> None:
         if not used <= known:
             _fail(f"{what} uses {', '.join(sorted(used - known))}, which has no value yet", node)
+
+
+def _check_updates(graph: Graph) -> None:
+    for place in range(2):
+        positions = [pair[place] for pair in graph.updates]
+        if len(set(positions)) != len(positions):
+            _fail(f"graph {graph.name} has two updates for one place: {graph.updates}")
+    for output, given in graph.updates:
+        if not (0 <= output < len(graph.outputs) and 0 <= given < len(graph.inputs)):
+            _fail(f"graph {graph.name} has no output {output} or no input {given} to update")
+        types = graph.outputs[output].type, graph.inputs[given].type
+        if types[0] != types[1]:
+            _fail(f"output {output} of {graph.name}, {types[0]}, would overwrite {types[1]}")
+    for output in graph.finite:
+        type = graph.outputs[output].type if 0 <= output < len(graph.outputs) else None
+        if type is None or not type.dtype.is_float or type.numel != 1:
+            _fail(f"output {output} of {graph.name} is to be finite, but it is {type}")
 
 
 def _check_types(node: Node) -> None:

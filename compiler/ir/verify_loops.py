@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NoReturn
 
 from bessemer.compiler.errors import InternalError
@@ -25,8 +25,10 @@ from bessemer.compiler.ir.loops import (
     Accumulate,
     Allocate,
     Assign,
+    Attend,
     Barrier,
     Block,
+    Contract,
     Define,
     Fail,
     For,
@@ -49,8 +51,10 @@ from bessemer.compiler.ir.loops import (
     expressions,
     sizes,
 )
+from bessemer.compiler.ir.scope import Scope
 from bessemer.compiler.ir.text_loops import print_statement
 from bessemer.compiler.ir.types import DType, bf16, boolean, i8, i64, u8
+from bessemer.compiler.ir.verify_contract import contract_problems
 from bessemer.compiler.ir.verify_vectors import check_vector_loop
 
 
@@ -64,31 +68,6 @@ def verify_kernel(kernel: Kernel) -> None:
       accumulations and take no branch that depends on the lane.
     """
     _Verifier(kernel).kernel()
-
-
-@dataclass(frozen=True)
-class _Scope:
-    """What is known at a place of the kernel: buffers and fragments by name, locals' types."""
-
-    buffers: dict[str, Buffer]
-    locals: dict[str, DType]
-    fragments: dict[str, Fragment]
-    indices: frozenset[Symbol]
-
-    def names(self) -> set[str]:
-        """Every name in use."""
-        found = {*self.buffers, *self.locals, *self.fragments}
-        return found | {index.name for index in self.indices}
-
-    def inner(self, *indices: Symbol) -> _Scope:
-        """The scope of a block, in which further indices are known."""
-        return replace(
-            self,
-            buffers=dict(self.buffers),
-            locals=dict(self.locals),
-            fragments=dict(self.fragments),
-            indices=self.indices | set(indices),
-        )
 
 
 class _Verifier:
@@ -109,22 +88,22 @@ class _Verifier:
             self.fail("two buffers have one name")
         if not 0 <= kernel.outputs <= len(names):
             self.fail(f"{kernel.outputs} of {len(names)} buffers are written")
-        scope = _Scope({b.name: b for b in kernel.buffers}, {}, {}, frozenset())
+        scope = Scope({b.name: b for b in kernel.buffers}, {}, {}, frozenset())
         for buffer in kernel.buffers:
             self.sizes((*buffer.shape, *(buffer.strides or ())), scope)
         self.sizes((kernel.operations,), scope)
         self.block(kernel.body, scope, outermost=len(kernel.body) == 1)
 
-    def block(self, block: Block, scope: _Scope, outermost: bool = False) -> None:
+    def block(self, block: Block, scope: Scope, outermost: bool = False) -> None:
         for statement in block:
             self.statement = statement
             self.checked = set()
-            if not isinstance(statement, (FragmentFill, FragmentStore)):
+            if not isinstance(statement, (FragmentFill, FragmentStore, Contract, Attend)):
                 self.sizes(sizes(statement), scope)
                 self.expressions(expressions(statement), scope)
             self.one(statement, scope, outermost)
 
-    def one(self, statement: Statement, scope: _Scope, outermost: bool) -> None:
+    def one(self, statement: Statement, scope: Scope, outermost: bool) -> None:
         match statement:
             case For():
                 self.loop(statement, scope, outermost)
@@ -167,7 +146,7 @@ class _Verifier:
             case _:
                 self.fragment_statement(statement, scope)
 
-    def loop(self, loop: For, scope: _Scope, outermost: bool) -> None:
+    def loop(self, loop: For, scope: Scope, outermost: bool) -> None:
         if loop.kind in ("parallel", "team") and not outermost:
             self.fail(f"a {loop.kind} loop is the only outermost statement of its kernel")
         if loop.kind == "team" and loop.extent != symbol(TEAM):
@@ -185,7 +164,7 @@ class _Verifier:
                 self.fail(problem)
         self.block(loop.body, scope.inner(loop.index))
 
-    def fragment_statement(self, statement: Statement, scope: _Scope) -> None:
+    def fragment_statement(self, statement: Statement, scope: Scope) -> None:
         match statement:
             case Fragment(name, rows, columns):
                 self.new(name, scope)
@@ -201,10 +180,15 @@ class _Verifier:
                 self.mac(statement, scope)
             case FragmentStore():
                 self.fragment_store(statement, scope)
+            case Contract():
+                self.contract(statement, scope, (statement.row, statement.column))
+            case Attend(score=score):
+                indices = (statement.row, statement.column, statement.key)
+                self.contract(statement, scope, indices, (score,))
             case _:
                 self.fail(f"{type(statement).__name__} is no statement")
 
-    def mac(self, mac: FragmentMac, scope: _Scope) -> None:
+    def mac(self, mac: FragmentMac, scope: Scope) -> None:
         fragment = self.fragment(mac.fragment, scope)
         self.rows(mac.rows, fragment)
         if len(set(mac.rows)) != len(mac.rows) or len(mac.rows) != len(mac.a_offsets):
@@ -218,7 +202,7 @@ class _Verifier:
         if mac.group not in (1, 2, 4) or not 1 <= mac.products <= mac.group:
             self.fail(f"{mac.products} terms of groups of {mac.group}")
 
-    def fragment_store(self, statement: FragmentStore, scope: _Scope) -> None:
+    def fragment_store(self, statement: FragmentStore, scope: Scope) -> None:
         fragment = self.fragment(statement.fragment, scope)
         self.sizes((statement.limit,), scope)
         self.columns(statement.column, fragment, scope)
@@ -228,14 +212,39 @@ class _Verifier:
             self.fail(f"the fragment has only {fragment.columns} columns")
         inner = scope.inner(statement.column)
         self.column = statement.column
-        for store in (store for row in statement.stores for store in row):
-            self.sizes(sizes(store), inner)
-            self.expressions(expressions(store), inner)
-            self.store(store, inner)
+        self.stores((store for row in statement.stores for store in row), inner)
         self.column = None
 
+    def contract(
+        self,
+        tile: Contract | Attend,
+        scope: Scope,
+        indices: tuple[Symbol, ...],
+        values: tuple[Expression, ...] = (),
+    ) -> None:
+        for problem in contract_problems(tile):
+            self.fail(problem)
+        self.sizes(tile.own_sizes, scope)
+        for operand in tile.operands:
+            self.buffer(operand.buffer, scope)
+        inner = scope.inner(*indices)
+        for name in (*tile.fragments, *(index.name for index in indices)):
+            self.new(name, scope)
+        for name, dtype in tile.fragments.items():
+            inner.fragments[name] = Fragment(name, 1, 1, dtype)
+        self.column = tile.column
+        self.expressions(values, inner)
+        self.stores(tile.stores, inner)
+        self.column = None
+
+    def stores(self, stores: Iterable[Store], scope: Scope) -> None:
+        for store in stores:
+            self.sizes(sizes(store), scope)
+            self.expressions(expressions(store), scope)
+            self.store(store, scope)
+
     def tile_statement(
-        self, statement: TileSetup | TileZero | TileLoad | TileStore | TileMac, scope: _Scope
+        self, statement: TileSetup | TileZero | TileLoad | TileStore | TileMac, scope: Scope
     ) -> None:
         if isinstance(statement, TileSetup) == self.has_tiles:
             self.fail("tiles are set up once, before they are used")
@@ -269,7 +278,7 @@ class _Verifier:
 
     # What statements are made of
 
-    def store(self, store: Store, scope: _Scope) -> None:
+    def store(self, store: Store, scope: Scope) -> None:
         self.buffer(store.buffer, scope)
         if store.buffer.name in self.inputs:
             self.fail(f"{store.buffer.name} is an input and may not be written")
@@ -279,7 +288,7 @@ class _Verifier:
         if store.guard is not None:
             self.condition(store.guard)
 
-    def expressions(self, roots: Iterable[Expression], scope: _Scope) -> None:
+    def expressions(self, roots: Iterable[Expression], scope: Scope) -> None:
         for node in roots:
             if node in self.checked:
                 continue
@@ -287,7 +296,7 @@ class _Verifier:
             self.expressions(children(node), scope)
             self.expression(node, scope)
 
-    def expression(self, node: Expression, scope: _Scope) -> None:
+    def expression(self, node: Expression, scope: Scope) -> None:
         for size in _sizes_in(node):
             self.symbols_of(size, scope)
         match node:
@@ -308,12 +317,12 @@ class _Verifier:
             case Reduce():
                 self.fail("a kernel spells reductions out as loops")
 
-    def sizes(self, found: Iterable[Size], scope: _Scope) -> None:
+    def sizes(self, found: Iterable[Size], scope: Scope) -> None:
         for size in found:
             self.symbols_of(size, scope)
             self.expressions(index_expressions(size), scope)
 
-    def symbols_of(self, size: Size, scope: _Scope) -> None:
+    def symbols_of(self, size: Size, scope: Scope) -> None:
         for leaf in atoms(size):
             if not isinstance(leaf, Symbol):
                 continue
@@ -322,19 +331,19 @@ class _Verifier:
                 what = "symbol" if leaf.extent is None else "index"
                 self.fail(f"the {what} {leaf} (below {leaf.extent}) is not known here")
 
-    def buffer(self, buffer: Buffer, scope: _Scope) -> None:
+    def buffer(self, buffer: Buffer, scope: Scope) -> None:
         declared = scope.buffers.get(buffer.name)
         if declared is None:
             self.fail(f"there is no buffer {buffer.name} here")
         elif declared.dtype != buffer.dtype:
             self.fail(f"{buffer.name} is {declared.dtype}, not {buffer.dtype}")
 
-    def local(self, name: str, scope: _Scope) -> DType:
+    def local(self, name: str, scope: Scope) -> DType:
         if name not in scope.locals:
             self.fail(f"there is no local {name} here")
         return scope.locals[name]
 
-    def fragment(self, name: str, scope: _Scope) -> Fragment:
+    def fragment(self, name: str, scope: Scope) -> Fragment:
         if name not in scope.fragments:
             self.fail(f"there is no fragment {name} here")
         return scope.fragments[name]
@@ -343,13 +352,13 @@ class _Verifier:
         if not all(0 <= row < fragment.rows for row in rows):
             self.fail(f"rows {rows} of {fragment.name}, which has {fragment.rows}")
 
-    def columns(self, column: Symbol, fragment: Fragment, scope: _Scope) -> None:
+    def columns(self, column: Symbol, fragment: Fragment, scope: Scope) -> None:
         self.new(column.name, scope)
         extent = column.extent
         if extent is None or not dims.is_nonnegative(fragment.columns - extent):
             self.fail(f"{column} runs to {extent} in {fragment.columns} columns")
 
-    def new(self, name: str, scope: _Scope) -> None:
+    def new(self, name: str, scope: Scope) -> None:
         if name in scope.names() or name in self.symbols:
             self.fail(f"the name {name} is in use already")
 

@@ -16,8 +16,10 @@ from bessemer.compiler.ir.expr import (
 from bessemer.compiler.ir.loops import (
     Accumulate,
     Assign,
+    Attend,
     Barrier,
     Block,
+    Contract,
     Define,
     For,
     Fragment,
@@ -56,6 +58,8 @@ def check_vector_loop(loop: For) -> str:
                 return "a fragment inside of a vector loop"
             case TileSetup() | TileZero() | TileLoad() | TileStore() | TileMac():
                 return "a matrix unit's tile inside of a vector loop"
+            case Contract() | Attend():
+                return "a contraction's tile inside of a vector loop"
     return _misused_accumulator(loop, inner)
 
 

@@ -4,6 +4,7 @@ from bessemer.compiler.ops import (  # noqa: F401  (each registers its operators
     bind,
     byte_lstm,
     cast,
+    channel_sums,
     col2im,
     control,
     conv,

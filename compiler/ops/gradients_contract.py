@@ -12,6 +12,9 @@ from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ops.composite import reshape, transpose
 from bessemer.compiler.ops.gradients_move import summed_to
 
+_TILE, _ENOUGH = (14, 32), 32
+"""A tile of sums, about, and how many of them keep a few threads busy."""
+
 
 def _flipped(d: Differential, x: Value) -> Value:
     """The matrices transposed."""
@@ -76,11 +79,18 @@ def _weight_gradient(d: Differential, x: Value, dy: Value, shape: Sequence[Size]
     rank = x.type.rank
     spatial = list(range(1, rank - 1))
     samples, channels, outputs = x.type.shape[0], x.type.shape[-1], dy.type.shape[-1]
-    # [n, *s, (g, c)] as [c, *s, (g, n)]
-    split = reshape(d.builder, x, (*x.type.shape[:-1], groups, channels // groups))
-    image = transpose(d.builder, split, [rank, *spatial, rank - 1, 0])
-    image = reshape(d.builder, image, (channels // groups, *x.type.shape[1:-1], groups * samples))
+    parts = _parts(shape, samples) if groups == 1 else 1
+    if groups == 1:
+        image = transpose(d.builder, x, [rank - 1, *spatial, 0])
+    else:
+        # [n, *s, (g, c)] as [c, *s, (g, n)]
+        split = reshape(d.builder, x, (*x.type.shape[:-1], groups, channels // groups))
+        image = transpose(d.builder, split, [rank, *spatial, rank - 1, 0])
+        shape = (channels // groups, *x.type.shape[1:-1], groups * samples)
+        image = reshape(d.builder, image, shape)
     weight = transpose(d.builder, dy, [*spatial, 0, rank - 1])
+    if parts > 1:
+        weight = _with_parts(d, dy, parts)
     high: list[Size] = []
     for axis, taps in enumerate(kernel):
         # Just as many positions as there are taps.
@@ -95,10 +105,35 @@ def _weight_gradient(d: Differential, x: Value, dy: Value, shape: Sequence[Size]
         dilations=d["strides"],
         low=d["low"],
         high=tuple(high),
-        groups=groups,
+        groups=groups * parts,
     )
+    if parts > 1:
+        found = reshape(d.builder, found, (*found.type.shape[:-1], parts, outputs))
+        found = d.apply("reduce_sum", found, axes=(rank - 1,))
     assert found.type.shape[-1] == outputs
     return transpose(d.builder, found, [*spatial, 0, rank - 1])
+
+
+def _parts(shape: Sequence[Size], samples: Size) -> int:
+    """How many parts of the batch have sums of their own: a small weight is too little for several
+    threads, and its sums are long ones."""
+    if not isinstance(samples, int) or not all(isinstance(size, int) for size in shape):
+        return 1
+    rows, columns = product(shape[:-1]), shape[-1]
+    assert isinstance(rows, int) and isinstance(columns, int)
+    tiles = -(-rows // _TILE[0]) * -(-columns // _TILE[1])
+    fitting = [parts for parts in (8, 4, 2) if samples % parts == 0 and tiles * parts <= _ENOUGH]
+    return max(fitting, default=1)
+
+
+def _with_parts(d: Differential, dy: Value, parts: int) -> Value:
+    """[(p, n), *s, o] as [*s, n, (p, o)]."""
+    samples, *spatial, outputs = dy.type.shape
+    assert isinstance(samples, int)
+    split = reshape(d.builder, dy, (parts, samples // parts, *spatial, outputs))
+    last = split.type.rank - 1
+    moved = transpose(d.builder, split, [*range(2, last), 1, 0, last])
+    return reshape(d.builder, moved, (*spatial, samples // parts, parts * outputs))
 
 
 def _depthwise_weight_gradient(

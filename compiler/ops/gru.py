@@ -132,6 +132,11 @@ def cell(
     gate, new_gate = gates(activations, alphas, betas, clip)
     from_x = from_input(gates_x, h.shape[1], working)
 
+    def opening(number: int, total: Expression) -> Expression:
+        if number == 2:
+            return total if linear_before_reset else new_gate.rule(total)
+        return gate.rule(total)
+
     def mixed(place: Place, z: Expression, n: Expression, state: Expression) -> Expression:
         new = builder.define(n, "n").value
         share = builder.define(z, "z").value
@@ -151,35 +156,35 @@ def cell(
 
     def finish(place: Place, sums: Sequence[Expression], state: Expression) -> Expression:
         z, r, n = sums
-        opened = builder.define(gate.rule(r), "r").value
         if keeps_steps:
-            keep(place, 1, opened)
+            keep(place, 1, r)
             keep(place, 3, n)
-        return mixed(place, gate.rule(z), new_gate.rule(from_x(place, 2) + opened * n), state)
+        return mixed(place, z, new_gate.rule(from_x(place, 2) + r * n), state)
 
-    products: tuple[Product, ...] = (Product((0, 1, 2), finish, from_x_or_bias),)
+    products: tuple[Product, ...] = (Product((0, 1, 2), finish, from_x_or_bias, open=opening),)
     if not linear_before_reset:
         kept = builder.scratch(working, h.shape)
         reset = builder.scratch(working, h.shape)
 
         def open_gates(place: Place, sums: Sequence[Expression], state: Expression) -> None:
             z, r = sums
-            builder.store(kept, (place.row, place.column), gate.rule(z))
-            opened = builder.define(gate.rule(r), "r").value
+            builder.store(kept, (place.row, place.column), z)
             if keeps_steps:
-                keep(place, 1, opened)
-            builder.store(reset, (place.row, place.column), opened * state)
+                keep(place, 1, r)
+            builder.store(reset, (place.row, place.column), r * state)
 
         def finish_reset(place: Place, sums: Sequence[Expression], state: Expression) -> Expression:
             (n,) = sums
-            return mixed(place, kept[place.row, place.column], new_gate.rule(n), state)
+            return mixed(place, kept[place.row, place.column], n, state)
 
         products = (
-            Product((0, 1), open_gates, from_x),
-            Product((2,), finish_reset, from_x, reset),
+            Product((0, 1), open_gates, from_x, open=opening),
+            Product((2,), finish_reset, from_x, reset, open=opening),
         )
-    lengths = optional[0] if has_lengths else None
-    return Cell(recurrent, h0, y, h, gates_x, products, (), lengths, reverse, ended=tuple(steps))
+    return Cell(
+        recurrent, h0, y, h, gates_x, products, (), optional[0] if has_lengths else None, reverse,
+        ended=tuple(steps), replaces=(gates_x, steps[0]) if keeps_steps else None,
+    )  # fmt: skip
 
 
 def _statements(

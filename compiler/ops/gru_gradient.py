@@ -93,7 +93,7 @@ class _Way:
         self.dy, _, _, self.opened, self.before, *_ = inputs
         self.found, direct = outputs
         self.working, self.width = working_dtype(self.dy.dtype), direct.shape[1]
-        self.turns = builder.scratch(self.working, (2, direct.shape[0], depth * self.width))
+        self.turns = builder.scratch(self.working, (2, depth, *direct.shape))
 
     def gate(self, place: Place, number: int) -> Expression:
         column = number * self.width + place.column
@@ -109,8 +109,8 @@ class _Way:
         self.builder.store(self.found, (place.time, place.row, column), value)
 
     def turn(self, place: Place, number: int, value: Expression) -> None:
-        column = number * self.width + place.column
-        self.builder.store(self.turns, ((place.step + 1) % 2, place.row, column), value)
+        turn = ((place.step + 1) % 2, number, place.row, place.column)
+        self.builder.store(self.turns, turn, value)
 
     def begin(self, place: Place, dh: Expression) -> tuple[Expression, Expression]:
         """Settles dz; gives (dh * z, dn)."""
@@ -145,6 +145,7 @@ def cell(
     return Cell(
         weights, dh, None, direct, dy, products, (), lengths[0] if has_lengths else None,
         not reverse, cleared=(way.turns,), ended=(found,),
+        read=(way.opened, way.before), replaces=(way.opened, way.found),
     )  # fmt: skip
 
 
@@ -162,7 +163,7 @@ def _linear(way: _Way, from_dy: Any) -> tuple[Product, ...]:
 
 def _in_two(way: _Way, from_dy: Any) -> tuple[Product, ...]:
     """The reset gate's cotangent needs a product of its own."""
-    shape = (way.turns.shape[1], way.width)
+    shape = (way.turns.shape[2], way.width)
     kept, new = way.builder.scratch(way.working, shape), way.builder.scratch(way.working, shape)
 
     def begin(place: Place, sums: Sequence[Expression], state: Expression) -> None:

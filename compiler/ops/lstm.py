@@ -143,16 +143,22 @@ def cell(
     working, width = working_dtype(c.dtype), c.shape[1]
     gate, cell_gate, hidden_gate = gates(activations, alphas, betas, clip)
 
+    def opening(number: int, total: Expression) -> Expression:
+        if number == 3:
+            return cell_gate.rule(total)
+        return total if has_peepholes else gate.rule(total)
+
     def opened(total: Expression, number: int, state: Expression, column: Size) -> Expression:
+        """Peepholes let a gate see the state, so that it cannot open before."""
         if not has_peepholes:
-            return gate.rule(total)
+            return total
         peephole = convert(optional[-1][number * width + column], working)
         return gate.rule(total + peephole * state)
 
     def keep(place: Place, gates: Sequence[Expression], h: Expression, c: Expression) -> None:
         at = (place.time, place.row)
-        for number, opening in enumerate(gates):
-            builder.store(steps[0], (*at, number * width + place.column), opening)
+        for number, value in enumerate(gates):
+            builder.store(steps[0], (*at, number * width + place.column), value)
         builder.store(steps[1], (*at, place.column), h)
         builder.store(steps[2], (*at, place.column), c)
 
@@ -163,20 +169,20 @@ def cell(
         taken = builder.define(opened(i, 0, before, column), "i").value
         kept = 1 - taken if input_forget else opened(f, 2, before, column)
         kept = builder.define(kept, "f").value
-        content = builder.define(cell_gate.rule(g), "g").value
-        after = builder.define(kept * before + taken * content, "c").value
+        after = builder.define(kept * before + taken * g, "c").value
         builder.store(c, (row, column), after)
         shown = builder.define(opened(o, 1, after, column), "o").value
         if keeps_steps:
-            keep(place, (taken, shown, kept, content), state, before)
+            keep(place, (taken, shown, kept, g), state, before)
         return shown * _unclipped(hidden_gate).rule(after)
 
-    product = Product((0, 1, 2, 3), finish, from_input(gates_x, width, working))
+    from_x = from_input(gates_x, width, working)
+    product = Product((0, 1, 2, 3), finish, from_x, open=opening)
     lengths = optional[0] if has_lengths else None
-    kept = ((c0, c),)
     return Cell(
-        recurrent, h0, y, h, gates_x, (product,), kept, lengths, reverse, ended=tuple(steps)
-    )
+        recurrent, h0, y, h, gates_x, (product,), ((c0, c),), lengths, reverse,
+        ended=tuple(steps), replaces=(gates_x, steps[0]) if keeps_steps else None,
+    )  # fmt: skip
 
 
 def _statements(

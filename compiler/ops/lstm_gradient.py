@@ -96,7 +96,7 @@ def cell(
     found, direct, dc0 = outputs
     working, width = working_dtype(dy.dtype), direct.shape[1]
     gate, cell_gate, hidden_gate = gates(activations, alphas, betas, 0.0)
-    turns = builder.scratch(working, (2, direct.shape[0], 4 * width))
+    turns = builder.scratch(working, (2, 4, *direct.shape))
 
     def peephole(number: int, place: Place) -> Expression:
         if not has_peepholes:
@@ -120,7 +120,7 @@ def cell(
         df = builder.define(df, "df").value
         for n, value in enumerate((di, do, df, dc * i * cell_gate.slope(g))):
             stored = builder.define(value, "gate").value
-            turn = ((place.step + 1) % 2, place.row, n * width + column)
+            turn = ((place.step + 1) % 2, n, place.row, column)
             builder.store(turns, turn, stored)
             builder.store(found, (*at, n * width + column), stored)
         dc = dc * f + di * peephole(0, place) + df * peephole(2, place)
@@ -131,6 +131,7 @@ def cell(
     return Cell(
         weights, dh, None, direct, dy, (product,), ((dc, dc0),),
         optional[0] if has_lengths else None, not reverse, cleared=(turns,), ended=(found,),
+        read=(opened, content), replaces=(opened, found),
     )  # fmt: skip
 
 

@@ -45,16 +45,26 @@ def _require_window(name: str, window: Window, x: TensorType, dy: TensorType) ->
     require(dy == wanted, f"{name} of {x} wants a cotangent {wanted}, not {dy}.")
 
 
+def _is_tiled(window: Window, spatial: Sequence[Size]) -> bool:
+    """Whether every position is in exactly one window."""
+    return all(
+        isinstance(size, int) and isinstance(taps, int) and taps == stride and size % taps == 0
+        for size, taps, stride in zip(spatial, window.kernel, window.strides, strict=True)
+    ) and not (any(window.low) or any(window.high) or any(d != 1 for d in window.dilations))
+
+
 @contextmanager
 def _each_position(
-    builder: KernelBuilder, dx: Buffer, dy: Buffer
+    builder: KernelBuilder, dx: Buffer, dy: Buffer, clear: bool = True
 ) -> Iterator[tuple[Size, tuple[Size, ...], Size]]:
-    """Zeros in dx, then loops over dy: sample (parallel), position, and channel (vector)."""
+    """Zeros in dx, if asked for, then loops over dy: sample (parallel), position, and channel
+    (vector)."""
     with builder.loop(dx.shape[0], "parallel") as sample:
-        with ExitStack() as nest:
-            place = [nest.enter_context(builder.loop(size)) for size in dx.shape[1:-1]]
-            channel = nest.enter_context(builder.loop(dx.shape[-1], "vector", lanes=0))
-            builder.store(dx, (sample, *place, channel), 0)
+        if clear:
+            with ExitStack() as nest:
+                place = [nest.enter_context(builder.loop(size)) for size in dx.shape[1:-1]]
+                channel = nest.enter_context(builder.loop(dx.shape[-1], "vector", lanes=0))
+                builder.store(dx, (sample, *place, channel), 0)
         with ExitStack() as nest:
             output = tuple(nest.enter_context(builder.loop(size)) for size in dy.shape[1:-1])
             channel = nest.enter_context(builder.loop(dx.shape[-1], "vector", lanes=0))
@@ -116,7 +126,8 @@ def _max_statements(
     x, y, dy = inputs
     (dx,) = outputs
     window = window_of(kernel, strides, dilations, low, high)
-    with _each_position(builder, dx, dy) as (sample, output, channel):
+    is_tiled = _is_tiled(window, x.shape[1:-1])
+    with _each_position(builder, dx, dy, clear=not is_tiled) as (sample, output, channel):
         largest = builder.define(y[(sample, *output, channel)], "largest").value
         left = builder.define(dy[(sample, *output, channel)], "left")
         zero = constant(0, x.dtype)
@@ -125,7 +136,9 @@ def _max_statements(
             is_hit = expr.binary("eq", expr.load(x, at, inside), largest)
             is_hit = is_hit if inside is None else inside & is_hit
             given = builder.define(select(is_hit, left.value, zero), "given").value
-            builder.store(dx, at, expr.load(dx, at, inside) + given, inside)
+            if not is_tiled:
+                given = expr.load(dx, at, inside) + given
+            builder.store(dx, at, given, inside)
             left.set(select(is_hit, zero, left.value))
 
 

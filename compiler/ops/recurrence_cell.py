@@ -26,8 +26,9 @@ class Product:
 
     `finish(place, sums, state)` gives the new state of a column, if these gates settle it; `sums`
     have the type that is computed in. `start(place, gate)`: what else belongs to a sum.
-    A factor [B, K], or [2, B, K] that takes turns as states do, is multiplied with K rows of the
-    weights, from `first` on.
+    `open(gate, sum)`: what becomes of it before `finish` sees it, without a look at other sums.
+    A factor [B, K], or [2, n, B, K] that takes turns as states do, is multiplied with K rows of the
+    weights, or n * K, from `first` on.
     """
 
     gates: tuple[int, ...]
@@ -35,15 +36,25 @@ class Product:
     start: Callable[[Place, int], Expression]
     factor: Buffer | None = None
     first: int = 0
+    open: Callable[[int, Expression], Expression] | None = None
+
+    def depth(self, hidden: Size) -> tuple[Size, Size]:
+        """How many parts the factor has, and the columns of each."""
+        if self.factor is None:
+            return 1, hidden
+        *turns, _, columns = self.factor.shape
+        return (turns[1] if turns else 1), columns
 
 
 @dataclass(frozen=True, eq=False)
 class Cell:
     """A recurrence: y [T, B, H] and the last state h [B, H], from h0 and products in order.
 
-    `inputs` have a row [B, *] for every step, which it starts from. `kept` are (first, last) values
-    of what else a column carries from step to step. `cleared` is 0 at the beginning, and `ended`
-    behind the end of a sequence, as y is; they have H columns or a multiple of it. With `scales`,
+    `inputs` have a row [B, *] for every step, which it starts from; `read` have too, and are only
+    read. `kept` are (first, last) values of what else a column carries from step to step.
+    `cleared`, [2, n, B, H], are 0 at the beginning. `ended`, of H columns or a multiple, are 0
+    behind the end of a sequence, as y is. `replaces`: an input, and the output that may lie in its
+    place, since each element is read before the one of the same place is written. With `scales`,
     one for each column of the weights, these are i8 and the state is rounded to u8 in every step
     (see recurrence_bytes.py).
     """
@@ -60,6 +71,8 @@ class Cell:
     scales: Buffer | None = None
     cleared: tuple[Buffer, ...] = ()
     ended: tuple[Buffer, ...] = ()
+    read: tuple[Buffer, ...] = ()
+    replaces: tuple[Buffer, Buffer] | None = None
 
 
 def working_dtype(dtype: DType) -> DType:

@@ -16,7 +16,7 @@ rows are what runs in parallel.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -26,31 +26,12 @@ from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import Buffer, Expression, constant, convert, index_value, less
 from bessemer.compiler.ir.types import i32, i64
+from bessemer.compiler.ops.recurrence_blocks import Blocks
 from bessemer.compiler.ops.recurrence_bytes import ByteState
 from bessemer.compiler.ops.recurrence_cell import Cell, Place, Product, working_dtype
+from bessemer.compiler.ops.recurrence_layout import MOST_SUMS, Layout, pack_panels
 
-MOST_SUMS = 8
-"""Vectors of sums at once: enough to keep two multiply-add units busy, and few enough for AVX2."""
 _LINE = 64  # bytes
-
-
-@dataclass(frozen=True, eq=False)
-class Layout:
-    """How the work is cut. `rows` is the most that share a load.
-
-    `packed` has each product's weights as [panels, H, gates, width], with as many panels as it
-    takes; the vector loops over a panel have these lanes. Without it the weights are read as they
-    came, in one panel. Weights of bytes are packed as [panels, H / 4, gates, width, 4], and come
-    with the `totals` of their columns. With `packs` the kernel of a team packs them itself.
-    """
-
-    rows: int = 1
-    packed: tuple[Buffer, ...] = ()
-    width: int = 0
-    lanes: int = 0
-    team: bool = False
-    totals: Buffer | None = None
-    packs: bool = False
 
 
 def write_recurrence(builder: KernelBuilder, cell: Cell, layout: Layout | None = None) -> None:
@@ -109,7 +90,7 @@ class _Writer:
             end = dims.floordiv(self.panels * (member + 1), members)
             share = _Share(first, self._local(end - first), member)
             if self.layout.packs:
-                self._pack(share)
+                pack_panels(builder, self.cell, self.layout, first, share.count)
             if self.cell.lengths is None:
                 self._sequences(share, self._groups)
                 return
@@ -209,28 +190,9 @@ class _Writer:
         for buffer in self.cell.cleared:
             for rows in groups():
                 with self._columns(share) as j:
-                    for gate in self._gates_in(buffer):
+                    for part in range(_known(buffer.shape[1])):
                         for row in rows:
-                            place = (0, row, gate * self.hidden + j)
-                            self.builder.store(buffer, place, 0)
-
-    def _pack(self, share: _Share) -> None:
-        """Each member packs the panels that it will read."""
-        builder, lanes = self.builder, self.layout.lanes
-        for product, packed in zip(self.cell.products, self.layout.packed, strict=True):
-            with builder.loop(share.count) as i, builder.loop(packed.shape[1]) as k:
-                panel = share.first + i
-                for gate, number in enumerate(product.gates):
-                    with builder.loop(self.width, "vector", lanes=lanes) as j:
-                        column = panel * self.width + j
-                        inside = (
-                            None if self.hidden % self.width == 0 else less(column, self.hidden)
-                        )
-                        place = (product.first + k, number * self.hidden + column)
-                        value = expr.load(self.cell.recurrent, place, inside)
-                        if inside is not None:
-                            value = expr.select(inside, value, constant(0, value.dtype))
-                        builder.store(packed, (panel, k, gate, j), value)
+                            self.builder.store(buffer, (0, part, row, j), 0)
 
     def _copy(
         self,
@@ -272,6 +234,9 @@ class _Writer:
         with self.builder.loop(share.count) as i:
             turned = (step % 2) * (share.count - 1 - 2 * i)
             panel = self._local(share.first + i + turned)
+            if self.layout.blocked:
+                self._blocks(number, panel, step, time).write()
+                return
             if rest == 0:
                 for rows in groups():
                     self._tile(number, panel, self.width, rows, share, step, time)
@@ -286,6 +251,27 @@ class _Writer:
                 return
             for rows in groups():
                 self._tile(number, panel, rest, rows, share, step, time)
+
+    def _blocks(self, number: int, panel: Size, step: Size, time: Size) -> Blocks:
+        """A product for a full panel and all rows."""
+        product, packed = self.cell.products[number], self.layout.packed[number]
+        first = panel * self.width
+        parts, depth = map(_known, product.depth(self.hidden))
+
+        def place(row: Size, j: Size) -> Place:
+            return Place(time, row, first + j, step)
+
+        return Blocks(
+            self.builder, self.working, _known(self.batch), self.layout.rows, len(product.gates),
+            parts, depth, self.layout.width, self.layout.lanes,
+            weight=lambda part, k, gate, j: convert(
+                packed[panel, gate, part * depth + k, j], self.working
+            ),
+            factor=lambda row, part, k: self._factor(product, step, row, part, k),
+            fetch=lambda row: self._fetch_inputs(product, time, [row], first, self.width),
+            open=lambda row, gate, j, total: self._opened(product, place(row, j), gate, total),
+            finish=lambda row, j, sums: self._settle(product, place(row, j), sums),
+        )  # fmt: skip
 
     def _tile(
         self,
@@ -314,17 +300,27 @@ class _Writer:
                 sums = self._sums(number, panel, rows, step, j)
             for row, totals in zip(rows, sums, strict=True):
                 place = Place(time, row, first + j, step)
-                whole = [
-                    builder.define(self._whole(product, place, gate, total), "sum").value
-                    for gate, total in zip(product.gates, totals, strict=True)
-                ]
-                before = convert(self.state[step % 2, row, place.column], self.working)
-                after = product.finish(place, whole, before)
-                if after is not None:
-                    new = builder.define(after, "h").value
-                    builder.store(self.state, ((step + 1) % 2, row, place.column), new)
-                    if self.cell.y is not None:
-                        builder.store(self.cell.y, (time, row, place.column), new)
+                opened = [self._opened(product, place, g, total) for g, total in enumerate(totals)]
+                self._settle(product, place, opened)
+
+    def _opened(self, product: Product, place: Place, number: int, total: Expression) -> Expression:
+        """What a gate's sum is to the product's `finish`."""
+        gate = product.gates[number]
+        whole = self.builder.define(self._whole(product, place, gate, total), "sum").value
+        if product.open is None:
+            return whole
+        return self.builder.define(product.open(gate, whole), "gate").value
+
+    def _settle(self, product: Product, place: Place, whole: Sequence[Expression]) -> None:
+        """The new state of a column."""
+        builder, row = self.builder, place.row
+        before = convert(self.state[place.step % 2, row, place.column], self.working)
+        after = product.finish(place, whole, before)
+        if after is not None:
+            new = builder.define(after, "h").value
+            builder.store(self.state, ((place.step + 1) % 2, row, place.column), new)
+            if self.cell.y is not None:
+                builder.store(self.cell.y, (place.time, row, place.column), new)
 
     def _sums(
         self, number: int, panel: Size, rows: list[Size], step: Size, j: Size
@@ -335,14 +331,15 @@ class _Writer:
         dtype = i32 if self.bytes is not None else self.working
         zero = constant(0, dtype)
         sums = [[builder.define(zero, "sum") for _ in gates] for _ in rows]
-        depth = self.hidden if product.factor is None else product.factor.shape[-1]
-        with builder.loop(depth) as k:
+        parts, depth = product.depth(self.hidden)
+        with builder.loop(parts) as part, builder.loop(depth) as k:
+            at = part * depth + k
             weights = [
-                builder.define(convert(self._weight(number, panel, k, g, j), dtype), "w").value
+                builder.define(convert(self._weight(number, panel, at, g, j), dtype), "w").value
                 for g in gates
             ]
             for row, totals in zip(rows, sums, strict=True):
-                factor = self._factor(product, step, row, k)
+                factor = self._factor(product, step, row, part, k)
                 for total, weight in zip(totals, weights, strict=True):
                     total.accumulate("add", factor * weight)
         return [[total.value for total in totals] for totals in sums]
@@ -364,11 +361,11 @@ class _Writer:
         product = self.cell.products[number]
         return self.cell.recurrent[product.first + k, product.gates[gate] * self.hidden + j]
 
-    def _factor(self, product: Product, step: Size, row: Size, k: Size) -> Expression:
+    def _factor(self, product: Product, step: Size, row: Size, part: Size, k: Size) -> Expression:
         if self.bytes is not None:
             return self.bytes.element(row, k)
         if product.factor is not None:
-            turn = (step % 2,) if len(product.factor.shape) == 3 else ()
+            turn = (step % 2, part) if len(product.factor.shape) == 4 else ()
             return convert(product.factor[(*turn, row, k)], self.working)
         return convert(self.state[step % 2, row, k], self.working)
 
@@ -378,17 +375,24 @@ class _Writer:
         """The inputs are needed at a tile's end, and in no cache at its beginning."""
         if not self.layout.packed or not isinstance(width, int):
             return
-        inputs = self.cell.inputs
-        line = _LINE // inputs.dtype.bytes
-        for row in rows:
-            for gate in product.gates:
-                for start in range(0, width, line):
-                    column = gate * self.hidden + first + start
-                    offset = inputs.offset((time, row, column))
-                    self.builder.append(loops.Prefetch(inputs, offset))
+        for buffer in (self.cell.inputs, *self.cell.read):
+            line = _LINE // buffer.dtype.bytes
+            gates = product.gates if buffer is self.cell.inputs else self._gates_in(buffer)
+            for row in rows:
+                for gate in gates:
+                    for start in range(0, width, line):
+                        column = gate * self.hidden + first + start
+                        offset = buffer.offset((time, row, column))
+                        self.builder.append(loops.Prefetch(buffer, offset))
 
     def _local(self, size: Size) -> Size:
         """A size that is computed once, here."""
         if isinstance(size, int):
             return size
         return self.builder.define(index_value(size), "at").index
+
+
+def _known(size: Size) -> int:
+    """A size that is a number where this is asked."""
+    assert isinstance(size, int)
+    return size

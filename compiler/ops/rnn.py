@@ -102,12 +102,15 @@ def cell(
     def finish(place: Place, sums: Sequence[Expression], state: Expression) -> Expression:
         if keeps_steps:
             builder.store(steps[0], (place.time, place.row, place.column), state)
-        return gate.rule(sums[0])
+        return sums[0]
 
     from_x = from_input(gates_x, h.shape[1], working_dtype(h.dtype))
     lengths = optional[0] if has_lengths else None
-    product = Product((0,), finish, from_x)
-    return Cell(recurrent, h0, y, h, gates_x, (product,), (), lengths, reverse, ended=tuple(steps))
+    product = Product((0,), finish, from_x, open=lambda _, total: gate.rule(total))
+    return Cell(
+        recurrent, h0, y, h, gates_x, (product,), (), lengths, reverse, ended=tuple(steps),
+        replaces=(gates_x, y),
+    )  # fmt: skip
 
 
 def _statements(

@@ -75,20 +75,21 @@ def cell(
     found, direct = outputs
     working, width = working_dtype(dy.dtype), direct.shape[1]
     (gate,) = gates(activations, alphas, betas, 0.0)
-    turns = builder.scratch(working, (2, *direct.shape))
+    turns = builder.scratch(working, (2, 1, *direct.shape))
 
     def finish(place: Place, sums: Sequence[Expression], state: Expression) -> Expression:
         at = (place.time, place.row, place.column)
         value = (sums[0] + state) * gate.slope(convert(y[at], working))
         value = builder.define(value, "gate").value
-        builder.store(turns, ((place.step + 1) % 2, place.row, place.column), value)
+        builder.store(turns, ((place.step + 1) % 2, 0, place.row, place.column), value)
         builder.store(found, at, value)
         return constant(0, working)
 
     product = Product((0,), finish, from_input(dy, width, working), turns)
     return Cell(
         weights, dh, None, direct, dy, (product,), (), lengths[0] if has_lengths else None,
-        not reverse, cleared=(turns,), ended=(found,),
+        not reverse, cleared=(turns,), ended=(found,), read=(y,),
+        replaces=(y, found),
     )  # fmt: skip
 
 

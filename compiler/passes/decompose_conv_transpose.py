@@ -7,7 +7,9 @@ So each phase p is a convolution of the input with every s-th tap, and all phase
 becomes
     conv(pad(x), w'[u, c, (p, o)]) -> reshape, transpose: phases become neighbours -> crop
 
-An input of one pixel meets every tap once: that is a matrix product.
+An input of one pixel meets every tap once: that is a matrix product. With a stride of 1, or one
+that does not divide the kernel (the input's gradient of most convolutions with strides), every
+phase is a convolution of its own (transposed_phases.py).
 (Shi et al. 2016, "Is the deconvolution layer the same as a convolutional layer?",
 arXiv 1609.07009.)
 """
@@ -19,9 +21,7 @@ from collections.abc import Sequence
 from bessemer.compiler.ir.dims import Size, product
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.rewrite import GraphRewriter, rewrite_graph
-
-WASTE = 2.5
-"""Where the stride does not divide the kernel, phases have zeros: with more it does not pay."""
+from bessemer.compiler.passes.transposed_phases import as_phases
 
 
 def decompose_conv_transpose(graph: Graph) -> Graph:
@@ -43,11 +43,16 @@ def _rule(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
     if all(size == 1 for size in spatial):
         return (_as_product(rewriter, node, kernel),)
     strides: tuple[int, ...] = attributes["strides"]
-    taps = [-(-k // s) for k, s in zip(kernel, strides, strict=True)]
-    waste = 1.0
-    for k, s, t in zip(kernel, strides, taps, strict=True):
-        waste *= t * s / k
-    return (_as_convolution(rewriter, node, kernel, taps),) if waste <= WASTE else None
+    is_even = all(k % s == 0 for k, s in zip(kernel, strides, strict=True))
+    if not is_even or all(s == 1 for s in strides):
+        return (as_phases(rewriter, node),) if _has_numbers(node) else None
+    taps = [k // s for k, s in zip(kernel, strides, strict=True)]
+    return (_as_convolution(rewriter, node, taps),)
+
+
+def _has_numbers(node: Node) -> bool:
+    """Whether the padding is known, on which it depends which taps a phase meets."""
+    return all(isinstance(size, int) for size in node.attributes["low"])
 
 
 def _as_product(rewriter: GraphRewriter, node: Node, kernel: Sequence[int]) -> Value:
@@ -64,9 +69,7 @@ def _as_product(rewriter: GraphRewriter, node: Node, kernel: Sequence[int]) -> V
     return _cropped(rewriter, y, node)
 
 
-def _as_convolution(
-    rewriter: GraphRewriter, node: Node, kernel: Sequence[int], taps: Sequence[int]
-) -> Value:
+def _as_convolution(rewriter: GraphRewriter, node: Node, taps: Sequence[int]) -> Value:
     x, w = node.inputs
     strides: tuple[int, ...] = node.attributes["strides"]
     around = (0, *(t - 1 for t in taps), 0)
@@ -76,7 +79,7 @@ def _as_convolution(
     y = rewriter.emit(
         "conv",
         padded,
-        _phase_weights(rewriter, w, kernel, taps, strides),
+        _phase_weights(rewriter, w, taps, strides),
         strides=ones,
         dilations=ones,
         low=none,
@@ -89,17 +92,12 @@ def _as_convolution(
 def _phase_weights(
     rewriter: GraphRewriter,
     w: Value,
-    kernel: Sequence[int],
     taps: Sequence[int],
     strides: Sequence[int],
 ) -> Value:
     """[*kernel, o, c] as [*taps (last first), c, (*phases, o)]."""
-    rank = len(kernel)
+    rank = len(taps)
     outputs, channels = w.type.shape[-2:]
-    missing = tuple(t * s - k for t, s, k in zip(taps, strides, kernel, strict=True))
-    if any(missing):
-        zero = tuple(0 for _ in range(rank + 2))
-        w = rewriter.emit("pad", w, low=zero, high=(*missing, 0, 0), mode="constant", value=0)
     split: list[Size] = [n for pair in zip(taps, strides, strict=True) for n in pair]
     w = rewriter.emit("reshape", w, shape=(*split, outputs, channels))
     starts = [n for t in taps for n in (t - 1, 0)]

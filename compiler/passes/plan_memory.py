@@ -29,6 +29,7 @@ from bessemer.compiler.ir.program import (
     MemoryPlan,
     Program,
     Repeat,
+    RequireFinite,
     Step,
 )
 
@@ -48,10 +49,10 @@ class Life:
         return self.first <= other.last and other.first <= self.last
 
 
-def plan_memory(program: Program) -> MemoryPlan:
-    """The places of all values; see `MemoryPlan`."""
+def plan_memory(program: Program, alignment: int = ALIGNMENT) -> MemoryPlan:
+    """The places of all values, multiples of `alignment` bytes; see `MemoryPlan`."""
     lives = _Lives(program)
-    weight_offsets, weights_size = _place_weights(program, lives.used)
+    weight_offsets, weights_size = _place_weights(program, lives.used, alignment)
     fixed = set(program.weights) | set(program.inputs)
     fixed |= {v for v in program.outputs if not is_data_dependent(program, v)}
     lives.replace_in_place(fixed | set(program.capacities))
@@ -60,7 +61,7 @@ def plan_memory(program: Program) -> MemoryPlan:
         if not any(member in fixed for member in lives.members(value)):
             places[value] = life
     sizes = {value: nbytes(program, value) for value in places}
-    parts, units, ends = _place(places, sizes, program)
+    parts, units, ends = _place(places, sizes, program, alignment)
     starts = (0, *ends)
     everywhere = {
         member: starts[part] + units[part] * position
@@ -140,7 +141,7 @@ class _Lives:
                     self._touch_all(step.values)
                     if not self._depth:
                         self._launches.append((self._time, step))
-                case BindDims(value, _, _):
+                case BindDims(value=value) | RequireFinite(value=value):
                     self._touch(value)
                 case Copy(source, target):
                     self._touch_all((source, target))
@@ -204,26 +205,28 @@ class _Lives:
                 life.last = self._time
 
 
-def _place_weights(program: Program, used: Mapping[Value, None]) -> tuple[dict[Value, int], int]:
+def _place_weights(
+    program: Program, used: Mapping[Value, None], alignment: int
+) -> tuple[dict[Value, int], int]:
     offsets: dict[Value, int] = {}
     position = 0
     for value in used:
         array = program.weights.get(value)
         if array is not None:
             offsets[value] = position
-            position += -(-array.nbytes // ALIGNMENT) * ALIGNMENT
+            position += -(-array.nbytes // alignment) * alignment
     return offsets, position
 
 
 def _place(
-    lives: Mapping[Value, Life], sizes: Mapping[Value, Size], program: Program
+    lives: Mapping[Value, Life], sizes: Mapping[Value, Size], program: Program, alignment: int
 ) -> tuple[dict[Value, tuple[int, int]], tuple[Size, ...], tuple[Size, ...]]:
     """For each value its part of the arena and its position there, in units of the part; the units;
     and where the parts end. Parts whose size is known early come first."""
     classes: dict[Size, list[tuple[Value, int]]] = {}
     for value in lives:
         unit, count = _unit(sizes[value])
-        classes.setdefault(unit, []).append((value, -(-count // ALIGNMENT) * ALIGNMENT))
+        classes.setdefault(unit, []).append((value, -(-count // alignment) * alignment))
 
     def when_known(unit: Size) -> tuple[int, str]:
         names = dims.symbol_names(program.expanded(unit))

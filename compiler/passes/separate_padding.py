@@ -1,6 +1,7 @@
 """Puts padding where the kernels of convolutions want it.
 
     conv(x, w, low, high)             becomes      conv(pad(x), w)
+    conv(exchanged(x), dy, low, high)              conv(exchanged(pad(x)), dy)
     depthwise(pad(x), w)              becomes      depthwise(x, w, low, high)
     pad(transpose(x)), few channels   becomes      transpose(pad(x))
 
@@ -8,12 +9,18 @@ A tiled convolution reads its input without asking where the border is; the padd
 whatever kernel produced the input, or by one of its own. Depthwise convolutions leave the border
 out by themselves. An image whose few channels lie in planes is padded plane by plane, which copies
 rows: the first convolution of a network reads it through the transpose.
+
+The gradient of a weight is a convolution of the input, samples and channels exchanged. It reads the
+copy that was made for the way forward, of which it may see fewer rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from typing import TypeAlias
 
+from bessemer.compiler.ir.dims import Size, is_nonnegative
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.rewrite import GraphRewriter, rewrite_graph
 
@@ -23,10 +30,14 @@ FEW_CHANNELS = 8
 
 def separate_padding(graph: Graph) -> Graph:
     """The same network with explicit padding, where it is needed."""
-    return rewrite_graph(graph, _rule)
+    return rewrite_graph(graph, partial(_rule, {}))
 
 
-def _rule(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
+_Pads: TypeAlias = dict[Value, list[Node]]
+"""The padded copies of a value."""
+
+
+def _rule(pads: _Pads, rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
     if node.operator.name == "pad":
         return _padded_planes(rewriter, node)
     if node.operator.name != "conv":
@@ -37,9 +48,49 @@ def _rule(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
         return _with_pad_inside(rewriter, node)
     if not any(size != 0 for size in (*low, *high)):
         return None
-    padded = rewriter.emit("pad", x, low=(0, *low, 0), high=(0, *high, 0), mode="constant", value=0)
+    padded = _padded(pads, rewriter, x, (0, *low, 0), (0, *high, 0))
     none = tuple(0 for _ in low)
     return (rewriter.emit("conv", padded, w, **{**node.attributes, "low": none, "high": none}),)
+
+
+def _padded(
+    pads: _Pads, rewriter: GraphRewriter, x: Value, low: tuple[Size, ...], high: tuple[Size, ...]
+) -> Value:
+    """x with zeros around it; a part of a copy that is there, or a new one."""
+    turned = rewriter.producer(x, "transpose")
+    if turned is not None and _is_seen_through(turned):
+        order = turned.attributes["permutation"]
+        ends = (tuple(end[order.index(axis)] for axis in range(len(order))) for end in (low, high))
+        inner = _padded(pads, rewriter, turned.inputs[0], *ends)
+        return rewriter.emit("transpose", inner, permutation=order)
+    for known in pads.get(x, ()):
+        if known.attributes["low"] == low and all(
+            is_nonnegative(there - size)
+            for there, size in zip(known.attributes["high"], high, strict=True)
+        ):
+            sizes = zip(x.type.shape, low, high, strict=True)
+            shape = tuple(size + before + after for size, before, after in sizes)
+            if shape == known.output.type.shape:
+                return known.output
+            starts, steps = tuple(0 for _ in shape), tuple(1 for _ in shape)
+            return rewriter.emit("slice", known.output, starts=starts, shape=shape, steps=steps)
+    made = rewriter.emit("pad", x, low=low, high=high, mode="constant", value=0)
+    node = rewriter.producer(made, "pad")
+    if node is not None and node.inputs == (x,):
+        pads.setdefault(x, []).append(node)
+    return made
+
+
+def _is_seen_through(transpose: Node) -> bool:
+    """Whether a convolution reads a padded input through this transpose: one that exchanges samples
+    and channels, or that puts few channels behind their pixels."""
+    permutation = transpose.attributes["permutation"]
+    last = len(permutation) - 1
+    if permutation == (last, *range(1, last), 0):
+        return True
+    channels = transpose.inputs[0].type.shape[1]
+    planes = ((0, *range(2, last + 1), 1), (*range(1, last + 1), 0))
+    return isinstance(channels, int) and channels < FEW_CHANNELS and permutation in planes
 
 
 def _with_pad_inside(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:

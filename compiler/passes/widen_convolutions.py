@@ -8,7 +8,8 @@ becomes
     conv(x, w'[.., k + (p - 1) * s, c, (p, o)], stride p * s) -> reshape: the same memory
 
 where w' holds w once for each neighbour, s taps further on. The taps in between are zeros, which
-long kernels hardly notice and short ones still pay for less than for empty lanes.
+long kernels hardly notice and short ones still pay for less than for empty lanes. Weights that are
+known only when the model runs are spread there, if there are many more pixels than weights.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ LANES = 16
 WORTH = 64
 """Vector products a pixel that must be saved: the wide result is not given a bias in registers."""
 
+SPREAD_WORTH = 16
+"""Pixels for each tap and channel, with which spreading weights costs next to nothing."""
+
 
 def widen_convolutions(graph: Graph) -> Graph:
     """The same network with wide convolutions in place of narrow ones, where that pays."""
@@ -37,12 +41,14 @@ def _rule(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
     if node.operator.name != "conv" or node.attributes["groups"] != 1:
         return None
     x, w = node.inputs
-    weights = rewriter.constants.get(w)
-    if weights is None or w.type.dtype is not f32 or node.attributes["dilations"][-1] != 1:
+    shape = w.type.shape
+    if not all(isinstance(size, int) for size in shape) or w.type.dtype is not f32:
+        return None
+    if node.attributes["dilations"][-1] != 1 or not (w in rewriter.constants or _are_few(node)):
         return None
     wide = node.output.type.shape[-2]
     stride: int = node.attributes["strides"][-1]
-    others, (taps, channels, outputs) = weights.shape[:-3], weights.shape[-3:]
+    *others, taps, channels, outputs = w.type.static_shape
     if not isinstance(wide, int) or (outputs == 1 and channels >= LANES):
         return None  # one output channel of many input channels is a dot product
 
@@ -53,18 +59,32 @@ def _rule(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
     pixels = min(choices, key=cost, default=1)
     if (cost(1) - cost(pixels)) * prod(others) * channels < WORTH:
         return None
-    spread = np.zeros(
-        (*others, taps + (pixels - 1) * stride, channels, pixels, outputs), np.float32
-    )
-    for number in range(pixels):
-        first = number * stride
-        spread[..., first : first + taps, :, number, :] = weights
-    shape = (*spread.shape[:-2], pixels * outputs)
     strides = (*node.attributes["strides"][:-1], stride * pixels)
-    result = rewriter.emit(
-        "conv",
-        x,
-        rewriter.constant(spread.reshape(shape), w.name),
-        **{**node.attributes, "strides": strides},
-    )
+    spread = _spread(rewriter, w, pixels, stride)
+    result = rewriter.emit("conv", x, spread, **{**node.attributes, "strides": strides})
     return (rewriter.emit("reshape", result, shape=node.output.type.shape),)
+
+
+def _are_few(node: Node) -> bool:
+    """Whether there are many more pixels than weights, as far as is known."""
+    pixels = prod(size for size in node.output.type.shape[:-1] if isinstance(size, int))
+    return pixels >= SPREAD_WORTH * prod(node.inputs[1].type.static_shape[:-1])
+
+
+def _spread(rewriter: GraphRewriter, w: Value, pixels: int, stride: int) -> Value:
+    """[.., taps, c, o] as [.., taps + (pixels - 1) * stride, c, (pixels, o)]."""
+    weights = rewriter.constants.get(w)
+    more = (pixels - 1) * stride
+    *others, taps, channels, outputs = w.type.static_shape
+    if weights is not None:
+        spread = np.zeros((*others, taps + more, channels, pixels, outputs), np.float32)
+        for first in range(0, more + 1, stride):
+            spread[..., first : first + taps, :, first // stride, :] = weights
+        shape = (*others, taps + more, channels, pixels * outputs)
+        return rewriter.constant(spread.reshape(shape), w.name)
+    none = tuple(0 for _ in others)
+    parts = []
+    for first in range(0, more + 1, stride):
+        low, high = (*none, first, 0, 0), (*none, more - first, 0, 0)
+        parts.append(rewriter.emit("pad", w, low=low, high=high, mode="constant", value=0))
+    return rewriter.emit("concat", *parts, axis=w.type.rank - 1)

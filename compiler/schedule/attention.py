@@ -19,7 +19,7 @@ from bessemer.compiler.ir import dims, expr
 from bessemer.compiler.ir.dims import Size, Symbol, atom
 from bessemer.compiler.ir.expr import Buffer, Expression, Index
 from bessemer.compiler.ir.graph import Graph, Node, Value
-from bessemer.compiler.ir.types import f32, f64
+from bessemer.compiler.ir.types import bf16, f16, f32, f64
 from bessemer.compiler.schedule.fuse import (
     Fusion,
     as_index,
@@ -90,6 +90,12 @@ def find_attentions(graph: Graph) -> dict[Node, Attention]:
     return found
 
 
+def in_full_width(product: Node) -> bool:
+    """Whether a product is of f32 or f64 only."""
+    types = {value.type.dtype for value in (*product.inputs, product.output)}
+    return types in ({f32}, {f64})
+
+
 def row_form(
     attention: Attention,
     fusion: Fusion,
@@ -151,10 +157,10 @@ class _Search:
     def _may_multiply(self, node: Node) -> bool:
         """Whether a matrix product can be one of the two: both sides vary, with the same floats."""
         left, right = node.inputs
-        types = {value.type.dtype for value in (left, right, node.output)}
+        narrow = left.type.dtype in (bf16, f16) and left.type.dtype is right.type.dtype
         constant = right in self.graph.constants or left in self.graph.constants
         whole = min(left.type.rank, right.type.rank) >= 2
-        return types in ({f32}, {f64}) and whole and not constant
+        return (narrow or in_full_width(node)) and whole and not constant
 
     def _scores_before(self, weights: Value) -> Node | None:
         """The matrix product that the weights are made from, element by element."""

@@ -25,6 +25,7 @@ from bessemer.compiler.schedule.contraction import (
     supports,
     with_group,
 )
+from bessemer.compiler.schedule.dependence import all_nodes
 from bessemer.compiler.schedule.destinations import Destination
 from bessemer.compiler.schedule.fuse import (
     Fusion,
@@ -41,6 +42,7 @@ from bessemer.compiler.schedule.merge_axes import Piece
 from bessemer.compiler.schedule.microkernel import lower_contraction, operations
 from bessemer.compiler.schedule.nests import flat, flatten_loads, lower_nest
 from bessemer.compiler.schedule.packing import pack, packed_element, packed_shape
+from bessemer.compiler.schedule.turn import lower_turned
 from bessemer.compiler.targets.machine import Target
 
 BASE = "bessemer_base"
@@ -73,7 +75,9 @@ def lower_contraction_group(
     if any(size != 0 for side in ("low", "high") for size in anchor.attributes.get(side, ())):
         return None
     if anchor.operator.name == "conv":
-        launches = lower_winograd_group(group, producers, materialized, lowering, target)
+        launches = lower_winograd_group(
+            group, pack_group, producers, materialized, lowering, target
+        )
         if launches is not None:
             return launches
     left, right = anchor.inputs
@@ -120,7 +124,7 @@ def lower_contraction_group(
             lambda fusion: _Epilogue(group.core, anchor.output, fusion, out, form),
             form.right_matrices,
             partial(_right_element, right, form),
-            (type(form).__name__, getattr(form, "groups", 1)),
+            (type(form).__name__, *form.key),
         ),
         lowering,
         target,
@@ -134,22 +138,44 @@ def lower_contraction_group(
     if right in lowering.constants:
         packed = _packed_constant(right, form, tiling.panel, draft, lowering)
     else:
-        packed = Value(TensorType(right.type.dtype, shape))
-        nodes = in_order(pack_group) if pack_group else []
-        launches.append(_pack_launch(anchor, right, nodes, packed, form, draft, lowering))
+        key = (right, shape, type(form).__name__, *form.key, draft.run)
+        found = lowering.packs.get(key)
+        packed = found or Value(TensorType(right.type.dtype, shape))
+        if found is None:
+            lowering.packs[key] = packed
+            nodes = in_order(pack_group) if pack_group else []
+            launches.append(_pack_launch(anchor, right, nodes, packed, form, draft, lowering))
     contraction = replace(draft, b=flat(inputs.buffer(packed)))
     body = lower_contraction(contraction, tiling, target)
-    launches.append(
-        lowering.launch(
-            in_order(group),
-            flat_buffers(inputs),
-            {out.value: out.buffer},
-            body,
-            operations(contraction, tiling),
-            arguments={BASE: base},
-        )
+    launch = lowering.launch(
+        in_order(group),
+        flat_buffers(inputs),
+        {out.value: out.buffer},
+        body,
+        operations(contraction, tiling),
+        arguments={BASE: base},
     )
+    launches.append(replace(launch, replaceable=_replaceable(contraction, inputs)))
     return launches
+
+
+def _replaceable(contraction: Contraction, inputs: Fusion) -> tuple[Value, ...]:
+    """The inputs that only the epilogue reads, each element just before it is stored over."""
+    rows = tuple(axis.extent for axis in contraction.rows)
+    index = as_index(index_symbols((*rows, contraction.columns)), (*rows, contraction.columns))
+    total = expr.fragment_element("sum", 0, contraction.dtype)
+    elsewhere = {contraction.a.name, contraction.b.name}
+    (store,) = contraction.epilogue(index[:-1], index[-1], total)
+    for node in all_nodes(store.value):
+        if isinstance(node, Load) and node.indices != store.indices:
+            elsewhere.add(node.buffer.name)
+    return tuple(
+        value
+        for value, buffer in inputs.buffers.items()
+        if buffer.name not in elsewhere
+        and buffer.dtype == store.buffer.dtype
+        and value.type.numel == product(store.buffer.shape)
+    )
 
 
 def _base(element: Load, symbols: Sequence[Symbol]) -> Size:
@@ -206,15 +232,27 @@ class _Product:
     def right_matrices(self, array: Array) -> Array:
         return array
 
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What the order of its packed right operand depends on."""
+        return ()
+
 
 class _Convolution:
-    """conv of an input that needs no padding; groups are the outermost rows. As _Product."""
+    """conv of an input that needs no padding; groups are the outermost rows. As _Product.
+
+    Rows and sums go through the input as its memory does. In a weight's gradient, whose samples are
+    channels and whose channels are samples, a tile's rows are neighbouring channels, and the sum
+    takes all pixels of a sample first.
+    """
 
     def __init__(self, node: Node) -> None:
         self.node = node
         self.x, self.w = (value.type.shape for value in node.inputs)
         self.out = node.output.type.shape
         self.groups: int = node.attributes["groups"]
+        self.order: tuple[int, ...] = tuple(range(len(self.w) - 1))
+        self.row_order: tuple[int, ...] = tuple(range(len(self.out) - 1))
 
     def axes(self, strides: tuple[Size, ...]) -> Axes:
         kernel = self.w[:-2]
@@ -224,6 +262,8 @@ class _Convolution:
             RowAxis(size, step * stride)
             for size, step, stride in zip(self.out[1:-1], steps, strides[1:-1], strict=True)
         ]
+        self.row_order = _as_memory_runs(rows)
+        rows = [rows[place] for place in self.row_order]
         if self.groups > 1:
             rows.insert(0, RowAxis(self.groups, self.w[-2] * strides[-1], 1))
         depth = [
@@ -231,25 +271,45 @@ class _Convolution:
             for size, dilation, stride in zip(kernel, dilations, strides[1:-1], strict=True)
         ]
         depth.append(DepthAxis(self.w[-2], strides[-1]))
+        self.order = _as_memory_runs(depth)
+        depth = [depth[place] for place in self.order]
         return Axes(tuple(rows), tuple(depth), self.w[-1] // self.groups, self.groups)
 
     def output_index(self, rows: tuple[Size, ...], column: Size) -> Index:
-        if self.groups == 1:
-            return (*rows, column)
-        return (*rows[1:], rows[0] * (self.w[-1] // self.groups) + column)
+        group = rows[: -len(self.row_order)]
+        index: list[Size] = [0] * len(self.row_order)
+        for place, row in zip(self.row_order, rows[len(group) :], strict=True):
+            index[place] = row
+        if not group:
+            return (*index, column)
+        return (*index, group[0] * (self.w[-1] // self.groups) + column)
 
     def right_index(self, matrix: Size, k: Size, column: Size) -> Index:
-        index: list[Size] = []
+        index: list[Size] = [0] * len(self.order)
         rest = k
-        for size in reversed(self.w[:-1]):
-            index.append(rest % size)
-            rest = rest // size
-        return (*reversed(index), matrix * (self.w[-1] // self.groups) + column)
+        for place in reversed(self.order):
+            index[place] = rest % self.w[place]
+            rest = rest // self.w[place]
+        return (*index, matrix * (self.w[-1] // self.groups) + column)
 
     def right_matrices(self, array: Array) -> Array:
         columns = array.shape[-1] // self.groups
-        grouped = array.reshape(-1, self.groups, columns)
+        ordered = array.transpose(*self.order, array.ndim - 1)
+        grouped = ordered.reshape(-1, self.groups, columns)
         return grouped.transpose(1, 0, 2)
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        return (self.groups, self.order)
+
+
+def _as_memory_runs(axes: Sequence[DepthAxis] | Sequence[RowAxis]) -> tuple[int, ...]:
+    """The axes with the longest steps first, where these are known."""
+    steps = [axis.a_stride for axis in axes]
+    places = range(len(axes))
+    if not all(isinstance(step, int) for step in steps):
+        return tuple(places)
+    return tuple(sorted(places, key=lambda place: -abs(int(str(steps[place])))))
 
 
 _Form = _Product | _Convolution
@@ -289,7 +349,7 @@ def _packed_constant(
     group, depth = contraction.group, matrices.shape[-2]
     run = contraction.run if isinstance(contraction.run, int) else depth
     run = depth if run % group == 0 else run
-    key = (right, panel, type(form).__name__, getattr(form, "groups", 1), group, run)
+    key = (right, panel, type(form).__name__, *form.key, group, run)
     found = lowering.packed.get(key)
     if found is None:
         array = pack(matrices, panel, group, run)
@@ -324,7 +384,8 @@ def _pack_launch(
     value = flatten_loads(value)
     out = Buffer("out0", packed.type.dtype, packed.type.shape)
     piece = Piece(flat(out), out.offset(index), value, symbols)
-    nest = lower_nest(piece, lowering.lanes, lowering.vectorize)
+    turned = lower_turned(piece, lowering.lanes) if lowering.vectorize else None
+    nest = turned or lower_nest(piece, lowering.lanes, lowering.vectorize)
     return lowering.launch(
         [*nodes, anchor],
         flat_buffers(fusion),

@@ -20,12 +20,13 @@ writes them where they belong. An attention (attention.py) is one group around i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
 from bessemer.compiler.ir.dims import Size, product
 from bessemer.compiler.ir.graph import Graph, Node, Value
-from bessemer.compiler.schedule.attention import Attention, find_attentions
+from bessemer.compiler.schedule.attention import Attention, find_attentions, in_full_width
 from bessemer.compiler.schedule.destinations import fills_inside
 from bessemer.compiler.schedule.fuse import is_affine_operand, is_widening
 from bessemer.compiler.schedule.moves import MOVES, keeps_columns
@@ -112,13 +113,23 @@ def is_depthwise(node: Node) -> bool:
     )
 
 
-def form_groups(graph: Graph, fuse: bool = True) -> Grouping:
-    """The groups of a graph (without those of its regions); every node alone if not `fuse`."""
-    return _Former(graph, fuse).form()
+def in_registers(attention: Attention) -> bool:
+    """Whether the processors' kernel can do an attention."""
+    return in_full_width(attention.scores) and in_full_width(attention.product)
+
+
+def form_groups(
+    graph: Graph, fuse: bool = True, wanted: Callable[[Attention], bool] = in_registers
+) -> Grouping:
+    """The groups of a graph (without those of its regions); every node alone if not `fuse`.
+
+    `wanted` says which attentions become one group each.
+    """
+    return _Former(graph, fuse, wanted).form()
 
 
 class _Former:
-    def __init__(self, graph: Graph, fuse: bool) -> None:
+    def __init__(self, graph: Graph, fuse: bool, wanted: Callable[[Attention], bool]) -> None:
         self.graph = graph
         self.fuse = fuse
         self.users = graph.users()
@@ -128,7 +139,8 @@ class _Former:
         self.packs: dict[Node, Group] = {}
         self.readers: dict[Value, set[Group]] = {}  # the groups that evaluate each value
         self.forced: set[Value] = set(graph.outputs)
-        self.attentions = find_attentions(graph) if fuse else {}
+        found = find_attentions(graph) if fuse else {}
+        self.attentions = {node: one for node, one in found.items() if wanted(one)}
         self.absorbed = {
             node
             for attention in self.attentions.values()
@@ -214,12 +226,22 @@ class _Former:
         self.readers.setdefault(right, set()).add(pack)
 
     def _force_behind_views(self, value: Value) -> None:
-        if not self.fuse or not is_affine_operand(value, self.producers):
+        if not self.fuse:
             self.forced.add(value)
+            return
+        if not is_affine_operand(value, self.producers):
+            self.forced.add(self._before_moves(value))
             return
         while (node := self.producers.get(value)) is not None and kind_of(node) == "view":
             value = node.inputs[0]
         self.forced.add(value)
+
+    def _before_moves(self, value: Value) -> Value:
+        """What must be made so that a value is memory seen through transposes: it is put in order
+        by whole rows, where the value itself would be turned around."""
+        while (node := self.producers.get(value)) is not None and node.operator.name == "transpose":
+            value = node.inputs[0]
+        return value
 
     def _force_behind_widening(self, value: Value) -> None:
         """A depthwise convolution widens what it reads itself."""
@@ -260,6 +282,8 @@ class _Former:
 
     def _may_join_pointwise(self, group: Group, node: Node) -> bool:
         numel = node.output.type.numel
+        if node.operator.name == "concat" and any(map(self._ends_contraction, group.nodes)):
+            return False  # an epilogue does not choose among parts, one element at a time
         if numel == product(group.shape):
             later = group.reductions or group.packs is not None
             return not (later and self._ends_contraction(node))

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
-from bessemer.compiler.ir.dims import Size
-from bessemer.compiler.ir.expr import Buffer, Expression, Index
+from bessemer.compiler.ir.dims import Size, atom, coefficient_of
+from bessemer.compiler.ir.expr import Buffer, Expression, Index, Load
 from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.loops import Store
 from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.types import TensorType, f32, f64, type_of
 from bessemer.compiler.schedule.depthwise import Depthwise, lower_depthwise
-from bessemer.compiler.schedule.fuse import Fusion, is_widening, view_chain
+from bessemer.compiler.schedule.fuse import Fusion, index_symbols, is_widening, view_chain
 from bessemer.compiler.schedule.groups import Group, is_depthwise
-from bessemer.compiler.schedule.lower import Lowering, flat_buffers, in_order
+from bessemer.compiler.schedule.lower import Lowering, flat_buffers, in_order, resolve_lanes
 from bessemer.compiler.schedule.nests import flat, flatten_loads
-from bessemer.compiler.schedule.packing import pack
+from bessemer.compiler.schedule.packing import pack, packed_shape
 from bessemer.compiler.schedule.winograd import (
     Stages,
     Taps,
@@ -27,6 +27,7 @@ from bessemer.compiler.schedule.winograd import (
     transform_weights,
     winograd_tiling,
 )
+from bessemer.compiler.schedule.winograd_weights import WeightTransform, lower_weight_transform
 from bessemer.compiler.targets.machine import Target
 
 Pixel: TypeAlias = Callable[[Size, Size, Size, Size], Expression]
@@ -175,6 +176,7 @@ def lower_depthwise_group(
 
 def lower_winograd_group(
     group: Group,
+    pack_group: Group | None,
     producers: Mapping[Value, Node],
     materialized: Container[Value],
     lowering: Lowering,
@@ -185,7 +187,7 @@ def lower_winograd_group(
     assert anchor is not None
     (x, w), kernel = anchor.inputs, anchor.inputs[1].type.shape
     plain = anchor.attributes["groups"] == 1 and {*anchor.attributes["strides"]} == {1}
-    if not plain or len(kernel) not in (3, 4) or w not in lowering.constants:
+    if not plain or len(kernel) not in (3, 4):
         return None
     image = ImageGroup(group, producers, materialized, lowering)
     rows, columns = (1, kernel[0]) if image.is_line else (kernel[0], kernel[1])
@@ -195,7 +197,8 @@ def lower_winograd_group(
     taps = Taps(int(str(rows)), dilations[0]), Taps(int(str(columns)), dilations[1])
     possible = x.type.dtype is f32 and all(isinstance(size, int) for size in kernel[-2:])
     possible &= any(axis.count == 3 for axis in taps)
-    wanted = pays(image.sizes, kernel[-2], kernel[-1], x.type.dtype, taps)
+    is_constant = w in lowering.constants
+    wanted = pays(image.sizes, kernel[-2], kernel[-1], x.type.dtype, taps, is_constant)
     if not lowering.choices.winograd(anchor, image.sizes, wanted, possible):
         return None
     pixel = image.pixel()
@@ -209,9 +212,53 @@ def lower_winograd_group(
         image.epilogue,
         taps,
     )
-    packed = _transformed(w, winograd_tiling(draft, target).panel, lowering)
+    panel = winograd_tiling(draft, target).panel
+    if is_constant:
+        packed, before = _transformed(w, panel, lowering), list[Launch]()
+    else:
+        nodes = in_order(pack_group) if pack_group else []
+        packed, launch = _transform_launch(anchor, nodes, draft, panel, lowering, target)
+        before = [launch]
     u = flat(image.fusion.buffer(packed))
-    return _launches(image, lower_winograd(replace(draft, u=u), target))
+    return [*before, *_launches(image, lower_winograd(replace(draft, u=u), target))]
+
+
+def _transform_launch(
+    anchor: Node,
+    nodes: Sequence[Node],
+    work: Winograd,
+    panel: int,
+    lowering: Lowering,
+    target: Target,
+) -> tuple[Value, Launch]:
+    """Transforms and packs weights at run time, with what leads to them."""
+    w = anchor.inputs[1]
+    fusion = Fusion({node.output: node for node in nodes}, lowering.constants)
+    is_line = w.type.rank == 3
+
+    def weight(y: int, x: int, channel: Size, column: Size) -> Expression:
+        taps = (x,) if is_line else (y, x)
+        return flatten_loads(fusion.element(w, (*taps, channel, column)))
+
+    symbols = index_symbols(w.type.shape[-2:], "weight")
+    element = weight(0, 0, *map(atom, symbols))
+    step = coefficient_of(element.indices[0], symbols[0]) if isinstance(element, Load) else 0
+    shape = packed_shape(work.points, work.channels, work.columns, panel)
+    u = Buffer("out0", f32, shape)
+    transform = WeightTransform(weight, work.taps, work.channels, work.columns, u)
+    body = lower_weight_transform(transform, target.lanes(f32), along_channels=step == 1)
+    body = resolve_lanes(body, lowering)
+    packed = Value(TensorType(f32, shape))
+    operations = 64 * panel
+    launch = lowering.launch(
+        [*nodes, anchor],
+        flat_buffers(fusion),
+        {packed: u},
+        body,
+        operations,
+        name="winograd_weights",
+    )
+    return packed, launch
 
 
 def _transformed(w: Value, panel: int, lowering: Lowering) -> Value:

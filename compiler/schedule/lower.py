@@ -10,7 +10,7 @@ from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir import dims, loops
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Size, Symbol
-from bessemer.compiler.ir.expr import Buffer, Expression, Index, Load, Reduce
+from bessemer.compiler.ir.expr import Buffer, Expression, Index, Load
 from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.loops import Block, Kernel, structure
 from bessemer.compiler.ir.program import Launch
@@ -22,7 +22,7 @@ from bessemer.compiler.schedule.destinations import Destination, parts_of
 from bessemer.compiler.schedule.fuse import Fusion, as_index, index_symbols
 from bessemer.compiler.schedule.groups import Group
 from bessemer.compiler.schedule.merge_axes import Piece
-from bessemer.compiler.schedule.nests import Lanes, flat, flatten_loads, lower_nest
+from bessemer.compiler.schedule.nests import Lanes, Nest, flat, flatten_loads, lower_nest
 from bessemer.compiler.schedule.symbols import kernel_symbols
 from bessemer.compiler.schedule.turn import lower_turned
 
@@ -31,7 +31,8 @@ from bessemer.compiler.schedule.turn import lower_turned
 class Lowering:
     """What all groups of a program share: the machine, the weights, and the kernels so far.
 
-    `parts` are values that have been split for a matrix unit, in the graph or region at hand.
+    `parts` are values that have been split for a matrix unit, and `packs` right operands that have
+    been packed, in the graph or region at hand.
     """
 
     constants: dict[Value, Array]
@@ -41,6 +42,7 @@ class Lowering:
     choices: Choices = field(default_factory=Choices)
     packed: dict[tuple[object, ...], Value] = field(default_factory=dict)
     parts: dict[tuple[Value, int], Value] = field(default_factory=dict)
+    packs: dict[tuple[object, ...], Value] = field(default_factory=dict)
     destinations: dict[Value, Destination] = field(default_factory=dict)
     _kernels: dict[tuple[object, ...], Kernel] = field(default_factory=dict)
     _names: set[str] = field(default_factory=set)
@@ -85,6 +87,11 @@ class Lowering:
             tuple(scratch or ()),
             nodes=tuple(nodes),
         )
+
+    def nest(self, piece: Piece) -> Nest:
+        """The loops that compute every element of a piece."""
+        turned = lower_turned(piece, self.lanes) if self.vectorize else None
+        return turned or lower_nest(piece, self.lanes, self.vectorize)
 
     def destination(self, root: Value, tail: tuple[Node, ...] = ()) -> Destination:
         """Where the kernel of a group writes; `tail` are the views that the group ends with."""
@@ -162,22 +169,24 @@ def _store_elements(
     lowering: Lowering,
 ) -> Launch:
     piece = Piece(out.buffer, out.offset(index), value, symbols)
-    turned = lower_turned(piece, lowering.lanes) if lowering.vectorize else None
-    nest = turned or lower_nest(piece, lowering.lanes, lowering.vectorize)
+    nest = lowering.nest(piece)
     launch = lowering.launch(
         nodes, flat_buffers(fusion), {out.value: out.buffer}, nest.body, nest.operations
     )
-    return replace(launch, replaceable=_replaceable(fusion, piece))
+    return replace(launch, replaceable=_replaceable(fusion, piece, nest.body))
 
 
-def _replaceable(fusion: Fusion, piece: Piece) -> tuple[Value, ...]:
+def _replaceable(fusion: Fusion, piece: Piece, body: Block) -> tuple[Value, ...]:
     """The inputs of which every load is of the element that is stored in its place."""
     elsewhere: set[str] = set()
     for node in all_nodes(piece.value):
-        if isinstance(node, Reduce):
-            return ()
         if isinstance(node, Load) and node.indices != (piece.offset,):
             elsewhere.add(node.buffer.name)
+    for statement in loops.walk(body):
+        for expression in loops.expressions(statement):
+            for node in all_nodes(expression):
+                if isinstance(node, Load) and node.buffer.name == piece.target.name:
+                    return ()  # it keeps something there before it stores the element
     return tuple(
         value
         for value, buffer in fusion.buffers.items()

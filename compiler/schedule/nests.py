@@ -32,6 +32,9 @@ PARALLEL_WORTH = 1 << 14
 """Elements below which a loop nest is not cut into a parallel loop."""
 BLOCKS = 16
 """How many pieces a long single axis is cut into at least."""
+COLUMNS, FEWEST_BLOCKS = 256, 4
+"""Columns that are summed up in one piece, unless the pieces get too few: a row's share of them
+should be more than a line of the cache."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,6 +169,8 @@ class _Lowering:
         block = 4096
         if isinstance(extent, int):
             block = min(block, -(-extent // (BLOCKS * 64)) * 64)
+            if any(isinstance(node, Reduce) for node in all_nodes(self.piece.value)):
+                block = max(block, min(COLUMNS, extent // FEWEST_BLOCKS // 64 * 64))
         with self.builder.loop(dims.ceildiv(extent, block), "parallel") as index:
             length: Size = dims.minimum(extent - index * block, block)
             if isinstance(extent, int) and extent % block == 0:
@@ -193,13 +198,17 @@ def _parallel_axes(outer: tuple[Symbol, ...]) -> int:
 
 
 def _runs_along_memory(node: Reduce, inner: Symbol) -> bool:
-    """Whether a reduction reads neighbours as it runs, and its output's neighbours do not."""
+    """Whether a reduction reads neighbours as it runs, and its output's neighbours do not. What is
+    read once for each of the output's elements tells nothing."""
     last = node.over[-1]
     along = False
     for load in all_nodes(node.body):
         if not isinstance(load, Load):
             continue
+        step = dims.coefficient_of(load.indices[0], last)
+        if step == 0 and not expr.index_expressions(load.indices[0]):
+            continue
         if dims.coefficient_of(load.indices[0], inner) == 1:
             return False
-        along = along or dims.coefficient_of(load.indices[0], last) == 1
+        along = along or step == 1
     return along

@@ -19,7 +19,7 @@ import numpy as np
 
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
-from bessemer.compiler.ir.expr import Expression, guarded, less
+from bessemer.compiler.ir.expr import Expression, guarded, less, substitute
 from bessemer.compiler.ir.types import Array
 
 
@@ -66,7 +66,13 @@ def packed_element(
         k = dims.floordiv(k, steps) * run + within
         if dims.mod(run, group) != 0:
             inside = inside & less(within, run)
-    return guarded(inside, element(matrix, k, column), 0)
+    if isinstance(columns, int) and columns < _width(c):
+        # That no column lies beyond the last one makes index arithmetic simpler.
+        known = dims.Symbol("column", columns)
+        value = substitute(element(matrix, k, dims.atom(known)), {known: column})
+    else:
+        value = element(matrix, k, column)
+    return guarded(inside, value, 0)
 
 
 def _width(c: Size) -> Size:

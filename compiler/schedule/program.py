@@ -35,7 +35,8 @@ from bessemer.compiler.schedule.lower import (
     lower_statements,
 )
 from bessemer.compiler.schedule.merge_axes import Piece
-from bessemer.compiler.schedule.nests import flat, lower_nest
+from bessemer.compiler.schedule.nests import flat
+from bessemer.compiler.schedule.order_updates import order_updates
 from bessemer.compiler.schedule.recurrence import lower_recurrence
 from bessemer.compiler.targets.machine import Target
 
@@ -55,9 +56,15 @@ def build_program(
     """
     graph, derived = name_derived_sizes(graph)
     choices = Choices(tuning or Tuning())
-    builder = _Builder(graph, target, optimize, precision, choices)
+    builder = ProgramBuilder(graph, target, optimize, precision, choices)
+    return assembled(builder, graph, derived)
+
+
+def assembled(builder: ProgramBuilder, graph: Graph, derived: Mapping[str, Size]) -> Program:
+    """The program that a builder makes of a graph whose derived sizes have names."""
     steps = builder.lower(graph)
     outputs, copies = builder.separate_outputs(graph)
+    outputs, steps = order_updates(graph, outputs, (*steps, *copies))
     return Program(
         graph.name,
         graph.inputs,
@@ -66,14 +73,17 @@ def build_program(
         (*graph.symbols, *builder.symbols),
         len(graph.symbols),
         builder.constants,
-        (*steps, *copies),
+        steps,
         builder.capacities,
         derived,
-        tuple(choices.decisions),
+        tuple(builder.lowering.choices.decisions),
+        graph.updates,
     )
 
 
-class _Builder:
+class ProgramBuilder:
+    """Lowers a graph's groups and control flow, in order; collects what the program needs."""
+
     def __init__(
         self, graph: Graph, target: Target, optimize: int, precision: str, choices: Choices
     ) -> None:
@@ -84,40 +94,45 @@ class _Builder:
         self.symbols: list[str] = []
         self.capacities: dict[Value, Size] = {}
 
+    def grouping(self, graph: Graph) -> Grouping:
+        """The groups of a graph or a region."""
+        return form_groups(graph, fuse=self.optimize > 1)
+
     def lower(self, graph: Graph) -> tuple[Step, ...]:
         """The steps of a graph or of a region whose inputs are values of the outer one."""
         self.constants.update(graph.constants)
-        grouping = form_groups(graph, fuse=self.optimize > 1)
+        grouping = self.grouping(graph)
         producers = graph.producers()
         if self.optimize > 1:
             places = destinations(graph, grouping.roots, graph.users())
             self.lowering.destinations.update(places)
         steps: list[Step] = []
-        outer_parts = dict(self.lowering.parts)
+        outer_parts, outer_packs = dict(self.lowering.parts), dict(self.lowering.packs)
         for node in graph.nodes:
             kind = kind_of(node)
             if kind == "structural":
                 steps += self._structural(node)
             elif kind == "statements":
-                steps.append(self._statements(node))
+                steps.append(self._own_kernel(node))
             elif node.output in grouping.roots:
                 group = grouping.roots[node.output]
-                steps += self._group(group, grouping, graph, producers)
-        self.lowering.parts = outer_parts
+                steps += self.group(group, grouping, graph, producers)
+        self.lowering.parts, self.lowering.packs = outer_parts, outer_packs
         return tuple(steps)
 
-    def _group(
+    def group(
         self,
         group: Group,
         grouping: Grouping,
         graph: Graph,
         producers: Mapping[Value, Node],
     ) -> list[Step]:
+        """The steps that compute a group's root."""
         assert group.root is not None
         roots = grouping.roots
         pack = grouping.packs.get(group.anchor) if group.anchor else None
         node = producers[group.root]
-        if self._is_alias(node, group, graph):
+        if self.is_alias(node, group, graph):
             return [Alias(node.inputs[0], node.output)]
         if group.attention is not None:
             return [
@@ -136,7 +151,7 @@ class _Builder:
             group.nodes += view_chain(group.anchor.inputs[0], producers, roots).values()
         return [*lower_elements(group, self.lowering)]
 
-    def _is_alias(self, node: Node, group: Group, graph: Graph) -> bool:
+    def is_alias(self, node: Node, group: Group, graph: Graph) -> bool:
         """Whether a root is only another shape of something that lies in memory."""
         return (
             node.operator.name == "reshape"
@@ -147,9 +162,14 @@ class _Builder:
             and node.output not in graph.outputs
         )
 
-    def _statements(self, node: Node) -> Launch:
+    def statements(self, node: Node) -> Launch:
+        """The launch of an operator that writes its own kernel."""
         launch = lower_recurrence(node, self.lowering, self.target) if self.optimize > 1 else None
-        launch = launch or lower_statements(node, self.lowering)
+        return launch or lower_statements(node, self.lowering)
+
+    def _own_kernel(self, node: Node) -> Launch:
+        """The same; the sizes that it defines become known."""
+        launch = self.statements(node)
         for name in _defined_symbols(node):
             self.symbols.append(name)
         rule = node.operator.capacity
@@ -235,8 +255,7 @@ class _Builder:
         now = expr.as_index(expr.load(counter, (0,)))
         offset = now * product(part.type.shape) + source.offset(index)
         value = expr.load(flat(source), (source.offset(index),))
-        piece = Piece(flat(out), offset, value, symbols)
-        nest = lower_nest(piece, self.lowering.lanes, self.lowering.vectorize)
+        nest = self.lowering.nest(Piece(flat(out), offset, value, symbols))
         return self.lowering.launch(
             [node],
             {part: flat(source), iteration: counter},

@@ -32,7 +32,8 @@ from bessemer.compiler.ops import (
 )
 from bessemer.compiler.ops.recurrence_bytes import GROUP
 from bessemer.compiler.ops.recurrence_cell import Cell, Product, working_dtype
-from bessemer.compiler.ops.recurrence_kernel import MOST_SUMS, Layout, write_recurrence
+from bessemer.compiler.ops.recurrence_kernel import write_recurrence
+from bessemer.compiler.ops.recurrence_layout import MOST_SUMS, Layout
 from bessemer.compiler.schedule.lower import Lowering, resolve_lanes
 from bessemer.compiler.targets.machine import Target
 
@@ -49,6 +50,7 @@ TEAM_OPERATIONS = 1 << 16
 """Operations of a step from which a team pays: a barrier takes about as long as 20,000."""
 ENOUGH_ROWS = 16
 _MOST_ROWS = 6
+MOST_BLOCK_ROWS = 12
 
 
 def lower_recurrence(node: Node, lowering: Lowering, target: Target) -> Launch | None:
@@ -83,8 +85,8 @@ def lower_recurrence(node: Node, lowering: Lowering, target: Target) -> Launch |
         layout = replace(layout, totals=inputs.setdefault(totals, _buffer("totals", totals.type)))
     packed: list[Buffer] = []
     for product in cell.products:
-        key = ("recurrence", product.first, product.gates, layout.width)
-        array = pack(_rows(recurrent, product), product.gates, layout.width)
+        key = ("recurrence", product.first, product.gates, layout.width, layout.blocked)
+        array = pack(_rows(recurrent, product), product.gates, layout.width, layout.blocked)
         value = _constant(key, node.inputs[1], array, lowering)
         packed.append(inputs.setdefault(value, _buffer(f"weights{len(packed)}", value.type)))
     write_recurrence(builder, cell, replace(layout, packed=tuple(packed)))
@@ -95,7 +97,7 @@ def _rows(recurrent: Array, product: Product) -> Array:
     """The rows that a product reads."""
     if product.factor is None:
         return recurrent
-    count = product.factor.shape[-1]
+    count = product_of(product.depth(0))
     assert isinstance(count, int)
     return recurrent[product.first : product.first + count]
 
@@ -105,19 +107,13 @@ def _packing(builder: KernelBuilder, cell: Cell, layout: Layout) -> Layout:
     hidden = cell.h.shape[1]
     assert isinstance(hidden, int)
     panels = -(-hidden // layout.width)
-    packed = tuple(
-        builder.scratch(
-            cell.recurrent.dtype,
-            (
-                panels,
-                hidden if product.factor is None else product.factor.shape[-1],
-                len(product.gates),
-                layout.width,
-            ),
-        )
-        for product in cell.products
-    )
-    return replace(layout, packed=packed, packs=True)
+    packed: list[Buffer] = []
+    for product in cell.products:
+        depth = product_of(product.depth(hidden))
+        gates = len(product.gates)
+        inner = (gates, depth) if layout.blocked else (depth, gates)
+        packed.append(builder.scratch(cell.recurrent.dtype, (panels, *inner, layout.width)))
+    return replace(layout, packed=tuple(packed), packs=True)
 
 
 def _launch(
@@ -131,7 +127,11 @@ def _launch(
     layout: Layout,
 ) -> Launch:
     scratch = {Value(TensorType(b.dtype, b.shape)): b for b in builder.scratch_buffers}
-    return lowering.launch(
+    given, written = cell.replaces or (None, None)
+    # What may lie in an input's place comes first among the outputs.
+    outputs = dict(sorted(outputs.items(), key=lambda item: item[1] is not written))
+    is_possible = given is not None and written is not None and given.shape == written.shape
+    launch = lowering.launch(
         [node],
         inputs,
         outputs,
@@ -141,6 +141,8 @@ def _launch(
         arguments={TEAM: 1},
         members=-(-shape.hidden // layout.width) if layout.team else 1,
     )
+    replaceable = tuple(value for value, b in inputs.items() if is_possible and b is given)
+    return replace(launch, replaceable=replaceable)
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,22 @@ def _layout(cell: Cell, shape: _Shape, target: Target, is_constant: bool) -> Lay
     while vectors > 1 and not _divides(shape.hidden, vectors * lanes, team):
         vectors //= 2
     width = vectors * lanes
+    if team and _is_blocked(cell, shape, 2 * lanes):
+        rows = min(MOST_BLOCK_ROWS, target.vector_registers // 2 - 2)
+        return Layout(rows, (), 2 * lanes, lanes, team=True, blocked=True)
     return Layout(rows, (), width, lanes, team and shape.hidden > width)
+
+
+def _is_blocked(cell: Cell, shape: _Shape, width: int) -> bool:
+    """Whether more rows share a load if gates have their sums one after the other."""
+    return (
+        cell.lengths is None
+        and cell.scales is None
+        and isinstance(shape.batch, int)
+        and shape.batch > _MOST_ROWS
+        and shape.hidden > width
+        and _divides(shape.hidden, width, True)
+    )
 
 
 def _has_enough_rows(shape: _Shape, target: Target) -> bool:
@@ -220,9 +237,9 @@ def _constant(key: object, source: Value, array: Array, lowering: Lowering) -> V
     return found
 
 
-def pack(recurrent: Array, gates: tuple[int, ...], width: int) -> Array:
-    """[H, all gates * H] -> [panels, H, gates, width], of bytes [panels, H / 4, gates, width, 4]; 0
-    beyond the last column and row."""
+def pack(recurrent: Array, gates: tuple[int, ...], width: int, blocked: bool = False) -> Array:
+    """[H, all gates * H] -> [panels, H, gates, width] or, `blocked`, [panels, gates, H, width]; of
+    bytes [panels, H / 4, gates, width, 4]. 0 beyond the last column and row."""
     hidden = recurrent.shape[0]
     panels = -(-hidden // width)
     columns = recurrent.reshape(hidden, -1, hidden)[:, gates, :]
@@ -230,7 +247,8 @@ def pack(recurrent: Array, gates: tuple[int, ...], width: int) -> Array:
     padded[:, :, :hidden] = columns
     split = padded.reshape(hidden, len(gates), panels, width)
     if recurrent.dtype != np.int8:
-        return np.ascontiguousarray(split.transpose(2, 0, 1, 3))
+        order = (2, 1, 0, 3) if blocked else (2, 0, 1, 3)
+        return np.ascontiguousarray(split.transpose(order))
     groups = -(-hidden // GROUP)
     rows = np.zeros((groups * GROUP, *split.shape[1:]), np.int8)
     rows[:hidden] = split

@@ -12,6 +12,7 @@ more than once are fetched into the first-level cache while the row before is fi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import MappingProxyType
@@ -49,8 +50,13 @@ Values = dict[Atom, Size]
 
 UNROLLED_STEPS = 32
 """Reductions of at most this many steps inside a vector loop are unrolled."""
+SHORTEST_STRETCH = 64
+"""Steps that a sum inside a vector loop adds up at least before it begins anew."""
 SUM_INTERLEAVE = 4
 """Vectors that a reduction handles at once: as many sums wait for the adder."""
+COLUMN_INTERLEAVE = 8
+"""Vectors of columns that are summed up at once: neighbours, so that whole stretches of a row are
+read before the next one."""
 PASS_INTERLEAVE = 2
 """The same where functions are computed, whose chains of operations are long."""
 LARGEST_KEPT = 32 << 10
@@ -64,6 +70,31 @@ def write_row(builder: KernelBuilder, piece: Piece, lanes: Lanes) -> Expression 
     the same for the whole row, it is left undone, and the divisor is the result.
     """
     return RowWriter(builder, merge_axes(piece), lanes, True).row_in_place()
+
+
+def stretch_of(node: Reduce, steps: Size) -> int:
+    """Steps after which a sum begins anew, about the root of all; 0: it is short, or no sum.
+
+    One sum's rounding error grows with the number of steps, that of sums of sums with the root.
+    """
+    if node.name != "add" or not node.dtype.is_float:
+        return 0
+    if not isinstance(steps, int):
+        return 4 * SHORTEST_STRETCH
+    if steps <= 2 * SHORTEST_STRETCH:
+        return 0
+    return max(SHORTEST_STRETCH, 1 << (math.isqrt(steps).bit_length() - 1))
+
+
+def _fitting(most: int, extent: Size, lanes: int) -> int:
+    """How many vectors to handle at once, at most, without a rest."""
+    while most > 1 and isinstance(extent, int) and extent % (most * lanes):
+        most //= 2
+    return most
+
+
+def _is_longer(size: Size, than: int) -> bool:
+    return not isinstance(size, int) or size > than
 
 
 class RowWriter:
@@ -112,8 +143,12 @@ class RowWriter:
         """The loop that writes the row, after everything that its index does not change."""
         element = self._hoist_invariants(self._multiplied(element, inner), inner)
         lanes = self._lane_count(element, self.piece.target.dtype)
-        many = has_functions(element) and not self.coming
-        with self._vector_loop(extent, lanes, PASS_INTERLEAVE if many else 1) as index:
+        interleave = PASS_INTERLEAVE if has_functions(element) and not self.coming else 1
+        if any(
+            isinstance(n, Reduce) and inner in self.dependence.of(n) for n in all_nodes(element)
+        ):
+            interleave = _fitting(COLUMN_INTERLEAVE, extent, lanes)
+        with self._vector_loop(extent, lanes, interleave) as index:
             self._prefetch(index)
             here: Values = {inner: start + index}
             value = self._spell_reductions(expr.substitute(element, here))
@@ -268,17 +303,32 @@ class RowWriter:
         accumulator = self.builder.define(expr.neutral(node.name, node.dtype), "acc")
         steps = dims.product(map(extent_of, node.over))
         unrolled = isinstance(steps, int) and steps <= UNROLLED_STEPS
+        stretch = stretch_of(node, steps)
 
-        def nest(over: tuple[Symbol, ...], values: Values) -> None:
+        def nest(over: tuple[Symbol, ...], values: Values, total: str) -> None:
             if not over:
                 element = self._spell_reductions(expr.substitute(node.body, values))
-                self.builder.append(Accumulate(accumulator.name, node.name, element))
+                self.builder.append(Accumulate(total, node.name, element))
                 return
-            kind: LoopKind = "unroll" if unrolled else "serial"
-            with self.builder.loop(extent_of(over[0]), kind) as index:
-                nest(over[1:], {**values, over[0]: index})
+            extent, inside = extent_of(over[0]), dims.product(map(extent_of, over[1:]))
+            block = 0
+            if stretch and _is_longer(extent * inside, stretch):
+                block = max(stretch // inside, 1) if isinstance(inside, int) else 1
+            if not block:
+                kind: LoopKind = "unroll" if unrolled else "serial"
+                with self.builder.loop(extent, kind) as index:
+                    nest(over[1:], {**values, over[0]: index}, total)
+                return
+            with self.builder.loop(dims.ceildiv(extent, block)) as index:
+                part = self.builder.define(expr.neutral(node.name, node.dtype), "acc")
+                length = dims.minimum(extent - index * block, block)
+                if isinstance(extent, int) and extent % block == 0:
+                    length = block
+                with self.builder.loop(length) as place:
+                    nest(over[1:], {**values, over[0]: index * block + place}, part.name)
+                self.builder.append(Accumulate(total, node.name, part.value))
 
-        nest(node.over, {})
+        nest(node.over, {}, accumulator.name)
         return accumulator.value
 
     def _hoist_invariants(

@@ -30,6 +30,7 @@ from bessemer.compiler.ir.expr import (
     less,
 )
 from bessemer.compiler.schedule.contraction import Contraction, DepthAxis
+from bessemer.compiler.schedule.epilogue_fetch import fetch_epilogue
 from bessemer.compiler.schedule.tiles import Tiling, chains
 from bessemer.compiler.targets.machine import Target
 
@@ -112,6 +113,7 @@ class TileWriter:
     def write(self, place: Place, tile: Tile, depth: Stretch) -> None:
         """The whole sums of a tile, and their epilogue."""
         fragments = self._fragments(place, tile)
+        fetch_epilogue(self.builder, self.contraction, tile.indices, place.column, place.width)
         self._add_up(place, tile, fragments, depth, self._start)
         totals = [self._total(fragments, row) for row in range(len(tile.offsets))]
         self._finish(place, tile, fragments[0], totals, self.builder.index(place.width))

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
+from math import prod
 from typing import TypeAlias
 
 import numpy as np
@@ -36,12 +37,14 @@ Matrix: TypeAlias = tuple[tuple[float, ...], ...]
 
 SHARES = 16
 """The most parts, each with working memory of its own, that the threads share."""
+FEWEST_PIXELS = 256
+"""For so many, transforming the weights takes half of the time that it saves."""
 DYNAMIC_BLOCK = 42
 """Tiles in a block of an unknown number of them."""
 _FEWEST_TILES = 14
 """With fewer tiles to a block, u would come too often from the second-level cache."""
 _INPUT: Matrix = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))
-_WEIGHTS: Matrix = ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1))
+WEIGHTS: Matrix = ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1))
 _OUTPUT: Matrix = ((1, 1, 1, 0), (0, 1, -1, -1))
 
 
@@ -140,7 +143,7 @@ class Stages:
 
 def transform_weights(w: Array) -> Array:
     """[taps, taps, c, o] to [points, c, o], in float64 before the last rounding."""
-    row, column = (np.array(Taps(count).matrix(_WEIGHTS)) for count in w.shape[:2])
+    row, column = (np.array(Taps(count).matrix(WEIGHTS)) for count in w.shape[:2])
     u = np.empty((len(row), len(column), *w.shape[2:]), w.dtype)
     for first in range(0, w.shape[2], 16):  # so many channels stay in the cache
         part = slice(first, first + 16)
@@ -166,18 +169,23 @@ def pays(
     columns: Size,
     dtype: DType,
     taps: tuple[Taps, Taps] = (Taps(), Taps()),
+    constant: bool = True,
 ) -> bool:
-    """Whether the transforms cost less than the products that they save."""
+    """Whether the transforms cost less than the products that they save; that of weights which are
+    no `constant` among them."""
     if dtype is not f32 or not isinstance(channels, int) or not isinstance(columns, int):
         return False
     threes = [axis.count == 3 for axis in taps]
     if not any(threes) or min(channels, columns) < (16 if all(threes) else 64):
         return False
+    known = prod(size for size in outputs if isinstance(size, int))
+    if not constant and known < FEWEST_PIXELS:
+        return False
     for axis, size in zip(taps, outputs[1:]):
         if isinstance(size, int) and axis.count == 3:
             tiles = axis.tiles(size)
             assert isinstance(tiles, int)
-            if size < 6 or tiles * 2 > 1.25 * size:
+            if (size < 6 and known < FEWEST_PIXELS) or tiles * 2 > 1.25 * size:
                 return False
     return True
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 
 from bessemer.compiler.errors import CompileError
-from bessemer.compiler.targets import aarch64, x86
+from bessemer.compiler.targets import aarch64, nvptx, x86
 from bessemer.compiler.targets.machine import Target
 
 TARGETS: dict[str, Target] = {
@@ -33,8 +33,10 @@ def parse_target(name: str) -> Target:
     """A target by its name, or "host"."""
     if name in ("host", "native"):
         return host_target()
+    if name.startswith(nvptx.PREFIX):
+        return nvptx.device_named(name)
     found = TARGETS.get(name) or _ALIASES.get(name)
     if found is None:
-        known = ", ".join(["host", *TARGETS])
+        known = ", ".join(["host", *TARGETS, "cuda", *nvptx.DEVICES])
         raise CompileError(f"There is no target '{name}'. The targets are {known}.")
     return found

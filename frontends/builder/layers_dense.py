@@ -52,6 +52,7 @@ class Embedding(Layer):
     def forward(self, x: Tensor) -> Tensor:
         if not x.dtype.is_integer:
             raise CompileError(f"the input is {x.type}; it must be integers (i32 or i64).")
+        x.trace.limit(x.value, self.vocabulary)
         return gather(self._weight(x), x)
 
     def logits(self, x: Tensor) -> Tensor:

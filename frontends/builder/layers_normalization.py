@@ -46,26 +46,27 @@ class BatchNorm(Layer):
         self, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor
     ) -> Tensor:
         """By the batch's own statistics, which also move the running ones."""
-        axes = tuple(axis for axis in range(x.rank) if axis != x.channel_axis)
-        shape = [x.shape[x.channel_axis] if a == x.channel_axis else 1 for a in range(x.rank)]
-        center = x.mean(axes, keep=True)
-        distance = x - center
-        spread = (distance * distance).mean(axes, keep=True)
-        # The variance of what the batch was drawn from, not of the batch itself.
-        count = product(size for axis, size in enumerate(x.shape) if axis in axes)
+        image = spatial_input(x) if x.rank > 2 else x
+        center, spread = (
+            x.with_value(value) for value in x.builder.apply_many("channel_moments", image.value)
+        )
+        # The variance of what the batch was drawn from, not of the batch itself. Of a single value
+        # there is none: the running variance stays.
+        count = product(image.shape[:-1])
         many, fewer = (
             x.with_value(size_as(x.builder, size, x.dtype, mean.shape))
             for size in (count, dims.maximum(count - 1, 1))
         )
-        drawn = spread.reshape(*mean.shape) * many / fewer
-        for name, running, new in (
-            ("running_mean", mean, center.reshape(*mean.shape)),
-            ("running_variance", variance, drawn),
-        ):
-            moved = running * (1 - self.momentum) + new * self.momentum
-            x.trace.update(name, moved.value)
-        scale = weight.reshape(*shape) / sqrt(spread + self.epsilon)
-        return distance * scale + bias.reshape(*shape)
+        is_known = dims.minimum(count - 1, 1)
+        share = x.with_value(size_as(x.builder, is_known, x.dtype, mean.shape)) * self.momentum
+        moved = variance * (1 - share) + spread * many / fewer * share
+        x.trace.update("running_variance", moved.value)
+        moved = mean * (1 - self.momentum) + center * self.momentum
+        x.trace.update("running_mean", moved.value)
+        scale = weight / sqrt(spread + self.epsilon)
+        operands = (image.value, center.value, scale.value, bias.value)
+        normal = x.with_value(x.builder.apply("normalize_channels", *operands))
+        return spatial_output(normal) if x.rank > 2 else normal
 
 
 @dataclass(frozen=True, eq=False, repr=False)

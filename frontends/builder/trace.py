@@ -51,7 +51,8 @@ class Trace:
 
     While a training step is traced, `step` is its number, an i64 scalar, and layers put the new
     values of what they keep from batch to batch (running statistics) into `updates`. `results` has
-    what each layer, by its path, gave last.
+    what each layer, by its path, gave last; `limits` between which integers lie: the least, and the
+    number behind the greatest.
     """
 
     def __init__(self, name: str, channels_last: bool, root: object) -> None:
@@ -59,12 +60,14 @@ class Trace:
         self.step: Value | None = None
         self.updates: dict[str, Value] = {}
         self.results: dict[str, Value] = {}
+        self.limits: dict[Value, tuple[int, int]] = {}
         self.channels_last = channels_last
         self.parameters: dict[str, Parameter] = {}
         self._scopes = [_Scope("", None)]
         self._layers: dict[int, object] = {}  # keeps them alive, so that no id is given twice
         # The layer that is the whole network has an empty path, as the network itself.
-        self._paths: dict[int, str] = {id(root): ""}
+        # So has the one inside of what is put around a network.
+        self._paths: dict[int, str] = {id(getattr(root, "inside", root)): ""}
         self._is_blamed = False
 
     @contextmanager
@@ -117,6 +120,11 @@ class Trace:
     def update(self, name: str, value: Value) -> None:
         """Gives a parameter of the layer being applied its value after this training step."""
         self.updates[f"{self._scopes[-1].path}.{name}".lstrip(".")] = value
+
+    def limit(self, value: Value, count: int) -> None:
+        """Integers are names of `count` things, from 0."""
+        _, end = self.limits.get(value, (0, count))
+        self.limits[value] = 0, min(end, count)
 
     def random_seed(self) -> int:
         """A number for the random numbers of the layer being applied, from its path."""

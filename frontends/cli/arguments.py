@@ -16,7 +16,7 @@ Dims = Annotated[
 TargetName = Annotated[
     str, typer.Option("--target", metavar="NAME", help="The machine to compile for; see doctor.")
 ]
-PrecisionName = Literal["float32", "strict", "bfloat16"]
+PrecisionName = Literal["float32", "strict", "bfloat16", "tf32"]
 PrecisionChoice = Annotated[PrecisionName, typer.Option("--precision", help="The arithmetic.")]
 Optimize = Annotated[
     int,

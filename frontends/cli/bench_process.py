@@ -24,8 +24,11 @@ class WorkerError(Exception):
 class Worker:
     """A process with one system in it. Use it as a context: it ends with it."""
 
-    def __init__(self, job: Job, cache: Path, patience: float = 600.0) -> None:
-        """`cache` is the process's compile cache; `patience` the seconds an answer may take."""
+    def __init__(
+        self, job: Job, cache: Path, patience: float = 600.0, module: str = WORKER
+    ) -> None:
+        """`cache` is the process's compile cache; `patience` the seconds an answer may take;
+        `module` what the process runs."""
         self.patience = patience
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  (closed by `close`)
         settings = {
@@ -34,7 +37,7 @@ class Worker:
             "OMP_NUM_THREADS": str(job.threads),
         }
         self._process = subprocess.Popen(
-            ["env", *(f"{k}={v}" for k, v in settings.items()), sys.executable, "-m", WORKER],
+            ["env", *(f"{k}={v}" for k, v in settings.items()), sys.executable, "-m", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

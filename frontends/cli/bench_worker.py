@@ -99,7 +99,7 @@ def _serve(job: Job, answers: TextIO) -> None:
         if "stop" in request:
             _answer(answers, {"peak_memory": peak_memory()})
             return
-        _answer(answers, _turn(run, request["seconds"]))
+        _answer(answers, time_turn(run, request["seconds"]))
 
 
 def _serve_peak(job: Job, answers: TextIO) -> None:
@@ -120,11 +120,11 @@ def _start(job: Job, inputs: dict[str, Array]) -> Callable[[], list[Array]]:
             loaded = bessemer.load(path, threads=job.threads)
             return lambda: loaded.run(inputs)
         case "bessemer":
-            model = bessemer.compile(
+            model = bessemer.compile(  # type: ignore[call-overload]
                 path,
                 dims=job.dims,
                 threads=job.threads,
-                precision=job.precision,  # type: ignore[arg-type]
+                precision=job.precision,
                 optimize=job.optimize,
             )
             if job.save:
@@ -134,7 +134,7 @@ def _start(job: Job, inputs: dict[str, Array]) -> Callable[[], list[Array]]:
             return start_system(job.system, path, job.threads, inputs)
 
 
-def _turn(run: Callable[[], list[Array]], seconds: float) -> dict[str, Any]:
+def time_turn(run: Callable[[], object], seconds: float) -> dict[str, Any]:
     """Runs for about so long, at least once; seconds a run."""
     clock = time.perf_counter
     times: list[float] = []

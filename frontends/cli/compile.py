@@ -13,6 +13,7 @@ from bessemer.compiler.driver import Compilation, build, kernels_of
 from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.options import Options, dump_folder
 from bessemer.compiler.targets.choose import host_target, parse_target
+from bessemer.frontends.byte_count import byte_count
 from bessemer.frontends.cli import arguments
 from bessemer.frontends.cli.output import Phases, format_bytes, print_json, write
 from bessemer.frontends.compile import as_graph
@@ -54,6 +55,12 @@ def command(
     tune: Annotated[
         float, typer.Option("--tune", metavar="SECONDS", help="Tune first, for this machine.")
     ] = 0.0,
+    memory: Annotated[
+        str,
+        typer.Option(
+            "--memory", metavar="BYTES", help="The most that a run may take, such as 512M."
+        ),
+    ] = "",
     as_json: arguments.AsJson = False,
     quiet: arguments.Quiet = False,
 ) -> None:
@@ -63,7 +70,8 @@ def command(
     """
     if output.suffix not in SUFFIXES:
         raise typer.BadParameter(f"-o {output}: the suffix must be one of {', '.join(SUFFIXES)}.")
-    options = Options(target, 0, precision, optimize, dump_folder())
+    budget = byte_count(memory) if memory else 0
+    options = Options(target, 0, precision, optimize, dump_folder(), memory=budget)
     machine = parse_target(target) if target else host_target()
     if tune and machine != host_target():
         raise typer.BadParameter(f"--tune measures on this machine, which is not {target}.")

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 import typer
 
 from bessemer.compiler.driver import passes_of
+from bessemer.compiler.fit_memory import fit_memory
 from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.ir.program import MemoryPlan, Program
 from bessemer.compiler.options import Options
-from bessemer.compiler.passes.plan_memory import plan_memory
-from bessemer.compiler.schedule.program import build_program
 from bessemer.compiler.targets.choose import host_target, parse_target
 from bessemer.compiler.targets.machine import Target
 
@@ -65,5 +64,5 @@ def schedule(graph: Graph, options: Options) -> Scheduled:
     """All stations up to the memory plan. Raises CompileError for what cannot be compiled."""
     target = target_of(options)
     graph = graph_after(graph, options)
-    program = build_program(graph, target, options.optimize, options.precision, options.tuning)
-    return Scheduled(graph, program, plan_memory(program), target)
+    found = fit_memory(graph, options, target)
+    return Scheduled(found.graph, found.program, found.plan, target)

@@ -17,6 +17,7 @@ from bessemer.compiler.ir.program import (
     MemoryPlan,
     Program,
     Repeat,
+    RequireFinite,
     Steps,
 )
 
@@ -100,7 +101,8 @@ def print_program(program: Program, plan: MemoryPlan) -> str:
     """The steps as text: one line each, values by where they lie.
 
     w4096 is a weight and a4096 a place in the arena, in bytes from its start; inputs and outputs
-    have their names.
+    have their names. In the end, which outputs are written where inputs are, and which of them are
+    made elsewhere and copied, as no order of the steps would do.
     """
     places = {value: f"w{offset}" for value, offset in plan.weight_offsets.items()}
     places |= {value: f"a{offset}" for value, offset in plan.offsets.items()}
@@ -109,7 +111,18 @@ def print_program(program: Program, plan: MemoryPlan) -> str:
     places |= {value: repr(name) for value, name in outputs}
     symbols = f"[{', '.join(program.symbols)}]" if program.symbols else ""
     lines = [f"program {program.name}{symbols}", *_lines(program.steps, places, "  ")]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_updates(program, plan)]) + "\n"
+
+
+def _updates(program: Program, plan: MemoryPlan) -> Iterator[str]:
+    if not program.updates:
+        return
+    copied = {step.target for step in program.steps if isinstance(step, Copy)}
+    names = [program.output_names[k] for k, _ in program.updates if program.outputs[k] in copied]
+    yield f"in place: {len(program.updates) - len(names)} of {len(program.updates)} outputs"
+    if names:
+        yield f"copied: {', '.join(map(repr, names))}"
+    yield f"arena: {plan.size} bytes, {plan.lower_bound} of them alive at once"
 
 
 def _lines(steps: Steps, places: Mapping[Value, str], indent: str) -> Iterator[str]:
@@ -127,6 +140,8 @@ def _lines(steps: Steps, places: Mapping[Value, str], indent: str) -> Iterator[s
                 yield f"{indent}{', '.join(step.symbols)} = entries of {at(step.value)}"
             case Copy():
                 yield f"{indent}copy {at(step.source)} to {at(step.target)}"
+            case RequireFinite():
+                yield f"{indent}require finite {at(step.value)}"
             case Alias():
                 yield f"{indent}alias {at(step.target)} : {step.target.type}"
             case Branch():

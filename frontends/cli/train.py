@@ -12,8 +12,11 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from bessemer.compiler.codegen.link import SUFFIXES
 from bessemer.compiler.errors import CompileError
+from bessemer.frontends.byte_count import byte_count
 from bessemer.frontends.cli import arguments
+from bessemer.frontends.cli.memory_table import show_plan
 from bessemer.frontends.cli.output import (
     console,
     format_seconds,
@@ -24,7 +27,7 @@ from bessemer.frontends.cli.output import (
 )
 from bessemer.frontends.onnx_writer.write import write_onnx
 from bessemer.frontends.train.checkpoint import write_parameters
-from bessemer.frontends.train.experiment import Experiment, experiment_of_module
+from bessemer.frontends.train.experiment import Data, Experiment, experiment_of_module
 from bessemer.frontends.train.experiment_toml import experiment_of_toml
 from bessemer.frontends.train.history import History
 
@@ -55,17 +58,47 @@ def command(
     epochs: Annotated[
         int | None, typer.Option("--epochs", min=1, help="Epochs in all, in place of the file's.")
     ] = None,
+    memory: Annotated[
+        str,
+        typer.Option(
+            "--memory", metavar="BYTES",
+            help="The most that a step may take beside batch and state, such as 512M.",
+        ),
+    ] = "",
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Show what a step keeps in memory, and do not train.")
+    ] = False,
+    library: Annotated[
+        Path | None,
+        typer.Option(
+            "--library", metavar="OUT",
+            help="Train nothing here: write a C library (.so, .o or .a) that does, and its header. "
+            "It begins as the network does, or with the state of --checkpoint.",
+        ),
+    ] = None,
     as_json: arguments.AsJson = False,
     quiet: arguments.Quiet = False,
 ) -> None:  # fmt: skip
-    """Train what a TOML file or a Python module describes.
+    """Train what a TOML file or a Python module describes, or write a C library that does.
 
     Checkpoints and results appear whole or not at all. Ctrl-C writes a checkpoint and ends; the
     same command goes on from there, to the same bits.
     """
     for file in (*(output or ()), *([checkpoint] if checkpoint else ())):
         _check_place(file, _SUFFIXES if file != checkpoint else ())
+    if library is not None:
+        _check_place(library, SUFFIXES)
     found = read_experiment(experiment)
+    if library is not None:
+        _write_library(found, library, checkpoint, as_json)
+        return
+    if memory:
+        found.trainer.memory = byte_count(memory)
+    if plan:
+        show_plan(found.trainer.plan(_first_batch(found)), as_json)
+        return
+    if found.trainer.memory and not quiet:
+        write_note(found.trainer.plan(_first_batch(found)).line)
     start = time.perf_counter()
     history = _fit(found, checkpoint, every, epochs, quiet)
     seconds = time.perf_counter() - start
@@ -97,6 +130,19 @@ def command(
         write(str(file))
 
 
+def _write_library(
+    found: Experiment, library: Path, checkpoint: Path | None, as_json: bool
+) -> None:
+    if checkpoint and checkpoint.exists():
+        found.trainer.restore(checkpoint)
+    files = found.trainer.export(library, sizes={"batch": found.batch})
+    if as_json:
+        print_json({"steps": found.trainer.steps, "files": [str(file) for file in files]})
+        return
+    for file in files:
+        write(str(file))
+
+
 def read_experiment(path: Path) -> Experiment:
     """The experiment of a file, whichever kind it is."""
     match path.suffix:
@@ -106,6 +152,10 @@ def read_experiment(path: Path) -> Experiment:
             return experiment_of_module(path)
         case _:
             raise CompileError(f"{path}: an experiment is a .toml or a .py file.")
+
+
+def _first_batch(found: Experiment) -> Data:
+    return {name: array[: found.batch] for name, array in found.data.items()}
 
 
 def _check_place(file: Path, suffixes: tuple[str, ...]) -> None:

@@ -26,6 +26,20 @@ class Augmentation:
     flip: bool = False
     noise: float = 0.0
 
+    def check(self, data: Data) -> None:
+        """Raises CompileError where it cannot be done to the data."""
+        images = data.get(self.input)
+        if images is None:
+            raise CompileError(f"There is no {self.input} to augment; there is {', '.join(data)}.")
+        if (self.shift or self.flip) and images.ndim < 3:
+            raise CompileError(
+                f"{self.input} is {images.dtype}{list(images.shape)}, no images to shift or flip."
+            )
+        if self.noise and images.dtype.kind != "f":
+            raise CompileError(f"{self.input} is {images.dtype}; noise is added to floats.")
+        if self.shift < 0 or self.noise < 0:
+            raise CompileError(f"A shift and noise are not negative: {self}.")
+
     def apply(self, images: Array, generator: np.random.Generator) -> Array:
         """The images moved, as new arrays."""
         result = images.copy()
@@ -74,8 +88,10 @@ class Batches:
             raise CompileError(f"The data's arrays have different numbers of rows: {counts}.")
         if not self.rows:
             raise CompileError("The data has no rows.")
-        if self.size < 1:
-            raise CompileError(f"A batch has one row at least, not {self.size}.")
+        if not isinstance(self.size, int) or self.size < 1:
+            raise CompileError(f"A batch has a number of rows, one at least, not {self.size}.")
+        if self.augmentation is not None:
+            self.augmentation.check(self.data)
 
     @property
     def rows(self) -> int:
@@ -104,11 +120,18 @@ class Batches:
 
 def split_rows(data: Data, share: float, seed: int) -> tuple[dict[str, Array], dict[str, Array]]:
     """Two parts of the data, the second with `share` of the rows, chosen by the seed."""
-    if not 0 < share < 1:
+    if isinstance(share, (bool, str)) or not 0 < share < 1:
         raise CompileError(f"The share kept for validation is {share}; it lies between 0 and 1.")
-    rows = len(next(iter(data.values())))
+    counts = {name: len(array) for name, array in data.items()}
+    if len(set(counts.values())) != 1:
+        raise CompileError(f"The data's arrays have different numbers of rows: {counts}.")
+    rows = next(iter(counts.values()))
     order = np.random.default_rng([seed, rows]).permutation(rows)
     kept = max(1, round(rows * share))
+    if kept >= rows:
+        raise CompileError(
+            f"Of {rows} rows, a share of {share} for validation leaves none to learn from."
+        )
     first, second = order[kept:], order[:kept]
     return (
         {name: array[first] for name, array in data.items()},

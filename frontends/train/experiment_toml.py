@@ -40,6 +40,7 @@ from bessemer.frontends.train.batches import Augmentation
 from bessemer.frontends.train.datasets import digits, read_data
 from bessemer.frontends.train.experiment import Data, Experiment, load_module
 from bessemer.frontends.train.from_onnx import network_from_onnx
+from bessemer.frontends.train.normalization import Normalization
 from bessemer.frontends.train.optimizers import SGD, Adagrad, Adam, AdamW, RMSProp
 from bessemer.frontends.train.schedules import Schedule
 from bessemer.frontends.train.step import Regularization
@@ -65,7 +66,16 @@ _SCHEDULES: dict[str, Callable[..., Schedule]] = {
     for each in (schedules.steps, schedules.exponential, schedules.cosine, schedules.warm_up)
 }
 _ZOO: dict[str, Callable[..., Any]] = {name: getattr(zoo, name) for name in zoo.__all__}
-_TABLES = ("network", "data", "training", "optimizer", "schedule", "regularization", "augmentation")
+_TABLES = (
+    "network",
+    "data",
+    "training",
+    "optimizer",
+    "schedule",
+    "regularization",
+    "augmentation",
+    "normalization",
+)
 
 
 class _Table:
@@ -147,6 +157,8 @@ def _experiment(folder: Path, tables: Mapping[str, _Table]) -> Experiment:
         schedule=_schedule(tables["schedule"]),
         threads=training.take("threads", int),
         seed=seed,
+        memory=_memory(training),
+        normalization=_normalization(tables["normalization"]),
     )
     augmentation = None
     if tables["augmentation"].entries:
@@ -155,6 +167,21 @@ def _experiment(folder: Path, tables: Mapping[str, _Table]) -> Experiment:
     numbers = {name: training.take(name, int) for name in ("epochs", "batch", "patience")}
     training.close()
     return replace(made, **{name: value for name, value in numbers.items() if value is not None})
+
+
+def _normalization(table: _Table) -> Normalization | None:
+    if not table.entries:
+        return None
+    made: Normalization = table.called(Normalization)
+    return made
+
+
+def _memory(table: _Table) -> int | str:
+    """A number of bytes, or text such as "512M"."""
+    found = table.entries.pop("memory", 0)
+    if isinstance(found, bool) or not isinstance(found, (int, str)):
+        raise CompileError(f"{table.where} memory = {found!r} is no number of bytes.")
+    return found
 
 
 def _of(known: Mapping[str, Any], name: object, table: _Table) -> Any:

@@ -1,10 +1,12 @@
-"""How training has gone: the loss of every step, and what every epoch came to."""
+"""How training has gone: the loss of every step, what every epoch came to, and the best state."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from bessemer.compiler.ir.types import Array
 
 
 @dataclass
@@ -42,3 +44,18 @@ class History:
         """What `as_json` gave."""
         rows = [(int(count), dict(numbers)) for count, numbers in facts["rows"]]
         return cls(**{**facts, "rows": rows})
+
+
+@dataclass(frozen=True, eq=False)
+class Best:
+    """The lowest loss so far, the epochs since, and the state at that time."""
+
+    loss: float
+    since: int
+    state: Mapping[str, Array]
+
+    def after(self, loss: float, state: Mapping[str, Array]) -> Best:
+        """What is best after one more epoch."""
+        if loss < self.loss:
+            return Best(loss, 0, {name: array.copy() for name, array in state.items()})
+        return Best(self.loss, self.since + 1, self.state)

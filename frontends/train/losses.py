@@ -6,7 +6,10 @@ and reductions other than the mean are plain arithmetic on tensors: write them o
 
 from __future__ import annotations
 
+import math
+
 from bessemer.compiler.errors import CompileError
+from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ops import composite_ctc
 from bessemer.frontends.builder.activations import log_softmax, softplus
 from bessemer.frontends.builder.functions import log, maximum, one_hot, where
@@ -57,8 +60,9 @@ def binary_cross_entropy_of_probabilities(prediction: Tensor, target: Tensor) ->
 def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
     """Of softmax(logits) over the last axis against labels, or against probabilities.
 
-    Labels are integers, one axis less. `smoothing` is the share of every target that all classes
-    get alike (Szegedy et al., "Rethinking the Inception Architecture", 2016).
+    Labels are integers, one axis less; of one that names no class the loss is NaN. `smoothing` is
+    the share of every target that all classes get alike (Szegedy et al., "Rethinking the Inception
+    Architecture", 2016).
     """
     classes = logits.shape[-1]
     if labels.dtype.is_float:
@@ -70,12 +74,23 @@ def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Ten
             f"{list(logits.shape[:-1])}, not {labels.type}."
         )
     else:
+        if isinstance(classes, int):
+            labels.trace.limit(labels.value, classes)
+        labels = labels.cast("i64")
         target = one_hot(labels, classes, logits.dtype)
     if smoothing:
         if not isinstance(classes, int):
             raise CompileError("label smoothing wants a known number of classes.")
         target = target * (1.0 - smoothing) + smoothing / classes
-    return -(log_softmax(logits) * target).sum(-1).mean()
+    found = -(log_softmax(logits) * target).sum(-1)
+    if not labels.dtype.is_float:
+        # One byte of a class too many would otherwise learn nothing, in silence.
+        found = where((labels >= 0) & (labels < _count(labels, classes)), found, math.nan)
+    return found.mean()
+
+
+def _count(like: Tensor, size: Size) -> Tensor | int:
+    return size if isinstance(size, int) else like.with_value(like.builder.scalar_size(size))
 
 
 def kl_divergence(log_prediction: Tensor, target: Tensor) -> Tensor:

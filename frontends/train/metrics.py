@@ -7,8 +7,8 @@ from bessemer.frontends.builder.tensor import Tensor
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
-    """The share of labels (i64, one axis less) that have the greatest logit."""
-    return equal(arg_max(logits), labels).cast("f32").mean()
+    """The share of labels (integers, one axis less) that have the greatest logit."""
+    return equal(arg_max(logits), labels.cast("i64")).cast("f32").mean()
 
 
 def binary_accuracy(logits: Tensor, target: Tensor) -> Tensor:

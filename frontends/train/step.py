@@ -2,13 +2,14 @@
 
 Inputs: what the network and the loss want of a batch, the learning rate and the number of the step,
 then the state: parameters, running statistics, and the optimizer's slots. Outputs: the loss, the
-metrics, and the state after the step, in the same order.
+metrics, and what of the state changes, in the same order, to be written over the state before: the
+state is in memory once. Where the loss is not finite, nothing of it is written.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -49,7 +50,10 @@ class Regularization:
 
 @dataclass(frozen=True, eq=False)
 class StepGraph:
-    """The graph of a step, with the names of its parts. `state` are (name, type) in order.
+    """The graph of a step, with the names of its parts. `state` are (name, type) in order;
+    `updated` are the names of those that are outputs, too. `parts` are what nodes are for, in
+    their order: names, and the position of the first node behind. `limits` are of integer inputs:
+    the least, and the number behind the greatest.
 
     With statistics, two outputs follow the state: the gradients' root mean squares [parameters],
     and of each layer's activations the mean, the deviation and the share of zeros [layers, 3], f32.
@@ -60,8 +64,16 @@ class StepGraph:
     metrics: tuple[str, ...]
     state: tuple[tuple[str, TensorType], ...]
     parameters: Mapping[str, Parameter]
+    parts: tuple[tuple[str, int], ...] = ()
+    limits: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    updated: tuple[str, ...] = ()
     moved: tuple[str, ...] = ()
     layers: tuple[str, ...] = ()
+
+    @property
+    def batch_inputs(self) -> list[Value]:
+        """What the graph reads of a batch."""
+        return [value for value in self.graph.inputs if value.name in self.batch]
 
 
 def training_graph(
@@ -82,7 +94,11 @@ def training_graph(
     for part, own in _shares(written):
         values = list(own.values())
         total = _regularized(b, part.value, values, regularization)
-        found += _clipped(b, gradients(b, total, values), regularization)
+        written.end_part("regularization")
+        wanted = gradients(b, total, values)
+        written.end_part("backward pass")
+        found += _clipped(b, wanted, regularization)
+        written.end_part("clipping")
         trainable |= own
     rate, step = written.rate, cast(b, written.trace.step or written.loss.value, f64)
     step = binary(b, "add", step, 1.0)
@@ -91,17 +107,32 @@ def training_graph(
     for (name, value), gradient in zip(trainable.items(), found, strict=True):
         own = {slot: b.input(f"{name}.{slot}", value.type) for slot in optimizer.slots}
         slots |= {f"{name}.{slot}": given for slot, given in own.items()}
-        after[name], new = optimizer.update(Update(b, value, gradient, own, rate, step))
+        with b.source(name):
+            after[name], new = optimizer.update(Update(b, value, gradient, own, rate, step))
         after |= {f"{name}.{slot}": moved for slot, moved in new.items()}
+    written.end_part("optimizer")
     state = {name: parameter.value for name, parameter in parameters.items()} | slots
-    after = state | written.trace.updates | after
-    results = [after[name] for name in state]
-    if not statistics:
-        return _finished(written, network, state, results)
-    results.append(gradient_sizes(b, found))
-    results.append(activation_statistics(b, list(layers.values())))
-    made = _finished(written, network, state, results)
-    return replace(made, moved=tuple(trainable), layers=tuple(layers))
+    after = written.trace.updates | after
+    after = {name: after[name] for name in state if after.get(name, state[name]) is not state[name]}
+    results = list(after.values())
+    if statistics:
+        results.append(gradient_sizes(b, found))
+        results.append(activation_statistics(b, list(layers.values())))
+        written.end_part("statistics")
+    made = _in_place(_finished(written, network, state, results), tuple(after))
+    return replace(made, moved=tuple(trainable), layers=tuple(layers)) if statistics else made
+
+
+def _in_place(made: StepGraph, updated: tuple[str, ...]) -> StepGraph:
+    """The step with its results written over the state, if the loss is finite."""
+    first = len(made.graph.inputs) - len(made.state)
+    places = {name: first + position for position, (name, _) in enumerate(made.state)}
+    start = 1 + len(made.metrics)
+    pairs = tuple((start + k, places[name]) for k, name in enumerate(updated))
+    names = made.graph.output_names
+    names = (*names[:start], *updated, *names[start + len(updated) :])
+    graph = replace(made.graph, output_names=names, updates=pairs, finite=(0,))
+    return replace(made, graph=graph, updated=updated)
 
 
 def evaluation_graph(
@@ -136,6 +167,11 @@ class _Written:
     loss: Tensor
     parts: dict[str, Tensor]
     metrics: dict[str, Tensor]
+    ends: list[tuple[str, int]]
+
+    def end_part(self, name: str) -> None:
+        """What has been written since the last part is for this."""
+        self.ends.append((name, len(self.trace.builder.nodes)))
 
 
 def _write(
@@ -155,6 +191,7 @@ def _write(
     if isinstance(result, Mapping):
         result = tuple(result.values())
     outputs = tuple(result) if isinstance(result, (tuple, list)) else (result,)
+    ends = [("forward pass", len(trace.builder.nodes))]
     wanted = tensors[len(network.inputs) :]
     parts: dict[str, Tensor] = {}
     for pattern, function in (loss if isinstance(loss, Mapping) else {"*": loss}).items():
@@ -163,8 +200,10 @@ def _write(
             raise CompileError(f"The loss is {part!r}; it must be one number. Take its mean.")
         parts[pattern] = part.reshape(())
     total = sum(list(parts.values())[1:], start=next(iter(parts.values())))
+    ends.append(("loss", len(trace.builder.nodes)))
     measured = {name: metric(*outputs, *wanted) for name, metric in metrics.items()}
-    return _Written(trace, tuple(names), rate, outputs, total, parts, measured)
+    ends.append(("metrics", len(trace.builder.nodes)))
+    return _Written(trace, tuple(names), rate, outputs, total, parts, measured, ends)
 
 
 def _finished(
@@ -184,6 +223,8 @@ def _finished(
         tuple(written.metrics),
         tuple((name, value.type) for name, value in state.items()),
         dict(written.trace.parameters),
+        tuple(written.ends),
+        {v.name: limit for v, limit in written.trace.limits.items() if v.name in written.batch},
     )
 
 

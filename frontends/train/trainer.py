@@ -10,18 +10,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from bessemer.compiler.codegen.link import Placement, save
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.types import Array
+from bessemer.compiler.options import Options, dump_folder
+from bessemer.compiler.training_library import build_library
 from bessemer.frontends.builder.network import Input, Network
+from bessemer.frontends.byte_count import byte_count
 from bessemer.frontends.compile import compile
 from bessemer.frontends.train.batches import Augmentation, Batches, split_rows
+from bessemer.frontends.train.check_data import check_batches, check_data, check_limits
 from bessemer.frontends.train.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from bessemer.frontends.train.history import History
+from bessemer.frontends.train.export import Training, training_graphs
+from bessemer.frontends.train.failure import TrainingError as TrainingError
+from bessemer.frontends.train.failure import check_state, explained, loss_error
+from bessemer.frontends.train.history import Best, History
+from bessemer.frontends.train.interruption import interrupts_between_steps
+from bessemer.frontends.train.memory_plan import MemoryPlan, memory_plan, sizes_of
+from bessemer.frontends.train.normalization import Normalization
 from bessemer.frontends.train.optimizers import SGD, Optimizer
 from bessemer.frontends.train.schedules import Schedule, constant
 from bessemer.frontends.train.statistics import Statistics, read_statistics
@@ -35,30 +46,12 @@ from bessemer.frontends.train.step import (
     evaluation_graph,
     training_graph,
 )
-from bessemer.runtime.errors import RunError
+from bessemer.runtime.artifact import Status
+from bessemer.runtime.errors import ExecutionError
 from bessemer.runtime.model import CompiledModel
 
 Data = Mapping[str, Array]
 _BEST = "best: "
-
-
-class TrainingError(RunError):
-    """Training cannot go on: the loss is no number any more, say."""
-
-
-@dataclass(frozen=True, eq=False)
-class Best:
-    """The lowest loss so far, the epochs since, and the state at that time."""
-
-    loss: float
-    since: int
-    state: Mapping[str, Array]
-
-    def after(self, loss: float, state: Mapping[str, Array]) -> Best:
-        """What is best after one more epoch."""
-        if loss < self.loss:
-            return Best(loss, 0, {name: array.copy() for name, array in state.items()})
-        return Best(self.loss, self.since + 1, self.state)
 
 
 class Trainer:
@@ -67,7 +60,10 @@ class Trainer:
     `loss` and the metrics are functions of the network's outputs and then the `targets`, on
     tensors; `loss` may also be several, see Loss in step.py. `schedule` gives the factor of the
     optimizer's learning rate at every step. The same `seed` gives the same bits, at any number of
-    threads. With `statistics`, every step leaves its own in the attribute of that name.
+    threads. With `statistics`, every step leaves its own in the attribute of that name. `memory` is
+    the most bytes (or "512M") that a step may take beside its batch and the state, for batches of
+    the size of the first. `normalization` becomes a part of the network; `fit` fits it, before the
+    first step, to the data that it learns from, the part kept for validation left out.
     Raises CompileError where shapes do not fit, with the layer's name.
     """
 
@@ -84,13 +80,17 @@ class Trainer:
         threads: int | None = None,
         seed: int = 0,
         statistics: bool = False,
+        memory: int | str = 0,
+        normalization: Normalization | None = None,
     ) -> None:
         self.optimizer = optimizer or SGD()
         self.schedule = schedule or constant()
         self.seed = seed
         self.steps = 0
-        self._start = network
+        network = normalization.around(network) if normalization else network
+        self._start, self._normalization = network, normalization
         self._threads = threads
+        self.memory = byte_count(memory) if memory else 0
         self.names = [given.name for given in (*network.inputs, *targets)]
         chosen = metrics or {}
         self._training = training_graph(
@@ -108,14 +108,18 @@ class Trainer:
         self._models: dict[str, CompiledModel] = {}
         self.history = History()
         self._best = Best(math.inf, 0, {})
-        arrays = network.arrays()
-        self.state = {
+        self._is_torn = False
+        self.state = self.first_state()
+
+    def first_state(self) -> dict[str, Array]:
+        """The state before the first step."""
+        arrays = self._start.arrays()
+        return {
             name: arrays[name].copy()
             if name in arrays
             else np.zeros(type.static_shape, type.dtype.numpy)
             for name, type in self._training.state
         }
-        self._other = {name: np.empty_like(array) for name, array in self.state.items()}
 
     @property
     def network(self) -> Network:
@@ -124,38 +128,51 @@ class Trainer:
             {name: self.state[name].copy() for name in self._training.parameters}
         )
 
-    def _model(self, kind: str, graph: StepGraph) -> CompiledModel:
+    def _model(self, kind: str, graph: StepGraph, batch: Data | None = None) -> CompiledModel:
         if kind not in self._models:
-            self._models[kind] = compile(graph.graph, threads=self._threads)
+            memory = self.memory if batch is not None else 0
+            sizes = sizes_of(graph.graph, batch) if memory and batch is not None else None
+            self._models[kind] = compile(
+                graph.graph, threads=self._threads, memory=memory, sizes=sizes
+            )
         return self._models[kind]
+
+    def plan(self, batch: Data) -> MemoryPlan:
+        """What a step keeps in memory for a batch, and what it computes again."""
+        graph = self._training.graph
+        return memory_plan(graph, sizes_of(graph, batch), self.memory)
 
     def step(self, batch: Data) -> dict[str, float]:
         """Learns from one batch; its loss and metrics before the step.
 
         Raises TrainingError, with the state as it was before, where the loss is not finite.
         """
-        given = self._training
-        rate = self.optimizer.learning_rate * self.schedule(self.steps)
-        inputs = self._inputs(given, batch)
-        inputs[RATE] = np.array(rate, np.float64)
-        inputs[STEP] = np.array(self.steps, np.int64)
-        inputs |= self.state
-        count = 1 + len(given.metrics)
-        own: list[Array | None] = [None] * count
+        given, state = self._training, self.state
+        inputs = self.step_inputs(batch)
+        loss = np.empty(
+            given.graph.outputs[0].type.static_shape, given.graph.outputs[0].type.dtype.numpy
+        )
         rest: list[Array | None] = [None, None] if given.moved else []
-        out = [*own, *self._other.values(), *rest]
-        found = self._model("training", given).run(inputs, out=out)
-        numbers = _numbers(given, found)
-        if not math.isfinite(numbers["loss"]):
-            raise TrainingError(
-                f"The loss of step {self.steps} is {numbers['loss']}. A smaller learning rate, or "
-                f"clipping of gradients, may help; the state is that before the step."
-            )
+        metrics: list[Array | None] = [None] * len(given.metrics)
+        out = [loss, *metrics, *(state[name] for name in given.updated), *rest]
+        try:
+            found = self._model("training", given, batch).run(inputs, out=out)
+        except ExecutionError as error:
+            if error.status != Status.NOT_FINITE:
+                raise
+            raise loss_error(given, inputs, self.steps, loss.item()) from None
         if given.moved:
             self.statistics = read_statistics(given.moved, given.layers, *found[-2:])
-        self.state, self._other = self._other, self.state
         self.steps += 1
-        return numbers
+        return _numbers(given, found)
+
+    def step_inputs(self, batch: Data) -> dict[str, Array]:
+        """All that the next step reads."""
+        rate = self.optimizer.learning_rate * self.schedule(self.steps)
+        inputs = self._inputs(self._training, batch)
+        inputs[RATE] = np.array(rate, np.float64)
+        inputs[STEP] = np.array(self.steps, np.int64)
+        return inputs | self.state
 
     def _inputs(self, given: StepGraph, batch: Data) -> dict[str, Array]:
         missing = [name for name in given.batch if name not in batch]
@@ -163,6 +180,7 @@ class Trainer:
             raise CompileError(
                 f"The data has no {', '.join(missing)}; training wants {', '.join(given.batch)}."
             )
+        check_limits(batch, given.limits)
         return {name: batch[name] for name in given.batch}
 
     def fit(
@@ -188,28 +206,44 @@ class Trainer:
         `report` is told every epoch's numbers; `progress`, after every step, how many batches were
         done since the first epoch, and how many an epoch has.
         """
-        if isinstance(validation, float):
+        if epochs < 0:
+            raise CompileError(f"{epochs} epochs cannot be trained.")
+        if validation is not None and not isinstance(validation, Mapping):
+            data = {name: data[name] for name in self.names if name in data}
             data, validation = split_rows(data, validation, self.seed)
+        for part in (data, validation or data):
+            check_data(part, self._training.batch_inputs, self._training.limits)
         file = Path(checkpoint) if checkpoint else None
         if file and file.exists():
             self.restore(file)
+        if self._normalization and not self.steps:
+            fitted = self._normalization.fitted(self._start, data)
+            self._start = self._start.with_arrays(fitted)
+            self.state |= fitted
         batches = Batches(data, self.names, batch, self.seed, augmentation)
+        check_batches(self._training.batch_inputs, batches.rows, batch)
+        start, self._is_torn = self.steps, False
         try:
-            while self.history.epoch < epochs and not (patience and self._best.since >= patience):
-                self._epoch(batches, file, every, progress)
-                row = self._finish_epoch(validation, batch)
-                if patience:
-                    self._best = self._best.after(
-                        row.get("validation loss", row["loss"]), self.state
-                    )
-                if report:
-                    report(self.history.epoch - 1, row)
-                if file:
-                    self.save(file)
+            with interrupts_between_steps() as stop:
+                while self.history.epoch < epochs and not (
+                    patience and self._best.since >= patience
+                ):
+                    self._epoch(batches, file, every, progress, stop)
+                    row = self._finish_epoch(validation, batch)
+                    if patience:
+                        self._best = self._best.after(
+                            row.get("validation loss", row["loss"]), self.state
+                        )
+                    if report:
+                        report(self.history.epoch - 1, row)
+                    if file:
+                        self.save(file)
         except KeyboardInterrupt:
-            if file:
+            if file and not self._is_torn:
                 self.save(file)
             raise
+        except TrainingError as error:
+            raise explained(error, self, self._training, batches, file, start) from None
         if patience and self._best.since:
             self.state = {name: array.copy() for name, array in self._best.state.items()}
         return self.history
@@ -220,12 +254,16 @@ class Trainer:
         file: Path | None,
         every: int,
         progress: Callable[[int, int], None] | None,
+        stop: Callable[[], None],
     ) -> None:
         """What is left of an epoch."""
         history = self.history
         for part in batches.epoch(history.epoch, history.place):
+            stop()
+            self._is_torn = True
             numbers = self.step(part)
             history.add_step(len(next(iter(part.values()))), numbers)
+            self._is_torn = False
             if progress:
                 progress(history.epoch * batches.count + history.place, batches.count)
             if file and every and self.steps % every == 0:
@@ -240,11 +278,11 @@ class Trainer:
         return row
 
     def save(self, path: str | Path) -> None:
-        """Writes a checkpoint, whole or not at all."""
-        best = {"loss": self._best.loss, "since": self._best.since}
-        facts = {"steps": self.steps, "seed": self.seed, "best": best}
+        """Writes a checkpoint, whole or not at all. Raises TrainingError for a state with NaNs or
+        infinities: what is in the file stays."""
+        check_state(self.state, self.steps)
+        facts = {"steps": self.steps, **_facts(self.seed, self._best, self.history)}
         kept = {f"{_BEST}{name}": array for name, array in self._best.state.items()}
-        facts["history"] = self.history.as_json()
         write_checkpoint(Path(path), Checkpoint(self.state | kept, facts))
 
     def restore(self, path: str | Path) -> None:
@@ -272,6 +310,7 @@ class Trainer:
 
     def evaluate(self, data: Data, *, batch: int = 256) -> dict[str, float]:
         """Loss and metrics over data, nothing learned."""
+        check_data(data, self._evaluation.batch_inputs, self._evaluation.limits)
         batches = Batches(data, self.names, batch, None, None)
         rows = []
         for part in batches.epoch(0):
@@ -279,11 +318,51 @@ class Trainer:
             rows.append((len(next(iter(part.values()))), _numbers(self._evaluation, found)))
         return _averages(rows)
 
-    def predict(self, data: Data, *, batch: int = 256) -> list[Array]:
-        """The network's outputs for its inputs, as it is now; no targets are wanted."""
+    def export(
+        self,
+        path: str | Path,
+        *,
+        name: str = "",
+        target: str = "",
+        placement: Placement = "inside",
+        linker: str = "",
+        sizes: Mapping[str, int] | None = None,
+    ) -> list[Path]:
+        """Writes this training as a C library (.so, .o or .a) with its header; the files written.
+
+        It begins with the state as it is now, and goes on to the same bits as this Trainer with the
+        same batches and rates (but for `statistics`, which it leaves out). `name` is what its C
+        symbols start with, the file's own unless given; the other arguments are those of `save` and
+        `compile`. With a budget of memory, `sizes` are the dims that it is for. Raises
+        CompileError, also for a network whose outputs' sizes the data decides.
+        """
+        file = Path(path)
+        training = Training(
+            self._training,
+            self._evaluation,
+            self._predicting(),
+            self._start.graph.output_names,
+            self.state,
+            self.steps,
+            _facts(self.seed, Best(math.inf, 0, {}), History()),
+        )
+        options = Options(
+            target=target,
+            dump=dump_folder(),
+            memory=self.memory,
+            sizes=tuple(sorted((sizes or {}).items())),
+        )
+        code, weights = build_library(training_graphs(name or file.stem, training), options)
+        return save(code, weights, file, placement, linker)
+
+    def _predicting(self) -> StepGraph:
         if self._prediction is None:
             self._prediction = evaluation_graph(self._start, lambda y, *_: y.sum(), [], {})
-        given = self._prediction
+        return self._prediction
+
+    def predict(self, data: Data, *, batch: int = 256) -> list[Array]:
+        """The network's outputs for its inputs, as it is now; no targets are wanted."""
+        given = self._predicting()
         state = {name: self.state[name] for name, _ in given.state}
         model = self._model("prediction", given)
         parts = [
@@ -296,6 +375,12 @@ class Trainer:
         given = self._evaluation
         inputs = self._inputs(given, part) | {name: self.state[name] for name, _ in given.state}
         return self._model("evaluation", given).run(inputs)
+
+
+def _facts(seed: int, best: Best, history: History) -> dict[str, Any]:
+    """What a checkpoint tells beside the number of steps."""
+    lowest = {"loss": best.loss, "since": best.since}
+    return {"seed": seed, "best": lowest, "history": history.as_json()}
 
 
 def _numbers(given: StepGraph, found: Sequence[Array]) -> dict[str, float]:

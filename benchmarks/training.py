@@ -1,0 +1,195 @@
+"""Training against torch: the time of a step, memory, the first losses, and digits learned.
+
+    python -m benchmarks.training [--json FILE] [--only NAME] [--quick]
+
+A step's bar is a share of torch's, eager or compiled, whichever is faster; what misses its bar
+"falls short". torch with the channels of images last in memory is measured for information.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from benchmarks.plan import Plan, is_installed, possible_threads
+from benchmarks.record import Record, Row
+from benchmarks.training_curves import deviation
+from benchmarks.training_digits import DIGITS, learn_digits
+from benchmarks.training_networks import NETWORKS
+from benchmarks.training_worker import COMPILED, EAGER, EAGER_LAST, OURS
+from bessemer.frontends.cli.bench_process import Worker
+from bessemer.frontends.cli.bench_worker import Job
+from bessemer.frontends.cli.output import format_bytes, print_table, write_note
+
+WORKER = "benchmarks.training_worker"
+CURVE_STEPS, CURVE_BARS = 50, {"f32": 1e-4, "f64": 1e-10}
+CURVES = ("mlp", "lenet", "resnet18", "lstm", "transformer")
+"""The networks whose losses are compared; ResNet's with batches of 8."""
+_COUNTED = (EAGER, COMPILED)
+"""The torch that bars count; the rest informs."""
+
+
+def measure_training(plan: Plan) -> dict[str, Row]:
+    """Rows "NETWORK/THREADS", "NETWORK/losses" and "digits NETWORK"."""
+    names = []
+    for name in NETWORKS:
+        names += [f"{name}/{threads}" for threads in plan.threads]
+        names += [f"{name}/losses"] if name in CURVES else []
+    names += [f"digits {name}" for name in DIGITS]
+    if plan.only:
+        names = [n for n in names if n in plan.only or n.split("/")[0] in plan.only]
+    if not is_installed("torch"):
+        write_note("training: without torch (pip install torch) there is nothing to compare with")
+        names = [name for name in names if name.startswith("digits")]
+    return plan.record.fill("training", names, lambda name: _measure(name, plan))
+
+
+def _measure(name: str, plan: Plan) -> Row:
+    if name.startswith("digits "):
+        return learn_digits(name.removeprefix("digits "), max(plan.threads))
+    network, what = name.split("/")
+    if what == "losses":
+        return _losses(network)
+    return _steps(network, int(what), plan)
+
+
+def _steps(name: str, threads: int, plan: Plan) -> Row:
+    """Median seconds of a step and peak bytes of each system, in turns."""
+    systems = [OURS, EAGER, EAGER_LAST]
+    if name in ("mlp", "lstm", "transformer"):
+        systems.remove(EAGER_LAST)
+    if plan.seconds > 0.2:
+        systems.append(COMPILED)  # which takes minutes
+    with tempfile.TemporaryDirectory(prefix="bessemer-training-") as folder:
+        workers: dict[str, Worker] = {}
+        try:
+            for system in systems:
+                write_note(f"  {system}")
+                job = Job(system, name, threads)
+                workers[system] = Worker(job, Path(folder), 1200.0, WORKER)
+                workers[system].answer()
+                workers[system].ask({"seconds": 0})
+            times: dict[str, list[float]] = {system: [] for system in systems}
+            for _ in range(plan.rounds):
+                for system, worker in workers.items():
+                    times[system].append(worker.ask({"seconds": plan.seconds})["median"])
+            peaks = {s: worker.ask({"stop": True})["peak_memory"] for s, worker in workers.items()}
+        finally:
+            for worker in workers.values():
+                worker.close()
+    return {"seconds": {s: statistics.median(t) for s, t in times.items()}, "peak": peaks}
+
+
+def _losses(name: str) -> Row:
+    """The greatest relative difference of the first losses, ours by torch's."""
+    row: Row = {}
+    for kind in CURVE_BARS:
+        found = []
+        with tempfile.TemporaryDirectory(prefix="bessemer-training-") as folder:
+            for system in (OURS, EAGER):
+                with Worker(Job(system, name, 1), Path(folder), 1200.0, WORKER) as worker:
+                    worker.answer()
+                    request = {"losses": CURVE_STEPS, "double": kind == "f64"}
+                    found.append(worker.ask(request)["losses"])
+        row[kind] = deviation(*found)
+    return row
+
+
+def bars_of(name: str, row: Mapping[str, Any]) -> list[tuple[str, float, float, str, bool]]:
+    """What a row says of its bars: what it is, what was measured and wanted, the unit, and whether
+    it is met."""
+    if "failed" in row:
+        return []
+    network, _, what = name.partition("/")
+    if network.startswith("digits "):
+        least = DIGITS[network.removeprefix("digits ")].accuracy
+        accuracy, seconds = row["accuracy"], row["seconds"]
+        return [
+            (f"{network}: test accuracy, at least", accuracy, least, "%", accuracy >= least),
+            (f"{network}: time, compilation included, below", seconds, 20.0, "s", seconds < 20),
+        ]
+    if what == "losses":
+        return [
+            (f"{network}: first {CURVE_STEPS} losses, {kind}", row[kind], bar, "", row[kind] <= bar)
+            for kind, bar in CURVE_BARS.items()
+        ]
+    title = f"{network}, {what} thread{'' if what == '1' else 's'}"
+    found = []
+    for key, bar, label in (
+        ("seconds", NETWORKS[network].bar, "time of a step by torch's"),
+        ("peak", 1.0, "peak memory by torch's"),
+    ):
+        counted = [row[key][system] for system in _COUNTED if system in row[key]]
+        ratio = row[key][OURS] / min(counted)
+        found.append((f"{title}: {label}", ratio, bar, "", ratio <= bar))
+    return found
+
+
+def show_training(rows: Mapping[str, Row]) -> tuple[list[str], list[list[str]]]:
+    """The table's columns and cells: a line for each bar."""
+    cells = []
+    for name, row in rows.items():
+        if "failed" in row:
+            cells.append([name, "", "", "", f"falls short: {row['failed']}"])
+        for title, found, wanted, unit, met in bars_of(name, row):
+            shown = [_shown(found, unit), _shown(wanted, unit)]
+            cells.append([title, _details(title, row), *shown, "" if met else "falls short"])
+    return ["bar", "ours; torch eager, channels last, compiled", "found", "wanted", ""], cells
+
+
+def _shown(value: float, unit: str) -> str:
+    match unit:
+        case "%":
+            return f"{value:.2%}"
+        case "s":
+            return f"{value:.1f} s"
+        case _:
+            return f"{value:.2f}" if value > 0.01 else f"{value:.1e}"
+
+
+def _details(title: str, row: Mapping[str, Any]) -> str:
+    key = "peak" if "peak memory" in title else "seconds"
+    if not isinstance(row.get(key), Mapping):
+        return ""
+    systems = (OURS, EAGER, EAGER_LAST, COMPILED)
+    shown = {
+        s: format_bytes(row[key][s]) if key == "peak" else f"{row[key][s] * 1e3:.2f}"
+        for s in systems
+        if s in row[key]
+    }
+    others = ", ".join(shown.get(s, "–") for s in systems[1:])
+    return f"{shown[OURS]}; {others}" + ("" if key == "peak" else " ms")
+
+
+def command(
+    to_json: Annotated[Path | None, typer.Option("--json", help="A file for the figures.")] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--only", help='A network, or a row such as "lenet/2" or "digits mlp".'),
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="3 short turns, and without torch.compile.")
+    ] = False,
+    threads: Annotated[str, typer.Option("--threads", help="Numbers, by commas.")] = "1,2",
+) -> None:
+    """Measures training and says which bars are met. About 30 minutes; 5 with --quick."""
+    with tempfile.TemporaryDirectory(prefix="bessemer-training-") as folder:
+        counts = possible_threads([int(count) for count in threads.split(",")])
+        plan = Plan(Record(Path(folder)), only=tuple(only or ()), threads=counts, seconds=1.0)
+        plan = replace(plan, rounds=3, seconds=0.15) if quick else plan
+        rows = measure_training(plan)
+    columns, cells = show_training(rows)
+    print_table(columns, cells, right="llrrl")
+    if to_json:
+        to_json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    typer.run(command)

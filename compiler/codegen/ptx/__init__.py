@@ -1,0 +1,1 @@
+"""Kernels of the loop language as PTX for NVIDIA GPUs."""

@@ -1,0 +1,131 @@
+"""Puts barriers where the threads of a group need each other's stores.
+
+A group runs what stands outside vector loops with all of its threads alike, except that one of them
+stores; the iterations of a vector loop are shared out among them. So whatever reads a buffer behind
+a store to it must wait, and so must a store behind a read. A statement outside of vector loops, or
+a whole vector loop, is one phase; a barrier goes in front of a phase that meets what was read or
+written since the last one. Iterations of loops and branches are followed conservatively.
+
+`Barrier` is the loop language's statement for teams: here the team is the group.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from bessemer.compiler.ir import dims, expr, loops
+from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.expr import Expression, Load
+from bessemer.compiler.ir.loops import Block, Statement
+
+BARRIER = loops.Barrier(0)
+
+
+@dataclass(frozen=True)
+class Accesses:
+    """The buffers that are read and written."""
+
+    reads: frozenset[str] = frozenset()
+    writes: frozenset[str] = frozenset()
+
+    def union(self, other: Accesses) -> Accesses:
+        """Both."""
+        return Accesses(self.reads | other.reads, self.writes | other.writes)
+
+    def meets(self, later: Accesses) -> bool:
+        """Whether the later ones must wait for these."""
+        return bool(self.writes & (later.reads | later.writes) or self.reads & later.writes)
+
+
+NOTHING = Accesses()
+
+
+def with_barriers(block: Block, kept: frozenset[str]) -> Block:
+    """The block with barriers; `kept` are arrays of which every thread has its own elements."""
+    return _Inserter(kept).block(block, NOTHING)[0]
+
+
+class _Inserter:
+    def __init__(self, kept: frozenset[str]) -> None:
+        self.kept = kept
+
+    def block(self, block: Block, pending: Accesses) -> tuple[Block, Accesses]:
+        """The block, and what is pending at its end; `pending` is so at its start."""
+        found: list[Statement] = []
+        for statement in block:
+            own = self.accesses(statement)
+            if pending.meets(own):
+                found.append(BARRIER)
+                pending = NOTHING
+            statements, pending = self.statement(statement, own, pending)
+            found += statements
+        return tuple(found), pending
+
+    def statement(
+        self, statement: Statement, own: Accesses, pending: Accesses
+    ) -> tuple[list[Statement], Accesses]:
+        match statement:
+            case loops.Barrier():
+                return [BARRIER], NOTHING
+            case loops.For(kind="vector"):
+                return [statement], pending.union(own)
+            case loops.For() | loops.While() if own.meets(own):
+                # Iterations meet each other: every one begins alone.
+                body, _ = self.block(statement.body, NOTHING)
+                ends = (BARRIER,) if isinstance(statement, loops.While) else ()
+                return [replace(statement, body=(BARRIER, *body, *ends))], pending.union(own)
+            case loops.For() | loops.While():
+                body, _ = self.block(statement.body, pending)
+                return [replace(statement, body=body)], pending.union(own)
+            case loops.If():
+                then, _ = self.block(statement.then, pending)
+                otherwise, _ = self.block(statement.otherwise, pending)
+                both = replace(statement, then=then, otherwise=otherwise)
+                return [both], pending.union(own)
+            case loops.Store() if own.reads & own.writes:
+                return self._apart(statement), pending.union(own)
+            case _:
+                return [statement], pending.union(own)
+
+    def _apart(self, store: loops.Store) -> list[Statement]:
+        """A store of what it reads in the same buffer: all have read before one writes."""
+        name = f"{store.buffer.name}_before"
+        value = expr.read(name, store.value.dtype)
+        return [loops.Define(name, store.value), BARRIER, replace(store, value=value)]
+
+    def accesses(self, statement: Statement) -> Accesses:
+        """All that a statement and its blocks read and write."""
+        reads: set[str] = set()
+        writes: set[str] = set()
+        for inner in loops.walk((statement,)):
+            for expression in loops.expressions(inner):
+                reads |= loaded_buffers(expression)
+            for size in loops.sizes(inner):
+                reads |= _loaded_by(size)
+            if isinstance(inner, loops.Store):
+                writes.add(inner.buffer.name)
+        return Accesses(frozenset(reads) - self.kept, frozenset(writes) - self.kept)
+
+
+def loaded_buffers(expression: Expression) -> set[str]:
+    """The buffers that an expression loads from."""
+    found: set[str] = set()
+    seen: set[Expression] = set()
+    waiting = [expression]
+    while waiting:
+        node = waiting.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if isinstance(node, Load):
+            found.add(node.buffer.name)
+        waiting.extend(expr.children(node))
+    return found
+
+
+def _loaded_by(size: Size) -> set[str]:
+    found: set[str] = set()
+    for leaf in dims.atoms(size):
+        if isinstance(leaf, Expression):
+            found |= loaded_buffers(leaf)
+    return found

@@ -1,0 +1,85 @@
+"""Kernels of tiles: a parallel loop over contractions or attentions, each the work of one block."""
+
+from __future__ import annotations
+
+from bessemer.compiler.codegen.cpu import emit_store
+from bessemer.compiler.codegen.ptx import attention_mma, gemm_pipeline, gemm_wgmma
+from bessemer.compiler.codegen.ptx.device_state import DeviceState
+from bessemer.compiler.codegen.ptx.kernel import begin, emit_device_kernel, finish
+from bessemer.compiler.codegen.ptx.kernel_code import DeviceCode
+from bessemer.compiler.codegen.ptx.words import wide
+from bessemer.compiler.codegen.values import Value
+from bessemer.compiler.errors import InternalError
+from bessemer.compiler.ir.device import Mapping
+from bessemer.compiler.ir.loops import Attend, Contract, For, Kernel
+from bessemer.compiler.targets.nvptx import DeviceTarget
+
+_MANY = 64
+"""Sums of a thread."""
+
+
+def contraction_of(kernel: Kernel) -> tuple[For, Contract] | None:
+    """The loop and the statement of a kernel that is one contraction."""
+    match kernel.body:
+        case (For(kind="parallel", body=(Contract() as contract,)) as loop,):
+            return loop, contract
+        case _:
+            return None
+
+
+def emit_kernel(kernel: Kernel, target: DeviceTarget, mapping: Mapping) -> DeviceCode:
+    """The code of any kernel; InternalError for what has no form on this machine."""
+    if contraction_of(kernel) is not None:
+        return emit_contraction(kernel, target, mapping)
+    match kernel.body:
+        case (For(kind="parallel", body=(Attend() as attend,)) as loop,):
+            return _emit_attention(kernel, loop, attend, target, mapping)
+    return emit_device_kernel(kernel, target, mapping)
+
+
+def _emit_attention(
+    kernel: Kernel, loop: For, attend: Attend, target: DeviceTarget, mapping: Mapping
+) -> DeviceCode:
+    if not target.has_mma:
+        raise InternalError(f"{kernel.name} needs mma, which {target.name} lacks")
+    _check_threads(kernel, mapping, attention_mma.threads_of(attend))
+    state = begin(kernel, target, mapping)
+    state.indices[loop.index] = _block(state)
+    shared = attention_mma.emit(state, attend)
+    return finish(state, shared_bytes=shared)
+
+
+def _block(state: DeviceState) -> Value:
+    """The number of the block, which is that of its tile."""
+    return wide(state.writer).value(wide(state.writer).resized(state.register("ctaid.x")))
+
+
+def _check_threads(kernel: Kernel, mapping: Mapping, threads: int) -> None:
+    if mapping.threads != threads or mapping.group != threads:
+        raise InternalError(f"{kernel.name} is for groups of {threads} threads: {mapping}")
+
+
+def emit_contraction(kernel: Kernel, target: DeviceTarget, mapping: Mapping) -> DeviceCode:
+    """The code of a kernel that is one contraction.
+
+    Raises InternalError where the machine lacks what the tile's level needs.
+    """
+    found = contraction_of(kernel)
+    if found is None:
+        raise InternalError(f"{kernel.name} is not one contraction")
+    loop, contract = found
+    level = contract.tile.level
+    able = {"simt": True, "mma": target.has_mma, "wgmma": target.has_wgmma}[level]
+    if not able:
+        raise InternalError(f"{kernel.name} needs {level}, which {target.name} lacks")
+    if level == "wgmma":
+        return gemm_wgmma.emit(kernel, loop, contract, target, mapping)
+    threads = gemm_pipeline.threads_of(contract)
+    _check_threads(kernel, mapping, threads)
+    state = begin(kernel, target, mapping)
+    state.indices[loop.index] = _block(state)
+    shared = gemm_pipeline.emit(state, contract, emit_store)
+    sums = contract.tile.rows * contract.tile.columns // threads
+    # Two large blocks on one processor hide each other's waiting: 128 registers a thread.
+    attributes = '"nvvm.minctasm"="2"' if level == "simt" and sums == _MANY else ""
+    return finish(state, attributes, shared)

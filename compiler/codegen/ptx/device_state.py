@@ -1,0 +1,134 @@
+"""What is known while a kernel for a GPU is being written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from bessemer.compiler.codegen.effects import written_buffers
+from bessemer.compiler.codegen.ptx.alignment import largest_divisor
+from bessemer.compiler.codegen.ptx.local_arrays import KeptArray
+from bessemer.compiler.codegen.ptx.remainder import DeviceWriter
+from bessemer.compiler.codegen.state import KernelState
+from bessemer.compiler.codegen.values import Pointer, Value, literal
+from bessemer.compiler.errors import InternalError
+from bessemer.compiler.ir import expr
+from bessemer.compiler.ir.device import Mapping
+from bessemer.compiler.ir.dims import Atom, Size
+from bessemer.compiler.ir.types import i32, i64
+from bessemer.compiler.targets.nvptx import DeviceTarget
+
+WIDEST_ACCESS = 16
+"""Bytes that one thread loads or stores at once; every buffer begins at a multiple of it."""
+STATIC_SHARED = 48 << 10
+"""Shared memory that a kernel may have without asking for it at its launch."""
+
+
+@dataclass
+class DeviceState(KernelState):
+    """The kernel that is being written. Buffers are parameters %b0, %b1, ...; symbols %d0, ...
+
+    `kept` names the local arrays whose elements stay in registers of the thread that computes them;
+    `slot` says which of a thread's vectors of an array is at hand (see group_loops.py).
+    """
+
+    writer: DeviceWriter = field(default_factory=DeviceWriter)
+    mapping: Mapping = field(default_factory=Mapping)
+    kept: dict[str, KeptArray] = field(default_factory=dict)
+    slot: int | None = None
+    shared_used: int = 0
+    _registers: dict[str, Value] = field(default_factory=dict)
+
+    @property
+    def device(self) -> DeviceTarget:
+        """The target, with what only GPUs have."""
+        assert isinstance(self.target, DeviceTarget)
+        return self.target
+
+    # Parameters
+
+    def base(self, buffer: expr.Buffer) -> Pointer:
+        found = self.arrays.get(buffer.name)
+        if found is None:
+            position = [b.name for b in self.kernel.buffers].index(buffer.name)
+            found = self.arrays[buffer.name] = Pointer(f"%b{position}", 0)
+        return found
+
+    def fault_cell(self) -> str:
+        return "%fault"
+
+    def sink(self) -> str:
+        # In global memory too, so that the choice between the two has one address space.
+        text = f"getelementptr i8, ptr {self.fault_cell()}, i64 4"
+        return self.writer.compute(text, i64, 1, 0).text
+
+    def dimension(self, name: str) -> Value:
+        if name not in self.kernel.symbols:
+            raise InternalError(f"{self.kernel.name} does not know the symbol {name}")
+        return Value(f"%d{self.kernel.symbols.index(name)}", i64)
+
+    # Threads
+
+    def register(self, name: str) -> Value:
+        """A number of the thread's, i32: "tid.x" in its block, "ctaid.x" of its block."""
+        found = self._registers.get(name)
+        if found is None:
+            intrinsic = f"llvm.nvvm.read.ptx.sreg.{name}"
+            self.writer.declarations.add(f"declare i32 @{intrinsic}()")
+            register = self.writer.name()
+            self.writer.entry.append(f"  {register} = call i32 @{intrinsic}()")
+            found = self._registers[name] = Value(register, i32)
+        return found
+
+    @property
+    def rank(self) -> Value:
+        """The thread's number in its group, i64."""
+        w, thread = self.writer, self.register("tid.x")
+        if self.mapping.group < self.mapping.threads:
+            thread = w.operate("and", i32, thread, literal(self.mapping.group - 1, i32))
+        return w.compute(f"zext nneg {thread.typed} to i64", i64, 1, thread.level)
+
+    # Memory
+
+    def shared(self, size: int, alignment: int = 16) -> str:
+        """Shared memory of the block's own, as a pointer known everywhere."""
+        start = -(-self.shared_used // alignment) * alignment
+        self.shared_used = start + size
+        if self.shared_used > STATIC_SHARED:
+            raise InternalError(f"{self.kernel.name} has more than {STATIC_SHARED} bytes shared")
+        base = f"addrspacecast (ptr addrspace(3) @{self.kernel.name}_shared to ptr)"
+        text = f"getelementptr i8, ptr {base}, i64 {start}"
+        name = self.writer.name()
+        self.writer.entry.append(f"  {name} = {text}")
+        return name
+
+    def alignment(self, buffer: expr.Buffer, offset: Size, lanes: int) -> int:
+        size = buffer.dtype.bytes
+        if lanes == 1:
+            return size
+        known: dict[Atom, int] = {}
+        if self.vectors is not None:
+            # All ways to write a vector loop begin a vector at a multiple of its width.
+            known[self.vectors.symbol] = self.vectors.width
+        best = size
+        while best < min(WIDEST_ACCESS, size * lanes):
+            if largest_divisor(offset, known) % (2 * best // size):
+                break
+            best *= 2
+        return best
+
+    def kept_element(self, buffer: expr.Buffer) -> Value | None:
+        if buffer.name not in self.kept:
+            return None
+        return self.locals[self.kept_name(buffer.name)]
+
+    def kept_name(self, array: str, slot: int | None = None) -> str:
+        """The name in `locals` of one of a thread's vectors of an array: of the one at hand."""
+        chosen = self.slot if slot is None else slot
+        if chosen is None:
+            raise InternalError(f"{array} is kept in registers, but used outside of its loops")
+        return f"{array}#{chosen}"
+
+    @property
+    def written(self) -> frozenset[str]:
+        """The buffers that some statement stores to."""
+        return written_buffers(self.kernel.body)

@@ -1,0 +1,183 @@
+"""Contractions by fused multiply-adds: every thread has a small matrix of sums.
+
+A warp's lanes stand as 4 x 8. Along an operand that is contiguous along the depth, a lane's rows
+(columns) are every fourth (eighth) one, and four steps of the depth are loaded at once; along one
+that is contiguous the other way, they are four neighbours at a time. Either way the lanes that
+read together read from different banks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bessemer.compiler.codegen.arithmetic import intrinsic
+from bessemer.compiler.codegen.conversions import from_memory, memory_kind, resized
+from bessemer.compiler.codegen.lanes import extract
+from bessemer.compiler.codegen.ptx import shared_memory
+from bessemer.compiler.codegen.ptx.shared_memory import CHUNK, Layout
+from bessemer.compiler.codegen.ptx.tile_copies import Direction
+from bessemer.compiler.codegen.ptx.tile_epilogue import Slab, slab_of
+from bessemer.compiler.codegen.ptx.tile_products import Part, Pass
+from bessemer.compiler.codegen.ptx.words import Word, Words, vector_of
+from bessemer.compiler.codegen.values import Value, literal, register_type
+from bessemer.compiler.ir.operands import Operand, Tile
+from bessemer.compiler.ir.types import DType
+
+LANES = (4, 8)
+"""A warp's lanes along rows and columns."""
+RUN = 4
+"""Neighbours that are loaded at once."""
+
+
+def layout(operand: Operand, direction: Direction, outer: int, depth: int) -> Layout:
+    """A tile's place in shared memory; a line along the depth is padded to change the banks."""
+    bytes_ = operand.buffer.dtype.bytes
+    if direction == "outer":
+        return Layout(depth, outer, bytes_, False)
+    return Layout(outer, depth, bytes_, False, CHUNK)
+
+
+def thread_sums(tile: Tile) -> tuple[int, int]:
+    """The rows and columns of one thread's sums."""
+    return (
+        tile.rows // tile.warps[0] // LANES[0],
+        tile.columns // tile.warps[1] // LANES[1],
+    )
+
+
+@dataclass(frozen=True)
+class SimtProducts(Part):
+    """The sums of one thread."""
+
+    @property
+    def words(self) -> Words:
+        return Words(self.state.writer)
+
+    @property
+    def kind(self) -> DType:
+        return register_type(self.contract.dtype)
+
+    def layouts(self) -> tuple[Layout, Layout]:
+        contract, tile = self.contract, self.contract.tile
+        return (
+            layout(contract.left, self.left, tile.rows, tile.depth),
+            layout(contract.right, self.right, tile.columns, tile.depth),
+        )
+
+    def names(self) -> tuple[str, ...]:
+        rows, columns = thread_sums(self.contract.tile)
+        return tuple(self._name(i, j) for i in range(rows) for j in range(columns))
+
+    def _name(self, row: int, column: int) -> str:
+        return f"{self.contract.sums}.{row}.{column}"
+
+    def clear(self) -> None:
+        for name in self.names():
+            self.state.locals[name] = literal(0, self.kind)
+
+    def multiply(self, left: Word, right: Word) -> None:
+        layouts, words = self.layouts(), self.words
+        rows, columns = thread_sums(self.contract.tile)
+        lane_row = words.div(self.threads.lane, LANES[1])
+        lane_column = words.rem(self.threads.lane, LANES[1])
+        own_row = words.add(
+            self.threads.warp_row, words.mul(lane_row, 1 if self.left == "depth" else RUN)
+        )
+        own_column = words.add(
+            self.threads.warp_column, words.mul(lane_column, 1 if self.right == "depth" else RUN)
+        )
+        for start in range(0, self.contract.tile.depth, RUN):
+            a = self._elements(
+                self.contract.left, layouts[0], left, own_row, rows, LANES[0], start, self.left
+            )
+            b = self._elements(
+                self.contract.right,
+                layouts[1],
+                right,
+                own_column,
+                columns,
+                LANES[1],
+                start,
+                self.right,
+            )
+            for k in range(RUN):
+                for i in range(rows):
+                    for j in range(columns):
+                        self._accumulate(self._name(i, j), a[k][i], b[k][j])
+
+    def _accumulate(self, name: str, a: Value, b: Value) -> None:
+        w, total = self.state.writer, self.state.locals[name]
+        if self.kind.is_float:
+            self.state.locals[name] = intrinsic(w, "fma", a, b, total)
+        else:
+            product = w.operate("mul", self.kind, a, b)
+            self.state.locals[name] = w.operate("add", self.kind, total, product)
+
+    def _elements(
+        self,
+        operand: Operand,
+        at: Layout,
+        stage: Word,
+        own: Word,
+        count: int,
+        lanes: int,
+        start: int,
+        direction: Direction,
+    ) -> list[list[Value]]:
+        """[k][i]: the elements of RUN steps of the depth, for each of the thread's rows."""
+        words, bytes_ = self.words, operand.buffer.dtype.bytes
+        if direction == "depth":
+            base = words.add(stage, words.mul(own, at.pitch))
+            runs = [
+                self._run(operand, base, i * lanes * at.pitch + start * bytes_)
+                for i in range(count)
+            ]
+            return [[run[k] for run in runs] for k in range(RUN)]
+        base = words.add(stage, words.mul(own, bytes_))
+        found: list[list[Value]] = []
+        for k in range(RUN):
+            line: list[Value] = []
+            for group in range(0, count, RUN):
+                displacement = (start + k) * at.pitch + group * lanes * bytes_
+                line += self._run(operand, base, displacement)
+            found.append(line[:count])
+        return found
+
+    def _run(self, operand: Operand, base: Word, displacement: int) -> list[Value]:
+        """RUN neighbours, as numbers of the sums' type."""
+        state, dtype = self.state, operand.buffer.dtype
+        kind = memory_kind(dtype)
+        loaded = shared_memory.load(state.writer, base, kind, RUN, displacement)
+        value = from_memory(state, loaded, dtype)
+        if not self.kind.is_float:
+            value = resized(state.writer, value, self.kind)
+        return [extract(state.writer, value, i) for i in range(RUN)]
+
+    # The way to memory: a row of every lane at a time
+
+    def slab(self) -> Slab:
+        columns = self.contract.tile.columns // self.contract.tile.warps[1]
+        return slab_of(self.contract, LANES[0], columns, 8)
+
+    def passes(self) -> tuple[Pass, ...]:
+        rows, _ = thread_sums(self.contract.tile)
+        if self.left == "depth":
+            return tuple(Pass(LANES[0] * i, 1, 0) for i in range(rows))
+        return tuple(Pass(LANES[0] * RUN * (i // RUN) + i % RUN, RUN, 0) for i in range(rows))
+
+    def put(self, number: int, slab_at: Word) -> None:
+        words, slab, w = self.words, self.slab(), self.state.writer
+        _, columns = thread_sums(self.contract.tile)
+        row = words.div(self.threads.lane, LANES[1])
+        column = words.rem(self.threads.lane, LANES[1])
+        at = words.add(slab_at, words.mul(row, slab.pitch * slab.bytes))
+        if self.right == "depth":
+            at = words.add(at, words.mul(column, slab.bytes))
+            for j in range(columns):
+                value = self.state.locals[self._name(number, j)]
+                shared_memory.store(w, at, value, j * LANES[1] * slab.bytes)
+            return
+        at = words.add(at, words.mul(column, RUN * slab.bytes))
+        for j in range(0, columns, RUN):
+            run = [self.state.locals[self._name(number, j + i)] for i in range(RUN)]
+            shared_memory.store(w, at, vector_of(w, run), j * LANES[1] * slab.bytes)

@@ -1,0 +1,62 @@
+"""A kernel for a GPU as LLVM IR, and what a launch of it must know."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from bessemer.compiler.ir.device import Mapping
+from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.types import DType
+
+
+@dataclass(frozen=True, eq=False)
+class WindowMap:
+    """How a tensor map walks windows (im2col mode). Corners and `steps` are (width, height) first:
+    innermost axis first, without channels and images."""
+
+    lower: tuple[int, ...]
+    upper: tuple[int, ...]
+    channels: int
+    pixels: int
+    steps: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class TensorMapPlan:
+    """A tensor map that a kernel wants of one of its buffers; the runtime makes it.
+
+    The map begins `offset` elements behind the buffer's start. `shape` is innermost axis first, in
+    elements; `strides` are bytes, one fewer, as the innermost axis is dense. `box` is what one copy
+    moves (empty for windows), `swizzle` 0, 32, 64 or 128 bytes. `tf32`: f32 is rounded to tf32.
+    """
+
+    buffer: int
+    dtype: DType
+    offset: Size
+    shape: tuple[Size, ...]
+    strides: tuple[Size, ...]
+    box: tuple[int, ...]
+    swizzle: int = 128
+    windows: WindowMap | None = None
+    tf32: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class DeviceCode:
+    """A kernel as LLVM IR: an entry whose parameters are its buffers, its symbols (i64), the fault
+    cells if it has `messages`, the cells of all symbols if it `sets` some, and its tensor maps.
+
+    `globals` are its own definitions at module scope. Fault code k stands for messages[k - 1].
+    `shared_bytes` is the dynamic shared memory that a launch provides.
+    """
+
+    name: str
+    text: str
+    declarations: frozenset[str]
+    functions: dict[str, str]
+    mapping: Mapping
+    messages: tuple[str, ...] = ()
+    sets: tuple[str, ...] = ()
+    shared_bytes: int = 0
+    tensor_maps: tuple[TensorMapPlan, ...] = ()
+    globals: tuple[str, ...] = field(default=())

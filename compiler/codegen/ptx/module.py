@@ -1,0 +1,121 @@
+"""From kernels as LLVM IR to PTX: every kernel is a module of its own, the texts become one."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Executor
+
+import llvmlite.binding as llvm
+
+from bessemer.compiler.codegen.cpu import CONSTANTS
+from bessemer.compiler.codegen.machine import Machine, initialize
+from bessemer.compiler.codegen.ptx.intrinsics import check_intrinsics
+from bessemer.compiler.codegen.ptx.kernel_code import DeviceCode
+from bessemer.compiler.codegen.ptx.matrix_intrinsics import MATRIX
+from bessemer.compiler.codegen.state import ZEROS
+from bessemer.compiler.errors import InternalError
+from bessemer.compiler.targets.nvptx import DeviceTarget
+
+DYNAMIC = "@shared = external addrspace(3) global [0 x i8], align 1024\n"
+"""The shared memory whose size a launch gives."""
+_STARTING = threading.Lock()
+_OPTIONS_SET: list[bool] = []
+
+
+def kernel_module(code: DeviceCode) -> str:
+    """The LLVM IR of one kernel with all that it needs."""
+    check_intrinsics(code.declarations, MATRIX)
+    used = code.text + "".join(code.functions.values())
+    constants = CONSTANTS if f"@{ZEROS}" in used else ""
+    dynamic = DYNAMIC if "@shared" in code.text else ""
+    parts = [constants, dynamic, *code.globals, "\n".join(sorted(code.declarations))]
+    # One entry is all that a module has: a function of its own would need a stack to be called.
+    functions = [_inlined(text) for text in code.functions.values()]
+    return "\n".join([*parts, *functions, code.text])
+
+
+def _inlined(function: str) -> str:
+    for attributes in ("noinline cold nounwind", ") nounwind"):
+        inline = attributes.replace("noinline cold", "").replace(
+            "nounwind", "alwaysinline nounwind"
+        )
+        function = function.replace(attributes, inline)
+    return function
+
+
+def ptx_of(code: DeviceCode, target: DeviceTarget) -> str:
+    """One kernel as a PTX module."""
+    return compiled(kernel_module(code), target)
+
+
+def compiled(text: str, target: DeviceTarget) -> str:
+    """LLVM IR as PTX. Ends the process where the machine has no instruction for something."""
+    machine = _target_machine(target)
+    try:
+        module = llvm.parse_assembly(text, llvm.create_context())
+        module.triple = target.triple
+        module.data_layout = str(machine.target_data)
+        module.verify()
+    except RuntimeError as error:
+        raise InternalError(f"The generated LLVM IR is not valid: {error}") from None
+    tuning = llvm.create_pipeline_tuning_options(speed_level=3)
+    # The loops that are worth it have been unrolled and vectorized by their schedules.
+    tuning.loop_unrolling = tuning.loop_vectorization = tuning.slp_vectorization = False
+    builder = llvm.create_pass_builder(machine, tuning)
+    builder.getModulePassManager().run(module, builder)
+    return str(machine.emit_assembly(module))
+
+
+def _target_machine(target: DeviceTarget) -> llvm.TargetMachine:
+    _initialize()
+    machine = Machine(target.triple, target.cpu, target.feature_text, 3)
+    return llvm.Target.from_triple(machine.triple).create_target_machine(
+        cpu=machine.cpu, features=machine.features, opt=machine.level
+    )
+
+
+def _initialize() -> None:
+    """Once in a process: LLVM reads these options when it makes a target machine for GPUs."""
+    with _STARTING:
+        if _OPTIONS_SET:
+            return
+        initialize()
+        # Shared addresses of 32 bits.
+        llvm.set_option("", "--nvptx-short-ptr")
+        # It reads beyond the end of arrays to make three loads one; our vectors are written so.
+        llvm.set_option("", "--disable-nvptx-load-store-vectorizer")
+        _OPTIONS_SET.append(True)
+
+
+def ptx_module(codes: Sequence[DeviceCode], target: DeviceTarget, workers: Executor) -> str:
+    """All kernels as one PTX module; the same text whatever the workers do when."""
+    return merged(workers.map(lambda code: ptx_of(code, target), codes))
+
+
+_HEAD = re.compile(r"\A.*?\.address_size 64\s*\n", re.DOTALL)
+_ENTRY = re.compile(r"^\.visible \.entry ", re.MULTILINE)
+
+
+def merged(texts: Iterable[str]) -> str:
+    """Modules for one target as one: one head, every declaration once, then the entries.
+
+    Labels and registers belong to their entry, so entries do not meet.
+    """
+    head = ""
+    declared: dict[str, None] = {}
+    entries: list[str] = []
+    for text in texts:
+        found = _HEAD.match(text)
+        if found is None:
+            raise InternalError("LLVM gave PTX without a head")
+        head = head or found[0]
+        rest = text[found.end() :]
+        start = _ENTRY.search(rest)
+        begin = start.start() if start else len(rest)
+        for line in rest[:begin].splitlines():
+            if line.strip() and not line.lstrip().startswith("//"):
+                declared[line.strip()] = None
+        entries.append(rest[begin:].strip())
+    return "\n".join([head.rstrip(), *declared, "", *entries, ""])

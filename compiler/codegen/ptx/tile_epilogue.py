@@ -1,0 +1,163 @@
+"""Stores a tile's sums: from the registers, where they lie as the machine's products left them,
+through a slab of shared memory of each warp's own, and from there in rows.
+
+Neighbouring lanes take neighbouring columns, as many each as fill 16 bytes of what is stored, and
+run the contraction's stores on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from bessemer.compiler.codegen.control_flow import Range, branch, counted_loop
+from bessemer.compiler.codegen.expressions import indices
+from bessemer.compiler.codegen.ptx import shared_memory
+from bessemer.compiler.codegen.ptx.words import Truth, Word, Words, wide
+from bessemer.compiler.codegen.state import KernelState, Vectors, number
+from bessemer.compiler.codegen.values import Value, register_type
+from bessemer.compiler.ir import dims
+from bessemer.compiler.ir.loops import Contract, Store
+from bessemer.compiler.ir.operands import Tile
+
+EmitStore = Callable[[KernelState, Store], None]
+_MOST_UNROLLED = 4
+
+
+@dataclass(frozen=True)
+class Slab:
+    """Rows and columns of sums in a warp's shared memory, `pitch` elements from row to row."""
+
+    rows: int
+    columns: int
+    pitch: int
+    bytes: int
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.rows * self.pitch * self.bytes
+
+
+@dataclass(frozen=True)
+class Epilogue:
+    """The stores of one contraction in one kernel; `slab_at` is the warp's own slab's offset."""
+
+    state: KernelState
+    contract: Contract
+    slab: Slab
+    slab_at: Word
+    lane: Word
+    emit_store: EmitStore
+
+    @property
+    def words(self) -> Words:
+        return Words(self.state.writer)
+
+    def lanes(self) -> int:
+        """The columns that a lane takes at once."""
+        found = lanes_at_once(self.contract)
+        while self.slab.columns % found:
+            found //= 2
+        return found
+
+    def run(self, row: Word, row_step: int, column: Word) -> None:
+        """Stores the slab, whose row r is the contraction's row `row + r * row_step` (64 bits)."""
+        shared_memory.warp_barrier(self.state.writer)
+        count = self.lanes()
+        per_row = self.slab.columns // count
+        steps = -(-self.slab.rows * per_row // 32)
+        writes = frozenset(store.buffer.name for store in self.contract.stores)
+
+        def step(number_: Value) -> None:
+            words = self.words
+            index = words.add(self.lane, words.mul(words.resized(number_), 32))
+            r, c = words.div(index, per_row), words.mul(words.rem(index, per_row), count)
+            long = wide(self.state.writer)
+            at_row = long.add(row, long.mul(long.resized(r), row_step))
+            at_column = long.add(column, long.resized(c))
+            wanted = self._wanted(at_row, at_column)
+            if steps * 32 != self.slab.rows * per_row:
+                wanted = words.both(wanted, words.below(r, self.slab.rows))
+
+            def store() -> None:
+                self._store(at_row, at_column, r, c, count)
+
+            if isinstance(wanted, Value):
+                branch(self.state, wanted, (), ((store, writes),))
+            elif wanted:
+                store()
+
+        if steps <= _MOST_UNROLLED:
+            for position in range(steps):
+                step(number(position))
+        else:
+            counted_loop(self.state, Range(number(0), number(steps)), (), writes, step)
+        shared_memory.warp_barrier(self.state.writer)
+
+    def _wanted(self, row: Word, column: Word) -> Truth:
+        """Whether there is such a row and column."""
+        long, contract, tile = wide(self.state.writer), self.contract, self.contract.tile
+        rows, columns = contract.row.extent or 0, contract.column.extent or 0
+        wanted: Truth = True
+        if not _divides(tile.rows, rows):
+            wanted = long.both(wanted, long.below(row, _extent(self.state, rows)))
+        if not _divides(tile.columns, columns):
+            wanted = long.both(wanted, long.below(column, _extent(self.state, columns)))
+        return wanted
+
+    def _store(self, row: Word, column: Word, r: Word, c: Word, lanes: int) -> None:
+        state, contract, slab, words = self.state, self.contract, self.slab, self.words
+        place = words.add(words.mul(r, slab.pitch * slab.bytes), words.mul(c, slab.bytes))
+        at = words.add(self.slab_at, place)
+        kind = register_type(contract.dtype)
+        sums = shared_memory.load(state.writer, at, kind, lanes)
+        state.indices[contract.row] = row
+        with self._columns(column, lanes):
+            state.element = lambda fragment, row: sums
+            for store in contract.stores:
+                state.values.clear()
+                self.emit_store(state, store)
+            state.values.clear()
+            state.element = None
+        del state.indices[contract.row]
+
+    @contextmanager
+    def _columns(self, column: Word, lanes: int) -> Iterator[None]:
+        state, symbol = self.state, self.contract.column
+        vectors = Vectors(symbol, lanes) if lanes > 1 else None
+        with state.vector_context(vectors, column):
+            state.indices[symbol] = column
+            yield
+            state.indices.pop(symbol, None)
+
+
+def lanes_at_once(contract: Contract) -> int:
+    """How many columns of a row may be stored at once: they exist together or not at all."""
+    widest = max(store.buffer.dtype.bytes for store in contract.stores)
+    lanes = max(1, shared_memory.CHUNK // widest)
+    columns = contract.column.extent
+    while lanes > 1 and not (isinstance(columns, int) and columns % lanes == 0):
+        lanes //= 2
+    return lanes
+
+
+def slab_of(contract: Contract, rows: int, columns: int, shift: int) -> Slab:
+    """A slab whose rows begin `shift` banks (of four bytes) apart, beyond whole rounds of them."""
+    bytes_ = register_type(contract.dtype).bytes
+    pitch = columns + (shift * 4 // bytes_ - columns) % (128 // bytes_)
+    return Slab(rows, columns, pitch, bytes_)
+
+
+def slabs_bytes(tile: Tile, slab: Slab) -> int:
+    """The shared memory of all warps' slabs."""
+    return tile.warps[0] * tile.warps[1] * slab.size
+
+
+def _divides(tile: int, extent: dims.Size) -> bool:
+    return isinstance(extent, int) and extent % tile == 0
+
+
+def _extent(state: KernelState, extent: dims.Size) -> Word:
+    return extent if isinstance(extent, int) else indices(state).scalar(extent)

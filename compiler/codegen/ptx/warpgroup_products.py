@@ -1,0 +1,145 @@
+"""The sums of one warpgroup and the wgmma instructions that add to them.
+
+LLVM has no intrinsic for the products: they are inline assembly, whose results take the place of
+the sums that go in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bessemer.compiler.codegen.ptx import shared_memory
+from bessemer.compiler.codegen.ptx.tile_epilogue import Slab
+from bessemer.compiler.codegen.ptx.words import Word, Words, vector_of
+from bessemer.compiler.codegen.state import KernelState
+from bessemer.compiler.codegen.values import Value, literal
+from bessemer.compiler.ir.boxes import BOX_BYTES
+from bessemer.compiler.ir.loops import Contract
+from bessemer.compiler.ir.types import bf16, boolean, f32, i32, i64
+
+ROWS = 64
+"""The rows of one instruction."""
+_STEP_BYTES = 32
+"""The depth of one instruction."""
+_LAYOUT = (1 << 62) | (8 * BOX_BYTES // 16 << 32) | (1 << 16)
+"""Of a matrix in shared memory: 128-byte rows, permuted, eight of them to a block of 1024 bytes."""
+
+
+@dataclass(frozen=True)
+class WarpgroupProducts:
+    """The sums of the warpgroup number `group` of those that multiply."""
+
+    state: KernelState
+    contract: Contract
+    group: Word
+
+    @property
+    def words(self) -> Words:
+        return Words(self.state.writer)
+
+    @property
+    def count(self) -> int:
+        """Matrices of 64 rows."""
+        tile = self.contract.tile
+        return tile.rows // tile.warps[0] // ROWS
+
+    @property
+    def registers(self) -> int:
+        """Of a thread, for one matrix."""
+        return self.contract.tile.columns // 2
+
+    def names(self) -> tuple[str, ...]:
+        """The locals that hold the sums."""
+        return tuple(name for m in range(self.count) for name in self._names(m))
+
+    def _names(self, m: int) -> list[str]:
+        return [f"{self.contract.sums}.{m}.{i}" for i in range(self.registers)]
+
+    def clear(self) -> None:
+        """Sets the sums to 0."""
+        for name in self.names():
+            self.state.locals[name] = literal(0.0, f32)
+        self.pin()
+
+    def pin(self) -> None:
+        """What was computed before is not mixed with what is computed from here on."""
+        for m in range(self.count):
+            results = ["=f"] * self.registers + [str(i) for i in range(self.registers)]
+            operands = [self.state.locals[name].typed for name in self._names(m)]
+            self._assembly("", results, operands, m)
+
+    def multiply(self, left: Word, right: Word) -> None:
+        """Starts adding the products of the stages at these offsets."""
+        w, words = self.state.writer, self.words
+        start = words.add(left, words.mul(self.group, self.count * ROWS * BOX_BYTES))
+        a = [self._descriptor(words.add(start, m * ROWS * BOX_BYTES)) for m in range(self.count)]
+        b = self._descriptor(right)
+        self._call("fence.sync.aligned()")
+        for step in range(BOX_BYTES // _STEP_BYTES):
+            for m in range(self.count):
+                self._product(m, self._further(a[m], step), self._further(b, step))
+        self._call("commit_group.sync.aligned()")
+        w.declarations.add("declare void @llvm.nvvm.wgmma.fence.sync.aligned()")
+        w.declarations.add("declare void @llvm.nvvm.wgmma.commit_group.sync.aligned()")
+
+    def wait(self, groups: int) -> None:
+        """Waits until at most so many `multiply`s are not complete."""
+        self.state.writer.declarations.add(
+            "declare void @llvm.nvvm.wgmma.wait_group.sync.aligned(i64)"
+        )
+        self._call(f"wait_group.sync.aligned(i64 {groups})")
+
+    def _call(self, text: str) -> None:
+        self.state.writer.line(f"call void @llvm.nvvm.wgmma.{text}")
+
+    def _descriptor(self, offset: Word) -> Value:
+        """Where a matrix lies, and how."""
+        w, words = self.state.writer, self.words
+        base = w.compute(f"ptrtoint ptr addrspace(3) @{shared_memory.SHARED} to i32", i32, 1, 0)
+        at = words.value(words.rem(words.div(words.add(base, offset), 16), 1 << 14))
+        wide = w.compute(f"zext {at.typed} to i64", i64, 1, at.level)
+        return w.operate("or", i64, wide, Value(str(_LAYOUT), i64))
+
+    def _further(self, descriptor: Value, step: int) -> Value:
+        if step == 0:
+            return descriptor
+        distance = literal(step * _STEP_BYTES // 16, i64)
+        return self.state.writer.operate("add", i64, descriptor, distance)
+
+    def _product(self, m: int, a: Value, b: Value) -> None:
+        count = self.registers
+        sums = ", ".join(f"${i}" for i in range(count))
+        dtype = self.contract.left.buffer.dtype
+        kind, depth = ("tf32", 8) if dtype is f32 else ("bf16" if dtype is bf16 else "f16", 16)
+        majors = "" if kind == "tf32" else ", 0, 0"
+        text = (
+            f"wgmma.mma_async.sync.aligned.m64n{self.contract.tile.columns}k{depth}"
+            f".f32.{kind}.{kind} {{{sums}}}, ${2 * count}, ${2 * count + 1}, p, 1, 1{majors};"
+        )
+        text = f"{{ .reg .pred p; setp.ne.b32 p, 1, 0; {text} }}"
+        results = ["=f"] * count + [str(i) for i in range(count)] + ["l", "l"]
+        operands = [self.state.locals[name].typed for name in self._names(m)]
+        self._assembly(text, results, [*operands, a.typed, b.typed], m)
+
+    def _assembly(self, text: str, constraints: list[str], operands: list[str], m: int) -> None:
+        w, names = self.state.writer, self._names(m)
+        type_ = "{" + ", ".join(["float"] * len(names)) + "}"
+        result = w.here(
+            f'call {type_} asm sideeffect "{text}", "{",".join(constraints)}"'
+            f"({', '.join(operands)}) convergent",
+            boolean,
+        )
+        for i, name in enumerate(names):
+            self.state.locals[name] = w.here(f"extractvalue {type_} {result.text}, {i}", f32)
+
+    def put(self, m: int, column: int, slab: Slab, slab_at: Word, lane: Word) -> None:
+        """Writes a warp's 16 rows of some columns to its slab."""
+        w, words, names = self.state.writer, self.words, self._names(m)
+        at = words.add(slab_at, words.mul(words.div(lane, 4), slab.pitch * slab.bytes))
+        at = words.add(at, words.mul(words.rem(lane, 4), 2 * slab.bytes))
+        for j in range(slab.columns // 8):
+            for half in range(2):
+                first = (column // 8 + j) * 4 + 2 * half
+                pair = [self.state.locals[names[first + i]] for i in range(2)]
+                displacement = (8 * half * slab.pitch + j * 8) * slab.bytes
+                shared_memory.store(w, at, vector_of(w, pair), displacement)

@@ -1,0 +1,91 @@
+"""From a graph to a program and its memory plan, within a budget of bytes if there is one.
+
+What recompute promises is an estimate; the plan tells the truth. Where the arena is larger than it
+was to be, a smaller one is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from bessemer.compiler.errors import CompileError
+from bessemer.compiler.ir.dims import Size, symbol_names
+from bessemer.compiler.ir.evaluate import evaluate_named
+from bessemer.compiler.ir.graph import Graph
+from bessemer.compiler.ir.program import MemoryPlan, Program
+from bessemer.compiler.options import Options
+from bessemer.compiler.passes.plan_memory import plan_memory
+from bessemer.compiler.schedule.program import build_program
+from bessemer.compiler.schedule.recompute import Planner, Recomputation
+from bessemer.compiler.targets.machine import Target
+
+TYPICAL = 64
+"""What a symbol is taken for where nobody says what it will be."""
+TRIES = 5
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """A program with its plan. `choice` says what is computed again, for a training step or a
+    budget."""
+
+    graph: Graph
+    program: Program
+    plan: MemoryPlan
+    choice: Recomputation | None = None
+
+
+def fit_memory(graph: Graph, options: Options, target: Target) -> Fitted:
+    """The program and its plan, with `options.memory` as the most bytes of the arena.
+
+    Raises CompileError, with the smallest that was found, where that is too little.
+    """
+    sizes = dict(options.sizes)
+    if options.memory and (unknown := [name for name in graph.symbols if name not in sizes]):
+        raise CompileError(
+            f"memory={options.memory} wants a number for {', '.join(unknown)}: "
+            f"give dims={{{unknown[0]!r}: ...}}."
+        )
+    if options.optimize < 2 or not (options.memory or graph.updates):
+        return _built(graph, None, options, target)
+
+    def count(size: Size) -> int:
+        return _number(size, sizes)
+
+    planner = Planner(graph, count)
+    if not options.memory:
+        choice = planner.plan(None)
+        return _built(choice.graph, choice, options, target)
+    return _within(planner, options, target, sizes)
+
+
+def _within(planner: Planner, options: Options, target: Target, sizes: Mapping[str, int]) -> Fitted:
+    wanted = options.memory
+    least: int | None = None
+    for _ in range(TRIES):
+        choice = planner.plan(wanted)
+        found = _built(choice.graph, choice, options, target)
+        arena = _number(found.program.expanded(found.plan.size), sizes)
+        if arena <= options.memory:
+            return found
+        is_best = least is None or arena < least
+        least = arena if least is None else min(arena, least)
+        if choice.peak > wanted and not is_best:
+            break
+        wanted = min(wanted, choice.peak) * options.memory // arena
+    raise CompileError(
+        f"memory={options.memory} is too little: the smallest plan found takes {least} bytes. A "
+        f"smaller batch needs less, in proportion."
+    )
+
+
+def _built(graph: Graph, choice: Recomputation | None, options: Options, target: Target) -> Fitted:
+    program = build_program(graph, target, options.optimize, options.precision, options.tuning)
+    return Fitted(graph, program, plan_memory(program), choice)
+
+
+def _number(size: Size, sizes: Mapping[str, int]) -> int:
+    if isinstance(size, int):
+        return size
+    return evaluate_named(size, {name: sizes.get(name, TYPICAL) for name in symbol_names(size)})

@@ -1,0 +1,132 @@
+"""A product of a step with many rows: one gate at a time, in blocks that the first cache holds.
+
+    for a panel of columns, for a bundle of rows
+      for every gate, for every block of the depth
+        for the groups of the bundle
+          sums, rows x columns                        in registers, on from the block before
+      what becomes of the sums, row by row
+
+The groups after the first find the block's weights in the first-level cache: otherwise each of
+them would take the whole panel out of the second level again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+from bessemer.compiler.ir import dims
+from bessemer.compiler.ir.build_loops import KernelBuilder
+from bessemer.compiler.ir.dims import Dim, Size
+from bessemer.compiler.ir.expr import Buffer, Expression, constant
+from bessemer.compiler.ir.types import DType
+
+BLOCK_BYTES = 32 << 10
+"""Of weights: what the first-level cache holds beside the states."""
+BUNDLE = 4
+
+"""Groups of rows whose sums wait together on the stack."""
+
+
+@dataclass(frozen=True, eq=False)
+class Blocks:
+    """A product for one panel, with the depth in parts. `rows` is the most that share a load.
+
+    `weight` gives an element by part, depth, gate and column of the panel, `factor` by row, part
+    and depth. `fetch` asks for what will be read of a row, `open` gives what becomes of a sum of a
+    row, a gate and a column, and `finish` is then given all gates of a row and a column.
+    """
+
+    builder: KernelBuilder
+    dtype: DType
+    batch: int
+    rows: int
+    gates: int
+    parts: int
+    depth: int
+    width: int
+    lanes: int
+    weight: Callable[[Size, Size, Size, Size], Expression]
+    factor: Callable[[Size, Size, Size], Expression]
+    fetch: Callable[[Size], None]
+    open: Callable[[Size, int, Size, Expression], Expression]
+    finish: Callable[[Size, Size, list[Expression]], None]
+
+    def write(self) -> None:
+        """The loops over all rows."""
+        memory = self._room()
+        for first, count in even_parts(self.builder, self.batch, BUNDLE * self.rows):
+            with self.builder.loop(self.gates) as number:
+                self._multiply(memory, number, first, count)
+            with self.builder.loop(count) as row:
+                for gate in range(self.gates):
+                    # Chains of operations as short as this run side by side.
+                    with self._vectors() as j:
+                        value = self.open(first + row, gate, j, memory[row, gate, j])
+                        self.builder.store(memory, (row, gate, j), value)
+                with self.builder.loop(self.width, "vector", lanes=self.lanes) as j:
+                    opened = [memory[row, gate, j] for gate in range(self.gates)]
+                    self.finish(first + row, j, opened)
+
+    def _room(self) -> Buffer:
+        bundles = -(-self.batch // (BUNDLE * self.rows))
+        most = -(-self.batch // bundles)
+        return self.builder.allocate(self.dtype, (most, self.gates, self.width))
+
+    def _multiply(self, memory: Buffer, gate: Size, first: Size, count: int) -> None:
+        builder = self.builder
+        blocks = -(-self.depth // self._most)
+        size = -(-self.depth // blocks)
+        is_one = blocks * self.parts == 1
+        if not is_one:
+            with builder.loop(count) as row, self._vectors() as j:
+                builder.store(memory, (row, gate, j), 0)
+        with builder.loop(self.parts) as part, builder.loop(blocks) as block:
+            start = block * size
+            length = size if self.depth % size == 0 else dims.minimum(size, self.depth - start)
+            for before, group in even_parts(builder, count, self.rows):
+                rows = [before + i for i in range(group)]
+                self._fetch_some(first + before, group, (gate * self.parts + part) * blocks + block)
+                with self._vectors() as j:
+                    places = [(near, gate, j) for near in rows]
+                    zero = constant(0, self.dtype)
+                    sums = [
+                        builder.define(zero if is_one else memory[place], "sum") for place in places
+                    ]
+                    with builder.loop(length) as k:
+                        at = (part, start + k)
+                        weight = builder.define(self.weight(*at, gate, j), "w").value
+                        for near, total in zip(rows, sums, strict=True):
+                            total.accumulate("add", self.factor(first + near, *at) * weight)
+                    for place, total in zip(places, sums, strict=True):
+                        builder.store(memory, place, total.value)
+
+    def _fetch_some(self, first: Size, rows: int, turn: Size) -> None:
+        """A few rows in every block: all at once would wait for each other."""
+        turns = self.gates * self.parts * -(-self.depth // self._most)
+        each = -(-rows // turns)
+        with self.builder.loop(each) as row:
+            self.fetch(first + dims.minimum(turn * each + row, rows - 1))
+
+    @property
+    def _most(self) -> int:
+        """The depth of a block at most."""
+        return max(1, BLOCK_BYTES // (self.width * self.dtype.bytes))
+
+    def _vectors(self) -> AbstractContextManager[Dim]:
+        vectors = self.width // self.lanes
+        return self.builder.loop(self.width, "vector", lanes=self.lanes, interleave=vectors)
+
+
+def even_parts(builder: KernelBuilder, total: int, most: int) -> Iterator[tuple[Size, int]]:
+    """Opens loops over parts of about equal size, at most `most`: where each begins, its size."""
+    parts = max(1, -(-total // most))
+    larger, smaller = total % parts, total // parts
+    for before, count, size in (
+        (0, larger, smaller + 1),
+        (larger * (smaller + 1), parts - larger, smaller),
+    ):
+        if count and size:
+            with builder.loop(count) as part:
+                yield before + part * size, size

@@ -1,0 +1,122 @@
+"""Sums over everything but the channels, made of the sums of blocks of rows.
+
+    channel_moments(x)           [n, h, w, c] -> [blocks, rows, c] -> parts of each block, together
+    channel_products(dy, x, m)   the same with two sums
+
+A block stays in the first-level cache while its rows are read twice; blocks are shared by the
+threads, and do not depend on how many there are. The mean of means is that of all rows, for all
+blocks have as many; the squares about it are those about the blocks' means, and the squares of
+these about it, once a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+from bessemer.compiler.ir.dims import Size, product
+from bessemer.compiler.ir.graph import Graph, Node, Value
+from bessemer.compiler.ir.rewrite import GraphRewriter, rewrite_graph
+
+BLOCK_BYTES = 32 << 10
+"""Of a block, about: two of them are at work at once."""
+
+
+def block_channel_sums(graph: Graph) -> Graph:
+    """The same network with blocks in place of channel_moments and channel_products."""
+    return rewrite_graph(graph, _rule)
+
+
+def _rule(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
+    match node.operator.name:
+        case "channel_moments":
+            return _moments(rewriter, node)
+        case "channel_products":
+            return _products(rewriter, node)
+        case _:
+            return None
+
+
+def _rows(x: Value) -> int | None:
+    """Rows of a block: the largest divisor of their number that is no more than fits. None where
+    that is not known, not even without the batch."""
+    leading, channels = x.type.shape[:-1], x.type.shape[-1]
+    known = [size for size in leading if isinstance(size, int)]
+    if not isinstance(channels, int) or not prod(known) or not channels:
+        return None
+    most = max(8, BLOCK_BYTES // (channels * x.type.dtype.bytes))
+    whole = prod(known)
+    best = max(rows for rows in range(1, min(most, whole) + 1) if whole % rows == 0)
+    # A prime number of rows, say: better one large block than one a row.
+    return best if best * 4 >= min(most, whole) else whole
+
+
+def _blocks(rewriter: GraphRewriter, x: Value, rows: int) -> Value:
+    leading, channels = x.type.shape[:-1], x.type.shape[-1]
+    blocks: Size = product(leading) // rows
+    return rewriter.emit("reshape", x, shape=(blocks, rows, channels))
+
+
+def _part(rewriter: GraphRewriter, parts: Value, place: int) -> Value:
+    """[blocks, channels]: the first sums of all blocks, or the second ones."""
+    blocks, _, channels = parts.type.shape
+    part = rewriter.emit(
+        "slice", parts, starts=(0, place, 0), shape=(blocks, 1, channels), steps=(1, 1, 1)
+    )
+    return rewriter.emit("reshape", part, shape=(blocks, channels))
+
+
+def _number(rewriter: GraphRewriter, value: float, like: Value) -> Value:
+    return rewriter.emit("full", shape=like.type.shape, value=value, dtype=like.type.dtype)
+
+
+def _over(rewriter: GraphRewriter, total: Value, count: Size) -> Value:
+    if isinstance(count, int):
+        return rewriter.emit("mul", total, _number(rewriter, 1 / count, total))
+    size = rewriter.emit("reshape", rewriter.emit("sizes", sizes=(count,)), shape=())
+    size = rewriter.emit("cast", size, dtype=total.type.dtype)
+    size = rewriter.emit("broadcast_to", size, shape=total.type.shape)
+    return rewriter.emit("div", total, size)
+
+
+def _as(rewriter: GraphRewriter, value: Value, like: Value) -> Value:
+    """A sum in the type of what is asked for."""
+    if value.type.dtype == like.type.dtype:
+        return value
+    return rewriter.emit("cast", value, dtype=like.type.dtype)
+
+
+def _moments(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
+    (x,) = node.inputs
+    rows = _rows(x)
+    if rows is None:
+        return None
+    blocks = product(x.type.shape[:-1]) // rows
+    parts = rewriter.emit("channel_moment_parts", _blocks(rewriter, x, rows))
+    means, squares = (_part(rewriter, parts, place) for place in (0, 1))
+    mean = _over(rewriter, rewriter.emit("reduce_sum", means, axes=(0,)), blocks)
+    wide = rewriter.emit("broadcast_to", mean, shape=means.type.shape)
+    distance = rewriter.emit("sub", means, wide)
+    between = rewriter.emit("mul", distance, distance)
+    between = rewriter.emit("mul", between, _number(rewriter, float(rows), between))
+    total = rewriter.emit("reduce_sum", rewriter.emit("add", squares, between), axes=(0,))
+    variance = _over(rewriter, total, blocks * rows)
+    return [_as(rewriter, v, o) for v, o in zip((mean, variance), node.outputs, strict=True)]
+
+
+def _products(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
+    dy, x, mean = node.inputs
+    rows = _rows(x)
+    if rows is None:
+        return None
+    blocks = (_blocks(rewriter, value, rows) for value in (dy, x))
+    parts = rewriter.emit("channel_product_parts", *blocks, mean)
+    totals = rewriter.emit("reduce_sum", parts, axes=(0,))
+    found = []
+    for place, output in enumerate(node.outputs):
+        part = rewriter.emit(
+            "slice", totals, starts=(place, 0), shape=(1, *output.type.shape), steps=(1, 1)
+        )
+        part = rewriter.emit("reshape", part, shape=output.type.shape)
+        found.append(_as(rewriter, part, output))
+    return found

@@ -1,0 +1,137 @@
+"""A transposed convolution as one convolution for each phase of its output, nothing multiplied by
+zero.
+
+With stride s, output r + s*j (phase r) meets the taps k with (r + low - k) divisible by s only, the
+last of them at input j + e. So phase r is a convolution of x, padded to where its first window
+begins, with every s-th tap, the last one first:
+
+    conv_transpose(x, w, stride 2) = interleave(conv(x, w[1::2]), conv(x, w[0::2]))
+
+A phase without taps is zero: that of a window of one pixel has a single phase, a matrix product.
+With stride 1 there is one phase, and no interleaving.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from bessemer.compiler.ir import dims
+from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.graph import Node, Value
+from bessemer.compiler.ir.rewrite import GraphRewriter
+
+
+@dataclass(frozen=True)
+class _AxisPhase:
+    """A phase along one axis: `taps` of them from `first` on, so many `positions`, and how the
+    input is padded (or cropped, below zero)."""
+
+    first: int
+    taps: int
+    positions: Size
+    low: Size
+    high: Size
+
+
+def as_phases(rewriter: GraphRewriter, node: Node) -> Value:
+    """The convolutions, interleaved; for a node with dilations of 1 and one group."""
+    x, w = node.inputs
+    strides: tuple[int, ...] = node.attributes["strides"]
+    axes = [_axis_phases(node, axis) for axis in range(len(strides))]
+    found: dict[tuple[int, ...], Value] = {}
+    for phase in itertools.product(*map(range, strides)):
+        found[phase] = _phase(rewriter, x, w, strides, [a[r] for a, r in zip(axes, phase)])
+    return _interleaved(rewriter, found, strides, node.output.type.shape)
+
+
+def _axis_phases(node: Node, axis: int) -> list[_AxisPhase]:
+    """Every phase has as many positions as the first: what is too much is cut away at the end."""
+    x, w = (value.type.shape for value in node.inputs)
+    stride, low = node.attributes["strides"][axis], node.attributes["low"][axis]
+    kernel = w[axis]
+    assert isinstance(kernel, int)
+    positions = dims.ceildiv(node.output.type.shape[1 + axis], stride)
+    found = []
+    for phase in range(stride):
+        first = (phase + low) % stride
+        taps = max(0, -(-(kernel - first) // stride))
+        before = taps - 1 - (phase + low - first) // stride
+        after = positions + taps - 1 - x[1 + axis] - before
+        found.append(_AxisPhase(first, taps, positions, before, after))
+    return found
+
+
+def _phase(
+    rewriter: GraphRewriter,
+    x: Value,
+    w: Value,
+    strides: Sequence[int],
+    axes: Sequence[_AxisPhase],
+) -> Value:
+    outputs, channels = w.type.shape[-2:]
+    taps = [axis.taps for axis in axes]
+    if not all(taps):
+        shape = (x.type.shape[0], *(axis.positions for axis in axes), outputs)
+        return rewriter.emit("full", shape=shape, value=0.0, dtype=x.type.dtype)
+    starts = [a.first + (a.taps - 1) * s for a, s in zip(axes, strides, strict=True)]
+    seen = rewriter.emit(
+        "slice",
+        w,
+        starts=(*starts, 0, 0),
+        shape=(*taps, outputs, channels),
+        steps=(*(-s for s in strides), 1, 1),
+    )
+    rank = len(taps)
+    weights = rewriter.emit("transpose", seen, permutation=(*range(rank), rank + 1, rank))
+    ones = tuple(1 for _ in taps)
+    return rewriter.emit(
+        "conv",
+        x,
+        weights,
+        strides=ones,
+        dilations=ones,
+        low=tuple(axis.low for axis in axes),
+        high=tuple(axis.high for axis in axes),
+        groups=1,
+    )
+
+
+def _interleaved(
+    rewriter: GraphRewriter,
+    phases: Mapping[tuple[int, ...], Value],
+    strides: Sequence[int],
+    wanted: tuple[Size, ...],
+) -> Value:
+    """The phases as one value, the last axis first: its phases are neighbours as channels are."""
+    batch, *_, outputs = wanted
+    positions = next(iter(phases.values())).type.shape[1:-1]
+    known = dict(phases)
+    for axis in reversed(range(len(strides))):
+        stride = strides[axis]
+        # What lies behind this axis is one row; the rows of all phases follow each other.
+        inner = dims.product(
+            p * s for p, s in zip(positions[axis + 1 :], strides[axis + 1 :], strict=True)
+        )
+        joined: dict[tuple[int, ...], Value] = {}
+        for outer in itertools.product(*map(range, strides[:axis])):
+            parts = [known[(*outer, r)] for r in range(stride)]
+            if stride > 1:
+                shape = (batch, *positions[: axis + 1], inner * outputs)
+                rows = [rewriter.emit("reshape", part, shape=shape) for part in parts]
+                joined[outer] = rewriter.emit("concat", *rows, axis=axis + 2)
+            else:
+                joined[outer] = parts[0]
+        known = joined
+    sizes = tuple(p * s for p, s in zip(positions, strides, strict=True))
+    whole = rewriter.emit("reshape", known[()], shape=(batch, *sizes, outputs))
+    if whole.type.shape == wanted:
+        return whole
+    return rewriter.emit(
+        "slice",
+        whole,
+        starts=tuple(0 for _ in wanted),
+        shape=wanted,
+        steps=tuple(1 for _ in wanted),
+    )

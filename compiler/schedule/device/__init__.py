@@ -1,0 +1,1 @@
+"""Graphs to programs for GPUs: what differs from the processors' schedules."""

@@ -1,0 +1,285 @@
+"""Lowers attention to one kernel on GPUs with products of tiles by warps: queries, keys and values
+of 16-bit floats, any pointwise work between scores and softmax, float32 in between.
+
+What is between the products must be a softmax over the keys as it is written everywhere,
+
+    exp(s - max s) / sum of exp(s - max s)
+
+possibly with casts in between. Anything else is left to kernels of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from bessemer.compiler.ir import dims, expr
+from bessemer.compiler.ir.build_loops import KernelBuilder
+from bessemer.compiler.ir.device import DeviceLaunch
+from bessemer.compiler.ir.device import Mapping as Threads
+from bessemer.compiler.ir.dims import Size, Symbol, atom
+from bessemer.compiler.ir.expr import (
+    Binary,
+    Buffer,
+    Cast,
+    Expression,
+    Index,
+    Load,
+    Reduce,
+    Unary,
+)
+from bessemer.compiler.ir.graph import Graph, Node, Value
+from bessemer.compiler.ir.loops import Attend, Store
+from bessemer.compiler.ir.operands import Axis, Operand, Tile
+from bessemer.compiler.ir.types import Array, bf16, f16, f32
+from bessemer.compiler.schedule.attention import Attention, RowForm, row_form
+from bessemer.compiler.schedule.device.contraction_forms import Memory
+from bessemer.compiler.schedule.device.contraction_operands import Operands
+from bessemer.compiler.schedule.device.lowering import DeviceLowering
+from bessemer.compiler.schedule.fuse import Fusion
+from bessemer.compiler.schedule.groups import Group
+from bessemer.compiler.schedule.lower import flat_buffers, in_order
+from bessemer.compiler.schedule.nests import flat, flatten_loads
+from bessemer.compiler.targets.nvptx import DeviceTarget
+
+MOST_DEPTH = 128
+"""Elements of a query, and of a value."""
+ROWS, KEYS = 64, 64
+"""Queries of a block, and keys at a time."""
+WARPS = 4
+_SCORES, _RESULTS = "scores", "results"
+_ROW = Buffer("row", f32, (1,))
+
+
+def may_attend(attention: Attention, graph: Graph, target: DeviceTarget) -> bool:
+    """Whether there is a kernel for an attention."""
+    nodes = (attention.scores, attention.product)
+    operands = {value.type.dtype for node in nodes for value in node.inputs}
+    results = {node.output.type.dtype for node in nodes}
+    if not target.has_mma or operands not in ({bf16}, {f16}) or not results <= {f32, *operands}:
+        return False
+    depth = attention.scores.inputs[0].type.shape[-1]
+    columns = attention.product.output.type.shape[-1]
+    if not (isinstance(depth, int) and isinstance(columns, int)):
+        return False
+    if max(depth, columns) > MOST_DEPTH or min(depth, columns) < 8:
+        return False
+    shapes = [v.type.shape[:-2] for v in (attention.product.inputs[0], attention.product.output)]
+    if shapes[0] != shapes[1]:
+        return False
+    return _softmax(attention, graph.constants) is not None
+
+
+def _softmax(attention: Attention, constants: Mapping[Value, Array]) -> RowForm | None:
+    """The form of the weights' rows, if it is a softmax of the carried scores."""
+    inlined = {n.output: n for n in (*attention.views, *attention.between)}
+    fusion = Fusion(inlined, constants)
+    carried = attention.carried.type
+    row = Buffer(_ROW.name, carried.dtype, (carried.shape[-1],))
+    form = row_form(attention, fusion, lambda key: expr.load(row, (key,)))
+    if form is None or attention.product.inputs[0].type.shape != carried.shape:
+        return None
+    own = (*form.batch, form.row)
+    expected = tuple(0 if s.extent == 1 else atom(s) for s in own)
+    if form.leading != expected or not _is_softmax(form.weight, form.key):
+        return None
+    return form
+
+
+def _plain(node: Expression) -> Expression:
+    """What is behind casts between floats."""
+    while isinstance(node, Cast) and node.operand.dtype.is_float and node.dtype.is_float:
+        node = node.operand
+    return node
+
+
+def _is_softmax(weight: Expression, key: Symbol) -> bool:
+    """Whether it is exp(s - max s) / sum of exp(s - max s), s the row's score of the key."""
+    match _plain(weight):
+        case Binary(_, "div", above, below):
+            pass
+        case _:
+            return False
+    below = _plain(below)
+    if not (isinstance(below, Reduce) and below.name == "add" and len(below.over) == 1):
+        return False
+    (over,) = below.over
+    above_index = 0 if key.extent == 1 else atom(key)
+    first = _largest_below(above, above_index)
+    second = _largest_below(below.body, atom(over))
+    return first is not None and first is second and over.extent == key.extent
+
+
+def _largest_below(node: Expression, index: Size) -> Expression | None:
+    """The max of exp(s[index] - max s)."""
+    match _plain(node):
+        case Unary(_, "exp", operand):
+            pass
+        case _:
+            return None
+    match _plain(operand):
+        case Binary(_, "sub", score, largest):
+            pass
+        case _:
+            return None
+    largest = _plain(largest)
+    if not (isinstance(largest, Reduce) and largest.name == "max" and len(largest.over) == 1):
+        return None
+    is_score = _is_score(score, index) and _is_score(largest.body, atom(largest.over[0]))
+    return largest if is_score else None
+
+
+def _is_score(node: Expression, index: Size) -> bool:
+    match _plain(node):
+        case Load(_, buffer, (at,), None):
+            return buffer.name == _ROW.name and at == index
+        case _:
+            return False
+
+
+def lower_device_attention(
+    group: Group,
+    packs: Mapping[Node, Group],
+    producers: Mapping[Value, Node],
+    materialized: Container[Value],
+    lowering: DeviceLowering,
+) -> list[DeviceLaunch] | None:
+    """The launches of a group around an attention that `may_attend`; None where the queries do not
+    lie in memory."""
+    assert group.attention is not None and group.root is not None
+    return _Kernel(group, group.attention, packs, producers, materialized, lowering).launches()
+
+
+@dataclass(frozen=True, eq=False)
+class _Kernel:
+    group: Group
+    attention: Attention
+    packs: Mapping[Node, Group]
+    producers: Mapping[Value, Node]
+    materialized: Container[Value]
+    lowering: DeviceLowering
+
+    @cached_property
+    def fusion(self) -> Fusion:
+        nodes = [*self.attention.nodes, *in_order(self.group)]
+        return Fusion({node.output: node for node in nodes}, self.lowering.constants)
+
+    @property
+    def shape(self) -> tuple[Size, ...]:
+        """[batch..., rows, columns] of the second product."""
+        return self.attention.product.output.type.shape
+
+    @property
+    def batch(self) -> tuple[Size, ...]:
+        return self.shape[:-2]
+
+    @property
+    def key_count(self) -> Size:
+        return self.attention.scores.output.type.shape[-1]
+
+    def launches(self) -> list[DeviceLaunch] | None:
+        """All of them."""
+        scores, product = self.attention.scores, self.attention.product
+        operands = Operands(scores, self.lowering)
+        queries = operands.left(self.producers, self.materialized)
+        if queries is None:
+            return None
+        _, keys = operands.right(scores, self._nodes(scores))
+        _, values = operands.right(product, self._nodes(product))
+        return [*operands.before, self._launch(queries, keys, values)]
+
+    def _nodes(self, node: Node) -> list[Node]:
+        pack = self.packs.get(node)
+        return in_order(pack) if pack else []
+
+    def _operand(self, memory: Memory, value: Value, outer: int, depth: int) -> Operand:
+        """An operand whose outer and depth axes are at these places of its shape."""
+        shape = value.type.shape
+        missing = len(self.batch) + 2 - len(shape)
+        steps = (0,) * missing + tuple(
+            0 if n == 1 else s for n, s in zip(shape[:-2], memory.strides[:-2])
+        )
+        return Operand(
+            flat(self.fusion.buffer(memory.source)),
+            memory.base,
+            (Axis(shape[outer], memory.strides[outer]),),
+            (Axis(shape[depth], memory.strides[depth]),),
+            tuple(Axis(n, s) for n, s in zip(self.batch, steps, strict=True)),
+        )
+
+    def _launch(self, queries: Memory, keys: Memory, values: Memory) -> DeviceLaunch:
+        assert self.group.root is not None
+        scores, product = self.attention.scores, self.attention.product
+        out = self.lowering.destination(self.group.root, self.group.tail)
+        rows, columns = self.shape[-2:]
+        assert isinstance(columns, int)
+        tile = Tile("mma", ROWS, _padded(columns), KEYS, 2, (WARPS, 1))
+        builder = KernelBuilder()
+        blocks = dims.ceildiv(rows, ROWS)
+        with builder.loop(dims.product(self.batch) * blocks, "parallel") as block:
+            batch = _unravelled(dims.floordiv(block, blocks), self.batch)
+            row, key, column = (builder.index(n) for n in (rows, self.key_count, columns))
+            result = expr.fragment_element(_RESULTS, 0, f32)
+            index = (*batch, atom(row), atom(column))
+            value = self._element(product.output, self.group.core, index, result)
+            builder.append(
+                Attend(
+                    _SCORES,
+                    _RESULTS,
+                    self._operand(queries, scores.inputs[0], -2, -1),
+                    self._operand(keys, scores.inputs[1], -1, -2),
+                    self._operand(values, product.inputs[1], -1, -2),
+                    batch,
+                    row,
+                    dims.mod(block, blocks) * ROWS,
+                    key,
+                    column,
+                    self._score((*batch, atom(row), atom(key))),
+                    (Store(out.buffer, (out.offset(_fitting(index, self.shape)),), value),),
+                    tile,
+                )
+            )
+        body = builder.block()
+        self.lowering.map_block(body, Threads(32 * WARPS, 32 * WARPS))
+        work = ROWS * self.key_count * 4 * tile.columns
+        nodes = [*self.attention.nodes, *in_order(self.group)]
+        return self.lowering.launch(
+            nodes,
+            flat_buffers(self.fusion),
+            {out.value: out.buffer},
+            body,
+            work,
+            name="attention",
+        )
+
+    def _score(self, index: Index) -> Expression:
+        """A score with all that is pointwise behind it, in float32."""
+        scores = self.attention.scores.output
+        total = expr.fragment_element(_SCORES, 0, f32)
+        element = self._element(scores, self.attention.carried, index, total)
+        return expr.convert(element, f32)
+
+    def _element(self, sums: Value, wanted: Value, index: Index, total: Expression) -> Expression:
+        inner = self.fusion.given({sums: lambda _: expr.convert(total, sums.type.dtype)})
+        return flatten_loads(inner.element(wanted, _fitting(index, wanted.type.shape)))
+
+
+def _fitting(index: Index, shape: tuple[Size, ...]) -> Index:
+    return tuple(0 if n == 1 else i for i, n in zip(index, shape, strict=True))
+
+
+def _padded(columns: int) -> int:
+    """Columns of a tile: lines of it are a power of two long."""
+    power = 16
+    while power < columns:
+        power *= 2
+    return power
+
+
+def _unravelled(index: Size, extents: tuple[Size, ...]) -> Index:
+    found: list[Size] = []
+    for extent in reversed(extents[1:]):
+        found.insert(0, dims.mod(index, extent))
+        index = dims.floordiv(index, extent)
+    return (index, *found) if extents else ()

@@ -1,0 +1,367 @@
+"""Lowers a group around a matrix product or convolution to contractions of tiles.
+
+Both operands are read where they lie, through views if these keep index arithmetic linear; what is
+computed on the way to the right one is stored first. Weights are packed at compile time where the
+machine's copies of boxes need them so. The rest of the group is the epilogue, which runs on the
+sums before they are stored; if the depth is split, a kernel behind adds up the parts and runs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TypeAlias
+
+from bessemer.compiler.ir import dims, expr
+from bessemer.compiler.ir.build_loops import KernelBuilder
+from bessemer.compiler.ir.device import DeviceLaunch
+from bessemer.compiler.ir.device import Mapping as Threads
+from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.expr import Buffer, Expression, Index
+from bessemer.compiler.ir.graph import Node, Value
+from bessemer.compiler.ir.loops import Contract, Store
+from bessemer.compiler.ir.operands import Products, Tile
+from bessemer.compiler.ir.types import (
+    DType,
+    TensorType,
+    bf16,
+    f16,
+    f32,
+    f64,
+    i8,
+    i16,
+    i32,
+    type_of,
+    u8,
+)
+from bessemer.compiler.schedule.destinations import Destination
+from bessemer.compiler.schedule.device.contraction_forms import Form, Memory, form_of, simplified
+from bessemer.compiler.schedule.device.contraction_operands import (
+    PACKED,
+    Operands,
+    deep,
+    pack_deep,
+)
+from bessemer.compiler.schedule.device.contraction_tiles import Choice, choose
+from bessemer.compiler.schedule.device.lowering import DeviceLowering
+from bessemer.compiler.schedule.fuse import (
+    Fusion,
+    as_index,
+    index_symbols,
+)
+from bessemer.compiler.schedule.groups import Group, is_depthwise
+from bessemer.compiler.schedule.lower import flat_buffers, in_order
+from bessemer.compiler.schedule.merge_axes import Piece
+from bessemer.compiler.schedule.nests import flat, flatten_loads
+from bessemer.compiler.targets.nvptx import DeviceTarget
+
+SUMS = "sums"
+_SUM_TYPES: dict[DType, DType] = {f32: f32, bf16: f32, f16: f32, f64: f64}
+_NARROW = (i8, u8, i16)
+_ROWS_TOGETHER = 8
+"""Rows of tiles that are worked on together, so that what they read stays in the cache."""
+
+
+def lower_device_contraction(
+    group: Group,
+    pack_group: Group | None,
+    producers: Mapping[Value, Node],
+    materialized: Container[Value],
+    lowering: DeviceLowering,
+    target: DeviceTarget,
+) -> list[DeviceLaunch] | None:
+    """The launches, or None where plain loops must do: products with vectors, depthwise
+    convolutions, operands that are neither in memory nor easily put there."""
+    anchor = group.anchor
+    assert anchor is not None and group.root is not None
+    if is_depthwise(anchor) or _sum_type(anchor) is None or _is_thin(anchor):
+        return None
+    job = _Job(group, pack_group, anchor, producers, materialized, lowering, target)
+    return job.launches()
+
+
+def _sum_type(node: Node) -> DType | None:
+    """What products are added up in; None where the machine has nothing for these types."""
+    types = [value.type.dtype for value in node.inputs]
+    result = node.output.type.dtype
+    if result is i32 and all(dtype in _NARROW for dtype in types):
+        return i32
+    if not all(dtype in _SUM_TYPES for dtype in types) or result not in _SUM_TYPES:
+        return None
+    sums = {_SUM_TYPES[dtype] for dtype in (*types, result)}
+    return sums.pop() if len(sums) == 1 else None
+
+
+def _is_thin(node: Node) -> bool:
+    """Whether there is nothing to share among a tile's rows and columns, or nothing at all."""
+    shape, depth = node.output.type.shape, node.inputs[0].type.shape[-1]
+    columns = shape[-1]
+    if node.operator.name == "conv":
+        columns = dims.floordiv(columns, node.attributes["groups"])
+        if not all(isinstance(low, int) for low in node.attributes.get("low", ())):
+            return True
+    rows = dims.product(shape[:-1])
+    return columns == 1 or rows == 1 or rows * columns * depth == 0
+
+
+Stores: TypeAlias = Callable[[Index, Size, Size, Size], tuple[Store, ...]]
+"""The stores of a sum, given the batch indices, the row, the column and the part of the depth."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """One group on its way to launches."""
+
+    group: Group
+    pack_group: Group | None
+    anchor: Node
+    producers: Mapping[Value, Node]
+    materialized: Container[Value]
+    lowering: DeviceLowering
+    target: DeviceTarget
+
+    @cached_property
+    def fusion(self) -> Fusion:
+        """The buffers of the contraction's kernel."""
+        nodes = in_order(self.group)
+        return Fusion({node.output: node for node in nodes}, self.lowering.constants)
+
+    @cached_property
+    def sums(self) -> DType:
+        dtype = _sum_type(self.anchor)
+        assert dtype is not None
+        return dtype
+
+    @property
+    def products(self) -> Products:
+        types = {value.type.dtype for value in self.anchor.inputs}
+        return "tf32" if types == {f32} and self.lowering.precision == "tf32" else "exact"
+
+    @cached_property
+    def out(self) -> Destination:
+        assert self.group.root is not None
+        return self.lowering.destination(self.group.root, self.group.tail)
+
+    def launches(self) -> list[DeviceLaunch] | None:
+        """All of them."""
+        operands = Operands(self.anchor, self.lowering)
+        left = operands.left(self.producers, self.materialized)
+        if left is None:
+            return None
+        nodes = in_order(self.pack_group) if self.pack_group else []
+        value, memory = operands.right(self.anchor, nodes)
+        node, left, value, memory = operands.padded(left, value, memory)
+        choice, form = self._chosen(node, left, value, memory)
+        if choice.split == 1:
+            return [*operands.before, self._whole(form, choice)]
+        return [*operands.before, *self._split(form, choice)]
+
+    # The choice
+
+    def _chosen(
+        self, node: Node, left: Memory, right: Value, memory: Memory
+    ) -> tuple[Choice, Form]:
+        """The tile, and the operands as it wants them."""
+        form = form_of(node, left, memory)
+        plain = replace(form, left=simplified(form.left), right=simplified(form.right))
+        may_split = isinstance(self.anchor.output.type.numel, int)
+        boxed = self._boxed(node, form, right)
+        for one in (*boxed, plain):
+            draft = self._draft(one)
+            choice = choose(draft, self.target, may_split)
+            if choice.tile.level == "wgmma" or one is plain:
+                return choice, self._used(one, left, right, memory)
+        raise AssertionError("the plain form comes last")
+
+    def _boxed(self, node: Node, form: Form, right: Value) -> list[Form]:
+        """Forms that copies of boxes may take: weights with the depth innermost, and a depth that
+        both operands cut in the same way."""
+        if not self.target.has_wgmma or node.inputs[0].type.dtype not in (bf16, f16, f32):
+            return []
+        if node.inputs[0].type.dtype is f32 and self.products != "tf32":
+            return []
+        operand = form.right
+        if right in self.lowering.constants:
+            operand = deep(form.right)
+        plain_left = simplified(form.left)
+        if not plain_left.windows:
+            merged = simplified(operand)
+            if len(plain_left.depth) == len(merged.depth):
+                return [replace(form, left=plain_left, right=merged)]
+        return [replace(form, right=operand)]
+
+    def _used(self, form: Form, left: Memory, right: Value, memory: Memory) -> Form:
+        """The form with the kernel's buffers; its right operand is packed, if it is to be."""
+        source = memory.source
+        if form.right.buffer.name == PACKED:
+            source = self._packed(form, right)
+        sides = (form.left, left.source), (form.right, source)
+        operands = [replace(o, buffer=flat(self.fusion.buffer(v))) for o, v in sides]
+        return replace(form, left=operands[0], right=operands[1])
+
+    def _packed(self, form: Form, right: Value) -> Value:
+        """The packed weight as a constant of the program; made once."""
+        groups = dims.product(axis.extent for axis in form.right.batch)
+        assert isinstance(groups, int)
+        key = ("depth innermost", right, groups, self.anchor.operator.name)
+        found = self.lowering.packed.get(key)
+        if found is None:
+            array = pack_deep(self.lowering.constants[right], groups, self.anchor.operator.name)
+            found = self.lowering.packed[key] = Value(type_of(array), right.name)
+            self.lowering.add_constant(found, array)
+        return found
+
+    def _draft(self, form: Form) -> Contract:
+        """The statement, without a tile, for the whole depth."""
+        rows = dims.Symbol("row", form.left.outer_extent)
+        columns = dims.Symbol("column", form.right.outer_extent)
+        batch = tuple(dims.symbol(f"batch{i}", n) for i, n in enumerate(form.batch_extents))
+        return Contract(
+            SUMS,
+            self.sums,
+            form.left,
+            form.right,
+            batch,
+            rows,
+            0,
+            columns,
+            0,
+            0,
+            form.left.depth_extent,
+            (),
+            Tile("simt", 1, 1, 1),
+            self.products,
+        )
+
+    # The launches
+
+    def _whole(self, form: Form, choice: Choice) -> DeviceLaunch:
+        """One kernel with the epilogue inside."""
+
+        def stores(batch: Index, row: Size, column: Size, part: Size) -> tuple[Store, ...]:
+            index = form.output_index(batch, row, column)
+            total = expr.fragment_element(SUMS, 0, self.sums)
+            value = self._element(index, lambda _: total)
+            return (Store(self.out.buffer, (self.out.offset(index),), value),)
+
+        return self._launch(form, choice, stores, self.out.value, self.out.buffer)
+
+    def _element(self, index: Index, total: Callable[[Index], Expression]) -> Expression:
+        """An element of the group's core, given the sums."""
+        sum_value = self.anchor.output
+        dtype = sum_value.type.dtype
+        inner = self.fusion.given({sum_value: lambda at: expr.convert(total(at), dtype)})
+        core = self.group.core
+        index = tuple(0 if n == 1 else i for i, n in zip(index, core.type.shape, strict=True))
+        return flatten_loads(inner.element(core, index))
+
+    def _split(self, form: Form, choice: Choice) -> list[DeviceLaunch]:
+        """A kernel for parts of the sums, and one that adds them up and runs the epilogue."""
+        shape = self.anchor.output.type.shape
+        parts = Value(TensorType(self.sums, (choice.split, *shape)))
+        target = Buffer("out0", self.sums, parts.type.shape)
+
+        def stores(batch: Index, row: Size, column: Size, part: Size) -> tuple[Store, ...]:
+            index = (part, *form.output_index(batch, row, column))
+            total = expr.fragment_element(SUMS, 0, self.sums)
+            return (Store(flat(target), (target.offset(index),), total),)
+
+        first = self._launch(form, choice, stores, parts, flat(target))
+        self.fusion.buffers.clear()
+        source = self.fusion.buffer(parts)
+
+        def total(index: Index) -> Expression:
+            found = expr.load(source, (0, *index))
+            for part in range(1, choice.split):
+                found = found + expr.load(source, (part, *index))
+            return found
+
+        core = self.group.core
+        symbols = index_symbols(core.type.shape)
+        index = as_index(symbols, core.type.shape)
+        value = self._element(index, total)
+        nest = self.lowering.nest(Piece(self.out.buffer, self.out.offset(index), value, symbols))
+        second = self.lowering.launch(
+            in_order(self.group),
+            flat_buffers(self.fusion),
+            {self.out.value: self.out.buffer},
+            nest.body,
+            nest.operations,
+        )
+        return [first, second]
+
+    def _launch(
+        self, form: Form, choice: Choice, stores: Stores, value: Value, buffer: Buffer
+    ) -> DeviceLaunch:
+        tile, draft = choice.tile, self._draft(form)
+        builder = KernelBuilder()
+        rows, columns = draft.row.extent or 0, draft.column.extent or 0
+        across = dims.ceildiv(columns, tile.columns)
+        tiles = dims.ceildiv(rows, tile.rows) * across
+        per_batch = tiles * choice.split
+        blocks = dims.product(form.batch_extents) * per_batch
+        with builder.loop(blocks, "parallel") as block:
+            batch = _unravelled(dims.floordiv(block, per_batch), form.batch_extents)
+            inside = dims.mod(block, per_batch)
+            part = dims.floordiv(inside, tiles)
+            at = _place(dims.mod(inside, tiles), dims.ceildiv(rows, tile.rows), across)
+            row, column = builder.index(rows), builder.index(columns)
+            begin, end = _part(part, choice, draft)
+            contract = replace(
+                draft,
+                batch=batch,
+                row=row,
+                row_begin=at[0] * tile.rows,
+                column=column,
+                column_begin=at[1] * tile.columns,
+                depth_begin=begin,
+                depth_end=end,
+                stores=stores(batch, dims.atom(row), dims.atom(column), part),
+                tile=tile,
+            )
+            builder.append(contract)
+        body = builder.block()
+        self.lowering.map_block(body, threads_of(tile, self.target))
+        work = tile.rows * tile.columns * draft.left.depth_extent
+        return self.lowering.launch(
+            in_order(self.group), flat_buffers(self.fusion), {value: buffer}, body, work
+        )
+
+
+def _place(tile: Size, down: Size, across: Size) -> tuple[Size, Size]:
+    """A tile's row and column among the tiles: some rows together, column by column."""
+    together = _ROWS_TOGETHER
+    if not isinstance(down, int) or down % together or across == 1:
+        return dims.floordiv(tile, across), dims.mod(tile, across)
+    band = dims.floordiv(tile, together * across)
+    inside = dims.mod(tile, together * across)
+    return band * together + dims.mod(inside, together), dims.floordiv(inside, together)
+
+
+def _part(part: Size, choice: Choice, contract: Contract) -> tuple[Size, Size]:
+    """Where a part of the depth begins and ends."""
+    depth = contract.left.depth_extent
+    if choice.split == 1:
+        return 0, depth
+    assert isinstance(depth, int)
+    steps = -(-depth // choice.tile.depth)
+    length = -(-steps // choice.split) * choice.tile.depth
+    return part * length, dims.minimum(part * length + length, depth)
+
+
+def _unravelled(index: Size, extents: Sequence[Size]) -> Index:
+    found: list[Size] = []
+    for extent in reversed(extents[1:]):
+        found.insert(0, dims.mod(index, extent))
+        index = dims.floordiv(index, extent)
+    return (index, *found) if extents else ()
+
+
+def threads_of(tile: Tile, target: DeviceTarget) -> Threads:
+    """The threads of a block, and for tiles that follow each other in a block, the blocks."""
+    if tile.level != "wgmma":
+        count = tile.warps[0] * tile.warps[1] * 32
+        return Threads(count, count)
+    count = 128 * (tile.warps[0] + 1)
+    return Threads(count, count, target.processors)

@@ -1,0 +1,190 @@
+"""Matrix products and convolutions as operands of a `Contract` statement.
+
+A row is an element of the output without its channel (column). Axes that choose another right
+matrix, a batched product's batches and a convolution's groups, are batch indices; all others count
+the rows. Borders stay where they are: windows say where an input ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bessemer.compiler.ir import dims
+from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.expr import Buffer, Index
+from bessemer.compiler.ir.graph import Node, Value
+from bessemer.compiler.ir.operands import Axis, Operand, Window
+
+
+@dataclass(frozen=True)
+class Memory:
+    """A value seen through views: its elements lie at base + index . strides of another value's
+    buffer."""
+
+    source: Value
+    buffer: Buffer
+    base: Size
+    strides: tuple[Size, ...]
+
+
+@dataclass(frozen=True)
+class Form:
+    """A contraction's operands; `rows` and `batch` are the output's axes, by position.
+
+    `group_columns` is the number of columns of a convolution's group, 0 where groups are no axis.
+    """
+
+    left: Operand
+    right: Operand
+    rows: tuple[int, ...]
+    batch: tuple[int, ...]
+    shape: tuple[Size, ...]
+    group_columns: Size = 0
+
+    @property
+    def row_extents(self) -> tuple[Size, ...]:
+        """The extents of the output's axes that count the rows."""
+        return tuple(self.shape[axis] for axis in self.rows)
+
+    @property
+    def batch_extents(self) -> tuple[Size, ...]:
+        """The extents of the batch indices."""
+        return tuple(axis.extent for axis in self.left.batch)
+
+    def output_index(self, batch: Sequence[Size], row: Size, column: Size) -> Index:
+        """The index of an element of the output."""
+        if self.group_columns != 0:
+            column = batch[0] * self.group_columns + column
+            batch = ()
+        index: list[Size] = [0] * len(self.shape)
+        for axis, value in zip(self.batch, batch, strict=True):
+            index[axis] = value
+        for axis in reversed(self.rows[1:]):
+            index[axis] = dims.mod(row, self.shape[axis])
+            row = dims.floordiv(row, self.shape[axis])
+        if self.rows:
+            index[self.rows[0]] = row
+        index[-1] = column
+        return tuple(0 if n == 1 else i for i, n in zip(index, self.shape, strict=True))
+
+
+def form_of(node: Node, left: Memory, right: Memory) -> Form:
+    """The operands of a product or a convolution, which lie as said."""
+    if node.operator.name == "conv":
+        return _convolution(node, left, right)
+    return _product(node, left, right)
+
+
+def _product(node: Node, left: Memory, right: Memory) -> Form:
+    """[..., m, k] x [..., k, n], batch axes broadcast."""
+    shapes = [value.type.shape for value in node.inputs]
+    shape = node.output.type.shape
+    batch_rank = len(shape) - 2
+    steps = [
+        (0,) * (batch_rank - len(of) + 2)
+        + tuple(0 if n == 1 else s for n, s in zip(of[:-2], memory.strides[:-2]))
+        for of, memory in zip(shapes, (left, right), strict=True)
+    ]
+    batch = [a for a in range(batch_rank) if steps[1][a] != 0 and shape[a] != 1]
+    rows = [a for a in range(batch_rank) if a not in batch]
+    k = shapes[0][-1]
+    outer = [Axis(shape[a], steps[0][a]) for a in rows]
+    left_operand = Operand(
+        left.buffer,
+        left.base,
+        (*outer, Axis(shape[-2], left.strides[-2])),
+        (Axis(k, left.strides[-1]),),
+        tuple(Axis(shape[a], steps[0][a]) for a in batch),
+    )
+    right_operand = Operand(
+        right.buffer,
+        right.base,
+        (Axis(shape[-1], right.strides[-1]),),
+        (Axis(k, right.strides[-2]),),
+        tuple(Axis(shape[a], steps[1][a]) for a in batch),
+    )
+    return Form(left_operand, right_operand, (*rows, batch_rank), tuple(batch), shape)
+
+
+def _convolution(node: Node, left: Memory, right: Memory) -> Form:
+    """[n, spatial..., c] * [kernel..., c, columns]; groups are a batch index."""
+    x, w = (value.type.shape for value in node.inputs)
+    shape, attributes = node.output.type.shape, node.attributes
+    groups: int = attributes["groups"]
+    spatial = range(1, len(shape) - 1)
+    strides = attributes["strides"]
+    dilations = attributes["dilations"]
+    lows = attributes.get("low", (0,) * len(spatial))
+    outer = [Axis(shape[0], left.strides[0])]
+    depth: list[Axis] = []
+    windows: list[Window] = []
+    base = left.base
+    for i, axis in enumerate(spatial):
+        step = left.strides[axis]
+        outer.append(Axis(shape[axis], strides[i] * step))
+        depth.append(Axis(w[i], dilations[i] * step))
+        windows.append(Window(axis, i, strides[i], dilations[i], lows[i], x[axis]))
+        base = base - lows[i] * step
+    depth.append(Axis(w[-2], left.strides[-1]))
+    columns = dims.floordiv(w[-1], groups)
+    batched = groups > 1
+    left_batch = (Axis(groups, w[-2] * left.strides[-1]),) if batched else ()
+    right_batch = (Axis(groups, columns * right.strides[-1]),) if batched else ()
+    return Form(
+        Operand(left.buffer, base, tuple(outer), tuple(depth), left_batch, tuple(windows)),
+        Operand(
+            right.buffer,
+            right.base,
+            (Axis(columns, right.strides[-1]),),
+            tuple(Axis(n, s) for n, s in zip(w[:-1], right.strides[:-1], strict=True)),
+            right_batch,
+        ),
+        tuple(range(len(shape) - 1)),
+        (),
+        shape,
+        columns if batched else 0,
+    )
+
+
+def simplified(operand: Operand) -> Operand:
+    """The operand without windows that leave nothing out, with axes merged that are walked as one.
+
+    Both sides of a contraction may be cut into axes differently: what counts is their product.
+    """
+    windows = tuple(window for window in operand.windows if not _is_idle(operand, window))
+    fixed = {window.outer for window in windows}, {window.depth for window in windows}
+    outer, outer_places = _merged(operand.outer, fixed[0])
+    depth, depth_places = _merged(operand.depth, fixed[1])
+    moved = tuple(
+        Window(outer_places[w.outer], depth_places[w.depth], w.step, w.dilation, w.low, w.extent)
+        for w in windows
+    )
+    return Operand(operand.buffer, operand.base, outer, depth, operand.batch, moved)
+
+
+def _is_idle(operand: Operand, window: Window) -> bool:
+    """Whether all positions are inside."""
+    last = (operand.outer[window.outer].extent - 1) * window.step
+    last = last + (operand.depth[window.depth].extent - 1) * window.dilation - window.low
+    return window.low <= 0 and dims.is_nonnegative(window.extent - 1 - last)
+
+
+def _merged(axes: tuple[Axis, ...], fixed: set[int]) -> tuple[tuple[Axis, ...], dict[int, int]]:
+    """Merged axes, and where the fixed ones are."""
+    found: list[Axis] = []
+    places: dict[int, int] = {}
+    last_fixed = False
+    for position, axis in enumerate(axes):
+        if position in fixed:
+            places[position] = len(found)
+            found.append(axis)
+            last_fixed = True
+        elif axis.extent == 1:
+            continue
+        elif found and not last_fixed and found[-1].stride == axis.extent * axis.stride:
+            found[-1] = Axis(found[-1].extent * axis.extent, axis.stride)
+        else:
+            found.append(axis)
+            last_fixed = False
+    return tuple(found) or (Axis(1, 1),), places

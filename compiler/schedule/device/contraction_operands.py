@@ -1,0 +1,172 @@
+"""Where a contraction's operands lie: seen through views, stored first, or with more channels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from bessemer.compiler.ir import dims, expr
+from bessemer.compiler.ir.device import DeviceLaunch
+from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.expr import Buffer, Expression, Index, Load
+from bessemer.compiler.ir.graph import Node, Value
+from bessemer.compiler.ir.operands import Axis, Operand
+from bessemer.compiler.ir.types import Array, TensorType
+from bessemer.compiler.schedule.device.contraction_forms import Memory
+from bessemer.compiler.schedule.device.lowering import DeviceLowering
+from bessemer.compiler.schedule.fuse import (
+    Fusion,
+    affine_strides,
+    as_index,
+    index_symbols,
+    view_chain,
+)
+from bessemer.compiler.schedule.merge_axes import Piece
+from bessemer.compiler.schedule.nests import flat, flatten_loads
+
+LEFT, RIGHT, PACKED = "left", "right", "packed"
+"""Names that stand for an operand's buffer until the kernel's buffers are known."""
+_PAD_CHANNELS = 4
+"""Channels are padded to a multiple of it, where they are few and not one."""
+
+
+def memory_of(value: Value, inlined: Mapping[Value, Node], side: str) -> Memory | None:
+    """A value as elements of another one, seen through the inlined views; None where it is
+    computed."""
+    fusion = Fusion(inlined, {})
+    symbols = index_symbols(value.type.shape)
+    element = fusion.element(value, as_index(symbols, value.type.shape))
+    strides = affine_strides(element, symbols) if isinstance(element, Load) else None
+    if strides is None or not isinstance(element, Load):
+        return None
+    first = expr.substitute(element, dict.fromkeys(symbols, 0))
+    assert isinstance(first, Load)
+    (source,) = fusion.buffers
+    place = Buffer(side, source.type.dtype, (source.type.numel,))
+    return Memory(source, place, first.buffer.offset(first.indices), strides)
+
+
+@dataclass(frozen=True, eq=False)
+class Operands:
+    """The operands of a product or convolution; `before` are launches that prepare them."""
+
+    anchor: Node
+    lowering: DeviceLowering
+    before: list[DeviceLaunch] = field(default_factory=list)
+
+    def left(
+        self, producers: Mapping[Value, Node], materialized: Container[Value]
+    ) -> Memory | None:
+        """The left one where it lies; it was made sure that it does, or nothing can be done."""
+        value = self.anchor.inputs[0]
+        return memory_of(value, view_chain(value, producers, materialized), LEFT)
+
+    def right(self, node: Node, nodes: Sequence[Node]) -> tuple[Value, Memory]:
+        """The right one of a node where it lies, or where it is stored first; `nodes` lead to
+        it."""
+        value = node.inputs[1]
+        inlined = {node.output: node for node in nodes}
+        memory = memory_of(value, inlined, RIGHT)
+        if memory is None:
+            fusion = Fusion(inlined, self.lowering.constants)
+            made = Value(value.type, value.name)
+            self._store(nodes, fusion, made, lambda index: fusion.element(value, index))
+            value, memory = made, memory_of(made, {}, RIGHT)
+        assert memory is not None
+        return value, memory
+
+    def _store(
+        self,
+        nodes: Sequence[Node],
+        fusion: Fusion,
+        made: Value,
+        element: Callable[[Index], Expression],
+    ) -> None:
+        """A launch that computes a value into memory of its own."""
+        shape = made.type.shape
+        symbols = index_symbols(shape)
+        index = as_index(symbols, shape)
+        out = Buffer("out0", made.type.dtype, shape)
+        value = flatten_loads(element(index))
+        buffers = {source: flat(buffer) for source, buffer in fusion.buffers.items()}
+        nest = self.lowering.nest(Piece(flat(out), out.offset(index), value, symbols))
+        launch = self.lowering.launch(
+            [*nodes, self.anchor],
+            buffers,
+            {made: flat(out)},
+            nest.body,
+            nest.operations,
+            name="prepare",
+        )
+        self.before.append(launch)
+
+    def padded(
+        self, left: Memory, right: Value, memory: Memory
+    ) -> tuple[Node, Memory, Value, Memory]:
+        """Few input channels become as many as are copied at once, the new ones 0; the node as it
+        then is, and its operands."""
+        node = self.anchor
+        channels, bytes_ = right.type.shape[-2], right.type.dtype.bytes
+        unsuitable = isinstance(channels, int) and channels > 1 and channels * bytes_ % 8 != 0
+        if node.operator.name != "conv" or not unsuitable or node.attributes["groups"] > 1:
+            return node, left, right, memory
+        assert isinstance(channels, int)
+        wide = -(-channels // _PAD_CHANNELS) * _PAD_CHANNELS
+        x, left = self._widened(node.inputs[0], left, -1, channels, wide)
+        w, memory = self._widened(right, memory, -2, channels, wide)
+        return replace(node, inputs=(x, w)), left, w, memory
+
+    def _widened(
+        self, value: Value, memory: Memory, axis: int, channels: int, wide: int
+    ) -> tuple[Value, Memory]:
+        """A copy of an operand with more channels along an axis."""
+        shape = list(value.type.shape)
+        shape[axis] = wide
+        made = Value(TensorType(value.type.dtype, tuple(shape)), value.name)
+        array = self.lowering.constants.get(value)
+        if array is not None:
+            width = [(0, 0)] * array.ndim
+            width[axis] = (0, wide - channels)
+            self.lowering.add_constant(made, np.pad(array, width))
+        else:
+            fusion = Fusion({}, {})
+            buffer = flat(fusion.buffer(memory.source))
+
+            def element(index: Index) -> Expression:
+                steps = (i * s for i, s in zip(index, memory.strides, strict=True))
+                at = dims.total((memory.base, *steps))
+                return expr.load(buffer, (at,), expr.less(index[axis], channels))
+
+            self._store([], fusion, made, element)
+        found = memory_of(made, {}, memory.buffer.name)
+        assert found is not None
+        return made, found
+
+
+def deep(right: Operand) -> Operand:
+    """A constant right operand as it is packed: [batch, column, depth], without gaps."""
+    axes: list[Axis] = []
+    step: Size = 1
+    for axis in reversed(right.depth):
+        axes.insert(0, Axis(axis.extent, step))
+        step = step * axis.extent
+    (columns,) = right.outer
+    outer = Axis(columns.extent, step)
+    step = step * columns.extent
+    batch: list[Axis] = []
+    for axis in reversed(right.batch):
+        batch.insert(0, Axis(axis.extent, step))
+        step = step * axis.extent
+    buffer = Buffer(PACKED, right.buffer.dtype, (step,))
+    return Operand(buffer, 0, (outer,), tuple(axes), tuple(batch))
+
+
+def pack_deep(array: Array, groups: int, operator: str) -> Array:
+    """The array of such an operand, flat; `groups` are those of a convolution."""
+    if operator == "conv":
+        matrices = array.reshape(-1, groups, array.shape[-1] // groups).transpose(1, 2, 0)
+    else:
+        matrices = np.swapaxes(array, -1, -2)
+    return np.ascontiguousarray(matrices).reshape(-1)

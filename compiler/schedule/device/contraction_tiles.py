@@ -1,0 +1,197 @@
+"""Which tiles a contraction is cut into on a GPU: a model of the device decides.
+
+A tile's time is that of its products or of what they read from the second-level cache, whichever is
+longer, and what it takes to begin and to store the sums. Tiles run in waves, as many at a time as
+the processors hold. Where there are fewer tiles than processors, the depth may be split, and the
+parts added up by a kernel behind it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from math import ceil
+
+from bessemer.compiler.ir import dims
+from bessemer.compiler.ir.boxes import BOX_BYTES, boxes_of, depth_steps
+from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.loops import Contract
+from bessemer.compiler.ir.operands import Level, Tile
+from bessemer.compiler.ir.types import DType, bf16, f16, f32, f64
+from bessemer.compiler.targets.nvptx import DeviceTarget
+
+MOST_CANDIDATES = 12
+UNKNOWN = 1024
+"""What a size that is not known is taken for."""
+BEGIN_CYCLES = 1500
+"""From a tile's beginning to its first product, and from the last to the end of its stores."""
+SPLIT_CYCLES = 6000
+"""A further kernel, and what it reads."""
+CACHE_BYTES = 48
+"""What a processor reads from the second-level cache in a cycle."""
+LEAST_SPLIT = 8
+"""Steps of the depth that a part has at least."""
+_SPLITS = (1, 2, 3, 4, 6, 8, 12, 16)
+_PRODUCTS: dict[tuple[Level, int], tuple[int, int]] = {
+    ("wgmma", 16): (2048, 2048),
+    ("wgmma", 32): (1024, 1024),
+    ("mma", 16): (1024, 1200),
+    ("mma", 32): (512, 600),
+    ("simt", 64): (32, 64),
+    ("simt", 32): (64, 128),
+    ("simt", 16): (64, 128),
+    ("simt", 8): (64, 128),
+}
+"""Products of a processor in a cycle, for sm_75 and sm_80, and for sm_90."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A tile, into how many parts the depth is cut, and the cycles that the model expects."""
+
+    tile: Tile
+    split: int
+    cycles: float
+
+
+@dataclass(frozen=True)
+class Extents:
+    """What there is to do; sizes that are not known are guessed."""
+
+    rows: int
+    columns: int
+    depth: int
+    batch: int
+
+
+def extents_of(contract: Contract) -> Extents:
+    """The sizes of a contraction, for the model."""
+    return Extents(
+        _guess(contract.row.extent or 0),
+        _guess(contract.column.extent or 0),
+        _guess(contract.left.depth_extent),
+        _guess(dims.product(axis.extent for axis in contract.left.batch)),
+    )
+
+
+def _guess(size: Size) -> int:
+    if isinstance(size, int):
+        return size
+    upper = dims.substitute(size, dict.fromkeys(dims.atoms(size), UNKNOWN))
+    return upper if isinstance(upper, int) else UNKNOWN
+
+
+def levels(contract: Contract, target: DeviceTarget) -> tuple[Level, ...]:
+    """The levels that can do it, the fastest first."""
+    types = {contract.left.buffer.dtype, contract.right.buffer.dtype}
+    by_matrix = types in ({bf16}, {f16}) or (types == {f32} and contract.products == "tf32")
+    found: list[Level] = []
+    if by_matrix and target.has_wgmma and _fits_boxes(contract):
+        found.append("wgmma")
+    if by_matrix and target.has_mma:
+        found.append("mma")
+    if contract.products == "exact":
+        found.append("simt")
+    return tuple(found)
+
+
+def _fits_boxes(contract: Contract) -> bool:
+    box = BOX_BYTES // contract.left.buffer.dtype.bytes
+    cut = replace(contract, tile=replace(contract.tile, depth=box))
+    operands = (contract.left, contract.right)
+    return depth_steps(cut) is not None and all(boxes_of(o) is not None for o in operands)
+
+
+def candidates(level: Level, dtype: DType, target: DeviceTarget) -> Iterator[Tile]:
+    """The tiles of a level, for operands of a type."""
+    match level:
+        case "wgmma":
+            box = BOX_BYTES // dtype.bytes
+            for rows, columns, stages, groups in (
+                (128, 256, 4, 2),
+                (256, 128, 4, 2),
+                (128, 128, 6, 2),
+                (128, 64, 6, 2),
+                (64, 256, 2, 1),
+                (64, 128, 4, 1),
+                (64, 64, 5, 1),
+                (64, 32, 6, 1),
+            ):
+                yield Tile("wgmma", rows, columns, box, stages, (groups, 1))
+        case "mma":
+            depth = 64 // dtype.bytes
+            for rows, columns, warps in (
+                (128, 128, (2, 4)),
+                (128, 64, (4, 2)),
+                (64, 128, (2, 4)),
+                (64, 64, (2, 2)),
+                (32, 64, (1, 4)),
+                (64, 32, (2, 2)),
+                (32, 32, (2, 2)),
+            ):
+                yield Tile("mma", rows, columns, depth, 4, warps)
+        case "simt":
+            stages = 4 if target.has_async_copy else 2
+            sizes = [(64, 64, (2, 2)), (32, 64, (1, 2)), (32, 32, (2, 1))]
+            if dtype is not f64:
+                sizes = [(128, 128, (4, 2)), (128, 64, (4, 2)), (64, 128, (2, 4)), *sizes]
+            for rows, columns, warps in sizes:
+                yield Tile("simt", rows, columns, 8, stages, warps)
+
+
+def choose(contract: Contract, target: DeviceTarget, may_split: bool) -> Choice:
+    """The tile that the model expects to be fastest."""
+    dtype = contract.left.buffer.dtype
+    level = levels(contract, target)[0]
+    extents = extents_of(contract)
+    found: list[Choice] = []
+    for tile in candidates(level, dtype, target):
+        splits = _splits(contract, tile) if may_split else (1,)
+        best = min(
+            (Choice(tile, n, cycles(extents, tile, n, dtype, target)) for n in splits),
+            key=lambda choice: choice.cycles,
+        )
+        found.append(best)
+    return min(found[:MOST_CANDIDATES], key=lambda choice: choice.cycles)
+
+
+def _splits(contract: Contract, tile: Tile) -> tuple[int, ...]:
+    """Into how many parts the depth can be cut; windows' steps and boxes stay whole."""
+    depth = contract.left.depth_extent
+    if not isinstance(depth, int):
+        return (1,)
+    inner = contract.left.depth[-1].extent
+    is_whole = isinstance(inner, int) and inner % tile.depth == 0
+    if tile.level == "wgmma" and len(contract.left.depth) > 1 and not is_whole:
+        return (1,)
+    steps = ceil(depth / tile.depth)
+    return tuple(n for n in _SPLITS if n == 1 or steps // n >= LEAST_SPLIT)
+
+
+def cycles(extents: Extents, tile: Tile, split: int, dtype: DType, target: DeviceTarget) -> float:
+    """What the model expects a contraction to take."""
+    tiles = ceil(extents.rows / tile.rows) * ceil(extents.columns / tile.columns)
+    tiles *= extents.batch * split
+    steps = ceil(ceil(extents.depth / tile.depth) / split)
+    rates = _PRODUCTS.get((tile.level, dtype.bits), (32, 64))
+    rate = rates[1] if target.sm >= 90 else rates[0]
+    products = tile.rows * tile.columns * tile.depth
+    moved = (tile.rows + tile.columns) * tile.depth * dtype.bytes
+    per_processor = ceil(tiles / target.processors)
+    at_once = min(_resident(tile, dtype, target), per_processor)
+    step = max(products / rate, moved / CACHE_BYTES)
+    # Tiles that share a processor share its products too, but not the waiting.
+    stored = tile.rows * tile.columns * 4 / CACHE_BYTES
+    busy = per_processor * (steps * step + stored)
+    waiting = ceil(per_processor / at_once) * BEGIN_CYCLES
+    return busy + waiting + (SPLIT_CYCLES if split > 1 else 0)
+
+
+def _resident(tile: Tile, dtype: DType, target: DeviceTarget) -> int:
+    """Blocks that a processor holds at once."""
+    shared = (tile.rows + tile.columns) * tile.depth * dtype.bytes * tile.stages
+    warps = tile.warps[0] * tile.warps[1]
+    threads = (tile.warps[0] + 1) * 128 if tile.level == "wgmma" else warps * 32
+    sums = tile.rows * tile.columns // (threads if tile.level != "wgmma" else threads - 128)
+    registers = threads * min(255, sums + 80)
+    return max(1, min(target.shared_bytes // shared, target.registers // registers))

@@ -1,0 +1,70 @@
+"""What the groups of a program for a GPU share; every launch gets the threads that it is for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping as Table
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from bessemer.compiler.errors import InternalError
+from bessemer.compiler.ir.device import DeviceLaunch, Mapping
+from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.expr import Buffer
+from bessemer.compiler.ir.graph import Node, Value
+from bessemer.compiler.ir.loops import TEAM, Block
+from bessemer.compiler.ir.program import Launch
+from bessemer.compiler.schedule.device.nests import lower_device_nest
+from bessemer.compiler.schedule.device.sharing import mapping_of_statements
+from bessemer.compiler.schedule.lower import Lowering
+from bessemer.compiler.schedule.merge_axes import Piece
+from bessemer.compiler.schedule.nests import Nest
+from bessemer.compiler.targets.nvptx import DeviceTarget
+
+
+@dataclass(eq=False)
+class DeviceLowering(Lowering):
+    """As `Lowering`, for the threads of a GPU."""
+
+    target: DeviceTarget | None = None
+    _mappings: dict[int, tuple[Block, Mapping]] = field(default_factory=dict)
+
+    def nest(self, piece: Piece) -> Nest:
+        """The loops of a piece; the launch of their block will know their threads."""
+        assert self.target is not None
+        nest = lower_device_nest(piece, self.target)
+        self.map_block(nest.body, nest.mapping)
+        return nest
+
+    def map_block(self, body: Block, mapping: Mapping) -> None:
+        """Says which threads the coming launch of a kernel with this body is for."""
+        self._mappings[id(body)] = (body, mapping)
+
+    def launch(
+        self,
+        nodes: Sequence[Node],
+        inputs: Table[Value, Buffer],
+        outputs: Table[Value, Buffer],
+        body: Block,
+        operations: Size,
+        scratch: Table[Value, Buffer] | None = None,
+        name: str = "",
+        arguments: Table[str, Size] | None = None,
+        members: int = 1,
+    ) -> DeviceLaunch:
+        """A launch of the kernel with this body; equal kernels are the same object."""
+        _, mapping = self._mappings.pop(id(body), (body, mapping_of_statements(body)))
+        # A team of one: its member runs alone.
+        given = {TEAM: 1, **(arguments or {})}
+        launch = super().launch(
+            nodes, inputs, outputs, body, operations, scratch, name, given, members
+        )
+        return with_mapping(launch, mapping)
+
+
+def with_mapping(launch: Launch, mapping: Mapping) -> DeviceLaunch:
+    """A launch with the threads that it is for."""
+    if isinstance(launch, DeviceLaunch):
+        raise InternalError(f"{launch.kernel.name} has a mapping already")
+    values: dict[str, Any] = {f.name: getattr(launch, f.name) for f in fields(Launch)}
+    return DeviceLaunch(**values, mapping=mapping)

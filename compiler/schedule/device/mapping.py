@@ -1,0 +1,34 @@
+"""How many threads work on what."""
+
+from __future__ import annotations
+
+from bessemer.compiler.ir.device import WARP, Mapping
+from bessemer.compiler.ir.dims import Size
+
+THREADS = 256
+"""Threads of a block where each works for itself."""
+LONGEST_OF_WARP = 1024
+"""Elements of a row up to which a warp takes it."""
+ELEMENTS = 16
+"""Elements of a row that a thread of a block takes."""
+MOST_THREADS = 1024
+
+
+def power_above(number: int) -> int:
+    """The smallest power of two that is not below the number."""
+    return 1 << max(0, number - 1).bit_length()
+
+
+def mapping_of_rows(extent: Size, rows: Size, processors: int) -> Mapping:
+    """Threads for rows of so many elements, one group of threads a row.
+
+    A warp takes a short row: then there is nothing to wait for. But few rows are worth a block
+    each, so that all processors have work.
+    """
+    if not isinstance(extent, int):
+        return Mapping(THREADS, THREADS)
+    few = isinstance(rows, int) and rows < 4 * processors
+    if extent <= LONGEST_OF_WARP // 4 or (extent <= LONGEST_OF_WARP and not few):
+        return Mapping(4 * WARP, WARP)
+    threads = min(MOST_THREADS, max(2 * WARP, power_above(extent // ELEMENTS)))
+    return Mapping(threads, threads)

@@ -1,0 +1,97 @@
+"""Turns a graph into a program for a GPU: the processors' groups, with schedules of its own.
+
+Products, convolutions and attentions go to contraction.py and attention.py where those have a form
+for them; in the plain form a thread computes an element. Everything else is lowered by nests.py, or
+is an operator that writes its own kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from bessemer.compiler.errors import InternalError
+from bessemer.compiler.ir.graph import Graph, Node, Value
+from bessemer.compiler.ir.program import Alias, Launch, Program, Step
+from bessemer.compiler.options import Tuning
+from bessemer.compiler.schedule.choices import Choices
+from bessemer.compiler.schedule.derived import name_derived_sizes
+from bessemer.compiler.schedule.device.attention import lower_device_attention, may_attend
+from bessemer.compiler.schedule.device.contraction import lower_device_contraction
+from bessemer.compiler.schedule.device.lowering import DeviceLowering
+from bessemer.compiler.schedule.device.split import lower_split_reductions
+from bessemer.compiler.schedule.fuse import view_chain
+from bessemer.compiler.schedule.groups import Group, Grouping, form_groups
+from bessemer.compiler.schedule.lower import lower_elements, lower_statements
+from bessemer.compiler.schedule.program import ProgramBuilder, assembled
+from bessemer.compiler.targets.nvptx import DeviceTarget
+
+
+def build_device_program(
+    graph: Graph,
+    target: DeviceTarget,
+    optimize: int = 2,
+    precision: str = "float32",
+    tuning: Tuning | None = None,
+) -> Program:
+    """The steps that run a graph on a GPU; all launches are DeviceLaunches.
+
+    The arguments are as those of build_program.
+    """
+    graph, derived = name_derived_sizes(graph)
+    choices = Choices(tuning or Tuning())
+    builder = _DeviceBuilder(graph, target, optimize, precision, choices)
+    return assembled(builder, graph, derived)
+
+
+class _DeviceBuilder(ProgramBuilder):
+    def __init__(
+        self, graph: Graph, target: DeviceTarget, optimize: int, precision: str, choices: Choices
+    ) -> None:
+        super().__init__(graph, target, optimize, precision, choices)
+        self.device = target
+        self.lowering: DeviceLowering = DeviceLowering(
+            self.constants, target.lanes, optimize > 0, precision, choices, target=target
+        )
+
+    def grouping(self, graph: Graph) -> Grouping:
+        return form_groups(
+            graph, self.optimize > 1, lambda found: may_attend(found, graph, self.device)
+        )
+
+    def group(
+        self,
+        group: Group,
+        grouping: Grouping,
+        graph: Graph,
+        producers: Mapping[Value, Node],
+    ) -> list[Step]:
+        assert group.root is not None
+        if self.is_alias(producers[group.root], group, graph):
+            node = producers[group.root]
+            return [Alias(node.inputs[0], node.output)]
+        if group.attention is not None:
+            made = lower_device_attention(
+                group, grouping.packs, producers, grouping.roots, self.lowering
+            )
+            if made is None:
+                raise InternalError("an attention that has no form on a GPU was made a group")
+            return [*made]
+        if group.anchor is not None and self.optimize > 1:
+            pack = grouping.packs.get(group.anchor)
+            launches = lower_device_contraction(
+                group, pack, producers, grouping.roots, self.lowering, self.device
+            )
+            if launches is not None:
+                return [*launches]
+            # The plain form computes the operands where they are read.
+            if pack is not None:
+                group.nodes += pack.nodes
+            group.nodes += view_chain(group.anchor.inputs[0], producers, grouping.roots).values()
+        if group.anchor is None and self.optimize > 1:
+            launches = lower_split_reductions(group, self.lowering, self.device)
+            if launches is not None:
+                return [*launches]
+        return [*lower_elements(group, self.lowering)]
+
+    def statements(self, node: Node) -> Launch:
+        return lower_statements(node, self.lowering)

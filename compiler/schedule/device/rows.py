@@ -1,0 +1,135 @@
+"""Rows on a GPU: one group of threads (a warp or a block) computes one run of the innermost axis.
+
+    out[i] = exp(x[i] - max r: x[r]) / sum r: exp(x[r] - max)          becomes
+
+    vector i in 0..columns:  row[i] = x[i]
+    vector i in 0..columns:  acc1 max= row[i]
+    vector i in 0..columns:  kept[i] = exp(row[i] - acc1);  acc2 += kept[i]
+    vector i in 0..columns:  out[i] = kept[i] * (1 / acc2)
+
+What several passes read, and what one pass computes for another, stays in registers: every pass
+gives the same elements to the same threads. Rows too long for that are read again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+
+from bessemer.compiler.ir import dims, expr
+from bessemer.compiler.ir.build_loops import KernelBuilder
+from bessemer.compiler.ir.device import Mapping
+from bessemer.compiler.ir.dims import Dim, Size, Symbol, atom
+from bessemer.compiler.ir.expr import Buffer, Expression, Load, Reduce
+from bessemer.compiler.ir.loops import Accumulate
+from bessemer.compiler.schedule.dependence import all_nodes
+from bessemer.compiler.schedule.device.widths import dividing
+from bessemer.compiler.schedule.merge_axes import Piece, extent_of
+from bessemer.compiler.schedule.row_passes import along_row, replaced, with_kept
+from bessemer.compiler.schedule.rows import RowWriter, Values
+
+MOST_KEPT = 48
+"""Elements of rows that a thread keeps in registers."""
+MOST_VECTORS = 16
+"""Vectors of one row that it keeps."""
+
+
+class DeviceRow(RowWriter):
+    """Adds rows of a piece to a kernel; `width` neighbours go to one thread at a time."""
+
+    def __init__(self, builder: KernelBuilder, piece: Piece, mapping: Mapping, width: int) -> None:
+        super().__init__(builder, piece, lambda _: width, True)
+        self.mapping = mapping
+        self.width = width
+        self.kept = 0
+
+    def row(
+        self, inner: Symbol, values: Values, start: Size = 0, length: Size | None = None
+    ) -> None:
+        """The innermost loop, after everything that does not depend on its index."""
+        element = expr.substitute(self.piece.value, values)
+        offset = dims.substitute(self.piece.offset, values)
+        if length is None:
+            element = self._fetched(element, inner)
+        element = self._hoist_reductions(element, inner, offset)
+        extent = extent_of(inner) if length is None else length
+        self._store_row(element, inner, offset, start, extent)
+
+    def _fetched(self, element: Expression, inner: Symbol) -> Expression:
+        """The element with what several passes load taken from registers."""
+        passes = [node for node in all_nodes(element) if _is_over(node, inner)]
+        bodies = [along_row(node, inner) for node in passes if isinstance(node, Reduce)]
+        rest = {node: expr.read("total", node.dtype) for node in passes}
+        counts: dict[Expression, int] = {}
+        for body in (*bodies, replaced(element, rest)):
+            for node in all_nodes(_without_reductions(body)):
+                if isinstance(node, Load) and inner in self.dependence.of(node):
+                    counts[node] = counts.get(node, 0) + 1
+        for load, count in counts.items():
+            array = self._registers(load, inner) if count > 1 else None
+            if array is None:
+                continue
+            with self._vector_loop(extent_of(inner), self.width, 1) as index:
+                self.builder.store(array, (index,), expr.substitute(load, {inner: index}))
+            element = with_kept(element, load, inner, expr.load(array, (atom(inner),)))
+        return element
+
+    def _registers(self, value: Expression, inner: Symbol) -> Buffer | None:
+        """An array for a row of values, if the group's threads have room for it."""
+        extent = extent_of(inner)
+        if not isinstance(extent, int) or extent % self.width or self.mapping.group == 1:
+            return None
+        vectors = -(-extent // (self.mapping.group * self.width))
+        if vectors > MOST_VECTORS or self.kept + vectors * self.width > MOST_KEPT:
+            return None
+        self.kept += vectors * self.width
+        return self.builder.allocate(value.dtype, (extent,))
+
+    def _place_to_keep(
+        self, kept: Expression, users: Sequence[Expression], inner: Symbol, offset: Size
+    ) -> tuple[Buffer, Size] | None:
+        array = self._registers(kept, inner)
+        if array is not None:
+            return array, atom(inner)
+        if self.mapping.group == 1:
+            return None
+        target = self.piece.target
+        done = expr.read("kept", kept.dtype)
+        rest = [node for user in users for node in all_nodes(replaced(user, {kept: done}))]
+        is_read = any(isinstance(node, Load) and node.buffer.name == target.name for node in rest)
+        return (target, offset) if kept.dtype == target.dtype and not is_read else None
+
+    def _vector_loop(
+        self, extent: Size, lanes: int, interleave: int
+    ) -> AbstractContextManager[Dim]:
+        # A thread of its own goes on with what is left; a group's threads would jump.
+        width = lanes if self.mapping.group == 1 else max(1, dividing(extent, lanes))
+        return self.builder.loop(extent, "vector", width)
+
+    def _reduction_axes(
+        self, node: Reduce, over: tuple[Symbol, ...], values: Values, local: str
+    ) -> None:
+        """One loop for all axes, so that a group's threads share all of the steps."""
+        if len(over) == 1:
+            super()._reduction_axes(node, over, values, local)
+            return
+        extents = [extent_of(symbol) for symbol in over]
+        with self.builder.loop(dims.product(extents), "vector", 1) as index:
+            rest: Size = index
+            places: Values = dict(values)
+            for symbol, extent in zip(reversed(over[1:]), reversed(extents[1:])):
+                places[symbol] = dims.mod(rest, extent)
+                rest = dims.floordiv(rest, extent)
+            places[over[0]] = rest
+            element = self._spell_reductions(expr.substitute(node.body, places))
+            self.builder.append(Accumulate(local, node.name, element))
+
+
+def _is_over(node: Expression, row: Symbol) -> bool:
+    return isinstance(node, Reduce) and len(node.over) == 1 and node.over[0].extent == row.extent
+
+
+def _without_reductions(value: Expression) -> Expression:
+    return expr.replace_outermost(
+        value, lambda n: expr.read("total", n.dtype) if isinstance(n, Reduce) else None
+    )

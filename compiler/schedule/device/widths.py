@@ -1,0 +1,38 @@
+"""How many neighbours a thread takes at once: up to 16 bytes, where they surely lie in a row."""
+
+from __future__ import annotations
+
+from bessemer.compiler.ir import dims
+from bessemer.compiler.ir.dims import Size, Symbol
+from bessemer.compiler.ir.expr import Expression, Load
+from bessemer.compiler.ir.types import DType
+from bessemer.compiler.schedule.dependence import all_nodes
+from bessemer.compiler.schedule.merge_axes import Piece
+
+ACCESS = 16
+"""Bytes of the widest load or store."""
+WIDEST = 8
+"""Elements that a thread takes at once, at most."""
+
+
+def width_along(piece: Piece, inner: Symbol) -> int:
+    """Neighbours along an axis for one thread to take: a power of two, 1 if accesses jump."""
+    types = [(piece.target.dtype, piece.offset)]
+    types += loads_of(piece.value)
+    neighbours = [t for t, offset in types if dims.coefficient_of(offset, inner) == 1]
+    if not neighbours:
+        return 1
+    return min(WIDEST, max(ACCESS // dtype.bytes for dtype in neighbours))
+
+
+def loads_of(value: Expression) -> list[tuple[DType, Size]]:
+    """The types and flat offsets of what an expression loads."""
+    return [(n.dtype, n.indices[0]) for n in all_nodes(value) if isinstance(n, Load)]
+
+
+def dividing(extent: Size, width: int) -> int:
+    """The largest power of two up to `width` that surely divides the extent."""
+    terms = (extent,) if isinstance(extent, int) else tuple(extent.terms.values())
+    while width > 1 and any(term % width for term in terms):
+        width //= 2
+    return width

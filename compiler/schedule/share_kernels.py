@@ -1,0 +1,62 @@
+"""Lets programs live in one artifact: equal kernels become one, others get names of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from bessemer.compiler.ir.loops import Kernel, structure
+from bessemer.compiler.ir.program import Branch, Launch, Program, Repeat, Step, Steps
+
+
+def share_kernels(programs: Sequence[Program]) -> list[Program]:
+    """The programs with kernels of which no two have one name, and no two are equal."""
+    table = _Table()
+    return [replace(program, steps=table.steps(program.steps)) for program in programs]
+
+
+class _Table:
+    def __init__(self) -> None:
+        self.kernels: dict[object, Kernel] = {}
+        self.names: set[str] = set()
+        self.known: dict[Kernel, Kernel] = {}
+
+    def steps(self, steps: Steps) -> Steps:
+        return tuple(self._step(step) for step in steps)
+
+    def _step(self, step: Step) -> Step:
+        match step:
+            case Launch():
+                return replace(step, kernel=self._kernel(step.kernel))
+            case Branch():
+                then, otherwise = self.steps(step.then), self.steps(step.otherwise)
+                return replace(step, then=then, otherwise=otherwise)
+            case Repeat():
+                return replace(step, body=self.steps(step.body))
+            case _:
+                return step
+
+    def _kernel(self, kernel: Kernel) -> Kernel:
+        found = self.known.get(kernel)
+        if found is None:
+            key = (
+                kernel.buffers,
+                kernel.outputs,
+                kernel.symbols,
+                structure(kernel.body),
+                kernel.operations,
+                kernel.members,
+            )
+            found = self.kernels.get(key)
+            if found is None:
+                found = self.kernels[key] = replace(kernel, name=self._unused(kernel.name))
+            self.known[kernel] = found
+        return found
+
+    def _unused(self, stem: str) -> str:
+        name, count = stem, 1
+        while name in self.names:
+            count += 1
+            name = f"{stem}_again{count}"
+        self.names.add(name)
+        return name

@@ -1,0 +1,106 @@
+"""What the asynchronous engines of a machine have under way, besides the copies that mbarriers
+count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from emulator.arrays import Array
+
+if TYPE_CHECKING:
+    from emulator.machine import Machine
+
+
+@dataclass
+class CopyBatch:
+    """The cp.async of one instruction: for each thread the number of its group, where to, and the
+    words.
+    """
+
+    threads: Array
+    groups: Array
+    offsets: Array
+    words: list[Array]
+    size: int
+    landed: Array
+
+
+class AsyncCopies:
+    """cp.async: every thread has its own groups. `committed` counts them; `known` those that were
+    waited for.
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self.committed = np.zeros(machine.threads, np.int64)
+        self.waited = np.zeros(machine.threads, np.int64)
+        self.issued = np.zeros(machine.threads, np.bool_)
+        self.batches: list[CopyBatch] = []
+
+    def add(self, batch: CopyBatch) -> None:
+        self.issued[batch.threads] = True
+        when = self._machine.schedule.async_
+        if when == "early" or (when == "mixed" and self._machine.random.random() < 0.5):
+            self._land(batch, np.ones(len(batch.threads), np.bool_))
+        else:
+            self.batches.append(batch)
+
+    def _land(self, batch: CopyBatch, which: Array) -> None:
+        which = which & ~batch.landed
+        if which.any():
+            words = [word[which] for word in batch.words]
+            self._machine.shared.store(batch.offsets[which], words, batch.size)
+            batch.landed |= which
+
+    def finish(self, threads: Array, groups: Array) -> None:
+        """The groups below `groups` of `threads` are over."""
+        limit = np.zeros(self._machine.threads, np.int64)
+        limit[threads] = groups
+        for batch in self.batches:
+            self._land(batch, batch.groups < limit[batch.threads])
+        self.batches = [batch for batch in self.batches if not batch.landed.all()]
+        self.waited[threads] = np.maximum(self.waited[threads], groups)
+        races = self._machine.races
+        if races is not None:
+            warps = np.unique(threads // 32)
+            # A warp knows what the last of its lanes that copy knows.
+            rows = np.where(self.issued, self.waited, np.iinfo(np.int32).max).reshape(-1, 32)
+            least = rows.min(axis=1)[warps]
+            known = np.where(least == np.iinfo(np.int32).max, 0, least)
+            races.learn(warps, races.parties.copy(warps), known)
+
+
+@dataclass
+class Product:
+    """A wgmma on its way."""
+
+    number: int
+    perform: Callable[[], None]
+    registers: frozenset[int]
+
+
+@dataclass
+class Warpgroup:
+    """The wgmma of one warpgroup: not committed, committed in groups, and how many were issued in
+    all.
+    """
+
+    open: list[Product] = field(default_factory=list)
+    groups: list[list[Product]] = field(default_factory=list)
+    issued: int = 0
+
+
+@dataclass
+class BulkStores:
+    """The bulk stores of one thread: the numbers and actions of the open group and of those
+    committed.
+    """
+
+    open: list[Callable[[], None]] = field(default_factory=list)
+    groups: list[tuple[int, list[Callable[[], None]]]] = field(default_factory=list)
+    unread: bool = False

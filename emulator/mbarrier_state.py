@@ -1,0 +1,184 @@
+"""An mbarrier object: arrivals and bytes that the current phase waits for, and what its completion
+makes known.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from emulator.arrays import Array
+from emulator.errors import BarrierMisuse, TransactionMismatch
+from emulator.races import MOST_MBARRIERS
+
+if TYPE_CHECKING:
+    from emulator.machine import Machine
+
+MOST_BYTES = (1 << 20) - 1
+
+
+@dataclass
+class Mbarrier:
+    """`phase` counts the completed phases; `flying` the copies under way that will report to the
+    current one.
+    """
+
+    slot: int
+    expected: int
+    pending: int
+    initialiser: int
+    bytes: int = 0
+    phase: int = 0
+    flying: int = 0
+    fenced: bool = False
+    gathered: Array | None = None
+    known: Array | None = None
+    sleepers: list[Array] = field(default_factory=list)
+
+
+class Mbarriers:
+    """All mbarriers of a machine, by the offset of their 8 bytes in the machine's shared memory."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self.all: dict[int, Mbarrier] = {}
+        self._slots: dict[int, int] = {}
+
+    def create(self, offset: int, count: int, thread: int) -> None:
+        if offset in self.all:
+            raise BarrierMisuse(
+                "mbarrier.init of an mbarrier that is in use (mbarrier.inval first)"
+            )
+        if not 1 <= count < 1 << 20:
+            raise BarrierMisuse(f"mbarrier.init with a count of {count}")
+        cluster = offset // (self._machine.shared.stride * self._machine.shape.cluster_blocks)
+        slot = self._slots.setdefault(cluster, 0)
+        if slot >= MOST_MBARRIERS * self._machine.shape.cluster_blocks:
+            raise BarrierMisuse(f"more than {MOST_MBARRIERS} mbarriers in a block")
+        self._slots[cluster] = slot + 1
+        self.all[offset] = Mbarrier(slot, count, count, thread // 32)
+
+    def find(self, offset: int) -> Mbarrier:
+        if offset not in self.all:
+            raise BarrierMisuse(
+                f"{self._machine.shared.place(offset)} is used as an mbarrier before mbarrier.init "
+                "(or after mbarrier.inval)"
+            )
+        return self.all[offset]
+
+    def arrive(self, offset: int, warp: int, count: int, row: Array | None = None) -> int:
+        """`warp` arrives `count` times; gives the number of the phase. `row`: what the arrival
+        releases.
+        """
+        one = self.find(offset)
+        phase = one.phase
+        one.pending -= count
+        if one.pending < 0:
+            raise BarrierMisuse(
+                f"the mbarrier at {self._machine.shared.place(offset)} waits for "
+                f"{one.expected} arrivals "
+                "and gets more"
+            )
+        if self._machine.races is not None:
+            row = self._machine.races.release(warp) if row is None else row
+            one.gathered = row if one.gathered is None else np.maximum(one.gathered, row)
+        self._try_complete(offset, one)
+        return phase
+
+    def expect(self, offset: int, size: int) -> None:
+        one = self.find(offset)
+        one.bytes += size
+        if abs(one.bytes) > MOST_BYTES:
+            raise TransactionMismatch(
+                f"an mbarrier expects {one.bytes} bytes: at most {MOST_BYTES}"
+            )
+
+    def launch(self, offset: int) -> int:
+        """A copy that will report to the mbarrier starts; gives the phase it belongs to."""
+        one = self.find(offset)
+        if not one.fenced:
+            raise BarrierMisuse(
+                "a copy uses an mbarrier that no fence.mbarrier_init (or fence.proxy.async) "
+                "has made visible to it"
+            )
+        one.flying += 1
+        return one.phase
+
+    def complete(self, offset: int, size: int, phase: int) -> None:
+        """A copy that started in `phase` has brought its bytes."""
+        one = self.find(offset)
+        if one.phase != phase:
+            raise TransactionMismatch(
+                f"{size} bytes come to the mbarrier at {self._machine.shared.place(offset)} "
+                f"after its phase was "
+                "over: expect_tx was told too few"
+            )
+        one.flying -= 1
+        one.bytes -= size
+        self._try_complete(offset, one)
+
+    def _try_complete(self, offset: int, one: Mbarrier) -> None:
+        if one.pending or one.bytes:
+            return
+        if one.flying:
+            raise TransactionMismatch(
+                f"the mbarrier at {self._machine.shared.place(offset)} completes its phase "
+                f"while {one.flying} "
+                "copies are under way: expect_tx was told too few bytes"
+            )
+        one.phase += 1
+        one.pending = one.expected
+        self._publish(one)
+        for threads in one.sleepers:
+            self._machine.wake(threads)
+        one.sleepers.clear()
+
+    def _publish(self, one: Mbarrier) -> None:
+        races = self._machine.races
+        if races is None:
+            return
+        row = one.gathered if one.gathered is not None else np.zeros_like(races.known[0])
+        row = row.copy()
+        row[races.parties.mbarrier(one.slot)] = one.phase
+        one.known = row if one.known is None else np.maximum(one.known, row)
+
+    def acquire(self, one: Mbarrier, warps: Array) -> None:
+        if self._machine.races is not None and one.known is not None:
+            self._machine.races.acquire(warps, one.known)
+
+    def check_end(self, flights: int) -> None:
+        """At the end of all threads nothing may be outstanding."""
+        for offset, one in self.all.items():
+            if one.bytes and not flights:
+                raise TransactionMismatch(
+                    f"at the end the mbarrier at {self._machine.shared.place(offset)} has "
+                    + (
+                        f"{one.bytes} bytes to come: expect_tx was told too many"
+                        if one.bytes > 0
+                        else f"{-one.bytes} bytes more than it was told to expect"
+                    )
+                )
+
+    def describe(self) -> str:
+        """Who waits for what, for the report of a standstill."""
+        return "".join(
+            f"; the mbarrier at {self._machine.shared.place(offset)}, phase {one.phase}, waits "
+            f"for {one.pending} "
+            f"arrivals and {one.bytes} bytes"
+            for offset, one in self.all.items()
+            if one.sleepers
+        )
+
+    def starves(self) -> bool:
+        """Somebody sleeps at an mbarrier that lacks nothing but bytes."""
+        return any(one.sleepers and one.bytes and not one.pending for one in self.all.values())
+
+    def fence(self, warps: Array) -> None:
+        """The threads of `warps` make the mbarriers that they initialised visible to the
+        asynchronous engines.
+        """
+        for one in self.all.values():
+            if not one.fenced and one.initialiser in warps:
+                one.fenced = True

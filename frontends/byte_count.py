@@ -1,0 +1,21 @@
+"""Bytes as people write them."""
+
+from __future__ import annotations
+
+import re
+
+from bessemer.compiler.errors import CompileError
+
+_UNITS = {"": 0, "K": 10, "M": 20, "G": 30}
+
+
+def byte_count(given: int | str) -> int:
+    """512, "512K", "1.5G" or "200 MiB" as bytes; K, M and G are powers of 1024. Raises CompileError
+    for anything else."""
+    if isinstance(given, int) and not isinstance(given, bool) and given > 0:
+        return given
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]?)(?:i?B)?\s*", str(given), re.IGNORECASE)
+    size = int(float(found[1]) * (1 << _UNITS[found[2].upper()])) if found else 0
+    if size <= 0:
+        raise CompileError(f"memory = {given!r} is no number of bytes, such as 512M or 1.5G.")
+    return size

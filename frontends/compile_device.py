@@ -1,0 +1,68 @@
+"""`bessemer.compile` for GPUs: from a model in any form to a callable on a device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from bessemer.compiler.device_driver import DeviceCompilation, build_for_device
+from bessemer.compiler.errors import CompileError
+from bessemer.compiler.ir.types import Array
+from bessemer.compiler.options import Options
+from bessemer.compiler.targets.nvptx import PREFIX, DeviceTarget, device_named, device_of_capability
+from bessemer.frontends.models_in import Model, as_graph
+from bessemer.runtime.cuda.driver import Attribute, Driver, NoDeviceError
+from bessemer.runtime.cuda.libcuda import CudaDriver
+from bessemer.runtime.cuda.model import DeviceModel
+
+CUDA = "cuda"
+"""The name of the target that is the GPU at hand."""
+
+
+def is_device(target: str) -> bool:
+    """Whether a target's name is that of a GPU."""
+    return target == CUDA or target.startswith(PREFIX)
+
+
+def compile_for_device(
+    model: Model,
+    options: Options,
+    dims: Mapping[str, int] | None = None,
+    values: Mapping[str, Array] | None = None,
+    driver: Driver | None = None,
+    device: int = 0,
+) -> DeviceModel:
+    """Compiles a model and puts it on a device of the driver: libcuda's where none is given.
+
+    Raises CompileError for a model or a GPU that there is no code for, NoDeviceError where there is
+    no driver or no device, other DeviceErrors where the device refuses.
+    """
+    # First of all: who has no device shall not wait for the compilation to hear of it.
+    driver = driver or CudaDriver()
+    target = _target_of(options.target, driver, device)
+    made = build_model_for_device(model, options, target, dims, values)
+    return DeviceModel(made.artifact, made.weights, driver, device)
+
+
+def build_model_for_device(
+    model: Model,
+    options: Options,
+    target: DeviceTarget,
+    dims: Mapping[str, int] | None = None,
+    values: Mapping[str, Array] | None = None,
+) -> DeviceCompilation:
+    """Compiles without a device."""
+    return build_for_device(as_graph(model, dims, values), options, target)
+
+
+def _target_of(name: str, driver: Driver, device: int) -> DeviceTarget:
+    count = driver.device_count()
+    if not 0 <= device < count:
+        raise NoDeviceError(f"There is no CUDA device {device}: the driver finds {count}.")
+    if name != CUDA:
+        return device_named(name)
+    major = driver.attribute(device, Attribute.COMPUTE_CAPABILITY_MAJOR)
+    minor = driver.attribute(device, Attribute.COMPUTE_CAPABILITY_MINOR)
+    try:
+        return device_of_capability(major, minor)
+    except CompileError as error:
+        raise CompileError(f"{driver.device_name(device)}: {error}") from None

@@ -1,0 +1,96 @@
+"""Data is looked at before training starts: what does not fit is told with its name and row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from bessemer.compiler.errors import CompileError
+from bessemer.compiler.ir.graph import Value
+from bessemer.compiler.ir.types import Array
+
+Limits = Mapping[str, tuple[int, int]]
+"""For integer inputs by name: the least, and the number behind the greatest."""
+
+
+def check_batches(inputs: Sequence[Value], rows: int, size: int) -> None:
+    """Raises CompileError where the inputs' first axis is a number and batches do not have it."""
+    for value in inputs:
+        first = value.type.shape[0]
+        if isinstance(first, int) and (first != size or rows % size):
+            raise CompileError(
+                f"{value.name} is {value.type}, batches of {first} rows, but {rows} rows come in "
+                f"batches of {size}. Give the first axis a name in place of a number, such as "
+                f'"batch", or choose batches and data that fit.'
+            )
+
+
+def check_limits(data: Mapping[str, Array], limits: Limits) -> None:
+    """Raises CompileError where integers are outside."""
+    for name, (low, high) in limits.items():
+        array = np.asarray(data[name])
+        if array.dtype.kind in "iu" and array.ndim and array.size:
+            _check_limits(name, array, low, high)
+
+
+def check_data(data: Mapping[str, Array], inputs: Sequence[Value], limits: Limits) -> None:
+    """Raises CompileError where the data has not what these inputs want: arrays of their types,
+    shapes and numbers of rows, floats without NaN, labels within limits."""
+    names = [value.name for value in inputs]
+    if missing := [name for name in names if name not in data]:
+        raise CompileError(
+            f"The data has no {', '.join(missing)}; it must have {', '.join(names)}."
+        )
+    for value in inputs:
+        _check_type(value, data[value.name])
+    counts = {name: len(data[name]) for name in names}
+    if len(set(counts.values())) != 1:
+        raise CompileError(f"The data's arrays have different numbers of rows: {counts}.")
+    for name in names:
+        if data[name].dtype.kind == "f":
+            _check_numbers(name, data[name])
+    check_limits(data, {name: limit for name, limit in limits.items() if name in names})
+
+
+def _check_type(value: Value, array: Array) -> None:
+    name, type = value.name, value.type
+    if not isinstance(array, np.ndarray) or not array.ndim:
+        raise CompileError(
+            f"The data's {name} is a {array.__class__.__name__}; it must be an array with a row "
+            f"for each sample."
+        )
+    wanted, sizes = type.dtype.numpy, type.shape[1:]
+    same = array.ndim == type.rank and all(
+        not isinstance(size, int) or size == actual for size, actual in zip(sizes, array.shape[1:])
+    )
+    if array.dtype != wanted or not same:
+        found = f"{array.dtype}{list(array.shape)}"
+        is_number = array.dtype.kind in "fiub"
+        hint = f" Convert it with .astype('{wanted}')." if same and is_number else ""
+        raise CompileError(f"The data's {name} is {found}, but training wants {type}.{hint}")
+
+
+def _check_limits(name: str, array: Array, low: int, high: int) -> None:
+    bad = _rows((array < low) | (array >= high))
+    if len(bad):
+        worst = array[bad[0]].reshape(-1)
+        worst = worst[(worst < low) | (worst >= high)][0]
+        raise CompileError(
+            f"The data's {name} must lie between {low} and {high - 1}, but row {bad[0]} has "
+            f"{worst} ({len(bad)} of {len(array)} rows are outside)."
+        )
+
+
+def _check_numbers(name: str, array: Array) -> None:
+    bad = _rows(np.isnan(array))
+    if len(bad):
+        raise CompileError(
+            f"The data's {name} has NaN in {len(bad)} of {len(array)} rows, row {bad[0]} first. "
+            f"Leave them out, or put a number there."
+        )
+
+
+def _rows(wrong: Array) -> Array:
+    """Which rows have something that is true."""
+    return np.flatnonzero(wrong.any(axis=tuple(range(1, wrong.ndim))))

@@ -1,0 +1,92 @@
+"""Whole networks on the emulated GPU, under four schedules, against the processor's code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import bessemer
+from bessemer.compiler.device_driver import build_for_device
+from bessemer.compiler.ir.graph import Graph
+from bessemer.compiler.ir.types import Array
+from bessemer.compiler.options import Options
+from bessemer.compiler.targets.nvptx import SM80, SM90A, DeviceTarget
+from bessemer.frontends import zoo
+from bessemer.frontends.builder import (
+    BatchNorm,
+    Conv,
+    Dense,
+    GlobalAveragePool,
+    Input,
+    Network,
+    Residual,
+    Sequential,
+    relu,
+)
+from bessemer.frontends.models_in import as_graph
+from bessemer.frontends.train import losses
+from bessemer.frontends.train.optimizers import SGD, AdamW, Optimizer
+from bessemer.frontends.train.step import Regularization, training_graph
+from bessemer.frontends.train.trainer import Trainer
+from tests.device_runs import assert_close, run_compiled
+
+EACH_TARGET = pytest.mark.parametrize("target", [SM80, SM90A], ids=lambda target: target.cpu)
+
+
+def compare(graph: Graph, inputs: Mapping[str, Array], target: DeviceTarget) -> None:
+    """The outputs on the device are the processor's, within float32's errors."""
+    expected = bessemer.compile(graph, cache=False).run(inputs)
+    made = build_for_device(graph, Options(), target)
+    found = run_compiled(made, [inputs[value.name] for value in graph.inputs])
+    for one, other in zip(found, expected, strict=True):
+        assert_close(one, other, 3e-6)
+
+
+def numbers(*shape: int) -> Array:
+    return np.random.default_rng(len(shape)).standard_normal(shape).astype(np.float32)
+
+
+@EACH_TARGET
+def test_lenet(root: Path, target: DeviceTarget) -> None:
+    graph = as_graph(root / "examples/lenet.onnx")
+    compare(graph, {graph.inputs[0].name: numbers(1, 1, 28, 28)}, target)
+
+
+def _residual() -> Network:
+    def block(features: int, stride: int) -> Residual:
+        body = Sequential(
+            Conv(features, 3, stride, padding=1, bias=False), BatchNorm(), relu,
+            Conv(features, 3, padding=1, bias=False), BatchNorm(),
+        )  # fmt: skip
+        return Residual(body, Conv(features, 1, stride) if stride > 1 else None, relu)
+
+    layers = Sequential(
+        Conv(8, 3, padding=1), BatchNorm(), relu, block(8, 1), block(16, 2),
+        GlobalAveragePool(), Dense(5),
+    )  # fmt: skip
+    return Network(layers, Input("x", ("batch", 3, 9, 9)))
+
+
+@EACH_TARGET
+def test_a_residual_network(target: DeviceTarget) -> None:
+    compare(_residual().graph, {"x": numbers(2, 3, 9, 9)}, target)
+
+
+@EACH_TARGET
+def test_a_transformer_of_two_layers(target: DeviceTarget) -> None:
+    network = zoo.causal_transformer(40, positions=16, features=32, heads=2, layers=2)
+    tokens = np.random.default_rng(0).integers(0, 40, (2, 9))
+    compare(network.graph, {"tokens": tokens}, target)
+
+
+@pytest.mark.parametrize("optimizer", [SGD(0.1, momentum=0.9), AdamW(0.01)], ids=["sgd", "adamw"])
+def test_a_training_step_of_a_perceptron(optimizer: Optimizer) -> None:
+    network = Network(Sequential(Dense(24), relu, Dense(5)), Input("x", (16, 11)))
+    label = [Input("label", (16,), "i64")]
+    trainer = Trainer(network, losses.cross_entropy, label, optimizer=optimizer)
+    batch = {"x": numbers(16, 11), "label": np.random.default_rng(0).integers(0, 5, 16)}
+    step = training_graph(network, losses.cross_entropy, label, optimizer, {}, Regularization())
+    compare(step.graph, trainer.step_inputs(batch), SM80)

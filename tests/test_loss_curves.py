@@ -1,0 +1,79 @@
+"""The first 50 losses of training digits are torch's, for every network and every optimizer."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from bessemer.compiler.ir.types import DType, f32, f64
+from bessemer.frontends.builder import Input, Network, Tensor
+from bessemer.frontends.builder.initializers import Normal
+from bessemer.frontends.builder.layer import Layer
+from bessemer.frontends.train.trainer import Trainer
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("sklearn")
+curves = pytest.importorskip("benchmarks.loss_curves")
+
+NAMES, OPTIMIZERS = list(curves.SUBJECTS), list(curves.OPTIMIZERS)
+QUICK = {("MLP", name) for name in OPTIMIZERS} | {(name, "Adam") for name in NAMES}
+PAIRS = [
+    pytest.param(*pair, marks=[] if pair in QUICK else [pytest.mark.lectures])
+    for pair in itertools.product(NAMES, OPTIMIZERS)
+]
+KINKED = "ResNet-18"
+"""Its batch norms and 200,000 ReLUs a step: sooner or later rounding puts one on the other side of
+0, and from there on curves part, torch's float32 and float64 as well (the smooth one's do not)."""
+
+
+@pytest.mark.parametrize(("name", "optimizer"), PAIRS)
+def test_in_float64_a_curve_is_torchs(name: str, optimizer: str) -> None:
+    subject = curves.SUBJECTS[name]
+    ours = curves.our_losses(subject, optimizer, "f64")
+    theirs = curves.torch_losses(subject, optimizer, "f64")
+    assert np.ptp(theirs) > 0.3  # it moves
+    assert curves.apart(ours, theirs) < 1e-10
+
+
+@pytest.mark.parametrize(("name", "optimizer"), PAIRS)
+def test_in_float32_a_curve_is_torchs(name: str, optimizer: str) -> None:
+    subject = curves.SUBJECTS[name]
+    ours = curves.our_losses(subject, optimizer, "f32")
+    theirs = curves.torch_losses(subject, optimizer, "f32")
+    if name != KINKED:
+        assert curves.apart(ours, theirs) < 1e-4
+        return
+    exact = curves.torch_losses(subject, optimizer, "f64")
+    assert curves.apart(ours, exact) < 10 * max(curves.apart(theirs, exact), 1e-5)
+
+
+class _Given(Layer):
+    """A weight whose gradient is the input, whatever the weight is."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x * x.parameter("weight", (SIZE,), Normal(1.0))).sum()
+
+
+SIZE, STEPS = 40, 100
+
+
+@pytest.mark.parametrize("dtype", [f32, f64])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_optimizer_is_torchs_for_100_steps(name: str, dtype: DType) -> None:
+    """Of the same gradients, of sizes from 1e-4 to 1: parameters within 1e-6 of float64's."""
+    network = Network(_Given(), Input("x", (SIZE,), dtype), seed=3)
+    ours, theirs = curves.OPTIMIZERS[name](1.0)
+    trainer = Trainer(network, lambda y: y, [], optimizer=ours, threads=1)
+    rng = np.random.default_rng(2)
+    sizes = 10.0 ** rng.uniform(-4, 0, SIZE)
+    weight = torch.tensor(network.array("weight").astype(np.float64), requires_grad=True)
+    optimizer = theirs([weight])
+    for _ in range(STEPS):
+        gradient = (rng.standard_normal(SIZE) * sizes).astype(dtype.numpy)
+        trainer.step({"x": gradient})
+        weight.grad = torch.tensor(gradient.astype(np.float64))
+        optimizer.step()
+    wanted = weight.detach().numpy()
+    assert np.abs(wanted - network.array("weight")).max() > 0.01
+    tolerance = 1e-6 if dtype is f32 else 1e-13
+    np.testing.assert_allclose(trainer.state["weight"], wanted, rtol=0, atol=tolerance)
