@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from benchmarks.peers import BF16, geometric_mean, ratio
 from benchmarks.record import Record, Row
 from benchmarks.run_models import better_ms
+from benchmarks.training import bars_of
 
 Rows = Mapping[str, Row]
 
@@ -38,6 +39,7 @@ def all_bars(record: Record) -> list[Bar]:
         _bits(record.rows("bits")),
         _exact(record.rows("exactness")),
         *_threads(peers),
+        *_training(record.rows("training")),
         _conformance(record.rows("conformance")),
     ]
 
@@ -216,6 +218,14 @@ def _threads(rows: Rows) -> list[Bar]:
     worst = min(shares, key=lambda model: shares[model])
     text = f"{geometric_mean(shares.values()):.0%}, worst {shares[worst]:.0%} ({worst})"
     return [Bar("efficiency of 2 threads, geometric mean", "for information", text)]
+
+
+def _training(rows: Rows) -> list[Bar]:
+    return [
+        Bar(bar.name, bar.shown(bar.wanted), bar.shown(bar.found), bar.met)
+        for name, row in rows.items()
+        for bar in bars_of(name, row)
+    ]
 
 
 def _conformance(rows: Rows) -> Bar:

@@ -12,7 +12,7 @@ import json
 import statistics
 import tempfile
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,6 +32,8 @@ WORKER = "benchmarks.training_worker"
 CURVE_STEPS, CURVE_BARS = 50, {"f32": 1e-4, "f64": 1e-10}
 CURVES = ("mlp", "lenet", "resnet18", "lstm", "transformer")
 """The networks whose losses are compared; ResNet's with batches of 8."""
+MOST_SECONDS = 20.0
+"""For learning digits."""
 _COUNTED = (EAGER, COMPILED)
 """The torch that bars count; the rest informs."""
 
@@ -102,22 +104,45 @@ def _losses(name: str) -> Row:
     return row
 
 
-def bars_of(name: str, row: Mapping[str, Any]) -> list[tuple[str, float, float, str, bool]]:
-    """What a row says of its bars: what it is, what was measured and wanted, the unit, and whether
-    it is met."""
-    if "failed" in row:
+@dataclass(frozen=True)
+class TrainingBar:
+    """A bar, what was found and wanted, their unit, and whether it is met."""
+
+    name: str
+    found: float
+    wanted: float
+    unit: str
+    met: bool
+
+    def shown(self, value: float) -> str:
+        """A figure with its unit."""
+        match self.unit:
+            case "%":
+                return f"{value:.2%}"
+            case "s":
+                return f"{value:.1f} s"
+            case _:
+                return f"{value:.2f}" if value > 0.01 else f"{value:.1e}"
+
+
+def bars_of(name: str, row: Mapping[str, Any]) -> list[TrainingBar]:
+    """What a row says of its bars."""
+    if "failed" in row or not row:
         return []
     network, _, what = name.partition("/")
     if network.startswith("digits "):
         least = DIGITS[network.removeprefix("digits ")].accuracy
         accuracy, seconds = row["accuracy"], row["seconds"]
+        title = f"{network}: test accuracy, at least"
+        time = f"{network}: time, compilation included, below"
         return [
-            (f"{network}: test accuracy, at least", accuracy, least, "%", accuracy >= least),
-            (f"{network}: time, compilation included, below", seconds, 20.0, "s", seconds < 20),
+            TrainingBar(title, accuracy, least, "%", accuracy >= least),
+            TrainingBar(time, seconds, MOST_SECONDS, "s", seconds < MOST_SECONDS),
         ]
     if what == "losses":
+        title = f"{network}: first {CURVE_STEPS} losses"
         return [
-            (f"{network}: first {CURVE_STEPS} losses, {kind}", row[kind], bar, "", row[kind] <= bar)
+            TrainingBar(f"{title}, {kind}", row[kind], bar, "", row[kind] <= bar)
             for kind, bar in CURVE_BARS.items()
         ]
     title = f"{network}, {what} thread{'' if what == '1' else 's'}"
@@ -128,7 +153,7 @@ def bars_of(name: str, row: Mapping[str, Any]) -> list[tuple[str, float, float, 
     ):
         counted = [row[key][system] for system in _COUNTED if system in row[key]]
         ratio = row[key][OURS] / min(counted)
-        found.append((f"{title}: {label}", ratio, bar, "", ratio <= bar))
+        found.append(TrainingBar(f"{title}: {label}", ratio, bar, "", ratio <= bar))
     return found
 
 
@@ -136,22 +161,13 @@ def show_training(rows: Mapping[str, Row]) -> tuple[list[str], list[list[str]]]:
     """The table's columns and cells: a line for each bar."""
     cells = []
     for name, row in rows.items():
-        if "failed" in row:
-            cells.append([name, "", "", "", f"falls short: {row['failed']}"])
-        for title, found, wanted, unit, met in bars_of(name, row):
-            shown = [_shown(found, unit), _shown(wanted, unit)]
-            cells.append([title, _details(title, row), *shown, "" if met else "falls short"])
+        if "failed" in row or not row:
+            cells.append([name, "", "", "", f"falls short: {row.get('failed', 'not measured')}"])
+        for bar in bars_of(name, row):
+            shown = [bar.shown(bar.found), bar.shown(bar.wanted)]
+            verdict = "" if bar.met else "falls short"
+            cells.append([bar.name, _details(bar.name, row), *shown, verdict])
     return ["bar", "ours; torch eager, channels last, compiled", "found", "wanted", ""], cells
-
-
-def _shown(value: float, unit: str) -> str:
-    match unit:
-        case "%":
-            return f"{value:.2%}"
-        case "s":
-            return f"{value:.1f} s"
-        case _:
-            return f"{value:.2f}" if value > 0.01 else f"{value:.1e}"
 
 
 def _details(title: str, row: Mapping[str, Any]) -> str:

@@ -139,7 +139,7 @@ def _conv_norm(before: int, features: int, kernel: int, stride: int = 1) -> list
 def _residual(body: Sequence[Any], shortcut: Sequence[Any]) -> Any:
     nn: Any = importlib.import_module("torch.nn")
 
-    class Residual(nn.Module):  # type: ignore[misc]
+    class Residual(nn.Module):  # type: ignore[misc, name-defined, unused-ignore]
         def __init__(self) -> None:
             super().__init__()
             self.body = nn.Sequential(*body)
@@ -188,7 +188,7 @@ def _resnet(depth: int, classes: int, small_images: bool) -> Any:
 def _lstm() -> Any:
     nn: Any = importlib.import_module("torch.nn")
 
-    class Text(nn.Module):  # type: ignore[misc]
+    class Text(nn.Module):  # type: ignore[misc, name-defined, unused-ignore]
         def __init__(self) -> None:
             super().__init__()
             self.embed = nn.Embedding(WORDS, 128)
@@ -226,7 +226,7 @@ def _transformer() -> Any:
     torch: Any = importlib.import_module("torch")
     nn = torch.nn
 
-    class Causal(nn.Module):  # type: ignore[misc]
+    class Causal(nn.Module):  # type: ignore[misc, name-defined, unused-ignore]
         def __init__(self) -> None:
             super().__init__()
             self.token = nn.Embedding(WORDS, 256)

@@ -39,6 +39,7 @@ from bessemer.compiler.ir.program import (
 from bessemer.compiler.options import Options
 from bessemer.compiler.passes.plan_memory import is_data_dependent, plan_memory
 from bessemer.compiler.passes.separate_padding import separate_padding
+from bessemer.compiler.passes.store_bfloat16 import store_bfloat16, store_bfloat16_everywhere
 from bessemer.compiler.schedule.device.program import build_device_program
 from bessemer.compiler.targets.nvptx import DeviceTarget
 from bessemer.runtime.cuda import artifact
@@ -62,8 +63,10 @@ class DeviceCompilation:
 
 
 def device_passes(options: Options, target: DeviceTarget) -> tuple[Pass, ...]:
-    """The passes of a compilation for a GPU, whose convolutions leave the border out themselves."""
-    return tuple(step for step in passes_of(options, target) if step is not separate_padding)
+    """The passes of a compilation for a GPU, whose convolutions leave the border out themselves,
+    and whose products are of 16-bit numbers wherever they may be."""
+    steps = [step for step in passes_of(options, target) if step is not separate_padding]
+    return tuple(store_bfloat16_everywhere if step is store_bfloat16 else step for step in steps)
 
 
 def build_for_device(graph: Graph, options: Options, target: DeviceTarget) -> DeviceCompilation:

@@ -62,6 +62,7 @@ from bessemer.compiler.passes.widen_half import widen_bfloat16, widen_half
 from bessemer.compiler.schedule.recompute import Recomputation
 from bessemer.compiler.targets.choose import host_target, parse_target
 from bessemer.compiler.targets.machine import Target
+from bessemer.compiler.targets.nvptx import DeviceTarget
 from bessemer.runtime.arrays import aligned_empty
 from bessemer.runtime.artifact import ArrayInfo, Signature
 
@@ -156,6 +157,8 @@ def _build(
     graph: Graph, log: StepLog, options: Options, keep: Callable[[Bytes], None]
 ) -> Compilation:
     target = parse_target(options.target) if options.target else host_target()
+    if isinstance(target, DeviceTarget):
+        raise CompileError(f"'{target.name}' is a GPU, for which no object file is made.")
     if options.precision == "tf32":
         raise CompileError("precision='tf32' is for GPUs; processors have 'bfloat16'.")
     log.graph("input", graph)

@@ -51,8 +51,8 @@ _FLOATS: dict[str, Any] = {
 
 
 def numpy_type(name: str) -> Any:
-    """The NumPy type of a value of PTX type `name`; formats that NumPy lacks (bf16, tf32, pairs)
-    stay bits.
+    """The NumPy type of a value of PTX type `name`; formats that NumPy lacks (bf16,
+    tf32, pairs) stay bits.
     """
     if name in _FLOATS:
         return _FLOATS[name]

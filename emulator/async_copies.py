@@ -1,5 +1,5 @@
-"""cp.async: copies of 4, 8 or 16 bytes from global to shared memory, in groups that each thread
-commits.
+"""cp.async: copies of 4, 8 or 16 bytes from global to shared memory, in groups that
+each thread commits.
 """
 
 from __future__ import annotations

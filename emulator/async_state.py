@@ -1,5 +1,5 @@
-"""What the asynchronous engines of a machine have under way, besides the copies that mbarriers
-count.
+"""What the asynchronous engines of a machine have under way, besides the copies that
+mbarriers count.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 @dataclass
 class CopyBatch:
-    """The cp.async of one instruction: for each thread the number of its group, where to, and the
-    words.
+    """The cp.async of one instruction: for each thread the number of its group, where
+    to, and the words.
     """
 
     threads: Array
@@ -31,8 +31,8 @@ class CopyBatch:
 
 
 class AsyncCopies:
-    """cp.async: every thread has its own groups. `committed` counts them; `known` those that were
-    waited for.
+    """cp.async: every thread has its own groups. `committed` counts them; `known` those
+    that were waited for.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -86,8 +86,8 @@ class Product:
 
 @dataclass
 class Warpgroup:
-    """The wgmma of one warpgroup: not committed, committed in groups, and how many were issued in
-    all.
+    """The wgmma of one warpgroup: not committed, committed in groups, and how many were
+    issued in all.
     """
 
     open: list[Product] = field(default_factory=list)
@@ -96,11 +96,36 @@ class Warpgroup:
 
 
 @dataclass
+class BulkStore:
+    """Reads shared memory at some time before wait_group.read, and writes before wait_group."""
+
+    fetch: Callable[[], Array]
+    put: Callable[[Array], None]
+    content: Array | None = None
+    done: bool = False
+
+    def read(self) -> None:
+        if self.content is None:
+            self.content = self.fetch()
+
+    def write(self) -> None:
+        self.read()
+        if not self.done and self.content is not None:
+            self.done = True
+            self.put(self.content)
+
+
+@dataclass
 class BulkStores:
-    """The bulk stores of one thread: the numbers and actions of the open group and of those
-    committed.
+    """The bulk stores of one thread: those of the open group, and the groups committed, each with
+    the number of its last store; `unwritten` are groups that have only been read.
     """
 
-    open: list[Callable[[], None]] = field(default_factory=list)
-    groups: list[tuple[int, list[Callable[[], None]]]] = field(default_factory=list)
-    unread: bool = False
+    open: list[BulkStore] = field(default_factory=list)
+    groups: list[tuple[int, list[BulkStore]]] = field(default_factory=list)
+    unwritten: list[list[BulkStore]] = field(default_factory=list)
+
+    @property
+    def unread(self) -> bool:
+        """Whether there are stores that nobody has waited for."""
+        return bool(self.open) or any(group for _, group in self.groups)

@@ -142,8 +142,8 @@ def _warp_barrier(machine: Machine, lanes: Lanes) -> None:
 
 
 def _cluster_barrier(instruction: Instruction) -> Step:
-    """barrier.cluster.arrive and .wait: every thread of the cluster arrives once between two
-    waits.
+    """barrier.cluster.arrive and .wait: every thread of the cluster arrives once
+    between two waits.
     """
     arrives = instruction.has("arrive")
 

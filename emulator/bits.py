@@ -194,8 +194,8 @@ def _counting(function: Callable[[Array], Array]) -> Callable[[Instruction], Ste
 
 
 def _find_bit(instruction: Instruction) -> Step:
-    """bfind: the highest bit that is set (that differs from the sign); all ones if there is
-    none.
+    """bfind: the highest bit that is set (that differs from the sign); all ones if
+    there is none.
     """
     name = instruction.type
     width = WIDTHS[name]

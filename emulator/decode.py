@@ -1,9 +1,10 @@
-"""Makes operations out of a kernel's instructions: which function, under which predicate, for how
-many at once.
+"""Makes operations out of a kernel's instructions: which function, under which
+predicate, for how many at once.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -69,10 +70,9 @@ class Operation:
     """`kind`: plain, branch, switch, exit or trap. `together`: how many threads must come (0: each
     alone).
 
-    `members` reads the mask of the lanes that take part where that is not simply all. `targets`
-    are places of
-    the instruction list; `touched` the registers, for the watch over those that wgmma still writes;
-    `watched` those written here that a wgmma uses elsewhere.
+    `members` reads the mask of the lanes that take part where that is not simply all. `targets` are
+    places of the instruction list; `touched` the registers, for the watch over those that wgmma
+    still writes; `watched` those written here that a wgmma uses elsewhere.
     """
 
     kind: str
@@ -97,6 +97,7 @@ class Program:
     starts: frozenset[int]
 
 
+@functools.lru_cache(maxsize=256)
 def decode(kernel: Kernel) -> Program:
     """Raises UnsupportedInstruction with the text of the first instruction that is not known."""
     products = _product_registers(kernel)

@@ -16,8 +16,8 @@ _MODES = {0: Swizzle.NONE, 1: Swizzle.BYTES_128, 2: Swizzle.BYTES_64, 3: Swizzle
 
 @dataclass(frozen=True)
 class Descriptor:
-    """All in bytes. `leading` and `stride` are the distances that the descriptor's two offset
-    fields give.
+    """All in bytes. `leading` and `stride` are the distances that the descriptor's two
+    offset fields give.
     """
 
     start: int
@@ -42,8 +42,7 @@ def addresses(descriptor: Descriptor, extent: int, depth: int, size: int, by_dep
     an element's bytes.
 
     `by_depth`: neighbours in memory are neighbours in K (K-major), else in M or N. Memory is made
-    of core matrices of
-    8 rows of 16 bytes; under a swizzle a row is as long as the swizzle's span.
+    of core matrices of 8 rows of 16 bytes; under a swizzle a row is as long as the swizzle's span.
     """
     outer = np.arange(extent, dtype=np.int64)[:, None]
     inner = np.arange(depth, dtype=np.int64)[None, :]

@@ -59,8 +59,7 @@ class EmulatedDriver:
     calling thread.
 
     `schedule` may be changed between launches. `launches` counts the kernels run. A fault in a
-    kernel is raised by
-    the launch (or the replay) itself, as one of emulator.errors.
+    kernel is raised by the launch (or the replay) itself, as one of emulator.errors.
     """
 
     schedule: Schedule = field(default_factory=Schedule)

@@ -16,8 +16,8 @@ class UnsupportedInstruction(EmulationError):
 
 
 class OutOfBounds(EmulationError):
-    """An access outside of every allocation, of the block's shared memory or of the thread's local
-    memory.
+    """An access outside of every allocation, of the block's shared memory or of the
+    thread's local memory.
     """
 
 
@@ -42,8 +42,8 @@ class DivergentCollective(EmulationError):
 
 
 class BarrierMisuse(EmulationError):
-    """A barrier that is used before its initialisation, arrived at too often, or given unlike
-    counts.
+    """A barrier that is used before its initialisation, arrived at too often, or given
+    unlike counts.
     """
 
 
@@ -56,8 +56,8 @@ class Deadlock(EmulationError):
 
 
 class BadTensorMap(EmulationError):
-    """A tensor map whose fields break the rules of cuTensorMapEncode, or bytes that are no tensor
-    map.
+    """A tensor map whose fields break the rules of cuTensorMapEncode, or bytes that are
+    no tensor map.
     """
 
 

@@ -1,9 +1,8 @@
 """Sums and products that keep what rounding loses, so that one rounding at the end is the only one.
 
 A float64 that was "rounded to odd" (truncated, its last bit set where anything was lost) rounds to
-any format of
-at most 51 bits as the exact value would (Boldo and Melquiond, "Emulation of FMA and correctly
-rounded sums").
+any format of at most 51 bits as the exact value would (Boldo and Melquiond, "Emulation of FMA and
+correctly rounded sums").
 """
 
 from __future__ import annotations

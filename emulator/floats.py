@@ -1,5 +1,5 @@
-"""Floating-point arithmetic of f32, f64, f16, bf16 and pairs: add, sub, mul, fma, div, sqrt, min,
-max and kin.
+"""Floating-point arithmetic of f32, f64, f16, bf16 and pairs: add, sub, mul, fma, div,
+sqrt, min, max and kin.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ Function = Callable[..., Array]
 
 @dataclass(frozen=True)
 class Values:
-    """How the values of a type are computed with: `element` is the format of one, pairs have a
-    last axis of 2.
+    """How the values of a type are computed with: `element` is the format of one, pairs
+    have a last axis of 2.
     """
 
     element: str
@@ -53,8 +53,8 @@ def rounding_of(instruction: Instruction) -> str:
 
 
 def float_step(instruction: Instruction, function: Function) -> Step:
-    """Applies `function` to the operands as NumPy floats, with the modifiers .ftz, .sat, .relu
-    around it.
+    """Applies `function` to the operands as NumPy floats, with the modifiers .ftz,
+    .sat, .relu around it.
     """
     name = instruction.type
     kind = values_of(name)
@@ -88,8 +88,8 @@ def _after(instruction: Instruction) -> Callable[[Array], Array]:
 
 
 def _rounded(element: str, mode: str, nearest: Function, exact: Function) -> Function:
-    """`nearest` as it is for .rn; else `exact`, which gives float64 rounded to odd, rounded as
-    `mode` says.
+    """`nearest` as it is for .rn; else `exact`, which gives float64 rounded to odd,
+    rounded as `mode` says.
     """
     if mode == "rn":
         return nearest

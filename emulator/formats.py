@@ -1,5 +1,5 @@
-"""Floating-point formats: rounding of exact values in every mode, and the bits of formats that
-NumPy lacks.
+"""Floating-point formats: rounding of exact values in every mode, and the bits of
+formats that NumPy lacks.
 """
 
 from __future__ import annotations
@@ -36,8 +36,7 @@ def round_to(values: Array, name: str, mode: str = "rn") -> Array:
     """`values` (float64) rounded to the format `name`, still as float64.
 
     `mode`: rn (ties to even), rna (ties away), rz, rm (down), rp (up). To be right where `values`
-    are themselves
-    rounded they must have been rounded to odd (see `exact`).
+    are themselves rounded they must have been rounded to odd (see `exact`).
     """
     form = FORMATS[name]
     _, exponent = np.frexp(values)
@@ -109,8 +108,8 @@ def decode(bits: Array, name: str) -> Array:
 
 
 def encode(values: Array, name: str) -> Array:
-    """The bits of float64 `values` that the format `name` holds exactly (see `round_to`); NaNs are
-    canonical.
+    """The bits of float64 `values` that the format `name` holds exactly (see
+    `round_to`); NaNs are canonical.
     """
     match name:
         case "f64":
@@ -130,8 +129,8 @@ def encode(values: Array, name: str) -> Array:
 
 
 def _encode_byte(values: Array, name: str) -> Array:
-    """Finite values only beside NaN; infinities were clamped (cvt to these formats is always
-    satfinite).
+    """Finite values only beside NaN; infinities were clamped (cvt to these formats is
+    always satfinite).
     """
     magnitudes = _BYTE_VALUES[name][:128]
     ordered = np.where(np.isnan(magnitudes), np.inf, magnitudes)
@@ -162,7 +161,10 @@ _BYTE_VALUES = {name: _byte_values(name) for name in ("e4m3", "e5m2")}
 
 def flush(values: Array) -> Array:
     """`values` with subnormal float32 numbers as zeros of the same sign (.ftz)."""
-    tiny = np.abs(values) < np.float32(2.0**-126)
+    size = np.abs(values)
+    if size.min() >= np.float32(2.0**-126):
+        return values
+    tiny = (size < np.float32(2.0**-126)) & (size > 0)
     return (
         np.where(tiny, np.copysign(np.zeros_like(values), values), values) if tiny.any() else values
     )

@@ -34,8 +34,8 @@ def right_places(registers: int, each: int) -> tuple[Array, Array]:
 
 
 def sum_places(registers: int, each: int) -> tuple[Array, Array]:
-    """Rows and columns of C's and D's elements: 2 neighbours, then 8 rows down, then 8 columns
-    on.
+    """Rows and columns of C's and D's elements: 2 neighbours, then 8 rows down, then 8
+    columns on.
     """
     number = np.arange(registers)[:, None, None] * each + np.arange(each)[None, None, :]
     row = _GROUP[None, :, None] + 8 * (number // 2 % 2)

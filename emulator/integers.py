@@ -1,5 +1,5 @@
-"""Whole-number arithmetic: add, sub, mul, mad, div, rem, abs, neg, min, max, sad, carries, dp4a,
-dp2a.
+"""Whole-number arithmetic: add, sub, mul, mad, div, rem, abs, neg, min, max, sad,
+carries, dp4a, dp2a.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import numpy as np
 
 from emulator.arrays import WIDTHS, Array, numpy_type
 from emulator.machine import Lanes, Machine
-from emulator.operands import Family, Step, reader, spread_reader, unsupported, writer
+from emulator.operands import Family, Step, reader, spread_reader, writer
 from emulator.syntax import Instruction
 
 Binary = Callable[[Array, Array], Array]
@@ -138,16 +138,12 @@ def _multiply_24(instruction: Instruction, with_addend: bool) -> Step:
 
 
 def add(instruction: Instruction) -> Step:
-    function: Binary = np.add
-    return elementwise(
-        instruction, instruction.type, saturating(function) if instruction.has("sat") else function
-    )
+    return by_halves(saturating(np.add) if instruction.has("sat") else np.add)(instruction)
 
 
 def subtract(instruction: Instruction) -> Step:
-    function: Binary = np.subtract
-    return elementwise(
-        instruction, instruction.type, saturating(function) if instruction.has("sat") else function
+    return by_halves(saturating(np.subtract) if instruction.has("sat") else np.subtract)(
+        instruction
     )
 
 
@@ -219,16 +215,23 @@ def absolute(instruction: Instruction) -> Step:
     return elementwise(instruction, instruction.type, np.abs)
 
 
-def minimum(instruction: Instruction) -> Step:
-    if instruction.type in ("s16x2", "u16x2"):
-        raise unsupported(instruction)
-    return elementwise(instruction, instruction.type, np.minimum)
+def by_halves(function: Binary) -> Callable[[Instruction], Step]:
+    """The instruction on whole numbers, or on the two halves of s16x2 and u16x2."""
 
+    def build(instruction: Instruction) -> Step:
+        name = instruction.type
+        if not name.endswith("x2"):
+            return elementwise(instruction, name, function)
+        half = numpy_type(name.removesuffix("x2"))
 
-def maximum(instruction: Instruction) -> Step:
-    if instruction.type in ("s16x2", "u16x2"):
-        raise unsupported(instruction)
-    return elementwise(instruction, instruction.type, np.maximum)
+        def halves(left: Array, right: Array) -> Array:
+            pair = (np.atleast_1d(one).view(half) for one in np.broadcast_arrays(left, right))
+            result: Array = function(*(np.ascontiguousarray(one) for one in pair)).view(np.uint32)
+            return result
+
+        return elementwise(instruction, name, halves)
+
+    return build
 
 
 def divide(instruction: Instruction) -> Step:
@@ -246,8 +249,8 @@ FAMILY: Family = {
     "rem": lambda instruction: elementwise(instruction, instruction.type, remainder),
     "abs": absolute,
     "neg": negate,
-    "min": minimum,
-    "max": maximum,
+    "min": by_halves(np.minimum),
+    "max": by_halves(np.maximum),
     "sad": _sum_of_difference,
     "addc": _carry,
     "subc": _carry,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from emulator.access import space_of
-from emulator.arrays import WIDTHS
+from emulator.arrays import WIDTHS, Array
 from emulator.decode import Program, decode
 from emulator.device_memory import DeviceMemory
 from emulator.errors import BadLaunch
@@ -78,14 +80,25 @@ def launch(
     symbols = {**loaded.symbols, **shared, **local, **parameters}
     parties = _parties(kernel, shape)
     count = _side_by_side(shape, layout, parties, schedule)
+    order = _block_order(shape, schedule)
     for start in range(0, shape.blocks, count):
-        blocks = range(start, min(start + count, shape.blocks))
+        blocks = order[start : start + count]
         machine = Machine(kernel, shape, blocks, memory, symbols, layout, local_bytes, schedule)
         if schedule.races and layout.end > layout.start:
             machine.races = Races(
                 parties, machine.threads // 32, len(machine.shared.data), _granule(kernel)
             )
         run(program, machine)
+
+
+def _block_order(shape: LaunchShape, schedule: Schedule) -> Array:
+    """The numbers of the blocks in the order in which they run; clusters stay whole."""
+    order = np.arange(shape.blocks, dtype=np.int64)
+    if schedule.seed is None:
+        return order
+    clusters = order.reshape(-1, shape.cluster_blocks)
+    result: Array = np.random.default_rng(schedule.seed).permutation(clusters).reshape(-1)
+    return result
 
 
 def _check_shape(kernel: Kernel, shape: LaunchShape) -> None:

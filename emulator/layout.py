@@ -10,8 +10,8 @@ from emulator.syntax import Kernel, Variable
 
 @dataclass(frozen=True)
 class SharedLayout:
-    """Bytes [start, end) of a block's shared memory are there; blocks lie `stride` apart. `size`:
-    static bytes.
+    """Bytes [start, end) of a block's shared memory are there; blocks lie `stride`
+    apart. `size`: static bytes.
     """
 
     start: int
@@ -23,8 +23,8 @@ class SharedLayout:
 def lay_out_shared(
     kernel: Kernel, variables: tuple[Variable, ...], dynamic: int
 ) -> tuple[SharedLayout, dict[str, int]]:
-    """The layout, and the address of every shared variable: those of known size first, then the
-    dynamic ones.
+    """The layout, and the address of every shared variable: those of known size first,
+    then the dynamic ones.
     """
     named = [one for one in (*variables, *kernel.variables) if one.space == "shared"]
     symbols: dict[str, int] = {}

@@ -1,5 +1,5 @@
-"""The state of some blocks (CTAs) that run side by side: registers, memories, who waits for
-what.
+"""The state of some blocks (CTAs) that run side by side: registers, memories, who waits
+for what.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ Triple = tuple[int, int, int]
 
 
 class Lanes:
-    """Some threads of the machine: their numbers in rising order, and how to index a register by
-    them.
+    """Some threads of the machine: their numbers in rising order, and how to index a
+    register by them.
     """
 
     __slots__ = ("count", "index", "where")
@@ -89,8 +89,8 @@ class Flight:
 
 @dataclass
 class NamedBarrier:
-    """One of the sixteen barriers of a block: who has come, who sleeps, how many warps it waits
-    for.
+    """One of the sixteen barriers of a block: who has come, who sleeps, how many warps
+    it waits for.
     """
 
     warps: int = 0
@@ -102,15 +102,15 @@ class NamedBarrier:
 
 
 class Machine:
-    """`blocks` are the numbers, in the grid, of the CTAs that run here; threads are padded to
-    whole warps.
+    """`blocks` are the numbers, in the grid, of the CTAs that run here; threads are
+    padded to whole warps.
     """
 
     def __init__(
         self,
         kernel: Kernel,
         shape: LaunchShape,
-        blocks: range,
+        blocks: Array,
         memory: DeviceMemory,
         symbols: dict[str, int],
         layout: SharedLayout,
@@ -151,10 +151,10 @@ class Machine:
         self.pending: dict[int, Array] = {}
         self.unfenced: dict[int, Array] = {}
 
-    def _name_threads(self, blocks: range) -> None:
+    def _name_threads(self, blocks: Array) -> None:
         each = np.arange(self.block_threads, dtype=np.int64)
         thread = np.tile(each, self.blocks)
-        number = np.repeat(np.arange(blocks.start, blocks.stop, dtype=np.int64), self.block_threads)
+        number = np.repeat(blocks, self.block_threads)
         self.block = np.repeat(np.arange(self.blocks, dtype=np.int64), self.block_threads)
         self.thread = thread
         self.lane = thread % 32
@@ -166,6 +166,8 @@ class Machine:
         self.woken = False
         self.jumps = 0
         self.spins = False
+        # How often threads asked in vain whether something is over, since the last landing.
+        self.restless = 0
         self.again: Array | None = None
         self.parked: dict[int, Array] = {}
         self.specials = self._special_registers(thread, number)
@@ -178,6 +180,7 @@ class Machine:
             "smid": number % 132,
             "nsmid": np.full_like(thread, 132),
             "gridid": np.zeros_like(thread),
+            "dynamic_smem_size": np.full_like(thread, self.shape.dynamic_shared),
             "lanemask_eq": 1 << self.lane,
             "lanemask_lt": (1 << self.lane) - 1,
             "lanemask_le": (2 << self.lane) - 1,
@@ -238,14 +241,17 @@ class Machine:
         return named + self.mbarriers.describe()
 
     def check_end(self) -> None:
-        """All threads have ended: nothing asynchronous may be left that they should have waited
-        for.
+        """All threads have ended: nothing asynchronous may be left that they should
+        have waited for.
         """
         if self.flights:
             raise UnfinishedRead(f"all threads have ended, but {self.flights[0].name} is under way")
         self.mbarriers.check_end(len(self.flights))
         if self.pending:
             raise UnfinishedRead("all threads have ended, but a wgmma was never waited for")
+        for stores in self.bulk_stores.values():
+            for store in (one for group in stores.unwritten for one in group):
+                store.write()
         if any(stores.unread for stores in self.bulk_stores.values()):
             raise UnfinishedRead("all threads have ended, but a bulk store was never waited for")
 

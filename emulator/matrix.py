@@ -40,8 +40,8 @@ def _check_matrices(instruction: Instruction) -> None:
 
 
 def _load_matrices(instruction: Instruction) -> Step:
-    """Lane l gives the address of row l % 8 of matrix l // 8, and gets two elements of each
-    matrix.
+    """Lane l gives the address of row l % 8 of matrix l // 8, and gets two elements of
+    each matrix.
     """
     _check_matrices(instruction)
     write = [writer(one, "b32") for one in parts_of(instruction.operands[0])]

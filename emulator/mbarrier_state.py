@@ -1,5 +1,5 @@
-"""An mbarrier object: arrivals and bytes that the current phase waits for, and what its completion
-makes known.
+"""An mbarrier object: arrivals and bytes that the current phase waits for, and what its
+completion makes known.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from emulator.arrays import Array
-from emulator.errors import BarrierMisuse, TransactionMismatch
+from emulator.errors import BarrierMisuse, Race, TransactionMismatch
 from emulator.races import MOST_MBARRIERS
 
 if TYPE_CHECKING:
@@ -21,14 +21,17 @@ MOST_BYTES = (1 << 20) - 1
 
 @dataclass
 class Mbarrier:
-    """`phase` counts the completed phases; `flying` the copies under way that will report to the
-    current one.
+    """`initialiser` is the warp that made it, at its tick `born`.
+
+    `phase` counts the completed phases; `flying` the copies under way that will report to the
+    current one; `gathered` is what the arrivals of this phase release, `known` those of all before.
     """
 
     slot: int
     expected: int
     pending: int
     initialiser: int
+    born: int
     bytes: int = 0
     phase: int = 0
     flying: int = 0
@@ -58,7 +61,9 @@ class Mbarriers:
         if slot >= MOST_MBARRIERS * self._machine.shape.cluster_blocks:
             raise BarrierMisuse(f"more than {MOST_MBARRIERS} mbarriers in a block")
         self._slots[cluster] = slot + 1
-        self.all[offset] = Mbarrier(slot, count, count, thread // 32)
+        races, warp = self._machine.races, thread // 32
+        born = 0 if races is None else races.now(warp)
+        self.all[offset] = Mbarrier(slot, count, count, warp, born)
 
     def find(self, offset: int) -> Mbarrier:
         if offset not in self.all:
@@ -68,11 +73,22 @@ class Mbarriers:
             )
         return self.all[offset]
 
-    def arrive(self, offset: int, warp: int, count: int, row: Array | None = None) -> int:
-        """`warp` arrives `count` times; gives the number of the phase. `row`: what the arrival
-        releases.
-        """
+    def use(self, offset: int, warps: Array) -> Mbarrier:
+        """The mbarrier, for `warps` that must have learnt of its initialisation."""
         one = self.find(offset)
+        races = self._machine.races
+        if races is not None and not races.knows(warps, one.initialiser, one.born):
+            raise Race(
+                f"the mbarrier at {self._machine.shared.place(offset)} is used by a "
+                "warp that no barrier has told of its mbarrier.init"
+            )
+        return one
+
+    def arrive(self, offset: int, warp: int, count: int, row: Array | None = None) -> int:
+        """`warp` arrives `count` times; gives the number of the phase. `row`: what the
+        arrival releases.
+        """
+        one = self.use(offset, np.array([warp]))
         phase = one.phase
         one.pending -= count
         if one.pending < 0:
@@ -95,9 +111,9 @@ class Mbarriers:
                 f"an mbarrier expects {one.bytes} bytes: at most {MOST_BYTES}"
             )
 
-    def launch(self, offset: int) -> int:
+    def launch(self, offset: int, warp: int) -> int:
         """A copy that will report to the mbarrier starts; gives the phase it belongs to."""
-        one = self.find(offset)
+        one = self.use(offset, np.array([warp]))
         if not one.fenced:
             raise BarrierMisuse(
                 "a copy uses an mbarrier that no fence.mbarrier_init (or fence.proxy.async) "
@@ -176,8 +192,8 @@ class Mbarriers:
         return any(one.sleepers and one.bytes and not one.pending for one in self.all.values())
 
     def fence(self, warps: Array) -> None:
-        """The threads of `warps` make the mbarriers that they initialised visible to the
-        asynchronous engines.
+        """The threads of `warps` make the mbarriers that they initialised visible to
+        the asynchronous engines.
         """
         for one in self.all.values():
             if not one.fenced and one.initialiser in warps:

@@ -130,8 +130,8 @@ def _wait(instruction: Instruction) -> Step:
         where, wanted = offsets(machine, lanes), state(machine, lanes).astype(np.int64)
         over = np.zeros(lanes.count, np.bool_)
         for offset in np.unique(where):
-            one = machine.mbarriers.find(int(offset))
             mine = where == offset
+            one = machine.mbarriers.use(int(offset), np.unique(lanes.index[mine] // 32))
             done = (one.phase & 1) != wanted if by_parity else one.phase > wanted
             over |= mine & done
             if (mine & done).any():
@@ -139,8 +139,11 @@ def _wait(instruction: Instruction) -> Step:
             if sleeps and (mine & ~done).any():
                 one.sleepers.append(lanes.index[mine & ~done])
         write(machine, lanes, over)
-        if over.all() or not sleeps:
-            return not over.all()
+        if over.all():
+            return False
+        if not sleeps:
+            machine.restless += 1
+            return True
         machine.blocked[lanes.index[~over]] = True
         machine.again = lanes.index[~over]
         return True

@@ -46,8 +46,8 @@ class Memory:
         return [view[places + step] for step in range(count)]
 
     def store(self, offsets: Array, values: list[Array], size: int) -> None:
-        """Writes the neighbours `values`, `size` bytes each, at every offset; of equal offsets the
-        last wins.
+        """Writes the neighbours `values`, `size` bytes each, at every offset; of equal
+        offsets the last wins.
         """
         places = self._places(offsets, size, len(values), "write")
         self.check_allocated(offsets, size, len(values), "write")
@@ -77,8 +77,8 @@ class Memory:
         return offsets // size
 
     def _refuse(self, offsets: Array, size: int, what: str, written: bool) -> None:
-        """Raises for the first offset whose bytes are not there or, if `written`, were never
-        written.
+        """Raises for the first offset whose bytes are not there or, if `written`, were
+        never written.
         """
         inside = (offsets >= 0) & (offsets + size <= len(self.data))
         bytes_of = np.where(inside, offsets, 0)[:, None] + np.arange(size)

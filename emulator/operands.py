@@ -27,8 +27,8 @@ Reader = Callable[[Machine, Lanes], Array]
 
 Writer = Callable[[Machine, Lanes, Array], None]
 Step = Callable[[Machine, Lanes], object]
-"""What an instruction does; a true result means that its threads may now wait, so others must be
-chosen.
+"""What an instruction does; a true result means that its threads may now wait, so
+others must be chosen.
 """
 
 Family = dict[str, Callable[[Instruction], Step]]
@@ -111,8 +111,8 @@ def spread_reader(operand: Operand, name: str) -> Reader:
 
 
 def writer(operand: Operand, name: str) -> Writer:
-    """Writes values of the PTX type `name`; a wider register gets them extended by their sign or
-    by zeros.
+    """Writes values of the PTX type `name`; a wider register gets them extended by
+    their sign or by zeros.
     """
     match operand:
         case Discard():

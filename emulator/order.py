@@ -2,11 +2,9 @@
 again.
 
 Threads at the earliest place go first. That makes branches meet as soon as they can only if every
-loop's body comes
-whole before what follows the loop, which the order of LLVM's text does not promise. A weak
-topological order does
-(Bourdoncle, "Efficient chaotic iteration strategies with widenings"): strong components, each as
-one run of blocks.
+loop's body comes whole before what follows the loop, which the order of LLVM's text does not
+promise. A weak topological order does (Bourdoncle, "Efficient chaotic iteration strategies with
+widenings"): strong components, each as one run of blocks.
 """
 
 from __future__ import annotations
@@ -67,8 +65,8 @@ def priorities(kernel: Kernel) -> list[int]:
 
 
 def _weak_order(flow: Flow, nodes: list[int], entry: int) -> list[int]:
-    """The nodes in topological order of their strong components, each of these entry first and
-    then alike.
+    """The nodes in topological order of their strong components, each of these entry
+    first and then alike.
     """
     inside = set(nodes)
     result: list[int] = []
@@ -96,8 +94,8 @@ def _head(flow: Flow, component: list[int], members: set[int], inside: set[int],
 
 
 def _components(flow: Flow, nodes: list[int], inside: set[int], entry: int) -> list[list[int]]:
-    """Strong components (Tarjan), each after all that it leads to; depth first from `entry`,
-    without recursion.
+    """Strong components (Tarjan), each after all that it leads to; depth first from
+    `entry`, without recursion.
     """
     index: dict[int, int] = {}
     low: dict[int, int] = {}

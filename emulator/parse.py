@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import functools
 import re
 from dataclasses import dataclass, field
 
@@ -40,6 +42,7 @@ _GUARD = re.compile(r"@(!?)\s*([%\w$]+)\s+(.*)$", re.DOTALL)
 _INSTRUCTION = re.compile(r"([a-z][\w:.]*)\s*(.*)$", re.DOTALL)
 
 
+@functools.lru_cache(maxsize=64)
 def parse_module(text: str) -> Module:
     """The module that `text` is. Raises PtxSyntaxError."""
     text = _DEBUG_LINE.sub("", _COMMENT.sub(lambda found: "\n" * found[0].count("\n"), text))
@@ -131,8 +134,8 @@ def _triple(text: str, directive: str) -> tuple[int, int, int] | None:
 
 @dataclass
 class _Body:
-    """What reading a kernel's body has found so far; inner scopes hide the registers of outer
-    ones.
+    """What reading a kernel's body has found so far; inner scopes hide the registers of
+    outer ones.
     """
 
     scopes: list[dict[str, Register]] = field(default_factory=lambda: [{}])
@@ -155,6 +158,7 @@ class _Body:
 
 def _parse_kernel(entry: re.Match[str], text: str) -> Kernel:
     body = _Body()
+    line_ends = [found.start() for found in re.finditer("\n", text)]
     place = 0
     while (found := _STATEMENT.match(text, place)) is not None:
         place = found.end()
@@ -166,7 +170,7 @@ def _parse_kernel(entry: re.Match[str], text: str) -> Kernel:
             body.label = found[2]
             body.labels[found[2]] = len(body.instructions)
         else:
-            line = text.count("\n", 0, found.start(3)) + 1
+            line = bisect.bisect(line_ends, found.start(3)) + 1
             _read_statement(" ".join(found[3].split()), line, body)
     if text[place:].strip():
         raise PtxSyntaxError(f"kernel {entry[1]}: cannot read {text[place:].strip()[:60]!r}")

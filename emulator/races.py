@@ -1,15 +1,11 @@
 """Finds accesses of shared memory that no synchronisation puts in order, by vector clocks.
 
-Every warp has a clock that moves on when the warp releases (arrives at a barrier, an mbarrier
-...). `known[u, e]` is
-the last tick of party e of which warp u has learnt. An access of party e at tick c comes before
-what warp u does
-now if known[u, e] >= c. Parties beside the warps: the wgmma operations of a warpgroup and the bulk
-stores of a warp
-(they read shared memory, and are numbered), the cp.async groups of a warp and the phases of the
-mbarriers (by which
-copies into shared memory become known). The verdict does not depend on the order that this run
-happened to take.
+Every warp has a clock that moves on when the warp releases (arrives at a barrier, an mbarrier ...).
+`known[u, e]` is the last tick of party e of which warp u has learnt. An access of party e at tick c
+comes before what warp u does now if known[u, e] >= c. Parties beside the warps: the wgmma
+operations of a warpgroup and the bulk stores of a warp (they read shared memory, and are numbered),
+the cp.async groups of a warp and the phases of the mbarriers (by which copies into shared memory
+become known). The verdict does not depend on the order that this run happened to take.
 """
 
 from __future__ import annotations
@@ -26,8 +22,8 @@ MOST_MBARRIERS = 64
 
 @dataclass(frozen=True)
 class Parties:
-    """How many parties of each kind a cluster has, and their columns in `known`. The first
-    `readers` may read.
+    """How many parties of each kind a cluster has, and their columns in `known`. The
+    first `readers` may read.
     """
 
     warps: int
@@ -82,7 +78,7 @@ class Races:
         self._rows = np.arange(warps)
         self._own = self._rows % parties.warps
         self.known[self._rows, self._own] = 1
-        self._fenced = np.zeros(warps, np.int32)
+        self._fenced = np.zeros_like(self.known)
         self._write_party = np.zeros(granules, np.int16)
         self._write_clock = np.zeros(granules, np.int32)
         self._write_lane = np.zeros(granules, np.int16)
@@ -120,19 +116,19 @@ class Races:
             self._report(int(places[tuple(wrong)]), "write", "write", "another warp")
 
     def start_read(self, warp: int, party: int, number: int, offsets: Array) -> None:
-        """An asynchronous operation of `warp`, the `number`th of its party, will read the bytes at
-        `offsets`.
+        """An asynchronous operation of `warp`, the `number`th of its party, will read from
+        `offsets`. They name every granule once, by any of its bytes.
         """
-        places = np.unique(offsets.reshape(-1) // self.granule)[:, None]
+        places = offsets.reshape(-1, 1) // self.granule
         self._check_writes(places, np.full(len(places), warp), None, self.parties.name(party))
         self._check_fences(places[:, 0], warp, self.parties.name(party))
         self._read_clock[places[:, 0], party] = number
 
     def start_write(self, warp: int, party: int, number: int, offsets: Array) -> None:
-        """A copy that `warp` issues will write; it is over for those who know `number` of
-        `party`.
+        """A copy that `warp` issues will write; it is over for those who know `number`
+        of `party`.
         """
-        places = np.unique(offsets.reshape(-1) // self.granule)[:, None]
+        places = offsets.reshape(-1, 1) // self.granule
         warps = np.full(len(places), warp)
         name = self.parties.name(party)
         self._check_writes(places, warps, None, name)
@@ -183,28 +179,36 @@ class Races:
             f"is not in order with a {before} by {who}"
         )
 
+    def now(self, warp: int) -> int:
+        """The warp's tick."""
+        return int(self.known[warp, self._own[warp]])
+
+    def knows(self, warps: Array, other: int, tick: int) -> bool:
+        """Whether all `warps` have learnt of what `other`, of their cluster, did at `tick`."""
+        return bool((self.known[warps, self._own[other]] >= tick).all())
+
     def fence(self, warps: Array) -> None:
-        """fence.proxy.async: what `warps` wrote or have learnt of is there for the asynchronous
-        engines.
+        """fence.proxy.async: what `warps` wrote or have learnt of is there for the
+        asynchronous engines.
         """
-        self._fenced[warps] = self.known[warps, self._own[warps]]
+        self._fenced[warps] = self.known[warps]
 
     def _check_fences(self, places: Array, warp: int, who: str) -> None:
-        """Ordinary writes need a fence by their warp, or by this one after it has learnt of
-        them.
+        """What threads wrote, or brought by cp.async, needs a fence by their warp, or by this one
+        after it has learnt of it.
         """
-        if self._fenced[warp] == self.known[warp, self._own[warp]]:
-            return
-        party = self._write_party[places]
-        writer = warp - self._own[warp] + party
-        ordinary = (party < self.parties.warps) & (self._write_clock[places] > 0)
-        fenced = self._fenced[np.where(ordinary, writer, 0)] >= self._write_clock[places]
-        if (ordinary & ~fenced).any():
-            place = int(places[np.argmax(ordinary & ~fenced)])
+        party, clock = self._write_party[places], self._write_clock[places]
+        parties = self.parties
+        is_copy = (party >= parties.readers) & (party < parties.readers + parties.copiers)
+        ordinary = ((party < parties.warps) | is_copy) & (clock > 0)
+        writer = warp - self._own[warp] + np.where(is_copy, party - parties.readers, party)
+        by_writer = self._fenced[np.where(ordinary, writer, warp), party] >= clock
+        missing = ordinary & ~by_writer & (self._fenced[warp, party] < clock)
+        if missing.any():
+            place = int(places[np.argmax(missing)])
             raise Race(
                 f"{who} reads byte {place * self.granule:#x} (over all blocks), which was "
-                f"written by a thread "
-                "without a fence.proxy.async after it"
+                "written by a thread without a fence.proxy.async after it"
             )
 
     def _tick(self, warps: Array) -> None:

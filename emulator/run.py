@@ -1,5 +1,5 @@
-"""Runs a program on a machine: chooses which threads go next, and lets them go until others must
-be asked.
+"""Runs a program on a machine: chooses which threads go next, and lets them go until
+others must be asked.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from emulator.errors import (
 )
 from emulator.machine import Lanes, Machine
 
-MOST_TURNS = 2_000_000
+MOST_TURNS = 500_000
 """Turns, or jumps backwards, after which a kernel is taken to run for ever."""
 
 _PATIENCE = 200
@@ -27,13 +27,16 @@ _FAR = np.int64(1 << 60)
 
 
 def run(program: Program, machine: Machine) -> None:
-    """To the end of all threads. Raises what the instructions find wrong, with their text, or
-    Deadlock.
+    """To the end of all threads. Raises what the instructions find wrong, with their
+    text, or Deadlock.
     """
     with np.errstate(all="ignore"):
         for turn in range(MOST_TURNS):
             if machine.jumps > MOST_TURNS:
                 break
+            if machine.flights and (machine.spins or machine.restless > _PATIENCE):
+                machine.restless = 0
+                machine.land_one()
             ready = ~(machine.blocked | machine.done)
             if ready.any():
                 lanes, place, others = _choose(program, machine, ready, turn)
@@ -171,8 +174,8 @@ def _check_pending(machine: Machine, operation: Operation, lanes: Lanes) -> None
 
 
 def _note_writes(machine: Machine, operation: Operation, lanes: Lanes) -> None:
-    """Registers that wgmma uses were written by another instruction: a wgmma.fence must come in
-    between.
+    """Registers that wgmma uses were written by another instruction: a wgmma.fence must
+    come in between.
     """
     for register in operation.watched:
         written = machine.unfenced.setdefault(register, np.zeros(machine.threads, np.bool_))
@@ -194,8 +197,8 @@ def _missing(machine: Machine, index: Array, together: int) -> Array:
 
 
 def _gather(machine: Machine, operation: Operation, place: int, lanes: Lanes) -> Lanes | None:
-    """Those of `lanes`, and of threads that came before, whose whole warp (warpgroup) is here;
-    others wait.
+    """Those of `lanes`, and of threads that came before, whose whole warp (warpgroup)
+    is here; others wait.
     """
     if lanes.count == machine.threads and operation.members is None:
         return lanes

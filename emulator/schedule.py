@@ -8,16 +8,13 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Schedule:
-    """One legal order of warps and of the asynchronous engines.
+    """One legal order of blocks, warps and asynchronous engines.
 
     `seed` None: the threads that are furthest behind go first; else warps go in a random order.
     `async_` says when copies and wgmma take effect: when issued, at the latest moment that their
-    waits allow, or
-    each by chance. `races` checks the order of accesses to shared memory (by vector clocks, so one
-    run per kernel
-    finds what any order could: the other runs may leave it out). `ctas` is how many blocks run
-    side by side
-    (None: as many as keep the arrays short).
+    waits allow, or each by chance. `races` checks the order of accesses to shared memory (by vector
+    clocks, so one run per kernel finds what any order could: the other runs may leave it out).
+    `ctas` is how many blocks run side by side (None: as many as keep the arrays short).
     """
 
     seed: int | None = None

@@ -1,5 +1,5 @@
-"""Where the memory spaces lie in the generic address space, and how far apart the buffers of the
-device are.
+"""Where the memory spaces lie in the generic address space, and how far apart the
+buffers of the device are.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ SHARED_START = 1024
 """The first bytes of shared memory belong to the system, as on a device."""
 
 RANK_SHIFT = 24
-"""A shared::cluster address is an offset and, above these bits, the CTA's rank plus one (0: the
-own CTA).
+"""A shared::cluster address is an offset and, above these bits, the CTA's rank plus one
+(0: the own CTA).
 """
 
 SPACES = {

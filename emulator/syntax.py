@@ -117,7 +117,7 @@ class Variable:
     words: tuple[int | tuple[str, int], ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Kernel:
     name: str
     parameters: tuple[Parameter, ...]
@@ -135,7 +135,7 @@ class Kernel:
         return max((one.offset + one.size for one in self.parameters), default=0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Module:
     """A whole text; `version` such as (8, 0), `target` such as "sm_90a"."""
 

@@ -1,5 +1,5 @@
-"""Tensor maps: the rules of cuTensorMapEncode, the emulator's own 128 bytes, and where a box's
-elements lie.
+"""Tensor maps: the rules of cuTensorMapEncode, the emulator's own 128 bytes, and where
+a box's elements lie.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ SPANS = {Swizzle.NONE: 0, Swizzle.BYTES_32: 32, Swizzle.BYTES_64: 64, Swizzle.BY
 
 @dataclass(frozen=True)
 class Box:
-    """Elements of a box in the order of shared memory: addresses in global memory, and which lie
-    in the tensor.
+    """Elements of a box in the order of shared memory: addresses in global memory, and
+    which lie in the tensor.
     """
 
     addresses: Array
@@ -162,8 +162,8 @@ def decode(content: bytes) -> TiledMap | Im2colMap:
 
 
 def tile(tensor: TiledMap, coordinates: list[int]) -> Box:
-    """The box that starts at `coordinates`; with a step s an axis gives every s-th of its box's
-    elements.
+    """The box that starts at `coordinates`; with a step s an axis gives every s-th of
+    its box's elements.
     """
     size = ELEMENT_BYTES[tensor.element]
     strides = (size, *tensor.strides)

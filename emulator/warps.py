@@ -1,5 +1,5 @@
-"""Instructions by which the lanes of a warp exchange values: shfl, vote, match, redux, elect,
-activemask.
+"""Instructions by which the lanes of a warp exchange values: shfl, vote, match, redux,
+elect, activemask.
 """
 
 from __future__ import annotations
@@ -190,8 +190,8 @@ def _active_mask(instruction: Instruction) -> Step:
 
 
 def member_mask(instruction: Instruction) -> Callable[[Machine, Lanes], Array] | None:
-    """Reads the mask of the lanes that take part; None where that is the whole warp or there is
-    none.
+    """Reads the mask of the lanes that take part; None where that is the whole warp or
+    there is none.
     """
     last = instruction.operands[-1]
     if isinstance(last, Immediate) and last.value & ALL_LANES == ALL_LANES:

@@ -188,9 +188,14 @@ def _prepare(machine: Machine, form: _Form, threads: Lanes, number: int) -> Call
     if machine.races is not None:
         warp = int(threads.index[0]) // 32
         party = int(machine.races.parties.wgmma(warp))
-        for places in (right_at, left_at):
+        for places, by_depth, name in (
+            (right_at, form.right_by_depth, form.right_type),
+            (left_at, form.left_by_depth, form.left_type),
+        ):
             if places is not None:
-                machine.races.start_read(warp, party, number, places)
+                step = max(1, machine.races.granule * 8 // WIDTHS[name])
+                seen = places[:, ::step] if by_depth else places[::step]
+                machine.races.start_read(warp, party, number, seen)
     finished = [False]
 
     def perform() -> None:

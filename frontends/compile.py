@@ -122,6 +122,8 @@ def compile(
         sizes=tuple(sorted((sizes or {}).items())),
     )
     if is_device(target):
+        if tune or tuning is not None or memory:
+            raise CompileError(f"tune, tuning and memory are for processors, not for {target}.")
         return compile_for_device(model, options, dims, values, driver, device)
     machine_target = parse_target(target) if target else host_target()
     folder = cache_folder() if cache and not values and options.dump is None else None

@@ -36,6 +36,8 @@ def compile_for_device(
     Raises CompileError for a model or a GPU that there is no code for, NoDeviceError where there is
     no driver or no device, other DeviceErrors where the device refuses.
     """
+    if options.target != CUDA:
+        device_named(options.target)
     # First of all: who has no device shall not wait for the compilation to hear of it.
     driver = driver or CudaDriver()
     target = _target_of(options.target, driver, device)

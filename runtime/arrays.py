@@ -126,6 +126,8 @@ def check_apart(
     ranges.sort(key=lambda found: found[:2])
     reached: list[tuple[int, int, str, bool]] = []  # those that may reach the next one
     for start, end, name, is_output in ranges:
+        if start == end:
+            continue
         reached = [found for found in reached if found[1] > start]
         for other_start, other_end, other, other_is_output in reached:
             if not (is_output or other_is_output):
@@ -137,8 +139,18 @@ def check_apart(
             raise InputError(
                 f"The array in out for output '{pair[0]}' overlaps that of '{pair[1]}'."
             )
-        if start < end:
-            reached.append((start, end, name, is_output))
+        reached.append((start, end, name, is_output))
+
+
+def are_apart(ranges: list[tuple[int, int]]) -> bool:
+    """Whether no two ranges of memory meet; where they do, `check_apart` knows if they may."""
+    ranges.sort()
+    reached = 0
+    for start, end in ranges:
+        if start < reached:
+            return False
+        reached = end
+    return True
 
 
 def _range(array: Array) -> tuple[int, int]:

@@ -17,6 +17,7 @@ from bessemer.runtime.arrays import (
     Array,
     address,
     aligned_empty,
+    are_apart,
     as_input,
     check_apart,
     check_output,
@@ -62,6 +63,8 @@ class Runner:
         self._output_dtypes = [numpy_dtype(info.dtype) for info in signature.outputs]
         self._late = [info.data_dependent for info in signature.outputs]
         self._any_late = any(self._late)
+        sources = dict(signature.updates)
+        self._sources = [sources.get(index) for index in range(len(signature.outputs))]
         self._updates = {
             (signature.outputs[output].name, self._names[given])
             for output, given in signature.updates
@@ -103,11 +106,12 @@ class Runner:
         shapes = tuple([array.shape for array in arrays])
         if plan is None or shapes != plan.inputs:
             plan = self._bind(shapes)
-        outputs = self._allocated(plan) if out is None else self._given(plan, out, arrays)
+        places = [address(array) for array in arrays]
+        outputs = self._allocated(plan) if out is None else self._given(plan, out, arrays, places)
         call = self.take()
         try:
-            for index, array in enumerate(arrays):
-                call.inputs[index] = address(array)
+            for index, place in enumerate(places):
+                call.inputs[index] = place
             for index, output in enumerate(outputs):
                 call.outputs[index] = None if self._late[index] else address(output)
             call.dims[: len(plan.symbols)] = list(plan.symbols)
@@ -217,13 +221,16 @@ class Runner:
             )
         ]
 
-    def _given(self, plan: Plan, out: Outputs, inputs: list[Array]) -> list[Array]:
-        """The arrays to write to, the caller's where there are some."""
+    def _given(
+        self, plan: Plan, out: Outputs, inputs: list[Array], places: list[int]
+    ) -> list[Array]:
+        """The arrays to write to, the caller's where there are some; inputs are at `places`."""
         infos = self.native.signature.outputs
         given = _outputs_in_order(infos, out)
         outputs, apart = [], []
-        for info, late, dtype, shape, array in zip(
-            infos, self._late, self._output_dtypes, plan.outputs, given, strict=True
+        ranges = [(place, place + array.nbytes) for place, array in zip(places, inputs)]
+        for info, late, dtype, shape, array, source in zip(
+            infos, self._late, self._output_dtypes, plan.outputs, given, self._sources, strict=True
         ):
             if array is None or late:
                 outputs.append(np.empty(shape, dtype))
@@ -231,7 +238,11 @@ class Runner:
             check_output(info, dtype, shape, array)
             outputs.append(array)
             apart.append((info.name, array))
-        check_apart(apart, list(zip(self._names, inputs, strict=True)), self._updates)
+            if source is None or array is not inputs[source]:
+                place = address(array)
+                ranges.append((place, place + array.nbytes))
+        if not are_apart(ranges):
+            check_apart(apart, list(zip(self._names, inputs, strict=True)), self._updates)
         return outputs
 
     def _copied_late(self, call: Call, outputs: list[Array], out: Outputs | None) -> list[Array]:

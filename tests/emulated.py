@@ -83,8 +83,8 @@ def run(
     variables: str = "",
     **launch: int,
 ) -> Array:
-    """Runs `body` with the inputs at %base0, ... and the output, as it is, behind them; gives the
-    output after.
+    """Runs `body` with the inputs at %base0, ... and the output, as it is, behind them;
+    gives the output after.
     """
     device = Device(kernel(len(inputs) + 1, body, variables), schedule)
     addresses = [device.put(one) for one in (*inputs, output)]

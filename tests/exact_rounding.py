@@ -1,5 +1,5 @@
-"""Rounding to floating-point formats by whole fractions: the slow definition that tests compare
-with.
+"""Rounding to floating-point formats by whole fractions: the slow definition that tests
+compare with.
 """
 
 from __future__ import annotations

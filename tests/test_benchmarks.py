@@ -22,6 +22,7 @@ from benchmarks.record import Record, Row
 from benchmarks.report import draw, write_report
 from benchmarks.run_models import better_ms
 from benchmarks.sections import SECTIONS
+from benchmarks.training import bars_of, show_training
 from bessemer.frontends.cli.bench_worker import Job
 
 
@@ -211,3 +212,29 @@ def test_the_command_measures_keeps_and_goes_on(tmp_path: Path) -> None:
     assert "equal" in (tmp_path / "report.md").read_text()
     done = CliRunner().invoke(app, ["bars", "--results", str(tmp_path)])
     assert done.exit_code == 0
+
+
+def test_a_missed_bar_of_training_falls_short(tmp_path: Path) -> None:
+    steps = {
+        "seconds": {"bessemer": 1.0, "torch eager": 4.0, "torch.compile": 2.0},
+        "peak": {"bessemer": 5, "torch eager": 4, "torch.compile": 6},
+    }
+    rows: dict[str, Row] = {
+        "lenet/2": steps,
+        "mlp/losses": {"f32": 1e-5, "f64": 1e-9},
+        "digits mlp": {"accuracy": 0.97, "seconds": 1.5},
+        "lstm/1": {"failed": "no torch"},
+    }
+    time, peak = bars_of("lenet/2", rows["lenet/2"])
+    assert (time.found, time.met) == (0.5, False)  # the faster of torch's two counts
+    assert (peak.found, peak.met) == (1.25, False)
+    columns, cells = show_training(rows)
+    assert all(len(line) == len(columns) for line in cells)
+    assert [line[-1] for line in cells] == [
+        "falls short", "falls short", "", "falls short", "", "", "falls short: no torch"
+    ]  # fmt: skip
+    record = Record(tmp_path)
+    for name, row in rows.items():
+        record.keep("training", name, row)
+    bars = {bar.name: bar.met for bar in all_bars(record)}
+    assert bars["digits mlp: test accuracy, at least"] is True

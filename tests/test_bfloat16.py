@@ -11,7 +11,7 @@ from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.ir.interpret import run_graph
 from bessemer.compiler.ir.types import Array, bf16, f32
 from bessemer.compiler.passes.remove_dead import remove_dead
-from bessemer.compiler.passes.store_bfloat16 import store_bfloat16
+from bessemer.compiler.passes.store_bfloat16 import store_bfloat16, store_bfloat16_everywhere
 from bessemer.compiler.passes.widen_half import widen_bfloat16
 from bessemer.compiler.targets import x86
 from bessemer.compiler.targets.choose import host_target
@@ -67,6 +67,17 @@ def test_outputs_and_attention_stay_float32() -> None:
     narrow = store_bfloat16(graph)
     products = [node for node in narrow.nodes if node.operator.name == "matmul"]
     assert [node.inputs[0].type.dtype for node in products] == [f32, bf16]
+    assert [value.type.dtype for value in narrow.outputs] == [f32, f32]
+
+
+def test_gpus_round_attention_and_first_layers_too() -> None:
+    c = Case()
+    scores = c.of("matmul", c.x(2, 3, 5, 8), c.x(2, 3, 8, 5))
+    w = c.b.constant(np.ones((3, 3, 3, 4), np.float32))
+    image = c.of("conv", c.x(1, 8, 8, 3), w, strides=(1, 1), **PLAIN)
+    narrow = store_bfloat16_everywhere(c.b.finish([scores, image]))
+    products = [node for node in narrow.nodes if node.operator.name in ("matmul", "conv")]
+    assert [value.type.dtype for node in products for value in node.inputs] == [bf16] * 4
     assert [value.type.dtype for value in narrow.outputs] == [f32, f32]
 
 

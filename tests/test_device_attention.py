@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from bessemer.compiler.device_driver import build_for_device
 from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir import loops
 from bessemer.compiler.ir.build import GraphBuilder
@@ -22,9 +23,10 @@ from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.text_loops import print_kernel
 from bessemer.compiler.ir.types import Array, TensorType, bf16, dtype_of, f32
 from bessemer.compiler.ir.verify_loops import verify_kernel
+from bessemer.compiler.options import Options
 from bessemer.compiler.schedule.device.program import build_device_program
 from bessemer.compiler.targets.nvptx import SM80, SM90A, DeviceTarget
-from tests.device_runs import run_device_graph
+from tests.device_runs import run_compiled, run_device_graph
 
 BF16, F16 = np.dtype(ml_dtypes.bfloat16), np.dtype("f2")
 TOLERANCES = {BF16: 8e-3, F16: 1e-3}
@@ -176,6 +178,46 @@ def test_it_is_the_same_on_later_machines(rng: np.random.Generator) -> None:
     (actual,) = run_device_graph(graph, arrays, SM90A)
     error = np.linalg.norm(actual.astype(np.float64) - expected) / np.linalg.norm(expected)
     assert error < TOLERANCES[BF16]
+
+
+def test_float32_attention_is_one_kernel_where_products_may_be_rounded(
+    rng: np.random.Generator,
+) -> None:
+    b = GraphBuilder("wide")
+    arrays = [rng.standard_normal((2, 20, 16)).astype(np.float32) for _ in "qkv"]
+    q, k, v = (b.input(n, TensorType(f32, a.shape)) for n, a in zip("qkv", arrays, strict=True))
+    scores = b.apply("matmul", q, b.apply("transpose", k, permutation=(0, 2, 1)))
+    graph = b.finish([b.apply("matmul", _softmax(b, scores), v)], ["y"])
+    made = build_for_device(graph, Options(precision="bfloat16"), SM80)
+    kernels = [s.kernel for s in made.program.steps if isinstance(s, Launch)]
+    assert any(isinstance(s, Attend) for kernel in kernels for s in loops.walk(kernel.body))
+    (actual,) = run_compiled(made, arrays)
+    x, y, z = (array.astype(np.float64) for array in arrays)
+    e = x @ np.swapaxes(y, 1, 2)
+    e = np.exp(e - e.max(-1, keepdims=True))
+    expected = e / e.sum(-1, keepdims=True) @ z
+    assert np.linalg.norm(actual - expected) / np.linalg.norm(expected) < 2e-2
+
+
+@pytest.mark.parametrize(("batch", "time"), [(1, 70), (2, 5)])
+def test_one_compilation_serves_all_lengths(
+    batch: int, time: int, rng: np.random.Generator
+) -> None:
+    b = GraphBuilder("lengths")
+    shape = (symbol("n"), symbol("t"), 32)
+    q, k, v = (b.input(name, TensorType(bf16, shape)) for name in "qkv")
+    scores = b.apply("matmul", q, b.apply("transpose", k, permutation=(0, 2, 1)), dtype=f32)
+    weights = b.apply("cast", _softmax(b, scores), dtype=bf16)
+    graph = b.finish([b.apply("matmul", weights, v, dtype=f32)], ["y"])
+    assert attend_of(graph, SM80) is not None
+    arrays = [0.5 * rng.standard_normal((batch, time, 32)).astype(BF16) for _ in "qkv"]
+    arrays = [array.astype(BF16) for array in arrays]
+    (actual,) = run_device_graph(graph, arrays, SM80)
+    x, y, z = (array.astype(np.float64) for array in arrays)
+    e = x @ np.swapaxes(y, 1, 2)
+    e = np.exp(e - e.max(-1, keepdims=True))
+    expected = e / e.sum(-1, keepdims=True) @ z
+    assert np.linalg.norm(actual - expected) / np.linalg.norm(expected) < 8e-3
 
 
 def small(rng: np.random.Generator) -> tuple[Kernel, Attend, list[Array], Array]:

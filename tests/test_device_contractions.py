@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
-import ml_dtypes
 import numpy as np
 import pytest
 
@@ -13,167 +9,28 @@ from bessemer.compiler.driver import build
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import symbol
-from bessemer.compiler.ir.graph import Graph, Value
-from bessemer.compiler.ir.loops import For
+from bessemer.compiler.ir.loops import Contract, For
 from bessemer.compiler.ir.operands import Tile
-from bessemer.compiler.ir.types import Array, TensorType, bf16, dtype_of, f32, i32, u8
-from bessemer.compiler.options import Options
+from bessemer.compiler.ir.types import TensorType, bf16, f32, i32, u8
+from bessemer.compiler.options import Options, Tuning
 from bessemer.compiler.schedule.device import contraction as schedule
 from bessemer.compiler.schedule.device.contraction_tiles import Choice, candidates
 from bessemer.compiler.schedule.device.program import build_device_program
 from bessemer.compiler.targets.nvptx import SM75, SM80, SM90A, DeviceTarget
+from tests.device_contraction_cases import (
+    BF16,
+    F16,
+    F64,
+    Convolution,
+    Product,
+    check,
+    convolved,
+    numbers,
+    product_graph,
+    tile_name,
+    wide,
+)
 from tests.device_runs import run_device_graph
-
-BF16 = np.dtype(ml_dtypes.bfloat16)
-F16, F32, F64 = (np.dtype(name) for name in ("f2", "f4", "f8"))
-TOLERANCES = {BF16: 8e-3, F16: 1e-3, F32: 1e-6, F64: 1e-14}
-"""Of the whole result: rounded once behind float32 sums."""
-
-
-@dataclass(frozen=True)
-class Product:
-    """[batch..., m, k] x [batch..., k, n], as transposes where so said; `weights`: a constant."""
-
-    m: int
-    n: int
-    k: int
-    dtype: Any = F32
-    batch: tuple[int, ...] = ()
-    shared: bool = False
-    weights: bool = True
-    turned: tuple[bool, bool] = (False, False)
-    residual: bool = False
-
-    def __str__(self) -> str:
-        turned = "".join("t" if t else "n" for t in self.turned)
-        batch = "x".join(map(str, self.batch)) + "-" * bool(self.batch)
-        return f"{batch}{self.m}x{self.n}x{self.k}-{self.dtype}-{turned}{'-w' * self.weights}"
-
-
-@dataclass(frozen=True)
-class Convolution:
-    """Channels last; with a bias and a rectifier behind it."""
-
-    shape: tuple[int, int, int, int]
-    outputs: int
-    kernel: tuple[int, int] = (3, 3)
-    strides: tuple[int, int] = (1, 1)
-    dilations: tuple[int, int] = (1, 1)
-    low: tuple[int, int] = (1, 1)
-    high: tuple[int, int] | None = None
-    groups: int = 1
-    dtype: Any = F32
-
-    def __str__(self) -> str:
-        shape, kernel, strides, dilations, low = (
-            "x".join(map(str, one))
-            for one in (self.shape, self.kernel, self.strides, self.dilations, self.low)
-        )
-        rest = f"g{self.groups}-{self.dtype}"
-        return f"{shape}-{self.outputs}-k{kernel}-s{strides}-d{dilations}-p{low}-{rest}"
-
-
-def numbers(rng: np.random.Generator, shape: tuple[int, ...], dtype: Any) -> Array:
-    return rng.standard_normal(shape).astype(dtype)
-
-
-def wide(array: Array) -> Array:
-    return array.astype(np.float64)
-
-
-def _input(b: GraphBuilder, arrays: list[Array], array: Array) -> Value:
-    arrays.append(array)
-    return b.input(f"x{len(arrays)}", TensorType(dtype_of(array), array.shape))
-
-
-def _turn(b: GraphBuilder, value: Value, turned: bool) -> Value:
-    rank = value.type.rank
-    order = (*range(rank - 2), rank - 1, rank - 2)
-    return b.apply("transpose", value, permutation=order) if turned else value
-
-
-def product_graph(case: Product, rng: np.random.Generator) -> tuple[Graph, list[Array], Array]:
-    """The graph, its inputs, and the result in float64."""
-    b, arrays = GraphBuilder("product"), list[Array]()
-    shapes = [(*case.batch, case.m, case.k), (*case.batch * (not case.shared), case.k, case.n)]
-    sides = [numbers(rng, shape, case.dtype) for shape in shapes]
-    stored = [
-        np.ascontiguousarray(np.swapaxes(a, -1, -2)) if t else a
-        for a, t in zip(sides, case.turned, strict=True)
-    ]
-    left = _turn(b, _input(b, arrays, stored[0]), case.turned[0])
-    right = b.constant(stored[1]) if case.weights else _input(b, arrays, stored[1])
-    y = b.apply("matmul", left, _turn(b, right, case.turned[1]))
-    expected = wide(sides[0]) @ wide(sides[1])
-    if case.residual:
-        residual = numbers(rng, expected.shape, case.dtype)
-        y = b.apply("relu", b.apply("add", y, _input(b, arrays, residual)))
-        expected = np.maximum(expected.astype(case.dtype).astype(np.float64) + wide(residual), 0)
-    return b.finish([y], ["y"]), arrays, expected
-
-
-def convolved(case: Convolution, x: Array, w: Array) -> Array:
-    """The sums in float64."""
-    high = case.high or case.low
-    padded = np.pad(wide(x), ((0, 0), *zip(case.low, high, strict=True), (0, 0)))
-    counts = [
-        (size - (k - 1) * d - 1) // s + 1
-        for size, k, s, d in zip(
-            padded.shape[1:3], case.kernel, case.strides, case.dilations, strict=True
-        )
-    ]
-    inputs, columns = w.shape[2], case.outputs // case.groups
-    out = np.zeros((len(x), *counts, case.outputs))
-    for i, j in np.ndindex(*case.kernel):
-        rows, across = (
-            slice(t * d, t * d + (n - 1) * s + 1, s)
-            for t, d, n, s in zip((i, j), case.dilations, counts, case.strides, strict=True)
-        )
-        for g in range(case.groups):
-            here = slice(g * columns, (g + 1) * columns)
-            seen = padded[:, rows, across, g * inputs : (g + 1) * inputs]
-            out[..., here] += seen @ wide(w[i, j])[:, here]
-    return out
-
-
-def convolution_graph(
-    case: Convolution, rng: np.random.Generator
-) -> tuple[Graph, list[Array], Array]:
-    """The same of a convolution."""
-    b, arrays = GraphBuilder("convolution"), list[Array]()
-    x = numbers(rng, case.shape, case.dtype)
-    w = numbers(rng, (*case.kernel, case.shape[-1] // case.groups, case.outputs), case.dtype)
-    bias = numbers(rng, (case.outputs,), case.dtype)
-    y = b.apply(
-        "conv",
-        _input(b, arrays, x),
-        b.constant(w),
-        strides=case.strides,
-        dilations=case.dilations,
-        low=case.low,
-        high=case.high or case.low,
-        groups=case.groups,
-    )
-    sums = convolved(case, x, w)
-    y = b.apply("add", y, b.apply("broadcast_to", b.constant(bias), shape=y.type.shape))
-    expected = np.maximum(sums.astype(case.dtype).astype(np.float64) + wide(bias), 0)
-    return b.finish([b.apply("relu", y)], ["y"]), arrays, expected
-
-
-def check(
-    case: Product | Convolution,
-    target: DeviceTarget,
-    rng: np.random.Generator,
-    tolerance: float | None = None,
-    **options: Any,
-) -> None:
-    """Runs a case in four schedules and compares."""
-    make = product_graph if isinstance(case, Product) else convolution_graph
-    graph, arrays, expected = make(case, rng)  # type: ignore[arg-type]
-    (actual,) = run_device_graph(graph, arrays, target, **options)
-    error = np.linalg.norm(wide(actual) - expected) / np.linalg.norm(expected)
-    assert error < (tolerance or TOLERANCES[case.dtype])
-
 
 SIMT = [
     Product(33, 17, 9),
@@ -311,13 +168,6 @@ TILES = [
 ]
 
 
-def tile_name(value: object) -> str:
-    """Short names of parameters."""
-    if isinstance(value, Tile):
-        return f"{value.level}-{value.rows}x{value.columns}x{value.depth}"
-    return value.name if isinstance(value, DeviceTarget) else str(value)
-
-
 @pytest.mark.parametrize(("tile", "target", "case"), TILES, ids=tile_name)
 def test_every_tile_is_right(
     tile: Tile,
@@ -327,6 +177,25 @@ def test_every_tile_is_right(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     forced(monkeypatch, tile)
+    check(case, target, rng)
+
+
+DEPTHWISE = [
+    Convolution((1, 5, 6, 8), 8, groups=8),
+    Convolution((1, 6, 5, 8), 8, (3, 3), (2, 1), groups=8, dtype=BF16),
+]
+
+
+@pytest.mark.parametrize("case", DEPTHWISE, ids=str)
+def test_depthwise_convolutions(case: Convolution, rng: np.random.Generator) -> None:
+    check(case, SM80, rng)
+
+
+@pytest.mark.parametrize("target", [SM80, SM90A], ids=lambda target: target.name)
+@pytest.mark.parametrize(
+    "case", [Product(1, 300, 256, BF16), Product(1, 24, 40), Product(9, 1, 40)]
+)
+def test_a_row_or_a_column(case: Product, target: DeviceTarget, rng: np.random.Generator) -> None:
     check(case, target, rng)
 
 
@@ -352,6 +221,51 @@ def test_a_split_depth_is_added_up(
 ) -> None:
     forced(monkeypatch, tile, split)
     check(case, target, rng)
+
+
+@pytest.mark.parametrize("target", [SM80, SM90A], ids=lambda target: target.name)
+@pytest.mark.parametrize("step", [1, 2])
+def test_the_gradient_of_a_convolutions_weight(
+    step: int, target: DeviceTarget, rng: np.random.Generator
+) -> None:
+    """Its depth are images and pixels, and its rows channels: neighbours in memory."""
+    size = 4 * step
+    x, dy = numbers(rng, (2, size, size, 8), BF16), numbers(rng, (2, 4, 4, 16), BF16)
+    b = GraphBuilder("gradient")
+    image, weight = (
+        b.apply("transpose", b.input(name, TensorType(bf16, a.shape)), permutation=order)
+        for name, a, order in (("x", x, (3, 1, 2, 0)), ("dy", dy, (1, 2, 0, 3)))
+    )
+    taps = b.apply(
+        "conv", image, weight, strides=(1, 1), dilations=(step, step), low=(1, 1),
+        high=(2 - step, 2 - step), groups=1, dtype=f32,
+    )  # fmt: skip
+    graph = b.finish([b.apply("transpose", taps, permutation=(1, 2, 0, 3))], ["dw"])
+    padded = np.pad(wide(x), ((0, 0), (1, 1), (1, 1), (0, 0)))
+    expected = np.zeros(tuple(int(str(n)) for n in graph.outputs[0].type.shape))
+    for i, j in np.ndindex(*expected.shape[:2]):
+        seen = padded[:, i : i + 3 * step + 1 : step, j : j + 3 * step + 1 : step]
+        expected[i, j] = np.einsum("npqc,npqo->co", seen, wide(dy))
+    (actual,) = run_device_graph(graph, [x, dy], target)
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("target", [SM80, SM90A], ids=lambda target: target.name)
+def test_the_gradient_of_a_convolutions_input(
+    target: DeviceTarget, rng: np.random.Generator
+) -> None:
+    """Its weight is read backwards, its channels change places."""
+    dy, w = numbers(rng, (1, 5, 6, 64), BF16), numbers(rng, (3, 3, 16, 64), BF16)
+    b = GraphBuilder("gradient")
+    values = [b.input(n, TensorType(bf16, a.shape)) for n, a in (("dy", dy), ("w", w))]
+    flipped = b.apply("slice", values[1], starts=(2, 2, 0, 0), shape=w.shape, steps=(-1, -1, 1, 1))
+    turned = b.apply("transpose", flipped, permutation=(0, 1, 3, 2))
+    ones = {"strides": (1, 1), "dilations": (1, 1), "low": (1, 1), "high": (1, 1)}
+    graph = b.finish([b.apply("conv", values[0], turned, **ones, groups=1, dtype=f32)], ["dx"])
+    case = Convolution((1, 5, 6, 64), 16, dtype=BF16)
+    expected = convolved(case, dy, w[::-1, ::-1].transpose(0, 1, 3, 2))
+    (actual,) = run_device_graph(graph, [dy, w], target)
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-3)
 
 
 def test_the_model_splits_what_leaves_processors_idle() -> None:
@@ -386,8 +300,40 @@ def test_one_compilation_serves_all_batches(
     np.testing.assert_allclose(wide(actual), wide(array) @ wide(w), rtol=0, atol=0.3)
 
 
+@pytest.mark.parametrize("target", [SM80, SM90A], ids=lambda target: target.name)
+def test_one_compilation_serves_all_numbers_of_images(
+    target: DeviceTarget, rng: np.random.Generator
+) -> None:
+    b = GraphBuilder("images")
+    w = numbers(rng, (3, 3, 64, 16), BF16)
+    x = b.input("x", TensorType(bf16, (symbol("n"), 6, 5, 64)))
+    ones = {"strides": (1, 1), "dilations": (1, 1), "low": (1, 1), "high": (1, 1)}
+    y = b.apply("conv", x, b.constant(w), **ones, groups=1, dtype=f32)
+    graph = b.finish([b.apply("relu", y)], ["y"])
+    for images in (1, 3):
+        array = numbers(rng, (images, 6, 5, 64), BF16)
+        (actual,) = run_device_graph(graph, [array], target)
+        expected = np.maximum(convolved(Convolution(array.shape, 16, dtype=BF16), array, w), 0)
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-3)
+
+
 def test_processors_refuse_tf32() -> None:
     rng = np.random.default_rng(0)
     graph, _, _ = product_graph(Product(4, 4, 4), rng)
     with pytest.raises(CompileError, match="precision='tf32' is for GPUs"):
         build(graph, Options(precision="tf32"))
+
+
+def test_a_tuner_may_choose_among_a_few_tiles() -> None:
+    graph, _, _ = product_graph(Product(4096, 4096, 4096, BF16), np.random.default_rng(0))
+    program = build_device_program(graph, SM90A, tuning=Tuning(explore=True))
+    (decision,) = program.decisions
+    assert 1 < len(decision.others) < 12
+    for other in decision.others:
+        tuned = build_device_program(graph, SM90A, tuning=Tuning({decision.signature: other}))
+        (loop,) = tuned.steps[0].kernel.body  # type: ignore[union-attr]
+        assert isinstance(loop, For)
+        (contract,) = loop.body
+        assert isinstance(contract, Contract)
+        assert contract.tile.rows == other["tile_rows"]
+        assert contract.tile.columns == other["tile_columns"]

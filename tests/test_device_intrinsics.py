@@ -1,4 +1,4 @@
-"""Every intrinsic that kernels for GPUs may name, compiled once, in a process that may die of it."""
+"""Every intrinsic that kernels for GPUs may name, compiled once in a process that may die."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from bessemer.compiler.codegen.ptx.intrinsics import GENERIC, NVIDIA, check_intr
 from bessemer.compiler.errors import InternalError
 
 _FLOATS = {"ceil", "fabs", "floor", "roundeven", "sqrt", "trunc"}
+_OPERANDS = {"copysign": 2, "fma": 3, "maxnum": 2}
 _PAIRS = {"smax", "smin", "umax", "umin"}
 _COUNTS = {"ctlz", "cttz"}
 
@@ -20,8 +21,8 @@ _COUNTS = {"ctlz", "cttz"}
 def calls_of(name: str) -> list[tuple[str, str, str]]:
     """(declaration, call, type of the result) of one of LLVM's own, for the types that we use."""
     found = []
-    if name in _FLOATS | {"copysign", "fma"}:
-        count = {"copysign": 2, "fma": 3}.get(name, 1)
+    if name in _FLOATS | _OPERANDS.keys():
+        count = _OPERANDS.get(name, 1)
         for llvm, suffix in (("float", "f32"), ("double", "f64"), ("<4 x float>", "v4f32")):
             types = ", ".join([llvm] * count)
             given = ", ".join([f"{llvm} %{suffix}"] * count)

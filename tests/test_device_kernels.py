@@ -230,7 +230,14 @@ def test_parts_of_one_length_or_not_give_the_whole() -> None:
 
 @pytest.mark.parametrize(
     ("shape", "permutation"),
-    [((5, 7), (1, 0)), ((64, 96), (1, 0)), ((2, 3, 5, 8), (0, 2, 3, 1)), ((3, 4, 5), (2, 0, 1))],
+    [
+        ((5, 7), (1, 0)),
+        ((64, 96), (1, 0)),
+        ((2, 3, 5, 8), (0, 2, 3, 1)),
+        ((3, 4, 5), (2, 0, 1)),
+        ((2, 70, 45), (0, 2, 1)),
+        ((33, 3, 100), (2, 1, 0)),
+    ],
 )
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_transposes(shape: tuple[int, ...], permutation: tuple[int, ...], dtype: str) -> None:

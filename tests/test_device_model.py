@@ -9,6 +9,7 @@ import pytest
 
 import bessemer
 from bessemer.compiler.device_driver import DeviceCompilation, build_for_device
+from bessemer.compiler.driver import build
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import symbol
@@ -19,7 +20,8 @@ from bessemer.compiler.ops.composite_reduce import reduce
 from bessemer.compiler.options import Options
 from bessemer.compiler.targets.nvptx import SM75, SM80, SM90A, device_of_capability
 from bessemer.frontends.builder import Dense, Input, Network, Sequential
-from bessemer.runtime.cuda.arguments import DeviceArray
+from bessemer.runtime.artifact import ArrayInfo
+from bessemer.runtime.cuda.arguments import DeviceArray, on_device
 from bessemer.runtime.cuda.driver import (
     Attribute,
     DeviceError,
@@ -84,6 +86,30 @@ def test_arrays_of_the_device_are_used_in_place() -> None:
         found = np.empty((6, 5), np.float32)
         driver.copy_out(found, places[1], 0)
         np.testing.assert_allclose(found, expected(x), rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int64", "uint8", "bool"])
+def test_an_array_that_speaks_dlpack_is_found(dtype: str) -> None:
+    class Foreign:
+        """An array that says it is on a GPU, though its capsule is NumPy's."""
+
+        def __init__(self, array: Array) -> None:
+            self.array = array
+
+        def __dlpack_device__(self) -> tuple[int, int]:
+            return 2, 0
+
+        def __dlpack__(self) -> object:
+            return self.array.__dlpack__()
+
+    x = np.arange(12).reshape(3, 4).astype(dtype)
+    info = ArrayInfo("x", dtype, (3, 4))
+    found = on_device(info, Foreign(x))
+    assert found is not None
+    assert (found.address, found.shape, found.dtype) == (x.ctypes.data, (3, 4), x.dtype)
+    with pytest.raises(InputError, match="'x' is not contiguous"):
+        on_device(info, Foreign(x[:, ::2]))
+    assert on_device(info, x) is None
 
 
 def test_a_run_on_the_device_needs_no_waiting() -> None:
@@ -240,7 +266,11 @@ def test_a_device_that_there_is_no_code_for() -> None:
     with pytest.raises(CompileError, match=r"compute capability 7\.0; .* needs 7\.5 or later"):
         bessemer.compile(affine(), target="cuda", driver=OtherDevice())
     with pytest.raises(CompileError, match=r"no target 'nvptx:sm_1'.*nvptx:sm_90a"):
-        bessemer.compile(affine(), target="nvptx:sm_1", driver=EmulatedDriver())
+        bessemer.compile(affine(), target="nvptx:sm_1")
+    with pytest.raises(CompileError, match="for processors, not for cuda"):
+        bessemer.compile(affine(), target="cuda", tune=1.0)
+    with pytest.raises(CompileError, match="is a GPU, for which no object file is made"):
+        build(affine(), Options(target="nvptx:sm_80"))
     old = OtherDevice()
     old.capability = (7, 5)
     with pytest.raises(DeviceError, match=r"compiled for nvptx:sm_80.* capability 7\.5"):
@@ -262,11 +292,11 @@ def test_the_level_follows_the_device() -> None:
 
 
 def test_equal_kernels_are_one_and_the_text_depends_on_nothing_else() -> None:
-    def build() -> DeviceCompilation:
+    def built() -> DeviceCompilation:
         layers = Sequential(*(Dense(64) for _ in range(5)))
         return build_for_device(Network(layers, Input("x", (32, 64))).graph, Options(), SM80)
 
-    one, other = build(), build()
+    one, other = built(), built()
     assert one.artifact.ptx == other.artifact.ptx
     assert len(one.artifact.kernels) < 5
     assert one.artifact.ptx.count(".version") == 1

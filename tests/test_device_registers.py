@@ -22,7 +22,8 @@ from bessemer.compiler.schedule.device import contraction as schedule
 from bessemer.compiler.schedule.device.contraction_tiles import Choice, candidates
 from bessemer.compiler.schedule.device.program import build_device_program
 from bessemer.compiler.targets.nvptx import SM80, SM90A, DeviceTarget
-from tests.test_device_contractions import BF16, F32, Product, product_graph, tile_name
+from tests.device_contraction_cases import BF16, F32, Product, product_graph, tile_name
+from tests.test_device_attention import Case, attention
 
 
 def assembler() -> Path | None:
@@ -53,7 +54,7 @@ TABLE = {
     "mma 32x64": (64, 24576),
     "mma 64x32": (56, 24576),
     "mma 32x32": (56, 16384),
-    "simt 128x128": (128, 49152),
+    "simt 128x128": (152, 49152),
     "simt 128x64": (104, 36864),
     "simt 64x128": (112, 36864),
     "simt 64x64": (104, 24576),
@@ -86,6 +87,17 @@ def assembled(text: str, target: DeviceTarget, folder: Path) -> str:
     return done.stdout + done.stderr
 
 
+def checked(said: str) -> int:
+    """The registers of a thread; nothing is spilled, and no wgmma is made to wait."""
+    assert "C75" not in said
+    spills = re.findall(r"(\d+) bytes (?:stack frame|spill stores|spill loads)", said)
+    assert spills
+    assert not any(map(int, spills))
+    registers = re.search(r"Used (\d+) registers", said)
+    assert registers is not None
+    return int(registers[1])
+
+
 @pytest.mark.parametrize(("tile", "target", "turned"), CASES, ids=tile_name)
 def test_sums_stay_in_registers(
     tile: Tile,
@@ -104,14 +116,29 @@ def test_sums_stay_in_registers(
     launch = launches[-1]
     assert isinstance(launch, DeviceLaunch)
     code = emit_kernel(launch.kernel, target, launch.mapping)
-    said = assembled(ptx_of(code, target), target, tmp_path)
-    assert "C75" not in said
-    spills = re.findall(r"(\d+) bytes (?:stack frame|spill stores|spill loads)", said)
-    assert spills
-    assert not any(map(int, spills))
-    registers = re.search(r"Used (\d+) registers", said)
-    assert registers is not None
+    registers = checked(assembled(ptx_of(code, target), target, tmp_path))
     name = f"{tile.level} {tile.rows}x{tile.columns}"
     most, shared = TABLE[name]
-    assert int(registers[1]) <= most, name
+    assert registers <= most, name
     assert code.shared_bytes <= shared <= target.shared_bytes, name
+
+
+ATTENTIONS = {
+    Case(256, 256, 64): (128, 40960),
+    Case(256, 256, 128): (176, 81920),
+    Case(256, 250, 128, mask=True): (232, 81920),
+    Case(256, 256, 32, causal=True): (104, 20480),
+}
+
+
+@pytest.mark.parametrize("target", [SM80, SM90A], ids=tile_name)
+@pytest.mark.parametrize("case", ATTENTIONS, ids=str)
+def test_attention_stays_in_registers(case: Case, target: DeviceTarget, tmp_path: Path) -> None:
+    graph, _, _ = attention(case, np.random.default_rng(0))
+    launches = [s for s in build_device_program(graph, target).steps if isinstance(s, DeviceLaunch)]
+    launch = next(launch for launch in launches if launch.kernel.name == "attention")
+    code = emit_kernel(launch.kernel, target, launch.mapping)
+    registers = checked(assembled(ptx_of(code, target), target, tmp_path))
+    most, shared = ATTENTIONS[case]
+    assert registers <= most
+    assert code.shared_bytes <= shared

@@ -60,8 +60,8 @@ def test_groups_finish_in_their_order(schedule: Schedule) -> None:
 def test_a_copy_that_was_not_waited_for_is_a_race(
     schedule: Schedule, left: int, barrier: str, offset: int
 ) -> None:
-    """A wait for too few groups, for none, and a wait without the barrier that tells the other
-    threads.
+    """A wait for too few groups, for none, and a wait without the barrier that tells
+    the other threads.
     """
     with pytest.raises(Exception, match=r"race|nothing wrote"):
         _run(TWO_GROUPS.format(left=left, barrier=barrier, offset=offset), schedule)
@@ -347,3 +347,16 @@ def test_multicast_reaches_every_block_of_the_mask(schedule: Schedule) -> None:
     found = _run(body, schedule, blocks=4, cluster=4)[:256].reshape(4, 64)
     for block in range(4):
         assert (found[block] == (0 if block == 1 else WORDS[:64])).all()
+
+
+def test_what_cp_async_brought_needs_a_fence_too() -> None:
+    body = STORE.replace(
+        "ld.global.v4.b32 {{%r4, %r5, %r6, %r7}}, [%at0]; st.shared.v4.b32 [%r20], "
+        "{{%r4, %r5, %r6, %r7}};",
+        "cp.async.cg.shared.global [%r20], [%at0], 16; cp.async.wait_all;",
+    )
+    assert "cp.async.cg" in body
+    found = _run(body.format(fence=PROXY, wait=READ, after=""))
+    assert (found[:256] == WORDS[:256]).all()
+    with pytest.raises(Race, match=r"without a fence\.proxy\.async"):
+        _run(body.format(fence="", wait=READ, after=""))

@@ -181,3 +181,15 @@ def test_dot_products_of_two_halves(half: str) -> None:
         total = sum(int(x) * int(y) for x, y in zip(np.array([p]).view(np.int16), bytes_of))
         expected.append(_wrap(total + int(r), "s32"))
     assert apply(f"dp2a.{half}.s32.s32 $0, $1, $2, $3;", [a, b, c], np.int32).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    "operation", ["add.u16x2", "add.s16x2", "min.s16x2", "max.s16x2", "min.u16x2", "max.u16x2"]
+)
+def test_two_halves_at_once(operation: str) -> None:
+    name, pair = operation.split(".")
+    half = pair.removesuffix("x2")
+    a, b = _numbers(half, 1), np.roll(_numbers(half, 2), 3)
+    found = apply(f"{operation} $0, $1, $2;", [a.view(np.uint32), b.view(np.uint32)], np.uint32)
+    expected = elementwise(lambda x, y: _wrap(BINARY[name](x, y), half), a, b)
+    assert found.view(TYPES[half]).tolist() == expected

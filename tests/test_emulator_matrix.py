@@ -1,5 +1,5 @@
-"""ldmatrix, stmatrix, movmatrix and mma.sync against the fragment tables of the ISA manual,
-element by element.
+"""ldmatrix, stmatrix, movmatrix and mma.sync against the fragment tables of the ISA
+manual, element by element.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ def test_movmatrix_turns() -> None:
 
 
 def _a_place(kind: str, shape: tuple[int, int], lane: int, element: int) -> tuple[int, int]:
-    """Row and column of A's element number `element` of a lane: the formulas of the manual's
-    tables.
+    """Row and column of A's element number `element` of a lane: the formulas of the
+    manual's tables.
     """
     group, place = lane >> 2, lane % 4
     k = shape[1]

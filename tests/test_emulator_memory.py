@@ -130,8 +130,8 @@ ATOMIC: dict[str, Callable[[int, int], int]] = {
 @pytest.mark.parametrize("schedule", [Schedule(), Schedule(seed=4)], ids=str)
 @pytest.mark.parametrize("operation", ATOMIC)
 def test_atomics_happen_one_after_the_other(operation: str, schedule: Schedule) -> None:
-    """Each thread's old value and operand lead to the next old value, in some order, for each of
-    three cells.
+    """Each thread's old value and operand lead to the next old value, in some order,
+    for each of three cells.
     """
     values = np.random.default_rng(1).integers(1, 9, 32).astype(np.uint32)
     body = (

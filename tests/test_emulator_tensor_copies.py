@@ -53,8 +53,8 @@ DONE: ret;
 def _load(
     tensor: Array, box: TiledMap | Im2colMap, instruction: str, size: int, schedule: Schedule
 ) -> Array:
-    """The bytes that a load leaves in shared memory, in the order of addresses. `box` without its
-    address.
+    """The bytes that a load leaves in shared memory, in the order of addresses. `box`
+    without its address.
     """
     device = Device(KERNEL.replace("LOAD", instruction).replace("BYTES", str(size)), schedule)
     address = device.put(tensor)

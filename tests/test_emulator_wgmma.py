@@ -21,8 +21,8 @@ def _core_offsets(
     extent: int, depth: int, size: int, span: int, by_depth: bool
 ) -> tuple[Array, int, int]:
     """Byte offset of element (i, k), and the descriptor's leading and stride offsets, as the
-    CUTLASS comments give
-    the canonical layouts: in 16-byte units, ((8,m),(T,2k)) and so on."""
+    CUTLASS comments give the canonical layouts: in 16-byte units, ((8,m),(T,2k)) and so on.
+    """
     offsets = np.zeros((extent, depth), np.int64)
     each = 16 // size
     row_units = max(span // 16, 1)
@@ -51,8 +51,8 @@ def _core_offsets(
 
 
 def _image(matrix: Array, name: str, span: int, by_depth: bool) -> tuple[Array, int]:
-    """16 KiB of shared memory with the matrix (extent × depth) in it, and the descriptor without
-    its start.
+    """16 KiB of shared memory with the matrix (extent × depth) in it, and the
+    descriptor without its start.
     """
     bits = (
         matrix.astype(np.int8).view(np.uint8)
@@ -84,8 +84,8 @@ FILLED: """
 def _body(
     n: int, form: str, flags: str, left: str, descriptors: tuple[int, int], words: int, **parts: str
 ) -> str:
-    """Fills shared memory with both images, multiplies twice (the second time onto the first),
-    stores D.
+    """Fills shared memory with both images, multiplies twice (the second time onto the
+    first), stores D.
     """
     registers = ", ".join(f"%acc{place}" for place in range(words))
     product = (

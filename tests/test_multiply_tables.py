@@ -73,6 +73,16 @@ def test_every_product_is_one_of_the_table() -> None:
     assert _largest_product(after) <= WORDS * max(FEATURES, WIDTH)
 
 
+def test_half_precision_stays() -> None:
+    b = GraphBuilder("text")
+    tokens = b.input("tokens", TensorType(dtype_of(np.zeros(1, np.int64)), (30,)))
+    table = b.constant(np.ones((WORDS, FEATURES), np.float16))
+    rows = b.apply("gather", table, tokens, axis=0)
+    product = b.apply("matmul", rows, b.constant(np.ones((FEATURES, WIDTH), np.float16)))
+    graph = b.finish([product], ["product"])
+    assert multiply_tables(graph) is graph
+
+
 def test_few_rows_are_multiplied_themselves() -> None:
     graph, _ = _network(2, 6)
     assert multiply_tables(graph) is graph

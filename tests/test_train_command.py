@@ -157,7 +157,12 @@ def test_what_cannot_be_written_is_told_before_training(folder: Path) -> None:
 def test_a_loss_that_is_no_number_ends_with_4_and_nothing_written(folder: Path) -> None:
     text = TOML.replace("learning_rate = 0.1", "learning_rate = 1e30")
     (folder / "net.toml").write_text(text)
-    code, _, err = run_command("train", folder / "net.toml", "-o", folder / "net.onnx")
+    words = ["train", folder / "net.toml", "--checkpoint", folder / "state", "--every", 1]
+    code, _, err = run_command(*words, "-o", folder / "net.onnx")
     assert code == 4
-    assert "The loss of step" in err
+    told = " ".join(err.split())
+    assert "The loss of step" in told
+    assert "came from" in told and "operator" in told and " in the " in told
+    assert "The last good state" in told
+    assert all(np.isfinite(array).all() for array in load_file(folder / "state").values())
     assert not (folder / "net.onnx").exists()

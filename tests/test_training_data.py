@@ -11,7 +11,7 @@ import bessemer
 from bessemer.compiler.errors import CompileError
 from bessemer.frontends.builder import BatchNorm, Dense, Embedding, Input, Network, Sequential, relu
 from bessemer.frontends.train.batches import Augmentation
-from bessemer.frontends.train.losses import cross_entropy, mean_squared_error
+from bessemer.frontends.train.losses import cross_entropy
 from bessemer.frontends.train.normalization import Normalization
 from bessemer.frontends.train.optimizers import SGD, Adam
 from bessemer.frontends.train.trainer import Trainer, TrainingError
@@ -226,13 +226,14 @@ def test_images_are_normalized_by_channel() -> None:
 
 def test_a_normalization_that_cannot_be_is_refused() -> None:
     network = Network(Dense(1), Input("x", ("batch", 4)))
-    for given, text in (
-        (lambda: Normalization("y"), "no input y"),
-        (lambda: Normalization("x", "unit"), "not 'unit'"),  # type: ignore[arg-type]
-        (lambda: Normalization("x", axis=0), "axis 0 is none"),
-    ):
+    cases: tuple[tuple[str, dict[str, Any], str], ...] = (
+        ("y", {}, "no input y"),
+        ("x", {"kind": "unit"}, "not 'unit'"),
+        ("x", {"axis": 0}, "axis 0 is none"),
+    )
+    for name, options, text in cases:
         with pytest.raises(CompileError, match=text):
-            Trainer(network, mean_squared_error, [Input("t", ("batch", 1))], normalization=given())
+            Normalization(name, **options).around(network)
 
 
 TOML = """

@@ -209,6 +209,8 @@ def test_other_overlaps_are_refused() -> None:
             model.run([a, b], out=out)
     with pytest.raises(InputError, match="overlaps"):
         model.run([both[:40], b], out=[both[20:], None])
+    with pytest.raises(InputError, match="overlaps"):
+        model.run([a, a], out=[a, None])  # %0 may be written over, but %1 is read there, too
 
 
 def test_an_artifact_says_it(tmp_path: Any) -> None:

@@ -154,7 +154,7 @@ def save(
 def _save(
     code: Code, weights: Bytes, target: Path, placement: Placement, linker: str
 ) -> list[Path]:
-    command = _linker_command(code.signature.triple, linker) if target.suffix == ".so" else []
+    command = linker_command(code.signature.triple, linker) if target.suffix == ".so" else []
     inside = placement == "inside" or not weights.size
     names = [target.name, target.with_suffix(".h").name]
     if not inside:
@@ -221,7 +221,7 @@ def _link(command: list[str], folder: Path, source: str, target: str) -> None:
         )
 
 
-def _linker_command(triple: str, linker: str) -> list[str]:
+def linker_command(triple: str, linker: str) -> list[str]:
     """The command that links for this triple: the one asked for, a C compiler, or zig's."""
     wanted = architecture(triple)
     names = [f"{wanted}-linux-gnu-gcc"]

@@ -7,6 +7,7 @@ of images. Zeros come from beyond the tensor and from borders.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bessemer.compiler.errors import InternalError
@@ -81,14 +82,21 @@ def boxes_of(operand: Operand) -> Boxes | None:
         batch.append(None if axis.stride == 0 or axis.extent == 1 else len(axes))
         if batch[-1] is not None:
             axes.append(axis)
+    # An axis of one element goes nowhere: any stride will do.
+    unit = _UNIT // bytes_
+    axes[1:] = [Axis(1, unit) if axis.extent == 1 else axis for axis in axes[1:]]
     strides = [axis.stride for axis in axes[1:]]
-    if len(axes) > _MOST_AXES or not _aligned((operand.base, *strides), bytes_):
+    if len(axes) > _MOST_AXES or not _aligned(operand.base, strides, bytes_):
         return None
     return Boxes(operand.base, tuple(axes), len(operand.depth), tuple(batch))
 
 
-def _aligned(sizes: tuple[Size, ...], bytes_: int) -> bool:
+def _aligned(base: Size, strides: Sequence[Size], bytes_: int) -> bool:
+    """Whether a tensor may begin there, and have these strides: forwards only."""
     count = _UNIT // bytes_
+    if any(isinstance(stride, int) and stride <= 0 for stride in strides):
+        return False
+    sizes = (base, *strides)
     return all(
         size % count == 0 if isinstance(size, int) else dims.divide_exactly(size, count) is not None
         for size in sizes
@@ -130,7 +138,7 @@ def _windows(operand: Operand, bytes_: int) -> Boxes | None:
         (high, wide),
         (kernel[0], kernel[1]),
     )
-    if not _aligned((base, *pitches), bytes_) or not all(
+    if not _aligned(base, pitches, bytes_) or not all(
         _may_walk(window, size, axis.extent)
         for window, size, axis in zip((high, wide), found.kernel, operand.outer[1:], strict=True)
     ):

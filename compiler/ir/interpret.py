@@ -24,9 +24,7 @@ Watch = Callable[[Node, Sequence[Array], Sequence[Array]], None]
 """Told of a node, the arrays that it read, and those that it made."""
 
 
-def run_graph(
-    graph: Graph, inputs: Mapping[str, Array], watch: Watch | None = None
-) -> list[Array]:
+def run_graph(graph: Graph, inputs: Mapping[str, Array], watch: Watch | None = None) -> list[Array]:
     """The graph's outputs for inputs given by name, in the graph's order.
 
     `watch` is called after every node, but for those in regions.

@@ -29,6 +29,7 @@ from bessemer.compiler.ops import (  # noqa: F401  (each registers its operators
     rnn,
     rnn_gradient,
     roi,
+    roi_gradients,
     sample,
     scan,
     scatter,

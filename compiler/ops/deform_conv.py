@@ -25,6 +25,7 @@ from bessemer.compiler.ir.expr import (
 from bessemer.compiler.ir.op import Example, Operator, register
 from bessemer.compiler.ir.types import FLOATS, Array, TensorType, boolean, f32, f64, i64
 from bessemer.compiler.ops.check import listed, require, require_dtype
+from bessemer.compiler.ops.gradients_deform import deform_conv_gradient
 from bessemer.compiler.ops.precise import rounded_once
 from bessemer.compiler.ops.window import reduction_index, window_of
 
@@ -184,7 +185,7 @@ register(
         _infer,
         _reference,
         _element,
-        gradient=None,
+        gradient=deform_conv_gradient,
         examples=(
             _example((1, 3, 3, 1), (2, 2, 1, 1), (2, 2)),
             _example(

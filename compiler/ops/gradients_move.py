@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bessemer.compiler.errors import UnsupportedError
 from bessemer.compiler.ir.differential import Cotangents, Differential
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Value
+from bessemer.compiler.ir.types import i64
 from bessemer.compiler.ops.composite import reshape, scalar_like, transpose
 
 
@@ -95,22 +95,42 @@ def pad_gradient(d: Differential) -> Cotangents:
         before[axis], after[axis] = -low, -high
         inner = _padded(d, dy, before, after)
         if d["mode"] != "constant":
+            if not _repeats_once(d, axis):
+                dy = _gathered_up(d, dy, axis)
+                continue
             for margin in _margins(d, dy, axis):
                 inner = d.apply("add", inner, margin)
         dy = inner
     return (dy,)
 
 
+def _repeats_once(d: Differential, axis: int) -> bool:
+    """Whether a margin surely has every element once at most, or always the same one."""
+    low, high, size = d["low"][axis], d["high"][axis], d.x.type.shape[axis]
+    if not (isinstance(low, int) and isinstance(high, int) and isinstance(size, int)):
+        return False
+    within = size - 1 if d["mode"] == "reflect" else size
+    return d["mode"] == "edge" or max(low, high) <= within
+
+
+def _gathered_up(d: Differential, dy: Value, axis: int) -> Value:
+    """Every element goes to the one that it repeats, whose number the pad itself tells."""
+    size = d.x.type.shape[axis]
+    numbers = d.apply("iota", shape=(size,), axis=0, dtype=i64)
+    given = {"mode": d["mode"], "low": (d["low"][axis],), "high": (d["high"][axis],), "value": 0}
+    places = d.apply("pad", numbers, **given)
+    places = reshape(d.builder, places, (*places.type.shape, 1))
+    order = [axis, *(a for a in range(dy.type.rank) if a != axis)]
+    updates = transpose(d.builder, dy, order)
+    shape = (size, *updates.type.shape[1:])
+    zeros = d.apply("full", shape=shape, value=0, dtype=dy.type.dtype)
+    found = d.apply("scatter_nd", zeros, places, updates, reduction="add")
+    return transpose(d.builder, found, sorted(range(dy.type.rank), key=order.__getitem__))
+
+
 def _margins(d: Differential, dy: Value, axis: int) -> list[Value]:
     """The two margins of an axis, each where its elements came from."""
     low, high, size = d["low"][axis], d["high"][axis], d.x.type.shape[axis]
-    known = all(isinstance(entry, int) for entry in (low, high, size))
-    within = size - 1 if d["mode"] == "reflect" else size
-    if not known or (d["mode"] != "edge" and max(low, high) > within):
-        raise UnsupportedError(
-            f"No gradient for a pad of mode {d['mode']} by {low} and {high} along an axis of {size}"
-            f": pads must be known and repeat every element once at most."
-        )
     found = []
     for count, start in ((low, 0), (high, dy.type.shape[axis] - high)):
         if count <= 0:
@@ -193,36 +213,6 @@ def gather_nd_gradient(d: Differential) -> Cotangents:
     joined = d.apply("concat", *places, indices, axis=len(shape) - 1) if places else indices
     zeros = scalar_like(d.builder, x, 0)
     return d.apply("scatter_nd", zeros, joined, d.dy, reduction="add"), None
-
-
-def scatter_elements_gradient(d: Differential) -> Cotangents:
-    """What was put in is read at its places; what it replaced has no part."""
-    axis, updates = d["axis"], d.inputs[2]
-    found = d.apply("gather_elements", d.dy, d.inputs[1], axis=axis)
-    match d.attributes.get("reduction", "none"):
-        case "add":
-            return d.dy, None, found
-        case "none":
-            zeros = scalar_like(d.builder, updates, 0)
-            kept = d.apply("scatter_elements", d.dy, d.inputs[1], zeros, axis=axis)
-            return kept, None, found
-        case reduction:
-            raise UnsupportedError(f"No gradient for scatter_elements with reduction {reduction}.")
-
-
-def scatter_nd_gradient(d: Differential) -> Cotangents:
-    """As scatter_elements'. Of several updates that replace each other all are taken for the last,
-    as ONNX leaves open which one stays."""
-    updates = d.inputs[2]
-    found = d.apply("gather_nd", d.dy, d.inputs[1], batch_dims=0)
-    match d.attributes.get("reduction", "none"):
-        case "add":
-            return d.dy, None, found
-        case "none":
-            zeros = scalar_like(d.builder, updates, 0)
-            return d.apply("scatter_nd", d.dy, d.inputs[1], zeros), None, found
-        case reduction:
-            raise UnsupportedError(f"No gradient for scatter_nd with reduction {reduction}.")
 
 
 def top_k_gradient(d: Differential) -> Cotangents:

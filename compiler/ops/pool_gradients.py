@@ -14,12 +14,14 @@ import numpy as np
 
 from bessemer.compiler.ir import expr
 from bessemer.compiler.ir.build_loops import KernelBuilder
+from bessemer.compiler.ir.differential import Cotangents, Differential
 from bessemer.compiler.ir.dims import Size, maximum
 from bessemer.compiler.ir.expr import Buffer, Expression, constant, convert, index_value, select
 from bessemer.compiler.ir.op import OPS, Example, Operator, register
 from bessemer.compiler.ir.types import FLOATS, Array, TensorType, f64
 from bessemer.compiler.ops.check import listed, require, require_dtype
 from bessemer.compiler.ops.example_arrays import ramp
+from bessemer.compiler.ops.gradients_pool import max_pool_gradient_gradient
 from bessemer.compiler.ops.pool import counted_taps
 from bessemer.compiler.ops.precise import rounded_once
 from bessemer.compiler.ops.window import Window, tap_views, window_of
@@ -186,7 +188,7 @@ register(
         _max_infer,
         _max_reference,
         statements=_max_statements,
-        gradient=None,
+        gradient=max_pool_gradient_gradient,
         examples=_examples(),
     )
 )
@@ -246,13 +248,19 @@ def _average_statements(
             builder.store(dx, at, expr.load(dx, at, inside) + share, inside)
 
 
+def _average_gradient(d: Differential) -> Cotangents:
+    """The adjoint of the adjoint."""
+    given = {name: value for name, value in d.attributes.items() if name != "spatial"}
+    return (d.apply("average_pool", d.dy, **given),)
+
+
 register(
     Operator(
         "average_pool_gradient",
         _average_infer,
         _average_reference,
         statements=_average_statements,
-        gradient=None,
+        gradient=_average_gradient,
         examples=(
             *_examples(count_include_pad=False),
             *_examples(count_include_pad=True),

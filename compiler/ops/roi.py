@@ -7,31 +7,29 @@ in units of 1 / scale elements.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from functools import partial, reduce
 
 import numpy as np
 
 from bessemer.compiler.ir import expr
-from bessemer.compiler.ir.build_loops import KernelBuilder, Local
+from bessemer.compiler.ir.build_loops import KernelBuilder
+from bessemer.compiler.ir.differential import Cotangents, Differential
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import (
     Buffer,
-    Expression,
-    as_index,
     binary,
     checked,
     constant,
     convert,
     index_value,
     select,
-    unary,
 )
 from bessemer.compiler.ir.op import Example, Operator, register
 from bessemer.compiler.ir.types import FLOATS, Array, TensorType, f16, f32, f64, i64
 from bessemer.compiler.ops.check import require, require_dtype
 from bessemer.compiler.ops.index import INDEX_TYPES
 from bessemer.compiler.ops.precise import rounded_once
+from bessemer.compiler.ops.roi_span import Neighbours, bounds, span, whole_spans
 
 
 def _check(name: str, x: TensorType, boxes: TensorType, width: int) -> None:
@@ -72,67 +70,6 @@ def _align_infer(
     return x.with_shape((boxes.shape[0], *shape, x.shape[3]))
 
 
-@dataclass(frozen=True)
-class _Span:
-    """The cells of a box along one axis, in locals."""
-
-    builder: KernelBuilder
-    start: Local
-    cell: Local
-    samples: Local
-
-    def neighbours(self, position: Expression, size: Size) -> _Neighbours:
-        """What a sample at a position is made of."""
-        working = position.dtype
-        last = index_value(size - 1)
-        inside = (position >= -1) & (position <= convert(index_value(size), working))
-        bounded = binary("max", position, 0)
-        low = self.builder.define(binary("min", convert(bounded, i64), last), "low").value
-        fraction = select(low < last, bounded - convert(low, working), 0)
-        share = self.builder.define(fraction, "share").value
-        high = self.builder.define(binary("min", low + 1, last), "high").value
-        return _Neighbours(inside, as_index(low), as_index(high), share)
-
-    def sample(self, cell: Size, number: Size) -> Expression:
-        """The position of a sample in a cell."""
-        working = self.start.dtype
-        inside = convert(index_value(number), working) + 0.5
-        count = convert(self.samples.value, working)
-        offset = self.cell.value * inside / count
-        return self.start.value + convert(index_value(cell), working) * self.cell.value + offset
-
-
-@dataclass(frozen=True)
-class _Neighbours:
-    inside: Expression
-    low: Size
-    high: Size
-    share: Expression  # of the higher one
-
-    def weighted(self) -> tuple[tuple[Size, Expression], ...]:
-        return (self.low, 1 - self.share), (self.high, self.share)
-
-
-def _span(
-    builder: KernelBuilder,
-    start: Expression,
-    end: Expression,
-    scale: float,
-    cells: int,
-    samples: int,
-    half_pixel: bool,
-) -> _Span:
-    shift = 0.5 if half_pixel else 0.0
-    first = builder.define(start * scale - shift, "start")
-    length = end * scale - shift - first.value
-    if not half_pixel:
-        length = binary("max", length, 1)
-    cell = builder.define(length / cells, "cell")
-    fitting = convert(unary("ceil", cell.value), i64)
-    count = builder.define(constant(samples, i64) if samples else fitting, "samples")
-    return _Span(builder, first, cell, count)
-
-
 def _align_statements(
     builder: KernelBuilder,
     inputs: list[Buffer],
@@ -151,8 +88,8 @@ def _align_statements(
     with builder.loop(boxes.shape[0], "parallel") as box:
         image = builder.define(index_value(checked(images[box], x.shape[0])), "image")
         left, top, right, bottom = (convert(boxes[box, side], working) for side in range(4))
-        rows = _span(builder, top, bottom, scale, shape[0], samples, half_pixel)
-        columns = _span(builder, left, right, scale, shape[1], samples, half_pixel)
+        rows = span(builder, top, bottom, scale, shape[0], samples, half_pixel)
+        columns = span(builder, left, right, scale, shape[1], samples, half_pixel)
         count = builder.define(rows.samples.value * columns.samples.value, "count")
         with builder.loop(shape[0]) as i, builder.loop(shape[1]) as j:
             with builder.loop(x.shape[3], "vector", lanes=0) as channel:
@@ -176,8 +113,8 @@ def _add_sample(
     builder: KernelBuilder,
     x: Buffer,
     image: Size,
-    rows: _Neighbours,
-    columns: _Neighbours,
+    rows: Neighbours,
+    columns: Neighbours,
     sums: Buffer,
     box: Size,
     mode: str,
@@ -241,6 +178,12 @@ def _bilinear(position: float, size: int) -> tuple[tuple[int, float], ...]:
     return (low, 1 - (bounded - low)), (min(low + 1, size - 1), bounded - low)
 
 
+def _align_gradient(d: Differential) -> Cotangents:
+    """Of the image and of the boxes, where the number of samples stays."""
+    dx, dboxes = d.builder.apply_many("roi_align_gradient", *d.inputs, d.dy, **d.attributes)
+    return dx, dboxes, None
+
+
 _BOXES = np.array(
     [[0.5, 1, 4.2, 5.9], [-3, -2, 2, 9], [2, 2, 2, 2], [1.1, 0.3, 3.4, 1.2]], np.float32
 )
@@ -252,7 +195,7 @@ register(
         _align_infer,
         _align_reference,
         statements=_align_statements,
-        gradient=None,
+        gradient=_align_gradient,
         examples=(
             Example(((2, 7, 5, 3), _BOXES, _IMAGES), {"shape": (3, 2)}),
             Example(
@@ -288,30 +231,6 @@ def _pool_infer(
     return x.with_shape((boxes.shape[0], *shape, x.shape[3]))
 
 
-def _nearest(value: Expression) -> Expression:
-    """Rounded to an i64, halves away from zero."""
-    up, down = unary("floor", value + 0.5), unary("ceil", value - 0.5)
-    return convert(select(value >= 0, up, down), i64)
-
-
-def _bounds(
-    builder: KernelBuilder, start: Local, cell: Local, number: Size, size: Size
-) -> tuple[Local, Local]:
-    """The first element of a cell and the one behind its last, as locals."""
-    working = cell.dtype
-    extent = index_value(size)
-
-    def bounded(value: Expression) -> Expression:
-        return binary("min", binary("max", value + start.value, 0), extent)
-
-    first = unary("floor", cell.value * convert(index_value(number), working))
-    last = unary("ceil", cell.value * convert(index_value(number + 1), working))
-    return (
-        builder.define(bounded(convert(first, i64)), "first"),
-        builder.define(bounded(convert(last, i64)), "end"),
-    )
-
-
 def _pool_statements(
     builder: KernelBuilder,
     inputs: list[Buffer],
@@ -326,17 +245,10 @@ def _pool_statements(
     with builder.loop(boxes.shape[0], "parallel") as box:
         number = convert(convert(boxes[box, 0], working), i64)
         image = builder.define(index_value(checked(number, x.shape[0])), "image")
-        spans: list[tuple[Local, Local]] = []
-        for axis in range(2):
-            start, end = (
-                _nearest(convert(boxes[box, side - axis], working) * scale) for side in (2, 4)
-            )
-            first = builder.define(start, "start")
-            length = binary("max", end - first.value + 1, 1)
-            spans.append((first, builder.define(convert(length, working) / shape[axis], "cell")))
+        spans = whole_spans(builder, boxes, box, shape, scale, working)
         with builder.loop(shape[0]) as i, builder.loop(shape[1]) as j:
-            top, bottom = _bounds(builder, *spans[0], i, x.shape[1])
-            left, right = _bounds(builder, *spans[1], j, x.shape[2])
+            top, bottom = bounds(builder, *spans[0], i, x.shape[1])
+            left, right = bounds(builder, *spans[1], j, x.shape[2])
             is_empty = (bottom.value <= top.value) | (right.value <= left.value)
             lowest = builder.define(select(is_empty, constant(0, x.dtype), -math.inf), "lowest")
             with builder.loop(x.shape[3], "vector", lanes=0) as channel:
@@ -368,6 +280,11 @@ def _pool_reference(x: Array, boxes: Array, *, shape: tuple[int, int], scale: fl
     return result
 
 
+def _pool_gradient(d: Differential) -> Cotangents:
+    """Of the image; the borders of a box are rounded, so that a small move changes nothing."""
+    return d.apply("max_roi_pool_gradient", *d.inputs, d.dy, **d.attributes), None
+
+
 _NUMBERED = np.array([[1, 0, 0, 4, 6], [0, 1.5, 2.5, 3, 3], [0, -9, -9, -7, -8]], np.float32)
 
 register(
@@ -376,7 +293,7 @@ register(
         _pool_infer,
         _pool_reference,
         statements=_pool_statements,
-        gradient=None,
+        gradient=_pool_gradient,
         examples=(
             Example(((2, 7, 5, 3), _NUMBERED), {"shape": (2, 2)}),
             Example(((2, 7, 5, 17), _NUMBERED), {"shape": (4, 3), "scale": 0.5}),

@@ -18,7 +18,7 @@ from bessemer.compiler.ir.expr import Buffer, Expression, checked, index_value, 
 from bessemer.compiler.ir.op import Example, Operator, register
 from bessemer.compiler.ir.types import Array, TensorType
 from bessemer.compiler.ops.check import require, require_axis, require_dtype
-from bessemer.compiler.ops.gradients_move import scatter_elements_gradient, scatter_nd_gradient
+from bessemer.compiler.ops.gradients_scatter import scatter_elements_gradient, scatter_nd_gradient
 from bessemer.compiler.ops.index import INDEX_TYPES
 
 REDUCTIONS = ("none", "add", "mul", "max", "min")
@@ -220,6 +220,14 @@ register(
             Example(((4, 3), np.array([[1], [1]]), (2, 3)), {"reduction": "add"}),
             Example(((3,), np.array([[1], [1]]), (2,)), {"reduction": "max"}),
             Example(((3,), np.array([[1], [1]]), (2,)), {"reduction": "min"}),
+            Example(
+                (
+                    np.array([2, 0, 0, 3], np.float32),
+                    np.array([[0], [0], [1], [2], [2], [-1]]),
+                    np.array([0, 5, -2, 4, 0, 3], np.float32),
+                ),
+                {"reduction": "mul"},
+            ),
             Example(((3, 2), np.zeros((1, 0), np.int64), (1, 3, 2)), {"reduction": "add"}),
         ),
     )

@@ -10,12 +10,14 @@ import numpy as np
 
 from bessemer.compiler.ir import expr
 from bessemer.compiler.ir.build_loops import KernelBuilder, Local
+from bessemer.compiler.ir.differential import Cotangents, Differential
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.dims import symbol as size_symbol
 from bessemer.compiler.ir.expr import Buffer, Expression, as_index, constant, index_value, select
 from bessemer.compiler.ir.op import Example, Operator, register
 from bessemer.compiler.ir.types import Array, TensorType, boolean, i64
 from bessemer.compiler.ops.check import require
+from bessemer.compiler.ops.composite import reshape, scalar_like
 from bessemer.compiler.ops.heap import Heap
 from bessemer.compiler.ops.sort import is_greater
 
@@ -136,6 +138,16 @@ def _write(
             builder.store(counts, (own.index,), counts[own.index] + 1)
 
 
+def _gradient(d: Differential) -> Cotangents:
+    """Of equal rows the first has it, as it is the one that was taken."""
+    dy = d.cotangents[0]
+    if dy is None:
+        return (None,)
+    first = reshape(d.builder, d.outputs[1], (*d.outputs[1].type.shape, 1))
+    zeros = scalar_like(d.builder, d.x, 0)
+    return (d.apply("scatter_nd", zeros, first, dy, reduction="add"),)
+
+
 _ROWS = np.array([[1, 0, 2], [0, 5, 5], [1, 0, 2], [1, 0, -2], [0, 5, 5]], np.float32)
 _FLOATS = np.array([2, np.nan, -0.0, 2, 0.0, np.nan, -np.inf], np.float32)
 
@@ -146,7 +158,7 @@ register(
         _reference,
         statements=_statements,
         capacity=_capacity,
-        gradient=None,
+        gradient=_gradient,
         examples=(
             Example((np.array([2, 1, 1, 3, 4, 3]),), {"symbol": "n"}),
             Example((np.array([2, 1, 1, 3, 4, 3]),), {"symbol": "n", "ordered": False}),

@@ -4,7 +4,8 @@
     y = loop(x) {f}            y, xs = loop(x) {f, x}      (the state before every iteration)
                                dx = loop(dy) {f of xs[last - i] and its gradient}
 
-What is inside of a region is computed again; only a loop's states are stored.
+What is inside of a region is computed again; only a loop's states are stored. What a loop captures
+gets the sum of what all iterations say (differentiate_sums.py).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from bessemer.compiler.ir.dims import symbol
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.types import TensorType, boolean, i64
 from bessemer.compiler.ops.composite import scalar_like
+from bessemer.compiler.passes.differentiate_sums import Scattered, scattered_parts
 
 Given: TypeAlias = "tuple[Value | None, ...]"
 Backward: TypeAlias = Callable[
@@ -90,22 +92,48 @@ def loop_cotangents(
     values = [*(before[k] for k in moving), *(own[k] for k in watched)]
     found = backward(inner, written, seeds, values)
     new = [_found(inner, found, before[k]) for k in moving]
-    total = [
-        inner.apply("add", so_far, found[own[k]]) if own[k] in found else so_far
-        for k, so_far in zip(watched, sums, strict=True)
-    ]
-    region = inner.finish([going, *new, *total])
+    total, scattered = _summed(inner, [found.get(own[k]) for k in watched], sums)
+    collected = [value for parts in scattered for part in parts for value in part.parts]
+    region = inner.finish([going, *new, *total, *collected])
 
     starts = [given[k] or scalar_like(b, initial[k], 0) for k in moving]
     starts += [scalar_like(b, captures[k], 0) for k in watched]
     outputs = b.apply_many(
         "loop", made, b.constant(np.array(True)), *starts, *captures, *states, *scans, last,
-        regions=(region,), carried=len(starts), has_trips=True, has_condition=False, scans=0,
-        count="",
+        regions=(region,), carried=len(starts), has_trips=True, has_condition=False,
+        scans=len(collected), count=b.fresh_symbol("count") if collected else "",
     )  # fmt: skip
+    outputs = [*outputs[: len(moving)], *_with_scattered(b, outputs[len(moving) :], scattered)]
     places = [*(2 + k for k in moving), *(2 + count + k for k in watched)]
     by_place = dict(zip(places, outputs, strict=True))
     return tuple(by_place.get(place) for place in range(len(node.inputs)))
+
+
+def _summed(
+    inner: GraphBuilder, found: Sequence[Value | None], sums: Sequence[Value]
+) -> tuple[list[Value], list[list[Scattered]]]:
+    """The sums after an iteration, and what is to be added behind the loop."""
+    totals, scattered = [], []
+    for cotangent, total in zip(found, sums, strict=True):
+        dense, parts = scattered_parts(inner, cotangent) if cotangent else ([], [])
+        for part in dense:
+            total = inner.apply("add", total, part)
+        totals.append(total)
+        scattered.append(parts)
+    return totals, scattered
+
+
+def _with_scattered(
+    b: GraphBuilder, outputs: Sequence[Value], scattered: Sequence[Sequence[Scattered]]
+) -> list[Value]:
+    """The sums with what the loop collected, which stands behind them in `outputs`."""
+    collected = iter(outputs[len(scattered) :])
+    totals = []
+    for total, parts in zip(outputs, scattered, strict=False):
+        for part in parts:
+            total = part.added_to(b, total, next(collected), next(collected))
+        totals.append(total)
+    return totals
 
 
 def _moving(node: Node, wanted: Collection[Value]) -> list[int]:

@@ -7,6 +7,7 @@
 The last two are what differentiation makes of the first: the cotangents of rows that are one entry
 of the table are added up before they are multiplied. An entry that is looked up ten times is then
 multiplied once. It pays where a small vocabulary meets long texts: characters, bytes, positions.
+Half precision stays as it is: sums of its rows would be rounded one by one.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from bessemer.compiler.ir.dims import Size, product
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.rewrite import GraphRewriter, rewrite_graph
+from bessemer.compiler.ir.types import f32, f64
 
 FEWEST = 2
 """Rows for each entry of the table from which on it pays: rows are cheaper to move than to
@@ -39,7 +41,7 @@ def multiply_tables(graph: Graph) -> Graph:
 
 def _rule(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
     match node.operator.name:
-        case "matmul":
+        case "matmul" if not node.attributes.get("dtype"):  # its sums have the factors' type
             found = _looked_up_product(rewriter, node) or _transposed_product(rewriter, node)
         case "scatter_nd":
             found = _scattered_product(rewriter, node)
@@ -80,7 +82,7 @@ def _scattered_product(rewriter: GraphRewriter, node: Node) -> Value | None:
     full = rewriter.producer(zeros, "full")
     if full is None or full.attributes["value"] != 0 or node.attributes["reduction"] != "add":
         return None
-    if zeros.type.rank != 2 or places.type.shape[-1] != 1:
+    if zeros.type.rank != 2 or places.type.shape[-1] != 1 or zeros.type.dtype not in (f32, f64):
         return None
     shape = updates.type.shape[:-1]
     if not _pays(zeros.type.shape[0], shape):
@@ -97,7 +99,7 @@ def _scattered_product(rewriter: GraphRewriter, node: Node) -> Value | None:
         indices = _reshaped(rewriter, indices, updates.type.shape[:-1])
         merged.append(view)
     matmul = rewriter.producer(updates, "matmul")
-    if matmul is None or matmul.inputs[1].type.rank != 2:
+    if matmul is None or matmul.inputs[1].type.rank != 2 or matmul.attributes.get("dtype"):
         return None
     factor, weights = matmul.inputs
     count = product(updates.type.shape[:-1])
@@ -118,7 +120,7 @@ def _rows(rewriter: GraphRewriter, value: Value) -> _Rows | None:
     if gather is None or gather.attributes["axis"] != 0:
         return None
     table, indices = gather.inputs
-    if table.type.rank != 2 or not table.type.dtype.is_float:
+    if table.type.rank != 2 or table.type.dtype not in (f32, f64):
         return None
     if not _pays(table.type.shape[0], indices.type.shape):
         return None

@@ -9,11 +9,12 @@ greedily by size: the largest value first, each at the lowest offset that is fre
 
 from __future__ import annotations
 
-import bisect
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir import dims
@@ -32,6 +33,7 @@ from bessemer.compiler.ir.program import (
     RequireFinite,
     Step,
 )
+from bessemer.compiler.ir.types import Array
 
 ALIGNMENT = 64
 REPAIRS = 60
@@ -45,12 +47,10 @@ class Life:
     first: int
     last: int
 
-    def meets(self, other: Life) -> bool:
-        return self.first <= other.last and other.first <= self.last
-
 
 def plan_memory(program: Program, alignment: int = ALIGNMENT) -> MemoryPlan:
-    """The places of all values, multiples of `alignment` bytes; see `MemoryPlan`."""
+    """The places of all values; see `MemoryPlan`. Those of known sizes are multiples of `alignment`
+    bytes, all others of ALIGNMENT."""
     lives = _Lives(program)
     weight_offsets, weights_size = _place_weights(program, lives.used, alignment)
     fixed = set(program.weights) | set(program.inputs)
@@ -226,7 +226,9 @@ def _place(
     classes: dict[Size, list[tuple[Value, int]]] = {}
     for value in lives:
         unit, count = _unit(sizes[value])
-        classes.setdefault(unit, []).append((value, -(-count // alignment) * alignment))
+        # A place that grows with a symbol would grow with the symbol's multiples of the alignment.
+        multiple = alignment if unit == 1 else ALIGNMENT
+        classes.setdefault(unit, []).append((value, -(-count // multiple) * multiple))
 
     def when_known(unit: Size) -> tuple[int, str]:
         names = dims.symbol_names(program.expanded(unit))
@@ -301,21 +303,29 @@ def _in_order(
     order: Sequence[tuple[Value, int]], lives: Mapping[Value, Life]
 ) -> tuple[dict[Value, int], int]:
     """Places values one after the other, each at the lowest offset that is free during its life."""
-    placed: list[tuple[int, int, Life]] = []  # (start, end, life), ordered by start
-    offsets: dict[Value, int] = {}
-    extent = 0
-    for value, size in order:
-        life = lives[value]
-        position = 0
-        for start, end, other in placed:
-            if start - position >= size:
-                break
-            if life.meets(other):
-                position = max(position, end)
-        offsets[value] = position
-        extent = max(extent, position + size)
-        bisect.insort(placed, (position, position + size, life), key=lambda item: item[0])
-    return offsets, extent
+    first = np.array([lives[value].first for value, _ in order])
+    last = np.array([lives[value].last for value, _ in order])
+    starts, ends = np.zeros((2, len(order)), np.int64)
+    for place, (_, size) in enumerate(order):
+        meets = (first[:place] <= last[place]) & (last[:place] >= first[place])
+        starts[place] = _lowest(starts[:place][meets], ends[:place][meets], size)
+        ends[place] = starts[place] + size
+    offsets = {value: int(start) for (value, _), start in zip(order, starts, strict=True)}
+    return offsets, int(ends.max(initial=0))
+
+
+def _lowest(starts: Array, ends: Array, size: int) -> int:
+    """The lowest offset of so many bytes that are in none of these stretches."""
+    if not len(starts):
+        return 0
+    by_start = np.argsort(starts, kind="stable")
+    reached = np.maximum.accumulate(ends[by_start])
+    room = starts[by_start]
+    room[1:] -= reached[:-1]
+    fits = np.flatnonzero(room >= size)
+    if not len(fits):
+        return int(reached[-1])
+    return int(reached[fits[0] - 1]) if fits[0] else 0
 
 
 def _lower_bound(lives: Mapping[Value, Life], sizes: Mapping[Value, Size]) -> Size:

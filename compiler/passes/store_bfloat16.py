@@ -9,7 +9,8 @@
 A value is stored once, as bfloat16, and all that read it read that: half of the bytes move. Inputs
 and outputs of the network keep their type. Softmax, norms, losses and all other arithmetic are in
 float32. Products of two computed tensors of more than one matrix (the scores and the result of an
-attention) stay float32: they are fused with the softmax between them.
+attention) stay float32: they are fused with the softmax between them. GPUs, whose fast products
+are of 16-bit numbers only, round these, too, and what first layers read.
 """
 
 from __future__ import annotations
@@ -29,10 +30,19 @@ _FEW_CHANNELS = 4
 
 def store_bfloat16(graph: Graph) -> Graph:
     """The same network with products of bfloat16 numbers."""
+    return _stored(graph, everywhere=False)
+
+
+def store_bfloat16_everywhere(graph: Graph) -> Graph:
+    """The same, all products and convolutions but depthwise ones."""
+    return _stored(graph, everywhere=True)
+
+
+def _stored(graph: Graph, everywhere: bool) -> Graph:
     producers = graph.producers()
     wanted: set[Value] = set()
     for node in graph.nodes:
-        for value in _multiplied(node, graph):
+        for value in _multiplied(node, graph, everywhere):
             _want(value, producers, wanted)
     rewriter = GraphRewriter(graph)
     narrow: dict[Value, Value] = {}
@@ -40,23 +50,26 @@ def store_bfloat16(graph: Graph) -> Graph:
         if value in wanted:
             narrow[value] = rewriter.emit("cast", value, dtype=bf16)
     for node in graph.nodes:
-        node = map_regions(node, store_bfloat16)
-        _rewrite(rewriter, node, graph, wanted, narrow)
+        node = map_regions(node, lambda region: _stored(region, everywhere))
+        multiplied = _multiplied(node, graph, everywhere)
+        _rewrite(rewriter, node, graph, wanted, narrow, multiplied)
     return rewriter.finish()
 
 
-def _multiplied(node: Node, graph: Graph) -> tuple[Value, ...]:
+def _multiplied(node: Node, graph: Graph, everywhere: bool) -> tuple[Value, ...]:
     """The operands of a product that are stored as bfloat16; none if it stays as it is."""
     if node.operator.name not in ("matmul", "conv") or node.inputs[0].type.dtype is not f32:
         return ()
     x, w = node.inputs
     if is_depthwise(node):
         return (x,)
-    if node.operator.name == "conv" and x.type.shape[-1] in range(_FEW_CHANNELS + 1):
+    few = node.operator.name == "conv" and x.type.shape[-1] in range(_FEW_CHANNELS + 1)
+    if few and not everywhere:
         return ()
     if w in graph.constants:
         return (x,)
-    return (x, w) if w.type.rank == 2 and node.operator.name == "matmul" else ()
+    one = w.type.rank == 2 and node.operator.name == "matmul"
+    return (x, w) if one or everywhere else ()
 
 
 def is_depthwise(node: Node) -> bool:
@@ -83,9 +96,9 @@ def _rewrite(
     graph: Graph,
     wanted: set[Value],
     narrow: dict[Value, Value],
+    multiplied: tuple[Value, ...],
 ) -> None:
     rewriter.sources = node.sources
-    multiplied = _multiplied(node, graph)
     passes_on = node.operator.name in _PASSING and node.output in wanted
     if passes_on:
         operands = [_narrowed(rewriter, value, narrow) for value in node.inputs]

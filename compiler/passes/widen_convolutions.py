@@ -42,6 +42,8 @@ def _rule(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
         return None
     x, w = node.inputs
     shape = w.type.shape
+    if len(shape) == 2:
+        return None  # no windows: a matrix product
     if not all(isinstance(size, int) for size in shape) or w.type.dtype is not f32:
         return None
     if node.attributes["dilations"][-1] != 1 or not (w in rewriter.constants or _are_few(node)):

@@ -35,6 +35,9 @@ _LIMITS = {
     "winograd": (0, 1),
     "rows": (1, 8),
     "columns": (1, 8),
+    "tile_rows": (1, 1024),
+    "tile_columns": (1, 1024),
+    "split": (1, 64),
 }
 
 
@@ -104,6 +107,19 @@ class Choices:
         ]
         made = {"rows": chosen.rows, "columns": chosen.columns}
         self._decide(node, signature, made, others[: 2 * _MOST_OTHERS])
+        return chosen
+
+    def one_of(self, node: Node, signature: str, options: Sequence[Choice]) -> int:
+        """The position of the option that is wanted, else of the first, which is the model's."""
+        wanted = self._wanted(signature)
+        fitting = (
+            position
+            for position, option in enumerate(options)
+            if wanted and all(option.get(name) == number for name, number in wanted.items())
+        )
+        chosen = next(fitting, 0)
+        others = [option for position, option in enumerate(options) if position != chosen]
+        self._decide(node, signature, options[chosen], others)
         return chosen
 
     def _wanted(self, signature: str) -> Choice:

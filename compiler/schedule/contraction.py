@@ -114,6 +114,15 @@ def with_group(contraction: Contraction, target: Target) -> Contraction:
     return replace(contraction, group=group)
 
 
+def memory_order(axes: Sequence[RowAxis] | Sequence[DepthAxis]) -> tuple[int, ...]:
+    """The axes' places, those with the longest steps in `a` first, where these are known."""
+    steps = [axis.a_stride for axis in axes]
+    places = range(len(axes))
+    if not all(isinstance(step, int) for step in steps):
+        return tuple(places)
+    return tuple(sorted(places, key=lambda place: -abs(int(str(steps[place])))))
+
+
 def supports(contraction: Contraction) -> bool:
     """Whether the micro-kernel schedule can do it; generic loops do the others."""
     narrower = _OPERANDS.get(contraction.dtype, ())

@@ -22,6 +22,7 @@ from bessemer.compiler.schedule.contraction import (
     Contraction,
     DepthAxis,
     RowAxis,
+    memory_order,
     supports,
     with_group,
 )
@@ -45,6 +46,8 @@ from bessemer.compiler.schedule.packing import pack, packed_element, packed_shap
 from bessemer.compiler.schedule.turn import lower_turned
 from bessemer.compiler.targets.machine import Target
 
+FEW_CHANNELS = 6
+"""Channels that lie in planes, few enough for one straight piece of code, are summed innermost."""
 BASE = "bessemer_base"
 """The kernel's symbol for the flat offset of the left operand's first element."""
 
@@ -262,7 +265,7 @@ class _Convolution:
             RowAxis(size, step * stride)
             for size, step, stride in zip(self.out[1:-1], steps, strides[1:-1], strict=True)
         ]
-        self.row_order = _as_memory_runs(rows)
+        self.row_order = memory_order(rows)
         rows = [rows[place] for place in self.row_order]
         if self.groups > 1:
             rows.insert(0, RowAxis(self.groups, self.w[-2] * strides[-1], 1))
@@ -271,8 +274,9 @@ class _Convolution:
             for size, dilation, stride in zip(kernel, dilations, strides[1:-1], strict=True)
         ]
         depth.append(DepthAxis(self.w[-2], strides[-1]))
-        self.order = _as_memory_runs(depth)
-        depth = [depth[place] for place in self.order]
+        if not isinstance(self.w[-2], int) or self.w[-2] > FEW_CHANNELS:
+            self.order = memory_order(depth)
+            depth = [depth[place] for place in self.order]
         return Axes(tuple(rows), tuple(depth), self.w[-1] // self.groups, self.groups)
 
     def output_index(self, rows: tuple[Size, ...], column: Size) -> Index:
@@ -301,15 +305,6 @@ class _Convolution:
     @property
     def key(self) -> tuple[object, ...]:
         return (self.groups, self.order)
-
-
-def _as_memory_runs(axes: Sequence[DepthAxis] | Sequence[RowAxis]) -> tuple[int, ...]:
-    """The axes with the longest steps first, where these are known."""
-    steps = [axis.a_stride for axis in axes]
-    places = range(len(axes))
-    if not all(isinstance(step, int) for step in steps):
-        return tuple(places)
-    return tuple(sorted(places, key=lambda place: -abs(int(str(steps[place])))))
 
 
 _Form = _Product | _Convolution
@@ -383,6 +378,8 @@ def _pack_launch(
     value = packed_element(element, index, contraction.columns, contraction.group, contraction.run)
     value = flatten_loads(value)
     out = Buffer("out0", packed.type.dtype, packed.type.shape)
+    # A step of the depth is a row of memory: read whole, though it goes to all panels.
+    symbols = (symbols[0], symbols[2], symbols[1], *symbols[3:])
     piece = Piece(flat(out), out.offset(index), value, symbols)
     turned = lower_turned(piece, lowering.lanes) if lowering.vectorize else None
     nest = turned or lower_nest(piece, lowering.lanes, lowering.vectorize)

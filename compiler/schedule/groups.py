@@ -30,6 +30,12 @@ from bessemer.compiler.schedule.attention import Attention, find_attentions, in_
 from bessemer.compiler.schedule.destinations import fills_inside
 from bessemer.compiler.schedule.fuse import is_affine_operand, is_widening
 from bessemer.compiler.schedule.moves import MOVES, keeps_columns
+from bessemer.compiler.schedule.rows_of import (
+    is_of_rows,
+    is_row_reduction,
+    moves_last_axis,
+    same_leading,
+)
 
 Kind = Literal["view", "pointwise", "reduction", "heavy", "contraction", "statements", "structural"]
 
@@ -379,38 +385,3 @@ NOT_SAME_INDEX = frozenset(
     }
 )  # fmt: skip
 """Operators with an element rule that read their inputs at other indices than their own."""
-
-
-def moves_last_axis(node: Node) -> bool:
-    """Whether a node is a transpose after which other elements are neighbours."""
-    if node.operator.name != "transpose":
-        return False
-    shape = node.inputs[0].type.shape
-    kept = [axis for axis in node.attributes["permutation"] if shape[axis] != 1]
-    return bool(kept) and kept[-1] != max(kept)
-
-
-def is_row_reduction(node: Node) -> bool:
-    """Whether a reduction runs over trailing axes (axes of size 1 aside)."""
-    shape = node.inputs[0].type.shape
-    axes = {axis for axis in node.attributes["axes"] if shape[axis] != 1}
-    kept = [axis for axis in range(len(shape)) if axis not in axes and shape[axis] != 1]
-    return not kept or not axes or max(kept) < min(axes)
-
-
-def is_of_rows(shape: tuple[Size, ...], whole: tuple[Size, ...]) -> bool:
-    """Whether a value has one element for each row of `whole`: it is computed once a row."""
-    if len(shape) != len(whole):
-        return False
-    same = [a == b for a, b in zip(shape, whole)]
-    if all(same):
-        return False
-    rows = same.index(False)
-    return all(size == 1 for size in shape[rows:])
-
-
-def same_leading(shape: tuple[Size, ...], outer: tuple[Size, ...]) -> bool:
-    """Whether `shape` starts with `outer`, axes of size 1 aside."""
-    long = [size for size in shape if size != 1]
-    short = [size for size in outer if size != 1]
-    return long[: len(short)] == short

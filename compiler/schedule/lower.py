@@ -32,7 +32,8 @@ class Lowering:
     """What all groups of a program share: the machine, the weights, and the kernels so far.
 
     `parts` are values that have been split for a matrix unit, and `packs` right operands that have
-    been packed, in the graph or region at hand.
+    been packed, in the graph or region at hand. `pieces` are what kernels that compute whole values
+    element by element store, with the buffers of their launches.
     """
 
     constants: dict[Value, Array]
@@ -43,6 +44,7 @@ class Lowering:
     packed: dict[tuple[object, ...], Value] = field(default_factory=dict)
     parts: dict[tuple[Value, int], Value] = field(default_factory=dict)
     packs: dict[tuple[object, ...], Value] = field(default_factory=dict)
+    pieces: dict[Value, Piece] = field(default_factory=dict)
     destinations: dict[Value, Destination] = field(default_factory=dict)
     _kernels: dict[tuple[object, ...], Kernel] = field(default_factory=dict)
     _names: set[str] = field(default_factory=set)
@@ -92,6 +94,11 @@ class Lowering:
         """The loops that compute every element of a piece."""
         turned = lower_turned(piece, self.lanes) if self.vectorize else None
         return turned or lower_nest(piece, self.lanes, self.vectorize)
+
+    def nest_together(self, pieces: Sequence[Piece]) -> Nest | None:
+        """The loops of pieces over one axis, of which each reads of the ones before it only what
+        lies where it stores; None where the machine has no form of its own for that."""
+        return None
 
     def destination(self, root: Value, tail: tuple[Node, ...] = ()) -> Destination:
         """Where the kernel of a group writes; `tail` are the views that the group ends with."""
@@ -173,6 +180,8 @@ def _store_elements(
     launch = lowering.launch(
         nodes, flat_buffers(fusion), {out.value: out.buffer}, nest.body, nest.operations
     )
+    if not out.starts:
+        lowering.pieces[out.value] = piece
     return replace(launch, replaceable=_replaceable(fusion, piece, nest.body))
 
 

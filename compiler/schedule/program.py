@@ -35,6 +35,7 @@ from bessemer.compiler.schedule.lower import (
     lower_statements,
 )
 from bessemer.compiler.schedule.merge_axes import Piece
+from bessemer.compiler.schedule.merge_updates import merge_updates
 from bessemer.compiler.schedule.nests import flat
 from bessemer.compiler.schedule.order_updates import order_updates
 from bessemer.compiler.schedule.recurrence import lower_recurrence
@@ -65,6 +66,7 @@ def assembled(builder: ProgramBuilder, graph: Graph, derived: Mapping[str, Size]
     steps = builder.lower(graph)
     outputs, copies = builder.separate_outputs(graph)
     outputs, steps = order_updates(graph, outputs, (*steps, *copies))
+    steps = merge_updates(graph, steps, builder.lowering)
     return Program(
         graph.name,
         graph.inputs,

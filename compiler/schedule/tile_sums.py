@@ -30,7 +30,7 @@ from bessemer.compiler.ir.expr import (
     less,
 )
 from bessemer.compiler.schedule.contraction import Contraction, DepthAxis
-from bessemer.compiler.schedule.epilogue_fetch import fetch_epilogue
+from bessemer.compiler.schedule.epilogue_rows import RowEpilogue, rows_apart
 from bessemer.compiler.schedule.tiles import Tiling, chains
 from bessemer.compiler.targets.machine import Target
 
@@ -113,10 +113,23 @@ class TileWriter:
     def write(self, place: Place, tile: Tile, depth: Stretch) -> None:
         """The whole sums of a tile, and their epilogue."""
         fragments = self._fragments(place, tile)
-        fetch_epilogue(self.builder, self.contraction, tile.indices, place.column, place.width)
-        self._add_up(place, tile, fragments, depth, self._start)
         totals = [self._total(fragments, row) for row in range(len(tile.offsets))]
-        self._finish(place, tile, fragments[0], totals, self.builder.index(place.width))
+        column = self.builder.index(place.width)
+        rows = rows_apart(self.contraction, self.tiling.panel, tile.indices)
+        if rows is None:
+            self._add_up(place, tile, fragments, depth, self._start)
+            self._finish(place, tile, fragments[0], totals, column)
+            return
+        at, lanes = place.column, self.tiling.lanes
+        apart = RowEpilogue(self.builder, self.contraction, rows, at, place.width, lanes)
+        apart.take_inputs()
+        self._add_up(place, tile, fragments, depth, self._start)
+        stores = tuple(
+            (loops.Store(apart.sums, (row, dims.atom(column)), total),)
+            for row, total in enumerate(totals)
+        )
+        self.builder.append(loops.FragmentStore(fragments[0], column, place.width, stores))
+        apart.finish()
 
     def write_start(self, place: Place, sums: Buffer) -> None:
         """What all sums begin with, in a block's partial sums."""

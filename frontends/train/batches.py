@@ -88,7 +88,7 @@ class Batches:
             raise CompileError(f"The data's arrays have different numbers of rows: {counts}.")
         if not self.rows:
             raise CompileError("The data has no rows.")
-        if not isinstance(self.size, int) or self.size < 1:
+        if int(self.size) != self.size or self.size < 1:
             raise CompileError(f"A batch has a number of rows, one at least, not {self.size}.")
         if self.augmentation is not None:
             self.augmentation.check(self.data)

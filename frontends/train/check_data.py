@@ -53,7 +53,7 @@ def check_data(data: Mapping[str, Array], inputs: Sequence[Value], limits: Limit
     check_limits(data, {name: limit for name, limit in limits.items() if name in names})
 
 
-def _check_type(value: Value, array: Array) -> None:
+def _check_type(value: Value, array: object) -> None:
     name, type = value.name, value.type
     if not isinstance(array, np.ndarray) or not array.ndim:
         raise CompileError(

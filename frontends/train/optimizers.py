@@ -167,10 +167,15 @@ class Adam:
         scale = b.apply("div", b.apply("sqrt", squares), given.like(root))
         direction = b.apply("div", mean, binary(b, "add", scale, self.epsilon))
         if self.decoupled and self.weight_decay:
-            kept = binary(b, "sub", 1.0, binary(b, "mul", given.rate, self.weight_decay))
-            smaller = b.apply("mul", given.parameter, given.like(kept))
-            given = replace(given, parameter=smaller)
-        return given.down(direction, size), {"mean": mean, "squares": squares}
+            # Not the parameter times 1 - rate * decay: float32 would round that, and alike at every
+            # step; one subtraction rounds once.
+            share = given.like(binary(b, "mul", given.rate, self.weight_decay))
+            shrinking = b.apply("mul", given.parameter, share)
+            distance = b.apply("add", b.apply("mul", given.like(size), direction), shrinking)
+            after = b.apply("sub", given.parameter, distance)
+        else:
+            after = given.down(direction, size)
+        return after, {"mean": mean, "squares": squares}
 
     def _correction(self, b: GraphBuilder, beta: float, step: Value) -> Value:
         """1 - beta^step"""

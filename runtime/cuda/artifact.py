@@ -15,7 +15,8 @@ Entry: TypeAlias = int | str
 """A size: a number, or an expression over the symbols."""
 Space: TypeAlias = Literal["arena", "weights", "input", "output"]
 ALIGNMENT = 1024
-"""Bytes that divide where values begin: enough for whatever a kernel or a tensor map asks for."""
+"""Bytes that divide where values of known sizes begin, and inputs and outputs. Kernels and tensor
+maps ask for 16; more makes a warp's accesses fall on fewer lines."""
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,7 @@
 have it.
 
 Devices, streams, modules, functions, graphs and events are plain numbers, as in the driver's C
-interface; addresses
-are device addresses. All calls raise DeviceError.
+interface; addresses are device addresses. All calls raise DeviceError.
 """
 
 from __future__ import annotations
@@ -86,8 +85,7 @@ class TiledMap:
     neighbours.
 
     `strides` are in bytes and leave out the first axis; `box` and `steps` (element strides) are in
-    elements.
-    What lies outside of the tensor is read as zeros.
+    elements. What lies outside of the tensor is read as zeros.
     """
 
     address: int
@@ -104,8 +102,8 @@ class Im2colMap:
     """Pixels of an NHWC tensor (sizes C, W, H, N) for cuTensorMapEncodeIm2col.
 
     `lower` and `upper` are the corners (W, H) of the box over which the filter's first tap moves,
-    relative to the
-    image's; a load brings `pixels` of them, `channels` each, `steps` (C, W, H, N) apart.
+    relative to the image's; a load brings `pixels` of them, `channels` each, `steps` (C, W, H, N)
+    apart.
     """
 
     address: int
@@ -149,8 +147,8 @@ class Driver(Protocol):
     def free(self, address: int) -> None: ...
 
     def copy_in(self, address: int, source: NDArray[Any], stream: int) -> None:
-        """Host to device. `source` is contiguous and stays unchanged until the stream has come
-        past.
+        """Host to device. `source` is contiguous and stays unchanged until the stream
+        has come past.
         """
 
     def copy_out(self, target: NDArray[Any], address: int, stream: int) -> None:
@@ -171,8 +169,8 @@ class Driver(Protocol):
     def function(self, module: int, name: str) -> int: ...
 
     def allow_shared(self, function: int, size: int) -> None:
-        """Lets the function be launched with `size` bytes of dynamic shared memory (needed above
-        48 KiB).
+        """Lets the function be launched with `size` bytes of dynamic shared memory
+        (needed above 48 KiB).
         """
 
     def launch(
@@ -185,8 +183,8 @@ class Driver(Protocol):
         parameters: Sequence[bytes],
         cluster: Triple | None = None,
     ) -> None:
-        """`parameters` are each parameter's bytes, in order; `cluster` where the kernel's text
-        names none.
+        """`parameters` are each parameter's bytes, in order; `cluster` where the
+        kernel's text names none.
         """
 
     def create_stream(self) -> int: ...

@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -33,7 +34,7 @@ from bessemer.runtime.cuda.artifact import (
 from bessemer.runtime.cuda.driver import Attribute, DeviceError, DeviceMemoryError, Driver
 from bessemer.runtime.cuda.layout import FAULT_BYTES, Layout, arena_size, launches, lay_out
 from bessemer.runtime.cuda.run import ArenaTooSmall, DeviceRun
-from bessemer.runtime.errors import InputError
+from bessemer.runtime.errors import ArtifactError, InputError
 from bessemer.runtime.shapes import evaluate_shape
 
 MOST_GRAPHS = 16
@@ -66,16 +67,28 @@ class DeviceModel:
     """
 
     def __init__(
-        self, program: DeviceProgram, weights: Array, driver: Driver, device: int = 0
+        self,
+        program: DeviceProgram,
+        weights: Array,
+        driver: Driver,
+        device: int = 0,
+        *,
+        image: bytes = b"",
+        saver: Callable[[str | Path], list[Path]] | None = None,
     ) -> None:
-        """Takes a device and puts the code and the weights there. Raises DeviceError."""
+        """Takes a device and puts the code and the weights there. Raises DeviceError.
+
+        `image` goes to the driver in place of the program's PTX; `saver` writes the artifact.
+        """
         self.program = program
+        self._saver = saver
         self._driver = driver
         self._lock = threading.Lock()
         driver.open(device)
         check_level(program, driver, device)
         self._stream = driver.create_stream()
-        self._module = driver.load_module(program.ptx.encode()) if program.kernels else 0
+        image = image or program.ptx.encode()
+        self._module = driver.load_module(image) if program.kernels else 0
         self._functions = [self._function(k.name, k.shared_bytes) for k in program.kernels]
         self._weights = driver.allocate(max(weights.nbytes, ALIGNMENT))
         if weights.nbytes:
@@ -84,7 +97,8 @@ class DeviceModel:
         self._stretches = stretches(program.steps)
         # Only where a step can fail at all are there cells to clear and to look at.
         can_fail = any(kernel.messages for kernel in program.kernels)
-        self._fault_count = 2 * len(list(launches(program.steps))) if can_fail else 0
+        self._numbers = {id(step): k for k, step in enumerate(launches(program.steps))}
+        self._fault_count = 2 * len(self._numbers) if can_fail else 0
         self._block, self._size, self._arena = 0, 0, 0
         self._bound: OrderedDict[tuple[tuple[int, ...], ...], _Bound] = OrderedDict()
         self._graphs: OrderedDict[tuple[object, ...], int] = OrderedDict()
@@ -180,6 +194,12 @@ class DeviceModel:
                 self._driver.copy_out(found, array.address, self._stream)
             self._driver.synchronize(self._stream)
         return found
+
+    def save(self, path: str | Path) -> list[Path]:
+        """Writes the artifact, which `bessemer.load` reads; the files written."""
+        if self._saver is None:
+            raise ArtifactError("This model was loaded from a file: copy that file instead.")
+        return self._saver(path)
 
     def workspace_bytes(self) -> int:
         """The device memory in use besides the weights."""
@@ -295,6 +315,7 @@ class DeviceModel:
             outputs,
             dict(bound.symbols),
             layout.inputs[0] if layout.inputs else layout.faults,
+            self._numbers,
         )
         self._carry_out(run)
         return run

@@ -7,7 +7,7 @@ the host reads that back first.
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,7 +38,8 @@ LARGEST_GRID = (1 << 31) - 1
 class DeviceRun:
     """What the steps of one run see: where everything is, and the symbols so far.
 
-    `inputs` and `outputs` are addresses; `capacity` is the arena's size.
+    `inputs` and `outputs` are addresses; `capacity` is the arena's size. `numbers` are those of the
+    launches, by identity: each has its own fault cells.
     """
 
     program: DeviceProgram
@@ -52,9 +53,7 @@ class DeviceRun:
     outputs: Sequence[int]
     symbols: dict[str, int]
     capacity: int
-
-    def __post_init__(self) -> None:
-        self._fault_of = {id(s): k for k, s in enumerate(launches(self.program.steps))}
+    numbers: Mapping[int, int]
 
     def steps(self, steps: Sequence[DeviceStep]) -> None:
         """Does them, in order."""
@@ -88,6 +87,8 @@ class DeviceRun:
 
     def check_faults(self, cells: Array) -> None:
         """Raises ExecutionError for the first failure that the fault cells tell of."""
+        if not cells.any():
+            return
         for position, step in enumerate(launches(self.program.steps)):
             messages = self.program.kernels[step.kernel].messages
             code = int(cells[2 * position]) if messages else 0
@@ -113,7 +114,7 @@ class DeviceRun:
         parameters = [pointer(address) for address in buffers]
         parameters += [number(size) for size in sizes]
         if kernel.messages:
-            fault = self.layout.faults + FAULT_BYTES * self._fault_of[id(step)]
+            fault = self.layout.faults + FAULT_BYTES * self.numbers[id(step)]
             parameters.append(pointer(self.block + fault))
         if kernel.sets:
             parameters.append(pointer(self.block + self.layout.symbols))
@@ -134,7 +135,7 @@ class DeviceRun:
 
     def _read_symbols(self, step: LaunchStep) -> None:
         cells = self.read(self.block + self.layout.symbols, len(step.symbols), np.dtype(np.int64))
-        faults = 2 * len(self._fault_of)
+        faults = 2 * len(self.numbers)
         self.check_faults(self.read(self.block + self.layout.faults, faults, np.dtype(np.int32)))
         self._set({name: int(cells[position]) for position, name in step.sets})
 
@@ -167,7 +168,7 @@ class DeviceRun:
 
     def _require_finite(self, step: FiniteStep) -> None:
         # Nothing has taken the place of an input yet: what else went wrong is told now, too.
-        faults = 2 * len(self._fault_of)
+        faults = 2 * len(self.numbers)
         self.check_faults(self.read(self.block + self.layout.faults, faults, np.dtype(np.int32)))
         value = self.read(self.address(step.source), 1, numpy_dtype(step.dtype))
         if not np.isfinite(value.astype(np.float64)).all():

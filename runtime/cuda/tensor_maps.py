@@ -8,7 +8,7 @@ from bessemer.runtime.cuda.artifact import TensorMap
 from bessemer.runtime.cuda.driver import Driver, Element, Im2colMap, Swizzle, TiledMap
 from bessemer.runtime.shapes import evaluate, evaluate_shape
 
-_ELEMENTS = {
+ELEMENTS = {
     "float32": Element.F32,
     "tfloat32": Element.TF32,
     "float16": Element.F16,
@@ -18,7 +18,7 @@ _ELEMENTS = {
     "int8": Element.U8,
     "int32": Element.S32,
 }
-_SWIZZLES = {
+SWIZZLES = {
     0: Swizzle.NONE,
     32: Swizzle.BYTES_32,
     64: Swizzle.BYTES_64,
@@ -31,7 +31,7 @@ def encode(driver: Driver, plan: TensorMap, buffer: int, symbols: Mapping[str, i
     address = buffer + evaluate(plan.offset, symbols)
     sizes = evaluate_shape(plan.shape, symbols)
     strides = evaluate_shape(plan.strides, symbols)
-    element, swizzle = _ELEMENTS[plan.dtype], _SWIZZLES[plan.swizzle]
+    element, swizzle = ELEMENTS[plan.dtype], SWIZZLES[plan.swizzle]
     walk = plan.windows
     if walk is None:
         steps = (1,) * len(sizes)

@@ -14,9 +14,6 @@ from bessemer.compiler.ir.device import Mapping
 from bessemer.compiler.ir.loops import Attend, Contract, For, Kernel
 from bessemer.compiler.targets.nvptx import DeviceTarget
 
-_MANY = 64
-"""Sums of a thread."""
-
 
 def contraction_of(kernel: Kernel) -> tuple[For, Contract] | None:
     """The loop and the statement of a kernel that is one contraction."""
@@ -79,7 +76,4 @@ def emit_contraction(kernel: Kernel, target: DeviceTarget, mapping: Mapping) -> 
     state = begin(kernel, target, mapping)
     state.indices[loop.index] = _block(state)
     shared = gemm_pipeline.emit(state, contract, emit_store)
-    sums = contract.tile.rows * contract.tile.columns // threads
-    # Two large blocks on one processor hide each other's waiting: 128 registers a thread.
-    attributes = '"nvvm.minctasm"="2"' if level == "simt" and sums == _MANY else ""
-    return finish(state, attributes, shared)
+    return finish(state, shared_bytes=shared)

@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import TypeAlias
 
 from bessemer.compiler.ir import dims, expr
+from bessemer.compiler.ir.boxes import boxes_of
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.device import DeviceLaunch
 from bessemer.compiler.ir.device import Mapping as Threads
@@ -43,7 +44,7 @@ from bessemer.compiler.schedule.device.contraction_operands import (
     deep,
     pack_deep,
 )
-from bessemer.compiler.schedule.device.contraction_tiles import Choice, choose
+from bessemer.compiler.schedule.device.contraction_tiles import Choice, choose, levels
 from bessemer.compiler.schedule.device.lowering import DeviceLowering
 from bessemer.compiler.schedule.fuse import (
     Fusion,
@@ -58,6 +59,8 @@ from bessemer.compiler.targets.nvptx import DeviceTarget
 
 SUMS = "sums"
 _SUM_TYPES: dict[DType, DType] = {f32: f32, bf16: f32, f16: f32, f64: f64}
+_LONG = 1 << 16
+"""Weights that one row is multiplied by, from which on tiles of it pay."""
 _NARROW = (i8, u8, i16)
 _ROWS_TOGETHER = 8
 """Rows of tiles that are worked on together, so that what they read stays in the cache."""
@@ -102,7 +105,10 @@ def _is_thin(node: Node) -> bool:
         if not all(isinstance(low, int) for low in node.attributes.get("low", ())):
             return True
     rows = dims.product(shape[:-1])
-    return columns == 1 or rows == 1 or rows * columns * depth == 0
+    if columns == 1 or rows * columns * depth == 0:
+        return True
+    # One row is worth cutting its columns and the depth into tiles only if there are many.
+    return rows == 1 and not dims.is_nonnegative(columns * depth - _LONG)
 
 
 Stores: TypeAlias = Callable[[Index, Size, Size, Size], tuple[Store, ...]]
@@ -169,8 +175,9 @@ class _Job:
         boxed = self._boxed(node, form, right)
         for one in (*boxed, plain):
             draft = self._draft(one)
-            choice = choose(draft, self.target, may_split)
-            if choice.tile.level == "wgmma" or one is plain:
+            if one is plain or levels(draft, self.target)[0] == "wgmma":
+                choices = self.lowering.choices
+                choice = choose(self.anchor, draft, self.target, may_split, choices)
                 return choice, self._used(one, left, right, memory)
         raise AssertionError("the plain form comes last")
 
@@ -185,7 +192,7 @@ class _Job:
         if right in self.lowering.constants:
             operand = deep(form.right)
         plain_left = simplified(form.left)
-        if not plain_left.windows:
+        if boxes_of(plain_left) is not None:
             merged = simplified(operand)
             if len(plain_left.depth) == len(merged.depth):
                 return [replace(form, left=plain_left, right=merged)]

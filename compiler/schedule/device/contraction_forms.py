@@ -8,7 +8,7 @@ the rows. Borders stay where they are: windows say where an input ends.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
@@ -72,8 +72,22 @@ class Form:
 def form_of(node: Node, left: Memory, right: Memory) -> Form:
     """The operands of a product or a convolution, which lie as said."""
     if node.operator.name == "conv":
-        return _convolution(node, left, right)
-    return _product(node, left, right)
+        return _by_memory(_convolution(node, left, right))
+    return _by_memory(_product(node, left, right))
+
+
+def _by_memory(form: Form) -> Form:
+    """The form with its rows counted so that neighbours in memory follow each other, if neither the
+    last axis of the rows nor that of the depth has them (a weight's gradient: the rows are taps and
+    channels, the depth pixels and images)."""
+    left = form.left
+    dense = [i for i, axis in enumerate(left.outer) if axis.stride == 1 and axis.extent != 1]
+    if not dense or dense[-1] == len(left.outer) - 1 or left.depth[-1].stride == 1:
+        return form
+    order = [i for i in range(len(left.outer)) if i != dense[-1]] + [dense[-1]]
+    windows = tuple(replace(w, outer=order.index(w.outer)) for w in left.windows)
+    moved = replace(left, outer=tuple(left.outer[i] for i in order), windows=windows)
+    return replace(form, left=moved, rows=tuple(form.rows[i] for i in order))
 
 
 def _product(node: Node, left: Memory, right: Memory) -> Form:

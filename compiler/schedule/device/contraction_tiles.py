@@ -15,9 +15,11 @@ from math import ceil
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.boxes import BOX_BYTES, boxes_of, depth_steps
 from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.graph import Node
 from bessemer.compiler.ir.loops import Contract
 from bessemer.compiler.ir.operands import Level, Tile
 from bessemer.compiler.ir.types import DType, bf16, f16, f32, f64
+from bessemer.compiler.schedule.choices import Choices
 from bessemer.compiler.targets.nvptx import DeviceTarget
 
 MOST_CANDIDATES = 12
@@ -139,20 +141,48 @@ def candidates(level: Level, dtype: DType, target: DeviceTarget) -> Iterator[Til
                 yield Tile("simt", rows, columns, 8, stages, warps)
 
 
-def choose(contract: Contract, target: DeviceTarget, may_split: bool) -> Choice:
-    """The tile that the model expects to be fastest."""
+def ranked(contract: Contract, target: DeviceTarget, may_split: bool) -> list[Choice]:
+    """The tiles that may be fastest, each with the best number of parts, in the model's order."""
     dtype = contract.left.buffer.dtype
     level = levels(contract, target)[0]
     extents = extents_of(contract)
     found: list[Choice] = []
     for tile in candidates(level, dtype, target):
         splits = _splits(contract, tile) if may_split else (1,)
-        best = min(
-            (Choice(tile, n, cycles(extents, tile, n, dtype, target)) for n in splits),
-            key=lambda choice: choice.cycles,
-        )
-        found.append(best)
-    return min(found[:MOST_CANDIDATES], key=lambda choice: choice.cycles)
+        found += [Choice(tile, n, cycles(extents, tile, n, dtype, target)) for n in splits]
+    return sorted(found, key=lambda choice: choice.cycles)[:MOST_CANDIDATES]
+
+
+def choose(
+    node: Node,
+    contract: Contract,
+    target: DeviceTarget,
+    may_split: bool,
+    choices: Choices,
+) -> Choice:
+    """The tile that the model expects to be fastest, or the one that a tuner has found to be."""
+    found = ranked(contract, target, may_split)
+    options = [
+        {
+            "tile_rows": choice.tile.rows,
+            "tile_columns": choice.tile.columns,
+            "split": choice.split,
+        }
+        for choice in found
+    ]
+    return found[choices.one_of(node, _signature(contract, found[0].tile.level), options)]
+
+
+def _signature(contract: Contract, level: Level) -> str:
+    """All that a choice's speed depends on but the device."""
+    left, right = contract.left, contract.right
+    axes = [
+        " ".join(f"{axis.extent}:{axis.stride}" for axis in listed)
+        for listed in (left.outer, left.depth, left.batch, right.outer, right.depth, right.batch)
+    ]
+    windows = " ".join(f"{w.step}:{w.dilation}:{w.low}:{w.extent}" for w in left.windows)
+    types = f"{contract.dtype}={left.buffer.dtype}*{right.buffer.dtype} {contract.products}"
+    return f"{level} {types} {' / '.join(axes)} windows {windows or 'none'}"
 
 
 def _splits(contract: Contract, tile: Tile) -> tuple[int, ...]:
@@ -179,12 +209,20 @@ def cycles(extents: Extents, tile: Tile, split: int, dtype: DType, target: Devic
     moved = (tile.rows + tile.columns) * tile.depth * dtype.bytes
     per_processor = ceil(tiles / target.processors)
     at_once = min(_resident(tile, dtype, target), per_processor)
-    step = max(products / rate, moved / CACHE_BYTES)
+    step = max(products / rate * _crowding(tile), moved / CACHE_BYTES)
     # Tiles that share a processor share its products too, but not the waiting.
     stored = tile.rows * tile.columns * 4 / CACHE_BYTES
     busy = per_processor * (steps * step + stored)
     waiting = ceil(per_processor / at_once) * BEGIN_CYCLES
     return busy + waiting + (SPLIT_CYCLES if split > 1 else 0)
+
+
+def _crowding(tile: Tile) -> float:
+    """How much longer products take because what a warp multiplies comes from shared memory: the
+    smaller its part of a tile, the more often it is read."""
+    if tile.level == "wgmma":
+        return 1 + 8 * (1 / 64 + 1 / tile.columns)
+    return 1 + 4 * (tile.warps[0] / tile.rows + tile.warps[1] / tile.columns)
 
 
 def _resident(tile: Tile, dtype: DType, target: DeviceTarget) -> int:

@@ -16,6 +16,7 @@ from bessemer.compiler.ir.loops import TEAM, Block
 from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.schedule.device.nests import lower_device_nest
 from bessemer.compiler.schedule.device.sharing import mapping_of_statements
+from bessemer.compiler.schedule.device.together import lower_together
 from bessemer.compiler.schedule.lower import Lowering
 from bessemer.compiler.schedule.merge_axes import Piece
 from bessemer.compiler.schedule.nests import Nest
@@ -33,6 +34,12 @@ class DeviceLowering(Lowering):
         """The loops of a piece; the launch of their block will know their threads."""
         assert self.target is not None
         nest = lower_device_nest(piece, self.target)
+        self.map_block(nest.body, nest.mapping)
+        return nest
+
+    def nest_together(self, pieces: Sequence[Piece]) -> Nest:
+        """A thread for every few neighbours, with all that is stored there."""
+        nest = lower_together(pieces)
         self.map_block(nest.body, nest.mapping)
         return nest
 

@@ -19,7 +19,7 @@ from bessemer.compiler.schedule.device.attention import lower_device_attention, 
 from bessemer.compiler.schedule.device.contraction import lower_device_contraction
 from bessemer.compiler.schedule.device.lowering import DeviceLowering
 from bessemer.compiler.schedule.device.split import lower_split_reductions
-from bessemer.compiler.schedule.fuse import view_chain
+from bessemer.compiler.schedule.fuse import is_widening
 from bessemer.compiler.schedule.groups import Group, Grouping, form_groups
 from bessemer.compiler.schedule.lower import lower_elements, lower_statements
 from bessemer.compiler.schedule.program import ProgramBuilder, assembled
@@ -86,12 +86,25 @@ class _DeviceBuilder(ProgramBuilder):
             # The plain form computes the operands where they are read.
             if pack is not None:
                 group.nodes += pack.nodes
-            group.nodes += view_chain(group.anchor.inputs[0], producers, grouping.roots).values()
+            group.nodes += _between(group.anchor.inputs[0], producers, grouping.roots)
         if group.anchor is None and self.optimize > 1:
-            launches = lower_split_reductions(group, self.lowering, self.device)
-            if launches is not None:
-                return [*launches]
+            parts = lower_split_reductions(group, self.lowering, self.device)
+            if parts is not None:
+                return [*parts]
         return [*lower_elements(group, self.lowering)]
 
     def statements(self, node: Node) -> Launch:
         return lower_statements(node, self.lowering)
+
+
+def _between(
+    value: Value, producers: Mapping[Value, Node], roots: Mapping[Value, Group]
+) -> list[Node]:
+    """The views and widening casts between an operand and what lies in memory."""
+    found: list[Node] = []
+    while value not in roots and (node := producers.get(value)) is not None:
+        if not ((node.operator.is_view and node.inputs) or is_widening(node)):
+            break
+        found.append(node)
+        value = node.inputs[0]
+    return found

@@ -1,0 +1,148 @@
+"""One family in this process: a line of JSON for every case as soon as it is done.
+
+A device that has failed once fails for the rest of its process: the worker ends there, with
+BROKEN, and whoever started it starts another for what is left.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gpu.cases import Case
+from benchmarks.gpu.families import FAMILIES
+from benchmarks.gpu.measure import Row, Setting, form_of, measure_case, target_of
+from benchmarks.gpu.peers import measure_peer, torch_with_cuda
+from benchmarks.gpu.placed import ROUNDS, copy_bandwidth
+from bessemer.compiler.targets.nvptx import device_named, device_of_capability
+from bessemer.runtime.cuda.driver import Attribute, DeviceError, Driver
+from bessemer.runtime.cuda.libcuda import CudaDriver
+from emulator.driver import EmulatedDriver
+
+BROKEN = 3
+PARTS = ("ours", "golden", "torch")
+"""What a worker does with a family: check and time, check small sizes and keep the outputs, or time
+torch."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker is told; a JSON text on its command line."""
+
+    family: str
+    part: str
+    rows: str
+    skip: tuple[str, ...] = ()
+    only: str = ""
+    is_emulated: bool = False
+    device: int = 0
+    rounds: int = ROUNDS
+    programs: str = ""
+    golden: str = ""
+
+
+def cases_of(family: str, small: bool, only: str = "") -> list[Case]:
+    """A family's cases whose names have this text."""
+    return [case for case in FAMILIES[family](small) if only in case.name]
+
+
+def open_driver(is_emulated: bool) -> Driver:
+    """The device's driver, or the interpreter; raises NoDeviceError."""
+    return EmulatedDriver() if is_emulated else CudaDriver()
+
+
+def setting_of(driver: Driver, device: int, is_emulated: bool = False) -> Setting:
+    """Opens the device, and measures how fast it copies."""
+    driver.open(device)
+    major = driver.attribute(device, Attribute.COMPUTE_CAPABILITY_MAJOR)
+    minor = driver.attribute(device, Attribute.COMPUTE_CAPABILITY_MINOR)
+    bandwidth = 0.0 if is_emulated else copy_bandwidth(driver)
+    name = driver.device_name(device)
+    target = device_of_capability(major, minor)
+    return Setting(driver, name, target, 10 * major + minor, bandwidth)
+
+
+def work(job: Job) -> int:
+    """Does a job; the process's exit code."""
+    lines = _Lines(Path(job.rows))
+    is_small = job.is_emulated or job.part == "golden"
+    cases = [case for case in cases_of(job.family, is_small, job.only) if case.name not in job.skip]
+    if job.part == "torch":
+        return _time_torch(cases, lines)
+    setting = replace(
+        setting_of(open_driver(job.is_emulated), job.device, job.is_emulated),
+        rounds=0 if job.part == "golden" else job.rounds,
+        programs=Path(job.programs) / job.family if job.programs and not is_small else None,
+        golden=Path(job.golden) / job.family if job.golden and is_small else None,
+    )
+    lines.add("", {"bandwidth": setting.bandwidth})
+    return _measure(cases, setting, lines)
+
+
+def _measure(cases: Sequence[Case], setting: Setting, lines: _Lines) -> int:
+    for case in cases:
+        lines.begin(case.name)
+        try:
+            row = measure_case(case, setting)
+        except Exception as error:
+            row = {"failed": f"{type(error).__name__}: {str(error)[:300]}"}
+        lines.add(case.name, row)
+        if "failed" in row and not _is_alive(setting.driver):
+            return BROKEN
+    return 0
+
+
+def _is_alive(driver: Driver) -> bool:
+    """Whether the device still answers after a failure."""
+    try:
+        driver.free(driver.allocate(1024))
+        driver.synchronize(0)
+    except DeviceError:
+        return False
+    return True
+
+
+def _time_torch(cases: Sequence[Case], lines: _Lines) -> int:
+    torch = torch_with_cuda()
+    if torch is None:
+        return 0
+    for case in cases:
+        lines.begin(case.name)
+        try:
+            lines.add(case.name, measure_peer(torch, case))
+        except Exception as error:
+            lines.add(case.name, {"torch_failed": f"{type(error).__name__}: {str(error)[:200]}"})
+            return BROKEN
+    return 0
+
+
+def prepare(family: str, target_name: str, folder: Path, only: str = "") -> list[Row]:
+    """Compiles a family's cases for a target into a folder, without a device."""
+    own = device_named(target_name)
+    found = []
+    for case in cases_of(family, False, only):
+        target = target_of(case, own)
+        if target is not None:
+            form = form_of(case, case.arrays(), target, folder / family)
+            found.append({"name": case.name, "kernels": len(form.program.kernels)})
+    return found
+
+
+class _Lines:
+    """The file that the rows go to."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def begin(self, name: str) -> None:
+        self._write({"begin": name})
+
+    def add(self, name: str, row: dict[str, Any]) -> None:
+        self._write({"name": name, "row": row})
+
+    def _write(self, line: dict[str, Any]) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
