@@ -61,6 +61,11 @@ class DeviceCompilation:
     target: DeviceTarget
     seconds: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def kernels(self) -> list[Kernel]:
+        """What was launched, each kernel once."""
+        return [kernel for kernel, _ in _forms(self.program.steps)]
+
 
 def device_passes(options: Options, target: DeviceTarget) -> tuple[Pass, ...]:
     """The passes of a compilation for a GPU, whose convolutions leave the border out themselves,

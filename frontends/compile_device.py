@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from bessemer.compiler.device_driver import DeviceCompilation, build_for_device
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.types import Array
 from bessemer.compiler.options import Options
-from bessemer.compiler.targets.nvptx import PREFIX, DeviceTarget, device_named, device_of_capability
+from bessemer.compiler.targets.nvptx import DEVICES, PREFIX, DeviceTarget, device_of_capability
 from bessemer.frontends.models_in import Model, as_graph
+from bessemer.frontends.save_device import EVERY_LEVEL, form_of, levels_named, save_forms
 from bessemer.runtime.cuda.driver import Attribute, Driver, NoDeviceError
 from bessemer.runtime.cuda.libcuda import CudaDriver
 from bessemer.runtime.cuda.model import DeviceModel
@@ -20,7 +22,7 @@ CUDA = "cuda"
 
 def is_device(target: str) -> bool:
     """Whether a target's name is that of a GPU."""
-    return target == CUDA or target.startswith(PREFIX)
+    return target in (CUDA, EVERY_LEVEL) or target.startswith(PREFIX)
 
 
 def compile_for_device(
@@ -37,12 +39,16 @@ def compile_for_device(
     no driver or no device, other DeviceErrors where the device refuses.
     """
     if options.target != CUDA:
-        device_named(options.target)
+        levels_named(options.target)
     # First of all: who has no device shall not wait for the compilation to hear of it.
     driver = driver or CudaDriver()
     target = _target_of(options.target, driver, device)
     made = build_model_for_device(model, options, target, dims, values)
-    return DeviceModel(made.artifact, made.weights, driver, device)
+
+    def save(path: str | Path) -> list[Path]:
+        return save_forms([form_of(made)], path)
+
+    return DeviceModel(made.artifact, made.weights, driver, device, saver=save)
 
 
 def build_model_for_device(
@@ -56,15 +62,28 @@ def build_model_for_device(
     return build_for_device(as_graph(model, dims, values), options, target)
 
 
-def _target_of(name: str, driver: Driver, device: int) -> DeviceTarget:
+def target_at_hand(driver: Driver | None = None, device: int = 0) -> DeviceTarget:
+    """The level of a device; raises NoDeviceError, or CompileError where no code runs on it."""
+    driver = driver or CudaDriver()
     count = driver.device_count()
     if not 0 <= device < count:
         raise NoDeviceError(f"There is no CUDA device {device}: the driver finds {count}.")
-    if name != CUDA:
-        return device_named(name)
     major = driver.attribute(device, Attribute.COMPUTE_CAPABILITY_MAJOR)
     minor = driver.attribute(device, Attribute.COMPUTE_CAPABILITY_MINOR)
     try:
         return device_of_capability(major, minor)
     except CompileError as error:
         raise CompileError(f"{driver.device_name(device)}: {error}") from None
+
+
+def _target_of(name: str, driver: Driver, device: int) -> DeviceTarget:
+    at_hand = target_at_hand(driver, device)
+    return at_hand if name == CUDA else best_level(name, at_hand)
+
+
+def best_level(name: str, at_hand: DeviceTarget) -> DeviceTarget:
+    """Of the levels that a target names the best for this device, or else the lowest."""
+    order = list(DEVICES.values())
+    levels = sorted(levels_named(name), key=order.index)
+    fitting = [level for level in levels if order.index(level) <= order.index(at_hand)]
+    return fitting[-1] if fitting else levels[0]

@@ -6,10 +6,14 @@ import ctypes
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from bessemer.runtime.arrays import Array
 from bessemer.runtime.artifact import ArrayInfo, Signature
+from bessemer.runtime.cuda.driver import Driver
+from bessemer.runtime.cuda.load import load_for_device
+from bessemer.runtime.cuda.model import DeviceModel
+from bessemer.runtime.cuda.program_file import is_program_file
 from bessemer.runtime.errors import ArtifactError, InputError
 from bessemer.runtime.library import open_library
 from bessemer.runtime.native import NativeModel
@@ -135,16 +139,38 @@ class CompiledModel:
         )
 
 
+@overload
 def load(
     path: str | Path, *, threads: int = 0, weights: str | Path = "", name: str = ""
-) -> CompiledModel:
-    """A model from a shared library that `save` or `bessemer compile` has written.
+) -> CompiledModel: ...
+
+
+@overload
+def load(path: str | Path, *, device: int, driver: Driver | None = None) -> DeviceModel: ...
+
+
+def load(
+    path: str | Path,
+    *,
+    threads: int = 0,
+    weights: str | Path = "",
+    name: str = "",
+    device: int | None = None,
+    driver: Driver | None = None,
+) -> CompiledModel | DeviceModel:
+    """A model from a file that `save` or `bessemer compile` has written.
 
     `threads` 0 means all processors that the process may use. `weights` is the weights' file, where
     it is not beside the library under its name with .weights. `name` chooses a model by its C
-    prefix where the library holds several. Raises ArtifactError.
+    prefix where the library holds several. A model for GPUs goes to the device of this number, 0
+    if none is given, of libcuda or another driver, and is a DeviceModel. Raises ArtifactError, and
+    for GPUs DeviceError.
     """
     library = Path(path)
+    if is_program_file(library):
+        return load_for_device(library, driver, device or 0)
+    if device is not None:
+        raise ArtifactError(f"{library} is no model for GPUs: load it without a device.")
     beside = Path(weights) if weights else library.with_suffix(".weights")
     return CompiledModel(
         open_library(library, name), weights_path=str(beside.resolve()), threads=threads

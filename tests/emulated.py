@@ -14,10 +14,10 @@ from emulator.schedule import Schedule
 
 Array = NDArray[Any]
 
-HEAD = ".version 8.0\n.target sm_90a\n.address_size 64\n"
+HEAD = ".version 8.6\n.target sm_90a\n.address_size 64\n"
 REGISTERS = """
 .reg .b64 %base<16>, %at<16>, %rd<64>;
-.reg .b32 %tid, %n, %r<64>;
+.reg .b32 %thread, %n, %r<64>;
 .reg .b16 %rs<64>;
 .reg .f32 %f<64>;
 .reg .f64 %d<16>;
@@ -31,7 +31,7 @@ def kernel(parameters: int, body: str, variables: str = "", directives: str = ""
     loads = "".join(f"ld.param.u64 %base{place}, [p{place}];\n" for place in range(parameters))
     return (
         f"{HEAD}{variables}\n.visible .entry k({names}) {directives}\n{{{REGISTERS}\n"
-        f"mov.u32 %tid, %tid.x;\n{loads}{body}\nret;\n}}\n"
+        f"mov.u32 %thread, %tid.x;\n{loads}{body}\nret;\n}}\n"
     )
 
 
@@ -112,7 +112,7 @@ def apply(instruction: str, inputs: Sequence[Array], output: type[Any]) -> Array
     for place, one in reversed(list(enumerate(inputs, 1))):
         register = _register(place, one.itemsize)
         body += (
-            f"mad.wide.u32 %at{place}, %tid, {one.itemsize}, %base{place - 1};\n"
+            f"mad.wide.u32 %at{place}, %thread, {one.itemsize}, %base{place - 1};\n"
             f"ld.global.b{8 * one.itemsize} {register}, [%at{place}];\n"
         )
         text = text.replace(f"${place}", register)
@@ -121,7 +121,7 @@ def apply(instruction: str, inputs: Sequence[Array], output: type[Any]) -> Array
     if is_predicate:
         body += f"selp.b32 {result}, 1, 0, %p0;\n"
     body += (
-        f"mad.wide.u32 %at0, %tid, {kind.itemsize}, %base{len(inputs)};\n"
+        f"mad.wide.u32 %at0, %thread, {kind.itemsize}, %base{len(inputs)};\n"
         f"st.global.b{8 * kind.itemsize} [%at0], {result};\n"
     )
     found = run(body, [np.array(one) for one in inputs], np.zeros(threads, kind), threads)

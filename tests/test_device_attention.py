@@ -70,8 +70,8 @@ def _softmax(b: GraphBuilder, x: Value) -> Value:
     return b.apply("div", e, rows("reduce_sum", e))
 
 
-def _constant(b: GraphBuilder, array: Array, like: Value) -> Value:
-    return b.apply("broadcast_to", b.constant(array), shape=like.type.shape)
+def _constant(b: GraphBuilder, number: np.float32, like: Value) -> Value:
+    return b.apply("broadcast_to", b.constant(np.asarray(number)), shape=like.type.shape)
 
 
 def attention(case: Case, rng: np.random.Generator) -> tuple[Graph, list[Array], Array]:

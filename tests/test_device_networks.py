@@ -31,6 +31,8 @@ from bessemer.frontends.train import losses
 from bessemer.frontends.train.optimizers import SGD, AdamW, Optimizer
 from bessemer.frontends.train.step import Regularization, training_graph
 from bessemer.frontends.train.trainer import Trainer
+from bessemer.runtime.cuda.model import DeviceModel
+from emulator.driver import EmulatedDriver
 from tests.device_runs import assert_close, run_compiled
 
 SLOW = pytest.mark.slow
@@ -93,3 +95,24 @@ def test_a_training_step_of_a_perceptron(optimizer: Optimizer) -> None:
     batch = {"x": numbers(16, 11), "label": np.random.default_rng(0).integers(0, 5, 16)}
     step = training_graph(network, losses.cross_entropy, label, optimizer, {}, Regularization())
     compare(step.graph, trainer.step_inputs(batch), SM80)
+
+
+def test_training_keeps_its_state_on_the_device() -> None:
+    """Two steps whose results are written over the state, as the processor's trainer does."""
+    network = Network(Sequential(Dense(12), relu, Dense(5)), Input("x", (8, 6)))
+    label = [Input("label", (8,), "i64")]
+    optimizer = AdamW(0.01)
+    trainer = Trainer(network, losses.cross_entropy, label, optimizer=optimizer)
+    batch = {"x": numbers(8, 6), "label": np.arange(8) % 5}
+    step = training_graph(network, losses.cross_entropy, label, optimizer, {}, Regularization())
+    made = build_for_device(step.graph, Options(), SM80)
+    model = DeviceModel(made.artifact, made.weights, EmulatedDriver())
+    state = {name: model.place(array) for name, array in trainer.state.items()}
+    for _ in range(2):
+        inputs = trainer.step_inputs(batch) | state
+        out = [None, *(state[name] for name in step.updated)]
+        loss = model.run({value.name: inputs[value.name] for value in step.graph.inputs}, out)[0]
+        expected = trainer.step(batch)["loss"]
+        assert abs(float(loss) - expected) < 1e-5
+    for name in step.updated:
+        assert_close(model.fetch(state[name]), trainer.state[name], 1e-5)

@@ -25,10 +25,10 @@ ROOM = (
     ".b64 empty[4];"
 )
 OWN = (
-    "shl.b32 %r20, %tid, 4; mov.u32 %r21, room; add.u32 %r20, %r20, %r21; mad.wide.u32 %at0, "
-    "%tid, 16, %base0;"
+    "shl.b32 %r20, %thread, 4; mov.u32 %r21, room; add.u32 %r20, %r20, %r21; mad.wide.u32 %at0, "
+    "%thread, 16, %base0;"
 )
-OUT = "mad.wide.u32 %at1, %tid, 4, %base1; st.global.b32 [%at1], %r1;"
+OUT = "mad.wide.u32 %at1, %thread, 4, %base1; st.global.b32 [%at1], %r1;"
 
 
 def _run(body: str, schedule: Schedule | None = None, threads: int = 64, **launch: int) -> Array:
@@ -71,7 +71,7 @@ def test_a_copy_that_was_not_waited_for_is_a_race(
 def test_threads_count_their_own_groups(schedule: Schedule) -> None:
     """Odd threads commit one group more, and so may leave one more under way."""
     body = OWN + (
-        "and.b32 %r5, %tid, 1; setp.eq.u32 %p1, %r5, 1; cp.async.cg.shared.global [%r20], "
+        "and.b32 %r5, %thread, 1; setp.eq.u32 %p1, %r5, 1; cp.async.cg.shared.global [%r20], "
         "[%at0], 16; cp.async.commit_group;"
         "@%p1 cp.async.cg.shared.global [%r20+1024], [%at0], 16; @%p1 cp.async.commit_group;"
         "@%p1 cp.async.wait_group 1; @!%p1 cp.async.wait_group 0; ld.shared.b32 %r1, [%r20+8]; "
@@ -86,7 +86,8 @@ def test_missing_bytes_are_zeros() -> None:
     body = (
         OWN
         + (
-            "rem.u32 %r5, %tid, 5; shl.b32 %r5, %r5, 2; setp.eq.u32 %p1, %r5, 0; selp.b64 %at0, 0, "
+            "rem.u32 %r5, %thread, 5; shl.b32 %r5, %r5, 2; setp.eq.u32 %p1, %r5, 0; selp.b64 "
+            "%at0, 0, "
             "%at0, %p1;"
             "cp.async.cg.shared.global [%r20], [%at0], 16, %r5; cp.async.wait_all; ld.shared.b32 "
             "%r1, [%r20+8];"
@@ -98,7 +99,7 @@ def test_missing_bytes_are_zeros() -> None:
 
 
 INIT = (
-    "setp.eq.u32 %p9, %tid, 0; @!%p9 bra READY;\nmbarrier.init.shared.b64 [full], {full};"
+    "setp.eq.u32 %p9, %thread, 0; @!%p9 bra READY;\nmbarrier.init.shared.b64 [full], {full};"
     "\nmbarrier.init.shared.b64 [full+8], {full};\nmbarrier.init.shared.b64 [empty], "
     "{empty};\n{fence}\nREADY: bar.sync 0;\n"
 )
@@ -117,9 +118,10 @@ def _wait(name: str, barrier: str, parity: int | str) -> str:
 @each_schedule
 def test_an_mbarrier_passes_what_was_written_before(schedule: Schedule) -> None:
     body = _init(full=32) + (
-        "setp.lt.u32 %p2, %tid, 32; shl.b32 %r2, %tid, 2; mov.u32 %r3, room; add.u32 %r2, %r2, "
+        "setp.lt.u32 %p2, %thread, 32; shl.b32 %r2, %thread, 2; mov.u32 %r3, room; add.u32 "
+        "%r2, %r2, "
         "%r3; @!%p2 bra READ;\n"
-        "st.shared.b32 [%r2], %tid; mbarrier.arrive.shared.b64 %rd1, [full]; bra END;\n"
+        "st.shared.b32 [%r2], %thread; mbarrier.arrive.shared.b64 %rd1, [full]; bra END;\n"
         "READ:"
         + _wait("W", "full", 0)
         + "sub.u32 %r2, %r2, 128; ld.shared.b32 %r1, [%r2];"
@@ -131,9 +133,10 @@ def test_an_mbarrier_passes_what_was_written_before(schedule: Schedule) -> None:
 
 def test_an_arrival_that_comes_before_the_write_does_not_pass_it_on() -> None:
     body = _init(full=32) + (
-        "setp.lt.u32 %p2, %tid, 32; shl.b32 %r2, %tid, 2; mov.u32 %r3, room; add.u32 %r2, %r2, "
+        "setp.lt.u32 %p2, %thread, 32; shl.b32 %r2, %thread, 2; mov.u32 %r3, room; add.u32 "
+        "%r2, %r2, "
         "%r3; @!%p2 bra READ;\n"
-        "mbarrier.arrive.shared.b64 %rd1, [full]; st.shared.b32 [%r2], %tid; bra END;\n"
+        "mbarrier.arrive.shared.b64 %rd1, [full]; st.shared.b32 [%r2], %thread; bra END;\n"
         "READ:"
         + _wait("W", "full", 0)
         + "sub.u32 %r2, %r2, 128; ld.shared.b32 %r1, [%r2];"
@@ -148,7 +151,7 @@ def test_an_arrival_that_comes_before_the_write_does_not_pass_it_on() -> None:
 PIPELINE = (
     _init(full=1, empty=32)
     + """
-    mov.u32 %r10, 0; setp.lt.u32 %p2, %tid, 32; @!%p2 bra CONSUME;
+    mov.u32 %r10, 0; setp.lt.u32 %p2, %thread, 32; @!%p2 bra CONSUME;
     PRODUCE: setp.ge.u32 %p3, %r10, 5; @%p3 bra END; and.b32 %r11, %r10, 1; xor.b32 %r12, %r11, 1;
     {wait_empty}
     elect.sync %r13|%p4, -1; @!%p4 bra SKIP;
@@ -160,11 +163,11 @@ PIPELINE = (
     SKIP: add.u32 %r10, %r10, 1; bra PRODUCE;
     CONSUME: setp.ge.u32 %p3, %r10, 5; @%p3 bra WRITE; and.b32 %r11, %r10, 1;
     {wait_full}
-    sub.u32 %r14, %tid, 32; shl.b32 %r14, %r14, 2; mov.u32 %r15, room; add.u32 %r14, %r14, %r15;
+    sub.u32 %r14, %thread, 32; shl.b32 %r14, %r14, 2; mov.u32 %r15, room; add.u32 %r14, %r14, %r15;
     ld.shared.b32 %r16, [%r14+256]; add.u32 %r1, %r1, %r16;
     {arrive}
     add.u32 %r10, %r10, 1; bra CONSUME;
-    WRITE: mad.wide.u32 %at1, %tid, 4, %base1; st.global.b32 [%at1], %r1;
+    WRITE: mad.wide.u32 %at1, %thread, 4, %base1; st.global.b32 [%at1], %r1;
     END: ret;
 """
 )
@@ -202,7 +205,9 @@ MISUSES = {
     "nobody says that the room is empty": (pipeline(arrive=""), (Deadlock,)),
     "the consumer does not wait": (pipeline(wait_full=False), (Race, Uninitialised)),
     "half the arrivals": (
-        pipeline(arrive="setp.lt.u32 %p5, %tid, 48; @%p5 mbarrier.arrive.shared.b64 _, [empty];"),
+        pipeline(
+            arrive="setp.lt.u32 %p5, %thread, 48; @%p5 mbarrier.arrive.shared.b64 _, [empty];"
+        ),
         (Deadlock,),
     ),
     "twice the arrivals": (
@@ -232,9 +237,9 @@ def test_misused_mbarriers() -> None:
     with pytest.raises(BarrierMisuse, match=r"before mbarrier.init"):
         _run("mbarrier.arrive.shared.b64 _, [full];")
     with pytest.raises(BarrierMisuse, match="waits for 1 arrivals and gets more"):
-        _run(_init() + "setp.eq.u32 %p1, %tid, 0; @%p1 mbarrier.arrive.shared.b64 _, [full], 2;")
+        _run(_init() + "setp.eq.u32 %p1, %thread, 0; @%p1 mbarrier.arrive.shared.b64 _, [full], 2;")
     with pytest.raises(BarrierMisuse, match="in use"):
-        _run(_init() + "setp.eq.u32 %p1, %tid, 0; @%p1 mbarrier.init.shared.b64 [full], 1;")
+        _run(_init() + "setp.eq.u32 %p1, %thread, 0; @%p1 mbarrier.init.shared.b64 [full], 1;")
     with pytest.raises(Misaligned):
         _run("mbarrier.init.shared.b64 [full+4], 1;")
     with pytest.raises(Deadlock, match="waits for 1 arrivals and 0 bytes"):
@@ -278,7 +283,7 @@ def test_cp_async_may_report_to_an_mbarrier(schedule: Schedule) -> None:
 STORE = OWN + (
     "ld.global.v4.b32 {{%r4, %r5, %r6, %r7}}, [%at0]; st.shared.v4.b32 [%r20], {{%r4, %r5, "
     "%r6, %r7}}; {fence} bar.sync 0;"
-    "setp.eq.u32 %p1, %tid, 0; @%p1 cp.async.bulk.global.shared::cta.bulk_group [%base1], "
+    "setp.eq.u32 %p1, %thread, 0; @%p1 cp.async.bulk.global.shared::cta.bulk_group [%base1], "
     "[room], 1024;"
     "@%p1 cp.async.bulk.commit_group; {wait} {after}"
 )
@@ -324,7 +329,7 @@ def test_crooked_bulk_copies_are_found() -> None:
 @each_schedule
 def test_multicast_reaches_every_block_of_the_mask(schedule: Schedule) -> None:
     body = _init() + (
-        "mov.u32 %r2, %cluster_ctarank; setp.eq.u32 %p2, %tid, 0; setp.eq.u32 %p3, %r2, 1; "
+        "mov.u32 %r2, %cluster_ctarank; setp.eq.u32 %p2, %thread, 0; setp.eq.u32 %p3, %r2, 1; "
         "and.pred %p3, %p3, %p2;"
         "@%p2 mbarrier.arrive.expect_tx.shared.b64 _, [full], 256; "
         "barrier.cluster.arrive.aligned; barrier.cluster.wait.aligned;"
@@ -333,9 +338,9 @@ def test_multicast_reaches_every_block_of_the_mask(schedule: Schedule) -> None:
         ".multicast::cluster [room], [%base0], 256, [full], %rs1;"
         "setp.eq.u32 %p4, %r2, 1; mov.u32 %r1, 0; @%p4 bra OUT;\n"
         + _wait("W", "full", 0)
-        + "shl.b32 %r3, %tid, 2; mov.u32 %r4, room; add.u32 %r3, %r3, %r4; ld.shared.b32 %r1, "
+        + "shl.b32 %r3, %thread, 2; mov.u32 %r4, room; add.u32 %r3, %r3, %r4; ld.shared.b32 %r1, "
         "[%r3];\n"
-        "OUT: mov.u32 %r5, %ctaid.x; mad.lo.u32 %r5, %r5, 64, %tid; mad.wide.u32 %at1, %r5, 4, "
+        "OUT: mov.u32 %r5, %ctaid.x; mad.lo.u32 %r5, %r5, 64, %thread; mad.wide.u32 %at1, %r5, 4, "
         "%base1; st.global.b32 [%at1], %r1;"
         "@%p4 bra END;\nEND: barrier.cluster.arrive.aligned; barrier.cluster.wait.aligned;"
     )

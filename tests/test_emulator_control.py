@@ -12,9 +12,9 @@ from emulator.schedule import FOUR_SCHEDULES, Schedule
 from tests.emulated import Array, kernel, run
 
 each_schedule = pytest.mark.parametrize("schedule", [*FOUR_SCHEDULES, Schedule(seed=9)], ids=str)
-OUT = "mad.wide.u32 %at0, %tid, 4, %base0; st.global.b32 [%at0], %r1;"
+OUT = "mad.wide.u32 %at0, %thread, 4, %base0; st.global.b32 [%at0], %r1;"
 SHARED = ".shared .align 16 .b32 room[256];"
-OWN = "shl.b32 %r20, %tid, 2; mov.u32 %r21, room; add.u32 %r20, %r20, %r21;"
+OWN = "shl.b32 %r20, %thread, 2; mov.u32 %r21, room; add.u32 %r20, %r20, %r21;"
 
 
 def _run(body: str, schedule: Schedule | None = None, threads: int = 64, **launch: int) -> Array:
@@ -25,7 +25,7 @@ def _run(body: str, schedule: Schedule | None = None, threads: int = 64, **launc
 def test_threads_part_and_meet_again(schedule: Schedule) -> None:
     """Collatz: every thread loops as long as it must, then the warp adds up."""
     body = (
-        "add.u32 %r2, %tid, 1; mov.u32 %r1, 0;\n"
+        "add.u32 %r2, %thread, 1; mov.u32 %r1, 0;\n"
         "LOOP: setp.eq.u32 %p1, %r2, 1; @%p1 bra DONE; and.b32 %r3, %r2, 1; setp.eq.u32 %p2, "
         "%r3, 0; @%p2 bra EVEN;\n"
         "mad.lo.u32 %r2, %r2, 3, 1; bra NEXT;\nEVEN: shr.u32 %r2, %r2, 1;\nNEXT: add.u32 %r1, "
@@ -46,7 +46,7 @@ def test_threads_part_and_meet_again(schedule: Schedule) -> None:
 
 def test_a_jump_table() -> None:
     body = (
-        "rem.u32 %r2, %tid, 3; mov.u32 %r1, 0;\nTABLE: .branchtargets A, B, C;\nbrx.idx %r2, "
+        "rem.u32 %r2, %thread, 3; mov.u32 %r1, 0;\nTABLE: .branchtargets A, B, C;\nbrx.idx %r2, "
         "TABLE;\n"
         "A: mov.u32 %r1, 11; bra DONE;\nB: mov.u32 %r1, 22; bra DONE;\nC: mov.u32 %r1, 33;\nDONE:"
         + OUT
@@ -57,11 +57,12 @@ def test_a_jump_table() -> None:
 @each_schedule
 def test_a_barrier_shows_what_others_wrote(schedule: Schedule) -> None:
     body = OWN + (
-        "st.shared.b32 [%r20], %tid; bar.sync 0; mov.u32 %r2, %ntid.x; sub.u32 %r3, %r2, %tid; "
+        "st.shared.b32 [%r20], %thread; bar.sync 0; mov.u32 %r2, %ntid.x; sub.u32 %r3, %r2, "
+        "%thread; "
         "sub.u32 %r3, %r3, 1;"
         "shl.b32 %r3, %r3, 2; add.u32 %r3, %r3, %r21; ld.shared.b32 %r1, [%r3]; mov.u32 %r4, "
         "%ctaid.x;"
-        "mad.lo.u32 %r4, %r4, %r2, %tid; mad.wide.u32 %at0, %r4, 4, %base0; st.global.b32 "
+        "mad.lo.u32 %r4, %r4, %r2, %thread; mad.wide.u32 %at0, %r4, 4, %base0; st.global.b32 "
         "[%at0], %r1;"
     )
     found = _run(body, schedule, 96, blocks=7)
@@ -70,17 +71,17 @@ def test_a_barrier_shows_what_others_wrote(schedule: Schedule) -> None:
 
 @pytest.mark.parametrize("schedule", FOUR_SCHEDULES, ids=str)
 def test_a_missing_barrier_is_a_race_in_every_order(schedule: Schedule) -> None:
-    body = OWN + "st.shared.b32 [%r20], %tid; xor.b32 %r3, %r20, 128; ld.shared.b32 %r1, [%r3];"
+    body = OWN + "st.shared.b32 [%r20], %thread; xor.b32 %r3, %r20, 128; ld.shared.b32 %r1, [%r3];"
     with pytest.raises(Exception, match=r"race|which nothing wrote"):
         _run(body, schedule)
-    filled = OWN + "st.shared.b32 [%r20], %tid; bar.sync 0;" + body.removeprefix(OWN)
+    filled = OWN + "st.shared.b32 [%r20], %thread; bar.sync 0;" + body.removeprefix(OWN)
     with pytest.raises(Race, match=r"is not in order with a (write|read) by warp"):
         _run(filled, schedule)
 
 
 def test_overwriting_what_others_still_read_is_a_race() -> None:
     body = OWN + (
-        "st.shared.b32 [%r20], %tid; bar.sync 0; xor.b32 %r3, %r20, 128; ld.shared.b32 %r1, "
+        "st.shared.b32 [%r20], %thread; bar.sync 0; xor.b32 %r3, %r20, 128; ld.shared.b32 %r1, "
         "[%r3]; {sync}"
         "st.shared.b32 [%r20], %r1;"
     )
@@ -92,7 +93,7 @@ def test_overwriting_what_others_still_read_is_a_race() -> None:
 def test_lanes_of_a_warp_need_their_own_barrier() -> None:
     body = (
         OWN
-        + "st.shared.b32 [%r20], %tid; {sync} xor.b32 %r3, %r20, 4; ld.shared.b32 %r1, [%r3];"
+        + "st.shared.b32 [%r20], %thread; {sync} xor.b32 %r3, %r20, 4; ld.shared.b32 %r1, [%r3];"
         + OUT
     )
     found = _run(body.format(sync="bar.warp.sync 0xffffffff;"), threads=32)
@@ -103,7 +104,7 @@ def test_lanes_of_a_warp_need_their_own_barrier() -> None:
 
 def test_two_writers_of_one_word_are_a_race() -> None:
     with pytest.raises(Race, match="two lanes write different values"):
-        _run("st.shared.b32 [room], %tid;", threads=32)
+        _run("st.shared.b32 [room], %thread;", threads=32)
     with pytest.raises(Race):
         _run("st.shared.b32 [room], 5;", threads=64)
     _run("st.shared.b32 [room], 5;", threads=32)
@@ -113,15 +114,16 @@ def test_two_writers_of_one_word_are_a_race() -> None:
 def test_named_barriers_hold_a_part_of_the_block(schedule: Schedule) -> None:
     """Warps 0 and 1 hand over to warps 2 and 3: arrive without waiting, and sync."""
     body = OWN + (
-        "setp.ge.u32 %p1, %tid, 64; @%p1 bra CONSUME;\n"
-        "st.shared.b32 [%r20], %tid; bar.arrive 3, 128; bra END;\n"
+        "setp.ge.u32 %p1, %thread, 64; @%p1 bra CONSUME;\n"
+        "st.shared.b32 [%r20], %thread; bar.arrive 3, 128; bra END;\n"
         "CONSUME: bar.sync 3, 128; sub.u32 %r3, %r20, 256; ld.shared.b32 %r1, [%r3];"
         + OUT
         + "\nEND: ret;"
     )
     assert _run(body, schedule, 128)[64:128].tolist() == list(range(64))
     half = OWN + (
-        "shr.u32 %r5, %tid, 6; add.u32 %r5, %r5, 1; st.shared.b32 [%r20], %tid; bar.sync %r5, 64;"
+        "shr.u32 %r5, %thread, 6; add.u32 %r5, %r5, 1; st.shared.b32 [%r20], %thread; bar.sync "
+        "%r5, 64;"
         "xor.b32 %r3, %r20, 128; ld.shared.b32 %r1, [%r3];" + OUT
     )
     assert _run(half, schedule, 128)[:128].tolist() == [thread ^ 32 for thread in range(128)]
@@ -129,7 +131,7 @@ def test_named_barriers_hold_a_part_of_the_block(schedule: Schedule) -> None:
 
 def test_a_barrier_that_does_not_hold_the_writer_is_a_race() -> None:
     body = OWN + (
-        "setp.ge.u32 %p1, %tid, 64; @%p1 bra CONSUME;\nst.shared.b32 [%r20], %tid; bra END;\n"
+        "setp.ge.u32 %p1, %thread, 64; @%p1 bra CONSUME;\nst.shared.b32 [%r20], %thread; bra END;\n"
         "CONSUME: bar.sync 3, 64; sub.u32 %r3, %r20, 256; ld.shared.b32 %r1, [%r3];\nEND: ret;"
     )
     with pytest.raises(Exception, match=r"race|nothing wrote"):
@@ -139,7 +141,7 @@ def test_a_barrier_that_does_not_hold_the_writer_is_a_race() -> None:
 def test_misused_barriers() -> None:
     with pytest.raises(BarrierMisuse, match="which waits for 32"):
         _run(
-            "setp.lt.u32 %p1, %tid, 64; bar.arrive 1, 32; bar.arrive 1, 32;bar.arrive 1, 64;",
+            "setp.lt.u32 %p1, %thread, 64; bar.arrive 1, 32; bar.arrive 1, 32;bar.arrive 1, 64;",
             threads=64,
         )
     with pytest.raises(BarrierMisuse, match="no whole warps"):
@@ -147,7 +149,8 @@ def test_misused_barriers() -> None:
     with pytest.raises(BarrierMisuse, match="some say"):
         _run(
             (
-                "setp.lt.u32 %p1, %tid, 32; @%p1 bra A; bar.sync 1, 96; bra END;\nA: bar.sync 1, "
+                "setp.lt.u32 %p1, %thread, 32; @%p1 bra A; bar.sync 1, 96; bra END;\nA: "
+                "bar.sync 1, "
                 "64;\nEND: ret;"
             ),
             threads=96,
@@ -157,12 +160,12 @@ def test_misused_barriers() -> None:
 @each_schedule
 def test_counting_barriers(schedule: Schedule) -> None:
     body = (
-        "rem.u32 %r2, %tid, 3; setp.eq.u32 %p1, %r2, 0; barrier.cta.red.popc.aligned.u32 %r1, "
+        "rem.u32 %r2, %thread, 3; setp.eq.u32 %p1, %r2, 0; barrier.cta.red.popc.aligned.u32 %r1, "
         "0, %p1;"
     ) + OUT
     assert (_run(body, schedule, 96)[:96] == 32).all()
     body = (
-        "setp.lt.u32 %p1, %tid, 95; bar.red.and.pred %p2, 0, %p1; bar.red.or.pred %p3, 0, %p1; "
+        "setp.lt.u32 %p1, %thread, 95; bar.red.and.pred %p2, 0, %p1; bar.red.or.pred %p3, 0, %p1; "
         "selp.b32 %r1, 2, 0, %p2; @%p3 add.u32 %r1, %r1, 1;"
     ) + OUT
     assert (_run(body, schedule, 96)[:96] == 1).all()
@@ -170,19 +173,19 @@ def test_counting_barriers(schedule: Schedule) -> None:
 
 def test_a_warp_that_never_comes_is_a_deadlock() -> None:
     with pytest.raises(Deadlock, match=r"barrier 0 of block 0 has 32 of 64 threads"):
-        _run("setp.lt.u32 %p1, %tid, 32; @%p1 bra END; bar.sync 0;\nEND: ret;")
+        _run("setp.lt.u32 %p1, %thread, 32; @%p1 bra END; bar.sync 0;\nEND: ret;")
 
 
 def test_lanes_that_never_come_are_told() -> None:
     with pytest.raises(DivergentCollective, match="wait for the rest of their warp"):
-        _run("setp.lt.u32 %p1, %tid, 40; @%p1 bra END; bar.sync 0;\nEND: ret;")
+        _run("setp.lt.u32 %p1, %thread, 40; @%p1 bra END; bar.sync 0;\nEND: ret;")
 
 
 @each_schedule
 def test_a_thread_that_spins_lets_others_go_on(schedule: Schedule) -> None:
     """Warp 1 waits in a loop for a flag that warp 0 sets later in the text."""
     body = (
-        "setp.ge.u32 %p1, %tid, 32; @!%p1 bra SET;\n"
+        "setp.ge.u32 %p1, %thread, 32; @!%p1 bra SET;\n"
         "SPIN: ld.relaxed.gpu.global.b32 %r1, [%base0]; setp.eq.u32 %p2, %r1, 0; @%p2 bra SPIN;"
         " bra END;\n"
         "SET: mov.u32 %r1, 5; st.relaxed.gpu.global.b32 [%base0], %r1;\nEND:" + OUT
@@ -211,12 +214,12 @@ def test_clusters_share_their_memory(schedule: Schedule) -> None:
     body = OWN + (
         "mov.u32 %r1, %cluster_ctarank; mov.u32 %r2, %cluster_nctarank; mov.u32 %r9, %ctaid.x; "
         "mul.lo.u32 %r8, %r9, 100;"
-        "add.u32 %r8, %r8, %tid; add.u32 %r3, %r1, 1; rem.u32 %r3, %r3, %r2; "
+        "add.u32 %r8, %r8, %thread; add.u32 %r3, %r1, 1; rem.u32 %r3, %r3, %r2; "
         "mapa.shared::cluster.u32 %r4, %r20, %r3;"
         "barrier.cluster.arrive.aligned; barrier.cluster.wait.aligned; st.shared::cluster.b32 "
         "[%r4], %r8;"
         "barrier.cluster.arrive.aligned; barrier.cluster.wait.aligned; ld.shared.b32 %r1, [%r20];"
-        "mad.lo.u32 %r9, %r9, 64, %tid; mad.wide.u32 %at0, %r9, 4, %base0; st.global.b32 "
+        "mad.lo.u32 %r9, %r9, 64, %thread; mad.wide.u32 %at0, %r9, 4, %base0; st.global.b32 "
         "[%at0], %r1;"
     )
     found = _run(body, schedule, blocks=8, cluster=4)[: 8 * 64].reshape(8, 64)

@@ -25,7 +25,7 @@ from tests.emulated import HEAD, kernel
 
 ADD_ONE = kernel(
     1,
-    "mad.wide.u32 %at0, %tid, 4, %base0; ld.global.b32 %r1, [%at0]; add.u32 %r1, %r1, 1;"
+    "mad.wide.u32 %at0, %thread, 4, %base0; ld.global.b32 %r1, [%at0]; add.u32 %r1, %r1, 1;"
     "st.global.b32 [%at0], %r1;",
     directives=".reqntid 32, 1, 1",
 )
@@ -124,7 +124,7 @@ def test_events_measure_time() -> None:
 def test_images_that_the_driver_refuses() -> None:
     driver, _ = _driver()
     with pytest.raises(DriverTooOldError, match="newer than the driver's"):
-        driver.load_module(ADD_ONE.replace(".version 8.0", ".version 9.0").encode())
+        driver.load_module(ADD_ONE.replace(".version 8.6", ".version 9.0").encode())
     with pytest.raises(DeviceError, match="no PTX module"):
         driver.load_module(b"hello")
     with pytest.raises(DeviceError, match="no cubins"):
@@ -181,7 +181,7 @@ def test_any_number_of_blocks_runs_side_by_side(ctas: int | None, seed: int | No
         1,
         "mov.u32 %r1, %ctaid.x; mov.u32 %r2, %ctaid.y; mov.u32 %r3, %nctaid.x; mad.lo.u32 %r1, "
         "%r2, %r3, %r1;"
-        "mov.u32 %r4, %tid.y; mov.u32 %r5, %ntid.x; mad.lo.u32 %r4, %r4, %r5, %tid;"
+        "mov.u32 %r4, %tid.y; mov.u32 %r5, %ntid.x; mad.lo.u32 %r4, %r4, %r5, %thread;"
         "mad.lo.u32 %r6, %r1, 40, %r4; mad.wide.u32 %at0, %r6, 4, %base0; st.global.b32 "
         "[%at0], %r6;",
     )
@@ -220,7 +220,7 @@ $L__BB0_1:
 .visible .entry two() { ret; }
 """
     )
-    assert module.version == (8, 0)
+    assert module.version == (8, 6)
     assert module.target == "sm_90a"
     assert list(module.kernels) == ["one", "two"]
     one = module.kernels["one"]

@@ -27,16 +27,16 @@ def test_ldmatrix_and_stmatrix(count: int, turned: bool) -> None:
     rows = RANDOM.integers(0, 1 << 16, (2, count, 8, 8)).astype(np.uint16)
     suffix = ".trans" if turned else ""
     body = (
-        "shl.b32 %r1, %tid, 4; mad.wide.u32 %at0, %tid, 16, %base0; ld.global.v4.b32 {%r10, "
+        "shl.b32 %r1, %thread, 4; mad.wide.u32 %at0, %thread, 16, %base0; ld.global.v4.b32 {%r10, "
         "%r11, %r12, %r13}, [%at0];"
-        "mov.u32 %r2, room; mad.lo.u32 %r1, %tid, 32, %r2; st.shared.v4.b32 [%r1], {%r10, "
+        "mov.u32 %r2, room; mad.lo.u32 %r1, %thread, 32, %r2; st.shared.v4.b32 [%r1], {%r10, "
         "%r11, %r12, %r13}; bar.sync 0;"
         f"ldmatrix.sync.aligned.m8n8.x{count}{suffix}.shared.b16 "
         f"{_list('r', range(20, 20 + count))}, [%r1];"
         f"bar.sync 0; stmatrix.sync.aligned.m8n8.x{count}{suffix}.shared.b16 [%r1+16], "
         f"{_list('r', range(20, 20 + count))};"
         "bar.sync 0; ld.shared.v4.b32 {%r30, %r31, %r32, %r33}, [%r1+16]; mad.wide.u32 %at1, "
-        "%tid, 32, %base1;"
+        "%thread, 32, %base1;"
         f"st.global.v4.b32 [%at1], {{%r20, %r{20 + 1 % count}, %r{20 + 2 % count}, "
         f"%r{20 + 3 % count}}};"
         "st.global.v4.b32 [%at1+16], {%r30, %r31, %r32, %r33};"
@@ -47,7 +47,7 @@ def test_ldmatrix_and_stmatrix(count: int, turned: bool) -> None:
         # Lanes whose addresses do not count write rows that nobody reads.
         body = body.replace("ld.shared.v4", f"setp.lt.u32 %p1, %r5, {8 * count}; @%p1 ld.shared.v4")
         body = (
-            "and.b32 %r5, %tid, 31; mov.u32 %r30, 0; mov.u32 %r31, 0; mov.u32 %r32, 0; mov.u32 "
+            "and.b32 %r5, %thread, 31; mov.u32 %r30, 0; mov.u32 %r31, 0; mov.u32 %r32, 0; mov.u32 "
             "%r33, 0;"
         ) + body
     variables = ".shared .align 16 .b8 room[2080];"
@@ -64,8 +64,8 @@ def test_ldmatrix_and_stmatrix(count: int, turned: bool) -> None:
 def test_movmatrix_turns() -> None:
     matrix = RANDOM.integers(0, 1 << 16, (8, 8)).astype(np.uint16)
     body = (
-        "mad.wide.u32 %at0, %tid, 4, %base0; ld.global.b32 %r1, [%at0];"
-        "movmatrix.sync.aligned.m8n8.trans.b16 %r2, %r1; mad.wide.u32 %at1, %tid, 4, %base1; "
+        "mad.wide.u32 %at0, %thread, 4, %base0; ld.global.b32 %r1, [%at0];"
+        "movmatrix.sync.aligned.m8n8.trans.b16 %r2, %r1; mad.wide.u32 %at1, %thread, 4, %base1; "
         "st.global.b32 [%at1], %r2;"
     )
     found = run(body, [matrix], np.zeros((8, 8), np.uint16))
@@ -145,7 +145,7 @@ def test_products_of_a_warp(form: str) -> None:
     c_bits = c_values.astype(np.int32) if sum_name == "s32" else to_bits(c_values, sum_name)
     registers = a_count // per_register, b_count // per_register, c_bits.nbytes // 128
     loads = "".join(
-        f"mad.wide.u32 %at0, %tid, {4 * count}, %base{place};"
+        f"mad.wide.u32 %at0, %thread, {4 * count}, %base{place};"
         + "".join(f"ld.global.b32 %r{10 * place + n}, [%at0+{4 * n}];" for n in range(count))
         for place, count in enumerate(registers)
     )
@@ -156,7 +156,7 @@ def test_products_of_a_warp(form: str) -> None:
         loads
         + f"mma.sync.aligned.{form} {_list('r', range(40, 40 + registers[2]))}, {', '.join(lists)};"
     )
-    body += f"mad.wide.u32 %at1, %tid, {4 * registers[2]}, %base3;"
+    body += f"mad.wide.u32 %at1, %thread, {4 * registers[2]}, %base3;"
     body += "".join(f"st.global.b32 [%at1+{4 * n}], %r{40 + n};" for n in range(registers[2]))
     inputs = [
         np.frombuffer(a_bytes, np.uint32),
@@ -176,11 +176,12 @@ def test_products_of_f64() -> None:
         RANDOM.integers(-9, 9, (8, 8)) / 2,
     )
     body = (
-        "mad.wide.u32 %at0, %tid, 8, %base0; mad.wide.u32 %at1, %tid, 8, %base1; mad.wide.u32 "
-        "%at2, %tid, 16, %base2;"
+        "mad.wide.u32 %at0, %thread, 8, %base0; mad.wide.u32 %at1, %thread, 8, %base1; "
+        "mad.wide.u32 "
+        "%at2, %thread, 16, %base2;"
         "ld.global.f64 %d0, [%at0]; ld.global.f64 %d1, [%at1]; ld.global.v2.f64 {%d2, %d3}, [%at2];"
         "mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%d4, %d5}, {%d0}, {%d1}, {%d2, %d3};"
-        "mad.wide.u32 %at3, %tid, 16, %base3; st.global.v2.f64 [%at3], {%d4, %d5};"
+        "mad.wide.u32 %at3, %thread, 16, %base3; st.global.v2.f64 [%at3], {%d4, %d5};"
     )
     inputs = [a[GROUP, PLACE], b[PLACE, GROUP], c.reshape(32, 2)]
     found = run(body, [np.ascontiguousarray(one) for one in inputs], np.zeros((32, 2)))
@@ -190,10 +191,10 @@ def test_products_of_f64() -> None:
 def test_tf32_ignores_the_low_bits() -> None:
     one = np.full(32, 1 + 2.0**-12, np.float32)
     body = (
-        "mad.wide.u32 %at0, %tid, 4, %base0; ld.global.b32 %r1, [%at0]; mov.f32 %f1, 0f00000000;"
+        "mad.wide.u32 %at0, %thread, 4, %base0; ld.global.b32 %r1, [%at0]; mov.f32 %f1, 0f00000000;"
         "mma.sync.aligned.m16n8k4.row.col.f32.tf32.tf32.f32 {%f2, %f3, %f4, %f5}, {%r1, %r1}, "
         "{%r1}, {%f1, %f1, %f1, %f1};"
-        "mad.wide.u32 %at1, %tid, 4, %base1; st.global.f32 [%at1], %f2;"
+        "mad.wide.u32 %at1, %thread, 4, %base1; st.global.f32 [%at1], %f2;"
     )
     for schedule in FOUR_SCHEDULES[:2]:
         assert (run(body, [one], np.zeros(32, np.float32), schedule=schedule) == 4.0).all()

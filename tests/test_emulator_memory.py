@@ -13,7 +13,7 @@ from emulator.schedule import FOUR_SCHEDULES, Schedule
 from tests.emulated import Array, Device, kernel, run
 
 WORDS = np.arange(1000, 1256, dtype=np.uint32)
-AT = "mad.wide.u32 %at0, %tid, {size}, %base0; mad.wide.u32 %at1, %tid, {to}, %base1;"
+AT = "mad.wide.u32 %at0, %thread, {size}, %base0; mad.wide.u32 %at1, %thread, {to}, %base1;"
 
 
 @pytest.mark.parametrize(("vector", "count"), [("", 1), (".v2", 2), (".v4", 4)])
@@ -56,7 +56,7 @@ def test_generic_addresses_reach_every_space() -> None:
     variables = ".shared .align 8 .b32 room[32];"
     body = AT.format(size=4, to=4) + (
         "ld.global.b32 %r1, [%at0]; mov.u64 %rd1, room; cvta.shared.u64 %rd1, %rd1;"
-        "mad.wide.u32 %rd1, %tid, 4, %rd1; and.b32 %r2, %tid, 1; setp.eq.u32 %p1, %r2, 0;"
+        "mad.wide.u32 %rd1, %thread, 4, %rd1; and.b32 %r2, %thread, 1; setp.eq.u32 %p1, %r2, 0;"
         "selp.b64 %rd2, %at1, %rd1, %p1; st.b32 [%rd2], %r1; ld.b32 %r3, [%rd2];"
         "isspacep.shared %p2, %rd2; isspacep.global %p3, %rd2; selp.b32 %r4, 1, 0, %p2;"
         "selp.b32 %r5, 2, 0, %p3; add.u32 %r3, %r3, %r4; add.u32 %r3, %r3, %r5; st.global.b32 "
@@ -81,15 +81,15 @@ def test_local_memory_is_each_threads_own() -> None:
 def test_constants_and_global_variables() -> None:
     variables = (
         ".const .align 4 .b32 table[4] = {10, 20, 30, 0x28};\n"
-        ".visible .global .align 8 .b64 where[2] = {table, generic(table)+8};\n"
+        ".visible .global .align 8 .u64 where[2] = {generic(table), generic(table)+8};\n"
         ".global .align 4 .f32 one = 0f3F800000;"
     )
     body = (
-        "and.b32 %r1, %tid, 3; mov.u64 %rd1, table; mad.wide.u32 %rd1, %r1, 4, %rd1; "
+        "and.b32 %r1, %thread, 3; mov.u64 %rd1, table; mad.wide.u32 %rd1, %r1, 4, %rd1; "
         "ld.const.b32 %r2, [%rd1];"
         "ld.global.b64 %rd2, [where+8]; ld.b32 %r3, [%rd2]; add.u32 %r2, %r2, %r3; "
         "ld.global.b32 %r4, [one];"
-        "add.u32 %r2, %r2, %r4; mad.wide.u32 %at0, %tid, 4, %base0; st.global.b32 [%at0], %r2;"
+        "add.u32 %r2, %r2, %r4; mad.wide.u32 %at0, %thread, 4, %base0; st.global.b32 [%at0], %r2;"
     )
     found = run(body, [], np.zeros(32, np.uint32), variables=variables)
     assert (found == np.array([10, 20, 30, 40])[np.arange(32) % 4] + 30 + 0x3F800000).all()
@@ -135,9 +135,9 @@ def test_atomics_happen_one_after_the_other(operation: str, schedule: Schedule) 
     """
     values = np.random.default_rng(1).integers(1, 9, 32).astype(np.uint32)
     body = (
-        "mad.wide.u32 %at0, %tid, 4, %base0; ld.global.b32 %r1, [%at0]; rem.u32 %r2, %tid, 3;"
+        "mad.wide.u32 %at0, %thread, 4, %base0; ld.global.b32 %r1, [%at0]; rem.u32 %r2, %thread, 3;"
         "mad.wide.u32 %at1, %r2, 4, %base1;"
-        f"atom.global.{operation} %r3, [%at1], %r1; add.u32 %r4, %tid, 3; mad.wide.u32 %at2, "
+        f"atom.global.{operation} %r3, [%at1], %r1; add.u32 %r4, %thread, 3; mad.wide.u32 %at2, "
         f"%r4, 4, %base1;"
         "st.global.b32 [%at2], %r3;"
     )
@@ -157,7 +157,7 @@ def test_atomics_happen_one_after_the_other(operation: str, schedule: Schedule) 
 
 def test_compare_and_swap() -> None:
     body = (
-        "mad.wide.u32 %at0, %tid, 4, %base0; add.u32 %r2, %tid, 1;"
+        "mad.wide.u32 %at0, %thread, 4, %base0; add.u32 %r2, %thread, 1;"
         "atom.global.cas.b32 %r1, [%at0], 3, %r2; add.u32 %r1, %r1, 100; st.global.b32 "
         "[%at0+128], %r1;"
     )
@@ -173,7 +173,7 @@ def test_reductions_of_reals(kind: str) -> None:
     size = 8 if kind == "f64" else 4
     register = "%rd1" if kind == "f64" else "%r1"
     text = (
-        f"mad.wide.u32 %at0, %tid, {size}, %base0; ld.global.b{8 * size} {register}, [%at0];"
+        f"mad.wide.u32 %at0, %thread, {size}, %base0; ld.global.b{8 * size} {register}, [%at0];"
         f"red.relaxed.gpu.global.add.{'noftz.' if 'x2' in kind else ''}{kind} [%base1], {register};"
     )
     values = np.arange(64, dtype={"f32": np.float32, "f64": np.float64}.get(kind, np.float16)) % 3
@@ -203,10 +203,10 @@ def test_a_reduction_of_four_neighbours() -> None:
 def test_atomics_in_shared_memory_count_for_all_blocks() -> None:
     variables = ".shared .align 4 .b32 count;"
     body = (
-        "setp.eq.u32 %p1, %tid, 0; @%p1 st.shared.b32 [count], 0; bar.sync 0; "
+        "setp.eq.u32 %p1, %thread, 0; @%p1 st.shared.b32 [count], 0; bar.sync 0; "
         "atom.shared.add.u32 %r1, [count], 1;"
         "bar.sync 0; ld.shared.b32 %r2, [count]; mov.u32 %r3, %ctaid.x; mad.lo.u32 %r3, %r3, "
-        "64, %tid;"
+        "64, %thread;"
         "mad.wide.u32 %at0, %r3, 4, %base0; st.global.b32 [%at0], %r2;"
     )
     for schedule in FOUR_SCHEDULES:
@@ -278,8 +278,8 @@ def test_shared_memory_has_an_end() -> None:
 def test_dynamic_shared_memory_is_as_large_as_the_launch_says() -> None:
     variables = ".extern .shared .align 16 .b8 room[];"
     body = (
-        "mul.lo.u32 %r1, %tid, 4; mov.u32 %r2, room; add.u32 %r1, %r1, %r2; st.shared.b32 "
-        "[%r1], %tid;"
+        "mul.lo.u32 %r1, %thread, 4; mov.u32 %r2, room; add.u32 %r1, %r1, %r2; st.shared.b32 "
+        "[%r1], %thread;"
     )
     run(body, [], np.zeros(1, np.uint32), variables=variables, shared=128)
     with pytest.raises(OutOfBounds):

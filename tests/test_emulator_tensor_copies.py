@@ -30,8 +30,9 @@ KERNEL = (
 """
     + REGISTERS
     + """
-mov.u32 %tid, %tid.x; ld.param.u64 %base0, [out]; mov.b64 %rd10, map; cvta.param.u64 %rd10, %rd10;
-setp.eq.u32 %p9, %tid, 0; @!%p9 bra READY;
+mov.u32 %thread, %tid.x; ld.param.u64 %base0, [out];
+mov.b64 %rd10, map; cvta.param.u64 %rd10, %rd10;
+setp.eq.u32 %p9, %thread, 0; @!%p9 bra READY;
 mbarrier.init.shared.b64 [full], 1;
 """
     + FENCE
@@ -40,7 +41,7 @@ mbarrier.arrive.expect_tx.shared.b64 _, [full], BYTES;
 LOAD
 READY: bar.sync 0;
 W: mbarrier.try_wait.parity.shared.b64 %p1, [full], 0; @!%p1 bra W;
-mov.u32 %r1, room; shl.b32 %r2, %tid, 2;
+mov.u32 %r1, room; shl.b32 %r2, %thread, 2;
 COPY: setp.ge.u32 %p2, %r2, BYTES; @%p2 bra DONE;
 add.u32 %r3, %r1, %r2; ld.shared.b32 %r4, [%r3]; cvt.u64.u32 %rd1, %r2; add.u64 %rd1, %base0, %rd1;
 st.global.b32 [%rd1], %r4; add.u32 %r2, %r2, 128; bra COPY;
@@ -207,14 +208,14 @@ STORE = (
 """
     + REGISTERS
     + """
-mov.u32 %tid, %tid.x; ld.param.u64 %base0, [in]; mov.b64 %rd10, map; cvta.param.u64 %rd10, %rd10;
-mad.wide.u32 %at0, %tid, 16, %base0; ld.global.v4.b32 {%r1, %r2, %r3, %r4}, [%at0];
+mov.u32 %thread, %tid.x; ld.param.u64 %base0, [in]; mov.b64 %rd10, map; cvta.param.u64 %rd10, %rd10;
+mad.wide.u32 %at0, %thread, 16, %base0; ld.global.v4.b32 {%r1, %r2, %r3, %r4}, [%at0];
 mov.u32 %r5, room;
-mad.lo.u32 %r5, %tid, 16, %r5; st.shared.v4.b32 [%r5], {%r1, %r2, %r3, %r4};
+mad.lo.u32 %r5, %thread, 16, %r5; st.shared.v4.b32 [%r5], {%r1, %r2, %r3, %r4};
 """
     + PROXY
     + """ bar.sync 0;
-setp.eq.u32 %p1, %tid, 0; @!%p1 bra DONE; mov.u32 %r6, 4; mov.u32 %r7, 15;
+setp.eq.u32 %p1, %thread, 0; @!%p1 bra DONE; mov.u32 %r6, 4; mov.u32 %r7, 15;
 cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%rd10, {%r6, %r7}], [room];
 cp.async.bulk.commit_group; cp.async.bulk.wait_group 0;
 DONE: ret; }

@@ -129,10 +129,10 @@ def test_elections_and_masks() -> None:
 
 
 PART = """
-    and.b32 %r1, %tid, 31; setp.lt.u32 %p1, %r1, 8; mov.u32 %r5, 0;
+    and.b32 %r1, %thread, 31; setp.lt.u32 %p1, %r1, 8; mov.u32 %r5, 0;
     @!%p1 bra DONE;
     {inside}
-    DONE: mad.wide.u32 %at0, %tid, 4, %base0; st.global.b32 [%at0], %r5;
+    DONE: mad.wide.u32 %at0, %thread, 4, %base0; st.global.b32 [%at0], %r5;
 """
 
 
@@ -157,7 +157,7 @@ def test_a_collective_that_lanes_never_reach_is_found() -> None:
             64,
         )
     with pytest.raises(DivergentCollective, match="part of the warp"):
-        run("setp.lt.u32 %p1, %tid, 9; @%p1 bar.sync 0;", [], np.zeros(1, np.uint32))
+        run("setp.lt.u32 %p1, %thread, 9; @%p1 bar.sync 0;", [], np.zeros(1, np.uint32))
 
 
 def test_a_value_from_a_lane_that_takes_no_part_is_found() -> None:

@@ -72,7 +72,7 @@ def _image(matrix: Array, name: str, span: int, by_depth: bool) -> tuple[Array, 
 
 
 COPY = """
-mov.u32 %r1, room; mov.u32 %r2, %tid; shl.b32 %r2, %r2, 4;
+mov.u32 %r1, room; mov.u32 %r2, %thread; shl.b32 %r2, %r2, 4;
 FILL: setp.ge.u32 %p1, %r2, 32768; @%p1 bra FILLED;
 cvt.u64.u32 %rd1, %r2; add.u64 %rd1, %base0, %rd1;
 ld.global.v4.b32 {%r4, %r5, %r6, %r7}, [%rd1]; add.u32 %r3, %r1, %r2;
@@ -109,7 +109,7 @@ def _body(
             f"add.u32 %r1, %r1, 1024; cvt.u64.u32 %rd3, %r1; mov.u64 %rd4, {descriptors[1]}; "
             f"or.b64 %rd3, %rd3, %rd4;"
         )
-        + "mad.wide.u32 %at2, %tid, "
+        + "mad.wide.u32 %at2, %thread, "
         + f"{4 * words}, %base1;"
         + parts.get("fence", "wgmma.fence.sync.aligned;")
         + product.replace("SCALE", "0")
@@ -182,7 +182,9 @@ def test_a_left_factor_in_registers(turned: bool, schedule: Schedule) -> None:
     row = thread // 32 * 16 + thread % 32 // 4 + 8 * (number // 2 % 2)
     column = thread % 4 * 2 + number % 2 + 8 * (number // 4)
     registers = to_bits(a[row, column], "bf16").view(np.uint8)
-    load = "mad.wide.u32 %at1, %tid, 16, %base0; ld.global.v4.b32 {%r40, %r41, %r42, %r43}, [%at1];"
+    load = (
+        "mad.wide.u32 %at1, %thread, 16, %base0; ld.global.v4.b32 {%r40, %r41, %r42, %r43}, [%at1];"
+    )
     room = np.zeros(16384, np.uint8)
     room[:2048] = registers.reshape(-1)
     body = _body(
@@ -254,7 +256,7 @@ def test_misused_products_are_found(schedule: Schedule) -> None:
 
 
 def test_a_half_warpgroup_cannot_multiply() -> None:
-    body = "setp.lt.u32 %p1, %tid, 64; @%p1 bra END; wgmma.fence.sync.aligned;\nEND: ret;"
+    body = "setp.lt.u32 %p1, %thread, 64; @%p1 bra END; wgmma.fence.sync.aligned;\nEND: ret;"
     with pytest.raises(DivergentCollective, match="wait for the rest of their warp"):
         run(body, [], np.zeros(1, np.uint32), 128)
     with pytest.raises(DivergentCollective, match="four whole warps"):

@@ -113,7 +113,10 @@ def test_what_is_read_of_a_captured_table_has_torchs_gradient(
         found = torch.autograd.grad(loss, [x, table], **options)
     wanted = [value.detach().numpy() for value in (loss, *found)]
     graph = _graph(read, second)
-    for arrays in (run_graph(graph, feeds), bessemer.compile(graph).run(feeds)):
+    runs = [run_graph(graph, feeds)]
+    if trips == TRIPS or read is _row:
+        runs.append(bessemer.compile(graph).run(feeds))
+    for arrays in runs:
         for ours, theirs in zip(arrays, wanted, strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-12)
 

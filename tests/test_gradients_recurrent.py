@@ -162,13 +162,32 @@ def test_a_wide_cell_compiled_is_its_reference_at_any_number_of_threads(operator
         np.testing.assert_array_equal(one, two)
 
 
-def test_a_cell_with_bounded_gates_says_that_it_has_no_gradient() -> None:
+@pytest.mark.parametrize("activation", ["tanh", "sigmoid"])
+def test_a_gate_at_its_bound_hands_nothing_back(activation: str) -> None:
+    rng = np.random.default_rng(3)
+    arrays = [rng.standard_normal(s).astype(np.float32) for s in ((6, 3, 8), (8, 8), (3, 8))]
+    b = GraphBuilder("cell")
+    values = [b.input(f"x{k}", TensorType(f32, array.shape)) for k, array in enumerate(arrays)]
+    _, last = b.apply_many("rnn", *values, clip=0.5, activations=(activation,))
+    loss = b.apply("reduce_sum", b.apply("mul", last, last), axes=(0, 1))
+    model = bessemer.compile(b.finish(gradients(b, loss, values)))
+    found = model.run({f"x{k}": array for k, array in enumerate(arrays)})
+    x, r, h = tensors = [torch.tensor(array, requires_grad=True) for array in arrays]
+    for row in x:
+        h = getattr(torch, activation)((row + h @ r).clamp(-0.5, 0.5))
+    wanted = torch.autograd.grad((h * h).sum(), tensors)
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert (theirs.numpy() == 0).any() or ours is not found[0]
+        np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_cell_whose_gates_hide_their_slopes_says_that_it_has_no_gradient() -> None:
     b = GraphBuilder("cell")
     x, r = b.input("x", TensorType(f32, (2, 1, 3))), b.input("r", TensorType(f32, (3, 3)))
     h = b.input("h", TensorType(f32, (1, 3)))
     with b.source("my_rnn"):
-        y, last = b.apply_many("rnn", x, r, h, clip=1.0)
+        y, last = b.apply_many("rnn", x, r, h, activations=("leakyrelu",), alphas=(-0.5,))
     loss = b.apply("reduce_sum", last, axes=(0, 1))
-    with pytest.raises(UnsupportedError, match=r"my_rnn: .* rnn with gates that are clipped"):
+    with pytest.raises(UnsupportedError, match=r"my_rnn: .* rnn with .* leakyrelu and alpha -0.5"):
         gradients(b, loss, [x])
     assert y.type == x.type

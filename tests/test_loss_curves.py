@@ -16,7 +16,7 @@ pytest.importorskip("sklearn")
 curves = pytest.importorskip("benchmarks.loss_curves")
 
 NAMES, OPTIMIZERS = list(curves.SUBJECTS), list(curves.OPTIMIZERS)
-QUICK = {("MLP", name) for name in OPTIMIZERS} | {(name, "Adam") for name in NAMES}
+QUICK = {("MLP", name) for name in OPTIMIZERS} | {("LeNet", "Adam"), ("LSTM", "Adam")}
 PAIRS = [
     pytest.param(*pair, marks=[] if pair in QUICK else [pytest.mark.lectures])
     for pair in itertools.product(NAMES, OPTIMIZERS)

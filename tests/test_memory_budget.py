@@ -130,6 +130,10 @@ def _named(graph: Graph, found: list[Array]) -> Mapping[str, Array]:
     return dict(zip(graph.output_names, found, strict=True))
 
 
+SLOW = {"transformer", "residual"}
+"""Networks that take seconds to be compiled within a budget."""
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_what_is_computed_again_is_the_same(name: str) -> None:
     """By the operators' references: not a bit differs, for any budget."""
@@ -152,7 +156,9 @@ def test_what_is_computed_again_is_the_same(name: str) -> None:
     assert found.again and found.operations > 0
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in NETWORKS]
+)
 def test_a_budget_is_kept(name: str) -> None:
     """The arena is within it, and loss and state are those of the operators' references."""
     make, share = NETWORKS[name]

@@ -16,6 +16,7 @@ from bessemer.runtime.arrays import numpy_dtype
 from bessemer.runtime.bind import bind_symbols
 from bessemer.runtime.cuda.artifact import ALIGNMENT, is_straight
 from bessemer.runtime.cuda.driver import Driver
+from bessemer.runtime.cuda.images import load_image
 from bessemer.runtime.cuda.layout import arena_size, launches, lay_out
 from bessemer.runtime.cuda.program_file import Form
 from bessemer.runtime.cuda.run import DeviceRun
@@ -34,7 +35,8 @@ class Placed:
         self.driver, self.program = driver, program
         self._held: list[int] = []
         self.stream = driver.create_stream()
-        self._module = driver.load_module(form.image(level)) if program.kernels else 0
+        cubin = form.cubin_for(level)
+        self._module = load_image(driver, cubin, program.ptx) if program.kernels else 0
         shapes = [array.shape for array in arrays]
         symbols = bind_symbols(program.signature, shapes)
         arena = arena_size(program, symbols)

@@ -80,15 +80,22 @@ def compile_object(text: str, machine: Machine, passes: Sequence[str] = ()) -> b
 
 
 def _emitted(target: llvm.TargetMachine, module: llvm.ModuleRef) -> bytes:
+    return emitted(target, module, is_object=True)
+
+
+def emitted(target: llvm.TargetMachine, module: llvm.ModuleRef, is_object: bool) -> bytes:
+    """The object file of a module, or its assembly."""
     # llvmlite lets one thread at a time into LLVM, which does not ask for that: here each has a
     # context, a module and a target machine of its own. Most of the time goes by here.
     emit = getattr(ffi.lib.LLVMPY_TargetMachineEmitToMemory, "_cfn", None)
     if emit is None:
-        return bytes(target.emit_object(module))
+        return bytes(
+            target.emit_object(module) if is_object else target.emit_assembly(module).encode()
+        )
     with ffi.OutputString() as error:
-        buffer = emit(target, module, 1, error)
+        buffer = emit(target, module, int(is_object), error)
         if not buffer:
-            raise InternalError(f"LLVM makes no object file: {error}")
+            raise InternalError(f"LLVM makes no machine code: {error}")
     try:
         start, size = ffi.lib.LLVMPY_GetBufferStart(buffer), ffi.lib.LLVMPY_GetBufferSize(buffer)
         return ctypes.string_at(start, size)
@@ -137,3 +144,13 @@ def _run_passes(module: llvm.ModuleRef, target: llvm.TargetMachine, passes: Sequ
 
 
 PASS_NAMES = tuple(sorted(_PASSES))
+
+
+def run_pipeline(module: llvm.ModuleRef, builder: llvm.PassBuilder) -> None:
+    """LLVM's whole pipeline of passes, on this thread beside others (see `emitted`)."""
+    manager = builder.getModulePassManager()
+    run = getattr(ffi.lib.LLVMPY_RunNewModulePassManager, "_cfn", None)
+    if run is None:
+        manager.run(module, builder)
+    else:
+        run(manager, module, builder)

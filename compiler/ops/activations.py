@@ -9,7 +9,7 @@ import numpy as np
 
 from bessemer.compiler.errors import UnsupportedError
 from bessemer.compiler.ir.expr import Expression, binary, constant, select, unary
-from bessemer.compiler.ir.types import Array
+from bessemer.compiler.ir.types import Array, DType, f64
 from bessemer.compiler.ops.check import require
 
 Rule = Callable[[Expression, float, float], Expression]
@@ -124,12 +124,17 @@ _INVERTIBLE = {"leakyrelu": 0.0, "elu": 0.0, "scaledtanh": 0.0, "thresholdedrelu
 
 @dataclass(frozen=True)
 class Gate:
-    """An activation with its parameters, its argument bounded to -clip..clip (0: not bounded)."""
+    """An activation with its parameters, its argument bounded to -clip..clip (0: not bounded).
+
+    `rounding` is how much, in relation to it, a result may be off by the time its slope is asked
+    for: one that is so near to that of a bound counts as bounded.
+    """
 
     activation: Activation
     alpha: float
     beta: float
     clip: float
+    rounding: float = 0.0
 
     def rule(self, x: Expression) -> Expression:
         """What the gate makes of an expression."""
@@ -137,12 +142,26 @@ class Gate:
         return self.activation.rule(bounded, self.alpha, self.beta)
 
     def slope(self, y: Expression) -> Expression:
-        """The derivative of a gate that is not bounded, by what it gave."""
-        return self.activation.slope(y, self.alpha, self.beta)
+        """The derivative of a gate by what it gave; 0 where its argument was out of bounds."""
+        found = self.activation.slope(y, self.alpha, self.beta)
+        if not self.clip:
+            return found
+        low, high = self._ends()
+        return select((y > low) & (y < high), found, 0)
 
     def slope_reference(self, y: Array) -> Array:
         """As slope, of arrays."""
-        return np.asarray(self.activation.slope_reference(y, self.alpha, self.beta))
+        found = np.asarray(self.activation.slope_reference(y, self.alpha, self.beta))
+        if not self.clip:
+            return found
+        low, high = self._ends()
+        return np.where((y > low) & (y < high), found, 0.0)
+
+    def _ends(self) -> tuple[float, float]:
+        """What is given at the bounds: every activation rises all the way, or falls."""
+        ends = self.activation.reference(np.array([-self.clip, self.clip]), self.alpha, self.beta)
+        low, high = sorted(map(float, ends))
+        return low + abs(low) * self.rounding, high - abs(high) * self.rounding
 
     def reference(self, x: Array) -> Array:
         """What the gate makes of an array."""
@@ -151,9 +170,14 @@ class Gate:
 
 
 def gates(
-    names: Sequence[str], alphas: Sequence[float], betas: Sequence[float], clip: float
+    names: Sequence[str],
+    alphas: Sequence[float],
+    betas: Sequence[float],
+    clip: float,
+    kept_as: DType = f64,
 ) -> tuple[Gate, ...]:
-    """The gates of a cell. Without alphas or betas each has its own defaults."""
+    """The gates of a cell. Without alphas or betas each has its own defaults. `kept_as` is the type
+    in which their results are kept until their slopes are asked for."""
     known = [ACTIVATIONS[name] for name in names]
     return tuple(
         Gate(
@@ -161,17 +185,23 @@ def gates(
             alphas[i] if alphas else activation.alpha,
             betas[i] if betas else activation.beta,
             clip,
+            _rounding(kept_as),
         )
         for i, activation in enumerate(known)
     )
 
 
-def require_slopes(
-    operator: str, names: Sequence[str], alphas: Sequence[float], clip: float
-) -> None:
+_FRACTION_BITS = {"f64": 52, "f32": 23, "f16": 10, "bf16": 7}
+
+
+def _rounding(kept_as: DType) -> float:
+    """Of a result that is computed to a few units in the last place, then kept."""
+    computed = np.finfo(np.float64 if kept_as is f64 else np.float32).eps
+    return 8 * float(computed) + 2.0 ** -_FRACTION_BITS[kept_as.name]
+
+
+def require_slopes(operator: str, names: Sequence[str], alphas: Sequence[float]) -> None:
     """Raises UnsupportedError where what the gates gave does not tell their slopes."""
-    if clip:
-        raise UnsupportedError(f"No gradient is known for {operator} with gates that are clipped.")
     for number, name in enumerate(names):
         alpha = alphas[number] if alphas else ACTIVATIONS[name].alpha
         if alpha <= _INVERTIBLE.get(name, -np.inf):

@@ -25,7 +25,7 @@ def _kept(d: Differential, operator: str) -> tuple[Value, ...]:
     if d.attributes.get("keeps_steps"):
         raise UnsupportedError(f"No gradient is known for an {operator} that keeps its steps.")
     names = d.attributes.get("activations", _DEFAULTS[operator])
-    require_slopes(operator, names, d.attributes.get("alphas", ()), d.attributes.get("clip", 0.0))
+    require_slopes(operator, names, d.attributes.get("alphas", ()))
     return d.keep(keeps_steps=True)
 
 
@@ -38,7 +38,7 @@ def _given(d: Differential) -> list[Value]:
 
 
 def _settings(d: Differential, *more: str) -> dict[str, Any]:
-    names = ("activations", "alphas", "betas", "reverse", "has_lengths", *more)
+    names = ("activations", "alphas", "betas", "reverse", "clip", "has_lengths", *more)
     return {name: d[name] for name in names if name in d.attributes}
 
 

@@ -87,9 +87,9 @@ def _product(places: _Places) -> Cotangents:
         d.apply("select", zero, scalar_like(b, value, 1), value)
         for zero, value in zip(is_zero, (d.x, updates), strict=True)
     ]
-    count = places.read(places.write(*(cast(b, zero, d.x.type.dtype) for zero in is_zero), "add"))
-    whole = places.read(places.write(*safe, "mul"))
-    own = cast(b, is_zero[1], d.x.type.dtype)
+    kept, own = (cast(b, zero, d.x.type.dtype) for zero in is_zero)
+    count = places.read(places.write(kept, own, "add"))
+    whole = places.read(places.write(safe[0], safe[1], "mul"))
     others = d.apply("select", d.apply("eq", count, own), d.apply("div", whole, safe[1]),
                      scalar_like(b, whole, 0))  # fmt: skip
     return dx, None, d.apply("mul", places.read(d.dy), others)

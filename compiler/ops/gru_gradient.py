@@ -19,7 +19,7 @@ import numpy as np
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.expr import Buffer, Expression, constant, convert
 from bessemer.compiler.ir.op import Example, Operator, register
-from bessemer.compiler.ir.types import Array, TensorType, f64
+from bessemer.compiler.ir.types import Array, TensorType, dtype_of, f64
 from bessemer.compiler.ops.activations import Gate, gates, require_gates
 from bessemer.compiler.ops.precise import widened
 from bessemer.compiler.ops.recurrence_backwards import require_backwards, run_back
@@ -38,8 +38,8 @@ _DEFAULT = ("sigmoid", "tanh")
 def _infer(
     dy: TensorType, weights: TensorType, dh: TensorType, opened: TensorType, before: TensorType,
     *lengths: TensorType, activations: tuple[str, ...] = _DEFAULT, alphas: tuple[float, ...] = (),
-    betas: tuple[float, ...] = (), reverse: bool = False, linear_before_reset: bool = False,
-    has_lengths: bool = False,
+    betas: tuple[float, ...] = (), reverse: bool = False,
+    clip: float = 0.0, linear_before_reset: bool = False, has_lengths: bool = False,
 ) -> tuple[TensorType, ...]:  # fmt: skip
     """(dy [T, B, H], recurrent weights transposed [3H, H], dh [B, H], gates [T, B, 3H or 4H], h
     before each step [T, B, H] [, lengths]) -> (dgates_x [T, B, 3H], the part of h0's cotangent that
@@ -54,10 +54,10 @@ def _infer(
 def _reference(
     dy: Array, weights: Array, dh: Array, opened: Array, before: Array, *lengths: Array,
     activations: tuple[str, ...] = _DEFAULT, alphas: tuple[float, ...] = (),
-    betas: tuple[float, ...] = (), reverse: bool = False, linear_before_reset: bool = False,
-    has_lengths: bool = False,
+    betas: tuple[float, ...] = (), reverse: bool = False,
+    clip: float = 0.0, linear_before_reset: bool = False, has_lengths: bool = False,
 ) -> tuple[Array, ...]:  # fmt: skip
-    gate, new_gate = gates(activations, alphas, betas, 0.0)
+    gate, new_gate = gates(activations, alphas, betas, clip, dtype_of(opened))
     width = dy.shape[2]
     wide, kept, old = widened(weights), widened(opened), widened(before)
 
@@ -131,13 +131,13 @@ class _Way:
 def cell(
     builder: KernelBuilder, inputs: Sequence[Buffer], outputs: Sequence[Buffer], *,
     activations: tuple[str, ...] = _DEFAULT, alphas: tuple[float, ...] = (),
-    betas: tuple[float, ...] = (), reverse: bool = False, linear_before_reset: bool = False,
-    has_lengths: bool = False,
+    betas: tuple[float, ...] = (), reverse: bool = False,
+    clip: float = 0.0, linear_before_reset: bool = False, has_lengths: bool = False,
 ) -> Cell:  # fmt: skip
     """The way back as its kernels are written from: the state is what comes past the gates."""
     dy, weights, dh, _, _, *lengths = inputs
     found, direct = outputs
-    gate, new_gate = gates(activations, alphas, betas, 0.0)
+    gate, new_gate = gates(activations, alphas, betas, clip, inputs[3].dtype)
     depth = 3 if linear_before_reset else 2
     way = _Way(builder, inputs, outputs, gate, new_gate, depth)
     from_dy = from_input(dy, way.width, way.working)
@@ -218,6 +218,7 @@ register(
             Example((*_shapes(5, 3, 3), _LENGTHS), {"has_lengths": True, "reverse": True}),
             Example((*_shapes(5, 3, 3, 4), _LENGTHS), {**_LINEAR, "has_lengths": True}),
             Example(_shapes(3, 2, 5), {"reverse": True}),
+            Example(_shapes(3, 2, 5), {"clip": 0.6}),
             Example(_ARRAYS, {}, 1e-12),
         ),
     )

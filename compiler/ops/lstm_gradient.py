@@ -18,7 +18,7 @@ import numpy as np
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.expr import Buffer, Expression, constant, convert
 from bessemer.compiler.ir.op import Example, Operator, register
-from bessemer.compiler.ir.types import Array, TensorType, f16, f64
+from bessemer.compiler.ir.types import Array, TensorType, dtype_of, f16, f64
 from bessemer.compiler.ops.activations import gates, require_gates
 from bessemer.compiler.ops.check import require
 from bessemer.compiler.ops.precise import widened
@@ -39,6 +39,7 @@ def _infer(
     dy: TensorType, weights: TensorType, dh: TensorType, dc: TensorType, opened: TensorType,
     content: TensorType, *optional: TensorType, activations: tuple[str, ...] = _DEFAULT,
     alphas: tuple[float, ...] = (), betas: tuple[float, ...] = (), reverse: bool = False,
+    clip: float = 0.0,
     input_forget: bool = False, has_lengths: bool = False, has_peepholes: bool = False,
 ) -> tuple[TensorType, ...]:  # fmt: skip
     """(dy [T, B, H], recurrent weights transposed [4H, H], dh, dc [B, H], gates [T, B, 4H], c
@@ -59,10 +60,12 @@ def _infer(
 def _reference(
     dy: Array, weights: Array, dh: Array, dc: Array, opened: Array, content: Array,
     *optional: Array, activations: tuple[str, ...] = _DEFAULT, alphas: tuple[float, ...] = (),
-    betas: tuple[float, ...] = (), reverse: bool = False, input_forget: bool = False,
+    betas: tuple[float, ...] = (), reverse: bool = False,
+    clip: float = 0.0, input_forget: bool = False,
     has_lengths: bool = False, has_peepholes: bool = False,
 ) -> tuple[Array, ...]:  # fmt: skip
-    gate, cell_gate, hidden_gate = gates(activations, alphas, betas, 0.0)
+    gate, cell_gate, _ = gates(activations, alphas, betas, clip, dtype_of(opened))
+    hidden_gate = gates(activations, alphas, betas, 0.0)[2]
     width = dy.shape[2]
     wide, opened, content = widened(weights), widened(opened), widened(content)
     peepholes = widened(optional[-1]) if has_peepholes else np.zeros(3 * width)
@@ -88,14 +91,16 @@ def _reference(
 def cell(
     builder: KernelBuilder, inputs: Sequence[Buffer], outputs: Sequence[Buffer], *,
     activations: tuple[str, ...] = _DEFAULT, alphas: tuple[float, ...] = (),
-    betas: tuple[float, ...] = (), reverse: bool = False, input_forget: bool = False,
+    betas: tuple[float, ...] = (), reverse: bool = False,
+    clip: float = 0.0, input_forget: bool = False,
     has_lengths: bool = False, has_peepholes: bool = False,
 ) -> Cell:  # fmt: skip
     """The way back as its kernels are written from: the state is what comes past the gates."""
     dy, weights, dh, dc, opened, content, *optional = inputs
     found, direct, dc0 = outputs
     working, width = working_dtype(dy.dtype), direct.shape[1]
-    gate, cell_gate, hidden_gate = gates(activations, alphas, betas, 0.0)
+    gate, cell_gate, _ = gates(activations, alphas, betas, clip, opened.dtype)
+    hidden_gate = gates(activations, alphas, betas, 0.0)[2]
     turns = builder.scratch(working, (2, 4, *direct.shape))
 
     def peephole(number: int, place: Place) -> Expression:
@@ -167,6 +172,7 @@ register(
             Example((*_shapes(5, 3, 3), _LENGTHS), _LONG),
             Example((*_shapes(5, 3, 3), _LENGTHS, (9,)), {**_LONG, "has_peepholes": True}),
             Example((*_shapes(5, 3, 3), _LENGTHS), {**_LONG, "reverse": True}),
+            Example(_shapes(3, 2, 5), {"clip": 0.6}),
             Example((*_shapes(3, 2, 5), (15,)), {"has_peepholes": True, "input_forget": True}),
             Example(_arrays(f64.numpy), {}, 1e-12),
             Example(_arrays(f16.numpy), {}, 2e-2),

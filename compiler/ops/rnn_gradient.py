@@ -16,7 +16,7 @@ import numpy as np
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.expr import Buffer, Expression, constant, convert
 from bessemer.compiler.ir.op import Example, Operator, register
-from bessemer.compiler.ir.types import Array, TensorType
+from bessemer.compiler.ir.types import Array, TensorType, dtype_of
 from bessemer.compiler.ops.activations import gates, require_gates
 from bessemer.compiler.ops.precise import widened
 from bessemer.compiler.ops.recurrence_backwards import require_backwards, run_back
@@ -35,7 +35,8 @@ _DEFAULT = ("tanh",)
 def _infer(
     dy: TensorType, weights: TensorType, dh: TensorType, y: TensorType, *lengths: TensorType,
     activations: tuple[str, ...] = _DEFAULT, alphas: tuple[float, ...] = (),
-    betas: tuple[float, ...] = (), reverse: bool = False, has_lengths: bool = False,
+    betas: tuple[float, ...] = (), reverse: bool = False,
+    clip: float = 0.0, has_lengths: bool = False,
 ) -> tuple[TensorType, ...]:  # fmt: skip
     """(dy [T, B, H], recurrent weights transposed [H, H], dh [B, H], y [T, B, H] [, lengths]) ->
     (dgates_x [T, B, H], the part of h0's cotangent that came past all gates [B, H]: dh where a
@@ -49,9 +50,10 @@ def _infer(
 def _reference(
     dy: Array, weights: Array, dh: Array, y: Array, *lengths: Array,
     activations: tuple[str, ...] = _DEFAULT, alphas: tuple[float, ...] = (),
-    betas: tuple[float, ...] = (), reverse: bool = False, has_lengths: bool = False,
+    betas: tuple[float, ...] = (), reverse: bool = False,
+    clip: float = 0.0, has_lengths: bool = False,
 ) -> tuple[Array, ...]:  # fmt: skip
-    (gate,) = gates(activations, alphas, betas, 0.0)
+    (gate,) = gates(activations, alphas, betas, clip, dtype_of(y))
     wide = widened(weights)
 
     def step(time: int, row: int, dh: Array, _: Sequence[Array]) -> tuple[Array, ...]:
@@ -68,13 +70,14 @@ def _reference(
 def cell(
     builder: KernelBuilder, inputs: Sequence[Buffer], outputs: Sequence[Buffer], *,
     activations: tuple[str, ...] = _DEFAULT, alphas: tuple[float, ...] = (),
-    betas: tuple[float, ...] = (), reverse: bool = False, has_lengths: bool = False,
+    betas: tuple[float, ...] = (), reverse: bool = False,
+    clip: float = 0.0, has_lengths: bool = False,
 ) -> Cell:  # fmt: skip
     """The way back as its kernels are written from: the state is what comes past the gates."""
     dy, weights, dh, y, *lengths = inputs
     found, direct = outputs
     working, width = working_dtype(dy.dtype), direct.shape[1]
-    (gate,) = gates(activations, alphas, betas, 0.0)
+    (gate,) = gates(activations, alphas, betas, clip, y.dtype)
     turns = builder.scratch(working, (2, 1, *direct.shape))
 
     def finish(place: Place, sums: Sequence[Expression], state: Expression) -> Expression:
@@ -116,6 +119,7 @@ register(
         examples=(
             Example(_shapes(1, 1, 3)),
             Example(_shapes(4, 3, 17), {"reverse": True}, 1e-4),
+            Example(_shapes(3, 2, 5), {"clip": 0.6}),
             Example((*_shapes(5, 3, 3), _LENGTHS), {"has_lengths": True}),
             Example((*_shapes(5, 3, 3), _LENGTHS), {"has_lengths": True, "reverse": True}),
             *(

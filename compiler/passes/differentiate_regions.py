@@ -103,9 +103,9 @@ def loop_cotangents(
         regions=(region,), carried=len(starts), has_trips=True, has_condition=False,
         scans=len(collected), count=b.fresh_symbol("count") if collected else "",
     )  # fmt: skip
-    outputs = [*outputs[: len(moving)], *_with_scattered(b, outputs[len(moving) :], scattered)]
+    found_sums = _with_scattered(b, outputs[len(moving) :], scattered)
     places = [*(2 + k for k in moving), *(2 + count + k for k in watched)]
-    by_place = dict(zip(places, outputs, strict=True))
+    by_place = dict(zip(places, [*outputs[: len(moving)], *found_sums], strict=True))
     return tuple(by_place.get(place) for place in range(len(node.inputs)))
 
 

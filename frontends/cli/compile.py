@@ -15,8 +15,11 @@ from bessemer.compiler.options import Options, dump_folder
 from bessemer.compiler.targets.choose import host_target, parse_target
 from bessemer.frontends.byte_count import byte_count
 from bessemer.frontends.cli import arguments
+from bessemer.frontends.cli.device_target import device_phases, write_device_artifact
 from bessemer.frontends.cli.output import Phases, format_bytes, print_json, write
 from bessemer.frontends.compile import as_graph
+from bessemer.frontends.compile_device import is_device
+from bessemer.frontends.save_device import check_suffix
 from bessemer.frontends.tune import tune_model
 from bessemer.frontends.tuning_file import read_tuning, write_tuning
 
@@ -31,7 +34,10 @@ _STATIONS = {
 def command(
     model: arguments.ModelPath,
     output: Annotated[
-        Path, typer.Option("-o", "--output", help="What to write: a .so, .o or .a file.")
+        Path,
+        typer.Option(
+            "-o", "--output", help="What to write: a .so, .o or .a file; for GPUs .so or .bessemer."
+        ),
     ],
     target: arguments.TargetName = "",
     dim: arguments.Dims = None,
@@ -68,6 +74,11 @@ def command(
 
     The files appear whole or not at all.
     """
+    if is_device(target):
+        has_more = bool(tune or tuning or memory or weights == "beside")
+        options = Options(target, 0, precision, optimize, dump_folder())
+        _compile_for_device(model, output, options, dim, name, linker, as_json, quiet, has_more)
+        return
     if output.suffix not in SUFFIXES:
         raise typer.BadParameter(f"-o {output}: the suffix must be one of {', '.join(SUFFIXES)}.")
     budget = byte_count(memory) if memory else 0
@@ -89,6 +100,20 @@ def command(
     with phases.phase(f"Write {output.name}"):
         files = save(made.code, made.weights, output, weights, linker)
     _report(made, files, phases, as_json)
+
+
+def _compile_for_device(
+    model: Path, output: Path, options: Options, dim: list[str] | None, name: str, linker: str,
+    as_json: bool, quiet: bool, has_more: bool,
+) -> None:  # fmt: skip
+    if has_more:
+        raise typer.BadParameter("--tune, --tuning, --memory and --weights are for processors.")
+    check_suffix(output)
+    phases = Phases(device_phases(options.target), quiet)
+    with phases.phase(f"Read {model.name}"):
+        graph = as_graph(model, arguments.parse_dims(dim))
+    graph = replace(graph, name=name or output.stem)
+    write_device_artifact(graph, output, options, linker, phases, as_json)
 
 
 def _build(phases: Phases, graph: Graph, options: Options) -> Compilation:

@@ -18,16 +18,21 @@ import typer
 
 import bessemer
 import bessemer.compiler.ops
+from bessemer.compiler.codegen.ptx.assemble import assembler_version, find_assembler
+from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import symbol
 from bessemer.compiler.ir.types import TensorType, f32
 from bessemer.compiler.options import cache_folder
 from bessemer.compiler.targets.choose import TARGETS, host_target
+from bessemer.compiler.targets.nvptx import DEVICES, device_of_capability
 from bessemer.frontends.cli import arguments
 from bessemer.frontends.cli.cache import contents
 from bessemer.frontends.cli.output import format_bytes, print_json, print_table, spinner
 from bessemer.frontends.compile import compile as compile_model
 from bessemer.frontends.peak import measure_peak, prepare_peak
+from bessemer.runtime.cuda.driver import Attribute, DeviceError
+from bessemer.runtime.cuda.libcuda import CudaDriver
 
 _PACKAGES = ("numpy", "llvmlite", "onnx", "networkx", "onnxruntime", "openvino", "ziglang")
 
@@ -126,6 +131,33 @@ def _linker() -> dict[str, Any]:
     return listed or {"none": "a .so needs cc or 'pip install ziglang'; .o and .a need nothing"}
 
 
+def _devices() -> dict[str, Any]:
+    """NVIDIA's driver, what it finds, and the assembler; none of them is needed for processors."""
+    program = find_assembler()
+    found: dict[str, Any] = {"targets": ", ".join(DEVICES)}
+    found["ptxas"] = f"{assembler_version(program)} ({program})" if program else "not found"
+    try:
+        driver = CudaDriver()
+        found["driver"] = "CUDA {}.{}".format(*driver.version())
+        found["devices"] = driver.device_count()
+    except DeviceError as error:
+        found["driver"] = str(error)
+        return found
+    for device in range(found["devices"]):
+        found[f"device {device}"] = _device(driver, device)
+    return found
+
+
+def _device(driver: CudaDriver, device: int) -> str:
+    major = driver.attribute(device, Attribute.COMPUTE_CAPABILITY_MAJOR)
+    minor = driver.attribute(device, Attribute.COMPUTE_CAPABILITY_MINOR)
+    text = f"{driver.device_name(device)}, compute capability {major}.{minor}"
+    try:
+        return f"{text}, target {device_of_capability(major, minor).name}"
+    except CompileError as error:
+        return f"{text}: {error}"
+
+
 def _cache() -> dict[str, Any]:
     folder = cache_folder()
     entries, size = contents(folder)
@@ -166,6 +198,7 @@ _PARTS: dict[str, Callable[[], dict[str, Any]]] = {
     "threads": _threads,
     "peak": _peak,
     "linker": _linker,
+    "gpu": _devices,
     "cache": _cache,
     "self test": _self_test,
 }

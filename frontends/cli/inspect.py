@@ -13,6 +13,7 @@ from bessemer.compiler.ir.text_graph import print_graph
 from bessemer.compiler.ir.text_loops import print_kernel
 from bessemer.compiler.options import Options
 from bessemer.frontends.cli import arguments
+from bessemer.frontends.cli.device_target import inspected, print_launches
 from bessemer.frontends.cli.graph_drawing import dot_text
 from bessemer.frontends.cli.output import format_bytes, print_json, print_table, spinner, write
 from bessemer.frontends.cli.stations import Scheduled, graph_after, schedule
@@ -23,8 +24,11 @@ from bessemer.frontends.cli.steps_text import (
     print_program,
 )
 from bessemer.frontends.compile import as_graph
+from bessemer.frontends.compile_device import is_device
 
-Emit = Literal["summary", "graph", "groups", "loops", "program", "memory", "llvm", "asm", "dot"]
+Emit = Literal[
+    "summary", "graph", "groups", "loops", "program", "memory", "llvm", "asm", "ptx", "dot"
+]
 DEFAULT_SIZE = 64
 """What a symbol is taken to be where a number is wanted and none was given."""
 
@@ -49,8 +53,8 @@ def command(
     """Show what the compiler makes of a model.
 
     graph (also --after PASS) and dot show the graph; groups and loops its kernels, program the
-    order in which they run; memory where values lie; llvm and asm the code. BESSEMER_DUMP=FOLDER
-    writes all of it at once.
+    order in which they run; memory where values lie; llvm and asm (for GPUs ptx) the code.
+    BESSEMER_DUMP=FOLDER writes all of it at once.
     """
     options = Options(target, optimize=optimize)
     sizes = arguments.parse_dims(at, "--at")
@@ -58,9 +62,17 @@ def command(
         raise typer.BadParameter("--after shows a graph: it goes with --emit graph or dot.")
     if after and emit == "summary":
         emit = "graph"
+    if emit == "ptx" and not is_device(target):
+        raise typer.BadParameter("--emit ptx wants a GPU, such as --target nvptx:sm_80.")
+    if is_device(target) and after:
+        raise typer.BadParameter("--after follows the passes for processors.")
     with spinner(f"Compiling {model.name}"):
         graph = as_graph(model, arguments.parse_dims(dim))
-        found = _content(graph, emit, after, options, sizes)
+        found = (
+            inspected(graph, emit, options)
+            if is_device(target)
+            else _content(graph, emit, after, options, sizes)
+        )
     if as_json:
         print_json(found if isinstance(found, dict) else {emit: found})
     elif isinstance(found, str):
@@ -129,6 +141,9 @@ def _print(found: Mapping[str, Any]) -> None:
             if isinstance(entry, dict):
                 shown = ", ".join(f"{name}: {type}" for name, type in entry.items())
             write(f"{key:<9} {shown}")
+    if "launches" in found:
+        write(f"target    {found['target']}")
+        print_launches(found["launches"])
     if "groups" in found:
         rows = [
             [

@@ -17,12 +17,24 @@ from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.types import Array
 from bessemer.frontends.cli.output import write_note
 from bessemer.frontends.random_inputs import default_sizes, index_limits, random_arrays
+from bessemer.runtime.cuda.model import DeviceModel
+from bessemer.runtime.cuda.program_file import SUFFIX
 from bessemer.runtime.model import CompiledModel, load
 
 
 def is_artifact(path: Path) -> bool:
-    """Whether a file is a shared library, by its name."""
-    return path.suffix == ".so"
+    """Whether a file is a compiled model, by its name."""
+    return path.suffix in (".so", SUFFIX)
+
+
+def open_on_device(path: Path, dims: Mapping[str, int], target: str, **options: Any) -> DeviceModel:
+    """Loads an artifact for GPUs, or compiles a model for the GPU at hand."""
+    if is_artifact(path):
+        return load(path, device=0)
+    compiler = importlib.import_module("bessemer.frontends.compile")
+    model = compiler.compile(path, dims=dims, target=target, **options)
+    assert isinstance(model, DeviceModel)
+    return model
 
 
 def open_model(path: Path, dims: Mapping[str, int], threads: int, **options: Any) -> CompiledModel:
@@ -36,8 +48,9 @@ def open_model(path: Path, dims: Mapping[str, int], threads: int, **options: Any
 
 
 def inputs_for(
-    model: CompiledModel, path: Path, dims: Mapping[str, int], seed: int, quiet: bool = False
-) -> dict[str, Array]:
+    model: CompiledModel | DeviceModel, path: Path, dims: Mapping[str, int], seed: int,
+    quiet: bool = False,
+) -> dict[str, Array]:  # fmt: skip
     """Random inputs for a model; what decides their sizes is told on stderr."""
     symbols = model.signature.symbols[: model.signature.input_symbols]
     sizes = default_sizes(model.inputs, symbols)
@@ -59,7 +72,9 @@ def check_known(dims: Mapping[str, int], symbols: tuple[str, ...]) -> None:
         )
 
 
-def limits_of(model: CompiledModel, path: Path, dims: Mapping[str, int]) -> dict[str, int]:
+def limits_of(
+    model: CompiledModel | DeviceModel, path: Path, dims: Mapping[str, int]
+) -> dict[str, int]:
     """The lengths of the tables that integer inputs index; only a model's file tells them."""
     if is_artifact(path) or not any(info.dtype in ("int32", "int64") for info in model.inputs):
         return {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +16,7 @@ from bessemer.frontends.cli.models import (
     inputs_for,
     is_artifact,
     open_model,
+    open_on_device,
     read_arrays,
     write_arrays,
 )
@@ -26,11 +27,17 @@ from bessemer.frontends.cli.output import (
     print_table,
     write_note,
 )
+from bessemer.runtime.cuda.model import DeviceModel
+from bessemer.runtime.cuda.program_file import is_program_file
+from bessemer.runtime.model import CompiledModel
 
 
 def command(
     model: Annotated[
-        Path, typer.Argument(metavar="MODEL|ARTIFACT", help="An ONNX file, or a compiled .so.")
+        Path,
+        typer.Argument(
+            metavar="MODEL|ARTIFACT", help="An ONNX file, or a compiled .so or .bessemer."
+        ),
     ],
     inputs: Annotated[
         Path | None,
@@ -40,6 +47,9 @@ def command(
         Path | None,
         typer.Option("--outputs", metavar="FILE.npz", help="Where to keep the outputs."),
     ] = None,
+    target: Annotated[
+        str, typer.Option("--target", metavar="NAME", help="A GPU: cuda, or nvptx:sm_80 and such.")
+    ] = "",
     dim: arguments.Dims = None,
     seed: arguments.Seed = 0,
     threads: arguments.Threads = 0,
@@ -55,7 +65,7 @@ def command(
     phases = Phases(2, quiet)
     dims = arguments.parse_dims(dim)
     with phases.phase(f"{'Load' if is_artifact(model) else 'Compile'} {model.name}"):
-        compiled = open_model(model, dims, threads, precision=precision, optimize=optimize)
+        compiled = _opened(model, dims, threads, target, precision, optimize)
     if inputs is not None:
         arrays = read_arrays(inputs)
     else:
@@ -70,12 +80,31 @@ def command(
         write_note(f"wrote {outputs}")
     rows = [describe(name, array) for name, array in named.items()]
     if as_json:
-        print_json({"seconds": seconds, "threads": compiled.threads, "outputs": rows})
+        print_json({"seconds": seconds, **_where(compiled), "outputs": rows})
         return
     columns = ("name", "dtype", "shape", "min", "mean", "max", "norm", "nan")
     cells = [[_cell(row.get(column)) for column in columns] for row in rows]
     print_table(("output", *columns[1:]), cells, right="lllrrrrr")
-    write_note(f"first run {format_seconds(seconds)}, {compiled.threads} threads")
+    (name, place), *_ = _where(compiled).items()
+    place = f"{place} threads" if name == "threads" else place
+    write_note(f"first run {format_seconds(seconds)}, {place}")
+
+
+def _opened(
+    model: Path, dims: Mapping[str, int], threads: int, target: str,
+    precision: arguments.PrecisionName, optimize: int,
+) -> CompiledModel | DeviceModel:  # fmt: skip
+    if target and not target.startswith(("cuda", "nvptx")):
+        raise typer.BadParameter(f"--target {target}: a model is run here, or on a GPU (cuda).")
+    if target or is_program_file(model):
+        return open_on_device(model, dims, target, precision=precision, optimize=optimize)
+    return open_model(model, dims, threads, precision=precision, optimize=optimize)
+
+
+def _where(model: CompiledModel | DeviceModel) -> dict[str, Any]:
+    if isinstance(model, DeviceModel):
+        return {"target": model.signature.target}
+    return {"threads": model.threads}
 
 
 def describe(name: str, array: Array) -> dict[str, Any]:

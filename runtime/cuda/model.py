@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -31,7 +30,9 @@ from bessemer.runtime.cuda.artifact import (
     is_straight,
     stretches,
 )
-from bessemer.runtime.cuda.driver import Attribute, DeviceError, DeviceMemoryError, Driver
+from bessemer.runtime.cuda.device import Memory, check_level
+from bessemer.runtime.cuda.driver import DeviceMemoryError, Driver
+from bessemer.runtime.cuda.images import load_image
 from bessemer.runtime.cuda.layout import FAULT_BYTES, Layout, arena_size, launches, lay_out
 from bessemer.runtime.cuda.run import ArenaTooSmall, DeviceRun
 from bessemer.runtime.errors import ArtifactError, InputError
@@ -51,14 +52,6 @@ class _Bound:
     layout: Layout
 
 
-class _Memory:
-    """Memory of the device that goes when nothing uses it any more."""
-
-    def __init__(self, driver: Driver, size: int) -> None:
-        self.address = driver.allocate(size)
-        self._end = weakref.finalize(self, driver.free, self.address)
-
-
 class DeviceModel:
     """A model on a GPU; `run` takes and gives what CompiledModel's does, and device arrays too.
 
@@ -73,12 +66,12 @@ class DeviceModel:
         driver: Driver,
         device: int = 0,
         *,
-        image: bytes = b"",
+        cubin: bytes = b"",
         saver: Callable[[str | Path], list[Path]] | None = None,
     ) -> None:
         """Takes a device and puts the code and the weights there. Raises DeviceError.
 
-        `image` goes to the driver in place of the program's PTX; `saver` writes the artifact.
+        `cubin` is the program's PTX, assembled; `saver` writes the artifact.
         """
         self.program = program
         self._saver = saver
@@ -87,8 +80,7 @@ class DeviceModel:
         driver.open(device)
         check_level(program, driver, device)
         self._stream = driver.create_stream()
-        image = image or program.ptx.encode()
-        self._module = driver.load_module(image) if program.kernels else 0
+        self._module = load_image(driver, cubin, program.ptx) if program.kernels else 0
         self._functions = [self._function(k.name, k.shared_bytes) for k in program.kernels]
         self._weights = driver.allocate(max(weights.nbytes, ALIGNMENT))
         if weights.nbytes:
@@ -179,7 +171,7 @@ class DeviceModel:
         found = np.ascontiguousarray(array)
         with self._lock:
             self._driver.activate()
-            memory = _Memory(self._driver, max(found.nbytes, WIDEST_ACCESS))
+            memory = Memory(self._driver, max(found.nbytes, WIDEST_ACCESS))
             if found.nbytes:
                 self._driver.copy_in(memory.address, found, self._stream)
                 self._driver.synchronize(self._stream)
@@ -385,17 +377,3 @@ class DeviceModel:
 
 def _is_in_place(array: Argument) -> TypeGuard[DeviceArray]:
     return isinstance(array, DeviceArray) and array.address % WIDEST_ACCESS == 0
-
-
-def check_level(program: DeviceProgram, driver: Driver, device: int) -> None:
-    """Raises DeviceError where the device cannot run the program's code."""
-    major = driver.attribute(device, Attribute.COMPUTE_CAPABILITY_MAJOR)
-    minor = driver.attribute(device, Attribute.COMPUTE_CAPABILITY_MINOR)
-    level = 10 * major + minor
-    fits = level == program.level if program.exact else level >= program.level
-    if not fits:
-        raise DeviceError(
-            f"'{program.signature.name}' was compiled for {program.signature.target}; "
-            f"{driver.device_name(device)} has compute capability {major}.{minor}. "
-            "Compile it for that device."
-        )

@@ -12,6 +12,7 @@ The JSON text is {"format": 1, "forms": [{"program", "ptx", "cubin", "weights"}]
 from __future__ import annotations
 
 import json
+import mmap
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
@@ -22,7 +23,7 @@ from typing import Any, get_type_hints
 import numpy as np
 
 from bessemer.runtime.arrays import Array
-from bessemer.runtime.artifact import Signature
+from bessemer.runtime.artifact import Signature, read_sections
 from bessemer.runtime.cuda.artifact import DeviceProgram
 from bessemer.runtime.cuda.driver import DeviceError
 from bessemer.runtime.cuda.plain_data import from_plain, to_plain
@@ -51,10 +52,9 @@ class Form:
         """Whether a device of this level (its compute capability times ten) takes it."""
         return level == self.program.level if self.program.exact else level >= self.program.level
 
-    def image(self, level: int) -> bytes:
-        """What the driver of such a device is given: the cubin is for this generation only."""
-        is_made_for = level // 10 == self.program.level // 10
-        return self.cubin if self.cubin and is_made_for else self.program.ptx.encode()
+    def cubin_for(self, level: int) -> bytes:
+        """The cubin, if such a device runs it: it is for its generation only."""
+        return self.cubin if level // 10 == self.program.level // 10 else b""
 
 
 def choose_form(forms: Sequence[Form], level: int, device: str) -> Form:
@@ -123,12 +123,24 @@ def _program_data(program: DeviceProgram) -> dict[str, Any]:
 
 
 def is_program_file(path: Path) -> bool:
-    """Whether a file is one of these, by its first bytes."""
+    """Whether a file is one of these, or a library that has one inside."""
+    return _place_in(path) is not None
+
+
+def _place_in(path: Path) -> tuple[int, int] | None:
+    """Where in a file the program begins, and how long it is; None where there is none."""
     try:
-        with path.open("rb") as file:
-            return file.read(len(MAGIC)) == MAGIC
-    except OSError:
-        return False
+        with (
+            path.open("rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+            memoryview(data) as view,
+        ):
+            if view[: len(MAGIC)] == MAGIC:
+                return 0, len(view)
+            parts = [(s.offset, s.size) for s in read_sections(view) if s.name == SECTION]
+            return parts[0] if parts else None
+    except (OSError, ValueError, ArtifactError):  # mmap refuses an empty file with ValueError
+        return None
 
 
 def write_forms(forms: Sequence[Form], path: Path) -> None:
@@ -143,8 +155,11 @@ def write_forms(forms: Sequence[Form], path: Path) -> None:
 
 def read_forms(path: Path) -> tuple[Form, ...]:
     """The forms in a file; raises ArtifactError where it is missing, damaged, or none of ours."""
+    start, size = _place_in(path) or (0, -1)
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            file.seek(start)
+            data = file.read(size)
     except FileNotFoundError:
         raise ArtifactError(f"There is no file {path}.") from None
     except OSError as error:

@@ -94,8 +94,10 @@ static int32_t choose_code(${prefix}_context *c) {
   int options[] = {5, 6}; /* the compiler's log, and its size */
   void *values[] = {log, (void *)sizeof log};
   int is_same = level / 10 == c->code->level / 10 && c->code->cubin;
-  const void *image = is_same ? c->code->cubin : c->code->ptx;
-  int code = c->call.cuModuleLoadDataEx(&c->module, image, 2, options, values);
+  int code = 1;
+  /* A driver older than the assembler refuses the cubin: it translates the PTX. */
+  if (is_same) code = c->call.cuModuleLoadDataEx(&c->module, c->code->cubin, 2, options, values);
+  if (code) code = c->call.cuModuleLoadDataEx(&c->module, c->code->ptx, 2, options, values);
   if (code) {
     int32_t status = told(c, code, "cuModuleLoadDataEx");
     size_t length = strlen(c->message);

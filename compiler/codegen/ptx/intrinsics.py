@@ -14,8 +14,8 @@ from bessemer.compiler.errors import InternalError
 GENERIC = frozenset(
     {
         "abs", "ceil", "copysign", "ctlz", "ctpop", "cttz", "fabs", "floor", "fma", "masked.gather",
-        "masked.load", "masked.scatter", "maxnum", "masked.store", "roundeven", "smax", "smin", "sqrt",
-        "trunc", "umax", "umin", "vector.reduce.or",
+        "masked.load", "masked.scatter", "masked.store", "maxnum", "roundeven", "smax", "smin",
+        "sqrt", "trunc", "umax", "umin", "vector.reduce.or",
     }
 )  # fmt: skip
 """LLVM's own, without the type at their end."""

@@ -10,7 +10,7 @@ from concurrent.futures import Executor
 import llvmlite.binding as llvm
 
 from bessemer.compiler.codegen.cpu import CONSTANTS
-from bessemer.compiler.codegen.machine import Machine, initialize
+from bessemer.compiler.codegen.machine import Machine, emitted, initialize, run_pipeline
 from bessemer.compiler.codegen.ptx.intrinsics import check_intrinsics
 from bessemer.compiler.codegen.ptx.kernel_code import DeviceCode
 from bessemer.compiler.codegen.ptx.matrix_intrinsics import MATRIX
@@ -63,9 +63,8 @@ def compiled(text: str, target: DeviceTarget) -> str:
     tuning = llvm.create_pipeline_tuning_options(speed_level=3)
     # The loops that are worth it have been unrolled and vectorized by their schedules.
     tuning.loop_unrolling = tuning.loop_vectorization = tuning.slp_vectorization = False
-    builder = llvm.create_pass_builder(machine, tuning)
-    builder.getModulePassManager().run(module, builder)
-    return str(machine.emit_assembly(module))
+    run_pipeline(module, llvm.create_pass_builder(machine, tuning))
+    return emitted(machine, module, is_object=False).decode()
 
 
 def _target_machine(target: DeviceTarget) -> llvm.TargetMachine:

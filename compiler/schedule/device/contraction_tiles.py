@@ -27,6 +27,8 @@ UNKNOWN = 1024
 """What a size that is not known is taken for."""
 BEGIN_CYCLES = 1500
 """From a tile's beginning to its first product, and from the last to the end of its stores."""
+NEXT_CYCLES = 500
+"""The same of a further tile, whose first operands come while the one before is stored."""
 SPLIT_CYCLES = 6000
 """A further kernel, and what it reads."""
 CACHE_BYTES = 48
@@ -211,9 +213,10 @@ def cycles(extents: Extents, tile: Tile, split: int, dtype: DType, target: Devic
     at_once = min(_resident(tile, dtype, target), per_processor)
     step = max(products / rate * _crowding(tile), moved / CACHE_BYTES)
     # Tiles that share a processor share its products too, but not the waiting.
-    stored = tile.rows * tile.columns * 4 / CACHE_BYTES
+    stored = tile.rows * min(tile.columns, extents.columns) * 4 / CACHE_BYTES
     busy = per_processor * (steps * step + stored)
-    waiting = ceil(per_processor / at_once) * BEGIN_CYCLES
+    again = NEXT_CYCLES if tile.level == "wgmma" else BEGIN_CYCLES
+    waiting = BEGIN_CYCLES + (ceil(per_processor / at_once) - 1) * again
     return busy + waiting + (SPLIT_CYCLES if split > 1 else 0)
 
 

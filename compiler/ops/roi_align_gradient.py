@@ -1,9 +1,7 @@
-"""The adjoints of roi_align and max_roi_pool: every cell hands its cotangent back to what it saw.
+"""roi_align_gradient: every sample hands its cell's cotangent back to what it saw.
 
-A sample of roi_align gives to its four neighbours by their weights, and to the box what the slopes
-of the weights say; where a cell is a maximum, only the largest weighted neighbour has a part, the
-first of equal ones. max_roi_pool gives all to the first of the largest elements. Images are worked
-on side by side, each with its boxes one after the other.
+It gives to its four neighbours by their weights, and to the box what the slopes of the weights say.
+Where a cell is a maximum, only the largest weighted neighbour has a part, the first of equal ones.
 """
 
 from __future__ import annotations
@@ -11,12 +9,10 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 
-from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.build_loops import KernelBuilder, Local
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import (
@@ -30,54 +26,18 @@ from bessemer.compiler.ir.expr import (
     select,
 )
 from bessemer.compiler.ir.op import Example, Operator, register
-from bessemer.compiler.ir.types import Array, DType, TensorType, f16, f32, f64, i64
-from bessemer.compiler.ops.check import require
-from bessemer.compiler.ops.precise import rounded_once, widened
-from bessemer.compiler.ops.roi_span import Neighbours, Span, bounds, span, whole_spans
+from bessemer.compiler.ir.types import Array, TensorType, f16, i64
+from bessemer.compiler.ops.precise import widened
+from bessemer.compiler.ops.roi_backwards import (
+    each_image,
+    require_cotangent,
+    sums_of,
+    working_type,
+)
+from bessemer.compiler.ops.roi_span import Neighbours, Span, span
 
 _SIDES = (1, 3), (0, 2)
 """Where a box has the start and the end of its rows and of its columns."""
-
-
-def _require_cotangent(
-    name: str, x: TensorType, boxes: TensorType, dy: TensorType, shape: tuple[int, int]
-) -> None:
-    wanted = x.with_shape((boxes.shape[0], *shape, x.shape[3]))
-    require(dy == wanted, f"{name} of {x} and {boxes} wants a cotangent {wanted}, not {dy}.")
-
-
-@contextmanager
-def _each_image(builder: KernelBuilder, dx: Buffer, total: Buffer) -> Iterator[Size]:
-    """A loop over images, in which zeros are in `total` before and what it has is in dx after."""
-    with builder.loop(dx.shape[0], "parallel") as image:
-        with (
-            builder.loop(dx.shape[1]) as row,
-            builder.loop(dx.shape[2]) as column,
-            builder.loop(dx.shape[3], "vector", lanes=0) as channel,
-        ):
-            builder.store(total, (image, row, column, channel), 0)
-        yield image
-        if total is dx:
-            return
-        with (
-            builder.loop(dx.shape[1]) as row,
-            builder.loop(dx.shape[2]) as column,
-            builder.loop(dx.shape[3], "vector", lanes=0) as channel,
-        ):
-            place = (image, row, column, channel)
-            builder.store(dx, place, total[place])
-
-
-def _working(x: Buffer) -> DType:
-    return f64 if x.dtype is f64 else f32
-
-
-def _total(builder: KernelBuilder, dx: Buffer) -> Buffer:
-    """Where sums are kept: dx, unless it is too coarse."""
-    return dx if dx.dtype == _working(dx) else builder.scratch(_working(dx), dx.shape)
-
-
-# roi_align_gradient
 
 
 def _align_infer(
@@ -86,7 +46,7 @@ def _align_infer(
     half_pixel: bool = True,
 ) -> tuple[TensorType, TensorType]:  # fmt: skip
     """(roi_align's inputs, its output's cotangent) -> those of x and of the boxes."""
-    _require_cotangent("roi_align_gradient", x, boxes, dy, shape)
+    require_cotangent("roi_align_gradient", x, boxes, dy, shape)
     return x, boxes
 
 
@@ -132,19 +92,16 @@ def _align_statements(
 ) -> None:  # fmt: skip
     x, boxes, images, _ = inputs
     dx, dboxes = outputs
-    total, working = _total(builder, dx), _working(x)
+    total, working = sums_of(builder, dx), working_type(x)
     channels = (x.shape[0], x.shape[3])
     best = (builder.scratch(working, channels), builder.scratch(i64, channels))
-    with _each_image(builder, dx, total) as image, builder.loop(boxes.shape[0]) as box:
+    with each_image(builder, dx, total) as image, builder.loop(boxes.shape[0]) as box:
         owner = index_value(checked(images[box], x.shape[0]))
         with builder.when(binary("eq", owner, index_value(image))):
-            lines = [
-                _line(
-                    builder, *(convert(boxes[box, side], working) for side in _SIDES[axis]),
-                    scale, shape[axis], samples, half_pixel,
-                )
-                for axis in range(2)
-            ]  # fmt: skip
+            lines = []
+            for axis, (first, last) in enumerate(_SIDES):
+                start, end = (convert(boxes[box, side], working) for side in (first, last))
+                lines.append(_line(builder, start, end, scale, shape[axis], samples, half_pixel))
             cell = _Cell(builder, x, inputs[3], total, image, box, best, mode)
             with builder.loop(shape[0]) as i, builder.loop(shape[1]) as j:
                 cell.write(lines, i, j)
@@ -359,117 +316,6 @@ register(
                 {"shape": (2, 2), "samples": 3},
                 tolerance=8e-3,
             ),
-        ),
-    )
-)
-
-
-# max_roi_pool_gradient
-
-
-def _pool_infer(
-    x: TensorType, boxes: TensorType, dy: TensorType, *, shape: tuple[int, int], scale: float = 1.0
-) -> TensorType:
-    """(max_roi_pool's inputs, its output's cotangent) -> that of x."""
-    _require_cotangent("max_roi_pool_gradient", x, boxes, dy, shape)
-    return x
-
-
-def _pool_statements(
-    builder: KernelBuilder, inputs: list[Buffer], outputs: list[Buffer], *,
-    shape: tuple[int, int], scale: float = 1.0,
-) -> None:  # fmt: skip
-    x, boxes, dy = inputs
-    (dx,) = outputs
-    total, working = _total(builder, dx), _working(x)
-    channels = (x.shape[0], x.shape[3])
-    best, place = builder.scratch(x.dtype, channels), builder.scratch(i64, channels)
-    with _each_image(builder, dx, total) as image, builder.loop(boxes.shape[0]) as box:
-        number = convert(convert(boxes[box, 0], working), i64)
-        owner = index_value(checked(number, x.shape[0]))
-        with builder.when(binary("eq", owner, index_value(image))):
-            spans = whole_spans(builder, boxes, box, shape, scale, working)
-            with builder.loop(shape[0]) as i, builder.loop(shape[1]) as j:
-                with builder.loop(x.shape[3], "vector", lanes=0) as channel:
-                    builder.store(best, (image, channel), -math.inf)
-                    builder.store(place, (image, channel), -1)
-                top, bottom = bounds(builder, *spans[0], i, x.shape[1])
-                left, right = bounds(builder, *spans[1], j, x.shape[2])
-                with (
-                    builder.loop(bottom.index - top.index) as row,
-                    builder.loop(right.index - left.index) as column,
-                ):
-                    at = (image, top.index + row, left.index + column)
-                    _choose_element(builder, x, best, place, at)
-                _give_element(builder, dy, total, place, (image, box, i, j))
-
-
-def _choose_element(
-    builder: KernelBuilder, x: Buffer, best: Buffer, place: Buffer, at: tuple[Size, Size, Size]
-) -> None:
-    """Keeps an element's number where it is larger than all before."""
-    image, row, column = at
-    with builder.loop(x.shape[3], "vector", lanes=0) as channel:
-        value = builder.define(x[image, row, column, channel], "value").value
-        is_better = builder.define(value > best[image, channel], "better").value
-        number = index_value(row * x.shape[2] + column)
-        chosen = select(is_better, number, place[image, channel])
-        builder.store(place, (image, channel), chosen)
-        builder.store(best, (image, channel), select(is_better, value, best[image, channel]))
-
-
-def _give_element(
-    builder: KernelBuilder, dy: Buffer, total: Buffer, place: Buffer,
-    cell: tuple[Size, Size, Size, Size],
-) -> None:  # fmt: skip
-    """Adds a cell's cotangent to the element of each channel that was the largest."""
-    image, box, i, j = cell
-    with builder.loop(total.shape[3]) as channel:
-        number = builder.define(place[image, channel], "number")
-        with builder.when(number.value >= 0):
-            width = total.shape[2]
-            at = (image, dims.floordiv(number.index, width), dims.mod(number.index, width), channel)
-            given = convert(dy[box, i, j, channel], total.dtype)
-            builder.store(total, at, total[at] + given)
-
-
-@rounded_once
-def _pool_reference(
-    x: Array, boxes: Array, dy: Array, *, shape: tuple[int, int], scale: float = 1.0
-) -> Array:
-    dx = np.zeros(x.shape)
-    for box, i, j in np.ndindex(len(boxes), *shape):
-        cells = []
-        for axis, cell in enumerate((i, j)):
-            scaled = boxes[box, [2 - axis, 4 - axis]].astype(np.float64) * scale
-            start, end = (np.copysign(np.floor(np.abs(scaled) + 0.5), scaled)).astype(int)
-            length = max(end - start + 1, 1)
-            first = start + cell * length // shape[axis]
-            behind = start - (-(cell + 1) * length // shape[axis])
-            cells.append(range(*np.clip([first, behind], 0, x.shape[1 + axis])))
-        places = list(itertools.product(*cells))
-        if not places:
-            continue
-        image = int(boxes[box, 0])
-        largest = np.argmax(np.stack([x[(image, *place)] for place in places]), axis=0)
-        for channel, number in enumerate(largest):
-            dx[(image, *places[number], channel)] += dy[box, i, j, channel]
-    return dx
-
-
-_NUMBERED = np.array([[1, 0, 0, 4, 6], [0, 1.5, 2.5, 3, 3], [0, -9, -9, -7, -8]], np.float32)
-
-register(
-    Operator(
-        "max_roi_pool_gradient",
-        _pool_infer,
-        _pool_reference,
-        statements=_pool_statements,
-        gradient=None,
-        examples=(
-            Example(((2, 7, 5, 3), _NUMBERED, (3, 2, 2, 3)), {"shape": (2, 2)}),
-            Example(((2, 7, 5, 17), _NUMBERED, (3, 4, 3, 17)), {"shape": (4, 3), "scale": 0.5}),
-            Example(((2, 3, 3, 1), _NUMBERED, (3, 1, 1, 1)), {"shape": (1, 1), "scale": 2.0}),
         ),
     )
 )

@@ -1,0 +1,30 @@
+"""A device: what code it runs, and memory of it that somebody holds."""
+
+from __future__ import annotations
+
+import weakref
+
+from bessemer.runtime.cuda.artifact import DeviceProgram
+from bessemer.runtime.cuda.driver import Attribute, DeviceError, Driver
+
+
+class Memory:
+    """Memory of the device that goes when nothing uses it any more."""
+
+    def __init__(self, driver: Driver, size: int) -> None:
+        self.address = driver.allocate(size)
+        self._end = weakref.finalize(self, driver.free, self.address)
+
+
+def check_level(program: DeviceProgram, driver: Driver, device: int) -> None:
+    """Raises DeviceError where the device cannot run the program's code."""
+    major = driver.attribute(device, Attribute.COMPUTE_CAPABILITY_MAJOR)
+    minor = driver.attribute(device, Attribute.COMPUTE_CAPABILITY_MINOR)
+    level = 10 * major + minor
+    fits = level == program.level if program.exact else level >= program.level
+    if not fits:
+        raise DeviceError(
+            f"'{program.signature.name}' was compiled for {program.signature.target}; "
+            f"{driver.device_name(device)} has compute capability {major}.{minor}. "
+            "Compile it for that device."
+        )
