@@ -1,26 +1,19 @@
 """A libcuda.so.1 without a GPU: C functions that hand every call to Python, onto the emulator.
 
-To be used in a process of its own, for what opens libcuda by name afterwards gets this one:
-
-    python -m tests.fake_libcuda LIBRARY FOLDER SETTINGS
-
-loads LIBRARY, a device artifact, through its C interface, runs it on FOLDER/inputs.npz as often as
-SETTINGS (JSON) say, and writes FOLDER/outputs.npz and FOLDER/told.json.
+To be used in a process of its own (run_device_library.py), for what opens libcuda by name
+afterwards gets this one.
 """
 
 from __future__ import annotations
 
 import ctypes
-import json
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bessemer.runtime.artifact import Signature
 from bessemer.runtime.cuda.driver import (
     Attribute,
     DeviceError,
@@ -30,7 +23,6 @@ from bessemer.runtime.cuda.driver import (
     Swizzle,
     TiledMap,
 )
-from bessemer.runtime.cuda.program_file import read_forms
 from emulator.driver import EmulatedDevice, EmulatedDriver
 from emulator.parse import parse_module
 
@@ -226,9 +218,7 @@ class FakeDriver:
 
     # Code
 
-    def cuModuleLoadDataEx(
-        self, out: int, image: int, count: int, options: int, values: int
-    ) -> None:
+    def cuModuleLoadDataEx(self, out: int, image: int, *log: int) -> int:
         if ctypes.string_at(image, 4) == b"\x7fELF":
             return 209
         text = ctypes.string_at(image)
@@ -288,99 +278,11 @@ class FakeDriver:
 
 
 def _host(place: int, size: int) -> np.ndarray[Any, Any]:
-    return np.frombuffer((ctypes.c_ubyte * size).from_address(place), np.uint8)
+    held: Any = (ctypes.c_ubyte * size).from_address(place)
+    found: np.ndarray[Any, Any] = np.frombuffer(held, np.uint8)
+    return found
 
 
 def _numbers(place: int, count: int, size: int, is_signed: bool = False) -> tuple[int, ...]:
     kind: np.dtype[Any] = np.dtype(f"{'i' if is_signed else 'u'}{size}")
     return tuple(int(n) for n in np.frombuffer(ctypes.string_at(place, count * size), kind))
-
-
-# The C interface of an artifact, from Python
-
-
-class Options(ctypes.Structure):
-    """PREFIX_options of a device library."""
-
-    _fields_ = (
-        ("device", ctypes.c_int32),
-        ("log", ctypes.c_void_p),
-        ("log_user", ctypes.c_void_p),
-    )
-
-
-def run_library(path: Path, folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """What came of it; outputs are in FOLDER/outputs.npz."""
-    signature = read_forms(path)[0].program.signature
-    library = ctypes.CDLL(str(path.resolve()))
-    prefix = signature.prefix
-
-    def function(name: str, kind: Any = ctypes.c_int32) -> Any:
-        found = library[f"{prefix}_{name}"]
-        found.restype = kind
-        return found
-
-    lines: list[str] = []
-    logging = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int32, ctypes.c_char_p)(
-        lambda _, status, text: lines.append(f"{status}: {text.decode()}")
-    )
-    options = Options(settings.get("device", 0), ctypes.cast(logging, ctypes.c_void_p), None)
-    context = ctypes.c_void_p()
-    told: dict[str, Any] = {"log": lines, "abi": function("abi")(), "statuses": []}
-    told["metadata"] = function("metadata", ctypes.c_char_p)().decode()
-    told["created"] = function("create")(ctypes.byref(context), ctypes.byref(options))
-    if told["created"]:
-        return told
-    with np.load(folder / "inputs.npz") as file:
-        arrays = dict(file)
-    outputs: dict[str, Any] = {}
-    for turn in range(settings.get("turns", 1)):
-        found = _turn(signature, function, context, arrays, turn % settings.get("sets", 1), told)
-        outputs |= {f"{turn}_{name}": array for name, array in found.items()}
-    function("destroy", None)(context)
-    np.savez(folder / "outputs.npz", **outputs)
-    return told
-
-
-def _turn(
-    signature: Signature, function: Any, context: Any, arrays: Any, which: int, told: Any
-) -> dict[str, Any]:
-    inputs = [np.ascontiguousarray(arrays[f"{which}_{info.name}"]) for info in signature.inputs]
-    symbols: dict[str, int] = {}
-    for info, array in zip(signature.inputs, inputs):
-        symbols |= {s: n for s, n in zip(info.shape, array.shape) if isinstance(s, str)}
-    dims = (ctypes.c_int64 * (len(signature.symbols) + 1))(
-        *(symbols[name] for name in signature.symbols[: signature.input_symbols])
-    )
-    found = {}
-    for info in signature.outputs:
-        shape = [symbols[s] if isinstance(s, str) else s for s in info.shape]
-        found[info.name] = np.zeros(shape, info.dtype)
-    given = [
-        (ctypes.c_void_p * (len(listed) + 1))(*(array.ctypes.data for array in listed))
-        for listed in (inputs, list(found.values()))
-    ]
-    told["workspace"] = function("workspace_bytes", ctypes.c_int64)(dims)
-    told["statuses"].append(function("run")(context, *given, dims))
-    told["message"] = function("message", ctypes.c_char_p)(context).decode()
-    return found
-
-
-def main(library: Path, folder: Path, settings: dict[str, Any]) -> None:
-    """See the module."""
-    told: dict[str, Any] = {}
-    fake = None
-    if not settings.get("is_missing"):
-        fake = FakeDriver(build_fake(folder, tuple(settings.get("without", ()))), settings)
-    told = run_library(library, folder, settings)
-    if fake is not None:
-        told |= {
-            "calls": fake.log,
-            "contexts": fake.contexts,
-            "left": fake.emulated.device_memory.used(),
-        }
-    (folder / "told.json").write_text(json.dumps(told))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3]))

@@ -30,6 +30,19 @@ def _bounded(name: str) -> Step:
     return step
 
 
+def _step_like(name: str) -> Step:
+    """A function that is flat almost everywhere, as a factor."""
+
+    def step(w: Writer, x: Value, t: Any) -> Pair:
+        safe = composite.binary(w.b, "add", w.b.apply("tanh", x), 0.3)
+        factor = w.b.apply(name, composite.binary(w.b, "mul", safe, 2.0))
+        return w.b.apply("mul", safe, factor), (t.tanh() + 0.3) * getattr(torch, name)(
+            2 * (t.tanh() + 0.3)
+        )
+
+    return step
+
+
 def _acosh(w: Writer, x: Value, t: Any) -> Pair:
     safe = composite.binary(w.b, "add", w.b.apply("abs", x), 1.5)
     return w.b.apply("acosh", safe), torch.acosh(t.abs() + 1.5)
@@ -201,6 +214,7 @@ PLAIN_STEPS: list[Step] = [
     *map(_positive, ("sqrt", "log", "rsqrt", "log1p")),
     _binary("add", torch.add), _binary("sub", torch.sub), _binary("mul", torch.mul),
     _binary("max", torch.maximum), _binary("min", torch.minimum),
+    *map(_step_like, ("floor", "ceil", "round", "trunc")),
     _power, _remainder("mod", torch.remainder), _remainder("fmod", torch.fmod), _clip, _leaky,
     _broadcast, _padded("edge", "replicate"), _padded("reflect", "reflect"),
     _padded("wrap", "circular"), _product, _batched,

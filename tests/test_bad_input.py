@@ -13,7 +13,7 @@ import pytest
 import bessemer
 from bessemer.compiler.errors import CompileError
 from bessemer.frontends.onnx_reader.read import read_onnx
-from bessemer.runtime.errors import InputError
+from bessemer.runtime.errors import InputError, RunError
 from bessemer.runtime.model import CompiledModel
 from tests.onnx_check import floats, parsed
 
@@ -320,3 +320,22 @@ def test_inputs_of_the_wrong_name_type_rank_or_size(compiled: CompiledModel) -> 
     ):
         with pytest.raises(InputError, match=message):
             compiled.run(inputs)
+
+
+WINDOWS = """
+agraph (float[1, 1, length] x) => (float y) {
+    w = Constant<value = float[1, 1, 3] {1, 2, 1}>()
+    first = Conv<kernel_shape = [3], strides = [2]>(x, w)
+    second = Conv<kernel_shape = [3]>(first, w)
+    y = ReduceSum<keepdims = 0>(second)
+}
+"""
+
+
+@pytest.mark.parametrize(("length", "culprit"), [(0, "first"), (2, "second"), (4, "second")])
+def test_an_input_too_small_for_a_window_names_the_node(length: int, culprit: str) -> None:
+    """Such a size was once negative, and what counted down from it read anywhere."""
+    model = bessemer.compile(parsed(WINDOWS), cache=False)
+    assert model.run({"x": np.ones((1, 1, 7), np.float32)})[0] == 16
+    with pytest.raises(RunError, match=f"{culprit}.*too small"):
+        model.run({"x": np.ones((1, 1, length), np.float32)})

@@ -213,7 +213,7 @@ def run(path: Path, *given: Mapping[str, Array], **settings: Any) -> dict[str, A
     np.savez(folder / "inputs.npz", **arrays)  # type: ignore[arg-type]
     settings |= {"sets": len(given)}
     root = Path(__file__).parent.parent
-    command = [sys.executable, "-m", "tests.fake_libcuda", str(path), str(folder)]
+    command = [sys.executable, "-m", "tests.run_device_library", str(path), str(folder)]
     done = subprocess.run(
         [*command, json.dumps(settings)], cwd=root, capture_output=True, text=True
     )
@@ -346,6 +346,40 @@ def test_the_header_is_c_and_cpp(library: Path) -> None:
     for language in (["-std=c99", "-x", "c"], ["-std=c++11", "-x", "c++"]):
         command = ["cc", "-Wall", "-Wextra", "-Werror", "-pedantic", *language, "-c", "user.c"]
         subprocess.run([*command, "-o", "user.o"], cwd=tmp_path, check=True)
+
+
+def test_a_c_program_hears_that_there_is_no_driver(library: Path) -> None:
+    (library.parent / "user.c").write_text(C_PROGRAM)
+    command = ["cc", "-Wall", "-Werror", "user.c", library.name, "-Wl,-rpath,$ORIGIN", "-o", "user"]
+    subprocess.run(command, cwd=library.parent, check=True)
+    done = subprocess.run(
+        [library.parent / "user"], env={"LD_LIBRARY_PATH": ""}, capture_output=True, text=True
+    )
+    if done.returncode == 0:
+        pytest.skip("there is a GPU here")
+    assert f"{done.returncode} i x y 40 [n, 24]" in done.stdout
+    assert done.returncode == DeviceStatus.NO_DEVICE
+    assert "there is no CUDA driver: libcuda.so.1" in done.stdout
+
+
+C_PROGRAM = """
+#include <stdio.h>
+#include "net.h"
+static void told(void *user, int32_t status, const char *text) {
+  (void)status;
+  fputs(text, (FILE *)user);
+}
+int main(void) {
+  net_options options = {0, told, stdout};
+  net_context *context;
+  int32_t status = net_create(&context, &options);
+  const net_value *x = net_input_info(net_INPUT_x), *y = net_output_info(0);
+  printf("%d %s %s %s %d [%s, %d]\\n", (int)status, net_input_info(1)->name, x->name, y->name,
+         (int)y->shape[1], x->dims[0], (int)x->shape[1]);
+  net_destroy(context);
+  return (int)status;
+}
+"""
 
 
 def test_sizes_in_c() -> None:

@@ -38,6 +38,8 @@ def _has_no_equivalent(case: Case) -> bool:
             return bool(given.get("keeps_steps"))
         case _ if name.endswith("_gradient"):
             return True  # ONNX has no training
+        case _ if name == "normalize_channels" or name.startswith("channel_"):
+            return True  # nor its batch normalization
         case "tree_ensemble":
             return True  # its tables are inputs here, see test_onnx_trees.py
         case "cumulative":

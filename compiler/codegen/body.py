@@ -37,14 +37,11 @@ from bessemer.compiler.ir.program import (
     Step,
     timed_steps,
 )
+from bessemer.runtime.artifact import Status
 
 GRAIN = 1 << 22
-"""Scalar operations of a team's member at least (see team.py). With fewer its barriers eat the
-gain: an LSTM of four million took 50 microseconds alone and 48 as a team of two."""
-STATUS_WORKSPACE_TOO_SMALL = 3
-STATUS_INDEX_OUT_OF_RANGE = 6
-STATUS_SHAPE_MISMATCH = 7
-STATUS_NOT_FINITE = 9
+"""Scalar operations of a team's member at least (see team.py): with fewer its barriers eat the gain
+(an LSTM of four million took 50 microseconds alone and 48 as a team of two)."""
 _EXPONENTS = {"f16": 0x7C00, "bf16": 0x7F80, "f32": 0x7F800000, "f64": 0x7FF0000000000000}
 
 PART = 64
@@ -96,6 +93,7 @@ class _Body(BodyWriter):
         self.derived = {name: number for number, name in enumerate(self.definitions)}
         self.sizes = SizeWriter(self.pure, self._symbol)
         self.unchecked: list[Size] = list(plan.ends)
+        self.required = dict(program.required)
 
     def text(self) -> str:
         self._enter()
@@ -131,8 +129,8 @@ class _Body(BodyWriter):
         bad, good = self.label("bad"), self.label("good")
         self.put(f"br i1 {condition}, label %{bad}, label %{good}")
         self.begin(bad)
-        text = f"i32 {status}, ptr @{self._string(message)}"
-        self.put(f"call void @bessemer_fail(ptr %context, {text})")
+        text = f"ptr @{self._string(message)}"
+        self.put(f"call void @bessemer_fail(ptr %context, i32 {status}, {text})")
         self.put(f"ret i32 {status}")
         self.begin(good)
 
@@ -154,17 +152,16 @@ class _Body(BodyWriter):
     def _go_on_elsewhere(self, part: int) -> None:
         """Leaves the rest of the body to another function."""
         name, parameters = f"{self.prefix}_body{part}", f"{_PARAMETERS}, {_LOCALS}"
-        status = self.let(f"call i32 @{name}({parameters})")
-        self.put(f"ret i32 {status}")
+        self.put(f"ret i32 {self.let(f'call i32 @{name}({parameters})')}")
         self.lines += ["}", f"define internal i32 @{name}({parameters}) noinline nounwind {{"]
         self.begin(self.label("part"))
 
     def _check_workspace(self) -> None:
         """Checks the workspace up to the last part of the arena whose size is known by now."""
-        end: Size | None = None
+        end: Size = 0
         while self.unchecked and dims.symbol_names(self.unchecked[0]) <= self.bound:
             end = self.unchecked.pop(0)
-        if end is None:
+        if end == 0:
             return
         size = self.sizes.value(end)
         small = self.let(f"icmp ult i64 %bytes, {size}")
@@ -172,7 +169,7 @@ class _Body(BodyWriter):
         self.put(f"br i1 {small}, label %{bad}, label %{good}")
         self.begin(bad)
         self.put(f"call void @bessemer_need(ptr %context, i64 {size})")
-        self.put(f"ret i32 {STATUS_WORKSPACE_TOO_SMALL}")
+        self.put(f"ret i32 {Status.WORKSPACE_TOO_SMALL}")
         self.begin(good)
 
     def _leave(self) -> None:
@@ -289,9 +286,8 @@ class _Body(BodyWriter):
         where = ", ".join(step.sources)
         for number, message in enumerate(checks, 1):
             hit = self.let(f"icmp eq i32 {fault}, {number}")
-            self._fail_if(
-                hit, STATUS_INDEX_OUT_OF_RANGE, f"{where}: {message}" if where else message
-            )
+            text = f"{where}: {message}" if where else message
+            self._fail_if(hit, Status.INDEX_OUT_OF_RANGE, text)
 
     def _read_back(self, step: Launch) -> None:
         """Dimension symbols that the kernel has set become the program's."""
@@ -318,7 +314,15 @@ class _Body(BodyWriter):
                 self.put(f"store i64 {self.sizes.value(definition)}, ptr {place}")
                 self.known.clear()
                 self.bound.add(name)
+        self._check_required()
         self._check_workspace()
+
+    def _check_required(self) -> None:
+        """Checks the sizes that are known by now for negative ones, each once."""
+        for size in [size for size in self.required if dims.symbol_names(size) <= self.bound]:
+            negative = self.let(f"icmp slt i64 {self.sizes.value(size)}, 0")
+            message = f"{self.required.pop(size)}: an input is too small: a size is negative"
+            self._fail_if(negative, Status.SHAPE_MISMATCH, message)
 
     def _bind(self, step: BindDims) -> None:
         source = self._address(step.value)
@@ -329,7 +333,7 @@ class _Body(BodyWriter):
             place = self.let(f"getelementptr i64, ptr {source}, i64 {number}")
             value = self.let(f"load i64, ptr {place}")
             negative = self.let(f"icmp slt i64 {value}, 0")
-            self._fail_if(negative, STATUS_SHAPE_MISMATCH, f"{where}: a size is negative")
+            self._fail_if(negative, Status.SHAPE_MISMATCH, f"{where}: a size is negative")
             self._set_symbol(name, value)
         self._bound(step.symbols)
 
@@ -338,18 +342,18 @@ class _Body(BodyWriter):
         source, target = self._address(step.source), self._address(step.target)
         start = self.clocks.start()
         if source != target:
-            arguments = f"ptr {target}, ptr {source}, i64 {size}, i1 false"
-            self.put(f"call void @llvm.memcpy.p0.p0.i64({arguments})")
+            call = f"call void @llvm.memcpy.p0.p0.i64(ptr {target}, ptr {source}"
+            self.put(f"{call}, i64 {size}, i1 false)")
         self.clocks.stop(start)
 
     def _require_finite(self, step: RequireFinite) -> None:
         """By the bits: a float is finite unless all bits of its exponent are set."""
         dtype = step.value.type.dtype
-        exponent = _EXPONENTS[dtype.name]
-        bits = self.let(f"load i{8 * dtype.bytes}, ptr {self._address(step.value)}")
-        found = self.let(f"and i{8 * dtype.bytes} {bits}, {exponent}")
-        bad = self.let(f"icmp eq i{8 * dtype.bytes} {found}, {exponent}")
-        self._fail_if(bad, STATUS_NOT_FINITE, f"{step.name} is not finite: nothing was updated")
+        integer, exponent = f"i{8 * dtype.bytes}", _EXPONENTS[dtype.name]
+        bits = self.let(f"load {integer}, ptr {self._address(step.value)}")
+        found = self.let(f"and {integer} {bits}, {exponent}")
+        bad = self.let(f"icmp eq {integer} {found}, {exponent}")
+        self._fail_if(bad, Status.NOT_FINITE, f"{step.name} is not finite: nothing was updated")
 
     def _branch(self, step: Branch) -> None:
         condition = self._truth(step.condition)
@@ -369,8 +373,7 @@ class _Body(BodyWriter):
         self.begin(after)
 
     def _truth(self, value: Value) -> str:
-        byte = self.let(f"load i8, ptr {self._address(value)}")
-        return self.let(f"icmp ne i8 {byte}, 0")
+        return self.let(f"icmp ne i8 {self.let(f'load i8, ptr {self._address(value)}')}, 0")
 
     def _repeat(self, step: Repeat) -> None:
         counter = self.let("alloca i64, align 8")

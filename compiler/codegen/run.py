@@ -106,7 +106,9 @@ good:
 }
 """
 
-# With the context's own arena the body runs again, in a larger one, when the data asked for it.
+# With the context's own arena the body runs again, in a larger one, when the data asked for it. A
+# workspace of less than nothing is larger than the address space, or that of sizes below 0, which
+# the body finds before it wants memory.
 _RUN = """
 define $linkage i32 @${graph}_run(
   ptr %context, ptr %inputs, ptr %outputs, ptr %dims, ptr %workspace, i64 %bytes
@@ -136,6 +138,14 @@ prepare:
   %absurd = icmp slt i64 %need, 0
   br i1 %absurd, label %too_large, label %whose
 too_large:
+  %refused = call i32 @${graph}_body(
+    ptr %context, ptr %inputs, ptr %outputs, ptr %dims, ptr %weights, ptr null, i64 0
+  )
+  %large = icmp eq i32 %refused, 3
+  br i1 %large, label %overflow, label %negative
+negative:
+  ret i32 %refused
+overflow:
   call void @bessemer_fail(ptr %context, i32 2, ptr @bessemer_overflow)
   ret i32 2
 whose:

@@ -135,6 +135,8 @@ class Program:
     `weights`: the constants in the weights blob. `capacities`: the largest number of elements of
     values whose shape is only known after they are computed. `derived` symbols are
     computed from `symbols` and from derived ones before them. `decisions` are for the tuner.
+    `required` are sizes that are negative where an input is too small, each with the nodes that
+    want it: such a run ends with an error.
     `updates` are as in the graph: such an output is written after the last reading of its input, or
     element by element while it is read, so that both may be the same memory.
     """
@@ -151,6 +153,7 @@ class Program:
     derived: Mapping[str, Size] = field(default_factory=dict)
     decisions: tuple[Decision, ...] = ()
     updates: tuple[tuple[int, int], ...] = ()
+    required: Mapping[Size, str] = field(default_factory=dict)
 
     def expanded(self, size: Size) -> Size:
         """A size in terms of `symbols` only."""

@@ -58,7 +58,8 @@ def packed_element(
     panel, k, c, j); c runs over a panel (so its symbol's extent is the panel's width).
     """
     matrix, panel, k, c, *rest = index
-    column = panel * _width(c) + c
+    width = _width(c)
+    column = panel * width + c
     inside = less(column, columns)
     if group > 1:
         steps = dims.ceildiv(run, group)
@@ -66,7 +67,7 @@ def packed_element(
         k = dims.floordiv(k, steps) * run + within
         if dims.mod(run, group) != 0:
             inside = inside & less(within, run)
-    if isinstance(columns, int) and columns < _width(c):
+    if isinstance(columns, int) and isinstance(width, int) and columns < width:
         # That no column lies beyond the last one makes index arithmetic simpler.
         known = dims.Symbol("column", columns)
         value = substitute(element(matrix, k, dims.atom(known)), {known: column})

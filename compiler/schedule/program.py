@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from bessemer.compiler.errors import UnsupportedError
-from bessemer.compiler.ir import expr
+from bessemer.compiler.ir import dims, expr
 from bessemer.compiler.ir.dims import Size, product, symbol
 from bessemer.compiler.ir.expr import Buffer
 from bessemer.compiler.ir.graph import Graph, Node, Value
@@ -80,7 +80,25 @@ def assembled(builder: ProgramBuilder, graph: Graph, derived: Mapping[str, Size]
         derived,
         tuple(builder.lowering.choices.decisions),
         graph.updates,
+        _required_sizes(graph, derived),
     )
+
+
+def _required_sizes(graph: Graph, derived: Mapping[str, Size]) -> dict[Size, str]:
+    """Sizes that some values of the symbols make negative: a window does not fit into its input."""
+    expanded: dict[str, Size] = {}
+    for name, definition in derived.items():
+        expanded[name] = dims.rename(definition, expanded)
+    makers: dict[Size, Node] = {}
+    for node in graph.nodes:
+        for value in node.outputs:
+            for size in value.type.shape:
+                makers.setdefault(size, node)
+    return {
+        size: ", ".join(node.sources) or node.operator.name
+        for size, node in makers.items()
+        if not dims.is_nonnegative(dims.rename(size, expanded))
+    }
 
 
 class ProgramBuilder:

@@ -24,8 +24,7 @@ from bessemer.frontends.tune import tune_model
 from bessemer.frontends.tuning_file import read_tuning, write_tuning
 
 _STATIONS = {
-    "schedule": "Schedule kernels",
-    "plan_memory": "Plan memory",
+    "schedule": "Schedule kernels and plan memory",
     "codegen": "Generate LLVM IR",
     "llvm": "Make machine code",
 }
@@ -88,7 +87,7 @@ def command(
         raise typer.BadParameter(f"--tune measures on this machine, which is not {target}.")
     if tuning is not None and (tuning.exists() or not tune):
         options = replace(options, tuning=read_tuning(tuning, machine))
-    phases = Phases(8 if tune else 7, quiet)
+    phases = Phases(7 if tune else 6, quiet)
     with phases.phase(f"Read {model.name}"):
         graph = as_graph(model, arguments.parse_dims(dim))
     if tune:

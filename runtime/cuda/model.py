@@ -69,10 +69,8 @@ class DeviceModel:
         cubin: bytes = b"",
         saver: Callable[[str | Path], list[Path]] | None = None,
     ) -> None:
-        """Takes a device and puts the code and the weights there. Raises DeviceError.
-
-        `cubin` is the program's PTX, assembled; `saver` writes the artifact.
-        """
+        """Takes a device and puts the code and the weights there. Raises DeviceError. `cubin` is
+        the program's PTX, assembled; `saver` writes the artifact."""
         self.program = program
         self._saver = saver
         self._driver = driver

@@ -40,7 +40,7 @@ def assemble(ptx: str, target: DeviceTarget) -> bytes:
     with tempfile.TemporaryDirectory() as name:
         source, made = Path(name) / "kernels.ptx", Path(name) / "kernels.cubin"
         source.write_text(ptx)
-        command = [program, f"-arch={target.cpu}", source, "-o", made]
+        command = [str(program), f"-arch={target.cpu}", str(source), "-o", str(made)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode == 0:
             return made.read_bytes()

@@ -13,7 +13,6 @@ import re
 from collections.abc import Iterable, Sequence
 
 from bessemer.compiler.errors import CompileError
-from bessemer.runtime.arrays import numpy_dtype
 from bessemer.runtime.artifact import ArrayInfo, Signature
 from bessemer.runtime.cuda.artifact import (
     CopyStep,
@@ -28,6 +27,7 @@ from bessemer.runtime.cuda.artifact import (
 from bessemer.runtime.cuda.tensor_maps import ELEMENTS, SWIZZLES
 
 _SPACES = {"arena": "ARENA", "weights": "WEIGHTS", "input": "INPUT", "output": "OUTPUT"}
+_KINDS = {"bool": 1, "bfloat16": 2}
 _FLOATS = {"float16": 0, "bfloat16": 1, "float32": 2, "float64": 3}
 _CALLS = {ast.FloorDiv: "floored", ast.Mod: "modulo"}
 _SIGNS = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*"}
@@ -74,7 +74,8 @@ def c_string(text: str) -> str:
 
 def bytes_of(info: ArrayInfo) -> Entry:
     """The size of an input or output."""
-    size = numpy_dtype(info.dtype).itemsize
+    # The other names end with their bits.
+    size = _KINDS.get(info.dtype) or int(info.dtype.lstrip("abcdefghijklmnopqrstuvwxyz")) // 8
     if all(isinstance(part, int) for part in info.shape):
         return math.prod(int(part) for part in info.shape) * size
     return "*".join([str(size), *(f"({part})" for part in info.shape)])
