@@ -111,6 +111,11 @@ _RELU_BODY = """
   store ptr %weights, ptr %b2
   %n = load i64, ptr %dims
   %used = mul i64 %n, 16
+  %small = icmp ult i64 %bytes, %used
+  br i1 %small, label %refuse, label %run
+refuse:
+  ret i32 3
+run:
   call void @llvm.memset.p0.i64(ptr %workspace, i8 85, i64 %used, i1 false)
   call void @bessemer_parallel(
     ptr %context, ptr @PREFIX_kernel, ptr %buffers, ptr %dims, i64 %n, i64 %n
