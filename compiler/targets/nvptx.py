@@ -7,7 +7,7 @@ drivers can read it: 7.0 is CUDA 11.0's, 8.0 is CUDA 12.0's.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.targets.machine import Target
@@ -58,15 +58,10 @@ SM75 = DeviceTarget(
     has_fma=True,
     has_half_conversion=True,
 )
-SM80 = DeviceTarget(
+SM80 = replace(
+    SM75,
     name="nvptx:sm_80",
-    triple=TRIPLE,
     cpu="sm_80",
-    features=(),
-    vector_bits=128,
-    vector_registers=64,
-    has_fma=True,
-    has_half_conversion=True,
     has_dot_bf16=True,
     sm=80,
     processors=108,
@@ -74,22 +69,14 @@ SM80 = DeviceTarget(
     has_mma=True,
     has_async_copy=True,
 )
-SM90A = DeviceTarget(
+SM90A = replace(
+    SM80,
     name="nvptx:sm_90a",
-    triple=TRIPLE,
     cpu="sm_90a",
-    features=(),
-    vector_bits=128,
-    vector_registers=64,
-    has_fma=True,
-    has_half_conversion=True,
-    has_dot_bf16=True,
     sm=90,
     ptx=80,
     processors=132,
     shared_bytes=227 << 10,
-    has_mma=True,
-    has_async_copy=True,
     has_wgmma=True,
 )
 DEVICES = {target.name: target for target in (SM75, SM80, SM90A)}
