@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from benchmarks.peers import BF16, geometric_mean, ratio
 from benchmarks.record import Record, Row
 from benchmarks.run_models import better_ms
-from benchmarks.training import bars_of
+from benchmarks.training.measure import bars_of
 
 Rows = Mapping[str, Row]
 

@@ -1,4 +1,9 @@
-"""Layer norm, softmax and GELU over 16 MiB against the copy bandwidth measured beside them."""
+"""Layer norm, softmax and GELU over 16 MiB against the copy bandwidth measured beside them.
+
+Both are the best of three batches of runs: the first ones move into the caches what fits there.
+The bar is about copying by ordinary stores. Copying by stores past the caches is measured too: for
+arrays no smaller than half of the last cache it is the faster way, and what our kernels do.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +19,7 @@ from benchmarks.record import Row
 from bessemer.compiler.ir.types import Array
 from bessemer.compiler.targets.choose import host_target
 from bessemer.frontends import builder as nn
-from bessemer.frontends.bandwidth import measure_copy, prepare_mover
+from bessemer.frontends.bandwidth import measure_copy, measure_stream, prepare_mover
 from bessemer.frontends.builder.network import Network
 from bessemer.runtime.arrays import aligned_empty
 
@@ -38,9 +43,10 @@ def measure_row_kernels(plan: Plan) -> dict[str, Row]:
         network = Network(KERNELS[kernel], nn.Input("x", (ROWS, COLUMNS)), name=kernel)
         model = bessemer.compile(network, threads=int(threads), cache=False)
         out = model.run([x])
-        seconds, copies = [], []
+        seconds, copies, streams = [], [], []
         for _ in range(max(5, plan.rounds)):
             copies.append(measure_copy(mover, 2 * x.nbytes, int(threads), 0.03))
+            streams.append(measure_stream(mover, 2 * x.nbytes, int(threads), 0.03))
             seconds.append(_time(lambda: model.run([x], out), 8))
         taken = statistics.median(seconds)
         copy = statistics.median(copies)
@@ -49,6 +55,7 @@ def measure_row_kernels(plan: Plan) -> dict[str, Row]:
             "ms": taken * 1e3,
             "gb_s": moved / 1e9,
             "copy_gb_s": copy / 1e9,
+            "stream_gb_s": statistics.median(streams) / 1e9,
             "share": moved / copy,
         }
 
@@ -57,10 +64,16 @@ def measure_row_kernels(plan: Plan) -> dict[str, Row]:
 
 
 def _time(run: Callable[[], list[Array]], count: int) -> float:
-    start = time.perf_counter()
-    for _ in range(count):
-        run()
-    return (time.perf_counter() - start) / count
+    """Seconds a run, measured as copying is."""
+
+    def batch() -> float:
+        start = time.perf_counter()
+        for _ in range(count):
+            run()
+        return (time.perf_counter() - start) / count
+
+    batch()
+    return min(batch() for _ in range(3))
 
 
 def show_row_kernels(rows: Mapping[str, Row]) -> tuple[list[str], list[list[str]]]:
@@ -71,10 +84,19 @@ def show_row_kernels(rows: Mapping[str, Row]) -> tuple[list[str], list[list[str]
             f"{row['ms']:.3f}",
             f"{row['gb_s']:.1f}",
             f"{row['copy_gb_s']:.1f}",
+            f"{row['stream_gb_s']:.1f}" if "stream_gb_s" in row else "–",
             f"{row['share']:.0%}",
         ]
         if "ms" in row
-        else [name, "–", "–", "–", row.get("failed", "")]
+        else [name, "–", "–", "–", "–", row.get("failed", "")]
         for name, row in rows.items()
     ]
-    return ["kernel/threads, 16 MiB", "ms", "GB/s", "copy GB/s", "of copy"], cells
+    columns = [
+        "kernel/threads, 16 MiB",
+        "ms",
+        "GB/s",
+        "copy GB/s",
+        "streaming copy GB/s",
+        "of copy",
+    ]
+    return columns, cells

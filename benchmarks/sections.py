@@ -20,7 +20,7 @@ from benchmarks.record import Row
 from benchmarks.row_kernels import measure_row_kernels, show_row_kernels
 from benchmarks.run_models import Subject, find_models, measure_models, show_models
 from benchmarks.small_networks import measure_small, show_small
-from benchmarks.training import measure_training, show_training
+from benchmarks.training.measure import measure_training, show_training
 from bessemer.frontends.cli.output import write_note
 
 Table = tuple[list[str], list[list[str]]]

@@ -91,7 +91,7 @@ def _build(graph: Graph, log: StepLog, options: Options, target: DeviceTarget) -
             graph, target, options.optimize, options.precision, options.tuning
         ),
     )
-    plan = log.timed("plan_memory", lambda: plan_memory(program, ALIGNMENT))
+    plan = log.timed("plan_memory", lambda: plan_memory(program, ALIGNMENT, in_run=False))
     forms = _forms(program.steps)
     log.kernels([kernel for kernel, _ in forms])
     codes = log.timed("codegen", lambda: [emit_kernel(k, target, m) for k, m in forms])
@@ -115,6 +115,9 @@ def _build(graph: Graph, log: StepLog, options: Options, target: DeviceTarget) -
             for number, value in enumerate(program.outputs)
             if is_data_dependent(program, value)
         },
+        tuple(
+            artifact.Required(writer.entry(size), where) for size, where in program.required.items()
+        ),
     )
     return DeviceCompilation(graph, program, plan, tuple(codes), made, weights, target, log.seconds)
 
@@ -197,14 +200,15 @@ class _ProgramWriter:
             case RequireFinite(value, name):
                 dtype = RUNTIME_NAMES[value.type.dtype.name]
                 return artifact.FiniteStep(self.place(value), dtype, name)
-            case Branch(condition, then, otherwise):
+            case Branch(condition, then, otherwise, sources):
                 sides = self.steps(then), self.steps(otherwise)
-                return artifact.BranchStep(self.place(condition), *sides)
+                return artifact.BranchStep(self.place(condition), *sides, ", ".join(sources))
             case Repeat():
                 trips = None if step.trips is None else self.place(step.trips)
                 going = None if step.condition is None else self.place(step.condition)
                 where, body = self.place(step.iteration), self.steps(step.body)
-                return artifact.RepeatStep(trips, going, where, body, step.count)
+                named = ", ".join(step.sources)
+                return artifact.RepeatStep(trips, going, where, body, step.count, named)
             case _:
                 raise InternalError(f"no step of a GPU for {type(step).__name__}")
 

@@ -46,6 +46,7 @@ from bessemer.compiler.passes.decompose_conv_transpose import decompose_conv_tra
 from bessemer.compiler.passes.flush_denormals import flush_denormals
 from bessemer.compiler.passes.fold_batch_norm import fold_batch_norm
 from bessemer.compiler.passes.fold_constants import fold_constants
+from bessemer.compiler.passes.fold_tables import fold_tables
 from bessemer.compiler.passes.group_statistics import group_statistics
 from bessemer.compiler.passes.merge_equal import merge_equal
 from bessemer.compiler.passes.move_transposes import move_transposes
@@ -54,6 +55,7 @@ from bessemer.compiler.passes.multiply_tables import multiply_tables
 from bessemer.compiler.passes.narrow_integers import narrow_integers
 from bessemer.compiler.passes.plan_memory import is_data_dependent
 from bessemer.compiler.passes.remove_dead import remove_dead
+from bessemer.compiler.passes.resize_by_axes import resize_by_axes
 from bessemer.compiler.passes.separate_padding import separate_padding
 from bessemer.compiler.passes.simplify import simplify
 from bessemer.compiler.passes.store_bfloat16 import store_bfloat16
@@ -76,6 +78,7 @@ PASSES: tuple[Pass, ...] = (
     fold_constants,
     simplify,
     merge_equal,
+    fold_tables,
     fold_batch_norm,
     widen_half,
     decompose_conv_transpose,
@@ -83,6 +86,7 @@ PASSES: tuple[Pass, ...] = (
     group_statistics,
     multiply_tables,
     move_transposes,
+    resize_by_axes,
     narrow_integers,
     widen_convolutions,
     separate_padding,
@@ -299,6 +303,16 @@ RUNTIME_NAMES = {
     "u32": "uint32",
     "u64": "uint64",
     "bool": "bool",
+    "i4": "int4",
+    "u4": "uint4",
+    "i2": "int2",
+    "u2": "uint2",
+    "f8e4m3fn": "float8_e4m3fn",
+    "f8e4m3fnuz": "float8_e4m3fnuz",
+    "f8e5m2": "float8_e5m2",
+    "f8e5m2fnuz": "float8_e5m2fnuz",
+    "f8e8m0": "float8_e8m0fnu",
+    "f4e2m1": "float4_e2m1fn",
 }
 
 

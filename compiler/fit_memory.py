@@ -66,7 +66,7 @@ def _within(planner: Planner, options: Options, target: Target, sizes: Mapping[s
     for _ in range(TRIES):
         choice = planner.plan(wanted)
         found = _built(choice.graph, choice, options, target)
-        arena = _number(found.program.expanded(found.plan.size), sizes)
+        arena = found.plan.arena_bytes(found.program, sizes)
         if arena <= options.memory:
             return found
         is_best = least is None or arena < least

@@ -24,33 +24,52 @@ from bessemer.runtime.cuda.driver import (
 )
 from emulator import tensor_maps
 from emulator.device_memory import DeviceMemory
-from emulator.errors import PtxSyntaxError
+from emulator.device_rules import (
+    check_launch,
+    check_module,
+    invalid,
+    most_shared,
+    static_shared,
+)
+from emulator.errors import BadTensorMap, PtxSyntaxError
 from emulator.launch import LoadedModule, launch, load_module, unload_module
 from emulator.machine import LaunchShape
 from emulator.parse import parse_module
 from emulator.schedule import Schedule
 
+_TENSOR_MAPS_FROM = 90
 _FREE_SHARED = 48 << 10
 """Bytes of shared memory a block may have without `allow_shared`."""
 
 
 @dataclass(frozen=True)
 class EmulatedDevice:
-    """What the device says of itself."""
+    """What the device says of itself; `shared_optin` is the shared memory that a block may ask for,
+    0 what devices of this capability have."""
 
     name: str = "emulated device"
     capability: tuple[int, int] = (9, 0)
     multiprocessors: int = 132
     memory: int = 1 << 28
     newest_ptx: tuple[int, int] = (8, 8)
-    shared_optin: int = 232448
+    shared_optin: int = 0
+
+    @property
+    def level(self) -> int:
+        """The compute capability times ten."""
+        return 10 * self.capability[0] + self.capability[1]
+
+    @property
+    def most_shared(self) -> int:
+        """Bytes of a block's shared memory, at most."""
+        return self.shared_optin or most_shared(self.level)
 
 
 @dataclass
 class _Function:
     module: LoadedModule
     name: str
-    shared: int = _FREE_SHARED
+    shared: int = 0
 
 
 @dataclass
@@ -58,16 +77,22 @@ class EmulatedDriver:
     """bessemer.runtime.cuda.driver.Driver without a device; all work is done at once, on the
     calling thread.
 
-    `schedule` may be changed between launches. `launches` counts the kernels run. A fault in a
-    kernel is raised by the launch (or the replay) itself, as one of emulator.errors.
+    `schedule` may be changed between launches. `launches` counts the kernels run, `instructions`
+    what their threads have executed. A fault in a kernel is raised by the launch (or the replay)
+    itself, as one of emulator.errors.
+
+    Events tell the time of a made-up clock, on which a thread's instruction takes `tick` seconds;
+    0 is the time that the emulation takes.
     """
 
     schedule: Schedule = field(default_factory=Schedule)
     device: EmulatedDevice = field(default_factory=EmulatedDevice)
+    tick: float = 0.0
 
     def __post_init__(self) -> None:
         self.device_memory = DeviceMemory(self.device.memory)
         self.launches = 0
+        self.instructions = 0
         self._things: dict[int, Any] = {}
         self._recordings: dict[int, list[Callable[[], None]]] = {}
         self._next = 1
@@ -100,8 +125,8 @@ class EmulatedDriver:
             Attribute.MAX_THREADS_PER_MULTIPROCESSOR: 2048,
             Attribute.COMPUTE_CAPABILITY_MAJOR: self.device.capability[0],
             Attribute.COMPUTE_CAPABILITY_MINOR: self.device.capability[1],
-            Attribute.MAX_SHARED_MEMORY_PER_MULTIPROCESSOR: self.device.shared_optin + 1024,
-            Attribute.MAX_SHARED_MEMORY_PER_BLOCK_OPTIN: self.device.shared_optin,
+            Attribute.MAX_SHARED_MEMORY_PER_MULTIPROCESSOR: self.device.most_shared + 1024,
+            Attribute.MAX_SHARED_MEMORY_PER_BLOCK_OPTIN: self.device.most_shared,
         }[attribute]
 
     def open(self, device: int) -> None:
@@ -117,7 +142,15 @@ class EmulatedDriver:
     def memory(self) -> tuple[int, int]:
         return self.device.memory - self.device_memory.used(), self.device.memory
 
+    def _check_idle(self, call: str) -> None:
+        """Memory and code come and go between recordings only."""
+        if self._recordings:
+            raise DeviceError(
+                f"{call} failed: a stream is recording", "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"
+            )
+
     def allocate(self, size: int) -> int:
+        self._check_idle("cuMemAlloc")
         address = self.device_memory.allocate(max(size, 1))
         if address is None:
             raise DeviceMemoryError(
@@ -126,6 +159,7 @@ class EmulatedDriver:
         return address
 
     def free(self, address: int) -> None:
+        self._check_idle("cuMemFree")
         self.device_memory.free(address)
 
     def copy_in(self, address: int, source: NDArray[Any], stream: int) -> None:
@@ -150,6 +184,7 @@ class EmulatedDriver:
     def load_module(self, image: bytes) -> int:
         if image[:4] == b"\x7fELF":
             raise DeviceError("the emulator reads PTX, no cubins", "CUDA_ERROR_NO_BINARY_FOR_GPU")
+        self._check_idle("cuModuleLoadDataEx")
         try:
             module = parse_module(image.decode())
         except PtxSyntaxError as error:
@@ -161,6 +196,7 @@ class EmulatedDriver:
                 f"PTX {module.version} is newer than the driver's {self.device.newest_ptx}",
                 "CUDA_ERROR_UNSUPPORTED_PTX_VERSION",
             )
+        check_module(module, self.device.level)
         return self._keep(load_module(module, self.device_memory))
 
     def unload_module(self, module: int) -> None:
@@ -173,12 +209,13 @@ class EmulatedDriver:
         return self._keep(_Function(loaded, name))
 
     def allow_shared(self, function: int, size: int) -> None:
-        if size > self.device.shared_optin:
-            raise DeviceError(
-                f"{size} bytes of shared memory wanted, {self.device.shared_optin} are there",
-                "CUDA_ERROR_INVALID_VALUE",
-            )
-        self._things[function].shared = size
+        found: _Function = self._things[function]
+        module = found.module.module
+        own = static_shared(module, module.kernels[found.name])
+        most = self.device.most_shared
+        if size + own > most:
+            raise invalid(f"{size} bytes of shared memory wanted, {most - own} are there")
+        found.shared = size
 
     def launch(
         self,
@@ -191,12 +228,11 @@ class EmulatedDriver:
         cluster: Triple | None = None,
     ) -> None:
         found: _Function = self._things[function]
-        if shared > found.shared:
-            raise DeviceError(
-                f"{found.name}: {shared} bytes of shared memory, {found.shared} are allowed",
-                "CUDA_ERROR_INVALID_VALUE",
-            )
-        kernel = found.module.module.kernels[found.name]
+        module = found.module.module
+        kernel = module.kernels[found.name]
+        clusters = cluster or kernel.cluster or (1, 1, 1)
+        level = self.device.level
+        check_launch(module, kernel, level, grid, block, shared, found.shared, clusters)
         if len(parameters) != len(kernel.parameters):
             raise DeviceError(
                 f"{found.name} takes {len(kernel.parameters)} parameters, not {len(parameters)}",
@@ -213,14 +249,14 @@ class EmulatedDriver:
                     "CUDA_ERROR_INVALID_VALUE",
                 )
             packed[one.offset : one.offset + one.size] = content
-        shape = LaunchShape(
-            grid, block, shared, bytes(packed), cluster or kernel.cluster or (1, 1, 1)
-        )
+        shape = LaunchShape(grid, block, shared, bytes(packed), clusters)
         self._do(stream, lambda: self._run(found, shape))
 
     def _run(self, function: _Function, shape: LaunchShape) -> None:
         self.launches += 1
-        launch(function.module, function.name, shape, self.device_memory, self.schedule)
+        self.instructions += launch(
+            function.module, function.name, shape, self.device_memory, self.schedule
+        )
 
     def create_stream(self) -> int:
         return self._keep("stream")
@@ -253,26 +289,38 @@ class EmulatedDriver:
         del self._things[graph]
 
     def create_event(self) -> int:
-        return self._keep([0.0])
+        return self._keep([None])
 
     def record(self, event: int, stream: int) -> None:
         def work() -> None:
-            self._things[event][0] = time.perf_counter()
+            now = self.instructions * self.tick if self.tick else time.perf_counter()
+            self._things[event][0] = now
 
         self._do(stream, work)
 
     def elapsed(self, start: int, end: int) -> float:
-        seconds: float = self._things[end][0] - self._things[start][0]
+        times = [self._things[event][0] for event in (start, end)]
+        if None in times:
+            raise DeviceError("an event was never recorded", "CUDA_ERROR_INVALID_HANDLE")
+        seconds: float = times[1] - times[0]
         return seconds * 1e3
 
     def destroy_event(self, event: int) -> None:
         del self._things[event]
 
     def encode_tiled(self, tensor: TiledMap) -> bytes:
-        return tensor_maps.encode_tiled(tensor)
+        return self._encoded(lambda: tensor_maps.encode_tiled(tensor))
 
     def encode_im2col(self, tensor: Im2colMap) -> bytes:
-        return tensor_maps.encode_im2col(tensor)
+        return self._encoded(lambda: tensor_maps.encode_im2col(tensor))
+
+    def _encoded(self, encode: Callable[[], bytes]) -> bytes:
+        if self.device.level < _TENSOR_MAPS_FROM:
+            raise DeviceError("the device has no tensor maps", "CUDA_ERROR_NOT_SUPPORTED")
+        try:
+            return encode()
+        except BadTensorMap as error:
+            raise invalid(f"cuTensorMapEncode failed: {error}") from error
 
 
 def _bytes_of(array: NDArray[Any]) -> memoryview:

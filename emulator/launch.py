@@ -67,8 +67,9 @@ def unload_module(loaded: LoadedModule, memory: DeviceMemory) -> None:
 
 def launch(
     loaded: LoadedModule, name: str, shape: LaunchShape, memory: DeviceMemory, schedule: Schedule
-) -> None:
-    """Runs kernel `name` over its grid. Raises the faults of `emulator.errors`."""
+) -> int:
+    """Runs kernel `name` over its grid; the instructions of all threads. Raises the faults of
+    `emulator.errors`."""
     program = loaded.program(name)
     kernel = program.kernel
     _check_shape(kernel, shape)
@@ -81,6 +82,7 @@ def launch(
     parties = _parties(kernel, shape)
     count = _side_by_side(shape, layout, parties, schedule)
     order = _block_order(shape, schedule)
+    executed = 0
     for start in range(0, shape.blocks, count):
         blocks = order[start : start + count]
         machine = Machine(kernel, shape, blocks, memory, symbols, layout, local_bytes, schedule)
@@ -89,6 +91,8 @@ def launch(
                 parties, machine.threads // 32, len(machine.shared.data), _granule(kernel)
             )
         run(program, machine)
+        executed += machine.executed
+    return executed
 
 
 def _block_order(shape: LaunchShape, schedule: Schedule) -> Array:

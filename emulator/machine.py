@@ -164,6 +164,8 @@ class Machine:
         self.blocked = np.zeros(self.threads, np.bool_)
         self.pc = np.zeros(self.threads, np.int64)
         self.woken = False
+        # Instructions, counted for every thread.
+        self.executed = 0
         self.jumps = 0
         self.spins = False
         # How often threads asked in vain whether something is over, since the last landing.

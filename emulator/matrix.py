@@ -28,12 +28,6 @@ from emulator.syntax import Instruction
 _LANES = np.arange(32)
 
 
-def _rows_of_lanes(count: int) -> Array:
-    """Which lane has the address of each of the matrices' rows: shaped (matrices, 8)."""
-    result: Array = np.arange(8 * count).reshape(count, 8)
-    return result
-
-
 def _check_matrices(instruction: Instruction) -> None:
     if not instruction.has("m8n8") or instruction.type != "b16":
         raise unsupported(instruction)

@@ -94,6 +94,7 @@ def _advance(
             machine.done[lanes.where] = True
             return
         operation = operations[place]
+        machine.executed += lanes.count
         if operation.together:
             gathered = _gather(machine, operation, place, lanes)
             if gathered is None:

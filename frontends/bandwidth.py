@@ -25,6 +25,8 @@ _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 _USUAL = ((1, 32 << 10), (2, 1 << 20), (3, 32 << 20))
 _MEMORY = 1 << 28
 _UNROLL = 8
+_AHEAD = 8 << 10
+_STREAMING = "declare void @llvm.prefetch.p0(ptr, i32, i32, i32)\n!0 = !{i32 1}\n"
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,12 @@ class Level:
 
 @dataclass(frozen=True, eq=False)
 class Mover:
-    """The measuring functions; `engine` is what their code lives in."""
+    """The measuring functions; `engine` is what their code lives in. `stream` copies past the
+    caches, and is `copy` on machines where kernels do not store that way."""
 
     read: Any
     copy: Any
+    stream: Any
     engine: Any
 
 
@@ -78,9 +82,11 @@ def prepare_mover(target: Target) -> Mover:
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
     prototype = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 2)
+    stream = "stream_bytes" if target.last_cache else "copy_bytes"
     return Mover(
         prototype(engine.get_function_address("read_bytes")),
         prototype(engine.get_function_address("copy_bytes")),
+        prototype(engine.get_function_address(stream)),
         engine,
     )
 
@@ -104,6 +110,11 @@ def measure_levels(mover: Mover, threads: int = 1, seconds: float = 0.02) -> lis
 def measure_copy(mover: Mover, size: int, threads: int = 1, seconds: float = 0.02) -> float:
     """Bytes a second, read and written, of copying half of `size` bytes to the other half."""
     return _rate(mover.copy, _memories(size // threads, threads), size // threads, seconds)
+
+
+def measure_stream(mover: Mover, size: int, threads: int = 1, seconds: float = 0.02) -> float:
+    """The same by stores past the caches, with what is read fetched ahead."""
+    return _rate(mover.stream, _memories(size // threads, threads), size // threads, seconds)
 
 
 def measure_read(mover: Mover, size: int, threads: int = 1, seconds: float = 0.02) -> float:
@@ -150,12 +161,16 @@ def _rate(function: Any, memories: list[Array], part: int, seconds: float) -> fl
 
 def mover_text(target: Target) -> str:
     """LLVM IR of `read_bytes(a, b, size, repeats)`, which reads a and b, and of `copy_bytes`, which
-    copies a to b; `size` is a multiple of what one step of the loop moves."""
+    copies a to b; `size` is a multiple of what one step of the loop moves. Where kernels store past
+    the caches there is `stream_bytes`, which copies that way."""
     lanes = target.vector_bits // 32
-    return _loop("read_bytes", lanes, copies=False) + _loop("copy_bytes", lanes, copies=True)
+    text = _loop("read_bytes", lanes, copies=False) + _loop("copy_bytes", lanes, copies=True)
+    if not target.last_cache:
+        return text
+    return text + _loop("stream_bytes", lanes, copies=True, streams=True) + _STREAMING
 
 
-def _loop(name: str, lanes: int, copies: bool) -> str:
+def _loop(name: str, lanes: int, copies: bool, streams: bool = False) -> str:
     vector, width = f"<{lanes} x i32>", lanes * 4
     steps, phis, total = [], [], []
     for k in range(_UNROLL):
@@ -164,7 +179,11 @@ def _loop(name: str, lanes: int, copies: bool) -> str:
         steps.append(f"  %b{k} = getelementptr i8, ptr %b.at, {offset}")
         steps.append(f"  %v{k} = load {vector}, ptr %a{k}, align 64")
         if copies:
-            steps.append(f"  store {vector} %v{k}, ptr %b{k}, align 64")
+            if streams:
+                steps.append(f"  %c{k} = getelementptr i8, ptr %a{k}, i64 {_AHEAD}")
+                steps.append(f"  call void @llvm.prefetch.p0(ptr %c{k}, i32 0, i32 3, i32 1)")
+            how = ", !nontemporal !0" if streams else ""
+            steps.append(f"  store {vector} %v{k}, ptr %b{k}, align 64{how}")
         else:
             phis.append(f"  %s{k} = phi {vector} [ zeroinitializer, %again ], [ %n{k}, %loop ]")
             steps.append(f"  %w{k} = load {vector}, ptr %b{k}, align 64")

@@ -44,6 +44,9 @@ def compile(  # type: ignore[overload-overlap]  # the name decides, also where i
     precision: Precision = "float32",
     optimize: int = 2,
     values: Mapping[str, Array] | None = None,
+    cache: bool = True,
+    tune: float = 0.0,
+    tuning: str | Path | Tuning | None = None,
     device: int = 0,
 ) -> DeviceModel: ...
 
@@ -58,6 +61,9 @@ def compile(
     precision: Precision = "float32",
     optimize: int = 2,
     values: Mapping[str, Array] | None = None,
+    cache: bool = True,
+    tune: float = 0.0,
+    tuning: str | Path | Tuning | None = None,
     device: int = 0,
 ) -> DeviceModel: ...
 
@@ -122,9 +128,12 @@ def compile(
         sizes=tuple(sorted((sizes or {}).items())),
     )
     if is_device(target):
-        if tune or tuning is not None or memory:
-            raise CompileError(f"tune, tuning and memory are for processors, not for {target}.")
-        return compile_for_device(model, options, dims, values, driver, device)
+        if memory:
+            raise CompileError(f"memory is for processors, not for {target}.")
+        folder = cache_folder() if cache else None
+        return compile_for_device(
+            model, options, dims, values, driver, device, tune=tune, tuning=tuning, folder=folder
+        )
     machine_target = parse_target(target) if target else host_target()
     folder = cache_folder() if cache and not values and options.dump is None else None
     if tune and target and machine_target != host_target():

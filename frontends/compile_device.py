@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
+from bessemer.compiler.cache import key_of
 from bessemer.compiler.device_driver import DeviceCompilation, build_for_device
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.types import Array
-from bessemer.compiler.options import Options
+from bessemer.compiler.options import Options, Tuning
 from bessemer.compiler.targets.nvptx import DEVICES, PREFIX, DeviceTarget, device_of_capability
+from bessemer.frontends.content import content_of
 from bessemer.frontends.models_in import Model, as_graph
 from bessemer.frontends.save_device import EVERY_LEVEL, form_of, levels_named, save_forms
+from bessemer.frontends.tune_device import tune_for_device
+from bessemer.frontends.tuning_file import device_key, read_choices, write_choices
 from bessemer.runtime.cuda.driver import Attribute, Driver, NoDeviceError
 from bessemer.runtime.cuda.libcuda import CudaDriver
 from bessemer.runtime.cuda.model import DeviceModel
@@ -32,9 +37,14 @@ def compile_for_device(
     values: Mapping[str, Array] | None = None,
     driver: Driver | None = None,
     device: int = 0,
+    *,
+    tune: float = 0.0,
+    tuning: str | Path | Tuning | None = None,
+    folder: Path | None = None,
 ) -> DeviceModel:
     """Compiles a model and puts it on a device of the driver: libcuda's where none is given.
 
+    `tune`, `tuning`: as those of `compile`; `folder` keeps what was found, None for nowhere.
     Raises CompileError for a model or a GPU that there is no code for, NoDeviceError where there is
     no driver or no device, other DeviceErrors where the device refuses.
     """
@@ -43,12 +53,40 @@ def compile_for_device(
     # First of all: who has no device shall not wait for the compilation to hear of it.
     driver = driver or CudaDriver()
     target = _target_of(options.target, driver, device)
+    key = device_key(driver, device, target)
+    if tuning is not None:
+        known = tuning if isinstance(tuning, Tuning) else read_choices(Path(tuning), key)
+        options = replace(options, tuning=known)
+    if tune:
+        place = _place(folder, model, dims or {}, options, key) if folder and not values else None
+        if place is not None and place.exists():
+            options = replace(options, tuning=read_choices(place, key))
+        else:
+            found = tune_for_device(
+                model, options, tune, target, driver, device, dims, values
+            ).tuning
+            options = replace(options, tuning=found)
+            if place is not None:
+                write_choices(place, found, key)
     made = build_model_for_device(model, options, target, dims, values)
 
     def save(path: str | Path) -> list[Path]:
         return save_forms([form_of(made)], path)
 
     return DeviceModel(made.artifact, made.weights, driver, device, saver=save)
+
+
+def _place(
+    folder: Path, model: Model, dims: Mapping[str, int], options: Options, device: str
+) -> Path | None:
+    """The file for what is found for a model on a device; None for a model that is not known by its
+    content."""
+    content = content_of(model)
+    if content is None:
+        return None
+    given = repr((sorted(dims.items()), options.precision, options.optimize, options.tuning))
+    key = key_of((content, given.encode(), device.encode()))
+    return folder / "tuning" / f"{key}.json"
 
 
 def build_model_for_device(

@@ -5,13 +5,14 @@
 
 A model is compiled when it first runs. Its inputs' sizes stay symbolic where the model leaves them
 open. Where a model cannot be compiled because something about it depends on an input's numbers
-(the target shape of a Reshape, say), it is compiled again for the numbers at hand.
+(the target shape of a Reshape, say), it is compiled again for the numbers at hand. Sequences are
+lists, an absent optional is None; a model is compiled for each length.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
@@ -20,9 +21,17 @@ from onnx.backend.base import Backend, BackendRep
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.types import Array
 from bessemer.frontends.compile import compile
+from bessemer.frontends.onnx_sequences import (
+    flat_inputs,
+    in_tensors,
+    outputs_in_order,
+    type_of_item,
+)
 from bessemer.runtime.errors import ExecutionError
 from bessemer.runtime.model import CompiledModel
 
+Item: TypeAlias = Array | list[Array] | None
+"""An input: a tensor, a sequence, or nothing."""
 _SPECIALIZED_SIZE = 1024
 """Inputs with more elements are never compiled into a model."""
 
@@ -38,25 +47,29 @@ class BessemerBackendRep(BackendRep):
         self._compiled: dict[tuple[Any, ...], CompiledModel] = {}
         self._fixed: tuple[str, ...] | None = None  # inputs compiled in; None: not tried yet
 
-    def run(self, inputs: Any, **options: Any) -> tuple[Array, ...]:
-        """The outputs, in the graph's order. `inputs`: arrays in the graph's order, or by name."""
-        arrays = self._by_name(inputs)
+    def run(self, inputs: Any, **options: Any) -> tuple[Any, ...]:
+        """The outputs, in the graph's order. `inputs`: arrays (or lists of them, or None) in the
+        graph's order, or by name."""
+        given = self._by_name(inputs)
+        arrays = flat_inputs(given)
         choices = [self._fixed] if self._fixed is not None else list(_choices(arrays))
         first: Exception | None = None
         for fixed in choices:
             try:
-                outputs = self._compile(arrays, fixed).run(
+                compiled = self._compile(given, arrays, fixed)
+                outputs = compiled.run(
                     {name: array for name, array in arrays.items() if name not in fixed}
                 )
             except (CompileError, ExecutionError) as error:
                 first = first or error
                 continue
             self._fixed = fixed
-            return tuple(outputs)
+            named = {info.name: y for info, y in zip(compiled.signature.outputs, outputs)}
+            return outputs_in_order(self._model.graph.output, named)
         assert first is not None
         raise first
 
-    def _by_name(self, inputs: Any) -> dict[str, Array]:
+    def _by_name(self, inputs: Any) -> dict[str, Item]:
         if isinstance(inputs, Mapping):
             given = dict(inputs)
         else:
@@ -64,16 +77,34 @@ class BessemerBackendRep(BackendRep):
             if len(listed) > len(self._inputs):
                 raise CompileError(f"{len(listed)} inputs for a model that has {len(self._inputs)}")
             given = {value.name: item for value, item in zip(self._inputs, listed)}
-        return {name: _array(name, item) for name, item in given.items()}
+        tensors = {
+            value.name
+            for value in self._inputs
+            if value.type.WhichOneof("value") in (None, "tensor_type")
+        }
+        return {
+            name: _array(name, item) if name in tensors else _item(name, item)
+            for name, item in given.items()
+        }
 
-    def _compile(self, arrays: Mapping[str, Array], fixed: tuple[str, ...]) -> CompiledModel:
+    def _compile(
+        self, given: Mapping[str, Item], arrays: Mapping[str, Array], fixed: tuple[str, ...]
+    ) -> CompiledModel:
+        absent = tuple(sorted(name for name, item in given.items() if item is None))
         ranks = tuple(sorted((name, array.ndim) for name, array in arrays.items()))
         values = {name: arrays[name] for name in fixed}
-        key = (ranks, *((n, a.shape, a.dtype.str, a.tobytes()) for n, a in values.items()))
+        key = (ranks, absent, *((n, a.shape, a.dtype.str, a.tobytes()) for n, a in values.items()))
         if key not in self._compiled:
-            model = _with_ranks(self._model, arrays)
+            model = _with_ranks(in_tensors(self._model, given), arrays)
             self._compiled[key] = compile(model, values=values, **self._options)
         return self._compiled[key]
+
+
+def _item(name: str, item: Any) -> Item:
+    """An input: an array, a list of arrays (a sequence), or None (an absent optional)."""
+    if isinstance(item, list):
+        return [_array(name, part) for part in item]
+    return None if item is None else _array(name, item)
 
 
 def _array(name: str, item: Any) -> Array:
@@ -138,7 +169,7 @@ class BessemerBackend(Backend):
     @classmethod
     def run_model(
         cls, model: onnx.ModelProto, inputs: Any, device: str = "CPU", **options: Any
-    ) -> tuple[Array, ...]:
+    ) -> tuple[Any, ...]:
         """Compiles a model and runs it once."""
         return cls.prepare(model, device, **options).run(inputs)
 
@@ -150,31 +181,30 @@ class BessemerBackend(Backend):
         device: str = "CPU",
         outputs_info: Sequence[Any] | None = None,
         **options: Any,
-    ) -> tuple[Array, ...]:
+    ) -> tuple[Any, ...]:
         """Runs one node as a model of its own; `opset_version` may be among the options."""
         version = options.pop("opset_version", onnx.defs.onnx_opset_version())
         names = [name for name in node.input if name]
         given = inputs if isinstance(inputs, Mapping) else dict(zip(names, inputs, strict=True))
-        arrays = {name: _array(name, given[name]) for name in names}
+        items = {name: _item(name, given[name]) for name in names}
         graph = onnx.helper.make_graph(
             [node],
             "node",
-            [_value_info(name, array) for name, array in arrays.items()],
+            [
+                onnx.helper.make_value_info(name, type_of_item(item))
+                for name, item in items.items()
+                if item is not None
+            ],
             [onnx.ValueInfoProto(name=name) for name in node.output if name],
         )
         opset = onnx.helper.make_opsetid(node.domain, version)
         model = onnx.helper.make_model(graph, opset_imports=[opset])
-        return cls.run_model(model, arrays, device, **options)
+        return cls.run_model(model, items, device, **options)
 
     @classmethod
     def supports_device(cls, device: str) -> bool:
         """CPU only."""
         return device.split(":")[0].upper() == "CPU"
-
-
-def _value_info(name: str, array: Array) -> onnx.ValueInfoProto:
-    code = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
-    return onnx.helper.make_tensor_value_info(name, code, array.shape)
 
 
 is_compatible = BessemerBackend.is_compatible

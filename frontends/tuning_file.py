@@ -1,6 +1,9 @@
 """Tunings as JSON files: what was found best, by target and by the kernels' signatures.
 
 {"format": 1, "targets": {TARGET: {SIGNATURE: {"height": 14, "vectors": 2, ...}}}}
+
+A GPU's TARGET is its name, its compute capability, and the level that the code is for:
+"NVIDIA H200, 9.0, nvptx:sm_90a, PTX 8.0".
 """
 
 from __future__ import annotations
@@ -12,26 +15,45 @@ from typing import Any
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.options import Tuning
 from bessemer.compiler.targets.machine import Target
+from bessemer.compiler.targets.nvptx import DeviceTarget
+from bessemer.runtime.cuda.driver import Attribute, Driver
 
 _FORMAT = 1
 
 
 def read_tuning(path: Path, target: Target) -> Tuning:
-    """The file's choices for a target, none where it has none. Raises CompileError for a file that
-    cannot be read."""
-    targets = _targets(path)
-    choices = targets.get(target.name, {})
+    """The file's choices for a target, none where it has none; for a GPU's level those of the one
+    device that has some. Raises CompileError for a file that cannot be read, or has several."""
+    if not isinstance(target, DeviceTarget):
+        return read_choices(path, target.name)
+    keys = [key for key in _targets(path) if key.endswith(f", {target.description}")]
+    if len(keys) > 1:
+        raise CompileError(
+            f"{path} has choices for {target.name} of several devices: {'; '.join(keys)}. "
+            "Keep one file for each device."
+        )
+    return read_choices(path, keys[0]) if keys else Tuning()
+
+
+def read_choices(path: Path, key: str) -> Tuning:
+    """What the file has for a machine."""
+    choices = _targets(path).get(key, {})
     if not isinstance(choices, dict) or not all(isinstance(c, dict) for c in choices.values()):
         raise CompileError(f"{path} is damaged: write it anew with `bessemer tune`.")
     return Tuning(choices)
 
 
 def write_tuning(path: Path, tuning: Tuning, target: Target) -> None:
-    """Adds a target's choices to a file, or replaces those that it has; makes the file."""
+    """Adds a processor's choices to a file, or replaces those that it has; makes the file."""
+    write_choices(path, tuning, target.name)
+
+
+def write_choices(path: Path, tuning: Tuning, key: str) -> None:
+    """The same for any machine."""
     targets = _targets(path) if path.exists() else {}
-    known = targets.get(target.name, {})
+    known = targets.get(key, {})
     choices = {**known, **{name: dict(one) for name, one in tuning.choices.items()}}
-    targets[target.name] = dict(sorted(choices.items()))
+    targets[key] = dict(sorted(choices.items()))
     text = json.dumps({"format": _FORMAT, "targets": targets}, indent=1) + "\n"
     part = path.with_name(f".{path.name}.part")
     try:
@@ -40,6 +62,13 @@ def write_tuning(path: Path, tuning: Tuning, target: Target) -> None:
         part.replace(path)
     except OSError as error:
         raise CompileError(f"Cannot write {path}: {error.strerror}") from None
+
+
+def device_key(driver: Driver, device: int, target: DeviceTarget) -> str:
+    """A GPU's name in these files; the driver's version is no part of it."""
+    major = driver.attribute(device, Attribute.COMPUTE_CAPABILITY_MAJOR)
+    minor = driver.attribute(device, Attribute.COMPUTE_CAPABILITY_MINOR)
+    return f"{driver.device_name(device)}, {major}.{minor}, {target.description}"
 
 
 def _targets(path: Path) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Arrays in and out of a model without copies where that is possible, and refused where it is not.
 
-float16 is NumPy's own. bfloat16 is ml_dtypes' where that package is installed; without it such
-arrays go in and come out as uint16 holding the same bits.
+float16 is NumPy's own. bfloat16 and the types of at most eight bits are ml_dtypes' where that
+package is installed; without it such arrays go in and come out as uint16 or uint8 holding the same
+bits.
 """
 
 from __future__ import annotations
@@ -13,14 +14,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bessemer.runtime.artifact import ArrayInfo
+from bessemer.runtime.artifact import SMALL_DTYPES, ArrayInfo
 from bessemer.runtime.errors import InputError
 from bessemer.runtime.shapes import format_shape
 
 try:
-    from ml_dtypes import bfloat16 as _bfloat16
+    import ml_dtypes
 except ImportError:  # an optional package
-    _bfloat16 = np.uint16
+    _OWN = {"bfloat16": np.uint16, **dict.fromkeys(SMALL_DTYPES, np.uint8)}
+else:
+    _OWN = {name: getattr(ml_dtypes, name) for name in ("bfloat16", *SMALL_DTYPES)}
 
 Array = npt.NDArray[Any]
 
@@ -30,7 +33,7 @@ _addressof = ctypes.addressof
 
 def numpy_dtype(name: str) -> np.dtype[Any]:
     """The NumPy dtype for an element type of a signature."""
-    return np.dtype(_bfloat16 if name == "bfloat16" else name)
+    return np.dtype(_OWN.get(name, name))
 
 
 def address(array: Array) -> int:

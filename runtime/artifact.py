@@ -34,7 +34,19 @@ DTYPE_CODES: dict[str, int] = {
     "uint32": 12,
     "uint64": 13,
     "bfloat16": 16,
+    "float8_e4m3fn": 17,
+    "float8_e4m3fnuz": 18,
+    "float8_e5m2": 19,
+    "float8_e5m2fnuz": 20,
+    "uint4": 21,
+    "int4": 22,
+    "float4_e2m1fn": 23,
+    "float8_e8m0fnu": 24,
+    "uint2": 25,
+    "int2": 26,
 }
+SMALL_DTYPES = tuple(name for name, code in DTYPE_CODES.items() if code > DTYPE_CODES["bfloat16"])
+"""Types of at most eight bits; every element has a byte of its own."""
 
 
 class Status(IntEnum):

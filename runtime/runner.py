@@ -107,13 +107,17 @@ class Runner:
         if plan is None or shapes != plan.inputs:
             plan = self._bind(shapes)
         places = [address(array) for array in arrays]
-        outputs = self._allocated(plan) if out is None else self._given(plan, out, arrays, places)
+        if out is None:
+            outputs = self._allocated(plan)
+            targets = [address(output) for output in outputs]
+        else:
+            outputs, targets = self._given(plan, out, arrays, places)
         call = self.take()
         try:
-            for index, place in enumerate(places):
-                call.inputs[index] = place
-            for index, output in enumerate(outputs):
-                call.outputs[index] = None if self._late[index] else address(output)
+            call.inputs[: len(places)] = [*places]
+            call.outputs[: len(targets)] = [
+                None if late else target for late, target in zip(self._late, targets, strict=True)
+            ]
             call.dims[: len(plan.symbols)] = list(plan.symbols)
             status = self.native.run(*call.arguments)
             if status:
@@ -223,27 +227,32 @@ class Runner:
 
     def _given(
         self, plan: Plan, out: Outputs, inputs: list[Array], places: list[int]
-    ) -> list[Array]:
-        """The arrays to write to, the caller's where there are some; inputs are at `places`."""
+    ) -> tuple[list[Array], list[int]]:
+        """The arrays to write to, the caller's where there are some, and where they begin; inputs
+        are at `places`."""
         infos = self.native.signature.outputs
         given = _outputs_in_order(infos, out)
-        outputs, apart = [], []
+        outputs, targets, apart = [], [], []
         ranges = [(place, place + array.nbytes) for place, array in zip(places, inputs)]
         for info, late, dtype, shape, array, source in zip(
             infos, self._late, self._output_dtypes, plan.outputs, given, self._sources, strict=True
         ):
             if array is None or late:
                 outputs.append(np.empty(shape, dtype))
+                targets.append(address(outputs[-1]))
                 continue
-            check_output(info, dtype, shape, array)
-            outputs.append(array)
-            apart.append((info.name, array))
-            if source is None or array is not inputs[source]:
+            if source is not None and array is inputs[source] and array.flags.writeable:
+                place = places[source]  # of the input's type and shape, which is the output's
+            else:
+                check_output(info, dtype, shape, array)
                 place = address(array)
                 ranges.append((place, place + array.nbytes))
+            outputs.append(array)
+            targets.append(place)
+            apart.append((info.name, array))
         if not are_apart(ranges):
             check_apart(apart, list(zip(self._names, inputs, strict=True)), self._updates)
-        return outputs
+        return outputs, targets
 
     def _copied_late(self, call: Call, outputs: list[Array], out: Outputs | None) -> list[Array]:
         """The outputs, with those that the run has placed in the arena copied out of it."""

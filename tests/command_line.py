@@ -32,10 +32,11 @@ def save_model(
     inputs: list[Any],
     outputs: list[Any],
     weights: Sequence[onnx.TensorProto] = (),
+    opset: int = 17,
 ) -> Path:
-    """Writes a model of operator set 17."""
+    """Writes a model of an operator set."""
     graph = helper.make_graph(nodes, "net", inputs, outputs, list(weights))
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
     onnx.checker.check_model(model)
     onnx.save(model, path)
     return path
@@ -76,10 +77,9 @@ def save_unsupported(folder: Path) -> Path:
         folder / "strings.onnx",
         [
             helper.make_node("StringNormalizer", ["t"], ["u"], "lower"),
-            helper.make_node("TfIdfVectorizer", ["u"], ["y"], "count", max_gram_length=1,
-                max_skip_count=0, min_gram_length=1, mode="TF", ngram_counts=[0],
-                ngram_indexes=[0], pool_strings=["a"]),
+            helper.make_node("RegexFullMatch", ["u"], ["y"], "match", pattern="a"),
         ],
         [text],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])],
-    )  # fmt: skip
+        [helper.make_tensor_value_info("y", TensorProto.BOOL, ["n"])],
+        opset=20,
+    )

@@ -22,7 +22,7 @@ from benchmarks.record import Record, Row
 from benchmarks.report import draw, write_report
 from benchmarks.run_models import better_ms
 from benchmarks.sections import SECTIONS
-from benchmarks.training import bars_of, show_training
+from benchmarks.training.measure import bars_of, show_training
 from bessemer.frontends.cli.bench_worker import Job
 
 
@@ -221,7 +221,11 @@ def test_a_missed_bar_of_training_falls_short(tmp_path: Path) -> None:
     }
     rows: dict[str, Row] = {
         "lenet/2": steps,
-        "mlp/losses": {"f32": 1e-5, "f64": 1e-9},
+        "losses MLP": {
+            "f32": {"Adam": 1e-5},
+            "f64": {"SGD": 1e-12, "Adam": 1e-9},
+            "torch": {"Adam": 1e-6},
+        },
         "digits mlp": {"accuracy": 0.97, "seconds": 1.5},
         "lstm/1": {"failed": "no torch"},
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,31 @@ def test_a_family_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert read_lines('{"name": "a", "row": {"ms": 1}}\n{"beg') == ({"a": {"ms": 1}}, "")
 
 
+def test_a_case_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The worker here is a process that says one thing, and then nothing."""
+    rows = tmp_path / "rows"
+    rows.touch()
+    says = "import sys, time; open(sys.argv[1], 'a').write('{}'); time.sleep(60)"
+    job = replace(_job(), rows=str(rows), case_seconds=1.0, under=("python", "-c", says, str(rows)))
+    start = time.monotonic()
+    assert processes._run(job, 60.0) is None
+    assert time.monotonic() - start < 30
+    assert rows.read_text() == "{}"
+
+
+def test_the_sanitizer_s_finding_is_a_case_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends the worker with a code of its own when all rows are there, too."""
+
+    def run(job: Job, seconds: float) -> int | None:
+        line = {"name": "a", "row": {"right": True}}
+        Path(job.rows).write_text(json.dumps({"begin": "a"}) + "\n" + json.dumps(line) + "\n")
+        return 9
+
+    monkeypatch.setattr(processes, "_run", run)
+    rows = run_job(replace(_job(), part="sanitized"), 60, lambda _: None)
+    assert rows["rows"] == {"failed": "the process ended with 9"}
+
+
 def test_a_worker_writes_failures_and_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,6 +209,8 @@ def test_floors_and_bars(tmp_path: Path) -> None:
 def test_peaks_and_levels() -> None:
     assert peak_of("NVIDIA H200", "bfloat16") == pytest.approx(989.4e12)
     assert peak_of("NVIDIA GeForce GTX 480", "bfloat16") is None
+    assert peak_of("NVIDIA H200", "float32") == pytest.approx(989.4e12 / 6)
+    assert peak_of("Tesla T4", "float32") == pytest.approx(8.1e12)
     mma = next(case for case in FAMILIES["gemm"](True) if case.level)
     assert target_of(mma, SM90A) is SM80
     assert target_of(mma, SM80) is None

@@ -19,6 +19,7 @@ from bessemer.compiler.ir.parse_loops import parse_kernel
 from bessemer.compiler.ir.text_loops import print_kernel
 from bessemer.compiler.ir.types import DType, bf16, f16, f32, f64, i8, i32, u8
 from bessemer.compiler.ir.verify_loops import verify_kernel
+from bessemer.compiler.schedule.matrix_tiles_packing import split_array
 from bessemer.compiler.targets import x86
 from tests.compiled_kernels import assembly
 
@@ -115,6 +116,41 @@ def test_the_text_says_what_is_multiplied() -> None:
     assert "window 1, 0 step 2 dilation 1 low 1 below 5 window 2, 1 step 1" in text
     with pytest.raises(CompileError, match="one of simt, mma, wgmma"):
         parse_kernel(text.replace("tile mma", "tile abacus"))
+
+
+def in_parts(kernel: Kernel) -> Kernel:
+    """The product with its operands as three bf16 numbers each."""
+
+    def change(operand: Operand) -> Operand:
+        count = dims.product(operand.buffer.shape)
+        buffer = Buffer(operand.buffer.name, bf16, (3 * count,))
+        return replace(operand, buffer=buffer, parts=count)
+
+    (loop,) = kernel.body
+    assert isinstance(loop, loops.For)
+    (contract,) = loop.body
+    assert isinstance(contract, Contract)
+    left, right = change(contract.left), change(contract.right)
+    new = replace(contract, left=left, right=right, products="bf16x3")
+    buffers = (left.buffer, right.buffer, *kernel.buffers[2:])
+    return replace(kernel, buffers=buffers, body=(replace(loop, body=(new,)),))
+
+
+def test_three_numbers_stand_for_one(rng: np.random.Generator) -> None:
+    kernel = in_parts(product())
+    verify_kernel(kernel)
+    text = print_kernel(kernel)
+    assert "parts 21*m right w" in text
+    read = parse_kernel(text)
+    assert loops.structure(read.body) == loops.structure(kernel.body)
+    a = rng.standard_normal((BATCH, 6, K)).astype(np.float32)
+    w, bias = (rng.standard_normal(s).astype(np.float32) for s in ((N, K), (N,)))
+    parts = [split_array(x.reshape(-1)).reshape(-1) for x in (a, w)]
+    result = run_kernel(kernel, [*parts, bias], {"m": 6}).outputs[0]
+    expected = np.maximum(a.astype(np.float64) @ w.T.astype(np.float64) + bias, 0)
+    np.testing.assert_allclose(result.reshape(expected.shape), expected, rtol=1e-6, atol=1e-6)
+    with pytest.raises(InternalError, match="an operand in parts is multiplied as exact"):
+        verify_kernel(parse_kernel(text.replace("products bf16x3", "products exact")))
 
 
 @pytest.mark.parametrize("limit", [K, 4, 0])

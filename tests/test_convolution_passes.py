@@ -112,6 +112,23 @@ def test_statistics_of_groups_do_not_merge_channels_with_pixels(
     assert all(node.output.type.rank != 3 for node in computed)
 
 
+@pytest.mark.parametrize("last", [False, True])
+def test_statistics_of_all_channels_do_not_merge_them_with_pixels(
+    last: bool, rng: np.random.Generator
+) -> None:
+    builder = GraphBuilder("g")
+    x = builder.input("x", TensorType(f32, (N, 6, 4, 5)))
+    shape, axis = ((N, 120, 1), 1) if last else ((N, 1, 120), 2)
+    merged = builder.apply("reshape", x, shape=shape)
+    total = builder.apply("reduce_sum", merged, axes=(axis,))
+    total = builder.apply("reshape", total, shape=(N, 1, 1))
+    apart = builder.apply("sub", merged, builder.apply("broadcast_to", total, shape=shape))
+    y = builder.apply("reshape", apart, shape=(N, 6, 4, 5))
+    result = changed(builder.finish([y]), [group_statistics], rng, rtol=1e-5)
+    computed = [node for node in result.nodes if node.operator.name == "sub"]
+    assert [node.output.type.shape for node in computed] == [(N, 6, 4, 5)]
+
+
 def test_statistics_that_others_read_stay(rng: np.random.Generator) -> None:
     graph = _grouped(False, kept=True)
     assert changed(graph, [group_statistics], rng) is graph

@@ -29,7 +29,8 @@ from bessemer.compiler.targets.nvptx import SM80, SM90A, DeviceTarget
 from tests.device_runs import run_compiled, run_device_graph
 
 BF16, F16 = np.dtype(ml_dtypes.bfloat16), np.dtype("f2")
-TOLERANCES = {BF16: 8e-3, F16: 1e-3}
+F32 = np.dtype("f4")
+TOLERANCES = {BF16: 8e-3, F16: 1e-3, F32: 1e-6}
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Case:
         return "-".join(["x".join(map(str, self.batch)), size, str(self.dtype), *flags])
 
 
-def _softmax(b: GraphBuilder, x: Value) -> Value:
+def softmax_of(b: GraphBuilder, x: Value) -> Value:
     kept = (*x.type.shape[:-1], 1)
     axis = x.type.rank - 1
 
@@ -70,7 +71,13 @@ def _softmax(b: GraphBuilder, x: Value) -> Value:
     return b.apply("div", e, rows("reduce_sum", e))
 
 
-def _constant(b: GraphBuilder, number: np.float32, like: Value) -> Value:
+def _product(b: GraphBuilder, left: Value, right: Value) -> Value:
+    if left.type.dtype is f32:
+        return b.apply("matmul", left, right)
+    return b.apply("matmul", left, right, dtype=f32)
+
+
+def constant_of(b: GraphBuilder, number: np.float32, like: Value) -> Value:
     return b.apply("broadcast_to", b.constant(np.asarray(number)), shape=like.type.shape)
 
 
@@ -97,9 +104,9 @@ def attention(case: Case, rng: np.random.Generator) -> tuple[Graph, list[Array],
     if case.shared > 1:
         keys, values = (_repeated(b, value, case.shared) for value in (keys, values))
         k, v = (np.repeat(array, case.shared, axis=len(few) - 1) for array in (k, v))
-    scores = b.apply("matmul", query, keys, dtype=f32)
+    scores = _product(b, query, keys)
     scale = np.float32(1 / math.sqrt(case.depth))
-    scores = b.apply("mul", scores, _constant(b, scale, scores))
+    scores = b.apply("mul", scores, constant_of(b, scale, scores))
     expected = q.astype(np.float64) @ np.swapaxes(k, -1, -2).astype(np.float64) * scale
     if case.mask:
         mask = np.where(rng.random((case.rows, case.keys)) < 0.3, -np.inf, 0).astype(np.float32)
@@ -111,11 +118,11 @@ def attention(case: Case, rng: np.random.Generator) -> tuple[Graph, list[Array],
     if case.causal:
         seen = np.tril(np.ones((case.rows, case.keys), bool), case.keys - case.rows)
         chosen = b.apply("broadcast_to", b.constant(seen), shape=scores.type.shape)
-        lowest = _constant(b, np.float32(-1e30), scores)
+        lowest = constant_of(b, np.float32(-1e30), scores)
         scores = b.apply("select", chosen, scores, lowest)
         expected = np.where(seen, expected, -1e30)
-    weights = b.apply("cast", _softmax(b, scores), dtype=values.type.dtype)
-    result = b.apply("matmul", weights, values, dtype=f32)
+    weights = b.apply("cast", softmax_of(b, scores), dtype=values.type.dtype)
+    result = _product(b, weights, values)
     e = np.exp(expected - expected.max(-1, keepdims=True))
     expected = e / e.sum(-1, keepdims=True) @ v.astype(np.float64)
     if case.residual:
@@ -147,7 +154,7 @@ def attend_of(graph: Graph, target: DeviceTarget) -> tuple[Kernel, Attend] | Non
     return None
 
 
-CASES = [
+CASES: list[Any] = [
     Case(64, 64, 64),
     Case(64, 128, 32, causal=True, batch=(1, 2)),
     Case(40, 40, 16, mask=True),
@@ -161,6 +168,15 @@ CASES = [
     Case(20, 40, 32, residual=True),
     Case(30, 64, 64, dtype=F16, batch=(1,), causal=True),
     Case(65, 33, 96, batch=(1,), columns=128),
+    Case(40, 40, 16, dtype=F32, mask=True),
+    *(
+        pytest.param(case, marks=pytest.mark.slow)
+        for case in (
+            Case(33, 70, 64, dtype=F32, batch=(1,), causal=True),
+            Case(17, 20, 24, columns=40, dtype=F32, batch=(1,), turned=True, residual=True),
+            Case(20, 64, 128, dtype=F32, batch=(1, 2), shared=2),
+        )
+    ),
 ]
 
 
@@ -187,7 +203,7 @@ def test_float32_attention_is_one_kernel_where_products_may_be_rounded(
     arrays = [rng.standard_normal((2, 20, 16)).astype(np.float32) for _ in "qkv"]
     q, k, v = (b.input(n, TensorType(f32, a.shape)) for n, a in zip("qkv", arrays, strict=True))
     scores = b.apply("matmul", q, b.apply("transpose", k, permutation=(0, 2, 1)))
-    graph = b.finish([b.apply("matmul", _softmax(b, scores), v)], ["y"])
+    graph = b.finish([b.apply("matmul", softmax_of(b, scores), v)], ["y"])
     made = build_for_device(graph, Options(precision="bfloat16"), SM80)
     kernels = [s.kernel for s in made.program.steps if isinstance(s, Launch)]
     assert any(isinstance(s, Attend) for kernel in kernels for s in loops.walk(kernel.body))
@@ -207,7 +223,7 @@ def test_one_compilation_serves_all_lengths(
     shape = (symbol("n"), symbol("t"), 32)
     q, k, v = (b.input(name, TensorType(bf16, shape)) for name in "qkv")
     scores = b.apply("matmul", q, b.apply("transpose", k, permutation=(0, 2, 1)), dtype=f32)
-    weights = b.apply("cast", _softmax(b, scores), dtype=bf16)
+    weights = b.apply("cast", softmax_of(b, scores), dtype=bf16)
     graph = b.finish([b.apply("matmul", weights, v, dtype=f32)], ["y"])
     assert attend_of(graph, SM80) is not None
     arrays = [0.5 * rng.standard_normal((batch, time, 32)).astype(BF16) for _ in "qkv"]

@@ -14,17 +14,26 @@ import pytest
 
 import bessemer
 from bessemer.compiler.errors import CompileError
-from bessemer.compiler.targets.nvptx import SM80, SM90A
+from bessemer.compiler.targets.nvptx import SM75, SM80, SM90A
 from bessemer.frontends.builder import Dense, Input, Network
 from bessemer.frontends.cli import doctor
-from bessemer.frontends.save_device import save_forms
+from bessemer.frontends.save_device import levels_named, save_forms
 from bessemer.runtime.cuda import libcuda
 from bessemer.runtime.cuda.driver import DeviceMemoryError, NoDeviceError
 from bessemer.runtime.cuda.load import load_for_device
 from bessemer.runtime.errors import ArtifactError, InputError
 from emulator.driver import EmulatedDevice, EmulatedDriver
 from tests.command_line import run_command, save_net
-from tests.test_device_library import build, emulated, expected, forms_of, inputs, network, run
+from tests.test_device_library import (
+    EVERY,
+    build,
+    emulated,
+    expected,
+    forms_of,
+    inputs,
+    network,
+    run,
+)
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +171,7 @@ def test_the_commands_compile_and_show(tmp_path: Path) -> None:
         (("compile", "NET", "-o", "net.o", "--target", "nvptx:sm_80"), 1, "no suffix"),
         (("compile", "NET", "-o", "net.so", "--target", "nvptx:sm_1"), 1, "no target"),
         (("compile", "NET", "-o", "n.so", "--target", "nvptx", "--tune", "1"), 2, "for processors"),
+        (("tune", "NET", "--target", "nvptx:sm_80"), 2, "--target nvptx:sm_80: measured"),
         (("inspect", "NET", "--emit", "ptx"), 2, "wants a GPU"),
         (("inspect", "NET", "--emit", "groups", "--target", "nvptx:sm_80"), 2, "for processors"),
         (("run", "NET", "--target", "x86_64"), 2, "on a GPU"),
@@ -172,3 +182,11 @@ def test_usage(words: tuple[str, ...], code: int, message: str, tmp_path: Path) 
     found, _, err = run_command(*(net if word == "NET" else word for word in words))
     assert found == code
     assert message in " ".join(err.split())
+
+
+def test_names_of_levels() -> None:
+    assert levels_named("nvptx") == EVERY
+    assert levels_named("nvptx:sm_80") == (SM80,)
+    assert levels_named("nvptx:sm_75,sm_90a") == (SM75, SM90A)
+    with pytest.raises(CompileError, match="no target 'nvptx:sm_1'"):
+        levels_named("nvptx:sm_80,sm_1")

@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,16 @@ from bessemer.compiler.ir.dims import symbol
 from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.ir.types import Array, TensorType, bf16, f32, i64
 from bessemer.compiler.options import Options
-from bessemer.compiler.targets.nvptx import DEVICES, SM75, SM80, SM90A, DeviceTarget
-from bessemer.frontends.save_device import form_of, levels_named, save_forms
+from bessemer.compiler.targets.nvptx import DEVICES, SM80, SM90A, DeviceTarget
+from bessemer.frontends.models_in import as_graph
+from bessemer.frontends.save_device import form_of, save_forms
 from bessemer.runtime.cuda.driver import DeviceError
 from bessemer.runtime.cuda.layout import launches as launches_of
 from bessemer.runtime.cuda.program_file import choose_form, pack_forms, read_forms, unpack_forms
 from bessemer.runtime.errors import ArtifactError
 from emulator.driver import EmulatedDevice, EmulatedDriver
+from tests.onnx_check import parsed
+from tests.test_bad_input import WINDOWS
 
 EVERY = tuple(DEVICES.values())
 
@@ -171,14 +175,6 @@ def rewritten(data: bytes, change: Any) -> bytes:
     packed = json.dumps(text).encode()
     body = struct.pack("<Q", len(packed)) + packed + data[64 + length :]
     return data[:16] + struct.pack("<Q", len(body)) + hashlib.sha256(body).digest() + body
-
-
-def test_names_of_levels() -> None:
-    assert levels_named("nvptx") == EVERY
-    assert levels_named("nvptx:sm_80") == (SM80,)
-    assert levels_named("nvptx:sm_75,sm_90a") == (SM75, SM90A)
-    with pytest.raises(CompileError, match="no target 'nvptx:sm_1'"):
-        levels_named("nvptx:sm_80,sm_1")
 
 
 # The C library
@@ -327,12 +323,24 @@ def test_too_little_memory_for_a_run_leaves_the_context_whole(library: Path) -> 
     assert told["statuses"] == [DeviceStatus.OUT_OF_MEMORY, 0]
 
 
+def test_an_input_too_small_for_a_window_is_told_by_the_library(tmp_path: Path) -> None:
+    graph = as_graph(parsed(WINDOWS))
+    library = build(tmp_path, replace(graph, name="net"), SM80)
+    sizes = [np.ones((1, 1, length), np.float32) for length in (7, 2, 7)]
+    told = run(library, *({"x": x} for x in sizes), turns=3)
+    assert told["statuses"] == [0, DeviceStatus.SHAPE_MISMATCH, 0]
+    assert "second" in told["log"][0]
+    assert "an input is too small: a size is negative" in told["log"][0]
+
+
 def test_control_flow_is_for_python() -> None:
+    """The error names the node."""
     b = GraphBuilder("found")
     x = b.input("x", TensorType(f32, (4, 4)))
-    (where,) = b.apply_many("nonzero", x, symbol=b.fresh_symbol("found"))
+    with b.source("NonZero 'where'"):
+        (where,) = b.apply_many("nonzero", x, symbol=b.fresh_symbol("found"))
     forms = forms_of(b.finish([where], ["y"]), SM80)
-    with pytest.raises(CompileError, match=r"C library for GPUs cannot follow.*\.bessemer"):
+    with pytest.raises(CompileError, match=r"the data decides \(NonZero 'where'\).*\.bessemer"):
         save_forms(forms, Path("found.so"))
     with pytest.raises(CompileError, match="no suffix that says what to build for a GPU"):
         save_forms(forms, Path("found.o"))

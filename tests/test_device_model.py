@@ -34,6 +34,8 @@ from bessemer.runtime.cuda.model import DeviceModel
 from bessemer.runtime.errors import ExecutionError, InputError
 from emulator.driver import EmulatedDriver
 from tests.device_runs import graph_of
+from tests.onnx_check import parsed
+from tests.test_bad_input import WINDOWS
 
 
 def numbers(*shape: int, seed: int = 0) -> Array:
@@ -268,7 +270,7 @@ def test_a_device_that_there_is_no_code_for() -> None:
     with pytest.raises(CompileError, match=r"no target 'nvptx:sm_1'.*nvptx:sm_90a"):
         bessemer.compile(affine(), target="nvptx:sm_1")
     with pytest.raises(CompileError, match="for processors, not for cuda"):
-        bessemer.compile(affine(), target="cuda", tune=1.0)
+        bessemer.compile(affine(), target="cuda", memory=1 << 20)
     with pytest.raises(CompileError, match="is a GPU, for which no object file is made"):
         build(affine(), Options(target="nvptx:sm_80"))
     old = OtherDevice()
@@ -301,3 +303,13 @@ def test_equal_kernels_are_one_and_the_text_depends_on_nothing_else() -> None:
     assert len(one.artifact.kernels) < 5
     assert one.artifact.ptx.count(".version") == 1
     assert one.artifact.ptx.count(".visible .entry") == len(one.artifact.kernels)
+
+
+@pytest.mark.parametrize(("length", "culprit"), [(0, "first"), (2, "second"), (4, "second")])
+def test_an_input_too_small_for_a_window_names_the_node(length: int, culprit: str) -> None:
+    """As on processors: the sizes after the windows are negative."""
+    model = bessemer.compile(parsed(WINDOWS), target="nvptx:sm_80", driver=EmulatedDriver())
+    assert model.run({"x": np.ones((1, 1, 7), np.float32)})[0] == 16
+    with pytest.raises(ExecutionError, match=f"{culprit}.*too small"):
+        model.run({"x": np.ones((1, 1, length), np.float32)})
+    assert model.run({"x": np.ones((1, 1, 7), np.float32)})[0] == 16

@@ -13,12 +13,14 @@ from bessemer.runtime.cuda.driver import (
     DeviceMemoryError,
     Driver,
     DriverTooOldError,
+    Element,
     NoDeviceError,
+    TiledMap,
     number,
     pointer,
 )
 from emulator.driver import EmulatedDevice, EmulatedDriver
-from emulator.errors import BadLaunch, EmulationError, OutOfBounds, UnsupportedInstruction
+from emulator.errors import EmulationError, OutOfBounds, UnsupportedInstruction
 from emulator.parse import parse_module
 from emulator.schedule import Schedule
 from tests.emulated import HEAD, kernel
@@ -137,7 +139,7 @@ def test_images_that_the_driver_refuses() -> None:
 
 def test_launches_that_the_driver_refuses() -> None:
     driver, function = _driver()
-    with pytest.raises(BadLaunch, match="blocks of"):
+    with pytest.raises(DeviceError, match="blocks of"):
         driver.launch(function, (1, 1, 1), (64, 1, 1), 0, 0, [pointer(0)])
     with pytest.raises(DeviceError, match="1 parameters, not 2"):
         driver.launch(function, (1, 1, 1), (32, 1, 1), 0, 0, [pointer(0), pointer(0)])
@@ -147,10 +149,82 @@ def test_launches_that_the_driver_refuses() -> None:
         driver.launch(function, (1, 1, 1), (32, 1, 1), 60000, 0, [pointer(0)])
     with pytest.raises(DeviceError, match="are there"):
         driver.allow_shared(function, 300000)
-    with pytest.raises(BadLaunch, match="grid"):
-        driver.launch(function, (0, 1, 1), (32, 1, 1), 0, 0, [pointer(0)])
-    with pytest.raises(BadLaunch, match="multiple"):
+    for grid in ((0, 1, 1), (1, 65536, 1), (1 << 31, 1, 1)):
+        with pytest.raises(DeviceError, match="grid"):
+            driver.launch(function, grid, (32, 1, 1), 0, 0, [pointer(0)])
+    with pytest.raises(DeviceError, match="multiple"):
         driver.launch(function, (3, 1, 1), (32, 1, 1), 0, 0, [pointer(0)], (2, 1, 1))
+    with pytest.raises(DeviceError, match="clusters"):
+        driver.launch(function, (16, 1, 1), (32, 1, 1), 0, 0, [pointer(0)], (16, 1, 1))
+
+
+def test_shared_memory_is_counted_as_a_device_counts_it() -> None:
+    """What a kernel has of its own comes on top; beyond 48 KiB a launch must have asked."""
+    own = ".shared .align 4 .b8 own[40960];\n.extern .shared .align 16 .b8 more[];"
+    text = kernel(1, "mov.u32 %r1, own; mov.u32 %r2, more;", own)
+    driver, function = _driver(text.replace("sm_90a", "sm_80"), capability=(8, 6))
+
+    def run(shared: int) -> None:
+        driver.launch(function, (1, 1, 1), (32, 1, 1), shared, 0, [pointer(0)])
+
+    with pytest.raises(DeviceError, match="8196 bytes of shared memory, 8192 are allowed"):
+        run(8196)
+    run(8192)
+    with pytest.raises(DeviceError, match="60416 are there"):
+        driver.allow_shared(function, 60420)
+    driver.allow_shared(function, 60416)
+    run(60416)
+
+
+@pytest.mark.parametrize(
+    ("capability", "target", "body", "message"),
+    [
+        ((8, 0), "sm_90a", "", "the code is for sm_90a, the device is sm_80"),
+        ((10, 0), "sm_90a", "", "the device is sm_100"),
+        ((9, 0), "sm_90", "setmaxnreg.inc.sync.aligned.u32 232;", "a target such as sm_90a"),
+        ((9, 0), "sm_75", "cp.async.commit_group;", "cp.async needs sm_80"),
+        ((9, 0), "sm_80", "fence.mbarrier_init.release.cluster;", "needs sm_90"),
+    ],
+)
+def test_code_that_a_device_does_not_run(
+    capability: tuple[int, int], target: str, body: str, message: str
+) -> None:
+    text = kernel(1, body).replace("sm_90a", target)
+    with pytest.raises(DeviceError, match=message):
+        _driver(text, capability=capability)
+
+
+def test_instructions_that_are_newer_than_the_text() -> None:
+    text = kernel(1, "fence.mbarrier_init.release.cluster;").replace("8.6", "7.8")
+    with pytest.raises(DeviceError, match=r"needs PTX 8\.0"):
+        _driver(text)
+
+
+def test_memory_does_not_come_and_go_while_a_stream_records() -> None:
+    driver, _ = _driver()
+    stream = driver.create_stream()
+    driver.begin_capture(stream)
+    with pytest.raises(DeviceError, match="recording"):
+        driver.allocate(16)
+    driver.destroy_graph(driver.end_capture(stream))
+    driver.free(driver.allocate(16))
+
+
+def test_tensor_maps_are_for_devices_that_have_them() -> None:
+    tensor = TiledMap(256, Element.F32, (8, 8), (32,), (4, 4), (1, 1))
+    driver, _ = _driver()
+    with pytest.raises(DeviceError, match="cuTensorMapEncode failed"):
+        driver.encode_tiled(replace(tensor, box=(8, 257)))
+    assert len(driver.encode_tiled(tensor)) == 128
+    old = EmulatedDriver(device=EmulatedDevice(capability=(8, 9)))
+    with pytest.raises(DeviceError, match="no tensor maps"):
+        old.encode_tiled(tensor)
+
+
+def test_events_that_were_never_recorded() -> None:
+    driver, _ = _driver()
+    with pytest.raises(DeviceError, match="never recorded"):
+        driver.elapsed(driver.create_event(), driver.create_event())
 
 
 def test_a_fault_names_kernel_line_instruction_and_thread() -> None:

@@ -9,9 +9,10 @@ import pytest
 
 import bessemer
 from bessemer.compiler.ir.graph import Graph, Value
-from bessemer.compiler.ir.types import Array, DType, TensorType, i8, i32, u8
+from bessemer.compiler.ir.types import Array, DType, TensorType, f32, i8, i32, u8
 from bessemer.compiler.ops import composite
 from bessemer.compiler.ops.composite_quantize import dequantize_linear, dynamic_quantize_linear
+from bessemer.compiler.passes.fold_batch_norm import fold_batch_norm
 from bessemer.compiler.passes.fold_constants import fold_constants
 from bessemer.compiler.passes.multiply_quantized import multiply_quantized
 from bessemer.compiler.passes.narrow_integers import narrow_integers
@@ -117,6 +118,24 @@ def test_dequantized_weights_are_multiplied_as_integers(
     steps = [multiply_quantized, fold_constants, simplify, narrow_integers, remove_dead]
     result = changed(graph, steps, rng, 1e-6)
     assert any("matmul(%" in line and "dtype=i32" in line for line in lines(result))
+
+
+def test_channels_apart_are_multiplied_as_whole_numbers(rng: np.random.Generator) -> None:
+    c = Case()
+    scale = c.b.constant(np.array(0.3, np.float32))
+    x = dequantize_linear(
+        c.b, c.x(1, 6, 5, 8, dtype=u8), scale, c.b.constant(np.array(7, np.uint8))
+    )
+    steps = c.b.constant(_numbers(rng, (3, 3, 1, 8), i8))
+    scales = c.b.constant(rng.uniform(0.5, 2, 8).astype(np.float32))
+    weights = dequantize_linear(c.b, steps, scales, c.b.constant(np.zeros(8, np.int8)), axis=3)
+    one = {"strides": (1, 1), "dilations": (1, 1), "low": (1, 1), "high": (1, 1)}
+    graph = c.b.finish([c.of("conv", x, weights, groups=8, **one)])
+    passes = [multiply_quantized, fold_constants, simplify, fold_batch_norm, remove_dead]
+    result = changed(graph, passes, rng, 1e-6)
+    (conv,) = [node for node in result.nodes if node.operator.name == "conv"]
+    kept = result.constants[conv.inputs[1]]
+    assert conv.output.type.dtype is f32 and (kept == np.rint(kept)).all()
 
 
 def test_a_product_of_two_computed_tensors_stays_one_of_floats(rng: np.random.Generator) -> None:

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
+from benchmarks.training.measure import CURVES
 from bessemer.compiler.ir.types import DType, f32, f64
 from bessemer.frontends.builder import Input, Network, Tensor
 from bessemer.frontends.builder.initializers import Normal
@@ -13,9 +14,11 @@ from bessemer.frontends.train.trainer import Trainer
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("sklearn")
-curves = pytest.importorskip("benchmarks.loss_curves")
+curves = pytest.importorskip("benchmarks.training.loss_curves")
+subjects = pytest.importorskip("benchmarks.training.subjects")
+optimizers = pytest.importorskip("benchmarks.training.optimizers")
 
-NAMES, OPTIMIZERS = list(curves.SUBJECTS), list(curves.OPTIMIZERS)
+NAMES, OPTIMIZERS = list(subjects.SUBJECTS), list(optimizers.OPTIMIZERS)
 QUICK = {("MLP", name) for name in OPTIMIZERS} | {("LeNet", "Adam"), ("LSTM", "Adam")}
 PAIRS = [
     pytest.param(*pair, marks=[] if pair in QUICK else [pytest.mark.lectures])
@@ -26,9 +29,13 @@ KINKED = "ResNet-18"
 0, and from there on curves part, torch's float32 and float64 as well (the smooth one's do not)."""
 
 
+def test_the_benchmark_measures_all_of_them() -> None:
+    assert list(CURVES) == NAMES
+
+
 @pytest.mark.parametrize(("name", "optimizer"), PAIRS)
 def test_in_float64_a_curve_is_torchs(name: str, optimizer: str) -> None:
-    subject = curves.SUBJECTS[name]
+    subject = subjects.SUBJECTS[name]
     ours = curves.our_losses(subject, optimizer, "f64")
     theirs = curves.torch_losses(subject, optimizer, "f64")
     assert np.ptp(theirs) > 0.3  # it moves
@@ -37,7 +44,7 @@ def test_in_float64_a_curve_is_torchs(name: str, optimizer: str) -> None:
 
 @pytest.mark.parametrize(("name", "optimizer"), PAIRS)
 def test_in_float32_a_curve_is_torchs(name: str, optimizer: str) -> None:
-    subject = curves.SUBJECTS[name]
+    subject = subjects.SUBJECTS[name]
     ours = curves.our_losses(subject, optimizer, "f32")
     theirs = curves.torch_losses(subject, optimizer, "f32")
     if name != KINKED:
@@ -63,19 +70,19 @@ def test_an_optimizer_is_torchs_for_100_steps(name: str, dtype: DType) -> None:
     """Of the same gradients, of sizes from 1e-4 to 1: parameters within 1e-6 of torch's in float32,
     or of those in float64, which are nearer to the formula."""
     network = Network(_Given(), Input("x", (SIZE,), dtype), seed=3)
-    ours, theirs = curves.OPTIMIZERS[name](1.0)
+    ours, theirs = optimizers.OPTIMIZERS[name](1.0)
     trainer = Trainer(network, lambda y: y, [], optimizer=ours, threads=1)
     first = network.array("weight")
     weights = [
         torch.tensor(first.astype(each), requires_grad=True) for each in (np.float32, np.float64)
     ]
-    optimizers = [theirs([weight]) for weight in weights]
+    steppers = [theirs([weight]) for weight in weights]
     rng = np.random.default_rng(2)
     sizes = 10.0 ** rng.uniform(-4, 0, SIZE)
     for _ in range(STEPS):
         gradient = (rng.standard_normal(SIZE) * sizes).astype(dtype.numpy)
         trainer.step({"x": gradient})
-        for weight, optimizer in zip(weights, optimizers, strict=True):
+        for weight, optimizer in zip(weights, steppers, strict=True):
             weight.grad = torch.tensor(gradient).to(weight.dtype)
             optimizer.step()
     single, exact = (weight.detach().numpy() for weight in weights)

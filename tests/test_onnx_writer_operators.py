@@ -32,6 +32,10 @@ def _has_no_equivalent(case: Case) -> bool:
             return is_integer or min(pads, default=0) < 0
         case "average_pool":
             return min(pads, default=0) < 0 and not given["count_include_pad"]
+        case "cast":
+            return any(one.is_storage for one in (dtype_of(case.arrays[0]), given["dtype"]))
+        case "reinterpret" | "matmul_blocks":
+            return True  # in later operator sets, and in com.microsoft
         case "byte_lstm":
             return True  # DynamicQuantizeLSTM rounds its input, too
         case "lstm" | "gru" | "rnn":

@@ -1,6 +1,8 @@
 """Softmax, norms and their like are one kernel that computes a function of an element once."""
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from bessemer.compiler.driver import Compilation, build, machine_of
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import Size, symbol
 from bessemer.compiler.ir.graph import Value
-from bessemer.compiler.ir.loops import Prefetch, walk
+from bessemer.compiler.ir.loops import Prefetch, Stream, walk
 from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.text_loops import print_kernel
 from bessemer.compiler.ir.types import Array, DType, TensorType, f16, f32
@@ -19,6 +21,8 @@ from bessemer.compiler.ops import composite
 from bessemer.compiler.ops.composite_normalize import layer_norm, rms_norm
 from bessemer.compiler.ops.composite_reduce import log_softmax, softmax
 from bessemer.compiler.options import Options
+from bessemer.compiler.targets.choose import host_target
+from bessemer.runtime.arrays import aligned_empty
 
 Rows = Callable[[GraphBuilder, Value], Value]
 
@@ -138,6 +142,73 @@ def test_only_long_tensors_are_fetched_ahead() -> None:
 
     assert fetches(4096)
     assert not fetches(16)
+
+
+def test_outputs_that_no_cache_holds_go_past_the_caches() -> None:
+    def has_streams(rows: int, target: str) -> bool:
+        b = GraphBuilder("rows")
+        x = b.input("x", TensorType(f32, (rows, 1024)))
+        compiled = build(b.finish([_last_softmax(b, x)]), Options(target=target))
+        (launch,) = _launches(compiled)
+        return any(isinstance(s, Stream) for s in walk(launch.kernel.body))
+
+    assert has_streams(4096, "x86_64-avx512")
+    assert not has_streams(4095, "x86_64-avx512")
+    assert not has_streams(4096, "aarch64-neon")
+
+
+def _gelu(b: GraphBuilder, x: Value) -> Value:
+    spread = b.apply("erf", composite.binary(b, "mul", x, math.sqrt(0.5)))
+    return b.apply("mul", x, composite.binary(b, "add", spread, 1.0))
+
+
+def _gelu_reference(x: Array) -> Array:
+    result: Array = x * (1 + np.vectorize(math.erf)(x * math.sqrt(0.5)))
+    return result
+
+
+@pytest.mark.skipif(not host_target().last_cache, reason="nothing streams on this machine")
+@pytest.mark.parametrize("name", ["layer norm", "softmax", "rms norm", "gelu"])
+def test_streamed_rows_are_what_numpy_computes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = replace(host_target(), last_cache=1 << 16)
+    monkeypatch.setattr("bessemer.compiler.driver.host_target", lambda: small)
+    rows, reference = CASES.get(name, (_gelu, _gelu_reference))
+    compiled = _compiled(rows, (96, 144))
+    assert any(isinstance(s, Stream) for s in walk(_launches(compiled)[0].kernel.body))
+    x = np.random.default_rng(3).standard_normal((96, 144), np.float32)
+    model = load_code(compiled.code, compiled.weights, machine_of(compiled.target), 2)
+    memory = aligned_empty((x.size + 1,), np.dtype(np.float32))
+    results = []
+    for start in (0, 1):  # outputs that begin at a cache line, and others
+        out = memory[start : start + x.size].reshape(x.shape)
+        model.run({"x": x}, [out])
+        results.append(out.tobytes())
+        np.testing.assert_allclose(out, reference(x.astype(np.float64)), rtol=2e-5, atol=2e-5)
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("columns", [16, 40, 300])
+def test_a_nan_makes_a_row_of_softmax_nan(columns: int) -> None:
+    x = np.random.default_rng(0).standard_normal((columns + 2, columns)).astype(np.float32)
+    np.fill_diagonal(x, np.nan)
+    x[columns, :] = np.nan
+    for rows in (_last_softmax, _last_log_softmax):
+        got = _run(_compiled(rows, x.shape), x)
+        assert np.isnan(got[:-1]).all()
+        assert np.isfinite(got[-1]).all()
+
+
+def test_only_a_maximum_whose_nans_show_anyway_may_skip_them() -> None:
+    def texts(rows: Rows) -> str:
+        return "".join(print_kernel(s.kernel) for s in _launches(_compiled(rows, (64, 300))))
+
+    def clipped(b: GraphBuilder, x: Value) -> Value:
+        largest = b.apply("reduce_max", x, axes=(1,))
+        column = b.apply("reshape", largest, shape=(x.type.shape[0], 1))
+        return b.apply("sub", x, b.apply("broadcast_to", column, shape=x.type.shape))
+
+    assert "unless nan" in texts(_last_softmax)
+    assert "unless nan" not in texts(clipped)
 
 
 @pytest.mark.parametrize("divisor", [1e-37, 3.0, 3e38, -3e38, np.inf, 0.0])

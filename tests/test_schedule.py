@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import bessemer.compiler.ops  # noqa: F401  (registers the operators)
-from bessemer.compiler.codegen.workspace import arena_offset, arena_sizes
+from bessemer.compiler.codegen.workspace import arena_offset, run_sizes
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import symbol
 from bessemer.compiler.ir.evaluate import evaluate_named
@@ -190,7 +190,7 @@ def test_values_alive_together_do_not_overlap(name: str) -> None:
     case = CASES[name]
     builder = GraphBuilder(name)
     program = build_program(builder.finish(case.build(builder)), TARGET)
-    plan = plan_memory(program)
+    plan = plan_memory(program, in_run=False)
     occupied: list[tuple[int, int, int, int]] = []
     for value, offset in plan.offsets.items():
         if value in plan.aliases:
@@ -216,9 +216,10 @@ def test_the_run_body_finds_every_value_where_the_plan_says() -> None:
     square = builder.apply("matmul", x, builder.apply("transpose", x, permutation=(1, 0)))
     back = builder.apply("matmul", square, builder.apply("exp", x))
     graph = builder.finish([builder.apply("matmul", back, _weight(builder, 33, 4))])
-    plan = plan_memory(build_program(graph, TARGET))
+    program = build_program(graph, TARGET)
+    plan = plan_memory(program, in_run=False)
     assert {N, N * N} <= set(plan.units)
-    sizes = {name: _at(size) for name, size in arena_sizes(plan).items()}
+    sizes = {name: _at(size) for name, size in run_sizes(program, plan).items()}
     assert len(sizes) == 2 * len(plan.units)
     for value, offset in plan.offsets.items():
         assert evaluate_named(arena_offset(plan, value), sizes) == _at(offset)

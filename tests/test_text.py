@@ -150,6 +150,10 @@ kernel rows[n](in0 : f32[n,8], in1 : i64[n], out0 : f32[n,8]) writes 1 operation
     acc2 : f32 = 0.0
     vector i3 in 0..8 by 4
       acc2 += in0[i1, i3] * in0[i1, i3]
+    stream out0
+    high6 : f32 = -inf
+    for i7 in 0..8
+      high6 max= in0[i1, i7] unless nan
     fail if acc2 == 0.0: 'a row is zero'
     $0 = rsqrt(acc2)
     scale4 : f32 = select(acc2 > 0.0, $0 * $0, 1.0)

@@ -91,6 +91,17 @@ graph g(%0 : f32[40,40], %1 : f32[40,40])  # 'a', 'b'
 """,
         lambda a, b: (a / a.sum(1, keepdims=True), a / a.sum(1, keepdims=True) + b),
     ),
+    "the first of what is updated": (
+        """
+graph g(%0 : f32[40,40], %1 : f32[40,40])  # 'a', 'b'
+  %2 = mul(%0, %1) : f32[40,40]
+  %3 = slice(%2, starts=(0, 0), steps=(1, 1), shape=(1, 1)) : f32[1,1]
+  %4 = broadcast_to(%3, shape=(40, 40)) : f32[40,40]
+  %5 = mul(%1, %4) : f32[40,40]
+  return %2 over %0, %5 over %1            # 'c', 'd'
+""",
+        lambda a, b: (a * b, b * (a * b)[0, 0]),
+    ),
 }
 
 
@@ -131,6 +142,7 @@ def test_only_what_has_no_order_is_copied() -> None:
         "turned around": 2,
         "an epilogue": 1,
         "a sum of rows": 1,
+        "the first of what is updated": 0,
     }
 
 

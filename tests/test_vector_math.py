@@ -120,6 +120,30 @@ def test_f32_is_within_two_ulp_over_its_whole_range(name: str) -> None:
     assert_close(evaluate(name, "f32", x), reference, 2, x)
 
 
+@pytest.mark.skipif("avx512" not in RUNNABLE, reason="only where there are lookups")
+@pytest.mark.parametrize("lanes", [16, 64])
+def test_one_plus_erf_errs_by_no_more_than_the_sum_of_two(lanes: int) -> None:
+    x = f32_patterns(1 << 10)
+    reference = 1 + np.array([math.erf(value) for value in x.tolist()])
+    got = evaluate("one_plus_erf", "f32", x, lanes=lanes, target="avx512")
+    number = ~np.isnan(reference)
+    assert np.isnan(got[~number]).all()
+    assert np.abs(got - reference)[number].max() <= 2.0**-23
+    assert (got[x == 0] == 1).all()
+    assert (got[x < -4] == 0).all()
+    assert (got[x > 4] == 2).all()
+
+
+@pytest.mark.skipif("avx512" not in RUNNABLE, reason="only where there are lookups")
+def test_lookups_are_the_same_at_every_width() -> None:
+    x = f32_patterns(1 << 16)
+    for name in ("exp", "erf", "tanh"):
+        narrow = evaluate(name, "f32", x, lanes=16, target="avx512")
+        for lanes in (32, 64):
+            wide = evaluate(name, "f32", x, lanes=lanes, target="avx512")
+            np.testing.assert_array_equal(wide.view(np.int32), narrow.view(np.int32))
+
+
 @pytest.mark.parametrize(("target", "lanes"), [(t, n) for t in RUNNABLE for n in (1, 4, 8, 64)])
 def test_f32_is_within_two_ulp_at_every_width_on_every_instruction_set(
     target: str, lanes: int

@@ -3,6 +3,7 @@
     python -m benchmarks.gpu                         all families: ten minutes, as many for torch
     python -m benchmarks.gpu --only gemm,rows        some of them
     python -m benchmarks.gpu --golden FOLDER         and keep small results for the interpreter
+    python -m benchmarks.gpu --sanitize              and check them with compute-sanitizer
     python -m benchmarks.gpu --interpreter           the same at small sizes, without a device
     python -m benchmarks.gpu --replay FOLDER         what a device has kept, on the interpreter
     python -m benchmarks.gpu --prepare nvptx:sm_90a --programs FOLDER
@@ -35,6 +36,7 @@ from benchmarks.gpu.report import (
     table_text,
     write_results,
 )
+from benchmarks.gpu.sanitizer import OPTIONS, TOOLS, find_sanitizer
 from benchmarks.gpu.worker import BROKEN, PARTS, Job, open_driver, prepare, work
 from benchmarks.machine import describe_machine
 from bessemer.runtime.cuda.driver import Driver, NoDeviceError
@@ -67,6 +69,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--interpreter", action="store_true", help="small sizes, no device")
     parser.add_argument("--device", type=int, default=0, help="its number")
     parser.add_argument("--limit", type=float, default=240.0, help="seconds for each family")
+    parser.add_argument("--case-limit", type=float, default=120.0, help="seconds for each case")
+    parser.add_argument(
+        "--sanitize", action="store_true", help="small sizes under compute-sanitizer"
+    )
     parser.add_argument("--no-torch", action="store_true", help="leave out the ratios to torch")
     parser.add_argument("--golden", type=Path, help="where to keep small results")
     parser.add_argument("--programs", type=Path, help="where compiled programs are kept")
@@ -83,7 +89,7 @@ def _tell(text: str) -> None:
 
 def _work(text: str) -> int:
     told = json.loads(text)
-    code = work(Job(**{**told, "skip": tuple(told["skip"])}))
+    code = work(Job(**{**told, "skip": tuple(told["skip"]), "under": tuple(told["under"])}))
     sys.stdout.flush()
     if code == BROKEN:
         os._exit(code)  # whatever would give memory back to a broken device would wait for it
@@ -139,15 +145,39 @@ def _measure(families: Sequence[str], given: argparse.Namespace) -> int:
     # All of ours comes first: a loan of a device may end early.
     if not given.interpreter and not given.no_torch:
         for family in families:
-            for name, row in _part(_job(family, given), "torch", given.limit).items():
+            # torch.compile may take long for a network.
+            job = replace(_job(family, given), case_seconds=given.limit)
+            for name, row in _part(job, "torch", given.limit).items():
                 results[family].setdefault(name, {}).update(
                     {"torch_failed": row["failed"]} if "failed" in row else row
                 )
             _show(family, results[family], "with torch")
             _keep(folder, machine, results)
+    if given.sanitize and not given.interpreter:
+        _sanitize(families, given, results)
+        _keep(folder, machine, results)
     print("\n" + table_text(("bar", "wanted", "measured", ""), bar_lines(results)))
     every = [row for rows in results.values() for row in rows.values() if "skipped" not in row]
     return 0 if every and all(row.get("right") for row in every) else 1
+
+
+def _sanitize(
+    families: Sequence[str], given: argparse.Namespace, results: dict[str, dict[str, Row]]
+) -> None:
+    """Small sizes under the tools of compute-sanitizer, last of all: they take their time."""
+    program = find_sanitizer()
+    if program is None:
+        _tell("There is no compute-sanitizer here.")
+        return
+    for family in families:
+        for tool in TOOLS:
+            under = (program, *OPTIONS, f"--tool={tool}")
+            job = replace(_job(family, given), under=under, golden="")
+            rows = _part(job, "sanitized", given.limit)
+            for name, row in rows.items():
+                if name:
+                    results[family][f"{tool}: {name}"] = row
+        _show(family, results[family], "with compute-sanitizer")
 
 
 def _show(family: str, rows: dict[str, Row], note: str) -> None:
@@ -169,8 +199,10 @@ def _job(family: str, given: argparse.Namespace) -> Job:
         is_emulated=given.interpreter,
         device=given.device,
         rounds=1 if given.interpreter else Job.rounds,
-        programs=str(given.programs or ""),
-        golden=str(given.golden or ""),
+        # Workers run in the repository's folder.
+        programs=str(given.programs.resolve()) if given.programs else "",
+        golden=str(given.golden.resolve()) if given.golden else "",
+        case_seconds=given.case_limit,
     )
 
 

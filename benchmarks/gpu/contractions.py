@@ -30,18 +30,23 @@ Layer = tuple[int, int, int, int, int, int, int]
 
 
 def gemm_cases(small: bool) -> list[Case]:
-    """f32 without tensor cores; bf16 by mma and, where the device has it, by wgmma; tf32."""
+    """f32 in three bf16 parts, and without tensor cores; bf16 by mma and, where the device has it,
+    by wgmma; tf32."""
     sizes = ((70, 48, 40),) if small else ((1024,) * 3, (4096,) * 3, (8192,) * 3)
     odd = (
         () if small else ((128, 3072, 768), (4096, 768, 3072), (1000, 1001, 1003), (1, 4096, 4096))
     )
     found = [_gemm(size, "float32") for size in (*sizes, *odd)]
+    found += [_gemm(size, "float32", precision="strict") for size in sizes[:2]]
+    found += [_gemm(size, "float32", "nvptx:sm_80") for size in sizes[:2]]
     found += [_gemm(size, "bfloat16") for size in (*sizes, *odd)]
     found += [_gemm(size, "bfloat16", "nvptx:sm_80") for size in sizes]
     return [*found, *(_gemm(size, "tf32") for size in sizes)]
 
 
-def _gemm(size: tuple[int, ...], arithmetic: str, level: str = "") -> Case:
+def _gemm(
+    size: tuple[int, ...], arithmetic: str, level: str = "", precision: Precision = "float32"
+) -> Case:
     """x [m, k] @ w [k, n]; w is a weight, as in networks."""
     m, n, k = size
     dtype = BF16 if arithmetic == "bfloat16" else np.dtype(np.float32)
@@ -51,8 +56,8 @@ def _gemm(size: tuple[int, ...], arithmetic: str, level: str = "") -> Case:
         return [Sample(0, rows, wide(arrays[0][rows]) @ wide(arrays[1]))]
 
     kind = TensorType(dtype_of(np.empty(0, dtype)), (m, k))
-    precision: Precision = "tf32" if arithmetic == "tf32" else "float32"
-    how = " mma" if level else ""
+    precision = "tf32" if arithmetic == "tf32" else precision
+    how = " mma" if level else " strict" if precision == "strict" else ""
     return Case(
         f"{arithmetic}{how} {m}x{n}x{k}",
         lambda w: graph_of(lambda b, x, held: b.apply("matmul", x, held), [kind], [w]),
@@ -64,7 +69,7 @@ def _gemm(size: tuple[int, ...], arithmetic: str, level: str = "") -> Case:
         precision=precision,
         level=level,
         held=1,
-        peer=None if level else lambda torch: torch.matmul,
+        peer=None if how else lambda torch: torch.matmul,
         is_compiled=False,
     )
 
@@ -126,10 +131,15 @@ def _sampled(x: Array, w: Array, stride: int, padding: int, pixels: int) -> Samp
 
 
 def _convolution_peer(torch: Any, stride: int, padding: int) -> Any:
-    """cuDNN's, channels last too: the axes' order is a view."""
+    """cuDNN's, channels last too: the axes' order is a view. The weight is brought to that order
+    once, as ours is packed once."""
+    kept: list[Any] = []
 
     def run(x: Any, w: Any) -> Any:
-        image, weight = x.permute(0, 3, 1, 2), w.permute(3, 2, 0, 1)
-        return torch.nn.functional.conv2d(image, weight, stride=stride, padding=padding)
+        if not kept:
+            turned = w.permute(3, 2, 0, 1)
+            kept.append(turned.contiguous(memory_format=torch.channels_last))
+        image = x.permute(0, 3, 1, 2)
+        return torch.nn.functional.conv2d(image, kept[0], stride=stride, padding=padding)
 
     return run

@@ -15,6 +15,7 @@ from benchmarks.gpu.cases import Case, error_of
 from benchmarks.gpu.golden import keep_golden
 from benchmarks.gpu.peaks import peak_of
 from benchmarks.gpu.placed import ROUNDS, Placed
+from bessemer.compiler.codegen.ptx.assemble import assemble
 from bessemer.compiler.device_driver import build_for_device
 from bessemer.compiler.ir.types import Array
 from bessemer.compiler.options import Options
@@ -55,14 +56,22 @@ def file_name(case: Case) -> str:
     return re.sub(r"[^a-z0-9]+", "-", case.name.lower().replace("->", "to")).strip("-")
 
 
-def form_of(case: Case, arrays: Sequence[Array], target: DeviceTarget, folder: Path | None) -> Form:
-    """The case compiled for the target, or as it is in the folder already."""
+def form_of(
+    case: Case,
+    arrays: Sequence[Array],
+    target: DeviceTarget,
+    folder: Path | None,
+    has_cubin: bool = False,
+) -> Form:
+    """The case compiled for the target, or as it is in the folder already. `has_cubin`: assembled,
+    where ptxas is found, so that the device's driver need not do it."""
     path = folder / f"{target.cpu}-{file_name(case)}{SUFFIX}" if folder else None
     if path is not None and path.exists():
         return read_forms(path)[0]
     _, held = case.split(arrays)
     made = build_for_device(case.graph(*held), Options(precision=case.precision), target)
-    form = Form(made.artifact, made.weights)
+    cubin = assemble(made.artifact.ptx, target) if has_cubin else b""
+    form = Form(made.artifact, made.weights, cubin)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_forms([form], path)

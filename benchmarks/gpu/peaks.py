@@ -20,9 +20,12 @@ PEAKS: dict[str, dict[str, float]] = {
 
 
 def peak_of(device: str, arithmetic: str) -> float | None:
-    """Operations a second, None where the table has no such device."""
+    """Operations a second, None where the table has no such device. float32 is multiplied as three
+    bf16 numbers, which are six products, where that is faster."""
     for name, row in PEAKS.items():
         if name in device:
             found = row.get(arithmetic)
+            if found is not None and arithmetic == "float32":
+                found = max(found, row.get("bfloat16", 0.0) / 6)
             return None if found is None else found * 1e12
     return None

@@ -35,6 +35,8 @@ def measure_peer(torch: Any, case: Case, device: str = "cuda") -> Row:
     is_tf32 = case.arithmetic == "tf32"
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = is_tf32
     torch.backends.cudnn.benchmark = True
+    if device.startswith("cuda"):
+        torch.cuda.set_device(device)
     tensors = [as_tensor(torch, array, device) for array in case.arrays()]
     function = case.peer(torch)
     row: Row = {}

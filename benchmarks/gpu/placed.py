@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from bessemer.compiler.ir.types import Array
 from bessemer.runtime.arrays import numpy_dtype
 from bessemer.runtime.bind import bind_symbols
 from bessemer.runtime.cuda.artifact import ALIGNMENT, is_straight
-from bessemer.runtime.cuda.driver import Driver
+from bessemer.runtime.cuda.driver import DeviceError, Driver
 from bessemer.runtime.cuda.images import load_image
 from bessemer.runtime.cuda.layout import arena_size, launches, lay_out
 from bessemer.runtime.cuda.program_file import Form
@@ -36,6 +37,15 @@ class Placed:
         self._held: list[int] = []
         self.stream = driver.create_stream()
         cubin = form.cubin_for(level)
+        self._module = 0
+        try:
+            self._place(form, cubin, arrays)
+        except BaseException:
+            self.close()
+            raise
+
+    def _place(self, form: Form, cubin: bytes, arrays: Sequence[Array]) -> None:
+        driver, program = self.driver, self.program
         self._module = load_image(driver, cubin, program.ptx) if program.kernels else 0
         shapes = [array.shape for array in arrays]
         symbols = bind_symbols(program.signature, shapes)
@@ -97,12 +107,13 @@ class Placed:
         return found
 
     def close(self) -> None:
-        """Gives everything back."""
-        for address in self._held:
-            self.driver.free(address)
-        if self._module:
-            self.driver.unload_module(self._module)
-        self.driver.destroy_stream(self.stream)
+        """Gives everything back; a device that has failed takes nothing, and says so again."""
+        with suppress(DeviceError):
+            for address in self._held:
+                self.driver.free(address)
+            if self._module:
+                self.driver.unload_module(self._module)
+            self.driver.destroy_stream(self.stream)
 
     # Time, in seconds
 
@@ -117,9 +128,11 @@ class Placed:
             return None
         times = 1 if rounds == 1 else max(1, min(200, round(_SECONDS / max(alone, 1e-6))))
         self.driver.begin_capture(self.stream)
-        for _ in range(times):
-            self.launch()
-        graph = self.driver.end_capture(self.stream)
+        try:
+            for _ in range(times):
+                self.launch()
+        finally:
+            graph = self.driver.end_capture(self.stream)
         found = self._median(lambda: self.driver.replay(graph, self.stream), rounds) / times
         self.driver.destroy_graph(graph)
         return found
@@ -145,8 +158,9 @@ def median_seconds(
     return statistics.median(found[-rounds:])
 
 
-def copy_bandwidth(driver: Driver, size: int = 1 << 30, rounds: int = ROUNDS) -> float:
+def copy_bandwidth(driver: Driver, most: int = 1 << 30, rounds: int = ROUNDS) -> float:
     """Bytes read and written a second by the driver's own copy from the device to itself."""
+    size = min(most, driver.memory()[0] // 8) // ALIGNMENT * ALIGNMENT
     stream = driver.create_stream()
     source, target = driver.allocate(size), driver.allocate(size)
     driver.fill(source, 1, size, stream)

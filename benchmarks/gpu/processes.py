@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -15,6 +17,7 @@ from typing import Any
 from benchmarks.gpu.worker import BROKEN, Job
 
 Row = dict[str, Any]
+_LOOK_SECONDS = 0.2
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
@@ -45,13 +48,24 @@ def run_job(job: Job, limit: float, told: Callable[[str], None]) -> dict[str, Ro
 
 
 def _run(job: Job, seconds: float) -> int | None:
-    """A worker's exit code, None where its time was over."""
-    command = [sys.executable, "-m", "benchmarks.gpu", "--job", json.dumps(asdict(job))]
-    try:
-        done = subprocess.run(command, cwd=ROOT, timeout=max(seconds, 1.0), check=False)
-    except subprocess.TimeoutExpired:
-        return None
-    return done.returncode
+    """A worker's exit code, None where its time, or that of a case, was over."""
+    worker = [sys.executable, "-m", "benchmarks.gpu", "--job", json.dumps(asdict(job))]
+    # A session of its own, so that what it has started ends with it.
+    command = [*job.under, *worker]
+    with subprocess.Popen(command, cwd=ROOT, start_new_session=True) as process:
+        end = time.monotonic() + max(seconds, 1.0)
+        path, size, heard = Path(job.rows), 0, time.monotonic()
+        while True:
+            try:
+                return process.wait(_LOOK_SECONDS)
+            except subprocess.TimeoutExpired:
+                now = time.monotonic()
+            if path.stat().st_size != size:
+                size, heard = path.stat().st_size, now
+            if now > end or now > heard + job.case_seconds:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                return None
 
 
 def read_lines(text: str) -> tuple[dict[str, Row], str]:

@@ -82,9 +82,12 @@ def _layer_norm_of(x: Array, scale: Array, bias: Array) -> Array:
 
 
 def _layer_peer(torch: Any) -> Callable[..., Any]:
+    kept: list[Any] = []
+
     def run(x: Any, scale: Any, bias: Any) -> Any:
-        parts = scale.to(x.dtype), bias.to(x.dtype)
-        return torch.nn.functional.layer_norm(x, x.shape[1:], *parts, EPSILON)
+        if not kept:
+            kept.extend((scale.to(x.dtype), bias.to(x.dtype)))
+        return torch.nn.functional.layer_norm(x, x.shape[1:], *kept, EPSILON)
 
     return run
 

@@ -10,10 +10,14 @@ def in_precision(torch: Any, network: Any, is_bfloat16: bool) -> Callable[..., A
     """A network as a function of arrays as they come, on their device."""
     dtype = torch.bfloat16 if is_bfloat16 else torch.float32
     network = network.to(dtype).eval()
+    placed: list[Any] = []
 
     def run(*arrays: Any) -> Any:
+        # The first call is torch's own: what torch.compile sees later has its weights in place.
+        if not placed:
+            placed.append(network.to(arrays[0].device))
         given = [x.to(dtype) if x.is_floating_point() else x for x in arrays]
-        return network.to(given[0].device)(*given)
+        return placed[0](*given)
 
     return run
 

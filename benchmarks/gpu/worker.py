@@ -23,14 +23,17 @@ from bessemer.runtime.cuda.libcuda import CudaDriver
 from emulator.driver import EmulatedDriver
 
 BROKEN = 3
-PARTS = ("ours", "golden", "torch")
-"""What a worker does with a family: check and time, check small sizes and keep the outputs, or time
-torch."""
+CASE_SECONDS = 120.0
+"""After which a case that says nothing is ended: its kernel may hang."""
+PARTS = ("ours", "golden", "torch", "sanitized")
+"""What a worker does with a family: check and time, check small sizes and keep the outputs, time
+torch, or check small sizes under another program."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker is told; a JSON text on its command line."""
+    """What a worker is told; a JSON text on its command line. `under` is a command that it runs
+    under, such as compute-sanitizer's."""
 
     family: str
     part: str
@@ -42,6 +45,8 @@ class Job:
     rounds: int = ROUNDS
     programs: str = ""
     golden: str = ""
+    case_seconds: float = CASE_SECONDS
+    under: tuple[str, ...] = ()
 
 
 def cases_of(family: str, small: bool, only: str = "") -> list[Case]:
@@ -68,13 +73,13 @@ def setting_of(driver: Driver, device: int, is_emulated: bool = False) -> Settin
 def work(job: Job) -> int:
     """Does a job; the process's exit code."""
     lines = _Lines(Path(job.rows))
-    is_small = job.is_emulated or job.part == "golden"
+    is_small = job.is_emulated or job.part in ("golden", "sanitized")
     cases = [case for case in cases_of(job.family, is_small, job.only) if case.name not in job.skip]
     if job.part == "torch":
-        return _time_torch(cases, lines)
+        return _time_torch(cases, lines, job.device)
     setting = replace(
         setting_of(open_driver(job.is_emulated), job.device, job.is_emulated),
-        rounds=0 if job.part == "golden" else job.rounds,
+        rounds=0 if job.part in ("golden", "sanitized") else job.rounds,
         programs=Path(job.programs) / job.family if job.programs and not is_small else None,
         golden=Path(job.golden) / job.family if job.golden and is_small else None,
     )
@@ -105,16 +110,19 @@ def _is_alive(driver: Driver) -> bool:
     return True
 
 
-def _time_torch(cases: Sequence[Case], lines: _Lines) -> int:
+def _time_torch(cases: Sequence[Case], lines: _Lines, device: int) -> int:
     torch = torch_with_cuda()
     if torch is None:
         return 0
     for case in cases:
         lines.begin(case.name)
         try:
-            lines.add(case.name, measure_peer(torch, case))
+            row = measure_peer(torch, case, f"cuda:{device}")
         except Exception as error:
-            lines.add(case.name, {"torch_failed": f"{type(error).__name__}: {str(error)[:200]}"})
+            row = {"torch_failed": f"{type(error).__name__}: {str(error)[:200]}"}
+        lines.add(case.name, row)
+        if any(key.endswith("_failed") for key in row):
+            # The next case has a process of its own: the device may be broken in this one.
             return BROKEN
     return 0
 
@@ -126,7 +134,7 @@ def prepare(family: str, target_name: str, folder: Path, only: str = "") -> list
     for case in cases_of(family, False, only):
         target = target_of(case, own)
         if target is not None:
-            form = form_of(case, case.arrays(), target, folder / family)
+            form = form_of(case, case.arrays(), target, folder / family, has_cubin=True)
             found.append({"name": case.name, "kernels": len(form.program.kernels)})
     return found
 

@@ -153,6 +153,12 @@ def _extreme(w: Writer, predicate: str, a: Value, b: Value) -> Value:
     return select(w, compare(w, "uno", a, a), a, chosen)
 
 
+def number_extreme(w: Writer, name: str, a: Value, b: Value) -> Value:
+    """The min or max of two floats; b where either is NaN. One instruction."""
+    a, b = same_lanes(w, a, b)
+    return select(w, compare(w, "olt" if name == "min" else "ogt", a, b), a, b)
+
+
 def _float_modulus(w: Writer, a: Value, b: Value) -> Value:
     """The remainder with the divisor's sign, a zero included."""
     rest = w.operate("frem", a.kind, a, b)

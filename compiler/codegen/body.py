@@ -11,19 +11,24 @@ the call.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-from bessemer.compiler.codegen.body_writer import BodyWriter
+from bessemer.compiler.codegen.body_sizes import BodySizes
 from bessemer.compiler.codegen.clock import Clocks
 from bessemer.compiler.codegen.constants import c_string
-from bessemer.compiler.codegen.shares import SHARE, work_of
-from bessemer.compiler.codegen.sizes import SizeWriter
-from bessemer.compiler.codegen.workspace import arena_offset, arena_sizes, workspace_text
+from bessemer.compiler.codegen.finite import not_finite
+from bessemer.compiler.codegen.set_symbols import set_by_kernel, set_by_steps
+from bessemer.compiler.codegen.shares import GRAIN, SHARE, work_of
+from bessemer.compiler.codegen.workspace import (
+    arena_offset,
+    early_sizes,
+    workspace_text,
+)
 from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Value
-from bessemer.compiler.ir.loops import TEAM, Kernel, SetDim, walk
+from bessemer.compiler.ir.loops import TEAM, Kernel
 from bessemer.compiler.ir.program import (
     Alias,
     BindDims,
@@ -38,11 +43,6 @@ from bessemer.compiler.ir.program import (
     timed_steps,
 )
 from bessemer.runtime.artifact import Status
-
-GRAIN = 1 << 22
-"""Scalar operations of a team's member at least (see team.py): with fewer its barriers eat the gain
-(an LSTM of four million took 50 microseconds alone and 48 as a team of two)."""
-_EXPONENTS = {"f16": 0x7C00, "bf16": 0x7F80, "f32": 0x7F800000, "f64": 0x7FF0000000000000}
 
 PART = 64
 """Steps in one function: the time that LLVM takes grows faster than the square of its length."""
@@ -70,7 +70,7 @@ def body_text(
     return _Body(program, plan, prefix, messages, parallel, profile).text()
 
 
-class _Body(BodyWriter):
+class _Body(BodySizes):
     def __init__(
         self,
         program: Program,
@@ -80,20 +80,10 @@ class _Body(BodyWriter):
         parallel: bool,
         profile: bool,
     ) -> None:
-        self.program = program
-        self.plan = plan
-        self.prefix = prefix
+        super().__init__(program, plan, prefix)
         self.messages = messages
         self.parallel = parallel
-        super().__init__()
         self.clocks = Clocks(profile, self.let, self.put)
-        self.strings: dict[str, str] = {}
-        self.places = {name: number for number, name in enumerate(program.symbols)}
-        self.definitions = {**program.derived, **arena_sizes(plan)}
-        self.derived = {name: number for number, name in enumerate(self.definitions)}
-        self.sizes = SizeWriter(self.pure, self._symbol)
-        self.unchecked: list[Size] = list(plan.ends)
-        self.required = dict(program.required)
 
     def text(self) -> str:
         self._enter()
@@ -111,29 +101,6 @@ class _Body(BodyWriter):
             f"{body}\n}}\n{workspace_text(self.program, self.plan, self.prefix)}"
         )
 
-    # Names
-
-    def _string(self, text: str) -> str:
-        return self.strings.setdefault(text, f"{self.prefix}_text{len(self.strings)}")
-
-    def _symbol(self, name: str) -> str:
-        if name in self.derived:
-            place = self.pure(f"getelementptr i64, ptr %derived, i64 {self.derived[name]}")
-            return self.pure(f"load i64, ptr {place}")
-        if name not in self.places:
-            raise InternalError(f"no dimension symbol {name}")
-        place = self.pure(f"getelementptr i64, ptr %dims, i64 {self.places[name]}")
-        return self.pure(f"load i64, ptr {place}")
-
-    def _fail_if(self, condition: str, status: int, message: str) -> None:
-        bad, good = self.label("bad"), self.label("good")
-        self.put(f"br i1 {condition}, label %{bad}, label %{good}")
-        self.begin(bad)
-        text = f"ptr @{self._string(message)}"
-        self.put(f"call void @bessemer_fail(ptr %context, i32 {status}, {text})")
-        self.put(f"ret i32 {status}")
-        self.begin(good)
-
     # Start and end
 
     def _enter(self) -> None:
@@ -146,8 +113,10 @@ class _Body(BodyWriter):
         self.put("%fault = alloca i32, align 4")
         self.put(f"%derived = alloca [{len(self.derived)} x i64], align 16")
         self.clocks.begin()
-        self.bound: set[str] = set()
-        self._bound(self.program.symbols[: self.program.input_symbols])
+        self.bound = set(early_sizes(self.program, self.plan))
+        if self.bound:
+            self.put(f"call void @{self.prefix}_places(ptr %dims, ptr %derived)")
+        self.note_bound(self.program.symbols[: self.program.input_symbols])
 
     def _go_on_elsewhere(self, part: int) -> None:
         """Leaves the rest of the body to another function."""
@@ -155,22 +124,6 @@ class _Body(BodyWriter):
         self.put(f"ret i32 {self.let(f'call i32 @{name}({parameters})')}")
         self.lines += ["}", f"define internal i32 @{name}({parameters}) noinline nounwind {{"]
         self.begin(self.label("part"))
-
-    def _check_workspace(self) -> None:
-        """Checks the workspace up to the last part of the arena whose size is known by now."""
-        end: Size = 0
-        while self.unchecked and dims.symbol_names(self.unchecked[0]) <= self.bound:
-            end = self.unchecked.pop(0)
-        if end == 0:
-            return
-        size = self.sizes.value(end)
-        small = self.let(f"icmp ult i64 %bytes, {size}")
-        bad, good = self.label("small"), self.label("fits")
-        self.put(f"br i1 {small}, label %{bad}, label %{good}")
-        self.begin(bad)
-        self.put(f"call void @bessemer_need(ptr %context, i64 {size})")
-        self.put(f"ret i32 {Status.WORKSPACE_TOO_SMALL}")
-        self.begin(good)
 
     def _leave(self) -> None:
         for number, value in enumerate(self.program.outputs):
@@ -287,42 +240,18 @@ class _Body(BodyWriter):
         for number, message in enumerate(checks, 1):
             hit = self.let(f"icmp eq i32 {fault}, {number}")
             text = f"{where}: {message}" if where else message
-            self._fail_if(hit, Status.INDEX_OUT_OF_RANGE, text)
+            self.fail_if(hit, Status.INDEX_OUT_OF_RANGE, text)
 
     def _read_back(self, step: Launch) -> None:
         """Dimension symbols that the kernel has set become the program's."""
-        names = {s.symbol for s in walk(step.kernel.body) if isinstance(s, SetDim)}
+        names = set_by_kernel(step.kernel)
         for number, name in enumerate(step.kernel.symbols):
             if name in names:
                 place = self.let(f"getelementptr i64, ptr %arguments, i64 {number}")
                 value = self.let(f"load i64, ptr {place}")
-                self._set_symbol(name, value)
+                self.set_symbol(name, value)
         if names:
-            self._bound(names)
-
-    def _set_symbol(self, name: str, value: str) -> None:
-        place = self.let(f"getelementptr i64, ptr %dims, i64 {self.places[name]}")
-        self.put(f"store i64 {value}, ptr {place}")
-        self.known.clear()
-
-    def _bound(self, names: Iterable[str]) -> None:
-        """Computes what follows from symbols that have their values, and checks the workspace."""
-        self.bound |= set(names)
-        for name, definition in self.definitions.items():
-            if name not in self.bound and dims.symbol_names(definition) <= self.bound:
-                place = self.let(f"getelementptr i64, ptr %derived, i64 {self.derived[name]}")
-                self.put(f"store i64 {self.sizes.value(definition)}, ptr {place}")
-                self.known.clear()
-                self.bound.add(name)
-        self._check_required()
-        self._check_workspace()
-
-    def _check_required(self) -> None:
-        """Checks the sizes that are known by now for negative ones, each once."""
-        for size in [size for size in self.required if dims.symbol_names(size) <= self.bound]:
-            negative = self.let(f"icmp slt i64 {self.sizes.value(size)}, 0")
-            message = f"{self.required.pop(size)}: an input is too small: a size is negative"
-            self._fail_if(negative, Status.SHAPE_MISMATCH, message)
+            self.note_bound(names)
 
     def _bind(self, step: BindDims) -> None:
         source = self._address(step.value)
@@ -333,9 +262,9 @@ class _Body(BodyWriter):
             place = self.let(f"getelementptr i64, ptr {source}, i64 {number}")
             value = self.let(f"load i64, ptr {place}")
             negative = self.let(f"icmp slt i64 {value}, 0")
-            self._fail_if(negative, Status.SHAPE_MISMATCH, f"{where}: a size is negative")
-            self._set_symbol(name, value)
-        self._bound(step.symbols)
+            self.fail_if(negative, Status.SHAPE_MISMATCH, f"{where}: a size is negative")
+            self.set_symbol(name, value)
+        self.note_bound(step.symbols)
 
     def _copy(self, step: Copy) -> None:
         size = self.sizes.value(step.source.type.nbytes)
@@ -347,35 +276,34 @@ class _Body(BodyWriter):
         self.clocks.stop(start)
 
     def _require_finite(self, step: RequireFinite) -> None:
-        """By the bits: a float is finite unless all bits of its exponent are set."""
-        dtype = step.value.type.dtype
-        integer, exponent = f"i{8 * dtype.bytes}", _EXPONENTS[dtype.name]
-        bits = self.let(f"load {integer}, ptr {self._address(step.value)}")
-        found = self.let(f"and {integer} {bits}, {exponent}")
-        bad = self.let(f"icmp eq {integer} {found}, {exponent}")
-        self._fail_if(bad, Status.NOT_FINITE, f"{step.name} is not finite: nothing was updated")
+        bad = not_finite(self.let, step.value.type.dtype, self._address(step.value))
+        self.fail_if(bad, Status.NOT_FINITE, f"{step.name} is not finite: nothing was updated")
 
     def _branch(self, step: Branch) -> None:
         condition = self._truth(step.condition)
         then, otherwise, after = self.label("then"), self.label("else"), self.label("after")
         self.put(f"br i1 {condition}, label %{then}, label %{otherwise}")
         # What one branch binds and checks, the other has to bind and check for itself.
-        before = set(self.bound), list(self.unchecked)
-        ends: list[tuple[set[str], list[Size]]] = []
-        for label, steps in ((then, step.then), (otherwise, step.otherwise)):
-            self.bound, self.unchecked = set(before[0]), list(before[1])
+        before = self.known_now()
+        sets = [set_by_steps(step.then), set_by_steps(step.otherwise)]
+        for label, steps, others in (
+            (then, step.then, sets[1] - sets[0]),
+            (otherwise, step.otherwise, sets[0] - sets[1]),
+        ):
+            self.forget_back_to(before)
             self.begin(label)
+            self.note_absent(others)
             self._steps(steps)
             self.put(f"br label %{after}")
-            ends.append((self.bound, self.unchecked))
-        self.bound = ends[0][0] & ends[1][0]
-        self.unchecked = max(ends[0][1], ends[1][1], key=len)
         self.begin(after)
 
     def _truth(self, value: Value) -> str:
         return self.let(f"icmp ne i8 {self.let(f'load i8, ptr {self._address(value)}')}, 0")
 
     def _repeat(self, step: Repeat) -> None:
+        before = self.known_now()
+        self.note_absent(set_by_steps(step.body))  # there may be no iteration
+        self.forget_back_to(before)
         counter = self.let("alloca i64, align 8")
         self.put(f"store i64 0, ptr {counter}")
         test, body, after = self.label("test"), self.label("loop"), self.label("after")
@@ -396,5 +324,5 @@ class _Body(BodyWriter):
         self.put(f"br label %{test}")
         self.begin(after)
         if step.count:
-            self._set_symbol(step.count, self.let(f"load i64, ptr {counter}"))
-            self._bound((step.count,))
+            self.set_symbol(step.count, self.let(f"load i64, ptr {counter}"))
+            self.note_bound((step.count,))

@@ -16,6 +16,10 @@ from bessemer.compiler.ir.types import DType, bf16, f32, i16
 
 _Maker: TypeAlias = Callable[[int], MathFunction]
 
+AT_ONCE = 4
+"""Registers that a function of one operand takes at once: instruction by instruction in turns, so
+that the processor need not look far ahead for work that can begin."""
+
 
 def convert_float(state: KernelState, value: Value, source: DType, target: DType) -> Value:
     """Between 16-bit floats, as i16, and f32 or f64."""
@@ -48,7 +52,7 @@ def math_function(state: KernelState, name: str, x: Value) -> Value:
     def function(lanes: int) -> MathFunction:
         return vector_math.definition(name, kind, lanes, target.has_fma, target.has_lookup)
 
-    return _in_parts(state, function, x.kind, x.kind, x)
+    return _in_parts(state, function, x.kind, x.kind, x, at_once=AT_ONCE)
 
 
 def power(state: KernelState, base: Value, exponent: Value) -> Value:
@@ -90,12 +94,17 @@ def _simple_power(state: KernelState, x: Value, exponent: Value) -> Value | None
 
 
 def _in_parts(
-    state: KernelState, function: _Maker, result: DType, widest: DType, *operands: Value
+    state: KernelState,
+    function: _Maker,
+    result: DType,
+    widest: DType,
+    *operands: Value,
+    at_once: int = 1,
 ) -> Value:
-    """Calls a function on vectors no wider than a register of `widest` type."""
+    """Calls a function on vectors no wider than `at_once` registers of `widest` type."""
     w = state.writer
     lanes = max(operand.lanes for operand in operands)
-    native = state.target.lanes(widest)
+    native = state.target.lanes(widest) * at_once
     if lanes <= native:
         wide = [splat(w, operand, lanes) for operand in operands]
         return w.call_function(state.function(function(lanes)), result, lanes, *wide)

@@ -8,7 +8,7 @@ from bessemer.compiler.codegen.state import KernelState
 from bessemer.compiler.codegen.values import Value, register_type, type_text
 from bessemer.compiler.codegen.writer import Writer
 from bessemer.compiler.ir.expr import REDUCTIONS
-from bessemer.compiler.ir.types import DType, boolean, f32, f64, i8, i16, i32
+from bessemer.compiler.ir.types import DType, boolean, f32, f64, i8, i16, i32, i64
 
 
 def cast(state: KernelState, value: Value, source: DType, target: DType) -> Value:
@@ -23,6 +23,18 @@ def cast(state: KernelState, value: Value, source: DType, target: DType) -> Valu
     if source.is_float:
         return _saturated(w, value, target)
     return resized(w, value, target)
+
+
+def reinterpreted(state: KernelState, value: Value, source: DType, target: DType) -> Value:
+    """The bits of a value of element type `source` as a value of `target`, which is as wide."""
+    w, kind = state.writer, register_type(target)
+    if source.is_float and source.bits == 16:
+        value = _narrowed(state, value, source)
+    elif source.is_float:
+        value = _converted(w, "bitcast", value, i64 if source is f64 else i32)
+    if target.is_float and target.bits == 16:
+        return _widened(state, resized(w, value, i16), target)
+    return _converted(w, "bitcast", value, kind) if kind.is_float else resized(w, value, kind)
 
 
 def rounded(state: KernelState, value: Value, target: DType) -> Value:
@@ -94,7 +106,7 @@ def memory_kind(dtype: DType) -> DType:
     """The type of what a load gives: 16-bit floats come as integers, bools as bytes."""
     if dtype.is_float and dtype.bits == 16:
         return i16
-    return i8 if dtype is boolean else dtype
+    return i8 if dtype is boolean else register_type(dtype)
 
 
 def from_memory(state: KernelState, value: Value, dtype: DType) -> Value:

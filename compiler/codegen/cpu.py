@@ -14,8 +14,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from bessemer.compiler.codegen import fragments, matrix_tiles, memory, vector_loops
-from bessemer.compiler.codegen.arithmetic import binary, fused, select
+from bessemer.compiler.codegen import fragments, matrix_tiles, memory, streaming, vector_loops
+from bessemer.compiler.codegen.arithmetic import binary, fused, number_extreme, select
 from bessemer.compiler.codegen.control_flow import (
     Range,
     branch,
@@ -42,6 +42,7 @@ from bessemer.compiler.targets.machine import Target
 
 CONSTANTS = (
     f"@{ZEROS} = internal unnamed_addr constant [{ZEROS_BYTES} x i8] zeroinitializer, align 64\n"
+    + streaming.METADATA
 )
 """What a module needs once, however many kernels it has."""
 PASSES = ("always-inline", "globaldce")
@@ -70,28 +71,54 @@ def emit_kernel(kernel: Kernel, target: Target) -> KernelCode:
     Raises InternalError for what no schedule may make: a branch that differs between the lanes
     of a vector loop, a fragment in one, an index outside of its loop.
     """
-    state = KernelState(kernel, target)
-    has_tiles = matrix_tiles.begin(state, kernel.body)
-    match kernel.body:
+    streamed = streaming.streamed_buffers(kernel) if target.last_cache else []
+    if streamed:
+        names = streaming.form_names(kernel)
+        states = [
+            _written(KernelState(kernel, target, streamed=frozenset(buffers)))
+            for buffers in (streamed, ())
+        ]
+        texts = [streaming.chooser(kernel, streamed), *map(_function, states, names)]
+    else:
+        states = [_written(KernelState(kernel, target))]
+        texts = [_function(states[0], kernel.name)]
+    functions: dict[str, MathFunction] = {}
+    for state in states:
+        functions |= state.functions
+    declarations: frozenset[str] = frozenset()
+    declarations = declarations.union(*(state.writer.declarations for state in states))
+    declarations = declarations.union(*(f.declarations for f in functions.values()))
+    return KernelCode(
+        kernel.name,
+        "".join(texts),
+        declarations,
+        {symbol: function.text for symbol, function in functions.items()},
+        tuple(states[0].messages),
+    )
+
+
+def _written(state: KernelState) -> KernelState:
+    """Writes the kernel's body."""
+    body = state.kernel.body
+    has_tiles = matrix_tiles.begin(state, body)
+    match body:
         case (For(kind="parallel" | "team") as loop,):
             over = Range(Value("%begin", i64), Value("%end", i64))
             _loop(state, loop, over)
         case _:
-            emit_block(state, kernel.body)
+            emit_block(state, body)
     if has_tiles:
         matrix_tiles.end(state)
-    head = f"define internal void @{kernel.name}(ptr %buffers, ptr %dims, i64 %begin, i64 %end)"
-    tuned = f' "tune-cpu"="{target.tune}"' if target.tune else ""
-    text = f"{head} nounwind{tuned} {{\nentry:\n{state.writer.text()}  ret void\n}}\n"
-    functions: dict[str, MathFunction] = state.functions
-    declarations = state.writer.declarations.union(*(f.declarations for f in functions.values()))
-    return KernelCode(
-        kernel.name,
-        text,
-        frozenset(declarations),
-        {symbol: function.text for symbol, function in functions.items()},
-        tuple(state.messages),
-    )
+    if state.streamed:
+        streaming.end(state)
+    return state
+
+
+def _function(state: KernelState, name: str) -> str:
+    tune = state.target.tune
+    tuned = f' "tune-cpu"="{tune}"' if tune else ""
+    head = f"define internal void @{name}(ptr %buffers, ptr %dims, i64 %begin, i64 %end)"
+    return f"{head} nounwind{tuned} {{\nentry:\n{state.writer.text()}  ret void\n}}\n"
 
 
 def module_text(kernels: Iterable[KernelCode]) -> str:
@@ -107,10 +134,12 @@ def module_text(kernels: Iterable[KernelCode]) -> str:
 
 def emit_block(state: KernelState, block: Block) -> None:
     """The statements of a block; what they declare ends with it."""
+    streaming_before = set(state.streaming)
     with local_names(state):
         for statement in block:
             state.values.clear()
             _statement(state, statement)
+    state.streaming = streaming_before
 
 
 def _statement(state: KernelState, statement: Statement) -> None:
@@ -149,6 +178,8 @@ def _statement(state: KernelState, statement: Statement) -> None:
             fault(state, evaluate(state, condition), message)
         case loops.Prefetch(buffer, offset, level):
             _prefetch(state, buffer, offset, level)
+        case loops.Stream(buffer):
+            state.streaming |= {buffer.name} & state.streamed
         case loops.Barrier(member):
             _barrier(state, member)
         case loops.Fragment() | loops.FragmentFill() | loops.FragmentMac():
@@ -192,7 +223,8 @@ def _accumulate(state: KernelState, statement: loops.Accumulate) -> None:
                 after = fused(w, evaluate(state, a), evaluate(state, b), before)
     if after is None:
         # The new value first: whether it is a NaN is then asked while the sum is still waited for.
-        after = binary(w, statement.name, evaluate(state, value), before)
+        meet = number_extreme if statement.may_skip_nan else binary
+        after = meet(w, statement.name, evaluate(state, value), before)
     if state.vectors is not None and local in state.vectors.outer and state.mask is not None:
         after = select(w, state.mask, after, before)
     state.locals[local] = after

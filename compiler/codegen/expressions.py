@@ -13,13 +13,14 @@ from bessemer.compiler.codegen import arithmetic, calls, conversions, memory
 from bessemer.compiler.codegen.arithmetic import binary, compare, intrinsic, like, select
 from bessemer.compiler.codegen.indices import Indices
 from bessemer.compiler.codegen.lanes import same_lanes, splat, steps
+from bessemer.compiler.codegen.quotients import constant_divisor, quotient
 from bessemer.compiler.codegen.state import KernelState, number
 from bessemer.compiler.codegen.values import Value, literal
 from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir import expr
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import Expression
-from bessemer.compiler.ir.types import boolean, i8, i16, i32, i64
+from bessemer.compiler.ir.types import boolean, f32, i8, i16, i32, i64
 
 OUT_OF_RANGE = "index out of range"
 _ORDERED = ("lt", "le", "gt", "ge")
@@ -73,7 +74,7 @@ class _Evaluation:
             case expr.Load():
                 return self._load(node)
             case expr.Unary(_, name, operand):
-                x = self.value(operand)
+                x = self._rounded(operand) if name == "round" else self.value(operand)
                 if name in arithmetic.INTRINSICS:
                     return arithmetic.unary(w, name, x)
                 return calls.math_function(self.state, name, x)
@@ -83,6 +84,9 @@ class _Evaluation:
                 return select(w, self.value(condition), self.value(then), self.value(otherwise))
             case expr.Cast(dtype, operand):
                 return conversions.cast(self.state, self.value(operand), operand.dtype, dtype)
+            case expr.Bits(dtype, operand):
+                x = self.value(operand)
+                return conversions.reinterpreted(self.state, x, operand.dtype, dtype)
             case expr.Checked(_, operand, extent):
                 return self._checked(operand, extent)
             case expr.Read(_, local):
@@ -121,15 +125,38 @@ class _Evaluation:
         yield
         self.state.guard = before
 
+    def _rounded(self, operand: Expression) -> Value:
+        """What is rounded to whole numbers next: often a quotient."""
+        divisor = constant_divisor(self.state, operand)
+        if divisor is None:
+            return self.value(operand)
+        assert isinstance(operand, expr.Binary)
+        return quotient(self.state, self.value(operand.left), divisor)
+
     def _binary(self, node: expr.Binary) -> Value:
         if node.name in _ORDERED and node.left.dtype is i64:
             mask = self._index_mask(node)
             if mask is not None:
                 return mask
+        joined = self._one_plus_erf(node)
+        if joined is not None:
+            return joined
         left, right = self.value(node.left), self.value(node.right)
         if node.name == "pow" and left.kind is not boolean:
             return calls.power(self.state, left, right)
         return binary(self.writer, node.name, left, right)
+
+    def _one_plus_erf(self, node: expr.Binary) -> Value | None:
+        """1 + erf(x) as one function, where the machine has it."""
+        if not self.state.target.has_lookup or node.name != "add" or node.dtype is not f32:
+            return None
+        for one, function in ((node.left, node.right), (node.right, node.left)):
+            match one, function:
+                case expr.Constant(_, 1), expr.Unary(_, "erf", operand):
+                    x = self.value(operand)
+                    if x.lanes % 16 == 0:
+                        return calls.math_function(self.state, "one_plus_erf", x)
+        return None
 
     def _index_mask(self, node: expr.Binary) -> Value | None:
         """A comparison of indices that grow by one from lane to lane, in narrow lanes."""

@@ -12,7 +12,14 @@ from math import prod
 from string import Template
 
 from bessemer.compiler.codegen.header_texts import LIFE, MODEL_COMMENT, REST, RUN, TYPES
-from bessemer.runtime.artifact import DTYPE_CODES, STATUS_TEXTS, ArrayInfo, Signature, Status
+from bessemer.runtime.artifact import (
+    DTYPE_CODES,
+    SMALL_DTYPES,
+    STATUS_TEXTS,
+    ArrayInfo,
+    Signature,
+    Status,
+)
 
 # With these before _create, _destroy or _run, the API would be libc's own.
 _TAKEN_PREFIXES = {"cnd", "key", "mq", "mtx", "pthread", "sem", "thrd", "timer", "tss"}
@@ -25,6 +32,7 @@ _C_TYPES = {
     "float16": "uint16_t holding IEEE binary16",
     "bfloat16": "uint16_t holding bfloat16",
     "bool": "uint8_t, 0 or 1",
+    **{name: f"uint8_t holding {name}" for name in SMALL_DTYPES},
 }
 
 

@@ -23,6 +23,7 @@ from bessemer.compiler.codegen.math_terms import (
 
 _MAGIC = 1.5 * 2.0**23
 _ERF_LAST, _ERF_STEP = 3.92, 0.125
+_ONE_PLUS_ERF_LAST = 3.93
 _TANH_LAST, _TANH_STEP = 9.02, 0.2919921875
 _ERF = (
     (0.0, 0.1403162, 0.2763264, 0.4041169, 0.5204999, 0.6232409, 0.71115565, 0.7840751,
@@ -96,23 +97,64 @@ _TANH = (
      -0.017930903, 0.025730427, 0.013277203, 0.019314343, -0.027102828, 0.009777472,
      -0.025930306),
 )  # fmt: skip
+# erf, in the same pieces, up to an error of 8e-9 and roundings: no more counts where 1 is added.
+_ONE_PLUS_ERF = (
+    (0.0, 0.1403162, 0.2763264, 0.4041169, 0.5204999, 0.6232409, 0.71115565, 0.7840751,
+     0.8427008, 0.8883882, 0.92290014, 0.94817007, 0.96610516, 0.97844374, 0.9866717, 0.99199003,
+     0.9953223, 0.997346, 0.9985373, 0.99921703, 0.999593, 0.9997946, 0.9998994, 0.99995214,
+     0.9999779, 0.9999901, 0.9999957, 0.9999982, 0.9999993, 0.9999997, 0.9999999, 0.99999994),
+    (1.1283786, 1.1108848, 1.0600138, 0.9803526, 0.8787826, 0.7634997, 0.64293134, 0.52474535,
+     0.41510782, 0.31827426, 0.23652135, 0.17035992, 0.11893036, 0.08047227, 0.052774966,
+     0.033545773, 0.020666923, 0.012340761, 0.007142268, 0.004006438, 0.002178255, 0.001147855,
+     0.00058626407, 0.0002902201, 0.0001392482, 6.475593e-05, 2.9187524e-05, 1.27509575e-05,
+     5.399034e-06, 2.2157308e-06, 8.813442e-07, 6.513061e-07),
+    (-1.9939771e-13, -0.1388589, -0.26500118, -0.36762106, -0.4393984, -0.477193, -0.48221794,
+     -0.4591726, -0.4150937, -0.35804275, -0.29566386, -0.23423778, -0.17841259, -0.13077629,
+     -0.09237161, -0.06286993, -0.041356567, -0.026237894, -0.01608925, -0.009486287,
+     -0.005416511, -0.0029907625, -0.0016217559, -0.0008265241, -0.0003943802, -0.00020478819,
+     -0.00010637749, -7.082964e-05, -4.740833e-05, -5.0802223e-06, 2.30836e-06, 7.862086e-06),
+    (-0.37557593, -0.3582189, -0.3087873, -0.23465048, -0.14643604, -0.055808816, 0.02652319,
+     0.09260198, 0.13803487, 0.16215035, 0.16730517, 0.15778677, 0.13867873, 0.11483044,
+     0.09018912, 0.06749709, 0.048286702, 0.03309847, 0.02177661, 0.013771359, 0.008379984,
+     0.004911047, 0.0027738642, 0.0015109094, 0.00079407234, 0.00040284137, 0.00019734554,
+     9.3384595e-05, 4.2697586e-05, 1.8867668e-05, 8.0596365e-06, 0.0),
+    (4.0837157e-11, 0.06825343, 0.12633364, 0.16407712, 0.18433322, 0.177475, 0.1545986,
+     0.11659044, 0.06637553, 0.024872405, -0.0035201877, -0.031825118, -0.041006535, -0.0478437,
+     -0.044917867, -0.048079733, -0.029815268, -0.023572715, -0.015197558, -0.01910524,
+     -0.014613885, -0.010013032, -0.0013206502, -0.0035007165, -0.00583544, -6.436711e-05,
+     0.0020702432, 0.0055494183, 0.00577088, -0.0006360007, -0.0011636126, 0.0),
+)  # fmt: skip
 
 
 def erf_by_table(x: Term) -> Term:
     return _odd(x, _ERF_LAST, _ERF_STEP, _ERF)
 
 
+def one_plus_erf(x: Term) -> Term:
+    """1 + erf(x), the heart of GELU, in two thirds of the instructions: its error is at most one
+    unit in the last place of 1, but for x < 0, where it nears 0, no smaller."""
+    _, rest, piece, _ = _reduced(x, _ONE_PLUS_ERF_LAST, _ERF_STEP)
+    total = looked_up(_ONE_PLUS_ERF[-1], piece)
+    for coefficients in reversed(_ONE_PLUS_ERF[:-1]):
+        total = fma(total, rest, looked_up(coefficients, piece))
+    return 1.0 + with_sign_of(total, x)
+
+
 def tanh_by_table(x: Term) -> Term:
     return _odd(x, _TANH_LAST, _TANH_STEP, _TANH)
 
 
-def _odd(x: Term, last: float, step: float, table: Sequence[Sequence[float]]) -> Term:
+def _reduced(x: Term, last: float, step: float) -> tuple[Term, Term, Term, Term]:
+    """|x| up to `last`, what is left of it in its piece, and the piece as bits and as a number."""
     size = at_most(abs(x), last)
     # The sum's low bits are the number of the piece, which is all that a lookup reads.
     shifted = fma(size, 1.0 / step, _MAGIC)
-    piece = shifted.bits()
     number = shifted - _MAGIC
-    rest = fma(number, -step, size)
+    return size, fma(number, -step, size), shifted.bits(), number
+
+
+def _odd(x: Term, last: float, step: float, table: Sequence[Sequence[float]]) -> Term:
+    size, rest, piece, number = _reduced(x, last, step)
     total = looked_up(table[-1], piece)
     for coefficients in reversed(table[1:-1]):
         total = fma(total, rest, looked_up(coefficients, piece))

@@ -11,7 +11,7 @@ are used: the error-free transformations of `math_words` rely on every rounding.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 _LLVM = {
@@ -234,27 +234,61 @@ def at_least(x: Term, limit: float) -> Term:
 
 
 def looked_up(table: Sequence[float], index: Term) -> Term:
-    """For every lane one of 32 numbers, chosen by the low five bits of an i32; 16 lanes."""
-    writer = index.writer
-    vector = llvm_type("f32", writer.lanes)
+    """For every lane one of 32 numbers, chosen by the low five bits of an i32; or of 16 numbers, by
+    the low four. 16 lanes, or several times as many."""
     halves = [
-        ", ".join(f"float {constant_text('f32', value)}" for value in half)
-        for half in (table[:16], table[16:])
+        ", ".join(f"float {constant_text('f32', value)}" for value in table[start : start + 16])
+        for start in range(0, len(table), 16)
     ]
+    vector = "<16 x float>"
+    if len(halves) == 1:
+        name = "@llvm.x86.avx512.permvar.sf.512"
+        index.writer.declarations.add(f"declare {vector} {name}({vector}, <16 x i32>)")
+        return _by_sixteen(
+            index.writer, lambda part: f"{name}({vector} <{halves[0]}>, {part})", index
+        )
     name = "@llvm.x86.avx512.vpermi2var.ps.512"
-    writer.declarations.add(f"declare {vector} {name}({vector}, <16 x i32>, {vector})")
+    index.writer.declarations.add(f"declare {vector} {name}({vector}, <16 x i32>, {vector})")
     low, high = (f"{vector} <{half}>" for half in halves)
-    return writer.emit("f32", f"call {vector} {name}({low}, {index.typed}, {high})")
+    return _by_sixteen(index.writer, lambda part: f"{name}({low}, {part}, {high})", index)
 
 
 def scaled(x: Term, power: Term) -> Term:
-    """x * 2^power for whole numbers, also where that leaves the normal numbers; 16 lanes."""
-    vector = llvm_type("f32", x.writer.lanes)
+    """x * 2^floor(power), also where that leaves the normal numbers; 16 lanes or several times as
+    many."""
+    vector = "<16 x float>"
     name = "@llvm.x86.avx512.mask.scalef.ps.512"
     x.writer.declarations.add(f"declare {vector} {name}({vector}, {vector}, {vector}, i16, i32)")
-    return x.writer.emit(
-        "f32", f"call {vector} {name}({x.typed}, {power.typed}, {x.typed}, i16 -1, i32 4)"
-    )
+    return _by_sixteen(x.writer, lambda a, n: f"{name}({a}, {n}, {a}, i16 -1, i32 4)", x, power)
+
+
+def _by_sixteen(writer: Writer, call: Callable[..., str], *operands: Term) -> Term:
+    """Sixteen lanes after sixteen of an instruction that gives f32; `call` spells it."""
+    if writer.lanes == 16:
+        return writer.emit("f32", f"call <16 x float> {call(*(o.typed for o in operands))}")
+    parts = []
+    for start in range(0, writer.lanes, 16):
+        lanes = ", ".join(f"i32 {lane}" for lane in range(start, start + 16))
+        pieces = []
+        for operand in operands:
+            vector = llvm_type(operand.kind, writer.lanes)
+            piece = writer.emit(
+                operand.kind,
+                f"shufflevector {operand.typed}, {vector} poison, <16 x i32> <{lanes}>",
+            )
+            pieces.append(f"{llvm_type(operand.kind, 16)} {piece.text}")
+        parts.append(writer.emit("f32", f"call <16 x float> {call(*pieces)}").text)
+    size = 16
+    while len(parts) > 1:
+        vector, size = llvm_type("f32", size), 2 * size
+        lanes = ", ".join(f"i32 {lane}" for lane in range(size))
+        parts = [
+            writer.emit(
+                "f32", f"shufflevector {vector} {a}, {vector} {b}, <{size} x i32> <{lanes}>"
+            ).text
+            for a, b in zip(parts[::2], parts[1::2])
+        ]
+    return Term(writer, "f32", parts[0])
 
 
 def square_root(x: Term) -> Term:

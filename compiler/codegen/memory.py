@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bessemer.compiler.codegen import streaming
 from bessemer.compiler.codegen.arithmetic import like, select
 from bessemer.compiler.codegen.conversions import from_memory, memory_kind, to_memory
 from bessemer.compiler.codegen.indices import Indices
@@ -198,6 +199,9 @@ def store(
         return
     raw = splat(w, raw, state.width)
     if access.stride == 1:
+        if mask is None and streaming.passes_by(state, buffer, offset):
+            streaming.store(w, indices.address(buffer, offset), raw)
+            return
         alignment = state.alignment(buffer, offset, raw.lanes)
         _store_neighbours(w, access, indices.address(buffer, offset), raw, mask, alignment)
     elif access.stride == 0 and mask is None:

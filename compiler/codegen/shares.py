@@ -13,6 +13,10 @@ SHARE = 1 << 20
 """The work of the smallest share: about four microseconds. A worker that is awake begins it
 within half of one."""
 
+GRAIN = 1 << 22
+"""Scalar operations of a team's member at least (see team.py): with fewer its barriers eat the gain
+(an LSTM of four million took 50 microseconds alone and 48 as a team of two)."""
+
 _OTHER_OPERATIONS, _BYTES = 4, 4
 """Work is counted in multiply-adds of vectors, of which a core does some 250 in a nanosecond; it
 does a quarter as many other operations, and moves a quarter as many bytes from its second cache."""

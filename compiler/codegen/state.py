@@ -58,7 +58,8 @@ class KernelState:
     local variables and fragment registers, by name; `element` gives fragments' elements in the
     column at hand. `values` remembers the subexpressions of the statement at hand; `narrow` knows
     the 16 bits that a float was made of. `special` writes the statements that a machine has its own
-    way for, and says whether it did.
+    way for, and says whether it did. `streamed` are the buffers that this form of the
+    kernel may store to past the caches, `streaming` those that it does from here on.
     """
 
     kernel: Kernel
@@ -78,6 +79,8 @@ class KernelState:
     messages: list[str] = field(default_factory=list)
     functions: dict[str, MathFunction] = field(default_factory=dict)
     special: Callable[[Statement], bool] | None = None
+    streamed: frozenset[str] = frozenset()
+    streaming: set[str] = field(default_factory=set)
 
     # Parameters
 

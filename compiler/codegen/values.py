@@ -1,7 +1,7 @@
 """Values in registers: their LLVM types, constants, and vectors made from scalars.
 
-A register holds bool as i1, and f16 and bf16 as f32: `register_type` says how; memory has the
-element type's own bits.
+A register holds bool as i1, f16 and bf16 as f32, and storage types as u8: `register_type` says how;
+memory has the element type's own bits.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from functools import cache
 
 import numpy as np
 
-from bessemer.compiler.ir.types import DTYPES, INTEGERS, DType, boolean, f32, f64
+from bessemer.compiler.ir.types import DTYPES, INTEGERS, DType, boolean, f32, f64, u8
 
 _SCALARS = {dtype.name: f"i{dtype.bits}" for dtype in INTEGERS}
 _SCALARS |= {"f32": "float", "f64": "double", "bool": "i1"}
@@ -61,6 +61,8 @@ class Pointer:
 
 def register_type(dtype: DType) -> DType:
     """How values of an element type are held in registers."""
+    if dtype.is_storage:
+        return u8
     return f32 if dtype.is_float and dtype is not f64 else dtype
 
 

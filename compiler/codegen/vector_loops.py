@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from bessemer.compiler.codegen.arithmetic import binary, compare
+from bessemer.compiler.codegen.arithmetic import binary, compare, number_extreme
 from bessemer.compiler.codegen.control_flow import Range, branch, counted_loop
 from bessemer.compiler.codegen.effects import varying_locals, written_buffers
 from bessemer.compiler.codegen.expressions import first_lanes
@@ -32,12 +32,14 @@ _MOST_LANES = 128
 
 @dataclass(frozen=True)
 class _Loop:
-    """A vector loop; `reductions` says how each carried local is combined."""
+    """A vector loop; `reductions` says how each carried local is combined, `skipping` which of them
+    may skip NaNs."""
 
     state: KernelState
     loop: For
     extent: Value
     reductions: dict[str, str]
+    skipping: frozenset[str]
     emit_block: Callable[[KernelState, Block], None]
 
     def run(self, width: int, begin: Value, end: Value) -> None:
@@ -75,7 +77,8 @@ class _Loop:
     def combined(self, local: str, name: str, width: int) -> Value:
         w = self.state.writer
         value = self.state.locals[local]
-        return reduce_lanes(w, value, width, lambda a, b: binary(w, name, a, b))
+        meet = number_extreme if local in self.skipping else binary
+        return reduce_lanes(w, value, width, lambda a, b: meet(w, name, a, b))
 
 
 def emit(
@@ -94,7 +97,9 @@ def emit(
     while known is not None and wide > lanes and wide > known:
         wide //= 2
     varying, state.varying = state.varying, varying_locals(loop.body, loop.index)
-    writer = _Loop(state, loop, extent, reductions_of(loop.body, carried), emit_block)
+    writer = _Loop(
+        state, loop, extent, reductions_of(loop.body, carried), _skipping(loop.body), emit_block
+    )
     initial = {name: state.locals[name] for name in carried}
     for name, reduction in writer.reductions.items():
         neutral = REDUCTIONS[reduction](initial[name].kind)
@@ -102,7 +107,8 @@ def emit(
     _stages(writer, wide, lanes)
     for name, reduction in writer.reductions.items():
         total = writer.combined(name, reduction, 1)
-        state.locals[name] = binary(state.writer, reduction, initial[name], total)
+        meet = number_extreme if name in writer.skipping else binary
+        state.locals[name] = meet(state.writer, reduction, initial[name], total)
     state.varying = varying
 
 
@@ -145,6 +151,13 @@ def reductions_of(body: Block, carried: Sequence[str]) -> dict[str, str]:
             case loops.Assign(local) if local in carried:
                 raise InternalError(f"a vector loop assigns {local}, which is defined outside")
     return found
+
+
+def _skipping(body: Block) -> frozenset[str]:
+    """The locals whose maximum or minimum may skip NaNs wherever the loop accumulates them."""
+    found = [s for s in loops.walk(body) if isinstance(s, loops.Accumulate)]
+    strict = {s.local for s in found if not s.may_skip_nan}
+    return frozenset(s.local for s in found if s.local not in strict)
 
 
 def default_lanes(state: KernelState, loop: For) -> int:

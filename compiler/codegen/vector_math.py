@@ -33,6 +33,7 @@ from bessemer.compiler.codegen.math_exponential import (
 )
 from bessemer.compiler.codegen.math_logarithm import acosh, asinh, atanh, log, log1p
 from bessemer.compiler.codegen.math_power import power
+from bessemer.compiler.codegen.math_tables import one_plus_erf
 from bessemer.compiler.codegen.math_terms import MathFunction, Term, Writer, llvm_type
 from bessemer.compiler.codegen.math_trigonometric import LARGE, cos, sin, tan
 
@@ -58,6 +59,8 @@ UNARY: dict[str, Callable[[Term], Term]] = {
     "tanh": tanh,
 }
 _PERIODIC: dict[str, Callable[[Term, bool], Term]] = {"cos": cos, "sin": sin, "tan": tan}
+LOOKED_UP: dict[str, Callable[[Term], Term]] = {"one_plus_erf": one_plus_erf}
+"""Functions only for machines with lookups, in place of several operations."""
 BINARY: dict[str, Callable[[Term, Term], Term]] = {"pow": power}
 
 _STORED = {"bf16": "i16", "f16": "i16", "f32": "f32", "f64": "f64"}
@@ -72,18 +75,20 @@ def definition(
 
     The symbol is bessemer_exp_f32 for one lane (scalar types), bessemer_exp_v16f32 for sixteen.
     Set `has_fma` and `has_lookup` (see targets/machine.py) only for targets with the instructions;
-    lookups serve 16 lanes of f32. Raises ValueError for what is not offered.
+    lookups serve 16 lanes of f32 and more. Raises ValueError for what is not offered.
     """
     if dtype not in ("f32", "f64"):
         raise ValueError(f"vector math is for f32 and f64, not {dtype}")
     symbol = f"bessemer_{name}_{dtype}" if lanes == 1 else f"bessemer_{name}_v{lanes}{dtype}"
     writer = _writer(lanes, has_fma)
-    writer.has_lookup = has_lookup and lanes == 16 and dtype == "f32"
+    writer.has_lookup = has_lookup and lanes % 16 == 0 and dtype == "f32"
     x, y = Term(writer, dtype, "%x"), Term(writer, dtype, "%y")
     if name in _PERIODIC and dtype == "f32":
         return _periodic(writer, symbol, name)
     if name in UNARY:
         return _function(writer, symbol, [x], UNARY[name](x))
+    if name in LOOKED_UP and writer.has_lookup:
+        return _function(writer, symbol, [x], LOOKED_UP[name](x))
     if name in BINARY:
         return _function(writer, symbol, [x, y], BINARY[name](x, y))
     raise ValueError(f"no vector math function named {name}")

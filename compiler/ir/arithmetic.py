@@ -1,8 +1,8 @@
 """What the numbers of the loop language are and what its functions do to them.
 
-A value is a NumPy float32 (for f16, bf16, f32) or float64, a Python int within its type's range,
-or a Python bool. f16 and bf16 are computed in f32, and rounded by `round_to`, `cast`
-and `to_memory`.
+A value is a NumPy float32 (for f16, bf16, f32) or float64, a Python int within its type's range
+(of a storage type: its byte), or a Python bool. f16 and bf16 are computed in f32, and rounded by
+`round_to`, `cast` and `to_memory`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ def unwritten(dtype: DType) -> Any:
     """What memory of this type holds before anything is written: nothing that looks right."""
     if dtype.is_float:
         return math.nan
+    if dtype.is_storage:
+        return np.uint8(1).view(dtype.numpy)
     return False if dtype is boolean else (1 << (dtype.bits - 2)) + 1
 
 
@@ -46,11 +48,15 @@ def from_memory(element: Any, dtype: DType) -> Any:
     """An element of an array as a value."""
     if dtype.is_float:
         return _working(dtype)(element)
+    if dtype.is_storage:
+        return int(np.asarray(element).view(np.uint8))
     return bool(element) if dtype is boolean else int(element)
 
 
 def to_memory(value: Any, dtype: DType) -> Any:
     """A value as an element of an array."""
+    if dtype.is_storage:
+        return np.uint8(value).view(dtype.numpy)
     return np.asarray(value).astype(dtype.numpy) if dtype.is_float else dtype.numpy.type(value)
 
 
@@ -71,6 +77,11 @@ def cast(value: Any, source: DType, target: DType) -> Any:
     if math.isinf(value):
         return highest if value > 0 else lowest
     return max(lowest, min(highest, math.trunc(float(value))))
+
+
+def bits(value: Any, source: DType, target: DType) -> Any:
+    """A value's bits as those of another type."""
+    return from_memory(np.asarray(to_memory(value, source)).view(target.numpy)[()], target)
 
 
 _FLOAT_UNARY: dict[str, Callable[[Any], Any]] = {

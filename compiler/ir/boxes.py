@@ -23,6 +23,7 @@ _UNIT = 16
 _MOST_AXES = 5
 _MOST_STEP = 8
 _MOST_CORNER = 128
+_PARTS = 3
 
 
 @dataclass(frozen=True)
@@ -41,13 +42,14 @@ class Images:
 class Boxes:
     """An operand as a tensor; `axes` innermost first: depth, rows, batches. The first of them is
     dense. `outer` is the position of the rows, `batch` that of each batch index (None: all use the
-    same elements)."""
+    same elements), `parts` that of an element's parts. Parts of images are images behind them."""
 
     base: Size
     axes: tuple[Axis, ...]
     outer: int
     batch: tuple[int | None, ...]
     images: Images | None = None
+    parts: int | None = None
 
 
 def depth_steps(contract: Contract) -> Size | None:
@@ -85,10 +87,13 @@ def boxes_of(operand: Operand) -> Boxes | None:
     # An axis of one element goes nowhere: any stride will do.
     unit = _UNIT // bytes_
     axes[1:] = [Axis(1, unit) if axis.extent == 1 else axis for axis in axes[1:]]
+    parts = len(axes) if operand.parts != 0 else None
+    if parts is not None:
+        axes.append(Axis(_PARTS, operand.parts))
     strides = [axis.stride for axis in axes[1:]]
     if len(axes) > _MOST_AXES or not _aligned(operand.base, strides, bytes_):
         return None
-    return Boxes(operand.base, tuple(axes), len(operand.depth), tuple(batch))
+    return Boxes(operand.base, tuple(axes), len(operand.depth), tuple(batch), None, parts)
 
 
 def _aligned(base: Size, strides: Sequence[Size], bytes_: int) -> bool:
@@ -131,9 +136,14 @@ def _windows(operand: Operand, bytes_: int) -> Boxes | None:
     across = strides[1] if wide.extent > 1 else channels
     down = strides[0] if high.extent > 1 else wide.extent * across
     pitches = (images.stride if images.extent != 1 else high.extent * down, down, across)
+    count = images.extent
+    if operand.parts != 0:
+        if operand.parts != count * pitches[0]:
+            return None
+        count = count * _PARTS
     found = Images(
         base,
-        (images.extent, high.extent, wide.extent, channels),
+        (count, high.extent, wide.extent, channels),
         pitches,
         (high, wide),
         (kernel[0], kernel[1]),

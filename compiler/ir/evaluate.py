@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import cast
 
-from bessemer.compiler.ir.dims import Atom, FloorDiv, Max, Min, Mod, Size, Symbol
+from bessemer.compiler.ir.dims import (
+    Atom,
+    FloorDiv,
+    Max,
+    Min,
+    Mod,
+    Size,
+    Symbol,
+    symbol_names,
+)
 
 
 def evaluate(size: Size, value_of: Callable[[Atom], int]) -> int:
@@ -38,3 +47,13 @@ def _evaluate_atom(factor: Atom, value_of: Callable[[Atom], int]) -> int:
 def evaluate_named(size: Size, values: Mapping[str, int]) -> int:
     """The integer that `size` is under values of its symbols, by name."""
     return evaluate(size, lambda leaf: values[cast(Symbol, leaf).name])
+
+
+def define(values: Mapping[str, int], definitions: Mapping[str, Size]) -> dict[str, int]:
+    """The values, and with them those of names that are defined by them, or by names before; a
+    definition that wants something else is left out."""
+    found = dict(values)
+    for name, size in definitions.items():
+        if symbol_names(size) <= found.keys():
+            found[name] = evaluate_named(size, found)
+    return found

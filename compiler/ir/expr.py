@@ -9,7 +9,8 @@ and `fmod` towards zero) and give 0 where the divisor is 0. Float arithmetic is 
 `max` return NaN if one side is. Comparisons give `bool`. A guarded load reads 0 and touches no
 memory where its guard is false; `select` evaluates both sides, so put loads that may be out of
 bounds under a guard (see `guarded`). f16 and bf16 arithmetic is done in f32 and rounded at each
-store or cast. A cast from float to integer truncates and saturates; NaN gives 0.
+store or cast. A cast from float to integer truncates and saturates; NaN gives 0. An element of a
+storage type (see types.py) is only loaded, selected, stored, and looked at by its bits, as a u8.
 """
 
 from __future__ import annotations
@@ -184,6 +185,13 @@ class Select(Expression):
 @dataclass(frozen=True, eq=False)
 class Cast(Expression):
     """A conversion to `dtype`."""
+
+    operand: Expression
+
+
+@dataclass(frozen=True, eq=False)
+class Bits(Expression):
+    """The operand's bits as an element of `dtype`, which is as wide. No bools."""
 
     operand: Expression
 
@@ -452,9 +460,22 @@ def convert(operand: Expression, dtype: DType) -> Expression:
     """A cast, left out where the type is right already."""
     if operand.dtype == dtype:
         return operand
+    if operand.dtype.is_storage or dtype.is_storage:
+        raise InternalError(f"a cast of {operand.dtype} to {dtype}, which is an operator's work")
     if isinstance(operand, Constant) and not operand.dtype.is_float:
         return constant(operand.value, dtype)
     return _intern(Cast, dtype, operand)
+
+
+def bits(operand: Expression, dtype: DType) -> Expression:
+    """The same bits as another type of the same width; those of storage types are in a u8."""
+    if operand.dtype == dtype:
+        return operand
+    if operand.dtype.bits != dtype.bits or boolean in (operand.dtype, dtype):
+        raise InternalError(f"the bits of {operand.dtype} as {dtype}")
+    if isinstance(operand, Bits):
+        return bits(operand.operand, dtype)
+    return _intern(Bits, dtype, operand)
 
 
 def checked(operand: Expression, extent: Size) -> Size:
@@ -491,12 +512,15 @@ def within(index: Size, extent: Size) -> Expression:
 
 def guarded(condition: Expression, value: Expression, otherwise: Scalar) -> Expression:
     """`value` where the condition holds, else `otherwise`; elsewhere, loads in `value` touch no
-    memory and its checks do not fail."""
+    memory that is not theirs, and its checks do not fail."""
     if isinstance(condition, Constant):
         return value if condition.value else lift(otherwise, value.dtype)
+    changing = _symbols_of(condition)
 
     def guard(node: Expression) -> Expression | None:
         if isinstance(node, Load):
+            if _is_elsewhere_too(node, changing):
+                return None
             both = condition if node.guard is None else condition & node.guard
             return load(node.buffer, node.indices, both)
         if isinstance(node, Checked):
@@ -504,6 +528,39 @@ def guarded(condition: Expression, value: Expression, otherwise: Scalar) -> Expr
         return None
 
     return select(condition, transform(value, guard), otherwise)
+
+
+def _is_elsewhere_too(node: Load, changing: frozenset[Symbol] | None) -> bool:
+    """Whether a load is of an element that exists whatever the values of these symbols are. What
+    does not change with the condition can then be computed once, before it is asked."""
+    if changing is None or not all(isinstance(size, int) and size for size in node.buffer.shape):
+        return False
+    found: set[Atom] = set()
+    for index in node.indices:
+        found |= dims.atoms(index)
+    return all(isinstance(atom, Symbol) for atom in found) and changing.isdisjoint(found)
+
+
+def _symbols_of(condition: Expression) -> frozenset[Symbol] | None:
+    """What a condition depends on, None if on more than symbols of index arithmetic."""
+    found: set[Symbol] = set()
+    waiting = [condition]
+    while waiting:
+        match waiting.pop():
+            case IndexValue(_, size):
+                for leaf in dims.atoms(size):
+                    if not isinstance(leaf, Symbol):
+                        return None
+                    found.add(leaf)
+            case Binary(_, _, left, right):
+                waiting += (left, right)
+            case Unary(_, _, operand):
+                waiting.append(operand)
+            case Constant():
+                pass
+            case _:
+                return None
+    return frozenset(found)
 
 
 def children(node: Expression) -> tuple[Expression, ...]:
@@ -514,7 +571,7 @@ def children(node: Expression) -> tuple[Expression, ...]:
             return inner if guard is None else (*inner, guard)
         case IndexValue(_, size):
             return index_expressions(size)
-        case Unary() | Cast():
+        case Unary() | Cast() | Bits():
             return (node.operand,)
         case Checked(_, operand, extent):
             return (operand, *index_expressions(extent))
@@ -613,6 +670,8 @@ class _Transformation:
                 return unary(name, self.apply(operand))
             case Cast(dtype, operand):
                 return convert(self.apply(operand), dtype)
+            case Bits(dtype, operand):
+                return bits(self.apply(operand), dtype)
             case Checked(_, operand, extent):
                 return _intern(Checked, i64, self.apply(operand), self.index(extent))
             case Binary(_, name, left, right):

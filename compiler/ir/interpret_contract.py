@@ -91,6 +91,8 @@ def _matrix(
                 if not 0 <= offset < len(elements):
                     raise InternalError(f"element {offset} of {operand.buffer.name}")
                 found[i, j] = _multiplied(elements[offset], contract)
+                for part in range(1, 3 if operand.parts != 0 else 1):
+                    found[i, j] += float(elements[offset + part * size(operand.parts)])
     return found
 
 

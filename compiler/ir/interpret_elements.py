@@ -68,12 +68,16 @@ def evaluate(
     scope = _Scope(memory, symbols, {}, 0).with_axes(axes)
     shape = tuple(len(scope.ranges[axis].reshape(-1)) for axis in axes)
     with np.errstate(all="ignore"):
-        result = scope.value(node)
-        return np.broadcast_to(result, shape).astype(node.dtype.numpy)
+        result = np.broadcast_to(scope.value(node), shape)
+        if node.dtype.is_storage:
+            return result.astype(np.uint8).view(node.dtype.numpy)
+        return result.astype(node.dtype.numpy)
 
 
 def _working(dtype: DType) -> Any:
     """The NumPy type that values are kept in: f16 and bf16 are computed in f32."""
+    if dtype.is_storage:
+        return np.uint8
     return np.float32 if dtype.is_float and dtype is not f64 else dtype.numpy
 
 
@@ -169,7 +173,9 @@ class _Scope:
     def _compute(self, node: Expression) -> Array:
         match node:
             case expr.Constant(dtype, value):
-                return _rounded(np.asarray(value, None if dtype.is_float else dtype.numpy), dtype)
+                if dtype.is_float:
+                    return _rounded(np.asarray(value), dtype)
+                return np.asarray(value, _working(dtype))
             case expr.IndexValue(_, size):
                 return self.size(size).astype(np.int64)
             case expr.Load():
@@ -185,6 +191,8 @@ class _Scope:
                 return np.where(self.value(condition), *branches)
             case expr.Cast(dtype, operand):
                 return _cast(self.value(operand), operand.dtype, dtype)
+            case expr.Bits(dtype, operand):
+                return _bits(self.value(operand), operand.dtype, dtype)
             case expr.Checked(_, operand, extent):
                 return _checked(self.value(operand), self.size(extent))
             case expr.Reduce(_, name, over, body):
@@ -201,6 +209,8 @@ class _Scope:
                 raise InternalError(f"a load outside of {node.buffer.name}, {array.shape}")
         result = np.zeros(allowed.shape, array.dtype)
         result[allowed] = array[tuple(index[allowed] for index in indices)]
+        if node.dtype.is_storage:
+            return result.view(np.uint8)
         return result.astype(_working(node.dtype))
 
     def _reduce(self, name: str, over: tuple[Symbol, ...], body: Expression) -> Array:
@@ -235,6 +245,12 @@ def _cast(value: Array, source: DType, target: DType) -> Array:
     if target is boolean:
         return np.asarray(value != 0)
     return value.astype(target.numpy).astype(_working(target))
+
+
+def _bits(value: Array, source: DType, target: DType) -> Array:
+    held = value.astype(_working(source) if source.is_storage else source.numpy)
+    result = held.view(_working(target) if target.is_storage else target.numpy)
+    return np.asarray(result.astype(_working(target)))
 
 
 def _checked(index: Array, extent: Array) -> Array:

@@ -21,6 +21,7 @@ from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir import expr, loops
 from bessemer.compiler.ir.arithmetic import (
     binary,
+    bits,
     cast,
     from_memory,
     round_to,
@@ -170,7 +171,7 @@ class _Machine:
             case loops.Fail(condition, message):
                 if self.value(condition):
                     self.failures[message] = None
-            case loops.Prefetch() | loops.Barrier():
+            case loops.Prefetch() | loops.Stream() | loops.Barrier():
                 pass
             case (
                 loops.TileSetup()
@@ -242,6 +243,10 @@ class _Machine:
             for self._column in range(keys):
                 self._indices[attend.key] = self._column
                 scores[r, self._column] = self.value(attend.score)
+        if attend.key_end is not None:
+            hidden = scores[:, max(0, self.size(attend.key_end)) :]
+            if (hidden > loops.LOWEST_SCORE).any():
+                raise InternalError(f"{attend.scores} has scores beyond the last key")
         self._fragments.pop(attend.scores, None)
         results, columns = attended(attend, scores, self.size, memory)
         self._store_sums(attend, attend.results, results, rows, columns)
@@ -312,7 +317,7 @@ class _Machine:
                 return self.size(size, memo)
             case expr.Load(_, buffer, indices, guard):
                 if guard is not None and not self._value(guard, memo):
-                    return from_memory(buffer.dtype.numpy.type(0), buffer.dtype)
+                    return from_memory(np.zeros((), buffer.dtype.numpy)[()], buffer.dtype)
                 return self._element(buffer, self.size(buffer.offset(indices), memo))
             case expr.Unary(_, name, operand):
                 return unary(name, operand.dtype, self._value(operand, memo))
@@ -324,6 +329,8 @@ class _Machine:
                 return both[self._value(condition, memo)]
             case expr.Cast(dtype, operand):
                 return cast(self._value(operand, memo), operand.dtype, dtype)
+            case expr.Bits(dtype, operand):
+                return bits(self._value(operand, memo), operand.dtype, dtype)
             case expr.Checked(_, operand, extent):
                 return self._checked(self._value(operand, memo), self.size(extent, memo))
             case expr.Reduce(_, name, over, body):

@@ -97,11 +97,13 @@ class Assign:
 
 @dataclass(frozen=True, eq=False)
 class Accumulate:
-    """local = name(local, value), where `name` is a reduction."""
+    """local = name(local, value), where `name` is a reduction. A maximum or minimum that
+    `may_skip_nan` is that of the numbers, or NaN, if there are NaNs."""
 
     local: str
     name: str
     value: Expression
+    may_skip_nan: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -292,6 +294,10 @@ class Contract:
         )
 
 
+LOWEST_SCORE = -1e30
+"""Of attention, for keys that are hidden."""
+
+
 @dataclass(frozen=True, eq=False)
 class Attend:
     """Rows of an attention. For every row of row_begin .. row_begin + tile.rows - 1 and every
@@ -301,7 +307,9 @@ class Attend:
 
     where weight[key] = exp(s[key]) / sum of exp(s) and s[key] is the value of `score`, in which
     `FragmentElement(scores, 0)` is the sum over k of queries[batch, row, k] * keys[batch, key, k].
-    All in f32; weights may be rounded to the values' type before they are multiplied.
+    All in f32; weights may be rounded to the values' type before they are multiplied. Scores of
+    keys from `key_end` on, if it is given, are LOWEST_SCORE at most in all rows of the tile: beside
+    one that is larger by much they count for nothing.
     """
 
     scores: str
@@ -317,6 +325,7 @@ class Attend:
     score: Expression
     stores: tuple[Store, ...]
     tile: Tile
+    key_end: Size | None = None
 
     @property
     def products(self) -> tuple[Contract, Contract]:
@@ -362,6 +371,7 @@ class Attend:
         extents = (symbol.extent or 0 for symbol in (self.row, self.key, self.column))
         return (
             self.row_begin,
+            *(() if self.key_end is None else (self.key_end,)),
             *self.batch,
             *extents,
             *(size for operand in self.operands for size in operand.sizes),
@@ -394,6 +404,14 @@ class Prefetch:
 
 
 @dataclass(frozen=True, eq=False)
+class Stream:
+    """A hint: what the rest of the block stores to this buffer is not read soon, and may go to
+    memory past the caches."""
+
+    buffer: Buffer
+
+
+@dataclass(frozen=True, eq=False)
 class Barrier:
     """Ends when every member of the team (they have numbers from 0) has begun it."""
 
@@ -423,6 +441,7 @@ Statement: TypeAlias = Union[
     SetDim,
     Fail,
     Prefetch,
+    Stream,
     Barrier,
 ]
 Block: TypeAlias = tuple[Statement, ...]

@@ -54,7 +54,8 @@ class Operand:
         base + sum of every index along an axis * that axis's stride
 
     elements from the buffer's start, and is 0 outside of the windows. `batch` has an axis for each
-    of the statement's batch indices.
+    of the statement's batch indices. Where `parts` is not 0, an element is the sum of three bf16
+    numbers that lie so far apart, the largest one there: it stands for a float32 number.
     """
 
     buffer: Buffer
@@ -63,6 +64,7 @@ class Operand:
     depth: tuple[Axis, ...]
     batch: tuple[Axis, ...] = ()
     windows: tuple[Window, ...] = ()
+    parts: Size = 0
 
     @property
     def outer_extent(self) -> Size:
@@ -79,7 +81,7 @@ class Operand:
         """All index arithmetic in it."""
         axes = (*self.outer, *self.depth, *self.batch)
         inside = (size for axis in axes for size in (axis.extent, axis.stride))
-        return (self.base, *inside, *(window.extent for window in self.windows))
+        return (self.base, self.parts, *inside, *(window.extent for window in self.windows))
 
 
 @dataclass(frozen=True)

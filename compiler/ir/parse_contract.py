@@ -74,7 +74,9 @@ def read_attend(
     tokens.expect("by")
     scores = tokens.take("name")
     row, row_begin = _index(reader, "row")
-    key, column = _symbol(reader, "key"), _symbol(reader, "column")
+    key = _symbol(reader, "key")
+    key_end = reader.size() if tokens.accept("until") else None
+    column = _symbol(reader, "column")
     tokens.expect("batch")
     tokens.expect("[")
     batch = reader.sizes("]")
@@ -92,7 +94,8 @@ def read_attend(
     inner.fragments[results] = f32
     queries, keys, values = operands
     rows = (batch, row, row_begin, key, column)
-    return Attend(scores, results, queries, keys, values, *rows, score, stores(inner), tile)
+    operands_and_rows = (queries, keys, values, *rows)
+    return Attend(scores, results, *operands_and_rows, score, stores(inner), tile, key_end)
 
 
 def _symbol(reader: ExpressionReader, word: str) -> Symbol:
@@ -141,7 +144,8 @@ def _operand(reader: ExpressionReader) -> Operand:
     windows: list[Window] = []
     while tokens.accept("window"):
         windows.append(_window(reader))
-    return Operand(buffer, base, outer, depth, batch, tuple(windows))
+    parts = reader.size() if tokens.accept("parts") else 0
+    return Operand(buffer, base, outer, depth, batch, tuple(windows), parts)
 
 
 def _axes(reader: ExpressionReader, word: str) -> tuple[Axis, ...]:

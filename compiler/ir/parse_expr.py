@@ -13,7 +13,7 @@ from bessemer.compiler.ir.expr import BINARY, UNARY, Buffer, Expression, as_inde
 from bessemer.compiler.ir.parse_graph import read_type
 from bessemer.compiler.ir.parse_sizes import Tokens, read_size
 from bessemer.compiler.ir.text_expr import INFIX
-from bessemer.compiler.ir.types import DTYPES, DType, boolean, i64
+from bessemer.compiler.ir.types import ELEMENT_TYPES, DType, boolean, i64
 
 _LEVELS: tuple[tuple[str, ...], ...] = (
     ("==", "!=", "<", "<=", ">", ">="),
@@ -181,15 +181,17 @@ class ExpressionReader:
         return expr.load(*self.element())
 
     def _call(self, name: str) -> Operand:
-        if name in DTYPES:
+        if name in ELEMENT_TYPES:
             inner = self._level(0)
             if isinstance(inner, Expression):
-                return expr.convert(inner, DTYPES[name])
-            return expr.constant(inner, DTYPES[name])
+                return expr.convert(inner, ELEMENT_TYPES[name])
+            return expr.constant(inner, ELEMENT_TYPES[name])
         if name == "index":
             return expr.index_value(self.size())
         if name == "checked":
             return self._checked()
+        if name == "bits":
+            return self._bits()
         if name in UNARY:
             return expr.unary(name, self.expression())
         first = self.expression() if name == "select" else self._level(0)
@@ -204,6 +206,13 @@ class ExpressionReader:
         if not isinstance(second, Expression) and not isinstance(third, Expression):
             raise self.tokens.error(f"a typed number, like f32({second})")
         return expr.select(first, second, third)
+
+    def _bits(self) -> Expression:
+        dtype = ELEMENT_TYPES.get(self.tokens.take("name"))
+        if dtype is None:
+            raise self.tokens.error("an element type")
+        self.tokens.expect(",")
+        return expr.bits(self.expression(), dtype)
 
     def _checked(self) -> Expression:
         operand = self.expression()

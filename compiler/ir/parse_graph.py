@@ -16,7 +16,7 @@ from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.op import OPS
 from bessemer.compiler.ir.parse_sizes import NameRule, Tokens, read_size
 from bessemer.compiler.ir.text_graph import AbsentArray
-from bessemer.compiler.ir.types import DTYPES, Array, DType, TensorType, boolean
+from bessemer.compiler.ir.types import ELEMENT_TYPES, Array, DType, TensorType, boolean
 
 _STRING = r"(?:'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")"
 _LIST = rf"{_STRING}(?:,\s*{_STRING})*"
@@ -49,9 +49,9 @@ def read_type(tokens: Tokens, name: NameRule = symbol) -> TensorType:
 
 def read_dtype(tokens: Tokens) -> DType:
     """An element type."""
-    if tokens.peek().text not in DTYPES:
+    if tokens.peek().text not in ELEMENT_TYPES:
         raise tokens.error("an element type")
-    return DTYPES[tokens.take()]
+    return ELEMENT_TYPES[tokens.take()]
 
 
 def _read_shape(tokens: Tokens, name: NameRule) -> tuple[Size, ...]:
@@ -71,8 +71,8 @@ def read_attribute(tokens: Tokens) -> Any:
         return tokens.string()
     if token.text in _WORDS:
         return _WORDS[tokens.take()]
-    if token.text in DTYPES:
-        return DTYPES[tokens.take()]
+    if token.text in ELEMENT_TYPES:
+        return ELEMENT_TYPES[tokens.take()]
     if token.text == "(":
         found = _read_tuple(tokens)
         if found is not None:
@@ -339,5 +339,7 @@ def _read_number(tokens: Tokens, type: TensorType) -> Any:
     text = tokens.take()
     if type.dtype is boolean:
         return text == "true"
+    if type.dtype.is_storage:
+        return np.float32(sign + text).astype(type.dtype.numpy)
     # NumPy's own scalar reads the shortest text of its type without rounding twice.
     return type.dtype.numpy.type(sign + text)

@@ -25,6 +25,7 @@ from bessemer.compiler.ir.loops import (
     SetDim,
     Statement,
     Store,
+    Stream,
     TileLoad,
     TileMac,
     TileSetup,
@@ -188,7 +189,11 @@ class _Parser:
         if word not in _REDUCTION_OF:
             tokens.expect("=")
         reduction = _REDUCTION_OF.get(word, word)
-        return Accumulate(name, reduction, self.reader.expression(names.locals[name]))
+        value = self.reader.expression(names.locals[name])
+        may_skip_nan = tokens.accept("unless")
+        if may_skip_nan:
+            tokens.expect("nan")
+        return Accumulate(name, reduction, value, may_skip_nan)
 
     def loop(self, kind: LoopKind, indent: int, names: Names) -> Statement:
         tokens = self.tokens
@@ -262,6 +267,8 @@ class _Parser:
                 offset = reader.size()
                 tokens.expect("level")
                 return Prefetch(buffer, offset, tokens.integer())
+            case "stream":
+                return Stream(reader.buffer())
             case "barrier":
                 tokens.expect("of")
                 return Barrier(reader.size())

@@ -12,6 +12,7 @@ from typing import TypeAlias, Union
 
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.evaluate import define, evaluate_named
 from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.loops import Kernel
 from bessemer.compiler.ir.types import Array
@@ -80,6 +81,7 @@ class Branch:
     condition: Value
     then: Steps
     otherwise: Steps
+    sources: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +95,7 @@ class Repeat:
     iteration: Value
     body: Steps
     count: str = ""
+    sources: tuple[str, ...] = ()
 
 
 Step: TypeAlias = Union[Launch, BindDims, Copy, Alias, RequireFinite, Branch, Repeat]
@@ -172,6 +175,8 @@ class MemoryPlan:
     whose bytes they share. The arena is a row of parts, each of one kind of size; `ends`
     are where they end, in the order in which their symbols get values while the model runs. The
     offset of a value with `parts` (k, n) is n times `units[k]` from the start of part k.
+    `definitions` are names in these sizes that the run computes once the inputs' shapes are known,
+    in this order.
     """
 
     offsets: Mapping[Value, Size]
@@ -183,3 +188,8 @@ class MemoryPlan:
     ends: tuple[Size, ...] = ()
     units: tuple[Size, ...] = ()
     parts: Mapping[Value, tuple[int, int]] = field(default_factory=dict)
+    definitions: Mapping[str, Size] = field(default_factory=dict)
+
+    def arena_bytes(self, program: Program, sizes: Mapping[str, int]) -> int:
+        """The workspace's size for sizes of all of the program's symbols."""
+        return evaluate_named(self.size, define(sizes, {**program.derived, **self.definitions}))

@@ -56,6 +56,7 @@ def attend_lines(attend: Attend, text: ExpressionText) -> Iterator[str]:
             f"attend {attend.results} by {attend.scores}",
             f"{index('row', attend.row)} from {size(attend.row_begin)}",
             index("key", attend.key),
+            *(() if attend.key_end is None else (f"until {size(attend.key_end)}",)),
             index("column", attend.column),
             f"batch [{', '.join(map(size, attend.batch))}]",
             f"tile {tile.level} {tile.rows} x {tile.columns} x {tile.depth}",
@@ -85,5 +86,6 @@ def _operand(operand: Operand, text: ExpressionText) -> str:
         axes("depth", operand.depth),
         axes("batch", operand.batch),
         *map(window, operand.windows),
+        *((f"parts {text.size(operand.parts)}",) if operand.parts != 0 else ()),
     )
     return " ".join((head, *listed))

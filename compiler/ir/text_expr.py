@@ -16,6 +16,7 @@ from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir.dims import Atom, FloorDiv, Max, Min, Mod, Monomial, Size, as_atom
 from bessemer.compiler.ir.expr import (
     Binary,
+    Bits,
     Buffer,
     Cast,
     Checked,
@@ -102,6 +103,8 @@ class ExpressionText:
                 return f"select({self.write(condition)}, {first}, {second})"
             case Cast(dtype, operand):
                 return f"{dtype}({self.write(operand)})"
+            case Bits(dtype, operand):
+                return f"bits({dtype}, {self.write(operand)})"
             case Checked(_, operand, extent):
                 return f"checked({self.write(operand)}, {self.size(extent)})"
             case Reduce(_, name, over, body):

@@ -21,7 +21,7 @@ import numpy as np
 from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir.dims import Dim, Symbol, format_size
 from bessemer.compiler.ir.graph import Graph, Node, Value
-from bessemer.compiler.ir.types import DTYPES, Array, DType
+from bessemer.compiler.ir.types import ELEMENT_TYPES, Array, DType
 
 SHOWN_ELEMENTS = 16
 COMMENT_COLUMN = 60
@@ -56,7 +56,7 @@ def format_attribute(entry: object) -> str:
             return "none"
         case int() | Dim():
             text = format_size(entry)
-            return f"`{text}`" if text in DTYPES else text
+            return f"`{text}`" if text in ELEMENT_TYPES else text
         case float():
             return repr(entry)
         case str():

@@ -38,6 +38,7 @@ from bessemer.compiler.ir.loops import (
     SetDim,
     Statement,
     Store,
+    Stream,
     TileLoad,
     TileMac,
     TileSetup,
@@ -151,9 +152,10 @@ class _Printer:
                 return f"{local} : {value.dtype} = {write(value, value.dtype)}"
             case Assign(local, value):
                 return f"{local} = {write(value, value.dtype)}"
-            case Accumulate(local, name, value):
+            case Accumulate(local, name, value, may_skip_nan):
                 mark = ASSIGNMENTS.get(name, f"{name}=")
-                return f"{local} {mark} {write(value, value.dtype)}"
+                unless = " unless nan" if may_skip_nan else ""
+                return f"{local} {mark} {write(value, value.dtype)}{unless}"
             case Store(buffer, indices, value, guard):
                 places = ", ".join(size(index) for index in indices)
                 condition = "" if guard is None else f" if {write(guard)}"
@@ -186,6 +188,8 @@ class _Printer:
                 return f"fail if {write(condition)}: {message!r}"
             case Prefetch(buffer, offset, level):
                 return f"prefetch {self.text.buffer(buffer)} at {size(offset)} level {level}"
+            case Stream(buffer):
+                return f"stream {self.text.buffer(buffer)}"
             case Barrier(member):
                 return f"barrier of {size(member)}"
             case _:

@@ -21,7 +21,11 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class DType:
-    """An element type. `kind`: f float, i signed, u unsigned, b boolean; `bits` as stored."""
+    """An element type. `kind`: f float, i signed, u unsigned, b boolean; `bits` as stored.
+
+    Kind s is a type for storage: elements of a byte each, which are moved, and cast to and from the
+    other types, but not computed with. In a register such an element is that byte, a u8.
+    """
 
     name: str
     kind: str
@@ -43,6 +47,10 @@ class DType:
     def is_integer(self) -> bool:
         return self.kind in "iu"
 
+    @property
+    def is_storage(self) -> bool:
+        return self.kind == "s"
+
     def __str__(self) -> str:
         return self.name
 
@@ -63,13 +71,25 @@ u16 = DType("u16", "u", 16)
 u32 = DType("u32", "u", 32)
 u64 = DType("u64", "u", 64)
 boolean = DType("bool", "b", 8)
+i4 = DType("i4", "s", 8)
+u4 = DType("u4", "s", 8)
+i2 = DType("i2", "s", 8)
+u2 = DType("u2", "s", 8)
+f8e4m3fn = DType("f8e4m3fn", "s", 8)
+f8e4m3fnuz = DType("f8e4m3fnuz", "s", 8)
+f8e5m2 = DType("f8e5m2", "s", 8)
+f8e5m2fnuz = DType("f8e5m2fnuz", "s", 8)
+f8e8m0 = DType("f8e8m0", "s", 8)
+f4e2m1 = DType("f4e2m1", "s", 8)
 
-DTYPES: dict[str, DType] = {
-    dtype.name: dtype
-    for dtype in (f16, bf16, f32, f64, i8, i16, i32, i64, u8, u16, u32, u64, boolean)
-}
 FLOATS = (f16, bf16, f32, f64)
 INTEGERS = (i8, i16, i32, i64, u8, u16, u32, u64)
+SMALL_INTEGERS = (i4, u4, i2, u2)
+SMALL_FLOATS = (f8e4m3fn, f8e4m3fnuz, f8e5m2, f8e5m2fnuz, f8e8m0, f4e2m1)
+DTYPES: dict[str, DType] = {dtype.name: dtype for dtype in (*FLOATS, *INTEGERS, boolean)}
+"""The types that are computed with, by name."""
+ELEMENT_TYPES = DTYPES | {dtype.name: dtype for dtype in (*SMALL_INTEGERS, *SMALL_FLOATS)}
+"""These and the types for storage."""
 
 _NUMPY: dict[str, np.dtype[Any]] = {
     "f16": np.dtype(np.float16),
@@ -85,8 +105,18 @@ _NUMPY: dict[str, np.dtype[Any]] = {
     "u32": np.dtype(np.uint32),
     "u64": np.dtype(np.uint64),
     "bool": np.dtype(np.bool_),
+    "i4": np.dtype(ml_dtypes.int4),
+    "u4": np.dtype(ml_dtypes.uint4),
+    "i2": np.dtype(ml_dtypes.int2),
+    "u2": np.dtype(ml_dtypes.uint2),
+    "f8e4m3fn": np.dtype(ml_dtypes.float8_e4m3fn),
+    "f8e4m3fnuz": np.dtype(ml_dtypes.float8_e4m3fnuz),
+    "f8e5m2": np.dtype(ml_dtypes.float8_e5m2),
+    "f8e5m2fnuz": np.dtype(ml_dtypes.float8_e5m2fnuz),
+    "f8e8m0": np.dtype(ml_dtypes.float8_e8m0fnu),
+    "f4e2m1": np.dtype(ml_dtypes.float4_e2m1fn),
 }
-_FROM_NUMPY = {dtype: DTYPES[name] for name, dtype in _NUMPY.items()}
+_FROM_NUMPY = {dtype: ELEMENT_TYPES[name] for name, dtype in _NUMPY.items()}
 
 
 def dtype_of(array: Array) -> DType:

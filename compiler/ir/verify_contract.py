@@ -37,7 +37,13 @@ def _contract_problems(contract: Contract) -> Iterator[str]:
     types = (left.buffer.dtype, right.buffer.dtype)
     if not all(dtype in _OPERANDS.get(contract.dtype, ()) for dtype in types):
         yield f"no sums of {contract.dtype} from {types[0]} and {types[1]}"
-    if contract.products != "exact" and types != (f32, f32):
+    in_parts = [operand.parts != 0 for operand in (left, right)]
+    if contract.products == "bf16x3" and all(in_parts):
+        if types != (bf16, bf16):
+            yield f"parts of {types[0]} and {types[1]}"
+    elif any(in_parts):
+        yield f"an operand in parts is multiplied as {contract.products}"
+    elif contract.products != "exact" and types != (f32, f32):
         yield f"only f32 is multiplied as {contract.products}"
     if not contract.stores:
         yield "the sums are not stored"

@@ -42,6 +42,7 @@ from bessemer.compiler.ir.loops import (
     SetDim,
     Statement,
     Store,
+    Stream,
     TileLoad,
     TileMac,
     TileSetup,
@@ -136,7 +137,7 @@ class _Verifier:
                     self.fail(f"the symbol {symbol} is not the kernel's")
             case Fail(condition):
                 self.condition(condition)
-            case Prefetch(buffer):
+            case Prefetch(buffer) | Stream(buffer):
                 self.buffer(buffer, scope)
             case Barrier():
                 if not self.whole.has_team:

@@ -23,24 +23,34 @@ from bessemer.compiler.ops.composite import (
 )
 from bessemer.compiler.ops.composite_reduce import reduce
 from bessemer.compiler.ops.composite_shape import slice_axis
+from bessemer.compiler.ops.composite_small import small_cast
+from bessemer.compiler.ops.small_numbers import FORMATS, WIDTHS, integer_range
 
 
 def quantize_linear(
     b: GraphBuilder, x: Value, scale: Value, zero_point: Value | None = None, *, axis: int = 1,
-    block: int = 0, dtype: DType = u8,
+    block: int = 0, dtype: DType = u8, saturate: bool = True,
 ) -> Value:  # fmt: skip
     """round(x / scale) + zero_point, to even at ties, kept within the range of the result's type.
 
-    That type is the zero point's if there is one, else `dtype`.
+    That type is the zero point's if there is one, else `dtype`. A small float is rounded to that
+    type only; `saturate` is as in `small_cast`.
     """
+    if zero_point is not None:
+        dtype = zero_point.type.dtype
     wide = in_f32(b, cast(b, x, f32) if x.type.dtype.is_integer else x)
     spread = _spread(b, cast(b, scale, wide.type.dtype), x, axis, block)
-    steps = b.apply("round", b.apply("div", wide, spread))
-    if zero_point is None:
-        return cast(b, steps, dtype)
-    zero = _spread(b, cast(b, zero_point, wide.type.dtype), x, axis, block)
-    # The cast saturates.
-    return cast(b, b.apply("add", steps, zero), zero_point.type.dtype)
+    steps = b.apply("div", wide, spread)
+    if dtype not in FORMATS:
+        steps = b.apply("round", steps)
+    if zero_point is not None:
+        zero = _spread(b, cast(b, zero_point, wide.type.dtype), x, axis, block)
+        steps = b.apply("add", steps, zero)
+    if dtype in WIDTHS:
+        low, high = integer_range(dtype)
+        steps = binary(b, "max", binary(b, "min", steps, high), low)
+    # The cast to larger integers saturates.
+    return small_cast(b, steps, dtype, saturate)
 
 
 def dequantize_linear(

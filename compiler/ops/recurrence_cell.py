@@ -74,6 +74,13 @@ class Cell:
     read: tuple[Buffer, ...] = ()
     replaces: tuple[Buffer, Buffer] | None = None
 
+    @property
+    def written(self) -> tuple[Buffer, ...]:
+        """What steps write to memory of their own."""
+        _, in_place = self.replaces or (None, None)
+        rows = self.ended if self.y is None else (self.y, *self.ended)
+        return tuple(buffer for buffer in rows if buffer is not in_place)
+
 
 def working_dtype(dtype: DType) -> DType:
     """What gates are computed in."""

@@ -372,10 +372,10 @@ class _Writer:
     def _fetch_inputs(
         self, product: Product, time: Size, rows: list[Size], first: Size, width: Size
     ) -> None:
-        """The inputs are needed at a tile's end, and in no cache at its beginning."""
+        """What a tile needs at its end, and no cache has at its beginning, outputs too."""
         if not self.layout.packed or not isinstance(width, int):
             return
-        for buffer in (self.cell.inputs, *self.cell.read):
+        for buffer in (self.cell.inputs, *self.cell.read, *self.cell.written):
             line = _LINE // buffer.dtype.bytes
             gates = product.gates if buffer is self.cell.inputs else self._gates_in(buffer)
             for row in rows:

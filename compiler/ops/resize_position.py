@@ -23,6 +23,7 @@ COORDINATES = (
     "align_corners",
     "asymmetric",
     "tf_crop_and_resize",
+    "tf_half_pixel_for_nn",
 )
 ROUNDINGS = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
 
@@ -124,6 +125,9 @@ def source(
         case "asymmetric":
             new, old = _lowest_terms(resized, size)
             return Ratio(place, old, 0, new)
+        case "tf_half_pixel_for_nn":
+            new, old = _lowest_terms(resized, size)
+            return Ratio(place, 2 * old, old, 2 * new)
         case "align_corners":
             new, old = _lowest_terms(dims.maximum(resized - 1, 1), size - 1)
             return Ratio(place, old, 0, new)
@@ -158,6 +162,8 @@ def _scaled(place: Size, size: Size, resized: Size, scale: float, coordinate: st
     match coordinate:
         case "asymmetric":
             return Point(at / scale)
+        case "tf_half_pixel_for_nn":
+            return Point((at + 0.5) / scale)
         case "align_corners":
             # The length before it was rounded down, as the ONNX evaluator has it.
             steps = _number(size) * scale - 1.0

@@ -59,6 +59,8 @@ def _positions(
     match coordinate:
         case "asymmetric":
             return np.asarray(at / scale if scale else at * size / resized)
+        case "tf_half_pixel_for_nn":
+            return np.asarray(half + 0.5)
         case "align_corners":
             return at * 0 if length == 1 else np.asarray(at * (size - 1) / (length - 1))
         case "half_pixel_symmetric":

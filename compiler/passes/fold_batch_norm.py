@@ -7,7 +7,7 @@
 
 Transposes in between stay where they are. Only where nobody else reads the values in between or the
 weights. Products and sums in any order and number become one product (in the weights) and one sum;
-a sum alone stays as it is.
+a sum alone stays as it is, and so do weights that multiply quantized numbers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.rewrite import GraphRewriter, map_regions
-from bessemer.compiler.ir.types import Array
+from bessemer.compiler.ir.types import Array, i8, u8
 from bessemer.compiler.passes.known_values import known_array, spread
 
 CONTRACTIONS = ("conv", "conv_transpose", "matmul")
@@ -114,6 +114,8 @@ class _Search:
         count = value.type.shape[-1]
         if not weights.type.dtype.is_float or not isinstance(count, int):
             return None
+        if self.is_whole(node.inputs[0]):
+            return None
         scale, shift = np.ones(count), np.zeros(count)
         axis = last_axis = value.type.rank - 1
         steps: list[Node] = []
@@ -134,6 +136,18 @@ class _Search:
         if is_sum or not sane:
             return None
         return _Chain(node, tuple(steps), tuple(operands), last_axis, scale, shift)
+
+    def is_whole(self, value: Value) -> bool:
+        """Whether a float tensor holds 8-bit integers: sums of their products are exact, and stay
+        so only while the weights are whole numbers too."""
+        node = self.producers.get(value)
+        if node is not None and node.operator.name in ("add", "sub"):
+            node = self.producers.get(node.inputs[0])
+        return (
+            node is not None
+            and node.operator.name == "cast"
+            and node.inputs[0].type.dtype in (i8, u8)
+        )
 
     def only_reader(self, value: Value) -> Node | None:
         readers = self.users.get(value, [])

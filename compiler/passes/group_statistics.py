@@ -7,8 +7,9 @@ merged axis, and a reshape back. No order of axes in memory but channels-first a
 becomes
     [b, (g, k), h, w] -> sum over pixels -> [b, (g, k)] -> matmul with a matrix of ones and zeros
 
-so that every channel has the sum of its group. What is computed from the sums is computed for every
-channel, and what was computed for every element is so without a reshape.
+so that every channel has the sum of its group; where all channels are one group, they are added
+up. What is computed from the sums is computed for every channel, and what was computed for every
+element is so without a reshape.
 """
 
 from __future__ import annotations
@@ -69,18 +70,23 @@ def group_statistics(graph: Graph) -> Graph:
 
 
 def _merges_groups(node: Node) -> bool:
-    """[b, c, *pixels] to [b, groups, channels of a group with their pixels]."""
+    """[b, c, *pixels] to [b, groups, channels of a group with their pixels]; one group may come
+    last as well."""
     if node.operator.name != "reshape" or node.output.type.dtype not in (f32, f64):
         return False
     source, target = node.inputs[0].type.shape, node.output.type.shape
     if len(source) < 3 or len(target) != 3 or source[0] != target[0]:
         return False
     channels, groups = source[1], target[1]
-    if not isinstance(channels, int) or not isinstance(groups, int) or channels > MOST_CHANNELS:
+    if target[2] == 1:
+        groups = 1
+    if not isinstance(channels, int) or not isinstance(groups, int):
         return False
-    if not 1 < groups < channels or channels % groups:
+    if groups > 1 and channels > MOST_CHANNELS:
         return False
-    return product(source[2:]) * (channels // groups) == target[2]
+    if not 1 <= groups < channels or channels % groups:
+        return False
+    return product(source[2:]) * (channels // groups) == product(target[1:]) // groups
 
 
 class _Search:
@@ -91,7 +97,16 @@ class _Search:
         self.users = users
         self.first = first
         self.producers = graph.producers()
-        self.groups: dict[Value, int] = {first.output: 1}
+        batch, *shape = first.output.type.shape
+        self.one_group = 1 in shape
+        self.shapes: dict[int, tuple[Size, ...]] = {
+            1: (batch, shape[0], shape[1]),
+            2: (batch, shape[1], shape[0]),
+        }
+        """The shapes of wide values, by the axis that has the groups."""
+        if shape[1] == 1:
+            self.shapes = {1: self.shapes[2], 2: self.shapes[1]}
+        self.groups: dict[Value, int] = {first.output: 2 if shape[1] == 1 else 1}
         self.wide: set[Value] = {first.output}
 
     def region(self) -> _Region | None:
@@ -115,7 +130,7 @@ class _Search:
         return (
             node.operator.name == "reshape"
             and value in self.wide
-            and self.groups[value] == 1
+            and (self.groups[value] == 1 or self.one_group)
             and node.output.type == self.first.inputs[0].type
         )
 
@@ -134,21 +149,26 @@ class _Search:
                 self.groups[node.output] = 1
             case "reshape" if value not in self.wide and shape[0] == value.type.shape[0]:
                 found = [a for a, size in enumerate(shape) if a and size != 1]
-                if len(found) != 1:
+                if not found and self.one_group:
+                    found = [1]
+                if len(found) != 1 or len(shape) == 1:
                     return False
                 self.groups[node.output] = found[0]
+            case "reshape" if value in self.wide and self.one_group:
+                if shape not in self.shapes.values():
+                    return False
+                self.wide.add(node.output)
+                self.groups[node.output] = 2 if shape == self.shapes[2] else 1
             case "broadcast_to" if value not in self.wide and value.type.rank == 3:
-                if shape != self._wide_shape(axis):
+                if self.one_group:
+                    axis = 2 if shape == self.shapes[2] else 1
+                if shape != self.shapes[axis]:
                     return False
                 self.wide.add(node.output)
                 self.groups[node.output] = axis
             case _:
                 return False
         return True
-
-    def _wide_shape(self, axis: int) -> tuple[Size, ...]:
-        batch, groups, length = self.first.output.type.shape
-        return (batch, groups, length) if axis == 1 else (batch, length, groups)
 
     def _pointwise(self, node: Node) -> bool:
         known = [value for value in node.inputs if value in self.groups]
@@ -188,9 +208,7 @@ class _Writer:
         elif is_pointwise(node.operator):
             twins[node.output] = self._pointwise(node)
         elif node.operator.name == "reduce_sum":
-            axes = tuple(range(2, twins[value].type.rank))
-            sums = rewriter.emit("reduce_sum", twins[value], axes=axes)
-            twins[node.output] = rewriter.emit("matmul", sums, self._matrix())
+            twins[node.output] = self._sums(twins[value])
         elif node.operator.name == "broadcast_to":
             batch, channels, *pixels = self.region.first.inputs[0].type.shape
             one = rewriter.emit(
@@ -200,6 +218,17 @@ class _Writer:
             twins[node.output] = rewriter.emit("broadcast_to", one, shape=shape)
         else:
             twins[node.output] = twins[value]
+
+    def _sums(self, value: Value) -> Value:
+        """For every channel the sum over its group's channels and pixels."""
+        rewriter = self.rewriter
+        sums = rewriter.emit("reduce_sum", value, axes=tuple(range(2, value.type.rank)))
+        if 1 not in self.region.first.output.type.shape[1:]:
+            return rewriter.emit("matmul", sums, self._matrix())
+        batch, channels = sums.type.shape
+        total = rewriter.emit("reduce_sum", sums, axes=(1,))
+        total = rewriter.emit("reshape", total, shape=(batch, 1))
+        return rewriter.emit("broadcast_to", total, shape=(batch, channels))
 
     def _pointwise(self, node: Node) -> Value:
         shape = next(self.twins[v].type.shape for v in node.inputs if v in self.twins)

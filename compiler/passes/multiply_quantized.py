@@ -4,7 +4,8 @@
     w = (cast(b) - zero) * scale                 constants; a scale for each column, or one
     matmul(x, w)    becomes    cast(matmul(cast(a) : i32 - zero, b')) * (scale * scale)
 
-The sum of integers is exact, so the result is nearer to what is meant than a sum of floats.
+The sum of integers is exact, so the result is nearer to what is meant than a sum of floats. Short
+sums, of a convolution whose channels are kept apart, are exact as floats too, and faster.
 Only for weights: of a product of two computed tensors the whole is better off as floats, fused with
 what is around it. Runs before constants are folded, while weights are still known as integers.
 """
@@ -25,6 +26,8 @@ _VIEWS = ("transpose", "reshape", "slice")
 _KNOWN = (*_VIEWS, "broadcast_to", "cast", "sub", "mul")
 # More products of 8-bit numbers than this may overflow 32 bits.
 _LONGEST = (1 << 31) // (255 * 255)
+# More of them may be no float32 exactly.
+_EXACT = (1 << 24) // (255 * 255)
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,13 +56,16 @@ def _rule(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
     if left is None or right is None:
         return None
     steps, scales = right
-    wide = rewriter.emit("cast", left.steps, dtype=i32)
+    apart = node.operator.name == "conv" and node.attributes["groups"] > 1 == w.type.shape[-2]
+    dtype = f32 if apart and depth <= _EXACT else i32
+    wide = rewriter.emit("cast", left.steps, dtype=dtype)
     if left.zero is not None:
-        zero = rewriter.emit("broadcast_to", left.zero, shape=wide.type.shape)
+        zero = rewriter.emit("cast", left.zero, dtype=dtype)
+        zero = rewriter.emit("broadcast_to", zero, shape=wide.type.shape)
         wide = rewriter.emit("sub", wide, zero)
-    integers = rewriter.constant(steps, w.name)
+    integers = rewriter.constant(steps.astype(dtype.numpy), w.name)
     total = rewriter.emit(node.operator.name, wide, integers, **node.attributes)
-    real = rewriter.emit("cast", total, dtype=f32)
+    real = total if dtype is f32 else rewriter.emit("cast", total, dtype=f32)
     columns = rewriter.constant(scales)
     scale = rewriter.emit("broadcast_to", left.scale, shape=columns.type.shape)
     scale = rewriter.emit("mul", scale, columns)
@@ -110,7 +116,7 @@ def _scalar(rewriter: GraphRewriter, value: Value) -> Value | None:
 
 
 def _weights(rewriter: GraphRewriter, value: Value) -> tuple[Array, Array] | None:
-    """Known weights as integers (i32), and the scales of their columns (the last axis)."""
+    """Known weights as whole numbers, and the scales of their columns (the last axis)."""
     views: list[Node] = []
     while (node := rewriter.producer(value)) is not None and node.operator.name in _VIEWS:
         views.append(node)
@@ -130,7 +136,7 @@ def _weights(rewriter: GraphRewriter, value: Value) -> tuple[Array, Array] | Non
     columns = scales[(0,) * (scales.ndim - 1)] if scales.ndim else scales
     if scales.size == 0 or not (scales == columns).all():
         return None
-    return steps.astype(np.int32), np.ascontiguousarray(columns)
+    return steps, np.ascontiguousarray(columns)
 
 
 def _known(rewriter: GraphRewriter, value: Value) -> Array | None:

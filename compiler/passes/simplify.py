@@ -5,9 +5,10 @@
     max(min(x, 6), 0)                                 becomes   clip(x, 0, 6)
     if(true, ...)                                     becomes   the branch taken
 
-The rules are tables by operator, in simplify_arithmetic.py and simplify_views.py. A rule sees a
-node whose inputs are simplified already, and what it emits is simplified in turn, so that one walk
-reaches the end. No rule adds work; what is left without readers, remove_dead takes away.
+The rules are tables by operator, in simplify_arithmetic.py, simplify_views.py, simplify_pools.py
+and simplify_taps.py. A rule sees a node whose inputs are simplified already, and what it emits is
+simplified in turn, so that one walk reaches the end. No rule adds work; what is left without
+readers, remove_dead takes away.
 """
 
 from __future__ import annotations
@@ -18,9 +19,16 @@ from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.rewrite import GraphRewriter, rewrite_graph
 from bessemer.compiler.passes.known_values import uniform
 from bessemer.compiler.passes.simplify_arithmetic import ARITHMETIC
+from bessemer.compiler.passes.simplify_pools import POOLS
+from bessemer.compiler.passes.simplify_taps import TAPS
 from bessemer.compiler.passes.simplify_views import VIEWS
 
-_RULES: Mapping[str, Callable[[GraphRewriter, Node], Value | None]] = {**ARITHMETIC, **VIEWS}
+_RULES: Mapping[str, Callable[[GraphRewriter, Node], Value | None]] = {
+    **ARITHMETIC,
+    **VIEWS,
+    **POOLS,
+    **TAPS,
+}
 
 
 def simplify(graph: Graph) -> Graph:

@@ -38,6 +38,10 @@ _LIMITS = {
     "tile_rows": (1, 1024),
     "tile_columns": (1, 1024),
     "split": (1, 64),
+    "level": (0, 2),
+    "threads": (1, 1024),
+    "group": (1, 1024),
+    "keys": (16, 256),
 }
 
 
@@ -47,6 +51,11 @@ class Choices:
 
     tuning: Tuning = field(default_factory=Tuning)
     decisions: list[Decision] = field(default_factory=list)
+
+    @property
+    def is_tuned(self) -> bool:
+        """Whether there is a tuning, or one is being looked for."""
+        return self.tuning.explore or bool(self.tuning.choices)
 
     def tiling(self, node: Node, work: Contraction, target: Target, constant: bool) -> Tiling:
         """A contraction's tiles; `constant`: its right operand is packed at compile time."""

@@ -66,7 +66,7 @@ class Contraction:
     `epilogue(row_indices, column, total)` gives the stores of one element, for one index a row
     axis; `column` runs over a fragment's columns. `b_matrix` is the first row's packed matrix.
     `start(column)`, if given, is what a sum begins with in place of 0 (a bias), which saves an
-    addition.
+    addition. `panel_steps` is the room of a panel of b, if it is more than its steps take.
     """
 
     dtype: DType
@@ -80,6 +80,7 @@ class Contraction:
     start: Callable[[Size], Expression] | None = None
     group: int = 1
     b_matrix: Size = 0
+    panel_steps: Size | None = None
 
     @property
     def depth_extent(self) -> Size:

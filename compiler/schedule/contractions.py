@@ -43,7 +43,9 @@ from bessemer.compiler.schedule.merge_axes import Piece
 from bessemer.compiler.schedule.microkernel import lower_contraction, operations
 from bessemer.compiler.schedule.nests import flat, flatten_loads, lower_nest
 from bessemer.compiler.schedule.packing import pack, packed_element, packed_shape
+from bessemer.compiler.schedule.streams import past_caches
 from bessemer.compiler.schedule.turn import lower_turned
+from bessemer.compiler.schedule.winograd_gradient import lower_winograd_gradient
 from bessemer.compiler.targets.machine import Target
 
 FEW_CHANNELS = 6
@@ -113,27 +115,25 @@ def lower_contraction_group(
     )
     if not supports(draft):
         return None
-    on_tiles = lower_on_matrix_unit(
-        TileJob(
-            draft,
-            left_base,
-            right,
-            axes.matrices,
-            in_order(group),
-            in_order(pack_group) if pack_group else [],
-            out,
-            BASE,
-            base,
-            lambda fusion: _Epilogue(group.core, anchor.output, fusion, out, form),
-            form.right_matrices,
-            partial(_right_element, right, form),
-            (type(form).__name__, *form.key),
-        ),
-        lowering,
-        target,
+    job = TileJob(
+        draft,
+        left_base,
+        right,
+        axes.matrices,
+        in_order(group),
+        in_order(pack_group) if pack_group else [],
+        out,
+        BASE,
+        base,
+        lambda fusion: _Epilogue(group.core, anchor.output, fusion, out, form),
+        form.right_matrices,
+        partial(_right_element, right, form),
+        (type(form).__name__, *form.key),
     )
-    if on_tiles is not None:
-        return on_tiles
+    done = lower_on_matrix_unit(job, lowering, target)
+    done = done or lower_winograd_gradient(job, lowering, target)
+    if done is not None:
+        return done
     draft = with_group(draft, target)
     tiling = lowering.choices.tiling(anchor, draft, target, right in lowering.constants)
     shape = packed_shape(axes.matrices, draft.depth_steps, axes.columns, tiling.panel, draft.group)
@@ -147,7 +147,9 @@ def lower_contraction_group(
         if found is None:
             lowering.packs[key] = packed
             nodes = in_order(pack_group) if pack_group else []
-            launches.append(_pack_launch(anchor, right, nodes, packed, form, draft, lowering))
+            launches.append(
+                _pack_launch(anchor, right, nodes, packed, form, draft, lowering, target)
+            )
     contraction = replace(draft, b=flat(inputs.buffer(packed)))
     body = lower_contraction(contraction, tiling, target)
     launch = lowering.launch(
@@ -367,6 +369,7 @@ def _pack_launch(
     form: _Form,
     contraction: Contraction,
     lowering: Lowering,
+    target: Target,
 ) -> Launch:
     """Packs the right operand at run time."""
     fusion = Fusion({node.output: node for node in nodes}, lowering.constants)
@@ -387,7 +390,7 @@ def _pack_launch(
         [*nodes, anchor],
         flat_buffers(fusion),
         {packed: flat(out)},
-        nest.body,
+        past_caches(nest.body, flat(out), target),
         nest.operations,
         name="pack",
     )

@@ -3,12 +3,13 @@
 concat(a, b)      a's kernel and b's write their slices of the whole
 pad(a)            a's kernel writes the inside, the pad's own kernel only the border
 pad(concat(a, b)) both
+concat(reshape(concat(a, b)), ...)        phases of rows and columns that alternate: a and b, too
 """
 
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bessemer.compiler.ir.dims import Size, is_nonnegative
 from bessemer.compiler.ir.expr import Buffer, Index
@@ -25,11 +26,15 @@ class Destination:
     """What a kernel writes to: `value`, from `starts` along its axes (all of it if empty).
 
     `tail` are the views between what the kernel computes and the value, if there are any.
+    Where the part is a value of more axes, of shape `unfolded`, whose last ones are one in the
+    value, the kernel writes from `inside` along its axes.
     """
 
     value: Value
     starts: tuple[Size, ...] = ()
     tail: tuple[Node, ...] = ()
+    unfolded: tuple[Size, ...] = ()
+    inside: tuple[Size, ...] = ()
 
     @property
     def buffer(self) -> Buffer:
@@ -41,6 +46,11 @@ class Destination:
         if self.tail:
             return moved_offset(index, self.tail)
         shape = self.value.type.shape
+        if self.unfolded:
+            within = tuple(i + start for i, start in zip(index, self.inside, strict=True))
+            kept = len(shape) - 1
+            behind = Buffer("part", self.value.type.dtype, self.unfolded[kept:])
+            index = (*within[:kept], behind.offset(within[kept:]))
         shifted = index
         if self.starts:
             shifted = tuple(i + start for i, start in zip(index, self.starts, strict=True))
@@ -48,10 +58,38 @@ class Destination:
 
     def part(self, starts: Sequence[Size]) -> Destination:
         """A part of what is written here."""
+        if self.unfolded:
+            inside = tuple(a + b for a, b in zip(self.inside, starts, strict=True))
+            return replace(self, inside=inside)
         if not self.starts:
             return Destination(self.value, tuple(starts))
         moved = tuple(a + b for a, b in zip(self.starts, starts, strict=True))
         return Destination(self.value, moved)
+
+    def unfold(self, shape: tuple[Size, ...]) -> Destination:
+        """What is written here, seen as a value of more axes."""
+        return replace(self, unfolded=shape, inside=tuple(0 for _ in shape))
+
+
+def is_fold(node: Node) -> bool:
+    """Whether a node makes the last axes of a concatenation one."""
+    if node.operator.name != "reshape":
+        return False
+    before, after = node.inputs[0].type.shape, node.output.type.shape
+    kept = len(after) - 1
+    return 0 < kept < len(before) - 1 and before[:kept] == after[:kept]
+
+
+def is_of_phases(node: Node, producers: Mapping[Value, Node]) -> bool:
+    """Whether a concatenation puts rows side by side that are concatenations themselves."""
+    for part in node.inputs:
+        fold = producers.get(part)
+        if fold is None or not is_fold(fold):
+            return False
+        inner = producers.get(fold.inputs[0])
+        if inner is None or inner.operator.name != "concat":
+            return False
+    return True
 
 
 def parts_of(node: Node) -> list[tuple[Value, tuple[Size, ...]]]:
@@ -101,7 +139,12 @@ def destinations(
         operand = producers.get(node.inputs[0]) if node.inputs else None
         if node.operator.name == "pad" and not fills_inside(node, users, operand, graph.outputs):
             continue
+        folds = node.operator.name == "concat" and is_of_phases(node, producers)
         for part, starts in parts_of(node):
+            place = whole.part(starts)
+            if folds and not whole.unfolded and len(users[part]) == 1:
+                part = producers[part].inputs[0]
+                place = place.unfold(part.type.shape)
             producer = producers.get(part)
             if (
                 part in roots
@@ -110,5 +153,5 @@ def destinations(
                 and producer is not None
                 and not producer.operator.is_view
             ):
-                found[part] = whole.part(starts)
+                found[part] = place
     return found

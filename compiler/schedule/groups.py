@@ -27,7 +27,7 @@ from typing import Literal
 from bessemer.compiler.ir.dims import Size, product
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.schedule.attention import Attention, find_attentions, in_full_width
-from bessemer.compiler.schedule.destinations import fills_inside
+from bessemer.compiler.schedule.destinations import fills_inside, is_of_phases
 from bessemer.compiler.schedule.fuse import is_affine_operand, is_widening
 from bessemer.compiler.schedule.moves import MOVES, keeps_columns
 from bessemer.compiler.schedule.rows_of import (
@@ -239,6 +239,8 @@ class _Former:
             self.forced.add(self._before_moves(value))
             return
         while (node := self.producers.get(value)) is not None and kind_of(node) == "view":
+            if not node.inputs:
+                break  # a tensor full of one number, which nothing lies behind
             value = node.inputs[0]
         self.forced.add(value)
 
@@ -290,6 +292,8 @@ class _Former:
         numel = node.output.type.numel
         if node.operator.name == "concat" and any(map(self._ends_contraction, group.nodes)):
             return False  # an epilogue does not choose among parts, one element at a time
+        if node.operator.name == "concat" and is_of_phases(node, self.producers):
+            return False  # its parts' kernels write it
         if numel == product(group.shape):
             later = group.reductions or group.packs is not None
             return not (later and self._ends_contraction(node))

@@ -18,7 +18,7 @@ from bessemer.compiler.ir.types import Array, DType, TensorType
 from bessemer.compiler.schedule.borders import border_elements, lower_border
 from bessemer.compiler.schedule.choices import Choices
 from bessemer.compiler.schedule.dependence import all_nodes
-from bessemer.compiler.schedule.destinations import Destination, parts_of
+from bessemer.compiler.schedule.destinations import Destination, is_fold, parts_of
 from bessemer.compiler.schedule.fuse import Fusion, as_index, index_symbols
 from bessemer.compiler.schedule.groups import Group
 from bessemer.compiler.schedule.merge_axes import Piece
@@ -41,6 +41,7 @@ class Lowering:
     vectorize: bool = True
     precision: str = "float32"
     choices: Choices = field(default_factory=Choices)
+    last_cache: int = 0
     packed: dict[tuple[object, ...], Value] = field(default_factory=dict)
     parts: dict[tuple[Value, int], Value] = field(default_factory=dict)
     packs: dict[tuple[object, ...], Value] = field(default_factory=dict)
@@ -93,7 +94,7 @@ class Lowering:
     def nest(self, piece: Piece) -> Nest:
         """The loops that compute every element of a piece."""
         turned = lower_turned(piece, self.lanes) if self.vectorize else None
-        return turned or lower_nest(piece, self.lanes, self.vectorize)
+        return turned or lower_nest(piece, self.lanes, self.vectorize, self.last_cache)
 
     def nest_together(self, pieces: Sequence[Piece]) -> Nest | None:
         """The loops of pieces over one axis, of which each reads of the ones before it only what
@@ -158,12 +159,25 @@ def lower_value(
 ) -> Launch:
     """One kernel that computes every element of `root`."""
     fusion = Fusion(inlined, lowering.constants)
-    symbols = index_symbols(root.type.shape)
-    index = as_index(symbols, root.type.shape)
-    value = flatten_loads(fusion.element(root, index))
+    tail = () if root in lowering.destinations else _last_reshapes(root, inlined)
+    core = tail[0].inputs[0] if tail else root
+    symbols = index_symbols(core.type.shape)
+    index = as_index(symbols, core.type.shape)
+    value = flatten_loads(fusion.element(core, index))
     return _store_elements(
-        nodes, fusion, lowering.destination(root), index, value, symbols, lowering
+        nodes, fusion, lowering.destination(root, tail), index, value, symbols, lowering
     )
+
+
+def _last_reshapes(root: Value, inlined: Mapping[Value, Node]) -> tuple[Node, ...]:
+    """The first of the reshapes that a group ends with: elements keep their order through all, and
+    loops over the axes that were there before need no divisions to find them."""
+    first: tuple[Node, ...] = ()
+    while (node := inlined.get(root)) is not None and node.operator.name == "reshape":
+        if node.inputs[0] not in inlined:
+            break
+        first, root = (node,), node.inputs[0]
+    return first
 
 
 def _store_elements(
@@ -222,7 +236,7 @@ def _lower_concat(
     launches: list[Launch] = []
     for part, starts in parts_of(node):
         shape = part.type.shape
-        if part not in lowering.destinations:
+        if not _is_written(part, root, inlined, lowering):
             fusion = Fusion(inlined, lowering.constants)
             symbols = index_symbols(shape)
             index = as_index(symbols, shape)
@@ -233,6 +247,17 @@ def _lower_concat(
                 _store_elements([*nodes, node], fusion, out, index, value, symbols, lowering)
             )
     return launches
+
+
+def _is_written(
+    part: Value, root: Value, inlined: Mapping[Value, Node], lowering: Lowering
+) -> bool:
+    """Whether the kernel of a part, or of what it is another shape of, writes it to its place."""
+    fold = inlined.get(part)
+    if fold is not None and is_fold(fold):
+        found = lowering.destinations.get(fold.inputs[0])
+        return found is not None and found.value is lowering.destination(root).value
+    return part in lowering.destinations
 
 
 def _feeds(node: Node, value: Value, inlined: Mapping[Value, Node]) -> bool:
@@ -247,8 +272,8 @@ def flat_buffers(fusion: Fusion) -> dict[Value, Buffer]:
     return {value: flat(buffer) for value, buffer in fusion.buffers.items()}
 
 
-def lower_statements(node: Node, lowering: Lowering) -> Launch:
-    """The launch of an operator that writes its own kernel."""
+def lower_statements(node: Node, lowering: Lowering, operations: Size = 1 << 16) -> Launch:
+    """The launch of an operator that writes its own kernel, with an estimate of its work."""
     if node.operator.statements is None:
         raise InternalError(f"{node.operator} has no statements rule")
     inputs: dict[Value, Buffer] = {}
@@ -265,7 +290,7 @@ def lower_statements(node: Node, lowering: Lowering) -> Launch:
     )
     scratch = {Value(TensorType(b.dtype, b.shape)): b for b in builder.scratch_buffers}
     body = resolve_lanes(builder.block(), lowering)
-    return lowering.launch([node], inputs, outputs, body, 1 << 16, scratch)
+    return lowering.launch([node], inputs, outputs, body, operations, scratch)
 
 
 def resolve_lanes(block: Block, lowering: Lowering) -> Block:

@@ -1,11 +1,12 @@
-"""One kernel for all that an optimizer does to a parameter, block by block.
+"""One kernel for all that an optimizer does to a parameter, element by element.
 
     m' = f(m, g);   v' = h(v, g);   p' = p - q(m', v')       three kernels, one after the other
 
-go over ten arrays. In one kernel each block of them is in the first-level cache when the next
-line comes to it: seven arrays are read or written. Only kernels that follow each other are merged,
-that store over what the graph updates, and that read nothing but scalars and the elements at the
-place where they write.
+go over ten arrays. In one loop what is read later is still in a register: seven arrays are read or
+written, all of them a page ahead of the loop, since the processor fetches ahead by itself but not
+from page to page. (Measured on 2.7 MB a parameter: 470 us block by block, 300 in one loop, 200
+with the page ahead.) Only kernels that follow each other are merged, that store over what the graph
+updates, and that read nothing but scalars and the elements at the place where they write.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Size, Symbol, atom
 from bessemer.compiler.ir.expr import Buffer, Expression, Load, Reduce
 from bessemer.compiler.ir.graph import Graph, Value
+from bessemer.compiler.ir.loops import Prefetch
 from bessemer.compiler.ir.program import Launch, Step
 from bessemer.compiler.schedule.dependence import all_nodes
 from bessemer.compiler.schedule.lower import Lowering
@@ -26,7 +28,9 @@ from bessemer.compiler.schedule.nests import PARALLEL_WORTH, Nest
 from bessemer.compiler.schedule.rows import RowWriter
 
 BLOCK = 2048
-"""Elements: of four arrays in f32, 32 KB."""
+"""Elements that are a thread's share at least."""
+PAGE = 4096
+"""Bytes: how far ahead of the loop memory is fetched."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +56,7 @@ def merge_updates(graph: Graph, steps: Sequence[Step], lowering: Lowering) -> tu
     run: list[_Update] = []
     for step in steps:
         update = _update(step, updated, lowering)
-        if update is None or (run and update.extent != run[0].extent):
+        if update is None or not _may_follow(update, run):
             found += _merged(run, lowering)
             run = []
         if update is None:
@@ -80,6 +84,15 @@ def _update(step: Step, updated: Collection[Value], lowering: Lowering) -> _Upda
             return None
     names = [buffer.name for buffer in step.kernel.buffers]
     return _Update(step, merged, target, dict(zip(names, step.values, strict=True)))
+
+
+def _may_follow(update: _Update, run: Sequence[_Update]) -> bool:
+    """Whether it goes over as many elements, and of what the others store reads its own alone."""
+    targets = {other.target for other in run}
+    here = (atom(update.piece.symbols[0]),)
+    loads = [node for node in all_nodes(update.piece.value) if isinstance(node, Load)]
+    elsewhere = {update.values[load.buffer.name] for load in loads if load.indices != here}
+    return elsewhere.isdisjoint(targets) and (not run or update.extent == run[0].extent)
 
 
 def _is_even(load: Load, symbol: Symbol) -> bool:
@@ -131,20 +144,49 @@ def _renamed(value: Expression, buffers: Mapping[str, Buffer]) -> Expression:
 def _write(
     builder: KernelBuilder, pieces: Sequence[Piece], extent: Size, lowering: Lowering
 ) -> Size:
-    """The loops, one after the other in each block; gives the work of an iteration."""
-
-    def rows(start: Size, length: Size) -> None:
-        for piece in pieces:
-            writer = RowWriter(builder, piece, lowering.lanes, True)
-            writer.row(piece.symbols[0], {}, start, length)
-
+    """The loop over all elements, in blocks for the threads; gives the work of an iteration."""
     work = 8 * len(pieces)
     if isinstance(extent, int) and extent * work < 2 * PARALLEL_WORTH:
-        rows(0, extent)
+        _write_block(builder, pieces, 0, extent, lowering)
         return extent * work
     with builder.loop(dims.ceildiv(extent, BLOCK), "parallel") as index:
         length: Size = dims.minimum(extent - index * BLOCK, BLOCK)
         if isinstance(extent, int) and extent % BLOCK == 0:
             length = BLOCK
-        rows(index * BLOCK, length)
+        _write_block(builder, pieces, index * BLOCK, length, lowering)
     return BLOCK * work
+
+
+def _write_block(
+    builder: KernelBuilder, pieces: Sequence[Piece], start: Size, length: Size, lowering: Lowering
+) -> None:
+    """All stores of each element of a block; a later one takes what an earlier one has stored from
+    a register."""
+    elements = [
+        RowWriter(builder, piece, lowering.lanes, True).prepared(piece.symbols[0])
+        for piece in pieces
+    ]
+    targets = [piece.target for piece in pieces]
+    loads = [_even_loads(x, p.symbols[0]) for x, p in zip(elements, pieces, strict=True)]
+    read = dict.fromkeys(load.buffer for found in loads for load in found)
+    lanes = min(lowering.lanes(buffer.dtype) for buffer in (*read, *targets))
+    with builder.loop(length, "vector" if lanes > 1 else "serial", lanes) as index:
+        at = start + index
+        for buffer in read:
+            if buffer not in targets:
+                builder.append(Prefetch(buffer, at + PAGE // buffer.dtype.bytes))
+        stored: dict[Buffer, Expression] = {}
+        for piece, element, found in zip(pieces, elements, loads, strict=True):
+            known: dict[Expression, Expression] = {
+                load: stored[load.buffer] for load in found if load.buffer in stored
+            }
+            element = expr.replace_outermost(element, known.get)
+            element = expr.substitute(element, {piece.symbols[0]: at})
+            local = builder.define(expr.convert(element, piece.target.dtype))
+            builder.store(piece.target, (at,), local.value)
+            stored[piece.target] = local.value
+
+
+def _even_loads(value: Expression, symbol: Symbol) -> list[Load]:
+    """The loads of what lies where the element is stored."""
+    return [n for n in all_nodes(value) if isinstance(n, Load) and n.indices == (atom(symbol),)]

@@ -118,7 +118,7 @@ class _Writer:
         matrix = dims.total(i * a.b_stride for i, a in zip(batch, self.walk.batch))
         a_base = dims.total(i * a.a_stride for i, a in zip(batch, self.walk.batch))
         step = self.tiling.panel * self.contraction.group
-        panel_elements = self.contraction.depth_steps * step
+        panel_elements = (self.contraction.panel_steps or self.contraction.depth_steps) * step
         matrix = matrix + self.contraction.b_matrix
         b_base = self.sums.local((matrix * self.panels + panel) * panel_elements)
         a_base = self.sums.local(self.contraction.a_base + a_base)

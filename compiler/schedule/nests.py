@@ -25,6 +25,7 @@ from bessemer.compiler.ir.loops import Block
 from bessemer.compiler.schedule.costs import operations
 from bessemer.compiler.schedule.dependence import all_nodes
 from bessemer.compiler.schedule.merge_axes import Piece, extent_of, merge_axes
+from bessemer.compiler.schedule.row_traffic import streams
 from bessemer.compiler.schedule.rows import Lanes as Lanes
 from bessemer.compiler.schedule.rows import RowWriter, Values
 
@@ -61,18 +62,20 @@ def flatten_loads(value: Expression) -> Expression:
     return expr.transform(value, rule)
 
 
-def lower_nest(piece: Piece, lanes: Lanes, vectorize: bool = True) -> Nest:
-    """The loops that compute a piece. Its loads must be flat."""
-    return _Lowering(merge_axes(piece), lanes, vectorize).lower()
+def lower_nest(piece: Piece, lanes: Lanes, vectorize: bool = True, last_cache: int = 0) -> Nest:
+    """The loops that compute a piece. Its loads must be flat. A piece that does not fit into a last
+    cache of so many bytes (0: nobody knows) is stored past it."""
+    return _Lowering(merge_axes(piece), lanes, vectorize, last_cache).lower()
 
 
 class _Lowering:
-    def __init__(self, piece: Piece, lanes: Lanes, vectorize: bool) -> None:
+    def __init__(self, piece: Piece, lanes: Lanes, vectorize: bool, last_cache: int) -> None:
         self.piece = piece
         self.lanes = lanes
         self.vectorize = vectorize
         self.builder = KernelBuilder()
         self.rows = RowWriter(self.builder, piece, lanes, vectorize)
+        self.rows.streams = streams(piece, last_cache)
         self.dependence = self.rows.dependence
         self.work = operations(piece.value)
 

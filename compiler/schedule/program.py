@@ -36,6 +36,7 @@ from bessemer.compiler.schedule.lower import (
 )
 from bessemer.compiler.schedule.merge_axes import Piece
 from bessemer.compiler.schedule.merge_updates import merge_updates
+from bessemer.compiler.schedule.narrow_products import lower_narrow_product
 from bessemer.compiler.schedule.nests import flat
 from bessemer.compiler.schedule.order_updates import order_updates
 from bessemer.compiler.schedule.recurrence import lower_recurrence
@@ -110,7 +111,9 @@ class ProgramBuilder:
         self.optimize = optimize
         self.target = target
         self.constants: dict[Value, Array] = dict(graph.constants)
-        self.lowering = Lowering(self.constants, target.lanes, optimize > 0, precision, choices)
+        self.lowering = Lowering(
+            self.constants, target.lanes, optimize > 0, precision, choices, target.last_cache
+        )
         self.symbols: list[str] = []
         self.capacities: dict[Value, Size] = {}
 
@@ -184,8 +187,12 @@ class ProgramBuilder:
 
     def statements(self, node: Node) -> Launch:
         """The launch of an operator that writes its own kernel."""
-        launch = lower_recurrence(node, self.lowering, self.target) if self.optimize > 1 else None
-        return launch or lower_statements(node, self.lowering)
+        if self.optimize > 1:
+            for rule in (lower_recurrence, lower_narrow_product):
+                launch = rule(node, self.lowering, self.target)
+                if launch is not None:
+                    return launch
+        return lower_statements(node, self.lowering)
 
     def _own_kernel(self, node: Node) -> Launch:
         """The same; the sizes that it defines become known."""
@@ -221,7 +228,7 @@ class ProgramBuilder:
             body = _inlined(region, dict(zip(region.inputs, captures, strict=True)))
             copies = [Copy(s, t) for s, t in zip(body.outputs, node.outputs, strict=True)]
             sides.append((*self.lower(body), *copies))
-        return [Branch(condition, sides[0], sides[1])]
+        return [Branch(condition, sides[0], sides[1], node.sources)]
 
     def _loop(self, node: Node) -> list[Step]:
         """Carried values have one place each; every iteration ends by copying the new values in."""
@@ -246,7 +253,7 @@ class ProgramBuilder:
             iteration,
         )
         if not scans:
-            return [*start, Repeat(*controls, (*computed, *advance))]
+            return [*start, Repeat(*controls, (*computed, *advance), "", node.sources)]
         count = attributes["count"]
         steps: list[Step] = []
         if controls[0] is not None:
@@ -256,14 +263,15 @@ class ProgramBuilder:
         else:
             # Nothing says how much there will be to collect: a first run counts the iterations.
             limit = count
-            steps += [*start, Repeat(*controls, (*computed, *advance), limit)]
+            steps += [*start, Repeat(*controls, (*computed, *advance), limit, node.sources)]
         # Behind the limit, as the run binds them: the arena's parts lie in this order.
         self.symbols.append(count)
         stores: list[Step] = []
         for part, whole in zip(body.outputs[1 + carried_count :], scans, strict=True):
             stores.append(self._store_scan(part, whole, iteration, node))
             self.capacities[whole] = symbol(limit) * part.type.numel
-        return [*steps, *start, Repeat(*controls, (*computed, *stores, *advance), count)]
+        body_steps = (*computed, *stores, *advance)
+        return [*steps, *start, Repeat(*controls, body_steps, count, node.sources)]
 
     def _store_scan(self, part: Value, whole: Value, iteration: Value, node: Node) -> Launch:
         """Writes one iteration's slice into the collected output."""

@@ -11,21 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil
 
-from bessemer.compiler.ir import dims, expr
+from bessemer.compiler.ir import expr
 from bessemer.compiler.ir.dims import Atom, Size, Symbol, atom
-from bessemer.compiler.ir.expr import Buffer, Expression, Load, Reduce
+from bessemer.compiler.ir.expr import Expression, Reduce
 from bessemer.compiler.schedule.costs import FUNCTION_COST, operations
 from bessemer.compiler.schedule.dependence import Dependence, all_nodes
-from bessemer.compiler.schedule.merge_axes import Piece, extent_of
-
-FROM_MEMORY = 1 << 20
-"""Bytes of rows from which on they are not expected to lie in the second-level cache."""
-SHORTEST_FETCHED, LONGEST_FETCHED = 512, 16 << 10
-"""Bytes of a row that is fetched ahead: long enough to matter, short enough for the cache."""
-BYTES_AHEAD = 8 << 10
-"""How far ahead rows are fetched: what arrives while a row is computed, twice."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,37 +121,3 @@ def _kept(value: Expression, reductions: Sequence[Reduce], row: Symbol) -> Expre
 
 def _has_reduction(node: Expression) -> bool:
     return any(isinstance(inner, Reduce) for inner in all_nodes(node))
-
-
-def coming_rows(
-    piece: Piece, inner: Symbol, values: Mapping[Atom, Size]
-) -> list[tuple[Buffer, Size]]:
-    """Where rows begin that are soon read or written, if fetching them ahead pays.
-
-    The processor fetches ahead by itself, but not from page to page, and not while it waits for
-    the end of a row's sum. `values` are the indices of the row at work.
-    """
-    extent, outer = extent_of(inner), [s for s in piece.symbols if s is not inner]
-    if len(outer) != 1 or not isinstance(extent, int):
-        return []
-    row_bytes = extent * piece.target.dtype.bytes
-    rows = extent_of(outer[0])
-    is_small = isinstance(rows, int) and rows * row_bytes < FROM_MEMORY
-    if is_small or not SHORTEST_FETCHED <= row_bytes <= LONGEST_FETCHED:
-        return []
-    nodes = all_nodes(piece.value)
-    if not any(isinstance(node, Reduce) for node in nodes):
-        return []
-    offsets = {node.buffer: node.indices[0] for node in nodes if isinstance(node, Load)}
-    offsets[piece.target] = piece.offset
-    found: list[tuple[Buffer, Size]] = []
-    for buffer, offset in offsets.items():
-        step = dims.coefficient_of(offset, outer[0])
-        along = [s for s in dims.atoms(offset) if isinstance(s, Symbol) and s is not outer[0]]
-        if step is None or step == 0 or expr.index_expressions(offset):
-            continue
-        indices: dict[Atom, Size] = {s: 0 for s in along if s.extent is not None}
-        start = dims.substitute(offset, indices)
-        ahead = ceil(BYTES_AHEAD / row_bytes)
-        found.append((buffer, dims.substitute(start + ahead * step, values)))
-    return found

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from types import MappingProxyType
 
 from bessemer.compiler.ir import dims, expr
@@ -29,20 +30,22 @@ from bessemer.compiler.ir.expr import (
     Load,
     Read,
     Reduce,
+    Unary,
 )
-from bessemer.compiler.ir.loops import Accumulate, LoopKind, Prefetch
+from bessemer.compiler.ir.loops import Accumulate, LoopKind, Prefetch, Stream
 from bessemer.compiler.ir.types import DType, f32
 from bessemer.compiler.schedule.costs import has_functions
 from bessemer.compiler.schedule.dependence import Dependence, all_nodes
 from bessemer.compiler.schedule.merge_axes import Piece, extent_of, merge_axes
+from bessemer.compiler.schedule.nan_shows import may_skip_nan
 from bessemer.compiler.schedule.row_passes import (
     RowPass,
     along_row,
-    coming_rows,
     next_pass,
     replaced,
     with_kept,
 )
+from bessemer.compiler.schedule.row_traffic import LINE, Coming, Places, coming_rows
 
 Lanes = Callable[[DType], int]
 """The vector width of the target for an element type."""
@@ -57,7 +60,7 @@ SUM_INTERLEAVE = 4
 COLUMN_INTERLEAVE = 8
 """Vectors of columns that are summed up at once: neighbours, so that whole stretches of a row are
 read before the next one."""
-PASS_INTERLEAVE = 2
+PASS_INTERLEAVE = 4
 """The same where functions are computed, whose chains of operations are long."""
 LARGEST_KEPT = 32 << 10
 """Bytes of a row that a pass may keep on the stack."""
@@ -106,7 +109,10 @@ class RowWriter:
         self.lanes = lanes
         self.vectorize = vectorize
         self.dependence = Dependence()
-        self.coming: list[tuple[Buffer, Size]] = []
+        self.streams = False
+        self.skips_nan: set[Reduce] = set()
+        self.coming = Coming()
+        self.fetched: Places = ()
         self.bound = {
             symbol
             for node in all_nodes(piece.value)
@@ -132,10 +138,14 @@ class RowWriter:
         """The innermost loop, after everything that does not depend on its index."""
         element = expr.substitute(self.piece.value, values)
         offset = dims.substitute(self.piece.offset, values)
-        self.coming = coming_rows(self.piece, inner, values)
+        self.coming = coming_rows(self.piece, inner, values, self.streams)
         element = self._hoist_reductions(element, inner, offset)
         extent = extent_of(inner) if length is None else length
         self._store_row(element, inner, offset, start, extent)
+
+    def prepared(self, inner: Symbol) -> Expression:
+        """The element, for a loop of the caller's: what its index does not change is computed."""
+        return self._hoist_invariants(self._multiplied(self.piece.value, inner), inner)
 
     def _store_row(
         self, element: Expression, inner: Symbol, offset: Size, start: Size, extent: Size
@@ -143,13 +153,18 @@ class RowWriter:
         """The loop that writes the row, after everything that its index does not change."""
         element = self._hoist_invariants(self._multiplied(element, inner), inner)
         lanes = self._lane_count(element, self.piece.target.dtype)
-        interleave = PASS_INTERLEAVE if has_functions(element) and not self.coming else 1
+        interleave = PASS_INTERLEAVE if has_functions(element) else 1
+        if self.coming != Coming():
+            interleave = _fitting(PASS_INTERLEAVE, extent, lanes)
         if any(
             isinstance(n, Reduce) and inner in self.dependence.of(n) for n in all_nodes(element)
         ):
             interleave = _fitting(COLUMN_INTERLEAVE, extent, lanes)
+        if self.streams:
+            self.builder.append(Stream(self.piece.target))
+        self.fetched = (*self.coming.reads, *self.coming.writes)
         with self._vector_loop(extent, lanes, interleave) as index:
-            self._prefetch(index)
+            self._prefetch(start + index, lanes * interleave)
             here: Values = {inner: start + index}
             value = self._spell_reductions(expr.substitute(element, here))
             self.builder.store(self.piece.target, (dims.substitute(offset, here),), value)
@@ -168,20 +183,26 @@ class RowWriter:
         types = {node.buffer.dtype for node in all_nodes(value) if isinstance(node, Load)}
         return min(self.lanes(t) for t in types | {dtype})
 
-    def _prefetch(self, index: Size) -> None:
-        """Asks for the part of the coming rows that an iteration over this one stands for."""
-        for buffer, start in self.coming:
-            self.builder.append(Prefetch(buffer, start + index))
+    def _prefetch(self, index: Size, count: int) -> None:
+        """Asks for as many of the coming elements as an iteration of a pass handles."""
+        for buffer, begin in self.fetched:
+            for line in range(0, count, max(1, LINE // buffer.dtype.bytes)):
+                self.builder.append(Prefetch(buffer, begin + index + line))
 
     def _multiplied(self, element: Expression, inner: Atom) -> Expression:
         """The element with multiplications in place of divisions by what is the same for the row.
 
         The reciprocal of a number beyond 2^126 would be flushed to zero: the factor 1/4 keeps
-        it a number, and loses nothing but quotients that are flushed themselves.
+        it a number, and loses nothing but quotients that are flushed themselves. What is rounded
+        to a whole number is divided: one unit in the last place would make it another number.
         """
+        roundings = [node for node in all_nodes(element) if _is_rounding(node)]
+        rounded = {below for node in roundings for below in all_nodes(node)}
 
         def rule(node: Expression) -> Expression | None:
             if not isinstance(node, Binary) or node.name != "div" or node.dtype is not f32:
+                return None
+            if node in rounded:
                 return None
             divisor = node.right
             if isinstance(divisor, Constant) or inner in self.dependence.of(divisor):
@@ -205,7 +226,13 @@ class RowWriter:
                 return False
             return inner is None or inner not in self.dependence.of(node)
 
+        passes = 0
         while (step := next_pass(value, may_hoist, inner)) is not None:
+            if inner is not None and passes == 1:
+                self.fetched, self.coming = self.coming.reads, replace(self.coming, reads=())
+            passes += 1
+            if inner is not None:
+                self.skips_nan |= {n for n in step.reductions if may_skip_nan(value, n, inner)}
             if inner is not None and (len(step.reductions) > 1 or step.kept is not None):
                 value = self._row_pass(step, value, inner, offset)
             else:
@@ -213,6 +240,7 @@ class RowWriter:
                 for node in step.reductions:
                     found[node] = self._reduction_loop(node)
                 value = replaced(value, found)
+            self.fetched = ()
         return value
 
     def _reduction_loop(self, node: Reduce) -> Expression:
@@ -239,6 +267,7 @@ class RowWriter:
         bodies = [self._hoist_invariants(body, inner, {kept: hoisted}) for body in bodies]
         lanes = min(self._lane_count(b, n.dtype) for b, n in zip(bodies, step.reductions))
         with self._vector_loop(extent_of(inner), lanes, PASS_INTERLEAVE) as index:
+            self._prefetch(index, lanes * PASS_INTERLEAVE)
             here: Values = {inner: index}
             if hoisted is not None and place is not None:
                 buffer, at = place
@@ -247,7 +276,8 @@ class RowWriter:
                 bodies = [replaced(body, {hoisted: local.value}) for body in bodies]
             for node, body, total in zip(step.reductions, bodies, totals):
                 element = self._spell_reductions(expr.substitute(body, here))
-                self.builder.append(Accumulate(total.name, node.name, element))
+                skips_nan = node in self.skips_nan
+                self.builder.append(Accumulate(total.name, node.name, element, skips_nan))
         if kept is None or place is None:
             return done
         return with_kept(done, kept, inner, expr.load(place[0], (place[1],)))
@@ -261,7 +291,7 @@ class RowWriter:
         done = expr.read("kept", kept.dtype)
         rest = [node for user in users for node in all_nodes(replaced(user, {kept: done}))]
         is_read = any(isinstance(node, Load) and node.buffer.name == target.name for node in rest)
-        if kept.dtype == target.dtype and not is_read:
+        if kept.dtype == target.dtype and not is_read and not self.streams:
             return target, offset
         extent = extent_of(inner)
         if isinstance(extent, int) and extent * kept.dtype.bytes <= LARGEST_KEPT:
@@ -284,12 +314,14 @@ class RowWriter:
             with self.builder.loop(extent) as index:
                 self._reduction_axes(node, over[1:], {**values, over[0]: index}, local)
             return
+        skips_nan = node in self.skips_nan
         body = self._hoist_invariants(expr.substitute(node.body, values), over[0])
         lanes = self._lane_count(body, node.dtype)
         interleave = PASS_INTERLEAVE if has_functions(body) else SUM_INTERLEAVE
         with self._vector_loop(extent, lanes, interleave) as index:
+            self._prefetch(index, lanes * interleave)
             element = self._spell_reductions(expr.substitute(body, {over[0]: index}))
-            self.builder.append(Accumulate(local, node.name, element))
+            self.builder.append(Accumulate(local, node.name, element, skips_nan))
 
     def _spell_reductions(self, value: Expression) -> Expression:
         """Writes the reductions left in an expression as loops at this place."""
@@ -355,3 +387,7 @@ class RowWriter:
     def _is_inside_reduction(self, node: Expression) -> bool:
         """Whether it depends on the index of a reduction that is not running here."""
         return not self.bound.isdisjoint(self.dependence.of(node))
+
+
+def _is_rounding(node: Expression) -> bool:
+    return isinstance(node, Unary) and node.name in ("round", "floor", "ceil", "trunc")

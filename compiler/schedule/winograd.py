@@ -43,9 +43,9 @@ DYNAMIC_BLOCK = 42
 """Tiles in a block of an unknown number of them."""
 _FEWEST_TILES = 14
 """With fewer tiles to a block, u would come too often from the second-level cache."""
-_INPUT: Matrix = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))
+INPUT: Matrix = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))
 WEIGHTS: Matrix = ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1))
-_OUTPUT: Matrix = ((1, 1, 1, 0), (0, 1, -1, -1))
+OUTPUT: Matrix = ((1, 1, 1, 0), (0, 1, -1, -1))
 
 
 _ONE: Matrix = ((1,),)
@@ -326,7 +326,7 @@ def _transform_input(
     xs = work.taps[1].inputs(builder, left, columns)
     with builder.loop(work.channels, "vector", lanes=0) as channel:
         inputs = [[work.x(image, y, x, channel) for x in xs] for y in ys]
-        values = _both_sides(builder, work, _INPUT, inputs)
+        values = both_sides(builder, work.taps, INPUT, inputs)
         for point, value in enumerate(value for row in values for value in row):
             builder.store(v, (at[0], point, at[1], channel), value)
 
@@ -347,7 +347,7 @@ def _transform_output(
             [m[at[0], across.points * y + x, at[1], column] for x in range(across.points)]
             for y in range(down.points)
         ]
-        values = _both_sides(builder, work, _OUTPUT, inputs)
+        values = both_sides(builder, work.taps, OUTPUT, inputs)
         for y, x in product(range(down.outputs), range(across.outputs)):
             row, place = top + y * down.dilation, left + x * across.dilation
             with builder.when(less(row, rows) & less(place, columns)):
@@ -355,28 +355,30 @@ def _transform_output(
                     builder.append(store)
 
 
-def _both_sides(
-    builder: KernelBuilder, work: Winograd, matrix: Matrix, inputs: Sequence[Sequence[Expression]]
+def both_sides(
+    builder: KernelBuilder,
+    taps: tuple[Taps, Taps],
+    matrix: Matrix,
+    inputs: Sequence[Sequence[Expression]],
 ) -> list[list[Expression]]:
     """matrix . inputs . matrix', with every value in a local; the identity along an axis of one."""
     held = [[builder.define(value, "d").value for value in row] for row in inputs]
     half = [
-        [
-            builder.define(_combine(row, [line[x] for line in held]), "d").value
-            for x in range(work.taps[1].points)
-        ]
-        for row in work.taps[0].matrix(matrix)
+        [builder.define(_combine(row, line), "d").value for line in zip(*held, strict=True)]
+        for row in taps[0].matrix(matrix)
     ]
-    return [[_combine(row, line) for row in work.taps[1].matrix(matrix)] for line in half]
+    return [[_combine(row, line) for row in taps[1].matrix(matrix)] for line in half]
 
 
 def _combine(factors: Sequence[float], values: Sequence[Expression]) -> Expression:
-    """The sum of the values with factors of 1, 0 and -1, a positive one first."""
+    """The sum of the values with their factors, a positive one first."""
     terms = sorted(
-        ((factor, value) for factor, value in zip(factors, values) if factor),
+        ((factor, value) for factor, value in zip(factors, values, strict=True) if factor),
         key=lambda term: -term[0],
     )
-    total = terms[0][1]
+    first, total = terms[0]
+    total = total if first == 1 else total * first
     for factor, value in terms[1:]:
-        total = total + value if factor > 0 else total - value
+        part = value if abs(factor) == 1 else value * abs(factor)
+        total = total + part if factor > 0 else total - part
     return total

@@ -24,6 +24,8 @@ class Target:
     `has_dot_bf16`: one adds two products of bf16 to an f32, for every lane (vdpbf16ps), and one
     rounds f32 to bf16.
     `has_tiles`: products of tiles of 16 rows x 64 bytes, of bf16 or of bytes (AMX).
+    `last_cache`: bytes of the last cache; kernels that read and write more store past the caches.
+    0 for machines where that does not pay, or nobody has tried.
     `l1_ways` is the number of lines in a set of the first-level cache.
     """
 
@@ -44,6 +46,7 @@ class Target:
     has_tiles: bool = False
     l1_ways: int = 8
     l2_bytes: int = 1 << 20
+    last_cache: int = 0
     tune: str = ""
 
     def lanes(self, dtype: DType) -> int:
@@ -54,7 +57,8 @@ class Target:
     def description(self) -> str:
         """What the code depends on and the triple and the features do not say, for people."""
         tuned = f", scheduled for {self.tune}" if self.tune else ""
-        return f"{self.name}{tuned}, {self.l2_bytes >> 10} KiB of second-level cache"
+        last = f", {self.last_cache >> 20} MiB of the last one" if self.last_cache else ""
+        return f"{self.name}{tuned}, {self.l2_bytes >> 10} KiB of second-level cache{last}"
 
     @property
     def feature_text(self) -> str:

@@ -12,6 +12,7 @@ TRIPLE = "x86_64-unknown-linux-gnu"
 # LLVM's model of this processor schedules register tiles without spills; its models of Skylake and
 # of plain x86-64 do not, on any processor.
 _TUNE = "haswell"
+_LAST_CACHE = 32 << 20
 _SSE42 = ("cx16", "popcnt", "sse3", "sse4.1", "sse4.2", "ssse3")
 _AVX2 = (*_SSE42, "avx", "avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe")
 _AVX512 = (*_AVX2, "avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl")
@@ -37,6 +38,7 @@ AVX2 = Target(
     has_fma=True,
     has_half_conversion=True,
     has_dot_int16=True,
+    last_cache=_LAST_CACHE,
     tune=_TUNE,
 )
 AVX512 = Target(
@@ -53,6 +55,7 @@ AVX512 = Target(
     has_lookup=True,
     has_dot_int16=True,
     l1_ways=12,
+    last_cache=_LAST_CACHE,
     tune=_TUNE,
 )
 AVX2_VNNI = replace(
@@ -111,6 +114,7 @@ def host() -> Target:
                 target,
                 l1_ways=_cache_fact(0, "ways_of_associativity", target.l1_ways),
                 l2_bytes=_cache_fact(2, "size", target.l2_bytes),
+                last_cache=_cache_fact(3, "size", target.last_cache),
             )
     return SSE42
 
@@ -128,7 +132,7 @@ def _flags() -> frozenset[str]:
 
 
 def _cache_fact(cache: int, name: str, otherwise: int) -> int:
-    """What Linux says of the first processor's cache 0 (L1, data) or 2 (L2); bytes for a size."""
+    """What Linux says of the first processor's cache 0 (L1, data), 2 or 3; bytes for a size."""
     try:
         text = Path(f"/sys/devices/system/cpu/cpu0/cache/index{cache}/{name}").read_text().strip()
         return int(text.removesuffix("K")) << (10 if text.endswith("K") else 0)

@@ -74,9 +74,11 @@ def command(
     The files appear whole or not at all.
     """
     if is_device(target):
-        has_more = bool(tune or tuning or memory or weights == "beside")
+        has_more = bool(tune or memory or weights == "beside")
         options = Options(target, 0, precision, optimize, dump_folder())
-        _compile_for_device(model, output, options, dim, name, linker, as_json, quiet, has_more)
+        _compile_for_device(
+            model, output, options, dim, name, linker, as_json, quiet, has_more, tuning
+        )
         return
     if output.suffix not in SUFFIXES:
         raise typer.BadParameter(f"-o {output}: the suffix must be one of {', '.join(SUFFIXES)}.")
@@ -103,16 +105,19 @@ def command(
 
 def _compile_for_device(
     model: Path, output: Path, options: Options, dim: list[str] | None, name: str, linker: str,
-    as_json: bool, quiet: bool, has_more: bool,
+    as_json: bool, quiet: bool, has_more: bool, tuning: Path | None,
 ) -> None:  # fmt: skip
     if has_more:
-        raise typer.BadParameter("--tune, --tuning, --memory and --weights are for processors.")
+        raise typer.BadParameter(
+            "--tune, --memory and --weights are for processors. For GPUs, `bessemer tune "
+            "--target cuda` writes what --tuning takes."
+        )
     check_suffix(output)
     phases = Phases(device_phases(options.target), quiet)
     with phases.phase(f"Read {model.name}"):
         graph = as_graph(model, arguments.parse_dims(dim))
     graph = replace(graph, name=name or output.stem)
-    write_device_artifact(graph, output, options, linker, phases, as_json)
+    write_device_artifact(graph, output, options, linker, phases, as_json, tuning)
 
 
 def _build(phases: Phases, graph: Graph, options: Options) -> Compilation:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from bessemer.frontends.save_device import (
     levels_named,
     save_forms,
 )
+from bessemer.frontends.tuning_file import read_tuning
 from bessemer.runtime.cuda.artifact import DeviceProgram, LaunchStep
 from bessemer.runtime.cuda.layout import launches
 
@@ -34,15 +36,23 @@ def levels_of(target: str) -> tuple[DeviceTarget, ...]:
 
 
 def write_device_artifact(
-    graph: Graph, output: Path, options: Options, linker: str, phases: Phases, as_json: bool
+    graph: Graph,
+    output: Path,
+    options: Options,
+    linker: str,
+    phases: Phases,
+    as_json: bool,
+    tuning: Path | None = None,
 ) -> None:
-    """`bessemer compile` for GPUs. The phases are as many as device_phases says."""
+    """`bessemer compile` for GPUs. The phases are as many as device_phases says; `tuning` is a file
+    with choices for the levels."""
     check_suffix(output)
     levels = levels_of(options.target)
     made = []
     for level in levels:
+        known = read_tuning(tuning, level) if tuning else options.tuning
         with phases.phase(f"Compile for {level.name}"):
-            made += compile_levels(graph, options, [level])
+            made += compile_levels(graph, replace(options, tuning=known), [level])
     with phases.phase("Assemble"):
         forms = [form_of(one) for one in made]
     with phases.phase(f"Write {output.name}"):

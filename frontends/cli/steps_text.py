@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bessemer.compiler.ir.dims import Size, symbol_names
-from bessemer.compiler.ir.evaluate import evaluate_named
+from bessemer.compiler.ir.evaluate import define, evaluate_named
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.program import (
     Alias,
@@ -63,15 +63,17 @@ def memory_summary(program: Program, plan: MemoryPlan, sizes: Mapping[str, int])
     """The memory plan in bytes. Where it depends on symbols, their values are taken from `sizes`;
     without all of them only the formulas are there."""
     summary: dict[str, Any] = {
-        "arena": str(plan.size),
+        "arena": "computed in the run" if plan.definitions else str(plan.size),
         "lower_bound": str(plan.lower_bound),
         "weights_bytes": plan.weights_size,
         "values": len(plan.offsets),
     }
-    needed = symbol_names(plan.size) | symbol_names(plan.lower_bound)
+    needed = symbol_names(program.expanded(plan.size)) - plan.definitions.keys()
+    needed |= symbol_names(program.expanded(plan.lower_bound))
+    needed |= set(program.symbols[: program.input_symbols] if plan.definitions else ())
     if needed <= set(sizes):
-        arena = evaluate_named(plan.size, sizes)
-        bound = evaluate_named(plan.lower_bound, sizes)
+        arena = plan.arena_bytes(program, sizes)
+        bound = evaluate_named(plan.lower_bound, define(sizes, program.derived))
         summary |= {"arena_bytes": arena, "lower_bound_bytes": bound}
         summary["gap"] = (arena - bound) / bound if bound else 0.0
         summary["at"] = {name: sizes[name] for name in sorted(needed)}

@@ -11,8 +11,11 @@ from bessemer.compiler.options import Options, dump_folder
 from bessemer.compiler.targets.choose import host_target
 from bessemer.frontends.cli import arguments
 from bessemer.frontends.cli.output import format_seconds, print_json, print_table, spinner, write
+from bessemer.frontends.compile_device import CUDA, target_at_hand
 from bessemer.frontends.tune import Contest, Tuned, tune_model
-from bessemer.frontends.tuning_file import write_tuning
+from bessemer.frontends.tune_device import tune_for_device
+from bessemer.frontends.tuning_file import device_key, write_choices
+from bessemer.runtime.cuda.libcuda import CudaDriver
 
 
 def command(
@@ -23,6 +26,10 @@ def command(
     ] = None,
     seconds: Annotated[float, typer.Option("--seconds", help="How long to try.")] = 60.0,
     threads: arguments.Threads = 1,
+    target: Annotated[
+        str, typer.Option("--target", help="cuda: for the GPU, and not for the processor.")
+    ] = "",
+    device: Annotated[int, typer.Option("--device", help="The GPU's number.")] = 0,
     dim: arguments.Dims = None,
     precision: arguments.PrecisionChoice = "float32",
     as_json: arguments.AsJson = False,
@@ -34,11 +41,23 @@ def command(
     --tuning FILE` takes them; what it then makes does not depend on the machine that compiles.
     Sizes that the model leaves open are measured as a batch of 1, and 64.
     """
-    options = Options("", threads, precision, 2, dump_folder())
+    if target not in ("", CUDA):
+        raise typer.BadParameter(f"--target {target}: measured is the machine at hand, or {CUDA}.")
+    options = Options(target, threads, precision, 2, dump_folder())
+    dims = arguments.parse_dims(dim)
     with spinner("Tuning", quiet) as status:
-        found = tune_model(model, options, seconds, arguments.parse_dims(dim), report=status.update)
+        if target == CUDA:
+            driver = CudaDriver()
+            level = target_at_hand(driver, device)
+            key = device_key(driver, device, level)
+            found = tune_for_device(
+                model, options, seconds, level, driver, device, dims, report=status.update
+            )
+        else:
+            key = host_target().name
+            found = tune_model(model, options, seconds, dims, report=status.update)
     if output is not None:
-        write_tuning(output, found.tuning, host_target())
+        write_choices(output, found.tuning, key)
     if as_json:
         print_json(_as_json(found))
         return

@@ -15,7 +15,8 @@ from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import Array, DType, TensorType
 from bessemer.frontends.onnx_reader import known, limits
 from bessemer.frontends.onnx_reader.agree import broadcast_together
-from bessemer.frontends.onnx_reader.items import Item, SequenceItem
+from bessemer.frontends.onnx_reader.items import Item, Known, SequenceItem
+from bessemer.frontends.onnx_reader.model_state import Dequantized
 from bessemer.frontends.onnx_reader.sizes import sizes_of
 from bessemer.frontends.onnx_reader.tensors import DTYPE_OF
 
@@ -45,6 +46,13 @@ class Subgraphs(Protocol):
 
     def new_region(self, name: str) -> Region:
         """An empty region."""
+
+    @property
+    def dequantized(self) -> dict[Value, Dequantized]:
+        """Values that are made of constants of few bits, and those."""
+
+    def find(self, name: str) -> Known:
+        """What a name stands for at this place of the model."""
 
     def choice(self, label: str) -> bool | None:
         """What this reading takes for granted about a node (see agree.MustChooseError)."""

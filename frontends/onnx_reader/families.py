@@ -7,8 +7,11 @@ from bessemer.compiler.errors import InternalError
 from bessemer.frontends.onnx_reader import (  # noqa: F401  (each registers its rules)
     operators_activation,
     operators_arithmetic,
+    operators_blocks,
+    operators_cast,
     operators_contrib,
     operators_contrib_attention,
+    operators_contrib_decoder,
     operators_contrib_quantized,
     operators_control,
     operators_convolution,
@@ -27,6 +30,9 @@ from bessemer.frontends.onnx_reader import (  # noqa: F401  (each registers its 
     operators_sequence,
     operators_shape,
     operators_signal,
+    operators_svm,
+    operators_text,
+    operators_training,
     operators_trees,
 )
 from bessemer.frontends.onnx_reader.registry import RULES

@@ -8,12 +8,25 @@ from dataclasses import dataclass, field
 import onnx
 
 from bessemer.compiler.errors import CompileError
+from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import Array
 from bessemer.frontends.onnx_reader.external import ExternalFiles
 from bessemer.frontends.onnx_reader.structure import check_name
 from bessemer.frontends.onnx_reader.tensors import array_of
 
 FunctionKey = tuple[str, str, str]  # domain, name, overload
+
+
+@dataclass(frozen=True, eq=False)
+class Dequantized:
+    """A constant matrix (integers - zero) * scale; parameters are scalars, vectors along `axis`, or
+    in blocks of that axis if `block` is not 0."""
+
+    integers: Array
+    scale: Array
+    zero: Array | None
+    axis: int
+    block: int
 
 
 @dataclass(eq=False)
@@ -27,6 +40,8 @@ class ModelState:
     problems: dict[str, None] = field(default_factory=dict)  # a set that keeps its order
     choices: dict[str, bool] = field(default_factory=dict)
     """What this reading takes for granted about nodes (see agree.MustChooseError)."""
+    dequantized: dict[Value, Dequantized] = field(default_factory=dict)
+    """Weights of few bits that nodes make floats of: products take them as they are."""
     _arrays: dict[int, tuple[onnx.TensorProto, Array]] = field(default_factory=dict)
 
     def array(self, tensor: onnx.TensorProto, where: str) -> Array:

@@ -203,16 +203,6 @@ def read_is_inf(context: NodeContext) -> Value:
     return context.apply("eq", x, context.like(x, np.inf if positive else -np.inf))
 
 
-@rule("Cast")
-def read_cast(context: NodeContext) -> Value:
-    return context.cast(context.input(0), context.dtype("to"))
-
-
-@rule("CastLike")
-def read_cast_like(context: NodeContext) -> Value:
-    return context.cast(context.input(0), context.input(1).type.dtype)
-
-
 @rule("Constant")
 def read_constant(context: NodeContext) -> Value:
     name = next(iter(context.node.output), "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from bessemer.compiler.ir.graph import Value
-from bessemer.compiler.ir.types import Array, f32
+from bessemer.compiler.ir.types import Array, dtype_of, f32, u8
 from bessemer.compiler.ops import composite_reduce
 from bessemer.compiler.ops.composite_quantize import (
     dequantize_linear,
@@ -18,6 +18,9 @@ from bessemer.compiler.ops.composite_shape import (
     to_channels_last,
 )
 from bessemer.frontends.onnx_reader.context import NodeContext
+from bessemer.frontends.onnx_reader.model_state import Dequantized
+from bessemer.frontends.onnx_reader.operators_blocks import dequantized_rows, spread_units
+from bessemer.frontends.onnx_reader.operators_index import indices_at
 from bessemer.frontends.onnx_reader.operators_matmul import product
 from bessemer.frontends.onnx_reader.operators_move import concatenated
 from bessemer.frontends.onnx_reader.operators_quantize import (
@@ -65,6 +68,39 @@ def read_qlinear_activation(context: NodeContext) -> Value:
     else:
         real = context.apply("leaky_relu", real, slope=context.number("alpha", 0.01))
     return _quantized(context, real, 3)
+
+
+@rule("QLinearSoftmax", domain=_DOMAIN)
+def read_qlinear_softmax(context: NodeContext) -> Value:
+    real = _real(context, 0)
+    axis = context.axis(real.type.rank, context.integer("axis", -1))
+    # Before operator set 13 a softmax was one over all axes from this one on.
+    last = real.type.rank if context.integer("opset", 13) < 13 else axis + 1
+    shares = composite_reduce.softmax(context.builder, real, tuple(range(axis, last)))
+    return _quantized(context, shares, 3)
+
+
+@rule("QGemm", domain=_DOMAIN)
+def read_q_gemm(context: NodeContext) -> Value:
+    """A product of integers, as floats where no scale is given for the result."""
+    left = _turned(context, centered(context, context.input(0), context.input(2), -2), "transA")
+    columns = -2 if context.integer("transB", 0) else -1
+    right = centered(context, context.input(3), context.input(5), columns)
+    total = product(context, left, _turned(context, right, "transB"))
+    if context.optional(6) is not None:
+        total = context.elementwise("add", total, context.input(6))
+    scale = context.elementwise(
+        "mul", _scalar(context, context.input(1)), _scalar(context, context.input(4))
+    )
+    real = context.elementwise("mul", context.cast(total, f32), scale)
+    alpha = context.number("alpha", 1.0)
+    if alpha != 1:
+        real = context.apply("mul", real, context.like(real, alpha))
+    return real if context.optional(7) is None else _quantized(context, real, 7)
+
+
+def _turned(context: NodeContext, x: Value, attribute: str) -> Value:
+    return context.transpose(x, (1, 0)) if context.integer(attribute, 0) else x
 
 
 @rule("QLinearGlobalAveragePool", domain=_DOMAIN)
@@ -199,3 +235,23 @@ def _part(context: NodeContext, position: int, number: int) -> Value:
     value = context.input(position)
     one = slice_axis(context.builder, value, 0, number, 1)
     return context.reshape(one, value.type.shape[1:])
+
+
+@rule("GatherBlockQuantized", domain=_DOMAIN)
+def read_gather_block_quantized(context: NodeContext) -> Value:
+    data = context.constant_array(0, "data")
+    axes = context.integer("gather_axis", 0), context.integer("quantize_axis", 1)
+    if data.ndim != 2 or axes != (0, 1):
+        context.unsupported(f"data of {data.ndim} axes, gathered and quantized along {axes}")
+    scale = context.constant_array(2, "scales")
+    zero = None if context.optional(3) is None else context.constant_array(3, "zero points")
+    if dtype_of(data) is u8:
+        bits = context.integer("bits", 4)
+        if bits not in (2, 4, 8):
+            context.unsupported(f"data of {bits} bits")
+        data = spread_units(data, bits)
+        middle = np.full((1, 1), 1 << (bits - 1), np.uint8)
+        zero = np.broadcast_to(middle, scale.shape) if zero is None else spread_units(zero, bits)
+        zero = zero[:, : scale.shape[1]]
+    made = Dequantized(data, scale, zero, 1, context.integer("block_size", 128))
+    return dequantized_rows(context, made, indices_at(context, 1))

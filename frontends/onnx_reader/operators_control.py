@@ -17,6 +17,7 @@ from bessemer.frontends.onnx_reader.agree import MustChooseError, agreed_size, w
 from bessemer.frontends.onnx_reader.context import NodeContext, Region
 from bessemer.frontends.onnx_reader.items import Item
 from bessemer.frontends.onnx_reader.known import known_array
+from bessemer.frontends.onnx_reader.loop_invariants import kept_places
 from bessemer.frontends.onnx_reader.registry import rule
 
 _UNROLLED = 256
@@ -150,19 +151,28 @@ def _loop(context: NodeContext, body: onnx.GraphProto, carried: list[Value]) -> 
     b = region.builder
     iteration = b.input("iteration", TensorType(i64, ()))
     going = b.input("condition", TensorType(boolean, ()))
-    state = [b.input(value.name, value.type) for value in carried]
+    kept = kept_places(body)
+    state = [
+        region.capture(value) if place in kept else b.input(value.name, value.type)
+        for place, value in enumerate(carried)
+    ]
     given = [_as_declared(region, iteration, body, 0), _as_declared(region, going, body, 1)]
     keep_going, *results = _tensors(context, region.read(body, [*given, *state]))
+    results = [value for place, value in enumerate(results) if place not in kept]
+    moving = [value for place, value in enumerate(carried) if place not in kept]
     if keep_going.type.rank:
         keep_going = b.apply("reshape", keep_going, shape=())
-    results = _returned(region, carried, results)
+    results = _returned(region, moving, results)
     has_condition = _may_stop(region, keep_going, going)
     starts = condition is None or _is_true(context, condition)
     outputs = [keep_going if has_condition else going, *results]
     made = _known_trips(context, trips) if starts and not has_condition else None
-    return _loop_node(
-        context, region, trips, condition, has_condition or not starts, carried, outputs, made
+    found = _loop_node(
+        context, region, trips, condition, has_condition or not starts, moving, outputs, made
     )
+    for place in sorted(kept):
+        found.insert(place, carried[place])
+    return found
 
 
 def _as_declared(region: Region, value: Value, body: onnx.GraphProto, position: int) -> Value:
@@ -297,17 +307,51 @@ def _stacked(context: NodeContext, parts: Sequence[Value]) -> Value:
 @rule("Scan")
 def read_scan(context: NodeContext) -> list[Item]:
     if context.opset < 9:
-        context.unsupported("Scan as it was before opset 9")
-    body = _graph(context, "body")
+        return _batched_scan(context)
     sources = context.integer("num_scan_inputs")
-    states = len(context) - sources
     values = context.tensors()
-    scans = len(body.output) - states
-    if sources < 1 or states < 0 or scans < 0 or len(body.input) != len(context):
-        context.wrong(f"{sources} scan inputs among {len(context)} do not fit the body")
+    states = len(values) - sources
+    if sources < 1 or states < 0:
+        context.wrong(f"{sources} scan inputs among {len(values)}")
     carried, scanned = values[:states], values[states:]
     given = context.integers("scan_input_axes", (0,) * sources)
     axes = [context.axis(value.type.rank, axis) for value, axis in zip(scanned, given, strict=True)]
+    directions = context.integers("scan_input_directions", (0,) * sources)
+    found = _scanned(context, carried, scanned, axes, directions)
+    return [*found[:states], *_arranged(context, found[states:])]
+
+
+def _batched_scan(context: NodeContext) -> list[Item]:
+    """Scan as it was before opset 9: the first axis of everything counts independent scans."""
+    sources = context.integer("num_scan_inputs")
+    if context.optional(0) is not None:
+        context.unsupported("Scan with sequence_lens, as it was before opset 9")
+    values = [context.input(position) for position in range(1, len(context))]
+    batch, states = values[-1].type.shape[0], len(values) - sources
+    if not isinstance(batch, int) or not 0 < batch <= _UNROLLED:
+        context.unsupported(f"Scan as it was before opset 9, over {values[-1].type}")
+    directions = context.integers("directions", (0,) * sources)
+    rows: list[list[Value]] = []
+    for number in range(batch):
+        place = context.builder.constant(np.array(number, np.int64))
+        one = [context.apply("gather", value, place, axis=0) for value in values]
+        axes = (0,) * sources
+        rows.append(_scanned(context, one[:states], one[states:], axes, directions))
+    return [_stacked(context, parts) for parts in zip(*rows)]
+
+
+def _scanned(
+    context: NodeContext,
+    carried: list[Value],
+    scanned: list[Value],
+    axes: Sequence[int],
+    directions: Sequence[int],
+) -> list[Value]:
+    """The last states, and what the iterations give, stacked along a new first axis."""
+    body = _graph(context, "body")
+    scans = len(body.output) - len(carried)
+    if scans < 0 or len(body.input) != len(carried) + len(scanned):
+        context.wrong(f"{len(scanned)} scan inputs and {len(carried)} states do not fit the body")
     trips: Size = scanned[0].type.shape[axes[0]]
     for value, axis in zip(scanned, axes):
         trips = agreed_size(context.builder, trips, value.type.shape[axis])
@@ -316,7 +360,6 @@ def read_scan(context: NodeContext) -> list[Item]:
     iteration = b.input("iteration", TensorType(i64, ()))
     going = b.input("condition", TensorType(boolean, ()))
     state: list[Item] = [b.input(value.name, value.type) for value in carried]
-    directions = context.integers("scan_input_directions", (0,) * sources)
     for value, axis, backwards in zip(scanned, axes, directions, strict=True):
         place = iteration
         if backwards:
@@ -331,7 +374,7 @@ def read_scan(context: NodeContext) -> list[Item]:
         context, region, context.builder.scalar_size(trips), None, False, carried,
         [going, *results], trips,
     )  # fmt: skip
-    return [*found[:states], *_arranged(context, _tensors(context, found[states:]))]
+    return _tensors(context, found)
 
 
 def _arranged(context: NodeContext, stacked: Sequence[Value]) -> list[Item]:

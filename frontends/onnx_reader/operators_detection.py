@@ -9,6 +9,7 @@ from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import TensorType, f32
 from bessemer.compiler.ops.composite_shape import from_channels_last, to_channels_last
+from bessemer.frontends.onnx_reader.agree import agreed_size, with_shape
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.operators_index import indices_at
 from bessemer.frontends.onnx_reader.registry import rule
@@ -72,6 +73,12 @@ def read_max_roi_pool(context: NodeContext) -> Value:
 @rule("NonMaxSuppression")
 def read_non_max_suppression(context: NodeContext) -> Value:
     boxes, scores = context.input(0), context.input(1)
+    if boxes.type.rank == scores.type.rank == 3:
+        batch, count, width = boxes.type.shape
+        batch = agreed_size(context.builder, batch, scores.type.shape[0])
+        count = agreed_size(context.builder, count, scores.type.shape[2])
+        boxes = with_shape(context.builder, boxes, (batch, count, width))
+        scores = with_shape(context.builder, scores, (batch, scores.type.shape[1], count))
     limit: Size = 0
     if context.optional(2) is not None:
         limit = dims.minimum(context.sizes(2)[0], boxes.type.shape[1])

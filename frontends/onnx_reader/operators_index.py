@@ -10,6 +10,7 @@ from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import i32, i64
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.items import Item
+from bessemer.frontends.onnx_reader.operators_blocks import gathered_rows
 from bessemer.frontends.onnx_reader.registry import rule
 
 
@@ -23,6 +24,9 @@ def indices_at(context: NodeContext, position: int) -> Value:
 def read_gather(context: NodeContext) -> Value:
     x = context.input(0)
     axis = context.axis(x.type.rank, context.integer("axis", 0))
+    rows = gathered_rows(context, x, indices_at(context, 1)) if axis == 0 else None
+    if rows is not None:
+        return rows
     known = context.array(1)
     if known is not None and known.size == 1 and known.ndim <= 1:
         return _gather_one(context, x, axis, int(known.reshape(-1)[0]), known.ndim)

@@ -15,6 +15,7 @@ from bessemer.frontends.onnx_reader.agree import (
     with_shape,
 )
 from bessemer.frontends.onnx_reader.context import NodeContext
+from bessemer.frontends.onnx_reader.operators_blocks import narrow_product
 from bessemer.frontends.onnx_reader.registry import rule
 
 
@@ -23,6 +24,9 @@ def product(context: NodeContext, left: Value, right: Value) -> Value:
     b = context.builder
     if left.type.rank == 0 or right.type.rank == 0:
         context.wrong(f"a product of {left.type} and {right.type}; scalars have no rows")
+    narrow = narrow_product(context, left, right)
+    if narrow is not None:
+        return narrow
     at = -2 if right.type.rank > 1 else -1
     shared = agreed_size(b, left.type.shape[-1], right.type.shape[at])
     left = with_shape(b, left, (*left.type.shape[:-1], shared))

@@ -1,11 +1,13 @@
-"""Linear models and preparations of features of ai.onnx.ml."""
+"""Linear models, preparations of features and of results of ai.onnx.ml."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 
 from bessemer.compiler.ir.graph import Value
-from bessemer.compiler.ir.types import f32
+from bessemer.compiler.ir.types import Array, f32, i32
 from bessemer.compiler.ops.composite import binary
 from bessemer.compiler.ops.composite_reduce import l1_norm, l2_norm, reduce
 from bessemer.frontends.onnx_reader.context import NodeContext
@@ -17,7 +19,8 @@ from bessemer.frontends.onnx_reader.registry import rule
 _DOMAIN = "ai.onnx.ml"
 
 
-def _float_input(context: NodeContext) -> Value:
+def float_input(context: NodeContext) -> Value:
+    """The samples, one a row, in float32."""
     x = context.cast(context.input(0), f32)
     return context.reshape(x, (1, *x.type.shape)) if x.type.rank == 1 else x
 
@@ -59,8 +62,12 @@ def read_normalizer(context: NodeContext) -> Value:
 
 def _linear(context: NodeContext, rows: int) -> Value:
     """x times the transposed coefficients [rows, features], plus the intercepts."""
-    x = _float_input(context)
+    x = float_input(context)
     numbers = np.array(context.numbers("coefficients"), dtype=np.float32)
+    features = x.type.shape[-1]
+    if isinstance(features, int) and numbers.size > rows * features:
+        # The declared width decides, as in onnxruntime: the coefficients left over are not read.
+        numbers = numbers[: rows * features]
     if rows < 1 or numbers.size % rows:
         context.wrong(f"{numbers.size} coefficients for {rows} rows")
     weights = context.builder.constant(np.ascontiguousarray(numbers.reshape(rows, -1).T))
@@ -105,3 +112,67 @@ def read_feature_vectorizer(context: NodeContext) -> Value:
     parts = [context.cast(value, f32) for value in context.tensors()]
     rows = [context.reshape(p, (1, *p.type.shape)) if p.type.rank == 1 else p for p in parts]
     return concatenated(context, rows, 1)
+
+
+@rule("Imputer", domain=_DOMAIN)
+def read_imputer(context: NodeContext) -> Value:
+    x = context.input(0)
+    kind = "floats" if x.type.dtype.is_float else "int64s"
+    filled = np.array(context.attributes.get(f"imputed_value_{kind}", ()), dtype=x.type.dtype.numpy)
+    replaced = context.attributes.get("replaced_value_" + kind.removesuffix("s"), 0)
+    if replaced != replaced:
+        missing = context.apply("ne", x, x)
+    else:
+        missing = binary(context.builder, "eq", x, replaced)
+    return context.elementwise("select", missing, context.builder.constant(filled), x)
+
+
+@rule("LabelEncoder", domain=_DOMAIN)
+def read_label_encoder(context: NodeContext) -> Value:
+    """A chain of comparisons would be long: the keys are sorted, and each element finds its own."""
+    x = context.input(0)
+    keys, values, default = (
+        _mapping(context, "keys"),
+        _mapping(context, "values"),
+        _default(context),
+    )
+    if keys is None or values is None or len(keys) != len(values):
+        context.unsupported("keys or values that are strings, or of different numbers")
+    table = np.append(values, np.array(default, dtype=values.dtype).reshape(1))
+    keys = keys.astype(x.type.dtype.numpy)
+    column = context.reshape(x, (*x.type.shape, 1))
+    b = context.builder
+    found = context.elementwise("eq", column, b.constant(keys))
+    if context.opset >= 4 and keys.dtype.kind == "f" and np.isnan(keys).any():
+        is_nan = context.elementwise("and", b.apply("ne", column, column), b.constant(keys != keys))
+        found = context.elementwise("or", found, is_nan)
+    # One place behind the keys is always true, so that what no key equals finds the default.
+    last = context.full(column.type.with_dtype(found.type.dtype), True)
+    place = b.apply("concat", found, last, axis=x.type.rank)
+    at = b.apply("arg_max", context.cast(place, i32), axis=x.type.rank, last=False)
+    return b.apply("gather", b.constant(table), at, axis=0)
+
+
+def _mapping(context: NodeContext, name: str) -> Array | None:
+    """One side of a LabelEncoder's table, from the attribute of whichever type is there."""
+    for suffix, dtype in (("int64s", np.int64), ("floats", np.float32), ("doubles", np.float64)):
+        if context.has(f"{name}_{suffix}"):
+            return np.array(context.attributes[f"{name}_{suffix}"], dtype=dtype)
+    if context.has(f"{name}_tensor"):
+        return np.asarray(context.attributes[f"{name}_tensor"]).reshape(-1)
+    return None
+
+
+def _default(context: NodeContext) -> Any:
+    """What a LabelEncoder gives where no key fits."""
+    if context.has("default_tensor"):
+        return np.asarray(context.attributes["default_tensor"]).reshape(-1)[0]
+    if context.has("values_int64s"):
+        return context.integer("default_int64", -1)
+    return context.number("default_float", -0.0)
+
+
+@rule("ZipMap", domain=_DOMAIN)
+def read_zip_map(context: NodeContext) -> Value:
+    """The matrix itself, one column a class: a map from labels to numbers is not for C."""
+    return float_input(context)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size, format_size
@@ -111,6 +112,7 @@ def read_slice(context: NodeContext) -> Value:
         count = len(context.integers("starts"))
         axes, steps = context.integers("axes", range(count)), (1,) * count
     else:
+        context = _with_known_lengths(context)
         starts, ends = context.known_sizes(1), context.known_sizes(2)
         count = context.length_at(1)
         axes = (
@@ -136,6 +138,21 @@ def read_slice(context: NodeContext) -> Value:
     if tuple(shape) == x.type.shape and all(step == 1 for step in by_axis):
         return x
     return context.apply("slice", x, starts=tuple(first), shape=tuple(shape), steps=tuple(by_axis))
+
+
+def _with_known_lengths(context: NodeContext) -> NodeContext:
+    """Starts, ends and axes have one length: that of one is that of all."""
+    places = [place for place in range(1, 5) if context.optional(place) is not None]
+    lengths = [context.input(place).type.numel for place in places]
+    known = [length for length in lengths if isinstance(length, int)]
+    if not known or len(known) == len(lengths):
+        return context
+    items = list(context.items)
+    for place in places:
+        value = context.input(place)
+        length = agreed_size(context.builder, value.type.numel, known[0])
+        items[place] = context.reshape(value, (length,))
+    return replace(context, items=tuple(items))
 
 
 def _bound_slice(context: NodeContext, size: Size, position: int, step: int) -> tuple[Size, Size]:

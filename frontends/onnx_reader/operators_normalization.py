@@ -1,10 +1,9 @@
-"""Normalizations, and what inference makes of dropout."""
+"""Normalizations."""
 
 from __future__ import annotations
 
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.graph import Value
-from bessemer.compiler.ir.types import boolean
 from bessemer.compiler.ops import composite_normalize as normalize
 from bessemer.compiler.ops.composite import binary, cast
 from bessemer.compiler.ops.composite_reduce import mean, variance
@@ -126,16 +125,3 @@ def read_mean_variance_norm(context: NodeContext) -> Value:
     # The epsilon of ONNX's definition, which is added to the deviation.
     below = binary(b, "add", deviation, 1e-9)
     return binary(b, "div", binary(b, "sub", x, center), below)
-
-
-@rule("Dropout")
-def read_dropout(context: NodeContext) -> list[Item]:
-    x = context.input(0)
-    if context.opset >= 12 and context.optional(2) is not None:
-        training = context.array(2)
-        ratio = context.array(1) if context.optional(1) is not None else None
-        is_off = training is not None and not bool(training.reshape(-1)[0])
-        if not is_off and not (ratio is not None and float(ratio.reshape(-1)[0]) == 0.0):
-            context.unsupported("training_mode that is not constantly false")
-    mask = context.full(x.type.with_dtype(boolean), True)
-    return [x, mask if context.opset >= 10 else context.cast(mask, x.type.dtype)]

@@ -6,13 +6,15 @@ Weights stay int8; what is subtracted and multiplied stays in the graph.
 from __future__ import annotations
 
 from bessemer.compiler.ir.graph import Value
-from bessemer.compiler.ir.types import DType, f32, i32, u8
+from bessemer.compiler.ir.types import DType, f32, i8, i32, u8
 from bessemer.compiler.ops.composite_quantize import (
     dequantize_linear,
     dynamic_quantize_linear,
     quantize_linear,
 )
+from bessemer.compiler.ops.small_numbers import FORMATS, WIDTHS
 from bessemer.frontends.onnx_reader.context import NodeContext
+from bessemer.frontends.onnx_reader.model_state import Dequantized
 from bessemer.frontends.onnx_reader.operators_convolution import convolved
 from bessemer.frontends.onnx_reader.operators_matmul import product
 from bessemer.frontends.onnx_reader.registry import rule
@@ -30,11 +32,12 @@ def read_quantize_linear(context: NodeContext) -> Value:
     dtype = context.dtype("output_dtype", u8) if context.integer("output_dtype", 0) else u8
     if zero_point is not None:
         dtype = zero_point.type.dtype
-    if not dtype.is_integer:
+    if not (dtype.is_integer or dtype in WIDTHS or dtype in FORMATS):
         context.unsupported(f"quantization to {dtype}")
     return quantize_linear(
         context.builder, x, scale, zero_point, axis=_axis(context, x),
         block=context.integer("block_size", 0), dtype=dtype,
+        saturate=bool(context.integer("saturate", 1)),
     )  # fmt: skip
 
 
@@ -45,9 +48,22 @@ def read_dequantize_linear(context: NodeContext) -> Value:
         context.builder, x, scale, context.optional(2), axis=_axis(context, x),
         block=context.integer("block_size", 0),
     )  # fmt: skip
+    _note_weights(context, result)
     if context.integer("output_dtype", 0):
         return context.cast(result, context.dtype("output_dtype"))
     return result
+
+
+def _note_weights(context: NodeContext, result: Value) -> None:
+    """Remembers what the result is made of, where a product may want it."""
+    x, block = context.input(0), context.integer("block_size", 0)
+    narrow = x.type.dtype in WIDTHS or (block and x.type.dtype in (i8, u8))
+    array, scale, zero = (context.array(place) for place in range(3))
+    if not narrow or array is None or scale is None or array.ndim != 2:
+        return
+    if context.optional(2) is None or zero is not None:
+        made = Dequantized(array, scale, zero, _axis(context, x), block)
+        context.subgraphs.dequantized[result] = made
 
 
 @rule("DynamicQuantizeLinear")

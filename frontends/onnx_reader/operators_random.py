@@ -1,4 +1,4 @@
-"""Random numbers. They are the same in every run: the seed is the node's, or made of its name."""
+"""Random numbers and dropout, the same in every run. A seed is the node's, or made of its name."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import zlib
 
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Value
-from bessemer.compiler.ir.types import DType, f32, i32
-from bessemer.compiler.ops.composite import binary
+from bessemer.compiler.ir.types import DType, TensorType, boolean, f32, i32
+from bessemer.compiler.ops.composite import binary, where
 from bessemer.frontends.onnx_reader.context import NodeContext
+from bessemer.frontends.onnx_reader.items import Item
 from bessemer.frontends.onnx_reader.registry import rule
 
 
@@ -73,3 +74,32 @@ def read_multinomial(context: NodeContext) -> Value:
     scores = binary(b, "add", context.reshape(logits, (batch, 1, classes)), noise)
     found = b.apply("arg_max", scores, axis=2, last=False)
     return context.cast(found, context.dtype("dtype", i32))
+
+
+@rule("Dropout")
+def read_dropout(context: NodeContext) -> list[Item]:
+    """Nothing, unless the model says that it is being trained."""
+    x = context.input(0)
+    mask: Value = context.full(x.type.with_dtype(boolean), True)
+    if context.opset >= 12 and context.optional(2) is not None:
+        training, ratio = context.array(2), context.array(1)
+        is_off = training is not None and not bool(training.reshape(-1)[0])
+        if not is_off and not (ratio is not None and float(ratio.reshape(-1)[0]) == 0.0):
+            return _dropped(context, x)
+    return [x, mask if context.opset >= 10 else context.cast(mask, x.type.dtype)]
+
+
+def _dropped(context: NodeContext, x: Value) -> list[Item]:
+    """x where a number drawn is not below the ratio, grown so that the mean stays; and where."""
+    b, scalar = context.builder, TensorType(f32, ())
+    ratio = context.full(scalar, 0.5)
+    if context.optional(1) is not None:
+        ratio = context.cast(context.reshape(context.input(1), ()), f32)
+    # Outside of training nothing is below it.
+    training = context.cast(context.reshape(context.input(2), ()), boolean)
+    ratio = b.apply("select", training, ratio, context.full(scalar, 0.0))
+    drawn = context.apply("uniform", shape=x.type.shape, dtype=f32, seed=_seed(context))
+    kept = context.elementwise("ge", drawn, ratio)
+    factor = binary(b, "div", 1.0, binary(b, "sub", 1.0, ratio))
+    grown = context.elementwise("mul", context.cast(x, f32), factor)
+    return [context.cast(where(b, kept, grown, 0.0), x.type.dtype), kept]

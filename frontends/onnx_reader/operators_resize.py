@@ -75,8 +75,6 @@ def read_resize(context: NodeContext) -> Value:
     }
     if rules["coordinate"] == "tf_crop_and_resize":
         rules["roi"] = _region(context, rank, axes)
-    if rules["coordinate"] == "tf_half_pixel_for_nn":
-        context.unsupported("coordinate_transformation_mode = tf_half_pixel_for_nn")
     return _resized(context, x, shape, scales, rules)
 
 

@@ -123,9 +123,12 @@ def _real_from_half(context: NodeContext, x: Value, axis: int, length: int) -> V
 
 @rule("STFT")
 def read_stft(context: NodeContext) -> Value:
-    """Overlapping frames of a signal [batch, length, 1 or 2], each transformed."""
+    """Overlapping frames of a signal [batch, length, 1 or 2], each transformed. PyTorch leaves the
+    last axis of real signals out."""
     b = context.builder
     signal, window = context.input(0), context.optional(2)
+    if signal.type.rank == 2:
+        signal = context.reshape(signal, (*signal.type.shape, 1))
     (step,) = context.integers_at(1, "a step")
     if context.optional(3) is not None:
         (length,) = context.integers_at(3, "a frame length")

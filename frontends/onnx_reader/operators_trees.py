@@ -5,6 +5,7 @@ The nodes of all trees become one table, in which a leaf leads to itself: see op
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ from bessemer.frontends.onnx_reader.registry import rule
 _DOMAIN = "ai.onnx.ml"
 _MODES = {"BRANCH_LEQ": "le", "BRANCH_LT": "lt", "BRANCH_GTE": "ge", "BRANCH_GT": "gt",
           "BRANCH_EQ": "eq", "BRANCH_NEQ": "ne"}  # fmt: skip
+_MEMBER = "member"
 _AGGREGATIONS = ("AVERAGE", "SUM", "MIN", "MAX")
 
 
@@ -44,13 +46,27 @@ class _Forest:
     def depths(self, context: NodeContext) -> Array:
         """The number of comparisons on the way to each tree's farthest leaf; refuses circles."""
         inner = np.array([mode != "" for mode in self.modes])
-        depths = np.zeros(len(self.modes), np.int64)
-        for _ in range(len(self.modes) + 1):
-            below = 1 + np.maximum(depths[self.if_true], depths[self.if_false])
-            below[~inner] = 0
-            if (below == depths).all():
-                return depths[self.roots]
-            depths = below
+        depths = np.zeros(len(self.roots), np.int64)
+        nodes, trees = self.roots, np.arange(len(self.roots))
+        rest = inner.copy()
+        for depth in range(len(self.modes) + 1):
+            asks = inner[nodes]
+            nodes, trees = nodes[asks], trees[asks]
+            if not len(nodes):
+                break
+            rest[nodes] = False
+            depths[trees] = depth + 1
+            nodes = np.concatenate([self.if_true[nodes], self.if_false[nodes]])
+            trees = np.tile(trees, 2)
+            if len(nodes) > len(self.modes):
+                # More than one node leads to a node: each counts once, or they would be too many.
+                trees, nodes = np.unique(np.stack([trees, nodes]), axis=1)
+        else:
+            rest = inner
+        while (ends := rest & ~rest[self.if_true] & ~rest[self.if_false]).any():
+            rest = rest & ~ends
+        if not rest.any():
+            return depths
         context.wrong("the nodes of a tree form a circle")
 
 
@@ -110,8 +126,8 @@ def read_tree_ensemble(context: NodeContext) -> Value:
     x = context.input(0)
     dtype = x.type.dtype.numpy
     modes = np.asarray(context.attributes["nodes_modes"]).reshape(-1)
-    if modes.size and modes.max() >= len(COMPARISONS):
-        context.unsupported("nodes_modes = 6 (BRANCH_MEMBER)")
+    if modes.size and modes.max() > len(COMPARISONS):
+        context.wrong(f"nodes_modes = {modes.max()}, which does not exist")
     inner = len(modes)
     targets = np.array(context.integers("leaf_targetids"), dtype=np.int64)
     weights = np.asarray(context.attributes["leaf_weights"], dtype=dtype).reshape(-1)
@@ -134,58 +150,122 @@ def read_tree_ensemble(context: NodeContext) -> Value:
         roots=np.array(context.integers("tree_roots"), dtype=np.int64),
         features=padded(np.array(context.integers("nodes_featureids"), dtype=np.int64)),
         splits=padded(np.asarray(context.attributes["nodes_splits"], dtype=dtype).reshape(-1)),
-        modes=[COMPARISONS[int(mode)] for mode in modes] + [""] * len(targets),
+        modes=[(*COMPARISONS, _MEMBER)[int(mode)] for mode in modes] + [""] * len(targets),
         missing_is_true=padded(np.array(missing or (0,) * inner, dtype=bool)),
         if_true=following("true"),
         if_false=following("false"),
         weights=table,
     )
+    if _MEMBER in forest.modes:
+        forest = _with_comparisons(forest, _member_sets(context, forest.modes.count(_MEMBER)))
     total = _summed(context, x, forest, _AGGREGATIONS[context.integer("aggregate_function", 1)])
     names = ("NONE", "SOFTMAX", "LOGISTIC", "SOFTMAX_ZERO", "PROBIT")
     return post_transformed(context, total, names[context.integer("post_transform", 0)])
+
+
+def _member_sets(context: NodeContext, count: int) -> list[Array]:
+    """The members that nodes ask for, one set a node; each set ends with a NaN."""
+    values = np.asarray(context.attributes.get("membership_values", ())).reshape(-1)
+    sets = np.split(values, np.flatnonzero(np.isnan(values)) + 1)
+    if len(sets) - bool(not len(sets[-1])) != count:
+        context.wrong(f"{len(sets)} sets of members for {count} nodes that ask for some")
+    return [one[~np.isnan(one)] for one in sets[:count]]
+
+
+def _with_comparisons(forest: _Forest, sets: list[Array]) -> _Forest:
+    """The forest with a chain of comparisons in place of each node that asks for members."""
+    splits, modes, if_false = list(forest.splits), list(forest.modes), list(forest.if_false)
+    origin = list(range(len(modes)))
+    asking = (place for place, mode in enumerate(forest.modes) if mode == _MEMBER)
+    for place, members in zip(asking, sets, strict=True):
+        modes[place], otherwise = "eq", if_false[place]
+        splits[place] = members[0] if len(members) else np.nan
+        last = place
+        for member in members[1:]:
+            if_false[last] = last = len(modes)
+            splits.append(member)
+            modes.append("eq")
+            if_false.append(otherwise)
+            origin.append(place)
+    return _Forest(
+        forest.roots,
+        forest.features[origin],
+        np.array(splits, forest.splits.dtype),
+        modes,
+        forest.missing_is_true[origin],
+        forest.if_true[origin],
+        np.array(if_false, np.int64),
+        forest.weights[origin],
+    )
+
+
+class _Places:
+    """Where the node of a tree with a number stands in the list; there may be millions."""
+
+    def __init__(self, context: NodeContext) -> None:
+        self.trees = np.array(context.integers("nodes_treeids"), np.int64)
+        numbers = np.array(context.integers("nodes_nodeids"), np.int64)
+        if numbers.shape != self.trees.shape or numbers.min(initial=0) < 0:
+            context.wrong("nodes_treeids and nodes_nodeids do not fit each other")
+        self._span = int(numbers.max(initial=0)) + 1
+        keys = self.trees * self._span + numbers
+        self._order = np.argsort(keys, kind="stable")
+        self._keys = keys[self._order]
+        self._context = context
+
+    def found(
+        self,
+        trees: Array,
+        numbers: Sequence[int] | Array,
+        unasked: Array | None = None,
+        skip: Array | None = None,
+    ) -> Array:
+        """The places of nodes; `unasked` where `skip` is true."""
+        wanted = np.array(numbers, np.int64)
+        asked = np.ones(wanted.shape, bool) if skip is None else ~skip
+        keys = np.where(asked, trees * self._span + wanted, self._keys[:1])
+        at = np.minimum(np.searchsorted(self._keys, keys), max(len(self._keys) - 1, 0))
+        is_there = (self._keys[at] == keys) & (wanted >= 0) & (wanted < self._span)
+        if not is_there[asked].all():
+            self._context.wrong("a tree leads to a node that does not exist")
+        places = self._order[at]
+        return places if unasked is None else np.where(asked, places, unasked)
 
 
 def _numbered_forest(
     context: NodeContext, prefix: str, targets: int, dtype: np.dtype[Any]
 ) -> _Forest:
     """The older form: nodes are named by (tree, node), and leaves list their weights elsewhere."""
-    trees, numbers = context.integers("nodes_treeids"), context.integers("nodes_nodeids")
-    place = {key: at for at, key in enumerate(zip(trees, numbers))}
+    place = _Places(context)
     names = context.texts("nodes_modes")
     unknown = {name for name in names if name != "LEAF" and name not in _MODES}
     if unknown:
         context.unsupported(f"nodes_modes = {', '.join(sorted(unknown))}")
     own = np.arange(len(names))
 
+    is_leaf = np.array([name == "LEAF" for name in names], bool)
+
     def following(side: str) -> Array:
-        ids = context.integers(f"nodes_{side}nodeids")
-        found = [
-            at if name == "LEAF" else place[tree, number]
-            for at, name, tree, number in zip(own, names, trees, ids, strict=True)
-        ]
-        return np.array(found, dtype=np.int64)
+        return place.found(place.trees, context.integers(f"nodes_{side}nodeids"), own, is_leaf)
 
     table = np.zeros((len(names), targets), dtype)
-    leaves = zip(
-        context.integers(f"{prefix}_treeids"),
-        context.integers(f"{prefix}_nodeids"),
-        context.integers(f"{prefix}_ids"),
-        _floats(context, f"{prefix}_weights"),
-        strict=True,
-    )
-    for tree, number, target, weight in leaves:
-        table[place[tree, number], target] += weight
+    leaves = [
+        np.array(context.integers(f"{prefix}_{name}"), np.int64)
+        for name in ("treeids", "nodeids", "ids")
+    ]
+    np.add.at(table, (place.found(*leaves[:2]), leaves[2]), _floats(context, f"{prefix}_weights"))
+    if_true, if_false = following("true"), following("false")
+    is_root = np.ones(len(names), bool)
+    is_root[if_true[~is_leaf]] = is_root[if_false[~is_leaf]] = False
     missing = context.integers("nodes_missing_value_tracks_true", ()) or (0,) * len(names)
-    inner = [at for at, name in enumerate(names) if name != "LEAF"]
-    led_to = {int(t[at]) for t in (following("true"), following("false")) for at in inner}
     return _Forest(
-        roots=np.array([at for at in own if int(at) not in led_to], dtype=np.int64),
+        roots=np.flatnonzero(is_root),
         features=np.array(context.integers("nodes_featureids"), dtype=np.int64),
         splits=_floats(context, "nodes_values").astype(dtype),
         modes=[_MODES.get(name, "") for name in names],
         missing_is_true=np.array(missing, dtype=bool),
-        if_true=following("true"),
-        if_false=following("false"),
+        if_true=if_true,
+        if_false=if_false,
         weights=table,
     )
 

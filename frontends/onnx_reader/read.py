@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import onnx
@@ -17,7 +17,7 @@ from bessemer.compiler.ir.types import Array, TensorType, type_of
 from bessemer.frontends.onnx_reader import families
 from bessemer.frontends.onnx_reader.agree import MustChooseError, SizesMustAgree
 from bessemer.frontends.onnx_reader.external import ExternalFiles
-from bessemer.frontends.onnx_reader.items import UNREAD, SequenceItem
+from bessemer.frontends.onnx_reader.items import UNREAD, Known, SequenceItem
 from bessemer.frontends.onnx_reader.loader import LoadedModel, Source, load_model
 from bessemer.frontends.onnx_reader.model_state import ModelState, function_table, opset_table
 from bessemer.frontends.onnx_reader.scope import Scope
@@ -129,28 +129,40 @@ def _read_graph(
         _define_input(scope, value, names, values)
     names.check_fixed(loaded.label, dims)
     scope.define_initializers(graph)
-    outputs = [output.name for output in graph.output]
-    scope.read_nodes(graph.node, outputs)
-    found: list[Value] = []
-    for name in outputs:
-        item = scope.find(name)
-        if isinstance(item, Value):
-            found.append(item)
-        elif item is None or isinstance(item, SequenceItem):
-            word = "an absent optional" if item is None else "a sequence"
-            state.problems[f"output '{name}': is {word}, not a tensor"] = None
+    scope.read_nodes(graph.node, [output.name for output in graph.output])
+    outputs: list[tuple[str, Value]] = []
+    for output in graph.output:
+        outputs += _tensors_of(output, scope.find(output.name), state)
     if state.problems:
         raise _all_problems(loaded.label, list(state.problems))
     if state.choices:
-        _check_declared_ranks(graph, found)
-    return builder.finish(found, outputs)
+        _check_declared_ranks(graph, dict(outputs))
+    return builder.finish([value for _, value in outputs], [name for name, _ in outputs])
 
 
-def _check_declared_ranks(graph: onnx.GraphProto, outputs: Sequence[Value]) -> None:
+def _tensors_of(
+    output: onnx.ValueInfoProto, item: Known, state: ModelState
+) -> list[tuple[str, Value]]:
+    """An output of the model as the graph's, with their names: `y`; of a sequence `y[0]`, `y[1]`
+    and so on; none of an absent optional."""
+    if isinstance(item, Value):
+        return [(output.name, item)]
+    if isinstance(item, SequenceItem):
+        return [(f"{output.name}[{place}]", value) for place, value in enumerate(item)]
+    if item is None and output.type.WhichOneof("value") != "optional_type":
+        is_text = output.type.tensor_type.elem_type == onnx.TensorProto.STRING
+        what = "holds strings" if is_text else "is an absent optional, not a tensor"
+        state.problems[f"output '{output.name}': {what}"] = None
+    return []
+
+
+def _check_declared_ranks(graph: onnx.GraphProto, outputs: Mapping[str, Value]) -> None:
     """Raises CompileError where choices have led to other ranks than the model declares."""
-    for declared, value in zip(graph.output, outputs, strict=True):
-        tensor = declared.type.tensor_type
-        if tensor.HasField("shape") and len(tensor.shape.dim) != value.type.rank:
+    for declared in graph.output:
+        tensor, value = declared.type.tensor_type, outputs.get(declared.name)
+        if value is None or not tensor.HasField("shape"):
+            continue
+        if len(tensor.shape.dim) != value.type.rank:
             raise CompileError(
                 f"output '{declared.name}' is {value.type}, not of its declared rank"
             )

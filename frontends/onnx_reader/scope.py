@@ -23,7 +23,7 @@ from bessemer.frontends.onnx_reader.attributes import (
 )
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.items import UNREAD, Item, Known, SequenceItem, UnreadItem
-from bessemer.frontends.onnx_reader.model_state import FunctionKey, ModelState
+from bessemer.frontends.onnx_reader.model_state import Dequantized, FunctionKey, ModelState
 from bessemer.frontends.onnx_reader.registry import RULES, Outputs, Rule
 from bessemer.frontends.onnx_reader.schemas import Schema, find_schema
 from bessemer.frontends.onnx_reader.structure import (
@@ -36,6 +36,10 @@ from bessemer.frontends.onnx_reader.structure import (
 
 _MALFORMED = (IndexError, KeyError, TypeError, ValueError, ZeroDivisionError, OverflowError)
 """What a rule may run into where a stranger's attributes and shapes do not fit each other."""
+
+
+_NOT_OF_ONNX = ("SimplifiedLayerNormalization",)
+"""Operators that ONNX Runtime has put into ONNX's domain."""
 
 
 class UnreadError(Exception):
@@ -152,6 +156,10 @@ class Scope:
 
     def new_region(self, name: str) -> Scope:
         return self._inner(GraphBuilder(name, self.builder))
+
+    @property
+    def dequantized(self) -> dict[Value, Dequantized]:
+        return self.model.dequantized
 
     def choice(self, label: str) -> bool | None:
         return self.model.choices.get(label)
@@ -286,7 +294,7 @@ def _domain(node: onnx.NodeProto) -> str:
 
 def _find_rule(domain: str, node: onnx.NodeProto, schema: Schema | None) -> Rule | None:
     if domain == "" and schema is None:
-        return None
+        return RULES.get((domain, node.op_type)) if node.op_type in _NOT_OF_ONNX else None
     return RULES.get((domain, node.op_type))
 
 

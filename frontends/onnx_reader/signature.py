@@ -6,6 +6,7 @@ generated code.
 
 from __future__ import annotations
 
+import keyword
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,7 +20,8 @@ from bessemer.frontends.onnx_reader import limits
 from bessemer.frontends.onnx_reader.structure import check_name
 from bessemer.frontends.onnx_reader.tensors import dtype_of_code
 
-_TAKEN = {"min", "max"}  # words of the text form of sizes
+_TAKEN = {"min", "max"}
+"""Words of the text form of sizes, beside Python's keywords: signatures are read as Python."""
 
 
 @dataclass(eq=False)
@@ -52,7 +54,7 @@ class DimensionNames:
 
     def _identifier(self, original: str) -> str:
         name = re.sub(r"[^A-Za-z0-9]+", "_", original).strip("_") or "dim"
-        if name[0].isdigit() or name in _TAKEN:
+        if name[0].isdigit() or name in _TAKEN or keyword.iskeyword(name):
             name = f"d_{name}"
         name = name[:64]
         taken = set(self.names.values())

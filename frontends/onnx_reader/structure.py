@@ -148,6 +148,9 @@ def _read_names(node: onnx.NodeProto) -> set[str]:
     names = {name for name in node.input if name}
     for graph in subgraphs(node):
         names |= free_names(graph)
+    if node.op_type == "Gradient":
+        # What it differentiates is named in an attribute.
+        names |= {one.s.decode(errors="replace") for one in node.attribute if one.name == "y"}
     return names
 
 

@@ -32,6 +32,16 @@ DTYPE_OF: dict[int, DType] = {
     TensorProto.UINT32: types.u32,
     TensorProto.UINT64: types.u64,
     TensorProto.BOOL: types.boolean,
+    TensorProto.INT4: types.i4,
+    TensorProto.UINT4: types.u4,
+    TensorProto.INT2: types.i2,
+    TensorProto.UINT2: types.u2,
+    TensorProto.FLOAT8E4M3FN: types.f8e4m3fn,
+    TensorProto.FLOAT8E4M3FNUZ: types.f8e4m3fnuz,
+    TensorProto.FLOAT8E5M2: types.f8e5m2,
+    TensorProto.FLOAT8E5M2FNUZ: types.f8e5m2fnuz,
+    TensorProto.FLOAT8E8M0: types.f8e8m0,
+    TensorProto.FLOAT4E2M1: types.f4e2m1,
 }
 CODE_OF: dict[DType, int] = {dtype: code for code, dtype in DTYPE_OF.items()}
 
@@ -43,6 +53,8 @@ _FIELDS: dict[int, str] = {
     TensorProto.UINT64: "uint64_data",
 }
 """The field that holds a type's elements when they are not raw; int32_data for the others."""
+_IN_A_BYTE: dict[DType, int] = {types.i4: 2, types.u4: 2, types.f4e2m1: 2, types.i2: 4, types.u2: 4}
+"""How many elements share a byte in a file, the first in the lowest bits."""
 _ALL_FIELDS = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data")
 
 
@@ -70,8 +82,8 @@ def array_of(tensor: onnx.TensorProto, files: ExternalFiles, where: str) -> Arra
         raise CompileError(f"{where}: is stored in segments, which is not supported")
     typed = [name for name in _ALL_FIELDS if len(getattr(tensor, name))]
     if tensor.data_location == TensorProto.EXTERNAL:
-        raw = files.read(tensor, where, count * dtype.bytes)
-        result: Array = raw.view(_little(dtype)) if count else np.zeros(0, dtype.numpy)
+        raw = files.read(tensor, where, _stored_bytes(dtype, count))
+        result: Array = _viewed(raw, dtype, count) if count else np.zeros(0, dtype.numpy)
     elif tensor.HasField("raw_data"):
         if typed:
             raise CompileError(f"{where}: has its elements twice, in raw_data and in {typed[0]}")
@@ -100,13 +112,28 @@ def _little(dtype: DType) -> np.dtype[np.generic]:
     return dtype.numpy.newbyteorder("<") if dtype.numpy.kind in "iufb" else dtype.numpy
 
 
+def _stored_bytes(dtype: DType, count: int) -> int:
+    return -(-count // _IN_A_BYTE.get(dtype, 1)) * dtype.bytes
+
+
+def _viewed(stored: Array, dtype: DType, count: int) -> Array:
+    """Bytes of a file as elements."""
+    parts = _IN_A_BYTE.get(dtype, 1)
+    if parts == 1:
+        return stored.view(_little(dtype))
+    width = 8 // parts
+    spread = stored.reshape(-1, 1) >> (np.arange(parts, dtype=np.uint8) * np.uint8(width))
+    kept: Array = (spread.reshape(-1)[:count] & np.uint8((1 << width) - 1)).view(dtype.numpy)
+    return kept
+
+
 def _from_raw(raw: bytes, dtype: DType, count: int, where: str) -> Array:
-    if len(raw) != count * dtype.bytes:
+    if len(raw) != _stored_bytes(dtype, count):
         raise CompileError(
             f"{where}: has {len(raw)} bytes of raw_data, its type and shape need"
-            f" {count * dtype.bytes}"
+            f" {_stored_bytes(dtype, count)}"
         )
-    return np.frombuffer(raw, dtype=_little(dtype))
+    return _viewed(np.frombuffer(raw, np.uint8), dtype, count)
 
 
 def _from_field(
@@ -118,8 +145,11 @@ def _from_field(
             f"{where}: has its elements in {typed[0]}, for its type {field} is right"
         )
     stored = np.array(getattr(tensor, field))
-    if len(stored) != count:
-        raise CompileError(f"{where}: has {len(stored)} elements, its shape needs {count}")
+    wanted = _stored_bytes(dtype, count) if dtype.is_storage else count
+    if len(stored) != wanted:
+        raise CompileError(f"{where}: has {len(stored)} elements, its shape needs {wanted}")
+    if dtype.is_storage:
+        return _viewed(stored.astype(np.uint8), dtype, count)
     if dtype in (types.f16, types.bf16):
         halves = stored.astype(np.uint16)
         return halves.view(np.float16 if dtype is types.f16 else ml_dtypes.bfloat16)

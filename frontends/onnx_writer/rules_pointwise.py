@@ -185,7 +185,10 @@ def _leaky_relu(e: Emitter, node: Node, names: list[str]) -> str:
 
 
 def _cast(e: Emitter, node: Node, names: list[str]) -> str:
-    return e.cast(names[0], node.attributes["dtype"])
+    dtype = node.attributes["dtype"]
+    if dtype.is_storage or node.inputs[0].type.dtype.is_storage:
+        raise unsupported(node, f"{dtype} is not in the operator set that is written.")
+    return e.cast(names[0], dtype)
 
 
 SAME = {

@@ -77,7 +77,7 @@ def memory_plan(graph: Graph, sizes: Mapping[str, int], memory: int = 0) -> Memo
             rows[name] = rows.get(name, 0) + size
         return tuple(rows.items())
 
-    arena = evaluate_named(found.program.expanded(plan.size), sizes)
+    arena = plan.arena_bytes(found.program, sizes)
     return MemoryPlan(
         arena=arena,
         lower_bound=evaluate_named(found.program.expanded(plan.lower_bound), sizes),

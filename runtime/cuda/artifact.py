@@ -126,6 +126,7 @@ class BranchStep:
     condition: Place
     then: tuple[DeviceStep, ...]
     otherwise: tuple[DeviceStep, ...]
+    where: str = ""
 
 
 @dataclass(frozen=True)
@@ -138,9 +139,18 @@ class RepeatStep:
     iteration: Place
     body: tuple[DeviceStep, ...]
     count: str = ""
+    where: str = ""
 
 
 DeviceStep: TypeAlias = Union[LaunchStep, CopyStep, BindStep, FiniteStep, BranchStep, RepeatStep]
+
+
+@dataclass(frozen=True)
+class Required:
+    """A size that is negative where an input is too small, and the nodes that want it."""
+
+    size: Entry
+    where: str
 
 
 @dataclass(frozen=True)
@@ -150,6 +160,7 @@ class DeviceProgram:
     `level` is the compute capability times ten that the code needs; code that is `exact` runs on
     that level only. `ends` are where the arena's parts end, in the order in which the symbols in
     them get values. `late` says where outputs are whose size the data decides, by their number.
+    A run with a negative size among `required` ends with an error.
     """
 
     signature: Signature
@@ -160,6 +171,7 @@ class DeviceProgram:
     steps: tuple[DeviceStep, ...]
     ends: tuple[Entry, ...] = ()
     late: Mapping[int, Place] = field(default_factory=dict)
+    required: tuple[Required, ...] = ()
 
 
 def stretches(steps: Sequence[DeviceStep]) -> tuple[tuple[DeviceStep, ...], ...]:

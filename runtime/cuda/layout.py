@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from bessemer.runtime.arrays import numpy_dtype
-from bessemer.runtime.artifact import ArrayInfo
+from bessemer.runtime.artifact import ArrayInfo, Status
 from bessemer.runtime.cuda.artifact import (
     ALIGNMENT,
     BranchStep,
@@ -21,7 +21,7 @@ from bessemer.runtime.cuda.artifact import (
     LaunchStep,
     RepeatStep,
 )
-from bessemer.runtime.errors import InputError
+from bessemer.runtime.errors import ExecutionError, InputError
 from bessemer.runtime.shapes import evaluate, evaluate_shape
 
 FAULT_BYTES = 8
@@ -103,6 +103,19 @@ def arena_size(program: DeviceProgram, symbols: Mapping[str, int]) -> int:
         except KeyError:
             break
     return size
+
+
+def check_required(program: DeviceProgram, symbols: Mapping[str, int]) -> None:
+    """Raises ExecutionError where a size that is known by now is negative."""
+    for one in program.required:
+        try:
+            size = evaluate(one.size, symbols)
+        except KeyError:
+            continue
+        if size < 0:
+            message = f"{one.where}: an input is too small: a size is negative"
+            name = program.signature.name
+            raise ExecutionError(f"{name}: {message}", Status.SHAPE_MISMATCH)
 
 
 class _Places:

@@ -33,7 +33,14 @@ from bessemer.runtime.cuda.artifact import (
 from bessemer.runtime.cuda.device import Memory, check_level
 from bessemer.runtime.cuda.driver import DeviceMemoryError, Driver
 from bessemer.runtime.cuda.images import load_image
-from bessemer.runtime.cuda.layout import FAULT_BYTES, Layout, arena_size, launches, lay_out
+from bessemer.runtime.cuda.layout import (
+    FAULT_BYTES,
+    Layout,
+    arena_size,
+    check_required,
+    launches,
+    lay_out,
+)
 from bessemer.runtime.cuda.run import ArenaTooSmall, DeviceRun
 from bessemer.runtime.errors import ArtifactError, InputError
 from bessemer.runtime.shapes import evaluate_shape
@@ -217,6 +224,7 @@ class DeviceModel:
         found = self._bound.get(shapes)
         if found is None:
             symbols = bind_symbols(self.signature, shapes)
+            check_required(self.program, symbols)
             arena = max(self._arena, arena_size(self.program, symbols))
             found = _Bound(symbols, lay_out(self.program, shapes, symbols, arena))
             self._bound[shapes] = found

@@ -28,6 +28,8 @@ def check_program(program: DeviceProgram) -> None:
             raise ValueError(f"kernel {kernel.name!r} has {kernel.threads} threads")
     for end in program.ends:
         _entry(end)
+    for one in program.required:
+        _entry(one.size)
     for number, place in program.late.items():
         if not 0 <= number < len(program.signature.outputs):
             raise ValueError(f"there is no output {number}")

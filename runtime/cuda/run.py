@@ -26,7 +26,13 @@ from bessemer.runtime.cuda.artifact import (
     RepeatStep,
 )
 from bessemer.runtime.cuda.driver import Driver, number, pointer
-from bessemer.runtime.cuda.layout import FAULT_BYTES, Layout, arena_size, launches
+from bessemer.runtime.cuda.layout import (
+    FAULT_BYTES,
+    Layout,
+    arena_size,
+    check_required,
+    launches,
+)
 from bessemer.runtime.cuda.tensor_maps import encode
 from bessemer.runtime.errors import ExecutionError, InputError
 from bessemer.runtime.shapes import evaluate
@@ -150,6 +156,7 @@ class DeviceRun:
 
     def _set(self, values: dict[str, int]) -> None:
         self.symbols |= values
+        check_required(self.program, self.symbols)
         needed = arena_size(self.program, self.symbols)
         if needed > self.capacity:
             raise ArenaTooSmall(needed)

@@ -14,43 +14,53 @@ A warp has 16 rows. The sums of the first product lie as the second one wants it
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from bessemer.compiler.codegen.arithmetic import binary, compare, intrinsic, select
-from bessemer.compiler.codegen.control_flow import Range, counted_loop
+from bessemer.compiler.codegen.arithmetic import compare
+from bessemer.compiler.codegen.control_flow import Range, branch, counted_loop, while_loop
 from bessemer.compiler.codegen.cpu import emit_store
-from bessemer.compiler.codegen.expressions import evaluate, first_lanes, indices
-from bessemer.compiler.codegen.lanes import extract, splat
+from bessemer.compiler.codegen.expressions import indices
 from bessemer.compiler.codegen.ptx import shared_memory
+from bessemer.compiler.codegen.ptx.attention_rows import HALVES, AttentionRows
+from bessemer.compiler.codegen.ptx.bfloat16_parts import split_pair
 from bessemer.compiler.codegen.ptx.device_state import DeviceState
 from bessemer.compiler.codegen.ptx.gemm_mma import MmaProducts
+from bessemer.compiler.codegen.ptx.gemm_mma_split import PairedProducts, SplitMmaProducts
 from bessemer.compiler.codegen.ptx.shared_memory import Layout
 from bessemer.compiler.codegen.ptx.tile_copies import TileCopy, chunk_elements, direction_of
 from bessemer.compiler.codegen.ptx.tile_epilogue import Epilogue, slabs_bytes
 from bessemer.compiler.codegen.ptx.tile_products import Threads
 from bessemer.compiler.codegen.ptx.words import Word, Words, vector_of, wide
-from bessemer.compiler.codegen.state import Vectors, number
+from bessemer.compiler.codegen.state import number
 from bessemer.compiler.codegen.values import Value, literal
 from bessemer.compiler.codegen.writer import Writer
-from bessemer.compiler.ir import expr
+from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
-from bessemer.compiler.ir.expr import Expression
 from bessemer.compiler.ir.loops import Attend, Contract
 from bessemer.compiler.ir.operands import Operand
 from bessemer.compiler.ir.types import bf16, boolean, f32, i32
+from bessemer.compiler.targets.nvptx import DeviceTarget
 
 STAGES = 2
-_PAIR = 2
-_LOG2_E = math.log2(math.e)
-_HALVES = range(2)
-"""A lane has two rows, eight apart."""
+_FEW_REGISTERS, _MOST_REGISTERS = 168, 255
+_FEW_NUMBERS = 128
+"""Scores and results of a row up to which few registers do."""
+_TILE, _END = "tile", "tiles.seen"
 
 
 def threads_of(attend: Attend) -> int:
     """The threads of a block."""
     return attend.tile.warps[0] * 32
+
+
+def blocks_of_processor(attend: Attend, target: DeviceTarget) -> int:
+    """Blocks that a processor has registers for."""
+    tile = attend.tile
+    numbers = (tile.depth + tile.columns) * attend.values.buffer.dtype.bytes // 2
+    registers = _FEW_REGISTERS if numbers <= _FEW_NUMBERS else _MOST_REGISTERS
+    return max(1, target.registers // (threads_of(attend) * registers))
 
 
 def padded_depth(extent: int) -> int:
@@ -63,13 +73,16 @@ def padded_depth(extent: int) -> int:
 
 def emit(state: DeviceState, attend: Attend) -> int:
     """Writes the statement for the block at hand; the bytes of shared memory it takes."""
-    block = _Block(state, attend)
+    narrow = attend.queries.buffer.dtype.bytes < f32.bytes
+    block = AttentionBlock(state, attend) if narrow else SplitAttentionBlock(state, attend)
     block.write()
     return block.shared_bytes
 
 
 @dataclass(frozen=True)
-class _Block:
+class AttentionBlock:
+    """The rows of a block."""
+
     state: DeviceState
     attend: Attend
 
@@ -118,6 +131,11 @@ class _Block:
             direction_of(contract.left),
             direction_of(contract.right),
         )
+
+    @cached_property
+    def rows(self) -> AttentionRows:
+        """What a lane has of them."""
+        return AttentionRows(self.state, self.attend, self.threads, self.scores, self.results)
 
     # Shared memory: queries, then stages of keys and values; at the end slabs
 
@@ -194,32 +212,64 @@ class _Block:
         queries.deposit(queries.fetch(0, 0), 0)
         self._fetch(keys, values, 0, 0)
         self._call("cp.async.commit.group()")
-        self.results.clear()
-        for half in _HALVES:
-            self.state.locals[self._largest(half)] = literal(-math.inf, f32)
-            self.state.locals[self._sum(half)] = literal(0.0, f32)
+        self.rows.clear()
         count = words.resized(self._size(self.attend.key.extent or 0))
         tiles = words.div(words.add(count, self.keys - 1), self.keys)
-        carried = [*self.results.names()]
-        carried += [name(half) for half in _HALVES for name in (self._largest, self._sum)]
 
-        def step(index: Value) -> None:
-            at = words.resized(index)
+        def step(at: Word) -> None:
             self._call("cp.async.wait.group(i32 0)")
             shared_memory.block_barrier(self.writer)
             later = words.add(at, 1)
             fetched = self._fetch(keys, values, words.mul(later, self.keys), later, False)
             self._call("cp.async.commit.group()")
             keys_at, values_at = self._stage(words.rem(at, STAGES))
-            self._tile(keys_at, values_at, long.mul(index, self.keys))
+            self._tile(keys_at, values_at, long.resized(words.mul(at, self.keys)))
             for copy, loaded, place in fetched:
                 copy.deposit(loaded, place)
 
-        over = Range(number(0), long.value(long.resized(tiles)))
-        counted_loop(self.state, over, carried, frozenset(), step)
+        names = list(self.rows.names())
+        if self.attend.key_end is None:
+            over = Range(number(0), long.value(long.resized(tiles)))
+            counted_loop(
+                self.state, over, names, frozenset(), lambda index: step(words.resized(index))
+            )
+        else:
+            self._until(self.attend.key_end, tiles, names, step)
         self._call("cp.async.wait.group(i32 0)")
         shared_memory.block_barrier(self.writer)
         self._store()
+
+    def _until(
+        self, key_end: Size, tiles: Word, names: list[str], step: Callable[[Word], None]
+    ) -> None:
+        """The tiles of the keys that are seen; and of all others, if that was not enough for some
+        row."""
+        words, state, w = self.words, self.state, self.writer
+        state.locals[_TILE] = literal(0, i32)
+        seen = words.resized(self._size(dims.ceildiv(key_end, self.keys)))
+        state.locals[_END] = words.value(seen)
+
+        def more() -> Value:
+            return compare(w, "ult", state.locals[_TILE], state.locals[_END])
+
+        def look() -> None:
+            name = "llvm.nvvm.barrier.cta.red.or.aligned.all"
+            w.declarations.add(f"declare i1 @{name}(i32, i1)")
+            unsure = self.rows.is_unsure()
+            any_row = w.here(f"call i1 @{name}(i32 0, {unsure.typed})", boolean)
+            end = words.choose(any_row, tiles, state.locals[_END])
+            state.locals[_END] = words.value(end)
+
+        def body() -> None:
+            step(state.locals[_TILE])
+            state.locals[_TILE] = words.value(words.add(state.locals[_TILE], 1))
+            at_end = compare(w, "eq", state.locals[_TILE], state.locals[_END])
+            early = compare(w, "ult", state.locals[_END], words.value(tiles))
+            both = words.both(at_end, early)
+            assert isinstance(both, Value)
+            branch(state, both, (_END,), ((look, frozenset()),))
+
+        while_loop(state, [*names, _TILE, _END], frozenset(), more, body)
 
     def _fetch(
         self, keys: TileCopy, values: TileCopy, begin: Word, stage: Word, put: bool = True
@@ -240,32 +290,19 @@ class _Block:
         self.writer.declarations.add(f"declare void @llvm.nvvm.{name}({kind})")
         self.writer.line(f"call void @llvm.nvvm.{text}")
 
-    def _largest(self, half: int) -> str:
-        return f"{self.attend.scores}.largest.{half}"
-
-    def _sum(self, half: int) -> str:
-        return f"{self.attend.scores}.sum.{half}"
-
     def _tile(self, keys_at: Word, values_at: Word, first: Word) -> None:
         """One tile of keys, of which `first` is the first."""
         self.scores.clear()
         self.scores.multiply(0, keys_at)
-        blocks = self.keys // 8
-        weights: list[list[list[Value]]] = [[], []]
-        for half in _HALVES:
-            scores = [self._scored(j, half, first) for j in range(blocks)]
-            weights[half] = self._weighted(scores, half)
+        weights = self.rows.weights(first)
         for step in range(self.keys // 16):
-            a = [
-                self._packed(weights[half][2 * step + block])
-                for block in range(2)
-                for half in _HALVES
-            ]
-            self._accumulate(a, values_at, step)
+            pairs = [weights[half][2 * step + block] for block in range(2) for half in HALVES]
+            self._accumulate(pairs, values_at, step)
 
-    def _accumulate(self, a: list[Value], values_at: Word, step: int) -> None:
+    def _accumulate(self, pairs: list[list[Value]], values_at: Word, step: int) -> None:
         """Adds the products of 16 keys' weights and values."""
         layout = self.layouts[2]
+        a = [self._packed(pair) for pair in pairs]
         for j in range(0, self.results.counts[1], 2):
             four = self.results.right_part(layout, values_at, j, step)
             self.results.accumulate(0, j, a, four[:2])
@@ -279,105 +316,10 @@ class _Block:
         cut = w.compute(f"fptrunc {both.typed} to <2 x {name}>", boolean, 1, both.level)
         return w.compute(f"bitcast <2 x {name}> {cut.text} to i32", i32, 1, both.level)
 
-    # Scores and weights of one of a lane's rows
-
-    def _scored(self, j: int, half: int, first: Word) -> list[Value]:
-        """Two neighbouring scores, -inf where there is no such key."""
-        state, attend, w = self.state, self.attend, self.writer
-        words, long = self.words, wide(self.writer)
-        raw = [state.locals[self.scores.name(0, j, 2 * half + i)] for i in range(_PAIR)]
-        lane = words.mul(words.rem(self.threads.lane, 4), _PAIR)
-        key = long.add(first, long.resized(words.add(lane, 8 * j)))
-        count = attend.key.extent or 0
-        ragged = not (isinstance(count, int) and count % self.keys == 0)
-        mask = None
-        if ragged:
-            left = long.value(long.sub(self._size(count), key))
-            mask = self._first_of_pair(left)
-        state.indices[attend.row] = self._row(half)
-        reads = ragged and _loads(attend.score)
-        vectors = Vectors(attend.key, _PAIR, mask if reads else None)
-        with state.vector_context(vectors, key):
-            state.indices[attend.key] = key
-            both = vector_of(w, raw)
-            state.element = lambda fragment, row: both
-            score = splat(w, evaluate(state, attend.score), _PAIR)
-            state.element = None
-            state.indices.pop(attend.key, None)
-        del state.indices[attend.row]
-        if mask is not None:
-            score = select(w, mask, score, literal(-math.inf, f32, _PAIR))
-        return [extract(w, score, i) for i in range(_PAIR)]
-
-    def _first_of_pair(self, left: Value) -> Value:
-        """Which of two neighbours are among the `left` ones."""
-        with self.state.vector_context(Vectors(self.attend.key, _PAIR), 0):
-            return first_lanes(self.state, left)
-
-    def _row(self, half: int) -> Word:
-        """The row, the last one where there is none: what it reads must be there."""
-        words, long = self.words, wide(self.writer)
-        own = words.add(self.threads.warp_row, words.div(self.threads.lane, 4))
-        row = long.add(self._size(self.attend.row_begin), long.resized(words.add(own, 8 * half)))
-        extent = self.attend.row.extent or 0
-        if isinstance(extent, int) and extent % self.attend.tile.rows == 0:
-            return row
-        last = long.value(long.sub(self._size(extent), 1))
-        return intrinsic(self.writer, "smin", long.value(row), last)
-
-    def _weighted(self, scores: list[list[Value]], half: int) -> list[list[Value]]:
-        """The weights; what has been added up before is brought to the same scale."""
-        w, locals_ = self.writer, self.state.locals
-        largest = locals_[self._largest(half)]
-        for score in (one for pair in scores for one in pair):
-            largest = intrinsic(w, "maxnum", largest, score)
-        for distance in (1, 2):
-            largest = intrinsic(w, "maxnum", largest, self._from_lane(largest, distance))
-        # Where nothing but -inf has come, the weights are 2^-inf, not 2^(inf - inf).
-        infinite = compare(w, "oeq", largest, literal(-math.inf, f32))
-        base = select(w, infinite, literal(0.0, f32), largest)
-        scaled = w.operate("fmul", f32, base, literal(-_LOG2_E, f32))
-        shrink = self._power(locals_[self._largest(half)], scaled)
-        total = w.operate("fmul", f32, locals_[self._sum(half)], shrink)
-        weights = [[self._power(score, scaled) for score in pair] for pair in scores]
-        for weight in (one for pair in weights for one in pair):
-            total = w.operate("fadd", f32, total, weight)
-        for j in range(self.results.counts[1]):
-            for part in range(2 * half, 2 * half + 2):
-                name = self.results.name(0, j, part)
-                locals_[name] = w.operate("fmul", f32, locals_[name], shrink)
-        locals_[self._largest(half)] = largest
-        locals_[self._sum(half)] = total
-        return weights
-
-    def _power(self, score: Value, minus: Value) -> Value:
-        """e^score, times 2^minus."""
-        w = self.writer
-        exponent = intrinsic(w, "fma", score, literal(_LOG2_E, f32), minus)
-        return w.call("llvm.nvvm.ex2.approx.ftz.f32", f32, 1, exponent)
-
-    def _from_lane(self, value: Value, distance: int) -> Value:
-        """The value of the lane whose number differs in one bit."""
-        w = self.writer
-        bits = w.compute(f"bitcast {value.typed} to i32", i32, 1, value.level)
-        name = "llvm.nvvm.shfl.sync.bfly.i32"
-        w.declarations.add(f"declare i32 @{name}(i32, i32, i32, i32)")
-        other = w.here(f"call i32 @{name}(i32 -1, {bits.typed}, i32 {distance}, i32 31)", i32)
-        return w.compute(f"bitcast {other.typed} to float", f32, 1, other.level)
-
     def _store(self) -> None:
         """Divides by the sums, and stores."""
-        w, words, long = self.writer, self.words, wide(self.writer)
-        for half in _HALVES:
-            total = self.state.locals[self._sum(half)]
-            for distance in (1, 2):
-                total = binary(w, "add", total, self._from_lane(total, distance))
-            inverse = w.operate("fdiv", f32, literal(1.0, f32), total)
-            for j in range(self.results.counts[1]):
-                for part in range(2 * half, 2 * half + 2):
-                    name = self.results.name(0, j, part)
-                    value = self.state.locals[name]
-                    self.state.locals[name] = w.operate("fmul", f32, value, inverse)
+        words, long = self.words, wide(self.writer)
+        self.rows.divide()
         slab = self.results.slab()
         slab_at = words.mul(words.div(self.threads.thread, 32), slab.size)
         epilogue = Epilogue(
@@ -388,8 +330,24 @@ class _Block:
         epilogue.run(row, 1, 0)
 
 
-def _loads(score: Expression) -> bool:
-    """Whether an expression reads memory."""
-    if isinstance(score, expr.Load):
-        return True
-    return any(_loads(child) for child in expr.children(score))
+@dataclass(frozen=True)
+class SplitAttentionBlock(AttentionBlock):
+    """The same of float32 numbers, each split into three bf16 numbers where it is multiplied."""
+
+    def _products(self, contract: Contract) -> MmaProducts:
+        kind = SplitMmaProducts if contract.sums == self.attend.scores else PairedProducts
+        return kind(
+            self.state,
+            contract,
+            self.threads,
+            direction_of(contract.left),
+            direction_of(contract.right),
+        )
+
+    def _accumulate(self, pairs: list[list[Value]], values_at: Word, step: int) -> None:
+        w, results = self.writer, self.results
+        assert isinstance(results, PairedProducts)
+        a = [list(part) for part in zip(*(split_pair(w, *pair) for pair in pairs), strict=True)]
+        for j in range(results.counts[1]):
+            b = results.paired_part(self.layouts[2], values_at, j, step)
+            results.add_products(0, j, a, b)

@@ -81,8 +81,9 @@ typedef struct {
   int32_t kind, kernel, places, first_place, symbols, first_symbol, grid, maps, first_map, fault;
   const char *where; /* of COPY, `grid` is the size; of FINITE, `kernel` is the element type */
 } step;
+typedef struct { int32_t size; const char *where; } required_size;
 typedef struct {
-  int32_t level, is_exact, kernel_count, step_count, end_count, fault_count;
+  int32_t level, is_exact, kernel_count, step_count, end_count, fault_count, required_count;
   const unsigned char *ptx, *cubin, *weights;
   size_t weights_bytes;
   const kernel *kernels;
@@ -91,6 +92,7 @@ typedef struct {
   const place *places;
   const int32_t *symbols, *ends, *input_bytes, *output_bytes;
   const tensor_map *maps;
+  const required_size *required;
   int64_t (*size)(int32_t entry, const int64_t *d);
 } program;
 

@@ -15,6 +15,7 @@ class DeviceStatus(IntEnum):
     INVALID_ARGUMENT = 1
     OUT_OF_MEMORY = 2
     INDEX_OUT_OF_RANGE = 6
+    SHAPE_MISMATCH = 7
     NOT_FINITE = 9
     NO_DEVICE = 11
     DRIVER_TOO_OLD = 12
@@ -26,6 +27,7 @@ STATUS_TEXTS: dict[DeviceStatus, str] = {
     DeviceStatus.INVALID_ARGUMENT: "an argument is null, negative or too large",
     DeviceStatus.OUT_OF_MEMORY: "the device, or the process, has too little memory",
     DeviceStatus.INDEX_OUT_OF_RANGE: "an index in the data is out of range",
+    DeviceStatus.SHAPE_MISMATCH: "an input is too small for what is done with it",
     DeviceStatus.NOT_FINITE: "a result that must be finite is not; nothing was updated",
     DeviceStatus.NO_DEVICE: "there is no driver, or no device that runs the code",
     DeviceStatus.DRIVER_TOO_OLD: "the driver is older than the code",

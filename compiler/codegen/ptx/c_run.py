@@ -10,12 +10,19 @@ typedef struct {
   address inputs[${prefix}_INPUT_COUNT + 1], outputs[${prefix}_OUTPUT_COUNT + 1], faults, size;
 } layout;
 
-static int is_absurd(const program *p, const int64_t *d) {
+static int is_absurd(const int64_t *d) {
   for (int k = 0; k < ${prefix}_INPUT_DIM_COUNT; ++k)
     if (d[k] < 0 || d[k] > INT32_MAX) return 1;
-  for (int k = 0; k < ${prefix}_OUTPUT_COUNT; ++k)
-    if (p->size(p->output_bytes[k], d) < 0) return 1;
   return 0;
+}
+
+/* A size of the outputs or in between that is negative, -1 if none is. */
+static int32_t too_small(const program *p, const int64_t *d) {
+  for (int32_t k = 0; k < p->required_count; ++k)
+    if (p->size(p->required[k].size, d) < 0) return k;
+  for (int k = 0; k < ${prefix}_OUTPUT_COUNT; ++k)
+    if (p->size(p->output_bytes[k], d) < 0) return p->required_count;
+  return -1;
 }
 
 static address after(address place, int64_t size) {
@@ -45,7 +52,7 @@ API int64_t ${prefix}_workspace_bytes(const int64_t *dims) {
   const int64_t *d = dims ? dims : none;
   if (!dims && ${prefix}_INPUT_DIM_COUNT) return -1;
   for (int k = 0; k < PROGRAM_COUNT; ++k) {
-    if (is_absurd(&programs[k], d)) return -1;
+    if (is_absurd(d) || too_small(&programs[k], d) >= 0) return -1;
     largest = most(largest, (int64_t)lay_out(&programs[k], d).size);
   }
   return largest;
@@ -225,7 +232,11 @@ API int32_t ${prefix}_run(${prefix}_context *c, const void *const *inputs, void 
     if (!inputs[k]) return fail(c, ${prefix}_INVALID_ARGUMENT, "input %d is NULL", k);
   for (int k = 0; k < ${prefix}_OUTPUT_COUNT; ++k)
     if (!outputs[k]) return fail(c, ${prefix}_INVALID_ARGUMENT, "output %d is NULL", k);
-  if (is_absurd(c->code, d)) return fail(c, ${prefix}_INVALID_ARGUMENT, "the dims are absurd");
+  if (is_absurd(d)) return fail(c, ${prefix}_INVALID_ARGUMENT, "the dims are absurd");
+  int32_t small = too_small(c->code, d);
+  if (small >= 0)
+    return fail(c, ${prefix}_SHAPE_MISMATCH, "%s: an input is too small: a size is negative",
+                small < c->code->required_count ? c->code->required[small].where : "an output");
   DO(cuCtxPushCurrent_v2, c->context);
   c->has_pushed = 1;
   int32_t status = run(c, inputs, outputs, d);

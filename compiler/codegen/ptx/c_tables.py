@@ -15,6 +15,8 @@ from collections.abc import Iterable, Sequence
 from bessemer.compiler.errors import CompileError
 from bessemer.runtime.artifact import ArrayInfo, Signature
 from bessemer.runtime.cuda.artifact import (
+    BindStep,
+    BranchStep,
     CopyStep,
     DeviceProgram,
     DeviceStep,
@@ -22,6 +24,7 @@ from bessemer.runtime.cuda.artifact import (
     FiniteStep,
     LaunchStep,
     Place,
+    RepeatStep,
     TensorMap,
 )
 from bessemer.runtime.cuda.tensor_maps import ELEMENTS, SWIZZLES
@@ -96,6 +99,9 @@ class Tables:
         steps = [self._step(step) for step in program.steps]
         kernels = [self._kernel(number) for number in range(len(program.kernels))]
         ends = [self._size(end) for end in program.ends]
+        required = [
+            f"{{{self._size(one.size)}, {c_string(one.where)}}}" for one in program.required
+        ]
         signature = program.signature
         inputs, outputs = (
             [self._size(bytes_of(info)) for info in infos]
@@ -112,6 +118,7 @@ class Tables:
                 self._array("char *const", "messages", map(c_string, self._messages)),
                 self._array("kernel", "kernels", kernels),
                 self._array("step", "steps", steps),
+                self._array("required_size", "required", required),
                 self._size_function(signature),
             ]
         )
@@ -120,15 +127,17 @@ class Tables:
         """The program's own row; the first three are C expressions."""
         program, n = self.program, self.number
         counts = (program.level, int(program.exact), len(program.kernels), len(program.steps))
-        numbers = ", ".join(map(str, (*counts, len(program.ends), self.faults)))
+        more = len(program.ends), self.faults, len(program.required)
+        numbers = ", ".join(map(str, (*counts, *more)))
         names = ("kernels", "messages", "steps", "places", "symbols", "ends", "input_bytes",
-                 "output_bytes", "maps")  # fmt: skip
+                 "output_bytes", "maps", "required")  # fmt: skip
         tables = ", ".join(f"{name}_{n}" for name in names)
         return f"  {{{numbers}, {ptx}, {cubin}, {weights}, {weights_bytes}, {tables}, size_{n}}}"
 
     def _array(self, kind: str, name: str, rows: Iterable[str]) -> str:
         # C has no empty arrays.
-        listed = list(rows) or ["0" if kind != "place" else "{ARENA, 0, 0}"]
+        nothing = {"place": "{ARENA, 0, 0}", "required_size": '{0, ""}'}
+        listed = list(rows) or [nothing.get(kind, "0")]
         body = ",\n  ".join(listed)
         return f"static const {kind} {name}_{self.number}[] = {{\n  {body}}};"
 
@@ -175,12 +184,17 @@ class Tables:
                 return (
                     f"{{FINITE, {_FLOATS[dtype]}, 1, {first}, 0, 0, 0, 0, 0, 0, {c_string(name)}}}"
                 )
-            case _:
-                raise CompileError(
-                    f"'{self.program.signature.name}' has control flow, or sizes that the data "
-                    "decides, which the C library for GPUs cannot follow yet. Save it as a "
-                    ".bessemer file, for Python."
-                )
+            case BranchStep() | RepeatStep():
+                raise self._refusal(step.where, "control flow")
+            case LaunchStep() | BindStep():
+                raise self._refusal(step.where, "a size that the data decides")
+
+    def _refusal(self, where: str, what: str) -> CompileError:
+        place = f" ({where})" if where else ""
+        return CompileError(
+            f"'{self.program.signature.name}' has {what}{place}, which the C library for GPUs "
+            "cannot follow. Save it as a .bessemer file, for Python."
+        )
 
     def _launch(self, step: LaunchStep, first: int) -> str:
         symbols, maps = len(self._symbols), len(self._maps)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from bessemer.compiler.codegen.alignment import largest_divisor
 from bessemer.compiler.codegen.effects import written_buffers
-from bessemer.compiler.codegen.ptx.alignment import largest_divisor
 from bessemer.compiler.codegen.ptx.local_arrays import KeptArray
 from bessemer.compiler.codegen.ptx.remainder import DeviceWriter
 from bessemer.compiler.codegen.state import KernelState

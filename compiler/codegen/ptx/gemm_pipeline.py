@@ -19,6 +19,7 @@ from bessemer.compiler.codegen.expressions import indices
 from bessemer.compiler.codegen.ptx import shared_memory
 from bessemer.compiler.codegen.ptx.device_state import DeviceState
 from bessemer.compiler.codegen.ptx.gemm_mma import MmaProducts
+from bessemer.compiler.codegen.ptx.gemm_mma_split import SplitMmaProducts
 from bessemer.compiler.codegen.ptx.gemm_simt import SimtProducts
 from bessemer.compiler.codegen.ptx.shared_memory import Layout
 from bessemer.compiler.codegen.ptx.tile_copies import TileCopy, chunk_elements, direction_of
@@ -44,7 +45,7 @@ def threads_of(contract: Contract) -> int:
 def emit(state: DeviceState, contract: Contract, emit_store: EmitStore) -> int:
     """Writes the statement for the block at hand; the bytes of shared memory it takes."""
     threads = _threads(state, contract)
-    kind = MmaProducts if contract.tile.level == "mma" else SimtProducts
+    kind = _products_of(contract)
     products = kind(
         state, contract, threads, direction_of(contract.left), direction_of(contract.right)
     )
@@ -53,6 +54,12 @@ def emit(state: DeviceState, contract: Contract, emit_store: EmitStore) -> int:
     block.store(emit_store)
     slabs = slabs_bytes(contract.tile, products.slab())
     return max(block.stage_bytes * contract.tile.stages, slabs)
+
+
+def _products_of(contract: Contract) -> type[MmaProducts | SimtProducts]:
+    if contract.tile.level == "simt":
+        return SimtProducts
+    return SplitMmaProducts if contract.products == "bf16x3" else MmaProducts
 
 
 def _threads(state: DeviceState, contract: Contract) -> Threads:

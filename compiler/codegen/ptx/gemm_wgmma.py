@@ -23,12 +23,14 @@ from bessemer.compiler.codegen.control_flow import Range, branch, counted_loop
 from bessemer.compiler.codegen.cpu import emit_store
 from bessemer.compiler.codegen.expressions import indices
 from bessemer.compiler.codegen.ptx import barrier_words, shared_memory
+from bessemer.compiler.codegen.ptx.bfloat16_parts import PARTS
 from bessemer.compiler.codegen.ptx.device_state import DeviceState
 from bessemer.compiler.codegen.ptx.kernel import begin, finish
 from bessemer.compiler.codegen.ptx.kernel_code import DeviceCode
 from bessemer.compiler.codegen.ptx.tensor_maps import BoxCopy, box_copies
 from bessemer.compiler.codegen.ptx.tile_epilogue import Epilogue, Slab, slab_of
 from bessemer.compiler.codegen.ptx.warpgroup_products import ROWS, WarpgroupProducts
+from bessemer.compiler.codegen.ptx.warpgroup_split import SplitWarpgroupProducts
 from bessemer.compiler.codegen.ptx.words import Word, Words, wide
 from bessemer.compiler.codegen.state import number
 from bessemer.compiler.codegen.values import Value, literal
@@ -115,12 +117,17 @@ class _Kernel:
     # Shared memory: stages of both tiles, slabs, barriers
 
     @property
+    def parts(self) -> int:
+        """Parts of numbers, one behind the other in a stage."""
+        return PARTS if self.contract.left.parts != 0 else 1
+
+    @property
     def left_bytes(self) -> int:
-        return self.contract.tile.rows * BOX_BYTES
+        return self.contract.tile.rows * BOX_BYTES * self.parts
 
     @property
     def stage_bytes(self) -> int:
-        return self.left_bytes + self.contract.tile.columns * BOX_BYTES
+        return self.left_bytes + self.contract.tile.columns * BOX_BYTES * self.parts
 
     @cached_property
     def slab(self) -> Slab:
@@ -265,13 +272,12 @@ class _Kernel:
             barrier_words.expect(w, full, self.stage_bytes)
             start = words.mul(stage, self.stage_bytes)
             targets = (start, words.add(start, self.left_bytes))
+            at = words.add(tile.first, index)
             for copy, place, target in zip(self.copies, places, targets, strict=True):
-                copy.copy(
-                    place,
-                    words.add(tile.first, index),
-                    shared_memory.place(w, target),
-                    shared_memory.place(w, full),
-                )
+                for part in range(self.parts):
+                    further = words.add(target, part * copy.rows * BOX_BYTES)
+                    there, barrier = (shared_memory.place(w, one) for one in (further, full))
+                    copy.copy(place, at, there, barrier, part)
 
         self._steps(tile, (), step)
         self._advance(tile)
@@ -283,7 +289,8 @@ class _Kernel:
         words = self.words
         thread = words.sub(self.state.register("tid.x"), WARPGROUP)
         group = words.div(thread, WARPGROUP)
-        products = WarpgroupProducts(self.state, self.contract, group)
+        kind = SplitWarpgroupProducts if self.parts > 1 else WarpgroupProducts
+        products = kind(self.state, self.contract, group)
         self._tiles(lambda tile: self._multiply_tile(tile, products, thread), self.state.written)
 
     def _multiply_tile(self, tile: _Tile, products: WarpgroupProducts, thread: Word) -> None:
@@ -305,7 +312,11 @@ class _Kernel:
             barrier_words.wait(self.state, self.full(stage), parity)
             start = words.mul(stage, self.stage_bytes)
             products.multiply(start, words.add(start, self.left_bytes))
-            products.wait(1)
+            if products.is_complete:
+                release(stage, None)
+                return
+            # The products of the step before are complete then.
+            products.finish_before()
             if not isinstance(index, int):
                 later = compare(self.writer, "ne", index, literal(0, i32))
                 # In the first step nothing is handed back: the number before is of no use there.
@@ -315,11 +326,11 @@ class _Kernel:
 
         products.clear()
         self._steps(tile, products.names(), step)
-        products.wait(0)
-        products.pin()
+        products.finish()
         self._advance(tile)
-        last = words.add(self.state.locals[_DONE], self.stages - 1)
-        release(words.rem(last, self.stages), None)
+        if not products.is_complete:
+            last = words.add(self.state.locals[_DONE], self.stages - 1)
+            release(words.rem(last, self.stages), None)
         self._store(tile, products, thread)
 
     def _store(self, tile: _Tile, products: WarpgroupProducts, thread: Word) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 MATRIX = frozenset(
     {
-        "barrier.cta.sync.aligned.count",
+        "barrier.cta.red.or.aligned.all", "barrier.cta.sync.aligned.count",
         "cp.async.bulk.tensor.g2s.im2col.4d",
         "cp.async.bulk.tensor.g2s.tile.2d", "cp.async.bulk.tensor.g2s.tile.3d",
         "cp.async.bulk.tensor.g2s.tile.4d", "cp.async.bulk.tensor.g2s.tile.5d",

@@ -68,8 +68,8 @@ class Layout:
     """Where the elements of a tile lie: `lines` of `length` elements of `bytes` bytes.
 
     A swizzled line's 16-byte chunks are permuted so that the same chunk of neighbouring lines lies
-    in different banks; `by_words` does so for accesses of single words of four lines. A line that
-    is not swizzled is followed by `padding` bytes.
+    in different banks; `by_words` does so for accesses of single words of four lines, `by_pairs` of
+    every other one of eight lines. A line that is not swizzled is followed by `padding` bytes.
     """
 
     lines: int
@@ -78,6 +78,7 @@ class Layout:
     swizzled: bool
     padding: int = 0
     by_words: bool = False
+    by_pairs: bool = False
 
     @property
     def pitch(self) -> int:
@@ -103,6 +104,8 @@ class Layout:
 
     def _permutation(self, words: Words, line: Word) -> Word:
         count = self.length * self.bytes // CHUNK
+        if self.by_pairs:
+            return words.mul(words.rem(words.div(line, 2), 4), 2) if count >= 8 else 0
         if self.by_words:
             return words.mul(words.rem(line, 4), 2) if count >= 8 else 0
         if count >= 8:

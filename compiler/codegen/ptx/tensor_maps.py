@@ -95,8 +95,9 @@ class BoxCopy:
         ]
         return Place((n, *corner), batch)
 
-    def copy(self, place: Place, step: Word, target: str, barrier: str) -> None:
-        """Starts the copy of the box at a step of the depth to shared memory.
+    def copy(self, place: Place, step: Word, target: str, barrier: str, part: int = 0) -> None:
+        """Starts the copy of the box at a step of the depth to shared memory: of a part of the
+        elements, where they have several.
 
         `target` and `barrier` are typed addresses in shared memory.
         """
@@ -112,15 +113,20 @@ class BoxCopy:
         if extents:
             at.append(outer)
         if self.boxes.images is None:
-            self._tile(place, [first, *at], target, barrier)
+            self._tile(place, [first, *at], target, barrier, part)
         else:
-            self._windows(place, first, at, target, barrier)
+            images = self._number(self.operand.outer[0].extent)
+            image = words.add(place.row[0], words.mul(images, part))
+            moved = Place((image, *place.row[1:]), place.batch)
+            self._windows(moved, first, at, target, barrier)
 
-    def _tile(self, place: Place, depth: list[Word], target: str, barrier: str) -> None:
+    def _tile(self, place: Place, depth: list[Word], target: str, barrier: str, part: int) -> None:
         coordinates: list[Word] = [*depth, *place.row]
         for index, position in zip(place.batch, self.boxes.batch, strict=True):
             if position is not None:
                 coordinates.append(self.words.resized(index))
+        if self.boxes.parts is not None:
+            coordinates.append(part)
         texts = [self.words.value(number).typed for number in coordinates]
         self._call(f"tile.{len(texts)}d", texts, [], target, barrier)
 

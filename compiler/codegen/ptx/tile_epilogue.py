@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from bessemer.compiler.codegen.control_flow import Range, branch, counted_loop
 from bessemer.compiler.codegen.expressions import indices
 from bessemer.compiler.codegen.ptx import shared_memory
+from bessemer.compiler.codegen.ptx.exact_sums import ExactSums
 from bessemer.compiler.codegen.ptx.words import Truth, Word, Words, wide
 from bessemer.compiler.codegen.state import KernelState, Vectors, number
 from bessemer.compiler.codegen.values import Value, register_type
@@ -113,6 +114,8 @@ class Epilogue:
         at = words.add(self.slab_at, place)
         kind = register_type(contract.dtype)
         sums = shared_memory.load(state.writer, at, kind, lanes)
+        if contract.products == "bf16x3":
+            sums = ExactSums(state, contract).instead_of(sums, row, column)
         state.indices[contract.row] = row
         with self._columns(column, lanes):
             state.element = lambda fragment, row: sums

@@ -19,7 +19,7 @@ from bessemer.compiler.ir.types import bf16, boolean, f32, i32, i64
 
 ROWS = 64
 """The rows of one instruction."""
-_STEP_BYTES = 32
+STEP_BYTES = 32
 """The depth of one instruction."""
 _LAYOUT = (1 << 62) | (8 * BOX_BYTES // 16 << 32) | (1 << 16)
 """Of a matrix in shared memory: 128-byte rows, permuted, eight of them to a block of 1024 bytes."""
@@ -70,17 +70,35 @@ class WarpgroupProducts:
 
     def multiply(self, left: Word, right: Word) -> None:
         """Starts adding the products of the stages at these offsets."""
-        w, words = self.state.writer, self.words
+        words = self.words
         start = words.add(left, words.mul(self.group, self.count * ROWS * BOX_BYTES))
         a = [self._descriptor(words.add(start, m * ROWS * BOX_BYTES)) for m in range(self.count)]
         b = self._descriptor(right)
         self._call("fence.sync.aligned()")
-        for step in range(BOX_BYTES // _STEP_BYTES):
+        for step in range(BOX_BYTES // STEP_BYTES):
             for m in range(self.count):
                 self._product(m, self._further(a[m], step), self._further(b, step))
         self._call("commit_group.sync.aligned()")
-        w.declarations.add("declare void @llvm.nvvm.wgmma.fence.sync.aligned()")
-        w.declarations.add("declare void @llvm.nvvm.wgmma.commit_group.sync.aligned()")
+        self._declare()
+
+    def _declare(self) -> None:
+        declared = self.state.writer.declarations
+        declared.add("declare void @llvm.nvvm.wgmma.fence.sync.aligned()")
+        declared.add("declare void @llvm.nvvm.wgmma.commit_group.sync.aligned()")
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether a `multiply` waits for its products itself."""
+        return False
+
+    def finish_before(self) -> None:
+        """Waits for all `multiply`s but the last one."""
+        self.wait(1)
+
+    def finish(self) -> None:
+        """Waits for all."""
+        self.wait(0)
+        self.pin()
 
     def wait(self, groups: int) -> None:
         """Waits until at most so many `multiply`s are not complete."""
@@ -103,10 +121,11 @@ class WarpgroupProducts:
     def _further(self, descriptor: Value, step: int) -> Value:
         if step == 0:
             return descriptor
-        distance = literal(step * _STEP_BYTES // 16, i64)
+        distance = literal(step * STEP_BYTES // 16, i64)
         return self.state.writer.operate("add", i64, descriptor, distance)
 
-    def _product(self, m: int, a: Value, b: Value) -> None:
+    def _product(self, m: int, a: Value, b: Value, adds: bool = True) -> None:
+        """One instruction; one that does not add begins new sums."""
         count = self.registers
         sums = ", ".join(f"${i}" for i in range(count))
         dtype = self.contract.left.buffer.dtype
@@ -116,7 +135,7 @@ class WarpgroupProducts:
             f"wgmma.mma_async.sync.aligned.m64n{self.contract.tile.columns}k{depth}"
             f".f32.{kind}.{kind} {{{sums}}}, ${2 * count}, ${2 * count + 1}, p, 1, 1{majors};"
         )
-        text = f"{{ .reg .pred p; setp.ne.b32 p, 1, 0; {text} }}"
+        text = f"{{ .reg .pred p; setp.ne.b32 p, {int(adds)}, 0; {text} }}"
         results = ["=f"] * count + [str(i) for i in range(count)] + ["l", "l"]
         operands = [self.state.locals[name].typed for name in self._names(m)]
         self._assembly(text, results, [*operands, a.typed, b.typed], m)
@@ -132,6 +151,10 @@ class WarpgroupProducts:
         for i, name in enumerate(names):
             self.state.locals[name] = w.here(f"extractvalue {type_} {result.text}, {i}", f32)
 
+    def sum_of(self, name: str) -> Value:
+        """A sum, when all is finished."""
+        return self.state.locals[name]
+
     def put(self, m: int, column: int, slab: Slab, slab_at: Word, lane: Word) -> None:
         """Writes a warp's 16 rows of some columns to its slab."""
         w, words, names = self.state.writer, self.words, self._names(m)
@@ -140,6 +163,6 @@ class WarpgroupProducts:
         for j in range(slab.columns // 8):
             for half in range(2):
                 first = (column // 8 + j) * 4 + 2 * half
-                pair = [self.state.locals[names[first + i]] for i in range(2)]
+                pair = [self.sum_of(names[first + i]) for i in range(2)]
                 displacement = (8 * half * slab.pitch + j * 8) * slab.bytes
                 shared_memory.store(w, at, vector_of(w, pair), displacement)

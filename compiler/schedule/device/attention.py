@@ -1,5 +1,6 @@
 """Lowers attention to one kernel on GPUs with products of tiles by warps: queries, keys and values
-of 16-bit floats, any pointwise work between scores and softmax, float32 in between.
+of 16-bit floats, or of float32 numbers that are multiplied in three bf16 parts; any pointwise work
+between scores and softmax, float32 in between.
 
 What is between the products must be a softmax over the keys as it is written everywhere,
 
@@ -16,7 +17,7 @@ from functools import cached_property
 
 from bessemer.compiler.ir import dims, expr
 from bessemer.compiler.ir.build_loops import KernelBuilder
-from bessemer.compiler.ir.device import DeviceLaunch
+from bessemer.compiler.ir.device import WARP, DeviceLaunch
 from bessemer.compiler.ir.device import Mapping as Threads
 from bessemer.compiler.ir.dims import Size, Symbol, atom
 from bessemer.compiler.ir.expr import (
@@ -34,8 +35,14 @@ from bessemer.compiler.ir.loops import Attend, Store
 from bessemer.compiler.ir.operands import Axis, Operand, Tile
 from bessemer.compiler.ir.types import Array, bf16, f16, f32
 from bessemer.compiler.schedule.attention import Attention, RowForm, row_form
+from bessemer.compiler.schedule.device.attention_mask import farthest_key
+from bessemer.compiler.schedule.device.attention_tiles import (
+    AttentionSizes,
+    choose_attention_tile,
+)
 from bessemer.compiler.schedule.device.contraction_forms import Memory
 from bessemer.compiler.schedule.device.contraction_operands import Operands
+from bessemer.compiler.schedule.device.contraction_tiles import guess
 from bessemer.compiler.schedule.device.lowering import DeviceLowering
 from bessemer.compiler.schedule.fuse import Fusion
 from bessemer.compiler.schedule.groups import Group
@@ -45,19 +52,20 @@ from bessemer.compiler.targets.nvptx import DeviceTarget
 
 MOST_DEPTH = 128
 """Elements of a query, and of a value."""
-ROWS, KEYS = 64, 64
-"""Queries of a block, and keys at a time."""
-WARPS = 4
+_MOST_NODES = 16
 _SCORES, _RESULTS = "scores", "results"
 _ROW = Buffer("row", f32, (1,))
 
 
-def may_attend(attention: Attention, graph: Graph, target: DeviceTarget) -> bool:
+def may_attend(
+    attention: Attention, graph: Graph, target: DeviceTarget, precision: str = "float32"
+) -> bool:
     """Whether there is a kernel for an attention."""
     nodes = (attention.scores, attention.product)
     operands = {value.type.dtype for node in nodes for value in node.inputs}
     results = {node.output.type.dtype for node in nodes}
-    if not target.has_mma or operands not in ({bf16}, {f16}) or not results <= {f32, *operands}:
+    types = ({bf16}, {f16}, {f32}) if precision == "float32" else ({bf16}, {f16})
+    if not target.has_mma or operands not in types or not results <= {f32, *operands}:
         return False
     depth = attention.scores.inputs[0].type.shape[-1]
     columns = attention.product.output.type.shape[-1]
@@ -214,13 +222,20 @@ class _Kernel:
         out = self.lowering.destination(self.group.root, self.group.tail)
         rows, columns = self.shape[-2:]
         assert isinstance(columns, int)
-        tile = Tile("mma", ROWS, _padded(columns), KEYS, 2, (WARPS, 1))
+        tile = self._tile(columns)
         builder = KernelBuilder()
-        blocks = dims.ceildiv(rows, ROWS)
+        blocks = dims.ceildiv(rows, tile.rows)
         with builder.loop(dims.product(self.batch) * blocks, "parallel") as block:
             batch = _unravelled(dims.floordiv(block, blocks), self.batch)
+            number = dims.mod(block, blocks)
             row, key, column = (builder.index(n) for n in (rows, self.key_count, columns))
             result = expr.fragment_element(_RESULTS, 0, f32)
+            score = self._score((*batch, atom(row), atom(key)))
+            farthest = self._farthest(score, row, key, tile)
+            if farthest is not None:
+                # Those that see most keys go first, so that no processor is left with one at last.
+                number = blocks - 1 - number
+            begin = number * tile.rows
             index = (*batch, atom(row), atom(column))
             value = self._element(product.output, self.group.core, index, result)
             builder.append(
@@ -232,17 +247,19 @@ class _Kernel:
                     self._operand(values, product.inputs[1], -1, -2),
                     batch,
                     row,
-                    dims.mod(block, blocks) * ROWS,
+                    begin,
                     key,
                     column,
-                    self._score((*batch, atom(row), atom(key))),
+                    score,
                     (Store(out.buffer, (out.offset(_fitting(index, self.shape)),), value),),
                     tile,
+                    self._key_end(farthest, begin, tile),
                 )
             )
         body = builder.block()
-        self.lowering.map_block(body, Threads(32 * WARPS, 32 * WARPS))
-        work = ROWS * self.key_count * 4 * tile.columns
+        threads = WARP * tile.warps[0]
+        self.lowering.map_block(body, Threads(threads, threads))
+        work = tile.rows * self.key_count * 4 * tile.columns
         nodes = [*self.attention.nodes, *in_order(self.group)]
         return self.lowering.launch(
             nodes,
@@ -251,6 +268,63 @@ class _Kernel:
             body,
             work,
             name="attention",
+        )
+
+    def _farthest(self, score: Expression, row: Symbol, key: Symbol, tile: Tile) -> Size | None:
+        """How far behind a row keys are not surely hidden, where that spares tiles of keys."""
+        constants = self.lowering.constants
+        known = {
+            buffer.name: constants[value]
+            for value, buffer in self.fusion.buffers.items()
+            if value in constants
+        }
+        found = farthest_key(score, row, key, known, self._computed)
+        if found is None or dims.is_nonnegative(found - self.key_count + 1):
+            return None
+        few = isinstance(self.key_count, int) and self.key_count <= tile.depth
+        return None if few else found
+
+    def _computed(self, load: Load) -> Expression | None:
+        """An element of a value that is computed from indices alone, by another kernel."""
+        value = next(v for v, b in self.fusion.buffers.items() if b.name == load.buffer.name)
+        nodes: dict[Value, Node] = {}
+        waiting = [value]
+        while waiting:
+            node = self.producers.get(waiting.pop())
+            if node is None or node.operator.element is None or len(nodes) > _MOST_NODES:
+                return None
+            nodes[node.output] = node
+            constants = self.lowering.constants
+            waiting += [one for one in node.inputs if one not in constants and one not in nodes]
+        (offset,) = load.indices
+        index = _unravelled(offset, value.type.shape)
+        return Fusion(nodes, self.lowering.constants).element(value, index)
+
+    def _key_end(self, farthest: Size | None, begin: Size, tile: Tile) -> Size | None:
+        if farthest is None:
+            return None
+        end = begin + tile.rows + farthest
+        return dims.maximum(1, dims.minimum(end, self.key_count))
+
+    def _tile(self, columns: int) -> Tile:
+        """The rows and keys that a block takes at a time."""
+        target, scores = self.lowering.target, self.attention.scores
+        depth = scores.inputs[0].type.shape[-1]
+        assert target is not None and isinstance(depth, int)
+        dtype = scores.inputs[0].type.dtype
+        sizes = AttentionSizes(
+            guess(dims.product(self.batch)),
+            guess(self.shape[-2]),
+            guess(self.key_count),
+            _padded(depth),
+            _padded(columns),
+            dtype,
+        )
+        steps = ", ".join(node.operator.name for node in self.attention.before)
+        shape = f"{self.batch} {self.shape[-2]} x {self.key_count} x {depth} x {columns}"
+        signature = f"attention {dtype} {shape} ({steps})"
+        return choose_attention_tile(
+            self.attention.product, signature, sizes, target, self.lowering.choices
         )
 
     def _score(self, index: Index) -> Expression:

@@ -44,7 +44,17 @@ from bessemer.compiler.schedule.device.contraction_operands import (
     deep,
     pack_deep,
 )
-from bessemer.compiler.schedule.device.contraction_tiles import Choice, choose, levels
+from bessemer.compiler.schedule.device.contraction_parts import (
+    in_parts,
+    split_constant,
+    split_value,
+)
+from bessemer.compiler.schedule.device.contraction_tiles import (
+    Choice,
+    choose,
+    levels,
+    part_of_depth,
+)
 from bessemer.compiler.schedule.device.lowering import DeviceLowering
 from bessemer.compiler.schedule.fuse import (
     Fusion,
@@ -139,10 +149,14 @@ class _Job:
         assert dtype is not None
         return dtype
 
-    @property
+    @cached_property
     def products(self) -> Products:
+        """How matrix units multiply; multiply-adds are exact."""
         types = {value.type.dtype for value in self.anchor.inputs}
-        return "tf32" if types == {f32} and self.lowering.precision == "tf32" else "exact"
+        precision = self.lowering.precision
+        if types != {f32} or not self.target.has_mma or precision not in ("tf32", "float32"):
+            return "exact"
+        return "tf32" if precision == "tf32" else "bf16x3"
 
     @cached_property
     def out(self) -> Destination:
@@ -158,7 +172,7 @@ class _Job:
         nodes = in_order(self.pack_group) if self.pack_group else []
         value, memory = operands.right(self.anchor, nodes)
         node, left, value, memory = operands.padded(left, value, memory)
-        choice, form = self._chosen(node, left, value, memory)
+        choice, form = self._chosen(node, left, value, memory, operands)
         if choice.split == 1:
             return [*operands.before, self._whole(form, choice)]
         return [*operands.before, *self._split(form, choice)]
@@ -166,60 +180,80 @@ class _Job:
     # The choice
 
     def _chosen(
-        self, node: Node, left: Memory, right: Value, memory: Memory
+        self, node: Node, left: Memory, right: Value, memory: Memory, operands: Operands
     ) -> tuple[Choice, Form]:
         """The tile, and the operands as it wants them."""
         form = form_of(node, left, memory)
         plain = replace(form, left=simplified(form.left), right=simplified(form.right))
         may_split = isinstance(self.anchor.output.type.numel, int)
-        boxed = self._boxed(node, form, right)
-        for one in (*boxed, plain):
-            draft = self._draft(one)
-            if one is plain or levels(draft, self.target)[0] == "wgmma":
-                choices = self.lowering.choices
-                choice = choose(self.anchor, draft, self.target, may_split, choices)
-                return choice, self._used(one, left, right, memory)
-        raise AssertionError("the plain form comes last")
+        boxed = [
+            one
+            for one in self._boxed(node, form, right)
+            if "wgmma" in levels(self._draft(one, self.products), self.target)
+        ]
+        drafts = [self._draft(one, self.products) for one in boxed]
+        if not drafts or self.products == "bf16x3":
+            drafts.append(self._draft(plain, self.products))
+        if self.products == "bf16x3":
+            drafts.append(self._draft(plain, "exact"))
+        choice = choose(self.anchor, drafts, self.target, may_split, self.lowering.choices)
+        chosen = boxed[0] if choice.tile.level == "wgmma" else plain
+        return choice, self._used(chosen, left, right, memory, operands)
 
     def _boxed(self, node: Node, form: Form, right: Value) -> list[Form]:
-        """Forms that copies of boxes may take: weights with the depth innermost, and a depth that
-        both operands cut in the same way."""
+        """The form that copies of boxes may take: weights with the depth innermost, and a depth
+        that both operands cut in the same way."""
         if not self.target.has_wgmma or node.inputs[0].type.dtype not in (bf16, f16, f32):
             return []
-        if node.inputs[0].type.dtype is f32 and self.products != "tf32":
+        if node.inputs[0].type.dtype is f32 and self.products == "exact":
             return []
         operand = form.right
         if right in self.lowering.constants:
             operand = deep(form.right)
+        found = replace(form, right=operand)
         plain_left = simplified(form.left)
         if boxes_of(plain_left) is not None:
             merged = simplified(operand)
             if len(plain_left.depth) == len(merged.depth):
-                return [replace(form, left=plain_left, right=merged)]
-        return [replace(form, right=operand)]
+                found = replace(form, left=plain_left, right=merged)
+        if self.products != "bf16x3":
+            return [found]
+        one, other = in_parts(found.left), in_parts(found.right)
+        if one is None or other is None:
+            return []
+        return [replace(found, left=one, right=other)]
 
-    def _used(self, form: Form, left: Memory, right: Value, memory: Memory) -> Form:
+    def _used(
+        self, form: Form, left: Memory, right: Value, memory: Memory, operands: Operands
+    ) -> Form:
         """The form with the kernel's buffers; its right operand is packed, if it is to be."""
-        source = memory.source
-        if form.right.buffer.name == PACKED:
-            source = self._packed(form, right)
-        sides = (form.left, left.source), (form.right, source)
-        operands = [replace(o, buffer=flat(self.fusion.buffer(v))) for o, v in sides]
-        return replace(form, left=operands[0], right=operands[1])
+        sources = [left.source, memory.source]
+        packed = form.right.buffer.name == PACKED
+        if packed:
+            sources[1] = self._packed(form, right)
+        if form.left.parts != 0:
+            for side in range(1 if packed else 2):
+                value = sources[side]
+                sources[side] = split_value(self.anchor, value, self.lowering, operands.before)
+        sides = (form.left, sources[0]), (form.right, sources[1])
+        used = [replace(o, buffer=flat(self.fusion.buffer(v))) for o, v in sides]
+        return replace(form, left=used[0], right=used[1])
 
     def _packed(self, form: Form, right: Value) -> Value:
         """The packed weight as a constant of the program; made once."""
         groups = dims.product(axis.extent for axis in form.right.batch)
         assert isinstance(groups, int)
-        key = ("depth innermost", right, groups, self.anchor.operator.name)
+        in_parts = form.right.parts != 0
+        key = ("depth innermost", right, groups, self.anchor.operator.name, in_parts)
         found = self.lowering.packed.get(key)
         if found is None:
             array = pack_deep(self.lowering.constants[right], groups, self.anchor.operator.name)
+            array = split_constant(array) if in_parts else array
             found = self.lowering.packed[key] = Value(type_of(array), right.name)
             self.lowering.add_constant(found, array)
         return found
 
-    def _draft(self, form: Form) -> Contract:
+    def _draft(self, form: Form, products: Products) -> Contract:
         """The statement, without a tile, for the whole depth."""
         rows = dims.Symbol("row", form.left.outer_extent)
         columns = dims.Symbol("column", form.right.outer_extent)
@@ -238,7 +272,7 @@ class _Job:
             form.left.depth_extent,
             (),
             Tile("simt", 1, 1, 1),
-            self.products,
+            products,
         )
 
     # The launches
@@ -301,7 +335,8 @@ class _Job:
     def _launch(
         self, form: Form, choice: Choice, stores: Stores, value: Value, buffer: Buffer
     ) -> DeviceLaunch:
-        tile, draft = choice.tile, self._draft(form)
+        tile = choice.tile
+        draft = self._draft(form, "exact" if tile.level == "simt" else self.products)
         builder = KernelBuilder()
         rows, columns = draft.row.extent or 0, draft.column.extent or 0
         across = dims.ceildiv(columns, tile.columns)
@@ -314,7 +349,7 @@ class _Job:
             part = dims.floordiv(inside, tiles)
             at = _place(dims.mod(inside, tiles), dims.ceildiv(rows, tile.rows), across)
             row, column = builder.index(rows), builder.index(columns)
-            begin, end = _part(part, choice, draft)
+            begin, end = part_of_depth(part, choice, draft)
             contract = replace(
                 draft,
                 batch=batch,
@@ -344,17 +379,6 @@ def _place(tile: Size, down: Size, across: Size) -> tuple[Size, Size]:
     band = dims.floordiv(tile, together * across)
     inside = dims.mod(tile, together * across)
     return band * together + dims.mod(inside, together), dims.floordiv(inside, together)
-
-
-def _part(part: Size, choice: Choice, contract: Contract) -> tuple[Size, Size]:
-    """Where a part of the depth begins and ends."""
-    depth = contract.left.depth_extent
-    if choice.split == 1:
-        return 0, depth
-    assert isinstance(depth, int)
-    steps = -(-depth // choice.tile.depth)
-    length = -(-steps // choice.split) * choice.tile.depth
-    return part * length, dims.minimum(part * length + length, depth)
 
 
 def _unravelled(index: Size, extents: Sequence[Size]) -> Index:

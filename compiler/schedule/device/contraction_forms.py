@@ -43,11 +43,6 @@ class Form:
     group_columns: Size = 0
 
     @property
-    def row_extents(self) -> tuple[Size, ...]:
-        """The extents of the output's axes that count the rows."""
-        return tuple(self.shape[axis] for axis in self.rows)
-
-    @property
     def batch_extents(self) -> tuple[Size, ...]:
         """The extents of the batch indices."""
         return tuple(axis.extent for axis in self.left.batch)
@@ -174,7 +169,7 @@ def simplified(operand: Operand) -> Operand:
         Window(outer_places[w.outer], depth_places[w.depth], w.step, w.dilation, w.low, w.extent)
         for w in windows
     )
-    return Operand(operand.buffer, operand.base, outer, depth, operand.batch, moved)
+    return replace(operand, outer=outer, depth=depth, windows=moved)
 
 
 def _is_idle(operand: Operand, window: Window) -> bool:

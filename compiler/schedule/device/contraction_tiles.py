@@ -8,7 +8,7 @@ parts added up by a kernel behind it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 
@@ -17,9 +17,10 @@ from bessemer.compiler.ir.boxes import BOX_BYTES, boxes_of, depth_steps
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Node
 from bessemer.compiler.ir.loops import Contract
-from bessemer.compiler.ir.operands import Level, Tile
+from bessemer.compiler.ir.operands import LEVELS, Level, Tile
 from bessemer.compiler.ir.types import DType, bf16, f16, f32, f64
 from bessemer.compiler.schedule.choices import Choices
+from bessemer.compiler.schedule.device.contraction_parts import PARTS
 from bessemer.compiler.targets.nvptx import DeviceTarget
 
 MOST_CANDIDATES = 12
@@ -35,6 +36,14 @@ CACHE_BYTES = 48
 """What a processor reads from the second-level cache in a cycle."""
 LEAST_SPLIT = 8
 """Steps of the depth that a part has at least."""
+MEMORY_BYTES = 16
+"""What a processor reads from memory, or writes, in a cycle, when all do."""
+INSTRUCTIONS = 128
+"""Of single threads, that a processor executes in a cycle."""
+SPLIT_INSTRUCTIONS = 6
+"""To split a number into parts."""
+PART_PRODUCTS = 6
+"""Products of parts for one of float32 numbers."""
 _SPLITS = (1, 2, 3, 4, 6, 8, 12, 16)
 _PRODUCTS: dict[tuple[Level, int], tuple[int, int]] = {
     ("wgmma", 16): (2048, 2048),
@@ -71,14 +80,15 @@ class Extents:
 def extents_of(contract: Contract) -> Extents:
     """The sizes of a contraction, for the model."""
     return Extents(
-        _guess(contract.row.extent or 0),
-        _guess(contract.column.extent or 0),
-        _guess(contract.left.depth_extent),
-        _guess(dims.product(axis.extent for axis in contract.left.batch)),
+        guess(contract.row.extent or 0),
+        guess(contract.column.extent or 0),
+        guess(contract.left.depth_extent),
+        guess(dims.product(axis.extent for axis in contract.left.batch)),
     )
 
 
-def _guess(size: Size) -> int:
+def guess(size: Size) -> int:
+    """A size, for the model."""
     if isinstance(size, int):
         return size
     upper = dims.substitute(size, dict.fromkeys(dims.atoms(size), UNKNOWN))
@@ -88,13 +98,16 @@ def _guess(size: Size) -> int:
 def levels(contract: Contract, target: DeviceTarget) -> tuple[Level, ...]:
     """The levels that can do it, the fastest first."""
     types = {contract.left.buffer.dtype, contract.right.buffer.dtype}
-    by_matrix = types in ({bf16}, {f16}) or (types == {f32} and contract.products == "tf32")
+    in_parts = contract.left.parts != 0
+    exact = contract.products == "exact"
+    by_matrix = types in ({bf16}, {f16}) or (types == {f32} and not exact)
+    fits = contract.products != "bf16x3" or in_parts
     found: list[Level] = []
-    if by_matrix and target.has_wgmma and _fits_boxes(contract):
+    if by_matrix and target.has_wgmma and fits and _fits_boxes(contract):
         found.append("wgmma")
-    if by_matrix and target.has_mma:
+    if by_matrix and target.has_mma and not in_parts:
         found.append("mma")
-    if contract.products == "exact":
+    if exact:
         found.append("simt")
     return tuple(found)
 
@@ -106,9 +119,19 @@ def _fits_boxes(contract: Contract) -> bool:
     return depth_steps(cut) is not None and all(boxes_of(o) is not None for o in operands)
 
 
-def candidates(level: Level, dtype: DType, target: DeviceTarget) -> Iterator[Tile]:
-    """The tiles of a level, for operands of a type."""
+def candidates(level: Level, dtype: DType, target: DeviceTarget, parts: int = 1) -> Iterator[Tile]:
+    """The tiles of a level, for operands of a type, or of so many parts of it."""
     match level:
+        case "wgmma" if parts > 1:
+            box = BOX_BYTES // dtype.bytes
+            for rows, columns, stages, groups in (
+                (128, 128, 2, 2),
+                (128, 64, 2, 2),
+                (64, 128, 2, 1),
+                (64, 64, 3, 1),
+                (64, 32, 4, 1),
+            ):
+                yield Tile("wgmma", rows, columns, box, stages, (groups, 1))
         case "wgmma":
             box = BOX_BYTES // dtype.bytes
             for rows, columns, stages, groups in (
@@ -143,40 +166,45 @@ def candidates(level: Level, dtype: DType, target: DeviceTarget) -> Iterator[Til
                 yield Tile("simt", rows, columns, 8, stages, warps)
 
 
-def ranked(contract: Contract, target: DeviceTarget, may_split: bool) -> list[Choice]:
-    """The tiles that may be fastest, each with the best number of parts, in the model's order."""
-    dtype = contract.left.buffer.dtype
-    level = levels(contract, target)[0]
-    extents = extents_of(contract)
+def ranked(contracts: Sequence[Contract], target: DeviceTarget, may_split: bool) -> list[Choice]:
+    """The tiles that may be fastest, each with the best number of parts, in the model's order.
+
+    `contracts` are the same sums, as different levels of products want them.
+    """
     found: list[Choice] = []
-    for tile in candidates(level, dtype, target):
-        splits = _splits(contract, tile) if may_split else (1,)
-        found += [Choice(tile, n, cycles(extents, tile, n, dtype, target)) for n in splits]
+    for contract in contracts:
+        level = next(iter(levels(contract, target)), None)
+        extents, dtype = extents_of(contract), contract.left.buffer.dtype
+        for tile in candidates(level, dtype, target, _parts(contract)) if level else ():
+            for n in _splits(contract, tile) if may_split else (1,):
+                found.append(Choice(tile, n, cycles(extents, tile, n, contract, target)))
     return sorted(found, key=lambda choice: choice.cycles)[:MOST_CANDIDATES]
 
 
 def choose(
     node: Node,
-    contract: Contract,
+    contracts: Sequence[Contract],
     target: DeviceTarget,
     may_split: bool,
     choices: Choices,
 ) -> Choice:
     """The tile that the model expects to be fastest, or the one that a tuner has found to be."""
-    found = ranked(contract, target, may_split)
+    found = ranked(contracts, target, may_split)
     options = [
         {
             "tile_rows": choice.tile.rows,
             "tile_columns": choice.tile.columns,
             "split": choice.split,
+            "level": LEVELS.index(choice.tile.level),
         }
         for choice in found
     ]
-    return found[choices.one_of(node, _signature(contract, found[0].tile.level), options)]
+    return found[choices.one_of(node, _signature(contracts), options)]
 
 
-def _signature(contract: Contract, level: Level) -> str:
+def _signature(contracts: Sequence[Contract]) -> str:
     """All that a choice's speed depends on but the device."""
+    contract = contracts[0]
     left, right = contract.left, contract.right
     axes = [
         " ".join(f"{axis.extent}:{axis.stride}" for axis in listed)
@@ -184,7 +212,7 @@ def _signature(contract: Contract, level: Level) -> str:
     ]
     windows = " ".join(f"{w.step}:{w.dilation}:{w.low}:{w.extent}" for w in left.windows)
     types = f"{contract.dtype}={left.buffer.dtype}*{right.buffer.dtype} {contract.products}"
-    return f"{level} {types} {' / '.join(axes)} windows {windows or 'none'}"
+    return f"contraction {types} {' / '.join(axes)} windows {windows or 'none'}"
 
 
 def _splits(contract: Contract, tile: Tile) -> tuple[int, ...]:
@@ -200,24 +228,59 @@ def _splits(contract: Contract, tile: Tile) -> tuple[int, ...]:
     return tuple(n for n in _SPLITS if n == 1 or steps // n >= LEAST_SPLIT)
 
 
-def cycles(extents: Extents, tile: Tile, split: int, dtype: DType, target: DeviceTarget) -> float:
+def part_of_depth(part: Size, choice: Choice, contract: Contract) -> tuple[Size, Size]:
+    """Where a part of the depth begins and ends."""
+    depth = contract.left.depth_extent
+    if choice.split == 1:
+        return 0, depth
+    assert isinstance(depth, int)
+    steps = -(-depth // choice.tile.depth)
+    length = -(-steps // choice.split) * choice.tile.depth
+    return part * length, dims.minimum(part * length + length, depth)
+
+
+def cycles(
+    extents: Extents, tile: Tile, split: int, contract: Contract, target: DeviceTarget
+) -> float:
     """What the model expects a contraction to take."""
+    dtype, parts = contract.left.buffer.dtype, _parts(contract)
     tiles = ceil(extents.rows / tile.rows) * ceil(extents.columns / tile.columns)
     tiles *= extents.batch * split
     steps = ceil(ceil(extents.depth / tile.depth) / split)
-    rates = _PRODUCTS.get((tile.level, dtype.bits), (32, 64))
-    rate = rates[1] if target.sm >= 90 else rates[0]
-    products = tile.rows * tile.columns * tile.depth
-    moved = (tile.rows + tile.columns) * tile.depth * dtype.bytes
+    in_thirds = contract.products == "bf16x3"
+    rate = products_per_cycle(tile.level, bf16 if in_thirds else dtype, target)
+    products = tile.rows * tile.columns * tile.depth * (PART_PRODUCTS if in_thirds else 1)
+    moved = (tile.rows + tile.columns) * tile.depth * dtype.bytes * parts
     per_processor = ceil(tiles / target.processors)
-    at_once = min(_resident(tile, dtype, target), per_processor)
+    at_once = min(_resident(tile, dtype, target, parts, in_thirds), per_processor)
     step = max(products / rate * _crowding(tile), moved / CACHE_BYTES)
+    if in_thirds and parts == 1:
+        numbers = tile.rows * tile.warps[1] + tile.columns * tile.warps[0]
+        step += numbers * tile.depth * SPLIT_INSTRUCTIONS / INSTRUCTIONS
     # Tiles that share a processor share its products too, but not the waiting.
     stored = tile.rows * min(tile.columns, extents.columns) * 4 / CACHE_BYTES
     busy = per_processor * (steps * step + stored)
     again = NEXT_CYCLES if tile.level == "wgmma" else BEGIN_CYCLES
     waiting = BEGIN_CYCLES + (ceil(per_processor / at_once) - 1) * again
-    return busy + waiting + (SPLIT_CYCLES if split > 1 else 0)
+    before = _splitting(contract, target) if parts > 1 else 0.0
+    return busy + waiting + (SPLIT_CYCLES if split > 1 else 0) + before
+
+
+def _parts(contract: Contract) -> int:
+    """Parts of numbers that the operands' buffers have."""
+    return PARTS if contract.left.parts != 0 else 1
+
+
+def _splitting(contract: Contract, target: DeviceTarget) -> float:
+    """A kernel that splits the left operand's numbers, of 4 bytes into 6."""
+    count = guess(contract.left.parts)
+    return SPLIT_CYCLES / 2 + count * 10 / (target.processors * MEMORY_BYTES)
+
+
+def products_per_cycle(level: Level, dtype: DType, target: DeviceTarget) -> int:
+    """Of one processor."""
+    rates = _PRODUCTS.get((level, dtype.bits), (32, 64))
+    return rates[1] if target.sm >= 90 else rates[0]
 
 
 def _crowding(tile: Tile) -> float:
@@ -228,11 +291,11 @@ def _crowding(tile: Tile) -> float:
     return 1 + 4 * (tile.warps[0] / tile.rows + tile.warps[1] / tile.columns)
 
 
-def _resident(tile: Tile, dtype: DType, target: DeviceTarget) -> int:
+def _resident(tile: Tile, dtype: DType, target: DeviceTarget, parts: int, in_thirds: bool) -> int:
     """Blocks that a processor holds at once."""
-    shared = (tile.rows + tile.columns) * tile.depth * dtype.bytes * tile.stages
+    shared = (tile.rows + tile.columns) * tile.depth * dtype.bytes * tile.stages * parts
     warps = tile.warps[0] * tile.warps[1]
     threads = (tile.warps[0] + 1) * 128 if tile.level == "wgmma" else warps * 32
     sums = tile.rows * tile.columns // (threads if tile.level != "wgmma" else threads - 128)
-    registers = threads * min(255, sums + 80)
+    registers = threads * min(255, sums + (140 if in_thirds else 80))
     return max(1, min(target.shared_bytes // shared, target.registers // registers))

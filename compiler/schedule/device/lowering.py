@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping as Table
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from hashlib import sha256
 from typing import Any
 
 from bessemer.compiler.errors import InternalError
@@ -12,15 +13,20 @@ from bessemer.compiler.ir.device import DeviceLaunch, Mapping
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import Buffer
 from bessemer.compiler.ir.graph import Node, Value
-from bessemer.compiler.ir.loops import TEAM, Block
+from bessemer.compiler.ir.loops import TEAM, Block, Kernel
 from bessemer.compiler.ir.program import Launch
-from bessemer.compiler.schedule.device.nests import lower_device_nest
+from bessemer.compiler.ir.text_loops import print_kernel
+from bessemer.compiler.schedule.device.nests import DeviceNest, lower_device_nest
 from bessemer.compiler.schedule.device.sharing import mapping_of_statements
 from bessemer.compiler.schedule.device.together import lower_together
 from bessemer.compiler.schedule.lower import Lowering
 from bessemer.compiler.schedule.merge_axes import Piece
 from bessemer.compiler.schedule.nests import Nest
+from bessemer.compiler.schedule.symbols import kernel_symbols
 from bessemer.compiler.targets.nvptx import DeviceTarget
+
+_DIGITS = 16
+"""Of a hash of a kernel's text, which names it."""
 
 
 @dataclass(eq=False)
@@ -29,12 +35,15 @@ class DeviceLowering(Lowering):
 
     target: DeviceTarget | None = None
     _mappings: dict[int, tuple[Block, Mapping]] = field(default_factory=dict)
+    _open: dict[int, tuple[DeviceNest, Piece]] = field(default_factory=dict)
 
     def nest(self, piece: Piece) -> Nest:
         """The loops of a piece; the launch of their block will know their threads."""
         assert self.target is not None
         nest = lower_device_nest(piece, self.target)
         self.map_block(nest.body, nest.mapping)
+        if nest.others and self.choices.is_tuned:
+            self._open[id(nest.body)] = nest, piece
         return nest
 
     def nest_together(self, pieces: Sequence[Piece]) -> Nest:
@@ -61,12 +70,34 @@ class DeviceLowering(Lowering):
     ) -> DeviceLaunch:
         """A launch of the kernel with this body; equal kernels are the same object."""
         _, mapping = self._mappings.pop(id(body), (body, mapping_of_statements(body)))
+        if id(body) in self._open and nodes:
+            buffers = (*inputs.values(), *outputs.values(), *(scratch or {}).values())
+            nest, piece = self._open.pop(id(body))
+            body, operations, mapping = self._chosen(nodes[0], nest, piece, buffers)
         # A team of one: its member runs alone.
         given = {TEAM: 1, **(arguments or {})}
         launch = super().launch(
             nodes, inputs, outputs, body, operations, scratch, name, given, members
         )
         return with_mapping(launch, mapping)
+
+    def _chosen(
+        self, node: Node, nest: DeviceNest, piece: Piece, buffers: tuple[Buffer, ...]
+    ) -> tuple[Block, Size, Mapping]:
+        """The rows' loops for the threads that a tuner wants."""
+        assert self.target is not None
+        symbols = kernel_symbols(nest.body, buffers, nest.operations)
+        kernel = Kernel("rows", buffers, 0, symbols, nest.body, nest.operations)
+        digest = sha256(print_kernel(kernel).encode()).hexdigest()[:_DIGITS]
+        shape = "x".join(str(symbol.extent) for symbol in piece.symbols)
+        options = [
+            {"threads": mapping.threads, "group": mapping.group}
+            for mapping in (nest.mapping, *nest.others)
+        ]
+        chosen = self.choices.one_of(node, f"rows {shape or 1} {digest}", options)
+        if chosen > 0:
+            nest = lower_device_nest(piece, self.target, nest.others[chosen - 1])
+        return nest.body, nest.operations, nest.mapping
 
 
 def with_mapping(launch: Launch, mapping: Mapping) -> DeviceLaunch:

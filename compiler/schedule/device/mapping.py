@@ -32,3 +32,13 @@ def mapping_of_rows(extent: Size, rows: Size, processors: int) -> Mapping:
         return Mapping(4 * WARP, WARP)
     threads = min(MOST_THREADS, max(2 * WARP, power_above(extent // ELEMENTS)))
     return Mapping(threads, threads)
+
+
+def other_mappings(extent: Size, chosen: Mapping) -> tuple[Mapping, ...]:
+    """What else may be fastest for rows of so many elements: a tuner tries it."""
+    if not isinstance(extent, int):
+        return ()
+    found = [Mapping(4 * WARP, WARP)] if extent <= 2 * LONGEST_OF_WARP else []
+    sizes = (2 * WARP, 4 * WARP, 8 * WARP, 16 * WARP, MOST_THREADS)
+    found += [Mapping(n, n) for n in sizes if 2 * n <= extent <= 4 * ELEMENTS * n]
+    return tuple(mapping for mapping in found if mapping != chosen)

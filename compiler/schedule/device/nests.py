@@ -19,7 +19,7 @@ from bessemer.compiler.ir.expr import Buffer, Load, Reduce
 from bessemer.compiler.ir.types import i64
 from bessemer.compiler.schedule.costs import operations
 from bessemer.compiler.schedule.dependence import Dependence, all_nodes
-from bessemer.compiler.schedule.device.mapping import THREADS, mapping_of_rows
+from bessemer.compiler.schedule.device.mapping import THREADS, mapping_of_rows, other_mappings
 from bessemer.compiler.schedule.device.rows import DeviceRow
 from bessemer.compiler.schedule.device.turn import lower_turned_piece
 from bessemer.compiler.schedule.device.widths import dividing, width_along
@@ -37,20 +37,25 @@ _NOWHERE = Buffer("nowhere", i64, (1,))
 
 @dataclass(frozen=True, eq=False)
 class DeviceNest(Nest):
-    """A lowered nest and the threads that it is for."""
+    """A lowered nest and the threads that it is for; `others` may be faster."""
 
     mapping: Mapping
+    others: tuple[Mapping, ...] = ()
 
 
-def lower_device_nest(piece: Piece, target: DeviceTarget) -> DeviceNest:
-    """The loops that compute a piece. Its loads must be flat."""
-    return _Lowering(merge_axes(piece), target).lower()
+def lower_device_nest(
+    piece: Piece, target: DeviceTarget, mapping: Mapping | None = None
+) -> DeviceNest:
+    """The loops that compute a piece. Its loads must be flat. `mapping` is one of `others` of what
+    this gives without it."""
+    return _Lowering(merge_axes(piece), target, mapping).lower()
 
 
 class _Lowering:
-    def __init__(self, piece: Piece, target: DeviceTarget) -> None:
+    def __init__(self, piece: Piece, target: DeviceTarget, wanted: Mapping | None) -> None:
         self.piece = piece
         self.target = target
+        self.wanted = wanted
         self.builder = KernelBuilder()
         self.dependence = Dependence()
         self.reductions = [n for n in all_nodes(piece.value) if isinstance(n, Reduce)]
@@ -137,24 +142,26 @@ class _Lowering:
         outer = self.piece.symbols[:-1]
         rows = dims.product(map(extent_of, outer))
         extent = extent_of(inner)
-        mapping = mapping_of_rows(extent, rows, self.target.processors)
+        mapping = self.wanted or mapping_of_rows(extent, rows, self.target.processors)
         width = dividing(extent, width_along(self.piece, inner))
         if isinstance(extent, int):
             while width > 1 and extent // width < mapping.group // 2:
                 width //= 2
         writer = DeviceRow(self.builder, self.piece, mapping, width)
         self._over(outer, lambda values: writer.row(inner, values))
-        return DeviceNest(self.builder.block(), operations(self.piece.value) * extent, mapping)
+        work = operations(self.piece.value) * extent
+        return DeviceNest(self.builder.block(), work, mapping, other_mappings(extent, mapping))
 
     def _element_a_group(self, nodes: list[Reduce]) -> DeviceNest:
         lengths = [dims.product(map(extent_of, n.over)) for n in nodes]
         known = [length for length in lengths if isinstance(length, int)]
         longest: Size = max(known) if len(known) == len(lengths) else lengths[0]
-        mapping = mapping_of_rows(longest, self.elements, self.target.processors)
+        mapping = self.wanted or mapping_of_rows(longest, self.elements, self.target.processors)
         widths = [self._reduction_width(n) for n in nodes]
         writer = DeviceRow(self.builder, self.piece, mapping, min(widths))
         self._over(self.piece.symbols, writer.scalar)
-        return DeviceNest(self.builder.block(), operations(self.piece.value), mapping)
+        work, others = operations(self.piece.value), other_mappings(longest, mapping)
+        return DeviceNest(self.builder.block(), work, mapping, others)
 
     def _reduction_width(self, node: Reduce) -> int:
         last = node.over[-1]

@@ -55,7 +55,9 @@ class _DeviceBuilder(ProgramBuilder):
 
     def grouping(self, graph: Graph) -> Grouping:
         return form_groups(
-            graph, self.optimize > 1, lambda found: may_attend(found, graph, self.device)
+            graph,
+            self.optimize > 1,
+            lambda found: may_attend(found, graph, self.device, self.lowering.precision),
         )
 
     def group(

@@ -1,10 +1,10 @@
 """One system that trains one network, in a process of its own, driven by lines of JSON.
 
-    python -m benchmarks.training_worker
+    python -m benchmarks.training.worker
 
 The first line says what to start (a `Job`), the answer how long that took. After that,
-{"seconds": s} is a turn of steps, {"losses": n, "double": d} the losses of the first n steps from
-the beginning, {"stop": true} the end; the answer is the most memory that the process ever had.
+{"seconds": s} is a turn of steps, {"stop": true} the end; the answer is the most memory that the
+process ever had.
 """
 
 from __future__ import annotations
@@ -16,11 +16,9 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
-from benchmarks.training_curves import our_losses, torch_losses
-from benchmarks.training_networks import NETWORKS, TrainingNetwork, loss, torch_loss
+from benchmarks.training.networks import NETWORKS, TrainingNetwork, loss, torch_loss
 from bessemer.compiler.ir.types import Array
 from bessemer.frontends.cli.bench_worker import Job, peak_memory, time_turn
 from bessemer.frontends.train.trainer import Trainer
@@ -64,12 +62,6 @@ def _serve(job: Job) -> Iterator[dict[str, Any]]:
         if "stop" in request:
             yield {"peak_memory": peak_memory()}
             return
-        if "losses" in request:
-            losses = our_losses if is_ours else torch_losses
-            # ResNet's batches are smaller for that, as the bar has it.
-            small = replace(network, batch=8) if job.model.startswith("resnet") else network
-            yield {"losses": losses(small, request["losses"], request["double"], job.threads)}
-            continue
         if step is None:
             start = time.perf_counter()
             step = _our_step(network, job) if is_ours else _torch_step(network, job)
@@ -94,7 +86,7 @@ def _torch_step(network: TrainingNetwork, job: Job) -> Callable[[], object]:
     is_last = job.system == EAGER_LAST
     if is_last:
         model = model.to(memory_format=torch.channels_last)
-    optimizer = network.torch_optimizer(model, fused=True)
+    optimizer = network.torch_optimizer(model)
     called = torch.compile(model) if job.system == COMPILED else model
 
     def tensor(array: Array) -> Any:

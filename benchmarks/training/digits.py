@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from benchmarks.record import Row
-from benchmarks.training_networks import loss
+from benchmarks.training.networks import loss
 from bessemer.compiler.ir.types import Array
 from bessemer.frontends import zoo
 from bessemer.frontends.builder.functions import arg_max, equal

@@ -1,13 +1,8 @@
-"""Loss curves of networks that learn digits, by Bessemer and by torch from the same weights.
-
-Both see the same batches of 8 for 50 steps. float64 says whether the two compute the same function;
-float32, how far rounding carries them apart. Where a network's steps enlarge rounding, torch's own
-float32 is as far from its float64 as ours is: that distance stands beside ours.
-"""
+"""Small networks that learn digits: ours, torch's with the same first weights, the batches."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,9 +25,6 @@ from bessemer.frontends.builder import (
     silu,
 )
 from bessemer.frontends.train.datasets import digits
-from bessemer.frontends.train.losses import cross_entropy
-from bessemer.frontends.train.optimizers import SGD, Adagrad, Adam, AdamW, Optimizer, RMSProp
-from bessemer.frontends.train.trainer import Trainer
 
 BATCH, STEPS, CLASSES = 8, 50, 10
 ORDER = 98
@@ -280,75 +272,3 @@ SUBJECTS: dict[str, Subject] = {
     ),
     "transformer": Subject(_our_transformer, (8, 8), _Transformer, _transformer_weights),
 }  # fmt: skip
-
-
-class LecturesMomentum(torch.optim.Optimizer):
-    """v = share * v + (1 - share) * g from v = 0, p -= rate * v; torch has no such form."""
-
-    def __init__(self, parameters: Iterable[Any], rate: float, share: float) -> None:
-        super().__init__(parameters, {"rate": rate, "share": share})
-
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        for group in self.param_groups:
-            for p in (each for each in group["params"] if each.grad is not None):
-                velocity = self.state[p].setdefault("velocity", torch.zeros_like(p))
-                velocity.mul_(group["share"]).add_(p.grad, alpha=1 - group["share"])
-                p.sub_(velocity, alpha=group["rate"])
-
-
-Pair = tuple[Optimizer, Callable[[Any], Any]]
-OPTIMIZERS: dict[str, Callable[[float], Pair]] = {
-    "SGD": lambda pace: (SGD(0.05 * pace), lambda p: torch.optim.SGD(p, 0.05 * pace)),
-    "momentum": lambda pace: (
-        SGD(0.01 * pace, 0.9), lambda p: torch.optim.SGD(p, 0.01 * pace, 0.9)
-    ),
-    "lectures' momentum": lambda pace: (
-        SGD(0.05 * pace, 0.9, averaging=True), lambda p: LecturesMomentum(p, 0.05 * pace, 0.9)
-    ),
-    "Nesterov": lambda pace: (
-        SGD(0.01 * pace, 0.9, nesterov=True, weight_decay=0.001),
-        lambda p: torch.optim.SGD(p, 0.01 * pace, 0.9, nesterov=True, weight_decay=0.001),
-    ),
-    "Adagrad": lambda pace: (
-        Adagrad(0.01 * pace), lambda p: torch.optim.Adagrad(p, 0.01 * pace)
-    ),
-    "RMSProp": lambda pace: (
-        RMSProp(0.001 * pace), lambda p: torch.optim.RMSprop(p, 0.001 * pace)
-    ),
-    "Adam": lambda pace: (Adam(0.001 * pace), lambda p: torch.optim.Adam(p, 0.001 * pace)),
-    "AdamW": lambda pace: (AdamW(0.001 * pace), lambda p: torch.optim.AdamW(p, 0.001 * pace)),
-}  # fmt: skip
-"""Ours and torch's, by a factor of the learning rate."""
-
-
-def our_losses(subject: Subject, name: str, dtype: str, threads: int = 1) -> Array:
-    """The loss before each step with one of the optimizers."""
-    optimizer, _ = OPTIMIZERS[name](subject.pace)
-    target = Input("label", (BATCH,), "i64")
-    trainer = Trainer(
-        subject.network(dtype), cross_entropy, [target], optimizer=optimizer, threads=threads
-    )
-    return np.array([trainer.step(batch)["loss"] for batch in subject.batches(dtype)])
-
-
-def torch_losses(subject: Subject, name: str, dtype: str) -> Array:
-    """Torch's."""
-    torch.set_num_threads(1)
-    model = subject.model(dtype).train()
-    _, make = OPTIMIZERS[name](subject.pace)
-    optimizer = make([p for p in model.parameters() if p.requires_grad])
-    found = []
-    for batch in subject.batches(dtype):
-        optimizer.zero_grad()
-        logits = model(torch.tensor(batch["x"]))
-        loss = nn.functional.cross_entropy(logits, torch.tensor(batch["label"]))
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        found.append(loss.item())
-    return np.array(found)
-
-
-def apart(one: Array, other: Array) -> float:
-    """The largest relative distance of two curves."""
-    return float((np.abs(one - other) / np.abs(other)).max())

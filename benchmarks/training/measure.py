@@ -1,7 +1,5 @@
 """Training against torch: the time of a step, memory, the first losses, and digits learned.
 
-    python -m benchmarks.training [--json FILE] [--only NAME] [--quick]
-
 A step's bar is a share of torch's, eager or compiled, whichever is faster; what misses its bar
 "falls short". torch with the channels of images last in memory is measured for information.
 """
@@ -10,28 +8,27 @@ from __future__ import annotations
 
 import json
 import statistics
+import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
-from benchmarks.plan import Plan, is_installed, possible_threads
-from benchmarks.record import Record, Row
-from benchmarks.training_curves import deviation
-from benchmarks.training_digits import DIGITS, learn_digits
-from benchmarks.training_networks import NETWORKS
-from benchmarks.training_worker import COMPILED, EAGER, EAGER_LAST, OURS
+from benchmarks.plan import Plan, is_installed
+from benchmarks.record import Row
+from benchmarks.training.digits import DIGITS, learn_digits
+from benchmarks.training.networks import NETWORKS
+from benchmarks.training.worker import COMPILED, EAGER, EAGER_LAST, OURS
 from bessemer.frontends.cli.bench_process import Worker
 from bessemer.frontends.cli.bench_worker import Job
-from bessemer.frontends.cli.output import format_bytes, print_table, write_note
+from bessemer.frontends.cli.output import format_bytes, write_note
 
-WORKER = "benchmarks.training_worker"
-CURVE_STEPS, CURVE_BARS = 50, {"f32": 1e-4, "f64": 1e-10}
-CURVES = ("mlp", "lenet", "resnet18", "lstm", "transformer")
-"""The networks whose losses are compared; ResNet's with batches of 8."""
+WORKER = "benchmarks.training.worker"
+CURVES = ("MLP", "LeNet", "ResNet-18", "ResNet-18, smooth", "LSTM", "transformer")
+"""The networks whose losses are compared: those of `subjects`, which needs torch."""
+CURVE_BARS = {"f32": 1e-4, "f64": 1e-10}
 MOST_SECONDS = 20.0
 """For learning digits."""
 _COUNTED = (EAGER, COMPILED)
@@ -39,11 +36,9 @@ _COUNTED = (EAGER, COMPILED)
 
 
 def measure_training(plan: Plan) -> dict[str, Row]:
-    """Rows "NETWORK/THREADS", "NETWORK/losses" and "digits NETWORK"."""
-    names = []
-    for name in NETWORKS:
-        names += [f"{name}/{threads}" for threads in plan.threads]
-        names += [f"{name}/losses"] if name in CURVES else []
+    """Rows "NETWORK/THREADS", "losses NETWORK" and "digits NETWORK"."""
+    names = [f"{name}/{threads}" for name in NETWORKS for threads in plan.threads]
+    names += [f"losses {name}" for name in CURVES]
     names += [f"digits {name}" for name in DIGITS]
     if plan.only:
         names = [n for n in names if n in plan.only or n.split("/")[0] in plan.only]
@@ -56,10 +51,10 @@ def measure_training(plan: Plan) -> dict[str, Row]:
 def _measure(name: str, plan: Plan) -> Row:
     if name.startswith("digits "):
         return learn_digits(name.removeprefix("digits "), max(plan.threads))
-    network, what = name.split("/")
-    if what == "losses":
-        return _losses(network)
-    return _steps(network, int(what), plan)
+    if name.startswith("losses "):
+        return _losses(name.removeprefix("losses "))
+    network, threads = name.split("/")
+    return _steps(network, int(threads), plan)
 
 
 def _steps(name: str, threads: int, plan: Plan) -> Row:
@@ -90,18 +85,11 @@ def _steps(name: str, threads: int, plan: Plan) -> Row:
 
 
 def _losses(name: str) -> Row:
-    """The greatest relative difference of the first losses, ours by torch's."""
-    row: Row = {}
-    for kind in CURVE_BARS:
-        found = []
-        with tempfile.TemporaryDirectory(prefix="bessemer-training-") as folder:
-            for system in (OURS, EAGER):
-                with Worker(Job(system, name, 1), Path(folder), 1200.0, WORKER) as worker:
-                    worker.answer()
-                    request = {"losses": CURVE_STEPS, "double": kind == "f64"}
-                    found.append(worker.ask(request)["losses"])
-        row[kind] = deviation(*found)
-    return row
+    """What `benchmarks.training.loss_curves` finds, in a process of its own: it needs torch."""
+    command = [sys.executable, "-m", "benchmarks.training.loss_curves", name]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    found: Row = json.loads(done.stdout)
+    return found
 
 
 @dataclass(frozen=True)
@@ -129,22 +117,16 @@ def bars_of(name: str, row: Mapping[str, Any]) -> list[TrainingBar]:
     """What a row says of its bars."""
     if "failed" in row or not row:
         return []
-    network, _, what = name.partition("/")
-    if network.startswith("digits "):
-        least = DIGITS[network.removeprefix("digits ")].accuracy
-        accuracy, seconds = row["accuracy"], row["seconds"]
-        title = f"{network}: test accuracy, at least"
-        time = f"{network}: time, compilation included, below"
+    if name.startswith("digits "):
+        return _digits_bars(name, row)
+    if name.startswith("losses "):
         return [
-            TrainingBar(title, accuracy, least, "%", accuracy >= least),
-            TrainingBar(time, seconds, MOST_SECONDS, "s", seconds < MOST_SECONDS),
-        ]
-    if what == "losses":
-        title = f"{network}: first {CURVE_STEPS} losses"
-        return [
-            TrainingBar(f"{title}, {kind}", row[kind], bar, "", row[kind] <= bar)
+            TrainingBar(
+                f"{name}, {kind}", max(row[kind].values()), bar, "", max(row[kind].values()) <= bar
+            )
             for kind, bar in CURVE_BARS.items()
         ]
+    network, _, what = name.partition("/")
     title = f"{network}, {what} thread{'' if what == '1' else 's'}"
     found = []
     for key, bar, label in (
@@ -155,6 +137,17 @@ def bars_of(name: str, row: Mapping[str, Any]) -> list[TrainingBar]:
         ratio = row[key][OURS] / min(counted)
         found.append(TrainingBar(f"{title}: {label}", ratio, bar, "", ratio <= bar))
     return found
+
+
+def _digits_bars(name: str, row: Mapping[str, Any]) -> list[TrainingBar]:
+    least = DIGITS[name.removeprefix("digits ")].accuracy
+    accuracy, seconds = row["accuracy"], row["seconds"]
+    title = f"{name}: test accuracy, at least"
+    time = f"{name}: time, compilation included, below"
+    return [
+        TrainingBar(title, accuracy, least, "%", accuracy >= least),
+        TrainingBar(time, seconds, MOST_SECONDS, "s", seconds < MOST_SECONDS),
+    ]
 
 
 def show_training(rows: Mapping[str, Row]) -> tuple[list[str], list[list[str]]]:
@@ -171,6 +164,11 @@ def show_training(rows: Mapping[str, Row]) -> tuple[list[str], list[list[str]]]:
 
 
 def _details(title: str, row: Mapping[str, Any]) -> str:
+    if title.startswith("losses "):
+        kind = title[-3:]
+        worst = max(row[kind], key=row[kind].get)
+        own = f"; torch's own f32 from its f64: {row['torch'][worst]:.1e}" if kind == "f32" else ""
+        return f"worst of {len(row[kind])} optimizers: {worst}{own}"
     key = "peak" if "peak memory" in title else "seconds"
     if not isinstance(row.get(key), Mapping):
         return ""
@@ -182,30 +180,3 @@ def _details(title: str, row: Mapping[str, Any]) -> str:
     }
     others = ", ".join(shown.get(s, "–") for s in systems[1:])
     return f"{shown[OURS]}; {others}" + ("" if key == "peak" else " ms")
-
-
-def command(
-    to_json: Annotated[Path | None, typer.Option("--json", help="A file for the figures.")] = None,
-    only: Annotated[
-        list[str] | None,
-        typer.Option("--only", help='A network, or a row such as "lenet/2" or "digits mlp".'),
-    ] = None,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="3 short turns, and without torch.compile.")
-    ] = False,
-    threads: Annotated[str, typer.Option("--threads", help="Numbers, by commas.")] = "1,2",
-) -> None:
-    """Measures training and says which bars are met. About 30 minutes; 5 with --quick."""
-    with tempfile.TemporaryDirectory(prefix="bessemer-training-") as folder:
-        counts = possible_threads([int(count) for count in threads.split(",")])
-        plan = Plan(Record(Path(folder)), only=tuple(only or ()), threads=counts, seconds=1.0)
-        plan = replace(plan, rounds=3, seconds=0.15) if quick else plan
-        rows = measure_training(plan)
-    columns, cells = show_training(rows)
-    print_table(columns, cells, right="llrrl")
-    if to_json:
-        to_json.write_text(json.dumps(rows, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    typer.run(command)

@@ -66,26 +66,25 @@ class TrainingNetwork:
                 x = rng.standard_normal(shape).astype(np.float32)
             yield {given.name: x, "label": rng.integers(0, self.classes, label)}
 
-    def torch_model(self, arrays: Mapping[str, Array], double: bool = False) -> Any:
+    def torch_model(self, arrays: Mapping[str, Array]) -> Any:
         """torch's module with our parameters, those of `Network.arrays`."""
         torch: Any = importlib.import_module("torch")
         model = self.module()
-        model = model.double() if double else model
         targets = [p for p in model.parameters() if p.requires_grad]
         with torch.no_grad():
             for array, target in zip(self.order(arrays), targets, strict=True):
                 target.copy_(torch.tensor(np.ascontiguousarray(array)))
         return model
 
-    def torch_optimizer(self, model: Any, fused: bool = False) -> Any:
+    def torch_optimizer(self, model: Any) -> Any:
         """torch's optimizer with the settings of ours."""
         torch: Any = importlib.import_module("torch")
         moved = [p for p in model.parameters() if p.requires_grad]
         match self.optimizer:
             case SGD(rate, momentum):
-                return torch.optim.SGD(moved, rate, momentum, fused=fused)
+                return torch.optim.SGD(moved, rate, momentum, fused=True)
             case Adam():
-                return torch.optim.Adam(moved, self.optimizer.learning_rate, fused=fused)
+                return torch.optim.Adam(moved, self.optimizer.learning_rate, fused=True)
             case _:
                 raise ValueError(f"no counterpart of {self.optimizer}")
 

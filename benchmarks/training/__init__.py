@@ -1,0 +1,1 @@
+"""Training measured against torch: steps, memory, loss curves, digits learned."""

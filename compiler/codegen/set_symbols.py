@@ -1,0 +1,29 @@
+"""Which dimension symbols the steps of a program give values to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bessemer.compiler.ir.loops import Kernel, SetDim, walk
+from bessemer.compiler.ir.program import BindDims, Branch, Launch, Repeat, Step
+
+
+def set_by_kernel(kernel: Kernel) -> set[str]:
+    """What the data decides inside a kernel."""
+    return {statement.symbol for statement in walk(kernel.body) if isinstance(statement, SetDim)}
+
+
+def set_by_steps(steps: Sequence[Step]) -> set[str]:
+    """What steps set, those of branches and of loops included."""
+    found: set[str] = set()
+    for step in steps:
+        match step:
+            case Launch():
+                found |= set_by_kernel(step.kernel)
+            case BindDims():
+                found |= {name for name in step.symbols if name}
+            case Branch():
+                found |= set_by_steps(step.then) | set_by_steps(step.otherwise)
+            case Repeat():
+                found |= set_by_steps(step.body) | ({step.count} if step.count else set())
+    return found

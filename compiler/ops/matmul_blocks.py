@@ -1,0 +1,244 @@
+"""matmul_blocks: a matrix product with weights of four or eight bits that have scales in blocks.
+
+x [rows, depth] times a [depth, columns] matrix that is never there: weights become floats in
+registers. See nibbles.py for their layout. With one row what counts is how few bytes are read, with
+many rows how often the decoded weights are used:
+
+    for four panels of columns, in parallel
+      for a tile of rows, for a vector of columns
+        for a block of the depth: its scales
+          for the block's depth: decode the weights, multiply, add to the tile's sums
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bessemer.compiler.ir.build_loops import KernelBuilder, Local
+from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.expr import Buffer, Expression, constant, convert, less
+from bessemer.compiler.ir.op import Example, Operator, register
+from bessemer.compiler.ir.types import Array, TensorType, bf16, f16, f32, i8, u8
+from bessemer.compiler.ops.check import require
+from bessemer.compiler.ops.nibbles import (
+    HALF,
+    PANEL,
+    TOGETHER,
+    pack_blocks,
+    pack_units,
+    units_at,
+    unpack_blocks,
+    unpack_units,
+)
+
+FEW_REGISTERS_ROWS = 3
+"""Rows of a tile where there are 16 vector registers."""
+
+
+def _infer(
+    x: TensorType, weights: TensorType, scales: TensorType, *shifts: TensorType, columns: int,
+    block: int,
+) -> TensorType:  # fmt: skip
+    """(x f32 [rows, depth], weights u8 [panels, depth, 16 or 32], scales [panels, blocks, 32] and
+    maybe shifts like them) -> f32 [rows, columns]."""
+    require(
+        x.dtype is f32 and x.rank == 2 and weights.dtype is u8 and weights.rank == 3,
+        f"matmul_blocks wants an f32 matrix and packed weights, but got {x} and {weights}.",
+    )
+    panels, depth, width = weights.static_shape
+    require(
+        x.shape[1] == depth and width in (HALF, PANEL) and panels % TOGETHER == 0
+        and panels * PANEL >= columns,
+        f"matmul_blocks: {x} and weights {weights} for {columns} columns do not fit.",
+    )  # fmt: skip
+    blocks = (panels, -(-depth // block), PANEL)
+    for one, allowed in ((scales, (f32, f16, bf16)), *((shift, (i8, f32)) for shift in shifts)):
+        require(
+            one.shape == blocks and one.dtype in allowed,
+            f"matmul_blocks wants scales and shifts of shape {blocks}, but got {one}.",
+        )
+    return TensorType(f32, (x.shape[0], columns))
+
+
+def _reference(
+    x: Array, weights: Array, scales: Array, *shifts: Array, columns: int, block: int
+) -> Array:
+    width = 4 if weights.shape[-1] == HALF else 8
+    units = unpack_units(weights, columns, width).astype(np.float64) - (1 << (width - 1))
+    for shift in shifts:
+        units += _along_depth(shift, columns, block, units.shape[1])
+    wide = units * _along_depth(scales, columns, block, units.shape[1])
+    return (x.astype(np.float64) @ wide.T).astype(np.float32)
+
+
+def _along_depth(packed: Array, columns: int, block: int, depth: int) -> Array:
+    values = unpack_blocks(packed, columns).astype(np.float64)
+    return np.repeat(values, block, axis=1)[:, :depth]
+
+
+def _statements(
+    builder: KernelBuilder,
+    inputs: list[Buffer],
+    outputs: list[Buffer],
+    *,
+    columns: int,
+    block: int,
+    rows: int = FEW_REGISTERS_ROWS,
+) -> None:
+    """`rows` is the height of a tile."""
+    x, weights, scales, *shifts = inputs
+    shift = shifts[0] if shifts else None
+    product = _Product(builder, x, weights, scales, shift, outputs[0], columns, block)
+    panels = weights.shape[0]
+    assert isinstance(panels, int)
+    with builder.loop(panels // TOGETHER, "parallel") as group:
+        for first, height in _row_tiles(builder, x.shape[0], rows):
+            if height == 1:
+                product.write_row(group * TOGETHER, first)
+            else:
+                with builder.loop(TOGETHER) as panel:
+                    product.write_tile(group * TOGETHER + panel, first, height)
+
+
+def _row_tiles(builder: KernelBuilder, total: Size, most: int) -> Iterator[tuple[Size, int]]:
+    """Opens loops over tiles of rows: as many as there are of the highest, then lower ones."""
+    heights = sorted({most, *(height for height in (4, 1) if height < most)}, reverse=True)
+    before: Size = 0
+    for height in heights:
+        count = (total - before) // height
+        if count != 0:
+            with builder.loop(count) as tile:
+                yield before + tile * height, height
+        before = before + count * height
+
+
+@dataclass(frozen=True, eq=False)
+class _Product:
+    """Writes the tiles of a product."""
+
+    builder: KernelBuilder
+    x: Buffer
+    weights: Buffer
+    scales: Buffer
+    shifts: Buffer | None
+    out: Buffer
+    columns: int
+    block: int
+
+    def write_row(self, panel: Size, row: Size) -> None:
+        """One row, a few panels: the sums of a block are scaled as a whole."""
+        builder = self.builder
+        panels = [panel + i for i in range(TOGETHER)]
+        with builder.loop(HALF, "vector", lanes=0) as j:
+            totals = [self._zeros(2) for _ in panels]
+            for block, first, depth in self._blocks():
+                sums = [self._zeros(2) for _ in panels]
+                (plain,) = self._zeros(1)
+                with builder.loop(depth) as k:
+                    factor = builder.define(self.x[row, first + k], "x").value
+                    for place, pair in zip(panels, sums, strict=True):
+                        units = units_at(self.weights, place, first + k, j)
+                        for total, unit in zip(pair, units, strict=True):
+                            total.accumulate("add", factor * unit)
+                    if self.shifts is not None:
+                        plain.accumulate("add", factor)
+                for place, pair, wholes in zip(panels, sums, totals, strict=True):
+                    for half, (total, whole) in enumerate(zip(pair, wholes, strict=True)):
+                        at = (place, block, half * HALF + j)
+                        value = total.value
+                        if self.shifts is not None:
+                            value = value + convert(self.shifts[at], f32) * plain.value
+                        whole.accumulate("add", convert(self.scales[at], f32) * value)
+            for place, wholes in zip(panels, totals, strict=True):
+                self._store(row, place, j, wholes)
+
+    def write_tile(self, panel: Size, first_row: Size, height: int) -> None:
+        """Several rows of a panel: the weights are scaled."""
+        builder = self.builder
+        with builder.loop(HALF, "vector", lanes=0) as j:
+            sums = [self._zeros(2) for _ in range(height)]
+            for block, first, depth in self._blocks():
+                places = [(panel, block, half * HALF + j) for half in range(2)]
+                scales = [self._defined(self.scales, at) for at in places]
+                shifts = [self._defined(self.shifts, at) for at in places]
+                with builder.loop(depth) as k:
+                    weights = []
+                    units = units_at(self.weights, panel, first + k, j)
+                    for unit, scale, shift in zip(units, scales, shifts, strict=True):
+                        assert scale is not None
+                        moved = unit if shift is None else unit + shift
+                        weights.append(builder.define(moved * scale, "w").value)
+                    for row, pair in enumerate(sums):
+                        factor = builder.define(self.x[first_row + row, first + k], "x").value
+                        for total, weight in zip(pair, weights, strict=True):
+                            total.accumulate("add", factor * weight)
+            for row, pair in enumerate(sums):
+                self._store(first_row + row, panel, j, pair)
+
+    def _zeros(self, count: int) -> list[Local]:
+        return [self.builder.define(constant(0.0, f32), "sum") for _ in range(count)]
+
+    def _defined(self, buffer: Buffer | None, at: tuple[Size, ...]) -> Expression | None:
+        if buffer is None:
+            return None
+        return self.builder.define(convert(buffer[at], f32), "scale").value
+
+    def _blocks(self) -> Iterator[tuple[Size, Size, int]]:
+        """Opens a loop over the whole blocks, then what is left: number, first depth, depth."""
+        depth = self.weights.shape[1]
+        assert isinstance(depth, int)
+        whole, rest = divmod(depth, self.block)
+        if whole:
+            with self.builder.loop(whole) as block:
+                yield block, block * self.block, self.block
+        if rest:
+            yield whole, whole * self.block, rest
+
+    def _store(self, row: Size, panel: Size, j: Size, sums: Sequence[Local]) -> None:
+        for half, total in enumerate(sums):
+            column = panel * PANEL + half * HALF + j
+            fits = self.columns % (PANEL * TOGETHER) == 0
+            guard = None if fits else less(column, self.columns)
+            self.builder.store(self.out, (row, column), total.value, guard)
+
+
+def _example(
+    rows: int,
+    depth: int,
+    columns: int,
+    block: int,
+    width: int = 4,
+    shift: str = "",
+    half: bool = False,
+) -> Example:
+    rng = np.random.default_rng(depth)
+    blocks = -(-depth // block)
+    units = rng.integers(0, 1 << width, (columns, depth), np.uint8)
+    scales = rng.uniform(0.05, 0.2, (columns, blocks)).astype(np.float16 if half else np.float32)
+    arrays = [rng.standard_normal((rows, depth)).astype(np.float32), pack_units(units, width)]
+    arrays.append(pack_blocks(scales))
+    if shift:
+        arrays.append(pack_blocks(rng.integers(-7, 9, (columns, blocks)).astype(shift)))
+    return Example(tuple(arrays), {"columns": columns, "block": block}, 1e-4)
+
+
+register(
+    Operator(
+        "matmul_blocks",
+        _infer,
+        _reference,
+        statements=_statements,
+        gradient=None,
+        examples=(
+            _example(1, 64, 32, 32),
+            _example(1, 40, 150, 16, shift="int8"),
+            _example(5, 48, 33, 32, shift="float32"),
+            _example(4, 32, 16, 16, half=True),
+            _example(3, 17, 40, 16, width=8, shift="int8"),
+            _example(0, 16, 8, 16),
+        ),
+    )
+)

@@ -1,0 +1,72 @@
+"""How weights of four or eight bits lie in memory for products, and how they become floats.
+
+Columns lie in panels of 32. Of four bits, byte j of a panel's row holds column j in its low half
+and column 16 + j in its high half, so that a vector of bytes is two vectors of columns. Weights are
+units above the middle (8 or 128), in blocks along the depth; a block of a column has a scale, and
+maybe a shift:
+
+    weight = (unit - middle + shift) * scale
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.expr import Buffer, Expression, binary, bits, constant, convert
+from bessemer.compiler.ir.types import Array, f32, u32
+
+HALF = 16
+PANEL = 2 * HALF
+"""Columns of a panel."""
+TOGETHER = 4
+"""The number of panels is a multiple of this: that many have their sums side by side."""
+_EXPONENT = 0x4B000000
+"""Of 2^23: a number with these bits above a small unit's is 2^23 + unit."""
+
+
+def pack_units(units: Array, width: int) -> Array:
+    """u8 [columns, depth], each below 2 ** width -> [panels, depth, 16 or 32], the middle (which
+    stands for 0) in the columns that fill the last panels."""
+    columns, depth = units.shape
+    panels = -(-columns // (PANEL * TOGETHER)) * TOGETHER
+    padded = np.full((panels * PANEL, depth), 1 << (width - 1), np.uint8)
+    padded[:columns] = units
+    split = padded.reshape(panels, PANEL, depth).transpose(0, 2, 1)
+    if width == 8:
+        return np.ascontiguousarray(split)
+    return np.ascontiguousarray(split[..., :HALF] | (split[..., HALF:] << 4))
+
+
+def unpack_units(packed: Array, columns: int, width: int) -> Array:
+    """What `pack_units` packed."""
+    if width == 4:
+        packed = np.concatenate((packed & 15, packed >> 4), axis=-1)
+    return packed.transpose(0, 2, 1).reshape(-1, packed.shape[1])[:columns]
+
+
+def pack_blocks(values: Array) -> Array:
+    """[columns, blocks] -> [panels, blocks, 32]: scales or shifts, 0 in the columns that fill."""
+    columns, blocks = values.shape
+    panels = -(-columns // (PANEL * TOGETHER)) * TOGETHER
+    padded = np.zeros((panels * PANEL, blocks), values.dtype)
+    padded[:columns] = values
+    return np.ascontiguousarray(padded.reshape(panels, PANEL, blocks).transpose(0, 2, 1))
+
+
+def unpack_blocks(packed: Array, columns: int) -> Array:
+    """What `pack_blocks` packed."""
+    return packed.transpose(0, 2, 1).reshape(-1, packed.shape[1])[:columns]
+
+
+def units_at(packed: Buffer, panel: Size, depth: Size, j: Size) -> tuple[Expression, Expression]:
+    """Columns j and 16 + j of a panel's row as f32, without the middle."""
+    if packed.shape[-1] == PANEL:
+        words = [convert(packed[panel, depth, at], u32) for at in (j, j + HALF)]
+        return _unit(words[0], 128), _unit(words[1], 128)
+    word = convert(packed[panel, depth, j], u32)
+    return _unit(word & 15, 8), _unit(binary("shr", word, 4), 8)
+
+
+def _unit(word: Expression, middle: int) -> Expression:
+    return bits(word | _EXPONENT, f32) - constant(float((1 << 23) + middle), f32)

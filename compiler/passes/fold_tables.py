@@ -1,0 +1,114 @@
+"""Looks up at compile time what is looked up in constants at constant places.
+
+    %1 = iota() ... %5 = sub(%3, %4) : i64[196,196,2]      places, from nothing but numbers
+    %6 = scatter_nd(%5, ...)
+    %7 = gather(const : f32[732,3], %6) : f32[197,197,3]         becomes    const'
+
+fold_constants lets no node grow, as each would keep its result. Here a whole chain of nodes is
+computed and only its end is kept: positions by position, as networks of images have them. Only
+where the chain looks something up (arithmetic alone is as cheap as reading its result), and as long
+as the model does not grow by much.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from bessemer.compiler.errors import CompileError, InternalError
+from bessemer.compiler.ir.graph import Graph, Node, Value
+from bessemer.compiler.ir.rewrite import GraphRewriter
+from bessemer.compiler.ir.types import Array
+from bessemer.compiler.passes.known_values import has_symbol
+
+LOOK_UPS = frozenset(
+    {"gather", "gather_nd", "gather_elements", "scatter_nd", "scatter_elements", "resize"}
+)
+LEAST_GROWTH = 1 << 20
+"""Bytes that a model may grow by, however small it is; a larger one by an eighth."""
+MOST_BYTES = 1 << 26
+"""No value on the way is larger."""
+
+
+def fold_tables(graph: Graph) -> Graph:
+    """The graph with such chains computed."""
+    known = _chains(graph)
+    if not known:
+        return graph
+    users, producers = graph.users(), graph.producers()
+    outputs = set(graph.outputs)
+    stored = sum(array.nbytes for array in graph.constants.values())
+    left = max(LEAST_GROWTH, stored // 8)
+    rewriter = GraphRewriter(graph)
+    arrays: dict[Value, Array] = dict(graph.constants)
+    for node in graph.nodes:
+        ends = node in known and (
+            node.output in outputs or any(user not in known for user in users.get(node.output, ()))
+        )
+        if ends and known[node] and _bytes(node.output) <= left:
+            array = _computed(node, producers, arrays)
+            if array is not None:
+                left -= array.nbytes
+                rewriter.stand(node.output, rewriter.constant(array))
+                rewriter.changed = True
+                continue
+        rewriter.visit(node)
+    return rewriter.finish()
+
+
+def _chains(graph: Graph) -> dict[Node, bool]:
+    """The nodes that depend on constants only, and whether something was looked up on the way."""
+    producers = graph.producers()
+    found: dict[Node, bool] = {}
+    for node in graph.nodes:
+        if node.regions or node.operator.is_random or len(node.outputs) != 1:
+            continue
+        before = [producers.get(value) for value in node.inputs]
+        sources = [value for value, made in zip(node.inputs, before) if made is None]
+        if any(value not in graph.constants for value in sources):
+            continue
+        if any(made is not None and made not in found for made in before):
+            continue
+        if not node.output.type.is_static or _bytes(node.output) > MOST_BYTES:
+            continue
+        if any(has_symbol(entry) for entry in node.attributes.values()) or _widens(node):
+            continue
+        looks = node.operator.name in LOOK_UPS
+        found[node] = looks or any(made is not None and found[made] for made in before)
+    return found
+
+
+def _computed(
+    end: Node, producers: Mapping[Value, Node], arrays: dict[Value, Array]
+) -> Array | None:
+    """The value of a node of a chain; None where it cannot be had (it says so when it runs)."""
+    waiting = [end]
+    while waiting:
+        node = waiting[-1]
+        missing = [producers[value] for value in node.inputs if value not in arrays]
+        if missing:
+            waiting += missing
+            continue
+        waiting.pop()
+        try:
+            with np.errstate(all="ignore"):
+                (array,) = node.operator.compute(
+                    [arrays[value] for value in node.inputs], node.attributes
+                )
+        except (CompileError, InternalError, ArithmeticError, IndexError, TypeError, ValueError):
+            return None
+        arrays[node.output] = np.asarray(array)
+    return np.ascontiguousarray(arrays[end.output])
+
+
+def _bytes(value: Value) -> int:
+    numel = value.type.numel
+    assert isinstance(numel, int)
+    return numel * value.type.dtype.bytes
+
+
+def _widens(node: Node) -> bool:
+    """Whether it makes floats of quantized weights, which are to stay small."""
+    source = node.inputs[0].type.dtype if node.inputs else node.output.type.dtype
+    return node.operator.name == "cast" and not source.is_float and node.output.type.dtype.is_float

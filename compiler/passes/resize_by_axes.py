@@ -1,0 +1,99 @@
+"""Enlarges images along one axis after the other, where that spares gathering.
+
+    %2 = resize(%1 : [n,h,w,c], shape=(n, H, W, c))
+    %3 = transpose(%2) : [n,c,H,W]
+becomes
+    %2 = transpose(%1) : [n,c,h,w]
+    %3 = resize(%2) : [n,c,h,W]
+    %4 = resize(%3) : [n,c,H,W]
+
+A vector of pixels reads its neighbours from anywhere along the axis of the vector, and that costs a
+load for each pixel. Done first, it is done for the few rows there are; the other axes mix whole
+rows. Where channels are the vectors nothing is gathered, and one pass over the result is better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from bessemer.compiler.ir import dims
+from bessemer.compiler.ir.graph import Graph, Node, Value
+from bessemer.compiler.ir.rewrite import GraphRewriter, map_regions, rewrite_graph
+
+MIXED = ("linear", "cubic")
+"""The modes that read more than one pixel."""
+
+
+def resize_by_axes(graph: Graph) -> Graph:
+    """The same network with such resizes taken apart, also inside regions."""
+    nodes = tuple(map_regions(node, resize_by_axes) for node in graph.nodes)
+    if any(new is not old for new, old in zip(nodes, graph.nodes)):
+        graph = replace(graph, nodes=nodes)
+    if not any(_enlarged(node) for node in graph.nodes if node.operator.name == "resize"):
+        return graph
+    users = graph.users()
+    outputs = set(graph.outputs)
+    producers = graph.producers()
+
+    def rule(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
+        if node.operator.name == "resize":
+            axes = _enlarged(node)
+            if len(axes) < 2 or any(size != 1 for size in node.output.type.shape[axes[-1] + 1 :]):
+                return None
+            x = rewriter.now(node.inputs[0])
+            return [_apart(rewriter, node, x, range(node.output.type.rank))]
+        if node.operator.name != "transpose":
+            return None
+        made = producers.get(node.inputs[0])
+        if made is None or made.operator.name != "resize" or made.output in outputs:
+            return None
+        axes, order = _enlarged(made), node.attributes["permutation"]
+        if len(axes) < 2 or order[-1] not in axes or users[made.output] != [node]:
+            return None
+        turned = rewriter.emit("transpose", rewriter.now(made.inputs[0]), permutation=order)
+        return [_apart(rewriter, made, turned, order)]
+
+    return rewrite_graph(graph, rule)
+
+
+def _enlarged(resize: Node) -> list[int]:
+    """The axes along which an image grows; none if something else happens to it too."""
+    attributes = resize.attributes
+    if attributes.get("mode") not in MIXED or attributes.get("antialias", False):
+        return []
+    if attributes.get("coordinate") == "tf_crop_and_resize" or attributes.get("roi"):
+        return []
+    axes: list[int] = []
+    pairs = zip(resize.inputs[0].type.shape, resize.output.type.shape)
+    for axis, (size, resized) in enumerate(pairs):
+        if size == resized:
+            continue
+        if not dims.is_nonnegative(resized - size):
+            return []
+        axes.append(axis)
+    return axes
+
+
+def _apart(rewriter: GraphRewriter, resize: Node, x: Value, order: Sequence[int]) -> Value:
+    """`x`, which has the axes of the resize's input in this order, enlarged: last axis first."""
+    whole = [resize.output.type.shape[axis] for axis in order]
+    inner = max(place for place, axis in enumerate(order) if axis in _enlarged(resize))
+    shape = list(x.type.shape)
+    shape[inner] = whole[inner]
+    first = rewriter.emit("resize", x, **_along(resize, order, shape, x.type.shape))
+    rest = _along(resize, order, whole, first.type.shape)
+    return rewriter.emit("resize", first, **rest)
+
+
+def _along(
+    resize: Node, order: Sequence[int], shape: Sequence[dims.Size], before: Sequence[dims.Size]
+) -> Mapping[str, Any]:
+    """The attributes for the axes that differ from `before`."""
+    scales = resize.attributes.get("scales", ())
+    if scales:
+        scales = tuple(
+            1.0 if new == old else scales[axis] for axis, new, old in zip(order, shape, before)
+        )
+    return {**resize.attributes, "shape": tuple(shape), "scales": scales}

@@ -1,0 +1,95 @@
+"""Simplification rules for pools whose only window, on an axis, sees more than there is.
+
+    average_pool(x : [1,7,7,c], kernel=(1280, 1280), ...)    becomes   sum(x) / 49
+    max_pool(x : [1,7,7,c], kernel=(9, 9), high=(2, 2))      becomes   max_pool(x, kernel=(7, 7))
+
+Taps in the padding cost as much as others: a kernel as long as an image is wide ("global", the
+exporter meant) would walk over mostly nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.graph import Node, Value
+from bessemer.compiler.ir.rewrite import GraphRewriter
+from bessemer.compiler.ir.types import f32, f64
+
+
+def _max_pool(rewriter: GraphRewriter, node: Node) -> Value | None:
+    cropped = _cropped(node)
+    if cropped is None:
+        return None
+    return rewriter.emit("max_pool", node.inputs[0], **cropped)
+
+
+def _average_pool(rewriter: GraphRewriter, node: Node) -> Value | None:
+    x = node.inputs[0]
+    cropped = _cropped(node)
+    attributes = node.attributes if cropped is None else cropped
+    spatial = x.type.shape[1:-1]
+    whole = spatial and attributes["kernel"] == spatial
+    unpadded = not any(attributes["low"]) and not any(attributes["high"])
+    if not (whole and unpadded and x.type.dtype in (f32, f64)) or 0 in spatial:
+        return None if cropped is None else rewriter.emit("average_pool", x, **cropped)
+    total = rewriter.emit("reduce_sum", x, axes=tuple(range(1, x.type.rank - 1)))
+    total = rewriter.emit("reshape", total, shape=node.output.type.shape)
+    count = 1
+    for size in spatial:
+        if not isinstance(size, int):
+            return None
+        count *= size
+    share = rewriter.emit(
+        "full", shape=total.type.shape, value=float(count), dtype=total.type.dtype
+    )
+    return rewriter.emit("div", total, share)
+
+
+def _cropped(node: Node) -> dict[str, Any] | None:
+    """The attributes with every axis' only window cut to the taps that see something; None if
+    nothing can be cut."""
+    attributes = dict(node.attributes)
+    changed = False
+    for axis, size in enumerate(node.inputs[0].type.shape[1:-1]):
+        if node.output.type.shape[axis + 1] != 1:
+            continue
+        cut = _seen(attributes, axis, size)
+        if cut is None:
+            continue
+        changed = True
+        for name, entry in cut.items():
+            if name == "uncounted" and not attributes.get(name):
+                continue
+            entries = list(attributes[name])
+            entries[axis] = entry
+            attributes[name] = tuple(entries)
+    return attributes if changed else None
+
+
+def _seen(attributes: Mapping[str, Any], axis: int, size: Size) -> dict[str, int] | None:
+    """Kernel and pads of an axis with one window, without the taps outside; None if there are
+    none, or if the divisor counts them."""
+    kernel, low, high = (attributes[name][axis] for name in ("kernel", "low", "high"))
+    uncounted = (attributes.get("uncounted") or (0,) * (axis + 1))[axis]
+    if attributes["dilations"][axis] != 1:
+        return None
+    if not all(isinstance(entry, int) for entry in (size, kernel, low, high, uncounted)):
+        return None
+    assert isinstance(size, int)
+    begin, end = max(-low, 0), min(kernel - low, size)
+    if end <= begin or end - begin == kernel:
+        return None
+    if attributes.get("count_include_pad", False):
+        counted = min(kernel - low, size + high - uncounted) + low
+        if counted != end - begin:
+            return None
+    return {"kernel": end - begin, "low": -begin, "high": end - size, "uncounted": 0}
+
+
+POOLS: Mapping[str, Callable[[GraphRewriter, Node], Value | None]] = {
+    "average_pool": _average_pool,
+    "max_pool": _max_pool,
+}
+"""The rules, by operator; each gives what a node is equal to, or None."""

@@ -1,0 +1,110 @@
+"""Places for values whose sizes are known only when a model runs: who lies on whom.
+
+A plan made for example sizes says of any two values that are alive together which one is below.
+That order is kept for all sizes: when they are known, a value lies on the highest end of those
+below it. So no two values ever overlap, whatever the sizes are; for the example the arena is no
+larger than its plan, and for other sizes as good as their proportions are alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bessemer.compiler.ir import dims
+from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.graph import Value
+from bessemer.compiler.passes.lives import Life
+from bessemer.compiler.passes.place_values import most_alive, place_values
+
+PLACE, END = "place {}", "end of places"
+"""Names of sizes that the run computes; no dimension symbol is called so."""
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Values from the bottom up, each with those that it lies on, and those on which nothing lies.
+
+    What follows by way of another value is left out: x on y and y on z say where x and z are.
+    """
+
+    below: Mapping[Value, tuple[Value, ...]]
+    tops: tuple[Value, ...]
+    alignment: int
+
+    def places(
+        self, sizes: Mapping[Value, Size]
+    ) -> tuple[dict[str, Size], dict[Value, Size], Size]:
+        """(definitions, offsets, end): names of sizes in the order of their computation, each of
+        which may use those before it; and what values' offsets and the arena's end are by them."""
+        definitions: dict[str, Size] = {}
+        offsets: dict[Value, Size] = {}
+        ends: dict[Value, Size] = {}
+        for value, under in self.below.items():
+            offset = _highest([ends[each] for each in under])
+            if not isinstance(offset, int):
+                name = PLACE.format(len(definitions))
+                definitions[name] = offset
+                offset = dims.symbol(name)
+            offsets[value] = offset
+            ends[value] = offset + dims.ceildiv(sizes[value], self.alignment) * self.alignment
+        definitions[END] = _highest([ends[each] for each in self.tops])
+        return definitions, offsets, dims.symbol(END)
+
+    def height(self, sizes: Mapping[Value, int]) -> int:
+        """The arena's end for numbers of bytes."""
+        ends: dict[Value, int] = {}
+        for value, under in self.below.items():
+            ends[value] = max((ends[each] for each in under), default=0) + _up(
+                sizes[value], self.alignment
+            )
+        return max(ends.values(), default=0)
+
+
+def best_stack(
+    examples: Sequence[Sequence[tuple[Value, int]]], lives: Mapping[Value, Life], alignment: int
+) -> tuple[Stack, float]:
+    """Of the stacks that the examples' own plans give, the one that wastes least in the worst of
+    them; and how much that takes, as a multiple of what is alive at once."""
+
+    def waste(stack: Stack) -> float:
+        return max(
+            stack.height(dict(wanted)) / max(most_alive(wanted, lives), 1) for wanted in examples
+        )
+
+    stacks = []
+    for wanted in examples:
+        rounded = [(value, _up(size, alignment)) for value, size in wanted]
+        stacks.append(_stack(place_values(rounded, lives)[0], lives, alignment))
+    wastes = [waste(stack) for stack in stacks]
+    best = wastes.index(min(wastes))
+    return stacks[best], wastes[best]
+
+
+def _stack(offsets: Mapping[Value, int], lives: Mapping[Value, Life], alignment: int) -> Stack:
+    values = sorted(offsets, key=lambda value: offsets[value])
+    first = np.array([lives[value].first for value in values])
+    last = np.array([lives[value].last for value in values])
+    meets = (first[:, None] <= last[None, :]) & (last[:, None] >= first[None, :])
+    below = np.tril(meets, -1)  # [upper, lower]
+    counts = below.astype(np.float32)
+    direct = below & (counts @ counts == 0)
+    under = {
+        value: tuple(values[lower] for lower in np.flatnonzero(direct[upper]))
+        for upper, value in enumerate(values)
+    }
+    tops = tuple(values[place] for place in np.flatnonzero(~below.any(axis=0)))
+    return Stack(under, tops, alignment)
+
+
+def _up(size: int, alignment: int) -> int:
+    return -(-max(size, 0) // alignment) * alignment
+
+
+def _highest(ends: Sequence[Size]) -> Size:
+    highest: Size = 0
+    for end in dict.fromkeys(ends):
+        highest = dims.maximum(highest, end)
+    return highest

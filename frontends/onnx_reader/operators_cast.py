@@ -1,0 +1,46 @@
+"""Casts, and the bits of one type as another's."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+from bessemer.compiler.ir.graph import Value
+from bessemer.compiler.ir.types import DType, boolean, u8
+from bessemer.compiler.ops.composite_small import Rounding, small_cast
+from bessemer.frontends.onnx_reader.context import NodeContext
+from bessemer.frontends.onnx_reader.registry import rule
+
+
+@rule("Cast")
+def read_cast(context: NodeContext) -> Value:
+    return _cast(context, context.dtype("to"))
+
+
+@rule("CastLike")
+def read_cast_like(context: NodeContext) -> Value:
+    return _cast(context, context.input(1).type.dtype)
+
+
+def _cast(context: NodeContext, dtype: DType) -> Value:
+    text = context.text("round_mode", "up")
+    rounding: Rounding | None = next((one for one in get_args(Rounding) if one == text), None)
+    if rounding is None:
+        context.wrong(f"round_mode is {text!r}")
+    saturate = bool(context.integer("saturate", 1))
+    return small_cast(context.builder, context.input(0), dtype, saturate, rounding)
+
+
+@rule("BitCast")
+def read_bit_cast(context: NodeContext) -> Value:
+    x, dtype = context.input(0), context.dtype("to")
+    if x.type.dtype.bits != dtype.bits:
+        context.wrong(f"the bits of {x.type} as {dtype}, which has another width")
+    if x.type.dtype is boolean:
+        x = context.cast(x, u8)
+    if dtype is boolean:
+        return context.cast(_bits(context, x, u8), boolean)
+    return _bits(context, x, dtype)
+
+
+def _bits(context: NodeContext, x: Value, dtype: DType) -> Value:
+    return x if x.type.dtype is dtype else context.apply("reinterpret", x, dtype=dtype)

@@ -1,0 +1,246 @@
+"""What decoders written for ONNX Runtime consist of: rotations, grouped attention with a cache.
+
+A cache has `past` places of a batch's keys. In a row of the batch the first `before` of them count,
+and the new keys follow: `before` is the row's length without them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from bessemer.compiler.ir import dims
+from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.graph import Value
+from bessemer.compiler.ir.types import TensorType, f32, i64
+from bessemer.compiler.ops import composite_normalize as normalize
+from bessemer.compiler.ops.composite import binary, where
+from bessemer.compiler.ops.composite_reduce import softmax
+from bessemer.compiler.ops.composite_shape import slice_axis
+from bessemer.frontends.onnx_reader.context import NodeContext
+from bessemer.frontends.onnx_reader.items import Item
+from bessemer.frontends.onnx_reader.operators_index import indices_at
+from bessemer.frontends.onnx_reader.operators_matmul import product
+from bessemer.frontends.onnx_reader.operators_move import split_along
+from bessemer.frontends.onnx_reader.registry import rule
+
+_DOMAIN = "com.microsoft"
+
+
+@rule("SimplifiedLayerNormalization")
+def read_simplified_layer_norm(context: NodeContext) -> list[Item]:
+    x = context.input(0)
+    first = context.axis(x.type.rank, context.integer("axis", -1))
+    axes = tuple(range(first, x.type.rank))
+    epsilon = context.number("epsilon", 1e-5)
+    return [normalize.rms_norm(context.builder, x, context.input(1), axes, epsilon), None]
+
+
+# Rotations
+
+
+@rule("RotaryEmbedding", domain=_DOMAIN)
+def read_rotary_embedding(context: NodeContext) -> Value:
+    x, places = context.input(0), indices_at(context, 1)
+    cos, sin = context.input(2), context.input(3)
+    if context.integer("is_packed_batching", 0):
+        context.unsupported("is_packed_batching = 1")
+    shape = x.type.shape
+    if x.type.rank == 3:
+        heads = context.integer("num_heads", 0)
+        size = dims.divide_exactly(shape[2], heads) if heads else cos.type.shape[1] * 2
+        if size is None:
+            context.wrong(f"{x.type} cannot be shared among {heads} heads")
+        x = _heads(context, x, size)
+    length = x.type.shape[2]
+    if places.type.numel == 1:
+        steps = context.apply("iota", shape=(1, length), axis=1, dtype=i64)
+        first = context.cast(context.reshape(places, (1, 1)), i64)
+        places = context.elementwise("add", steps, first)
+    turned = _rotated(context, x, places, (cos, sin), bool(context.integer("interleaved", 0)))
+    return _side_by_side(context, turned) if len(shape) == 3 else turned
+
+
+def _rotated(
+    context: NodeContext, x: Value, places: Value, tables: tuple[Value, Value], interleaved: bool
+) -> Value:
+    """[batch, heads, length, size] with pairs of numbers turned by the angles of their places
+    [batch or 1, length]; what the tables have no angles for stays."""
+    b, (batch, heads, length, size) = context.builder, x.type.shape
+    half = tables[0].type.shape[1]
+    turned = slice_axis(b, x, 3, 0, half * 2)
+    inner, axis = ((half, 2), 4) if interleaved else ((2, half), 3)
+    pairs = context.reshape(turned, (batch, heads, length, *inner))
+    one, other = (
+        context.reshape(slice_axis(b, pairs, axis, k, 1), (batch, heads, length, half))
+        for k in range(2)
+    )
+    angles = [context.apply("gather", table, places, axis=0) for table in tables]
+    front = places.type.shape[0]
+    cos, sin = (context.reshape(angle, (front, 1, length, half)) for angle in angles)
+
+    def mixed(operator: str, first: Value, second: Value) -> Value:
+        parts = context.elementwise("mul", one, first), context.elementwise("mul", other, second)
+        result = context.elementwise(operator, *parts)
+        wide = (batch, heads, length, half, 1) if interleaved else (batch, heads, length, 1, half)
+        return context.reshape(result, wide)
+
+    both = context.apply("concat", mixed("sub", cos, sin), mixed("add", sin, cos), axis=axis)
+    result = context.reshape(both, (batch, heads, length, half * 2))
+    if half * 2 == size:
+        return result
+    rest = slice_axis(b, x, 3, half * 2, size - half * 2)
+    return context.apply("concat", result, rest, axis=3)
+
+
+def _heads(context: NodeContext, x: Value, size: Size) -> Value:
+    """[batch, length, heads * size] as [batch, heads, length, size]."""
+    batch, length, width = x.type.shape
+    heads = dims.divide_exactly(width, size)
+    if heads is None:
+        context.wrong(f"{x.type} has no heads of {size}")
+    return context.transpose(context.reshape(x, (batch, length, heads, size)), (0, 2, 1, 3))
+
+
+def _side_by_side(context: NodeContext, x: Value) -> Value:
+    """[batch, heads, length, size] as [batch, length, heads * size]."""
+    batch, heads, length, size = x.type.shape
+    return context.reshape(context.transpose(x, (0, 2, 1, 3)), (batch, length, heads * size))
+
+
+# Attention
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """The rows of a batch: `before` i64 [batch, 1], new places, places of the new cache."""
+
+    before: Value
+    length: Size
+    total: Size
+
+    def places(self, context: NodeContext) -> Value:
+        """The places of the new keys, [batch, length]."""
+        steps = context.apply("iota", shape=(1, self.length), axis=1, dtype=i64)
+        return context.elementwise("add", self.before, steps)
+
+
+@rule("GroupQueryAttention", domain=_DOMAIN)
+def read_group_query_attention(context: NodeContext) -> list[Item]:
+    for position in range(11, len(context)):
+        if context.optional(position) is not None:
+            context.unsupported(f"input {position}")
+    if context.integer("smooth_softmax", 0) > 0:
+        context.unsupported("smooth_softmax = 1")
+    query, key, value = _parts(context)
+    rows = _rows(context, query.type.shape[2])
+    if context.integer("do_rotary", 0):
+        given = context.optional(9)
+        places = rows.places(context) if given is None else indices_at(context, 9)
+        tables, pairs = (
+            (context.input(7), context.input(8)),
+            context.integer("rotary_interleaved", 0),
+        )
+        query, key = (_rotated(context, x, places, tables, bool(pairs)) for x in (query, key))
+    keys, values = (
+        _extended(context, context.optional(position), new, rows)
+        for position, new in ((3, key), (4, value))
+    )
+    mixed = _attended(context, query, keys, values, rows)
+    return [_side_by_side(context, mixed), keys, values]
+
+
+def _parts(context: NodeContext) -> list[Value]:
+    """Queries, keys and values, [batch, heads, length, size] each."""
+    heads, groups = context.integer("num_heads"), context.integer("kv_num_heads")
+    joint = context.input(0)
+    if context.optional(1) is not None:
+        size = dims.divide_exactly(joint.type.shape[2], heads)
+        parts = [joint, context.input(1), context.input(2)]
+    else:
+        size = dims.divide_exactly(joint.type.shape[2], heads + 2 * groups)
+        widths = () if size is None else (heads * size, groups * size, groups * size)
+        parts = split_along(context, joint, 2, widths) if widths else []
+    if size is None or groups == 0 or heads % groups:
+        context.wrong(f"{joint.type} cannot be shared among {heads} and {groups} heads")
+    return [_heads(context, part, size) for part in parts]
+
+
+def _rows(context: NodeContext, length: Size) -> _Rows:
+    """What the lengths of the rows (less one) and the longest of them say."""
+    lengths = context.cast(context.input(5), i64)
+    (longest,) = context.sizes(6)
+    last = context.reshape(lengths, (lengths.type.numel, 1))
+    new = context.builder.scalar_size(length - 1)
+    before = context.elementwise("sub", last, context.cast(new, i64))
+    # In a first prompt short rows are filled up behind, with keys that are not looked at later.
+    before = context.apply("max", before, context.like(before, 0))
+    past = context.optional(3)
+    return _Rows(
+        before, length, longest if past is None else dims.maximum(longest, past.type.shape[2])
+    )
+
+
+def _extended(context: NodeContext, past: Value | None, new: Value, rows: _Rows) -> Value:
+    """The cache with the new keys behind those that count; zeros behind them."""
+    b, (batch, heads, length, size) = context.builder, new.type.shape
+    both = new
+    start: Size = 0
+    if past is not None:
+        both, start = context.apply("concat", past, new, axis=2), past.type.shape[2]
+    steps = context.apply("iota", shape=(1, rows.total), axis=1, dtype=i64)
+    behind = context.elementwise("sub", steps, rows.before)
+    last = context.cast(b.scalar_size(length - 1), i64)
+    held = context.elementwise("min", context.apply("max", behind, context.like(behind, 0)), last)
+    fresh = context.elementwise("add", held, context.cast(b.scalar_size(start), i64))
+    is_old = binary(b, "lt", behind, 0)
+    spread = context.elementwise("add", steps, context.like(rows.before, 0))
+    # An old place is one of the cache's wherever it is chosen.
+    index = where(b, is_old, spread, fresh)
+    wide = context.reshape(index, (batch, 1, rows.total, 1))
+    shape = TensorType(i64, (batch, heads, rows.total, size))
+    index = context.elementwise("add", wide, context.full(shape, 0))
+    found = context.apply("gather_elements", both, index, axis=2)
+    exists = context.elementwise("lt", behind, context.cast(b.scalar_size(length), i64))
+    return where(b, context.reshape(exists, (batch, 1, rows.total, 1)), found, 0.0)
+
+
+def _attended(context: NodeContext, query: Value, keys: Value, values: Value, rows: _Rows) -> Value:
+    """[batch, heads, length, size]: heads of a group share keys and values."""
+    b, (batch, heads, length, size) = context.builder, query.type.shape
+    groups = keys.type.shape[1]
+    each = dims.floordiv(heads, groups)
+    joint = context.reshape(query, (batch, groups, each * length, size))
+    scores = context.cast(product(context, joint, context.transpose(keys, (0, 1, 3, 2))), f32)
+    default = 1 / math.sqrt(size) if isinstance(size, int) else 1.0
+    scores = binary(b, "mul", scores, context.number("scale", 0.0) or default)
+    cap = context.number("softcap", 0.0)
+    if cap:
+        scores = binary(b, "mul", b.apply("tanh", binary(b, "div", scores, cap)), cap)
+    apart = context.reshape(scores, (batch, groups, each, length, rows.total))
+    if context.optional(10) is not None:
+        apart = context.elementwise("add", apart, _bias(context, groups, each))
+    seen = where(b, _seen(context, rows, batch), apart, -1e30)
+    shares = context.reshape(softmax(b, seen, (4,)), scores.type.shape)
+    mixed = product(context, context.cast(shares, values.type.dtype), values)
+    return context.reshape(mixed, (batch, heads, length, size))
+
+
+def _bias(context: NodeContext, groups: Size, each: Size) -> Value:
+    bias = context.cast(context.input(10), f32)
+    batch, heads, length, total = bias.type.shape
+    apart = (1, 1) if heads == 1 else (groups, each)
+    return context.reshape(bias, (batch, *apart, length, total))
+
+
+def _seen(context: NodeContext, rows: _Rows, batch: Size) -> Value:
+    """Which keys a query sees, [batch, 1, 1, length, total]: those up to its own place, as far back
+    as the window goes."""
+    own = context.reshape(rows.places(context), (batch, 1, 1, rows.length, 1))
+    steps = context.apply("iota", shape=(1, 1, 1, 1, rows.total), axis=4, dtype=i64)
+    seen = context.elementwise("le", steps, own)
+    window = context.integer("local_window_size", -1)
+    if window >= 0:
+        near = context.elementwise("gt", steps, binary(context.builder, "sub", own, window))
+        seen = context.elementwise("and", seen, near)
+    return seen

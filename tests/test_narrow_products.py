@@ -1,0 +1,227 @@
+"""Products with weights of few bits, against onnxruntime (MatMulNBits) and onnx's evaluator."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+import bessemer
+from bessemer.compiler.ir.interpret import run_graph
+from bessemer.compiler.ir.types import Array
+from bessemer.compiler.ops.nibbles import pack_blocks, pack_units, unpack_blocks, unpack_units
+from bessemer.compiler.passes.remove_dead import remove_dead
+from bessemer.frontends.onnx_reader.read import read_onnx
+from tests.onnx_check import operators
+
+
+def _n_bits(
+    depth: int, columns: int, block: int, bits: int = 4, half: bool = False, **more: Array
+) -> onnx.ModelProto:
+    """A MatMulNBits; `more` are its further inputs by name."""
+    rng = np.random.default_rng(depth)
+    blocks = -(-depth // block)
+    dtype = np.float16 if half else np.float32
+    given = {
+        "B": rng.integers(0, 256, (columns, blocks, block * bits // 8), np.uint8),
+        "scales": rng.uniform(0.01, 0.1, columns * blocks).astype(dtype),
+        **more,
+    }
+    order = ("B", "scales", "zero_points", "g_idx", "bias")
+    last = max(order.index(name) for name in given)
+    names = [name if name in given else "" for name in order[: last + 1]]
+    node = helper.make_node(
+        "MatMulNBits", ["x", *names], ["y"], domain="com.microsoft", K=depth, N=columns, bits=bits,
+        block_size=block,
+    )  # fmt: skip
+    code = TensorProto.FLOAT16 if half else TensorProto.FLOAT
+    graph = helper.make_graph(
+        [node],
+        "narrow",
+        [helper.make_tensor_value_info("x", code, ["rows", depth])],
+        [helper.make_tensor_value_info("y", code, ["rows", columns])],
+        [numpy_helper.from_array(array, name) for name, array in given.items()],
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=9)
+
+
+def _zeros(depth: int, columns: int, block: int, bits: int = 4) -> Array:
+    in_a_column = math.ceil(math.ceil(depth / block) * bits / 8)
+    return np.random.default_rng(9).integers(0, 256, columns * in_a_column, np.uint8)
+
+
+_CASES = [
+    pytest.param(_n_bits(64, 40, 32), 1e-5, marks=pytest.mark.slow),
+    (_n_bits(96, 150, 16, zero_points=_zeros(96, 150, 16)), 1e-5),
+    pytest.param(
+        _n_bits(100, 33, 32, bias=np.linspace(-9, 9, 33, dtype=np.float32)),
+        1e-5,
+        marks=pytest.mark.slow,
+    ),
+    pytest.param(
+        _n_bits(64, 32, 32, bits=8, zero_points=_zeros(64, 32, 32, 8)),
+        1e-5,
+        marks=pytest.mark.slow,
+    ),
+    (_n_bits(32, 128, 16, half=True, zero_points=_zeros(32, 128, 16)), 4e-3),
+]
+
+
+@pytest.mark.parametrize(("model", "tolerance"), _CASES)
+def test_products_with_few_bits_are_those_of_onnxruntime(
+    model: onnx.ModelProto, tolerance: float
+) -> None:
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    compiled = bessemer.compile(model, cache=False)
+    wide = model.graph.input[0].type.tensor_type
+    dtype = helper.tensor_dtype_to_np_dtype(wide.elem_type)
+    for rows in (1, 6, 29):  # tiles of every height
+        shape = rows, wide.shape.dim[1].dim_value
+        x = np.random.default_rng(rows).standard_normal(shape).astype(dtype)
+        (wanted,) = session.run(None, {"x": x})
+        (y,) = compiled.run({"x": x})
+        assert y.dtype == wanted.dtype
+        np.testing.assert_allclose(y, wanted, rtol=tolerance, atol=tolerance * abs(wanted).max())
+
+
+def test_an_order_of_the_depth_is_followed() -> None:
+    groups = np.tile(np.arange(2, dtype=np.int32), 16)
+    model, plain = _n_bits(32, 7, 16, g_idx=groups), _n_bits(32, 7, 16)
+    packed = numpy_helper.to_array(plain.graph.initializer[0]).reshape(7, 16)
+    units = np.stack([packed & 15, packed >> 4], axis=-1).reshape(7, 32).astype(np.float64) - 8
+    scales = numpy_helper.to_array(plain.graph.initializer[1]).reshape(7, 2)
+    x = np.random.default_rng(1).standard_normal((3, 32)).astype(np.float32)
+    (y,) = run_graph(read_onnx(model), {"x": x})
+    np.testing.assert_allclose(y, x @ (units * scales[:, groups]).T, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "axis", "block", "is_turned"),
+    [
+        (ml_dtypes.int4, 0, 16, False),
+        (ml_dtypes.uint4, 1, 16, True),
+        (ml_dtypes.int4, 0, 0, True),
+        (ml_dtypes.uint2, 1, 0, False),
+        (np.int8, 0, 32, False),
+        (np.uint8, 1, 16, True),
+    ],
+)
+def test_products_take_dequantized_weights_as_they_are(
+    dtype: Any, axis: int, block: int, is_turned: bool
+) -> None:
+    rng = np.random.default_rng(2)
+    depth, columns = 80, 40
+    shape = (columns, depth) if is_turned else (depth, columns)
+    info: Any = ml_dtypes.iinfo(dtype)  # type: ignore[no-untyped-call]  # ml_dtypes' own
+    spread = list(shape)
+    spread[axis] = -(-spread[axis] // block) if block else spread[axis]
+    scales = spread if block else [shape[axis]]
+    constants = {
+        "w": rng.integers(info.min, info.max + 1, shape).astype(dtype),
+        "scale": rng.uniform(0.1, 0.3, scales).astype(np.float32),
+        "zero": rng.integers(info.min, info.max + 1, scales).astype(dtype),
+    }
+    graph = helper.make_graph(
+        [
+            helper.make_node(
+                "DequantizeLinear", list(constants), ["real"], axis=axis, block_size=block
+            ),
+            helper.make_node("Gemm", ["x", "real"], ["y"], transB=int(is_turned)),
+        ],
+        "dequantized",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [5, depth])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [5, columns])],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 25)])
+    read = read_onnx(model)
+    assert "matmul_blocks" in operators(read)
+    x = rng.standard_normal((5, depth)).astype(np.float32)
+    wanted: Any
+    (wanted,) = ReferenceEvaluator(model).run(None, {"x": x})
+    np.testing.assert_allclose(run_graph(read, {"x": x})[0], wanted, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize(("dtype", "block"), [(np.uint8, 16), (ml_dtypes.int4, 32)])
+def test_rows_of_quantized_tables_are_those_of_onnxruntime(dtype: Any, block: int) -> None:
+    rng = np.random.default_rng(3)
+    is_packed = dtype is np.uint8
+    units = rng.integers(0, 256, (20, 32), np.uint8)
+    table = units if is_packed else rng.integers(-8, 8, (20, 64)).astype(dtype)
+    constants = {
+        "table": table,
+        "scales": rng.uniform(0.1, 1, (20, 64 // block)).astype(np.float32),
+        "zeros": units[:, : 32 // block] if is_packed else table[:, : 64 // block],
+    }
+    node = helper.make_node(
+        "GatherBlockQuantized", ["table", "rows", "scales", "zeros"], ["y"],
+        domain="com.microsoft", block_size=block,
+    )  # fmt: skip
+    graph = helper.make_graph(
+        [node],
+        "rows",
+        [helper.make_tensor_value_info("rows", TensorProto.INT64, [2, "n"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, "n", 64])],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    rows = rng.integers(0, 20, (2, 5))
+    (y,) = run_graph(read_onnx(model), {"rows": rows})
+    np.testing.assert_allclose(y, session.run(None, {"rows": rows})[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("axis", "block"), [(0, 0), (1, 16), (None, 0)])
+def test_only_the_rows_wanted_become_floats(axis: int | None, block: int) -> None:
+    rng = np.random.default_rng(4)
+    shape = {0: [20], 1: [20, 2], None: []}[axis]
+    constants = {
+        "table": rng.integers(-8, 8, (20, 32)).astype(ml_dtypes.int4),
+        "scale": rng.uniform(0.1, 1, shape).astype(np.float32),
+    }
+    given: dict[str, Any] = {} if axis is None else {"axis": axis, "block_size": block}
+    graph = helper.make_graph(
+        [
+            helper.make_node("DequantizeLinear", list(constants), ["real"], **given),
+            helper.make_node("Gather", ["real", "rows"], ["y"]),
+        ],
+        "rows",
+        [helper.make_tensor_value_info("rows", TensorProto.INT64, [7])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [7, 32])],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 25)])
+    rows = rng.integers(0, 20, 7)
+    wanted: Any
+    (wanted,) = ReferenceEvaluator(model).run(None, {"rows": rows})
+    read = remove_dead(read_onnx(model))
+    np.testing.assert_allclose(run_graph(read, {"rows": rows})[0], wanted, rtol=1e-6)
+    assert all(value.type.shape != (20, 32) for node in read.nodes for value in node.outputs)
+
+
+def test_weights_of_four_bits_stay_so() -> None:
+    compiled = bessemer.compile(_n_bits(256, 256, 32), cache=False)
+    scales = 256 * 256 // 32 * 4
+    assert compiled.signature.weights_bytes <= 256 * 256 // 2 + scales + 256
+
+
+def test_packing_loses_nothing() -> None:
+    rng = np.random.default_rng(0)
+    for width in (4, 8):
+        units = rng.integers(0, 1 << width, (45, 7), np.uint8)
+        np.testing.assert_array_equal(unpack_units(pack_units(units, width), 45, width), units)
+    scales = rng.standard_normal((45, 3))
+    np.testing.assert_array_equal(unpack_blocks(pack_blocks(scales), 45), scales)

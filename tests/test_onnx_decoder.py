@@ -1,0 +1,146 @@
+"""Grouped attention with a cache, and rotations, against onnxruntime, which defines them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import bessemer
+from bessemer.compiler.ir.interpret import run_graph
+from bessemer.compiler.ir.types import Array
+from bessemer.frontends.onnx_reader.read import read_onnx
+from tests.onnx_check import floats
+
+HEADS, GROUPS, SIZE = 4, 2, 16
+_ANGLES = np.arange(64)[:, None] / 100.0 ** (np.arange(SIZE // 2) / (SIZE // 2))
+TABLES = {
+    "cos": np.cos(_ANGLES).astype(np.float32),
+    "sin": np.sin(_ANGLES).astype(np.float32),
+}
+
+
+def _model(
+    node: onnx.NodeProto, inputs: dict[str, tuple[int, list[Any]]], outputs: int
+) -> onnx.ModelProto:
+    node.output.extend(f"y{k}" for k in range(outputs))
+    graph = helper.make_graph(
+        [node],
+        "decoder",
+        [helper.make_tensor_value_info(name, *given) for name, given in inputs.items()],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in node.output],
+        [numpy_helper.from_array(array, name) for name, array in TABLES.items()],
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=9)
+
+
+def _expected(model: onnx.ModelProto, feed: dict[str, Array]) -> list[Any]:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    return list(session.run(None, feed))
+
+
+def _attention(is_packed: bool, **attributes: Any) -> onnx.ModelProto:
+    own = ("", "") if is_packed else ("k", "v")
+    tables = ["cos", "sin"] if attributes.get("do_rotary") else []
+    node = helper.make_node(
+        "GroupQueryAttention", ["q", *own, "past_k", "past_v", "lengths", "total", *tables], [],
+        domain="com.microsoft", num_heads=HEADS, kv_num_heads=GROUPS, **attributes,
+    )  # fmt: skip
+    real, whole = TensorProto.FLOAT, TensorProto.INT32
+    widths = {"q": HEADS + 2 * GROUPS} if is_packed else {"q": HEADS, "k": GROUPS, "v": GROUPS}
+    inputs: dict[str, tuple[int, list[Any]]] = {
+        name: (real, ["batch", "length", width * SIZE]) for name, width in widths.items()
+    }
+    inputs |= {name: (real, ["batch", GROUPS, "past", SIZE]) for name in ("past_k", "past_v")}
+    inputs |= {"lengths": (whole, ["batch"]), "total": (whole, [])}
+    return _model(node, inputs, 3)
+
+
+def _feed(model: onnx.ModelProto, length: int, past: int, lengths: list[int]) -> dict[str, Array]:
+    sizes = {"batch": len(lengths), "length": length, "past": past}
+    feed: dict[str, Array] = {}
+    for number, value in enumerate(model.graph.input):
+        tensor = value.type.tensor_type
+        shape = [sizes.get(one.dim_param, one.dim_value) for one in tensor.shape.dim]
+        feed[value.name] = np.random.default_rng(number).standard_normal(shape).astype(np.float32)
+    feed["lengths"] = np.array(lengths, np.int32) - 1
+    feed["total"] = np.array(max(lengths), np.int32)
+    return feed
+
+
+def _assert_same(ours: list[Array], theirs: list[Any], length: int, lengths: list[int]) -> None:
+    """Equal as far as there is something: rows that were filled up mean nothing behind it."""
+    for row, count in enumerate(lengths):
+        kept = min(length, count)
+        pairs = [(ours[0][row, :kept], theirs[0][row, :kept])]
+        pairs += [(ours[k][row, :, :count], theirs[k][row, :, :count]) for k in (1, 2)]
+        for one, other in pairs:
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=2e-6)
+    assert [one.shape for one in ours] == [other.shape for other in theirs]
+
+
+@pytest.mark.parametrize(
+    ("length", "past", "lengths", "is_packed", "attributes"),
+    [
+        (4, 0, [4, 2], False, {}),
+        (1, 4, [5, 3], False, {"do_rotary": 1, "rotary_interleaved": 1}),
+        (1, 8, [5], False, {"do_rotary": 1}),
+        (3, 4, [7], False, {"softcap": 2.0, "scale": 0.3, "local_window_size": 4}),
+        (6, 0, [6], True, {"do_rotary": 1, "local_window_size": 3}),
+    ],
+)
+def test_grouped_attention_is_that_of_onnxruntime(
+    length: int, past: int, lengths: list[int], is_packed: bool, attributes: dict[str, Any]
+) -> None:
+    model = _attention(is_packed, **attributes)
+    feed = _feed(model, length, past, lengths)
+    ours = list(run_graph(read_onnx(model), feed))
+    _assert_same(ours, _expected(model, feed), length, lengths)
+
+
+@pytest.mark.slow
+def test_one_compilation_takes_a_prompt_and_the_steps_behind_it() -> None:
+    model = _attention(False, do_rotary=1)
+    compiled = bessemer.compile(model, cache=False)
+    cache = _feed(model, 5, 0, [5])
+    for length, total in ((5, 5), (1, 6), (1, 7)):
+        feed = _feed(model, length, total - length, [total])
+        feed |= {name: cache[name] for name in ("past_k", "past_v")}
+        ours, theirs = list(compiled.run(feed)), _expected(model, feed)
+        _assert_same(ours, theirs, length, [total])
+        cache = {"past_k": ours[1], "past_v": ours[2]}
+
+
+@pytest.mark.parametrize(("rank", "interleaved", "is_offset"), [(3, 0, True), (4, 1, False)])
+def test_rotations_are_those_of_onnxruntime(rank: int, interleaved: int, is_offset: bool) -> None:
+    node = helper.make_node(
+        "RotaryEmbedding", ["x", "places", "cos", "sin"], [], domain="com.microsoft",
+        interleaved=interleaved,
+    )  # fmt: skip
+    shape = [2, 3, HEADS * SIZE] if rank == 3 else [2, HEADS, 3, SIZE]
+    places = np.array([7]) if is_offset else np.array([[0, 5, 2], [9, 1, 3]])
+    inputs: dict[str, tuple[int, list[Any]]] = {
+        "x": (TensorProto.FLOAT, list(shape)),
+        "places": (TensorProto.INT64, list(places.shape)),
+    }
+    model, feed = _model(node, inputs, 1), {"x": floats(*shape), "places": places}
+    (ours,) = run_graph(read_onnx(model), feed)
+    np.testing.assert_allclose(ours, _expected(model, feed)[0], rtol=1e-5, atol=1e-6)
+
+
+def test_a_norm_of_onnxruntime_in_onnx_own_domain_is_read() -> None:
+    node = helper.make_node("SimplifiedLayerNormalization", ["x", "scale"], [], epsilon=1e-3)
+    given = (TensorProto.FLOAT, [3, 8])
+    model = _model(node, {"x": given, "scale": (TensorProto.FLOAT, [8])}, 1)
+    feed = {"x": floats(3, 8), "scale": floats(8)}
+    (ours,) = run_graph(read_onnx(model), feed)
+    np.testing.assert_allclose(ours, _expected(model, feed)[0], rtol=1e-5)

@@ -1,0 +1,49 @@
+"""Pools whose only window sees more than there is: what they become, and equal numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bessemer.compiler.ir.build import GraphBuilder
+from bessemer.compiler.ir.types import TensorType, f32
+from bessemer.compiler.passes.simplify import simplify
+from tests.pass_runs import changed
+
+
+def _names(operator: str, rng: np.random.Generator, **attributes: Any) -> list[str]:
+    builder = GraphBuilder("g")
+    x = builder.input("x", TensorType(f32, (2, 5, 6, 3)))
+    given = {"strides": (1, 1), "dilations": (1, 1), **attributes}
+    result = changed(
+        builder.finish([builder.apply(operator, x, **given)]), [simplify], rng, rtol=1e-6
+    )
+    return [node.operator.name for node in result.nodes]
+
+
+def test_an_average_of_a_whole_image_is_a_sum(rng: np.random.Generator) -> None:
+    wide = {"kernel": (40, 40), "low": (0, 0), "high": (35, 34), "uncounted": (35, 34)}
+    for counted in (False, True):
+        names = _names("average_pool", rng, **wide, count_include_pad=counted)
+        assert "reduce_sum" in names and "average_pool" not in names
+
+
+def test_padding_that_is_counted_stays(rng: np.random.Generator) -> None:
+    pads = {"kernel": (9, 9), "low": (2, 2), "high": (2, 1)}
+    assert _names("average_pool", rng, **pads, count_include_pad=True) == ["average_pool"]
+    assert "reduce_sum" in _names("average_pool", rng, **pads, count_include_pad=False)
+
+
+@pytest.mark.parametrize("low", [-1, 3])
+def test_a_window_beyond_the_image_is_cut(low: int, rng: np.random.Generator) -> None:
+    builder = GraphBuilder("g")
+    x = builder.input("x", TensorType(f32, (2, 5, 6, 3)))
+    high = (20 - 5 - low, 20 - 6 - low)
+    y = builder.apply(
+        "max_pool", x, kernel=(20, 20), strides=(1, 1), dilations=(1, 1), low=(low, low), high=high
+    )
+    result = changed(builder.finish([y]), [simplify], rng, rtol=0)
+    (pool,) = result.nodes
+    assert pool.attributes["kernel"] == ((4, 5) if low < 0 else (5, 6))

@@ -1,0 +1,40 @@
+"""Images that are enlarged along one axis after the other: which, and equal numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bessemer.compiler.ir.build import GraphBuilder
+from bessemer.compiler.ir.graph import Graph
+from bessemer.compiler.ir.types import TensorType, f32
+from bessemer.compiler.passes.remove_dead import remove_dead
+from bessemer.compiler.passes.resize_by_axes import resize_by_axes
+from tests.pass_runs import N, changed
+
+
+def _enlarged(*, last: bool, turned: bool, mode: str, scales: bool = False) -> Graph:
+    b = GraphBuilder("g")
+    given, wanted = ((N, 3, 4, 5), (N, 3, 8, 15)) if last else ((N, 4, 5, 3), (N, 8, 15, 3))
+    x = b.input("x", TensorType(f32, given))
+    factors = ((1.0, 1.0, 2.0, 3.0) if last else (1.0, 2.0, 3.0, 1.0)) if scales else ()
+    y = b.apply("resize", x, shape=wanted, scales=factors, mode=mode)
+    return b.finish([b.apply("transpose", y, permutation=(0, 3, 1, 2)) if turned else y])
+
+
+@pytest.mark.parametrize("scales", [False, True])
+@pytest.mark.parametrize("mode", ["linear", "cubic"])
+@pytest.mark.parametrize("turned", [False, True])
+def test_pixels_in_vectors_are_mixed_by_rows(
+    turned: bool, mode: str, scales: bool, rng: np.random.Generator
+) -> None:
+    graph = _enlarged(last=not turned, turned=turned, mode=mode, scales=scales)
+    result = changed(graph, [resize_by_axes, remove_dead], rng, rtol=1e-6)
+    shapes = [n.output.type.shape for n in result.nodes if n.operator.name == "resize"]
+    assert shapes == [(N, 3, 4, 15), (N, 3, 8, 15)]
+
+
+@pytest.mark.parametrize(("last", "mode"), [(False, "linear"), (True, "nearest")])
+def test_others_stay(last: bool, mode: str, rng: np.random.Generator) -> None:
+    graph = _enlarged(last=last, turned=False, mode=mode)
+    assert changed(graph, [resize_by_axes], rng) is graph

@@ -1,0 +1,74 @@
+"""Places that the run computes: nothing overlaps at any sizes, and little is wasted."""
+
+import numpy as np
+import pytest
+
+import bessemer
+from bessemer.compiler.ir.build import GraphBuilder
+from bessemer.compiler.ir.dims import Size, symbol
+from bessemer.compiler.ir.evaluate import define, evaluate_named
+from bessemer.compiler.ir.graph import Graph, Value
+from bessemer.compiler.ir.types import TensorType, f32
+from bessemer.compiler.passes.lives import Life
+from bessemer.compiler.passes.plan_memory import plan_memory
+from bessemer.compiler.passes.stack_values import best_stack
+from bessemer.compiler.schedule.program import build_program
+from bessemer.compiler.targets.choose import host_target
+
+N, M = symbol("n"), symbol("m")
+KINDS: tuple[Size, ...] = (400, 4 * N, 12 * N * M, 4 * N * N, 4 * M + 8)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_values_alive_together_never_overlap_whatever_their_sizes(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    values = [Value(TensorType(f32, (1,))) for _ in range(30)]
+    starts = rng.integers(0, 40, len(values))
+    lives = {v: Life(int(s), int(s + rng.integers(0, 12))) for v, s in zip(values, starts)}
+    sizes = {v: KINDS[rng.integers(len(KINDS))] for v in values}
+    example = [(v, evaluate_named(sizes[v], {"n": 64, "m": 64})) for v in values]
+    stack, waste = best_stack([example], lives, 64)
+    assert waste < 1.5
+    definitions, offsets, end = stack.places(sizes)
+    for at in ({"n": 1, "m": 900}, {"n": 64, "m": 64}, {"n": 300, "m": 0}):
+        found = define(at, definitions)
+        number = {v: evaluate_named(size, at) for v, size in sizes.items()}
+        place = {v: evaluate_named(offset, found) for v, offset in offsets.items()}
+        assert all(offset % 64 == 0 for offset in place.values())
+        last = max(place[v] + -(-number[v] // 64) * 64 for v in values)
+        assert last == evaluate_named(end, found) == stack.height(number)
+        for v in values:
+            for w in values:
+                meet = lives[v].first <= lives[w].last and lives[w].first <= lives[v].last
+                if v is not w and meet and number[v] and number[w]:
+                    assert place[v] + number[v] <= place[w] or place[w] + number[w] <= place[v]
+
+
+def _squares() -> Graph:
+    """Products [n, n] and [m, m] by turns: in parts of the arena, both kinds would be kept."""
+    builder = GraphBuilder("squares")
+    x = builder.input("x", TensorType(f32, (N, M)))
+    turned = builder.apply("transpose", x, permutation=(1, 0))
+    wide = builder.apply("matmul", builder.apply("matmul", x, turned), x)
+    tall = builder.apply("matmul", builder.apply("tanh", wide), builder.apply("matmul", turned, x))
+    return builder.finish([builder.apply("tanh", tall)])
+
+
+def test_the_run_computes_places_where_parts_would_waste() -> None:
+    program = build_program(_squares(), host_target())
+    parts, placed = plan_memory(program, in_run=False), plan_memory(program)
+    assert placed.definitions and not parts.definitions
+    for n, m in ((100, 100), (30, 200)):
+        at = {"n": n, "m": m}
+        bound = evaluate_named(placed.lower_bound, at)
+        assert bound <= placed.arena_bytes(program, at) < parts.arena_bytes(program, at)
+
+
+def test_results_are_right_at_all_sizes() -> None:
+    model = bessemer.compile(_squares(), threads=1, cache=False)
+    rng = np.random.default_rng(0)
+    for n, m in ((7, 5), (100, 3), (1, 64), (90, 130), (0, 4), (33, 33)):
+        x = rng.standard_normal((n, m)).astype(np.float32) / 8
+        wide = np.tanh(x.astype(np.float64) @ x.T.astype(np.float64) @ x)
+        (found,) = model.run({"x": x})
+        np.testing.assert_allclose(found, np.tanh(wide @ (x.T @ x)), atol=1e-5)
