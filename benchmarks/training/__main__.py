@@ -1,6 +1,8 @@
-"""Measures training and says which bars are met.
+"""Measures training and says which bars are met: what misses one "falls short".
 
-python -m benchmarks.training [--json FILE] [--only NAME] [--quick]
+    python -m benchmarks.training [--json FILE] [--only NAME] [--quick]
+
+Steps take turns with torch's, losses and digits have a row each.
 """
 
 from __future__ import annotations
