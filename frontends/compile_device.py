@@ -17,7 +17,8 @@ from bessemer.frontends.models_in import Model, as_graph
 from bessemer.frontends.save_device import EVERY_LEVEL, form_of, levels_named, save_forms
 from bessemer.frontends.tune_device import tune_for_device
 from bessemer.frontends.tuning_file import device_key, read_choices, write_choices
-from bessemer.runtime.cuda.driver import Attribute, Driver, NoDeviceError
+from bessemer.runtime.cuda.device import compute_capability
+from bessemer.runtime.cuda.driver import Driver
 from bessemer.runtime.cuda.libcuda import CudaDriver
 from bessemer.runtime.cuda.model import DeviceModel
 
@@ -103,11 +104,7 @@ def build_model_for_device(
 def target_at_hand(driver: Driver | None = None, device: int = 0) -> DeviceTarget:
     """The level of a device; raises NoDeviceError, or CompileError where no code runs on it."""
     driver = driver or CudaDriver()
-    count = driver.device_count()
-    if not 0 <= device < count:
-        raise NoDeviceError(f"There is no CUDA device {device}: the driver finds {count}.")
-    major = driver.attribute(device, Attribute.COMPUTE_CAPABILITY_MAJOR)
-    minor = driver.attribute(device, Attribute.COMPUTE_CAPABILITY_MINOR)
+    major, minor = compute_capability(driver, device)
     try:
         return device_of_capability(major, minor)
     except CompileError as error:

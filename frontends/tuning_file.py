@@ -16,7 +16,8 @@ from bessemer.compiler.errors import CompileError
 from bessemer.compiler.options import Tuning
 from bessemer.compiler.targets.machine import Target
 from bessemer.compiler.targets.nvptx import DeviceTarget
-from bessemer.runtime.cuda.driver import Attribute, Driver
+from bessemer.runtime.cuda.device import compute_capability
+from bessemer.runtime.cuda.driver import Driver
 
 _FORMAT = 1
 
@@ -66,8 +67,7 @@ def write_choices(path: Path, tuning: Tuning, key: str) -> None:
 
 def device_key(driver: Driver, device: int, target: DeviceTarget) -> str:
     """A GPU's name in these files; the driver's version is no part of it."""
-    major = driver.attribute(device, Attribute.COMPUTE_CAPABILITY_MAJOR)
-    minor = driver.attribute(device, Attribute.COMPUTE_CAPABILITY_MINOR)
+    major, minor = compute_capability(driver, device)
     return f"{driver.device_name(device)}, {major}.{minor}, {target.description}"
 
 

@@ -61,6 +61,7 @@ def test_statistics_are_those_of_the_step_and_change_no_bit(rng: np.random.Gener
     assert unit.deviation == pytest.approx(float(np.maximum(hidden, 0).std()), rel=1e-4)
     assert unit.zeros == pytest.approx(float((hidden <= 0).mean()), rel=1e-5)
     assert [row[0] for row in found.rows()] == list(start)
+    assert [row[0] for row in found.activation_rows()] == [n or "(all)" for n in found.activations]
 
 
 def test_two_losses_move_a_layer_each(rng: np.random.Generator) -> None:

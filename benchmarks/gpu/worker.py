@@ -18,7 +18,8 @@ from benchmarks.gpu.measure import Row, Setting, form_of, measure_case, target_o
 from benchmarks.gpu.peers import measure_peer, torch_with_cuda
 from benchmarks.gpu.placed import ROUNDS, copy_bandwidth
 from bessemer.compiler.targets.nvptx import device_named, device_of_capability
-from bessemer.runtime.cuda.driver import Attribute, DeviceError, Driver
+from bessemer.runtime.cuda.device import compute_capability
+from bessemer.runtime.cuda.driver import DeviceError, Driver
 from bessemer.runtime.cuda.libcuda import CudaDriver
 from emulator.driver import EmulatedDriver
 
@@ -62,8 +63,7 @@ def open_driver(is_emulated: bool) -> Driver:
 def setting_of(driver: Driver, device: int, is_emulated: bool = False) -> Setting:
     """Opens the device, and measures how fast it copies."""
     driver.open(device)
-    major = driver.attribute(device, Attribute.COMPUTE_CAPABILITY_MAJOR)
-    minor = driver.attribute(device, Attribute.COMPUTE_CAPABILITY_MINOR)
+    major, minor = compute_capability(driver, device)
     bandwidth = 0.0 if is_emulated else copy_bandwidth(driver)
     name = driver.device_name(device)
     target = device_of_capability(major, minor)

@@ -29,7 +29,11 @@ class Life:
 
 
 class Lives:
-    """The life of every value that a program touches; aliases live as one."""
+    """The life of every value that a program touches; aliases live as one.
+
+    `of` has the lives by the values whose bytes they are (their roots), `used` all values in the
+    order of their first use.
+    """
 
     def __init__(self, program: Program) -> None:
         self.of: dict[Value, Life] = {}
@@ -48,14 +52,17 @@ class Lives:
             self._touch(value)
 
     def root(self, value: Value) -> Value:
+        """The value whose bytes this one shares, itself if none."""
         while value in self._root:
             value = self._root[value]
         return value
 
     def roots(self) -> dict[Value, Value]:
+        """The values that share another's bytes, each with that one."""
         return {value: self.root(value) for value in self._root}
 
     def members(self, value: Value) -> list[Value]:
+        """A root and all that share its bytes."""
         return [value, *self._members.get(value, [])]
 
     def _touch(self, value: Value) -> None:

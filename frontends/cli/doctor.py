@@ -31,7 +31,8 @@ from bessemer.frontends.cli.cache import contents
 from bessemer.frontends.cli.output import format_bytes, print_json, print_table, spinner
 from bessemer.frontends.compile import compile as compile_model
 from bessemer.frontends.peak import measure_peak, prepare_peak
-from bessemer.runtime.cuda.driver import Attribute, DeviceError
+from bessemer.runtime.cuda.device import compute_capability
+from bessemer.runtime.cuda.driver import DeviceError
 from bessemer.runtime.cuda.libcuda import CudaDriver
 
 _PACKAGES = ("numpy", "llvmlite", "onnx", "networkx", "onnxruntime", "openvino", "ziglang")
@@ -149,8 +150,7 @@ def _devices() -> dict[str, Any]:
 
 
 def _device(driver: CudaDriver, device: int) -> str:
-    major = driver.attribute(device, Attribute.COMPUTE_CAPABILITY_MAJOR)
-    minor = driver.attribute(device, Attribute.COMPUTE_CAPABILITY_MINOR)
+    major, minor = compute_capability(driver, device)
     text = f"{driver.device_name(device)}, compute capability {major}.{minor}"
     try:
         return f"{text}, target {device_of_capability(major, minor).name}"

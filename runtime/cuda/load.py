@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bessemer.runtime.cuda.driver import Attribute, Driver, NoDeviceError
+from bessemer.runtime.cuda.device import compute_capability
+from bessemer.runtime.cuda.driver import Driver
 from bessemer.runtime.cuda.libcuda import CudaDriver
 from bessemer.runtime.cuda.model import DeviceModel
 from bessemer.runtime.cuda.program_file import choose_form, read_forms
@@ -19,11 +20,7 @@ def load_for_device(path: Path, driver: Driver | None = None, device: int = 0) -
     """
     forms = read_forms(path)
     driver = driver or CudaDriver()
-    count = driver.device_count()
-    if not 0 <= device < count:
-        raise NoDeviceError(f"There is no CUDA device {device}: the driver finds {count}.")
-    major = driver.attribute(device, Attribute.COMPUTE_CAPABILITY_MAJOR)
-    minor = driver.attribute(device, Attribute.COMPUTE_CAPABILITY_MINOR)
+    major, minor = compute_capability(driver, device)
     level = 10 * major + minor
     form = choose_form(forms, level, driver.device_name(device))
     return DeviceModel(form.program, form.weights, driver, device, cubin=form.cubin_for(level))

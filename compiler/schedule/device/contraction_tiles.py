@@ -119,31 +119,33 @@ def _fits_boxes(contract: Contract) -> bool:
     return depth_steps(cut) is not None and all(boxes_of(o) is not None for o in operands)
 
 
+_WGMMA = (
+    (128, 256, 4, 2),
+    (256, 128, 4, 2),
+    (128, 128, 6, 2),
+    (128, 64, 6, 2),
+    (64, 256, 2, 1),
+    (64, 128, 4, 1),
+    (64, 64, 5, 1),
+    (64, 32, 6, 1),
+)
+"""Rows, columns, stages and warpgroups of tiles."""
+_WGMMA_SPLIT = (
+    (128, 128, 2, 2),
+    (128, 64, 2, 2),
+    (64, 128, 2, 1),
+    (64, 64, 3, 1),
+    (64, 32, 4, 1),
+)
+"""The same for operands in parts, whose stages are three times as large."""
+
+
 def candidates(level: Level, dtype: DType, target: DeviceTarget, parts: int = 1) -> Iterator[Tile]:
     """The tiles of a level, for operands of a type, or of so many parts of it."""
     match level:
-        case "wgmma" if parts > 1:
-            box = BOX_BYTES // dtype.bytes
-            for rows, columns, stages, groups in (
-                (128, 128, 2, 2),
-                (128, 64, 2, 2),
-                (64, 128, 2, 1),
-                (64, 64, 3, 1),
-                (64, 32, 4, 1),
-            ):
-                yield Tile("wgmma", rows, columns, box, stages, (groups, 1))
         case "wgmma":
             box = BOX_BYTES // dtype.bytes
-            for rows, columns, stages, groups in (
-                (128, 256, 4, 2),
-                (256, 128, 4, 2),
-                (128, 128, 6, 2),
-                (128, 64, 6, 2),
-                (64, 256, 2, 1),
-                (64, 128, 4, 1),
-                (64, 64, 5, 1),
-                (64, 32, 6, 1),
-            ):
+            for rows, columns, stages, groups in _WGMMA_SPLIT if parts > 1 else _WGMMA:
                 yield Tile("wgmma", rows, columns, box, stages, (groups, 1))
         case "mma":
             depth = 64 // dtype.bytes
