@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from benchmarks.bars import all_bars, bars_of_section
 from benchmarks.fetch_corpus import fetch
 from benchmarks.machine import describe_machine
 from benchmarks.plan import Plan, possible_threads
@@ -20,12 +21,14 @@ app = typer.Typer(add_completion=False, help=__doc__)
 
 Models = Annotated[
     Path | None,
-    typer.Option("--models", help="A folder of ONNX files; without it networks of the zoo."),
+    typer.Option("--models", help="A folder of any ONNX files; without it networks of the zoo."),
 ]
 Corpus = Annotated[
     Path | None, typer.Option("--corpus", help="The folder that `fetch` has filled.")
 ]
-Only = Annotated[list[str] | None, typer.Option("--only", help="Names; may be repeated.")]
+Only = Annotated[
+    list[str] | None, typer.Option("--only", help="Names, with * and ?; may be repeated.")
+]
 Threads = Annotated[str, typer.Option("--threads", help="Numbers of threads, by commas.")]
 Rounds = Annotated[int, typer.Option("--rounds", min=1, help="Turns of each system.")]
 Seconds = Annotated[float, typer.Option("--seconds", help="Length of a turn.")]
@@ -75,9 +78,11 @@ def _command(names: tuple[str, ...]) -> Callable[..., None]:
             if rows:
                 write(f"\n{SECTIONS[name].title}")
                 print_section(name, rows)
+                if len(names) == 1:
+                    print_bars(bars_of_section(name, rows))
             failed |= any("failed" in row or row.get("status") == "failed" for row in rows.values())
         if len(names) > 1:
-            print_bars(plan.record)
+            print_bars(all_bars(plan.record))
         if plan.record.folder.is_dir():
             write_note(f"wrote {write_report(plan.record, describe_machine())}")
         if failed:
@@ -106,7 +111,7 @@ def _start(context: typer.Context) -> None:
 @app.command("bars")
 def bars(results: Results = None) -> None:
     """Which bars the results meet, without measuring anything."""
-    print_bars(Record(results or todays_folder()))
+    print_bars(all_bars(Record(results or todays_folder())))
 
 
 @app.command("fetch")

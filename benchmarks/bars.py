@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from benchmarks.judge import NOT_COMPARED, verdict
 from benchmarks.peers import BF16, geometric_mean, ratio
+from benchmarks.products_bf16 import COMPUTED
 from benchmarks.record import Record, Row
 from benchmarks.run_models import better_ms
 from benchmarks.training.measure import bars_of
@@ -25,23 +27,13 @@ class Bar:
 
 def all_bars(record: Record) -> list[Bar]:
     """Every bar, judged by what the record holds."""
-    peers = record.rows("peers")
-    return [
-        *_ratios("float32 against the best peer", peers, "bessemer", 0.85, 1.1),
-        *_ratios("bfloat16 against openvino bf16", peers, BF16, 0.85, 1.1),
-        *_corpus(record.rows("corpus")),
-        *_kernels(record.rows("kernels")),
-        *_products(record.rows("products_bf16")),
-        *_row_kernels(record.rows("row_kernels")),
-        *_small(record.rows("small")),
-        *_compile_time(record.rows("compile_time")),
-        *_memory(record.rows("memory")),
-        _bits(record.rows("bits")),
-        _exact(record.rows("exactness")),
-        *_threads(peers),
-        *_training(record.rows("training")),
-        _conformance(record.rows("conformance")),
-    ]
+    return [bar for section in _BARS for bar in bars_of_section(section, record.rows(section))]
+
+
+def bars_of_section(section: str, rows: Rows) -> list[Bar]:
+    """The bars that a section's rows decide; those of some sections are none."""
+    judge = _BARS.get(section)
+    return [] if judge is None else judge(rows)
 
 
 def _most(name: str, value: float | None, limit: float, form: str = ".2f", note: str = "") -> Bar:
@@ -71,6 +63,19 @@ def _mean_and_worst(title: str, named: Mapping[str, float], mean: float, worst: 
     return [
         _most(f"{title}: geometric mean", center, mean, note=note),
         _most(f"{title}: worst", value, worst, note=whose),
+    ]
+
+
+def _peers(rows: Rows) -> list[Bar]:
+    verdicts = [verdict(row) for row in rows.values()]
+    right, compared = verdicts.count("right"), len(verdicts) - verdicts.count(NOT_COMPARED)
+    return [
+        *_ratios("float32 against the best peer", rows, "bessemer", 0.85, 1.1),
+        *_ratios("bfloat16 against openvino bf16", rows, BF16, 0.85, 1.1),
+        Bar("float32: right results", "all", f"{right} of {compared}", right == compared)
+        if compared
+        else Bar("float32: right results", "all"),
+        *_threads(rows),
     ]
 
 
@@ -130,15 +135,15 @@ def _kernels(rows: Rows) -> list[Bar]:
 
 
 def _products(rows: Rows) -> list[Bar]:
-    return [
-        _least(
-            f"bf16 GEMM {name} by torch's",
-            row["bessemer_gflops"] / row["torch_gflops"] if "torch_gflops" in row else None,
-            1.15,
-            ".2f",
-        )
-        for name, row in rows.items()
-    ]
+    found: list[Bar] = []
+    for name, row in rows.items():
+        if name.endswith(COMPUTED):
+            continue
+        ours, torch, peak = (row.get(f"{key}_gflops") for key in ("bessemer", "torch", "peak"))
+        limit = f" (at most {peak / torch:.2f} with this processor)" if torch and peak else ""
+        by_torch = ours / torch if ours and torch else None
+        found.append(_least(f"bf16 GEMM {name} by torch's", by_torch, 1.15, ".2f", limit))
+    return found
 
 
 def _row_kernels(rows: Rows) -> list[Bar]:
@@ -194,14 +199,14 @@ def _all_hold(name: str, wanted: str, held: Iterable[bool]) -> Bar:
     return Bar(name, wanted, f"{sum(found)} of {len(found)}", all(found))
 
 
-def _bits(rows: Rows) -> Bar:
+def _bits(rows: Rows) -> list[Bar]:
     held = (row["runs"] and row["threads"] for row in rows.values() if "runs" in row)
-    return _all_hold("the same bits from run to run and at all numbers of threads", "all", held)
+    return [_all_hold("the same bits from run to run and at all numbers of threads", "all", held)]
 
 
-def _exact(rows: Rows) -> Bar:
+def _exact(rows: Rows) -> list[Bar]:
     held = (row["bessemer"] <= row["onnxruntime"] for row in rows.values() if "onnxruntime" in row)
-    return _all_hold("as near to float64 as onnxruntime", "for information", held)
+    return [_all_hold("as near to float64 as onnxruntime", "for information", held)]
 
 
 def _threads(rows: Rows) -> list[Bar]:
@@ -228,9 +233,25 @@ def _training(rows: Rows) -> list[Bar]:
     ]
 
 
-def _conformance(rows: Rows) -> Bar:
+def _conformance(rows: Rows) -> list[Bar]:
     cases = sum(row.get("cases", 0) for row in rows.values())
     if not cases:
-        return Bar("ONNX conformance", "for information")
+        return [Bar("ONNX conformance", "for information")]
     passed = sum(row.get("passed", 0) for row in rows.values())
-    return Bar("ONNX conformance", "for information", f"{passed} of {cases} cases")
+    return [Bar("ONNX conformance", "for information", f"{passed} of {cases} cases")]
+
+
+_BARS: Mapping[str, Callable[[Rows], list[Bar]]] = {
+    "peers": _peers,
+    "corpus": _corpus,
+    "kernels": _kernels,
+    "products_bf16": _products,
+    "row_kernels": _row_kernels,
+    "small": _small,
+    "compile_time": _compile_time,
+    "memory": _memory,
+    "bits": _bits,
+    "exactness": _exact,
+    "training": _training,
+    "conformance": _conformance,
+}

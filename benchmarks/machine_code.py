@@ -116,29 +116,52 @@ def prepared(call: Call) -> Callable[[], None]:
 
 
 _SUMS = 12  # more than a multiplier and its latency need, fewer than the registers of any machine
+_DOTS = 24  # vdpbf16ps takes longer
 
 
-def _peak_text(lanes: int) -> str:
-    """Independent fused multiply-adds on registers; `dims[0]` iterations of _SUMS."""
-    vector = f"<{lanes} x float>"
-    phis = "\n".join(
-        f"  %a{k} = phi {vector} [ %x, %entry ], [ %b{k}, %loop ]" for k in range(_SUMS)
-    )
-    fma = f"@llvm.fma.v{lanes}f32"
-    sums = "\n".join(
-        f"  %b{k} = call {vector} {fma}({vector} %a{k}, {vector} %x, {vector} %y)"
-        for k in range(_SUMS)
-    )
+@dataclass(frozen=True)
+class _Step:
+    """An instruction that multiplies and adds: its name in LLVM, the type of its factors, how many
+    products it adds in a lane, whether the sum is its first operand, and how many sums are under
+    way."""
+
+    name: str
+    factor: str
+    products: int = 1
+    sum_first: bool = False
+    sums: int = _SUMS
+
+
+def _step(target: Target, dots: bool) -> _Step:
+    lanes = target.vector_bits // 32
+    if not dots:
+        return _Step(f"llvm.fma.v{lanes}f32", f"<{lanes} x float>")
+    name = f"llvm.x86.avx512bf16.dpbf16ps.{target.vector_bits}"
+    return _Step(name, f"<{2 * lanes} x bfloat>", 2, True, _DOTS)
+
+
+def _peak_text(lanes: int, step: _Step) -> str:
+    """Independent sums on registers; `end` iterations of them all."""
+    vector, factor, numbers = f"<{lanes} x float>", step.factor, range(step.sums)
+    types = (vector, factor, factor) if step.sum_first else (factor, factor, vector)
+    phis = "\n".join(f"  %a{k} = phi {vector} [ %y, %entry ], [ %b{k}, %loop ]" for k in numbers)
+
+    def call(k: int) -> str:
+        operands = [f"{factor} %x", f"{factor} %x"]
+        operands.insert(0 if step.sum_first else 2, f"{vector} %a{k}")
+        return f"  %b{k} = call {vector} @{step.name}({', '.join(operands)})"
+
+    sums = "\n".join(map(call, numbers))
     total = "\n".join(
-        f"  %t{k} = fadd {vector} %{f't{k - 1}' if k else 'y'}, %b{k}" for k in range(_SUMS)
+        f"  %t{k} = fadd {vector} %{f't{k - 1}' if k else 'y'}, %b{k}" for k in numbers
     )
     return f"""
-declare {vector} {fma}({vector}, {vector}, {vector})
+declare {vector} @{step.name}({", ".join(types)})
 define void @peak(ptr %buffers, ptr %dims, i64 %begin, i64 %end) nounwind {{
 entry:
   %p = load ptr, ptr %buffers
   %y = load {vector}, ptr %p, align 4
-  %x = fadd {vector} %y, %y
+  %x = load {factor}, ptr %p, align 4
   br label %loop
 loop:
   %i = phi i64 [ 0, %entry ], [ %n, %loop ]
@@ -149,25 +172,28 @@ loop:
   br i1 %more, label %loop, label %done
 done:
 {total}
-  store {vector} %t{_SUMS - 1}, ptr %p, align 4
+  store {vector} %t{step.sums - 1}, ptr %p, align 4
   ret void
 }}
 """
 
 
 class Peak:
-    """The rate of fused multiply-adds that need no memory, in operations a second."""
+    """The rate of multiply-adds that need no memory, in operations a second: fused ones of float32,
+    or `dots`, which add two products of bfloat16."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, dots: bool = False) -> None:
         self.lanes = target.vector_bits // 32
-        self.function = load(_peak_text(self.lanes), "peak", target)
+        step = _step(target, dots)
+        self.operations = step.sums * step.products * 2 * self.lanes
+        self.function = load(_peak_text(self.lanes, step), "peak", target)
         self.buffers = _pointers([aligned([self.lanes])])
 
     def rate(self, iterations: int = 400000) -> float:
         """Measured now: the clock changes."""
         start = clock()
         self.function.call(self.buffers, None, 0, iterations)
-        return iterations * _SUMS * 2 * self.lanes / (clock() - start)
+        return iterations * self.operations / (clock() - start)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Models against other systems: every system a process of its own, and all of them take turns.
 
 A row is a model at a number of threads, with the times of all systems; our bf16 is compared with
-openvino's, in the same rounds.
+openvino's, in the same rounds. A model that somebody cannot run is a row all the same.
 """
 
 from __future__ import annotations
@@ -13,23 +13,22 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import onnx
+
+from benchmarks.judge import EXACT, float64_errors, has_halves, verdict
+from benchmarks.light_nets import is_light, with_random_weights
+from benchmarks.peer_inputs import choose_inputs
 from benchmarks.plan import Plan, is_installed
 from benchmarks.record import Row
 from bessemer.frontends.cli.bench_rounds import Measured, Setting, measure
 from bessemer.frontends.cli.bench_worker import BESSEMER, Job
 from bessemer.frontends.cli.models import write_arrays
 from bessemer.frontends.cli.rivals import RIVALS, VARIANTS
-from bessemer.frontends.compile import as_graph
-from bessemer.frontends.random_inputs import (
-    default_sizes,
-    index_limits,
-    input_infos,
-    random_arrays,
-)
 
 BF16 = "bessemer_bf16"
 RIVAL_OF = {BESSEMER: ("onnxruntime", "onnxruntime_flushed", "openvino"), BF16: ("openvino_bf16",)}
 """Our settings, and those that each is compared with."""
+_NO_SYSTEMS = ("failed", "sizes", "halves", "float64_errors")
 
 
 def measure_peers(plan: Plan) -> dict[str, Row]:
@@ -39,22 +38,50 @@ def measure_peers(plan: Plan) -> dict[str, Row]:
 
     def one(name: str) -> Row:
         model, threads = name.rsplit("/", 1)
-        return _measure(files[model], int(threads), plan)
+        return _measure(model, files[model], int(threads), plan)
 
     return plan.record.fill("peers", names, one)
 
 
-def _measure(path: Path, threads: int, plan: Plan) -> Row:
-    graph = as_graph(path)
-    infos = input_infos(graph)
-    sizes = default_sizes(infos, graph.symbols)
-    with tempfile.TemporaryDirectory(prefix="bessemer-peers-") as name:
-        folder = Path(name)
+def _measure(name: str, given: Path, threads: int, plan: Plan) -> Row:
+    with tempfile.TemporaryDirectory(prefix="bessemer-peers-") as temporary:
+        folder = Path(temporary)
+        path = _with_weights(given.resolve(), folder)
+        chosen = choose_inputs(name, path, folder)
         inputs = folder / "inputs.npz"
-        write_arrays(inputs, random_arrays(infos, sizes, 0, index_limits(graph)))
-        job = Job("", str(path.resolve()), threads, str(inputs))
+        write_arrays(inputs, chosen.inputs)
+        job = Job("", str(path), threads, str(inputs))
         found = measure(settings(job), folder, plan.rounds, plan.seconds, quiet=True)
-        return row_of(found)
+        row = row_of(found)
+        if chosen.sizes:
+            row["sizes"] = dict(chosen.sizes)
+        if has_halves(path):
+            row["halves"] = True
+        if _is_doubtful(row):
+            outputs = [one.outputs for one in found if one.setting.name in _JUDGED]
+            row["float64_errors"] = float64_errors(path, inputs, outputs, folder)
+        return row
+
+
+_JUDGED = (BESSEMER, "onnxruntime")
+
+
+def _is_doubtful(row: Row) -> bool:
+    """Whether float64 has to say who is right."""
+    if any("error" not in row.get(system, {}) for system in _JUDGED):
+        return False
+    error = row[BESSEMER]["error"]
+    return error is None or error > EXACT
+
+
+def _with_weights(path: Path, folder: Path) -> Path:
+    """The model, or one with numbers for weights that are only named."""
+    model = onnx.load(path, load_external_data=False)
+    if not is_light(model):
+        return path
+    changed = folder / path.name
+    onnx.save(with_random_weights(model), changed)
+    return changed
 
 
 def settings(job: Job) -> list[Setting]:
@@ -74,7 +101,8 @@ def settings(job: Job) -> list[Setting]:
 
 
 def row_of(found: Iterable[Measured]) -> Row:
-    """Milliseconds and errors by system; the error is relative to onnxruntime's results."""
+    """Milliseconds and errors by system; the error is relative to onnxruntime's results, None where
+    it is infinite."""
     by_name = {one.setting.name: one for one in found}
     reference = by_name.get("onnxruntime")
     row: Row = {}
@@ -106,18 +134,33 @@ def geometric_mean(numbers: Iterable[float]) -> float:
 
 def show_peers(rows: Mapping[str, Row]) -> tuple[list[str], list[list[str]]]:
     """The table's columns and cells."""
-    systems = list(dict.fromkeys(system for row in rows.values() for system in row))
-    systems = [system for system in systems if system != "failed"]
+    found = dict.fromkeys(system for row in rows.values() for system in row)
+    systems = [system for system in found if system not in _NO_SYSTEMS]
     columns = ["model/threads", *(f"{system} ms" for system in systems), "ratio", "bf16 ratio"]
+    columns += ["error", "bf16 error", "openvino bf16 error", "results"]
     cells = []
     for name, row in rows.items():
         times = [row.get(system, {}) for system in systems]
         ratios = [ratio(row), ratio(row, BF16)]
+        errors = [row.get(system, {}) for system in (BESSEMER, BF16, "openvino_bf16")]
         cells.append(
             [
                 name,
                 *(f"{time['ms']:.3f}" if "ms" in time else "–" for time in times),
                 *(f"{number:.2f}" if number is not None else "–" for number in ratios),
+                *(_error_text(entry) for entry in errors),
+                _short(verdict(row)),
             ]
         )
     return columns, cells
+
+
+def _error_text(entry: Mapping[str, Any]) -> str:
+    if "error" not in entry:
+        return "–"
+    return "infinite" if entry["error"] is None else f"{entry['error']:.1e}"
+
+
+def _short(text: str) -> str:
+    line = text.splitlines()[0] if text else ""
+    return line if len(line) <= 60 else f"{line[:60]}..."

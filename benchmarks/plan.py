@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib.util
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from benchmarks.record import Record
@@ -44,11 +45,25 @@ class Plan:
 
     def files(self) -> dict[str, Path]:
         """The models by name: the folder's, or the zoo's, written once."""
-        if self.models is not None:
-            found = {path.stem: path for path in sorted(self.models.glob("*.onnx"))}
+        if self.models is None:
+            return {name: zoo_file(name) for name in ZOO if self.wants(name)}
+        return {name: path for name, path in named_models(self.models) if self.wants(name)}
+
+    def wants(self, name: str) -> bool:
+        """Whether a model is to be measured; names in `only` may have * and ?."""
+        return not self.only or any(fnmatchcase(name, pattern) for pattern in self.only)
+
+
+def named_models(folder: Path) -> Iterator[tuple[str, Path]]:
+    """The ONNX files of a folder and of its folders; one that is alone in its folder has that
+    folder's name."""
+    for path in sorted([*folder.glob("*.onnx"), *folder.glob("*/*.onnx")]):
+        if path.parent == folder:
+            yield path.stem, path
+        elif len(list(path.parent.glob("*.onnx"))) == 1:
+            yield path.parent.name, path
         else:
-            found = {name: zoo_file(name) for name in ZOO if not self.only or name in self.only}
-        return {n: path for n, path in found.items() if not self.only or n in self.only}
+            yield f"{path.parent.name}-{path.stem}", path
 
 
 def zoo_file(name: str) -> Path:

@@ -1,19 +1,16 @@
-"""The results as tables: on the terminal, as Markdown, and the comparison as a picture."""
+"""The results as tables: on the terminal and as Markdown, with the comparison's picture."""
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from benchmarks.bars import Bar, all_bars
-from benchmarks.peers import BF16, ratio
-from benchmarks.plan import is_installed
+from benchmarks.picture import draw
 from benchmarks.record import Record, Row
 from benchmarks.sections import SECTIONS
-from bessemer.frontends.cli.output import print_table, write, write_note
+from bessemer.frontends.cli.output import print_table, write
 
 _MET = {True: "met", False: "MISSED", None: ""}
 
@@ -24,9 +21,11 @@ def print_section(name: str, rows: Mapping[str, Row]) -> None:
     print_table(columns, cells, right="l" + "r" * (len(columns) - 1))
 
 
-def print_bars(record: Record) -> None:
+def print_bars(bars: Sequence[Bar]) -> None:
     """Which bars are met, to stdout."""
-    print_table(("bar", "wanted", "measured", ""), [_bar_cells(bar) for bar in all_bars(record)])
+    if bars:
+        write("")
+        print_table(("bar", "wanted", "measured", ""), [_bar_cells(bar) for bar in bars])
 
 
 def _bar_cells(bar: Bar) -> list[str]:
@@ -60,42 +59,3 @@ def _table(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
 
 def _escaped(cell: str) -> str:
     return str(cell).replace("|", "\\|").replace("\n", " ")
-
-
-def draw(record: Record, path: Path) -> bool:
-    """A bar for every model: our time by the best peer's. False where there is nothing to draw, or
-    nothing to draw with."""
-    rows = record.rows("peers")
-    names = [name for name, row in rows.items() if ratio(row) is not None]
-    if not names:
-        return False
-    if not is_installed("matplotlib"):
-        write_note("no picture: pip install matplotlib")
-        return False
-    matplotlib: Any = importlib.import_module("matplotlib")
-    matplotlib.use("Agg")
-    plots: Any = importlib.import_module("matplotlib.pyplot")
-    figure, axes = plots.subplots(figsize=(9, 0.6 + 0.36 * len(names)))
-    places = range(len(names))
-    series = [("float32", [ratio(rows[name]) for name in names], -0.2, "#3465a4")]
-    halves = [ratio(rows[name], BF16) for name in names]
-    if any(halves):
-        series.append(("bfloat16, by openvino's", halves, 0.2, "#f57900"))
-    for label, values, offset, color in series:
-        axes.barh(
-            [place + offset for place in places],
-            [value or 0 for value in values],
-            0.38,
-            label=label,
-            color=color,
-        )
-    axes.axvline(1.0, color="black", linewidth=1)
-    axes.set_yticks(list(places), names)
-    axes.invert_yaxis()
-    axes.set_xlabel("Bessemer's time by the best peer's (less is better)")
-    axes.legend(loc="lower right")
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    plots.close(figure)
-    write(f"{path}")
-    return True

@@ -1,4 +1,4 @@
-"""The pipeline for GPUs: from a graph to a device program, after the passes of driver.py."""
+"""The pipeline for GPUs: from a graph to a device program, after the passes of pass_order.py."""
 
 from __future__ import annotations
 
@@ -12,14 +12,12 @@ from bessemer.compiler.codegen.ptx.kernel_code import DeviceCode, TensorMapPlan
 from bessemer.compiler.codegen.ptx.module import ptx_module
 from bessemer.compiler.driver import (
     RUNTIME_NAMES,
-    Pass,
     StepLog,
     compiling,
     describe,
     pack_weights,
-    passes_of,
 )
-from bessemer.compiler.errors import InternalError
+from bessemer.compiler.errors import InternalError, UnsupportedError
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.device import DeviceLaunch, Mapping
 from bessemer.compiler.ir.dims import Size
@@ -37,9 +35,11 @@ from bessemer.compiler.ir.program import (
     Step,
 )
 from bessemer.compiler.options import Options
+from bessemer.compiler.pass_order import Pass, passes_of
 from bessemer.compiler.passes.plan_memory import is_data_dependent, plan_memory
 from bessemer.compiler.passes.separate_padding import separate_padding
 from bessemer.compiler.passes.store_bfloat16 import store_bfloat16, store_bfloat16_everywhere
+from bessemer.compiler.passes.total_gate_gradients import total_gate_gradients
 from bessemer.compiler.schedule.device.program import build_device_program
 from bessemer.compiler.targets.nvptx import DeviceTarget
 from bessemer.runtime.cuda import artifact
@@ -69,13 +69,17 @@ class DeviceCompilation:
 
 def device_passes(options: Options, target: DeviceTarget) -> tuple[Pass, ...]:
     """The passes of a compilation for a GPU, whose convolutions leave the border out themselves,
-    and whose products are of 16-bit numbers wherever they may be."""
-    steps = [step for step in passes_of(options, target) if step is not separate_padding]
+    whose recurrences give every row threads of its own, and whose products are of 16-bit numbers
+    wherever they may be."""
+    without = (separate_padding, total_gate_gradients)
+    steps = [step for step in passes_of(options, target) if step not in without]
     return tuple(store_bfloat16_everywhere if step is store_bfloat16 else step for step in steps)
 
 
 def build_for_device(graph: Graph, options: Options, target: DeviceTarget) -> DeviceCompilation:
     """All steps from a graph to PTX. Raises CompileError for what cannot be compiled."""
+    if graph.strings is not None:
+        raise UnsupportedError(f"{graph.name}: models with strings are not compiled for GPUs.")
     log = StepLog(options.dump, options.verify)
     with compiling():
         return _build(graph, log, options, target)

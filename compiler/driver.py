@@ -35,81 +35,23 @@ from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import forget_interned
 from bessemer.compiler.ir.graph import Graph, Value
 from bessemer.compiler.ir.loops import Kernel
-from bessemer.compiler.ir.program import Branch, Launch, MemoryPlan, Program, Repeat, Steps
+from bessemer.compiler.ir.program import Branch, Launch, MemoryPlan, Program, Repeat, Steps, Turns
 from bessemer.compiler.ir.text_graph import print_graph
 from bessemer.compiler.ir.text_loops import print_kernel
 from bessemer.compiler.ir.verify_graph import verify_graph
 from bessemer.compiler.ir.verify_loops import verify_kernel
 from bessemer.compiler.options import Options
-from bessemer.compiler.passes.block_channel_sums import block_channel_sums
-from bessemer.compiler.passes.decompose_conv_transpose import decompose_conv_transpose
-from bessemer.compiler.passes.flush_denormals import flush_denormals
-from bessemer.compiler.passes.fold_batch_norm import fold_batch_norm
-from bessemer.compiler.passes.fold_constants import fold_constants
-from bessemer.compiler.passes.fold_tables import fold_tables
-from bessemer.compiler.passes.group_statistics import group_statistics
-from bessemer.compiler.passes.merge_equal import merge_equal
-from bessemer.compiler.passes.move_transposes import move_transposes
-from bessemer.compiler.passes.multiply_quantized import multiply_quantized
-from bessemer.compiler.passes.multiply_tables import multiply_tables
-from bessemer.compiler.passes.narrow_integers import narrow_integers
+from bessemer.compiler.pass_order import Pass, passes_of
 from bessemer.compiler.passes.plan_memory import is_data_dependent
-from bessemer.compiler.passes.remove_dead import remove_dead
-from bessemer.compiler.passes.resize_by_axes import resize_by_axes
-from bessemer.compiler.passes.separate_padding import separate_padding
-from bessemer.compiler.passes.simplify import simplify
-from bessemer.compiler.passes.store_bfloat16 import store_bfloat16
-from bessemer.compiler.passes.widen_convolutions import widen_convolutions
-from bessemer.compiler.passes.widen_half import widen_bfloat16, widen_half
 from bessemer.compiler.schedule.recompute import Recomputation
 from bessemer.compiler.targets.choose import host_target, parse_target
 from bessemer.compiler.targets.machine import Target
 from bessemer.compiler.targets.nvptx import DeviceTarget
 from bessemer.runtime.arrays import aligned_empty
-from bessemer.runtime.artifact import ArrayInfo, Signature
+from bessemer.runtime.artifact import ArrayInfo, Signature, Strings
 
 _T = TypeVar("_T")
-Pass = Callable[[Graph], Graph]
 _COMPILING = threading.Lock()
-
-PASSES: tuple[Pass, ...] = (
-    remove_dead,
-    multiply_quantized,
-    fold_constants,
-    simplify,
-    merge_equal,
-    fold_tables,
-    fold_batch_norm,
-    widen_half,
-    decompose_conv_transpose,
-    block_channel_sums,
-    group_statistics,
-    multiply_tables,
-    move_transposes,
-    resize_by_axes,
-    narrow_integers,
-    widen_convolutions,
-    separate_padding,
-    fold_constants,
-    simplify,
-    merge_equal,
-    remove_dead,
-    flush_denormals,
-)
-"""What makes a graph small and canonical, in order."""
-
-
-def passes_of(options: Options, target: Target) -> tuple[Pass, ...]:
-    """The passes of a compilation: PASSES, and what the precision and the machine ask for."""
-    if options.optimize == 0:
-        return (remove_dead,)
-    middle: list[Pass] = []
-    if options.precision == "bfloat16":
-        middle.append(store_bfloat16)
-    if not target.has_dot_bf16:
-        middle.append(widen_bfloat16)
-    before = PASSES.index(separate_padding)
-    return (*PASSES[:before], *middle, *PASSES[before:])
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,6 +108,7 @@ def _build(
     if options.precision == "tf32":
         raise CompileError("precision='tf32' is for GPUs; processors have 'bfloat16'.")
     log.graph("input", graph)
+    strings = graph.strings
     for step in passes_of(options, target):
         graph = log.run(step, graph)
     fitted = log.timed("schedule", lambda: fit_memory(graph, options, target))
@@ -184,7 +127,7 @@ def _build(
         )
         objects, rest = parts.finish()
         weights, digest = log.timed("weights", packing.result)
-        signature = describe(program, weights, digest, target, options)
+        signature = describe(program, weights, digest, target, options, strings)
         texts = module_texts(program, plan, signature.prefix, codes, options.profile)
         log.text("llvm.ll", "\n".join(texts))
         own = (texts[0], *rest, texts[-1]) if objects else texts
@@ -209,7 +152,9 @@ def module_texts(
 ) -> tuple[str, ...]:
     """The LLVM IR of a program: shared definitions once, then the kernels, then the body."""
     functions: dict[str, str] = {}
-    declarations = {"declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)"}
+    declarations = {
+        f"declare void @llvm.{name}.p0.p0.i64(ptr, ptr, i64, i1)" for name in ("memcpy", "memmove")
+    }
     for code in codes.values():
         functions |= code.functions
         declarations |= code.declarations
@@ -229,6 +174,8 @@ def kernels_of(steps: Steps) -> list[Kernel]:
         match step:
             case Launch():
                 found[step.kernel] = None
+            case Turns():
+                found |= dict.fromkeys(kernels_of(step.launches))
             case Branch():
                 found |= dict.fromkeys((*kernels_of(step.then), *kernels_of(step.otherwise)))
             case Repeat():
@@ -257,17 +204,25 @@ def pack_weights(program: Program, plan: MemoryPlan) -> Bytes:
 
 
 def describe(
-    program: Program, weights: Bytes, digest: str, target: Target, options: Options
+    program: Program,
+    weights: Bytes,
+    digest: str,
+    target: Target,
+    options: Options,
+    strings: Strings | None = None,
 ) -> Signature:
     """The signature of the artifact; `digest` is that of the weights."""
+    texts = strings or Strings()
     return Signature(
         name=program.name,
         prefix=c_prefix(program.name),
         triple=target.triple,
-        inputs=tuple(_array(program, v.name, v) for v in program.inputs),
+        inputs=tuple(
+            _array(program, v.name, v, k in texts.inputs) for k, v in enumerate(program.inputs)
+        ),
         outputs=tuple(
-            _array(program, name, v, is_data_dependent(program, v))
-            for name, v in zip(program.output_names, program.outputs, strict=True)
+            _array(program, name, v, k in texts.outputs, is_data_dependent(program, v))
+            for k, (name, v) in enumerate(zip(program.output_names, program.outputs, strict=True))
         ),
         symbols=program.symbols,
         input_symbols=program.input_symbols,
@@ -277,12 +232,16 @@ def describe(
         weights_bytes=weights.nbytes,
         weights_sha256=digest,
         updates=program.updates,
+        strings=strings,
     )
 
 
-def _array(program: Program, name: str, value: Value, data_dependent: bool = False) -> ArrayInfo:
+def _array(
+    program: Program, name: str, value: Value, is_text: bool, data_dependent: bool = False
+) -> ArrayInfo:
     shape = tuple(_entry(program.expanded(size)) for size in value.type.shape)
-    return ArrayInfo(name, RUNTIME_NAMES[value.type.dtype.name], shape, data_dependent)
+    dtype = "string" if is_text else RUNTIME_NAMES[value.type.dtype.name]
+    return ArrayInfo(name, dtype, shape, data_dependent)
 
 
 def _entry(size: Size) -> int | str:

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.dims import Size, symbol_names
-from bessemer.compiler.ir.evaluate import evaluate_named
+from bessemer.compiler.ir.evaluate import define, evaluate_named
 from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.ir.program import MemoryPlan, Program
 from bessemer.compiler.options import Options
 from bessemer.compiler.passes.plan_memory import plan_memory
+from bessemer.compiler.schedule.chain_launches import chain_launches
 from bessemer.compiler.schedule.program import build_program
 from bessemer.compiler.schedule.recompute import Planner, Recomputation
 from bessemer.compiler.targets.machine import Target
@@ -66,6 +67,7 @@ def _within(planner: Planner, options: Options, target: Target, sizes: Mapping[s
     for _ in range(TRIES):
         choice = planner.plan(wanted)
         found = _built(choice.graph, choice, options, target)
+        _require_known(found, options.memory, sizes)
         arena = found.plan.arena_bytes(found.program, sizes)
         if arena <= options.memory:
             return found
@@ -80,8 +82,20 @@ def _within(planner: Planner, options: Options, target: Target, sizes: Mapping[s
     )
 
 
+def _require_known(found: Fitted, memory: int, sizes: Mapping[str, int]) -> None:
+    """Raises CompileError where the arena's size depends on what the data decides."""
+    names = define(sizes, {**found.program.derived, **found.plan.definitions})
+    if unknown := sorted(symbol_names(found.plan.size) - names.keys()):
+        raise CompileError(
+            f"memory={memory} cannot be kept: the arena's size depends on {', '.join(unknown)}, "
+            f"which the data decides during the run. Compile without memory."
+        )
+
+
 def _built(graph: Graph, choice: Recomputation | None, options: Options, target: Target) -> Fitted:
     program = build_program(graph, target, options.optimize, options.precision, options.tuning)
+    if options.optimize == 2 and not options.profile:
+        program = chain_launches(program, target)
     return Fitted(graph, program, plan_memory(program), choice)
 
 

@@ -118,7 +118,10 @@ def _scheduled(
     log.graph("input", graph)
     for step in passes_of(options, target):
         graph = log.run(step, graph)
-    return log.timed("schedule", lambda: fit_memory(graph, options, target))
+    fitted = log.timed("schedule", lambda: fit_memory(graph, options, target))
+    log.graph("recompute", fitted.graph)
+    log.kernels(kernels_of(fitted.program.steps))
+    return fitted
 
 
 def _code(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from emulator.arrays import Array
@@ -15,8 +13,6 @@ from emulator.syntax import Immediate, Instruction
 MOST_BARRIERS = 16
 CLUSTER = -1
 """The barrier of a cluster is kept under this number, at the cluster's first block."""
-
-Finish = Callable[[Machine, Lanes], None]
 
 
 def _barrier(instruction: Instruction) -> Step:

@@ -44,5 +44,5 @@ def _lines(graph: Graph, numbers: dict[Value, int]) -> list[str | bytes]:
         for region in node.regions:
             lines.extend(_lines(region, numbers))
     lines.append(f"outputs {[number(value) for value in graph.outputs]}")
-    lines.append(f"{graph.updates} {graph.finite}")
+    lines.append(f"{graph.updates} {graph.finite} {graph.strings}")
     return lines

@@ -93,7 +93,11 @@ class BessemerBackendRep(BackendRep):
         absent = tuple(sorted(name for name, item in given.items() if item is None))
         ranks = tuple(sorted((name, array.ndim) for name, array in arrays.items()))
         values = {name: arrays[name] for name in fixed}
-        key = (ranks, absent, *((n, a.shape, a.dtype.str, a.tobytes()) for n, a in values.items()))
+        key = (
+            ranks,
+            absent,
+            *((n, a.shape, a.dtype.str, repr(a.tolist())) for n, a in values.items()),
+        )
         if key not in self._compiled:
             model = _with_ranks(in_tensors(self._model, given), arrays)
             self._compiled[key] = compile(model, values=values, **self._options)
@@ -111,10 +115,13 @@ def _array(name: str, item: Any) -> Array:
     if item is None or isinstance(item, (list, dict, str)):
         kind = "an absent optional" if item is None else f"a {type(item).__name__}"
         raise CompileError(f"input '{name}': {kind} is not supported, only tensors are")
-    array = np.asarray(item)
-    if array.dtype.kind in "OUST":
-        raise CompileError(f"input '{name}': strings are not supported")
-    return array
+    return np.asarray(item)
+
+
+def _content(array: Array) -> tuple[Any, ...]:
+    """What tells one array from another, also one of strings."""
+    held = str(array.tolist()) if array.dtype.hasobject else array.tobytes()
+    return array.shape, array.dtype.str, held
 
 
 def _choices(arrays: Mapping[str, Array]) -> Iterator[tuple[str, ...]]:

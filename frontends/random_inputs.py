@@ -8,10 +8,12 @@ import numpy as np
 
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.types import Array
+from bessemer.frontends.code_arrays import code_infos
 from bessemer.runtime.arrays import numpy_dtype
-from bessemer.runtime.artifact import ArrayInfo
-from bessemer.runtime.shapes import evaluate_shape
+from bessemer.runtime.artifact import ArrayInfo, Strings
+from bessemer.runtime.shapes import evaluate_shape, names_in
 
+_OTHER = "something else"
 LARGEST = 100
 """Integers are below this, however long the table is that they index."""
 
@@ -29,16 +31,20 @@ def random_arrays(
     sizes: Mapping[str, int],
     seed: int = 0,
     limits: Mapping[str, int] | None = None,
+    texts: Sequence[str] = (),
 ) -> dict[str, Array]:
     """An array for every input, by name: normal floats, integers in 0 .. limit-1, masks of ones.
 
     `sizes` gives every symbol its value. An integer input without a limit gets zeros and ones,
-    bytes get all of 0 to 255.
+    bytes get all of 0 to 255. Strings are among `texts`, or a word that is not.
     """
     rng = np.random.default_rng(seed)
     found: dict[str, Array] = {}
     for info in infos:
         shape = evaluate_shape(info.shape, sizes)
+        if info.dtype == "string":
+            found[info.name] = np.array([*texts, _OTHER])[rng.integers(0, len(texts) + 1, shape)]
+            continue
         found[info.name] = _random(rng, info, shape, (limits or {}).get(info.name, 0))
     return found
 
@@ -94,12 +100,28 @@ def _origins(value: Value, producers: Mapping[Value, Node]) -> set[Value]:
 
 
 def input_infos(graph: Graph) -> list[ArrayInfo]:
-    """The graph's inputs as a compiled model describes them."""
+    """The inputs that a compiled model of this graph takes, as it describes them."""
+    strings = graph.strings
+    if strings is not None and strings.steps:
+        return list(strings.given)
+    return code_infos(graph)
+
+
+def known_texts(strings: Strings | None) -> tuple[str, ...]:
+    """The strings that a model knows, for random_arrays."""
+    return () if strings is None else strings.table
+
+
+def free_symbols(infos: Sequence[ArrayInfo], symbols: Sequence[str]) -> list[str]:
+    """The symbols that a caller's arrays bind: of these, and those of what is prepared first."""
+    named = [
+        name
+        for info in infos
+        for size in info.shape
+        if isinstance(size, str)
+        for name in names_in(size)
+    ]
     return [
-        ArrayInfo(
-            value.name,
-            value.type.dtype.numpy.name,
-            tuple(size if isinstance(size, int) else str(size) for size in value.type.shape),
-        )
-        for value in graph.inputs
+        *[name for name in symbols if name in named],
+        *dict.fromkeys(name for name in named if name not in symbols),
     ]

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bessemer.compiler.ir import expr, loops
+from bessemer.compiler.ir import loops, walk_expr, walk_loops
 from bessemer.compiler.ir.dims import Size, Symbol, atoms, substitute, symbol_names
 from bessemer.compiler.ir.evaluate import evaluate_named
 from bessemer.compiler.ir.expr import Expression, Load
@@ -83,7 +83,7 @@ class _Accesses:
                 inner = times * self._count(statement.extent)
             elif isinstance(statement, loops.While):
                 inner = math.inf
-            for part in loops.blocks(statement):
+            for part in walk_loops.blocks(statement):
                 self.block(part, inner)
 
     def _count(self, size: Size) -> float:
@@ -108,7 +108,7 @@ class _Accesses:
                     for store in row:
                         self._statement(store, each)
             case _:
-                for expression in loops.expressions(statement):
+                for expression in walk_loops.expressions(statement):
                     self._expression(expression, times)
                 if isinstance(statement, loops.Store):
                     self.writes[statement.buffer.name] += times
@@ -121,6 +121,6 @@ class _Accesses:
             if node in seen:
                 continue
             seen.add(node)
-            waiting += expr.children(node)
+            waiting += walk_expr.children(node)
             if isinstance(node, Load):
                 self.reads[node.buffer.name] += times

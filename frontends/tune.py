@@ -20,7 +20,13 @@ from bessemer.compiler.ir.types import Array
 from bessemer.compiler.options import Choice, Options, Tuning
 from bessemer.frontends.models_in import Model, as_graph, build_model
 from bessemer.frontends.profile import ProfiledModel
-from bessemer.frontends.random_inputs import default_sizes, index_limits, random_arrays
+from bessemer.frontends.random_inputs import (
+    default_sizes,
+    free_symbols,
+    index_limits,
+    known_texts,
+    random_arrays,
+)
 
 _LEAST_SHARE = 0.003
 """Kernels that take less of the run's time are left as they are."""
@@ -107,9 +113,10 @@ def tune_model(
 
     known = options.tuning.choices
     base = compiled(known)
-    symbols = base.signature.symbols[: base.signature.input_symbols]
-    sizes = default_sizes(base.inputs, symbols)
-    inputs = random_arrays(base.inputs, sizes, 0, index_limits(graph))
+    bound = base.signature.symbols[: base.signature.input_symbols]
+    sizes = default_sizes(base.inputs, free_symbols(base.inputs, bound))
+    texts = known_texts(graph.strings)
+    inputs = random_arrays(base.inputs, sizes, 0, index_limits(graph), texts)
     contests: dict[str, Contest] = {}
     _enter(base, inputs, contests)
     trials = 0

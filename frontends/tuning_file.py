@@ -18,6 +18,7 @@ from bessemer.compiler.targets.machine import Target
 from bessemer.compiler.targets.nvptx import DeviceTarget
 from bessemer.runtime.cuda.device import compute_capability
 from bessemer.runtime.cuda.driver import Driver
+from bessemer.runtime.whole_file import whole_file
 
 _FORMAT = 1
 
@@ -56,11 +57,10 @@ def write_choices(path: Path, tuning: Tuning, key: str) -> None:
     choices = {**known, **{name: dict(one) for name, one in tuning.choices.items()}}
     targets[key] = dict(sorted(choices.items()))
     text = json.dumps({"format": _FORMAT, "targets": targets}, indent=1) + "\n"
-    part = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text)
-        part.replace(path)
+        with whole_file(path) as part:
+            part.write_text(text)
     except OSError as error:
         raise CompileError(f"Cannot write {path}: {error.strerror}") from None
 

@@ -32,8 +32,8 @@ _addressof = ctypes.addressof
 
 
 def numpy_dtype(name: str) -> np.dtype[Any]:
-    """The NumPy dtype for an element type of a signature."""
-    return np.dtype(_OWN.get(name, name))
+    """The NumPy dtype for an element type of a signature; strings are numbers in the code."""
+    return np.dtype(np.int32 if name == "string" else _OWN.get(name, name))
 
 
 def address(array: Array) -> int:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import re
 import struct
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from typing import Any, NamedTuple
 
@@ -28,6 +28,7 @@ DTYPE_CODES: dict[str, int] = {
     "int16": 5,
     "int32": 6,
     "int64": 7,
+    "string": 8,
     "bool": 9,
     "float16": 10,
     "float64": 11,
@@ -85,12 +86,43 @@ class ArrayInfo:
     """An input or output: `shape` holds numbers and expressions over the signature's symbols.
 
     `data_dependent`: a size depends on the data, so that it is known only after the run.
+    A `dtype` of "string" is int32 for the code: see Strings.
     """
 
     name: str
     dtype: str
     shape: tuple[int | str, ...]
     data_dependent: bool = False
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is done with arrays before a run: an operator of preparation.py, on arrays by name.
+
+    `source` is the user's node that wants it.
+    """
+
+    operator: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Strings:
+    """How a model takes and gives strings, while it computes with numbers.
+
+    Each string is its place in `table`; one that is not there has a place behind the end, which the
+    caller chooses. `inputs` and `outputs` are the positions of the tensors of strings. Where
+    `steps` make inputs of what the caller gives, `given` describes what that is.
+    """
+
+    table: tuple[str, ...] = ()
+    inputs: tuple[int, ...] = ()
+    outputs: tuple[int, ...] = ()
+    given: tuple[ArrayInfo, ...] = ()
+    steps: tuple[Step, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -117,12 +149,16 @@ class Signature:
     weights_bytes: int = 0
     weights_sha256: str = ""
     updates: tuple[tuple[int, int], ...] = ()
+    strings: Strings | None = None
     producer: str = "bessemer"
     format: int = FORMAT
 
     def to_json(self) -> str:
         """One line of JSON, the same for equal signatures."""
-        return json.dumps(asdict(self), separators=(",", ":"), sort_keys=True)
+        fields = asdict(self)
+        if self.strings is None:
+            del fields["strings"]
+        return json.dumps(fields, separators=(",", ":"), sort_keys=True)
 
     @staticmethod
     def from_json(text: str) -> Signature:
@@ -144,14 +180,29 @@ class Signature:
 
 def _from_fields(fields: dict[str, Any]) -> Signature:
     for key in ("inputs", "outputs"):
-        fields[key] = tuple(
-            ArrayInfo(item["name"], item["dtype"], tuple(item["shape"]), item["data_dependent"])
-            for item in fields[key]
-        )
+        fields[key] = _arrays(fields[key])
     for key in ("symbols", "cpu_features"):
         fields[key] = tuple(fields[key])
     fields["updates"] = tuple((output, given) for output, given in fields.get("updates", ()))
+    if "strings" in fields:
+        fields["strings"] = _strings(fields["strings"])
     return Signature(**fields)
+
+
+def _arrays(items: list[dict[str, Any]]) -> tuple[ArrayInfo, ...]:
+    return tuple(
+        ArrayInfo(item["name"], item["dtype"], tuple(item["shape"]), item["data_dependent"])
+        for item in items
+    )
+
+
+def _strings(fields: dict[str, Any]) -> Strings:
+    steps = tuple(
+        Step(**{**step, "inputs": tuple(step["inputs"]), "outputs": tuple(step["outputs"])})
+        for step in fields["steps"]
+    )
+    table, inputs, outputs = (tuple(fields[key]) for key in ("table", "inputs", "outputs"))
+    return Strings(table, inputs, outputs, _arrays(fields["given"]), steps)
 
 
 def check_signature(signature: Signature) -> None:

@@ -25,8 +25,7 @@ def open_library(path: Path, name: str = "") -> NativeModel:
     names = _defined(path)
     prefix = _choose(path, _prefixes(names, _MARKS), _prefixes(names, _TRAINING_MARKS), name)
     try:
-        # An absolute path: a bare name would be searched for in the system's folders.
-        library = ctypes.CDLL(str(path.resolve()))
+        library = ctypes.CDLL(_name_of(path.resolve()))
     except OSError as error:
         raise ArtifactError(f"Cannot load {path}: {error}") from None
 
@@ -38,6 +37,21 @@ def open_library(path: Path, name: str = "") -> NativeModel:
         return ctypes.cast(found, ctypes.c_void_p).value or 0
 
     return bind(address_of, library)
+
+
+_FILES: dict[Path, list[tuple[int, int]]] = {}
+"""The files that were loaded from each path, by device and number, oldest first."""
+
+
+def _name_of(path: Path) -> str:
+    """An absolute path for the dynamic loader, which takes equal names for one file: a file that
+    has replaced another since that was loaded gets another name."""
+    about = path.stat()
+    seen = _FILES.setdefault(path, [])
+    if (about.st_dev, about.st_ino) not in seen:
+        seen.append((about.st_dev, about.st_ino))
+    dots = "./" * seen.index((about.st_dev, about.st_ino))
+    return f"{path.parent}/{dots}{path.name}"
 
 
 def _defined(path: Path) -> set[str]:

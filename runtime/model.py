@@ -18,6 +18,7 @@ from bessemer.runtime.errors import ArtifactError, InputError
 from bessemer.runtime.library import open_library
 from bessemer.runtime.native import NativeModel
 from bessemer.runtime.runner import Inputs, Outputs, Runner
+from bessemer.runtime.strings import StringCalls, given_arrays
 
 __all__ = ["CompiledModel", "Inputs", "Memory", "Outputs", "load"]
 
@@ -51,7 +52,10 @@ class CompiledModel:
         self._saver = saver
         self._runner = Runner(native, weights, weights_path, threads)
         entry = self._runner.entry(CompiledModel.run.__doc__ or "")
-        if entry is not None and type(self).run is CompiledModel.run:
+        self._run = self._runner.run
+        if native.signature.strings is not None:
+            self._run = StringCalls(native.signature, entry or self._run).run
+        elif entry is not None and type(self).run is CompiledModel.run:
             # In the object it goes before the method of the class.
             vars(self)["run"] = entry
 
@@ -63,7 +67,7 @@ class CompiledModel:
     @property
     def inputs(self) -> tuple[ArrayInfo, ...]:
         """The inputs, in the order in which a sequence of arrays is taken."""
-        return self.signature.inputs
+        return given_arrays(self.signature)
 
     @property
     def outputs(self) -> tuple[ArrayInfo, ...]:
@@ -88,8 +92,9 @@ class CompiledModel:
         (`signature.updates`) may be in its array. Without `out` the outputs are new arrays.
         Raises InputError for arguments that do not fit, ExecutionError where the model refuses
         their contents, MemoryError.
+        Strings are arrays of str: of any such dtype when they go in, of objects when they come out.
         """
-        return self._runner.run(inputs, out)
+        return self._run(inputs, out)
 
     def __call__(self, *arrays: Any, **named: Any) -> Any:
         """Runs on arrays in order or by name; the one output, or the list of them where several."""
@@ -134,7 +139,7 @@ class CompiledModel:
 
         signature = self.signature
         return (
-            f"CompiledModel({signature.name}: ({listed(signature.inputs)})"
+            f"CompiledModel({signature.name}: ({listed(self.inputs)})"
             f" -> ({listed(signature.outputs)}), {signature.triple})"
         )
 

@@ -36,6 +36,7 @@ from bessemer.runtime.entry import (
 )
 from bessemer.runtime.errors import ExecutionError, InputError
 from bessemer.runtime.native import Context, NativeModel
+from bessemer.runtime.output_pool import OutputPool
 from bessemer.runtime.shapes import evaluate_shape
 
 Inputs = Mapping[str, Any] | Sequence[Any]
@@ -43,6 +44,8 @@ Outputs = Array | Mapping[str, Array] | Sequence[Array | None]
 
 # Above this, outputs begin at a cache line; below it, the time to get there is worth more.
 _LARGE_OUTPUT = 1 << 16
+# From here on, the outputs of a run take memory of earlier ones.
+_POOLED_OUTPUTS = 2 << 20
 
 
 class Runner:
@@ -70,6 +73,8 @@ class Runner:
             for output, given in signature.updates
         }
         self._plan: Plan | None = None
+        # Enough for two runs' outputs, those that are held and those that are written.
+        self._pool = OutputPool(2 * len(self._late) + 1)
         self._table: PlanTable | None = None
         self._calls: dict[int, Call] = {}
         # By address, as the entry takes them. Popping from and appending to a list are atomic: no
@@ -142,7 +147,8 @@ class Runner:
         return [self.native.arena_bytes(handle) for handle in list(self._idle)]
 
     def trim(self) -> None:
-        """Gives back all contexts that nobody uses but one, and that one's arena."""
+        """Gives back all contexts that nobody uses but one, that one's arena, and the pool."""
+        self._pool.clear()
         call = self.take()
         self.native.trim(call.handle)
         while True:
@@ -161,7 +167,7 @@ class Runner:
 
     def _arrays(self, inputs: Inputs) -> list[Array]:
         """The inputs in order, each readable as the code reads it."""
-        values = self._in_order(inputs)
+        values = in_order(self._names, inputs)
         for index, value in enumerate(values):
             if (
                 type(value) is not np.ndarray
@@ -171,29 +177,6 @@ class Runner:
             ):
                 values[index] = as_input(self._infos[index], self._dtypes[index], value)
         return values
-
-    def _in_order(self, inputs: Inputs) -> list[Any]:
-        names = self._names
-        if type(inputs) is dict and len(inputs) == len(names):
-            try:
-                return [inputs[name] for name in names]
-            except KeyError:
-                pass
-        if isinstance(inputs, Mapping):
-            missing = [name for name in names if name not in inputs]
-            extra = [str(name) for name in inputs if name not in names]
-            if missing or extra:
-                raise InputError(_names_problem(names, missing, extra))
-            return [inputs[name] for name in names]
-        if not isinstance(inputs, Sequence):  # a bare array is none
-            raise InputError(
-                f"The inputs are a {type(inputs).__name__}: expected a dict by name or a list."
-            )
-        if len(inputs) != len(names):
-            raise InputError(
-                f"{len(inputs)} inputs were given, expected {len(names)}: {_quoted(names)}."
-            )
-        return list(inputs)
 
     def _bind(self, shapes: tuple[tuple[int, ...], ...]) -> Plan:
         """The plan for inputs of these shapes, from now on the entry's too."""
@@ -213,11 +196,18 @@ class Runner:
         values = [symbols.get(name, 0) for name in signature.symbols]
         plan = Plan(shapes, tuple(values), tuple(outputs), tuple(paddings))
         self._plan = plan
-        if self._table is not None:
+        if self._table is not None and not _is_pooled(plan):
             self._table.set_plan(plan)
         return plan
 
     def _allocated(self, plan: Plan) -> list[Array]:
+        if _is_pooled(plan):
+            return [
+                self._pool.empty(shape, dtype) if padding else np.empty(shape, dtype)
+                for shape, padding, dtype in zip(
+                    plan.outputs, plan.paddings, self._output_dtypes, strict=True
+                )
+            ]
         return [
             aligned_empty(shape, dtype) if padding else np.empty(shape, dtype)
             for shape, padding, dtype in zip(
@@ -231,7 +221,7 @@ class Runner:
         """The arrays to write to, the caller's where there are some, and where they begin; inputs
         are at `places`."""
         infos = self.native.signature.outputs
-        given = _outputs_in_order(infos, out)
+        given = outputs_in_order(infos, out)
         outputs, targets, apart = [], [], []
         ranges = [(place, place + array.nbytes) for place, array in zip(places, inputs)]
         for info, late, dtype, shape, array, source in zip(
@@ -261,7 +251,7 @@ class Runner:
         symbols = dict(zip(signature.symbols, call.dims, strict=False))
         given: list[Array | None] = [None] * len(infos)
         if out is not None:
-            given = _outputs_in_order(infos, out)
+            given = outputs_in_order(infos, out)
         for index, (info, dtype) in enumerate(zip(infos, self._output_dtypes, strict=True)):
             if not self._late[index]:
                 continue
@@ -296,12 +286,42 @@ class Call:
         self.arguments = (context.handle, *places, None, 0)
 
 
+def _is_pooled(plan: Plan) -> bool:
+    """Whether the outputs are large enough for the pool to be worth its time."""
+    return sum(plan.paddings) >= _POOLED_OUTPUTS
+
+
 def _padding(size: int) -> int:
     """How much to allocate for an output of so many bytes to begin at a cache line; 0: anywhere."""
     return size + 64 if size >= _LARGE_OUTPUT else 0
 
 
-def _outputs_in_order(infos: Sequence[ArrayInfo], out: Outputs) -> list[Array | None]:
+def in_order(names: Sequence[str], inputs: Inputs) -> list[Any]:
+    """The inputs, given by name or in order, in order; raises InputError."""
+    if type(inputs) is dict and len(inputs) == len(names):
+        try:
+            return [inputs[name] for name in names]
+        except KeyError:
+            pass
+    if isinstance(inputs, Mapping):
+        missing = [name for name in names if name not in inputs]
+        extra = [str(name) for name in inputs if name not in names]
+        if missing or extra:
+            raise InputError(_names_problem(names, missing, extra))
+        return [inputs[name] for name in names]
+    if not isinstance(inputs, Sequence):  # a bare array is none
+        raise InputError(
+            f"The inputs are a {type(inputs).__name__}: expected a dict by name or a list."
+        )
+    if len(inputs) != len(names):
+        raise InputError(
+            f"{len(inputs)} inputs were given, expected {len(names)}: {_quoted(names)}."
+        )
+    return list(inputs)
+
+
+def outputs_in_order(infos: Sequence[ArrayInfo], out: Outputs) -> list[Array | None]:
+    """The arrays to write to, None where one is to be made; raises InputError."""
     names = [info.name for info in infos]
     if isinstance(out, Mapping):
         if extra := [str(name) for name in out if name not in names]:

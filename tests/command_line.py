@@ -71,15 +71,14 @@ def expected_of_net(x: Array) -> Array:
 
 
 def save_unsupported(folder: Path) -> Path:
-    """A model with two things that nobody compiles, as strings.onnx."""
-    text = helper.make_tensor_value_info("t", TensorProto.STRING, ["n"])
+    """A model with two things that nobody compiles, as pictures.onnx."""
     return save_model(
-        folder / "strings.onnx",
+        folder / "pictures.onnx",
         [
-            helper.make_node("StringNormalizer", ["t"], ["u"], "lower"),
-            helper.make_node("RegexFullMatch", ["u"], ["y"], "match", pattern="a"),
+            helper.make_node("ImageDecoder", ["t"], ["u"], "left"),
+            helper.make_node("ImageDecoder", ["t"], ["y"], "right", pixel_format="BGR"),
         ],
-        [text],
-        [helper.make_tensor_value_info("y", TensorProto.BOOL, ["n"])],
+        [helper.make_tensor_value_info("t", TensorProto.UINT8, ["n"])],
+        [helper.make_tensor_value_info(name, TensorProto.UINT8, ["h", "w", 3]) for name in "uy"],
         opset=20,
     )

@@ -11,7 +11,7 @@ from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.evaluate import evaluate_named
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.interpret_loops import run_kernel
-from bessemer.compiler.ir.loops import SetDim, walk
+from bessemer.compiler.ir.loops import SetDim
 from bessemer.compiler.ir.program import (
     Alias,
     BindDims,
@@ -23,6 +23,7 @@ from bessemer.compiler.ir.program import (
     Step,
 )
 from bessemer.compiler.ir.types import Array
+from bessemer.compiler.ir.walk_loops import walk
 
 
 class ProgramRun:

@@ -1,7 +1,7 @@
 """Attention becomes one kernel where it can, and computes what NumPy computes in float64."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -135,10 +135,10 @@ def _assert_close(got: Array, want: Array) -> None:
 
 SHAPES = {
     "small": Shape(),
-    "one row": Shape(rows=1, keys=40),
+    "nine rows": Shape(rows=9, keys=40),
     "no whole number of blocks": Shape(batch=1, rows=197, keys=197, depth=16, columns=16),
     "grouped heads": Shape(heads=6, group=3, keys=33),
-    "many keys": Shape(batch=1, heads=1, rows=5, keys=3100, depth=4, columns=3),
+    "many keys": Shape(batch=1, heads=1, rows=17, keys=3100, depth=4, columns=3),
     "one head": Shape(batch=1, heads=1, rows=70, keys=2),
 }
 
@@ -151,6 +151,33 @@ def test_it_is_one_kernel_besides_packing(name: str, symbolic: bool) -> None:
     assert [n.split("_")[0] for n in _kernels(compiled)] == ["pack", "pack", "attention"]
     arrays = _arrays(shape)
     _assert_close(_run(compiled, arrays), _reference(shape, arrays, lambda s: s * 0.25))
+
+
+@pytest.mark.parametrize("heads", [2, 6], ids=["own keys", "grouped heads"])
+def test_a_few_rows_read_keys_and_values_where_they_lie(heads: int) -> None:
+    shape = Shape(rows=2, keys=37, heads=heads, group=heads // 2)
+    compiled = build(_attention(shape, _scaled, symbolic=False), Options())
+    assert not any(name.startswith("pack") for name in _kernels(compiled))
+    arrays = _arrays(shape)
+    _assert_close(_run(compiled, arrays), _reference(shape, arrays, lambda s: s * 0.25))
+
+
+@pytest.mark.parametrize("group", [1, 3], ids=["own keys", "grouped heads"])
+@pytest.mark.parametrize("mask", [None, (B, 1, S, T)], ids=["", "mask"])
+def test_one_model_has_a_form_for_few_rows_and_one_for_many(
+    group: int, mask: tuple[Size, ...] | None
+) -> None:
+    whole = Shape(batch=2, heads=3, keys=70, depth=20, columns=9, group=group)
+    compiled = build(_attention(whole, _scaled, True, mask), Options())
+    model = load_code(compiled.code, compiled.weights, machine_of(compiled.target), 2)
+    for rows in (1, 2, 3, 4, 30, 1):
+        shape = replace(whole, rows=rows)
+        arrays = _arrays(shape)
+        if mask is not None:
+            arrays["mask"] = np.linspace(-3, 3, 2 * rows * 70, dtype=np.float32)
+            arrays["mask"] = arrays["mask"].reshape(2, 1, rows, 70)
+        (got,) = model.run(arrays)
+        _assert_close(got, _reference(shape, arrays, lambda s: s * 0.25))
 
 
 @pytest.mark.parametrize(

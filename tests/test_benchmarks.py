@@ -15,15 +15,19 @@ from typer.testing import CliRunner
 from benchmarks.__main__ import app
 from benchmarks.bars import Bar, all_bars
 from benchmarks.conformance import KINDS, cases_of, run_case
+from benchmarks.judge import NOT_COMPARED, float64_errors, verdict
 from benchmarks.machine import describe_machine
+from benchmarks.peer_inputs import choose_inputs, sizes_to_try
 from benchmarks.peers import BF16, geometric_mean, ratio, settings
-from benchmarks.plan import ZOO, Plan, possible_threads, zoo_file
+from benchmarks.picture import MOST_BARS, draw
+from benchmarks.plan import ZOO, Plan, named_models, possible_threads, zoo_file
 from benchmarks.record import Record, Row
-from benchmarks.report import draw, write_report
+from benchmarks.report import write_report
 from benchmarks.run_models import better_ms
 from benchmarks.sections import SECTIONS
 from benchmarks.training.measure import bars_of, show_training
 from bessemer.frontends.cli.bench_worker import Job
+from bessemer.runtime.artifact import ArrayInfo
 
 
 def _system(ms: float) -> Row:
@@ -135,6 +139,11 @@ def test_the_picture_is_a_picture(tmp_path: Path) -> None:
     record.keep("peers", "a/1", PEERS["a/1"])
     assert draw(record, tmp_path / "peers.png")
     assert (tmp_path / "peers.png").read_bytes()[:4] == b"\x89PNG"
+    size = (tmp_path / "peers.png").stat().st_size
+    for number in range(MOST_BARS + 1):
+        record.keep("peers", f"m{number}/1", PEERS["b/1"])
+    assert draw(record, tmp_path / "peers.png")
+    assert size < (tmp_path / "peers.png").stat().st_size < 10 * size
 
 
 @pytest.mark.parametrize("name", SECTIONS)
@@ -162,6 +171,101 @@ def test_peers_are_those_installed() -> None:
     assert found["bessemer"] == Job("bessemer", "m.onnx", 2, "in.npz")
     assert found[BF16].precision == "bfloat16"
     assert "onnxruntime" in found and "onnxruntime_flushed" in found
+
+
+def _added(folder: Path, shapes: tuple[list[int | str], list[int | str]], bias: float = 0) -> Path:
+    """y = x0 + x1 + bias, with free sizes, as a file."""
+    kind = TensorProto.FLOAT
+    inputs = [helper.make_tensor_value_info(f"x{k}", kind, shape) for k, shape in enumerate(shapes)]
+    y = helper.make_tensor_value_info("y", kind, None)
+    value = helper.make_tensor("bias", kind, [], [bias])
+    nodes = [
+        helper.make_node("Add", ["x0", "x1"], ["z"]),
+        helper.make_node("Add", ["z", "bias"], ["y"]),
+    ]
+    graph = helper.make_graph(nodes, "added", inputs, [y], [value])
+    path = folder / "added.onnx"
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path
+    )
+    return path
+
+
+def test_sizes_are_guessed_by_name_and_place() -> None:
+    infos = [
+        ArrayInfo("image", "float32", ("batch", 3, "rows", "columns")),
+        ArrayInfo("tokens", "int64", ("batch", "sequence")),
+        ArrayInfo("mask", "int64", ("batch", "past + sequence")),
+    ]
+    likely, *others = sizes_to_try(infos)
+    assert likely == {
+        "batch": 1, "rows": 224, "columns": 224, "sequence": 64, "past + sequence": 96
+    }  # fmt: skip
+    assert others[0] == dict.fromkeys(likely, 64) | {"batch": 1}
+    assert sizes_to_try([ArrayInfo("x", "float32", (2, 3))]) == [{}]
+
+
+@pytest.mark.slow
+def test_sizes_are_tried_until_they_fit(tmp_path: Path) -> None:
+    path = _added(tmp_path, (["batch", "past"], ["batch", "sequence"]))
+    chosen = choose_inputs("added", path, tmp_path)
+    assert chosen.sizes == {"batch": 1, "past": 64, "sequence": 64}
+    assert {name: array.shape for name, array in chosen.inputs.items()} == {
+        "x0": (1, 64), "x1": (1, 64)
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_float64_says_who_is_right(tmp_path: Path) -> None:
+    path = _added(tmp_path, ([2, 3], [2, 3]), bias=0.5)
+    x = np.ones((2, 3), np.float32)
+    np.savez(tmp_path / "inputs.npz", x0=x, x1=x)
+    outputs = [[2.5 * x], [2.25 * x], [np.inf * x]]
+    found = float64_errors(path, tmp_path / "inputs.npz", outputs, tmp_path)
+    assert found is not None and found[0] == 0.0 and found[2] is None
+    assert found[1] == pytest.approx(0.1)
+    assert (
+        float64_errors(tmp_path / "none.onnx", tmp_path / "inputs.npz", outputs, tmp_path) is None
+    )
+
+
+def test_results_are_judged() -> None:
+    def judged(error: float | None, **more: Any) -> str:
+        return verdict({"bessemer": {"error": error}, "onnxruntime": {"error": 0.0}, **more})
+
+    assert judged(1e-6) == "right"
+    assert judged(1e-3, halves=True) == "right"
+    assert judged(1e-3, float64_errors=[1e-4, 1e-3]) == "right"
+    assert judged(1e-3, float64_errors=[1e-3, 1e-7]).startswith("differs: 1.0e-03")
+    assert judged(1e-3, float64_errors=None) == "differs"
+    assert judged(None, float64_errors=[None, 1e-7]) == "wrong"
+    assert verdict({"failed": "no such file"}) == "no such file"
+    failed = {"failed": "no"}
+    assert verdict({"bessemer": failed, "onnxruntime": {"error": 0.0}}) == "failed: no"
+    assert verdict({"bessemer": failed, "onnxruntime": failed}) == NOT_COMPARED
+
+
+def test_models_are_found_in_folders_and_chosen_by_patterns(tmp_path: Path) -> None:
+    for name in ("a.onnx", "alone/model.onnx", "two/b.onnx", "two/c.onnx", "two/notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert [name for name, _ in named_models(tmp_path)] == ["a", "alone", "two-b", "two-c"]
+    plan = Plan(Record(tmp_path), models=tmp_path, only=("two-*", "a"))
+    assert list(plan.files()) == ["a", "two-b", "two-c"]
+
+
+@pytest.mark.slow
+def test_a_broken_model_is_a_row(tmp_path: Path) -> None:
+    _added(tmp_path, (["batch", "past"], ["batch", "sequence"]))
+    (tmp_path / "broken.onnx").write_text("not a model")
+    words = ["peers", "--models", str(tmp_path), "--threads", "1", "--rounds", "1"]
+    words += ["--seconds", "0.01", "--results", str(tmp_path / "results")]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 1, done.output
+    rows = json.loads((tmp_path / "results" / "peers.json").read_text())
+    assert "failed" in rows["broken/1"]
+    assert verdict(rows["added/1"]) == "right"
+    assert "1 of 2" in done.output  # right results
 
 
 def test_no_more_threads_than_processors() -> None:

@@ -134,3 +134,46 @@ def test_rounding_keeps_what_is_no_number() -> None:
     model = bessemer.compile(graph, precision="bfloat16")
     negated = model.run({"x0": x, "x1": x})[0].astype(np.float32)
     assert np.array_equal(negated[0], [np.nan, -np.inf, np.inf, -np.inf], equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "gates", "states"), [("lstm", 4, 2), ("gru", 3, 1), ("rnn", 1, 1)]
+)
+def test_a_recurrence_reads_rounded_weights_and_computes_in_float32(
+    name: str, gates: int, states: int, rng: np.random.Generator
+) -> None:
+    steps, batch, hidden = 5, 2, 64
+    weights = rng.standard_normal((hidden, gates * hidden)).astype(np.float32) / 8
+
+    def graph(weights: Array) -> Graph:
+        c = Case()
+        inputs = [c.x(steps, batch, gates * hidden)]
+        inputs += [c.b.constant(weights), *(c.x(batch, hidden) for _ in range(states))]
+        return c.b.finish([c.b.apply_many(name, *inputs)[0]])
+
+    given = graph(weights)
+    model = bessemer.compile(given, precision="bfloat16")
+    inputs = {
+        value.name: rng.standard_normal(value.type.static_shape).astype(np.float32)
+        for value in given.inputs
+    }
+    (found,) = model.run(inputs)
+    exact = run_graph(graph(_rounded(weights)), inputs)[0]
+    np.testing.assert_allclose(found, exact, atol=1e-5)
+    assert np.abs(found - run_graph(given, inputs)[0]).max() > 1e-4
+
+
+def test_a_transposed_convolution_multiplies_bfloat16(rng: np.random.Generator) -> None:
+    weights = rng.standard_normal((4, 4, 16, 24)).astype(np.float32)
+
+    def graph(weights: Array) -> Graph:
+        c = Case()
+        around = {"strides": (2, 2), "low": (1, 1), "high": (1, 1), "output_padding": (0, 0)}
+        w = c.b.constant(weights)
+        y = c.of("conv_transpose", c.x(1, 5, 6, 24), w, dilations=(1, 1), groups=1, **around)
+        return c.b.finish([y])
+
+    x = rng.standard_normal((1, 5, 6, 24)).astype(np.float32)
+    (found,) = bessemer.compile(graph(weights), precision="bfloat16").run([x])
+    exact = run_graph(graph(_rounded(weights)), {"x0": _rounded(x)})[0]
+    np.testing.assert_allclose(found, exact, rtol=1e-5, atol=1e-4)

@@ -12,6 +12,8 @@ from bessemer.compiler.ir import arithmetic, dims, expr
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import Buffer, Expression
+from bessemer.compiler.ir.functions import BINARY, COMPARISONS
+from bessemer.compiler.ir.guard import guarded
 from bessemer.compiler.ir.loops import Kernel
 from bessemer.compiler.ir.types import (
     DTYPES,
@@ -92,7 +94,7 @@ def samples(dtype: DType, rng: np.random.Generator, count: int = 40) -> Array:
         return np.concatenate([edges, normal])[:count].astype(dtype.numpy)
     if dtype is boolean:
         return np.asarray(np.arange(count) % 3 == 0)
-    low, high = (int(expr.REDUCTIONS[name](dtype)) for name in ("max", "min"))
+    low, high = (int(dtype.lowest), int(dtype.highest))
     edges = [0, 1, low, high, 2, 3, low + 1, high - 1, 7, 5]
     edges += [-1, -2, -3, -7] if low < 0 else [9, 11]
     wide = rng.integers(low, high, 10, dtype.numpy, endpoint=True)
@@ -161,9 +163,9 @@ def test_functions_of_two_operands(
 ) -> None:
     left, right = pairs(dtype, rng)
     bitwise = ("and", "or", "xor", "shl", "shr")
-    names = [name for name in expr.BINARY if not (dtype.is_float and name in bitwise)]
+    names = [name for name in BINARY if not (dtype.is_float and name in bitwise)]
     if dtype is boolean:
-        names = ["and", "or", "xor", "add", "mul", "min", "max", *expr.COMPARISONS]
+        names = ["and", "or", "xor", "add", "mul", "min", "max", *COMPARISONS]
     if dtype.is_float:
         names.remove("pow")
     kernel = pointwise(
@@ -175,7 +177,7 @@ def test_functions_of_two_operands(
             x, y = arithmetic.from_memory(a, dtype), arithmetic.from_memory(b, dtype)
             return arithmetic.binary(name, dtype, x, y)
 
-        return each(one, boolean if name in expr.COMPARISONS else dtype)
+        return each(one, boolean if name in COMPARISONS else dtype)
 
     check(
         kernel, target, [left, right], {n: reference(n) for n in names}, sizes=(*SIZES, len(left))
@@ -367,7 +369,7 @@ def test_an_index_under_a_false_guard_does_not_fail(target: Target) -> None:
     builder = KernelBuilder()
     with builder.loop(N, "vector", 8) as i:
         value = table[expr.checked(picks[i], 0)]
-        builder.store(out, (i,), expr.guarded(expr.within(i - 50, 10), value, 7.0))
+        builder.store(out, (i,), guarded(expr.within(i - 50, 10), value, 7.0))
     kernel = Kernel("kernel", (table, picks, out), 1, ("n",), builder.block())
     arrays: list[Array] = [
         np.zeros(0, np.float32),

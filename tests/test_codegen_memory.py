@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from bessemer.compiler.codegen.cpu import emit_kernel
 from bessemer.compiler.ir import dims, expr
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Dim, Size
@@ -249,3 +250,23 @@ def test_elements_keep_their_bits_on_the_way_through_registers(
         data = edges.astype(dtype.numpy)
     result = compiled([data, np.ones_like(data)], {"n": 10}).arrays[1]
     assert result.tobytes() == data.tobytes()
+
+
+def test_code_for_indices_from_data_is_the_same_each_time() -> None:
+    """Expressions lie in sets by their addresses, which differ from time to time."""
+
+    def text(axes: tuple[int, int]) -> str:
+        x, y = Buffer("x", f32, (5, 7)), Buffer("y", f32, (64,))
+        places = Buffer("places", i64, (2, 64))
+        builder = KernelBuilder()
+        with builder.loop(64, kind="vector", lanes=16) as i:
+            found = {axis: expr.checked(places[axis, i], x.shape[axis]) for axis in axes}
+            builder.store(y, (i,), x[found[0], found[1]])
+        kernel = Kernel("pick", (x, places, y), 1, (), builder.block())
+        return emit_kernel(kernel, x86.AVX512).text
+
+    texts = set()
+    for _ in range(10):
+        texts |= {text((0, 1)), text((1, 0))}
+        expr.forget_interned()
+    assert len(texts) == 1

@@ -9,7 +9,7 @@ import pytest
 
 from bessemer.compiler.codegen.cpu import emit_kernel
 from bessemer.compiler.errors import InternalError
-from bessemer.compiler.ir import dims, expr, loops
+from bessemer.compiler.ir import dims, expr, functions, loops
 from bessemer.compiler.ir.build_loops import KernelBuilder, Local
 from bessemer.compiler.ir.expr import Buffer, index_value
 from bessemer.compiler.ir.interpret_loops import run_kernel
@@ -122,7 +122,7 @@ def test_branches_change_locals(kind: loops.LoopKind, target: Target) -> None:
 
 REDUCTIONS = [
     (name, dtype)
-    for name in expr.REDUCTIONS
+    for name in functions.REDUCTIONS
     for dtype in DTYPES.values()
     if dtype.is_integer or (name in ("and", "or")) == (dtype is boolean)
 ]

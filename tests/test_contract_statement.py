@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bessemer.compiler.errors import CompileError, InternalError
-from bessemer.compiler.ir import dims, expr, loops
+from bessemer.compiler.ir import dims, expr, loops, walk_loops
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.expr import Buffer
 from bessemer.compiler.ir.interpret_loops import run_kernel
@@ -105,7 +105,7 @@ def test_a_contraction_has_a_text_that_reads_back(make: Callable[[], Kernel]) ->
     text = print_kernel(kernel)
     read = parse_kernel(text)
     assert print_kernel(read) == text
-    assert loops.structure(read.body) == loops.structure(kernel.body)
+    assert walk_loops.structure(read.body) == walk_loops.structure(kernel.body)
     verify_kernel(read)
 
 
@@ -142,7 +142,7 @@ def test_three_numbers_stand_for_one(rng: np.random.Generator) -> None:
     text = print_kernel(kernel)
     assert "parts 21*m right w" in text
     read = parse_kernel(text)
-    assert loops.structure(read.body) == loops.structure(kernel.body)
+    assert walk_loops.structure(read.body) == walk_loops.structure(kernel.body)
     a = rng.standard_normal((BATCH, 6, K)).astype(np.float32)
     w, bias = (rng.standard_normal(s).astype(np.float32) for s in ((N, K), (N,)))
     parts = [split_array(x.reshape(-1)).reshape(-1) for x in (a, w)]

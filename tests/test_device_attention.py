@@ -12,7 +12,7 @@ import pytest
 
 from bessemer.compiler.device_driver import build_for_device
 from bessemer.compiler.errors import InternalError
-from bessemer.compiler.ir import loops
+from bessemer.compiler.ir import loops, walk_loops
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import symbol
 from bessemer.compiler.ir.graph import Graph, Value
@@ -148,7 +148,7 @@ def attend_of(graph: Graph, target: DeviceTarget) -> tuple[Kernel, Attend] | Non
     """The kernel of a graph that is an attention, if it has one."""
     for step in build_device_program(graph, target).steps:
         if isinstance(step, Launch):
-            for statement in loops.walk(step.kernel.body):
+            for statement in walk_loops.walk(step.kernel.body):
                 if isinstance(statement, Attend):
                     return step.kernel, statement
     return None
@@ -206,7 +206,7 @@ def test_float32_attention_is_one_kernel_where_products_may_be_rounded(
     graph = b.finish([b.apply("matmul", softmax_of(b, scores), v)], ["y"])
     made = build_for_device(graph, Options(precision="bfloat16"), SM80)
     kernels = [s.kernel for s in made.program.steps if isinstance(s, Launch)]
-    assert any(isinstance(s, Attend) for kernel in kernels for s in loops.walk(kernel.body))
+    assert any(isinstance(s, Attend) for kernel in kernels for s in walk_loops.walk(kernel.body))
     (actual,) = run_compiled(made, arrays)
     x, y, z = (array.astype(np.float64) for array in arrays)
     e = x @ np.swapaxes(y, 1, 2)

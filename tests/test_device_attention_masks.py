@@ -9,7 +9,7 @@ import pytest
 
 import bessemer
 from bessemer.compiler.device_driver import build_for_device
-from bessemer.compiler.ir import expr, loops
+from bessemer.compiler.ir import expr, walk_loops
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import Symbol, atom
 from bessemer.compiler.ir.expr import Buffer
@@ -94,7 +94,7 @@ def test_a_mask_over_any_length_is_understood(rng: np.random.Generator) -> None:
         s
         for step in made.program.steps
         if isinstance(step, Launch)
-        for s in loops.walk(step.kernel.body)
+        for s in walk_loops.walk(step.kernel.body)
         if isinstance(s, Attend)
     ]
     assert found

@@ -10,10 +10,11 @@ import pytest
 from bessemer.compiler.device_driver import build_for_device
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.graph import Graph
-from bessemer.compiler.ir.loops import Contract, walk
+from bessemer.compiler.ir.loops import Contract
 from bessemer.compiler.ir.operands import Tile
 from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.types import Array, TensorType, bf16, f32
+from bessemer.compiler.ir.walk_loops import walk
 from bessemer.compiler.options import Options
 from bessemer.compiler.schedule.device import contraction as schedule
 from bessemer.compiler.schedule.device.contraction_parts import split_constant

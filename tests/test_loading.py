@@ -64,6 +64,14 @@ def test_a_loaded_model_describes_itself_and_cannot_be_saved(
         model.save(tmp_path / "again.so")
 
 
+def test_a_file_that_took_anothers_place_is_the_one_that_is_loaded(tmp_path: Path) -> None:
+    x = np.ones((1, 4), np.float32)
+    for scale in (1.0, 2.0, 3.0):
+        code, weights = handmade.relu("relu", scale)
+        save(code, weights, tmp_path / "model.so")
+        np.testing.assert_array_equal(load(tmp_path / "model.so")(x), scale * np.arange(1, 5)[None])
+
+
 def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     for name, scale in (("one", 1.0), ("two", 2.0)):
         code, weights = handmade.relu("relu", scale)

@@ -16,8 +16,9 @@ from onnx.reference import ReferenceEvaluator
 from bessemer.compiler.codegen.cpu import PASSES
 from bessemer.compiler.codegen.link import compile_code
 from bessemer.compiler.driver import Compilation, build, machine_of
-from bessemer.compiler.ir import loops
+from bessemer.compiler.ir import walk_loops
 from bessemer.compiler.ir.program import Launch
+from bessemer.compiler.ir.tile_statements import TileMac
 from bessemer.compiler.ir.types import Array
 from bessemer.compiler.jit import load_code
 from bessemer.compiler.options import Options, Precision
@@ -155,7 +156,7 @@ def uses_tiles(made: Compilation) -> int:
     """How many of the program's kernels do."""
     return sum(
         isinstance(step, Launch)
-        and any(isinstance(s, loops.TileMac) for s in loops.walk(step.kernel.body))
+        and any(isinstance(s, TileMac) for s in walk_loops.walk(step.kernel.body))
         for step in made.program.steps
     )
 

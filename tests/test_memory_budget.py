@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import bessemer
-from bessemer.compiler.driver import passes_of
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.fit_memory import fit_memory
 from bessemer.compiler.ir.graph import Graph, Node
@@ -18,6 +17,7 @@ from bessemer.compiler.ir.program import MemoryPlan
 from bessemer.compiler.ir.types import Array
 from bessemer.compiler.ir.verify_graph import verify_graph
 from bessemer.compiler.options import Options
+from bessemer.compiler.pass_order import passes_of
 from bessemer.compiler.schedule.least_cut import least_cut
 from bessemer.compiler.schedule.order_for_memory import order_for_memory
 from bessemer.compiler.schedule.recompute import recompute

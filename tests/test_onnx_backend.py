@@ -56,7 +56,6 @@ def test_what_is_not_supported_is_said() -> None:
         onnx_backend.prepare(model, device="CUDA:0")
     prepared = onnx_backend.prepare(model)
     for wrong, message in (
-        (np.array(["a"]), "strings are not supported"),
         ([floats(1)], "a list is not supported"),
         (None, "an absent optional is not supported"),
     ):

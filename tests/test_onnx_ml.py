@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from bessemer.compiler.errors import CompileError, UnsupportedError
+from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.interpret import run_graph
 from bessemer.compiler.ir.types import Array
 from bessemer.frontends.onnx_reader.read import read_onnx
@@ -164,18 +164,6 @@ def test_a_map_of_classes_is_given_as_a_matrix() -> None:
     (ours,) = run_graph(graph, {"x": x})
     theirs = expected(model, {"x": x})[0]
     np.testing.assert_array_equal(ours, [[row[label] for label in (3, 1, 2)] for row in theirs])
-
-
-def test_labels_that_are_strings_are_refused_by_name() -> None:
-    model = _model(
-        "LinearClassifier",
-        {"label": TensorProto.STRING, "scores": TensorProto.FLOAT},
-        classlabels_strings=["one", "two"],
-        coefficients=[1.0] * 6,
-        intercepts=[0.0, 0.0],
-    )
-    with pytest.raises(UnsupportedError, match="output 'label': holds strings"):
-        read_onnx(model)
 
 
 @pytest.mark.parametrize(

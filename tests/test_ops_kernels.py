@@ -21,9 +21,10 @@ from bessemer.compiler.ir.evaluate import evaluate_named
 from bessemer.compiler.ir.expr import Buffer, Expression, Load
 from bessemer.compiler.ir.interpret_elements import run_element_rule
 from bessemer.compiler.ir.interpret_loops import OUT_OF_RANGE, KernelResult, run_kernel
-from bessemer.compiler.ir.loops import For, Kernel, walk
+from bessemer.compiler.ir.loops import For, Kernel
 from bessemer.compiler.ir.op import OPS
 from bessemer.compiler.ir.types import Array, TensorType, dtype_of, f32, i64, type_of
+from bessemer.compiler.ir.walk_loops import walk
 from bessemer.compiler.ops.non_max_suppression import _capacity as nms_capacity
 from tests.op_cases import assert_same
 

@@ -7,11 +7,12 @@ import pytest
 
 import bessemer
 import bessemer.compiler.ops  # registers the operators
-from bessemer.compiler.driver import kernels_of, passes_of
+from bessemer.compiler.driver import kernels_of
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.ir.types import TensorType, f32
 from bessemer.compiler.options import Options
+from bessemer.compiler.pass_order import passes_of
 from bessemer.compiler.schedule.program import build_program
 from bessemer.compiler.targets.choose import parse_target
 

@@ -5,9 +5,10 @@ import numpy as np
 import bessemer.compiler.ops  # noqa: F401  (registers the operators)
 from bessemer.compiler.driver import build, machine_of
 from bessemer.compiler.ir.build import GraphBuilder
-from bessemer.compiler.ir.loops import Accumulate, For, walk
+from bessemer.compiler.ir.loops import Accumulate, For
 from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.types import TensorType, f32
+from bessemer.compiler.ir.walk_loops import walk
 from bessemer.compiler.jit import load_code
 from bessemer.compiler.ops.composite_normalize import rms_norm
 from bessemer.compiler.options import Options

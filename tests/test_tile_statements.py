@@ -13,6 +13,7 @@ from bessemer.compiler.ir.interpret_loops import run_kernel
 from bessemer.compiler.ir.loops import Kernel
 from bessemer.compiler.ir.parse_loops import parse_kernel
 from bessemer.compiler.ir.text_loops import print_kernel
+from bessemer.compiler.ir.tile_statements import TileLoad, TileMac, TileSetup, TileStore, TileZero
 from bessemer.compiler.ir.types import bf16, f32, i8, i32, u8
 from bessemer.compiler.ir.verify_loops import verify_kernel
 from bessemer.compiler.targets import x86
@@ -26,13 +27,13 @@ def small() -> Kernel:
     out = Buffer("out", i32, (256,))
     builder = KernelBuilder()
     rows = dims.minimum(16, dims.symbol("m"))
-    builder.append(loops.TileSetup((rows,) * 6 + (16, 16)))
-    builder.append(loops.TileZero(0))
+    builder.append(TileSetup((rows,) * 6 + (16, 16)))
+    builder.append(TileZero(0))
     with builder.loop(2) as i:
-        builder.append(loops.TileLoad(4, a, i * 8, 24))
-        builder.append(loops.TileLoad(6, b, 0, 64))
-        builder.append(loops.TileMac(0, 4, 6, u8, i8))
-    builder.append(loops.TileStore(0, out, 0, 16))
+        builder.append(TileLoad(4, a, i * 8, 24))
+        builder.append(TileLoad(6, b, 0, 64))
+        builder.append(TileMac(0, 4, 6, u8, i8))
+    builder.append(TileStore(0, out, 0, 16))
     return Kernel("small", (a, b, out), 1, ("m",), builder.block())
 
 
@@ -65,23 +66,23 @@ def test_tiles_may_have_fewer_rows(rng: np.random.Generator) -> None:
 
 
 A, B, OUT = Buffer("a", bf16, (512,)), Buffer("b", bf16, (512,)), Buffer("out", f32, (256,))
-SETUP = loops.TileSetup((16,) * 8)
+SETUP = TileSetup((16,) * 8)
 
 
 @pytest.mark.parametrize(
     ("body", "problem"),
     [
-        ((loops.TileZero(0),), "tiles are set up once, before"),
+        ((TileZero(0),), "tiles are set up once, before"),
         ((SETUP, SETUP), "tiles are set up once, before"),
-        ((loops.TileSetup((16,) * 7),), "eight tiles have 1 to 16 rows"),
-        ((loops.TileSetup((17,) * 8),), "eight tiles have 1 to 16 rows"),
-        ((SETUP, loops.TileZero(8)), "there are eight tiles"),
-        ((SETUP, loops.TileMac(0, 1, 1, bf16, bf16)), "three different tiles"),
-        ((SETUP, loops.TileMac(0, 1, 2, f32, f32)), "no product of tiles of f32"),
-        ((SETUP, loops.TileMac(0, 1, 2, u8, bf16)), "no product of tiles of u8"),
-        ((SETUP, loops.TileStore(0, A, 0, 32)), "a is an input"),
-        ((SETUP, loops.TileLoad(0, Buffer("c", f32, (1,)), 0, 32)), "there is no buffer c"),
-        ((SETUP, loops.TileLoad(0, A, dims.symbol("n"), 32)), "symbol n"),
+        ((TileSetup((16,) * 7),), "eight tiles have 1 to 16 rows"),
+        ((TileSetup((17,) * 8),), "eight tiles have 1 to 16 rows"),
+        ((SETUP, TileZero(8)), "there are eight tiles"),
+        ((SETUP, TileMac(0, 1, 1, bf16, bf16)), "three different tiles"),
+        ((SETUP, TileMac(0, 1, 2, f32, f32)), "no product of tiles of f32"),
+        ((SETUP, TileMac(0, 1, 2, u8, bf16)), "no product of tiles of u8"),
+        ((SETUP, TileStore(0, A, 0, 32)), "a is an input"),
+        ((SETUP, TileLoad(0, Buffer("c", f32, (1,)), 0, 32)), "there is no buffer c"),
+        ((SETUP, TileLoad(0, A, dims.symbol("n"), 32)), "symbol n"),
     ],
 )
 def test_wrong_tiles_are_found(body: loops.Block, problem: str) -> None:

@@ -96,11 +96,13 @@ def test_a_second_ctrl_c_does_not_wait_and_saves_nothing_torn(tmp_path: Path) ->
 
 WRITERS = {
     "half of the file is written": """
-def save_file(arrays, path, metadata=None):
-    real(arrays, path, metadata=metadata)
-    path.write_bytes(path.read_bytes()[:99])
-    os.kill(os.getpid(), signal.SIGKILL)
-checkpoint.save_file = save_file
+@contextlib.contextmanager
+def whole_file(path):
+    with real(path) as part:
+        yield part
+        part.write_bytes(part.read_bytes()[:99])
+        os.kill(os.getpid(), signal.SIGKILL)
+checkpoint.whole_file = whole_file
 """,
     "the file is written but not in its place": """
 def replace(path, target):
@@ -119,18 +121,20 @@ def test_kill_while_a_checkpoint_is_written_leaves_the_one_before(
     trainer.fit(_data(), epochs=1, batch=8, checkpoint=file)
     before = file.read_bytes()
     program = (
-        "import os, pathlib, signal, sys\n"
+        "import contextlib, os, pathlib, signal, sys\n"
         "from bessemer.frontends.train import checkpoint\n"
         "from tests.test_training_interruption import _data, _trainer\n"
-        f"real = checkpoint.save_file\n{WRITERS[moment]}\n"
+        f"real = checkpoint.whole_file\n{WRITERS[moment]}\n"
         "_trainer().fit(_data(), epochs=2, batch=8, checkpoint=sys.argv[1])\n"
     )
     done = subprocess.run([sys.executable, "-c", program, str(file)], cwd=ROOT, check=False)
     assert done.returncode == -signal.SIGKILL
     assert file.read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 2
     again = _trainer(seed=3)
     again.fit(_data(), epochs=2, batch=8, checkpoint=file)
     assert again.steps == 10
+    assert list(tmp_path.iterdir()) == [file]  # what was left has gone
 
 
 def test_a_killed_training_loses_only_the_steps_since_its_checkpoint(tmp_path: Path) -> None:

@@ -167,7 +167,9 @@ def _details(title: str, row: Mapping[str, Any]) -> str:
     if title.startswith("losses "):
         kind = title[-3:]
         worst = max(row[kind], key=row[kind].get)
-        own = f"; torch's own f32 from its f64: {row['torch'][worst]:.1e}" if kind == "f32" else ""
+        own = (
+            f"; torch's with and without oneDNN: {row['torch'][worst]:.1e}" if kind == "f32" else ""
+        )
         return f"worst of {len(row[kind])} optimizers: {worst}{own}"
     key = "peak" if "peak memory" in title else "seconds"
     if not isinstance(row.get(key), Mapping):

@@ -29,7 +29,6 @@ OURS, EAGER, EAGER_LAST, COMPILED = (
     "torch channels last",
     "torch.compile",
 )
-SYSTEMS = (OURS, EAGER, EAGER_LAST, COMPILED)
 """Ours, and torch's ways: as it comes, with images' channels last in memory, and compiled."""
 _BATCHES = 4
 

@@ -10,7 +10,7 @@ from bessemer.compiler.codegen.lanes import same_lanes, splat
 from bessemer.compiler.codegen.values import Value, literal, suffix
 from bessemer.compiler.codegen.writer import Writer
 from bessemer.compiler.errors import InternalError
-from bessemer.compiler.ir.expr import COMPARISONS
+from bessemer.compiler.ir.functions import COMPARISONS
 from bessemer.compiler.ir.types import DType, boolean
 
 _ROUNDINGS = {
@@ -89,7 +89,7 @@ def _absolute(w: Writer, x: Value) -> Value:
 
 
 def binary(w: Writer, name: str, left: Value, right: Value) -> Value:
-    """One of expr.BINARY, except `pow`, which vector math has."""
+    """One of functions.BINARY, except `pow`, which vector math has."""
     a, b = same_lanes(w, left, right)
     if name in COMPARISONS:
         return compare(w, _predicate(name, a.kind), a, b)

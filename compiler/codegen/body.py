@@ -19,6 +19,7 @@ from bessemer.compiler.codegen.constants import c_string
 from bessemer.compiler.codegen.finite import not_finite
 from bessemer.compiler.codegen.set_symbols import set_by_kernel, set_by_steps
 from bessemer.compiler.codegen.shares import GRAIN, SHARE, work_of
+from bessemer.compiler.codegen.turns import turns_text
 from bessemer.compiler.codegen.workspace import (
     arena_offset,
     early_sizes,
@@ -40,6 +41,7 @@ from bessemer.compiler.ir.program import (
     Repeat,
     RequireFinite,
     Step,
+    Turns,
     timed_steps,
 )
 from bessemer.runtime.artifact import Status
@@ -82,6 +84,7 @@ class _Body(BodySizes):
     ) -> None:
         super().__init__(program, plan, prefix)
         self.messages = messages
+        self.chains: list[str] = []
         self.parallel = parallel
         self.clocks = Clocks(profile, self.let, self.put)
 
@@ -99,13 +102,17 @@ class _Body(BodySizes):
         return (
             f"{strings}{clocks}define internal i32 @{self.prefix}_body({_PARAMETERS}) nounwind {{\n"
             f"{body}\n}}\n{workspace_text(self.program, self.plan, self.prefix)}"
+            + "".join(self.chains)
         )
 
     # Start and end
 
     def _enter(self) -> None:
         launches = [s for s in timed_steps(self.program.steps) if isinstance(s, Launch)]
-        width = max([len(s.values) for s in launches], default=0) + 2
+        counts = [len(s.values) for s in launches]
+        for chain in (step for step in self.program.steps if isinstance(step, Turns)):
+            counts.append(sum(len(launch.values) for launch in chain.launches))
+        width = max(counts, default=0) + 2
         depth = max([len(s.sizes) for s in launches], default=0) + 1
         self.begin("entry")
         self.put(f"%buffers = alloca [{width} x ptr], align 16")
@@ -164,6 +171,8 @@ class _Body(BodySizes):
             match step:
                 case Launch():
                     self._launch(step)
+                case Turns():
+                    self._turns(step)
                 case BindDims():
                     self._bind(step)
                 case Copy():
@@ -208,6 +217,25 @@ class _Body(BodySizes):
         if checks:
             self._check_fault(step, checks)
         self._read_back(step)
+
+    def _turns(self, step: Turns) -> None:
+        """A chain of launches: its shares are those of one kernel."""
+        name = f"{self.prefix}_turns{len(self.chains)}"
+        self.chains.append(turns_text(step, name))
+        inside = {window.value for window in step.windows}
+        values = [value for launch in step.launches for value in launch.values]
+        for number, value in enumerate((*values, step.memory)):
+            if value not in inside:
+                self._store_at("ptr", self._address(value), "%buffers", number)
+        work = dims.total(work_of(launch, self.bound) for launch in step.launches)
+        if not self.parallel:
+            arguments = f"ptr %buffers, ptr %arguments, i64 0, i64 {step.shares}"
+            self.put(f"call void @{name}({arguments})")
+            return
+        self.put(
+            f"call void @bessemer_parallel(ptr %context, ptr @{name}, ptr %buffers, "
+            f"ptr %arguments, i64 {step.shares}, i64 {self._shares(work)})"
+        )
 
     def _launch_team(self, step: Launch, work: Size) -> None:
         kernel = step.kernel

@@ -7,7 +7,6 @@ from bessemer.compiler.codegen.calls import convert_float
 from bessemer.compiler.codegen.state import KernelState
 from bessemer.compiler.codegen.values import Value, register_type, type_text
 from bessemer.compiler.codegen.writer import Writer
-from bessemer.compiler.ir.expr import REDUCTIONS
 from bessemer.compiler.ir.types import DType, boolean, f32, f64, i8, i16, i32, i64
 
 
@@ -71,9 +70,11 @@ def _saturated(w: Writer, value: Value, target: DType) -> Value:
 
     LLVM's own saturating conversions take vectors apart.
     """
-    low, high = int(REDUCTIONS["max"](target)), int(REDUCTIONS["min"](target))
+    low, high = int(target.lowest), int(target.highest)
     if target.bits < 32:
-        number = select(w, compare(w, "ord", value, value), value, like(value, 0.0))
+        number = value
+        if low != 0:  # NaN is not above 0 either
+            number = select(w, compare(w, "ord", value, value), value, like(value, 0.0))
         number = select(w, compare(w, "ogt", number, like(value, low)), number, like(value, low))
         number = select(w, compare(w, "olt", number, like(value, high)), number, like(value, high))
         return resized(w, _converted(w, "fptosi", number, i32), target)

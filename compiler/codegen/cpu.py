@@ -14,7 +14,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from bessemer.compiler.codegen import fragments, matrix_tiles, memory, streaming, vector_loops
+from bessemer.compiler.codegen import (
+    fragments,
+    interleaved_stores,
+    matrix_tiles,
+    memory,
+    streaming,
+    vector_loops,
+)
 from bessemer.compiler.codegen.arithmetic import binary, fused, number_extreme, select
 from bessemer.compiler.codegen.control_flow import (
     Range,
@@ -34,9 +41,10 @@ from bessemer.compiler.codegen.math_terms import MathFunction
 from bessemer.compiler.codegen.state import ZEROS, ZEROS_BYTES, KernelState, number
 from bessemer.compiler.codegen.values import Pointer, Value
 from bessemer.compiler.errors import InternalError
-from bessemer.compiler.ir import expr, loops
+from bessemer.compiler.ir import expr, loops, walk_loops
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.loops import Block, For, Kernel, Statement
+from bessemer.compiler.ir.tile_statements import TileLoad, TileMac, TileSetup, TileStore, TileZero
 from bessemer.compiler.ir.types import i64
 from bessemer.compiler.targets.machine import Target
 
@@ -78,7 +86,10 @@ def emit_kernel(kernel: Kernel, target: Target) -> KernelCode:
             _written(KernelState(kernel, target, streamed=frozenset(buffers)))
             for buffers in (streamed, ())
         ]
-        texts = [streaming.chooser(kernel, streamed), *map(_function, states, names)]
+        texts = [
+            streaming.chooser(kernel, streamed, target.last_cache),
+            *map(_function, states, names),
+        ]
     else:
         states = [_written(KernelState(kernel, target))]
         texts = [_function(states[0], kernel.name)]
@@ -136,9 +147,13 @@ def emit_block(state: KernelState, block: Block) -> None:
     """The statements of a block; what they declare ends with it."""
     streaming_before = set(state.streaming)
     with local_names(state):
-        for statement in block:
+        place = 0
+        while place < len(block):
             state.values.clear()
-            _statement(state, statement)
+            done = interleaved_stores.emit(state, block, place)
+            if not done:
+                _statement(state, block[place])
+            place += done or 1
     state.streaming = streaming_before
 
 
@@ -188,9 +203,9 @@ def _statement(state: KernelState, statement: Statement) -> None:
             fragments.emit(state, statement)
         case loops.FragmentStore():
             fragments.emit_store(state, statement, emit_store)
-        case loops.TileSetup():
+        case TileSetup():
             pass  # where the kernel begins
-        case loops.TileZero() | loops.TileLoad() | loops.TileStore() | loops.TileMac():
+        case TileZero() | TileLoad() | TileStore() | TileMac():
             matrix_tiles.emit(state, statement)
         case _:
             raise InternalError(f"no code for {type(statement).__name__}")
@@ -260,6 +275,8 @@ def _allocate(state: KernelState, buffer: expr.Buffer) -> None:
 
 
 def _prefetch(state: KernelState, buffer: expr.Buffer, offset: Size, level: int) -> None:
+    if buffer.name in state.streaming:
+        return
     w = state.writer
     pointer = indices(state).address(buffer, state.size(offset))
     w.declarations.add("declare void @llvm.prefetch.p0(ptr, i32, i32, i32)")
@@ -338,7 +355,7 @@ def _loop(state: KernelState, loop: For, over: Range) -> None:
         del state.indices[loop.index]
 
     carried, writes = _carried(state, loop.body), written_buffers(loop.body)
-    multiplies = any(isinstance(inner, loops.FragmentMac) for inner in loops.walk(loop.body))
+    multiplies = any(isinstance(inner, loops.FragmentMac) for inner in walk_loops.walk(loop.body))
     counted_loop(state, over, carried, writes, body, opaque=multiplies)
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from bessemer.compiler.ir import dims, expr, loops
+from bessemer.compiler.ir import dims, expr, loops, walk_expr, walk_loops
 from bessemer.compiler.ir.dims import Size, Symbol
 from bessemer.compiler.ir.expr import Expression
 from bessemer.compiler.ir.loops import Block
+from bessemer.compiler.ir.tile_statements import TileStore
 
 
 def written_buffers(block: Block) -> frozenset[str]:
     """The names of the buffers that statements of the block store to."""
-    stores = (loops.Store, loops.TileStore)
-    found = {s.buffer.name for s in loops.walk(block) if isinstance(s, stores)}
-    for statement in loops.walk(block):
+    stores = (loops.Store, TileStore)
+    found = {s.buffer.name for s in walk_loops.walk(block) if isinstance(s, stores)}
+    for statement in walk_loops.walk(block):
         if isinstance(statement, loops.FragmentStore):
             found |= {store.buffer.name for row in statement.stores for store in row}
         if isinstance(statement, (loops.Contract, loops.Attend)):
@@ -23,14 +24,14 @@ def written_buffers(block: Block) -> frozenset[str]:
 def assigned_locals(block: Block) -> frozenset[str]:
     """The names of the locals that get another value in the block."""
     return frozenset(
-        s.local for s in loops.walk(block) if isinstance(s, (loops.Assign, loops.Accumulate))
+        s.local for s in walk_loops.walk(block) if isinstance(s, (loops.Assign, loops.Accumulate))
     )
 
 
 def changed_fragments(block: Block) -> dict[str, frozenset[int] | None]:
     """The fragments that change, and in which rows (None: in all)."""
     found: dict[str, frozenset[int] | None] = {}
-    for statement in loops.walk(block):
+    for statement in walk_loops.walk(block):
         match statement:
             case loops.FragmentFill(fragment):
                 found[fragment] = None
@@ -44,7 +45,7 @@ def varying_locals(body: Block, index: Symbol) -> frozenset[str]:
     """The locals defined in a vector loop's body whose lanes may differ."""
     values = [
         (s.local, s.value)
-        for s in loops.walk(body)
+        for s in walk_loops.walk(body)
         if isinstance(s, (loops.Define, loops.Assign, loops.Accumulate))
     ]
     varying: frozenset[str] = frozenset()
@@ -89,4 +90,4 @@ class Lanes:
             case expr.Checked(_, operand, extent):
                 return self.differ(operand) or self.differ_in(extent)
             case _:
-                return any(self.differ(child) for child in expr.children(node))
+                return any(self.differ(child) for child in walk_expr.children(node))

@@ -11,8 +11,10 @@ from contextlib import contextmanager
 
 from bessemer.compiler.codegen import arithmetic, calls, conversions, memory
 from bessemer.compiler.codegen.arithmetic import binary, compare, intrinsic, like, select
+from bessemer.compiler.codegen.byte_tables import look_up
 from bessemer.compiler.codegen.indices import Indices
 from bessemer.compiler.codegen.lanes import same_lanes, splat, steps
+from bessemer.compiler.codegen.quantization import quantized
 from bessemer.compiler.codegen.quotients import constant_divisor, quotient
 from bessemer.compiler.codegen.state import KernelState, number
 from bessemer.compiler.codegen.values import Value, literal
@@ -83,6 +85,9 @@ class _Evaluation:
             case expr.Select(_, condition, then, otherwise):
                 return select(w, self.value(condition), self.value(then), self.value(otherwise))
             case expr.Cast(dtype, operand):
+                bytes_ = quantized(self.state, self.value, node)
+                if bytes_ is not None:
+                    return bytes_
                 return conversions.cast(self.state, self.value(operand), operand.dtype, dtype)
             case expr.Bits(dtype, operand):
                 x = self.value(operand)
@@ -107,6 +112,9 @@ class _Evaluation:
         kept = self.state.kept_element(node.buffer)
         if kept is not None:
             return kept
+        found = look_up(self.state, self.value, node)
+        if found is not None:
+            return found
         offset = node.buffer.offset(node.indices)
         if node.guard is None:
             return memory.load(self.state, self.indices, node.buffer, offset, None)

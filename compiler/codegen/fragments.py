@@ -19,10 +19,11 @@ from bessemer.compiler.codegen.lanes import splat
 from bessemer.compiler.codegen.state import FragmentShape, KernelState, Vectors, number
 from bessemer.compiler.codegen.values import Pointer, Value, literal, register_type, scalar_text
 from bessemer.compiler.errors import InternalError
-from bessemer.compiler.ir import loops
+from bessemer.compiler.ir import loops, walk_loops
 from bessemer.compiler.ir.dims import Size, Symbol
-from bessemer.compiler.ir.expr import Expression, FragmentElement, children
+from bessemer.compiler.ir.expr import Expression, FragmentElement
 from bessemer.compiler.ir.types import DType, i64
+from bessemer.compiler.ir.walk_expr import children
 
 EmitStore = Callable[[KernelState, loops.Store], None]
 
@@ -216,7 +217,7 @@ def _elements(store: loops.FragmentStore) -> list[tuple[str, int]]:
     """The fragments' rows that the stores read."""
     found: dict[tuple[str, int], None] = {}
     seen: set[Expression] = set()
-    stack = list(loops.expressions(store))
+    stack = list(walk_loops.expressions(store))
     while stack:
         node = stack.pop()
         if node in seen:

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from enum import IntEnum
 from math import prod
 from string import Template
 
 from bessemer.compiler.codegen.header_texts import LIFE, MODEL_COMMENT, REST, RUN, TYPES
+from bessemer.compiler.codegen.string_table import HEADER as STRINGS
+from bessemer.compiler.codegen.string_table import step_texts
 from bessemer.runtime.artifact import (
     DTYPE_CODES,
     SMALL_DTYPES,
     STATUS_TEXTS,
     ArrayInfo,
     Signature,
-    Status,
+    Strings,
 )
 
 # With these before _create, _destroy or _run, the API would be libc's own.
@@ -32,6 +35,7 @@ _C_TYPES = {
     "float16": "uint16_t holding IEEE binary16",
     "bfloat16": "uint16_t holding bfloat16",
     "bool": "uint8_t, 0 or 1",
+    "string": "int32_t, see string_id below",
     **{name: f"uint8_t holding {name}" for name in SMALL_DTYPES},
 }
 
@@ -52,11 +56,33 @@ def c_prefix(name: str) -> str:
 
 def header_text(signature: Signature, weights_file: str = "") -> str:
     """The header; `weights_file` is the name of the file that holds the weights, or empty."""
-    return filled_header(MODEL_COMMENT + TYPES + LIFE + RUN + REST, signature, weights_file)
+    strings = signature.strings
+    if strings is None:
+        return filled_header(MODEL_COMMENT + TYPES + LIFE + RUN + REST, signature, weights_file)
+    text = MODEL_COMMENT + TYPES + LIFE + STRINGS + RUN + REST
+    macros = [f"#define {signature.prefix}_STRING_COUNT {len(strings.table)}"]
+    return _with_steps(filled_header(text, signature, weights_file, macros), strings)
+
+
+def _with_steps(text: str, strings: Strings) -> str:
+    """The header with what comes before a run in its first comment."""
+    if not strings.steps:
+        return text
+    lines = ["What the caller does with strings before a run (Python's runtime does it itself):"]
+    for made, attributes, source in step_texts(strings):
+        lines += [f"  {_comment(made)}, from {_comment(source)}:", f"    {attributes}"]
+    listed = "".join(f" * {line}\n" for line in lines)
+    first, end, rest = text.partition(" */\n")
+    return f"{first} *\n{listed}{end}{rest}"
 
 
 def filled_header(
-    text: str, signature: Signature, weights_file: str, macros: Iterable[str] = (), **more: str
+    text: str,
+    signature: Signature,
+    weights_file: str,
+    macros: Iterable[str] = (),
+    statuses: Iterable[tuple[IntEnum, str]] = STATUS_TEXTS.items(),
+    **more: str,
 ) -> str:
     """A header's text with what the signature says put in, and `more`."""
     prefix = signature.prefix
@@ -72,7 +98,7 @@ def filled_header(
         dims=_lines(_described_dims(signature)),
         macros="\n".join([*_macros(signature, weights_file), *macros]),
         statuses=_enumerators(
-            (f"{prefix}_{status.name}", int(status), STATUS_TEXTS[status]) for status in Status
+            (f"{prefix}_{status.name}", int(status), text) for status, text in statuses
         ),
         dtypes=_enumerators(
             (f"{prefix}_{name.upper()}", code, "") for name, code in DTYPE_CODES.items()

@@ -21,6 +21,7 @@ from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Atom, Dim, FloorDiv, Max, Min, Mod, Size, Symbol
 from bessemer.compiler.ir.expr import Buffer, Expression
 from bessemer.compiler.ir.types import boolean, i32, i64
+from bessemer.compiler.ir.walk_expr import index_expressions
 
 Evaluate: TypeAlias = Callable[[Expression], Value]
 """The value of an expression that index arithmetic contains."""
@@ -44,9 +45,9 @@ class Indices:
         vectors = self.state.vectors
         if vectors is None:
             return False
-        leaves = dims.atoms(size)
-        return vectors.symbol in leaves or any(
-            isinstance(leaf, Expression) and self.evaluate(leaf).lanes > 1 for leaf in leaves
+        # To evaluate writes code: in an order that is the same in every process.
+        return vectors.symbol in dims.atoms(size) or any(
+            self.evaluate(leaf).lanes > 1 for leaf in index_expressions(size)
         )
 
     def stride(self, size: Size) -> Size | None:

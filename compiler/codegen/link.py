@@ -18,7 +18,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -38,10 +37,12 @@ from bessemer.compiler.codegen.library_parts import Library
 from bessemer.compiler.codegen.machine import Machine, compile_object
 from bessemer.compiler.codegen.merge_objects import merge_objects
 from bessemer.compiler.codegen.processor import architecture
+from bessemer.compiler.codegen.string_table import EXPORTS as STRING_EXPORTS
 from bessemer.compiler.codegen.support import EXPORTS, support_text
 from bessemer.compiler.codegen.weights import BESIDE, INSIDE, weights_label
 from bessemer.compiler.errors import CompileError, InternalError
 from bessemer.runtime.artifact import Signature
+from bessemer.runtime.whole_file import folder_beside
 
 Bytes = npt.NDArray[np.uint8]
 Placement = Literal["inside", "beside"]
@@ -70,7 +71,9 @@ class Code:
     @property
     def exports(self) -> tuple[str, ...]:
         """The functions of the C interface, without the prefix."""
-        return EXPORTS if self.library is None else LIBRARY_EXPORTS
+        if self.library is not None:
+            return LIBRARY_EXPORTS
+        return EXPORTS if self.signature.strings is None else EXPORTS + STRING_EXPORTS
 
 
 def weights_digest(weights: Bytes) -> str:
@@ -160,8 +163,7 @@ def _save(
     if not inside:
         names.append(target.with_suffix(".weights").name)
     # Built in a folder on the same disk: renaming is all that is left when it succeeded.
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as name:
-        folder = Path(name)
+    with folder_beside(target) as folder:
         source = folder / ("model.o" if command else target.name)
         with source.open("w+b") as file:
             if target.suffix == ".a":

@@ -72,7 +72,7 @@ def create_target_machine(machine: Machine) -> llvm.TargetMachine:
 def compile_object(text: str, machine: Machine, passes: Sequence[str] = ()) -> bytes:
     """The object file of a module given as LLVM IR text, an ELF file on Linux.
 
-    `passes` run in this order before code generation; see PASS_NAMES. Raises InternalError where
+    `passes` run in this order before code generation; see _PASSES. Raises InternalError where
     the text is no valid module.
     """
     target = create_target_machine(machine)
@@ -141,9 +141,6 @@ def _run_passes(module: llvm.ModuleRef, target: llvm.TargetMachine, passes: Sequ
         _PASSES[name](manager)
     builder = llvm.create_pass_builder(target, llvm.create_pipeline_tuning_options(speed_level=2))
     manager.run(module, builder)
-
-
-PASS_NAMES = tuple(sorted(_PASSES))
 
 
 def run_pipeline(module: llvm.ModuleRef, builder: llvm.PassBuilder) -> None:

@@ -76,6 +76,9 @@ EXP = {
             0.0013888888945243366, 0.00019841269457189292, 2.4801491221046914e-05,
             2.7557630011303337e-06, 2.7630981148505577e-07, 2.498647120401759e-08),
 }  # fmt: skip
+# exp(r) for |r| <= ln(2) / 2 as a polynomial, from r^5 down; 2^-23.4.
+_SHORT_EXP = (0.008289731, 0.041897856, 0.16667648, 0.4999915, 0.9999997, 1.0)
+_LN2 = 0.6931471824645996  # rounded to f32: 2^-28.5 too large
 # (tanh(x) / x - 1) / x^2 in x^2, |x| <= 0.6; 2^-28.4 and 2^-57.8.
 _TANH = {
     "f32": (-0.33333298563957214, 0.13331936299800873, -0.05378471687436104, 0.02079862542450428,
@@ -134,6 +137,15 @@ def exp(x: Term) -> Term:
     y = scaled_by_bits(1.0 + exp_minus_one_of(r), bits)
     y = select(x < form.log_smallest, 0.0, y)
     return select(x <= form.log_largest, y, x * form.largest)
+
+
+def exp_nonpositive(x: Term) -> Term:
+    """exp(x) where no x is above 0, in three quarters of the operations (see expr.py), on machines
+    that scale by powers of two."""
+    size = at_least(x, 1.25 * FORMATS[x.kind].log_smallest)
+    magic = FORMATS[x.kind].magic
+    n = fma(size, 1.0 / math.log(2.0), magic) - magic
+    return scaled(polynomial(fma(n, -_LN2, size), _SHORT_EXP[::-1]), n)
 
 
 def exp2(x: Term) -> Term:

@@ -11,13 +11,14 @@ from typing import TypeAlias
 from bessemer.compiler.codegen.expressions import indices
 from bessemer.compiler.codegen.state import KernelState
 from bessemer.compiler.errors import InternalError
-from bessemer.compiler.ir import loops
+from bessemer.compiler.ir import walk_loops
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import Buffer
 from bessemer.compiler.ir.loops import Block
+from bessemer.compiler.ir.tile_statements import TileLoad, TileMac, TileSetup, TileStore, TileZero
 from bessemer.compiler.ir.types import bf16, i8
 
-TileStatement: TypeAlias = loops.TileZero | loops.TileLoad | loops.TileStore | loops.TileMac
+TileStatement: TypeAlias = TileZero | TileLoad | TileStore | TileMac
 
 _ROW_BYTES = 64
 # The configuration: a byte for the palette, 8 x 16 bits of bytes a row from 16 on, 8 bytes of rows
@@ -28,7 +29,7 @@ _WIDTHS, _ROWS = 16, 48
 
 def begin(state: KernelState, body: Block) -> bool:
     """Sets up the tiles if the kernel has any; whether it has."""
-    setups = [s for s in loops.walk(body) if isinstance(s, loops.TileSetup)]
+    setups = [s for s in walk_loops.walk(body) if isinstance(s, TileSetup)]
     if not setups:
         return False
     if "amx-tile" not in state.target.features:
@@ -61,19 +62,19 @@ def end(state: KernelState) -> None:
 def emit(state: KernelState, statement: TileStatement) -> None:
     """One statement on tiles."""
     match statement:
-        case loops.TileZero(tile):
+        case TileZero(tile):
             _call(state, "tilezero", f"i8 {tile}", "i8 immarg")
-        case loops.TileLoad(tile, buffer, offset, stride):
+        case TileLoad(tile, buffer, offset, stride):
             _move(state, "tileloadd64", tile, buffer, offset, stride)
-        case loops.TileStore(tile, buffer, offset, stride):
+        case TileStore(tile, buffer, offset, stride):
             _move(state, "tilestored64", tile, buffer, offset, stride)
             state.writer.forget(buffer.name)
-        case loops.TileMac(total, a, b):
+        case TileMac(total, a, b):
             arguments = f"i8 {total}, i8 {a}, i8 {b}"
             _call(state, _product(statement), arguments, "i8 immarg, i8 immarg, i8 immarg")
 
 
-def _product(mac: loops.TileMac) -> str:
+def _product(mac: TileMac) -> str:
     if mac.left is bf16:
         return "tdpbf16ps"
     signs = ["s" if dtype is i8 else "u" for dtype in (mac.left, mac.right)]

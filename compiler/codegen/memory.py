@@ -17,12 +17,15 @@ from bessemer.compiler.codegen.state import ZEROS, ZEROS_BYTES, KernelState
 from bessemer.compiler.codegen.values import Pointer, Value, literal, suffix
 from bessemer.compiler.codegen.writer import Writer
 from bessemer.compiler.errors import InternalError
+from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import Buffer
 from bessemer.compiler.ir.types import boolean
 
 MOST_INTERLEAVED = 4
 """Up to this stride, whole vectors are loaded and shuffled."""
+MOST_LOOKED_UP = 16
+"""The same where one instruction takes lanes from any places of two vectors."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ def _load_lanes(state: KernelState, indices: Indices, access: Access) -> Value:
         mask = guard if mask is None else w.operate("and", boolean, guard, mask)
         uniform = None
     stride = access.stride
-    if stride == 1 or (mask is None and isinstance(stride, int) and _is_small(stride)):
+    if stride == 1 or (mask is None and isinstance(stride, int) and _is_small(state, stride)):
         pointer = indices.address(access.buffer, access.offset)
         if stride == 1:
             return _contiguous(state, access, _guarded(w, pointer, uniform), mask)
@@ -79,8 +82,9 @@ def _load_lanes(state: KernelState, indices: Indices, access: Access) -> Value:
     return _gather(state, indices, access, uniform, mask)
 
 
-def _is_small(stride: int) -> bool:
-    return stride == -1 or 1 < stride <= MOST_INTERLEAVED
+def _is_small(state: KernelState, stride: int) -> bool:
+    most = MOST_LOOKED_UP if state.target.has_lookup else MOST_INTERLEAVED
+    return stride == -1 or 1 < stride <= most
 
 
 def _guarded(w: Writer, pointer: Pointer, guard: Value | None) -> Pointer:
@@ -132,8 +136,12 @@ def _strided(
         first = pointer.moved(-(width - 1) * access.bytes)
         vector = _plain(state, access, _guarded(w, first, guard), width)
         return shuffle(w, vector, None, range(width - 1, -1, -1))
-    last = (width - 1) * stride + 1 - width
-    starts = [min(k * width, last) for k in range(stride)]
+    ahead = _remainder(state, access, stride)
+    if ahead is None:
+        last = (width - 1) * stride + 1 - width
+        starts = [min(k * width, last) for k in range(stride)]
+    else:
+        starts = [k * width - ahead for k in range(stride)]
     places = [_guarded(w, pointer.moved(start * access.bytes), guard) for start in starts]
     vectors = [_plain(state, access, place, width) for place in places]
     result = vectors[0]
@@ -145,6 +153,15 @@ def _strided(
             order = [p if 0 <= p < width else 0 for p in origins]
         result = shuffle(w, vector if k == 0 else result, None if k == 0 else vector, order)
     return result
+
+
+def _remainder(state: KernelState, access: Access, stride: int) -> int | None:
+    """Where the first element stands among `stride` neighbours, if that is known and all of them
+    are there: loads that begin with them are the same for each one's turn."""
+    size = dims.product(access.buffer.shape)
+    rest = dims.mod(state.size(access.offset), stride)
+    whole = isinstance(size, int) and size % stride == 0
+    return rest if whole and isinstance(rest, int) else None
 
 
 def _gather(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bessemer.compiler.ir.loops import Kernel, SetDim, walk
+from bessemer.compiler.ir.loops import Kernel, SetDim
 from bessemer.compiler.ir.program import BindDims, Branch, Launch, Repeat, Step
+from bessemer.compiler.ir.walk_loops import walk
 
 
 def set_by_kernel(kernel: Kernel) -> set[str]:

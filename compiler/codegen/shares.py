@@ -6,8 +6,10 @@ from collections.abc import Set
 
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
-from bessemer.compiler.ir.loops import FragmentMac, TileMac, walk
+from bessemer.compiler.ir.loops import FragmentMac
 from bessemer.compiler.ir.program import Launch
+from bessemer.compiler.ir.tile_statements import TileMac
+from bessemer.compiler.ir.walk_loops import walk
 
 SHARE = 1 << 20
 """The work of the smallest share: about four microseconds. A worker that is awake begins it

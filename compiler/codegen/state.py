@@ -10,7 +10,7 @@ from bessemer.compiler.codegen.math_terms import MathFunction
 from bessemer.compiler.codegen.values import Pointer, Value, literal
 from bessemer.compiler.codegen.writer import Writer
 from bessemer.compiler.errors import InternalError
-from bessemer.compiler.ir import dims, expr
+from bessemer.compiler.ir import dims, expr, walk_expr
 from bessemer.compiler.ir.dims import Atom, Size, Symbol
 from bessemer.compiler.ir.expr import Expression
 from bessemer.compiler.ir.loops import Kernel, Statement
@@ -159,13 +159,13 @@ class KernelState:
         if not self.constants or isinstance(size, int):
             return size
         values = dict(self.constants)
-        for leaf in expr.index_expressions(size):
-            values[leaf] = expr.as_index(expr.substitute(leaf, self.constants))
+        for leaf in walk_expr.index_expressions(size):
+            values[leaf] = expr.as_index(walk_expr.substitute(leaf, self.constants))
         return dims.substitute(size, values)
 
     def expression(self, node: Expression) -> Expression:
         """An expression with the indices of unrolled loops put in."""
-        return expr.substitute(node, self.constants) if self.constants else node
+        return walk_expr.substitute(node, self.constants) if self.constants else node
 
     def index(self, symbol: Symbol) -> Value | int:
         """A loop index or a dimension."""

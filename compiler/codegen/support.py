@@ -23,6 +23,7 @@ from bessemer.compiler.codegen.constants import c_string, description_text
 from bessemer.compiler.codegen.layout import LAYOUTS, MESSAGE_BYTES
 from bessemer.compiler.codegen.processor import baseline, pause, processor_text
 from bessemer.compiler.codegen.run import Body
+from bessemer.compiler.codegen.string_table import string_table
 from bessemer.compiler.errors import InternalError
 from bessemer.runtime.artifact import Signature, check_signature
 
@@ -78,7 +79,8 @@ def support_text(signature: Signature) -> str:
     Raises as `runtime_text`.
     """
     body = Body(signature.prefix, signature, is_public=True)
-    return runtime_text(signature, [body], _WORKSPACE_BYTES + entry.TEXT)
+    table = "" if signature.strings is None else string_table(signature.strings)
+    return runtime_text(signature, [body], _WORKSPACE_BYTES + entry.TEXT + table)
 
 
 def runtime_text(

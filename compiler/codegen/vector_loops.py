@@ -22,8 +22,9 @@ from bessemer.compiler.codegen.lanes import reduce_lanes
 from bessemer.compiler.codegen.state import KernelState, Vectors, number
 from bessemer.compiler.codegen.values import Value, literal
 from bessemer.compiler.errors import InternalError
-from bessemer.compiler.ir import expr, loops
-from bessemer.compiler.ir.expr import REDUCTIONS, Expression
+from bessemer.compiler.ir import expr, functions, loops, walk_expr, walk_loops
+from bessemer.compiler.ir.expr import Expression
+from bessemer.compiler.ir.functions import REDUCTIONS
 from bessemer.compiler.ir.loops import Block, For
 from bessemer.compiler.ir.types import i64
 
@@ -143,7 +144,7 @@ def _multiple(state: KernelState, extent: Value, width: int) -> Value:
 def reductions_of(body: Block, carried: Sequence[str]) -> dict[str, str]:
     """How each of the locals that a vector loop accumulates is combined."""
     found: dict[str, str] = {}
-    for statement in loops.walk(body):
+    for statement in walk_loops.walk(body):
         match statement:
             case loops.Accumulate(local, name) if local in carried:
                 if found.setdefault(local, name) != name:
@@ -155,7 +156,7 @@ def reductions_of(body: Block, carried: Sequence[str]) -> dict[str, str]:
 
 def _skipping(body: Block) -> frozenset[str]:
     """The locals whose maximum or minimum may skip NaNs wherever the loop accumulates them."""
-    found = [s for s in loops.walk(body) if isinstance(s, loops.Accumulate)]
+    found = [s for s in walk_loops.walk(body) if isinstance(s, loops.Accumulate)]
     strict = {s.local for s in found if not s.may_skip_nan}
     return frozenset(s.local for s in found if s.local not in strict)
 
@@ -164,8 +165,8 @@ def default_lanes(state: KernelState, loop: For) -> int:
     """The lanes of a register of the widest type that the body computes with."""
     bits = 8
     stack: list[Expression] = []
-    for statement in loops.walk(loop.body):
-        stack += loops.expressions(statement)
+    for statement in walk_loops.walk(loop.body):
+        stack += walk_loops.expressions(statement)
         if isinstance(statement, loops.Store):
             bits = max(bits, _computed_bits(statement.value))
     seen: set[Expression] = set()
@@ -174,12 +175,12 @@ def default_lanes(state: KernelState, loop: For) -> int:
         if node in seen:
             continue
         seen.add(node)
-        if isinstance(node, expr.Binary) and node.name in expr.COMPARISONS and _is_index(node):
+        if isinstance(node, expr.Binary) and node.name in functions.COMPARISONS and _is_index(node):
             continue
         if not isinstance(node, (expr.IndexValue, expr.Constant)):
             bits = max(bits, _computed_bits(node))
         if not isinstance(node, expr.IndexValue):
-            stack += expr.children(node) if not isinstance(node, expr.Load) else ()
+            stack += walk_expr.children(node) if not isinstance(node, expr.Load) else ()
     return state.target.vector_bits // bits
 
 

@@ -26,6 +26,7 @@ from bessemer.compiler.codegen.math_exponential import (
     cosh,
     exp,
     exp2,
+    exp_nonpositive,
     expm1,
     sigmoid,
     sinh,
@@ -59,8 +60,13 @@ UNARY: dict[str, Callable[[Term], Term]] = {
     "tanh": tanh,
 }
 _PERIODIC: dict[str, Callable[[Term, bool], Term]] = {"cos": cos, "sin": sin, "tan": tan}
-LOOKED_UP: dict[str, Callable[[Term], Term]] = {"one_plus_erf": one_plus_erf}
-"""Functions only for machines with lookups, in place of several operations."""
+LOOKED_UP: dict[str, Callable[[Term], Term]] = {
+    "exp_nonpositive": exp_nonpositive,
+    "one_plus_erf": one_plus_erf,
+}
+"""Functions only for machines with lookups, in place of several operations or of others."""
+_ELSEWHERE = {"exp_nonpositive": "exp"}
+"""What computes some of them where there are no lookups."""
 BINARY: dict[str, Callable[[Term, Term], Term]] = {"pow": power}
 
 _STORED = {"bf16": "i16", "f16": "i16", "f32": "f32", "f64": "f64"}
@@ -79,15 +85,18 @@ def definition(
     """
     if dtype not in ("f32", "f64"):
         raise ValueError(f"vector math is for f32 and f64, not {dtype}")
+    has_lookup = has_lookup and lanes % 16 == 0 and dtype == "f32"
+    if not has_lookup:
+        name = _ELSEWHERE.get(name, name)
     symbol = f"bessemer_{name}_{dtype}" if lanes == 1 else f"bessemer_{name}_v{lanes}{dtype}"
     writer = _writer(lanes, has_fma)
-    writer.has_lookup = has_lookup and lanes % 16 == 0 and dtype == "f32"
+    writer.has_lookup = has_lookup
     x, y = Term(writer, dtype, "%x"), Term(writer, dtype, "%y")
     if name in _PERIODIC and dtype == "f32":
         return _periodic(writer, symbol, name)
     if name in UNARY:
         return _function(writer, symbol, [x], UNARY[name](x))
-    if name in LOOKED_UP and writer.has_lookup:
+    if name in LOOKED_UP and has_lookup:
         return _function(writer, symbol, [x], LOOKED_UP[name](x))
     if name in BINARY:
         return _function(writer, symbol, [x, y], BINARY[name](x, y))

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from bessemer.compiler.errors import InternalError
-from bessemer.compiler.ir import expr
+from bessemer.compiler.ir import functions
 from bessemer.compiler.ir.types import DType, boolean, f64
 
 
@@ -72,8 +72,8 @@ def cast(value: Any, source: DType, target: DType) -> Any:
         return wrap(int(value), target)
     if math.isnan(value):
         return 0
-    highest = int(expr.REDUCTIONS["min"](target))
-    lowest = int(expr.REDUCTIONS["max"](target))
+    highest = int(target.highest)
+    lowest = int(target.lowest)
     if math.isinf(value):
         return highest if value > 0 else lowest
     return max(lowest, min(highest, math.trunc(float(value))))
@@ -94,14 +94,15 @@ _FLOAT_UNARY: dict[str, Callable[[Any], Any]] = {
     "rsqrt": lambda x: 1 / np.sqrt(x),
     "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
     "erf": math.erf,
+    "exp_nonpositive": np.exp,
     "round": np.rint,
 }
 """Where NumPy has no function of the same name; all are computed in f64 and rounded once."""
 
 
 def unary(name: str, dtype: DType, x: Any) -> Any:
-    """One of expr.UNARY on a value of the given type."""
-    if name in expr.FLOAT_UNARY:
+    """One of functions.UNARY on a value of the given type."""
+    if name in functions.FLOAT_UNARY:
         function = _FLOAT_UNARY.get(name) or getattr(np, name)
         return _working(dtype)(function(np.float64(x)))
     match name:
@@ -168,8 +169,8 @@ _INTEGER_BINARY: dict[str, Callable[[int, int, int], int]] = {
 
 
 def binary(name: str, dtype: DType, a: Any, b: Any) -> Any:
-    """One of expr.BINARY on two values of the given type."""
-    if name in expr.COMPARISONS:
+    """One of functions.BINARY on two values of the given type."""
+    if name in functions.COMPARISONS:
         return bool(getattr(operator, name)(a, b))
     if dtype.is_float:
         return _working(dtype)(_FLOAT_BINARY[name](a, b))

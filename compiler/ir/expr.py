@@ -8,7 +8,7 @@ Meaning. Integer arithmetic wraps; integer `div` and `mod` round towards minus i
 and `fmod` towards zero) and give 0 where the divisor is 0. Float arithmetic is IEEE; `min` and
 `max` return NaN if one side is. Comparisons give `bool`. A guarded load reads 0 and touches no
 memory where its guard is false; `select` evaluates both sides, so put loads that may be out of
-bounds under a guard (see `guarded`). f16 and bf16 arithmetic is done in f32 and rounded at each
+bounds under a guard (see guard.py). f16 and bf16 arithmetic is done in f32 and rounded at each
 store or cast. A cast from float to integer truncates and saturates; NaN gives 0. An element of a
 storage type (see types.py) is only loaded, selected, stored, and looked at by its bits, as a u8.
 """
@@ -17,13 +17,15 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, TypeAlias, TypeVar, Union, cast
 
 from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir import dims
-from bessemer.compiler.ir.dims import Atom, Size, Symbol
+from bessemer.compiler.ir.dims import Size, Symbol
+from bessemer.compiler.ir.functions import BINARY, COMPARISONS, FLOAT_UNARY, REDUCTIONS, UNARY
+from bessemer.compiler.ir.index_functions import combine_indices, compare_indices
 from bessemer.compiler.ir.types import DType, boolean, i64
 
 Index: TypeAlias = tuple[Size, ...]
@@ -233,30 +235,6 @@ class FragmentElement(Expression):
     row: int
 
 
-FLOAT_UNARY = (
-    "exp", "log", "sqrt", "rsqrt", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh",
-    "tanh", "asinh", "acosh", "atanh", "erf", "sigmoid", "expm1", "log1p",
-    "floor", "ceil", "round", "trunc",
-)  # fmt: skip
-"""`round` is to nearest, ties to even."""
-UNARY = (*FLOAT_UNARY, "neg", "abs", "not", "isnan", "isinf")
-"""`not` is logical on bool and bitwise on integers; the last two give bool."""
-COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
-BINARY = (
-    "add", "sub", "mul", "div", "mod", "trunc_div", "fmod", "pow", "min", "max",
-    "and", "or", "xor", "shl", "shr",
-    *COMPARISONS,
-)  # fmt: skip
-REDUCTIONS: dict[str, Callable[[DType], int | float | bool]] = {
-    "add": lambda dtype: 0,
-    "mul": lambda dtype: 1,
-    "max": lambda dtype: _lowest(dtype),
-    "min": lambda dtype: _highest(dtype),
-    "and": lambda dtype: True if dtype is boolean else -1,
-    "or": lambda dtype: False if dtype is boolean else 0,
-}
-"""The neutral element of each reduction; a reduction's name is that of its binary function."""
-
 _INTERNED: dict[tuple[Any, ...], Expression] = {}
 _E = TypeVar("_E", bound=Expression)
 
@@ -278,22 +256,6 @@ def _intern(kind: type[_E], *arguments: Any) -> _E:
 def forget_interned() -> None:
     """Drops all interned expressions; called between compilations, never during one."""
     _INTERNED.clear()
-
-
-def _lowest(dtype: DType) -> int | float | bool:
-    if dtype.is_float:
-        return -math.inf
-    if dtype is boolean:
-        return False
-    return -(1 << (dtype.bits - 1)) if dtype.kind == "i" else 0
-
-
-def _highest(dtype: DType) -> int | float | bool:
-    if dtype.is_float:
-        return math.inf
-    if dtype is boolean:
-        return True
-    return (1 << (dtype.bits - 1)) - 1 if dtype.kind == "i" else (1 << dtype.bits) - 1
 
 
 def neutral(name: str, dtype: DType) -> Expression:
@@ -390,7 +352,11 @@ def _fold(name: str, a: Expression, b: Expression) -> Expression | None:
         and isinstance(a, (Constant, IndexValue))
         and isinstance(b, (Constant, IndexValue))
     ):
-        return _fold_index(name, as_index(a), as_index(b))
+        if name in COMPARISONS:
+            decided = compare_indices(name, as_index(a), as_index(b))
+            return None if decided is None else constant(decided, boolean)
+        found = combine_indices(name, as_index(a), as_index(b))
+        return None if found is None else index_value(found)
     if a.dtype is boolean and name in ("and", "or"):
         absorbing = name == "or"
         for one, other in ((a, b), (b, a)):
@@ -401,43 +367,6 @@ def _fold(name: str, a: Expression, b: Expression) -> Expression | None:
             return a
         if name in ("mul", "div", "trunc_div") and b.value == 1:
             return a
-    return None
-
-
-def _fold_index(name: str, a: Size, b: Size) -> Expression | None:
-    match name:
-        case "add":
-            return index_value(a + b)
-        case "sub":
-            return index_value(a - b)
-        case "mul":
-            return index_value(a * b)
-        case "div" if isinstance(b, int) and b > 0:
-            return index_value(dims.floordiv(a, b))
-        case "mod" if isinstance(b, int) and b > 0:
-            return index_value(dims.mod(a, b))
-        case "min":
-            return index_value(dims.minimum(a, b))
-        case "max":
-            return index_value(dims.maximum(a, b))
-        case "lt" | "ge" | "le" | "gt":
-            return _decide(name, a, b)
-        case "eq" | "ne" if isinstance(a - b, int):
-            return constant((a == b) == (name == "eq"), boolean)
-        case _:
-            return None
-
-
-def _decide(name: str, a: Size, b: Size) -> Expression | None:
-    """A comparison of index arithmetic that the ranges of its symbols decide."""
-    if name in ("gt", "le"):
-        a, b = b, a
-    # a < b for lt and gt, a >= b negated for the others: `lt` holds or fails for all values.
-    strict = name in ("lt", "gt")
-    if dims.is_nonnegative(b - a - 1):
-        return constant(strict, boolean)
-    if dims.is_nonnegative(a - b):
-        return constant(not strict, boolean)
     return None
 
 
@@ -508,189 +437,6 @@ def less(left: Size, right: Size) -> Expression:
 def within(index: Size, extent: Size) -> Expression:
     """0 <= index < extent on index arithmetic."""
     return binary("ge", index_value(index), 0) & less(index, extent)
-
-
-def guarded(condition: Expression, value: Expression, otherwise: Scalar) -> Expression:
-    """`value` where the condition holds, else `otherwise`; elsewhere, loads in `value` touch no
-    memory that is not theirs, and its checks do not fail."""
-    if isinstance(condition, Constant):
-        return value if condition.value else lift(otherwise, value.dtype)
-    changing = _symbols_of(condition)
-
-    def guard(node: Expression) -> Expression | None:
-        if isinstance(node, Load):
-            if _is_elsewhere_too(node, changing):
-                return None
-            both = condition if node.guard is None else condition & node.guard
-            return load(node.buffer, node.indices, both)
-        if isinstance(node, Checked):
-            return _intern(Checked, i64, select(condition, node.operand, 0), node.extent)
-        return None
-
-    return select(condition, transform(value, guard), otherwise)
-
-
-def _is_elsewhere_too(node: Load, changing: frozenset[Symbol] | None) -> bool:
-    """Whether a load is of an element that exists whatever the values of these symbols are. What
-    does not change with the condition can then be computed once, before it is asked."""
-    if changing is None or not all(isinstance(size, int) and size for size in node.buffer.shape):
-        return False
-    found: set[Atom] = set()
-    for index in node.indices:
-        found |= dims.atoms(index)
-    return all(isinstance(atom, Symbol) for atom in found) and changing.isdisjoint(found)
-
-
-def _symbols_of(condition: Expression) -> frozenset[Symbol] | None:
-    """What a condition depends on, None if on more than symbols of index arithmetic."""
-    found: set[Symbol] = set()
-    waiting = [condition]
-    while waiting:
-        match waiting.pop():
-            case IndexValue(_, size):
-                for leaf in dims.atoms(size):
-                    if not isinstance(leaf, Symbol):
-                        return None
-                    found.add(leaf)
-            case Binary(_, _, left, right):
-                waiting += (left, right)
-            case Unary(_, _, operand):
-                waiting.append(operand)
-            case Constant():
-                pass
-            case _:
-                return None
-    return frozenset(found)
-
-
-def children(node: Expression) -> tuple[Expression, ...]:
-    """The expressions directly below a node, those inside its index arithmetic included."""
-    match node:
-        case Load(_, _, indices, guard):
-            inner = tuple(e for index in indices for e in index_expressions(index))
-            return inner if guard is None else (*inner, guard)
-        case IndexValue(_, size):
-            return index_expressions(size)
-        case Unary() | Cast() | Bits():
-            return (node.operand,)
-        case Checked(_, operand, extent):
-            return (operand, *index_expressions(extent))
-        case Binary(_, _, left, right):
-            return (left, right)
-        case Select(_, condition, then, otherwise):
-            return (condition, then, otherwise)
-        case Reduce(_, _, over, body):
-            return (body, *(e for s in over for e in index_expressions(s.extent or 0)))
-        case _:
-            return ()
-
-
-def index_expressions(size: Size) -> tuple[Expression, ...]:
-    """The expressions that index arithmetic reads its values from."""
-    found = [leaf for leaf in dims.atoms(size) if isinstance(leaf, Expression)]
-    return tuple(sorted(found, key=str)) if len(found) > 1 else tuple(found)
-
-
-def substitute(node: Expression, values: Mapping[Atom, Size]) -> Expression:
-    """The expression with symbols of its index arithmetic replaced."""
-    return transform(node, lambda _: None, values)
-
-
-def transform(
-    node: Expression,
-    rule: Callable[[Expression], Expression | None],
-    values: Mapping[Atom, Size] | None = None,
-) -> Expression:
-    """The expression rebuilt from below; `rule` may replace a node whose children are done.
-
-    `values` replaces symbols of the index arithmetic.
-    """
-    return _Transformation(rule, values or {}).apply(node)
-
-
-def replace_outermost(
-    node: Expression, rule: Callable[[Expression], Expression | None]
-) -> Expression:
-    """The expression with the outermost nodes that `rule` replaces replaced; what is inside those
-    is the rule's own concern."""
-    return _Transformation(rule, {}, from_above=True).apply(node)
-
-
-class _Transformation:
-    """One rebuilding, remembering what it did to shared nodes."""
-
-    _CHILDLESS: ClassVar = (Constant, Read, FragmentElement)
-
-    def __init__(
-        self,
-        rule: Callable[[Expression], Expression | None],
-        values: Mapping[Atom, Size],
-        from_above: bool = False,
-    ) -> None:
-        self._rule = rule
-        self._from_above = from_above
-        self._values = values
-        self._done: dict[Expression, Expression] = {}
-
-    def apply(self, node: Expression) -> Expression:
-        found = self._done.get(node)
-        if found is None:
-            found = self._done[node] = self._transformed(node)
-        return found
-
-    def _transformed(self, node: Expression) -> Expression:
-        if self._from_above:
-            replaced = self._rule(node)
-            if replaced is not None:
-                return replaced
-        rebuilt = node if isinstance(node, self._CHILDLESS) else self._rebuild(node)
-        if self._from_above:
-            return rebuilt
-        replaced = self._rule(rebuilt)
-        return rebuilt if replaced is None else replaced
-
-    def index(self, size: Size) -> Size:
-        values = dict(self._values)
-        for leaf in index_expressions(size):
-            values[leaf] = as_index(self.apply(leaf))
-        return dims.substitute(size, values)
-
-    def _rebuild(self, node: Expression) -> Expression:
-        match node:
-            case IndexValue(_, size):
-                return index_value(self.index(size))
-            case Load(_, buffer, indices, guard):
-                inner = None if guard is None else self.apply(guard)
-                if isinstance(inner, Constant):
-                    if not inner.value:
-                        return constant(0, node.dtype)
-                    inner = None
-                return load(buffer, tuple(self.index(i) for i in indices), inner)
-            case Unary(_, name, operand):
-                return unary(name, self.apply(operand))
-            case Cast(dtype, operand):
-                return convert(self.apply(operand), dtype)
-            case Bits(dtype, operand):
-                return bits(self.apply(operand), dtype)
-            case Checked(_, operand, extent):
-                return _intern(Checked, i64, self.apply(operand), self.index(extent))
-            case Binary(_, name, left, right):
-                return binary(name, self.apply(left), self.apply(right))
-            case Select(_, condition, then, otherwise):
-                return select(self.apply(condition), self.apply(then), self.apply(otherwise))
-            case Reduce(_, name, over, body):
-                return reduce(name, tuple(self._bound(s) for s in over), self.apply(body))
-            case _:
-                raise InternalError(f"no rule to rebuild {type(node).__name__}")
-
-    def _bound(self, over: Symbol) -> Symbol:
-        replaced = self._values.get(over)
-        if replaced is not None:
-            leaf = dims.as_atom(replaced)
-            if not isinstance(leaf, Symbol):
-                raise InternalError(f"the reduction over {over} cannot be renamed to {replaced}")
-            return leaf
-        return over
 
 
 def describe(node: Expression) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 from bessemer.compiler.ir.op import Operator
 from bessemer.compiler.ir.types import Array, TensorType
+from bessemer.runtime.artifact import Strings
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +51,8 @@ class Graph:
     in their `symbols` attribute.
     `updates` are pairs (output, input) of positions: the caller may have that output written where
     that input is. `finite` are positions of floats, one number each: where one is no finite number,
-    the run fails before it has written any such output.
+    the run fails before it has written any such output. `strings` says which inputs and outputs
+    stand for strings, whose elements are i32; passes may drop it: the driver reads it first.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Graph:
     output_names: tuple[str, ...] = ()
     updates: tuple[tuple[int, int], ...] = ()
     finite: tuple[int, ...] = ()
+    strings: Strings | None = None
 
     def producers(self) -> dict[Value, Node]:
         """The node that computes each value (inputs and constants have none)."""

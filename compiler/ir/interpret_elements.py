@@ -17,7 +17,7 @@ from typing import Any, cast
 import numpy as np
 
 from bessemer.compiler.errors import InternalError
-from bessemer.compiler.ir import arithmetic, dims, expr
+from bessemer.compiler.ir import arithmetic, dims, expr, functions
 from bessemer.compiler.ir.dims import Atom, FloorDiv, Max, Min, Mod, Size, Symbol
 from bessemer.compiler.ir.element import Operand
 from bessemer.compiler.ir.expr import Buffer, Expression
@@ -220,7 +220,7 @@ class _Scope:
         value = value.reshape(*[1] * (inner.rank - value.ndim), *value.shape)
         value = np.broadcast_to(value, (*front, *value.shape[len(over) :]))
         wide = np.float64 if body.dtype.is_float else value.dtype
-        initial = np.asarray(expr.REDUCTIONS[name](body.dtype)).astype(wide)
+        initial = np.asarray(functions.REDUCTIONS[name](body.dtype)).astype(wide)
         total = _WHOLE_ARRAYS[name].reduce(  # type: ignore[attr-defined]
             value, axis=tuple(range(len(over))), dtype=wide, initial=initial
         )
@@ -228,7 +228,7 @@ class _Scope:
 
 
 def _binary(name: str, dtype: DType, left: Array, right: Array) -> Array:
-    result = boolean if name in expr.COMPARISONS else dtype
+    result = boolean if name in functions.COMPARISONS else dtype
     whole = _WHOLE_ARRAYS.get(name)
     if dtype.is_float and name in ("div", "trunc_div"):
         quotient = left / right

@@ -36,6 +36,7 @@ from bessemer.compiler.ir.expr import Buffer, Expression
 from bessemer.compiler.ir.interpret_contract import attended, contract_sums
 from bessemer.compiler.ir.interpret_tiles import Tiles
 from bessemer.compiler.ir.loops import Block, Kernel, Statement
+from bessemer.compiler.ir.tile_statements import TileLoad, TileMac, TileSetup, TileStore, TileZero
 from bessemer.compiler.ir.types import Array, DType, f32
 
 OUT_OF_RANGE = "index out of range"
@@ -173,13 +174,7 @@ class _Machine:
                     self.failures[message] = None
             case loops.Prefetch() | loops.Stream() | loops.Barrier():
                 pass
-            case (
-                loops.TileSetup()
-                | loops.TileZero()
-                | loops.TileLoad()
-                | loops.TileStore()
-                | loops.TileMac()
-            ):
+            case TileSetup() | TileZero() | TileLoad() | TileStore() | TileMac():
                 self._tiles.run(statement, self.size, self._memory)
             case _:
                 self._run_fragment(statement)

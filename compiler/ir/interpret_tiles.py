@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from bessemer.compiler.errors import InternalError
-from bessemer.compiler.ir import loops
 from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.tile_statements import TileLoad, TileMac, TileSetup, TileStore, TileZero
 from bessemer.compiler.ir.types import Array, DType, bf16
 
 ROW_BYTES = 64
 MOST_ROWS = 16
 
-TileStatement = loops.TileSetup | loops.TileZero | loops.TileLoad | loops.TileStore | loops.TileMac
+TileStatement = TileSetup | TileZero | TileLoad | TileStore | TileMac
 
 
 class Tiles:
@@ -32,27 +32,27 @@ class Tiles:
     ) -> None:
         """Runs a statement; `value` evaluates sizes, `memory` holds the buffers' flat elements."""
         match statement:
-            case loops.TileSetup(rows):
+            case TileSetup(rows):
                 self._rows = [value(row) for row in rows]
                 self._bytes[:] = 0
                 if not all(1 <= row <= MOST_ROWS for row in self._rows):
                     raise InternalError(f"tiles of {self._rows} rows")
-            case loops.TileZero(tile):
+            case TileZero(tile):
                 self._bytes[tile] = 0
-            case loops.TileLoad(tile, buffer, offset, stride):
+            case TileLoad(tile, buffer, offset, stride):
                 self._bytes[tile] = 0
                 for row in range(self._rows[tile]):
                     start = value(offset) + row * value(stride)
                     self._bytes[tile, row] = _row(memory[buffer.name], start).view(np.uint8)
-            case loops.TileStore(tile, buffer, offset, stride):
+            case TileStore(tile, buffer, offset, stride):
                 for row in range(self._rows[tile]):
                     start = value(offset) + row * value(stride)
                     place = _row(memory[buffer.name], start)
                     place[:] = self._bytes[tile, row].view(place.dtype)
-            case loops.TileMac():
+            case TileMac():
                 self._multiply(statement)
 
-    def _multiply(self, mac: loops.TileMac) -> None:
+    def _multiply(self, mac: TileMac) -> None:
         rows = self._rows[mac.sum]
         if rows != self._rows[mac.a] or self._rows[mac.b] != MOST_ROWS:
             raise InternalError(f"a product of tiles with {self._rows} rows: {mac}")

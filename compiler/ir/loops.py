@@ -18,7 +18,8 @@ A kernel's parameters are buffers and dimension symbols. Its body is a sequence 
     attend      rows of an attention: softmax(scores of queries and keys) times values, then stored
     set-dim     gives a data-dependent dimension symbol its value
     fail        ends the run with a message if a condition holds
-    prefetch    a hint
+    prefetch    a hint: read soon
+    stream      a hint: not read soon after it is stored
     barrier     waits until all members of the kernel's team have come here
 
 Order. Serial and unrolled loops run in order. The iterations of a parallel loop may run in any
@@ -33,14 +34,14 @@ The semantics of fragments do not say how large a machine's registers are: sched
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
-from typing import Literal, TypeAlias, Union, get_args
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias, Union
 
 from bessemer.compiler.ir.dims import Size, Symbol
 from bessemer.compiler.ir.expr import Buffer, Expression, Index
 from bessemer.compiler.ir.operands import Operand, Products, Tile
-from bessemer.compiler.ir.types import DType, bf16, f32, i32
+from bessemer.compiler.ir.tile_statements import TileLoad, TileMac, TileSetup, TileStore, TileZero
+from bessemer.compiler.ir.types import DType, f32
 
 LoopKind = Literal["serial", "parallel", "team", "vector", "unroll"]
 TEAM = "bessemer_team"
@@ -184,65 +185,6 @@ class FragmentStore:
 
 
 @dataclass(frozen=True, eq=False)
-class TileSetup:
-    """Says how many rows (1 to 16) each of the matrix unit's eight tiles has; clears them all.
-
-    Once in a kernel, in front of all other statements on tiles. A row is 64 bytes.
-    """
-
-    rows: tuple[Size, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class TileZero:
-    """Sets a tile to 0."""
-
-    tile: int
-
-
-@dataclass(frozen=True, eq=False)
-class TileLoad:
-    """Row r of the tile = 64 bytes of the buffer, from element `offset + r * stride` on."""
-
-    tile: int
-    buffer: Buffer
-    offset: Size
-    stride: Size
-
-
-@dataclass(frozen=True, eq=False)
-class TileStore:
-    """64 bytes of the buffer, from element `offset + r * stride` on = row r of the tile."""
-
-    tile: int
-    buffer: Buffer
-    offset: Size
-    stride: Size
-
-
-@dataclass(frozen=True, eq=False)
-class TileMac:
-    """sum[r, c] += sum over k of a[r, k] * b[k // g, c * g + k % g], g elements to four bytes.
-
-    `left` and `right` are the element types of the tiles a and b: both bf16 (then sums are f32), or
-    i8 or u8 each (i32, which wraps). a and sum have the same rows, b has 16, and no tile is named
-    twice. In what order products of bf16 are added and rounded is the machine's business; it takes
-    denormals for 0 and makes none.
-    """
-
-    sum: int
-    a: int
-    b: int
-    left: DType
-    right: DType
-
-    @property
-    def dtype(self) -> DType:
-        """The type of the sums."""
-        return f32 if self.left is bf16 else i32
-
-
-@dataclass(frozen=True, eq=False)
 class Contract:
     """A tile of a contraction. For every row of row_begin .. row_begin + tile.rows - 1 and column
     of column_begin .. column_begin + tile.columns - 1 that are below the symbols' extents, runs
@@ -280,18 +222,6 @@ class Contract:
     def fragments(self) -> dict[str, DType]:
         """The names that it defines, with their types."""
         return {self.sums: self.dtype}
-
-    @property
-    def own_sizes(self) -> tuple[Size, ...]:
-        """Its index arithmetic, without that of the stores."""
-        return (
-            self.row.extent or 0,
-            self.column.extent or 0,
-            *(self.row_begin, self.column_begin, self.depth_begin, self.depth_end),
-            *self.batch,
-            *self.left.sizes,
-            *self.right.sizes,
-        )
 
 
 LOWEST_SCORE = -1e30
@@ -365,18 +295,6 @@ class Attend:
         """The names that it defines, with their types."""
         return {self.scores: f32, self.results: f32}
 
-    @property
-    def own_sizes(self) -> tuple[Size, ...]:
-        """Its index arithmetic, without that of the stores."""
-        extents = (symbol.extent or 0 for symbol in (self.row, self.key, self.column))
-        return (
-            self.row_begin,
-            *(() if self.key_end is None else (self.key_end,)),
-            *self.batch,
-            *extents,
-            *(size for operand in self.operands for size in operand.sizes),
-        )
-
 
 @dataclass(frozen=True, eq=False)
 class SetDim:
@@ -445,7 +363,6 @@ Statement: TypeAlias = Union[
     Barrier,
 ]
 Block: TypeAlias = tuple[Statement, ...]
-_FIELDS = {kind: tuple(field.name for field in fields(kind)) for kind in get_args(Statement)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -478,80 +395,3 @@ class Kernel:
                 return loop.extent
             case _:
                 return 1
-
-
-def blocks(statement: Statement) -> tuple[Block, ...]:
-    """The blocks inside a statement."""
-    match statement:
-        case For() | While():
-            return (statement.body,)
-        case If():
-            return (statement.then, statement.otherwise)
-        case _:
-            return ()
-
-
-def structure(value: object) -> object:
-    """A block as nested tuples, which are equal where the blocks say the same.
-
-    Expressions are interned: equal ones are one object.
-    """
-    if isinstance(value, tuple):
-        return tuple(map(structure, value))
-    names = _FIELDS.get(type(value))
-    return value if names is None else (type(value), *(structure(getattr(value, n)) for n in names))
-
-
-def walk(block: Block) -> Iterator[Statement]:
-    """Every statement of a block, outer before inner."""
-    for statement in block:
-        yield statement
-        for inner in blocks(statement):
-            yield from walk(inner)
-
-
-def expressions(statement: Statement) -> tuple[Expression, ...]:
-    """The expressions that a statement evaluates itself (not those of its blocks)."""
-    match statement:
-        case If(condition) | While(condition) | Fail(condition):
-            return (condition,)
-        case Define(_, value) | Assign(_, value) | SetDim(_, value):
-            return (value,)
-        case Accumulate(_, _, value):
-            return (value,)
-        case Store(_, _, value, guard):
-            return (value,) if guard is None else (value, guard)
-        case FragmentFill():
-            return (statement.value,)
-        case FragmentStore():
-            return tuple(e for row in statement.stores for s in row for e in expressions(s))
-        case Contract():
-            return tuple(e for store in statement.stores for e in expressions(store))
-        case Attend():
-            return (statement.score, *(e for s in statement.stores for e in expressions(s)))
-        case _:
-            return ()
-
-
-def sizes(statement: Statement) -> tuple[Size, ...]:
-    """The index arithmetic that a statement evaluates itself (not that inside its expressions)."""
-    match statement:
-        case For(extent=size) | FragmentFill(limit=size) | Prefetch(offset=size) | Barrier(size):
-            return (size,)
-        case Store():
-            return (*statement.indices, *statement.buffer.element_strides())
-        case FragmentMac():
-            return (*statement.a_offsets, statement.b_offset)
-        case FragmentStore():
-            return (
-                statement.limit,
-                *(z for row in statement.stores for s in row for z in sizes(s)),
-            )
-        case Contract() | Attend():
-            return (*statement.own_sizes, *(z for s in statement.stores for z in sizes(s)))
-        case TileSetup():
-            return statement.rows
-        case TileLoad() | TileStore():
-            return (statement.offset, statement.stride)
-        case _:
-            return ()

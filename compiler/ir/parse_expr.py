@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 from bessemer.compiler.ir import expr
 from bessemer.compiler.ir.dims import Size, Symbol, as_atom, atom
-from bessemer.compiler.ir.expr import BINARY, UNARY, Buffer, Expression, as_index
+from bessemer.compiler.ir.expr import Buffer, Expression, as_index
+from bessemer.compiler.ir.functions import BINARY, UNARY
 from bessemer.compiler.ir.parse_graph import read_type
 from bessemer.compiler.ir.parse_sizes import Tokens, read_size
 from bessemer.compiler.ir.text_expr import INFIX

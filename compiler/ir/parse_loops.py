@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.dims import Size, Symbol
-from bessemer.compiler.ir.expr import REDUCTIONS, Buffer
+from bessemer.compiler.ir.expr import Buffer
+from bessemer.compiler.ir.functions import REDUCTIONS
 from bessemer.compiler.ir.loops import (
     Accumulate,
     Allocate,
@@ -26,11 +27,6 @@ from bessemer.compiler.ir.loops import (
     Statement,
     Store,
     Stream,
-    TileLoad,
-    TileMac,
-    TileSetup,
-    TileStore,
-    TileZero,
     While,
 )
 from bessemer.compiler.ir.parse_contract import read_attend, read_contract
@@ -38,6 +34,7 @@ from bessemer.compiler.ir.parse_expr import ExpressionReader, Names
 from bessemer.compiler.ir.parse_graph import read_dtype
 from bessemer.compiler.ir.parse_sizes import Tokens
 from bessemer.compiler.ir.text_loops import ASSIGNMENTS
+from bessemer.compiler.ir.tile_statements import TileLoad, TileMac, TileSetup, TileStore, TileZero
 from bessemer.compiler.ir.types import i64
 
 _KINDS: dict[str, LoopKind] = {

@@ -39,6 +39,41 @@ class Launch:
 
 
 @dataclass(frozen=True, eq=False)
+class Window:
+    """Where a value lies that only the launches of a chain need: `size` bytes, which are moved over
+    it. In turn t they hold the value's bytes from `begins[t]` on, of which the first `kept[t]` are
+    those of the turn before."""
+
+    value: Value
+    size: int
+    begins: tuple[int, ...]
+    kept: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Turns:
+    """A chain of launches that are run by turns, some items of each.
+
+    In turn t launch j has to be done up to item `items[t][j][1]`. It begins where it has got to;
+    who begins with turn t, at `items[t][j][0]`. The turns are divided into `shares`, which may run
+    at the same time; each has windows of its own, one after the other in `memory`.
+    """
+
+    launches: tuple[Launch, ...]
+    items: tuple[tuple[tuple[int, int], ...], ...]
+    windows: tuple[Window, ...]
+    memory: Value
+    shares: int
+
+    @property
+    def values(self) -> tuple[Value, ...]:
+        """What lies in memory as a whole while the chain runs."""
+        inside = {window.value for window in self.windows}
+        touched = (value for launch in self.launches for value in launch.values)
+        return (*(value for value in touched if value not in inside), self.memory)
+
+
+@dataclass(frozen=True, eq=False)
 class BindDims:
     """Reads an i64 vector and gives dimension symbols its entries; the run fails where one is
     negative. A symbol named "" is skipped."""
@@ -98,7 +133,7 @@ class Repeat:
     sources: tuple[str, ...] = ()
 
 
-Step: TypeAlias = Union[Launch, BindDims, Copy, Alias, RequireFinite, Branch, Repeat]
+Step: TypeAlias = Union[Launch, Turns, BindDims, Copy, Alias, RequireFinite, Branch, Repeat]
 Steps: TypeAlias = tuple[Step, ...]
 
 
@@ -115,7 +150,7 @@ class Decision:
 
 def timed_steps(steps: Steps) -> list[Launch | Copy]:
     """The steps that do work, as often and in the order in which their code is written: a profile
-    counts them by their position."""
+    counts them by their position. It has no chains: there every launch is a step of its own."""
     found: list[Launch | Copy] = []
     for step in steps:
         match step:

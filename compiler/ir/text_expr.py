@@ -29,10 +29,9 @@ from bessemer.compiler.ir.expr import (
     Reduce,
     Select,
     Unary,
-    children,
-    index_expressions,
 )
 from bessemer.compiler.ir.types import DType, TensorType, boolean
+from bessemer.compiler.ir.walk_expr import children, index_expressions
 
 INFIX = {
     "add": "+",

@@ -39,19 +39,13 @@ from bessemer.compiler.ir.loops import (
     Statement,
     Store,
     Stream,
-    TileLoad,
-    TileMac,
-    TileSetup,
-    TileStore,
-    TileZero,
     While,
-    expressions,
-    sizes,
-    walk,
 )
 from bessemer.compiler.ir.text_contract import attend_lines, contract_lines
 from bessemer.compiler.ir.text_expr import ExpressionText
+from bessemer.compiler.ir.tile_statements import TileLoad, TileMac, TileSetup, TileStore, TileZero
 from bessemer.compiler.ir.types import DType
+from bessemer.compiler.ir.walk_loops import expressions, own_sizes, sizes, walk
 
 LOOP_WORDS = {
     "serial": "for",
@@ -216,7 +210,7 @@ class _Printer:
 
     def contract(self, statement: Contract | Attend) -> Iterator[str]:
         scores = (statement.score,) if isinstance(statement, Attend) else ()
-        for name, node in self.text.share(scores, statement.own_sizes):
+        for name, node in self.text.share(scores, own_sizes(statement)):
             yield f"{name} = {self.text.spell(node)}"
         if isinstance(statement, Attend):
             yield from attend_lines(statement, self.text)

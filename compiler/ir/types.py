@@ -6,6 +6,7 @@ A tensor is dense and row-major; its type is an element type and a shape, whose 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +51,24 @@ class DType:
     @property
     def is_storage(self) -> bool:
         return self.kind == "s"
+
+    @property
+    def lowest(self) -> int | float | bool:
+        """The lowest value: minus infinity, for a float."""
+        if self.is_float:
+            return -math.inf
+        if self.kind == "b":
+            return False
+        return -(1 << (self.bits - 1)) if self.kind == "i" else 0
+
+    @property
+    def highest(self) -> int | float | bool:
+        """The highest value: infinity, for a float."""
+        if self.is_float:
+            return math.inf
+        if self.kind == "b":
+            return True
+        return (1 << (self.bits - 1)) - 1 if self.kind == "i" else (1 << self.bits) - 1
 
     def __str__(self) -> str:
         return self.name

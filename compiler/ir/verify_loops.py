@@ -9,17 +9,8 @@ from typing import NoReturn
 from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size, Symbol, atoms, symbol
-from bessemer.compiler.ir.expr import (
-    REDUCTIONS,
-    Buffer,
-    Expression,
-    FragmentElement,
-    Load,
-    Read,
-    Reduce,
-    children,
-    index_expressions,
-)
+from bessemer.compiler.ir.expr import Buffer, Expression, FragmentElement, Load, Read, Reduce
+from bessemer.compiler.ir.functions import REDUCTIONS
 from bessemer.compiler.ir.loops import (
     TEAM,
     Accumulate,
@@ -43,20 +34,16 @@ from bessemer.compiler.ir.loops import (
     Statement,
     Store,
     Stream,
-    TileLoad,
-    TileMac,
-    TileSetup,
-    TileStore,
-    TileZero,
     While,
-    expressions,
-    sizes,
 )
 from bessemer.compiler.ir.scope import Scope
 from bessemer.compiler.ir.text_loops import print_statement
+from bessemer.compiler.ir.tile_statements import TileLoad, TileMac, TileSetup, TileStore, TileZero
 from bessemer.compiler.ir.types import DType, bf16, boolean, i8, i64, u8
 from bessemer.compiler.ir.verify_contract import contract_problems
 from bessemer.compiler.ir.verify_vectors import check_vector_loop
+from bessemer.compiler.ir.walk_expr import children, index_expressions
+from bessemer.compiler.ir.walk_loops import expressions, own_sizes, sizes
 
 
 def verify_kernel(kernel: Kernel) -> None:
@@ -225,7 +212,7 @@ class _Verifier:
     ) -> None:
         for problem in contract_problems(tile):
             self.fail(problem)
-        self.sizes(tile.own_sizes, scope)
+        self.sizes(own_sizes(tile), scope)
         for operand in tile.operands:
             self.buffer(operand.buffer, scope)
         inner = scope.inner(*indices)

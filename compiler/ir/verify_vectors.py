@@ -5,14 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from bessemer.compiler.ir.dims import Size, Symbol, atoms
-from bessemer.compiler.ir.expr import (
-    Expression,
-    IndexValue,
-    Load,
-    Read,
-    children,
-    index_expressions,
-)
+from bessemer.compiler.ir.expr import Expression, IndexValue, Load, Read
 from bessemer.compiler.ir.loops import (
     Accumulate,
     Assign,
@@ -27,15 +20,11 @@ from bessemer.compiler.ir.loops import (
     FragmentMac,
     FragmentStore,
     If,
-    TileLoad,
-    TileMac,
-    TileSetup,
-    TileStore,
-    TileZero,
     While,
-    expressions,
-    walk,
 )
+from bessemer.compiler.ir.tile_statements import TileLoad, TileMac, TileSetup, TileStore, TileZero
+from bessemer.compiler.ir.walk_expr import children, index_expressions
+from bessemer.compiler.ir.walk_loops import expressions, walk
 
 
 def check_vector_loop(loop: For) -> str:

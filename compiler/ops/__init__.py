@@ -10,6 +10,7 @@ from bessemer.compiler.ops import (  # noqa: F401  (each registers its operators
     conv,
     deform_conv,
     elementwise,
+    extreme_place,
     gru,
     gru_gradient,
     index,
@@ -39,4 +40,5 @@ from bessemer.compiler.ops import (  # noqa: F401  (each registers its operators
     sort,
     trees,
     unique,
+    windows,
 )

@@ -17,11 +17,11 @@ from bessemer.compiler.ir.expr import Buffer
 from bessemer.compiler.ir.op import Example, Operator, register
 from bessemer.compiler.ir.types import Array, DType, TensorType, f32, f64, i8
 from bessemer.compiler.ops import lstm
-from bessemer.compiler.ops.activations import gates, require_gates
+from bessemer.compiler.ops.activations import require_gates
 from bessemer.compiler.ops.check import require
 from bessemer.compiler.ops.recurrence import require_cell
 from bessemer.compiler.ops.recurrence_cell import Cell
-from bessemer.compiler.ops.recurrence_kernel import write_recurrence
+from bessemer.compiler.ops.recurrence_rules import given, statements_of
 
 _DEFAULT = ("sigmoid", "tanh", "tanh")
 
@@ -62,25 +62,20 @@ def _reference(
     scales: Array,
     h0: Array,
     c0: Array,
-    *,
-    activations: tuple[str, ...] = _DEFAULT,
-    alphas: tuple[float, ...] = (),
-    betas: tuple[float, ...] = (),
-    reverse: bool = False,
-    clip: float = 0.0,
-    input_forget: bool = False,
+    **attributes: Any,
 ) -> tuple[Array, ...]:
-    gate, cell_gate, _ = gates(activations, alphas, betas, clip)
-    hidden_gate = gates(activations, alphas, betas, 0.0)[2]
+    found = given(_DEFAULT, attributes)
+    gate, cell_gate, _ = found.gates()
+    hidden_gate = replace(found, clip=0.0).gates()[2]
     steps = len(gates_x)
     h, c = h0, c0.astype(np.float64)
     y = np.zeros((*gates_x.shape[:2], h0.shape[1]), gates_x.dtype)
-    for time in range(steps - 1, -1, -1) if reverse else range(steps):
+    for time in range(steps - 1, -1, -1) if found.reverse else range(steps):
         units, scale = _rounded(h)
         sums = units @ recurrent.astype(np.int64)
         i, o, f, g = np.split(gates_x[time] + sums * (scale * scales.astype(np.float64)), 4, axis=1)
         opened = gate.reference(i)
-        kept = 1 - opened if input_forget else gate.reference(f)
+        kept = 1 - opened if found.input_forget else gate.reference(f)
         c = kept * c + opened * cell_gate.reference(g)
         h = (gate.reference(o) * hidden_gate.reference(c)).astype(gates_x.dtype)
         y[time] = h
@@ -105,12 +100,6 @@ def cell(
     return replace(plain, scales=scales)
 
 
-def _statements(
-    builder: KernelBuilder, inputs: list[Buffer], outputs: list[Buffer], **attributes: Any
-) -> None:
-    write_recurrence(builder, cell(builder, inputs, outputs, **attributes))
-
-
 def _example(steps: int, batch: int, width: int, dtype: DType = f32, **attributes: Any) -> Example:
     rng = np.random.default_rng(width)
 
@@ -130,7 +119,7 @@ register(
         "byte_lstm",
         _infer,
         _reference,
-        statements=_statements,
+        statements=statements_of(cell),
         gradient=None,
         examples=(
             _example(1, 1, 4),

@@ -7,7 +7,8 @@ import numpy as np
 from bessemer.compiler.ir import expr
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.element import Operand
-from bessemer.compiler.ir.expr import Expression, Index, constant, convert, guarded, index_value
+from bessemer.compiler.ir.expr import Expression, Index, constant, convert, index_value
+from bessemer.compiler.ir.guard import guarded
 from bessemer.compiler.ir.op import Example, Operator, register
 from bessemer.compiler.ir.types import FLOATS, INTEGERS, Array, TensorType, boolean, f16
 from bessemer.compiler.ops.check import require, require_dtype, require_entries

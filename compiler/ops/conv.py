@@ -14,7 +14,8 @@ import numpy as np
 from bessemer.compiler.ir import expr
 from bessemer.compiler.ir.dims import Size, format_size
 from bessemer.compiler.ir.element import Operand
-from bessemer.compiler.ir.expr import Expression, Index, constant, convert, guarded, reduce
+from bessemer.compiler.ir.expr import Expression, Index, constant, convert, reduce
+from bessemer.compiler.ir.guard import guarded
 from bessemer.compiler.ir.op import Example, Operator, register
 from bessemer.compiler.ir.types import (
     FLOATS,

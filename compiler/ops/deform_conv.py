@@ -18,10 +18,10 @@ from bessemer.compiler.ir.expr import (
     as_index,
     constant,
     convert,
-    guarded,
     index_value,
     unary,
 )
+from bessemer.compiler.ir.guard import guarded
 from bessemer.compiler.ir.op import Example, Operator, register
 from bessemer.compiler.ir.types import FLOATS, Array, TensorType, boolean, f32, f64, i64
 from bessemer.compiler.ops.check import listed, require, require_dtype

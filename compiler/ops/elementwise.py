@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from bessemer.compiler.ir import expr
+from bessemer.compiler.ir import expr, functions
 from bessemer.compiler.ir.element import Operand
 from bessemer.compiler.ir.expr import Expression, Index
 from bessemer.compiler.ir.op import Example, Operator, register
@@ -212,7 +212,7 @@ def _binary_infer(name: str) -> Callable[[TensorType, TensorType], TensorType]:
     def infer(x: TensorType, y: TensorType) -> TensorType:
         require_one_type(name, (x, y))
         require_dtype(name, x, _binary_dtypes(name))
-        return x.with_dtype(boolean) if name in expr.COMPARISONS else x
+        return x.with_dtype(boolean) if name in functions.COMPARISONS else x
 
     return infer
 
@@ -224,7 +224,7 @@ def _binary_element(name: str) -> Callable[..., Expression]:
     return element
 
 
-for _name in expr.UNARY:
+for _name in (name for name in functions.UNARY if name not in functions.SCHEDULED_UNARY):
     register(
         Operator(
             _name,
@@ -236,7 +236,7 @@ for _name in expr.UNARY:
         )
     )
 
-for _name in expr.BINARY:
+for _name in functions.BINARY:
     register(
         Operator(
             _name,
@@ -296,7 +296,7 @@ def _clip_bounds(
             None if minimum == -math.inf else minimum,
             None if maximum == math.inf else maximum,
         )
-    lowest, highest = int(expr.REDUCTIONS["max"](dtype)), int(expr.REDUCTIONS["min"](dtype))
+    lowest, highest = int(dtype.lowest), int(dtype.highest)
     low = lowest if minimum <= lowest else highest if minimum > highest else math.ceil(minimum)
     high = highest if maximum >= highest else lowest if maximum < lowest else math.floor(maximum)
     return (None if low == lowest else low, None if high == highest else high)

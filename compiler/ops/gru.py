@@ -19,7 +19,7 @@ from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.expr import Buffer, Expression, convert
 from bessemer.compiler.ir.op import Example, Operator, register
 from bessemer.compiler.ir.types import Array, TensorType, bf16, f16, f64
-from bessemer.compiler.ops.activations import gates, require_gates
+from bessemer.compiler.ops.activations import require_gates
 from bessemer.compiler.ops.check import require
 from bessemer.compiler.ops.gradients_recurrent import gru_gradient
 from bessemer.compiler.ops.precise import widened
@@ -31,7 +31,7 @@ from bessemer.compiler.ops.recurrence_cell import (
     from_input,
     working_dtype,
 )
-from bessemer.compiler.ops.recurrence_kernel import write_recurrence
+from bessemer.compiler.ops.recurrence_rules import given, statements_of
 
 _DEFAULT = ("sigmoid", "tanh")
 
@@ -78,16 +78,10 @@ def _reference(
     recurrent: Array,
     h0: Array,
     *optional: Array,
-    activations: tuple[str, ...] = _DEFAULT,
-    alphas: tuple[float, ...] = (),
-    betas: tuple[float, ...] = (),
-    reverse: bool = False,
-    clip: float = 0.0,
-    linear_before_reset: bool = False,
-    has_lengths: bool = False,
-    keeps_steps: bool = False,
+    **attributes: Any,
 ) -> tuple[Array, ...]:
-    gate, new_gate = gates(activations, alphas, betas, clip)
+    found = given(_DEFAULT, attributes)
+    gate, new_gate = found.gates()
     width = recurrent.shape[0]
     weights = widened(recurrent)
     new_weights = weights[:, 2 * width :]
@@ -95,19 +89,20 @@ def _reference(
     def step(row: Array, states: tuple[Array, ...]) -> tuple[Array, ...]:
         (h,) = states
         z, r = np.split(gate.reference(row[: 2 * width] + h @ weights[:, : 2 * width]), 2)
-        if linear_before_reset:
+        if found.linear_before_reset:
             unreset = h @ new_weights + widened(optional[-1])
             recurrent_part = r * unreset
         else:
             recurrent_part = (r * h) @ new_weights
         n = new_gate.reference(row[2 * width :] + recurrent_part)
         new = (1 - z) * n + z * h
-        kept = [z, r, n, unreset] if linear_before_reset else [z, r, n]
-        return (new, np.concatenate(kept), h) if keeps_steps else (new,)
+        kept = [z, r, n, unreset] if found.linear_before_reset else [z, r, n]
+        return (new, np.concatenate(kept), h) if found.keeps_steps else (new,)
 
-    lengths = optional[0] if has_lengths else None
-    widths = ((4 if linear_before_reset else 3) * width, width) if keeps_steps else ()
-    results = run_steps(widened(gates_x), lengths, reverse, (widened(h0),), step, widths)
+    lengths = found.lengths(optional)
+    columns = (4 if found.linear_before_reset else 3) * width
+    widths = (columns, width) if found.keeps_steps else ()
+    results = run_steps(widened(gates_x), lengths, found.reverse, (widened(h0),), step, widths)
     return tuple(result.astype(gates_x.dtype) for result in results)
 
 
@@ -115,32 +110,25 @@ def cell(
     builder: KernelBuilder,
     inputs: Sequence[Buffer],
     outputs: Sequence[Buffer],
-    *,
-    activations: tuple[str, ...] = _DEFAULT,
-    alphas: tuple[float, ...] = (),
-    betas: tuple[float, ...] = (),
-    reverse: bool = False,
-    clip: float = 0.0,
-    linear_before_reset: bool = False,
-    has_lengths: bool = False,
-    keeps_steps: bool = False,
+    **attributes: Any,
 ) -> Cell:
     """The recurrence as its kernels are written from."""
     gates_x, recurrent, h0, *optional = inputs
     y, h, *steps = outputs
     working = working_dtype(h.dtype)
-    gate, new_gate = gates(activations, alphas, betas, clip)
+    found = given(_DEFAULT, attributes)
+    gate, new_gate = found.gates()
     from_x = from_input(gates_x, h.shape[1], working)
 
     def opening(number: int, total: Expression) -> Expression:
         if number == 2:
-            return total if linear_before_reset else new_gate.rule(total)
+            return total if found.linear_before_reset else new_gate.rule(total)
         return gate.rule(total)
 
     def mixed(place: Place, z: Expression, n: Expression, state: Expression) -> Expression:
         new = builder.define(n, "n").value
         share = builder.define(z, "z").value
-        if keeps_steps:
+        if found.keeps_steps:
             keep(place, 0, share)
             keep(place, 2, new)
             builder.store(steps[1], (place.time, place.row, place.column), state)
@@ -156,20 +144,20 @@ def cell(
 
     def finish(place: Place, sums: Sequence[Expression], state: Expression) -> Expression:
         z, r, n = sums
-        if keeps_steps:
+        if found.keeps_steps:
             keep(place, 1, r)
             keep(place, 3, n)
         return mixed(place, z, new_gate.rule(from_x(place, 2) + r * n), state)
 
     products: tuple[Product, ...] = (Product((0, 1, 2), finish, from_x_or_bias, open=opening),)
-    if not linear_before_reset:
+    if not found.linear_before_reset:
         kept = builder.scratch(working, h.shape)
         reset = builder.scratch(working, h.shape)
 
         def open_gates(place: Place, sums: Sequence[Expression], state: Expression) -> None:
             z, r = sums
             builder.store(kept, (place.row, place.column), z)
-            if keeps_steps:
+            if found.keeps_steps:
                 keep(place, 1, r)
             builder.store(reset, (place.row, place.column), r * state)
 
@@ -182,15 +170,9 @@ def cell(
             Product((2,), finish_reset, from_x, reset, open=opening),
         )
     return Cell(
-        recurrent, h0, y, h, gates_x, products, (), optional[0] if has_lengths else None, reverse,
-        ended=tuple(steps), replaces=(gates_x, steps[0]) if keeps_steps else None,
+        recurrent, h0, y, h, gates_x, products, (), found.lengths(optional), found.reverse,
+        ended=tuple(steps), replaces=(gates_x, steps[0]) if found.keeps_steps else None,
     )  # fmt: skip
-
-
-def _statements(
-    builder: KernelBuilder, inputs: list[Buffer], outputs: list[Buffer], **attributes: Any
-) -> None:
-    write_recurrence(builder, cell(builder, inputs, outputs, **attributes))
 
 
 def _examples() -> tuple[Example, ...]:
@@ -230,7 +212,7 @@ register(
         "gru",
         _infer,
         _reference,
-        statements=_statements,
+        statements=statements_of(cell),
         gradient=gru_gradient,
         examples=_examples(),
     )

@@ -19,7 +19,7 @@ from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import Buffer, Expression, convert
 from bessemer.compiler.ir.op import Example, Operator, register
 from bessemer.compiler.ir.types import Array, TensorType, bf16, f16, f64
-from bessemer.compiler.ops.activations import Gate, gates, require_gates
+from bessemer.compiler.ops.activations import Gate, require_gates
 from bessemer.compiler.ops.check import require
 from bessemer.compiler.ops.gradients_recurrent import lstm_gradient
 from bessemer.compiler.ops.precise import widened
@@ -31,7 +31,7 @@ from bessemer.compiler.ops.recurrence_cell import (
     from_input,
     working_dtype,
 )
-from bessemer.compiler.ops.recurrence_kernel import write_recurrence
+from bessemer.compiler.ops.recurrence_rules import given, statements_of
 
 _DEFAULT = ("sigmoid", "tanh", "tanh")
 
@@ -83,19 +83,12 @@ def _reference(
     h0: Array,
     c0: Array,
     *optional: Array,
-    activations: tuple[str, ...] = _DEFAULT,
-    alphas: tuple[float, ...] = (),
-    betas: tuple[float, ...] = (),
-    reverse: bool = False,
-    clip: float = 0.0,
-    input_forget: bool = False,
-    has_lengths: bool = False,
-    has_peepholes: bool = False,
-    keeps_steps: bool = False,
+    **attributes: Any,
 ) -> tuple[Array, ...]:
-    gate, cell_gate, hidden_gate = gates(activations, alphas, betas, clip)
+    found = given(_DEFAULT, attributes)
+    gate, cell_gate, hidden_gate = found.gates()
     width = recurrent.shape[0]
-    peepholes = widened(optional[-1]) if has_peepholes else np.zeros(3 * width)
+    peepholes = widened(optional[-1]) if found.has_peepholes else np.zeros(3 * width)
     p_i, p_o, p_f = np.split(peepholes, 3)
     weights = widened(recurrent)
 
@@ -103,17 +96,18 @@ def _reference(
         h, c = states
         i, o, f, g = np.split(row + h @ weights, 4)
         opened = gate.reference(i + p_i * c)
-        kept = 1 - opened if input_forget else gate.reference(f + p_f * c)
+        kept = 1 - opened if found.input_forget else gate.reference(f + p_f * c)
         content = cell_gate.reference(g)
         new_c = kept * c + opened * content
         shown = gate.reference(o + p_o * new_c)
         new = shown * _unclipped(hidden_gate).reference(new_c), new_c
-        return (*new, np.concatenate([opened, shown, kept, content]), h, c) if keeps_steps else new
+        kept_step = (np.concatenate([opened, shown, kept, content]), h, c)
+        return (*new, *kept_step) if found.keeps_steps else new
 
-    lengths = optional[0] if has_lengths else None
     states = (widened(h0), widened(c0))
-    widths = (4 * width, width, width) if keeps_steps else ()
-    results = run_steps(widened(gates_x), lengths, reverse, states, step, widths)
+    widths = (4 * width, width, width) if found.keeps_steps else ()
+    lengths = found.lengths(optional)
+    results = run_steps(widened(gates_x), lengths, found.reverse, states, step, widths)
     return tuple(result.astype(gates_x.dtype) for result in results)
 
 
@@ -126,31 +120,23 @@ def cell(
     builder: KernelBuilder,
     inputs: Sequence[Buffer],
     outputs: Sequence[Buffer],
-    *,
-    activations: tuple[str, ...] = _DEFAULT,
-    alphas: tuple[float, ...] = (),
-    betas: tuple[float, ...] = (),
-    reverse: bool = False,
-    clip: float = 0.0,
-    input_forget: bool = False,
-    has_lengths: bool = False,
-    has_peepholes: bool = False,
-    keeps_steps: bool = False,
+    **attributes: Any,
 ) -> Cell:
     """The recurrence as its kernels are written from."""
     gates_x, recurrent, h0, c0, *optional = inputs
     y, h, c, *steps = outputs
     working, width = working_dtype(c.dtype), c.shape[1]
-    gate, cell_gate, hidden_gate = gates(activations, alphas, betas, clip)
+    found = given(_DEFAULT, attributes)
+    gate, cell_gate, hidden_gate = found.gates()
 
     def opening(number: int, total: Expression) -> Expression:
         if number == 3:
             return cell_gate.rule(total)
-        return total if has_peepholes else gate.rule(total)
+        return total if found.has_peepholes else gate.rule(total)
 
     def opened(total: Expression, number: int, state: Expression, column: Size) -> Expression:
         """Peepholes let a gate see the state, so that it cannot open before."""
-        if not has_peepholes:
+        if not found.has_peepholes:
             return total
         peephole = convert(optional[-1][number * width + column], working)
         return gate.rule(total + peephole * state)
@@ -167,28 +153,22 @@ def cell(
         row, column = place.row, place.column
         before = builder.define(convert(c[row, column], working), "c").value
         taken = builder.define(opened(i, 0, before, column), "i").value
-        kept = 1 - taken if input_forget else opened(f, 2, before, column)
+        kept = 1 - taken if found.input_forget else opened(f, 2, before, column)
         kept = builder.define(kept, "f").value
         after = builder.define(kept * before + taken * g, "c").value
         builder.store(c, (row, column), after)
         shown = builder.define(opened(o, 1, after, column), "o").value
-        if keeps_steps:
+        if found.keeps_steps:
             keep(place, (taken, shown, kept, g), state, before)
         return shown * _unclipped(hidden_gate).rule(after)
 
     from_x = from_input(gates_x, width, working)
     product = Product((0, 1, 2, 3), finish, from_x, open=opening)
-    lengths = optional[0] if has_lengths else None
     return Cell(
-        recurrent, h0, y, h, gates_x, (product,), ((c0, c),), lengths, reverse,
-        ended=tuple(steps), replaces=(gates_x, steps[0]) if keeps_steps else None,
+        recurrent, h0, y, h, gates_x, (product,), ((c0, c),), found.lengths(optional),
+        found.reverse, ended=tuple(steps),
+        replaces=(gates_x, steps[0]) if found.keeps_steps else None,
     )  # fmt: skip
-
-
-def _statements(
-    builder: KernelBuilder, inputs: list[Buffer], outputs: list[Buffer], **attributes: Any
-) -> None:
-    write_recurrence(builder, cell(builder, inputs, outputs, **attributes))
 
 
 def _examples() -> tuple[Example, ...]:
@@ -233,7 +213,7 @@ register(
         "lstm",
         _infer,
         _reference,
-        statements=_statements,
+        statements=statements_of(cell),
         gradient=lstm_gradient,
         examples=_examples(),
     )

@@ -18,9 +18,9 @@ import numpy as np
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.expr import Buffer, Expression, constant, convert
 from bessemer.compiler.ir.op import Example, Operator, register
-from bessemer.compiler.ir.types import Array, TensorType, dtype_of, f16, f64
+from bessemer.compiler.ir.types import Array, TensorType, dtype_of, f16, f32, f64
 from bessemer.compiler.ops.activations import gates, require_gates
-from bessemer.compiler.ops.check import require
+from bessemer.compiler.ops.check import require, require_dtype
 from bessemer.compiler.ops.precise import widened
 from bessemer.compiler.ops.recurrence_backwards import require_backwards, run_back
 from bessemer.compiler.ops.recurrence_cell import (
@@ -41,10 +41,12 @@ def _infer(
     alphas: tuple[float, ...] = (), betas: tuple[float, ...] = (), reverse: bool = False,
     clip: float = 0.0,
     input_forget: bool = False, has_lengths: bool = False, has_peepholes: bool = False,
+    has_totals: bool = False,
 ) -> tuple[TensorType, ...]:  # fmt: skip
     """(dy [T, B, H], recurrent weights transposed [4H, H], dh, dc [B, H], gates [T, B, 4H], c
     before each step [T, B, H] [, lengths] [, peepholes]) -> (dgates_x [T, B, 4H], the part of h0's
     cotangent that came past all gates, c0's cotangent). The attributes are those of the lstm.
+    `has_totals`, of f32 and f64, gives the sums of dgates_x over steps and batch, too.
     """
     require(
         len(optional) == has_lengths + has_peepholes,
@@ -54,7 +56,10 @@ def _infer(
     lengths = optional[:has_lengths]
     require_backwards("lstm_gradient", 4, (dy, weights, dh, dc), kept, lengths)
     require_gates("lstm_gradient", 3, activations, alphas, betas)
-    return opened, dh, dc
+    if not has_totals:
+        return opened, dh, dc
+    require_dtype("lstm_gradient's totals", opened, (f32, f64))
+    return opened, dh, dc, opened.with_shape(opened.shape[2:])
 
 
 def _reference(
@@ -62,7 +67,7 @@ def _reference(
     *optional: Array, activations: tuple[str, ...] = _DEFAULT, alphas: tuple[float, ...] = (),
     betas: tuple[float, ...] = (), reverse: bool = False,
     clip: float = 0.0, input_forget: bool = False,
-    has_lengths: bool = False, has_peepholes: bool = False,
+    has_lengths: bool = False, has_peepholes: bool = False, has_totals: bool = False,
 ) -> tuple[Array, ...]:  # fmt: skip
     gate, cell_gate, _ = gates(activations, alphas, betas, clip, dtype_of(opened))
     hidden_gate = gates(activations, alphas, betas, 0.0)[2]
@@ -85,7 +90,8 @@ def _reference(
     states = (widened(dh), widened(dc), widened(dh))
     lengths = optional[0] if has_lengths else None
     found, _, dc0, direct = run_back(widened(dy), lengths, reverse, states, 4 * width, step)
-    return tuple(array.astype(dy.dtype) for array in (found, direct, dc0))
+    totals = [found.sum((0, 1), np.float64)] if has_totals else []
+    return tuple(array.astype(dy.dtype) for array in (found, direct, dc0, *totals))
 
 
 def cell(
@@ -93,11 +99,11 @@ def cell(
     activations: tuple[str, ...] = _DEFAULT, alphas: tuple[float, ...] = (),
     betas: tuple[float, ...] = (), reverse: bool = False,
     clip: float = 0.0, input_forget: bool = False,
-    has_lengths: bool = False, has_peepholes: bool = False,
+    has_lengths: bool = False, has_peepholes: bool = False, has_totals: bool = False,
 ) -> Cell:  # fmt: skip
     """The way back as its kernels are written from: the state is what comes past the gates."""
     dy, weights, dh, dc, opened, content, *optional = inputs
-    found, direct, dc0 = outputs
+    found, direct, dc0, *totals = outputs
     working, width = working_dtype(dy.dtype), direct.shape[1]
     gate, cell_gate, _ = gates(activations, alphas, betas, clip, opened.dtype)
     hidden_gate = gates(activations, alphas, betas, 0.0)[2]
@@ -137,6 +143,7 @@ def cell(
         weights, dh, None, direct, dy, (product,), ((dc, dc0),),
         optional[0] if has_lengths else None, not reverse, cleared=(turns,), ended=(found,),
         read=(opened, content), replaces=(opened, found),
+        totals=(turns, totals[0]) if has_totals else None,
     )  # fmt: skip
 
 
@@ -173,6 +180,8 @@ register(
             Example((*_shapes(5, 3, 3), _LENGTHS, (9,)), {**_LONG, "has_peepholes": True}),
             Example((*_shapes(5, 3, 3), _LENGTHS), {**_LONG, "reverse": True}),
             Example(_shapes(3, 2, 5), {"clip": 0.6}),
+            Example(_shapes(4, 9, 5), {"has_totals": True}),
+            Example((*_shapes(5, 3, 3), _LENGTHS), {**_LONG, "has_totals": True}),
             Example((*_shapes(3, 2, 5), (15,)), {"has_peepholes": True, "input_forget": True}),
             Example(_arrays(f64.numpy), {}, 1e-12),
             Example(_arrays(f16.numpy), {}, 2e-2),

@@ -17,7 +17,8 @@ from bessemer.compiler.ir.dims import (
     total,
 )
 from bessemer.compiler.ir.element import Operand
-from bessemer.compiler.ir.expr import Expression, Index, constant, guarded
+from bessemer.compiler.ir.expr import Expression, Index, constant
+from bessemer.compiler.ir.guard import guarded
 from bessemer.compiler.ir.op import Example, Operator, register
 from bessemer.compiler.ir.types import Array, TensorType, bf16, boolean, f32, i64, u8
 from bessemer.compiler.ops.check import listed, require, require_axis, require_entries

@@ -11,7 +11,8 @@ from bessemer.compiler.ir import expr
 from bessemer.compiler.ir.differential import Cotangents, Differential
 from bessemer.compiler.ir.dims import Size, Symbol, ceildiv, floordiv, maximum, minimum, product
 from bessemer.compiler.ir.element import Operand
-from bessemer.compiler.ir.expr import Expression, Index, convert, guarded, index_value, reduce
+from bessemer.compiler.ir.expr import Expression, Index, convert, index_value, reduce
+from bessemer.compiler.ir.guard import guarded
 from bessemer.compiler.ir.op import Example, Operator, register
 from bessemer.compiler.ir.types import (
     FLOATS,
@@ -48,7 +49,7 @@ def _max_reference(
 ) -> Array:  # fmt: skip
     window = window_of(kernel, strides, dilations, low, high)
     result: Array | None = None
-    for _, seen in tap_views(x, window, expr.REDUCTIONS["max"](dtype_of(x))):
+    for _, seen in tap_views(x, window, dtype_of(x).lowest):
         result = seen if result is None else np.maximum(result, seen)
     assert result is not None
     return result

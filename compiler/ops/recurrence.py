@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from bessemer.compiler.ir.types import FLOATS, Array, TensorType, i32, i64
+from bessemer.compiler.ir.types import FLOATS, Array, TensorType, bf16, i32, i64
 from bessemer.compiler.ops.check import listed, require, require_dtype
 
 
@@ -29,7 +29,8 @@ def require_cell(
         hidden = recurrent.shape[0]
         shapes_fit = recurrent.shape[1] == width == gate_count * hidden
         shapes_fit = shapes_fit and all(state.shape == (batch, hidden) for state in states)
-    same_dtype = all(type.dtype == gates_x.dtype for type in types)
+    same_dtype = all(type.dtype == gates_x.dtype for type in types if type is not recurrent)
+    same_dtype = same_dtype and recurrent.dtype in (gates_x.dtype, bf16)
     require(
         shapes_fit and same_dtype,
         f"{operator} wants gates [T, B, {gate_count}*H], recurrent weights [H, {gate_count}*H] and "

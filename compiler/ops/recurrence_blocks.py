@@ -7,7 +7,8 @@
       what becomes of the sums, row by row
 
 The groups after the first find the block's weights in the first-level cache: otherwise each of
-them would take the whole panel out of the second level again.
+them would take the whole panel out of the second level again. What rows need at the end is fetched
+meanwhile, piece by piece.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ from bessemer.compiler.ir.types import DType
 BLOCK_BYTES = 32 << 10
 """Of weights: what the first-level cache holds beside the states."""
 BUNDLE = 4
-
 """Groups of rows whose sums wait together on the stack."""
+PIECES = 32
+"""Of a block's depth, at most."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,8 +36,9 @@ class Blocks:
     """A product for one panel, with the depth in parts. `rows` is the most that share a load.
 
     `weight` gives an element by part, depth, gate and column of the panel, `factor` by row, part
-    and depth. `fetch` asks for what will be read of a row, `open` gives what becomes of a sum of a
-    row, a gate and a column, and `finish` is then given all gates of a row and a column.
+    and depth. `fetch(row, count, piece, pieces)` asks for a piece of what will be read of row(0),
+    row(1) ... row(count - 1). `open` gives what becomes of a sum of a row, a gate and a column, and
+    `finish` is then given all gates of a row and a column.
     """
 
     builder: KernelBuilder
@@ -49,7 +52,7 @@ class Blocks:
     lanes: int
     weight: Callable[[Size, Size, Size, Size], Expression]
     factor: Callable[[Size, Size, Size], Expression]
-    fetch: Callable[[Size], None]
+    fetch: Callable[[Callable[[Size], Size], int, Size, int], None]
     open: Callable[[Size, int, Size, Expression], Expression]
     finish: Callable[[Size, Size, list[Expression]], None]
 
@@ -87,14 +90,14 @@ class Blocks:
             length = size if self.depth % size == 0 else dims.minimum(size, self.depth - start)
             for before, group in even_parts(builder, count, self.rows):
                 rows = [before + i for i in range(group)]
-                self._fetch_some(first + before, group, (gate * self.parts + part) * blocks + block)
+                turn = (gate * self.parts + part) * blocks + block
                 with self._vectors() as j:
                     places = [(near, gate, j) for near in rows]
                     zero = constant(0, self.dtype)
                     sums = [
                         builder.define(zero if is_one else memory[place], "sum") for place in places
                     ]
-                    with builder.loop(length) as k:
+                    for k in self._depth(first + before, group, turn, length):
                         at = (part, start + k)
                         weight = builder.define(self.weight(*at, gate, j), "w").value
                         for near, total in zip(rows, sums, strict=True):
@@ -102,12 +105,20 @@ class Blocks:
                     for place, total in zip(places, sums, strict=True):
                         builder.store(memory, place, total.value)
 
-    def _fetch_some(self, first: Size, rows: int, turn: Size) -> None:
-        """A few rows in every block: all at once would wait for each other."""
+    def _depth(self, first: Size, rows: int, turn: Size, length: Size) -> Iterator[Size]:
+        """Opens the loop over a block's depth, in pieces, before each of which a part of what a few
+        rows need is fetched: in every block some."""
         turns = self.gates * self.parts * -(-self.depth // self._most)
         each = -(-rows // turns)
-        with self.builder.loop(each) as row:
-            self.fetch(first + dims.minimum(turn * each + row, rows - 1))
+        pieces = 1
+        if isinstance(length, int):
+            pieces = next(count for count in range(PIECES, 0, -1) if length % count == 0)
+        with self.builder.loop(pieces) as piece:
+            self.fetch(
+                lambda near: first + dims.minimum(turn * each + near, rows - 1), each, piece, pieces
+            )
+            with self.builder.loop(length // pieces) as k:
+                yield piece * (length // pieces) + k
 
     @property
     def _most(self) -> int:

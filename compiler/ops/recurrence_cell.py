@@ -54,9 +54,10 @@ class Cell:
     read. `kept` are (first, last) values of what else a column carries from step to step.
     `cleared`, [2, n, B, H], are 0 at the beginning. `ended`, of H columns or a multiple, are 0
     behind the end of a sequence, as y is. `replaces`: an input, and the output that may lie in its
-    place, since each element is read before the one of the same place is written. With `scales`,
-    one for each column of the weights, these are i8 and the state is rounded to u8 in every step
-    (see recurrence_bytes.py).
+    place, since each element is read before the one of the same place is written. `totals` are sums
+    over all steps and rows, [n * H], of what products write to a buffer [2, n, B, H] that takes
+    turns. With `scales`, one for each column of the weights, these are i8 and the state is rounded
+    to u8 in every step (see recurrence_bytes.py).
     """
 
     recurrent: Buffer
@@ -73,6 +74,7 @@ class Cell:
     ended: tuple[Buffer, ...] = ()
     read: tuple[Buffer, ...] = ()
     replaces: tuple[Buffer, Buffer] | None = None
+    totals: tuple[Buffer, Buffer] | None = None
 
     @property
     def written(self) -> tuple[Buffer, ...]:

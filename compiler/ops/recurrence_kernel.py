@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from bessemer.compiler.ir import dims, expr, loops
+from bessemer.compiler.ir import dims, expr
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import Buffer, Expression, constant, convert, index_value, less
@@ -29,9 +29,9 @@ from bessemer.compiler.ir.types import i32, i64
 from bessemer.compiler.ops.recurrence_blocks import Blocks
 from bessemer.compiler.ops.recurrence_bytes import ByteState
 from bessemer.compiler.ops.recurrence_cell import Cell, Place, Product, working_dtype
+from bessemer.compiler.ops.recurrence_fetch import Fetch
 from bessemer.compiler.ops.recurrence_layout import MOST_SUMS, Layout, pack_panels
-
-_LINE = 64  # bytes
+from bessemer.compiler.ops.recurrence_totals import add_to_totals, clear_totals
 
 
 def write_recurrence(builder: KernelBuilder, cell: Cell, layout: Layout | None = None) -> None:
@@ -80,10 +80,10 @@ class _Writer:
         builder = self.builder
         if not self.layout.team:
             share = _Share(0, self.panels, None)
-            if self.bytes is None:
+            if self.bytes is None and self.cell.totals is None:
                 self._parallel(share)
             else:
-                self._sequences(share, self._groups)  # all rows are rounded alike
+                self._all_sequences(share)  # all rows are rounded alike, or added up
             return
         with builder.team() as (member, members):
             first = self._local(dims.floordiv(self.panels * member, members))
@@ -91,11 +91,16 @@ class _Writer:
             share = _Share(first, self._local(end - first), member)
             if self.layout.packs:
                 pack_panels(builder, self.cell, self.layout, first, share.count)
-            if self.cell.lengths is None:
-                self._sequences(share, self._groups)
-                return
-            with builder.loop(self.batch) as row:
-                self._sequences(share, lambda: iter([[row]]))
+            self._all_sequences(share)
+
+    def _all_sequences(self, share: _Share) -> None:
+        """All rows side by side; one after the other if they have lengths of their own."""
+        clear_totals(self.builder, self.cell, lambda: self._columns(share))
+        if self.cell.lengths is None:
+            self._sequences(share, self._groups)
+            return
+        with self.builder.loop(self.batch) as row:
+            self._sequences(share, lambda: iter([[row]]))
 
     def _parallel(self, share: _Share) -> None:
         """Blocks of rows, each for itself."""
@@ -149,6 +154,8 @@ class _Writer:
             for number in range(len(cell.products)):
                 self._product(number, share, groups, step, time)
                 self._meet(share)
+            if not self.layout.blocked:
+                add_to_totals(self.builder, cell, groups, step, lambda: self._columns(share))
         self._after_the_end(share, groups, length)
         for rows in groups():
             with self._columns(share) as j:
@@ -218,6 +225,12 @@ class _Writer:
         with self.builder.loop(end - first, "vector", lanes=self.layout.lanes) as j:
             yield first + j
 
+    @contextmanager
+    def _panel_columns(self, panel: Size) -> Iterator[Size]:
+        """A loop over the columns of a full panel."""
+        with self.builder.loop(self.layout.width, "vector", lanes=self.layout.lanes) as j:
+            yield panel * self.width + j
+
     def _meet(self, share: _Share) -> None:
         if share.member is not None:
             self.builder.barrier(share.member)
@@ -236,6 +249,8 @@ class _Writer:
             panel = self._local(share.first + i + turned)
             if self.layout.blocked:
                 self._blocks(number, panel, step, time).write()
+                columns = partial(self._panel_columns, panel)
+                add_to_totals(self.builder, self.cell, groups, step, columns)
                 return
             if rest == 0:
                 for rows in groups():
@@ -261,14 +276,15 @@ class _Writer:
         def place(row: Size, j: Size) -> Place:
             return Place(time, row, first + j, step)
 
+        builder = self.builder
         return Blocks(
-            self.builder, self.working, _known(self.batch), self.layout.rows, len(product.gates),
+            builder, self.working, _known(self.batch), self.layout.rows, len(product.gates),
             parts, depth, self.layout.width, self.layout.lanes,
             weight=lambda part, k, gate, j: convert(
                 packed[panel, gate, part * depth + k, j], self.working
             ),
             factor=lambda row, part, k: self._factor(product, step, row, part, k),
-            fetch=lambda row: self._fetch_inputs(product, time, [row], first, self.width),
+            fetch=Fetch(builder, self.cell, product, time, first, self.layout.width).piece,
             open=lambda row, gate, j, total: self._opened(product, place(row, j), gate, total),
             finish=lambda row, j, sums: self._settle(product, place(row, j), sums),
         )  # fmt: skip
@@ -286,7 +302,8 @@ class _Writer:
         builder, product = self.builder, self.cell.products[number]
         gates = range(len(product.gates))
         first = panel * self.width
-        self._fetch_inputs(product, time, rows, first, width)
+        if self.layout.packed and isinstance(width, int):
+            Fetch(builder, self.cell, product, time, first, width).rows(rows)
         if self.bytes is not None and self.layout.packed:
             packed, shape = self.layout.packed[number], (len(rows), len(gates), self.layout.width)
             memory = self.bytes.multiply(packed, shape, panel, rows, share.member or 0)
@@ -368,22 +385,6 @@ class _Writer:
             turn = (step % 2, part) if len(product.factor.shape) == 4 else ()
             return convert(product.factor[(*turn, row, k)], self.working)
         return convert(self.state[step % 2, row, k], self.working)
-
-    def _fetch_inputs(
-        self, product: Product, time: Size, rows: list[Size], first: Size, width: Size
-    ) -> None:
-        """What a tile needs at its end, and no cache has at its beginning, outputs too."""
-        if not self.layout.packed or not isinstance(width, int):
-            return
-        for buffer in (self.cell.inputs, *self.cell.read, *self.cell.written):
-            line = _LINE // buffer.dtype.bytes
-            gates = product.gates if buffer is self.cell.inputs else self._gates_in(buffer)
-            for row in rows:
-                for gate in gates:
-                    for start in range(0, width, line):
-                        column = gate * self.hidden + first + start
-                        offset = buffer.offset((time, row, column))
-                        self.builder.append(loops.Prefetch(buffer, offset))
 
     def _local(self, size: Size) -> Size:
         """A size that is computed once, here."""

@@ -12,6 +12,8 @@ from bessemer.compiler.ops.recurrence_cell import Cell
 
 MOST_SUMS = 8
 """Vectors of sums at once: enough to keep two multiply-add units busy, and few enough for AVX2."""
+TEAM_OPERATIONS = 1 << 16
+"""Operations of a step from which a team pays: a barrier takes about as long as 20,000."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""Reductions along axes, which they remove: sums, extremes, truth, and the place of an extreme.
+"""Reductions along axes, which they remove: sums, extremes and truth.
 
 Reductions of f16 and bf16 accumulate in f32; integers wrap in their own type. Over no elements the
 result is the neutral element (-inf for the maximum of floats).
@@ -6,25 +6,18 @@ result is the neutral element (-inf for the maximum of floats).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from bessemer.compiler.ir import expr
-from bessemer.compiler.ir.build_loops import KernelBuilder
-from bessemer.compiler.ir.differential import no_flow
-from bessemer.compiler.ir.dims import Size, atom, product
+from bessemer.compiler.ir import expr, functions
+from bessemer.compiler.ir.dims import Size, atom
 from bessemer.compiler.ir.element import Operand, reduction_symbols
 from bessemer.compiler.ir.expr import (
-    Buffer,
-    Constant,
     Expression,
     Index,
     convert,
-    load,
-    select,
-    unary,
 )
 from bessemer.compiler.ir.op import Example, Operator, register
 from bessemer.compiler.ir.types import (
@@ -82,7 +75,9 @@ def _reference(name: str) -> Callable[..., Array]:
                 return np.asarray(function(x, axis=tuple(axes)))
             wide = widened(x)
             if name in ("max", "min"):
-                initial: Any = np.asarray(expr.REDUCTIONS[name](dtype_of(x))).astype(wide.dtype)
+                initial: Any = np.asarray(functions.REDUCTIONS[name](dtype_of(x))).astype(
+                    wide.dtype
+                )
                 return np.asarray(function(wide, axis=tuple(axes), initial=initial)).astype(x.dtype)
             return np.asarray(function(wide, axis=tuple(axes), dtype=wide.dtype)).astype(x.dtype)
 
@@ -148,126 +143,5 @@ for _name in _NAMES:
             _element(_name),
             gradient=reduction_gradient(_name),
             examples=_examples(_name),
-        )
-    )
-
-
-# arg_max, arg_min
-
-
-def _place_infer(name: str) -> Callable[..., TensorType]:
-    def infer(x: TensorType, *, axis: int, last: bool) -> TensorType:
-        require_dtype(name, x, (*FLOATS, *INTEGERS))
-        require_axis(name, axis, x)
-        require(
-            x.shape[axis] != 0,
-            f"{name} along axis {axis} of {x}: there are no elements to choose from.",
-        )
-        return TensorType(i64, x.shape[:axis] + x.shape[axis + 1 :])
-
-    return infer
-
-
-def _place_reference(name: str) -> Callable[..., Array]:
-    function = np.argmax if name == "arg_max" else np.argmin
-
-    def reference(x: Array, *, axis: int, last: bool) -> Array:
-        wide = widened(x)
-        if not last:
-            return np.asarray(function(wide, axis=axis)).astype(np.int64)
-        place = function(np.flip(wide, axis), axis=axis)
-        return np.asarray(x.shape[axis] - 1 - place).astype(np.int64)
-
-    return reference
-
-
-def _place_statements(name: str) -> Callable[..., None]:
-    """One position of the output at a time; NaN wins over every number, as in NumPy."""
-    beats = "gt" if name == "arg_max" else "lt"
-
-    def is_better(candidate: Expression, best: Expression, last: bool) -> Expression:
-        if last:
-            better = expr.binary("ge" if beats == "gt" else "le", candidate, best)
-        else:
-            better = expr.binary(beats, candidate, best)
-        if not candidate.dtype.is_float:
-            return better
-        missing = unary("isnan", candidate)
-        return better | (missing if last else missing & ~unary("isnan", best))
-
-    def statements(
-        builder: KernelBuilder,
-        inputs: Sequence[Buffer],
-        outputs: Sequence[Buffer],
-        *,
-        axis: int,
-        last: bool,
-    ) -> None:
-        (x,), (out,) = inputs, outputs
-        extent = x.shape[axis]
-        with builder.loop(product(out.shape), "parallel") as position:
-            place = _unravel(position, out.shape)
-            before, after = place[:axis], place[axis:]
-            filled = expr.less(0, extent)
-            known = isinstance(filled, Constant)
-            if not known:
-                builder.fail_if(~filled, f"{name} of an empty axis")
-            best = builder.define(load(x, (*before, 0, *after), None if known else filled))
-            where = builder.define(expr.constant(0, i64))
-            with builder.loop(extent - 1) as step:
-                candidate = builder.define(x[(*before, step + 1, *after)])
-                better = builder.define(is_better(candidate.value, best.value, last))
-                best.set(select(better.value, candidate.value, best.value))
-                where.set(select(better.value, expr.index_value(step + 1), where.value))
-            builder.store(out, place, where.value)
-
-    return statements
-
-
-def _unravel(position: Size, shape: Sequence[Size]) -> tuple[Size, ...]:
-    """The indices of the element at a row-major position."""
-    result: list[Size] = []
-    for size in reversed(shape[1:]):
-        result.append(position % size)
-        position = position // size
-    return tuple(reversed([*result, position][: len(shape)]))
-
-
-_TIES = np.array([[3, 1, 3, 1], [2, 2, 2, 2], [0, 5, 4, 5]], np.float32)
-_MISSING = np.array(
-    [[1, np.nan, 3, np.nan], [np.nan, 1, 2, 3], [-np.inf, np.inf, 0, 1]], np.float32
-)
-
-
-def _place_examples() -> tuple[Example, ...]:
-    cases: list[tuple[Any, int]] = [
-        ((3, 5), 1),
-        ((3, 5), 0),
-        ((2, 7, 3), 1),
-        ((9,), 0),
-        ((0, 3), 1),
-        ((4, 1), 1),
-        (_TIES, 0),
-        (_TIES, 1),
-        (_MISSING, 1),
-        (_MISSING, 0),
-        (integers((4, 6), i32), 1),
-        (integers((4, 6), u8), 0),
-        (ramp((3, 4), bf16), 1),
-    ]
-    return tuple(
-        Example((x,), {"axis": axis, "last": last}) for x, axis in cases for last in (False, True)
-    )
-
-
-for _name in ("arg_max", "arg_min"):
-    register(
-        Operator(
-            _name,
-            _place_infer(_name),
-            _place_reference(_name),
-            statements=_place_statements(_name),
-            gradient=no_flow,
-            examples=_place_examples(),
         )
     )

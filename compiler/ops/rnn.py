@@ -11,7 +11,7 @@ from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.expr import Buffer, Expression
 from bessemer.compiler.ir.op import Example, Operator, register
 from bessemer.compiler.ir.types import Array, TensorType, f16
-from bessemer.compiler.ops.activations import gates, require_gates
+from bessemer.compiler.ops.activations import require_gates
 from bessemer.compiler.ops.check import require
 from bessemer.compiler.ops.gradients_recurrent import rnn_gradient
 from bessemer.compiler.ops.precise import widened
@@ -23,7 +23,7 @@ from bessemer.compiler.ops.recurrence_cell import (
     from_input,
     working_dtype,
 )
-from bessemer.compiler.ops.recurrence_kernel import write_recurrence
+from bessemer.compiler.ops.recurrence_rules import given, statements_of
 
 _DEFAULT = ("tanh",)
 
@@ -59,25 +59,20 @@ def _reference(
     recurrent: Array,
     h0: Array,
     *optional: Array,
-    activations: tuple[str, ...] = _DEFAULT,
-    alphas: tuple[float, ...] = (),
-    betas: tuple[float, ...] = (),
-    reverse: bool = False,
-    clip: float = 0.0,
-    has_lengths: bool = False,
-    keeps_steps: bool = False,
+    **attributes: Any,
 ) -> tuple[Array, ...]:
-    (gate,) = gates(activations, alphas, betas, clip)
+    found = given(_DEFAULT, attributes)
+    (gate,) = found.gates()
     weights = widened(recurrent)
 
     def step(row: Array, states: tuple[Array, ...]) -> tuple[Array, ...]:
         (h,) = states
         new = gate.reference(row + h @ weights)
-        return (new, h) if keeps_steps else (new,)
+        return (new, h) if found.keeps_steps else (new,)
 
-    lengths = optional[0] if has_lengths else None
-    widths = h0.shape[1:] if keeps_steps else ()
-    results = run_steps(widened(gates_x), lengths, reverse, (widened(h0),), step, widths)
+    lengths = found.lengths(optional)
+    widths = h0.shape[1:] if found.keeps_steps else ()
+    results = run_steps(widened(gates_x), lengths, found.reverse, (widened(h0),), step, widths)
     return tuple(result.astype(gates_x.dtype) for result in results)
 
 
@@ -85,38 +80,25 @@ def cell(
     builder: KernelBuilder,
     inputs: Sequence[Buffer],
     outputs: Sequence[Buffer],
-    *,
-    activations: tuple[str, ...] = _DEFAULT,
-    alphas: tuple[float, ...] = (),
-    betas: tuple[float, ...] = (),
-    reverse: bool = False,
-    clip: float = 0.0,
-    has_lengths: bool = False,
-    keeps_steps: bool = False,
+    **attributes: Any,
 ) -> Cell:
     """The recurrence as its kernels are written from."""
     gates_x, recurrent, h0, *optional = inputs
     y, h, *steps = outputs
-    (gate,) = gates(activations, alphas, betas, clip)
+    found = given(_DEFAULT, attributes)
+    (gate,) = found.gates()
 
     def finish(place: Place, sums: Sequence[Expression], state: Expression) -> Expression:
-        if keeps_steps:
+        if found.keeps_steps:
             builder.store(steps[0], (place.time, place.row, place.column), state)
         return sums[0]
 
     from_x = from_input(gates_x, h.shape[1], working_dtype(h.dtype))
-    lengths = optional[0] if has_lengths else None
     product = Product((0,), finish, from_x, open=lambda _, total: gate.rule(total))
     return Cell(
-        recurrent, h0, y, h, gates_x, (product,), (), lengths, reverse, ended=tuple(steps),
-        replaces=(gates_x, y),
+        recurrent, h0, y, h, gates_x, (product,), (), found.lengths(optional), found.reverse,
+        ended=tuple(steps), replaces=(gates_x, y),
     )  # fmt: skip
-
-
-def _statements(
-    builder: KernelBuilder, inputs: list[Buffer], outputs: list[Buffer], **attributes: Any
-) -> None:
-    write_recurrence(builder, cell(builder, inputs, outputs, **attributes))
 
 
 def _shapes(steps: int, batch: int, width: int) -> tuple[tuple[int, ...], ...]:
@@ -134,7 +116,7 @@ register(
         "rnn",
         _infer,
         _reference,
-        statements=_statements,
+        statements=statements_of(cell),
         gradient=rnn_gradient,
         examples=(
             Example(_shapes(1, 1, 3)),

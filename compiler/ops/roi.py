@@ -29,7 +29,7 @@ from bessemer.compiler.ir.types import FLOATS, Array, TensorType, f16, f32, f64,
 from bessemer.compiler.ops.check import require, require_dtype
 from bessemer.compiler.ops.index import INDEX_TYPES
 from bessemer.compiler.ops.precise import rounded_once
-from bessemer.compiler.ops.roi_span import Neighbours, bounds, span, whole_spans
+from bessemer.compiler.ops.roi_span import Neighbours, bounds, span, whole_cell, whole_spans
 
 
 def _check(name: str, x: TensorType, boxes: TensorType, width: int) -> None:
@@ -184,10 +184,10 @@ def _align_gradient(d: Differential) -> Cotangents:
     return dx, dboxes, None
 
 
-_BOXES = np.array(
+BOXES = np.array(
     [[0.5, 1, 4.2, 5.9], [-3, -2, 2, 9], [2, 2, 2, 2], [1.1, 0.3, 3.4, 1.2]], np.float32
 )
-_IMAGES = np.array([1, 0, -1, 0])
+IMAGES = np.array([1, 0, -1, 0])
 
 register(
     Operator(
@@ -197,18 +197,16 @@ register(
         statements=_align_statements,
         gradient=_align_gradient,
         examples=(
-            Example(((2, 7, 5, 3), _BOXES, _IMAGES), {"shape": (3, 2)}),
+            Example(((2, 7, 5, 3), BOXES, IMAGES), {"shape": (3, 2)}),
             Example(
-                ((2, 7, 5, 3), _BOXES, _IMAGES),
+                ((2, 7, 5, 3), BOXES, IMAGES),
                 {"shape": (2, 2), "samples": 2, "half_pixel": False},
             ),
-            Example(
-                ((2, 7, 5, 17), _BOXES, _IMAGES), {"shape": (1, 3), "mode": "max", "scale": 0.5}
-            ),
+            Example(((2, 7, 5, 17), BOXES, IMAGES), {"shape": (1, 3), "mode": "max", "scale": 0.5}),
             Example(
                 (
                     np.linspace(-1, 1, 16).reshape(1, 4, 4, 1).astype(f16.numpy),
-                    _BOXES.astype(f16.numpy),
+                    BOXES.astype(f16.numpy),
                     np.zeros(4, np.int32),
                 ),
                 {"shape": (2, 2), "samples": 3},
@@ -266,15 +264,8 @@ def _pool_statements(
 def _pool_reference(x: Array, boxes: Array, *, shape: tuple[int, int], scale: float = 1.0) -> Array:
     result = np.zeros((len(boxes), *shape, x.shape[3]), x.dtype)
     for box, i, j in np.ndindex(len(boxes), *shape):
-        cells = []
-        for axis, cell in enumerate((i, j)):
-            scaled = boxes[box, [2 - axis, 4 - axis]].astype(np.float64) * scale
-            start, end = (np.copysign(np.floor(np.abs(scaled) + 0.5), scaled)).astype(int)
-            length = max(end - start + 1, 1)
-            first = start + cell * length // shape[axis]
-            behind = start - (-(cell + 1) * length // shape[axis])
-            cells.append(slice(*np.clip([first, behind], 0, x.shape[1 + axis])))
-        inside = x[int(boxes[box, 0]), cells[0], cells[1]]
+        rows, columns = whole_cell(boxes[box], (i, j), shape, scale, x.shape[1:3])
+        inside = x[int(boxes[box, 0]), slice(*rows), slice(*columns)]
         if inside.size:
             result[box, i, j] = inside.max(axis=(0, 1))
     return result
@@ -285,7 +276,7 @@ def _pool_gradient(d: Differential) -> Cotangents:
     return d.apply("max_roi_pool_gradient", *d.inputs, d.dy, **d.attributes), None
 
 
-_NUMBERED = np.array([[1, 0, 0, 4, 6], [0, 1.5, 2.5, 3, 3], [0, -9, -9, -7, -8]], np.float32)
+NUMBERED = np.array([[1, 0, 0, 4, 6], [0, 1.5, 2.5, 3, 3], [0, -9, -9, -7, -8]], np.float32)
 
 register(
     Operator(
@@ -295,9 +286,9 @@ register(
         statements=_pool_statements,
         gradient=_pool_gradient,
         examples=(
-            Example(((2, 7, 5, 3), _NUMBERED), {"shape": (2, 2)}),
-            Example(((2, 7, 5, 17), _NUMBERED), {"shape": (4, 3), "scale": 0.5}),
-            Example(((2, 3, 3, 1), _NUMBERED), {"shape": (1, 1), "scale": 2.0}),
+            Example(((2, 7, 5, 3), NUMBERED), {"shape": (2, 2)}),
+            Example(((2, 7, 5, 17), NUMBERED), {"shape": (4, 3), "scale": 0.5}),
+            Example(((2, 3, 3, 1), NUMBERED), {"shape": (1, 1), "scale": 2.0}),
         ),
     )
 )

@@ -28,6 +28,7 @@ from bessemer.compiler.ir.expr import (
 from bessemer.compiler.ir.op import Example, Operator, register
 from bessemer.compiler.ir.types import Array, TensorType, f16, i64
 from bessemer.compiler.ops.precise import widened
+from bessemer.compiler.ops.roi import BOXES, IMAGES
 from bessemer.compiler.ops.roi_backwards import (
     each_image,
     require_cotangent,
@@ -282,11 +283,6 @@ def _reference_samples(
     return found
 
 
-_BOXES = np.array(
-    [[0.5, 1, 4.2, 5.9], [-3, -2, 2, 9], [2, 2, 2, 2], [1.1, 0.3, 3.4, 1.2]], np.float32
-)
-_IMAGES = np.array([1, 0, -1, 0])
-
 register(
     Operator(
         "roi_align_gradient",
@@ -295,21 +291,21 @@ register(
         statements=_align_statements,
         gradient=None,
         examples=(
-            Example(((2, 7, 5, 3), _BOXES, _IMAGES, (4, 3, 2, 3)), {"shape": (3, 2)}, 1e-4),
+            Example(((2, 7, 5, 3), BOXES, IMAGES, (4, 3, 2, 3)), {"shape": (3, 2)}, 1e-4),
             Example(
-                ((2, 7, 5, 3), _BOXES, _IMAGES, (4, 2, 2, 3)),
+                ((2, 7, 5, 3), BOXES, IMAGES, (4, 2, 2, 3)),
                 {"shape": (2, 2), "samples": 2, "half_pixel": False},
                 1e-4,
             ),
             Example(
-                ((2, 7, 5, 17), _BOXES, _IMAGES, (4, 1, 3, 17)),
+                ((2, 7, 5, 17), BOXES, IMAGES, (4, 1, 3, 17)),
                 {"shape": (1, 3), "mode": "max", "scale": 0.5},
                 1e-4,
             ),
             Example(
                 (
                     np.linspace(-1, 1, 16).reshape(1, 4, 4, 1).astype(f16.numpy),
-                    _BOXES.astype(f16.numpy),
+                    BOXES.astype(f16.numpy),
                     np.zeros(4, np.int32),
                     np.linspace(-1, 2, 16).reshape(4, 2, 2, 1).astype(f16.numpy),
                 ),

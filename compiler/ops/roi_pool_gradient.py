@@ -14,13 +14,14 @@ from bessemer.compiler.ir.expr import Buffer, binary, checked, convert, index_va
 from bessemer.compiler.ir.op import Example, Operator, register
 from bessemer.compiler.ir.types import Array, TensorType, i64
 from bessemer.compiler.ops.precise import rounded_once
+from bessemer.compiler.ops.roi import NUMBERED
 from bessemer.compiler.ops.roi_backwards import (
     each_image,
     require_cotangent,
     sums_of,
     working_type,
 )
-from bessemer.compiler.ops.roi_span import bounds, whole_spans
+from bessemer.compiler.ops.roi_span import bounds, whole_cell, whole_spans
 
 
 def _pool_infer(
@@ -95,15 +96,8 @@ def _pool_reference(
 ) -> Array:
     dx = np.zeros(x.shape)
     for box, i, j in np.ndindex(len(boxes), *shape):
-        cells = []
-        for axis, cell in enumerate((i, j)):
-            scaled = boxes[box, [2 - axis, 4 - axis]].astype(np.float64) * scale
-            start, end = (np.copysign(np.floor(np.abs(scaled) + 0.5), scaled)).astype(int)
-            length = max(end - start + 1, 1)
-            first = start + cell * length // shape[axis]
-            behind = start - (-(cell + 1) * length // shape[axis])
-            cells.append(range(*np.clip([first, behind], 0, x.shape[1 + axis])))
-        places = list(itertools.product(*cells))
+        cell = whole_cell(boxes[box], (i, j), shape, scale, x.shape[1:3])
+        places = list(itertools.product(*(range(*ends) for ends in cell)))
         if not places:
             continue
         image = int(boxes[box, 0])
@@ -113,8 +107,6 @@ def _pool_reference(
     return dx
 
 
-_NUMBERED = np.array([[1, 0, 0, 4, 6], [0, 1.5, 2.5, 3, 3], [0, -9, -9, -7, -8]], np.float32)
-
 register(
     Operator(
         "max_roi_pool_gradient",
@@ -123,9 +115,9 @@ register(
         statements=_pool_statements,
         gradient=None,
         examples=(
-            Example(((2, 7, 5, 3), _NUMBERED, (3, 2, 2, 3)), {"shape": (2, 2)}),
-            Example(((2, 7, 5, 17), _NUMBERED, (3, 4, 3, 17)), {"shape": (4, 3), "scale": 0.5}),
-            Example(((2, 3, 3, 1), _NUMBERED, (3, 1, 1, 1)), {"shape": (1, 1), "scale": 2.0}),
+            Example(((2, 7, 5, 3), NUMBERED, (3, 2, 2, 3)), {"shape": (2, 2)}),
+            Example(((2, 7, 5, 17), NUMBERED, (3, 4, 3, 17)), {"shape": (4, 3), "scale": 0.5}),
+            Example(((2, 3, 3, 1), NUMBERED, (3, 1, 1, 1)), {"shape": (1, 1), "scale": 2.0}),
         ),
     )
 )

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from bessemer.compiler.ir.build_loops import KernelBuilder, Local
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import (
@@ -18,7 +20,7 @@ from bessemer.compiler.ir.expr import (
     select,
     unary,
 )
-from bessemer.compiler.ir.types import DType, i64
+from bessemer.compiler.ir.types import Array, DType, i64
 
 
 @dataclass(frozen=True)
@@ -126,3 +128,19 @@ def whole_spans(
         length = binary("max", end - first.value + 1, 1)
         found.append((first, builder.define(convert(length, working) / shape[axis], "cell")))
     return tuple(found)
+
+
+def whole_cell(
+    box: Array, cell: tuple[int, int], shape: tuple[int, int], scale: float, sizes: tuple[int, ...]
+) -> list[Array]:
+    """The reference of `whole_spans` and `bounds`: along each axis a cell's first element, and the
+    one behind its last."""
+    found = []
+    for axis, number in enumerate(cell):
+        scaled = box[[2 - axis, 4 - axis]].astype(np.float64) * scale
+        start, end = np.copysign(np.floor(np.abs(scaled) + 0.5), scaled).astype(int)
+        length = max(end - start + 1, 1)
+        first = start + number * length // shape[axis]
+        behind = start - (-(number + 1) * length // shape[axis])
+        found.append(np.clip([first, behind], 0, sizes[axis]))
+    return found

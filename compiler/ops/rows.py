@@ -1,4 +1,7 @@
-"""Kernels over a tensor's rows: all positions along one axis, for each place of the other axes."""
+"""Kernels over a tensor's rows: all positions along one axis, for each place of the other axes.
+
+Neighbouring rows can lie side by side in vectors: nothing then passes from lane to lane.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,16 @@ from contextlib import contextmanager
 from typing import TypeAlias
 
 from bessemer.compiler.ir.build_loops import KernelBuilder
-from bessemer.compiler.ir.dims import Size, product
+from bessemer.compiler.ir.dims import Size, ceildiv, minimum, product
 from bessemer.compiler.ir.expr import Index
 
 Row: TypeAlias = Callable[[Size], Index]
 """The indices of a row's element, from its position in the row."""
+
+BLOCK = 512
+"""Rows side by side that one iteration of a parallel loop handles at most."""
+FEWEST_BEHIND = 8
+"""Places behind the axis from which on they fill vectors better than those before it."""
 
 
 @contextmanager
@@ -21,6 +29,48 @@ def each_row(builder: KernelBuilder, shape: Sequence[Size], axis: int) -> Iterat
     with builder.loop(product(others), "parallel") as flat:
         place = unravel(flat, others)
         yield lambda position: (*place[:axis], position, *place[axis:])
+
+
+@contextmanager
+def rows_side_by_side(
+    builder: KernelBuilder, shape: Sequence[Size], axis: int, interleave: int = 1
+) -> Iterator[Row]:
+    """The same with neighbouring rows as the lanes of a vector loop: those behind the axis, which
+    are neighbours in memory; where they are few, those before it."""
+    before, after = tuple(shape[:axis]), tuple(shape[axis + 1 :])
+    behind = product(after)
+    if isinstance(behind, int) and behind < FEWEST_BEHIND:
+        with (
+            _blocks(builder, product(before)) as (begin, length, _),
+            builder.loop(behind) as place,
+            builder.loop(length, "vector", 0, interleave) as lane,
+        ):
+            outer, inner = unravel(begin + lane, before), unravel(place, after)
+            yield lambda position: (*outer, position, *inner)
+        return
+    with (
+        _blocks(builder, behind, product(before)) as (begin, length, flat),
+        builder.loop(length, "vector", 0, interleave) as lane,
+    ):
+        outer, inner = unravel(flat, before), unravel(begin + lane, after)
+        yield lambda position: (*outer, position, *inner)
+
+
+@contextmanager
+def _blocks(
+    builder: KernelBuilder, count: Size, outer: Size = 1
+) -> Iterator[tuple[Size, Size, Size]]:
+    """A parallel loop over blocks of `count` places, for each of `outer` others: where a block
+    begins, its length, and the other."""
+    if isinstance(count, int) and count <= BLOCK:
+        with builder.loop(outer, "parallel") as item:
+            yield 0, count, item
+        return
+    pieces = ceildiv(count, BLOCK)
+    with builder.loop(outer * pieces, "parallel") as item:
+        begin = item % pieces * BLOCK
+        is_whole = isinstance(count, int) and count % BLOCK == 0
+        yield begin, BLOCK if is_whole else minimum(count - begin, BLOCK), item // pieces
 
 
 def unravel(flat: Size, shape: Sequence[Size]) -> Index:

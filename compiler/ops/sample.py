@@ -18,11 +18,11 @@ from bessemer.compiler.ir.expr import (
     binary,
     constant,
     convert,
-    guarded,
     index_value,
     select,
     unary,
 )
+from bessemer.compiler.ir.guard import guarded
 from bessemer.compiler.ir.op import Example, Operator, register
 from bessemer.compiler.ir.types import FLOATS, Array, TensorType, boolean, f16, f32, f64, i64
 from bessemer.compiler.ops.check import require, require_dtype

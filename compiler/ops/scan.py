@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-
 import numpy as np
 
 from bessemer.compiler.ir import expr
 from bessemer.compiler.ir.build_loops import KernelBuilder
-from bessemer.compiler.ir.dims import Size, product
+from bessemer.compiler.ir.dims import product
 from bessemer.compiler.ir.expr import Buffer, convert, neutral
 from bessemer.compiler.ir.op import Example, Operator, register
 from bessemer.compiler.ir.types import FLOATS, INTEGERS, Array, TensorType, bf16, f16, f32
 from bessemer.compiler.ops.check import require, require_axis, require_dtype
 from bessemer.compiler.ops.gradients_move import cumulative_gradient
 from bessemer.compiler.ops.precise import rounded_once
-from bessemer.compiler.ops.rows import unravel
+from bessemer.compiler.ops.rows import FEWEST_BEHIND, each_row, rows_side_by_side
+
+SIDE_BY_SIDE = 8
+"""Vectors of neighbouring rows that are added up at once: whole stretches of memory."""
 
 
 def _infer(
@@ -69,15 +70,17 @@ def _statements(
     (out,) = outputs
     # Half-precision sums are kept in f32, and rounded where they are written.
     working = f32 if x.dtype in (f16, bf16) else x.dtype
-    outer, size, inner = x.shape[:axis], x.shape[axis], x.shape[axis + 1 :]
-    with ExitStack() as nest:
-        flat = nest.enter_context(builder.loop(product(outer), "parallel"))
-        after: list[Size] = [nest.enter_context(builder.loop(extent)) for extent in inner[:-1]]
-        if inner:
-            after.append(nest.enter_context(builder.loop(inner[-1], "vector", lanes=0)))
+    size, behind = x.shape[axis], product(x.shape[axis + 1 :])
+    are_neighbours = not isinstance(behind, int) or behind >= FEWEST_BEHIND
+    rows = (
+        rows_side_by_side(builder, x.shape, axis, SIDE_BY_SIDE)
+        if are_neighbours
+        else each_row(builder, x.shape, axis)
+    )
+    with rows as row:
         running = builder.define(neutral(reduction, working), "running")
         with builder.loop(size) as i:
-            place = (*unravel(flat, outer), size - 1 - i if reverse else i, *after)
+            place = row(size - 1 - i if reverse else i)
             if exclusive:
                 builder.store(out, place, running.value)
             running.set(expr.binary(reduction, running.value, convert(x[place], working)))

@@ -139,7 +139,9 @@ class _Search:
         value = node.inputs[0]
         if is_pointwise(node.operator):
             return self._pointwise(node)
-        axis = self.groups[value]
+        axis = self.groups.get(value)
+        if axis is None:
+            return False
         shape = node.output.type.shape
         match node.operator.name:
             case "transpose" if value in self.wide and node.attributes["permutation"][0] == 0:

@@ -17,6 +17,7 @@ from bessemer.compiler.ir.program import (
     Repeat,
     RequireFinite,
     Step,
+    Turns,
 )
 
 
@@ -82,6 +83,8 @@ class Lives:
                     self._touch_all(step.values)
                     if not self._depth:
                         self._launches.append((self._time, step))
+                case Turns():
+                    self._touch_all(step.values)
                 case BindDims(value=value) | RequireFinite(value=value):
                     self._touch(value)
                 case Copy(source, target):

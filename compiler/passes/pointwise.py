@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bessemer.compiler.ir.expr import BINARY, UNARY
+from bessemer.compiler.ir.functions import BINARY, UNARY
 from bessemer.compiler.ir.op import Operator
 
 _NAMES = frozenset({*UNARY, *BINARY, "relu", "clip", "leaky_relu", "cast", "select"})

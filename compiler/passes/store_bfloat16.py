@@ -9,13 +9,16 @@
 A value is stored once, as bfloat16, and all that read it read that: half of the bytes move. Inputs
 and outputs of the network keep their type. Softmax, norms, losses and all other arithmetic are in
 float32. Products of two computed tensors of more than one matrix (the scores and the result of an
-attention) stay float32: they are fused with the softmax between them. GPUs, whose fast products
-are of 16-bit numbers only, round these, too, and what first layers read.
+attention) stay float32: they are fused with the softmax between them. The state of a recurrence
+stays float32, too, but not its constant weights, whose way from memory is what its steps wait for.
+GPUs, whose fast products are of 16-bit numbers only, round attentions and what first layers read,
+and leave recurrences alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.rewrite import GraphRewriter, map_regions
@@ -26,6 +29,7 @@ _VIEWS = ("transpose", "reshape", "slice", "broadcast_to")
 _PASSING = (*_VIEWS, "pad", "concat", "max_pool")
 # A first layer reads an image as it is: to round it takes as long as to multiply it.
 _FEW_CHANNELS = 4
+_RECURRENT = ("lstm", "gru", "rnn")
 
 
 def store_bfloat16(graph: Graph) -> Graph:
@@ -51,6 +55,8 @@ def _stored(graph: Graph, everywhere: bool) -> Graph:
             narrow[value] = rewriter.emit("cast", value, dtype=bf16)
     for node in graph.nodes:
         node = map_regions(node, lambda region: _stored(region, everywhere))
+        if not everywhere and node.operator.name in _RECURRENT:
+            node = _with_narrow_weights(rewriter, node)
         multiplied = _multiplied(node, graph, everywhere)
         _rewrite(rewriter, node, graph, wanted, narrow, multiplied)
     return rewriter.finish()
@@ -117,6 +123,15 @@ def _rewrite(
         if value not in graph.outputs:
             wide = rewriter.emit("cast", narrow[value], dtype=f32)
             rewriter.stand(rewriter.now(value), wide)
+
+
+def _with_narrow_weights(rewriter: GraphRewriter, node: Node) -> Node:
+    """A recurrence that reads constant weights as bfloat16, and computes in float32."""
+    gates, weights, *others = node.inputs
+    if gates.type.dtype is not f32 or weights not in rewriter.graph.constants:
+        return node
+    narrow = _narrowed(rewriter, weights, {})
+    return replace(node, inputs=(gates, narrow, *others))
 
 
 def _narrowed(rewriter: GraphRewriter, value: Value, narrow: dict[Value, Value]) -> Value:

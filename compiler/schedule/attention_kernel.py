@@ -15,27 +15,29 @@ and computes some rows again.
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil
 
 from bessemer.compiler.errors import InternalError
-from bessemer.compiler.ir import dims, expr
+from bessemer.compiler.ir import dims, expr, walk_expr
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Atom, Size, Symbol, atom
-from bessemer.compiler.ir.expr import Buffer, Expression, Index, Load, Read
+from bessemer.compiler.ir.expr import Buffer, Expression, Index, Read, less
 from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.loops import Store
 from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.types import DType, TensorType
 from bessemer.compiler.schedule.attention import Attention, RowForm, row_form
+from bessemer.compiler.schedule.attention_in_place import InPlace, most_rows_in_place
 from bessemer.compiler.schedule.attention_packing import Packed, pack_right
+from bessemer.compiler.schedule.attention_query import Query, query_of
 from bessemer.compiler.schedule.contraction import Contraction, DepthAxis, RowAxis
 from bessemer.compiler.schedule.destinations import Destination
 from bessemer.compiler.schedule.fuse import (
     Fusion,
-    affine_strides,
     as_index,
     index_symbols,
     view_chain,
@@ -69,32 +71,30 @@ def lower_attention_group(
     target: Target,
 ) -> list[Launch]:
     """The launches of a group around an attention."""
-    assert group.attention is not None and group.root is not None
-    operands = [
-        pack_right(node, packs.get(node), lowering, target)
-        for node in (group.attention.scores, group.attention.product)
-    ]
-    kernel = _Kernel(group, operands[0], operands[1], producers, materialized, lowering, target)
+    attention = group.attention
+    assert attention is not None and group.root is not None
+    products = (attention.scores, attention.product)
+    nodes = [node for product in products if product in packs for node in packs[product].nodes]
+    few = most_rows_in_place(attention, nodes)
+    operands = [pack_right(node, packs.get(node), lowering, target, few) for node in products]
+    kernel = _Kernel(
+        group, operands[0], operands[1], few, nodes, producers, materialized, lowering, target
+    )
     return [*(operand.launch for operand in operands), kernel.launch()]
 
 
 @dataclass(frozen=True, eq=False)
-class _Query:
-    """The first product's left side: its memory, and the distance between neighbours."""
-
-    buffer: Buffer
-    base: Size
-    strides: tuple[Size, ...]
-    depth: Size
-
-
-@dataclass(frozen=True, eq=False)
 class _Kernel:
-    """The kernel of one group. Indices are symbols until an item's own take their place."""
+    """The kernel of one group. Indices are symbols until an item's own take their place.
+
+    Up to `few` rows it reads keys and values where they lie, through `pack_nodes`.
+    """
 
     group: Group
     keys: Packed
     values: Packed
+    few: int
+    pack_nodes: Sequence[Node]
     producers: Mapping[Value, Node]
     materialized: Container[Value]
     lowering: Lowering
@@ -113,6 +113,19 @@ class _Kernel:
     def fusion(self) -> Fusion:
         nodes = [*self.attention.nodes, *in_order(self.group)]
         return Fusion({node.output: node for node in nodes}, self.lowering.constants)
+
+    @cached_property
+    def query_views(self) -> dict[Value, Node]:
+        """The views through which the query is read."""
+        return view_chain(self.attention.scores.inputs[0], self.producers, self.materialized)
+
+    @cached_property
+    def direct(self) -> Fusion:
+        """The same kernel, reading through what leads to the query, the keys and the values."""
+        views = self.query_views.values()
+        nodes = (*self.attention.nodes, *in_order(self.group), *self.pack_nodes, *views)
+        inlined = {node.output: node for node in nodes}
+        return Fusion(inlined, self.lowering.constants, {}, self.fusion.buffers)
 
     @cached_property
     def builder(self) -> KernelBuilder:
@@ -198,7 +211,7 @@ class _Kernel:
         """The launch of the kernel."""
         assert self.group.root is not None
         out = self.lowering.destination(self.group.root, self.group.tail)
-        query = self._query()
+        query = query_of(self.attention, self.query_views, self.fusion)
         with self.builder.loop(self.chunks, "parallel") as chunk:
             own = self._local(chunk * (self.block * self.stride))
             count = dims.minimum(self.share, self.items - chunk * self.share)
@@ -223,23 +236,7 @@ class _Kernel:
             name="attention",
         )
 
-    def _query(self) -> _Query:
-        """The first product's left side, through its views."""
-        left = self.attention.scores.inputs[0]
-        fusion = Fusion(view_chain(left, self.producers, self.materialized), {})
-        symbols = index_symbols(left.type.shape)
-        element = fusion.element(left, as_index(symbols, left.type.shape))
-        strides = affine_strides(element, symbols) if isinstance(element, Load) else None
-        if strides is None or not isinstance(element, Load):
-            raise InternalError("an attention's query does not lie in memory")
-        first = expr.substitute(element, dict.fromkeys(symbols, 0))
-        assert isinstance(first, Load)
-        (memory,) = fusion.buffers
-        strides = tuple(0 if n == 1 else s for n, s in zip(left.type.shape, strides))
-        buffer = flat(self.fusion.buffer(memory))
-        return _Query(buffer, first.buffer.offset(first.indices), strides, left.type.shape[-1])
-
-    def _item(self, item: Size, own: Size, query: _Query, out: Destination) -> None:
+    def _item(self, item: Size, own: Size, query: Query, out: Destination) -> None:
         """One block of rows of one head."""
         block = dims.mod(item, self.blocks)
         batch = self._unravel(dims.floordiv(item, self.blocks))
@@ -252,14 +249,32 @@ class _Kernel:
         here: dict[Atom, Size] = dict(zip(self.form.batch, batch))
         leading = tuple(dims.substitute(i, here) for i in self.form.leading[:-1])
         inverse = self.builder.allocate(self.dtype, (self.block,))
-        self._scores(query, leading, first, count, own)
+        in_place = InPlace(
+            self.builder, self.lowering.lanes, self.attention, self.direct, self.scratch, own,
+            self.stride, count,
+        )  # fmt: skip
+        with self._if_few(lambda: in_place.scores(leading)):
+            self._scores(query, leading, first, count, own)
         divided = False
         with self.builder.loop(count) as row:
             base = self._local(own + row * self.stride)
             divided = self._weights({**here, self.form.row: first + row}, base, inverse, row)
-        self._results(out, batch, first, count, own, inverse if divided else None)
+        factor = inverse if divided else None
+        with self._if_few(lambda: in_place.results(batch, self.group.core, out, factor)):
+            self._results(out, batch, first, count, own, factor)
 
-    def _scores(self, query: _Query, leading: Index, first: Size, count: Size, own: Size) -> None:
+    @contextmanager
+    def _if_few(self, write: Callable[[], None]) -> Iterator[None]:
+        """What `write` adds, if there are few rows; else the statements that follow."""
+        if not self.few:
+            yield
+            return
+        with self.builder.when(less(self.rows, self.few + 1)):
+            write()
+        with self.builder.otherwise():
+            yield
+
+    def _scores(self, query: Query, leading: Index, first: Size, count: Size, own: Size) -> None:
         """The first product, with what is pointwise behind it."""
         scores = self.attention.scores.output
         shape = scores.type.shape
@@ -292,7 +307,7 @@ class _Kernel:
     def _weights(self, here: Mapping[Atom, Size], base: Size, inverse: Buffer, row: Size) -> bool:
         """One row's weights, in place; whether they still are to be multiplied by `inverse`."""
         key = self.form.key
-        value = expr.substitute(self.form.weight, {**here, self.base: base})
+        value = walk_expr.substitute(self.form.weight, {**here, self.base: base})
         piece = Piece(self.scratch, base + atom(key), flatten_loads(value), (key,))
         divisor = write_row(self.builder, piece, self.lowering.lanes)
         if divisor is None:
@@ -372,6 +387,6 @@ class _Kernel:
 
 def _filled(element: Expression, total: Expression, here: Mapping[Atom, Size]) -> Expression:
     """The element with the sum in its place, at an index."""
-    return expr.transform(
+    return walk_expr.transform(
         element, lambda n: total if isinstance(n, Read) and n.local == _TOTAL else None, here
     )

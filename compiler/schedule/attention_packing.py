@@ -16,11 +16,12 @@ from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.types import DType, TensorType
 from bessemer.compiler.schedule.contraction import Contraction, DepthAxis, RowAxis
+from bessemer.compiler.schedule.few_rows import unless_few
 from bessemer.compiler.schedule.fuse import Fusion, index_symbols
 from bessemer.compiler.schedule.groups import Group
 from bessemer.compiler.schedule.lower import Lowering, flat_buffers, in_order
 from bessemer.compiler.schedule.merge_axes import Piece
-from bessemer.compiler.schedule.nests import flat, flatten_loads, lower_nest
+from bessemer.compiler.schedule.nests import flat, flatten_loads
 from bessemer.compiler.schedule.packing import packed_element, packed_shape
 from bessemer.compiler.schedule.tiles import plan
 from bessemer.compiler.targets.machine import Target
@@ -49,8 +50,10 @@ def _flat_index(index: Sequence[Size], shape: Sequence[Size]) -> Size:
     return flat
 
 
-def pack_right(node: Node, group: Group | None, lowering: Lowering, target: Target) -> Packed:
-    """The launch that packs the right side of a product."""
+def pack_right(
+    node: Node, group: Group | None, lowering: Lowering, target: Target, few: int = 0
+) -> Packed:
+    """The launch that packs the right side of a product, unless the left one has few rows."""
     right = node.inputs[1]
     *batch, depth, columns = right.type.shape
     # Only the widths of the panels matter here, and those follow from the columns alone.
@@ -74,12 +77,12 @@ def pack_right(node: Node, group: Group | None, lowering: Lowering, target: Targ
     first = 0 if packed.type.shape[0] == 1 else index[0]
     value = flatten_loads(packed_element(element, (first, *index[1:]), columns))
     out = Buffer("out0", packed.type.dtype, packed.type.shape)
-    nest = lower_nest(Piece(flat(out), out.offset(index), value, symbols), lowering.lanes)
+    nest = lowering.nest(Piece(flat(out), out.offset(index), value, symbols))
     launch = lowering.launch(
         [*nodes, node],
         flat_buffers(fusion),
         {packed: flat(out)},
-        nest.body,
+        unless_few(nest.body, node.inputs[0].type.shape[-2], few) if few else nest.body,
         nest.operations,
         name="pack",
     )

@@ -24,17 +24,14 @@ from typing import TypeAlias
 
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
-from bessemer.compiler.ir.expr import (
-    Buffer,
-    Expression,
-    IndexValue,
-    Load,
-    children,
-    constant,
-)
+from bessemer.compiler.ir.expr import Buffer, Expression, IndexValue, Load, constant
 from bessemer.compiler.ir.loops import Store
 from bessemer.compiler.ir.types import DType, bf16, f16, f32, f64, i8, i16, i32, u8
+from bessemer.compiler.ir.walk_expr import children
 from bessemer.compiler.targets.machine import Target
+
+FEW_CHANNELS = 6
+"""Channels that lie in planes, few enough for one straight piece of code, are summed innermost."""
 
 Epilogue: TypeAlias = Callable[[tuple[Size, ...], Size, Expression], tuple[Store, ...]]
 
@@ -65,6 +62,8 @@ class Contraction:
     `a_base` is the flat offset in `a` of the first row's first element. `b` is packed (packing.py).
     `epilogue(row_indices, column, total)` gives the stores of one element, for one index a row
     axis; `column` runs over a fragment's columns. `b_matrix` is the first row's packed matrix.
+    Where `reads_on`, what a run leaves of a last group is read with the numbers behind it, which
+    are in the buffer, too: times zeros.
     `start(column)`, if given, is what a sum begins with in place of 0 (a bias), which saves an
     addition. `panel_steps` is the room of a panel of b, if it is more than its steps take.
     """
@@ -81,6 +80,7 @@ class Contraction:
     group: int = 1
     b_matrix: Size = 0
     panel_steps: Size | None = None
+    reads_on: bool = False
 
     @property
     def depth_extent(self) -> Size:
@@ -112,7 +112,20 @@ def with_group(contraction: Contraction, target: Target) -> Contraction:
     elif contraction.dtype is i32:
         mixed = pair in ((u8, i8), (i8, u8))
         group = 4 if mixed and target.has_dot_int8 else 2 if target.has_dot_int16 else 1
-    return replace(contraction, group=group)
+    return replace(contraction, group=group, reads_on=_may_read_on(contraction, group))
+
+
+def _may_read_on(contraction: Contraction, group: int) -> bool:
+    """Whether a whole group is in `a` wherever a part of one is, and any number times 0 is 0."""
+    if contraction.dtype is not i32:
+        return False
+    axes: tuple[RowAxis | DepthAxis, ...] = (*contraction.rows, *contraction.depth)
+    steps = [axis.a_stride for axis in axes]
+    if not all(dims.is_nonnegative(step) for step in steps):
+        return False
+    last = contraction.a_base + dims.total((axis.extent - 1) * axis.a_stride for axis in axes)
+    more = dims.mod(-contraction.run, group)
+    return dims.is_nonnegative(dims.product(contraction.a.shape) - 1 - last - more)
 
 
 def memory_order(axes: Sequence[RowAxis] | Sequence[DepthAxis]) -> tuple[int, ...]:
@@ -122,6 +135,18 @@ def memory_order(axes: Sequence[RowAxis] | Sequence[DepthAxis]) -> tuple[int, ..
     if not all(isinstance(step, int) for step in steps):
         return tuple(places)
     return tuple(sorted(places, key=lambda place: -abs(int(str(steps[place])))))
+
+
+def depth_order(axes: Sequence[DepthAxis], dtype: DType) -> tuple[int, ...]:
+    """The places of a convolution's axes of taps, and of its channels, the last one, as they are
+    summed; `dtype` is that of the sums."""
+    *taps, channels = axes
+    if dtype is i32 and taps and taps[-1].a_stride == 1 != channels.a_stride:
+        # Planes of integers: neighbours along a row of the image are multiplied at once.
+        return (len(taps), *range(len(taps)))
+    if isinstance(channels.extent, int) and channels.extent <= FEW_CHANNELS:
+        return tuple(range(len(axes)))
+    return memory_order(axes)
 
 
 def supports(contraction: Contraction) -> bool:

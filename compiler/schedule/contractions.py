@@ -11,7 +11,7 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from bessemer.compiler.ir import dims, expr
+from bessemer.compiler.ir import dims, expr, walk_expr
 from bessemer.compiler.ir.dims import Size, Symbol, atom, product
 from bessemer.compiler.ir.expr import Buffer, Expression, Index, Load
 from bessemer.compiler.ir.graph import Node, Value
@@ -22,12 +22,14 @@ from bessemer.compiler.schedule.contraction import (
     Contraction,
     DepthAxis,
     RowAxis,
+    depth_order,
     memory_order,
     supports,
     with_group,
 )
 from bessemer.compiler.schedule.dependence import all_nodes
 from bessemer.compiler.schedule.destinations import Destination
+from bessemer.compiler.schedule.few_rows import reads_in_place
 from bessemer.compiler.schedule.fuse import (
     Fusion,
     affine_strides,
@@ -37,6 +39,7 @@ from bessemer.compiler.schedule.fuse import (
 )
 from bessemer.compiler.schedule.groups import Group, is_depthwise
 from bessemer.compiler.schedule.image_groups import lower_depthwise_group, lower_winograd_group
+from bessemer.compiler.schedule.interleave import lower_interleaved
 from bessemer.compiler.schedule.lower import Lowering, flat_buffers, in_order
 from bessemer.compiler.schedule.matrix_tiles_group import TileJob, lower_on_matrix_unit
 from bessemer.compiler.schedule.merge_axes import Piece
@@ -48,8 +51,6 @@ from bessemer.compiler.schedule.turn import lower_turned
 from bessemer.compiler.schedule.winograd_gradient import lower_winograd_gradient
 from bessemer.compiler.targets.machine import Target
 
-FEW_CHANNELS = 6
-"""Channels that lie in planes, few enough for one straight piece of code, are summed innermost."""
 BASE = "bessemer_base"
 """The kernel's symbol for the flat offset of the left operand's first element."""
 
@@ -86,6 +87,10 @@ def lower_contraction_group(
         if launches is not None:
             return launches
     left, right = anchor.inputs
+    if right not in lowering.constants:
+        packed_nodes = pack_group.nodes if pack_group else []
+        if reads_in_place(anchor, any(not node.operator.is_view for node in packed_nodes)):
+            return None
     fusion = Fusion(view_chain(left, producers, materialized), {})
     symbols = index_symbols(left.type.shape)
     element = fusion.element(left, as_index(symbols, left.type.shape))
@@ -185,7 +190,7 @@ def _replaceable(contraction: Contraction, inputs: Fusion) -> tuple[Value, ...]:
 
 def _base(element: Load, symbols: Sequence[Symbol]) -> Size:
     """The flat offset of the element at index 0."""
-    first = expr.substitute(element, dict.fromkeys(symbols, 0))
+    first = walk_expr.substitute(element, dict.fromkeys(symbols, 0))
     assert isinstance(first, Load)
     return first.buffer.offset(first.indices)
 
@@ -276,9 +281,8 @@ class _Convolution:
             for size, dilation, stride in zip(kernel, dilations, strides[1:-1], strict=True)
         ]
         depth.append(DepthAxis(self.w[-2], strides[-1]))
-        if not isinstance(self.w[-2], int) or self.w[-2] > FEW_CHANNELS:
-            self.order = memory_order(depth)
-            depth = [depth[place] for place in self.order]
+        self.order = depth_order(depth, self.node.output.type.dtype)
+        depth = [depth[place] for place in self.order]
         return Axes(tuple(rows), tuple(depth), self.w[-1] // self.groups, self.groups)
 
     def output_index(self, rows: tuple[Size, ...], column: Size) -> Index:
@@ -376,7 +380,6 @@ def _pack_launch(
     symbols = index_symbols(packed.type.shape)
     full = tuple(atom(symbol) for symbol in symbols)
     index = (0 if packed.type.shape[0] == 1 else full[0], *full[1:])
-
     element = partial(_right_element, right, form, fusion)
     value = packed_element(element, index, contraction.columns, contraction.group, contraction.run)
     value = flatten_loads(value)
@@ -384,8 +387,9 @@ def _pack_launch(
     # A step of the depth is a row of memory: read whole, though it goes to all panels.
     symbols = (symbols[0], symbols[2], symbols[1], *symbols[3:])
     piece = Piece(flat(out), out.offset(index), value, symbols)
-    turned = lower_turned(piece, lowering.lanes) if lowering.vectorize else None
-    nest = turned or lower_nest(piece, lowering.lanes, lowering.vectorize)
+    lanes = lowering.lanes
+    nest = lowering.vectorize and (lower_turned(piece, lanes) or lower_interleaved(piece, lanes))
+    nest = nest or lower_nest(piece, lanes, lowering.vectorize)
     return lowering.launch(
         [*nodes, anchor],
         flat_buffers(fusion),

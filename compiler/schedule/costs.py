@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bessemer.compiler.ir import dims, expr
+from bessemer.compiler.ir import dims, walk_expr
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import Binary, Expression, Load, Reduce, Unary
 from bessemer.compiler.schedule.dependence import all_nodes
@@ -35,7 +35,7 @@ def operations(value: Expression) -> Size:
     def cost(node: Expression) -> Size:
         if node in known:
             return 0
-        below = dims.total(cost(child) for child in expr.children(node))
+        below = dims.total(cost(child) for child in walk_expr.children(node))
         match node:
             case Load():
                 own = 1

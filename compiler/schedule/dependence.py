@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bessemer.compiler.ir import dims, expr
+from bessemer.compiler.ir import dims, walk_expr
 from bessemer.compiler.ir.dims import Atom, Size
 from bessemer.compiler.ir.expr import Checked, Expression, IndexValue, Load, Reduce
 
@@ -32,7 +32,7 @@ class Dependence:
 
     def _compute(self, node: Expression) -> frozenset[Atom]:
         found: set[Atom] = set()
-        for child in expr.children(node):
+        for child in walk_expr.children(node):
             found |= self.of(child)
         match node:
             case Load(_, _, indices, _):
@@ -59,5 +59,5 @@ def all_nodes(value: Expression) -> list[Expression]:
         node = waiting.pop()
         if node not in seen:
             seen[node] = None
-            waiting.extend(expr.children(node))
+            waiting.extend(walk_expr.children(node))
     return list(seen)

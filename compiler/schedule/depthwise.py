@@ -32,7 +32,8 @@ from bessemer.compiler.ir.expr import (
     less,
     within,
 )
-from bessemer.compiler.ir.types import boolean
+from bessemer.compiler.ir.graph import Node
+from bessemer.compiler.ir.types import boolean, f32, f64
 from bessemer.compiler.schedule.tiles import split
 from bessemer.compiler.targets.machine import Target
 
@@ -40,6 +41,19 @@ Epilogue: TypeAlias = Callable[[tuple[Size, Size, Size], Size, Expression], tupl
 
 MOST_PRODUCTS = 256
 """Products in the code of one tile; more only make it longer."""
+
+
+def has_one_filter_a_channel(node: Node) -> bool:
+    """Whether a convolution is lowered so: lines and images, and it widens what it reads itself."""
+    kernel = node.inputs[1].type.shape
+    return (
+        node.operator.name == "conv"
+        and kernel[-2] == 1
+        and 1 < node.attributes["groups"] == kernel[-1]
+        and len(kernel) in (3, 4)
+        and all(isinstance(size, int) for size in kernel[:-2])
+        and node.output.type.dtype in (f32, f64)
+    )
 
 
 @dataclass(frozen=True, eq=False)

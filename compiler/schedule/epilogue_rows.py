@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from bessemer.compiler.ir import dims, expr
+from bessemer.compiler.ir import dims, expr, walk_expr
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Dim, Size
 from bessemer.compiler.ir.expr import Buffer, Expression, Load
@@ -111,7 +111,7 @@ class RowEpilogue:
                 load: memory[row, j]
                 for load, memory in zip(self._loads(store, j), self.inputs, strict=True)
             }
-            value = expr.replace_outermost(store.value, taken.get)
+            value = walk_expr.replace_outermost(store.value, taken.get)
             self.builder.store(self.results, (row, j), value)
         with self._each() as (row, j):
             store = self._store(row, j)
@@ -151,7 +151,7 @@ def _along(store: Store, column: Dim) -> list[Load]:
     for node in all_nodes(store.value):
         if isinstance(node, Load) and node.guard is None and len(node.indices) == 1:
             (offset,) = node.indices
-            is_plain = not expr.index_expressions(offset)
+            is_plain = not walk_expr.index_expressions(offset)
             if is_plain and dims.coefficient_of(offset, atom) == 1:
                 found[node] = None
     return list(found)

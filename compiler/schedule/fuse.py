@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Mapping
 
 from bessemer.compiler.errors import InternalError
-from bessemer.compiler.ir import dims, expr
+from bessemer.compiler.ir import dims, expr, walk_expr
 from bessemer.compiler.ir.dims import Size, Symbol, atom
 from bessemer.compiler.ir.element import Operand
 from bessemer.compiler.ir.expr import Buffer, Expression, Index, Load
 from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.types import Array, f32
 
-AFFINE_VIEWS = frozenset({"transpose", "reshape", "slice", "broadcast_to"})
+AFFINE_VIEWS = frozenset({"transpose", "reshape", "slice", "broadcast_to", "windows"})
 
 
 class Fusion:
@@ -141,7 +141,7 @@ def affine_strides(load: Load, symbols: tuple[Symbol, ...]) -> tuple[Size, ...] 
     if load.guard is not None:
         return None
     offset = load.buffer.offset(load.indices)
-    if expr.index_expressions(offset):
+    if walk_expr.index_expressions(offset):
         return None
     strides: list[Size] = []
     for symbol in symbols:

@@ -27,7 +27,10 @@ from typing import Literal
 from bessemer.compiler.ir.dims import Size, product
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.schedule.attention import Attention, find_attentions, in_full_width
+from bessemer.compiler.schedule.byte_chains import decodes, looks_up, narrows
+from bessemer.compiler.schedule.depthwise import has_one_filter_a_channel
 from bessemer.compiler.schedule.destinations import fills_inside, is_of_phases
+from bessemer.compiler.schedule.few_rows import reads_in_place
 from bessemer.compiler.schedule.fuse import is_affine_operand, is_widening
 from bessemer.compiler.schedule.moves import MOVES, keeps_columns
 from bessemer.compiler.schedule.rows_of import (
@@ -120,8 +123,10 @@ def is_depthwise(node: Node) -> bool:
 
 
 def in_registers(attention: Attention) -> bool:
-    """Whether the processors' kernel can do an attention."""
-    return in_full_width(attention.scores) and in_full_width(attention.product)
+    """Whether the processors' kernel can do an attention, and packs keys and values for enough
+    rows."""
+    products = (attention.scores, attention.product)
+    return all(in_full_width(node) and not reads_in_place(node) for node in products)
 
 
 def form_groups(
@@ -167,7 +172,7 @@ class _Former:
             return
         value = node.output
         groups = self.readers.get(value, set())
-        free = kind == "view" or is_widening(node)
+        free = kind == "view" or is_widening(node) or decodes(node, self.producers)
         if free and value not in self.forced and self.fuse:
             for group in groups:
                 group.nodes.append(node)
@@ -215,7 +220,7 @@ class _Former:
 
     def _read_contraction(self, node: Node) -> None:
         """Its left operand must lie in memory; its right one is packed, by a group if need be."""
-        if self.fuse and is_depthwise(node):
+        if self.fuse and has_one_filter_a_channel(node):
             self._force_behind_widening(node.inputs[0])
         else:
             self._force_behind_views(node.inputs[0])
@@ -262,7 +267,10 @@ class _Former:
             return False
         if group.root is not None and self._is_written_by_parts(self.producers[group.root]):
             return False  # its parts are written in place by kernels of their own
-        operands = {value for member in group.nodes for value in member.inputs}
+        if narrows(node) and (group.reductions or group.heavy):
+            return False  # bytes are the cheapest to store and to read again
+        made = {value for member in group.nodes for value in member.outputs}
+        operands = {value for member in group.nodes for value in member.inputs} - made
         if len(operands) + len(node.inputs) > MAXIMUM_OPERANDS:
             return False
         match kind:
@@ -359,7 +367,7 @@ class _Former:
                 seen.add(user)
                 if kind_of(user) != "pointwise" or user.output.type.shape != core.type.shape:
                     return False
-                if user.operator.name in NOT_SAME_INDEX:
+                if user.operator.name in NOT_SAME_INDEX and not looks_up(user, value):
                     return False
                 waiting.append(user.output)
         return True

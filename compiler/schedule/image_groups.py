@@ -11,10 +11,14 @@ from bessemer.compiler.ir.expr import Buffer, Expression, Index, Load
 from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.loops import Store
 from bessemer.compiler.ir.program import Launch
-from bessemer.compiler.ir.types import TensorType, f32, f64, type_of
-from bessemer.compiler.schedule.depthwise import Depthwise, lower_depthwise
+from bessemer.compiler.ir.types import TensorType, f32, type_of
+from bessemer.compiler.schedule.depthwise import (
+    Depthwise,
+    has_one_filter_a_channel,
+    lower_depthwise,
+)
 from bessemer.compiler.schedule.fuse import Fusion, index_symbols, is_widening, view_chain
-from bessemer.compiler.schedule.groups import Group, is_depthwise
+from bessemer.compiler.schedule.groups import Group
 from bessemer.compiler.schedule.lower import Lowering, flat_buffers, in_order, resolve_lanes
 from bessemer.compiler.schedule.nests import flat, flatten_loads
 from bessemer.compiler.schedule.packing import pack, packed_shape
@@ -146,12 +150,10 @@ def lower_depthwise_group(
     """The launch of a depthwise convolution with one filter a channel; None for others."""
     anchor = group.anchor
     assert anchor is not None
+    if not has_one_filter_a_channel(anchor):
+        return None
     kernel = anchor.inputs[1].type.shape
     channels = kernel[-1]
-    known = all(isinstance(size, int) for size in kernel[:-2])
-    fits = anchor.attributes["groups"] == channels and anchor.output.type.dtype in (f32, f64)
-    if not (known and fits and is_depthwise(anchor) and len(kernel) in (3, 4)):
-        return None
     image = ImageGroup(group, producers, materialized, lowering)
     pixel = image.pixel()
     weights = image.fusion.buffer(image.right)

@@ -7,14 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from bessemer.compiler.errors import InternalError
-from bessemer.compiler.ir import dims, loops
+from bessemer.compiler.ir import dims, loops, walk_loops
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Size, Symbol
 from bessemer.compiler.ir.expr import Buffer, Expression, Index, Load
 from bessemer.compiler.ir.graph import Node, Value
-from bessemer.compiler.ir.loops import Block, Kernel, structure
+from bessemer.compiler.ir.loops import Block, Kernel
 from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.types import Array, DType, TensorType
+from bessemer.compiler.ir.walk_loops import structure
 from bessemer.compiler.schedule.borders import border_elements, lower_border
 from bessemer.compiler.schedule.choices import Choices
 from bessemer.compiler.schedule.dependence import all_nodes
@@ -205,8 +206,8 @@ def _replaceable(fusion: Fusion, piece: Piece, body: Block) -> tuple[Value, ...]
     for node in all_nodes(piece.value):
         if isinstance(node, Load) and node.indices != (piece.offset,):
             elsewhere.add(node.buffer.name)
-    for statement in loops.walk(body):
-        for expression in loops.expressions(statement):
+    for statement in walk_loops.walk(body):
+        for expression in walk_loops.expressions(statement):
             for node in all_nodes(expression):
                 if isinstance(node, Load) and node.buffer.name == piece.target.name:
                     return ()  # it keeps something there before it stores the element
@@ -321,9 +322,9 @@ def _resolved(statement: loops.Statement, lowering: Lowering) -> loops.Statement
 
 def _memory_types(block: Block) -> set[DType]:
     types: set[DType] = set()
-    for statement in loops.walk(block):
+    for statement in walk_loops.walk(block):
         if isinstance(statement, loops.Store):
             types.add(statement.buffer.dtype)
-        for expression in loops.expressions(statement):
+        for expression in walk_loops.expressions(statement):
             types |= {n.buffer.dtype for n in all_nodes(expression) if isinstance(n, Load)}
     return types

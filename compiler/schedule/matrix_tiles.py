@@ -36,6 +36,7 @@ from bessemer.compiler.ir.expr import (
     index_value,
     less,
 )
+from bessemer.compiler.ir.tile_statements import TileLoad, TileMac, TileSetup, TileStore, TileZero
 from bessemer.compiler.ir.types import f32
 from bessemer.compiler.schedule.contraction import Contraction
 from bessemer.compiler.schedule.matrix_tiles_packing import COLUMNS
@@ -58,7 +59,7 @@ def lower_on_tiles(contraction: Contraction, tiling: MatrixTiling, target: Targe
     writer = _Writer(contraction, tiling, target, builder)
     with builder.loop(tiling.items(contraction), "parallel") as item:
         short = (tiling.rows,) * _RIGHT
-        builder.append(loops.TileSetup((*short, ROWS, ROWS)))
+        builder.append(TileSetup((*short, ROWS, ROWS)))
         writer.item(item)
     return builder.block()
 
@@ -142,12 +143,12 @@ class _Writer:
         """The sums of a block of rows, and their epilogue."""
         rows = [self._rows(place, along * self.tiling.tall + i) for i in range(self.tiling.tall)]
         for tile in self._sum_tiles():
-            self.builder.append(loops.TileZero(tile))
+            self.builder.append(TileZero(tile))
         self._depth(place, rows)
         for i in range(len(rows)):
             for j in range(self.tiles):
                 at = sums.offset((i * ROWS, j * COLUMNS))
-                store = loops.TileStore(2 * i + j, sums, at, self.tiling.panel)
+                store = TileStore(2 * i + j, sums, at, self.tiling.panel)
                 self.builder.append(store)
         for i, tile_rows in enumerate(rows):
             if self.tiling.is_checked:
@@ -206,14 +207,14 @@ class _Writer:
                     if i == 0 and right != b_part:
                         offset = b_step + (b_part * self.tiles + j) * form.tile
                         line = _LINE // form.right.bytes
-                        load = loops.TileLoad(_RIGHT + j, self.contraction.b, offset, line)
+                        load = TileLoad(_RIGHT + j, self.contraction.b, offset, line)
                         builder.append(load)
                     if j == 0 and left != a_part:
                         offset = tile_rows.a_base + a_offset + a_part * self.tiling.part_stride
                         stride = self.walk.axis.a_stride
-                        builder.append(loops.TileLoad(_LEFT + i, a, offset, stride))
+                        builder.append(TileLoad(_LEFT + i, a, offset, stride))
                     sums = (2 * i + j, _LEFT + i, _RIGHT + j)
-                    builder.append(loops.TileMac(*sums, form.left, form.right))
+                    builder.append(TileMac(*sums, form.left, form.right))
             left, right = a_part, b_part
 
     def _prefetch(self, place: _Place, step: Size) -> None:

@@ -34,12 +34,12 @@ from bessemer.compiler.ir.expr import (
     binary,
     constant,
     convert,
-    guarded,
     index_value,
     less,
     select,
     unary,
 )
+from bessemer.compiler.ir.guard import guarded
 from bessemer.compiler.ir.loops import Block
 from bessemer.compiler.ir.types import Array, DType, bf16, boolean, f32, i8, i32, u8
 from bessemer.compiler.schedule.nests import flat

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from bessemer.compiler.errors import InternalError
-from bessemer.compiler.ir import dims, expr
+from bessemer.compiler.ir import dims, expr, walk_expr
 from bessemer.compiler.ir.dims import Atom, Size, Symbol, atom
 from bessemer.compiler.ir.expr import Buffer, Expression, IndexValue, Load, Reduce
 
@@ -53,7 +53,7 @@ def _substituted(piece: Piece, values: dict[Atom, Size], symbols: tuple[Symbol, 
     return Piece(
         piece.target,
         dims.substitute(piece.offset, values),
-        expr.substitute(piece.value, values),
+        walk_expr.substitute(piece.value, values),
         symbols,
     )
 
@@ -73,10 +73,10 @@ def _name_reductions(piece: Piece) -> Piece:
                 continue
             over.append(Symbol(f"{CANONICAL}{next(names)}", symbol.extent))
             values[symbol] = atom(over[-1])
-        symbols, body = _merged_reduction(tuple(over), expr.substitute(node.body, values))
+        symbols, body = _merged_reduction(tuple(over), walk_expr.substitute(node.body, values))
         return expr.reduce(node.name, symbols, body)
 
-    return replace(piece, value=expr.transform(piece.value, rule))
+    return replace(piece, value=walk_expr.transform(piece.value, rule))
 
 
 def _merged_reduction(
@@ -86,7 +86,7 @@ def _merged_reduction(
     if merged is None:
         return over, body
     symbols, values = merged
-    return symbols, expr.substitute(body, values)
+    return symbols, walk_expr.substitute(body, values)
 
 
 def _merge_axes(piece: Piece) -> Piece:
@@ -115,7 +115,7 @@ class _Uses:
             if node in seen:
                 continue
             seen.add(node)
-            waiting.extend(expr.children(node))
+            waiting.extend(walk_expr.children(node))
             match node:
                 case Load(_, _, indices, _):
                     uses.offsets.extend(indices)

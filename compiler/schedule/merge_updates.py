@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from bessemer.compiler.ir import dims, expr
+from bessemer.compiler.ir import dims, expr, walk_expr
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Size, Symbol, atom
 from bessemer.compiler.ir.expr import Buffer, Expression, Load, Reduce
@@ -138,7 +138,7 @@ def _renamed(value: Expression, buffers: Mapping[str, Buffer]) -> Expression:
             return expr.load(buffers[node.buffer.name], node.indices, node.guard)
         return None
 
-    return expr.transform(value, rule)
+    return walk_expr.transform(value, rule)
 
 
 def _write(
@@ -180,8 +180,8 @@ def _write_block(
             known: dict[Expression, Expression] = {
                 load: stored[load.buffer] for load in found if load.buffer in stored
             }
-            element = expr.replace_outermost(element, known.get)
-            element = expr.substitute(element, {piece.symbols[0]: at})
+            element = walk_expr.replace_outermost(element, known.get)
+            element = walk_expr.substitute(element, {piece.symbols[0]: at})
             local = builder.define(expr.convert(element, piece.target.dtype))
             builder.store(piece.target, (at,), local.value)
             stored[piece.target] = local.value

@@ -8,14 +8,14 @@ makes the sum NaN, and the sum makes all of the row NaN.
 
 from __future__ import annotations
 
-from bessemer.compiler.ir import expr
+from bessemer.compiler.ir import functions
 from bessemer.compiler.ir.dims import Symbol
 from bessemer.compiler.ir.expr import Binary, Cast, Expression, Reduce, Unary
 from bessemer.compiler.schedule.dependence import all_nodes
 from bessemer.compiler.schedule.row_passes import along_row
 
 _ARITHMETIC = ("add", "sub", "mul", "div")
-_FUNCTIONS = (*expr.FLOAT_UNARY, "neg", "abs")
+_FUNCTIONS = (*functions.FLOAT_UNARY, "neg", "abs")
 
 
 def may_skip_nan(value: Expression, extreme: Reduce, row: Symbol) -> bool:

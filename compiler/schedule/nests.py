@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bessemer.compiler.ir import dims, expr
+from bessemer.compiler.ir import dims, expr, walk_expr
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Size, Symbol
 from bessemer.compiler.ir.expr import Buffer, Expression, Load, Reduce
@@ -25,6 +25,7 @@ from bessemer.compiler.ir.loops import Block
 from bessemer.compiler.schedule.costs import operations
 from bessemer.compiler.schedule.dependence import all_nodes
 from bessemer.compiler.schedule.merge_axes import Piece, extent_of, merge_axes
+from bessemer.compiler.schedule.row_parts import row_parts
 from bessemer.compiler.schedule.row_traffic import streams
 from bessemer.compiler.schedule.rows import Lanes as Lanes
 from bessemer.compiler.schedule.rows import RowWriter, Values
@@ -36,6 +37,11 @@ BLOCKS = 16
 COLUMNS, FEWEST_BLOCKS = 256, 4
 """Columns that are summed up in one piece, unless the pieces get too few: a row's share of them
 should be more than a line of the cache."""
+
+TURNS = 8
+"""Rows that are computed by turns in one iteration of the parallel loop."""
+FEWEST_IN_TURNS, LONGEST_IN_TURNS = 64, 12 << 10
+"""Rows, and bytes of a row, for which they are."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +65,7 @@ def flatten_loads(value: Expression) -> Expression:
             return expr.load(flat(node.buffer), (node.buffer.offset(node.indices),), node.guard)
         return None
 
-    return expr.transform(value, rule)
+    return walk_expr.transform(value, rule)
 
 
 def lower_nest(piece: Piece, lanes: Lanes, vectorize: bool = True, last_cache: int = 0) -> Nest:
@@ -68,27 +74,77 @@ def lower_nest(piece: Piece, lanes: Lanes, vectorize: bool = True, last_cache: i
     return _Lowering(merge_axes(piece), lanes, vectorize, last_cache).lower()
 
 
+def write_nest(builder: KernelBuilder, piece: Piece, lanes: Lanes) -> None:
+    """Adds the loops that compute a piece to a kernel, all on the thread that gets there."""
+    _Lowering(merge_axes(piece), lanes, True, 0, builder).write()
+
+
 class _Lowering:
-    def __init__(self, piece: Piece, lanes: Lanes, vectorize: bool, last_cache: int) -> None:
+    def __init__(
+        self,
+        piece: Piece,
+        lanes: Lanes,
+        vectorize: bool,
+        last_cache: int,
+        builder: KernelBuilder | None = None,
+    ) -> None:
         self.piece = piece
         self.lanes = lanes
         self.vectorize = vectorize
-        self.builder = KernelBuilder()
+        self.builder = builder or KernelBuilder()
         self.rows = RowWriter(self.builder, piece, lanes, vectorize)
         self.rows.streams = streams(piece, last_cache)
         self.dependence = self.rows.dependence
         self.work = operations(piece.value)
 
+    def write(self) -> None:
+        """All loops one in the other."""
+        inner = self._inner_axis()
+        if inner is None:
+            self._serial(self.piece.symbols, {}, self.rows.scalar)
+            return
+        outer = tuple(s for s in self.piece.symbols if s is not inner)
+        self._serial(outer, {}, lambda v: self.rows.row(inner, v))
+
     def lower(self) -> Nest:
+        """The outer loops as one parallel one."""
         inner = self._inner_axis()
         if inner is None:
             return self._over(self.piece.symbols, self.rows.scalar, self.work)
         outer = tuple(s for s in self.piece.symbols if s is not inner)
+        if len(outer) == 1 and self._takes_turns(inner, extent_of(outer[0])):
+            return self._in_turns(inner, outer[0])
         if outer:
-            return self._over(
-                outer, lambda v: self.rows.row(inner, v), self.work * extent_of(inner)
-            )
+            return self._over(outer, lambda v: self._row(inner, v), self.work * extent_of(inner))
         return self._blocked(inner)
+
+    def _row(self, inner: Symbol, values: Values) -> None:
+        """A row, cut where conditions change."""
+        lanes = self.lanes(self.piece.target.dtype) if self.vectorize else 1
+        for start, length in row_parts(self.piece, inner, lanes):
+            self.rows.row(inner, values, start, length)
+
+    def _takes_turns(self, inner: Symbol, rows: Size) -> bool:
+        """Whether rows are computed by turns (see RowWriter.rows_in_turns): three of them fit into
+        the first-level cache, and there are enough."""
+        columns = extent_of(inner)
+        if not self.vectorize or not isinstance(columns, int) or not isinstance(rows, int):
+            return False
+        if columns * self.piece.target.dtype.bytes > LONGEST_IN_TURNS or rows < FEWEST_IN_TURNS:
+            return False
+        return columns >= self.lanes(self.piece.target.dtype) and self.rows.begins_with_a_total(
+            inner
+        )
+
+    def _in_turns(self, inner: Symbol, outer: Symbol) -> Nest:
+        rows = extent_of(outer)
+        with self.builder.loop(dims.ceildiv(rows, TURNS), "parallel") as item:
+            begin = item * TURNS
+            count: Size = dims.minimum(rows - begin, TURNS)
+            if isinstance(rows, int) and rows % TURNS == 0:
+                count = TURNS
+            self.rows.rows_in_turns(inner, outer, begin, count)
+        return Nest(self.builder.block(), self.work * extent_of(inner) * TURNS)
 
     def _inner_axis(self) -> Symbol | None:
         """The axis to vectorize: the innermost, unless reductions run along memory instead."""
@@ -209,7 +265,7 @@ def _runs_along_memory(node: Reduce, inner: Symbol) -> bool:
         if not isinstance(load, Load):
             continue
         step = dims.coefficient_of(load.indices[0], last)
-        if step == 0 and not expr.index_expressions(load.indices[0]):
+        if step == 0 and not walk_expr.index_expressions(load.indices[0]):
             continue
         if dims.coefficient_of(load.indices[0], inner) == 1:
             return False

@@ -18,7 +18,7 @@ from functools import cached_property
 
 from bessemer.compiler.ir.evaluate import evaluate
 from bessemer.compiler.ir.graph import Graph, Value
-from bessemer.compiler.ir.loops import SetDim, walk
+from bessemer.compiler.ir.loops import SetDim
 from bessemer.compiler.ir.program import (
     Alias,
     BindDims,
@@ -29,6 +29,7 @@ from bessemer.compiler.ir.program import (
     RequireFinite,
     Step,
 )
+from bessemer.compiler.ir.walk_loops import walk
 
 _TYPICAL = 64
 """What a symbol is taken for where sizes are compared."""

@@ -19,8 +19,10 @@ import numpy as np
 
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
-from bessemer.compiler.ir.expr import Expression, guarded, less, substitute
+from bessemer.compiler.ir.expr import Expression, less
+from bessemer.compiler.ir.guard import guarded
 from bessemer.compiler.ir.types import Array
+from bessemer.compiler.ir.walk_expr import substitute
 
 
 def packed_shape(

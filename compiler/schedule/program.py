@@ -114,6 +114,7 @@ class ProgramBuilder:
         self.lowering = Lowering(
             self.constants, target.lanes, optimize > 0, precision, choices, target.last_cache
         )
+        self.producers: dict[Value, Node] = {}
         self.symbols: list[str] = []
         self.capacities: dict[Value, Size] = {}
 
@@ -126,6 +127,7 @@ class ProgramBuilder:
         self.constants.update(graph.constants)
         grouping = self.grouping(graph)
         producers = graph.producers()
+        self.producers.update(producers)
         if self.optimize > 1:
             places = destinations(graph, grouping.roots, graph.users())
             self.lowering.destinations.update(places)
@@ -152,27 +154,49 @@ class ProgramBuilder:
     ) -> list[Step]:
         """The steps that compute a group's root."""
         assert group.root is not None
-        roots = grouping.roots
-        pack = grouping.packs.get(group.anchor) if group.anchor else None
         node = producers[group.root]
         if self.is_alias(node, group, graph):
             return [Alias(node.inputs[0], node.output)]
         if group.attention is not None:
-            return [
-                *lower_attention_group(
-                    group, grouping.packs, producers, roots, self.lowering, self.target
-                )
-            ]
+            return [*self.attention(group, grouping, producers)]
         if group.anchor is not None and self.optimize > 1:
-            launches = lower_contraction_group(
-                group, pack, producers, roots, self.lowering, self.target
-            )
+            launches = self.contraction(group, grouping, producers)
             if launches is not None:
                 return [*launches]
+            # The plain form computes the operands where they are read.
+            pack = grouping.packs.get(group.anchor)
             if pack is not None:
                 group.nodes += pack.nodes
-            group.nodes += view_chain(group.anchor.inputs[0], producers, roots).values()
-        return [*lower_elements(group, self.lowering)]
+            group.nodes += self.views(group.anchor.inputs[0], grouping, producers)
+        return [*self.elements(group)]
+
+    def attention(
+        self, group: Group, grouping: Grouping, producers: Mapping[Value, Node]
+    ) -> Sequence[Launch]:
+        """The launches of a group that is an attention."""
+        return lower_attention_group(
+            group, grouping.packs, producers, grouping.roots, self.lowering, self.target
+        )
+
+    def contraction(
+        self, group: Group, grouping: Grouping, producers: Mapping[Value, Node]
+    ) -> Sequence[Launch] | None:
+        """The launches of a group around a contraction; None where plain loops must do."""
+        assert group.anchor is not None
+        pack = grouping.packs.get(group.anchor)
+        return lower_contraction_group(
+            group, pack, producers, grouping.roots, self.lowering, self.target
+        )
+
+    def views(
+        self, operand: Value, grouping: Grouping, producers: Mapping[Value, Node]
+    ) -> Sequence[Node]:
+        """What is computed on the way from memory to a contraction's operand."""
+        return [*view_chain(operand, producers, grouping.roots).values()]
+
+    def elements(self, group: Group) -> Sequence[Launch]:
+        """The launches of any other group."""
+        return lower_elements(group, self.lowering)
 
     def is_alias(self, node: Node, group: Group, graph: Graph) -> bool:
         """Whether a root is only another shape of something that lies in memory."""
@@ -256,22 +280,36 @@ class ProgramBuilder:
             return [*start, Repeat(*controls, (*computed, *advance), "", node.sources)]
         count = attributes["count"]
         steps: list[Step] = []
-        if controls[0] is not None:
-            limit = f"{count}_limit"
-            self.symbols.append(limit)
-            steps.append(BindDims(trips, (limit,), node.sources))
-        else:
+        limit = self._known_trips(trips) if attributes["has_trips"] else None
+        if limit is None and attributes["has_trips"]:
+            limit = symbol(f"{count}_limit")
+            self.symbols.append(f"{count}_limit")
+            steps.append(BindDims(trips, (f"{count}_limit",), node.sources))
+        elif limit is None:
             # Nothing says how much there will be to collect: a first run counts the iterations.
-            limit = count
-            steps += [*start, Repeat(*controls, (*computed, *advance), limit, node.sources)]
+            limit = symbol(count)
+            steps += [*start, Repeat(*controls, (*computed, *advance), count, node.sources)]
         # Behind the limit, as the run binds them: the arena's parts lie in this order.
         self.symbols.append(count)
         stores: list[Step] = []
         for part, whole in zip(body.outputs[1 + carried_count :], scans, strict=True):
             stores.append(self._store_scan(part, whole, iteration, node))
-            self.capacities[whole] = symbol(limit) * part.type.numel
+            self.capacities[whole] = limit * part.type.numel
         body_steps = (*computed, *stores, *advance)
         return [*steps, *start, Repeat(*controls, body_steps, count, node.sources)]
+
+    def _known_trips(self, trips: Value) -> Size | None:
+        """How many iterations there are at most, where sizes say so before the run."""
+        if trips in self.constants:
+            return max(int(self.constants[trips].item()), 0)
+        node, place = self.producers.get(trips), 0
+        while node is not None and node.operator.name in ("reshape", "slice"):
+            if node.operator.name == "slice":
+                place = node.attributes["starts"][0] + place * node.attributes["steps"][0]
+            node = self.producers.get(node.inputs[0])
+        if node is None or node.operator.name != "sizes":
+            return None
+        return dims.maximum(node.attributes["sizes"][place], 0)
 
     def _store_scan(self, part: Value, whole: Value, iteration: Value, node: Node) -> Launch:
         """Writes one iteration's slice into the collected output."""

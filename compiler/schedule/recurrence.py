@@ -33,7 +33,7 @@ from bessemer.compiler.ops import (
 from bessemer.compiler.ops.recurrence_bytes import GROUP
 from bessemer.compiler.ops.recurrence_cell import Cell, Product, working_dtype
 from bessemer.compiler.ops.recurrence_kernel import write_recurrence
-from bessemer.compiler.ops.recurrence_layout import MOST_SUMS, Layout
+from bessemer.compiler.ops.recurrence_layout import MOST_SUMS, TEAM_OPERATIONS, Layout
 from bessemer.compiler.schedule.lower import Lowering, resolve_lanes
 from bessemer.compiler.targets.machine import Target
 
@@ -46,8 +46,6 @@ _CELLS: dict[str, Callable[..., Cell]] = {
     "gru_gradient": gru_gradient.cell,
     "rnn_gradient": rnn_gradient.cell,
 }
-TEAM_OPERATIONS = 1 << 16
-"""Operations of a step from which a team pays: a barrier takes about as long as 20,000."""
 ENOUGH_ROWS = 16
 _MOST_ROWS = 6
 MOST_BLOCK_ROWS = 12

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from bessemer.compiler.ir import expr
+from bessemer.compiler.ir import expr, walk_expr
 from bessemer.compiler.ir.dims import Atom, Size, Symbol, atom
 from bessemer.compiler.ir.expr import Expression, Reduce
 from bessemer.compiler.schedule.costs import FUNCTION_COST, operations
@@ -45,7 +45,7 @@ def next_pass(
 def along_row(node: Reduce, row: Symbol) -> Expression:
     """The body of a reduction as an expression of the row's index."""
     values: dict[Atom, Size] = {node.over[0]: atom(row)}
-    return expr.substitute(node.body, values)
+    return walk_expr.substitute(node.body, values)
 
 
 def with_kept(value: Expression, kept: Expression, row: Symbol, loaded: Expression) -> Expression:
@@ -56,16 +56,18 @@ def with_kept(value: Expression, kept: Expression, row: Symbol, loaded: Expressi
             return loaded
         if isinstance(node, Reduce) and _is_over(node, row):
             (index,) = node.over
-            body = expr.transform(along_row(node, row), lambda n: loaded if n is kept else None)
-            return expr.reduce(node.name, (index,), expr.substitute(body, {row: atom(index)}))
+            body = walk_expr.transform(
+                along_row(node, row), lambda n: loaded if n is kept else None
+            )
+            return expr.reduce(node.name, (index,), walk_expr.substitute(body, {row: atom(index)}))
         return None
 
-    return expr.transform(value, rule)
+    return walk_expr.transform(value, rule)
 
 
 def replaced(value: Expression, others: Mapping[Expression, Expression]) -> Expression:
     """The value with some of its parts replaced."""
-    return expr.replace_outermost(value, others.get)
+    return walk_expr.replace_outermost(value, others.get)
 
 
 def _is_over(node: Reduce, row: Symbol) -> bool:
@@ -81,7 +83,7 @@ def _ready(value: Expression, may_hoist: Callable[[Reduce], bool]) -> list[Reduc
         """Whether there is a reduction to hoist at or below the node."""
         if node in waiting:
             return waiting[node]
-        below = [visit(child) for child in expr.children(node)]
+        below = [visit(child) for child in walk_expr.children(node)]
         here = isinstance(node, Reduce) and may_hoist(node)
         if here and not any(below):
             assert isinstance(node, Reduce)
@@ -115,7 +117,7 @@ def _kept(value: Expression, reductions: Sequence[Reduce], row: Symbol) -> Expre
             if isinstance(cost, int) and cost >= worth and not _has_reduction(node):
                 best, worth = node, cost + 1
             continue
-        waiting.extend(expr.children(node))
+        waiting.extend(walk_expr.children(node))
     return best
 
 

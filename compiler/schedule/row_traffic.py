@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
 
-from bessemer.compiler.ir import dims, expr
+from bessemer.compiler.ir import dims, walk_expr
 from bessemer.compiler.ir.dims import Atom, Size, Symbol
 from bessemer.compiler.ir.expr import Buffer, Load, Reduce
 from bessemer.compiler.schedule.dependence import all_nodes
@@ -76,7 +76,7 @@ def coming_rows(piece: Piece, inner: Symbol, values: Mapping[Atom, Size], stream
         for buffer, offset in offsets.items():
             step = dims.coefficient_of(offset, outer[0])
             along = [s for s in dims.atoms(offset) if isinstance(s, Symbol) and s is not outer[0]]
-            if step is None or step == 0 or expr.index_expressions(offset):
+            if step is None or step == 0 or walk_expr.index_expressions(offset):
                 continue
             start = dims.substitute(offset, {s: 0 for s in along if s.extent is not None})
             found.append((buffer, dims.substitute(start + ahead * step, values)))
@@ -84,7 +84,7 @@ def coming_rows(piece: Piece, inner: Symbol, values: Mapping[Atom, Size], stream
 
     loads = [node for node in all_nodes(piece.value) if isinstance(node, Load)]
     reads = places({node.buffer: node.indices[0] for node in loads})
-    return Coming(reads, () if streamed else places({piece.target: piece.offset}))
+    return Coming(reads, places({piece.target: piece.offset}))
 
 
 def _coming_elements(piece: Piece, inner: Symbol, values: Mapping[Atom, Size]) -> Coming:

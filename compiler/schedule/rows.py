@@ -7,19 +7,19 @@
     vector i in 0..columns:  out[i] = out[i] * (1 / acc2)
 
 Whatever does not depend on the innermost index is computed before its loop. Rows that are read
-more than once are fetched into the first-level cache while the row before is finished.
+more than once are fetched into the first-level cache while the row before is finished; its first
+pass can come before that one's last.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from types import MappingProxyType
 
-from bessemer.compiler.ir import dims, expr
-from bessemer.compiler.ir.build_loops import KernelBuilder
+from bessemer.compiler.ir import dims, expr, walk_expr
+from bessemer.compiler.ir.build_loops import KernelBuilder, Local
 from bessemer.compiler.ir.dims import Atom, Dim, Size, Symbol, atom
 from bessemer.compiler.ir.expr import (
     Binary,
@@ -30,14 +30,18 @@ from bessemer.compiler.ir.expr import (
     Load,
     Read,
     Reduce,
-    Unary,
 )
 from bessemer.compiler.ir.loops import Accumulate, LoopKind, Prefetch, Stream
-from bessemer.compiler.ir.types import DType, f32
+from bessemer.compiler.ir.types import DType
 from bessemer.compiler.schedule.costs import has_functions
 from bessemer.compiler.schedule.dependence import Dependence, all_nodes
 from bessemer.compiler.schedule.merge_axes import Piece, extent_of, merge_axes
 from bessemer.compiler.schedule.nan_shows import may_skip_nan
+from bessemer.compiler.schedule.row_arithmetic import (
+    is_moderate,
+    with_falling_exponentials,
+    with_reciprocals,
+)
 from bessemer.compiler.schedule.row_passes import (
     RowPass,
     along_row,
@@ -46,6 +50,7 @@ from bessemer.compiler.schedule.row_passes import (
     with_kept,
 )
 from bessemer.compiler.schedule.row_traffic import LINE, Coming, Places, coming_rows
+from bessemer.compiler.schedule.stretches import stretch_of
 
 Lanes = Callable[[DType], int]
 """The vector width of the target for an element type."""
@@ -53,8 +58,6 @@ Values = dict[Atom, Size]
 
 UNROLLED_STEPS = 32
 """Reductions of at most this many steps inside a vector loop are unrolled."""
-SHORTEST_STRETCH = 64
-"""Steps that a sum inside a vector loop adds up at least before it begins anew."""
 SUM_INTERLEAVE = 4
 """Vectors that a reduction handles at once: as many sums wait for the adder."""
 COLUMN_INTERLEAVE = 8
@@ -73,20 +76,6 @@ def write_row(builder: KernelBuilder, piece: Piece, lanes: Lanes) -> Expression 
     the same for the whole row, it is left undone, and the divisor is the result.
     """
     return RowWriter(builder, merge_axes(piece), lanes, True).row_in_place()
-
-
-def stretch_of(node: Reduce, steps: Size) -> int:
-    """Steps after which a sum begins anew, about the root of all; 0: it is short, or no sum.
-
-    One sum's rounding error grows with the number of steps, that of sums of sums with the root.
-    """
-    if node.name != "add" or not node.dtype.is_float:
-        return 0
-    if not isinstance(steps, int):
-        return 4 * SHORTEST_STRETCH
-    if steps <= 2 * SHORTEST_STRETCH:
-        return 0
-    return max(SHORTEST_STRETCH, 1 << (math.isqrt(steps).bit_length() - 1))
 
 
 def _fitting(most: int, extent: Size, lanes: int) -> int:
@@ -111,6 +100,7 @@ class RowWriter:
         self.dependence = Dependence()
         self.streams = False
         self.skips_nan: set[Reduce] = set()
+        self.moderate: set[Expression] = set()
         self.coming = Coming()
         self.fetched: Places = ()
         self.bound = {
@@ -123,7 +113,7 @@ class RowWriter:
     def row_in_place(self) -> Expression | None:
         """All of a piece with one axis; gives the divisor that is left."""
         (inner,) = self.piece.symbols
-        value = self._hoist_reductions(self.piece.value, inner, self.piece.offset)
+        value = self._hoist_reductions(self._element(inner, {}), inner, self.piece.offset)
         written = expr.load(self.piece.target, (self.piece.offset,))
         match value:
             case Binary(_, "div", left, divisor) if left is written:
@@ -136,16 +126,55 @@ class RowWriter:
         self, inner: Symbol, values: Values, start: Size = 0, length: Size | None = None
     ) -> None:
         """The innermost loop, after everything that does not depend on its index."""
-        element = expr.substitute(self.piece.value, values)
-        offset = dims.substitute(self.piece.offset, values)
+        element, offset = self._element(inner, values), self._offset(values)
         self.coming = coming_rows(self.piece, inner, values, self.streams)
         element = self._hoist_reductions(element, inner, offset)
         extent = extent_of(inner) if length is None else length
         self._store_row(element, inner, offset, start, extent)
 
+    def begins_with_a_total(self, inner: Symbol) -> bool:
+        """Whether the first pass over a row leaves one total and nothing else."""
+        step = self._next_pass(self._element(inner, {}), inner)
+        return step is not None and step.kept is None and len(step.reductions) == 1
+
+    def rows_in_turns(self, inner: Symbol, outer: Symbol, begin: Size, count: Size) -> None:
+        """Rows one after the other, the next one's first pass before this one's last: that waits
+        for a total, and the next row's second pass then need not wait for its first one's."""
+        last = begin + count - 1
+        carried = self.builder.define(self._first_total(inner, {outer: begin}), "carried")
+        with self.builder.loop(count) as turn:
+            values: Values = {outer: begin + turn}
+            element, offset = self._element(inner, values), self._offset(values)
+            self.coming = coming_rows(self.piece, inner, values, self.streams)
+            step = self._next_pass(element, inner)
+            assert step is not None
+            element = replaced(element, {step.reductions[0]: carried.value})
+            element = self._hoist_reductions(element, inner, offset, 1)
+            following = self._first_total(inner, {outer: dims.minimum(begin + turn + 1, last)})
+            self._store_row(element, inner, offset, 0, extent_of(inner))
+            carried.set(following)
+
+    def _first_total(self, inner: Symbol, values: Values) -> Expression:
+        element = self._element(inner, values)
+        step = self._next_pass(element, inner)
+        assert step is not None
+        return self._reduction_loop(step.reductions[0], element, inner)
+
     def prepared(self, inner: Symbol) -> Expression:
         """The element, for a loop of the caller's: what its index does not change is computed."""
         return self._hoist_invariants(self._multiplied(self.piece.value, inner), inner)
+
+    def _element(self, inner: Symbol, values: Values) -> Expression:
+        """An element of the row with these outer indices."""
+        value = walk_expr.substitute(self.piece.value, values)
+        return with_falling_exponentials(value, {inner, *self.bound})
+
+    def _offset(self, values: Values) -> Size:
+        """Where the elements of that row lie, by the inner index."""
+        return dims.substitute(self.piece.offset, values)
+
+    def _multiplied(self, element: Expression, inner: Symbol) -> Expression:
+        return with_reciprocals(element, inner, self.dependence, self.moderate)
 
     def _store_row(
         self, element: Expression, inner: Symbol, offset: Size, start: Size, extent: Size
@@ -153,8 +182,10 @@ class RowWriter:
         """The loop that writes the row, after everything that its index does not change."""
         element = self._hoist_invariants(self._multiplied(element, inner), inner)
         lanes = self._lane_count(element, self.piece.target.dtype)
-        interleave = PASS_INTERLEAVE if has_functions(element) else 1
-        if self.coming != Coming():
+        interleave = _fitting(PASS_INTERLEAVE, extent, lanes) if self.bound else 1
+        if has_functions(element) and self.coming == Coming():
+            interleave = PASS_INTERLEAVE
+        elif self.coming != Coming():
             interleave = _fitting(PASS_INTERLEAVE, extent, lanes)
         if any(
             isinstance(n, Reduce) and inner in self.dependence.of(n) for n in all_nodes(element)
@@ -166,12 +197,12 @@ class RowWriter:
         with self._vector_loop(extent, lanes, interleave) as index:
             self._prefetch(start + index, lanes * interleave)
             here: Values = {inner: start + index}
-            value = self._spell_reductions(expr.substitute(element, here))
+            value = self._spell_reductions(walk_expr.substitute(element, here))
             self.builder.store(self.piece.target, (dims.substitute(offset, here),), value)
 
     def scalar(self, values: Values) -> None:
         """One element an iteration: the reductions inside are the vector loops."""
-        element = self._hoist_reductions(expr.substitute(self.piece.value, values), None)
+        element = self._hoist_reductions(walk_expr.substitute(self.piece.value, values), None)
         self.builder.store(
             self.piece.target, (dims.substitute(self.piece.offset, values),), element
         )
@@ -189,74 +220,54 @@ class RowWriter:
             for line in range(0, count, max(1, LINE // buffer.dtype.bytes)):
                 self.builder.append(Prefetch(buffer, begin + index + line))
 
-    def _multiplied(self, element: Expression, inner: Atom) -> Expression:
-        """The element with multiplications in place of divisions by what is the same for the row.
-
-        The reciprocal of a number beyond 2^126 would be flushed to zero: the factor 1/4 keeps
-        it a number, and loses nothing but quotients that are flushed themselves. What is rounded
-        to a whole number is divided: one unit in the last place would make it another number.
-        """
-        roundings = [node for node in all_nodes(element) if _is_rounding(node)]
-        rounded = {below for node in roundings for below in all_nodes(node)}
-
-        def rule(node: Expression) -> Expression | None:
-            if not isinstance(node, Binary) or node.name != "div" or node.dtype is not f32:
-                return None
-            if node in rounded:
-                return None
-            divisor = node.right
-            if isinstance(divisor, Constant) or inner in self.dependence.of(divisor):
-                return None
-            if inner not in self.dependence.of(node.left):
-                return None
-            large = expr.binary("gt", expr.unary("abs", divisor), 2.0**64)
-            quarter = expr.select(large, expr.constant(0.25, f32), 1.0)
-            return (node.left * quarter) * (expr.constant(1, f32) / (divisor * quarter))
-
-        return expr.transform(element, rule)
-
     def _hoist_reductions(
-        self, value: Expression, inner: Symbol | None, offset: Size = 0
+        self, value: Expression, inner: Symbol | None, offset: Size = 0, passes: int = 0
     ) -> Expression:
         """Computes the reductions that do not depend on the inner index, deepest first. `offset` is
-        where the target's element of an inner index lies."""
-
-        def may_hoist(node: Reduce) -> bool:
-            if self._is_inside_reduction(node):
-                return False
-            return inner is None or inner not in self.dependence.of(node)
-
-        passes = 0
-        while (step := next_pass(value, may_hoist, inner)) is not None:
+        where the target's element of an inner index lies, `passes` how many were there before."""
+        while (step := self._next_pass(value, inner)) is not None:
             if inner is not None and passes == 1:
                 self.fetched, self.coming = self.coming.reads, replace(self.coming, reads=())
             passes += 1
-            if inner is not None:
-                self.skips_nan |= {n for n in step.reductions if may_skip_nan(value, n, inner)}
             if inner is not None and (len(step.reductions) > 1 or step.kept is not None):
                 value = self._row_pass(step, value, inner, offset)
             else:
                 found: dict[Expression, Expression] = {}
                 for node in step.reductions:
-                    found[node] = self._reduction_loop(node)
+                    found[node] = self._reduction_loop(node, value, inner)
                 value = replaced(value, found)
             self.fetched = ()
         return value
 
-    def _reduction_loop(self, node: Reduce) -> Expression:
-        """A reduction as loops of its own, the last one a vector loop."""
-        accumulator = self.builder.define(expr.neutral(node.name, node.dtype), "acc")
+    def _next_pass(self, value: Expression, inner: Symbol | None) -> RowPass | None:
+        def may_hoist(node: Reduce) -> bool:
+            if self._is_inside_reduction(node):
+                return False
+            return inner is None or inner not in self.dependence.of(node)
+
+        return next_pass(value, may_hoist, inner)
+
+    def _reduction_loop(self, node: Reduce, value: Expression, inner: Symbol | None) -> Expression:
+        """A reduction of the value as loops of its own, the last one a vector loop."""
+        if inner is not None and may_skip_nan(value, node, inner):
+            self.skips_nan.add(node)
+        accumulator = self._accumulator(node)
         self._reduction_axes(node, node.over, {}, accumulator.name)
         return accumulator.value
+
+    def _accumulator(self, node: Reduce) -> Local:
+        """What the reduction is computed in, with its first value."""
+        accumulator = self.builder.define(expr.neutral(node.name, node.dtype), "acc")
+        if is_moderate(node):
+            self.moderate.add(accumulator.value)
+        return accumulator
 
     def _row_pass(
         self, step: RowPass, value: Expression, inner: Symbol, offset: Size
     ) -> Expression:
         """Reductions that share a pass over the row; it may leave elements for the passes after."""
-        totals = [
-            self.builder.define(expr.neutral(node.name, node.dtype), "acc")
-            for node in step.reductions
-        ]
+        self.skips_nan |= {n for n in step.reductions if may_skip_nan(value, n, inner)}
+        totals = [self._accumulator(node) for node in step.reductions]
         kept, place, hoisted = step.kept, None, None
         bodies = [along_row(node, inner) for node in step.reductions]
         done = replaced(value, {n: t.value for n, t in zip(step.reductions, totals)})
@@ -271,11 +282,11 @@ class RowWriter:
             here: Values = {inner: index}
             if hoisted is not None and place is not None:
                 buffer, at = place
-                local = self.builder.define(expr.substitute(hoisted, here), "kept")
+                local = self.builder.define(walk_expr.substitute(hoisted, here), "kept")
                 self.builder.store(buffer, (dims.substitute(at, here),), local.value)
                 bodies = [replaced(body, {hoisted: local.value}) for body in bodies]
             for node, body, total in zip(step.reductions, bodies, totals):
-                element = self._spell_reductions(expr.substitute(body, here))
+                element = self._spell_reductions(walk_expr.substitute(body, here))
                 skips_nan = node in self.skips_nan
                 self.builder.append(Accumulate(total.name, node.name, element, skips_nan))
         if kept is None or place is None:
@@ -315,12 +326,12 @@ class RowWriter:
                 self._reduction_axes(node, over[1:], {**values, over[0]: index}, local)
             return
         skips_nan = node in self.skips_nan
-        body = self._hoist_invariants(expr.substitute(node.body, values), over[0])
+        body = self._hoist_invariants(walk_expr.substitute(node.body, values), over[0])
         lanes = self._lane_count(body, node.dtype)
         interleave = PASS_INTERLEAVE if has_functions(body) else SUM_INTERLEAVE
         with self._vector_loop(extent, lanes, interleave) as index:
             self._prefetch(index, lanes * interleave)
-            element = self._spell_reductions(expr.substitute(body, {over[0]: index}))
+            element = self._spell_reductions(walk_expr.substitute(body, {over[0]: index}))
             self.builder.append(Accumulate(local, node.name, element, skips_nan))
 
     def _spell_reductions(self, value: Expression) -> Expression:
@@ -329,7 +340,7 @@ class RowWriter:
         def rule(node: Expression) -> Expression | None:
             return self._inner_reduction(node) if isinstance(node, Reduce) else None
 
-        return expr.replace_outermost(value, rule)
+        return walk_expr.replace_outermost(value, rule)
 
     def _inner_reduction(self, node: Reduce) -> Expression:
         accumulator = self.builder.define(expr.neutral(node.name, node.dtype), "acc")
@@ -339,7 +350,7 @@ class RowWriter:
 
         def nest(over: tuple[Symbol, ...], values: Values, total: str) -> None:
             if not over:
-                element = self._spell_reductions(expr.substitute(node.body, values))
+                element = self._spell_reductions(walk_expr.substitute(node.body, values))
                 self.builder.append(Accumulate(total, node.name, element))
                 return
             extent, inside = extent_of(over[0]), dims.product(map(extent_of, over[1:]))
@@ -382,12 +393,8 @@ class RowWriter:
                 return None
             return self.builder.define(node, "u").value
 
-        return expr.replace_outermost(value, rule)
+        return walk_expr.replace_outermost(value, rule)
 
     def _is_inside_reduction(self, node: Expression) -> bool:
         """Whether it depends on the index of a reduction that is not running here."""
         return not self.bound.isdisjoint(self.dependence.of(node))
-
-
-def _is_rounding(node: Expression) -> bool:
-    return isinstance(node, Unary) and node.name in ("round", "floor", "ceil", "trunc")

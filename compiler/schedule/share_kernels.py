@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from bessemer.compiler.ir.loops import Kernel, structure
-from bessemer.compiler.ir.program import Branch, Launch, Program, Repeat, Step, Steps
+from bessemer.compiler.ir.loops import Kernel
+from bessemer.compiler.ir.program import Branch, Launch, Program, Repeat, Step, Steps, Turns
+from bessemer.compiler.ir.walk_loops import structure
 
 
 def share_kernels(programs: Sequence[Program]) -> list[Program]:
@@ -27,7 +28,9 @@ class _Table:
     def _step(self, step: Step) -> Step:
         match step:
             case Launch():
-                return replace(step, kernel=self._kernel(step.kernel))
+                return self._launch(step)
+            case Turns():
+                return replace(step, launches=tuple(map(self._launch, step.launches)))
             case Branch():
                 then, otherwise = self.steps(step.then), self.steps(step.otherwise)
                 return replace(step, then=then, otherwise=otherwise)
@@ -35,6 +38,9 @@ class _Table:
                 return replace(step, body=self.steps(step.body))
             case _:
                 return step
+
+    def _launch(self, launch: Launch) -> Launch:
+        return replace(launch, kernel=self._kernel(launch.kernel))
 
     def _kernel(self, kernel: Kernel) -> Kernel:
         found = self.known.get(kernel)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from bessemer.compiler.ir import dims, loops
+from bessemer.compiler.ir import dims, loops, walk_loops
 from bessemer.compiler.ir.dims import Size, Symbol
 from bessemer.compiler.ir.expr import Buffer, Checked, Expression, IndexValue, Load, Reduce
 from bessemer.compiler.ir.loops import Block
@@ -14,11 +14,11 @@ from bessemer.compiler.schedule.dependence import all_nodes
 def kernel_symbols(body: Block, buffers: Sequence[Buffer], operations: Size) -> tuple[str, ...]:
     """The names of the dimension symbols that occur in a kernel, sorted."""
     names: set[str] = set()
-    for statement in loops.walk(body):
+    for statement in walk_loops.walk(body):
         if isinstance(statement, loops.SetDim):
             names.add(statement.symbol)
-        names |= _names(loops.sizes(statement))
-        for expression in loops.expressions(statement):
+        names |= _names(walk_loops.sizes(statement))
+        for expression in walk_loops.expressions(statement):
             names |= _expression_names(expression)
     for buffer in buffers:
         names |= _names((*buffer.shape, *buffer.element_strides()))

@@ -25,10 +25,10 @@ from bessemer.compiler.ir.expr import (
     binary,
     constant,
     fragment_element,
-    guarded,
     index_value,
     less,
 )
+from bessemer.compiler.ir.guard import guarded
 from bessemer.compiler.schedule.contraction import Contraction, DepthAxis
 from bessemer.compiler.schedule.epilogue_rows import RowEpilogue, rows_apart
 from bessemer.compiler.schedule.tiles import Tiling, chains
@@ -239,7 +239,7 @@ class TileWriter:
         self._whole_groups(place, depth, k, extent, steps)
         terms = dims.mod(axis.extent, group)
         if isinstance(terms, int):
-            steps(extent, 1 if terms else 0, terms)
+            steps(extent, 1 if terms else 0, None if self.contraction.reads_on else terms)
             return
         for number in range(1, group):
             with self.builder.when(binary("eq", index_value(terms), number)):

@@ -28,15 +28,26 @@ LONGEST_SCATTERED = 1024
 _SCATTERED = 128
 # A fused multiply-add takes about four cycles and two start in each: eight sums must be under way.
 SUMS_UNDER_WAY = 8
+# Rows at a distance that only the run knows take a pointer each: more than the registers hold make
+# LLVM spill sums too (attention over 256 keys: 936 us with 14 rows, 757 with 8, 801 with 4).
+_MOST_POINTERS = 8
 # Addresses that are 4 KB apart share a set of the first-level cache.
 _PAGE = 4096
 # With fewer tiles to a block, b would come too often from the last cache, or even from memory.
 _FEWEST_TILES = (6, 12)
 _IN_LAST_CACHE = 8 << 20
+# A kernel that may be a link of a chain (chain_launches.py) goes by small blocks if its weights are
+# in the first-level cache anyway: with fewer rows at a time the windows are smaller.
+_IN_FIRST_CACHE = 48 << 10
+_LINK_BYTES = 32 << 10
 # A block's partial sums are on the stack.
 _PARTIAL_BYTES = 48 << 10
 # Enough rows to make good use of a panel, few enough to give every thread a block.
 _DYNAMIC_BLOCK = 16
+
+
+LARGE = 4
+"""The share of the last cache from which on values are not found there again."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +111,8 @@ def plan(
     height = registers_tile(vectors, target.vector_registers)
     walk = nest(contraction, height)
     most = shape[0] if shape else _rows_in_first_cache(walk, contraction.a.dtype, target)
+    if not shape and not isinstance(walk.axis.a_stride, int):
+        most = min(most, _MOST_POINTERS)
     height = min(height, most)
     walk = nest(contraction, height)
     panel = vectors * lanes
@@ -182,6 +195,8 @@ def _block(
     room = target.l2_bytes * 3 // 8 * passes
     weight_bytes = depth * columns * contraction.b.dtype.bytes
     fewest = _FEWEST_TILES[weight_bytes > _IN_LAST_CACHE]
+    if _is_link(contraction, walk, target) and weight_bytes <= _IN_FIRST_CACHE:
+        fewest, room = 1, _LINK_BYTES
     block = max(fewest, room // _tile_bytes(contraction, walk, cut, tiles))
     if columns > depth and weight_bytes <= target.l2_bytes // 4 and depth <= 256:
         # Few steps a tile: writing whole rows of the output once matters more than b's reuse.
@@ -192,6 +207,15 @@ def _block(
     panels = ceil(columns / panel)
     batch = _known(dims.product(axis.extent for axis in walk.batch), 1)
     return _balanced(tiles, min(block, tiles), panels * batch, threads)
+
+
+def _is_link(contraction: Contraction, walk: Nest, target: Target) -> bool:
+    """Whether it reads or writes so much that it may go by turns with others."""
+    axes = (*walk.batch, *walk.outer, walk.axis, *walk.inner)
+    written = dims.product(axis.extent for axis in axes) * contraction.columns
+    sizes = (dims.product(contraction.a.shape), written)
+    least = target.last_cache // LARGE // f32.bytes
+    return least > 0 and any(isinstance(size, int) and size >= least for size in sizes)
 
 
 def _at_most(

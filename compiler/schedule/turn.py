@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bessemer.compiler.ir import dims, expr
+from bessemer.compiler.ir import dims, walk_expr
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Atom, Size, Symbol
 from bessemer.compiler.ir.expr import Buffer, Load, Reduce, less
@@ -146,14 +146,14 @@ def _square(
     source, target = squares
     with builder.loop(lanes) as row, builder.loop(lanes, "vector", lanes) as column:
         here = {**values, turn.stores: begin[0] + row, turn.loads: begin[1] + column}
-        builder.store(source, (row * lanes + column,), expr.substitute(piece.value, here))
+        builder.store(source, (row * lanes + column,), walk_expr.substitute(piece.value, here))
     bits = lanes.bit_length() - 1
     shifts = [2] * (bits // 2) + [1] * (bits % 2)
     for number, shift in enumerate(shifts):
         step, group = 1 << shift, lanes >> shift
         with (
-            builder.loop(step) as high,
-            builder.loop(group, "unroll") as low,
+            builder.loop(group) as low,
+            builder.loop(step, "unroll") as high,
             builder.loop(lanes, "vector", lanes) as lane,
         ):
             along: Size = high * group + low
@@ -178,4 +178,4 @@ def _plain(
     with builder.loop(stores[1]) as row, builder.loop(loads[1]) as column:
         here = {**values, turn.stores: stores[0] + row, turn.loads: loads[0] + column}
         offset = dims.substitute(piece.offset, here)
-        builder.store(piece.target, (offset,), expr.substitute(piece.value, here))
+        builder.store(piece.target, (offset,), walk_expr.substitute(piece.value, here))

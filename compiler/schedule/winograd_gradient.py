@@ -33,15 +33,15 @@ from bessemer.compiler.ir.expr import (
     Load,
     Reduce,
     constant,
-    guarded,
     index_value,
     less,
     load,
-    substitute,
 )
 from bessemer.compiler.ir.graph import Value
+from bessemer.compiler.ir.guard import guarded
 from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.types import TensorType, boolean, f32
+from bessemer.compiler.ir.walk_expr import substitute
 from bessemer.compiler.schedule.contraction import Contraction, DepthAxis, Epilogue, RowAxis
 from bessemer.compiler.schedule.dependence import all_nodes
 from bessemer.compiler.schedule.fuse import Fusion

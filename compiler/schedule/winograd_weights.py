@@ -16,7 +16,8 @@ from typing import TypeAlias
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Size
-from bessemer.compiler.ir.expr import Buffer, Expression, guarded, less
+from bessemer.compiler.ir.expr import Buffer, Expression, less
+from bessemer.compiler.ir.guard import guarded
 from bessemer.compiler.ir.loops import Block
 from bessemer.compiler.ir.types import f32
 from bessemer.compiler.schedule.winograd import WEIGHTS, Taps

@@ -16,9 +16,9 @@ class Target:
     name of the processor to schedule instructions for, if known.
     `has_masks`: any vector load or store can be limited to some lanes at no cost.
     `has_half_conversion`: f16 converts from and to f32 by instructions.
-    `has_fast_gather`: one instruction loads lanes from different addresses.
     `has_lookup`: one looks 16 of 32 f32 up in two registers (vpermi2ps), one multiplies f32 by
     powers of two (vscalefps).
+    `has_byte_lookup`: one looks 64 of 128 bytes up in two registers (vpermi2b).
     `has_dot_int16`: one adds two products of i16 for every lane of i32 (vpmaddwd).
     `has_dot_int8`: one adds four products of u8 by s8 to an i32, for every lane (vpdpbusd).
     `has_dot_bf16`: one adds two products of bf16 to an f32, for every lane (vdpbf16ps), and one
@@ -37,9 +37,9 @@ class Target:
     vector_registers: int
     has_fma: bool
     has_masks: bool = False
-    has_fast_gather: bool = False
     has_half_conversion: bool = False
     has_lookup: bool = False
+    has_byte_lookup: bool = False
     has_dot_int16: bool = False
     has_dot_int8: bool = False
     has_dot_bf16: bool = False

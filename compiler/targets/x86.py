@@ -50,7 +50,6 @@ AVX512 = Target(
     vector_registers=32,
     has_fma=True,
     has_masks=True,
-    has_fast_gather=True,
     has_half_conversion=True,
     has_lookup=True,
     has_dot_int16=True,
@@ -74,7 +73,8 @@ AVX512_VNNI = replace(
 AVX512_BF16 = replace(
     AVX512_VNNI,
     name="x86_64-avx512-bf16",
-    features=(*AVX512_VNNI.features, "avx512bf16"),
+    features=(*AVX512_VNNI.features, "avx512bf16", "avx512vbmi"),
+    has_byte_lookup=True,
     has_dot_bf16=True,
 )
 AMX = replace(

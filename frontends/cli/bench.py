@@ -27,12 +27,15 @@ from bessemer.frontends.cli.output import (
     write_note,
 )
 from bessemer.frontends.cli.rivals import RIVALS
+from bessemer.frontends.code_arrays import code_arrays
 from bessemer.frontends.compile import as_graph
 from bessemer.frontends.operation_count import count_operations
 from bessemer.frontends.random_inputs import (
     default_sizes,
+    free_symbols,
     index_limits,
     input_infos,
+    known_texts,
     random_arrays,
 )
 
@@ -134,9 +137,10 @@ def _prepare(
 ) -> Work:
     graph = as_graph(model, dims)
     infos = input_infos(graph)
-    sizes = default_sizes(infos, graph.symbols)
+    sizes = default_sizes(infos, free_symbols(infos, graph.symbols))
     if given is None:
-        arrays = random_arrays(infos, sizes, seed, index_limits(graph))
+        texts = known_texts(graph.strings)
+        arrays = random_arrays(infos, sizes, seed, index_limits(graph), texts)
     else:
         arrays = read_arrays(given)
     missing = [info.name for info in infos if info.name not in arrays]
@@ -144,7 +148,8 @@ def _prepare(
         raise CompileError(f"{given} has no array for the input {', '.join(missing)}.")
     path = folder / "inputs.npz"
     write_arrays(path, {info.name: arrays[info.name] for info in infos})
-    return Work(model, path, count_operations(graph, arrays), {} if given else sizes)
+    operations = count_operations(graph, code_arrays(graph, arrays))
+    return Work(model, path, operations, {} if given else sizes)
 
 
 def _compile_cold(setting: Setting, folder: Path, quiet: bool) -> float | str:

@@ -8,11 +8,13 @@ from typing import Annotated, Literal
 
 import typer
 
-from bessemer.compiler.codegen.link import SUFFIXES, save
+from bessemer.compiler.codegen.link import SUFFIXES, linker_command, save
 from bessemer.compiler.driver import Compilation, build, kernels_of
+from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.options import Options, dump_folder
 from bessemer.compiler.targets.choose import host_target, parse_target
+from bessemer.compiler.targets.machine import Target
 from bessemer.frontends.byte_count import byte_count
 from bessemer.frontends.cli import arguments
 from bessemer.frontends.cli.device_target import device_phases, write_device_artifact
@@ -80,11 +82,10 @@ def command(
             model, output, options, dim, name, linker, as_json, quiet, has_more, tuning
         )
         return
-    if output.suffix not in SUFFIXES:
-        raise typer.BadParameter(f"-o {output}: the suffix must be one of {', '.join(SUFFIXES)}.")
     budget = byte_count(memory) if memory else 0
     options = Options(target, 0, precision, optimize, dump_folder(), memory=budget)
     machine = parse_target(target) if target else host_target()
+    _check_place(output, linker, machine)
     if tune and machine != host_target():
         raise typer.BadParameter(f"--tune measures on this machine, which is not {target}.")
     if tuning is not None and (tuning.exists() or not tune):
@@ -101,6 +102,16 @@ def command(
     with phases.phase(f"Write {output.name}"):
         files = save(made.code, made.weights, output, weights, linker)
     _report(made, files, phases, as_json)
+
+
+def _check_place(output: Path, linker: str, machine: Target) -> None:
+    """Compiling may take long: what cannot be written in the end is told before."""
+    if output.suffix not in SUFFIXES:
+        raise typer.BadParameter(f"-o {output}: the suffix must be one of {', '.join(SUFFIXES)}.")
+    if not output.absolute().parent.is_dir():
+        raise CompileError(f"{output} cannot be written: there is no folder {output.parent}.")
+    if output.suffix == ".so":
+        linker_command(machine.triple, linker)
 
 
 def _compile_for_device(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import typer
 
 from bessemer.compiler.driver import assembly, build, kernels_of
-from bessemer.compiler.ir.graph import Graph
+from bessemer.compiler.ir.graph import Graph, Value
 from bessemer.compiler.ir.text_graph import print_graph
 from bessemer.compiler.ir.text_loops import print_kernel
 from bessemer.compiler.options import Options
@@ -25,6 +25,7 @@ from bessemer.frontends.cli.steps_text import (
 )
 from bessemer.frontends.compile import as_graph
 from bessemer.frontends.compile_device import is_device
+from bessemer.runtime.artifact import Strings
 
 Emit = Literal[
     "summary", "graph", "groups", "loops", "program", "memory", "llvm", "asm", "ptx", "dot"
@@ -120,14 +121,33 @@ def _scheduled_content(
             }
 
 
+def _types(names: Sequence[str], values: Sequence[Value], texts: Sequence[int]) -> dict[str, str]:
+    """What the inputs or outputs hold, by name; `texts` are the positions of strings."""
+    types = [str(value.type) for value in values]
+    for place in texts:
+        types[place] = types[place].replace(values[place].type.dtype.name, "string", 1)
+    return dict(zip(names, types, strict=True))
+
+
+def _strings(strings: Strings) -> dict[str, Any]:
+    """What a model does with strings, where it does anything."""
+    found: dict[str, Any] = {}
+    if strings.steps:
+        found["before"] = {
+            ", ".join(step.outputs): f"{step.operator}({', '.join(step.inputs)})"
+            for step in strings.steps
+        }
+    return found | ({"strings": len(strings.table)} if strings.table else {})
+
+
 def _summary(made: Scheduled) -> dict[str, Any]:
     graph = made.graph
+    strings = graph.strings or Strings()
     return {
         "name": graph.name,
-        "inputs": {value.name: str(value.type) for value in graph.inputs},
-        "outputs": {
-            name: str(value.type) for name, value in zip(graph.output_names, graph.outputs)
-        },
+        "inputs": _types([v.name for v in graph.inputs], graph.inputs, strings.inputs),
+        "outputs": _types(graph.output_names, graph.outputs, strings.outputs),
+        **_strings(strings),
         "target": made.target.name,
         "nodes": sum(1 for _ in graph.walk()),
         "kernels": len(kernels_of(made.program.steps)),

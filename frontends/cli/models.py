@@ -9,6 +9,7 @@ import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import typer
@@ -16,10 +17,17 @@ import typer
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.types import Array
 from bessemer.frontends.cli.output import write_note
-from bessemer.frontends.random_inputs import default_sizes, index_limits, random_arrays
+from bessemer.frontends.random_inputs import (
+    default_sizes,
+    free_symbols,
+    index_limits,
+    known_texts,
+    random_arrays,
+)
 from bessemer.runtime.cuda.model import DeviceModel
 from bessemer.runtime.cuda.program_file import SUFFIX
 from bessemer.runtime.model import CompiledModel, load
+from bessemer.runtime.whole_file import whole_file
 
 
 def is_artifact(path: Path) -> bool:
@@ -52,7 +60,8 @@ def inputs_for(
     quiet: bool = False,
 ) -> dict[str, Array]:  # fmt: skip
     """Random inputs for a model; what decides their sizes is told on stderr."""
-    symbols = model.signature.symbols[: model.signature.input_symbols]
+    signature = model.signature
+    symbols = tuple(free_symbols(model.inputs, signature.symbols[: signature.input_symbols]))
     sizes = default_sizes(model.inputs, symbols)
     sizes |= {name: size for name, size in dims.items() if name in symbols}
     if is_artifact(path):
@@ -60,7 +69,8 @@ def inputs_for(
     if sizes and not quiet:
         text = ", ".join(f"{name}={size}" for name, size in sizes.items())
         write_note(f"random inputs with {text} (choose with --dim)")
-    return random_arrays(model.inputs, sizes, seed, limits_of(model, path, dims))
+    texts = known_texts(signature.strings)
+    return random_arrays(model.inputs, sizes, seed, limits_of(model, path, dims), texts)
 
 
 def check_known(dims: Mapping[str, int], symbols: tuple[str, ...]) -> None:
@@ -87,16 +97,22 @@ def read_arrays(path: Path) -> dict[str, Array]:
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
-    except (OSError, ValueError, AttributeError, EOFError) as error:
+    except TypeError:
+        raise CompileError(
+            f"{path} holds one array without a name; write an .npz file, by np.savez."
+        ) from None
+    except (OSError, ValueError, AttributeError, EOFError, BadZipFile) as error:
         raise CompileError(f"{path}: cannot be read as an .npz file of arrays: {error}") from None
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
-    """Writes an .npz file, whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
+    """Writes an .npz file, whole or not at all; strings as NumPy's, which need no pickle."""
+    plain = {
+        name: array.astype(str) if array.dtype == object else array
+        for name, array in arrays.items()
+    }
     try:
-        with part.open("wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+        with whole_file(path) as part, part.open("wb") as file:
+            np.savez(file, **plain)  # type: ignore[arg-type]
+    except OSError as error:
+        raise CompileError(f"Cannot write {path}: {error.strerror or error}") from None

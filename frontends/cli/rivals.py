@@ -29,7 +29,14 @@ def start_onnxruntime(
         options.add_session_config_entry("session.set_denormal_as_zero", "1")
     session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     arrays = dict(inputs)
-    return lambda: list(session.run(None, arrays))
+    return lambda: [_as_array(output) for output in session.run(None, arrays)]
+
+
+def _as_array(output: Any) -> Any:
+    """A list of maps, one a sample, as rows of what they hold; anything else as it is."""
+    if isinstance(output, list) and output and isinstance(output[0], dict):
+        return np.array([list(row.values()) for row in output])
+    return output
 
 
 def start_openvino(

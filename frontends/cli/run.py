@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,6 +31,9 @@ from bessemer.frontends.cli.output import (
 from bessemer.runtime.cuda.model import DeviceModel
 from bessemer.runtime.cuda.program_file import is_program_file
 from bessemer.runtime.model import CompiledModel
+
+_SHOWN = 5
+"""How many different strings of an output are shown."""
 
 
 def command(
@@ -82,9 +86,11 @@ def command(
     if as_json:
         print_json({"seconds": seconds, **_where(compiled), "outputs": rows})
         return
-    columns = ("name", "dtype", "shape", "min", "mean", "max", "norm", "nan")
+    columns = ["name", "dtype", "shape", "min", "mean", "max", "norm", "nan"]
+    if any("texts" in row for row in rows):
+        columns.append("texts")
     cells = [[_cell(row.get(column)) for column in columns] for row in rows]
-    print_table(("output", *columns[1:]), cells, right="lllrrrrr")
+    print_table(["output", *columns[1:]], cells, right="lllrrrrrl"[: len(columns)])
     (name, place), *_ = _where(compiled).items()
     place = f"{place} threads" if name == "threads" else place
     write_note(f"first run {format_seconds(seconds)}, {place}")
@@ -108,9 +114,15 @@ def _where(model: CompiledModel | DeviceModel) -> dict[str, Any]:
 
 
 def describe(name: str, array: Array) -> dict[str, Any]:
-    """A few statistics of an array; `norm` is the 2-norm, `nan` counts what is not finite."""
-    row: dict[str, Any] = {"name": name, "dtype": str(array.dtype), "shape": list(array.shape)}
-    if not array.size:
+    """A few statistics of an array; `norm` is the 2-norm, `nan` counts what is not finite. Of
+    strings the most frequent."""
+    is_text = array.dtype == object
+    dtype = "string" if is_text else str(array.dtype)
+    row: dict[str, Any] = {"name": name, "dtype": dtype, "shape": list(array.shape)}
+    if is_text:
+        counts = Counter(array.reshape(-1).tolist()).most_common(_SHOWN)
+        row["texts"] = ", ".join(f"{text} ({count})" for text, count in counts)
+    if is_text or not array.size:
         return row
     numbers = array.astype(np.float64)
     finite = numbers[np.isfinite(numbers)]

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import typer
 
-from bessemer.compiler.driver import passes_of
 from bessemer.compiler.fit_memory import fit_memory
 from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.ir.program import MemoryPlan, Program
 from bessemer.compiler.options import Options
+from bessemer.compiler.pass_order import passes_of
 from bessemer.compiler.targets.choose import host_target, parse_target
 from bessemer.compiler.targets.machine import Target
 

@@ -19,6 +19,7 @@ from bessemer.compiler.ir.program import (
     Repeat,
     RequireFinite,
     Steps,
+    Turns,
 )
 
 
@@ -28,6 +29,8 @@ def launches(steps: Steps, depth: int = 0) -> Iterator[tuple[int, Launch]]:
         match step:
             case Launch():
                 yield depth, step
+            case Turns():
+                yield from launches(step.launches, depth + 1)
             case Branch():
                 yield from launches(step.then, depth + 1)
                 yield from launches(step.otherwise, depth + 1)
@@ -138,6 +141,11 @@ def _lines(steps: Steps, places: Mapping[Value, str], indent: str) -> Iterator[s
                 sizes = f"; {', '.join(map(str, step.sizes))}" if step.sizes else ""
                 line = f"{indent}{step.kernel.name}({values}{sizes})"
                 yield f"{line:<70}  # from {', '.join(map(repr, step.sources))}"
+            case Turns():
+                inside = {window.value: f"window{n}" for n, window in enumerate(step.windows)}
+                memory = f"{step.shares} shares, windows in {at(step.memory)}"
+                yield f"{indent}in {len(step.items)} turns, {memory}"
+                yield from _lines(step.launches, {**places, **inside}, indent + "  ")
             case BindDims():
                 yield f"{indent}{', '.join(step.symbols)} = entries of {at(step.value)}"
             case Copy():

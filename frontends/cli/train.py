@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -102,23 +102,35 @@ def command(
     start = time.perf_counter()
     history = _fit(found, checkpoint, every, epochs, quiet)
     seconds = time.perf_counter() - start
-    tested = found.trainer.evaluate(found.test) if found.test is not None else None
+    files = output or []
+    _write_networks(found, files)
+    _show(found, history, seconds, files, as_json)
+
+
+def _write_networks(found: Experiment, files: Sequence[Path]) -> None:
     network = found.trainer.network
-    for file in output or ():
+    for file in files:
         if file.suffix == ".onnx":
             write_onnx(network.graph, file)
         else:
             write_parameters(file, network.arrays())
+
+
+def _show(
+    found: Experiment, history: History, seconds: float, files: Sequence[Path], as_json: bool
+) -> None:
+    """What training came to, with a test of it if there is data for one."""
+    tested = found.trainer.evaluate(found.test) if found.test is not None else None
     if as_json:
         print_json(
             {
                 "epochs": history.epochs,
                 "losses": history.losses,
                 "steps": found.trainer.steps,
-                "parameters": network.parameter_count,
+                "parameters": found.trainer.network.parameter_count,
                 "test": tested,
                 "seconds": seconds,
-                "files": [str(file) for file in output or ()],
+                "files": [str(file) for file in files],
             }
         )
         return
@@ -126,7 +138,7 @@ def command(
     write(f"{found.trainer.steps} steps in {format_seconds(seconds)}")
     if tested is not None:
         write("test: " + ", ".join(f"{name} {value:.4f}" for name, value in tested.items()))
-    for file in output or ():
+    for file in files:
         write(str(file))
 
 

@@ -11,14 +11,22 @@ import numpy as np
 import typer
 
 from bessemer.compiler.errors import CompileError
+from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.ir.interpret import run_graph
 from bessemer.compiler.ir.types import Array
 from bessemer.frontends.cli import arguments
 from bessemer.frontends.cli.models import check_known, read_arrays
 from bessemer.frontends.cli.output import Phases, print_json, print_table, write_note
 from bessemer.frontends.cli.rivals import start_onnxruntime
+from bessemer.frontends.code_arrays import Interpreter, run_on_arrays
 from bessemer.frontends.compile import as_graph, compile
-from bessemer.frontends.random_inputs import default_sizes, index_limits, random_arrays
+from bessemer.frontends.random_inputs import (
+    default_sizes,
+    free_symbols,
+    index_limits,
+    known_texts,
+    random_arrays,
+)
 from bessemer.frontends.relative_error import relative_error
 from bessemer.frontends.widen import run_in_float64
 
@@ -68,18 +76,20 @@ def command(
         graph = as_graph(model, dims)
     with phases.phase("Compile"):
         ours = compile(model, dims=dims, threads=threads, precision=precision, optimize=optimize)
-    symbols = ours.signature.symbols[: ours.signature.input_symbols]
+    bound = ours.signature.symbols[: ours.signature.input_symbols]
+    symbols = tuple(free_symbols(ours.inputs, bound))
     rows: list[dict[str, Any]] = []
     for given in cases:
         check_known(given, symbols)
         chosen = {**default_sizes(ours.inputs, symbols), **given}
-        arrays = random_arrays(ours.inputs, chosen, seed, index_limits(graph))
+        texts = known_texts(graph.strings)
+        arrays = random_arrays(ours.inputs, chosen, seed, index_limits(graph), texts)
         arrays = read_arrays(inputs) if inputs else arrays
         label = ", ".join(f"{name}={size}" for name, size in chosen.items()) or "as it is"
         with phases.phase(f"Compare, {label}"):
             found = dict(zip(graph.output_names, ours.run(arrays), strict=True))
             theirs = _reference(reference, model, graph, arrays, threads)
-            exact = _named(graph, run_in_float64(graph, arrays)) if float64 else {}
+            exact = _interpreted(graph, arrays, run_in_float64) if float64 else {}
         rows += [
             _row(label, name, found[name], theirs[name], exact.get(name), tolerance)
             for name in graph.output_names
@@ -101,7 +111,11 @@ def _reference(
 ) -> dict[str, Array]:
     if kind == "onnxruntime":
         return _named(graph, start_onnxruntime(model, threads, arrays)())
-    return _named(graph, run_graph(graph, arrays))
+    return _interpreted(graph, arrays, run_graph)
+
+
+def _interpreted(graph: Graph, arrays: Mapping[str, Array], run: Interpreter) -> dict[str, Array]:
+    return _named(graph, run_on_arrays(graph, arrays, run))
 
 
 def _named(graph: Any, arrays: list[Array]) -> dict[str, Array]:
@@ -126,6 +140,8 @@ def _largest(theirs: Array, ours: Array) -> float:
     """The largest absolute difference; infinite where the shapes differ."""
     if theirs.shape != ours.shape or not ours.size:
         return 0.0 if theirs.shape == ours.shape else float("inf")
+    if ours.dtype == object:
+        return float((ours != theirs).any())
     with np.errstate(invalid="ignore"):
         return float(np.nanmax(np.abs(theirs.astype(np.float64) - ours.astype(np.float64))))
 

@@ -1,8 +1,10 @@
 """Sizes that a model needs to be equal although it does not say so.
 
 `batch` of one input and `unk__12` of another meet in an addition: then they are one dimension, and
-the model is read again with one name. Two sizes computed differently meet, H and 2 * (H // 2): then
-the model runs only where they are equal, which the compiled code checks.
+the model is read again with one name. A mask's length meets that of what a decoder has kept and the
+new rows together: then the length is that sum wherever it stands. Two sizes computed differently
+meet, H and 2 * (H // 2): then the model runs only where they are equal, which the compiled code
+checks.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from collections.abc import Sequence
 
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.build import GraphBuilder
-from bessemer.compiler.ir.dims import Dim, Size, Symbol, as_atom, format_size
+from bessemer.compiler.ir.dims import Dim, Size, Symbol, as_atom, format_size, symbol_names
 from bessemer.compiler.ir.graph import Value
 
 
@@ -49,7 +51,7 @@ def agreed_size(builder: GraphBuilder, left: Size, right: Size) -> Size:
     inputs = set(builder.symbols) if builder.parent is None else set()
     for one, other in ((right, left), (left, right)):
         name = _plain_symbol(one)
-        if name in inputs and (isinstance(other, int) or _plain_symbol(other) in inputs):
+        if name in inputs and symbol_names(other) <= inputs - {name}:
             raise SizesMustAgree(name, other)
     if isinstance(left - right, int):
         raise CompileError(f"two sizes must be equal, but they are {left} and {right}")

@@ -15,9 +15,10 @@ from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import Array, DType, TensorType
 from bessemer.frontends.onnx_reader import known, limits
 from bessemer.frontends.onnx_reader.agree import broadcast_together
-from bessemer.frontends.onnx_reader.items import Item, Known, SequenceItem
+from bessemer.frontends.onnx_reader.items import Item, Known, SequenceItem, TextItem
 from bessemer.frontends.onnx_reader.model_state import Dequantized
 from bessemer.frontends.onnx_reader.sizes import sizes_of
+from bessemer.frontends.onnx_reader.string_state import ModelStrings
 from bessemer.frontends.onnx_reader.tensors import DTYPE_OF
 
 
@@ -50,6 +51,10 @@ class Subgraphs(Protocol):
     @property
     def dequantized(self) -> dict[Value, Dequantized]:
         """Values that are made of constants of few bits, and those."""
+
+    @property
+    def strings(self) -> ModelStrings:
+        """The model's table of strings, and the steps that make some before a run."""
 
     def find(self, name: str) -> Known:
         """What a name stands for at this place of the model."""
@@ -88,6 +93,8 @@ class NodeContext:
         found = self.item(position)
         if isinstance(found, SequenceItem):
             self.wrong(f"input {position} is a sequence, a tensor is wanted")
+        if isinstance(found, TextItem):
+            self.unsupported(f"input {position} holds strings")
         return found
 
     def input(self, position: int) -> Value:
@@ -96,6 +103,11 @@ class NodeContext:
         if found is None:
             self.wrong(f"input {position} is missing")
         return found
+
+    def text_at(self, position: int) -> TextItem | None:
+        """An input that holds strings; None where it holds anything else."""
+        found = self.item(position)
+        return found if isinstance(found, TextItem) else None
 
     def sequence(self, position: int) -> SequenceItem:
         """An input that is a sequence."""
@@ -249,6 +261,11 @@ class NodeContext:
         if tuple(permutation) == tuple(range(value.type.rank)):
             return value
         return self.apply("transpose", value, permutation=tuple(permutation))
+
+    def strings(self, texts: Array | Sequence[str], name: str = "") -> TextItem:
+        """A constant of strings."""
+        places = self.subgraphs.strings.array(texts)
+        return TextItem(self.builder.constant(places, name))
 
     # Refusals
 

@@ -9,7 +9,7 @@ import onnx
 from onnx import AttributeProto, defs
 
 from bessemer.compiler.ir.graph import Value
-from bessemer.frontends.onnx_reader.items import Item, SequenceItem
+from bessemer.frontends.onnx_reader.items import Item, SequenceItem, TextItem
 from bessemer.frontends.onnx_reader.model_state import opset_table
 from bessemer.frontends.onnx_reader.structure import check_graph, check_name, operator_name
 from bessemer.frontends.onnx_reader.tensors import CODE_OF
@@ -63,6 +63,9 @@ def _type_of(item: Item) -> onnx.TypeProto:
                     dim.dim_value = size
                 else:
                     dim.dim_param = str(size)
+        case TextItem():
+            result.CopyFrom(_type_of(item.value))
+            result.tensor_type.elem_type = onnx.TensorProto.STRING
         case SequenceItem():
             if item:
                 result.sequence_type.elem_type.CopyFrom(_type_of(item[0]))

@@ -11,6 +11,7 @@ from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import Array
 from bessemer.frontends.onnx_reader.external import ExternalFiles
+from bessemer.frontends.onnx_reader.string_state import ModelStrings
 from bessemer.frontends.onnx_reader.structure import check_name
 from bessemer.frontends.onnx_reader.tensors import array_of
 
@@ -42,10 +43,11 @@ class ModelState:
     """What this reading takes for granted about nodes (see agree.MustChooseError)."""
     dequantized: dict[Value, Dequantized] = field(default_factory=dict)
     """Weights of few bits that nodes make floats of: products take them as they are."""
+    strings: ModelStrings = field(default_factory=ModelStrings)
     _arrays: dict[int, tuple[onnx.TensorProto, Array]] = field(default_factory=dict)
 
     def array(self, tensor: onnx.TensorProto, where: str) -> Array:
-        """A tensor's elements, read once."""
+        """A tensor's elements, read once; strings are an array of objects."""
         found = self._arrays.get(id(tensor))
         if found is None:
             # The tensor is kept too, or its id could be given to another.

@@ -9,6 +9,7 @@ import numpy as np
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import DType, boolean, dtype_of
 from bessemer.frontends.onnx_reader.context import NodeContext
+from bessemer.frontends.onnx_reader.items import TextItem
 from bessemer.frontends.onnx_reader.registry import rule
 
 
@@ -204,8 +205,12 @@ def read_is_inf(context: NodeContext) -> Value:
 
 
 @rule("Constant")
-def read_constant(context: NodeContext) -> Value:
+def read_constant(context: NodeContext) -> Value | TextItem:
     name = next(iter(context.node.output), "")
+    for attribute in ("value", "value_string", "value_strings"):
+        texts = np.asarray(context.attributes.get(attribute, 0))
+        if texts.dtype.kind in "OU":
+            return context.strings(texts, name)
     for attribute, dtype in (("value", None), ("value_float", np.float32), ("value_int", np.int64),
                              ("value_floats", np.float32), ("value_ints", np.int64)):  # fmt: skip
         if context.has(attribute):

@@ -15,7 +15,7 @@ from bessemer.compiler.ir.types import Array, TensorType, boolean, i64
 from bessemer.compiler.ops.composite_shape import flip
 from bessemer.frontends.onnx_reader.agree import MustChooseError, agreed_size, with_shape
 from bessemer.frontends.onnx_reader.context import NodeContext, Region
-from bessemer.frontends.onnx_reader.items import Item
+from bessemer.frontends.onnx_reader.items import Item, TextItem
 from bessemer.frontends.onnx_reader.known import known_array
 from bessemer.frontends.onnx_reader.loop_invariants import kept_places
 from bessemer.frontends.onnx_reader.registry import rule
@@ -34,7 +34,8 @@ def _graph(context: NodeContext, name: str) -> onnx.GraphProto:
 def _tensors(context: NodeContext, items: Sequence[Item]) -> list[Value]:
     values = [item for item in items if isinstance(item, Value)]
     if len(values) != len(items):
-        context.unsupported("sequences or optionals that are chosen when the model runs")
+        what = "strings" if any(isinstance(item, TextItem) for item in items) else "sequences"
+        context.unsupported(f"{what} or optionals that are chosen when the model runs")
     return values
 
 

@@ -7,10 +7,11 @@ import numpy as np
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Value
-from bessemer.compiler.ir.types import i32, i64
+from bessemer.compiler.ir.types import boolean, i32, i64
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.items import Item
 from bessemer.frontends.onnx_reader.operators_blocks import gathered_rows
+from bessemer.frontends.onnx_reader.operators_move import concatenated
 from bessemer.frontends.onnx_reader.registry import rule
 
 
@@ -120,12 +121,29 @@ def read_one_hot(context: NodeContext) -> Value:
 @rule("NonZero")
 def read_non_zero(context: NodeContext) -> Value:
     x = context.input(0)
+    if x.type.rank and _is_full(context, x):
+        # How exporters count: the places of ones, in the shape that is to be counted through.
+        whole = dims.product(x.type.shape)
+        places = [
+            context.apply("iota", shape=x.type.shape, axis=axis, dtype=i64)
+            for axis in range(x.type.rank)
+        ]
+        return concatenated(context, [context.reshape(row, (1, whole)) for row in places], 0)
     symbol = context.builder.fresh_symbol("nonzero_")
     if x.type.rank == 0:
         x = context.reshape(x, (1,))
         found = context.apply("nonzero", x, symbol=symbol)
         return context.reshape(found, (0, found.type.shape[1]))
     return context.apply("nonzero", x, symbol=symbol)
+
+
+def _is_full(context: NodeContext, x: Value) -> bool:
+    """Whether every element is known to be something else than zero."""
+    node = context.builder.producer(x)
+    if node is not None and node.operator.name == "full":
+        return bool(node.attributes["value"])
+    known = context.array(0)
+    return known is not None and bool(known.all())
 
 
 @rule("Compress")
@@ -165,6 +183,9 @@ def read_arg_max(context: NodeContext) -> Value:
 @rule("CumSum", "CumProd")
 def read_cumulative(context: NodeContext) -> Value:
     x = context.input(0)
+    if x.type.dtype is boolean:
+        # Not ONNX, but what PyTorch writes for a sum of truths, which is one of integers there.
+        x = context.cast(x, i64)
     (axis,) = context.integers_at(1, "an axis")
     return context.apply(
         "cumulative",

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from bessemer.compiler.ir.graph import Value
-from bessemer.compiler.ir.types import Array, f32, i32
+from bessemer.compiler.ir.types import f32
 from bessemer.compiler.ops.composite import binary
 from bessemer.compiler.ops.composite_reduce import l1_norm, l2_norm, reduce
 from bessemer.frontends.onnx_reader.context import NodeContext
@@ -96,17 +94,6 @@ def read_linear_classifier(context: NodeContext) -> list[Item]:
     return [class_labels(context, label, labels), post_transformed(context, scores, transform)]
 
 
-@rule("OneHotEncoder", domain=_DOMAIN)
-def read_one_hot_encoder(context: NodeContext) -> Value:
-    x = context.input(0)
-    if context.has("cats_strings"):
-        context.unsupported("cats_strings: strings are not supported")
-    categories = np.array(context.integers("cats_int64s"), dtype=np.int64)
-    table = context.builder.constant(categories.astype(x.type.dtype.numpy))
-    column = context.reshape(x, (*x.type.shape, 1))
-    return context.cast(context.elementwise("eq", column, table), f32)
-
-
 @rule("FeatureVectorizer", domain=_DOMAIN)
 def read_feature_vectorizer(context: NodeContext) -> Value:
     parts = [context.cast(value, f32) for value in context.tensors()]
@@ -125,51 +112,6 @@ def read_imputer(context: NodeContext) -> Value:
     else:
         missing = binary(context.builder, "eq", x, replaced)
     return context.elementwise("select", missing, context.builder.constant(filled), x)
-
-
-@rule("LabelEncoder", domain=_DOMAIN)
-def read_label_encoder(context: NodeContext) -> Value:
-    """A chain of comparisons would be long: the keys are sorted, and each element finds its own."""
-    x = context.input(0)
-    keys, values, default = (
-        _mapping(context, "keys"),
-        _mapping(context, "values"),
-        _default(context),
-    )
-    if keys is None or values is None or len(keys) != len(values):
-        context.unsupported("keys or values that are strings, or of different numbers")
-    table = np.append(values, np.array(default, dtype=values.dtype).reshape(1))
-    keys = keys.astype(x.type.dtype.numpy)
-    column = context.reshape(x, (*x.type.shape, 1))
-    b = context.builder
-    found = context.elementwise("eq", column, b.constant(keys))
-    if context.opset >= 4 and keys.dtype.kind == "f" and np.isnan(keys).any():
-        is_nan = context.elementwise("and", b.apply("ne", column, column), b.constant(keys != keys))
-        found = context.elementwise("or", found, is_nan)
-    # One place behind the keys is always true, so that what no key equals finds the default.
-    last = context.full(column.type.with_dtype(found.type.dtype), True)
-    place = b.apply("concat", found, last, axis=x.type.rank)
-    at = b.apply("arg_max", context.cast(place, i32), axis=x.type.rank, last=False)
-    return b.apply("gather", b.constant(table), at, axis=0)
-
-
-def _mapping(context: NodeContext, name: str) -> Array | None:
-    """One side of a LabelEncoder's table, from the attribute of whichever type is there."""
-    for suffix, dtype in (("int64s", np.int64), ("floats", np.float32), ("doubles", np.float64)):
-        if context.has(f"{name}_{suffix}"):
-            return np.array(context.attributes[f"{name}_{suffix}"], dtype=dtype)
-    if context.has(f"{name}_tensor"):
-        return np.asarray(context.attributes[f"{name}_tensor"]).reshape(-1)
-    return None
-
-
-def _default(context: NodeContext) -> Any:
-    """What a LabelEncoder gives where no key fits."""
-    if context.has("default_tensor"):
-        return np.asarray(context.attributes["default_tensor"]).reshape(-1)[0]
-    if context.has("values_int64s"):
-        return context.integer("default_int64", -1)
-    return context.number("default_float", -0.0)
 
 
 @rule("ZipMap", domain=_DOMAIN)

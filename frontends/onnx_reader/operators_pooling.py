@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 
-from bessemer.compiler.ir import dims, expr
+from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import i64
@@ -52,7 +52,7 @@ def _places_of_maxima(context: NodeContext, window: Window, pooled: Value) -> Va
         context.unsupported("the second output, Indices, of a window of over 256 elements")
     low = (0, 0, *window.low)
     high = (0, 0, *window.high)
-    lowest = expr.REDUCTIONS["max"](x.type.dtype)
+    lowest = x.type.dtype.lowest
     padded = b.apply("pad", x, low=low, high=high, mode="constant", value=lowest)
     best: Value | None = None
     places: Value | None = None

@@ -206,6 +206,8 @@ def read_constant_of_shape(context: NodeContext) -> Value:
     value = np.asarray(context.attributes.get("value", np.zeros(1, np.float32)))
     if value.size != 1:
         context.wrong(f"the value has {value.size} elements, one is wanted")
+    if value.dtype == object:
+        context.wrong("the value is a string, a number is wanted")
     type = TensorType(dtype_of(value), context.sizes(0))
     return context.full(type, value.reshape(-1)[0].item())
 

@@ -17,7 +17,7 @@ from bessemer.compiler.ops.composite import binary
 from bessemer.compiler.ops.composite_reduce import softmax
 from bessemer.compiler.ops.trees import COMPARISONS
 from bessemer.frontends.onnx_reader.context import NodeContext
-from bessemer.frontends.onnx_reader.items import Item
+from bessemer.frontends.onnx_reader.items import Item, TextItem
 from bessemer.frontends.onnx_reader.registry import rule
 
 _DOMAIN = "ai.onnx.ml"
@@ -342,11 +342,14 @@ def _two_classes(
 
 
 def class_labels(context: NodeContext, place: Value, labels: tuple[int, ...]) -> Item:
-    """The label for each place in the list; nothing where labels are strings."""
-    if not labels:
+    """The label for each place in the list, which is one of numbers or, without any, of strings."""
+    if labels:
+        table = context.builder.constant(np.array(labels, dtype=np.int64))
+        return context.apply("gather", table, place, axis=0)
+    texts = context.texts("classlabels_strings", ())
+    if not texts:
         return None
-    table = context.builder.constant(np.array(labels, dtype=np.int64))
-    return context.apply("gather", table, place, axis=0)
+    return TextItem(context.apply("gather", context.strings(texts).value, place, axis=0))
 
 
 def post_transformed(context: NodeContext, x: Value, name: str) -> Value:

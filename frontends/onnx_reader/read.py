@@ -17,11 +17,12 @@ from bessemer.compiler.ir.types import Array, TensorType, type_of
 from bessemer.frontends.onnx_reader import families
 from bessemer.frontends.onnx_reader.agree import MustChooseError, SizesMustAgree
 from bessemer.frontends.onnx_reader.external import ExternalFiles
-from bessemer.frontends.onnx_reader.items import UNREAD, Known, SequenceItem
+from bessemer.frontends.onnx_reader.items import UNREAD, Known, Recipe, SequenceItem, TextItem
 from bessemer.frontends.onnx_reader.loader import LoadedModel, Source, load_model
 from bessemer.frontends.onnx_reader.model_state import ModelState, function_table, opset_table
 from bessemer.frontends.onnx_reader.scope import Scope
 from bessemer.frontends.onnx_reader.signature import DimensionNames, dims_of_values, input_type
+from bessemer.frontends.onnx_reader.string_inputs import with_strings
 from bessemer.frontends.onnx_reader.structure import check_graph
 
 _READINGS = 1000
@@ -125,33 +126,37 @@ def _read_graph(
     inputs = [value for value in graph.input if value.name not in known]
     fixed = {**dims, **dims_of_values(inputs, values, loaded.label)}
     names = DimensionNames(fixed, merged)
+    state.strings.begin(names, [value.name for value in inputs])
     for value in inputs:
         _define_input(scope, value, names, values)
+    declared = list(builder.inputs)
     names.check_fixed(loaded.label, dims)
     scope.define_initializers(graph)
     scope.read_nodes(graph.node, [output.name for output in graph.output])
-    outputs: list[tuple[str, Value]] = []
+    outputs: list[tuple[str, Value | TextItem]] = []
     for output in graph.output:
         outputs += _tensors_of(output, scope.find(output.name), state)
     if state.problems:
         raise _all_problems(loaded.label, list(state.problems))
+    found = {name: item.value if isinstance(item, TextItem) else item for name, item in outputs}
     if state.choices:
-        _check_declared_ranks(graph, dict(outputs))
-    return builder.finish([value for _, value in outputs], [name for name, _ in outputs])
+        _check_declared_ranks(graph, found)
+    made = builder.finish(list(found.values()), list(found))
+    texts = [place for place, (_, item) in enumerate(outputs) if isinstance(item, TextItem)]
+    return with_strings(made, state.strings, declared, texts)
 
 
 def _tensors_of(
     output: onnx.ValueInfoProto, item: Known, state: ModelState
-) -> list[tuple[str, Value]]:
+) -> list[tuple[str, Value | TextItem]]:
     """An output of the model as the graph's, with their names: `y`; of a sequence `y[0]`, `y[1]`
     and so on; none of an absent optional."""
-    if isinstance(item, Value):
+    if isinstance(item, (Value, TextItem)):
         return [(output.name, item)]
     if isinstance(item, SequenceItem):
         return [(f"{output.name}[{place}]", value) for place, value in enumerate(item)]
     if item is None and output.type.WhichOneof("value") != "optional_type":
-        is_text = output.type.tensor_type.elem_type == onnx.TensorProto.STRING
-        what = "holds strings" if is_text else "is an absent optional, not a tensor"
+        what = "is an absent optional, not a tensor"
         state.problems[f"output '{output.name}': {what}"] = None
     return []
 
@@ -178,12 +183,19 @@ def _define_input(
         for item in error.items:
             scope.model.problems[item] = None
         return
+    is_text = value.type.tensor_type.elem_type == onnx.TensorProto.STRING
     if value.name not in values:
-        scope.define(value.name, scope.builder.input(value.name, type))
+        found = scope.builder.input(value.name, type)
+        scope.define(value.name, TextItem(found, Recipe(value.name)) if is_text else found)
+        if is_text:
+            scope.strings.texts_in.add(value.name)
         return
     array = np.asarray(values[value.name])
+    if is_text:
+        array = scope.strings.array(array)
     _check_value(value.name, array, type)
-    scope.define(value.name, scope.builder.constant(array, value.name))
+    given = scope.builder.constant(array, value.name)
+    scope.define(value.name, TextItem(given) if is_text else given)
 
 
 def _check_value(name: str, array: Array, type: TensorType) -> None:

@@ -14,7 +14,7 @@ import onnx
 from bessemer.compiler.errors import CompileError, UnsupportedError
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.graph import Value
-from bessemer.compiler.ir.types import i64
+from bessemer.compiler.ir.types import Array, i64
 from bessemer.frontends.onnx_reader import functions, limits
 from bessemer.frontends.onnx_reader.attributes import (
     Given,
@@ -22,10 +22,19 @@ from bessemer.frontends.onnx_reader.attributes import (
     resolved_attributes,
 )
 from bessemer.frontends.onnx_reader.context import NodeContext
-from bessemer.frontends.onnx_reader.items import UNREAD, Item, Known, SequenceItem, UnreadItem
+from bessemer.frontends.onnx_reader.items import (
+    UNREAD,
+    Item,
+    Known,
+    SequenceItem,
+    TextItem,
+    UnreadItem,
+)
 from bessemer.frontends.onnx_reader.model_state import Dequantized, FunctionKey, ModelState
 from bessemer.frontends.onnx_reader.registry import RULES, Outputs, Rule
 from bessemer.frontends.onnx_reader.schemas import Schema, find_schema
+from bessemer.frontends.onnx_reader.string_state import ModelStrings
+from bessemer.frontends.onnx_reader.strings import on_strings
 from bessemer.frontends.onnx_reader.structure import (
     needed_nodes,
     node_label,
@@ -96,6 +105,8 @@ class Scope:
         """A value of the outer graph, as one of the region's."""
         if isinstance(item, SequenceItem):
             return SequenceItem(self.capture(value) for value in item)
+        if isinstance(item, TextItem):
+            return TextItem(self.capture(item.value))
         return self.capture(item) if isinstance(item, Value) else item
 
     def capture(self, value: Value) -> Value:
@@ -137,7 +148,7 @@ class Scope:
                 continue
             try:
                 array = self.model.array(tensor, f"initializer '{tensor.name}'")
-                self.define(tensor.name, self.builder.constant(array, tensor.name))
+                self.define(tensor.name, constant_item(self, array, tensor.name))
             except UnsupportedError as error:
                 self._note(error)
                 self.define(tensor.name, UNREAD)
@@ -160,6 +171,10 @@ class Scope:
     @property
     def dequantized(self) -> dict[Value, Dequantized]:
         return self.model.dequantized
+
+    @property
+    def strings(self) -> ModelStrings:
+        return self.model.strings
 
     def choice(self, label: str) -> bool | None:
         return self.model.choices.get(label)
@@ -199,7 +214,9 @@ class Scope:
         except _MALFORMED as error:
             raise CompileError(f"{label}: cannot be read ({error!r})") from error
         outputs = (
-            [result] if result is None or isinstance(result, (Value, SequenceItem)) else result
+            [result]
+            if result is None or isinstance(result, (Value, TextItem, SequenceItem))
+            else result
         )
         if len(outputs) < len(node.output):
             raise CompileError(f"{label}: gives {len(outputs)} outputs, not {len(node.output)}")
@@ -227,6 +244,8 @@ class Scope:
                 attributes, schema.record if schema else None, self.model.array, label
             )
             context = NodeContext(self.builder, self, node, label, opset, items, values)
+            if any(isinstance(item, TextItem) for item in items):
+                return on_strings(context, domain, rule)
             return rule(context)
         body = None
         if schema is not None:
@@ -286,6 +305,13 @@ class Scope:
         for graph in subgraphs(node):
             for inner in graph.node:
                 self._note_unknown(inner)
+
+
+def constant_item(scope: Scope, array: Array, name: str) -> Item:
+    """A weight of the model, which may be one of strings."""
+    if array.dtype == object:
+        return TextItem(scope.builder.constant(scope.strings.array(array), name))
+    return scope.builder.constant(array, name)
 
 
 def _domain(node: onnx.NodeProto) -> str:

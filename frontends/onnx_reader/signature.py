@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 import onnx
 
 from bessemer.compiler.errors import CompileError, UnsupportedError
-from bessemer.compiler.ir.dims import Size, symbol
-from bessemer.compiler.ir.types import Array, TensorType
+from bessemer.compiler.ir.dims import Size, rename, symbol, symbol_names
+from bessemer.compiler.ir.types import Array, TensorType, i32
 from bessemer.frontends.onnx_reader import limits
 from bessemer.frontends.onnx_reader.structure import check_name
 from bessemer.frontends.onnx_reader.tensors import dtype_of_code
@@ -45,12 +45,14 @@ class DimensionNames:
             return self.fixed[original]
         if name in self.fixed:
             return self.fixed[name]
-        while name in self.merged:
-            size = self.merged[name]
-            if isinstance(size, int):
-                return size
-            name = str(size)
-        return symbol(name)
+        return self._settled(name)
+
+    def _settled(self, name: str) -> Size:
+        """What one of our names stands for, all that is known put in."""
+        if name not in self.merged:
+            return symbol(name)
+        size = self.merged[name]
+        return rename(size, {leaf: self._settled(leaf) for leaf in symbol_names(size)})
 
     def _identifier(self, original: str) -> str:
         name = re.sub(r"[^A-Za-z0-9]+", "_", original).strip("_") or "dim"
@@ -77,7 +79,7 @@ class DimensionNames:
 
 
 def input_type(value: onnx.ValueInfoProto, names: DimensionNames) -> TensorType:
-    """The type of a graph input; raises where it is no tensor or has no shape."""
+    """The type of a graph input, i32 for strings; raises where it is no tensor or has no shape."""
     where = f"input '{value.name}'"
     kind = value.type.WhichOneof("value")
     if kind is None:
@@ -86,7 +88,8 @@ def input_type(value: onnx.ValueInfoProto, names: DimensionNames) -> TensorType:
         word = kind.removesuffix("_type").replace("_", " ")
         raise UnsupportedError(f"{where}: is a {word}", [f"{where}: is a {word}, not a tensor"])
     tensor = value.type.tensor_type
-    dtype = dtype_of_code(tensor.elem_type, where)
+    is_text = tensor.elem_type == onnx.TensorProto.STRING
+    dtype = i32 if is_text else dtype_of_code(tensor.elem_type, where)
     if not tensor.HasField("shape"):
         raise CompileError(
             f"{where}: has no shape, not even a number of dimensions; write its shape into the"

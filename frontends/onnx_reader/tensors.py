@@ -74,7 +74,10 @@ def dtype_of_code(code: int, where: str) -> DType:
 
 
 def array_of(tensor: onnx.TensorProto, files: ExternalFiles, where: str) -> Array:
-    """The elements, read-only; raises CompileError where type, shape and bytes disagree."""
+    """The elements, read-only, of strings as objects; raises CompileError where type, shape and
+    bytes disagree."""
+    if tensor.data_type == TensorProto.STRING:
+        return _texts(tensor, where)
     dtype = dtype_of_code(tensor.data_type, where)
     shape = _shape(tensor, dtype, where)
     count = math.prod(shape)
@@ -90,6 +93,22 @@ def array_of(tensor: onnx.TensorProto, files: ExternalFiles, where: str) -> Arra
         result = _from_raw(tensor.raw_data, dtype, count, where)
     else:
         result = _from_field(tensor, dtype, typed, count, where)
+    result = result.reshape(shape)
+    result.flags.writeable = False
+    return result
+
+
+def _texts(tensor: onnx.TensorProto, where: str) -> Array:
+    shape = _shape(tensor, types.i32, where)
+    if len(tensor.string_data) != math.prod(shape):
+        raise CompileError(
+            f"{where}: has {len(tensor.string_data)} strings, its shape needs {math.prod(shape)}"
+        )
+    result = np.empty(len(tensor.string_data), object)
+    try:
+        result[:] = [text.decode() for text in tensor.string_data]
+    except UnicodeDecodeError as error:
+        raise CompileError(f"{where}: holds a string that is not UTF-8: {error}") from None
     result = result.reshape(shape)
     result.flags.writeable = False
     return result

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.types import i64
 from bessemer.frontends.onnx_writer.emitter import Emitter
+from bessemer.frontends.onnx_writer.model_parts import unsupported
 from bessemer.frontends.onnx_writer.registry import rule
 
 
@@ -23,6 +26,25 @@ def _as_i64(emitter: Emitter, indices: Value) -> str:
 @rule("gather")
 def write_gather(emitter: Emitter, node: Node) -> None:
     _plain("Gather", emitter, node, axis=node.attributes["axis"])
+
+
+@rule("windows")
+def write_windows(emitter: Emitter, node: Node) -> None:
+    """A gather; of sizes that are numbers."""
+    given = node.attributes
+    if not node.output.type.is_static or not isinstance(given["start"], int):
+        raise unsupported(node, "ONNX wants windows of known sizes")
+    extent = node.inputs[0].type.shape[given["axis"]]
+    places = np.arange(extent)
+    shown = {**given, "axis": 0}
+    array = node.operator.compute((places,), shown)[0]
+    name = emitter.one(
+        "Gather",
+        emitter.name_of(node.inputs[0]),
+        emitter.constant(np.asarray(array, np.int64)),
+        axis=given["axis"],
+    )
+    emitter.store(node.output, name)
 
 
 @rule("gather_elements")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from pathlib import Path
 
 import onnx
@@ -27,6 +25,7 @@ from bessemer.frontends.onnx_writer.model_parts import ModelParts, type_info
 from bessemer.frontends.onnx_writer.names import names_read, rename, without_unused
 from bessemer.frontends.onnx_writer.storage import plain
 from bessemer.frontends.onnx_writer.walk import write_nodes
+from bessemer.runtime.whole_file import folder_beside
 
 OPSET = 20
 ML_OPSET = 3
@@ -41,6 +40,8 @@ def write_onnx(graph: Graph, path: str | Path | None = None) -> onnx.ModelProto:
     2 GiB or more go to a file beside it, with `.data` behind its name.
     Raises UnsupportedError, with every node concerned, for what ONNX has no operators for.
     """
+    if graph.strings is not None:
+        raise UnsupportedError(f"{graph.name} takes or gives strings: such models are not written.")
     parts = ModelParts(names={value.name for value in graph.inputs} | set(graph.output_names))
     emitter = Emitter(graph, parts)
     for value in graph.inputs:
@@ -116,19 +117,14 @@ def _own_names(parts: ModelParts, used: set[str]) -> dict[str, str]:
 
 
 def _save(model: onnx.ModelProto, path: Path) -> None:
-    try:
-        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    except OSError as error:
-        raise CompileError(f"Cannot write {path}: {error.strerror}") from None
     data = f"{path.name}.data"
     try:
-        if model.ByteSize() > LARGEST_FILE:
-            external_data_helper.convert_model_to_external_data(model, location=data)
-        onnx.save_model(model, folder / path.name)
-        for name in (data, path.name):
-            if (folder / name).exists():
-                (folder / name).replace(path.with_name(name))
+        with folder_beside(path) as folder:
+            if model.ByteSize() > LARGEST_FILE:
+                external_data_helper.convert_model_to_external_data(model, location=data)
+            onnx.save_model(model, folder / path.name)
+            for name in (data, path.name):
+                if (folder / name).exists():
+                    (folder / name).replace(path.with_name(name))
     except OSError as error:
         raise CompileError(f"Cannot write {path}: {error.strerror}") from None
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,10 +11,11 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
+from bessemer.compiler.codegen.library_parts import SAFETENSORS
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.types import Array
+from bessemer.runtime.whole_file import whole_file
 
 _KEY = "bessemer"
 FORMAT = 1
@@ -44,15 +44,27 @@ def write_parameters(path: Path, arrays: Mapping[str, Array]) -> None:
 
 
 def _write_whole(path: Path, arrays: Mapping[str, Array], facts: dict[str, str] | None) -> None:
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    rows = [(name, SAFETENSORS[array.dtype.name], array) for name, array in arrays.items()]
+    rows.sort(key=lambda row: (-row[2].itemsize, row[0]))
     try:
-        save_file({name: np.ascontiguousarray(a) for name, a in arrays.items()}, part,
-                  metadata=facts)  # fmt: skip
-        with part.open("rb") as written:
-            os.fsync(written.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+        with whole_file(path) as part, part.open("wb") as file:
+            file.write(_header(rows, facts))
+            for _, _, array in rows:
+                file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    except OSError as error:
+        raise CompileError(f"Cannot write {path}: {error.strerror or error}") from None
+
+
+def _header(rows: Sequence[tuple[str, str, Array]], facts: Mapping[str, str] | None) -> bytes:
+    """The length of what says which array lies where, and that."""
+    header: dict[str, Any] = {"__metadata__": facts} if facts else {}
+    end = 0
+    for name, kind, array in rows:
+        place = [end, end := end + array.nbytes]
+        header[name] = {"dtype": kind, "shape": list(array.shape), "data_offsets": place}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text
 
 
 def checkpoint_start(arrays: Sequence[tuple[str, str, Array]], facts: Facts) -> tuple[bytes, bytes]:
@@ -62,15 +74,8 @@ def checkpoint_start(arrays: Sequence[tuple[str, str, Array]], facts: Facts) -> 
     Arrays are (name, element type as safetensors calls it, contents), the widest elements first.
     """
     told = json.dumps({"format": FORMAT, "steps": _HOLE, **facts})
-    header: dict[str, Any] = {"__metadata__": {_KEY: told}}
-    end = 0
-    for name, kind, array in arrays:
-        place = [end, end := end + array.nbytes]
-        header[name] = {"dtype": kind, "shape": list(array.shape), "data_offsets": place}
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    before, after = text.split(str(_HOLE).encode())
-    return struct.pack("<Q", len(text)) + before, after
+    before, after = _header(arrays, {_KEY: told}).split(str(_HOLE).encode())
+    return before, after
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

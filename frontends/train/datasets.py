@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -19,10 +20,12 @@ def read_data(path: Path) -> dict[str, Array]:
     """The arrays of an .npz file by name. Raises CompileError where it is none."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            if isinstance(file, np.ndarray):
-                raise CompileError(f"{path} holds one array without a name; write an .npz file.")
             return {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError) as error:
+    except TypeError:
+        raise CompileError(
+            f"{path} holds one array without a name; write an .npz file, by np.savez."
+        ) from None
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise CompileError(f"{path}: cannot be read as an .npz file of arrays: {error}") from None
 
 

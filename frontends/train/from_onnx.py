@@ -76,6 +76,8 @@ def network_from_onnx(
     """
     loaded = load_model(source)
     graph = read_onnx(loaded.proto if loaded.folder is None else source, dims=dims or {})
+    if graph.strings is not None:
+        raise CompileError(f"{loaded.label} takes or gives strings, which cannot be learnt from.")
     if not graph.inputs:
         raise CompileError(f"{loaded.label} has no inputs, so there is nothing to learn from.")
     known = {

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from bessemer.compiler.driver import passes_of
-from bessemer.compiler.fit_memory import fit_memory
+from bessemer.compiler.fit_memory import TYPICAL, fit_memory
 from bessemer.compiler.ir.evaluate import evaluate_named
 from bessemer.compiler.ir.graph import Graph, Value
 from bessemer.compiler.ir.types import Array
 from bessemer.compiler.options import Options
+from bessemer.compiler.pass_order import passes_of
 from bessemer.compiler.targets.choose import host_target
 
 
@@ -52,7 +52,8 @@ class MemoryPlan:
 
 
 def memory_plan(graph: Graph, sizes: Mapping[str, int], memory: int = 0) -> MemoryPlan:
-    """The plan of a step's graph for a budget (0: none), with numbers for its symbols.
+    """The plan of a step's graph for a budget (0: none), with numbers for its symbols; sizes that
+    the data decides are taken for TYPICAL.
 
     Raises CompileError where the budget is too small.
     """
@@ -64,6 +65,7 @@ def memory_plan(graph: Graph, sizes: Mapping[str, int], memory: int = 0) -> Memo
         graph = step(graph)
     found = fit_memory(graph, options, target)
     choice, plan = found.choice, found.plan
+    sizes = {name: sizes.get(name, TYPICAL) for name in found.program.symbols}
     own = {start.inputs[place] for _, place in start.updates}
     names = [value.name for value in own]
     state = [value for value in start.inputs if value.name in names]

@@ -12,6 +12,7 @@ from bessemer.frontends.train.diagnostics import Sweep
 from bessemer.frontends.train.history import History
 from bessemer.frontends.train.search import Trial
 from bessemer.frontends.train.statistics import Statistics
+from bessemer.runtime.whole_file import whole_file
 
 
 def _figure(title: str, across: str, up: str) -> tuple[Any, Any]:
@@ -29,14 +30,11 @@ def _figure(title: str, across: str, up: str) -> tuple[Any, Any]:
 
 def _save(figure: Any, path: Path) -> None:
     """The file appears whole or not at all."""
-    part = path.with_name(f".{path.stem}.part{path.suffix}")
     try:
-        figure.savefig(part, dpi=120)
-        part.replace(path)
+        with whole_file(path) as part:
+            figure.savefig(part, dpi=120, format=path.suffix.removeprefix(".") or None)
     except ValueError as error:
         raise CompileError(f"{path}: {error}") from None
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def draw_history(history: History, path: Path, name: str = "loss") -> None:

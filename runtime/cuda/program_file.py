@@ -29,6 +29,7 @@ from bessemer.runtime.cuda.driver import DeviceError
 from bessemer.runtime.cuda.plain_data import from_plain, to_plain
 from bessemer.runtime.cuda.program_check import check_program
 from bessemer.runtime.errors import ArtifactError
+from bessemer.runtime.whole_file import whole_file
 
 MAGIC = b"BESSEMER GPU\r\n\x1a\n"
 FORMAT = 1
@@ -145,12 +146,8 @@ def _place_in(path: Path) -> tuple[int, int] | None:
 
 def write_forms(forms: Sequence[Form], path: Path) -> None:
     """Writes the file, whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    try:
+    with whole_file(path) as part:
         part.write_bytes(pack_forms(forms))
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def read_forms(path: Path) -> tuple[Form, ...]:

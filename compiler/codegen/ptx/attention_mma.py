@@ -21,21 +21,20 @@ from functools import cached_property
 from bessemer.compiler.codegen.arithmetic import compare
 from bessemer.compiler.codegen.control_flow import Range, branch, counted_loop, while_loop
 from bessemer.compiler.codegen.cpu import emit_store
-from bessemer.compiler.codegen.expressions import indices
 from bessemer.compiler.codegen.ptx import shared_memory
 from bessemer.compiler.codegen.ptx.attention_rows import HALVES, AttentionRows
 from bessemer.compiler.codegen.ptx.bfloat16_parts import split_pair
 from bessemer.compiler.codegen.ptx.device_state import DeviceState
+from bessemer.compiler.codegen.ptx.emitter import Emitter
 from bessemer.compiler.codegen.ptx.gemm_mma import MmaProducts
 from bessemer.compiler.codegen.ptx.gemm_mma_split import PairedProducts, SplitMmaProducts
 from bessemer.compiler.codegen.ptx.shared_memory import Layout
 from bessemer.compiler.codegen.ptx.tile_copies import TileCopy, chunk_elements, direction_of
 from bessemer.compiler.codegen.ptx.tile_epilogue import Epilogue, slabs_bytes
 from bessemer.compiler.codegen.ptx.tile_products import Threads
-from bessemer.compiler.codegen.ptx.words import Word, Words, vector_of, wide
+from bessemer.compiler.codegen.ptx.words import Word, vector_of, wide
 from bessemer.compiler.codegen.state import number
 from bessemer.compiler.codegen.values import Value, literal
-from bessemer.compiler.codegen.writer import Writer
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.loops import Attend, Contract
@@ -80,19 +79,11 @@ def emit(state: DeviceState, attend: Attend) -> int:
 
 
 @dataclass(frozen=True)
-class AttentionBlock:
+class AttentionBlock(Emitter):
     """The rows of a block."""
 
     state: DeviceState
     attend: Attend
-
-    @property
-    def words(self) -> Words:
-        return Words(self.state.writer)
-
-    @property
-    def writer(self) -> Writer:
-        return self.state.writer
 
     @cached_property
     def threads(self) -> Threads:
@@ -193,15 +184,12 @@ class AttentionBlock:
             chunk_elements(operand, (begin, 0)),
             self.threads.thread,
             threads_of(self.attend),
-            words.resized(self._size(begin)),
-            words.resized(self._size(extent)),
-            tuple(self._size(index) for index in self.attend.batch),
-            words.resized(self._size(depth_end)),
+            words.resized(self.size(begin)),
+            words.resized(self.size(extent)),
+            tuple(self.size(index) for index in self.attend.batch),
+            words.resized(self.size(depth_end)),
             True,
         )
-
-    def _size(self, size: Size) -> Word:
-        return size if isinstance(size, int) else indices(self.state).scalar(size)
 
     # The block's way over the keys
 
@@ -213,7 +201,7 @@ class AttentionBlock:
         self._fetch(keys, values, 0, 0)
         self._call("cp.async.commit.group()")
         self.rows.clear()
-        count = words.resized(self._size(self.attend.key.extent or 0))
+        count = words.resized(self.size(self.attend.key.extent or 0))
         tiles = words.div(words.add(count, self.keys - 1), self.keys)
 
         def step(at: Word) -> None:
@@ -246,7 +234,7 @@ class AttentionBlock:
         row."""
         words, state, w = self.words, self.state, self.writer
         state.locals[_TILE] = literal(0, i32)
-        seen = words.resized(self._size(dims.ceildiv(key_end, self.keys)))
+        seen = words.resized(self.size(dims.ceildiv(key_end, self.keys)))
         state.locals[_END] = words.value(seen)
 
         def more() -> Value:
@@ -326,7 +314,7 @@ class AttentionBlock:
             self.state, self.results.contract, slab, slab_at, self.threads.lane, emit_store
         )
         self.results.put(0, slab_at)
-        row = long.add(self._size(self.attend.row_begin), long.resized(self.threads.warp_row))
+        row = long.add(self.size(self.attend.row_begin), long.resized(self.threads.warp_row))
         epilogue.run(row, 1, 0)
 
 

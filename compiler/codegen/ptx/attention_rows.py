@@ -13,17 +13,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from bessemer.compiler.codegen.arithmetic import binary, compare, intrinsic, select
-from bessemer.compiler.codegen.expressions import evaluate, first_lanes, indices
+from bessemer.compiler.codegen.expressions import evaluate, first_lanes
 from bessemer.compiler.codegen.lanes import extract, splat
 from bessemer.compiler.codegen.ptx.device_state import DeviceState
+from bessemer.compiler.codegen.ptx.emitter import Emitter
 from bessemer.compiler.codegen.ptx.gemm_mma import MmaProducts
 from bessemer.compiler.codegen.ptx.tile_products import Threads
-from bessemer.compiler.codegen.ptx.words import Word, Words, vector_of, wide
+from bessemer.compiler.codegen.ptx.words import Word, vector_of, wide
 from bessemer.compiler.codegen.state import Vectors
 from bessemer.compiler.codegen.values import Value, literal
-from bessemer.compiler.codegen.writer import Writer
-from bessemer.compiler.ir import expr
-from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir import expr, walk_expr
 from bessemer.compiler.ir.expr import Expression
 from bessemer.compiler.ir.loops import LOWEST_SCORE, Attend
 from bessemer.compiler.ir.types import boolean, f32, i32
@@ -36,7 +35,7 @@ HALVES = range(2)
 
 
 @dataclass(frozen=True)
-class AttentionRows:
+class AttentionRows(Emitter):
     """The rows of a lane; `scores` and `results` are the sums of both products."""
 
     state: DeviceState
@@ -44,14 +43,6 @@ class AttentionRows:
     threads: Threads
     scores: MmaProducts
     results: MmaProducts
-
-    @property
-    def words(self) -> Words:
-        return Words(self.state.writer)
-
-    @property
-    def writer(self) -> Writer:
-        return self.state.writer
 
     @property
     def is_narrow(self) -> bool:
@@ -70,9 +61,6 @@ class AttentionRows:
         for half in HALVES:
             self.state.locals[self._largest(half)] = literal(-math.inf, f32)
             self.state.locals[self._sum(half)] = literal(0.0, f32)
-
-    def _size(self, size: Size) -> Word:
-        return size if isinstance(size, int) else indices(self.state).scalar(size)
 
     def _largest(self, half: int) -> str:
         return f"{self.attend.scores}.largest.{half}"
@@ -126,7 +114,7 @@ class AttentionRows:
         ragged = not (isinstance(count, int) and count % attend.tile.depth == 0)
         mask = None
         if ragged:
-            left = long.value(long.sub(self._size(count), key))
+            left = long.value(long.sub(self.size(count), key))
             mask = self._first_of_pair(left)
         state.indices[attend.row] = self._row(half)
         reads = ragged and _loads(attend.score)
@@ -152,11 +140,11 @@ class AttentionRows:
         """The row, the last one where there is none: what it reads must be there."""
         words, long = self.words, wide(self.writer)
         own = words.add(self.threads.warp_row, words.div(self.threads.lane, 4))
-        row = long.add(self._size(self.attend.row_begin), long.resized(words.add(own, 8 * half)))
+        row = long.add(self.size(self.attend.row_begin), long.resized(words.add(own, 8 * half)))
         extent = self.attend.row.extent or 0
         if isinstance(extent, int) and extent % self.attend.tile.rows == 0:
             return row
-        last = long.value(long.sub(self._size(extent), 1))
+        last = long.value(long.sub(self.size(extent), 1))
         return intrinsic(self.writer, "smin", long.value(row), last)
 
     def _weighted(self, scores: list[list[Value]], half: int) -> list[list[Value]]:
@@ -214,4 +202,4 @@ def _loads(score: Expression) -> bool:
     """Whether an expression reads memory."""
     if isinstance(score, expr.Load):
         return True
-    return any(_loads(child) for child in expr.children(score))
+    return any(_loads(child) for child in walk_expr.children(score))

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from bessemer.compiler.ir import dims, expr, loops
+from bessemer.compiler.ir import dims, expr, loops, walk_expr, walk_loops
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import Expression, Load
 from bessemer.compiler.ir.loops import Block, Statement
@@ -97,10 +97,10 @@ class _Inserter:
         """All that a statement and its blocks read and write."""
         reads: set[str] = set()
         writes: set[str] = set()
-        for inner in loops.walk((statement,)):
-            for expression in loops.expressions(inner):
+        for inner in walk_loops.walk((statement,)):
+            for expression in walk_loops.expressions(inner):
                 reads |= loaded_buffers(expression)
-            for size in loops.sizes(inner):
+            for size in walk_loops.sizes(inner):
                 reads |= _loaded_by(size)
             if isinstance(inner, loops.Store):
                 writes.add(inner.buffer.name)
@@ -119,7 +119,7 @@ def loaded_buffers(expression: Expression) -> set[str]:
         seen.add(node)
         if isinstance(node, Load):
             found.add(node.buffer.name)
-        waiting.extend(expr.children(node))
+        waiting.extend(walk_expr.children(node))
     return found
 
 

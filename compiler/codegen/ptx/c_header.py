@@ -66,7 +66,7 @@ extern "C" {
 $macros
 
 typedef enum {
-$device_statuses
+$statuses
 } ${prefix}_status;
 
 typedef enum {
@@ -130,10 +130,4 @@ const char *${prefix}_metadata(void); /* all of this as JSON */
 
 def device_header(signature: Signature, levels: str) -> str:
     """The header; `levels` names what the library has code for."""
-    rows = list(DeviceStatus)
-    statuses = "\n".join(
-        f"  {signature.prefix}_{one.name} = {int(one)}{',' if one is not rows[-1] else ''} "
-        f"/* {STATUS_TEXTS[one]} */"
-        for one in rows
-    )
-    return filled_header(_TEXT, signature, "", levels=levels, device_statuses=statuses)
+    return filled_header(_TEXT, signature, "", statuses=STATUS_TEXTS.items(), levels=levels)

@@ -11,14 +11,12 @@ from dataclasses import dataclass
 from bessemer.compiler.codegen.arithmetic import compare, intrinsic
 from bessemer.compiler.codegen.control_flow import Range, branch, counted_loop
 from bessemer.compiler.codegen.conversions import from_memory, memory_kind
-from bessemer.compiler.codegen.expressions import indices
 from bessemer.compiler.codegen.lanes import extract
 from bessemer.compiler.codegen.ptx.bfloat16_parts import PARTS
+from bessemer.compiler.codegen.ptx.emitter import Emitter
 from bessemer.compiler.codegen.ptx.words import Truth, Word, Words, vector_of, wide
-from bessemer.compiler.codegen.state import KernelState
 from bessemer.compiler.codegen.values import Value, literal, type_text
 from bessemer.compiler.ir import dims
-from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.loops import Contract
 from bessemer.compiler.ir.operands import Axis, Operand
 from bessemer.compiler.ir.types import boolean, f32
@@ -27,10 +25,9 @@ _TOTAL = "exact.{}"
 
 
 @dataclass(frozen=True)
-class ExactSums:
+class ExactSums(Emitter):
     """The sums of a contraction of float32 numbers; all numbers are of 64 bits."""
 
-    state: KernelState
     contract: Contract
 
     @property
@@ -57,7 +54,7 @@ class ExactSums:
         for name in names:
             state.locals[name] = literal(0.0, f32)
         end = dims.minimum(contract.depth_end, contract.left.depth_extent)
-        over = Range(words.value(self._size(contract.depth_begin)), words.value(self._size(end)))
+        over = Range(words.value(self.size(contract.depth_begin)), words.value(self.size(end)))
 
         def step(k: Value) -> None:
             a = self._element(contract.left, row, k)
@@ -71,24 +68,24 @@ class ExactSums:
         """An element, 0 outside of the windows."""
         w, words = self.state.writer, self.words
         at, below = self._unravel(outer, operand.outer), self._unravel(depth, operand.depth)
-        batch = [self._size(index) for index in self.contract.batch]
-        offset = self._size(operand.base)
+        batch = [self.size(index) for index in self.contract.batch]
+        offset = self.size(operand.base)
         pairs = zip(
             (*at, *below, *batch), (*operand.outer, *operand.depth, *operand.batch), strict=True
         )
         for index, axis in pairs:
-            offset = words.add(offset, words.mul(index, self._size(axis.stride)))
+            offset = words.add(offset, words.mul(index, self.size(axis.stride)))
         inside: Truth = True
         for one in operand.windows:
             position = words.add(
                 words.add(words.mul(at[one.outer], one.step), -one.low),
                 words.mul(below[one.depth], one.dilation),
             )
-            inside = words.both(inside, words.below(position, self._size(one.extent)))
+            inside = words.both(inside, words.below(position, self.size(one.extent)))
         offset = words.choose(inside, offset, 0)
         # Smallest parts first: so nothing is rounded, and the largest numbers do not overflow.
         last = PARTS - 1 if operand.parts != 0 else 0
-        step = self._size(operand.parts)
+        step = self.size(operand.parts)
         total = self._load(operand, words.add(offset, words.mul(step, last)))
         for part in reversed(range(last)):
             further = words.add(offset, words.mul(step, part))
@@ -111,10 +108,7 @@ class ExactSums:
     def _unravel(self, index: Word, axes: tuple[Axis, ...]) -> list[Word]:
         words, found = self.words, list[Word]()
         for axis in reversed(axes[1:]):
-            extent = self._size(axis.extent)
+            extent = self.size(axis.extent)
             found.insert(0, words.rem(index, extent))
             index = words.div(index, extent)
         return [index, *found] if axes else []
-
-    def _size(self, size: Size) -> Word:
-        return size if isinstance(size, int) else indices(self.state).scalar(size)

@@ -14,7 +14,7 @@ from bessemer.compiler.codegen.ptx.shared_memory import CHUNK, Layout
 from bessemer.compiler.codegen.ptx.tile_copies import Direction
 from bessemer.compiler.codegen.ptx.tile_epilogue import Slab, slab_of
 from bessemer.compiler.codegen.ptx.tile_products import Part, Pass
-from bessemer.compiler.codegen.ptx.words import Word, Words, vector_of
+from bessemer.compiler.codegen.ptx.words import Word, vector_of
 from bessemer.compiler.codegen.values import Value, literal
 from bessemer.compiler.ir.operands import Operand
 from bessemer.compiler.ir.types import bf16, boolean, f32, i32
@@ -28,10 +28,6 @@ _SUMS = "{float, float, float, float}"
 @dataclass(frozen=True)
 class MmaProducts(Part):
     """The sums of one warp."""
-
-    @property
-    def words(self) -> Words:
-        return Words(self.state.writer)
 
     @property
     def bytes(self) -> int:

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bessemer.compiler.codegen.control_flow import Range, counted_loop
-from bessemer.compiler.codegen.expressions import indices
 from bessemer.compiler.codegen.ptx import shared_memory
 from bessemer.compiler.codegen.ptx.device_state import DeviceState
+from bessemer.compiler.codegen.ptx.emitter import Emitter, size_word
 from bessemer.compiler.codegen.ptx.gemm_mma import MmaProducts
 from bessemer.compiler.codegen.ptx.gemm_mma_split import SplitMmaProducts
 from bessemer.compiler.codegen.ptx.gemm_simt import SimtProducts
@@ -28,7 +28,6 @@ from bessemer.compiler.codegen.ptx.tile_products import Products, Threads
 from bessemer.compiler.codegen.ptx.words import Word, Words, wide
 from bessemer.compiler.codegen.state import number
 from bessemer.compiler.codegen.values import Value
-from bessemer.compiler.codegen.writer import Writer
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.loops import Contract
@@ -82,15 +81,11 @@ def _extents(state: DeviceState, contract: Contract) -> tuple[Word, Word]:
     if end != whole:
         end = dims.minimum(end, whole)
     words = Words(state.writer)
-    return words.resized(_size(state, begin)), words.resized(_size(state, end))
-
-
-def _size(state: DeviceState, size: Size) -> Word:
-    return size if isinstance(size, int) else indices(state).scalar(size)
+    return words.resized(size_word(state, begin)), words.resized(size_word(state, end))
 
 
 @dataclass(frozen=True)
-class _Block:
+class _Block(Emitter):
     """One block's tile, from depth `begin` to `end`."""
 
     state: DeviceState
@@ -99,14 +94,6 @@ class _Block:
     products: Products
     begin: Word
     end: Word
-
-    @property
-    def words(self) -> Words:
-        return Words(self.state.writer)
-
-    @property
-    def writer(self) -> Writer:
-        return self.state.writer
 
     @property
     def sizes(self) -> tuple[int, int]:
@@ -188,9 +175,9 @@ class _Block:
             chunk_elements(operand, begins),
             self.threads.thread,
             threads_of(self.contract),
-            words.resized(_size(state, begins[0])),
-            words.resized(_size(state, extent)),
-            tuple(_size(state, index) for index in self.contract.batch),
+            words.resized(self.size(begins[0])),
+            words.resized(self.size(extent)),
+            tuple(self.size(index) for index in self.contract.batch),
             self.end,
             state.device.has_async_copy,
         )
@@ -230,7 +217,7 @@ class _Block:
         slab_at = words.mul(warp, slab.size)
         epilogue = Epilogue(self.state, self.contract, slab, slab_at, self.threads.lane, emit_store)
         row, column = (
-            long.add(_size(self.state, begin), long.resized(part))
+            long.add(self.size(begin), long.resized(part))
             for begin, part in (
                 (self.contract.row_begin, self.threads.warp_row),
                 (self.contract.column_begin, self.threads.warp_column),

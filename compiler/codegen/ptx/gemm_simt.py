@@ -18,7 +18,7 @@ from bessemer.compiler.codegen.ptx.shared_memory import CHUNK, Layout
 from bessemer.compiler.codegen.ptx.tile_copies import Direction
 from bessemer.compiler.codegen.ptx.tile_epilogue import Slab, slab_of
 from bessemer.compiler.codegen.ptx.tile_products import Part, Pass
-from bessemer.compiler.codegen.ptx.words import Word, Words, vector_of
+from bessemer.compiler.codegen.ptx.words import Word, vector_of
 from bessemer.compiler.codegen.values import Value, literal, register_type
 from bessemer.compiler.ir.operands import Operand, Tile
 from bessemer.compiler.ir.types import DType
@@ -48,10 +48,6 @@ def thread_sums(tile: Tile) -> tuple[int, int]:
 @dataclass(frozen=True)
 class SimtProducts(Part):
     """The sums of one thread."""
-
-    @property
-    def words(self) -> Words:
-        return Words(self.state.writer)
 
     @property
     def kind(self) -> DType:

@@ -21,20 +21,19 @@ from functools import cached_property
 from bessemer.compiler.codegen.arithmetic import compare
 from bessemer.compiler.codegen.control_flow import Range, branch, counted_loop
 from bessemer.compiler.codegen.cpu import emit_store
-from bessemer.compiler.codegen.expressions import indices
 from bessemer.compiler.codegen.ptx import barrier_words, shared_memory
 from bessemer.compiler.codegen.ptx.bfloat16_parts import PARTS
 from bessemer.compiler.codegen.ptx.device_state import DeviceState
+from bessemer.compiler.codegen.ptx.emitter import Emitter
 from bessemer.compiler.codegen.ptx.kernel import begin, finish
 from bessemer.compiler.codegen.ptx.kernel_code import DeviceCode
 from bessemer.compiler.codegen.ptx.tensor_maps import BoxCopy, box_copies
 from bessemer.compiler.codegen.ptx.tile_epilogue import Epilogue, Slab, slab_of
 from bessemer.compiler.codegen.ptx.warpgroup_products import ROWS, WarpgroupProducts
 from bessemer.compiler.codegen.ptx.warpgroup_split import SplitWarpgroupProducts
-from bessemer.compiler.codegen.ptx.words import Word, Words, wide
+from bessemer.compiler.codegen.ptx.words import Word, wide
 from bessemer.compiler.codegen.state import number
 from bessemer.compiler.codegen.values import Value, literal
-from bessemer.compiler.codegen.writer import Writer
 from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.boxes import BOX_BYTES, depth_steps
@@ -88,18 +87,10 @@ class _Tile:
 
 
 @dataclass(frozen=True)
-class _Kernel:
+class _Kernel(Emitter):
     state: DeviceState
     loop: For
     contract: Contract
-
-    @property
-    def words(self) -> Words:
-        return Words(self.state.writer)
-
-    @property
-    def writer(self) -> Writer:
-        return self.state.writer
 
     @property
     def stages(self) -> int:
@@ -189,7 +180,7 @@ class _Kernel:
         """Runs the body for every tile of this block."""
         state, long = self.state, wide(self.writer)
         block, blocks = (long.resized(state.register(name)) for name in ("ctaid.x", "nctaid.x"))
-        left = long.sub(self._size(self.loop.extent), block)
+        left = long.sub(self.size(self.loop.extent), block)
         count = long.div(long.add(left, long.sub(blocks, 1)), blocks)
 
         def tile(position: Value) -> None:
@@ -215,15 +206,12 @@ class _Kernel:
             first = begin // contract.tile.depth
             steps = dims.ceildiv(end, contract.tile.depth) - first
         return _Tile(
-            self._size(contract.row_begin),
-            self._size(contract.column_begin),
-            tuple(self._size(index) for index in contract.batch),
-            words.resized(self._size(first)),
-            words.resized(self._size(steps)),
+            self.size(contract.row_begin),
+            self.size(contract.column_begin),
+            tuple(self.size(index) for index in contract.batch),
+            words.resized(self.size(first)),
+            words.resized(self.size(steps)),
         )
-
-    def _size(self, size: Size) -> Word:
-        return size if isinstance(size, int) else indices(self.state).scalar(size)
 
     def _stage(self, done: Word, step: Word) -> tuple[Word, Word, Word]:
         """The stage of a step, its number among all, and how often the stage has been used,

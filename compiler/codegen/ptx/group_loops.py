@@ -26,7 +26,7 @@ from bessemer.compiler.codegen.values import Value, literal
 from bessemer.compiler.codegen.vector_loops import reductions_of
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
-from bessemer.compiler.ir.expr import REDUCTIONS
+from bessemer.compiler.ir.functions import REDUCTIONS
 from bessemer.compiler.ir.loops import Block, For
 from bessemer.compiler.ir.types import i64
 

@@ -28,7 +28,7 @@ from bessemer.compiler.codegen.ptx.local_arrays import kept_arrays
 from bessemer.compiler.codegen.state import number
 from bessemer.compiler.codegen.values import Pointer, Value, literal
 from bessemer.compiler.errors import InternalError
-from bessemer.compiler.ir import loops
+from bessemer.compiler.ir import loops, walk_loops
 from bessemer.compiler.ir.device import Mapping
 from bessemer.compiler.ir.loops import Block, For, Kernel, Statement
 from bessemer.compiler.ir.types import i32, i64
@@ -64,7 +64,7 @@ def finish(
 ) -> DeviceCode:
     """The kernel that has been written, with its head; see DeviceCode for the parameters."""
     kernel, mapping = state.kernel, state.mapping
-    sets = {s.symbol for s in loops.walk(kernel.body) if isinstance(s, loops.SetDim)}
+    sets = {s.symbol for s in walk_loops.walk(kernel.body) if isinstance(s, loops.SetDim)}
     parameters = [
         f"ptr noalias {'' if b.name in state.written else 'readonly '}align 16 %b{position}"
         for position, b in enumerate(kernel.buffers)
@@ -169,7 +169,7 @@ def _special(state: DeviceState, statement: Statement) -> bool:
 def _vector_loop(state: DeviceState, loop: For) -> None:
     assigned = assigned_locals(loop.body)
     carried = [name for name in sorted(assigned) if name in state.locals]
-    stored = {s.buffer.name for s in loops.walk(loop.body) if isinstance(s, loops.Store)}
+    stored = {s.buffer.name for s in walk_loops.walk(loop.body) if isinstance(s, loops.Store)}
     registers = [
         state.kept_name(name, slot)
         for name in sorted(stored & state.kept.keys())

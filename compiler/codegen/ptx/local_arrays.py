@@ -12,11 +12,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from bessemer.compiler.ir import dims, loops
+from bessemer.compiler.ir import dims, loops, walk_loops
 from bessemer.compiler.ir.device import Mapping
 from bessemer.compiler.ir.dims import Size
-from bessemer.compiler.ir.expr import Buffer, Expression, Load, children
+from bessemer.compiler.ir.expr import Buffer, Expression, Load
 from bessemer.compiler.ir.loops import Block, For
+from bessemer.compiler.ir.walk_expr import children
 
 MOST_KEPT = 64
 """Elements of an array that one thread keeps."""
@@ -73,7 +74,7 @@ def _visit(block: Block, vector: For | None, home: Block, uses: dict[str, _Uses]
                 use.lost = True
             else:
                 use.forms.add((vector.extent, vector.lanes))
-        for body in loops.blocks(statement):
+        for body in walk_loops.blocks(statement):
             if vector is None and isinstance(statement, For) and statement.kind == "vector":
                 _visit(body, statement, block, uses)
             elif vector is None:
@@ -88,8 +89,8 @@ def _accesses(statement: loops.Statement) -> list[tuple[str, Size | None]]:
     if isinstance(statement, loops.Store):
         offset = statement.buffer.offset(statement.indices)
         found.append((statement.buffer.name, None if statement.guard is not None else offset))
-    waiting: list[Expression] = list(loops.expressions(statement))
-    for size in loops.sizes(statement):
+    waiting: list[Expression] = list(walk_loops.expressions(statement))
+    for size in walk_loops.sizes(statement):
         waiting += [leaf for leaf in dims.atoms(size) if isinstance(leaf, Expression)]
     seen: set[Expression] = set()
     while waiting:

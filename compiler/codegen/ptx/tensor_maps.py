@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bessemer.compiler.codegen.expressions import indices
 from bessemer.compiler.codegen.ptx.device_state import DeviceState
+from bessemer.compiler.codegen.ptx.emitter import Emitter, size_word
 from bessemer.compiler.codegen.ptx.kernel_code import TensorMapPlan, WindowMap
-from bessemer.compiler.codegen.ptx.words import Word, Words, wide
-from bessemer.compiler.codegen.values import Value
+from bessemer.compiler.codegen.ptx.words import Word, wide
 from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir.boxes import BOX_BYTES, Boxes, Images, boxes_of, corners
 from bessemer.compiler.ir.dims import Size
@@ -29,7 +28,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class BoxCopy:
+class BoxCopy(Emitter):
     """The copies of one operand, whose tensor map is the kernel's parameter `%map{number}`."""
 
     state: DeviceState
@@ -38,10 +37,6 @@ class BoxCopy:
     number: int
     rows: int
     boxes: Boxes
-
-    @property
-    def words(self) -> Words:
-        return Words(self.state.writer)
 
     @property
     def box(self) -> int:
@@ -215,7 +210,4 @@ def _known(size: Size) -> int:
 
 
 def _value(state: DeviceState, size: Size) -> Word:
-    if isinstance(size, int):
-        return size
-    value: Value = indices(state).scalar(size)
-    return wide(state.writer).resized(value)
+    return wide(state.writer).resized(size_word(state, size))

@@ -16,11 +16,10 @@ from functools import cached_property
 from typing import Literal
 
 from bessemer.compiler.codegen.control_flow import branch
-from bessemer.compiler.codegen.expressions import indices
 from bessemer.compiler.codegen.ptx import shared_memory
+from bessemer.compiler.codegen.ptx.emitter import Emitter
 from bessemer.compiler.codegen.ptx.shared_memory import CHUNK, Layout
-from bessemer.compiler.codegen.ptx.words import Truth, Word, Words, wide
-from bessemer.compiler.codegen.state import KernelState
+from bessemer.compiler.codegen.ptx.words import Truth, Word, wide
 from bessemer.compiler.codegen.values import Value, type_text
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
@@ -90,14 +89,13 @@ class Chunk:
 
 
 @dataclass(frozen=True)
-class TileCopy:
+class TileCopy(Emitter):
     """The copying of one operand by a block's threads.
 
     Tiles are `outer` x `depth` elements, the first outer index is `begin`, of `extent` in all; the
     batch indices are `batch`. `depth_end` is where the sums end.
     """
 
-    state: KernelState
     operand: Operand
     layout: Layout
     outer: int
@@ -110,10 +108,6 @@ class TileCopy:
     batch: tuple[Word, ...]
     depth_end: Word
     is_asynchronous: bool
-
-    @property
-    def words(self) -> Words:
-        return Words(self.state.writer)
 
     @property
     def bytes(self) -> int:
@@ -148,10 +142,10 @@ class TileCopy:
         """The address of a row's first element, and its windows' corners."""
         w, words, long = self.state.writer, self.words, wide(self.state.writer)
         at = self._unravel(row, self.operand.outer)
-        offset = self._size(self.operand.base)
+        offset = self.size(self.operand.base)
         pairs = zip((*at, *self.batch), (*self.operand.outer, *self.operand.batch), strict=True)
         for index, axis in pairs:
-            step = long.mul(long.resized(index), self._size(axis.stride))
+            step = long.mul(long.resized(index), self.size(axis.stride))
             offset = long.add(offset, step)
         corners = tuple(
             words.add(words.mul(at[window.outer], window.step), -window.low)
@@ -168,14 +162,10 @@ class TileCopy:
         text = f"addrspacecast ptr {self.state.writer.at(pointer)} to ptr addrspace(1)"
         return self.state.writer.compute(text, boolean, 1, pointer.level)
 
-    def _size(self, size: Size) -> Word:
-        """Index arithmetic in 64 bits."""
-        return size if isinstance(size, int) else indices(self.state).scalar(size)
-
     def _unravel(self, index: Word, axes: tuple[Axis, ...]) -> list[Word]:
         words, found = self.words, list[Word]()
         for axis in reversed(axes[1:]):
-            extent = words.resized(self._size(axis.extent))
+            extent = words.resized(self.size(axis.extent))
             found.insert(0, words.rem(index, extent))
             index = words.div(index, extent)
         return [index, *found] if axes else []
@@ -193,11 +183,11 @@ class TileCopy:
         at = self._unravel(k, self.operand.depth)
         distance: Word = 0
         for index, axis in zip(at, self.operand.depth, strict=True):
-            stride = self._size(axis.stride)
+            stride = self.size(axis.stride)
             distance = long.add(distance, long.mul(long.resized(index), stride))
         for corner, window in zip(chunk.corners, self.operand.windows, strict=True):
             position = words.add(corner, words.mul(at[window.depth], window.dilation))
-            extent = words.resized(self._size(window.extent))
+            extent = words.resized(self.size(window.extent))
             wanted = words.both(wanted, words.below(position, extent))
         bytes_ = long.value(long.mul(distance, self.operand.buffer.dtype.bytes))
         text = f"getelementptr i8, ptr addrspace(1) {chunk.address.text}, {bytes_.typed}"

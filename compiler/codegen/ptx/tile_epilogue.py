@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from bessemer.compiler.codegen.control_flow import Range, branch, counted_loop
-from bessemer.compiler.codegen.expressions import indices
 from bessemer.compiler.codegen.ptx import shared_memory
+from bessemer.compiler.codegen.ptx.emitter import Emitter, size_word
 from bessemer.compiler.codegen.ptx.exact_sums import ExactSums
-from bessemer.compiler.codegen.ptx.words import Truth, Word, Words, wide
+from bessemer.compiler.codegen.ptx.words import Truth, Word, wide
 from bessemer.compiler.codegen.state import KernelState, Vectors, number
 from bessemer.compiler.codegen.values import Value, register_type
 from bessemer.compiler.ir import dims
@@ -42,19 +42,14 @@ class Slab:
 
 
 @dataclass(frozen=True)
-class Epilogue:
+class Epilogue(Emitter):
     """The stores of one contraction in one kernel; `slab_at` is the warp's own slab's offset."""
 
-    state: KernelState
     contract: Contract
     slab: Slab
     slab_at: Word
     lane: Word
     emit_store: EmitStore
-
-    @property
-    def words(self) -> Words:
-        return Words(self.state.writer)
 
     def lanes(self) -> int:
         """The columns that a lane takes at once."""
@@ -163,4 +158,4 @@ def _divides(tile: int, extent: dims.Size) -> bool:
 
 
 def _extent(state: KernelState, extent: dims.Size) -> Word:
-    return extent if isinstance(extent, int) else indices(state).scalar(extent)
+    return size_word(state, extent)

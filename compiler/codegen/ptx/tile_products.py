@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from bessemer.compiler.codegen.ptx.emitter import Emitter
 from bessemer.compiler.codegen.ptx.shared_memory import Layout
 from bessemer.compiler.codegen.ptx.tile_copies import Direction
 from bessemer.compiler.codegen.ptx.tile_epilogue import Slab
 from bessemer.compiler.codegen.ptx.words import Word
-from bessemer.compiler.codegen.state import KernelState
 from bessemer.compiler.codegen.values import Value
 from bessemer.compiler.ir.loops import Contract
 
@@ -61,10 +61,9 @@ class Products(Protocol):
 
 
 @dataclass(frozen=True)
-class Part:
+class Part(Emitter):
     """What all levels need: the state, the statement, the thread, and how the operands lie."""
 
-    state: KernelState
     contract: Contract
     threads: Threads
     left: Direction

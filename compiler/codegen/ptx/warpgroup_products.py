@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bessemer.compiler.codegen.ptx import shared_memory
+from bessemer.compiler.codegen.ptx.emitter import Emitter
 from bessemer.compiler.codegen.ptx.tile_epilogue import Slab
-from bessemer.compiler.codegen.ptx.words import Word, Words, vector_of
-from bessemer.compiler.codegen.state import KernelState
+from bessemer.compiler.codegen.ptx.words import Word, vector_of
 from bessemer.compiler.codegen.values import Value, literal
 from bessemer.compiler.ir.boxes import BOX_BYTES
 from bessemer.compiler.ir.loops import Contract
@@ -26,16 +26,11 @@ _LAYOUT = (1 << 62) | (8 * BOX_BYTES // 16 << 32) | (1 << 16)
 
 
 @dataclass(frozen=True)
-class WarpgroupProducts:
+class WarpgroupProducts(Emitter):
     """The sums of the warpgroup number `group` of those that multiply."""
 
-    state: KernelState
     contract: Contract
     group: Word
-
-    @property
-    def words(self) -> Words:
-        return Words(self.state.writer)
 
     @property
     def count(self) -> int:

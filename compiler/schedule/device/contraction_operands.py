@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from bessemer.compiler.ir import dims, expr
+from bessemer.compiler.ir import dims, expr, walk_expr
 from bessemer.compiler.ir.device import DeviceLaunch
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import Buffer, Expression, Index, Load
@@ -41,7 +41,7 @@ def memory_of(value: Value, inlined: Mapping[Value, Node], side: str) -> Memory 
     strides = affine_strides(element, symbols) if isinstance(element, Load) else None
     if strides is None or not isinstance(element, Load):
         return None
-    first = expr.substitute(element, dict.fromkeys(symbols, 0))
+    first = walk_expr.substitute(element, dict.fromkeys(symbols, 0))
     assert isinstance(first, Load)
     (source,) = fusion.buffers
     place = Buffer(side, source.type.dtype, (source.type.numel,))

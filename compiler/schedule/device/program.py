@@ -7,11 +7,11 @@ is an operator that writes its own kernel.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir.graph import Graph, Node, Value
-from bessemer.compiler.ir.program import Alias, Launch, Program, Step
+from bessemer.compiler.ir.program import Launch, Program
 from bessemer.compiler.options import Tuning
 from bessemer.compiler.schedule.choices import Choices
 from bessemer.compiler.schedule.derived import name_derived_sizes
@@ -21,7 +21,7 @@ from bessemer.compiler.schedule.device.lowering import DeviceLowering
 from bessemer.compiler.schedule.device.split import lower_split_reductions
 from bessemer.compiler.schedule.fuse import is_widening
 from bessemer.compiler.schedule.groups import Group, Grouping, form_groups
-from bessemer.compiler.schedule.lower import lower_elements, lower_statements
+from bessemer.compiler.schedule.lower import lower_statements
 from bessemer.compiler.schedule.program import ProgramBuilder, assembled
 from bessemer.compiler.targets.nvptx import DeviceTarget
 
@@ -60,53 +60,43 @@ class _DeviceBuilder(ProgramBuilder):
             lambda found: may_attend(found, graph, self.device, self.lowering.precision),
         )
 
-    def group(
-        self,
-        group: Group,
-        grouping: Grouping,
-        graph: Graph,
-        producers: Mapping[Value, Node],
-    ) -> list[Step]:
-        assert group.root is not None
-        if self.is_alias(producers[group.root], group, graph):
-            node = producers[group.root]
-            return [Alias(node.inputs[0], node.output)]
-        if group.attention is not None:
-            made = lower_device_attention(
-                group, grouping.packs, producers, grouping.roots, self.lowering
-            )
-            if made is None:
-                raise InternalError("an attention that has no form on a GPU was made a group")
-            return [*made]
-        if group.anchor is not None and self.optimize > 1:
-            pack = grouping.packs.get(group.anchor)
-            launches = lower_device_contraction(
-                group, pack, producers, grouping.roots, self.lowering, self.device
-            )
-            if launches is not None:
-                return [*launches]
-            # The plain form computes the operands where they are read.
-            if pack is not None:
-                group.nodes += pack.nodes
-            group.nodes += _between(group.anchor.inputs[0], producers, grouping.roots)
+    def attention(
+        self, group: Group, grouping: Grouping, producers: Mapping[Value, Node]
+    ) -> Sequence[Launch]:
+        launches = lower_device_attention(
+            group, grouping.packs, producers, grouping.roots, self.lowering
+        )
+        if launches is None:
+            raise InternalError("an attention that has no form on a GPU was made a group")
+        return launches
+
+    def contraction(
+        self, group: Group, grouping: Grouping, producers: Mapping[Value, Node]
+    ) -> Sequence[Launch] | None:
+        assert group.anchor is not None
+        pack = grouping.packs.get(group.anchor)
+        return lower_device_contraction(
+            group, pack, producers, grouping.roots, self.lowering, self.device
+        )
+
+    def views(
+        self, operand: Value, grouping: Grouping, producers: Mapping[Value, Node]
+    ) -> Sequence[Node]:
+        """With widening casts."""
+        found: list[Node] = []
+        while operand not in grouping.roots and (node := producers.get(operand)) is not None:
+            if not ((node.operator.is_view and node.inputs) or is_widening(node)):
+                break
+            found.append(node)
+            operand = node.inputs[0]
+        return found
+
+    def elements(self, group: Group) -> Sequence[Launch]:
+        """In two launches where sums are long."""
+        parts = None
         if group.anchor is None and self.optimize > 1:
             parts = lower_split_reductions(group, self.lowering, self.device)
-            if parts is not None:
-                return [*parts]
-        return [*lower_elements(group, self.lowering)]
+        return super().elements(group) if parts is None else parts
 
     def statements(self, node: Node) -> Launch:
         return lower_statements(node, self.lowering)
-
-
-def _between(
-    value: Value, producers: Mapping[Value, Node], roots: Mapping[Value, Group]
-) -> list[Node]:
-    """The views and widening casts between an operand and what lies in memory."""
-    found: list[Node] = []
-    while value not in roots and (node := producers.get(value)) is not None:
-        if not ((node.operator.is_view and node.inputs) or is_widening(node)):
-            break
-        found.append(node)
-        value = node.inputs[0]
-    return found

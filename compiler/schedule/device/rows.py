@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
-from bessemer.compiler.ir import dims, expr
+from bessemer.compiler.ir import dims, expr, walk_expr
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.device import Mapping
 from bessemer.compiler.ir.dims import Dim, Size, Symbol, atom
@@ -47,7 +47,7 @@ class DeviceRow(RowWriter):
         self, inner: Symbol, values: Values, start: Size = 0, length: Size | None = None
     ) -> None:
         """The innermost loop, after everything that does not depend on its index."""
-        element = expr.substitute(self.piece.value, values)
+        element = walk_expr.substitute(self.piece.value, values)
         offset = dims.substitute(self.piece.offset, values)
         if length is None:
             element = self._fetched(element, inner)
@@ -70,7 +70,7 @@ class DeviceRow(RowWriter):
             if array is None:
                 continue
             with self._vector_loop(extent_of(inner), self.width, 1) as index:
-                self.builder.store(array, (index,), expr.substitute(load, {inner: index}))
+                self.builder.store(array, (index,), walk_expr.substitute(load, {inner: index}))
             element = with_kept(element, load, inner, expr.load(array, (atom(inner),)))
         return element
 
@@ -121,7 +121,7 @@ class DeviceRow(RowWriter):
                 places[symbol] = dims.mod(rest, extent)
                 rest = dims.floordiv(rest, extent)
             places[over[0]] = rest
-            element = self._spell_reductions(expr.substitute(node.body, places))
+            element = self._spell_reductions(walk_expr.substitute(node.body, places))
             self.builder.append(Accumulate(local, node.name, element))
 
 
@@ -130,6 +130,6 @@ def _is_over(node: Expression, row: Symbol) -> bool:
 
 
 def _without_reductions(value: Expression) -> Expression:
-    return expr.replace_outermost(
+    return walk_expr.replace_outermost(
         value, lambda n: expr.read("total", n.dtype) if isinstance(n, Reduce) else None
     )

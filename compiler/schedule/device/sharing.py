@@ -7,7 +7,7 @@ something is found, or that define sizes, are left to one thread.
 
 from __future__ import annotations
 
-from bessemer.compiler.ir import dims, loops
+from bessemer.compiler.ir import dims, loops, walk_loops
 from bessemer.compiler.ir.device import WARP, Mapping
 from bessemer.compiler.ir.loops import Block, For
 
@@ -41,7 +41,7 @@ def mapping_of_statements(body: Block) -> Mapping:
 
 
 def _can_share(block: Block, mapping: Mapping) -> bool:
-    statements = list(loops.walk(block))
+    statements = list(walk_loops.walk(block))
     if not all(isinstance(statement, _SHARED) for statement in statements):
         return False
     if any(isinstance(s, For) and s.kind in ("parallel", "team") for s in statements):
@@ -67,7 +67,7 @@ def _is_long(loop: For) -> bool:
 
 def _stores_apart(loop: For) -> bool:
     """Whether every iteration stores to places of its own, and declares no array."""
-    for statement in loops.walk(loop.body):
+    for statement in walk_loops.walk(loop.body):
         match statement:
             case loops.Allocate():
                 return False

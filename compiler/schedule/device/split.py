@@ -13,10 +13,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bessemer.compiler.ir import dims, expr
+from bessemer.compiler.ir import dims, expr, walk_expr
 from bessemer.compiler.ir.dims import Atom, Size, Symbol, atom
 from bessemer.compiler.ir.expr import Buffer, Expression, Reduce
 from bessemer.compiler.ir.graph import Node, Value
+from bessemer.compiler.ir.guard import guarded
 from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.types import TensorType
 from bessemer.compiler.schedule.dependence import Dependence, all_nodes
@@ -133,10 +134,10 @@ class _Job:
         part, step = Symbol("part", split.parts), Symbol("step", split.length)
         place: Size = atom(part) * split.length + atom(step)
         values: dict[Atom, Size] = {node.over[0]: place}
-        body = expr.substitute(node.body, values)
+        body = walk_expr.substitute(node.body, values)
         if split.parts * split.length != extent_of(node.over[0]):
             inside = expr.less(place, extent_of(node.over[0]))
-            body = expr.guarded(inside, body, expr.neutral(node.name, node.dtype))
+            body = guarded(inside, body, expr.neutral(node.name, node.dtype))
         value = expr.reduce(node.name, (step, *node.over[1:]), body)
         where = _flat(outer)
         total = Value(TensorType(node.dtype, (split.parts * count,)))
@@ -154,7 +155,7 @@ class _Job:
 
     def whole(self, splits: list[_Split], outputs: Mapping[Value, Buffer]) -> Launch:
         """The launch that adds up the parts and does the rest."""
-        value = expr.replace_outermost(self.piece.value, self.made.get)
+        value = walk_expr.replace_outermost(self.piece.value, self.made.get)
         nest = self.lowering.nest(
             Piece(self.piece.target, self.piece.offset, value, self.piece.symbols)
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bessemer.compiler.ir import dims, expr
+from bessemer.compiler.ir import dims, expr, walk_expr
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.device import Mapping
 from bessemer.compiler.ir.dims import Atom, Size
@@ -39,8 +39,8 @@ def lower_together(pieces: Sequence[Piece]) -> DeviceNest:
             known: dict[tuple[str, Size], Expression] = {}
             for piece in pieces:
                 here: dict[Atom, Size] = {piece.symbols[0]: start + lane}
-                value = expr.transform(piece.value, scalars.get)
-                element = _with_known(expr.substitute(value, here), known)
+                value = walk_expr.transform(piece.value, scalars.get)
+                element = _with_known(walk_expr.substitute(value, here), known)
                 place = dims.substitute(piece.offset, here)
                 local = builder.define(expr.convert(element, piece.target.dtype), "new")
                 builder.store(piece.target, (place,), local.value)
@@ -69,4 +69,4 @@ def _with_known(value: Expression, known: dict[tuple[str, Size], Expression]) ->
             return known.get((node.buffer.name, node.indices[0]))
         return None
 
-    return expr.transform(value, rule)
+    return walk_expr.transform(value, rule)

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bessemer.compiler.ir import dims, expr
+from bessemer.compiler.ir import dims, expr, walk_expr
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.device import Mapping
 from bessemer.compiler.ir.dims import Atom, Size, Symbol
 from bessemer.compiler.ir.expr import Expression, Load, Reduce, less
+from bessemer.compiler.ir.guard import guarded
 from bessemer.compiler.ir.loops import Block
 from bessemer.compiler.schedule.dependence import all_nodes
 from bessemer.compiler.schedule.merge_axes import Piece, extent_of
@@ -75,7 +76,7 @@ def _tile(
         across, along = dims.floordiv(place, SIDE), dims.mod(place, SIDE)
         here = values | {turn.stores: column + across, turn.loads: row + along}
         for load, array in arrays.items():
-            value = expr.guarded(_inside(turn, here), expr.substitute(load, here), 0)
+            value = guarded(_inside(turn, here), walk_expr.substitute(load, here), 0)
             builder.store(array, (across, along), value)
     tiles: dict[Expression, Expression] = {}
     with builder.loop(SIDE * SIDE, "vector", 1) as place:
@@ -84,10 +85,10 @@ def _tile(
         for load, array in arrays.items():
             tiles[load] = expr.load(array, (along, across))
         inside = _inside(turn, here)
-        element = expr.substitute(expr.transform(turn.piece.value, tiles.get), here)
+        element = walk_expr.substitute(walk_expr.transform(turn.piece.value, tiles.get), here)
         offset = dims.substitute(turn.piece.offset, here)
         guard = None if isinstance(inside, expr.Constant) else inside
-        builder.store(turn.piece.target, (offset,), expr.guarded(inside, element, 0), guard)
+        builder.store(turn.piece.target, (offset,), guarded(inside, element, 0), guard)
 
 
 def _inside(turn: _Turn, here: dict[Atom, Size]) -> Expression:
@@ -117,7 +118,7 @@ def _is_turned(load: Load, symbol: Symbol, along: Symbol) -> bool:
     """Whether neighbours along `symbol` are neighbours in memory, and those along the other are
     far apart."""
     (offset,) = load.indices
-    if expr.index_expressions(offset) or dims.coefficient_of(offset, symbol) != 1:
+    if walk_expr.index_expressions(offset) or dims.coefficient_of(offset, symbol) != 1:
         return False
     step = dims.coefficient_of(offset, along)
     return step is not None and not (isinstance(step, int) and abs(step) <= NEAR)

@@ -1,0 +1,36 @@
+"""What every part of a kernel for a GPU writes its code with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bessemer.compiler.codegen.expressions import indices
+from bessemer.compiler.codegen.ptx.words import Word, Words
+from bessemer.compiler.codegen.state import KernelState
+from bessemer.compiler.codegen.writer import Writer
+from bessemer.compiler.ir.dims import Size
+
+
+@dataclass(frozen=True)
+class Emitter:
+    """A part of the kernel that is being written."""
+
+    state: KernelState
+
+    @property
+    def writer(self) -> Writer:
+        return self.state.writer
+
+    @property
+    def words(self) -> Words:
+        """Arithmetic in 32 bits."""
+        return Words(self.writer)
+
+    def size(self, size: Size) -> Word:
+        """Index arithmetic, in 64 bits."""
+        return size_word(self.state, size)
+
+
+def size_word(state: KernelState, size: Size) -> Word:
+    """Index arithmetic, in 64 bits."""
+    return size if isinstance(size, int) else indices(state).scalar(size)

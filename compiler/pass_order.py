@@ -1,0 +1,79 @@
+"""The passes of a compilation, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bessemer.compiler.ir.graph import Graph
+from bessemer.compiler.options import Options
+from bessemer.compiler.passes.block_channel_sums import block_channel_sums
+from bessemer.compiler.passes.decompose_conv_transpose import decompose_conv_transpose
+from bessemer.compiler.passes.flush_denormals import flush_denormals
+from bessemer.compiler.passes.fold_batch_norm import fold_batch_norm
+from bessemer.compiler.passes.fold_constants import fold_constants
+from bessemer.compiler.passes.fold_tables import fold_tables
+from bessemer.compiler.passes.gather_windows import gather_windows
+from bessemer.compiler.passes.group_statistics import group_statistics
+from bessemer.compiler.passes.merge_equal import merge_equal
+from bessemer.compiler.passes.move_quantization import move_quantization
+from bessemer.compiler.passes.move_transposes import move_transposes
+from bessemer.compiler.passes.multiply_quantized import multiply_quantized
+from bessemer.compiler.passes.multiply_tables import multiply_tables
+from bessemer.compiler.passes.narrow_integers import narrow_integers
+from bessemer.compiler.passes.remove_dead import remove_dead
+from bessemer.compiler.passes.resize_by_axes import resize_by_axes
+from bessemer.compiler.passes.separate_padding import separate_padding
+from bessemer.compiler.passes.simplify import simplify
+from bessemer.compiler.passes.store_bfloat16 import store_bfloat16
+from bessemer.compiler.passes.tabulate_bytes import tabulate_bytes
+from bessemer.compiler.passes.total_gate_gradients import total_gate_gradients
+from bessemer.compiler.passes.widen_convolutions import widen_convolutions
+from bessemer.compiler.passes.widen_half import widen_bfloat16, widen_half
+from bessemer.compiler.targets.machine import Target
+
+Pass = Callable[[Graph], Graph]
+
+PASSES: tuple[Pass, ...] = (
+    remove_dead,
+    move_quantization,
+    multiply_quantized,
+    fold_constants,
+    simplify,
+    merge_equal,
+    fold_tables,
+    gather_windows,
+    fold_batch_norm,
+    widen_half,
+    decompose_conv_transpose,
+    block_channel_sums,
+    group_statistics,
+    multiply_tables,
+    move_transposes,
+    resize_by_axes,
+    narrow_integers,
+    widen_convolutions,
+    separate_padding,
+    fold_constants,
+    simplify,
+    merge_equal,
+    total_gate_gradients,
+    remove_dead,
+    flush_denormals,
+)
+"""What makes a graph small and canonical, in order."""
+
+
+def passes_of(options: Options, target: Target) -> tuple[Pass, ...]:
+    """The passes of a compilation: PASSES, and what the precision and the machine ask for."""
+    if options.optimize == 0:
+        return (remove_dead,)
+    middle: list[Pass] = []
+    if options.precision == "bfloat16":
+        # Weights that a pass has turned around are constants again before they are rounded.
+        middle += [fold_constants, store_bfloat16]
+    if not target.has_dot_bf16:
+        middle.append(widen_bfloat16)
+    before = PASSES.index(separate_padding)
+    end = len(PASSES) - 1 - PASSES[::-1].index(remove_dead)
+    last = (tabulate_bytes,) if target.has_byte_lookup else ()
+    return (*PASSES[:before], *middle, *PASSES[before:end], *last, *PASSES[end:])

@@ -1,0 +1,215 @@
+"""Moves quantization to where values are made, and what only moves or picks them behind it.
+
+    x = dequantize(q)                   8-bit integers: (q - zero) * scale
+
+    max_pool(x)                         becomes    dequantize(max_pool(q))
+    transpose(x), reshape, slice, pad   becomes    dequantize(transpose(q)), ...
+    concat(x, y)                        becomes    dequantize(concat(q, p)), of one scale and zero
+    quantize(x)                         becomes    q, of the same scale and zero
+    quantize(concat(x, y))              becomes    concat(quantize(x), quantize(y))
+
+Models quantized by tools have such pairs around every operator. Integers take a quarter of the
+room, and what is quantized before a concatenation is quantized by the kernel that computes it. All
+of it is exact: quantization keeps the order of numbers, and of every integer it is checked that it
+comes back as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from bessemer.compiler.ir.graph import Graph, Node, Value
+from bessemer.compiler.ir.op import OPS
+from bessemer.compiler.ir.rewrite import GraphRewriter, rewrite_graph
+from bessemer.compiler.ir.types import Array, DType, f32, i8, u8
+
+_BYTES = (u8, i8)
+_VIEWS = ("transpose", "reshape", "slice")
+
+
+@dataclass(frozen=True)
+class _Scheme:
+    """Which number an integer stands for: (integer - zero) * scale."""
+
+    dtype: DType
+    scale: float
+    zero: float
+
+
+_Users = Mapping[Value, Sequence[Node]]
+
+
+def move_quantization(graph: Graph) -> Graph:
+    """The same network with more of it on 8-bit integers, the same numbers."""
+    return rewrite_graph(graph, partial(_rule, graph.users()))
+
+
+def _rule(users: _Users, rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
+    name = node.operator.name
+    if name == "cast" and node.output.type.dtype in _BYTES:
+        found = _quantized(rewriter, node)
+        if found is None:
+            return None
+        value, scheme = found
+        moved = _moved(users, rewriter, value, scheme)
+        return None if moved is None else (moved,)
+    if name == "concat":
+        return _concatenated(rewriter, node)
+    if name in _VIEWS or name in ("max_pool", "pad"):
+        return _behind(rewriter, node)
+    return None
+
+
+# What is quantized
+
+
+def _quantized(rewriter: GraphRewriter, cast: Node) -> tuple[Value, _Scheme] | None:
+    """The value that a cast to integers quantizes: cast(round(value / scale) + zero)."""
+    value, zero = cast.inputs[0], 0.0
+    added = rewriter.producer(value, "add")
+    if added is not None:
+        number = _number(rewriter, added.inputs[1])
+        if number is None:
+            return None
+        value, zero = added.inputs[0], number
+    rounded = rewriter.producer(value, "round")
+    divided = rounded and rewriter.producer(rounded.inputs[0], "div")
+    if not divided or divided.output.type.dtype is not f32:
+        return None
+    scale = _number(rewriter, divided.inputs[1])
+    if scale is None or not scale > 0:
+        return None
+    return divided.inputs[0], _Scheme(cast.output.type.dtype, scale, zero)
+
+
+def _dequantized(rewriter: GraphRewriter, value: Value) -> tuple[Value, _Scheme] | None:
+    """The integers that a value was made of: (cast(integers) - zero) * scale."""
+    product = rewriter.producer(value, "mul")
+    if product is None or value.type.dtype is not f32:
+        return None
+    scale, steps, zero = _number(rewriter, product.inputs[1]), product.inputs[0], 0.0
+    moved = rewriter.producer(steps, "sub")
+    if moved is not None:
+        number = _number(rewriter, moved.inputs[1])
+        if number is None:
+            return None
+        steps, zero = moved.inputs[0], number
+    cast = rewriter.producer(steps, "cast")
+    if scale is None or not scale > 0 or cast is None:
+        return None
+    integers = cast.inputs[0]
+    # Constants are weights: they are dequantized when the model is compiled.
+    if integers.type.dtype not in _BYTES or integers in rewriter.constants:
+        return None
+    return integers, _Scheme(integers.type.dtype, scale, zero)
+
+
+def _number(rewriter: GraphRewriter, value: Value) -> float | None:
+    """The one number that all elements are, of a constant seen through views and casts."""
+    casts: list[Node] = []
+    while (node := rewriter.producer(value)) is not None:
+        if node.operator.name not in ("reshape", "broadcast_to", "cast"):
+            return None
+        if node.operator.name == "cast":
+            casts.append(node)
+        value = node.inputs[0]
+    array = rewriter.constants.get(value)
+    if array is None or array.size != 1:
+        return None
+    for cast in reversed(casts):
+        (array,) = cast.operator.compute((array,), cast.attributes)
+    return float(array.reshape(-1)[0])
+
+
+# What is moved
+
+
+def _moved(users: _Users, rewriter: GraphRewriter, value: Value, scheme: _Scheme) -> Value | None:
+    """A value quantized further up; None where that would save nothing."""
+    found = _dequantized(rewriter, value)
+    if found is not None:
+        integers, given = found
+        return integers if _comes_back(given, scheme) else None
+    node = rewriter.producer(value)
+    if node is None or len(users.get(value, ())) > 1:
+        return None
+    if node.operator.name in _VIEWS:
+        inner = _moved(users, rewriter, node.inputs[0], scheme)
+        return None if inner is None else _again(rewriter, node, inner)
+    if node.operator.name != "concat":
+        return None
+    parts = [_moved(users, rewriter, part, scheme) for part in node.inputs]
+    if all(part is None for part in parts):
+        return None
+    whole = [
+        _quantize(rewriter, part, scheme) if moved is None else moved
+        for part, moved in zip(node.inputs, parts, strict=True)
+    ]
+    return _again(rewriter, node, *whole)
+
+
+def _concatenated(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
+    """A concatenation of values under one scale, as one of integers."""
+    found = [_dequantized(rewriter, part) for part in node.inputs]
+    parts = [integers for one in found if one is not None for integers in one[:1]]
+    schemes = {one[1] for one in found if one is not None}
+    if len(parts) != len(found) or len(schemes) != 1:
+        return None
+    return (_dequantize(rewriter, _again(rewriter, node, *parts), schemes.pop()),)
+
+
+def _behind(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
+    """What moves or picks values, moving or picking their integers."""
+    found = _dequantized(rewriter, node.inputs[0])
+    if found is None:
+        return None
+    integers, scheme = found
+    if node.operator.name == "pad":
+        if node.attributes["mode"] == "constant" and node.attributes["value"] != 0:
+            return None
+        merged = {**node.attributes, "value": int(scheme.zero)}
+        moved = rewriter.emit("pad", integers, merged=(node,), **merged)
+    else:
+        moved = _again(rewriter, node, integers)
+    return (_dequantize(rewriter, moved, scheme),)
+
+
+def _comes_back(given: _Scheme, wanted: _Scheme) -> bool:
+    """Whether every integer of one scheme is quantized to itself by the other."""
+    if given.dtype is not wanted.dtype:
+        return False
+    info = np.iinfo(given.dtype.numpy)
+    integers = np.arange(info.min, info.max + 1).astype(given.dtype.numpy)
+    real = (integers.astype(np.float32) - np.float32(given.zero)) * np.float32(given.scale)
+    with np.errstate(all="ignore"):
+        steps = np.rint(real / np.float32(wanted.scale)) + np.float32(wanted.zero)
+    (back,) = OPS["cast"].compute((steps,), {"dtype": wanted.dtype})
+    return bool((back == integers).all())
+
+
+def _again(rewriter: GraphRewriter, node: Node, *inputs: Value) -> Value:
+    return rewriter.emit(node.operator.name, *inputs, merged=(node,), **node.attributes)
+
+
+def _quantize(rewriter: GraphRewriter, value: Value, scheme: _Scheme) -> Value:
+    steps = rewriter.emit("div", value, _spread(rewriter, value, scheme.scale))
+    steps = rewriter.emit("round", steps)
+    if scheme.zero != 0:
+        steps = rewriter.emit("add", steps, _spread(rewriter, value, scheme.zero))
+    return rewriter.emit("cast", steps, dtype=scheme.dtype)
+
+
+def _dequantize(rewriter: GraphRewriter, integers: Value, scheme: _Scheme) -> Value:
+    steps = rewriter.emit("cast", integers, dtype=f32)
+    if scheme.zero != 0:
+        steps = rewriter.emit("sub", steps, _spread(rewriter, steps, scheme.zero))
+    return rewriter.emit("mul", steps, _spread(rewriter, steps, scheme.scale))
+
+
+def _spread(rewriter: GraphRewriter, like: Value, number: float) -> Value:
+    scalar: Array = np.array(number, np.float32)
+    return rewriter.emit("broadcast_to", rewriter.constant(scalar), shape=like.type.shape)

@@ -1,0 +1,36 @@
+"""What grouping knows of quantized tensors: a chain of nodes is best cut where it is bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from bessemer.compiler.ir.graph import Node, Value
+from bessemer.compiler.ir.types import f32, i8, u8
+
+BYTES = (u8, i8)
+
+
+def narrows(node: Node) -> bool:
+    """Whether a node makes bytes of floats."""
+    if node.operator.name != "cast" or node.output.type.dtype not in BYTES:
+        return False
+    return node.inputs[0].type.dtype is f32
+
+
+def decodes(node: Node, producers: Mapping[Value, Node]) -> bool:
+    """Whether a node belongs to what makes floats of bytes, (byte - zero) * scale: wherever they
+    are needed, reading the bytes again costs less than floats in memory would."""
+    if node.operator.name == "cast":
+        return node.output.type.dtype is f32 and node.inputs[0].type.dtype in BYTES
+    if node.operator.name not in ("add", "sub", "mul") or node.output.type.dtype is not f32:
+        return False
+    x, number = (producers.get(value) for value in node.inputs)
+    is_uniform = number is not None and number.operator.name == "full"
+    return is_uniform and x is not None and decodes(x, producers)
+
+
+def looks_up(node: Node, value: Value) -> bool:
+    """Whether a node reads a list at the places that a value says: at the value's own index."""
+    if node.operator.name != "gather" or node.inputs[0].type.rank != 1:
+        return False
+    return value is node.inputs[1] and value is not node.inputs[0]

@@ -1,0 +1,49 @@
+"""Products of a few rows with a matrix that is made while the model runs: a decoder's attention.
+
+Packing the matrix writes and reads all of it once more than the product does, which pays where
+tiles of rows read the packed panels often enough. For a few rows plain loops read it where it lies,
+once for each row: from memory if it is large, else from the second-level cache.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from bessemer.compiler.ir import dims, loops
+from bessemer.compiler.ir.dims import Size, product
+from bessemer.compiler.ir.graph import Node
+from bessemer.compiler.ir.types import f32, f64
+
+# Measured (Zen 5, both orders): up to so many rows packing takes longer where a matrix
+# is small, where it fits into the second-level cache, and where it comes from behind it.
+MOST_ROWS_OF_SMALL, _MOST_ROWS_OF_NEAR, _MOST_ROWS_FROM_MEMORY = 8, 16, 3
+_SMALL_BYTES, _NEAR_BYTES = 1 << 14, 1 << 20
+
+
+def reads_in_place(node: Node, is_computed: bool = False) -> bool:
+    """Whether a matmul whose right operand is no constant should leave it where it lies.
+
+    `is_computed`: it would be computed on the way, for every row again.
+    """
+    if node.operator.name != "matmul":
+        return False
+    left, right = (value.type for value in node.inputs)
+    if {left.dtype, right.dtype, node.output.type.dtype} not in ({f32}, {f64}):
+        return False
+    rows, bytes_ = left.shape[-2], product(right.shape[-2:]) * right.dtype.bytes
+    if not isinstance(rows, int):
+        return False
+    if is_computed:
+        return rows == 1
+    if not isinstance(bytes_, int) or bytes_ > _NEAR_BYTES:
+        return rows <= _MOST_ROWS_FROM_MEMORY
+    return rows <= (MOST_ROWS_OF_SMALL if bytes_ < _SMALL_BYTES else _MOST_ROWS_OF_NEAR)
+
+
+def unless_few(body: loops.Block, rows: Size, few: int) -> loops.Block:
+    """Loops that run only for more than a few rows."""
+    is_many = dims.minimum(1, dims.floordiv(rows, few + 1))
+    return tuple(
+        replace(loop, extent=loop.extent * is_many) if isinstance(loop, loops.For) else loop
+        for loop in body
+    )

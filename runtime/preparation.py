@@ -1,0 +1,218 @@
+"""What operators do with strings before a run: the compiled code computes with numbers only.
+
+A model's Strings list the steps; each applies one of STEPS to arrays by name. Arrays of strings are
+NumPy arrays of objects, every one a str. Regular expressions are those of Python's re, with ASCII
+classes as RE2 has them, whose syntax models use.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from bessemer.runtime.arrays import Array, numpy_dtype
+from bessemer.runtime.artifact import Step
+from bessemer.runtime.errors import InputError
+
+Attributes = Mapping[str, Any]
+Operator = Callable[[Sequence[Array], Attributes], list[Array]]
+
+
+def prepare(steps: Sequence[Step], given: Mapping[str, Array]) -> dict[str, Array]:
+    """The arrays that are given and all that the steps make of them, by name.
+
+    Raises InputError, naming the user's node, where a step cannot take what it is given.
+    """
+    known = dict(given)
+    for step in steps:
+        try:
+            made = STEPS[step.operator]([known[name] for name in step.inputs], step.attributes)
+        except (ValueError, OverflowError, IndexError) as error:
+            raise InputError(f"{step.source}: {error}.") from None
+        known.update(zip(step.outputs, made, strict=True))
+    return known
+
+
+def strings_of(texts: Sequence[str], shape: Sequence[int]) -> Array:
+    """An array of objects, also where NumPy would make something else of a list of strings."""
+    array = np.empty(len(texts), object)
+    array[:] = texts
+    return array.reshape(tuple(shape))
+
+
+def _each(x: Array, change: Callable[[str], str]) -> Array:
+    return strings_of([change(text) for text in x.reshape(-1).tolist()], x.shape)
+
+
+def _constant(inputs: Sequence[Array], attributes: Attributes) -> list[Array]:
+    return [strings_of(attributes["values"], attributes["shape"])]
+
+
+def _reshape(inputs: Sequence[Array], attributes: Attributes) -> list[Array]:
+    """To a `shape` with one -1 at most, for what is left."""
+    return [inputs[0].reshape(attributes["shape"])]
+
+
+def _take(inputs: Sequence[Array], attributes: Attributes) -> list[Array]:
+    """The entries at `indices`, which have a `shape` of their own, along an axis."""
+    indices = np.array(attributes["indices"], np.int64).reshape(attributes["shape"])
+    return [np.take(inputs[0], indices, attributes["axis"])]
+
+
+def _concat(inputs: Sequence[Array], attributes: Attributes) -> list[Array]:
+    return [np.concatenate(inputs, attributes["axis"])]
+
+
+def _in_case(change: Callable[[str], str]) -> Callable[[str], str]:
+    """A letter that becomes several letters stays as it is, as with C's towlower and towupper."""
+
+    def changed(text: str) -> str:
+        if text.isascii():
+            return change(text)
+        return "".join(new if len(new := change(old)) == 1 else old for old in text)
+
+    return changed
+
+
+_CASES: dict[str, Callable[[str], str]] = {
+    "NONE": lambda text: text,
+    "LOWER": _in_case(str.lower),
+    "UPPER": _in_case(str.upper),
+}
+
+
+def _normalize(inputs: Sequence[Array], attributes: Attributes) -> list[Array]:
+    """StringNormalizer: without the stop words among the elements, in one case."""
+    (x,) = inputs
+    change, stops = _CASES[attributes["case"]], attributes["stopwords"]
+    if not stops:
+        return [_each(x, change)]
+    if x.ndim != 1 and x.shape[:-1] != (1,):
+        raise ValueError(f"strings of shape {list(x.shape)} where stop words want [C] or [1, C]")
+    compared = (lambda text: text) if attributes["sensitive"] else _CASES["LOWER"]
+    left_out = {compared(stop) for stop in stops}
+    kept = [change(text) for text in x.reshape(-1).tolist() if compared(text) not in left_out]
+    kept = kept or [""]
+    return [strings_of(kept, (*x.shape[:-1], len(kept)))]
+
+
+def _tokenize(inputs: Sequence[Array], attributes: Attributes) -> list[Array]:
+    """com.microsoft's Tokenizer: each string becomes a row of its words, filled up with pads."""
+    (x,) = inputs
+    find, least = _finder(attributes), attributes["least"]
+    words = [list(filter(None, find(text))) for text in x.reshape(-1).tolist()]
+    if least > 1:
+        words = [[word for word in row if len(word) >= least] for row in words]
+    width = max(map(len, words), default=0)
+    if width and attributes["mark"]:
+        words = [["\x02", *row, "\x03"] for row in words]
+        width += 2
+    pad = attributes["pad"]
+    flat = [word for row in words for word in (*row, *[pad] * (width - len(row)))] if width else []
+    return [strings_of(flat, (*x.shape, width))]
+
+
+def _finder(attributes: Attributes) -> Callable[[str], Sequence[str]]:
+    """What gives the words of a text, too short ones among them."""
+    if attributes["separators"] == [""]:
+        return list
+    if not attributes["separators"]:
+        pattern = re.compile(attributes["expression"], re.ASCII)
+        if not pattern.groups:
+            return pattern.findall
+        return lambda text: [found[0] for found in pattern.finditer(text)]
+    separators = [re.compile(one, re.ASCII) for one in attributes["separators"]]
+
+    def split(text: str) -> list[str]:
+        parts = [text]
+        for separator in separators:
+            parts = [piece for part in parts for piece in _between(separator, part)]
+        return parts
+
+    return split
+
+
+def _between(pattern: re.Pattern[str], text: str) -> list[str]:
+    """What lies between the matches (re.split would give the groups as well)."""
+    pieces, start = [], 0
+    for found in pattern.finditer(text):
+        pieces.append(text[start : found.start()])
+        start = found.end()
+    return [*pieces, text[start:]]
+
+
+def _split(inputs: Sequence[Array], attributes: Attributes) -> list[Array]:
+    """StringSplit: rows of pieces, filled up with empty strings, and how many there are."""
+    (x,) = inputs
+    most = attributes["most"]
+    words = [text.split(attributes["delimiter"] or None, most) for text in x.reshape(-1).tolist()]
+    width = max(map(len, words), default=0)
+    flat = [word for row in words for word in (*row, *[""] * (width - len(row)))]
+    counts = np.array([len(row) for row in words], np.int64).reshape(x.shape)
+    return [strings_of(flat, (*x.shape, width)), counts]
+
+
+def _join(inputs: Sequence[Array], attributes: Attributes) -> list[Array]:
+    """StringConcat."""
+    one, other = np.broadcast_arrays(*inputs)
+    joined = [a + b for a, b in zip(one.reshape(-1).tolist(), other.reshape(-1).tolist())]
+    return [strings_of(joined, one.shape)]
+
+
+def _full_match(inputs: Sequence[Array], attributes: Attributes) -> list[Array]:
+    pattern = re.compile(attributes["pattern"], re.ASCII)
+    (x,) = inputs
+    found = [pattern.fullmatch(text) is not None for text in x.reshape(-1).tolist()]
+    return [np.array(found, np.bool_).reshape(x.shape)]
+
+
+def _read_numbers(inputs: Sequence[Array], attributes: Attributes) -> list[Array]:
+    """Cast from strings. Integers are cut off behind the point."""
+    dtype = numpy_dtype(attributes["dtype"])
+    (x,) = inputs
+    read = float if dtype.kind == "f" or attributes["dtype"] == "bfloat16" else _integer
+    numbers = np.array([read(text) for text in x.reshape(-1).tolist()])
+    return [numbers.astype(dtype).reshape(x.shape)]
+
+
+def _integer(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        return int(float(text))
+
+
+def _write_numbers(inputs: Sequence[Array], attributes: Attributes) -> list[Array]:
+    """Cast to strings, as onnxruntime writes them: up to eight digits, NaN, INF."""
+    (x,) = inputs
+    return [strings_of([_written(number) for number in x.reshape(-1).tolist()], x.shape)]
+
+
+def _written(number: float) -> str:
+    if isinstance(number, int):  # truths as well
+        return str(int(number))
+    if math.isnan(number):
+        return "NaN"
+    if math.isinf(number):
+        return "INF" if number > 0 else "-INF"
+    return f"{number:.8g}"
+
+
+STEPS: dict[str, Operator] = {
+    "constant": _constant,
+    "reshape": _reshape,
+    "take": _take,
+    "concat": _concat,
+    "normalize": _normalize,
+    "tokenize": _tokenize,
+    "split": _split,
+    "join": _join,
+    "full_match": _full_match,
+    "read_numbers": _read_numbers,
+    "write_numbers": _write_numbers,
+}
+"""The operators of steps, by name."""

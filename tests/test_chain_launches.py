@@ -1,0 +1,255 @@
+"""Kernels by turns: what they compute is what they compute one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import helper, numpy_helper
+
+from bessemer.compiler.driver import Compilation, build, machine_of
+from bessemer.compiler.ir.loops import Stream
+from bessemer.compiler.ir.program import Launch, Program, Turns
+from bessemer.compiler.ir.types import Array
+from bessemer.compiler.ir.walk_loops import walk
+from bessemer.compiler.jit import load_code
+from bessemer.compiler.options import Options
+from bessemer.compiler.pass_order import passes_of
+from bessemer.compiler.passes.plan_memory import plan_memory
+from bessemer.compiler.schedule.chain_launches import chain_launches
+from bessemer.compiler.schedule.program import build_program
+from bessemer.compiler.schedule.spans import spans_of
+from bessemer.compiler.targets.choose import host_target
+from bessemer.frontends.models_in import as_graph
+from tests.compiled_kernels import CompiledKernel
+
+SMALL = replace(host_target(), last_cache=1 << 18, l2_bytes=1 << 18)
+"""This machine with caches that small networks overflow."""
+
+
+class _Net:
+    """An ONNX network of nodes one behind the other, with random weights."""
+
+    def __init__(self, *shape: int) -> None:
+        self.shape = shape
+        self.nodes: list[onnx.NodeProto] = []
+        self.weights: list[onnx.TensorProto] = []
+        self.rng = np.random.default_rng(0)
+        self.last = "x"
+
+    def weight(self, *shape: int) -> str:
+        name = f"w{len(self.weights)}"
+        array = self.rng.standard_normal(shape).astype(np.float32) / np.sqrt(np.prod(shape[1:]))
+        self.weights.append(numpy_helper.from_array(array.astype(np.float32), name))
+        return name
+
+    def add(self, kind: str, *others: str, **attributes: object) -> str:
+        name = f"v{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, [self.last, *others], [name]))
+        self.nodes[-1].attribute.extend(
+            helper.make_attribute(key, value) for key, value in attributes.items()
+        )
+        self.last = name
+        return name
+
+    def conv(self, inputs: int, outputs: int, size: int = 1, **attributes: object) -> str:
+        groups = attributes.get("group", 1)
+        assert isinstance(groups, int)
+        pads = attributes.pop("pads", [size // 2] * 4)
+        return self.add(
+            "Conv",
+            self.weight(outputs, inputs // groups, size, size),
+            self.weight(outputs),
+            **{"pads": pads, **attributes},
+        )
+
+    def model(self) -> onnx.ModelProto:
+        x = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, self.shape)
+        y = helper.make_empty_tensor_value_info(self.last)
+        graph = helper.make_graph(self.nodes, "chain", [x], [y], self.weights)
+        opsets = [helper.make_opsetid("", 20)]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=9)
+
+
+def _inverted_residual(rows: int = 30) -> _Net:
+    net = _Net(2, 16, rows, 26)
+    begin = net.conv(16, 16)
+    net.conv(16, 96)
+    net.add("Relu")
+    net.conv(96, 96, 3, group=96)
+    net.add("Relu")
+    net.conv(96, 16)
+    net.add("Add", begin)
+    return net
+
+
+def _strides_and_uneven_pads() -> _Net:
+    net = _Net(1, 8, 61, 67)
+    net.conv(8, 48)
+    net.conv(48, 48, 5, group=48, strides=[2, 2], pads=[2, 1, 1, 2])
+    net.add("HardSwish")
+    net.conv(48, 40)
+    return net
+
+
+def _pool_after_convolution() -> _Net:
+    net = _Net(3, 3, 64, 48)
+    net.conv(3, 24, 3, strides=[2, 1], pads=[0, 0, 0, 0])
+    net.add("Relu")
+    net.add("MaxPool", kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
+    return net
+
+
+def _scaled_by_channel() -> _Net:
+    """Its first kernel would store past the caches."""
+    net = _Net(1, 64, 40, 50)
+    net.add("Sigmoid")
+    net.conv(64, 64)
+    whole = net.add("Relu")
+    net.add("GlobalAveragePool")
+    scale = net.conv(64, 64)
+    net.last = whole
+    net.add("Mul", scale)
+    net.conv(64, 12)
+    return net
+
+
+def _rows() -> _Net:
+    net = _Net(700, 48)
+    net.add("LayerNormalization", net.weight(48), net.weight(48), axis=-1)
+    net.add("MatMul", net.weight(48, 96))
+    net.add("Gelu")
+    net.add("MatMul", net.weight(96, 40))
+    return net
+
+
+NETS: dict[str, Callable[[], _Net]] = {
+    "inverted residual": _inverted_residual,
+    "strides and uneven pads": _strides_and_uneven_pads,
+    "pool after convolution": _pool_after_convolution,
+    "scaled by channel": _scaled_by_channel,
+    "rows": _rows,
+}
+
+
+def _program(net: _Net) -> Program:
+    graph = as_graph(net.model())
+    for step in passes_of(Options(), SMALL):
+        graph = step(graph)
+    return build_program(graph, SMALL)
+
+
+def _chains(program: Program) -> list[Turns]:
+    return [step for step in program.steps if isinstance(step, Turns)]
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_results_are_onnxruntime_s_and_the_same_bits_by_turns(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = NETS[name]().model()
+    shape = [dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim]
+    x = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+    plain = build(as_graph(model), Options())
+    monkeypatch.setattr("bessemer.compiler.driver.host_target", lambda: SMALL)
+    made = build(as_graph(model), Options(verify=True))
+    assert _chains(made.program) and not _chains(plain.program)
+    found = [_run(plain, x), *(_run(made, x, threads) for threads in (1, 2, 3))]
+    for each in found[1:]:
+        np.testing.assert_array_equal(each, found[0])
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    (wanted,) = session.run(None, {"x": x})
+    np.testing.assert_allclose(found[0], wanted, rtol=1e-4, atol=1e-4)
+
+
+def _run(made: Compilation, x: Array, threads: int = 1) -> Array:
+    model = load_code(made.code, made.weights, machine_of(made.target), threads)
+    (result,) = model.run({"x": x})
+    return result
+
+
+def test_windows_take_less_memory_than_values() -> None:
+    program = _program(_inverted_residual(150))
+    chained = chain_launches(program, replace(SMALL, l2_bytes=1 << 17))
+    before, after = plan_memory(program), plan_memory(chained)
+    inside = {window.value for chain in _chains(chained) for window in chain.windows}
+    assert inside and not inside & set(after.offsets)
+    assert isinstance(before.size, int) and isinstance(after.size, int)
+    assert after.size < 0.8 * before.size
+
+
+def test_what_is_read_soon_is_not_stored_past_the_caches() -> None:
+    program = _program(_scaled_by_channel())
+    inside = [x for chain in _chains(chain_launches(program, SMALL)) for x in chain.launches[:-1]]
+    assert any(launch.kernel.name.endswith("_kept") for launch in inside)
+    for launch in inside:
+        assert not any(isinstance(statement, Stream) for statement in walk(launch.kernel.body))
+
+
+def test_a_value_that_others_read_lies_in_memory() -> None:
+    net = _Net(1, 16, 64, 64)
+    net.conv(16, 24)
+    wide = net.conv(24, 32)
+    net.conv(32, 40)
+    net.add("GlobalAveragePool")
+    assert _windows(net) == [24, 32]
+    net.conv(40, 32)
+    net.add("Add", wide)
+    assert _windows(net) == [24]
+
+
+def _windows(net: _Net) -> list[object]:
+    """The channels of the values that lie in windows."""
+    program = _program(net)
+    chains = _chains(chain_launches(program, SMALL))
+    return [window.value.type.shape[-1] for chain in chains for window in chain.windows]
+
+
+@pytest.mark.parametrize("name", ["strides and uneven pads", "rows"])
+def test_an_item_touches_nothing_outside_of_its_span(name: str) -> None:
+    program = _program(NETS[name]())
+    rng = np.random.default_rng(2)
+    checked = 0
+    for kernel in {step.kernel: None for step in program.steps if isinstance(step, Launch)}:
+        spans = spans_of(kernel)
+        if spans is None or kernel.outputs != 1:
+            continue
+        arrays = [
+            rng.standard_normal(_size(buffer.shape)).astype(np.float32) for buffer in kernel.buffers
+        ]
+        run = CompiledKernel(kernel, SMALL)
+        whole = run(arrays).arrays[-1]
+        extent = kernel.parallel_extent
+        assert isinstance(extent, int)
+        for item in {0, 1, extent // 2, extent - 1}:
+            _check_item(run, arrays, spans, item, whole)
+            checked += 1
+    assert checked
+
+
+def _check_item(
+    run: CompiledKernel, arrays: list[Array], spans: object, item: int, whole: Array
+) -> None:
+    assert isinstance(spans, dict)
+    hidden = []
+    for buffer, array in zip(run.kernel.buffers, arrays, strict=True):
+        seen = np.full_like(array, np.nan)
+        if buffer.name in spans:
+            span = spans[buffer.name]
+            part = slice(span.low[item], span.high[item] + 1)
+            seen[part] = array[part]
+        hidden.append(seen)
+    hidden[-1] = np.full_like(arrays[-1], 7.0)
+    out = run(hidden, part=(item, item + 1)).arrays[-1]
+    span = spans[run.kernel.buffers[-1].name]
+    written = np.flatnonzero(out != 7.0)
+    assert written.size and span.low[item] <= written[0] and written[-1] <= span.high[item]
+    np.testing.assert_array_equal(out[written], whole[written])
+
+
+def _size(shape: tuple[object, ...]) -> int:
+    return int(np.prod([int(str(size)) for size in shape]))

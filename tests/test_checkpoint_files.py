@@ -1,0 +1,51 @@
+"""Files of arrays in the safetensors form, as the training writes them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from bessemer.compiler.errors import CompileError
+from bessemer.frontends.train.checkpoint import (
+    Checkpoint,
+    read_checkpoint,
+    write_checkpoint,
+    write_parameters,
+)
+
+ARRAYS = {
+    "größe": np.arange(6, dtype=np.float32).reshape(2, 3).T,
+    "flag": np.array(True),
+    "none": np.zeros((0, 4), np.float64),
+    "half": np.arange(3, dtype=ml_dtypes.bfloat16),
+    "count": np.array([2**62, -1]),
+}
+
+
+def test_safetensors_reads_what_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "file.safetensors"
+    write_parameters(path, ARRAYS)
+    (tmp_path / "plain").write_text("")
+    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
+    numbers = {name: array for name, array in ARRAYS.items() if name != "half"}
+    write_parameters(path, numbers)
+    found = load_file(path)
+    assert found.keys() == numbers.keys()
+    for name, array in numbers.items():
+        assert found[name].dtype == array.dtype and np.array_equal(found[name], array)
+    write_checkpoint(path, Checkpoint(numbers, {"steps": 3, "text": "ä"}))
+    again = read_checkpoint(path)
+    assert again.facts == {"steps": 3, "text": "ä"}
+    assert all(np.array_equal(again.arrays[name], array) for name, array in numbers.items())
+    assert sorted(os.listdir(tmp_path)) == ["file.safetensors", "plain"]
+
+
+def test_a_checkpoint_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(CompileError, match="Cannot write"):
+        write_parameters(tmp_path / "file" / "x.safetensors", ARRAYS)

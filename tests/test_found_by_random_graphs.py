@@ -1,0 +1,43 @@
+"""The smallest graphs of what random ONNX graphs have found; each is compiled once."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx.helper import tensor_dtype_to_np_dtype
+
+import bessemer
+from bessemer.compiler.ir.types import Array
+from tests.onnx_check import expected, parsed
+
+GRAPHS: dict[str, tuple[str, int, list[tuple[int, ...]]]] = {
+    "a product over one channel of a tensor with itself": (
+        """g (float[n, 6, 1] x) => (float[n, 6, 6] y) {
+             y = Einsum <equation = "bij,bkj->bik"> (x, x)
+        }""",
+        18,
+        [(2, 6, 1), (3, 6, 1)],
+    ),
+    "two filters a channel in float16": (
+        """g (float16[n, 3, 5] x) => (float16[n, 6, 4] y)
+            <float16[6, 1, 2] w = {0, 15360, 15360, 0, 0, 16384, 0, 0, 15360, 15360, 0, 15360}> {
+             y = Conv <group = 3> (x, w)
+        }""",
+        17,
+        [(2, 3, 5), (1, 3, 5)],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_graph(name: str, rng: np.random.Generator) -> None:
+    text, opset, shapes = GRAPHS[name]
+    onnx_model = parsed(text, opset)
+    model = bessemer.compile(onnx_model, threads=1, cache=False)
+    for shape in [*shapes, *shapes]:
+        given = onnx_model.graph.input[0].type.tensor_type.elem_type
+        x: Array = rng.standard_normal(shape).astype(tensor_dtype_to_np_dtype(given))
+        for ours, theirs in zip(model.run({"x": x}), expected(onnx_model, {"x": x}), strict=True):
+            tolerance = 2e-3 if ours.dtype == np.float16 else 2e-5
+            assert ours.dtype == theirs.dtype and ours.shape == theirs.shape
+            np.testing.assert_allclose(ours, theirs, rtol=tolerance, atol=tolerance)
