@@ -23,7 +23,6 @@ from bessemer.compiler.driver import (
     machine_of,
     module_texts,
     pack_weights,
-    passes_of,
 )
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.fit_memory import Fitted, fit_memory
@@ -31,6 +30,7 @@ from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.ir.program import MemoryPlan, Program
 from bessemer.compiler.ir.types import Array
 from bessemer.compiler.options import Options
+from bessemer.compiler.pass_order import passes_of
 from bessemer.compiler.schedule.share_kernels import share_kernels
 from bessemer.compiler.targets.choose import host_target, parse_target
 from bessemer.compiler.targets.machine import Target

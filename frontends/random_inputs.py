@@ -21,9 +21,12 @@ _INDEXED = frozenset({"gather", "gather_elements", "scatter_elements"})
 
 
 def default_sizes(infos: Sequence[ArrayInfo], symbols: Sequence[str]) -> dict[str, int]:
-    """A size for every symbol: 1 where an array's first axis has it (a batch), 64 elsewhere."""
+    """A size for every symbol of these arrays: 1 where an array's first axis has it (a batch), 64
+    elsewhere. `symbols` are the code's, in order; those of what is prepared first come behind."""
     leading = {info.shape[0] for info in infos if info.shape}
-    return {name: 1 if name in leading else 64 for name in symbols}
+    named = [name for info in infos for size in info.shape for name in sorted(names_in(str(size)))]
+    ordered = [name for name in symbols if name in named]
+    return {name: 1 if name in leading else 64 for name in (*ordered, *named)}
 
 
 def random_arrays(
@@ -110,18 +113,3 @@ def input_infos(graph: Graph) -> list[ArrayInfo]:
 def known_texts(strings: Strings | None) -> tuple[str, ...]:
     """The strings that a model knows, for random_arrays."""
     return () if strings is None else strings.table
-
-
-def free_symbols(infos: Sequence[ArrayInfo], symbols: Sequence[str]) -> list[str]:
-    """The symbols that a caller's arrays bind: of these, and those of what is prepared first."""
-    named = [
-        name
-        for info in infos
-        for size in info.shape
-        if isinstance(size, str)
-        for name in names_in(size)
-    ]
-    return [
-        *[name for name in symbols if name in named],
-        *dict.fromkeys(name for name in named if name not in symbols),
-    ]

@@ -22,7 +22,6 @@ from bessemer.frontends.models_in import Model, as_graph, build_model
 from bessemer.frontends.profile import ProfiledModel
 from bessemer.frontends.random_inputs import (
     default_sizes,
-    free_symbols,
     index_limits,
     known_texts,
     random_arrays,
@@ -114,7 +113,7 @@ def tune_model(
     known = options.tuning.choices
     base = compiled(known)
     bound = base.signature.symbols[: base.signature.input_symbols]
-    sizes = default_sizes(base.inputs, free_symbols(base.inputs, bound))
+    sizes = default_sizes(base.inputs, bound)
     texts = known_texts(graph.strings)
     inputs = random_arrays(base.inputs, sizes, 0, index_limits(graph), texts)
     contests: dict[str, Contest] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,7 @@ def test_a_sum_of_truths_is_one_of_integers() -> None:
 
 _STEPS = np.arange(-40, 41, dtype=np.float32) / 8  # all halves are among them
 
-_ROUNDINGS = {
+_ROUNDINGS: dict[str, Callable[[Array], Array]] = {
     "ROUND": np.round,
     "CEIL": np.ceil,
     "FLOOR": np.floor,

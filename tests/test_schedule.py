@@ -71,12 +71,12 @@ def _perceptron(builder: GraphBuilder) -> Sequence[Value]:
 
 
 def _attention(builder: GraphBuilder) -> Sequence[Value]:
-    x = builder.input("x", TensorType(f32, (N, 6, 8)))
+    x = builder.input("x", TensorType(f32, (N, 12, 8)))
 
     def heads(name: str) -> Value:
         del name
         y = _dense(builder, x, 8)
-        y = builder.apply("reshape", y, shape=(N, 6, 2, 4))
+        y = builder.apply("reshape", y, shape=(N, 12, 2, 4))
         return builder.apply("transpose", y, permutation=(0, 2, 1, 3))
 
     query, key, value = heads("q"), heads("k"), heads("v")
@@ -84,7 +84,7 @@ def _attention(builder: GraphBuilder) -> Sequence[Value]:
     weights = _softmax(builder, builder.apply("matmul", query, keys))
     y = builder.apply("matmul", weights, value)
     y = builder.apply("transpose", y, permutation=(0, 2, 1, 3))
-    return [builder.apply("reshape", y, shape=(N, 6, 8))]
+    return [builder.apply("reshape", y, shape=(N, 12, 8))]
 
 
 def _residual(builder: GraphBuilder) -> Sequence[Value]:
@@ -127,7 +127,7 @@ CASES = {
     ),
     "attention": Case(
         _attention,
-        ((2, 6, 8),),
+        ((2, 12, 8),),
         (
             "matmul_add",
             "matmul_add",

@@ -24,7 +24,7 @@ from bessemer.frontends.compile import as_graph
 from bessemer.frontends.compile_device import build_model_for_device
 from bessemer.frontends.onnx_writer.write import write_onnx
 from bessemer.frontends.train.from_onnx import network_from_onnx
-from bessemer.runtime.errors import InputError
+from bessemer.runtime.errors import ExecutionError, InputError
 from bessemer.runtime.model import CompiledModel
 from tests.command_line import run_command
 
@@ -222,6 +222,23 @@ def test_the_run_decides_how_many_strings_there_are(tmp_path: Path) -> None:
     assert model.run([["1", "0", "-2.5", "0.0", "1e3"]])[0].tolist() == ["1", "-2.5", "1e3"]
     with pytest.raises(InputError, match=r"Cast 'reading': could not convert string to float: 'a'"):
         model.run([["1", "a"]])
+
+
+@pytest.mark.parametrize("zeros", [0, 1])
+def test_an_unknown_category_is_nothing_or_an_error(tmp_path: Path, zeros: int) -> None:
+    node = helper.make_node(
+        "OneHotEncoder", ["x"], ["y"], "encoder", domain="ai.onnx.ml",
+        cats_strings=["a", "b"], zeros=zeros,
+    )  # fmt: skip
+    path = _save(tmp_path, [node], ["n"], {"y": TensorProto.FLOAT})
+    model = bessemer.compile(path, threads=1, cache=False)
+    np.testing.assert_array_equal(model.run([["b", "a"]])[0], [[0, 1], [1, 0]])
+    assert model.run([[]])[0].shape == (0, 2)
+    if zeros:
+        np.testing.assert_array_equal(model.run([["b", "c"]])[0], [[0, 1], [0, 0]])
+        return
+    with pytest.raises(ExecutionError, match=r"OneHotEncoder 'encoder' \(which knows other"):
+        model.run([["b", "c"]])
 
 
 def test_what_cannot_be_done_with_strings_is_said(tmp_path: Path) -> None:

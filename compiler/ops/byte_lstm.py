@@ -64,18 +64,18 @@ def _reference(
     c0: Array,
     **attributes: Any,
 ) -> tuple[Array, ...]:
-    found = given(_DEFAULT, attributes)
-    gate, cell_gate, _ = found.gates()
-    hidden_gate = replace(found, clip=0.0).gates()[2]
+    node = given(_DEFAULT, attributes)
+    gate, cell_gate, _ = node.gates()
+    hidden_gate = replace(node, clip=0.0).gates()[2]
     steps = len(gates_x)
     h, c = h0, c0.astype(np.float64)
     y = np.zeros((*gates_x.shape[:2], h0.shape[1]), gates_x.dtype)
-    for time in range(steps - 1, -1, -1) if found.reverse else range(steps):
+    for time in range(steps - 1, -1, -1) if node.reverse else range(steps):
         units, scale = _rounded(h)
         sums = units @ recurrent.astype(np.int64)
         i, o, f, g = np.split(gates_x[time] + sums * (scale * scales.astype(np.float64)), 4, axis=1)
         opened = gate.reference(i)
-        kept = 1 - opened if found.input_forget else gate.reference(f)
+        kept = 1 - opened if node.input_forget else gate.reference(f)
         c = kept * c + opened * cell_gate.reference(g)
         h = (gate.reference(o) * hidden_gate.reference(c)).astype(gates_x.dtype)
         y[time] = h

@@ -80,8 +80,8 @@ def _reference(
     *optional: Array,
     **attributes: Any,
 ) -> tuple[Array, ...]:
-    found = given(_DEFAULT, attributes)
-    gate, new_gate = found.gates()
+    node = given(_DEFAULT, attributes)
+    gate, new_gate = node.gates()
     width = recurrent.shape[0]
     weights = widened(recurrent)
     new_weights = weights[:, 2 * width :]
@@ -89,20 +89,20 @@ def _reference(
     def step(row: Array, states: tuple[Array, ...]) -> tuple[Array, ...]:
         (h,) = states
         z, r = np.split(gate.reference(row[: 2 * width] + h @ weights[:, : 2 * width]), 2)
-        if found.linear_before_reset:
+        if node.linear_before_reset:
             unreset = h @ new_weights + widened(optional[-1])
             recurrent_part = r * unreset
         else:
             recurrent_part = (r * h) @ new_weights
         n = new_gate.reference(row[2 * width :] + recurrent_part)
         new = (1 - z) * n + z * h
-        kept = [z, r, n, unreset] if found.linear_before_reset else [z, r, n]
-        return (new, np.concatenate(kept), h) if found.keeps_steps else (new,)
+        kept = [z, r, n, unreset] if node.linear_before_reset else [z, r, n]
+        return (new, np.concatenate(kept), h) if node.keeps_steps else (new,)
 
-    lengths = found.lengths(optional)
-    columns = (4 if found.linear_before_reset else 3) * width
-    widths = (columns, width) if found.keeps_steps else ()
-    results = run_steps(widened(gates_x), lengths, found.reverse, (widened(h0),), step, widths)
+    lengths = node.lengths(optional)
+    columns = (4 if node.linear_before_reset else 3) * width
+    widths = (columns, width) if node.keeps_steps else ()
+    results = run_steps(widened(gates_x), lengths, node.reverse, (widened(h0),), step, widths)
     return tuple(result.astype(gates_x.dtype) for result in results)
 
 
@@ -116,19 +116,19 @@ def cell(
     gates_x, recurrent, h0, *optional = inputs
     y, h, *steps = outputs
     working = working_dtype(h.dtype)
-    found = given(_DEFAULT, attributes)
-    gate, new_gate = found.gates()
+    node = given(_DEFAULT, attributes)
+    gate, new_gate = node.gates()
     from_x = from_input(gates_x, h.shape[1], working)
 
     def opening(number: int, total: Expression) -> Expression:
         if number == 2:
-            return total if found.linear_before_reset else new_gate.rule(total)
+            return total if node.linear_before_reset else new_gate.rule(total)
         return gate.rule(total)
 
     def mixed(place: Place, z: Expression, n: Expression, state: Expression) -> Expression:
         new = builder.define(n, "n").value
         share = builder.define(z, "z").value
-        if found.keeps_steps:
+        if node.keeps_steps:
             keep(place, 0, share)
             keep(place, 2, new)
             builder.store(steps[1], (place.time, place.row, place.column), state)
@@ -144,20 +144,20 @@ def cell(
 
     def finish(place: Place, sums: Sequence[Expression], state: Expression) -> Expression:
         z, r, n = sums
-        if found.keeps_steps:
+        if node.keeps_steps:
             keep(place, 1, r)
             keep(place, 3, n)
         return mixed(place, z, new_gate.rule(from_x(place, 2) + r * n), state)
 
     products: tuple[Product, ...] = (Product((0, 1, 2), finish, from_x_or_bias, open=opening),)
-    if not found.linear_before_reset:
+    if not node.linear_before_reset:
         kept = builder.scratch(working, h.shape)
         reset = builder.scratch(working, h.shape)
 
         def open_gates(place: Place, sums: Sequence[Expression], state: Expression) -> None:
             z, r = sums
             builder.store(kept, (place.row, place.column), z)
-            if found.keeps_steps:
+            if node.keeps_steps:
                 keep(place, 1, r)
             builder.store(reset, (place.row, place.column), r * state)
 
@@ -170,8 +170,8 @@ def cell(
             Product((2,), finish_reset, from_x, reset, open=opening),
         )
     return Cell(
-        recurrent, h0, y, h, gates_x, products, (), found.lengths(optional), found.reverse,
-        ended=tuple(steps), replaces=(gates_x, steps[0]) if found.keeps_steps else None,
+        recurrent, h0, y, h, gates_x, products, (), node.lengths(optional), node.reverse,
+        ended=tuple(steps), replaces=(gates_x, steps[0]) if node.keeps_steps else None,
     )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.expr import Buffer, Expression, constant, convert
 from bessemer.compiler.ir.op import Example, Operator, register
 from bessemer.compiler.ir.types import Array, TensorType, dtype_of, f64
-from bessemer.compiler.ops.activations import Gate, gates, require_gates
+from bessemer.compiler.ops.activations import Gate, require_gates
 from bessemer.compiler.ops.precise import widened
 from bessemer.compiler.ops.recurrence_backwards import require_backwards, run_back
 from bessemer.compiler.ops.recurrence_cell import (
@@ -30,7 +30,7 @@ from bessemer.compiler.ops.recurrence_cell import (
     from_input,
     working_dtype,
 )
-from bessemer.compiler.ops.recurrence_kernel import write_recurrence
+from bessemer.compiler.ops.recurrence_rules import given, statements_of
 
 _DEFAULT = ("sigmoid", "tanh")
 
@@ -53,19 +53,18 @@ def _infer(
 
 def _reference(
     dy: Array, weights: Array, dh: Array, opened: Array, before: Array, *lengths: Array,
-    activations: tuple[str, ...] = _DEFAULT, alphas: tuple[float, ...] = (),
-    betas: tuple[float, ...] = (), reverse: bool = False,
-    clip: float = 0.0, linear_before_reset: bool = False, has_lengths: bool = False,
+    **attributes: Any,
 ) -> tuple[Array, ...]:  # fmt: skip
-    gate, new_gate = gates(activations, alphas, betas, clip, dtype_of(opened))
+    node = given(_DEFAULT, attributes)
+    gate, new_gate = node.gates(dtype_of(opened))
     width = dy.shape[2]
     wide, kept, old = widened(weights), widened(opened), widened(before)
 
     def step(time: int, row: int, dh: Array, _: Sequence[Array]) -> tuple[Array, ...]:
-        z, r, n, *unreset = np.split(kept[time, row], 4 if linear_before_reset else 3)
+        z, r, n, *unreset = np.split(kept[time, row], 4 if node.linear_before_reset else 3)
         dz = dh * (old[time, row] - n) * gate.slope_reference(z)
         dn = dh * (1 - z) * new_gate.slope_reference(n)
-        if linear_before_reset:
+        if node.linear_before_reset:
             dr = dn * unreset[0] * gate.slope_reference(r)
             direct = dh * z
             through = np.concatenate([dz, dr, dn * r]) @ wide
@@ -77,8 +76,9 @@ def _reference(
         return np.concatenate([dz, dr, dn]), direct + through, direct
 
     states = (widened(dh), widened(dh))
-    given = lengths[0] if has_lengths else None
-    found, _, direct = run_back(widened(dy), given, reverse, states, 3 * width, step)
+    found, _, direct = run_back(
+        widened(dy), node.lengths(lengths), node.reverse, states, 3 * width, step
+    )
     return found.astype(dy.dtype), direct.astype(dy.dtype)
 
 
@@ -129,23 +129,21 @@ class _Way:
 
 
 def cell(
-    builder: KernelBuilder, inputs: Sequence[Buffer], outputs: Sequence[Buffer], *,
-    activations: tuple[str, ...] = _DEFAULT, alphas: tuple[float, ...] = (),
-    betas: tuple[float, ...] = (), reverse: bool = False,
-    clip: float = 0.0, linear_before_reset: bool = False, has_lengths: bool = False,
-) -> Cell:  # fmt: skip
+    builder: KernelBuilder, inputs: Sequence[Buffer], outputs: Sequence[Buffer], **attributes: Any
+) -> Cell:
     """The way back as its kernels are written from: the state is what comes past the gates."""
     dy, weights, dh, _, _, *lengths = inputs
     found, direct = outputs
-    gate, new_gate = gates(activations, alphas, betas, clip, inputs[3].dtype)
-    depth = 3 if linear_before_reset else 2
+    node = given(_DEFAULT, attributes)
+    gate, new_gate = node.gates(inputs[3].dtype)
+    depth = 3 if node.linear_before_reset else 2
     way = _Way(builder, inputs, outputs, gate, new_gate, depth)
     from_dy = from_input(dy, way.width, way.working)
-    products = _linear(way, from_dy) if linear_before_reset else _in_two(way, from_dy)
+    products = _linear(way, from_dy) if node.linear_before_reset else _in_two(way, from_dy)
     return Cell(
-        weights, dh, None, direct, dy, products, (), lengths[0] if has_lengths else None,
-        not reverse, cleared=(way.turns,), ended=(found,),
-        read=(way.opened, way.before), replaces=(way.opened, way.found),
+        weights, dh, None, direct, dy, products, (), node.lengths(lengths), not node.reverse,
+        cleared=(way.turns,), ended=(found,), read=(way.opened, way.before),
+        replaces=(way.opened, way.found),
     )  # fmt: skip
 
 
@@ -187,12 +185,6 @@ def _in_two(way: _Way, from_dy: Any) -> tuple[Product, ...]:
     )
 
 
-def _statements(
-    builder: KernelBuilder, inputs: list[Buffer], outputs: list[Buffer], **attributes: Any
-) -> None:
-    write_recurrence(builder, cell(builder, inputs, outputs, **attributes))
-
-
 def _shapes(steps: int, batch: int, width: int, gates: int = 3) -> tuple[tuple[int, ...], ...]:
     sequence, state = (steps, batch, width), (batch, width)
     return sequence, (3 * width, width), state, (steps, batch, gates * width), sequence
@@ -210,7 +202,7 @@ register(
         "gru_gradient",
         _infer,
         _reference,
-        statements=_statements,
+        statements=statements_of(cell),
         gradient=None,
         examples=(
             Example(_shapes(1, 1, 3)),

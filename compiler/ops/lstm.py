@@ -85,10 +85,10 @@ def _reference(
     *optional: Array,
     **attributes: Any,
 ) -> tuple[Array, ...]:
-    found = given(_DEFAULT, attributes)
-    gate, cell_gate, hidden_gate = found.gates()
+    node = given(_DEFAULT, attributes)
+    gate, cell_gate, hidden_gate = node.gates()
     width = recurrent.shape[0]
-    peepholes = widened(optional[-1]) if found.has_peepholes else np.zeros(3 * width)
+    peepholes = widened(optional[-1]) if node.has_peepholes else np.zeros(3 * width)
     p_i, p_o, p_f = np.split(peepholes, 3)
     weights = widened(recurrent)
 
@@ -96,18 +96,18 @@ def _reference(
         h, c = states
         i, o, f, g = np.split(row + h @ weights, 4)
         opened = gate.reference(i + p_i * c)
-        kept = 1 - opened if found.input_forget else gate.reference(f + p_f * c)
+        kept = 1 - opened if node.input_forget else gate.reference(f + p_f * c)
         content = cell_gate.reference(g)
         new_c = kept * c + opened * content
         shown = gate.reference(o + p_o * new_c)
         new = shown * _unclipped(hidden_gate).reference(new_c), new_c
         kept_step = (np.concatenate([opened, shown, kept, content]), h, c)
-        return (*new, *kept_step) if found.keeps_steps else new
+        return (*new, *kept_step) if node.keeps_steps else new
 
     states = (widened(h0), widened(c0))
-    widths = (4 * width, width, width) if found.keeps_steps else ()
-    lengths = found.lengths(optional)
-    results = run_steps(widened(gates_x), lengths, found.reverse, states, step, widths)
+    widths = (4 * width, width, width) if node.keeps_steps else ()
+    lengths = node.lengths(optional)
+    results = run_steps(widened(gates_x), lengths, node.reverse, states, step, widths)
     return tuple(result.astype(gates_x.dtype) for result in results)
 
 
@@ -126,17 +126,17 @@ def cell(
     gates_x, recurrent, h0, c0, *optional = inputs
     y, h, c, *steps = outputs
     working, width = working_dtype(c.dtype), c.shape[1]
-    found = given(_DEFAULT, attributes)
-    gate, cell_gate, hidden_gate = found.gates()
+    node = given(_DEFAULT, attributes)
+    gate, cell_gate, hidden_gate = node.gates()
 
     def opening(number: int, total: Expression) -> Expression:
         if number == 3:
             return cell_gate.rule(total)
-        return total if found.has_peepholes else gate.rule(total)
+        return total if node.has_peepholes else gate.rule(total)
 
     def opened(total: Expression, number: int, state: Expression, column: Size) -> Expression:
         """Peepholes let a gate see the state, so that it cannot open before."""
-        if not found.has_peepholes:
+        if not node.has_peepholes:
             return total
         peephole = convert(optional[-1][number * width + column], working)
         return gate.rule(total + peephole * state)
@@ -153,21 +153,21 @@ def cell(
         row, column = place.row, place.column
         before = builder.define(convert(c[row, column], working), "c").value
         taken = builder.define(opened(i, 0, before, column), "i").value
-        kept = 1 - taken if found.input_forget else opened(f, 2, before, column)
+        kept = 1 - taken if node.input_forget else opened(f, 2, before, column)
         kept = builder.define(kept, "f").value
         after = builder.define(kept * before + taken * g, "c").value
         builder.store(c, (row, column), after)
         shown = builder.define(opened(o, 1, after, column), "o").value
-        if found.keeps_steps:
+        if node.keeps_steps:
             keep(place, (taken, shown, kept, g), state, before)
         return shown * _unclipped(hidden_gate).rule(after)
 
     from_x = from_input(gates_x, width, working)
     product = Product((0, 1, 2, 3), finish, from_x, open=opening)
     return Cell(
-        recurrent, h0, y, h, gates_x, (product,), ((c0, c),), found.lengths(optional),
-        found.reverse, ended=tuple(steps),
-        replaces=(gates_x, steps[0]) if found.keeps_steps else None,
+        recurrent, h0, y, h, gates_x, (product,), ((c0, c),), node.lengths(optional),
+        node.reverse, ended=tuple(steps),
+        replaces=(gates_x, steps[0]) if node.keeps_steps else None,
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ With dh what comes from y[t] and from the step after, and what the forward pass 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.expr import Buffer, Expression, constant, convert
 from bessemer.compiler.ir.op import Example, Operator, register
 from bessemer.compiler.ir.types import Array, TensorType, dtype_of, f16, f32, f64
-from bessemer.compiler.ops.activations import gates, require_gates
+from bessemer.compiler.ops.activations import require_gates
 from bessemer.compiler.ops.check import require, require_dtype
 from bessemer.compiler.ops.precise import widened
 from bessemer.compiler.ops.recurrence_backwards import require_backwards, run_back
@@ -30,7 +31,7 @@ from bessemer.compiler.ops.recurrence_cell import (
     from_input,
     working_dtype,
 )
-from bessemer.compiler.ops.recurrence_kernel import write_recurrence
+from bessemer.compiler.ops.recurrence_rules import given, statements_of
 
 _DEFAULT = ("sigmoid", "tanh", "tanh")
 
@@ -64,16 +65,14 @@ def _infer(
 
 def _reference(
     dy: Array, weights: Array, dh: Array, dc: Array, opened: Array, content: Array,
-    *optional: Array, activations: tuple[str, ...] = _DEFAULT, alphas: tuple[float, ...] = (),
-    betas: tuple[float, ...] = (), reverse: bool = False,
-    clip: float = 0.0, input_forget: bool = False,
-    has_lengths: bool = False, has_peepholes: bool = False, has_totals: bool = False,
+    *optional: Array, **attributes: Any,
 ) -> tuple[Array, ...]:  # fmt: skip
-    gate, cell_gate, _ = gates(activations, alphas, betas, clip, dtype_of(opened))
-    hidden_gate = gates(activations, alphas, betas, 0.0)[2]
+    node = given(_DEFAULT, attributes)
+    gate, cell_gate, _ = node.gates(dtype_of(opened))
+    hidden_gate = replace(node, clip=0.0).gates()[2]
     width = dy.shape[2]
     wide, opened, content = widened(weights), widened(opened), widened(content)
-    peepholes = widened(optional[-1]) if has_peepholes else np.zeros(3 * width)
+    peepholes = widened(optional[-1]) if node.has_peepholes else np.zeros(3 * width)
     p_i, p_o, p_f = np.split(peepholes, 3)
 
     def step(time: int, row: int, dh: Array, states: Sequence[Array]) -> tuple[Array, ...]:
@@ -82,35 +81,32 @@ def _reference(
         shown = hidden_gate.reference(f * before + i * g)
         do = dh * shown * gate.slope_reference(o)
         dc = states[0] + dh * o * hidden_gate.slope_reference(shown) + do * p_o
-        di = dc * (g - before if input_forget else g) * gate.slope_reference(i)
-        df = dc * before * gate.slope_reference(f) * (not input_forget)
+        di = dc * (g - before if node.input_forget else g) * gate.slope_reference(i)
+        df = dc * before * gate.slope_reference(f) * (not node.input_forget)
         found = np.concatenate([di, do, df, dc * i * cell_gate.slope_reference(g)])
         return found, found @ wide, dc * f + di * p_i + df * p_f, np.zeros_like(dh)
 
     states = (widened(dh), widened(dc), widened(dh))
-    lengths = optional[0] if has_lengths else None
-    found, _, dc0, direct = run_back(widened(dy), lengths, reverse, states, 4 * width, step)
-    totals = [found.sum((0, 1), np.float64)] if has_totals else []
+    lengths = node.lengths(optional)
+    found, _, dc0, direct = run_back(widened(dy), lengths, node.reverse, states, 4 * width, step)
+    totals = [found.sum((0, 1), np.float64)] if node.has_totals else []
     return tuple(array.astype(dy.dtype) for array in (found, direct, dc0, *totals))
 
 
 def cell(
-    builder: KernelBuilder, inputs: Sequence[Buffer], outputs: Sequence[Buffer], *,
-    activations: tuple[str, ...] = _DEFAULT, alphas: tuple[float, ...] = (),
-    betas: tuple[float, ...] = (), reverse: bool = False,
-    clip: float = 0.0, input_forget: bool = False,
-    has_lengths: bool = False, has_peepholes: bool = False, has_totals: bool = False,
-) -> Cell:  # fmt: skip
+    builder: KernelBuilder, inputs: Sequence[Buffer], outputs: Sequence[Buffer], **attributes: Any
+) -> Cell:
     """The way back as its kernels are written from: the state is what comes past the gates."""
     dy, weights, dh, dc, opened, content, *optional = inputs
     found, direct, dc0, *totals = outputs
     working, width = working_dtype(dy.dtype), direct.shape[1]
-    gate, cell_gate, _ = gates(activations, alphas, betas, clip, opened.dtype)
-    hidden_gate = gates(activations, alphas, betas, 0.0)[2]
+    node = given(_DEFAULT, attributes)
+    gate, cell_gate, _ = node.gates(opened.dtype)
+    hidden_gate = replace(node, clip=0.0).gates()[2]
     turns = builder.scratch(working, (2, 4, *direct.shape))
 
     def peephole(number: int, place: Place) -> Expression:
-        if not has_peepholes:
+        if not node.has_peepholes:
             return constant(0, working)
         return convert(optional[-1][number * width + place.column], working)
 
@@ -126,8 +122,9 @@ def cell(
         do = builder.define(dh * shown * gate.slope(o), "do").value
         total = convert(dc0[place.row, column], working) + dh * o * hidden_gate.slope(shown)
         dc = builder.define(total + do * peephole(1, place), "dc").value
-        di = builder.define(dc * (g - before if input_forget else g) * gate.slope(i), "di").value
-        df = constant(0, working) if input_forget else dc * before * gate.slope(f)
+        content_part = g - before if node.input_forget else g
+        di = builder.define(dc * content_part * gate.slope(i), "di").value
+        df = constant(0, working) if node.input_forget else dc * before * gate.slope(f)
         df = builder.define(df, "df").value
         for n, value in enumerate((di, do, df, dc * i * cell_gate.slope(g))):
             stored = builder.define(value, "gate").value
@@ -141,16 +138,10 @@ def cell(
     product = Product((0,), finish, from_input(dy, width, working), turns)
     return Cell(
         weights, dh, None, direct, dy, (product,), ((dc, dc0),),
-        optional[0] if has_lengths else None, not reverse, cleared=(turns,), ended=(found,),
+        node.lengths(optional), not node.reverse, cleared=(turns,), ended=(found,),
         read=(opened, content), replaces=(opened, found),
-        totals=(turns, totals[0]) if has_totals else None,
+        totals=(turns, totals[0]) if node.has_totals else None,
     )  # fmt: skip
-
-
-def _statements(
-    builder: KernelBuilder, inputs: list[Buffer], outputs: list[Buffer], **attributes: Any
-) -> None:
-    write_recurrence(builder, cell(builder, inputs, outputs, **attributes))
 
 
 def _shapes(steps: int, batch: int, width: int) -> tuple[tuple[int, ...], ...]:
@@ -171,7 +162,7 @@ register(
         "lstm_gradient",
         _infer,
         _reference,
-        statements=_statements,
+        statements=statements_of(cell),
         gradient=None,
         examples=(
             Example(_shapes(1, 1, 3)),

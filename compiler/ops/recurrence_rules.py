@@ -30,6 +30,7 @@ class Given:
     has_lengths: bool = False
     has_peepholes: bool = False
     keeps_steps: bool = False
+    has_totals: bool = False
 
     def gates(self, kept_as: DType = f64) -> tuple[Gate, ...]:
         """The activations; their results are kept in this type until their slopes are asked for."""

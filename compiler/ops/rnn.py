@@ -61,18 +61,18 @@ def _reference(
     *optional: Array,
     **attributes: Any,
 ) -> tuple[Array, ...]:
-    found = given(_DEFAULT, attributes)
-    (gate,) = found.gates()
+    node = given(_DEFAULT, attributes)
+    (gate,) = node.gates()
     weights = widened(recurrent)
 
     def step(row: Array, states: tuple[Array, ...]) -> tuple[Array, ...]:
         (h,) = states
         new = gate.reference(row + h @ weights)
-        return (new, h) if found.keeps_steps else (new,)
+        return (new, h) if node.keeps_steps else (new,)
 
-    lengths = found.lengths(optional)
-    widths = h0.shape[1:] if found.keeps_steps else ()
-    results = run_steps(widened(gates_x), lengths, found.reverse, (widened(h0),), step, widths)
+    lengths = node.lengths(optional)
+    widths = h0.shape[1:] if node.keeps_steps else ()
+    results = run_steps(widened(gates_x), lengths, node.reverse, (widened(h0),), step, widths)
     return tuple(result.astype(gates_x.dtype) for result in results)
 
 
@@ -85,18 +85,18 @@ def cell(
     """The recurrence as its kernels are written from."""
     gates_x, recurrent, h0, *optional = inputs
     y, h, *steps = outputs
-    found = given(_DEFAULT, attributes)
-    (gate,) = found.gates()
+    node = given(_DEFAULT, attributes)
+    (gate,) = node.gates()
 
     def finish(place: Place, sums: Sequence[Expression], state: Expression) -> Expression:
-        if found.keeps_steps:
+        if node.keeps_steps:
             builder.store(steps[0], (place.time, place.row, place.column), state)
         return sums[0]
 
     from_x = from_input(gates_x, h.shape[1], working_dtype(h.dtype))
     product = Product((0,), finish, from_x, open=lambda _, total: gate.rule(total))
     return Cell(
-        recurrent, h0, y, h, gates_x, (product,), (), found.lengths(optional), found.reverse,
+        recurrent, h0, y, h, gates_x, (product,), (), node.lengths(optional), node.reverse,
         ended=tuple(steps), replaces=(gates_x, y),
     )  # fmt: skip
 

@@ -17,7 +17,7 @@ from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.expr import Buffer, Expression, constant, convert
 from bessemer.compiler.ir.op import Example, Operator, register
 from bessemer.compiler.ir.types import Array, TensorType, dtype_of
-from bessemer.compiler.ops.activations import gates, require_gates
+from bessemer.compiler.ops.activations import require_gates
 from bessemer.compiler.ops.precise import widened
 from bessemer.compiler.ops.recurrence_backwards import require_backwards, run_back
 from bessemer.compiler.ops.recurrence_cell import (
@@ -27,7 +27,7 @@ from bessemer.compiler.ops.recurrence_cell import (
     from_input,
     working_dtype,
 )
-from bessemer.compiler.ops.recurrence_kernel import write_recurrence
+from bessemer.compiler.ops.recurrence_rules import given, statements_of
 
 _DEFAULT = ("tanh",)
 
@@ -48,12 +48,10 @@ def _infer(
 
 
 def _reference(
-    dy: Array, weights: Array, dh: Array, y: Array, *lengths: Array,
-    activations: tuple[str, ...] = _DEFAULT, alphas: tuple[float, ...] = (),
-    betas: tuple[float, ...] = (), reverse: bool = False,
-    clip: float = 0.0, has_lengths: bool = False,
-) -> tuple[Array, ...]:  # fmt: skip
-    (gate,) = gates(activations, alphas, betas, clip, dtype_of(y))
+    dy: Array, weights: Array, dh: Array, y: Array, *lengths: Array, **attributes: Any
+) -> tuple[Array, ...]:
+    node = given(_DEFAULT, attributes)
+    (gate,) = node.gates(dtype_of(y))
     wide = widened(weights)
 
     def step(time: int, row: int, dh: Array, _: Sequence[Array]) -> tuple[Array, ...]:
@@ -62,22 +60,21 @@ def _reference(
 
     # What comes through the gates is told apart from what comes past them.
     states = (widened(dh), widened(dh))
-    given = lengths[0] if has_lengths else None
-    found, _, direct = run_back(widened(dy), given, reverse, states, dy.shape[2], step)
+    found, _, direct = run_back(
+        widened(dy), node.lengths(lengths), node.reverse, states, dy.shape[2], step
+    )
     return found.astype(dy.dtype), direct.astype(dy.dtype)
 
 
 def cell(
-    builder: KernelBuilder, inputs: Sequence[Buffer], outputs: Sequence[Buffer], *,
-    activations: tuple[str, ...] = _DEFAULT, alphas: tuple[float, ...] = (),
-    betas: tuple[float, ...] = (), reverse: bool = False,
-    clip: float = 0.0, has_lengths: bool = False,
-) -> Cell:  # fmt: skip
+    builder: KernelBuilder, inputs: Sequence[Buffer], outputs: Sequence[Buffer], **attributes: Any
+) -> Cell:
     """The way back as its kernels are written from: the state is what comes past the gates."""
     dy, weights, dh, y, *lengths = inputs
     found, direct = outputs
     working, width = working_dtype(dy.dtype), direct.shape[1]
-    (gate,) = gates(activations, alphas, betas, clip, y.dtype)
+    node = given(_DEFAULT, attributes)
+    (gate,) = node.gates(y.dtype)
     turns = builder.scratch(working, (2, 1, *direct.shape))
 
     def finish(place: Place, sums: Sequence[Expression], state: Expression) -> Expression:
@@ -90,16 +87,9 @@ def cell(
 
     product = Product((0,), finish, from_input(dy, width, working), turns)
     return Cell(
-        weights, dh, None, direct, dy, (product,), (), lengths[0] if has_lengths else None,
-        not reverse, cleared=(turns,), ended=(found,), read=(y,),
-        replaces=(y, found),
+        weights, dh, None, direct, dy, (product,), (), node.lengths(lengths), not node.reverse,
+        cleared=(turns,), ended=(found,), read=(y,), replaces=(y, found),
     )  # fmt: skip
-
-
-def _statements(
-    builder: KernelBuilder, inputs: list[Buffer], outputs: list[Buffer], **attributes: Any
-) -> None:
-    write_recurrence(builder, cell(builder, inputs, outputs, **attributes))
 
 
 def _shapes(steps: int, batch: int, width: int) -> tuple[tuple[int, ...], ...]:
@@ -114,7 +104,7 @@ register(
         "rnn_gradient",
         _infer,
         _reference,
-        statements=_statements,
+        statements=statements_of(cell),
         gradient=None,
         examples=(
             Example(_shapes(1, 1, 3)),

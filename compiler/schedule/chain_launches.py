@@ -48,6 +48,8 @@ LONGEST = 6
 """Launches in a chain."""
 SHARES = 16
 """The most parts that the threads share, each with windows of its own."""
+MOST_TURNS = 1024
+"""With more there is nothing left to gain, only a longer search."""
 _LINE = 64
 
 
@@ -276,10 +278,11 @@ def _window(value: Value, low: Array, high: Array) -> _Moved:
 def _numbers(extent: Size) -> list[int]:
     """Numbers of turns for so many items, ever more."""
     assert isinstance(extent, int)
+    most = min(extent, MOST_TURNS)
     found = [SHARES]
-    while found[-1] < extent:
+    while found[-1] < most:
         found.append(found[-1] * 5 // 4)
-    return [*found[:-1], extent]
+    return [*found[:-1], most]
 
 
 def _bytes(value: Value) -> int:

@@ -30,7 +30,7 @@ def reads_in_place(node: Node, is_computed: bool = False) -> bool:
     left, right = (value.type for value in node.inputs)
     if {left.dtype, right.dtype, node.output.type.dtype} not in ({f32}, {f64}):
         return False
-    rows, bytes_ = left.shape[-2], product(right.shape[-2:]) * right.dtype.bytes
+    rows, bytes_ = _rows_of_a_matrix(node), product(right.shape[-2:]) * right.dtype.bytes
     if not isinstance(rows, int):
         return False
     if is_computed:
@@ -38,6 +38,15 @@ def reads_in_place(node: Node, is_computed: bool = False) -> bool:
     if not isinstance(bytes_, int) or bytes_ > _NEAR_BYTES:
         return rows <= _MOST_ROWS_FROM_MEMORY
     return rows <= (MOST_ROWS_OF_SMALL if bytes_ < _SMALL_BYTES else _MOST_ROWS_OF_NEAR)
+
+
+def _rows_of_a_matrix(node: Node) -> Size:
+    """How many rows read one of the right side's matrices: batches may share one."""
+    batch = node.output.type.shape[:-2]
+    own = node.inputs[1].type.shape[:-2]
+    matrices = (1,) * (len(batch) - len(own)) + own
+    shared = (size for size, count in zip(batch, matrices, strict=True) if count == 1)
+    return node.output.type.shape[-2] * product(shared)
 
 
 def unless_few(body: loops.Block, rows: Size, few: int) -> loops.Block:

@@ -227,6 +227,16 @@ def _shares(blocks: int) -> tuple[int, int]:
     return -(-blocks // turns), turns
 
 
+def _dealt(blocks: Size, share: Size, turns: Size) -> tuple[Size, Size]:
+    """The first block of a share, and how many it has."""
+    if isinstance(blocks, int):
+        begin = share * turns
+        return begin, dims.minimum(turns, dims.maximum(blocks - begin, 0))
+    # There may be fewer blocks than shares: all of the first ones would be one thread's.
+    begin = dims.floordiv(share * blocks, SHARES)
+    return begin, dims.floordiv((share + 1) * blocks, SHARES) - begin
+
+
 def _one_kernel(work: Winograd, target: Target, block: int) -> Stages:
     blocks = dims.ceildiv(work.count, block)
     # Each share has its own v and m, and does its blocks one after the other.
@@ -236,8 +246,7 @@ def _one_kernel(work: Winograd, target: Target, block: int) -> Stages:
     v, m = _memory(work, shares, block)
     builder = KernelBuilder()
     with builder.loop(shares, "parallel") as share:
-        begin = share * turns
-        mine = dims.minimum(turns, dims.maximum(blocks - begin, 0))
+        begin, mine = _dealt(blocks, share, turns)
         with builder.loop(mine) as turn:
             first = (begin + turn) * block
             tiles = dims.minimum(block, work.count - first)

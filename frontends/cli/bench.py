@@ -32,7 +32,6 @@ from bessemer.frontends.compile import as_graph
 from bessemer.frontends.operation_count import count_operations
 from bessemer.frontends.random_inputs import (
     default_sizes,
-    free_symbols,
     index_limits,
     input_infos,
     known_texts,
@@ -137,7 +136,7 @@ def _prepare(
 ) -> Work:
     graph = as_graph(model, dims)
     infos = input_infos(graph)
-    sizes = default_sizes(infos, free_symbols(infos, graph.symbols))
+    sizes = default_sizes(infos, graph.symbols)
     if given is None:
         texts = known_texts(graph.strings)
         arrays = random_arrays(infos, sizes, seed, index_limits(graph), texts)

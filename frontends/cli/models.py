@@ -19,7 +19,6 @@ from bessemer.compiler.ir.types import Array
 from bessemer.frontends.cli.output import write_note
 from bessemer.frontends.random_inputs import (
     default_sizes,
-    free_symbols,
     index_limits,
     known_texts,
     random_arrays,
@@ -61,8 +60,8 @@ def inputs_for(
 ) -> dict[str, Array]:  # fmt: skip
     """Random inputs for a model; what decides their sizes is told on stderr."""
     signature = model.signature
-    symbols = tuple(free_symbols(model.inputs, signature.symbols[: signature.input_symbols]))
-    sizes = default_sizes(model.inputs, symbols)
+    sizes = default_sizes(model.inputs, signature.symbols[: signature.input_symbols])
+    symbols = tuple(sizes)
     sizes |= {name: size for name, size in dims.items() if name in symbols}
     if is_artifact(path):
         check_known(dims, symbols)

@@ -22,7 +22,6 @@ from bessemer.frontends.code_arrays import Interpreter, run_on_arrays
 from bessemer.frontends.compile import as_graph, compile
 from bessemer.frontends.random_inputs import (
     default_sizes,
-    free_symbols,
     index_limits,
     known_texts,
     random_arrays,
@@ -77,7 +76,7 @@ def command(
     with phases.phase("Compile"):
         ours = compile(model, dims=dims, threads=threads, precision=precision, optimize=optimize)
     bound = ours.signature.symbols[: ours.signature.input_symbols]
-    symbols = tuple(free_symbols(ours.inputs, bound))
+    symbols = tuple(default_sizes(ours.inputs, bound))
     rows: list[dict[str, Any]] = []
     for given in cases:
         check_known(given, symbols)

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from bessemer.compiler.ir.graph import Value
-from bessemer.compiler.ir.types import Array, f32, i32
+from bessemer.compiler.ir.types import Array, f32, i32, i64
 from bessemer.compiler.ops.composite import binary
+from bessemer.compiler.ops.composite_reduce import reduce
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.items import Item, TextItem
 from bessemer.frontends.onnx_reader.registry import rule
@@ -32,7 +33,22 @@ def read_one_hot_encoder(context: NodeContext) -> Value:
         categories = np.array(context.integers("cats_int64s"), dtype=np.int64)
         table = context.builder.constant(categories.astype(x.type.dtype.numpy))
     column = context.reshape(x, (*x.type.shape, 1))
-    return context.cast(context.elementwise("eq", column, table), f32)
+    encoded = context.cast(context.elementwise("eq", column, table), f32)
+    if not context.integer("zeros", 1):
+        _require_known(context, encoded)
+    return encoded
+
+
+def _require_known(context: NodeContext, encoded: Value) -> None:
+    """Makes the compiled code fail where an element is none of the categories."""
+    b = context.builder
+    most = reduce(b, "max", encoded, (encoded.type.rank - 1,))
+    known = reduce(b, "min", most, tuple(range(most.type.rank)))
+    # Of no elements the least is infinite, which is no integer.
+    known = context.cast(binary(b, "min", known, 1.0), i64)
+    missing = binary(b, "sub", context.reshape(known, (1,)), 1)
+    with b.source(f"{context.label} (which knows other categories only)"):
+        b.apply_many("bind", missing, symbols=(b.fresh_symbol("check"),))
 
 
 @rule("LabelEncoder", domain=_DOMAIN)

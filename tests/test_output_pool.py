@@ -1,0 +1,54 @@
+"""Large outputs take the memory of earlier ones, but never of one that somebody still sees."""
+
+import numpy as np
+import pytest
+
+import bessemer
+from bessemer.frontends.builder import Input, Network
+from bessemer.runtime.model import CompiledModel
+from bessemer.runtime.output_pool import OutputPool
+
+ROWS = 1 << 17
+F32 = np.dtype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def model() -> CompiledModel:
+    """Three outputs of ROWS x 3 numbers."""
+    network = Network(lambda x: (x * 2, x + 1, -x), Input("x", ("rows", 3)))
+    return bessemer.compile(network)
+
+
+def test_what_somebody_holds_is_not_written_again(model: CompiledModel) -> None:
+    held = [model.run([np.full((ROWS, 3), k, np.float32)]) for k in range(5)]
+    views = [model.run([np.full((ROWS, 3), k, np.float32)])[1][5:, 1] for k in range(5, 10)]
+    model.run([np.zeros((ROWS, 3), np.float32)])
+    for k, (double, more, negative) in enumerate(held):
+        assert (double == 2 * k).all() and (more == k + 1).all() and (negative == -k).all()
+    for k, view in enumerate(views, 5):
+        assert (view == k + 1).all()
+
+
+def test_memory_that_nobody_holds_is_taken_again(model: CompiledModel) -> None:
+    x = np.zeros((ROWS, 3), np.float32)
+    places = {array.ctypes.data for _ in range(20) for array in model.run([x])}
+    assert len(places) <= 7
+    assert all(place % 64 == 0 for place in places)
+
+
+def test_sizes_that_grow_find_earlier_blocks() -> None:
+    pool = OutputPool(2)
+    places = {pool.empty(((1 << 20) + 512 * k,), F32).ctypes.data for k in range(8)}
+    assert len(places) == 1
+    assert pool.empty((10, 7), F32).shape == (10, 7)
+    assert pool.empty((0, 7), F32).size == 0
+
+
+def test_a_pool_that_is_cleared_leaves_its_arrays_alone() -> None:
+    pool = OutputPool(1)
+    first, second = pool.empty((1 << 18,), F32), pool.empty((1 << 18,), F32)
+    first[:], second[:] = 1, 2
+    pool.clear()
+    third = pool.empty((1 << 18,), F32)
+    third[:] = 3
+    assert (first == 1).all() and (second == 2).all()
