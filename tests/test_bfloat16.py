@@ -27,31 +27,50 @@ def _rounded(array: Array) -> Array:
 
 
 def _residual() -> Graph:
-    """relu, read by a product and by an addition behind it."""
+    """relu, read by a convolution and by an addition behind it."""
     rng = np.random.default_rng(5)
     c = Case()
-    relu = c.of("relu", c.x(7, 24))
-    w = c.b.constant(rng.standard_normal((24, 24)).astype(np.float32))
-    product = c.of("matmul", relu, w)
+    relu = c.of("relu", c.x(1, 5, 7, 24))
+    w = c.b.constant(rng.standard_normal((1, 1, 24, 24)).astype(np.float32))
+    around = {**PLAIN, "low": (0, 0), "high": (0, 0)}
+    product = c.of("conv", relu, w, strides=(1, 1), **around)
     return c.b.finish([c.of("add", product, relu)])
 
 
-def test_a_value_that_is_multiplied_is_stored_rounded_for_all_its_readers() -> None:
+def test_what_a_convolution_reads_is_stored_rounded_for_all_its_readers() -> None:
     graph = remove_dead(store_bfloat16(_residual()))
     names = [node.operator.name for node in graph.nodes]
-    assert names == ["relu", "cast", "cast", "matmul", "add"]
+    assert names == ["relu", "cast", "cast", "conv", "add"]
     relu, narrow, wide, product, total = graph.nodes
     assert narrow.inputs == relu.outputs
     assert product.inputs[0] is narrow.output
     assert total.inputs == (product.output, wide.output)
 
 
+def test_what_only_products_read_is_rounded_for_these_only() -> None:
+    c = Case()
+    relu = c.of("relu", c.x(2, 7, 24))
+    turned = c.of("reshape", relu, shape=(14, 24))
+    w = c.b.constant(np.ones((24, 24), np.float32))
+    product = c.of("matmul", turned, w)
+    graph = remove_dead(store_bfloat16(c.b.finish([c.of("add", product, turned)])))
+    names = [node.operator.name for node in graph.nodes]
+    assert names == ["relu", "cast", "reshape", "reshape", "matmul", "add"]
+    relu_, narrow, *views, product_, total = graph.nodes
+    assert narrow.inputs == relu_.outputs
+    from_narrow = next(view for view in views if view.inputs == narrow.outputs)
+    (from_relu,) = (view for view in views if view is not from_narrow)
+    assert from_relu.inputs == relu_.outputs
+    assert product_.inputs[0] is from_narrow.output
+    assert total.inputs == (product_.output, from_relu.output)
+
+
 def test_the_numbers_are_those_of_rounded_operands(rng: np.random.Generator) -> None:
     graph = _residual()
     (w,) = graph.constants.values()
-    x = rng.standard_normal((7, 24)).astype(np.float32)
+    x = rng.standard_normal((1, 5, 7, 24)).astype(np.float32)
     stored = _rounded(np.maximum(x, 0))
-    expected = stored.astype(np.float64) @ _rounded(w).astype(np.float64) + stored
+    expected = stored.astype(np.float64) @ _rounded(w[0, 0]).astype(np.float64) + stored
     narrow = store_bfloat16(graph)
     for step in (narrow, widen_bfloat16(narrow)):
         (found,) = run_graph(step, {"x0": x})

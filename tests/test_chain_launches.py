@@ -12,9 +12,11 @@ import pytest
 from onnx import helper, numpy_helper
 
 from bessemer.compiler.driver import Compilation, build, machine_of
-from bessemer.compiler.ir.loops import Stream
+from bessemer.compiler.ir.build_loops import KernelBuilder
+from bessemer.compiler.ir.expr import Buffer, checked, less
+from bessemer.compiler.ir.loops import Kernel, Stream
 from bessemer.compiler.ir.program import Launch, Program, Turns
-from bessemer.compiler.ir.types import Array
+from bessemer.compiler.ir.types import Array, f32, i64
 from bessemer.compiler.ir.walk_loops import walk
 from bessemer.compiler.jit import load_code
 from bessemer.compiler.options import Options
@@ -253,3 +255,32 @@ def _check_item(
 
 def _size(shape: tuple[object, ...]) -> int:
     return int(np.prod([int(str(size)) for size in shape]))
+
+
+def test_indices_from_data_have_no_span() -> None:
+    x, out = Buffer("x", f32, (64,)), Buffer("out", f32, (64,))
+    places = Buffer("places", i64, (64,))
+    for source in (x, places):
+        builder = KernelBuilder()
+        with builder.loop(64, "parallel") as i:
+            index = checked(places[i], 64) if source is places else i
+            builder.store(out, (i,), x[index])
+        kernel = Kernel("k", (x, places, out), 1, (), builder.block())
+        # Also where the buffer that is read so is too small to be asked for.
+        assert (spans_of(kernel, 1 << 20) is None) == (source is places)
+
+
+def test_a_span_grows_with_the_items() -> None:
+    x, out = Buffer("x", f32, (100,)), Buffer("out", f32, (40,))
+    builder = KernelBuilder()
+    with builder.loop(10, "parallel") as i, builder.loop(4) as j:
+        with builder.when(less(i, 8)):
+            builder.store(out, (4 * i + j,), x[8 * i + 2 * j] + x[8 * i + 2 * j + 3])
+        with builder.otherwise():
+            builder.store(out, (4 * i + j,), x[50])
+    spans = spans_of(Kernel("k", (x, out), 1, (), builder.block()))
+    assert spans is not None
+    assert spans["out"].low.tolist() == [4 * i for i in range(10)]
+    assert spans["out"].high.tolist() == [4 * i + 3 for i in range(10)]
+    assert spans["x"].low.tolist() == [0, 8, 16, 24, 32, 40, 48, 50, 50, 50]
+    assert spans["x"].high.tolist() == [9, 17, 25, 33, 41, 49, 57, 65, 65, 65]

@@ -81,8 +81,9 @@ def test_images_in_planes_are_padded_before_they_are_turned(rng: np.random.Gener
     assert result.nodes[-3].output.type.shape == (1, 3, 7, 8)
 
 
-def _grouped(turned: bool, kept: bool = False) -> Graph:
-    """An image standardized by groups of two channels, as exporters write group norm."""
+def _grouped(turned: bool, kept: bool = False, counted: bool = False) -> Graph:
+    """An image standardized by groups of two channels, as exporters write group norm; what a sum is
+    multiplied by may be counted when the model runs."""
     builder = GraphBuilder("g")
     x = builder.input("x", TensorType(f32, (N, 6, 4, 5)))
     merged = builder.apply("reshape", x, shape=(N, 3, 40))
@@ -91,6 +92,10 @@ def _grouped(turned: bool, kept: bool = False) -> Graph:
         merged = builder.apply("transpose", merged, permutation=(0, 2, 1))
         shape, one, axis = (N, 40, 3), (N, 1, 3), 1
     share = builder.apply("full", shape=one, value=0.025, dtype=f32)
+    if counted:
+        count = builder.apply("cast", builder.apply("sizes", sizes=(N,)), dtype=f32)
+        count = builder.apply("reshape", count, shape=())
+        share = builder.apply("broadcast_to", count, shape=one)
     mean = builder.apply("reshape", builder.apply("reduce_sum", merged, axes=(axis,)), shape=one)
     mean = builder.apply("mul", mean, share)
     apart = builder.apply("sub", merged, builder.apply("broadcast_to", mean, shape=shape))
@@ -103,12 +108,14 @@ def _grouped(turned: bool, kept: bool = False) -> Graph:
     return builder.finish([y, scale] if kept else [y])
 
 
+@pytest.mark.parametrize("counted", [False, True])
 @pytest.mark.parametrize("turned", [False, True])
 def test_statistics_of_groups_do_not_merge_channels_with_pixels(
-    turned: bool, rng: np.random.Generator
+    turned: bool, counted: bool, rng: np.random.Generator
 ) -> None:
-    result = changed(_grouped(turned), [group_statistics], rng, rtol=1e-5)
-    computed = [node for node in result.nodes if node.operator.name != "full"]
+    graph = _grouped(turned, counted=counted)
+    result = changed(graph, [group_statistics], rng, rtol=1e-5)
+    computed = [node for node in result.nodes if node.operator.name not in ("full", "broadcast_to")]
     assert all(node.output.type.rank != 3 for node in computed)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -90,16 +91,21 @@ def more_dumps(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(("file", "quote"), MORE_QUOTES)
 def test_the_other_tours_quote_their_dumps(more_dumps: Path, file: str, quote: str) -> None:
+    """But for numbers: those of values and tiles change with any pass or schedule."""
     assert len(MORE_QUOTES) == 9
-    check_quote(more_dumps, file, quote)
+    check_quote(more_dumps, file, quote, unnumbered)
 
 
-def check_quote(dump: Path, file: str, quote: str) -> None:
+def unnumbered(line: str) -> str:
+    return re.sub(r"\d+", "0", squeezed(line))
+
+
+def check_quote(dump: Path, file: str, quote: str, plain: Callable[[str], str] = squeezed) -> None:
     """In this order, with lines left out; of a pass that runs twice, what it did the second time.
     Names of registers are LLVM's, which may change them."""
     last = max(dump.glob(file))
-    lines = [squeezed(line) for line in last.read_text().splitlines()]
-    wanted = [squeezed(line) for line in quote.splitlines()]
+    lines = [plain(line) for line in last.read_text().splitlines()]
+    wanted = [plain(line) for line in quote.splitlines()]
     if file.endswith((".s", ".ptx")):
         lines, wanted = ([line.split(" ")[0] for line in text] for text in (lines, wanted))
     place = 0

@@ -8,6 +8,7 @@ from onnx.helper import tensor_dtype_to_np_dtype
 
 import bessemer
 from bessemer.compiler.ir.types import Array
+from bessemer.runtime.errors import ExecutionError
 from tests.onnx_check import expected, parsed
 
 GRAPHS: dict[str, tuple[str, int, list[tuple[int, ...]]]] = {
@@ -41,3 +42,14 @@ def test_graph(name: str, rng: np.random.Generator) -> None:
             tolerance = 2e-3 if ours.dtype == np.float16 else 2e-5
             assert ours.dtype == theirs.dtype and ours.shape == theirs.shape
             np.testing.assert_allclose(ours, theirs, rtol=tolerance, atol=tolerance)
+
+
+def test_sizes_that_contradict_each_other_are_told_as_such() -> None:
+    text = """g (float[n, 4] x) => (float[2, 4] y) {
+        shape = Constant <value = int64[2] {2, 4}> ()
+        y = Reshape (x, shape)
+    }"""
+    model = bessemer.compile(parsed(text), threads=1, cache=False)
+    assert model.run({"x": np.ones((2, 4), np.float32)})[0].shape == (2, 4)
+    with pytest.raises(ExecutionError, match=r"which needs 8 = 4\*n elements\): the sizes contr"):
+        model.run({"x": np.ones((3, 4), np.float32)})

@@ -126,6 +126,20 @@ def test_n_grams_of_words(mode: str, skip: int, sizes: tuple[int, int]) -> None:
         agrees(model, {"x": texts})
 
 
+def test_an_n_gram_that_is_listed_twice_is_refused() -> None:
+    words: dict[str, Any] = {
+        "ngram_counts": [0],
+        "ngram_indexes": [0, 1],
+        "pool_strings": ["a", "a"],
+    }
+    model = one_node(
+        "TfIdfVectorizer", TEXTS, TensorProto.FLOAT,
+        mode="TF", min_gram_length=1, max_gram_length=1, max_skip_count=0, **words,
+    )  # fmt: skip
+    with pytest.raises(CompileError, match=r"TfIdfVectorizer 'y'.*listed twice"):
+        read_onnx(model)
+
+
 def test_steps_follow_moves_of_what_the_caller_gives() -> None:
     """One column of a matrix is taken and flattened before its texts are split into words."""
     nodes = [

@@ -9,14 +9,17 @@ import numpy.typing as npt
 import pytest
 
 from bessemer.compiler.ir.dims import Size, symbol
+from bessemer.compiler.ir.evaluate import evaluate
 from bessemer.compiler.ir.expr import Buffer, Expression, binary
 from bessemer.compiler.ir.interpret_loops import run_kernel
 from bessemer.compiler.ir.loops import Kernel, Store
 from bessemer.compiler.ir.types import TensorType, f32
 from bessemer.compiler.schedule.packing import pack, packed_shape
 from bessemer.compiler.schedule.winograd import (
+    SHARES,
     Taps,
     Winograd,
+    _dealt,
     lower_winograd,
     pays,
     transform_weights,
@@ -191,3 +194,14 @@ def test_it_is_for_wide_layers_with_known_channels() -> None:
     assert pays((1, 1, 7500), 128, 128, f32, (Taps(1), Taps(3, 1024)))
     assert not pays((1, 1, 1025), 128, 128, f32, (Taps(1), Taps(3, 1024)))
     assert not pays((1, 56, 56), 64, 64, f32, (Taps(1), Taps(1)))
+
+
+@pytest.mark.parametrize("blocks", [0, 1, 2, 8, 15, 16, 17, 100])
+def test_blocks_of_any_number_are_dealt_evenly(blocks: int) -> None:
+    count = symbol("blocks")
+    dealt = [_dealt(count, share, 1) for share in range(SHARES)]
+    parts = [tuple(evaluate(size, lambda _: blocks) for size in part) for part in dealt]
+    done = [begin + turn for begin, mine in parts for turn in range(mine)]
+    assert done == list(range(blocks))
+    half = sum(mine for _, mine in parts[: SHARES // 2])
+    assert abs(2 * half - blocks) <= 1

@@ -11,6 +11,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,8 @@ CURVES = ("MLP", "LeNet", "ResNet-18", "ResNet-18, smooth", "LSTM", "transformer
 CURVE_BARS = {"f32": 1e-4, "f64": 1e-10}
 MOST_SECONDS = 20.0
 """For learning digits."""
+PAUSE = 0.3
+"""Seconds between turns: torch's threads wait for 0.2 s for more work, and keep a processor busy."""
 _COUNTED = (EAGER, COMPILED)
 """The torch that bars count; the rest informs."""
 
@@ -76,6 +79,7 @@ def _steps(name: str, threads: int, plan: Plan) -> Row:
             times: dict[str, list[float]] = {system: [] for system in systems}
             for _ in range(plan.rounds):
                 for system, worker in workers.items():
+                    time.sleep(PAUSE)
                     times[system].append(worker.ask({"seconds": plan.seconds})["median"])
             peaks = {s: worker.ask({"stop": True})["peak_memory"] for s, worker in workers.items()}
         finally:

@@ -220,6 +220,8 @@ class _Body(BodySizes):
 
     def _turns(self, step: Turns) -> None:
         """A chain of launches: its shares are those of one kernel."""
+        if any(self.messages.get(launch.kernel) for launch in step.launches):
+            raise InternalError("a kernel of a chain can fail: nothing would tell of it")
         name = f"{self.prefix}_turns{len(self.chains)}"
         self.chains.append(turns_text(step, name))
         inside = {window.value for window in step.windows}
@@ -290,7 +292,9 @@ class _Body(BodySizes):
             place = self.let(f"getelementptr i64, ptr {source}, i64 {number}")
             value = self.let(f"load i64, ptr {place}")
             negative = self.let(f"icmp slt i64 {value}, 0")
-            self.fail_if(negative, Status.SHAPE_MISMATCH, f"{where}: a size is negative")
+            # A check's source says what must hold (see agree.py of the ONNX reader).
+            wrong = "the sizes contradict it" if name.startswith("check") else "a size is negative"
+            self.fail_if(negative, Status.SHAPE_MISMATCH, f"{where}: {wrong}")
             self.set_symbol(name, value)
         self.note_bound(step.symbols)
 

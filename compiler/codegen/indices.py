@@ -61,6 +61,40 @@ class Indices:
         rest = size - stride * dims.atom(vectors.symbol)
         return None if self.is_varying(rest) else stride
 
+    def distances(self, size: Size) -> list[int] | None:
+        """How far the lanes' values are from the first lane's, where that is known: in a vector
+        loop that begins at a known place."""
+        vectors = self.state.vectors
+        if vectors is None or isinstance(size, int):
+            return None
+        varying = _select(size, self.is_varying)
+        leaves = dims.atoms(varying)
+        numbers = {leaf: self.state.index(leaf) for leaf in leaves if isinstance(leaf, Symbol)}
+        known: dict[Atom, Size] = {k: n for k, n in numbers.items() if isinstance(n, int)}
+        begin = known.get(vectors.symbol)
+        if not isinstance(begin, int) or len(known) < len(leaves):
+            return None
+        found = [
+            dims.substitute(varying, {**known, vectors.symbol: begin + lane})
+            for lane in range(vectors.width)
+        ]
+        values = [value for value in found if isinstance(value, int)]
+        return [v - values[0] for v in values] if len(values) == len(found) else None
+
+    def pattern(self, size: Size) -> FloorDiv | Mod | None:
+        """The only term that differs from lane to lane, if it is i % n or i // n of the vector
+        loop's index i and whole vectors hold whole patterns. They begin at multiples of n."""
+        vectors = self.state.vectors
+        if vectors is None or isinstance(size, int):
+            return None
+        varying = _select(size, self.is_varying)
+        match dims.as_atom(varying):
+            case (FloorDiv(a, int(n)) | Mod(a, int(n))) as found:
+                is_index = dims.as_atom(a) == vectors.symbol
+                return found if is_index and vectors.width % n == 0 else None
+            case _:
+                return None
+
     def scalar(self, size: Size) -> Value:
         """The value, in the first lane of a vector loop."""
         return self._sum(self._terms(size, vector=False), _flags(size))

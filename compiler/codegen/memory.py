@@ -18,7 +18,7 @@ from bessemer.compiler.codegen.values import Pointer, Value, literal, suffix
 from bessemer.compiler.codegen.writer import Writer
 from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir import dims
-from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.dims import Mod, Size, atom
 from bessemer.compiler.ir.expr import Buffer
 from bessemer.compiler.ir.types import boolean
 
@@ -74,17 +74,53 @@ def _load_lanes(state: KernelState, indices: Indices, access: Access) -> Value:
         uniform = None
     stride = access.stride
     if stride == 1 or (mask is None and isinstance(stride, int) and _is_small(state, stride)):
-        pointer = indices.address(access.buffer, access.offset)
         if stride == 1:
+            pointer = indices.address(access.buffer, access.offset)
             return _contiguous(state, access, _guarded(w, pointer, uniform), mask)
         if isinstance(stride, int):
-            return _strided(state, access, pointer, stride, uniform)
-    return _gather(state, indices, access, uniform, mask)
+            return _strided(state, indices, access, stride, uniform)
+    found = _repeated(state, indices, access, uniform, mask)
+    return found or _gather(state, indices, access, uniform, mask)
+
+
+def _repeated(
+    state: KernelState, indices: Indices, access: Access, guard: Value | None, mask: Value | None
+) -> Value | None:
+    """Few neighbours that fill the lanes again and again, or some lanes each."""
+    w, width = state.writer, state.width
+    known = indices.distances(access.offset) if mask is None else None
+    if known is not None and _is_picked(state, known):
+        low = min(known)
+        at = indices.address(access.buffer, access.offset).moved((low - known[0]) * access.bytes)
+        places = [k - low for k in known]
+        return _picked(state, access, at, places, max(places) + 1, guard)
+    pattern = indices.pattern(access.offset)
+    if pattern is None or not isinstance(pattern.denominator, int):
+        return None
+    short, repeats = pattern.denominator, isinstance(pattern, Mod)
+    if mask is not None and not repeats:
+        return None  # the last of them may lie behind the array
+    # The remainder is 0 in the first lane.
+    first = access.offset - atom(pattern) if repeats else access.offset
+    pointer = _guarded(w, indices.address(access.buffer, first), guard)
+    few = _plain(state, access, pointer, short if repeats else width // short)
+    if few.lanes == 1:
+        return splat(w, few, width)
+    return shuffle(w, few, None, [k % short if repeats else k // short for k in range(width)])
 
 
 def _is_small(state: KernelState, stride: int) -> bool:
-    most = MOST_LOOKED_UP if state.target.has_lookup else MOST_INTERLEAVED
-    return stride == -1 or 1 < stride <= most
+    return stride == -1 or 1 < stride <= _most_vectors(state)
+
+
+def _is_picked(state: KernelState, distances: list[int]) -> bool:
+    """Whether elements so far from the first one's come from few vectors of neighbours."""
+    span = max(distances) - min(distances) + 1
+    return state.width <= span <= state.width * _most_vectors(state)
+
+
+def _most_vectors(state: KernelState) -> int:
+    return MOST_LOOKED_UP if state.target.has_lookup else MOST_INTERLEAVED
 
 
 def _guarded(w: Writer, pointer: Pointer, guard: Value | None) -> Pointer:
@@ -128,30 +164,47 @@ def _contiguous(state: KernelState, access: Access, pointer: Pointer, mask: Valu
 
 
 def _strided(
-    state: KernelState, access: Access, pointer: Pointer, stride: int, guard: Value | None
+    state: KernelState, indices: Indices, access: Access, stride: int, guard: Value | None
 ) -> Value:
-    """Every `stride`-th element: as many vectors as that takes, shuffled. None is read in vain."""
+    """Every `stride`-th element: as many vectors as that takes, shuffled."""
     w, width = state.writer, state.width
+    pointer = indices.address(access.buffer, access.offset)
     if stride == -1:
         first = pointer.moved(-(width - 1) * access.bytes)
         vector = _plain(state, access, _guarded(w, first, guard), width)
         return shuffle(w, vector, None, range(width - 1, -1, -1))
     ahead = _remainder(state, access, stride)
-    if ahead is None:
-        last = (width - 1) * stride + 1 - width
-        starts = [min(k * width, last) for k in range(stride)]
-    else:
-        starts = [k * width - ahead for k in range(stride)]
-    places = [_guarded(w, pointer.moved(start * access.bytes), guard) for start in starts]
-    vectors = [_plain(state, access, place, width) for place in places]
-    result = vectors[0]
-    for k, (vector, start) in enumerate(zip(vectors, starts)):
+    places = [(ahead or 0) + lane * stride for lane in range(width)]
+    count = places[-1] + 1 if ahead is None else width * stride
+    begin = pointer.moved(-(ahead or 0) * access.bytes)
+    return _picked(state, access, begin, places, count, guard)
+
+
+def _picked(
+    state: KernelState,
+    access: Access,
+    pointer: Pointer,
+    places: list[int],
+    count: int,
+    guard: Value | None,
+) -> Value:
+    """Some of the `count` elements from a pointer on, at least a vector: from vectors of
+    neighbours."""
+    w, width = state.writer, state.width
+    last = count - width
+    result: Value | None = None
+    for number in sorted({place // width for place in places}):
+        start = min(number * width, last)
+        at = _guarded(w, pointer.moved(start * access.bytes), guard)
+        vector = _plain(state, access, at, width)
         # Lanes that lie in this vector come from it, the others stay.
-        origins = [lane * stride - start for lane in range(width)]
-        order = [p + width if 0 <= p < width else lane for lane, p in enumerate(origins)]
-        if k == 0:
-            order = [p if 0 <= p < width else 0 for p in origins]
-        result = shuffle(w, vector if k == 0 else result, None if k == 0 else vector, order)
+        origins = [place - start for place in places]
+        if result is None:
+            result = shuffle(w, vector, None, [p if 0 <= p < width else 0 for p in origins])
+        else:
+            order = [p + width if 0 <= p < width else lane for lane, p in enumerate(origins)]
+            result = shuffle(w, result, vector, order)
+    assert result is not None
     return result
 
 

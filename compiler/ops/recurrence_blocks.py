@@ -81,27 +81,29 @@ class Blocks:
         builder = self.builder
         blocks = -(-self.depth // self._most)
         size = -(-self.depth // blocks)
-        is_one = blocks * self.parts == 1
-        if not is_one:
+        # Sums stay in registers over all parts, unless blocks come back for each of them.
+        outer, inner = (1, self.parts) if blocks == 1 else (self.parts, 1)
+        if blocks > 1:
             with builder.loop(count) as row, self._vectors() as j:
                 builder.store(memory, (row, gate, j), 0)
-        with builder.loop(self.parts) as part, builder.loop(blocks) as block:
+        with builder.loop(outer) as around, builder.loop(blocks) as block:
             start = block * size
             length = size if self.depth % size == 0 else dims.minimum(size, self.depth - start)
             for before, group in even_parts(builder, count, self.rows):
                 rows = [before + i for i in range(group)]
-                turn = (gate * self.parts + part) * blocks + block
                 with self._vectors() as j:
                     places = [(near, gate, j) for near in rows]
                     zero = constant(0, self.dtype)
-                    sums = [
-                        builder.define(zero if is_one else memory[place], "sum") for place in places
-                    ]
-                    for k in self._depth(first + before, group, turn, length):
-                        at = (part, start + k)
-                        weight = builder.define(self.weight(*at, gate, j), "w").value
-                        for near, total in zip(rows, sums, strict=True):
-                            total.accumulate("add", self.factor(first + near, *at) * weight)
+                    begin = [zero if blocks == 1 else memory[place] for place in places]
+                    sums = [builder.define(value, "sum") for value in begin]
+                    with builder.loop(inner) as within:
+                        part = around + within
+                        turn = (gate * self.parts + part) * blocks + block
+                        for k in self._depth(first + before, group, turn, length):
+                            at = (part, start + k)
+                            weight = builder.define(self.weight(*at, gate, j), "w").value
+                            for near, total in zip(rows, sums, strict=True):
+                                total.accumulate("add", self.factor(first + near, *at) * weight)
                     for place, total in zip(places, sums, strict=True):
                         builder.store(memory, place, total.value)
 

@@ -14,7 +14,7 @@ element is so without a reshape.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -177,7 +177,9 @@ class _Search:
         if len({(self.groups[value], value in self.wide) for value in known}) != 1:
             return False
         for value in node.inputs:
-            if value not in self.groups and self.number(value) is None:
+            if value in self.groups or self.number(value) is not None:
+                continue
+            if _repeated(value, self.producers.get) is None:
                 return False
         if node.output.type.dtype != self.first.output.type.dtype:
             return False
@@ -188,6 +190,16 @@ class _Search:
 
     def number(self, value: Value) -> float | int | bool | None:
         return uniform_number(known_array(value, self.graph.constants, self.producers.get))
+
+
+def _repeated(value: Value, producer: Callable[[Value], Node | None]) -> Value | None:
+    """The one number that a value repeats, which may be known only when the model runs."""
+    while value.type.numel != 1:
+        node = producer(value)
+        if node is None or node.operator.name not in ("broadcast_to", "reshape"):
+            return None
+        value = node.inputs[0]
+    return value
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,7 +253,12 @@ class _Writer:
         new = self.rewriter.now(value)
         found = known_array(new, self.rewriter.constants, self.rewriter.producer)
         number = uniform_number(found)
-        return self.rewriter.emit("full", shape=shape, value=number, dtype=value.type.dtype)
+        if number is not None:
+            return self.rewriter.emit("full", shape=shape, value=number, dtype=value.type.dtype)
+        only = _repeated(new, self.rewriter.producer)
+        assert only is not None
+        scalar = self.rewriter.emit("reshape", only, shape=())
+        return self.rewriter.emit("broadcast_to", scalar, shape=shape)
 
     def _matrix(self) -> Value:
         channels = self.region.first.inputs[0].type.shape[1]

@@ -29,6 +29,9 @@ from bessemer.compiler.schedule.row_parts import row_parts
 from bessemer.compiler.schedule.row_traffic import streams
 from bessemer.compiler.schedule.rows import Lanes as Lanes
 from bessemer.compiler.schedule.rows import RowWriter, Values
+from bessemer.compiler.schedule.short_axes import join_short_axis
+from bessemer.compiler.schedule.short_rows import are_short, has_short_rows, write_short_rows
+from bessemer.compiler.schedule.stretches import is_longer
 
 PARALLEL_WORTH = 1 << 14
 """Elements below which a loop nest is not cut into a parallel loop."""
@@ -71,7 +74,10 @@ def flatten_loads(value: Expression) -> Expression:
 def lower_nest(piece: Piece, lanes: Lanes, vectorize: bool = True, last_cache: int = 0) -> Nest:
     """The loops that compute a piece. Its loads must be flat. A piece that does not fit into a last
     cache of so many bytes (0: nobody knows) is stored past it."""
-    return _Lowering(merge_axes(piece), lanes, vectorize, last_cache).lower()
+    piece = merge_axes(piece)
+    if vectorize:
+        piece = join_short_axis(piece, lanes(piece.target.dtype))
+    return _Lowering(piece, lanes, vectorize, last_cache).lower()
 
 
 def write_nest(builder: KernelBuilder, piece: Piece, lanes: Lanes) -> None:
@@ -112,6 +118,10 @@ class _Lowering:
         if inner is None:
             return self._over(self.piece.symbols, self.rows.scalar, self.work)
         outer = tuple(s for s in self.piece.symbols if s is not inner)
+        if self.vectorize and has_short_rows(self.piece, self.lanes):
+            write_short_rows(self.builder, self.piece, self.lanes)
+            width = self.lanes(self.piece.target.dtype)
+            return Nest(self.builder.block(), self.work * extent_of(inner) * width)
         if len(outer) == 1 and self._takes_turns(inner, extent_of(outer[0])):
             return self._in_turns(inner, outer[0])
         if outer:
@@ -157,7 +167,10 @@ class _Lowering:
             if isinstance(node, Reduce) and inner in self.dependence.of(node)
         ]
         if dependent and all(_runs_along_memory(node, inner) for node in dependent):
-            return None
+            steps = [dims.product(map(extent_of, node.over)) for node in dependent]
+            if not self.vectorize or not are_short(steps, self.lanes):
+                return None
+            self.rows.takes_short_rows = True
         return inner
 
     def _longest_run(self) -> Symbol:
@@ -175,7 +188,7 @@ class _Lowering:
         runs = {
             symbol: sum(dims.coefficient_of(offset, symbol) == 1 for offset in offsets)
             for symbol in symbols[:-1]
-            if _is_longer(extent_of(symbol), extent)
+            if is_longer(extent_of(symbol), extent)
         }
         best = max(runs, key=lambda symbol: runs[symbol], default=inner)
         return best if runs.get(best) else inner
@@ -236,10 +249,6 @@ class _Lowering:
                 length = block
             self.rows.row(inner, {}, index * block, length)
         return Nest(self.builder.block(), self.work * block)
-
-
-def _is_longer(size: Size, than: int) -> bool:
-    return not isinstance(size, int) or size > than
 
 
 def _parallel_axes(outer: tuple[Symbol, ...]) -> int:

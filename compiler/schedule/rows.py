@@ -50,7 +50,7 @@ from bessemer.compiler.schedule.row_passes import (
     with_kept,
 )
 from bessemer.compiler.schedule.row_traffic import LINE, Coming, Places, coming_rows
-from bessemer.compiler.schedule.stretches import stretch_of
+from bessemer.compiler.schedule.stretches import is_longer, stretch_of
 
 Lanes = Callable[[DType], int]
 """The vector width of the target for an element type."""
@@ -85,10 +85,6 @@ def _fitting(most: int, extent: Size, lanes: int) -> int:
     return most
 
 
-def _is_longer(size: Size, than: int) -> bool:
-    return not isinstance(size, int) or size > than
-
-
 class RowWriter:
     """Adds rows of a piece to a kernel. `values` are the outer indices of the row at work."""
 
@@ -99,6 +95,7 @@ class RowWriter:
         self.vectorize = vectorize
         self.dependence = Dependence()
         self.streams = False
+        self.takes_short_rows = False
         self.skips_nan: set[Reduce] = set()
         self.moderate: set[Expression] = set()
         self.coming = Coming()
@@ -182,12 +179,14 @@ class RowWriter:
         """The loop that writes the row, after everything that its index does not change."""
         element = self._hoist_invariants(self._multiplied(element, inner), inner)
         lanes = self._lane_count(element, self.piece.target.dtype)
-        interleave = _fitting(PASS_INTERLEAVE, extent, lanes) if self.bound else 1
+        interleave = 1
+        if self.bound and not self.takes_short_rows:
+            interleave = _fitting(PASS_INTERLEAVE, extent, lanes)
         if has_functions(element) and self.coming == Coming():
             interleave = PASS_INTERLEAVE
         elif self.coming != Coming():
             interleave = _fitting(PASS_INTERLEAVE, extent, lanes)
-        if any(
+        if not self.takes_short_rows and any(
             isinstance(n, Reduce) and inner in self.dependence.of(n) for n in all_nodes(element)
         ):
             interleave = _fitting(COLUMN_INTERLEAVE, extent, lanes)
@@ -355,7 +354,7 @@ class RowWriter:
                 return
             extent, inside = extent_of(over[0]), dims.product(map(extent_of, over[1:]))
             block = 0
-            if stretch and _is_longer(extent * inside, stretch):
+            if stretch and is_longer(extent * inside, stretch):
                 block = max(stretch // inside, 1) if isinstance(inside, int) else 1
             if not block:
                 kind: LoopKind = "unroll" if unrolled else "serial"

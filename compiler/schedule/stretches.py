@@ -23,3 +23,8 @@ def stretch_of(node: Reduce, steps: Size) -> int:
     if steps <= 2 * SHORTEST_STRETCH:
         return 0
     return max(SHORTEST_STRETCH, 1 << (math.isqrt(steps).bit_length() - 1))
+
+
+def is_longer(size: Size, than: int) -> bool:
+    """Whether a size may be larger than a number."""
+    return not isinstance(size, int) or size > than

@@ -67,6 +67,8 @@ def _read_file(path: Path) -> bytes:
 def _parse(data: bytes, label: str) -> onnx.ModelProto:
     if not data:
         raise CompileError(f"{label}: empty, so not an ONNX model")
+    if data.startswith(b"\x7fELF"):
+        raise CompileError(f"{label}: machine code, not an ONNX model; give the file it came from")
     if len(data) > limits.FILE_BYTES:
         raise CompileError(f"{label}: over 2 GiB; keep the weights in external data")
     try:

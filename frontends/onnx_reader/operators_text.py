@@ -1,7 +1,8 @@
 """TfIdfVectorizer: how often n-grams of a list occur in rows of words, or of numbers.
 
-Words are places in the model's table of strings. A single word's column is a look-up by its place;
-n-grams of several are compared with each start in each row.
+Words are places in the model's table of strings. Each word is numbered among those of the list,
+then each pair among the pairs that n-grams begin with, and so on: numbers are found by halving
+sorted lists. One is added where each n-gram of a row ends up.
 """
 
 from __future__ import annotations
@@ -15,13 +16,9 @@ from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import Array, TensorType, f32, i64
 from bessemer.compiler.ops.composite import binary
-from bessemer.compiler.ops.composite_reduce import reduce
 from bessemer.compiler.ops.composite_shape import slice_axis
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.registry import rule
-
-_NO_WORD = -(2**31)
-"""A number that no n-gram has."""
 
 
 @rule("TfIdfVectorizer")
@@ -34,10 +31,13 @@ def read_tf_idf_vectorizer(context: NodeContext) -> Value:
     places = np.array(context.integers("ngram_indexes"), np.int64)
     width = int(places.max(initial=-1)) + 1
     counts, found = [], []
-    for grams, first in _pools(context):
-        is_word = text is not None and grams.shape[1] == 1
+    pools = _pools(context)
+    listed_words = [grams.reshape(-1) for grams, _ in pools]
+    vocabulary = np.unique(np.concatenate([np.zeros(0, np.int64), *listed_words]))
+    numbers = _numbered(context, rows, vocabulary, text is not None)
+    for grams, first in pools:
         counts.append(
-            _words(context, rows, grams) if is_word else _occurrences(context, rows, grams)
+            _occurrences(context, numbers, np.searchsorted(vocabulary, grams), len(vocabulary))
         )
         found.append(places[first : first + len(grams)])
     listed = np.concatenate(found) if found else np.zeros(0, np.int64)
@@ -72,57 +72,86 @@ def _pools(context: NodeContext) -> list[tuple[Array, int]]:
     return result
 
 
-def _words(context: NodeContext, rows: Value, grams: Array) -> Value:
-    """f32 [rows, grams]: how often each single word occurs: each word adds one to its column."""
-    b, number = context.builder, len(grams)
-    last = int(grams.max()) + 1
-    columns = np.full(last + 1, number, np.int32)  # of all other words, left out below
-    columns[grams[:, 0]] = np.arange(number)
-    column = b.apply("gather", b.constant(columns), binary(b, "min", rows, last), axis=0)
-    zeros = b.apply("full", shape=(rows.type.shape[0], number + 1), value=0.0, dtype=f32)
-    ones = b.apply("full", shape=rows.type.shape, value=1.0, dtype=f32)
-    counts = b.apply("scatter_elements", zeros, column, ones, axis=1, reduction="add")
-    return slice_axis(b, counts, 1, 0, number)
+def _numbered(context: NodeContext, rows: Value, vocabulary: Array, is_text: bool) -> Value:
+    """i64: which word of the sorted vocabulary each is; behind its end for any other."""
+    if not is_text:
+        return _found(context, rows, vocabulary)
+    last = int(vocabulary.max(initial=-1)) + 1
+    numbers = np.full(last + 1, len(vocabulary), np.int64)
+    numbers[vocabulary] = np.arange(len(vocabulary))
+    at = binary(context.builder, "min", rows, last)
+    return context.apply("gather", context.builder.constant(numbers), at, axis=0)
 
 
-def _occurrences(context: NodeContext, rows: Value, grams: Array) -> Value:
+def _found(context: NodeContext, x: Value, keys: Array) -> Value:
+    """i64: where in sorted keys each element is; behind their end where it is none of them."""
+    b, size = context.builder, 1 << len(keys).bit_length()
+    padded = np.full(size, np.iinfo(np.int64).max)
+    padded[: len(keys)] = keys
+    table, place = b.constant(padded), context.like(x, 0)
+    step = size // 2
+    while step:
+        key = b.apply("gather", table, binary(b, "add", place, step - 1), axis=0)
+        place = b.apply("select", b.apply("lt", key, x), binary(b, "add", place, step), place)
+        step //= 2
+    same = b.apply("eq", b.apply("gather", table, place, axis=0), x)
+    return b.apply("select", same, place, context.like(x, len(keys)))
+
+
+def _occurrences(context: NodeContext, numbers: Value, grams: Array, words: int) -> Value:
     """f32 [rows, grams]: how often each occurs, its words side by side or with words between."""
     b, (number, size) = context.builder, grams.shape
     # A word alone has nothing between its words.
     steps = range(1, 2 + (context.integer("max_skip_count") if size > 1 else 0))
-    rows, starts = _with_ends(context, rows, (size - 1) * steps[-1])
-    count = rows.type.shape[0]
-    total = b.apply("full", shape=(count, number), value=0.0, dtype=f32)
+    numbers, starts = _with_ends(context, numbers, (size - 1) * steps[-1], words)
+    rows = numbers.type.shape[0]
+    total = b.apply("full", shape=(rows, number + 1), value=0.0, dtype=f32)
     for step in steps:
         length = starts(step * (size - 1))
         if isinstance(length, int) and length < 1:
             break
-        hits: Value | None = None
-        for place in range(size):
-            words = slice_axis(b, rows, 1, place * step, length)
-            wanted = b.constant(np.ascontiguousarray(grams[:, place]).reshape(1, 1, number))
-            same = binary(b, "eq", context.reshape(words, (count, length, 1)), wanted)
-            hits = same if hits is None else b.apply("and", hits, same)
-        assert hits is not None
-        total = b.apply("add", total, reduce(b, "sum", context.cast(hits, f32), (1,)))
-    return total
+        column = _columns(context, numbers, grams, words, step, length)
+        ones = b.apply("full", shape=(rows, length), value=1.0, dtype=f32)
+        total = b.apply("scatter_elements", total, column, ones, axis=1, reduction="add")
+    return slice_axis(b, total, 1, 0, number)
+
+
+def _columns(
+    context: NodeContext, numbers: Value, grams: Array, words: int, step: int, length: Size
+) -> Value:
+    """i64 [rows, length]: the n-gram that starts at each word; behind the last where none does."""
+    b, known = context.builder, grams[:, 0].astype(np.int64)
+    state = slice_axis(b, numbers, 1, 0, length)
+    last = words
+    for place in range(1, grams.shape[1]):
+        # What is none of the list has the number behind its end, which no n-gram has.
+        words_there = slice_axis(b, numbers, 1, place * step, length)
+        pairs = known * (words + 1) + grams[:, place]
+        keys, known = np.unique(pairs, return_inverse=True)
+        pair = b.apply("add", binary(b, "mul", state, words + 1), words_there)
+        state, last = _found(context, pair, keys), len(keys)
+    column = np.full(last + 1, len(grams), np.int64)
+    column[known] = np.arange(len(grams))
+    if len(np.unique(known)) < len(grams):
+        context.wrong("an n-gram is listed twice")
+    return b.apply("gather", b.constant(column), state, axis=0)
 
 
 def _with_ends(
-    context: NodeContext, rows: Value, longest: int
+    context: NodeContext, numbers: Value, longest: int, words: int
 ) -> tuple[Value, Callable[[int], Size]]:
     """The rows, and how many n-grams start in one of them that take so many words more.
 
-    Where the run decides how long rows are, words that are none follow, so that each word starts an
-    n-gram.
+    Where the run decides how long rows are, words that are none of the list follow, so that each
+    word starts an n-gram.
     """
-    count, length = rows.type.shape
+    rows, length = numbers.type.shape
     if isinstance(length, int):
-        return rows, lambda more: length - more
-    if not longest:
-        return rows, lambda more: length
-    end = TensorType(rows.type.dtype, (count, longest))
-    return context.apply("concat", rows, context.full(end, _NO_WORD), axis=1), lambda more: length
+        return numbers, lambda more: length - more
+    if longest:
+        ends = context.full(TensorType(i64, (rows, longest)), words)
+        numbers = context.apply("concat", numbers, ends, axis=1)
+    return numbers, lambda more: length
 
 
 def _weighted(context: NodeContext, counts: Value, places: Array) -> Value:

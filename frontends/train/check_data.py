@@ -72,14 +72,15 @@ def _check_type(value: Value, array: object) -> None:
 
 
 def _check_limits(name: str, array: Array, low: int, high: int) -> None:
+    if low <= array.min() and array.max() < high:
+        return
     bad = _rows((array < low) | (array >= high))
-    if len(bad):
-        worst = array[bad[0]].reshape(-1)
-        worst = worst[(worst < low) | (worst >= high)][0]
-        raise CompileError(
-            f"The data's {name} must lie between {low} and {high - 1}, but row {bad[0]} has "
-            f"{worst} ({len(bad)} of {len(array)} rows are outside)."
-        )
+    worst = array[bad[0]].reshape(-1)
+    worst = worst[(worst < low) | (worst >= high)][0]
+    raise CompileError(
+        f"The data's {name} must lie between {low} and {high - 1}, but row {bad[0]} has "
+        f"{worst} ({len(bad)} of {len(array)} rows are outside)."
+    )
 
 
 def _check_numbers(name: str, array: Array) -> None:

@@ -170,7 +170,9 @@ class DeviceRun:
     def _bind(self, step: BindStep) -> None:
         values = self.read(self.address(step.source), len(step.symbols), np.dtype(np.int64))
         if (values < 0).any():
-            raise ExecutionError(f"{step.where}: a size is negative", Status.SHAPE_MISMATCH)
+            is_check = any(name.startswith("check") for name in step.symbols)
+            wrong = "the sizes contradict it" if is_check else "a size is negative"
+            raise ExecutionError(f"{step.where}: {wrong}", Status.SHAPE_MISMATCH)
         self._set({name: int(v) for name, v in zip(step.symbols, values, strict=True) if name})
 
     def _require_finite(self, step: FiniteStep) -> None:
