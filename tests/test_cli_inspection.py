@@ -64,12 +64,15 @@ def test_groups_name_the_nodes_that_they_came_from(net: Path) -> None:
 
 def test_the_memory_plan_is_not_below_its_lower_bound(tmp_path: Path) -> None:
     names = [f"h{k}" for k in range(6)]
-    nodes = [helper.make_node("Softmax", [a], [b], f"s{b}") for a, b in zip(["x", *names], names)]
+    nodes = [
+        helper.make_node("MatMul", [a, "w"], [b], f"s{b}") for a, b in zip(["x", *names], names)
+    ]
     path = save_model(
         tmp_path / "chain.onnx",
         nodes,
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 40])],
         [helper.make_tensor_value_info("h5", TensorProto.FLOAT, ["n", 40])],
+        [numpy_helper.from_array(np.eye(40, k=1, dtype=np.float32), "w")],
     )
     _, out, _ = run_command("inspect", path, "--emit", "memory", "--json", "--at", "n=10")
     memory = json.loads(out)["memory"]
