@@ -33,7 +33,7 @@ CURVE_BARS = {"f32": 1e-4, "f64": 1e-10}
 MOST_SECONDS = 20.0
 """For learning digits."""
 PAUSE = 0.3
-"""Seconds between turns: torch's threads wait for 0.2 s for more work, and keep a processor busy."""
+"""Seconds between turns: torch's threads wait for more work for 0.2 s, and use a processor."""
 _COUNTED = (EAGER, COMPILED)
 """The torch that bars count; the rest informs."""
 

@@ -96,6 +96,7 @@ class RowWriter:
         self.dependence = Dependence()
         self.streams = False
         self.takes_short_rows = False
+        self.largest_kept = LARGEST_KEPT
         self.skips_nan: set[Reduce] = set()
         self.moderate: set[Expression] = set()
         self.coming = Coming()
@@ -304,7 +305,7 @@ class RowWriter:
         if kept.dtype == target.dtype and not is_read and not self.streams:
             return target, offset
         extent = extent_of(inner)
-        if isinstance(extent, int) and extent * kept.dtype.bytes <= LARGEST_KEPT:
+        if isinstance(extent, int) and extent * kept.dtype.bytes <= self.largest_kept:
             return self.builder.allocate(kept.dtype, (extent,)), atom(inner)
         return None
 

@@ -96,7 +96,9 @@ def _block(builder: KernelBuilder, piece: Piece, lanes: Lanes, begin: Size) -> N
     kept = builder.allocate(f32, (columns * width,))
     with builder.loop(width, "vector", width) as lane:
         turned = Piece(kept, dims.atom(inner) * width + lane, piece.value, piece.symbols)
-        _SideBySide(builder, turned, lanes, True).row(inner, {row: begin + lane})
+        writer = _SideBySide(builder, turned, lanes, True)
+        writer.largest_kept = 0  # a vector loop has no arrays of its own but the target
+        writer.row(inner, {row: begin + lane})
     first = dims.substitute(piece.offset, {row: begin, inner: 0})
     with builder.loop(columns, "unroll") as number, builder.loop(width, "vector", width) as lane:
         place = number * width + lane
