@@ -6,10 +6,11 @@ does not spin) each barrier would take a time slice: the kernel then runs as a t
 same result.
 
 Each member counts the barriers it has come to in a cache line of its own, and looks at the others'.
-There it also keeps its longest wait: where somebody else took a member's processor away (it
-was long), the next kernels with teams run alone: a few, and four times as many whenever the first
-team after them is disturbed too. On a crowded machine, that is what is fastest; on a machine of
-one's own, where that happens now and then all the same, hardly anything is lost.
+There it also adds up its long waits, in which somebody else had a member's processor: where they
+took so much of the kernel's time that one thread alone would have been as fast, the next kernels
+with teams run alone: a few, and four times as many whenever the first team after them is disturbed
+too. On a crowded machine, that is what is fastest; on a machine of one's own, where a time slice is
+lost now and then all the same, hardly anything is lost.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from __future__ import annotations
 MOST_MEMBERS = 16
 """As many members look at each other's counters; more would spend their time on it."""
 CELL_BYTES = 64
-LONG_WAIT = 500
+LONG_WAIT = 100
 """Microseconds: less than a time slice of other programs, more than the shares of a step differ."""
 FEWEST_ALONE, MOST_ALONE = 2, 64
 """Kernels that run alone before a team is tried again."""
@@ -71,6 +72,7 @@ count:
   %members = call i64 @llvm.umin.i64(i64 %some, i64 $team_members)
   store i64 %members, ptr %place.at
   call void @llvm.memset.p0.i64(ptr %counters, i8 0, i64 $team_bytes, i1 false)
+  %begin = call i64 @bessemer_microseconds()
   call void @bessemer_parallel(
     ptr %context, ptr %kernel, ptr %buffers, ptr %dims, i64 %members, i64 $team_shares
   )
@@ -87,7 +89,12 @@ ask:
   %left = icmp ult i64 %following, %members
   br i1 %left, label %ask, label %judge
 judge:
-  %disturbed = icmp sgt i64 %longer, $team_wait
+  %end = call i64 @bessemer_microseconds()
+  %whole = sub i64 %end, %begin
+  %others = sub i64 %members, 1
+  %lost = mul i64 %longer, %members
+  %gained = mul i64 %whole, %others
+  %disturbed = icmp sgt i64 %lost, %gained
   %caution.at = getelementptr %bessemer.pool, ptr %pool, $pool_caution
   %caution = load i64, ptr %caution.at
   br i1 %disturbed, label %retire, label %trust
@@ -157,11 +164,14 @@ there:
   br i1 %counts, label %record, label %advance
 record:
   %wait.at = getelementptr i8, ptr %own.at, i64 8
-  %longest = load i64, ptr %wait.at
   %end = call i64 @bessemer_microseconds()
   %this = sub i64 %end, %since
-  %longer = call i64 @llvm.smax.i64(i64 %longest, i64 %this)
-  store i64 %longer, ptr %wait.at
+  %is.long = icmp sgt i64 %this, $team_wait
+  br i1 %is.long, label %add, label %advance
+add:
+  %sum = load i64, ptr %wait.at
+  %more.sum = add i64 %sum, %this
+  store i64 %more.sum, ptr %wait.at
   br label %advance
 advance:
   %following = add i64 %other, 1
