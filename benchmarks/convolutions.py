@@ -29,14 +29,14 @@ from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import Buffer, Expression, binary
 from bessemer.compiler.ir.loops import Block, Kernel, Store
 from bessemer.compiler.ir.types import TensorType, f32
-from bessemer.compiler.schedule.depthwise import (
+from bessemer.compiler.schedule.contraction.packing import pack, packed_shape
+from bessemer.compiler.schedule.convolution.depthwise import (
     Depthwise,
     TileSize,
     lower_depthwise,
     plan_depthwise,
 )
-from bessemer.compiler.schedule.packing import pack, packed_shape
-from bessemer.compiler.schedule.winograd import (
+from bessemer.compiler.schedule.convolution.winograd import (
     Winograd,
     lower_winograd,
     transform_weights,

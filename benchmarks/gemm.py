@@ -29,11 +29,11 @@ from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import Buffer, Expression, binary
 from bessemer.compiler.ir.loops import Kernel, Store
 from bessemer.compiler.ir.types import f32
-from bessemer.compiler.schedule.axes import product_axes, window_axes
-from bessemer.compiler.schedule.contraction import Contraction, Epilogue
-from bessemer.compiler.schedule.microkernel import lower_contraction
-from bessemer.compiler.schedule.packing import pack, packed_shape
-from bessemer.compiler.schedule.tiles import Tiling, plan
+from bessemer.compiler.schedule.contraction.axes import product_axes, window_axes
+from bessemer.compiler.schedule.contraction.contraction import Contraction, Epilogue
+from bessemer.compiler.schedule.contraction.microkernel import lower_contraction
+from bessemer.compiler.schedule.contraction.packing import pack, packed_shape
+from bessemer.compiler.schedule.contraction.tiles import Tiling, plan
 from bessemer.compiler.targets.choose import parse_target
 from bessemer.compiler.targets.machine import Target
 

@@ -13,8 +13,12 @@ import llvmlite.binding as llvm
 import numpy as np
 import numpy.typing as npt
 
-from bessemer.compiler.codegen.cpu import PASSES, emit_kernel, module_text
-from bessemer.compiler.codegen.machine import Machine, compile_object, create_target_machine
+from bessemer.compiler.codegen.artifact.machine import (
+    Machine,
+    compile_object,
+    create_target_machine,
+)
+from bessemer.compiler.codegen.kernels.cpu import PASSES, emit_kernel, module_text
 from bessemer.compiler.ir.loops import Kernel
 from bessemer.compiler.targets.machine import Target
 

@@ -23,7 +23,7 @@ from pathlib import Path
 import llvmlite
 import numpy as np
 
-from bessemer.compiler.codegen.link import Bytes, Code, weights_digest
+from bessemer.compiler.codegen.artifact.link import Bytes, Code, weights_digest
 from bessemer.runtime.artifact import Signature
 from bessemer.runtime.errors import ArtifactError
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from bessemer.compiler.codegen.link import Bytes, weights_digest
-from bessemer.compiler.codegen.parts import compiling_threads
+from bessemer.compiler.codegen.artifact.link import Bytes, weights_digest
+from bessemer.compiler.codegen.artifact.parts import compiling_threads
 from bessemer.compiler.codegen.ptx.contraction import emit_kernel
 from bessemer.compiler.codegen.ptx.kernel_code import DeviceCode, TensorMapPlan
 from bessemer.compiler.codegen.ptx.module import ptx_module

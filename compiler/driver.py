@@ -16,19 +16,19 @@ from typing import TypeVar
 
 import numpy as np
 
-from bessemer.compiler.codegen.body import body_text
-from bessemer.compiler.codegen.cpu import CONSTANTS, KernelCode, emit_kernel
-from bessemer.compiler.codegen.cpu import PASSES as LLVM_PASSES
-from bessemer.compiler.codegen.header import c_prefix
-from bessemer.compiler.codegen.link import (
+from bessemer.compiler.codegen.artifact.header import c_prefix
+from bessemer.compiler.codegen.artifact.link import (
     Bytes,
     Code,
     compile_code,
     module_text,
     weights_digest,
 )
-from bessemer.compiler.codegen.machine import Machine, assembly_text
-from bessemer.compiler.codegen.parts import Parts, compiling_threads
+from bessemer.compiler.codegen.artifact.machine import Machine, assembly_text
+from bessemer.compiler.codegen.artifact.parts import Parts, compiling_threads
+from bessemer.compiler.codegen.body.body import body_text
+from bessemer.compiler.codegen.kernels.cpu import CONSTANTS, KernelCode, emit_kernel
+from bessemer.compiler.codegen.kernels.cpu import PASSES as LLVM_PASSES
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.fit_memory import fit_memory
 from bessemer.compiler.ir.dims import Size
@@ -36,14 +36,14 @@ from bessemer.compiler.ir.expr import forget_interned
 from bessemer.compiler.ir.graph import Graph, Value
 from bessemer.compiler.ir.loops import Kernel
 from bessemer.compiler.ir.program import Branch, Launch, MemoryPlan, Program, Repeat, Steps, Turns
-from bessemer.compiler.ir.text_graph import print_graph
-from bessemer.compiler.ir.text_loops import print_kernel
-from bessemer.compiler.ir.verify_graph import verify_graph
-from bessemer.compiler.ir.verify_loops import verify_kernel
+from bessemer.compiler.ir.text.text_graph import print_graph
+from bessemer.compiler.ir.text.text_loops import print_kernel
+from bessemer.compiler.ir.verifier.verify_graph import verify_graph
+from bessemer.compiler.ir.verifier.verify_loops import verify_kernel
 from bessemer.compiler.options import Options
 from bessemer.compiler.pass_order import Pass, passes_of
 from bessemer.compiler.passes.plan_memory import is_data_dependent
-from bessemer.compiler.schedule.recompute import Recomputation
+from bessemer.compiler.schedule.memory.recompute import Recomputation
 from bessemer.compiler.targets.choose import host_target, parse_target
 from bessemer.compiler.targets.machine import Target
 from bessemer.compiler.targets.nvptx import DeviceTarget

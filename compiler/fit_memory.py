@@ -17,8 +17,8 @@ from bessemer.compiler.ir.program import MemoryPlan, Program
 from bessemer.compiler.options import Options
 from bessemer.compiler.passes.plan_memory import plan_memory
 from bessemer.compiler.schedule.chain_launches import chain_launches
+from bessemer.compiler.schedule.memory.recompute import Planner, Recomputation
 from bessemer.compiler.schedule.program import build_program
-from bessemer.compiler.schedule.recompute import Planner, Recomputation
 from bessemer.compiler.targets.machine import Target
 
 TYPICAL = 64

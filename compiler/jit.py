@@ -7,9 +7,9 @@ from pathlib import Path
 
 import llvmlite.binding as llvm
 
-from bessemer.compiler.codegen.link import Bytes, Code, Placement, save
-from bessemer.compiler.codegen.machine import Machine, create_target_machine
-from bessemer.compiler.codegen.processor import architecture
+from bessemer.compiler.codegen.artifact.link import Bytes, Code, Placement, save
+from bessemer.compiler.codegen.artifact.machine import Machine, create_target_machine
+from bessemer.compiler.codegen.support.processor import architecture
 from bessemer.compiler.errors import CompileError
 from bessemer.runtime.arrays import address, aligned_empty
 from bessemer.runtime.model import CompiledModel

@@ -1,4 +1,4 @@
-"""Compiles the graphs of a training into one library (codegen/library.py)."""
+"""Compiles the graphs of a training into one library (codegen/training/library.py)."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from bessemer.compiler.codegen.body import body_text
-from bessemer.compiler.codegen.cpu import PASSES, emit_kernel
-from bessemer.compiler.codegen.header import c_prefix
-from bessemer.compiler.codegen.library_calls import can_be_result
-from bessemer.compiler.codegen.library_parts import Library, Part, StateArray
-from bessemer.compiler.codegen.link import Bytes, Code, compile_code, weights_digest
-from bessemer.compiler.codegen.parts import Parts, compiling_threads
-from bessemer.compiler.codegen.run import Body
+from bessemer.compiler.codegen.artifact.header import c_prefix
+from bessemer.compiler.codegen.artifact.link import Bytes, Code, compile_code, weights_digest
+from bessemer.compiler.codegen.artifact.parts import Parts, compiling_threads
+from bessemer.compiler.codegen.body.body import body_text
+from bessemer.compiler.codegen.kernels.cpu import PASSES, emit_kernel
+from bessemer.compiler.codegen.support.run import Body
+from bessemer.compiler.codegen.training.library_calls import can_be_result
+from bessemer.compiler.codegen.training.library_parts import Library, Part, StateArray
 from bessemer.compiler.driver import (
     StepLog,
     compiling,

@@ -16,7 +16,11 @@ from typing import Any
 import llvmlite.binding as llvm
 import numpy as np
 
-from bessemer.compiler.codegen.machine import Machine, compile_object, create_target_machine
+from bessemer.compiler.codegen.artifact.machine import (
+    Machine,
+    compile_object,
+    create_target_machine,
+)
 from bessemer.compiler.ir.types import Array
 from bessemer.compiler.targets.machine import Target
 from bessemer.runtime.arrays import address, aligned_empty

@@ -14,7 +14,11 @@ from typing import Any
 
 import llvmlite.binding as llvm
 
-from bessemer.compiler.codegen.machine import Machine, compile_object, create_target_machine
+from bessemer.compiler.codegen.artifact.machine import (
+    Machine,
+    compile_object,
+    create_target_machine,
+)
 from bessemer.compiler.targets.machine import Target
 
 _ITERATIONS = 200_000

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from bessemer.compiler.codegen.clock import EVENTS
+from bessemer.compiler.codegen.support.clock import EVENTS
 from bessemer.compiler.driver import Compilation, machine_of
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.program import Launch, timed_steps
@@ -25,7 +25,7 @@ from bessemer.frontends.traffic import Traffic, known, traffic_of
 from bessemer.runtime.model import CompiledModel, Inputs
 
 _HEAD = 32
-"""Bytes before the sums in the record that the code fills; see codegen/clock.py."""
+"""Bytes before the sums in the record that the code fills; see codegen/support/clock.py."""
 _MOST_RUNS, _SHOWN = 10_000, 20
 """Runs that are timed at most, and those of which events are kept to choose a trace from."""
 

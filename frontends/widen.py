@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from bessemer.compiler.ir.graph import Graph, Node, Value
-from bessemer.compiler.ir.interpret import run_graph
+from bessemer.compiler.ir.interpreter.interpret import run_graph
 from bessemer.compiler.ir.types import Array, DType, TensorType, f64
 
 

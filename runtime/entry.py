@@ -8,7 +8,7 @@ hands on, untouched, to Python code that looks closer and explains.
 The function needs nothing of Python when it is linked: it works on two tables made here. OBJECTS
 are Python objects (the elements of a NumPy array of objects, which owns them); WORDS are numbers:
 the addresses of the functions of Python and NumPy that it calls, and the plan, which says what
-the last call looked like. compiler/codegen/entry.py writes the function.
+the last call looked like. compiler/codegen/support/entry.py writes the function.
 """
 
 from __future__ import annotations

@@ -10,13 +10,13 @@ from typing import Any
 import llvmlite.binding as llvm
 import numpy as np
 
-from bessemer.compiler.codegen.cpu import PASSES, KernelCode, emit_kernel, module_text
-from bessemer.compiler.codegen.machine import (
+from bessemer.compiler.codegen.artifact.machine import (
     Machine,
     assembly_text,
     compile_object,
     create_target_machine,
 )
+from bessemer.compiler.codegen.kernels.cpu import PASSES, KernelCode, emit_kernel, module_text
 from bessemer.compiler.ir.evaluate import evaluate_named
 from bessemer.compiler.ir.loops import Kernel
 from bessemer.compiler.ir.types import Array

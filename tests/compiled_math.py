@@ -8,7 +8,7 @@ from typing import Any
 import llvmlite.binding as llvm
 import numpy as np
 
-from bessemer.compiler.codegen.math_terms import MathFunction, llvm_type
+from bessemer.compiler.codegen.math.math_terms import MathFunction, llvm_type
 
 llvm.initialize_all_targets()
 llvm.initialize_all_asmprinters()

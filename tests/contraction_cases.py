@@ -16,11 +16,11 @@ from bessemer.compiler.ir.evaluate import evaluate_named
 from bessemer.compiler.ir.expr import Buffer, Expression, binary
 from bessemer.compiler.ir.loops import Kernel, Store
 from bessemer.compiler.ir.types import DType, bf16, f32, f64, i8, i16, i32, u8
-from bessemer.compiler.schedule.axes import product_axes, window_axes
-from bessemer.compiler.schedule.contraction import Contraction, with_group
-from bessemer.compiler.schedule.microkernel import lower_contraction
-from bessemer.compiler.schedule.packing import pack, packed_shape
-from bessemer.compiler.schedule.tiles import plan
+from bessemer.compiler.schedule.contraction.axes import product_axes, window_axes
+from bessemer.compiler.schedule.contraction.contraction import Contraction, with_group
+from bessemer.compiler.schedule.contraction.microkernel import lower_contraction
+from bessemer.compiler.schedule.contraction.packing import pack, packed_shape
+from bessemer.compiler.schedule.contraction.tiles import plan
 from bessemer.compiler.targets.machine import Target
 
 Array = npt.NDArray[Any]

@@ -11,8 +11,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from bessemer.compiler.codegen.link import Bytes, Code, compile_code, weights_digest
-from bessemer.compiler.codegen.machine import Machine
+from bessemer.compiler.codegen.artifact.link import Bytes, Code, compile_code, weights_digest
+from bessemer.compiler.codegen.artifact.machine import Machine
 from bessemer.runtime.artifact import ArrayInfo, Signature
 
 HOST = f"{platform.machine()}-unknown-linux-gnu"

@@ -9,7 +9,7 @@ from bessemer.compiler.ir.expr import (
     Buffer,
     Expression,
 )
-from bessemer.compiler.ir.interpret_loops import KernelResult, run_kernel
+from bessemer.compiler.ir.interpreter.interpret_loops import KernelResult, run_kernel
 from bessemer.compiler.ir.loops import Kernel
 from bessemer.compiler.ir.types import (
     Array,

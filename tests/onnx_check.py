@@ -10,7 +10,7 @@ import onnx.parser
 import onnxruntime
 
 from bessemer.compiler.ir.graph import Graph
-from bessemer.compiler.ir.interpret import run_graph
+from bessemer.compiler.ir.interpreter.interpret import run_graph
 from bessemer.compiler.ir.types import Array
 from bessemer.frontends.code_arrays import run_on_arrays
 from bessemer.frontends.onnx_reader.read import read_onnx

@@ -11,10 +11,10 @@ from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import Size, symbol
 from bessemer.compiler.ir.evaluate import evaluate
 from bessemer.compiler.ir.graph import Graph, Value
-from bessemer.compiler.ir.interpret import run_graph
-from bessemer.compiler.ir.text_graph import print_graph
+from bessemer.compiler.ir.interpreter.interpret import run_graph
+from bessemer.compiler.ir.text.text_graph import print_graph
 from bessemer.compiler.ir.types import DTYPES, Array, DType, TensorType, f32
-from bessemer.compiler.ir.verify_graph import verify_graph
+from bessemer.compiler.ir.verifier.verify_graph import verify_graph
 
 Pass = Callable[[Graph], Graph]
 N = symbol("n")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bessemer.compiler.ir.graph import Value
-from bessemer.compiler.ops import composite
+from bessemer.compiler.ops.composite import composite
 from tests.random_graphs import Pair, Step, Writer
 
 torch = pytest.importorskip("torch")

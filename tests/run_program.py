@@ -10,7 +10,7 @@ from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.evaluate import evaluate_named
 from bessemer.compiler.ir.graph import Value
-from bessemer.compiler.ir.interpret_loops import run_kernel
+from bessemer.compiler.ir.interpreter.interpret_loops import run_kernel
 from bessemer.compiler.ir.loops import SetDim
 from bessemer.compiler.ir.program import (
     Alias,

@@ -16,8 +16,8 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from bessemer.compiler.codegen.link import Placement, save
-from bessemer.compiler.codegen.support import EXPORTS
+from bessemer.compiler.codegen.artifact.link import Placement, save
+from bessemer.compiler.codegen.support.support import EXPORTS
 from bessemer.compiler.driver import Compilation
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.types import Array
@@ -287,7 +287,7 @@ def test_a_save_that_fails_leaves_what_was_there(case: Case, tmp_path: Path, suf
 
 FULL_DISK = """
 import resource
-from bessemer.compiler.codegen.link import save
+from bessemer.compiler.codegen.artifact.link import save
 from bessemer.compiler.errors import CompileError
 from tests import handmade
 import numpy as np

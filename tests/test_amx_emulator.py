@@ -16,7 +16,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from bessemer.compiler.codegen.machine import Machine, compile_object, create_target_machine
+from bessemer.compiler.codegen.artifact.machine import (
+    Machine,
+    compile_object,
+    create_target_machine,
+)
 from bessemer.compiler.ir.types import Array
 from bessemer.compiler.targets import x86
 from tests.amx_emulation import counts, emulator, library_path, needs_emulator, reset

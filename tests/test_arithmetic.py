@@ -22,7 +22,7 @@ from bessemer.compiler.ir.expr import (
     index_value,
     unary,
 )
-from bessemer.compiler.ir.interpret_loops import OUT_OF_RANGE
+from bessemer.compiler.ir.interpreter.interpret_loops import OUT_OF_RANGE
 from bessemer.compiler.ir.types import (
     Array,
     DType,

@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bessemer.compiler.codegen import link
-from bessemer.compiler.codegen.elf import check_symbols
-from bessemer.compiler.codegen.header import c_identifier, c_prefix, header_text
-from bessemer.compiler.codegen.link import Code, compile_code, save
-from bessemer.compiler.codegen.machine import Machine
-from bessemer.compiler.codegen.support import EXPORTS
+from bessemer.compiler.codegen.artifact import link
+from bessemer.compiler.codegen.artifact.elf import check_symbols
+from bessemer.compiler.codegen.artifact.header import c_identifier, c_prefix, header_text
+from bessemer.compiler.codegen.artifact.link import Code, compile_code, save
+from bessemer.compiler.codegen.artifact.machine import Machine
+from bessemer.compiler.codegen.support.support import EXPORTS
 from bessemer.compiler.errors import CompileError, InternalError
 from bessemer.compiler.jit import load_code
 from bessemer.runtime.artifact import (

@@ -8,7 +8,7 @@ import pytest
 
 import bessemer
 from bessemer.compiler.ir.graph import Graph
-from bessemer.compiler.ir.interpret import run_graph
+from bessemer.compiler.ir.interpreter.interpret import run_graph
 from bessemer.compiler.ir.types import Array, bf16, f32
 from bessemer.compiler.passes.remove_dead import remove_dead
 from bessemer.compiler.passes.store_bfloat16 import store_bfloat16, store_bfloat16_everywhere

@@ -8,12 +8,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from bessemer.compiler.ir import arithmetic, dims, expr
+from bessemer.compiler.ir import dims, expr
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import Buffer, Expression
 from bessemer.compiler.ir.functions import BINARY, COMPARISONS
 from bessemer.compiler.ir.guard import guarded
+from bessemer.compiler.ir.interpreter import arithmetic
 from bessemer.compiler.ir.loops import Kernel
 from bessemer.compiler.ir.types import (
     DTYPES,

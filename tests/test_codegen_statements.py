@@ -7,12 +7,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from bessemer.compiler.codegen.cpu import emit_kernel
+from bessemer.compiler.codegen.kernels.cpu import emit_kernel
 from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir import dims, expr, functions, loops
 from bessemer.compiler.ir.build_loops import KernelBuilder, Local
 from bessemer.compiler.ir.expr import Buffer, index_value
-from bessemer.compiler.ir.interpret_loops import run_kernel
+from bessemer.compiler.ir.interpreter.interpret_loops import run_kernel
 from bessemer.compiler.ir.loops import Kernel
 from bessemer.compiler.ir.types import DTYPES, DType, boolean, f32, f64, i64
 from bessemer.compiler.targets import x86

@@ -11,8 +11,8 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 
 from bessemer.compiler.ir.types import Array
-from bessemer.compiler.ops.composite import matmul
-from bessemer.compiler.ops.composite_activation import (
+from bessemer.compiler.ops.composite.composite import matmul
+from bessemer.compiler.ops.composite.composite_activation import (
     celu,
     elu,
     gelu,
@@ -27,7 +27,7 @@ from bessemer.compiler.ops.composite_activation import (
     softsign,
     thresholded_relu,
 )  # fmt: skip
-from bessemer.compiler.ops.composite_normalize import (
+from bessemer.compiler.ops.composite.composite_normalize import (
     batch_norm,
     group_norm,
     instance_norm,
@@ -36,12 +36,12 @@ from bessemer.compiler.ops.composite_normalize import (
     rms_norm,
     standardize,
 )
-from bessemer.compiler.ops.composite_quantize import (
+from bessemer.compiler.ops.composite.composite_quantize import (
     dequantize_linear,
     dynamic_quantize_linear,
     quantize_linear,
 )
-from bessemer.compiler.ops.composite_reduce import (
+from bessemer.compiler.ops.composite.composite_reduce import (
     global_average_pool,
     global_lp_pool,
     global_max_pool,
@@ -56,7 +56,7 @@ from bessemer.compiler.ops.composite_reduce import (
     sum_square,
     variance,
 )
-from bessemer.compiler.ops.composite_shape import (
+from bessemer.compiler.ops.composite.composite_shape import (
     depth_to_space,
     flatten,
     space_to_depth,

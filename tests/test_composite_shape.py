@@ -6,17 +6,17 @@ import pytest
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import Size, symbol
-from bessemer.compiler.ir.interpret import run_graph
+from bessemer.compiler.ir.interpreter.interpret import run_graph
 from bessemer.compiler.ir.types import TensorType, f32, i64, u8
-from bessemer.compiler.ops.composite import (
+from bessemer.compiler.ops.composite.composite import (
     binary,
     broadcast,
     broadcast_shape,
     scalar_like,
     where,
 )
-from bessemer.compiler.ops.composite_reduce import mean, softmax
-from bessemer.compiler.ops.composite_shape import (
+from bessemer.compiler.ops.composite.composite_reduce import mean, softmax
+from bessemer.compiler.ops.composite.composite_shape import (
     arange,
     expand_dims,
     eye,

@@ -12,14 +12,14 @@ from bessemer.compiler.errors import CompileError, InternalError
 from bessemer.compiler.ir import dims, expr, loops, walk_loops
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.expr import Buffer
-from bessemer.compiler.ir.interpret_loops import run_kernel
+from bessemer.compiler.ir.interpreter.interpret_loops import run_kernel
 from bessemer.compiler.ir.loops import Contract, Kernel
 from bessemer.compiler.ir.operands import Axis, Operand, Tile, Window
-from bessemer.compiler.ir.parse_loops import parse_kernel
-from bessemer.compiler.ir.text_loops import print_kernel
+from bessemer.compiler.ir.text.parse_loops import parse_kernel
+from bessemer.compiler.ir.text.text_loops import print_kernel
 from bessemer.compiler.ir.types import DType, bf16, f16, f32, f64, i8, i32, u8
-from bessemer.compiler.ir.verify_loops import verify_kernel
-from bessemer.compiler.schedule.matrix_tiles_packing import split_array
+from bessemer.compiler.ir.verifier.verify_loops import verify_kernel
+from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_packing import split_array
 from bessemer.compiler.targets import x86
 from tests.compiled_kernels import assembly
 

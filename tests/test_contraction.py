@@ -8,12 +8,12 @@ import pytest
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.evaluate import evaluate_named
 from bessemer.compiler.ir.expr import Buffer, Expression
-from bessemer.compiler.ir.interpret_loops import run_kernel
+from bessemer.compiler.ir.interpreter.interpret_loops import run_kernel
 from bessemer.compiler.ir.loops import Store
 from bessemer.compiler.ir.types import DType, f32, f64, i32
-from bessemer.compiler.schedule.axes import product_axes, window_axes
-from bessemer.compiler.schedule.contraction import Contraction, nest, supports
-from bessemer.compiler.schedule.tiles import plan, split
+from bessemer.compiler.schedule.contraction.axes import product_axes, window_axes
+from bessemer.compiler.schedule.contraction.contraction import Contraction, nest, supports
+from bessemer.compiler.schedule.contraction.tiles import plan, split
 from bessemer.compiler.targets import x86
 from bessemer.compiler.targets.choose import host_target
 from bessemer.compiler.targets.machine import Target

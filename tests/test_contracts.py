@@ -20,7 +20,11 @@ import onnxruntime
 import pytest
 
 import bessemer
-from bessemer.compiler.codegen.machine import Machine, compile_object, create_target_machine
+from bessemer.compiler.codegen.artifact.machine import (
+    Machine,
+    compile_object,
+    create_target_machine,
+)
 from bessemer.compiler.ir.types import Array
 from bessemer.compiler.options import Options
 from bessemer.frontends import zoo

@@ -10,10 +10,14 @@ import pytest
 
 from bessemer.compiler.ir.dims import Size, symbol
 from bessemer.compiler.ir.expr import Buffer, Expression, binary
-from bessemer.compiler.ir.interpret_loops import run_kernel
+from bessemer.compiler.ir.interpreter.interpret_loops import run_kernel
 from bessemer.compiler.ir.loops import Kernel, Store
 from bessemer.compiler.ir.types import f32
-from bessemer.compiler.schedule.depthwise import Depthwise, lower_depthwise, plan_depthwise
+from bessemer.compiler.schedule.convolution.depthwise import (
+    Depthwise,
+    lower_depthwise,
+    plan_depthwise,
+)
 from bessemer.compiler.targets import x86
 from bessemer.compiler.targets.machine import Target
 from tests.compiled_kernels import HERE, CompiledKernel

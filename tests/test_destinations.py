@@ -9,7 +9,7 @@ import pytest
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Graph, Value
-from bessemer.compiler.ir.interpret import run_graph
+from bessemer.compiler.ir.interpreter.interpret import run_graph
 from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.types import DType, TensorType, f32, f64, i8
 from bessemer.compiler.schedule.program import build_program

@@ -16,13 +16,13 @@ from bessemer.compiler.ir import loops, walk_loops
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import symbol
 from bessemer.compiler.ir.graph import Graph, Value
-from bessemer.compiler.ir.interpret_loops import run_kernel
+from bessemer.compiler.ir.interpreter.interpret_loops import run_kernel
 from bessemer.compiler.ir.loops import Attend, Kernel
-from bessemer.compiler.ir.parse_loops import parse_kernel
 from bessemer.compiler.ir.program import Launch
-from bessemer.compiler.ir.text_loops import print_kernel
+from bessemer.compiler.ir.text.parse_loops import parse_kernel
+from bessemer.compiler.ir.text.text_loops import print_kernel
 from bessemer.compiler.ir.types import Array, TensorType, bf16, dtype_of, f32
-from bessemer.compiler.ir.verify_loops import verify_kernel
+from bessemer.compiler.ir.verifier.verify_loops import verify_kernel
 from bessemer.compiler.options import Options
 from bessemer.compiler.schedule.device.program import build_device_program
 from bessemer.compiler.targets.nvptx import SM80, SM90A, DeviceTarget

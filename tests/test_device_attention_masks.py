@@ -15,11 +15,11 @@ from bessemer.compiler.ir.dims import Symbol, atom
 from bessemer.compiler.ir.expr import Buffer
 from bessemer.compiler.ir.graph import Graph, Value
 from bessemer.compiler.ir.loops import Attend
-from bessemer.compiler.ir.parse_loops import parse_kernel
 from bessemer.compiler.ir.program import Launch
-from bessemer.compiler.ir.text_loops import print_kernel
+from bessemer.compiler.ir.text.parse_loops import parse_kernel
+from bessemer.compiler.ir.text.text_loops import print_kernel
 from bessemer.compiler.ir.types import Array, TensorType, boolean, f32
-from bessemer.compiler.ir.verify_loops import verify_kernel
+from bessemer.compiler.ir.verifier.verify_loops import verify_kernel
 from bessemer.compiler.options import Options
 from bessemer.compiler.schedule.device import attention as schedule
 from bessemer.compiler.schedule.device.attention_mask import farthest_key

@@ -15,10 +15,10 @@ from bessemer.compiler.device_driver import build_for_device
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import Array, bf16, f32
-from bessemer.compiler.ops.composite import binary, cast
-from bessemer.compiler.ops.composite_activation import gelu
-from bessemer.compiler.ops.composite_normalize import layer_norm, rms_norm
-from bessemer.compiler.ops.composite_reduce import log_softmax, mean, reduce, softmax
+from bessemer.compiler.ops.composite.composite import binary, cast
+from bessemer.compiler.ops.composite.composite_activation import gelu
+from bessemer.compiler.ops.composite.composite_normalize import layer_norm, rms_norm
+from bessemer.compiler.ops.composite.composite_reduce import log_softmax, mean, reduce, softmax
 from bessemer.compiler.options import Options
 from bessemer.compiler.targets.nvptx import SM80
 from emulator.errors import EmulationError

@@ -15,8 +15,8 @@ from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import symbol
 from bessemer.compiler.ir.graph import Graph, Value
 from bessemer.compiler.ir.types import Array, TensorType, boolean, f32, i64
-from bessemer.compiler.ops.composite import binary
-from bessemer.compiler.ops.composite_reduce import reduce
+from bessemer.compiler.ops.composite.composite import binary
+from bessemer.compiler.ops.composite.composite_reduce import reduce
 from bessemer.compiler.options import Options
 from bessemer.compiler.targets.nvptx import SM75, SM80, SM90A, device_of_capability
 from bessemer.frontends.builder import Dense, Input, Network, Sequential

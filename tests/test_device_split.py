@@ -20,7 +20,7 @@ from bessemer.compiler.schedule.device import contraction as schedule
 from bessemer.compiler.schedule.device.contraction_parts import split_constant
 from bessemer.compiler.schedule.device.contraction_tiles import Choice, candidates
 from bessemer.compiler.schedule.device.program import build_device_program
-from bessemer.compiler.schedule.matrix_tiles_packing import split_array
+from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_packing import split_array
 from bessemer.compiler.targets.nvptx import SM75, SM80, SM90A, DeviceTarget
 from bessemer.runtime.cuda.model import DeviceModel
 from emulator import matrix, wgmma

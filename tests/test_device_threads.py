@@ -13,9 +13,9 @@ from bessemer.compiler.codegen.ptx.kernel import emit_device_kernel
 from bessemer.compiler.codegen.ptx.local_arrays import kept_arrays
 from bessemer.compiler.codegen.ptx.module import ptx_of
 from bessemer.compiler.ir.device import Mapping
-from bessemer.compiler.ir.interpret_loops import run_kernel
+from bessemer.compiler.ir.interpreter.interpret_loops import run_kernel
 from bessemer.compiler.ir.loops import Barrier, For, Kernel
-from bessemer.compiler.ir.parse_loops import parse_kernel
+from bessemer.compiler.ir.text.parse_loops import parse_kernel
 from bessemer.compiler.ir.walk_loops import walk
 from bessemer.compiler.targets.nvptx import SM80
 from bessemer.runtime.cuda.driver import pointer

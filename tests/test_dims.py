@@ -13,7 +13,7 @@ from bessemer.compiler.errors import CompileError, InternalError
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Atom, Size, Symbol, format_size, symbol
 from bessemer.compiler.ir.evaluate import evaluate
-from bessemer.compiler.ir.parse_sizes import parse_size
+from bessemer.compiler.ir.text.parse_sizes import parse_size
 
 N, M = symbol("n"), symbol("m")
 I = symbol("i", 4)  # noqa: E741

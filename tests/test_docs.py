@@ -12,7 +12,7 @@ import pytest
 
 import bessemer
 import bessemer.compiler.ops
-from bessemer.compiler.codegen.header import header_text
+from bessemer.compiler.codegen.artifact.header import header_text
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import symbol
 from bessemer.compiler.ir.op import OPS

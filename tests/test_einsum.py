@@ -8,7 +8,7 @@ import pytest
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.types import TensorType, f32
-from bessemer.compiler.ops.composite_einsum import einsum
+from bessemer.compiler.ops.composite.composite_einsum import einsum
 from tests.graph_runs import run
 from tests.op_cases import assert_same
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bessemer.compiler.codegen.machine import Machine
+from bessemer.compiler.codegen.artifact.machine import Machine
 from bessemer.compiler.jit import aligned_weights, link, load_code
 from bessemer.runtime import runner
 from bessemer.runtime.errors import ExecutionError, InputError

@@ -12,11 +12,11 @@ from bessemer.compiler.driver import build, kernels_of, machine_of
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.ir.loops import FragmentMac
-from bessemer.compiler.ir.text_loops import print_kernel
+from bessemer.compiler.ir.text.text_loops import print_kernel
 from bessemer.compiler.ir.types import Array, TensorType, f32
 from bessemer.compiler.ir.walk_loops import walk
 from bessemer.compiler.jit import load_code
-from bessemer.compiler.ops.composite import binary
+from bessemer.compiler.ops.composite.composite import binary
 from bessemer.compiler.options import Options
 from bessemer.compiler.targets import x86
 from bessemer.compiler.targets.choose import host_target

@@ -6,7 +6,7 @@ import pytest
 
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.types import TensorType, f32
-from bessemer.compiler.schedule.few_rows import reads_in_place
+from bessemer.compiler.schedule.grouping.few_rows import reads_in_place
 
 
 @pytest.mark.parametrize(

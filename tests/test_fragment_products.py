@@ -8,12 +8,12 @@ import pytest
 from bessemer.compiler.ir import dims, loops
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.expr import Buffer, constant, fragment_element
-from bessemer.compiler.ir.interpret_loops import run_kernel
+from bessemer.compiler.ir.interpreter.interpret_loops import run_kernel
 from bessemer.compiler.ir.loops import Kernel, Store
-from bessemer.compiler.ir.parse_loops import parse_kernel
-from bessemer.compiler.ir.text_loops import print_kernel
+from bessemer.compiler.ir.text.parse_loops import parse_kernel
+from bessemer.compiler.ir.text.text_loops import print_kernel
 from bessemer.compiler.ir.types import Array, DType, bf16, f32, i8, i16, i32, u8
-from bessemer.compiler.ir.verify_loops import verify_kernel
+from bessemer.compiler.ir.verifier.verify_loops import verify_kernel
 from bessemer.compiler.targets import x86
 from bessemer.compiler.targets.choose import host_target
 from bessemer.compiler.targets.machine import Target

@@ -7,7 +7,7 @@ from bessemer.compiler.errors import CompileError, UnsupportedError
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import symbol_names
 from bessemer.compiler.ir.graph import Graph
-from bessemer.compiler.ir.interpret import run_graph
+from bessemer.compiler.ir.interpreter.interpret import run_graph
 from bessemer.compiler.ir.types import Array, type_of
 from bessemer.compiler.passes.differentiate import gradients
 from tests.op_cases import Case, each_case

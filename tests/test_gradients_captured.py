@@ -10,9 +10,9 @@ import pytest
 import bessemer
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.graph import Graph, Value
-from bessemer.compiler.ir.interpret import run_graph
+from bessemer.compiler.ir.interpreter.interpret import run_graph
 from bessemer.compiler.ir.types import TensorType, boolean, f64, i64
-from bessemer.compiler.ops.composite import binary, reshape
+from bessemer.compiler.ops.composite.composite import binary, reshape
 from bessemer.compiler.passes.differentiate import gradients
 
 torch = pytest.importorskip("torch")

@@ -13,7 +13,7 @@ from bessemer.compiler.errors import UnsupportedError
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import symbol
 from bessemer.compiler.ir.graph import Graph, Value
-from bessemer.compiler.ir.interpret import run_graph
+from bessemer.compiler.ir.interpreter.interpret import run_graph
 from bessemer.compiler.ir.types import Array, TensorType, dtype_of, f64
 from bessemer.compiler.passes.differentiate import gradients
 

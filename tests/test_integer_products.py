@@ -10,8 +10,11 @@ import pytest
 import bessemer
 from bessemer.compiler.ir.graph import Graph, Value
 from bessemer.compiler.ir.types import Array, DType, TensorType, f32, i8, i32, u8
-from bessemer.compiler.ops import composite
-from bessemer.compiler.ops.composite_quantize import dequantize_linear, dynamic_quantize_linear
+from bessemer.compiler.ops.composite import composite
+from bessemer.compiler.ops.composite.composite_quantize import (
+    dequantize_linear,
+    dynamic_quantize_linear,
+)
 from bessemer.compiler.passes.fold_batch_norm import fold_batch_norm
 from bessemer.compiler.passes.fold_constants import fold_constants
 from bessemer.compiler.passes.multiply_quantized import multiply_quantized

@@ -8,14 +8,14 @@ import pytest
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Size, Symbol, atom
 from bessemer.compiler.ir.expr import Buffer, Expression
-from bessemer.compiler.ir.interpret_loops import run_kernel
+from bessemer.compiler.ir.interpreter.interpret_loops import run_kernel
 from bessemer.compiler.ir.loops import Kernel
 from bessemer.compiler.ir.types import DType, bf16, i8, u8
-from bessemer.compiler.ir.verify_loops import verify_kernel
-from bessemer.compiler.schedule.interleave import lower_interleaved
-from bessemer.compiler.schedule.merge_axes import Piece
-from bessemer.compiler.schedule.nests import flat, flatten_loads
-from bessemer.compiler.schedule.packing import pack, packed_element, packed_shape
+from bessemer.compiler.ir.verifier.verify_loops import verify_kernel
+from bessemer.compiler.schedule.contraction.packing import pack, packed_element, packed_shape
+from bessemer.compiler.schedule.nests.interleave import lower_interleaved
+from bessemer.compiler.schedule.nests.merge_axes import Piece
+from bessemer.compiler.schedule.nests.nests import flat, flatten_loads
 from bessemer.compiler.targets import x86
 from bessemer.compiler.targets.choose import host_target
 from bessemer.compiler.targets.machine import Target

@@ -18,7 +18,7 @@ from bessemer.compiler.ir.expr import (
     convert,
     index_value,
 )
-from bessemer.compiler.ir.interpret_loops import OUT_OF_RANGE
+from bessemer.compiler.ir.interpreter.interpret_loops import OUT_OF_RANGE
 from bessemer.compiler.ir.types import (
     DType,
     bf16,

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bessemer.compiler.codegen.link import save
-from bessemer.compiler.codegen.machine import Machine
+from bessemer.compiler.codegen.artifact.link import save
+from bessemer.compiler.codegen.artifact.machine import Machine
 from bessemer.compiler.jit import load_code
 from bessemer.runtime.errors import ArtifactError
 from bessemer.runtime.model import CompiledModel, load

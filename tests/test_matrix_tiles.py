@@ -9,16 +9,16 @@ import pytest
 
 from bessemer.compiler.ir import dims, loops
 from bessemer.compiler.ir.expr import Buffer
-from bessemer.compiler.ir.interpret_loops import run_kernel
+from bessemer.compiler.ir.interpreter.interpret_loops import run_kernel
 from bessemer.compiler.ir.types import DType, bf16, f32, i8, i32, u8
-from bessemer.compiler.schedule.matrix_tiles_layout import parts_layout
-from bessemer.compiler.schedule.matrix_tiles_packing import (
+from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_layout import parts_layout
+from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_packing import (
     HALF,
     SPLIT,
     TileForm,
     split_array,
 )
-from bessemer.compiler.schedule.matrix_tiles_plan import is_faster, plan_tiles
+from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_plan import is_faster, plan_tiles
 from bessemer.compiler.targets import x86
 from tests.amx_emulation import counts, needs_emulator, reset
 from tests.compiled_kernels import assembly

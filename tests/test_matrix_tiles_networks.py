@@ -13,8 +13,8 @@ import pytest
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from bessemer.compiler.codegen.cpu import PASSES
-from bessemer.compiler.codegen.link import compile_code
+from bessemer.compiler.codegen.artifact.link import compile_code
+from bessemer.compiler.codegen.kernels.cpu import PASSES
 from bessemer.compiler.driver import Compilation, build, machine_of
 from bessemer.compiler.ir import walk_loops
 from bessemer.compiler.ir.program import Launch

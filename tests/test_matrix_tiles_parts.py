@@ -9,12 +9,12 @@ import pytest
 
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.expr import Buffer
-from bessemer.compiler.ir.interpret_loops import run_kernel
+from bessemer.compiler.ir.interpreter.interpret_loops import run_kernel
 from bessemer.compiler.ir.loops import Kernel
 from bessemer.compiler.ir.types import Array, bf16, f32, i8, u8
-from bessemer.compiler.ir.verify_loops import verify_kernel
-from bessemer.compiler.schedule.matrix_tiles_layout import PartsLayout
-from bessemer.compiler.schedule.matrix_tiles_packing import (
+from bessemer.compiler.ir.verifier.verify_loops import verify_kernel
+from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_layout import PartsLayout
+from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_packing import (
     HALF,
     SPLIT,
     Runs,

@@ -14,7 +14,7 @@ from benchmarks.inputs import has_two_settings, make_inputs
 from benchmarks.light_nets import is_light, light_models, with_random_weights
 from benchmarks.recipes import RECIPES, Recipe
 from benchmarks.run_models import Subject, run_one
-from bessemer.compiler.codegen.machine import Machine, assembly_text
+from bessemer.compiler.codegen.artifact.machine import Machine, assembly_text
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import symbol
 from bessemer.compiler.ir.types import TensorType, f32, i64

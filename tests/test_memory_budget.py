@@ -12,16 +12,16 @@ import bessemer
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.fit_memory import fit_memory
 from bessemer.compiler.ir.graph import Graph, Node
-from bessemer.compiler.ir.interpret import run_graph
+from bessemer.compiler.ir.interpreter.interpret import run_graph
 from bessemer.compiler.ir.program import MemoryPlan
 from bessemer.compiler.ir.types import Array
-from bessemer.compiler.ir.verify_graph import verify_graph
+from bessemer.compiler.ir.verifier.verify_graph import verify_graph
 from bessemer.compiler.options import Options
 from bessemer.compiler.pass_order import passes_of
-from bessemer.compiler.schedule.least_cut import least_cut
-from bessemer.compiler.schedule.order_for_memory import order_for_memory
-from bessemer.compiler.schedule.recompute import recompute
-from bessemer.compiler.schedule.residents import residents
+from bessemer.compiler.schedule.memory.least_cut import least_cut
+from bessemer.compiler.schedule.memory.order_for_memory import order_for_memory
+from bessemer.compiler.schedule.memory.recompute import recompute
+from bessemer.compiler.schedule.memory.residents import residents
 from bessemer.compiler.targets.choose import host_target
 from bessemer.frontends import zoo
 from bessemer.frontends.builder import (

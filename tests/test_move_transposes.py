@@ -11,7 +11,7 @@ import pytest
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.graph import Graph, Value
 from bessemer.compiler.ir.types import TensorType, f32
-from bessemer.compiler.ir.verify_graph import verify_graph
+from bessemer.compiler.ir.verifier.verify_graph import verify_graph
 from bessemer.compiler.pass_order import PASSES
 from bessemer.compiler.passes.fold_batch_norm import fold_batch_norm
 from bessemer.compiler.passes.fold_constants import fold_constants

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 import bessemer
-from bessemer.compiler.ir.interpret import run_graph
+from bessemer.compiler.ir.interpreter.interpret import run_graph
 from bessemer.compiler.ir.types import Array
 from bessemer.compiler.ops.nibbles import pack_blocks, pack_units, unpack_blocks, unpack_units
 from bessemer.compiler.passes.remove_dead import remove_dead

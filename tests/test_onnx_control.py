@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bessemer.compiler.errors import CompileError
-from bessemer.compiler.ir.interpret import run_graph
+from bessemer.compiler.ir.interpreter.interpret import run_graph
 from bessemer.frontends.onnx_reader.read import read_onnx
 from tests.onnx_check import agrees, floats, operators, parsed
 

@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from bessemer.compiler.errors import UnsupportedError
-from bessemer.compiler.ir.interpret import run_graph
+from bessemer.compiler.ir.interpreter.interpret import run_graph
 from bessemer.compiler.ir.types import Array
 from bessemer.frontends.onnx_reader.read import read_onnx
 from tests.onnx_check import operators

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
-from bessemer.compiler.ir.interpret import run_graph
+from bessemer.compiler.ir.interpreter.interpret import run_graph
 from bessemer.compiler.ir.types import Array
 from bessemer.frontends.onnx_reader.read import read_onnx
 from tests.onnx_check import agrees, floats, node_model

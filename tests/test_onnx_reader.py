@@ -10,7 +10,7 @@ import pytest
 
 from bessemer.compiler.errors import CompileError, UnsupportedError
 from bessemer.compiler.ir.dims import symbol
-from bessemer.compiler.ir.interpret import run_graph
+from bessemer.compiler.ir.interpreter.interpret import run_graph
 from bessemer.compiler.ir.types import i8
 from bessemer.frontends.onnx_reader.read import read_onnx
 from tests.onnx_check import agrees, floats, node_model, operators, parsed

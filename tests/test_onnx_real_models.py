@@ -9,7 +9,7 @@ from onnx import TensorProto, helper
 import bessemer
 from bessemer.compiler.driver import build
 from bessemer.compiler.ir.program import Launch
-from bessemer.compiler.ir.text_loops import print_kernel
+from bessemer.compiler.ir.text.text_loops import print_kernel
 from bessemer.compiler.options import Options
 from bessemer.frontends.onnx_reader.read import read_onnx
 from tests.onnx_check import agrees, expected, floats, operators, parsed

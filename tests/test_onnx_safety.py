@@ -12,7 +12,7 @@ import onnx
 import pytest
 
 from bessemer.compiler.errors import CompileError
-from bessemer.compiler.ir.interpret import run_graph
+from bessemer.compiler.ir.interpreter.interpret import run_graph
 from bessemer.compiler.ir.types import Array
 from bessemer.frontends.onnx_reader.read import read_onnx
 from tests.onnx_check import parsed

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from bessemer.compiler.errors import CompileError, UnsupportedError
-from bessemer.compiler.ir.interpret import run_graph
+from bessemer.compiler.ir.interpreter.interpret import run_graph
 from bessemer.compiler.ir.types import Array
 from bessemer.frontends.code_arrays import run_on_arrays
 from bessemer.frontends.onnx_reader.read import read_onnx

@@ -13,10 +13,10 @@ from bessemer.compiler.errors import CompileError, UnsupportedError
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import Size, symbol
 from bessemer.compiler.ir.graph import Graph, Value
-from bessemer.compiler.ir.interpret import run_graph
+from bessemer.compiler.ir.interpreter.interpret import run_graph
 from bessemer.compiler.ir.types import Array, TensorType, boolean, f32, i64
-from bessemer.compiler.ops.composite import binary, reshape
-from bessemer.compiler.ops.composite_activation import (
+from bessemer.compiler.ops.composite.composite import binary, reshape
+from bessemer.compiler.ops.composite.composite_activation import (
     elu,
     gelu,
     hard_swish,
@@ -25,9 +25,9 @@ from bessemer.compiler.ops.composite_activation import (
     softplus,
     softsign,
 )
-from bessemer.compiler.ops.composite_normalize import batch_norm, layer_norm
-from bessemer.compiler.ops.composite_reduce import log_softmax, mean, softmax
-from bessemer.compiler.ops.composite_shape import (
+from bessemer.compiler.ops.composite.composite_normalize import batch_norm, layer_norm
+from bessemer.compiler.ops.composite.composite_reduce import log_softmax, mean, softmax
+from bessemer.compiler.ops.composite.composite_shape import (
     flip,
     from_channels_last,
     slice_axis,

@@ -7,8 +7,8 @@ from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import symbol_names
 from bessemer.compiler.ir.expr import Buffer
-from bessemer.compiler.ir.interpret_elements import run_element_rule
-from bessemer.compiler.ir.interpret_loops import run_kernel
+from bessemer.compiler.ir.interpreter.interpret_elements import run_element_rule
+from bessemer.compiler.ir.interpreter.interpret_loops import run_kernel
 from bessemer.compiler.ir.loops import Kernel
 from bessemer.compiler.ir.op import OPS, Operator
 from bessemer.compiler.ir.types import Array, type_of

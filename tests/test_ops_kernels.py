@@ -19,8 +19,8 @@ from bessemer.compiler.ir.dims import Dim, Size, as_atom, symbol
 from bessemer.compiler.ir.element import Operand
 from bessemer.compiler.ir.evaluate import evaluate_named
 from bessemer.compiler.ir.expr import Buffer, Expression, Load
-from bessemer.compiler.ir.interpret_elements import run_element_rule
-from bessemer.compiler.ir.interpret_loops import OUT_OF_RANGE, KernelResult, run_kernel
+from bessemer.compiler.ir.interpreter.interpret_elements import run_element_rule
+from bessemer.compiler.ir.interpreter.interpret_loops import OUT_OF_RANGE, KernelResult, run_kernel
 from bessemer.compiler.ir.loops import For, Kernel
 from bessemer.compiler.ir.op import OPS
 from bessemer.compiler.ir.types import Array, TensorType, dtype_of, f32, i64, type_of

@@ -11,9 +11,13 @@ import llvmlite.binding as llvm
 import numpy as np
 import pytest
 
-from bessemer.compiler.codegen import parts
-from bessemer.compiler.codegen.machine import Machine, compile_object, create_target_machine
-from bessemer.compiler.codegen.merge_objects import merge_objects
+from bessemer.compiler.codegen.artifact import parts
+from bessemer.compiler.codegen.artifact.machine import (
+    Machine,
+    compile_object,
+    create_target_machine,
+)
+from bessemer.compiler.codegen.artifact.merge_objects import merge_objects
 from bessemer.compiler.driver import Compilation, build, kernels_of, machine_of
 from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir.build import GraphBuilder

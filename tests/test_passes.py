@@ -8,10 +8,10 @@ import pytest
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import symbol
 from bessemer.compiler.ir.graph import Value
-from bessemer.compiler.ir.interpret import run_graph
+from bessemer.compiler.ir.interpreter.interpret import run_graph
 from bessemer.compiler.ir.op import OPS
 from bessemer.compiler.ir.types import Array, f32, i64, type_of
-from bessemer.compiler.ir.verify_graph import verify_graph
+from bessemer.compiler.ir.verifier.verify_graph import verify_graph
 from bessemer.compiler.passes.flush_denormals import flush_denormals
 from bessemer.compiler.passes.fold_batch_norm import fold_batch_norm
 from bessemer.compiler.passes.fold_constants import fold_constants

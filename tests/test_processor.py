@@ -13,16 +13,16 @@ import llvmlite.binding as llvm
 import numpy as np
 import pytest
 
-from bessemer.compiler.codegen.link import module_text, save
-from bessemer.compiler.codegen.machine import (
+from bessemer.compiler.codegen.artifact.link import module_text, save
+from bessemer.compiler.codegen.artifact.machine import (
     Machine,
     assembly_text,
     compile_object,
     create_target_machine,
     optimized_text,
 )
-from bessemer.compiler.codegen.processor import X86_FEATURES, baseline, processor_text
-from bessemer.compiler.codegen.support import support_text
+from bessemer.compiler.codegen.support.processor import X86_FEATURES, baseline, processor_text
+from bessemer.compiler.codegen.support.support import support_text
 from bessemer.compiler.errors import InternalError
 from bessemer.compiler.jit import load_code
 from bessemer.runtime.errors import ArtifactError

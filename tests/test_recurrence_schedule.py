@@ -14,11 +14,11 @@ from bessemer.compiler.driver import build, kernels_of, machine_of
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import Size, symbol
 from bessemer.compiler.ir.graph import Graph, Value
-from bessemer.compiler.ir.interpret import run_graph
+from bessemer.compiler.ir.interpreter.interpret import run_graph
 from bessemer.compiler.ir.types import Array, TensorType, dtype_of, f32
 from bessemer.compiler.jit import load_code
 from bessemer.compiler.options import Options
-from bessemer.compiler.schedule.recurrence import pack
+from bessemer.compiler.schedule.lowering.recurrence import pack
 from bessemer.compiler.targets import x86
 from bessemer.compiler.targets.choose import host_target
 

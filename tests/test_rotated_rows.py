@@ -10,7 +10,7 @@ from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.types import TensorType, f32
 from bessemer.compiler.ir.walk_loops import walk
 from bessemer.compiler.jit import load_code
-from bessemer.compiler.ops.composite_normalize import rms_norm
+from bessemer.compiler.ops.composite.composite_normalize import rms_norm
 from bessemer.compiler.options import Options
 
 

@@ -14,13 +14,13 @@ from bessemer.compiler.ir.dims import Size, symbol
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.loops import Prefetch, Stream
 from bessemer.compiler.ir.program import Launch
-from bessemer.compiler.ir.text_loops import print_kernel
+from bessemer.compiler.ir.text.text_loops import print_kernel
 from bessemer.compiler.ir.types import Array, DType, TensorType, f16, f32
 from bessemer.compiler.ir.walk_loops import walk
 from bessemer.compiler.jit import load_code
-from bessemer.compiler.ops import composite
-from bessemer.compiler.ops.composite_normalize import layer_norm, rms_norm
-from bessemer.compiler.ops.composite_reduce import log_softmax, softmax
+from bessemer.compiler.ops.composite import composite
+from bessemer.compiler.ops.composite.composite_normalize import layer_norm, rms_norm
+from bessemer.compiler.ops.composite.composite_reduce import log_softmax, softmax
 from bessemer.compiler.options import Options
 from bessemer.compiler.targets.choose import host_target
 from bessemer.runtime.arrays import aligned_empty

@@ -12,14 +12,14 @@ from bessemer.compiler.ir.dims import Symbol, atom
 from bessemer.compiler.ir.expr import Buffer, constant, less, reduce, select
 from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.ir.loops import For, Kernel
-from bessemer.compiler.ir.text_loops import print_kernel
+from bessemer.compiler.ir.text.text_loops import print_kernel
 from bessemer.compiler.ir.types import f32
 from bessemer.compiler.ir.walk_loops import walk
 from bessemer.compiler.options import Options
 from bessemer.compiler.pass_order import passes_of
-from bessemer.compiler.schedule.merge_axes import Piece
+from bessemer.compiler.schedule.nests.merge_axes import Piece
+from bessemer.compiler.schedule.nests.row_parts import MOST_PARTS, row_parts
 from bessemer.compiler.schedule.program import build_program
-from bessemer.compiler.schedule.row_parts import MOST_PARTS, row_parts
 from bessemer.compiler.targets.x86 import AVX512
 from tests.pass_runs import Case
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bessemer.compiler.codegen.link import Bytes, Code
-from bessemer.compiler.codegen.machine import Machine
+from bessemer.compiler.codegen.artifact.link import Bytes, Code
+from bessemer.compiler.codegen.artifact.machine import Machine
 from bessemer.compiler.jit import link, load_code
 from bessemer.runtime.arrays import numpy_dtype
 from bessemer.runtime.artifact import DTYPE_CODES, Status

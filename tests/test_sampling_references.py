@@ -10,8 +10,8 @@ import pytest
 
 from bessemer.compiler.ir.op import OPS
 from bessemer.compiler.ir.types import Array
+from bessemer.compiler.ops.image.resize_position import COORDINATES, ROUNDINGS
 from bessemer.compiler.ops.random import philox_reference
-from bessemer.compiler.ops.resize_position import COORDINATES, ROUNDINGS
 from tests.onnx_nodes import run_node
 
 SMALL = np.random.default_rng(3).standard_normal((1, 2, 4, 5)).astype(np.float32)

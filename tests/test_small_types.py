@@ -12,12 +12,12 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 import bessemer
-from bessemer.compiler.codegen.header import header_text
+from bessemer.compiler.codegen.artifact.header import header_text
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.build import GraphBuilder
-from bessemer.compiler.ir.interpret import run_graph
-from bessemer.compiler.ir.parse_graph import parse_graph
-from bessemer.compiler.ir.text_graph import print_graph
+from bessemer.compiler.ir.interpreter.interpret import run_graph
+from bessemer.compiler.ir.text.parse_graph import parse_graph
+from bessemer.compiler.ir.text.text_graph import print_graph
 from bessemer.compiler.ir.types import SMALL_FLOATS, Array, TensorType, f8e4m3fn, f32, i4
 from bessemer.frontends.onnx_reader.read import read_onnx
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import bessemer
-from bessemer.compiler.codegen.cpu import emit_kernel
+from bessemer.compiler.codegen.kernels.cpu import emit_kernel
 from bessemer.compiler.driver import kernels_of
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.graph import Graph

@@ -13,7 +13,7 @@ from bessemer.compiler.ir.dims import Dim, Size, Symbol, atom, floordiv, symbol
 from bessemer.compiler.ir.element import Operand
 from bessemer.compiler.ir.evaluate import evaluate_named
 from bessemer.compiler.ir.expr import Buffer, Load
-from bessemer.compiler.ir.interpret_elements import run_element_rule
+from bessemer.compiler.ir.interpreter.interpret_elements import run_element_rule
 from bessemer.compiler.ir.op import OPS
 from bessemer.compiler.ir.types import TensorType, f32, i64
 from tests.op_cases import assert_same

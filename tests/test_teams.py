@@ -14,11 +14,11 @@ from bessemer.compiler.driver import build, machine_of
 from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.graph import Graph
-from bessemer.compiler.ir.interpret_loops import run_kernel
-from bessemer.compiler.ir.parse_loops import parse_kernel
-from bessemer.compiler.ir.text_loops import print_kernel
+from bessemer.compiler.ir.interpreter.interpret_loops import run_kernel
+from bessemer.compiler.ir.text.parse_loops import parse_kernel
+from bessemer.compiler.ir.text.text_loops import print_kernel
 from bessemer.compiler.ir.types import Array, TensorType, f32
-from bessemer.compiler.ir.verify_loops import verify_kernel
+from bessemer.compiler.ir.verifier.verify_loops import verify_kernel
 from bessemer.compiler.jit import aligned_weights, link, load_code
 from bessemer.compiler.options import Options
 from bessemer.runtime.arrays import address

@@ -10,17 +10,17 @@ from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import symbol
 from bessemer.compiler.ir.graph import Graph
-from bessemer.compiler.ir.interpret import run_graph
-from bessemer.compiler.ir.interpret_loops import run_kernel
+from bessemer.compiler.ir.interpreter.interpret import run_graph
+from bessemer.compiler.ir.interpreter.interpret_loops import run_kernel
 from bessemer.compiler.ir.op import OPS, Operator
-from bessemer.compiler.ir.parse_graph import parse_graph
-from bessemer.compiler.ir.parse_loops import parse_kernel
 from bessemer.compiler.ir.program import Branch, Launch, Repeat, Steps
-from bessemer.compiler.ir.text_graph import digest, print_graph
-from bessemer.compiler.ir.text_loops import print_kernel
+from bessemer.compiler.ir.text.parse_graph import parse_graph
+from bessemer.compiler.ir.text.parse_loops import parse_kernel
+from bessemer.compiler.ir.text.text_graph import digest, print_graph
+from bessemer.compiler.ir.text.text_loops import print_kernel
 from bessemer.compiler.ir.types import TensorType, bf16, boolean, f32, i64, type_of
-from bessemer.compiler.ir.verify_graph import verify_graph
-from bessemer.compiler.ir.verify_loops import verify_kernel
+from bessemer.compiler.ir.verifier.verify_graph import verify_graph
+from bessemer.compiler.ir.verifier.verify_loops import verify_kernel
 from bessemer.compiler.schedule.program import build_program
 from bessemer.compiler.targets.choose import host_target
 

@@ -9,13 +9,13 @@ from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir import dims, loops
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.expr import Buffer
-from bessemer.compiler.ir.interpret_loops import run_kernel
+from bessemer.compiler.ir.interpreter.interpret_loops import run_kernel
 from bessemer.compiler.ir.loops import Kernel
-from bessemer.compiler.ir.parse_loops import parse_kernel
-from bessemer.compiler.ir.text_loops import print_kernel
+from bessemer.compiler.ir.text.parse_loops import parse_kernel
+from bessemer.compiler.ir.text.text_loops import print_kernel
 from bessemer.compiler.ir.tile_statements import TileLoad, TileMac, TileSetup, TileStore, TileZero
 from bessemer.compiler.ir.types import bf16, f32, i8, i32, u8
-from bessemer.compiler.ir.verify_loops import verify_kernel
+from bessemer.compiler.ir.verifier.verify_loops import verify_kernel
 from bessemer.compiler.targets import x86
 from tests.amx_emulation import emulator, needs_emulator
 from tests.compiled_kernels import CompiledKernel, assembly

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bessemer.compiler.codegen.library import EXPORTS
+from bessemer.compiler.codegen.training.library import EXPORTS
 from bessemer.compiler.errors import CompileError
 from bessemer.frontends.builder.activations import relu
 from bessemer.frontends.builder.layer import Sequential

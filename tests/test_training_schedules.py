@@ -8,10 +8,10 @@ from bessemer.compiler.driver import Compilation, build, machine_of
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.graph import Graph, Value
 from bessemer.compiler.ir.program import Launch
-from bessemer.compiler.ir.text_loops import print_kernel
+from bessemer.compiler.ir.text.text_loops import print_kernel
 from bessemer.compiler.ir.types import Array, TensorType, f32
 from bessemer.compiler.jit import load_code
-from bessemer.compiler.ops.composite import broadcast_to
+from bessemer.compiler.ops.composite.composite import broadcast_to
 from bessemer.compiler.options import Options
 
 

@@ -15,7 +15,7 @@ from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.ir.types import Array, TensorType, f32
 from bessemer.compiler.jit import load_code
 from bessemer.compiler.options import Options, Tuning
-from bessemer.compiler.schedule import choices
+from bessemer.compiler.schedule.lowering import choices
 from bessemer.compiler.targets.choose import host_target
 from bessemer.frontends import tune
 from bessemer.frontends.tune import Contest, tune_model

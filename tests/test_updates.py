@@ -10,10 +10,10 @@ import pytest
 from bessemer.compiler.driver import build, machine_of
 from bessemer.compiler.errors import CompileError, InternalError
 from bessemer.compiler.ir.graph import Graph
-from bessemer.compiler.ir.parse_graph import parse_graph
 from bessemer.compiler.ir.program import Copy, RequireFinite
-from bessemer.compiler.ir.text_graph import print_graph
-from bessemer.compiler.ir.verify_graph import verify_graph
+from bessemer.compiler.ir.text.parse_graph import parse_graph
+from bessemer.compiler.ir.text.text_graph import print_graph
+from bessemer.compiler.ir.verifier.verify_graph import verify_graph
 from bessemer.compiler.jit import load_code
 from bessemer.compiler.options import Options
 from bessemer.compiler.schedule.program import build_program

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bessemer.compiler.codegen.vector_math import conversion
+from bessemer.compiler.codegen.math.vector_math import conversion
 from tests.compiled_math import DTYPES, RUNNABLE, TARGETS, Array, object_for, run, undefined_symbols
 
 STORED = {"bf16": "i16", "f16": "i16", "f32": "f32", "f64": "f64"}

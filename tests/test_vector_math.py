@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bessemer.compiler.codegen.vector_math import BINARY, UNARY, definition
+from bessemer.compiler.codegen.math.vector_math import BINARY, UNARY, definition
 from tests.compiled_math import (
     DTYPES,
     RUNNABLE,

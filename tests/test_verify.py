@@ -12,11 +12,11 @@ from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.loops import For, If
 from bessemer.compiler.ir.op import OPS, Operator
-from bessemer.compiler.ir.parse_graph import parse_graph
-from bessemer.compiler.ir.parse_loops import parse_kernel
+from bessemer.compiler.ir.text.parse_graph import parse_graph
+from bessemer.compiler.ir.text.parse_loops import parse_kernel
 from bessemer.compiler.ir.types import TensorType, f32
-from bessemer.compiler.ir.verify_graph import verify_graph
-from bessemer.compiler.ir.verify_loops import verify_kernel
+from bessemer.compiler.ir.verifier.verify_graph import verify_graph
+from bessemer.compiler.ir.verifier.verify_loops import verify_kernel
 
 SOUND = """\
 graph g[n](%0 : f32[n,2], %1 : bool[])  # 'x', 'c'

@@ -11,11 +11,11 @@ import pytest
 from bessemer.compiler.ir.dims import Size, symbol
 from bessemer.compiler.ir.evaluate import evaluate
 from bessemer.compiler.ir.expr import Buffer, Expression, binary
-from bessemer.compiler.ir.interpret_loops import run_kernel
+from bessemer.compiler.ir.interpreter.interpret_loops import run_kernel
 from bessemer.compiler.ir.loops import Kernel, Store
 from bessemer.compiler.ir.types import TensorType, f32
-from bessemer.compiler.schedule.packing import pack, packed_shape
-from bessemer.compiler.schedule.winograd import (
+from bessemer.compiler.schedule.contraction.packing import pack, packed_shape
+from bessemer.compiler.schedule.convolution.winograd import (
     SHARES,
     Taps,
     Winograd,

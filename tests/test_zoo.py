@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 
 import bessemer
-from bessemer.compiler.ir.interpret import run_graph
+from bessemer.compiler.ir.interpreter.interpret import run_graph
 from bessemer.compiler.ir.types import Array
 from bessemer.frontends import zoo
 from bessemer.frontends.builder import Network

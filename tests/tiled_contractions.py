@@ -12,16 +12,16 @@ from bessemer.compiler.ir.evaluate import evaluate_named
 from bessemer.compiler.ir.expr import Buffer
 from bessemer.compiler.ir.loops import Kernel
 from bessemer.compiler.ir.types import Array, bf16, f32
-from bessemer.compiler.ir.verify_loops import verify_kernel
-from bessemer.compiler.schedule.matrix_tiles import lower_on_tiles
-from bessemer.compiler.schedule.matrix_tiles_layout import PartsLayout, parts_layout
-from bessemer.compiler.schedule.matrix_tiles_packing import (
+from bessemer.compiler.ir.verifier.verify_loops import verify_kernel
+from bessemer.compiler.schedule.matrix_tiles.matrix_tiles import lower_on_tiles
+from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_layout import PartsLayout, parts_layout
+from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_packing import (
     SPLIT,
     TileForm,
     pack,
     split_array,
 )
-from bessemer.compiler.schedule.matrix_tiles_plan import MatrixTiling, plan_tiles
+from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_plan import MatrixTiling, plan_tiles
 from bessemer.compiler.targets import x86
 from tests.amx_emulation import emulator
 from tests.compiled_kernels import CompiledKernel

@@ -10,8 +10,8 @@ import numpy as np
 
 from benchmarks.gpu.cases import Case, Sample, graph_of, numbers, picked, wide
 from bessemer.compiler.ir.types import Array, TensorType, bf16, dtype_of, f32, i64
-from bessemer.compiler.ops import composite_reduce
-from bessemer.compiler.ops.composite import binary, broadcast_to, cast
+from bessemer.compiler.ops.composite import composite_reduce
+from bessemer.compiler.ops.composite.composite import binary, broadcast_to, cast
 
 Shape = tuple[int, int, int, int]
 

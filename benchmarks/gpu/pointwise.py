@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.gpu.cases import Build, Case, Peer, Sample, graph_of, numbers, picked, wide
 from bessemer.compiler.ir.types import Array, TensorType, bf16, dtype_of
-from bessemer.compiler.ops import composite_activation, composite_reduce, composite_shape
+from bessemer.compiler.ops.composite import composite_activation, composite_reduce, composite_shape
 
 BF16 = bf16.numpy
 Function = Callable[..., Array]

@@ -9,8 +9,8 @@ import numpy as np
 
 from benchmarks.gpu.cases import Case, Peer, Sample, graph_of, numbers, picked, wide
 from bessemer.compiler.ir.types import Array, TensorType, bf16, dtype_of, f32, i64
-from bessemer.compiler.ops import composite_normalize, composite_reduce
-from bessemer.compiler.ops.composite import binary, broadcast_to
+from bessemer.compiler.ops.composite import composite_normalize, composite_reduce
+from bessemer.compiler.ops.composite.composite import binary, broadcast_to
 
 BF16 = bf16.numpy
 EPSILON = 1e-5

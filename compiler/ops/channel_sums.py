@@ -27,7 +27,7 @@ from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.op import Example, Operator, register
 from bessemer.compiler.ir.types import FLOATS, Array, DType, TensorType, f32, f64
 from bessemer.compiler.ops.check import listed, require, require_dtype
-from bessemer.compiler.ops.composite import binary, broadcast_to, size_as
+from bessemer.compiler.ops.composite.composite import binary, broadcast_to, size_as
 from bessemer.compiler.ops.example_arrays import ramp
 from bessemer.compiler.ops.precise import rounded_once
 from bessemer.compiler.ops.reduce import accumulator

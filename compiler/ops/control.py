@@ -86,7 +86,7 @@ def _loop_infer(
 
 
 def _reference(*arrays: Array, **attributes: object) -> tuple[Array, ...]:
-    raise InternalError("regions are run by ir/interpret.py, which knows how")
+    raise InternalError("regions are run by ir/interpreter/interpret.py, which knows how")
 
 
 register(Operator("if", _if_infer, _reference, gradient=None))

@@ -9,7 +9,7 @@ from typing import Any
 from bessemer.compiler.ir.differential import Cotangents, Differential
 from bessemer.compiler.ir.dims import Size, product
 from bessemer.compiler.ir.graph import Value
-from bessemer.compiler.ops.composite import reshape, transpose
+from bessemer.compiler.ops.composite.composite import reshape, transpose
 from bessemer.compiler.ops.gradients_move import summed_to
 
 _TILE, _ENOUGH = (14, 32), 32

@@ -10,7 +10,7 @@ from bessemer.compiler.ir.differential import Cotangents, Differential
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import i64
-from bessemer.compiler.ops.composite import reshape, scalar_like, transpose
+from bessemer.compiler.ops.composite.composite import reshape, scalar_like, transpose
 
 
 def summed_to(d: Differential, x: Value, shape: Sequence[Size]) -> Value:

@@ -15,7 +15,7 @@ from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import Size, product
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import i64
-from bessemer.compiler.ops.composite import (
+from bessemer.compiler.ops.composite.composite import (
     Number,
     binary,
     broadcast_to,

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from bessemer.compiler.ir.differential import Cotangents, Differential, GradientRule, no_flow
 from bessemer.compiler.ir.graph import Value
-from bessemer.compiler.ops.composite import binary, scalar_like
+from bessemer.compiler.ops.composite.composite import binary, scalar_like
 
 
 def _mul(d: Differential, x: Value, y: Value) -> Value:

@@ -8,7 +8,7 @@ from bessemer.compiler.errors import UnsupportedError
 from bessemer.compiler.ir.differential import Cotangents, Differential
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import boolean
-from bessemer.compiler.ops.composite import scalar_like
+from bessemer.compiler.ops.composite.composite import scalar_like
 
 
 def max_pool_gradient_gradient(d: Differential) -> Cotangents:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from bessemer.compiler.ir.differential import Cotangents, Differential, GradientRule, no_flow
 from bessemer.compiler.ir.dims import product
 from bessemer.compiler.ir.graph import Value
-from bessemer.compiler.ops.composite import broadcast_to, reshape, scalar_like, transpose
+from bessemer.compiler.ops.composite.composite import broadcast_to, reshape, scalar_like, transpose
 
 
 def _spread(d: Differential, y: Value) -> Value:

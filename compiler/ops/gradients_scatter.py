@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from bessemer.compiler.ir.differential import Cotangents, Differential
 from bessemer.compiler.ir.graph import Value
-from bessemer.compiler.ops.composite import cast, scalar_like
+from bessemer.compiler.ops.composite.composite import cast, scalar_like
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ from bessemer.compiler.ir.expr import Buffer, Expression, as_index, constant, in
 from bessemer.compiler.ir.op import Example, Operator, register
 from bessemer.compiler.ir.types import Array, TensorType, boolean, i64
 from bessemer.compiler.ops.check import require
-from bessemer.compiler.ops.composite import reshape, scalar_like
+from bessemer.compiler.ops.composite.composite import reshape, scalar_like
 from bessemer.compiler.ops.heap import Heap
 from bessemer.compiler.ops.sort import is_greater
 

@@ -21,7 +21,7 @@ from bessemer.compiler.ir.differential import Cotangents
 from bessemer.compiler.ir.dims import symbol
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.types import TensorType, boolean, i64
-from bessemer.compiler.ops.composite import scalar_like
+from bessemer.compiler.ops.composite.composite import scalar_like
 from bessemer.compiler.passes.differentiate_sums import Scattered, scattered_parts
 
 Given: TypeAlias = "tuple[Value | None, ...]"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import symbol_names
 from bessemer.compiler.ir.graph import Node, Value
-from bessemer.compiler.ops.composite import reshape, transpose
+from bessemer.compiler.ops.composite.composite import reshape, transpose
 
 _SCATTERS = ("scatter_nd", "scatter_elements")
 _VIEWS = ("transpose", "reshape")

@@ -13,7 +13,7 @@ from dataclasses import replace
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.rewrite import GraphRewriter, map_regions
 from bessemer.compiler.ir.types import f32, f64
-from bessemer.compiler.ops.recurrence_layout import TEAM_OPERATIONS
+from bessemer.compiler.ops.recurrence.recurrence_layout import TEAM_OPERATIONS
 
 _FEWEST_COLUMNS = 64
 """Fewer are no work for a team; then rows are divided among the threads, and sums of all rows

@@ -40,8 +40,8 @@ from bessemer.compiler.ir.program import (
 )
 from bessemer.compiler.ir.types import Array, TensorType, u8
 from bessemer.compiler.ir.walk_loops import walk
+from bessemer.compiler.schedule.contraction.tiles import LARGE
 from bessemer.compiler.schedule.spans import Span, spans_of
-from bessemer.compiler.schedule.tiles import LARGE
 from bessemer.compiler.targets.machine import Target
 
 LONGEST = 6

@@ -22,10 +22,10 @@ from bessemer.compiler.ir.graph import Graph, Value
 from bessemer.compiler.ir.loops import Prefetch
 from bessemer.compiler.ir.program import Launch, Step
 from bessemer.compiler.schedule.dependence import all_nodes
-from bessemer.compiler.schedule.lower import Lowering
-from bessemer.compiler.schedule.merge_axes import Piece, extent_of, merge_axes
-from bessemer.compiler.schedule.nests import PARALLEL_WORTH, Nest
-from bessemer.compiler.schedule.rows import RowWriter
+from bessemer.compiler.schedule.lowering.lower import Lowering
+from bessemer.compiler.schedule.nests.merge_axes import Piece, extent_of, merge_axes
+from bessemer.compiler.schedule.nests.nests import PARALLEL_WORTH, Nest
+from bessemer.compiler.schedule.nests.rows import RowWriter
 
 BLOCK = 2048
 """Elements that are a thread's share at least."""

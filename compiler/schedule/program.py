@@ -22,24 +22,24 @@ from bessemer.compiler.ir.program import (
 )
 from bessemer.compiler.ir.types import Array, TensorType, boolean, i64
 from bessemer.compiler.options import Tuning
-from bessemer.compiler.schedule.attention_kernel import lower_attention_group
-from bessemer.compiler.schedule.choices import Choices
-from bessemer.compiler.schedule.contractions import lower_contraction_group
 from bessemer.compiler.schedule.derived import name_derived_sizes
-from bessemer.compiler.schedule.destinations import destinations
-from bessemer.compiler.schedule.fuse import as_index, index_symbols, view_chain
-from bessemer.compiler.schedule.groups import Group, Grouping, form_groups, kind_of
-from bessemer.compiler.schedule.lower import (
+from bessemer.compiler.schedule.grouping.destinations import destinations
+from bessemer.compiler.schedule.grouping.fuse import as_index, index_symbols, view_chain
+from bessemer.compiler.schedule.grouping.groups import Group, Grouping, form_groups, kind_of
+from bessemer.compiler.schedule.lowering.attention_kernel import lower_attention_group
+from bessemer.compiler.schedule.lowering.choices import Choices
+from bessemer.compiler.schedule.lowering.contractions import lower_contraction_group
+from bessemer.compiler.schedule.lowering.lower import (
     Lowering,
     lower_elements,
     lower_statements,
 )
-from bessemer.compiler.schedule.merge_axes import Piece
+from bessemer.compiler.schedule.lowering.narrow_products import lower_narrow_product
+from bessemer.compiler.schedule.lowering.recurrence import lower_recurrence
 from bessemer.compiler.schedule.merge_updates import merge_updates
-from bessemer.compiler.schedule.narrow_products import lower_narrow_product
-from bessemer.compiler.schedule.nests import flat
+from bessemer.compiler.schedule.nests.merge_axes import Piece
+from bessemer.compiler.schedule.nests.nests import flat
 from bessemer.compiler.schedule.order_updates import order_updates
-from bessemer.compiler.schedule.recurrence import lower_recurrence
 from bessemer.compiler.targets.machine import Target
 
 

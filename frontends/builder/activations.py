@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from bessemer.compiler.ir.graph import Value
-from bessemer.compiler.ops import composite_activation as compose
-from bessemer.compiler.ops import composite_reduce
+from bessemer.compiler.ops.composite import composite_activation as compose
+from bessemer.compiler.ops.composite import composite_reduce
 from bessemer.frontends.builder.functions import clip, exp, where
 from bessemer.frontends.builder.tensor import Tensor, unary
 

@@ -9,7 +9,12 @@ from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import DType, f32, i64
-from bessemer.compiler.ops import composite, composite_einsum, composite_reduce, composite_shape
+from bessemer.compiler.ops.composite import (
+    composite,
+    composite_einsum,
+    composite_reduce,
+    composite_shape,
+)
 from bessemer.frontends.builder.tensor import Operand, Tensor, as_dtype, binary, operand, unary
 
 # Pointwise

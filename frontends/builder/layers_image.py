@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.dims import Size, ceildiv, floordiv, maximum
-from bessemer.compiler.ops import composite_shape
+from bessemer.compiler.ops.composite import composite_shape
 from bessemer.frontends.builder.initializers import ZEROS, Fans, He, Initializer
 from bessemer.frontends.builder.layer import Layer
 from bessemer.frontends.builder.tensor import Tensor

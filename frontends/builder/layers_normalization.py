@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import product
-from bessemer.compiler.ops import composite_normalize as normalize
-from bessemer.compiler.ops.composite import size_as
+from bessemer.compiler.ops.composite import composite_normalize as normalize
+from bessemer.compiler.ops.composite.composite import size_as
 from bessemer.frontends.builder.functions import sqrt
 from bessemer.frontends.builder.initializers import ONES, ZEROS
 from bessemer.frontends.builder.layer import Layer

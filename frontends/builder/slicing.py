@@ -10,7 +10,7 @@ from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import Dim, Size, ceildiv, maximum, minimum
 from bessemer.compiler.ir.graph import Value
-from bessemer.compiler.ops.composite import reshape
+from bessemer.compiler.ops.composite.composite import reshape
 
 Item: TypeAlias = int | Dim | slice | EllipsisType | Value | None
 Plain: TypeAlias = int | Dim | slice | Value | None

@@ -19,7 +19,7 @@ from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import Dim, Size, divide_exactly, product
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import DTYPES, Array, DType, TensorType, dtype_of, f32, i64
-from bessemer.compiler.ops import composite, composite_reduce
+from bessemer.compiler.ops.composite import composite, composite_reduce
 from bessemer.frontends.builder.initializers import Fans, Initializer
 from bessemer.frontends.builder.slicing import sliced
 from bessemer.frontends.builder.trace import Trace

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from bessemer.compiler.codegen.link import SUFFIXES, linker_command, save
+from bessemer.compiler.codegen.artifact.link import SUFFIXES, linker_command, save
 from bessemer.compiler.driver import Compilation, build, kernels_of
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.graph import Graph

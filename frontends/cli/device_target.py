@@ -11,8 +11,8 @@ import typer
 
 from bessemer.compiler.device_driver import DeviceCompilation
 from bessemer.compiler.ir.graph import Graph
-from bessemer.compiler.ir.text_graph import print_graph
-from bessemer.compiler.ir.text_loops import print_kernel
+from bessemer.compiler.ir.text.text_graph import print_graph
+from bessemer.compiler.ir.text.text_loops import print_kernel
 from bessemer.compiler.options import Options
 from bessemer.compiler.targets.nvptx import DeviceTarget
 from bessemer.frontends.cli.graph_drawing import dot_text

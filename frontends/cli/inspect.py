@@ -9,8 +9,8 @@ import typer
 
 from bessemer.compiler.driver import assembly, build, kernels_of
 from bessemer.compiler.ir.graph import Graph, Value
-from bessemer.compiler.ir.text_graph import print_graph
-from bessemer.compiler.ir.text_loops import print_kernel
+from bessemer.compiler.ir.text.text_graph import print_graph
+from bessemer.compiler.ir.text.text_loops import print_kernel
 from bessemer.compiler.options import Options
 from bessemer.frontends.cli import arguments
 from bessemer.frontends.cli.device_target import inspected, print_launches

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from bessemer.compiler.codegen.link import SUFFIXES
+from bessemer.compiler.codegen.artifact.link import SUFFIXES
 from bessemer.compiler.errors import CompileError
 from bessemer.frontends.byte_count import byte_count
 from bessemer.frontends.cli import arguments

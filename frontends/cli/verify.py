@@ -12,7 +12,7 @@ import typer
 
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.graph import Graph
-from bessemer.compiler.ir.interpret import run_graph
+from bessemer.compiler.ir.interpreter.interpret import run_graph
 from bessemer.compiler.ir.types import Array
 from bessemer.frontends.cli import arguments
 from bessemer.frontends.cli.models import check_known, read_arrays

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import TensorType, i32
-from bessemer.compiler.ops import composite_activation as activation
-from bessemer.compiler.ops import composite_normalize as normalize
-from bessemer.compiler.ops import composite_reduce
-from bessemer.compiler.ops.composite import cast
+from bessemer.compiler.ops.composite import composite_activation as activation
+from bessemer.compiler.ops.composite import composite_normalize as normalize
+from bessemer.compiler.ops.composite import composite_reduce
+from bessemer.compiler.ops.composite.composite import cast
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.items import Item
 from bessemer.frontends.onnx_reader.operators_convolution import convolved

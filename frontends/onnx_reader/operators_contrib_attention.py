@@ -9,8 +9,8 @@ from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import boolean, i64
-from bessemer.compiler.ops.composite import binary
-from bessemer.compiler.ops.composite_reduce import softmax
+from bessemer.compiler.ops.composite.composite import binary
+from bessemer.compiler.ops.composite.composite_reduce import softmax
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.items import Item
 from bessemer.frontends.onnx_reader.operators_matmul import product

@@ -13,10 +13,10 @@ from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import TensorType, f32, i64
-from bessemer.compiler.ops import composite_normalize as normalize
-from bessemer.compiler.ops.composite import binary, where
-from bessemer.compiler.ops.composite_reduce import softmax
-from bessemer.compiler.ops.composite_shape import slice_axis
+from bessemer.compiler.ops.composite import composite_normalize as normalize
+from bessemer.compiler.ops.composite.composite import binary, where
+from bessemer.compiler.ops.composite.composite_reduce import softmax
+from bessemer.compiler.ops.composite.composite_shape import slice_axis
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.items import Item
 from bessemer.frontends.onnx_reader.operators_index import indices_at

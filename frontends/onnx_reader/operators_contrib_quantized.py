@@ -6,13 +6,13 @@ import numpy as np
 
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import Array, dtype_of, f32, u8
-from bessemer.compiler.ops import composite_reduce
-from bessemer.compiler.ops.composite_quantize import (
+from bessemer.compiler.ops.composite import composite_reduce
+from bessemer.compiler.ops.composite.composite_quantize import (
     dequantize_linear,
     dynamic_quantize_linear,
     quantize_linear,
 )
-from bessemer.compiler.ops.composite_shape import (
+from bessemer.compiler.ops.composite.composite_shape import (
     from_channels_last,
     slice_axis,
     to_channels_last,

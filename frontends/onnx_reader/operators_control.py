@@ -12,7 +12,7 @@ from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.dims import Size, symbol
 from bessemer.compiler.ir.graph import Graph, Value
 from bessemer.compiler.ir.types import Array, TensorType, boolean, i64
-from bessemer.compiler.ops.composite_shape import flip
+from bessemer.compiler.ops.composite.composite_shape import flip
 from bessemer.frontends.onnx_reader.agree import MustChooseError, agreed_size, with_shape
 from bessemer.frontends.onnx_reader.context import NodeContext, Region
 from bessemer.frontends.onnx_reader.items import Item, TextItem

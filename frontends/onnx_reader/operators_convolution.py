@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Value
-from bessemer.compiler.ops.composite_shape import from_channels_last, to_channels_last
+from bessemer.compiler.ops.composite.composite_shape import from_channels_last, to_channels_last
 from bessemer.frontends.onnx_reader.agree import agreed_size, with_shape
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.registry import rule

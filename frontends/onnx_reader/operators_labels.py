@@ -13,8 +13,8 @@ import numpy as np
 
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import Array, f32, i32, i64
-from bessemer.compiler.ops.composite import binary
-from bessemer.compiler.ops.composite_reduce import reduce
+from bessemer.compiler.ops.composite.composite import binary
+from bessemer.compiler.ops.composite.composite_reduce import reduce
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.items import Item, TextItem
 from bessemer.frontends.onnx_reader.registry import rule

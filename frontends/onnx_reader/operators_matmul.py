@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Value
-from bessemer.compiler.ops.composite import binary, matmul
-from bessemer.compiler.ops.composite_shape import slice_axis
+from bessemer.compiler.ops.composite.composite import binary, matmul
+from bessemer.compiler.ops.composite.composite_shape import slice_axis
 from bessemer.frontends.onnx_reader.agree import (
     agreed_size,
     broadcast_shape,

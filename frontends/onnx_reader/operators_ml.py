@@ -6,8 +6,8 @@ import numpy as np
 
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import f32
-from bessemer.compiler.ops.composite import binary
-from bessemer.compiler.ops.composite_reduce import l1_norm, l2_norm, reduce
+from bessemer.compiler.ops.composite.composite import binary
+from bessemer.compiler.ops.composite.composite_reduce import l1_norm, l2_norm, reduce
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.items import Item
 from bessemer.frontends.onnx_reader.operators_move import concatenated

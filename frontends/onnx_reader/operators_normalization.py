@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.graph import Value
-from bessemer.compiler.ops import composite_normalize as normalize
-from bessemer.compiler.ops.composite import binary, cast
-from bessemer.compiler.ops.composite_reduce import mean, variance
-from bessemer.compiler.ops.composite_shape import from_channels_last, to_channels_last
+from bessemer.compiler.ops.composite import composite_normalize as normalize
+from bessemer.compiler.ops.composite.composite import binary, cast
+from bessemer.compiler.ops.composite.composite_reduce import mean, variance
+from bessemer.compiler.ops.composite.composite_shape import from_channels_last, to_channels_last
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.items import Item
 from bessemer.frontends.onnx_reader.registry import rule

@@ -8,9 +8,9 @@ from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import i64
-from bessemer.compiler.ops import composite_reduce
-from bessemer.compiler.ops.composite import binary, size_as
-from bessemer.compiler.ops.composite_shape import from_channels_last, to_channels_last
+from bessemer.compiler.ops.composite import composite_reduce
+from bessemer.compiler.ops.composite.composite import binary, size_as
+from bessemer.compiler.ops.composite.composite_shape import from_channels_last, to_channels_last
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.registry import rule
 from bessemer.frontends.onnx_reader.windows import Window, read_window

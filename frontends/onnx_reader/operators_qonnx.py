@@ -9,7 +9,7 @@ import numpy as np
 
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import Array
-from bessemer.compiler.ops.composite import binary
+from bessemer.compiler.ops.composite.composite import binary
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.registry import rule
 

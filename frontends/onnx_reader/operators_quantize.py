@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import DType, f32, i8, i32, u8
-from bessemer.compiler.ops.composite_quantize import (
+from bessemer.compiler.ops.composite.composite_quantize import (
     dequantize_linear,
     dynamic_quantize_linear,
     quantize_linear,

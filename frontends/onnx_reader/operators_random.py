@@ -7,7 +7,7 @@ import zlib
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import DType, TensorType, boolean, f32, i32
-from bessemer.compiler.ops.composite import binary, where
+from bessemer.compiler.ops.composite.composite import binary, where
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.items import Item
 from bessemer.frontends.onnx_reader.registry import rule

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import boolean, f64, i32, u8
-from bessemer.compiler.ops import composite_reduce
-from bessemer.compiler.ops.composite import cast, in_f32
-from bessemer.compiler.ops.composite_einsum import einsum
+from bessemer.compiler.ops.composite import composite_reduce
+from bessemer.compiler.ops.composite.composite import cast, in_f32
+from bessemer.compiler.ops.composite.composite_einsum import einsum
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.registry import rule
 

@@ -10,7 +10,7 @@ from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size, format_size
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import TensorType, dtype_of, i64
-from bessemer.compiler.ops import composite_shape
+from bessemer.compiler.ops.composite import composite_shape
 from bessemer.frontends.onnx_reader import limits
 from bessemer.frontends.onnx_reader.agree import (
     MustChooseError,

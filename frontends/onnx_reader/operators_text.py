@@ -15,8 +15,8 @@ import numpy as np
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import Array, TensorType, f32, i64
-from bessemer.compiler.ops.composite import binary
-from bessemer.compiler.ops.composite_shape import slice_axis
+from bessemer.compiler.ops.composite.composite import binary
+from bessemer.compiler.ops.composite.composite_shape import slice_axis
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.registry import rule
 

@@ -14,9 +14,9 @@ from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.types import TensorType
-from bessemer.compiler.ops import composite_activation as activation
-from bessemer.compiler.ops.composite_normalize import batch_norm, layer_norm
-from bessemer.compiler.ops.composite_reduce import log_softmax, mean, softmax
+from bessemer.compiler.ops.composite import composite_activation as activation
+from bessemer.compiler.ops.composite.composite_normalize import batch_norm, layer_norm
+from bessemer.compiler.ops.composite.composite_reduce import log_softmax, mean, softmax
 
 Producers = Mapping[Value, Node]
 

@@ -10,7 +10,7 @@ import numpy as np
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.types import DType, boolean
-from bessemer.compiler.ops.composite import broadcast_shape
+from bessemer.compiler.ops.composite.composite import broadcast_shape
 from bessemer.frontends.onnx_writer.emitter import Emitter
 from bessemer.frontends.onnx_writer.model_parts import unsupported
 from bessemer.frontends.onnx_writer.registry import RULES, rule

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from bessemer.compiler.ir.graph import Node, Value
-from bessemer.compiler.ir.interpret import run_graph
+from bessemer.compiler.ir.interpreter.interpret import run_graph
 from bessemer.compiler.ir.types import Array
 from bessemer.frontends.train.step import StepGraph
 

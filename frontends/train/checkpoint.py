@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from bessemer.compiler.codegen.library_parts import SAFETENSORS
+from bessemer.compiler.codegen.training.library_parts import SAFETENSORS
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.types import Array
 from bessemer.runtime.whole_file import whole_file

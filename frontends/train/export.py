@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bessemer.compiler.codegen.library_parts import SAFETENSORS, in_file_order
+from bessemer.compiler.codegen.training.library_parts import SAFETENSORS, in_file_order
 from bessemer.compiler.driver import RUNTIME_NAMES
 from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.ir.types import Array

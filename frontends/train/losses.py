@@ -10,7 +10,7 @@ import math
 
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.dims import Size
-from bessemer.compiler.ops import composite_ctc
+from bessemer.compiler.ops.composite import composite_ctc
 from bessemer.frontends.builder.activations import log_softmax, softplus
 from bessemer.frontends.builder.functions import log, maximum, one_hot, where
 from bessemer.frontends.builder.tensor import Tensor

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.graph import Value
-from bessemer.compiler.ops.composite import binary, broadcast_to, cast
+from bessemer.compiler.ops.composite.composite import binary, broadcast_to, cast
 
 Slots = dict[str, Value]
 

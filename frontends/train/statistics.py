@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import Array, f32
-from bessemer.compiler.ops.composite import binary, cast, scalar_like
-from bessemer.compiler.ops.composite_reduce import mean
-from bessemer.compiler.ops.composite_shape import stack
+from bessemer.compiler.ops.composite.composite import binary, cast, scalar_like
+from bessemer.compiler.ops.composite.composite_reduce import mean
+from bessemer.compiler.ops.composite.composite_shape import stack
 
 
 @dataclass(frozen=True)

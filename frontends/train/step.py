@@ -17,8 +17,8 @@ from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.graph import Graph, Value
 from bessemer.compiler.ir.types import TensorType, f32, f64, i64
-from bessemer.compiler.ops.composite import binary, broadcast_to, cast
-from bessemer.compiler.ops.composite_reduce import sum_square
+from bessemer.compiler.ops.composite.composite import binary, broadcast_to, cast
+from bessemer.compiler.ops.composite.composite_reduce import sum_square
 from bessemer.compiler.passes.differentiate import gradients
 from bessemer.frontends.builder.network import Input, Network
 from bessemer.frontends.builder.tensor import Tensor

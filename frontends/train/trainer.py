@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from bessemer.compiler.codegen.link import Placement, save
+from bessemer.compiler.codegen.artifact.link import Placement, save
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.types import Array
 from bessemer.compiler.options import Options, dump_folder

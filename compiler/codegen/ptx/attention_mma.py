@@ -19,8 +19,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from bessemer.compiler.codegen.arithmetic import compare
-from bessemer.compiler.codegen.control_flow import Range, branch, counted_loop, while_loop
-from bessemer.compiler.codegen.cpu import emit_store
+from bessemer.compiler.codegen.kernels.control_flow import Range, branch, counted_loop, while_loop
+from bessemer.compiler.codegen.kernels.cpu import emit_store
+from bessemer.compiler.codegen.kernels.state import number
 from bessemer.compiler.codegen.ptx import shared_memory
 from bessemer.compiler.codegen.ptx.attention_rows import HALVES, AttentionRows
 from bessemer.compiler.codegen.ptx.bfloat16_parts import split_pair
@@ -33,7 +34,6 @@ from bessemer.compiler.codegen.ptx.tile_copies import TileCopy, chunk_elements, 
 from bessemer.compiler.codegen.ptx.tile_epilogue import Epilogue, slabs_bytes
 from bessemer.compiler.codegen.ptx.tile_products import Threads
 from bessemer.compiler.codegen.ptx.words import Word, vector_of, wide
-from bessemer.compiler.codegen.state import number
 from bessemer.compiler.codegen.values import Value, literal
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size

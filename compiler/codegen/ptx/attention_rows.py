@@ -13,14 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from bessemer.compiler.codegen.arithmetic import binary, compare, intrinsic, select
-from bessemer.compiler.codegen.expressions import evaluate, first_lanes
+from bessemer.compiler.codegen.kernels.expressions import evaluate, first_lanes
+from bessemer.compiler.codegen.kernels.state import Vectors
 from bessemer.compiler.codegen.lanes import extract, splat
 from bessemer.compiler.codegen.ptx.device_state import DeviceState
 from bessemer.compiler.codegen.ptx.emitter import Emitter
 from bessemer.compiler.codegen.ptx.gemm_mma import MmaProducts
 from bessemer.compiler.codegen.ptx.tile_products import Threads
 from bessemer.compiler.codegen.ptx.words import Word, vector_of, wide
-from bessemer.compiler.codegen.state import Vectors
 from bessemer.compiler.codegen.values import Value, literal
 from bessemer.compiler.ir import expr, walk_expr
 from bessemer.compiler.ir.expr import Expression

@@ -6,10 +6,10 @@ bytes that they announced. Waiting is for the end of a phase of a known parity.
 
 from __future__ import annotations
 
-from bessemer.compiler.codegen.control_flow import while_loop
+from bessemer.compiler.codegen.kernels.control_flow import while_loop
+from bessemer.compiler.codegen.kernels.state import KernelState
 from bessemer.compiler.codegen.ptx import shared_memory
 from bessemer.compiler.codegen.ptx.words import Word, Words
-from bessemer.compiler.codegen.state import KernelState
 from bessemer.compiler.codegen.values import Value
 from bessemer.compiler.codegen.writer import Writer
 from bessemer.compiler.ir.types import boolean, i64

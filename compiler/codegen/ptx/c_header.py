@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from bessemer.compiler.codegen.header import filled_header
+from bessemer.compiler.codegen.artifact.header import filled_header
 from bessemer.runtime.artifact import Signature
 
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from string import Template
 
-from bessemer.compiler.codegen.link import linker_command
+from bessemer.compiler.codegen.artifact.link import linker_command
 from bessemer.compiler.codegen.ptx.c_driver import DRIVER
 from bessemer.compiler.codegen.ptx.c_header import STATUS_TEXTS, device_header
 from bessemer.compiler.codegen.ptx.c_life import LIFE

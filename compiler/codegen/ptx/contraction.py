@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bessemer.compiler.codegen.cpu import emit_store
+from bessemer.compiler.codegen.kernels.cpu import emit_store
 from bessemer.compiler.codegen.ptx import attention_mma, gemm_pipeline, gemm_wgmma
 from bessemer.compiler.codegen.ptx.device_state import DeviceState
 from bessemer.compiler.codegen.ptx.kernel import begin, emit_device_kernel, finish

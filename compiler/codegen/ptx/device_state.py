@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from bessemer.compiler.codegen.alignment import largest_divisor
-from bessemer.compiler.codegen.effects import written_buffers
+from bessemer.compiler.codegen.kernels.alignment import largest_divisor
+from bessemer.compiler.codegen.kernels.effects import written_buffers
+from bessemer.compiler.codegen.kernels.state import KernelState
 from bessemer.compiler.codegen.ptx.local_arrays import KeptArray
 from bessemer.compiler.codegen.ptx.remainder import DeviceWriter
-from bessemer.compiler.codegen.state import KernelState
 from bessemer.compiler.codegen.values import Pointer, Value, literal
 from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir import expr

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bessemer.compiler.codegen.expressions import indices
+from bessemer.compiler.codegen.kernels.expressions import indices
+from bessemer.compiler.codegen.kernels.state import KernelState
 from bessemer.compiler.codegen.ptx.words import Word, Words
-from bessemer.compiler.codegen.state import KernelState
 from bessemer.compiler.codegen.writer import Writer
 from bessemer.compiler.ir.dims import Size
 

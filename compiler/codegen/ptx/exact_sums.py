@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bessemer.compiler.codegen.arithmetic import compare, intrinsic
-from bessemer.compiler.codegen.control_flow import Range, branch, counted_loop
-from bessemer.compiler.codegen.conversions import from_memory, memory_kind
+from bessemer.compiler.codegen.kernels.control_flow import Range, branch, counted_loop
+from bessemer.compiler.codegen.kernels.conversions import from_memory, memory_kind
 from bessemer.compiler.codegen.lanes import extract
 from bessemer.compiler.codegen.ptx.bfloat16_parts import PARTS
 from bessemer.compiler.codegen.ptx.emitter import Emitter

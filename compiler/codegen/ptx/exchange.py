@@ -7,8 +7,8 @@ have the result. The warps of a block leave theirs in shared memory, and each wa
 from __future__ import annotations
 
 from bessemer.compiler.codegen.arithmetic import binary, compare
-from bessemer.compiler.codegen.control_flow import branch
-from bessemer.compiler.codegen.conversions import from_memory, memory_kind, to_memory
+from bessemer.compiler.codegen.kernels.control_flow import branch
+from bessemer.compiler.codegen.kernels.conversions import from_memory, memory_kind, to_memory
 from bessemer.compiler.codegen.ptx.device_state import DeviceState
 from bessemer.compiler.codegen.values import Pointer, Value, literal, scalar_text
 from bessemer.compiler.ir.device import WARP

@@ -14,7 +14,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bessemer.compiler.codegen.control_flow import Range, counted_loop
+from bessemer.compiler.codegen.kernels.control_flow import Range, counted_loop
+from bessemer.compiler.codegen.kernels.state import number
 from bessemer.compiler.codegen.ptx import shared_memory
 from bessemer.compiler.codegen.ptx.device_state import DeviceState
 from bessemer.compiler.codegen.ptx.emitter import Emitter, size_word
@@ -26,7 +27,6 @@ from bessemer.compiler.codegen.ptx.tile_copies import TileCopy, chunk_elements, 
 from bessemer.compiler.codegen.ptx.tile_epilogue import EmitStore, Epilogue, slabs_bytes
 from bessemer.compiler.codegen.ptx.tile_products import Products, Threads
 from bessemer.compiler.codegen.ptx.words import Word, Words, wide
-from bessemer.compiler.codegen.state import number
 from bessemer.compiler.codegen.values import Value
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bessemer.compiler.codegen.arithmetic import intrinsic
-from bessemer.compiler.codegen.conversions import from_memory, memory_kind, resized
+from bessemer.compiler.codegen.kernels.conversions import from_memory, memory_kind, resized
 from bessemer.compiler.codegen.lanes import extract
 from bessemer.compiler.codegen.ptx import shared_memory
 from bessemer.compiler.codegen.ptx.shared_memory import CHUNK, Layout

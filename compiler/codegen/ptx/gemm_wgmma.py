@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from bessemer.compiler.codegen.arithmetic import compare
-from bessemer.compiler.codegen.control_flow import Range, branch, counted_loop
-from bessemer.compiler.codegen.cpu import emit_store
+from bessemer.compiler.codegen.kernels.control_flow import Range, branch, counted_loop
+from bessemer.compiler.codegen.kernels.cpu import emit_store
+from bessemer.compiler.codegen.kernels.state import number
 from bessemer.compiler.codegen.ptx import barrier_words, shared_memory
 from bessemer.compiler.codegen.ptx.bfloat16_parts import PARTS
 from bessemer.compiler.codegen.ptx.device_state import DeviceState
@@ -32,7 +33,6 @@ from bessemer.compiler.codegen.ptx.tile_epilogue import Epilogue, Slab, slab_of
 from bessemer.compiler.codegen.ptx.warpgroup_products import ROWS, WarpgroupProducts
 from bessemer.compiler.codegen.ptx.warpgroup_split import SplitWarpgroupProducts
 from bessemer.compiler.codegen.ptx.words import Word, wide
-from bessemer.compiler.codegen.state import number
 from bessemer.compiler.codegen.values import Value, literal
 from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir import dims

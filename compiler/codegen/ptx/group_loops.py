@@ -12,18 +12,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from bessemer.compiler.codegen.alignment import largest_divisor
 from bessemer.compiler.codegen.arithmetic import binary, compare
-from bessemer.compiler.codegen.control_flow import Range, branch, counted_loop
-from bessemer.compiler.codegen.effects import varying_locals, written_buffers
-from bessemer.compiler.codegen.expressions import indices
+from bessemer.compiler.codegen.kernels.alignment import largest_divisor
+from bessemer.compiler.codegen.kernels.control_flow import Range, branch, counted_loop
+from bessemer.compiler.codegen.kernels.effects import varying_locals, written_buffers
+from bessemer.compiler.codegen.kernels.expressions import indices
+from bessemer.compiler.codegen.kernels.state import Vectors, number
+from bessemer.compiler.codegen.kernels.vector_loops import reductions_of
 from bessemer.compiler.codegen.lanes import reduce_lanes
 from bessemer.compiler.codegen.ptx.device_state import DeviceState
 from bessemer.compiler.codegen.ptx.exchange import reduced_by_group
 from bessemer.compiler.codegen.ptx.local_arrays import UNROLLED
-from bessemer.compiler.codegen.state import Vectors, number
 from bessemer.compiler.codegen.values import Value, literal
-from bessemer.compiler.codegen.vector_loops import reductions_of
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.functions import REDUCTIONS

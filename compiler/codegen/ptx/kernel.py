@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bessemer.compiler.codegen import cpu
 from bessemer.compiler.codegen.arithmetic import compare
-from bessemer.compiler.codegen.control_flow import branch
-from bessemer.compiler.codegen.conversions import rounded
-from bessemer.compiler.codegen.effects import assigned_locals
-from bessemer.compiler.codegen.expressions import evaluate, indices
+from bessemer.compiler.codegen.kernels import cpu
+from bessemer.compiler.codegen.kernels.control_flow import branch
+from bessemer.compiler.codegen.kernels.conversions import rounded
+from bessemer.compiler.codegen.kernels.effects import assigned_locals
+from bessemer.compiler.codegen.kernels.expressions import evaluate, indices
+from bessemer.compiler.codegen.kernels.state import number
 from bessemer.compiler.codegen.lanes import splat
 from bessemer.compiler.codegen.ptx.barriers import with_barriers
 from bessemer.compiler.codegen.ptx.device_state import DeviceState
@@ -25,7 +26,6 @@ from bessemer.compiler.codegen.ptx.exchange import barrier
 from bessemer.compiler.codegen.ptx.group_loops import emit_group_loop
 from bessemer.compiler.codegen.ptx.kernel_code import DeviceCode, TensorMapPlan
 from bessemer.compiler.codegen.ptx.local_arrays import kept_arrays
-from bessemer.compiler.codegen.state import number
 from bessemer.compiler.codegen.values import Pointer, Value, literal
 from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir import loops, walk_loops

@@ -9,12 +9,12 @@ from concurrent.futures import Executor
 
 import llvmlite.binding as llvm
 
-from bessemer.compiler.codegen.cpu import CONSTANTS
-from bessemer.compiler.codegen.machine import Machine, emitted, initialize, run_pipeline
+from bessemer.compiler.codegen.artifact.machine import Machine, emitted, initialize, run_pipeline
+from bessemer.compiler.codegen.kernels.cpu import CONSTANTS
+from bessemer.compiler.codegen.kernels.state import ZEROS
 from bessemer.compiler.codegen.ptx.intrinsics import check_intrinsics
 from bessemer.compiler.codegen.ptx.kernel_code import DeviceCode
 from bessemer.compiler.codegen.ptx.matrix_intrinsics import MATRIX
-from bessemer.compiler.codegen.state import ZEROS
 from bessemer.compiler.errors import InternalError
 from bessemer.compiler.targets.nvptx import DeviceTarget
 

@@ -9,7 +9,7 @@ f32 goes through f64, where every remainder of f32 is exact.
 from __future__ import annotations
 
 from bessemer.compiler.codegen.lanes import extract
-from bessemer.compiler.codegen.math_terms import MathFunction
+from bessemer.compiler.codegen.math.math_terms import MathFunction
 from bessemer.compiler.codegen.values import Value, type_text
 from bessemer.compiler.codegen.writer import Writer
 from bessemer.compiler.ir.types import DType, f64

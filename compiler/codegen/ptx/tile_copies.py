@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from bessemer.compiler.codegen.control_flow import branch
+from bessemer.compiler.codegen.kernels.control_flow import branch
 from bessemer.compiler.codegen.ptx import shared_memory
 from bessemer.compiler.codegen.ptx.emitter import Emitter
 from bessemer.compiler.codegen.ptx.shared_memory import CHUNK, Layout

@@ -34,7 +34,6 @@ from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.loops import Attend, Store
 from bessemer.compiler.ir.operands import Axis, Operand, Tile
 from bessemer.compiler.ir.types import Array, bf16, f16, f32
-from bessemer.compiler.schedule.attention import Attention, RowForm, row_form
 from bessemer.compiler.schedule.device.attention_mask import farthest_key
 from bessemer.compiler.schedule.device.attention_tiles import (
     AttentionSizes,
@@ -44,10 +43,11 @@ from bessemer.compiler.schedule.device.contraction_forms import Memory
 from bessemer.compiler.schedule.device.contraction_operands import Operands
 from bessemer.compiler.schedule.device.contraction_tiles import guess
 from bessemer.compiler.schedule.device.lowering import DeviceLowering
-from bessemer.compiler.schedule.fuse import Fusion
-from bessemer.compiler.schedule.groups import Group
-from bessemer.compiler.schedule.lower import flat_buffers, in_order
-from bessemer.compiler.schedule.nests import flat, flatten_loads
+from bessemer.compiler.schedule.grouping.attention import Attention, RowForm, row_form
+from bessemer.compiler.schedule.grouping.fuse import Fusion
+from bessemer.compiler.schedule.grouping.groups import Group
+from bessemer.compiler.schedule.lowering.lower import flat_buffers, in_order
+from bessemer.compiler.schedule.nests.nests import flat, flatten_loads
 from bessemer.compiler.targets.nvptx import DeviceTarget
 
 MOST_DEPTH = 128

@@ -13,7 +13,6 @@ from math import ceil
 from bessemer.compiler.ir.graph import Node
 from bessemer.compiler.ir.operands import Tile
 from bessemer.compiler.ir.types import DType, bf16, f32
-from bessemer.compiler.schedule.choices import Choices
 from bessemer.compiler.schedule.device.contraction_tiles import (
     BEGIN_CYCLES,
     CACHE_BYTES,
@@ -21,6 +20,7 @@ from bessemer.compiler.schedule.device.contraction_tiles import (
     PART_PRODUCTS,
     products_per_cycle,
 )
+from bessemer.compiler.schedule.lowering.choices import Choices
 from bessemer.compiler.targets.nvptx import DeviceTarget
 
 ROWS_OF_WARP = 16

@@ -36,7 +36,6 @@ from bessemer.compiler.ir.types import (
     type_of,
     u8,
 )
-from bessemer.compiler.schedule.destinations import Destination
 from bessemer.compiler.schedule.device.contraction_forms import Form, Memory, form_of, simplified
 from bessemer.compiler.schedule.device.contraction_operands import (
     PACKED,
@@ -56,15 +55,16 @@ from bessemer.compiler.schedule.device.contraction_tiles import (
     part_of_depth,
 )
 from bessemer.compiler.schedule.device.lowering import DeviceLowering
-from bessemer.compiler.schedule.fuse import (
+from bessemer.compiler.schedule.grouping.destinations import Destination
+from bessemer.compiler.schedule.grouping.fuse import (
     Fusion,
     as_index,
     index_symbols,
 )
-from bessemer.compiler.schedule.groups import Group, is_depthwise
-from bessemer.compiler.schedule.lower import flat_buffers, in_order
-from bessemer.compiler.schedule.merge_axes import Piece
-from bessemer.compiler.schedule.nests import flat, flatten_loads
+from bessemer.compiler.schedule.grouping.groups import Group, is_depthwise
+from bessemer.compiler.schedule.lowering.lower import flat_buffers, in_order
+from bessemer.compiler.schedule.nests.merge_axes import Piece
+from bessemer.compiler.schedule.nests.nests import flat, flatten_loads
 from bessemer.compiler.targets.nvptx import DeviceTarget
 
 SUMS = "sums"

@@ -16,15 +16,15 @@ from bessemer.compiler.ir.operands import Axis, Operand
 from bessemer.compiler.ir.types import Array, TensorType
 from bessemer.compiler.schedule.device.contraction_forms import Memory
 from bessemer.compiler.schedule.device.lowering import DeviceLowering
-from bessemer.compiler.schedule.fuse import (
+from bessemer.compiler.schedule.grouping.fuse import (
     Fusion,
     affine_strides,
     as_index,
     index_symbols,
     view_chain,
 )
-from bessemer.compiler.schedule.merge_axes import Piece
-from bessemer.compiler.schedule.nests import flat, flatten_loads
+from bessemer.compiler.schedule.nests.merge_axes import Piece
+from bessemer.compiler.schedule.nests.nests import flat, flatten_loads
 
 LEFT, RIGHT, PACKED = "left", "right", "packed"
 """Names that stand for an operand's buffer until the kernel's buffers are known."""

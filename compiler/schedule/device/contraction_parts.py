@@ -21,8 +21,8 @@ from bessemer.compiler.ir.operands import Operand
 from bessemer.compiler.ir.types import Array, TensorType, bf16
 from bessemer.compiler.schedule.device.lowering import DeviceLowering
 from bessemer.compiler.schedule.device.mapping import THREADS
-from bessemer.compiler.schedule.matrix_tiles_packing import split_array, split_parts
-from bessemer.compiler.schedule.nests import flat
+from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_packing import split_array, split_parts
+from bessemer.compiler.schedule.nests.nests import flat
 
 PARTS = 3
 _AT_ONCE = 1 << 18

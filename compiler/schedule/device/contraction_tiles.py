@@ -19,8 +19,8 @@ from bessemer.compiler.ir.graph import Node
 from bessemer.compiler.ir.loops import Contract
 from bessemer.compiler.ir.operands import LEVELS, Level, Tile
 from bessemer.compiler.ir.types import DType, bf16, f16, f32, f64
-from bessemer.compiler.schedule.choices import Choices
 from bessemer.compiler.schedule.device.contraction_parts import PARTS
+from bessemer.compiler.schedule.lowering.choices import Choices
 from bessemer.compiler.targets.nvptx import DeviceTarget
 
 MOST_CANDIDATES = 12

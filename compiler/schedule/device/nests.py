@@ -23,9 +23,9 @@ from bessemer.compiler.schedule.device.mapping import THREADS, mapping_of_rows, 
 from bessemer.compiler.schedule.device.rows import DeviceRow
 from bessemer.compiler.schedule.device.turn import lower_turned_piece
 from bessemer.compiler.schedule.device.widths import dividing, width_along
-from bessemer.compiler.schedule.merge_axes import Piece, extent_of, merge_axes
-from bessemer.compiler.schedule.nests import Nest
-from bessemer.compiler.schedule.rows import Values
+from bessemer.compiler.schedule.nests.merge_axes import Piece, extent_of, merge_axes
+from bessemer.compiler.schedule.nests.nests import Nest
+from bessemer.compiler.schedule.nests.rows import Values
 from bessemer.compiler.targets.nvptx import DeviceTarget
 
 SHORT = 16

@@ -13,15 +13,15 @@ from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.program import Launch, Program
 from bessemer.compiler.options import Tuning
-from bessemer.compiler.schedule.choices import Choices
 from bessemer.compiler.schedule.derived import name_derived_sizes
 from bessemer.compiler.schedule.device.attention import lower_device_attention, may_attend
 from bessemer.compiler.schedule.device.contraction import lower_device_contraction
 from bessemer.compiler.schedule.device.lowering import DeviceLowering
 from bessemer.compiler.schedule.device.split import lower_split_reductions
-from bessemer.compiler.schedule.fuse import is_widening
-from bessemer.compiler.schedule.groups import Group, Grouping, form_groups
-from bessemer.compiler.schedule.lower import lower_statements
+from bessemer.compiler.schedule.grouping.fuse import is_widening
+from bessemer.compiler.schedule.grouping.groups import Group, Grouping, form_groups
+from bessemer.compiler.schedule.lowering.choices import Choices
+from bessemer.compiler.schedule.lowering.lower import lower_statements
 from bessemer.compiler.schedule.program import ProgramBuilder, assembled
 from bessemer.compiler.targets.nvptx import DeviceTarget
 

@@ -24,9 +24,9 @@ from bessemer.compiler.ir.expr import Buffer, Expression, Load, Reduce
 from bessemer.compiler.ir.loops import Accumulate
 from bessemer.compiler.schedule.dependence import all_nodes
 from bessemer.compiler.schedule.device.widths import dividing
-from bessemer.compiler.schedule.merge_axes import Piece, extent_of
-from bessemer.compiler.schedule.row_passes import along_row, replaced, with_kept
-from bessemer.compiler.schedule.rows import RowWriter, Values
+from bessemer.compiler.schedule.nests.merge_axes import Piece, extent_of
+from bessemer.compiler.schedule.nests.row_passes import along_row, replaced, with_kept
+from bessemer.compiler.schedule.nests.rows import RowWriter, Values
 
 MOST_KEPT = 48
 """Elements of rows that a thread keeps in registers."""

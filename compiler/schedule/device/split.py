@@ -23,11 +23,11 @@ from bessemer.compiler.ir.types import TensorType
 from bessemer.compiler.schedule.dependence import Dependence, all_nodes
 from bessemer.compiler.schedule.device.lowering import DeviceLowering
 from bessemer.compiler.schedule.device.nests import is_along_memory
-from bessemer.compiler.schedule.fuse import Fusion, as_index, index_symbols
-from bessemer.compiler.schedule.groups import Group
-from bessemer.compiler.schedule.lower import flat_buffers, in_order
-from bessemer.compiler.schedule.merge_axes import Piece, extent_of, merge_axes
-from bessemer.compiler.schedule.nests import flatten_loads
+from bessemer.compiler.schedule.grouping.fuse import Fusion, as_index, index_symbols
+from bessemer.compiler.schedule.grouping.groups import Group
+from bessemer.compiler.schedule.lowering.lower import flat_buffers, in_order
+from bessemer.compiler.schedule.nests.merge_axes import Piece, extent_of, merge_axes
+from bessemer.compiler.schedule.nests.nests import flatten_loads
 from bessemer.compiler.targets.nvptx import DeviceTarget
 
 SHORTEST = 32

@@ -20,7 +20,7 @@ from bessemer.compiler.schedule.dependence import all_nodes
 from bessemer.compiler.schedule.device.mapping import THREADS
 from bessemer.compiler.schedule.device.nests import DeviceNest
 from bessemer.compiler.schedule.device.widths import dividing, width_along
-from bessemer.compiler.schedule.merge_axes import Piece, extent_of
+from bessemer.compiler.schedule.nests.merge_axes import Piece, extent_of
 
 
 def lower_together(pieces: Sequence[Piece]) -> DeviceNest:

@@ -21,7 +21,7 @@ from bessemer.compiler.ir.expr import Expression, Load, Reduce, less
 from bessemer.compiler.ir.guard import guarded
 from bessemer.compiler.ir.loops import Block
 from bessemer.compiler.schedule.dependence import all_nodes
-from bessemer.compiler.schedule.merge_axes import Piece, extent_of
+from bessemer.compiler.schedule.nests.merge_axes import Piece, extent_of
 
 SIDE = 32
 THREADS = 256

@@ -7,7 +7,7 @@ from bessemer.compiler.ir.dims import Size, Symbol
 from bessemer.compiler.ir.expr import Expression, Load
 from bessemer.compiler.ir.types import DType
 from bessemer.compiler.schedule.dependence import all_nodes
-from bessemer.compiler.schedule.merge_axes import Piece
+from bessemer.compiler.schedule.nests.merge_axes import Piece
 
 ACCESS = 16
 """Bytes of the widest load or store."""

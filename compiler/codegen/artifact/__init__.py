@@ -1,0 +1,1 @@
+"""Machine code, object files, libraries and their C headers."""

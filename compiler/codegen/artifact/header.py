@@ -1,0 +1,204 @@
+"""The C header of a model: its API, with the model's own inputs, outputs and dims written into it.
+
+Names come from the user's file and may hold anything. In C they appear only as identifiers made by
+`c_identifier`, and in comments and strings with every doubtful character replaced.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from enum import IntEnum
+from math import prod
+from string import Template
+
+from bessemer.compiler.codegen.artifact.header_texts import LIFE, MODEL_COMMENT, REST, RUN, TYPES
+from bessemer.compiler.codegen.support.string_table import HEADER as STRINGS
+from bessemer.compiler.codegen.support.string_table import step_texts
+from bessemer.runtime.artifact import (
+    DTYPE_CODES,
+    SMALL_DTYPES,
+    STATUS_TEXTS,
+    ArrayInfo,
+    Signature,
+    Strings,
+)
+
+# With these before _create, _destroy or _run, the API would be libc's own.
+_TAKEN_PREFIXES = {"cnd", "key", "mq", "mtx", "pthread", "sem", "thrd", "timer", "tss"}
+_LONGEST_PREFIX = 48
+
+# The C types that hold the elements; float16 and bfloat16 have none in C99.
+_C_TYPES = {
+    "float32": "float",
+    "float64": "double",
+    "float16": "uint16_t holding IEEE binary16",
+    "bfloat16": "uint16_t holding bfloat16",
+    "bool": "uint8_t, 0 or 1",
+    "string": "int32_t, see string_id below",
+    **{name: f"uint8_t holding {name}" for name in SMALL_DTYPES},
+}
+
+
+def c_identifier(name: str) -> str:
+    """A C identifier for this name: letters, digits and underscores, starting with a letter."""
+    plain = re.sub(r"[^A-Za-z0-9_]+", "_", name).strip("_")
+    if not plain or not plain[0].isalpha():
+        plain = f"model_{plain}".rstrip("_")
+    return plain
+
+
+def c_prefix(name: str) -> str:
+    """The prefix of a model's C symbols; never one that meets a function of the C library."""
+    prefix = c_identifier(name)[:_LONGEST_PREFIX].rstrip("_")
+    return f"{prefix}_model" if prefix in _TAKEN_PREFIXES else prefix
+
+
+def header_text(signature: Signature, weights_file: str = "") -> str:
+    """The header; `weights_file` is the name of the file that holds the weights, or empty."""
+    strings = signature.strings
+    if strings is None:
+        return filled_header(MODEL_COMMENT + TYPES + LIFE + RUN + REST, signature, weights_file)
+    text = MODEL_COMMENT + TYPES + LIFE + STRINGS + RUN + REST
+    macros = [f"#define {signature.prefix}_STRING_COUNT {len(strings.table)}"]
+    return _with_steps(filled_header(text, signature, weights_file, macros), strings)
+
+
+def _with_steps(text: str, strings: Strings) -> str:
+    """The header with what comes before a run in its first comment."""
+    if not strings.steps:
+        return text
+    lines = ["What the caller does with strings before a run (Python's runtime does it itself):"]
+    for made, attributes, source in step_texts(strings):
+        lines += [f"  {_comment(made)}, from {_comment(source)}:", f"    {attributes}"]
+    listed = "".join(f" * {line}\n" for line in lines)
+    first, end, rest = text.partition(" */\n")
+    return f"{first} *\n{listed}{end}{rest}"
+
+
+def filled_header(
+    text: str,
+    signature: Signature,
+    weights_file: str,
+    macros: Iterable[str] = (),
+    statuses: Iterable[tuple[IntEnum, str]] = STATUS_TEXTS.items(),
+    **more: str,
+) -> str:
+    """A header's text with what the signature says put in, and `more`."""
+    prefix = signature.prefix
+    return Template(text).substitute(
+        prefix=prefix,
+        guard=f"{prefix.upper()}_BESSEMER_H",
+        title=_comment(signature.name),
+        target=_comment(signature.triple),
+        features=_comment(", ".join(signature.cpu_features))
+        or "none beyond the architecture's own",
+        inputs=described_arrays(signature.inputs),
+        outputs=described_arrays(signature.outputs, dict(signature.updates)),
+        dims=_lines(_described_dims(signature)),
+        macros="\n".join([*_macros(signature, weights_file), *macros]),
+        statuses=_enumerators(
+            (f"{prefix}_{status.name}", int(status), text) for status, text in statuses
+        ),
+        dtypes=_enumerators(
+            (f"{prefix}_{name.upper()}", code, "") for name, code in DTYPE_CODES.items()
+        ),
+        weights_note=_weights_note(signature, weights_file),
+        **more,
+    )
+
+
+def _comment(text: str) -> str:
+    """Text that cannot end a comment, continue a line, or be a trigraph."""
+    return re.sub(r"[^A-Za-z0-9 _.,:;()\[\]+=<>-]", "_", text)
+
+
+def _expression(size: int | str) -> str:
+    """A shape's entry in a comment; `*` and `/` are kept apart, so that they never end it."""
+    return re.sub(r"[^A-Za-z0-9 _.,()+\-*/%]", "_", str(size)).replace("*", " * ")
+
+
+def _lines(lines: Iterable[str]) -> str:
+    return "\n".join(f" *   {line}" for line in lines) or " *   none"
+
+
+def described_arrays(arrays: Sequence[ArrayInfo], places: Mapping[int, int] | None = None) -> str:
+    """The lines of a comment about arrays; `places` are the inputs that outputs may overwrite."""
+    return _lines(_described(arrays, places or {}))
+
+
+def _described(arrays: Sequence[ArrayInfo], places: Mapping[int, int]) -> Iterable[str]:
+    for index, array in enumerate(arrays):
+        shape = f"[{', '.join(_expression(size) for size in array.shape)}]"
+        held = _C_TYPES.get(array.dtype, f"{array.dtype}_t")
+        late = "; size known after the run, pass NULL" if array.data_dependent else ""
+        if index in places:
+            late += f"; may be in the place of input [{places[index]}]"
+        yield f"[{index}] {_comment(array.name)}: {array.dtype} {shape} ({held}{late})"
+
+
+def _described_dims(signature: Signature) -> Iterable[str]:
+    for index, symbol in enumerate(signature.symbols):
+        who = "set by the caller" if index < signature.input_symbols else "set by the run"
+        yield f"[{index}] {_comment(symbol)}: {who}"
+
+
+def _macros(signature: Signature, weights_file: str) -> Iterable[str]:
+    prefix = signature.prefix
+    used: set[str] = set()
+    yield f"#define {prefix}_ABI {signature.format}"
+    yield f"#define {prefix}_INPUT_COUNT {len(signature.inputs)}"
+    yield f"#define {prefix}_OUTPUT_COUNT {len(signature.outputs)}"
+    yield f"#define {prefix}_DIM_COUNT {len(signature.symbols)}"
+    yield f"#define {prefix}_INPUT_DIM_COUNT {signature.input_symbols}"
+    used |= {f"{prefix}_{kind}_COUNT" for kind in ("INPUT", "OUTPUT", "DIM", "INPUT_DIM")}
+    for index, symbol in enumerate(signature.symbols):
+        yield f"#define {_unique(f'{prefix}_DIM_{macro_name(symbol)}', used)} {index}"
+    for kind, arrays in (("INPUT", signature.inputs), ("OUTPUT", signature.outputs)):
+        for index, array in enumerate(arrays):
+            name = macro_name(array.name)
+            yield f"#define {_unique(f'{prefix}_{kind}_{name}', used)} {index}"
+            if all(isinstance(size, int) for size in array.shape):
+                count = prod(int(size) for size in array.shape)
+                yield f"#define {_unique(f'{prefix}_{kind}_ELEMENTS_{name}', used)} {count}"
+    if weights_file:
+        yield f"#define {prefix}_WEIGHTS_FILE {_literal(weights_file)}"
+    yield f"#define {prefix}_WEIGHTS_BYTES {signature.weights_bytes}LL"
+
+
+def macro_name(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_]+", "_", text).strip("_") or "unnamed"
+
+
+def _literal(text: str) -> str:
+    """A C string; every byte that is not plain as three octal digits."""
+    return (
+        '"'
+        + re.sub(rb"[^A-Za-z0-9_. -]", lambda m: b"\\%03o" % m[0][0], text.encode()).decode()
+        + '"'
+    )
+
+
+def _unique(name: str, used: set[str]) -> str:
+    """This macro name, or with _2, _3 ... where two of the user's names became the same."""
+    found, number = name, 1
+    while found in used:
+        number += 1
+        found = f"{name}_{number}"
+    used.add(found)
+    return found
+
+
+def _enumerators(rows: Iterable[tuple[str, int, str]]) -> str:
+    lines = [(f"  {name} = {value}", text) for name, value, text in rows]
+    last = len(lines) - 1
+    return "\n".join(
+        line + ("," if index < last else "") + (f" /* {text} */" if text else "")
+        for index, (line, text) in enumerate(lines)
+    )
+
+
+def _weights_note(signature: Signature, weights_file: str) -> str:
+    if weights_file:
+        return f"needed: the weights are in {_comment(weights_file)}, mapped read-only"
+    return "not needed: the weights are inside" if signature.weights_bytes else "not needed"

@@ -1,0 +1,1 @@
+"""The function that calls a model's kernels in order."""

@@ -1,0 +1,122 @@
+"""The sizes that a run body computes on its way: dimension symbols, what follows from them, checks.
+
+Some symbols have their values when a run begins, others get them from the data. On every way
+through the body every symbol is set before a place in the arena that depends on it is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from bessemer.compiler.codegen.body.body_writer import BodyWriter
+from bessemer.compiler.codegen.support.sizes import SizeWriter
+from bessemer.compiler.codegen.support.workspace import run_sizes
+from bessemer.compiler.errors import InternalError
+from bessemer.compiler.ir import dims
+from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.program import MemoryPlan, Program
+from bessemer.runtime.artifact import Status
+
+
+class BodySizes(BodyWriter):
+    """A body's lines with its sizes; `bound` are the names that have their values."""
+
+    def __init__(self, program: Program, plan: MemoryPlan, prefix: str) -> None:
+        super().__init__()
+        self.program = program
+        self.plan = plan
+        self.prefix = prefix
+        self.strings: dict[str, str] = {}
+        self.places = {name: number for number, name in enumerate(program.symbols)}
+        self.definitions = run_sizes(program, plan)
+        self.derived = {name: number for number, name in enumerate(self.definitions)}
+        self.sizes = SizeWriter(self.pure, self._symbol)
+        self.bound: set[str] = set()
+        self.unchecked: list[Size] = list(plan.ends)
+        self.required = dict(program.required)
+
+    def string(self, text: str) -> str:
+        """The name of a C string."""
+        return self.strings.setdefault(text, f"{self.prefix}_text{len(self.strings)}")
+
+    def _symbol(self, name: str) -> str:
+        if name in self.derived:
+            place = self.pure(f"getelementptr i64, ptr %derived, i64 {self.derived[name]}")
+            return self.pure(f"load i64, ptr {place}")
+        if name not in self.places:
+            raise InternalError(f"no dimension symbol {name}")
+        place = self.pure(f"getelementptr i64, ptr %dims, i64 {self.places[name]}")
+        return self.pure(f"load i64, ptr {place}")
+
+    def fail_if(self, condition: str, status: int, message: str) -> None:
+        """Ends the run with a status and a message if a condition holds."""
+        bad, good = self.label("bad"), self.label("good")
+        self.put(f"br i1 {condition}, label %{bad}, label %{good}")
+        self.begin(bad)
+        text = f"ptr @{self.string(message)}"
+        self.put(f"call void @bessemer_fail(ptr %context, i32 {status}, {text})")
+        self.put(f"ret i32 {status}")
+        self.begin(good)
+
+    def set_symbol(self, name: str, value: str) -> None:
+        """Gives a dimension symbol its value."""
+        place = self.let(f"getelementptr i64, ptr %dims, i64 {self.places[name]}")
+        self.put(f"store i64 {value}, ptr {place}")
+        self.known.clear()
+
+    def note_bound(self, names: Iterable[str]) -> None:
+        """Computes what follows from symbols that have their values, and checks the workspace."""
+        self.bound |= set(names)
+        for name, definition in self.definitions.items():
+            if name not in self.bound and dims.symbol_names(definition) <= self.bound:
+                place = self.let(f"getelementptr i64, ptr %derived, i64 {self.derived[name]}")
+                self.put(f"store i64 {self.sizes.value(definition)}, ptr {place}")
+                self.known.clear()
+                self.bound.add(name)
+        self._check_required()
+        self._check_workspace()
+
+    def _check_required(self) -> None:
+        """Checks the sizes that are known by now for negative ones, each once."""
+        for size in [size for size in self.required if dims.symbol_names(size) <= self.bound]:
+            negative = self.let(f"icmp slt i64 {self.sizes.value(size)}, 0")
+            message = f"{self.required.pop(size)}: an input is too small: a size is negative"
+            self.fail_if(negative, Status.SHAPE_MISMATCH, message)
+
+    def _check_workspace(self) -> None:
+        """Checks the workspace up to the last part of the arena whose size is known by now."""
+        end: Size = 0
+        while self.unchecked and dims.symbol_names(self.unchecked[0]) <= self.bound:
+            end = self.unchecked.pop(0)
+        if end == 0:
+            return
+        size = self.sizes.value(end)
+        small = self.let(f"icmp ult i64 %bytes, {size}")
+        bad, good = self.label("small"), self.label("fits")
+        self.put(f"br i1 {small}, label %{bad}, label %{good}")
+        self.begin(bad)
+        self.put(f"call void @bessemer_need(ptr %context, i64 {size})")
+        self.put(f"ret i32 {Status.WORKSPACE_TOO_SMALL}")
+        self.begin(good)
+
+    def note_absent(self, names: set[str]) -> None:
+        """Gives a size to what is set on a way not taken: where later values lie depends on it.
+
+        It is 1, which may be divided by. Nothing has it: whether it fits is not checked.
+        """
+        if not names:
+            return
+        for name in sorted(names):
+            self.set_symbol(name, "1")
+        for size in list(self.required):
+            if dims.symbol_names(self.program.expanded(size)) & names:
+                del self.required[size]
+        self.note_bound(names)
+
+    def known_now(self) -> tuple[set[str], list[Size], dict[Size, str]]:
+        """What has its value here, what the workspace and the sizes have yet to be checked for."""
+        return set(self.bound), list(self.unchecked), dict(self.required)
+
+    def forget_back_to(self, known: tuple[set[str], list[Size], dict[Size, str]]) -> None:
+        """Goes on as where `known_now` was asked: on another way through the body."""
+        self.bound, self.unchecked, self.required = set(known[0]), list(known[1]), dict(known[2])

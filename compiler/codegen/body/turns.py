@@ -1,0 +1,155 @@
+"""The function that runs a chain of launches by turns (see program.Turns), as LLVM IR.
+
+    void NAME(ptr buffers, ptr dims, i64 begin, i64 end)      shares begin .. end-1
+
+`buffers` holds the addresses of all launches' buffers, one launch behind the other, then that of
+the windows' memory. A call uses the windows of its first share. A table says for each turn where
+each window begins and how much of it is kept, then from where to where each launch does items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from bessemer.compiler.codegen.body.body_writer import BodyWriter
+from bessemer.compiler.ir.program import Launch, Turns
+
+
+def turns_text(step: Turns, name: str) -> str:
+    """The function and its table; it calls the launches' kernels."""
+    writer = _Writer(step, name)
+    writer.write()
+    head = f"define internal void @{name}(ptr %buffers, ptr %dims, i64 %begin, i64 %end) nounwind"
+    body = "\n".join(writer.lines)
+    return f"{_table(step, name)}{head} {{\n{body}\n}}\n"
+
+
+def places(step: Turns) -> Iterator[tuple[int, Launch]]:
+    """The launches, each with the number of its first buffer."""
+    place = 0
+    for launch in step.launches:
+        yield place, launch
+        place += len(launch.values)
+
+
+def _table(step: Turns, name: str) -> str:
+    rows = [
+        [
+            *(n for window in step.windows for n in (window.begins[turn], window.kept[turn])),
+            *(n for pair in items for n in pair),
+        ]
+        for turn, items in enumerate(step.items)
+    ]
+    numbers = ", ".join(f"i64 {number}" for row in rows for number in row)
+    count = len(rows) * len(rows[0])
+    return f"@{name}_table = internal unnamed_addr constant [{count} x i64] [{numbers}]\n"
+
+
+class _Writer(BodyWriter):
+    """Writes the function: a loop over turns, straight code inside."""
+
+    def __init__(self, step: Turns, name: str) -> None:
+        super().__init__()
+        self.step = step
+        self.name = name
+        self.columns = 2 * (len(step.windows) + len(step.launches))
+
+    def write(self) -> None:
+        """The whole function."""
+        step = self.step
+        self.begin("entry")
+        memory = self._enter()
+        first, last = (self._turn_of(share) for share in ("%begin", "%end"))
+        self.put("br label %test")
+        self.begin("test")
+        self.put(f"%turn = phi i64 [ {first}, %entry ], [ %next, %ended ]")
+        going = self.let(f"icmp slt i64 %turn, {last}")
+        self.put(f"br i1 {going}, label %start, label %leave")
+        self.begin("start")
+        self.put(f"%row = mul i64 %turn, {self.columns}")
+        self.put(f"%is_first = icmp eq i64 %turn, {first}")
+        self._move_windows(memory)
+        for number, (buffers, launch) in enumerate(places(step)):
+            self._run(number, buffers, launch)
+        self.put("br label %ended")
+        self.begin("ended")
+        self.put("%next = add i64 %turn, 1")
+        self.put("br label %test")
+        self.begin("leave")
+        self.put("ret void")
+
+    def _enter(self) -> str:
+        """Declares what belongs to a call: its own addresses, how far each launch and window has
+        got. Gives the address of its windows."""
+        step = self.step
+        buffers = sum(len(launch.values) for launch in step.launches)
+        self.put(f"%own = alloca [{buffers} x ptr], align 16")
+        self.put(f"%done = alloca [{len(step.launches)} x i64], align 16")
+        self.put(f"%began = alloca [{len(step.windows)} x i64], align 16")
+        arrays = f"ptr %own, ptr %buffers, i64 {8 * buffers}"
+        self.put(f"call void @llvm.memcpy.p0.p0.i64({arrays}, i1 false)")
+        for number in range(len(step.launches)):
+            self.put(f"store i64 0, ptr {self._entry('%done', number)}")
+        last = self.let(f"getelementptr ptr, ptr %buffers, i64 {buffers}")
+        memory = self.let(f"load ptr, ptr {last}")
+        distance = self.let(f"mul i64 %begin, {sum(window.size for window in step.windows)}")
+        return self.let(f"getelementptr i8, ptr {memory}, i64 {distance}")
+
+    def _turn_of(self, share: str) -> str:
+        """The first turn of a share."""
+        scaled = self.let(f"mul i64 {share}, {len(self.step.items)}")
+        return self.let(f"udiv i64 {scaled}, {self.step.shares}")
+
+    def _entry(self, array: str, number: int) -> str:
+        return self.let(f"getelementptr i64, ptr {array}, i64 {number}")
+
+    def _column(self, number: int) -> str:
+        """A number of this turn, from the table."""
+        place = self.let(f"add i64 %row, {number}")
+        entry = self.let(f"getelementptr i64, ptr @{self.name}_table, i64 {place}")
+        return self.let(f"load i64, ptr {entry}")
+
+    def _move_windows(self, memory: str) -> None:
+        """Each window goes to where it begins now, and takes along what is kept."""
+        for number, window in enumerate(self.step.windows):
+            begin, kept = self._column(2 * number), self._column(2 * number + 1)
+            before = self._entry("%began", number)
+            keep, moved = self.label("keep"), self.label("moved")
+            # Items before a call's first turn belong to others.
+            nothing = self.let(f"icmp eq i64 {kept}, 0")
+            none = self.let(f"or i1 %is_first, {nothing}")
+            self.put(f"br i1 {none}, label %{moved}, label %{keep}")
+            self.begin(keep)
+            step = self.let(f"sub i64 {begin}, {self.let(f'load i64, ptr {before}')}")
+            source = self.let(f"getelementptr i8, ptr {memory}, i64 {step}")
+            arrays = f"ptr {memory}, ptr {source}, i64 {kept}"
+            self.put(f"call void @llvm.memmove.p0.p0.i64({arrays}, i1 false)")
+            self.put(f"br label %{moved}")
+            self.begin(moved)
+            self.put(f"store i64 {begin}, ptr {before}")
+            back = self.let(f"sub i64 0, {begin}")
+            base = self.let(f"getelementptr i8, ptr {memory}, i64 {back}")
+            for place, launch in places(self.step):
+                for at, value in enumerate(launch.values, place):
+                    if value is window.value:
+                        slot = self.let(f"getelementptr ptr, ptr %own, i64 {at}")
+                        self.put(f"store ptr {base}, ptr {slot}")
+            memory = self.let(f"getelementptr i8, ptr {memory}, i64 {window.size}")
+
+    def _run(self, number: int, place: int, launch: Launch) -> None:
+        """The items of a launch that this turn needs and that are not done."""
+        column = 2 * (len(self.step.windows) + number)
+        begin, end = self._column(column), self._column(column + 1)
+        done = self._entry("%done", number)
+        reached = self.let(f"load i64, ptr {done}")
+        is_behind = self.let(f"icmp sgt i64 {reached}, {begin}")
+        begin = self.let(f"select i1 {is_behind}, i64 {reached}, i64 {begin}")
+        some = self.let(f"icmp slt i64 {begin}, {end}")
+        run, ready = self.label("run"), self.label("ready")
+        self.put(f"br i1 {some}, label %{run}, label %{ready}")
+        self.begin(run)
+        own = self.let(f"getelementptr ptr, ptr %own, i64 {place}")
+        self.put(f"call void @{launch.kernel.name}(ptr {own}, ptr %dims, i64 {begin}, i64 {end})")
+        self.put(f"store i64 {end}, ptr {done}")
+        self.put(f"br label %{ready}")
+        self.begin(ready)

@@ -1,0 +1,291 @@
+"""Index arithmetic: polynomials over indices and dimensions as i64 values and addresses.
+
+A polynomial is cut by the level (see writer.py) of each term's newest factor, and summed from the
+outermost level inwards, so that in an inner loop only the terms with its own index are left.
+Constants come last: in an address they become the displacement of the load or store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from bessemer.compiler.codegen.arithmetic import compare, intrinsic, like, select
+from bessemer.compiler.codegen.kernels.state import KernelState, number
+from bessemer.compiler.codegen.lanes import same_lanes, splat, steps
+from bessemer.compiler.codegen.values import Pointer, Value
+from bessemer.compiler.codegen.writer import Writer
+from bessemer.compiler.errors import InternalError
+from bessemer.compiler.ir import dims
+from bessemer.compiler.ir.dims import Atom, Dim, FloorDiv, Max, Min, Mod, Size, Symbol
+from bessemer.compiler.ir.expr import Buffer, Expression
+from bessemer.compiler.ir.types import boolean, i32, i64
+from bessemer.compiler.ir.walk_expr import index_expressions
+
+Evaluate: TypeAlias = Callable[[Expression], Value]
+"""The value of an expression that index arithmetic contains."""
+Terms: TypeAlias = dict[tuple[Value, ...], int]
+"""A polynomial over registers: coefficients of products."""
+
+
+@dataclass(frozen=True)
+class Indices:
+    """Computes index arithmetic in a kernel's state."""
+
+    state: KernelState
+    evaluate: Evaluate
+
+    @property
+    def writer(self) -> Writer:
+        return self.state.writer
+
+    def is_varying(self, size: Size) -> bool:
+        """Whether the lanes of the vector loop have different values."""
+        vectors = self.state.vectors
+        if vectors is None:
+            return False
+        # To evaluate writes code: in an order that is the same in every process.
+        return vectors.symbol in dims.atoms(size) or any(
+            self.evaluate(leaf).lanes > 1 for leaf in index_expressions(size)
+        )
+
+    def stride(self, size: Size) -> Size | None:
+        """How much `size` grows from lane to lane; None where it is not linear."""
+        vectors = self.state.vectors
+        if vectors is None or vectors.width == 1:
+            return 0
+        stride = dims.coefficient_of(size, vectors.symbol)
+        if stride is None or self.is_varying(stride):
+            return None
+        rest = size - stride * dims.atom(vectors.symbol)
+        return None if self.is_varying(rest) else stride
+
+    def distances(self, size: Size) -> list[int] | None:
+        """How far the lanes' values are from the first lane's, where that is known: in a vector
+        loop that begins at a known place."""
+        vectors = self.state.vectors
+        if vectors is None or isinstance(size, int):
+            return None
+        varying = _select(size, self.is_varying)
+        leaves = dims.atoms(varying)
+        numbers = {leaf: self.state.index(leaf) for leaf in leaves if isinstance(leaf, Symbol)}
+        known: dict[Atom, Size] = {k: n for k, n in numbers.items() if isinstance(n, int)}
+        begin = known.get(vectors.symbol)
+        if not isinstance(begin, int) or len(known) < len(leaves):
+            return None
+        found = [
+            dims.substitute(varying, {**known, vectors.symbol: begin + lane})
+            for lane in range(vectors.width)
+        ]
+        values = [value for value in found if isinstance(value, int)]
+        return [v - values[0] for v in values] if len(values) == len(found) else None
+
+    def pattern(self, size: Size) -> FloorDiv | Mod | None:
+        """The only term that differs from lane to lane, if it is i % n or i // n of the vector
+        loop's index i and whole vectors hold whole patterns. They begin at multiples of n."""
+        vectors = self.state.vectors
+        if vectors is None or isinstance(size, int):
+            return None
+        varying = _select(size, self.is_varying)
+        match dims.as_atom(varying):
+            case (FloorDiv(a, int(n)) | Mod(a, int(n))) as found:
+                is_index = dims.as_atom(a) == vectors.symbol
+                return found if is_index and vectors.width % n == 0 else None
+            case _:
+                return None
+
+    def scalar(self, size: Size) -> Value:
+        """The value, in the first lane of a vector loop."""
+        return self._sum(self._terms(size, vector=False), _flags(size))
+
+    def vector(self, size: Size) -> Value:
+        """The value in every lane; a scalar where all are equal."""
+        return self._sum(self._terms(size, vector=True), _flags(size))
+
+    def address(self, buffer: Buffer, offset: Size) -> Pointer:
+        """Where an element is (in a vector loop: that of the first lane)."""
+        terms = self._terms(offset * buffer.dtype.bytes, vector=False)
+        constant = terms.pop((), 0)
+        pointer = self.state.base(buffer)
+        for group in self._groups(terms, _flags(offset)):
+            pointer = self.writer.pointer(pointer, group)
+        return pointer.moved(constant)
+
+    def addresses(self, buffer: Buffer, offset: Size) -> Value:
+        """Where the lanes' elements are: a vector of pointers (its `kind` means nothing)."""
+        w, size = self.writer, buffer.dtype.bytes
+        stride = self.stride(offset)
+        if stride is not None:
+            pointer = self.address(buffer, offset)
+            lanes = steps(i64, self.state.width)
+            step = splat(w, self.scalar(stride * size), lanes.lanes)
+            distances = w.operate("mul", i64, lanes, step)
+        else:
+            varying = _select(offset, self.is_varying)
+            pointer = self.address(buffer, offset - varying)
+            distances = splat(w, self.vector(varying * size), self.state.width)
+        level = max(pointer.level, distances.level)
+        operation = f"getelementptr i8, ptr {w.at(pointer, level)}, {distances.typed}"
+        return w.compute(operation, boolean, distances.lanes, level)
+
+    # Polynomials
+
+    def _terms(self, size: Size, vector: bool) -> Terms:
+        result: Terms = {}
+        for monomial, coefficient in _monomials(size).items():
+            factors: list[Value] = []
+            for atom, power in monomial:
+                value = self._atom(atom, vector)
+                if isinstance(value, int):
+                    coefficient *= value**power
+                else:
+                    factors += [value] * power
+            key = tuple(sorted(factors, key=lambda value: (value.level, value.text)))
+            result[key] = result.get(key, 0) + coefficient
+        return {key: coefficient for key, coefficient in result.items() if coefficient}
+
+    def _sum(self, terms: Terms, flags: str) -> Value:
+        constant = terms.pop((), 0)
+        total: Value | None = None
+        for group in self._groups(terms, flags):
+            total = group if total is None else self._operate("add", total, group, flags)
+        if total is None:
+            return number(constant)
+        return total if constant == 0 else self._operate("add", total, number(constant), flags)
+
+    def _groups(self, terms: Terms, flags: str) -> list[Value]:
+        """The terms summed level by level, outermost first."""
+        levels: dict[int, dict[tuple[Value, ...], Terms]] = {}
+        for factors, coefficient in terms.items():
+            newest = factors[-1].level
+            old = tuple(value for value in factors if value.level < newest)
+            new = factors[len(old) :]
+            levels.setdefault(newest, {}).setdefault(new, {})[old] = coefficient
+        return [self._group(levels[level], flags) for level in sorted(levels)]
+
+    def _group(self, products: Mapping[tuple[Value, ...], Terms], flags: str) -> Value:
+        total: Value | None = None
+        for new, old in products.items():
+            term = new[0]
+            for factor in new[1:]:
+                term = self._operate("mul", term, factor, flags)
+            scale = self._sum(dict(old), flags)
+            if scale.number != 1:
+                term = self._operate("mul", term, scale, flags)
+            total = term if total is None else self._operate("add", total, term, flags)
+        assert total is not None
+        return total
+
+    def _operate(self, name: str, left: Value, right: Value, flags: str) -> Value:
+        return self.writer.operate(name + flags, i64, *same_lanes(self.writer, left, right))
+
+    # Atoms
+
+    def _atom(self, atom: Atom, vector: bool) -> Value | int:
+        match atom:
+            case Symbol():
+                return self._symbol(atom, vector)
+            case FloorDiv(a, b):
+                return self._divide(a, b, vector)[0]
+            case Mod(a, b):
+                return self._divide(a, b, vector)[1]
+            case Min(a, b):
+                return self._extreme("smin", a, b, vector)
+            case Max(a, b):
+                return self._extreme("smax", a, b, vector)
+            case Expression():
+                return self.evaluate(atom)
+            case _:
+                raise InternalError(f"no value for {atom} in index arithmetic")
+
+    def _symbol(self, symbol: Symbol, vector: bool) -> Value | int:
+        index = self.state.index(symbol)
+        vectors = self.state.vectors
+        if not vector or vectors is None or symbol != vectors.symbol:
+            return index
+        lanes = steps(i64, vectors.width)
+        if isinstance(index, int):
+            return steps(i64, vectors.width, 1, index)
+        return self._operate("add", index, lanes, " nsw")
+
+    def _value(self, size: Size, vector: bool) -> Value:
+        return self.vector(size) if vector else self.scalar(size)
+
+    def _extreme(self, name: str, left: Size, right: Size, vector: bool) -> Value:
+        a, b = self._value(left, vector), self._value(right, vector)
+        return intrinsic(self.writer, name, *same_lanes(self.writer, a, b))
+
+    def _divide(self, left: Size, right: Size, vector: bool) -> tuple[Value, Value]:
+        """The quotient towards minus infinity, and the remainder; the divisor is positive."""
+        key = self._registers(left, right, vector)
+        found = None if key is None else self.writer.known_division(key)
+        if found is None:
+            found = self._divided(left, right, vector)
+            if key is not None:
+                self.writer.remember_division(key, found)
+        return found
+
+    def _registers(self, left: Size, right: Size, vector: bool) -> Hashable:
+        """All that the quotient depends on; None where it depends on data."""
+        leaves = dims.atoms(left) | dims.atoms(right)
+        if not all(isinstance(leaf, Symbol) for leaf in leaves):
+            return None
+        indices = self.state.indices  # a dimension has one register for all of the kernel
+        pairs = [(leaf, indices[leaf]) for leaf in leaves if leaf in indices]
+        registers = frozenset((leaf, i if isinstance(i, int) else i.text) for leaf, i in pairs)
+        vectors = self.state.vectors
+        lanes = (vectors.symbol, vectors.width) if vector and vectors is not None else None
+        return left, right, registers, lanes
+
+    def _divided(self, left: Size, right: Size, vector: bool) -> tuple[Value, Value]:
+        w = self.writer
+        a = self._value(left, vector)
+        if isinstance(right, int):
+            b = like(a, right)
+            if right & (right - 1) == 0:
+                shift, mask = like(a, right.bit_length() - 1), like(a, right - 1)
+                return w.operate("ashr", i64, a, shift), w.operate("and", i64, a, mask)
+        else:
+            # A dimension may be 0 where nothing runs, but this may have moved in front of that.
+            b = intrinsic(w, "umax", self._value(right, vector), number(1))
+            a, b = same_lanes(w, a, b)
+        if dims.is_nonnegative(left):
+            return self._divide_small(left, a, b) or _unsigned(w, a, b)
+        below = w.operate("sub", i64, a, w.operate("sub", i64, b, like(b, 1)))
+        start = select(w, compare(w, "slt", a, like(a, 0)), below, a)
+        quotient = w.operate("sdiv", i64, start, b)
+        return quotient, w.operate("sub", i64, a, w.operate("mul", i64, quotient, b))
+
+    def _divide_small(self, left: Size, a: Value, b: Value) -> tuple[Value, Value] | None:
+        """32 bits where they are enough: vectors have no 64-bit product of high words."""
+        highest = dims.upper_bound(left)
+        if a.lanes == 1 or not isinstance(highest, int) or highest >= 1 << 31 or b.number is None:
+            return None
+        w = self.writer
+        narrow = w.compute(f"trunc {a.typed} to <{a.lanes} x i32>", i32, a.lanes, a.level)
+        divisor = like(narrow, b.number)
+        results = _unsigned(w, narrow, divisor)
+        wide = [w.compute(f"zext {r.typed} to {a.type}", i64, a.lanes, r.level) for r in results]
+        return wide[0], wide[1]
+
+
+def _unsigned(w: Writer, a: Value, b: Value) -> tuple[Value, Value]:
+    quotient = w.operate("udiv", a.kind, a, b)
+    product = w.operate("mul", a.kind, quotient, b)
+    return quotient, w.operate("sub", a.kind, a, product)
+
+
+def _flags(size: Size) -> str:
+    """Indices and dimensions never overflow; what is read from data may, under a false guard."""
+    return "" if any(isinstance(leaf, Expression) for leaf in dims.atoms(size)) else " nsw"
+
+
+def _monomials(size: Size) -> Mapping[dims.Monomial, int]:
+    return {(): size} if isinstance(size, int) else size.terms
+
+
+def _select(size: Size, wanted: Callable[[Size], bool]) -> Size:
+    """The sum of the terms that are wanted."""
+    terms = [Dim({monomial: c}) for monomial, c in _monomials(size).items() if monomial]
+    return dims.total(term for term in terms if wanted(term))

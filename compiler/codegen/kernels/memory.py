@@ -1,0 +1,306 @@
+"""Loads and stores: one element, neighbouring elements as a vector, or lanes from anywhere.
+
+What a guard or a mask forbids is not touched: a uniform guard turns the address to a cell of zeros,
+a guard that differs from lane to lane becomes a mask.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bessemer.compiler.codegen.arithmetic import like, select
+from bessemer.compiler.codegen.kernels import streaming
+from bessemer.compiler.codegen.kernels.conversions import from_memory, memory_kind, to_memory
+from bessemer.compiler.codegen.kernels.indices import Indices
+from bessemer.compiler.codegen.kernels.state import ZEROS, ZEROS_BYTES, KernelState
+from bessemer.compiler.codegen.lanes import extract, shuffle, splat
+from bessemer.compiler.codegen.values import Pointer, Value, literal, suffix
+from bessemer.compiler.codegen.writer import Writer
+from bessemer.compiler.errors import InternalError
+from bessemer.compiler.ir import dims
+from bessemer.compiler.ir.dims import Mod, Size, atom
+from bessemer.compiler.ir.expr import Buffer
+from bessemer.compiler.ir.types import boolean
+
+MOST_INTERLEAVED = 4
+"""Up to this stride, whole vectors are loaded and shuffled."""
+MOST_LOOKED_UP = 16
+"""The same where one instruction takes lanes from any places of two vectors."""
+
+
+@dataclass(frozen=True)
+class Access:
+    """Elements of a buffer: `stride` from lane to lane (None: not linear), under a guard."""
+
+    buffer: Buffer
+    offset: Size
+    stride: Size | None
+    guard: Value | None
+
+    @property
+    def bytes(self) -> int:
+        return self.buffer.dtype.bytes
+
+
+def load(
+    state: KernelState, indices: Indices, buffer: Buffer, offset: Size, guard: Value | None
+) -> Value:
+    """The elements at an offset; zero where the guard is false. A scalar where it is uniform."""
+    access = Access(buffer, offset, indices.stride(offset), guard)
+    varying_guard = guard is not None and guard.lanes > 1
+    if access.stride == 0:
+        raw = _load_one(state, indices, access)
+        value = from_memory(state, raw, buffer.dtype)
+        if not varying_guard or guard is None:
+            return value
+        return select(state.writer, guard, value, like(value, 0))
+    return from_memory(state, _load_lanes(state, indices, access), buffer.dtype)
+
+
+def _load_one(state: KernelState, indices: Indices, access: Access) -> Value:
+    guard = access.guard
+    if guard is not None and guard.lanes > 1:
+        guard = any_lane(state.writer, guard)
+    pointer = indices.address(access.buffer, access.offset)
+    return _plain(state, access, _guarded(state.writer, pointer, guard), 1)
+
+
+def _load_lanes(state: KernelState, indices: Indices, access: Access) -> Value:
+    w, guard = state.writer, access.guard
+    mask = state.mask
+    uniform = guard
+    if guard is not None and guard.lanes > 1:
+        mask = guard if mask is None else w.operate("and", boolean, guard, mask)
+        uniform = None
+    stride = access.stride
+    if stride == 1 or (mask is None and isinstance(stride, int) and _is_small(state, stride)):
+        if stride == 1:
+            pointer = indices.address(access.buffer, access.offset)
+            return _contiguous(state, access, _guarded(w, pointer, uniform), mask)
+        if isinstance(stride, int):
+            return _strided(state, indices, access, stride, uniform)
+    found = _repeated(state, indices, access, uniform, mask)
+    return found or _gather(state, indices, access, uniform, mask)
+
+
+def _repeated(
+    state: KernelState, indices: Indices, access: Access, guard: Value | None, mask: Value | None
+) -> Value | None:
+    """Few neighbours that fill the lanes again and again, or some lanes each."""
+    w, width = state.writer, state.width
+    known = indices.distances(access.offset) if mask is None else None
+    if known is not None and _is_picked(state, known):
+        low = min(known)
+        at = indices.address(access.buffer, access.offset).moved((low - known[0]) * access.bytes)
+        places = [k - low for k in known]
+        return _picked(state, access, at, places, max(places) + 1, guard)
+    pattern = indices.pattern(access.offset)
+    if pattern is None or not isinstance(pattern.denominator, int):
+        return None
+    short, repeats = pattern.denominator, isinstance(pattern, Mod)
+    if mask is not None and not repeats:
+        return None  # the last of them may lie behind the array
+    # The remainder is 0 in the first lane.
+    first = access.offset - atom(pattern) if repeats else access.offset
+    pointer = _guarded(w, indices.address(access.buffer, first), guard)
+    few = _plain(state, access, pointer, short if repeats else width // short)
+    if few.lanes == 1:
+        return splat(w, few, width)
+    return shuffle(w, few, None, [k % short if repeats else k // short for k in range(width)])
+
+
+def _is_small(state: KernelState, stride: int) -> bool:
+    return stride == -1 or 1 < stride <= _most_vectors(state)
+
+
+def _is_picked(state: KernelState, distances: list[int]) -> bool:
+    """Whether elements so far from the first one's come from few vectors of neighbours."""
+    span = max(distances) - min(distances) + 1
+    return state.width <= span <= state.width * _most_vectors(state)
+
+
+def _most_vectors(state: KernelState) -> int:
+    return MOST_LOOKED_UP if state.target.has_lookup else MOST_INTERLEAVED
+
+
+def _guarded(w: Writer, pointer: Pointer, guard: Value | None) -> Pointer:
+    if guard is None:
+        return pointer
+    level = max(guard.level, pointer.level)
+    operation = f"select {guard.typed}, ptr {w.at(pointer, level)}, ptr @{ZEROS}"
+    return Pointer(w.compute(operation, boolean, 1, level).text, level)
+
+
+def _plain(
+    state: KernelState, access: Access, pointer: Pointer, lanes: int, alignment: int = 0
+) -> Value:
+    """A load of neighbours."""
+    w = state.writer
+    kind = memory_kind(access.buffer.dtype)
+    if lanes * access.bytes > ZEROS_BYTES:
+        raise InternalError(f"a load of {lanes} elements of {access.buffer.name} at once")
+    result = Value("", kind, lanes)
+    return w.load(
+        f"load {result.type}, ptr {{}}, align {alignment or access.bytes}",
+        access.buffer.name,
+        kind,
+        lanes,
+        pointer,
+    )
+
+
+def _contiguous(state: KernelState, access: Access, pointer: Pointer, mask: Value | None) -> Value:
+    if mask is None:
+        alignment = state.alignment(access.buffer, access.offset, state.width)
+        return _plain(state, access, pointer, state.width, alignment)
+    w, kind = state.writer, memory_kind(access.buffer.dtype)
+    zeros = literal(0, kind, state.width)
+    name = f"llvm.masked.load.{suffix(kind, state.width)}.p0"
+    w.declarations.add(f"declare {zeros.type} @{name}(ptr, {mask.type}, {zeros.type})")
+    operation = (
+        f"call {zeros.type} @{name}(ptr align {access.bytes} {{}}, {mask.typed}, {zeros.typed})"
+    )
+    return w.load(operation, access.buffer.name, kind, state.width, pointer, mask.level)
+
+
+def _strided(
+    state: KernelState, indices: Indices, access: Access, stride: int, guard: Value | None
+) -> Value:
+    """Every `stride`-th element: as many vectors as that takes, shuffled."""
+    w, width = state.writer, state.width
+    pointer = indices.address(access.buffer, access.offset)
+    if stride == -1:
+        first = pointer.moved(-(width - 1) * access.bytes)
+        vector = _plain(state, access, _guarded(w, first, guard), width)
+        return shuffle(w, vector, None, range(width - 1, -1, -1))
+    ahead = _remainder(state, access, stride)
+    places = [(ahead or 0) + lane * stride for lane in range(width)]
+    count = places[-1] + 1 if ahead is None else width * stride
+    begin = pointer.moved(-(ahead or 0) * access.bytes)
+    return _picked(state, access, begin, places, count, guard)
+
+
+def _picked(
+    state: KernelState,
+    access: Access,
+    pointer: Pointer,
+    places: list[int],
+    count: int,
+    guard: Value | None,
+) -> Value:
+    """Some of the `count` elements from a pointer on, at least a vector: from vectors of
+    neighbours."""
+    w, width = state.writer, state.width
+    last = count - width
+    result: Value | None = None
+    for number in sorted({place // width for place in places}):
+        start = min(number * width, last)
+        at = _guarded(w, pointer.moved(start * access.bytes), guard)
+        vector = _plain(state, access, at, width)
+        # Lanes that lie in this vector come from it, the others stay.
+        origins = [place - start for place in places]
+        if result is None:
+            result = shuffle(w, vector, None, [p if 0 <= p < width else 0 for p in origins])
+        else:
+            order = [p + width if 0 <= p < width else lane for lane, p in enumerate(origins)]
+            result = shuffle(w, result, vector, order)
+    assert result is not None
+    return result
+
+
+def _remainder(state: KernelState, access: Access, stride: int) -> int | None:
+    """Where the first element stands among `stride` neighbours, if that is known and all of them
+    are there: loads that begin with them are the same for each one's turn."""
+    size = dims.product(access.buffer.shape)
+    rest = dims.mod(state.size(access.offset), stride)
+    whole = isinstance(size, int) and size % stride == 0
+    return rest if whole and isinstance(rest, int) else None
+
+
+def _gather(
+    state: KernelState, indices: Indices, access: Access, uniform: Value | None, mask: Value | None
+) -> Value:
+    w, width, kind = state.writer, state.width, memory_kind(access.buffer.dtype)
+    pointers = indices.addresses(access.buffer, access.offset)
+    if uniform is not None:
+        guard = splat(w, uniform, width)
+        mask = guard if mask is None else w.operate("and", boolean, guard, mask)
+    if mask is None:
+        mask = literal(True, boolean, width)
+    zeros = literal(0, kind, width)
+    vector = f"<{width} x ptr>"
+    name = f"llvm.masked.gather.{suffix(kind, width)}.v{width}p0"
+    w.declarations.add(f"declare {zeros.type} @{name}({vector}, {mask.type}, {zeros.type})")
+    place = f"{vector} align {access.bytes} {{}}"
+    operation = f"call {zeros.type} @{name}({place}, {mask.typed}, {zeros.typed})"
+    lanes = Pointer(pointers.text, pointers.level)
+    return w.load(operation, access.buffer.name, kind, width, lanes, mask.level)
+
+
+def any_lane(w: Writer, mask: Value) -> Value:
+    """Whether any lane of a mask is set."""
+    if mask.lanes == 1:
+        return mask
+    return w.call(f"llvm.vector.reduce.or.{suffix(boolean, mask.lanes)}", boolean, 1, mask)
+
+
+def store(
+    state: KernelState,
+    indices: Indices,
+    buffer: Buffer,
+    offset: Size,
+    value: Value,
+    guard: Value | None,
+) -> None:
+    """Stores to an offset; lanes that the guard or the loop's mask forbids store nothing.
+
+    A uniform guard is the caller's business. Lanes that store to one place do so in order.
+    """
+    w = state.writer
+    access = Access(buffer, offset, indices.stride(offset), guard)
+    raw = to_memory(state, value, buffer.dtype)
+    mask = state.mask
+    if guard is not None:
+        mask = guard if mask is None else w.operate("and", boolean, guard, mask)
+    w.forget(buffer.name)
+    if state.vectors is None or (access.stride == 0 and raw.lanes == 1 and guard is None):
+        pointer = indices.address(buffer, offset)
+        w.line(f"store {raw.typed}, ptr {w.at(pointer)}, align {access.bytes}")
+        return
+    raw = splat(w, raw, state.width)
+    if access.stride == 1:
+        if mask is None and streaming.passes_by(state, buffer, offset):
+            streaming.store(w, indices.address(buffer, offset), raw)
+            return
+        alignment = state.alignment(buffer, offset, raw.lanes)
+        _store_neighbours(w, access, indices.address(buffer, offset), raw, mask, alignment)
+    elif access.stride == 0 and mask is None:
+        pointer = indices.address(buffer, offset)
+        last = extract(w, raw, state.width - 1)
+        w.line(f"store {last.typed}, ptr {w.at(pointer)}, align {access.bytes}")
+    else:
+        _scatter(w, access, indices.addresses(buffer, offset), raw, mask)
+
+
+def _store_neighbours(
+    w: Writer, access: Access, pointer: Pointer, raw: Value, mask: Value | None, alignment: int
+) -> None:
+    if mask is None:
+        w.line(f"store {raw.typed}, ptr {w.at(pointer)}, align {alignment}")
+        return
+    name = f"llvm.masked.store.{suffix(raw.kind, raw.lanes)}.p0"
+    w.declarations.add(f"declare void @{name}({raw.type}, ptr, {mask.type})")
+    w.line(
+        f"call void @{name}({raw.typed}, ptr align {access.bytes} {w.at(pointer)}, {mask.typed})"
+    )
+
+
+def _scatter(w: Writer, access: Access, pointers: Value, raw: Value, mask: Value | None) -> None:
+    chosen = mask if mask is not None else literal(True, boolean, raw.lanes)
+    vector = f"<{raw.lanes} x ptr>"
+    name = f"llvm.masked.scatter.{suffix(raw.kind, raw.lanes)}.v{raw.lanes}p0"
+    w.declarations.add(f"declare void @{name}({raw.type}, {vector}, {chosen.type})")
+    w.line(
+        f"call void @{name}({raw.typed}, {vector} align {access.bytes} {pointers.text}, "
+        f"{chosen.typed})"
+    )

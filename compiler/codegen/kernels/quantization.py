@@ -1,0 +1,112 @@
+"""Quantizes to bytes in few instructions: byte(round(x / scale) + zero), all of it constants but x.
+
+    x' = min(x, many scales)                           what is larger is 255 all the same
+    q = x' * r,   q + (x' - q * scale) * r             the quotient: see quotients.py
+    max(int(q) + zero, 0), cut to a byte               the conversion rounds, to even at ties
+
+Every product of a quantized network ends like this, small ones with more of it than of products.
+With the limit no step overflows upwards. What overflows downwards becomes NaN, which is converted
+to the lowest integer and so to 0, as every NaN is. Signed bytes have a lowest number other than 0,
+whereby NaN needs a step of its own; a zero point is added while they are floats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from bessemer.compiler.codegen.arithmetic import binary, compare, fused, intrinsic, like, select
+from bessemer.compiler.codegen.kernels.conversions import resized
+from bessemer.compiler.codegen.kernels.quotients import constant_divisor
+from bessemer.compiler.codegen.kernels.state import KernelState
+from bessemer.compiler.codegen.lanes import join, part
+from bessemer.compiler.codegen.values import Value, type_text
+from bessemer.compiler.ir.expr import Binary, Cast, Constant, Expression, Unary
+from bessemer.compiler.ir.types import f32, i8, i32, u8
+
+_LANES = 16
+_CONVERT = "llvm.x86.avx512.mask.cvtps2dq.512"
+_MANY = 2.0**20
+"""More steps of a scale than any byte and zero point are."""
+
+
+def quantized(
+    state: KernelState, evaluate: Callable[[Expression], Value], node: Cast
+) -> Value | None:
+    """The bytes; None if the expression is not such a one, or the machine lacks the instruction."""
+    if not state.target.has_masks or node.dtype not in (u8, i8):
+        return None
+    steps, zero = node.operand, 0.0
+    match steps:
+        case Binary(_, "add", left, Constant(_, number)):
+            steps, zero = left, float(number)
+    match steps:
+        case Unary(_, "round", Binary(_, "div", numerator, _) as division):
+            divisor = constant_divisor(state, division)
+        case _:
+            return None
+    if divisor is None or divisor < 0 or zero not in range(-128, 256):
+        return None
+    x = evaluate(numerator)
+    if x.lanes % _LANES:
+        return None
+    limited = _limited(state, x, divisor, node.dtype is i8)
+    whole = _whole(state, limited, divisor)
+    if node.dtype is u8:
+        return _unsigned(state, _converted(state, whole), int(zero))
+    return _signed(state, whole, zero)
+
+
+def _limited(state: KernelState, x: Value, divisor: float, both: bool) -> Value:
+    """x, or so many scales that no byte is as large. NaN stays."""
+    w, most = state.writer, float(np.float32(_MANY * divisor))
+    x = select(w, compare(w, "ogt", x, like(x, most)), like(x, most), x)
+    if both:
+        x = select(w, compare(w, "olt", x, like(x, -most)), like(x, -most), x)
+    return x
+
+
+def _whole(state: KernelState, x: Value, divisor: float) -> Value:
+    """x / divisor, not rounded to whole numbers yet."""
+    w, reciprocal = state.writer, like(x, float(np.float32(1 / divisor)))
+    first = binary(w, "mul", x, reciprocal)
+    rest = fused(w, first, like(x, -divisor), x)
+    return fused(w, rest, reciprocal, first)
+
+
+def _converted(state: KernelState, x: Value) -> Value:
+    """Rounded to i32; NaN becomes the lowest."""
+    w = state.writer
+    vector, integers = type_text(f32, _LANES), type_text(i32, _LANES)
+    w.declarations.add(f"declare {integers} @{_CONVERT}({vector}, {integers}, i16, i32)")
+    pieces = [part(w, x, start, _LANES) for start in range(0, x.lanes, _LANES)]
+    return join(w, [
+        w.compute(
+            f"call {integers} @{_CONVERT}({piece.typed}, {integers} zeroinitializer, "
+            "i16 -1, i32 4)",
+            i32,
+            _LANES,
+            piece.level,
+        )
+        for piece in pieces
+    ])  # fmt: skip
+
+
+def _unsigned(state: KernelState, x: Value, zero: int) -> Value:
+    w = state.writer
+    if zero:
+        x = binary(w, "add", x, like(x, zero))
+    positive = intrinsic(w, "smax", x, like(x, 0))
+    return resized(w, intrinsic(w, "umin", positive, like(x, 255)), u8)
+
+
+def _signed(state: KernelState, x: Value, zero: float) -> Value:
+    w = state.writer
+    steps = intrinsic(w, "roundeven", x)
+    if zero:
+        steps = binary(w, "add", steps, like(x, zero))
+    steps = select(w, compare(w, "ord", steps, steps), steps, like(x, 0.0))
+    whole = _converted(state, steps)
+    above = intrinsic(w, "smax", whole, like(whole, -128))
+    return resized(w, intrinsic(w, "smin", above, like(whole, 127)), i8)

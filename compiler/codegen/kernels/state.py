@@ -1,0 +1,203 @@
+"""What is known while a kernel is being written: where its parameters, indices and locals are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from bessemer.compiler.codegen.math.math_terms import MathFunction
+from bessemer.compiler.codegen.values import Pointer, Value, literal
+from bessemer.compiler.codegen.writer import Writer
+from bessemer.compiler.errors import InternalError
+from bessemer.compiler.ir import dims, expr, walk_expr
+from bessemer.compiler.ir.dims import Atom, Size, Symbol
+from bessemer.compiler.ir.expr import Expression
+from bessemer.compiler.ir.loops import Kernel, Statement
+from bessemer.compiler.ir.types import DType, i64
+from bessemer.compiler.targets.machine import Target
+
+ZEROS = "bessemer_zeros"
+"""Memory full of zeros that guarded loads read instead of what is out of bounds."""
+ZEROS_BYTES = 1024
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Inside a vector loop: `width` values of `symbol` at once, of which those in `mask` count.
+
+    The scalar register of `symbol` holds the first of them. `outer` names the locals that the loop
+    accumulates into.
+    """
+
+    symbol: Symbol
+    width: int
+    mask: Value | None = None
+    outer: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class FragmentShape:
+    """A fragment's registers: every row is a sequence of vectors, (first column, lanes)."""
+
+    name: str
+    rows: int
+    pieces: tuple[tuple[int, int], ...]
+    dtype: DType
+
+    def register(self, row: int, piece: int) -> str:
+        """The name of a register in `KernelState.locals`."""
+        return f"{self.name}.{row}.{piece}"
+
+
+@dataclass
+class KernelState:
+    """The kernel that is being written. `indices` are loop indices: registers or known numbers.
+
+    `constants` replaces the indices of unrolled loops in everything that is read. `locals` holds
+    local variables and fragment registers, by name; `element` gives fragments' elements in the
+    column at hand. `values` remembers the subexpressions of the statement at hand; `narrow` knows
+    the 16 bits that a float was made of. `special` writes the statements that a machine has its own
+    way for, and says whether it did. `streamed` are the buffers that this form of the
+    kernel may store to past the caches, `streaming` those that it does from here on.
+    """
+
+    kernel: Kernel
+    target: Target
+    writer: Writer = field(default_factory=Writer)
+    vectors: Vectors | None = None
+    indices: dict[Symbol, Value | int] = field(default_factory=dict)
+    constants: dict[Atom, Size] = field(default_factory=dict)
+    locals: dict[str, Value] = field(default_factory=dict)
+    fragments: dict[str, FragmentShape] = field(default_factory=dict)
+    element: Callable[[str, int], Value] | None = None
+    arrays: dict[str, Pointer] = field(default_factory=dict)
+    values: dict[tuple[Expression, Value | None], Value] = field(default_factory=dict)
+    narrow: dict[tuple[str, DType], Value] = field(default_factory=dict)
+    guard: Value | None = None
+    varying: frozenset[str] = frozenset()
+    messages: list[str] = field(default_factory=list)
+    functions: dict[str, MathFunction] = field(default_factory=dict)
+    special: Callable[[Statement], bool] | None = None
+    streamed: frozenset[str] = frozenset()
+    streaming: set[str] = field(default_factory=set)
+
+    # Parameters
+
+    def base(self, buffer: expr.Buffer) -> Pointer:
+        """Where a buffer's first element is."""
+        found = self.arrays.get(buffer.name)
+        if found is None:
+            position = [b.name for b in self.kernel.buffers].index(buffer.name)
+            found = self.arrays[buffer.name] = Pointer(
+                self._parameter("buffers", "ptr", position), 0
+            )
+        return found
+
+    def fault_cell(self) -> str:
+        """The cell, behind the buffers, that tells of a failure."""
+        return self._parameter("buffers", "ptr", len(self.kernel.buffers))
+
+    def dimension(self, name: str) -> Value:
+        """The value of a dimension symbol."""
+        if name not in self.kernel.symbols:
+            raise InternalError(f"{self.kernel.name} does not know the symbol {name}")
+        position = self.kernel.symbols.index(name)
+        return Value(self._parameter("dims", "i64", position), i64)
+
+    def alignment(self, buffer: expr.Buffer, offset: Size, lanes: int) -> int:
+        """How many bytes surely divide the address of `lanes` neighbours from this offset on."""
+        return buffer.dtype.bytes
+
+    def kept_element(self, buffer: expr.Buffer) -> Value | None:
+        """The elements at hand of a local array that has no memory; None for one that has."""
+        return None
+
+    def team_cells(self) -> str:
+        """The counters of the team's barriers, behind the fault cell."""
+        return self._parameter("buffers", "ptr", len(self.kernel.buffers) + 1)
+
+    def _parameter(self, table: str, kind: str, position: int) -> str:
+        key, known = f"{table} {position}", self.writer.scopes[0].known
+        if key not in known:
+            place, name = self.writer.name(), self.writer.name()
+            self.writer.entry += [
+                f"  {place} = getelementptr i8, ptr %{table}, i64 {8 * position}",
+                f"  {name} = load {kind}, ptr {place}, align 8",
+            ]
+            known[key] = Value(name, i64)
+        return known[key].text
+
+    def sink(self) -> str:
+        """A cell that nobody reads, to write to in place of the fault cell."""
+        known = self.writer.scopes[0].known
+        if "sink" not in known:
+            known["sink"] = Value(self.stack(4, 4), i64)
+        return known["sink"].text
+
+    def stack(self, size: int, alignment: int) -> str:
+        """Memory of the function's own."""
+        name = self.writer.name()
+        self.writer.entry.append(f"  {name} = alloca [{size} x i8], align {alignment}")
+        return name
+
+    def fault_code(self, message: str) -> int:
+        """The number that tells of this message: its place, from 1."""
+        if message not in self.messages:
+            self.messages.append(message)
+        return self.messages.index(message) + 1
+
+    def function(self, function: MathFunction) -> str:
+        """The symbol of a function that the module must contain."""
+        self.functions.setdefault(function.symbol, function)
+        return function.symbol
+
+    # What is being compiled
+
+    def size(self, size: Size) -> Size:
+        """Index arithmetic with the indices of unrolled loops put in."""
+        if not self.constants or isinstance(size, int):
+            return size
+        values = dict(self.constants)
+        for leaf in walk_expr.index_expressions(size):
+            values[leaf] = expr.as_index(walk_expr.substitute(leaf, self.constants))
+        return dims.substitute(size, values)
+
+    def expression(self, node: Expression) -> Expression:
+        """An expression with the indices of unrolled loops put in."""
+        return walk_expr.substitute(node, self.constants) if self.constants else node
+
+    def index(self, symbol: Symbol) -> Value | int:
+        """A loop index or a dimension."""
+        if symbol in self.indices:
+            return self.indices[symbol]
+        if symbol.extent is not None:
+            raise InternalError(f"the index {symbol} is used outside of its loop")
+        return self.dimension(symbol.name)
+
+    @property
+    def width(self) -> int:
+        """The lanes of varying values."""
+        return self.vectors.width if self.vectors else 1
+
+    @property
+    def mask(self) -> Value | None:
+        """The lanes that count, or None for all."""
+        return self.vectors.mask if self.vectors else None
+
+    @contextmanager
+    def vector_context(self, vectors: Vectors | None, first: Value | int | None) -> Iterator[None]:
+        """Code for several values of an index at once; `first` is its first value."""
+        before = self.vectors, dict(self.indices)
+        self.vectors = vectors
+        if vectors is not None and first is not None:
+            self.indices[vectors.symbol] = first
+        self.values.clear()
+        yield
+        self.vectors, self.indices = before
+        self.values.clear()
+
+
+def number(value: int) -> Value:
+    """An i64 constant."""
+    return literal(value, i64)

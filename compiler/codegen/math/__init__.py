@@ -1,0 +1,1 @@
+"""Vector mathematics as LLVM IR."""

@@ -1,0 +1,211 @@
+"""exp and its family: exp2, expm1, sigmoid, sinh, cosh, tanh.
+
+exp(x) = 2^n exp(r), n = round(x / ln 2), r = x - n ln 2 with ln 2 in two parts (Cody & Waite,
+Software Manual for the Elementary Functions, 1980), exp(r) = 1 + r + r^2 P(r). The polynomials
+here are minimax fits (Remez exchange in 90 digits, relative error, coefficients rounded one after
+the other and the rest fitted again). n is found by adding 1.5 * 2^(mantissa bits): the sum's low
+bits are then n as an integer, which no target needs a conversion for.
+
+Results below the smallest normal number come out as zero: artifacts run with denormals flushed.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from bessemer.compiler.codegen.math.math_tables import tanh_by_table
+from bessemer.compiler.codegen.math.math_terms import (
+    Term,
+    at_least,
+    at_most,
+    fma,
+    polynomial,
+    scaled,
+    select,
+    with_sign_of,
+)
+
+
+@dataclass(frozen=True)
+class Format:
+    """The numbers of a floating-point format that the range reduction needs."""
+
+    mantissa: int
+    bias: int
+    magic: float
+    ln2_high: float
+    ln2_low: float
+    largest: float
+    log_largest: float
+    log_smallest: float
+    saturation: float
+
+
+# ln2_high has so many trailing zeros that n * ln2_high is exact for every n.
+FORMATS = {
+    "f32": Format(
+        mantissa=23,
+        bias=127,
+        magic=1.5 * 2.0**23,
+        ln2_high=0.693359375,
+        ln2_low=-2.1219444005469057e-4,
+        largest=3.4028234663852886e38,
+        log_largest=88.72283172607422,
+        log_smallest=-87.33654022216797,
+        saturation=18.0,
+    ),
+    "f64": Format(
+        mantissa=52,
+        bias=1023,
+        magic=1.5 * 2.0**52,
+        ln2_high=0.693147180369123816490,
+        ln2_low=1.90821492927058770002e-10,
+        largest=1.7976931348623157e308,
+        log_largest=709.782712893384,
+        log_smallest=-708.3964185322641,
+        saturation=40.0,
+    ),
+}
+
+# (exp(r) - 1 - r) / r^2 for |r| <= ln(2) / 2; relative errors of exp 2^-28.2 and 2^-57.8.
+EXP = {
+    "f32": (0.4999999403953552, 0.16666516661643982, 0.04166810214519501, 0.008369166404008865,
+            0.001383802155032754),
+    "f64": (0.5000000000000011, 0.16666666666666377, 0.041666666666524944, 0.008333333333517347,
+            0.0013888888945243366, 0.00019841269457189292, 2.4801491221046914e-05,
+            2.7557630011303337e-06, 2.7630981148505577e-07, 2.498647120401759e-08),
+}  # fmt: skip
+# exp(r) for |r| <= ln(2) / 2 as a polynomial, from r^5 down; 2^-23.4.
+_SHORT_EXP = (0.008289731, 0.041897856, 0.16667648, 0.4999915, 0.9999997, 1.0)
+_LN2 = 0.6931471824645996  # rounded to f32: 2^-28.5 too large
+# (tanh(x) / x - 1) / x^2 in x^2, |x| <= 0.6; 2^-28.4 and 2^-57.8.
+_TANH = {
+    "f32": (-0.33333298563957214, 0.13331936299800873, -0.05378471687436104, 0.02079862542450428,
+            -0.005897966213524342),
+    "f64": (-0.33333333333333126, 0.13333333333299766, -0.0539682539493341, 0.021869488003318255,
+            -0.008863226786333264, 0.0035920374455675223, -0.001455215685043554,
+            0.0005871894208709748, -0.0002303988136583871, 7.931619665233841e-05,
+            -1.717981851416196e-05),
+}  # fmt: skip
+# (sinh(x) / x - 1) / x^2 in x^2, |x| <= 1; 2^-31.6 and 2^-61.8.
+_SINH = {
+    "f32": (0.1666666716337204, 0.00833331048488617, 0.00019842895562760532,
+            2.7822131869470468e-06),
+    "f64": (0.16666666666666669, 0.008333333333332912, 0.00019841269841593408,
+            2.7557319106758273e-06, 2.5052130998344048e-08, 1.6056659208360146e-10,
+            7.776598518098228e-13),
+}  # fmt: skip
+
+
+def reduced(x: Term, exponent_offset: float = 0.0) -> tuple[Term, Term, Term]:
+    """(n, r, bits): x = n ln 2 + r, and an integer whose low bits are n + exponent_offset."""
+    form = FORMATS[x.kind]
+    shifted = fma(x, 1.0 / math.log(2.0), form.magic + exponent_offset)
+    n = shifted - (form.magic + exponent_offset)
+    return n, fma(n, -form.ln2_low, fma(n, -form.ln2_high, x)), shifted.bits()
+
+
+def exp_minus_one_of(r: Term) -> Term:
+    """exp(r) - 1 for |r| <= ln(2) / 2."""
+    return fma(r * r, polynomial(r, EXP[r.kind]), r)
+
+
+def scale_and_rest(x: Term, halvings: int = 0) -> tuple[Term, Term]:
+    """(s, q) with exp(x) = s 2^halvings (1 + q): s a power of two, -0.3 < q < 0.42.
+
+    x must be in a range where s is a normal number; NaN arrives in q.
+    """
+    form = FORMATS[x.kind]
+    _, r, bits = reduced(x, form.bias - halvings)
+    return (bits << form.mantissa).as_float(), exp_minus_one_of(r)
+
+
+def scaled_by_bits(significand: Term, bits: Term) -> Term:
+    """significand * 2^n by adding n to the exponent field; the result must be a normal number."""
+    return (significand.bits() + (bits << FORMATS[significand.kind].mantissa)).as_float()
+
+
+def exp(x: Term) -> Term:
+    form = FORMATS[x.kind]
+    if x.writer.has_lookup:
+        # Scaling takes care of what is too large or too small, and 1 + r (1 + r P) of the rest.
+        n, r, _ = reduced(at_least(at_most(x, form.log_largest + 1.0), 1.25 * form.log_smallest))
+        return scaled(fma(r, fma(r, polynomial(r, EXP[x.kind]), 1.0), 1.0), n)
+    _, r, bits = reduced(x)
+    # n reaches 128 (1024) while 2^n is no number yet, so n goes into the exponent of exp(r).
+    y = scaled_by_bits(1.0 + exp_minus_one_of(r), bits)
+    y = select(x < form.log_smallest, 0.0, y)
+    return select(x <= form.log_largest, y, x * form.largest)
+
+
+def exp_nonpositive(x: Term) -> Term:
+    """exp(x) where no x is above 0, in three quarters of the operations (see expr.py), on machines
+    that scale by powers of two."""
+    size = at_least(x, 1.25 * FORMATS[x.kind].log_smallest)
+    magic = FORMATS[x.kind].magic
+    n = fma(size, 1.0 / math.log(2.0), magic) - magic
+    return scaled(polynomial(fma(n, -_LN2, size), _SHORT_EXP[::-1]), n)
+
+
+def exp2(x: Term) -> Term:
+    form = FORMATS[x.kind]
+    shifted = x + form.magic
+    r = (x - (shifted - form.magic)) * math.log(2.0)
+    y = scaled_by_bits(1.0 + exp_minus_one_of(r), shifted.bits())
+    y = select(x < 1.0 - form.bias, 0.0, y)
+    return select(x < form.bias + 1.0, y, x * form.largest)
+
+
+def expm1(x: Term) -> Term:
+    """2 (s q + (s - 1/2)), one rounding: s - 1/2 is exact, and zero where x is small."""
+    form = FORMATS[x.kind]
+    s, q = scale_and_rest(at_least(at_most(x, form.log_largest + 0.3), -form.saturation), 1)
+    # Halving a small x could leave the normal numbers, and would lose the sign of zero.
+    small = abs(x) < 2.0 ** (-form.mantissa - 2)
+    return select(small, x, 2.0 * fma(s, q, s - 0.5))
+
+
+def sigmoid(x: Term) -> Term:
+    """1 / (1 + s + s q), corrected by what the denominator's two sums lost."""
+    form = FORMATS[x.kind]
+    s, q = scale_and_rest(-at_most(at_least(x, form.log_smallest), -form.log_smallest))
+    whole = 1.0 + s
+    denominator = fma(s, q, whole)
+    lost = fma(s, q, whole - denominator) + (1.0 - (whole - s))
+    y = 1.0 / denominator
+    return select(x < form.log_smallest, 0.0, fma(y * lost, -y, y))
+
+
+def tanh(x: Term) -> Term:
+    """1 - 2 / (exp(2 |x|) + 1), and a polynomial where that would cancel."""
+    if x.writer.has_lookup:
+        return tanh_by_table(x)
+    size = abs(x)
+    s, q = scale_and_rest(at_most(size + size, 2.0 * FORMATS[x.kind].saturation))
+    large = 1.0 - 2.0 / fma(s, q, 1.0 + s)
+    return with_sign_of(select(size < 0.6, _odd(size, _TANH), large), x)
+
+
+def sinh(x: Term) -> Term:
+    size = abs(x)
+    quarter = _quarter_exp(size)
+    large = 2.0 * (quarter - 0.0625 / quarter)
+    return with_sign_of(select(size < 1.0, _odd(size, _SINH), large), x)
+
+
+def cosh(x: Term) -> Term:
+    quarter = _quarter_exp(abs(x))
+    return 2.0 * (quarter + 0.0625 / quarter)
+
+
+def _quarter_exp(size: Term) -> Term:
+    """exp(size) / 4: finite for all results that are, and infinite after doubling beyond."""
+    s, q = scale_and_rest(at_most(size, FORMATS[size.kind].log_largest + 1.0), 2)
+    return fma(s, q, s)
+
+
+def _odd(x: Term, coefficients: dict[str, tuple[float, ...]]) -> Term:
+    """x + x^3 P(x^2)"""
+    square = x * x
+    return fma(square * x, polynomial(square, coefficients[x.kind]), x)

@@ -1,0 +1,168 @@
+"""Vector math as LLVM IR text, so that an artifact needs no vector math library.
+
+    definition("exp", "f32", 16).text     define internal <16 x float> @bessemer_exp_v16f32(...)
+
+Every function is the same source at all widths, and branch-free but for sin, cos and tan of f32,
+which call another function when a lane is large. They use only intrinsics that x86 (SSE4.2 and up)
+and AArch64 have instructions for. AVX-512 has shorter ways for a few of them.
+NaN gives NaN and odd functions keep the sign of zero. A result below the smallest normal number
+may come out as zero, as everything does in artifacts, which run with denormals flushed. Errors, in
+units in the last place:
+
+    f32  at most 1.5 found, 2 tested: everywhere
+    f64  at most 1.8 found (tan 2.3), 3 tested: sin, cos, tan for |x| <= 2^30, the others everywhere
+
+The functions are marked alwaysinline: run LLVM's always-inline pass even where nothing else runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bessemer.compiler.codegen.math.math_arc import acos, asin, atan
+from bessemer.compiler.codegen.math.math_conversions import converted
+from bessemer.compiler.codegen.math.math_error_function import erf
+from bessemer.compiler.codegen.math.math_exponential import (
+    cosh,
+    exp,
+    exp2,
+    exp_nonpositive,
+    expm1,
+    sigmoid,
+    sinh,
+    tanh,
+)
+from bessemer.compiler.codegen.math.math_logarithm import acosh, asinh, atanh, log, log1p
+from bessemer.compiler.codegen.math.math_power import power
+from bessemer.compiler.codegen.math.math_tables import one_plus_erf
+from bessemer.compiler.codegen.math.math_terms import MathFunction, Term, Writer, llvm_type
+from bessemer.compiler.codegen.math.math_trigonometric import LARGE, cos, sin, tan
+
+UNARY: dict[str, Callable[[Term], Term]] = {
+    "acos": acos,
+    "acosh": acosh,
+    "asin": asin,
+    "asinh": asinh,
+    "atan": atan,
+    "atanh": atanh,
+    "cos": cos,
+    "cosh": cosh,
+    "erf": erf,
+    "exp": exp,
+    "exp2": exp2,
+    "expm1": expm1,
+    "log": log,
+    "log1p": log1p,
+    "sigmoid": sigmoid,
+    "sin": sin,
+    "sinh": sinh,
+    "tan": tan,
+    "tanh": tanh,
+}
+_PERIODIC: dict[str, Callable[[Term, bool], Term]] = {"cos": cos, "sin": sin, "tan": tan}
+LOOKED_UP: dict[str, Callable[[Term], Term]] = {
+    "exp_nonpositive": exp_nonpositive,
+    "one_plus_erf": one_plus_erf,
+}
+"""Functions only for machines with lookups, in place of several operations or of others."""
+_ELSEWHERE = {"exp_nonpositive": "exp"}
+"""What computes some of them where there are no lookups."""
+BINARY: dict[str, Callable[[Term, Term], Term]] = {"pow": power}
+
+_STORED = {"bf16": "i16", "f16": "i16", "f32": "f32", "f64": "f64"}
+_ATTRIBUTES = "alwaysinline nounwind willreturn memory(none)"
+_RARE = "noinline cold nounwind willreturn memory(none)"
+
+
+def definition(
+    name: str, dtype: str, lanes: int, has_fma: bool = True, has_lookup: bool = False
+) -> MathFunction:
+    """The function `name` of UNARY or BINARY on `lanes` values of "f32" or "f64".
+
+    The symbol is bessemer_exp_f32 for one lane (scalar types), bessemer_exp_v16f32 for sixteen.
+    Set `has_fma` and `has_lookup` (see targets/machine.py) only for targets with the instructions;
+    lookups serve 16 lanes of f32 and more. Raises ValueError for what is not offered.
+    """
+    if dtype not in ("f32", "f64"):
+        raise ValueError(f"vector math is for f32 and f64, not {dtype}")
+    has_lookup = has_lookup and lanes % 16 == 0 and dtype == "f32"
+    if not has_lookup:
+        name = _ELSEWHERE.get(name, name)
+    symbol = f"bessemer_{name}_{dtype}" if lanes == 1 else f"bessemer_{name}_v{lanes}{dtype}"
+    writer = _writer(lanes, has_fma)
+    writer.has_lookup = has_lookup
+    x, y = Term(writer, dtype, "%x"), Term(writer, dtype, "%y")
+    if name in _PERIODIC and dtype == "f32":
+        return _periodic(writer, symbol, name)
+    if name in UNARY:
+        return _function(writer, symbol, [x], UNARY[name](x))
+    if name in LOOKED_UP and has_lookup:
+        return _function(writer, symbol, [x], LOOKED_UP[name](x))
+    if name in BINARY:
+        return _function(writer, symbol, [x, y], BINARY[name](x, y))
+    raise ValueError(f"no vector math function named {name}")
+
+
+def conversion(source: str, target: str, lanes: int, native_half: bool = False) -> MathFunction:
+    """`source` to `target`, of bf16, f16, f32 and f64, one of them a 16-bit format; one rounding.
+
+    16-bit values are passed as i16. The symbol is bessemer_f32_to_bf16, with _v16 for 16 lanes.
+    `native_half`: the target converts f16 from and to f32 itself (x86 F16C, AArch64).
+    """
+    if source == target or not {source, target} <= _STORED.keys():
+        raise ValueError(f"no vector conversion from {source} to {target}")
+    if not {source, target} & {"bf16", "f16"}:
+        raise ValueError(f"{source} to {target} is one LLVM instruction")
+    symbol = f"bessemer_{source}_to_{target}" + (f"_v{lanes}" if lanes > 1 else "")
+    writer = _writer(lanes, has_fma=False)
+    x = Term(writer, _STORED[source], "%x")
+    return _function(writer, symbol, [x], converted(x, source, target, native_half))
+
+
+def _writer(lanes: int, has_fma: bool) -> Writer:
+    if lanes not in (1, 2, 4, 8, 16, 32, 64):
+        raise ValueError(f"vector math has 1, 2, 4, ... 64 lanes, not {lanes}")
+    return Writer(lanes, has_fma)
+
+
+def _periodic(writer: Writer, symbol: str, name: str) -> MathFunction:
+    """sin, cos, tan of f32: large lanes come from another function, which is rarely called."""
+    x = Term(writer, "f32", "%x")
+    usual, large = _PERIODIC[name](x, False), abs(x) > LARGE
+    lanes, vector = writer.lanes, llvm_type("f32", writer.lanes)
+    any_lane = large.text
+    lines = ["start:", *writer.lines]
+    if lanes > 1:
+        lines.append(f"  %bits = bitcast {large.typed} to i{lanes}")
+        lines.append(f"  %any = icmp ne i{lanes} %bits, 0")
+        any_lane = "%any"
+    lines += [
+        f"  br i1 {any_lane}, label %rare, label %done",
+        "rare:",
+        f"  %exact = call {vector} @{symbol}_large({x.typed})",
+        f"  %mixed = select {large.typed}, {vector} %exact, {usual.typed}",
+        "  br label %done",
+        "done:",
+        f"  %result = phi {vector} [ {usual.text}, %start ], [ %mixed, %rare ]",
+        f"  ret {vector} %result",
+    ]
+    apart = _writer(lanes, writer.has_fma)
+    result = _PERIODIC[name](Term(apart, "f32", "%x"), True)
+    rare = [*apart.lines, f"  ret {result.typed}"]
+    declarations = frozenset(writer.declarations | apart.declarations)
+    text = _text(symbol, vector, x.typed, _ATTRIBUTES, lines)
+    return MathFunction(
+        symbol, text + _text(f"{symbol}_large", vector, x.typed, _RARE, rare), declarations
+    )
+
+
+def _function(writer: Writer, symbol: str, parameters: list[Term], result: Term) -> MathFunction:
+    arguments = ", ".join(parameter.typed for parameter in parameters)
+    lines = [*writer.lines, f"  ret {result.typed}"]
+    text = _text(symbol, llvm_type(result.kind, writer.lanes), arguments, _ATTRIBUTES, lines)
+    return MathFunction(symbol, text, frozenset(writer.declarations))
+
+
+def _text(symbol: str, result: str, arguments: str, attributes: str, lines: list[str]) -> str:
+    head = f"define internal {result} @{symbol}({arguments}) {attributes} {{"
+    return "\n".join([head, *lines, "}"]) + "\n"

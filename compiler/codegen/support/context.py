@@ -1,0 +1,278 @@
+"""A model's context as LLVM IR: create, destroy, memory and messages.
+
+A context is what one thread needs to run the model: options, weights, thread pool, arena, the last
+message. Nothing else is written, so that any number of contexts run side by side.
+"""
+
+from __future__ import annotations
+
+from bessemer.compiler.codegen.support.constants import c_string
+
+_DECLARATIONS = """
+declare i32 @posix_memalign(ptr, i64, i64)
+declare void @free(ptr)
+declare i32 @snprintf(ptr, i64, ptr, ...)
+declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)
+"""
+
+_STRINGS = {
+    "bessemer_plain": "%s",
+    "bessemer_half_memory": "allocate and release must be given together",
+    "bessemer_no_memory": "%lld bytes could not be allocated",
+}
+
+_MEMORY = """
+define internal ptr @bessemer_allocate(ptr %context, i64 %bytes) $baseline {
+entry:
+  %slot = alloca ptr
+  %callback.at = getelementptr %bessemer.options, ptr %context, $options_allocate
+  %user.at = getelementptr %bessemer.options, ptr %context, $options_memory_user
+  %callback = load ptr, ptr %callback.at
+  %user = load ptr, ptr %user.at
+  %own = icmp eq ptr %callback, null
+  br i1 %own, label %inside, label %outside
+outside:
+  %given = call ptr %callback(ptr %user, i64 %bytes, i64 64)
+  ret ptr %given
+inside:
+  %error = call i32 @posix_memalign(ptr %slot, i64 64, i64 %bytes)
+  %failed = icmp ne i32 %error, 0
+  %memory = load ptr, ptr %slot
+  %result = select i1 %failed, ptr null, ptr %memory
+  ret ptr %result
+}
+
+define internal void @bessemer_release(ptr %context, ptr %memory, i64 %bytes) $baseline {
+entry:
+  %callback.at = getelementptr %bessemer.options, ptr %context, $options_release
+  %user.at = getelementptr %bessemer.options, ptr %context, $options_memory_user
+  %callback = load ptr, ptr %callback.at
+  %user = load ptr, ptr %user.at
+  %own = icmp eq ptr %callback, null
+  br i1 %own, label %inside, label %outside
+outside:
+  call void %callback(ptr %user, ptr %memory, i64 %bytes)
+  ret void
+inside:
+  call void @free(ptr %memory)
+  ret void
+}
+
+define void @${prefix}_trim(ptr %context) $baseline {
+entry:
+  %arena.at = getelementptr %bessemer.context, ptr %context, $context_arena
+  %bytes.at = getelementptr %bessemer.context, ptr %context, $context_arena_bytes
+  %arena = load ptr, ptr %arena.at
+  %bytes = load i64, ptr %bytes.at
+  %none = icmp eq ptr %arena, null
+  br i1 %none, label %done, label %drop
+drop:
+  call void @bessemer_release(ptr %context, ptr %arena, i64 %bytes)
+  store ptr null, ptr %arena.at
+  store i64 0, ptr %bytes.at
+  br label %done
+done:
+  ret void
+}
+
+; The arena with at least so many bytes; its contents are lost where it has to grow. 0 or a status.
+define internal i32 @bessemer_grow(ptr %context, i64 %bytes) $baseline {
+entry:
+  %arena.at = getelementptr %bessemer.context, ptr %context, $context_arena
+  %bytes.at = getelementptr %bessemer.context, ptr %context, $context_arena_bytes
+  %have = load i64, ptr %bytes.at
+  %enough = icmp sge i64 %have, %bytes
+  br i1 %enough, label %done, label %grow
+grow:
+  call void @${prefix}_trim(ptr %context)
+  %arena = call ptr @bessemer_allocate(ptr %context, i64 %bytes)
+  %failed = icmp eq ptr %arena, null
+  br i1 %failed, label %refuse, label %keep
+keep:
+  store ptr %arena, ptr %arena.at
+  store i64 %bytes, ptr %bytes.at
+  br label %done
+done:
+  ret i32 0
+refuse:
+  %message = getelementptr %bessemer.context, ptr %context, $context_message
+  %f = $say @bessemer_no_memory, i64 %bytes)
+  call void @bessemer_report(ptr %context, i32 2)
+  ret i32 2
+}
+
+define internal void @bessemer_drop_state(ptr %context) $baseline {
+entry:
+  %state.at = getelementptr %bessemer.context, ptr %context, $context_state
+  %bytes.at = getelementptr %bessemer.context, ptr %context, $context_state_bytes
+  %state = load ptr, ptr %state.at
+  %bytes = load i64, ptr %bytes.at
+  %none = icmp eq ptr %state, null
+  br i1 %none, label %done, label %drop
+drop:
+  call void @bessemer_release(ptr %context, ptr %state, i64 %bytes)
+  br label %done
+done:
+  ret void
+}
+
+define i64 @${prefix}_arena_bytes(ptr %context) $baseline {
+  %bytes.at = getelementptr %bessemer.context, ptr %context, $context_arena_bytes
+  %bytes = load i64, ptr %bytes.at
+  ret i64 %bytes
+}
+
+define internal void @bessemer_need(ptr %context, i64 %bytes) $baseline {
+  %needed.at = getelementptr %bessemer.context, ptr %context, $context_needed
+  store i64 %bytes, ptr %needed.at
+  ret void
+}
+
+define i64 @${prefix}_needed_bytes(ptr %context) $baseline {
+  %needed.at = getelementptr %bessemer.context, ptr %context, $context_needed
+  %bytes = load i64, ptr %needed.at
+  ret i64 %bytes
+}
+"""
+
+_MESSAGES = """
+; Hands the context's message to the log.
+define internal void @bessemer_report(ptr %context, i32 %status) $baseline {
+entry:
+  %message = getelementptr %bessemer.context, ptr %context, $context_message
+  %log.at = getelementptr %bessemer.options, ptr %context, $options_log
+  %user.at = getelementptr %bessemer.options, ptr %context, $options_log_user
+  %log = load ptr, ptr %log.at
+  %user = load ptr, ptr %user.at
+  %silent = icmp eq ptr %log, null
+  br i1 %silent, label %done, label %tell
+tell:
+  call void %log(ptr %user, i32 %status, ptr %message)
+  br label %done
+done:
+  ret void
+}
+
+define internal void @bessemer_fail(ptr %context, i32 %status, ptr %text) $baseline {
+  %message = getelementptr %bessemer.context, ptr %context, $context_message
+  %f = $say @bessemer_plain, ptr %text)
+  call void @bessemer_report(ptr %context, i32 %status)
+  ret void
+}
+
+; A message about number i (of an input, output or dim), with the status for a wrong argument.
+define internal i32 @bessemer_refuse(ptr %context, ptr %text, i32 %number) $baseline {
+  %message = getelementptr %bessemer.context, ptr %context, $context_message
+  %f = $say %text, i32 %number)
+  call void @bessemer_report(ptr %context, i32 1)
+  ret i32 1
+}
+
+define ptr @${prefix}_message(ptr %context) $baseline {
+  %message = getelementptr %bessemer.context, ptr %context, $context_message
+  ret ptr %message
+}
+
+define i32 @${prefix}_threads(ptr %context) $baseline {
+  %threads.at = getelementptr %bessemer.options, ptr %context, $options_threads
+  %threads = load i32, ptr %threads.at
+  ret i32 %threads
+}
+"""
+
+# The context is built on the stack and moved once its memory is there.
+_LIFE = """
+define internal void @bessemer_set_threads(ptr %context) $baseline {
+  %threads.at = getelementptr %bessemer.options, ptr %context, $options_threads
+  %spin.at = getelementptr %bessemer.options, ptr %context, $options_spin
+  %asked = load i32, ptr %threads.at
+  %spin.asked = load i32, ptr %spin.at
+  %wide = call i64 @bessemer_processors()
+  %processors = trunc i64 %wide to i32
+  %is_asked = icmp sgt i32 %asked, 0
+  %threads = select i1 %is_asked, i32 %asked, i32 %processors
+  %default = icmp eq i32 %spin.asked, 0
+  %spin = select i1 %default, i32 $default_spin, i32 %spin.asked
+  %crowded = icmp sgt i32 %threads, %processors
+  %patient = select i1 %crowded, i32 0, i32 %spin
+  store i32 %threads, ptr %threads.at
+  store i32 %patient, ptr %spin.at
+  ret void
+}
+
+define i32 @${prefix}_create(ptr %out, ptr %options) $baseline {
+entry:
+  %draft = alloca %bessemer.context, align 64
+  %nowhere = icmp eq ptr %out, null
+  br i1 %nowhere, label %invalid, label %clear
+invalid:
+  ret i32 1
+clear:
+  store ptr null, ptr %out
+  call void @llvm.memset.p0.i64(ptr %draft, i8 0, i64 $context_bytes, i1 false)
+  %plain = icmp eq ptr %options, null
+  br i1 %plain, label %check, label %copy
+copy:
+  call void @llvm.memcpy.p0.p0.i64(ptr %draft, ptr %options, i64 $options_bytes, i1 false)
+  br label %check
+check:
+  %fits = call i1 @bessemer_processor_fits()
+  br i1 %fits, label %memory, label %unfit
+unfit:
+  call void @bessemer_fail(ptr %draft, i32 5, ptr @bessemer_unfit)
+  ret i32 5
+memory:
+  %allocate.at = getelementptr %bessemer.options, ptr %draft, $options_allocate
+  %release.at = getelementptr %bessemer.options, ptr %draft, $options_release
+  %allocate = load ptr, ptr %allocate.at
+  %release = load ptr, ptr %release.at
+  %no_allocate = icmp eq ptr %allocate, null
+  %no_release = icmp eq ptr %release, null
+  %half = icmp ne i1 %no_allocate, %no_release
+  br i1 %half, label %refuse, label %move
+refuse:
+  call void @bessemer_fail(ptr %draft, i32 1, ptr @bessemer_half_memory)
+  ret i32 1
+move:
+  call void @bessemer_set_threads(ptr %draft)
+  %context = call ptr @bessemer_allocate(ptr %draft, i64 $context_bytes)
+  %failed = icmp eq ptr %context, null
+  br i1 %failed, label %no_memory, label %fill
+no_memory:
+  ret i32 2
+fill:
+  call void @llvm.memcpy.p0.p0.i64(ptr %context, ptr %draft, i64 $context_bytes, i1 false)
+  %status = call i32 @bessemer_find_weights(ptr %context)
+  %ready = icmp eq i32 %status, 0
+  br i1 %ready, label %done, label %undo
+done:
+  store ptr %context, ptr %out
+  ret i32 0
+undo:
+  call void @${prefix}_destroy(ptr %context)
+  ret i32 %status
+}
+
+define void @${prefix}_destroy(ptr %context) $baseline {
+entry:
+  %none = icmp eq ptr %context, null
+  br i1 %none, label %done, label %drop
+drop:
+  call void @bessemer_pool_stop(ptr %context)
+  call void @${prefix}_trim(ptr %context)
+  call void @bessemer_drop_weights(ptr %context)
+  call void @bessemer_drop_state(ptr %context)
+  call void @bessemer_release(ptr %context, ptr %context, i64 $context_bytes)
+  br label %done
+done:
+  ret void
+}
+"""
+
+TEXT = (
+    _DECLARATIONS
+    + "".join(c_string(*string) for string in _STRINGS.items())
+    + _MESSAGES
+    + _MEMORY
+    + _LIFE
+)

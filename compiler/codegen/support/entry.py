@@ -1,0 +1,196 @@
+"""PREFIX_python_N as LLVM IR: the entry by which CPython calls a model.
+
+    PyObject *PREFIX_python_N(PyObject *objects, PyObject *const *arguments, Py_ssize_t count,
+                              PyObject *keywords)
+
+runtime/entry.py makes the tables that it works on and explains what it is for. Nothing of Python is
+named here but places in structs: of PyObject the type, of NumPy's array object (whose layout is
+part of NumPy's binary interface) data, rank, shape, dtype and flags. The runtime checks them.
+
+Python code can run inside two of the calls: looking a name up in a dictionary (keys may compare
+as they like) and making a list (destructors of collected garbage). So the inputs are owned from the
+moment they are found, and the plan's generation is compared once more before it is believed.
+"""
+
+from __future__ import annotations
+
+from bessemer.compiler.codegen.support import entry_arrays
+from bessemer.compiler.codegen.support.layout import Layout
+from bessemer.runtime.entry import MOST_ARRAYS, OBJECTS, VERSION, WORDS
+
+ARRAY = Layout(
+    "array",
+    (
+        ("references", "i64"),
+        ("type", "ptr"),
+        ("data", "ptr"),
+        ("rank", "i32"),
+        ("shape", "ptr"),
+        ("strides", "ptr"),
+        ("owner", "ptr"),
+        ("dtype", "ptr"),
+        ("flags", "i32"),
+    ),
+)
+_PLAIN_WORDS = ("generation", "input_count", "output_count", "symbol_count", "symbols", "shapes")
+TABLE = Layout("words", tuple((n, "i64" if n in _PLAIN_WORDS else "ptr") for n in WORDS))
+LIST = Layout("objects", tuple((name, "ptr") for name in OBJECTS))
+
+# Runs in an idle context; other Python threads go on meanwhile. The outputs, or null with Python's
+# error set; *busy becomes 1 where no context was idle.
+_CALL = """
+define internal ptr @bessemer_python_call(
+  ptr %objects, ptr %words, ptr %inputs, ptr %outputs, ptr %dims, ptr %results, ptr %busy
+) $baseline {
+entry:
+  %arguments = alloca [2 x ptr]
+  %idle.at = getelementptr %bessemer.objects, ptr %objects, $objects_idle
+  %failed.at = getelementptr %bessemer.objects, ptr %objects, $objects_failed
+  %size.at = getelementptr %bessemer.words, ptr %words, $words_PyList_Size
+  %item.at = getelementptr %bessemer.words, ptr %words, $words_PyList_GetItem
+  %cut.at = getelementptr %bessemer.words, ptr %words, $words_PyList_SetSlice
+  %append.at = getelementptr %bessemer.words, ptr %words, $words_PyList_Append
+  %number.at = getelementptr %bessemer.words, ptr %words, $words_PyLong_AsVoidPtr
+  %integer.at = getelementptr %bessemer.words, ptr %words, $words_PyLong_FromLong
+  %forget.at = getelementptr %bessemer.words, ptr %words, $words_PyErr_Clear
+  %ask.at = getelementptr %bessemer.words, ptr %words, $words_PyObject_Vectorcall
+  %leave.at = getelementptr %bessemer.words, ptr %words, $words_PyEval_SaveThread
+  %return.at = getelementptr %bessemer.words, ptr %words, $words_PyEval_RestoreThread
+  %own.at = getelementptr %bessemer.words, ptr %words, $words_Py_IncRef
+  %drop.at = getelementptr %bessemer.words, ptr %words, $words_Py_DecRef
+  %idle = load ptr, ptr %idle.at
+  %size = load ptr, ptr %size.at
+  %own = load ptr, ptr %own.at
+  %drop = load ptr, ptr %drop.at
+  %waiting = call i64 %size(ptr %idle)
+  %none = icmp sle i64 %waiting, 0
+  br i1 %none, label %all_busy, label %take
+all_busy:
+  store i8 1, ptr %busy
+  ret ptr null
+take:
+  %item = load ptr, ptr %item.at
+  %cut = load ptr, ptr %cut.at
+  %number = load ptr, ptr %number.at
+  %last = sub i64 %waiting, 1
+  %handle = call ptr %item(ptr %idle, i64 %last)
+  call void %own(ptr %handle)
+  %ignored = call i32 %cut(ptr %idle, i64 %last, i64 %waiting, ptr null)
+  %context = call ptr %number(ptr %handle)
+  %leave = load ptr, ptr %leave.at
+  %return = load ptr, ptr %return.at
+  %thread = call ptr %leave()
+  %status = call i32 @${prefix}_run(
+    ptr %context, ptr %inputs, ptr %outputs, ptr %dims, ptr null, i64 0
+  )
+  call void %return(ptr %thread)
+  %fine = icmp eq i32 %status, 0
+  br i1 %fine, label %give_back, label %fail
+fail:
+  call void %drop(ptr %results)
+  %failed = load ptr, ptr %failed.at
+  %integer = load ptr, ptr %integer.at
+  %ask = load ptr, ptr %ask.at
+  %status.wide = sext i32 %status to i64
+  %code = call ptr %integer(i64 %status.wide)
+  %code.at = getelementptr ptr, ptr %arguments, i64 1
+  store ptr %handle, ptr %arguments
+  store ptr %code, ptr %code.at
+  %raised = call ptr %ask(ptr %failed, ptr %arguments, i64 2, ptr null)
+  call void %drop(ptr %code)
+  br label %give_back
+give_back:
+  %result = phi ptr [ %results, %take ], [ %raised, %fail ]
+  %append = load ptr, ptr %append.at
+  %lost = call i32 %append(ptr %idle, ptr %handle)
+  %kept = icmp eq i32 %lost, 0
+  br i1 %kept, label %done, label %forget
+forget:
+  ; Without memory for the list, the context stays unused until the model goes.
+  %forget.function = load ptr, ptr %forget.at
+  call void %forget.function()
+  br label %done
+done:
+  call void %drop(ptr %handle)
+  ret ptr %result
+}
+"""
+
+_ENTRY = """
+define ptr @${prefix}_python_$version(
+  ptr %self, ptr %arguments, i64 %count, ptr %keywords
+) $baseline {
+entry:
+  %values = alloca [$most x ptr]
+  %inputs = alloca [$most x ptr]
+  %outputs = alloca [$most x ptr]
+  %dims = alloca [$most x i64]
+  %busy = alloca i8
+  store i8 0, ptr %busy
+  %objects.at = getelementptr %bessemer.array, ptr %self, $array_data
+  %objects = load ptr, ptr %objects.at
+  %holder.at = getelementptr %bessemer.objects, ptr %objects, $objects_words
+  %holder = load ptr, ptr %holder.at
+  %words.at = getelementptr %bessemer.array, ptr %holder, $array_data
+  %words = load ptr, ptr %words.at
+  %generation = load i64, ptr %words
+  %drop.at = getelementptr %bessemer.words, ptr %words, $words_Py_DecRef
+  %drop = load ptr, ptr %drop.at
+  %planned = icmp ne i64 %generation, 0
+  %alone = icmp eq i64 %count, 1
+  %unnamed = icmp eq ptr %keywords, null
+  %simple = and i1 %alone, %unnamed
+  %ready = and i1 %simple, %planned
+  br i1 %ready, label %look, label %explain
+look:
+  %given = load ptr, ptr %arguments
+  %fits = call i1 @bessemer_python_inputs(
+    ptr %objects, ptr %words, ptr %given, ptr %values, ptr %inputs
+  )
+  br i1 %fits, label %prepare, label %explain
+prepare:
+  %taken.at = getelementptr %bessemer.words, ptr %words, $words_input_count
+  %taken = load i64, ptr %taken.at
+  %symbols.at = getelementptr %bessemer.words, ptr %words, $words_symbols
+  %symbol_count.at = getelementptr %bessemer.words, ptr %words, $words_symbol_count
+  %symbols = load i64, ptr %symbols.at
+  %symbol_count = load i64, ptr %symbol_count.at
+  %symbols.bytes = shl i64 %symbol_count, 3
+  %symbols.from = getelementptr i64, ptr %words, i64 %symbols
+  call void @llvm.memcpy.p0.p0.i64(ptr %dims, ptr %symbols.from, i64 %symbols.bytes, i1 false)
+  %results = call ptr @bessemer_python_outputs(ptr %objects, ptr %words, ptr %outputs)
+  %no_memory = icmp eq ptr %results, null
+  br i1 %no_memory, label %release, label %compare
+compare:
+  %generation.now = load i64, ptr %words
+  %unchanged = icmp eq i64 %generation, %generation.now
+  br i1 %unchanged, label %run, label %undo
+run:
+  %found = call ptr @bessemer_python_call(
+    ptr %objects, ptr %words, ptr %inputs, ptr %outputs, ptr %dims, ptr %results, ptr %busy
+  )
+  %was_busy = load i8, ptr %busy
+  %ran = icmp eq i8 %was_busy, 0
+  br i1 %ran, label %release, label %undo
+release:
+  %answer = phi ptr [ null, %prepare ], [ %found, %run ]
+  call void @bessemer_python_release(ptr %words, ptr %values, i64 %taken)
+  ret ptr %answer
+undo:
+  call void %drop(ptr %results)
+  call void @bessemer_python_release(ptr %words, ptr %values, i64 %taken)
+  br label %explain
+explain:
+  %fallback.at = getelementptr %bessemer.objects, ptr %objects, $objects_fallback
+  %fallback = load ptr, ptr %fallback.at
+  %ask.at = getelementptr %bessemer.words, ptr %words, $words_PyObject_Vectorcall
+  %ask = load ptr, ptr %ask.at
+  %asked = call ptr %ask(ptr %fallback, ptr %arguments, i64 %count, ptr %keywords)
+  ret ptr %asked
+}
+"""
+
+LAYOUTS = (ARRAY, TABLE, LIST)
+NAME = f"python_{VERSION}"
+NAMES: dict[str, str | int] = {"version": VERSION, "most": MOST_ARRAYS}
+TEXT = entry_arrays.TEXT + _CALL + _ENTRY

@@ -1,0 +1,229 @@
+"""BODY_run as LLVM IR: checks the arguments, finds a workspace, calls the body of a graph.
+
+A model has one graph, whose functions bear its prefix; a training library has several
+(library.py), whose functions are its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from string import Template
+
+from bessemer.compiler.codegen.support.constants import c_string
+from bessemer.runtime.artifact import Signature
+
+
+@dataclass(frozen=True, eq=False)
+class Body:
+    """One graph of an artifact. Its functions are called NAME_body, NAME_workspace and NAME_run;
+    its arrays are those of `signature`, its weights begin at `weights_from` of the artifact's."""
+
+    name: str
+    signature: Signature
+    weights_from: int = 0
+    is_public: bool = False
+
+
+_STRINGS = {
+    "bessemer_null_input": "input %d is null",
+    "bessemer_null_output": "output %d is null",
+    "bessemer_null_arrays": "inputs, outputs or dims is null",
+    "bessemer_negative_dim": "dim %d is negative",
+    "bessemer_small": "the workspace has %lld bytes, %lld are needed",
+    "bessemer_unaligned": "the workspace is not aligned to 64 bytes",
+}
+
+# Data-dependent outputs may be null: the run sets their pointers. Theirs is a table of i8.
+_CHECK = """
+define internal i32 @${graph}_check(ptr %context, ptr %inputs, ptr %outputs, ptr %dims) $baseline {
+entry:
+  %no_inputs = icmp eq ptr %inputs, null
+  %no_outputs = icmp eq ptr %outputs, null
+  %no_dims = icmp eq ptr %dims, null
+  %bad_inputs = and i1 %no_inputs, $has_inputs
+  %bad_outputs = and i1 %no_outputs, $has_outputs
+  %bad_dims = and i1 %no_dims, $has_dims
+  %bad_arrays = or i1 %bad_inputs, %bad_outputs
+  %bad = or i1 %bad_arrays, %bad_dims
+  br i1 %bad, label %null_arrays, label %input
+null_arrays:
+  %s1 = call i32 @bessemer_refuse(ptr %context, ptr @bessemer_null_arrays, i32 0)
+  ret i32 %s1
+input:
+  %i = phi i32 [ 0, %entry ], [ %i.next, %input_good ]
+  %i.more = icmp ult i32 %i, $input_count
+  br i1 %i.more, label %input_look, label %output
+input_look:
+  %i.wide = zext i32 %i to i64
+  %input.at = getelementptr ptr, ptr %inputs, i64 %i.wide
+  %input.data = load ptr, ptr %input.at
+  %input.null = icmp eq ptr %input.data, null
+  br i1 %input.null, label %input_bad, label %input_good
+input_good:
+  %i.next = add i32 %i, 1
+  br label %input
+input_bad:
+  %s2 = call i32 @bessemer_refuse(ptr %context, ptr @bessemer_null_input, i32 %i)
+  ret i32 %s2
+output:
+  %o = phi i32 [ 0, %input ], [ %o.next, %output_good ]
+  %o.more = icmp ult i32 %o, $output_count
+  br i1 %o.more, label %output_look, label %dim
+output_look:
+  %o.wide = zext i32 %o to i64
+  %output.at = getelementptr ptr, ptr %outputs, i64 %o.wide
+  %output.data = load ptr, ptr %output.at
+  %output.null = icmp eq ptr %output.data, null
+  %free.at = getelementptr i8, ptr @${graph}_set_by_run, i64 %o.wide
+  %free.byte = load i8, ptr %free.at
+  %fixed = icmp eq i8 %free.byte, 0
+  %output.missing = and i1 %output.null, %fixed
+  br i1 %output.missing, label %output_bad, label %output_good
+output_good:
+  %o.next = add i32 %o, 1
+  br label %output
+output_bad:
+  %s3 = call i32 @bessemer_refuse(ptr %context, ptr @bessemer_null_output, i32 %o)
+  ret i32 %s3
+dim:
+  %d = phi i32 [ 0, %output ], [ %d.next, %dim_good ]
+  %d.more = icmp ult i32 %d, $input_dim_count
+  br i1 %d.more, label %dim_look, label %good
+dim_look:
+  %d.wide = zext i32 %d to i64
+  %dim.at = getelementptr i64, ptr %dims, i64 %d.wide
+  %dim.value = load i64, ptr %dim.at
+  %dim.negative = icmp slt i64 %dim.value, 0
+  br i1 %dim.negative, label %dim_bad, label %dim_good
+dim_good:
+  %d.next = add i32 %d, 1
+  br label %dim
+dim_bad:
+  %s4 = call i32 @bessemer_refuse(ptr %context, ptr @bessemer_negative_dim, i32 %d)
+  ret i32 %s4
+good:
+  ret i32 0
+}
+"""
+
+# With the context's own arena the body runs again, in a larger one, when the data asked for it. A
+# workspace of less than nothing is larger than the address space, or that of sizes below 0, which
+# the body finds before it wants memory.
+_RUN = """
+define $linkage i32 @${graph}_run(
+  ptr %context, ptr %inputs, ptr %outputs, ptr %dims, ptr %workspace, i64 %bytes
+) $baseline {
+entry:
+  %no_context = icmp eq ptr %context, null
+  br i1 %no_context, label %invalid, label %check
+invalid:
+  ret i32 1
+check:
+  %message = getelementptr %bessemer.context, ptr %context, $context_message
+  %needed.at = getelementptr %bessemer.context, ptr %context, $context_needed
+  %weights.at = getelementptr %bessemer.context, ptr %context, $context_weights
+  %arena.at = getelementptr %bessemer.context, ptr %context, $context_arena
+  %arena_bytes.at = getelementptr %bessemer.context, ptr %context, $context_arena_bytes
+  %weights.all = load ptr, ptr %weights.at
+  %weights = getelementptr i8, ptr %weights.all, i64 $weights_from
+  store i8 0, ptr %message
+  %wrong = call i32 @${graph}_check(ptr %context, ptr %inputs, ptr %outputs, ptr %dims)
+  %right = icmp eq i32 %wrong, 0
+  br i1 %right, label %prepare, label %stop
+stop:
+  ret i32 %wrong
+prepare:
+  call void @bessemer_after_fork(ptr %context)
+  %need = call i64 @${graph}_workspace(ptr %dims)
+  %absurd = icmp slt i64 %need, 0
+  br i1 %absurd, label %too_large, label %whose
+too_large:
+  %refused = call i32 @${graph}_body(
+    ptr %context, ptr %inputs, ptr %outputs, ptr %dims, ptr %weights, ptr null, i64 0
+  )
+  %large = icmp eq i32 %refused, 3
+  br i1 %large, label %overflow, label %negative
+negative:
+  ret i32 %refused
+overflow:
+  call void @bessemer_fail(ptr %context, i32 2, ptr @bessemer_overflow)
+  ret i32 2
+whose:
+  store i64 %need, ptr %needed.at
+  %own = icmp eq ptr %workspace, null
+  br i1 %own, label %first, label %given
+given:
+  %small = icmp slt i64 %bytes, %need
+  br i1 %small, label %too_small, label %place
+too_small:
+  %f1 = $say @bessemer_small, i64 %bytes, i64 %need)
+  call void @bessemer_report(ptr %context, i32 3)
+  ret i32 3
+place:
+  %address = ptrtoint ptr %workspace to i64
+  %low = and i64 %address, 63
+  %aligned = icmp eq i64 %low, 0
+  br i1 %aligned, label %run_given, label %unaligned
+unaligned:
+  call void @bessemer_fail(ptr %context, i32 1, ptr @bessemer_unaligned)
+  ret i32 1
+run_given:
+  %mode.given = call i64 @bessemer_flush_denormals()
+  %status.given = call i32 @${graph}_body(
+    ptr %context, ptr %inputs, ptr %outputs, ptr %dims, ptr %weights, ptr %workspace, i64 %bytes
+  )
+  call void @bessemer_restore_denormals(i64 %mode.given)
+  ret i32 %status.given
+first:
+  br label %grow
+grow:
+  %wanted = phi i64 [ %need, %first ], [ %more, %again ]
+  %unable = call i32 @bessemer_grow(ptr %context, i64 %wanted)
+  %able = icmp eq i32 %unable, 0
+  br i1 %able, label %run_own, label %give_up
+give_up:
+  ret i32 %unable
+run_own:
+  %arena = load ptr, ptr %arena.at
+  %arena_bytes = load i64, ptr %arena_bytes.at
+  %mode = call i64 @bessemer_flush_denormals()
+  %status = call i32 @${graph}_body(
+    ptr %context, ptr %inputs, ptr %outputs, ptr %dims, ptr %weights, ptr %arena, i64 %arena_bytes
+  )
+  call void @bessemer_restore_denormals(i64 %mode)
+  %overrun = icmp eq i32 %status, 3
+  br i1 %overrun, label %again, label %done
+again:
+  %more = load i64, ptr %needed.at
+  %helps = icmp sgt i64 %more, %arena_bytes
+  br i1 %helps, label %grow, label %done
+done:
+  ret i32 %status
+}
+"""
+
+STRINGS = "".join(c_string(*string) for string in _STRINGS.items())
+
+
+def run_text(body: Body) -> str:
+    """A template of what all bodies share of the support code: the body's own is in it."""
+    signature = body.signature
+    own = {
+        "graph": body.name,
+        "linkage": "" if body.is_public else "internal",
+        "weights_from": body.weights_from,
+        "input_count": len(signature.inputs),
+        "output_count": len(signature.outputs),
+        "input_dim_count": signature.input_symbols,
+        "has_inputs": str(bool(signature.inputs)).lower(),
+        "has_outputs": str(bool(signature.outputs)).lower(),
+        "has_dims": str(bool(signature.symbols)).lower(),
+    }
+    return Template(_set_by_run(signature) + _CHECK + _RUN).safe_substitute(own)
+
+
+def _set_by_run(signature: Signature) -> str:
+    flags = ", ".join(f"i8 {int(output.data_dependent)}" for output in signature.outputs)
+    entries = f"[{flags}]" if flags else "zeroinitializer"
+    kind = f"[{len(signature.outputs)} x i8]"
+    return f"@${{graph}}_set_by_run = internal unnamed_addr constant {kind} {entries}\n"

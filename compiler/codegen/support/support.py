@@ -1,0 +1,166 @@
+"""The support code of an artifact: everything around a model's own functions, as LLVM IR text.
+
+The program emitter writes PREFIX_body and PREFIX_workspace; this adds the C API on top of them and
+the functions that the body may call:
+
+    void bessemer_parallel(ptr context, ptr kernel, ptr buffers, ptr dims, i64 extent, i64 shares)
+    void bessemer_join_team(ptr context, ptr kernel, ptr buffers, ptr dims, i64 cells, i64 place,
+                            i64 most)
+    void bessemer_barrier(ptr counters, i64 member, i64 members)
+    void bessemer_fail(ptr context, i32 status, ptr message)
+    void bessemer_need(ptr context, i64 bytes)
+
+All but the API is internal to the module, so that two models in one program do not meet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from string import Template
+
+from bessemer.compiler.codegen.support import (
+    context,
+    cpus,
+    entry,
+    pool,
+    run,
+    team,
+    threads,
+    weights,
+)
+from bessemer.compiler.codegen.support.constants import c_string, description_text
+from bessemer.compiler.codegen.support.layout import LAYOUTS, MESSAGE_BYTES
+from bessemer.compiler.codegen.support.processor import baseline, pause, processor_text
+from bessemer.compiler.codegen.support.run import Body
+from bessemer.compiler.codegen.support.string_table import string_table
+from bessemer.compiler.errors import InternalError
+from bessemer.runtime.artifact import Signature, check_signature
+
+# Every global symbol of an artifact is PREFIX_ and one of these. All but the one that CPython calls
+# are in the C header.
+EXPORTS = (
+    "abi",
+    "arena_bytes",
+    "create",
+    "destroy",
+    "dim_count",
+    "dim_name",
+    "input_count",
+    "input_info",
+    "message",
+    "metadata",
+    "needed_bytes",
+    "output_count",
+    "output_info",
+    entry.NAME,
+    "required_cpu",
+    "run",
+    "status_text",
+    "threads",
+    "trim",
+    "version",
+    "workspace_bytes",
+)
+
+# Finishing workers look for more work this long before they sleep. A sleeping thread takes 5 to 60
+# microseconds to wake, and the parallel sections of one run follow each other faster than that.
+DEFAULT_SPIN_MICROSECONDS = 200
+
+# Before that, they look this often without a system call: a microsecond or three.
+GLANCES = 100
+
+# Smallest shares (see shares.py), of one job or of several small ones that found nobody awake, from
+# which on the next job wakes sleepers: twice what that takes.
+WORTH_WAKING = 12
+
+
+_WORKSPACE_BYTES = """
+define i64 @${prefix}_workspace_bytes(ptr %dims) $baseline {
+  %bytes = call i64 @${prefix}_workspace(ptr %dims)
+  ret i64 %bytes
+}
+"""
+
+
+def support_text(signature: Signature) -> str:
+    """LLVM IR of the C API and of what the run body calls; joins the model's own functions.
+
+    Raises as `runtime_text`.
+    """
+    body = Body(signature.prefix, signature, is_public=True)
+    table = "" if signature.strings is None else string_table(signature.strings)
+    return runtime_text(signature, [body], _WORKSPACE_BYTES + entry.TEXT + table)
+
+
+def runtime_text(
+    signature: Signature,
+    bodies: Sequence[Body],
+    interface: str,
+    names: Mapping[str, str | int] | None = None,
+) -> str:
+    """LLVM IR of one artifact's support: context, threads, weights, and what runs each body.
+
+    `interface` is a template of what else the artifact's C API has, of the layouts' names and
+    `names`.
+
+    Raises InternalError for a signature that contradicts itself, an unknown architecture, or a
+    processor feature that nobody knows how to check.
+    """
+    try:
+        check_signature(signature)
+    except ValueError as error:
+        raise InternalError(f"the signature of {signature.name!r} is wrong: {error}") from None
+    features = ", ".join(signature.cpu_features)
+    unfit = f"the processor lacks one of: {features}"
+    if "amx-tile" in signature.cpu_features:
+        unfit += "; or the system does not let this process use AMX"
+    strings = c_string("bessemer_unfit", unfit) + c_string(
+        "bessemer_overflow", "the workspace for these dims is larger than the address space"
+    )
+    template = "".join(
+        (
+            "".join(layout.definition() + "\n" for layout in (*LAYOUTS, *entry.LAYOUTS)),
+            strings.replace("$", "$$"),
+            description_text(signature),
+            processor_text(signature.triple, signature.cpu_features),
+            context.TEXT,
+            run.STRINGS,
+            *(run.run_text(body) for body in bodies),
+            weights.TEXT,
+            cpus.TEXT,
+            threads.TEXT,
+            pool.TEXT,
+            team.TEXT,
+            interface,
+        )
+    )
+    return Template(template).substitute({**_names(signature), **(names or {})})
+
+
+def _names(signature: Signature) -> dict[str, str | int]:
+    """What the templates leave open."""
+    names: dict[str, str | int] = {
+        "prefix": signature.prefix,
+        "baseline": baseline(signature.triple),
+        "pause": pause(signature.triple),
+        "weights_bytes": signature.weights_bytes,
+        "weights_file_bytes": signature.weights_bytes + weights.LABEL_BYTES,
+        "message_bytes": MESSAGE_BYTES,
+        # Writes a formatted text into %message.
+        "say": f"call i32 (ptr, i64, ptr, ...) @snprintf(ptr %message, i64 {MESSAGE_BYTES}, ptr",
+        "default_spin": DEFAULT_SPIN_MICROSECONDS,
+        "glances": GLANCES,
+        "worth_waking": WORTH_WAKING,
+        "team_members": team.MOST_MEMBERS,
+        "team_cell": team.CELL_BYTES,
+        "team_wait": team.LONG_WAIT,
+        "team_fewest_alone": team.FEWEST_ALONE,
+        "team_most_alone": team.MOST_ALONE,
+        "team_shares": team.SHARES,
+        "team_bytes": team.MOST_MEMBERS * team.CELL_BYTES,
+    }
+    names |= entry.NAMES
+    for layout in (*LAYOUTS, *entry.LAYOUTS):
+        names |= layout.places()
+        names[f"{layout.name}_bytes"] = layout.bytes()
+    return names

@@ -1,0 +1,113 @@
+"""How much memory a run needs, and where in it values lie, as functions of the inputs' sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bessemer.compiler.codegen.support.sizes import SizeWriter
+from bessemer.compiler.ir import dims
+from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.graph import Value
+from bessemer.compiler.ir.program import MemoryPlan, Program
+
+# No dimension symbol is called so.
+_START, _UNIT = "start of part {}", "unit of part {}"
+
+
+def run_sizes(program: Program, plan: MemoryPlan) -> dict[str, Size]:
+    """The sizes that a run computes once, in order: what follows from symbols, the places that
+    follow from the inputs' sizes, where the arena's parts start and what they count in."""
+    found = {**program.derived, **plan.definitions}
+    for part, (start, unit) in enumerate(zip((0, *plan.ends), plan.units)):
+        if not (isinstance(start, int) and isinstance(unit, int)):
+            found[_START.format(part)] = start
+            found[_UNIT.format(part)] = unit
+    return found
+
+
+def arena_offset(plan: MemoryPlan, value: Value) -> Size:
+    """Where a value lies in the arena, by the names of `run_sizes`."""
+    offset = plan.offsets[value]
+    if isinstance(offset, int) or value not in plan.parts:
+        return offset
+    part, position = plan.parts[value]
+    return dims.symbol(_START.format(part)) + dims.symbol(_UNIT.format(part)) * position
+
+
+def early_sizes(program: Program, plan: MemoryPlan) -> dict[str, Size]:
+    """Those of `run_sizes` that PREFIX_places computes: none where it has no places to compute."""
+    if not plan.definitions:
+        return {}
+    known = set(program.symbols[: program.input_symbols])
+    derived = {
+        name: size
+        for name, size in program.derived.items()
+        if dims.symbol_names(program.expanded(size)) <= known
+    }
+    return {**derived, **plan.definitions}
+
+
+def workspace_text(program: Program, plan: MemoryPlan, prefix: str) -> str:
+    """`i64 PREFIX_workspace(ptr dims)` as LLVM IR: the bytes known from the inputs' shapes, 0 where
+    the data decides. With places that the run computes also `void PREFIX_places(ptr dims,
+    ptr sizes)`, which stores each of `early_sizes` at its number among `run_sizes`."""
+    known = program.symbols[: program.input_symbols]
+    writer = _StraightCode(known)
+    size = program.expanded(plan.size)
+    if plan.definitions and dims.symbol_names(size) <= set(plan.definitions):
+        numbers = {name: number for number, name in enumerate(run_sizes(program, plan))}
+        sizes = writer.let(f"alloca [{len(numbers)} x i64], align 16")
+        writer.put(f"call void @{prefix}_places(ptr %dims, ptr {sizes})")
+        for name in dims.symbol_names(size):
+            place = writer.let(f"getelementptr i64, ptr {sizes}, i64 {numbers[name]}")
+            writer.names[name] = writer.let(f"load i64, ptr {place}")
+    elif not dims.symbol_names(size) <= set(known):
+        size = 0
+    result = writer.sizes.value(size)
+    own = writer.function(f"i64 @{prefix}_workspace(ptr %dims)", f"ret i64 {result}")
+    return _places_text(program, plan, prefix) + own if plan.definitions else own
+
+
+def _places_text(program: Program, plan: MemoryPlan, prefix: str) -> str:
+    writer = _StraightCode(program.symbols[: program.input_symbols])
+    numbers = {name: number for number, name in enumerate(run_sizes(program, plan))}
+    for name, size in early_sizes(program, plan).items():
+        register = writer.sizes.value(size)
+        writer.names[name] = register
+        place = writer.let(f"getelementptr i64, ptr %sizes, i64 {numbers[name]}")
+        writer.put(f"store i64 {register}, ptr {place}")
+    return writer.function(f"void @{prefix}_places(ptr %dims, ptr %sizes)", "ret void")
+
+
+class _StraightCode:
+    """Instructions without branches, each computation once. `names` are registers of sizes by
+    name; all other names are places of %dims."""
+
+    def __init__(self, symbols: Sequence[str]) -> None:
+        self.names: dict[str, str] = {}
+        self.sizes = SizeWriter(self.let, self._name)
+        self._symbols = symbols
+        self._lines: list[str] = []
+        self._known: dict[str, str] = {}
+
+    def let(self, text: str) -> str:
+        """The register of a computation."""
+        if text not in self._known:
+            self._known[text] = f"%w{len(self._known)}"
+            self.put(f"{self._known[text]} = {text}")
+        return self._known[text]
+
+    def put(self, text: str) -> None:
+        """An instruction without a value."""
+        self._lines.append(f"  {text}")
+
+    def function(self, head: str, end: str) -> str:
+        """The definition of a function of this code."""
+        text = "\n".join([*self._lines, f"  {end}"])
+        return f"define internal {head} nounwind {{\n{text}\n}}\n"
+
+    def _name(self, name: str) -> str:
+        if name in self.names:
+            return self.names[name]
+        place = self.let(f"getelementptr i64, ptr %dims, i64 {self._symbols.index(name)}")
+        return self.let(f"load i64, ptr {place}")

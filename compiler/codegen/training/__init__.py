@@ -1,0 +1,1 @@
+"""What a training library has beside that: steps, state and checkpoints."""

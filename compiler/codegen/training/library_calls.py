@@ -1,0 +1,230 @@
+"""The calls of a training library, as LLVM IR: they put a graph's arrays together and run it."""
+
+from __future__ import annotations
+
+from bessemer.compiler.codegen.training.library_parts import Library, Part
+from bessemer.runtime.artifact import ArrayInfo
+
+
+def calls_text(library: Library) -> str:
+    """A template of PREFIX_reserve, _train_step, _evaluate and _predict."""
+    calls = (_reserve(library), _train_step(library), _evaluate(library), _predict(library))
+    return "".join(calls)
+
+
+def _sizes(part: Part, name: str) -> str:
+    """The graph's dims, `%name`, from the library's."""
+    symbols = len(part.body.signature.symbols)
+    lines = [f"  %{name} = alloca [{symbols + 1} x i64]\n"]
+    for place, number in enumerate(part.dims):
+        lines.append(
+            f"  %{name}.from{place} = getelementptr i64, ptr %dims, i64 {number}\n"
+            f"  %{name}.at{place} = getelementptr i64, ptr %{name}, i64 {place}\n"
+            f"  %{name}.size{place} = load i64, ptr %{name}.from{place}\n"
+            f"  store i64 %{name}.size{place}, ptr %{name}.at{place}\n"
+        )
+    return "".join(lines)
+
+
+def _reserve(library: Library) -> str:
+    """PREFIX_reserve: an arena that is large enough for all three, and the threads."""
+    parts = ["  %dim.bad0 = add i32 -1, 0\n"]
+    dims = len(library.step.dims)
+    for place in range(dims):
+        parts.append(
+            f"  %dim.at{place} = getelementptr i64, ptr %dims, i64 {place}\n"
+            f"  %dim{place} = load i64, ptr %dim.at{place}\n"
+            f"  %dim.low{place} = icmp slt i64 %dim{place}, 0\n"
+            f"  %dim.bad{place + 1} = select i1 %dim.low{place}, i32 {place}, i32 %dim.bad{place}\n"
+        )
+    parts.append(
+        f"  %negative = icmp sge i32 %dim.bad{dims}, 0\n"
+        "  br i1 %negative, label %absurd_dim, label %sizes\n"
+        "absurd_dim:\n"
+        "  %refusal = call i32 @bessemer_refuse(\n"
+        f"    ptr %context, ptr @bessemer_negative_dim, i32 %dim.bad{dims}\n  )\n"
+        "  ret i32 %refusal\nsizes:\n"
+    )
+    for name, part in zip("abc", library.parts, strict=True):
+        parts.append(_sizes(part, name))
+        parts.append(f"  %{name}.need = call i64 @{part.body.name}_workspace(ptr %{name})\n")
+    return f"""
+define i32 @${{prefix}}_reserve(ptr %context, ptr %dims) $baseline {{
+entry:
+  %wrong = call i32 @bessemer_ready(ptr %context, ptr %context, ptr %dims)
+  %right = icmp eq i32 %wrong, 0
+  br i1 %right, label %measure, label %refused
+refused:
+  ret i32 %wrong
+measure:
+{"".join(parts)}
+  %b.more = icmp sgt i64 %b.need, %a.need
+  %ab = select i1 %b.more, i64 %b.need, i64 %a.need
+  %c.more = icmp sgt i64 %c.need, %ab
+  %abc = select i1 %c.more, i64 %c.need, i64 %ab
+  %none = icmp slt i64 %abc, 64
+  %bytes = select i1 %none, i64 64, i64 %abc
+  %ab.absurd = or i64 %a.need, %b.need
+  %signs = or i64 %ab.absurd, %c.need
+  %absurd = icmp slt i64 %signs, 0
+  br i1 %absurd, label %too_large, label %grow
+too_large:
+  call void @bessemer_fail(ptr %context, i32 2, ptr @bessemer_overflow)
+  ret i32 2
+grow:
+  %status = call i32 @bessemer_grow(ptr %context, i64 %bytes)
+  call void @bessemer_start_threads(ptr %context)
+  ret i32 %status
+}}
+"""
+
+
+def _head(function: str, parameters: str) -> str:
+    return f"""
+define i32 @${{prefix}}_{function}(ptr %context, ptr %batch, {parameters}) $baseline {{
+entry:
+  %wrong = call i32 @bessemer_ready(ptr %context, ptr %batch, ptr %dims)
+  %right = icmp eq i32 %wrong, 0
+  br i1 %right, label %go, label %refused
+refused:
+  ret i32 %wrong
+go:
+"""
+
+
+def _inputs(part: Part, name: str, given: int, extra: int = 0) -> str:
+    """%inputs: the caller's arrays, room for `extra` ones, the state."""
+    count = given + extra + len(part.reads)
+    return f"""  %inputs = alloca [{max(count, 1)} x ptr]
+  call void @llvm.memcpy.p0.p0.i64(ptr %inputs, ptr %batch, i64 {8 * given}, i1 false)
+  %state.to = getelementptr ptr, ptr %inputs, i64 {given + extra}
+  call void @bessemer_state_pointers(
+    ptr %context, ptr @bessemer_{name}_reads, i64 {len(part.reads)}, ptr %state.to
+  )
+"""
+
+
+def _run(part: Part) -> str:
+    """%status: runs the graph in the context's arena, which does not grow."""
+    return f"""{_sizes(part, "sizes")}
+  %arena.at = getelementptr %bessemer.context, ptr %context, $context_arena
+  %bytes.at = getelementptr %bessemer.context, ptr %context, $context_arena_bytes
+  %arena = load ptr, ptr %arena.at
+  %bytes = load i64, ptr %bytes.at
+  %status = call i32 @{part.body.name}_run(
+    ptr %context, ptr %inputs, ptr %outputs, ptr %sizes, ptr %arena, i64 %bytes
+  )
+"""
+
+
+def _outputs(library: Library, part: Part, name: str) -> str:
+    """%outputs: places for the results, then the state that is written."""
+    results = len(library.results)
+    lines = [
+        f"  %outputs = alloca [{results + len(part.writes)} x ptr]\n",
+        f"  %raw = alloca [{results} x i64]\n",
+        f"  call void @llvm.memset.p0.i64(ptr %raw, i8 0, i64 {8 * results}, i1 false)\n",
+    ]
+    for place in range(results):
+        lines.append(
+            f"  %raw.at{place} = getelementptr i64, ptr %raw, i64 {place}\n"
+            f"  %output{place} = getelementptr ptr, ptr %outputs, i64 {place}\n"
+            f"  store ptr %raw.at{place}, ptr %output{place}\n"
+        )
+    lines.append(
+        f"  %updates.to = getelementptr ptr, ptr %outputs, i64 {results}\n"
+        f"  call void @bessemer_state_pointers(ptr %context, ptr @bessemer_{name}_writes, "
+        f"i64 {len(part.writes)}, ptr %updates.to)\n"
+    )
+    return "".join(lines)
+
+
+_WIDENED = {
+    "float64": "load double, ptr {at}",
+    "float32": "fpext float {raw} to double",
+    "float16": "fpext half {raw} to double",
+    "int64": "sitofp i64 {raw} to double",
+    "int32": "sitofp i32 {raw} to double",
+    "bool": "uitofp i8 {raw} to double",
+}
+_KINDS = {"float32": "float", "float16": "half", "int64": "i64", "int32": "i32", "bool": "i8"}
+
+
+def can_be_result(info: ArrayInfo) -> bool:
+    """Whether the library can hand an array to its caller as a number."""
+    return info.dtype in _WIDENED and all(size == 1 for size in info.shape)
+
+
+def _results(library: Library) -> str:
+    """The results as doubles, if there are any and the caller wants them."""
+    lines = [
+        "  %no_results = icmp eq ptr %results, null\n"
+        "  %fine = icmp eq i32 %status, 0\n"
+        "  %not_finite = icmp eq i32 %status, 9\n"
+        "  %known = or i1 %fine, %not_finite\n"
+        "  %unknown = xor i1 %known, true\n"
+        "  %silent = or i1 %no_results, %unknown\n"
+        "  br i1 %silent, label %done, label %tell\ntell:\n"
+    ]
+    for place, info in enumerate(library.results):
+        at = f"%raw.at{place}"
+        if info.dtype != "float64":
+            lines.append(f"  %raw{place} = load {_KINDS[info.dtype]}, ptr {at}\n")
+        value = _WIDENED[info.dtype].format(at=at, raw=f"%raw{place}")
+        lines.append(
+            f"  %wide{place} = {value}\n"
+            f"  %result{place} = getelementptr double, ptr %results, i64 {place}\n"
+            f"  store double %wide{place}, ptr %result{place}\n"
+        )
+    return "".join(lines) + "  br label %done\ndone:\n"
+
+
+def _train_step(library: Library) -> str:
+    part = library.step
+    given = len(part.body.signature.inputs) - len(part.reads) - 2
+    return (
+        _head("train_step", "ptr %dims, double %rate, ptr %results")
+        + _inputs(part, "step", given, 2)
+        + f"""  %rate.at = alloca double
+  store double %rate, ptr %rate.at
+  %steps.at = getelementptr %bessemer.context, ptr %context, $context_steps
+  %rate.to = getelementptr ptr, ptr %inputs, i64 {given}
+  %steps.to = getelementptr ptr, ptr %inputs, i64 {given + 1}
+  store ptr %rate.at, ptr %rate.to
+  store ptr %steps.at, ptr %steps.to
+"""
+        + _outputs(library, part, "step")
+        + _run(part)
+        + _results(library)
+        + """  %steps = load i64, ptr %steps.at
+  %more = zext i1 %fine to i64
+  %steps.now = add i64 %steps, %more
+  store i64 %steps.now, ptr %steps.at
+  ret i32 %status
+}
+"""
+    )
+
+
+def _evaluate(library: Library) -> str:
+    part = library.evaluation
+    given = len(part.body.signature.inputs) - len(part.reads)
+    return (
+        _head("evaluate", "ptr %dims, ptr %results")
+        + _inputs(part, "evaluation", given)
+        + _outputs(library, part, "evaluation")
+        + _run(part)
+        + _results(library)
+        + "  ret i32 %status\n}\n"
+    )
+
+
+def _predict(library: Library) -> str:
+    part = library.prediction
+    given = len(part.body.signature.inputs) - len(part.reads)
+    return (
+        _head("predict", "ptr %outputs, ptr %dims")
+        + _inputs(part, "prediction", given)
+        + _run(part)
+        + "  ret i32 %status\n}\n"
+    )

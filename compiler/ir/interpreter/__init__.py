@@ -1,0 +1,1 @@
+"""What both languages mean, in NumPy."""

@@ -1,0 +1,1 @@
+"""What every graph and every kernel must keep to."""

@@ -1,0 +1,1 @@
+"""Functions that write what no operator of its own is for."""

@@ -1,0 +1,1 @@
+"""Operators that look at places between pixels: resizing, sampling, boxes."""

@@ -1,0 +1,1 @@
+"""lstm, gru and rnn, with their gradients and their kernels."""

@@ -1,0 +1,181 @@
+"""lstm_gradient: the way back through the steps of an lstm.
+
+With dh what comes from y[t] and from the step after, and what the forward pass kept of each step:
+
+    dc = dc + dh * o * h'(c)                     (+ the peephole of o)
+    di, do, df, dg = dc * g * i', dh * h(c) * o', dc * c_before * f', dc * i * g'
+    dc = dc * f                                  (+ the peepholes of i and f)
+    dh = (di, do, df, dg) @ weights
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from bessemer.compiler.ir.build_loops import KernelBuilder
+from bessemer.compiler.ir.expr import Buffer, Expression, constant, convert
+from bessemer.compiler.ir.op import Example, Operator, register
+from bessemer.compiler.ir.types import Array, TensorType, dtype_of, f16, f32, f64
+from bessemer.compiler.ops.activations import require_gates
+from bessemer.compiler.ops.check import require, require_dtype
+from bessemer.compiler.ops.precise import widened
+from bessemer.compiler.ops.recurrence.recurrence_backwards import require_backwards, run_back
+from bessemer.compiler.ops.recurrence.recurrence_cell import (
+    Cell,
+    Place,
+    Product,
+    from_input,
+    working_dtype,
+)
+from bessemer.compiler.ops.recurrence.recurrence_rules import given, statements_of
+
+_DEFAULT = ("sigmoid", "tanh", "tanh")
+
+
+def _infer(
+    dy: TensorType, weights: TensorType, dh: TensorType, dc: TensorType, opened: TensorType,
+    content: TensorType, *optional: TensorType, activations: tuple[str, ...] = _DEFAULT,
+    alphas: tuple[float, ...] = (), betas: tuple[float, ...] = (), reverse: bool = False,
+    clip: float = 0.0,
+    input_forget: bool = False, has_lengths: bool = False, has_peepholes: bool = False,
+    has_totals: bool = False,
+) -> tuple[TensorType, ...]:  # fmt: skip
+    """(dy [T, B, H], recurrent weights transposed [4H, H], dh, dc [B, H], gates [T, B, 4H], c
+    before each step [T, B, H] [, lengths] [, peepholes]) -> (dgates_x [T, B, 4H], the part of h0's
+    cotangent that came past all gates, c0's cotangent). The attributes are those of the lstm.
+    `has_totals`, of f32 and f64, gives the sums of dgates_x over steps and batch, too.
+    """
+    require(
+        len(optional) == has_lengths + has_peepholes,
+        f"lstm_gradient has {6 + len(optional)} inputs; its attributes say otherwise.",
+    )
+    kept = ((opened, 4), (content, 1))
+    lengths = optional[:has_lengths]
+    require_backwards("lstm_gradient", 4, (dy, weights, dh, dc), kept, lengths)
+    require_gates("lstm_gradient", 3, activations, alphas, betas)
+    if not has_totals:
+        return opened, dh, dc
+    require_dtype("lstm_gradient's totals", opened, (f32, f64))
+    return opened, dh, dc, opened.with_shape(opened.shape[2:])
+
+
+def _reference(
+    dy: Array, weights: Array, dh: Array, dc: Array, opened: Array, content: Array,
+    *optional: Array, **attributes: Any,
+) -> tuple[Array, ...]:  # fmt: skip
+    node = given(_DEFAULT, attributes)
+    gate, cell_gate, _ = node.gates(dtype_of(opened))
+    hidden_gate = replace(node, clip=0.0).gates()[2]
+    width = dy.shape[2]
+    wide, opened, content = widened(weights), widened(opened), widened(content)
+    peepholes = widened(optional[-1]) if node.has_peepholes else np.zeros(3 * width)
+    p_i, p_o, p_f = np.split(peepholes, 3)
+
+    def step(time: int, row: int, dh: Array, states: Sequence[Array]) -> tuple[Array, ...]:
+        i, o, f, g = np.split(opened[time, row], 4)
+        before = content[time, row]
+        shown = hidden_gate.reference(f * before + i * g)
+        do = dh * shown * gate.slope_reference(o)
+        dc = states[0] + dh * o * hidden_gate.slope_reference(shown) + do * p_o
+        di = dc * (g - before if node.input_forget else g) * gate.slope_reference(i)
+        df = dc * before * gate.slope_reference(f) * (not node.input_forget)
+        found = np.concatenate([di, do, df, dc * i * cell_gate.slope_reference(g)])
+        return found, found @ wide, dc * f + di * p_i + df * p_f, np.zeros_like(dh)
+
+    states = (widened(dh), widened(dc), widened(dh))
+    lengths = node.lengths(optional)
+    found, _, dc0, direct = run_back(widened(dy), lengths, node.reverse, states, 4 * width, step)
+    totals = [found.sum((0, 1), np.float64)] if node.has_totals else []
+    return tuple(array.astype(dy.dtype) for array in (found, direct, dc0, *totals))
+
+
+def cell(
+    builder: KernelBuilder, inputs: Sequence[Buffer], outputs: Sequence[Buffer], **attributes: Any
+) -> Cell:
+    """The way back as its kernels are written from: the state is what comes past the gates."""
+    dy, weights, dh, dc, opened, content, *optional = inputs
+    found, direct, dc0, *totals = outputs
+    working, width = working_dtype(dy.dtype), direct.shape[1]
+    node = given(_DEFAULT, attributes)
+    gate, cell_gate, _ = node.gates(opened.dtype)
+    hidden_gate = replace(node, clip=0.0).gates()[2]
+    turns = builder.scratch(working, (2, 4, *direct.shape))
+
+    def peephole(number: int, place: Place) -> Expression:
+        if not node.has_peepholes:
+            return constant(0, working)
+        return convert(optional[-1][number * width + place.column], working)
+
+    def finish(place: Place, sums: Sequence[Expression], state: Expression) -> Expression:
+        at, column = (place.time, place.row), place.column
+        i, o, f, g = (
+            builder.define(convert(opened[(*at, n * width + column)], working), "gate").value
+            for n in range(4)
+        )
+        before = builder.define(convert(content[(*at, column)], working), "c").value
+        shown = builder.define(hidden_gate.rule(f * before + i * g), "shown").value
+        dh = builder.define(sums[0] + state, "dh").value
+        do = builder.define(dh * shown * gate.slope(o), "do").value
+        total = convert(dc0[place.row, column], working) + dh * o * hidden_gate.slope(shown)
+        dc = builder.define(total + do * peephole(1, place), "dc").value
+        content_part = g - before if node.input_forget else g
+        di = builder.define(dc * content_part * gate.slope(i), "di").value
+        df = constant(0, working) if node.input_forget else dc * before * gate.slope(f)
+        df = builder.define(df, "df").value
+        for n, value in enumerate((di, do, df, dc * i * cell_gate.slope(g))):
+            stored = builder.define(value, "gate").value
+            turn = ((place.step + 1) % 2, n, place.row, column)
+            builder.store(turns, turn, stored)
+            builder.store(found, (*at, n * width + column), stored)
+        dc = dc * f + di * peephole(0, place) + df * peephole(2, place)
+        builder.store(dc0, (place.row, column), dc)
+        return constant(0, working)
+
+    product = Product((0,), finish, from_input(dy, width, working), turns)
+    return Cell(
+        weights, dh, None, direct, dy, (product,), ((dc, dc0),),
+        node.lengths(optional), not node.reverse, cleared=(turns,), ended=(found,),
+        read=(opened, content), replaces=(opened, found),
+        totals=(turns, totals[0]) if node.has_totals else None,
+    )  # fmt: skip
+
+
+def _shapes(steps: int, batch: int, width: int) -> tuple[tuple[int, ...], ...]:
+    sequence, state = (steps, batch, width), (batch, width)
+    return sequence, (4 * width, width), state, state, (steps, batch, 4 * width), sequence
+
+
+def _arrays(dtype: np.dtype[np.generic]) -> tuple[Array, ...]:
+    rng = np.random.default_rng(1)
+    return tuple(0.5 * rng.standard_normal(shape).astype(dtype) for shape in _shapes(3, 2, 3))
+
+
+_LENGTHS = np.array([2, 0, 5], np.int32)
+_LONG = {"has_lengths": True}
+
+register(
+    Operator(
+        "lstm_gradient",
+        _infer,
+        _reference,
+        statements=statements_of(cell),
+        gradient=None,
+        examples=(
+            Example(_shapes(1, 1, 3)),
+            Example(_shapes(4, 3, 17), {"reverse": True}, 1e-4),
+            Example((*_shapes(5, 3, 3), _LENGTHS), _LONG),
+            Example((*_shapes(5, 3, 3), _LENGTHS, (9,)), {**_LONG, "has_peepholes": True}),
+            Example((*_shapes(5, 3, 3), _LENGTHS), {**_LONG, "reverse": True}),
+            Example(_shapes(3, 2, 5), {"clip": 0.6}),
+            Example(_shapes(4, 9, 5), {"has_totals": True}),
+            Example((*_shapes(5, 3, 3), _LENGTHS), {**_LONG, "has_totals": True}),
+            Example((*_shapes(3, 2, 5), (15,)), {"has_peepholes": True, "input_forget": True}),
+            Example(_arrays(f64.numpy), {}, 1e-12),
+            Example(_arrays(f16.numpy), {}, 2e-2),
+        ),
+    )
+)

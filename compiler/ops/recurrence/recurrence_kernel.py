@@ -1,0 +1,399 @@
+"""Writes the kernels of lstm, gru and rnn.
+
+    for every step, for every panel of columns
+      for some rows                                   that share each load of weights
+        sums of all gates, rows x columns             in registers
+          += state[row, k] * weights[k, gate, column]
+        new state of these columns, from the sums
+
+A state is read whole while its columns are written one after the other: two take turns.
+Panels go up in even steps and down in odd ones: where the weights are a little more than a cache
+holds, those read last are read again first.
+
+The columns may be divided among a team, which then meets after every product. Otherwise blocks of
+rows are what runs in parallel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+from bessemer.compiler.ir import dims, expr
+from bessemer.compiler.ir.build_loops import KernelBuilder
+from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.expr import Buffer, Expression, constant, convert, index_value, less
+from bessemer.compiler.ir.types import i32, i64
+from bessemer.compiler.ops.recurrence.recurrence_blocks import Blocks
+from bessemer.compiler.ops.recurrence.recurrence_bytes import ByteState
+from bessemer.compiler.ops.recurrence.recurrence_cell import Cell, Place, Product, working_dtype
+from bessemer.compiler.ops.recurrence.recurrence_fetch import Fetch
+from bessemer.compiler.ops.recurrence.recurrence_layout import MOST_SUMS, Layout, pack_panels
+from bessemer.compiler.ops.recurrence.recurrence_totals import add_to_totals, clear_totals
+
+
+def write_recurrence(builder: KernelBuilder, cell: Cell, layout: Layout | None = None) -> None:
+    """The whole kernel."""
+    if layout is None:
+        gates = max(len(product.gates) for product in cell.products)
+        layout = Layout(rows=max(1, MOST_SUMS // gates))
+    _Writer(builder, cell, layout).write()
+
+
+Groups = Callable[[], Iterator[list[Size]]]
+"""Opens loops over rows; gives those to work on together."""
+
+
+@dataclass(frozen=True)
+class _Share:
+    """The panels of a member of the team: `count`, from `first` on."""
+
+    first: Size
+    count: Size
+    member: Size | None
+
+
+def _element(buffer: Buffer, row: Size, column: Size) -> tuple[Buffer, tuple[Size, ...]]:
+    return buffer, (row, column)
+
+
+class _Writer:
+    def __init__(self, builder: KernelBuilder, cell: Cell, layout: Layout) -> None:
+        self.builder = builder
+        self.cell = cell
+        self.layout = layout
+        self.steps = cell.inputs.shape[0]
+        self.batch, self.hidden = cell.h.shape
+        self.working = working_dtype(cell.h.dtype)
+        self.width: Size = layout.width or self.hidden
+        self.panels: Size = dims.ceildiv(self.hidden, self.width) if layout.width else 1
+        self.state = builder.scratch(cell.h.dtype, (2, self.batch, self.hidden))
+        self.bytes: ByteState | None = None
+        if cell.scales is not None:
+            self.bytes = ByteState(builder, self.panels, self.batch, self.hidden)
+
+    # Rows
+
+    def write(self) -> None:
+        builder = self.builder
+        if not self.layout.team:
+            share = _Share(0, self.panels, None)
+            if self.bytes is None and self.cell.totals is None:
+                self._parallel(share)
+            else:
+                self._all_sequences(share)  # all rows are rounded alike, or added up
+            return
+        with builder.team() as (member, members):
+            first = self._local(dims.floordiv(self.panels * member, members))
+            end = dims.floordiv(self.panels * (member + 1), members)
+            share = _Share(first, self._local(end - first), member)
+            if self.layout.packs:
+                pack_panels(builder, self.cell, self.layout, first, share.count)
+            self._all_sequences(share)
+
+    def _all_sequences(self, share: _Share) -> None:
+        """All rows side by side; one after the other if they have lengths of their own."""
+        clear_totals(self.builder, self.cell, lambda: self._columns(share))
+        if self.cell.lengths is None:
+            self._sequences(share, self._groups)
+            return
+        with self.builder.loop(self.batch) as row:
+            self._sequences(share, lambda: iter([[row]]))
+
+    def _parallel(self, share: _Share) -> None:
+        """Blocks of rows, each for itself."""
+        builder, batch = self.builder, self.batch
+        count = 1 if self.cell.lengths is not None else self.layout.rows
+        if isinstance(batch, int):
+            count = next((n for n in range(min(count, batch), 1, -1) if batch % n == 0), count)
+            count = min(count, max(batch, 1))
+        whole = batch // count
+        with builder.loop(dims.ceildiv(batch, count), "parallel") as block:
+            rows = [block * count + i for i in range(count)]
+            if whole * count == batch:
+                self._sequences(share, lambda: iter([rows]))
+                return
+            with builder.when(less(block, whole)):
+                self._sequences(share, lambda: iter([rows]))
+            with builder.otherwise(), builder.loop(batch - whole * count) as last:
+                self._sequences(share, lambda: iter([[whole * count + last]]))
+
+    def _groups(self) -> Iterator[list[Size]]:
+        """All rows, in groups of about equal size."""
+        batch, most = self.batch, self.layout.rows
+        cuts: list[tuple[Size, int]] = [(batch // most, most), (batch % most, 1)]
+        if isinstance(batch, int):
+            groups = max(1, -(-batch // most))
+            larger = batch % groups
+            cuts = [(larger, batch // groups + 1), (groups - larger, batch // groups)]
+        before: Size = 0
+        for count, size in cuts:
+            if count == 0 or size == 0:
+                continue
+            with self.builder.loop(count) as group:
+                yield [before + group * size + i for i in range(size)]
+            before = before + count * size
+
+    # Steps
+
+    def _sequences(self, share: _Share, groups: Groups) -> None:
+        """Some rows, from the first step to the last."""
+        cell = self.cell
+        self._copy(share, groups, cell.h0, lambda row, j: (self.state, (0, row, j)))
+        for source, target in cell.kept:
+            self._copy(share, groups, source, partial(_element, target))
+        self._clear(share, groups)
+        self._meet(share)
+        length = self._length(groups)
+        with self.builder.loop(length) as step:
+            time = length - 1 - step if cell.reverse else step
+            if self.bytes is not None:
+                self.bytes.round(self.state, step % 2, share.member or 0, self.layout.lanes)
+            for number in range(len(cell.products)):
+                self._product(number, share, groups, step, time)
+                self._meet(share)
+            if not self.layout.blocked:
+                add_to_totals(self.builder, cell, groups, step, lambda: self._columns(share))
+        self._after_the_end(share, groups, length)
+        for rows in groups():
+            with self._columns(share) as j:
+                for row in rows:
+                    self.builder.store(cell.h, (row, j), self.state[length % 2, row, j])
+
+    def _length(self, groups: Groups) -> Size:
+        """The steps of these rows; of one row, if sequences have lengths of their own."""
+        lengths, builder = self.cell.lengths, self.builder
+        if lengths is None:
+            return self.steps
+        ((row,),) = groups()
+        most = index_value(self.steps)
+        length = builder.define(convert(lengths[row], i64), "length")
+        wrong = (length.value < 0) | (length.value > most)
+        builder.fail_if(wrong, "a sequence is longer than the input, or its length is negative")
+        length.set(expr.binary("min", expr.binary("max", length.value, 0), most))
+        return length.index
+
+    def _after_the_end(self, share: _Share, groups: Groups, length: Size) -> None:
+        """What is behind a sequence's end is 0."""
+        if self.cell.lengths is None:
+            return
+        ((row,),) = groups()
+        ended = self.cell.ended if self.cell.y is None else (self.cell.y, *self.cell.ended)
+        with self.builder.loop(self.steps - length) as rest, self._columns(share) as j:
+            for buffer in ended:
+                for gate in self._gates_in(buffer):
+                    place = (length + rest, row, gate * self.hidden + j)
+                    self.builder.store(buffer, place, 0)
+
+    def _gates_in(self, buffer: Buffer) -> range:
+        """How often a buffer has the columns of the state."""
+        count = dims.divide_exactly(buffer.shape[-1], self.hidden) if self.hidden != 0 else 0
+        assert isinstance(count, int)
+        return range(count)
+
+    def _clear(self, share: _Share, groups: Groups) -> None:
+        for buffer in self.cell.cleared:
+            for rows in groups():
+                with self._columns(share) as j:
+                    for part in range(_known(buffer.shape[1])):
+                        for row in rows:
+                            self.builder.store(buffer, (0, part, row, j), 0)
+
+    def _copy(
+        self,
+        share: _Share,
+        groups: Groups,
+        source: Buffer,
+        target: Callable[[Size, Size], tuple[Buffer, tuple[Size, ...]]],
+    ) -> None:
+        for rows in groups():
+            with self._columns(share) as j:
+                for row in rows:
+                    self.builder.store(*target(row, j), source[row, j])
+
+    @contextmanager
+    def _columns(self, share: _Share) -> Iterator[Size]:
+        """A loop over the columns of a share."""
+        if share.member is None:
+            with self.builder.loop(self.hidden, "vector", lanes=self.layout.lanes) as j:
+                yield j
+            return
+        first = share.first * self.width
+        end = dims.minimum((share.first + share.count) * self.width, self.hidden)
+        with self.builder.loop(end - first, "vector", lanes=self.layout.lanes) as j:
+            yield first + j
+
+    @contextmanager
+    def _panel_columns(self, panel: Size) -> Iterator[Size]:
+        """A loop over the columns of a full panel."""
+        with self.builder.loop(self.layout.width, "vector", lanes=self.layout.lanes) as j:
+            yield panel * self.width + j
+
+    def _meet(self, share: _Share) -> None:
+        if share.member is not None:
+            self.builder.barrier(share.member)
+
+    # Products
+
+    def _product(self, number: int, share: _Share, groups: Groups, step: Size, time: Size) -> None:
+        """A product and what follows from it, for all columns of the share."""
+        if not self.layout.packed:
+            for rows in groups():
+                self._tile(number, 0, self.hidden, rows, share, step, time)
+            return
+        full, rest = self.hidden // self.width, self.hidden % self.width
+        with self.builder.loop(share.count) as i:
+            turned = (step % 2) * (share.count - 1 - 2 * i)
+            panel = self._local(share.first + i + turned)
+            if self.layout.blocked:
+                self._blocks(number, panel, step, time).write()
+                columns = partial(self._panel_columns, panel)
+                add_to_totals(self.builder, self.cell, groups, step, columns)
+                return
+            if rest == 0:
+                for rows in groups():
+                    self._tile(number, panel, self.width, rows, share, step, time)
+                return
+            if full != 0:
+                with self.builder.when(less(panel, full)):
+                    for rows in groups():
+                        self._tile(number, panel, self.width, rows, share, step, time)
+                with self.builder.otherwise():
+                    for rows in groups():
+                        self._tile(number, panel, rest, rows, share, step, time)
+                return
+            for rows in groups():
+                self._tile(number, panel, rest, rows, share, step, time)
+
+    def _blocks(self, number: int, panel: Size, step: Size, time: Size) -> Blocks:
+        """A product for a full panel and all rows."""
+        product, packed = self.cell.products[number], self.layout.packed[number]
+        first = panel * self.width
+        parts, depth = map(_known, product.depth(self.hidden))
+
+        def place(row: Size, j: Size) -> Place:
+            return Place(time, row, first + j, step)
+
+        builder = self.builder
+        return Blocks(
+            builder, self.working, _known(self.batch), self.layout.rows, len(product.gates),
+            parts, depth, self.layout.width, self.layout.lanes,
+            weight=lambda part, k, gate, j: convert(
+                packed[panel, gate, part * depth + k, j], self.working
+            ),
+            factor=lambda row, part, k: self._factor(product, step, row, part, k),
+            fetch=Fetch(builder, self.cell, product, time, first, self.layout.width).piece,
+            open=lambda row, gate, j, total: self._opened(product, place(row, j), gate, total),
+            finish=lambda row, j, sums: self._settle(product, place(row, j), sums),
+        )  # fmt: skip
+
+    def _tile(
+        self,
+        number: int,
+        panel: Size,
+        width: Size,
+        rows: list[Size],
+        share: _Share,
+        step: Size,
+        time: Size,
+    ) -> None:
+        builder, product = self.builder, self.cell.products[number]
+        gates = range(len(product.gates))
+        first = panel * self.width
+        if self.layout.packed and isinstance(width, int):
+            Fetch(builder, self.cell, product, time, first, width).rows(rows)
+        if self.bytes is not None and self.layout.packed:
+            packed, shape = self.layout.packed[number], (len(rows), len(gates), self.layout.width)
+            memory = self.bytes.multiply(packed, shape, panel, rows, share.member or 0)
+        lanes, interleave = self.layout.lanes, 1
+        if lanes:
+            interleave = self.layout.width // lanes
+        with builder.loop(width, "vector", lanes=lanes, interleave=interleave) as j:
+            if self.bytes is not None and self.layout.packed:
+                sums = [[memory[r, g, j] for g in gates] for r in range(len(rows))]
+            else:
+                sums = self._sums(number, panel, rows, step, j)
+            for row, totals in zip(rows, sums, strict=True):
+                place = Place(time, row, first + j, step)
+                opened = [self._opened(product, place, g, total) for g, total in enumerate(totals)]
+                self._settle(product, place, opened)
+
+    def _opened(self, product: Product, place: Place, number: int, total: Expression) -> Expression:
+        """What a gate's sum is to the product's `finish`."""
+        gate = product.gates[number]
+        whole = self.builder.define(self._whole(product, place, gate, total), "sum").value
+        if product.open is None:
+            return whole
+        return self.builder.define(product.open(gate, whole), "gate").value
+
+    def _settle(self, product: Product, place: Place, whole: Sequence[Expression]) -> None:
+        """The new state of a column."""
+        builder, row = self.builder, place.row
+        before = convert(self.state[place.step % 2, row, place.column], self.working)
+        after = product.finish(place, whole, before)
+        if after is not None:
+            new = builder.define(after, "h").value
+            builder.store(self.state, ((place.step + 1) % 2, row, place.column), new)
+            if self.cell.y is not None:
+                builder.store(self.cell.y, (place.time, row, place.column), new)
+
+    def _sums(
+        self, number: int, panel: Size, rows: list[Size], step: Size, j: Size
+    ) -> list[list[Expression]]:
+        """Of the state times the weights of a column, by row and gate."""
+        builder, product = self.builder, self.cell.products[number]
+        gates = range(len(product.gates))
+        dtype = i32 if self.bytes is not None else self.working
+        zero = constant(0, dtype)
+        sums = [[builder.define(zero, "sum") for _ in gates] for _ in rows]
+        parts, depth = product.depth(self.hidden)
+        with builder.loop(parts) as part, builder.loop(depth) as k:
+            at = part * depth + k
+            weights = [
+                builder.define(convert(self._weight(number, panel, at, g, j), dtype), "w").value
+                for g in gates
+            ]
+            for row, totals in zip(rows, sums, strict=True):
+                factor = self._factor(product, step, row, part, k)
+                for total, weight in zip(totals, weights, strict=True):
+                    total.accumulate("add", factor * weight)
+        return [[total.value for total in totals] for totals in sums]
+
+    def _whole(self, product: Product, place: Place, gate: int, total: Expression) -> Expression:
+        """A gate's sum with all that belongs to it."""
+        start = product.start(place, gate)
+        if self.bytes is None or self.cell.scales is None:
+            return total + start
+        column = gate * self.hidden + place.column
+        if self.layout.totals is not None:
+            total = total - self.bytes.zero * self.layout.totals[column]
+        scale = self.bytes.scale * self.cell.scales[column]
+        return convert(total, self.working) * scale + start
+
+    def _weight(self, number: int, panel: Size, k: Size, gate: int, j: Size) -> Expression:
+        if self.layout.packed:
+            return self.layout.packed[number][panel, k, gate, j]
+        product = self.cell.products[number]
+        return self.cell.recurrent[product.first + k, product.gates[gate] * self.hidden + j]
+
+    def _factor(self, product: Product, step: Size, row: Size, part: Size, k: Size) -> Expression:
+        if self.bytes is not None:
+            return self.bytes.element(row, k)
+        if product.factor is not None:
+            turn = (step % 2, part) if len(product.factor.shape) == 4 else ()
+            return convert(product.factor[(*turn, row, k)], self.working)
+        return convert(self.state[step % 2, row, k], self.working)
+
+    def _local(self, size: Size) -> Size:
+        """A size that is computed once, here."""
+        if isinstance(size, int):
+            return size
+        return self.builder.define(index_value(size), "at").index
+
+
+def _known(size: Size) -> int:
+    """A size that is a number where this is asked."""
+    assert isinstance(size, int)
+    return size

@@ -1,0 +1,1 @@
+"""Matrix products and convolutions as loops over tiles of sums in registers."""

@@ -1,0 +1,243 @@
+"""The one schedule of contractions: register tiles over panels of packed columns.
+
+    parallel item in batch x row blocks x panels
+      for tile in the block's tiles
+        fragment = 0
+        for k in depth                        a few steps at a time
+          fragment[rows, columns] += a[rows, k] * panel[k, columns]
+        epilogue of every row
+
+A is read where it lies: inside a tile every address is the tile's base and a constant. Panels are
+the inner index of the items, so that one panel serves all tiles of a block before the next comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import TypeAlias
+
+from bessemer.compiler.ir import dims, loops
+from bessemer.compiler.ir.build_loops import KernelBuilder
+from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.expr import binary, index_value, less
+from bessemer.compiler.schedule.contraction.contraction import Contraction, DepthAxis, Nest, nest
+from bessemer.compiler.schedule.contraction.tile_sums import Place, Stretch, Tile, TileWriter
+from bessemer.compiler.schedule.contraction.tiles import Split, Tiling, split
+from bessemer.compiler.targets.machine import Target
+
+
+def lower_contraction(contraction: Contraction, tiling: Tiling, target: Target) -> loops.Block:
+    """The kernel body: one parallel loop over items of equal work."""
+    builder = KernelBuilder()
+    write_contraction(builder, contraction, tiling, target, "parallel")
+    return builder.block()
+
+
+def write_contraction(
+    builder: KernelBuilder,
+    contraction: Contraction,
+    tiling: Tiling,
+    target: Target,
+    kind: loops.LoopKind = "serial",
+) -> None:
+    """Adds the contraction to a kernel, as one loop of this kind."""
+    writer = _Writer(contraction, tiling, target, builder)
+    with builder.loop(writer.items, kind) as item:
+        writer.item(item)
+
+
+def operations(contraction: Contraction, tiling: Tiling) -> Size:
+    """Scalar operations of one item, for `Kernel.operations`."""
+    walk = nest(contraction, tiling.height)
+    rows = split(walk.axis.extent, tiling.height // walk.unit).height * walk.unit
+    width: Size = tiling.panel
+    if isinstance(contraction.columns, int):
+        width = min(tiling.panel, contraction.columns)
+    return 2 * rows * tiling.block * width * contraction.depth_extent
+
+
+Work: TypeAlias = Callable[[Place, Tile], None]
+
+
+@dataclass(frozen=True, eq=False)
+class _Slot:
+    """Where a tile belongs: `row` is its first one in the block's partial sums."""
+
+    place: Place
+    outer: tuple[Size, ...]
+    row: Size
+    work: Work
+
+
+@dataclass(frozen=True, eq=False)
+class _Writer:
+    contraction: Contraction
+    tiling: Tiling
+    target: Target
+    builder: KernelBuilder
+
+    @cached_property
+    def walk(self) -> Nest:
+        return nest(self.contraction, self.tiling.height)
+
+    @cached_property
+    def sums(self) -> TileWriter:
+        return TileWriter(self.contraction, self.tiling, self.target, self.builder)
+
+    @cached_property
+    def cut(self) -> Split:
+        return split(self.walk.axis.extent, self.tiling.height // self.walk.unit)
+
+    @cached_property
+    def tiles(self) -> Size:
+        return dims.product(axis.extent for axis in self.walk.outer) * self.cut.count
+
+    @cached_property
+    def blocks(self) -> Size:
+        return dims.ceildiv(self.tiles, self.tiling.block)
+
+    @cached_property
+    def panels(self) -> Size:
+        return dims.ceildiv(self.contraction.columns, self.tiling.panel)
+
+    @property
+    def items(self) -> Size:
+        """The trip count of the parallel loop."""
+        batch = dims.product(axis.extent for axis in self.walk.batch)
+        return batch * self.blocks * self.panels
+
+    def item(self, item: Size) -> None:
+        """One panel for one block of rows."""
+        per_batch = self.blocks * self.panels
+        within = dims.mod(item, per_batch)
+        batch = self._unravel(dims.floordiv(item, per_batch), [a.extent for a in self.walk.batch])
+        block = dims.floordiv(within, self.panels)
+        panel = dims.mod(within, self.panels)
+        matrix = dims.total(i * a.b_stride for i, a in zip(batch, self.walk.batch))
+        a_base = dims.total(i * a.a_stride for i, a in zip(batch, self.walk.batch))
+        step = self.tiling.panel * self.contraction.group
+        panel_elements = (self.contraction.panel_steps or self.contraction.depth_steps) * step
+        matrix = matrix + self.contraction.b_matrix
+        b_base = self.sums.local((matrix * self.panels + panel) * panel_elements)
+        a_base = self.sums.local(self.contraction.a_base + a_base)
+        first = block * self.tiling.block
+        count = dims.minimum(self.tiling.block, self.tiles - first)
+        column, width = panel * self.tiling.panel, self.tiling.panel
+        self._block_of_tiles(Place(batch, a_base, panel, b_base, column, width), first, count)
+
+    def _block_of_tiles(self, place: Place, first: Size, count: Size) -> None:
+        """The tiles of a block; a last panel with few columns has narrower ones of its own."""
+        narrow = self._narrow_width
+        if narrow == self.tiling.panel:
+            self._tiles(place, first, count)
+        elif self.contraction.columns < self.tiling.panel:  # type: ignore[operator]
+            self._tiles(replace(place, width=narrow), first, count)
+        else:
+            with self.builder.when(less(place.panel, self.panels - 1)):
+                self._tiles(place, first, count)
+            with self.builder.otherwise():
+                self._tiles(replace(place, width=narrow), first, count)
+
+    @property
+    def _narrow_width(self) -> int:
+        """The fragment's width in the last panel."""
+        columns, panel = self.contraction.columns, self.tiling.panel
+        if not isinstance(columns, int) or columns % panel == 0:
+            return panel
+        return -(-(columns % panel) // self.tiling.lanes) * self.tiling.lanes
+
+    def _tiles(self, place: Place, first: Size, count: Size) -> None:
+        """All sums of a block of tiles, and their epilogue."""
+        sums, depth = self.sums, self.walk.depth
+        if self.tiling.stretch is None:
+            whole = Stretch(depth, 0, 0, self.contraction.depth_steps)
+            self._each(place, first, count, partial(sums.write, depth=whole))
+            return
+        shape = (self.tiling.block * self.cut.height * self.walk.unit, place.width)
+        memory = self.builder.allocate(self.contraction.dtype, shape)
+        sums.write_start(place, memory)
+        for part in self._stretches(self.tiling.stretch):
+            self._each(place, first, count, partial(sums.write_part, depth=part, sums=memory))
+        self._each(place, first, count, partial(sums.write_end, sums=memory))
+
+    def _stretches(self, length: int) -> Iterator[Stretch]:
+        """Opens the loop over the stretches of the depth; gives the one at work in it."""
+        group = self.contraction.group
+        run, *others = self.walk.depth
+        if others:
+            *outer, last = others
+            steps = dims.product(axis.extent for axis in outer) * dims.ceildiv(last.extent, group)
+            with self.builder.loop(run.extent) as step:
+                yield Stretch(tuple(others), step * run.a_stride, step * steps, steps)
+            return
+        with self.builder.loop(dims.ceildiv(run.extent, length)) as step:
+            begin = step * length
+            extent = self.sums.local(dims.minimum(length, run.extent - begin))
+            axis = DepthAxis(extent, run.a_stride)
+            steps = dims.ceildiv(extent, group)
+            yield Stretch((axis,), begin * run.a_stride, step * (length // group), steps)
+
+    def _each(self, place: Place, first: Size, count: Size, work: Work) -> None:
+        """Work on every tile of a block."""
+        with self.builder.loop(count) as tile:
+            flat = first + tile
+            along = dims.mod(flat, self.cut.count)
+            around = dims.floordiv(flat, self.cut.count)
+            outer = self._unravel(around, [axis.extent for axis in self.walk.outer])
+            shared = replace(place, share=dims.minimum(tile, self.sums.shares - 1))
+            row = tile * (self.cut.height * self.walk.unit)
+            self._choose_height(_Slot(shared, outer, row, work), along)
+
+    def _choose_height(self, slot: _Slot, along: Size) -> None:
+        """The tile at position `along` of the axis: tall, one lower, or what the last one needs."""
+        cut, builder = self.cut, self.builder
+        if cut.rest == 0 and cut.tall == cut.count:
+            self._tile(slot, along * cut.height, cut.height)
+            return
+        with builder.when(less(along, cut.tall)):
+            self._tile(slot, along * cut.height, cut.height)
+        with builder.otherwise():
+            if cut.rest == 0:
+                self._tile(slot, along * (cut.height - 1) + cut.tall, cut.height - 1)
+            else:
+                self._last_tiles(slot)
+
+    def _last_tiles(self, slot: _Slot) -> None:
+        """The rest of a dynamic axis, as a sum of powers of two."""
+        cut = self.cut
+        height = 1 << (cut.height - 1).bit_length() >> 1
+        while height:
+            bit = index_value(dims.mod(dims.floordiv(cut.rest, height), 2))
+            with self.builder.when(binary("ne", bit, 0)):
+                before = dims.floordiv(cut.rest, 2 * height) * (2 * height)
+                part = replace(slot, row=slot.row + before * self.walk.unit)
+                self._tile(part, cut.tall * cut.height + before, height)
+            height >>= 1
+
+    def _tile(self, slot: _Slot, start: Size, steps: int) -> None:
+        """The tile of some steps along the axis."""
+        walk, place = self.walk, slot.place
+        base = place.a_base + start * walk.axis.a_stride
+        base += dims.total(i * axis.a_stride for i, axis in zip(slot.outer, walk.outer))
+        axes = (*walk.batch, *walk.outer, walk.axis, *walk.inner)
+        offsets: list[Size] = []
+        indices: list[tuple[Size, ...]] = []
+        for step in range(steps):
+            for unit in walk.unit_indices():
+                inner = dims.total(i * axis.a_stride for i, axis in zip(unit, walk.inner))
+                offsets.append(step * walk.axis.a_stride + inner)
+                row: list[Size] = [0] * walk.rank
+                for index, axis in zip((*place.batch, *slot.outer, start + step, *unit), axes):
+                    axis.scatter(index, row)
+                indices.append(tuple(row))
+        slot.work(place, Tile(self.sums.local(base), tuple(offsets), tuple(indices), slot.row))
+
+    def _unravel(self, flat: Size, extents: Sequence[Size]) -> tuple[Size, ...]:
+        """The indices of nested axes from their joint index, outer first."""
+        found: list[Size] = []
+        for extent in reversed(extents[1:]):
+            found.append(dims.mod(flat, extent))
+            flat = dims.floordiv(flat, extent)
+        return (*([flat] if extents else []), *reversed(found))

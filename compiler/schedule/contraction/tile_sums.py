@@ -1,0 +1,342 @@
+"""The sums of one register tile: the innermost loops of every contraction.
+
+    fragment = 0
+    for outer depth axes, for k in the last one          a few steps at a time
+      fragment[rows, columns] += a[rows, k] * panel[k, columns]
+    epilogue of every row
+
+A tile with few rows has several fragments whose sums take turns: one sum alone would wait for the
+arithmetic unit at each step. A very long sum is added up in stretches, each from 0, since rounding
+errors grow with the length of a sum; between them a block's sums are in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from bessemer.compiler.ir import dims, loops
+from bessemer.compiler.ir.build_loops import KernelBuilder
+from bessemer.compiler.ir.dims import Size, Symbol
+from bessemer.compiler.ir.expr import (
+    Buffer,
+    Constant,
+    Expression,
+    binary,
+    constant,
+    fragment_element,
+    index_value,
+    less,
+)
+from bessemer.compiler.ir.guard import guarded
+from bessemer.compiler.schedule.contraction.contraction import Contraction, DepthAxis
+from bessemer.compiler.schedule.contraction.epilogue_rows import RowEpilogue, rows_apart
+from bessemer.compiler.schedule.contraction.tiles import Tiling, chains
+from bessemer.compiler.targets.machine import Target
+
+_LINE = 64  # bytes in a cache line
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """The part of the output at work: a panel's columns for the rows of a batch.
+
+    `share` says which part of b's next stretch a tile prefetches; `width` is that of the
+    fragments, in columns.
+    """
+
+    batch: tuple[Size, ...]
+    a_base: Size
+    panel: Size
+    b_base: Size
+    column: Size
+    width: int
+    share: Size = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Tile:
+    """The rows of a tile: their offsets from its base in `a`, and their indices.
+
+    `first` is the tile's first row in the block's partial sums.
+    """
+
+    a_base: Size
+    offsets: tuple[Size, ...]
+    indices: tuple[tuple[Size, ...], ...]
+    first: Size
+
+
+@dataclass(frozen=True, eq=False)
+class Stretch:
+    """A part of the depth: its axes, and where it begins in `a` and in the panel's steps.
+
+    A step is a group of products. `length` is the number of steps; as many follow in b (or the
+    next panel's do).
+    """
+
+    axes: tuple[DepthAxis, ...]
+    a_offset: Size
+    begin: Size
+    length: Size
+
+
+@dataclass(frozen=True, eq=False)
+class TileWriter:
+    """Writes the sums of tiles to a kernel."""
+
+    contraction: Contraction
+    tiling: Tiling
+    target: Target
+    builder: KernelBuilder
+
+    def local(self, size: Size) -> Size:
+        """The value in a local variable, unless it is as simple as one."""
+        if isinstance(size, int) or isinstance(dims.as_atom(size), (Symbol, Expression)):
+            return size
+        return self.builder.define(index_value(size), "n").index
+
+    @property
+    def shares(self) -> int:
+        """Into how many parts the prefetching of b's next stretch is divided, one a tile."""
+        most = max(1, self.tiling.unroll * self._step_bytes // _LINE)
+        shares = 1
+        while shares * 2 <= min(self.tiling.block, most) and self.tiling.panel % (shares * 2) == 0:
+            shares *= 2
+        return shares
+
+    @property
+    def _step_bytes(self) -> int:
+        """Bytes of b that a step takes."""
+        return self.tiling.panel * self.contraction.group * self.contraction.b.dtype.bytes
+
+    def write(self, place: Place, tile: Tile, depth: Stretch) -> None:
+        """The whole sums of a tile, and their epilogue."""
+        fragments = self._fragments(place, tile)
+        totals = [self._total(fragments, row) for row in range(len(tile.offsets))]
+        column = self.builder.index(place.width)
+        rows = rows_apart(self.contraction, self.tiling.panel, tile.indices)
+        if rows is None:
+            self._add_up(place, tile, fragments, depth, self._start)
+            self._finish(place, tile, fragments[0], totals, column)
+            return
+        at, lanes = place.column, self.tiling.lanes
+        apart = RowEpilogue(self.builder, self.contraction, rows, at, place.width, lanes)
+        apart.take_inputs()
+        self._add_up(place, tile, fragments, depth, self._start)
+        stores = tuple(
+            (loops.Store(apart.sums, (row, dims.atom(column)), total),)
+            for row, total in enumerate(totals)
+        )
+        self.builder.append(loops.FragmentStore(fragments[0], column, place.width, stores))
+        apart.finish()
+
+    def write_start(self, place: Place, sums: Buffer) -> None:
+        """What all sums begin with, in a block's partial sums."""
+        rows, columns = sums.shape
+        with self.builder.loop(rows) as row, self.builder.loop(columns, "vector", 0) as column:
+            at = place.column + column
+            value = self._start(at)
+            if not isinstance(value, Constant):
+                value = guarded(less(at, self.contraction.columns), value, 0)
+            self.builder.store(sums, (row, column), value)
+
+    def write_part(self, place: Place, tile: Tile, depth: Stretch, sums: Buffer) -> None:
+        """Adds a stretch of a tile's sums, added up from 0, to the partial sums."""
+        fragments = self._fragments(place, tile)
+        self._add_up(place, tile, fragments, depth, None)
+        column = self.builder.index(place.width)
+        stores: list[tuple[loops.Store, ...]] = []
+        for row in range(len(tile.offsets)):
+            at = (tile.first + row, dims.atom(column))
+            total = sums[at] + self._total(fragments, row)
+            stores.append((loops.Store(sums, at, total),))
+        self.builder.append(loops.FragmentStore(fragments[0], column, place.width, tuple(stores)))
+
+    def write_end(self, place: Place, tile: Tile, sums: Buffer) -> None:
+        """The epilogue of a tile's partial sums."""
+        fragment, *_ = self._fragments(place, tile)
+        column = self.builder.index(place.width)
+        rows = range(len(tile.offsets))
+        totals = [sums[tile.first + row, dims.atom(column)] for row in rows]
+        self._finish(place, tile, fragment, totals, column)
+
+    def _fragments(self, place: Place, tile: Tile) -> list[str]:
+        """Declares the tile's fragments: several, which take turns, if it has few rows."""
+        rows = len(tile.offsets)
+        vectors, registers = place.width // self.tiling.lanes, self.target.vector_registers
+        count = chains(rows, vectors, registers, self.contraction.depth_extent)
+        names = [self.builder.fresh("sum") for _ in range(min(count, self.tiling.unroll))]
+        for name in names:
+            self.builder.append(loops.Fragment(name, rows, place.width, self.contraction.dtype))
+        return names
+
+    def _start(self, column: Size) -> Expression:
+        if self.contraction.start is None:
+            return constant(0, self.contraction.dtype)
+        return self.contraction.start(column)
+
+    def _add_up(
+        self,
+        place: Place,
+        tile: Tile,
+        fragments: Sequence[str],
+        depth: Stretch,
+        start: Callable[[Size], Expression] | None,
+    ) -> None:
+        """Fills the fragments, the first one with `start`, and adds a stretch."""
+        for number, name in enumerate(fragments):
+            column = self.builder.index(place.width)
+            value = constant(0, self.contraction.dtype)
+            limit: Size = place.width
+            if start is not None and number == 0:
+                value = start(place.column + dims.atom(column))
+            if not isinstance(value, Constant):
+                limit = dims.minimum(limit, self.contraction.columns - place.column)
+            self.builder.append(loops.FragmentFill(name, column, value, limit))
+        self._depth(place, tile, fragments, depth, depth.axes, depth.a_offset, 0)
+
+    def _depth(
+        self,
+        place: Place,
+        tile: Tile,
+        fragments: Sequence[str],
+        depth: Stretch,
+        axes: Sequence[DepthAxis],
+        a_offset: Size,
+        k: Size,
+    ) -> None:
+        """The loops over these axes of a stretch; `k` counts the steps of the axes around them."""
+        first, *others = axes
+        if not others:
+            begin = k * dims.ceildiv(first.extent, self.contraction.group)
+            self._run(place, tile, fragments, depth, a_offset, begin)
+            return
+        with self.builder.loop(first.extent) as step:
+            inner = a_offset + step * first.a_stride
+            self._depth(place, tile, fragments, depth, others, inner, k * first.extent + step)
+
+    def _run(
+        self,
+        place: Place,
+        tile: Tile,
+        fragments: Sequence[str],
+        depth: Stretch,
+        a_offset: Size,
+        k: Size,
+    ) -> None:
+        """The innermost loop: whole groups, then what is left of one."""
+        axis, group = depth.axes[-1], self.contraction.group
+        extent = dims.floordiv(axis.extent, group)
+
+        def steps(begin: Size, count: int, terms: int | None = None) -> None:
+            for step in range(count):
+                at = begin + step
+                fragment = fragments[step % len(fragments)]
+                a_at = a_offset + at * (axis.a_stride * group)
+                self._step(place, tile, fragment, a_at, depth.begin + k + at, terms)
+
+        self._whole_groups(place, depth, k, extent, steps)
+        terms = dims.mod(axis.extent, group)
+        if isinstance(terms, int):
+            steps(extent, 1 if terms else 0, None if self.contraction.reads_on else terms)
+            return
+        for number in range(1, group):
+            with self.builder.when(binary("eq", index_value(terms), number)):
+                steps(extent, 1, number)
+
+    def _whole_groups(
+        self,
+        place: Place,
+        depth: Stretch,
+        k: Size,
+        extent: Size,
+        steps: Callable[[Size, int], None],
+    ) -> None:
+        """`unroll` steps at a time, then the rest."""
+        unroll = self.tiling.unroll
+        if isinstance(extent, int) and extent <= unroll:
+            steps(0, extent)
+            return
+        whole = dims.floordiv(extent, unroll)
+        with self.builder.loop(whole) as i:
+            if self.tiling.prefetch:
+                self._prefetch(place, depth, k + i * unroll)
+            steps(i * unroll, unroll)
+        rest = dims.mod(extent, unroll)
+        if isinstance(rest, int):
+            steps(whole * unroll, rest)
+        else:
+            with self.builder.loop(rest) as i:
+                steps(whole * unroll + i, 1)
+
+    def _step(
+        self,
+        place: Place,
+        tile: Tile,
+        fragment: str,
+        a_offset: Size,
+        k: Size,
+        terms: int | None,
+    ) -> None:
+        group = self.contraction.group
+        self.builder.append(
+            loops.FragmentMac(
+                fragment,
+                tuple(range(len(tile.offsets))),
+                self.contraction.a,
+                tuple(tile.a_base + offset + a_offset for offset in tile.offsets),
+                self.contraction.b,
+                place.b_base + k * (self.tiling.panel * group),
+                group,
+                terms,
+            )
+        )
+
+    def _prefetch(self, place: Place, depth: Stretch, k: Size) -> None:
+        """This tile's share of the stretch after this one."""
+        shares, step = self.shares, self.tiling.panel * self.contraction.group
+        line = _LINE // self.contraction.b.dtype.bytes
+        following = place.b_base + (depth.begin + depth.length) * step
+        begin = following + (place.share * depth.length + k) * (step // shares)
+        for number in range(max(1, self.tiling.unroll * step // shares // line)):
+            self.builder.append(loops.Prefetch(self.contraction.b, begin + number * line, 2))
+
+    def _total(self, fragments: Sequence[str], row: int) -> Expression:
+        """The sum of the partial sums of a row, in pairs."""
+        totals = [fragment_element(name, row, self.contraction.dtype) for name in fragments]
+        while len(totals) > 1:
+            pairs = zip(totals[::2], totals[1::2])
+            totals = [a + b for a, b in pairs] + totals[len(totals) & ~1 :]
+        return totals[0]
+
+    def _finish(
+        self,
+        place: Place,
+        tile: Tile,
+        fragment: str,
+        totals: Sequence[Expression],
+        column: Symbol,
+    ) -> None:
+        """The epilogue of every row, on the columns that exist."""
+        at = place.column + dims.atom(column)
+        stores = tuple(
+            self.contraction.epilogue(indices, at, total)
+            for indices, total in zip(tile.indices, totals, strict=True)
+        )
+        columns, panel = self.contraction.columns, self.tiling.panel
+
+        def store(limit: Size) -> None:
+            self.builder.append(loops.FragmentStore(fragment, column, limit, stores))
+
+        if not isinstance(columns, int):
+            store(self.local(dims.minimum(panel, columns - place.column)))
+        elif columns % panel == 0:
+            store(panel)
+        elif columns < panel or place.width < panel:
+            store(columns % panel)
+        else:
+            with self.builder.when(less(place.panel, columns // panel)):
+                store(panel)
+            with self.builder.otherwise():
+                store(columns % panel)

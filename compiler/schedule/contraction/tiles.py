@@ -1,0 +1,308 @@
+"""The sizes of a contraction's register tiles and cache blocks, from a model of the machine.
+
+A tile is `height` rows x `panel` columns of sums that stay in registers over the whole depth. Its
+rows take one broadcast each a step, its columns one load a vector: 14 rows x 2 vectors fill 28 of
+the 32 registers of AVX-512, and need 16 loads for 28 fused multiply-adds.
+Tiles do not depend on the number of threads, so neither do the results' bits; blocks do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil, gcd
+
+from bessemer.compiler.ir import dims
+from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.types import DType, f32
+from bessemer.compiler.schedule.contraction.contraction import Contraction, Nest, merge_depth, nest
+from bessemer.compiler.targets.machine import Target
+
+# Sums of longer chains than this are split, so that rounding errors stay below 1e-6 of the norm.
+LONGEST_CHAIN = 3000
+STRETCH = 1024
+# Where every step of the depth is in another line of a, and the next row beside it, a stretch of
+# all rows is to stay in the second-level cache: 25088 steps of 256 rows, 168 GFLOP/s for 126.
+# (1600 steps, two threads: 412 GFLOP/s in one go, 440 in stretches; one thread: 219, 222.)
+SCATTERED_STRETCH = 256
+LONGEST_SCATTERED = 1024
+_SCATTERED = 128
+# A fused multiply-add takes about four cycles and two start in each: eight sums must be under way.
+SUMS_UNDER_WAY = 8
+# Rows at a distance that only the run knows take a pointer each: more than the registers hold make
+# LLVM spill sums too (attention over 256 keys: 936 us with 14 rows, 757 with 8, 801 with 4).
+_MOST_POINTERS = 8
+# Addresses that are 4 KB apart share a set of the first-level cache.
+_PAGE = 4096
+# With fewer tiles to a block, b would come too often from the last cache, or even from memory.
+_FEWEST_TILES = (6, 12)
+_IN_LAST_CACHE = 8 << 20
+# A kernel that may be a link of a chain (chain_launches.py) goes by small blocks if its weights are
+# in the first-level cache anyway: with fewer rows at a time the windows are smaller.
+_IN_FIRST_CACHE = 48 << 10
+_LINK_BYTES = 32 << 10
+# A block's partial sums are on the stack.
+_PARTIAL_BYTES = 48 << 10
+# Enough rows to make good use of a panel, few enough to give every thread a block.
+_DYNAMIC_BLOCK = 16
+
+
+LARGE = 4
+"""The share of the last cache from which on values are not found there again."""
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """The choices for one contraction. `height` is in rows, `block` in tiles.
+
+    `panel` is the width of b's packed panels, in columns. `unroll` is the number of depth steps
+    in the innermost loop's body. A sum is added up in stretches of at most `stretch` steps, or all
+    at once (if the depth has several axes, a stretch is a step of the outermost). `prefetch` asks
+    for what comes next in b to be fetched into the second-level cache.
+    """
+
+    lanes: int
+    panel: int
+    height: int
+    block: int
+    unroll: int
+    prefetch: bool
+    stretch: int | None = None
+
+
+def registers_tile(vectors: int, registers: int) -> int:
+    """The height of a tile that is `vectors` wide: sums, b's vectors and one broadcast must fit."""
+    # A broadcast that is used once needs no register: it is an operand in memory.
+    spare = vectors + 1 if vectors > 1 else 2
+    return max(1, (registers - spare) // vectors)
+
+
+def _rows_in_first_cache(walk: Nest, dtype: DType, target: Target) -> int:
+    """How many rows of a can be in the first-level cache at once: rows at the same place of a page
+    share one of its sets. Of many lines, some are left for b, which goes by."""
+    strides = [axis.a_stride for axis in (walk.axis, *walk.inner)]
+    step = gcd(*(stride if isinstance(stride, int) else 1 for stride in strides))
+    ways = target.l1_ways - target.l1_ways // 6
+    return ways * (_PAGE // gcd(_PAGE, step * dtype.bytes))
+
+
+def panel_vectors(columns: Size, lanes: int, registers: int) -> int:
+    """How many vectors wide b's panels are: the width that wastes least of the arithmetic."""
+    if not isinstance(columns, int):
+        return 2
+    vectors = ceil(columns / lanes)
+    if vectors == 1:
+        return 1
+    if vectors == 3 and registers >= 32:
+        return 3
+    return 2
+
+
+def plan(
+    contraction: Contraction,
+    target: Target,
+    threads: int = 2,
+    shape: tuple[int, int] | None = None,
+) -> Tiling:
+    """The tiling that the model of the machine predicts to be fastest; of those whose tiles have
+    this `shape`, in rows and vectors, if one is given."""
+    lanes = target.lanes(contraction.dtype)
+    vectors = panel_vectors(contraction.columns, lanes, target.vector_registers)
+    vectors = shape[1] if shape else vectors
+    height = registers_tile(vectors, target.vector_registers)
+    walk = nest(contraction, height)
+    most = shape[0] if shape else _rows_in_first_cache(walk, contraction.a.dtype, target)
+    if not shape and not isinstance(walk.axis.a_stride, int):
+        most = min(most, _MOST_POINTERS)
+    height = min(height, most)
+    walk = nest(contraction, height)
+    panel = vectors * lanes
+    rows = split(walk.axis.extent, height // walk.unit).height * walk.unit
+    sums = chains(rows, vectors, target.vector_registers, contraction.depth_steps)
+    stretch = stretch_length(contraction, sums)
+    block = _block(contraction, walk, panel, height, stretch, target, threads)
+    if stretch is not None:
+        most = max(1, _PARTIAL_BYTES // (rows * panel * contraction.dtype.bytes))
+        block = _at_most(most, block, contraction, walk, height, panel, threads)
+    weight_bytes = (
+        _known(contraction.depth_extent, 512)
+        * _known(contraction.columns, 512)
+        * contraction.b.dtype.bytes
+    )
+    return Tiling(
+        lanes=lanes,
+        panel=panel,
+        height=height,
+        block=block,
+        unroll=_unroll(dims.ceildiv(walk.depth[-1].extent, contraction.group)),
+        prefetch=weight_bytes > 400 << 10,
+        stretch=stretch,
+    )
+
+
+def _known(size: Size, otherwise: int) -> int:
+    return size if isinstance(size, int) else otherwise
+
+
+def _unroll(extent: Size) -> int:
+    """Depth steps in the innermost loop; long straight code makes LLVM spill registers."""
+    if not isinstance(extent, int):
+        return 4
+    if extent <= 6:
+        return extent
+    return min((4, 3, 5, 6), key=lambda steps: extent % steps)
+
+
+@dataclass(frozen=True)
+class Split:
+    """How one axis is cut into tiles, in steps of the axis.
+
+    A static extent is cut evenly: `tall` tiles of `height` steps, then tiles of one step less.
+    A dynamic one is cut into tiles of `height`, and a last one that is smaller.
+    """
+
+    count: Size
+    height: int
+    tall: Size
+    rest: Size = 0
+
+
+def split(extent: Size, height: int) -> Split:
+    """Cuts an axis into tiles of at most `height` steps."""
+    if isinstance(extent, int):
+        count = max(1, ceil(extent / height))
+        tallest = ceil(extent / count)
+        return Split(count, tallest, extent - count * (tallest - 1))
+    full = dims.floordiv(extent, height)
+    return Split(dims.ceildiv(extent, height), height, full, dims.mod(extent, height))
+
+
+def _block(
+    contraction: Contraction,
+    walk: Nest,
+    panel: int,
+    height: int,
+    stretch: int | None,
+    target: Target,
+    threads: int,
+) -> int:
+    """Tiles in a block of rows: what stays in the second-level cache while all of b goes by."""
+    depth = _known(contraction.depth_extent, 512)
+    columns = _known(contraction.columns, 512)
+    cut = split(walk.axis.extent, height // walk.unit)
+    tiles = dims.product(axis.extent for axis in walk.outer) * cut.count
+    # Of a sum that is added up in stretches, only one is at work at a time.
+    passes = 1 if stretch is None else max(1, depth // stretch)
+    room = target.l2_bytes * 3 // 8 * passes
+    weight_bytes = depth * columns * contraction.b.dtype.bytes
+    fewest = _FEWEST_TILES[weight_bytes > _IN_LAST_CACHE]
+    if _is_link(contraction, walk, target) and weight_bytes <= _IN_FIRST_CACHE:
+        fewest, room = 1, _LINK_BYTES
+    block = max(fewest, room // _tile_bytes(contraction, walk, cut, tiles))
+    if columns > depth and weight_bytes <= target.l2_bytes // 4 and depth <= 256:
+        # Few steps a tile: writing whole rows of the output once matters more than b's reuse.
+        block = min(block, 4)
+    if not isinstance(tiles, int):
+        return min(block, _DYNAMIC_BLOCK)
+    block = ceil(tiles / max(1, round(tiles / block)))
+    panels = ceil(columns / panel)
+    batch = _known(dims.product(axis.extent for axis in walk.batch), 1)
+    return _balanced(tiles, min(block, tiles), panels * batch, threads)
+
+
+def _is_link(contraction: Contraction, walk: Nest, target: Target) -> bool:
+    """Whether it reads or writes so much that it may go by turns with others."""
+    axes = (*walk.batch, *walk.outer, walk.axis, *walk.inner)
+    written = dims.product(axis.extent for axis in axes) * contraction.columns
+    sizes = (dims.product(contraction.a.shape), written)
+    least = target.last_cache // LARGE // f32.bytes
+    return least > 0 and any(isinstance(size, int) and size >= least for size in sizes)
+
+
+def _at_most(
+    most: int,
+    block: int,
+    contraction: Contraction,
+    walk: Nest,
+    height: int,
+    panel: int,
+    threads: int,
+) -> int:
+    """A block of at most so many tiles that still gives every thread about as much to do."""
+    if block <= most:
+        return block
+    cut = split(walk.axis.extent, height // walk.unit)
+    tiles = dims.product(axis.extent for axis in walk.outer) * cut.count
+    if not isinstance(tiles, int):
+        return most
+    panels = ceil(_known(contraction.columns, 512) / panel)
+    batch = _known(dims.product(axis.extent for axis in walk.batch), 1)
+    return _balanced(tiles, ceil(tiles / ceil(tiles / most)), panels * batch, threads)
+
+
+def _tile_bytes(contraction: Contraction, walk: Nest, cut: Split, tiles: Size) -> int:
+    """Bytes of a that a tile adds to those of the tile before: windows overlap."""
+    size = contraction.a.dtype.bytes
+    rows = cut.height * walk.unit
+    bytes_ = rows * _known(contraction.depth_extent, 512) * size
+    axes = [(a.extent, a.a_stride) for a in (*walk.outer, walk.axis, *walk.inner)]
+    axes += [(a.extent, a.a_stride) for a in walk.depth]
+    reach = 1 + dims.total((extent - 1) * stride for extent, stride in axes)
+    if isinstance(reach, int) and isinstance(tiles, int):
+        return max(1, min(bytes_, reach * size // max(1, tiles)))
+    stride = walk.axis.a_stride
+    if isinstance(stride, int) and not walk.inner:
+        return max(1, min(bytes_, rows * stride * size))
+    return max(1, bytes_)
+
+
+def _balanced(tiles: int, block: int, panels: int, threads: int) -> int:
+    """The largest block, from `block` downwards, that gives every thread about as much to do."""
+    best, best_load = block, float("inf")
+    for count in range(ceil(tiles / block), min(tiles, 8 * threads) + 1):
+        candidate = ceil(tiles / count)
+        load = _heaviest(tiles, candidate, panels, threads) / (tiles * panels / threads)
+        if load < best_load - 0.03:
+            best, best_load = candidate, load
+    return best
+
+
+def _heaviest(tiles: int, block: int, panels: int, threads: int) -> int:
+    """The most tiles that a thread gets when (block, panel) pairs are dealt out in order."""
+    blocks = ceil(tiles / block)
+    items = blocks * panels
+    heaviest = 0
+    for thread in range(threads):
+        begin, end = items * thread // threads, items * (thread + 1) // threads
+        short = max(0, end - max(begin, (blocks - 1) * panels))
+        heaviest = max(heaviest, (end - begin) * block - short * (blocks * block - tiles))
+    return heaviest
+
+
+def chains(rows: int, vectors: int, registers: int, depth: Size) -> int:
+    """Partial sums of a tile: enough to keep the arithmetic units busy, a power of two."""
+    if isinstance(depth, int) and depth < 16:
+        return 1
+    count = 1
+    sums = rows * vectors
+    while sums * count < SUMS_UNDER_WAY and sums * count * 2 + vectors < registers:
+        count *= 2
+    return count
+
+
+def stretch_length(contraction: Contraction, chains: int) -> int | None:
+    """The length of the stretches in which a sum is added up; None where it need not be cut.
+
+    That is where sums are exact, or much more so than the rounded numbers in them.
+    """
+    depth = contraction.depth_extent
+    if contraction.dtype is not f32 or contraction.a.dtype.bits < 32:
+        return None
+    if not isinstance(depth, int):
+        return STRETCH * chains
+    *outer, run = merge_depth(contraction.depth)
+    is_scattered = not outer and isinstance(run.a_stride, int) and run.a_stride >= _SCATTERED
+    if depth < (LONGEST_SCATTERED if is_scattered else LONGEST_CHAIN) * chains:
+        return None
+    length = SCATTERED_STRETCH if is_scattered else STRETCH
+    even = ceil(depth / ceil(depth / (length * chains)))
+    return (even + 3) // 4 * 4

@@ -1,0 +1,1 @@
+"""Convolutions that go ways of their own: depthwise, and Winograd's."""

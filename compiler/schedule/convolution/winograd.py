@@ -1,0 +1,393 @@
+"""Winograd's F(2, 3), along one axis or both: a 3x3 convolution with 16 products in place of 36.
+
+    v[p][tile, c] = (B' d B)[p]          d: the 4 x 4 inputs of a tile of 2 x 2 outputs
+    m[p][tile, o] = sum over c of v[p][tile, c] * u[p][c, o]        for each of the 16 points p
+    y[tile, o]    = A' m A               u = G w G', packed at compile time
+
+The sums are shorter than those of the direct form, so the result is more exact as well. With a
+dilation, the outputs of a tile are as far apart as the taps. An axis of one tap stays as it is.
+Where there are many tiles, one kernel does all three steps for some of them at a time, whose v and
+m stay in the second-level cache; else each step is a kernel of its own.
+
+Source: A. Lavin, S. Gray, "Fast Algorithms for Convolutional Neural Networks", 2015.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from math import prod
+from typing import TypeAlias
+
+import numpy as np
+
+from bessemer.compiler.ir import dims, loops
+from bessemer.compiler.ir.build_loops import KernelBuilder
+from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.expr import Buffer, Expression, index_value, less
+from bessemer.compiler.ir.types import Array, DType, f32
+from bessemer.compiler.schedule.contraction.contraction import Contraction, DepthAxis, RowAxis
+from bessemer.compiler.schedule.contraction.microkernel import write_contraction
+from bessemer.compiler.schedule.contraction.tiles import Tiling, plan
+from bessemer.compiler.targets.machine import Target
+
+Epilogue: TypeAlias = Callable[[tuple[Size, Size, Size], Size, Expression], tuple[loops.Store, ...]]
+Matrix: TypeAlias = tuple[tuple[float, ...], ...]
+
+SHARES = 16
+"""The most parts, each with working memory of its own, that the threads share."""
+FEWEST_PIXELS = 256
+"""For so many, transforming the weights takes half of the time that it saves."""
+DYNAMIC_BLOCK = 42
+"""Tiles in a block of an unknown number of them."""
+_FEWEST_TILES = 14
+"""With fewer tiles to a block, u would come too often from the second-level cache."""
+INPUT: Matrix = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))
+WEIGHTS: Matrix = ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1))
+OUTPUT: Matrix = ((1, 1, 1, 0), (0, 1, -1, -1))
+
+
+_ONE: Matrix = ((1,),)
+
+
+@dataclass(frozen=True)
+class Taps:
+    """The taps along an axis: three, or one. Outputs of a tile are `dilation` apart, like taps."""
+
+    count: int = 3
+    dilation: int = 1
+
+    @property
+    def points(self) -> int:
+        """Inputs that a tile sees, and products an output is made of."""
+        return 4 if self.count == 3 else 1
+
+    @property
+    def outputs(self) -> int:
+        """Outputs of a tile."""
+        return 2 if self.count == 3 else 1
+
+    def matrix(self, of_three: Matrix) -> Matrix:
+        """The transform along the axis, if this is the one for three taps."""
+        return of_three if self.count == 3 else _ONE
+
+    def tiles(self, outputs: Size) -> Size:
+        """Tiles along an axis of so many outputs."""
+        if self.count == 1:
+            return outputs
+        return dims.ceildiv(outputs, 2 * self.dilation) * self.dilation
+
+    def first(self, tile: Size) -> Size:
+        """The first output of a tile, also its first input."""
+        if self.count == 1:
+            return tile
+        step = self.dilation
+        return dims.floordiv(tile, step) * (2 * step) + dims.mod(tile, step)
+
+    def inputs(self, builder: KernelBuilder, begin: Size, outputs: Size) -> list[Size]:
+        """The inputs of a tile; for those beyond the last one stands the last: no output inside
+        depends on them."""
+        places = [begin + i * self.dilation for i in range(self.points)]
+        if self.count == 1 or dims.mod(outputs, 2 * self.dilation) == 0:
+            return places
+        last = outputs + (2 * self.dilation - 1)
+        first = 3 if self.dilation == 1 else 0
+        inside = [index_value(dims.minimum(place, last)) for place in places[first:]]
+        return places[:first] + [builder.define(place, "inside").index for place in inside]
+
+
+@dataclass(frozen=True, eq=False)
+class Winograd:
+    """A convolution of stride 1 whose numbers of channels and columns are known.
+
+    `x(n, row, column, channel)` is an element of the input, with its padding: windows begin at
+    row 0, column 0. `outputs` are the result's images, rows and columns, `taps` those along rows
+    and columns. `u` is what `transform_weights` gives, packed. `epilogue` is that of a contraction.
+    """
+
+    x: Callable[[Size, Size, Size, Size], Expression]
+    outputs: tuple[Size, Size, Size]
+    channels: int
+    columns: int
+    u: Buffer
+    epilogue: Epilogue
+    taps: tuple[Taps, Taps] = (Taps(), Taps())
+
+    @property
+    def points(self) -> int:
+        """Products an output is made of."""
+        return self.taps[0].points * self.taps[1].points
+
+    @property
+    def tiles(self) -> tuple[Size, Size]:
+        """Rows and columns of tiles in an image."""
+        _, rows, columns = self.outputs
+        return self.taps[0].tiles(rows), self.taps[1].tiles(columns)
+
+    @property
+    def count(self) -> Size:
+        """Tiles in all images."""
+        return self.outputs[0] * self.tiles[0] * self.tiles[1]
+
+
+@dataclass(frozen=True, eq=False)
+class Stages:
+    """The kernel bodies in order, and the working memory `v` and `m` that they share."""
+
+    bodies: tuple[loops.Block, ...]
+    operations: tuple[Size, ...]
+    v: Buffer
+    m: Buffer
+
+
+def transform_weights(w: Array) -> Array:
+    """[taps, taps, c, o] to [points, c, o], in float64 before the last rounding."""
+    row, column = (np.array(Taps(count).matrix(WEIGHTS)) for count in w.shape[:2])
+    u = np.empty((len(row), len(column), *w.shape[2:]), w.dtype)
+    for first in range(0, w.shape[2], 16):  # so many channels stay in the cache
+        part = slice(first, first + 16)
+        turned = _combined(row, w[:, :, part].astype(np.float64)).swapaxes(0, 1)
+        u[:, :, part] = _combined(column, turned).swapaxes(0, 1)
+    return u.reshape(-1, *w.shape[2:])
+
+
+def _combined(matrix: Array, parts: Array) -> Array:
+    """The matrix times what lies along the first axis: sums of few large arrays, several times as
+    fast as einsum, and the same on every machine, as a BLAS would not be."""
+    found = np.zeros((len(matrix), *parts.shape[1:]), parts.dtype)
+    for sums, row in zip(found, matrix, strict=True):
+        for part, factor in zip(parts, row, strict=True):
+            if factor:
+                sums += part * factor
+    return found
+
+
+def pays(
+    outputs: Sequence[Size],
+    channels: Size,
+    columns: Size,
+    dtype: DType,
+    taps: tuple[Taps, Taps] = (Taps(), Taps()),
+    constant: bool = True,
+) -> bool:
+    """Whether the transforms cost less than the products that they save; that of weights which are
+    no `constant` among them."""
+    if dtype is not f32 or not isinstance(channels, int) or not isinstance(columns, int):
+        return False
+    threes = [axis.count == 3 for axis in taps]
+    if not any(threes) or min(channels, columns) < (16 if all(threes) else 64):
+        return False
+    known = prod(size for size in outputs if isinstance(size, int))
+    if not constant and known < FEWEST_PIXELS:
+        return False
+    for axis, size in zip(taps, outputs[1:]):
+        if isinstance(size, int) and axis.count == 3:
+            tiles = axis.tiles(size)
+            assert isinstance(tiles, int)
+            if (size < 6 and known < FEWEST_PIXELS) or tiles * 2 > 1.25 * size:
+                return False
+    return True
+
+
+def lower_winograd(work: Winograd, target: Target, threads: int = 2) -> Stages:
+    """The kernels; one if its blocks of tiles give every thread enough to do."""
+    if not isinstance(work.count, int):
+        return _one_kernel(work, target, min(_most_tiles(work, target), DYNAMIC_BLOCK))
+    block = _block(work.count, _most_tiles(work, target), threads)
+    blocks = -(-work.count // block)
+    if blocks >= 4 * threads:
+        return _one_kernel(work, target, block)
+    return _three_kernels(work, target, threads)
+
+
+def _most_tiles(work: Winograd, target: Target) -> int:
+    """Tiles whose v and m fill a quarter of the second-level cache: u must have room, too."""
+    tile_bytes = work.points * (work.channels + work.columns) * f32.bytes
+    return max(_FEWEST_TILES, target.l2_bytes // 4 // tile_bytes)
+
+
+def _block(count: int, most: int, threads: int) -> int:
+    """Tiles in a block, such that threads and register tiles have the least to do in vain."""
+
+    def waste(block: int) -> float:
+        blocks = -(-count // block)
+        shares, turns = _shares(blocks)
+        rounds = -(-shares // threads) * turns * threads
+        full = -(-block // _FEWEST_TILES) * _FEWEST_TILES
+        return rounds * full / count
+
+    fewest = min(count, max(_FEWEST_TILES, most // 2))
+    return min(range(min(count, most), fewest - 1, -1), key=waste)
+
+
+def _shares(blocks: int) -> tuple[int, int]:
+    """How many shares the blocks are dealt into, and how many blocks a share has at most."""
+    turns = -(-blocks // SHARES)
+    return -(-blocks // turns), turns
+
+
+def _dealt(blocks: Size, share: Size, turns: Size) -> tuple[Size, Size]:
+    """The first block of a share, and how many it has."""
+    if isinstance(blocks, int):
+        begin = share * turns
+        return begin, dims.minimum(turns, dims.maximum(blocks - begin, 0))
+    # There may be fewer blocks than shares: all of the first ones would be one thread's.
+    begin = dims.floordiv(share * blocks, SHARES)
+    return begin, dims.floordiv((share + 1) * blocks, SHARES) - begin
+
+
+def _one_kernel(work: Winograd, target: Target, block: int) -> Stages:
+    blocks = dims.ceildiv(work.count, block)
+    # Each share has its own v and m, and does its blocks one after the other.
+    shares, turns = SHARES, dims.ceildiv(blocks, SHARES)
+    if isinstance(blocks, int):
+        shares, turns = _shares(blocks)
+    v, m = _memory(work, shares, block)
+    builder = KernelBuilder()
+    with builder.loop(shares, "parallel") as share:
+        begin, mine = _dealt(blocks, share, turns)
+        with builder.loop(mine) as turn:
+            first = (begin + turn) * block
+            tiles = dims.minimum(block, work.count - first)
+            tiles = builder.define(index_value(tiles), "tiles").index
+            if isinstance(work.count, int):
+                tiles = block  # the last block computes some tiles again
+            with builder.loop(tiles) as tile:
+                _transform_input(builder, work, first + tile, v, (share, tile))
+            contraction = _products(work, v, m, share, tiles)
+            tiling = plan(contraction, target, 1)
+            write_contraction(builder, contraction, tiling, target)
+            with builder.loop(tiles) as tile:
+                _transform_output(builder, work, first + tile, m, (share, tile))
+    operations = turns * (2 * work.points * block * work.channels * work.columns)
+    return Stages((builder.block(),), (operations,), v, m)
+
+
+def _three_kernels(work: Winograd, target: Target, threads: int) -> Stages:
+    assert isinstance(work.count, int)
+    rows, columns = work.tiles
+    count = work.outputs[0] * rows
+    v, m = _memory(work, 1, work.count)
+    first, second, third = KernelBuilder(), KernelBuilder(), KernelBuilder()
+    with first.loop(count, "parallel") as row, first.loop(columns) as column:
+        tile = row * columns + column
+        _transform_input(first, work, tile, v, (0, tile))
+    contraction = _products(work, v, m, 0, work.count)
+    tiling = plan(contraction, target, threads)
+    write_contraction(second, contraction, tiling, target, "parallel")
+    with third.loop(count, "parallel") as row, third.loop(columns) as column:
+        tile = row * columns + column
+        _transform_output(third, work, tile, m, (0, tile))
+    products = 2 * tiling.block * tiling.height * tiling.panel * work.channels
+    costs = (columns * (64 * work.channels), products, columns * (64 * work.columns))
+    return Stages((first.block(), second.block(), third.block()), costs, v, m)
+
+
+def winograd_tiling(work: Winograd, target: Target) -> Tiling:
+    """What `u` must be packed for."""
+    v, m = _memory(work, 1, DYNAMIC_BLOCK)
+    return plan(_products(work, v, m, 0, DYNAMIC_BLOCK), target)
+
+
+def _memory(work: Winograd, blocks: int, tiles: int) -> tuple[Buffer, Buffer]:
+    return (
+        Buffer("v", f32, (blocks, work.points, tiles, work.channels)),
+        Buffer("m", f32, (blocks, work.points, tiles, work.columns)),
+    )
+
+
+def _place(builder: KernelBuilder, work: Winograd, tile: Size) -> tuple[Size, Size, Size]:
+    """Image, first row and first column of a tile's outputs; `tile` counts through all images.
+
+    A number beyond the last tile is that of the last one, which is then computed again.
+    """
+    rows, columns = work.tiles
+    known = builder.define(index_value(dims.minimum(tile, work.count - 1)), "tile").index
+    row = builder.define(index_value(dims.floordiv(known, columns)), "row").index
+    top = work.taps[0].first(dims.mod(row, rows))
+    return dims.floordiv(row, rows), top, work.taps[1].first(known - row * columns)
+
+
+def _products(work: Winograd, v: Buffer, m: Buffer, block: Size, tiles: Size) -> Contraction:
+    """The matrix products of a block's first tiles, one a point."""
+
+    def epilogue(row: tuple[Size, ...], column: Size, total: Expression) -> tuple[loops.Store, ...]:
+        return (loops.Store(m, (block, *row, column), total),)
+
+    rows = (RowAxis(work.points, v.shape[2] * work.channels, 1), RowAxis(tiles, work.channels))
+    depth = (DepthAxis(work.channels, 1),)
+    base = v.offset((block, 0, 0, 0))
+    return Contraction(f32, v, base, rows, depth, work.columns, work.u, epilogue)
+
+
+def _transform_input(
+    builder: KernelBuilder,
+    work: Winograd,
+    tile: Size,
+    v: Buffer,
+    at: tuple[Size, Size],
+) -> None:
+    """All channels of one tile's inputs."""
+    image, top, left = _place(builder, work, tile)
+    _, rows, columns = work.outputs
+    ys = work.taps[0].inputs(builder, top, rows)
+    xs = work.taps[1].inputs(builder, left, columns)
+    with builder.loop(work.channels, "vector", lanes=0) as channel:
+        inputs = [[work.x(image, y, x, channel) for x in xs] for y in ys]
+        values = both_sides(builder, work.taps, INPUT, inputs)
+        for point, value in enumerate(value for row in values for value in row):
+            builder.store(v, (at[0], point, at[1], channel), value)
+
+
+def _transform_output(
+    builder: KernelBuilder,
+    work: Winograd,
+    tile: Size,
+    m: Buffer,
+    at: tuple[Size, Size],
+) -> None:
+    """All columns of one tile's outputs; those outside of the image are left out."""
+    image, top, left = _place(builder, work, tile)
+    _, rows, columns = work.outputs
+    down, across = work.taps
+    with builder.loop(work.columns, "vector", lanes=0) as column:
+        inputs = [
+            [m[at[0], across.points * y + x, at[1], column] for x in range(across.points)]
+            for y in range(down.points)
+        ]
+        values = both_sides(builder, work.taps, OUTPUT, inputs)
+        for y, x in product(range(down.outputs), range(across.outputs)):
+            row, place = top + y * down.dilation, left + x * across.dilation
+            with builder.when(less(row, rows) & less(place, columns)):
+                for store in work.epilogue((image, row, place), column, values[y][x]):
+                    builder.append(store)
+
+
+def both_sides(
+    builder: KernelBuilder,
+    taps: tuple[Taps, Taps],
+    matrix: Matrix,
+    inputs: Sequence[Sequence[Expression]],
+) -> list[list[Expression]]:
+    """matrix . inputs . matrix', with every value in a local; the identity along an axis of one."""
+    held = [[builder.define(value, "d").value for value in row] for row in inputs]
+    half = [
+        [builder.define(_combine(row, line), "d").value for line in zip(*held, strict=True)]
+        for row in taps[0].matrix(matrix)
+    ]
+    return [[_combine(row, line) for row in taps[1].matrix(matrix)] for line in half]
+
+
+def _combine(factors: Sequence[float], values: Sequence[Expression]) -> Expression:
+    """The sum of the values with their factors, a positive one first."""
+    terms = sorted(
+        ((factor, value) for factor, value in zip(factors, values, strict=True) if factor),
+        key=lambda term: -term[0],
+    )
+    first, total = terms[0]
+    total = total if first == 1 else total * first
+    for factor, value in terms[1:]:
+        part = value if abs(factor) == 1 else value * abs(factor)
+        total = total + part if factor > 0 else total - part
+    return total

@@ -1,0 +1,144 @@
+"""Winograd's transform of weights that are known only when the model runs, as in training.
+
+    u[point, panel, channel, column] = G w G', packed as the products want it (packing.py)
+
+Where the weights' columns are neighbours, vectors go along them. Where the channels are (a
+convolution with the weights transposed: an input's gradient), squares of channels and columns are
+transformed along the channels, and turned in the first-level cache (as in turn.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from bessemer.compiler.ir import dims
+from bessemer.compiler.ir.build_loops import KernelBuilder
+from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.expr import Buffer, Expression, less
+from bessemer.compiler.ir.guard import guarded
+from bessemer.compiler.ir.loops import Block
+from bessemer.compiler.ir.types import f32
+from bessemer.compiler.schedule.convolution.winograd import WEIGHTS, Taps
+
+Weight: TypeAlias = Callable[[int, int, Size, Size], Expression]
+"""An element of the weights by its taps, channel and column."""
+
+
+@dataclass(frozen=True, eq=False)
+class WeightTransform:
+    """`w` by its taps, channel and column, and where its transform goes: u, of shape [points,
+    panels, channels, width of a panel]."""
+
+    w: Weight
+    taps: tuple[Taps, Taps]
+    channels: int
+    columns: int
+    u: Buffer
+
+    @property
+    def width(self) -> int:
+        """Columns of a panel."""
+        width = self.u.shape[-1]
+        assert isinstance(width, int)
+        return width
+
+    @property
+    def panels(self) -> int:
+        """Panels of a matrix."""
+        return -(-self.columns // self.width)
+
+    def points(self, channel: Size, column: Size, builder: KernelBuilder) -> list[Expression]:
+        """All of one channel and column, in order."""
+        down, across = self.taps
+        seen = [
+            [builder.define(self.w(y, x, channel, column), "w").value for x in range(across.count)]
+            for y in range(down.count)
+        ]
+        half = [
+            [builder.define(_combine(row, column_of), "h").value for column_of in zip(*seen)]
+            for row in down.matrix(WEIGHTS)
+        ]
+        return [_combine(row, line) for line in half for row in across.matrix(WEIGHTS)]
+
+
+def lower_weight_transform(work: WeightTransform, lanes: int, along_channels: bool) -> Block:
+    """The kernel: panels, or squares of channels in panels, are shared by the threads."""
+    builder = KernelBuilder()
+    fits = work.channels % lanes == 0 and work.columns % work.width == 0
+    if along_channels and fits:
+        _turned(builder, work, lanes)
+    else:
+        _straight(builder, work)
+    return builder.block()
+
+
+def _straight(builder: KernelBuilder, work: WeightTransform) -> None:
+    with builder.loop(work.panels * work.channels, "parallel") as item:
+        channel = dims.mod(item, work.channels)
+        panel = dims.floordiv(item, work.channels)
+        with builder.loop(work.width, "vector", lanes=0) as place:
+            column = panel * work.width + place
+            inside = less(column, work.columns)
+            for point, value in enumerate(work.points(channel, column, builder)):
+                at = (point, panel, channel, place)
+                builder.store(work.u, at, guarded(inside, value, 0))
+
+
+def _turned(builder: KernelBuilder, work: WeightTransform, lanes: int) -> None:
+    points = work.taps[0].points * work.taps[1].points
+    groups, parts = work.channels // lanes, work.width // lanes
+    with builder.loop(work.panels * groups * parts, "parallel") as item:
+        part, rest = dims.mod(item, parts), dims.floordiv(item, parts)
+        group, panel = dims.mod(rest, groups), dims.floordiv(rest, groups)
+        squares = builder.allocate(f32, (points * lanes * lanes,))
+        with builder.loop(lanes) as row, builder.loop(lanes, "vector", lanes) as lane:
+            column = panel * work.width + part * lanes + row
+            values = work.points(group * lanes + lane, column, builder)
+            for number, value in enumerate(values):
+                place = (number * lanes + row) * lanes + lane
+                builder.store(squares, (place,), value)
+        turned = builder.allocate(f32, (lanes * lanes,))
+        with builder.loop(points) as point:
+            first = (point * lanes) * lanes
+            _turn(builder, squares, first, turned, lanes)
+            with (
+                builder.loop(lanes, "unroll") as channel,
+                builder.loop(lanes, "vector", lanes) as lane,
+            ):
+                at = (point, panel, group * lanes + channel, part * lanes + lane)
+                builder.store(work.u, at, turned[channel * lanes + lane])
+
+
+def _turn(builder: KernelBuilder, source: Buffer, first: Size, target: Buffer, lanes: int) -> None:
+    """The square of `source` that begins at `first`, its rows as columns; `target` gets it. A load
+    of every fourth element rotates the bits of the indices by two."""
+    bits = lanes.bit_length() - 1
+    shifts = [2] * (bits // 2) + [1] * (bits % 2)
+    between = builder.allocate(f32, (lanes * lanes,))
+    begin = first
+    for number, shift in enumerate(shifts):
+        last = number == len(shifts) - 1
+        step, group = 1 << shift, lanes >> shift
+        goal = target if (len(shifts) - 1 - number) % 2 == 0 else between
+        with (
+            builder.loop(step) as high,
+            builder.loop(group, "unroll") as low,
+            builder.loop(lanes, "vector", lanes) as lane,
+        ):
+            value = source[begin + (low * lanes + lane) * step + high]
+            builder.store(goal, ((high * group + low) * lanes + lane,), value)
+        source, begin = goal, 0
+        assert not last or goal is target
+
+
+def _combine(factors: Sequence[float], values: Sequence[Expression]) -> Expression:
+    """The sum of the values with their factors; those of 0 are left out."""
+    total: Expression | None = None
+    for factor, value in zip(factors, values, strict=True):
+        if factor:
+            part = value if factor == 1 else value * factor
+            total = part if total is None else total + part
+    assert total is not None
+    return total

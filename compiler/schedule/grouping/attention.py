@@ -1,0 +1,248 @@
+"""Finds attention in a graph: matmul, anything pointwise, a softmax (or the like), matmul.
+
+    scores  = matmul(query, key)                          [batch..., rows, keys]
+    carried = scores * scale + mask ...                   pointwise, of the scores' shape
+    weights = exp(carried - max) / sum ...                pointwise and reductions over the keys
+    result  = matmul(weights, value)                      [batch..., rows, columns]
+
+What lies between the products may be anything that keeps rows apart: every weight depends on the
+scores of its own row only. It is tried out: the element rules are applied to symbols, and what
+they ask for must be scores of that row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from bessemer.compiler.ir import dims, expr
+from bessemer.compiler.ir.dims import Size, Symbol, atom
+from bessemer.compiler.ir.expr import Buffer, Expression, Index
+from bessemer.compiler.ir.graph import Graph, Node, Value
+from bessemer.compiler.ir.types import bf16, f16, f32, f64
+from bessemer.compiler.schedule.grouping.fuse import (
+    Fusion,
+    as_index,
+    index_symbols,
+    is_affine_operand,
+)
+
+MOST_NODES = 40
+"""Nodes between the products beyond which the search is given up."""
+
+
+@dataclass(frozen=True, eq=False)
+class Attention:
+    """Two products and the nodes between them.
+
+    `before` are the nodes from the scores to `carried`, which is what is kept of the scores;
+    `between` are all the other nodes up to the weights. `views` are the views through which these
+    read other values.
+    """
+
+    scores: Node
+    product: Node
+    before: tuple[Node, ...]
+    between: tuple[Node, ...]
+    carried: Value
+    views: tuple[Node, ...]
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """The nodes of the group besides the second product and what follows it."""
+        return (*self.views, self.scores, *self.before, *self.between)
+
+    @property
+    def others(self) -> tuple[Value, ...]:
+        """The values that the nodes between the products read from memory."""
+        made = {value for node in self.nodes for value in node.outputs}
+        read = (v for node in (*self.views, *self.before, *self.between) for v in node.inputs)
+        return tuple(dict.fromkeys(value for value in read if value not in made))
+
+
+@dataclass(frozen=True, eq=False)
+class RowForm:
+    """The weights of one row as expressions over symbols.
+
+    `batch`, `row` and `key` are the symbols of the weights' index; `leading` is where the row's
+    scores lie in the first product, all but the last axis.
+    """
+
+    batch: tuple[Symbol, ...]
+    row: Symbol
+    key: Symbol
+    leading: Index
+    weight: Expression
+
+
+def find_attentions(graph: Graph) -> dict[Node, Attention]:
+    """The attentions of a graph, by their second product; no node is in two."""
+    search = _Search(graph, graph.users(), graph.producers())
+    found: dict[Node, Attention] = {}
+    taken: set[Node] = set()
+    for node in graph.nodes:
+        if node.operator.name != "matmul":
+            continue
+        attention = search.ending_in(node)
+        if attention is not None and taken.isdisjoint((*attention.nodes, node)):
+            found[node] = attention
+            taken.update((attention.scores, *attention.before, *attention.between, node))
+    return found
+
+
+def in_full_width(product: Node) -> bool:
+    """Whether a product is of f32 or f64 only."""
+    types = {value.type.dtype for value in (*product.inputs, product.output)}
+    return types in ({f32}, {f64})
+
+
+def row_form(
+    attention: Attention,
+    fusion: Fusion,
+    score: Callable[[Size], Expression],
+) -> RowForm | None:
+    """The weights' elements, given the row's carried scores by key; None where they need more."""
+    weights = attention.product.inputs[0]
+    symbols = index_symbols(weights.type.shape, "weight")
+    *batch, row, key = symbols
+    asked: set[Index] = set()
+
+    def carried(index: Index) -> Expression:
+        asked.add(index[:-1])
+        return score(index[-1])
+
+    inner = fusion.given({attention.carried: carried})
+    weight = inner.element(weights, as_index(symbols, weights.type.shape))
+    if len(asked) != 1:
+        return None
+    (leading,) = asked
+    own = 0 if row.extent == 1 else atom(row)
+    if not leading or leading[-1] != own:
+        return None
+    if any({row, key} & dims.atoms(index) for index in leading[:-1]):
+        return None
+    return RowForm(tuple(batch), row, key, leading, weight)
+
+
+@dataclass(frozen=True, eq=False)
+class _Search:
+    graph: Graph
+    users: Mapping[Value, Sequence[Node]]
+    producers: Mapping[Value, Node]
+
+    def ending_in(self, product: Node) -> Attention | None:
+        """The attention whose second product this is."""
+        weights = product.inputs[0]
+        if not self._may_multiply(product) or weights.type.numel == 0:
+            return None
+        scores = self._scores_before(weights)
+        if scores is None or not self._may_multiply(scores):
+            return None
+        if not is_affine_operand(scores.inputs[0], self.producers):
+            return None
+        between = self._reached_from(scores, product)
+        # The largest score of a row is subtracted: only then may its sum divide the result.
+        if between is None or not any(node.operator.name == "reduce_max" for node in between):
+            return None
+        before, carried = self._carried(scores)
+        rest = tuple(node for node in between if node not in before)
+        views = self._views((*before, *rest), {scores, *between})
+        attention = Attention(scores, product, before, rest, carried, views)
+        inlined = {n.output: n for n in (*views, *rest)}
+        fusion = Fusion(inlined, self.graph.constants)
+        scratch = Buffer("scores", carried.type.dtype, (carried.type.shape[-1],))
+        form = row_form(attention, fusion, lambda key: expr.load(scratch, (key,)))
+        return None if form is None else attention
+
+    def _may_multiply(self, node: Node) -> bool:
+        """Whether a matrix product can be one of the two: both sides vary, with the same floats."""
+        left, right = node.inputs
+        narrow = left.type.dtype in (bf16, f16) and left.type.dtype is right.type.dtype
+        constant = right in self.graph.constants or left in self.graph.constants
+        whole = min(left.type.rank, right.type.rank) >= 2
+        return (narrow or in_full_width(node)) and whole and not constant
+
+    def _scores_before(self, weights: Value) -> Node | None:
+        """The matrix product that the weights are made from, element by element."""
+        numel = weights.type.numel
+        waiting, seen = [weights], {weights}
+        found: set[Node] = set()
+        while waiting:
+            node = self.producers.get(waiting.pop())
+            if node is None or len(node.outputs) != 1 or len(seen) > 4 * MOST_NODES:
+                continue
+            if node.operator.name == "matmul":
+                found.add(node)
+                continue
+            if node.operator.element is None or node.operator.name == "broadcast_to":
+                continue
+            for value in node.inputs:
+                if value.type.numel == numel and value not in seen:
+                    seen.add(value)
+                    waiting.append(value)
+        return found.pop() if len(found) == 1 else None
+
+    def _reached_from(self, scores: Node, product: Node) -> tuple[Node, ...] | None:
+        """The nodes between the products, in order; None if something leads elsewhere."""
+        found: dict[Node, None] = {}
+        waiting = [scores.output]
+        while waiting:
+            value = waiting.pop()
+            if value in self.graph.outputs:
+                return None
+            for user in self.users.get(value, ()):
+                if user is product:
+                    if value is not product.inputs[0] or value is product.inputs[1]:
+                        return None
+                    continue
+                if user in found:
+                    continue
+                if len(found) == MOST_NODES or not _keeps_rows(user):
+                    return None
+                found[user] = None
+                waiting.append(user.output)
+        return tuple(node for node in self.graph.nodes if node in found)
+
+    def _carried(self, scores: Node) -> tuple[tuple[Node, ...], Value]:
+        """The pointwise nodes that follow the scores one after the other."""
+        value, walked, kept = scores.output, [], 0
+        carried = value
+        while len(users := self.users[value]) == 1:
+            (user,) = users
+            operator = user.operator
+            if operator.is_view or operator.name.startswith("reduce_"):
+                break
+            if user.output.type.shape != value.type.shape or operator.name == "matmul":
+                break
+            walked.append(user)
+            value = user.output
+            if value.type == scores.output.type:
+                carried, kept = value, len(walked)
+        return tuple(walked[:kept]), carried
+
+    def _views(self, readers: Sequence[Node], inside: set[Node]) -> tuple[Node, ...]:
+        """The views between these nodes and memory."""
+        found: dict[Node, None] = {}
+        waiting = [value for node in readers for value in node.inputs]
+        while waiting:
+            node = self.producers.get(waiting.pop())
+            if node is None or node in inside or node in found or not node.operator.is_view:
+                continue
+            found[node] = None
+            waiting.extend(node.inputs)
+        return tuple(node for node in self.graph.nodes if node in found)
+
+
+def _is_row_reduction(node: Node) -> bool:
+    if not node.operator.name.startswith("reduce_"):
+        return False
+    return tuple(node.attributes["axes"]) == (node.inputs[0].type.rank - 1,)
+
+
+def _keeps_rows(node: Node) -> bool:
+    """Whether a node may stand between the products: it has an element rule, and is no product."""
+    if node.operator.element is None or len(node.outputs) != 1 or node.regions:
+        return False
+    if node.operator.name.startswith("reduce_"):
+        return _is_row_reduction(node)
+    return node.operator.name not in ("matmul", "conv", "concat", "pad")

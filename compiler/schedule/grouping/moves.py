@@ -1,0 +1,65 @@
+"""Views followed forwards: where an element goes that reshapes and transposes move.
+
+x[n, h, s, d] -> transpose -> [n, s, h, d] -> reshape -> [n, s, h*d]      goes to offset
+((n*S + s)*H + h)*D + d
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bessemer.compiler.ir import dims
+from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.expr import Index
+from bessemer.compiler.ir.graph import Node
+from bessemer.compiler.schedule.grouping.fuse import as_index, index_symbols
+
+MOVES = frozenset({"reshape", "transpose"})
+
+
+def moved(index: Index, views: Sequence[Node]) -> Index:
+    """The index of an element behind views, outermost last."""
+    for view in views:
+        shape = view.inputs[0].type.shape
+        if view.operator.name == "transpose":
+            index = tuple(index[axis] for axis in view.attributes["permutation"])
+        else:
+            index = unraveled(raveled(index, shape), view.output.type.shape)
+    return index
+
+
+def moved_offset(index: Index, views: Sequence[Node]) -> Size:
+    """The flat offset of an element behind views."""
+    *others, last = views
+    index = moved(index, others)
+    if last.operator.name == "reshape":
+        return raveled(index, last.inputs[0].type.shape)
+    return raveled(moved(index, [last]), last.output.type.shape)
+
+
+def keeps_columns(views: Sequence[Node]) -> bool:
+    """Whether neighbours along the last axis stay neighbours, at linear offsets."""
+    if not views:
+        return True
+    shape = views[0].inputs[0].type.shape
+    symbols = index_symbols(shape)
+    offset = moved_offset(as_index(symbols, shape), views)
+    steps = [dims.coefficient_of(offset, symbol) for symbol in symbols if symbol.extent != 1]
+    return None not in steps and (shape[-1] == 1 or steps[-1] == 1)
+
+
+def raveled(index: Sequence[Size], shape: Sequence[Size]) -> Size:
+    """The flat offset of an index."""
+    offset: Size = 0
+    for i, extent in zip(index, shape, strict=True):
+        offset = offset * extent + i
+    return offset
+
+
+def unraveled(offset: Size, shape: Sequence[Size]) -> Index:
+    """The index of a flat offset."""
+    index: list[Size] = []
+    for extent in reversed(shape):
+        index.insert(0, 0 if extent == 1 else dims.mod(offset, extent))
+        offset = dims.floordiv(offset, extent)
+    return tuple(index)

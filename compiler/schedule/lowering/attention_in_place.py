@@ -1,0 +1,86 @@
+"""The two products of an attention for a few rows, on keys and values where they lie.
+
+A decoder that has kept its keys and values computes one row a step: packing them would take several
+times as long as all of the rest. Where the number of rows is known only in the run, the kernel has
+both forms, and the packing kernels nothing to do if there are few.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bessemer.compiler.ir import expr
+from bessemer.compiler.ir.build_loops import KernelBuilder
+from bessemer.compiler.ir.dims import Size, Symbol, atom
+from bessemer.compiler.ir.expr import Buffer, Expression, Index
+from bessemer.compiler.ir.graph import Node, Value
+from bessemer.compiler.schedule.grouping.attention import Attention
+from bessemer.compiler.schedule.grouping.destinations import Destination
+from bessemer.compiler.schedule.grouping.few_rows import MOST_ROWS_OF_SMALL
+from bessemer.compiler.schedule.grouping.fuse import Fusion
+from bessemer.compiler.schedule.nests.merge_axes import Piece
+from bessemer.compiler.schedule.nests.nests import Lanes, flatten_loads, write_nest
+
+
+def most_rows_in_place(attention: Attention, pack_nodes: Sequence[Node]) -> int:
+    """Up to how many rows keys and values should be read where they lie; 0: they are always packed.
+
+    `pack_nodes` lead from memory to keys and values.
+    """
+    *_, rows, keys = attention.product.inputs[0].type.shape
+    if isinstance(rows, int) or rows == keys:
+        return 0
+    is_computed = any(not node.operator.is_view for node in pack_nodes)
+    return 1 if is_computed else MOST_ROWS_OF_SMALL
+
+
+@dataclass(frozen=True, eq=False)
+class InPlace:
+    """Writes the products for `rows` rows of one head into a kernel.
+
+    `fusion` reads through everything between the products and memory. Scores lie in `scratch` from
+    `own` on, those of a row `stride` after those of the row before.
+    """
+
+    builder: KernelBuilder
+    lanes: Lanes
+    attention: Attention
+    fusion: Fusion
+    scratch: Buffer
+    own: Size
+    stride: Size
+    rows: Size
+
+    def scores(self, leading: Index) -> None:
+        """The first product, with what is pointwise behind it."""
+        carried = self.attention.carried
+        row, key = Symbol("row", self.rows), Symbol("key", carried.type.shape[-1])
+        index = _fitting((*leading, atom(row), atom(key)), carried)
+        value = flatten_loads(self.fusion.element(carried, index))
+        place = self._place(atom(row), atom(key))
+        write_nest(self.builder, Piece(self.scratch, place, value, (row, key)), self.lanes)
+
+    def results(self, batch: Index, core: Value, out: Destination, inverse: Buffer | None) -> None:
+        """The second product, times `inverse` of the row, with the rest of the group behind it."""
+        product = self.attention.product
+        row, column = Symbol("row", self.rows), Symbol("column", core.type.shape[-1])
+        index = _fitting((*batch, atom(row), atom(column)), core)
+
+        def weight(at: Index) -> Expression:
+            return expr.load(self.scratch, (self._place(at[-2], at[-1]),))
+
+        def divided(at: Index) -> Expression:
+            total = self.fusion.given({product.inputs[0]: weight}).element(product.output, at)
+            return total if inverse is None else total * inverse[at[-2],]
+
+        value = self.fusion.given({product.output: divided}).element(core, index)
+        piece = Piece(out.buffer, out.offset(index), flatten_loads(value), (row, column))
+        write_nest(self.builder, piece, self.lanes)
+
+    def _place(self, row: Size, key: Size) -> Size:
+        return self.own + row * self.stride + key
+
+
+def _fitting(index: Index, value: Value) -> Index:
+    return tuple(0 if size == 1 else i for i, size in zip(index, value.type.shape, strict=True))

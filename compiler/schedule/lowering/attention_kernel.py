@@ -1,0 +1,392 @@
+"""Lowers attention to one kernel, behind those that pack its keys and values.
+
+    parallel chunk in chunks
+      for item in the chunk's items                  a block of rows of one head
+        scratch[row, key] = query . key              register tiles; scale and mask in the epilogue
+        for each row
+          scratch[row, key] = exp(scratch - max)     in the first-level cache
+          inverse[row] = 1 / sum
+        out[row, column] = scratch . value           times inverse[row] in the epilogue
+
+A chunk has scratch of its own, which all its items use: scores never go further than the cache.
+Blocks of a known number of rows are equally long; the last one begins as much earlier as it has to,
+and computes some rows again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from math import ceil
+
+from bessemer.compiler.errors import InternalError
+from bessemer.compiler.ir import dims, expr, walk_expr
+from bessemer.compiler.ir.build_loops import KernelBuilder
+from bessemer.compiler.ir.dims import Atom, Size, Symbol, atom
+from bessemer.compiler.ir.expr import Buffer, Expression, Index, Read, less
+from bessemer.compiler.ir.graph import Node, Value
+from bessemer.compiler.ir.loops import Store
+from bessemer.compiler.ir.program import Launch
+from bessemer.compiler.ir.types import DType, TensorType
+from bessemer.compiler.schedule.contraction.contraction import Contraction, DepthAxis, RowAxis
+from bessemer.compiler.schedule.contraction.microkernel import write_contraction
+from bessemer.compiler.schedule.contraction.tiles import plan, registers_tile
+from bessemer.compiler.schedule.grouping.attention import Attention, RowForm, row_form
+from bessemer.compiler.schedule.grouping.destinations import Destination
+from bessemer.compiler.schedule.grouping.fuse import (
+    Fusion,
+    as_index,
+    index_symbols,
+    view_chain,
+)
+from bessemer.compiler.schedule.grouping.groups import Group
+from bessemer.compiler.schedule.lowering.attention_in_place import InPlace, most_rows_in_place
+from bessemer.compiler.schedule.lowering.attention_packing import Packed, pack_right
+from bessemer.compiler.schedule.lowering.attention_query import Query, query_of
+from bessemer.compiler.schedule.lowering.lower import Lowering, flat_buffers, in_order
+from bessemer.compiler.schedule.nests.merge_axes import Piece
+from bessemer.compiler.schedule.nests.nests import flat, flatten_loads
+from bessemer.compiler.schedule.nests.rows import write_row
+from bessemer.compiler.targets.machine import Target
+
+CHUNKS = 32
+"""Parallel iterations: enough for the threads to share, few enough to keep the scratch small."""
+SCORES_BYTES = 40 << 10
+"""What a block's scores should take of the first-level cache."""
+MOST_TILES = 5
+"""Tiles of rows in a block: each reads the keys again, from a cache."""
+ROW_WORK = 40
+"""Scalar operations on a score between the products."""
+_TOTAL = "total"
+
+
+def lower_attention_group(
+    group: Group,
+    packs: Mapping[Node, Group],
+    producers: Mapping[Value, Node],
+    materialized: Container[Value],
+    lowering: Lowering,
+    target: Target,
+) -> list[Launch]:
+    """The launches of a group around an attention."""
+    attention = group.attention
+    assert attention is not None and group.root is not None
+    products = (attention.scores, attention.product)
+    nodes = [node for product in products if product in packs for node in packs[product].nodes]
+    few = most_rows_in_place(attention, nodes)
+    operands = [pack_right(node, packs.get(node), lowering, target, few) for node in products]
+    kernel = _Kernel(
+        group, operands[0], operands[1], few, nodes, producers, materialized, lowering, target
+    )
+    return [*(operand.launch for operand in operands), kernel.launch()]
+
+
+@dataclass(frozen=True, eq=False)
+class _Kernel:
+    """The kernel of one group. Indices are symbols until an item's own take their place.
+
+    Up to `few` rows it reads keys and values where they lie, through `pack_nodes`.
+    """
+
+    group: Group
+    keys: Packed
+    values: Packed
+    few: int
+    pack_nodes: Sequence[Node]
+    producers: Mapping[Value, Node]
+    materialized: Container[Value]
+    lowering: Lowering
+    target: Target
+
+    @cached_property
+    def attention(self) -> Attention:
+        assert self.group.attention is not None
+        return self.group.attention
+
+    @property
+    def dtype(self) -> DType:
+        return self.attention.product.output.type.dtype
+
+    @cached_property
+    def fusion(self) -> Fusion:
+        nodes = [*self.attention.nodes, *in_order(self.group)]
+        return Fusion({node.output: node for node in nodes}, self.lowering.constants)
+
+    @cached_property
+    def query_views(self) -> dict[Value, Node]:
+        """The views through which the query is read."""
+        return view_chain(self.attention.scores.inputs[0], self.producers, self.materialized)
+
+    @cached_property
+    def direct(self) -> Fusion:
+        """The same kernel, reading through what leads to the query, the keys and the values."""
+        views = self.query_views.values()
+        nodes = (*self.attention.nodes, *in_order(self.group), *self.pack_nodes, *views)
+        inlined = {node.output: node for node in nodes}
+        return Fusion(inlined, self.lowering.constants, {}, self.fusion.buffers)
+
+    @cached_property
+    def builder(self) -> KernelBuilder:
+        return KernelBuilder()
+
+    @cached_property
+    def form(self) -> RowForm:
+        """The row's weights; its scores lie at `_score(key)`."""
+        form = row_form(self.attention, self.fusion, self._score)
+        if form is None:
+            raise InternalError("an attention's rows depend on each other")
+        return form
+
+    @cached_property
+    def base(self) -> Symbol:
+        """Where the row at work begins in the scratch."""
+        return Symbol("scores", None)
+
+    @cached_property
+    def rows(self) -> Size:
+        return self.attention.product.output.type.shape[-2]
+
+    @cached_property
+    def key_count(self) -> Size:
+        return self.attention.product.inputs[0].type.shape[-1]
+
+    @cached_property
+    def height(self) -> int:
+        """The most rows in a tile."""
+        return registers_tile(2, self.target.vector_registers)
+
+    @cached_property
+    def block(self) -> int:
+        """Rows in a block: as few computed twice as possible, in tiles as high as possible."""
+        most = MOST_TILES
+        if isinstance(self.key_count, int):
+            row_bytes = self.key_count * self.dtype.bytes
+            most = max(1, min(most, SCORES_BYTES // (row_bytes * (self.height - 1))))
+        if not isinstance(self.rows, int):
+            return most * self.height
+        best, best_cost = 1, float("inf")
+        for tiles in range(1, most + 1):
+            blocks = ceil(self.rows / (tiles * self.height))
+            block = ceil(self.rows / blocks)
+            height = block / ceil(block / self.height)
+            cost = blocks * block * (1 + 1 / height)
+            if cost <= best_cost:
+                best, best_cost = block, cost
+        return best
+
+    @cached_property
+    def blocks(self) -> Size:
+        return dims.ceildiv(self.rows, self.block)
+
+    @cached_property
+    def stride(self) -> Size:
+        """From row to row in the scratch: never a multiple of a page, which would take one set of
+        the cache for all rows."""
+        return dims.ceildiv(self.key_count, 16) * 16 + 16
+
+    @cached_property
+    def scratch(self) -> Buffer:
+        return self.builder.scratch(self.dtype, (self.chunks * self.block * self.stride,))
+
+    @cached_property
+    def batch(self) -> tuple[Size, ...]:
+        return self.attention.product.inputs[0].type.shape[:-2]
+
+    @cached_property
+    def items(self) -> Size:
+        return dims.product(self.batch) * self.blocks
+
+    @cached_property
+    def share(self) -> Size:
+        """Items in a chunk."""
+        return dims.maximum(1, dims.ceildiv(self.items, CHUNKS))
+
+    @cached_property
+    def chunks(self) -> Size:
+        return dims.ceildiv(self.items, self.share)
+
+    def launch(self) -> Launch:
+        """The launch of the kernel."""
+        assert self.group.root is not None
+        out = self.lowering.destination(self.group.root, self.group.tail)
+        query = query_of(self.attention, self.query_views, self.fusion)
+        with self.builder.loop(self.chunks, "parallel") as chunk:
+            own = self._local(chunk * (self.block * self.stride))
+            count = dims.minimum(self.share, self.items - chunk * self.share)
+            if self.share == 1:
+                self._item(chunk, own, query, out)
+            else:
+                with self.builder.loop(count) as step:
+                    self._item(self._local(chunk * self.share + step), own, query, out)
+        body = self.builder.block()
+        nodes = [*self.attention.nodes, *in_order(self.group)]
+        (scratch,) = self.builder.scratch_buffers
+        inputs = flat_buffers(self.fusion)
+        depth, columns = query.depth, self.values.shape[-1]
+        work = self.block * self.key_count * (2 * depth + 2 * columns + ROW_WORK)
+        return self.lowering.launch(
+            nodes,
+            inputs,
+            {out.value: out.buffer},
+            body,
+            self.share * work,
+            {Value(TensorType(scratch.dtype, scratch.shape)): scratch},
+            name="attention",
+        )
+
+    def _item(self, item: Size, own: Size, query: Query, out: Destination) -> None:
+        """One block of rows of one head."""
+        block = dims.mod(item, self.blocks)
+        batch = self._unravel(dims.floordiv(item, self.blocks))
+        first = self._local(block * self.block)
+        count: Size = self.block
+        if not isinstance(self.rows, int):
+            count = self._local(dims.minimum(self.block, self.rows - first))
+        elif self.rows % self.block:
+            first = self._local(dims.minimum(first, self.rows - self.block))
+        here: dict[Atom, Size] = dict(zip(self.form.batch, batch))
+        leading = tuple(dims.substitute(i, here) for i in self.form.leading[:-1])
+        inverse = self.builder.allocate(self.dtype, (self.block,))
+        in_place = InPlace(
+            self.builder, self.lowering.lanes, self.attention, self.direct, self.scratch, own,
+            self.stride, count,
+        )  # fmt: skip
+        with self._if_few(lambda: in_place.scores(leading)):
+            self._scores(query, leading, first, count, own)
+        divided = False
+        with self.builder.loop(count) as row:
+            base = self._local(own + row * self.stride)
+            divided = self._weights({**here, self.form.row: first + row}, base, inverse, row)
+        factor = inverse if divided else None
+        with self._if_few(lambda: in_place.results(batch, self.group.core, out, factor)):
+            self._results(out, batch, first, count, own, factor)
+
+    @contextmanager
+    def _if_few(self, write: Callable[[], None]) -> Iterator[None]:
+        """What `write` adds, if there are few rows; else the statements that follow."""
+        if not self.few:
+            yield
+            return
+        with self.builder.when(less(self.rows, self.few + 1)):
+            write()
+        with self.builder.otherwise():
+            yield
+
+    def _scores(self, query: Query, leading: Index, first: Size, count: Size, own: Size) -> None:
+        """The first product, with what is pointwise behind it."""
+        scores = self.attention.scores.output
+        shape = scores.type.shape
+        symbols = index_symbols(shape, "score")
+        total = expr.read(_TOTAL, scores.type.dtype)
+        inner = self.fusion.given({scores: lambda _: total})
+        element = flatten_loads(inner.element(self.attention.carried, as_index(symbols, shape)))
+
+        def epilogue(rows: tuple[Size, ...], column: Size, value: Expression) -> tuple[Store, ...]:
+            here: dict[Atom, Size] = dict(zip(symbols, (*leading, first + rows[0], column)))
+            at = own + rows[0] * self.stride + column
+            return (Store(self.scratch, (at,), _filled(element, value, here)),)
+
+        base = dims.total(i * s for i, s in zip((*leading, first), query.strides))
+        self._product(
+            Contraction(
+                scores.type.dtype,
+                query.buffer,
+                self._local(query.base + base),
+                (RowAxis(count, query.strides[-2]),),
+                (DepthAxis(query.depth, query.strides[-1]),),
+                self.key_count,
+                flat(self.fusion.buffer(self.keys.value)),
+                epilogue,
+                b_matrix=self._local(self.keys.matrix(leading)),
+            ),
+            self.keys,
+        )
+
+    def _weights(self, here: Mapping[Atom, Size], base: Size, inverse: Buffer, row: Size) -> bool:
+        """One row's weights, in place; whether they still are to be multiplied by `inverse`."""
+        key = self.form.key
+        value = walk_expr.substitute(self.form.weight, {**here, self.base: base})
+        piece = Piece(self.scratch, base + atom(key), flatten_loads(value), (key,))
+        divisor = write_row(self.builder, piece, self.lowering.lanes)
+        if divisor is None:
+            return False
+        one = expr.constant(1, self.dtype)
+        self.builder.store(inverse, (row,), one / divisor)
+        return True
+
+    def _results(
+        self,
+        out: Destination,
+        batch: Index,
+        first: Size,
+        count: Size,
+        own: Size,
+        inverse: Buffer | None,
+    ) -> None:
+        """The second product, with the rest of the group behind it."""
+        product, core = self.attention.product.output, self.group.core
+        shape = product.type.shape
+        symbols = index_symbols(shape)
+        index = as_index(symbols, shape)
+        total = expr.read(_TOTAL, product.type.dtype)
+        inner = self.fusion.given({product: lambda _: total})
+        element = flatten_loads(inner.element(core, index))
+        offset = out.offset(index)
+
+        def epilogue(rows: tuple[Size, ...], column: Size, value: Expression) -> tuple[Store, ...]:
+            here: dict[Atom, Size] = dict(zip(symbols, (*batch, first + rows[0], column)))
+            if inverse is not None:
+                value = value * inverse[rows[0],]
+            return (
+                Store(out.buffer, (dims.substitute(offset, here),), _filled(element, value, here)),
+            )
+
+        self._product(
+            Contraction(
+                product.type.dtype,
+                self.scratch,
+                own,
+                (RowAxis(count, self.stride),),
+                (DepthAxis(self.key_count, 1),),
+                shape[-1],
+                flat(self.fusion.buffer(self.values.value)),
+                epilogue,
+                b_matrix=self._local(self.values.matrix(batch)),
+            ),
+            self.values,
+        )
+
+    def _product(self, contraction: Contraction, right: Packed) -> None:
+        tiling = plan(contraction, self.target)
+        if tiling.panel != right.panel:
+            raise InternalError(f"panels of {right.panel} columns, {tiling.panel} expected")
+        # What follows in memory is the next head's, which another item needs, if anybody.
+        tiling = replace(tiling, block=MOST_TILES + 1, prefetch=False)
+        write_contraction(self.builder, contraction, tiling, self.target)
+
+    def _score(self, key: Size) -> Expression:
+        """A score of the row at work."""
+        return expr.load(self.scratch, (atom(self.base) + key,))
+
+    def _unravel(self, flat_index: Size) -> Index:
+        """The batch indices of a head."""
+        found: list[Size] = []
+        for extent in reversed(self.batch[1:]):
+            found.insert(0, self._local(dims.mod(flat_index, extent)))
+            flat_index = dims.floordiv(flat_index, extent)
+        return (self._local(flat_index), *found) if self.batch else ()
+
+    def _local(self, size: Size) -> Size:
+        """The value in a local variable, unless it is as simple as one."""
+        if isinstance(size, int) or isinstance(dims.as_atom(size), (Symbol, Expression)):
+            return size
+        return self.builder.define(expr.index_value(size), "n").index
+
+
+def _filled(element: Expression, total: Expression, here: Mapping[Atom, Size]) -> Expression:
+    """The element with the sum in its place, at an index."""
+    return walk_expr.transform(
+        element, lambda n: total if isinstance(n, Read) and n.local == _TOTAL else None, here
+    )

@@ -1,0 +1,96 @@
+"""Packs the keys and the values of an attention for its kernel.
+
+The keys are the right side of the first product, transposed by a view; the values that of the
+second one. Every head's is one matrix (packing.py); heads that share keys have copies of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bessemer.compiler.ir import dims
+from bessemer.compiler.ir.dims import Size, atom
+from bessemer.compiler.ir.expr import Buffer, Expression, Index
+from bessemer.compiler.ir.graph import Node, Value
+from bessemer.compiler.ir.program import Launch
+from bessemer.compiler.ir.types import DType, TensorType
+from bessemer.compiler.schedule.contraction.contraction import Contraction, DepthAxis, RowAxis
+from bessemer.compiler.schedule.contraction.packing import packed_element, packed_shape
+from bessemer.compiler.schedule.contraction.tiles import plan
+from bessemer.compiler.schedule.grouping.few_rows import unless_few
+from bessemer.compiler.schedule.grouping.fuse import Fusion, index_symbols
+from bessemer.compiler.schedule.grouping.groups import Group
+from bessemer.compiler.schedule.lowering.lower import Lowering, flat_buffers, in_order
+from bessemer.compiler.schedule.nests.merge_axes import Piece
+from bessemer.compiler.schedule.nests.nests import flat, flatten_loads
+from bessemer.compiler.targets.machine import Target
+
+
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """The right side of a product, packed."""
+
+    value: Value
+    shape: tuple[Size, ...]
+    panel: int
+    launch: Launch
+
+    def matrix(self, batch: Index) -> Size:
+        """The packed matrix for an index of the product's batch axes."""
+        leading = self.shape[:-2]
+        index = batch[len(batch) - len(leading) :]
+        return _flat_index([0 if n == 1 else i for i, n in zip(index, leading)], leading)
+
+
+def _flat_index(index: Sequence[Size], shape: Sequence[Size]) -> Size:
+    flat: Size = 0
+    for i, extent in zip(index, shape, strict=True):
+        flat = flat * extent + i
+    return flat
+
+
+def pack_right(
+    node: Node, group: Group | None, lowering: Lowering, target: Target, few: int = 0
+) -> Packed:
+    """The launch that packs the right side of a product, unless the left one has few rows."""
+    right = node.inputs[1]
+    *batch, depth, columns = right.type.shape
+    # Only the widths of the panels matter here, and those follow from the columns alone.
+    panel = plan(_draft(right.type.dtype, depth, columns), target).panel
+    matrices = dims.product(batch)
+    packed = Value(TensorType(right.type.dtype, packed_shape(matrices, depth, columns, panel)))
+    nodes = in_order(group) if group else []
+    fusion = Fusion({node.output: node for node in nodes}, lowering.constants)
+    symbols = index_symbols(packed.type.shape)
+
+    def element(matrix: Size, k: Size, column: Size) -> Expression:
+        index: list[Size] = [k, column]
+        rest = matrix
+        for size in reversed(batch):
+            index.insert(0, 0 if size == 1 else dims.mod(rest, size))
+            rest = dims.floordiv(rest, size)
+        full = tuple(0 if size == 1 else i for i, size in zip(index, right.type.shape))
+        return fusion.element(right, full)
+
+    index = tuple(atom(symbol) for symbol in symbols)
+    first = 0 if packed.type.shape[0] == 1 else index[0]
+    value = flatten_loads(packed_element(element, (first, *index[1:]), columns))
+    out = Buffer("out0", packed.type.dtype, packed.type.shape)
+    nest = lowering.nest(Piece(flat(out), out.offset(index), value, symbols))
+    launch = lowering.launch(
+        [*nodes, node],
+        flat_buffers(fusion),
+        {packed: flat(out)},
+        unless_few(nest.body, node.inputs[0].type.shape[-2], few) if few else nest.body,
+        nest.operations,
+        name="pack",
+    )
+    return Packed(packed, right.type.shape, panel, launch)
+
+
+def _draft(dtype: DType, depth: Size, columns: Size) -> Contraction:
+    """A product of which only the right side is known."""
+    a, b = Buffer("a", dtype, (1,)), Buffer("b", dtype, (1,))
+    rows, along = (RowAxis(1, depth),), (DepthAxis(depth, 1),)
+    return Contraction(dtype, a, 0, rows, along, columns, b, lambda *_: ())

@@ -1,0 +1,172 @@
+"""Choices that only matter for speed: by the model of the machine, unless a tuning knows better.
+
+Every choice is noted with a signature, which says all that its speed depends on but the machine:
+the tuner measures a choice for all nodes of one signature at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from bessemer.compiler.errors import CompileError
+from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.graph import Node
+from bessemer.compiler.ir.program import Decision
+from bessemer.compiler.options import Choice, Tuning
+from bessemer.compiler.schedule.contraction.contraction import Contraction
+from bessemer.compiler.schedule.contraction.machine_model import promising_shapes
+from bessemer.compiler.schedule.contraction.tiles import Tiling, plan
+from bessemer.compiler.schedule.convolution.depthwise import (
+    MOST_PRODUCTS,
+    Depthwise,
+    TileSize,
+    plan_depthwise,
+)
+from bessemer.compiler.targets.machine import Target
+
+_MOST_OTHERS = 8
+_LIMITS = {
+    "vectors": (1, 4),
+    "height": (1, 32),
+    "block": (1, 1 << 30),
+    "unroll": (1, 16),
+    "prefetch": (0, 1),
+    "winograd": (0, 1),
+    "rows": (1, 8),
+    "columns": (1, 8),
+    "tile_rows": (1, 1024),
+    "tile_columns": (1, 1024),
+    "split": (1, 64),
+    "level": (0, 2),
+    "threads": (1, 1024),
+    "group": (1, 1024),
+    "keys": (16, 256),
+}
+
+
+@dataclass(eq=False)
+class Choices:
+    """The tuning in force, and what has been decided so far."""
+
+    tuning: Tuning = field(default_factory=Tuning)
+    decisions: list[Decision] = field(default_factory=list)
+
+    @property
+    def is_tuned(self) -> bool:
+        """Whether there is a tuning, or one is being looked for."""
+        return self.tuning.explore or bool(self.tuning.choices)
+
+    def tiling(self, node: Node, work: Contraction, target: Target, constant: bool) -> Tiling:
+        """A contraction's tiles; `constant`: its right operand is packed at compile time."""
+        signature = _of_contraction(work, constant)
+        wanted = self._wanted(signature)
+        model = plan(work, target)
+        shape = _shape(wanted, model)
+        chosen = model if shape == _shape({}, model) else plan(work, target, shape=shape)
+        if work.dtype.is_float and chosen.stretch != model.stretch:
+            # Sums go on as they would have: another tile may not make them longer chains.
+            chosen = replace(chosen, stretch=chosen.stretch or model.stretch)
+        chosen = replace(
+            chosen,
+            block=wanted.get("block", chosen.block),
+            unroll=wanted.get("unroll", chosen.unroll),
+            prefetch=bool(wanted.get("prefetch", chosen.prefetch)),
+        )
+        others: list[Choice] = []
+        if self.tuning.explore:
+            shapes = promising_shapes(work, target)
+            others = [{"height": h, "vectors": v} for h, v in shapes if (h, v) != shape]
+        made = {
+            "height": shape[0],
+            "vectors": shape[1],
+            "block": chosen.block,
+            "unroll": chosen.unroll,
+            "prefetch": int(chosen.prefetch),
+        }
+        self._decide(node, signature, made, others[:_MOST_OTHERS])
+        return chosen
+
+    def winograd(self, node: Node, sizes: Sequence[Size], pays: bool, possible: bool) -> bool:
+        """Whether a convolution goes by Winograd's method: `pays` says the model."""
+        if not possible:
+            return False
+        kernel = "x".join(map(str, node.inputs[1].type.shape))
+        signature = f"winograd {kernel} on {'x'.join(map(str, sizes))}"
+        chosen = bool(self._wanted(signature).get("winograd", pays))
+        self._decide(node, signature, {"winograd": int(chosen)}, [{"winograd": int(not chosen)}])
+        return chosen
+
+    def depthwise(self, node: Node, work: Depthwise, target: Target) -> TileSize:
+        """A depthwise convolution's tiles."""
+        sizes = "x".join(map(str, (*work.outputs, work.channels)))
+        taps = "x".join(map(str, work.kernel))
+        steps = "x".join(map(str, (*work.strides, *work.dilations)))
+        signature = f"depthwise {taps} on {sizes} steps {steps}"
+        wanted = self._wanted(signature)
+        model = plan_depthwise(work, target)
+        chosen = TileSize(wanted.get("rows", model.rows), wanted.get("columns", model.columns))
+        others = [
+            {"rows": rows, "columns": columns}
+            for rows in range(1, 5)
+            for columns in range(1, 9)
+            if abs(rows - model.rows) + abs(columns - model.columns) in (1, 2)
+            and rows * columns * taps_of(work) <= MOST_PRODUCTS
+            and rows * columns <= target.vector_registers - 4
+        ]
+        made = {"rows": chosen.rows, "columns": chosen.columns}
+        self._decide(node, signature, made, others[: 2 * _MOST_OTHERS])
+        return chosen
+
+    def one_of(self, node: Node, signature: str, options: Sequence[Choice]) -> int:
+        """The position of the option that is wanted, else of the first, which is the model's."""
+        wanted = self._wanted(signature)
+        fitting = (
+            position
+            for position, option in enumerate(options)
+            if wanted and all(option.get(name) == number for name, number in wanted.items())
+        )
+        chosen = next(fitting, 0)
+        others = [option for position, option in enumerate(options) if position != chosen]
+        self._decide(node, signature, options[chosen], others)
+        return chosen
+
+    def _wanted(self, signature: str) -> Choice:
+        found = self.tuning.choices.get(signature, {})
+        check_choice(signature, found)
+        return found
+
+    def _decide(self, node: Node, signature: str, choice: Choice, others: Sequence[Choice]) -> None:
+        kept = tuple(others) if self.tuning.explore else ()
+        self.decisions.append(Decision(node, signature, choice, kept))
+
+
+def taps_of(work: Depthwise) -> int:
+    """How many products a sum has."""
+    return work.kernel[0] * work.kernel[1]
+
+
+def check_choice(signature: str, choice: Mapping[str, int]) -> None:
+    """Raises CompileError for what no tuner has written."""
+    for name, number in choice.items():
+        low, high = _LIMITS.get(name, (1, 0))
+        if type(number) is not int or not low <= number <= high:
+            raise CompileError(f"The tuning of {signature!r} says {name}={number!r}.")
+
+
+def _shape(wanted: Choice, model: Tiling) -> tuple[int, int]:
+    """Rows and vectors of a tile."""
+    return (
+        wanted.get("height", model.height),
+        wanted.get("vectors", model.panel // model.lanes),
+    )
+
+
+def _of_contraction(work: Contraction, constant: bool) -> str:
+    rows = " ".join(f"{axis.extent}:{axis.a_stride}:{axis.b_stride}" for axis in work.rows)
+    depth = " ".join(f"{axis.extent}:{axis.a_stride}" for axis in work.depth)
+    types = f"{work.dtype}={work.a.dtype}*{work.b.dtype}"
+    return (
+        f"contraction {types} rows {rows} depth {depth} columns {work.columns} "
+        f"{'constant' if constant else 'computed'}"
+    )

@@ -1,0 +1,147 @@
+"""Matrix products and convolutions as contractions: axes, and where operands' elements are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bessemer.compiler.ir.dims import Size, product
+from bessemer.compiler.ir.expr import Index
+from bessemer.compiler.ir.graph import Node
+from bessemer.compiler.ir.types import Array
+from bessemer.compiler.schedule.contraction.contraction import (
+    DepthAxis,
+    RowAxis,
+    depth_order,
+    memory_order,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Axes:
+    """A contraction's axes, and the number of matrices that its right operand holds."""
+
+    rows: tuple[RowAxis, ...]
+    depth: tuple[DepthAxis, ...]
+    columns: Size
+    matrices: Size
+
+
+class ProductForm:
+    """matmul: [..., m, k] x [..., k, n], batch axes broadcast.
+
+    `output_index` is the index of an element of the anchor's output, `right_index` that of one of
+    its right operand, `right_matrices` a constant right operand as [matrices..., depth, columns].
+    """
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.left, self.right = (value.type.shape for value in node.inputs)
+        self.out = node.output.type.shape
+        self.batch = len(self.out) - 2
+
+    def axes(self, strides: tuple[Size, ...]) -> Axes:
+        left = (0,) * (self.batch - len(self.left) + 2) + tuple(
+            0 if size == 1 else stride for size, stride in zip(self.left[:-2], strides[:-2])
+        )
+        rows = [
+            RowAxis(size, a, b)
+            for size, a, b in zip(self.out[:-2], left, self._matrix_strides(), strict=True)
+        ]
+        rows.append(RowAxis(self.out[-2], strides[-2]))
+        depth = (DepthAxis(self.left[-1], strides[-1]),)
+        return Axes(tuple(rows), depth, self.out[-1], product(self.right[:-2]))
+
+    def _matrix_strides(self) -> tuple[Size, ...]:
+        strides: list[Size] = []
+        step: Size = 1
+        for size in reversed(self.right[:-2]):
+            strides.append(0 if size == 1 else step)
+            step = step * size
+        return (0,) * (self.batch - len(self.right) + 2) + tuple(reversed(strides))
+
+    def output_index(self, rows: tuple[Size, ...], column: Size) -> Index:
+        return (*rows, column)
+
+    def right_index(self, matrix: Size, k: Size, column: Size) -> Index:
+        index: list[Size] = []
+        rest = matrix
+        for size in reversed(self.right[:-2]):
+            index.append(rest % size if not isinstance(rest, int) or rest else 0)
+            rest = rest // size
+        return (*reversed(index), k, column)
+
+    def right_matrices(self, array: Array) -> Array:
+        return array
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What the order of its packed right operand depends on."""
+        return ()
+
+
+class ConvolutionForm:
+    """conv of an input that needs no padding; groups are the outermost rows. As ProductForm.
+
+    Rows and sums go through the input as its memory does. In a weight's gradient, whose samples are
+    channels and whose channels are samples, a tile's rows are neighbouring channels, and the sum
+    takes all pixels of a sample first.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.x, self.w = (value.type.shape for value in node.inputs)
+        self.out = node.output.type.shape
+        self.groups: int = node.attributes["groups"]
+        self.order: tuple[int, ...] = tuple(range(len(self.w) - 1))
+        self.row_order: tuple[int, ...] = tuple(range(len(self.out) - 1))
+
+    def axes(self, strides: tuple[Size, ...]) -> Axes:
+        kernel = self.w[:-2]
+        steps, dilations = self.node.attributes["strides"], self.node.attributes["dilations"]
+        rows = [RowAxis(self.out[0], strides[0])]
+        rows += [
+            RowAxis(size, step * stride)
+            for size, step, stride in zip(self.out[1:-1], steps, strides[1:-1], strict=True)
+        ]
+        self.row_order = memory_order(rows)
+        rows = [rows[place] for place in self.row_order]
+        if self.groups > 1:
+            rows.insert(0, RowAxis(self.groups, self.w[-2] * strides[-1], 1))
+        depth = [
+            DepthAxis(size, dilation * stride)
+            for size, dilation, stride in zip(kernel, dilations, strides[1:-1], strict=True)
+        ]
+        depth.append(DepthAxis(self.w[-2], strides[-1]))
+        self.order = depth_order(depth, self.node.output.type.dtype)
+        depth = [depth[place] for place in self.order]
+        return Axes(tuple(rows), tuple(depth), self.w[-1] // self.groups, self.groups)
+
+    def output_index(self, rows: tuple[Size, ...], column: Size) -> Index:
+        group = rows[: -len(self.row_order)]
+        index: list[Size] = [0] * len(self.row_order)
+        for place, row in zip(self.row_order, rows[len(group) :], strict=True):
+            index[place] = row
+        if not group:
+            return (*index, column)
+        return (*index, group[0] * (self.w[-1] // self.groups) + column)
+
+    def right_index(self, matrix: Size, k: Size, column: Size) -> Index:
+        index: list[Size] = [0] * len(self.order)
+        rest = k
+        for place in reversed(self.order):
+            index[place] = rest % self.w[place]
+            rest = rest // self.w[place]
+        return (*index, matrix * (self.w[-1] // self.groups) + column)
+
+    def right_matrices(self, array: Array) -> Array:
+        columns = array.shape[-1] // self.groups
+        ordered = array.transpose(*self.order, array.ndim - 1)
+        grouped = ordered.reshape(-1, self.groups, columns)
+        return grouped.transpose(1, 0, 2)
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        return (self.groups, self.order)
+
+
+Form = ProductForm | ConvolutionForm

@@ -1,0 +1,291 @@
+"""Lowers a group around a matrix product or convolution to register-tiled kernels.
+
+The left operand is read where it lies, through views if its index arithmetic stays linear. The
+right one is packed: at compile time if it is a constant, else by a kernel of its own, which also
+computes whatever pointwise work leads to it. The rest of the group is the epilogue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from bessemer.compiler.ir import dims, expr, walk_expr
+from bessemer.compiler.ir.dims import Size, Symbol, atom, product
+from bessemer.compiler.ir.expr import Buffer, Expression, Index, Load
+from bessemer.compiler.ir.graph import Node, Value
+from bessemer.compiler.ir.loops import Store
+from bessemer.compiler.ir.program import Launch
+from bessemer.compiler.ir.types import TensorType, type_of
+from bessemer.compiler.schedule.contraction.contraction import (
+    Contraction,
+    supports,
+    with_group,
+)
+from bessemer.compiler.schedule.contraction.microkernel import lower_contraction, operations
+from bessemer.compiler.schedule.contraction.packing import pack, packed_element, packed_shape
+from bessemer.compiler.schedule.dependence import all_nodes
+from bessemer.compiler.schedule.grouping.destinations import Destination
+from bessemer.compiler.schedule.grouping.few_rows import reads_in_place
+from bessemer.compiler.schedule.grouping.fuse import (
+    Fusion,
+    affine_strides,
+    as_index,
+    index_symbols,
+    view_chain,
+)
+from bessemer.compiler.schedule.grouping.groups import Group, is_depthwise
+from bessemer.compiler.schedule.lowering.contraction_forms import ConvolutionForm, Form, ProductForm
+from bessemer.compiler.schedule.lowering.image_groups import (
+    lower_depthwise_group,
+    lower_winograd_group,
+)
+from bessemer.compiler.schedule.lowering.lower import Lowering, flat_buffers, in_order
+from bessemer.compiler.schedule.lowering.matrix_tiles_group import TileJob, lower_on_matrix_unit
+from bessemer.compiler.schedule.lowering.winograd_gradient import lower_winograd_gradient
+from bessemer.compiler.schedule.nests.interleave import lower_interleaved
+from bessemer.compiler.schedule.nests.merge_axes import Piece
+from bessemer.compiler.schedule.nests.nests import flat, flatten_loads, lower_nest
+from bessemer.compiler.schedule.nests.streams import past_caches
+from bessemer.compiler.schedule.nests.turn import lower_turned
+from bessemer.compiler.targets.machine import Target
+
+BASE = "bessemer_base"
+"""The kernel's symbol for the flat offset of the left operand's first element."""
+
+
+def lower_contraction_group(
+    group: Group,
+    pack_group: Group | None,
+    producers: Mapping[Value, Node],
+    materialized: Container[Value],
+    lowering: Lowering,
+    target: Target,
+) -> list[Launch] | None:
+    """The launches, or None where the tiled form does not apply and plain loops must do."""
+    anchor = group.anchor
+    assert anchor is not None and group.root is not None
+    if is_depthwise(anchor):
+        return lower_depthwise_group(group, producers, materialized, lowering, target)
+    if any(size != 0 for side in ("low", "high") for size in anchor.attributes.get(side, ())):
+        return None
+    if anchor.operator.name == "conv":
+        launches = lower_winograd_group(
+            group, pack_group, producers, materialized, lowering, target
+        )
+        if launches is not None:
+            return launches
+    if anchor.inputs[1] not in lowering.constants:
+        packed_nodes = pack_group.nodes if pack_group else []
+        if reads_in_place(anchor, any(not node.operator.is_view for node in packed_nodes)):
+            return None
+    inputs = Fusion({n.output: n for n in in_order(group)}, lowering.constants)
+    job = _job(
+        group, pack_group, view_chain(anchor.inputs[0], producers, materialized), inputs, lowering
+    )
+    if job is None:
+        return None
+    done = lower_on_matrix_unit(job, lowering, target)
+    done = done or lower_winograd_gradient(job, lowering, target)
+    return done or _lower_in_registers(job, anchor, inputs, lowering, target)
+
+
+def _job(
+    group: Group,
+    pack_group: Group | None,
+    views: dict[Value, Node],
+    inputs: Fusion,
+    lowering: Lowering,
+) -> TileJob | None:
+    """The contraction and what is around it, which reads through `inputs`; None where the views of
+    the left operand are not linear, or the axes are none that tiles can have."""
+    anchor = group.anchor
+    assert anchor is not None and group.root is not None
+    left, right = anchor.inputs
+    fusion = Fusion(views, {})
+    symbols = index_symbols(left.type.shape)
+    element = fusion.element(left, as_index(symbols, left.type.shape))
+    if not isinstance(element, Load):
+        return None
+    strides = affine_strides(element, symbols)
+    if strides is None:
+        return None
+    base = _base(element, symbols)
+    form = ConvolutionForm(anchor) if anchor.operator.name == "conv" else ProductForm(anchor)
+    axes = form.axes(strides)
+    (left_base,) = fusion.buffers
+    a = flat(inputs.buffer(left_base))
+    out = lowering.destination(group.root, group.tail)
+    # Where the operand starts is an argument: slices of one tensor share their kernel.
+    start = dims.symbol(BASE) if base != 0 else 0
+    draft = Contraction(
+        anchor.output.type.dtype,
+        a,
+        start,
+        axes.rows,
+        axes.depth,
+        axes.columns,
+        Buffer("in1", right.type.dtype, (1,)),
+        _Epilogue(group.core, anchor.output, inputs, out, form),
+    )
+    if not supports(draft):
+        return None
+    return TileJob(
+        draft,
+        left_base,
+        right,
+        axes.matrices,
+        in_order(group),
+        in_order(pack_group) if pack_group else [],
+        out,
+        BASE,
+        base,
+        lambda fusion: _Epilogue(group.core, anchor.output, fusion, out, form),
+        form.right_matrices,
+        partial(_right_element, right, form),
+        (type(form).__name__, *form.key),
+    )
+
+
+def _lower_in_registers(
+    job: TileJob, anchor: Node, inputs: Fusion, lowering: Lowering, target: Target
+) -> list[Launch]:
+    """The launches where sums of tiles are kept in vector registers."""
+    draft = with_group(job.draft, target)
+    tiling = lowering.choices.tiling(anchor, draft, target, job.right in lowering.constants)
+    packed, launches = _packed(job, anchor, draft, tiling.panel, lowering, target)
+    contraction = replace(draft, b=flat(inputs.buffer(packed)))
+    body = lower_contraction(contraction, tiling, target)  # what the epilogue reads is found here
+    launch = lowering.launch(
+        job.nodes,
+        flat_buffers(inputs),
+        {job.out.value: job.out.buffer},
+        body,
+        operations(contraction, tiling),
+        arguments={BASE: job.base},
+    )
+    return [*launches, replace(launch, replaceable=_replaceable(contraction, inputs))]
+
+
+def _packed(
+    job: TileJob, anchor: Node, draft: Contraction, panel: int, lowering: Lowering, target: Target
+) -> tuple[Value, list[Launch]]:
+    """The right operand as it is packed, and the launch for it unless one has packed it before."""
+    if job.right in lowering.constants:
+        return _packed_constant(job, panel, draft, lowering), []
+    shape = packed_shape(job.matrices, draft.depth_steps, draft.columns, panel, draft.group)
+    key = (job.right, shape, *job.key, draft.run)
+    found = lowering.packs.get(key)
+    if found is not None:
+        return found, []
+    packed = lowering.packs[key] = Value(TensorType(job.right.type.dtype, shape))
+    return packed, [_pack_launch(job, anchor, packed, draft, lowering, target)]
+
+
+def _replaceable(contraction: Contraction, inputs: Fusion) -> tuple[Value, ...]:
+    """The inputs that only the epilogue reads, each element just before it is stored over."""
+    rows = tuple(axis.extent for axis in contraction.rows)
+    index = as_index(index_symbols((*rows, contraction.columns)), (*rows, contraction.columns))
+    total = expr.fragment_element("sum", 0, contraction.dtype)
+    elsewhere = {contraction.a.name, contraction.b.name}
+    (store,) = contraction.epilogue(index[:-1], index[-1], total)
+    for node in all_nodes(store.value):
+        if isinstance(node, Load) and node.indices != store.indices:
+            elsewhere.add(node.buffer.name)
+    return tuple(
+        value
+        for value, buffer in inputs.buffers.items()
+        if buffer.name not in elsewhere
+        and buffer.dtype == store.buffer.dtype
+        and value.type.numel == product(store.buffer.shape)
+    )
+
+
+def _base(element: Load, symbols: Sequence[Symbol]) -> Size:
+    """The flat offset of the element at index 0."""
+    first = walk_expr.substitute(element, dict.fromkeys(symbols, 0))
+    assert isinstance(first, Load)
+    return first.buffer.offset(first.indices)
+
+
+@dataclass(frozen=True, eq=False)
+class _Epilogue:
+    """The stores of one element of the group's root, given the sum."""
+
+    root: Value
+    sum: Value
+    fusion: Fusion
+    out: Destination
+    form: Form
+
+    def __call__(
+        self, rows: tuple[Size, ...], column: Size, total: Expression
+    ) -> tuple[Store, ...]:
+        index = self.form.output_index(rows, column)
+        if self.root is self.sum:
+            value = total
+        else:
+            inner = self.fusion.given({self.sum: lambda _: total})
+            value = flatten_loads(inner.element(self.root, _unit_free(index, self.root)))
+        return (Store(self.out.buffer, (self.out.offset(index),), value),)
+
+
+def _unit_free(index: Index, value: Value) -> Index:
+    return tuple(0 if size == 1 else i for i, size in zip(index, value.type.shape, strict=True))
+
+
+def _packed_constant(
+    job: TileJob, panel: int, contraction: Contraction, lowering: Lowering
+) -> Value:
+    """The packed weight as a constant of the program; made once for each weight."""
+    matrices = job.right_matrices(lowering.constants[job.right])
+    group, depth = contraction.group, matrices.shape[-2]
+    run = contraction.run if isinstance(contraction.run, int) else depth
+    run = depth if run % group == 0 else run
+    key = (job.right, panel, *job.key, group, run)
+    found = lowering.packed.get(key)
+    if found is None:
+        array = pack(matrices, panel, group, run)
+        found = lowering.packed[key] = Value(type_of(array), job.right.name)
+        lowering.add_constant(found, array)
+    return found
+
+
+def _right_element(
+    right: Value, form: Form, fusion: Fusion, matrix: Size, k: Size, column: Size
+) -> Expression:
+    return fusion.element(right, _unit_free(form.right_index(matrix, k, column), right))
+
+
+def _pack_launch(
+    job: TileJob,
+    anchor: Node,
+    packed: Value,
+    contraction: Contraction,
+    lowering: Lowering,
+    target: Target,
+) -> Launch:
+    """Packs the right operand at run time."""
+    fusion = Fusion({node.output: node for node in job.pack_nodes}, lowering.constants)
+    symbols = index_symbols(packed.type.shape)
+    full = tuple(atom(symbol) for symbol in symbols)
+    index = (0 if packed.type.shape[0] == 1 else full[0], *full[1:])
+    element = partial(job.right_element, fusion)
+    value = packed_element(element, index, contraction.columns, contraction.group, contraction.run)
+    value = flatten_loads(value)
+    out = Buffer("out0", packed.type.dtype, packed.type.shape)
+    # A step of the depth is a row of memory: read whole, though it goes to all panels.
+    symbols = (symbols[0], symbols[2], symbols[1], *symbols[3:])
+    piece = Piece(flat(out), out.offset(index), value, symbols)
+    lanes = lowering.lanes
+    nest = lowering.vectorize and (lower_turned(piece, lanes) or lower_interleaved(piece, lanes))
+    nest = nest or lower_nest(piece, lanes, lowering.vectorize)
+    return lowering.launch(
+        [*job.pack_nodes, anchor],
+        flat_buffers(fusion),
+        {packed: flat(out)},
+        past_caches(nest.body, flat(out), target),
+        nest.operations,
+        name="pack",
+    )

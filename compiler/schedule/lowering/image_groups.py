@@ -1,0 +1,310 @@
+"""Lowers groups around convolutions that are no single matrix product: depthwise and Winograd's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import replace
+from typing import TypeAlias
+
+from bessemer.compiler.ir.dims import Size, atom, coefficient_of
+from bessemer.compiler.ir.expr import Buffer, Expression, Index, Load
+from bessemer.compiler.ir.graph import Node, Value
+from bessemer.compiler.ir.loops import Store
+from bessemer.compiler.ir.program import Launch
+from bessemer.compiler.ir.types import TensorType, f32, type_of
+from bessemer.compiler.schedule.contraction.packing import pack, packed_shape
+from bessemer.compiler.schedule.convolution.depthwise import (
+    Depthwise,
+    has_one_filter_a_channel,
+    lower_depthwise,
+)
+from bessemer.compiler.schedule.convolution.winograd import (
+    Stages,
+    Taps,
+    Winograd,
+    lower_winograd,
+    pays,
+    transform_weights,
+    winograd_tiling,
+)
+from bessemer.compiler.schedule.convolution.winograd_weights import (
+    WeightTransform,
+    lower_weight_transform,
+)
+from bessemer.compiler.schedule.grouping.fuse import Fusion, index_symbols, is_widening, view_chain
+from bessemer.compiler.schedule.grouping.groups import Group
+from bessemer.compiler.schedule.lowering.lower import (
+    Lowering,
+    flat_buffers,
+    in_order,
+    resolve_lanes,
+)
+from bessemer.compiler.schedule.nests.nests import flat, flatten_loads
+from bessemer.compiler.schedule.nests.streams import past_caches
+from bessemer.compiler.targets.machine import Target
+
+Pixel: TypeAlias = Callable[[Size, Size, Size, Size], Expression]
+Epilogue: TypeAlias = Callable[[tuple[Size, Size, Size], Size, Expression], tuple[Store, ...]]
+
+
+_SOON = 3
+"""The share of the last cache where transformed weights go past it, although they are read next:
+512 x 512 take 8.0 ms with their products in place of 11.2, but 256 x 256 4.4 in place of 4.3."""
+
+
+class ImageGroup:
+    """A group around a convolution: its input by pixel, and what becomes of its sums.
+
+    An input of one spatial axis is an image of one row.
+    """
+
+    def __init__(
+        self,
+        group: Group,
+        producers: Mapping[Value, Node],
+        materialized: Container[Value],
+        lowering: Lowering,
+    ) -> None:
+        assert group.anchor is not None and group.root is not None
+        self.anchor, self.root = group.anchor, group.root
+        self.nodes = in_order(group)
+        self.lowering = lowering
+        self.fusion = Fusion({n.output: n for n in self.nodes}, lowering.constants)
+        self.left, self.right = self.anchor.inputs
+        views = _widened_views(self.left, producers, materialized)
+        self._input = Fusion(views, lowering.constants, buffers=self.fusion.buffers)
+        self.out = lowering.destination(self.root)
+        self.is_line = self.left.type.rank == 3
+
+    def padded(self, attribute: str, line: int) -> tuple[int, int]:
+        """A pair of integers of the node, for rows and columns."""
+        values = self.anchor.attributes[attribute]
+        return (line, values[0]) if self.is_line else (values[0], values[1])
+
+    @property
+    def sizes(self) -> tuple[Size, Size, Size]:
+        """Images, rows and columns of the result."""
+        shape = self.anchor.output.type.shape
+        return (shape[0], 1, shape[1]) if self.is_line else (shape[0], shape[1], shape[2])
+
+    @property
+    def input_sizes(self) -> tuple[Size, Size]:
+        """Rows and columns of the input."""
+        shape = self.left.type.shape
+        return (1, shape[1]) if self.is_line else (shape[1], shape[2])
+
+    @property
+    def padded_inputs(self) -> tuple[Size | None, Size | None]:
+        """Rows and columns of the input; None where windows do not leave it."""
+        rows, columns = (
+            None if low == 0 and high == 0 else size
+            for low, high, size in zip(
+                self.padded("low", 0), self.padded("high", 0), self.input_sizes
+            )
+        )
+        return rows, columns
+
+    def pixel(self) -> Pixel:
+        """An element of the input."""
+
+        def element(n: Size, row: Size, column: Size, channel: Size) -> Expression:
+            index = (n, column, channel) if self.is_line else (n, row, column, channel)
+            return flatten_loads(self._input.element(self.left, self._unit_free(index)))
+
+        return element
+
+    def _unit_free(self, index: tuple[Size, ...]) -> tuple[Size, ...]:
+        shape = self.left.type.shape
+        # An axis of one element may still be padded: only its index inside is 0.
+        return tuple(0 if size == 1 else i for i, size in zip(index, shape, strict=True))
+
+    def epilogue(
+        self, pixel: tuple[Size, Size, Size], channel: Size, total: Expression
+    ) -> tuple[Store, ...]:
+        """The stores of one element."""
+        n, row, column = pixel
+        index: Index = (n, column, channel) if self.is_line else (n, row, column, channel)
+        index = tuple(
+            0 if size == 1 else i for i, size in zip(index, self.root.type.shape, strict=True)
+        )
+        value = total
+        if self.root is not self.anchor.output:
+            given = self.fusion.given({self.anchor.output: lambda _: total})
+            value = flatten_loads(given.element(self.root, index))
+        return (Store(self.out.buffer, (self.out.offset(index),), value),)
+
+
+def _widened_views(
+    value: Value, producers: Mapping[Value, Node], materialized: Container[Value]
+) -> dict[Value, Node]:
+    """The views between a value and memory, and a widening of 16-bit floats on the way."""
+    chain = view_chain(value, producers, materialized)
+    base = value
+    while base in chain:
+        base = chain[base].inputs[0]
+    node = producers.get(base)
+    if node is None or base in materialized or not is_widening(node):
+        return chain
+    return {**chain, base: node, **view_chain(node.inputs[0], producers, materialized)}
+
+
+def lower_depthwise_group(
+    group: Group,
+    producers: Mapping[Value, Node],
+    materialized: Container[Value],
+    lowering: Lowering,
+    target: Target,
+) -> list[Launch] | None:
+    """The launch of a depthwise convolution with one filter a channel; None for others."""
+    anchor = group.anchor
+    assert anchor is not None
+    if not has_one_filter_a_channel(anchor):
+        return None
+    kernel = anchor.inputs[1].type.shape
+    channels = kernel[-1]
+    image = ImageGroup(group, producers, materialized, lowering)
+    pixel = image.pixel()
+    weights = image.fusion.buffer(image.right)
+    taps = (1, kernel[0]) if image.is_line else (kernel[0], kernel[1])
+    work = Depthwise(
+        pixel,
+        Buffer(weights.name, weights.dtype, (*taps, channels)),
+        image.padded("strides", 1),
+        image.padded("dilations", 1),
+        image.sizes,
+        channels,
+        image.epilogue,
+        low=image.padded("low", 0),
+        inputs=image.padded_inputs,
+    )
+    body = lower_depthwise(work, lowering.choices.depthwise(anchor, work, target))
+    operations = 2 * taps[0] * taps[1] * image.sizes[2] * channels
+    return [
+        lowering.launch(
+            image.nodes,
+            flat_buffers(image.fusion),
+            {image.out.value: image.out.buffer},
+            body,
+            operations,
+        )
+    ]
+
+
+def lower_winograd_group(
+    group: Group,
+    pack_group: Group | None,
+    producers: Mapping[Value, Node],
+    materialized: Container[Value],
+    lowering: Lowering,
+    target: Target,
+) -> list[Launch] | None:
+    """The launches of a convolution by Winograd's method; None where it does not pay."""
+    anchor = group.anchor
+    assert anchor is not None
+    (x, w), kernel = anchor.inputs, anchor.inputs[1].type.shape
+    plain = anchor.attributes["groups"] == 1 and {*anchor.attributes["strides"]} == {1}
+    if not plain or len(kernel) not in (3, 4):
+        return None
+    image = ImageGroup(group, producers, materialized, lowering)
+    rows, columns = (1, kernel[0]) if image.is_line else (kernel[0], kernel[1])
+    if not {rows, columns} <= {1, 3}:
+        return None
+    dilations = image.padded("dilations", 1)
+    taps = Taps(int(str(rows)), dilations[0]), Taps(int(str(columns)), dilations[1])
+    possible = x.type.dtype is f32 and all(isinstance(size, int) for size in kernel[-2:])
+    possible &= any(axis.count == 3 for axis in taps)
+    is_constant = w in lowering.constants
+    wanted = pays(image.sizes, kernel[-2], kernel[-1], x.type.dtype, taps, is_constant)
+    if not lowering.choices.winograd(anchor, image.sizes, wanted, possible):
+        return None
+    pixel = image.pixel()
+    pixel(0, 0, 0, 0)  # the input is the first buffer
+    draft = Winograd(
+        pixel,
+        image.sizes,
+        int(str(kernel[-2])),
+        int(str(kernel[-1])),
+        Buffer("u", f32, (1,)),
+        image.epilogue,
+        taps,
+    )
+    panel = winograd_tiling(draft, target).panel
+    if is_constant:
+        packed, before = _transformed(w, panel, lowering), list[Launch]()
+    else:
+        nodes = in_order(pack_group) if pack_group else []
+        packed, launch = _transform_launch(anchor, nodes, draft, panel, lowering, target)
+        before = [launch]
+    u = flat(image.fusion.buffer(packed))
+    return [*before, *_launches(image, lower_winograd(replace(draft, u=u), target))]
+
+
+def _transform_launch(
+    anchor: Node,
+    nodes: Sequence[Node],
+    work: Winograd,
+    panel: int,
+    lowering: Lowering,
+    target: Target,
+) -> tuple[Value, Launch]:
+    """Transforms and packs weights at run time, with what leads to them."""
+    w = anchor.inputs[1]
+    fusion = Fusion({node.output: node for node in nodes}, lowering.constants)
+    is_line = w.type.rank == 3
+
+    def weight(y: int, x: int, channel: Size, column: Size) -> Expression:
+        taps = (x,) if is_line else (y, x)
+        return flatten_loads(fusion.element(w, (*taps, channel, column)))
+
+    symbols = index_symbols(w.type.shape[-2:], "weight")
+    element = weight(0, 0, *map(atom, symbols))
+    step = coefficient_of(element.indices[0], symbols[0]) if isinstance(element, Load) else 0
+    shape = packed_shape(work.points, work.channels, work.columns, panel)
+    u = Buffer("out0", f32, shape)
+    transform = WeightTransform(weight, work.taps, work.channels, work.columns, u)
+    body = lower_weight_transform(transform, target.lanes(f32), along_channels=step == 1)
+    body = past_caches(resolve_lanes(body, lowering), u, target, _SOON)
+    packed = Value(TensorType(f32, shape))
+    operations = 64 * panel
+    launch = lowering.launch(
+        [*nodes, anchor],
+        flat_buffers(fusion),
+        {packed: u},
+        body,
+        operations,
+        name="winograd_weights",
+    )
+    return packed, launch
+
+
+def _transformed(w: Value, panel: int, lowering: Lowering) -> Value:
+    """The transformed and packed weight; made once for each weight."""
+    key = (w, panel, "winograd")
+    found = lowering.packed.get(key)
+    if found is None:
+        array = lowering.constants[w]
+        array = pack(transform_weights(array[None] if array.ndim == 3 else array), panel)
+        found = lowering.packed[key] = Value(type_of(array), w.name)
+        lowering.add_constant(found, array)
+    return found
+
+
+def _launches(image: ImageGroup, stages: Stages) -> list[Launch]:
+    """One kernel with working memory of its own, or three that hand it on."""
+    inputs = flat_buffers(image.fusion)
+    v, m = (Value(TensorType(f32, buffer.shape)) for buffer in (stages.v, stages.m))
+    memory = {v: stages.v, m: stages.m}
+    out = {image.out.value: image.out.buffer}
+    launch = image.lowering.launch
+    if len(stages.bodies) == 1:
+        (body,), (operations,) = stages.bodies, stages.operations
+        return [launch(image.nodes, inputs, out, body, operations, memory)]
+    first, second, third = zip(stages.bodies, stages.operations, strict=True)
+    source, weights, *others = inputs.items()
+    return [
+        launch(image.nodes, dict([source]), {v: stages.v}, *first, name="winograd_input"),
+        launch(
+            image.nodes, {**dict([weights]), v: stages.v}, {m: stages.m}, *second, name="winograd"
+        ),
+        launch(image.nodes, {**dict(others), m: stages.m}, out, *third),
+    ]

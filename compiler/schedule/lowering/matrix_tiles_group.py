@@ -1,0 +1,174 @@
+"""Lowers a group around a contraction to launches on a matrix unit, where that is faster.
+
+split the left operand into parts        float32 only; once for all that read it
+pack the right operand                   at compile time if it is a constant
+multiply, with the rest of the group as the epilogue
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from bessemer.compiler.ir import dims
+from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.expr import Buffer, Expression, Reduce
+from bessemer.compiler.ir.graph import Node, Value
+from bessemer.compiler.ir.program import Launch
+from bessemer.compiler.ir.types import Array, TensorType, bf16, f32, type_of
+from bessemer.compiler.schedule.contraction.contraction import Contraction, Epilogue
+from bessemer.compiler.schedule.dependence import all_nodes
+from bessemer.compiler.schedule.grouping.destinations import Destination
+from bessemer.compiler.schedule.grouping.fuse import Fusion
+from bessemer.compiler.schedule.lowering.lower import Lowering, flat_buffers
+from bessemer.compiler.schedule.matrix_tiles.matrix_tiles import lower_on_tiles
+from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_layout import PartsLayout, parts_layout
+from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_packing import (
+    BYTES,
+    HALF,
+    SPLIT,
+    TileForm,
+    pack,
+    pack_body,
+    packed_shape,
+)
+from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_plan import (
+    MatrixTiling,
+    is_faster,
+    plan_tiles,
+)
+from bessemer.compiler.schedule.nests.nests import flat, flatten_loads
+from bessemer.compiler.targets.machine import Target
+
+
+@dataclass(frozen=True, eq=False)
+class TileJob:
+    """A contraction and what is around it.
+
+    `draft` reads the left operand's buffer, `left` in the program; its b means nothing yet. What it
+    reads begins at `base`, which is the kernel's `base_symbol` unless it is 0.
+    `epilogue(inputs)` is the draft's, reading through this fusion. `right_matrices` gives a
+    constant right operand as [matrices..., depth, columns], `right_element(inputs, matrix, k,
+    column)` an element of one that is computed, by `pack_nodes`.
+    """
+
+    draft: Contraction
+    left: Value
+    right: Value
+    matrices: Size
+    nodes: Sequence[Node]
+    pack_nodes: Sequence[Node]
+    out: Destination
+    base_symbol: str
+    base: Size
+    epilogue: Callable[[Fusion], Epilogue]
+    right_matrices: Callable[[Array], Array]
+    right_element: Callable[[Fusion, Size, Size, Size], Expression]
+    key: tuple[object, ...]
+
+
+def lower_on_matrix_unit(job: TileJob, lowering: Lowering, target: Target) -> list[Launch] | None:
+    """The launches, or None where the target has no matrix unit or another way is faster."""
+    form = _form(job, lowering.precision) if target.has_tiles else None
+    if form is None:
+        return None
+    draft, layout = job.draft, PartsLayout(job.left.type.numel)
+    if form.parts > 1:
+        layout = parts_layout(draft, job.left.type.shape, job.base)
+        draft = layout.contraction(draft)
+    tiling = plan_tiles(draft, form, target, layout.part_stride)
+    if tiling is None or not is_faster(tiling, job.draft):
+        return None
+    launches: list[Launch] = []
+    right = _packed(job, layout, tiling, lowering, target, launches)
+    if right is None:
+        return None
+    left = job.left if form.parts == 1 else _split(job, layout, lowering, target, launches)
+    inputs = Fusion({node.output: node for node in job.nodes}, lowering.constants)
+    a, b = flat(inputs.buffer(left)), flat(inputs.buffer(right))
+    contraction = replace(draft, a=a, b=b, epilogue=job.epilogue(inputs))
+    body = lower_on_tiles(contraction, tiling, target)
+    launch = lowering.launch(
+        job.nodes,
+        flat_buffers(inputs),
+        {job.out.value: job.out.buffer},
+        body,
+        tiling.operations(),
+        arguments={job.base_symbol: layout.base(job.base)},
+    )
+    return [*launches, launch]
+
+
+def _form(job: TileJob, precision: str) -> TileForm | None:
+    """How tiles can multiply these operands, if they can."""
+    draft, left, right = job.draft, job.draft.a.dtype, job.right.type.dtype
+    if (draft.dtype, left, right) == (f32, f32, f32):
+        return None if precision == "strict" else SPLIT
+    for form in (HALF, *BYTES):
+        if (draft.dtype, left, right) == (form.sum, form.left, form.right):
+            return form
+    return None
+
+
+def _packed(
+    job: TileJob,
+    layout: PartsLayout,
+    tiling: MatrixTiling,
+    lowering: Lowering,
+    target: Target,
+    launches: list[Launch],
+) -> Value | None:
+    """The packed right operand; its launch, if there is one, is added. None if that cannot be."""
+    form, runs, columns = tiling.form, tiling.runs, job.draft.columns
+    if job.right in lowering.constants:
+        key = (job.right, form, runs, layout.channels, tiling.panel, *job.key)
+        found = lowering.packed.get(key)
+        if found is None:
+            matrices = layout.arrange(job.right_matrices(lowering.constants[job.right]))
+            array = pack(matrices, form, runs, tiling.panel)
+            found = lowering.packed[key] = Value(type_of(array), job.right.name)
+            lowering.add_constant(found, array)
+        return found
+    shape = packed_shape(form, runs, job.matrices, columns, tiling.panel)
+    packed = Value(TensorType(form.right, shape))
+    inputs = Fusion({node.output: node for node in job.pack_nodes}, lowering.constants)
+    out = Buffer("out0", form.right, shape)
+
+    def element(matrix: Size, k: Size, column: Size) -> Expression:
+        return flatten_loads(job.right_element(inputs, matrix, k, column))
+
+    arranged = layout.element(element)
+    probe = arranged(0, dims.symbol("k"), dims.symbol("column"))
+    if any(isinstance(node, Reduce) for node in all_nodes(probe)):
+        return None
+    body, operations = pack_body(arranged, form, runs, out, columns, target.lanes(f32))
+    nodes = [*job.pack_nodes, job.nodes[0]]
+    launches.append(
+        lowering.launch(
+            nodes, flat_buffers(inputs), {packed: flat(out)}, body, operations, name="pack_tiles"
+        )
+    )
+    return packed
+
+
+def _split(
+    job: TileJob,
+    layout: PartsLayout,
+    lowering: Lowering,
+    target: Target,
+    launches: list[Launch],
+) -> Value:
+    """The parts of the left operand; their launch is added if they are not there already."""
+    found = lowering.parts.get((job.left, layout.channels))
+    if found is not None:
+        return found
+    parts = Value(TensorType(bf16, layout.shape))
+    source, out = Buffer("in0", f32, (layout.elements,)), Buffer("out0", bf16, layout.shape)
+    body, operations = layout.split_body(source, out, target.lanes(f32))
+    launches.append(
+        lowering.launch(
+            [job.nodes[0]], {job.left: source}, {parts: out}, body, operations, name="split"
+        )
+    )
+    lowering.parts[job.left, layout.channels] = parts
+    return parts

@@ -1,0 +1,258 @@
+"""Recurrences at speed: packed weights, and columns divided among a team.
+
+A step reads all recurrent weights and has two operations for each of them and each row. With few
+rows, what counts is how fast the weights come: they lie in the order in which they are read, and a
+team keeps a part of them in the cache of every core. With many rows and few columns, each core
+takes rows of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from bessemer.compiler.ir.build_loops import KernelBuilder
+from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.dims import product as product_of
+from bessemer.compiler.ir.expr import Buffer
+from bessemer.compiler.ir.graph import Node, Value
+from bessemer.compiler.ir.loops import TEAM
+from bessemer.compiler.ir.program import Launch
+from bessemer.compiler.ir.types import Array, TensorType, type_of
+from bessemer.compiler.ops.recurrence import (
+    byte_lstm,
+    gru,
+    gru_gradient,
+    lstm,
+    lstm_gradient,
+    rnn,
+    rnn_gradient,
+)
+from bessemer.compiler.ops.recurrence.recurrence_bytes import GROUP
+from bessemer.compiler.ops.recurrence.recurrence_cell import Cell, Product, working_dtype
+from bessemer.compiler.ops.recurrence.recurrence_kernel import write_recurrence
+from bessemer.compiler.ops.recurrence.recurrence_layout import MOST_SUMS, TEAM_OPERATIONS, Layout
+from bessemer.compiler.schedule.lowering.lower import Lowering, resolve_lanes
+from bessemer.compiler.targets.machine import Target
+
+_CELLS: dict[str, Callable[..., Cell]] = {
+    "lstm": lstm.cell,
+    "byte_lstm": byte_lstm.cell,
+    "gru": gru.cell,
+    "rnn": rnn.cell,
+    "lstm_gradient": lstm_gradient.cell,
+    "gru_gradient": gru_gradient.cell,
+    "rnn_gradient": rnn_gradient.cell,
+}
+ENOUGH_ROWS = 16
+_MOST_ROWS = 6
+MOST_BLOCK_ROWS = 12
+
+
+def lower_recurrence(node: Node, lowering: Lowering, target: Target) -> Launch | None:
+    """The launch of a recurrence; None where it is as well done without packed weights."""
+    rule = _CELLS.get(node.operator.name)
+    if rule is None:
+        return None
+    if not all(isinstance(size, int) and size for size in node.inputs[1].type.shape):
+        return None
+    recurrent = lowering.constants.get(node.inputs[1])
+    inputs: dict[Value, Buffer] = {}
+    for value in node.inputs:
+        inputs.setdefault(value, Buffer(f"in{len(inputs)}", value.type.dtype, value.type.shape))
+    outputs = {
+        value: Buffer(f"out{number}", value.type.dtype, value.type.shape)
+        for number, value in enumerate(node.outputs)
+    }
+    builder = KernelBuilder()
+    buffers = [inputs[value] for value in node.inputs]
+    cell = rule(builder, buffers, list(outputs.values()), **node.attributes)
+    shape = _Shape.of(cell)
+    layout = _layout(cell, shape, target, recurrent is not None)
+    if recurrent is None:
+        if not layout.team:
+            return None
+        write_recurrence(builder, cell, _packing(builder, cell, layout))
+        return _launch(node, lowering, builder, inputs, outputs, cell, shape, layout)
+    if node.inputs.count(node.inputs[1]) == 1:
+        del inputs[node.inputs[1]]
+    if cell.scales is not None:
+        totals = _constant("totals", node.inputs[1], recurrent.sum(0, np.int32), lowering)
+        layout = replace(layout, totals=inputs.setdefault(totals, _buffer("totals", totals.type)))
+    packed: list[Buffer] = []
+    for product in cell.products:
+        key = ("recurrence", product.first, product.gates, layout.width, layout.blocked)
+        array = pack(_rows(recurrent, product), product.gates, layout.width, layout.blocked)
+        value = _constant(key, node.inputs[1], array, lowering)
+        packed.append(inputs.setdefault(value, _buffer(f"weights{len(packed)}", value.type)))
+    write_recurrence(builder, cell, replace(layout, packed=tuple(packed)))
+    return _launch(node, lowering, builder, inputs, outputs, cell, shape, layout)
+
+
+def _rows(recurrent: Array, product: Product) -> Array:
+    """The rows that a product reads."""
+    if product.factor is None:
+        return recurrent
+    count = product_of(product.depth(0))
+    assert isinstance(count, int)
+    return recurrent[product.first : product.first + count]
+
+
+def _packing(builder: KernelBuilder, cell: Cell, layout: Layout) -> Layout:
+    """The layout with room for weights that the kernel packs itself."""
+    hidden = cell.h.shape[1]
+    assert isinstance(hidden, int)
+    panels = -(-hidden // layout.width)
+    packed: list[Buffer] = []
+    for product in cell.products:
+        depth = product_of(product.depth(hidden))
+        gates = len(product.gates)
+        inner = (gates, depth) if layout.blocked else (depth, gates)
+        packed.append(builder.scratch(cell.recurrent.dtype, (panels, *inner, layout.width)))
+    return replace(layout, packed=tuple(packed), packs=True)
+
+
+def _launch(
+    node: Node,
+    lowering: Lowering,
+    builder: KernelBuilder,
+    inputs: dict[Value, Buffer],
+    outputs: dict[Value, Buffer],
+    cell: Cell,
+    shape: _Shape,
+    layout: Layout,
+) -> Launch:
+    scratch = {Value(TensorType(b.dtype, b.shape)): b for b in builder.scratch_buffers}
+    given, written = cell.replaces or (None, None)
+    # What may lie in an input's place comes first among the outputs.
+    outputs = dict(sorted(outputs.items(), key=lambda item: item[1] is not written))
+    is_possible = given is not None and written is not None and given.shape == written.shape
+    launch = lowering.launch(
+        [node],
+        inputs,
+        outputs,
+        resolve_lanes(builder.block(), lowering),
+        _operations(cell, shape, layout),
+        scratch,
+        arguments={TEAM: 1},
+        members=-(-shape.hidden // layout.width) if layout.team else 1,
+    )
+    replaceable = tuple(value for value, b in inputs.items() if is_possible and b is given)
+    return replace(launch, replaceable=replaceable)
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """The sizes that matter: weights in bytes, `gates` those of the largest product, `group` how
+    many numbers an instruction multiplies and adds up in a lane."""
+
+    batch: Size
+    hidden: int
+    gates: int
+    weights: int
+    group: int
+    elements: int
+
+    @staticmethod
+    def of(cell: Cell) -> _Shape:
+        gates = max(len(product.gates) for product in cell.products)
+        group = GROUP if cell.scales is not None else 1
+        (batch, hidden), size = cell.h.shape, product_of(cell.recurrent.shape)
+        assert isinstance(hidden, int) and isinstance(size, int)
+        return _Shape(batch, hidden, gates, size * cell.recurrent.dtype.bytes, group, size)
+
+    @property
+    def step(self) -> int:
+        """The instructions of a step times the lanes, for one row if there is no number of rows."""
+        rows = self.batch if isinstance(self.batch, int) else 1
+        return 2 * self.elements * rows // self.group
+
+
+def _layout(cell: Cell, shape: _Shape, target: Target, is_constant: bool) -> Layout:
+    """How the work is cut on this machine. Weights that are no constants take a team to pack."""
+    lanes = target.lanes(working_dtype(cell.h.dtype))
+    # A tile has its sums in registers, a vector of weights for each gate, and an element of state.
+    most = max(1, min(_MOST_ROWS, (target.vector_registers - 2) // shape.gates - 1))
+    rows = most
+    if isinstance(shape.batch, int) and cell.lengths is None:
+        groups = max(1, -(-shape.batch // most))
+        rows = max(1, -(-shape.batch // groups))
+    if cell.lengths is not None:
+        rows = 1
+    alone = is_constant and _has_enough_rows(shape, target)
+    team = shape.step >= TEAM_OPERATIONS and not alone
+    vectors = 1
+    # A single gate shares no load of the state: it takes more sums to be busy with products.
+    sums = 2 * MOST_SUMS if shape.gates == 1 and target.vector_registers > 16 else MOST_SUMS
+    while 2 * vectors * rows * shape.gates <= sums:
+        vectors *= 2
+    while vectors > 1 and not _divides(shape.hidden, vectors * lanes, team):
+        vectors //= 2
+    width = vectors * lanes
+    if team and _is_blocked(cell, shape, 2 * lanes):
+        rows = min(MOST_BLOCK_ROWS, target.vector_registers // 2 - 2)
+        return Layout(rows, (), 2 * lanes, lanes, team=True, blocked=True)
+    return Layout(rows, (), width, lanes, team and shape.hidden > width)
+
+
+def _is_blocked(cell: Cell, shape: _Shape, width: int) -> bool:
+    """Whether more rows share a load if gates have their sums one after the other."""
+    return (
+        cell.lengths is None
+        and cell.scales is None
+        and isinstance(shape.batch, int)
+        and shape.batch > _MOST_ROWS
+        and shape.hidden > width
+        and _divides(shape.hidden, width, True)
+    )
+
+
+def _has_enough_rows(shape: _Shape, target: Target) -> bool:
+    """Whether every core can have rows of its own, and the weights in its cache."""
+    rows = shape.batch if isinstance(shape.batch, int) else 0
+    return shape.group == 1 and rows >= ENOUGH_ROWS and shape.weights <= target.l2_bytes // 2
+
+
+def _divides(hidden: int, width: int, team: bool) -> bool:
+    """Whether panels of this width are all full, and an even number of them for a team."""
+    return hidden % width == 0 and not (team and hidden // width % 2)
+
+
+def _operations(cell: Cell, shape: _Shape, layout: Layout) -> Size:
+    """Of all the work for a team, else of a block of rows."""
+    rows = shape.batch if layout.team else layout.rows
+    return cell.inputs.shape[0] * rows * (2 * shape.elements // shape.group)
+
+
+def _constant(key: object, source: Value, array: Array, lowering: Lowering) -> Value:
+    """What was made of a weight, as a constant of the program; made once for each weight."""
+    found = lowering.packed.get((key, source))
+    if found is None:
+        found = lowering.packed[key, source] = Value(type_of(array), source.name)
+        lowering.add_constant(found, array)
+    return found
+
+
+def pack(recurrent: Array, gates: tuple[int, ...], width: int, blocked: bool = False) -> Array:
+    """[H, all gates * H] -> [panels, H, gates, width] or, `blocked`, [panels, gates, H, width]; of
+    bytes [panels, H / 4, gates, width, 4]. 0 beyond the last column and row."""
+    hidden = recurrent.shape[0]
+    panels = -(-hidden // width)
+    columns = recurrent.reshape(hidden, -1, hidden)[:, gates, :]
+    padded = np.zeros((hidden, len(gates), panels * width), recurrent.dtype)
+    padded[:, :, :hidden] = columns
+    split = padded.reshape(hidden, len(gates), panels, width)
+    if recurrent.dtype != np.int8:
+        order = (2, 1, 0, 3) if blocked else (2, 0, 1, 3)
+        return np.ascontiguousarray(split.transpose(order))
+    groups = -(-hidden // GROUP)
+    rows = np.zeros((groups * GROUP, *split.shape[1:]), np.int8)
+    rows[:hidden] = split
+    grouped = rows.reshape(groups, GROUP, *split.shape[1:])
+    return np.ascontiguousarray(grouped.transpose(3, 0, 2, 4, 1))
+
+
+def _buffer(name: str, type: TensorType) -> Buffer:
+    return Buffer(name, type.dtype, type.shape)

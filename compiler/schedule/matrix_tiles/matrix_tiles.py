@@ -1,0 +1,359 @@
+"""Contractions on a matrix unit: blocks of 2 x 2 tiles of 16 x 16 sums.
+
+    parallel item in batch x row blocks x panels
+      for block in the item's blocks of 32 rows
+        tiles 0..3 = 0
+        for step in depth                       64 bytes of a's rows at a time
+          tiles 4, 5 = a[rows, step];   tiles 6, 7 = panel[step]
+          tiles 0..3 += products
+        tiles 0..3 to the stack, and the epilogue row by row
+
+A is read where it lies: the 16 rows of a tile are at one stride, whatever that is. A block beyond
+the last row begins earlier, and its epilogue leaves out the rows that the one before it has done.
+Where lines of rows (of a map's pixels) are not evenly spaced, the positions between them are
+computed as if they were rows, and left out.
+
+Float32 numbers as three parts (matrix_tiles_packing.py) give no infinities that are worth anything:
+the products of parts may be inf - inf. A tile with a sum that is not finite is computed again, in
+float32 arithmetic on the sums of the parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from bessemer.compiler.ir import dims, loops
+from bessemer.compiler.ir.build_loops import KernelBuilder, Local
+from bessemer.compiler.ir.dims import Size, Symbol
+from bessemer.compiler.ir.expr import (
+    Buffer,
+    Expression,
+    binary,
+    constant,
+    convert,
+    index_value,
+    less,
+)
+from bessemer.compiler.ir.tile_statements import TileLoad, TileMac, TileSetup, TileStore, TileZero
+from bessemer.compiler.ir.types import f32
+from bessemer.compiler.schedule.contraction.contraction import Contraction
+from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_packing import COLUMNS
+from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_plan import ROWS, MatrixTiling, TileWalk
+from bessemer.compiler.targets.machine import Target
+
+_LINE = 64
+_LEFT, _RIGHT = 4, 6
+"""The first tiles of the left and of the right side; the sums are tiles 0 to 3."""
+_CHECK_INTERLEAVE = 4
+
+
+def lower_on_tiles(contraction: Contraction, tiling: MatrixTiling, target: Target) -> loops.Block:
+    """The kernel body: one parallel loop over items of equal work.
+
+    `contraction.a` is in the form's type, with its parts `tiling.part_stride` elements apart, and
+    `contraction.b` packed (matrix_tiles_packing.py).
+    """
+    builder = KernelBuilder()
+    writer = _Writer(contraction, tiling, target, builder)
+    with builder.loop(tiling.items(contraction), "parallel") as item:
+        short = (tiling.rows,) * _RIGHT
+        builder.append(TileSetup((*short, ROWS, ROWS)))
+        writer.item(item)
+    return builder.block()
+
+
+@dataclass(frozen=True, eq=False)
+class _Place:
+    """The panel at work, for the rows of a batch."""
+
+    batch: tuple[Size, ...]
+    a_base: Size
+    panel: Size
+    b_base: Size
+    outer: tuple[Size, ...] = ()
+    share: Size = 0
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """A tile's rows: `first` is the position of its row 0, `done` says how many rows the tile
+    before has done."""
+
+    first: Size
+    done: Size
+    a_base: Size
+
+
+@dataclass(frozen=True, eq=False)
+class _Writer:
+    contraction: Contraction
+    tiling: MatrixTiling
+    target: Target
+    builder: KernelBuilder
+
+    @property
+    def walk(self) -> TileWalk:
+        return self.tiling.walk
+
+    @cached_property
+    def tiles(self) -> int:
+        """Tiles in a panel's width."""
+        return self.tiling.panel // COLUMNS
+
+    @cached_property
+    def step_elements(self) -> int:
+        """Elements of a panel for one step."""
+        return self.tiling.form.parts * self.tiles * self.tiling.form.tile
+
+    @cached_property
+    def panel_elements(self) -> int:
+        return self.tiling.runs.count * self.tiling.runs.steps * self.step_elements
+
+    def local(self, size: Size) -> Size:
+        """The value in a local variable, unless it is as simple as one."""
+        if isinstance(size, int) or isinstance(dims.as_atom(size), (Symbol, Expression)):
+            return size
+        return self.builder.define(index_value(size), "n").index
+
+    def item(self, item: Size) -> None:
+        """One panel for some blocks of rows."""
+        tiling, walk = self.tiling, self.walk
+        panels = tiling.panels(self.contraction)
+        blocks = dims.product(axis.extent for axis in walk.outer) * tiling.blocks
+        per_batch = dims.ceildiv(blocks, tiling.block) * panels
+        within = dims.mod(item, per_batch)
+        batch = _unravel(dims.floordiv(item, per_batch), [a.extent for a in walk.batch])
+        panel = dims.mod(within, panels)
+        first = dims.floordiv(within, panels) * tiling.block
+        matrix = dims.total(i * a.b_stride for i, a in zip(batch, walk.batch))
+        a_base = dims.total(i * a.a_stride for i, a in zip(batch, walk.batch))
+        b_base = self.local((matrix * panels + panel) * self.panel_elements)
+        place = _Place(batch, self.local(self.contraction.a_base + a_base), panel, b_base)
+        shape = (tiling.tall * ROWS, tiling.panel)
+        sums = self.builder.allocate(tiling.form.sum, shape)
+        with self.builder.loop(dims.minimum(tiling.block, blocks - first)) as block:
+            around = dims.floordiv(first + block, tiling.blocks)
+            outer = _unravel(around, [axis.extent for axis in walk.outer])
+            along = dims.mod(first + block, tiling.blocks)
+            self._block(replace(place, outer=outer, share=block), along, sums)
+
+    def _block(self, place: _Place, along: Size, sums: Buffer) -> None:
+        """The sums of a block of rows, and their epilogue."""
+        rows = [self._rows(place, along * self.tiling.tall + i) for i in range(self.tiling.tall)]
+        for tile in self._sum_tiles():
+            self.builder.append(TileZero(tile))
+        self._depth(place, rows)
+        for i in range(len(rows)):
+            for j in range(self.tiles):
+                at = sums.offset((i * ROWS, j * COLUMNS))
+                store = TileStore(2 * i + j, sums, at, self.tiling.panel)
+                self.builder.append(store)
+        for i, tile_rows in enumerate(rows):
+            if self.tiling.is_checked:
+                with self.builder.when(self._is_not_finite(sums, i)):
+                    self._compute_again(place, tile_rows, sums, i)
+        if all(tile_rows.done == 0 for tile_rows in rows):
+            self._epilogue(place, rows[0], sums, 0, len(rows) * self.tiling.rows)
+            return
+        for i, tile_rows in enumerate(rows):
+            self._epilogue(place, tile_rows, sums, i, self.tiling.rows)
+
+    def _sum_tiles(self) -> list[int]:
+        return [2 * i + j for i in range(self.tiling.tall) for j in range(self.tiles)]
+
+    def _rows(self, place: _Place, number: Size) -> _Rows:
+        """The tile of this number along the rows' axis."""
+        axis, height = self.walk.axis, self.tiling.rows
+        wanted = number * ROWS
+        begin = dims.minimum(wanted, axis.extent - height)
+        first = self.local(begin)
+        base = place.a_base + first * axis.a_stride
+        base += dims.total(i * a.a_stride for i, a in zip(place.outer, self.walk.outer))
+        done: Size = 0 if begin == wanted else wanted - first
+        return _Rows(first, done, self.local(base))
+
+    # Sums
+
+    def _depth(self, place: _Place, rows: Sequence[_Rows]) -> None:
+        """The loops over the runs of the depth and their steps."""
+        runs = self.tiling.runs
+
+        def visit(axes: Sequence[int], a_offset: Size, run: Size) -> None:
+            if axes:
+                axis = self.walk.depth[axes[0]]
+                with self.builder.loop(axis.extent) as i:
+                    visit(axes[1:], a_offset + i * axis.a_stride, run * axis.extent + i)
+                return
+            with self.builder.loop(runs.whole) as step:
+                self._step(place, rows, a_offset + step * runs.depth, run * runs.steps + step)
+            if runs.rest:
+                last = a_offset + runs.length - runs.depth
+                self._step(place, rows, last, run * runs.steps + runs.whole)
+
+        visit(range(len(self.walk.depth) - 1), 0, 0)
+
+    def _step(self, place: _Place, rows: Sequence[_Rows], a_offset: Size, step: Size) -> None:
+        """One step of all sums: every tile is loaded once for products that follow each other."""
+        form, a, builder = self.tiling.form, self.contraction.a, self.builder
+        b_step = place.b_base + step * self.step_elements
+        if self.tiling.prefetch:
+            self._prefetch(place, step)
+        left = right = -1
+        for a_part, b_part in form.products:
+            for i, tile_rows in enumerate(rows):
+                for j in range(self.tiles):
+                    if i == 0 and right != b_part:
+                        offset = b_step + (b_part * self.tiles + j) * form.tile
+                        line = _LINE // form.right.bytes
+                        load = TileLoad(_RIGHT + j, self.contraction.b, offset, line)
+                        builder.append(load)
+                    if j == 0 and left != a_part:
+                        offset = tile_rows.a_base + a_offset + a_part * self.tiling.part_stride
+                        stride = self.walk.axis.a_stride
+                        builder.append(TileLoad(_LEFT + i, a, offset, stride))
+                    sums = (2 * i + j, _LEFT + i, _RIGHT + j)
+                    builder.append(TileMac(*sums, form.left, form.right))
+            left, right = a_part, b_part
+
+    def _prefetch(self, place: _Place, step: Size) -> None:
+        """This block's share of the next panel."""
+        runs, line = self.tiling.runs, _LINE // self.tiling.form.right.bytes
+        lines = -(-self.step_elements // line // self.tiling.block)
+        begin = place.b_base + self.panel_elements
+        begin += (place.share * (runs.count * runs.steps) + step) * (lines * line)
+        for number in range(lines):
+            self.builder.append(loops.Prefetch(self.contraction.b, begin + number * line, 2))
+
+    # Sums that are not finite
+
+    def _is_not_finite(self, sums: Buffer, tile: int) -> Expression:
+        """Whether a sum of the tile is: then it minus itself is NaN, and so is all together."""
+        width = self.tiling.panel
+        zero = self.builder.define(constant(0.0, f32), "zero")
+        count = self.tiling.rows * width
+        kind = (self.target.lanes(f32), _CHECK_INTERLEAVE)
+        flat = Buffer(sums.name, sums.dtype, (ROWS * self.tiling.tall * width,))
+        with self.builder.loop(count, "vector", *kind) as i:
+            value = flat[tile * ROWS * width + i]
+            zero.accumulate("add", value - value)
+        return binary("ne", zero.value, zero.value)
+
+    def _compute_again(self, place: _Place, rows: _Rows, sums: Buffer, tile: int) -> None:
+        """The tile's sums in float32 arithmetic, one after the other; rarely needed."""
+        builder, runs = self.builder, self.tiling.runs
+        with (
+            builder.loop(self.tiling.rows) as row,
+            builder.loop(self.tiles) as j,
+            builder.loop(COLUMNS, "vector", self.target.lanes(f32)) as c,
+        ):
+            total = builder.define(constant(0.0, f32), "total")
+            a_base = rows.a_base + row * self.walk.axis.a_stride
+
+            def visit(axes: Sequence[int], a_offset: Size, run: Size) -> None:
+                if axes:
+                    axis = self.walk.depth[axes[0]]
+                    with builder.loop(axis.extent) as i:
+                        visit(axes[1:], a_offset + i * axis.a_stride, run * axis.extent + i)
+                    return
+                with builder.loop(runs.length) as k:
+                    # The last step of a run has its last elements.
+                    step = dims.minimum(dims.floordiv(k, runs.depth), runs.steps - 1)
+                    within = k - step * runs.depth
+                    if runs.rest:
+                        is_last = dims.floordiv(step, runs.whole)
+                        within += is_last * (runs.depth - runs.rest)
+                    at = run * runs.steps + step
+                    self._add_product(total, place, a_offset + a_base + k, at, j, within, c)
+
+            visit(range(len(self.walk.depth) - 1), 0, 0)
+            builder.store(sums, (tile * ROWS + row, j * COLUMNS + c), total.value)
+
+    def _add_product(
+        self,
+        total: Local,
+        place: _Place,
+        a_offset: Size,
+        step: Size,
+        tile: Size,
+        k: Size,
+        column: Size,
+    ) -> None:
+        form = self.tiling.form
+        b_offset = place.b_base + step * self.step_elements + tile * form.tile
+        b_offset += dims.floordiv(k, form.group) * (COLUMNS * form.group)
+        b_offset += column * form.group + dims.mod(k, form.group)
+        a = [
+            convert(self.contraction.a[a_offset + p * self.tiling.part_stride], f32)
+            for p in range(form.parts)
+        ]
+        b = [
+            convert(self.contraction.b[b_offset + p * self.tiles * form.tile], f32)
+            for p in range(form.parts)
+        ]
+        total.accumulate("add", _exact_sum(a) * _exact_sum(b))
+
+    # The epilogue
+
+    def _epilogue(self, place: _Place, rows: _Rows, sums: Buffer, tile: int, height: Size) -> None:
+        """`height` rows less those that the tile before has done, one at a time."""
+        with self.builder.loop(dims.maximum(0, height - rows.done)) as i:
+            row = rows.done + i
+            line, position = self.walk.position(rows.first + row)
+            if self.walk.pitch is None:
+                self._epilogue_row(place, (), position, sums, tile * ROWS + row)
+                return
+            position = self.local(position)
+            with self.builder.when(less(position, self.walk.line_extent)):
+                self._epilogue_row(place, (line,), position, sums, tile * ROWS + row)
+
+    def _epilogue_row(
+        self, place: _Place, line: tuple[Size, ...], position: Size, sums: Buffer, row: Size
+    ) -> None:
+        indices: list[Size] = [0] * self.walk.rank
+        for index, axis in zip(
+            (*place.batch, *place.outer, *line, position), self.walk.all_axes, strict=True
+        ):
+            axis.scatter(index, indices)
+        panel, columns = self.tiling.panel, self.contraction.columns
+        column = self.builder.index(panel)
+        at = place.panel * panel + dims.atom(column)
+        total = sums[row, dims.atom(column)]
+        if self.contraction.start is not None:
+            total = total + self.contraction.start(at)
+        stores = self.contraction.epilogue(tuple(indices), at, total)
+        name = self.builder.fresh("row")
+        self.builder.append(loops.Fragment(name, 1, panel, self.tiling.form.sum))
+
+        def store(limit: Size) -> None:
+            self.builder.append(loops.FragmentStore(name, column, limit, (stores,)))
+
+        if not isinstance(columns, int):
+            store(self.local(dims.minimum(panel, columns - place.panel * panel)))
+        elif columns % panel == 0:
+            store(panel)
+        elif columns < panel:
+            store(columns)
+        else:
+            with self.builder.when(less(place.panel, columns // panel)):
+                store(panel)
+            with self.builder.otherwise():
+                store(columns % panel)
+
+
+def _exact_sum(parts: Sequence[Expression]) -> Expression:
+    """The number that was split: smallest parts first, nothing is rounded."""
+    total = parts[-1]
+    for part in reversed(parts[:-1]):
+        total = total + part
+    return total
+
+
+def _unravel(flat: Size, extents: Sequence[Size]) -> tuple[Size, ...]:
+    """The indices of nested axes from their joint index, outer first."""
+    found: list[Size] = []
+    for extent in reversed(extents[1:]):
+        found.append(dims.mod(flat, extent))
+        flat = dims.floordiv(flat, extent)
+    return (*([flat] if extents else []), *reversed(found))

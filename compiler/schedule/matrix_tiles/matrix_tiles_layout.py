@@ -1,0 +1,161 @@
+"""How the three parts of a contraction's left side lie in memory.
+
+By blocks of 32 channels, where the channels of a pixel (the columns of a row) are all multiplied:
+
+    parts[channel // 32, part, pixel, channel % 32]        0 beyond the last channel
+
+so that a step of the depth reads one cache line of each row, and the rows of a tile follow each
+other whatever the number of channels. Else in the order of the left side itself:
+
+    parts[part, element]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from bessemer.compiler.ir import dims
+from bessemer.compiler.ir.build_loops import KernelBuilder
+from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.expr import Buffer, Expression, less
+from bessemer.compiler.ir.guard import guarded
+from bessemer.compiler.ir.loops import Block
+from bessemer.compiler.ir.types import Array
+from bessemer.compiler.schedule.contraction.contraction import Contraction, DepthAxis
+from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_packing import SPLIT, split_parts
+
+BLOCK = SPLIT.depth
+# Elements that one step of the parallel loop splits.
+_CHUNK = 4096
+_OPERATIONS = 12
+
+
+@dataclass(frozen=True, eq=False)
+class PartsLayout:
+    """The parts of `elements` numbers; by blocks of channels if `channels` says how many there
+    are of each pixel."""
+
+    elements: Size
+    channels: int = 0
+
+    @property
+    def pixels(self) -> Size:
+        return dims.floordiv(self.elements, self.channels)
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of channels."""
+        return -(-self.channels // BLOCK)
+
+    @property
+    def shape(self) -> tuple[Size, ...]:
+        """The shape of all parts together."""
+        if not self.channels:
+            return (SPLIT.parts, self.elements)
+        return (self.blocks, SPLIT.parts, self.pixels, BLOCK)
+
+    @property
+    def part_stride(self) -> Size:
+        """Elements from a part to the next."""
+        return self.pixels * BLOCK if self.channels else self.elements
+
+    def contraction(self, draft: Contraction) -> Contraction:
+        """The draft, which reads the numbers, reading their first part."""
+        if not self.channels:
+            return draft
+        rows = tuple(replace(axis, a_stride=self._blocked(axis.a_stride)) for axis in draft.rows)
+        *outer, _ = draft.depth
+        depth = (
+            *(replace(axis, a_stride=self._blocked(axis.a_stride)) for axis in outer),
+            DepthAxis(self.blocks, self.part_stride * SPLIT.parts),
+            DepthAxis(BLOCK, 1),
+        )
+        return replace(draft, rows=rows, depth=depth)
+
+    def _blocked(self, distance: Size) -> Size:
+        return dims.floordiv(distance, self.channels) * BLOCK
+
+    def base(self, base: Size) -> Size:
+        """The offset of the first part of the number at this offset."""
+        return self._blocked(base) if self.channels else base
+
+    def arrange(self, b: Array) -> Array:
+        """A right side [..., depth, columns] with the channels that the blocks add."""
+        if not self.channels:
+            return b
+        *matrices, depth, columns = b.shape
+        taps = b.reshape(*matrices, depth // self.channels, self.channels, columns)
+        more = self.blocks * BLOCK - self.channels
+        padded = np.pad(taps, [(0, 0)] * (taps.ndim - 2) + [(0, more), (0, 0)])
+        return padded.reshape(*matrices, -1, columns)
+
+    def element(
+        self, element: Callable[[Size, Size, Size], Expression]
+    ) -> Callable[[Size, Size, Size], Expression]:
+        """The same for a right side that is given by its elements."""
+        if self.channels % BLOCK == 0:
+            return element
+
+        def padded(matrix: Size, k: Size, column: Size) -> Expression:
+            tap, channel = dims.floordiv(k, self.blocks * BLOCK), dims.mod(k, self.blocks * BLOCK)
+            value = element(matrix, tap * self.channels + channel, column)
+            return guarded(less(channel, self.channels), value, 0)
+
+        return padded
+
+    def split_body(self, source: Buffer, parts: Buffer, lanes: int) -> tuple[Block, Size]:
+        """A kernel body that splits a flat buffer, and the operations of an item."""
+        builder = KernelBuilder()
+        if not self.channels:
+            with builder.loop(dims.ceildiv(self.elements, _CHUNK), "parallel") as chunk:
+                first = chunk * _CHUNK
+                count = dims.minimum(_CHUNK, self.elements - first)
+                with builder.loop(count, "vector", lanes) as i:
+                    for number, part in enumerate(split_parts(source[first + i])):
+                        builder.store(parts, (number, first + i), part)
+            return builder.block(), _OPERATIONS * _CHUNK
+        run = max(1, _CHUNK // (self.blocks * BLOCK))
+        with builder.loop(dims.ceildiv(self.pixels, run), "parallel") as chunk:
+            first = chunk * run
+            with builder.loop(dims.minimum(run, self.pixels - first)) as i:
+                pixel = first + i
+                with builder.loop(self.channels // BLOCK) as block:
+                    self._split_block(builder, source, parts, (pixel, block, BLOCK), lanes)
+                if rest := self.channels % BLOCK:
+                    self._split_block(builder, source, parts, (pixel, self.blocks - 1, rest), lanes)
+        return builder.block(), _OPERATIONS * run * self.blocks * BLOCK
+
+    def _split_block(
+        self,
+        builder: KernelBuilder,
+        source: Buffer,
+        parts: Buffer,
+        place: tuple[Size, Size, int],
+        lanes: int,
+    ) -> None:
+        """One pixel's block of which `limit` channels are there."""
+        pixel, block, limit = place
+        with builder.loop(BLOCK, "vector", lanes, BLOCK // lanes) as i:
+            value = source[pixel * self.channels + block * BLOCK + i]
+            value = guarded(less(i, limit), value, 0)
+            for number, part in enumerate(split_parts(value)):
+                builder.store(parts, (block, number, pixel, i), part)
+
+
+def parts_layout(draft: Contraction, shape: tuple[Size, ...], base: Size) -> PartsLayout:
+    """The layout of the parts of a left side of this shape, which begins at `base`."""
+    elements = dims.product(shape)
+    plain = PartsLayout(elements)
+    channels = shape[-1] if shape else 1
+    if not isinstance(channels, int) or channels < 1 or not draft.depth:
+        return plain
+    *outer, inner = draft.depth
+    if inner.a_stride != 1 or inner.extent != channels:
+        return plain
+    distances = [axis.a_stride for axis in draft.rows] + [axis.a_stride for axis in outer]
+    if any(dims.mod(distance, channels) != 0 for distance in (*distances, base)):
+        return plain
+    return PartsLayout(elements, channels)

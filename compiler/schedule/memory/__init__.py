@@ -1,0 +1,1 @@
+"""What is computed again and in what order, so that little is alive at once."""

@@ -1,0 +1,118 @@
+"""Which values a backward half makes for itself, at no cost, from others that lie in memory anyway.
+
+Pointwise values take part in the kernels that read them: a ReLU behind a batch normalization, the
+parts of a GELU or a softmax. What has to be kept so that everything else follows from it is a
+cut of the graph, and the one of fewest bytes is kept (the "partitioner" of torch.compile does so).
+A value that would have to be made from much more than itself is kept, or made, as if it were no
+such value: chains of sums along a residual network stay short.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from bessemer.compiler.ir.graph import Graph, Node, Value
+from bessemer.compiler.schedule.grouping.fuse import is_widening
+from bessemer.compiler.schedule.grouping.groups import NOT_SAME_INDEX, kind_of
+from bessemer.compiler.schedule.memory.least_cut import least_cut
+from bessemer.compiler.schedule.memory.residents import Count, Work
+
+TWELFTHS = 15
+"""A value is made again from at most so many twelfths of its own bytes."""
+LITTLE = 1 << 15
+"""Bytes that are no matter."""
+_SLOW = frozenset({"random_uniform", "random_normal", "pow"})
+
+
+def free_values(graph: Graph, works: Sequence[Work], turn: int, count: Count) -> set[Value]:
+    """The values of works up to the place `turn` that later ones compute for themselves."""
+    return _Cutter(graph, works, turn, count).free()
+
+
+@dataclass(eq=False)
+class _Cutter:
+    graph: Graph
+    works: Sequence[Work]
+    turn: int
+    count: Count
+
+    def free(self) -> set[Value]:
+        early = dict.fromkeys(n for work in self.works[: self.turn + 1] for n in work.nodes)
+        given = {*self.graph.inputs, *self.graph.constants, *self.graph.outputs}
+        origins = self._origins(early, given)
+        used = self._late_values(early)
+        simple = {value for value, others in origins.items() if others is not None}
+        nodes = [node for node in early if any(v in simple for v in node.outputs)]
+        links = [
+            (source, node.output)
+            for node in nodes
+            for source in node.inputs
+            if source in origins and source not in given
+        ]
+        touched = {v for link in links for v in link} | used
+        written = {value for work in self.works for value in work.writes}
+        views = {n.output for n in early if n.operator.is_view and n.output not in written}
+        wanted = [v for v in touched if v in origins and v not in given]
+        dearest = 64 * (1 + sum(self._bytes(v) for v in wanted))
+        prices = {v: dearest if v in views else self._price(v, written) for v in wanted}
+        sources = [value for value in prices if value not in simple]
+        kept = least_cut(prices, links, sources, [value for value in prices if value in used])
+        return self._behind(used, kept, simple, given)
+
+    def _price(self, value: Value, written: Collection[Value]) -> int:
+        """What a value costs to keep; a little more if it has not been in memory so far."""
+        size = 32 * self._bytes(value)
+        return size if value in written else size + size // 16
+
+    def _behind(
+        self, used: set[Value], kept: set[Value], simple: set[Value], given: set[Value]
+    ) -> set[Value]:
+        """What late readers need and nobody keeps."""
+        producers = self.graph.producers()
+        found: set[Value] = set()
+        waiting = list(used)
+        while waiting:
+            value = waiting.pop()
+            if value in simple and value not in kept and value not in found and value not in given:
+                found.add(value)
+                waiting += producers[value].inputs
+        return found
+
+    def _late_values(self, early: dict[Node, None]) -> set[Value]:
+        """The early values that late works read."""
+        made = {value for node in early for value in node.outputs}
+        late = {n for work in self.works[self.turn + 1 :] for n in work.nodes if n not in early}
+        return {value for node in late for value in node.inputs if value in made}
+
+    def _origins(
+        self, early: dict[Node, None], given: set[Value]
+    ) -> dict[Value, frozenset[Value] | None]:
+        """For each early value those that it can be made from without effort; None if it cannot."""
+        found: dict[Value, frozenset[Value] | None] = {}
+        for node in early:
+            found |= dict.fromkeys(node.outputs)
+            if not is_simple(node):
+                continue
+            sources: set[Value] = set()
+            for source in node.inputs:
+                if source in found and source not in given:
+                    origins = found[source]
+                    sources |= {source} if origins is None else origins
+            whole = sum(map(self._bytes, sources))
+            if whole <= LITTLE or 12 * whole <= TWELFTHS * self._bytes(node.output):
+                found[node.output] = frozenset(sources)
+        return found
+
+    def _bytes(self, value: Value) -> int:
+        return self.count(value.type.numel) * value.type.dtype.bytes
+
+
+def is_simple(node: Node) -> bool:
+    """Whether a kernel that reads a node's output can make it on the spot."""
+    if len(node.outputs) != 1 or node.operator.is_random or node.operator.name in _SLOW:
+        return False
+    if node.operator.is_view or is_widening(node):
+        return True
+    is_even = node.operator.name in ("one_hot", "pad") or node.operator.name not in NOT_SAME_INDEX
+    return kind_of(node) == "pointwise" and is_even

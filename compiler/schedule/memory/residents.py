@@ -1,0 +1,221 @@
+"""What lies in memory while a graph runs, told from its groups alone.
+
+Lowering a graph says it exactly (passes/plan_memory.py) and takes a second; this takes a twentieth
+of it, so that passes can ask for many orders and many graphs. What a group's kernels need for
+themselves is known only roughly here: the packed right operand of a contraction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.evaluate import evaluate
+from bessemer.compiler.ir.graph import Graph, Node, Value
+from bessemer.compiler.schedule.grouping.destinations import destinations
+from bessemer.compiler.schedule.grouping.groups import (
+    NOT_SAME_INDEX,
+    Group,
+    Grouping,
+    form_groups,
+    kind_of,
+)
+
+Count = Callable[[Size], int]
+"""Numbers for sizes."""
+
+VECTOR = 16
+"""Columns that a packed operand has at least."""
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """What one group does, or one node that stands alone.
+
+    `nodes` are in the graph's order. `reads` and `writes` are values in memory; an output may be
+    written over one of `replaceable`, if that is read for the last time. `scratch` are the bytes
+    that it needs for itself.
+    """
+
+    nodes: tuple[Node, ...]
+    reads: tuple[Value, ...]
+    writes: tuple[Value, ...]
+    replaceable: tuple[Value, ...] = ()
+    scratch: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Residents:
+    """The works of a graph in order. `holder` is for a value that lies in another's memory that
+    one; `sizes` are the bytes of holders that need a place (inputs, outputs and weights do not)."""
+
+    works: tuple[Work, ...]
+    holder: Mapping[Value, Value]
+    sizes: Mapping[Value, int]
+
+    def held(self, values: Sequence[Value]) -> set[Value]:
+        """The memory that values lie in, as far as it needs a place."""
+        return {h for h in (self.holder.get(v, v) for v in values) if h in self.sizes}
+
+    @cached_property
+    def reads(self) -> dict[Work, set[Value]]:
+        """The places that each work reads."""
+        return {work: self.held(work.reads) for work in self.works}
+
+    @cached_property
+    def writes(self) -> dict[Work, set[Value]]:
+        """The places that each work writes."""
+        return {work: self.held(work.writes) for work in self.works}
+
+    def lives(self, works: Sequence[Work] | None = None) -> dict[Value, tuple[int, int]]:
+        """The first and the last work that each place is needed at, in this or another order."""
+        found: dict[Value, tuple[int, int]] = {}
+        for time, work in enumerate(self.works if works is None else works):
+            for value in self.reads[work] | self.writes[work]:
+                first, _ = found.get(value, (time, time))
+                found[value] = (first, time)
+        return found
+
+    @cached_property
+    def highest(self) -> int:
+        """The most bytes alive at once."""
+        return self.peak()
+
+    def peak(self, works: Sequence[Work] | None = None) -> int:
+        """The most bytes alive at once, in this or another order."""
+        return max(self.profile(works), default=0)
+
+    def profile(self, works: Sequence[Work] | None = None) -> list[int]:
+        """The bytes alive at each work."""
+        order = self.works if works is None else works
+        lives = self.lives(order)
+        change = [0] * (len(order) + 1)
+        for value, (first, last) in lives.items():
+            change[first] += self.sizes[value]
+            change[last + 1] -= self.sizes[value]
+        found: list[int] = []
+        alive = 0
+        for time, work in enumerate(order):
+            alive += change[time]
+            found.append(alive + work.scratch - self._replaced(work, time, lives))
+        return found
+
+    def _replaced(self, work: Work, time: int, lives: Mapping[Value, tuple[int, int]]) -> int:
+        """The bytes of an input that the output takes the place of."""
+        target = next(iter(self.writes[work]), None)
+        if not work.replaceable or target is None or lives[target][0] != time:
+            return 0
+        dying = {v for v in self.held(work.replaceable) if lives[v][1] == time and v is not target}
+        return self.sizes[target] if dying else 0
+
+
+def residents(graph: Graph, count: Count | None = None) -> Residents:
+    """The works of a graph (its regions are part of the nodes that have them).
+
+    `count` gives sizes numbers; without it every symbol is 64.
+    """
+    return _Finder(graph, count or typical).find()
+
+
+def typical(size: Size) -> int:
+    """A size where every symbol is 64."""
+    return evaluate(size, lambda _: 64)
+
+
+class _Finder:
+    def __init__(self, graph: Graph, count: Count) -> None:
+        self.graph = graph
+        self.count = count
+        self.grouping: Grouping = form_groups(graph)
+        self.producers = graph.producers()
+        self.place = {node: number for number, node in enumerate(graph.nodes)}
+        self.fixed = {*graph.inputs, *graph.constants}
+        self.outputs = set(graph.outputs)
+        self.holder: dict[Value, Value] = {}
+
+    def find(self) -> Residents:
+        places = destinations(self.graph, self.grouping.roots, self.graph.users())
+        for part, where in places.items():
+            self.holder[part] = where.value
+        works: list[Work] = []
+        for node in self.graph.nodes:
+            if kind_of(node) in ("statements", "structural"):
+                works.append(Work((node,), self._behind(node.inputs), node.outputs))
+            elif node.output in self.grouping.roots:
+                works.append(self._group(self.grouping.roots[node.output], node))
+        sizes: dict[Value, int] = {}
+        for work in works:
+            for value in work.writes:
+                held = self._held(value)
+                if held not in self.fixed and held not in self.outputs:
+                    sizes[held] = self._bytes(held)
+        return Residents(tuple(works), {v: self._held(v) for v in self.holder}, sizes)
+
+    def _held(self, value: Value) -> Value:
+        while value in self.holder:
+            value = self.holder[value]
+        return value
+
+    def _bytes(self, value: Value) -> int:
+        return self.count(value.type.numel) * value.type.dtype.bytes
+
+    def _packed(self, value: Value) -> int:
+        """A right operand, its columns filled up to whole vectors."""
+        columns = self.count(value.type.shape[-1])
+        return self._bytes(value) // max(columns, 1) * (-(-columns // VECTOR) * VECTOR)
+
+    def _group(self, group: Group, node: Node) -> Work:
+        nodes = self._inside(node)
+        produced = {value for member in nodes for value in member.outputs}
+        reads = {
+            value: None for member in nodes for value in member.inputs if value not in produced
+        }
+        if self._is_alias(group, node):
+            self.holder[node.output] = node.inputs[0]
+        scratch = 0
+        if group.anchor is not None and group.anchor in self.grouping.packs:
+            scratch = self._packed(group.anchor.inputs[1])
+        replaceable = tuple(reads) if self._is_even(nodes, node) else ()
+        kept = tuple(v for v in replaceable if v.type == node.output.type)
+        return Work(nodes, tuple(reads), node.outputs, kept, scratch)
+
+    def _is_alias(self, group: Group, node: Node) -> bool:
+        return (
+            node.operator.name == "reshape"
+            and len(group.nodes) == 1
+            and node.inputs[0] not in self.fixed
+            and node.output not in self.outputs
+        )
+
+    def _is_even(self, nodes: Sequence[Node], root: Node) -> bool:
+        """Whether an element of the root is made from the same elements of what it reads."""
+        return (
+            all(
+                kind_of(node) == "view"
+                or (kind_of(node) == "pointwise" and node.operator.name not in NOT_SAME_INDEX)
+                for node in nodes
+            )
+            and not root.operator.is_view
+        )
+
+    def _inside(self, root: Node) -> tuple[Node, ...]:
+        """The nodes between a root and the memory that it is made from."""
+        found = {root}
+        waiting = [root]
+        while waiting:
+            for value in waiting.pop().inputs:
+                node = self.producers.get(value)
+                if node is not None and node not in found and not self._lies(value, node):
+                    found.add(node)
+                    waiting.append(node)
+        return tuple(sorted(found, key=self.place.__getitem__))
+
+    def _lies(self, value: Value, node: Node) -> bool:
+        """Whether a node's output is in memory."""
+        return value in self.grouping.roots or kind_of(node) in ("statements", "structural")
+
+    def _behind(self, values: Sequence[Value]) -> tuple[Value, ...]:
+        """The memory behind values; what a node that stands alone reads always lies there."""
+        return tuple(dict.fromkeys(values))

@@ -1,0 +1,46 @@
+"""What it costs to compute something once more, in rough terms: operations and bytes moved."""
+
+from __future__ import annotations
+
+from bessemer.compiler.ir.dims import product
+from bessemer.compiler.ir.graph import Node
+from bessemer.compiler.schedule.grouping.groups import COSTLY, kind_of
+from bessemer.compiler.schedule.memory.residents import Count
+
+BALANCE = 8
+"""Operations that a processor does while it moves a byte between memory and itself."""
+_COSTLY_OPERATIONS = 12
+
+
+def node_cost(node: Node, count: Count) -> int:
+    """Operations and bytes moved, in units of an operation."""
+    if node.operator.is_view:
+        return 0
+    moved = sum(count(value.type.numel) * value.type.dtype.bytes for value in node.outputs)
+    return operations(node, count) + BALANCE * moved
+
+
+def operations(node: Node, count: Count) -> int:
+    """Floating-point operations of a node; those of functions such as exp count as several."""
+    if node.operator.is_view:
+        return 0
+    numel = count(node.outputs[0].type.numel) if node.outputs else 0
+    match node.operator.name:
+        case "matmul":
+            return 2 * numel * count(node.inputs[0].type.shape[-1])
+        case "conv":
+            return 2 * numel * count(product(node.inputs[1].type.shape[:-1]))
+        case "conv_transpose":
+            source = count(node.inputs[0].type.numel)
+            weight = node.inputs[1].type.shape
+            return 2 * source * count(product((*weight[:-2], weight[-1])))
+        case "lstm" | "gru" | "rnn":
+            sequence = node.inputs[0].type.shape
+            steps = count(product(sequence[:2]))
+            return 2 * steps * sum(count(v.type.numel) for v in node.inputs[1:3])
+        case name if name.startswith("reduce_"):
+            return count(node.inputs[0].type.numel)
+        case name if kind_of(node) in ("statements", "structural", "heavy"):
+            return 4 * sum(count(v.type.numel) for v in (*node.inputs, *node.outputs))
+        case name:
+            return numel * (_COSTLY_OPERATIONS if name in COSTLY else 1)

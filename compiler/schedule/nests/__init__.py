@@ -1,0 +1,1 @@
+"""Loops for everything else: pointwise work, rows, transposes."""

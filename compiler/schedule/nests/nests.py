@@ -1,0 +1,282 @@
+"""Lowers one expression, the value of every element of an output, to a loop nest.
+
+    out[i0, i1] = exp(x[i0, i1]) / reduce add r: exp(x[i0, r])          becomes
+
+    parallel i0 in 0..rows
+      acc1 = 0
+      vector r in 0..columns:  acc1 += exp(x[i0*columns + r])
+      vector i1 in 0..columns: out[i0*columns + i1] = exp(x[i0*columns + i1]) / acc1
+
+Steps: buffers become flat, axes that run through memory together are merged, the innermost axis (or
+the last axis of a reduction) becomes the vector loop, the others the parallel loop. What happens
+to one row, one run of the innermost axis, is written in rows.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from bessemer.compiler.ir import dims, expr, walk_expr
+from bessemer.compiler.ir.build_loops import KernelBuilder
+from bessemer.compiler.ir.dims import Size, Symbol
+from bessemer.compiler.ir.expr import Buffer, Expression, Load, Reduce
+from bessemer.compiler.ir.loops import Block
+from bessemer.compiler.schedule.costs import operations
+from bessemer.compiler.schedule.dependence import all_nodes
+from bessemer.compiler.schedule.nests.merge_axes import Piece, extent_of, merge_axes
+from bessemer.compiler.schedule.nests.row_parts import row_parts
+from bessemer.compiler.schedule.nests.row_traffic import streams
+from bessemer.compiler.schedule.nests.rows import Lanes as Lanes
+from bessemer.compiler.schedule.nests.rows import RowWriter, Values
+from bessemer.compiler.schedule.nests.short_axes import join_short_axis
+from bessemer.compiler.schedule.nests.short_rows import are_short, has_short_rows, write_short_rows
+from bessemer.compiler.schedule.nests.stretches import is_longer
+
+PARALLEL_WORTH = 1 << 14
+"""Elements below which a loop nest is not cut into a parallel loop."""
+BLOCKS = 16
+"""How many pieces a long single axis is cut into at least."""
+COLUMNS, FEWEST_BLOCKS = 256, 4
+"""Columns that are summed up in one piece, unless the pieces get too few: a row's share of them
+should be more than a line of the cache."""
+
+TURNS = 8
+"""Rows that are computed by turns in one iteration of the parallel loop."""
+FEWEST_IN_TURNS, LONGEST_IN_TURNS = 64, 12 << 10
+"""Rows, and bytes of a row, for which they are."""
+
+
+@dataclass(frozen=True, eq=False)
+class Nest:
+    """A lowered nest and the work of one iteration of its parallel loop."""
+
+    body: Block
+    operations: Size
+
+
+def flat(buffer: Buffer) -> Buffer:
+    """The buffer as one axis; strides are gone into the offsets."""
+    return Buffer(buffer.name, buffer.dtype, (dims.product(buffer.shape),))
+
+
+def flatten_loads(value: Expression) -> Expression:
+    """The expression with every load through a flat offset."""
+
+    def rule(node: Expression) -> Expression | None:
+        if isinstance(node, Load) and (len(node.indices) != 1 or node.buffer.strides):
+            return expr.load(flat(node.buffer), (node.buffer.offset(node.indices),), node.guard)
+        return None
+
+    return walk_expr.transform(value, rule)
+
+
+def lower_nest(piece: Piece, lanes: Lanes, vectorize: bool = True, last_cache: int = 0) -> Nest:
+    """The loops that compute a piece. Its loads must be flat. A piece that does not fit into a last
+    cache of so many bytes (0: nobody knows) is stored past it."""
+    piece = merge_axes(piece)
+    if vectorize:
+        piece = join_short_axis(piece, lanes(piece.target.dtype))
+    return _Lowering(piece, lanes, vectorize, last_cache).lower()
+
+
+def write_nest(builder: KernelBuilder, piece: Piece, lanes: Lanes) -> None:
+    """Adds the loops that compute a piece to a kernel, all on the thread that gets there."""
+    _Lowering(merge_axes(piece), lanes, True, 0, builder).write()
+
+
+class _Lowering:
+    def __init__(
+        self,
+        piece: Piece,
+        lanes: Lanes,
+        vectorize: bool,
+        last_cache: int,
+        builder: KernelBuilder | None = None,
+    ) -> None:
+        self.piece = piece
+        self.lanes = lanes
+        self.vectorize = vectorize
+        self.builder = builder or KernelBuilder()
+        self.rows = RowWriter(self.builder, piece, lanes, vectorize)
+        self.rows.streams = streams(piece, last_cache)
+        self.dependence = self.rows.dependence
+        self.work = operations(piece.value)
+
+    def write(self) -> None:
+        """All loops one in the other."""
+        inner = self._inner_axis()
+        if inner is None:
+            self._serial(self.piece.symbols, {}, self.rows.scalar)
+            return
+        outer = tuple(s for s in self.piece.symbols if s is not inner)
+        self._serial(outer, {}, lambda v: self.rows.row(inner, v))
+
+    def lower(self) -> Nest:
+        """The outer loops as one parallel one."""
+        inner = self._inner_axis()
+        if inner is None:
+            return self._over(self.piece.symbols, self.rows.scalar, self.work)
+        outer = tuple(s for s in self.piece.symbols if s is not inner)
+        if self.vectorize and has_short_rows(self.piece, self.lanes):
+            write_short_rows(self.builder, self.piece, self.lanes)
+            width = self.lanes(self.piece.target.dtype)
+            return Nest(self.builder.block(), self.work * extent_of(inner) * width)
+        if len(outer) == 1 and self._takes_turns(inner, extent_of(outer[0])):
+            return self._in_turns(inner, outer[0])
+        if outer:
+            return self._over(outer, lambda v: self._row(inner, v), self.work * extent_of(inner))
+        return self._blocked(inner)
+
+    def _row(self, inner: Symbol, values: Values) -> None:
+        """A row, cut where conditions change."""
+        lanes = self.lanes(self.piece.target.dtype) if self.vectorize else 1
+        for start, length in row_parts(self.piece, inner, lanes):
+            self.rows.row(inner, values, start, length)
+
+    def _takes_turns(self, inner: Symbol, rows: Size) -> bool:
+        """Whether rows are computed by turns (see RowWriter.rows_in_turns): three of them fit into
+        the first-level cache, and there are enough."""
+        columns = extent_of(inner)
+        if not self.vectorize or not isinstance(columns, int) or not isinstance(rows, int):
+            return False
+        if columns * self.piece.target.dtype.bytes > LONGEST_IN_TURNS or rows < FEWEST_IN_TURNS:
+            return False
+        return columns >= self.lanes(self.piece.target.dtype) and self.rows.begins_with_a_total(
+            inner
+        )
+
+    def _in_turns(self, inner: Symbol, outer: Symbol) -> Nest:
+        rows = extent_of(outer)
+        with self.builder.loop(dims.ceildiv(rows, TURNS), "parallel") as item:
+            begin = item * TURNS
+            count: Size = dims.minimum(rows - begin, TURNS)
+            if isinstance(rows, int) and rows % TURNS == 0:
+                count = TURNS
+            self.rows.rows_in_turns(inner, outer, begin, count)
+        return Nest(self.builder.block(), self.work * extent_of(inner) * TURNS)
+
+    def _inner_axis(self) -> Symbol | None:
+        """The axis to vectorize: the innermost, unless reductions run along memory instead."""
+        if not self.piece.symbols:
+            return None
+        inner = self._longest_run()
+        dependent = [
+            node
+            for node in all_nodes(self.piece.value)
+            if isinstance(node, Reduce) and inner in self.dependence.of(node)
+        ]
+        if dependent and all(_runs_along_memory(node, inner) for node in dependent):
+            steps = [dims.product(map(extent_of, node.over)) for node in dependent]
+            if not self.vectorize or not are_short(steps, self.lanes):
+                return None
+            self.rows.takes_short_rows = True
+        return inner
+
+    def _longest_run(self) -> Symbol:
+        """The innermost axis, unless it is too short to fill a vector and another one runs along
+        memory: 3 channels behind many pixels."""
+        symbols = self.piece.symbols
+        inner = symbols[-1]
+        extent = extent_of(inner)
+        if not isinstance(extent, int) or 2 * extent > self.lanes(self.piece.target.dtype):
+            return inner
+        offsets = [self.piece.offset]
+        for node in all_nodes(self.piece.value):
+            if isinstance(node, Load):
+                offsets.extend(node.indices)
+        runs = {
+            symbol: sum(dims.coefficient_of(offset, symbol) == 1 for offset in offsets)
+            for symbol in symbols[:-1]
+            if is_longer(extent_of(symbol), extent)
+        }
+        best = max(runs, key=lambda symbol: runs[symbol], default=inner)
+        return best if runs.get(best) else inner
+
+    def _over(self, outer: tuple[Symbol, ...], body: Callable[[Values], None], work: Size) -> Nest:
+        """A parallel loop over the first axes, their indices taken from its own; then serial."""
+        whole = dims.product(map(extent_of, outer)) * work
+        if not outer or (isinstance(whole, int) and whole < PARALLEL_WORTH):
+            self._serial(outer, {}, body)
+            return Nest(self.builder.block(), whole)
+        split = _parallel_axes(outer)
+        shared, serial = outer[:split], outer[split:]
+        with self.builder.loop(dims.product(map(extent_of, shared)), "parallel") as index:
+            values: Values = {}
+            rest: Size = index
+            for symbol in reversed(shared[1:]):
+                values[symbol] = self._named(dims.mod(rest, extent_of(symbol)))
+                rest = self._named(dims.floordiv(rest, extent_of(symbol)))
+            values[shared[0]] = rest
+            self._serial(serial, values, body)
+        return Nest(self.builder.block(), work * dims.product(map(extent_of, serial)))
+
+    def _named(self, size: Size) -> Size:
+        """A local that holds index arithmetic, so that it is done once."""
+        if isinstance(size, int) or isinstance(dims.as_atom(size), Symbol):
+            return size
+        return self.builder.define(expr.index_value(size), "x").index
+
+    def _serial(
+        self, outer: tuple[Symbol, ...], values: Values, body: Callable[[Values], None]
+    ) -> None:
+        if not outer:
+            body(values)
+            return
+        with self.builder.loop(extent_of(outer[0])) as index:
+            self._serial(outer[1:], {**values, outer[0]: index}, body)
+
+    def _blocked(self, inner: Symbol) -> Nest:
+        """One axis only: cut into blocks for the threads if it is long."""
+        extent = extent_of(inner)
+        whole = extent * self.work
+        invariant = any(
+            isinstance(node, Reduce) and inner not in self.dependence.of(node)
+            for node in all_nodes(self.piece.value)
+        )
+        short = isinstance(whole, int) and whole < 2 * PARALLEL_WORTH
+        if short or invariant or not self.vectorize:
+            self.rows.row(inner, {})
+            return Nest(self.builder.block(), whole)
+        block = 4096
+        if isinstance(extent, int):
+            block = min(block, -(-extent // (BLOCKS * 64)) * 64)
+            if any(isinstance(node, Reduce) for node in all_nodes(self.piece.value)):
+                block = max(block, min(COLUMNS, extent // FEWEST_BLOCKS // 64 * 64))
+        with self.builder.loop(dims.ceildiv(extent, block), "parallel") as index:
+            length: Size = dims.minimum(extent - index * block, block)
+            if isinstance(extent, int) and extent % block == 0:
+                length = block
+            self.rows.row(inner, {}, index * block, length)
+        return Nest(self.builder.block(), self.work * block)
+
+
+def _parallel_axes(outer: tuple[Symbol, ...]) -> int:
+    """How many of the first axes to share among threads: few, as taking an index apart costs."""
+    total: Size = 1
+    for count, symbol in enumerate(outer, 1):
+        total = total * extent_of(symbol)
+        if total == 1:
+            continue
+        if isinstance(total, int) and total >= BLOCKS:
+            return count
+        if not isinstance(total, int) and count > 1:
+            return count
+    return len(outer)
+
+
+def _runs_along_memory(node: Reduce, inner: Symbol) -> bool:
+    """Whether a reduction reads neighbours as it runs, and its output's neighbours do not. What is
+    read once for each of the output's elements tells nothing."""
+    last = node.over[-1]
+    along = False
+    for load in all_nodes(node.body):
+        if not isinstance(load, Load):
+            continue
+        step = dims.coefficient_of(load.indices[0], last)
+        if step == 0 and not walk_expr.index_expressions(load.indices[0]):
+            continue
+        if dims.coefficient_of(load.indices[0], inner) == 1:
+            return False
+        along = along or step == 1
+    return along

@@ -1,0 +1,88 @@
+"""Cheaper arithmetic for rows, from what is known of their numbers.
+
+    exp(x[i] - max r: x[r]) / sum r: exp(x[r] - max)
+
+No exponential there is above 1, and no sum of them above their number. What is divided by the same
+number all along a row is multiplied by its reciprocal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+from bessemer.compiler.ir import expr, walk_expr
+from bessemer.compiler.ir.dims import Symbol
+from bessemer.compiler.ir.expr import Binary, Constant, Expression, Reduce, Unary
+from bessemer.compiler.ir.types import f32
+from bessemer.compiler.schedule.dependence import Dependence, all_nodes
+from bessemer.compiler.schedule.nests.row_passes import along_row
+
+_FALLING = "exp_nonpositive"
+
+
+def with_falling_exponentials(value: Expression, rows: Iterable[Symbol]) -> Expression:
+    """The value with cheaper functions for exponentials that cannot be above 1: of what is left of
+    an element after its row's maximum has been taken off. `rows` are the indices of rows."""
+    symbols = tuple(rows)
+
+    def rule(node: Expression) -> Expression | None:
+        match node:
+            case Unary(_, "exp", Binary(_, "sub", left, Reduce(_, "max", _, _) as most) as below):
+                if node.dtype is f32 and _is_element(left, most, symbols):
+                    return expr.unary(_FALLING, below)
+        return None
+
+    return walk_expr.transform(value, rule)
+
+
+def _is_element(value: Expression, most: Reduce, rows: tuple[Symbol, ...]) -> bool:
+    """Whether a maximum is over a row of which the value is an element."""
+    if len(most.over) != 1:
+        return False
+    (over,) = most.over
+    return any(row.extent == over.extent and along_row(most, row) is value for row in rows)
+
+
+def is_moderate(node: Reduce) -> bool:
+    """Whether a sum is far from the largest numbers: there are fewer than 2^64 elements."""
+    match node:
+        case Reduce(_, "add", _, Unary(_, name, _)):
+            return name == _FALLING
+        case _:
+            return False
+
+
+def with_reciprocals(
+    element: Expression, inner: Symbol, dependence: Dependence, moderate: Collection[Expression]
+) -> Expression:
+    """The element with multiplications in place of divisions by what is the same for the row.
+
+    The reciprocal of a number beyond 2^126 would be flushed to zero: the factor 1/4 keeps
+    it a number, and loses nothing but quotients that are flushed themselves; `moderate` numbers
+    want none. What is rounded to a whole number is divided: one unit in the last place would make
+    it another number.
+    """
+    roundings = [node for node in all_nodes(element) if _is_rounding(node)]
+    rounded = {below for node in roundings for below in all_nodes(node)}
+
+    def rule(node: Expression) -> Expression | None:
+        if not isinstance(node, Binary) or node.name != "div" or node.dtype is not f32:
+            return None
+        if node in rounded:
+            return None
+        divisor = node.right
+        if isinstance(divisor, Constant) or inner in dependence.of(divisor):
+            return None
+        if inner not in dependence.of(node.left):
+            return None
+        if divisor in moderate:
+            return node.left * (expr.constant(1, f32) / divisor)
+        large = expr.binary("gt", expr.unary("abs", divisor), 2.0**64)
+        quarter = expr.select(large, expr.constant(0.25, f32), 1.0)
+        return (node.left * quarter) * (expr.constant(1, f32) / (divisor * quarter))
+
+    return walk_expr.transform(element, rule)
+
+
+def _is_rounding(node: Expression) -> bool:
+    return isinstance(node, Unary) and node.name in ("round", "floor", "ceil", "trunc")

@@ -1,0 +1,52 @@
+"""Cuts a row where conditions on its index change: each part knows which they are.
+
+    out[i] = i < 64 ? a[i] : b[i - 64]      becomes      out[i] = a[i]          i in 0 .. 64
+                                                         out[i] = b[i - 64]     i in 64 .. 96
+
+A vector that may lie anywhere asks all parts of a concat, under a mask, for what one of them has.
+"""
+
+from __future__ import annotations
+
+from bessemer.compiler.ir import dims
+from bessemer.compiler.ir.dims import Size, Symbol
+from bessemer.compiler.ir.expr import Binary, Constant, Expression, IndexValue, Reduce
+from bessemer.compiler.schedule.dependence import all_nodes
+from bessemer.compiler.schedule.nests.merge_axes import Piece, extent_of
+
+MOST_PARTS = 40
+"""Each is a loop of its own: for more, the code would be long."""
+_AFTER = {"lt": 0, "ge": 0, "le": 1, "gt": 1, "eq": 0, "ne": 0}
+
+
+def row_parts(piece: Piece, inner: Symbol, lanes: int) -> list[tuple[int, Size]]:
+    """(first, count) of each part, in order; of whole vectors all but the last one."""
+    extent = extent_of(inner)
+    nodes = all_nodes(piece.value)
+    if not isinstance(extent, int) or any(isinstance(node, Reduce) for node in nodes):
+        return [(0, extent)]
+    cuts = {cut for node in nodes if (cut := _cut(node, inner)) is not None and 0 < cut < extent}
+    if not cuts or len(cuts) >= MOST_PARTS or any(cut % lanes for cut in cuts):
+        return [(0, extent)]
+    starts = [0, *sorted(cuts)]
+    return [(a, b - a) for a, b in zip(starts, [*starts[1:], extent], strict=True)]
+
+
+def _cut(node: Expression, inner: Symbol) -> int | None:
+    """The first index for which a comparison of it with a number says something else."""
+    if not isinstance(node, Binary) or node.name not in _AFTER:
+        return None
+    left, right = _size(node.left), _size(node.right)
+    if left is None or right is None or dims.coefficient_of(left - right, inner) != 1:
+        return None
+    rest = dims.substitute(left - right, {inner: 0})
+    return _AFTER[node.name] - rest if isinstance(rest, int) else None
+
+
+def _size(node: Expression) -> Size | None:
+    match node:
+        case IndexValue(_, size):
+            return size
+        case Constant(_, int(value)):
+            return value
+    return None

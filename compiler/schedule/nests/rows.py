@@ -1,0 +1,400 @@
+"""Writes what a kernel does with one row: one run of the innermost axis, or one element.
+
+    out[i] = exp(x[i] - max r: x[r]) / sum r: exp(x[r] - max)          becomes
+
+    vector r in 0..columns:  acc1 max= x[r]
+    vector r in 0..columns:  kept = exp(x[r] - acc1);  out[r] = kept;  acc2 += kept
+    vector i in 0..columns:  out[i] = out[i] * (1 / acc2)
+
+Whatever does not depend on the innermost index is computed before its loop. Rows that are read
+more than once are fetched into the first-level cache while the row before is finished; its first
+pass can come before that one's last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from types import MappingProxyType
+
+from bessemer.compiler.ir import dims, expr, walk_expr
+from bessemer.compiler.ir.build_loops import KernelBuilder, Local
+from bessemer.compiler.ir.dims import Atom, Dim, Size, Symbol, atom
+from bessemer.compiler.ir.expr import (
+    Binary,
+    Buffer,
+    Constant,
+    Expression,
+    IndexValue,
+    Load,
+    Read,
+    Reduce,
+)
+from bessemer.compiler.ir.loops import Accumulate, LoopKind, Prefetch, Stream
+from bessemer.compiler.ir.types import DType
+from bessemer.compiler.schedule.costs import has_functions
+from bessemer.compiler.schedule.dependence import Dependence, all_nodes
+from bessemer.compiler.schedule.nests.merge_axes import Piece, extent_of, merge_axes
+from bessemer.compiler.schedule.nests.nan_shows import may_skip_nan
+from bessemer.compiler.schedule.nests.row_arithmetic import (
+    is_moderate,
+    with_falling_exponentials,
+    with_reciprocals,
+)
+from bessemer.compiler.schedule.nests.row_passes import (
+    RowPass,
+    along_row,
+    next_pass,
+    replaced,
+    with_kept,
+)
+from bessemer.compiler.schedule.nests.row_traffic import LINE, Coming, Places, coming_rows
+from bessemer.compiler.schedule.nests.stretches import is_longer, stretch_of
+
+Lanes = Callable[[DType], int]
+"""The vector width of the target for an element type."""
+Values = dict[Atom, Size]
+
+UNROLLED_STEPS = 32
+"""Reductions of at most this many steps inside a vector loop are unrolled."""
+SUM_INTERLEAVE = 4
+"""Vectors that a reduction handles at once: as many sums wait for the adder."""
+COLUMN_INTERLEAVE = 8
+"""Vectors of columns that are summed up at once: neighbours, so that whole stretches of a row are
+read before the next one."""
+PASS_INTERLEAVE = 4
+"""The same where functions are computed, whose chains of operations are long."""
+LARGEST_KEPT = 32 << 10
+"""Bytes of a row that a pass may keep on the stack."""
+
+
+def write_row(builder: KernelBuilder, piece: Piece, lanes: Lanes) -> Expression | None:
+    """Adds the loops that compute one row, the piece's only axis, to a kernel.
+
+    The row may be read where it is written. If the last step is a division by something that is
+    the same for the whole row, it is left undone, and the divisor is the result.
+    """
+    return RowWriter(builder, merge_axes(piece), lanes, True).row_in_place()
+
+
+def _fitting(most: int, extent: Size, lanes: int) -> int:
+    """How many vectors to handle at once, at most, without a rest."""
+    while most > 1 and isinstance(extent, int) and extent % (most * lanes):
+        most //= 2
+    return most
+
+
+class RowWriter:
+    """Adds rows of a piece to a kernel. `values` are the outer indices of the row at work."""
+
+    def __init__(self, builder: KernelBuilder, piece: Piece, lanes: Lanes, vectorize: bool) -> None:
+        self.builder = builder
+        self.piece = piece
+        self.lanes = lanes
+        self.vectorize = vectorize
+        self.dependence = Dependence()
+        self.streams = False
+        self.takes_short_rows = False
+        self.largest_kept = LARGEST_KEPT
+        self.skips_nan: set[Reduce] = set()
+        self.moderate: set[Expression] = set()
+        self.coming = Coming()
+        self.fetched: Places = ()
+        self.bound = {
+            symbol
+            for node in all_nodes(piece.value)
+            if isinstance(node, Reduce)
+            for symbol in node.over
+        }
+
+    def row_in_place(self) -> Expression | None:
+        """All of a piece with one axis; gives the divisor that is left."""
+        (inner,) = self.piece.symbols
+        value = self._hoist_reductions(self._element(inner, {}), inner, self.piece.offset)
+        written = expr.load(self.piece.target, (self.piece.offset,))
+        match value:
+            case Binary(_, "div", left, divisor) if left is written:
+                if inner not in self.dependence.of(divisor):
+                    return divisor
+        self._store_row(value, inner, self.piece.offset, 0, extent_of(inner))
+        return None
+
+    def row(
+        self, inner: Symbol, values: Values, start: Size = 0, length: Size | None = None
+    ) -> None:
+        """The innermost loop, after everything that does not depend on its index."""
+        element, offset = self._element(inner, values), self._offset(values)
+        self.coming = coming_rows(self.piece, inner, values, self.streams)
+        element = self._hoist_reductions(element, inner, offset)
+        extent = extent_of(inner) if length is None else length
+        self._store_row(element, inner, offset, start, extent)
+
+    def begins_with_a_total(self, inner: Symbol) -> bool:
+        """Whether the first pass over a row leaves one total and nothing else."""
+        step = self._next_pass(self._element(inner, {}), inner)
+        return step is not None and step.kept is None and len(step.reductions) == 1
+
+    def rows_in_turns(self, inner: Symbol, outer: Symbol, begin: Size, count: Size) -> None:
+        """Rows one after the other, the next one's first pass before this one's last: that waits
+        for a total, and the next row's second pass then need not wait for its first one's."""
+        last = begin + count - 1
+        carried = self.builder.define(self._first_total(inner, {outer: begin}), "carried")
+        with self.builder.loop(count) as turn:
+            values: Values = {outer: begin + turn}
+            element, offset = self._element(inner, values), self._offset(values)
+            self.coming = coming_rows(self.piece, inner, values, self.streams)
+            step = self._next_pass(element, inner)
+            assert step is not None
+            element = replaced(element, {step.reductions[0]: carried.value})
+            element = self._hoist_reductions(element, inner, offset, 1)
+            following = self._first_total(inner, {outer: dims.minimum(begin + turn + 1, last)})
+            self._store_row(element, inner, offset, 0, extent_of(inner))
+            carried.set(following)
+
+    def _first_total(self, inner: Symbol, values: Values) -> Expression:
+        element = self._element(inner, values)
+        step = self._next_pass(element, inner)
+        assert step is not None
+        return self._reduction_loop(step.reductions[0], element, inner)
+
+    def prepared(self, inner: Symbol) -> Expression:
+        """The element, for a loop of the caller's: what its index does not change is computed."""
+        return self._hoist_invariants(self._multiplied(self.piece.value, inner), inner)
+
+    def _element(self, inner: Symbol, values: Values) -> Expression:
+        """An element of the row with these outer indices."""
+        value = walk_expr.substitute(self.piece.value, values)
+        return with_falling_exponentials(value, {inner, *self.bound})
+
+    def _offset(self, values: Values) -> Size:
+        """Where the elements of that row lie, by the inner index."""
+        return dims.substitute(self.piece.offset, values)
+
+    def _multiplied(self, element: Expression, inner: Symbol) -> Expression:
+        return with_reciprocals(element, inner, self.dependence, self.moderate)
+
+    def _store_row(
+        self, element: Expression, inner: Symbol, offset: Size, start: Size, extent: Size
+    ) -> None:
+        """The loop that writes the row, after everything that its index does not change."""
+        element = self._hoist_invariants(self._multiplied(element, inner), inner)
+        lanes = self._lane_count(element, self.piece.target.dtype)
+        interleave = 1
+        if self.bound and not self.takes_short_rows:
+            interleave = _fitting(PASS_INTERLEAVE, extent, lanes)
+        if has_functions(element) and self.coming == Coming():
+            interleave = PASS_INTERLEAVE
+        elif self.coming != Coming():
+            interleave = _fitting(PASS_INTERLEAVE, extent, lanes)
+        if not self.takes_short_rows and any(
+            isinstance(n, Reduce) and inner in self.dependence.of(n) for n in all_nodes(element)
+        ):
+            interleave = _fitting(COLUMN_INTERLEAVE, extent, lanes)
+        if self.streams:
+            self.builder.append(Stream(self.piece.target))
+        self.fetched = (*self.coming.reads, *self.coming.writes)
+        with self._vector_loop(extent, lanes, interleave) as index:
+            self._prefetch(start + index, lanes * interleave)
+            here: Values = {inner: start + index}
+            value = self._spell_reductions(walk_expr.substitute(element, here))
+            self.builder.store(self.piece.target, (dims.substitute(offset, here),), value)
+
+    def scalar(self, values: Values) -> None:
+        """One element an iteration: the reductions inside are the vector loops."""
+        element = self._hoist_reductions(walk_expr.substitute(self.piece.value, values), None)
+        self.builder.store(
+            self.piece.target, (dims.substitute(self.piece.offset, values),), element
+        )
+
+    def _lane_count(self, value: Expression, dtype: DType) -> int:
+        """The narrowest width that any memory access of the loop asks for."""
+        if not self.vectorize:
+            return 1
+        types = {node.buffer.dtype for node in all_nodes(value) if isinstance(node, Load)}
+        return min(self.lanes(t) for t in types | {dtype})
+
+    def _prefetch(self, index: Size, count: int) -> None:
+        """Asks for as many of the coming elements as an iteration of a pass handles."""
+        for buffer, begin in self.fetched:
+            for line in range(0, count, max(1, LINE // buffer.dtype.bytes)):
+                self.builder.append(Prefetch(buffer, begin + index + line))
+
+    def _hoist_reductions(
+        self, value: Expression, inner: Symbol | None, offset: Size = 0, passes: int = 0
+    ) -> Expression:
+        """Computes the reductions that do not depend on the inner index, deepest first. `offset` is
+        where the target's element of an inner index lies, `passes` how many were there before."""
+        while (step := self._next_pass(value, inner)) is not None:
+            if inner is not None and passes == 1:
+                self.fetched, self.coming = self.coming.reads, replace(self.coming, reads=())
+            passes += 1
+            if inner is not None and (len(step.reductions) > 1 or step.kept is not None):
+                value = self._row_pass(step, value, inner, offset)
+            else:
+                found: dict[Expression, Expression] = {}
+                for node in step.reductions:
+                    found[node] = self._reduction_loop(node, value, inner)
+                value = replaced(value, found)
+            self.fetched = ()
+        return value
+
+    def _next_pass(self, value: Expression, inner: Symbol | None) -> RowPass | None:
+        def may_hoist(node: Reduce) -> bool:
+            if self._is_inside_reduction(node):
+                return False
+            return inner is None or inner not in self.dependence.of(node)
+
+        return next_pass(value, may_hoist, inner)
+
+    def _reduction_loop(self, node: Reduce, value: Expression, inner: Symbol | None) -> Expression:
+        """A reduction of the value as loops of its own, the last one a vector loop."""
+        if inner is not None and may_skip_nan(value, node, inner):
+            self.skips_nan.add(node)
+        accumulator = self._accumulator(node)
+        self._reduction_axes(node, node.over, {}, accumulator.name)
+        return accumulator.value
+
+    def _accumulator(self, node: Reduce) -> Local:
+        """What the reduction is computed in, with its first value."""
+        accumulator = self.builder.define(expr.neutral(node.name, node.dtype), "acc")
+        if is_moderate(node):
+            self.moderate.add(accumulator.value)
+        return accumulator
+
+    def _row_pass(
+        self, step: RowPass, value: Expression, inner: Symbol, offset: Size
+    ) -> Expression:
+        """Reductions that share a pass over the row; it may leave elements for the passes after."""
+        self.skips_nan |= {n for n in step.reductions if may_skip_nan(value, n, inner)}
+        totals = [self._accumulator(node) for node in step.reductions]
+        kept, place, hoisted = step.kept, None, None
+        bodies = [along_row(node, inner) for node in step.reductions]
+        done = replaced(value, {n: t.value for n, t in zip(step.reductions, totals)})
+        if kept is not None:
+            users = [*bodies, with_kept(done, kept, inner, expr.read("kept", kept.dtype))]
+            place = self._place_to_keep(kept, users, inner, offset)
+            hoisted = None if place is None else self._hoist_invariants(kept, inner)
+        bodies = [self._hoist_invariants(body, inner, {kept: hoisted}) for body in bodies]
+        lanes = min(self._lane_count(b, n.dtype) for b, n in zip(bodies, step.reductions))
+        with self._vector_loop(extent_of(inner), lanes, PASS_INTERLEAVE) as index:
+            self._prefetch(index, lanes * PASS_INTERLEAVE)
+            here: Values = {inner: index}
+            if hoisted is not None and place is not None:
+                buffer, at = place
+                local = self.builder.define(walk_expr.substitute(hoisted, here), "kept")
+                self.builder.store(buffer, (dims.substitute(at, here),), local.value)
+                bodies = [replaced(body, {hoisted: local.value}) for body in bodies]
+            for node, body, total in zip(step.reductions, bodies, totals):
+                element = self._spell_reductions(walk_expr.substitute(body, here))
+                skips_nan = node in self.skips_nan
+                self.builder.append(Accumulate(total.name, node.name, element, skips_nan))
+        if kept is None or place is None:
+            return done
+        return with_kept(done, kept, inner, expr.load(place[0], (place[1],)))
+
+    def _place_to_keep(
+        self, kept: Expression, users: Sequence[Expression], inner: Symbol, offset: Size
+    ) -> tuple[Buffer, Size] | None:
+        """Where a pass can leave an element of the row: in the output, which is written later,
+        unless `users`, everything else that is still to be computed, read from there."""
+        target = self.piece.target
+        done = expr.read("kept", kept.dtype)
+        rest = [node for user in users for node in all_nodes(replaced(user, {kept: done}))]
+        is_read = any(isinstance(node, Load) and node.buffer.name == target.name for node in rest)
+        if kept.dtype == target.dtype and not is_read and not self.streams:
+            return target, offset
+        extent = extent_of(inner)
+        if isinstance(extent, int) and extent * kept.dtype.bytes <= self.largest_kept:
+            return self.builder.allocate(kept.dtype, (extent,)), atom(inner)
+        return None
+
+    def _vector_loop(
+        self, extent: Size, lanes: int, interleave: int
+    ) -> AbstractContextManager[Dim]:
+        """A loop over neighbours; short ones handle one vector at a time."""
+        long = not isinstance(extent, int) or extent >= interleave * lanes
+        kind: LoopKind = "vector" if lanes > 1 else "serial"
+        return self.builder.loop(extent, kind, lanes, interleave if lanes > 1 and long else 1)
+
+    def _reduction_axes(
+        self, node: Reduce, over: tuple[Symbol, ...], values: Values, local: str
+    ) -> None:
+        extent = extent_of(over[0])
+        if len(over) > 1:
+            with self.builder.loop(extent) as index:
+                self._reduction_axes(node, over[1:], {**values, over[0]: index}, local)
+            return
+        skips_nan = node in self.skips_nan
+        body = self._hoist_invariants(walk_expr.substitute(node.body, values), over[0])
+        lanes = self._lane_count(body, node.dtype)
+        interleave = PASS_INTERLEAVE if has_functions(body) else SUM_INTERLEAVE
+        with self._vector_loop(extent, lanes, interleave) as index:
+            self._prefetch(index, lanes * interleave)
+            element = self._spell_reductions(walk_expr.substitute(body, {over[0]: index}))
+            self.builder.append(Accumulate(local, node.name, element, skips_nan))
+
+    def _spell_reductions(self, value: Expression) -> Expression:
+        """Writes the reductions left in an expression as loops at this place."""
+
+        def rule(node: Expression) -> Expression | None:
+            return self._inner_reduction(node) if isinstance(node, Reduce) else None
+
+        return walk_expr.replace_outermost(value, rule)
+
+    def _inner_reduction(self, node: Reduce) -> Expression:
+        accumulator = self.builder.define(expr.neutral(node.name, node.dtype), "acc")
+        steps = dims.product(map(extent_of, node.over))
+        unrolled = isinstance(steps, int) and steps <= UNROLLED_STEPS
+        stretch = stretch_of(node, steps)
+
+        def nest(over: tuple[Symbol, ...], values: Values, total: str) -> None:
+            if not over:
+                element = self._spell_reductions(walk_expr.substitute(node.body, values))
+                self.builder.append(Accumulate(total, node.name, element))
+                return
+            extent, inside = extent_of(over[0]), dims.product(map(extent_of, over[1:]))
+            block = 0
+            if stretch and is_longer(extent * inside, stretch):
+                block = max(stretch // inside, 1) if isinstance(inside, int) else 1
+            if not block:
+                kind: LoopKind = "unroll" if unrolled else "serial"
+                with self.builder.loop(extent, kind) as index:
+                    nest(over[1:], {**values, over[0]: index}, total)
+                return
+            with self.builder.loop(dims.ceildiv(extent, block)) as index:
+                part = self.builder.define(expr.neutral(node.name, node.dtype), "acc")
+                length = dims.minimum(extent - index * block, block)
+                if isinstance(extent, int) and extent % block == 0:
+                    length = block
+                with self.builder.loop(length) as place:
+                    nest(over[1:], {**values, over[0]: index * block + place}, part.name)
+                self.builder.append(Accumulate(total, node.name, part.value))
+
+        nest(node.over, {}, accumulator.name)
+        return accumulator.value
+
+    def _hoist_invariants(
+        self,
+        value: Expression,
+        inner: Atom,
+        known: Mapping[Expression | None, Expression | None] = MappingProxyType({}),
+    ) -> Expression:
+        """Computes what does not depend on the inner index once, into locals. `known` are
+        expressions of which this has been done."""
+
+        def rule(node: Expression) -> Expression | None:
+            done = known.get(node)
+            if done is not None:
+                return done
+            if isinstance(node, (Constant, Read, IndexValue, Reduce)):
+                return None
+            if inner in self.dependence.of(node) or self._is_inside_reduction(node):
+                return None
+            return self.builder.define(node, "u").value
+
+        return walk_expr.replace_outermost(value, rule)
+
+    def _is_inside_reduction(self, node: Expression) -> bool:
+        """Whether it depends on the index of a reduction that is not running here."""
+        return not self.bound.isdisjoint(self.dependence.of(node))

@@ -1,0 +1,59 @@
+"""Makes one axis of a short innermost one and the one before it, also where operands repeat.
+
+    out[4*i + j] = x[4*i + j] - m[j]     over i < n, j < 4     becomes
+    out[k] = x[k] - m[k % 4]             over k < 4*n
+
+and m[i] would be m[k // 4]. Four elements do not fill a vector. What repeats, or is spread, within
+a vector is one load and one shuffle.
+"""
+
+from __future__ import annotations
+
+from bessemer.compiler.ir import dims
+from bessemer.compiler.ir.dims import Atom, Size, Symbol, atom
+from bessemer.compiler.ir.expr import Checked, Expression, IndexValue, Load, Reduce
+from bessemer.compiler.ir.walk_expr import index_expressions, substitute
+from bessemer.compiler.schedule.dependence import all_nodes
+from bessemer.compiler.schedule.nests.merge_axes import Piece, extent_of
+
+
+def join_short_axis(piece: Piece, width: int) -> Piece:
+    """The piece with its innermost axis joined to the one before, if it is shorter than `width`
+    lanes and all operands allow it."""
+    if len(piece.symbols) < 2:
+        return piece
+    *outer, before, inner = piece.symbols
+    short = extent_of(inner)
+    if not isinstance(short, int) or short & (short - 1) or short >= width:
+        return piece
+    if _steps(piece.offset, before, inner) != (short, 1):
+        return piece
+    if not all(_may_join(node, before, inner, short) for node in all_nodes(piece.value)):
+        return piece
+    joined = Symbol(before.name, extent_of(before) * short)
+    places: dict[Atom, Size] = {before: atom(joined) // short, inner: atom(joined) % short}
+    return Piece(
+        piece.target,
+        dims.substitute(piece.offset, places),
+        substitute(piece.value, places),
+        (*outer, joined),
+    )
+
+
+def _steps(offset: Size, before: Symbol, inner: Symbol) -> tuple[Size | None, Size | None]:
+    return dims.coefficient_of(offset, before), dims.coefficient_of(offset, inner)
+
+
+def _may_join(node: Expression, before: Symbol, inner: Symbol, short: int) -> bool:
+    match node:
+        case Reduce() | Checked():
+            return False
+        case IndexValue(_, size):
+            return not {before, inner} & dims.atoms(size)
+        case Load(_, _, (offset,), None):
+            steps = _steps(offset, before, inner)
+            return steps in ((short, 1), (0, 1), (1, 0), (0, 0)) and not index_expressions(offset)
+        case Load():
+            return False
+        case _:
+            return True
