@@ -53,8 +53,8 @@ def _perceptron() -> Network:
 
 def _dropping() -> Network:
     chain = Sequential(
-        Conv(6, 3, padding=1), relu, Dropout(0.4), Conv(6, 3, padding=1), relu, Flatten(),
-        Dense(20, relu), Dropout(0.3), Dense(5),
+        Conv(6, 3, padding=1), relu, Dropout(0.4), Conv(6, 3, padding=1), relu, Dropout(0.2),
+        Conv(6, 3, padding=1), relu, Flatten(), Dense(20, relu), Dropout(0.3), Dense(5),
     )  # fmt: skip
     return Network(chain, Input("x", (BATCH, 2, 8, 8)), outputs=["y"])
 

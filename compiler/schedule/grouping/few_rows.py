@@ -7,6 +7,7 @@ once for each row: from memory if it is large, else from the second-level cache.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from bessemer.compiler.ir import dims, loops
@@ -20,10 +21,10 @@ MOST_ROWS_OF_SMALL, _MOST_ROWS_OF_NEAR, _MOST_ROWS_FROM_MEMORY = 8, 16, 3
 _SMALL_BYTES, _NEAR_BYTES = 1 << 14, 1 << 20
 
 
-def reads_in_place(node: Node, is_computed: bool = False) -> bool:
+def reads_in_place(node: Node, pack_nodes: Iterable[Node] = ()) -> bool:
     """Whether a matmul whose right operand is no constant should leave it where it lies.
 
-    `is_computed`: it would be computed on the way, for every row again.
+    `pack_nodes` lead to it from memory; what they compute is computed for every row again.
     """
     if node.operator.name != "matmul":
         return False
@@ -33,11 +34,16 @@ def reads_in_place(node: Node, is_computed: bool = False) -> bool:
     rows, bytes_ = _rows_of_a_matrix(node), product(right.shape[-2:]) * right.dtype.bytes
     if not isinstance(rows, int):
         return False
-    if is_computed:
+    if is_computed(pack_nodes):
         return rows == 1
     if not isinstance(bytes_, int) or bytes_ > _NEAR_BYTES:
         return rows <= _MOST_ROWS_FROM_MEMORY
     return rows <= (MOST_ROWS_OF_SMALL if bytes_ < _SMALL_BYTES else _MOST_ROWS_OF_NEAR)
+
+
+def is_computed(pack_nodes: Iterable[Node]) -> bool:
+    """Whether nodes do more than to move elements."""
+    return any(not node.operator.is_view for node in pack_nodes)
 
 
 def _rows_of_a_matrix(node: Node) -> Size:

@@ -17,7 +17,7 @@ from bessemer.compiler.ir.expr import Buffer, Expression, Index
 from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.schedule.grouping.attention import Attention
 from bessemer.compiler.schedule.grouping.destinations import Destination
-from bessemer.compiler.schedule.grouping.few_rows import MOST_ROWS_OF_SMALL
+from bessemer.compiler.schedule.grouping.few_rows import MOST_ROWS_OF_SMALL, is_computed
 from bessemer.compiler.schedule.grouping.fuse import Fusion
 from bessemer.compiler.schedule.nests.merge_axes import Piece
 from bessemer.compiler.schedule.nests.nests import Lanes, flatten_loads, write_nest
@@ -31,8 +31,7 @@ def most_rows_in_place(attention: Attention, pack_nodes: Sequence[Node]) -> int:
     *_, rows, keys = attention.product.inputs[0].type.shape
     if isinstance(rows, int) or rows == keys:
         return 0
-    is_computed = any(not node.operator.is_view for node in pack_nodes)
-    return 1 if is_computed else MOST_ROWS_OF_SMALL
+    return 1 if is_computed(pack_nodes) else MOST_ROWS_OF_SMALL
 
 
 @dataclass(frozen=True, eq=False)

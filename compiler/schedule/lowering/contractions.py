@@ -78,7 +78,7 @@ def lower_contraction_group(
             return launches
     if anchor.inputs[1] not in lowering.constants:
         packed_nodes = pack_group.nodes if pack_group else []
-        if reads_in_place(anchor, any(not node.operator.is_view for node in packed_nodes)):
+        if reads_in_place(anchor, packed_nodes):
             return None
     inputs = Fusion({n.output: n for n in in_order(group)}, lowering.constants)
     job = _job(

@@ -15,6 +15,7 @@ from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.evaluate import evaluate
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.schedule.grouping.destinations import destinations
+from bessemer.compiler.schedule.grouping.few_rows import reads_in_place
 from bessemer.compiler.schedule.grouping.groups import (
     NOT_SAME_INDEX,
     Group,
@@ -175,7 +176,8 @@ class _Finder:
         if self._is_alias(group, node):
             self.holder[node.output] = node.inputs[0]
         scratch = 0
-        if group.anchor is not None and group.anchor in self.grouping.packs:
+        pack = self.grouping.packs.get(group.anchor) if group.anchor else None
+        if group.anchor and pack and not reads_in_place(group.anchor, pack.nodes):
             scratch = self._packed(group.anchor.inputs[1])
         replaceable = tuple(reads) if self._is_even(nodes, node) else ()
         kept = tuple(v for v in replaceable if v.type == node.output.type)
