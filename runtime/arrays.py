@@ -8,6 +8,7 @@ bits.
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -26,6 +27,7 @@ else:
     _OWN = {name: getattr(ml_dtypes, name) for name in ("bfloat16", *SMALL_DTYPES)}
 
 Array = npt.NDArray[Any]
+_LINE = 64
 
 _from_buffer = ctypes.c_char.from_buffer
 _addressof = ctypes.addressof
@@ -46,11 +48,19 @@ def address(array: Array) -> int:
 
 
 def aligned_empty(shape: Sequence[int], dtype: np.dtype[Any]) -> Array:
-    """An uninitialized array whose data begins at a multiple of 64 bytes."""
-    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    memory = np.empty(size + 64, np.uint8)
-    start = -address(memory) % 64
-    return memory[start : start + size].view(dtype).reshape(shape)
+    """An uninitialized array that begins at a cache line."""
+    return aligned_in(np.empty(aligned_bytes(shape, dtype), np.uint8), shape, dtype)
+
+
+def aligned_bytes(shape: Sequence[int], dtype: np.dtype[Any]) -> int:
+    """The bytes in which there is room for an array that begins at a cache line."""
+    return math.prod(shape) * dtype.itemsize + _LINE
+
+
+def aligned_in(memory: Array, shape: Sequence[int], dtype: np.dtype[Any]) -> Array:
+    """An array that begins at the first cache line of `memory`, which is bytes."""
+    start = -address(memory) % _LINE
+    return memory[start : start + math.prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
 
 
 def as_input(info: ArrayInfo, dtype: np.dtype[Any], value: object) -> Array:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import sys
 import threading
 from collections import deque
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from bessemer.runtime.arrays import Array, address
-
-_LINE = 64
+from bessemer.runtime.arrays import Array, aligned_bytes, aligned_in
 
 
 def _turned(blocks: deque[Array]) -> tuple[Array, int]:
@@ -37,14 +37,9 @@ class OutputPool:
         self._blocks: deque[Array] = deque()
         self._lock = threading.Lock()
 
-    def empty(self, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Array:
+    def empty(self, shape: Sequence[int], dtype: np.dtype[Any]) -> Array:
         """An uninitialized array that begins at a cache line."""
-        size = dtype.itemsize
-        for extent in shape:
-            size *= extent
-        block = self._taken(size + _LINE)
-        start = -address(block) % _LINE
-        return block[start : start + size].view(dtype).reshape(shape)
+        return aligned_in(self._taken(aligned_bytes(shape, dtype)), shape, dtype)
 
     def clear(self) -> None:
         """Gives all blocks up."""

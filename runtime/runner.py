@@ -201,15 +201,9 @@ class Runner:
         return plan
 
     def _allocated(self, plan: Plan) -> list[Array]:
-        if _is_pooled(plan):
-            return [
-                self._pool.empty(shape, dtype) if padding else np.empty(shape, dtype)
-                for shape, padding, dtype in zip(
-                    plan.outputs, plan.paddings, self._output_dtypes, strict=True
-                )
-            ]
+        aligned = self._pool.empty if _is_pooled(plan) else aligned_empty
         return [
-            aligned_empty(shape, dtype) if padding else np.empty(shape, dtype)
+            aligned(shape, dtype) if padding else np.empty(shape, dtype)
             for shape, padding, dtype in zip(
                 plan.outputs, plan.paddings, self._output_dtypes, strict=True
             )

@@ -8,11 +8,13 @@ import numpy as np
 import onnx
 import pytest
 
+import bessemer
 from bessemer.compiler.errors import CompileError, UnsupportedError
 from bessemer.compiler.ir.dims import symbol
 from bessemer.compiler.ir.interpreter.interpret import run_graph
 from bessemer.compiler.ir.types import i8
 from bessemer.frontends.onnx_reader.read import read_onnx
+from bessemer.runtime.errors import InputError
 from tests.onnx_check import agrees, floats, node_model, operators, parsed
 
 _RESHAPE = """
@@ -204,6 +206,22 @@ def test_dimensions_that_meet_are_one() -> None:
     graph = read_onnx(model)
     assert len(graph.symbols) == 1 and "bind" not in operators(graph)
     agrees(model, {"x": floats(3, 4), "y": floats(3, 4), "z": floats(3)}, graph)
+
+
+def test_a_masks_length_is_that_of_what_is_kept_and_the_new() -> None:
+    model = parsed(
+        """kept (float[2, past] k, float[2, new] x, float[total] mask) => (float[2, all] y) {
+            both = Concat <axis = 1> (k, x)
+            y = Add (both, mask)
+        }"""
+    )
+    compiled = bessemer.compile(model, cache=False)
+    assert [info.shape for info in compiled.inputs] == [(2, "past"), (2, "new"), ("past+new",)]
+    k, x, mask = floats(2, 3), floats(2, 4), floats(7)
+    (y,) = compiled.run([k, x, mask])
+    np.testing.assert_array_equal(y, np.concatenate([k, x], axis=1) + mask)
+    with pytest.raises(InputError, match=r"'mask' has shape .*6.*not past\+new, which is 7"):
+        compiled.run([k, x, mask[:6]])
 
 
 def test_sizes_that_meet_and_need_not_be_equal_are_checked_at_run_time() -> None:
