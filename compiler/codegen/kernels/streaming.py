@@ -4,9 +4,9 @@ An ordinary store to a line that is in no cache first reads it from memory, and 
 lines out. A streaming one does neither, but wants an address that the vector's size divides: a
 kernel that streams is there twice, and looks at the addresses of its arrays when it begins.
 
-All cores together store no faster past the caches than one and a half of them (43 GB/s, measured
-where ordinary stores of two cores reach 115 in their common last cache): several threads stream
-only what is larger than that cache by far.
+All cores together may store no faster past the caches than one of them (43 GB/s, where ordinary
+stores of two cores reached 115 in their common last cache; on the same machine, hours later, both
+forms were equal there): several threads stream only what is larger than that cache.
 """
 
 from __future__ import annotations
