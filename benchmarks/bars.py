@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from benchmarks.judge import NOT_COMPARED, verdict
+from benchmarks.matrix_unit import gain
 from benchmarks.peers import BF16, geometric_mean, ratio
 from benchmarks.products_bf16 import COMPUTED
 from benchmarks.record import Record, Row
@@ -146,6 +147,15 @@ def _products(rows: Rows) -> list[Bar]:
     return found
 
 
+def _matrix_unit(rows: Rows) -> list[Bar]:
+    named = ((size, rows.get(f"gemm {size}x{size}x{size} bf16x3", {})) for size in (512, 1024))
+    return [
+        _least(f"bf16x3 {size}^3 by our fused multiply-adds", gain(row), 1.45, ".2f")
+        for size, row in named
+        if row
+    ]
+
+
 def _row_kernels(rows: Rows) -> list[Bar]:
     return [
         _least(
@@ -246,6 +256,7 @@ _BARS: Mapping[str, Callable[[Rows], list[Bar]]] = {
     "corpus": _corpus,
     "kernels": _kernels,
     "products_bf16": _products,
+    "matrix_unit": _matrix_unit,
     "row_kernels": _row_kernels,
     "small": _small,
     "compile_time": _compile_time,

@@ -13,9 +13,9 @@ from benchmarks.plan import Plan, is_installed
 from benchmarks.record import Row
 from bessemer.compiler.driver import build
 from bessemer.compiler.options import Options
+from bessemer.frontends.array_files import write_arrays
 from bessemer.frontends.cli.bench_process import Worker
 from bessemer.frontends.cli.bench_worker import BESSEMER, Job
-from bessemer.frontends.cli.models import write_arrays
 from bessemer.frontends.compile import as_graph
 from bessemer.frontends.random_inputs import (
     default_sizes,

@@ -30,10 +30,10 @@ from bessemer.compiler.ir.expr import Buffer, Expression, binary
 from bessemer.compiler.ir.loops import Block, Kernel, Store
 from bessemer.compiler.ir.types import TensorType, f32
 from bessemer.compiler.schedule.contraction.packing import pack, packed_shape
-from bessemer.compiler.schedule.convolution.depthwise import (
+from bessemer.compiler.schedule.convolution.depthwise import lower_depthwise
+from bessemer.compiler.schedule.convolution.depthwise_plan import (
     Depthwise,
     TileSize,
-    lower_depthwise,
     plan_depthwise,
 )
 from bessemer.compiler.schedule.convolution.winograd import (

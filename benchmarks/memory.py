@@ -10,9 +10,9 @@ import bessemer
 from benchmarks.plan import Plan
 from benchmarks.record import Row
 from bessemer.compiler.options import Options
+from bessemer.frontends.array_files import write_arrays
 from bessemer.frontends.cli.bench_process import Worker
 from bessemer.frontends.cli.bench_worker import ARTIFACT, Job
-from bessemer.frontends.cli.models import write_arrays
 from bessemer.frontends.cli.output import format_bytes
 from bessemer.frontends.cli.stations import schedule
 from bessemer.frontends.cli.steps_text import memory_summary

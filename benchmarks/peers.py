@@ -20,9 +20,9 @@ from benchmarks.light_nets import is_light, with_random_weights
 from benchmarks.peer_inputs import choose_inputs
 from benchmarks.plan import Plan, is_installed
 from benchmarks.record import Row
+from bessemer.frontends.array_files import write_arrays
 from bessemer.frontends.cli.bench_rounds import Measured, Setting, measure
 from bessemer.frontends.cli.bench_worker import BESSEMER, Job
-from bessemer.frontends.cli.models import write_arrays
 from bessemer.frontends.cli.rivals import RIVALS, VARIANTS
 
 BF16 = "bessemer_bf16"

@@ -11,6 +11,7 @@ from benchmarks.conformance import measure_conformance, show_conformance
 from benchmarks.exactness import measure_exactness, show_exactness
 from benchmarks.kernels import measure_kernels, show_kernels
 from benchmarks.light_nets import light_models
+from benchmarks.matrix_unit import measure_matrix_unit, show_matrix_unit
 from benchmarks.memory import measure_memory, show_memory
 from benchmarks.model_accuracy import measure_model_accuracy, show_model_accuracy
 from benchmarks.peers import measure_peers, show_peers
@@ -54,6 +55,7 @@ SECTIONS = {
     "light": Section("The onnx package's light networks", _light, show_models),
     "kernels": Section("Kernels by the peak beside them", measure_kernels, show_kernels),
     "products_bf16": Section("bf16 products", measure_products_bf16, show_products_bf16),
+    "matrix_unit": Section("The matrix unit", measure_matrix_unit, show_matrix_unit),
     "row_kernels": Section("Norms by copying", measure_row_kernels, show_row_kernels),
     "small": Section("Small networks from Python", measure_small, show_small),
     "compile_time": Section("Compile time", measure_compile_times, show_compile_times),

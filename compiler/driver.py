@@ -299,10 +299,8 @@ class StepLog:
         self.number = 0
         self.before = ""
         if folder is not None:
-            try:
+            with _written(folder):
                 folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise CompileError(f"Cannot write dumps to {folder}: {error.strerror}") from None
 
     def run(self, step: Pass, graph: Graph) -> Graph:
         name = step.__name__
@@ -335,5 +333,14 @@ class StepLog:
 
     def text(self, name: str, text: str) -> None:
         if self.folder is not None:
-            (self.folder / f"{self.number:02d}-{name}").write_text(text)
+            with _written(self.folder):
+                (self.folder / f"{self.number:02d}-{name}").write_text(text)
             self.number += 1
+
+
+@contextmanager
+def _written(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CompileError(f"Cannot write dumps to {folder}: {error.strerror}") from None

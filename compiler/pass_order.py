@@ -24,7 +24,7 @@ from bessemer.compiler.passes.remove_dead import remove_dead
 from bessemer.compiler.passes.resize_by_axes import resize_by_axes
 from bessemer.compiler.passes.separate_padding import separate_padding
 from bessemer.compiler.passes.simplify import simplify
-from bessemer.compiler.passes.store_bfloat16 import store_bfloat16
+from bessemer.compiler.passes.store_bfloat16 import store_bfloat16, store_bfloat16_weights
 from bessemer.compiler.passes.tabulate_bytes import tabulate_bytes
 from bessemer.compiler.passes.total_gate_gradients import total_gate_gradients
 from bessemer.compiler.passes.widen_convolutions import widen_convolutions
@@ -70,7 +70,8 @@ def passes_of(options: Options, target: Target) -> tuple[Pass, ...]:
     middle: list[Pass] = []
     if options.precision == "bfloat16":
         # Weights that a pass has turned around are constants again before they are rounded.
-        middle += [fold_constants, store_bfloat16]
+        store = store_bfloat16 if target.has_dot_bf16 else store_bfloat16_weights
+        middle += [fold_constants, store]
     if not target.has_dot_bf16:
         middle.append(widen_bfloat16)
     before = PASSES.index(separate_padding)

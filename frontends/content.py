@@ -29,8 +29,10 @@ def content_of(model: str | Path | bytes | onnx.ModelProto | Graph | Network) ->
             return bytes(model.SerializeToString(deterministic=True))
         case bytes():
             return model
-        case _:
+        case str() | Path():
             return _content_of_file(Path(model))
+        case _:
+            return None
 
 
 def _content_of_file(path: Path) -> bytes | None:

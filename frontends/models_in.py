@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -35,13 +36,29 @@ def as_graph(
     dims: Mapping[str, int] | None = None,
     values: Mapping[str, Array] | None = None,
 ) -> Graph:
-    """The graph of a model in any form."""
+    """The graph of a model in any form. Raises CompileError for what is no model or no size."""
+    dims = {name: _size(name, size) for name, size in (dims or {}).items()}
     if isinstance(model, Network) and not values:
-        return model.with_dims(dims or {}).graph
+        return model.with_dims(dims).graph
     if isinstance(model, Network):
         raise CompileError("A network built in Python has no values to fix: build it with them.")
     if isinstance(model, Graph):
         if dims or values:
             raise CompileError("A graph built in Python has its dims and values already.")
         return model
-    return read_onnx(model, dims=dims or {}, values=values or {})
+    if not isinstance(model, Model):
+        raise CompileError(
+            "A model is a path, bytes, an onnx.ModelProto or a network built in Python, no "
+            f"{type(model).__name__}."
+        )
+    return read_onnx(model, dims=dims, values=values or {})
+
+
+def _size(name: str, size: object) -> int:
+    try:
+        number = operator.index(size)  # type: ignore[arg-type]  # that is what is found out
+    except TypeError:
+        number = -1
+    if number < 0:
+        raise CompileError(f"dims: {name!r} is {size!r}; a size is a number that is not negative.")
+    return number

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.program import Launch, timed_steps
 from bessemer.compiler.ir.types import Array
 from bessemer.compiler.options import Choice, Options, Tuning
@@ -99,9 +100,11 @@ def tune_model(
     """Measures for about so long. Sizes that the model leaves open are a batch of 1, and 64.
 
     It changes no promise: the same tuning gives the same code, whose results do not depend on the
-    number of threads.
+    number of threads. Raises CompileError for seconds that are none.
     """
     start = time.monotonic()
+    if not seconds >= 0:
+        raise CompileError(f"tune={seconds} is no number of seconds.")
     graph = as_graph(model, dims, values)
     options = replace(options, profile=True)
 
@@ -129,7 +132,8 @@ def tune_model(
             break
         trial = compiled({**known, **_winners(contests), **entries})
         _judge(base, trial, inputs, contests, entries)
-        if any("winograd" in one and contests[name].best == one for name, one in entries.items()):
+        won = [one for name, one in entries.items() if contests[name].best == one]
+        if any({"winograd", "tiles"} & one.keys() for one in won):
             _enter(trial, inputs, contests)  # another method has kernels of its own
         trials += 1
         cost = time.monotonic() - begin

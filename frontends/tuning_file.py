@@ -74,8 +74,10 @@ def device_key(driver: Driver, device: int, target: DeviceTarget) -> str:
 def _targets(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise CompileError(f"{path} cannot be read as a tuning: {error}") from None
+    except OSError as error:
+        raise CompileError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise CompileError(f"{path} is no tuning that `bessemer tune` wrote: {error}") from None
     if not isinstance(found, dict) or found.get("format") != _FORMAT:
         raise CompileError(f"{path} is no tuning of format {_FORMAT}.")
     targets = found.get("targets", {})

@@ -122,6 +122,9 @@ class CompiledModel:
         dims = (ctypes.c_int64 * (len(names) + 1))(*[symbols[name] for name in wanted])
         return self._runner.native.workspace_bytes(ctypes.addressof(dims))
 
+    def __reduce__(self) -> str:
+        raise TypeError("A compiled model cannot be pickled or copied: save it, and load the file.")
+
     def memory(self) -> Memory:
         """What the model holds now; contexts in the middle of a call are not counted."""
         arenas = self._runner.arena_bytes()
@@ -176,7 +179,6 @@ def load(
         return load_for_device(library, driver, device or 0)
     if device is not None:
         raise ArtifactError(f"{library} is no model for GPUs: load it without a device.")
+    native = open_library(library, name)
     beside = Path(weights) if weights else library.with_suffix(".weights")
-    return CompiledModel(
-        open_library(library, name), weights_path=str(beside.resolve()), threads=threads
-    )
+    return CompiledModel(native, weights_path=str(beside.resolve()), threads=threads)

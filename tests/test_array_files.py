@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,23 +9,27 @@ import onnx
 import pytest
 
 from bessemer.compiler.errors import CompileError
-from bessemer.frontends.cli.models import read_arrays, write_arrays
+from bessemer.compiler.options import Options
+from bessemer.frontends.array_files import read_arrays, write_arrays
+from bessemer.frontends.models_in import build_model
 from bessemer.frontends.onnx_reader.read import read_onnx
-from bessemer.frontends.train.datasets import read_data
 from tests.command_line import run_command
 from tests.onnx_check import parsed
 
 
-@pytest.mark.parametrize("read", [read_arrays, read_data])
-def test_what_is_no_npz_file_is_told(read: Callable[[Path], object], tmp_path: Path) -> None:
+def test_what_is_no_npz_file_is_told(tmp_path: Path) -> None:
     np.save(tmp_path / "one.npy", np.zeros(3))
+    np.savez(tmp_path / "objects.npz", x=np.array([None, 2], dtype=object))
     (tmp_path / "broken.npz").write_bytes(b"PK\x03\x04 and no more")
     (tmp_path / "empty.npz").write_bytes(b"")
+    (tmp_path / "text.npz").write_text("one, two")
     with pytest.raises(CompileError, match=r"one\.npy holds one array without a name"):
-        read(tmp_path / "one.npy")
-    for name in ("broken.npz", "empty.npz", "missing.npz"):
-        with pytest.raises(CompileError, match=rf"{name}: cannot be read as an \.npz file"):
-            read(tmp_path / name)
+        read_arrays(tmp_path / "one.npy")
+    for name in ("broken.npz", "empty.npz", "text.npz", "objects.npz"):
+        with pytest.raises(CompileError, match=rf"{name} is no \.npz file of arrays"):
+            read_arrays(tmp_path / name)
+    with pytest.raises(CompileError, match=r"missing\.npz cannot be read: No such file"):
+        read_arrays(tmp_path / "missing.npz")
 
 
 def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
@@ -40,10 +43,41 @@ def test_machine_code_is_no_model(tmp_path: Path) -> None:
         read_onnx(tmp_path / "x.so")
 
 
-def test_compile_tells_before_it_begins_what_it_cannot_write(tmp_path: Path) -> None:
-    model = tmp_path / "x.onnx"
-    onnx.save(parsed("g (float[2] x) => (float[2] y) { y = Relu (x) }"), model)
-    code, _, err = run_command("compile", model, "-o", tmp_path / "missing" / "x.o")
-    assert code == 1 and "there is no folder" in err and "[1/6]" not in err
-    code, _, err = run_command("compile", model, "-o", tmp_path / "x.so", "--linker", "no-such-cc")
-    assert code == 1 and "'no-such-cc' is not installed" in err and "[1/6]" not in err
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """y = relu(x), as x.onnx."""
+    onnx.save(parsed("g (float[n] x) => (float[n] y) { y = Relu (x) }"), tmp_path / "x.onnx")
+    return tmp_path / "x.onnx"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("compile -o FILE.o", "run --outputs FILE.npz", "tune -o FILE.json --seconds 0"),
+        *("profile --trace FILE.json", "profile --save FILE.json"),
+    ],
+)
+def test_what_cannot_be_written_is_told_before_the_work_begins(
+    command: str, model: Path, tmp_path: Path
+) -> None:
+    verb, *words = command.replace("FILE", str(tmp_path / "missing" / "y")).split()
+    code, out, err = run_command(verb, model, *words)
+    assert code == 1 and "there is no folder" in err and "[1/" not in err and out == ""
+
+
+def test_a_linker_that_is_not_there_is_told_before_the_work_begins(model: Path) -> None:
+    code, _, err = run_command("compile", model, "-o", model.with_suffix(".so"), "--linker", "nocc")
+    assert code == 1 and "'nocc' is not installed" in err and "[1/6]" not in err
+
+
+def test_inputs_that_cannot_be_read_are_told_before_the_work_begins(model: Path) -> None:
+    for verb in ("run", "profile", "verify"):
+        code, _, err = run_command(verb, model, "--inputs", model.with_suffix(".npz"))
+        assert code == 1 and "x.npz cannot be read: No such file" in err and "[1/" not in err
+
+
+def test_a_full_disk_is_told_of_dumps(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "dump").mkdir()
+    (tmp_path / "dump" / "00-input.txt").symlink_to("/dev/full")
+    with pytest.raises(CompileError, match=r"Cannot write dumps to .*dump: No space left"):
+        build_model(model, Options(dump=tmp_path / "dump"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -11,7 +13,11 @@ from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.ir.interpreter.interpret import run_graph
 from bessemer.compiler.ir.types import Array, bf16, f32
 from bessemer.compiler.passes.remove_dead import remove_dead
-from bessemer.compiler.passes.store_bfloat16 import store_bfloat16, store_bfloat16_everywhere
+from bessemer.compiler.passes.store_bfloat16 import (
+    store_bfloat16,
+    store_bfloat16_everywhere,
+    store_bfloat16_weights,
+)
 from bessemer.compiler.passes.widen_half import widen_bfloat16
 from bessemer.compiler.targets import x86
 from bessemer.compiler.targets.choose import host_target
@@ -77,7 +83,7 @@ def test_the_numbers_are_those_of_rounded_operands(rng: np.random.Generator) -> 
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_outputs_and_attention_stay_float32() -> None:
+def test_outputs_and_products_of_few_rows_stay_float32() -> None:
     c = Case()
     query, key = c.x(2, 3, 5, 8), c.x(2, 3, 8, 5)
     scores = c.of("matmul", query, key)
@@ -89,7 +95,15 @@ def test_outputs_and_attention_stay_float32() -> None:
     assert [value.type.dtype for value in narrow.outputs] == [f32, f32]
 
 
-def test_gpus_round_attention_and_first_layers_too() -> None:
+def test_products_of_many_rows_are_of_rounded_numbers() -> None:
+    c = Case()
+    graph = c.b.finish([c.of("matmul", c.x(2, 3, 50, 8), c.x(2, 3, 8, 5))])
+    (product,) = (n for n in store_bfloat16(graph).nodes if n.operator.name == "matmul")
+    assert [value.type.dtype for value in (*product.inputs, product.output)] == [bf16, bf16, f32]
+    assert store_bfloat16_weights(graph).nodes == graph.nodes
+
+
+def test_gpus_round_products_of_few_rows_and_first_layers_too() -> None:
     c = Case()
     scores = c.of("matmul", c.x(2, 3, 5, 8), c.x(2, 3, 8, 5))
     w = c.b.constant(np.ones((3, 3, 3, 4), np.float32))
@@ -98,6 +112,33 @@ def test_gpus_round_attention_and_first_layers_too() -> None:
     products = [node for node in narrow.nodes if node.operator.name in ("matmul", "conv")]
     assert [value.type.dtype for node in products for value in node.inputs] == [bf16] * 4
     assert [value.type.dtype for value in narrow.outputs] == [f32, f32]
+
+
+@pytest.mark.parametrize("taps", [(7, 7), (4, 3)], ids=str)
+def test_a_first_layer_multiplies_neighbours_of_a_row_together(
+    taps: tuple[int, int], rng: np.random.Generator
+) -> None:
+    c = Case()
+    w = rng.standard_normal((*taps, 3, 20)).astype(np.float32)
+    planes = c.of("transpose", c.x(2, 3, 19, 23), permutation=(0, 2, 3, 1))
+    around = {"dilations": (1, 1), "low": (3, 1), "high": (2, 2), "groups": 1}
+    graph = c.b.finish([c.of("conv", planes, c.b.constant(w), strides=(2, 2), **around)])
+    x = rng.standard_normal((2, 3, 19, 23)).astype(np.float32)
+    (found,) = bessemer.compile(graph, precision="bfloat16").run({"x0": x})
+    (exact,) = run_graph(graph, {"x0": x})
+    assert 1e-4 < np.linalg.norm(found - exact) / np.linalg.norm(exact) < 1e-2
+    rounded = replace(graph, constants={v: _rounded(a) for v, a in graph.constants.items()})
+    (expected,) = run_graph(rounded, {"x0": _rounded(x)})
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)
+
+
+def test_sums_of_a_pixel_or_two_stay_float32() -> None:
+    c = Case()
+    w = c.b.constant(np.ones((1, 1, 3, 4), np.float32))
+    around = {**PLAIN, "low": (0, 0), "high": (0, 0)}
+    graph = c.b.finish([c.of("conv", c.x(1, 8, 8, 3), w, strides=(1, 1), **around)])
+    (product,) = store_bfloat16(graph).nodes
+    assert {value.type.dtype for value in product.inputs} == {f32}
 
 
 def test_rounding_passes_through_what_only_moves_or_chooses_elements() -> None:

@@ -9,6 +9,7 @@ import pytest
 from bessemer.compiler.errors import CompileError
 from bessemer.frontends.builder import (
     Tensor,
+    arange,
     concat,
     einsum,
     equal,
@@ -113,6 +114,27 @@ def test_a_symbol_can_be_computed_with() -> None:
 
     x = numbers(4, 6)
     assert np.array_equal(run(forward, x, symbolic=(0, 1)), x.reshape(12, 2)[:6])
+
+
+def test_a_symbol_is_a_number_among_tensors() -> None:
+    def forward(x: Tensor) -> Tensor:
+        n = x.shape[0]
+        rows = arange(x, n)
+        inside = where(rows < n - 1, rows + n, n * rows).cast("f32")
+        return inside * (n * x - x / n).sum(1) % n
+
+    x = numbers(4, 6)
+    rows = np.arange(4)
+    inside = np.where(rows < 3, rows + 4, 4 * rows)
+    expected = np.mod(inside * (4 * x - x / 4).sum(1), 4)
+    np.testing.assert_allclose(run(forward, x, symbolic=(0,)), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_what_is_no_number_is_told() -> None:
+    with pytest.raises(CompileError, match="None meets f32"):
+        run(lambda x: x + None, X)
+    with pytest.raises(CompileError, match="'2' meets f32"):
+        run(lambda x: x * "2", X)
 
 
 def test_a_tensor_has_no_truth_and_is_not_looped_over() -> None:

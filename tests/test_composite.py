@@ -57,9 +57,7 @@ from bessemer.compiler.ops.composite.composite_reduce import (
     variance,
 )
 from bessemer.compiler.ops.composite.composite_shape import (
-    depth_to_space,
     flatten,
-    space_to_depth,
     squeeze,
     tile,
     trilu,
@@ -185,12 +183,6 @@ CASES = [
     Case("flatten_0", lambda b, x: flatten(b, x, 0), "Flatten", [normal(2, 3)], {"axis": 0}),
     Case("tile", lambda b, x: tile(b, x, (2, 1, 3)), "Tile", [normal(2, 3, 2)],
          constants=[np.array([2, 1, 3], np.int64)]),
-    Case("depth_to_space", lambda b, x: depth_to_space(b, x, 2), "DepthToSpace",
-         [normal(2, 12, 3, 5)], {"blocksize": 2}, image=True, static=True),
-    Case("depth_to_space_crd", lambda b, x: depth_to_space(b, x, 2, "CRD"), "DepthToSpace",
-         [normal(2, 12, 3, 5)], {"blocksize": 2, "mode": "CRD"}, image=True, static=True),
-    Case("space_to_depth", lambda b, x: space_to_depth(b, x, 2), "SpaceToDepth",
-         [normal(1, 3, 4, 6)], {"blocksize": 2}, image=True, static=True),
     Case("trilu", trilu, "Trilu", [normal(2, 4, 5)]),
     Case("trilu_lower", lambda b, x: trilu(b, x, -1, upper=False), "Trilu", [normal(4, 5)],
          {"upper": 0}, constants=[np.array(-1, np.int64)]),

@@ -13,11 +13,8 @@ from bessemer.compiler.ir.expr import Buffer, Expression, binary
 from bessemer.compiler.ir.interpreter.interpret_loops import run_kernel
 from bessemer.compiler.ir.loops import Kernel, Store
 from bessemer.compiler.ir.types import f32
-from bessemer.compiler.schedule.convolution.depthwise import (
-    Depthwise,
-    lower_depthwise,
-    plan_depthwise,
-)
+from bessemer.compiler.schedule.convolution.depthwise import lower_depthwise
+from bessemer.compiler.schedule.convolution.depthwise_plan import Depthwise, plan_depthwise
 from bessemer.compiler.targets import x86
 from bessemer.compiler.targets.machine import Target
 from tests.compiled_kernels import HERE, CompiledKernel
@@ -75,6 +72,11 @@ CASES = (
     Case((1, 2, 3, 4), kernel=(5, 5), low=(2, 2), high=(2, 2), dynamic="nhwc"),
     Case((1, 9, 9, 4), low=(-1, 1), high=(1, 0)),
     Case((1, 8, 40, 4), kernel=(1, 9), low=(0, 9), high=(0, 9), dynamic="w"),
+    Case((2, 5, 37, 17), kernel=(7, 7), low=(3, 3), high=(3, 3)),
+    Case((1, 4, 9, 3), kernel=(9, 13), low=(9, 6), high=(1, 6)),
+    Case((1, 13, 15, 4), kernel=(5, 5), strides=(2, 2), dilations=(3, 2), low=(6, 4), high=(6, 4)),
+    Case((1, 1, 50, 4), kernel=(1, 31), low=(0, 15), high=(0, 15)),
+    Case((1, 7, 30, 4), kernel=(5, 7), low=(2, 3), high=(2, 3), dynamic="nhwc"),
 )
 
 

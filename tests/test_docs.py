@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from bessemer.compiler.ir.dims import symbol
 from bessemer.compiler.ir.op import OPS
 from bessemer.compiler.ir.types import TensorType, f32
 from bessemer.compiler.options import Options
+from bessemer.compiler.passes.remove_dead import remove_dead
 from bessemer.compiler.targets.nvptx import SM80
 from bessemer.frontends.builder.layer import Sequential
 from bessemer.frontends.builder.layers_dense import Dense, Flatten
@@ -26,6 +28,7 @@ from bessemer.frontends.compile import build_model
 from bessemer.frontends.compile_device import build_model_for_device
 from bessemer.frontends.train.losses import cross_entropy
 from bessemer.frontends.train.trainer import Trainer
+from tests.pass_runs import Case, changed, lines
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -182,6 +185,19 @@ def test_the_example_of_an_operator_works() -> None:
         OPS.update(before)
 
 
+def test_the_example_of_a_pass_works(rng: np.random.Generator) -> None:
+    """The code of docs/extending.md."""
+    found: dict[str, Any] = {"__name__": "cancel_negations"}
+    exec(fences(PAGES["extending.md"], "python")[0], found)
+    case = Case()
+    x = case.x(3)
+    twice = case.of("neg", case.of("neg", x))
+    graph = case.b.finish([case.of("exp", case.of("neg", twice))])
+    after = changed(graph, (found["cancel_negations"], remove_dead), rng)
+    assert lines(after) == ["%1 = neg(%0)", "%2 = exp(%1)", "return %2"]
+
+
 def test_pages_are_short() -> None:
-    for name in ("architecture.md", "embedding.md", "adding_an_operator.md", "tours.md"):
-        assert len(PAGES[name].splitlines()) <= 130, name
+    shorts = ("adding_an_operator", "amx", "architecture", "embedding", "extending", "tours")
+    for name in shorts:
+        assert len(PAGES[f"{name}.md"].splitlines()) <= 130, name

@@ -152,3 +152,37 @@ def test_dropout_drops_its_share_and_nothing_without_training(rng: np.random.Gen
     # Another step drops others.
     both = (first == 0) & (before == trainer.state["weight"])
     assert both.mean() == pytest.approx(0.0625, abs=0.02)
+
+
+def test_every_draw_has_numbers_of_its_own() -> None:
+    """A layer applied twice drops others each time, as two views of one picture want it."""
+    dropout = nn.Dropout(0.5)
+
+    def forward(x: Tensor) -> Tensor:
+        normal = nn.normal(x, x.shape), nn.normal(x, x.shape)
+        return nn.stack([dropout(x), dropout(x), *normal, nn.uniform(x, x.shape)])
+
+    metrics = {
+        "dropped apart": lambda y: abs(y[0] - y[1]).mean(),
+        "normal": lambda y: (y[2] * y[2]).mean(),
+        "together": lambda y: (y[2] * y[3]).mean(),
+        "uniform": lambda y: y[4].mean(),
+        "first": lambda y: y[4][0, 0],
+    }
+
+    class Drawing(nn.Layer):
+        def forward(self, x: Tensor) -> Tensor:
+            return forward(x) * x.parameter("weight", (), nn.ONES)
+
+    network = Network(Drawing(), Input("x", ("batch", 500)))
+    trainer = Trainer(network, lambda y: y.mean(), [], optimizer=SGD(0.0), metrics=metrics)
+    x = np.ones((40, 500), np.float32)
+    steps = [trainer.step({"x": x}) for _ in range(2)]
+    for found in steps:
+        assert found["dropped apart"] == pytest.approx(1.0, abs=0.05)
+        assert found["normal"] == pytest.approx(1.0, abs=0.05)
+        assert found["together"] == pytest.approx(0.0, abs=0.05)
+        assert found["uniform"] == pytest.approx(0.5, abs=0.02)
+    assert steps[0]["first"] != steps[1]["first"]
+    same = bessemer.compile(network)
+    np.testing.assert_array_equal(same.run({"x": x})[0], same.run({"x": x})[0])

@@ -18,7 +18,11 @@ from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_packing import (
     TileForm,
     split_array,
 )
-from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_plan import is_faster, plan_tiles
+from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_plan import (
+    SPLIT_NUMBER,
+    is_faster,
+    plan_tiles,
+)
 from bessemer.compiler.targets import x86
 from tests.amx_emulation import counts, needs_emulator, reset
 from tests.compiled_kernels import assembly
@@ -178,7 +182,7 @@ def test_the_model_prefers_tiles_for_large_products_only(rng: np.random.Generato
         draft = replace(draft, a=Buffer("a", bf16, (3 * m * k,)))
         tiling = plan_tiles(draft, SPLIT, x86.AMX, m * k)
         assert tiling is not None
-        return is_faster(tiling, replace(draft, a=Buffer("a", f32, (m * k,))))
+        return is_faster(tiling, replace(draft, a=Buffer("a", f32, (m * k,))), SPLIT_NUMBER)
 
     assert prefers(512, 512, 512) and prefers(128, 768, 3072)
     assert not prefers(1, 1024, 1024) and not prefers(512, 32, 16) and not prefers(12, 512, 512)

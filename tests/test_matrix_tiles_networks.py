@@ -266,5 +266,7 @@ def test_where_linux_refuses_tiles_the_host_is_the_next_best(
     monkeypatch.setattr(x86, "_flags", lambda: frozenset(names.values()))
     monkeypatch.setattr(x86, "request_tiles", lambda: False)
     assert x86.host().name == "x86_64-avx512-bf16"
+    assert x86.refuses_tiles()
     monkeypatch.setattr(x86, "request_tiles", lambda: True)
     assert x86.host().name == parse_target("x86_64-amx").name == "x86_64-amx"
+    assert not x86.refuses_tiles()

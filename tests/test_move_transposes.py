@@ -83,6 +83,18 @@ def test_orders_of_arguments_scans_and_outputs_follow(rng: np.random.Generator) 
     assert transposes(graph) == 0
 
 
+def test_a_pool_between_transposes_goes_through_planes(rng: np.random.Generator) -> None:
+    b = GraphBuilder("g")
+    window = {"kernel": (3, 2), "strides": (2, 1), "dilations": (1, 1), "low": (1, 0)}
+    value = b.input("x", TensorType(f32, (N, 5, 9, 8)))
+    for name, more in (("max_pool", {}), ("average_pool", {"count_include_pad": False})):
+        last = b.apply("transpose", b.apply("relu", value), permutation=(0, 2, 3, 1))
+        pooled = b.apply(name, last, **window, high=(1, 1), **more)
+        value = b.apply("transpose", pooled, permutation=(0, 3, 1, 2))
+    graph = changed(b.finish([value]), (move_transposes, simplify, remove_dead), rng)
+    assert transposes(graph) == 0
+
+
 def test_the_search_tries_few_orders() -> None:
     """Its work grows with the graph's size, not with the number of possible orders."""
     graph = remove_dead(fold_constants(graph_of(residual)))

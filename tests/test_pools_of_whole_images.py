@@ -1,4 +1,5 @@
-"""Pools whose only window sees more than there is: what they become, and equal numbers."""
+"""Pools whose only window sees more than there is, and large windows: what they become, and equal
+numbers."""
 
 from __future__ import annotations
 
@@ -47,3 +48,11 @@ def test_a_window_beyond_the_image_is_cut(low: int, rng: np.random.Generator) ->
     result = changed(builder.finish([y]), [simplify], rng, rtol=0)
     (pool,) = result.nodes
     assert pool.attributes["kernel"] == ((4, 5) if low < 0 else (5, 6))
+
+
+def test_the_maximum_of_a_large_window_is_found_axis_by_axis(rng: np.random.Generator) -> None:
+    pads = {"kernel": (5, 4), "dilations": (2, 1), "low": (4, 1), "high": (4, -1)}
+    assert _names("max_pool", rng, **pads) == ["max_pool", "max_pool"]
+    assert _names("max_pool", rng, **pads, strides=(1, 2)) == ["max_pool"]
+    small = {"kernel": (3, 3), "low": (1, 1), "high": (1, 1)}
+    assert _names("max_pool", rng, **small) == ["max_pool"]

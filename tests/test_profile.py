@@ -14,6 +14,7 @@ from bessemer.compiler.driver import build
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import symbol
+from bessemer.compiler.ir.evaluate import evaluate_named
 from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.ir.program import Launch, timed_steps
 from bessemer.compiler.ir.types import TensorType, f32, i64
@@ -39,11 +40,14 @@ def _product(rows: Any = 64, depth: int = 96, columns: int = 80) -> Graph:
     return builder.finish([y], ["y"])
 
 
+def _launches(graph: Graph) -> list[Launch]:
+    steps = timed_steps(build(graph, Options()).program.steps)
+    return [step for step in steps if isinstance(step, Launch)]
+
+
 def _traffic(graph: Graph, sizes: dict[str, int]) -> list[Traffic]:
-    made = build(graph, Options())
-    steps = timed_steps(made.program.steps)
-    launches = [step for step in steps if isinstance(step, Launch)]
-    return [traffic_of(launch, sizes, made.plan.weight_offsets) for launch in launches]
+    offsets = build(graph, Options()).plan.weight_offsets
+    return [traffic_of(launch, sizes, offsets) for launch in _launches(graph)]
 
 
 def _loop() -> onnx.ModelProto:
@@ -171,6 +175,16 @@ def test_a_node_that_several_kernels_work_on_counts_once(rng: np.random.Generato
     assert len(steps) > 1  # Winograd's three, or padding and a product
     assert max(operations_of(steps, {})) >= 2 * 14 * 14 * 9 * 256 * 256
     assert sum(operations_of(steps, {})) < 2.1 * 14 * 14 * 9 * 256 * 256
+
+
+@pytest.mark.parametrize("rows", [1, 3, 14, 15, 300])
+def test_work_follows_the_rows_of_a_run(rows: int) -> None:
+    """Threads are shared by it: a product of one row is not worth a second one."""
+    (launch,) = _launches(_product(symbol("rows")))
+    kernel = launch.kernel
+    work = evaluate_named(kernel.operations * kernel.parallel_extent, {"rows": rows})
+    exact = 2 * rows * 96 * 80
+    assert exact <= work <= 2.5 * exact
 
 
 def test_the_floor_is_the_slower_of_arithmetic_and_memory() -> None:

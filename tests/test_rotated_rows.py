@@ -1,10 +1,12 @@
 """What a condition does not change is computed before it: rotary positions of normalized heads."""
 
 import numpy as np
+import pytest
 
 import bessemer.compiler.ops  # noqa: F401  (registers the operators)
 from bessemer.compiler.driver import build, machine_of
 from bessemer.compiler.ir.build import GraphBuilder
+from bessemer.compiler.ir.dims import Size, symbol
 from bessemer.compiler.ir.loops import Accumulate, For
 from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.types import TensorType, f32
@@ -14,11 +16,12 @@ from bessemer.compiler.ops.composite.composite_normalize import rms_norm
 from bessemer.compiler.options import Options
 
 
-def test_the_norm_of_a_rotated_row_is_computed_once(rng: np.random.Generator) -> None:
+@pytest.mark.parametrize("rows", [6, symbol("rows")])
+def test_the_norm_of_a_rotated_row_is_computed_once(rng: np.random.Generator, rows: Size) -> None:
     b = GraphBuilder("rotated")
-    x = b.input("x", TensorType(f32, (6, 32)))
+    x = b.input("x", TensorType(f32, (rows, 32)))
     normal = rms_norm(b, x, None, (1,), 1e-6)
-    half = {"shape": (6, 16), "steps": (1, 1)}
+    half = {"shape": (rows, 16), "steps": (1, 1)}
     low = b.apply("slice", normal, starts=(0, 0), **half)
     high = b.apply("slice", normal, starts=(0, 16), **half)
     y = b.apply("add", normal, b.apply("concat", b.apply("neg", high), low, axis=1))

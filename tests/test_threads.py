@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import threading
+import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -60,6 +62,32 @@ def test_bits_do_not_depend_on_threads(
             pause.wait(wait)
             for found, wanted in zip(model.run(feed), expected, strict=True):
                 np.testing.assert_array_equal(found, wanted)
+
+
+def _sleeps(thread: str) -> int:
+    """How often a thread of this process has gone to sleep, once it sleeps."""
+    while True:
+        words = Path(f"/proc/self/task/{thread}/status").read_text().split()
+        if words[words.index("State:") + 1] == "S":
+            return int(words[words.index("voluntary_ctxt_switches:") + 1])
+        time.sleep(0.01)
+
+
+def _threads() -> set[str]:
+    return {task.name for task in Path("/proc/self/task").iterdir()}
+
+
+def test_short_runs_in_a_row_wake_a_worker() -> None:
+    """One run of a few microseconds is not worth waking anybody, many in a row are."""
+    model = bessemer.compile(zoo.mlp(600, (), 600), threads=2, dims={"batch": 1})
+    feed = {"x": numbers(1, 600)}
+    others = _threads()
+    model.run(feed)
+    (worker,) = _threads() - others
+    before = _sleeps(worker)
+    for _ in range(2000):
+        model.run(feed)
+    assert _sleeps(worker) > before
 
 
 def _forwards(count: int, task: Task) -> None:

@@ -131,7 +131,7 @@ WRONG = {
     "[network]\nzoo = 'lenet'\nsize = 16\nwidht = 3": "has no widht; it takes classes, size",
     "[network]\nzoo = 'lenett'": "there is no 'lenett'",
     "[network]\npython = 'net.py:mak'": "net.py has no mak",
-    "[network]\nzoo = 'mlp'\n[data]\nfile = 'no.npz'": "no.npz: cannot be read",
+    "[network]\nzoo = 'mlp'\n[data]\nfile = 'no.npz'": "no.npz cannot be read",
     "[network]\nzoo = 'mlp'\n[data]\nfile = 'data.npz'\ntset = 1": "has no tset",
     "[netwrok]\nzoo = 'mlp'": "has netwrok; it knows network",
     "[network]\nzoo = ": "is no TOML",

@@ -116,6 +116,13 @@ def test_only_what_is_chosen_is_trained(rng: np.random.Generator) -> None:
     np.testing.assert_allclose(found, _torch_losses(model, chosen, batches), rtol=1e-4)
 
 
+def test_patterns_leave_running_statistics_as_they_are() -> None:
+    network = network_from_onnx(_exported(_model()), ["1.*"])
+    assert set(network.parameters) == {"1.weight", "1.bias"}
+    named = network_from_onnx(_exported(_model()), ["1.running_var"])
+    assert set(named.parameters) == {"1.running_var"}
+
+
 def test_a_file_that_was_written_can_be_trained_again(tmp_path: Path) -> None:
     network = network_from_onnx(_exported(_model()))
     write_onnx(network.graph, tmp_path / "first.onnx")

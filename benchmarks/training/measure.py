@@ -27,7 +27,7 @@ from bessemer.frontends.cli.bench_worker import Job
 from bessemer.frontends.cli.output import format_bytes, write_note
 
 WORKER = "benchmarks.training.worker"
-CURVES = ("MLP", "LeNet", "ResNet-18", "ResNet-18, smooth", "LSTM", "transformer")
+CURVES = ("MLP", "LeNet", "ResNet-18", "LSTM", "transformer")
 """The networks whose losses are compared: those of `subjects`, which needs torch."""
 CURVE_BARS = {"f32": 1e-4, "f64": 1e-10}
 MOST_SECONDS = 20.0

@@ -127,14 +127,16 @@ class Dim:
             return False
         return self is other or self.terms == other.terms
 
+    # With what is no size, a tensor being written for instance, the other side knows what to do.
+
     def __add__(self, other: Size) -> Size:
-        return _add(self, other)
+        return _add(self, other) if _is_size(other) else NotImplemented
 
     def __radd__(self, other: int) -> Size:
         return _add(self, other)
 
     def __sub__(self, other: Size) -> Size:
-        return _add(self, -1 * other)
+        return _add(self, -1 * other) if _is_size(other) else NotImplemented
 
     def __rsub__(self, other: int) -> Size:
         return _add(-1 * self, other)
@@ -143,7 +145,7 @@ class Dim:
         return -1 * self
 
     def __mul__(self, other: Size) -> Size:
-        return _multiply(self, other)
+        return _multiply(self, other) if _is_size(other) else NotImplemented
 
     def __rmul__(self, other: int) -> Size:
         return _multiply(self, other)
@@ -185,6 +187,10 @@ def as_atom(size: Size) -> Atom | None:
         if coefficient == 1 and len(monomial) == 1 and monomial[0][1] == 1:
             return monomial[0][0]
     return None
+
+
+def _is_size(x: object) -> bool:
+    return isinstance(x, (int, Dim)) or hasattr(x, "__index__")
 
 
 def _terms(size: Size) -> Mapping[Monomial, int]:

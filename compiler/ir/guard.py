@@ -45,11 +45,18 @@ def guarded(condition: Expression, value: Expression, otherwise: Scalar) -> Expr
 def _is_elsewhere_too(node: Load, changing: frozenset[Symbol] | None) -> bool:
     """Whether a load is of an element that exists whatever the values of these symbols are. What
     does not change with the condition can then be computed once, before it is asked."""
-    if changing is None or not all(isinstance(size, int) and size for size in node.buffer.shape):
+    if changing is None or len(node.indices) != len(node.buffer.shape):
         return False
     found: set[Atom] = set()
-    for index in node.indices:
+    for index, size in zip(node.indices, node.buffer.shape):
         found |= dims.atoms(index)
+        if not isinstance(size, int):
+            # It may be 0, unless it is what a loop counts through that runs at all.
+            counter = dims.as_atom(index)
+            if not isinstance(counter, Symbol) or counter.extent != size:
+                return False
+        elif not size:
+            return False
     return all(isinstance(atom, Symbol) for atom in found) and changing.isdisjoint(found)
 
 

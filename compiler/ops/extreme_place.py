@@ -8,7 +8,7 @@ the extreme, and for the place of what equals it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -41,7 +41,7 @@ from bessemer.compiler.ir.types import (
 from bessemer.compiler.ops.check import require, require_axis, require_dtype
 from bessemer.compiler.ops.example_arrays import integers, ramp
 from bessemer.compiler.ops.precise import widened
-from bessemer.compiler.ops.rows import each_row, rows_side_by_side
+from bessemer.compiler.ops.rows import Row, each_row, rows_side_by_side
 
 LONG_ROW = 48
 """Elements of a row along memory from which on its own elements fill vectors."""
@@ -85,14 +85,30 @@ def _statements(name: str) -> Callable[..., None]:
         last: bool,
     ) -> None:
         (x,), (out,) = inputs, outputs
-        extent = x.shape[axis]
-        is_long = not isinstance(extent, int) or extent >= LONG_ROW
-        if is_long and product(x.shape[axis + 1 :]) == 1:
-            _along_memory(builder, x, out, name, axis, last)
-        else:
-            _side_by_side(builder, x, out, name, axis, last)
+
+        def put(row: Row, place: Expression) -> None:
+            index = row(0)
+            builder.store(out, (*index[:axis], *index[axis + 1 :]), place)
+
+        find_extremes(builder, x, name, axis, last, put)
 
     return statements
+
+
+Put: TypeAlias = Callable[[Row, Expression], None]
+"""What is written for a row, from the place of its extreme, an i64."""
+
+
+def find_extremes(
+    builder: KernelBuilder, x: Buffer, name: str, axis: int, last: bool, put: Put
+) -> None:
+    """Loops over all rows that find the place of each one's extreme."""
+    extent = x.shape[axis]
+    is_long = not isinstance(extent, int) or extent >= LONG_ROW
+    if is_long and product(x.shape[axis + 1 :]) == 1:
+        _along_memory(builder, x, name, axis, last, put)
+    else:
+        _side_by_side(builder, x, name, axis, last, put)
 
 
 def _place_type(extent: Size) -> DType:
@@ -105,7 +121,7 @@ def _place(position: Size, dtype: DType) -> Expression:
 
 
 def _side_by_side(
-    builder: KernelBuilder, x: Buffer, out: Buffer, name: str, axis: int, last: bool
+    builder: KernelBuilder, x: Buffer, name: str, axis: int, last: bool, put: Put
 ) -> None:
     extent = x.shape[axis]
     places = _place_type(extent)
@@ -119,8 +135,7 @@ def _side_by_side(
             better = builder.define(_is_better(name, candidate.value, best.value, last))
             best.set(select(better.value, candidate.value, best.value))
             where.set(select(better.value, _place(step + 1, places), where.value))
-        index = row(0)
-        builder.store(out, (*index[:axis], *index[axis + 1 :]), convert(where.value, i64))
+        put(row, convert(where.value, i64))
 
 
 def _is_better(name: str, candidate: Expression, best: Expression, last: bool) -> Expression:
@@ -136,7 +151,7 @@ def _is_better(name: str, candidate: Expression, best: Expression, last: bool) -
 
 
 def _along_memory(
-    builder: KernelBuilder, x: Buffer, out: Buffer, name: str, axis: int, last: bool
+    builder: KernelBuilder, x: Buffer, name: str, axis: int, last: bool, put: Put
 ) -> None:
     extent = x.shape[axis]
     places = _place_type(extent)
@@ -153,8 +168,7 @@ def _along_memory(
             if x.dtype.is_float:
                 hits = hits | unary("isnan", element)
             where.accumulate(end, select(hits, _place(i, places), neutral(end, places)))
-        index = row(0)
-        builder.store(out, (*index[:axis], *index[axis + 1 :]), convert(where.value, i64))
+        put(row, convert(where.value, i64))
 
 
 def _fail_if_empty(builder: KernelBuilder, name: str, extent: Size) -> Expression | None:

@@ -54,22 +54,32 @@ class Heap:
         self.sift_down(0, last, displaced.value)
 
     def sift_down(self, start: Size, count: Size, item: Expression) -> None:
-        """Puts an item into slot `start`, or below, where the heap of `count` items wants it."""
-        moving = self.builder.define(item, "item")
-        hole = self.builder.define(index_value(start), "hole")
-        child = self.builder.define(index_value(2 * start + 1), "child")
-        with self.builder.repeat_while(child.value < index_value(count)):
-            right = child.index + 1
-            with (
-                self.builder.when(expr.less(right, count)),
-                self.builder.when(self.above(self.item(right), self.item(child.index))),
-            ):
-                child.set(index_value(right))
-            with self.builder.when(self.above(self.item(child.index), moving.value)):
-                self.put(hole.index, self.item(child.index))
-                hole.set(child.value)
-                child.set(index_value(2 * child.index + 1))
-            with self.builder.otherwise():
-                child.set(index_value(count))
-        with self.builder.when(expr.less(hole.index, count)):
+        """Puts an item into slot `start`, or below, where the heap of `count` items wants it.
+
+        The hole first goes down to a leaf, then up as far as the item wants: most belong near the
+        leaves, and which child is above another is nothing to branch on (I. Wegener, 1993).
+        """
+        builder = self.builder
+        moving = builder.define(item, "item")
+        hole = builder.define(index_value(start), "hole")
+        right = builder.define(index_value(2 * start + 2), "right")
+        with builder.repeat_while(right.value < index_value(count)):
+            left = right.index - 1
+            wins = self.above(self.item(right.index), self.item(left))
+            child = builder.define(expr.select(wins, right.value, right.value - 1), "child")
+            self.put(hole.index, self.item(child.index))
+            hole.set(child.value)
+            right.set(index_value(2 * child.index + 2))
+        with builder.when(expr.binary("eq", right.value, index_value(count))):
+            self.put(hole.index, self.item(right.index - 1))
+            hole.set(right.value - 1)
+        rises = builder.define(hole.value > index_value(start), "rises")
+        with builder.repeat_while(rises.value):
+            parent = builder.define(expr.binary("div", hole.value - 1, 2), "parent")
+            rises.set(self.above(moving.value, self.item(parent.index)))
+            with builder.when(rises.value):
+                self.put(hole.index, self.item(parent.index))
+                hole.set(parent.value)
+                rises.set(hole.value > index_value(start))
+        with builder.when(expr.less(hole.index, count)):
             self.put(hole.index, moving.value)

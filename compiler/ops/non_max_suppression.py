@@ -10,7 +10,6 @@ from bessemer.compiler.ir.dims import symbol as size_symbol
 from bessemer.compiler.ir.expr import (
     Buffer,
     Expression,
-    as_index,
     binary,
     constant,
     index_value,
@@ -20,7 +19,7 @@ from bessemer.compiler.ir.op import Example, Operator, register
 from bessemer.compiler.ir.types import Array, TensorType, boolean, f32, i64
 from bessemer.compiler.ops.check import require
 from bessemer.compiler.ops.heap import Heap
-from bessemer.compiler.ops.sort import is_greater
+from bessemer.compiler.ops.sort_keys import packed_key, place_in
 
 
 def _infer(
@@ -116,74 +115,72 @@ def _statements(
 ) -> None:
     boxes, scores, overlap, score = inputs
     (out,) = outputs
-    order = builder.scratch(i64, (boxes.shape[1],))
+    candidates = boxes.shape[1]
+    keys = builder.scratch(i64, (candidates,))
+    # Sides and areas of the boxes kept, each in a row of its own, for vectors of them.
+    kept = builder.scratch(f32, (_SIDES, minimum(candidates, limit)))
+    heap = Heap(builder, keys, lambda position: (position,), lambda a, b: a > b)
     found = builder.define(constant(0, i64), "found")
     with builder.loop(scores.shape[0]) as image, builder.loop(scores.shape[1]) as category:
-
-        def above(a: Expression, b: Expression) -> Expression:
-            one = scores[image, category, as_index(a)]
-            other = scores[image, category, as_index(b)]
-            return is_greater(one, other) | (~is_greater(other, one) & (a < b))
-
-        heap = Heap(builder, order, lambda position: (position,), above)
         waiting = builder.define(constant(0, i64), "waiting")
-        with (
-            builder.loop(boxes.shape[1]) as box,
-            builder.when(scores[image, category, box] > score[()]),
-        ):
-            heap.put(waiting.index, index_value(box))
-            waiting.set(waiting.value + 1)
+        with builder.loop(candidates) as box:
+            value = builder.define(scores[image, category, box], "score").value
+            heap.put(waiting.index, packed_key(value, index_value(box)))
+            waiting.set(waiting.value + select(value > score[()], constant(1, i64), 0))
         heap.build(waiting.index)
-        first = builder.define(found.value, "first")
-        more = found.value - first.value < index_value(limit)
-        with builder.repeat_while((waiting.value > 0) & more):
-            best = builder.define(heap.item(0), "best")
+        count = builder.define(constant(0, i64), "count")
+        with builder.repeat_while((waiting.value > 0) & (count.value < index_value(limit))):
+            best = builder.define(place_in(heap.item(0)), "best")
             waiting.set(waiting.value - 1)
             heap.pop_behind(waiting.index)
-            fits = _fits(builder, boxes, out, image, best, (first, found), overlap[()], center)
-            with builder.when(fits.value):
+            sides = [boxes[image, best.index, s] for s in range(4)]
+            shape = [builder.define(s, "side").value for s in _measured(sides, center)]
+            hidden = _is_hidden(builder, shape, kept, count, overlap[()])
+            with builder.when(~hidden.value):
                 for column, entry in enumerate((image, category, best.index)):
                     builder.store(out, (found.index, column), index_value(entry))
+                for place, side in enumerate(shape):
+                    builder.store(kept, (place, count.index), side)
+                count.set(count.value + 1)
                 found.set(found.value + 1)
     builder.set_dim(symbol, found.value)
 
 
-def _fits(
-    builder: KernelBuilder,
-    boxes: Buffer,
-    out: Buffer,
-    image: Size,
-    best: Local,
-    kept: tuple[Local, Local],
-    overlap: Expression,
-    center: bool,
+def _is_hidden(
+    builder: KernelBuilder, shape: list[Expression], kept: Buffer, count: Local, most: Expression
 ) -> Local:
-    """A local that tells whether a box overlaps none of those kept in rows kept[0] to kept[1]."""
-    first, found = kept
-    fits = builder.define(constant(True, boolean), "fits")
-    other = builder.define(first.value, "other")
-    with builder.repeat_while(fits.value & (other.value < found.value)):
-        rival = builder.define(out[other.index, 2], "rival")
-        one, another = ([boxes[image, at.index, s] for s in range(4)] for at in (best, rival))
-        fits.set(~_overlap(one, another, overlap, center))
-        other.set(other.value + 1)
-    return fits
+    """A local that tells whether a box overlaps one of the first `count` kept."""
+    hidden = builder.define(constant(False, boolean), "hidden")
+    begin = builder.define(constant(0, i64), "begin")
+    with builder.repeat_while(~hidden.value & (begin.value < count.value)):
+        length = minimum(count.index - begin.index, _AT_ONCE)
+        with builder.loop(length, "vector", 0) as lane:
+            rival = [kept[side, begin.index + lane] for side in range(_SIDES)]
+            hidden.accumulate("or", _overlap(shape, rival, most))
+        begin.set(begin.value + _AT_ONCE)
+    return hidden
 
 
-def _overlap(
-    one: list[Expression], other: list[Expression], most: Expression, center: bool
-) -> Expression:
-    (low_a, high_a), (low_b, high_b) = (_corners(box, center) for box in (one, other))
+_SIDES = 5
+_AT_ONCE = 64
+"""Boxes that are compared with one before it is asked whether that was enough."""
+
+
+def _measured(box: list[Expression], center: bool) -> list[Expression]:
+    """The lower and the higher corner, and the area."""
+    low, high = _corners(box, center)
+    return [*low, *high, (high[0] - low[0]) * (high[1] - low[1])]
+
+
+def _overlap(one: list[Expression], other: list[Expression], most: Expression) -> Expression:
     height, width = (
-        binary("min", high_a[side], high_b[side]) - binary("max", low_a[side], low_b[side])
+        binary("min", one[side + 2], other[side + 2]) - binary("max", one[side], other[side])
         for side in range(2)
     )
-    area_a, area_b = (
-        (high[0] - low[0]) * (high[1] - low[1]) for low, high in ((low_a, high_a), (low_b, high_b))
-    )
+    area_a, area_b = one[4], other[4]
     common = height * width
     means_something = (height > 0) & (width > 0) & (area_a > 0) & (area_b > 0)
-    return select(means_something, common / (area_a + area_b - common) > most, False)
+    return means_something & (common / (area_a + area_b - common) > most)
 
 
 def _corners(

@@ -11,7 +11,7 @@ from bessemer.compiler.ir import expr
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.dims import symbol as size_symbol
-from bessemer.compiler.ir.expr import Buffer, Expression, constant, index_value
+from bessemer.compiler.ir.expr import Buffer, Expression, constant, index_value, select
 from bessemer.compiler.ir.op import Example, Operator, register
 from bessemer.compiler.ir.types import Array, TensorType, boolean, i64
 from bessemer.compiler.ops.check import require
@@ -36,22 +36,32 @@ def _statements(
     (x,) = inputs
     (out,) = outputs
     count = builder.define(constant(0, i64), "count")
-    with _nest(builder, x.shape) as place, builder.when(_is_set(x[place])):
-        count.set(count.value + 1)
+    with _rows(builder, x.shape) as row, builder.loop(x.shape[-1], "vector", 0, 4) as column:
+        count.accumulate("add", _set(x[(*row, column)]))
     builder.set_dim(symbol, count.value)
     found = builder.define(constant(0, i64), "found")
-    with _nest(builder, x.shape) as place, builder.when(_is_set(x[place])):
-        for axis, position in enumerate(place):
-            # Rows are `count` apart, which the output's type cannot say before the kernel has run.
-            flat = axis * count.index + found.index
-            builder.store(out, (0, flat), index_value(position))
-        found.set(found.value + 1)
+    with _rows(builder, x.shape) as row:
+        column = builder.define(constant(0, i64), "column")
+        more = column.value < index_value(x.shape[-1])
+        # Every place is written where the next one found belongs, until all are: nobody knows
+        # which are set, and to branch on it costs more than to write.
+        with builder.repeat_while(more & (found.value < count.value)):
+            for axis, position in enumerate((*row, column.index)):
+                # Rows are `count` apart, which the output's type cannot say before the run.
+                flat = axis * count.index + found.index
+                builder.store(out, (0, flat), index_value(position))
+            found.set(found.value + _set(x[(*row, column.index)]))
+            column.set(column.value + 1)
 
 
 @contextmanager
-def _nest(builder: KernelBuilder, shape: tuple[Size, ...]) -> Iterator[tuple[Size, ...]]:
+def _rows(builder: KernelBuilder, shape: tuple[Size, ...]) -> Iterator[tuple[Size, ...]]:
     with ExitStack() as nest:
-        yield tuple(nest.enter_context(builder.loop(size)) for size in shape)
+        yield tuple(nest.enter_context(builder.loop(size)) for size in shape[:-1])
+
+
+def _set(value: Expression) -> Expression:
+    return select(_is_set(value), constant(1, i64), 0)
 
 
 def _is_set(value: Expression) -> Expression:

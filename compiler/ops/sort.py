@@ -5,19 +5,40 @@ NaN counts as larger than every number; of equal elements the one that comes fir
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
 
 from bessemer.compiler.ir import dims, expr
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Size
-from bessemer.compiler.ir.expr import Buffer, Constant, Expression, as_index, index_value, less
+from bessemer.compiler.ir.expr import (
+    Buffer,
+    Constant,
+    Expression,
+    as_index,
+    constant,
+    index_value,
+    less,
+    neutral,
+)
 from bessemer.compiler.ir.op import Example, Operator, register
-from bessemer.compiler.ir.types import FLOATS, INTEGERS, Array, TensorType, bf16, f16, i64
+from bessemer.compiler.ir.types import FLOATS, INTEGERS, Array, TensorType, bf16, boolean, f16, i64
 from bessemer.compiler.ops.check import require, require_axis, require_dtype
+from bessemer.compiler.ops.extreme_place import find_extremes
 from bessemer.compiler.ops.gradients_move import top_k_gradient
 from bessemer.compiler.ops.heap import Heap
 from bessemer.compiler.ops.precise import widened
-from bessemer.compiler.ops.rows import Row, each_row
+from bessemer.compiler.ops.rows import Row, each_row, rows_side_by_side
+from bessemer.compiler.ops.sort_keys import is_packable, packed_key, place_in
+
+MOST_INSERTED, FEWEST_ROWS = 32, 8
+"""How many elements are kept by insertion at most, and of how many rows at least."""
+BLOCK = 64
+"""Elements that are compared at once with the worst one kept."""
+MOST_OF_UNKNOWN_ROWS, LONGEST_OF_UNKNOWN_ROWS = 8, 256
+"""The same where nobody knows how many rows there are: there may be one."""
 
 
 def is_greater(a: Expression, b: Expression) -> Expression:
@@ -64,50 +85,130 @@ def _statements(
 ) -> None:
     (x,) = inputs
     values, indices = outputs
+
+    def put(row: Row, position: Size, place: Expression) -> None:
+        kept = builder.define(place, "place")
+        builder.store(indices, row(position), kept.value)
+        builder.store(values, row(position), x[row(kept.index)])
+
+    if k == 1 and (largest or not x.dtype.is_float):
+        # The smallest of floats is another matter: there NaN comes last.
+        name = "arg_max" if largest else "arg_min"
+        find_extremes(builder, x, name, axis, False, lambda row, place: put(row, 0, place))
+        return
+    if isinstance(k, int) and _by_insertion(x, k, axis):
+        with rows_side_by_side(builder, x.shape, axis) as row:
+            for position, place in enumerate(_insert_all(builder, x, row, axis, k, largest)):
+                put(row, position, place)
+        return
     with each_row(builder, x.shape, axis) as row:
         too_many = less(x.shape[axis], k)
         if not isinstance(too_many, Constant):
             builder.fail_if(too_many, "top_k wants more elements than its axis has")
         count = dims.minimum(k, x.shape[axis])
+        items = _packed_items(x, row, largest) if is_packable(x.dtype) else _places(x, row, largest)
         with builder.when(less(0, count)):
-            _keep_best(builder, x, indices, row, count, x.shape[axis], largest)
+            _keep_best(builder, x, indices, row, (count, x.shape[axis]), items, largest)
         with builder.loop(count) as i:
-            builder.store(values, row(i), x[row(as_index(indices[row(i)]))])
+            put(row, i, items.place(indices[row(i)]))
+
+
+def _by_insertion(x: Buffer, k: int, axis: int) -> bool:
+    """Whether the best few of many rows are kept in registers, a row a lane."""
+    size = x.shape[axis]
+    if not is_packable(x.dtype) or k == 0 or not isinstance(size, int):
+        return False
+    rows = dims.product((*x.shape[:axis], *x.shape[axis + 1 :]))
+    if not isinstance(rows, int):
+        return k <= MOST_OF_UNKNOWN_ROWS and size <= LONGEST_OF_UNKNOWN_ROWS
+    return k <= MOST_INSERTED and rows >= FEWEST_ROWS
+
+
+def _insert_all(
+    builder: KernelBuilder, x: Buffer, row: Row, axis: int, k: int, largest: bool
+) -> list[Expression]:
+    """The places of a row's best elements, best first, found by inserting one after the other."""
+    best = [builder.define(neutral("max", i64), "best") for _ in range(k)]
+    with builder.loop(x.shape[axis]) as i:
+        key = builder.define(packed_key(x[row(i)], index_value(i), largest), "key").value
+        for rank in reversed(range(k)):
+            # What is below its neighbour stays, or gives way to the lesser of that one and the key.
+            moved = expr.binary("min", best[rank - 1].value, key) if rank else key
+            best[rank].set(expr.binary("max", best[rank].value, moved))
+    return [place_in(key.value) for key in best]
+
+
+@dataclass(frozen=True)
+class _Items:
+    """What a heap holds of a row's elements: how one is made of its place, read and compared."""
+
+    item: Callable[[Expression], Expression]
+    place: Callable[[Expression], Expression]
+    better: Callable[[Expression, Expression], Expression]
+
+
+def _packed_items(x: Buffer, row: Row, largest: bool) -> _Items:
+    def item(place: Expression) -> Expression:
+        return packed_key(x[row(as_index(place))], place, largest)
+
+    return _Items(item, place_in, lambda a, b: a > b)
+
+
+def _places(x: Buffer, row: Row, largest: bool) -> _Items:
+    def better(i: Expression, j: Expression) -> Expression:
+        a, b = x[row(as_index(i))], x[row(as_index(j))]
+        first, second = (a, b) if largest else (b, a)
+        return is_greater(first, second) | (~is_greater(second, first) & (i < j))
+
+    return _Items(lambda place: place, lambda place: place, better)
 
 
 def _keep_best(
     builder: KernelBuilder,
     x: Buffer,
-    indices: Buffer,
+    slots: Buffer,
     row: Row,
-    count: Size,
-    size: Size,
+    extent: tuple[Size, Size],
+    items: _Items,
     largest: bool,
 ) -> None:
-    """The best `count` of a row's indices, best first; the heap's root is the worst one kept."""
-
-    def better(a: Expression, b: Expression) -> Expression:
-        return is_greater(a, b) if largest else is_greater(b, a)
-
-    def comes_after(i: Expression, j: Expression) -> Expression:
-        a, b = x[row(as_index(i))], x[row(as_index(j))]
-        return better(b, a) | (~better(a, b) & (i > j))
-
-    heap = Heap(builder, indices, row, comes_after)
+    """The best of a row's items (so many, of so many), best first; the heap's root is the worst
+    one kept."""
+    count, size = extent
+    heap = Heap(builder, slots, row, lambda a, b: items.better(b, a))
     with builder.loop(count) as i:
-        heap.put(i, index_value(i))
+        heap.put(i, items.item(index_value(i)))
     heap.build(count)
-    bar = builder.define(x[row(as_index(heap.item(0)))], "bar")
-    with builder.loop(size - count) as i:
-        candidate = index_value(count + i)
-        # A tie loses: the candidate comes later than everything that is kept.
-        with builder.when(better(x[row(as_index(candidate))], bar.value)):
-            heap.sift_down(0, count, candidate)
-            bar.set(x[row(as_index(heap.item(0)))])
+
+    def worst() -> Expression:
+        return x[row(as_index(items.place(heap.item(0))))]
+
+    bar = builder.define(worst(), "bar")
+
+    def beats(element: Expression) -> Expression:
+        # A tie loses: it comes later than everything that is kept.
+        return is_greater(element, bar.value) if largest else is_greater(bar.value, element)
+
+    def look_at(place: Size) -> None:
+        with builder.when(beats(x[row(place)])):
+            heap.sift_down(0, count, items.item(index_value(place)))
+            bar.set(worst())
+
+    blocks = dims.floordiv(size - count, BLOCK)
+    with builder.loop(blocks) as block:
+        begin = count + block * BLOCK
+        found = builder.define(constant(False, boolean), "found")
+        with builder.loop(BLOCK, "vector", 0, 4) as lane:
+            found.accumulate("or", beats(x[row(begin + lane)]))
+        with builder.when(found.value), builder.loop(BLOCK) as place:
+            look_at(begin + place)
+    with builder.loop(size - count - blocks * BLOCK) as place:
+        look_at(count + blocks * BLOCK + place)
     heap.drain(count)
 
 
 _TIES = np.array([[2, 1, 2, 0, 2, 1, 7], [0, 0, 0, 0, 0, 0, 0]], np.float32)
+_EXTREMES = np.array([3, -(2**31), -(2**31), 2**31 - 1, 0, -1], np.int32)
 _NAN = np.array([[1, np.nan, -np.inf, 3, np.nan, np.inf]], np.float32)
 
 register(
@@ -131,6 +232,16 @@ register(
             Example((_TIES.astype(f16.numpy),), {"k": 3, "axis": 1}),
             Example((_NAN.astype(bf16.numpy),), {"k": 3, "axis": 1}),
             Example(((2, 3),), {"k": 0, "axis": 1}),
+            Example(((2, 60, 9),), {"k": 3, "axis": 1}),
+            Example(((19, 50),), {"k": 1, "axis": 1}),
+            Example((np.tile(_TIES, (6, 1)),), {"k": 3, "axis": 1, "largest": False}),
+            Example((np.tile(_NAN, (9, 1)),), {"k": 6, "axis": 1, "largest": False}),
+            Example((np.tile(_NAN, (9, 1)),), {"k": 1, "axis": 1, "largest": False}),
+            Example((_EXTREMES[:, None],), {"k": 4, "axis": 0}),
+            Example((np.tile(_EXTREMES, (9, 1)),), {"k": 4, "axis": 1, "largest": False}),
+            Example((np.tile(_EXTREMES.view(np.uint32), (9, 1)),), {"k": 4, "axis": 1}),
+            Example((_EXTREMES.view(np.uint32),), {"k": 3, "axis": 0, "largest": False}),
+            Example((np.array([0.0, -0.0, 0.0, -1.0, 1.0], np.float32),), {"k": 4, "axis": 0}),
         ),
     )
 )

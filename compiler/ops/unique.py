@@ -20,6 +20,7 @@ from bessemer.compiler.ops.check import require
 from bessemer.compiler.ops.composite.composite import reshape, scalar_like
 from bessemer.compiler.ops.heap import Heap
 from bessemer.compiler.ops.sort import is_greater
+from bessemer.compiler.ops.sort_keys import is_packable, packed_key, place_in
 
 
 def _infer(
@@ -79,6 +80,10 @@ def _statements(
 def _sort(builder: KernelBuilder, x: Buffer, order: Buffer) -> None:
     """Puts the rows' indices in ascending order of the rows, equal ones in their own order."""
 
+    if len(x.shape) == 1 and is_packable(x.dtype):
+        _sort_keys(builder, x, order)
+        return
+
     def comes_after(i: Expression, j: Expression) -> Expression:
         verdict = _compare(builder, x, as_index(i), as_index(j)).value
         return (verdict > 0) | (expr.binary("eq", verdict, 0) & (i > j))
@@ -90,19 +95,33 @@ def _sort(builder: KernelBuilder, x: Buffer, order: Buffer) -> None:
     heap.drain(x.shape[0])
 
 
+def _sort_keys(builder: KernelBuilder, x: Buffer, order: Buffer) -> None:
+    """The same for elements that have packed keys, which fall where the elements rise."""
+    heap = Heap(builder, order, lambda position: (position,), lambda a, b: a < b)
+    with builder.loop(x.shape[0]) as i:
+        heap.put(i, packed_key(x[i], index_value(i), largest=False))
+    heap.build(x.shape[0])
+    heap.drain(x.shape[0])
+    with builder.loop(x.shape[0], "vector", 0) as i:
+        heap.put(i, place_in(heap.item(i)))
+
+
 def _compare(builder: KernelBuilder, x: Buffer, i: Size, j: Size) -> Local:
     """A local that is 1, 0 or -1 as row i is above, equal to or below row j."""
+    if len(x.shape) == 1:
+        return builder.define(_verdict(x[i], x[j]), "verdict")
     verdict = builder.define(constant(0, i64), "verdict")
     column = builder.define(constant(0, i64), "column")
-    width = x.shape[1] if len(x.shape) == 2 else 1
     undecided = expr.binary("eq", verdict.value, 0)
-    with builder.repeat_while((column.value < index_value(width)) & undecided):
-        within = (column.index,) if len(x.shape) == 2 else ()
-        a, b = x[(i, *within)], x[(j, *within)]
-        below = select(is_greater(b, a), constant(-1, i64), 0)
-        verdict.set(select(is_greater(a, b), constant(1, i64), below))
+    with builder.repeat_while((column.value < index_value(x.shape[1])) & undecided):
+        verdict.set(_verdict(x[i, column.index], x[j, column.index]))
         column.set(column.value + 1)
     return verdict
+
+
+def _verdict(a: Expression, b: Expression) -> Expression:
+    below = select(is_greater(b, a), constant(-1, i64), 0)
+    return select(is_greater(a, b), constant(1, i64), below)
 
 
 def _lead(builder: KernelBuilder, x: Buffer, order: Buffer, leader: Buffer) -> None:

@@ -14,6 +14,7 @@ from bessemer.compiler.passes.axis_orders import (
     key,
     ordered_attributes,
     permuted,
+    pools_planes,
 )
 from bessemer.compiler.passes.order_search import OrderSearch, behind, follows_freely
 
@@ -67,10 +68,21 @@ class _Application:
             self.rewriter.append(node)
             return
         attributes = ordered_attributes(node, taken[0], out)
-        (new,) = self.rewriter.emit_many(node.operator.name, inputs, attributes)
+        if pools_planes(node, out):
+            new = self._pool_planes(node, inputs[0])
+        else:
+            (new,) = self.rewriter.emit_many(node.operator.name, inputs, attributes)
         if out == identity(value.type.rank):
             self.rewriter.stand(value, new)
         self.stored[value] = (new, out)
+
+    def _pool_planes(self, node: Node, x: Value) -> Value:
+        """A pool of [N, C, *spatial] as one of [N * C, *spatial, 1]."""
+        samples, channels, *spatial = x.type.shape
+        planes = self.rewriter.emit("reshape", x, shape=(samples * channels, *spatial, 1))
+        pooled = self.rewriter.emit(node.operator.name, planes, **node.attributes)
+        shape = (samples, channels, *pooled.type.shape[1:-1])
+        return self.rewriter.emit("reshape", pooled, shape=shape)
 
     def obtain(self, value: Value, order: Order) -> Value:
         """The new value that is `value` with its axes in the given order."""

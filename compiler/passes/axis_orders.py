@@ -3,7 +3,8 @@
 An *order* of a value v says how its axes lie in memory: (0, 2, 3, 1) means that what is stored is
 transpose(v, (0, 2, 3, 1)). A flexible operator can compute its output in many orders if its inputs
 come in matching ones: pointwise operators, reductions, concat, pad, slice, and reshapes that
-only merge and split neighbouring axes. Axes of size 1 lie everywhere at once: two orders
+only merge and split neighbouring axes. A pool can go through the planes of a channels-first picture
+one by one, as pictures of one channel. Axes of size 1 lie everywhere at once: two orders
 with equal `key` differ by a reshape, which is free.
 """
 
@@ -25,6 +26,7 @@ Runs: TypeAlias = list[tuple[tuple[int, ...], tuple[int, ...]]]
 
 _REDUCTIONS = ("reduce_sum", "reduce_prod", "reduce_max", "reduce_min", "reduce_any", "reduce_all")
 _ARGUMENTS = ("arg_max", "arg_min")
+_POOLS = ("max_pool", "average_pool")
 _SAME_ORDER = ("concat", "pad", "slice", "cumulative")
 
 
@@ -57,7 +59,23 @@ def is_flexible(node: Node) -> bool:
     name = node.operator.name
     if name == "reshape":
         return _runs(node) is not None
-    return is_pointwise(node.operator) or name in (*_REDUCTIONS, *_ARGUMENTS, *_SAME_ORDER)
+    flexible = (*_REDUCTIONS, *_ARGUMENTS, *_SAME_ORDER, *_POOLS)
+    return is_pointwise(node.operator) or name in flexible
+
+
+def pools_planes(node: Node, order: Order) -> bool:
+    """Whether a node is a pool that goes through its operand, in this order, plane by plane."""
+    return node.operator.name in _POOLS and order == _channels_first(len(order))
+
+
+def _channels_first(rank: int) -> Order:
+    return (0, rank - 1, *range(1, rank - 1))
+
+
+def _pool_order(type: TensorType, order: Order) -> Order | None:
+    """The order, as far as pools know it: channels last or first."""
+    known = (identity(type.rank), _channels_first(type.rank))
+    return next((one for one in known if key(type, one) == key(type, order)), None)
 
 
 def is_unit_reshape(node: Node) -> bool:
@@ -75,6 +93,8 @@ def given_order(node: Node, order: Order) -> Order | None:
     if node.operator.name in (*_REDUCTIONS, *_ARGUMENTS):
         kept = _kept_axes(node)
         return tuple(kept.index(axis) for axis in order if axis in kept)
+    if node.operator.name in _POOLS:
+        return _pool_order(node.inputs[0].type, order)
     return order
 
 
@@ -95,6 +115,8 @@ def wanted_order(node: Node, have: Order | None, out: Order) -> Order | None:
         # What is reduced comes last: a row of neighbours is the easiest to reduce.
         reduced = [axis for axis in identity(node.inputs[0].type.rank) if axis not in kept]
         return (*(kept[axis] for axis in out), *reduced)
+    if node.operator.name in _POOLS:
+        return _pool_order(node.output.type, out)
     return out
 
 

@@ -7,8 +7,8 @@ So each phase p is a convolution of the input with every s-th tap, and all phase
 becomes
     conv(pad(x), w'[u, c, (p, o)]) -> reshape, transpose: phases become neighbours -> crop
 
-An input of one pixel meets every tap once: that is a matrix product. With a stride of 1, or one
-that does not divide the kernel (the input's gradient of most convolutions with strides), every
+An input of one pixel meets every tap once: that is a matrix product. With groups, a stride of 1, or
+one that does not divide the kernel (the input's gradient of most convolutions with strides), every
 phase is a convolution of its own (transposed_phases.py).
 (Shi et al. 2016, "Is the deconvolution layer the same as a convolutional layer?",
 arXiv 1609.07009.)
@@ -35,10 +35,10 @@ def _rule(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
     attributes = node.attributes
     w = node.inputs[1].type.shape
     kernel = [size for size in w[:-2] if isinstance(size, int)]
-    if attributes["groups"] != 1 or any(d != 1 for d in attributes["dilations"]):
+    if any(d != 1 for d in attributes["dilations"]) or len(kernel) != len(w) - 2:
         return None
-    if len(kernel) != len(w) - 2:
-        return None
+    if attributes["groups"] != 1:
+        return (as_phases(rewriter, node),) if _has_numbers(node) else None
     spatial = node.inputs[0].type.shape[1:-1]
     if all(size == 1 for size in spatial):
         return (_as_product(rewriter, node, kernel),)

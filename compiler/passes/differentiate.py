@@ -16,6 +16,7 @@ from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.differential import Cotangents, Differential
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.passes.differentiate_regions import branch_cotangents, loop_cotangents
+from bessemer.compiler.passes.differentiate_shifts import idle_maxima
 
 
 def gradients(b: GraphBuilder, loss: Value, values: Sequence[Value]) -> list[Value]:
@@ -38,7 +39,7 @@ def _backward(
     b: GraphBuilder, nodes: Sequence[Node], seeds: dict[Value, Value], values: Sequence[Value]
 ) -> dict[Value, Value]:
     """The cotangents of all values between `values` and the seeds' keys."""
-    concerned = _dependent(nodes, values)
+    concerned = _dependent(nodes, values, idle_maxima(nodes, seeds))
     cotangents = dict(seeds)
     missing: list[str] = []
     for node in reversed(nodes):
@@ -81,12 +82,14 @@ def _carries(value: Value, concerned: Container[Value]) -> bool:
     return value in concerned and value.type.dtype.is_float
 
 
-def _dependent(nodes: Sequence[Node], values: Sequence[Value]) -> set[Value]:
-    """These values and all that is computed from them."""
+def _dependent(
+    nodes: Sequence[Node], values: Sequence[Value], idle: Container[Value]
+) -> set[Value]:
+    """These values and all that is computed from them, but for what is idle."""
     found = set(values)
     for node in nodes:
         if any(value in found for value in node.inputs):
-            found.update(node.outputs)
+            found.update(output for output in node.outputs if output not in idle)
     return found
 
 

@@ -132,6 +132,9 @@ def _pow(rewriter: GraphRewriter, node: Node) -> Value | None:
             return rewriter.emit("mul", rewriter.emit("mul", x, x), x)
         case 0.5 if x.type.dtype.is_float:
             return rewriter.emit("sqrt", x)
+        case 0.75 if x.type.dtype.is_float:
+            root = rewriter.emit("sqrt", x)
+            return rewriter.emit("mul", root, rewriter.emit("sqrt", root))
         case -0.5 if x.type.dtype.is_float:
             return rewriter.emit("rsqrt", x)
         case _:

@@ -1,14 +1,18 @@
-"""Simplification rules for pools whose only window, on an axis, sees more than there is.
+"""Simplification rules for pools whose only window, on an axis, sees more than there is, and for
+maxima of large windows.
 
     average_pool(x : [1,7,7,c], kernel=(1280, 1280), ...)    becomes   sum(x) / 49
     max_pool(x : [1,7,7,c], kernel=(9, 9), high=(2, 2))      becomes   max_pool(x, kernel=(7, 7))
+    max_pool(x, kernel=(5, 5))     becomes   max_pool(max_pool(x, kernel=(1, 5)), kernel=(5, 1))
 
 Taps in the padding cost as much as others: a kernel as long as an image is wide ("global", the
-exporter meant) would walk over mostly nothing.
+exporter meant) would walk over mostly nothing. Neighbouring windows share most of what they see:
+the maxima of rows are found once for all windows that the rows are in.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,12 +21,37 @@ from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.rewrite import GraphRewriter
 from bessemer.compiler.ir.types import f32, f64
 
+FEWEST_TAPS = 20
+"""Of windows that overlap at every place, from which on they are taken apart into their axes."""
+
 
 def _max_pool(rewriter: GraphRewriter, node: Node) -> Value | None:
     cropped = _cropped(node)
-    if cropped is None:
-        return None
-    return rewriter.emit("max_pool", node.inputs[0], **cropped)
+    if cropped is not None:
+        return rewriter.emit("max_pool", node.inputs[0], **cropped)
+    return _axis_by_axis(rewriter, node) if _is_worth_two_passes(node) else None
+
+
+def _is_worth_two_passes(node: Node) -> bool:
+    kernel, strides = node.attributes["kernel"], node.attributes["strides"]
+    if not all(isinstance(size, int) for size in kernel) or set(strides) != {1}:
+        return False
+    overlapping = [size > 1 and n != 1 for size, n in zip(kernel, node.output.type.shape[1:])]
+    return bool(math.prod(kernel) >= FEWEST_TAPS and sum(overlapping) > 1)
+
+
+def _axis_by_axis(rewriter: GraphRewriter, node: Node) -> Value:
+    """The last axis first: its windows lie along memory, of one channel at least."""
+    value, attributes = node.inputs[0], node.attributes
+    neutral = {"kernel": 1, "strides": 1, "dilations": 1, "low": 0, "high": 0}
+    for axis in reversed(range(len(attributes["kernel"]))):
+        own: dict[str, Any] = {
+            name: tuple(e if at == axis else other for at, e in enumerate(attributes[name]))
+            for name, other in neutral.items()
+        }
+        if own["kernel"][axis] > 1 or own["low"][axis] or own["high"][axis]:
+            value = rewriter.emit("max_pool", value, **own)
+    return value
 
 
 def _average_pool(rewriter: GraphRewriter, node: Node) -> Value | None:

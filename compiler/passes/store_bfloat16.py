@@ -10,17 +10,19 @@ What a convolution reads is stored once, as bfloat16, and all that read it read 
 bytes move. What only matrix products read is small beside their weights: others read it unrounded,
 which is a quarter of the error where norms are behind residuals, as in BERT.
 Inputs and outputs of the network keep their type. Softmax, norms, losses and all other
-arithmetic are in float32. Products of two computed tensors of more than one matrix (the scores and
-the result of an attention) stay float32: they are fused with the softmax between them. The state
-of a recurrence stays float32, too, but not its constant weights, whose way from memory is what its
-steps wait for. GPUs, whose fast products are of 16-bit numbers only, round attentions and what
-first layers read, store every value once, and leave recurrences alone.
+arithmetic are in float32. Products of two computed tensors (the scores and the result of an
+attention) are of rounded numbers where the machine multiplies these faster, unless they have few
+rows, whose work is to read the right one: a decoder's step reads keys and values where they have
+been joined. The state of a recurrence stays float32, too, but not its constant weights, whose way
+from memory is what its steps wait for. GPUs, whose fast products are of 16-bit numbers only, round
+what sums of single pixels read, too, store every value once, and leave recurrences alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
+from enum import IntEnum
 
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.rewrite import GraphRewriter, map_regions
@@ -29,58 +31,97 @@ from bessemer.compiler.ir.types import bf16, f32
 _VIEWS = ("transpose", "reshape", "slice", "broadcast_to")
 # Rounding before them is rounding after them.
 _PASSING = (*_VIEWS, "pad", "concat", "max_pool")
-# A first layer reads an image as it is: to round it takes as long as to multiply it.
-_FEW_CHANNELS = 4
+# To round an image takes as long as to multiply a pixel or two of it.
+_FEW_CHANNELS, _FEW_TAPS = 4, 3
+# Of a matrix that so few rows are multiplied with, rounding would be most of the work.
+_FEW_ROWS = 16
 _RECURRENT = ("lstm", "gru", "rnn")
+
+
+class _Extent(IntEnum):
+    """Which products are of rounded numbers: those with constants or one computed matrix; those of
+    many rows with many computed matrices, too; or all."""
+
+    ONE_MATRIX = 0
+    MANY_ROWS = 1
+    EVERYTHING = 2
+
+
+def store_bfloat16_weights(graph: Graph) -> Graph:
+    """The same network with weights of bfloat16 numbers, and what they are multiplied with."""
+    return _stored(graph, _Extent.ONE_MATRIX)
 
 
 def store_bfloat16(graph: Graph) -> Graph:
     """The same network with products of bfloat16 numbers."""
-    return _stored(graph, everywhere=False)
+    return _stored(graph, _Extent.MANY_ROWS)
 
 
 def store_bfloat16_everywhere(graph: Graph) -> Graph:
     """The same, all products and convolutions but depthwise ones."""
-    return _stored(graph, everywhere=True)
+    return _stored(graph, _Extent.EVERYTHING)
 
 
-def _stored(graph: Graph, everywhere: bool) -> Graph:
+def _stored(graph: Graph, extent: _Extent) -> Graph:
     producers = graph.producers()
     wanted: set[Value] = set()
     rounded: set[Value] = set()
     for node in graph.nodes:
-        for value in _multiplied(node, graph, everywhere):
-            _want(value, producers, wanted)
-            if everywhere or node.operator.name == "conv":
-                _want(value, producers, rounded)
+        for value in _multiplied(node, graph, extent):
+            everything = extent is _Extent.EVERYTHING
+            passing = _PASSING if everything or not _multiplies_matrices(node) else _VIEWS
+            _want(value, producers, wanted, passing)
+            if everything or node.operator.name == "conv":
+                _want(value, producers, rounded, passing)
     rewriter = GraphRewriter(graph)
     narrow: dict[Value, Value] = {}
     for value in graph.inputs:
         if value in wanted:
             narrow[value] = rewriter.emit("cast", value, dtype=bf16)
     for node in graph.nodes:
-        node = map_regions(node, lambda region: _stored(region, everywhere))
-        if not everywhere and node.operator.name in _RECURRENT:
+        node = map_regions(node, lambda region: _stored(region, extent))
+        if extent is not _Extent.EVERYTHING and node.operator.name in _RECURRENT:
             node = _with_narrow_weights(rewriter, node)
-        multiplied = _multiplied(node, graph, everywhere)
+        multiplied = _multiplied(node, graph, extent)
         _rewrite(rewriter, node, graph, (wanted, rounded), narrow, multiplied)
     return rewriter.finish()
 
 
-def _multiplied(node: Node, graph: Graph, everywhere: bool) -> tuple[Value, ...]:
+def _multiplied(node: Node, graph: Graph, extent: _Extent) -> tuple[Value, ...]:
     """The operands of a product that are stored as bfloat16; none if it stays as it is."""
     if node.operator.name not in ("matmul", "conv") or node.inputs[0].type.dtype is not f32:
         return ()
     x, w = node.inputs
     if is_depthwise(node):
         return (x,)
-    few = node.operator.name == "conv" and x.type.shape[-1] in range(_FEW_CHANNELS + 1)
-    if few and not everywhere:
+    if not _is_worth_rounding(node, extent):
         return ()
     if w in graph.constants:
         return (x,)
-    one = w.type.rank == 2 and node.operator.name == "matmul"
-    return (x, w) if one or everywhere else ()
+    if extent is _Extent.EVERYTHING:
+        return (x, w)
+    if node.operator.name == "conv":
+        return ()
+    if not _multiplies_matrices(node):
+        return (x, w)
+    rows = x.type.shape[-2] if x.type.rank > 1 else 1
+    few = isinstance(rows, int) and rows <= _FEW_ROWS
+    return (x, w) if extent is _Extent.MANY_ROWS and not few else ()
+
+
+def _is_worth_rounding(node: Node, extent: _Extent) -> bool:
+    """Whether what a product reads is not an image of which it takes a pixel or two of each row."""
+    if node.operator.name != "conv" or extent is _Extent.EVERYTHING:
+        return True
+    *_, taps, channels, _ = node.inputs[1].type.shape
+    if channels not in range(_FEW_CHANNELS + 1):
+        return True
+    return extent is _Extent.MANY_ROWS and taps not in range(_FEW_TAPS)
+
+
+def _multiplies_matrices(node: Node) -> bool:
+    """Whether the right side of a product is more than one matrix, as an attention's."""
+    return node.operator.name == "matmul" and node.inputs[1].type.rank != 2
 
 
 def is_depthwise(node: Node) -> bool:
@@ -90,15 +131,20 @@ def is_depthwise(node: Node) -> bool:
     return node.attributes["groups"] > 1 and node.inputs[1].type.shape[-2] == 1
 
 
-def _want(value: Value, producers: Mapping[Value, Node], wanted: set[Value]) -> None:
-    """Adds the values on the way from memory to an operand."""
+def _want(
+    value: Value,
+    producers: Mapping[Value, Node],
+    wanted: set[Value],
+    passing: Collection[str],
+) -> None:
+    """Adds the values on the way from memory to an operand, through these operators."""
     if value in wanted:
         return
     wanted.add(value)
     node = producers.get(value)
-    if node is not None and node.operator.name in _PASSING:
+    if node is not None and node.operator.name in passing:
         for source in node.inputs:
-            _want(source, producers, wanted)
+            _want(source, producers, wanted, passing)
 
 
 def _rewrite(
@@ -112,7 +158,7 @@ def _rewrite(
     """`sets`: the values that are stored rounded, and of these those that all read so."""
     wanted, rounded = sets
     rewriter.sources = node.sources
-    passes_on = node.operator.name in _PASSING and node.output in wanted
+    passes_on = node.operator.name in _PASSING and wanted.issuperset((node.output, *node.inputs))
     if passes_on:
         operands = [_narrowed(rewriter, value, narrow) for value in node.inputs]
         narrow[node.output] = rewriter.emit(node.operator.name, *operands, **node.attributes)

@@ -36,13 +36,12 @@ class _AxisPhase:
 
 
 def as_phases(rewriter: GraphRewriter, node: Node) -> Value:
-    """The convolutions, interleaved; for a node with dilations of 1 and one group."""
-    x, w = node.inputs
+    """The convolutions, interleaved; for a node with dilations of 1."""
     strides: tuple[int, ...] = node.attributes["strides"]
     axes = [_axis_phases(node, axis) for axis in range(len(strides))]
     found: dict[tuple[int, ...], Value] = {}
     for phase in itertools.product(*map(range, strides)):
-        found[phase] = _phase(rewriter, x, w, strides, [a[r] for a, r in zip(axes, phase)])
+        found[phase] = _phase(rewriter, node, [a[r] for a, r in zip(axes, phase)])
     return _interleaved(rewriter, found, strides, node.output.type.shape)
 
 
@@ -63,17 +62,13 @@ def _axis_phases(node: Node, axis: int) -> list[_AxisPhase]:
     return found
 
 
-def _phase(
-    rewriter: GraphRewriter,
-    x: Value,
-    w: Value,
-    strides: Sequence[int],
-    axes: Sequence[_AxisPhase],
-) -> Value:
+def _phase(rewriter: GraphRewriter, node: Node, axes: Sequence[_AxisPhase]) -> Value:
+    x, w = node.inputs
+    strides, groups = node.attributes["strides"], node.attributes["groups"]
     outputs, channels = w.type.shape[-2:]
     taps = [axis.taps for axis in axes]
     if not all(taps):
-        shape = (x.type.shape[0], *(axis.positions for axis in axes), outputs)
+        shape = (x.type.shape[0], *(axis.positions for axis in axes), outputs * groups)
         return rewriter.emit("full", shape=shape, value=0.0, dtype=x.type.dtype)
     starts = [a.first + (a.taps - 1) * s for a, s in zip(axes, strides, strict=True)]
     seen = rewriter.emit(
@@ -83,8 +78,7 @@ def _phase(
         shape=(*taps, outputs, channels),
         steps=(*(-s for s in strides), 1, 1),
     )
-    rank = len(taps)
-    weights = rewriter.emit("transpose", seen, permutation=(*range(rank), rank + 1, rank))
+    weights = _exchanged(rewriter, seen, groups)
     ones = tuple(1 for _ in taps)
     return rewriter.emit(
         "conv",
@@ -94,8 +88,21 @@ def _phase(
         dilations=ones,
         low=tuple(axis.low for axis in axes),
         high=tuple(axis.high for axis in axes),
-        groups=1,
+        groups=groups,
     )
+
+
+def _exchanged(rewriter: GraphRewriter, w: Value, groups: int) -> Value:
+    """[*taps, o, (groups, c)] as [*taps, c, (groups, o)]."""
+    *taps, outputs, channels = w.type.shape
+    rank = len(taps)
+    if groups == 1:
+        return rewriter.emit("transpose", w, permutation=(*range(rank), rank + 1, rank))
+    of_group = dims.floordiv(channels, groups)
+    w = rewriter.emit("reshape", w, shape=(*taps, outputs, groups, of_group))
+    order = (*range(rank), rank + 2, rank + 1, rank)
+    w = rewriter.emit("transpose", w, permutation=order)
+    return rewriter.emit("reshape", w, shape=(*taps, of_group, groups * outputs))
 
 
 def _interleaved(

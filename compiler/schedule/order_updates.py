@@ -263,11 +263,11 @@ def _goes_along(step: Step, source: Value) -> bool:
 
 
 def _task(step: Step, position: int) -> _Task:
-    reads, writes = _touched(step)
+    reads, writes = touched(step)
     return _Task(step, position, dict.fromkeys(reads), dict.fromkeys(writes))
 
 
-def _touched(step: Step) -> tuple[list[Value], list[Value]]:
+def touched(step: Step) -> tuple[list[Value], list[Value]]:
     """The values that a step reads and those that it writes."""
     match step:
         case Launch():
@@ -278,10 +278,10 @@ def _touched(step: Step) -> tuple[list[Value], list[Value]]:
         case BindDims() | RequireFinite():
             return [step.value], []
         case Branch():
-            inner = [_touched(one) for one in (*step.then, *step.otherwise)]
+            inner = [touched(one) for one in (*step.then, *step.otherwise)]
             extra = [step.condition]
         case Repeat():
-            inner = [_touched(one) for one in step.body]
+            inner = [touched(one) for one in step.body]
             extra = [v for v in (step.trips, step.condition, step.iteration) if v is not None]
     reads = [value for found, _ in inner for value in found]
     return [*extra, *reads], [value for _, found in inner for value in found]

@@ -36,6 +36,7 @@ from bessemer.compiler.schedule.lowering.lower import (
 )
 from bessemer.compiler.schedule.lowering.narrow_products import lower_narrow_product
 from bessemer.compiler.schedule.lowering.recurrence import lower_recurrence
+from bessemer.compiler.schedule.lowering.write_parts import write_parts
 from bessemer.compiler.schedule.merge_updates import merge_updates
 from bessemer.compiler.schedule.nests.merge_axes import Piece
 from bessemer.compiler.schedule.nests.nests import flat
@@ -68,6 +69,7 @@ def assembled(builder: ProgramBuilder, graph: Graph, derived: Mapping[str, Size]
     outputs, copies = builder.separate_outputs(graph)
     outputs, steps = order_updates(graph, outputs, (*steps, *copies))
     steps = merge_updates(graph, steps, builder.lowering)
+    steps = write_parts(steps, outputs, builder.lowering)
     return Program(
         graph.name,
         graph.inputs,

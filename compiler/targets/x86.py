@@ -13,6 +13,8 @@ TRIPLE = "x86_64-unknown-linux-gnu"
 # of plain x86-64 do not, on any processor.
 _TUNE = "haswell"
 _LAST_CACHE = 32 << 20
+_LARGEST_L2 = 2 << 20
+"""No core has much more; some virtual machines claim 4 MiB, whatever there is."""
 _SSE42 = ("cx16", "popcnt", "sse3", "sse4.1", "sse4.2", "ssse3")
 _AVX2 = (*_SSE42, "avx", "avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe")
 _AVX512 = (*_AVX2, "avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl")
@@ -107,16 +109,25 @@ def host() -> Target:
     """The widest level that this process's processor has, with the shape of its own caches."""
     flags = _flags()
     for target in TARGETS:
-        if all(_LINUX_NAMES.get(feature, feature) in flags for feature in target.features):
+        if _has_all(target, flags):
             if target.has_tiles and not request_tiles():
                 continue
             return replace(
                 target,
                 l1_ways=_cache_fact(0, "ways_of_associativity", target.l1_ways),
-                l2_bytes=_cache_fact(2, "size", target.l2_bytes),
+                l2_bytes=min(_LARGEST_L2, _cache_fact(2, "size", target.l2_bytes)),
                 last_cache=_cache_fact(3, "size", target.last_cache),
             )
     return SSE42
+
+
+def refuses_tiles() -> bool:
+    """Whether this processor has a matrix unit that this process may not use."""
+    return _has_all(AMX, _flags()) and not request_tiles()
+
+
+def _has_all(target: Target, flags: frozenset[str]) -> bool:
+    return all(_LINUX_NAMES.get(feature, feature) in flags for feature in target.features)
 
 
 def _flags() -> frozenset[str]:

@@ -138,6 +138,7 @@ from bessemer.frontends.builder.layers_normalization import (
 )
 from bessemer.frontends.builder.layers_recurrent import GRU, LSTM, RNN
 from bessemer.frontends.builder.network import Input, Network
+from bessemer.frontends.builder.randomness import normal, uniform
 from bessemer.frontends.builder.tensor import Tensor
 from bessemer.frontends.builder.trace import Parameter
 
@@ -154,7 +155,7 @@ __all__ = [
     "arg_max", "arg_min", "attend", "celu", "clip", "concat", "cos", "cumulative_sum", "einsum",
     "elu", "equal", "erf", "exp", "flip", "full", "gather", "gaussian", "gelu", "hard_sigmoid",
     "hard_swish", "hard_tanh", "leaky_relu", "log", "log_softmax", "logsumexp", "matmul", "maximum",
-    "minimum", "mish", "not_equal", "one_hot", "pad", "prelu", "ramp", "relu", "relu6", "selu",
-    "sigmoid", "silu", "sin", "softmax", "softplus", "softsign", "split", "sqrt", "squeeze",
-    "stack", "step", "tanh", "thresholded_relu", "tile", "top_k", "unsqueeze", "where",
+    "minimum", "mish", "normal", "not_equal", "one_hot", "pad", "prelu", "ramp", "relu", "relu6",
+    "selu", "sigmoid", "silu", "sin", "softmax", "softplus", "softsign", "split", "sqrt", "squeeze",
+    "stack", "step", "tanh", "thresholded_relu", "tile", "top_k", "uniform", "unsqueeze", "where",
 ]  # fmt: skip

@@ -10,6 +10,7 @@ from bessemer.compiler.ir.dims import Dim, Size
 from bessemer.frontends.builder.functions import gather, where
 from bessemer.frontends.builder.initializers import ZEROS, Initializer, Normal, Xavier
 from bessemer.frontends.builder.layer import Layer
+from bessemer.frontends.builder.randomness import uniform
 from bessemer.frontends.builder.tensor import Tensor
 
 
@@ -70,14 +71,11 @@ class Dropout(Layer):
         return dropped(x, self.rate)
 
 
-def dropped(x: Tensor, rate: float, place: int = 0) -> Tensor:
-    """What Dropout does; `place` tells the random numbers that one layer draws apart."""
-    step = x.trace.step
-    if step is None or rate == 0:
+def dropped(x: Tensor, rate: float) -> Tensor:
+    """What Dropout does."""
+    if x.trace.step is None or rate == 0:
         return x
-    seed = (x.trace.random_seed() + place) % 2**56
-    drawn = x.builder.apply("uniform", step, shape=x.shape, dtype=x.dtype, seed=seed)
-    return where(x.with_value(drawn) >= rate, x / (1 - rate), 0.0)
+    return where(uniform(x, x.shape, x.dtype) >= rate, x / (1 - rate), 0.0)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

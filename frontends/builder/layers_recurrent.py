@@ -77,7 +77,7 @@ class Recurrent(Layer):
         ends: list[tuple[Tensor, ...]] = []
         for layer in range(self.layers):
             if layer:
-                steps = dropped(steps, self.dropout, layer)
+                steps = dropped(steps, self.dropout)
             ways: list[Tensor] = []
             for direction in directions:
                 start = self._start(steps) if states is None else states[len(ends)]

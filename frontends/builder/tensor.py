@@ -24,7 +24,7 @@ from bessemer.frontends.builder.initializers import Fans, Initializer
 from bessemer.frontends.builder.slicing import sliced
 from bessemer.frontends.builder.trace import Trace
 
-Operand: TypeAlias = Union["Tensor", float, int, bool, Array]
+Operand: TypeAlias = Union["Tensor", float, int, bool, Dim, Array]
 AnyDType: TypeAlias = DType | str | type[Any] | np.dtype[Any]
 Axes: TypeAlias = int | Sequence[int] | None
 Key: TypeAlias = Union[int, Dim, slice, EllipsisType, "Tensor", Array, list[int], None]
@@ -161,16 +161,16 @@ class Tensor:
 
     # Comparison and logic
 
-    def __lt__(self, other: Tensor | float) -> Tensor:
+    def __lt__(self, other: Operand) -> Tensor:
         return binary("lt", self, other)
 
-    def __le__(self, other: Tensor | float) -> Tensor:
+    def __le__(self, other: Operand) -> Tensor:
         return binary("le", self, other)
 
-    def __gt__(self, other: Tensor | float) -> Tensor:
+    def __gt__(self, other: Operand) -> Tensor:
         return binary("gt", self, other)
 
-    def __ge__(self, other: Tensor | float) -> Tensor:
+    def __ge__(self, other: Operand) -> Tensor:
         return binary("ge", self, other)
 
     def __and__(self, other: Operand) -> Tensor:
@@ -283,8 +283,12 @@ def _named(reduction: str) -> Callable[..., Value]:
 
 
 def operand(x: Operand, like: Tensor) -> Value | float | int | bool:
-    """What compositions take: a value or a number. Arrays of floats take a float tensor's type."""
+    """What compositions take: a value or a number. Arrays of floats, and sizes that are symbols,
+    take the tensor's type."""
     match x:
+        case Dim():
+            size = like.builder.scalar_size(x)
+            return size if like.dtype is i64 else composite.cast(like.builder, size, like.dtype)
         case Tensor():
             if x.trace is not like.trace:
                 raise CompileError("Two tensors come from two networks. Apply the layers again.")
@@ -295,6 +299,8 @@ def operand(x: Operand, like: Tensor) -> Value | float | int | bool:
             return x
         case _:
             array = np.asarray(x)
+            if array.dtype.kind in "OSUmMc":
+                raise CompileError(f"{x!r} meets {like.type}; a tensor, a number or an array can.")
             same_kind = array.dtype.kind == "f" or array.dtype.kind in "iu"
             if same_kind and (like.dtype.is_float or array.dtype.kind != "f"):
                 array = array.astype(like.dtype.numpy)

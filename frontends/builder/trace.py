@@ -68,6 +68,7 @@ class Trace:
         # The layer that is the whole network has an empty path, as the network itself.
         # So has the one inside of what is put around a network.
         self._paths: dict[int, str] = {id(getattr(root, "inside", root)): ""}
+        self._draws: dict[str, int] = {}
         self._is_blamed = False
 
     @contextmanager
@@ -127,9 +128,13 @@ class Trace:
         self.limits[value] = 0, min(end, count)
 
     def random_seed(self) -> int:
-        """A number for the random numbers of the layer being applied, from its path."""
-        digest = hashlib.sha256(self._scopes[-1].path.encode()).digest()
-        return int.from_bytes(digest[:7], "little")
+        """A number for random numbers of the layer being applied, another one each time: from its
+        path, and how often it has asked."""
+        path = self._scopes[-1].path
+        before = self._draws.get(path, 0)
+        self._draws[path] = before + 1
+        first = int.from_bytes(hashlib.sha256(path.encode()).digest()[:7], "little")
+        return (first + before) % 2**56
 
     def parameter(
         self, name: str, shape: Sequence[Size], initializer: Initializer, dtype: DType,

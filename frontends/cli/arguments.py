@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from bessemer.compiler.errors import CompileError
+
 ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file.", dir_okay=False)]
 Dims = Annotated[
     list[str] | None,
@@ -41,6 +43,13 @@ def parse_dims(entries: Sequence[str] | None, option: str = "--dim") -> dict[str
             raise typer.BadParameter(f"{option} {entry!r} is not NAME=SIZE, such as batch=8.")
         found[name] = int(size)
     return found
+
+
+def check_folders(*files: Path | None) -> None:
+    """Work may take long: a file that cannot be written in the end is told before."""
+    for file in files:
+        if file is not None and not file.absolute().parent.is_dir():
+            raise CompileError(f"{file} cannot be written: there is no folder {file.parent}.")
 
 
 def parse_list(text: str) -> list[str]:

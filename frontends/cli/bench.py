@@ -13,11 +13,11 @@ import typer
 
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.targets.choose import host_target
+from bessemer.frontends.array_files import read_arrays, write_arrays
 from bessemer.frontends.cli import arguments
 from bessemer.frontends.cli.bench_process import Worker, WorkerError
 from bessemer.frontends.cli.bench_rounds import Measured, Setting, measure
 from bessemer.frontends.cli.bench_worker import ARTIFACT, BESSEMER, PEAK, Job
-from bessemer.frontends.cli.models import read_arrays, write_arrays
 from bessemer.frontends.cli.output import (
     format_bytes,
     print_json,

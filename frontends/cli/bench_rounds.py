@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from bessemer.compiler.ir.types import Array
+from bessemer.frontends.array_files import read_arrays
 from bessemer.frontends.cli.bench_process import Worker, WorkerError
 from bessemer.frontends.cli.bench_worker import Job
-from bessemer.frontends.cli.models import read_arrays
 from bessemer.frontends.cli.output import spinner
 from bessemer.frontends.relative_error import relative_error
 

@@ -25,7 +25,7 @@ import numpy as np
 import bessemer
 from bessemer.compiler.ir.types import Array
 from bessemer.compiler.targets.choose import host_target
-from bessemer.frontends.cli.models import read_arrays, write_arrays
+from bessemer.frontends.array_files import read_arrays, write_arrays
 from bessemer.frontends.cli.rivals import package_of, start_system
 from bessemer.frontends.peak import measure_peak, prepare_peak
 

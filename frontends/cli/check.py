@@ -57,7 +57,7 @@ def _checked(model: Path, dims: dict[str, int], target: str) -> tuple[dict[str, 
             report["problems"] = list(error.items) or [str(error)]
             code = 3
         except CompileError as error:
-            report["problems"] = [str(error)]
+            report["problems"] = [str(error).removeprefix(f"{model}: ")]
             code = 1
     report["warnings"] = [str(warning.message) for warning in caught]
     report["status"] = {0: "ok", 1: "wrong", 3: "unsupported"}[code]

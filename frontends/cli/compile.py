@@ -10,7 +10,6 @@ import typer
 
 from bessemer.compiler.codegen.artifact.link import SUFFIXES, linker_command, save
 from bessemer.compiler.driver import Compilation, build, kernels_of
-from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.options import Options, dump_folder
 from bessemer.compiler.targets.choose import host_target, parse_target
@@ -60,7 +59,8 @@ def command(
         typer.Option("--tuning", metavar="FILE", help="Choices that `bessemer tune` has written."),
     ] = None,
     tune: Annotated[
-        float, typer.Option("--tune", metavar="SECONDS", help="Tune first, for this machine.")
+        float,
+        typer.Option("--tune", min=0.0, metavar="SECONDS", help="Tune first, for this machine."),
     ] = 0.0,
     memory: Annotated[
         str,
@@ -108,8 +108,7 @@ def _check_place(output: Path, linker: str, machine: Target) -> None:
     """Compiling may take long: what cannot be written in the end is told before."""
     if output.suffix not in SUFFIXES:
         raise typer.BadParameter(f"-o {output}: the suffix must be one of {', '.join(SUFFIXES)}.")
-    if not output.absolute().parent.is_dir():
-        raise CompileError(f"{output} cannot be written: there is no folder {output.parent}.")
+    arguments.check_folders(output)
     if output.suffix == ".so":
         linker_command(machine.triple, linker)
 

@@ -24,6 +24,7 @@ from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import symbol
 from bessemer.compiler.ir.types import TensorType, f32
 from bessemer.compiler.options import cache_folder
+from bessemer.compiler.targets import x86
 from bessemer.compiler.targets.choose import TARGETS, host_target
 from bessemer.compiler.targets.nvptx import DEVICES, device_of_capability
 from bessemer.frontends.cli import arguments
@@ -76,6 +77,7 @@ def _software() -> dict[str, Any]:
 
 def _processor() -> dict[str, Any]:
     target = host_target()
+    refused = {"matrix unit": "there is one, but the system does not let this process use it"}
     return {
         "name": _cpu_name(),
         "LLVM's name": str(llvm.get_host_cpu_name()),
@@ -83,6 +85,7 @@ def _processor() -> dict[str, Any]:
         "vectors": f"{target.vector_bits} bits, {target.vector_registers} registers",
         "features": " ".join(target.features),
         "targets": ", ".join(TARGETS),
+        **(refused if x86.refuses_tiles() else {}),
     }
 
 

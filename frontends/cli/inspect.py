@@ -15,6 +15,7 @@ from bessemer.compiler.options import Options
 from bessemer.frontends.cli import arguments
 from bessemer.frontends.cli.device_target import inspected, print_launches
 from bessemer.frontends.cli.graph_drawing import dot_text
+from bessemer.frontends.cli.models import check_known
 from bessemer.frontends.cli.output import format_bytes, print_json, print_table, spinner, write
 from bessemer.frontends.cli.stations import Scheduled, graph_after, schedule
 from bessemer.frontends.cli.steps_text import (
@@ -102,6 +103,7 @@ def _scheduled_content(
     made: Scheduled, emit: Emit, sizes: Mapping[str, int]
 ) -> str | dict[str, Any]:
     program, plan = made.program, made.plan
+    check_known(sizes, program.symbols)
     defaults = dict.fromkeys(program.symbols, DEFAULT_SIZE)
     memory = memory_summary(program, plan, {**defaults, **sizes})
     match emit:

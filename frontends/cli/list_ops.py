@@ -40,6 +40,7 @@ def command(
     as_json: arguments.AsJson = False,
 ) -> None:
     """List the supported operators: those of ONNX with their operator sets, and our own."""
+    arguments.check_folders(markdown)
     families.check_registered()
     rows = onnx_rows()
     if markdown is not None:

@@ -6,15 +6,12 @@ Importing this loads neither LLVM nor onnx; an artifact runs without them.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
-import numpy as np
 import typer
 
-from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.types import Array
 from bessemer.frontends.cli.output import write_note
 from bessemer.frontends.random_inputs import (
@@ -26,7 +23,6 @@ from bessemer.frontends.random_inputs import (
 from bessemer.runtime.cuda.model import DeviceModel
 from bessemer.runtime.cuda.program_file import SUFFIX
 from bessemer.runtime.model import CompiledModel, load
-from bessemer.runtime.whole_file import whole_file
 
 
 def is_artifact(path: Path) -> bool:
@@ -72,7 +68,7 @@ def inputs_for(
     return random_arrays(model.inputs, sizes, seed, limits_of(model, path, dims), texts)
 
 
-def check_known(dims: Mapping[str, int], symbols: tuple[str, ...]) -> None:
+def check_known(dims: Mapping[str, int], symbols: Sequence[str]) -> None:
     """A usage error for a size that nothing has."""
     if unknown := [name for name in dims if name not in symbols]:
         raise typer.BadParameter(
@@ -89,29 +85,3 @@ def limits_of(
         return {}
     compiler = importlib.import_module("bessemer.frontends.compile")
     return index_limits(compiler.as_graph(path, dims))
-
-
-def read_arrays(path: Path) -> dict[str, Array]:
-    """The arrays of an .npz file by name; raises CompileError where it is none."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except TypeError:
-        raise CompileError(
-            f"{path} holds one array without a name; write an .npz file, by np.savez."
-        ) from None
-    except (OSError, ValueError, AttributeError, EOFError, BadZipFile) as error:
-        raise CompileError(f"{path}: cannot be read as an .npz file of arrays: {error}") from None
-
-
-def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
-    """Writes an .npz file, whole or not at all; strings as NumPy's, which need no pickle."""
-    plain = {
-        name: array.astype(str) if array.dtype == object else array
-        for name, array in arrays.items()
-    }
-    try:
-        with whole_file(path) as part, part.open("wb") as file:
-            np.savez(file, **plain)  # type: ignore[arg-type]
-    except OSError as error:
-        raise CompileError(f"Cannot write {path}: {error.strerror or error}") from None

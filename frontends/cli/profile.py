@@ -10,8 +10,9 @@ from typing import Annotated
 import typer
 
 from bessemer.compiler.errors import CompileError
+from bessemer.frontends.array_files import read_arrays
 from bessemer.frontends.cli import arguments
-from bessemer.frontends.cli.models import inputs_for, read_arrays
+from bessemer.frontends.cli.models import inputs_for
 from bessemer.frontends.cli.output import format_seconds, print_json, print_table, spinner, write
 from bessemer.frontends.profile import KernelTime, Profile, compile_profiled, merged
 
@@ -59,11 +60,13 @@ def command(
     threads share, "busy" says how much of their time they computed.
     """
     dims = arguments.parse_dims(dim)
+    arguments.check_folders(trace, file)
+    given = read_arrays(inputs) if inputs else None
     with spinner("Compiling", quiet):
         ours = compile_profiled(
             model, dims=dims, threads=threads, precision=precision, optimize=optimize
         )
-    arrays = read_arrays(inputs) if inputs else inputs_for(ours, model, dims, seed, quiet)
+    arrays = inputs_for(ours, model, dims, seed, quiet) if given is None else given
     with spinner("Running", quiet):
         profile = ours.profile(arrays, seconds)
     for path, content in ((trace, profile.to_trace()), (file, profile.to_json())):

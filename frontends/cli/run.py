@@ -12,15 +12,9 @@ import numpy as np
 import typer
 
 from bessemer.compiler.ir.types import Array
+from bessemer.frontends.array_files import read_arrays, write_arrays
 from bessemer.frontends.cli import arguments
-from bessemer.frontends.cli.models import (
-    inputs_for,
-    is_artifact,
-    open_model,
-    open_on_device,
-    read_arrays,
-    write_arrays,
-)
+from bessemer.frontends.cli.models import inputs_for, is_artifact, open_model, open_on_device
 from bessemer.frontends.cli.output import (
     Phases,
     format_seconds,
@@ -68,12 +62,11 @@ def command(
     """
     phases = Phases(2, quiet)
     dims = arguments.parse_dims(dim)
+    arguments.check_folders(outputs)
+    given = read_arrays(inputs) if inputs else None
     with phases.phase(f"{'Load' if is_artifact(model) else 'Compile'} {model.name}"):
         compiled = _opened(model, dims, threads, target, precision, optimize)
-    if inputs is not None:
-        arrays = read_arrays(inputs)
-    else:
-        arrays = inputs_for(compiled, model, dims, seed, quiet)
+    arrays = inputs_for(compiled, model, dims, seed, quiet) if given is None else given
     start = time.perf_counter()
     with phases.phase("Run"):
         results = compiled.run(arrays)

@@ -174,8 +174,7 @@ def _check_place(file: Path, suffixes: tuple[str, ...]) -> None:
     """Training takes long: what cannot be written in the end is told before."""
     if suffixes and file.suffix not in suffixes:
         raise typer.BadParameter(f"-o {file}: the suffix must be one of {', '.join(suffixes)}.")
-    if not file.absolute().parent.is_dir():
-        raise CompileError(f"{file} cannot be written: there is no folder {file.parent}.")
+    arguments.check_folders(file)
 
 
 def _fit(

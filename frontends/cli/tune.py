@@ -24,7 +24,7 @@ def command(
         Path | None,
         typer.Option("-o", "--output", metavar="FILE", help="Where to add what was found."),
     ] = None,
-    seconds: Annotated[float, typer.Option("--seconds", help="How long to try.")] = 60.0,
+    seconds: Annotated[float, typer.Option("--seconds", min=0.0, help="How long to try.")] = 60.0,
     threads: arguments.Threads = 1,
     target: Annotated[
         str, typer.Option("--target", help="cuda: for the GPU, and not for the processor.")
@@ -43,6 +43,7 @@ def command(
     """
     if target not in ("", CUDA):
         raise typer.BadParameter(f"--target {target}: measured is the machine at hand, or {CUDA}.")
+    arguments.check_folders(output)
     options = Options(target, threads, precision, 2, dump_folder())
     dims = arguments.parse_dims(dim)
     with spinner("Tuning", quiet) as status:

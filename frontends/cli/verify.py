@@ -14,8 +14,9 @@ from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.ir.interpreter.interpret import run_graph
 from bessemer.compiler.ir.types import Array
+from bessemer.frontends.array_files import read_arrays
 from bessemer.frontends.cli import arguments
-from bessemer.frontends.cli.models import check_known, read_arrays
+from bessemer.frontends.cli.models import check_known
 from bessemer.frontends.cli.output import Phases, print_json, print_table, write_note
 from bessemer.frontends.cli.rivals import start_onnxruntime
 from bessemer.frontends.code_arrays import Interpreter, run_on_arrays
@@ -67,9 +68,12 @@ def command(
     The error of an output is the 2-norm of the difference by the 2-norm of the reference. With
     --float64 a difference counts only where the reference is not the one that is farther off.
     """
+    if inputs and sizes:
+        raise typer.BadParameter("--sizes are for random inputs: --inputs have their own.")
     dims = arguments.parse_dims(dim)
     reference = _choose(against)
     cases = [arguments.parse_dims([text], "--sizes") for text in sizes or [""] if text] or [{}]
+    given = read_arrays(inputs) if inputs else None
     phases = Phases(2 + len(cases), quiet)
     with phases.phase(f"Read {model.name}"):
         graph = as_graph(model, dims)
@@ -78,13 +82,14 @@ def command(
     bound = ours.signature.symbols[: ours.signature.input_symbols]
     symbols = tuple(default_sizes(ours.inputs, bound))
     rows: list[dict[str, Any]] = []
-    for given in cases:
-        check_known(given, symbols)
-        chosen = {**default_sizes(ours.inputs, symbols), **given}
-        texts = known_texts(graph.strings)
-        arrays = random_arrays(ours.inputs, chosen, seed, index_limits(graph), texts)
-        arrays = read_arrays(inputs) if inputs else arrays
-        label = ", ".join(f"{name}={size}" for name, size in chosen.items()) or "as it is"
+    for case in cases:
+        check_known(case, symbols)
+        chosen = {**default_sizes(ours.inputs, symbols), **case}
+        arrays, label = given, str(inputs)
+        if arrays is None:
+            texts = known_texts(graph.strings)
+            arrays = random_arrays(ours.inputs, chosen, seed, index_limits(graph), texts)
+            label = ", ".join(f"{name}={size}" for name, size in chosen.items()) or "as it is"
         with phases.phase(f"Compare, {label}"):
             found = dict(zip(graph.output_names, ours.run(arrays), strict=True))
             theirs = _reference(reference, model, graph, arrays, threads)

@@ -110,7 +110,14 @@ def broadcast_value(builder: GraphBuilder, value: Value, shape: tuple[Size, ...]
 
 
 def with_shape(builder: GraphBuilder, value: Value, shape: tuple[Size, ...]) -> Value:
-    """The value under another shape of as many elements; itself where that is its shape."""
+    """The value under another shape of as many elements; itself where that is its shape.
+
+    What is itself only a view keeps its axes: to take it apart by sizes that are merely as large,
+    such as min(length, 128) for a length, would cost a division for every element.
+    """
     if value.type.shape == shape:
         return value
+    node, rank = builder.producer(value), len(shape)
+    if node is not None and node.operator.is_view and value.type.rank == rank:
+        return builder.apply("slice", value, starts=(0,) * rank, shape=shape, steps=(1,) * rank)
     return builder.apply("reshape", value, shape=shape)

@@ -28,6 +28,7 @@ from bessemer.frontends.onnx_reader import (  # noqa: F401  (each registers its 
     operators_random,
     operators_recurrent,
     operators_reduce,
+    operators_repeat,
     operators_resize,
     operators_sequence,
     operators_shape,

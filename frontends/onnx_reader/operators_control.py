@@ -17,6 +17,7 @@ from bessemer.frontends.onnx_reader.agree import MustChooseError, agreed_size, w
 from bessemer.frontends.onnx_reader.context import NodeContext, Region
 from bessemer.frontends.onnx_reader.items import Item, TextItem
 from bessemer.frontends.onnx_reader.known import known_array
+from bessemer.frontends.onnx_reader.loop_counts import counted_trips, is_unlimited, known_trips
 from bessemer.frontends.onnx_reader.loop_invariants import kept_places
 from bessemer.frontends.onnx_reader.registry import rule
 
@@ -159,21 +160,29 @@ def _loop(context: NodeContext, body: onnx.GraphProto, carried: list[Value]) -> 
     ]
     given = [_as_declared(region, iteration, body, 0), _as_declared(region, going, body, 1)]
     keep_going, *results = _tensors(context, region.read(body, [*given, *state]))
-    results = [value for place, value in enumerate(results) if place not in kept]
-    moving = [value for place, value in enumerate(carried) if place not in kept]
+    results, moving = _without(results, kept), _without(carried, kept)
     if keep_going.type.rank:
         keep_going = b.apply("reshape", keep_going, shape=())
     results = _returned(region, moving, results)
     has_condition = _may_stop(region, keep_going, going)
     starts = condition is None or _is_true(context, condition)
+    if has_condition and is_unlimited(context.builder, trips):
+        changes = list(zip(moving, _without(state, kept), results))
+        trips = counted_trips(context.builder, b, (condition, keep_going), iteration, changes)
+        if trips is not None:
+            condition, starts, has_condition = None, True, False
     outputs = [keep_going if has_condition else going, *results]
-    made = _known_trips(context, trips) if starts and not has_condition else None
+    made = known_trips(context.builder, trips) if starts and not has_condition else None
     found = _loop_node(
         context, region, trips, condition, has_condition or not starts, moving, outputs, made
     )
     for place in sorted(kept):
         found.insert(place, carried[place])
     return found
+
+
+def _without(values: Sequence[Value], places: set[int]) -> list[Value]:
+    return [value for place, value in enumerate(values) if place not in places]
 
 
 def _as_declared(region: Region, value: Value, body: onnx.GraphProto, position: int) -> Value:
@@ -214,15 +223,6 @@ def _may_stop(region: Region, keep_going: Value, going: Value) -> bool:
 def _is_true(context: NodeContext, condition: Value) -> bool:
     known = known_array(context.builder, condition)
     return known is not None and bool(known.reshape(-1)[0])
-
-
-def _known_trips(context: NodeContext, trips: Value | None) -> Size | None:
-    if trips is None:
-        return None
-    sizes = context.builder.known_sizes(trips)
-    if sizes is None or (isinstance(sizes[0], int) and sizes[0] < 0):
-        return None
-    return sizes[0]
 
 
 def _loop_node(

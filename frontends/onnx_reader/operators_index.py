@@ -8,6 +8,7 @@ from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import boolean, i32, i64
+from bessemer.frontends.onnx_reader.agree import agreed_size, with_shape
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.items import Item
 from bessemer.frontends.onnx_reader.operators_blocks import gathered_rows
@@ -75,21 +76,29 @@ def _reduction(context: NodeContext) -> str:
 def read_scatter_elements(context: NodeContext) -> Value:
     x = context.input(0)
     axis = context.axis(x.type.rank, context.integer("axis", 0))
+    indices, updates = _of_one_count(context, x.type.rank)
     return context.apply(
-        "scatter_elements",
-        x,
-        indices_at(context, 1),
-        context.input(2),
-        axis=axis,
-        reduction=_reduction(context),
+        "scatter_elements", x, indices, updates, axis=axis, reduction=_reduction(context)
     )
 
 
 @rule("ScatterND")
 def read_scatter_nd(context: NodeContext) -> Value:
-    indices, updates = indices_at(context, 1), context.input(2)
+    indices, updates = _of_one_count(context, context.input(1).type.rank - 1)
     return context.apply(
         "scatter_nd", context.input(0), indices, updates, reduction=_reduction(context)
+    )
+
+
+def _of_one_count(context: NodeContext, rank: int) -> tuple[Value, Value]:
+    """A scatter's indices and updates; their first `rank` sizes, how many there are, agree."""
+    b, indices, updates = context.builder, indices_at(context, 1), context.input(2)
+    pairs = zip(indices.type.shape[:rank], updates.type.shape)
+    count = tuple(agreed_size(b, one, other) for one, other in pairs)
+    rest = len(count)
+    return (
+        with_shape(b, indices, (*count, *indices.type.shape[rest:])),
+        with_shape(b, updates, (*count, *updates.type.shape[rest:])),
     )
 
 

@@ -14,7 +14,7 @@ import onnx
 from bessemer.compiler.errors import CompileError, UnsupportedError
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.graph import Value
-from bessemer.compiler.ir.types import Array, i64
+from bessemer.compiler.ir.types import Array, i32, i64
 from bessemer.frontends.onnx_reader import functions, limits
 from bessemer.frontends.onnx_reader.attributes import (
     Given,
@@ -31,6 +31,7 @@ from bessemer.frontends.onnx_reader.items import (
     UnreadItem,
 )
 from bessemer.frontends.onnx_reader.model_state import Dequantized, FunctionKey, ModelState
+from bessemer.frontends.onnx_reader.operators_repeat import with_repeats
 from bessemer.frontends.onnx_reader.registry import RULES, Outputs, Rule
 from bessemer.frontends.onnx_reader.schemas import Schema, find_schema
 from bessemer.frontends.onnx_reader.string_state import ModelStrings
@@ -118,8 +119,10 @@ class Scope:
         if value in outside.constants:
             return self.builder.constant(outside.constants[value], value.name)
         sizes = outside.known_sizes(value)
-        if sizes is not None and value.type.dtype == i64:
+        if sizes is not None and value.type.dtype in (i32, i64):
             inside = self.builder.sizes(sizes)
+            if value.type.dtype == i32:
+                inside = self.builder.apply("cast", inside, dtype=i32)
             return self.builder.apply("reshape", inside, shape=value.type.shape)
         inside = self.captured[value] = self.builder.input(value.name, value.type)
         return inside
@@ -159,7 +162,8 @@ class Scope:
 
     def read_nodes(self, nodes: Sequence[onnx.NodeProto], outputs: Sequence[str]) -> None:
         """Reads what the outputs need."""
-        for node in needed_nodes(ordered_nodes(nodes, self.model.label), outputs):
+        ordered = with_repeats(ordered_nodes(nodes, self.model.label))
+        for node in needed_nodes(ordered, outputs):
             self.read_node(node)
 
     def read_inline(self, graph: onnx.GraphProto, inputs: Sequence[Item]) -> list[Item]:
@@ -210,7 +214,7 @@ class Scope:
         except CompileError as error:
             if isinstance(error, UnsupportedError) or label in str(error):
                 raise
-            raise CompileError(f"{label}: {error}") from None
+            raise CompileError(f"{label}: {error}{_types(node, items)}") from None
         except _MALFORMED as error:
             raise CompileError(f"{label}: cannot be read ({error!r})") from error
         outputs = (
@@ -312,6 +316,12 @@ def constant_item(scope: Scope, array: Array, name: str) -> Item:
     if array.dtype == object:
         return TextItem(scope.builder.constant(scope.strings.array(array), name))
     return scope.builder.constant(array, name)
+
+
+def _types(node: onnx.NodeProto, items: Sequence[Item]) -> str:
+    """What goes into a node, a line each."""
+    tensors = [(name, item) for name, item in zip(node.input, items) if isinstance(item, Value)]
+    return "".join(f"\n  {name} : {value.type}" for name, value in tensors)
 
 
 def _domain(node: onnx.NodeProto) -> str:

@@ -1,7 +1,7 @@
 """Finds in a graph what was composed of several operators and is one operator in ONNX.
 
 A candidate is recognized by its last node; the composition is then written anew, on inputs of the
-same types, by the function of ops/composite*.py that composes it, and both are compared.
+same types, by the function of ops/composite/ that composes it, and both are compared.
 """
 
 from __future__ import annotations

@@ -1,11 +1,9 @@
-"""Data to train on: arrays from files, and the small real sets that packages carry."""
+"""Data to train on: the small real sets that packages carry."""
 
 from __future__ import annotations
 
 import importlib
-from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -14,19 +12,6 @@ from bessemer.compiler.ir.types import Array
 from bessemer.frontends.train.batches import split_rows
 
 DIGITS_TEST_SHARE = 0.2
-
-
-def read_data(path: Path) -> dict[str, Array]:
-    """The arrays of an .npz file by name. Raises CompileError where it is none."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except TypeError:
-        raise CompileError(
-            f"{path} holds one array without a name; write an .npz file, by np.savez."
-        ) from None
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
-        raise CompileError(f"{path}: cannot be read as an .npz file of arrays: {error}") from None
 
 
 def digits(seed: int = 0, size: int = 8) -> tuple[dict[str, Array], dict[str, Array]]:

@@ -34,10 +34,11 @@ from safetensors.numpy import load_file
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.types import dtype_of
 from bessemer.frontends import zoo
+from bessemer.frontends.array_files import read_arrays
 from bessemer.frontends.builder.network import Input, Network
 from bessemer.frontends.train import losses, metrics, schedules
 from bessemer.frontends.train.batches import Augmentation
-from bessemer.frontends.train.datasets import digits, read_data
+from bessemer.frontends.train.datasets import digits
 from bessemer.frontends.train.experiment import Data, Experiment, load_module
 from bessemer.frontends.train.from_onnx import network_from_onnx
 from bessemer.frontends.train.normalization import Normalization
@@ -240,15 +241,15 @@ def _data(folder: Path, table: _Table, seed: int) -> tuple[Data, Data | None, Da
         kind = _chosen(table, "set", {"digits": digits}, "")
         data, test = kind(seed, table.take("size", int, 8))
     else:
-        data = read_data(folder / table.take("file", str))
+        data = read_arrays(folder / table.take("file", str))
     if name := table.take("test", str):
-        test = read_data(folder / name)
+        test = read_arrays(folder / name)
     names = table.take("names", dict, {})
     data, test = _renamed(data, names, table), test and _renamed(test, names, table)
     validation = table.entries.pop("validation", None)
     table.close()
     if isinstance(validation, str):
-        return data, test, _renamed(read_data(folder / validation), names, table)
+        return data, test, _renamed(read_arrays(folder / validation), names, table)
     if validation is not None and not isinstance(validation, float):
         raise CompileError(
             f"{table.where} validation = {validation!r} is neither a file's name nor a share."

@@ -69,9 +69,10 @@ def network_from_onnx(
 ) -> Network:
     """A network with a parameter for each trainable initializer, under its name in the file.
 
-    `trainable` lists names, or patterns such as "classifier.*". Without it, those are taken that
-    products, convolutions, recurrences, normalizations, embeddings, and sums and scalings by more
-    than one number read. `dims` fixes symbolic dimensions.
+    `trainable` lists names, or patterns such as "classifier.*", which leave out batch
+    normalization's running statistics. Without it, those are taken that products, convolutions,
+    recurrences, normalizations, embeddings, and sums and scalings by more than one number read.
+    `dims` fixes symbolic dimensions.
     Raises CompileError for a model that cannot be read, and for a name that it does not have.
     """
     loaded = load_model(source)
@@ -88,7 +89,7 @@ def network_from_onnx(
     if trainable is None:
         names = [name for name in _usual(loaded.proto.graph) if name in known]
     else:
-        names = _matching(trainable, known, loaded.label)
+        names = _matching(trainable, known, _running(loaded.proto.graph), loaded.label)
     if not names:
         raise CompileError(f"{loaded.label} has no initializer that could be trained.")
     layer = ReadGraph(graph, {known[name]: name for name in names})
@@ -113,10 +114,23 @@ def _usual(graph: onnx.GraphProto) -> list[str]:
     return list(found)
 
 
-def _matching(patterns: Sequence[str], known: Mapping[str, Value], label: str) -> list[str]:
+def _running(graph: onnx.GraphProto) -> set[str]:
+    """The running statistics of batch normalizations."""
+    return {
+        name for node in graph.node if node.op_type == "BatchNormalization"
+        for name in node.input[3:]
+    }  # fmt: skip
+
+
+def _matching(
+    patterns: Sequence[str], known: Mapping[str, Value], running: set[str], label: str
+) -> list[str]:
     found: dict[str, None] = {}
     for pattern in patterns:
-        names = [name for name in known if name == pattern or fnmatchcase(name, pattern)]
+        names = [
+            name for name in known
+            if name == pattern or (name not in running and fnmatchcase(name, pattern))
+        ]  # fmt: skip
         if not names:
             listing = ", ".join(known) or "none"
             raise CompileError(

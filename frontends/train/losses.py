@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 
 from bessemer.compiler.errors import CompileError
-from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ops.composite import composite_ctc
 from bessemer.frontends.builder.activations import log_softmax, softplus
 from bessemer.frontends.builder.functions import log, maximum, one_hot, where
@@ -85,12 +84,8 @@ def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Ten
     found = -(log_softmax(logits) * target).sum(-1)
     if not labels.dtype.is_float:
         # One byte of a class too many would otherwise learn nothing, in silence.
-        found = where((labels >= 0) & (labels < _count(labels, classes)), found, math.nan)
+        found = where((labels >= 0) & (labels < classes), found, math.nan)
     return found.mean()
-
-
-def _count(like: Tensor, size: Size) -> Tensor | int:
-    return size if isinstance(size, int) else like.with_value(like.builder.scalar_size(size))
 
 
 def kl_divergence(log_prediction: Tensor, target: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bessemer.frontends.builder import Input, Layer, Network, Tensor, sigmoid, softplus
+from bessemer.frontends.builder import Input, Layer, Network, Tensor, sigmoid, softplus, uniform
 from bessemer.frontends.builder.initializers import ZEROS, Normal
 
 
@@ -39,26 +39,18 @@ class BoltzmannMachine(Layer):
 
         hidden = up(seen)
         dream = seen
-        for turn in range(self.chain):
-            dream = drawn(down(drawn(up(dream), 2 * turn)), 2 * turn + 1)
+        for _ in range(self.chain):
+            dream = drawn(down(drawn(up(dream))))
         contrast = (energy(seen) - energy(dream)).mean()
         return {"hidden": hidden, "rebuilt": down(hidden), "contrast": contrast}
 
 
-def drawn(probabilities: Tensor, place: int) -> Tensor:
-    """0 or 1 with these probabilities; without training, which is more likely.
-
-    `place` tells the numbers that one layer draws apart.
-    """
-    step = probabilities.trace.step
-    if step is None:
-        return (probabilities >= 0.5).cast(probabilities.dtype)
-    seed = (probabilities.trace.random_seed() + place) % 2**56
-    numbers = probabilities.builder.apply(
-        "uniform", step, shape=probabilities.shape, dtype=probabilities.dtype, seed=seed
-    )
-    below = probabilities.with_value(numbers) < probabilities
-    return below.cast(probabilities.dtype)
+def drawn(probabilities: Tensor) -> Tensor:
+    """0 or 1 with these probabilities; without training, which is more likely."""
+    bounds: Tensor | float = 0.5
+    if probabilities.trace.step is not None:
+        bounds = uniform(probabilities, probabilities.shape, probabilities.dtype)
+    return (probabilities > bounds).cast(probabilities.dtype)
 
 
 def boltzmann_machine(

@@ -219,7 +219,8 @@ def _link(command: list[str], folder: Path, source: str, target: str) -> None:
     result = subprocess.run(arguments, cwd=folder, capture_output=True, text=True, check=False)
     if result.returncode:
         raise CompileError(
-            f"Linking {target} with '{' '.join(command)}' failed:\n{result.stderr.strip()}"
+            f"Linking {target} with '{' '.join(command)}' failed (exit code {result.returncode}). "
+            f"Name another C compiler as the linker, or write a .o.\n{result.stderr}".rstrip()
         )
 
 

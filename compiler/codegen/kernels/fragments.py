@@ -21,7 +21,7 @@ from bessemer.compiler.codegen.values import Pointer, Value, literal, register_t
 from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir import loops, walk_loops
 from bessemer.compiler.ir.dims import Size, Symbol
-from bessemer.compiler.ir.expr import Expression, FragmentElement
+from bessemer.compiler.ir.expr import Buffer, Expression, FragmentElement, Load
 from bessemer.compiler.ir.types import DType, i64
 from bessemer.compiler.ir.walk_expr import children
 
@@ -181,11 +181,19 @@ def _emit_stores(
     emit_one: EmitStore,
 ) -> None:
     state.element = element
-    for one in stores:
-        state.values.clear()
+    state.values.clear()
+    for place, one in enumerate(stores):
         emit_one(state, one)
+        if one.guard is not None or _is_read(one.buffer, stores[place + 1 :]):
+            state.values.clear()
     state.values.clear()
     state.element = None
+
+
+def _is_read(buffer: Buffer, stores: Sequence[loops.Store]) -> bool:
+    """Whether the stores compute anything from the buffer."""
+    roots = [e for store in stores for e in walk_loops.expressions(store)]
+    return any(isinstance(n, Load) and n.buffer.name == buffer.name for n in _nodes(roots))
 
 
 def _store_through_memory(
@@ -215,18 +223,19 @@ def _store_through_memory(
 
 def _elements(store: loops.FragmentStore) -> list[tuple[str, int]]:
     """The fragments' rows that the stores read."""
-    found: dict[tuple[str, int], None] = {}
+    nodes = _nodes(walk_loops.expressions(store))
+    return sorted({(n.fragment, n.row) for n in nodes if isinstance(n, FragmentElement)})
+
+
+def _nodes(roots: Sequence[Expression]) -> set[Expression]:
     seen: set[Expression] = set()
-    stack = list(walk_loops.expressions(store))
+    stack = list(roots)
     while stack:
         node = stack.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        if isinstance(node, FragmentElement):
-            found[node.fragment, node.row] = None
-        stack += children(node)
-    return sorted(found)
+        if node not in seen:
+            seen.add(node)
+            stack += children(node)
+    return seen
 
 
 def _memory(state: KernelState, shape: FragmentShape) -> Pointer:

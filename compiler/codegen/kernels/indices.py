@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from bessemer.compiler.codegen.arithmetic import compare, intrinsic, like, select
-from bessemer.compiler.codegen.kernels.state import KernelState, number
+from bessemer.compiler.codegen.kernels.state import KernelState, Vectors, number
 from bessemer.compiler.codegen.lanes import same_lanes, splat, steps
 from bessemer.compiler.codegen.values import Pointer, Value
 from bessemer.compiler.codegen.writer import Writer
@@ -46,9 +46,33 @@ class Indices:
         if vectors is None:
             return False
         # To evaluate writes code: in an order that is the same in every process.
-        return vectors.symbol in dims.atoms(size) or any(
-            self.evaluate(leaf).lanes > 1 for leaf in index_expressions(size)
-        )
+        if any(self.evaluate(leaf).lanes > 1 for leaf in index_expressions(size)):
+            return True
+        return vectors.symbol in dims.atoms(size) and not self._is_shared(size, vectors)
+
+    def _is_shared(self, size: Size, vectors: Vectors) -> bool:
+        """Whether all lanes have the same value because the index is divided by a multiple of the
+        vector's width: every vector begins at a multiple of that."""
+        for factor in _factors(size):
+            match factor:
+                case Symbol():
+                    shared = factor != vectors.symbol
+                case FloorDiv(a, int(n)) if n % vectors.width == 0:
+                    shared = self._is_shared(a, vectors) or self._is_aligned(a, vectors)
+                case FloorDiv(a, b) | Mod(a, b) | Min(a, b) | Max(a, b):
+                    shared = self._is_shared(a, vectors) and self._is_shared(b, vectors)
+                case _:
+                    shared = True  # an expression, which is_varying has looked at
+            if not shared:
+                return False
+        return True
+
+    def _is_aligned(self, size: Size, vectors: Vectors) -> bool:
+        """Whether a size grows by one from lane to lane, from a multiple of the width on."""
+        if dims.coefficient_of(size, vectors.symbol) != 1:
+            return False
+        rest = size - dims.atom(vectors.symbol)
+        return dims.mod(rest, vectors.width) == 0 and self._is_shared(rest, vectors)
 
     def stride(self, size: Size) -> Size | None:
         """How much `size` grows from lane to lane; None where it is not linear."""
@@ -56,6 +80,9 @@ class Indices:
         if vectors is None or vectors.width == 1:
             return 0
         stride = dims.coefficient_of(size, vectors.symbol)
+        if stride is None:
+            size = _select(size, self.is_varying)
+            stride = dims.coefficient_of(size, vectors.symbol)
         if stride is None or self.is_varying(stride):
             return None
         rest = size - stride * dims.atom(vectors.symbol)
@@ -283,6 +310,10 @@ def _flags(size: Size) -> str:
 
 def _monomials(size: Size) -> Mapping[dims.Monomial, int]:
     return {(): size} if isinstance(size, int) else size.terms
+
+
+def _factors(size: Size) -> set[Atom]:
+    return {factor for monomial in _monomials(size) for factor, _ in monomial}
 
 
 def _select(size: Size, wanted: Callable[[Size], bool]) -> Size:

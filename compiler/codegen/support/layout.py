@@ -99,7 +99,8 @@ JOB = Layout(
 # pthread_mutex_t and pthread_cond_t take at most 48 bytes on glibc and musl, x86-64 and AArch64.
 _PTHREAD = "[8 x i64]"
 
-# `missed` counts the smallest shares of small jobs that nobody was awake for.
+# `missed` counts the smallest shares of small jobs that nobody was awake for, `missed_at` is when,
+# in microseconds, the last of them was.
 # `teamless` is how many kernels with teams still run alone, `caution` how many did after the last
 # disturbance, halved with each team since (see team.py).
 # `remaining` and `waiting` have their own cache line: workers write the one, all read the other.
@@ -111,9 +112,10 @@ POOL = Layout(
         ("spin", "i32"),
         ("bytes_given", "i64"),
         ("missed", "i64"),
+        ("missed_at", "i64"),
         ("teamless", "i64"),
         ("caution", "i64"),
-        ("padding", "[16 x i8]"),
+        ("padding", "[8 x i8]"),
         ("remaining", "i32"),
         ("waiting", "i32"),
         ("apart", "[56 x i8]"),

@@ -161,8 +161,6 @@ whose:
   %owner = load i32, ptr %pool
   %self = call i32 @getpid()
   %ours = icmp eq i32 %owner, %self
-  %missed.at = getelementptr %bessemer.pool, ptr %pool, $pool_missed
-  store i64 0, ptr %missed.at
   br i1 %ours, label %done, label %forget
 forget:
   call void @bessemer_pool_stop(ptr %context)

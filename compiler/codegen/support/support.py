@@ -113,7 +113,10 @@ def runtime_text(
     features = ", ".join(signature.cpu_features)
     unfit = f"the processor lacks one of: {features}"
     if "amx-tile" in signature.cpu_features:
-        unfit += "; or the system does not let this process use AMX"
+        unfit += (
+            "; or the system does not let this process use AMX (Linux does from 5.16 on, unless "
+        )
+        unfit += "a thread has an alternative signal stack that is too small for it)"
     strings = c_string("bessemer_unfit", unfit) + c_string(
         "bessemer_overflow", "the workspace for these dims is larger than the address space"
     )

@@ -9,7 +9,8 @@ whoever else wants the processor; a worker that is not needed is not touched. Th
 until `remaining` has been counted down, so nothing in it is written while it is read.
 
 Waking a sleeping worker takes the caller some ten microseconds and the worker as many. So a small
-job goes only to workers that are awake; when several have met sleepers, the next one wakes them.
+job goes only to workers that are awake; when several have met sleepers within the time that a
+worker would have stayed awake, be it in one run or in some, the next one wakes them.
 
 Sleeping and waking follow Dekker's rule (each side writes its flag, then reads the other's, both
 sequentially consistent): no wake-up is lost, and no lock is taken while both sides are awake.
@@ -365,7 +366,17 @@ publish:
   br i1 %all.awake, label %divide, label %weigh
 weigh:
   %missed.at = getelementptr %bessemer.pool, ptr %pool, $pool_missed
-  %missed = load i64, ptr %missed.at
+  %last.at = getelementptr %bessemer.pool, ptr %pool, $pool_missed_at
+  %spin.at = getelementptr %bessemer.pool, ptr %pool, $pool_spin
+  %last = load i64, ptr %last.at
+  %spin = load i32, ptr %spin.at
+  %patience = sext i32 %spin to i64
+  %now = call i64 @bessemer_microseconds()
+  store i64 %now, ptr %last.at
+  %passed = sub i64 %now, %last
+  %old = icmp sgt i64 %passed, %patience
+  %counted = load i64, ptr %missed.at
+  %missed = select i1 %old, i64 0, i64 %counted
   %missed.now = add i64 %missed, %shares
   %wakes = icmp uge i64 %missed.now, $worth_waking
   %missed.next = select i1 %wakes, i64 0, i64 %missed.now

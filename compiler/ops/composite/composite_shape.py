@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
 
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.build import GraphBuilder
@@ -142,34 +141,6 @@ def to_channels_last(b: GraphBuilder, x: Value) -> Value:
 def from_channels_last(b: GraphBuilder, x: Value) -> Value:
     """[N, *spatial, C] as [N, C, *spatial]."""
     return transpose(b, x, (0, x.type.rank - 1, *range(1, x.type.rank - 1)))
-
-
-def depth_to_space(
-    b: GraphBuilder, x: Value, block: int, mode: Literal["DCR", "CRD"] = "DCR"
-) -> Value:
-    """[N, H, W, block * block * C] as [N, H * block, W * block, C]."""
-    n, h, w, channels = x.type.shape
-    depth = divide_exactly(channels, block * block)
-    if depth is None:
-        raise CompileError(f"depth_to_space of {x.type}: channels do not divide by {block}².")
-    if mode == "DCR":
-        parts = reshape(b, x, (n, h, w, block, block, depth))
-        order = (0, 1, 3, 2, 4, 5)
-    else:
-        parts = reshape(b, x, (n, h, w, depth, block, block))
-        order = (0, 1, 4, 2, 5, 3)
-    return reshape(b, transpose(b, parts, order), (n, h * block, w * block, depth))
-
-
-def space_to_depth(b: GraphBuilder, x: Value, block: int) -> Value:
-    """[N, H, W, C] as [N, H / block, W / block, block * block * C]; undoes depth_to_space's DCR."""
-    n, h, w, channels = x.type.shape
-    rows, columns = divide_exactly(h, block), divide_exactly(w, block)
-    if rows is None or columns is None:
-        raise CompileError(f"space_to_depth of {x.type}: its sides do not divide by {block}.")
-    parts = reshape(b, x, (n, rows, block, columns, block, channels))
-    moved = transpose(b, parts, (0, 1, 3, 2, 4, 5))
-    return reshape(b, moved, (n, rows, columns, block * block * channels))
 
 
 def _diagonal_offsets(b: GraphBuilder, rows: Size, columns: Size) -> Value:

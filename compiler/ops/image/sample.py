@@ -24,7 +24,7 @@ from bessemer.compiler.ir.expr import (
 )
 from bessemer.compiler.ir.guard import guarded
 from bessemer.compiler.ir.op import Example, Operator, register
-from bessemer.compiler.ir.types import FLOATS, Array, TensorType, boolean, f16, f32, f64, i64
+from bessemer.compiler.ir.types import FLOATS, Array, TensorType, boolean, f16, f32, f64, i32, i64
 from bessemer.compiler.ops.check import require, require_dtype
 from bessemer.compiler.ops.image.gradients_sample import grid_sample_gradient
 from bessemer.compiler.ops.image.interpolate import cubic_weights
@@ -105,12 +105,14 @@ class _Axis:
 
     def tap(self, position: Expression) -> tuple[Expression, Size]:
         """Whether an element counts, and its index, made safe."""
-        place = convert(self.brought_inside(position), i64)
+        # Narrow places fill vectors better.
+        places = i32 if isinstance(self.size, int) and self.size < 1 << 31 else i64
+        place = convert(self.brought_inside(position), places)
         inside = constant(True, boolean)
         if self.padding == "zeros":
-            inside = (place >= 0) & (place < index_value(self.size))
-        last = index_value(self.size - 1)
-        return inside, as_index(binary("min", binary("max", place, 0), last))
+            inside = (place >= 0) & (place < convert(index_value(self.size), places))
+        last = convert(index_value(self.size - 1), places)
+        return inside, as_index(convert(binary("min", binary("max", place, 0), last), i64))
 
 
 def _element(
@@ -130,6 +132,7 @@ def _element(
         axis = _Axis(size, padding, align_corners, constant(1, working))
         given = grid[(sample, *place, len(spatial) - 1 - number)]
         taps.append(_taps(axis, axis.position(convert(given, working)), mode))
+    has_elements = all(isinstance(size, int) and size > 0 for size in spatial)
     total: Expression | None = None
     for chosen in itertools.product(*taps):
         inside = constant(True, boolean)
@@ -138,7 +141,8 @@ def _element(
             inside = inside & is_inside
             weight = part if weight is None or part is None else weight * part
         value = x[(sample, *(at for _, _, at in chosen), channel)]
-        value = guarded(inside, value, 0)
+        # The index is safe, so that a guard would only make the loop ask again for each tap.
+        value = select(inside, value, 0) if has_elements else guarded(inside, value, 0)
         if weight is None:
             return value
         term = convert(value, working) * weight

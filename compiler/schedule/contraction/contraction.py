@@ -47,10 +47,15 @@ class RowAxis:
 
 @dataclass(frozen=True, eq=False)
 class DepthAxis:
-    """One axis of the sum; the order of the axes is that of b's rows."""
+    """One axis of the sum; the order of the axes is that of b's rows.
+
+    `steps` is how many of b's steps one along the axis takes, if not those of the axes inside: a
+    part of the taps leaves others out.
+    """
 
     extent: Size
     a_stride: Size
+    steps: Size | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +70,8 @@ class Contraction:
     Where `reads_on`, what a run leaves of a last group is read with the numbers behind it, which
     are in the buffer, too: times zeros.
     `start(column)`, if given, is what a sum begins with in place of 0 (a bias), which saves an
-    addition. `panel_steps` is the room of a panel of b, if it is more than its steps take.
+    addition. `panel_steps` is the room of a panel of b, if it is more than its steps take, and
+    `first_step` the one that a sum begins with.
     """
 
     dtype: DType
@@ -80,6 +86,7 @@ class Contraction:
     group: int = 1
     b_matrix: Size = 0
     panel_steps: Size | None = None
+    first_step: Size = 0
     reads_on: bool = False
 
     @property
@@ -139,10 +146,11 @@ def memory_order(axes: Sequence[RowAxis] | Sequence[DepthAxis]) -> tuple[int, ..
 
 def depth_order(axes: Sequence[DepthAxis], dtype: DType) -> tuple[int, ...]:
     """The places of a convolution's axes of taps, and of its channels, the last one, as they are
-    summed; `dtype` is that of the sums."""
+    summed; `dtype` is that of what is multiplied."""
     *taps, channels = axes
-    if dtype is i32 and taps and taps[-1].a_stride == 1 != channels.a_stride:
-        # Planes of integers: neighbours along a row of the image are multiplied at once.
+    by_groups = dtype in (bf16, i8, u8, i16)
+    if by_groups and taps and taps[-1].a_stride == 1 != channels.a_stride:
+        # Planes: neighbours along a row of the image are multiplied at once.
         return (len(taps), *range(len(taps)))
     if isinstance(channels.extent, int) and channels.extent <= FEW_CHANNELS:
         return tuple(range(len(axes)))
@@ -301,8 +309,18 @@ def merge_depth(axes: Iterable[DepthAxis]) -> tuple[DepthAxis, ...]:
     for axis in axes:
         if axis.extent == 1:
             continue
-        if merged and merged[-1].a_stride == axis.extent * axis.a_stride:
+        follows = bool(merged) and merged[-1].a_stride == axis.extent * axis.a_stride
+        if follows and merged[-1].steps is None:
             merged[-1] = replace(axis, extent=merged[-1].extent * axis.extent)
         else:
             merged.append(axis)
     return tuple(merged) or (DepthAxis(1, 1),)
+
+
+def steps_of(axes: Sequence[DepthAxis], group: int) -> Size:
+    """How many of b's steps one along the first of these axes takes."""
+    first, *inner = axes
+    if first.steps is not None:
+        return first.steps
+    *outer, run = inner
+    return dims.product(axis.extent for axis in outer) * dims.ceildiv(run.extent, group)

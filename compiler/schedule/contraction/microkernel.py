@@ -22,7 +22,13 @@ from bessemer.compiler.ir import dims, loops
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import binary, index_value, less
-from bessemer.compiler.schedule.contraction.contraction import Contraction, DepthAxis, Nest, nest
+from bessemer.compiler.schedule.contraction.contraction import (
+    Contraction,
+    DepthAxis,
+    Nest,
+    nest,
+    steps_of,
+)
 from bessemer.compiler.schedule.contraction.tile_sums import Place, Stretch, Tile, TileWriter
 from bessemer.compiler.schedule.contraction.tiles import Split, Tiling, split
 from bessemer.compiler.targets.machine import Target
@@ -49,13 +55,13 @@ def write_contraction(
 
 
 def operations(contraction: Contraction, tiling: Tiling) -> Size:
-    """Scalar operations of one item, for `Kernel.operations`."""
+    """Scalar operations of one item, for `Kernel.operations`: no more than there are rows for."""
     walk = nest(contraction, tiling.height)
-    rows = split(walk.axis.extent, tiling.height // walk.unit).height * walk.unit
-    width: Size = tiling.panel
-    if isinstance(contraction.columns, int):
-        width = min(tiling.panel, contraction.columns)
-    return 2 * rows * tiling.block * width * contraction.depth_extent
+    cut = split(walk.axis.extent, tiling.height // walk.unit)
+    rows = dims.minimum(cut.height, walk.axis.extent) * walk.unit
+    tiles = dims.product(axis.extent for axis in walk.outer) * cut.count
+    width = dims.minimum(tiling.panel, contraction.columns)
+    return 2 * rows * dims.minimum(tiling.block, tiles) * width * contraction.depth_extent
 
 
 Work: TypeAlias = Callable[[Place, Tile], None]
@@ -152,7 +158,8 @@ class _Writer:
         """All sums of a block of tiles, and their epilogue."""
         sums, depth = self.sums, self.walk.depth
         if self.tiling.stretch is None:
-            whole = Stretch(depth, 0, 0, self.contraction.depth_steps)
+            begin = self.contraction.first_step
+            whole = Stretch(depth, 0, begin, self.contraction.depth_steps)
             self._each(place, first, count, partial(sums.write, depth=whole))
             return
         shape = (self.tiling.block * self.cut.height * self.walk.unit, place.width)
@@ -164,20 +171,21 @@ class _Writer:
 
     def _stretches(self, length: int) -> Iterator[Stretch]:
         """Opens the loop over the stretches of the depth; gives the one at work in it."""
-        group = self.contraction.group
+        group, first = self.contraction.group, self.contraction.first_step
         run, *others = self.walk.depth
         if others:
-            *outer, last = others
-            steps = dims.product(axis.extent for axis in outer) * dims.ceildiv(last.extent, group)
+            steps = steps_of(self.walk.depth, group)
             with self.builder.loop(run.extent) as step:
-                yield Stretch(tuple(others), step * run.a_stride, step * steps, steps)
+                begin = first + step * steps
+                yield Stretch(tuple(others), step * run.a_stride, begin, steps)
             return
         with self.builder.loop(dims.ceildiv(run.extent, length)) as step:
             begin = step * length
             extent = self.sums.local(dims.minimum(length, run.extent - begin))
             axis = DepthAxis(extent, run.a_stride)
             steps = dims.ceildiv(extent, group)
-            yield Stretch((axis,), begin * run.a_stride, step * (length // group), steps)
+            at = first + step * (length // group)
+            yield Stretch((axis,), begin * run.a_stride, at, steps)
 
     def _each(self, place: Place, first: Size, count: Size, work: Work) -> None:
         """Work on every tile of a block."""

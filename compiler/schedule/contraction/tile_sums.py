@@ -29,7 +29,7 @@ from bessemer.compiler.ir.expr import (
     less,
 )
 from bessemer.compiler.ir.guard import guarded
-from bessemer.compiler.schedule.contraction.contraction import Contraction, DepthAxis
+from bessemer.compiler.schedule.contraction.contraction import Contraction, DepthAxis, steps_of
 from bessemer.compiler.schedule.contraction.epilogue_rows import RowEpilogue, rows_apart
 from bessemer.compiler.schedule.contraction.tiles import Tiling, chains
 from bessemer.compiler.targets.machine import Target
@@ -206,15 +206,15 @@ class TileWriter:
         a_offset: Size,
         k: Size,
     ) -> None:
-        """The loops over these axes of a stretch; `k` counts the steps of the axes around them."""
+        """The loops over these axes of a stretch, whose steps begin with `k`."""
         first, *others = axes
         if not others:
-            begin = k * dims.ceildiv(first.extent, self.contraction.group)
-            self._run(place, tile, fragments, depth, a_offset, begin)
+            self._run(place, tile, fragments, depth, a_offset, k)
             return
+        steps = steps_of(axes, self.contraction.group)
         with self.builder.loop(first.extent) as step:
             inner = a_offset + step * first.a_stride
-            self._depth(place, tile, fragments, depth, others, inner, k * first.extent + step)
+            self._depth(place, tile, fragments, depth, others, inner, k + step * steps)
 
     def _run(
         self,

@@ -9,13 +9,16 @@
 Pixels outside, channels inside: the memory is read in order, and a tile's weights come from the
 first-level cache. The border is never multiplied: a row of inputs outside of the image is skipped
 by a branch, and the columns outside are left out of the code of the tiles at the ends of a row.
+Of large windows a tile is one row of outputs, and goes through its rows of inputs in a loop. Tiles
+are inside of the channels then: they share what the first-level cache has room for. A volume is one
+image for each of its planes, and the planes of a window are one more loop.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby, product
 from typing import TypeAlias
 
@@ -23,7 +26,6 @@ from bessemer.compiler.ir import dims, loops
 from bessemer.compiler.ir.build_loops import KernelBuilder, Local
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import (
-    Buffer,
     Constant,
     Expression,
     binary,
@@ -32,119 +34,9 @@ from bessemer.compiler.ir.expr import (
     less,
     within,
 )
-from bessemer.compiler.ir.graph import Node
-from bessemer.compiler.ir.types import boolean, f32, f64
+from bessemer.compiler.ir.types import boolean
 from bessemer.compiler.schedule.contraction.tiles import split
-from bessemer.compiler.targets.machine import Target
-
-Epilogue: TypeAlias = Callable[[tuple[Size, Size, Size], Size, Expression], tuple[loops.Store, ...]]
-
-MOST_PRODUCTS = 256
-"""Products in the code of one tile; more only make it longer."""
-
-
-def has_one_filter_a_channel(node: Node) -> bool:
-    """Whether a convolution is lowered so: lines and images, and it widens what it reads itself."""
-    kernel = node.inputs[1].type.shape
-    return (
-        node.operator.name == "conv"
-        and kernel[-2] == 1
-        and 1 < node.attributes["groups"] == kernel[-1]
-        and len(kernel) in (3, 4)
-        and all(isinstance(size, int) for size in kernel[:-2])
-        and node.output.type.dtype in (f32, f64)
-    )
-
-
-@dataclass(frozen=True, eq=False)
-class Depthwise:
-    """One depthwise convolution with one filter a channel.
-
-    `x(n, row, column, channel)` is an element of the input. `weights` is [kernel rows, kernel
-    columns, channels]. `outputs` is the number of images, rows and columns of the result.
-    `epilogue((n, row, column), channel, total)` gives the stores of one element. Windows begin
-    `low` rows and columns before the input; `inputs` is its number of rows and columns, None where
-    no window leaves it along that axis.
-    """
-
-    x: Callable[[Size, Size, Size, Size], Expression]
-    weights: Buffer
-    strides: tuple[int, int]
-    dilations: tuple[int, int]
-    outputs: tuple[Size, Size, Size]
-    channels: Size
-    epilogue: Epilogue
-    start: Callable[[Size], Expression] | None = None
-    low: tuple[Size, Size] = (0, 0)
-    inputs: tuple[Size | None, Size | None] = (None, None)
-
-    @property
-    def kernel(self) -> tuple[int, int]:
-        """The taps along rows and columns, which are always known."""
-        rows, columns, _ = self.weights.shape
-        assert isinstance(rows, int) and isinstance(columns, int)
-        return rows, columns
-
-    @property
-    def holds_weights(self) -> bool:
-        """Whether a tile's weights stay in registers, not only those of a row of inputs."""
-        return self.kernel[0] * self.kernel[1] <= 9
-
-    def reach(self, axis: int, count: int) -> int:
-        """The inputs along an axis that so many outputs see."""
-        taps = (self.kernel[axis] - 1) * self.dilations[axis] + 1
-        return (count - 1) * self.strides[axis] + taps
-
-    def place(self, axis: int, begin: Size, offset: int) -> Size:
-        """The input's row or column that is `offset` behind the first that output `begin` sees."""
-        return begin * self.strides[axis] + offset - self.low[axis]
-
-
-@dataclass(frozen=True)
-class TileSize:
-    """Outputs in a tile."""
-
-    rows: int
-    columns: int
-
-
-def plan_depthwise(work: Depthwise, target: Target) -> TileSize:
-    """The tile that needs fewest loads an output, of those whose sums and weights fit registers."""
-    kernel_rows, kernel_columns = work.kernel
-    best, best_cost = TileSize(1, 1), float("inf")
-    for rows, columns in product(range(1, 5), range(1, 9)):
-        sums = rows * columns
-        weights = kernel_columns * (kernel_rows if work.holds_weights else min(rows, kernel_rows))
-        if target.vector_registers < 32:
-            weights = 1  # few registers hold the sums only: products read weights from memory
-        if sums > 1 and sums * kernel_rows * kernel_columns > MOST_PRODUCTS:
-            continue
-        if sums > max(1, target.vector_registers - weights - 2):
-            continue
-        cost = _loads(work, rows, columns)
-        if cost < best_cost:
-            best, best_cost = TileSize(rows, columns), cost
-    return best
-
-
-def _loads(work: Depthwise, rows: int, columns: int) -> float:
-    """Loads an output, with what uneven cuts add; more tile shapes cost code."""
-    height, width = work.reach(0, rows), work.reach(1, columns)
-    kernel_rows, kernel_columns = work.kernel
-    weights = kernel_rows * kernel_columns
-    if not work.holds_weights:
-        weights *= min(rows, kernel_rows)
-    cost = (height * width + weights) / (rows * columns)
-    for extent, size in zip(work.outputs[1:], (rows, columns)):
-        if not isinstance(extent, int):
-            cost *= 1.0 + 0.1 * (size > 1)
-            continue
-        cut = split(extent, size)
-        if cut.tall != cut.count:
-            cost *= 1.25
-        if cut.height < size:
-            cost *= 2.0  # the same tile is there under its own size
-    return cost
+from bessemer.compiler.schedule.convolution.depthwise_plan import Depthwise, TileSize
 
 
 def lower_depthwise(work: Depthwise, tile: TileSize) -> loops.Block:
@@ -156,7 +48,7 @@ def lower_depthwise(work: Depthwise, tile: TileSize) -> loops.Block:
         image, along = dims.floordiv(item, cut.count), dims.mod(item, cut.count)
 
         def band(begin: Size, height: int) -> None:
-            _Band(builder, work, image, begin, height).write(tile.columns)
+            _write_band(_Band(builder, work, image, begin, height), tile.columns)
 
         if not isinstance(rows, int) or cut.tall == cut.count:
             band(along * cut.height, cut.height)
@@ -168,15 +60,64 @@ def lower_depthwise(work: Depthwise, tile: TileSize) -> loops.Block:
     return builder.block()
 
 
+def _write_band(band: _Band, width: int) -> None:
+    work, builder = band.work, band.builder
+    if work.loops_over_taps:
+        band = replace(band, rows_of_taps=_rows_of_taps(band), planes_of_taps=_planes_of_taps(band))
+    if work.loops_over_taps and work.kernel[0] > 1:
+        with builder.loop(work.channels, "vector", lanes=0) as channel:
+            replace(band, channel=channel).write(width)
+    else:
+        band.write(width)
+
+
+_Range: TypeAlias = tuple[Size, Size]
+"""The first tap that sees the image, and how many there are."""
+
+
+def _rows_of_taps(band: _Band) -> _Range:
+    work = band.work
+    taps, rows = work.kernel[0], work.inputs[0]
+    if rows is None:
+        return 0, taps
+    before = work.low[0] - band.begin * work.strides[0]
+    return _seeing(band.builder, before, rows, taps, work.dilations[0])
+
+
+def _planes_of_taps(band: _Band) -> _Range:
+    planes = band.work.planes
+    if planes is None:
+        return 0, 1
+    before = planes.low - dims.mod(band.image, planes.outputs) * planes.stride
+    return _seeing(band.builder, before, planes.inputs, planes.taps, planes.dilation)
+
+
+def _seeing(builder: KernelBuilder, before: Size, inputs: Size, taps: int, dilation: int) -> _Range:
+    """The taps that see one of the inputs, the first of which is `before` places behind the first
+    tap's."""
+    first = dims.ceildiv(dims.maximum(before, 0), dilation)
+    end = dims.minimum(dims.ceildiv(dims.maximum(before + inputs, 0), dilation), taps)
+    first = builder.define(index_value(first), "first").index
+    count = builder.define(index_value(dims.maximum(end - first, 0)), "taps").index
+    return first, count
+
+
 @dataclass(frozen=True, eq=False)
 class _Band:
-    """Rows of outputs, as many as a tile has. The last band of an unknown number may be lower."""
+    """Rows of outputs, as many as a tile has. The last band of an unknown number may be lower.
+
+    The ranges of taps are those of a band that loops over them. `channel` is that of a loop around
+    the band, if there is one.
+    """
 
     builder: KernelBuilder
     work: Depthwise
     image: Size
     begin: Size
     height: int
+    rows_of_taps: _Range = (0, 0)
+    planes_of_taps: _Range = (0, 0)
+    channel: Size | None = None
 
     def write(self, width: int) -> None:
         """All tiles, of at most this width."""
@@ -246,22 +187,89 @@ class _Tile:
     is_checked: bool
 
     def write(self) -> None:
-        """All channels."""
+        """All channels, or that of the loop around."""
+        band = self.band
+        if band.channel is not None:
+            self._sums(band.channel)
+            return
+        with band.builder.loop(band.work.channels, "vector", lanes=0) as channel:
+            self._sums(channel)
+
+    def _sums(self, channel: Size) -> None:
         work, builder = self.band.work, self.band.builder
-        with builder.loop(work.channels, "vector", lanes=0) as channel:
-            weights: dict[_Output, Expression] = {}
-            if work.holds_weights:
-                weights = self._weights(range(work.kernel[0]), channel)
-            start = constant(0, work.weights.dtype)
-            if work.start is not None:
-                start = work.start(channel)
-            outputs = product(range(self.band.height), range(self.width))
-            sums = {output: builder.define(start, "sum") for output in outputs}
-            for y in range(work.reach(0, self.band.height)):
-                self._row_of_inputs(y, weights, sums, channel)
-                for row in range(self.band.height):
-                    if row * work.strides[0] + work.reach(0, 1) - 1 == y:
-                        self._finish(row, sums, channel)
+        start = constant(0, work.weights.dtype)
+        if work.start is not None:
+            start = work.start(channel)
+        outputs = product(range(self.band.height), range(self.width))
+        sums = {output: builder.define(start, "sum") for output in outputs}
+        if work.loops_over_taps:
+            self._loop_over_taps(sums, channel)
+            self._finish(0, sums, channel)
+            return
+        weights: dict[_Output, Expression] = {}
+        if work.holds_weights:
+            weights = self._weights(range(work.kernel[0]), channel)
+        for y in range(work.reach(0, self.band.height)):
+            self._row_of_inputs(y, weights, sums, channel)
+            for row in range(self.band.height):
+                if row * work.strides[0] + work.reach(0, 1) - 1 == y:
+                    self._finish(row, sums, channel)
+
+    def _loop_over_taps(self, sums: dict[_Output, Local], channel: Size) -> None:
+        """Adds all rows of taps that see a row of the image, or of one of its planes."""
+        work, band = self.band.work, self.band
+        planes = work.planes
+        if planes is None:
+            self._loop_over_rows(band.image, (), sums, channel)
+            return
+        first, count = band.planes_of_taps
+        volume = dims.floordiv(band.image, planes.outputs)
+        place = dims.mod(band.image, planes.outputs) * planes.stride - planes.low
+        with band.builder.loop(count) as number:
+            tap = first + number
+            plane = volume * planes.inputs + place + tap * planes.dilation
+            self._loop_over_rows(plane, (tap,), sums, channel)
+
+    def _loop_over_rows(
+        self, image: Size, plane_tap: tuple[Size, ...], sums: dict[_Output, Local], channel: Size
+    ) -> None:
+        """Adds an image's rows, each by stretches of its taps."""
+        work, band = self.band.work, self.band
+        first, count = band.rows_of_taps
+        columns = work.kernel[1]
+        _, length = work.stretches()
+        with band.builder.loop(count) as number:
+            tap = first + number
+            row = work.place(0, band.begin, tap * work.dilations[0])
+            for begin in range(0, columns, length):
+                taps = range(begin, min(begin + length, columns))
+                weights = {
+                    at: band.builder.define(work.weights[*plane_tap, tap, at, channel], "w").value
+                    for at in taps
+                }
+                self._stretch((image, row), weights, sums, channel)
+
+    def _stretch(
+        self,
+        row: tuple[Size, Size],
+        weights: Mapping[int, Expression],
+        sums: dict[_Output, Local],
+        channel: Size,
+    ) -> None:
+        """Adds what the inputs of an image's row contribute under some taps."""
+        work, builder = self.band.work, self.band.builder
+        stride, dilation = work.strides[1], work.dilations[1]
+        for x in range(work.reach(1, self.width)):
+            seen = {at: _tap(x, at, stride, dilation) for at in range(self.width)}
+            seen = {at: tap for at, tap in seen.items() if tap in weights}
+            column = work.place(1, self.left, x)
+            exists = self._column_exists(column)
+            if not seen or _is_false(exists):
+                continue
+            with _when(builder, exists):
+                value = builder.define(work.x(*row, column, channel), "x").value
+                for at, tap in seen.items():
+                    sums[0, at].accumulate("add", value * weights[tap])
 
     def _weights(self, rows: range | list[int], channel: Size) -> dict[_Output, Expression]:
         work, builder = self.band.work, self.band.builder

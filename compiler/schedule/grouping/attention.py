@@ -20,6 +20,7 @@ from bessemer.compiler.ir.dims import Size, Symbol, atom
 from bessemer.compiler.ir.expr import Buffer, Expression, Index
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.types import bf16, f16, f32, f64
+from bessemer.compiler.schedule.grouping.few_rows import reads_in_place
 from bessemer.compiler.schedule.grouping.fuse import (
     Fusion,
     as_index,
@@ -94,6 +95,20 @@ def in_full_width(product: Node) -> bool:
     """Whether a product is of f32 or f64 only."""
     types = {value.type.dtype for value in (*product.inputs, product.output)}
     return types in ({f32}, {f64})
+
+
+def of_rounded(product: Node) -> bool:
+    """Whether a product is of bf16 numbers, added up in f32."""
+    return product.output.type.dtype is f32 and {v.type.dtype for v in product.inputs} == {bf16}
+
+
+def in_registers(attention: Attention) -> bool:
+    """Whether the processors' kernel can do an attention, and packs keys and values for enough
+    rows."""
+    products = (attention.scores, attention.product)
+    if any(map(reads_in_place, products)):
+        return False
+    return all(map(in_full_width, products)) or all(map(of_rounded, products))
 
 
 def row_form(

@@ -42,8 +42,8 @@ def reads_in_place(node: Node, pack_nodes: Iterable[Node] = ()) -> bool:
 
 
 def is_computed(pack_nodes: Iterable[Node]) -> bool:
-    """Whether nodes do more than to move elements."""
-    return any(not node.operator.is_view for node in pack_nodes)
+    """Whether nodes do more than to move elements and to round them."""
+    return any(not node.operator.is_view and node.operator.name != "cast" for node in pack_nodes)
 
 
 def _rows_of_a_matrix(node: Node) -> Size:

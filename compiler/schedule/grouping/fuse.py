@@ -11,6 +11,7 @@ from bessemer.compiler.ir.element import Operand
 from bessemer.compiler.ir.expr import Buffer, Expression, Index, Load
 from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.types import Array, f32
+from bessemer.compiler.schedule.nests.stretches import is_longer
 
 AFFINE_VIEWS = frozenset({"transpose", "reshape", "slice", "broadcast_to", "windows"})
 
@@ -126,6 +127,23 @@ def is_affine_operand(value: Value, producers: Mapping[Value, Node]) -> bool:
     symbols = index_symbols(value.type.shape)
     element = Fusion(inlined, {}).element(value, as_index(symbols, value.type.shape))
     return isinstance(element, Load) and affine_strides(element, symbols) is not None
+
+
+def samples_channels(node: Node) -> bool:
+    """Whether a node looks for places in an image that has enough channels for vectors: where a
+    place is, is asked once for all of them, if they are neighbours in memory."""
+    return node.operator.name == "grid_sample" and is_longer(node.inputs[0].type.shape[-1], 7)
+
+
+def has_neighbours_last(value: Value, producers: Mapping[Value, Node]) -> bool:
+    """Whether the last axis of a value, memory seen through views, has steps of one element."""
+    inlined = view_chain(value, producers)
+    symbols = index_symbols(value.type.shape)
+    element = Fusion(inlined, {}).element(value, as_index(symbols, value.type.shape))
+    if not isinstance(element, Load):
+        return False
+    strides = affine_strides(element, symbols)
+    return strides is not None and strides[-1] == 1
 
 
 def is_widening(node: Node) -> bool:

@@ -26,12 +26,16 @@ from typing import Literal
 
 from bessemer.compiler.ir.dims import Size, product
 from bessemer.compiler.ir.graph import Graph, Node, Value
-from bessemer.compiler.schedule.convolution.depthwise import has_one_filter_a_channel
-from bessemer.compiler.schedule.grouping.attention import Attention, find_attentions, in_full_width
+from bessemer.compiler.schedule.convolution.depthwise_plan import has_one_filter_a_channel
+from bessemer.compiler.schedule.grouping.attention import Attention, find_attentions, in_registers
 from bessemer.compiler.schedule.grouping.byte_chains import decodes, looks_up, narrows
 from bessemer.compiler.schedule.grouping.destinations import fills_inside, is_of_phases
-from bessemer.compiler.schedule.grouping.few_rows import reads_in_place
-from bessemer.compiler.schedule.grouping.fuse import is_affine_operand, is_widening
+from bessemer.compiler.schedule.grouping.fuse import (
+    has_neighbours_last,
+    is_affine_operand,
+    is_widening,
+    samples_channels,
+)
 from bessemer.compiler.schedule.grouping.moves import MOVES, keeps_columns
 from bessemer.compiler.schedule.nests.rows_of import (
     is_of_rows,
@@ -48,8 +52,7 @@ COSTLY = frozenset(
     {
         "exp", "log", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh",
         "asinh", "acosh", "atanh", "erf", "sigmoid", "expm1", "log1p", "pow", "div", "sqrt",
-        "rsqrt", "resize", "grid_sample", "roi_align", "deform_conv", "concat",
-        "random_uniform", "random_normal",
+        "rsqrt", "resize", "grid_sample", "roi_align", "concat", "random_uniform", "random_normal",
     }
 )  # fmt: skip
 MAXIMUM_NODES = 48
@@ -102,7 +105,7 @@ def kind_of(node: Node) -> Kind:
         return "contraction"
     if operator.name.startswith("reduce_"):
         return "reduction"
-    if operator.name in HEAVY or operator.name == "deform_conv":
+    if operator.name in HEAVY or operator.name == "deform_conv" or samples_channels(node):
         return "heavy"
     if operator.is_view:
         return "view"
@@ -120,13 +123,6 @@ def is_depthwise(node: Node) -> bool:
         and node.inputs[1].type.shape[-2] == 1
         and node.attributes["groups"] > 1
     )
-
-
-def in_registers(attention: Attention) -> bool:
-    """Whether the processors' kernel can do an attention, and packs keys and values for enough
-    rows."""
-    products = (attention.scores, attention.product)
-    return all(in_full_width(node) and not reads_in_place(node) for node in products)
 
 
 def form_groups(
@@ -200,6 +196,8 @@ class _Former:
             group.reductions.append(node)
         if kind == "heavy":
             group.heavy.append(node)
+            if samples_channels(node):
+                self.forced.add(node.inputs[0])
         self._read(node, {group})
 
     def _read(self, node: Node, groups: set[Group]) -> None:
@@ -257,10 +255,13 @@ class _Former:
         return value
 
     def _force_behind_widening(self, value: Value) -> None:
-        """A depthwise convolution widens what it reads itself."""
+        """A depthwise convolution widens what it reads itself; its vectors are of channels."""
         while (node := self.producers.get(value)) is not None and is_widening(node):
             value = node.inputs[0]
-        self._force_behind_views(value)
+        if has_neighbours_last(value, self.producers):
+            self._force_behind_views(value)
+        else:
+            self.forced.add(value)
 
     def _may_join(self, group: Group, node: Node, kind: Kind) -> bool:
         if not self.fuse or len(group.nodes) >= MAXIMUM_NODES:

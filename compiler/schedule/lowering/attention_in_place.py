@@ -38,15 +38,16 @@ def most_rows_in_place(attention: Attention, pack_nodes: Sequence[Node]) -> int:
 class InPlace:
     """Writes the products for `rows` rows of one head into a kernel.
 
-    `fusion` reads through everything between the products and memory. Scores lie in `scratch` from
-    `own` on, those of a row `stride` after those of the row before.
+    `fusion` reads through everything between the products and memory. Scores and weights lie in
+    buffers of their own, or in one, from `own` on, a row `stride` after the row before.
     """
 
     builder: KernelBuilder
     lanes: Lanes
     attention: Attention
     fusion: Fusion
-    scratch: Buffer
+    kept_scores: Buffer
+    kept_weights: Buffer
     own: Size
     stride: Size
     rows: Size
@@ -58,7 +59,7 @@ class InPlace:
         index = _fitting((*leading, atom(row), atom(key)), carried)
         value = flatten_loads(self.fusion.element(carried, index))
         place = self._place(atom(row), atom(key))
-        write_nest(self.builder, Piece(self.scratch, place, value, (row, key)), self.lanes)
+        write_nest(self.builder, Piece(self.kept_scores, place, value, (row, key)), self.lanes)
 
     def results(self, batch: Index, core: Value, out: Destination, inverse: Buffer | None) -> None:
         """The second product, times `inverse` of the row, with the rest of the group behind it."""
@@ -67,7 +68,7 @@ class InPlace:
         index = _fitting((*batch, atom(row), atom(column)), core)
 
         def weight(at: Index) -> Expression:
-            return expr.load(self.scratch, (self._place(at[-2], at[-1]),))
+            return expr.load(self.kept_weights, (self._place(at[-2], at[-1]),))
 
         def divided(at: Index) -> Expression:
             total = self.fusion.given({product.inputs[0]: weight}).element(product.output, at)

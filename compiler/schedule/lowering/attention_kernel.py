@@ -4,7 +4,8 @@
       for item in the chunk's items                  a block of rows of one head
         scratch[row, key] = query . key              register tiles; scale and mask in the epilogue
         for each row
-          scratch[row, key] = exp(scratch - max)     in the first-level cache
+          scratch[row, key] = exp(scratch - max)     in the first-level cache; for products of
+                                                     bf16 rounded, to a scratch of their own
           inverse[row] = 1 / sum
         out[row, column] = scratch . value           times inverse[row] in the epilogue
 
@@ -19,7 +20,6 @@ from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import ceil
 
 from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir import dims, expr, walk_expr
@@ -30,7 +30,12 @@ from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.loops import Store
 from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.types import DType, TensorType
-from bessemer.compiler.schedule.contraction.contraction import Contraction, DepthAxis, RowAxis
+from bessemer.compiler.schedule.contraction.contraction import (
+    Contraction,
+    DepthAxis,
+    RowAxis,
+    with_group,
+)
 from bessemer.compiler.schedule.contraction.microkernel import write_contraction
 from bessemer.compiler.schedule.contraction.tiles import plan, registers_tile
 from bessemer.compiler.schedule.grouping.attention import Attention, RowForm, row_form
@@ -42,6 +47,7 @@ from bessemer.compiler.schedule.grouping.fuse import (
     view_chain,
 )
 from bessemer.compiler.schedule.grouping.groups import Group
+from bessemer.compiler.schedule.lowering.attention_blocks import MOST_TILES, rows_of_a_block
 from bessemer.compiler.schedule.lowering.attention_in_place import InPlace, most_rows_in_place
 from bessemer.compiler.schedule.lowering.attention_packing import Packed, pack_right
 from bessemer.compiler.schedule.lowering.attention_query import Query, query_of
@@ -53,10 +59,6 @@ from bessemer.compiler.targets.machine import Target
 
 CHUNKS = 32
 """Parallel iterations: enough for the threads to share, few enough to keep the scratch small."""
-SCORES_BYTES = 40 << 10
-"""What a block's scores should take of the first-level cache."""
-MOST_TILES = 5
-"""Tiles of rows in a block: each reads the keys again, from a cache."""
 ROW_WORK = 40
 """Scalar operations on a score between the products."""
 _TOTAL = "total"
@@ -109,6 +111,10 @@ class _Kernel:
     def dtype(self) -> DType:
         return self.attention.product.output.type.dtype
 
+    @property
+    def weights_type(self) -> DType:
+        return self.attention.product.inputs[0].type.dtype
+
     @cached_property
     def fusion(self) -> Fusion:
         nodes = [*self.attention.nodes, *in_order(self.group)]
@@ -159,22 +165,10 @@ class _Kernel:
 
     @cached_property
     def block(self) -> int:
-        """Rows in a block: as few computed twice as possible, in tiles as high as possible."""
-        most = MOST_TILES
-        if isinstance(self.key_count, int):
-            row_bytes = self.key_count * self.dtype.bytes
-            most = max(1, min(most, SCORES_BYTES // (row_bytes * (self.height - 1))))
-        if not isinstance(self.rows, int):
-            return most * self.height
-        best, best_cost = 1, float("inf")
-        for tiles in range(1, most + 1):
-            blocks = ceil(self.rows / (tiles * self.height))
-            block = ceil(self.rows / blocks)
-            height = block / ceil(block / self.height)
-            cost = blocks * block * (1 + 1 / height)
-            if cost <= best_cost:
-                best, best_cost = block, cost
-        return best
+        """Rows in a block."""
+        kept = {self.dtype, self.weights_type}
+        score_bytes = sum(dtype.bytes for dtype in kept)
+        return rows_of_a_block(self.rows, self.key_count, score_bytes, self.height)
 
     @cached_property
     def blocks(self) -> Size:
@@ -187,8 +181,15 @@ class _Kernel:
         return dims.ceildiv(self.key_count, 16) * 16 + 16
 
     @cached_property
-    def scratch(self) -> Buffer:
+    def scores(self) -> Buffer:
         return self.builder.scratch(self.dtype, (self.chunks * self.block * self.stride,))
+
+    @cached_property
+    def weights(self) -> Buffer:
+        """Where the rows' weights are put: over the scores, unless they are rounded."""
+        if self.weights_type == self.dtype:
+            return self.scores
+        return self.builder.scratch(self.weights_type, self.scores.shape)
 
     @cached_property
     def batch(self) -> tuple[Size, ...]:
@@ -222,7 +223,6 @@ class _Kernel:
                     self._item(self._local(chunk * self.share + step), own, query, out)
         body = self.builder.block()
         nodes = [*self.attention.nodes, *in_order(self.group)]
-        (scratch,) = self.builder.scratch_buffers
         inputs = flat_buffers(self.fusion)
         depth, columns = query.depth, self.values.shape[-1]
         work = self.block * self.key_count * (2 * depth + 2 * columns + ROW_WORK)
@@ -232,7 +232,7 @@ class _Kernel:
             {out.value: out.buffer},
             body,
             self.share * work,
-            {Value(TensorType(scratch.dtype, scratch.shape)): scratch},
+            {Value(TensorType(b.dtype, b.shape)): b for b in self.builder.scratch_buffers},
             name="attention",
         )
 
@@ -250,8 +250,8 @@ class _Kernel:
         leading = tuple(dims.substitute(i, here) for i in self.form.leading[:-1])
         inverse = self.builder.allocate(self.dtype, (self.block,))
         in_place = InPlace(
-            self.builder, self.lowering.lanes, self.attention, self.direct, self.scratch, own,
-            self.stride, count,
+            self.builder, self.lowering.lanes, self.attention, self.direct, self.scores,
+            self.weights, own, self.stride, count,
         )  # fmt: skip
         with self._if_few(lambda: in_place.scores(leading)):
             self._scores(query, leading, first, count, own)
@@ -286,7 +286,7 @@ class _Kernel:
         def epilogue(rows: tuple[Size, ...], column: Size, value: Expression) -> tuple[Store, ...]:
             here: dict[Atom, Size] = dict(zip(symbols, (*leading, first + rows[0], column)))
             at = own + rows[0] * self.stride + column
-            return (Store(self.scratch, (at,), _filled(element, value, here)),)
+            return (Store(self.scores, (at,), _filled(element, value, here)),)
 
         base = dims.total(i * s for i, s in zip((*leading, first), query.strides))
         self._product(
@@ -305,10 +305,10 @@ class _Kernel:
         )
 
     def _weights(self, here: Mapping[Atom, Size], base: Size, inverse: Buffer, row: Size) -> bool:
-        """One row's weights, in place; whether they still are to be multiplied by `inverse`."""
+        """One row's weights; whether they still are to be multiplied by `inverse`."""
         key = self.form.key
         value = walk_expr.substitute(self.form.weight, {**here, self.base: base})
-        piece = Piece(self.scratch, base + atom(key), flatten_loads(value), (key,))
+        piece = Piece(self.weights, base + atom(key), flatten_loads(value), (key,))
         divisor = write_row(self.builder, piece, self.lowering.lanes)
         if divisor is None:
             return False
@@ -346,7 +346,7 @@ class _Kernel:
         self._product(
             Contraction(
                 product.type.dtype,
-                self.scratch,
+                self.weights,
                 own,
                 (RowAxis(count, self.stride),),
                 (DepthAxis(self.key_count, 1),),
@@ -359,6 +359,7 @@ class _Kernel:
         )
 
     def _product(self, contraction: Contraction, right: Packed) -> None:
+        contraction = with_group(contraction, self.target)
         tiling = plan(contraction, self.target)
         if tiling.panel != right.panel:
             raise InternalError(f"panels of {right.panel} columns, {tiling.panel} expected")
@@ -368,7 +369,7 @@ class _Kernel:
 
     def _score(self, key: Size) -> Expression:
         """A score of the row at work."""
-        return expr.load(self.scratch, (atom(self.base) + key,))
+        return expr.load(self.scores, (atom(self.base) + key,))
 
     def _unravel(self, flat_index: Size) -> Index:
         """The batch indices of a head."""

@@ -15,13 +15,19 @@ from bessemer.compiler.ir.expr import Buffer, Expression, Index
 from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.types import DType, TensorType
-from bessemer.compiler.schedule.contraction.contraction import Contraction, DepthAxis, RowAxis
+from bessemer.compiler.schedule.contraction.contraction import (
+    Contraction,
+    DepthAxis,
+    RowAxis,
+    with_group,
+)
 from bessemer.compiler.schedule.contraction.packing import packed_element, packed_shape
 from bessemer.compiler.schedule.contraction.tiles import plan
 from bessemer.compiler.schedule.grouping.few_rows import unless_few
 from bessemer.compiler.schedule.grouping.fuse import Fusion, index_symbols
 from bessemer.compiler.schedule.grouping.groups import Group
 from bessemer.compiler.schedule.lowering.lower import Lowering, flat_buffers, in_order
+from bessemer.compiler.schedule.lowering.pack_nest import pack_nest
 from bessemer.compiler.schedule.nests.merge_axes import Piece
 from bessemer.compiler.schedule.nests.nests import flat, flatten_loads
 from bessemer.compiler.targets.machine import Target
@@ -57,9 +63,11 @@ def pack_right(
     right = node.inputs[1]
     *batch, depth, columns = right.type.shape
     # Only the widths of the panels matter here, and those follow from the columns alone.
-    panel = plan(_draft(right.type.dtype, depth, columns), target).panel
+    draft = with_group(_draft(node.output.type.dtype, right.type.dtype, depth, columns), target)
+    panel, group_size = plan(draft, target).panel, draft.group
     matrices = dims.product(batch)
-    packed = Value(TensorType(right.type.dtype, packed_shape(matrices, depth, columns, panel)))
+    shape = packed_shape(matrices, draft.depth_steps, columns, panel, group_size)
+    packed = Value(TensorType(right.type.dtype, shape))
     nodes = in_order(group) if group else []
     fusion = Fusion({node.output: node for node in nodes}, lowering.constants)
     symbols = index_symbols(packed.type.shape)
@@ -75,9 +83,9 @@ def pack_right(
 
     index = tuple(atom(symbol) for symbol in symbols)
     first = 0 if packed.type.shape[0] == 1 else index[0]
-    value = flatten_loads(packed_element(element, (first, *index[1:]), columns))
+    value = packed_element(element, (first, *index[1:]), columns, group_size, depth)
     out = Buffer("out0", packed.type.dtype, packed.type.shape)
-    nest = lowering.nest(Piece(flat(out), out.offset(index), value, symbols))
+    nest = pack_nest(Piece(flat(out), out.offset(index), flatten_loads(value), symbols), lowering)
     launch = lowering.launch(
         [*nodes, node],
         flat_buffers(fusion),
@@ -89,8 +97,8 @@ def pack_right(
     return Packed(packed, right.type.shape, panel, launch)
 
 
-def _draft(dtype: DType, depth: Size, columns: Size) -> Contraction:
+def _draft(sums: DType, dtype: DType, depth: Size, columns: Size) -> Contraction:
     """A product of which only the right side is known."""
     a, b = Buffer("a", dtype, (1,)), Buffer("b", dtype, (1,))
     rows, along = (RowAxis(1, depth),), (DepthAxis(depth, 1),)
-    return Contraction(dtype, a, 0, rows, along, columns, b, lambda *_: ())
+    return Contraction(sums, a, 0, rows, along, columns, b, lambda *_: ())

@@ -17,11 +17,11 @@ from bessemer.compiler.options import Choice, Tuning
 from bessemer.compiler.schedule.contraction.contraction import Contraction
 from bessemer.compiler.schedule.contraction.machine_model import promising_shapes
 from bessemer.compiler.schedule.contraction.tiles import Tiling, plan
-from bessemer.compiler.schedule.convolution.depthwise import (
-    MOST_PRODUCTS,
+from bessemer.compiler.schedule.convolution.depthwise_plan import (
     Depthwise,
     TileSize,
     plan_depthwise,
+    possible_tiles,
 )
 from bessemer.compiler.targets.machine import Target
 
@@ -33,8 +33,9 @@ _LIMITS = {
     "unroll": (1, 16),
     "prefetch": (0, 1),
     "winograd": (0, 1),
+    "tiles": (0, 1),
     "rows": (1, 8),
-    "columns": (1, 8),
+    "columns": (1, 16),
     "tile_rows": (1, 1024),
     "tile_columns": (1, 1024),
     "split": (1, 64),
@@ -97,6 +98,13 @@ class Choices:
         self._decide(node, signature, {"winograd": int(chosen)}, [{"winograd": int(not chosen)}])
         return chosen
 
+    def tiles(self, node: Node, work: Contraction, constant: bool, pays: bool) -> bool:
+        """Whether a contraction goes to the matrix unit: `pays` says the model."""
+        signature = f"matrix unit {_of_contraction(work, constant)}"
+        chosen = bool(self._wanted(signature).get("tiles", pays))
+        self._decide(node, signature, {"tiles": int(chosen)}, [{"tiles": int(not chosen)}])
+        return chosen
+
     def depthwise(self, node: Node, work: Depthwise, target: Target) -> TileSize:
         """A depthwise convolution's tiles."""
         sizes = "x".join(map(str, (*work.outputs, work.channels)))
@@ -107,12 +115,9 @@ class Choices:
         model = plan_depthwise(work, target)
         chosen = TileSize(wanted.get("rows", model.rows), wanted.get("columns", model.columns))
         others = [
-            {"rows": rows, "columns": columns}
-            for rows in range(1, 5)
-            for columns in range(1, 9)
-            if abs(rows - model.rows) + abs(columns - model.columns) in (1, 2)
-            and rows * columns * taps_of(work) <= MOST_PRODUCTS
-            and rows * columns <= target.vector_registers - 4
+            {"rows": tile.rows, "columns": tile.columns}
+            for tile in possible_tiles(work, target)
+            if abs(tile.rows - model.rows) + abs(tile.columns - model.columns) in (1, 2)
         ]
         made = {"rows": chosen.rows, "columns": chosen.columns}
         self._decide(node, signature, made, others[: 2 * _MOST_OTHERS])
@@ -139,11 +144,6 @@ class Choices:
     def _decide(self, node: Node, signature: str, choice: Choice, others: Sequence[Choice]) -> None:
         kept = tuple(others) if self.tuning.explore else ()
         self.decisions.append(Decision(node, signature, choice, kept))
-
-
-def taps_of(work: Depthwise) -> int:
-    """How many products a sum has."""
-    return work.kernel[0] * work.kernel[1]
 
 
 def check_choice(signature: str, choice: Mapping[str, int]) -> None:

@@ -112,7 +112,7 @@ class ConvolutionForm:
             for size, dilation, stride in zip(kernel, dilations, strides[1:-1], strict=True)
         ]
         depth.append(DepthAxis(self.w[-2], strides[-1]))
-        self.order = depth_order(depth, self.node.output.type.dtype)
+        self.order = depth_order(depth, self.node.inputs[0].type.dtype)
         depth = [depth[place] for place in self.order]
         return Axes(tuple(rows), tuple(depth), self.w[-1] // self.groups, self.groups)
 

@@ -43,12 +43,17 @@ from bessemer.compiler.schedule.lowering.image_groups import (
 )
 from bessemer.compiler.schedule.lowering.lower import Lowering, flat_buffers, in_order
 from bessemer.compiler.schedule.lowering.matrix_tiles_group import TileJob, lower_on_matrix_unit
+from bessemer.compiler.schedule.lowering.pack_nest import pack_nest
+from bessemer.compiler.schedule.lowering.seen_taps import (
+    Region,
+    contractions_of,
+    is_better_than_winograd,
+    regions_of,
+)
 from bessemer.compiler.schedule.lowering.winograd_gradient import lower_winograd_gradient
-from bessemer.compiler.schedule.nests.interleave import lower_interleaved
 from bessemer.compiler.schedule.nests.merge_axes import Piece
-from bessemer.compiler.schedule.nests.nests import flat, flatten_loads, lower_nest
+from bessemer.compiler.schedule.nests.nests import flat, flatten_loads
 from bessemer.compiler.schedule.nests.streams import past_caches
-from bessemer.compiler.schedule.nests.turn import lower_turned
 from bessemer.compiler.targets.machine import Target
 
 BASE = "bessemer_base"
@@ -70,7 +75,10 @@ def lower_contraction_group(
         return lower_depthwise_group(group, producers, materialized, lowering, target)
     if any(size != 0 for side in ("low", "high") for size in anchor.attributes.get(side, ())):
         return None
-    if anchor.operator.name == "conv":
+    regions = list[Region]()
+    if anchor.operator.name == "conv" and not lowering.choices.is_tuned:
+        regions = regions_of(anchor, producers)
+    if anchor.operator.name == "conv" and not is_better_than_winograd(regions, anchor):
         launches = lower_winograd_group(
             group, pack_group, producers, materialized, lowering, target
         )
@@ -86,9 +94,12 @@ def lower_contraction_group(
     )
     if job is None:
         return None
+    job = replace(job, is_made=job.left in producers)
     done = lower_on_matrix_unit(job, lowering, target)
     done = done or lower_winograd_gradient(job, lowering, target)
-    return done or _lower_in_registers(job, anchor, inputs, lowering, target)
+    if done:
+        return done
+    return _lower_in_registers(job, regions, anchor, inputs, lowering, target)
 
 
 def _job(
@@ -149,23 +160,35 @@ def _job(
 
 
 def _lower_in_registers(
-    job: TileJob, anchor: Node, inputs: Fusion, lowering: Lowering, target: Target
+    job: TileJob,
+    regions: list[Region],
+    anchor: Node,
+    inputs: Fusion,
+    lowering: Lowering,
+    target: Target,
 ) -> list[Launch]:
-    """The launches where sums of tiles are kept in vector registers."""
+    """The launches where sums of tiles are kept in vector registers: one, or one a region."""
     draft = with_group(job.draft, target)
-    tiling = lowering.choices.tiling(anchor, draft, target, job.right in lowering.constants)
-    packed, launches = _packed(job, anchor, draft, tiling.panel, lowering, target)
-    contraction = replace(draft, b=flat(inputs.buffer(packed)))
-    body = lower_contraction(contraction, tiling, target)  # what the epilogue reads is found here
-    launch = lowering.launch(
-        job.nodes,
-        flat_buffers(inputs),
-        {job.out.value: job.out.buffer},
-        body,
-        operations(contraction, tiling),
-        arguments={BASE: job.base},
-    )
-    return [*launches, replace(launch, replaceable=_replaceable(contraction, inputs))]
+    is_constant = job.right in lowering.constants
+    works = list(contractions_of(draft, anchor, regions)) or [draft]
+    tilings = [lowering.choices.tiling(anchor, work, target, is_constant) for work in works]
+    packed, launches = _packed(job, anchor, draft, tilings[0].panel, lowering, target)
+    b = flat(inputs.buffer(packed))
+    for work, tiling in zip(works, tilings, strict=True):
+        contraction = replace(work, b=b)
+        body = lower_contraction(contraction, tiling, target)  # finds what the epilogue reads
+        launch = lowering.launch(
+            job.nodes,
+            flat_buffers(inputs),
+            {job.out.value: job.out.buffer},
+            body,
+            operations(contraction, tiling),
+            arguments={BASE: job.base},
+        )
+        launches.append(launch)
+    if regions:
+        return launches
+    return [*launches[:-1], replace(launches[-1], replaceable=_replaceable(contraction, inputs))]
 
 
 def _packed(
@@ -278,9 +301,7 @@ def _pack_launch(
     # A step of the depth is a row of memory: read whole, though it goes to all panels.
     symbols = (symbols[0], symbols[2], symbols[1], *symbols[3:])
     piece = Piece(flat(out), out.offset(index), value, symbols)
-    lanes = lowering.lanes
-    nest = lowering.vectorize and (lower_turned(piece, lanes) or lower_interleaved(piece, lanes))
-    nest = nest or lower_nest(piece, lanes, lowering.vectorize)
+    nest = pack_nest(piece, lowering)
     return lowering.launch(
         [*job.pack_nodes, anchor],
         flat_buffers(fusion),

@@ -6,17 +6,19 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
-from bessemer.compiler.ir.dims import Size, atom, coefficient_of
+from bessemer.compiler.ir import dims
+from bessemer.compiler.ir.dims import Size, atom, coefficient_of, product
 from bessemer.compiler.ir.expr import Buffer, Expression, Index, Load
 from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.loops import Store
 from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.types import TensorType, f32, type_of
 from bessemer.compiler.schedule.contraction.packing import pack, packed_shape
-from bessemer.compiler.schedule.convolution.depthwise import (
+from bessemer.compiler.schedule.convolution.depthwise import lower_depthwise
+from bessemer.compiler.schedule.convolution.depthwise_plan import (
     Depthwise,
+    Planes,
     has_one_filter_a_channel,
-    lower_depthwise,
 )
 from bessemer.compiler.schedule.convolution.winograd import (
     Stages,
@@ -55,7 +57,7 @@ _SOON = 3
 class ImageGroup:
     """A group around a convolution: its input by pixel, and what becomes of its sums.
 
-    An input of one spatial axis is an image of one row.
+    An input of one spatial axis is an image of one row; of three, a volume of images, its planes.
     """
 
     def __init__(
@@ -75,23 +77,26 @@ class ImageGroup:
         self._input = Fusion(views, lowering.constants, buffers=self.fusion.buffers)
         self.out = lowering.destination(self.root)
         self.is_line = self.left.type.rank == 3
+        self.is_volume = self.left.type.rank == 5
 
     def padded(self, attribute: str, line: int) -> tuple[int, int]:
         """A pair of integers of the node, for rows and columns."""
         values = self.anchor.attributes[attribute]
-        return (line, values[0]) if self.is_line else (values[0], values[1])
+        return (line, values[0]) if self.is_line else (values[-2], values[-1])
 
     @property
     def sizes(self) -> tuple[Size, Size, Size]:
         """Images, rows and columns of the result."""
-        shape = self.anchor.output.type.shape
-        return (shape[0], 1, shape[1]) if self.is_line else (shape[0], shape[1], shape[2])
+        *images, rows, columns, _ = (1, *self.anchor.output.type.shape)
+        if self.is_line:
+            return rows, 1, columns
+        return product(images), rows, columns
 
     @property
     def input_sizes(self) -> tuple[Size, Size]:
         """Rows and columns of the input."""
-        shape = self.left.type.shape
-        return (1, shape[1]) if self.is_line else (shape[1], shape[2])
+        *_, rows, columns, _ = self.left.type.shape
+        return (1 if self.is_line else rows), columns
 
     @property
     def padded_inputs(self) -> tuple[Size | None, Size | None]:
@@ -108,13 +113,21 @@ class ImageGroup:
         """An element of the input."""
 
         def element(n: Size, row: Size, column: Size, channel: Size) -> Expression:
-            index = (n, column, channel) if self.is_line else (n, row, column, channel)
-            return flatten_loads(self._input.element(self.left, self._unit_free(index)))
+            index = self._index((n, row, column), channel, self.left.type.shape)
+            return flatten_loads(self._input.element(self.left, index))
 
         return element
 
-    def _unit_free(self, index: tuple[Size, ...]) -> tuple[Size, ...]:
-        shape = self.left.type.shape
+    def _index(
+        self, pixel: tuple[Size, Size, Size], channel: Size, shape: tuple[Size, ...]
+    ) -> Index:
+        image, row, column = pixel
+        index: Index = (image, row, column, channel)
+        if self.is_line:
+            index = (image, column, channel)
+        elif self.is_volume:
+            planes = shape[1]
+            index = (dims.floordiv(image, planes), dims.mod(image, planes), row, column, channel)
         # An axis of one element may still be padded: only its index inside is 0.
         return tuple(0 if size == 1 else i for i, size in zip(index, shape, strict=True))
 
@@ -122,11 +135,7 @@ class ImageGroup:
         self, pixel: tuple[Size, Size, Size], channel: Size, total: Expression
     ) -> tuple[Store, ...]:
         """The stores of one element."""
-        n, row, column = pixel
-        index: Index = (n, column, channel) if self.is_line else (n, row, column, channel)
-        index = tuple(
-            0 if size == 1 else i for i, size in zip(index, self.root.type.shape, strict=True)
-        )
+        index = self._index(pixel, channel, self.root.type.shape)
         value = total
         if self.root is not self.anchor.output:
             given = self.fusion.given({self.anchor.output: lambda _: total})
@@ -165,7 +174,7 @@ def lower_depthwise_group(
     image = ImageGroup(group, producers, materialized, lowering)
     pixel = image.pixel()
     weights = image.fusion.buffer(image.right)
-    taps = (1, kernel[0]) if image.is_line else (kernel[0], kernel[1])
+    taps = (1, kernel[0]) if image.is_line else kernel[:-2]
     work = Depthwise(
         pixel,
         Buffer(weights.name, weights.dtype, (*taps, channels)),
@@ -176,9 +185,10 @@ def lower_depthwise_group(
         image.epilogue,
         low=image.padded("low", 0),
         inputs=image.padded_inputs,
+        planes=_planes(anchor) if image.is_volume else None,
     )
     body = lower_depthwise(work, lowering.choices.depthwise(anchor, work, target))
-    operations = 2 * taps[0] * taps[1] * image.sizes[2] * channels
+    operations = 2 * product(taps) * image.sizes[2] * channels
     return [
         lowering.launch(
             image.nodes,
@@ -188,6 +198,17 @@ def lower_depthwise_group(
             operations,
         )
     ]
+
+
+def _planes(convolution: Node) -> Planes:
+    x, w = convolution.inputs
+    taps = w.type.shape[0]
+    assert isinstance(taps, int)
+    stride, dilation, low = (
+        convolution.attributes[name][0] for name in ("strides", "dilations", "low")
+    )
+    outputs = convolution.output.type.shape[1]
+    return Planes(taps, stride, dilation, low, x.type.shape[1], outputs)
 
 
 def lower_winograd_group(

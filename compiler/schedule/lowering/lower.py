@@ -22,6 +22,7 @@ from bessemer.compiler.schedule.grouping.fuse import Fusion, as_index, index_sym
 from bessemer.compiler.schedule.grouping.groups import Group
 from bessemer.compiler.schedule.lowering.borders import border_elements, lower_border
 from bessemer.compiler.schedule.lowering.choices import Choices
+from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_layout import Split
 from bessemer.compiler.schedule.nests.merge_axes import Piece
 from bessemer.compiler.schedule.nests.nests import Lanes, Nest, flat, flatten_loads, lower_nest
 from bessemer.compiler.schedule.nests.turn import lower_turned
@@ -33,7 +34,8 @@ class Lowering:
     """What all groups of a program share: the machine, the weights, and the kernels so far.
 
     `parts` are values that have been split for a matrix unit, and `packs` right operands that have
-    been packed, in the graph or region at hand. `pieces` are what kernels that compute whole values
+    been packed, in the graph or region at hand. `splits` are the launches that split; perhaps the
+    kernels before them can. `pieces` are what kernels that compute whole values
     element by element store, with the buffers of their launches.
     """
 
@@ -46,6 +48,7 @@ class Lowering:
     packed: dict[tuple[object, ...], Value] = field(default_factory=dict)
     parts: dict[tuple[Value, int], Value] = field(default_factory=dict)
     packs: dict[tuple[object, ...], Value] = field(default_factory=dict)
+    splits: list[Split] = field(default_factory=list)
     pieces: dict[Value, Piece] = field(default_factory=dict)
     destinations: dict[Value, Destination] = field(default_factory=dict)
     _kernels: dict[tuple[object, ...], Kernel] = field(default_factory=dict)

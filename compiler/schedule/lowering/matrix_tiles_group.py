@@ -22,7 +22,11 @@ from bessemer.compiler.schedule.grouping.destinations import Destination
 from bessemer.compiler.schedule.grouping.fuse import Fusion
 from bessemer.compiler.schedule.lowering.lower import Lowering, flat_buffers
 from bessemer.compiler.schedule.matrix_tiles.matrix_tiles import lower_on_tiles
-from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_layout import PartsLayout, parts_layout
+from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_layout import (
+    PartsLayout,
+    Split,
+    parts_layout,
+)
 from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_packing import (
     BYTES,
     HALF,
@@ -33,6 +37,8 @@ from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_packing import (
     packed_shape,
 )
 from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_plan import (
+    SPLIT_NUMBER,
+    STORE_PARTS,
     MatrixTiling,
     is_faster,
     plan_tiles,
@@ -45,8 +51,9 @@ from bessemer.compiler.targets.machine import Target
 class TileJob:
     """A contraction and what is around it.
 
-    `draft` reads the left operand's buffer, `left` in the program; its b means nothing yet. What it
-    reads begins at `base`, which is the kernel's `base_symbol` unless it is 0.
+    `draft` reads the left operand's buffer, `left` in the program, which is an input unless it
+    `is_made` by a kernel; its b means nothing yet. What it reads begins at `base`, which is the
+    kernel's `base_symbol` unless it is 0.
     `epilogue(inputs)` is the draft's, reading through this fusion. `right_matrices` gives a
     constant right operand as [matrices..., depth, columns], `right_element(inputs, matrix, k,
     column)` an element of one that is computed, by `pack_nodes`.
@@ -65,6 +72,7 @@ class TileJob:
     right_matrices: Callable[[Array], Array]
     right_element: Callable[[Fusion, Size, Size, Size], Expression]
     key: tuple[object, ...]
+    is_made: bool = False
 
 
 def lower_on_matrix_unit(job: TileJob, lowering: Lowering, target: Target) -> list[Launch] | None:
@@ -77,7 +85,11 @@ def lower_on_matrix_unit(job: TileJob, lowering: Lowering, target: Target) -> li
         layout = parts_layout(draft, job.left.type.shape, job.base)
         draft = layout.contraction(draft)
     tiling = plan_tiles(draft, form, target, layout.part_stride)
-    if tiling is None or not is_faster(tiling, job.draft):
+    if tiling is None:
+        return None
+    split = STORE_PARTS if job.is_made and layout.is_whole else SPLIT_NUMBER
+    pays, is_constant = is_faster(tiling, job.draft, split), job.right in lowering.constants
+    if not lowering.choices.tiles(job.nodes[0], job.draft, is_constant, pays):
         return None
     launches: list[Launch] = []
     right = _packed(job, layout, tiling, lowering, target, launches)
@@ -165,10 +177,11 @@ def _split(
     parts = Value(TensorType(bf16, layout.shape))
     source, out = Buffer("in0", f32, (layout.elements,)), Buffer("out0", bf16, layout.shape)
     body, operations = layout.split_body(source, out, target.lanes(f32))
-    launches.append(
-        lowering.launch(
-            [job.nodes[0]], {job.left: source}, {parts: out}, body, operations, name="split"
-        )
+    launch = lowering.launch(
+        [job.nodes[0]], {job.left: source}, {parts: out}, body, operations, name="split"
     )
+    launches.append(launch)
+    if layout.is_whole:
+        lowering.splits.append(Split(launch, job.left, parts, layout))
     lowering.parts[job.left, layout.channels] = parts
     return parts

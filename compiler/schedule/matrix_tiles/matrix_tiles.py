@@ -6,7 +6,11 @@
         for step in depth                       64 bytes of a's rows at a time
           tiles 4, 5 = a[rows, step];   tiles 6, 7 = panel[step]
           tiles 0..3 += products
-        tiles 0..3 to the stack, and the epilogue row by row
+        the epilogue of the block before, row by row
+        tiles 0..3 to the stack
+
+The processor, which looks some hundred instructions ahead, does the epilogue of one block while its
+matrix unit is at the products of the next.
 
 A is read where it lies: the 16 rows of a tile are at one stride, whatever that is. A block beyond
 the last row begins earlier, and its epilogue leaves out the rows that the one before it has done.
@@ -20,7 +24,7 @@ float32 arithmetic on the sums of the parts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -133,23 +137,36 @@ class _Writer:
         place = _Place(batch, self.local(self.contraction.a_base + a_base), panel, b_base)
         shape = (tiling.tall * ROWS, tiling.panel)
         sums = self.builder.allocate(tiling.form.sum, shape)
-        with self.builder.loop(dims.minimum(tiling.block, blocks - first)) as block:
-            around = dims.floordiv(first + block, tiling.blocks)
-            outer = _unravel(around, [axis.extent for axis in walk.outer])
-            along = dims.mod(first + block, tiling.blocks)
-            self._block(replace(place, outer=outer, share=block), along, sums)
+        if tiling.block == 1:
+            self._multiply(place, first)
+            self._store_tiles(sums)
+            self._finish(place, first, sums)
+            return
+        count = self.local(dims.minimum(tiling.block, blocks - first))
+        with self.builder.loop(count + 1) as block:
+            before = dims.maximum(block - 1, 0)
+            with self.builder.when(less(block, count)):
+                self._multiply(replace(place, share=block), first + block)
+            with self.builder.when(less(0, block)):
+                self._finish(place, first + before, sums)
+            with self.builder.when(less(block, count)):
+                self._store_tiles(sums)
 
-    def _block(self, place: _Place, along: Size, sums: Buffer) -> None:
-        """The sums of a block of rows, and their epilogue."""
-        rows = [self._rows(place, along * self.tiling.tall + i) for i in range(self.tiling.tall)]
+    def _multiply(self, place: _Place, block: Size) -> None:
+        """The sums of a block of rows, in tiles."""
+        place, rows = self._block(place, block)
         for tile in self._sum_tiles():
             self.builder.append(TileZero(tile))
         self._depth(place, rows)
-        for i in range(len(rows)):
-            for j in range(self.tiles):
-                at = sums.offset((i * ROWS, j * COLUMNS))
-                store = TileStore(2 * i + j, sums, at, self.tiling.panel)
-                self.builder.append(store)
+
+    def _store_tiles(self, sums: Buffer) -> None:
+        for tile in self._sum_tiles():
+            at = sums.offset((tile // 2 * ROWS, tile % 2 * COLUMNS))
+            self.builder.append(TileStore(tile, sums, at, self.tiling.panel))
+
+    def _finish(self, place: _Place, block: Size, sums: Buffer) -> None:
+        """What is done with a block's sums in memory."""
+        place, rows = self._block(place, block)
         for i, tile_rows in enumerate(rows):
             if self.tiling.is_checked:
                 with self.builder.when(self._is_not_finite(sums, i)):
@@ -159,6 +176,16 @@ class _Writer:
             return
         for i, tile_rows in enumerate(rows):
             self._epilogue(place, tile_rows, sums, i, self.tiling.rows)
+
+    def _block(self, place: _Place, block: Size) -> tuple[_Place, list[_Rows]]:
+        """Where a block is: the place with its outer indices, and its tiles' rows."""
+        outer: tuple[Size, ...] = ()
+        if self.walk.outer:
+            around, block = (f(block, self.tiling.blocks) for f in (dims.floordiv, dims.mod))
+            outer = _unravel(around, [axis.extent for axis in self.walk.outer])
+        along = block * self.tiling.tall
+        here = replace(place, outer=outer)
+        return here, [self._rows(here, along + i) for i in range(self.tiling.tall)]
 
     def _sum_tiles(self) -> list[int]:
         return [2 * i + j for i in range(self.tiling.tall) for j in range(self.tiles)]
@@ -196,35 +223,43 @@ class _Writer:
 
     def _step(self, place: _Place, rows: Sequence[_Rows], a_offset: Size, step: Size) -> None:
         """One step of all sums: every tile is loaded once for products that follow each other."""
-        form, a, builder = self.tiling.form, self.contraction.a, self.builder
+        ahead = self._prefetches(place, step) if self.tiling.prefetch else []
+        products = [*self._products(place, rows, a_offset, step)]
+        for number, statements in enumerate(products):
+            begin, end = (k * len(ahead) // len(products) for k in (number, number + 1))
+            # Some at a time: all at once would hold up the tiles' loads.
+            for statement in (*statements, *ahead[begin:end]):
+                self.builder.append(statement)
+
+    def _products(
+        self, place: _Place, rows: Sequence[_Rows], a_offset: Size, step: Size
+    ) -> Iterator[list[loops.Statement]]:
+        """Each product of the step, behind the loads that it is the first to need."""
+        form, a, b = self.tiling.form, self.contraction.a, self.contraction.b
         b_step = place.b_base + step * self.step_elements
-        if self.tiling.prefetch:
-            self._prefetch(place, step)
         left = right = -1
         for a_part, b_part in form.products:
             for i, tile_rows in enumerate(rows):
                 for j in range(self.tiles):
+                    found: list[loops.Statement] = []
                     if i == 0 and right != b_part:
                         offset = b_step + (b_part * self.tiles + j) * form.tile
-                        line = _LINE // form.right.bytes
-                        load = TileLoad(_RIGHT + j, self.contraction.b, offset, line)
-                        builder.append(load)
+                        found.append(TileLoad(_RIGHT + j, b, offset, _LINE // form.right.bytes))
                     if j == 0 and left != a_part:
                         offset = tile_rows.a_base + a_offset + a_part * self.tiling.part_stride
-                        stride = self.walk.axis.a_stride
-                        builder.append(TileLoad(_LEFT + i, a, offset, stride))
+                        found.append(TileLoad(_LEFT + i, a, offset, self.walk.axis.a_stride))
                     sums = (2 * i + j, _LEFT + i, _RIGHT + j)
-                    builder.append(TileMac(*sums, form.left, form.right))
+                    yield [*found, TileMac(*sums, form.left, form.right)]
             left, right = a_part, b_part
 
-    def _prefetch(self, place: _Place, step: Size) -> None:
+    def _prefetches(self, place: _Place, step: Size) -> list[loops.Prefetch]:
         """This block's share of the next panel."""
         runs, line = self.tiling.runs, _LINE // self.tiling.form.right.bytes
         lines = -(-self.step_elements // line // self.tiling.block)
         begin = place.b_base + self.panel_elements
         begin += (place.share * (runs.count * runs.steps) + step) * (lines * line)
-        for number in range(lines):
-            self.builder.append(loops.Prefetch(self.contraction.b, begin + number * line, 2))
+        b = self.contraction.b
+        return [loops.Prefetch(b, begin + number * line, 2) for number in range(lines)]
 
     # Sums that are not finite
 

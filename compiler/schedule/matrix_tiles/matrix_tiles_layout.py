@@ -21,8 +21,10 @@ from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import Buffer, Expression, less
+from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.guard import guarded
 from bessemer.compiler.ir.loops import Block
+from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.types import Array
 from bessemer.compiler.schedule.contraction.contraction import Contraction, DepthAxis
 from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_packing import SPLIT, split_parts
@@ -40,6 +42,11 @@ class PartsLayout:
 
     elements: Size
     channels: int = 0
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether there are no more numbers than were split."""
+        return self.channels % BLOCK == 0
 
     @property
     def pixels(self) -> Size:
@@ -61,6 +68,15 @@ class PartsLayout:
     def part_stride(self) -> Size:
         """Elements from a part to the next."""
         return self.pixels * BLOCK if self.channels else self.elements
+
+    def offset(self, element: Size) -> Size:
+        """The offset of the first part of the number at this offset, where a pixel's channels are
+        whole blocks."""
+        if not self.channels:
+            return element
+        block = dims.floordiv(element, BLOCK)
+        within, pixel = dims.mod(block, self.blocks), dims.floordiv(block, self.blocks)
+        return (within * SPLIT.parts * self.pixels + pixel - block) * BLOCK + element
 
     def contraction(self, draft: Contraction) -> Contraction:
         """The draft, which reads the numbers, reading their first part."""
@@ -143,6 +159,16 @@ class PartsLayout:
             value = guarded(less(i, limit), value, 0)
             for number, part in enumerate(split_parts(value)):
                 builder.store(parts, (block, number, pixel, i), part)
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """A launch that splits a value, and nothing else."""
+
+    launch: Launch
+    value: Value
+    parts: Value
+    layout: PartsLayout
 
 
 def parts_layout(draft: Contraction, shape: tuple[Size, ...], base: Size) -> PartsLayout:

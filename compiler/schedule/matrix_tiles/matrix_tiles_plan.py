@@ -1,7 +1,8 @@
 """Which contractions go to a matrix unit, and in what blocks: a model of the machine.
 
-The figures (cycles of one core) were measured on Intel's first processors with AMX; a tile product
-takes 16 cycles, and with its loads about 27 in products that are not small.
+The figures (cycles of one core) were measured on Intel's first processors with AMX. Whoever has
+another one finds all of them below, and `python -m benchmarks matrix_unit` measures what they stand
+for, with our kernels beside the model's prediction.
 """
 
 from __future__ import annotations
@@ -26,17 +27,26 @@ from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_packing import (
 from bessemer.compiler.targets.machine import Target
 
 ROWS = 16
-# Cycles: a product of two tiles, what is done to a block besides (tiles to memory, the epilogue),
-# splitting a float32 number, and bytes of b that come in a cycle.
-_PRODUCT = 27
-_BLOCK = 225
-_SPLIT_NUMBER = 1
-_WEIGHT_BYTES = 10
-# Fused multiply-adds in a cycle: two vectors of 16, of which register tiles keep 92 % busy.
-_FUSED = 29.4
-# What is nearly equal stays with the vector unit, whose figures depend less on the machine.
-_WORTH = 0.9
+PRODUCT = 27
+"""Cycles of a product of two tiles, with its loads, in contractions that are not small."""
+LATENCY = 52
+"""Cycles until a product's sums can be added to."""
+BLOCK = 225
+"""Cycles of what is done to a block besides: tiles to memory, the epilogue."""
+SPLIT_NUMBER, STORE_PARTS = 1.0, 0.4
+"""Cycles of splitting a float32 number: by a pass of its own, by the kernel that computes it."""
+WEIGHT_BYTES = 10
+"""Bytes of b that come in a cycle."""
+FUSED = 29.4
+"""Fused multiply-adds in a cycle: two vectors of 16, of which register tiles keep 92 % busy."""
+WORTH = 0.9
+"""What is nearly equal stays with the vector unit, whose figures depend less on the machine."""
 _LEAST_BLOCKS = 4
+_NEAR_BYTES = 24 << 10
+"""Of a: half of the first-level cache, which the panels of b pass through."""
+_SMALL_B = 400 << 10
+"""So much of b stays in the second-level cache from one block of rows to the next. More is fetched
+ahead, panel by panel."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,36 +154,54 @@ def plan_tiles(
         tall=tall,
         panel=panel,
         block=1,
-        prefetch=panel_bytes * ceil(columns / panel) > 400 << 10,
+        prefetch=panel_bytes * ceil(columns / panel) > _SMALL_B,
         part_stride=part_stride,
     )
     return _with_block(tiling, contraction, target)
 
 
-def is_faster(tiling: MatrixTiling, contraction: Contraction) -> bool:
-    """Whether the model predicts that the vector unit is slower; sizes that are not known are
-    taken to be neither small nor large. `contraction` is the one on the vector unit."""
+def is_faster(tiling: MatrixTiling, contraction: Contraction, split: float) -> bool:
+    """Whether the model predicts that the vector unit is slower; arguments as in tile_cycles."""
+    return tile_cycles(tiling, contraction, split) < WORTH * vector_cycles(tiling, contraction)
+
+
+def tile_cycles(tiling: MatrixTiling, contraction: Contraction, split: float) -> float:
+    """Cycles on the matrix unit; sizes that are not known are taken to be neither small nor large.
+
+    `contraction` is the one on the vector unit, `split` what splitting a number takes.
+    """
     form, runs, walk, columns = tiling.form, tiling.runs, tiling.walk, contraction.columns
     assert isinstance(columns, int)
-    around = dims.product(axis.extent for axis in (*walk.batch, *walk.outer))
-    outer = around if isinstance(around, int) else 1
     blocks = tiling.blocks if isinstance(tiling.blocks, int) else 4
     panels = ceil(columns / tiling.panel)
     tiles = tiling.tall * tiling.panel // COLUMNS
     products = runs.count * runs.steps * len(form.products) * tiles
-    cycles: float = outer * blocks * panels * (products * _PRODUCT + _BLOCK)
+    product = max(PRODUCT, LATENCY / tiles)
+    cycles = _around(walk) * blocks * panels * (products * product + BLOCK)
     padded = runs.count * runs.length
+    cycles = max(cycles, 2 * form.parts * padded * columns / WEIGHT_BYTES)
+    if form.parts > 1:
+        cycles += split * _numbers(contraction, tiling)
+    return cycles
+
+
+def vector_cycles(tiling: MatrixTiling, contraction: Contraction) -> float:
+    """Cycles of the same on the vector unit."""
+    form, runs, columns = tiling.form, tiling.runs, contraction.columns
+    assert isinstance(columns, int)
     depth = contraction.depth_extent
     if not isinstance(depth, int):
-        depth = padded
-    weights = depth * columns
-    cycles = max(cycles, 2 * form.parts * padded * columns / _WEIGHT_BYTES)
-    if form.parts > 1:
-        cycles += _SPLIT_NUMBER * _numbers(contraction, tiling)
-    # In the vector unit, two or four narrow products take the time of one in float32.
+        depth = runs.count * runs.length
+    # Two or four narrow products take the time of one in float32.
     group = 1 if form.parts > 1 else form.group
-    fused = _rows(walk) * outer * columns * depth / (_FUSED * group)
-    return cycles < _WORTH * max(fused, 4 / group * weights / _WEIGHT_BYTES)
+    fused = _rows(tiling.walk) * _around(tiling.walk) * columns * depth / (FUSED * group)
+    return max(fused, 4 / group * depth * columns / WEIGHT_BYTES)
+
+
+def _around(walk: TileWalk) -> int:
+    """How often there are such rows."""
+    around = dims.product(axis.extent for axis in (*walk.batch, *walk.outer))
+    return around if isinstance(around, int) else 1
 
 
 def tile_walk(contraction: Contraction) -> TileWalk:
@@ -213,12 +241,13 @@ def _runs(depth: tuple[DepthAxis, ...], form: TileForm) -> Runs | None:
 
 
 def _with_block(tiling: MatrixTiling, contraction: Contraction, target: Target) -> MatrixTiling:
-    """Blocks of rows that stay in the second-level cache while all panels go by."""
-    form, runs = tiling.form, tiling.runs
-    steps = runs.count * runs.steps
-    overlap = runs.count if _windows_overlap(tiling) else 1
-    bytes_ = ROWS * tiling.tall * steps * 64 * form.parts // overlap
-    room = max(_LEAST_BLOCKS, target.l2_bytes * 3 // 8 // max(1, bytes_))
+    """Blocks of rows that stay in a cache while all panels go by: the first-level one where all of
+    b comes from the second (measured: 1.2 to 1.3 times as fast), else the second."""
+    rows = ROWS * tiling.tall
+    near, far = (max(1, _bytes(tiling, rows, count)) for count in (rows, tiling.walk.axis.extent))
+    room = 0 if tiling.prefetch else _NEAR_BYTES // near
+    if room < 2:  # one would be multiplied and finished in turns
+        room = max(_LEAST_BLOCKS, target.l2_bytes * 3 // 8 // far)
     blocks = dims.product(axis.extent for axis in tiling.walk.outer) * tiling.blocks
     if isinstance(blocks, int):
         count = ceil(blocks / room)
@@ -231,10 +260,17 @@ def _with_block(tiling: MatrixTiling, contraction: Contraction, target: Target) 
     return replace(tiling, block=max(1, room))
 
 
-def _windows_overlap(tiling: MatrixTiling) -> bool:
-    """Whether rows read the elements of their neighbours too: a convolution with taps."""
-    stride = tiling.walk.axis.a_stride
-    return isinstance(stride, int) and stride < tiling.runs.count * tiling.runs.length
+def _bytes(tiling: MatrixTiling, rows: int, neighbours: Size) -> int:
+    """Bytes of a that so many rows read. What rows read as well that are less than `neighbours`
+    away, as those of a convolution do, counts once."""
+    stride, runs = tiling.walk.axis.a_stride, tiling.runs
+    overlap = 1
+    if isinstance(stride, int) and isinstance(neighbours, int) and stride > 0:
+        overlap = max(1, runs.length // stride)
+        for axis in tiling.walk.depth[:-1]:
+            if isinstance(axis.extent, int) and isinstance(axis.a_stride, int):
+                overlap *= axis.extent if axis.a_stride < neighbours * stride else 1
+    return rows * runs.count * runs.steps * 64 * tiling.form.parts // overlap
 
 
 def _rows(walk: TileWalk) -> int:

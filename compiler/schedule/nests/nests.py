@@ -41,6 +41,9 @@ COLUMNS, FEWEST_BLOCKS = 256, 4
 """Columns that are summed up in one piece, unless the pieces get too few: a row's share of them
 should be more than a line of the cache."""
 
+NEAR = 4
+"""Elements that lie no further apart than this are loaded as vectors and shuffled."""
+
 TURNS = 8
 """Rows that are computed by turns in one iteration of the parallel loop."""
 FEWEST_IN_TURNS, LONGEST_IN_TURNS = 64, 12 << 10
@@ -166,7 +169,8 @@ class _Lowering:
             for node in all_nodes(self.piece.value)
             if isinstance(node, Reduce) and inner in self.dependence.of(node)
         ]
-        if dependent and all(_runs_along_memory(node, inner) for node in dependent):
+        lanes = self.lanes(self.piece.target.dtype)
+        if dependent and all(_runs_along_memory(node, inner, lanes) for node in dependent):
             steps = [dims.product(map(extent_of, node.over)) for node in dependent]
             if not self.vectorize or not are_short(steps, self.lanes):
                 return None
@@ -265,10 +269,13 @@ def _parallel_axes(outer: tuple[Symbol, ...]) -> int:
     return len(outer)
 
 
-def _runs_along_memory(node: Reduce, inner: Symbol) -> bool:
+def _runs_along_memory(node: Reduce, inner: Symbol, lanes: int) -> bool:
     """Whether a reduction reads neighbours as it runs, and its output's neighbours do not. What is
-    read once for each of the output's elements tells nothing."""
+    read once for each of the output's elements tells nothing; nor do windows that are too short
+    for a vector and lie close together."""
     last = node.over[-1]
+    taps = extent_of(last)
+    nearest = NEAR if isinstance(taps, int) and taps < lanes else 1
     along = False
     for load in all_nodes(node.body):
         if not isinstance(load, Load):
@@ -276,7 +283,8 @@ def _runs_along_memory(node: Reduce, inner: Symbol) -> bool:
         step = dims.coefficient_of(load.indices[0], last)
         if step == 0 and not walk_expr.index_expressions(load.indices[0]):
             continue
-        if dims.coefficient_of(load.indices[0], inner) == 1:
+        apart = dims.coefficient_of(load.indices[0], inner)
+        if isinstance(apart, int) and 1 <= apart <= nearest:
             return False
         along = along or step == 1
     return along

@@ -24,6 +24,7 @@ from bessemer.compiler.ir.dims import Atom, Dim, Size, Symbol, atom
 from bessemer.compiler.ir.expr import (
     Binary,
     Buffer,
+    Cast,
     Constant,
     Expression,
     IndexValue,
@@ -35,6 +36,12 @@ from bessemer.compiler.ir.loops import Accumulate, LoopKind, Prefetch, Stream
 from bessemer.compiler.ir.types import DType
 from bessemer.compiler.schedule.costs import has_functions
 from bessemer.compiler.schedule.dependence import Dependence, all_nodes
+from bessemer.compiler.schedule.nests.at_once import (
+    COLUMN_INTERLEAVE,
+    PASS_INTERLEAVE,
+    SUM_INTERLEAVE,
+    fitting,
+)
 from bessemer.compiler.schedule.nests.merge_axes import Piece, extent_of, merge_axes
 from bessemer.compiler.schedule.nests.nan_shows import may_skip_nan
 from bessemer.compiler.schedule.nests.row_arithmetic import (
@@ -58,13 +65,6 @@ Values = dict[Atom, Size]
 
 UNROLLED_STEPS = 32
 """Reductions of at most this many steps inside a vector loop are unrolled."""
-SUM_INTERLEAVE = 4
-"""Vectors that a reduction handles at once: as many sums wait for the adder."""
-COLUMN_INTERLEAVE = 8
-"""Vectors of columns that are summed up at once: neighbours, so that whole stretches of a row are
-read before the next one."""
-PASS_INTERLEAVE = 4
-"""The same where functions are computed, whose chains of operations are long."""
 LARGEST_KEPT = 32 << 10
 """Bytes of a row that a pass may keep on the stack."""
 
@@ -72,17 +72,10 @@ LARGEST_KEPT = 32 << 10
 def write_row(builder: KernelBuilder, piece: Piece, lanes: Lanes) -> Expression | None:
     """Adds the loops that compute one row, the piece's only axis, to a kernel.
 
-    The row may be read where it is written. If the last step is a division by something that is
-    the same for the whole row, it is left undone, and the divisor is the result.
+    The row may be read where it is written. If the last step is a division by something that is the
+    same for the whole row, it is left undone, behind a cast too; the divisor is the result.
     """
     return RowWriter(builder, merge_axes(piece), lanes, True).row_in_place()
-
-
-def _fitting(most: int, extent: Size, lanes: int) -> int:
-    """How many vectors to handle at once, at most, without a rest."""
-    while most > 1 and isinstance(extent, int) and extent % (most * lanes):
-        most //= 2
-    return most
 
 
 class RowWriter:
@@ -97,6 +90,7 @@ class RowWriter:
         self.streams = False
         self.takes_short_rows = False
         self.largest_kept = LARGEST_KEPT
+        self.rounds_kept = False
         self.skips_nan: set[Reduce] = set()
         self.moderate: set[Expression] = set()
         self.coming = Coming()
@@ -111,8 +105,11 @@ class RowWriter:
     def row_in_place(self) -> Expression | None:
         """All of a piece with one axis; gives the divisor that is left."""
         (inner,) = self.piece.symbols
-        value = self._hoist_reductions(self._element(inner, {}), inner, self.piece.offset)
-        written = expr.load(self.piece.target, (self.piece.offset,))
+        value = self._element(inner, {})
+        if isinstance(value, Cast):
+            value, self.rounds_kept = value.operand, value.dtype == self.piece.target.dtype
+        value = self._hoist_reductions(value, inner, self.piece.offset)
+        written = expr.convert(expr.load(self.piece.target, (self.piece.offset,)), value.dtype)
         match value:
             case Binary(_, "div", left, divisor) if left is written:
                 if inner not in self.dependence.of(divisor):
@@ -182,15 +179,15 @@ class RowWriter:
         lanes = self._lane_count(element, self.piece.target.dtype)
         interleave = 1
         if self.bound and not self.takes_short_rows:
-            interleave = _fitting(PASS_INTERLEAVE, extent, lanes)
+            interleave = fitting(PASS_INTERLEAVE, extent, lanes)
         if has_functions(element) and self.coming == Coming():
             interleave = PASS_INTERLEAVE
         elif self.coming != Coming():
-            interleave = _fitting(PASS_INTERLEAVE, extent, lanes)
+            interleave = fitting(PASS_INTERLEAVE, extent, lanes)
         if not self.takes_short_rows and any(
             isinstance(n, Reduce) and inner in self.dependence.of(n) for n in all_nodes(element)
         ):
-            interleave = _fitting(COLUMN_INTERLEAVE, extent, lanes)
+            interleave = fitting(COLUMN_INTERLEAVE, extent, lanes)
         if self.streams:
             self.builder.append(Stream(self.piece.target))
         self.fetched = (*self.coming.reads, *self.coming.writes)
@@ -291,7 +288,8 @@ class RowWriter:
                 self.builder.append(Accumulate(total.name, node.name, element, skips_nan))
         if kept is None or place is None:
             return done
-        return with_kept(done, kept, inner, expr.load(place[0], (place[1],)))
+        loaded = expr.convert(expr.load(place[0], (place[1],)), kept.dtype)
+        return with_kept(done, kept, inner, loaded)
 
     def _place_to_keep(
         self, kept: Expression, users: Sequence[Expression], inner: Symbol, offset: Size
@@ -302,7 +300,8 @@ class RowWriter:
         done = expr.read("kept", kept.dtype)
         rest = [node for user in users for node in all_nodes(replaced(user, {kept: done}))]
         is_read = any(isinstance(node, Load) and node.buffer.name == target.name for node in rest)
-        if kept.dtype == target.dtype and not is_read and not self.streams:
+        fits = kept.dtype == target.dtype or self.rounds_kept
+        if fits and not is_read and not self.streams:
             return target, offset
         extent = extent_of(inner)
         if isinstance(extent, int) and extent * kept.dtype.bytes <= self.largest_kept:

@@ -6,6 +6,11 @@ Either the loads or the stores of a plain nest would jump from line to line. Her
 elements, as wide as a vector, is computed along the loads, turned in the first-level cache, and
 stored along the stores. To turn a square of 2^n rows means to rotate the bits of its elements'
 indices by n; a load of every fourth element rotates them by two.
+
+    out[i, j, k] = f(in[j, 2 * i + k])        k in 0..2
+
+is turned in the same way, but that neighbours of a row stay neighbours: so lie the right operands
+of instructions that multiply pairs.
 """
 
 from __future__ import annotations
@@ -15,7 +20,7 @@ from dataclasses import dataclass
 
 from bessemer.compiler.ir import dims, walk_expr
 from bessemer.compiler.ir.build_loops import KernelBuilder
-from bessemer.compiler.ir.dims import Atom, Size, Symbol
+from bessemer.compiler.ir.dims import Atom, Size, Symbol, atom
 from bessemer.compiler.ir.expr import Buffer, Load, Reduce, less
 from bessemer.compiler.schedule.costs import operations
 from bessemer.compiler.schedule.dependence import all_nodes
@@ -24,19 +29,24 @@ from bessemer.compiler.schedule.nests.nests import Lanes, Nest
 
 NEAR = 4
 """Elements that lie no further apart than this are loaded as vectors and shuffled anyway."""
+SMALLEST = 4
+"""Rows and columns of a square; a vector has as many, or one of the axes."""
 FEWEST = 1 << 12
 """Elements for which it is worth the code."""
+_PAIR, _ALONG = 2, "along"
 
 
 @dataclass(frozen=True, eq=False)
 class _Turn:
-    """The axis that loads run along, the one that stores run along, and the others, outer first."""
+    """The axis that loads run along, the one that stores run along, and the others, outer first;
+    `together` neighbours along the loads are stored side by side."""
 
     piece: Piece
     loads: Symbol
     stores: Symbol
     others: tuple[Symbol, ...]
     lanes: int
+    together: int = 1
 
 
 def lower_turned(piece: Piece, lanes: Lanes) -> Nest | None:
@@ -61,11 +71,37 @@ def lower_turned(piece: Piece, lanes: Lanes) -> Nest | None:
 
 
 def _find(piece: Piece, lanes: Lanes) -> _Turn | None:
+    joined = _with_pairs_joined(piece)
+    return _with_axes(joined or piece, _PAIR if joined else 1, lanes)
+
+
+def _with_pairs_joined(piece: Piece) -> Piece | None:
+    """The piece with one axis in place of the two that pairs of neighbours lie along: the outer one
+    steps from pair to pair, the inner one inside a pair."""
+    pair = next((s for s in piece.symbols if _step(piece.offset, s) == 1), None)
+    loads = [node for node in all_nodes(piece.value) if isinstance(node, Load)]
+    if pair is None or pair.extent != _PAIR:
+        return None
+    for symbol in piece.symbols:
+        if symbol is not pair and any(_step(load.indices[0], symbol) == _PAIR for load in loads):
+            along = Symbol(_ALONG, _extent(symbol) * _PAIR)
+            at: dict[Atom, Size] = {
+                symbol: dims.floordiv(atom(along), _PAIR),
+                pair: dims.mod(atom(along), _PAIR),
+            }
+            symbols = (along if s is symbol else s for s in piece.symbols if s is not pair)
+            offset = dims.substitute(piece.offset, at)
+            value = walk_expr.substitute(piece.value, at)
+            return Piece(piece.target, offset, value, tuple(symbols))
+    return None
+
+
+def _with_axes(piece: Piece, together: int, lanes: Lanes) -> _Turn | None:
     nodes = all_nodes(piece.value)
     loads = [node for node in nodes if isinstance(node, Load)]
     if not loads or any(isinstance(node, Reduce) for node in nodes):
         return None
-    stores = next((s for s in piece.symbols if _step(piece.offset, s) == 1), None)
+    stores = next((s for s in piece.symbols if _step(piece.offset, s) == together), None)
     if stores is None:
         return None
     votes = {
@@ -87,14 +123,17 @@ def _find(piece: Piece, lanes: Lanes) -> _Turn | None:
     width = min(
         lanes(dtype) for dtype in {load.buffer.dtype for load in loads} | {piece.target.dtype}
     )
-    extents = [_extent(along), _extent(stores)]
-    if width < 4 or any(isinstance(size, int) and size < width for size in extents):
-        return None
+    extents = (_extent(along), _extent(stores))
+    shortest = min(size for size in (*extents, width) if isinstance(size, int))
+    if shortest < SMALLEST or shortest & (shortest - 1) or (together > 1 and shortest < width):
+        return None  # squares would overlap by too much
     whole = dims.product(map(_extent, piece.symbols))
     if isinstance(whole, int) and whole < FEWEST:
         return None
     others = tuple(s for s in piece.symbols if s is not stores and s is not along)
-    return _Turn(piece, along, stores, others, width)
+    if together > 1 and along.name != _ALONG:
+        return None
+    return _Turn(piece, along, stores, others, shortest, together)
 
 
 def _step(offset: Size, symbol: Symbol) -> Size | None:
@@ -125,7 +164,8 @@ def _squares(builder: KernelBuilder, turn: _Turn, values: Mapping[Atom, Size], b
     squares = [builder.allocate(turn.piece.target.dtype, (lanes * lanes,)) for _ in range(2)]
     if isinstance(along, int):
         with builder.loop(dims.ceildiv(along, lanes)) as number:
-            first = dims.minimum(number * lanes, along - lanes)
+            step = lanes // turn.together
+            first = dims.minimum(number * step, along // turn.together - step) * turn.together
             _square(builder, turn, values, (begin, first), squares)
         return
     whole = dims.floordiv(along, lanes)
@@ -149,21 +189,41 @@ def _square(
         builder.store(source, (row * lanes + column,), walk_expr.substitute(piece.value, here))
     bits = lanes.bit_length() - 1
     shifts = [2] * (bits // 2) + [1] * (bits % 2)
-    for number, shift in enumerate(shifts):
+    for shift in shifts[:-1]:
         step, group = 1 << shift, lanes >> shift
         with (
             builder.loop(group) as low,
             builder.loop(step, "unroll") as high,
             builder.loop(lanes, "vector", lanes) as lane,
         ):
-            along: Size = high * group + low
             value = source[(low * lanes + lane) * step + high]
-            here = {**values, turn.stores: begin[0] + lane, turn.loads: begin[1] + along}
-            if number < len(shifts) - 1:
-                builder.store(target, (along * lanes + lane,), value)
-            else:
-                builder.store(piece.target, (dims.substitute(piece.offset, here),), value)
+            builder.store(target, ((high * group + low) * lanes + lane,), value)
         source, target = target, source
+    _store_turned(builder, turn, values, begin, source, 1 << shifts[-1])
+
+
+def _store_turned(
+    builder: KernelBuilder,
+    turn: _Turn,
+    values: Mapping[Atom, Size],
+    begin: tuple[Size, Size],
+    source: Buffer,
+    step: int,
+) -> None:
+    """The last rotation of a square, by a load of every element a `step` apart."""
+    piece, lanes = turn.piece, turn.lanes
+    group = lanes // step
+    with (
+        builder.loop(group // turn.together) as first,
+        builder.loop(step, "unroll") as high,
+        builder.loop(lanes, "vector", lanes) as lane,
+    ):
+        for number in range(turn.together):
+            low = first * turn.together + number
+            value = source[(low * lanes + lane) * step + high]
+            along = begin[1] + high * group + low
+            here = {**values, turn.stores: begin[0] + lane, turn.loads: along}
+            builder.store(piece.target, (dims.substitute(piece.offset, here),), value)
 
 
 def _plain(

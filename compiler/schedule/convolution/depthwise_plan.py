@@ -1,0 +1,180 @@
+"""Depthwise convolutions of one filter a channel: what there is to do, and the tiles for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import product
+from math import ceil
+from typing import TypeAlias
+
+from bessemer.compiler.ir import loops
+from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.expr import Buffer, Expression
+from bessemer.compiler.ir.graph import Node
+from bessemer.compiler.ir.types import f32, f64
+from bessemer.compiler.schedule.contraction.tiles import split
+from bessemer.compiler.targets.machine import Target
+
+Epilogue: TypeAlias = Callable[[tuple[Size, Size, Size], Size, Expression], tuple[loops.Store, ...]]
+
+MOST_PRODUCTS = 256
+"""Products in the code of one tile; more only make it longer."""
+MOST_COLUMNS = 16
+HELD = 9
+"""Weights that stay in registers."""
+MOST_IN_A_ROW = 24
+"""Taps that are all in a row in the code of a tile."""
+
+
+def has_one_filter_a_channel(node: Node) -> bool:
+    """Whether a convolution is lowered so: it widens what it reads itself."""
+    kernel = node.inputs[1].type.shape
+    return (
+        node.operator.name == "conv"
+        and kernel[-2] == 1
+        and 1 < node.attributes["groups"] == kernel[-1]
+        and len(kernel) in (3, 4, 5)
+        and all(isinstance(size, int) for size in kernel[:-2])
+        and node.output.type.dtype in (f32, f64)
+    )
+
+
+@dataclass(frozen=True)
+class Planes:
+    """What a convolution does along an axis that counts images, the planes of a volume."""
+
+    taps: int
+    stride: int
+    dilation: int
+    low: Size
+    inputs: Size
+    outputs: Size
+
+
+@dataclass(frozen=True, eq=False)
+class Depthwise:
+    """One depthwise convolution with one filter a channel.
+
+    `x(n, row, column, channel)` is an element of the input. `weights` is [kernel rows, kernel
+    columns, channels]. `outputs` is the number of images, rows and columns of the result.
+    `epilogue((n, row, column), channel, total)` gives the stores of one element. Windows begin
+    `low` rows and columns before the input; `inputs` is its number of rows and columns, None where
+    no window leaves it along that axis. Of volumes, which have `planes`, `n` counts the planes of
+    all, and `weights` begin with an axis of planes.
+    """
+
+    x: Callable[[Size, Size, Size, Size], Expression]
+    weights: Buffer
+    strides: tuple[int, int]
+    dilations: tuple[int, int]
+    outputs: tuple[Size, Size, Size]
+    channels: Size
+    epilogue: Epilogue
+    start: Callable[[Size], Expression] | None = None
+    low: tuple[Size, Size] = (0, 0)
+    inputs: tuple[Size | None, Size | None] = (None, None)
+    planes: Planes | None = None
+
+    @property
+    def kernel(self) -> tuple[int, int]:
+        """The taps along rows and columns, which are always known."""
+        *_, rows, columns, _ = self.weights.shape
+        assert isinstance(rows, int) and isinstance(columns, int)
+        return rows, columns
+
+    @property
+    def holds_weights(self) -> bool:
+        """Whether a tile's weights stay in registers, not only those of a row of inputs."""
+        return self.kernel[0] * self.kernel[1] <= HELD
+
+    @property
+    def loops_over_taps(self) -> bool:
+        """Whether a tile is one row of outputs, and its rows of taps are a loop: all in a row
+        would be long code for few sums, which wait for each other."""
+        return self.planes is not None or self.kernel[0] * self.kernel[1] > MOST_IN_A_ROW
+
+    def stretches(self) -> tuple[int, int]:
+        """Into how many stretches a row of taps is cut, and the taps of one at most: those whose
+        weights are in registers at once."""
+        count = ceil(self.kernel[1] / HELD)
+        return count, ceil(self.kernel[1] / count)
+
+    def reach(self, axis: int, count: int) -> int:
+        """The inputs along an axis that so many outputs see."""
+        taps = (self.kernel[axis] - 1) * self.dilations[axis] + 1
+        return (count - 1) * self.strides[axis] + taps
+
+    def place(self, axis: int, begin: Size, offset: Size) -> Size:
+        """The input's row or column that is `offset` behind the first that output `begin` sees."""
+        return begin * self.strides[axis] + offset - self.low[axis]
+
+
+@dataclass(frozen=True)
+class TileSize:
+    """Outputs in a tile."""
+
+    rows: int
+    columns: int
+
+
+def possible_tiles(work: Depthwise, target: Target) -> Iterator[TileSize]:
+    """The tiles whose sums and weights fit the registers, and whose code is not too long."""
+    registers = target.vector_registers
+    if work.loops_over_taps:
+        held = work.stretches()[1] if registers >= 32 else 4
+        for columns in range(1, min(MOST_COLUMNS, registers - held - 2) + 1):
+            yield TileSize(1, columns)
+        return
+    kernel_rows, kernel_columns = work.kernel
+    for rows, columns in product(range(1, 5), range(1, 9)):
+        sums = rows * columns
+        weights = kernel_columns * (kernel_rows if work.holds_weights else min(rows, kernel_rows))
+        if registers < 32:
+            weights = 1  # few registers hold the sums only: products read weights from memory
+        if sums > 1 and sums * kernel_rows * kernel_columns > MOST_PRODUCTS:
+            continue
+        if sums <= max(1, registers - weights - 2):
+            yield TileSize(rows, columns)
+
+
+def plan_depthwise(work: Depthwise, target: Target) -> TileSize:
+    """The tile with the least to do for an output: products that wait for those before them where
+    the taps are a loop, else loads."""
+    cost = _cycles if work.loops_over_taps else _loads
+    tiles = possible_tiles(work, target)
+    return min(tiles, key=lambda tile: cost(work, tile) * _uneven(work, tile))
+
+
+def _cycles(work: Depthwise, tile: TileSize) -> float:
+    """Cycles for an output and a row of taps: two loads and two products start in one, and a sum's
+    products are four apart."""
+    count, taps = work.stretches()
+    loads = count * (work.reach(1, tile.columns) - work.reach(1, 1) + 2 * taps)
+    products = tile.columns * work.kernel[1]
+    return max(products / 2, loads / 2, 4 * work.kernel[1]) / tile.columns
+
+
+def _loads(work: Depthwise, tile: TileSize) -> float:
+    """Loads for an output."""
+    height, width = work.reach(0, tile.rows), work.reach(1, tile.columns)
+    kernel_rows, kernel_columns = work.kernel
+    weights = kernel_rows * kernel_columns
+    if not work.holds_weights:
+        weights *= min(tile.rows, kernel_rows)
+    return (height * width + weights) / (tile.rows * tile.columns)
+
+
+def _uneven(work: Depthwise, tile: TileSize) -> float:
+    """What uneven cuts cost: more tile shapes are more code."""
+    cost = 1.0
+    for extent, size in zip(work.outputs[1:], (tile.rows, tile.columns)):
+        if not isinstance(extent, int):
+            cost *= 1.0 + 0.1 * (size > 1) * (not work.loops_over_taps)
+            continue
+        cut = split(extent, size)
+        if cut.tall != cut.count:
+            cost *= 1.25
+        if cut.height < size:
+            cost *= 2.0  # the same tile is there under its own size
+    return cost

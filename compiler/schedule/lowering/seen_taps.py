@@ -1,0 +1,161 @@
+"""Convolutions whose windows are spread so far that many products are with padding.
+
+    conv(pad(x : [1,33,33,c], 12), w : [3,3,c,o], dilations=(12, 12))
+
+The first twelve rows of outputs see no row of the image under the first row of taps, the last
+twelve none under the last one. So the outputs are cut into regions, three along each axis, each
+with the taps that it sees: 7/12 of the products in all. A region is a contraction of its own, of
+the same input and the same packed weight, of which it leaves steps out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import groupby, product
+from math import prod
+
+from bessemer.compiler.ir import dims
+from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.expr import Expression
+from bessemer.compiler.ir.graph import Node, Value
+from bessemer.compiler.ir.loops import Store
+from bessemer.compiler.schedule.contraction.contraction import Contraction
+
+_FEWEST = 3
+"""Outputs along an axis of a region: with fewer, tiles would be too low."""
+_WORTH, _FEWER_THAN_WINOGRAD = 0.85, 0.5
+"""The shares of the products that may be left at most."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Neighbouring outputs along an axis, and the taps that they see."""
+
+    begin: int
+    count: int
+    first_tap: int
+    taps: int
+
+
+Region = tuple[Part, ...]
+"""A part along each spatial axis."""
+
+
+def regions_of(convolution: Node, producers: Mapping[Value, Node]) -> list[Region]:
+    """The regions of a convolution of a padded input; none where that saves little."""
+    x, w = convolution.inputs
+    pad = producers.get(x)
+    if pad is None or pad.operator.name != "pad" or convolution.attributes["groups"] != 1:
+        return []
+    if pad.attributes["mode"] != "constant" or pad.attributes["value"] != 0:
+        return []
+    parts = [_parts(convolution, pad, axis) for axis in range(w.type.rank - 2)]
+    regions = list(product(*parts))
+    return regions if regions and _share(regions, convolution) <= _WORTH else []
+
+
+def is_better_than_winograd(regions: list[Region], convolution: Node) -> bool:
+    """Whether the regions have less to do than Winograd's method, with its transforms."""
+    return bool(regions) and _share(regions, convolution) <= _FEWER_THAN_WINOGRAD
+
+
+def _share(regions: list[Region], convolution: Node) -> float:
+    """The share of the products that is left."""
+    taps = prod(size for size in convolution.inputs[1].type.shape[:-2] if isinstance(size, int))
+    sizes = [(prod(p.count for p in region), prod(p.taps for p in region)) for region in regions]
+    seen = sum(outputs * taps for outputs, taps in sizes)
+    return seen / (taps * sum(outputs for outputs, _ in sizes))
+
+
+def _parts(convolution: Node, pad: Node, axis: int) -> list[Part]:
+    """The parts along an axis; none if a size is not known, or a part has few outputs."""
+    size, low = pad.inputs[0].type.shape[1 + axis], pad.attributes["low"][1 + axis]
+    taps = convolution.inputs[1].type.shape[axis]
+    outputs = convolution.output.type.shape[1 + axis]
+    numbers = [entry for entry in (size, low, taps, outputs) if isinstance(entry, int)]
+    if len(numbers) < 4:
+        return []
+    size, low, taps, outputs = numbers
+    stride, dilation = (convolution.attributes[name][axis] for name in ("strides", "dilations"))
+
+    def seen(output: int) -> tuple[int, int]:
+        places = [output * stride - low + tap * dilation for tap in range(taps)]
+        inside = [tap for tap, place in enumerate(places) if 0 <= place < size]
+        return (inside[0], inside[-1] + 1) if inside else (0, 1)
+
+    found = []
+    for (first, end), members in groupby(range(outputs), seen):
+        places = list(members)
+        found.append(Part(places[0], len(places), first, end - first))
+    return found if min(part.count for part in found) >= _FEWEST else []
+
+
+def contractions_of(
+    whole: Contraction, convolution: Node, regions: list[Region]
+) -> Iterator[Contraction]:
+    """The contraction of each region; none where memory has another order than the convolution."""
+    places = _rows_of_axes(whole, convolution)
+    steps = _steps(whole)
+    if len(places) < len(steps):
+        return
+    for region in regions:
+        rows, begins = list(whole.rows), [0] * len(whole.rows)
+        for part, place in zip(region, places, strict=True):
+            rows[place] = replace(rows[place], extent=part.count)
+            begins[place] = part.begin
+        *taps, channels = whole.depth
+        first = dims.total(begin * row.a_stride for begin, row in zip(begins, rows))
+        first += dims.total(part.first_tap * tap.a_stride for part, tap in zip(region, taps))
+        taps = [
+            replace(tap, extent=part.taps, steps=step)
+            for part, tap, step in zip(region, taps, steps, strict=True)
+        ]
+        yield replace(
+            whole,
+            a_base=whole.a_base + first,
+            rows=tuple(rows),
+            depth=(*taps, channels),
+            epilogue=_Moved(whole, tuple(begins)),
+            panel_steps=whole.depth_steps,
+            first_step=dims.total(part.first_tap * step for part, step in zip(region, steps)),
+        )
+
+
+def _rows_of_axes(whole: Contraction, convolution: Node) -> list[int]:
+    """Which of the rows' axes runs along each spatial axis: the one with its step in memory. Fewer
+    if the first axes of the sum are not those of the taps."""
+    found = []
+    for axis, tap in enumerate(whole.depth[:-1]):
+        stride, dilation = (convolution.attributes[name][axis] for name in ("strides", "dilations"))
+        steps = [row.a_stride * dilation for row in whole.rows]
+        extents = [row.extent for row in whole.rows]
+        known = (tap.a_stride * stride, convolution.output.type.shape[1 + axis])
+        if tap.extent == convolution.inputs[1].type.shape[axis] and known in zip(steps, extents):
+            found.append(list(zip(steps, extents)).index(known))
+    return found
+
+
+def _steps(whole: Contraction) -> list[Size]:
+    """Steps of the right operand for each tap along the axes of taps."""
+    *taps, channels = whole.depth
+    found: list[Size] = []
+    step = dims.ceildiv(channels.extent, whole.group)
+    for axis in reversed(taps):
+        found.insert(0, step)
+        step = step * axis.extent
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class _Moved:
+    """The epilogue of a region, whose rows begin elsewhere."""
+
+    whole: Contraction
+    begins: tuple[int, ...]
+
+    def __call__(
+        self, rows: tuple[Size, ...], column: Size, total: Expression
+    ) -> tuple[Store, ...]:
+        moved = tuple(row + begin for row, begin in zip(rows, self.begins, strict=True))
+        return self.whole.epilogue(moved, column, total)

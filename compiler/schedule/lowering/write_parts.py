@@ -1,0 +1,219 @@
+"""Kernels that store what they compute as three parts, in place of a pass that splits it.
+
+    conv -> f32 -> split -> parts -> conv on tiles
+    conv -> parts -> conv on tiles                      and f32 as well if somebody else reads it
+
+A matrix unit reads float32 numbers as parts (matrix_tiles_packing.py). A pass that makes them reads
+and writes every number once more. Where all of a value is stored by kernels, as vectors of
+neighbours, each of their stores becomes three, or four.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+
+from bessemer.compiler.ir import dims, loops, walk_loops
+from bessemer.compiler.ir.dims import Symbol
+from bessemer.compiler.ir.expr import Buffer, Load, read
+from bessemer.compiler.ir.graph import Value
+from bessemer.compiler.ir.loops import Block, Statement
+from bessemer.compiler.ir.program import Alias, Launch, Step
+from bessemer.compiler.ir.types import bf16
+from bessemer.compiler.schedule.dependence import all_nodes
+from bessemer.compiler.schedule.lowering.lower import Lowering
+from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_layout import BLOCK, PartsLayout, Split
+from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_packing import split_parts
+from bessemer.compiler.schedule.order_updates import touched
+
+_WIDEST = 16
+"""Lanes of the widest vector of float32 numbers: of a fragment, or where a loop leaves it open."""
+
+
+def write_parts(
+    steps: Sequence[Step], outputs: Sequence[Value], lowering: Lowering
+) -> tuple[Step, ...]:
+    """The steps without those splits that the kernels before them can do."""
+    if not lowering.splits:
+        return tuple(steps)
+    return _Removal(steps, outputs, lowering).steps()
+
+
+class _Removal:
+    """`reads` counts how often each value is read, under whatever shape."""
+
+    def __init__(self, steps: Sequence[Step], outputs: Sequence[Value], lowering: Lowering) -> None:
+        self.before, self.lowering = steps, lowering
+        self.splits = {split.launch: split for split in lowering.splits}
+        self.sources = {step.target: step.source for step in steps if isinstance(step, Alias)}
+        self.reads = Counter(map(self.root, outputs))
+        for step in steps:
+            if not isinstance(step, Alias):
+                self.reads.update(map(self.root, touched(step)[0]))
+
+    def root(self, value: Value) -> Value:
+        """The value that was stored, of which this is another shape."""
+        while value in self.sources:
+            value = self.sources[value]
+        return value
+
+    def steps(self) -> tuple[Step, ...]:
+        found: list[Step] = []
+        unread: set[Value] = set()
+        for step in self.before:
+            split = self.splits.get(step) if isinstance(step, Launch) else None
+            if split is None or not self._is_done_before(split, found, unread):
+                found.append(step)
+        return tuple(
+            s for s in found if not isinstance(s, Alias) or self.root(s.target) not in unread
+        )
+
+    def _is_done_before(self, split: Split, steps: list[Step], unread: set[Value]) -> bool:
+        """Whether the kernels that store the value can split it; then they do."""
+        value = self.root(split.value)
+        is_last = self.reads[value] == 1
+        changed: dict[int, Launch] = {}
+        for place, step in enumerate(steps):
+            if value not in map(self.root, touched(step)[1]) or isinstance(step, Alias):
+                continue
+            launch = None
+            if isinstance(step, Launch):
+                launch = _with_parts(step, value, split, not is_last, self.lowering)
+            if launch is None:
+                return False
+            changed[place] = launch
+        for place, launch in changed.items():
+            steps[place] = launch
+        self.reads[value] -= 1
+        if is_last:
+            unread.add(value)
+        return bool(changed)
+
+
+def _with_parts(
+    launch: Launch, value: Value, split: Split, keep: bool, lowering: Lowering
+) -> Launch | None:
+    """The launch of a kernel that stores the parts, too, or alone; None where there is none."""
+    kernel = launch.kernel
+    if kernel.has_team:
+        return None  # a recurrence: large code, of whose time splitting is nothing
+    buffers = dict(zip(launch.values, kernel.buffers, strict=True))
+    if len(buffers) < len(launch.values) or value in [*buffers][: -kernel.outputs]:
+        return None
+    parts = Buffer(f"parts{len(buffers)}", bf16, split.layout.shape)
+    stores = _Stores(buffers[value], parts, split.layout, keep)
+    try:
+        body = stores.block(kernel.body)
+    except _Unsuitable:
+        return None
+    written = {v: buffers.pop(v) for v in launch.values[-kernel.outputs :]}
+    scratch = {v: written.pop(v) for v in launch.scratch}
+    if not keep:
+        del written[value]
+    made = lowering.launch(
+        launch.nodes,
+        buffers,
+        {**written, split.parts: parts},
+        body,
+        kernel.operations,
+        scratch,
+        f"{kernel.name}_parts",
+        dict(zip(kernel.symbols, launch.sizes, strict=True)),
+        kernel.members,
+    )
+    return replace(made, sources=launch.sources, replaceable=launch.replaceable if keep else ())
+
+
+class _Unsuitable(Exception):
+    """A kernel stores a value otherwise than as vectors of neighbours, or reads what it stored."""
+
+
+@dataclass
+class _Stores:
+    """Puts stores of parts in place of stores to `whole`, or in front of them to `keep` both: what
+    is stored may lie over what it is computed from."""
+
+    whole: Buffer
+    parts: Buffer
+    layout: PartsLayout
+    keep: bool
+    count: int = 0
+
+    def block(self, block: Block, vector: loops.For | None = None) -> Block:
+        """The block with its stores changed. Raises _Unsuitable."""
+        return tuple(new for statement in block for new in self._statement(statement, vector))
+
+    def _statement(self, statement: Statement, vector: loops.For | None) -> Iterator[Statement]:
+        self._check_loads(statement)
+        match statement:
+            case loops.For(kind="vector"):
+                yield self._vector_loop(statement)
+            case loops.For() | loops.While():
+                yield replace(statement, body=self.block(statement.body, vector))
+            case loops.If(_, then, otherwise):
+                then, otherwise = self.block(then, vector), self.block(otherwise, vector)
+                yield replace(statement, then=then, otherwise=otherwise)
+            case loops.Store() if self._is_of(statement):
+                if vector is None:
+                    raise _Unsuitable
+                self.count += 1
+                whole = f"whole{self.count}"
+                yield loops.Define(whole, statement.value)
+                statement = replace(statement, value=read(whole, statement.value.dtype))
+                yield from self._stores(statement, vector.index, vector.lanes or _WIDEST)
+            case loops.FragmentStore(_, column, _, stores):
+                rows = tuple(tuple(self._row(row, column)) for row in stores)
+                yield replace(statement, stores=rows)
+            case loops.Prefetch() | loops.Stream() if self._is_of(statement):
+                if self.keep:
+                    yield statement
+            case _ if self._is_of(statement):
+                raise _Unsuitable
+            case _:
+                yield statement
+
+    def _vector_loop(self, loop: loops.For) -> loops.For:
+        """A loop whose vectors each lie in one block of channels."""
+        before = self.count
+        body = self.block(loop.body, loop)
+        narrow = max(1, BLOCK // (loop.lanes or _WIDEST))
+        if self.count == before or not self.layout.channels or loop.interleave <= narrow:
+            return replace(loop, body=body)
+        if any(isinstance(s, loops.Accumulate) for s in body):
+            raise _Unsuitable  # the order of a sum would be another
+        return replace(loop, body=body, interleave=narrow)
+
+    def _row(self, row: Sequence[loops.Store], column: Symbol) -> Iterator[loops.Store]:
+        for store in row:
+            if self._is_of(store):
+                yield from self._stores(store, column, _WIDEST)
+            else:
+                yield store
+
+    def _stores(self, store: loops.Store, index: Symbol, lanes: int) -> Iterator[loops.Store]:
+        """The parts' stores, and the store itself if it is kept."""
+        offset = store.buffer.offset(store.indices)
+        first = offset - dims.atom(index)
+        is_aligned = BLOCK % lanes == 0 and dims.mod(first, lanes) == 0
+        if store.guard is not None or dims.coefficient_of(offset, index) != 1:
+            raise _Unsuitable
+        if self.layout.channels and not is_aligned:
+            raise _Unsuitable
+        flat = Buffer(self.parts.name, bf16, (dims.product(self.parts.shape),))
+        for number, part in enumerate(split_parts(store.value)):
+            place = self.layout.offset(offset) + number * self.layout.part_stride
+            yield loops.Store(flat, (place,), part)
+        if self.keep:
+            yield store
+
+    def _is_of(self, statement: Statement) -> bool:
+        """Whether it names the buffer."""
+        named = (getattr(statement, field.name) for field in fields(statement))
+        return any(isinstance(one, Buffer) and one.name == self.whole.name for one in named)
+
+    def _check_loads(self, statement: Statement) -> None:
+        for expression in walk_loops.expressions(statement):
+            for node in all_nodes(expression):
+                if isinstance(node, Load) and node.buffer.name == self.whole.name:
+                    raise _Unsuitable

@@ -1,0 +1,20 @@
+"""How many vectors the loops over a row handle at once, so that arithmetic units need not wait."""
+
+from __future__ import annotations
+
+from bessemer.compiler.ir.dims import Size
+
+SUM_INTERLEAVE = 4
+"""Vectors that a reduction handles at once: as many sums wait for the adder."""
+COLUMN_INTERLEAVE = 8
+"""Vectors of columns that are summed up at once: neighbours, so that whole stretches of a row are
+read before the next one."""
+PASS_INTERLEAVE = 4
+"""The same where functions are computed, whose chains of operations are long."""
+
+
+def fitting(most: int, extent: Size, lanes: int) -> int:
+    """How many vectors to handle at once, at most, without a rest."""
+    while most > 1 and isinstance(extent, int) and extent % (most * lanes):
+        most //= 2
+    return most

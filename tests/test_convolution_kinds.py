@@ -1,0 +1,84 @@
+"""Convolutions of less common kinds from ONNX to machine code, against onnxruntime."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import helper
+
+import bessemer
+from bessemer.compiler.driver import build
+from bessemer.compiler.ir.program import Launch
+from bessemer.compiler.options import Options
+from bessemer.compiler.passes.decompose_conv_transpose import decompose_conv_transpose
+from bessemer.frontends.onnx_reader.read import read_onnx
+from tests.onnx_check import expected, floats, node_model, operators
+
+KINDS = [
+    ("ConvTranspose", (1, 6, 5, 4), (6, 4, 4, 4), {"strides": [2, 2], "pads": [1] * 4, "group": 2}),
+    (
+        "ConvTranspose",
+        (2, 9, 7),
+        (9, 2, 3),
+        {"strides": [2], "pads": [1, 1], "output_padding": [1], "group": 3},
+    ),
+    ("ConvTranspose", (1, 8, 4, 5), (8, 1, 4, 4), {"strides": [2, 2], "pads": [1] * 4, "group": 8}),
+    ("ConvTranspose", (1, 4, 1, 1), (4, 3, 2, 3), {"strides": [2, 3], "group": 2}),
+    ("Conv", (1, 17, 4, 5, 6), (17, 1, 3, 3, 3), {"pads": [1] * 6, "group": 17}),
+    (
+        "Conv",
+        (2, 5, 7, 6, 5),
+        (5, 1, 3, 1, 2),
+        {"strides": [2, 1, 2], "dilations": [2, 1, 1], "pads": [3, 0, 1, 2, 0, 0], "group": 5},
+    ),
+    ("Conv", (2, 16, 15, 14), (5, 16, 3, 3), {"pads": [6] * 4, "dilations": [6, 6]}),
+    ("Conv", (1, 8, 9, 30), (40, 8, 3, 3), {"pads": [1, 12, 1, 12], "dilations": [1, 12]}),
+    ("Conv", (1, 17, 12), (5, 17, 4), {"pads": [5, 6], "dilations": [3], "strides": [2]}),
+    ("Conv", (1, 20, 9, 18), (20, 1, 7, 7), {"pads": [3] * 4, "group": 20}),
+    ("Conv", (1, 6, 8, 30), (6, 1, 1, 21), {"pads": [0, 10, 0, 10], "group": 6}),
+]
+
+
+@pytest.mark.parametrize(("name", "shape", "kernel", "attributes"), KINDS)
+def test_kinds(
+    name: str, shape: tuple[int, ...], kernel: tuple[int, ...], attributes: dict[str, Any]
+) -> None:
+    x, w = floats(*shape), floats(*kernel)
+    node = helper.make_node(name, ["x", "w"], ["y"], **attributes)
+    model = node_model(node, [("x", x)], 17, [("w", w)])
+    compiled = bessemer.compile(model)
+    (theirs,) = expected(model, {"x": x})
+    np.testing.assert_allclose(compiled.run([x])[0], theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_groups_of_a_transposed_convolution_are_those_of_its_phases() -> None:
+    _, shape, kernel, attributes = KINDS[0]
+    node = helper.make_node("ConvTranspose", ["x", "w"], ["y"], **attributes)
+    model = node_model(node, [("x", floats(*shape))], 17, [("w", floats(*kernel))])
+    graph = decompose_conv_transpose(read_onnx(model))
+    assert operators(graph).count("conv") == 4 and "conv_transpose" not in operators(graph)
+
+
+def test_products_with_padding_are_left_out() -> None:
+    """Three parts along each axis, of which each sees two or three taps."""
+    node = helper.make_node("Conv", ["x", "w"], ["y"], pads=[6] * 4, dilations=[6, 6])
+    model = node_model(node, [("x", floats(1, 16, 15, 15))], 17, [("w", floats(8, 16, 3, 3))])
+    steps = build(read_onnx(model), Options()).program.steps
+    kernels = [step.kernel for step in steps if isinstance(step, Launch)]
+    assert sum(kernel.name.startswith("conv") for kernel in kernels) == 9
+
+
+def test_vectors_of_a_depthwise_convolution_are_neighbours_in_memory() -> None:
+    """Channels in planes are turned by a kernel of their own, not gathered by every tap."""
+    node = helper.make_node("Conv", ["x", "w"], ["y"], pads=[1] * 4, group=32)
+    x, w = floats(1, 32, 12, 12), floats(32, 1, 3, 3)
+    model = node_model(node, [("x", x)], 17, [("w", w)])
+    program = build(read_onnx(model), Options()).program
+    (launch,) = [
+        step
+        for step in program.steps
+        if isinstance(step, Launch) and step.kernel.name.startswith("conv")
+    ]
+    assert launch.values[0] not in program.inputs

@@ -1,0 +1,35 @@
+"""A table cut to a length that it meets again: causal masks and positions of exported decoders."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import bessemer
+from bessemer.frontends.onnx_reader.read import read_onnx
+from bessemer.runtime.errors import ExecutionError
+from tests.onnx_check import expected, floats, operators, parsed
+
+_MASKED = """
+agraph (float[n, n] x) => (float[n, n] y)
+<bool[4, 4] table = {1, 0, 0, 0, 1, 1, 0, 0, 1, 1, 1, 0, 1, 1, 1, 1}> {
+    size = Shape<start = 0, end = 1>(x)
+    zero = Constant<value = int64[1] {0}>()
+    one = Constant<value = int64[1] {1}>()
+    rows = Slice(table, zero, size, zero)
+    mask = Slice(rows, zero, size, one)
+    low = Constant<value = float {-3.0}>()
+    y = Where(mask, x, low)
+}
+"""
+
+
+def test_a_table_as_long_as_it_must_be_is_only_cut() -> None:
+    model = parsed(_MASKED)
+    assert "reshape" not in operators(read_onnx(model))
+    compiled = bessemer.compile(model, threads=1, optimize=0, cache=False)
+    for size in (1, 3, 4):
+        x = floats(size, size)
+        np.testing.assert_array_equal(compiled.run({"x": x})[0], expected(model, {"x": x})[0])
+    with pytest.raises(ExecutionError, match="Where"):
+        compiled.run({"x": floats(5, 5)})

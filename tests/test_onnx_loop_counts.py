@@ -1,0 +1,74 @@
+"""Loops as TensorFlow's exporter writes them: with a condition, and no trip count to speak of."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import bessemer
+from bessemer.compiler.ir.graph import Node
+from bessemer.frontends.onnx_reader.read import read_onnx
+from tests.onnx_check import expected, floats, parsed
+
+_MAP = """
+agraph (float[batch, n] x) => (float[batch, n] y) {{
+    most = Constant<value = int64 {{9223372036854775807}}>()
+    zero = Constant<value = int32 {{0}}>()
+    shape = Shape(x)
+    short = Cast<to = 6>(shape)
+    first = Constant<value = int64 {{0}}>()
+    batch = Gather(short, first)
+    begins = Less(zero, batch)
+    count, y = Loop(most, begins, zero) <
+        body = step (int64 i, bool c, int32 at) => (bool more, int32 next, float[n] row) {{
+            one = Constant<value = int32 {{{step}}}>()
+            next = Add(at, one)
+            a = Cast<to = 1>(next)
+            b = Cast<to = 1>(batch)
+            given = Gather(x, at)
+            {more}
+            row = Exp(given)
+        }}
+    >
+}}
+"""
+_COUNTED = "more = Less(a, b)"
+_BY_DATA = """
+    near = Less(a, b)
+    total = ReduceSum<keepdims = 0>(given)
+    least = Constant<value = float {-1.0}>()
+    high = Greater(total, least)
+    more = And(near, high)
+"""
+
+
+def _loop(source: str, step: int = 1) -> Node:
+    graph = read_onnx(parsed(_MAP.format(more=source, step=step)))
+    return next(node for node in graph.nodes if node.operator.name == "loop")
+
+
+def test_a_loop_that_counts_up_to_a_size_has_that_many_iterations() -> None:
+    loop = _loop(_COUNTED)
+    assert loop.attributes["has_trips"] and not loop.attributes["has_condition"]
+
+
+@pytest.mark.parametrize(("source", "step"), [(_BY_DATA, 1), (_COUNTED, 2)])
+def test_the_condition_stays_where_more_than_a_count_ends_the_loop(source: str, step: int) -> None:
+    loop = _loop(source, step)
+    assert loop.attributes["has_condition"] and not loop.attributes["has_trips"]
+
+
+@pytest.mark.parametrize(("source", "step"), [(_COUNTED, 1), (_BY_DATA, 1)])
+def test_it_computes_what_onnxruntime_does(source: str, step: int) -> None:
+    model = parsed(_MAP.format(more=source, step=step))
+    compiled = bessemer.compile(model, threads=1, optimize=0, cache=False)
+    for batch in (1, 4, 7):
+        x = floats(batch, 3)
+        (want,) = expected(model, {"x": x})
+        np.testing.assert_allclose(compiled.run({"x": x})[0], want, rtol=1e-6)
+
+
+def test_no_iteration_stacks_nothing() -> None:
+    model = parsed(_MAP.format(more=_COUNTED, step=1))
+    compiled = bessemer.compile(model, threads=1, optimize=0, cache=False)
+    assert compiled.run({"x": np.zeros((0, 3), np.float32)})[0].shape == (0, 3)

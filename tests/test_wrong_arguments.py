@@ -1,0 +1,73 @@
+"""What is wrong in a call of the Python interface is said with what would be right."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+import bessemer
+from bessemer.compiler.ir.types import Array
+from bessemer.runtime.errors import ArtifactError
+from tests.onnx_check import parsed
+
+RELU = "g (float[n] x) => (float[n] y) { y = Relu (x) }"
+
+
+@pytest.mark.parametrize("size", [-3, "3", 2.5, None])
+def test_a_size_is_a_number_that_is_not_negative(size: Any) -> None:
+    with pytest.raises(bessemer.CompileError, match=r"dims: 'n' is .*; a size is a number"):
+        bessemer.compile(parsed(RELU), dims={"n": size})
+
+
+def test_a_size_may_be_one_of_numpy_s() -> None:
+    model = bessemer.compile(parsed(RELU), dims={"n": np.int64(3)})  # type: ignore[dict-item]
+    assert model.inputs[0].shape == (3,)
+
+
+@pytest.mark.parametrize("model", [3, None, ["a.onnx"]])
+def test_what_is_no_model_is_told_what_one_is(model: Any) -> None:
+    with pytest.raises(bessemer.CompileError, match=r"A model is a path, .* no (int|None|list)"):
+        bessemer.compile(model)
+
+
+@pytest.mark.parametrize("seconds", [-1.0, float("nan")])
+def test_tuning_takes_seconds(seconds: float) -> None:
+    with pytest.raises(bessemer.CompileError, match=r"tune=.* is no number of seconds"):
+        bessemer.compile(parsed(RELU), tune=seconds, cache=False)
+
+
+def test_a_folder_is_no_artifact() -> None:
+    for path in (".", "/"):
+        with pytest.raises(ArtifactError, match="directory"):
+            bessemer.load(path)
+
+
+def test_who_copies_a_model_is_told_to_save_it() -> None:
+    model = bessemer.compile(parsed(RELU))
+    for copied in (pickle.dumps, copy.deepcopy, copy.copy):
+        with pytest.raises(TypeError, match="save it, and load the file"):
+            copied(model)
+
+
+def test_a_node_that_cannot_be_is_told_with_what_goes_into_it(tmp_path: Path) -> None:
+    weights: Array = np.zeros((64, 9), np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"], "product")],
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 63])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 9])],
+        [onnx.numpy_helper.from_array(weights, "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    with pytest.raises(bessemer.CompileError) as error:
+        bessemer.compile(model)
+    lines = str(error.value).splitlines()
+    assert lines[0].endswith("MatMul 'product': two sizes must be equal, but they are 63 and 64")
+    assert lines[1:] == ["  x : f32[n,63]", "  w : f32[64,9]"]
