@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-import onnxruntime
 
 import bessemer
 from benchmarks.inputs import has_two_settings, make_inputs
 from benchmarks.light_nets import is_light, with_random_weights
 from benchmarks.recipes import RECIPES, Array, Recipe
 from bessemer.compiler.ir.graph import Graph
+from bessemer.frontends.cli.rivals import onnxruntime_session
 from bessemer.frontends.compile import as_graph
 from bessemer.frontends.random_inputs import index_limits
 from bessemer.frontends.relative_error import relative_error
@@ -84,7 +84,7 @@ def _compare(path: Path, recipe: Recipe, given: argparse.Namespace) -> None:
     )
     row["compile"] = time.perf_counter() - start
     tell(row | {"why": "the run did not end"})
-    session = _session(path, given)
+    session = onnxruntime_session(path, given.threads)
     theirs = [session.run(None, inputs) for inputs in settings]
     ours: list[list[Array]] = []
     errors: list[float] = []
@@ -94,7 +94,7 @@ def _compare(path: Path, recipe: Recipe, given: argparse.Namespace) -> None:
         row["errors"] = errors
         tell(row | {"why": "the run did not end"})
     row["sizes"] = [[list(a.shape) for a in inputs.values()] for inputs in settings]
-    flushed = _session(path, given, flush=True)
+    flushed = onnxruntime_session(path, given.threads, flush=True)
     runs: dict[str, Callable[[], object]] = {
         "ms": lambda: model.run(_without(settings[0], fixed)),
         "ort_ms": lambda: session.run(None, settings[0]),
@@ -121,18 +121,6 @@ def _read(path: Path, proto: onnx.ModelProto, recipe: Recipe) -> tuple[Graph, di
 
 def _without(inputs: Mapping[str, Array], fixed: Mapping[str, Array]) -> dict[str, Array]:
     return {name: array for name, array in inputs.items() if name not in fixed}
-
-
-def _session(
-    path: Path, given: argparse.Namespace, flush: bool = False
-) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = given.threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    if flush:
-        options.add_session_config_entry("session.set_denormal_as_zero", "1")
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def _worst(expected: list[Array], found: list[Array]) -> float:

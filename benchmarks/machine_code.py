@@ -9,16 +9,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import llvmlite.binding as llvm
 import numpy as np
 import numpy.typing as npt
 
 from bessemer.compiler.codegen.artifact.machine import (
-    Machine,
     compile_object,
-    create_target_machine,
+    place_object,
 )
 from bessemer.compiler.codegen.kernels.cpu import PASSES, emit_kernel, module_text
+from bessemer.compiler.driver import machine_of
 from bessemer.compiler.ir.loops import Kernel
 from bessemer.compiler.targets.machine import Target
 
@@ -39,11 +38,6 @@ class Function:
     seconds: float
 
 
-def machine_of(target: Target) -> Machine:
-    """What LLVM is told of a target."""
-    return Machine(target.triple, target.cpu, target.feature_text)
-
-
 def kernel_text(kernel: Kernel, target: Target) -> str:
     """A module with one kernel that can be called from outside."""
     text = module_text([emit_kernel(kernel, target)])
@@ -56,11 +50,7 @@ def load(text: str, name: str, target: Target, passes: Sequence[str] = ()) -> Fu
     machine = machine_of(target)
     code = compile_object(text, machine, passes)
     seconds = time.perf_counter() - start
-    engine = llvm.create_mcjit_compiler(
-        llvm.parse_assembly("", llvm.create_context()), create_target_machine(machine)
-    )
-    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
-    engine.finalize_object()
+    engine = place_object(code, machine)
     pointer = ctypes.c_void_p
     prototype = ctypes.CFUNCTYPE(None, pointer, pointer, ctypes.c_int64, ctypes.c_int64)
     call = prototype(engine.get_function_address(name))

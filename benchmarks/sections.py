@@ -14,6 +14,7 @@ from benchmarks.light_nets import light_models
 from benchmarks.matrix_unit import measure_matrix_unit, show_matrix_unit
 from benchmarks.memory import measure_memory, show_memory
 from benchmarks.model_accuracy import measure_model_accuracy, show_model_accuracy
+from benchmarks.operators import measure_operators, show_operators
 from benchmarks.peers import measure_peers, show_peers
 from benchmarks.plan import Plan
 from benchmarks.products_bf16 import measure_products_bf16, show_products_bf16
@@ -56,6 +57,7 @@ SECTIONS = {
     "kernels": Section("Kernels by the peak beside them", measure_kernels, show_kernels),
     "products_bf16": Section("bf16 products", measure_products_bf16, show_products_bf16),
     "matrix_unit": Section("The matrix unit", measure_matrix_unit, show_matrix_unit),
+    "operators": Section("Graphs of an operator", measure_operators, show_operators),
     "row_kernels": Section("Norms by copying", measure_row_kernels, show_row_kernels),
     "small": Section("Small networks from Python", measure_small, show_small),
     "compile_time": Section("Compile time", measure_compile_times, show_compile_times),

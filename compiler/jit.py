@@ -8,7 +8,7 @@ from pathlib import Path
 import llvmlite.binding as llvm
 
 from bessemer.compiler.codegen.artifact.link import Bytes, Code, Placement, save
-from bessemer.compiler.codegen.artifact.machine import Machine, create_target_machine
+from bessemer.compiler.codegen.artifact.machine import Machine, place_object
 from bessemer.compiler.codegen.support.processor import architecture
 from bessemer.compiler.errors import CompileError
 from bessemer.runtime.arrays import address, aligned_empty
@@ -50,8 +50,7 @@ def address_of(native: NativeModel, name: str) -> int:
 def link(code: Code, machine: Machine) -> NativeModel:
     """The functions of an object file, placed in this process's memory.
 
-    The memory is writable while it is linked and executable afterwards, never both. It lives as
-    long as the result. Raises CompileError for code of another architecture.
+    They live as long as the result. Raises CompileError for code of another architecture.
     """
     wanted = architecture(code.signature.triple)
     if wanted != platform.machine():
@@ -59,15 +58,6 @@ def link(code: Code, machine: Machine) -> NativeModel:
             f"'{code.signature.name}' was compiled for {wanted} and cannot run on this "
             f"{platform.machine()}. Save it instead."
         )
-    # An engine wants a module to begin with, and takes the object beside it.
-    module = llvm.parse_assembly("", llvm.create_context())
-    module.triple = machine.triple
-    # Elsewhere than on x86, sections must lie in one block for distances to reach from each to
-    # each; the block's size is a guess that can be too small, so only where it is needed.
-    engine = llvm.create_mcjit_compiler(
-        module, create_target_machine(machine), use_lmm="x86_64" not in machine.triple
-    )
-    engine.add_object_file(llvm.ObjectFileRef.from_data(code.object))
-    engine.finalize_object()
+    engine = place_object(code.object, machine)
     prefix = code.signature.prefix
     return bind(lambda name: int(engine.get_function_address(f"{prefix}_{name}")), engine)

@@ -26,6 +26,7 @@ from bessemer.compiler.passes.separate_padding import separate_padding
 from bessemer.compiler.passes.simplify import simplify
 from bessemer.compiler.passes.store_bfloat16 import store_bfloat16, store_bfloat16_weights
 from bessemer.compiler.passes.tabulate_bytes import tabulate_bytes
+from bessemer.compiler.passes.take_whole_rows import take_whole_rows
 from bessemer.compiler.passes.total_gate_gradients import total_gate_gradients
 from bessemer.compiler.passes.widen_convolutions import widen_convolutions
 from bessemer.compiler.passes.widen_half import widen_bfloat16, widen_half
@@ -41,6 +42,7 @@ PASSES: tuple[Pass, ...] = (
     simplify,
     merge_equal,
     fold_tables,
+    take_whole_rows,
     gather_windows,
     fold_batch_norm,
     widen_half,

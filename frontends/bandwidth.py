@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import llvmlite.binding as llvm
 import numpy as np
 
 from bessemer.compiler.codegen.artifact.machine import (
     Machine,
     compile_object,
-    create_target_machine,
+    place_object,
 )
 from bessemer.compiler.ir.types import Array
 from bessemer.compiler.targets.machine import Target
@@ -80,11 +79,7 @@ def cache_sizes() -> list[tuple[int, int]]:
 def prepare_mover(target: Target) -> Mover:
     """Compiles the measurement for a target, which must be this machine."""
     machine = Machine(target.triple, target.cpu, target.feature_text)
-    code = compile_object(mover_text(target), machine)
-    module = llvm.parse_assembly("", llvm.create_context())
-    engine = llvm.create_mcjit_compiler(module, create_target_machine(machine))
-    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
-    engine.finalize_object()
+    engine = place_object(compile_object(mover_text(target), machine), machine)
     prototype = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 2)
     stream = "stream_bytes" if target.last_cache else "copy_bytes"
     return Mover(

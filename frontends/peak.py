@@ -12,12 +12,10 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-import llvmlite.binding as llvm
-
 from bessemer.compiler.codegen.artifact.machine import (
     Machine,
     compile_object,
-    create_target_machine,
+    place_object,
 )
 from bessemer.compiler.targets.machine import Target
 
@@ -36,11 +34,7 @@ class Peak:
 def prepare_peak(target: Target) -> Peak:
     """Compiles the measurement for a target, which must be this machine."""
     machine = Machine(target.triple, target.cpu, target.feature_text)
-    code = compile_object(peak_text(target), machine)
-    module = llvm.parse_assembly("", llvm.create_context())
-    engine = llvm.create_mcjit_compiler(module, create_target_machine(machine))
-    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
-    engine.finalize_object()
+    engine = place_object(compile_object(peak_text(target), machine), machine)
     prototype = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)
     operations = 2 * target.vector_bits // 32 * _sums(target)
     return Peak(prototype(engine.get_function_address("peak")), operations, engine)

@@ -7,16 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import llvmlite.binding as llvm
 import numpy as np
 
 from bessemer.compiler.codegen.artifact.machine import (
-    Machine,
     assembly_text,
     compile_object,
-    create_target_machine,
+    place_object,
 )
 from bessemer.compiler.codegen.kernels.cpu import PASSES, KernelCode, emit_kernel, module_text
+from bessemer.compiler.driver import machine_of
 from bessemer.compiler.ir.evaluate import evaluate_named
 from bessemer.compiler.ir.loops import Kernel
 from bessemer.compiler.ir.types import Array
@@ -45,11 +44,6 @@ class Outcome:
     failure: str
 
 
-def machine_of(target: Target) -> Machine:
-    """The target as LLVM is told of it."""
-    return Machine(target.triple, target.cpu, target.feature_text)
-
-
 def with_entry(kernel: Kernel, target: Target) -> tuple[KernelCode, str]:
     """The kernel's code, and a module whose function @entry calls it."""
     code = emit_kernel(kernel, target)
@@ -74,12 +68,7 @@ class CompiledKernel:
         self.kernel = kernel
         self.code, text = with_entry(kernel, target)
         machine = machine_of(target)
-        module = llvm.parse_assembly("", llvm.create_context())
-        module.triple = machine.triple
-        self._engine = llvm.create_mcjit_compiler(module, create_target_machine(machine))
-        code = compile_object(text, machine, PASSES)
-        self._engine.add_object_file(llvm.ObjectFileRef.from_data(code))
-        self._engine.finalize_object()
+        self._engine = place_object(compile_object(text, machine, PASSES), machine)
         kinds = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
         address = self._engine.get_function_address("entry")
         self._function: Callable[..., Any] = ctypes.CFUNCTYPE(None, *kinds)(address)

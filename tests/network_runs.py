@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from bessemer.compiler.ir.interpreter.interpret import run_graph
 from bessemer.compiler.ir.types import Array
 from bessemer.frontends.builder import Input, Layer, Network
+from tests.onnxruntime_sessions import session_of
 
 Forward = Layer | Callable[..., Any]
 
@@ -57,9 +57,7 @@ def by_onnxruntime(kind: str, x: Array, *constants: Array | None, **attributes: 
     graph = helper.make_graph([node], "one", inputs, [output], tensors)
     opsets = [helper.make_opsetid("", 20)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
-    session = onnxruntime.InferenceSession(
-        onnx.shape_inference.infer_shapes(model).SerializeToString()
-    )
+    session = session_of(onnx.shape_inference.infer_shapes(model))
     return np.asarray(session.run(["y"], {"x": x})[0])
 
 

@@ -14,6 +14,7 @@ from bessemer.compiler.ir.interpreter.interpret import run_graph
 from bessemer.compiler.ir.types import Array
 from bessemer.frontends.code_arrays import run_on_arrays
 from bessemer.frontends.onnx_reader.read import read_onnx
+from tests.onnxruntime_sessions import session_of
 
 onnxruntime.set_default_logger_severity(4)
 
@@ -26,11 +27,7 @@ def parsed(text: str, opset: int = 17, more: str = "") -> onnx.ModelProto:
 
 
 def expected(model: onnx.ModelProto, inputs: Mapping[str, Array]) -> list[Array]:
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    session = session_of(model, plain=True)
     return [np.asarray(array) for array in session.run(None, dict(inputs))]
 
 

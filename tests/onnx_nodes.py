@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
 from bessemer.compiler.ir.types import Array
+from tests.onnxruntime_sessions import session_of
 
 
 def run_node(
@@ -43,9 +43,4 @@ def run_node(
     model = helper.make_model(graph, opset_imports=version, ir_version=9)
     if evaluator:
         return [np.asarray(y) for y in ReferenceEvaluator(model).run(None, given)]
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    return [np.asarray(y) for y in session.run(None, given)]
+    return [np.asarray(y) for y in session_of(model).run(None, given)]

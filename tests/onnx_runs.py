@@ -3,24 +3,18 @@
 import ml_dtypes
 import numpy as np
 import onnx
-import onnxruntime
 from onnx.reference import ReferenceEvaluator
 
 from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.ir.types import Array
 from bessemer.frontends.onnx_writer.write import write_onnx
+from tests.onnxruntime_sessions import session_of
 
 Feed = dict[str, Array]
 
 
 def _by_onnxruntime(model: onnx.ModelProto, feed: Feed) -> list[Array]:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    return [np.asarray(array) for array in session.run(None, feed)]
+    return [np.asarray(array) for array in session_of(model).run(None, feed)]
 
 
 REFUSALS = (

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 
 from bessemer.compiler.codegen.artifact.link import Placement, save
@@ -26,6 +25,7 @@ from bessemer.frontends import zoo
 from bessemer.frontends.builder import Network
 from bessemer.frontends.compile import build_model
 from bessemer.frontends.onnx_writer.write import write_onnx
+from tests.onnxruntime_sessions import session_of
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = ROOT / "tests" / "programs" / "any.c"
@@ -73,9 +73,7 @@ def compiled_network(name: str, target: str = "") -> Case:
     generator = np.random.default_rng(4)
     shape = [size for size in network.inputs[0].type.shape if isinstance(size, int)]
     inputs = {batch: generator.standard_normal((batch, *shape), np.float32) for batch in BATCHES}
-    session = onnxruntime.InferenceSession(
-        write_onnx(network.graph).SerializeToString(), providers=["CPUExecutionProvider"]
-    )
+    session = session_of(write_onnx(network.graph))
     name_of_input = session.get_inputs()[0].name
     expected = {
         batch: np.asarray(session.run(None, {name_of_input: x})[0]) for batch, x in inputs.items()

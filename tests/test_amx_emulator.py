@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import llvmlite.binding as llvm
 import ml_dtypes
 import numpy as np
 import pytest
@@ -19,7 +18,7 @@ import pytest
 from bessemer.compiler.codegen.artifact.machine import (
     Machine,
     compile_object,
-    create_target_machine,
+    place_object,
 )
 from bessemer.compiler.ir.types import Array
 from bessemer.compiler.targets import x86
@@ -50,11 +49,7 @@ def compiled(body: str) -> tuple[Callable[..., None], Any]:
     head = "define void @f(ptr %a, ptr %b, ptr %c, ptr %config, i64 %n)"
     text = f"{_DECLARATIONS}{products}{head} {{\n{lines}  ret void\n}}\n"
     machine = Machine(x86.TRIPLE, x86.AMX.cpu, x86.AMX.feature_text)
-    module = llvm.parse_assembly("", llvm.create_context())
-    module.triple = machine.triple
-    engine = llvm.create_mcjit_compiler(module, create_target_machine(machine))
-    engine.add_object_file(llvm.ObjectFileRef.from_data(compile_object(text, machine)))
-    engine.finalize_object()
+    engine = place_object(compile_object(text, machine), machine)
     function = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 4, ctypes.c_int64)
     return function(engine.get_function_address("f")), engine
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from benchmarks.bars import Bar, all_bars
 from benchmarks.conformance import KINDS, cases_of, run_case
 from benchmarks.judge import NOT_COMPARED, float64_errors, verdict
 from benchmarks.machine import describe_machine
+from benchmarks.operators import CASES, measure_operators, show_operators
 from benchmarks.peer_inputs import choose_inputs, sizes_to_try
 from benchmarks.peers import BF16, geometric_mean, ratio, settings
 from benchmarks.picture import MOST_BARS, draw
@@ -152,6 +154,17 @@ def test_every_section_shows_rows_that_failed(name: str) -> None:
     columns, cells = SECTIONS[name].show(rows)
     assert len(cells) >= 2
     assert all(len(line) == len(columns) for line in cells)
+
+
+def test_graphs_of_an_operator_are_measured_and_right(tmp_path: Path) -> None:
+    plan = Plan(Record(tmp_path), only=("GatherND", "Resize linear up"), threads=(1,), rounds=1)
+    rows = measure_operators(replace(plan, seconds=0.01))
+    columns, cells = show_operators(rows)
+    assert {line[0] for line in cells} == {*rows, "geometric mean of 2/1"}
+    assert all(row["bessemer"] > 0 and row["error"] < 1e-4 for row in rows.values())
+    assert columns[-1] == "results" and not any(line[-1] for line in cells)
+    for case in CASES.values():
+        assert all(onnx.parser.parse_node(line).op_type for line in case.nodes.splitlines())
 
 
 def test_the_zoo_s_models_are_onnx_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

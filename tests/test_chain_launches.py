@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
 
@@ -28,6 +27,7 @@ from bessemer.compiler.schedule.spans import spans_of
 from bessemer.compiler.targets.choose import host_target
 from bessemer.frontends.models_in import as_graph
 from tests.compiled_kernels import CompiledKernel
+from tests.onnxruntime_sessions import session_of
 
 SMALL = replace(host_target(), last_cache=1 << 18, l2_bytes=1 << 18)
 """This machine with caches that small networks overflow."""
@@ -163,7 +163,7 @@ def test_results_are_onnxruntime_s_and_the_same_bits_by_turns(
     found = [_run(plain, x), *(_run(made, x, threads) for threads in (1, 2, 3))]
     for each in found[1:]:
         np.testing.assert_array_equal(each, found[0])
-    session = onnxruntime.InferenceSession(model.SerializeToString())
+    session = session_of(model)
     (wanted,) = session.run(None, {"x": x})
     np.testing.assert_allclose(found[0], wanted, rtol=1e-4, atol=1e-4)
 

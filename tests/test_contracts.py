@@ -14,16 +14,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 
-import llvmlite.binding as llvm
 import numpy as np
-import onnxruntime
 import pytest
 
 import bessemer
 from bessemer.compiler.codegen.artifact.machine import (
     Machine,
     compile_object,
-    create_target_machine,
+    place_object,
 )
 from bessemer.compiler.ir.types import Array
 from bessemer.compiler.options import Options
@@ -35,6 +33,7 @@ from bessemer.frontends.random_inputs import random_arrays
 from bessemer.runtime.errors import ExecutionError
 from bessemer.runtime.model import CompiledModel
 from tests.compiled_kernels import HERE
+from tests.onnxruntime_sessions import session_of
 
 needs_x86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="reads x86's MXCSR")
 
@@ -83,9 +82,7 @@ def inputs_of(name: str) -> dict[str, Array]:
 
 @cache
 def expected_of(name: str) -> Array:
-    session = onnxruntime.InferenceSession(
-        write_onnx(network_of(name).graph).SerializeToString(), providers=["CPUExecutionProvider"]
-    )
+    session = session_of(write_onnx(network_of(name).graph))
     return np.asarray(session.run(None, inputs_of(name))[0])
 
 
@@ -165,10 +162,7 @@ EXCEPTIONS_SEEN = 0x3F
 def control_word() -> tuple[Callable[[], int], Callable[[int], None]]:
     """Functions that read and set MXCSR."""
     machine = Machine("x86_64-unknown-linux-gnu")
-    module = llvm.parse_assembly("", llvm.create_context())
-    engine = llvm.create_mcjit_compiler(module, create_target_machine(machine), use_lmm=True)
-    engine.add_object_file(llvm.ObjectFileRef.from_data(compile_object(CONTROL, machine)))
-    engine.finalize_object()
+    engine = place_object(compile_object(CONTROL, machine), machine)
     kind = ctypes.PYFUNCTYPE(None, ctypes.POINTER(ctypes.c_uint32))
     calls = [kind(engine.get_function_address(name)) for name in ("read", "write")]
     slot = ctypes.c_uint32()

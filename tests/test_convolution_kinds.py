@@ -16,7 +16,7 @@ from bessemer.compiler.passes.decompose_conv_transpose import decompose_conv_tra
 from bessemer.frontends.onnx_reader.read import read_onnx
 from tests.onnx_check import expected, floats, node_model, operators
 
-KINDS = [
+KINDS: list[tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
     ("ConvTranspose", (1, 6, 5, 4), (6, 4, 4, 4), {"strides": [2, 2], "pads": [1] * 4, "group": 2}),
     (
         "ConvTranspose",
@@ -36,6 +36,9 @@ KINDS = [
     ("Conv", (2, 16, 15, 14), (5, 16, 3, 3), {"pads": [6] * 4, "dilations": [6, 6]}),
     ("Conv", (1, 8, 9, 30), (40, 8, 3, 3), {"pads": [1, 12, 1, 12], "dilations": [1, 12]}),
     ("Conv", (1, 17, 12), (5, 17, 4), {"pads": [5, 6], "dilations": [3], "strides": [2]}),
+    ("Conv", (1, 32, 9, 18), (32, 4, 3, 3), {"pads": [1] * 4, "group": 8}),
+    ("Conv", (2, 48, 9, 8), (48, 2, 3, 2), {"strides": [2, 2], "pads": [1, 0, 0, 1], "group": 24}),
+    ("Conv", (1, 16, 23), (16, 8, 5), {"dilations": [2], "pads": [4, 4], "group": 2}),
     ("Conv", (1, 20, 9, 18), (20, 1, 7, 7), {"pads": [3] * 4, "group": 20}),
     ("Conv", (1, 6, 8, 30), (6, 1, 1, 21), {"pads": [0, 10, 0, 10], "group": 6}),
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import onnxruntime
 import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
@@ -14,6 +13,7 @@ from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.ir.types import Array, TensorType, f32, i64
 from bessemer.compiler.passes.gather_windows import gather_windows
 from bessemer.compiler.passes.remove_dead import remove_dead
+from tests.onnxruntime_sessions import session_of
 from tests.pass_runs import N, changed
 
 
@@ -90,6 +90,6 @@ def _unfolded() -> ModelProto:
 def test_windows_of_an_image_are_onnxruntimes(rng: np.random.Generator) -> None:
     model = _unfolded()
     x = rng.standard_normal((2, 5, 11, 7)).astype(np.float32)
-    (expected,) = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": x})
+    (expected,) = session_of(model).run(None, {"x": x})
     (result,) = bessemer.compile(model, cache=False).run({"x": x})
     np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-5)

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -26,6 +25,7 @@ from bessemer.frontends.peak import peak_text
 from bessemer.frontends.random_inputs import index_limits, input_infos, random_arrays
 from bessemer.frontends.relative_error import relative_error
 from bessemer.frontends.widen import run_in_float64
+from tests.onnxruntime_sessions import session_of
 
 
 def _embedding() -> GraphBuilder:
@@ -169,11 +169,7 @@ def test_light_networks_with_random_weights_depend_on_their_input() -> None:
     changed = with_random_weights(original)
     weights = [numpy_helper.to_array(tensor) for tensor in changed.graph.initializer]
     assert sum(array.size for array in weights) > 1_000_000
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(
-        changed.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    session = session_of(changed)
     first, second = (session.run(None, make_inputs(changed, Recipe(), k))[0] for k in (0, 1))
     assert np.isfinite(first).all()
     assert relative_error(first, second) > 1e-4

@@ -8,7 +8,6 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
@@ -20,6 +19,7 @@ from bessemer.compiler.ops.nibbles import pack_blocks, pack_units, unpack_blocks
 from bessemer.compiler.passes.remove_dead import remove_dead
 from bessemer.frontends.onnx_reader.read import read_onnx
 from tests.onnx_check import operators
+from tests.onnxruntime_sessions import session_of
 
 
 def _n_bits(
@@ -79,9 +79,7 @@ _CASES = [
 def test_products_with_few_bits_are_those_of_onnxruntime(
     model: onnx.ModelProto, tolerance: float
 ) -> None:
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
+    session = session_of(model)
     compiled = bessemer.compile(model, cache=False)
     wide = model.graph.input[0].type.tensor_type
     dtype = helper.tensor_dtype_to_np_dtype(wide.elem_type)
@@ -176,9 +174,7 @@ def test_rows_of_quantized_tables_are_those_of_onnxruntime(dtype: Any, block: in
     )
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
+    session = session_of(model)
     rows = rng.integers(0, 20, (2, 5))
     (y,) = run_graph(read_onnx(model), {"rows": rows})
     np.testing.assert_allclose(y, session.run(None, {"rows": rows})[0], rtol=1e-6)

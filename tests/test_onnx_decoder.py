@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -15,6 +14,7 @@ from bessemer.compiler.ir.interpreter.interpret import run_graph
 from bessemer.compiler.ir.types import Array
 from bessemer.frontends.onnx_reader.read import read_onnx
 from tests.onnx_check import floats
+from tests.onnxruntime_sessions import session_of
 
 HEADS, GROUPS, SIZE = 4, 2, 16
 _ANGLES = np.arange(64)[:, None] / 100.0 ** (np.arange(SIZE // 2) / (SIZE // 2))
@@ -40,12 +40,7 @@ def _model(
 
 
 def _expected(model: onnx.ModelProto, feed: dict[str, Array]) -> list[Any]:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    return list(session.run(None, feed))
+    return list(session_of(model).run(None, feed))
 
 
 def _attention(is_packed: bool, **attributes: Any) -> onnx.ModelProto:

@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
@@ -12,6 +11,7 @@ from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.types import TensorType, f32
 from bessemer.compiler.ops.trees import COMPARISONS
 from tests.onnx_runs import assert_near, run_written
+from tests.onnxruntime_sessions import session_of
 from tests.op_cases import Case, cases
 
 
@@ -61,7 +61,7 @@ def test_lopsided_trees(rng: np.random.Generator, samples: int, has_unknown: boo
     x = rng.standard_normal((samples, 6)).astype(np.float32)
     if has_unknown:
         x[rng.random(x.shape) < 0.2] = np.nan
-    session = onnxruntime.InferenceSession(model.SerializeToString())
+    session = session_of(model)
     (expected,) = session.run(None, {"x": x})
     (found,) = bessemer.compile(model).run({"x": x})
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)

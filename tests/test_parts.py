@@ -15,7 +15,7 @@ from bessemer.compiler.codegen.artifact import parts
 from bessemer.compiler.codegen.artifact.machine import (
     Machine,
     compile_object,
-    create_target_machine,
+    place_object,
 )
 from bessemer.compiler.codegen.artifact.merge_objects import merge_objects
 from bessemer.compiler.driver import Compilation, build, kernels_of, machine_of
@@ -82,10 +82,7 @@ def _merged(machine: Machine) -> bytes:
 
 
 def test_merged_files_are_linked_and_run() -> None:
-    module = llvm.parse_assembly("", llvm.create_context())
-    engine = llvm.create_mcjit_compiler(module, create_target_machine(HOST))
-    engine.add_object_file(llvm.ObjectFileRef.from_data(_merged(HOST)))
-    engine.finalize_object()
+    engine = place_object(_merged(HOST), HOST)
     kind = ctypes.CFUNCTYPE(ctypes.c_double, ctypes.c_double, ctypes.c_int64)
     outer = kind(engine.get_function_address("outer"))
     for k in range(4):

@@ -20,6 +20,7 @@ from bessemer.compiler.codegen.artifact.machine import (
     compile_object,
     create_target_machine,
     optimized_text,
+    place_object,
 )
 from bessemer.compiler.codegen.support.processor import X86_FEATURES, baseline, processor_text
 from bessemer.compiler.codegen.support.support import support_text
@@ -38,11 +39,7 @@ only_x86 = pytest.mark.skipif(
 def function(text: str, name: str, result: Any) -> tuple[Callable[..., Any], object]:
     """A C function without arguments from IR, and what keeps its code."""
     machine = Machine(handmade.HOST)
-    engine = llvm.create_mcjit_compiler(
-        llvm.parse_assembly("", llvm.create_context()), create_target_machine(machine)
-    )
-    engine.add_object_file(llvm.ObjectFileRef.from_data(compile_object(text, machine)))
-    engine.finalize_object()
+    engine = place_object(compile_object(text, machine), machine)
     return ctypes.CFUNCTYPE(result)(engine.get_function_address(name)), engine
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
@@ -18,6 +17,7 @@ from bessemer.compiler.passes.move_quantization import move_quantization
 from bessemer.compiler.passes.remove_dead import remove_dead
 from bessemer.compiler.passes.simplify import simplify
 from bessemer.compiler.passes.tabulate_bytes import tabulate_bytes
+from tests.onnxruntime_sessions import session_of
 from tests.pass_runs import N, changed
 
 Scheme = tuple[float, int]
@@ -185,12 +185,8 @@ def test_a_quantized_network_is_onnxruntimes(
     size: tuple[int, int], kernel: int, signed: bool, rng: np.random.Generator
 ) -> None:
     model = _quantized_network(size, kernel, signed)
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options)
     x = rng.standard_normal((2, 3, *size)).astype(np.float32)
-    (expected,) = session.run(None, {"x": x})
+    (expected,) = session_of(model, plain=True).run(None, {"x": x})
     (result,) = bessemer.compile(model, cache=False).run({"x": x})
     assert np.ptp(expected) > 8
     np.testing.assert_array_equal(result, expected)

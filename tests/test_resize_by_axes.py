@@ -1,4 +1,4 @@
-"""Images that are enlarged along one axis after the other: which, and equal numbers."""
+"""Images that are resized along one axis after the other: which, and equal numbers."""
 
 from __future__ import annotations
 
@@ -38,3 +38,14 @@ def test_pixels_in_vectors_are_mixed_by_rows(
 def test_others_stay(last: bool, mode: str, rng: np.random.Generator) -> None:
     graph = _enlarged(last=last, turned=False, mode=mode)
     assert changed(graph, [resize_by_axes], rng) is graph
+
+
+@pytest.mark.parametrize("mode", ["linear", "cubic"])
+def test_filters_against_aliasing_see_one_axis_at_a_time(
+    mode: str, rng: np.random.Generator
+) -> None:
+    b = GraphBuilder("g")
+    x = b.input("x", TensorType(f32, (N, 3, 12, 15)))
+    y = b.apply("resize", x, shape=(N, 3, 5, 4), mode=mode, antialias=True)
+    result = changed(b.finish([y]), [resize_by_axes], rng, rtol=1e-5)
+    assert [node.output.type.shape for node in result.nodes] == [(N, 3, 5, 15), (N, 3, 5, 4)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import pytest
 
@@ -65,6 +67,19 @@ def test_a_padded_row_is_cut_at_its_borders(rng: np.random.Generator) -> None:
     (found,) = bessemer.compile(graph).run([given])
     wanted = np.pad(np.maximum(given, 0), ((0, 0), (1, 2), (0, 0)))
     np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("mode", ["edge", "reflect"])
+def test_a_row_is_cut_where_its_index_turns(
+    mode: Literal["edge", "reflect"], rng: np.random.Generator
+) -> None:
+    c = Case()
+    graph = c.b.finish([c.of("pad", c.x(5, 70), low=(2, 3), high=(1, 4), mode=mode, value=0)])
+    loops = [s for s in walk(_kernel(graph).body) if isinstance(s, For) and s.kind == "vector"]
+    assert [loop.extent for loop in loops] == [3, 69, 5]
+    given = rng.standard_normal((5, 70)).astype(np.float32)
+    (found,) = bessemer.compile(graph).run([given])
+    np.testing.assert_array_equal(found, np.pad(given, ((2, 1), (3, 4)), mode))
 
 
 def test_where_rows_are_cut() -> None:

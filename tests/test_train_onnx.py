@@ -1,5 +1,7 @@
 """Networks from ONNX, trained: torch's losses on the same steps, and the file that comes back."""
 
+from copy import deepcopy
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +123,105 @@ def test_patterns_leave_running_statistics_as_they_are() -> None:
     assert set(network.parameters) == {"1.weight", "1.bias"}
     named = network_from_onnx(_exported(_model()), ["1.running_var"])
     assert set(named.parameters) == {"1.running_var"}
+
+
+class _Moving(nn.Module):  # type: ignore[misc, name-defined]
+    """Weights that an exporter passes through other nodes if it is told to fold nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.project = nn.Linear(5, 6)
+        self.norm = nn.GroupNorm(2, 6)  # which is exported with scales of 1 that are no parameters
+        self.token = nn.Parameter(torch.randn(1, 1, 6))
+        self.gru = nn.GRU(6, 4, batch_first=True, bidirectional=True)
+        self.mix = nn.Parameter(torch.randn(8, 4))
+
+    def forward(self, x: Any) -> Any:
+        rows = self.norm(self.project(x).transpose(1, 2)).transpose(1, 2)
+        padding = torch.zeros(8, 1, 6)
+        rows = torch.cat([padding, self.token.expand(8, -1, -1), rows], 1)
+        return torch.einsum("bf,fo->bo", self.gru(rows)[0][:, -1], self.mix)
+
+
+def test_weights_that_are_moved_on_the_way_are_found(rng: np.random.Generator) -> None:
+    torch.manual_seed(5)
+    model = _Moving()
+    file = BytesIO()
+    torch.onnx.export(
+        model, (torch.zeros(8, 3, 5),), file, dynamo=False, input_names=["x"],
+        do_constant_folding=False, training=torch.onnx.TrainingMode.TRAINING,
+    )  # fmt: skip
+    network = network_from_onnx(file.getvalue())
+    assert set(network.parameters) == {name for name, _ in model.named_parameters()}
+    label = [Input("label", (8,), "i64")]
+    trainer = Trainer(network, cross_entropy, label, optimizer=SGD(0.05, 0.9), threads=1)
+    batches: list[dict[str, Any]] = [
+        {"x": rng.standard_normal((8, 3, 5), np.float32), "label": rng.integers(0, 4, 8)}
+        for _ in range(STEPS)
+    ]
+    found = [trainer.step(batch)["loss"] for batch in batches]
+    wanted = _torch_losses(model, list(model.parameters()), batches)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4)
+
+
+def _exported_in_training(model: Any, shape: tuple[int, ...], folder: Path) -> Path:
+    """The model's file as a user of torch exports it to be trained; not moved by that."""
+    torch.onnx.export(
+        deepcopy(model), (torch.zeros(shape),), folder / "training.onnx", dynamo=False,
+        input_names=["x"], do_constant_folding=False, training=torch.onnx.TrainingMode.TRAINING,
+        dynamic_axes={"x": {0: "batch"}},
+    )  # fmt: skip
+    proto = onnx.load(folder / "training.onnx")
+    state = model.state_dict()
+    for tensor in proto.graph.initializer:
+        # Exporting runs the model once, which moves its copy's statistics.
+        tensor.CopyFrom(numpy_helper.from_array(state[tensor.name].numpy(), tensor.name))
+    onnx.save(proto, folder / "training.onnx")
+    return folder / "training.onnx"
+
+
+def test_a_file_in_training_goes_by_its_batch_and_moves_running_statistics(
+    tmp_path: Path, rng: np.random.Generator
+) -> None:
+    torch.manual_seed(6)
+    model = nn.Sequential(
+        nn.Conv2d(2, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.Flatten(), nn.Linear(180, 4)
+    ).train()
+    network = network_from_onnx(_exported_in_training(model, (8, 2, 8, 8), tmp_path))
+    trainer = Trainer(network, cross_entropy, LABELS, optimizer=SGD(0.05, 0.9), threads=1)
+    batches = _batches(rng)
+    found = [trainer.step(batch)["loss"] for batch in batches]
+    wanted = _torch_losses(model, list(model.parameters()), batches)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4)
+    moved = trainer.network.arrays()
+    np.testing.assert_allclose(moved["1.running_mean"], model[1].running_mean, atol=1e-5)
+    # torch's is corrected for the sample's size, ONNX's not.
+    size = 8 * 6 * 6
+    left = 0.9**STEPS
+    corrected = left + (moved["1.running_var"] - left) * size / (size - 1)
+    np.testing.assert_allclose(corrected, model[1].running_var, rtol=1e-5)
+    model[1].running_var.copy_(torch.tensor(moved["1.running_var"]))
+    x = batches[0]["x"]
+    (y,) = trainer.predict({"x": x})
+    write_onnx(trainer.network.graph, tmp_path / "tuned.onnx")
+    (again,) = onnxruntime.InferenceSession(tmp_path / "tuned.onnx").run(None, {"x": x})
+    with torch.no_grad():
+        expected = model.eval()(torch.tensor(x))
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(again, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_dropout_of_a_file_drops_others_at_each_step_and_none_otherwise(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(40, 200), nn.Dropout(0.5), nn.Linear(200, 4)).train()
+    network = network_from_onnx(_exported_in_training(model, (8, 40), tmp_path))
+    trainer = Trainer(network, cross_entropy, LABELS, optimizer=SGD(0.0), threads=1)
+    batch: dict[str, Any] = {"x": np.ones((8, 40), np.float32), "label": np.arange(8) % 4}
+    losses = {trainer.step(batch)["loss"] for _ in range(3)}
+    assert len(losses) == 3
+    with torch.no_grad():
+        logits = model.eval()(torch.tensor(batch["x"]))
+    wanted = nn.functional.cross_entropy(logits, torch.tensor(batch["label"])).item()
+    assert trainer.evaluate(batch)["loss"] == pytest.approx(wanted, rel=1e-5)
 
 
 def test_a_file_that_was_written_can_be_trained_again(tmp_path: Path) -> None:

@@ -7,7 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bessemer.compiler.codegen.math.vector_math import BINARY, UNARY, definition
+from bessemer.compiler.codegen.math.vector_math import (
+    BINARY,
+    COMPOSED,
+    UNARY,
+    definition,
+)
 from tests.compiled_math import (
     DTYPES,
     RUNNABLE,
@@ -148,10 +153,65 @@ def test_exponentials_of_what_is_not_positive_err_by_little_more_than_others() -
     assert (got[x == 0] == 1).all()
 
 
+def gelu_reference(x: Array) -> Array:
+    found: Array = x * np.array([0.5 * math.erfc(-v * math.sqrt(0.5)) for v in x.tolist()])
+    return found
+
+
+def gelu_by_tanh_reference(x: Array) -> Array:
+    found: Array = x / (1 + np.exp(-2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    return found
+
+
+@pytest.mark.skipif("avx512" not in RUNNABLE, reason="only where there are lookups")
+@pytest.mark.parametrize("name", ["gelu", "gelu_by_tanh"])
+def test_gelu_is_exact_where_the_sum_of_one_and_erf_would_cancel(name: str) -> None:
+    x = f32_patterns(1 << 14)
+    # As artifacts have it: no denormals.
+    x = x[((x == 0) | ~(np.abs(x) < 2.0**-125)) & ~np.isinf(x)]
+    x = np.concatenate([x, np.linspace(-8, 8, 30_000, dtype=np.float32)])
+    wide = x.astype(np.float64)
+    reference = gelu_reference(wide) if name == "gelu" else gelu_by_tanh_reference(wide)
+    reference[x < -20] = 0
+    got = evaluate(name, "f32", x, lanes=64, target="avx512", flush=True)
+    for lowest, limit in ((-2.0, 2), (-3.0, 4), (-5.0, 300)):
+        part = ~(x < lowest)
+        assert_close(got[part], reference[part], limit, x[part])
+    assert np.abs(got - reference)[~np.isnan(x)].max(where=x[~np.isnan(x)] < 1, initial=0) < 1.3e-7
+    assert (got[x < -6] == 0).all()
+    assert (got[x > 6] == x[x > 6]).all()
+    ends = np.array([np.inf, -np.inf, np.nan, 0.0, -0.0], np.float32)
+    got = evaluate(name, "f32", ends, lanes=16, target="avx512", flush=True)
+    np.testing.assert_array_equal(got, np.array([np.inf, 0, np.nan, 0, 0], np.float32))
+    assert np.signbit(got[4])
+
+
+@pytest.mark.parametrize("target", RUNNABLE)
+def test_silu_is_within_three_ulp(target: str) -> None:
+    x = f32_patterns(1 << 14)
+    x = x[((x == 0) | ~(np.abs(x) < 2.0**-125)) & ~((x < -87) & (x > -100))]
+    wide = x.astype(np.float64)
+    got = evaluate("silu", "f32", x, lanes=64, target=target, flush=True)
+    assert_close(got, wide / (1 + np.exp(-wide)), 3, x)
+    assert np.signbit(got[x == 0]).sum() == np.signbit(x[x == 0]).sum()
+
+
+@pytest.mark.parametrize("target", RUNNABLE)
+def test_mish_is_within_four_ulp(target: str) -> None:
+    x = f32_patterns(1 << 14)
+    x = x[((x == 0) | ~(np.abs(x) < 2.0**-125)) & ~((x < -87) & (x > -100))]
+    wide = x.astype(np.float64)
+    power = np.exp(np.minimum(wide, 50))
+    reference = wide * (power * (power + 2) / (power * (power + 2) + 2))
+    got = evaluate("mish", "f32", x, lanes=64, target=target, flush=True)
+    assert_close(got, reference, 4.5, x)
+    assert np.signbit(got[x == 0]).sum() == np.signbit(x[x == 0]).sum()
+
+
 @pytest.mark.skipif("avx512" not in RUNNABLE, reason="only where there are lookups")
 def test_lookups_are_the_same_at_every_width() -> None:
     x = f32_patterns(1 << 16)
-    for name in ("exp", "erf", "tanh"):
+    for name in ("exp", "erf", "tanh", "gelu", "silu"):
         narrow = evaluate(name, "f32", x, lanes=16, target="avx512")
         for lanes in (32, 64):
             wide = evaluate(name, "f32", x, lanes=lanes, target="avx512")
@@ -292,7 +352,7 @@ def test_pow_has_the_special_cases_of_c(dtype: str, target: str) -> None:
 @pytest.mark.parametrize("lanes", [1, 2, 16, 64])
 @pytest.mark.parametrize("target", TARGETS)
 def test_objects_call_no_library(target: str, lanes: int) -> None:
-    for name in (*UNARY, *BINARY):
+    for name in (*UNARY, *COMPOSED, *BINARY):
         for dtype in ("f32", "f64"):
             function = definition(name, dtype, lanes, TARGETS[target][2])
             kinds = [dtype] * (3 if name in BINARY else 2)

@@ -8,23 +8,27 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+import bessemer.compiler.ops  # noqa: F401  (registers the operators)
+from bessemer.compiler.driver import build, machine_of
+from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import Size, symbol
 from bessemer.compiler.ir.evaluate import evaluate
 from bessemer.compiler.ir.expr import Buffer, Expression, binary
 from bessemer.compiler.ir.interpreter.interpret_loops import run_kernel
 from bessemer.compiler.ir.loops import Kernel, Store
 from bessemer.compiler.ir.types import TensorType, f32
+from bessemer.compiler.jit import load_code
+from bessemer.compiler.options import Options
 from bessemer.compiler.schedule.contraction.packing import pack, packed_shape
 from bessemer.compiler.schedule.convolution.winograd import (
-    SHARES,
     Taps,
     Winograd,
-    _dealt,
     lower_winograd,
     pays,
     transform_weights,
     winograd_tiling,
 )
+from bessemer.compiler.schedule.convolution.winograd_blocks import SHARES, dealt
 from bessemer.compiler.targets import x86
 from bessemer.compiler.targets.machine import Target
 from tests.compiled_kernels import HERE, CompiledKernel
@@ -197,11 +201,32 @@ def test_it_is_for_wide_layers_with_known_channels() -> None:
 
 
 @pytest.mark.parametrize("blocks", [0, 1, 2, 8, 15, 16, 17, 100])
-def test_blocks_of_any_number_are_dealt_evenly(blocks: int) -> None:
+@pytest.mark.parametrize("groups", [1, 4])
+def test_blocks_of_any_number_are_dealt_evenly(blocks: int, groups: int) -> None:
     count = symbol("blocks")
-    dealt = [_dealt(count, share, 1) for share in range(SHARES)]
-    parts = [tuple(evaluate(size, lambda _: blocks) for size in part) for part in dealt]
+    shares = [dealt(count, groups, share, 1) for share in range(SHARES)]
+    parts = [tuple(evaluate(size, lambda _: blocks) for size in share) for share in shares]
     done = [begin + turn for begin, mine in parts for turn in range(mine)]
-    assert done == list(range(blocks))
+    assert done == list(range(blocks * groups))
     half = sum(mine for _, mine in parts[: SHARES // 2])
-    assert abs(2 * half - blocks) <= 1
+    assert abs(2 * half - blocks * groups) <= (1 if blocks <= 4 else groups)
+
+
+def test_few_blocks_of_an_unknown_number_share_the_columns(rng: np.random.Generator) -> None:
+    b = GraphBuilder("images")
+    x = b.input("x", TensorType(f32, (symbol("n"), symbol("h"), symbol("w"), 16)))
+    w = rng.standard_normal((3, 3, 16, 256)).astype(np.float32)
+    around = {"dilations": (1, 1), "low": (1, 1), "high": (1, 1), "groups": 1}
+    graph = b.finish([b.apply("conv", x, b.constant(w), strides=(1, 1), **around)])
+    made = build(graph, Options())
+    machine = machine_of(made.target)
+    models = [load_code(made.code, made.weights, machine, threads) for threads in (1, 2)]
+    for sizes in ((1, 4, 5), (2, 9, 30), (3, 40, 41), (0, 8, 8)):
+        array = rng.standard_normal((*sizes, 16)).astype(np.float32)
+        (one,), (two,) = (model.run({"x": array}) for model in models)
+        assert one.tobytes() == two.tobytes()
+        padded = np.pad(array, ((0, 0), (1, 1), (1, 1), (0, 0))).astype(np.float64)
+        expected = np.zeros((*sizes, 256))
+        for i, j in product(range(3), range(3)):
+            expected += padded[:, i : i + sizes[1], j : j + sizes[2]] @ w[i, j]
+        np.testing.assert_allclose(one, expected, rtol=1e-5, atol=1e-4)

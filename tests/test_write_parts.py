@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,12 @@ def rows(dtype: Any) -> Sketch:
 NETWORKS = {"maps": maps, "rows": rows}
 
 
+@cache
+def together(name: str) -> Compilation:
+    """The network with parts written by kernels; the tests share it."""
+    return compiled(name)
+
+
 def compiled(name: str, tuning: Tuning | None = None) -> Compilation:
     options = Options(target="x86_64-amx", verify=True, tuning=tuning or Tuning())
     return build(read_onnx(NETWORKS[name](np.float32).model()), options)
@@ -78,35 +85,35 @@ def split_by_a_pass(made: Compilation) -> list[str]:
 
 
 def test_only_what_is_read_again_is_split_by_a_pass() -> None:
-    made = compiled("maps")
+    made = together("maps")
     assert uses_tiles(made) == 3
     assert split_by_a_pass(made) == []
     assert sum("_parts" in kernel for kernel in names(made)) == 3
-    softmax = split_by_a_pass(compiled("rows"))
+    softmax = split_by_a_pass(together("rows"))
     assert len(softmax) == 1 and "exp" in softmax[0]
 
 
 @needs_emulator
-@pytest.mark.parametrize("name", sorted(NETWORKS))
+@pytest.mark.parametrize("name", ["maps", pytest.param("rows", marks=pytest.mark.slow)])
 def test_the_bits_are_those_of_a_pass(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     emulator()
-    together = compiled(name)
+    made = together(name)
     monkeypatch.setattr(program, "write_parts", lambda steps, outputs, lowering: tuple(steps))
     apart = compiled(name)
     assert any(kernel.startswith("split") for kernel in names(apart))
     rng = np.random.default_rng(2)
-    shape = [d if isinstance(d, int) else 37 for d in together.program.inputs[0].type.shape]
+    shape = [d if isinstance(d, int) else 37 for d in made.program.inputs[0].type.shape]
     x = rng.standard_normal(shape).astype(np.float32)
     for at, value in enumerate([np.inf, np.nan, 3.4028235e38, -3.39e38, 1e-37, 1e-42]):
         place = (0, 3, 0, at) if len(shape) == 4 else (5 * at, 3)
         x[place] = value
-    one, two = (runs_to(loaded(made), x) for made in (together, apart))
+    one, two = (runs_to(loaded(either), x) for either in (made, apart))
     assert np.isfinite(one).any() and np.isnan(one).any()
     np.testing.assert_array_equal(one.view(np.uint32), two.view(np.uint32))
 
 
 def test_a_tuning_decides_against_tiles() -> None:
-    signatures = {d.signature for d in compiled("rows").program.decisions if "tiles" in d.choice}
+    signatures = {d.signature for d in together("rows").program.decisions if "tiles" in d.choice}
     assert len(signatures) == 3
     without = compiled("rows", Tuning({key: {"tiles": 0} for key in signatures}))
     assert not uses_tiles(without)

@@ -14,6 +14,10 @@ from onnx import TensorProto, helper
 
 import bessemer
 from bessemer.compiler.ir.types import Array
+from bessemer.frontends import builder as nn
+from bessemer.frontends import zoo
+from bessemer.frontends.train.losses import mean_squared_error
+from bessemer.frontends.train.trainer import Trainer
 from bessemer.runtime.errors import ArtifactError
 from tests.onnx_check import parsed
 
@@ -71,3 +75,27 @@ def test_a_node_that_cannot_be_is_told_with_what_goes_into_it(tmp_path: Path) ->
     lines = str(error.value).splitlines()
     assert lines[0].endswith("MatMul 'product': two sizes must be equal, but they are 63 and 64")
     assert lines[1:] == ["  x : f32[n,63]", "  w : f32[64,9]"]
+
+
+@pytest.mark.parametrize("features", [-1, "10", 2.5])
+def test_a_layer_s_size_is_a_number_that_is_not_negative(features: Any) -> None:
+    with pytest.raises(bessemer.CompileError, match=r"Dense\(.*: the parameter weight would have"):
+        nn.Network(nn.Dense(features), nn.Input("x", ("n", 4)))
+    integer: Any = np.int64(3)
+    network = nn.Network(nn.Dense(integer), nn.Input("x", ("n", 4)))
+    assert network.array("weight").shape == (4, 3)
+
+
+@pytest.mark.parametrize("make", [zoo.resnet, zoo.vgg, zoo.densenet])
+def test_a_depth_that_a_network_has_not_is_told_with_those_it_has(make: Any) -> None:
+    with pytest.raises(bessemer.CompileError, match=r" has \d+, .* layers, not 17"):
+        make(17)
+
+
+def test_data_to_train_on_has_names() -> None:
+    network = nn.Network(nn.Dense(2), nn.Input("x", ("n", 3)), outputs=["y"])
+    trainer = Trainer(network, mean_squared_error, [nn.Input("target", ("n", 2))])
+    rows: list[Array] = [np.zeros((4, 3), np.float32), np.zeros((4, 2), np.float32)]
+    for validation in (None, 0.5):
+        with pytest.raises(bessemer.CompileError, match=r"is a list; .* with x, target\."):
+            trainer.fit(rows, validation=validation)  # type: ignore[arg-type]

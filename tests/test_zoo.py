@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 
 import bessemer
@@ -14,6 +13,7 @@ from bessemer.frontends import zoo
 from bessemer.frontends.builder import Network
 from bessemer.frontends.onnx_writer.write import write_onnx
 from tests.network_runs import numbers
+from tests.onnxruntime_sessions import session_of
 
 Feed = dict[str, Array]
 
@@ -167,9 +167,7 @@ def test_the_export_computes_the_same_in_onnxruntime(
     network, feeds, expected = case
     model = write_onnx(network.graph)
     onnx.checker.check_model(model, full_check=True)
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
+    session = session_of(model)
     for feed, wanted in zip(feeds, expected):
         for actual, array in zip(session.run(None, feed), wanted, strict=True):
             _assert_near(actual, array)

@@ -41,17 +41,17 @@ def _statements(
     builder.set_dim(symbol, count.value)
     found = builder.define(constant(0, i64), "found")
     with _rows(builder, x.shape) as row:
-        column = builder.define(constant(0, i64), "column")
-        more = column.value < index_value(x.shape[-1])
+        place = builder.define(constant(0, i64), "place")
+        more = place.value < index_value(x.shape[-1])
         # Every place is written where the next one found belongs, until all are: nobody knows
         # which are set, and to branch on it costs more than to write.
         with builder.repeat_while(more & (found.value < count.value)):
-            for axis, position in enumerate((*row, column.index)):
+            for axis, position in enumerate((*row, place.index)):
                 # Rows are `count` apart, which the output's type cannot say before the run.
                 flat = axis * count.index + found.index
                 builder.store(out, (0, flat), index_value(position))
-            found.set(found.value + _set(x[(*row, column.index)]))
-            column.set(column.value + 1)
+            found.set(found.value + _set(x[(*row, place.index)]))
+            place.set(place.value + 1)
 
 
 @contextmanager

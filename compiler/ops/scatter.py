@@ -11,7 +11,7 @@ from contextlib import ExitStack
 
 import numpy as np
 
-from bessemer.compiler.ir import expr
+from bessemer.compiler.ir import dims, expr
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import Buffer, Expression, checked, index_value, less
@@ -22,6 +22,9 @@ from bessemer.compiler.ops.gradients_scatter import scatter_elements_gradient, s
 from bessemer.compiler.ops.index import INDEX_TYPES
 
 REDUCTIONS = ("none", "add", "mul", "max", "min")
+
+_LINE = 16
+_FEWEST_COLUMNS, _MOST_SHARES = 64, 4
 
 
 def _require_reduction(name: str, reduction: str) -> None:
@@ -189,19 +192,51 @@ def _nd_statements(
 ) -> None:
     x, indices, updates = inputs
     (out,) = outputs
+    if len(x.shape) != 2 or indices.shape[-1] != 1:
+        _copy(builder, x, out, ())
+        _put_rows(builder, indices, updates, out, reduction)
+        return
+    # Every thread has columns of its own, in which it goes through all updates in order.
+    rows, width = x.shape
+    share = _share(width)
+    with builder.loop(dims.ceildiv(width, share), "parallel") as part:
+        first, count = part * share, dims.minimum(share, width - part * share)
+        with builder.loop(rows) as row, builder.loop(count, "vector", lanes=0) as column:
+            builder.store(out, (row, first + column), x[row, first + column])
+        _put_rows(builder, indices, updates, out, reduction, first, count)
+
+
+def _share(width: Size) -> Size:
+    """Columns that a thread takes at once: whole cache lines, and not so few that going through
+    all indices again costs more than they do."""
+    if not isinstance(width, int):
+        return width
+    return max(_FEWEST_COLUMNS, -(-width // (_MOST_SHARES * _LINE)) * _LINE)
+
+
+def _put_rows(
+    builder: KernelBuilder,
+    indices: Buffer,
+    updates: Buffer,
+    out: Buffer,
+    reduction: str,
+    first: Size = 0,
+    count: Size | None = None,
+) -> None:
+    """All updates, or of a row's last axis only `count` elements from the first one on."""
     depth = indices.shape[-1]
     assert isinstance(depth, int)
-    _copy(builder, x, out, ())
     with ExitStack() as nest:
         place = tuple(nest.enter_context(builder.loop(size)) for size in indices.shape[:-1])
         named = [
-            builder.define(index_value(checked(indices[(*place, k)], x.shape[k])), "place")
+            builder.define(index_value(checked(indices[(*place, k)], out.shape[k])), "place")
             for k in range(depth)
         ]
-        row = x.shape[depth:]
+        row = out.shape[depth:]
         within: list[Size] = [nest.enter_context(builder.loop(size)) for size in row[:-1]]
         if row:
-            within.append(nest.enter_context(builder.loop(row[-1], "vector", lanes=0)))
+            last = row[-1] if count is None else count
+            within.append(first + nest.enter_context(builder.loop(last, "vector", lanes=0)))
         target = (*(local.index for local in named), *within)
         builder.store(out, target, _combined(reduction, out, target, updates[(*place, *within)]))
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from bessemer.compiler.errors import CompileError
+from bessemer.compiler.options import Precision
 
 ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file.", dir_okay=False)]
 Dims = Annotated[
@@ -18,8 +19,7 @@ Dims = Annotated[
 TargetName = Annotated[
     str, typer.Option("--target", metavar="NAME", help="The machine to compile for; see doctor.")
 ]
-PrecisionName = Literal["float32", "strict", "bfloat16", "tf32"]
-PrecisionChoice = Annotated[PrecisionName, typer.Option("--precision", help="The arithmetic.")]
+PrecisionChoice = Annotated[Precision, typer.Option("--precision", help="The arithmetic.")]
 Optimize = Annotated[
     int,
     typer.Option(

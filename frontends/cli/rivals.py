@@ -16,9 +16,7 @@ Run = Callable[[], list[Array]]
 """One run on the inputs that it was started with; its outputs in the model's order."""
 
 
-def start_onnxruntime(
-    path: Path, threads: int, inputs: Mapping[str, Array], flush: bool = False
-) -> Run:
+def onnxruntime_session(path: Path, threads: int, flush: bool = False) -> Any:
     """A session on the processor; 0 threads means all processors. `flush` makes denormals zeros."""
     runtime: Any = importlib.import_module("onnxruntime")
     options = runtime.SessionOptions()
@@ -27,7 +25,14 @@ def start_onnxruntime(
     options.log_severity_level = 4
     if flush:
         options.add_session_config_entry("session.set_denormal_as_zero", "1")
-    session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def start_onnxruntime(
+    path: Path, threads: int, inputs: Mapping[str, Array], flush: bool = False
+) -> Run:
+    """An onnxruntime_session that runs on these inputs."""
+    session = onnxruntime_session(path, threads, flush)
     arrays = dict(inputs)
     return lambda: [_as_array(output) for output in session.run(None, arrays)]
 

@@ -12,6 +12,7 @@ import numpy as np
 import typer
 
 from bessemer.compiler.ir.types import Array
+from bessemer.compiler.options import Precision
 from bessemer.frontends.array_files import read_arrays, write_arrays
 from bessemer.frontends.cli import arguments
 from bessemer.frontends.cli.models import inputs_for, is_artifact, open_model, open_on_device
@@ -91,7 +92,7 @@ def command(
 
 def _opened(
     model: Path, dims: Mapping[str, int], threads: int, target: str,
-    precision: arguments.PrecisionName, optimize: int,
+    precision: Precision, optimize: int,
 ) -> CompiledModel | DeviceModel:  # fmt: skip
     if target and not target.startswith(("cuda", "nvptx")):
         raise typer.BadParameter(f"--target {target}: a model is run here, or on a GPU (cuda).")

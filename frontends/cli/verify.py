@@ -29,6 +29,7 @@ from bessemer.frontends.random_inputs import (
 )
 from bessemer.frontends.relative_error import relative_error
 from bessemer.frontends.widen import run_in_float64
+from bessemer.runtime.model import CompiledModel
 
 Reference = Literal["auto", "onnxruntime", "interpreter"]
 
@@ -83,13 +84,9 @@ def command(
     symbols = tuple(default_sizes(ours.inputs, bound))
     rows: list[dict[str, Any]] = []
     for case in cases:
-        check_known(case, symbols)
-        chosen = {**default_sizes(ours.inputs, symbols), **case}
         arrays, label = given, str(inputs)
         if arrays is None:
-            texts = known_texts(graph.strings)
-            arrays = random_arrays(ours.inputs, chosen, seed, index_limits(graph), texts)
-            label = ", ".join(f"{name}={size}" for name, size in chosen.items()) or "as it is"
+            arrays, label = _random_case(ours, graph, case, symbols, seed)
         with phases.phase(f"Compare, {label}"):
             found = dict(zip(graph.output_names, ours.run(arrays), strict=True))
             theirs = _reference(reference, model, graph, arrays, threads)
@@ -99,6 +96,17 @@ def command(
             for name in graph.output_names
         ]
     _finish(rows, reference, as_json)
+
+
+def _random_case(
+    ours: CompiledModel, graph: Graph, case: Mapping[str, int], symbols: tuple[str, ...], seed: int
+) -> tuple[dict[str, Array], str]:
+    """Inputs for the sizes asked for, and those sizes as text."""
+    check_known(case, symbols)
+    chosen = {**default_sizes(ours.inputs, symbols), **case}
+    texts = known_texts(graph.strings)
+    arrays = random_arrays(ours.inputs, chosen, seed, index_limits(graph), texts)
+    return arrays, ", ".join(f"{name}={size}" for name, size in chosen.items()) or "as it is"
 
 
 def _choose(against: Reference) -> Reference:

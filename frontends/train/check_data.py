@@ -38,10 +38,7 @@ def check_data(data: Mapping[str, Array], inputs: Sequence[Value], limits: Limit
     """Raises CompileError where the data has not what these inputs want: arrays of their types,
     shapes and numbers of rows, floats without NaN, labels within limits."""
     names = [value.name for value in inputs]
-    if missing := [name for name in names if name not in data]:
-        raise CompileError(
-            f"The data has no {', '.join(missing)}; it must have {', '.join(names)}."
-        )
+    check_names(data, names)
     for value in inputs:
         _check_type(value, data[value.name])
     counts = {name: len(data[name]) for name in names}
@@ -51,6 +48,19 @@ def check_data(data: Mapping[str, Array], inputs: Sequence[Value], limits: Limit
         if data[name].dtype.kind == "f":
             _check_numbers(name, data[name])
     check_limits(data, {name: limit for name, limit in limits.items() if name in names})
+
+
+def check_names(data: object, names: Sequence[str]) -> None:
+    """Raises CompileError for what is no mapping that has these names."""
+    if not isinstance(data, Mapping):
+        raise CompileError(
+            f"The data is a {type(data).__name__}; it must be a mapping from names to arrays, "
+            f"with {', '.join(names)}."
+        )
+    if missing := [name for name in names if name not in data]:
+        raise CompileError(
+            f"The data has no {', '.join(missing)}; it must have {', '.join(names)}."
+        )
 
 
 def _check_type(value: Value, array: object) -> None:

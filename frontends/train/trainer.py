@@ -24,7 +24,7 @@ from bessemer.frontends.builder.network import Input, Network
 from bessemer.frontends.byte_count import byte_count
 from bessemer.frontends.compile import compile
 from bessemer.frontends.train.batches import Augmentation, Batches, split_rows
-from bessemer.frontends.train.check_data import check_batches, check_data, check_limits
+from bessemer.frontends.train.check_data import check_batches, check_data, check_limits, check_names
 from bessemer.frontends.train.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from bessemer.frontends.train.export import Training, training_graphs
 from bessemer.frontends.train.failure import TrainingError as TrainingError
@@ -208,6 +208,7 @@ class Trainer:
         """
         if epochs < 0:
             raise CompileError(f"{epochs} epochs cannot be trained.")
+        check_names(data, self.names)
         if validation is not None and not isinstance(validation, Mapping):
             data = {name: data[name] for name in self.names if name in data}
             data, validation = split_rows(data, validation, self.seed)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from bessemer.compiler.errors import CompileError
 from bessemer.frontends.builder import (
     BatchNorm,
     Conv,
@@ -23,6 +26,14 @@ def image_network(
     """A network from square images."""
     image = Input("image", ("batch", channels, size, size))
     return Network(layers, image, name=name, outputs=[output], seed=seed)
+
+
+def stages_of(name: str, stages: Mapping[int, tuple[int, ...]], depth: int) -> tuple[int, ...]:
+    """How many layers each stage has in the network of this depth."""
+    if depth not in stages:
+        known = ", ".join(map(str, stages))
+        raise CompileError(f"{name} has {known} layers, not {depth}.")
+    return stages[depth]
 
 
 def lenet(classes: int = 10, *, size: int = 28, channels: int = 1, seed: int = 0) -> Network:
@@ -66,7 +77,7 @@ def vgg(
 ) -> Network:  # fmt: skip
     """VGG with 11, 13, 16 or 19 layers (Simonyan & Zisserman, 2014): vgg(16) has 138,357,544."""
     layers: list[Layer] = []
-    for stage, count in enumerate(VGG_STAGES[depth]):
+    for stage, count in enumerate(stages_of("vgg", VGG_STAGES, depth)):
         for _ in range(count):
             layers.append(Conv(width * min(2**stage, 8), 3, padding=1))
             layers.extend([BatchNorm(), ReLU()] if batch_norm else [ReLU()])

@@ -15,7 +15,7 @@ from bessemer.frontends.builder import (
     Sequential,
     relu,
 )
-from bessemer.frontends.zoo.convolutional import image_network
+from bessemer.frontends.zoo.convolutional import image_network, stages_of
 
 STAGES = {121: (6, 12, 24, 16), 169: (6, 12, 32, 32), 201: (6, 12, 48, 32)}
 """Connections in each of the four stages, by the number of layers with weights."""
@@ -41,7 +41,7 @@ def densenet(
     features = 2 * growth
     layers: list[Layer] = [Conv(features, 7, 2, 3, bias=False), BatchNorm()]
     body: list[Layer] = []
-    counts = stages or STAGES[depth]
+    counts = stages or stages_of("densenet", STAGES, depth)
     for stage, count in enumerate(counts):
         body.extend(_connection(growth) for _ in range(count))
         features += count * growth

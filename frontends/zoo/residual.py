@@ -17,7 +17,7 @@ from bessemer.frontends.builder import (
     Tensor,
     relu,
 )
-from bessemer.frontends.zoo.convolutional import image_network
+from bessemer.frontends.zoo.convolutional import image_network, stages_of
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -66,7 +66,7 @@ def resnet(
         stem = [_conv(width, 3), BatchNorm()]
     stages: list[Layer] = []
     before = width
-    for stage, count in enumerate(STAGES[depth]):
+    for stage, count in enumerate(stages_of("resnet", STAGES, depth)):
         blocks: list[Layer] = []
         features = expansion * width * 2**stage
         for place in range(count):

@@ -103,6 +103,24 @@ def emitted(target: llvm.TargetMachine, module: llvm.ModuleRef, is_object: bool)
         ffi.lib.LLVMPY_DisposeMemoryBuffer(buffer)
 
 
+def place_object(code: bytes, machine: Machine) -> llvm.ExecutionEngine:
+    """Links an object file into this process: `get_function_address` of what is returned finds its
+    functions, and they live as long as that. The memory is writable while it is linked and
+    executable afterwards, never both.
+    """
+    # An engine wants a module to begin with, and takes the object beside it.
+    module = llvm.parse_assembly("", llvm.create_context())
+    module.triple = machine.triple
+    # Elsewhere than on x86, sections must lie in one block for distances to reach from each to
+    # each; the block's size is a guess that can be too small, so only where it is needed.
+    engine = llvm.create_mcjit_compiler(
+        module, create_target_machine(machine), use_lmm="x86_64" not in machine.triple
+    )
+    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+    engine.finalize_object()
+    return engine
+
+
 def assembly_text(text: str, machine: Machine, passes: Sequence[str] = ()) -> str:
     """The assembly of the same code that `compile_object` makes."""
     target = create_target_machine(machine)

@@ -14,16 +14,18 @@ from bessemer.compiler.codegen.arithmetic import binary, compare, intrinsic, lik
 from bessemer.compiler.codegen.kernels import calls, conversions, memory
 from bessemer.compiler.codegen.kernels.byte_tables import look_up
 from bessemer.compiler.codegen.kernels.indices import Indices
+from bessemer.compiler.codegen.kernels.joined_functions import joined
 from bessemer.compiler.codegen.kernels.quantization import quantized
 from bessemer.compiler.codegen.kernels.quotients import constant_divisor, quotient
 from bessemer.compiler.codegen.kernels.state import KernelState, number
 from bessemer.compiler.codegen.lanes import same_lanes, splat, steps
+from bessemer.compiler.codegen.math import vector_math
 from bessemer.compiler.codegen.values import Value, literal
 from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir import expr
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import Expression
-from bessemer.compiler.ir.types import boolean, f32, i8, i16, i32, i64
+from bessemer.compiler.ir.types import boolean, i8, i16, i32, i64
 
 OUT_OF_RANGE = "index out of range"
 _ORDERED = ("lt", "le", "gt", "ge")
@@ -147,25 +149,25 @@ class _Evaluation:
             mask = self._index_mask(node)
             if mask is not None:
                 return mask
-        joined = self._one_plus_erf(node)
-        if joined is not None:
-            return joined
+        function = self._joined(node)
+        if function is not None:
+            return function
         left, right = self.value(node.left), self.value(node.right)
         if node.name == "pow" and left.kind is not boolean:
             return calls.power(self.state, left, right)
         return binary(self.writer, node.name, left, right)
 
-    def _one_plus_erf(self, node: expr.Binary) -> Value | None:
-        """1 + erf(x) as one function, where the machine has it."""
-        if not self.state.target.has_lookup or node.name != "add" or node.dtype is not f32:
+    def _joined(self, node: expr.Binary) -> Value | None:
+        """Several operations as one function, unless a part of it is there already."""
+        found = joined(node)
+        if found is None or (found.inner, self.state.guard) in self.state.values:
             return None
-        for one, function in ((node.left, node.right), (node.right, node.left)):
-            match one, function:
-                case expr.Constant(_, 1), expr.Unary(_, "erf", operand):
-                    x = self.value(operand)
-                    if x.lanes % 16 == 0:
-                        return calls.math_function(self.state, "one_plus_erf", x)
-        return None
+        x = self.value(found.operand)
+        by_lookup = self.state.target.has_lookup and x.lanes % 16 == 0
+        if found.function in vector_math.LOOKED_UP and not by_lookup:
+            return None
+        y = calls.math_function(self.state, found.function, x)
+        return y if found.factor == 1 else binary(self.writer, "mul", y, like(y, found.factor))
 
     def _index_mask(self, node: expr.Binary) -> Value | None:
         """A comparison of indices that grow by one from lane to lane, in narrow lanes."""

@@ -122,6 +122,22 @@ class Indices:
             case _:
                 return None
 
+    def group_of_first(self, size: Size) -> int | None:
+        """n if what differs from lane to lane is i // n * n: that of the first of n neighbours, all
+        of which are in the vector."""
+        vectors = self.state.vectors
+        if vectors is None or isinstance(size, int):
+            return None
+        varying = _select(size, self.is_varying)
+        if isinstance(varying, int):
+            return None
+        match list(varying.terms.items()):
+            case [(((FloorDiv(a, int(n)), 1),), factor)] if factor == n:
+                is_index = dims.as_atom(a) == vectors.symbol
+                return n if is_index and vectors.width % n == 0 else None
+            case _:
+                return None
+
     def scalar(self, size: Size) -> Value:
         """The value, in the first lane of a vector loop."""
         return self._sum(self._terms(size, vector=False), _flags(size))

@@ -94,6 +94,13 @@ def _repeated(
         at = indices.address(access.buffer, access.offset).moved((low - known[0]) * access.bytes)
         places = [k - low for k in known]
         return _picked(state, access, at, places, max(places) + 1, guard)
+    group = indices.group_of_first(access.offset)
+    if group is not None and mask is None and state.target.has_masks:
+        pointer = _guarded(w, indices.address(access.buffer, access.offset), guard)
+        # What lies behind the last lane's element need not be there.
+        read = ", ".join(f"i1 {'true' if k <= width - group else 'false'}" for k in range(width))
+        vector = _contiguous(state, access, pointer, Value(f"<{read}>", boolean, width))
+        return shuffle(w, vector, None, [k // group * group for k in range(width)])
     pattern = indices.pattern(access.offset)
     if pattern is None or not isinstance(pattern.denominator, int):
         return None

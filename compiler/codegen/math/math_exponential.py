@@ -169,12 +169,13 @@ def expm1(x: Term) -> Term:
 def sigmoid(x: Term) -> Term:
     """1 / (1 + s + s q), corrected by what the denominator's two sums lost."""
     form = FORMATS[x.kind]
-    s, q = scale_and_rest(-at_most(at_least(x, form.log_smallest), -form.log_smallest))
+    # The lower limit's reciprocal is below the normal numbers: flushed to zero.
+    s, q = scale_and_rest(-at_most(at_least(x, form.log_smallest - 0.9), -form.log_smallest))
     whole = 1.0 + s
     denominator = fma(s, q, whole)
     lost = fma(s, q, whole - denominator) + (1.0 - (whole - s))
     y = 1.0 / denominator
-    return select(x < form.log_smallest, 0.0, fma(y * lost, -y, y))
+    return fma(y * lost, -y, y)
 
 
 def tanh(x: Term) -> Term:

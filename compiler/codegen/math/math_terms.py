@@ -262,6 +262,24 @@ def scaled(x: Term, power: Term) -> Term:
     return _by_sixteen(x.writer, lambda a, n: f"{name}({a}, {n}, {a}, i16 -1, i32 4)", x, power)
 
 
+def limited(x: Term, limit: float, keeps_sign: bool) -> Term:
+    """|x|, or x itself, no further from 0 than the limit, which NaN gives; 16 lanes or several
+    times as many."""
+    vector, zeros = "<16 x float>", "<16 x float> zeroinitializer"
+    name = "@llvm.x86.avx512.mask.range.ps.512"
+    x.writer.declarations.add(
+        f"declare {vector} {name}({vector}, {vector}, i32, {vector}, i16, i32)"
+    )
+    # The smaller one in size, with the sign of the first, or none.
+    how = 2 if keeps_sign else 10
+    return _by_sixteen(
+        x.writer,
+        lambda a, b: f"{name}({a}, {b}, i32 {how}, {zeros}, i16 -1, i32 4)",
+        x,
+        x.constant(limit),
+    )
+
+
 def _by_sixteen(writer: Writer, call: Callable[..., str], *operands: Term) -> Term:
     """Sixteen lanes after sixteen of an instruction that gives f32; `call` spells it."""
     if writer.lanes == 16:

@@ -72,7 +72,7 @@ def selu(b: GraphBuilder, x: Value, alpha: float = SELU_ALPHA, gamma: float = SE
 
 
 def mish(b: GraphBuilder, x: Value) -> Value:
-    """x * tanh(softplus(x)) as x * n / (n + 2), where n = (1 + e^x)^2 - 1: one function for three."""
+    """x * tanh(softplus(x)) as x * n / (n + 2), n = (1 + e^x)^2 - 1: one function for three."""
     # From here on the factor is 1 in all types, and n a number in them.
     highest = 5.0 if x.type.dtype is f16 else 20.0
     power = b.apply("exp", b.apply("clip", x, minimum=-math.inf, maximum=highest))

@@ -30,7 +30,7 @@ from bessemer.compiler.schedule.contraction.contraction import (
     steps_of,
 )
 from bessemer.compiler.schedule.contraction.tile_sums import Place, Stretch, Tile, TileWriter
-from bessemer.compiler.schedule.contraction.tiles import Split, Tiling, split
+from bessemer.compiler.schedule.contraction.tiles import Split, Tiling, dealt, split
 from bessemer.compiler.targets.machine import Target
 
 
@@ -49,7 +49,7 @@ def write_contraction(
     kind: loops.LoopKind = "serial",
 ) -> None:
     """Adds the contraction to a kernel, as one loop of this kind."""
-    writer = _Writer(contraction, tiling, target, builder)
+    writer = _Writer(contraction, tiling, target, builder, kind == "parallel")
     with builder.loop(writer.items, kind) as item:
         writer.item(item)
 
@@ -63,6 +63,9 @@ def operations(contraction: Contraction, tiling: Tiling) -> Size:
     width = dims.minimum(tiling.panel, contraction.columns)
     return 2 * rows * dims.minimum(tiling.block, tiles) * width * contraction.depth_extent
 
+
+FEWEST_ITEMS = 8
+"""For the threads to share, where there are tiles enough and their number is not known."""
 
 Work: TypeAlias = Callable[[Place, Tile], None]
 
@@ -83,6 +86,7 @@ class _Writer:
     tiling: Tiling
     target: Target
     builder: KernelBuilder
+    is_shared: bool
 
     @cached_property
     def walk(self) -> Nest:
@@ -102,7 +106,11 @@ class _Writer:
 
     @cached_property
     def blocks(self) -> Size:
-        return dims.ceildiv(self.tiles, self.tiling.block)
+        fewest = dims.ceildiv(self.tiles, self.tiling.block)
+        if isinstance(self.tiles, int) or not isinstance(self.panels, int) or not self.is_shared:
+            return fewest
+        shared = dims.minimum(dims.ceildiv(self.tiles, 2), -(-FEWEST_ITEMS // self.panels))
+        return fewest if self.panels >= FEWEST_ITEMS else dims.maximum(fewest, shared)
 
     @cached_property
     def panels(self) -> Size:
@@ -128,10 +136,18 @@ class _Writer:
         matrix = matrix + self.contraction.b_matrix
         b_base = self.sums.local((matrix * self.panels + panel) * panel_elements)
         a_base = self.sums.local(self.contraction.a_base + a_base)
-        first = block * self.tiling.block
-        count = dims.minimum(self.tiling.block, self.tiles - first)
+        first, count = self._tiles_of(block)
         column, width = panel * self.tiling.panel, self.tiling.panel
         self._block_of_tiles(Place(batch, a_base, panel, b_base, column, width), first, count)
+
+    def _tiles_of(self, block: Size) -> tuple[Size, Size]:
+        """The first tile of a block, and how many there are. Of a number that only the run knows
+        all blocks get about as many: a last one of few tiles would be all that some thread does."""
+        if isinstance(self.tiles, int) or not self.is_shared:
+            first = block * self.tiling.block
+            return first, dims.minimum(self.tiling.block, self.tiles - first)
+        first, count = dealt(self.tiles, self.blocks, block)
+        return self.sums.local(first), self.sums.local(count)
 
     def _block_of_tiles(self, place: Place, first: Size, count: Size) -> None:
         """The tiles of a block; a last panel with few columns has narrower ones of its own."""

@@ -278,6 +278,13 @@ def _heaviest(tiles: int, block: int, panels: int, threads: int) -> int:
     return heaviest
 
 
+def dealt(count: Size, parts: Size, place: Size) -> tuple[Size, Size]:
+    """The first of `count` things in the part at a place, and how many it has: as many as any other
+    part, or one more."""
+    first = dims.floordiv(count * place, parts)
+    return first, dims.floordiv(count * (place + 1), parts) - first
+
+
 def chains(rows: int, vectors: int, registers: int, depth: Size) -> int:
     """Partial sums of a tile: enough to keep the arithmetic units busy, a power of two."""
     if isinstance(depth, int) and depth < 16:

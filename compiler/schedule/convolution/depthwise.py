@@ -12,6 +12,8 @@ by a branch, and the columns outside are left out of the code of the tiles at th
 Of large windows a tile is one row of outputs, and goes through its rows of inputs in a loop. Tiles
 are inside of the channels then: they share what the first-level cache has room for. A volume is one
 image for each of its planes, and the planes of a window are one more loop.
+
+Groups of few channels are done alike: an input goes to all outputs of its group, in one shuffle.
 """
 
 from __future__ import annotations
@@ -243,11 +245,16 @@ class _Tile:
             row = work.place(0, band.begin, tap * work.dilations[0])
             for begin in range(0, columns, length):
                 taps = range(begin, min(begin + length, columns))
-                weights = {
-                    at: band.builder.define(work.weights[*plane_tap, tap, at, channel], "w").value
-                    for at in taps
-                }
-                self._stretch((image, row), weights, sums, channel)
+                for member in range(work.group):
+                    within = () if work.group == 1 else (member,)
+                    weights = {
+                        at: band.builder.define(
+                            work.weights[*plane_tap, tap, at, *within, channel], "w"
+                        ).value
+                        for at in taps
+                    }
+                    source = dims.floordiv(channel, work.group) * work.group + member
+                    self._stretch((image, row), weights, sums, source)
 
     def _stretch(
         self,

@@ -1,4 +1,4 @@
-"""Depthwise convolutions of one filter a channel: what there is to do, and the tiles for it."""
+"""Convolutions of one filter a channel, or few: what there is to do, and the tiles for it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import product
 from math import ceil
 from typing import TypeAlias
 
-from bessemer.compiler.ir import loops
+from bessemer.compiler.ir import dims, loops
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import Buffer, Expression
 from bessemer.compiler.ir.graph import Node
@@ -23,6 +23,10 @@ MOST_PRODUCTS = 256
 MOST_COLUMNS = 16
 HELD = 9
 """Weights that stay in registers."""
+NARROW = (2, 4, 8)
+"""Channels of a group that are taken one by one: with 16 a product of matrices is as fast."""
+FULL = 16
+"""Channels that are whole vectors, and whole groups, on every machine."""
 MOST_IN_A_ROW = 24
 """Taps that are all in a row in the code of a tile."""
 
@@ -37,6 +41,21 @@ def has_one_filter_a_channel(node: Node) -> bool:
         and len(kernel) in (3, 4, 5)
         and all(isinstance(size, int) for size in kernel[:-2])
         and node.output.type.dtype in (f32, f64)
+    )
+
+
+def has_narrow_groups(node: Node) -> bool:
+    """Whether a convolution has groups of few channels, as many outputs as inputs: vectors of
+    outputs, each times its group's inputs one by one, waste nothing."""
+    kernel = node.inputs[1].type.shape
+    return (
+        node.operator.name == "conv"
+        and kernel[-2] in NARROW
+        and kernel[-2] * node.attributes["groups"] == kernel[-1]
+        and dims.mod(kernel[-1], FULL) == 0
+        and len(kernel) in (3, 4)
+        and all(isinstance(size, int) for size in kernel)
+        and node.output.type.dtype == node.inputs[1].type.dtype == f32
     )
 
 
@@ -61,7 +80,8 @@ class Depthwise:
     `epilogue((n, row, column), channel, total)` gives the stores of one element. Windows begin
     `low` rows and columns before the input; `inputs` is its number of rows and columns, None where
     no window leaves it along that axis. Of volumes, which have `planes`, `n` counts the planes of
-    all, and `weights` begin with an axis of planes.
+    all, and `weights` begin with an axis of planes. Where neighbouring channels are a `group`, each
+    sees the inputs of all: `weights` is [kernel rows, kernel columns, group, channels].
     """
 
     x: Callable[[Size, Size, Size, Size], Expression]
@@ -75,11 +95,12 @@ class Depthwise:
     low: tuple[Size, Size] = (0, 0)
     inputs: tuple[Size | None, Size | None] = (None, None)
     planes: Planes | None = None
+    group: int = 1
 
     @property
     def kernel(self) -> tuple[int, int]:
         """The taps along rows and columns, which are always known."""
-        *_, rows, columns, _ = self.weights.shape
+        *_, rows, columns, _ = self.weights.shape[: None if self.group == 1 else -1]
         assert isinstance(rows, int) and isinstance(columns, int)
         return rows, columns
 
@@ -92,7 +113,8 @@ class Depthwise:
     def loops_over_taps(self) -> bool:
         """Whether a tile is one row of outputs, and its rows of taps are a loop: all in a row
         would be long code for few sums, which wait for each other."""
-        return self.planes is not None or self.kernel[0] * self.kernel[1] > MOST_IN_A_ROW
+        is_long = self.kernel[0] * self.kernel[1] > MOST_IN_A_ROW
+        return is_long or self.planes is not None or self.group > 1
 
     def stretches(self) -> tuple[int, int]:
         """Into how many stretches a row of taps is cut, and the taps of one at most: those whose
@@ -150,9 +172,10 @@ def _cycles(work: Depthwise, tile: TileSize) -> float:
     """Cycles for an output and a row of taps: two loads and two products start in one, and a sum's
     products are four apart."""
     count, taps = work.stretches()
-    loads = count * (work.reach(1, tile.columns) - work.reach(1, 1) + 2 * taps)
-    products = tile.columns * work.kernel[1]
-    return max(products / 2, loads / 2, 4 * work.kernel[1]) / tile.columns
+    inputs = work.reach(1, tile.columns) - work.reach(1, 1) + taps
+    loads = count * work.group * (inputs + taps)
+    of_a_sum = work.kernel[1] * work.group
+    return max(tile.columns * of_a_sum / 2, loads / 2, 4 * of_a_sum) / tile.columns
 
 
 def _loads(work: Depthwise, tile: TileSize) -> float:

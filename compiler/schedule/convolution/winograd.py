@@ -15,6 +15,7 @@ Source: A. Lavin, S. Gray, "Fast Algorithms for Convolutional Neural Networks", 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import product
 from math import prod
@@ -25,24 +26,28 @@ import numpy as np
 from bessemer.compiler.ir import dims, loops
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Size
-from bessemer.compiler.ir.expr import Buffer, Expression, index_value, less
+from bessemer.compiler.ir.expr import Buffer, Expression, binary, index_value, less
 from bessemer.compiler.ir.types import Array, DType, f32
 from bessemer.compiler.schedule.contraction.contraction import Contraction, DepthAxis, RowAxis
 from bessemer.compiler.schedule.contraction.microkernel import write_contraction
 from bessemer.compiler.schedule.contraction.tiles import Tiling, plan
+from bessemer.compiler.schedule.convolution.winograd_blocks import (
+    FEWEST_TILES,
+    SHARES,
+    block_of,
+    column_groups,
+    dealt,
+    shares_of,
+)
 from bessemer.compiler.targets.machine import Target
 
 Epilogue: TypeAlias = Callable[[tuple[Size, Size, Size], Size, Expression], tuple[loops.Store, ...]]
 Matrix: TypeAlias = tuple[tuple[float, ...], ...]
 
-SHARES = 16
-"""The most parts, each with working memory of its own, that the threads share."""
 FEWEST_PIXELS = 256
 """For so many, transforming the weights takes half of the time that it saves."""
 DYNAMIC_BLOCK = 42
 """Tiles in a block of an unknown number of them."""
-_FEWEST_TILES = 14
-"""With fewer tiles to a block, u would come too often from the second-level cache."""
 INPUT: Matrix = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))
 WEIGHTS: Matrix = ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1))
 OUTPUT: Matrix = ((1, 1, 1, 0), (0, 1, -1, -1))
@@ -193,8 +198,10 @@ def pays(
 def lower_winograd(work: Winograd, target: Target, threads: int = 2) -> Stages:
     """The kernels; one if its blocks of tiles give every thread enough to do."""
     if not isinstance(work.count, int):
-        return _one_kernel(work, target, min(_most_tiles(work, target), DYNAMIC_BLOCK))
-    block = _block(work.count, _most_tiles(work, target), threads)
+        most = min(_most_tiles(work, target), DYNAMIC_BLOCK)
+        # Whole register tiles: two rows more, of 16, would take half as long again.
+        return _one_kernel(work, target, most // FEWEST_TILES * FEWEST_TILES)
+    block = block_of(work.count, _most_tiles(work, target), threads)
     blocks = -(-work.count // block)
     if blocks >= 4 * threads:
         return _one_kernel(work, target, block)
@@ -204,62 +211,37 @@ def lower_winograd(work: Winograd, target: Target, threads: int = 2) -> Stages:
 def _most_tiles(work: Winograd, target: Target) -> int:
     """Tiles whose v and m fill a quarter of the second-level cache: u must have room, too."""
     tile_bytes = work.points * (work.channels + work.columns) * f32.bytes
-    return max(_FEWEST_TILES, target.l2_bytes // 4 // tile_bytes)
-
-
-def _block(count: int, most: int, threads: int) -> int:
-    """Tiles in a block, such that threads and register tiles have the least to do in vain."""
-
-    def waste(block: int) -> float:
-        blocks = -(-count // block)
-        shares, turns = _shares(blocks)
-        rounds = -(-shares // threads) * turns * threads
-        full = -(-block // _FEWEST_TILES) * _FEWEST_TILES
-        return rounds * full / count
-
-    fewest = min(count, max(_FEWEST_TILES, most // 2))
-    return min(range(min(count, most), fewest - 1, -1), key=waste)
-
-
-def _shares(blocks: int) -> tuple[int, int]:
-    """How many shares the blocks are dealt into, and how many blocks a share has at most."""
-    turns = -(-blocks // SHARES)
-    return -(-blocks // turns), turns
-
-
-def _dealt(blocks: Size, share: Size, turns: Size) -> tuple[Size, Size]:
-    """The first block of a share, and how many it has."""
-    if isinstance(blocks, int):
-        begin = share * turns
-        return begin, dims.minimum(turns, dims.maximum(blocks - begin, 0))
-    # There may be fewer blocks than shares: all of the first ones would be one thread's.
-    begin = dims.floordiv(share * blocks, SHARES)
-    return begin, dims.floordiv((share + 1) * blocks, SHARES) - begin
+    return max(FEWEST_TILES, target.l2_bytes // 4 // tile_bytes)
 
 
 def _one_kernel(work: Winograd, target: Target, block: int) -> Stages:
+    groups = column_groups(work.count, work.columns, winograd_tiling(work, target).panel)
     blocks = dims.ceildiv(work.count, block)
     # Each share has its own v and m, and does its blocks one after the other.
     shares, turns = SHARES, dims.ceildiv(blocks, SHARES)
     if isinstance(blocks, int):
-        shares, turns = _shares(blocks)
-    v, m = _memory(work, shares, block)
+        shares, turns = shares_of(blocks)
+    v, m = _memory(work, shares, block, groups)
     builder = KernelBuilder()
     with builder.loop(shares, "parallel") as share:
-        begin, mine = _dealt(blocks, share, turns)
+        begin, mine = dealt(blocks, groups, share, turns)
         with builder.loop(mine) as turn:
-            first = (begin + turn) * block
+            group = dims.mod(begin + turn, groups)
+            first = dims.floordiv(begin + turn, groups) * block
             tiles = dims.minimum(block, work.count - first)
             tiles = builder.define(index_value(tiles), "tiles").index
             if isinstance(work.count, int):
                 tiles = block  # the last block computes some tiles again
-            with builder.loop(tiles) as tile:
+            # What a block's first group has transformed is there for the others of its share.
+            is_new = binary("eq", index_value(turn * group), 0)
+            needed = builder.when(is_new) if groups > 1 else nullcontext()
+            with needed, builder.loop(tiles) as tile:
                 _transform_input(builder, work, first + tile, v, (share, tile))
-            contraction = _products(work, v, m, share, tiles)
+            contraction = _products(work, v, m, share, tiles, (group, groups))
             tiling = plan(contraction, target, 1)
             write_contraction(builder, contraction, tiling, target)
             with builder.loop(tiles) as tile:
-                _transform_output(builder, work, first + tile, m, (share, tile))
+                _transform_output(builder, work, first + tile, m, (share, tile), group)
     operations = turns * (2 * work.points * block * work.channels * work.columns)
     return Stages((builder.block(),), (operations,), v, m)
 
@@ -290,10 +272,10 @@ def winograd_tiling(work: Winograd, target: Target) -> Tiling:
     return plan(_products(work, v, m, 0, DYNAMIC_BLOCK), target)
 
 
-def _memory(work: Winograd, blocks: int, tiles: int) -> tuple[Buffer, Buffer]:
+def _memory(work: Winograd, blocks: int, tiles: int, groups: int = 1) -> tuple[Buffer, Buffer]:
     return (
         Buffer("v", f32, (blocks, work.points, tiles, work.channels)),
-        Buffer("m", f32, (blocks, work.points, tiles, work.columns)),
+        Buffer("m", f32, (blocks, work.points, tiles, work.columns // groups)),
     )
 
 
@@ -309,16 +291,26 @@ def _place(builder: KernelBuilder, work: Winograd, tile: Size) -> tuple[Size, Si
     return dims.floordiv(row, rows), top, work.taps[1].first(known - row * columns)
 
 
-def _products(work: Winograd, v: Buffer, m: Buffer, block: Size, tiles: Size) -> Contraction:
-    """The matrix products of a block's first tiles, one a point."""
+def _products(
+    work: Winograd,
+    v: Buffer,
+    m: Buffer,
+    block: Size,
+    tiles: Size,
+    part: tuple[Size, int] = (0, 1),
+) -> Contraction:
+    """The matrix products of a block's first tiles, one a point; of one among some groups of
+    columns, whose panels are a matrix of their own."""
+    group, groups = part
 
     def epilogue(row: tuple[Size, ...], column: Size, total: Expression) -> tuple[loops.Store, ...]:
         return (loops.Store(m, (block, *row, column), total),)
 
-    rows = (RowAxis(work.points, v.shape[2] * work.channels, 1), RowAxis(tiles, work.channels))
+    rows = (RowAxis(work.points, v.shape[2] * work.channels, groups), RowAxis(tiles, work.channels))
     depth = (DepthAxis(work.channels, 1),)
     base = v.offset((block, 0, 0, 0))
-    return Contraction(f32, v, base, rows, depth, work.columns, work.u, epilogue)
+    columns = work.columns // groups
+    return Contraction(f32, v, base, rows, depth, columns, work.u, epilogue, b_matrix=group)
 
 
 def _transform_input(
@@ -346,12 +338,14 @@ def _transform_output(
     tile: Size,
     m: Buffer,
     at: tuple[Size, Size],
+    group: Size = 0,
 ) -> None:
-    """All columns of one tile's outputs; those outside of the image are left out."""
+    """All columns of m, a group, of one tile's outputs; those outside of the image are left out."""
     image, top, left = _place(builder, work, tile)
     _, rows, columns = work.outputs
     down, across = work.taps
-    with builder.loop(work.columns, "vector", lanes=0) as column:
+    begin = group * m.shape[-1]
+    with builder.loop(m.shape[-1], "vector", lanes=0) as column:
         inputs = [
             [m[at[0], across.points * y + x, at[1], column] for x in range(across.points)]
             for y in range(down.points)
@@ -360,7 +354,7 @@ def _transform_output(
         for y, x in product(range(down.outputs), range(across.outputs)):
             row, place = top + y * down.dilation, left + x * across.dilation
             with builder.when(less(row, rows) & less(place, columns)):
-                for store in work.epilogue((image, row, place), column, values[y][x]):
+                for store in work.epilogue((image, row, place), begin + column, values[y][x]):
                     builder.append(store)
 
 

@@ -108,7 +108,7 @@ class Choices:
     def depthwise(self, node: Node, work: Depthwise, target: Target) -> TileSize:
         """A depthwise convolution's tiles."""
         sizes = "x".join(map(str, (*work.outputs, work.channels)))
-        taps = "x".join(map(str, work.kernel))
+        taps = "x".join(map(str, work.weights.shape[:-1]))
         steps = "x".join(map(str, (*work.strides, *work.dilations)))
         signature = f"depthwise {taps} on {sizes} steps {steps}"
         wanted = self._wanted(signature)

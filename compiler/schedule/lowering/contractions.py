@@ -25,6 +25,7 @@ from bessemer.compiler.schedule.contraction.contraction import (
 )
 from bessemer.compiler.schedule.contraction.microkernel import lower_contraction, operations
 from bessemer.compiler.schedule.contraction.packing import pack, packed_element, packed_shape
+from bessemer.compiler.schedule.convolution.depthwise_plan import has_narrow_groups
 from bessemer.compiler.schedule.dependence import all_nodes
 from bessemer.compiler.schedule.grouping.destinations import Destination
 from bessemer.compiler.schedule.grouping.few_rows import reads_in_place
@@ -32,6 +33,7 @@ from bessemer.compiler.schedule.grouping.fuse import (
     Fusion,
     affine_strides,
     as_index,
+    has_neighbours_last,
     index_symbols,
     view_chain,
 )
@@ -71,7 +73,12 @@ def lower_contraction_group(
     """The launches, or None where the tiled form does not apply and plain loops must do."""
     anchor = group.anchor
     assert anchor is not None and group.root is not None
-    if is_depthwise(anchor):
+    if is_depthwise(anchor) or (
+        has_narrow_groups(anchor)
+        and target.has_masks
+        and anchor.inputs[1] in lowering.constants
+        and has_neighbours_last(anchor.inputs[0], producers)
+    ):
         return lower_depthwise_group(group, producers, materialized, lowering, target)
     if any(size != 0 for side in ("low", "high") for size in anchor.attributes.get(side, ())):
         return None

@@ -18,6 +18,7 @@ from bessemer.compiler.schedule.convolution.depthwise import lower_depthwise
 from bessemer.compiler.schedule.convolution.depthwise_plan import (
     Depthwise,
     Planes,
+    has_narrow_groups,
     has_one_filter_a_channel,
 )
 from bessemer.compiler.schedule.convolution.winograd import (
@@ -164,11 +165,13 @@ def lower_depthwise_group(
     lowering: Lowering,
     target: Target,
 ) -> list[Launch] | None:
-    """The launch of a depthwise convolution with one filter a channel; None for others."""
+    """The launch of a convolution of one filter a channel, or of narrow groups; None for others."""
     anchor = group.anchor
     assert anchor is not None
-    if not has_one_filter_a_channel(anchor):
+    width = anchor.inputs[1].type.shape[-2]
+    if not (has_one_filter_a_channel(anchor) or has_narrow_groups(anchor)):
         return None
+    assert isinstance(width, int)
     kernel = anchor.inputs[1].type.shape
     channels = kernel[-1]
     image = ImageGroup(group, producers, materialized, lowering)
@@ -177,7 +180,7 @@ def lower_depthwise_group(
     taps = (1, kernel[0]) if image.is_line else kernel[:-2]
     work = Depthwise(
         pixel,
-        Buffer(weights.name, weights.dtype, (*taps, channels)),
+        Buffer(weights.name, weights.dtype, (*taps, *([width] if width > 1 else []), channels)),
         image.padded("strides", 1),
         image.padded("dilations", 1),
         image.sizes,
@@ -186,9 +189,10 @@ def lower_depthwise_group(
         low=image.padded("low", 0),
         inputs=image.padded_inputs,
         planes=_planes(anchor) if image.is_volume else None,
+        group=width,
     )
     body = lower_depthwise(work, lowering.choices.depthwise(anchor, work, target))
-    operations = 2 * product(taps) * image.sizes[2] * channels
+    operations = 2 * product(taps) * width * image.sizes[2] * channels
     return [
         lowering.launch(
             image.nodes,

@@ -37,6 +37,7 @@ from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_packing import (
     packed_shape,
 )
 from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_plan import (
+    PACK_NUMBER,
     SPLIT_NUMBER,
     STORE_PARTS,
     MatrixTiling,
@@ -88,7 +89,8 @@ def lower_on_matrix_unit(job: TileJob, lowering: Lowering, target: Target) -> li
     if tiling is None:
         return None
     split = STORE_PARTS if job.is_made and layout.is_whole else SPLIT_NUMBER
-    pays, is_constant = is_faster(tiling, job.draft, split), job.right in lowering.constants
+    is_constant = job.right in lowering.constants
+    pays = is_faster(tiling, job.draft, split, 0 if is_constant else PACK_NUMBER)
     if not lowering.choices.tiles(job.nodes[0], job.draft, is_constant, pays):
         return None
     launches: list[Launch] = []

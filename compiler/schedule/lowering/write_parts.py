@@ -30,6 +30,10 @@ from bessemer.compiler.schedule.order_updates import touched
 _WIDEST = 16
 """Lanes of the widest vector of float32 numbers: of a fragment, or where a loop leaves it open."""
 
+_WORTH_CODE = 1 << 17
+"""Numbers: a pass over fewer takes some 40 microseconds. A kernel of register tiles of which every
+row splits its own is 4 KiB longer."""
+
 
 def write_parts(
     steps: Sequence[Step], outputs: Sequence[Value], lowering: Lowering
@@ -163,6 +167,8 @@ class _Stores:
                 statement = replace(statement, value=read(whole, statement.value.dtype))
                 yield from self._stores(statement, vector.index, vector.lanes or _WIDEST)
             case loops.FragmentStore(_, column, _, stores):
+                if len(stores) > 1 and self._is_small():
+                    raise _Unsuitable
                 rows = tuple(tuple(self._row(row, column)) for row in stores)
                 yield replace(statement, stores=rows)
             case loops.Prefetch() | loops.Stream() if self._is_of(statement):
@@ -206,6 +212,11 @@ class _Stores:
             yield loops.Store(flat, (place,), part)
         if self.keep:
             yield store
+
+    def _is_small(self) -> bool:
+        """Whether a pass takes less than long straight code is worth."""
+        count = self.layout.elements
+        return isinstance(count, int) and count < _WORTH_CODE
 
     def _is_of(self, statement: Statement) -> bool:
         """Whether it names the buffer."""

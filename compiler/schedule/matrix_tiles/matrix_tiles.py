@@ -9,8 +9,7 @@
         the epilogue of the block before, row by row
         tiles 0..3 to the stack
 
-The processor, which looks some hundred instructions ahead, does the epilogue of one block while its
-matrix unit is at the products of the next.
+So the processor does the epilogue of one block while its matrix unit is at the next one's products.
 
 A is read where it lies: the 16 rows of a tile are at one stride, whatever that is. A block beyond
 the last row begins earlier, and its epilogue leaves out the rows that the one before it has done.
@@ -18,13 +17,14 @@ Where lines of rows (of a map's pixels) are not evenly spaced, the positions bet
 computed as if they were rows, and left out.
 
 Float32 numbers as three parts (matrix_tiles_packing.py) give no infinities that are worth anything:
-the products of parts may be inf - inf. A tile with a sum that is not finite is computed again, in
-float32 arithmetic on the sums of the parts.
+the products of parts may be inf - inf. A block with a sum that is not finite is computed again,
+in float32 arithmetic on the sums of the parts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -76,15 +76,15 @@ class _Place:
     a_base: Size
     panel: Size
     b_base: Size
-    outer: tuple[Size, ...] = ()
     share: Size = 0
 
 
 @dataclass(frozen=True, eq=False)
 class _Rows:
-    """A tile's rows: `first` is the position of its row 0, `done` says how many rows the tile
-    before has done."""
+    """A tile's rows: `outer` are the indices of the axes around, `first` is the position of its row
+    0, `done` says how many rows the tile before has done."""
 
+    outer: tuple[Size, ...]
     first: Size
     done: Size
     a_base: Size
@@ -135,8 +135,7 @@ class _Writer:
         a_base = dims.total(i * a.a_stride for i, a in zip(batch, walk.batch))
         b_base = self.local((matrix * panels + panel) * self.panel_elements)
         place = _Place(batch, self.local(self.contraction.a_base + a_base), panel, b_base)
-        shape = (tiling.tall * ROWS, tiling.panel)
-        sums = self.builder.allocate(tiling.form.sum, shape)
+        sums = self.builder.allocate(tiling.form.sum, (tiling.tall * ROWS, tiling.panel))
         if tiling.block == 1:
             self._multiply(place, first)
             self._store_tiles(sums)
@@ -154,7 +153,7 @@ class _Writer:
 
     def _multiply(self, place: _Place, block: Size) -> None:
         """The sums of a block of rows, in tiles."""
-        place, rows = self._block(place, block)
+        rows = [self._rows(place, block, tile) for tile in range(self.tiling.tall)]
         for tile in self._sum_tiles():
             self.builder.append(TileZero(tile))
         self._depth(place, rows)
@@ -166,40 +165,42 @@ class _Writer:
 
     def _finish(self, place: _Place, block: Size, sums: Buffer) -> None:
         """What is done with a block's sums in memory."""
-        place, rows = self._block(place, block)
-        for i, tile_rows in enumerate(rows):
-            if self.tiling.is_checked:
-                with self.builder.when(self._is_not_finite(sums, i)):
-                    self._compute_again(place, tile_rows, sums, i)
-        if all(tile_rows.done == 0 for tile_rows in rows):
-            self._epilogue(place, rows[0], sums, 0, len(rows) * self.tiling.rows)
+        tiling = self.tiling
+        if tiling.is_checked:
+            with self.builder.when(self._is_not_finite(sums)), self._tile_loop() as tile:
+                self._compute_again(place, self._rows(place, block, tile), sums, tile)
+        if dims.mod(self.walk.axis.extent, tiling.tall * ROWS) == 0:
+            self._epilogue(place, self._rows(place, block, 0), sums, 0, tiling.tall * ROWS)
             return
-        for i, tile_rows in enumerate(rows):
-            self._epilogue(place, tile_rows, sums, i, self.tiling.rows)
+        with self._tile_loop() as tile:
+            self._epilogue(place, self._rows(place, block, tile), sums, tile, tiling.rows)
 
-    def _block(self, place: _Place, block: Size) -> tuple[_Place, list[_Rows]]:
-        """Where a block is: the place with its outer indices, and its tiles' rows."""
-        outer: tuple[Size, ...] = ()
-        if self.walk.outer:
-            around, block = (f(block, self.tiling.blocks) for f in (dims.floordiv, dims.mod))
-            outer = _unravel(around, [axis.extent for axis in self.walk.outer])
-        along = block * self.tiling.tall
-        here = replace(place, outer=outer)
-        return here, [self._rows(here, along + i) for i in range(self.tiling.tall)]
+    @contextmanager
+    def _tile_loop(self) -> Iterator[Size]:
+        """A loop over the tiles of a block, from top to bottom."""
+        if self.tiling.tall == 1:
+            yield 0
+            return
+        with self.builder.loop(self.tiling.tall) as tile:
+            yield tile
 
     def _sum_tiles(self) -> list[int]:
         return [2 * i + j for i in range(self.tiling.tall) for j in range(self.tiles)]
 
-    def _rows(self, place: _Place, number: Size) -> _Rows:
-        """The tile of this number along the rows' axis."""
+    def _rows(self, place: _Place, block: Size, tile: Size) -> _Rows:
+        """The rows of a block's tile."""
+        outer: tuple[Size, ...] = ()
+        if self.walk.outer:
+            around, block = (f(block, self.tiling.blocks) for f in (dims.floordiv, dims.mod))
+            outer = _unravel(around, [axis.extent for axis in self.walk.outer])
         axis, height = self.walk.axis, self.tiling.rows
-        wanted = number * ROWS
+        wanted = (block * self.tiling.tall + tile) * ROWS
         begin = dims.minimum(wanted, axis.extent - height)
         first = self.local(begin)
         base = place.a_base + first * axis.a_stride
-        base += dims.total(i * a.a_stride for i, a in zip(place.outer, self.walk.outer))
+        base += dims.total(i * a.a_stride for i, a in zip(outer, self.walk.outer))
         done: Size = 0 if begin == wanted else wanted - first
-        return _Rows(first, done, self.local(base))
+        return _Rows(outer, first, done, self.local(base))
 
     # Sums
 
@@ -263,19 +264,26 @@ class _Writer:
 
     # Sums that are not finite
 
-    def _is_not_finite(self, sums: Buffer, tile: int) -> Expression:
-        """Whether a sum of the tile is: then it minus itself is NaN, and so is all together."""
-        width = self.tiling.panel
+    def _is_not_finite(self, sums: Buffer) -> Expression:
+        """Whether a sum of the block is: then it minus itself is NaN, and so is all together."""
+        width, rows = self.tiling.panel, self.tiling.rows
         zero = self.builder.define(constant(0.0, f32), "zero")
-        count = self.tiling.rows * width
         kind = (self.target.lanes(f32), _CHECK_INTERLEAVE)
         flat = Buffer(sums.name, sums.dtype, (ROWS * self.tiling.tall * width,))
-        with self.builder.loop(count, "vector", *kind) as i:
-            value = flat[tile * ROWS * width + i]
-            zero.accumulate("add", value - value)
+
+        def check(begin: Size, count: Size) -> None:
+            with self.builder.loop(count, "vector", *kind) as i:
+                value = flat[begin + i]
+                zero.accumulate("add", value - value)
+
+        if rows == ROWS:
+            check(0, self.tiling.tall * ROWS * width)
+            return binary("ne", zero.value, zero.value)
+        with self._tile_loop() as tile:
+            check(tile * (ROWS * width), rows * width)
         return binary("ne", zero.value, zero.value)
 
-    def _compute_again(self, place: _Place, rows: _Rows, sums: Buffer, tile: int) -> None:
+    def _compute_again(self, place: _Place, rows: _Rows, sums: Buffer, tile: Size) -> None:
         """The tile's sums in float32 arithmetic, one after the other; rarely needed."""
         builder, runs = self.builder, self.tiling.runs
         with (
@@ -331,25 +339,23 @@ class _Writer:
 
     # The epilogue
 
-    def _epilogue(self, place: _Place, rows: _Rows, sums: Buffer, tile: int, height: Size) -> None:
+    def _epilogue(self, place: _Place, rows: _Rows, sums: Buffer, tile: Size, height: Size) -> None:
         """`height` rows less those that the tile before has done, one at a time."""
         with self.builder.loop(dims.maximum(0, height - rows.done)) as i:
             row = rows.done + i
             line, position = self.walk.position(rows.first + row)
             if self.walk.pitch is None:
-                self._epilogue_row(place, (), position, sums, tile * ROWS + row)
+                self._epilogue_row(place, (*rows.outer, position), sums, tile * ROWS + row)
                 return
             position = self.local(position)
             with self.builder.when(less(position, self.walk.line_extent)):
-                self._epilogue_row(place, (line,), position, sums, tile * ROWS + row)
+                self._epilogue_row(place, (*rows.outer, line, position), sums, tile * ROWS + row)
 
     def _epilogue_row(
-        self, place: _Place, line: tuple[Size, ...], position: Size, sums: Buffer, row: Size
+        self, place: _Place, inner: tuple[Size, ...], sums: Buffer, row: Size
     ) -> None:
         indices: list[Size] = [0] * self.walk.rank
-        for index, axis in zip(
-            (*place.batch, *place.outer, *line, position), self.walk.all_axes, strict=True
-        ):
+        for index, axis in zip((*place.batch, *inner), self.walk.all_axes, strict=True):
             axis.scatter(index, indices)
         panel, columns = self.tiling.panel, self.contraction.columns
         column = self.builder.index(panel)

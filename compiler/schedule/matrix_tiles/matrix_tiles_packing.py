@@ -20,7 +20,7 @@ it, and overlaps the step before: there its right side is 0.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -193,17 +193,21 @@ def pack_body(
         with (
             builder.loop(tiles) as tile,
             builder.loop(rows) as row,
-            builder.loop(COLUMNS * form.group, "vector", lanes) as i,
+            builder.loop(COLUMNS, "vector", lanes) as c,
         ):
-            c, within = dims.floordiv(i, form.group), dims.mod(i, form.group)
             column = (panel * tiles + tile) * COLUMNS + c
-            k, is_new = _place(runs, step, row * form.group + within)
-            value = element(0 if matrices == 1 else matrix, k, column)
-            value = guarded(is_new & less(column, columns), value, 0)
-            chosen = split_parts(value) if parts == 3 else [convert(value, form.right)]
-            for number, part in enumerate(chosen):
-                at = (matrix, panel, step, number, tile, row, c, within)
-                builder.store(flat(out), (out.offset(at),), part)
+            chosen: list[Sequence[Expression]] = []
+            for within in range(form.group):
+                k, is_new = _place(runs, step, row * form.group + within)
+                value = element(0 if matrices == 1 else matrix, k, column)
+                value = guarded(is_new & less(column, columns), value, 0)
+                number = builder.define(value).value
+                chosen.append(split_parts(number) if parts == 3 else [convert(number, form.right)])
+            # Stores of neighbours follow each other: they become one.
+            for part in range(form.parts):
+                for within in range(form.group):
+                    at = (matrix, panel, step, part, tile, row, c, within)
+                    builder.store(flat(out), (out.offset(at),), chosen[within][part])
     return builder.block(), 16 * form.tile * tiles
 
 

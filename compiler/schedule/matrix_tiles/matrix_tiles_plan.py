@@ -35,6 +35,8 @@ BLOCK = 225
 """Cycles of what is done to a block besides: tiles to memory, the epilogue."""
 SPLIT_NUMBER, STORE_PARTS = 1.0, 0.4
 """Cycles of splitting a float32 number: by a pass of its own, by the kernel that computes it."""
+PACK_NUMBER = 0.7
+"""Cycles of packing a float32 number of b when the model runs, more than for the vector unit."""
 WEIGHT_BYTES = 10
 """Bytes of b that come in a cycle."""
 FUSED = 29.4
@@ -160,15 +162,21 @@ def plan_tiles(
     return _with_block(tiling, contraction, target)
 
 
-def is_faster(tiling: MatrixTiling, contraction: Contraction, split: float) -> bool:
+def is_faster(
+    tiling: MatrixTiling, contraction: Contraction, split: float, pack: float = 0.0
+) -> bool:
     """Whether the model predicts that the vector unit is slower; arguments as in tile_cycles."""
-    return tile_cycles(tiling, contraction, split) < WORTH * vector_cycles(tiling, contraction)
+    tiles = tile_cycles(tiling, contraction, split, pack)
+    return tiles < WORTH * vector_cycles(tiling, contraction)
 
 
-def tile_cycles(tiling: MatrixTiling, contraction: Contraction, split: float) -> float:
+def tile_cycles(
+    tiling: MatrixTiling, contraction: Contraction, split: float, pack: float = 0.0
+) -> float:
     """Cycles on the matrix unit; sizes that are not known are taken to be neither small nor large.
 
-    `contraction` is the one on the vector unit, `split` what splitting a number takes.
+    `contraction` is the one on the vector unit, `split` what splitting a number of a takes, and
+    `pack` what packing one of b does, where they are float32.
     """
     form, runs, walk, columns = tiling.form, tiling.runs, tiling.walk, contraction.columns
     assert isinstance(columns, int)
@@ -182,6 +190,8 @@ def tile_cycles(tiling: MatrixTiling, contraction: Contraction, split: float) ->
     cycles = max(cycles, 2 * form.parts * padded * columns / WEIGHT_BYTES)
     if form.parts > 1:
         cycles += split * _numbers(contraction, tiling)
+        matrices = dims.product(axis.extent for axis in walk.batch)
+        cycles += pack * padded * columns * (matrices if isinstance(matrices, int) else 1)
     return cycles
 
 

@@ -12,6 +12,7 @@ from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size, Symbol
 from bessemer.compiler.ir.expr import Binary, Constant, Expression, IndexValue, Reduce
 from bessemer.compiler.schedule.dependence import all_nodes
+from bessemer.compiler.schedule.nests.clamped_rows import clamped_parts
 from bessemer.compiler.schedule.nests.merge_axes import Piece, extent_of
 
 MOST_PARTS = 40
@@ -20,14 +21,14 @@ _AFTER = {"lt": 0, "ge": 0, "le": 1, "gt": 1, "eq": 0, "ne": 0}
 
 
 def row_parts(piece: Piece, inner: Symbol, lanes: int) -> list[tuple[int, Size]]:
-    """(first, count) of each part, in order; of whole vectors all but the last one."""
+    """(first, count) of each part, in order."""
     extent = extent_of(inner)
     nodes = all_nodes(piece.value)
     if not isinstance(extent, int) or any(isinstance(node, Reduce) for node in nodes):
         return [(0, extent)]
     cuts = {cut for node in nodes if (cut := _cut(node, inner)) is not None and 0 < cut < extent}
     if not cuts or len(cuts) >= MOST_PARTS or any(cut % lanes for cut in cuts):
-        return [(0, extent)]
+        return clamped_parts(piece, inner, lanes)
     starts = [0, *sorted(cuts)]
     return [(a, b - a) for a, b in zip(starts, [*starts[1:], extent], strict=True)]
 

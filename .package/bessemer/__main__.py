@@ -1,0 +1,1 @@
+../../bessemer/__main__.py

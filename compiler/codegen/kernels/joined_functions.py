@@ -1,0 +1,149 @@
+"""Finds activations that are one function of vector math, in whatever form a model spells them.
+
+    (x * (erf(x / 1.4142135) + 1)) * 0.5        is    gelu(x)
+    x * sigmoid(x)                              is    silu(x)
+    x * tanh(max(x, 0) + log1p(exp(-|x|)))      is    mish(x)
+    erf(y) + 1                                  is    one_plus_erf(y)
+
+What stands inside erf or tanh is recognized by its values, not by its form: models spell the cubic
+polynomial of GELU in many ways.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from bessemer.compiler.ir.expr import Binary, Constant, Expression, Unary
+from bessemer.compiler.ir.types import f32
+
+_ARITHMETIC: dict[str, Callable[[float, float], float]] = {
+    "add": operator.add,
+    "sub": operator.sub,
+    "mul": operator.mul,
+    "div": lambda a, b: a / b if b else math.nan,
+    "pow": lambda a, b: a**b if b.is_integer() and b >= 0 else math.nan,
+}
+_SAMPLES = (-4.25, -1.5, -0.375, 0.5, 2.0, 3.0)
+
+
+@dataclass(frozen=True)
+class Joined:
+    """`function` of `operand`, times `factor`; `inner` is the part that it makes superfluous."""
+
+    function: str
+    operand: Expression
+    inner: Expression
+    factor: float = 1.0
+
+
+def joined(node: Binary) -> Joined | None:
+    """The function that a sum or product is, if it is one."""
+    if node.dtype is not f32:
+        return None
+    match node:
+        case Binary(_, "add", Constant(_, 1), Unary(_, "erf", operand) as erf):
+            return Joined("one_plus_erf", operand, erf)
+        case Binary(_, "add", Unary(_, "erf", operand) as erf, Constant(_, 1)):
+            return Joined("one_plus_erf", operand, erf)
+        case Binary(_, "mul"):
+            return _gated(node)
+        case _:
+            return None
+
+
+def _gated(node: Binary) -> Joined | None:
+    """x times a gate of x, and perhaps constants, in any order."""
+    for factor, x, gate in _products(node):
+        match gate:
+            case Unary(_, "sigmoid", operand) if operand is x:
+                return Joined("silu", x, gate, factor)
+            case Unary(_, "tanh", operand) if _is_softplus(operand, x):
+                return Joined("mish", x, gate, factor)
+            case Binary(_, "add", Unary() as curve, Constant(_, 1)):
+                name = _name_of_gelu(curve, x)
+            case Binary(_, "add", Constant(_, 1), Unary() as curve):
+                name = _name_of_gelu(curve, x)
+            case _:
+                continue
+        if name is not None:
+            return Joined(name, x, curve, 2.0 * factor)
+    return None
+
+
+def _products(node: Expression) -> Iterator[tuple[float, Expression, Expression]]:
+    """Every (c, x, y) with c x y = node that takes constants from the node and its two sides."""
+    for outer, product in _without_constant(node):
+        match product:
+            case Binary(_, "mul", left, right):
+                for first, second in ((left, right), (right, left)):
+                    for c, x in _without_constant(first):
+                        for d, y in _without_constant(second):
+                            yield outer * c * d, x, y
+
+
+def _without_constant(node: Expression) -> Iterator[tuple[float, Expression]]:
+    yield 1.0, node
+    match node:
+        case Binary(_, "mul", Constant(_, value), rest) | Binary(
+            _, "mul", rest, Constant(_, value)
+        ):
+            yield float(value), rest
+
+
+def _is_softplus(node: Expression, x: Expression) -> bool:
+    match node:
+        case Binary(_, "add", a, b):
+            return _is_positive_part(a, x) and _is_rest_of_softplus(b, x)
+        case _:
+            return False
+
+
+def _is_positive_part(node: Expression, x: Expression) -> bool:
+    match node:
+        case Binary(_, "max", value, Constant(_, 0)):
+            return value is x
+        case _:
+            return False
+
+
+def _is_rest_of_softplus(node: Expression, x: Expression) -> bool:
+    match node:
+        case Unary(_, "log1p", Unary(_, "exp", Unary(_, "neg", Unary(_, "abs", value)))):
+            return value is x
+        case _:
+            return False
+
+
+def _name_of_gelu(curve: Unary, x: Expression) -> str | None:
+    if curve.name == "erf" and _agrees(curve.operand, x, lambda v: v * math.sqrt(0.5)):
+        return "gelu"
+    scale = math.sqrt(2 / math.pi)
+    if curve.name == "tanh" and _agrees(curve.operand, x, lambda v: scale * (v + 0.044715 * v**3)):
+        return "gelu_by_tanh"
+    return None
+
+
+def _agrees(node: Expression, x: Expression, function: Callable[[float], float]) -> bool:
+    """Whether a node is this function of x, to rounding."""
+    for sample in _SAMPLES:
+        value = _value_at(node, x, sample)
+        if value is None or not math.isclose(value, function(sample), rel_tol=1e-6):
+            return False
+    return True
+
+
+def _value_at(node: Expression, x: Expression, sample: float) -> float | None:
+    """What arithmetic of x and constants gives there; None for other expressions."""
+    if node is x:
+        return sample
+    match node:
+        case Constant(_, value):
+            return float(value)
+        case Binary(_, name, left, right) if name in _ARITHMETIC:
+            a, b = _value_at(left, x, sample), _value_at(right, x, sample)
+            return None if a is None or b is None else _ARITHMETIC[name](a, b)
+        case _:
+            return None

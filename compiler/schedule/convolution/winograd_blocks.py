@@ -1,0 +1,66 @@
+"""How the tiles of a convolution by Winograd's method are dealt to threads, in blocks.
+
+A share is what one thread does with working memory of its own: blocks of tiles, one after the
+other. Of a number of tiles that only the run knows there may be a single block: then the columns
+are dealt, too, in groups, and every share transforms the inputs of its first block.
+"""
+
+from __future__ import annotations
+
+from math import gcd
+
+from bessemer.compiler.ir import dims
+from bessemer.compiler.ir.dims import Size
+
+SHARES = 16
+"""The most parts, each with working memory of its own, that the threads share."""
+FEWEST_TILES = 14
+"""With fewer tiles to a block, u would come too often from the second-level cache."""
+_GROUP_COLUMNS = 128
+"""The fewest in a group: transforming the inputs once more takes 5 % of the products of so many."""
+_FEW_BLOCKS = 4
+
+
+def column_groups(tiles: Size, columns: int, panel: int) -> int:
+    """Into how many groups of whole panels the columns of a block are dealt."""
+    if isinstance(tiles, int) or columns % panel:
+        return 1
+    return gcd(columns // panel, max(1, columns // _GROUP_COLUMNS))
+
+
+def block_of(count: int, most: int, threads: int) -> int:
+    """Tiles in a block, such that threads and register tiles have the least to do in vain."""
+
+    def waste(block: int) -> float:
+        blocks = -(-count // block)
+        shares, turns = shares_of(blocks)
+        rounds = -(-shares // threads) * turns * threads
+        full = -(-block // FEWEST_TILES) * FEWEST_TILES
+        return rounds * full / count
+
+    fewest = min(count, max(FEWEST_TILES, most // 2))
+    return min(range(min(count, most), fewest - 1, -1), key=waste)
+
+
+def shares_of(blocks: int) -> tuple[int, int]:
+    """How many shares the blocks are dealt into, and how many blocks a share has at most."""
+    turns = -(-blocks // SHARES)
+    return -(-blocks // turns), turns
+
+
+def dealt(blocks: Size, groups: int, share: Size, turns: Size) -> tuple[Size, Size]:
+    """The first group of columns of a share, counted through all blocks, and how many it has."""
+    if isinstance(blocks, int):
+        begin = share * turns
+        return begin, dims.minimum(turns, dims.maximum(blocks - begin, 0))
+    # There may be fewer blocks than shares: all of the first ones would be one thread's.
+    is_few = dims.minimum(1, dims.floordiv(_FEW_BLOCKS + 1, blocks + 1))
+
+    def first(number: Size) -> Size:
+        of_whole_blocks = groups * dims.floordiv(number * blocks, SHARES)
+        if groups == 1:
+            return of_whole_blocks
+        of_few = dims.floordiv(number * blocks * groups, SHARES)
+        return of_whole_blocks + is_few * (of_few - of_whole_blocks)
+
+    return first(share), first(share + 1) - first(share)

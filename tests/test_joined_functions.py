@@ -1,0 +1,108 @@
+"""Activations that become one function of vector math, and what must not."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+import bessemer
+from bessemer.compiler.codegen.kernels.joined_functions import joined
+from bessemer.compiler.ir import expr
+from bessemer.compiler.ir.expr import Binary, Expression, unary
+from bessemer.compiler.ir.types import f32, f64
+from bessemer.frontends import builder as nn
+from bessemer.frontends.builder.network import Network
+
+X = expr.read("x", f32)
+Y = expr.read("y", f32)
+SCALE = math.sqrt(2 / math.pi)
+
+
+def erf_gate(x: Expression) -> Expression:
+    return unary("erf", x / 1.4142135381698608) + 1.0
+
+
+def cubic(x: Expression) -> Expression:
+    return (x + ((x * x) * x) * 0.044715) * SCALE
+
+
+def softplus(x: Expression) -> Expression:
+    return expr.binary("max", x, 0.0) + unary("log1p", unary("exp", -unary("abs", x)))
+
+
+SPELLINGS: dict[str, tuple[str, float, Expression]] = {
+    "half first": ("gelu", 1, (X * 0.5) * erf_gate(X)),
+    "half last": ("gelu", 1, (X * erf_gate(X)) * 0.5),
+    "half of the gate": ("gelu", 1, X * (erf_gate(X) * 0.5)),
+    "no half": ("gelu", 2, X * erf_gate(X)),
+    "one first": ("gelu", 1, (X * 0.5) * (1.0 + unary("erf", X * math.sqrt(0.5)))),
+    "cubic": ("gelu_by_tanh", 1, (X * 0.5) * (unary("tanh", cubic(X)) + 1.0)),
+    "cubic, factored": (
+        "gelu_by_tanh",
+        1,
+        (X * 0.5) * (unary("tanh", (X * SCALE) * ((X * X) * 0.044715 + 1.0)) + 1.0),
+    ),
+    "silu": ("silu", 1, X * unary("sigmoid", X)),
+    "gate first": ("silu", 1, unary("sigmoid", X) * X),
+    "silu of a product": ("silu", 1, (X * Y) * unary("sigmoid", X * Y)),
+    "silu of a multiple": ("silu", 1, (X * 0.25) * unary("sigmoid", X * 0.25)),
+    "mish": ("mish", 1, X * unary("tanh", softplus(X))),
+    "one and erf": ("one_plus_erf", 1, unary("erf", X) + 1.0),
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_a_spelling_is_one_function(spelling: str) -> None:
+    function, factor, node = SPELLINGS[spelling]
+    assert isinstance(node, Binary)
+    found = joined(node)
+    assert found is not None
+    assert (found.function, found.factor) == (function, factor)
+
+
+OTHERS = {
+    "another argument": X * unary("sigmoid", Y),
+    "a multiple inside": X * unary("sigmoid", X * 1.702),
+    "another constant inside erf": (X * 0.5) * (unary("erf", X * 0.7) + 1.0),
+    "another cubic": (X * 0.5) * (unary("tanh", (X + X * 0.044715) * SCALE) + 1.0),
+    "two arguments": (X * 0.5) * (unary("erf", Y * math.sqrt(0.5)) + 1.0),
+    "softplus of another": X * unary("tanh", softplus(Y)),
+    "a sum of two": unary("erf", X) + 2.0,
+    "float64": expr.read("z", f64) * unary("sigmoid", expr.read("z", f64)),
+}
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_what_looks_alike_stays_what_it_is(other: str) -> None:
+    node = OTHERS[other]
+    assert isinstance(node, Binary)
+    assert joined(node) is None
+
+
+@pytest.mark.parametrize(
+    ("network", "reference"),
+    [
+        (nn.gelu, lambda x: x * (1 + np.vectorize(math.erf)(x / math.sqrt(2))) / 2),
+        (
+            lambda x: nn.gelu(x, True),
+            lambda x: x / (1 + np.exp(-2 * SCALE * (x + 0.044715 * x**3))),
+        ),
+        (nn.silu, lambda x: x / (1 + np.exp(-x))),
+        (nn.mish, lambda x: x * np.tanh(np.log1p(np.exp(x)))),
+        # The gate is read twice, and the product of both is no SiLU.
+        (lambda x: x * nn.sigmoid(x) + nn.sigmoid(x), lambda x: (x + 1) / (1 + np.exp(-x))),
+        (lambda x: nn.sigmoid(x) + x * nn.sigmoid(x), lambda x: (x + 1) / (1 + np.exp(-x))),
+    ],
+)
+@pytest.mark.parametrize("columns", [7, 96])
+def test_compiled_activations(
+    network: Callable[[nn.Tensor], nn.Tensor],
+    reference: Callable[[np.ndarray], np.ndarray],
+    columns: int,
+    rng: np.random.Generator,
+) -> None:
+    x = (3 * rng.standard_normal((5, columns))).astype(np.float32)
+    model = bessemer.compile(Network(network, nn.Input("x", (5, columns))), cache=False)
+    (out,) = model.run([x])
+    np.testing.assert_allclose(out, reference(x.astype(np.float64)), rtol=1e-5, atol=3e-7)

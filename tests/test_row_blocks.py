@@ -1,0 +1,41 @@
+"""How a product's rows are cut into blocks where only the run knows their number."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import bessemer.compiler.ops  # noqa: F401  (registers the operators)
+from bessemer.compiler.driver import build, machine_of
+from bessemer.compiler.ir.build import GraphBuilder
+from bessemer.compiler.ir.dims import symbol
+from bessemer.compiler.ir.evaluate import evaluate_named
+from bessemer.compiler.ir.program import Launch
+from bessemer.compiler.ir.types import TensorType, f32
+from bessemer.compiler.jit import load_code
+from bessemer.compiler.options import Options
+from bessemer.compiler.schedule.contraction.tiles import dealt
+
+
+@pytest.mark.parametrize("count", [1, 2, 16, 17, 33, 100])
+def test_parts_are_about_as_large_as_each_other(count: int) -> None:
+    for number in range(1, min(count, 5) + 1):
+        sizes_of_parts = [dealt(count, number, place) for place in range(number)]
+        parts = [[evaluate_named(size, {}) for size in part] for part in sizes_of_parts]
+        assert [first for first, _ in parts] == [0, *np.cumsum([size for _, size in parts])[:-1]]
+        sizes = [size for _, size in parts]
+        assert sum(sizes) == count and max(sizes) - min(sizes) <= 1
+
+
+def test_few_columns_are_shared_by_their_rows(rng: np.random.Generator) -> None:
+    b = GraphBuilder("product")
+    x = b.input("x", TensorType(f32, (symbol("n"), 64)))
+    w = rng.standard_normal((64, 32)).astype(np.float32)
+    made = build(b.finish([b.apply("matmul", x, b.constant(w))]), Options())
+    (kernel,) = [step.kernel for step in made.program.steps if isinstance(step, Launch)]
+    assert evaluate_named(kernel.parallel_extent, {"n": 140}) >= 4
+    model = load_code(made.code, made.weights, machine_of(made.target), 2)
+    for rows in (0, 1, 13, 140, 1001):
+        given = rng.standard_normal((rows, 64)).astype(np.float32)
+        wanted = given.astype(np.float64) @ w
+        np.testing.assert_allclose(model.run({"x": given})[0], wanted, rtol=1e-4, atol=1e-4)
