@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 
 import bessemer
@@ -85,7 +86,7 @@ def _compare(path: Path, recipe: Recipe, given: argparse.Namespace) -> None:
     row["compile"] = time.perf_counter() - start
     tell(row | {"why": "the run did not end"})
     session = onnxruntime_session(path, given.threads)
-    theirs = [session.run(None, inputs) for inputs in settings]
+    theirs = [[_as_array(output) for output in session.run(None, each)] for each in settings]
     ours: list[list[Array]] = []
     errors: list[float] = []
     for inputs, expected in zip(settings, theirs, strict=True):
@@ -121,6 +122,13 @@ def _read(path: Path, proto: onnx.ModelProto, recipe: Recipe) -> tuple[Graph, di
 
 def _without(inputs: Mapping[str, Array], fixed: Mapping[str, Array]) -> dict[str, Array]:
     return {name: array for name, array in inputs.items() if name not in fixed}
+
+
+def _as_array(output: Any) -> Array:
+    """Onnxruntime gives classes' scores as a list of maps from the class; a row each, with us."""
+    if isinstance(output, list) and output and isinstance(output[0], dict):
+        return np.array([list(row.values()) for row in output], np.float32)
+    return np.asarray(output)
 
 
 def _worst(expected: list[Array], found: list[Array]) -> float:

@@ -26,10 +26,12 @@ def make_inputs(
     weights = {tensor.name for tensor in model.graph.initializer}
     found: dict[str, Array] = {}
     for value in model.graph.input:
-        if value.name not in weights:
-            found[value.name] = _make(
-                value, recipe, setting, rng, (limits or {}).get(value.name, 2)
-            )
+        if value.name in weights:
+            continue
+        if value.type.tensor_type.elem_type == onnx.TensorProto.STRING:
+            found[value.name] = rng.choice(_words(model), _shape(value, recipe, setting))
+            continue
+        found[value.name] = _make(value, recipe, setting, rng, (limits or {}).get(value.name, 2))
     first = next(iter(found.values()), np.zeros(1))
     for array in found.values():
         if array.dtype.kind == "i" and array.size and (array == _LENGTH).all():
@@ -48,15 +50,25 @@ def has_two_settings(model: onnx.ModelProto) -> bool:
     )
 
 
+def _words(model: onnx.ModelProto) -> Array:
+    """The strings that a model knows by name, and one that it does not."""
+    attributes = (attribute for node in model.graph.node for attribute in node.attribute)
+    known = {word.decode() for attribute in attributes for word in attribute.strings}
+    return np.array([*sorted(known), "?"], object)
+
+
+def _shape(value: onnx.ValueInfoProto, recipe: Recipe, setting: int) -> tuple[int, ...]:
+    return tuple(
+        dim.dim_value or _size(value.name, axis, dim.dim_param or "?", recipe, setting)
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim)
+    )
+
+
 def _make(
     value: onnx.ValueInfoProto, recipe: Recipe, setting: int, rng: np.random.Generator, limit: int
 ) -> Array:
-    tensor = value.type.tensor_type
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
-    shape = tuple(
-        dim.dim_value or _size(value.name, axis, dim.dim_param or "?", recipe, setting)
-        for axis, dim in enumerate(tensor.shape.dim)
-    )
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+    shape = _shape(value, recipe, setting)
     maker = recipe.values.get(value.name)
     if maker is None and dtype.kind in "iu":
         if MASK in value.name:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from bessemer.compiler.ir.build import GraphBuilder
+from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.ir.types import TensorType, f32
 from bessemer.compiler.passes.remove_dead import remove_dead
@@ -49,3 +50,21 @@ def test_filters_against_aliasing_see_one_axis_at_a_time(
     y = b.apply("resize", x, shape=(N, 3, 5, 4), mode=mode, antialias=True)
     result = changed(b.finish([y]), [resize_by_axes], rng, rtol=1e-5)
     assert [node.output.type.shape for node in result.nodes] == [(N, 3, 5, 15), (N, 3, 5, 4)]
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_rows_are_mixed_before_a_shrinking_image_s_pixels_are_gathered(
+    turned: bool, rng: np.random.Generator
+) -> None:
+    def shapes(height: int, width: int) -> list[tuple[Size, ...]]:
+        b = GraphBuilder("g")
+        x = b.input("x", TensorType(f32, (N, 12, 20, 3) if turned else (N, 3, 12, 20)))
+        wanted = (N, height, width, 3) if turned else (N, 3, height, width)
+        y = b.apply("resize", x, shape=wanted, mode="linear")
+        graph = b.finish([b.apply("transpose", y, permutation=(0, 3, 1, 2)) if turned else y])
+        result = changed(graph, [resize_by_axes, remove_dead], rng, rtol=1e-5)
+        return [n.output.type.shape for n in result.nodes if n.operator.name == "resize"]
+
+    assert shapes(7, 9) == [(N, 3, 7, 20), (N, 3, 7, 9)]
+    assert len(shapes(6, 10)) == 1
+    assert len(shapes(1, 9)) == 1

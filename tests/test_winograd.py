@@ -4,6 +4,7 @@ from dataclasses import replace
 from itertools import product
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -16,7 +17,8 @@ from bessemer.compiler.ir.evaluate import evaluate
 from bessemer.compiler.ir.expr import Buffer, Expression, binary
 from bessemer.compiler.ir.interpreter.interpret_loops import run_kernel
 from bessemer.compiler.ir.loops import Kernel, Store
-from bessemer.compiler.ir.types import TensorType, f32
+from bessemer.compiler.ir.program import Launch
+from bessemer.compiler.ir.types import TensorType, bf16, f32
 from bessemer.compiler.jit import load_code
 from bessemer.compiler.options import Options
 from bessemer.compiler.schedule.contraction.packing import pack, packed_shape
@@ -30,6 +32,7 @@ from bessemer.compiler.schedule.convolution.winograd import (
 )
 from bessemer.compiler.schedule.convolution.winograd_blocks import SHARES, dealt
 from bessemer.compiler.targets import x86
+from bessemer.compiler.targets.choose import host_target
 from bessemer.compiler.targets.machine import Target
 from tests.compiled_kernels import HERE, CompiledKernel
 
@@ -230,3 +233,34 @@ def test_few_blocks_of_an_unknown_number_share_the_columns(rng: np.random.Genera
         for i, j in product(range(3), range(3)):
             expected += padded[:, i : i + sizes[1], j : j + sizes[2]] @ w[i, j]
         np.testing.assert_allclose(one, expected, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.skipif(not host_target().has_dot_bf16, reason="no such products on this machine")
+@pytest.mark.parametrize(
+    "sizes", [(2, 18, 21), (symbol("n"), symbol("h"), symbol("w"))], ids=["known", "symbolic"]
+)
+def test_of_rounded_numbers_it_is_nearly_as_exact_as_the_direct_form(
+    sizes: tuple[Size, ...], rng: np.random.Generator
+) -> None:
+    b = GraphBuilder("images")
+    x = b.input("x", TensorType(f32, (*sizes, 39)))
+    w = (rng.standard_normal((3, 3, 39, 70)) / 20).astype(np.float32)
+    around = {"dilations": (1, 1), "low": (1, 1), "high": (1, 1), "groups": 1}
+    sums = b.apply("conv", x, b.constant(w), strides=(1, 1), **around)
+    made = build(b.finish([b.apply("relu", sums)]), Options(precision="bfloat16"))
+    launches = [step for step in made.program.steps if isinstance(step, Launch)]
+    types = [value.type for step in launches for value in step.values]
+    assert any(type.dtype is bf16 and type.shape[1:2] == (16,) for type in types)  # of 16 points
+    array = rng.standard_normal((2, 18, 21, 39)).astype(np.float32)
+    (found,) = load_code(made.code, made.weights, machine_of(made.target), 2).run({"x": array})
+
+    def direct(x: Array, w: Array) -> Array:
+        padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))).astype(np.float64)
+        total = np.zeros((2, 18, 21, 70))
+        for i, j in product(range(3), range(3)):
+            total += padded[:, i : i + 18, j : j + 21] @ w[i, j]
+        return np.maximum(total, 0)
+
+    exact = direct(array, w)
+    rounded = direct(*(a.astype(ml_dtypes.bfloat16).astype(np.float64) for a in (array, w)))
+    assert np.linalg.norm(found - exact) < 2 * np.linalg.norm(rounded - exact)

@@ -12,7 +12,8 @@ load for each pixel. Done first, it is done for the few rows there are; the othe
 rows. Where channels are the vectors nothing is gathered, and one pass over the result is better.
 
 A filter against aliasing sees all of what becomes one pixel, and is the product of one for each
-axis: ten rows of twelve pixels are 120 taps, or 22. There the first axes are done first.
+axis: ten rows of twelve pixels are 120 taps, or 22. There the first axes are done first, as where
+an image shrinks whose pixels are the vectors: of mixed rows half as many pixels are gathered.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from bessemer.compiler.ir.types import f32, f64
 
 MIXED = ("linear", "cubic")
 """The modes that read more than one pixel."""
+MOST_SHRUNK = 8
+"""Rows of so many times as many pixels are mixed as are then gathered, at most."""
 
 
 def resize_by_axes(graph: Graph) -> Graph:
@@ -36,7 +39,7 @@ def resize_by_axes(graph: Graph) -> Graph:
     if any(new is not old for new, old in zip(nodes, graph.nodes)):
         graph = replace(graph, nodes=nodes)
     resizes = [node for node in graph.nodes if node.operator.name == "resize"]
-    if not any(_enlarged(node) or _filtered(node) for node in resizes):
+    if not any(_enlarged(node) or _filtered(node) or _shrunk(node) for node in resizes):
         return graph
     users = graph.users()
     outputs = set(graph.outputs)
@@ -44,20 +47,19 @@ def resize_by_axes(graph: Graph) -> Graph:
 
     def rule(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
         if node.operator.name == "resize":
-            axes = _filtered(node)
-            if len(axes) > 1:
-                return [_in_steps(rewriter, node, axes)]
-            axes = _enlarged(node)
-            if len(axes) < 2 or any(size != 1 for size in node.output.type.shape[axes[-1] + 1 :]):
-                return None
-            x = rewriter.now(node.inputs[0])
-            return [_apart(rewriter, node, x, range(node.output.type.rank))]
+            straight = range(node.output.type.rank)
+            if len(_filtered(node)) < 2:
+                axes = _enlarged(node) or _shrunk(node)
+                behind = node.output.type.shape[axes[-1] + 1 :] if len(axes) > 1 else (0,)
+                if any(size != 1 for size in behind):
+                    return None
+            return [_apart(rewriter, node, rewriter.now(node.inputs[0]), straight)]
         if node.operator.name != "transpose":
             return None
         made = producers.get(node.inputs[0])
         if made is None or made.operator.name != "resize" or made.output in outputs:
             return None
-        axes, order = _enlarged(made), node.attributes["permutation"]
+        axes, order = _enlarged(made) or _shrunk(made), node.attributes["permutation"]
         if len(axes) < 2 or order[-1] not in axes or users[made.output] != [node]:
             return None
         turned = rewriter.emit("transpose", rewriter.now(made.inputs[0]), permutation=order)
@@ -68,20 +70,28 @@ def resize_by_axes(graph: Graph) -> Graph:
 
 def _filtered(resize: Node) -> list[int]:
     """The axes along which an image is resized with a filter, whose results are not rounded."""
-    shape, resized = resize.inputs[0].type.shape, resize.output.type.shape
     if not _is_plain(resize, antialias=True) or resize.output.type.dtype not in (f32, f64):
         return []
-    return [axis for axis, pair in enumerate(zip(shape, resized)) if pair[0] != pair[1]]
+    pairs = zip(resize.inputs[0].type.shape, resize.output.type.shape)
+    return [axis for axis, (size, resized) in enumerate(pairs) if size != resized]
 
 
-def _in_steps(rewriter: GraphRewriter, resize: Node, axes: Sequence[int]) -> Value:
-    value = rewriter.now(resize.inputs[0])
-    order = range(value.type.rank)
-    for axis in axes:
-        shape = list(value.type.shape)
-        shape[axis] = resize.output.type.shape[axis]
-        value = rewriter.emit("resize", value, **_along(resize, order, shape, value.type.shape))
-    return value
+def _shrunk(resize: Node) -> list[int]:
+    """The axes along which an image shrinks, by no more than its rows are worth mixing for, and not
+    to every second or third pixel, which need no gathering."""
+    if not _is_plain(resize, antialias=False) or resize.output.type.dtype not in (f32, f64):
+        return []
+    axes: list[int] = []
+    pairs = list(zip(resize.inputs[0].type.shape, resize.output.type.shape))
+    for axis, (size, resized) in enumerate(pairs):
+        if size == resized:
+            continue
+        if not (isinstance(size, int) and isinstance(resized, int)):
+            return []
+        if not resized < size <= MOST_SHRUNK * resized or size % resized == 0:
+            return []
+        axes.append(axis)
+    return axes
 
 
 def _is_plain(resize: Node, antialias: bool) -> bool:
@@ -107,14 +117,17 @@ def _enlarged(resize: Node) -> list[int]:
 
 
 def _apart(rewriter: GraphRewriter, resize: Node, x: Value, order: Sequence[int]) -> Value:
-    """`x`, which has the axes of the resize's input in this order, enlarged: last axis first."""
+    """`x`, which has the axes of the resize's input in this order, resized in steps: where it grows
+    along the last axis and then the others at once, else one axis after the other."""
     whole = [resize.output.type.shape[axis] for axis in order]
-    inner = max(place for place, axis in enumerate(order) if axis in _enlarged(resize))
-    shape = list(x.type.shape)
-    shape[inner] = whole[inner]
-    first = rewriter.emit("resize", x, **_along(resize, order, shape, x.type.shape))
-    rest = _along(resize, order, whole, first.type.shape)
-    return rewriter.emit("resize", first, **rest)
+    changed = [place for place, (a, b) in enumerate(zip(x.type.shape, whole)) if a != b]
+    steps = [changed[-1:], changed[:-1]] if _enlarged(resize) else [[place] for place in changed]
+    for places in steps:
+        shape = list(x.type.shape)
+        for place in places:
+            shape[place] = whole[place]
+        x = rewriter.emit("resize", x, **_along(resize, order, shape, x.type.shape))
+    return x
 
 
 def _along(
