@@ -17,6 +17,7 @@ from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.registry import rule
 
 DOMAIN = "bessemer"
+"""Of nodes that the reader writes for itself; no model has them."""
 _BODY = [
     "SequenceAt", "SequenceAt", "Unsqueeze", "Concat", "Shape", "ConstantOfShape",
     "Mul", "Equal", "Where", "Expand", "Reshape", "SequenceInsert",

@@ -64,7 +64,7 @@ def operations(contraction: Contraction, tiling: Tiling) -> Size:
     return 2 * rows * dims.minimum(tiling.block, tiles) * width * contraction.depth_extent
 
 
-FEWEST_ITEMS = 8
+FEWEST_ITEMS = 6
 """For the threads to share, where there are tiles enough and their number is not known."""
 
 Work: TypeAlias = Callable[[Place, Tile], None]

@@ -27,7 +27,7 @@ import numpy as np
 from bessemer.compiler.ir import dims, loops
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Size
-from bessemer.compiler.ir.expr import Buffer, Expression, binary, index_value, less
+from bessemer.compiler.ir.expr import Buffer, Expression, binary, convert, index_value, less
 from bessemer.compiler.ir.types import Array, DType, bf16, f32
 from bessemer.compiler.schedule.contraction.contraction import (
     Contraction,
@@ -59,8 +59,6 @@ DYNAMIC_BLOCK = 42
 INPUT: Matrix = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))
 WEIGHTS: Matrix = ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1))
 OUTPUT: Matrix = ((1, 1, 1, 0), (0, 1, -1, -1))
-
-
 _ONE: Matrix = ((1,),)
 
 
@@ -340,7 +338,7 @@ def _transform_input(
     ys = work.taps[0].inputs(builder, top, rows)
     xs = work.taps[1].inputs(builder, left, columns)
     with builder.loop(work.channels, "vector", lanes=0) as channel:
-        inputs = [[work.x(image, y, x, channel) for x in xs] for y in ys]
+        inputs = [[convert(work.x(image, y, x, channel), f32) for x in xs] for y in ys]
         values = both_sides(builder, work.taps, INPUT, inputs)
         for point, value in enumerate(value for row in values for value in row):
             builder.store(v, (at[0], point, at[1], channel), value)

@@ -46,7 +46,7 @@ from bessemer.compiler.schedule.nests.rows_of import (
 
 Kind = Literal["view", "pointwise", "reduction", "heavy", "contraction", "statements", "structural"]
 
-HEAVY = frozenset({"max_pool", "average_pool", "conv_transpose"})
+HEAVY = frozenset({"max_pool", "average_pool", "conv_transpose", "deform_conv"})
 CONTRACTIONS = frozenset({"matmul", "conv"})
 COSTLY = frozenset(
     {
@@ -105,7 +105,7 @@ def kind_of(node: Node) -> Kind:
         return "contraction"
     if operator.name.startswith("reduce_"):
         return "reduction"
-    if operator.name in HEAVY or operator.name == "deform_conv" or samples_channels(node):
+    if operator.name in HEAVY or samples_channels(node):
         return "heavy"
     if operator.is_view:
         return "view"

@@ -12,7 +12,7 @@ from bessemer.compiler.ir.expr import Buffer, Expression, Index, Load
 from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.loops import Store
 from bessemer.compiler.ir.program import Launch
-from bessemer.compiler.ir.types import TensorType, f32, type_of
+from bessemer.compiler.ir.types import TensorType, bf16, f32, type_of
 from bessemer.compiler.schedule.contraction.packing import pack, packed_shape
 from bessemer.compiler.schedule.convolution.depthwise import lower_depthwise
 from bessemer.compiler.schedule.convolution.depthwise_plan import (
@@ -236,9 +236,12 @@ def lower_winograd_group(
         return None
     dilations = image.padded("dilations", 1)
     taps = Taps(int(str(rows)), dilations[0]), Taps(int(str(columns)), dilations[1])
-    possible = x.type.dtype is f32 and all(isinstance(size, int) for size in kernel[-2:])
+    dtype = x.type.dtype
+    possible = all(isinstance(size, int) for size in kernel[-2:])
+    possible &= dtype is f32 or (dtype is bf16 and anchor.output.type.dtype is f32)
     possible &= any(axis.count == 3 for axis in taps)
     is_constant = w in lowering.constants
+    possible &= dtype is f32 or (is_constant and target.has_dot_bf16 and not target.has_tiles)
     wanted = pays(image.sizes, kernel[-2], kernel[-1], x.type.dtype, taps, is_constant)
     if not lowering.choices.winograd(anchor, image.sizes, wanted, possible):
         return None
@@ -249,13 +252,15 @@ def lower_winograd_group(
         image.sizes,
         int(str(kernel[-2])),
         int(str(kernel[-1])),
-        Buffer("u", f32, (1,)),
+        Buffer("u", dtype, (1,)),
         image.epilogue,
         taps,
+        dtype,
     )
     panel = winograd_tiling(draft, target).panel
     if is_constant:
-        packed, before = _transformed(w, panel, lowering), list[Launch]()
+        together = 1 if dtype is f32 else 2
+        packed, before = _transformed(w, panel, together, lowering), list[Launch]()
     else:
         nodes = in_order(pack_group) if pack_group else []
         packed, launch = _transform_launch(anchor, nodes, draft, panel, lowering, target)
@@ -302,13 +307,14 @@ def _transform_launch(
     return packed, launch
 
 
-def _transformed(w: Value, panel: int, lowering: Lowering) -> Value:
-    """The transformed and packed weight; made once for each weight."""
+def _transformed(w: Value, panel: int, together: int, lowering: Lowering) -> Value:
+    """The transformed and packed weight, so many neighbours along the depth together; made once."""
     key = (w, panel, "winograd")
     found = lowering.packed.get(key)
     if found is None:
         array = lowering.constants[w]
-        array = pack(transform_weights(array[None] if array.ndim == 3 else array), panel)
+        array = transform_weights(array[None] if array.ndim == 3 else array)
+        array = pack(array, panel, together)
         found = lowering.packed[key] = Value(type_of(array), w.name)
         lowering.add_constant(found, array)
     return found
@@ -317,7 +323,7 @@ def _transformed(w: Value, panel: int, lowering: Lowering) -> Value:
 def _launches(image: ImageGroup, stages: Stages) -> list[Launch]:
     """One kernel with working memory of its own, or three that hand it on."""
     inputs = flat_buffers(image.fusion)
-    v, m = (Value(TensorType(f32, buffer.shape)) for buffer in (stages.v, stages.m))
+    v, m = (Value(TensorType(buffer.dtype, buffer.shape)) for buffer in (stages.v, stages.m))
     memory = {v: stages.v, m: stages.m}
     out = {image.out.value: image.out.buffer}
     launch = image.lowering.launch

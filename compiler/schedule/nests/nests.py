@@ -191,11 +191,11 @@ class _Lowering:
                 offsets.extend(node.indices)
         runs = {
             symbol: sum(dims.coefficient_of(offset, symbol) == 1 for offset in offsets)
-            for symbol in symbols[:-1]
-            if is_longer(extent_of(symbol), extent)
+            for symbol in symbols
+            if symbol is inner or is_longer(extent_of(symbol), extent)
         }
-        best = max(runs, key=lambda symbol: runs[symbol], default=inner)
-        return best if runs.get(best) else inner
+        best = max(runs, key=lambda symbol: runs[symbol])
+        return best if runs[best] else inner
 
     def _over(self, outer: tuple[Symbol, ...], body: Callable[[Values], None], work: Size) -> Nest:
         """A parallel loop over the first axes, their indices taken from its own; then serial."""
