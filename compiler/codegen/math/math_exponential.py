@@ -169,7 +169,7 @@ def expm1(x: Term) -> Term:
 def sigmoid(x: Term) -> Term:
     """1 / (1 + s + s q), corrected by what the denominator's two sums lost."""
     form = FORMATS[x.kind]
-    # The lower limit's reciprocal is below the normal numbers: flushed to zero.
+    # The lower limit's reciprocal is below the normal numbers: artifacts flush it to zero.
     s, q = scale_and_rest(-at_most(at_least(x, form.log_smallest - 0.9), -form.log_smallest))
     whole = 1.0 + s
     denominator = fma(s, q, whole)

@@ -6,7 +6,6 @@ import math
 
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.graph import Value
-from bessemer.compiler.ir.types import f16
 from bessemer.compiler.ops.composite.composite import binary, where
 
 
@@ -72,12 +71,8 @@ def selu(b: GraphBuilder, x: Value, alpha: float = SELU_ALPHA, gamma: float = SE
 
 
 def mish(b: GraphBuilder, x: Value) -> Value:
-    """x * tanh(softplus(x)) as x * n / (n + 2), n = (1 + e^x)^2 - 1: one function for three."""
-    # From here on the factor is 1 in all types, and n a number in them.
-    highest = 5.0 if x.type.dtype is f16 else 20.0
-    power = b.apply("exp", b.apply("clip", x, minimum=-math.inf, maximum=highest))
-    n = b.apply("mul", power, binary(b, "add", power, 2.0))
-    return b.apply("mul", x, b.apply("div", n, binary(b, "add", n, 2.0)))
+    """x * tanh(softplus(x))."""
+    return b.apply("mul", x, b.apply("tanh", softplus(b, x)))
 
 
 def thresholded_relu(b: GraphBuilder, x: Value, alpha: float = 1.0) -> Value:
