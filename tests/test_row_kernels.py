@@ -19,7 +19,11 @@ from bessemer.compiler.ir.types import Array, DType, TensorType, f16, f32
 from bessemer.compiler.ir.walk_loops import walk
 from bessemer.compiler.jit import load_code
 from bessemer.compiler.ops.composite import composite
-from bessemer.compiler.ops.composite.composite_normalize import layer_norm, rms_norm
+from bessemer.compiler.ops.composite.composite_normalize import (
+    instance_norm,
+    layer_norm,
+    rms_norm,
+)
 from bessemer.compiler.ops.composite.composite_reduce import log_softmax, softmax
 from bessemer.compiler.options import Options
 from bessemer.compiler.targets.choose import host_target
@@ -118,6 +122,22 @@ def test_rows_are_what_numpy_computes(name: str, columns: int) -> None:
 @pytest.mark.parametrize("name", [name for name in CASES if name != "two functions"])
 def test_they_are_one_kernel(name: str) -> None:
     assert len(_launches(_compiled(CASES[name][0], (64, 300)))) == 1
+
+
+@pytest.mark.parametrize("shape", [(1, 32, 12, 12), (3, 5, 7, 9)])
+def test_an_instance_norm_of_planes_is_one_kernel(shape: tuple[int, ...]) -> None:
+    channels = np.arange(1, shape[1] + 1, dtype=np.float32)
+
+    def norm(b: GraphBuilder, x: Value) -> Value:
+        of_planes = b.constant(channels.reshape(-1, 1, 1))
+        return instance_norm(b, x, of_planes, of_planes, 1e-5)
+
+    compiled = _compiled(norm, shape)
+    assert len(_launches(compiled)) == 1
+    x = np.random.default_rng(1).standard_normal(shape, np.float32)
+    wanted = _standard(x.reshape(*shape[:2], -1).astype(np.float64)) + 1
+    wanted = wanted * channels[:, None]
+    np.testing.assert_allclose(_run(compiled, x), wanted.reshape(shape), rtol=2e-5, atol=2e-5)
 
 
 def test_an_exponential_of_softmax_is_computed_once() -> None:

@@ -315,7 +315,13 @@ class _Former:
             return numel in (reduction.output.type.numel, reduction.inputs[0].type.numel)
         if group.packs is not None:
             return False
-        return node.operator.name not in COSTLY or is_of_rows(node.output.type.shape, group.shape)
+        return node.operator.name not in COSTLY or self._is_once_a_row(node, group)
+
+    def _is_once_a_row(self, node: Node, group: Group) -> bool:
+        """Whether a value has one element for each row, as it is or as its readers reshape it."""
+        readers = [user for user in self.users[node.output] if user.operator.name == "reshape"]
+        shapes = [node.output.type.shape, *(reader.output.type.shape for reader in readers)]
+        return any(is_of_rows(shape, group.shape) for shape in shapes)
 
     def _ends_contraction(self, node: Node) -> bool:
         """Whether a pointwise node is better off as the epilogue of a contraction."""
