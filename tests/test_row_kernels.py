@@ -129,8 +129,11 @@ def test_an_instance_norm_of_planes_is_one_kernel(shape: tuple[int, ...]) -> Non
     channels = np.arange(1, shape[1] + 1, dtype=np.float32)
 
     def norm(b: GraphBuilder, x: Value) -> Value:
-        of_planes = b.constant(channels.reshape(-1, 1, 1))
-        return instance_norm(b, x, of_planes, of_planes, 1e-5)
+        scale = b.constant(channels)
+        last = b.apply("transpose", x, permutation=(0, 2, 3, 1))
+        return b.apply(
+            "transpose", instance_norm(b, last, scale, scale, 1e-5), permutation=(0, 3, 1, 2)
+        )
 
     compiled = _compiled(norm, shape)
     assert len(_launches(compiled)) == 1
