@@ -15,6 +15,7 @@ from bessemer.compiler.ir import expr
 from bessemer.compiler.ir.dims import Size, format_size
 from bessemer.compiler.ir.element import Operand
 from bessemer.compiler.ir.expr import Expression, Index, constant, convert, reduce
+from bessemer.compiler.ir.graph import Node
 from bessemer.compiler.ir.guard import guarded
 from bessemer.compiler.ir.op import Example, Operator, register
 from bessemer.compiler.ir.types import (
@@ -39,6 +40,13 @@ from bessemer.compiler.ops.precise import rounded_once
 from bessemer.compiler.ops.reduce import accumulator
 from bessemer.compiler.ops.sum_type import check_sum_type, summed
 from bessemer.compiler.ops.window import reduction_index, tap_views, window_of
+
+
+def is_depthwise(node: Node) -> bool:
+    """Whether it is a convolution with one input channel a group: no sum worth a matrix unit."""
+    if node.operator.name != "conv":
+        return False
+    return node.attributes["groups"] > 1 and node.inputs[1].type.shape[-2] == 1
 
 
 def _check_operands(

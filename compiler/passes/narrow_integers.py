@@ -22,6 +22,7 @@ from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.rewrite import GraphRewriter, rewrite_graph
 from bessemer.compiler.ir.types import Array, DType, i8, i32, u8
+from bessemer.compiler.ops.conv import is_depthwise
 from bessemer.compiler.passes.known_values import known
 
 _VIEWS = ("transpose", "reshape", "slice", "broadcast_to")
@@ -54,7 +55,7 @@ def narrow_integers(graph: Graph) -> Graph:
 def _rule(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
     if node.operator.name not in ("matmul", "conv") or node.output.type.dtype is not i32:
         return None
-    if node.inputs[0].type.dtype is not i32 or _is_depthwise(node):
+    if node.inputs[0].type.dtype is not i32 or is_depthwise(node):
         return None
     found = [_found(rewriter, value) for value in node.inputs]
     if found[0] is None or found[1] is None:
@@ -66,12 +67,6 @@ def _rule(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
     if node.operator.name == "matmul":
         return (_product(rewriter, left, right),)
     return (_convolution(rewriter, node, _padded(rewriter, node, left), right),)
-
-
-def _is_depthwise(node: Node) -> bool:
-    if node.operator.name != "conv":
-        return False
-    return node.attributes["groups"] > 1 and node.inputs[1].type.shape[-2] == 1
 
 
 def _may_be_corrected(node: Node, right: _Found) -> bool:

@@ -27,6 +27,7 @@ from enum import IntEnum
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.rewrite import GraphRewriter, map_regions
 from bessemer.compiler.ir.types import bf16, f32
+from bessemer.compiler.ops.conv import is_depthwise
 
 _VIEWS = ("transpose", "reshape", "slice", "broadcast_to")
 # Rounding before them is rounding after them.
@@ -122,13 +123,6 @@ def _is_worth_rounding(node: Node, extent: _Extent) -> bool:
 def _multiplies_matrices(node: Node) -> bool:
     """Whether the right side of a product is more than one matrix, as an attention's."""
     return node.operator.name == "matmul" and node.inputs[1].type.rank != 2
-
-
-def is_depthwise(node: Node) -> bool:
-    """Whether a convolution has one input channel a group; its arithmetic stays float32."""
-    if node.operator.name != "conv":
-        return False
-    return node.attributes["groups"] > 1 and node.inputs[1].type.shape[-2] == 1
 
 
 def _want(

@@ -16,6 +16,7 @@ import numpy as np
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.rewrite import GraphRewriter, rewrite_graph
 from bessemer.compiler.ir.types import bf16, f16, f32
+from bessemer.compiler.ops.conv import is_depthwise
 
 CONTRACTIONS = ("matmul", "conv", "conv_transpose")
 
@@ -36,7 +37,7 @@ def _rule(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
         return None
     name, attributes = node.operator.name, dict(node.attributes)
     operands = list(node.inputs)
-    if dtype is f16 or name == "conv_transpose" or _is_depthwise(node):
+    if dtype is f16 or name == "conv_transpose" or is_depthwise(node):
         operands = [_widened(rewriter, value) for value in operands]
     else:
         attributes["dtype"] = f32
@@ -49,12 +50,6 @@ def _operands_rule(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | Non
     operands = [_widened(rewriter, value) for value in node.inputs]
     attributes = {name: entry for name, entry in node.attributes.items() if name != "dtype"}
     return (rewriter.emit(node.operator.name, *operands, **attributes),)
-
-
-def _is_depthwise(node: Node) -> bool:
-    if node.operator.name != "conv":
-        return False
-    return node.attributes["groups"] > 1 and node.inputs[1].type.shape[-2] == 1
 
 
 def _widened(rewriter: GraphRewriter, value: Value) -> Value:

@@ -36,6 +36,7 @@ from bessemer.compiler.ir.types import (
     type_of,
     u8,
 )
+from bessemer.compiler.ops.conv import is_depthwise
 from bessemer.compiler.schedule.device.contraction_forms import Form, Memory, form_of, simplified
 from bessemer.compiler.schedule.device.contraction_operands import (
     PACKED,
@@ -61,7 +62,7 @@ from bessemer.compiler.schedule.grouping.fuse import (
     as_index,
     index_symbols,
 )
-from bessemer.compiler.schedule.grouping.groups import Group, is_depthwise
+from bessemer.compiler.schedule.grouping.groups import Group
 from bessemer.compiler.schedule.lowering.lower import flat_buffers, in_order
 from bessemer.compiler.schedule.nests.merge_axes import Piece
 from bessemer.compiler.schedule.nests.nests import flat, flatten_loads

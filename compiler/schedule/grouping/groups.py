@@ -22,10 +22,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
 
 from bessemer.compiler.ir.dims import Size, product
 from bessemer.compiler.ir.graph import Graph, Node, Value
+from bessemer.compiler.ops.conv import is_depthwise
 from bessemer.compiler.schedule.convolution.depthwise_plan import has_one_filter_a_channel
 from bessemer.compiler.schedule.grouping.attention import Attention, find_attentions, in_registers
 from bessemer.compiler.schedule.grouping.byte_chains import decodes, looks_up, narrows
@@ -36,6 +36,12 @@ from bessemer.compiler.schedule.grouping.fuse import (
     is_widening,
     samples_channels,
 )
+from bessemer.compiler.schedule.grouping.kinds import (
+    COSTLY,
+    NOT_SAME_INDEX,
+    Kind,
+    kind_of,
+)
 from bessemer.compiler.schedule.grouping.moves import MOVES, keeps_columns
 from bessemer.compiler.schedule.nests.rows_of import (
     is_of_rows,
@@ -44,17 +50,6 @@ from bessemer.compiler.schedule.nests.rows_of import (
     same_leading,
 )
 
-Kind = Literal["view", "pointwise", "reduction", "heavy", "contraction", "statements", "structural"]
-
-HEAVY = frozenset({"max_pool", "average_pool", "conv_transpose", "deform_conv"})
-CONTRACTIONS = frozenset({"matmul", "conv"})
-COSTLY = frozenset(
-    {
-        "exp", "log", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh",
-        "asinh", "acosh", "atanh", "erf", "sigmoid", "expm1", "log1p", "pow", "div", "sqrt",
-        "rsqrt", "resize", "grid_sample", "roi_align", "concat", "random_uniform", "random_normal",
-    }
-)  # fmt: skip
 MAXIMUM_NODES = 48
 MAXIMUM_OPERANDS = 24
 
@@ -96,33 +91,6 @@ class Grouping:
 
     roots: dict[Value, Group]
     packs: dict[Node, Group]
-
-
-def kind_of(node: Node) -> Kind:
-    """How a node can take part in a group."""
-    operator = node.operator
-    if operator.name in CONTRACTIONS:
-        return "contraction"
-    if operator.name.startswith("reduce_"):
-        return "reduction"
-    if operator.name in HEAVY or samples_channels(node):
-        return "heavy"
-    if operator.is_view:
-        return "view"
-    if operator.element is not None:
-        return "pointwise"
-    if operator.statements is not None:
-        return "statements"
-    return "structural"
-
-
-def is_depthwise(node: Node) -> bool:
-    """Whether a convolution has one input channel a group: no sum worth a matrix unit."""
-    return (
-        node.operator.name == "conv"
-        and node.inputs[1].type.shape[-2] == 1
-        and node.attributes["groups"] > 1
-    )
 
 
 def form_groups(
@@ -318,10 +286,20 @@ class _Former:
         return node.operator.name not in COSTLY or self._is_once_a_row(node, group)
 
     def _is_once_a_row(self, node: Node, group: Group) -> bool:
-        """Whether a value has one element for each row, as it is or as its readers reshape it."""
-        readers = [user for user in self.users[node.output] if user.operator.name == "reshape"]
-        shapes = [node.output.type.shape, *(reader.output.type.shape for reader in readers)]
-        return any(is_of_rows(shape, group.shape) for shape in shapes)
+        """Whether a value has one element for each row, as it is or as what is computed of it is
+        reshaped: statistics of channels may have been turned to where channels are last."""
+        waiting = [node.output]
+        while waiting:
+            value = waiting.pop()
+            if is_of_rows(value.type.shape, group.shape):
+                return True
+            waiting += [
+                user.output
+                for user in self.users.get(value, [])
+                if kind_of(user) in ("pointwise", "view")
+                and user.output.type.numel == value.type.numel
+            ]
+        return False
 
     def _ends_contraction(self, node: Node) -> bool:
         """Whether a pointwise node is better off as the epilogue of a contraction."""
@@ -395,12 +373,3 @@ class _Former:
                 return ()
             found.insert(0, view)
         return tuple(found) if keeps_columns(found) else ()
-
-
-NOT_SAME_INDEX = frozenset(
-    {
-        "concat", "pad", "resize", "gather", "gather_elements", "gather_nd", "one_hot",
-        "grid_sample", "roi_align",
-    }
-)  # fmt: skip
-"""Operators with an element rule that read their inputs at other indices than their own."""

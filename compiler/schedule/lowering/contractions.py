@@ -18,6 +18,7 @@ from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.loops import Store
 from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.types import TensorType, type_of
+from bessemer.compiler.ops.conv import is_depthwise
 from bessemer.compiler.schedule.contraction.contraction import (
     Contraction,
     supports,
@@ -37,7 +38,7 @@ from bessemer.compiler.schedule.grouping.fuse import (
     index_symbols,
     view_chain,
 )
-from bessemer.compiler.schedule.grouping.groups import Group, is_depthwise
+from bessemer.compiler.schedule.grouping.groups import Group
 from bessemer.compiler.schedule.lowering.contraction_forms import ConvolutionForm, Form, ProductForm
 from bessemer.compiler.schedule.lowering.image_groups import (
     lower_depthwise_group,

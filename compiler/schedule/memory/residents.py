@@ -16,13 +16,8 @@ from bessemer.compiler.ir.evaluate import evaluate
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.schedule.grouping.destinations import destinations
 from bessemer.compiler.schedule.grouping.few_rows import reads_in_place
-from bessemer.compiler.schedule.grouping.groups import (
-    NOT_SAME_INDEX,
-    Group,
-    Grouping,
-    form_groups,
-    kind_of,
-)
+from bessemer.compiler.schedule.grouping.groups import Group, Grouping, form_groups
+from bessemer.compiler.schedule.grouping.kinds import NOT_SAME_INDEX, kind_of
 
 Count = Callable[[Size], int]
 """Numbers for sizes."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bessemer.compiler.ir.dims import product
 from bessemer.compiler.ir.graph import Node
-from bessemer.compiler.schedule.grouping.groups import COSTLY, kind_of
+from bessemer.compiler.schedule.grouping.kinds import COSTLY, kind_of
 from bessemer.compiler.schedule.memory.residents import Count
 
 BALANCE = 8

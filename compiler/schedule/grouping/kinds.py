@@ -1,0 +1,46 @@
+"""What kind of work a node is: how it can take part in a group."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from bessemer.compiler.ir.graph import Node
+from bessemer.compiler.schedule.grouping.fuse import samples_channels
+
+Kind = Literal["view", "pointwise", "reduction", "heavy", "contraction", "statements", "structural"]
+
+HEAVY = frozenset({"max_pool", "average_pool", "conv_transpose", "deform_conv"})
+CONTRACTIONS = frozenset({"matmul", "conv"})
+COSTLY = frozenset(
+    {
+        "exp", "log", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh",
+        "asinh", "acosh", "atanh", "erf", "sigmoid", "expm1", "log1p", "pow", "div", "sqrt",
+        "rsqrt", "resize", "grid_sample", "roi_align", "concat", "random_uniform", "random_normal",
+    }
+)  # fmt: skip
+
+NOT_SAME_INDEX = frozenset(
+    {
+        "concat", "pad", "resize", "gather", "gather_elements", "gather_nd", "one_hot",
+        "grid_sample", "roi_align",
+    }
+)  # fmt: skip
+"""Operators with an element rule that read their inputs at other indices than their own."""
+
+
+def kind_of(node: Node) -> Kind:
+    """How a node can take part in a group."""
+    operator = node.operator
+    if operator.name in CONTRACTIONS:
+        return "contraction"
+    if operator.name.startswith("reduce_"):
+        return "reduction"
+    if operator.name in HEAVY or samples_channels(node):
+        return "heavy"
+    if operator.is_view:
+        return "view"
+    if operator.element is not None:
+        return "pointwise"
+    if operator.statements is not None:
+        return "statements"
+    return "structural"
