@@ -210,6 +210,15 @@ def test_a_row_without_any_key_is_what_the_reference_gives() -> None:
     _assert_close(_run(compiled, arrays), want)
 
 
+@pytest.mark.parametrize("rows", [1, 13])
+@pytest.mark.parametrize("symbolic", [False, True], ids=["known", "symbolic"])
+def test_without_any_keys_the_result_is_zero(rows: int, symbolic: bool) -> None:
+    shape = Shape(rows=rows, keys=0)
+    compiled = build(_attention(shape, _scaled, symbolic), Options())
+    got = _run(compiled, _arrays(shape))
+    np.testing.assert_array_equal(got, np.zeros((2, rows, shape.heads * shape.columns)))
+
+
 def test_scores_that_differ_by_hundreds_do_not_overflow() -> None:
     shape = Shape(batch=1, heads=2, rows=9, keys=50)
     compiled = build(_attention(shape, _scaled, True), Options())

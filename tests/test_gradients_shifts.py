@@ -111,3 +111,30 @@ def test_powers_that_are_the_loss_itself_keep_their_maximum() -> None:
     share = b.apply("div", power, reduce(b, "sum", power, (0,), keep=True))
     graph = b.finish([share, *gradients(b, power, [x])])
     assert run_graph(graph, {"x": np.array([2.0])})[1] == 0
+
+
+@pytest.mark.parametrize("turned", ["maxima", "totals"])
+def test_what_rows_give_to_columns_of_a_square_has_a_gradient(turned: str) -> None:
+    rng = np.random.default_rng(5)
+    x, weights = rng.standard_normal((2, 4, 4))
+    b = GraphBuilder("square")
+    value = b.input("x", TensorType(f64, (4, 4)))
+    places = {"maxima": (4, 1), "totals": (4, 1), turned: (1, 4)}
+
+    def spread(name: str, rows: Value) -> Value:
+        return broadcast_to(b, reshape(b, rows, places[name]), (4, 4))
+
+    most = spread("maxima", b.apply("reduce_max", value, axes=(1,)))
+    power = b.apply("exp", b.apply("sub", value, most))
+    share = b.apply("div", power, spread("totals", b.apply("reduce_sum", power, axes=(1,))))
+    weighted = b.apply("mul", share, b.constant(weights))
+    loss = b.apply("reduce_sum", weighted, axes=(0, 1))
+    graph = b.finish([loss, *gradients(b, loss, [value])])
+    tensor = torch.tensor(x, requires_grad=True)
+    power_there = (tensor - tensor.amax(1).reshape(places["maxima"])).exp()
+    there = (
+        power_there / power_there.sum(1).reshape(places["totals"]) * torch.tensor(weights)
+    ).sum()
+    (wanted,) = torch.autograd.grad(there, [tensor])
+    found = run_graph(graph, {"x": x})[1]
+    np.testing.assert_allclose(found, wanted.numpy(), rtol=1e-9, atol=1e-12)

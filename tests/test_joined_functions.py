@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import reduce
 
 import numpy as np
 import pytest
@@ -69,6 +70,8 @@ OTHERS = {
     "two arguments": (X * 0.5) * (unary("erf", Y * math.sqrt(0.5)) + 1.0),
     "softplus of another": X * unary("tanh", softplus(Y)),
     "a sum of two": unary("erf", X) + 2.0,
+    "a power beyond all numbers": X * (unary("tanh", expr.binary("pow", X, 1000.0)) + 1.0),
+    "squares of squares": X * (unary("tanh", reduce(lambda y, _: y * y, range(99), X)) + 1.0),
     "float64": expr.read("z", f64) * unary("sigmoid", expr.read("z", f64)),
 }
 

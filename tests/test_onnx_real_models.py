@@ -89,6 +89,36 @@ def test_boxes_and_scores_are_of_one_number() -> None:
     np.testing.assert_array_equal(compiled.run(inputs)[0], expected(model, inputs)[0])
 
 
+def test_fewer_boxes_than_none_are_none() -> None:
+    model = parsed(
+        """agraph (float[1, 3, 4] boxes, float[1, 1, 3] scores, int64[1] most) => (int64[k, 3] y) {
+            y = NonMaxSuppression(boxes, scores, most)
+        }"""
+    )
+    inputs = {"boxes": floats(1, 3, 4), "scores": floats(1, 1, 3), "most": np.array([-1])}
+    agrees(model, inputs)
+
+
+def test_a_loop_that_data_ends_may_collect_its_iterations() -> None:
+    model = parsed(
+        """agraph (float x) => (float y, int64[t] numbers) {
+            yes = Constant<value = bool {1}>()
+            y, numbers = Loop(, yes, x)<body = b (int64 i, bool c, float a)
+                => (bool go, float next, int64 number) {
+                one = Constant<value = float {1.0}>()
+                most = Constant<value = float {4.0}>()
+                next = Add(a, one)
+                go = Less(next, most)
+                number = Identity(i)
+            }>
+        }"""
+    )
+    inputs = {"x": np.array(0.5, np.float32)}
+    compiled = bessemer.compile(model, threads=1, optimize=0, cache=False)
+    for ours, theirs in zip(compiled.run(inputs), expected(model, inputs), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 @pytest.mark.parametrize("sizes", [(8, 6), (7, 5), (2, 9)])
 def test_resize_as_tensorflow_finds_the_nearest(sizes: tuple[int, int]) -> None:
     node = helper.make_node(

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
+from onnx.reference import ReferenceEvaluator
 
+import bessemer
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Graph
+from bessemer.compiler.ir.interpreter.interpret import run_graph
 from bessemer.compiler.ir.types import TensorType, f32
 from bessemer.compiler.passes.remove_dead import remove_dead
 from bessemer.compiler.passes.resize_by_axes import resize_by_axes
@@ -68,3 +72,46 @@ def test_rows_are_mixed_before_a_shrinking_image_s_pixels_are_gathered(
     assert shapes(7, 9) == [(N, 3, 7, 20), (N, 3, 7, 9)]
     assert len(shapes(6, 10)) == 1
     assert len(shapes(1, 9)) == 1
+
+
+@pytest.mark.parametrize("antialias", [False, True])
+def test_an_axis_that_a_scale_moves_but_does_not_enlarge_is_resized(
+    antialias: bool, rng: np.random.Generator
+) -> None:
+    b = GraphBuilder("g")
+    x = b.input("x", TensorType(f32, (1, 3, 2, 10, 10)))
+    scales = (1.0, 1.0, 1.3, 1.3, 1.3)
+    shape = (1, 3, 2, 13, 13)
+    y = b.apply("resize", x, shape=shape, scales=scales, mode="linear", antialias=antialias)
+    changed(b.finish([y]), [resize_by_axes], rng, rtol=1e-5)
+
+
+@pytest.mark.parametrize("columns", [7, 8])
+def test_a_row_may_have_as_many_pixels_as_its_filter_taps(
+    columns: int, rng: np.random.Generator
+) -> None:
+    b = GraphBuilder("g")
+    x = b.input("x", TensorType(f32, (7, columns)))
+    scales = (0.3, 1.0)  # of eight taps
+    y = b.apply("resize", x, shape=(2, columns), scales=scales, mode="linear", antialias=True)
+    graph = b.finish([y])
+    image = rng.standard_normal((7, columns), np.float32)
+    (found,) = bessemer.compile(graph, cache=False).run({"x": image})
+    np.testing.assert_allclose(found, run_graph(graph, {"x": image})[0], rtol=1e-5, atol=1e-6)
+
+
+def test_an_arena_may_be_of_sizes_alone_that_only_the_run_knows() -> None:
+    """Axis by axis, what is between them is as large as the input `sizes` says."""
+    model = onnx.parser.parse_model(
+        """<ir_version: 9, opset_import: ["": 19]>
+        agraph (float[1, 1, 4, 4] x, int64[4] sizes) => (float[a, b, c, d] y) {
+            y = Resize<mode = "linear", antialias = 1>(x, , , sizes)
+        }"""
+    )
+    feed = {
+        "x": np.arange(16, dtype=np.float32).reshape(1, 1, 4, 4),
+        "sizes": np.array([1, 1, 3, 2]),
+    }
+    (expected,) = ReferenceEvaluator(model).run(None, feed)
+    (found,) = bessemer.compile(model, cache=False).run(feed)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)

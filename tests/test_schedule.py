@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ from bessemer.compiler.ir.op import OPS, Example
 from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.types import Array, TensorType, f32, type_of
 from bessemer.compiler.passes.plan_memory import plan_memory
+from bessemer.compiler.schedule.grouping import groups
 from bessemer.compiler.schedule.program import build_program
 from bessemer.compiler.targets.choose import parse_target
 from tests.op_cases import QUICK
@@ -241,6 +243,19 @@ def test_a_kernel_may_write_over_an_input_that_it_reads_last() -> None:
     assert product.replaceable == (source,)
     assert plan.offsets[source] == plan.offsets[target]
     _compare(graph, [np.random.default_rng(1).standard_normal((5, 33), np.float32)], 1, 1e-4)
+
+
+def test_paths_that_part_and_meet_again_are_followed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There are 2^12 of them from a function to what is computed of it for each row."""
+    asked = itertools.count()
+    monkeypatch.setattr(groups, "is_of_rows", lambda *_: next(asked) < 0)
+    builder = GraphBuilder("diamonds")
+    y = builder.apply("exp", builder.input("x", TensorType(f32, (3, 1, 8))))
+    for _ in range(12):
+        y = builder.apply("sub", y, builder.apply("abs", y))
+    wide = builder.input("wide", TensorType(f32, (3, 7, 8)))
+    groups.form_groups(builder.finish([builder.apply("add", wide, _spread(builder, y, wide))]))
+    assert 12 < next(asked) < 50
 
 
 def _at(size: Any) -> int:

@@ -131,6 +131,20 @@ def test_what_no_tuner_writes_is_refused() -> None:
             build(_network(), Options(tuning=Tuning({name: wrong})))  # type: ignore[dict-item]
 
 
+def test_tiles_that_the_kernels_do_not_have_any_more_are_not_made() -> None:
+    """Large windows once had tiles of several rows."""
+    builder = GraphBuilder("large")
+    x = builder.input("x", TensorType(f32, X.shape))
+    filters = RNG.standard_normal((7, 7, 1, 16)).astype(np.float32)
+    around = {**WINDOWS, "low": (3, 3), "high": (3, 3)}
+    y = builder.apply("conv", x, builder.constant(filters), **around, groups=16)
+    graph = builder.finish([y])
+    plain = build(graph, Options())
+    (decision,) = plain.program.decisions
+    tuned = build(graph, Options(tuning=Tuning({decision.signature: {"rows": 2, "columns": 4}})))
+    assert tuned.code.object == plain.code.object
+
+
 def test_a_file_keeps_choices_by_target(tmp_path: Path) -> None:
     path = tmp_path / "choices.json"
     target = host_target()

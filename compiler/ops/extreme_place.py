@@ -176,7 +176,8 @@ def _fail_if_empty(builder: KernelBuilder, name: str, extent: Size) -> Expressio
     filled = expr.less(0, extent)
     if isinstance(filled, Constant):
         return None
-    builder.fail_if(~filled, f"{name} of an empty axis")
+    extreme = "largest" if name == "arg_max" else "smallest"
+    builder.fail_if(~filled, f"an empty axis has no {extreme} element")
     return filled
 
 

@@ -10,11 +10,11 @@ that is the largest.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Sequence
 
+from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Node, Value
 
-_VIEWS = ("reshape", "broadcast_to")
 _Readers = dict[Value, list[Node]]
 
 
@@ -30,8 +30,8 @@ def idle_maxima(nodes: Sequence[Node], results: Container[Value]) -> set[Value]:
 
 def _is_shift(maximum: Node, readers: _Readers, results: Container[Value]) -> bool:
     """Whether it is only subtracted from its own operand, for what the module names."""
-    views = _views(maximum.output, readers)
-    differences = [node for value in views for node in _uses(value, readers)]
+    views = _views(maximum.output, maximum, readers)
+    differences = _uses(views, readers)
     if [node.operator.name for node in differences] != ["sub"]:
         return False
     (difference,) = differences
@@ -41,17 +41,14 @@ def _is_shift(maximum: Node, readers: _Readers, results: Container[Value]) -> bo
         return False
     if not set(total.attributes["axes"]) <= set(maximum.attributes["axes"]):
         return False
-    totals = _views(total.output, readers)
-    logs = [n for value in totals for n in _uses(value, readers) if n.operator.name == "log"]
-    logarithms = [value for node in logs for value in _views(node.output, readers)]
+    totals = _views(total.output, total, readers)
+    logs = [node for node in _uses(totals, readers) if node.operator.name == "log"]
+    logarithms = [value for node in logs for value in _views(node.output, total, readers)]
     quotients = {("div", power.output, value) for value in totals}
     quotients |= {("sub", difference.output, value) for value in logarithms}
     inside = [*views, difference.output, power.output, *totals, *logarithms]
-    known = {difference, power, total, *logs}
     return not any(value in results for value in inside) and all(
-        node in known or (node.operator.name, *node.inputs) in quotients
-        for value in inside
-        for node in _uses(value, readers)
+        (node.operator.name, *node.inputs) in quotients for node in _uses(inside, readers)
     )
 
 
@@ -61,14 +58,25 @@ def _only(operator: str, value: Value, readers: _Readers) -> Node | None:
     return found[0] if len(found) == 1 else None
 
 
-def _views(value: Value, readers: _Readers) -> list[Value]:
-    """A value, and it in other shapes."""
+def _views(value: Value, reduction: Node, readers: _Readers) -> list[Value]:
+    """A value of a reduction's shape, and it with the axes that are gone, each in its place: in a
+    square, what was found in a row could as well be stretched over a column."""
+    shape = reduction.inputs[0].type.shape
+    axes: tuple[int, ...] = reduction.attributes["axes"]
+    ones = tuple(1 if axis in axes else size for axis, size in enumerate(shape))
     found = [value]
     for each in found:
-        found += [n.output for n in readers.get(each, []) if n.operator.name in _VIEWS]
+        found += [n.output for n in readers.get(each, []) if _keeps_places(n, ones)]
     return found
 
 
-def _uses(value: Value, readers: _Readers) -> Iterator[Node]:
-    """The readers of a value that do not merely give it another shape."""
-    return (n for n in readers.get(value, []) if n.operator.name not in _VIEWS)
+def _keeps_places(node: Node, ones: tuple[Size, ...]) -> bool:
+    if node.operator.name == "reshape":
+        return node.output.type.shape == ones
+    return node.operator.name == "broadcast_to" and node.inputs[0].type.shape == ones
+
+
+def _uses(values: Sequence[Value], readers: _Readers) -> list[Node]:
+    """The readers of values that do not merely make another one of them."""
+    found = [node for value in values for node in readers.get(value, [])]
+    return [node for node in found if not any(output in values for output in node.outputs)]

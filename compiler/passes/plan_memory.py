@@ -143,6 +143,8 @@ def _stacked(
         return dims.symbol_names(program.expanded(size)) <= known
 
     early = [value for value in lives if is_early(sizes[value])]
+    if not early:
+        return parts
     examples = [
         (
             [(value, evaluate_named(program.expanded(sizes[value]), at)) for value in early],

@@ -95,10 +95,16 @@ def _shrunk(resize: Node) -> list[int]:
 
 
 def _is_plain(resize: Node, antialias: bool) -> bool:
+    """Whether pixels are mixed along the axes that change in size, and nothing else happens."""
     attributes = resize.attributes
     if attributes.get("mode") not in MIXED or attributes.get("antialias", False) != antialias:
         return False
-    return attributes.get("coordinate") != "tf_crop_and_resize" and not attributes.get("roi")
+    if attributes.get("coordinate") == "tf_crop_and_resize" or attributes.get("roi"):
+        return False
+    scales = attributes.get("scales") or (1.0,) * resize.output.type.rank
+    sizes = zip(resize.inputs[0].type.shape, resize.output.type.shape, scales)
+    # Two pixels at a scale of 1.3 are two again, but other ones.
+    return not any(old == new and scale not in (0.0, 1.0) for old, new, scale in sizes)
 
 
 def _enlarged(resize: Node) -> list[int]:

@@ -319,7 +319,7 @@ class ProgramBuilder:
         symbols = index_symbols(part.type.shape)
         index = as_index(symbols, part.type.shape)
         source = Buffer("in0", part.type.dtype, part.type.shape)
-        counter = Buffer("in1", i64, (1,))
+        counter = flat(source) if part is iteration else Buffer("in1", i64, (1,))
         out = Buffer("out0", part.type.dtype, whole.type.shape)
         now = expr.as_index(expr.load(counter, (0,)))
         offset = now * product(part.type.shape) + source.offset(index)

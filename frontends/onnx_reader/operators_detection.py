@@ -80,8 +80,11 @@ def read_non_max_suppression(context: NodeContext) -> Value:
         boxes = with_shape(context.builder, boxes, (batch, count, width))
         scores = with_shape(context.builder, scores, (batch, scores.type.shape[1], count))
     limit: Size = 0
-    if context.optional(2) is not None:
-        limit = dims.minimum(context.sizes(2)[0], boxes.type.shape[1])
+    most = context.optional(2)
+    if most is not None:
+        # Fewer than none are none, as onnxruntime has it.
+        (most_size,) = context.sizes_in(context.elementwise("max", most, context.like(most, 0)))
+        limit = dims.minimum(most_size, boxes.type.shape[1])
     thresholds = []
     for position, default in ((3, 0.0), (4, -math.inf)):
         given = context.optional(position)

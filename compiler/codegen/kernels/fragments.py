@@ -184,6 +184,7 @@ def _emit_stores(
     state.values.clear()
     for place, one in enumerate(stores):
         emit_one(state, one)
+        # What only a guard's branch has computed, and loads of what is stored, do not stay.
         if one.guard is not None or _is_read(one.buffer, stores[place + 1 :]):
             state.values.clear()
     state.values.clear()

@@ -105,8 +105,7 @@ def _without_hump(x: Term, step: float, table: Sequence[Sequence[float]]) -> Ter
     hump = looked_up(table[-1], shifted.bits())
     for coefficients in reversed(table[:-1]):
         hump = fma(hump, rest, looked_up(coefficients, shifted.bits()))
-    # NaN arrives here: the limit has lost it.
-    # NaN arrives here: the limit has lost it.
+    # A NaN, which the limit has lost, comes back by x.
     return select(x < 0.0, 0.0, x) - hump
 
 

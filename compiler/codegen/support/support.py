@@ -116,8 +116,8 @@ def runtime_text(
     if "amx-tile" in signature.cpu_features:
         unfit += (
             "; or the system does not let this process use AMX (Linux does from 5.16 on, unless "
+            "a thread has an alternative signal stack that is too small for it)"
         )
-        unfit += "a thread has an alternative signal stack that is too small for it)"
     strings = c_string("bessemer_unfit", unfit) + c_string(
         "bessemer_overflow", "the workspace for these dims is larger than the address space"
     )

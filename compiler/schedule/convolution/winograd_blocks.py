@@ -19,6 +19,7 @@ FEWEST_TILES = 14
 _GROUP_COLUMNS = 128
 """The fewest in a group: transforming the inputs once more takes 5 % of the products of so many."""
 _FEW_BLOCKS = 4
+"""So few are dealt by groups of columns, more as a whole: an input is then transformed once."""
 
 
 def column_groups(tiles: Size, columns: int, panel: int) -> int:
@@ -54,6 +55,7 @@ def dealt(blocks: Size, groups: int, share: Size, turns: Size) -> tuple[Size, Si
         begin = share * turns
         return begin, dims.minimum(turns, dims.maximum(blocks - begin, 0))
     # There may be fewer blocks than shares: all of the first ones would be one thread's.
+    # 1 or 0: index arithmetic has no conditions.
     is_few = dims.minimum(1, dims.floordiv(_FEW_BLOCKS + 1, blocks + 1))
 
     def first(number: Size) -> Size:

@@ -288,17 +288,19 @@ class _Former:
     def _is_once_a_row(self, node: Node, group: Group) -> bool:
         """Whether a value has one element for each row, as it is or as what is computed of it is
         reshaped: statistics of channels may have been turned to where channels are last."""
-        waiting = [node.output]
+        seen, waiting = {node.output}, [node.output]
         while waiting:
             value = waiting.pop()
             if is_of_rows(value.type.shape, group.shape):
                 return True
-            waiting += [
+            computed = {
                 user.output
                 for user in self.users.get(value, [])
                 if kind_of(user) in ("pointwise", "view")
                 and user.output.type.numel == value.type.numel
-            ]
+            }
+            waiting += computed - seen
+            seen |= computed
         return False
 
     def _ends_contraction(self, node: Node) -> bool:

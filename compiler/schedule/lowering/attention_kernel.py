@@ -313,6 +313,8 @@ class _Kernel:
         if divisor is None:
             return False
         one = expr.constant(1, self.dtype)
+        # The total of no keys is 0, and so is the product.
+        divisor = expr.select(less(0, self.key_count), divisor, one)
         self.builder.store(inverse, (row,), one / divisor)
         return True
 

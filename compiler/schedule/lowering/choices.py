@@ -114,9 +114,12 @@ class Choices:
         wanted = self._wanted(signature)
         model = plan_depthwise(work, target)
         chosen = TileSize(wanted.get("rows", model.rows), wanted.get("columns", model.columns))
+        possible = list(possible_tiles(work, target))
+        if chosen not in possible:
+            chosen = model  # wanted by a tuner of other kernels
         others = [
             {"rows": tile.rows, "columns": tile.columns}
-            for tile in possible_tiles(work, target)
+            for tile in possible
             if abs(tile.rows - model.rows) + abs(tile.columns - model.columns) in (1, 2)
         ]
         made = {"rows": chosen.rows, "columns": chosen.columns}

@@ -87,12 +87,14 @@ class _Removal:
             if launch is None:
                 return False
             changed[place] = launch
+        if not changed:
+            return False  # an input
         for place, launch in changed.items():
             steps[place] = launch
         self.reads[value] -= 1
         if is_last:
             unread.add(value)
-        return bool(changed)
+        return True
 
 
 def _with_parts(

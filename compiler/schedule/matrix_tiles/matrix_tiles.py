@@ -189,13 +189,13 @@ class _Writer:
 
     def _rows(self, place: _Place, block: Size, tile: Size) -> _Rows:
         """The rows of a block's tile."""
+        axis, tiling = self.walk.axis, self.tiling
         outer: tuple[Size, ...] = ()
         if self.walk.outer:
-            around, block = (f(block, self.tiling.blocks) for f in (dims.floordiv, dims.mod))
-            outer = _unravel(around, [axis.extent for axis in self.walk.outer])
-        axis, height = self.walk.axis, self.tiling.rows
-        wanted = (block * self.tiling.tall + tile) * ROWS
-        begin = dims.minimum(wanted, axis.extent - height)
+            around, block = dims.floordiv(block, tiling.blocks), dims.mod(block, tiling.blocks)
+            outer = _unravel(around, [a.extent for a in self.walk.outer])
+        wanted = (block * tiling.tall + tile) * ROWS
+        begin = dims.minimum(wanted, axis.extent - tiling.rows)
         first = self.local(begin)
         base = place.a_base + first * axis.a_stride
         base += dims.total(i * a.a_stride for i, a in zip(outer, self.walk.outer))

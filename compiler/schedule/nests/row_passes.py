@@ -71,7 +71,9 @@ def replaced(value: Expression, others: Mapping[Expression, Expression]) -> Expr
 
 
 def _is_over(node: Reduce, row: Symbol) -> bool:
-    return len(node.over) == 1 and node.over[0].extent == row.extent
+    """Whether it goes along the row. What each element has of its own does not, however long."""
+    is_as_long = len(node.over) == 1 and node.over[0].extent == row.extent
+    return is_as_long and row not in Dependence().of(node)
 
 
 def _ready(value: Expression, may_hoist: Callable[[Reduce], bool]) -> list[Reduce]:

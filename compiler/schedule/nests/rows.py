@@ -107,6 +107,7 @@ class RowWriter:
         (inner,) = self.piece.symbols
         value = self._element(inner, {})
         if isinstance(value, Cast):
+            # Of bf16 weights, the exponentials are kept as bf16 already.
             value, self.rounds_kept = value.operand, value.dtype == self.piece.target.dtype
         value = self._hoist_reductions(value, inner, self.piece.offset)
         written = expr.convert(expr.load(self.piece.target, (self.piece.offset,)), value.dtype)

@@ -25,10 +25,8 @@ from bessemer.compiler.ir.expr import Buffer, Load, Reduce, less
 from bessemer.compiler.schedule.costs import operations
 from bessemer.compiler.schedule.dependence import all_nodes
 from bessemer.compiler.schedule.nests.merge_axes import Piece, merge_axes
-from bessemer.compiler.schedule.nests.nests import Lanes, Nest
+from bessemer.compiler.schedule.nests.nests import NEAR, Lanes, Nest
 
-NEAR = 4
-"""Elements that lie no further apart than this are loaded as vectors and shuffled anyway."""
 SMALLEST = 4
 """Rows and columns of a square; a vector has as many, or one of the axes."""
 FEWEST = 1 << 12
@@ -110,7 +108,7 @@ def _with_axes(piece: Piece, together: int, lanes: Lanes) -> _Turn | None:
         if symbol is not stores
     }
     along = max(votes, key=lambda symbol: votes[symbol], default=None)
-    if along is None or not votes[along]:
+    if along is None or not votes[along] or (together > 1 and along.name != _ALONG):
         return None
     for load in loads:
         near, far = _step(load.indices[0], stores), _step(load.indices[0], along)
@@ -125,14 +123,14 @@ def _with_axes(piece: Piece, together: int, lanes: Lanes) -> _Turn | None:
     )
     extents = (_extent(along), _extent(stores))
     shortest = min(size for size in (*extents, width) if isinstance(size, int))
-    if shortest < SMALLEST or shortest & (shortest - 1) or (together > 1 and shortest < width):
-        return None  # squares would overlap by too much
+    # Smaller squares would overlap by too much; the last rotation of pairs takes 8 rows.
+    smallest = SMALLEST if together == 1 else max(width, 2 * SMALLEST)
+    if shortest < smallest or shortest & (shortest - 1):
+        return None
     whole = dims.product(map(_extent, piece.symbols))
     if isinstance(whole, int) and whole < FEWEST:
         return None
     others = tuple(s for s in piece.symbols if s is not stores and s is not along)
-    if together > 1 and along.name != _ALONG:
-        return None
     return _Turn(piece, along, stores, others, shortest, together)
 
 
