@@ -114,4 +114,4 @@ def test_an_arena_may_be_of_sizes_alone_that_only_the_run_knows() -> None:
     }
     (expected,) = ReferenceEvaluator(model).run(None, feed)
     (found,) = bessemer.compile(model, cache=False).run(feed)
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    np.testing.assert_allclose(found, np.asarray(expected), rtol=1e-6)
