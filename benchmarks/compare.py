@@ -24,6 +24,7 @@ import onnx
 import bessemer
 from benchmarks.inputs import has_two_settings, make_inputs
 from benchmarks.light_nets import is_light, with_random_weights
+from benchmarks.plan import PAUSE
 from benchmarks.recipes import RECIPES, Array, Recipe
 from bessemer.compiler.ir.graph import Graph
 from bessemer.frontends.cli.rivals import onnxruntime_session
@@ -142,6 +143,7 @@ def _times(runs: Mapping[str, Callable[[], object]], seconds: float) -> dict[str
     medians: dict[str, list[float]] = {key: [] for key in runs}
     for _ in range(3):
         for key, run in runs.items():
+            time.sleep(PAUSE)
             run()
             times: list[float] = []
             end = time.perf_counter() + seconds / 3

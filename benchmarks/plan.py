@@ -31,6 +31,11 @@ ZOO: dict[str, Callable[[], Network]] = {
 """The models that are measured where no folder of exported ones is given."""
 
 
+PAUSE = 0.3
+"""Seconds before a system's turn: threads of the one before go on looking for work for a while,
+torch's for 0.2 s, onnxruntime's for some 0.05."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """The choices of one run. `models` and `corpus` are folders of ONNX files, or None."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.plan import Plan, is_installed
+from benchmarks.plan import PAUSE, Plan, is_installed
 from benchmarks.record import Row
 from benchmarks.training.digits import DIGITS, learn_digits
 from benchmarks.training.networks import NETWORKS
@@ -32,8 +32,6 @@ CURVES = ("MLP", "LeNet", "ResNet-18", "LSTM", "transformer")
 CURVE_BARS = {"f32": 1e-4, "f64": 1e-10}
 MOST_SECONDS = 20.0
 """For learning digits."""
-PAUSE = 0.3
-"""Seconds between turns: torch's threads wait for more work for 0.2 s, and use a processor."""
 _COUNTED = (EAGER, COMPILED)
 """The torch that bars count; the rest informs."""
 
