@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.ir.types import Array
 from bessemer.compiler.options import Options
 from bessemer.frontends.builder.network import Network
+from bessemer.frontends.given_sizes import given_size
 from bessemer.frontends.onnx_reader.read import read_onnx
 
 Model = str | Path | bytes | onnx.ModelProto | Graph | Network
@@ -37,7 +37,7 @@ def as_graph(
     values: Mapping[str, Array] | None = None,
 ) -> Graph:
     """The graph of a model in any form. Raises CompileError for what is no model or no size."""
-    dims = {name: _size(name, size) for name, size in (dims or {}).items()}
+    dims = {name: given_size(size, f"dims: {name!r} is") for name, size in (dims or {}).items()}
     if isinstance(model, Network) and not values:
         return model.with_dims(dims).graph
     if isinstance(model, Network):
@@ -52,13 +52,3 @@ def as_graph(
             f"{type(model).__name__}."
         )
     return read_onnx(model, dims=dims, values=values or {})
-
-
-def _size(name: str, size: object) -> int:
-    try:
-        number = operator.index(size)  # type: ignore[arg-type]  # that is what is found out
-    except TypeError:
-        number = -1
-    if number < 0:
-        raise CompileError(f"dims: {name!r} is {size!r}; a size is a number that is not negative.")
-    return number

@@ -30,7 +30,7 @@ from bessemer.compiler.schedule.convolution.winograd import (
     transform_weights,
     winograd_tiling,
 )
-from bessemer.compiler.schedule.convolution.winograd_blocks import SHARES, dealt
+from bessemer.compiler.schedule.convolution.winograd_blocks import SHARES, groups_of_share
 from bessemer.compiler.targets import x86
 from bessemer.compiler.targets.choose import host_target
 from bessemer.compiler.targets.machine import Target
@@ -207,7 +207,7 @@ def test_it_is_for_wide_layers_with_known_channels() -> None:
 @pytest.mark.parametrize("groups", [1, 4])
 def test_blocks_of_any_number_are_dealt_evenly(blocks: int, groups: int) -> None:
     count = symbol("blocks")
-    shares = [dealt(count, groups, share, 1) for share in range(SHARES)]
+    shares = [groups_of_share(count, groups, share, 1) for share in range(SHARES)]
     parts = [tuple(evaluate(size, lambda _: blocks) for size in share) for share in shares]
     done = [begin + turn for begin, mine in parts for turn in range(mine)]
     assert done == list(range(blocks * groups))

@@ -24,6 +24,7 @@ from bessemer.compiler.ops.index import INDEX_TYPES
 REDUCTIONS = ("none", "add", "mul", "max", "min")
 
 _LINE = 16
+"""Elements of four bytes in a cache line."""
 _FEWEST_COLUMNS, _MOST_SHARES = 64, 4
 
 

@@ -8,7 +8,6 @@ and one set of parameters.
 from __future__ import annotations
 
 import hashlib
-import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from bessemer.compiler.ir.dims import Dim, Size, format_size
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import DType, TensorType
 from bessemer.frontends.builder.initializers import Fans, Initializer, fans_of
+from bessemer.frontends.given_sizes import given_size
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +143,8 @@ class Trace:
     ) -> Value:  # fmt: skip
         """A parameter of the layer being applied, made when the layer is applied first."""
         full_name = f"{self._scopes[-1].path}.{name}".lstrip(".")
-        shape = [size if isinstance(size, Dim) else _count(name, size) for size in shape]
+        said = f"the parameter {name} would have the size"
+        shape = [size if isinstance(size, Dim) else given_size(size, said) for size in shape]
         static = tuple(size for size in shape if isinstance(size, int))
         if len(static) != len(shape):
             listing = ", ".join(map(format_size, shape))
@@ -167,17 +168,3 @@ class Trace:
             full_name, type, initializer, fans or fans_of(static), trainable, value
         )
         return value
-
-
-def _count(parameter: str, size: object) -> int:
-    """A size that a layer was given, which may be one of NumPy's integers."""
-    try:
-        number = operator.index(size)  # type: ignore[arg-type]  # that is what is found out
-    except TypeError:
-        number = -1
-    if number < 0:
-        raise CompileError(
-            f"the parameter {parameter} would have the size {size!r}; a size is a number that is "
-            "not negative."
-        )
-    return number

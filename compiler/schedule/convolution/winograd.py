@@ -42,7 +42,7 @@ from bessemer.compiler.schedule.convolution.winograd_blocks import (
     SHARES,
     block_of,
     column_groups,
-    dealt,
+    groups_of_share,
     shares_of,
 )
 from bessemer.compiler.targets.machine import Target
@@ -234,7 +234,7 @@ def _one_kernel(work: Winograd, target: Target, block: int) -> Stages:
     v, m = _memory(work, shares, block, groups)
     builder = KernelBuilder()
     with builder.loop(shares, "parallel") as share:
-        begin, mine = dealt(blocks, groups, share, turns)
+        begin, mine = groups_of_share(blocks, groups, share, turns)
         with builder.loop(mine) as turn:
             group = dims.mod(begin + turn, groups)
             first = dims.floordiv(begin + turn, groups) * block

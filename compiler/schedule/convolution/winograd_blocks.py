@@ -49,7 +49,7 @@ def shares_of(blocks: int) -> tuple[int, int]:
     return -(-blocks // turns), turns
 
 
-def dealt(blocks: Size, groups: int, share: Size, turns: Size) -> tuple[Size, Size]:
+def groups_of_share(blocks: Size, groups: int, share: Size, turns: Size) -> tuple[Size, Size]:
     """The first group of columns of a share, counted through all blocks, and how many it has."""
     if isinstance(blocks, int):
         begin = share * turns

@@ -1,0 +1,21 @@
+"""Sizes that a caller gives, which may be of any type."""
+
+from __future__ import annotations
+
+import operator
+
+from bessemer.compiler.errors import CompileError
+
+
+def given_size(size: object, where: str) -> int:
+    """The number, which may be one of NumPy's; `where` begins the sentence that tells of another.
+
+    Raises CompileError.
+    """
+    try:
+        number = operator.index(size)  # type: ignore[arg-type]  # that is what is found out
+    except TypeError:
+        number = -1
+    if number < 0:
+        raise CompileError(f"{where} {size!r}; a size is a number that is not negative.")
+    return number
