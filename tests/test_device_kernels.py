@@ -89,6 +89,16 @@ def test_integers_wrap_and_divide(dtype: str) -> None:
     np.testing.assert_array_equal(rest, np.where(y == 0, 0, x % np.maximum(y, 1)))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_remainders_of_floats_are_exact(dtype: str) -> None:
+    x, y = numbers(3, 50, dtype=dtype) * 1000, numbers(3, 50, dtype=dtype, seed=1)
+    y[0, :3] = 0, np.inf, 1e-30
+    found = run_device(lambda b, x, y: (b.apply("mod", x, y), b.apply("fmod", x, y)), x, y)
+    with np.errstate(all="ignore"):
+        for actual, expected in zip(found, (np.mod(x, y), np.fmod(x, y)), strict=True):
+            np.testing.assert_array_equal(actual, expected)
+
+
 def test_conditions_choose() -> None:
     x, y = numbers(4, 37), numbers(4, 37, seed=2)
     (found,) = run_device(lambda b, x, y: b.apply("select", b.apply("lt", x, y), y, x), x, y)

@@ -89,7 +89,7 @@ def _absolute(w: Writer, x: Value) -> Value:
 
 
 def binary(w: Writer, name: str, left: Value, right: Value) -> Value:
-    """One of functions.BINARY, except `pow`, which vector math has."""
+    """One of functions.BINARY, except what is a function: `pow`, and `mod` and `fmod` of floats."""
     a, b = same_lanes(w, left, right)
     if name in COMPARISONS:
         return compare(w, _predicate(name, a.kind), a, b)
@@ -135,10 +135,6 @@ def _float(w: Writer, name: str, a: Value, b: Value) -> Value:
             return _extreme(w, "olt" if name == "min" else "ogt", a, b)
         case "trunc_div":
             return intrinsic(w, "trunc", w.operate("fdiv", a.kind, a, b))
-        case "fmod":
-            return w.operate("frem", a.kind, a, b)
-        case "mod":
-            return _float_modulus(w, a, b)
         case _:
             raise InternalError(f"no meaning for {name} of floats")
 
@@ -159,14 +155,13 @@ def number_extreme(w: Writer, name: str, a: Value, b: Value) -> Value:
     return select(w, compare(w, "olt" if name == "min" else "ogt", a, b), a, b)
 
 
-def _float_modulus(w: Writer, a: Value, b: Value) -> Value:
-    """The remainder with the divisor's sign, a zero included."""
-    rest = w.operate("frem", a.kind, a, b)
+def with_divisors_sign(w: Writer, rest: Value, b: Value) -> Value:
+    """From a remainder of floats with the dividend's sign: with b's sign, a zero included."""
     is_zero = compare(w, "oeq", rest, like(rest, 0))
     differs = w.operate(
-        "xor", boolean, compare(w, "olt", rest, like(a, 0)), compare(w, "olt", b, like(a, 0))
+        "xor", boolean, compare(w, "olt", rest, like(rest, 0)), compare(w, "olt", b, like(b, 0))
     )
-    moved = select(w, differs, w.operate("fadd", a.kind, rest, b), rest)
+    moved = select(w, differs, w.operate("fadd", b.kind, rest, b), rest)
     return select(w, is_zero, intrinsic(w, "copysign", rest, b), moved)
 
 

@@ -5,10 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
-from bessemer.compiler.codegen.arithmetic import binary, compare, intrinsic, like, select
+from bessemer.compiler.codegen.arithmetic import (
+    binary,
+    compare,
+    intrinsic,
+    like,
+    select,
+    with_divisors_sign,
+)
 from bessemer.compiler.codegen.kernels.state import KernelState
 from bessemer.compiler.codegen.lanes import join, part, same_lanes, splat
 from bessemer.compiler.codegen.math import vector_math
+from bessemer.compiler.codegen.math.float_remainder import float_remainder
 from bessemer.compiler.codegen.math.integer_power import integer_power
 from bessemer.compiler.codegen.math.math_terms import MathFunction
 from bessemer.compiler.codegen.values import Value, register_type, vector_text
@@ -91,6 +99,17 @@ def _simple_power(state: KernelState, x: Value, exponent: Value) -> Value | None
             return select(w, compare(w, "oeq", x, like(x, -float("inf"))), infinite, root)
         case _:
             return None
+
+
+def remainder(state: KernelState, name: str, dividend: Value, divisor: Value) -> Value:
+    """`mod` or `fmod` of floats."""
+    w = state.writer
+    a, b = same_lanes(w, dividend, divisor)
+    if state.target.has_fma:
+        rest = _in_parts(state, lambda lanes: float_remainder(a.kind, lanes), a.kind, a.kind, a, b)
+    else:
+        rest = w.operate("frem", a.kind, a, b)
+    return rest if name == "fmod" else with_divisors_sign(w, rest, b)
 
 
 def _in_parts(

@@ -155,6 +155,8 @@ class _Evaluation:
         left, right = self.value(node.left), self.value(node.right)
         if node.name == "pow" and left.kind is not boolean:
             return calls.power(self.state, left, right)
+        if node.name in ("mod", "fmod") and left.kind.is_float:
+            return calls.remainder(self.state, node.name, left, right)
         return binary(self.writer, node.name, left, right)
 
     def _joined(self, node: expr.Binary) -> Value | None:

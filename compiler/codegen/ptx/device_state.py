@@ -8,7 +8,6 @@ from bessemer.compiler.codegen.kernels.alignment import largest_divisor
 from bessemer.compiler.codegen.kernels.effects import written_buffers
 from bessemer.compiler.codegen.kernels.state import KernelState
 from bessemer.compiler.codegen.ptx.local_arrays import KeptArray
-from bessemer.compiler.codegen.ptx.remainder import DeviceWriter
 from bessemer.compiler.codegen.values import Pointer, Value, literal
 from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir import expr
@@ -31,7 +30,6 @@ class DeviceState(KernelState):
     `slot` says which of a thread's vectors of an array is at hand (see group_loops.py).
     """
 
-    writer: DeviceWriter = field(default_factory=DeviceWriter)
     mapping: Mapping = field(default_factory=Mapping)
     kept: dict[str, KeptArray] = field(default_factory=dict)
     slot: int | None = None

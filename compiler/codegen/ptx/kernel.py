@@ -79,13 +79,13 @@ def finish(
     head = f"define ptx_kernel void @{kernel.name}({', '.join(parameters)})"
     threads = f'nounwind "nvvm.reqntid"="{mapping.threads}" {_ATTRIBUTES} {attributes}'.rstrip()
     text = f"{head} {threads} {{\nentry:\n{state.writer.text()}  ret void\n}}\n"
-    functions = state.functions | state.writer.functions
-    declarations = state.writer.declarations.union(*(f.declarations for f in functions.values()))
+    functions = state.functions.values()
+    declarations = state.writer.declarations.union(*(f.declarations for f in functions))
     return DeviceCode(
         kernel.name,
         text,
         frozenset(declarations),
-        {symbol: function.text for symbol, function in functions.items()},
+        {function.symbol: function.text for function in functions},
         mapping,
         tuple(state.messages),
         tuple(sorted(sets)),

@@ -1,0 +1,99 @@
+"""The remainder of floats with the sign of the dividend, C's fmod, as a function on vectors.
+
+Processors have no instruction for it. As long as some lane has r >= b, it becomes r - q d, where d
+is b times a power of two that brings the quotient q = floor(r / d) below 2^(p+1), p being the bits
+of a float's fraction. Then q is off by at most one, and r - q d is a multiple of d's last bit that
+is less than d: no step rounds.
+"""
+
+from __future__ import annotations
+
+from bessemer.compiler.codegen.math.math_terms import MathFunction
+from bessemer.compiler.codegen.values import literal, suffix, type_text, vector_text
+from bessemer.compiler.ir.types import DType, boolean, f32, f64, i32, i64
+
+_TEXT = """define internal {t} @{symbol}({t} %x, {t} %y) nounwind willreturn memory(none) {{
+entry:
+  %size = call {t} @llvm.fabs.{s}({t} %x)
+  %divisor = call {t} @llvm.fabs.{s}({t} %y)
+  %finite = fcmp olt {t} %size, {infinity}
+  %divides = fcmp ogt {t} %divisor, {zero}
+  %valid = and {m} %finite, %divides
+  %first = select {m} %valid, {t} %size, {t} {zero}
+  %b = select {m} %valid, {t} %divisor, {t} {one}
+  %big = fmul {t} %b, {scale}
+  %big.bits = bitcast {t} %big to {i}
+  %big.exponent = lshr {i} %big.bits, {fraction}
+  br label %test
+test:
+  %r = phi {t} [ %first, %entry ], [ %next, %step ]
+  %more = fcmp oge {t} %r, %b
+{any}  br i1 %go.on, label %step, label %done
+step:
+  %r.bits = bitcast {t} %r to {i}
+  %r.exponent = lshr {i} %r.bits, {fraction}
+  %distance = sub {i} %r.exponent, %big.exponent
+  %far = icmp sgt {i} %distance, {nought}
+  %beyond = sub {i} %distance, {fraction}
+  %raise = call {i} @llvm.smax.{si}({i} %beyond, {i} {nought})
+  %raised = shl {i} %raise, {fraction}
+  %far.bits = add {i} %big.bits, %raised
+  %far.divisor = bitcast {i} %far.bits to {t}
+  %d = select {m} %far, {t} %far.divisor, {t} %b
+  %quotient = fdiv {t} %r, %d
+  %q = call {t} @llvm.floor.{s}({t} %quotient)
+  %minus = fneg {t} %q
+  %rest = call {t} @llvm.fma.{s}({t} %minus, {t} %d, {t} %r)
+  %below = fcmp olt {t} %rest, {zero}
+  %up = fadd {t} %rest, %d
+  %reduced = select {m} %below, {t} %up, {t} %rest
+  %next = select {m} %more, {t} %reduced, {t} %r
+  br label %test
+done:
+  %signed = call {t} @llvm.copysign.{s}({t} %r, {t} %x)
+  %result = select {m} %valid, {t} %signed, {t} {not_a_number}
+  ret {t} %result
+}}
+"""
+_FRACTION_BITS = {f32: 23, f64: 52}
+
+
+def float_remainder(kind: DType, lanes: int) -> MathFunction:
+    """x - trunc(x / y) * y of f32 or f64, exact; NaN where x is infinite or y is 0.
+
+    Wants a target with fused multiply-add.
+    """
+    whole = i32 if kind is f32 else i64
+    fraction = _FRACTION_BITS[kind]
+    t, i = type_text(kind, lanes), type_text(whole, lanes)
+    s, si = suffix(kind, lanes), suffix(whole, lanes)
+    declarations = {f"declare {t} @llvm.{name}.{s}({t})" for name in ("fabs", "floor")}
+    declarations |= {
+        f"declare {t} @llvm.copysign.{s}({t}, {t})",
+        f"declare {t} @llvm.fma.{s}({t}, {t}, {t})",
+        f"declare {i} @llvm.smax.{si}({i}, {i})",
+    }
+    mask = vector_text("i1", lanes)
+    any_text = "  %go.on = or i1 %more, false\n"
+    if lanes > 1:
+        reduce = f"i1 @llvm.vector.reduce.or.{suffix(boolean, lanes)}"
+        declarations.add(f"declare {reduce}({mask})")
+        any_text = f"  %go.on = call {reduce}({mask} %more)\n"
+    symbol = f"bessemer_fmod_{kind.name}" + (f"_v{lanes}" if lanes > 1 else "")
+    text = _TEXT.format(
+        t=t,
+        i=i,
+        m=mask,
+        s=s,
+        si=si,
+        symbol=symbol,
+        any=any_text,
+        fraction=literal(fraction, whole, lanes).text,
+        nought=literal(0, whole, lanes).text,
+        zero=literal(0.0, kind, lanes).text,
+        one=literal(1.0, kind, lanes).text,
+        scale=literal(2.0**fraction, kind, lanes).text,
+        infinity=literal(float("inf"), kind, lanes).text,
+        not_a_number=literal(float("nan"), kind, lanes).text,
+    )
+    return MathFunction(symbol, text, frozenset(declarations))
