@@ -1,7 +1,6 @@
 """Functions of the expression language on values in registers, scalars and vectors alike.
 
-Where LLVM's instruction is undefined (a zero divisor, a shift by too much), the meaning is that of
-ir/expr.py.
+Where LLVM's instruction is undefined (a shift by too much), the meaning is that of ir/expr.py.
 """
 
 from __future__ import annotations
@@ -89,7 +88,7 @@ def _absolute(w: Writer, x: Value) -> Value:
 
 
 def binary(w: Writer, name: str, left: Value, right: Value) -> Value:
-    """One of functions.BINARY, except what is a function: `pow`, and `mod` and `fmod` of floats."""
+    """One of functions.BINARY, but for `pow` and some divisions (see calls.py)."""
     a, b = same_lanes(w, left, right)
     if name in COMPARISONS:
         return compare(w, _predicate(name, a.kind), a, b)
@@ -174,10 +173,6 @@ def _integer(w: Writer, name: str, a: Value, b: Value) -> Value:
             return intrinsic(w, f"{'s' if signed else 'u'}{name}", a, b)
         case "shl" | "shr":
             return _shift(w, name, a, b, signed)
-        case "div" | "trunc_div":
-            return _quotient(w, a, b, floor=signed and name == "div")
-        case "mod" | "fmod":
-            return _remainder(w, a, b, floor=signed and name == "mod")
         case _:
             raise InternalError(f"no meaning for {name} of integers")
 
@@ -188,49 +183,6 @@ def _shift(w: Writer, name: str, a: Value, b: Value, signed: bool) -> Value:
         return w.operate("ashr", a.kind, a, intrinsic(w, "umin", b, like(b, bits - 1)))
     shifted = w.operate("shl" if name == "shl" else "lshr", a.kind, a, b)
     return select(w, compare(w, "ult", b, like(b, bits)), shifted, like(a, 0))
-
-
-def _quotient(w: Writer, a: Value, b: Value, floor: bool) -> Value:
-    divisor = _safe_divisor(w, a, b)
-    quotient = w.operate("sdiv" if a.kind.kind == "i" else "udiv", a.kind, a, divisor)
-    if floor:
-        rest = w.operate("sub", a.kind, a, w.operate("mul", a.kind, quotient, divisor))
-        below = w.operate("add", a.kind, quotient, like(a, -1))
-        quotient = select(w, _rounds_up(w, rest, divisor), below, quotient)
-    return _unless_zero(w, b, quotient)
-
-
-def _remainder(w: Writer, a: Value, b: Value, floor: bool) -> Value:
-    divisor = _safe_divisor(w, a, b)
-    rest = w.operate("srem" if a.kind.kind == "i" else "urem", a.kind, a, divisor)
-    if floor:
-        moved = w.operate("add", a.kind, rest, divisor)
-        rest = select(w, _rounds_up(w, rest, divisor), moved, rest)
-    return _unless_zero(w, b, rest)
-
-
-def _rounds_up(w: Writer, rest: Value, divisor: Value) -> Value:
-    """Whether the quotient towards zero is above the quotient towards minus infinity."""
-    signs = compare(w, "slt", w.operate("xor", rest.kind, rest, divisor), like(rest, 0))
-    return w.operate("and", boolean, signs, compare(w, "ne", rest, like(rest, 0)))
-
-
-def _safe_divisor(w: Writer, a: Value, b: Value) -> Value:
-    """The divisor, but 1 where the machine's division would trap."""
-    if b.number not in (None, 0, -1):
-        return b
-    bad = compare(w, "eq", b, like(b, 0))
-    if a.kind.kind == "i":
-        lowest = compare(w, "eq", a, like(a, -(1 << (a.kind.bits - 1))))
-        minus_one = compare(w, "eq", b, like(b, -1))
-        bad = w.operate("or", boolean, bad, w.operate("and", boolean, lowest, minus_one))
-    return select(w, bad, like(b, 1), b)
-
-
-def _unless_zero(w: Writer, divisor: Value, result: Value) -> Value:
-    if divisor.number not in (None, 0):
-        return result
-    return select(w, compare(w, "eq", divisor, like(divisor, 0)), like(result, 0), result)
 
 
 def fused(w: Writer, a: Value, b: Value, addend: Value) -> Value:

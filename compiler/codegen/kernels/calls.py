@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TypeAlias
 
 from bessemer.compiler.codegen.arithmetic import (
@@ -13,13 +14,16 @@ from bessemer.compiler.codegen.arithmetic import (
     select,
     with_divisors_sign,
 )
+from bessemer.compiler.codegen.integer_division import divide, towards_zero
 from bessemer.compiler.codegen.kernels.state import KernelState
 from bessemer.compiler.codegen.lanes import join, part, same_lanes, splat
 from bessemer.compiler.codegen.math import vector_math
 from bessemer.compiler.codegen.math.float_remainder import float_remainder
 from bessemer.compiler.codegen.math.integer_power import integer_power
+from bessemer.compiler.codegen.math.long_quotient import long_quotient
 from bessemer.compiler.codegen.math.math_terms import MathFunction
 from bessemer.compiler.codegen.values import Value, register_type, vector_text
+from bessemer.compiler.codegen.writer import Writer
 from bessemer.compiler.ir.types import DType, bf16, f32, i16
 
 _Maker: TypeAlias = Callable[[int], MathFunction]
@@ -101,15 +105,26 @@ def _simple_power(state: KernelState, x: Value, exponent: Value) -> Value | None
             return None
 
 
-def remainder(state: KernelState, name: str, dividend: Value, divisor: Value) -> Value:
-    """`mod` or `fmod` of floats."""
+def division(state: KernelState, name: str, dividend: Value, divisor: Value) -> Value:
+    """`div` and `mod`, `trunc_div` and `fmod` of two numbers."""
     w = state.writer
     a, b = same_lanes(w, dividend, divisor)
+    if not a.kind.is_float:
+        quotient = partial(_long_quotient, state) if a.kind.bits == 64 else towards_zero
+        return divide(w, name, a, b, quotient)
+    if name in ("div", "trunc_div"):
+        return binary(w, name, a, b)
     if state.target.has_fma:
         rest = _in_parts(state, lambda lanes: float_remainder(a.kind, lanes), a.kind, a.kind, a, b)
     else:
         rest = w.operate("frem", a.kind, a, b)
     return rest if name == "fmod" else with_divisors_sign(w, rest, b)
+
+
+def _long_quotient(state: KernelState, w: Writer, a: Value, b: Value) -> Value:
+    if a.lanes < 4:
+        return towards_zero(w, a, b)
+    return _in_parts(state, lambda lanes: long_quotient(a.kind, lanes), a.kind, a.kind, a, b)
 
 
 def _in_parts(

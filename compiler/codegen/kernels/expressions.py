@@ -29,6 +29,7 @@ from bessemer.compiler.ir.types import boolean, i8, i16, i32, i64
 
 OUT_OF_RANGE = "index out of range"
 _ORDERED = ("lt", "le", "gt", "ge")
+_DIVISIONS = ("div", "mod", "trunc_div", "fmod")
 
 
 def evaluate(state: KernelState, node: Expression) -> Value:
@@ -155,8 +156,8 @@ class _Evaluation:
         left, right = self.value(node.left), self.value(node.right)
         if node.name == "pow" and left.kind is not boolean:
             return calls.power(self.state, left, right)
-        if node.name in ("mod", "fmod") and left.kind.is_float:
-            return calls.remainder(self.state, node.name, left, right)
+        if node.name in _DIVISIONS and left.kind is not boolean:
+            return calls.division(self.state, node.name, left, right)
         return binary(self.writer, node.name, left, right)
 
     def _joined(self, node: expr.Binary) -> Value | None:
