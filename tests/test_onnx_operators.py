@@ -208,6 +208,7 @@ _VERSIONS: list[tuple[str, int, Sequence[Array], Sequence[Array], dict[str, Any]
     ("DFT", 17, [floats(2, 10, 1)], [], {"onesided": 1}),
     ("DFT", 17, [floats(2, 7, 2)], [np.array(9)], {"inverse": 1}),
     ("STFT", 17, [floats(1, 40, 1)], [np.array(8), np.hanning(16).astype(np.float32)], {}),
+    ("DFT", 17, [floats(2, 512, 1)], [], {"onesided": 1}),
     ("STFT", 17, [floats(1, 40)], [np.array(8), np.hanning(16).astype(np.float32)], {}),
     ("Det", 11, [floats(2, 4, 4)], [], {}),
     ("MaxUnpool", 11, [floats(1, 1, 2, 2)], [np.array([[[[5, 7], [13, 10]]]])], _UNPOOL),

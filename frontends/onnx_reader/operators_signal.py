@@ -1,4 +1,4 @@
-"""Spectra: DFT and STFT as products with matrices of cosines and sines, and the mel filter bank."""
+"""Spectra: DFT and STFT, and the mel filter bank."""
 
 from __future__ import annotations
 
@@ -7,52 +7,11 @@ import numpy as np
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Value
-from bessemer.compiler.ir.types import Array, DType, f32, i64
+from bessemer.compiler.ir.types import f32, i64
 from bessemer.compiler.ops.composite.composite import binary
-from bessemer.compiler.ops.composite.composite_shape import slice_axis
+from bessemer.compiler.ops.composite.composite_fourier import fourier_transform, real_signal
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.registry import rule
-
-_LONGEST = 8192
-"""The matrices grow with the square of the length."""
-
-
-def _waves(length: int, inverse: bool, onesided: bool, dtype: DType) -> tuple[Array, Array]:
-    """cos and sin of 2 pi n k / length, [length, bins]; the sine's sign makes the direction."""
-    bins = length // 2 + 1 if onesided else length
-    turns = np.outer(np.arange(length), np.arange(bins)) % length
-    angles = 2 * np.pi * turns / length
-    sign = 1.0 if inverse else -1.0
-    scale = 1 / length if inverse else 1.0
-    cosines, sines = np.cos(angles) * scale, sign * np.sin(angles) * scale
-    return cosines.astype(dtype.numpy), sines.astype(dtype.numpy)
-
-
-def _transformed(
-    context: NodeContext, x: Value, length: int, *, inverse: bool, onesided: bool
-) -> Value:
-    """[..., length, 1 or 2] (real, or real and imaginary parts) as [..., bins, 2]."""
-    b = context.builder
-    if length < 1 or length > _LONGEST:
-        context.unsupported(f"a transform of length {length}; 1 to {_LONGEST}")
-    cosines, sines = (b.constant(wave) for wave in _waves(length, inverse, onesided, x.type.dtype))
-    last = x.type.rank - 1
-
-    def part(number: int) -> Value:
-        return context.reshape(slice_axis(b, x, last, number, 1), x.type.shape[:-1])
-
-    def product(values: Value, wave: Value) -> Value:
-        if values.type.rank > 1:
-            return b.apply("matmul", values, wave)
-        row = b.apply("matmul", context.reshape(values, (1, length)), wave)
-        return context.reshape(row, row.type.shape[1:])
-
-    real, imaginary = product(part(0), cosines), product(part(0), sines)
-    if x.type.shape[last] == 2:
-        real = b.apply("sub", real, product(part(1), sines))
-        imaginary = b.apply("add", imaginary, product(part(1), cosines))
-    pair = [context.reshape(value, (*value.type.shape, 1)) for value in (real, imaginary)]
-    return b.apply("concat", *pair, axis=last)
 
 
 def _resized(context: NodeContext, x: Value, axis: int, length: int) -> Value:
@@ -86,38 +45,12 @@ def read_dft(context: NodeContext) -> Value:
     if not isinstance(length, int):
         context.unsupported(f"a transform along axis {axis} of {x.type}, of unknown length")
     order = (*(at for at in range(rank - 1) if at != axis), axis, rank - 1)
-    if inverse and onesided:
-        return _real_from_half(context, x, axis, length)
-    moved = context.transpose(_resized(context, x, axis, length), order)
-    result = _transformed(context, moved, length, inverse=inverse, onesided=onesided)
-    return context.transpose(result, tuple(int(at) for at in np.argsort(order)))
-
-
-def _real_from_half(context: NodeContext, x: Value, axis: int, length: int) -> Value:
-    """The real signal of which x is the lower half of the spectrum, [..., length, 1]."""
-    b = context.builder
-    rank = x.type.rank
-    order = (*(at for at in range(rank - 1) if at != axis), axis, rank - 1)
-    bins = length // 2 + 1
+    bins = length // 2 + 1 if inverse and onesided else length
     moved = context.transpose(_resized(context, x, axis, bins), order)
-    # Each bin but the first (and the middle one) stands for its mirror image, too.
-    weights = np.full((bins, 1), 2.0)
-    weights[0] = 1.0
-    if length % 2 == 0:
-        weights[-1] = 1.0
-    angles = 2 * np.pi * (np.outer(np.arange(bins), np.arange(length)) % length) / length
-    dtype = x.type.dtype.numpy
-    cosines = (weights * np.cos(angles) / length).astype(dtype)
-    sines = (weights * np.sin(angles) / length).astype(dtype)
-
-    def product(number: int, wave: Array) -> Value:
-        part = slice_axis(b, moved, rank - 1, number, 1)
-        values = context.reshape(part, moved.type.shape[:-1])
-        rows = context.reshape(values, (dims.product(values.type.shape[:-1]), bins))
-        result = b.apply("matmul", rows, b.constant(wave))
-        return context.reshape(result, (*values.type.shape[:-1], length, 1))
-
-    result = b.apply("sub", product(0, cosines), product(1, sines))
+    if inverse and onesided:
+        result = real_signal(context.builder, moved, length)
+    else:
+        result = fourier_transform(context.builder, moved, inverse=inverse, onesided=onesided)
     return context.transpose(result, tuple(int(at) for at in np.argsort(order)))
 
 
@@ -146,7 +79,7 @@ def read_stft(context: NodeContext) -> Value:
     if window is not None:
         framed = context.elementwise("mul", framed, context.reshape(window, (length, 1)))
     onesided = bool(context.integer("onesided", 1))
-    return _transformed(context, framed, length, inverse=False, onesided=onesided)
+    return fourier_transform(b, framed, inverse=False, onesided=onesided)
 
 
 @rule("MelWeightMatrix")

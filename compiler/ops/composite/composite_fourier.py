@@ -1,0 +1,123 @@
+"""Discrete Fourier transforms as products with matrices of cosines and sines.
+
+A long one is done in two steps of its factors (J. W. Cooley and J. W. Tukey, "An algorithm for the
+machine calculation of complex Fourier series", 1965): with N = N1 N2, n = N2 n1 + n2 and
+k = k1 + N1 k2, and w = e^(-2 pi i / N),
+
+    X[k] = sum over n2 of  w^(n2 k1)  w^(N1 n2 k2)  sum over n1 of  x[n] w^(N2 n1 k1).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from bessemer.compiler.ir import dims
+from bessemer.compiler.ir.build import GraphBuilder
+from bessemer.compiler.ir.graph import Value
+from bessemer.compiler.ir.types import Array
+from bessemer.compiler.ops.composite.composite import binary, reshape, transpose
+from bessemer.compiler.ops.composite.composite_shape import slice_axis
+
+_SHORTEST_IN_STEPS = 384
+"""Below it the one product is as fast as two with the moves between them."""
+
+
+def fourier_transform(b: GraphBuilder, x: Value, *, inverse: bool, onesided: bool) -> Value:
+    """[..., length, 1 or 2] (real, or real and imaginary parts) as [..., bins, 2].
+
+    `onesided` gives the first length // 2 + 1 bins; `inverse` turns the other way round and divides
+    by the length, which is known.
+    """
+    length, parts = x.type.shape[-2:]
+    assert isinstance(length, int) and isinstance(parts, int)
+    bins = length // 2 + 1 if onesided else length
+    first, second = _factors(length)
+    if length < _SHORTEST_IN_STEPS or first == 1:
+        return _product(b, x, bins, inverse)
+    return _in_two_steps(b, x, first, second, bins, inverse)
+
+
+def real_signal(b: GraphBuilder, half: Value, length: int) -> Value:
+    """[..., length, 1] from the first length // 2 + 1 bins [..., bins, 2] of its spectrum."""
+    bins = half.type.rank - 2
+    mirrored = length - length // 2 - 1
+    whole = half
+    if mirrored > 0:
+        above = slice_axis(b, half, bins, mirrored, mirrored, step=-1)
+        conjugate = binary(b, "mul", above, b.constant(np.array([1, -1], half.type.dtype.numpy)))
+        whole = b.apply("concat", half, conjugate, axis=bins)
+    return slice_axis(b, fourier_transform(b, whole, inverse=True, onesided=False), bins + 1, 0, 1)
+
+
+def _factors(length: int) -> tuple[int, int]:
+    """The two that multiply to the length and are the nearest to its square root, rising."""
+    first = next(n for n in range(math.isqrt(length), 0, -1) if length % n == 0)
+    return first, length // first
+
+
+def _waves(length: int, rows: int, bins: int, inverse: bool) -> Array:
+    """e^(-+ 2 pi i n k / length), [rows, bins], complex."""
+    turns = np.outer(np.arange(rows), np.arange(bins)) % length
+    waves: Array = np.exp((2j if inverse else -2j) * np.pi * turns / length)
+    return waves
+
+
+def _matrix(waves: Array, parts: int) -> Array:
+    """[rows, parts, bins, 2]: what a part of a number at a row adds to both parts of a bin."""
+    both = np.stack([waves, 1j * waves], axis=1)[:, :parts]
+    return np.stack([both.real, both.imag], axis=-1)
+
+
+def _product(b: GraphBuilder, x: Value, bins: int, inverse: bool) -> Value:
+    *leading, length, parts = x.type.shape
+    assert isinstance(length, int) and isinstance(parts, int)
+    matrix = _matrix(_waves(length, length, bins, inverse), parts) / (length if inverse else 1)
+    rows = reshape(b, x, (dims.product(leading), length * parts))
+    result = _times(b, rows, matrix.reshape(length * parts, 2 * bins))
+    return reshape(b, result, (*leading, bins, 2))
+
+
+def _times(b: GraphBuilder, x: Value, matrix: Array) -> Value:
+    return b.apply("matmul", x, b.constant(matrix.astype(x.type.dtype.numpy)))
+
+
+def _in_two_steps(
+    b: GraphBuilder, x: Value, first: int, second: int, bins: int, inverse: bool
+) -> Value:
+    *leading, length, parts = x.type.shape
+    assert isinstance(length, int) and isinstance(parts, int)
+    count = dims.product(leading)
+    lines = reshape(b, x, (count, first, second, parts))
+    lines = reshape(b, transpose(b, lines, (0, 2, 1, 3)), (count * second, first * parts))
+    inner = _matrix(_waves(first, first, first, inverse), parts).swapaxes(-1, -2)
+    spectra = _times(b, lines, inner.reshape(first * parts, 2 * first))
+    turned = _turned(
+        b, reshape(b, spectra, (count, second, 2, first)), _waves(length, second, first, inverse)
+    )
+    # The first `enough` of the outer bins hold all that are asked for.
+    enough = -(-bins // first)
+    outer = _matrix(_waves(second, second, enough, inverse), 2) / (length if inverse else 1)
+    outer = outer.reshape(2 * second, 2 * enough).T.astype(x.type.dtype.numpy)
+    whole = b.apply(
+        "matmul",
+        b.apply("broadcast_to", b.constant(outer), shape=(count, *outer.shape)),
+        reshape(b, turned, (count, 2 * second, first)),
+    )
+    pairs = transpose(b, reshape(b, whole, (count, enough, 2, first)), (0, 1, 3, 2))
+    found = slice_axis(b, reshape(b, pairs, (count, enough * first, 2)), 1, 0, bins)
+    return reshape(b, found, (*leading, bins, 2))
+
+
+def _turned(b: GraphBuilder, x: Value, waves: Array) -> Value:
+    """[count, second, 2, first], parts before bins, times waves of [second, first]."""
+    real, imaginary = slice_axis(b, x, 2, 0, 1), slice_axis(b, x, 2, 1, 1)
+    dtype = x.type.dtype.numpy
+    cosines, sines = (b.constant(part[:, None].astype(dtype)) for part in (waves.real, waves.imag))
+    return b.apply(
+        "concat",
+        binary(b, "sub", binary(b, "mul", real, cosines), binary(b, "mul", imaginary, sines)),
+        binary(b, "add", binary(b, "mul", real, sines), binary(b, "mul", imaginary, cosines)),
+        axis=2,
+    )
