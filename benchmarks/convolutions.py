@@ -39,9 +39,9 @@ from bessemer.compiler.schedule.convolution.depthwise_plan import (
 from bessemer.compiler.schedule.convolution.winograd import (
     Winograd,
     lower_winograd,
-    transform_weights,
     winograd_tiling,
 )
+from bessemer.compiler.schedule.convolution.winograd_weights import transform_weights
 from bessemer.compiler.targets.choose import parse_target
 from bessemer.compiler.targets.machine import Target
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from bessemer.compiler.errors import CompileError
+from bessemer.runtime.thread_count import NO_THREAD_COUNT, is_thread_count
 
 Precision = Literal["float32", "strict", "bfloat16", "tf32"]
 PRECISIONS: tuple[Precision, ...] = ("float32", "strict", "bfloat16", "tf32")
@@ -68,8 +69,10 @@ class Options:
             raise CompileError(f"precision={self.precision!r} is not one of {known}.")
         if self.memory < 0:
             raise CompileError(f"memory={self.memory} is negative; 0 means no budget.")
-        if self.threads < 0:
-            raise CompileError(f"threads={self.threads} is negative; 0 means all processors.")
+        if not isinstance(self.target, str):
+            raise CompileError(f"target={self.target!r} is no name of a machine.")
+        if not is_thread_count(self.threads):
+            raise CompileError(f"threads={self.threads!r} {NO_THREAD_COUNT}")
 
 
 def dump_folder() -> Path | None:

@@ -22,6 +22,7 @@ from bessemer.compiler.passes.multiply_tables import multiply_tables
 from bessemer.compiler.passes.narrow_integers import narrow_integers
 from bessemer.compiler.passes.remove_dead import remove_dead
 from bessemer.compiler.passes.resize_by_axes import resize_by_axes
+from bessemer.compiler.passes.sample_deformed import sample_deformed
 from bessemer.compiler.passes.separate_padding import separate_padding
 from bessemer.compiler.passes.simplify import simplify
 from bessemer.compiler.passes.store_bfloat16 import store_bfloat16, store_bfloat16_weights
@@ -44,6 +45,7 @@ PASSES: tuple[Pass, ...] = (
     fold_tables,
     take_whole_rows,
     gather_windows,
+    sample_deformed,
     fold_batch_norm,
     widen_half,
     decompose_conv_transpose,

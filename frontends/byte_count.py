@@ -14,7 +14,8 @@ def byte_count(given: int | str) -> int:
     for anything else."""
     if isinstance(given, int) and not isinstance(given, bool) and given > 0:
         return given
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]?)(?:i?B)?\s*", str(given), re.IGNORECASE)
+    text = given if isinstance(given, str) else ""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]?)(?:i?B)?\s*", text, re.IGNORECASE)
     size = int(float(found[1]) * (1 << _UNITS[found[2].upper()])) if found else 0
     if size <= 0:
         raise CompileError(f"memory = {given!r} is no number of bytes, such as 512M or 1.5G.")

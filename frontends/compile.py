@@ -25,6 +25,7 @@ from bessemer.compiler.targets.machine import Target
 from bessemer.frontends.byte_count import byte_count
 from bessemer.frontends.compile_device import compile_for_device, is_device
 from bessemer.frontends.content import content_of
+from bessemer.frontends.given_sizes import given_size
 from bessemer.frontends.models_in import Model, as_graph, build_model
 from bessemer.frontends.tune import tune_model
 from bessemer.frontends.tuning_file import read_tuning, write_tuning
@@ -124,8 +125,11 @@ def compile(
         precision=precision,
         optimize=optimize,
         dump=dump_folder(),
-        memory=byte_count(memory) if memory else 0,
-        sizes=tuple(sorted((sizes or {}).items())),
+        memory=0 if memory is None else byte_count(memory),
+        sizes=tuple(
+            (name, given_size(size, f"sizes: '{name}' is"))
+            for name, size in sorted((sizes or {}).items())
+        ),
     )
     if is_device(target):
         if memory:
@@ -134,6 +138,8 @@ def compile(
         return compile_for_device(
             model, options, dims, values, driver, device, tune=tune, tuning=tuning, folder=folder
         )
+    if device:
+        raise CompileError(f'device={device!r} is for GPUs: give target="cuda" too.')
     machine_target = parse_target(target) if target else host_target()
     folder = cache_folder() if cache and not values and options.dump is None else None
     if tune and target and machine_target != host_target():

@@ -9,6 +9,7 @@ In the end the model with all that won is measured against the one without, and 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -103,7 +104,7 @@ def tune_model(
     number of threads. Raises CompileError for seconds that are none.
     """
     start = time.monotonic()
-    if not seconds >= 0:
+    if not 0 <= seconds < math.inf:
         raise CompileError(f"tune={seconds} is no number of seconds.")
     graph = as_graph(model, dims, values)
     options = replace(options, profile=True)

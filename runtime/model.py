@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,6 +120,8 @@ class CompiledModel:
         wanted = names[: self.signature.input_symbols]
         if set(symbols) != set(wanted):
             raise InputError(f"Give the sizes of {', '.join(wanted) or 'nothing'}.")
+        if wrong := [name for name in wanted if not _is_size(symbols[name])]:
+            raise InputError(f"{wrong[0]}={symbols[wrong[0]]!r} is no size.")
         dims = (ctypes.c_int64 * (len(names) + 1))(*[symbols[name] for name in wanted])
         return self._runner.native.workspace_bytes(ctypes.addressof(dims))
 
@@ -145,6 +148,13 @@ class CompiledModel:
             f"CompiledModel({signature.name}: ({listed(self.inputs)})"
             f" -> ({listed(signature.outputs)}), {signature.triple})"
         )
+
+
+def _is_size(given: Any) -> bool:
+    try:
+        return 0 <= operator.index(given) < 1 << 63
+    except TypeError:
+        return False
 
 
 @overload

@@ -10,7 +10,8 @@ from typing import Any
 
 from bessemer.runtime.artifact import STATUS_TEXTS, Signature, Status
 from bessemer.runtime.entry import VERSION as ENTRY_VERSION
-from bessemer.runtime.errors import ArtifactError, ExecutionError
+from bessemer.runtime.errors import ArtifactError, ExecutionError, InputError
+from bessemer.runtime.thread_count import NO_THREAD_COUNT, is_thread_count
 
 _LOG = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int32, ctypes.c_char_p)
 _POINTER, _INT32, _INT64, _TEXT = (
@@ -89,13 +90,15 @@ def bind(address_of: Callable[[str], int], keep_alive: object) -> NativeModel:
 class Context:
     """One PREFIX_context; freed with this object. `handle` is its address.
 
-    Raises ArtifactError where the processor or the weights do not fit, MemoryError, or
-    ExecutionError, with the text that the C code gave its log.
+    Raises InputError for what is no number of threads, ArtifactError where the processor or the
+    weights do not fit, MemoryError, or ExecutionError, with the text that the C code gave its log.
     """
 
     def __init__(
         self, model: NativeModel, threads: int = 0, weights: int = 0, weights_path: str = ""
     ) -> None:
+        if not is_thread_count(threads):
+            raise InputError(f"threads={threads!r} {NO_THREAD_COUNT}")
         texts: list[str] = []
 
         def keep(_user: object, _status: int, text: bytes) -> None:

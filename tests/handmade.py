@@ -114,7 +114,8 @@ _RELU_BODY = """
   %small = icmp ult i64 %bytes, %used
   br i1 %small, label %refuse, label %run
 refuse:
-  ret i32 3
+  call void @bessemer_fail(ptr %context, i32 2, ptr @bessemer_overflow)
+  ret i32 2
 run:
   call void @llvm.memset.p0.i64(ptr %workspace, i8 85, i64 %used, i1 false)
   call void @bessemer_parallel(

@@ -39,6 +39,8 @@ KINDS: list[tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
     ("Conv", (1, 32, 9, 18), (32, 4, 3, 3), {"pads": [1] * 4, "group": 8}),
     ("Conv", (2, 48, 9, 8), (48, 2, 3, 2), {"strides": [2, 2], "pads": [1, 0, 0, 1], "group": 24}),
     ("Conv", (1, 16, 23), (16, 8, 5), {"dilations": [2], "pads": [4, 4], "group": 2}),
+    ("Conv", (2, 16, 7, 9, 8), (24, 16, 3, 3, 3), {"strides": [2, 1, 1], "pads": [1] * 6}),
+    ("Conv", (1, 16, 4, 9, 8), (16, 16, 1, 3, 3), {"pads": [0, 1, 1, 0, 1, 1]}),
     ("Conv", (1, 20, 9, 18), (20, 1, 7, 7), {"pads": [3] * 4, "group": 20}),
     ("Conv", (1, 6, 8, 30), (6, 1, 1, 21), {"pads": [0, 10, 0, 10], "group": 6}),
 ]
@@ -53,7 +55,8 @@ def test_kinds(
     model = node_model(node, [("x", x)], 17, [("w", w)])
     compiled = bessemer.compile(model)
     (theirs,) = expected(model, {"x": x})
-    np.testing.assert_allclose(compiled.run([x])[0], theirs, rtol=1e-5, atol=1e-5)
+    tolerance = 1e-6 * float(np.abs(theirs).max())
+    np.testing.assert_allclose(compiled.run([x])[0], theirs, rtol=1e-5, atol=tolerance)
 
 
 def test_groups_of_a_transposed_convolution_are_those_of_its_phases() -> None:
@@ -62,6 +65,29 @@ def test_groups_of_a_transposed_convolution_are_those_of_its_phases() -> None:
     model = node_model(node, [("x", floats(*shape))], 17, [("w", floats(*kernel))])
     graph = decompose_conv_transpose(read_onnx(model))
     assert operators(graph).count("conv") == 4 and "conv_transpose" not in operators(graph)
+
+
+@pytest.mark.parametrize("taps", [1, 3])
+def test_volumes_go_by_winograds_method_plane_by_plane(taps: int) -> None:
+    x, w = floats(1, 16, 5, 8, 8), floats(16, 16, taps, 3, 3)
+    node = helper.make_node("Conv", ["x", "w"], ["y"])
+    model = node_model(node, [("x", x)], 17, [("w", w)])
+    decisions = build(read_onnx(model), Options()).program.decisions
+    assert any(one.signature.startswith("winograd") and one.choice["winograd"] for one in decisions)
+
+
+def test_a_volume_may_have_any_sizes() -> None:
+    w = floats(16, 16, 2, 3, 3)
+    node = helper.make_node("Conv", ["x", "w"], ["y"], pads=[1] * 6, dilations=[2, 1, 1])
+    model = node_model(node, [("x", floats(1, 16, 3, 6, 6))], 17, [("w", w)])
+    for axis, name in enumerate(("n", "", "d", "h", "w")):
+        if name:
+            model.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = name
+    compiled = bessemer.compile(model)
+    for shape in ((1, 16, 3, 6, 6), (2, 16, 4, 9, 8)):
+        x = floats(*shape)
+        (theirs,) = expected(model, {"x": x})
+        np.testing.assert_allclose(compiled.run([x])[0], theirs, rtol=1e-5, atol=1e-4)
 
 
 def test_products_with_padding_are_left_out() -> None:

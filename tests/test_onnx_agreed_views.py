@@ -33,3 +33,11 @@ def test_a_table_as_long_as_it_must_be_is_only_cut() -> None:
         np.testing.assert_array_equal(compiled.run({"x": x})[0], expected(model, {"x": x})[0])
     with pytest.raises(ExecutionError, match="Where"):
         compiled.run({"x": floats(5, 5)})
+
+
+def test_the_rows_that_a_scatter_writes_are_those_of_its_data() -> None:
+    text = "agraph (float[n, w] x, int64[m, 1] i, float[k, v] u) => (float[n, w] y)"
+    model = parsed(f"{text} {{ y = ScatterND(x, i, u) }}")
+    compiled = bessemer.compile(model, threads=1, cache=False)
+    feed = {"x": floats(4, 3), "i": np.array([[2], [0]]), "u": floats(2, 3)}
+    np.testing.assert_array_equal(compiled.run(feed)[0], expected(model, feed)[0])

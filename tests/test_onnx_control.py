@@ -109,6 +109,29 @@ def test_a_loop_that_changes_a_carried_shape_is_unrolled() -> None:
     assert y.shape == (8,)
 
 
+_DOUBLING = """agraph (float[n] x, int64 t) => (float[m] y) {
+    trips = Constant<value = int64 {3}>()
+    going = Constant<value = bool {1}>()
+    y = Loop(%s, going, x) <
+        body = step (int64 i, bool go, float[a] s) => (bool more, float[c] both) {
+            more = Identity(go)
+            both = Concat<axis = 0>(s, s)
+        }
+    >
+}"""
+
+
+def test_a_loop_that_doubles_a_carried_value_is_unrolled() -> None:
+    agrees(parsed(_DOUBLING % "trips"), {"x": floats(3), "t": np.array(0)})
+
+
+def test_a_loop_that_doubles_a_carried_value_until_it_runs_is_refused() -> None:
+    with pytest.raises(
+        CompileError, match=r"f32\[2\*n\], in a loop whose trip count is known when"
+    ):
+        read_onnx(parsed(_DOUBLING % "t"))
+
+
 def test_a_scan_runs_over_any_axis_in_either_direction() -> None:
     model = parsed(
         """agraph (float[b, t] x, float[b] start) => (float[b] end, float[b, t] sums) {

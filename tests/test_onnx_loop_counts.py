@@ -72,3 +72,25 @@ def test_no_iteration_stacks_nothing() -> None:
     model = parsed(_MAP.format(more=_COUNTED, step=1))
     compiled = bessemer.compile(model, threads=1, optimize=0, cache=False)
     assert compiled.run({"x": np.zeros((0, 3), np.float32)})[0].shape == (0, 3)
+
+
+def test_a_condition_that_never_changes_leaves_the_count_known() -> None:
+    """As torch writes an EmbeddingBag: the condition comes from outside, through casts."""
+    text = """
+    agraph (float[6, 4] x) => (float[n, 4] y) {
+        one = Constant<value = int64 {1}>()
+        always = Cast<to = 9>(one)
+        trips = Constant<value = int64 {3}>()
+        y = Loop(trips, always) <
+            body = step (int64 i, bool c) => (bool more, float[4] row) {
+                row = Gather(x, i)
+                more = Cast<to = 9>(always)
+            }
+        >
+    }
+    """
+    model = parsed(text)
+    (result,) = read_onnx(model).outputs
+    assert result.type.shape == (3, 4)
+    x = np.arange(24, dtype=np.float32).reshape(6, 4)
+    np.testing.assert_array_equal(bessemer.compile(model).run({"x": x})[0], x[:3])

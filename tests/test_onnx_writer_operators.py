@@ -40,6 +40,8 @@ def _has_no_equivalent(case: Case) -> bool:
             return True  # DynamicQuantizeLSTM rounds its input, too
         case "lstm" | "gru" | "rnn":
             return bool(given.get("keeps_steps"))
+        case "deform_columns":
+            return True  # a part of DeformConv
         case _ if name.endswith("_gradient"):
             return True  # ONNX has no training
         case _ if name == "normalize_channels" or name.startswith("channel_"):

@@ -9,7 +9,7 @@ import pytest
 
 import bessemer
 from bessemer.compiler.errors import CompileError
-from bessemer.frontends.builder.activations import relu
+from bessemer.frontends.builder.activations import relu, sigmoid
 from bessemer.frontends.builder.functions import arg_max, equal
 from bessemer.frontends.builder.layer import Sequential
 from bessemer.frontends.builder.layers_dense import Dense, Dropout, Flatten
@@ -191,6 +191,30 @@ def test_every_loss_is_torch_s(name: str) -> None:
     (found,) = bessemer.compile(network).run({"y": y, "t": target})
     wanted = theirs(torch.tensor(y), torch.tensor(target)).item()
     np.testing.assert_allclose(found, wanted, rtol=1e-9)
+
+
+def test_a_saturated_probability_has_a_gradient() -> None:
+    layers = Sequential(Dense(1, activation=sigmoid))
+    trainer = Trainer(
+        Network(layers, Input("x", (3, 2), "f64")),
+        losses.binary_cross_entropy_of_probabilities,
+        [Input("t", (3, 1), "f64")],
+        optimizer=SGD(0.1),
+        threads=1,
+    )
+    start = np.full((2, 1), 20.0)
+    trainer.state["dense1.weight"] = start.copy()
+    x = np.array([[9.0, 9.0], [-9.0, -9.0], [0.01, 0.02]])
+    target = np.array([[0.0], [1.0], [1.0]])
+    weight = torch.tensor(start, requires_grad=True)
+    wanted = nn.functional.binary_cross_entropy(
+        torch.sigmoid(torch.tensor(x) @ weight), torch.tensor(target)
+    )
+    wanted.backward()
+    found = trainer.step({"x": x, "t": target})["loss"]
+    np.testing.assert_allclose(found, wanted.item(), rtol=1e-9)
+    moved = (start - trainer.state["dense1.weight"]) / 0.1
+    np.testing.assert_allclose(moved, weight.grad, rtol=1e-7)
 
 
 def test_schedules() -> None:

@@ -64,6 +64,8 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
     "nothing": (_data(0), {}, "no rows"),
     "NaN": (_with("x", 11, np.nan), {}, "x has NaN in 1 of 20 rows, row 11 first"),
     "too much validation": (_data(), {"validation": 0.99}, "leaves none to learn from"),
+    "a pair for a share": (_data(), {"validation": (1, 2)}, "share kept for validation is .1, 2."),
+    "half an epoch": (_data(), {"epochs": 1.5}, "1.5 epochs cannot be trained"),
     "a whole for a share": (_data(), {"validation": 1}, "share kept for validation is 1"),
     "NaN in validation": (_data(), {"validation": _with("x", 3, np.nan)}, "row 3 first"),
     "a class too many in validation": (
@@ -107,6 +109,48 @@ def test_a_single_step_and_an_evaluation_refuse_wrong_classes_too() -> None:
     with pytest.raises(CompileError, match="row 4 has -1"):
         trainer.evaluate(_with("label", 4, -1))
     assert trainer.steps == 0
+
+
+def test_an_empty_batch_is_refused() -> None:
+    with pytest.raises(CompileError, match="The batch's x has no rows"):
+        _trainer().step(_data(0))
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "text"),
+    [
+        (Adam, "make one, such as Adam"),
+        ("adam", "The optimizer is 'adam'"),
+        (SGD(-0.1), "learning rate is -0.1"),
+        (SGD(float("nan")), "learning rate is nan"),
+    ],
+)
+def test_what_is_no_optimizer_is_refused(optimizer: Any, text: str) -> None:
+    network = Network(Dense(3), Input("x", ("batch", 5)))
+    with pytest.raises(CompileError, match=text):
+        Trainer(network, cross_entropy, LABEL, optimizer=optimizer)
+
+
+def test_metrics_are_numbers_with_names_of_their_own() -> None:
+    with pytest.raises(CompileError, match="right is .*; it must be one number"):
+        _trainer(metrics={"right": lambda y, label: y.max(-1)})
+    with pytest.raises(CompileError, match="name loss is no metric's"):
+        _trainer(metrics={"loss": lambda y, label: y.max()})
+
+
+def test_an_epoch_goes_on_with_the_same_batches_only(tmp_path: Path) -> None:
+    def stop(done: int, each: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    file = tmp_path / "state"
+    with pytest.raises(KeyboardInterrupt):
+        _trainer().fit(_data(), batch=4, checkpoint=file, progress=stop)
+    for rows, batch in ((20, 5), (8, 4)):
+        with pytest.raises(CompileError, match=f"3 batches of 4 rows .* {rows} rows .* of {batch}"):
+            _trainer().fit(_data(rows), batch=batch, checkpoint=file)
+    assert _trainer().fit(_data(), epochs=2, batch=4, checkpoint=file).epoch == 2
+    assert _trainer().fit(_data(), epochs=3, batch=5, checkpoint=file).epoch == 3
 
 
 def test_a_class_that_the_network_makes_up_leaves_the_state_alone() -> None:

@@ -148,6 +148,28 @@ def test_a_search_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
         search.read_trials(file)
 
 
+def test_numpy_s_numbers_are_kept_in_a_search_s_file(tmp_path: Path) -> None:
+    file = tmp_path / "trials.jsonl"
+    points = search.grid_points({"rate": Choice(tuple(np.linspace(0, 1, 3, dtype=np.float32)))}, 3)
+    trials = search.search(lambda point: np.float32(point["rate"]), points, str(file))
+    assert [trial.loss for trial in search.read_trials(file)] == [0, 0.5, 1]
+    assert search.search(_hill([]), points, file) == trials
+
+
+def test_what_is_no_search_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CompileError, match="positive numbers from low to high"):
+        Range(0, 1, log=True)
+    with pytest.raises(CompileError, match="one number of each range"):
+        search.grid_points(SPACE, 0)
+    with pytest.raises(CompileError, match="Nothing has been tried"):
+        search.best([])
+    pytest.importorskip("optuna")
+    file = tmp_path / "trials.jsonl"
+    search.search(lambda point: 1.0, search.random_points({"width": Range(0, 1)}, 1), file)
+    with pytest.raises(CompileError, match="not of this search's space, rate, width"):
+        search.search_with_optuna(_hill([]), SPACE, 3, file)
+
+
 def test_optuna_chooses_points_and_learns_from_the_file(tmp_path: Path) -> None:
     pytest.importorskip("optuna")
     file, tried = tmp_path / "trials.jsonl", list[Point]()

@@ -23,14 +23,14 @@ from bessemer.compiler.jit import load_code
 from bessemer.compiler.options import Options
 from bessemer.compiler.schedule.contraction.packing import pack, packed_shape
 from bessemer.compiler.schedule.convolution.winograd import (
-    Taps,
     Winograd,
     lower_winograd,
     pays,
-    transform_weights,
     winograd_tiling,
 )
 from bessemer.compiler.schedule.convolution.winograd_blocks import SHARES, groups_of_share
+from bessemer.compiler.schedule.convolution.winograd_taps import Taps
+from bessemer.compiler.schedule.convolution.winograd_weights import transform_weights
 from bessemer.compiler.targets import x86
 from bessemer.compiler.targets.choose import host_target
 from bessemer.compiler.targets.machine import Target

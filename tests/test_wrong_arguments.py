@@ -18,9 +18,10 @@ from bessemer.frontends import builder as nn
 from bessemer.frontends import zoo
 from bessemer.frontends.train.losses import mean_squared_error
 from bessemer.frontends.train.trainer import Trainer
-from bessemer.runtime.errors import ArtifactError
+from bessemer.runtime.errors import ArtifactError, InputError
 from tests.onnx_check import parsed
 
+HALF: Any = 0.5
 RELU = "g (float[n] x) => (float[n] y) { y = Relu (x) }"
 
 
@@ -84,6 +85,57 @@ def test_a_layer_s_size_is_a_number_that_is_not_negative(features: Any) -> None:
     integer: Any = np.int64(3)
     network = nn.Network(nn.Dense(integer), nn.Input("x", ("n", 4)))
     assert network.array("weight").shape == (4, 3)
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda: nn.Conv(4, 0), "kernel is 0; whole numbers from 1 on"),
+        (lambda: nn.Conv(4, HALF), "kernel is 0.5; whole"),
+        (lambda: nn.Conv(4, 3, groups=0), "groups is 0; whole"),
+        (lambda: nn.MaxPool((2, -1)), r"kernel is \(2, -1\); whole"),
+        (lambda: nn.LSTM(-2), "hidden is -2; whole"),
+        (lambda: nn.Dropout(1.0), "rate is 1.0; numbers from 0 to below 1"),
+        (lambda: nn.BatchNorm(momentum=2), "momentum is 2; numbers from 0 to 1"),
+        (lambda: nn.LayerNorm(epsilon=float("nan")), "epsilon is nan; small numbers"),
+    ],
+)
+def test_a_layer_s_numbers_are_looked_at_where_it_is_made(make: Any, told: str) -> None:
+    with pytest.raises(bessemer.CompileError, match=told):
+        make()
+
+
+@pytest.mark.parametrize("threads", [-1, 100_000, 1 << 40, 2.5, "2"])
+def test_threads_are_so_many_as_a_context_can_have(tmp_path: Path, threads: Any) -> None:
+    told = "is no number of threads from 1 to 1024; 0 means all processors"
+    with pytest.raises(bessemer.CompileError, match=told):
+        bessemer.compile(parsed(RELU), threads=threads)
+    file = tmp_path / "relu.so"
+    bessemer.compile(parsed(RELU)).save(file)
+    with pytest.raises(InputError, match=told):
+        bessemer.load(file, threads=threads)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"memory": 0}, "memory = 0 is no number of bytes"),
+        ({"memory": 2.5}, "memory = 2.5 is no number of bytes"),
+        ({"memory": "1M", "sizes": {"n": -1}}, "sizes: 'n' is -1; a size is a number"),
+        ({"target": None}, "target=None is no name of a machine"),
+        ({"device": 1}, "device=1 is for GPUs"),
+        ({"tune": float("inf")}, "tune=inf is no number of seconds"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(options: Any, told: str) -> None:
+    with pytest.raises(bessemer.CompileError, match=told):
+        bessemer.compile(parsed(RELU), cache=False, **options)
+
+
+def test_a_workspace_is_asked_for_with_sizes() -> None:
+    model = bessemer.compile(parsed(RELU))
+    with pytest.raises(InputError, match="n=-1 is no size"):
+        model.workspace_bytes(n=-1)
 
 
 @pytest.mark.parametrize("make", [zoo.resnet, zoo.vgg, zoo.densenet])

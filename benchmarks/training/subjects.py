@@ -242,7 +242,9 @@ def _our_transformer() -> Sequential:
     )  # fmt: skip
 
 
-def resnet_18(width: int, side: int) -> Subject:
+def resnet_18(
+    width: int, side: int, pace: float = 0.03, zeros: str = "*.body.batchnorm2.weight"
+) -> Subject:
     """ResNet-18 for small pictures, `width` features in its first stage.
 
     As Goyal et al. ("Accurate, large minibatch SGD", 2017) train it, every block begins as its
@@ -256,9 +258,7 @@ def resnet_18(width: int, side: int) -> Subject:
     def twin() -> Any:
         return _resnet(width)
 
-    return Subject(
-        forward, (1, side, side), twin, _in_order(twin), side, 0.03, "*.body.batchnorm2.weight"
-    )
+    return Subject(forward, (1, side, side), twin, _in_order(twin), side, pace, zeros)
 
 
 SUBJECTS: dict[str, Subject] = {

@@ -30,6 +30,7 @@ from bessemer.compiler.ops import (  # noqa: F401  (each registers its operators
 )
 from bessemer.compiler.ops.image import (  # noqa: F401  (each registers its operators)
     col2im,
+    deform_columns,
     deform_conv,
     resize,
     roi,

@@ -15,6 +15,7 @@ from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.rewrite import GraphRewriter
 from bessemer.compiler.ir.types import Array, DType, boolean
 from bessemer.compiler.passes.known_values import known, spread, uniform
+from bessemer.compiler.passes.nonnegative_values import is_nonnegative
 
 Rule = Callable[[GraphRewriter, Node], Value | None]
 
@@ -131,14 +132,25 @@ def _pow(rewriter: GraphRewriter, node: Node) -> Value | None:
         case 3:
             return rewriter.emit("mul", rewriter.emit("mul", x, x), x)
         case 0.5 if x.type.dtype.is_float:
-            return rewriter.emit("sqrt", x)
+            return rewriter.emit("sqrt", _of_infinity(rewriter, x))
         case 0.75 if x.type.dtype.is_float:
-            root = rewriter.emit("sqrt", x)
+            root = rewriter.emit("sqrt", _of_infinity(rewriter, x))
             return rewriter.emit("mul", root, rewriter.emit("sqrt", root))
         case -0.5 if x.type.dtype.is_float:
-            return rewriter.emit("rsqrt", x)
+            return rewriter.emit("rsqrt", _of_infinity(rewriter, x))
         case _:
             return None
+
+
+def _of_infinity(rewriter: GraphRewriter, x: Value) -> Value:
+    """x with infinity for minus infinity: broken powers of both are the same, but not roots."""
+    if is_nonnegative(rewriter, x):
+        return x
+    low, high = (
+        rewriter.emit("full", shape=x.type.shape, value=value, dtype=x.type.dtype)
+        for value in (-math.inf, math.inf)
+    )
+    return rewriter.emit("select", rewriter.emit("eq", x, low), high, x)
 
 
 def _bound(rewriter: GraphRewriter, node: Node) -> Value | None:

@@ -14,6 +14,7 @@ from bessemer.frontends.builder.initializers import Initializer, Normal, Xavier
 from bessemer.frontends.builder.layer import Layer
 from bessemer.frontends.builder.layers_dense import Dense, Dropout, affine
 from bessemer.frontends.builder.layers_normalization import LayerNorm
+from bessemer.frontends.builder.settings import require_counts
 from bessemer.frontends.builder.tensor import Tensor
 
 
@@ -63,6 +64,9 @@ class MultiHeadAttention(Layer):
     causal: bool = False
     bias: bool = True
     weights: Initializer = field(default=Xavier())
+
+    def __post_init__(self) -> None:
+        require_counts(self, 1, "heads", "features")
 
     def forward(
         self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None

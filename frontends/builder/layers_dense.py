@@ -11,6 +11,7 @@ from bessemer.frontends.builder.functions import gather, where
 from bessemer.frontends.builder.initializers import ZEROS, Initializer, Normal, Xavier
 from bessemer.frontends.builder.layer import Layer
 from bessemer.frontends.builder.randomness import uniform
+from bessemer.frontends.builder.settings import require_share
 from bessemer.frontends.builder.tensor import Tensor
 
 
@@ -66,6 +67,9 @@ class Dropout(Layer):
     """Training sets a share `rate` of the elements to zero; without training, x itself."""
 
     rate: float = 0.5
+
+    def __post_init__(self) -> None:
+        require_share(self, "rate", below_one=True)
 
     def forward(self, x: Tensor) -> Tensor:
         return dropped(x, self.rate)

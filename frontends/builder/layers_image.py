@@ -15,6 +15,7 @@ from bessemer.compiler.ir.dims import Size, ceildiv, floordiv, maximum
 from bessemer.compiler.ops.composite import composite_shape
 from bessemer.frontends.builder.initializers import ZEROS, Fans, He, Initializer
 from bessemer.frontends.builder.layer import Layer
+from bessemer.frontends.builder.settings import require_counts
 from bessemer.frontends.builder.tensor import Tensor
 
 Each: TypeAlias = int | tuple[int, ...]
@@ -44,7 +45,7 @@ def spatial_output(x: Tensor) -> Tensor:
 
 def each_axis(what: str, entries: Each, count: int) -> tuple[int, ...]:
     """One entry for each spatial axis."""
-    result = (entries,) * count if isinstance(entries, int) else tuple(entries)
+    result = tuple(entries) if isinstance(entries, (tuple, list)) else (entries,) * count
     if len(result) != count:
         raise CompileError(f"{what} {entries} does not fit {count} spatial axes.")
     return result
@@ -79,7 +80,7 @@ def _window(
             high.append(needed - low[-1])
     else:
         pairs = padding if isinstance(padding, tuple) else (padding,) * count
-        if len(pairs) != count or isinstance(padding, str):
+        if len(pairs) != count or isinstance(padding, (str, float)):
             raise CompileError(f"padding {padding!r} does not fit {count} spatial axes.")
         for pair in pairs:
             before, after = pair if isinstance(pair, tuple) else (pair, pair)
@@ -110,6 +111,9 @@ class Conv(Layer):
     groups: int = 1
     bias: bool = True
     weights: Initializer = field(default=He())
+
+    def __post_init__(self) -> None:
+        require_counts(self, 1, "features", "kernel", "stride", "dilation", "groups")
 
     def forward(self, x: Tensor) -> Tensor:
         image = spatial_input(x)
@@ -161,6 +165,10 @@ class ConvTranspose(Layer):
     bias: bool = True
     weights: Initializer = field(default=He())
 
+    def __post_init__(self) -> None:
+        require_counts(self, 1, "features", "kernel", "stride", "dilation", "groups")
+        require_counts(self, 0, "output_padding")
+
     def forward(self, x: Tensor) -> Tensor:
         image = spatial_input(x)
         kernel = each_axis("kernel", self.kernel, image.rank - 2)
@@ -200,6 +208,9 @@ class MaxPool(Layer):
     padding: Padding = 0
     dilation: Each = 1
 
+    def __post_init__(self) -> None:
+        require_counts(self, 1, "kernel", "stride", "dilation")
+
     def forward(self, x: Tensor) -> Tensor:
         image = spatial_input(x)
         kernel = each_axis("kernel", self.kernel, image.rank - 2)
@@ -217,6 +228,9 @@ class AveragePool(Layer):
     stride: Each | None = None
     padding: Padding = 0
     count_padding: bool = False
+
+    def __post_init__(self) -> None:
+        require_counts(self, 1, "kernel", "stride")
 
     def forward(self, x: Tensor) -> Tensor:
         image = spatial_input(x)

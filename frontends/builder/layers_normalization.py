@@ -13,6 +13,11 @@ from bessemer.frontends.builder.functions import sqrt
 from bessemer.frontends.builder.initializers import ONES, ZEROS
 from bessemer.frontends.builder.layer import Layer
 from bessemer.frontends.builder.layers_image import spatial_input, spatial_output
+from bessemer.frontends.builder.settings import (
+    require_counts,
+    require_epsilon,
+    require_share,
+)
 from bessemer.frontends.builder.tensor import Tensor
 
 
@@ -26,6 +31,10 @@ class BatchNorm(Layer):
 
     epsilon: float = 1e-5
     momentum: float = 0.1
+
+    def __post_init__(self) -> None:
+        require_epsilon(self)
+        require_share(self, "momentum")
 
     def forward(self, x: Tensor) -> Tensor:
         if x.rank < 2:
@@ -77,6 +86,9 @@ class LayerNorm(Layer):
     epsilon: float = 1e-5
     bias: bool = True
 
+    def __post_init__(self) -> None:
+        require_epsilon(self)
+
     def forward(self, x: Tensor) -> Tensor:
         if not 1 <= self.axes <= x.rank:
             raise CompileError(f"the input is {x.type}; it has no {self.axes} last axes.")
@@ -95,6 +107,9 @@ class RMSNorm(Layer):
 
     epsilon: float = 1e-6
 
+    def __post_init__(self) -> None:
+        require_epsilon(self)
+
     def forward(self, x: Tensor) -> Tensor:
         weight = x.parameter("weight", x.shape[-1:], ONES)
         normal = normalize.rms_norm(x.builder, x.value, weight.value, (x.rank - 1,), self.epsilon)
@@ -107,6 +122,10 @@ class GroupNorm(Layer):
 
     groups: int = 32
     epsilon: float = 1e-5
+
+    def __post_init__(self) -> None:
+        require_epsilon(self)
+        require_counts(self, 1, "groups")
 
     def forward(self, x: Tensor) -> Tensor:
         image = spatial_input(x)
@@ -123,6 +142,9 @@ class InstanceNorm(Layer):
     """Every channel of every image by itself; weight and bias are [C]."""
 
     epsilon: float = 1e-5
+
+    def __post_init__(self) -> None:
+        require_epsilon(self)
 
     def forward(self, x: Tensor) -> Tensor:
         image = spatial_input(x)
@@ -142,6 +164,9 @@ class LocalResponseNorm(Layer):
     alpha: float = 1e-4
     beta: float = 0.75
     bias: float = 1.0
+
+    def __post_init__(self) -> None:
+        require_counts(self, 1, "size")
 
     def forward(self, x: Tensor) -> Tensor:
         image = spatial_input(x)

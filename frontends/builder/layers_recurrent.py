@@ -22,6 +22,7 @@ from bessemer.frontends.builder.initializers import (
 )
 from bessemer.frontends.builder.layer import Layer
 from bessemer.frontends.builder.layers_dense import dropped
+from bessemer.frontends.builder.settings import require_counts, require_share
 from bessemer.frontends.builder.tensor import Tensor
 
 States = tuple[tuple[Tensor, ...], ...]
@@ -48,6 +49,10 @@ class Recurrent(Layer):
     operator: ClassVar[str]
     gates: ClassVar[int]
     states: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        require_counts(self, 1, "hidden", "layers")
+        require_share(self, "dropout", below_one=True)
 
     def forward(
         self, x: Tensor, states: States | None = None, lengths: Tensor | None = None

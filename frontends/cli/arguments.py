@@ -10,6 +10,7 @@ import typer
 
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.options import Precision
+from bessemer.runtime.thread_count import MOST_THREADS
 
 ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file.", dir_okay=False)]
 Dims = Annotated[
@@ -27,7 +28,10 @@ Optimize = Annotated[
     ),
 ]
 Threads = Annotated[
-    int, typer.Option("--threads", min=0, help="Threads of a run; 0 means all processors.")
+    int,
+    typer.Option(
+        "--threads", min=0, max=MOST_THREADS, help="Threads of a run; 0 means all processors."
+    ),
 ]
 Seed = Annotated[int, typer.Option("--seed", help="For random inputs.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Write the result as JSON.")]

@@ -60,6 +60,16 @@ def agreed_size(builder: GraphBuilder, left: Size, right: Size) -> Size:
     return min(left, right, key=lambda size: (isinstance(size, Dim), len(str(size))))
 
 
+def certainly_differ(left: Size, right: Size) -> bool:
+    """Whether two sizes are equal for nothing at all only, as n and 2 * n are."""
+    difference = left - right
+    if isinstance(difference, int):
+        return difference != 0
+    atoms = [atom for monomial in difference.terms for atom, _ in monomial]
+    signs = {coefficient > 0 for coefficient in difference.terms.values()}
+    return len(signs) == 1 and all(isinstance(atom, Symbol) for atom in atoms)
+
+
 def _plain_symbol(size: Size) -> str:
     leaf = as_atom(size)
     return leaf.name if isinstance(leaf, Symbol) else ""

@@ -16,6 +16,7 @@ from bessemer.frontends.onnx_reader import (  # noqa: F401  (each registers its 
     operators_control,
     operators_convolution,
     operators_detection,
+    operators_experimental,
     operators_index,
     operators_labels,
     operators_matmul,

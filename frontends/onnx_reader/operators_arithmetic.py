@@ -91,8 +91,6 @@ def _known_power(context: NodeContext, base: Value, exponent: float) -> Value | 
         return context.apply("mul", base, base)
     if exponent == 3:
         return context.apply("mul", context.apply("mul", base, base), base)
-    if exponent == 0.5:
-        return context.apply("sqrt", base)
     return None
 
 

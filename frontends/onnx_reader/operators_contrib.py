@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import reduce
+
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import TensorType, i32
 from bessemer.compiler.ops.composite import composite_activation as activation
 from bessemer.compiler.ops.composite import composite_normalize as normalize
 from bessemer.compiler.ops.composite import composite_reduce
 from bessemer.compiler.ops.composite.composite import cast
+from bessemer.compiler.ops.composite.composite_quantize import dequantize_linear
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.items import Item
 from bessemer.frontends.onnx_reader.operators_convolution import convolved
+from bessemer.frontends.onnx_reader.operators_detection import read_grid_sample
 from bessemer.frontends.onnx_reader.operators_index import indices_at
 from bessemer.frontends.onnx_reader.operators_matmul import product, read_gemm, scaled, swapped
+from bessemer.frontends.onnx_reader.operators_shape import read_trilu
 from bessemer.frontends.onnx_reader.registry import rule
 
 _DOMAIN = "com.microsoft"
+
+rule("GridSample", domain=_DOMAIN)(read_grid_sample)
+rule("Trilu", domain=_DOMAIN)(read_trilu)
 
 
 def _activated(context: NodeContext, x: Value) -> Value:
@@ -62,6 +71,24 @@ def read_fused_matmul(context: NodeContext) -> Value:
         turned = context.integer(f"trans{letter}", 0) and value.type.rank > 1
         sides.append(swapped(context, value) if turned else value)
     return scaled(context, product(context, *sides), context.number("alpha", 1.0))
+
+
+@rule("CDist", domain=_DOMAIN)
+def read_distances(context: NodeContext) -> Value:
+    """Distances of all rows from all others; as |a|^2 - 2 a b + |b|^2, like onnxruntime's."""
+    b, left, right = context.builder, context.input(0), context.input(1)
+    lengths = [
+        composite_reduce.reduce(b, "sum", context.apply("mul", x, x), (1,), keep=True)
+        for x in (left, right)
+    ]
+    crossed = product(context, left, context.transpose(right, (1, 0)))
+    ends = context.elementwise("add", lengths[0], context.transpose(lengths[1], (1, 0)))
+    squares = context.apply("sub", ends, scaled(context, crossed, 2.0))
+    squares = context.apply("max", squares, context.like(squares, 0.0))
+    metric = context.text("metric", "sqeuclidean")
+    if metric not in ("euclidean", "sqeuclidean"):
+        context.unsupported(f"metric = {metric}")
+    return squares if metric == "sqeuclidean" else context.apply("sqrt", squares)
 
 
 @rule("Gelu", domain=_DOMAIN)
@@ -113,26 +140,54 @@ def read_skip_rms_norm(context: NodeContext) -> list[Item]:
 @rule("EmbedLayerNormalization", domain=_DOMAIN)
 def read_embed_layer_norm(context: NodeContext) -> list[Item]:
     """Layer normalization of the sum of word, position and segment embeddings."""
-    ids = indices_at(context, 0)
-    words, positions = context.input(2), context.input(3)
-    batch, length = ids.type.shape
-    total = context.apply("gather", words, ids, axis=0)
-    if context.optional(8) is not None:
-        places = context.apply("gather", positions, indices_at(context, 8), axis=0)
-    else:
-        order = context.apply("iota", shape=(length,), axis=0, dtype=i32)
-        places = context.apply("gather", positions, order, axis=0)
-    total = context.elementwise("add", total, places)
-    if context.optional(1) is not None and context.optional(4) is not None:
-        segments = context.apply("gather", context.input(4), indices_at(context, 1), axis=0)
-        total = context.apply("add", total, segments)
-    epsilon = context.number("epsilon", 1e-12)
-    result = normalize.layer_norm(
-        context.builder, total, context.input(5), context.input(6), (2,), epsilon
+    gathered = _gathered(context, context.optional(8))
+    total = _sum(context, gathered)
+    gamma, beta = context.input(5), context.input(6)
+    result = _normalized_rows(context, total, gamma, beta)
+    return [result, _lengths(context), total]
+
+
+@rule("QEmbedLayerNormalization", domain=_DOMAIN)
+def read_quantized_embed_layer_norm(context: NodeContext) -> list[Item]:
+    """The same from tables of bytes; each has a scale and a zero point."""
+    b = context.builder
+    gathered = [
+        dequantize_linear(b, rows, context.input(8 + table), context.input(13 + table))
+        for table, rows in enumerate(_gathered(context, None))
+    ]
+    gamma, beta = (
+        dequantize_linear(b, context.input(at), context.input(at + 6), context.input(at + 11))
+        for at in (5, 6)
     )
+    result = _normalized_rows(context, _sum(context, gathered), gamma, beta)
+    return [result, _lengths(context)]
+
+
+def _gathered(context: NodeContext, places: Value | None) -> list[Value]:
+    """The rows of the tables of words, positions and, if there are any, segments."""
+    ids = indices_at(context, 0)
+    if places is None:
+        order = context.apply("iota", shape=ids.type.shape[1:], axis=0, dtype=i32)
+    else:
+        order = indices_at(context, 8)
+    pairs = [(context.input(2), ids), (context.input(3), order)]
+    if context.optional(1) is not None and context.optional(4) is not None:
+        pairs.append((context.input(4), indices_at(context, 1)))
+    return [context.apply("gather", table, at, axis=0) for table, at in pairs]
+
+
+def _sum(context: NodeContext, parts: Sequence[Value]) -> Value:
+    return reduce(lambda left, right: context.elementwise("add", left, right), parts)
+
+
+def _normalized_rows(context: NodeContext, x: Value, gamma: Value, beta: Value) -> Value:
+    epsilon = context.number("epsilon", 1e-12)
+    return normalize.layer_norm(context.builder, x, gamma, beta, (2,), epsilon)
+
+
+def _lengths(context: NodeContext) -> Value:
+    """How many places of each row the mask keeps; 0 without a mask."""
     mask = context.optional(7)
     if mask is None:
-        lengths = context.full(TensorType(i32, (batch,)), 0)
-    else:
-        lengths = composite_reduce.reduce(context.builder, "sum", context.cast(mask, i32), (1,))
-    return [result, lengths, total]
+        return context.full(TensorType(i32, context.input(0).type.shape[:1]), 0)
+    return composite_reduce.reduce(context.builder, "sum", context.cast(mask, i32), (1,))

@@ -13,8 +13,10 @@ from bessemer.compiler.ops.composite.composite import binary
 from bessemer.compiler.ops.composite.composite_reduce import softmax
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.items import Item
+from bessemer.frontends.onnx_reader.operators_contrib_quantized import scaled_product
 from bessemer.frontends.onnx_reader.operators_matmul import product
 from bessemer.frontends.onnx_reader.operators_move import split_along
+from bessemer.frontends.onnx_reader.operators_quantize import centered
 from bessemer.frontends.onnx_reader.registry import rule
 
 _DOMAIN = "com.microsoft"
@@ -81,26 +83,45 @@ def read_attention(context: NodeContext) -> list[Item]:
     """Self-attention: one product makes queries, keys and values."""
     if context.optional(4) is not None or context.optional(6) is not None:
         context.unsupported("the input past")
-    if context.integer("do_rotary", 0):
-        context.unsupported("do_rotary = 1")
-    x, heads = context.input(0), context.integer("num_heads")
-    joint = product(context, x, context.input(1))
+    joint = product(context, context.input(0), context.input(1))
     if context.optional(2) is not None:
         joint = context.elementwise("add", joint, context.input(2))
+    return [_self_attention(context, joint, context.optional(3), context.optional(5)), None]
+
+
+@rule("QAttention", domain=_DOMAIN)
+def read_quantized_attention(context: NodeContext) -> list[Item]:
+    """Self-attention whose product is one of integers."""
+    if context.optional(8) is not None:
+        context.unsupported("the input past")
+    left = centered(context, context.input(0), context.optional(6), -2)
+    right = centered(context, context.input(1), context.optional(7), -1)
+    scales = context.input(3), context.input(4)
+    joint = scaled_product(context, left, right, scales, context.input(2))
+    return [_self_attention(context, joint, context.optional(5), None), None]
+
+
+def _self_attention(
+    context: NodeContext, joint: Value, mask: Value | None, bias: Value | None
+) -> Value:
+    """Attention among rows that hold query, key and value one behind the other."""
+    if context.integer("do_rotary", 0):
+        context.unsupported("do_rotary = 1")
+    heads = context.integer("num_heads")
     width = joint.type.shape[-1]
     sizes: Sequence[Size] = context.integers("qkv_hidden_sizes", ())
     sizes = sizes or (dims.floordiv(width, 3),) * 3
     parts = split_along(context, joint, 2, sizes)
     query, key, value = (_heads(context, part, heads) for part in parts)
-    length = x.type.shape[1]
+    length = joint.type.shape[1]
     biases: list[Value] = []
-    if context.optional(3) is not None:
-        biases.append(_padding_mask(context, context.input(3), length, x))
+    if mask is not None:
+        biases.append(_padding_mask(context, mask, length, joint))
     if context.integer("unidirectional", 0):
-        biases.append(_causal(context, length, length, x))
-    if context.optional(5) is not None:
-        biases.append(context.input(5))
-    return [_attended(context, query, key, value, biases), None]
+        biases.append(_causal(context, length, length, joint))
+    if bias is not None:
+        biases.append(bias)
+    return _attended(context, query, key, value, biases)
 
 
 @rule("MultiHeadAttention", domain=_DOMAIN)

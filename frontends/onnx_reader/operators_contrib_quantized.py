@@ -46,10 +46,10 @@ def _real(context: NodeContext, first: int) -> Value:
     )
 
 
-def _quantized(context: NodeContext, x: Value, first: int) -> Value:
-    """Floats under the scale and zero point that two inputs give."""
+def _quantized(context: NodeContext, x: Value, first: int, like: int = 0) -> Value:
+    """Floats under the scale and zero point that two inputs give, of another input's type."""
     zero_point = context.optional(first + 1)
-    dtype = context.input(0).type.dtype
+    dtype = context.input(like).type.dtype
     return quantize_linear(context.builder, x, context.input(first), zero_point, dtype=dtype)
 
 
@@ -58,6 +58,12 @@ def read_qlinear_binary(context: NodeContext) -> Value:
     operator = "add" if context.node.op_type == "QLinearAdd" else "mul"
     real = context.elementwise(operator, _real(context, 0), _real(context, 3))
     return _quantized(context, real, 6)
+
+
+@rule("QLinearWhere", domain=_DOMAIN)
+def read_qlinear_where(context: NodeContext) -> Value:
+    real = context.elementwise("select", context.input(0), _real(context, 1), _real(context, 4))
+    return _quantized(context, real, 7, like=1)
 
 
 @rule("QLinearSigmoid", "QLinearLeakyRelu", domain=_DOMAIN)
@@ -156,10 +162,10 @@ def read_nhwc_max_pool(context: NodeContext) -> Value:
     )
 
 
-def _scaled_product(
+def scaled_product(
     context: NodeContext, left: Value, right: Value, scales: tuple[Value, Value], bias: Value | None
 ) -> Value:
-    """An integer product as floats."""
+    """A product of integers as floats; a scale is one number, or one for each column."""
     total = context.cast(product(context, left, right), f32)
     scale = context.elementwise("mul", *(_scalar(context, value) for value in scales))
     real = context.elementwise("mul", total, scale)
@@ -176,7 +182,7 @@ def read_matmul_integer_to_float(context: NodeContext) -> Value:
     left = centered(context, context.input(0), context.optional(4), -2)
     right = centered(context, context.input(1), context.optional(5), -1)
     scales = (context.input(2), context.input(3))
-    return _scaled_product(context, left, right, scales, context.optional(6))
+    return scaled_product(context, left, right, scales, context.optional(6))
 
 
 @rule("DynamicQuantizeMatMul", domain=_DOMAIN)
@@ -184,7 +190,7 @@ def read_dynamic_quantize_matmul(context: NodeContext) -> Value:
     quantized, scale, zero_point = dynamic_quantize_linear(context.builder, context.input(0))
     left = centered(context, quantized, zero_point, -2)
     right = centered(context, context.input(1), context.optional(3), -1)
-    return _scaled_product(context, left, right, (scale, context.input(2)), context.optional(4))
+    return scaled_product(context, left, right, (scale, context.input(2)), context.optional(4))
 
 
 @rule("DynamicQuantizeLSTM", domain=_DOMAIN)
@@ -199,7 +205,7 @@ def _quantized_products(context: NodeContext, number: int, x: Value) -> tuple[Va
     quantized, x_scale, x_zero = dynamic_quantize_linear(context.builder, x)
     left = centered(context, quantized, x_zero, -2)
     right = centered(context, weight, zero_point, -1)
-    gates_x = _scaled_product(context, left, right, (x_scale, scale), None)
+    gates_x = scaled_product(context, left, right, (x_scale, scale), None)
     known = _known_bytes(context, number)
     if known is not None:
         return gates_x, *(context.builder.constant(array) for array in known)

@@ -9,11 +9,17 @@ import numpy as np
 import onnx
 
 from bessemer.compiler.errors import CompileError
+from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import Size, symbol
 from bessemer.compiler.ir.graph import Graph, Value
 from bessemer.compiler.ir.types import Array, TensorType, boolean, i64
 from bessemer.compiler.ops.composite.composite_shape import flip
-from bessemer.frontends.onnx_reader.agree import MustChooseError, agreed_size, with_shape
+from bessemer.frontends.onnx_reader.agree import (
+    MustChooseError,
+    agreed_size,
+    certainly_differ,
+    with_shape,
+)
 from bessemer.frontends.onnx_reader.context import NodeContext, Region
 from bessemer.frontends.onnx_reader.items import Item, TextItem
 from bessemer.frontends.onnx_reader.known import known_array
@@ -165,7 +171,7 @@ def _loop(context: NodeContext, body: onnx.GraphProto, carried: list[Value]) -> 
         keep_going = b.apply("reshape", keep_going, shape=())
     results = _returned(region, moving, results)
     has_condition = _may_stop(region, keep_going, going)
-    starts = condition is None or _is_true(context, condition)
+    starts = condition is None or _is_true(context.builder, condition)
     if has_condition and is_unlimited(context.builder, trips):
         changes = list(zip(moving, _without(state, kept), results))
         trips = counted_trips(context.builder, b, (condition, keep_going), iteration, changes)
@@ -199,29 +205,26 @@ def _returned(region: Region, carried: list[Value], results: list[Value]) -> lis
     for place, (start, end) in enumerate(zip(carried, results)):
         if start.type == end.type:
             continue
-        if start.type.dtype != end.type.dtype or start.type.rank != end.type.rank:
-            raise _ChangesTypeError(f"a carried value that starts as {start.type}, then {end.type}")
+        changes = _ChangesTypeError(f"a carried value that starts as {start.type}, then {end.type}")
+        same = start.type.dtype == end.type.dtype and start.type.rank == end.type.rank
+        if not same or any(map(certainly_differ, start.type.shape, end.type.shape)):
+            raise changes
         try:
             for one, other in zip(start.type.shape, end.type.shape):
                 agreed_size(region.builder, one, other)
         except CompileError:
-            raise _ChangesTypeError(
-                f"a carried value that starts as {start.type}, then is {end.type}"
-            ) from None
+            raise changes from None
         kept[place] = with_shape(region.builder, end, start.type.shape)
     return kept
 
 
 def _may_stop(region: Region, keep_going: Value, going: Value) -> bool:
     """Whether the body's condition ever says that the loop ends."""
-    if keep_going is going:
-        return False
-    known = known_array(region.builder, keep_going)
-    return known is None or not bool(known.reshape(-1)[0])
+    return keep_going is not going and not _is_true(region.builder, keep_going)
 
 
-def _is_true(context: NodeContext, condition: Value) -> bool:
-    known = known_array(context.builder, condition)
+def _is_true(builder: GraphBuilder, condition: Value) -> bool:
+    known = known_array(builder, condition)
     return known is not None and bool(known.reshape(-1)[0])
 
 
@@ -262,6 +265,8 @@ def _unrolled(
 ) -> list[Item]:
     """The body once for each iteration, where their number is known."""
     trips = context.array(0)
+    if trips is None and context.optional(0):
+        context.unsupported(f"{why}, in a loop whose trip count is known when it runs")
     limit = _UNROLLED + 1 if trips is None else int(trips.reshape(-1)[0])
     going = True
     if context.optional(1) is not None:

@@ -84,10 +84,15 @@ def read_scatter_elements(context: NodeContext) -> Value:
 
 @rule("ScatterND")
 def read_scatter_nd(context: NodeContext) -> Value:
-    indices, updates = _of_one_count(context, context.input(1).type.rank - 1)
-    return context.apply(
-        "scatter_nd", context.input(0), indices, updates, reduction=_reduction(context)
-    )
+    b, x, count = context.builder, context.input(0), context.input(1).type.rank - 1
+    indices, updates = _of_one_count(context, count)
+    depth = indices.type.shape[-1]
+    if isinstance(depth, int) and updates.type.rank == count + x.type.rank - depth:
+        pairs = zip(x.type.shape[depth:], updates.type.shape[count:])
+        row = tuple(agreed_size(b, one, other) for one, other in pairs)
+        x = with_shape(b, x, (*x.type.shape[:depth], *row))
+        updates = with_shape(b, updates, (*updates.type.shape[:count], *row))
+    return context.apply("scatter_nd", x, indices, updates, reduction=_reduction(context))
 
 
 def _of_one_count(context: NodeContext, rank: int) -> tuple[Value, Value]:

@@ -61,12 +61,13 @@ def _places_of_maxima(context: NodeContext, window: Window, pooled: Value) -> Va
         seen = b.apply(
             "slice", padded, starts=starts, shape=pooled.type.shape, steps=(1, 1, *window.strides)
         )
-        offsets = tuple(start - pad for start, pad in zip(starts[2:], window.low))
-        here = _flat_index(context, pooled, window, offsets)
+        here = _flat_index(context, pooled, window, starts[2:])
         if best is None or places is None:
             best, places = seen, here
             continue
         better = b.apply("gt", seen, best)
+        if x.type.dtype.is_float:  # NaN is a maximum, as in max_pool
+            better = b.apply("or", better, b.apply("isnan", seen))
         best = b.apply("select", better, seen, best)
         places = b.apply("select", better, here, places)
     assert places is not None and rank > 2
@@ -74,9 +75,12 @@ def _places_of_maxima(context: NodeContext, window: Window, pooled: Value) -> Va
 
 
 def _flat_index(
-    context: NodeContext, pooled: Value, window: Window, offsets: tuple[Size, ...]
+    context: NodeContext, pooled: Value, window: Window, starts: tuple[Size, ...]
 ) -> Value:
-    """The input's flat index of one tap of every window."""
+    """The input's flat index of one tap of every window; `starts` count from the padding's begin.
+
+    Where the first tap sees padding, it is the next one's inside, whose value may be as low.
+    """
     b = context.builder
     shape = context.input(0).type.shape
     # storage_order 1 counts the spatial axes of an image from the first, 0 from the last.
@@ -88,7 +92,11 @@ def _flat_index(
         place = b.apply("iota", shape=pooled.type.shape, axis=axis, dtype=i64)
         if axis >= 2:
             place = binary(b, "mul", place, window.strides[axis - 2])
-            place = b.apply("add", place, size_as(b, offsets[axis - 2], i64, pooled.type.shape))
+            offset = starts[axis - 2] - window.low[axis - 2]
+            place = b.apply("add", place, size_as(b, offset, i64, pooled.type.shape))
+            if not any(starts):
+                inside = binary(b, "mod", place, window.dilations[axis - 2])
+                place = b.apply("max", place, inside)
         scaled = b.apply("mul", place, size_as(b, factor, i64, pooled.type.shape))
         total = scaled if total is None else b.apply("add", total, scaled)
         factor = factor * shape[axis]

@@ -14,7 +14,7 @@ import onnx
 from bessemer.compiler.errors import CompileError, UnsupportedError
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.graph import Value
-from bessemer.compiler.ir.types import Array, i32, i64
+from bessemer.compiler.ir.types import Array, TensorType, boolean, i32, i64
 from bessemer.frontends.onnx_reader import functions, limits
 from bessemer.frontends.onnx_reader.attributes import (
     Given,
@@ -30,6 +30,7 @@ from bessemer.frontends.onnx_reader.items import (
     TextItem,
     UnreadItem,
 )
+from bessemer.frontends.onnx_reader.known import known_array
 from bessemer.frontends.onnx_reader.model_state import Dequantized, FunctionKey, ModelState
 from bessemer.frontends.onnx_reader.operators_repeat import with_repeats
 from bessemer.frontends.onnx_reader.registry import RULES, Outputs, Rule
@@ -124,6 +125,9 @@ class Scope:
             if value.type.dtype == i32:
                 inside = self.builder.apply("cast", inside, dtype=i32)
             return self.builder.apply("reshape", inside, shape=value.type.shape)
+        known = known_array(outside, value) if value.type == TensorType(boolean, ()) else None
+        if known is not None:  # a loop's condition, say, that never changes
+            return self.builder.constant(known)
         inside = self.captured[value] = self.builder.input(value.name, value.type)
         return inside
 

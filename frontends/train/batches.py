@@ -120,7 +120,7 @@ class Batches:
 
 def split_rows(data: Data, share: float, seed: int) -> tuple[dict[str, Array], dict[str, Array]]:
     """Two parts of the data, the second with `share` of the rows, chosen by the seed."""
-    if isinstance(share, (bool, str)) or not 0 < share < 1:
+    if not isinstance(share, (int, float)) or isinstance(share, bool) or not 0 < share < 1:
         raise CompileError(f"The share kept for validation is {share}; it lies between 0 and 1.")
     counts = {name: len(array) for name, array in data.items()}
     if len(set(counts.values())) != 1:

@@ -9,6 +9,8 @@ import numpy as np
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import Array
+from bessemer.frontends.train.batches import Batches
+from bessemer.frontends.train.history import History
 
 Limits = Mapping[str, tuple[int, int]]
 """For integer inputs by name: the least, and the number behind the greatest."""
@@ -24,6 +26,29 @@ def check_batches(inputs: Sequence[Value], rows: int, size: int) -> None:
                 f"batches of {size}. Give the first axis a name in place of a number, such as "
                 f'"batch", or choose batches and data that fit.'
             )
+
+
+def check_place(history: History, batches: Batches) -> None:
+    """Raises CompileError where training cannot go on in the middle of an epoch: what is left of it
+    is only known for batches of the same size of the same data."""
+    sizes = [count for count, _ in history.rows]
+    if history.place > batches.count or set(sizes[: batches.count - 1]) - {batches.size}:
+        raise CompileError(
+            f"Training was left after {history.place} batches of {sizes[0]} rows of an epoch, "
+            f"which cannot go on with {batches.rows} rows in batches of {batches.size}. Go on with "
+            f"the same data and batch, at least up to the end of the epoch."
+        )
+
+
+def check_batch(batch: Mapping[str, Array], names: Sequence[str], limits: Limits) -> None:
+    """Raises CompileError for a batch that lacks arrays, has no rows, or integers outside."""
+    if missing := [name for name in names if name not in batch]:
+        raise CompileError(
+            f"The data has no {', '.join(missing)}; it must have {', '.join(names)}."
+        )
+    if empty := [name for name in names if np.ndim(batch[name]) and not len(batch[name])]:
+        raise CompileError(f"The batch's {empty[0]} has no rows.")
+    check_limits(batch, limits)
 
 
 def check_limits(data: Mapping[str, Array], limits: Limits) -> None:

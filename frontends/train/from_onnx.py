@@ -27,6 +27,7 @@ from bessemer.frontends.builder.network import Input, Network
 from bessemer.frontends.builder.tensor import Tensor
 from bessemer.frontends.onnx_reader.loader import Source, load_model
 from bessemer.frontends.onnx_reader.read import read_onnx
+from bessemer.frontends.train.fixed_constants import is_fixed
 from bessemer.frontends.train.training_modes import split_modes, with_step
 
 _PLACES = {
@@ -96,7 +97,8 @@ def network_from_onnx(
     `trainable` lists names, or patterns such as "classifier.*", which leave out batch
     normalization's running statistics. Without it, those are taken that products, convolutions,
     recurrences, normalizations, embeddings, and sums and scalings by more than one number read, and
-    what is put beside data, also where they are transposed, cut or joined on the way.
+    what is put beside data, also where they are transposed, cut or joined on the way; but not sums
+    with and scalings by what nobody learns (fixed_constants.py).
     `dims` fixes symbolic dimensions.
     Raises CompileError for a model that cannot be read, and for a name that it does not have.
     """
@@ -138,15 +140,19 @@ def _usual(graph: onnx.GraphProto, constants: Mapping[str, Array]) -> list[str]:
     known = {name: array for name, array in constants.items() if name in given}
     found: dict[str, None] = {}
     for node in graph.node:
-        least = 2 if node.op_type in ("Add", "Div", "Mul") else 1
+        is_pointwise = node.op_type in ("Add", "Div", "Mul")
         for place in _PLACES.get(node.op_type, ()):
             names = _moved(node.input[place : place + 1], makers)
-            found |= {n: None for n in names if n in known and known[n].size >= least}
+            names = [name for name in names if name in known]
+            if is_pointwise:
+                names = [n for n in names if known[n].size > 1 and not is_fixed(known[n])]
+            found |= dict.fromkeys(names)
         if node.op_type == "Concat":
             names = _moved(node.input, makers)
             if any(name not in given for name in names):
                 # Beside data, what is not zeros that pad is a token of its own, say of a class.
-                found |= {n: None for n in names if n in known and known[n].any()}
+                names = [n for n in names if n in known and known[n].any()]
+                found |= {n: None for n in names if not is_fixed(known[n])}
     return list(found)
 
 

@@ -11,7 +11,7 @@ import math
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ops.composite import composite_ctc
 from bessemer.frontends.builder.activations import log_softmax, softplus
-from bessemer.frontends.builder.functions import log, maximum, one_hot, where
+from bessemer.frontends.builder.functions import equal, log, maximum, one_hot, where
 from bessemer.frontends.builder.tensor import Tensor
 
 
@@ -52,8 +52,15 @@ def binary_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
 def binary_cross_entropy_of_probabilities(prediction: Tensor, target: Tensor) -> Tensor:
     """As binary_cross_entropy, of probabilities; logarithms are kept above -100."""
     _check_same("binary_cross_entropy_of_probabilities", prediction, target)
-    yes, no = maximum(log(prediction), -100.0), maximum(log(1.0 - prediction), -100.0)
+    yes, no = _bounded_log(prediction), _bounded_log(1.0 - prediction)
     return -(target * yes + (1.0 - target) * no).mean()
+
+
+def _bounded_log(share: Tensor) -> Tensor:
+    """Its logarithm, or -100. A sigmoid that has come to 0 or 1 has no slope to multiply: that of
+    the logarithm is kept finite there, or the gradient would be no number."""
+    none = equal(share, 0.0)
+    return maximum(where(none, -100.0, log(where(none, 1.0, share))), -100.0)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:

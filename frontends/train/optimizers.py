@@ -6,9 +6,11 @@ zeros at first; `update` writes the arithmetic of a step.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ops.composite.composite import binary, broadcast_to, cast
@@ -74,6 +76,15 @@ class Optimizer(Protocol):
     def update(self, given: Update) -> tuple[Value, Slots]:
         """The parameter and its slots after the step."""
         ...
+
+
+def check_optimizer(given: object) -> None:
+    """Raises CompileError for what is no optimizer, or learns at no rate."""
+    if isinstance(given, type) or not hasattr(given, "update"):
+        raise CompileError(f"The optimizer is {given!r}; make one, such as Adam(0.001).")
+    rate = getattr(given, "learning_rate", None)
+    if not isinstance(rate, (int, float)) or not 0 <= rate < math.inf:
+        raise CompileError(f"The optimizer's learning rate is {rate!r}, no number from 0 on.")
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,11 @@ class Range:
     high: float
     log: bool = False
 
+    def __post_init__(self) -> None:
+        if not self.low <= self.high or (self.log and self.low <= 0):
+            kind = "positive numbers" if self.log else "numbers"
+            raise CompileError(f"{self} has no {kind} from low to high.")
+
     def at(self, share: float) -> float:
         """The number that lies at a share of the way, from 0 to 1."""
         if not self.log:
@@ -66,6 +71,8 @@ class Trial:
 
 def grid_points(space: Space, count: int) -> list[Point]:
     """All combinations of `count` evenly spread numbers of each range, and all choices."""
+    if count < 1:
+        raise CompileError(f"A grid has one number of each range at least, not {count}.")
     columns = [
         part.values
         if isinstance(part, Choice)
@@ -92,8 +99,11 @@ def random_points(space: Space, count: int, seed: int = 0) -> list[Point]:
     return result
 
 
-def search(measure: Measure, points: Iterable[Point], file: Path | None = None) -> list[Trial]:
+def search(
+    measure: Measure, points: Iterable[Point], file: str | Path | None = None
+) -> list[Trial]:
     """Tries the points. Those in the file have been tried before; each new one is added to it."""
+    file = Path(file) if file else None
     known = {_key(trial.point): trial for trial in read_trials(file)} if file else {}
     result = []
     for point in points:
@@ -104,17 +114,18 @@ def search(measure: Measure, points: Iterable[Point], file: Path | None = None) 
 
 
 def search_with_optuna(
-    measure: Measure, space: Space, count: int, file: Path | None = None, seed: int = 0
+    measure: Measure, space: Space, count: int, file: str | Path | None = None, seed: int = 0
 ) -> list[Trial]:
     """Points that Optuna's sampler chooses by what it has seen, the file's trials among it.
 
-    Raises CompileError where Optuna is not installed.
+    Raises CompileError where Optuna is not installed, and for a file of another space.
     """
     try:
         optuna: Any = importlib.import_module("optuna")
     except ImportError:
         raise CompileError("Optuna is missing: pip install 'bessemer[search]'.") from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    file = Path(file) if file else None
     result = read_trials(file) if file else []
     sampler = optuna.samplers.TPESampler(seed=seed + len(result))
     study = optuna.create_study(sampler=sampler)
@@ -137,20 +148,25 @@ def _distribution(optuna: Any, part: Range | Choice) -> Any:
 
 def _tell(optuna: Any, study: Any, trial: Trial, spread: Mapping[str, Any]) -> None:
     loss = trial.loss if math.isfinite(trial.loss) else 1e30
-    study.add_trial(
-        optuna.trial.create_trial(params=trial.point, distributions=dict(spread), value=loss)
-    )
+    try:
+        told = optuna.trial.create_trial(params=trial.point, distributions=spread, value=loss)
+    except ValueError:
+        names = ", ".join(spread)
+        raise CompileError(
+            f"The trial {trial.point} is not of this search's space, {names}. Take another file."
+        ) from None
+    study.add_trial(told)
 
 
 def _tried(measure: Measure, point: Point, file: Path | None) -> Trial:
     try:
-        loss = measure(dict(point))
+        loss = float(measure(dict(point)))
     except TrainingError:
         loss = math.inf
     trial = Trial(point, loss if not math.isnan(loss) else math.inf)
     if file:
         with file.open("a", encoding="utf-8") as lines:
-            lines.write(json.dumps({"point": trial.point, "loss": trial.loss}) + "\n")
+            lines.write(_written({"point": trial.point, "loss": trial.loss}) + "\n")
             lines.flush()
             os.fsync(lines.fileno())
     return trial
@@ -172,11 +188,18 @@ def read_trials(file: Path) -> list[Trial]:
 
 
 def _key(point: Point) -> str:
-    return json.dumps(point, sort_keys=True)
+    return _written(dict(sorted(point.items())))
+
+
+def _written(facts: Mapping[str, Any]) -> str:
+    """NumPy's numbers as the plain ones that they are."""
+    return json.dumps(facts, default=lambda number: number.item())
 
 
 def best(trials: Sequence[Trial]) -> Trial:
     """The trial with the least loss."""
+    if not trials:
+        raise CompileError("Nothing has been tried, so nothing is best.")
     return min(trials, key=lambda trial: trial.loss)
 
 

@@ -23,7 +23,7 @@ from bessemer.compiler.passes.differentiate import gradients
 from bessemer.frontends.builder.network import Input, Network
 from bessemer.frontends.builder.tensor import Tensor
 from bessemer.frontends.builder.trace import Parameter, Trace
-from bessemer.frontends.train.optimizers import Optimizer, Update
+from bessemer.frontends.train.optimizers import Optimizer, Update, check_optimizer
 from bessemer.frontends.train.statistics import activation_statistics, gradient_sizes
 
 LossFunction = Callable[..., Tensor]
@@ -86,6 +86,7 @@ def training_graph(
     statistics: bool = False,
 ) -> StepGraph:
     """A step of training. `loss` and the metrics are called with the outputs, then the targets."""
+    check_optimizer(optimizer)
     written = _write(network, targets, loss, metrics, is_training=True)
     b, parameters = written.trace.builder, written.trace.parameters
     trainable: dict[str, Value] = {}
@@ -202,6 +203,10 @@ def _write(
     total = sum(list(parts.values())[1:], start=next(iter(parts.values())))
     ends.append(("loss", len(trace.builder.nodes)))
     measured = {name: metric(*outputs, *wanted) for name, metric in metrics.items()}
+    for name, number in measured.items():
+        if name == "loss" or not isinstance(number, Tensor) or number.type.numel != 1:
+            what = f"The metric {name} is {number!r}; it must be one number. Take its mean."
+            raise CompileError(what if name != "loss" else "The name loss is no metric's to take.")
     ends.append(("metrics", len(trace.builder.nodes)))
     return _Written(trace, tuple(names), rate, outputs, total, parts, measured, ends)
 

@@ -24,7 +24,13 @@ from bessemer.frontends.builder.network import Input, Network
 from bessemer.frontends.byte_count import byte_count
 from bessemer.frontends.compile import compile
 from bessemer.frontends.train.batches import Augmentation, Batches, split_rows
-from bessemer.frontends.train.check_data import check_batches, check_data, check_limits, check_names
+from bessemer.frontends.train.check_data import (
+    check_batch,
+    check_batches,
+    check_data,
+    check_names,
+    check_place,
+)
 from bessemer.frontends.train.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from bessemer.frontends.train.export import Training, training_graphs
 from bessemer.frontends.train.failure import TrainingError as TrainingError
@@ -175,12 +181,7 @@ class Trainer:
         return inputs | self.state
 
     def _inputs(self, given: StepGraph, batch: Data) -> dict[str, Array]:
-        missing = [name for name in given.batch if name not in batch]
-        if missing:
-            raise CompileError(
-                f"The data has no {', '.join(missing)}; training wants {', '.join(given.batch)}."
-            )
-        check_limits(batch, given.limits)
+        check_batch(batch, given.batch, given.limits)
         return {name: batch[name] for name in given.batch}
 
     def fit(
@@ -206,7 +207,7 @@ class Trainer:
         `report` is told every epoch's numbers; `progress`, after every step, how many batches were
         done since the first epoch, and how many an epoch has.
         """
-        if epochs < 0:
+        if epochs < 0 or int(epochs) != epochs:
             raise CompileError(f"{epochs} epochs cannot be trained.")
         check_names(data, self.names)
         if validation is not None and not isinstance(validation, Mapping):
@@ -223,6 +224,7 @@ class Trainer:
             self.state |= fitted
         batches = Batches(data, self.names, batch, self.seed, augmentation)
         check_batches(self._training.batch_inputs, batches.rows, batch)
+        check_place(self.history, batches)
         start, self._is_torn = self.steps, False
         try:
             with interrupts_between_steps() as stop:

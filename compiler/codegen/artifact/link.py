@@ -144,6 +144,8 @@ def save(
             f"'{target.name}' has no suffix that says what to build. "
             "Use .so (shared library), .o (object file) or .a (static library)."
         )
+    if placement not in ("inside", "beside"):
+        raise CompileError(f"placement={placement!r} is neither 'inside' nor 'beside'.")
     if code.signature.weights_bytes != weights.nbytes:
         raise InternalError(
             f"{weights.nbytes} bytes of weights, {code.signature.weights_bytes} said"

@@ -122,7 +122,8 @@ class _Body(BodySizes):
         self.clocks.begin()
         self.bound = set(early_sizes(self.program, self.plan))
         if self.bound:
-            self.put(f"call void @{self.prefix}_places(ptr %dims, ptr %derived)")
+            places = f"call i1 @{self.prefix}_places(ptr %dims, ptr %derived)"
+            self.overflows.append(self.let(places))
         self.note_bound(self.program.symbols[: self.program.input_symbols])
 
     def _go_on_elsewhere(self, part: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from bessemer.compiler.codegen.body.body_writer import BodyWriter
-from bessemer.compiler.codegen.support.sizes import SizeWriter
+from bessemer.compiler.codegen.support.sizes import OVERFLOW, SizeWriter, any_of
 from bessemer.compiler.codegen.support.workspace import run_sizes
 from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir import dims
@@ -31,6 +31,8 @@ class BodySizes(BodyWriter):
         self.definitions = run_sizes(program, plan)
         self.derived = {name: number for number, name in enumerate(self.definitions)}
         self.sizes = SizeWriter(self.pure, self._symbol)
+        self.overflows: list[str] = []
+        self.checked = SizeWriter(self.pure, self._symbol, self.overflows)
         self.bound: set[str] = set()
         self.unchecked: list[Size] = list(plan.ends)
         self.required = dict(program.required)
@@ -70,27 +72,36 @@ class BodySizes(BodyWriter):
         for name, definition in self.definitions.items():
             if name not in self.bound and dims.symbol_names(definition) <= self.bound:
                 place = self.let(f"getelementptr i64, ptr %derived, i64 {self.derived[name]}")
-                self.put(f"store i64 {self.sizes.value(definition)}, ptr {place}")
+                self.put(f"store i64 {self.checked.value(definition)}, ptr {place}")
                 self.known.clear()
                 self.bound.add(name)
-        self._check_required()
-        self._check_workspace()
-
-    def _check_required(self) -> None:
-        """Checks the sizes that are known by now for negative ones, each once."""
-        for size in [size for size in self.required if dims.symbol_names(size) <= self.bound]:
-            negative = self.let(f"icmp slt i64 {self.sizes.value(size)}, 0")
-            message = f"{self.required.pop(size)}: an input is too small: a size is negative"
-            self.fail_if(negative, Status.SHAPE_MISMATCH, message)
-
-    def _check_workspace(self) -> None:
-        """Checks the workspace up to the last part of the arena whose size is known by now."""
+        required = [size for size in self.required if dims.symbol_names(size) <= self.bound]
+        signs = [(size, self.checked.value(size)) for size in required]
         end: Size = 0
         while self.unchecked and dims.symbol_names(self.unchecked[0]) <= self.bound:
             end = self.unchecked.pop(0)
-        if end == 0:
-            return
-        size = self.sizes.value(end)
+        need = self.checked.value(end)
+        self._check_overflow()
+        self._check_required(signs)
+        if end != 0:
+            self._check_workspace(need)
+
+    def _check_overflow(self) -> None:
+        """Sizes that a caller or the data makes up must not wrap around to small ones."""
+        if self.overflows:
+            too_large = any_of(self.let, self.overflows)
+            self.overflows.clear()
+            self.fail_if(too_large, Status.OUT_OF_MEMORY, OVERFLOW)
+
+    def _check_required(self, signs: Iterable[tuple[Size, str]]) -> None:
+        """Checks sizes for negative ones, each once."""
+        for size, register in signs:
+            negative = self.let(f"icmp slt i64 {register}, 0")
+            message = f"{self.required.pop(size)}: an input is too small: a size is negative"
+            self.fail_if(negative, Status.SHAPE_MISMATCH, message)
+
+    def _check_workspace(self, size: str) -> None:
+        """Checks the workspace up to the last part of the arena whose size is known by now."""
         small = self.let(f"icmp ult i64 %bytes, {size}")
         bad, good = self.label("small"), self.label("fits")
         self.put(f"br i1 {small}, label %{bad}, label %{good}")

@@ -19,6 +19,7 @@ _STRINGS = {
     "bessemer_plain": "%s",
     "bessemer_half_memory": "allocate and release must be given together",
     "bessemer_no_memory": "%lld bytes could not be allocated",
+    "bessemer_no_context": "there is no context: options.log gets the reason when none is created",
 }
 
 _MEMORY = """
@@ -169,8 +170,10 @@ define internal i32 @bessemer_refuse(ptr %context, ptr %text, i32 %number) $base
 }
 
 define ptr @${prefix}_message(ptr %context) $baseline {
+  %none = icmp eq ptr %context, null
   %message = getelementptr %bessemer.context, ptr %context, $context_message
-  ret ptr %message
+  %text = select i1 %none, ptr @bessemer_no_context, ptr %message
+  ret ptr %text
 }
 
 define i32 @${prefix}_threads(ptr %context) $baseline {
@@ -180,12 +183,17 @@ define i32 @${prefix}_threads(ptr %context) $baseline {
 }
 """
 
-# The context is built on the stack and moved once its memory is there.
+# The context is built on the stack and moved once its memory is there. Counting the processors
+# reads files, some 50 microseconds: one thread does without.
 _LIFE = """
 define internal void @bessemer_set_threads(ptr %context) $baseline {
+entry:
   %threads.at = getelementptr %bessemer.options, ptr %context, $options_threads
   %spin.at = getelementptr %bessemer.options, ptr %context, $options_spin
   %asked = load i32, ptr %threads.at
+  %alone = icmp eq i32 %asked, 1
+  br i1 %alone, label %done, label %count
+count:
   %spin.asked = load i32, ptr %spin.at
   %wide = call i64 @bessemer_processors()
   %processors = trunc i64 %wide to i32
@@ -197,6 +205,8 @@ define internal void @bessemer_set_threads(ptr %context) $baseline {
   %patient = select i1 %crowded, i32 0, i32 %spin
   store i32 %threads, ptr %threads.at
   store i32 %patient, ptr %spin.at
+  br label %done
+done:
   ret void
 }
 
@@ -239,6 +249,9 @@ move:
   %failed = icmp eq ptr %context, null
   br i1 %failed, label %no_memory, label %fill
 no_memory:
+  %message = getelementptr %bessemer.context, ptr %draft, $context_message
+  %f = $say @bessemer_no_memory, i64 $context_bytes)
+  call void @bessemer_report(ptr %draft, i32 2)
   ret i32 2
 fill:
   call void @llvm.memcpy.p0.p0.i64(ptr %context, ptr %draft, i64 $context_bytes, i1 false)

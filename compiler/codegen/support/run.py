@@ -107,8 +107,8 @@ good:
 """
 
 # With the context's own arena the body runs again, in a larger one, when the data asked for it. A
-# workspace of less than nothing is larger than the address space, or that of sizes below 0, which
-# the body finds before it wants memory.
+# workspace of less than nothing is that of sizes beyond 64 bits or below 0, which the body finds
+# before it wants memory.
 _RUN = """
 define $linkage i32 @${graph}_run(
   ptr %context, ptr %inputs, ptr %outputs, ptr %dims, ptr %workspace, i64 %bytes
@@ -136,18 +136,12 @@ prepare:
   call void @bessemer_after_fork(ptr %context)
   %need = call i64 @${graph}_workspace(ptr %dims)
   %absurd = icmp slt i64 %need, 0
-  br i1 %absurd, label %too_large, label %whose
-too_large:
+  br i1 %absurd, label %explain, label %whose
+explain:
   %refused = call i32 @${graph}_body(
     ptr %context, ptr %inputs, ptr %outputs, ptr %dims, ptr %weights, ptr null, i64 0
   )
-  %large = icmp eq i32 %refused, 3
-  br i1 %large, label %overflow, label %negative
-negative:
   ret i32 %refused
-overflow:
-  call void @bessemer_fail(ptr %context, i32 2, ptr @bessemer_overflow)
-  ret i32 2
 whose:
   store i64 %need, ptr %needed.at
   %own = icmp eq ptr %workspace, null
@@ -156,7 +150,8 @@ given:
   %small = icmp slt i64 %bytes, %need
   br i1 %small, label %too_small, label %place
 too_small:
-  %f1 = $say @bessemer_small, i64 %bytes, i64 %need)
+  %lacking = phi i64 [ %need, %given ], [ %found, %short ]
+  %f1 = $say @bessemer_small, i64 %bytes, i64 %lacking)
   call void @bessemer_report(ptr %context, i32 3)
   ret i32 3
 place:
@@ -173,6 +168,12 @@ run_given:
     ptr %context, ptr %inputs, ptr %outputs, ptr %dims, ptr %weights, ptr %workspace, i64 %bytes
   )
   call void @bessemer_restore_denormals(i64 %mode.given)
+  %is_short = icmp eq i32 %status.given, 3
+  br i1 %is_short, label %short, label %ended
+short:
+  %found = load i64, ptr %needed.at
+  br label %too_small
+ended:
   ret i32 %status.given
 first:
   br label %grow

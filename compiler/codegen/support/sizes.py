@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir.dims import Atom, FloorDiv, Max, Min, Mod, Size, Symbol
 
+OVERFLOW = "the memory for these sizes is larger than the address space"
+DECLARATIONS = """
+declare { i64, i1 } @llvm.sadd.with.overflow.i64(i64, i64)
+declare { i64, i1 } @llvm.smul.with.overflow.i64(i64, i64)
+"""
+
 
 class SizeWriter:
     """Writes the computation of Sizes. `let` adds an instruction and gives its register; `leaf`
-    gives the register of a dimension symbol by name."""
+    gives the register of a dimension symbol by name. Where `overflows` is given, sums and products
+    append to it registers that say that they left 64 bits; they need DECLARATIONS."""
 
-    def __init__(self, let: Callable[[str], str], leaf: Callable[[str], str]) -> None:
+    def __init__(
+        self,
+        let: Callable[[str], str],
+        leaf: Callable[[str], str],
+        overflows: list[str] | None = None,
+    ) -> None:
         self._let = let
         self._leaf = leaf
+        self._overflows = overflows
 
     def value(self, size: Size) -> str:
         """The register, or number, that holds the size."""
@@ -26,13 +39,21 @@ class SizeWriter:
             for factor, power in monomial:
                 register = self._atom(factor)
                 for _ in range(power):
-                    term = self._let(f"mul i64 {term}, {register}") if term else register
+                    term = self._join("mul", term, register) if term else register
             if not term:
                 term = str(coefficient)
             elif coefficient != 1:
-                term = self._let(f"mul i64 {term}, {coefficient}")
-            total = self._let(f"add i64 {total}, {term}") if total else term
+                term = self._join("mul", term, str(coefficient))
+            total = self._join("add", total, term) if total else term
         return total
+
+    def _join(self, operation: str, a: str, b: str) -> str:
+        if self._overflows is None:
+            return self._let(f"{operation} i64 {a}, {b}")
+        name = f"@llvm.s{operation}.with.overflow.i64"
+        both = self._let(f"call {{ i64, i1 }} {name}(i64 {a}, i64 {b})")
+        self._overflows.append(self._let(f"extractvalue {{ i64, i1 }} {both}, 1"))
+        return self._let(f"extractvalue {{ i64, i1 }} {both}, 0")
 
     def _atom(self, factor: Atom) -> str:
         match factor:
@@ -65,3 +86,11 @@ class SizeWriter:
     def _pick(self, order: str, a: str, b: str) -> str:
         first = self._let(f"icmp {order} i64 {a}, {b}")
         return self._let(f"select i1 {first}, i64 {a}, i64 {b}")
+
+
+def any_of(let: Callable[[str], str], flags: Iterable[str]) -> str:
+    """The register that says whether one of these registers is true."""
+    found = "false"
+    for flag in dict.fromkeys(flags):
+        found = flag if found == "false" else let(f"or i1 {found}, {flag}")
+    return found

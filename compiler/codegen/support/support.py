@@ -33,6 +33,7 @@ from bessemer.compiler.codegen.support.constants import c_string, description_te
 from bessemer.compiler.codegen.support.layout import LAYOUTS, MESSAGE_BYTES
 from bessemer.compiler.codegen.support.processor import baseline, pause, processor_text
 from bessemer.compiler.codegen.support.run import Body
+from bessemer.compiler.codegen.support.sizes import OVERFLOW
 from bessemer.compiler.codegen.support.string_table import string_table
 from bessemer.compiler.errors import InternalError
 from bessemer.runtime.artifact import Signature, check_signature
@@ -118,9 +119,7 @@ def runtime_text(
             "; or the system does not let this process use AMX (Linux does from 5.16 on, unless "
             "a thread has an alternative signal stack that is too small for it)"
         )
-    strings = c_string("bessemer_unfit", unfit) + c_string(
-        "bessemer_overflow", "the workspace for these dims is larger than the address space"
-    )
+    strings = c_string("bessemer_unfit", unfit) + c_string("bessemer_overflow", OVERFLOW)
     template = "".join(
         (
             "".join(layout.definition() + "\n" for layout in (*LAYOUTS, *entry.LAYOUTS)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bessemer.compiler.codegen.support.sizes import SizeWriter
+from bessemer.compiler.codegen.support.sizes import DECLARATIONS, SizeWriter, any_of
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Value
@@ -49,23 +49,25 @@ def early_sizes(program: Program, plan: MemoryPlan) -> dict[str, Size]:
 
 def workspace_text(program: Program, plan: MemoryPlan, prefix: str) -> str:
     """`i64 PREFIX_workspace(ptr dims)` as LLVM IR: the bytes known from the inputs' shapes, 0 where
-    the data decides. With places that the run computes also `void PREFIX_places(ptr dims,
-    ptr sizes)`, which stores each of `early_sizes` at its number among `run_sizes`."""
+    the data decides, -1 beyond 64 bits. With places that the run computes also `i1 PREFIX_places(
+    ptr dims, ptr sizes)`, which stores each of `early_sizes` at its number among `run_sizes`, and
+    says whether one is beyond 64 bits."""
     known = program.symbols[: program.input_symbols]
     writer = _StraightCode(known)
     size = program.expanded(plan.size)
     if plan.definitions and dims.symbol_names(size) <= set(plan.definitions):
         numbers = {name: number for number, name in enumerate(run_sizes(program, plan))}
         sizes = writer.let(f"alloca [{len(numbers)} x i64], align 16")
-        writer.put(f"call void @{prefix}_places(ptr %dims, ptr {sizes})")
+        writer.overflows.append(writer.let(f"call i1 @{prefix}_places(ptr %dims, ptr {sizes})"))
         for name in dims.symbol_names(size):
             place = writer.let(f"getelementptr i64, ptr {sizes}, i64 {numbers[name]}")
             writer.names[name] = writer.let(f"load i64, ptr {place}")
     elif not dims.symbol_names(size) <= set(known):
         size = 0
     result = writer.sizes.value(size)
+    result = writer.let(f"select i1 {writer.overflown()}, i64 -1, i64 {result}")
     own = writer.function(f"i64 @{prefix}_workspace(ptr %dims)", f"ret i64 {result}")
-    return _places_text(program, plan, prefix) + own if plan.definitions else own
+    return DECLARATIONS + (_places_text(program, plan, prefix) if plan.definitions else "") + own
 
 
 def _places_text(program: Program, plan: MemoryPlan, prefix: str) -> str:
@@ -76,7 +78,8 @@ def _places_text(program: Program, plan: MemoryPlan, prefix: str) -> str:
         writer.names[name] = register
         place = writer.let(f"getelementptr i64, ptr %sizes, i64 {numbers[name]}")
         writer.put(f"store i64 {register}, ptr {place}")
-    return writer.function(f"void @{prefix}_places(ptr %dims, ptr %sizes)", "ret void")
+    end = f"ret i1 {writer.overflown()}"
+    return writer.function(f"i1 @{prefix}_places(ptr %dims, ptr %sizes)", end)
 
 
 class _StraightCode:
@@ -85,7 +88,8 @@ class _StraightCode:
 
     def __init__(self, symbols: Sequence[str]) -> None:
         self.names: dict[str, str] = {}
-        self.sizes = SizeWriter(self.let, self._name)
+        self.overflows: list[str] = []
+        self.sizes = SizeWriter(self.let, self._name, self.overflows)
         self._symbols = symbols
         self._lines: list[str] = []
         self._known: dict[str, str] = {}
@@ -96,6 +100,10 @@ class _StraightCode:
             self._known[text] = f"%w{len(self._known)}"
             self.put(f"{self._known[text]} = {text}")
         return self._known[text]
+
+    def overflown(self) -> str:
+        """The register that says whether a size so far is beyond 64 bits."""
+        return any_of(self.let, self.overflows)
 
     def put(self, text: str) -> None:
         """An instruction without a value."""

@@ -5,26 +5,16 @@ Dai et al., "Deformable Convolutional Networks" (2017), with the mask of its sec
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 
 from bessemer.compiler.ir import expr
 from bessemer.compiler.ir.dims import Size, product
 from bessemer.compiler.ir.element import Operand
-from bessemer.compiler.ir.expr import (
-    Expression,
-    Index,
-    as_index,
-    constant,
-    convert,
-    index_value,
-    unary,
-)
-from bessemer.compiler.ir.guard import guarded
+from bessemer.compiler.ir.expr import Expression, Index, convert
 from bessemer.compiler.ir.op import Example, Operator, register
-from bessemer.compiler.ir.types import FLOATS, Array, TensorType, boolean, f32, f64, i64
+from bessemer.compiler.ir.types import FLOATS, Array, TensorType, f32, f64
 from bessemer.compiler.ops.check import listed, require, require_dtype
+from bessemer.compiler.ops.image.deform_columns import between_elements, image_at, tap_positions
 from bessemer.compiler.ops.image.gradients_deform import deform_conv_gradient
 from bessemer.compiler.ops.precise import rounded_once
 from bessemer.compiler.ops.window import reduction_index, window_of
@@ -89,39 +79,13 @@ def _element(
     for at, size in zip(taps, w.shape[:-2]):
         tap = tap * size + at
     number = offset_group * product(w.shape[:-2]) + tap
-    rank = len(taps)
-    positions = [
-        convert(index_value(at), working)
-        + convert(offsets[(sample, *output, number * rank + axis)], working)
-        for axis, at in enumerate(window.source(output, taps))
-    ]
-    value = _interpolated(x, sample, positions, source)
+    place = (sample, *output)
+    positions = tap_positions(window.source(output, taps), offsets, place, number)
+    value = between_elements(x, sample, positions, source)
     if mask:
         value = value * convert(mask[0][(sample, *output, number)], working)
     term = value * convert(w[(*taps, channel, feature)], working)
     return convert(expr.reduce("add", over, term), x.dtype)
-
-
-def _interpolated(
-    x: Operand, sample: Size, positions: list[Expression], channel: Size
-) -> Expression:
-    """The image between its elements."""
-    working = positions[0].dtype
-    floors = [unary("floor", position) for position in positions]
-    total: Expression = constant(0, working)
-    for corner in itertools.product((0, 1), repeat=len(positions)):
-        weight: Expression = constant(1, working)
-        inside: Expression = constant(True, boolean)
-        place: list[Size] = []
-        for axis, beyond in enumerate(corner):
-            fraction = positions[axis] - floors[axis]
-            weight = weight * (fraction if beyond else 1 - fraction)
-            at = convert(floors[axis], i64) + beyond
-            inside = inside & (at >= 0) & (at < index_value(x.shape[1 + axis]))
-            place.append(as_index(at))
-        value = convert(x[(sample, *place, channel)], working)
-        total = total + guarded(inside, value, 0) * weight
-    return total
 
 
 @rounded_once
@@ -144,21 +108,10 @@ def _reference(
             for tap in np.ndindex(*kernel):
                 base = np.array(place[1:]) * strides - low + np.array(tap) * dilations
                 at = base + moved[(*place, offset_group, *tap)]
-                value = (
-                    _between(x[place[0], ..., channel], at) * shares[(*place, offset_group, *tap)]
-                )
-                result[place][its_features] += value * w[(*tap, inner, its_features)]
+                (value,) = image_at(x[place[0], ..., channel, None], at)
+                share = shares[(*place, offset_group, *tap)]
+                result[place][its_features] += value * share * w[(*tap, inner, its_features)]
     return result
-
-
-def _between(image: Array, at: Array) -> float:
-    total = 0.0
-    floor = np.floor(at).astype(int)
-    for corner in itertools.product((0, 1), repeat=len(at)):
-        place = floor + corner
-        if np.all(place >= 0) and np.all(place < image.shape):
-            total += float(np.prod(1 - np.abs(at - place)) * image[tuple(place)])
-    return total
 
 
 def _example(

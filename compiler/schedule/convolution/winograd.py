@@ -6,7 +6,9 @@
 
 The sums are shorter than those of the direct form, so the result is more exact as well. Not so of
 bf16: rounding u and v makes a layer's error 1.7 times the direct form's. With a dilation, the
-outputs of a tile are as far apart as the taps. An axis of one tap stays as it is.
+outputs of a tile are as far apart as the taps. An axis of one tap stays as it is. A volume is one
+image for each of its planes, and its sums go over all planes that a window sees: v and u have as
+many times the channels.
 Where there are many tiles, one kernel does all three steps for some of them at a time, whose v and
 m stay in the second-level cache; else each step is a kernel of its own.
 
@@ -22,13 +24,11 @@ from itertools import product
 from math import prod
 from typing import TypeAlias
 
-import numpy as np
-
 from bessemer.compiler.ir import dims, loops
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import Buffer, Expression, binary, convert, index_value, less
-from bessemer.compiler.ir.types import Array, DType, bf16, f32
+from bessemer.compiler.ir.types import DType, bf16, f32
 from bessemer.compiler.schedule.contraction.contraction import (
     Contraction,
     DepthAxis,
@@ -37,6 +37,8 @@ from bessemer.compiler.schedule.contraction.contraction import (
 )
 from bessemer.compiler.schedule.contraction.microkernel import write_contraction
 from bessemer.compiler.schedule.contraction.tiles import Tiling, plan
+from bessemer.compiler.schedule.convolution import winograd_tiles
+from bessemer.compiler.schedule.convolution.depthwise_plan import Planes
 from bessemer.compiler.schedule.convolution.winograd_blocks import (
     FEWEST_TILES,
     SHARES,
@@ -45,10 +47,15 @@ from bessemer.compiler.schedule.convolution.winograd_blocks import (
     groups_of_share,
     shares_of,
 )
+from bessemer.compiler.schedule.convolution.winograd_taps import (
+    INPUT,
+    OUTPUT,
+    Taps,
+    both_sides,
+)
 from bessemer.compiler.targets.machine import Target
 
 Epilogue: TypeAlias = Callable[[tuple[Size, Size, Size], Size, Expression], tuple[loops.Store, ...]]
-Matrix: TypeAlias = tuple[tuple[float, ...], ...]
 
 FEWEST_PIXELS = 256
 """For so many, transforming the weights takes half of the time that it saves."""
@@ -56,56 +63,6 @@ _FEWEST_CHANNELS_BF16 = 32
 """Of twice as fast products the transforms, which stay f32, are a larger part."""
 DYNAMIC_BLOCK = 42
 """Tiles in a block of an unknown number of them."""
-INPUT: Matrix = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))
-WEIGHTS: Matrix = ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1))
-OUTPUT: Matrix = ((1, 1, 1, 0), (0, 1, -1, -1))
-_ONE: Matrix = ((1,),)
-
-
-@dataclass(frozen=True)
-class Taps:
-    """The taps along an axis: three, or one. Outputs of a tile are `dilation` apart, like taps."""
-
-    count: int = 3
-    dilation: int = 1
-
-    @property
-    def points(self) -> int:
-        """Inputs that a tile sees, and products an output is made of."""
-        return 4 if self.count == 3 else 1
-
-    @property
-    def outputs(self) -> int:
-        """Outputs of a tile."""
-        return 2 if self.count == 3 else 1
-
-    def matrix(self, of_three: Matrix) -> Matrix:
-        """The transform along the axis, if this is the one for three taps."""
-        return of_three if self.count == 3 else _ONE
-
-    def tiles(self, outputs: Size) -> Size:
-        """Tiles along an axis of so many outputs."""
-        if self.count == 1:
-            return outputs
-        return dims.ceildiv(outputs, 2 * self.dilation) * self.dilation
-
-    def first(self, tile: Size) -> Size:
-        """The first output of a tile, also its first input."""
-        if self.count == 1:
-            return tile
-        step = self.dilation
-        return dims.floordiv(tile, step) * (2 * step) + dims.mod(tile, step)
-
-    def inputs(self, builder: KernelBuilder, begin: Size, outputs: Size) -> list[Size]:
-        """The inputs of a tile; for those beyond the last one stands the last: no output inside
-        depends on them."""
-        places = [begin + i * self.dilation for i in range(self.points)]
-        if self.count == 1 or dims.mod(outputs, 2 * self.dilation) == 0:
-            return places
-        last = outputs + (2 * self.dilation - 1)
-        first = 3 if self.dilation == 1 else 0
-        inside = [index_value(dims.minimum(place, last)) for place in places[first:]]
-        return places[:first] + [builder.define(place, "inside").index for place in inside]
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +72,9 @@ class Winograd:
     `x(n, row, column, channel)` is an element of the input, with its padding: windows begin at
     row 0, column 0. `outputs` are the result's images, rows and columns, `taps` those along rows
     and columns. `u` is what `transform_weights` gives, packed. `epilogue` is that of a contraction.
-    `dtype` is that of what is multiplied, u and v; everything else is f32.
+    `dtype` is that of what is multiplied, u and v; everything else is f32. Of volumes, which have
+    `planes`, `n` counts the planes of all. Where the products are `on_tiles` of a matrix unit, u
+    and v are the parts of f32 numbers (winograd_tiles.py), and the number of tiles is known.
     """
 
     x: Callable[[Size, Size, Size, Size], Expression]
@@ -126,11 +85,29 @@ class Winograd:
     epilogue: Epilogue
     taps: tuple[Taps, Taps] = (Taps(), Taps())
     dtype: DType = f32
+    planes: Planes | None = None
+    on_tiles: bool = False
 
     @property
     def points(self) -> int:
         """Products an output is made of."""
         return self.taps[0].points * self.taps[1].points
+
+    @property
+    def depth(self) -> int:
+        """Numbers in a sum: the channels of all planes that a window sees."""
+        return self.channels * (self.planes.taps if self.planes else 1)
+
+    def images_seen(self, image: Size) -> list[Size]:
+        """The images of the input that are summed into one of the result."""
+        if self.planes is None:
+            return [image]
+        volume, plane = (
+            dims.floordiv(image, self.planes.outputs),
+            dims.mod(image, self.planes.outputs),
+        )
+        first = volume * self.planes.inputs + plane * self.planes.stride
+        return [first + tap * self.planes.dilation for tap in range(self.planes.taps)]
 
     @property
     def tiles(self) -> tuple[Size, Size]:
@@ -152,28 +129,6 @@ class Stages:
     operations: tuple[Size, ...]
     v: Buffer
     m: Buffer
-
-
-def transform_weights(w: Array) -> Array:
-    """[taps, taps, c, o] to [points, c, o], in float64 before the last rounding."""
-    row, column = (np.array(Taps(count).matrix(WEIGHTS)) for count in w.shape[:2])
-    u = np.empty((len(row), len(column), *w.shape[2:]), w.dtype)
-    for first in range(0, w.shape[2], 16):  # so many channels stay in the cache
-        part = slice(first, first + 16)
-        turned = _combined(row, w[:, :, part].astype(np.float64)).swapaxes(0, 1)
-        u[:, :, part] = _combined(column, turned).swapaxes(0, 1)
-    return u.reshape(-1, *w.shape[2:])
-
-
-def _combined(matrix: Array, parts: Array) -> Array:
-    """The matrix times what lies along the first axis: sums of few large arrays, several times as
-    fast as einsum, and the same on every machine, as a BLAS would not be."""
-    found = np.zeros((len(matrix), *parts.shape[1:]), parts.dtype)
-    for sums, row in zip(found, matrix, strict=True):
-        for part, factor in zip(parts, row, strict=True):
-            if factor:
-                sums += part * factor
-    return found
 
 
 def pays(
@@ -211,7 +166,8 @@ def lower_winograd(work: Winograd, target: Target, threads: int = 2) -> Stages:
         most = min(_most_tiles(work, target), DYNAMIC_BLOCK)
         # Whole register tiles: two rows more, of 16, would take half as long again.
         return _one_kernel(work, target, most // FEWEST_TILES * FEWEST_TILES)
-    block = block_of(work.count, _most_tiles(work, target), threads)
+    unit = winograd_tiles.ROWS if work.on_tiles else FEWEST_TILES
+    block = block_of(work.count, _most_tiles(work, target), threads, unit)
     blocks = -(-work.count // block)
     if blocks >= 4 * threads:
         return _one_kernel(work, target, block)
@@ -220,12 +176,19 @@ def lower_winograd(work: Winograd, target: Target, threads: int = 2) -> Stages:
 
 def _most_tiles(work: Winograd, target: Target) -> int:
     """Tiles whose v and m fill a quarter of the second-level cache: u must have room, too."""
-    tile_bytes = work.points * (work.channels * work.dtype.bytes + work.columns * f32.bytes)
+    if work.on_tiles:  # m is a panel wide
+        number = winograd_tiles.NUMBER_BYTES
+        tile_bytes = work.points * (work.depth * number + winograd_tiles.PANEL * f32.bytes)
+        return max(winograd_tiles.ROWS, target.l2_bytes // 2 // tile_bytes)
+    tile_bytes = work.points * (work.depth * work.dtype.bytes + work.columns * f32.bytes)
     return max(FEWEST_TILES, target.l2_bytes // 4 // tile_bytes)
 
 
 def _one_kernel(work: Winograd, target: Target, block: int) -> Stages:
-    groups = column_groups(work.count, work.columns, winograd_tiling(work, target).panel)
+    if work.on_tiles:
+        groups = work.columns // winograd_tiles.PANEL
+    else:
+        groups = column_groups(work.count, work.columns, winograd_tiling(work, target).panel)
     blocks = dims.ceildiv(work.count, block)
     # Each share has its own v and m, and does its blocks one after the other.
     shares, turns = SHARES, dims.ceildiv(blocks, SHARES)
@@ -247,12 +210,14 @@ def _one_kernel(work: Winograd, target: Target, block: int) -> Stages:
             needed = builder.when(is_new) if groups > 1 else nullcontext()
             with needed, builder.loop(tiles) as tile:
                 _transform_input(builder, work, first + tile, v, (share, tile))
-            contraction = _products(work, v, m, share, tiles, target, (group, groups))
-            tiling = plan(contraction, target, 1)
-            write_contraction(builder, contraction, tiling, target)
+            if work.on_tiles:
+                winograd_tiles.write_products(builder, v, work.u, m, share, group, target)
+            else:
+                contraction = _products(work, v, m, share, tiles, target, (group, groups))
+                write_contraction(builder, contraction, plan(contraction, target, 1), target)
             with builder.loop(tiles) as tile:
                 _transform_output(builder, work, first + tile, m, (share, tile), group)
-    operations = turns * (2 * work.points * block * work.channels * work.columns)
+    operations = turns * (2 * work.points * block * work.depth * work.columns)
     return Stages((builder.block(),), (operations,), v, m)
 
 
@@ -265,14 +230,17 @@ def _three_kernels(work: Winograd, target: Target, threads: int) -> Stages:
     with first.loop(count, "parallel") as row, first.loop(columns) as column:
         tile = row * columns + column
         _transform_input(first, work, tile, v, (0, tile))
-    contraction = _products(work, v, m, 0, work.count, target)
-    tiling = plan(contraction, target, threads)
-    write_contraction(second, contraction, tiling, target, "parallel")
+    if work.on_tiles:
+        products = winograd_tiles.write_products(second, v, work.u, m, 0, 0, target, "parallel")
+    else:
+        contraction = _products(work, v, m, 0, work.count, target)
+        tiling = plan(contraction, target, threads)
+        write_contraction(second, contraction, tiling, target, "parallel")
+        products = 2 * tiling.block * tiling.height * tiling.panel * work.depth
     with third.loop(count, "parallel") as row, third.loop(columns) as column:
         tile = row * columns + column
         _transform_output(third, work, tile, m, (0, tile))
-    products = 2 * tiling.block * tiling.height * tiling.panel * work.channels
-    costs = (columns * (64 * work.channels), products, columns * (64 * work.columns))
+    costs = (columns * (64 * work.depth), products, columns * (64 * work.columns))
     return Stages((first.block(), second.block(), third.block()), costs, v, m)
 
 
@@ -283,10 +251,10 @@ def winograd_tiling(work: Winograd, target: Target) -> Tiling:
 
 
 def _memory(work: Winograd, blocks: int, tiles: int, groups: int = 1) -> tuple[Buffer, Buffer]:
-    return (
-        Buffer("v", work.dtype, (blocks, work.points, tiles, work.channels)),
-        Buffer("m", f32, (blocks, work.points, tiles, work.columns // groups)),
-    )
+    m = Buffer("m", f32, (blocks, work.points, tiles, work.columns // groups))
+    if work.on_tiles:
+        return winograd_tiles.parts_memory(blocks, work.points, tiles, work.depth), m
+    return Buffer("v", work.dtype, (blocks, work.points, tiles, work.depth)), m
 
 
 def _place(builder: KernelBuilder, work: Winograd, tile: Size) -> tuple[Size, Size, Size]:
@@ -317,8 +285,8 @@ def _products(
     def epilogue(row: tuple[Size, ...], column: Size, total: Expression) -> tuple[loops.Store, ...]:
         return (loops.Store(m, (block, *row, column), total),)
 
-    rows = (RowAxis(work.points, v.shape[2] * work.channels, groups), RowAxis(tiles, work.channels))
-    depth = (DepthAxis(work.channels, 1),)
+    rows = (RowAxis(work.points, v.shape[2] * work.depth, groups), RowAxis(tiles, work.depth))
+    depth = (DepthAxis(work.depth, 1),)
     base = v.offset((block, 0, 0, 0))
     columns = work.columns // groups
     made = Contraction(f32, v, base, rows, depth, columns, work.u, epilogue, b_matrix=group)
@@ -337,11 +305,21 @@ def _transform_input(
     _, rows, columns = work.outputs
     ys = work.taps[0].inputs(builder, top, rows)
     xs = work.taps[1].inputs(builder, left, columns)
-    with builder.loop(work.channels, "vector", lanes=0) as channel:
-        inputs = [[convert(work.x(image, y, x, channel), f32) for x in xs] for y in ys]
-        values = both_sides(builder, work.taps, INPUT, inputs)
-        for point, value in enumerate(value for row in values for value in row):
-            builder.store(v, (at[0], point, at[1], channel), value)
+
+    def points(seen: Size, channel: Size) -> list[Expression]:
+        inputs = [[convert(work.x(seen, y, x, channel), f32) for x in xs] for y in ys]
+        return [p for row in both_sides(builder, work.taps, INPUT, inputs) for p in row]
+
+    for number, seen in enumerate(work.images_seen(image)):
+        first = number * work.channels
+        if work.on_tiles:
+            with winograd_tiles.channel_loops(builder, work.channels) as channel:
+                values = points(seen, channel)
+                winograd_tiles.store_parts(builder, v, at, first + channel, values)
+            continue
+        with builder.loop(work.channels, "vector", lanes=0) as channel:
+            for point, value in enumerate(points(seen, channel)):
+                builder.store(v, (at[0], point, at[1], first + channel), value)
 
 
 def _transform_output(
@@ -368,32 +346,3 @@ def _transform_output(
             with builder.when(less(row, rows) & less(place, columns)):
                 for store in work.epilogue((image, row, place), begin + column, values[y][x]):
                     builder.append(store)
-
-
-def both_sides(
-    builder: KernelBuilder,
-    taps: tuple[Taps, Taps],
-    matrix: Matrix,
-    inputs: Sequence[Sequence[Expression]],
-) -> list[list[Expression]]:
-    """matrix . inputs . matrix', with every value in a local; the identity along an axis of one."""
-    held = [[builder.define(value, "d").value for value in row] for row in inputs]
-    half = [
-        [builder.define(_combine(row, line), "d").value for line in zip(*held, strict=True)]
-        for row in taps[0].matrix(matrix)
-    ]
-    return [[_combine(row, line) for row in taps[1].matrix(matrix)] for line in half]
-
-
-def _combine(factors: Sequence[float], values: Sequence[Expression]) -> Expression:
-    """The sum of the values with their factors, a positive one first."""
-    terms = sorted(
-        ((factor, value) for factor, value in zip(factors, values, strict=True) if factor),
-        key=lambda term: -term[0],
-    )
-    first, total = terms[0]
-    total = total if first == 1 else total * first
-    for factor, value in terms[1:]:
-        part = value if abs(factor) == 1 else value * abs(factor)
-        total = total + part if factor > 0 else total - part
-    return total

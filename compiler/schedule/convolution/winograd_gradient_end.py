@@ -10,8 +10,8 @@ from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import Buffer, Expression, load
 from bessemer.compiler.schedule.contraction.contraction import Epilogue
-from bessemer.compiler.schedule.convolution.winograd import WEIGHTS, Matrix, Taps, both_sides
 from bessemer.compiler.schedule.convolution.winograd_gradient_plan import POINTS, Images, Items
+from bessemer.compiler.schedule.convolution.winograd_taps import WEIGHTS, Matrix, Taps, both_sides
 
 
 def add_up(

@@ -1,4 +1,5 @@
-"""Winograd's transform of weights that are known only when the model runs, as in training.
+"""Winograd's transform of weights: of constant ones, and of those that are known only when the
+model runs, as in training.
 
     u[point, panel, channel, column] = G w G', packed as the products want it (packing.py)
 
@@ -13,17 +14,44 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import numpy as np
+
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import Buffer, Expression, less
 from bessemer.compiler.ir.guard import guarded
 from bessemer.compiler.ir.loops import Block
-from bessemer.compiler.ir.types import f32
-from bessemer.compiler.schedule.convolution.winograd import WEIGHTS, Taps
+from bessemer.compiler.ir.types import Array, f32
+from bessemer.compiler.schedule.convolution.winograd_taps import WEIGHTS, Taps
 
 Weight: TypeAlias = Callable[[int, int, Size, Size], Expression]
 """An element of the weights by its taps, channel and column."""
+
+
+def transform_weights(w: Array) -> Array:
+    """[taps, taps, c, o] to [points, c, o], in float64 before the last rounding; [planes of taps,
+    taps, taps, c, o] to [points, planes of taps * c, o]."""
+    if w.ndim == 5:
+        w = np.moveaxis(w, 0, 2).reshape(*w.shape[1:3], -1, w.shape[-1])
+    row, column = (np.array(Taps(count).matrix(WEIGHTS)) for count in w.shape[:2])
+    u = np.empty((len(row), len(column), *w.shape[2:]), w.dtype)
+    for first in range(0, w.shape[2], 16):  # so many channels stay in the cache
+        part = slice(first, first + 16)
+        turned = _combined(row, w[:, :, part].astype(np.float64)).swapaxes(0, 1)
+        u[:, :, part] = _combined(column, turned).swapaxes(0, 1)
+    return u.reshape(-1, *w.shape[2:])
+
+
+def _combined(matrix: Array, parts: Array) -> Array:
+    """The matrix times what lies along the first axis: sums of few large arrays, several times as
+    fast as einsum, and the same on every machine, as a BLAS would not be."""
+    found = np.zeros((len(matrix), *parts.shape[1:]), parts.dtype)
+    for sums, row in zip(found, matrix, strict=True):
+        for part, factor in zip(parts, row, strict=True):
+            if factor:
+                sums += part * factor
+    return found
 
 
 @dataclass(frozen=True, eq=False)

@@ -132,7 +132,8 @@ def is_affine_operand(value: Value, producers: Mapping[Value, Node]) -> bool:
 def samples_channels(node: Node) -> bool:
     """Whether a node looks for places in an image that has enough channels for vectors: where a
     place is, is asked once for all of them, if they are neighbours in memory."""
-    return node.operator.name == "grid_sample" and is_longer(node.inputs[0].type.shape[-1], 7)
+    looks = node.operator.name in ("grid_sample", "deform_columns")
+    return looks and is_longer(node.inputs[0].type.shape[-1], 7)
 
 
 def has_neighbours_last(value: Value, producers: Mapping[Value, Node]) -> bool:

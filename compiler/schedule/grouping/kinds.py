@@ -9,7 +9,7 @@ from bessemer.compiler.schedule.grouping.fuse import samples_channels
 
 Kind = Literal["view", "pointwise", "reduction", "heavy", "contraction", "statements", "structural"]
 
-HEAVY = frozenset({"max_pool", "average_pool", "conv_transpose", "deform_conv"})
+HEAVY = frozenset({"max_pool", "average_pool", "conv_transpose", "deform_columns", "deform_conv"})
 CONTRACTIONS = frozenset({"matmul", "conv"})
 COSTLY = frozenset(
     {

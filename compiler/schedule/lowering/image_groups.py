@@ -14,6 +14,7 @@ from bessemer.compiler.ir.loops import Store
 from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.types import TensorType, bf16, f32, type_of
 from bessemer.compiler.schedule.contraction.packing import pack, packed_shape
+from bessemer.compiler.schedule.convolution import winograd_tiles
 from bessemer.compiler.schedule.convolution.depthwise import lower_depthwise
 from bessemer.compiler.schedule.convolution.depthwise_plan import (
     Depthwise,
@@ -23,16 +24,16 @@ from bessemer.compiler.schedule.convolution.depthwise_plan import (
 )
 from bessemer.compiler.schedule.convolution.winograd import (
     Stages,
-    Taps,
     Winograd,
     lower_winograd,
     pays,
-    transform_weights,
     winograd_tiling,
 )
+from bessemer.compiler.schedule.convolution.winograd_taps import Taps
 from bessemer.compiler.schedule.convolution.winograd_weights import (
     WeightTransform,
     lower_weight_transform,
+    transform_weights,
 )
 from bessemer.compiler.schedule.grouping.fuse import Fusion, index_symbols, is_widening, view_chain
 from bessemer.compiler.schedule.grouping.groups import Group
@@ -227,11 +228,11 @@ def lower_winograd_group(
     anchor = group.anchor
     assert anchor is not None
     (x, w), kernel = anchor.inputs, anchor.inputs[1].type.shape
-    plain = anchor.attributes["groups"] == 1 and {*anchor.attributes["strides"]} == {1}
-    if not plain or len(kernel) not in (3, 4):
+    plain = anchor.attributes["groups"] == 1 and {*anchor.attributes["strides"][-2:]} == {1}
+    if not plain or len(kernel) not in (3, 4, 5):
         return None
     image = ImageGroup(group, producers, materialized, lowering)
-    rows, columns = (1, kernel[0]) if image.is_line else (kernel[0], kernel[1])
+    rows, columns = (1, kernel[0]) if image.is_line else (kernel[-4], kernel[-3])
     if not {rows, columns} <= {1, 3}:
         return None
     dilations = image.padded("dilations", 1)
@@ -242,6 +243,7 @@ def lower_winograd_group(
     possible &= any(axis.count == 3 for axis in taps)
     is_constant = w in lowering.constants
     possible &= dtype is f32 or (is_constant and target.has_dot_bf16 and not target.has_tiles)
+    possible &= is_constant or not image.is_volume
     wanted = pays(image.sizes, kernel[-2], kernel[-1], x.type.dtype, taps, is_constant)
     if not lowering.choices.winograd(anchor, image.sizes, wanted, possible):
         return None
@@ -256,11 +258,12 @@ def lower_winograd_group(
         image.epilogue,
         taps,
         dtype,
+        _planes(anchor) if image.is_volume else None,
     )
     panel = winograd_tiling(draft, target).panel
+    draft = replace(draft, on_tiles=is_constant and _is_on_tiles(anchor, draft, lowering, target))
     if is_constant:
-        together = 1 if dtype is f32 else 2
-        packed, before = _transformed(w, panel, together, lowering), list[Launch]()
+        packed, before = _transformed(w, draft, panel, lowering), list[Launch]()
     else:
         nodes = in_order(pack_group) if pack_group else []
         packed, launch = _transform_launch(anchor, nodes, draft, panel, lowering, target)
@@ -307,14 +310,30 @@ def _transform_launch(
     return packed, launch
 
 
-def _transformed(w: Value, panel: int, together: int, lowering: Lowering) -> Value:
-    """The transformed and packed weight, so many neighbours along the depth together; made once."""
-    key = (w, panel, "winograd")
+def _is_on_tiles(anchor: Node, work: Winograd, lowering: Lowering, target: Target) -> bool:
+    """Whether a matrix unit multiplies, three parts of each number."""
+    if not target.has_tiles or lowering.precision == "strict" or work.dtype is not f32:
+        return False
+    if not isinstance(work.count, int) or not winograd_tiles.fits(work.channels, work.columns):
+        return False
+    sizes = (work.points, work.count, work.depth, work.columns)
+    pays = winograd_tiles.is_faster(*sizes, target)
+    options = [{"tiles": int(pays)}, {"tiles": int(not pays)}]
+    signature = f"winograd's products {'x'.join(map(str, sizes))}"
+    return bool(options[lowering.choices.one_of(anchor, signature, options)]["tiles"])
+
+
+def _transformed(w: Value, work: Winograd, panel: int, lowering: Lowering) -> Value:
+    """The transformed and packed weight; made once."""
+    key = (w, panel, "winograd", work.on_tiles)
     found = lowering.packed.get(key)
     if found is None:
         array = lowering.constants[w]
         array = transform_weights(array[None] if array.ndim == 3 else array)
-        array = pack(array, panel, together)
+        if work.on_tiles:
+            array = winograd_tiles.pack_points(array)
+        else:
+            array = pack(array, panel, 1 if work.dtype is f32 else 2)
         found = lowering.packed[key] = Value(type_of(array), w.name)
         lowering.add_constant(found, array)
     return found

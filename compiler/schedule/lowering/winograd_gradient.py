@@ -50,7 +50,6 @@ from bessemer.compiler.schedule.contraction.contraction import (
 )
 from bessemer.compiler.schedule.contraction.microkernel import write_contraction
 from bessemer.compiler.schedule.contraction.tiles import plan
-from bessemer.compiler.schedule.convolution.winograd import INPUT, OUTPUT, Taps, both_sides
 from bessemer.compiler.schedule.convolution.winograd_gradient_end import (
     add_up,
     store_weights,
@@ -63,6 +62,7 @@ from bessemer.compiler.schedule.convolution.winograd_gradient_plan import (
     images_of,
     plan_items,
 )
+from bessemer.compiler.schedule.convolution.winograd_taps import INPUT, OUTPUT, Taps, both_sides
 from bessemer.compiler.schedule.dependence import all_nodes
 from bessemer.compiler.schedule.grouping.fuse import Fusion
 from bessemer.compiler.schedule.lowering.lower import Lowering, flat_buffers, resolve_lanes

@@ -24,12 +24,12 @@ in float32 arithmetic on the sums of the parts.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from bessemer.compiler.ir import dims, loops
-from bessemer.compiler.ir.build_loops import KernelBuilder, Local
+from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Size, Symbol
 from bessemer.compiler.ir.expr import (
     Buffer,
@@ -60,12 +60,23 @@ def lower_on_tiles(contraction: Contraction, tiling: MatrixTiling, target: Targe
     `contraction.b` packed (matrix_tiles_packing.py).
     """
     builder = KernelBuilder()
+    write_on_tiles(builder, contraction, tiling, target, "parallel")
+    return builder.block()
+
+
+def write_on_tiles(
+    builder: KernelBuilder,
+    contraction: Contraction,
+    tiling: MatrixTiling,
+    target: Target,
+    kind: loops.LoopKind = "serial",
+) -> None:
+    """The same as a part of a kernel, which has no other tiles."""
     writer = _Writer(contraction, tiling, target, builder)
-    with builder.loop(tiling.items(contraction), "parallel") as item:
+    with builder.loop(tiling.items(contraction), kind) as item:
         short = (tiling.rows,) * _RIGHT
         builder.append(TileSetup((*short, ROWS, ROWS)))
         writer.item(item)
-    return builder.block()
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +142,8 @@ class _Writer:
         batch = _unravel(dims.floordiv(item, per_batch), [a.extent for a in walk.batch])
         panel = dims.mod(within, panels)
         first = dims.floordiv(within, panels) * tiling.block
-        matrix = dims.total(i * a.b_stride for i, a in zip(batch, walk.batch))
+        matrix = self.contraction.b_matrix
+        matrix += dims.total(i * a.b_stride for i, a in zip(batch, walk.batch))
         a_base = dims.total(i * a.a_stride for i, a in zip(batch, walk.batch))
         b_base = self.local((matrix * panels + panel) * self.panel_elements)
         place = _Place(batch, self.local(self.contraction.a_base + a_base), panel, b_base)
@@ -204,23 +216,26 @@ class _Writer:
 
     # Sums
 
+    @contextmanager
+    def _run_loops(self) -> Iterator[tuple[Size, Size]]:
+        """Loops over the runs of the depth; gives a run's offset in a, and its number."""
+        offset: Size = 0
+        run: Size = 0
+        with ExitStack() as around:
+            for axis in self.walk.depth[:-1]:
+                i = around.enter_context(self.builder.loop(axis.extent))
+                offset, run = offset + i * axis.a_stride, run * axis.extent + i
+            yield offset, run
+
     def _depth(self, place: _Place, rows: Sequence[_Rows]) -> None:
         """The loops over the runs of the depth and their steps."""
         runs = self.tiling.runs
-
-        def visit(axes: Sequence[int], a_offset: Size, run: Size) -> None:
-            if axes:
-                axis = self.walk.depth[axes[0]]
-                with self.builder.loop(axis.extent) as i:
-                    visit(axes[1:], a_offset + i * axis.a_stride, run * axis.extent + i)
-                return
+        with self._run_loops() as (offset, run):
             with self.builder.loop(runs.whole) as step:
-                self._step(place, rows, a_offset + step * runs.depth, run * runs.steps + step)
+                self._step(place, rows, offset + step * runs.depth, run * runs.steps + step)
             if runs.rest:
-                last = a_offset + runs.length - runs.depth
+                last = offset + runs.length - runs.depth
                 self._step(place, rows, last, run * runs.steps + runs.whole)
-
-        visit(range(len(self.walk.depth) - 1), 0, 0)
 
     def _step(self, place: _Place, rows: Sequence[_Rows], a_offset: Size, step: Size) -> None:
         """One step of all sums: every tile is loaded once for products that follow each other."""
@@ -285,57 +300,30 @@ class _Writer:
 
     def _compute_again(self, place: _Place, rows: _Rows, sums: Buffer, tile: Size) -> None:
         """The tile's sums in float32 arithmetic, one after the other; rarely needed."""
-        builder, runs = self.builder, self.tiling.runs
+        builder, runs, form = self.builder, self.tiling.runs, self.tiling.form
+        a, b, a_stride = self.contraction.a, self.contraction.b, self.walk.axis.a_stride
+        parts = range(form.parts)
         with (
             builder.loop(self.tiling.rows) as row,
             builder.loop(self.tiles) as j,
             builder.loop(COLUMNS, "vector", self.target.lanes(f32)) as c,
         ):
             total = builder.define(constant(0.0, f32), "total")
-            a_base = rows.a_base + row * self.walk.axis.a_stride
-
-            def visit(axes: Sequence[int], a_offset: Size, run: Size) -> None:
-                if axes:
-                    axis = self.walk.depth[axes[0]]
-                    with builder.loop(axis.extent) as i:
-                        visit(axes[1:], a_offset + i * axis.a_stride, run * axis.extent + i)
-                    return
-                with builder.loop(runs.length) as k:
-                    # The last step of a run has its last elements.
-                    step = dims.minimum(dims.floordiv(k, runs.depth), runs.steps - 1)
-                    within = k - step * runs.depth
-                    if runs.rest:
-                        is_last = dims.floordiv(step, runs.whole)
-                        within += is_last * (runs.depth - runs.rest)
-                    at = run * runs.steps + step
-                    self._add_product(total, place, a_offset + a_base + k, at, j, within, c)
-
-            visit(range(len(self.walk.depth) - 1), 0, 0)
+            with self._run_loops() as (offset, run), builder.loop(runs.length) as k:
+                # The last step of a run has its last elements.
+                step = dims.minimum(dims.floordiv(k, runs.depth), runs.steps - 1)
+                within = k - step * runs.depth
+                if runs.rest:
+                    is_last = dims.floordiv(step, runs.whole)
+                    within += is_last * (runs.depth - runs.rest)
+                a_at = rows.a_base + row * a_stride + offset + k
+                b_at = place.b_base + (run * runs.steps + step) * self.step_elements
+                b_at += j * form.tile + dims.floordiv(within, form.group) * (COLUMNS * form.group)
+                b_at += c * form.group + dims.mod(within, form.group)
+                left = [convert(a[a_at + p * self.tiling.part_stride], f32) for p in parts]
+                right = [convert(b[b_at + p * self.tiles * form.tile], f32) for p in parts]
+                total.accumulate("add", _exact_sum(left) * _exact_sum(right))
             builder.store(sums, (tile * ROWS + row, j * COLUMNS + c), total.value)
-
-    def _add_product(
-        self,
-        total: Local,
-        place: _Place,
-        a_offset: Size,
-        step: Size,
-        tile: Size,
-        k: Size,
-        column: Size,
-    ) -> None:
-        form = self.tiling.form
-        b_offset = place.b_base + step * self.step_elements + tile * form.tile
-        b_offset += dims.floordiv(k, form.group) * (COLUMNS * form.group)
-        b_offset += column * form.group + dims.mod(k, form.group)
-        a = [
-            convert(self.contraction.a[a_offset + p * self.tiling.part_stride], f32)
-            for p in range(form.parts)
-        ]
-        b = [
-            convert(self.contraction.b[b_offset + p * self.tiles * form.tile], f32)
-            for p in range(form.parts)
-        ]
-        total.accumulate("add", _exact_sum(a) * _exact_sum(b))
 
     # The epilogue
 

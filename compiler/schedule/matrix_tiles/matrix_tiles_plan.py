@@ -187,11 +187,10 @@ def tile_cycles(
     product = max(PRODUCT, LATENCY / tiles)
     cycles = _around(walk) * blocks * panels * (products * product + BLOCK)
     padded = runs.count * runs.length
-    cycles = max(cycles, 2 * form.parts * padded * columns / WEIGHT_BYTES)
+    weights = _matrices(walk) * padded * columns
+    cycles = max(cycles, 2 * form.parts * weights / WEIGHT_BYTES)
     if form.parts > 1:
-        cycles += split * _numbers(contraction, tiling)
-        matrices = dims.product(axis.extent for axis in walk.batch)
-        cycles += pack * padded * columns * (matrices if isinstance(matrices, int) else 1)
+        cycles += split * _numbers(contraction, tiling) + pack * weights
     return cycles
 
 
@@ -205,7 +204,14 @@ def vector_cycles(tiling: MatrixTiling, contraction: Contraction) -> float:
     # Two or four narrow products take the time of one in float32.
     group = 1 if form.parts > 1 else form.group
     fused = _rows(tiling.walk) * _around(tiling.walk) * columns * depth / (FUSED * group)
-    return max(fused, 4 / group * depth * columns / WEIGHT_BYTES)
+    weights = _matrices(tiling.walk) * depth * columns
+    return max(fused, 4 / group * weights / WEIGHT_BYTES)
+
+
+def _matrices(walk: TileWalk) -> int:
+    """How many right sides there are; 1 if that is not known."""
+    matrices = dims.product(axis.extent for axis in walk.batch)
+    return matrices if isinstance(matrices, int) else 1
 
 
 def _around(walk: TileWalk) -> int:

@@ -1,0 +1,153 @@
+"""Winograd's products on a matrix unit, which multiplies float32 numbers as three parts.
+
+The transformed inputs are stored as their parts, blocks of channels as matrix_tiles_layout.py has
+them, so that the rows of a matrix unit's tile, which are tiles of the image, follow each other:
+
+    v[block, point, channel // 32, part, tile, channel % 32]
+
+The columns are multiplied a panel at a time, for all points: what becomes of a panel's sums is done
+while they are in a near cache. So the weights lie panel by panel, and in each point by point.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from bessemer.compiler.ir import dims
+from bessemer.compiler.ir.build_loops import KernelBuilder
+from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.expr import Buffer, Expression
+from bessemer.compiler.ir.loops import LoopKind, Store
+from bessemer.compiler.ir.types import Array, bf16, f32
+from bessemer.compiler.schedule.contraction.contraction import Contraction, DepthAxis, RowAxis
+from bessemer.compiler.schedule.matrix_tiles import matrix_tiles_plan
+from bessemer.compiler.schedule.matrix_tiles.matrix_tiles import write_on_tiles
+from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_packing import (
+    COLUMNS,
+    SPLIT,
+    Runs,
+    pack,
+    split_parts,
+)
+from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_plan import (
+    STORE_PARTS,
+    MatrixTiling,
+    plan_tiles,
+)
+from bessemer.compiler.schedule.nests.nests import flat
+from bessemer.compiler.targets.machine import Target
+
+PANEL = 2 * COLUMNS
+"""Columns that are multiplied together."""
+ROWS = 32
+"""Tiles of the image that a panel of weights is read for at once."""
+NUMBER_BYTES = SPLIT.parts * bf16.bytes
+_CHANNELS = SPLIT.depth
+_SMALL_WEIGHTS = 400 << 10
+"""So many bytes stay in the second-level cache."""
+
+
+def fits(channels: int, columns: int) -> bool:
+    """Whether channels are whole blocks, and columns whole panels."""
+    return channels % _CHANNELS == 0 and columns % PANEL == 0
+
+
+def parts_memory(blocks: int, points: int, tiles: int, channels: int) -> Buffer:
+    """Room for the transformed inputs of blocks of tiles."""
+    return Buffer("v", bf16, (blocks, points, channels // _CHANNELS, SPLIT.parts, tiles, _CHANNELS))
+
+
+@contextmanager
+def channel_loops(builder: KernelBuilder, channels: int) -> Iterator[Size]:
+    """Loops over all channels, as vectors that lie in one block of them."""
+    with (
+        builder.loop(channels // _CHANNELS) as block,
+        builder.loop(_CHANNELS, "vector", lanes=0) as within,
+    ):
+        yield block * _CHANNELS + within
+
+
+def store_parts(
+    builder: KernelBuilder,
+    v: Buffer,
+    at: tuple[Size, Size],
+    channel: Size,
+    values: Iterable[Expression],
+) -> None:
+    """Stores all points of a tile's channel; `at` is the block and the tile in it."""
+    block, within = dims.floordiv(channel, _CHANNELS), dims.mod(channel, _CHANNELS)
+    for point, value in enumerate(values):
+        number = builder.define(value, "v").value
+        for part, piece in enumerate(split_parts(number)):
+            builder.store(v, (at[0], point, block, part, at[1], within), piece)
+
+
+def pack_points(u: Array) -> Array:
+    """Transformed weights [points, channels, columns] as the products read them."""
+    points, channels, columns = u.shape
+    panels = u.reshape(points, channels, columns // PANEL, PANEL).transpose(2, 0, 1, 3)
+    runs = Runs(channels // _CHANNELS, _CHANNELS, _CHANNELS)
+    return pack(panels.reshape(-1, channels, PANEL), SPLIT, runs, PANEL)
+
+
+def is_faster(points: int, tiles: int, channels: int, columns: int, target: Target) -> bool:
+    """Whether the model predicts that the vector unit is slower at the products."""
+    v, u = parts_memory(1, points, tiles, channels), Buffer("u", bf16, (1,))
+    m = Buffer("m", f32, (1, points, tiles, columns))
+    products = _products(v, u, m, 0, 0, columns // PANEL)
+    tiling = _tiling(products, v, points * channels * columns * NUMBER_BYTES, target)
+    numbers = Buffer("v", f32, (points, tiles, channels))
+    return matrix_tiles_plan.is_faster(tiling, replace(products, a=numbers), STORE_PARTS)
+
+
+def write_products(
+    builder: KernelBuilder,
+    v: Buffer,
+    u: Buffer,
+    m: Buffer,
+    block: Size,
+    panel: Size,
+    target: Target,
+    kind: LoopKind = "serial",
+) -> int:
+    """Writes the sums of a block's panels into a kernel, from `panel` on as many as m has room for;
+    the operations of an item."""
+    width = m.shape[-1]
+    assert isinstance(width, int)
+    products = _products(v, u, m, block, panel, width // PANEL)
+    tiling = _tiling(products, v, dims.product(u.shape) * bf16.bytes, target)
+    write_on_tiles(builder, products, tiling, target, kind)
+    return tiling.operations()
+
+
+def _products(
+    v: Buffer, u: Buffer, m: Buffer, block: Size, panel: Size, panels: int
+) -> Contraction:
+    """The sums of some panels of a block's tiles, from one on; `m` has room for these panels."""
+    _, points, blocks, parts, tiles, _ = v.shape
+    assert isinstance(points, int) and isinstance(tiles, int)
+
+    def epilogue(row: tuple[Size, ...], column: Size, total: Expression) -> tuple[Store, ...]:
+        place, point, tile = row
+        return (Store(m, (block, point, tile, place * PANEL + column), total),)
+
+    run = DepthAxis(_CHANNELS, 1)
+    along = DepthAxis(blocks, parts * tiles * _CHANNELS)
+    rows = (
+        RowAxis(panels, 0, points),
+        RowAxis(points, blocks * parts * tiles * _CHANNELS, 1),
+        RowAxis(tiles, _CHANNELS),
+    )
+    base = v.offset((block, 0, 0, 0, 0, 0))
+    return Contraction(
+        f32, flat(v), base, rows, (along, run), PANEL, flat(u), epilogue, b_matrix=panel * points
+    )
+
+
+def _tiling(products: Contraction, v: Buffer, weights: Size, target: Target) -> MatrixTiling:
+    """How the matrix unit does them; `weights` is the bytes of all."""
+    tiling = plan_tiles(products, SPLIT, target, v.shape[-2] * _CHANNELS)
+    assert tiling is not None
+    return replace(tiling, prefetch=not isinstance(weights, int) or weights > _SMALL_WEIGHTS)

@@ -1,0 +1,121 @@
+"""Small models of odd sizes, whose every kernel has a last vector that is not full."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnx.parser
+
+from bessemer.compiler.ir.types import Array
+from bessemer.runtime.arrays import numpy_dtype
+from bessemer.runtime.artifact import Signature
+from bessemer.runtime.shapes import evaluate_shape
+
+
+@dataclass(frozen=True)
+class Case:
+    """A graph, and the values of its symbols, in the order in which its inputs have them."""
+
+    name: str
+    text: str
+    sizes: Sequence[Mapping[str, int]] = ({},)
+
+    def model(self) -> onnx.ModelProto:
+        """The ONNX model."""
+        return onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 18]> {self.text}')
+
+    def inputs(self, signature: Signature, symbols: Mapping[str, int]) -> list[Array]:
+        """Random ones; integers are small enough to be indices."""
+        random = np.random.default_rng(zlib.crc32(self.name.encode()))
+        return [
+            (random.standard_normal(shape) if "float" in info.dtype else random.integers(0, 3, shape))
+            .astype(numpy_dtype(info.dtype))
+            for info in signature.inputs
+            for shape in [evaluate_shape(info.shape, symbols)]
+        ]  # fmt: skip
+
+
+CASES = [
+    Case(
+        "products",
+        """agraph (float[n, 13] x, float[13, 11] w, float[11] b, float[11, 5] v) => (float[n, 5] y) {
+            p = MatMul(x, w)
+            q = Add(p, b)
+            r = Relu(q)
+            y = MatMul(r, v)
+        }""",
+        [{"n": 1}, {"n": 7}, {"n": 67}],
+    ),
+    Case(
+        "convolutions",
+        """agraph (float[1, 5, 9, 7] x, float[6, 5, 3, 3] w, float[6, 1, 3, 3] d, float[3, 6, 1, 1] p)
+            => (float[1, 3, 9, 7] y, float[1, 6, 4, 3] z) {
+            a = Conv<pads = [1, 1, 1, 1]>(x, w)
+            b = Relu(a)
+            c = Conv<pads = [1, 1, 1, 1], group = 6>(b, d)
+            y = Conv(c, p)
+            z = MaxPool<kernel_shape = [3, 3], strides = [2, 2]>(c)
+        }""",
+    ),
+    Case(
+        "rows",
+        """agraph (float[3, n] x, float[n] s) => (float[3, n] y, float[n, 3] t, float[n] m) {
+            a = LayerNormalization(x, s)
+            y = Softmax<axis = 1>(a)
+            t = Transpose(y)
+            zero = Constant<value = int64[1] {0}>()
+            m = ReduceMax<keepdims = 0>(y, zero)
+        }""",
+        [{"n": 1}, {"n": 19}, {"n": 130}],
+    ),
+    Case(
+        "bytes",
+        """agraph (uint8[5, 19] x, int8[19, 7] w, uint8[1, 3, 5, 5] i, int8[4, 3, 3, 3] k)
+            => (int32[5, 7] y, int32[1, 4, 3, 3] z) {
+            y = MatMulInteger(x, w)
+            z = ConvInteger(i, k)
+        }""",
+    ),
+    Case(
+        "places",
+        """agraph (float[7, 5] x, int64[3] i, float[3, 5] u) => (float[3, 5] g, float[7, 5] s,
+            float[7, 2] v, int64[7, 2] p, float[7, 5] c) {
+            g = Gather(x, i)
+            at = Constant<value = int64[3, 1] {6, 0, 2}>()
+            s = ScatterND(x, at, u)
+            two = Constant<value = int64[1] {2}>()
+            v, p = TopK(x, two)
+            one = Constant<value = int64 {1}>()
+            c = CumSum(x, one)
+        }""",
+    ),
+    Case(
+        "halves",
+        """agraph (float16[3, 11] x, bfloat16[3, 11] b, float16[11, 5] w)
+            => (float16[3, 5] y, float[3, 11] f, uint8[3, 11] c) {
+            y = MatMul(x, w)
+            f = Cast<to = 1>(b)
+            c = Cast<to = 2>(x)
+        }""",
+    ),
+    Case(
+        "recurrence",
+        """agraph (float[t, 3, 5] x, float[1, 28, 5] w, float[1, 28, 7] r) => (float[t, 1, 3, 7] y) {
+            y, h, c = LSTM<hidden_size = 7>(x, w, r)
+        }""",
+        [{"t": 1}, {"t": 4}],
+    ),
+    Case(
+        "attention",
+        """agraph (float[2, 7, 5] q, float[2, 5, n] k, float[2, n, 5] v) => (float[2, 7, 5] y) {
+            s = MatMul(q, k)
+            p = Softmax<axis = -1>(s)
+            y = MatMul(p, v)
+        }""",
+        [{"n": 1}, {"n": 9}, {"n": 77}],
+    ),
+]  # fmt: skip
