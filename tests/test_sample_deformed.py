@@ -37,8 +37,8 @@ def test_it_is_a_product(
 
 def test_channels_are_the_vectors(rng: np.random.Generator) -> None:
     """Compiled, with 16 channels and more, channels first as in the file."""
-    window = {"pads": [1, 1, 1, 1], "offset_group": 2}
-    node = helper.make_node("DeformConv", ["x", "w", "o", "b", "m"], ["y"], **window)
+    names = ["x", "w", "o", "b", "m"]
+    node = helper.make_node("DeformConv", names, ["y"], pads=[1, 1, 1, 1], offset_group=2)
     shapes = {"x": [2, 32, 6, 7], "o": [2, 36, 6, 7], "m": [2, 18, 6, 7]}
     infos = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in shapes.items()]
     weights = {
@@ -50,6 +50,6 @@ def test_channels_are_the_vectors(rng: np.random.Generator) -> None:
     graph = helper.make_graph([node], "g", infos, [out], initializers)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
     feed = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
-    (expected,) = ReferenceEvaluator(model).run(None, feed)
+    expected = np.asarray(ReferenceEvaluator(model).run(None, feed)[0])
     (found,) = bessemer.compile(model).run(feed)
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5 * np.abs(expected).max())

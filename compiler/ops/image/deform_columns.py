@@ -68,7 +68,7 @@ def _element(
     each = x.shape[-1] // offset_groups
     number = group * product(kernel) + tap
     window = window_of(kernel, strides, dilations, low, high)
-    positions = tap_positions(window.source(place[1:], taps), offsets, place, number)
+    positions = tap_positions(window.source(place[1:], taps), offsets, (*place,), number)
     value = between_elements(x, place[0], positions, group * each + channel)
     if mask:
         value = value * convert(mask[0][(*place, number)], value.dtype)
