@@ -50,6 +50,7 @@ def test_channels_are_the_vectors(rng: np.random.Generator) -> None:
     graph = helper.make_graph([node], "g", infos, [out], initializers)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
     feed = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
-    expected = np.asarray(ReferenceEvaluator(model).run(None, feed)[0])
+    (reference,) = ReferenceEvaluator(model).run(None, feed)
+    expected = np.asarray(reference)
     (found,) = bessemer.compile(model).run(feed)
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
