@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from benchmarks.artifacts import COLUMNS, compare_artifacts
 from benchmarks.bars import all_bars, bars_of_section
 from benchmarks.fetch_corpus import fetch
 from benchmarks.machine import describe_machine
@@ -15,7 +16,7 @@ from benchmarks.plan import Plan, possible_threads
 from benchmarks.record import Record, todays_folder
 from benchmarks.report import print_bars, print_section, write_report
 from benchmarks.sections import SECTIONS
-from bessemer.frontends.cli.output import write, write_note
+from bessemer.frontends.cli.output import print_table, write, write_note
 
 app = typer.Typer(add_completion=False, help=__doc__)
 
@@ -100,9 +101,9 @@ app.command("all", help="All of these.")(_command(tuple(SECTIONS)))
 def _start(context: typer.Context) -> None:
     """Measurements over many models and kernels, and which of our bars they meet.
 
-    Without a command everything is measured: about an hour with the corpus, 20 minutes without, 10
-    with `all --quick`. What is found is kept row by row: the same command goes on where an earlier
-    one has stopped.
+    Without a command everything is measured: two hours with the corpus and torch's packages, 20
+    minutes without, 10 with `all --quick`. What is found is kept row by row: the same command goes
+    on where an earlier one has stopped.
     """
     if context.invoked_subcommand is None:
         _command(tuple(SECTIONS))()
@@ -112,6 +113,19 @@ def _start(context: typer.Context) -> None:
 def bars(results: Results = None) -> None:
     """Which bars the results meet, without measuring anything."""
     print_bars(all_bars(Record(results or todays_folder())))
+
+
+@app.command("turns")
+def turns_command(
+    old: Annotated[Path, typer.Argument(help="A compiled model, as `bessemer compile -o` makes.")],
+    new: Annotated[Path, typer.Argument(help="The same model by another compiler or options.")],
+    threads: Threads = "1,2",
+    rounds: Rounds = 5,
+    seconds: Seconds = 0.5,
+) -> None:
+    """Two artifacts of one model in turns: whether a change made it faster."""
+    counts = possible_threads([int(count) for count in threads.split(",")])
+    print_table(COLUMNS, compare_artifacts(old, new, counts, rounds, seconds), right="rrrrrl")
 
 
 @app.command("fetch")

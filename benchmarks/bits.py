@@ -9,12 +9,7 @@ import bessemer
 from benchmarks.plan import Plan
 from benchmarks.record import Row
 from bessemer.frontends.compile import as_graph
-from bessemer.frontends.random_inputs import (
-    default_sizes,
-    index_limits,
-    input_infos,
-    random_arrays,
-)
+from bessemer.frontends.random_inputs import random_inputs
 
 
 def measure_bits(plan: Plan) -> dict[str, Row]:
@@ -24,10 +19,7 @@ def measure_bits(plan: Plan) -> dict[str, Row]:
 
 
 def _measure(path: Path, threads: tuple[int, ...]) -> Row:
-    graph = as_graph(path)
-    infos = input_infos(graph)
-    sizes = default_sizes(infos, graph.symbols)
-    inputs = random_arrays(infos, sizes, 0, index_limits(graph))
+    inputs = random_inputs(as_graph(path))
     bytes_of: dict[int, list[list[bytes]]] = {}
     for count in threads:
         model = bessemer.compile(path, threads=count)

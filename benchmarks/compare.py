@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import statistics
 import tempfile
 import time
 import warnings
@@ -24,8 +23,8 @@ import onnx
 import bessemer
 from benchmarks.inputs import has_two_settings, make_inputs
 from benchmarks.light_nets import is_light, with_random_weights
-from benchmarks.plan import PAUSE
 from benchmarks.recipes import RECIPES, Array, Recipe
+from benchmarks.turns import medians_by_turns
 from bessemer.compiler.ir.graph import Graph
 from bessemer.frontends.cli.rivals import onnxruntime_session
 from bessemer.frontends.compile import as_graph
@@ -102,7 +101,8 @@ def _compare(path: Path, recipe: Recipe, given: argparse.Namespace) -> None:
         "ort_ms": lambda: session.run(None, settings[0]),
         "ort_flushed_ms": lambda: flushed.run(None, settings[0]),
     }
-    row |= _times(runs, given.seconds)
+    times = medians_by_turns(runs, 3, given.seconds / 3)
+    row |= {name: seconds * 1e3 for name, seconds in times.items()}
     row["status"] = "ok" if max(errors) <= TOLERANCE else "differs"
     tell(row)
     if row["status"] == "differs":
@@ -136,23 +136,6 @@ def _worst(expected: list[Array], found: list[Array]) -> float:
     pairs = zip(expected, found, strict=True)
     worst = max((relative_error(theirs, ours) for theirs, ours in pairs), default=0.0)
     return worst if math.isfinite(worst) else 1e30  # JSON has no infinity
-
-
-def _times(runs: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, float]:
-    """Median milliseconds of each, in turns."""
-    medians: dict[str, list[float]] = {key: [] for key in runs}
-    for _ in range(3):
-        for key, run in runs.items():
-            time.sleep(PAUSE)
-            run()
-            times: list[float] = []
-            end = time.perf_counter() + seconds / 3
-            while not times or time.perf_counter() < end:
-                start = time.perf_counter()
-                run()
-                times.append(time.perf_counter() - start)
-            medians[key].append(statistics.median(times) * 1e3)
-    return {key: statistics.median(found) for key, found in medians.items()}
 
 
 def _exactness(

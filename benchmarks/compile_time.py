@@ -17,12 +17,7 @@ from bessemer.frontends.array_files import write_arrays
 from bessemer.frontends.cli.bench_process import Worker
 from bessemer.frontends.cli.bench_worker import BESSEMER, Job
 from bessemer.frontends.compile import as_graph
-from bessemer.frontends.random_inputs import (
-    default_sizes,
-    index_limits,
-    input_infos,
-    random_arrays,
-)
+from bessemer.frontends.random_inputs import random_inputs
 
 STATIONS = ("schedule", "plan_memory", "codegen", "llvm")
 _IREE_MODELS = ("resnet50",)
@@ -37,12 +32,10 @@ def measure_compile_times(plan: Plan) -> dict[str, Row]:
 
 def _measure(path: Path) -> Row:
     graph = as_graph(path)
-    infos = input_infos(graph)
-    sizes = default_sizes(infos, graph.symbols)
     with tempfile.TemporaryDirectory(prefix="bessemer-compile-") as name:
         folder = Path(name)
         inputs = folder / "inputs.npz"
-        write_arrays(inputs, random_arrays(infos, sizes, 0, index_limits(graph)))
+        write_arrays(inputs, random_inputs(graph))
         job = Job(BESSEMER, str(path.resolve()), 1, str(inputs))
         cold = _answer(job, folder / "cache")
         cached = _answer(job, folder / "cache")

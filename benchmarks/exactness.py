@@ -11,12 +11,7 @@ from benchmarks.record import Row
 from bessemer.compiler.ir.types import Array
 from bessemer.frontends.cli.rivals import start_onnxruntime
 from bessemer.frontends.compile import as_graph
-from bessemer.frontends.random_inputs import (
-    default_sizes,
-    index_limits,
-    input_infos,
-    random_arrays,
-)
+from bessemer.frontends.random_inputs import random_inputs
 from bessemer.frontends.relative_error import relative_error
 from bessemer.frontends.widen import run_in_float64
 
@@ -29,8 +24,7 @@ def measure_exactness(plan: Plan) -> dict[str, Row]:
 
 def _measure(path: Path) -> Row:
     graph = as_graph(path)
-    infos = input_infos(graph)
-    inputs = random_arrays(infos, default_sizes(infos, graph.symbols), 0, index_limits(graph))
+    inputs = random_inputs(graph)
     exact = run_in_float64(graph, inputs)
     row: Row = {"bessemer": _worst(exact, bessemer.compile(path, threads=1).run(inputs))}
     if is_installed("onnxruntime"):

@@ -14,7 +14,18 @@ import llvmlite.binding as llvm
 from bessemer.compiler.targets.choose import host_target
 from bessemer.frontends.bandwidth import cache_sizes
 
-_PACKAGES = ("numpy", "llvmlite", "onnx", "onnxruntime", "openvino", "torch", "iree-base-compiler")
+_PACKAGES = (
+    "numpy",
+    "llvmlite",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "torch",
+    "torchvision",
+    "timm",
+    "transformers",
+    "iree-base-compiler",
+)
 
 
 def describe_machine() -> dict[str, str]:

@@ -17,12 +17,7 @@ from bessemer.frontends.cli.output import format_bytes
 from bessemer.frontends.cli.stations import schedule
 from bessemer.frontends.cli.steps_text import memory_summary
 from bessemer.frontends.compile import as_graph
-from bessemer.frontends.random_inputs import (
-    default_sizes,
-    index_limits,
-    input_infos,
-    random_arrays,
-)
+from bessemer.frontends.random_inputs import default_sizes, input_infos, random_inputs
 
 _BYTES = ("weights_bytes", "arena_bytes", "lower_bound_bytes", "artifact", "onnxruntime")
 
@@ -48,14 +43,13 @@ def show_memory(rows: Mapping[str, Row]) -> tuple[list[str], list[list[str]]]:
 
 def _measure(path: Path, threads: int) -> Row:
     graph = as_graph(path)
-    infos = input_infos(graph)
-    sizes = default_sizes(infos, graph.symbols)
+    sizes = default_sizes(input_infos(graph), graph.symbols)
     made = schedule(graph, Options())
     row = memory_summary(made.program, made.plan, sizes)
     with tempfile.TemporaryDirectory(prefix="bessemer-memory-") as name:
         folder = Path(name)
         inputs = folder / "inputs.npz"
-        write_arrays(inputs, random_arrays(infos, sizes, 0, index_limits(graph)))
+        write_arrays(inputs, random_inputs(graph))
         artifact = folder / "model.so"
         bessemer.compile(path, threads=threads).save(artifact)
         row["artifact"] = _peak(Job(ARTIFACT, str(artifact), threads, str(inputs)), folder)

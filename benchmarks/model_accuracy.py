@@ -15,12 +15,7 @@ from bessemer.compiler.targets.choose import host_target
 from bessemer.frontends.compile import as_graph
 from bessemer.frontends.machine_limits import measure_limits
 from bessemer.frontends.profile import compile_profiled, merged
-from bessemer.frontends.random_inputs import (
-    default_sizes,
-    index_limits,
-    input_infos,
-    random_arrays,
-)
+from bessemer.frontends.random_inputs import random_inputs
 
 
 def measure_model_accuracy(plan: Plan) -> dict[str, Row]:
@@ -30,8 +25,7 @@ def measure_model_accuracy(plan: Plan) -> dict[str, Row]:
 
     def one(name: str) -> Row:
         graph = as_graph(files[name])
-        infos = input_infos(graph)
-        inputs = random_arrays(infos, default_sizes(infos, graph.symbols), 0, index_limits(graph))
+        inputs = random_inputs(graph)
         profile = compile_profiled(files[name], threads=1).profile(inputs, plan.seconds, limits)
         kernels = sorted(merged(profile.kernels), key=lambda kernel: -kernel.seconds)
         return {

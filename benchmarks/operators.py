@@ -13,8 +13,7 @@ import itertools
 import math
 import statistics
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from onnx import helper, numpy_helper
 import bessemer
 from benchmarks.plan import Plan, is_installed
 from benchmarks.record import Row
+from benchmarks.turns import medians_by_turns
 from bessemer.compiler.ir.types import Array
 from bessemer.frontends.cli.bench_worker import BESSEMER
 from bessemer.frontends.cli.rivals import RIVALS, VARIANTS, start_system
@@ -175,7 +175,8 @@ def _measure(case: Case, threads: int, plan: Plan, path: Path) -> Row:
             except Exception:  # whatever another system thinks of this operator
                 continue
             runs[system] = run
-    row: Row = {name: seconds * 1e6 for name, seconds in _times(runs, plan).items()}
+    times = medians_by_turns(runs, plan.rounds, plan.seconds / 20, PAUSE)
+    row: Row = {name: seconds * 1e6 for name, seconds in times.items()}
     if "onnxruntime" in runs:
         pairs = zip(runs["onnxruntime"](), runs[BESSEMER](), strict=True)
         error = max(relative_error(theirs, mine) for theirs, mine in pairs)
@@ -228,28 +229,6 @@ def _model(case: Case, inputs: Mapping[str, Array]) -> onnx.ModelProto:
     imports = [helper.make_opsetid("", OPERATOR_SET)]
     model = helper.make_model(graph, opset_imports=imports, ir_version=10)
     return onnx.shape_inference.infer_shapes(model)
-
-
-def _times(runs: Mapping[str, Callable[[], object]], plan: Plan) -> dict[str, float]:
-    """Median seconds of each, in turns."""
-    taken: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(plan.rounds):
-        for name, run in runs.items():
-            time.sleep(PAUSE)
-            taken[name].extend(_turn(run, plan.seconds / 20))
-    return {name: statistics.median(times) for name, times in taken.items()}
-
-
-def _turn(run: Callable[[], object], seconds: float) -> Iterator[float]:
-    run()
-    end = time.perf_counter() + seconds
-    while True:
-        start = time.perf_counter()
-        run()
-        now = time.perf_counter()
-        yield now - start
-        if now >= end:
-            return
 
 
 def ratio_of(row: Mapping[str, Any]) -> float | None:

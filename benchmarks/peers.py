@@ -50,11 +50,17 @@ def _measure(name: str, given: Path, threads: int, plan: Plan) -> Row:
         chosen = choose_inputs(name, path, folder)
         inputs = folder / "inputs.npz"
         write_arrays(inputs, chosen.inputs)
-        job = Job("", str(path), threads, str(inputs))
+        row = compare_systems(path, inputs, threads, plan)
+        return row | {"sizes": dict(chosen.sizes)} if chosen.sizes else row
+
+
+def compare_systems(path: Path, inputs: Path, threads: int, plan: Plan) -> Row:
+    """What all systems make of a model with these inputs, an .npz file."""
+    with tempfile.TemporaryDirectory(prefix="bessemer-systems-") as temporary:
+        folder = Path(temporary)
+        job = Job("", str(path.resolve()), threads, str(inputs))
         found = measure(settings(job), folder, plan.rounds, plan.seconds, quiet=True)
         row = row_of(found)
-        if chosen.sizes:
-            row["sizes"] = dict(chosen.sizes)
         if has_halves(path):
             row["halves"] = True
         if _is_doubtful(row):

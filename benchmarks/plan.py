@@ -73,15 +73,20 @@ def named_models(folder: Path) -> Iterator[tuple[str, Path]]:
 
 def zoo_file(name: str) -> Path:
     """A network of the zoo as an ONNX file, in the system's folder for temporary files."""
-    folder = Path(tempfile.gettempdir()) / f"bessemer-zoo-{os.getuid()}"
-    folder.mkdir(exist_ok=True, mode=0o700)
-    path = folder / f"{name}.onnx"
+    path = kept_files() / f"{name}.onnx"
     if not path.exists():
         write_note(f"writing {path}")
-        part = folder / f".{name}.onnx"
+        part = path.with_name(f".{name}.onnx")
         write_onnx(ZOO[name]().graph, part)
         part.rename(path)
     return path
+
+
+def kept_files() -> Path:
+    """The folder for models that are written once, among the system's temporary files."""
+    folder = Path(tempfile.gettempdir()) / f"bessemer-zoo-{os.getuid()}"
+    folder.mkdir(exist_ok=True, mode=0o700)
+    return folder
 
 
 def possible_threads(wanted: Sequence[int]) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ from benchmarks.bits import measure_bits, show_bits
 from benchmarks.compile_time import measure_compile_times, show_compile_times
 from benchmarks.conformance import measure_conformance, show_conformance
 from benchmarks.exactness import measure_exactness, show_exactness
+from benchmarks.exports import measure_exports, show_exports
 from benchmarks.kernels import measure_kernels, show_kernels
 from benchmarks.light_nets import light_models
 from benchmarks.matrix_unit import measure_matrix_unit, show_matrix_unit
@@ -54,6 +55,7 @@ SECTIONS = {
     "peers": Section("Models against other systems, in turns", measure_peers, show_peers),
     "corpus": Section("Real models against onnxruntime", _corpus, show_models),
     "light": Section("The onnx package's light networks", _light, show_models),
+    "exports": Section("Networks of torch's packages", measure_exports, show_exports),
     "kernels": Section("Kernels by the peak beside them", measure_kernels, show_kernels),
     "products_bf16": Section("bf16 products", measure_products_bf16, show_products_bf16),
     "matrix_unit": Section("The matrix unit", measure_matrix_unit, show_matrix_unit),

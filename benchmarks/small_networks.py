@@ -4,7 +4,6 @@ the time that reading its weights takes."""
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,6 +14,7 @@ from benchmarks.plan import Plan, is_installed, zoo_file
 from benchmarks.record import Row
 from bessemer.compiler.targets.choose import host_target
 from bessemer.frontends.bandwidth import measure_read, prepare_mover
+from bessemer.frontends.cli.bench_worker import time_turn
 from bessemer.frontends.cli.rivals import start_onnxruntime
 
 
@@ -39,21 +39,9 @@ def _measure(name: str, plan: Plan) -> Row:
     for _ in range(max(plan.rounds, 5)):
         floors.append(weights / measure_read(mover, weights, 1, 0.02))
         for system, run in runs.items():
-            times[system].append(_turn(run, plan.seconds / 2))
+            times[system].append(time_turn(run, plan.seconds / 2)["median"])
     row: Row = {f"{system}_us": statistics.median(found) * 1e6 for system, found in times.items()}
     return row | {"weights_bytes": weights, "floor_us": statistics.median(floors) * 1e6}
-
-
-def _turn(run: Callable[[], Any], seconds: float) -> float:
-    """The median seconds of a run."""
-    run()
-    found = []
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        start = time.perf_counter()
-        run()
-        found.append(time.perf_counter() - start)
-    return statistics.median(found)
 
 
 def show_small(rows: Mapping[str, Row]) -> tuple[list[str], list[list[str]]]:

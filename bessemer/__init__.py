@@ -12,12 +12,17 @@ if TYPE_CHECKING:
     from bessemer.compiler.errors import CompileError, InternalError, UnsupportedError
     from bessemer.frontends.compile import compile
     from bessemer.frontends.profile import compile_profiled
+    from bessemer.runtime.errors import ArtifactError, ExecutionError, InputError, RunError
     from bessemer.runtime.model import load
 
 __version__ = "0.1.0"
 __all__ = [
+    "ArtifactError",
     "CompileError",
+    "ExecutionError",
+    "InputError",
     "InternalError",
+    "RunError",
     "UnsupportedError",
     "compile",
     "compile_profiled",
@@ -25,8 +30,12 @@ __all__ = [
 ]
 
 _HOME = {
+    "ArtifactError": "bessemer.runtime.errors",
     "CompileError": "bessemer.compiler.errors",
+    "ExecutionError": "bessemer.runtime.errors",
+    "InputError": "bessemer.runtime.errors",
     "InternalError": "bessemer.compiler.errors",
+    "RunError": "bessemer.runtime.errors",
     "UnsupportedError": "bessemer.compiler.errors",
     "compile": "bessemer.frontends.compile",
     "compile_profiled": "bessemer.frontends.profile",

@@ -107,19 +107,19 @@ def _build(graph: Graph, log: StepLog, options: Options, target: DeviceTarget) -
     signature = describe(program, weights, weights_digest(weights), target, options)
     writer = _ProgramWriter(program, plan, dict(zip(forms, range(len(forms)))), codes)
     made = DeviceProgram(
-        signature,
-        target.sm,
-        target.has_wgmma,
-        ptx,
-        tuple(_kernel(code) for code in codes),
-        writer.steps(program.steps),
-        tuple(writer.entry(end) for end in plan.ends),
-        {
+        signature=signature,
+        level=target.sm,
+        exact=target.has_wgmma,
+        ptx=ptx,
+        kernels=tuple(_kernel(code) for code in codes),
+        steps=writer.steps(program.steps),
+        ends=tuple(writer.entry(end) for end in plan.ends),
+        late={
             number: writer.place(value)
             for number, value in enumerate(program.outputs)
             if is_data_dependent(program, value)
         },
-        tuple(
+        required=tuple(
             artifact.Required(writer.entry(size), where) for size, where in program.required.items()
         ),
     )
@@ -243,12 +243,12 @@ class _ProgramWriter:
                 windows.lower, windows.upper, windows.channels, windows.pixels, windows.steps
             )
         return artifact.TensorMap(
-            plan.buffer,
-            name,
-            entry(plan.offset * plan.dtype.bytes),
-            tuple(entry(size) for size in plan.shape),
-            tuple(entry(size) for size in plan.strides),
-            plan.box,
-            plan.swizzle,
-            walk,
+            buffer=plan.buffer,
+            dtype=name,
+            offset=entry(plan.offset * plan.dtype.bytes),
+            shape=tuple(entry(size) for size in plan.shape),
+            strides=tuple(entry(size) for size in plan.strides),
+            box=plan.box,
+            swizzle=plan.swizzle,
+            windows=walk,
         )

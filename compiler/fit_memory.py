@@ -1,7 +1,7 @@
 """From a graph to a program and its memory plan, within a budget of bytes if there is one.
 
-What recompute promises is an estimate; the plan tells the truth. Where the arena is larger than it
-was to be, a smaller one is asked for.
+What `memory.recompute` promises is an estimate; the plan tells the truth. Where the arena is larger
+than it was to be, a smaller one is asked for.
 """
 
 from __future__ import annotations

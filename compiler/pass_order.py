@@ -8,6 +8,7 @@ from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.options import Options
 from bessemer.compiler.passes.block_channel_sums import block_channel_sums
 from bessemer.compiler.passes.decompose_conv_transpose import decompose_conv_transpose
+from bessemer.compiler.passes.fill_tile_rows import fill_tile_rows
 from bessemer.compiler.passes.flush_denormals import flush_denormals
 from bessemer.compiler.passes.fold_batch_norm import fold_batch_norm
 from bessemer.compiler.passes.fold_constants import fold_constants
@@ -80,5 +81,7 @@ def passes_of(options: Options, target: Target) -> tuple[Pass, ...]:
         middle.append(widen_bfloat16)
     before = PASSES.index(separate_padding)
     end = len(PASSES) - 1 - PASSES[::-1].index(remove_dead)
-    last = (tabulate_bytes,) if target.has_byte_lookup else ()
+    last = [tabulate_bytes] if target.has_byte_lookup else []
+    if options.precision == "bfloat16" and target.has_tiles:
+        last.append(fill_tile_rows)
     return (*PASSES[:before], *middle, *PASSES[before:end], *last, *PASSES[end:])

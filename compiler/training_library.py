@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -75,9 +75,7 @@ class _Made:
     weights_from: int
 
 
-def build_library(
-    graphs: TrainingGraphs, options: Options, begins: Callable[[str], None] = lambda _: None
-) -> tuple[Code, Bytes]:
+def build_library(graphs: TrainingGraphs, options: Options) -> tuple[Code, Bytes]:
     """The code of the library, and its weights with the initial state behind them.
 
     Raises CompileError for what cannot be compiled, and for networks whose outputs' sizes the data
@@ -85,14 +83,12 @@ def build_library(
     """
     target = parse_target(options.target) if options.target else host_target()
     with compiling():
-        return _build(graphs, options, target, begins)
+        return _build(graphs, options, target)
 
 
-def _build(
-    graphs: TrainingGraphs, options: Options, target: Target, begins: Callable[[str], None]
-) -> tuple[Code, Bytes]:
+def _build(graphs: TrainingGraphs, options: Options, target: Target) -> tuple[Code, Bytes]:
     found = [
-        _scheduled(kind, graph, options, target, begins)
+        _scheduled(kind, graph, options, target)
         for kind, graph in zip(_KINDS, (graphs.step, graphs.evaluation, graphs.prediction))
     ]
     programs = share_kernels([each.program for each in found])
@@ -106,15 +102,12 @@ def _build(
     ]
     signature = _signature(graphs, made)
     library = _library(graphs, made, signature, places[len(made) :])
-    begins("codegen")
     names = [part.body.name for part in library.parts]
     return _code(made, signature, library, names, target), weights
 
 
-def _scheduled(
-    kind: str, graph: Graph, options: Options, target: Target, begins: Callable[[str], None]
-) -> Fitted:
-    log = StepLog(options.dump / kind if options.dump else None, options.verify, begins)
+def _scheduled(kind: str, graph: Graph, options: Options, target: Target) -> Fitted:
+    log = StepLog(options.dump / kind if options.dump else None, options.verify)
     log.graph("input", graph)
     for step in passes_of(options, target):
         graph = log.run(step, graph)

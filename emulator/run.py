@@ -102,7 +102,7 @@ def _advance(
             lanes = gathered
         active = lanes if operation.guard < 0 else _guarded(machine, operation, lanes)
         if operation.kind == "plain":
-            if active is not None and _perform(program, machine, operation, active, place):
+            if active is not None and _perform(program, machine, operation, active):
                 _leave(machine, lanes, active, place)
                 return
             place += 1
@@ -143,9 +143,7 @@ def _guarded(machine: Machine, operation: Operation, lanes: Lanes) -> Lanes | No
     return Lanes(lanes.index[holds]) if holds.any() else None
 
 
-def _perform(
-    program: Program, machine: Machine, operation: Operation, lanes: Lanes, place: int
-) -> object:
+def _perform(program: Program, machine: Machine, operation: Operation, lanes: Lanes) -> object:
     try:
         if machine.pending and not operation.touched.isdisjoint(machine.pending):
             _check_pending(machine, operation, lanes)

@@ -163,32 +163,24 @@ def mover_text(target: Target) -> str:
     copies a to b; `size` is a multiple of what one step of the loop moves. Where kernels store past
     the caches there is `stream_bytes`, which copies that way."""
     lanes = target.vector_bits // 32
-    text = _loop("read_bytes", lanes, copies=False) + _loop("copy_bytes", lanes, copies=True)
+    text = _read_loop(lanes) + _copy_loop("copy_bytes", lanes)
     if not target.last_cache:
         return text
-    return text + _loop("stream_bytes", lanes, copies=True, streams=True) + _STREAMING
+    return text + _copy_loop("stream_bytes", lanes, streams=True) + _STREAMING
 
 
-def _loop(name: str, lanes: int, copies: bool, streams: bool = False) -> str:
+def _read_loop(lanes: int) -> str:
+    """Reads both arrays into vectors that are never stored, which LLVM cannot know."""
     vector, width = f"<{lanes} x i32>", lanes * 4
     steps, phis, total = [], [], []
     for k in range(_UNROLL):
-        offset = f"i64 {k * width}"
-        steps.append(f"  %a{k} = getelementptr i8, ptr %a.at, {offset}")
-        steps.append(f"  %b{k} = getelementptr i8, ptr %b.at, {offset}")
+        steps += _addresses(k, width)
         steps.append(f"  %v{k} = load {vector}, ptr %a{k}, align 64")
-        if copies:
-            if streams:
-                steps.append(f"  %c{k} = getelementptr i8, ptr %a{k}, i64 {_AHEAD}")
-                steps.append(f"  call void @llvm.prefetch.p0(ptr %c{k}, i32 0, i32 3, i32 1)")
-            how = ", !nontemporal !0" if streams else ""
-            steps.append(f"  store {vector} %v{k}, ptr %b{k}, align 64{how}")
-        else:
-            phis.append(f"  %s{k} = phi {vector} [ zeroinitializer, %again ], [ %n{k}, %loop ]")
-            steps.append(f"  %w{k} = load {vector}, ptr %b{k}, align 64")
-            steps.append(f"  %x{k} = or {vector} %v{k}, %w{k}")
-            steps.append(f"  %n{k} = or {vector} %s{k}, %x{k}")
-            total.append(f"  %t{k} = or {vector} %n{k}, {f'%t{k - 1}' if k else f'%n{k}'}")
+        phis.append(f"  %s{k} = phi {vector} [ zeroinitializer, %again ], [ %n{k}, %loop ]")
+        steps.append(f"  %w{k} = load {vector}, ptr %b{k}, align 64")
+        steps.append(f"  %x{k} = or {vector} %v{k}, %w{k}")
+        steps.append(f"  %n{k} = or {vector} %s{k}, %x{k}")
+        total.append(f"  %t{k} = or {vector} %n{k}, {f'%t{k - 1}' if k else f'%n{k}'}")
     ends = [
         *total,
         f"  %one = extractelement {vector} %t{_UNROLL - 1}, i32 0",
@@ -198,6 +190,32 @@ def _loop(name: str, lanes: int, copies: bool, streams: bool = False) -> str:
         "  store i32 %one, ptr %a",
         "  br label %next",
     ]
+    return _repeated("read_bytes", width, phis, steps, ends)
+
+
+def _copy_loop(name: str, lanes: int, streams: bool = False) -> str:
+    """Copies; with `streams` past the caches."""
+    vector, width = f"<{lanes} x i32>", lanes * 4
+    steps = []
+    for k in range(_UNROLL):
+        steps += _addresses(k, width)
+        steps.append(f"  %v{k} = load {vector}, ptr %a{k}, align 64")
+        if streams:
+            steps.append(f"  %c{k} = getelementptr i8, ptr %a{k}, i64 {_AHEAD}")
+            steps.append(f"  call void @llvm.prefetch.p0(ptr %c{k}, i32 0, i32 3, i32 1)")
+        how = ", !nontemporal !0" if streams else ""
+        steps.append(f"  store {vector} %v{k}, ptr %b{k}, align 64{how}")
+    return _repeated(name, width, [], steps, ["  br label %next"])
+
+
+def _addresses(k: int, width: int) -> list[str]:
+    offset = f"i64 {k * width}"
+    return [f"  %{name}{k} = getelementptr i8, ptr %{name}.at, {offset}" for name in ("a", "b")]
+
+
+def _repeated(name: str, width: int, phis: list[str], steps: list[str], ends: list[str]) -> str:
+    """A function that goes over the arrays again and again by `steps`, which move _UNROLL times
+    `width` bytes; `ends` are what follows a turn."""
     return "\n".join(
         [
             f"define void @{name}(ptr %a, ptr %b, i64 %size, i64 %repeats) nounwind {{",
@@ -216,7 +234,7 @@ def _loop(name: str, lanes: int, copies: bool, streams: bool = False) -> str:
             "  %more = icmp slt i64 %i.next, %size",
             "  br i1 %more, label %loop, label %last",
             "last:",
-            *(["  br label %next"] if copies else ends),
+            *ends,
             "next:",
             '  call void asm sideeffect "", "~{memory}"()',
             "  %turn.next = add i64 %turn, 1",

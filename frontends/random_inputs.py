@@ -110,6 +110,12 @@ def input_infos(graph: Graph) -> list[ArrayInfo]:
     return code_infos(graph)
 
 
+def random_inputs(graph: Graph) -> dict[str, Array]:
+    """Random arrays for a graph, at its default sizes."""
+    infos = input_infos(graph)
+    return random_arrays(infos, default_sizes(infos, graph.symbols), 0, index_limits(graph))
+
+
 def known_texts(strings: Strings | None) -> tuple[str, ...]:
     """The strings that a model knows, for random_arrays."""
     return () if strings is None else strings.table

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -107,7 +108,7 @@ class Context:
         log = _LOG(keep)
         options = Options(threads=threads, weights=weights or None, log=log)
         if weights_path:
-            options.weights_path = weights_path.encode()
+            options.weights_path = os.fsencode(weights_path)
         found = ctypes.c_void_p()
         status = model.create(ctypes.addressof(found), ctypes.addressof(options))
         if status:
@@ -116,6 +117,8 @@ class Context:
         self.handle: int = found.value
         # The log lives as long as the context that may call it.
         self._release = weakref.finalize(self, _destroy, model, self.handle, log)
+        # When Python ends, threads may still be inside a run: then the system frees everything.
+        self._release.atexit = False
 
 
 def _destroy(model: NativeModel, handle: int, _log: object) -> None:

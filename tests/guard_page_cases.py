@@ -31,18 +31,20 @@ class Case:
     def inputs(self, signature: Signature, symbols: Mapping[str, int]) -> list[Array]:
         """Random ones; integers are small enough to be indices."""
         random = np.random.default_rng(zlib.crc32(self.name.encode()))
-        return [
-            (random.standard_normal(shape) if "float" in info.dtype else random.integers(0, 3, shape))
-            .astype(numpy_dtype(info.dtype))
-            for info in signature.inputs
-            for shape in [evaluate_shape(info.shape, symbols)]
-        ]  # fmt: skip
+        arrays: list[Array] = []
+        for info in signature.inputs:
+            shape = evaluate_shape(info.shape, symbols)
+            is_float = "float" in info.dtype
+            made = random.standard_normal(shape) if is_float else random.integers(0, 3, shape)
+            arrays.append(made.astype(numpy_dtype(info.dtype)))
+        return arrays
 
 
 CASES = [
     Case(
         "products",
-        """agraph (float[n, 13] x, float[13, 11] w, float[11] b, float[11, 5] v) => (float[n, 5] y) {
+        """agraph (float[n, 13] x, float[13, 11] w, float[11] b, float[11, 5] v)
+            => (float[n, 5] y) {
             p = MatMul(x, w)
             q = Add(p, b)
             r = Relu(q)
@@ -52,8 +54,8 @@ CASES = [
     ),
     Case(
         "convolutions",
-        """agraph (float[1, 5, 9, 7] x, float[6, 5, 3, 3] w, float[6, 1, 3, 3] d, float[3, 6, 1, 1] p)
-            => (float[1, 3, 9, 7] y, float[1, 6, 4, 3] z) {
+        """agraph (float[1, 5, 9, 7] x, float[6, 5, 3, 3] w, float[6, 1, 3, 3] d,
+            float[3, 6, 1, 1] p) => (float[1, 3, 9, 7] y, float[1, 6, 4, 3] z) {
             a = Conv<pads = [1, 1, 1, 1]>(x, w)
             b = Relu(a)
             c = Conv<pads = [1, 1, 1, 1], group = 6>(b, d)
@@ -104,7 +106,8 @@ CASES = [
     ),
     Case(
         "recurrence",
-        """agraph (float[t, 3, 5] x, float[1, 28, 5] w, float[1, 28, 7] r) => (float[t, 1, 3, 7] y) {
+        """agraph (float[t, 3, 5] x, float[1, 28, 5] w, float[1, 28, 7] r)
+            => (float[t, 1, 3, 7] y) {
             y, h, c = LSTM<hidden_size = 7>(x, w, r)
         }""",
         [{"t": 1}, {"t": 4}],

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -104,10 +104,9 @@ def run_fenced(
         (ctypes.c_void_p * (len(arrays) + 1))(*[address(array.bytes) for array in arrays])
         for arrays in (given, results)
     ]
-    status = native.run(
-        context.handle, *map(ctypes.addressof, (*pointers, dims)), address(arena.bytes),
-        arena.bytes.size,
-    )  # fmt: skip
+    ins, outs = (ctypes.addressof(each) for each in pointers)
+    space = address(arena.bytes), arena.bytes.size
+    status = native.run(context.handle, ins, outs, ctypes.addressof(dims), *space)
     assert not status, native.message(context.handle)
     return [
         result.bytes.view(dtype).reshape(shape).copy()
@@ -115,12 +114,13 @@ def run_fenced(
     ]
 
 
-def check(case: Case, tell: Callable[[str], None]) -> None:
+def check(case: Case) -> None:
     """Fenced runs of a case compute what others do, to the last bit."""
     with fences() as made:
         model = bessemer.compile(case.model(), threads=1, cache=False)
         for symbols in case.sizes:
-            tell(f"{case.name} {symbols}")
+            sys.stdout.write(f"{case.name} {symbols}\n")
+            sys.stdout.flush()
             inputs = case.inputs(model.signature, symbols)
             for ours, wanted in zip(run_fenced(model, inputs, symbols, made), model.run(inputs)):
                 assert ours.shape == wanted.shape and ours.tobytes() == wanted.tobytes()
@@ -128,4 +128,4 @@ def check(case: Case, tell: Callable[[str], None]) -> None:
 
 if __name__ == "__main__":
     for chosen in CASES if len(sys.argv) < 2 else [c for c in CASES if c.name in sys.argv[1:]]:
-        check(chosen, lambda text: print(text, flush=True))
+        check(chosen)

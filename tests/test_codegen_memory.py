@@ -140,7 +140,7 @@ GUARDS: dict[str, Callable[[Dim, Expression], Expression]] = {
 
 @on_each_target
 @pytest.mark.parametrize("dtype", [f32, i64, bf16, u8], ids=str)
-@pytest.mark.parametrize("stride", [0, 1, 2, -1, 7])
+@pytest.mark.parametrize("stride", [0, 1, 2, 3, -1, 7])
 @pytest.mark.parametrize("name", GUARDS)
 def test_a_guarded_load_reads_zero_and_touches_nothing(
     name: str, stride: int, dtype: DType, target: Target
@@ -229,6 +229,15 @@ def test_small_strides_are_shuffled_not_gathered() -> None:
     text = assembly_of(x86.AVX512, lambda i: 2 * i)
     assert "vgather" not in text
     assert "vpermt2ps" in text or "vshufps" in text
+
+
+def test_small_strides_are_shuffled_under_a_mask_too() -> None:
+    x, out = Buffer("x", f32, (64,)), Buffer("out", f32, (24,))
+    builder = KernelBuilder()
+    with builder.loop(24, "vector", 16) as i:
+        builder.store(out, (i,), x[2 * i])
+    text = assembly(Kernel("kernel", (x, out), 1, (), builder.block()), x86.AVX512)
+    assert "vgather" not in text and "%k1" in text
 
 
 def test_known_extents_have_no_remainder() -> None:

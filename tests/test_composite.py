@@ -285,7 +285,7 @@ def test_the_mean_of_integers_is_cut_towards_zero() -> None:
     np.testing.assert_array_equal(run(lambda b, v: mean(b, v, (1,)), [x])[0], [2, -2])
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 4, 9])
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 9, 12])
 def test_lrn(size: int, rng: np.random.Generator) -> None:
     """By ONNX's text: its evaluator (1.23) takes the batch's size for the number of channels."""
     x = rng.standard_normal((2, 5, 7, 6))

@@ -12,8 +12,8 @@ from bessemer.compiler.ir.interpreter.interpret_loops import run_kernel
 from bessemer.compiler.ir.loops import Store
 from bessemer.compiler.ir.types import DType, f32, f64, i32
 from bessemer.compiler.schedule.contraction.axes import product_axes, window_axes
-from bessemer.compiler.schedule.contraction.contraction import Contraction, nest, supports
-from bessemer.compiler.schedule.contraction.tiles import plan, split
+from bessemer.compiler.schedule.contraction.contraction import Contraction, supports, walk_of
+from bessemer.compiler.schedule.contraction.tiles import cut_evenly, plan
 from bessemer.compiler.targets import x86
 from bessemer.compiler.targets.choose import host_target
 from bessemer.compiler.targets.machine import Target
@@ -172,27 +172,27 @@ def _dense(rows: tuple[int, ...]) -> Contraction:
 
 
 def test_the_pixels_of_a_1x1_convolution_are_one_axis() -> None:
-    walk = nest(_dense((2, 5, 7)), 14)
+    walk = walk_of(_dense((2, 5, 7)), 14)
     assert (walk.outer, walk.axis.extent, walk.inner) == ((), 70, ())
     assert [axis.extent for axis in walk.depth] == [8]
 
 
 def test_a_row_of_taps_is_one_depth_axis() -> None:
     _, depth = window_axes((1, 9, 9, 4), (3, 3), (1, 1), (1, 1))
-    walk = nest(replace(_dense((1, 7, 7)), depth=depth), 14)
+    walk = walk_of(replace(_dense((1, 7, 7)), depth=depth), 14)
     assert [(axis.extent, axis.a_stride) for axis in walk.depth] == [(3, 36), (12, 1)]
 
 
 def test_short_rows_of_pixels_share_a_tile() -> None:
     shape = (1, 9, 9, 4)
     rows, depth = window_axes(shape, (3, 3), (1, 1), (1, 1))
-    walk = nest(replace(_dense((1, 7, 7)), rows=rows, depth=depth), 14)
+    walk = walk_of(replace(_dense((1, 7, 7)), rows=rows, depth=depth), 14)
     assert walk.axis.extent == 7
     assert walk.unit == 7
 
 
 def test_static_axes_are_cut_evenly() -> None:
-    cut = split(49, 14)
+    cut = cut_evenly(49, 14)
     assert (cut.count, cut.height, cut.tall, cut.rest) == (4, 13, 1, 0)
 
 

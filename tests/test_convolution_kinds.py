@@ -42,6 +42,9 @@ KINDS: list[tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
     ("Conv", (2, 16, 7, 9, 8), (24, 16, 3, 3, 3), {"strides": [2, 1, 1], "pads": [1] * 6}),
     ("Conv", (1, 16, 4, 9, 8), (16, 16, 1, 3, 3), {"pads": [0, 1, 1, 0, 1, 1]}),
     ("Conv", (1, 20, 9, 18), (20, 1, 7, 7), {"pads": [3] * 4, "group": 20}),
+    ("Conv", (2, 9, 7, 10), (18, 1, 3, 3), {"pads": [1] * 4, "strides": [2, 1], "group": 9}),
+    ("Conv", (1, 5, 30), (20, 1, 7), {"pads": [3, 3], "group": 5}),
+    ("Conv", (1, 6, 4, 6, 5), (18, 1, 3, 3, 3), {"pads": [1] * 6, "group": 6}),
     ("Conv", (1, 6, 8, 30), (6, 1, 1, 21), {"pads": [0, 10, 0, 10], "group": 6}),
 ]
 
@@ -97,6 +100,13 @@ def test_products_with_padding_are_left_out() -> None:
     steps = build(read_onnx(model), Options()).program.steps
     kernels = [step.kernel for step in steps if isinstance(step, Launch)]
     assert sum(kernel.name.startswith("conv") for kernel in kernels) == 9
+
+
+def test_several_filters_of_one_channel_are_depthwise_too() -> None:
+    node = helper.make_node("Conv", ["x", "w"], ["y"], group=16)
+    model = node_model(node, [("x", floats(1, 16, 5, 6))], 17, [("w", floats(32, 1, 3, 3))])
+    decisions = build(read_onnx(model), Options()).program.decisions
+    assert any(one.signature.startswith("depthwise") for one in decisions)
 
 
 def test_vectors_of_a_depthwise_convolution_are_neighbours_in_memory() -> None:

@@ -198,7 +198,29 @@ def test_the_example_of_a_pass_works(rng: np.random.Generator) -> None:
     assert lines(after) == ["%1 = neg(%0)", "%2 = exp(%1)", "return %2"]
 
 
+@pytest.mark.slow
+def test_the_passes_may_be_watched(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The code of docs/finding_your_way.md: no pass changes what LeNet says."""
+    monkeypatch.chdir(ROOT)
+    exec(fences(PAGES["finding_your_way.md"], "python")[0], {})
+    told = dict(line.split() for line in capsys.readouterr().out.splitlines())
+    assert "fold_constants" in told and max(map(float, told.values())) < 1e-6
+
+
+def test_the_page_of_figures_links_to_sections() -> None:
+    folder = ROOT / "benchmarks" / "results"
+    links = re.findall(r"\]\(([^)#]+)(?:#([^)]+))?\)", (folder / "README.md").read_text())
+    assert len(links) > 20
+    for file, section in links:
+        heads = re.findall(r"^#+ (.*)$", (folder / file).read_text(), re.MULTILINE)
+        plain = [re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads]
+        assert not section or section in plain, f"{file}#{section}"
+
+
 def test_pages_are_short() -> None:
-    shorts = ("adding_an_operator", "amx", "architecture", "embedding", "extending", "tours")
+    shorts = ("adding_an_operator", "amx", "architecture", "embedding", "extending")
+    shorts += ("finding_your_way", "tours")
     for name in shorts:
         assert len(PAGES[f"{name}.md"].splitlines()) <= 130, name

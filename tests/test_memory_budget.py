@@ -20,7 +20,7 @@ from bessemer.compiler.options import Options
 from bessemer.compiler.pass_order import passes_of
 from bessemer.compiler.schedule.memory.least_cut import least_cut
 from bessemer.compiler.schedule.memory.order_for_memory import order_for_memory
-from bessemer.compiler.schedule.memory.recompute import recompute
+from bessemer.compiler.schedule.memory.recompute import Planner
 from bessemer.compiler.schedule.memory.residents import residents
 from bessemer.compiler.targets.choose import host_target
 from bessemer.frontends import zoo
@@ -146,7 +146,7 @@ def test_what_is_computed_again_is_the_same(name: str) -> None:
     start = residents(graph).peak()
     most: int | None = None
     for part in (None, share, 0.01):
-        found = recompute(graph, None if part is None else int(part * start))
+        found = Planner(graph).plan(None if part is None else int(part * start))
         verify_graph(found.graph)
         assert found.peak == residents(found.graph).peak()
         most = found.peak if most is None else most

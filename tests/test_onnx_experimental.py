@@ -74,9 +74,7 @@ def _agrees(
 def test_attention_of_bytes(causal: int, columns: bool) -> None:
     width, heads = 8, 2
     scale = np.abs(floats(3 * width)) * 0.01 + 0.01 if columns else _number(0.02)
-    zero = np.full(3 * width, 120, np.int8) if columns else np.array(3, np.int8)
-    if columns:
-        zero = np.zeros(3 * width, np.int8)
+    zero = np.zeros(3 * width, np.int8) if columns else np.array(3, np.int8)
     weight = (_bytes(width, 3 * width).astype(np.int16) - 128).astype(np.int8)
     fed = {"x": _bytes(2, 5, width), "mask": np.array([[1, 1, 1, 1, 0], [1, 1, 1, 1, 1]], np.int32)}
     kept = {"w": weight, "b": floats(3 * width), "xs": _number(0.03), "ws": scale, "xz": _ZERO,
@@ -105,8 +103,9 @@ def test_embeddings_of_bytes(segments: bool) -> None:
 def test_a_choice_among_bytes() -> None:
     """Of two scales; a tie may be rounded another way."""
     fed = {"c": floats(3, 5) > 0}
-    kept = {"a": _bytes(3, 5), "as": _number(0.05), "az": _ZERO, "b": _bytes(1, 5),
-            "bs": _number(0.08), "bz": np.array(100, np.uint8), "s": _number(0.06), "z": _ZERO}  # fmt: skip
+    kept = {"a": _bytes(3, 5), "as": _number(0.05), "az": _ZERO}
+    kept |= {"b": _bytes(1, 5), "bs": _number(0.08), "bz": np.array(100, np.uint8)}
+    kept |= {"s": _number(0.06), "z": _ZERO}
     _agrees("QLinearWhere", fed, kept, ["c", *kept], 1.01)
 
 
@@ -119,5 +118,5 @@ def test_distances_of_rows(metric: str) -> None:
 def test_operators_that_onnx_took_over() -> None:
     _agrees("Trilu", {"x": floats(2, 4, 5)}, {"k": np.array(-1)}, ["x", "k"], 0.0, upper=0)
     fed = {"x": floats(1, 2, 5, 6), "g": np.tanh(floats(1, 3, 4, 2))}
-    settings = {"mode": "bilinear", "padding_mode": "border", "align_corners": 1}
+    settings: dict[str, Any] = {"mode": "bilinear", "padding_mode": "border", "align_corners": 1}
     _agrees("GridSample", fed, {}, ["x", "g"], 1e-5, **settings)

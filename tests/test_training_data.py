@@ -132,7 +132,7 @@ def test_what_is_no_optimizer_is_refused(optimizer: Any, text: str) -> None:
 
 
 def test_metrics_are_numbers_with_names_of_their_own() -> None:
-    with pytest.raises(CompileError, match="right is .*; it must be one number"):
+    with pytest.raises(CompileError, match=r"right is .*; it must be one number"):
         _trainer(metrics={"right": lambda y, label: y.max(-1)})
     with pytest.raises(CompileError, match="name loss is no metric's"):
         _trainer(metrics={"loss": lambda y, label: y.max()})

@@ -23,9 +23,10 @@ from bessemer.compiler.targets.choose import parse_target
 from bessemer.frontends.builder.activations import relu
 from bessemer.frontends.builder.layer import Sequential
 from bessemer.frontends.builder.layers_dense import Dense
+from bessemer.frontends.builder.layers_image import Conv
 from bessemer.frontends.builder.network import Input, Network
 from bessemer.frontends.train.losses import cross_entropy
-from bessemer.frontends.train.optimizers import Adam
+from bessemer.frontends.train.optimizers import SGD, Adam
 from bessemer.frontends.train.step import Regularization, training_graph
 from bessemer.frontends.train.trainer import Trainer
 from tests.pass_runs import changed
@@ -218,3 +219,21 @@ def test_adam_in_merged_kernels_is_torch_s(rng: np.random.Generator) -> None:
         loss.backward()
         optimizer.step()
         assert found == pytest.approx(loss.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("samples", [2, 4, 8])
+def test_a_weight_s_gradient_is_not_summed_sample_by_sample(samples: int) -> None:
+    """Parts of the batch are groups of a convolution; those of one channel are slow."""
+    network = Network(Conv(16, 1), Input("x", (samples, 12, 50)))
+    trainer = Trainer(network, lambda y: (y * y).mean(), [], optimizer=SGD(0.1), threads=1)
+    for node in trainer._training.graph.nodes:
+        if node.operator.name == "conv":
+            assert node.attributes["groups"] < samples
+    x = np.random.default_rng(0).standard_normal((samples, 12, 50)).astype(np.float32)
+    (name,) = (name for name in trainer.state if name.endswith("weight"))
+    before = trainer.state[name].astype(np.float64)
+    trainer.step({"x": x})
+    y = np.einsum("nct,co->not", x.astype(np.float64), before[0])
+    gradient = np.einsum("nct,not->co", x.astype(np.float64), y) * 2 / y.size
+    moved = (before - trainer.state[name])[0] / 0.1
+    np.testing.assert_allclose(moved, gradient, rtol=1e-3, atol=1e-5)

@@ -79,10 +79,10 @@ def exact(x: Array, w: Array, dilation: int = 1) -> Array:
 @pytest.mark.parametrize(
     ("outputs", "taps", "channels", "columns", "dilation", "cache"),
     [
-        ((1, 9, 10), (3, 3), 96, 64, 1, 2 << 20),
+        pytest.param((1, 9, 10), (3, 3), 96, 64, 1, 2 << 20, marks=pytest.mark.slow),
         ((2, 15, 17), (3, 3), 64, 64, 1, 64 << 10),
         ((1, 13, 12), (3, 3), 32, 32, 2, 2 << 20),
-        ((3, 1, 90), (1, 3), 64, 96, 1, 64 << 10),
+        pytest.param((3, 1, 90), (1, 3), 64, 96, 1, 64 << 10, marks=pytest.mark.slow),
     ],
     ids=str,
 )
@@ -112,6 +112,7 @@ def test_it_is_as_exact_as_on_the_vector_unit(
 
 
 @needs_emulator
+@pytest.mark.slow
 def test_infinities_and_large_numbers_do_what_they_do_on_the_vector_unit(
     rng: np.random.Generator,
 ) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.gemm import RESNET50
 from benchmarks.gpu.cases import SAMPLES, Case, Sample, graph_of, numbers, picked, wide
 from bessemer.compiler.ir.types import Array, TensorType, bf16, dtype_of
 from bessemer.compiler.options import Precision
@@ -14,16 +15,6 @@ from bessemer.compiler.options import Precision
 BF16 = bf16.numpy
 TOLERANCES = {"float32": 3e-6, "tf32": 2e-3, "bfloat16": 4e-3}
 
-RESNET50 = (  # how many, pixels a side, channels, outputs, taps a side, stride, padding
-    (1, 224, 3, 64, 7, 2, 3), (1, 56, 64, 64, 1, 1, 0), (3, 56, 64, 64, 3, 1, 1),
-    (4, 56, 64, 256, 1, 1, 0), (2, 56, 256, 64, 1, 1, 0), (1, 56, 256, 128, 1, 1, 0),
-    (1, 56, 128, 128, 3, 2, 1), (1, 56, 256, 512, 1, 2, 0), (4, 28, 128, 512, 1, 1, 0),
-    (3, 28, 512, 128, 1, 1, 0), (3, 28, 128, 128, 3, 1, 1), (1, 28, 512, 256, 1, 1, 0),
-    (1, 28, 256, 256, 3, 2, 1), (1, 28, 512, 1024, 1, 2, 0), (6, 14, 256, 1024, 1, 1, 0),
-    (5, 14, 1024, 256, 1, 1, 0), (5, 14, 256, 256, 3, 1, 1), (1, 14, 1024, 512, 1, 1, 0),
-    (1, 14, 512, 512, 3, 2, 1), (1, 14, 1024, 2048, 1, 2, 0), (3, 7, 512, 2048, 1, 1, 0),
-    (2, 7, 2048, 512, 1, 1, 0), (2, 7, 512, 512, 3, 1, 1),
-)  # fmt: skip
 SMALL = ((1, 9, 8, 16, 3, 2, 1), (1, 6, 16, 8, 1, 1, 0))
 
 Layer = tuple[int, int, int, int, int, int, int]

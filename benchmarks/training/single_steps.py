@@ -1,9 +1,9 @@
 """Each step of a training by itself: how far the loss and the momentum behind it are from float64.
 
-Where a network's steps enlarge rounding, two curves say little after some steps. Here ours leads, at
-usual rates and from usual first weights, and before every step torch is given the same weights, and
-computes the same loss and gradients in float32 and in float64. What float64 finds is right; torch's
-float32 says how near to that one comes.
+Where a network's steps enlarge rounding, two curves say little after some steps. Here ours leads,
+at usual rates and from usual first weights, and before every step torch is given the same weights,
+and computes the same loss and gradients in float32 and in float64. What float64 finds is right;
+torch's float32 says how near to that one comes.
 
     python -m benchmarks.training.single_steps
 
@@ -45,6 +45,7 @@ def usual_resnet() -> Subject:
 
 def step_errors(subject: Subject) -> tuple[Errors, Errors]:
     """Ours, and torch's in float32, for SGD with momentum."""
+    torch.set_num_threads(1)
     optimizer = SGD(RATE * subject.pace, MOMENTUM)
     target = Input("label", (BATCH,), "i64")
     trainer = Trainer(subject.network("f32"), cross_entropy, [target], optimizer=optimizer)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from bessemer.compiler.codegen.values import Value, literal, scalar_text, vector_text
 from bessemer.compiler.codegen.writer import Writer
 from bessemer.compiler.errors import InternalError
-from bessemer.compiler.ir.types import DType
+from bessemer.compiler.ir.types import DType, boolean
 
 
 def splat(w: Writer, value: Value, lanes: int) -> Value:
@@ -47,6 +47,12 @@ def extract(w: Writer, value: Value, lane: int) -> Value:
     if value.lanes == 1:
         return value
     return w.compute(f"extractelement {value.typed}, i64 {lane}", value.kind, 1, value.level)
+
+
+def first_of(lanes: int) -> Value:
+    """The mask of the first lane alone."""
+    others = ", i1 false" * (lanes - 1)
+    return Value(f"<i1 true{others}>", boolean, lanes)
 
 
 def shuffle(w: Writer, left: Value, right: Value | None, order: Sequence[int]) -> Value:

@@ -180,6 +180,13 @@ def atom(value: Atom) -> Dim:
     return Dim({((value, 1),): 1})
 
 
+def number(size: Size) -> int:
+    """The number that a size is; raises InternalError for one that has symbols."""
+    if isinstance(size, Dim):
+        raise InternalError(f"the size {size} is not known here")
+    return int(size)
+
+
 def as_atom(size: Size) -> Atom | None:
     """The atom that `size` is, or None when it is anything else."""
     if isinstance(size, Dim) and len(size.terms) == 1:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TypeAlias, Union
 
 from bessemer.compiler.ir import dims
@@ -195,9 +196,15 @@ class Program:
 
     def expanded(self, size: Size) -> Size:
         """A size in terms of `symbols` only."""
-        for name, definition in reversed(list(self.derived.items())):
-            size = dims.rename(size, {name: definition})
-        return size
+        return dims.rename(size, self._definitions)
+
+    @cached_property
+    def _definitions(self) -> dict[str, Size]:
+        """What `derived` names, in terms of `symbols` only."""
+        found: dict[str, Size] = {}
+        for name, definition in self.derived.items():
+            found[name] = dims.rename(definition, found)
+        return found
 
 
 @dataclass(frozen=True, eq=False)

@@ -116,14 +116,17 @@ def _weight_gradient(d: Differential, x: Value, dy: Value, shape: Sequence[Size]
 
 def _parts(shape: Sequence[Size], samples: Size) -> int:
     """How many parts of the batch have sums of their own: a small weight is too little for several
-    threads, and its sums are long ones."""
+    threads, and its sums are long ones. A part of one sample would be a group of one channel, whose
+    sums are not those of a product."""
     if not isinstance(samples, int) or not all(isinstance(size, int) for size in shape):
         return 1
     rows, columns = product(shape[:-1]), shape[-1]
     assert isinstance(rows, int) and isinstance(columns, int)
     tiles = -(-rows // _TILE[0]) * -(-columns // _TILE[1])
-    fitting = [parts for parts in (8, 4, 2) if samples % parts == 0 and tiles * parts <= _ENOUGH]
-    return max(fitting, default=1)
+    for parts in (8, 4, 2):
+        if samples % parts == 0 and samples > parts and tiles * parts <= _ENOUGH:
+            return parts
+    return 1
 
 
 def _with_parts(d: Differential, dy: Value, parts: int) -> Value:

@@ -20,6 +20,7 @@ from bessemer.compiler.ir.types import Array, TensorType
 from bessemer.compiler.ops.check import require, require_axis, require_dtype
 from bessemer.compiler.ops.gradients_scatter import scatter_elements_gradient, scatter_nd_gradient
 from bessemer.compiler.ops.index import INDEX_TYPES
+from bessemer.compiler.ops.scatter_rows import combine_by_row, is_worth_sorting
 
 REDUCTIONS = ("none", "add", "mul", "max", "min")
 
@@ -200,6 +201,10 @@ def _nd_statements(
     # Every thread has columns of its own, in which it goes through all updates in order.
     rows, width = x.shape
     share = _share(width)
+    is_plain = reduction != "none" and len(updates.shape) == 2
+    if is_plain and isinstance(share, int) and is_worth_sorting(rows, updates.shape[0]):
+        combine_by_row(builder, x, indices, updates, out, reduction, share)
+        return
     with builder.loop(dims.ceildiv(width, share), "parallel") as part:
         first, count = part * share, dims.minimum(share, width - part * share)
         with builder.loop(rows) as row, builder.loop(count, "vector", lanes=0) as column:
@@ -254,6 +259,8 @@ register(
             Example(((4, 3, 5), np.array([[0], [2], [0]], np.int32), (3, 3, 5))),
             Example(((4, 3), np.array([[[0, 1]], [[3, -1]]]), (2, 1)), {"reduction": "mul"}),
             Example(((4, 3), np.array([[1], [1]]), (2, 3)), {"reduction": "add"}),
+            Example(((3, 70), np.array([[2], [0], [-1], [2]]), (4, 70)), {"reduction": "add"}),
+            Example(((2, 130), np.array([[1], [1]], np.int32), (2, 130)), {"reduction": "min"}),
             Example(((3,), np.array([[1], [1]]), (2,)), {"reduction": "max"}),
             Example(((3,), np.array([[1], [1]]), (2,)), {"reduction": "min"}),
             Example(

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.rewrite import GraphRewriter, rewrite_graph
@@ -283,7 +284,7 @@ def _convolution(rewriter: GraphRewriter, node: Node, left: _Operand, right: _Op
         total = _less(rewriter, total, left.zero, columns)
     if right.zero != 0:
         pixels = _summed(rewriter, x, (x.type.rank - 1,))
-        kernel = tuple(int(str(size)) for size in w.type.shape[:-2])
+        kernel = tuple(dims.number(size) for size in w.type.shape[:-2])
         ones = rewriter.constant(np.ones((*kernel, 1, 1), np.int32))
         windows = rewriter.emit("conv", pixels, ones, **{**attributes, "groups": 1})
         total = _less(rewriter, total, right.zero, windows)

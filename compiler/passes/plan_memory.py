@@ -60,20 +60,20 @@ def plan_memory(program: Program, alignment: int = ALIGNMENT, in_run: bool = Tru
     if in_run and len(arena.units) > 1:
         arena = _stacked(places, sizes, program, arena)
     return MemoryPlan(
-        {
+        offsets={
             member: offset
             for value, offset in arena.offsets.items()
             for member in lives.members(value)
         },
-        arena.end,
-        _lower_bound(places, sizes),
-        weight_offsets,
-        weights_size,
-        lives.roots(),
-        arena.ends,
-        arena.units,
-        arena.parts,
-        arena.definitions,
+        size=arena.end,
+        lower_bound=_lower_bound(places, sizes),
+        weight_offsets=weight_offsets,
+        weights_size=weights_size,
+        aliases=lives.roots(),
+        ends=arena.ends,
+        units=arena.units,
+        parts=arena.parts,
+        definitions=arena.definitions,
     )
 
 

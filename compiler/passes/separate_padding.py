@@ -88,9 +88,20 @@ def _is_seen_through(transpose: Node) -> bool:
     last = len(permutation) - 1
     if permutation == (last, *range(1, last), 0):
         return True
-    channels = transpose.inputs[0].type.shape[1]
-    planes = ((0, *range(2, last + 1), 1), (*range(1, last + 1), 0))
-    return isinstance(channels, int) and channels < FEW_CHANNELS and permutation in planes
+    if permutation == (*range(1, last + 1), 0):
+        return _is_few(transpose.inputs[0].type.shape[1])
+    return _moves_planes(transpose)
+
+
+def _moves_planes(transpose: Node) -> bool:
+    """Whether few channels that lie in planes, wherever among the axes, go behind their pixels."""
+    permutation, shape = transpose.attributes["permutation"], transpose.output.type.shape
+    rows_stay = len(permutation) >= 3 and permutation[-2] == len(permutation) - 1
+    return rows_stay and permutation[0] == 0 and _is_few(shape[-1])
+
+
+def _is_few(channels: Size) -> bool:
+    return isinstance(channels, int) and channels < FEW_CHANNELS
 
 
 def _with_pad_inside(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
@@ -115,15 +126,10 @@ def _with_pad_inside(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | N
 def _padded_planes(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
     """The pad of an image whose channels were moved behind its pixels, done before the move."""
     transpose = rewriter.producer(node.inputs[0], "transpose")
-    if transpose is None:
+    if transpose is None or not _moves_planes(transpose):
         return None
     permutation = transpose.attributes["permutation"]
     rank = len(permutation)
-    channels = node.inputs[0].type.shape[-1]
-    if permutation != (0, *range(2, rank), 1) or rank < 3:
-        return None
-    if not isinstance(channels, int) or channels >= FEW_CHANNELS:
-        return None
     ends = {
         end: tuple(node.attributes[end][permutation.index(axis)] for axis in range(rank))
         for end in ("low", "high")

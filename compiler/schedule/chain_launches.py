@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.loops import Block, For, If, Kernel, Statement, Stream
@@ -167,7 +168,7 @@ class _Planner:
 
     def _by_turns(self, launches: Sequence[Launch], turns: int) -> tuple[Array, tuple[_Moved, ...]]:
         """The items of every turn, and the windows, from the last launch to the first."""
-        extent = int(str(launches[-1].kernel.parallel_extent))
+        extent = dims.number(launches[-1].kernel.parallel_extent)
         bounds = np.arange(turns + 1) * extent // turns
         items = np.zeros((turns, len(launches), 2), np.int64)
         items[:, -1] = np.stack([bounds[:-1], bounds[1:]], 1)

@@ -72,19 +72,19 @@ def assembled(builder: ProgramBuilder, graph: Graph, derived: Mapping[str, Size]
     steps = merge_updates(graph, steps, builder.lowering)
     steps = write_parts(steps, outputs, builder.lowering)
     return Program(
-        graph.name,
-        graph.inputs,
-        outputs,
-        graph.output_names,
-        (*graph.symbols, *builder.symbols),
-        len(graph.symbols),
-        builder.constants,
-        steps,
-        builder.capacities,
-        derived,
-        tuple(builder.lowering.choices.decisions),
-        graph.updates,
-        _required_sizes(graph, derived),
+        name=graph.name,
+        inputs=graph.inputs,
+        outputs=outputs,
+        output_names=graph.output_names,
+        symbols=(*graph.symbols, *builder.symbols),
+        input_symbols=len(graph.symbols),
+        weights=builder.constants,
+        steps=steps,
+        capacities=builder.capacities,
+        derived=derived,
+        decisions=tuple(builder.lowering.choices.decisions),
+        updates=graph.updates,
+        required=_required_sizes(graph, derived),
     )
 
 

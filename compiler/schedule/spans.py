@@ -75,7 +75,7 @@ class _Walk:
     """Goes through an item's statements; `mask` tells for which items one may run."""
 
     def __init__(self, kernel: Kernel, count: int, least: int) -> None:
-        sizes = {b.name: int(str(dims.product(b.shape))) for b in kernel.buffers}
+        sizes = {b.name: dims.number(dims.product(b.shape)) for b in kernel.buffers}
         bytes_ = {b.name: b.dtype.bytes for b in kernel.buffers}
         self.sizes = {name: n for name, n in sizes.items() if n * bytes_[name] >= least}
         self.found: dict[str, tuple[Array, Array]] = {}

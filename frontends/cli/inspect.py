@@ -114,7 +114,7 @@ def _scheduled_content(
         case "groups":
             return {"groups": group_rows(program)}
         case "memory":
-            return {"memory": memory, "places": place_rows(program, plan)}
+            return {"memory": memory, "places": place_rows(plan)}
         case _:
             return {
                 "model": _summary(made),

@@ -83,7 +83,7 @@ def memory_summary(program: Program, plan: MemoryPlan, sizes: Mapping[str, int])
     return summary
 
 
-def place_rows(program: Program, plan: MemoryPlan) -> list[dict[str, Any]]:
+def place_rows(plan: MemoryPlan) -> list[dict[str, Any]]:
     """A row for every value in the arena, by its offset where that is a number."""
     rows = [
         {

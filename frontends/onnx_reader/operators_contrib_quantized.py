@@ -23,6 +23,7 @@ from bessemer.frontends.onnx_reader.operators_blocks import dequantized_rows, sp
 from bessemer.frontends.onnx_reader.operators_index import indices_at
 from bessemer.frontends.onnx_reader.operators_matmul import product
 from bessemer.frontends.onnx_reader.operators_move import concatenated
+from bessemer.frontends.onnx_reader.operators_pooling import averaged
 from bessemer.frontends.onnx_reader.operators_quantize import (
     centered,
     read_dequantize_linear,
@@ -124,17 +125,7 @@ def read_qlinear_average_pool(context: NodeContext) -> Value:
     last = bool(context.integer("channels_last", 0))
     x = _real(context, 0) if last else to_channels_last(b, _real(context, 0))
     window = read_window(context, x.type.shape[1:-1], context.integers("kernel_shape"))
-    pooled = context.apply(
-        "average_pool",
-        x,
-        kernel=window.kernel,
-        strides=window.strides,
-        dilations=window.dilations,
-        low=window.low,
-        high=window.high,
-        count_include_pad=bool(context.integer("count_include_pad", 0)),
-        uncounted=window.uncounted if any(size != 0 for size in window.uncounted) else (),
-    )
+    pooled = averaged(context, x, window)
     return _quantized(context, pooled if last else from_channels_last(b, pooled), 3)
 
 

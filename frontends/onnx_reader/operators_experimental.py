@@ -24,7 +24,8 @@ def read_scale(context: NodeContext) -> Value:
 
 @rule("ScaledTanh")
 def read_scaled_tanh(context: NodeContext) -> Value:
-    return _times(context, context.apply("tanh", _times(context, context.input(0), "beta")), "alpha")
+    inner = _times(context, context.input(0), "beta")
+    return _times(context, context.apply("tanh", inner), "alpha")
 
 
 @rule("ParametricSoftplus")

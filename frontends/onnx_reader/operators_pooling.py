@@ -143,7 +143,12 @@ def read_max_unpool(context: NodeContext) -> Value:
 @rule("AveragePool")
 def read_average_pool(context: NodeContext) -> Value:
     x, window = _input_and_window(context)
-    result = context.apply(
+    return from_channels_last(context.builder, averaged(context, x, window))
+
+
+def averaged(context: NodeContext, x: Value, window: Window) -> Value:
+    """Means of windows; channels are last."""
+    return context.apply(
         "average_pool",
         x,
         kernel=window.kernel,
@@ -154,7 +159,6 @@ def read_average_pool(context: NodeContext) -> Value:
         count_include_pad=bool(context.integer("count_include_pad", 0)),
         uncounted=window.uncounted if any(size != 0 for size in window.uncounted) else (),
     )
-    return from_channels_last(context.builder, result)
 
 
 def _norm(context: NodeContext) -> float:

@@ -49,8 +49,11 @@ _MALFORMED = (IndexError, KeyError, TypeError, ValueError, ZeroDivisionError, Ov
 """What a rule may run into where a stranger's attributes and shapes do not fit each other."""
 
 
-_NOT_OF_ONNX = ("SimplifiedLayerNormalization",)
-"""Operators that ONNX Runtime has put into ONNX's domain."""
+_NOT_OF_ONNX = frozenset((
+    "SimplifiedLayerNormalization", "Affine", "Crop", "ImageScaler", "ParametricSoftplus", "Scale",
+    "ScaledTanh",
+))  # fmt: skip
+"""Operators that ONNX Runtime has put into ONNX's domain, or has kept when ONNX dropped them."""
 
 
 class UnreadError(Exception):

@@ -34,18 +34,18 @@ def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
         yield from attribute.graphs
 
 
-def check_graph(graph: onnx.GraphProto, where: str, outer: frozenset[str] = frozenset()) -> None:
+def check_graph(graph: onnx.GraphProto, where: str) -> None:
     """Names, single assignment, definition before use (in some order), in subgraphs too.
 
-    `outer` are the names that enclosing graphs define. Raises CompileError.
+    Raises CompileError.
     """
-    budget = [limits.NODES]
-    _check_graph(graph, where, outer, 0, budget)
+    _check_graph(graph, where, frozenset(), 0, [limits.NODES])
 
 
 def _check_graph(
     graph: onnx.GraphProto, where: str, outer: frozenset[str], depth: int, budget: list[int]
 ) -> None:
+    """`outer` are the names that enclosing graphs define; `budget` is what is left of the nodes."""
     if depth > limits.NESTING:
         raise CompileError(f"{where}: graphs are nested more than {limits.NESTING} deep")
     budget[0] -= len(graph.node)

@@ -51,7 +51,7 @@ class _Evidence:
             self.makers[value] = place, node
             self.kinds[value] = _kind(array)
         if any(self.kinds[value] for value in node.outputs):
-            self.ranges[place] = _ranges(node, arrays)
+            self.ranges[place] = _ranges(arrays)
 
     def origin(self, value: Value) -> Value:
         """The first value on the way to this one that is not finite."""
@@ -110,7 +110,7 @@ def _named(node: Node, part: str) -> str:
     return f"{what}operator {node.operator.name}, in the {part}"
 
 
-def _ranges(node: Node, arrays: Iterable[Array]) -> str:
+def _ranges(arrays: Iterable[Array]) -> str:
     """What a node's floats lay between."""
     found = []
     for array in arrays:

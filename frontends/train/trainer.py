@@ -41,6 +41,7 @@ from bessemer.frontends.train.memory_plan import MemoryPlan, memory_plan, sizes_
 from bessemer.frontends.train.normalization import Normalization
 from bessemer.frontends.train.optimizers import SGD, Optimizer
 from bessemer.frontends.train.schedules import Schedule, constant
+from bessemer.frontends.train.state_memory import side_by_side
 from bessemer.frontends.train.statistics import Statistics, read_statistics
 from bessemer.frontends.train.step import (
     RATE,
@@ -120,12 +121,12 @@ class Trainer:
     def first_state(self) -> dict[str, Array]:
         """The state before the first step."""
         arrays = self._start.arrays()
-        return {
-            name: arrays[name].copy()
-            if name in arrays
-            else np.zeros(type.static_shape, type.dtype.numpy)
-            for name, type in self._training.state
-        }
+        return side_by_side(
+            {
+                name: arrays.get(name, np.zeros(type.static_shape, type.dtype.numpy))
+                for name, type in self._training.state
+            }
+        )
 
     @property
     def network(self) -> Network:
@@ -136,7 +137,7 @@ class Trainer:
 
     def _model(self, kind: str, graph: StepGraph, batch: Data | None = None) -> CompiledModel:
         if kind not in self._models:
-            memory = self.memory if batch is not None else 0
+            memory = self.memory if self.memory and batch is not None else None
             sizes = sizes_of(graph.graph, batch) if memory and batch is not None else None
             self._models[kind] = compile(
                 graph.graph, threads=self._threads, memory=memory, sizes=sizes
@@ -248,7 +249,7 @@ class Trainer:
         except TrainingError as error:
             raise explained(error, self, self._training, batches, file, start) from None
         if patience and self._best.since:
-            self.state = {name: array.copy() for name, array in self._best.state.items()}
+            self.state = side_by_side(self._best.state)
         return self.history
 
     def _epoch(
@@ -299,7 +300,7 @@ class Trainer:
                 raise CompileError(
                     f"{path} is of another network or optimizer: {name} {what}, not {type}."
                 )
-        self.state = {name: found.arrays[name].copy() for name, _ in self._training.state}
+        self.state = side_by_side({name: found.arrays[name] for name, _ in self._training.state})
         self.steps, self.seed = int(found.facts["steps"]), int(found.facts["seed"])
         self.history = History.from_json(found.facts["history"])
         best = {

@@ -217,7 +217,8 @@ def _write_archive(file: BinaryIO, code: Code, weights: Bytes, inside: bool) -> 
 def _link(command: list[str], folder: Path, source: str, target: str) -> None:
     arguments = [*command, "-shared", "-nostartfiles", "-o", target, source]
     arguments += [f"-Wl,-soname,{target}", "-Wl,-z,noexecstack", "-Wl,-z,relro", "-Wl,-z,now"]
-    arguments += ["-Wl,-z,defs", "-Wl,--build-id=none", "-lm", "-lpthread"]
+    # Its own functions are meant when it calls them, also where another library has the same names.
+    arguments += ["-Wl,-Bsymbolic", "-Wl,-z,defs", "-Wl,--build-id=none", "-lm", "-lpthread"]
     result = subprocess.run(arguments, cwd=folder, capture_output=True, text=True, check=False)
     if result.returncode:
         raise CompileError(

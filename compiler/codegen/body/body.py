@@ -60,16 +60,14 @@ def body_text(
     plan: MemoryPlan,
     prefix: str,
     messages: Mapping[Kernel, Sequence[str]],
-    parallel: bool = True,
     profile: bool = False,
 ) -> str:
     """LLVM IR of the body and of the workspace function.
 
     `messages` are what a kernel's checks say, in the order of their numbers; a kernel that has none
-    is not listed. Without `parallel` every kernel runs on the calling thread. With `profile` the
-    body takes the time of every launch and copy (see clock.py).
+    is not listed. With `profile` the body takes the time of every launch and copy (see clock.py).
     """
-    return _Body(program, plan, prefix, messages, parallel, profile).text()
+    return _Body(program, plan, prefix, messages, profile).text()
 
 
 class _Body(BodySizes):
@@ -79,13 +77,11 @@ class _Body(BodySizes):
         plan: MemoryPlan,
         prefix: str,
         messages: Mapping[Kernel, Sequence[str]],
-        parallel: bool,
         profile: bool,
     ) -> None:
         super().__init__(program, plan, prefix)
         self.messages = messages
         self.chains: list[str] = []
-        self.parallel = parallel
         self.clocks = Clocks(profile, self.let, self.put)
 
     def text(self) -> str:
@@ -231,10 +227,6 @@ class _Body(BodySizes):
             if value not in inside:
                 self._store_at("ptr", self._address(value), "%buffers", number)
         work = dims.total(work_of(launch, self.bound) for launch in step.launches)
-        if not self.parallel:
-            arguments = f"ptr %buffers, ptr %arguments, i64 0, i64 {step.shares}"
-            self.put(f"call void @{name}({arguments})")
-            return
         self.put(
             f"call void @bessemer_parallel(ptr %context, ptr @{name}, ptr %buffers, "
             f"ptr %arguments, i64 {step.shares}, i64 {self._shares(work)})"
@@ -242,9 +234,7 @@ class _Body(BodySizes):
 
     def _launch_team(self, step: Launch, work: Size) -> None:
         kernel = step.kernel
-        most = "1"
-        if self.parallel:
-            most = self.sizes.value(dims.minimum(kernel.members, dims.floordiv(work, GRAIN)))
+        most = self.sizes.value(dims.minimum(kernel.members, dims.floordiv(work, GRAIN)))
         place = kernel.symbols.index(TEAM)
         name = self.clocks.share_of(kernel.name)
         self.put(
@@ -257,7 +247,7 @@ class _Body(BodySizes):
         self.put(f"store {kind} {value}, ptr {place}")
 
     def _is_serial(self, extent: str, work: Size) -> bool:
-        return not self.parallel or extent == "1" or (isinstance(work, int) and work < 2 * SHARE)
+        return extent == "1" or (isinstance(work, int) and work < 2 * SHARE)
 
     def _shares(self, work: Size) -> str:
         """How many shares are worth a thread."""

@@ -18,7 +18,7 @@ from bessemer.compiler.codegen.kernels.joined_functions import joined
 from bessemer.compiler.codegen.kernels.quantization import quantized
 from bessemer.compiler.codegen.kernels.quotients import constant_divisor, quotient
 from bessemer.compiler.codegen.kernels.state import KernelState, number
-from bessemer.compiler.codegen.lanes import same_lanes, splat, steps
+from bessemer.compiler.codegen.lanes import first_of, same_lanes, splat, steps
 from bessemer.compiler.codegen.math import vector_math
 from bessemer.compiler.codegen.values import Value, literal
 from bessemer.compiler.errors import InternalError
@@ -214,6 +214,8 @@ class _Evaluation:
 def first_lanes(state: KernelState, count: Value) -> Value:
     """The mask of the lanes k < count; any count."""
     w, width = state.writer, state.width
+    if count.number == 1:
+        return first_of(width)
     kind = i8 if 32 < width <= 64 else i16 if width == 32 else i32
     limited = intrinsic(w, "smax", intrinsic(w, "smin", count, number(width)), number(0))
     narrow = w.compute(f"trunc {limited.typed} to i{kind.bits}", kind, 1, limited.level)

@@ -148,7 +148,7 @@ def emit_store(state: KernelState, store: loops.FragmentStore, emit_one: EmitSto
         _store_vectors(state, store, shape, columns, emit_one)
 
     def partly() -> None:
-        _store_through_memory(state, store, shape, limit, emit_one)
+        _store_through_memory(state, store, limit, emit_one)
 
     branch(state, full, (), ((whole, writes), (partly, writes)))
 
@@ -198,11 +198,7 @@ def _is_read(buffer: Buffer, stores: Sequence[loops.Store]) -> bool:
 
 
 def _store_through_memory(
-    state: KernelState,
-    store: loops.FragmentStore,
-    shape: FragmentShape,
-    limit: Size,
-    emit_one: EmitStore,
+    state: KernelState, store: loops.FragmentStore, limit: Size, emit_one: EmitStore
 ) -> None:
     """Without masks, and with fewer columns than the fragment's: one value at a time."""
     rows = {pair: _memory(state, state.fragments[pair[0]]) for pair in _elements(store)}

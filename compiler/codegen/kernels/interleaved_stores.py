@@ -1,26 +1,28 @@
-"""Stores of neighbours, one after the other in a vector loop, as one store of all.
+"""Stores of neighbours, one after the other in a vector loop, as stores of whole vectors.
 
-    vector c:  out[2*c] = a[c];  out[2*c + 1] = b[c]
+    vector c:  out[n*c] = a[c];  out[n*c + 1] = b[c]
 
-Each alone would write its lanes to places that are apart; woven, they are whole vectors.
+Each alone would write its lanes to places that are apart. Woven, lane by lane, they are a square
+that is turned around: a[0], b[0], a[1], b[1], ... Where n is their number, all is one store.
+Neighbours may also be two lanes wide each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from bessemer.compiler.codegen.kernels.conversions import to_memory
 from bessemer.compiler.codegen.kernels.expressions import evaluate, indices
 from bessemer.compiler.codegen.kernels.state import KernelState
-from bessemer.compiler.codegen.lanes import shuffle, splat
+from bessemer.compiler.codegen.lanes import part, splat
 from bessemer.compiler.codegen.values import Value
+from bessemer.compiler.codegen.weave import COUNTS, weave
 from bessemer.compiler.ir import loops
+from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import Buffer, Expression, Load
 from bessemer.compiler.ir.loops import Block
 from bessemer.compiler.ir.walk_expr import children
-
-COUNTS = (4, 2)
-"""How many stores can be woven into one."""
 
 
 def emit(state: KernelState, block: Block, begin: int) -> int:
@@ -29,23 +31,53 @@ def emit(state: KernelState, block: Block, begin: int) -> int:
         return 0
     for count in COUNTS:
         stores = [s for s in block[begin : begin + count] if isinstance(s, loops.Store)]
-        if len(stores) == count and _are_neighbours(state, stores):
-            _emit(state, stores)
+        if len(stores) < count or any(s.buffer.name != stores[0].buffer.name for s in stores):
+            continue
+        together = _lanes_together(state, stores)
+        if not together or not _are_apart(stores):
+            continue
+        places = _places(state, stores[0], count, together)
+        in_order = places is not None and _is_one(places, count * together)
+        if places is not None and (count != 3 or (in_order and together == 1)):
+            _emit(state, stores, together, places)
             return count
     return 0
 
 
-def _are_neighbours(state: KernelState, stores: Sequence[loops.Store]) -> bool:
-    """Whether lane l of store k belongs to place l * count + k, and no store is read by another."""
-    buffer = stores[0].buffer
-    if any(s.guard is not None or s.buffer.name != buffer.name for s in stores):
+def _are_apart(stores: Sequence[loops.Store]) -> bool:
+    """Whether all are made in any case, and none is read by another."""
+    if any(store.guard is not None for store in stores):
         return False
+    return not any(_reads(store.value, stores[0].buffer) for store in stores)
+
+
+def _lanes_together(state: KernelState, stores: Sequence[loops.Store]) -> int:
+    """How many lanes of a store lie side by side, if the next store's follow them; 0 if not."""
     offsets = [s.buffer.offset(s.indices) for s in stores]
-    if any(state.size(offset - offsets[0]) != k for k, offset in enumerate(offsets)):
-        return False
-    if indices(state).stride(state.size(offsets[0])) != len(stores):
-        return False
-    return not any(_reads(store.value, buffer) for store in stores)
+    step = state.size(offsets[1] - offsets[0])
+    if not isinstance(step, int) or step not in (1, 2) or state.width < 2 * step:
+        return 0
+    if any(state.size(offset - offsets[0]) != k * step for k, offset in enumerate(offsets)):
+        return 0
+    return step
+
+
+def _places(state: KernelState, store: loops.Store, count: int, together: int) -> list[Size] | None:
+    """How far from the first lane's place those lanes' places are that begin a row of neighbours;
+    None where rows would overlap."""
+    index, offset = indices(state), state.size(store.buffer.offset(store.indices))
+    stride = index.stride(offset) if together == 1 else None
+    if stride is not None:
+        if isinstance(stride, int) and stride < count:
+            return None
+        return [lane * stride for lane in range(state.width)]
+    distances = index.distances(offset)
+    if distances is None:
+        return None
+    starts = distances[::together]
+    whole = [start + k for start in starts for k in range(together)]
+    apart = all(after - before >= count * together for before, after in pairwise(starts))
+    return list(starts) if whole == distances and apart else None
 
 
 def _reads(root: Expression, buffer: Buffer) -> bool:
@@ -62,22 +94,31 @@ def _reads(root: Expression, buffer: Buffer) -> bool:
     return False
 
 
-def _emit(state: KernelState, stores: Sequence[loops.Store]) -> None:
+def _emit(
+    state: KernelState, stores: Sequence[loops.Store], together: int, places: Sequence[Size]
+) -> None:
     w, buffer = state.writer, stores[0].buffer
     values: list[Value] = []
     for store in stores:
         raw = to_memory(state, evaluate(state, store.value), buffer.dtype)
         values.append(splat(w, raw, state.width))
-    while len(values) > 1:
-        half = len(values) // 2
-        values = [_woven(state, values[k], values[k + half]) for k in range(half)]
+    row = len(stores) * together
+    in_order = _is_one(places, row)
+    woven = weave(w, values, together, in_order)
     w.forget(buffer.name)
     offset = state.size(buffer.offset(stores[0].indices))
-    pointer = indices(state).address(buffer, offset)
-    w.line(f"store {values[0].typed}, ptr {w.at(pointer)}, align {buffer.dtype.bytes}")
+    pieces: list[tuple[Size, Value]] = []
+    for columns, value in woven:
+        if in_order:
+            pieces.append((len(pieces) * value.lanes, value))
+            continue
+        parts = (part(w, value, number * row, row) for number in range(len(columns)))
+        pieces += zip((places[column] for column in columns), parts)
+    for place, value in pieces:
+        pointer = indices(state).address(buffer, offset + place)
+        w.line(f"store {value.typed}, ptr {w.at(pointer)}, align {buffer.dtype.bytes}")
 
 
-def _woven(state: KernelState, even: Value, odd: Value) -> Value:
-    """even[0], odd[0], even[1], odd[1], ..."""
-    lanes = even.lanes
-    return shuffle(state.writer, even, odd, [k // 2 + lanes * (k % 2) for k in range(2 * lanes)])
+def _is_one(places: Sequence[Size], row: int) -> bool:
+    """Whether rows of neighbours follow one another, as one store."""
+    return all(place == number * row for number, place in enumerate(places))

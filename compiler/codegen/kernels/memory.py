@@ -13,7 +13,7 @@ from bessemer.compiler.codegen.kernels import streaming
 from bessemer.compiler.codegen.kernels.conversions import from_memory, memory_kind, to_memory
 from bessemer.compiler.codegen.kernels.indices import Indices
 from bessemer.compiler.codegen.kernels.state import ZEROS, ZEROS_BYTES, KernelState
-from bessemer.compiler.codegen.lanes import extract, shuffle, splat
+from bessemer.compiler.codegen.lanes import extract, first_of, shuffle, splat
 from bessemer.compiler.codegen.values import Pointer, Value, literal, suffix
 from bessemer.compiler.codegen.writer import Writer
 from bessemer.compiler.errors import InternalError
@@ -79,6 +79,10 @@ def _load_lanes(state: KernelState, indices: Indices, access: Access) -> Value:
             return _contiguous(state, access, _guarded(w, pointer, uniform), mask)
         if isinstance(stride, int):
             return _strided(state, indices, access, stride, uniform)
+    is_short = isinstance(stride, int) and 1 < stride <= MOST_INTERLEAVED
+    if mask is not None and is_short and state.target.has_masks:
+        assert isinstance(stride, int)
+        return _strided_under(state, indices, access, stride, uniform, mask)
     found = _repeated(state, indices, access, uniform, mask)
     return found or _gather(state, indices, access, uniform, mask)
 
@@ -187,6 +191,32 @@ def _strided(
     return _picked(state, access, begin, places, count, guard)
 
 
+def _strided_under(
+    state: KernelState,
+    indices: Indices,
+    access: Access,
+    stride: int,
+    guard: Value | None,
+    mask: Value,
+) -> Value:
+    """The same under a mask: the lanes that it forbids are not read, and 0."""
+    w, width = state.writer, state.width
+    begin = indices.address(access.buffer, access.offset)
+    none = literal(0, boolean, width)
+    result: Value | None = None
+    for first in range(0, width * stride, width):
+        places = range(first, first + width)
+        lanes = [width if place % stride else place // stride for place in places]
+        here = shuffle(w, mask, none, lanes)
+        at = _guarded(w, begin.moved(first * access.bytes), guard)
+        vector = _contiguous(state, access, at, here)
+        origins = [lane * stride - first for lane in range(width)]
+        order = [p + width if 0 <= p < width else lane for lane, p in enumerate(origins)]
+        result = shuffle(w, result or vector, vector, order)
+    assert result is not None
+    return result
+
+
 def _picked(
     state: KernelState,
     access: Access,
@@ -276,7 +306,7 @@ def store(
         return
     raw = splat(w, raw, state.width)
     if access.stride == 1:
-        if mask is None and streaming.passes_by(state, buffer, offset):
+        if mask is None and streaming.passes_by(state, buffer, offset, raw.lanes):
             streaming.store(w, indices.address(buffer, offset), raw)
             return
         alignment = state.alignment(buffer, offset, raw.lanes)
@@ -294,6 +324,12 @@ def _store_neighbours(
 ) -> None:
     if mask is None:
         w.line(f"store {raw.typed}, ptr {w.at(pointer)}, align {alignment}")
+        return
+    if mask == first_of(raw.lanes):
+        # LLVM would store all four bytes of what was cut to one or two: for x86, its
+        # reduceMaskedStoreToScalarStore does not know of masked stores that cut.
+        first = extract(w, raw, 0)
+        w.line(f"store {first.typed}, ptr {w.at(pointer)}, align {access.bytes}")
         return
     name = f"llvm.masked.store.{suffix(raw.kind, raw.lanes)}.p0"
     w.declarations.add(f"declare void @{name}({raw.type}, ptr, {mask.type})")

@@ -39,14 +39,14 @@ def streamed_buffers(kernel: Kernel) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def passes_by(state: KernelState, buffer: Buffer, offset: Size) -> bool:
-    """Whether a vector's store from this offset on streams: every line of it begins at one."""
+def passes_by(state: KernelState, buffer: Buffer, offset: Size, lanes: int) -> bool:
+    """Whether a store of so many lanes from this offset on streams: all of it are whole lines."""
     if buffer.name not in state.streaming or state.vectors is None:
         return False
     # All vector loops begin a vector at a multiple of its width.
     known: dict[Atom, int] = {state.vectors.symbol: state.vectors.width}
     first = largest_divisor(state.size(offset), known) * buffer.dtype.bytes
-    return first % _LINE == 0 and state.vectors.width * buffer.dtype.bytes % _LINE == 0
+    return first % _LINE == 0 and lanes * buffer.dtype.bytes % _LINE == 0
 
 
 def store(w: Writer, pointer: Pointer, value: Value) -> None:

@@ -52,10 +52,10 @@ class _Loop:
     def run_rest(self, width: int, begin: Value) -> None:
         """Iterations begin .. extent-1, fewer than `width`, under a mask."""
         state = self.state
-        left = state.writer.operate("sub", i64, self.extent, begin)
-        if isinstance(self.extent.number, int):
-            self._body(width, begin, left)
+        if isinstance(self.extent.number, int) and isinstance(begin.number, int):
+            self._body(width, begin, number(self.extent.number - begin.number))
             return
+        left = state.writer.operate("sub", i64, self.extent, begin)
         some = compare(state.writer, "sgt", left, number(0))
         writes = written_buffers(self.loop.body)
         bodies = (((lambda: self._body(width, begin, left)), writes),)

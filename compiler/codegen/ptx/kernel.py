@@ -82,16 +82,16 @@ def finish(
     functions = state.functions.values()
     declarations = state.writer.declarations.union(*(f.declarations for f in functions))
     return DeviceCode(
-        kernel.name,
-        text,
-        frozenset(declarations),
-        {function.symbol: function.text for function in functions},
-        mapping,
-        tuple(state.messages),
-        tuple(sorted(sets)),
-        shared_bytes,
-        tuple(tensor_maps),
-        _shared_array(state),
+        name=kernel.name,
+        text=text,
+        declarations=frozenset(declarations),
+        functions={function.symbol: function.text for function in functions},
+        mapping=mapping,
+        messages=tuple(state.messages),
+        sets=tuple(sorted(sets)),
+        shared_bytes=shared_bytes,
+        tensor_maps=tuple(tensor_maps),
+        globals=_shared_array(state),
     )
 
 

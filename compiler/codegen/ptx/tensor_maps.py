@@ -59,14 +59,14 @@ class BoxCopy(Emitter):
             strides = tuple(stride * dtype.bytes for stride in reversed(images.strides))
             windows = _window_map(self.operand, images, self.box, self.rows)
             return TensorMapPlan(
-                position,
-                dtype,
-                images.base,
-                (channels, width, height, n),
-                strides,
-                (),
-                BOX_BYTES,
-                windows,
+                buffer=position,
+                dtype=dtype,
+                offset=images.base,
+                shape=(channels, width, height, n),
+                strides=strides,
+                box=(),
+                swizzle=BOX_BYTES,
+                windows=windows,
             )
         shape = tuple(axis.extent for axis in boxes.axes)
         strides = tuple(axis.stride * dtype.bytes for axis in boxes.axes[1:])

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from bessemer.compiler.codegen.support.constants import c_string
 
+# From 4 MiB on, memory is in pages of 2 MiB, so far as these are whole: a processor fetches ahead
+# within a page, and knows the places of few. 14 is MADV_HUGEPAGE, a wish that may go unheard.
 _DECLARATIONS = """
 declare i32 @posix_memalign(ptr, i64, i64)
+declare i32 @madvise(ptr, i64, i32)
 declare void @free(ptr)
 declare i32 @snprintf(ptr, i64, ptr, ...)
 declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)
@@ -36,10 +39,19 @@ outside:
   %given = call ptr %callback(ptr %user, i64 %bytes, i64 64)
   ret ptr %given
 inside:
-  %error = call i32 @posix_memalign(ptr %slot, i64 64, i64 %bytes)
+  %is.large = icmp uge i64 %bytes, 4194304
+  %alignment = select i1 %is.large, i64 2097152, i64 64
+  %error = call i32 @posix_memalign(ptr %slot, i64 %alignment, i64 %bytes)
   %failed = icmp ne i32 %error, 0
   %memory = load ptr, ptr %slot
   %result = select i1 %failed, ptr null, ptr %memory
+  %pages = select i1 %failed, i1 false, i1 %is.large
+  br i1 %pages, label %advise, label %done
+advise:
+  %whole = and i64 %bytes, -2097152
+  %ignored = call i32 @madvise(ptr %memory, i64 %whole, i32 14)
+  br label %done
+done:
   ret ptr %result
 }
 

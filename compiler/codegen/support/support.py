@@ -112,18 +112,10 @@ def runtime_text(
         check_signature(signature)
     except ValueError as error:
         raise InternalError(f"the signature of {signature.name!r} is wrong: {error}") from None
-    features = ", ".join(signature.cpu_features)
-    unfit = f"the processor lacks one of: {features}"
-    if "amx-tile" in signature.cpu_features:
-        unfit += (
-            "; or the system does not let this process use AMX (Linux does from 5.16 on, unless "
-            "a thread has an alternative signal stack that is too small for it)"
-        )
-    strings = c_string("bessemer_unfit", unfit) + c_string("bessemer_overflow", OVERFLOW)
     template = "".join(
         (
             "".join(layout.definition() + "\n" for layout in (*LAYOUTS, *entry.LAYOUTS)),
-            strings.replace("$", "$$"),
+            _messages(signature).replace("$", "$$"),
             description_text(signature),
             processor_text(signature.triple, signature.cpu_features),
             context.TEXT,
@@ -139,6 +131,17 @@ def runtime_text(
         )
     )
     return Template(template).substitute({**_names(signature), **(names or {})})
+
+
+def _messages(signature: Signature) -> str:
+    """What an artifact says of the wrong processor, and of sizes that are too large."""
+    unfit = f"the processor lacks one of: {', '.join(signature.cpu_features)}"
+    if "amx-tile" in signature.cpu_features:
+        unfit += (
+            "; or the system does not let this process use AMX (Linux does from 5.16 on, unless "
+            "a thread has an alternative signal stack that is too small for it)"
+        )
+    return c_string("bessemer_unfit", unfit) + c_string("bessemer_overflow", OVERFLOW)
 
 
 def _names(signature: Signature) -> dict[str, str | int]:

@@ -39,7 +39,7 @@ def run_graph(graph: Graph, inputs: Mapping[str, Array], watch: Watch | None = N
     run = _Run({}, {})
     arrays = [np.asarray(inputs[value.name]) for value in graph.inputs]
     for value, array in zip(graph.inputs, arrays, strict=True):
-        run.bind_shape(value.type, array, value.name)
+        run.bind_shape(value.type, array)
     for value, array in zip(graph.inputs, arrays, strict=True):
         run.check(value, array, f"input {value.name}", CompileError)
     return run.graph(graph, arrays, watch)
@@ -83,11 +83,11 @@ class _Run:
             raise InternalError(f"{_describe(node)} made {len(results)} outputs")
         for value, result in zip(node.outputs, results, strict=True):
             array = np.asarray(result)
-            self.bind_shape(value.type, array, "")
+            self.bind_shape(value.type, array)
             self.check(value, array, _describe(node), InternalError)
             self.arrays[value] = array
 
-    def bind_shape(self, type: TensorType, array: Array, name: str) -> None:
+    def bind_shape(self, type: TensorType, array: Array) -> None:
         """Gives symbols that have no value yet the sizes that they stand for in a shape."""
         for size, actual in zip(type.shape, array.shape):
             leaf = as_atom(size)

@@ -46,20 +46,20 @@ def read_contract(
     inner.fragments[sums] = dtype
     inner.indices |= {row.name: row, column.name: column}
     return Contract(
-        sums,
-        dtype,
-        left,
-        right,
-        batch,
-        row,
-        row_begin,
-        column,
-        column_begin,
-        depth_begin,
-        depth_end,
-        stores(inner),
-        tile,
-        products,
+        sums=sums,
+        dtype=dtype,
+        left=left,
+        right=right,
+        batch=batch,
+        row=row,
+        row_begin=row_begin,
+        column=column,
+        column_begin=column_begin,
+        depth_begin=depth_begin,
+        depth_end=depth_end,
+        stores=stores(inner),
+        tile=tile,
+        products=products,
     )
 
 

@@ -213,7 +213,15 @@ class _Parser:
                 updates = tuple((k, o.over) for k, o in enumerate(outputs) if o.over is not None)
                 finite = tuple(k for k, output in enumerate(outputs) if output.is_finite)
                 return Graph(
-                    name, inputs, values, tuple(nodes), constants, symbols, names, updates, finite
+                    name=name,
+                    inputs=inputs,
+                    outputs=values,
+                    nodes=tuple(nodes),
+                    constants=constants,
+                    symbols=symbols,
+                    output_names=names,
+                    updates=updates,
+                    finite=finite,
                 )
             labels = self.labels(tokens)
             if tokens.accept("constant"):

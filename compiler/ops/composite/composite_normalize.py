@@ -106,14 +106,35 @@ def lrn(b: GraphBuilder, x: Value, size: int, alpha: float, beta: float, bias: f
     Channels beyond the ends count as zeros.
     """
     wide = in_f32(b, x)
-    *front, channels = x.type.shape
-    squares = reshape(b, b.apply("mul", wide, wide), (product(front), channels, 1))
-    below = (size - 1) // 2
-    average = b.apply(
-        "average_pool", squares, kernel=(size,), strides=(1,), dilations=(1,), low=(below,),
-        high=(size - 1 - below,), count_include_pad=True,
-    )  # fmt: skip
-    around = reshape(b, average, x.type.shape)
-    base = binary(b, "add", binary(b, "mul", around, alpha), bias)
+    around = _sum_of_neighbours(b, b.apply("mul", wide, wide), size)
+    base = binary(b, "add", binary(b, "mul", around, alpha / size), bias)
     return cast(b, b.apply("div", wide, b.apply("pow", base, scalar_like(b, base, beta))),
                 x.type.dtype)  # fmt: skip
+
+
+MOST_SHIFTS = 9
+"""So many neighbours are added one by one, in whatever order of axes an image lies."""
+
+
+def _sum_of_neighbours(b: GraphBuilder, x: Value, size: int) -> Value:
+    """Of `size` neighbours along the last axis; beyond its ends there are zeros."""
+    *front, channels = x.type.shape
+    below = (size - 1) // 2
+    if size > MOST_SHIFTS:
+        pooled = b.apply(
+            "average_pool", reshape(b, x, (product(front), channels, 1)), kernel=(size,),
+            strides=(1,), dilations=(1,), low=(below,), high=(size - 1 - below,),
+            count_include_pad=True,
+        )  # fmt: skip
+        return binary(b, "mul", reshape(b, pooled, x.type.shape), size)
+    none = (0,) * len(front)
+    high = (*none, size - 1 - below)
+    padded = b.apply("pad", x, low=(*none, below), high=high, mode="constant", value=0)
+    total: Value | None = None
+    for start in range(size):
+        part = b.apply(
+            "slice", padded, starts=(*none, start), shape=x.type.shape, steps=(1,) * x.type.rank
+        )
+        total = part if total is None else b.apply("add", total, part)
+    assert total is not None
+    return total

@@ -141,7 +141,7 @@ def memory_order(axes: Sequence[RowAxis] | Sequence[DepthAxis]) -> tuple[int, ..
     places = range(len(axes))
     if not all(isinstance(step, int) for step in steps):
         return tuple(places)
-    return tuple(sorted(places, key=lambda place: -abs(int(str(steps[place])))))
+    return tuple(sorted(places, key=lambda place: -abs(dims.number(steps[place]))))
 
 
 def depth_order(axes: Sequence[DepthAxis], dtype: DType) -> tuple[int, ...]:
@@ -196,7 +196,7 @@ class MergedAxis:
 
 
 @dataclass(frozen=True, eq=False)
-class Nest:
+class Walk:
     """The axes to walk. A tile lies along `axis`; `inner` axes (static) lie in each of its units.
 
     `batch` axes choose the packed matrix; `outer` axes are the other ones.
@@ -223,7 +223,7 @@ class Nest:
         return found
 
 
-def nest(contraction: Contraction, height: int) -> Nest:
+def walk_of(contraction: Contraction, height: int) -> Walk:
     """Merges axes and chooses the one along which tiles of at most `height` rows lie."""
     axes = [
         MergedAxis(row.extent, row.a_stride, row.b_stride, ((position, row.extent),))
@@ -244,7 +244,7 @@ def nest(contraction: Contraction, height: int) -> Nest:
         at -= 1
     inner = tuple(rows[at + 1 :])
     depth = merge_depth(contraction.depth)
-    return Nest(batch, tuple(rows[:at]), rows[at], inner, depth, len(contraction.rows))
+    return Walk(batch, tuple(rows[:at]), rows[at], inner, depth, len(contraction.rows))
 
 
 def _merge_rows(contraction: Contraction, axes: Sequence[MergedAxis]) -> list[MergedAxis]:

@@ -10,8 +10,8 @@ from __future__ import annotations
 from math import ceil
 
 from bessemer.compiler.ir.dims import Size
-from bessemer.compiler.schedule.contraction.contraction import Contraction, nest
-from bessemer.compiler.schedule.contraction.tiles import registers_tile, split
+from bessemer.compiler.schedule.contraction.contraction import Contraction, walk_of
+from bessemer.compiler.schedule.contraction.tiles import cut_evenly, registers_tile
 from bessemer.compiler.targets.machine import Target
 
 _MULTIPLIERS = 2
@@ -28,8 +28,8 @@ _USUAL = 512
 def tile_cost(work: Contraction, target: Target, height: int, vectors: int) -> float:
     """Cycles of the whole contraction by tiles of this shape, from the first-level cache."""
     lanes = target.lanes(work.dtype)
-    walk = nest(work, height)
-    cut = split(walk.axis.extent, max(1, height // walk.unit))
+    walk = walk_of(work, height)
+    cut = cut_evenly(walk.axis.extent, max(1, height // walk.unit))
     rows = cut.height * walk.unit
     count = _known(cut.count)
     for axis in (*walk.batch, *walk.outer):
@@ -49,8 +49,8 @@ def promising_shapes(work: Contraction, target: Target) -> list[tuple[int, int]]
     for vectors in (1, 2, 3, 4):
         most = registers_tile(vectors, target.vector_registers)
         for height in range(most, max(0, most - 6), -1):
-            walk = nest(work, height)
-            cut = split(walk.axis.extent, max(1, height // walk.unit))
+            walk = walk_of(work, height)
+            cut = cut_evenly(walk.axis.extent, max(1, height // walk.unit))
             tile = (cut.height * walk.unit, vectors)
             if tile not in tiles:
                 tiles.add(tile)

@@ -25,12 +25,12 @@ from bessemer.compiler.ir.expr import binary, index_value, less
 from bessemer.compiler.schedule.contraction.contraction import (
     Contraction,
     DepthAxis,
-    Nest,
-    nest,
+    Walk,
     steps_of,
+    walk_of,
 )
 from bessemer.compiler.schedule.contraction.tile_sums import Place, Stretch, Tile, TileWriter
-from bessemer.compiler.schedule.contraction.tiles import Split, Tiling, dealt, split
+from bessemer.compiler.schedule.contraction.tiles import Cut, Tiling, cut_evenly, dealt
 from bessemer.compiler.targets.machine import Target
 
 
@@ -56,8 +56,8 @@ def write_contraction(
 
 def operations(contraction: Contraction, tiling: Tiling) -> Size:
     """Scalar operations of one item, for `Kernel.operations`: no more than there are rows for."""
-    walk = nest(contraction, tiling.height)
-    cut = split(walk.axis.extent, tiling.height // walk.unit)
+    walk = walk_of(contraction, tiling.height)
+    cut = cut_evenly(walk.axis.extent, tiling.height // walk.unit)
     rows = dims.minimum(cut.height, walk.axis.extent) * walk.unit
     tiles = dims.product(axis.extent for axis in walk.outer) * cut.count
     width = dims.minimum(tiling.panel, contraction.columns)
@@ -89,16 +89,16 @@ class _Writer:
     is_shared: bool
 
     @cached_property
-    def walk(self) -> Nest:
-        return nest(self.contraction, self.tiling.height)
+    def walk(self) -> Walk:
+        return walk_of(self.contraction, self.tiling.height)
 
     @cached_property
     def sums(self) -> TileWriter:
         return TileWriter(self.contraction, self.tiling, self.target, self.builder)
 
     @cached_property
-    def cut(self) -> Split:
-        return split(self.walk.axis.extent, self.tiling.height // self.walk.unit)
+    def cut(self) -> Cut:
+        return cut_evenly(self.walk.axis.extent, self.tiling.height // self.walk.unit)
 
     @cached_property
     def tiles(self) -> Size:

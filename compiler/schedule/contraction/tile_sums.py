@@ -282,14 +282,14 @@ class TileWriter:
         group = self.contraction.group
         self.builder.append(
             loops.FragmentMac(
-                fragment,
-                tuple(range(len(tile.offsets))),
-                self.contraction.a,
-                tuple(tile.a_base + offset + a_offset for offset in tile.offsets),
-                self.contraction.b,
-                place.b_base + k * (self.tiling.panel * group),
-                group,
-                terms,
+                fragment=fragment,
+                rows=tuple(range(len(tile.offsets))),
+                a=self.contraction.a,
+                a_offsets=tuple(tile.a_base + offset + a_offset for offset in tile.offsets),
+                b=self.contraction.b,
+                b_offset=place.b_base + k * (self.tiling.panel * group),
+                group=group,
+                terms=terms,
             )
         )
 

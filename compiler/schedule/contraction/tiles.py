@@ -14,7 +14,12 @@ from math import ceil, gcd
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.types import DType, f32
-from bessemer.compiler.schedule.contraction.contraction import Contraction, Nest, merge_depth, nest
+from bessemer.compiler.schedule.contraction.contraction import (
+    Contraction,
+    Walk,
+    merge_depth,
+    walk_of,
+)
 from bessemer.compiler.targets.machine import Target
 
 # Sums of longer chains than this are split, so that rounding errors stay below 1e-6 of the norm.
@@ -76,7 +81,7 @@ def registers_tile(vectors: int, registers: int) -> int:
     return max(1, (registers - spare) // vectors)
 
 
-def _rows_in_first_cache(walk: Nest, dtype: DType, target: Target) -> int:
+def _rows_in_first_cache(walk: Walk, dtype: DType, target: Target) -> int:
     """How many rows of a can be in the first-level cache at once: rows at the same place of a page
     share one of its sets. Of many lines, some are left for b, which goes by."""
     strides = [axis.a_stride for axis in (walk.axis, *walk.inner)]
@@ -109,14 +114,14 @@ def plan(
     vectors = panel_vectors(contraction.columns, lanes, target.vector_registers)
     vectors = shape[1] if shape else vectors
     height = registers_tile(vectors, target.vector_registers)
-    walk = nest(contraction, height)
+    walk = walk_of(contraction, height)
     most = shape[0] if shape else _rows_in_first_cache(walk, contraction.a.dtype, target)
     if not shape and not isinstance(walk.axis.a_stride, int):
         most = min(most, _MOST_POINTERS)
     height = min(height, most)
-    walk = nest(contraction, height)
+    walk = walk_of(contraction, height)
     panel = vectors * lanes
-    rows = split(walk.axis.extent, height // walk.unit).height * walk.unit
+    rows = cut_evenly(walk.axis.extent, height // walk.unit).height * walk.unit
     sums = chains(rows, vectors, target.vector_registers, contraction.depth_steps)
     stretch = stretch_length(contraction, sums)
     block = _block(contraction, walk, panel, height, stretch, target, threads)
@@ -153,7 +158,7 @@ def _unroll(extent: Size) -> int:
 
 
 @dataclass(frozen=True)
-class Split:
+class Cut:
     """How one axis is cut into tiles, in steps of the axis.
 
     A static extent is cut evenly: `tall` tiles of `height` steps, then tiles of one step less.
@@ -166,19 +171,19 @@ class Split:
     rest: Size = 0
 
 
-def split(extent: Size, height: int) -> Split:
+def cut_evenly(extent: Size, height: int) -> Cut:
     """Cuts an axis into tiles of at most `height` steps."""
     if isinstance(extent, int):
         count = max(1, ceil(extent / height))
         tallest = ceil(extent / count)
-        return Split(count, tallest, extent - count * (tallest - 1))
+        return Cut(count, tallest, extent - count * (tallest - 1))
     full = dims.floordiv(extent, height)
-    return Split(dims.ceildiv(extent, height), height, full, dims.mod(extent, height))
+    return Cut(dims.ceildiv(extent, height), height, full, dims.mod(extent, height))
 
 
 def _block(
     contraction: Contraction,
-    walk: Nest,
+    walk: Walk,
     panel: int,
     height: int,
     stretch: int | None,
@@ -188,7 +193,7 @@ def _block(
     """Tiles in a block of rows: what stays in the second-level cache while all of b goes by."""
     depth = _known(contraction.depth_extent, 512)
     columns = _known(contraction.columns, 512)
-    cut = split(walk.axis.extent, height // walk.unit)
+    cut = cut_evenly(walk.axis.extent, height // walk.unit)
     tiles = dims.product(axis.extent for axis in walk.outer) * cut.count
     # Of a sum that is added up in stretches, only one is at work at a time.
     passes = 1 if stretch is None else max(1, depth // stretch)
@@ -209,7 +214,7 @@ def _block(
     return _balanced(tiles, min(block, tiles), panels * batch, threads)
 
 
-def _is_link(contraction: Contraction, walk: Nest, target: Target) -> bool:
+def _is_link(contraction: Contraction, walk: Walk, target: Target) -> bool:
     """Whether it reads or writes so much that it may go by turns with others."""
     axes = (*walk.batch, *walk.outer, walk.axis, *walk.inner)
     written = dims.product(axis.extent for axis in axes) * contraction.columns
@@ -222,7 +227,7 @@ def _at_most(
     most: int,
     block: int,
     contraction: Contraction,
-    walk: Nest,
+    walk: Walk,
     height: int,
     panel: int,
     threads: int,
@@ -230,7 +235,7 @@ def _at_most(
     """A block of at most so many tiles that still gives every thread about as much to do."""
     if block <= most:
         return block
-    cut = split(walk.axis.extent, height // walk.unit)
+    cut = cut_evenly(walk.axis.extent, height // walk.unit)
     tiles = dims.product(axis.extent for axis in walk.outer) * cut.count
     if not isinstance(tiles, int):
         return most
@@ -239,7 +244,7 @@ def _at_most(
     return _balanced(tiles, ceil(tiles / ceil(tiles / most)), panels * batch, threads)
 
 
-def _tile_bytes(contraction: Contraction, walk: Nest, cut: Split, tiles: Size) -> int:
+def _tile_bytes(contraction: Contraction, walk: Walk, cut: Cut, tiles: Size) -> int:
     """Bytes of a that a tile adds to those of the tile before: windows overlap."""
     size = contraction.a.dtype.bytes
     rows = cut.height * walk.unit

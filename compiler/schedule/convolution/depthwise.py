@@ -37,7 +37,7 @@ from bessemer.compiler.ir.expr import (
     within,
 )
 from bessemer.compiler.ir.types import boolean
-from bessemer.compiler.schedule.contraction.tiles import split
+from bessemer.compiler.schedule.contraction.tiles import cut_evenly
 from bessemer.compiler.schedule.convolution.depthwise_plan import Depthwise, TileSize
 
 
@@ -45,7 +45,7 @@ def lower_depthwise(work: Depthwise, tile: TileSize) -> loops.Block:
     """The kernel body: one parallel loop over the images' tiles of rows."""
     builder = KernelBuilder()
     images, rows, _ = work.outputs
-    cut = split(rows, tile.rows)
+    cut = cut_evenly(rows, tile.rows)
     with builder.loop(images * cut.count, "parallel") as item:
         image, along = dims.floordiv(item, cut.count), dims.mod(item, cut.count)
 
@@ -131,7 +131,7 @@ class _Band:
 
     def _known_columns(self, columns: int, width: int) -> None:
         """Tiles inside of the image share a loop; each one at the border has code of its own."""
-        cut = split(columns, width)
+        cut = cut_evenly(columns, width)
         assert isinstance(cut.count, int) and isinstance(cut.tall, int)
         widths = [cut.height - (number >= cut.tall) for number in range(cut.count)]
         tiles = [(sum(widths[:number]), size) for number, size in enumerate(widths)]

@@ -13,7 +13,7 @@ from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import Buffer, Expression
 from bessemer.compiler.ir.graph import Node
 from bessemer.compiler.ir.types import f32, f64
-from bessemer.compiler.schedule.contraction.tiles import split
+from bessemer.compiler.schedule.contraction.tiles import cut_evenly
 from bessemer.compiler.targets.machine import Target
 
 Epilogue: TypeAlias = Callable[[tuple[Size, Size, Size], Size, Expression], tuple[loops.Store, ...]]
@@ -31,13 +31,15 @@ MOST_IN_A_ROW = 24
 """Taps that are all in a row in the code of a tile."""
 
 
-def has_one_filter_a_channel(node: Node) -> bool:
-    """Whether a convolution is lowered so: it widens what it reads itself."""
-    kernel = node.inputs[1].type.shape
+def is_by_channels(node: Node) -> bool:
+    """Whether a convolution is lowered so: one filter or a few for each channel of the input. It
+    widens what it reads itself."""
+    kernel, groups = node.inputs[1].type.shape, node.attributes.get("groups", 1)
     return (
         node.operator.name == "conv"
         and kernel[-2] == 1
-        and 1 < node.attributes["groups"] == kernel[-1]
+        and groups > 1
+        and isinstance(kernel[-1], int)
         and len(kernel) in (3, 4, 5)
         and all(isinstance(size, int) for size in kernel[:-2])
         and node.output.type.dtype in (f32, f64)
@@ -195,7 +197,7 @@ def _uneven(work: Depthwise, tile: TileSize) -> float:
         if not isinstance(extent, int):
             cost *= 1.0 + 0.1 * (size > 1) * (not work.loops_over_taps)
             continue
-        cut = split(extent, size)
+        cut = cut_evenly(extent, size)
         if cut.tall != cut.count:
             cost *= 1.25
         if cut.height < size:

@@ -240,20 +240,20 @@ class _Kernel:
             value = self._element(product.output, self.group.core, index, result)
             builder.append(
                 Attend(
-                    _SCORES,
-                    _RESULTS,
-                    self._operand(queries, scores.inputs[0], -2, -1),
-                    self._operand(keys, scores.inputs[1], -1, -2),
-                    self._operand(values, product.inputs[1], -1, -2),
-                    batch,
-                    row,
-                    begin,
-                    key,
-                    column,
-                    score,
-                    (Store(out.buffer, (out.offset(_fitting(index, self.shape)),), value),),
-                    tile,
-                    self._key_end(farthest, begin, tile),
+                    scores=_SCORES,
+                    results=_RESULTS,
+                    queries=self._operand(queries, scores.inputs[0], -2, -1),
+                    keys=self._operand(keys, scores.inputs[1], -1, -2),
+                    values=self._operand(values, product.inputs[1], -1, -2),
+                    batch=batch,
+                    row=row,
+                    row_begin=begin,
+                    key=key,
+                    column=column,
+                    score=score,
+                    stores=(Store(out.buffer, (out.offset(_fitting(index, self.shape)),), value),),
+                    tile=tile,
+                    key_end=self._key_end(farthest, begin, tile),
                 )
             )
         body = builder.block()

@@ -260,20 +260,20 @@ class _Job:
         columns = dims.Symbol("column", form.right.outer_extent)
         batch = tuple(dims.symbol(f"batch{i}", n) for i, n in enumerate(form.batch_extents))
         return Contract(
-            SUMS,
-            self.sums,
-            form.left,
-            form.right,
-            batch,
-            rows,
-            0,
-            columns,
-            0,
-            0,
-            form.left.depth_extent,
-            (),
-            Tile("simt", 1, 1, 1),
-            products,
+            sums=SUMS,
+            dtype=self.sums,
+            left=form.left,
+            right=form.right,
+            batch=batch,
+            row=rows,
+            row_begin=0,
+            column=columns,
+            column_begin=0,
+            depth_begin=0,
+            depth_end=form.left.depth_extent,
+            stores=(),
+            tile=Tile("simt", 1, 1, 1),
+            products=products,
         )
 
     # The launches

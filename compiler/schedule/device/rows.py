@@ -51,7 +51,7 @@ class DeviceRow(RowWriter):
         offset = dims.substitute(self.piece.offset, values)
         if length is None:
             element = self._fetched(element, inner)
-        element = self._hoist_reductions(element, inner, offset)
+        element = self.hoist_reductions(element, inner, offset)
         extent = extent_of(inner) if length is None else length
         self._store_row(element, inner, offset, start, extent)
 

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from bessemer.compiler.ir.dims import Size, product
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ops.conv import is_depthwise
-from bessemer.compiler.schedule.convolution.depthwise_plan import has_one_filter_a_channel
+from bessemer.compiler.schedule.convolution.depthwise_plan import is_by_channels
 from bessemer.compiler.schedule.grouping.attention import Attention, find_attentions, in_registers
 from bessemer.compiler.schedule.grouping.byte_chains import decodes, looks_up, narrows
 from bessemer.compiler.schedule.grouping.destinations import fills_inside, is_of_phases
@@ -186,7 +186,7 @@ class _Former:
 
     def _read_contraction(self, node: Node) -> None:
         """Its left operand must lie in memory; its right one is packed, by a group if need be."""
-        if self.fuse and has_one_filter_a_channel(node):
+        if self.fuse and is_by_channels(node):
             self._force_behind_widening(node.inputs[0])
         else:
             self._force_behind_views(node.inputs[0])

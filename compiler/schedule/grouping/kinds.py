@@ -10,6 +10,7 @@ from bessemer.compiler.schedule.grouping.fuse import samples_channels
 Kind = Literal["view", "pointwise", "reduction", "heavy", "contraction", "statements", "structural"]
 
 HEAVY = frozenset({"max_pool", "average_pool", "conv_transpose", "deform_columns", "deform_conv"})
+"""Operators whose element is a sum or maximum of many: one a group, and never computed twice."""
 CONTRACTIONS = frozenset({"matmul", "conv"})
 COSTLY = frozenset(
     {
@@ -18,6 +19,7 @@ COSTLY = frozenset(
         "rsqrt", "resize", "grid_sample", "roi_align", "concat", "random_uniform", "random_normal",
     }
 )  # fmt: skip
+"""Pointwise operators that are not computed again for every element of a larger root."""
 
 NOT_SAME_INDEX = frozenset(
     {

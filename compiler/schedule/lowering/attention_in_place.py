@@ -7,7 +7,8 @@ both forms, and the packing kernels nothing to do if there are few.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from bessemer.compiler.ir import expr
@@ -51,6 +52,17 @@ class InPlace:
     own: Size
     stride: Size
     rows: Size
+
+    @contextmanager
+    def if_few(self, are_few: Expression | None, write: Callable[[], None]) -> Iterator[None]:
+        """What `write` adds, if there are few rows; else what follows. None: there never are."""
+        if are_few is None:
+            yield
+            return
+        with self.builder.when(are_few):
+            write()
+        with self.builder.otherwise():
+            yield
 
     def scores(self, leading: Index) -> None:
         """The first product, with what is pointwise behind it."""

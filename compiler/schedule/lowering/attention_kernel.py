@@ -16,8 +16,7 @@ and computes some rows again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -51,6 +50,13 @@ from bessemer.compiler.schedule.lowering.attention_blocks import MOST_TILES, row
 from bessemer.compiler.schedule.lowering.attention_in_place import InPlace, most_rows_in_place
 from bessemer.compiler.schedule.lowering.attention_packing import Packed, pack_right
 from bessemer.compiler.schedule.lowering.attention_query import Query, query_of
+from bessemer.compiler.schedule.lowering.attention_tiles import (
+    HEIGHT,
+    is_on_tiles,
+    whole_steps,
+    write_product,
+    write_zeros,
+)
 from bessemer.compiler.schedule.lowering.lower import Lowering, flat_buffers, in_order
 from bessemer.compiler.schedule.nests.merge_axes import Piece
 from bessemer.compiler.schedule.nests.nests import flat, flatten_loads
@@ -78,27 +84,31 @@ def lower_attention_group(
     products = (attention.scores, attention.product)
     nodes = [node for product in products if product in packs for node in packs[product].nodes]
     few = most_rows_in_place(attention, nodes)
-    operands = [pack_right(node, packs.get(node), lowering, target, few) for node in products]
-    kernel = _Kernel(
-        group, operands[0], operands[1], few, nodes, producers, materialized, lowering, target
+    views = view_chain(attention.scores.inputs[0], producers, materialized)
+    query = query_of(attention, views, Fusion({}, lowering.constants))
+    on_tiles = is_on_tiles(attention, query, target)
+    keys, values = (
+        pack_right(node, packs.get(node), lowering, target, few, on_tiles) for node in products
     )
-    return [*(operand.launch for operand in operands), kernel.launch()]
+    kernel = _Kernel(group, keys, values, few, on_tiles, nodes, views, lowering, target)
+    return [keys.launch, values.launch, kernel.launch()]
 
 
 @dataclass(frozen=True, eq=False)
 class _Kernel:
     """The kernel of one group. Indices are symbols until an item's own take their place.
 
-    Up to `few` rows it reads keys and values where they lie, through `pack_nodes`.
+    Up to `few` rows it reads keys and values where they lie, through `pack_nodes`. The query is
+    read through `query_views`.
     """
 
     group: Group
     keys: Packed
     values: Packed
     few: int
+    on_tiles: bool
     pack_nodes: Sequence[Node]
-    producers: Mapping[Value, Node]
-    materialized: Container[Value]
+    query_views: Mapping[Value, Node]
     lowering: Lowering
     target: Target
 
@@ -119,11 +129,6 @@ class _Kernel:
     def fusion(self) -> Fusion:
         nodes = [*self.attention.nodes, *in_order(self.group)]
         return Fusion({node.output: node for node in nodes}, self.lowering.constants)
-
-    @cached_property
-    def query_views(self) -> dict[Value, Node]:
-        """The views through which the query is read."""
-        return view_chain(self.attention.scores.inputs[0], self.producers, self.materialized)
 
     @cached_property
     def direct(self) -> Fusion:
@@ -161,7 +166,7 @@ class _Kernel:
     @cached_property
     def height(self) -> int:
         """The most rows in a tile."""
-        return registers_tile(2, self.target.vector_registers)
+        return HEIGHT if self.on_tiles else registers_tile(2, self.target.vector_registers)
 
     @cached_property
     def block(self) -> int:
@@ -253,26 +258,16 @@ class _Kernel:
             self.builder, self.lowering.lanes, self.attention, self.direct, self.scores,
             self.weights, own, self.stride, count,
         )  # fmt: skip
-        with self._if_few(lambda: in_place.scores(leading)):
+        few = less(self.rows, self.few + 1) if self.few else None
+        with in_place.if_few(few, lambda: in_place.scores(leading)):
             self._scores(query, leading, first, count, own)
         divided = False
         with self.builder.loop(count) as row:
             base = self._local(own + row * self.stride)
             divided = self._weights({**here, self.form.row: first + row}, base, inverse, row)
         factor = inverse if divided else None
-        with self._if_few(lambda: in_place.results(batch, self.group.core, out, factor)):
+        with in_place.if_few(few, lambda: in_place.results(batch, self.group.core, out, factor)):
             self._results(out, batch, first, count, own, factor)
-
-    @contextmanager
-    def _if_few(self, write: Callable[[], None]) -> Iterator[None]:
-        """What `write` adds, if there are few rows; else the statements that follow."""
-        if not self.few:
-            yield
-            return
-        with self.builder.when(less(self.rows, self.few + 1)):
-            write()
-        with self.builder.otherwise():
-            yield
 
     def _scores(self, query: Query, leading: Index, first: Size, count: Size, own: Size) -> None:
         """The first product, with what is pointwise behind it."""
@@ -310,6 +305,8 @@ class _Kernel:
         value = walk_expr.substitute(self.form.weight, {**here, self.base: base})
         piece = Piece(self.weights, base + atom(key), flatten_loads(value), (key,))
         divisor = write_row(self.builder, piece, self.lowering.lanes)
+        if self.on_tiles:
+            write_zeros(self.builder, self.weights, base, self.key_count, self.target)
         if divisor is None:
             return False
         one = expr.constant(1, self.dtype)
@@ -351,7 +348,7 @@ class _Kernel:
                 self.weights,
                 own,
                 (RowAxis(count, self.stride),),
-                (DepthAxis(self.key_count, 1),),
+                (DepthAxis(whole_steps(self.key_count) if self.on_tiles else self.key_count, 1),),
                 shape[-1],
                 flat(self.fusion.buffer(self.values.value)),
                 epilogue,
@@ -361,6 +358,10 @@ class _Kernel:
         )
 
     def _product(self, contraction: Contraction, right: Packed) -> None:
+        if self.on_tiles:
+            is_first = right is self.keys
+            write_product(self.builder, contraction, is_first, self.target)
+            return
         contraction = with_group(contraction, self.target)
         tiling = plan(contraction, self.target)
         if tiling.panel != right.panel:

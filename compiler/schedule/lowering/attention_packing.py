@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size, atom
-from bessemer.compiler.ir.expr import Buffer, Expression, Index
+from bessemer.compiler.ir.expr import Buffer, Expression, Index, less
 from bessemer.compiler.ir.graph import Node, Value
+from bessemer.compiler.ir.guard import guarded
 from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.types import DType, TensorType
 from bessemer.compiler.schedule.contraction.contraction import (
@@ -26,8 +27,9 @@ from bessemer.compiler.schedule.contraction.tiles import plan
 from bessemer.compiler.schedule.grouping.few_rows import unless_few
 from bessemer.compiler.schedule.grouping.fuse import Fusion, index_symbols
 from bessemer.compiler.schedule.grouping.groups import Group
+from bessemer.compiler.schedule.lowering.attention_tiles import whole_steps
 from bessemer.compiler.schedule.lowering.lower import Lowering, flat_buffers, in_order
-from bessemer.compiler.schedule.lowering.pack_nest import pack_nest
+from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_plan import panel_of
 from bessemer.compiler.schedule.nests.merge_axes import Piece
 from bessemer.compiler.schedule.nests.nests import flat, flatten_loads
 from bessemer.compiler.targets.machine import Target
@@ -57,14 +59,23 @@ def _flat_index(index: Sequence[Size], shape: Sequence[Size]) -> Size:
 
 
 def pack_right(
-    node: Node, group: Group | None, lowering: Lowering, target: Target, few: int = 0
+    node: Node,
+    group: Group | None,
+    lowering: Lowering,
+    target: Target,
+    few: int = 0,
+    on_tiles: bool = False,
 ) -> Packed:
-    """The launch that packs the right side of a product, unless the left one has few rows."""
+    """The launch that packs the right side of a product, unless the left one has few rows. With
+    zeros behind it to whole steps of a matrix unit, if this multiplies."""
     right = node.inputs[1]
-    *batch, depth, columns = right.type.shape
+    *batch, known, columns = right.type.shape
+    depth = whole_steps(known) if on_tiles else known
     # Only the widths of the panels matter here, and those follow from the columns alone.
     draft = with_group(_draft(node.output.type.dtype, right.type.dtype, depth, columns), target)
     panel, group_size = plan(draft, target).panel, draft.group
+    if on_tiles:
+        panel = panel_of(int(str(columns)))
     matrices = dims.product(batch)
     shape = packed_shape(matrices, draft.depth_steps, columns, panel, group_size)
     packed = Value(TensorType(right.type.dtype, shape))
@@ -79,13 +90,14 @@ def pack_right(
             index.insert(0, 0 if size == 1 else dims.mod(rest, size))
             rest = dims.floordiv(rest, size)
         full = tuple(0 if size == 1 else i for i, size in zip(index, right.type.shape))
-        return fusion.element(right, full)
+        value = fusion.element(right, full)
+        return guarded(less(k, known), value, 0) if depth != known else value
 
     index = tuple(atom(symbol) for symbol in symbols)
     first = 0 if packed.type.shape[0] == 1 else index[0]
     value = packed_element(element, (first, *index[1:]), columns, group_size, depth)
     out = Buffer("out0", packed.type.dtype, packed.type.shape)
-    nest = pack_nest(Piece(flat(out), out.offset(index), flatten_loads(value), symbols), lowering)
+    nest = lowering.nest(Piece(flat(out), out.offset(index), flatten_loads(value), symbols))
     launch = lowering.launch(
         [*nodes, node],
         flat_buffers(fusion),

@@ -29,6 +29,7 @@ class Axes:
 class ProductForm:
     """matmul: [..., m, k] x [..., k, n], batch axes broadcast.
 
+    `axes` takes the steps in memory along the left operand's axes and is called first.
     `output_index` is the index of an element of the anchor's output, `right_index` that of one of
     its right operand, `right_matrices` a constant right operand as [matrices..., depth, columns].
     """
@@ -96,6 +97,7 @@ class ConvolutionForm:
         self.row_order: tuple[int, ...] = tuple(range(len(self.out) - 1))
 
     def axes(self, strides: tuple[Size, ...]) -> Axes:
+        """The contraction's; they settle `order` and `row_order`, which all else goes by."""
         kernel = self.w[:-2]
         steps, dilations = self.node.attributes["strides"], self.node.attributes["dilations"]
         rows = [RowAxis(self.out[0], strides[0])]

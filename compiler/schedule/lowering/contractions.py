@@ -7,12 +7,12 @@ computes whatever pointwise work leads to it. The rest of the group is the epilo
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
 from bessemer.compiler.ir import dims, expr, walk_expr
-from bessemer.compiler.ir.dims import Size, Symbol, atom, product
+from bessemer.compiler.ir.dims import Size, atom, product
 from bessemer.compiler.ir.expr import Buffer, Expression, Index, Load
 from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.loops import Store
@@ -46,7 +46,6 @@ from bessemer.compiler.schedule.lowering.image_groups import (
 )
 from bessemer.compiler.schedule.lowering.lower import Lowering, flat_buffers, in_order
 from bessemer.compiler.schedule.lowering.matrix_tiles_group import TileJob, lower_on_matrix_unit
-from bessemer.compiler.schedule.lowering.pack_nest import pack_nest
 from bessemer.compiler.schedule.lowering.seen_taps import (
     Region,
     contractions_of,
@@ -74,12 +73,7 @@ def lower_contraction_group(
     """The launches, or None where the tiled form does not apply and plain loops must do."""
     anchor = group.anchor
     assert anchor is not None and group.root is not None
-    if is_depthwise(anchor) or (
-        has_narrow_groups(anchor)
-        and target.has_masks
-        and anchor.inputs[1] in lowering.constants
-        and has_neighbours_last(anchor.inputs[0], producers)
-    ):
+    if is_depthwise(anchor) or _is_like_depthwise(anchor, producers, lowering, target):
         return lower_depthwise_group(group, producers, materialized, lowering, target)
     if any(size != 0 for side in ("low", "high") for size in anchor.attributes.get(side, ())):
         return None
@@ -97,9 +91,8 @@ def lower_contraction_group(
         if reads_in_place(anchor, packed_nodes):
             return None
     inputs = Fusion({n.output: n for n in in_order(group)}, lowering.constants)
-    job = _job(
-        group, pack_group, view_chain(anchor.inputs[0], producers, materialized), inputs, lowering
-    )
+    views = view_chain(anchor.inputs[0], producers, materialized)
+    job = _tile_job(group, pack_group, views, inputs, lowering)
     if job is None:
         return None
     job = replace(job, is_made=job.left in producers)
@@ -110,7 +103,19 @@ def lower_contraction_group(
     return _lower_in_registers(job, regions, anchor, inputs, lowering, target)
 
 
-def _job(
+def _is_like_depthwise(
+    anchor: Node, producers: Mapping[Value, Node], lowering: Lowering, target: Target
+) -> bool:
+    """Whether groups of a few channels go by vectors of channels, as depthwise convolutions do."""
+    return (
+        has_narrow_groups(anchor)
+        and target.has_masks
+        and anchor.inputs[1] in lowering.constants
+        and has_neighbours_last(anchor.inputs[0], producers)
+    )
+
+
+def _tile_job(
     group: Group,
     pack_group: Group | None,
     views: dict[Value, Node],
@@ -122,49 +127,64 @@ def _job(
     anchor = group.anchor
     assert anchor is not None and group.root is not None
     left, right = anchor.inputs
-    fusion = Fusion(views, {})
-    symbols = index_symbols(left.type.shape)
-    element = fusion.element(left, as_index(symbols, left.type.shape))
-    if not isinstance(element, Load):
+    source = _source_of(left, views)
+    if source is None:
         return None
-    strides = affine_strides(element, symbols)
-    if strides is None:
-        return None
-    base = _base(element, symbols)
     form = ConvolutionForm(anchor) if anchor.operator.name == "conv" else ProductForm(anchor)
-    axes = form.axes(strides)
-    (left_base,) = fusion.buffers
-    a = flat(inputs.buffer(left_base))
+    axes = form.axes(source.strides)
     out = lowering.destination(group.root, group.tail)
-    # Where the operand starts is an argument: slices of one tensor share their kernel.
-    start = dims.symbol(BASE) if base != 0 else 0
     draft = Contraction(
-        anchor.output.type.dtype,
-        a,
-        start,
-        axes.rows,
-        axes.depth,
-        axes.columns,
-        Buffer("in1", right.type.dtype, (1,)),
-        _Epilogue(group.core, anchor.output, inputs, out, form),
+        dtype=anchor.output.type.dtype,
+        a=flat(inputs.buffer(source.value)),
+        # Where the operand starts is an argument: slices of one tensor share their kernel.
+        a_base=dims.symbol(BASE) if source.base != 0 else 0,
+        rows=axes.rows,
+        depth=axes.depth,
+        columns=axes.columns,
+        b=Buffer("in1", right.type.dtype, (1,)),
+        epilogue=_Epilogue(group.core, anchor.output, inputs, out, form),
     )
     if not supports(draft):
         return None
     return TileJob(
-        draft,
-        left_base,
-        right,
-        axes.matrices,
-        in_order(group),
-        in_order(pack_group) if pack_group else [],
-        out,
-        BASE,
-        base,
-        lambda fusion: _Epilogue(group.core, anchor.output, fusion, out, form),
-        form.right_matrices,
-        partial(_right_element, right, form),
-        (type(form).__name__, *form.key),
+        draft=draft,
+        left=source.value,
+        right=right,
+        matrices=axes.matrices,
+        nodes=in_order(group),
+        pack_nodes=in_order(pack_group) if pack_group else [],
+        out=out,
+        base_symbol=BASE,
+        base=source.base,
+        epilogue=lambda fusion: _Epilogue(group.core, anchor.output, fusion, out, form),
+        right_matrices=form.right_matrices,
+        right_element=partial(_right_element, right, form),
+        key=(type(form).__name__, *form.key),
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Source:
+    """The value in memory behind an operand's views, the flat offset of the operand's first element
+    in it, and the steps from there along the operand's axes."""
+
+    value: Value
+    base: Size
+    strides: tuple[Size, ...]
+
+
+def _source_of(operand: Value, views: dict[Value, Node]) -> _Source | None:
+    """None where the views do not keep the steps along the axes constant."""
+    fusion = Fusion(views, {})
+    symbols = index_symbols(operand.type.shape)
+    element = fusion.element(operand, as_index(symbols, operand.type.shape))
+    strides = affine_strides(element, symbols) if isinstance(element, Load) else None
+    if strides is None:
+        return None
+    first = walk_expr.substitute(element, dict.fromkeys(symbols, 0))
+    assert isinstance(first, Load)
+    (value,) = fusion.buffers
+    return _Source(value, first.buffer.offset(first.indices), strides)
 
 
 def _lower_in_registers(
@@ -231,13 +251,6 @@ def _replaceable(contraction: Contraction, inputs: Fusion) -> tuple[Value, ...]:
         and buffer.dtype == store.buffer.dtype
         and value.type.numel == product(store.buffer.shape)
     )
-
-
-def _base(element: Load, symbols: Sequence[Symbol]) -> Size:
-    """The flat offset of the element at index 0."""
-    first = walk_expr.substitute(element, dict.fromkeys(symbols, 0))
-    assert isinstance(first, Load)
-    return first.buffer.offset(first.indices)
 
 
 @dataclass(frozen=True, eq=False)
@@ -309,7 +322,7 @@ def _pack_launch(
     # A step of the depth is a row of memory: read whole, though it goes to all panels.
     symbols = (symbols[0], symbols[2], symbols[1], *symbols[3:])
     piece = Piece(flat(out), out.offset(index), value, symbols)
-    nest = pack_nest(piece, lowering)
+    nest = lowering.nest(piece)
     return lowering.launch(
         [*job.pack_nodes, anchor],
         flat_buffers(fusion),

@@ -20,7 +20,7 @@ from bessemer.compiler.schedule.convolution.depthwise_plan import (
     Depthwise,
     Planes,
     has_narrow_groups,
-    has_one_filter_a_channel,
+    is_by_channels,
 )
 from bessemer.compiler.schedule.convolution.winograd import (
     Stages,
@@ -170,13 +170,18 @@ def lower_depthwise_group(
     anchor = group.anchor
     assert anchor is not None
     width = anchor.inputs[1].type.shape[-2]
-    if not (has_one_filter_a_channel(anchor) or has_narrow_groups(anchor)):
+    if not (is_by_channels(anchor) or has_narrow_groups(anchor)):
         return None
-    assert isinstance(width, int)
     kernel = anchor.inputs[1].type.shape
     channels = kernel[-1]
+    assert isinstance(width, int) and isinstance(channels, int)
     image = ImageGroup(group, producers, materialized, lowering)
-    pixel = image.pixel()
+    filters = channels // anchor.attributes["groups"] if width == 1 else 1
+    whole = image.pixel()
+
+    def pixel(n: Size, row: Size, column: Size, channel: Size) -> Expression:
+        return whole(n, row, column, dims.floordiv(channel, filters))
+
     weights = image.fusion.buffer(image.right)
     taps = (1, kernel[0]) if image.is_line else kernel[:-2]
     work = Depthwise(
@@ -232,33 +237,26 @@ def lower_winograd_group(
     if not plain or len(kernel) not in (3, 4, 5):
         return None
     image = ImageGroup(group, producers, materialized, lowering)
-    rows, columns = (1, kernel[0]) if image.is_line else (kernel[-4], kernel[-3])
-    if not {rows, columns} <= {1, 3}:
+    taps = _taps(image, kernel)
+    if taps is None:
         return None
-    dilations = image.padded("dilations", 1)
-    taps = Taps(int(str(rows)), dilations[0]), Taps(int(str(columns)), dilations[1])
-    dtype = x.type.dtype
-    possible = all(isinstance(size, int) for size in kernel[-2:])
-    possible &= dtype is f32 or (dtype is bf16 and anchor.output.type.dtype is f32)
-    possible &= any(axis.count == 3 for axis in taps)
     is_constant = w in lowering.constants
-    possible &= dtype is f32 or (is_constant and target.has_dot_bf16 and not target.has_tiles)
-    possible &= is_constant or not image.is_volume
+    possible = _can_transform(image, taps, is_constant, target)
     wanted = pays(image.sizes, kernel[-2], kernel[-1], x.type.dtype, taps, is_constant)
     if not lowering.choices.winograd(anchor, image.sizes, wanted, possible):
         return None
     pixel = image.pixel()
     pixel(0, 0, 0, 0)  # the input is the first buffer
     draft = Winograd(
-        pixel,
-        image.sizes,
-        int(str(kernel[-2])),
-        int(str(kernel[-1])),
-        Buffer("u", dtype, (1,)),
-        image.epilogue,
-        taps,
-        dtype,
-        _planes(anchor) if image.is_volume else None,
+        x=pixel,
+        outputs=image.sizes,
+        channels=dims.number(kernel[-2]),
+        columns=dims.number(kernel[-1]),
+        u=Buffer("u", x.type.dtype, (1,)),
+        epilogue=image.epilogue,
+        taps=taps,
+        dtype=x.type.dtype,
+        planes=_planes(anchor) if image.is_volume else None,
     )
     panel = winograd_tiling(draft, target).panel
     draft = replace(draft, on_tiles=is_constant and _is_on_tiles(anchor, draft, lowering, target))
@@ -270,6 +268,29 @@ def lower_winograd_group(
         before = [launch]
     u = flat(image.fusion.buffer(packed))
     return [*before, *_launches(image, lower_winograd(replace(draft, u=u), target))]
+
+
+def _taps(image: ImageGroup, kernel: tuple[Size, ...]) -> tuple[Taps, Taps] | None:
+    """The taps along rows and columns; None for other numbers of them than 1 and 3."""
+    counts = (1, kernel[0]) if image.is_line else (kernel[-4], kernel[-3])
+    if not {*counts} <= {1, 3}:
+        return None
+    rows, columns = map(Taps, map(dims.number, counts), image.padded("dilations", 1))
+    return rows, columns
+
+
+def _can_transform(
+    image: ImageGroup, taps: tuple[Taps, Taps], is_constant: bool, target: Target
+) -> bool:
+    """Whether there is code for these taps, weights and numbers."""
+    if not any(axis.count == 3 for axis in taps) or (image.is_volume and not is_constant):
+        return False
+    if not all(isinstance(size, int) for size in image.right.type.shape[-2:]):
+        return False
+    if image.left.type.dtype is bf16:
+        sums_are_wide = image.anchor.output.type.dtype is f32
+        return sums_are_wide and is_constant and target.has_dot_bf16 and not target.has_tiles
+    return image.left.type.dtype is f32
 
 
 def _transform_launch(

@@ -70,12 +70,13 @@ def write_on_tiles(
     tiling: MatrixTiling,
     target: Target,
     kind: loops.LoopKind = "serial",
+    sets_up: bool = True,
 ) -> None:
-    """The same as a part of a kernel, which has no other tiles."""
+    """The same as a part of a kernel, whose tiles another part `sets_up` if this one does not."""
     writer = _Writer(contraction, tiling, target, builder)
     with builder.loop(tiling.items(contraction), kind) as item:
-        short = (tiling.rows,) * _RIGHT
-        builder.append(TileSetup((*short, ROWS, ROWS)))
+        if sets_up:
+            builder.append(TileSetup((*((tiling.rows,) * _RIGHT), ROWS, ROWS)))
         writer.item(item)
 
 
@@ -252,6 +253,8 @@ class _Writer:
     ) -> Iterator[list[loops.Statement]]:
         """Each product of the step, behind the loads that it is the first to need."""
         form, a, b = self.tiling.form, self.contraction.a, self.contraction.b
+        line = _LINE // form.right.bytes
+        tile, row = (line, line * self.tiles) if self.tiling.is_interleaved else (form.tile, line)
         b_step = place.b_base + step * self.step_elements
         left = right = -1
         for a_part, b_part in form.products:
@@ -259,8 +262,8 @@ class _Writer:
                 for j in range(self.tiles):
                     found: list[loops.Statement] = []
                     if i == 0 and right != b_part:
-                        offset = b_step + (b_part * self.tiles + j) * form.tile
-                        found.append(TileLoad(_RIGHT + j, b, offset, _LINE // form.right.bytes))
+                        offset = b_step + b_part * self.tiles * form.tile + j * tile
+                        found.append(TileLoad(_RIGHT + j, b, offset, row))
                     if j == 0 and left != a_part:
                         offset = tile_rows.a_base + a_offset + a_part * self.tiling.part_stride
                         found.append(TileLoad(_LEFT + i, a, offset, self.walk.axis.a_stride))

@@ -16,7 +16,7 @@ from bessemer.compiler.schedule.contraction.contraction import (
     Contraction,
     DepthAxis,
     MergedAxis,
-    nest,
+    walk_of,
 )
 from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_packing import (
     COLUMNS,
@@ -90,7 +90,8 @@ class MatrixTiling:
 
     `rows` of a tile (16, or all that there are), `tall`: tiles on top of each other in a block,
     `panel`: columns of a packed panel, `block`: blocks of rows for one item, `blocks`: those along
-    the axis, `part_stride`: elements of a from one part to the next, `is_checked`: sums that are
+    the axis, `part_stride`: elements of a from one part to the next, `is_interleaved`: a panel's
+    rows are those of its tiles, side by side, as on the vector unit; `is_checked`: sums that are
     not finite are computed again.
     """
 
@@ -103,6 +104,7 @@ class MatrixTiling:
     block: int
     prefetch: bool
     part_stride: Size
+    is_interleaved: bool = False
 
     @property
     def is_checked(self) -> bool:
@@ -131,7 +133,11 @@ class MatrixTiling:
 
 
 def plan_tiles(
-    contraction: Contraction, form: TileForm, target: Target, part_stride: Size = 0
+    contraction: Contraction,
+    form: TileForm,
+    target: Target,
+    part_stride: Size = 0,
+    is_interleaved: bool = False,
 ) -> MatrixTiling | None:
     """The tiling, or None where the target's matrix unit cannot do it."""
     if not target.has_tiles or contraction.columns == 1 or not contraction.depth:
@@ -142,7 +148,7 @@ def plan_tiles(
     if runs is None or not isinstance(contraction.columns, int) or extent == 0:
         return None
     columns: int = contraction.columns
-    panel = COLUMNS if columns <= COLUMNS else 2 * COLUMNS
+    panel = panel_of(columns)
     tall = 1 if isinstance(extent, int) and extent <= ROWS else 2
     rows = dims.minimum(ROWS, dims.maximum(1, extent))
     if isinstance(extent, int):
@@ -158,8 +164,14 @@ def plan_tiles(
         block=1,
         prefetch=panel_bytes * ceil(columns / panel) > _SMALL_B,
         part_stride=part_stride,
+        is_interleaved=is_interleaved,
     )
     return _with_block(tiling, contraction, target)
+
+
+def panel_of(columns: int) -> int:
+    """The columns of a panel."""
+    return COLUMNS if columns <= COLUMNS else 2 * COLUMNS
 
 
 def is_faster(
@@ -222,7 +234,7 @@ def _around(walk: TileWalk) -> int:
 
 def tile_walk(contraction: Contraction) -> TileWalk:
     """The rows as few axes as their strides allow, lines of a map as one where that saves tiles."""
-    found = nest(contraction, 1)
+    found = walk_of(contraction, 1)
     walk = TileWalk(found.batch, found.outer, found.axis, found.depth, found.rank)
     if not found.outer:
         return walk

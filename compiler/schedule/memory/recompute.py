@@ -57,16 +57,8 @@ class Recomputation:
     all_operations: int
 
 
-def recompute(graph: Graph, budget: int | None = None, count: Count | None = None) -> Recomputation:
-    """The cheapest plan found whose peak is within `budget` bytes, else that of the lowest peak.
-
-    Without a budget only what is free is computed again. `count` gives sizes numbers.
-    """
-    return Planner(graph, count).plan(budget)
-
-
 class Planner:
-    """Finds plans for one graph and several budgets."""
+    """Finds plans for one graph and several budgets; `count` gives sizes numbers."""
 
     def __init__(self, graph: Graph, count: Count | None = None) -> None:
         self._count = count = count or typical
@@ -77,7 +69,10 @@ class Planner:
         self._chooser: _Chooser | None = None
 
     def plan(self, budget: int | None) -> Recomputation:
-        """As `recompute`."""
+        """The cheapest plan found whose peak is within `budget` bytes, else the one of least peak.
+
+        Without a budget only what is free is computed again.
+        """
         chosen = self._free
         if budget is not None and chosen.peak > budget:
             self._chooser = self._chooser or _Chooser(chosen, self._count)

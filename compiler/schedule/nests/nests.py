@@ -15,7 +15,7 @@ to one row, one run of the innermost axis, is written in rows.py.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bessemer.compiler.ir import dims, expr, walk_expr
 from bessemer.compiler.ir.build_loops import KernelBuilder
@@ -32,6 +32,7 @@ from bessemer.compiler.schedule.nests.rows import RowWriter, Values
 from bessemer.compiler.schedule.nests.short_axes import join_short_axis
 from bessemer.compiler.schedule.nests.short_rows import are_short, has_short_rows, write_short_rows
 from bessemer.compiler.schedule.nests.stretches import is_longer
+from bessemer.compiler.schedule.nests.totals import axes_behind_totals, with_totals
 
 PARALLEL_WORTH = 1 << 14
 """Elements below which a loop nest is not cut into a parallel loop."""
@@ -99,7 +100,7 @@ class _Lowering:
     ) -> None:
         self.piece = piece
         self.lanes = lanes
-        self.vectorize = vectorize
+        self.vectorize, self.last_cache = vectorize, last_cache
         self.builder = builder or KernelBuilder()
         self.rows = RowWriter(self.builder, piece, lanes, vectorize)
         self.rows.streams = streams(piece, last_cache)
@@ -125,6 +126,11 @@ class _Lowering:
             write_short_rows(self.builder, self.piece, self.lanes)
             width = self.lanes(self.piece.target.dtype)
             return Nest(self.builder.block(), self.work * extent_of(inner) * width)
+        behind = axes_behind_totals(self.piece, inner, outer) if self.vectorize else ()
+        if behind:
+            shared = outer[: len(outer) - len(behind)]
+            work = self.work * dims.product(map(extent_of, (*behind, inner)))
+            return self._over(shared, lambda v: self._behind_totals(inner, behind, v), work)
         if len(outer) == 1 and self._takes_turns(inner, extent_of(outer[0])):
             return self._in_turns(inner, outer[0])
         if outer:
@@ -136,6 +142,12 @@ class _Lowering:
         lanes = self.lanes(self.piece.target.dtype) if self.vectorize else 1
         for start, length in row_parts(self.piece, inner, lanes):
             self.rows.row(inner, values, start, length)
+
+    def _behind_totals(self, inner: Symbol, behind: tuple[Symbol, ...], values: Values) -> None:
+        """Rows of the last axes, after the totals that they share."""
+        piece = replace(self.piece, value=with_totals(self.rows, (inner, *behind), values))
+        rest = _Lowering(piece, self.lanes, self.vectorize, self.last_cache, self.builder)
+        rest._serial(behind, values, lambda v: rest._row(inner, v))
 
     def _takes_turns(self, inner: Symbol, rows: Size) -> bool:
         """Whether rows are computed by turns (see RowWriter.rows_in_turns): three of them fit into

@@ -109,7 +109,7 @@ class RowWriter:
         if isinstance(value, Cast):
             # Of bf16 weights, the exponentials are kept as bf16 already.
             value, self.rounds_kept = value.operand, value.dtype == self.piece.target.dtype
-        value = self._hoist_reductions(value, inner, self.piece.offset)
+        value = self.hoist_reductions(value, inner, self.piece.offset)
         written = expr.convert(expr.load(self.piece.target, (self.piece.offset,)), value.dtype)
         match value:
             case Binary(_, "div", left, divisor) if left is written:
@@ -124,7 +124,7 @@ class RowWriter:
         """The innermost loop, after everything that does not depend on its index."""
         element, offset = self._element(inner, values), self._offset(values)
         self.coming = coming_rows(self.piece, inner, values, self.streams)
-        element = self._hoist_reductions(element, inner, offset)
+        element = self.hoist_reductions(element, inner, offset)
         extent = extent_of(inner) if length is None else length
         self._store_row(element, inner, offset, start, extent)
 
@@ -145,7 +145,7 @@ class RowWriter:
             step = self._next_pass(element, inner)
             assert step is not None
             element = replaced(element, {step.reductions[0]: carried.value})
-            element = self._hoist_reductions(element, inner, offset, 1)
+            element = self.hoist_reductions(element, inner, offset, 1)
             following = self._first_total(inner, {outer: dims.minimum(begin + turn + 1, last)})
             self._store_row(element, inner, offset, 0, extent_of(inner))
             carried.set(following)
@@ -200,7 +200,7 @@ class RowWriter:
 
     def scalar(self, values: Values) -> None:
         """One element an iteration: the reductions inside are the vector loops."""
-        element = self._hoist_reductions(walk_expr.substitute(self.piece.value, values), None)
+        element = self.hoist_reductions(walk_expr.substitute(self.piece.value, values), None)
         self.builder.store(
             self.piece.target, (dims.substitute(self.piece.offset, values),), element
         )
@@ -218,7 +218,7 @@ class RowWriter:
             for line in range(0, count, max(1, LINE // buffer.dtype.bytes)):
                 self.builder.append(Prefetch(buffer, begin + index + line))
 
-    def _hoist_reductions(
+    def hoist_reductions(
         self, value: Expression, inner: Symbol | None, offset: Size = 0, passes: int = 0
     ) -> Expression:
         """Computes the reductions that do not depend on the inner index, deepest first. `offset` is

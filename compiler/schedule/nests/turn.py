@@ -3,9 +3,8 @@
     out[j, i] = f(in[i, j])
 
 Either the loads or the stores of a plain nest would jump from line to line. Here a square of
-elements, as wide as a vector, is computed along the loads, turned in the first-level cache, and
-stored along the stores. To turn a square of 2^n rows means to rotate the bits of its elements'
-indices by n; a load of every fourth element rotates them by two.
+elements is computed by vectors along the loads, a row of it after the other in one iteration;
+their stores, neighbours all, are woven in registers (codegen/kernels/interleaved_stores.py).
 
     out[i, j, k] = f(in[j, 2 * i + k])        k in 0..2
 
@@ -21,30 +20,41 @@ from dataclasses import dataclass
 from bessemer.compiler.ir import dims, walk_expr
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Atom, Size, Symbol, atom
-from bessemer.compiler.ir.expr import Buffer, Load, Reduce, less
+from bessemer.compiler.ir.expr import Load, Reduce, less
 from bessemer.compiler.schedule.costs import operations
 from bessemer.compiler.schedule.dependence import all_nodes
 from bessemer.compiler.schedule.nests.merge_axes import Piece, merge_axes
 from bessemer.compiler.schedule.nests.nests import NEAR, Lanes, Nest
 
 SMALLEST = 4
-"""Rows and columns of a square; a vector has as many, or one of the axes."""
-FEWEST = 1 << 12
+"""Rows and columns of a square, at least, unless all rows there are go together."""
+MOST_ROWS = 16
+LARGEST = 256
+"""Elements of a square: what registers hold."""
+SHORT = (2, 3)
+"""Axes shorter than a square whose elements are woven nevertheless, all of them."""
+FEWEST = 1 << 9
 """Elements for which it is worth the code."""
+MOST_OPERATIONS = 4
+"""Arithmetic that is written once for each row of a square; more is a loop over rows."""
+FEWEST_ITEMS, SHARE = 16, 64
+"""Where the other axes give fewer items than that, so many squares in a row are one."""
 _PAIR, _ALONG = 2, "along"
 
 
 @dataclass(frozen=True, eq=False)
 class _Turn:
     """The axis that loads run along, the one that stores run along, and the others, outer first;
-    `together` neighbours along the loads are stored side by side."""
+    `together` neighbours along the loads are stored side by side. Squares are `rows` along the
+    stores by `columns` along the loads."""
 
     piece: Piece
     loads: Symbol
     stores: Symbol
     others: tuple[Symbol, ...]
-    lanes: int
-    together: int = 1
+    rows: int
+    columns: int
+    together: int
 
 
 def lower_turned(piece: Piece, lanes: Lanes) -> Nest | None:
@@ -53,19 +63,30 @@ def lower_turned(piece: Piece, lanes: Lanes) -> Nest | None:
     if turn is None:
         return None
     builder = KernelBuilder()
-    length = _extent(turn.stores)
-    blocks = dims.ceildiv(length, turn.lanes)
+    blocks = dims.ceildiv(_extent(turn.stores), turn.rows)
     outer = dims.product(map(_extent, turn.others))
-    with builder.loop(outer * blocks, "parallel") as item:
+    shares = _shares(turn, outer * blocks)
+    with builder.loop(outer * blocks * shares, "parallel") as item:
         values: dict[Atom, Size] = {}
-        rest: Size = dims.floordiv(item, blocks)
+        share = dims.mod(item, shares)
+        block = dims.floordiv(item, shares)
+        rest: Size = dims.floordiv(block, blocks)
         for symbol in reversed(turn.others[1:]):
             values[symbol] = dims.mod(rest, _extent(symbol))
             rest = dims.floordiv(rest, _extent(symbol))
         if turn.others:
             values[turn.others[0]] = rest
-        _band(builder, turn, values, dims.mod(item, blocks) * turn.lanes)
-    return Nest(builder.block(), operations(turn.piece.value) * _extent(turn.loads) * turn.lanes)
+        _band(builder, turn, values, dims.mod(block, blocks) * turn.rows, (share, shares))
+    length = SHARE * turn.columns if shares != 1 else _extent(turn.loads)
+    return Nest(builder.block(), operations(turn.piece.value) * length * turn.rows)
+
+
+def _shares(turn: _Turn, items: Size) -> Size:
+    """Into how many items a band of squares is divided."""
+    along = _extent(turn.loads)
+    if not isinstance(along, int) or not isinstance(items, int) or items >= FEWEST_ITEMS:
+        return 1
+    return dims.ceildiv(along, SHARE * turn.columns)
 
 
 def _find(piece: Piece, lanes: Lanes) -> _Turn | None:
@@ -81,6 +102,8 @@ def _with_pairs_joined(piece: Piece) -> Piece | None:
     if pair is None or pair.extent != _PAIR:
         return None
     for symbol in piece.symbols:
+        if not isinstance(_step(piece.offset, symbol), int):
+            continue  # the places of a row's pairs must be known to be woven
         if symbol is not pair and any(_step(load.indices[0], symbol) == _PAIR for load in loads):
             along = Symbol(_ALONG, _extent(symbol) * _PAIR)
             at: dict[Atom, Size] = {
@@ -121,17 +144,30 @@ def _with_axes(piece: Piece, together: int, lanes: Lanes) -> _Turn | None:
     width = min(
         lanes(dtype) for dtype in {load.buffer.dtype for load in loads} | {piece.target.dtype}
     )
-    extents = (_extent(along), _extent(stores))
-    shortest = min(size for size in (*extents, width) if isinstance(size, int))
-    # Smaller squares would overlap by too much; the last rotation of pairs takes 8 rows.
-    smallest = SMALLEST if together == 1 else max(width, 2 * SMALLEST)
-    if shortest < smallest or shortest & (shortest - 1):
+    rows, columns = _sides(_extent(stores), _extent(along), width, together)
+    if rows < 2 or columns < SMALLEST * together:
         return None
     whole = dims.product(map(_extent, piece.symbols))
     if isinstance(whole, int) and whole < FEWEST:
         return None
     others = tuple(s for s in piece.symbols if s is not stores and s is not along)
-    return _Turn(piece, along, stores, others, shortest, together)
+    return _Turn(piece, along, stores, others, rows, columns, together)
+
+
+def _sides(stores: Size, loads: Size, width: int, together: int) -> tuple[int, int]:
+    """The rows and columns of a square; powers of two, or one of SHORT."""
+    if stores in SHORT:
+        assert isinstance(stores, int)
+        rows = stores if together == 1 else 0
+    else:
+        rows = _power_within(stores, min(width, MOST_ROWS))
+        rows = rows if rows >= SMALLEST else 0
+    return rows, _power_within(loads, min(width, LARGEST // max(rows, 1)))
+
+
+def _power_within(size: Size, most: int) -> int:
+    smaller = min(size, most) if isinstance(size, int) else most
+    return 1 << (smaller.bit_length() - 1)
 
 
 def _step(offset: Size, symbol: Symbol) -> Size | None:
@@ -143,85 +179,73 @@ def _extent(symbol: Symbol) -> Size:
     return symbol.extent
 
 
-def _band(builder: KernelBuilder, turn: _Turn, values: Mapping[Atom, Size], begin: Size) -> None:
-    """As many neighbours along the stores as a vector has, all along the loads."""
-    lanes = turn.lanes
-    along, across = _extent(turn.loads), _extent(turn.stores)
+def _band(
+    builder: KernelBuilder,
+    turn: _Turn,
+    values: Mapping[Atom, Size],
+    begin: Size,
+    share: tuple[Size, Size],
+) -> None:
+    """The rows of a square along the stores, and one of so many shares along the loads."""
+    rows, along, across = turn.rows, _extent(turn.loads), _extent(turn.stores)
     if isinstance(across, int):
         # The last square may compute some elements again.
-        _squares(builder, turn, values, dims.minimum(begin, across - lanes))
+        first = begin if across % rows == 0 else dims.minimum(begin, across - rows)
+        _squares(builder, turn, values, first, share)
         return
-    with builder.when(less(begin + (lanes - 1), across)):
-        _squares(builder, turn, values, begin)
+    with builder.when(less(begin + (rows - 1), across)):
+        _squares(builder, turn, values, begin, share)
     with builder.otherwise():
         _plain(builder, turn, values, (begin, across - begin), (0, along))
 
 
-def _squares(builder: KernelBuilder, turn: _Turn, values: Mapping[Atom, Size], begin: Size) -> None:
-    lanes, along = turn.lanes, _extent(turn.loads)
-    squares = [builder.allocate(turn.piece.target.dtype, (lanes * lanes,)) for _ in range(2)]
+def _squares(
+    builder: KernelBuilder,
+    turn: _Turn,
+    values: Mapping[Atom, Size],
+    begin: Size,
+    share: tuple[Size, Size],
+) -> None:
+    columns, along = turn.columns, _extent(turn.loads)
     if isinstance(along, int):
-        with builder.loop(dims.ceildiv(along, lanes)) as number:
-            step = lanes // turn.together
-            first = dims.minimum(number * step, along // turn.together - step) * turn.together
-            _square(builder, turn, values, (begin, first), squares)
+        number, shares = share
+        count = dims.ceildiv(along, columns)
+        many = count if shares == 1 else dims.minimum(count - number * SHARE, SHARE)
+        with builder.loop(many) as step:
+            first: Size = (number * SHARE + step) * columns
+            first = first if along % columns == 0 else dims.minimum(first, along - columns)
+            _square(builder, turn, values, (begin, first))
         return
-    whole = dims.floordiv(along, lanes)
-    with builder.loop(whole) as number:
-        _square(builder, turn, values, (begin, number * lanes), squares)
-    _plain(builder, turn, values, (begin, lanes), (whole * lanes, along - whole * lanes))
+    whole = dims.floordiv(along, columns)
+    with builder.loop(whole) as step:
+        _square(builder, turn, values, (begin, step * columns))
+    _plain(builder, turn, values, (begin, turn.rows), (whole * columns, along - whole * columns))
 
 
 def _square(
-    builder: KernelBuilder,
-    turn: _Turn,
-    values: Mapping[Atom, Size],
-    begin: tuple[Size, Size],
-    squares: list[Buffer],
+    builder: KernelBuilder, turn: _Turn, values: Mapping[Atom, Size], begin: tuple[Size, Size]
 ) -> None:
-    """Computes a square and turns it; `begin` is its first place along stores and loads."""
-    piece, lanes = turn.piece, turn.lanes
-    source, target = squares
-    with builder.loop(lanes) as row, builder.loop(lanes, "vector", lanes) as column:
-        here = {**values, turn.stores: begin[0] + row, turn.loads: begin[1] + column}
-        builder.store(source, (row * lanes + column,), walk_expr.substitute(piece.value, here))
-    bits = lanes.bit_length() - 1
-    shifts = [2] * (bits // 2) + [1] * (bits % 2)
-    for shift in shifts[:-1]:
-        step, group = 1 << shift, lanes >> shift
-        with (
-            builder.loop(group) as low,
-            builder.loop(step, "unroll") as high,
-            builder.loop(lanes, "vector", lanes) as lane,
-        ):
-            value = source[(low * lanes + lane) * step + high]
-            builder.store(target, ((high * group + low) * lanes + lane,), value)
-        source, target = target, source
-    _store_turned(builder, turn, values, begin, source, 1 << shifts[-1])
+    """Computes and stores a square; `begin` is its first place along stores and loads."""
+    piece, rows, columns = turn.piece, turn.rows, turn.columns
 
+    def here(row: Size, column: Size) -> dict[Atom, Size]:
+        return {**values, turn.stores: begin[0] + row, turn.loads: begin[1] + column}
 
-def _store_turned(
-    builder: KernelBuilder,
-    turn: _Turn,
-    values: Mapping[Atom, Size],
-    begin: tuple[Size, Size],
-    source: Buffer,
-    step: int,
-) -> None:
-    """The last rotation of a square, by a load of every element a `step` apart."""
-    piece, lanes = turn.piece, turn.lanes
-    group = lanes // step
-    with (
-        builder.loop(group // turn.together) as first,
-        builder.loop(step, "unroll") as high,
-        builder.loop(lanes, "vector", lanes) as lane,
-    ):
-        for number in range(turn.together):
-            low = first * turn.together + number
-            value = source[(low * lanes + lane) * step + high]
-            along = begin[1] + high * group + low
-            here = {**values, turn.stores: begin[0] + lane, turn.loads: along}
-            builder.store(piece.target, (dims.substitute(piece.offset, here),), value)
+    square, work = None, operations(piece.value)
+    if not isinstance(work, int) or work > MOST_OPERATIONS:
+        square = builder.allocate(piece.target.dtype, (rows * columns,))
+        with builder.loop(rows) as row, builder.loop(columns, "vector", columns) as column:
+            value = walk_expr.substitute(piece.value, here(row, column))
+            builder.store(square, (row * columns + column,), value)
+    with builder.loop(columns, "vector", columns) as column:
+        for number in range(rows):
+            at = here(number, column)
+            value = (
+                square[number * columns + column]
+                if square is not None
+                else walk_expr.substitute(piece.value, at)
+            )
+            builder.store(piece.target, (dims.substitute(piece.offset, at),), value)
 
 
 def _plain(

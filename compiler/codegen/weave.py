@@ -1,0 +1,84 @@
+"""Squares of registers that are turned around: from each vector one lane, then the next of each.
+
+    a0 a1 a2 a3        a0 b0 c0 d0
+    b0 b1 b2 b3   ->   a1 b1 c1 d1
+    ...                ...
+
+Two vectors at a time are woven, block by block, and then the results, in blocks twice as long.
+Within 16 bytes that is one instruction everywhere, so blocks are woven within these, and the
+columns get out of order, wherever every column ends as a store of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bessemer.compiler.codegen.lanes import shuffle
+from bessemer.compiler.codegen.values import Value
+from bessemer.compiler.codegen.writer import Writer
+
+COUNTS = (16, 8, 4, 3, 2)
+"""How many vectors can be woven."""
+_CHUNK_BYTES = 16
+
+Woven = tuple[list[int], Value]
+"""Some columns, and the vector that holds them, one after the other."""
+
+
+def weave(w: Writer, rows: Sequence[Value], together: int, in_order: bool) -> list[Woven]:
+    """The columns of rows, which are blocks of `together` lanes. `in_order` keeps the order of the
+    columns, so that the vectors make one sequence. Of three rows, which have blocks of one lane,
+    only that is made, and columns that begin in one vector end in the next."""
+    lanes = rows[0].lanes
+    if len(rows) == 3:
+        return [([], third) for third in _of_three(w, rows)]
+    columns = list(range(lanes // together))
+    groups: list[list[Woven]] = [[(columns, row)] for row in rows]
+    block = together
+    while len(groups) > 1:
+        inside = 0 if in_order else _CHUNK_BYTES // rows[0].kind.bytes // block
+        pairs = zip(groups[::2], groups[1::2], strict=True)
+        groups = [
+            [half for a, b in zip(*pair) for half in _halves(w, a, b, block, inside)]
+            for pair in pairs
+        ]
+        block *= 2
+    return groups[0]
+
+
+def _halves(w: Writer, a: Woven, b: Woven, block: int, inside: int) -> list[Woven]:
+    """Two vectors of the same columns, woven: what comes of the first half of each part of
+    `inside` blocks (of the whole vector, if not 2 at least), and of the second half."""
+    columns, left = a
+    right = b[1]
+    size = inside if 2 <= inside <= len(columns) else len(columns)
+    if size == 1:
+        return [(columns, shuffle(w, left, right, range(2 * left.lanes)))]
+    found = []
+    for half in (0, 1):
+        chosen = [
+            start + half * size // 2 + k
+            for start in range(0, len(columns), size)
+            for k in range(size // 2)
+        ]
+        order = [
+            side * left.lanes + at * block + lane
+            for at in chosen
+            for side in (0, 1)
+            for lane in range(block)
+        ]
+        found.append(([columns[at] for at in chosen], shuffle(w, left, right, order)))
+    return found
+
+
+def _of_three(w: Writer, rows: Sequence[Value]) -> list[Value]:
+    """Three vectors, one after the other: a0 b0 c0 a1 b1 c1 ..."""
+    a, b, c = rows
+    lanes = a.lanes
+    found = []
+    for third in range(3):
+        sources = [divmod(at, 3) for at in range(third * lanes, (third + 1) * lanes)]
+        both = shuffle(w, a, b, [lane + lanes * (row == 1) for lane, row in sources])
+        order = [at if row < 2 else lanes + lane for at, (lane, row) in enumerate(sources)]
+        found.append(shuffle(w, both, c, order))
+    return found

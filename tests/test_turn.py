@@ -1,0 +1,55 @@
+"""Axes that are turned around by squares in registers: every width of squares, all ends."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from bessemer.compiler.driver import build, machine_of
+from bessemer.compiler.ir.build import GraphBuilder
+from bessemer.compiler.ir.dims import Size, symbol
+from bessemer.compiler.ir.types import Array, TensorType, type_of
+from bessemer.compiler.jit import load_code
+from bessemer.compiler.options import Options
+from bessemer.compiler.targets.machine import Target
+from tests.compiled_kernels import HERE
+
+ROWS = [2, 3, 4, 5, 8, 12, 33]
+N, M = symbol("n"), symbol("m")
+
+on_each_target = pytest.mark.parametrize("target", HERE, ids=lambda target: target.name)
+
+
+def turned(
+    arrays: Sequence[Array], function: str, shapes: Sequence[tuple[Size, ...]], target: Target
+) -> list[Array]:
+    """The last two axes of function(array) changed, for each array of a shape."""
+    b = GraphBuilder("turn")
+    outputs = []
+    for k, (array, shape) in enumerate(zip(arrays, shapes, strict=True)):
+        x = b.input(f"x{k}", TensorType(type_of(array).dtype, shape))
+        outputs.append(b.apply("transpose", b.apply(function, x), permutation=(0, 2, 1)))
+    made = build(b.finish(outputs), Options(target=target.name))
+    model = load_code(made.code, made.weights, machine_of(made.target), 2)
+    return [np.array(found) for found in model.run(list(arrays))]
+
+
+@on_each_target
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.int16, np.uint8])
+def test_rows_become_columns(kind: type, target: Target) -> None:
+    """Short axes on either side, in one band of squares or many."""
+    rng = np.random.default_rng(3)
+    shapes = [shape for rows in ROWS for shape in ((1, rows, 1025), (2, 517, rows))]
+    arrays = [rng.integers(0, 100, shape).astype(kind) for shape in shapes]
+    for x, found in zip(arrays, turned(arrays, "abs", shapes, target), strict=True):
+        np.testing.assert_array_equal(found, x.transpose(0, 2, 1), err_msg=str(x.shape))
+
+
+@on_each_target
+def test_functions_and_free_sizes(target: Target) -> None:
+    """A function that is too costly to be written once for each row."""
+    x = np.random.default_rng(4).standard_normal((2, 37, 130)).astype(np.float32)
+    exact = np.tanh(x.astype(np.float64)).transpose(0, 2, 1)
+    shapes: list[tuple[Size, ...]] = [(2, 37, 130), (2, N, 130), (2, 37, M), (2, N, M)]
+    for shape, found in zip(shapes, turned([x] * 4, "tanh", shapes, target), strict=True):
+        np.testing.assert_allclose(found, exact, rtol=0, atol=3e-7, err_msg=str(shape))
