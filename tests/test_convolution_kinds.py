@@ -46,6 +46,8 @@ KINDS: list[tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
     ("Conv", (1, 5, 30), (20, 1, 7), {"pads": [3, 3], "group": 5}),
     ("Conv", (1, 6, 4, 6, 5), (18, 1, 3, 3, 3), {"pads": [1] * 6, "group": 6}),
     ("Conv", (1, 6, 8, 30), (6, 1, 1, 21), {"pads": [0, 10, 0, 10], "group": 6}),
+    # Whole planes of padding are far from the image in memory.
+    ("Conv", (1, 2, 3, 130, 128), (4, 2, 3, 3, 3), {"strides": [1, 8, 8], "pads": [1] * 6}),
 ]
 
 

@@ -81,6 +81,21 @@ def test_images_in_planes_are_padded_before_they_are_turned(rng: np.random.Gener
     assert result.nodes[-3].output.type.shape == (1, 3, 7, 8)
 
 
+def test_planes_of_a_film_are_padded_before_they_are_turned(rng: np.random.Generator) -> None:
+    """Channels of every image of a film, behind the film's own axis."""
+    builder = GraphBuilder("g")
+    x = builder.input("x", TensorType(f32, (1, 4, 3, 5, 6)))
+    film = builder.apply("transpose", x, permutation=(0, 1, 3, 4, 2))
+    w = builder.constant(np.ones((3, 3, 3, 3, 4), np.float32))
+    one, none = (1, 1, 1), (0, 0, 0)
+    low = (1, 0, 2)
+    y = builder.apply("conv", film, w, strides=one, dilations=one, low=low, high=none, groups=1)
+    result = changed(builder.finish([y]), [separate_padding], rng)
+    names = [node.operator.name for node in result.nodes]
+    assert names[-3:] == ["pad", "transpose", "conv"]
+    assert result.nodes[-3].output.type.shape == (1, 5, 3, 5, 8)
+
+
 def _grouped(turned: bool, kept: bool = False, counted: bool = False) -> Graph:
     """An image standardized by groups of two channels, as exporters write group norm; what a sum is
     multiplied by may be counted when the model runs."""

@@ -149,6 +149,49 @@ print([os.waitpid(child, 0)[1] for child in children])
     assert done == "[0, 0, 0]"
 
 
+def test_a_library_means_its_own_functions(relu: CompiledModel, tmp_path: Path) -> None:
+    # Another model's library has the same names, and is there for everybody.
+    for folder, scale in (("first", 2.0), ("second", 3.0)):
+        (tmp_path / folder).mkdir()
+        save(*handmade.relu(scale=scale), tmp_path / folder / "relu.so")
+    shown = _python(
+        f"""
+import ctypes, os
+import numpy as np
+from bessemer.runtime.model import load
+ctypes.CDLL({str(tmp_path / "first" / "relu.so")!r}, mode=os.RTLD_GLOBAL)
+model = load({str(tmp_path / "second" / "relu.so")!r})
+print([float(model(np.ones((1, 4), np.float32))[0, 0]) for _ in range(3)])
+"""
+    )
+    assert shown == "[3.0, 3.0, 3.0]"
+
+
+def test_python_ends_while_threads_run_the_model(tmp_path: Path) -> None:
+    code, weights = handmade.relu()
+    save(code, weights, tmp_path / "relu.so")
+    shown = _python(
+        f"""
+import threading
+import numpy as np
+from bessemer.runtime.model import load
+model = load({str(tmp_path / "relu.so")!r}, threads=2)
+x = np.ones((100_000, 4), np.float32)
+started = threading.Barrier(4)
+def work():
+    model(x)
+    started.wait()
+    while True:
+        model(x)
+for _ in range(3):
+    threading.Thread(target=work, daemon=True).start()
+started.wait()
+print("ends")
+"""
+    )
+    assert shown == "ends"
+
+
 def _python(script: str) -> str:
     root = Path(__file__).resolve().parent.parent
     environment = os.environ | {"PYTHONPATH": str(root)}

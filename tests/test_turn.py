@@ -40,7 +40,7 @@ def test_rows_become_columns(kind: type, target: Target) -> None:
     """Short axes on either side, in one band of squares or many."""
     rng = np.random.default_rng(3)
     shapes = [shape for rows in ROWS for shape in ((1, rows, 1025), (2, 517, rows))]
-    arrays = [rng.integers(0, 100, shape).astype(kind) for shape in shapes]
+    arrays: list[Array] = [rng.integers(0, 100, shape).astype(kind) for shape in shapes]
     for x, found in zip(arrays, turned(arrays, "abs", shapes, target), strict=True):
         np.testing.assert_array_equal(found, x.transpose(0, 2, 1), err_msg=str(x.shape))
 

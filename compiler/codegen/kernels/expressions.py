@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial, reduce
 
 from bessemer.compiler.codegen import arithmetic
 from bessemer.compiler.codegen.arithmetic import binary, compare, intrinsic, like, select
@@ -123,8 +124,18 @@ class _Evaluation:
         if node.guard is None:
             return memory.load(self.state, self.indices, node.buffer, offset, None)
         guard = self.value(node.guard)
+        far = memory.lies_far_in_front(node.buffer, offset)
+        common = self._common(node.guard) if far and guard.lanes > 1 else None
         with self._under(guard):
-            return memory.load(self.state, self.indices, node.buffer, offset, guard)
+            return memory.load(self.state, self.indices, node.buffer, offset, guard, common)
+
+    def _common(self, guard: Expression) -> Value | None:
+        """The part of a guard that is the same for all lanes."""
+        if not isinstance(guard, expr.Binary) or guard.name != "and":
+            value = self.value(guard)
+            return value if value.lanes == 1 else None
+        parts = [part for side in (guard.left, guard.right) if (part := self._common(side))]
+        return reduce(partial(self.writer.operate, "and", boolean), parts) if parts else None
 
     @contextmanager
     def _under(self, guard: Value) -> Iterator[None]:

@@ -28,6 +28,10 @@ MOST_LOOKED_UP = 16
 """The same where one instruction takes lanes from any places of two vectors."""
 
 
+_PAGES = 65536
+"""Bytes."""
+
+
 @dataclass(frozen=True)
 class Access:
     """Elements of a buffer: `stride` from lane to lane (None: not linear), under a guard."""
@@ -36,17 +40,34 @@ class Access:
     offset: Size
     stride: Size | None
     guard: Value | None
+    common: Value | None = None
 
     @property
     def bytes(self) -> int:
         return self.buffer.dtype.bytes
 
 
+def lies_far_in_front(buffer: Buffer, offset: Size) -> bool:
+    """Whether elements that a guard forbids are pages away from the buffer: a processor takes
+    hundreds of cycles over a masked load of memory that is not there. Not so near it, where the
+    padding of an image's rows lies: there memory is there most often, and a choice costs more."""
+    start = offset if isinstance(offset, int) else offset.terms.get((), 0)
+    return -start * buffer.dtype.bytes > _PAGES
+
+
 def load(
-    state: KernelState, indices: Indices, buffer: Buffer, offset: Size, guard: Value | None
+    state: KernelState,
+    indices: Indices,
+    buffer: Buffer,
+    offset: Size,
+    guard: Value | None,
+    common: Value | None = None,
 ) -> Value:
-    """The elements at an offset; zero where the guard is false. A scalar where it is uniform."""
-    access = Access(buffer, offset, indices.stride(offset), guard)
+    """The elements at an offset; zero where the guard is false. A scalar where it is uniform.
+
+    No lane's guard holds where `common`, which is uniform, does not: it turns the address away.
+    """
+    access = Access(buffer, offset, indices.stride(offset), guard, common)
     varying_guard = guard is not None and guard.lanes > 1
     if access.stride == 0:
         raw = _load_one(state, indices, access)
@@ -71,7 +92,7 @@ def _load_lanes(state: KernelState, indices: Indices, access: Access) -> Value:
     uniform = guard
     if guard is not None and guard.lanes > 1:
         mask = guard if mask is None else w.operate("and", boolean, guard, mask)
-        uniform = None
+        uniform = access.common
     stride = access.stride
     if stride == 1 or (mask is None and isinstance(stride, int) and _is_small(state, stride)):
         if stride == 1:
