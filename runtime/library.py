@@ -87,7 +87,9 @@ def _choose(path: Path, prefixes: list[str], trainings: list[str], name: str) ->
             "checkpoints, which Trainer.restore reads."
         )
     if not prefixes:
-        raise ArtifactError(f"{path} holds no model compiled by Bessemer.")
+        raise ArtifactError(
+            f"{path} holds no model compiled by Bessemer; those in .so files can be loaded."
+        )
     if name and name not in prefixes:
         raise ArtifactError(f"{path} holds no model '{name}'; it has {', '.join(prefixes)}.")
     if not name and len(prefixes) > 1:

@@ -72,6 +72,14 @@ def test_the_version_is_the_package_s() -> None:
     assert run_command("--version")[1] == f"bessemer {bessemer.__version__}\n"
 
 
+def test_a_closed_output_is_no_error() -> None:
+    command = [sys.executable, "-m", "bessemer", "list-ops"]
+    closed = subprocess.run(
+        ["sh", "-c", '"$@" >&-', "sh", *command], capture_output=True, text=True
+    )
+    assert (closed.returncode, closed.stderr) == (0, "")
+
+
 def test_usage_errors_end_with_2(net: Path) -> None:
     assert run_command("compil")[0] == 2
     assert run_command("compile", net)[0] == 2

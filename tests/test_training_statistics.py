@@ -151,7 +151,11 @@ def test_a_search_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
 def test_numpy_s_numbers_are_kept_in_a_search_s_file(tmp_path: Path) -> None:
     file = tmp_path / "trials.jsonl"
     points = search.grid_points({"rate": Choice(tuple(np.linspace(0, 1, 3, dtype=np.float32)))}, 3)
-    trials = search.search(lambda point: np.float32(point["rate"]), points, str(file))
+
+    def measure(point: Point) -> Any:
+        return np.float32(point["rate"])
+
+    trials = search.search(measure, points, str(file))
     assert [trial.loss for trial in search.read_trials(file)] == [0, 0.5, 1]
     assert search.search(_hill([]), points, file) == trials
 

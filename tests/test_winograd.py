@@ -13,7 +13,7 @@ import bessemer.compiler.ops  # noqa: F401  (registers the operators)
 from bessemer.compiler.driver import build, machine_of
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import Size, symbol
-from bessemer.compiler.ir.evaluate import evaluate
+from bessemer.compiler.ir.evaluate import evaluate, evaluate_named
 from bessemer.compiler.ir.expr import Buffer, Expression, binary
 from bessemer.compiler.ir.interpreter.interpret_loops import run_kernel
 from bessemer.compiler.ir.loops import Kernel, Store
@@ -82,7 +82,7 @@ def _interpret(
     buffers = [Buffer(name, f32, shape) for name, shape in shapes.items()]
     buffers += [work.u, stages.v, stages.m]
     for buffer in (stages.v, stages.m):
-        shape = TensorType(f32, buffer.shape).static_shape
+        shape = tuple(evaluate_named(size, sizes) for size in buffer.shape)
         memory[buffer.name] = np.full(shape, np.nan, np.float32)
     for body in stages.bodies:
         kernel = Kernel("tested", tuple(buffers), len(buffers), tuple(sizes), body)
@@ -123,6 +123,17 @@ def test_it_is_the_convolution(
     for i, j in product(range(3), range(3)):
         expected += arrays["x"][:, i : i + rows, j : j + wide].astype(np.float64) @ w[i, j]
     np.testing.assert_allclose(result, np.maximum(expected, 0), rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("dynamic", ["n", "hw"])
+def test_where_weights_exceed_the_cache_every_step_is_a_kernel(
+    dynamic: str, rng: np.random.Generator
+) -> None:
+    target = replace(x86.AVX512, l2_bytes=1 << 9)
+    batch = _work((symbol("n"), 8, 6), 5, 9, target)
+    assert len(lower_winograd(batch, target).bodies) == 3
+    assert len(lower_winograd(batch, x86.AVX512).bodies) == 1
+    test_it_is_the_convolution((2, 8, 6), 5, 9, 1, target, dynamic, rng)
 
 
 @pytest.mark.parametrize("target", [x86.SSE42, x86.AVX512], ids=lambda target: target.name)

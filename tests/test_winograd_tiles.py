@@ -80,9 +80,9 @@ def exact(x: Array, w: Array, dilation: int = 1) -> Array:
     ("outputs", "taps", "channels", "columns", "dilation", "cache"),
     [
         pytest.param((1, 9, 10), (3, 3), 96, 64, 1, 2 << 20, marks=pytest.mark.slow),
-        ((2, 15, 17), (3, 3), 64, 64, 1, 64 << 10),
+        ((2, 15, 17), (3, 3), 64, 64, 1, 128 << 10),
         ((1, 13, 12), (3, 3), 32, 32, 2, 2 << 20),
-        pytest.param((3, 1, 90), (1, 3), 64, 96, 1, 64 << 10, marks=pytest.mark.slow),
+        pytest.param((3, 1, 90), (1, 3), 64, 96, 1, 128 << 10, marks=pytest.mark.slow),
     ],
     ids=str,
 )

@@ -6,13 +6,13 @@ from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.rewrite import GraphRewriter
 from bessemer.compiler.passes.known_values import known
 
-_DEPTH = 8
-"""Nodes that are looked through: enough for a variance plus epsilon."""
+_DEPTH = 12
+"""Nodes that are looked through: enough for a variance plus epsilon, and AlexNet's norm."""
 
 _ALWAYS = frozenset({"abs", "exp", "relu", "sigmoid", "sqrt"})
 _WHERE_ALL_ARE = frozenset(
-    {"add", "mul", "div", "min", "reduce_sum", "reduce_max", "reduce_min", "average_pool", "cast"}
-    | {"reshape", "broadcast_to", "transpose", "slice"}
+    {"add", "mul", "div", "min", "reduce_sum", "reduce_min", "average_pool", "cast"}
+    | {"reshape", "broadcast_to", "transpose", "slice", "pad"}
 )
 
 
@@ -29,4 +29,6 @@ def is_nonnegative(rewriter: GraphRewriter, value: Value, depth: int = _DEPTH) -
         return True
     if name == "clip":
         return bool(node.attributes["minimum"] >= 0)
+    if name == "pad" and node.attributes["mode"] == "constant" and node.attributes["value"] < 0:
+        return False
     return name in _WHERE_ALL_ARE and all(is_nonnegative(rewriter, x, depth - 1) for x in inputs)

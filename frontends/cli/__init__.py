@@ -6,6 +6,7 @@ its own that is loaded when it is called: `bessemer --help` loads neither LLVM n
 
 from __future__ import annotations
 
+import io
 import sys
 import traceback
 import warnings
@@ -44,6 +45,9 @@ _EPILOGUE = (
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a command line and ends the process with its exit code (raises SystemExit)."""
+    # A shell can close them (>&-), and Python then has none.
+    sys.stdout = sys.stdout or io.StringIO()
+    sys.stderr = sys.stderr or io.StringIO()
     given = list(sys.argv[1:] if arguments is None else arguments)
     # It is good anywhere on the line, for one goes back to add it at the end.
     show_traceback = "--traceback" in given

@@ -118,7 +118,7 @@ class Batches:
             yield batch
 
 
-def split_rows(data: Data, share: float, seed: int) -> tuple[dict[str, Array], dict[str, Array]]:
+def split_rows(data: Data, share: object, seed: int) -> tuple[dict[str, Array], dict[str, Array]]:
     """Two parts of the data, the second with `share` of the rows, chosen by the seed."""
     if not isinstance(share, (int, float)) or isinstance(share, bool) or not 0 < share < 1:
         raise CompileError(f"The share kept for validation is {share}; it lies between 0 and 1.")

@@ -202,7 +202,7 @@ def _write(
         parts[pattern] = part.reshape(())
     total = sum(list(parts.values())[1:], start=next(iter(parts.values())))
     ends.append(("loss", len(trace.builder.nodes)))
-    measured = {name: metric(*outputs, *wanted) for name, metric in metrics.items()}
+    measured: dict[str, Any] = {name: metric(*outputs, *wanted) for name, metric in metrics.items()}
     for name, number in measured.items():
         if name == "loss" or not isinstance(number, Tensor) or number.type.numel != 1:
             what = f"The metric {name} is {number!r}; it must be one number. Take its mean."

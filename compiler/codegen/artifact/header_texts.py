@@ -94,7 +94,7 @@ RUN = """\
  * written. Pass NULL for an output whose size the data decides: the run stores where it is, valid
  * until the next run. workspace: ${prefix}_workspace_bytes bytes aligned to 64, or NULL: the
  * context's own, allocated at the first run and when dims grow. With a workspace given, or large
- * enough from an earlier run, nothing is allocated. */
+ * enough from an earlier run, nothing is allocated but, once, the pool of threads. */
 int32_t ${prefix}_run(${prefix}_context *context, const void *const *inputs, void **outputs,
                       int64_t *dims, void *workspace, size_t bytes);
 

@@ -44,6 +44,7 @@ from bessemer.compiler.schedule.convolution.winograd_blocks import (
     SHARES,
     block_of,
     column_groups,
+    goes_in_steps,
     groups_of_share,
     shares_of,
 )
@@ -161,17 +162,17 @@ def pays(
 
 
 def lower_winograd(work: Winograd, target: Target, threads: int = 2) -> Stages:
-    """The kernels; one if its blocks of tiles give every thread enough to do."""
-    if not isinstance(work.count, int):
-        most = min(_most_tiles(work, target), DYNAMIC_BLOCK)
-        # Whole register tiles: two rows more, of 16, would take half as long again.
-        return _one_kernel(work, target, most // FEWEST_TILES * FEWEST_TILES)
-    unit = winograd_tiles.ROWS if work.on_tiles else FEWEST_TILES
-    block = block_of(work.count, _most_tiles(work, target), threads, unit)
-    blocks = -(-work.count // block)
-    if blocks >= 4 * threads:
-        return _one_kernel(work, target, block)
-    return _three_kernels(work, target, threads)
+    """The kernels: one that goes by blocks of tiles, or one for each step."""
+    most, unit, number = _most_tiles(work, target), FEWEST_TILES, work.dtype.bytes
+    if work.on_tiles:
+        unit, number = winograd_tiles.ROWS, winograd_tiles.NUMBER_BYTES
+    weights = work.points * work.depth * work.columns * number / target.l2_bytes
+    if goes_in_steps(work.count, work.tiles[0] * work.tiles[1], most, weights, threads, unit):
+        return _three_kernels(work, target, threads)
+    if isinstance(work.count, int):
+        return _one_kernel(work, target, block_of(work.count, most, threads, unit))
+    # Whole register tiles: two rows more, of 16, would take half as long again.
+    return _one_kernel(work, target, min(most, DYNAMIC_BLOCK) // FEWEST_TILES * FEWEST_TILES)
 
 
 def _most_tiles(work: Winograd, target: Target) -> int:
@@ -222,7 +223,6 @@ def _one_kernel(work: Winograd, target: Target, block: int) -> Stages:
 
 
 def _three_kernels(work: Winograd, target: Target, threads: int) -> Stages:
-    assert isinstance(work.count, int)
     rows, columns = work.tiles
     count = work.outputs[0] * rows
     v, m = _memory(work, 1, work.count)
@@ -250,7 +250,7 @@ def winograd_tiling(work: Winograd, target: Target) -> Tiling:
     return plan(_products(work, v, m, 0, DYNAMIC_BLOCK, target), target)
 
 
-def _memory(work: Winograd, blocks: int, tiles: int, groups: int = 1) -> tuple[Buffer, Buffer]:
+def _memory(work: Winograd, blocks: int, tiles: Size, groups: int = 1) -> tuple[Buffer, Buffer]:
     m = Buffer("m", f32, (blocks, work.points, tiles, work.columns // groups))
     if work.on_tiles:
         return winograd_tiles.parts_memory(blocks, work.points, tiles, work.depth), m

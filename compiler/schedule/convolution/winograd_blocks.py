@@ -32,7 +32,9 @@ def column_groups(tiles: Size, columns: int, panel: int) -> int:
     return gcd(columns // panel, max(1, columns // _GROUP_COLUMNS))
 
 
-def goes_in_steps(tiles: Size, of_image: Size, most: int, weights: float, threads: int) -> bool:
+def goes_in_steps(
+    tiles: Size, of_image: Size, most: int, weights: float, threads: int, unit: int = FEWEST_TILES
+) -> bool:
     """Whether each step is done for all tiles before the next one: blocks would be too few for the
     threads, or read u too often. `of_image` are the tiles of one image, at most `most` a block;
     `weights` is the size of u in second-level caches."""
@@ -41,7 +43,7 @@ def goes_in_steps(tiles: Size, of_image: Size, most: int, weights: float, thread
     known = tiles if isinstance(tiles, int) else of_image
     if not isinstance(known, int) or (known is not tiles and weights <= 1):
         return False
-    return -(-known // block_of(known, most, threads)) < 4 * threads
+    return -(-known // block_of(known, most, threads, unit)) < 4 * threads
 
 
 def block_of(count: int, most: int, threads: int, unit: int = FEWEST_TILES) -> int:

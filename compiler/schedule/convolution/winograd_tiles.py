@@ -54,7 +54,7 @@ def fits(channels: int, columns: int) -> bool:
     return channels % _CHANNELS == 0 and columns % PANEL == 0
 
 
-def parts_memory(blocks: int, points: int, tiles: int, channels: int) -> Buffer:
+def parts_memory(blocks: int, points: int, tiles: Size, channels: int) -> Buffer:
     """Room for the transformed inputs of blocks of tiles."""
     return Buffer("v", bf16, (blocks, points, channels // _CHANNELS, SPLIT.parts, tiles, _CHANNELS))
 
