@@ -8,6 +8,7 @@ import pytest
 from bessemer.compiler.driver import build, machine_of
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import Size, symbol
+from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import Array, TensorType, type_of
 from bessemer.compiler.jit import load_code
 from bessemer.compiler.options import Options
@@ -29,6 +30,12 @@ def turned(
     for k, (array, shape) in enumerate(zip(arrays, shapes, strict=True)):
         x = b.input(f"x{k}", TensorType(type_of(array).dtype, shape))
         outputs.append(b.apply("transpose", b.apply(function, x), permutation=(0, 2, 1)))
+    return _run(b, outputs, arrays, target)
+
+
+def _run(
+    b: GraphBuilder, outputs: Sequence[Value], arrays: Sequence[Array], target: Target
+) -> list[Array]:
     made = build(b.finish(outputs), Options(target=target.name))
     model = load_code(made.code, made.weights, machine_of(made.target), 2)
     return [np.array(found) for found in model.run(list(arrays))]
@@ -53,3 +60,17 @@ def test_functions_and_free_sizes(target: Target) -> None:
     shapes: list[tuple[Size, ...]] = [(2, 37, 130), (2, N, 130), (2, 37, M), (2, N, M)]
     for shape, found in zip(shapes, turned([x] * 4, "tanh", shapes, target), strict=True):
         np.testing.assert_allclose(found, exact, rtol=0, atol=3e-7, err_msg=str(shape))
+
+
+@on_each_target
+def test_what_a_row_shares(target: Target) -> None:
+    """A number for each row, which lies next to the next row's, is spread along the vectors."""
+    rng = np.random.default_rng(5)
+    x = rng.standard_normal((2, 37, 130)).astype(np.float32)
+    divisors = rng.uniform(1, 2, (2, 37, 1)).astype(np.float32)
+    b = GraphBuilder("turn")
+    left = b.input("x", TensorType(type_of(x).dtype, x.shape))
+    right = b.input("d", TensorType(type_of(x).dtype, divisors.shape))
+    value = b.apply("div", left, b.apply("broadcast_to", right, shape=x.shape))
+    (found,) = _run(b, [b.apply("transpose", value, permutation=(0, 2, 1))], [x, divisors], target)
+    np.testing.assert_array_equal(found, (x / divisors).transpose(0, 2, 1))

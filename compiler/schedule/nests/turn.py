@@ -135,9 +135,9 @@ def _with_axes(piece: Piece, together: int, lanes: Lanes) -> _Turn | None:
         return None
     for load in loads:
         near, far = _step(load.indices[0], stores), _step(load.indices[0], along)
-        if near is None or (isinstance(near, int) and 0 < near <= NEAR) or far not in (0, 1):
+        if near is None or far not in (0, 1):
             return None
-        if far == 0 and near != 0:
+        if far == 1 and isinstance(near, int) and 0 < near <= NEAR:
             return None
     if all(_step(load.indices[0], stores) == 0 for load in loads):
         return None
