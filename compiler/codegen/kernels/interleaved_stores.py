@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+from bessemer.compiler.codegen.kernels import streaming
 from bessemer.compiler.codegen.kernels.conversions import to_memory
 from bessemer.compiler.codegen.kernels.expressions import evaluate, indices
 from bessemer.compiler.codegen.kernels.state import KernelState
@@ -116,7 +117,10 @@ def _emit(
         pieces += zip((places[column] for column in columns), parts)
     for place, value in pieces:
         pointer = indices(state).address(buffer, offset + place)
-        w.line(f"store {value.typed}, ptr {w.at(pointer)}, align {buffer.dtype.bytes}")
+        if streaming.passes_by(state, buffer, offset + place, value.lanes):
+            streaming.store(w, pointer, value)
+        else:
+            w.line(f"store {value.typed}, ptr {w.at(pointer)}, align {buffer.dtype.bytes}")
 
 
 def _is_one(places: Sequence[Size], row: int) -> bool:
