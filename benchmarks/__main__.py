@@ -17,6 +17,7 @@ from benchmarks.record import Record, todays_folder
 from benchmarks.report import print_bars, print_section, write_report
 from benchmarks.sections import SECTIONS
 from bessemer.frontends.cli.output import print_table, write, write_note
+from bessemer.runtime.errors import ArtifactError
 
 app = typer.Typer(add_completion=False, help=__doc__)
 
@@ -35,6 +36,10 @@ Rounds = Annotated[int, typer.Option("--rounds", min=1, help="Turns of each syst
 Seconds = Annotated[float, typer.Option("--seconds", help="Length of a turn.")]
 Quick = Annotated[bool, typer.Option("--quick", help="Fewer and shorter turns: 3 of 0.15 s.")]
 Again = Annotated[bool, typer.Option("--again", help="Measure anew what is there already.")]
+Artifact = Annotated[
+    Path,
+    typer.Argument(exists=True, help="A .so of `bessemer compile`; both are of the same model."),
+]
 Results = Annotated[
     Path | None,
     typer.Option("--results", help="Where to keep results; default: benchmarks/results/TODAY."),
@@ -52,7 +57,7 @@ def _plan(
     again: bool,
     results: Path | None,
 ) -> Plan:
-    counts = possible_threads([int(count) for count in threads.split(",")])
+    counts = possible_threads(threads)
     rounds, seconds = (min(rounds, 3), min(seconds, 0.15)) if quick else (rounds, seconds)
     record = Record(results or todays_folder(), again)
     return Plan(record, models, corpus, tuple(only or ()), counts, rounds, seconds)
@@ -117,15 +122,19 @@ def bars(results: Results = None) -> None:
 
 @app.command("turns")
 def turns_command(
-    old: Annotated[Path, typer.Argument(help="A compiled model, as `bessemer compile -o` makes.")],
-    new: Annotated[Path, typer.Argument(help="The same model by another compiler or options.")],
+    old: Artifact,
+    new: Artifact,
     threads: Threads = "1,2",
     rounds: Rounds = 5,
     seconds: Seconds = 0.5,
 ) -> None:
     """Two artifacts of one model in turns: whether a change made it faster."""
-    counts = possible_threads([int(count) for count in threads.split(",")])
-    print_table(COLUMNS, compare_artifacts(old, new, counts, rounds, seconds), right="rrrrrl")
+    counts = possible_threads(threads)
+    try:
+        lines = compare_artifacts(old, new, counts, rounds, seconds)
+    except ArtifactError as error:
+        raise typer.BadParameter(str(error)) from None
+    print_table(COLUMNS, lines, right="rrrrrl")
 
 
 @app.command("fetch")

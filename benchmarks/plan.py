@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib.util
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+
+import typer
 
 from benchmarks.record import Record
 from bessemer.frontends import zoo
@@ -89,10 +91,16 @@ def kept_files() -> Path:
     return folder
 
 
-def possible_threads(wanted: Sequence[int]) -> tuple[int, ...]:
-    """Those numbers of threads that there are processors for."""
+def possible_threads(wanted: str) -> tuple[int, ...]:
+    """Of numbers by commas, those of threads that there are processors for.
+
+    Raises typer.BadParameter where they are no numbers.
+    """
+    counts = [int(word) if word.strip().isdecimal() else 0 for word in wanted.split(",")]
+    if 0 in counts:
+        raise typer.BadParameter(f"--threads={wanted} is not like 1,2.")
     allowed = len(os.sched_getaffinity(0))
-    return tuple(count for count in wanted if count <= allowed) or (allowed,)
+    return tuple(count for count in counts if count <= allowed) or (allowed,)
 
 
 def is_installed(package: str) -> bool:

@@ -1,8 +1,10 @@
-"""Sizes that a caller gives, which may be of any type."""
+"""Sizes and numbers that a caller gives, which may be of any type."""
 
 from __future__ import annotations
 
 import operator
+from numbers import Real
+from typing import TypeGuard
 
 from bessemer.compiler.errors import CompileError
 
@@ -19,3 +21,8 @@ def given_size(size: object, where: str) -> int:
     if number < 0:
         raise CompileError(f"{where} {size!r}; a size is a number that is not negative.")
     return number
+
+
+def is_number(given: object) -> TypeGuard[float]:
+    """Whether it is a real number, which may be one of NumPy's."""
+    return isinstance(given, Real)

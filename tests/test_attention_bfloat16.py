@@ -1,4 +1,5 @@
-"""precision="bfloat16": an attention multiplies rounded numbers, its softmax is float32."""
+"""precision="bfloat16": an attention multiplies rounded numbers, its softmax is float32. And
+networks whose own numbers are of 16 bits."""
 
 import ml_dtypes
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from bessemer.compiler.driver import Compilation, build, machine_of
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import Size
-from bessemer.compiler.ir.types import Array, TensorType, f32
+from bessemer.compiler.ir.types import Array, DType, TensorType, bf16, f16, f32
 from bessemer.compiler.jit import load_code
 from bessemer.compiler.options import Options
 from bessemer.compiler.targets.choose import host_target
@@ -145,3 +146,21 @@ def test_machines_without_such_products_compute_attention_in_float32() -> None:
     compiled = build(_attention(shape, _scaled, False), options)
     arrays = _arrays(shape)
     assert _error(_run(compiled, arrays), _reference(shape, arrays, _quarter)) < 1e-6
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(f16, 2e-3), (bf16, 2e-2)], ids=["f16", "bf16"])
+def test_a_softmax_of_16_bits(dtype: DType, tolerance: float) -> None:
+    """Its totals are of 16 bits, the products' sums are not."""
+    b = GraphBuilder("half")
+    shapes = {"q": (2, 24, 16), "k": (2, 16, 33), "v": (2, 33, 8)}
+    q, k, v = (b.input(name, TensorType(dtype, shape)) for name, shape in shapes.items())
+    product = b.apply("matmul", _softmax(b, b.apply("matmul", q, k)), v)
+    made = build(b.finish([product]), Options())
+    assert any("attention" in kernel for kernel in _kernels(made))
+    rng = np.random.default_rng(2)
+    arrays = {n: (rng.standard_normal(s) / 2).astype(dtype.numpy) for n, s in shapes.items()}
+    (got,) = load_code(made.code, made.weights, machine_of(made.target), 2).run(arrays)
+    left, keys, values = (array.astype(np.float64) for array in arrays.values())
+    weights = np.exp(left @ keys)
+    want = weights / weights.sum(-1, keepdims=True) @ values
+    assert _error(np.asarray(got, np.float64), want) < tolerance

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import typer
 from onnx import TensorProto, helper
 from typer.testing import CliRunner
 
@@ -282,8 +283,11 @@ def test_a_broken_model_is_a_row(tmp_path: Path) -> None:
 
 
 def test_no_more_threads_than_processors() -> None:
-    assert possible_threads([1]) == (1,)
-    assert max(possible_threads([1, 1 << 20])) < 1 << 20
+    assert possible_threads("1") == (1,)
+    assert max(possible_threads("1, 1000000")) < 1_000_000
+    for wrong in ("two", "0", "1,,2"):
+        with pytest.raises(typer.BadParameter, match=f"--threads={wrong} is not like 1,2"):
+            possible_threads(wrong)
 
 
 def _case(outputs: list[Any]) -> Any:

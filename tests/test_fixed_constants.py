@@ -14,6 +14,8 @@ FIXED = {
     "cosines": np.cos(ANGLES)[None, None],
     "sines": np.sin(ANGLES).astype(np.float32),
     "sines along the last axis": np.sin(ANGLES).T,
+    "sines and cosines by turns": np.stack([np.sin(ANGLES), np.cos(ANGLES)], -1).reshape(1, 6, 8),
+    "sines beside cosines": np.concatenate([np.sin(ANGLES), np.cos(ANGLES)], 1),
     "mask": np.triu(np.full((6, 6), -np.inf), 1),
     "finite mask": np.triu(np.full((6, 6), -1e4), 1),
     "identity": np.eye(4),
@@ -26,6 +28,7 @@ LEARNT = {
     "large": np.array([1e5, 2.5e5, -1e5]),
     "first row of zeros": np.linspace(-1, 1, 24).reshape(6, 4) * (np.arange(6) > 0)[:, None],
     "two": np.array([1.0, 0.5]),
+    "a few ones": np.vstack([np.eye(6), np.linspace(-1, 0.7, 30).reshape(5, 6)]),
 }
 
 

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from bessemer.compiler.ir.expr import Expression, binary, constant
-from bessemer.compiler.ir.types import INTEGERS, Array, DType
+from bessemer.compiler.ir.types import INTEGERS, Array, DType, i64
+from bessemer.compiler.targets import x86
 from bessemer.compiler.targets.machine import Target
-from tests.compiled_kernels import HERE, CompiledKernel
+from tests.compiled_kernels import HERE, CompiledKernel, assembly
 from tests.test_codegen_expressions import pointwise
 
 NAMES = ("div", "mod", "trunc_div", "fmod")
@@ -59,3 +60,12 @@ def test_divisions_are_those_of_whole_numbers(dtype: DType, target: Target) -> N
         plain = name.removesuffix("_fixed")
         expected = [reference(plain, dtype, int(a), int(b)) for a, b in zip(x, divisors)]
         np.testing.assert_array_equal(actual, np.array(expected, dtype.numpy), err_msg=name)
+
+
+@pytest.mark.parametrize(("divisor", "divides"), [(8, False), (-8, False), (7, True)])
+def test_constants_divide_large_numbers_without_a_division(divisor: int, divides: bool) -> None:
+    """In vectors of several registers, too; powers of two are shifts, also of small numbers."""
+    results = {"quotient": lambda a: binary("trunc_div", a, constant(divisor, i64))}
+    text = assembly(pointwise([i64], results, 16), x86.AVX512)
+    assert "idiv" not in text
+    assert ("vdivpd" in text) == divides

@@ -125,6 +125,21 @@ def test_a_loop_that_doubles_a_carried_value_is_unrolled() -> None:
     agrees(parsed(_DOUBLING % "trips"), {"x": floats(3), "t": np.array(0)})
 
 
+@pytest.mark.parametrize(("start", "step"), [(1, 1), (0, 2)])
+def test_a_loop_that_cuts_a_carried_value_is_unrolled(start: int, step: int) -> None:
+    ends = f"""start = Constant<value = int64[1] {{{start}}}>()
+            end = Constant<value = int64[1] {{9223372036854775807}}>()
+            axis = Constant<value = int64[1] {{0}}>()
+            step = Constant<value = int64[1] {{{step}}}>()"""
+    text = (_DOUBLING % "trips").replace(
+        "both = Concat<axis = 0>(s, s)",
+        f"""{ends}
+            both = Slice(s, start, end, axis, step)""",
+    )
+    for length in (9, 4):
+        agrees(parsed(text), {"x": floats(length), "t": np.array(0)})
+
+
 def test_a_loop_that_doubles_a_carried_value_until_it_runs_is_refused() -> None:
     with pytest.raises(
         CompileError, match=r"f32\[2\*n\], in a loop whose trip count is known when"

@@ -37,7 +37,11 @@ def test_an_operator_on_trial(operator: str, attributes: dict[str, Any]) -> None
 
 
 def test_wrong_attributes_of_operators_on_trial_are_named() -> None:
-    for operator, attributes in (("Crop", {"border": [1, 2]}), ("ImageScaler", {"bias": [0.5]})):
+    for operator, attributes in (
+        ("Crop", {"border": [1, 2]}),
+        ("Crop", {"border": [1, 2, 3, 1], "scale": [3]}),
+        ("ImageScaler", {"bias": [0.5]}),
+    ):
         node = onnx.helper.make_node(operator, ["x"], ["y"], **attributes)
         with pytest.raises(CompileError, match=f"{operator}.*f32\\[2,3,7,8\\]"):
             read_onnx(node_model(node, [("x", floats(2, 3, 7, 8))], 7))
@@ -70,13 +74,15 @@ def _agrees(
 
 
 @pytest.mark.parametrize("causal", [0, 1])
-@pytest.mark.parametrize("columns", [False, True])
-def test_attention_of_bytes(causal: int, columns: bool) -> None:
+@pytest.mark.parametrize(("columns", "each"), [(False, False), (True, False), (True, True)])
+def test_attention_of_bytes(causal: int, columns: bool, each: bool) -> None:
+    """The scale of each column, and a mask of each query."""
     width, heads = 8, 2
     scale = np.abs(floats(3 * width)) * 0.01 + 0.01 if columns else _number(0.02)
     zero = np.zeros(3 * width, np.int8) if columns else np.array(3, np.int8)
     weight = (_bytes(width, 3 * width).astype(np.int16) - 128).astype(np.int8)
-    fed = {"x": _bytes(2, 5, width), "mask": np.array([[1, 1, 1, 1, 0], [1, 1, 1, 1, 1]], np.int32)}
+    mask = np.array([[1, 1, 1, 1, 0], [1, 1, 1, 1, 1]], np.int32)
+    fed = {"x": _bytes(2, 5, width), "mask": np.stack([mask] * 5, 1) if each else mask}
     kept = {"w": weight, "b": floats(3 * width), "xs": _number(0.03), "ws": scale, "xz": _ZERO,
             "wz": zero}  # fmt: skip
     names = ["x", "w", "b", "xs", "ws", "mask", "xz", "wz"]

@@ -65,6 +65,7 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
     "NaN": (_with("x", 11, np.nan), {}, "x has NaN in 1 of 20 rows, row 11 first"),
     "too much validation": (_data(), {"validation": 0.99}, "leaves none to learn from"),
     "a pair for a share": (_data(), {"validation": (1, 2)}, "share kept for validation is .1, 2."),
+    "endless epochs": (_data(), {"epochs": float("inf")}, "inf epochs cannot be trained"),
     "half an epoch": (_data(), {"epochs": 1.5}, "1.5 epochs cannot be trained"),
     "a whole for a share": (_data(), {"validation": 1}, "share kept for validation is 1"),
     "NaN in validation": (_data(), {"validation": _with("x", 3, np.nan)}, "row 3 first"),
@@ -76,6 +77,7 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
     "validation without labels": (_data(), {"validation": {"x": _data()["x"]}}, "no label"),
     "a batch of none": (_data(), {"batch": 0}, "one at least, not 0"),
     "a batch of a half": (_data(), {"batch": 0.5}, "one at least, not 0.5"),
+    "a batch of floats": (_data(), {"batch": 4.0}, "one at least, not 4.0"),
     "epochs": (_data(), {"epochs": -1}, "-1 epochs"),
     "augmentation of nothing": (
         _data(),
@@ -131,6 +133,14 @@ def test_what_is_no_optimizer_is_refused(optimizer: Any, text: str) -> None:
         Trainer(network, cross_entropy, LABEL, optimizer=optimizer)
 
 
+def test_numbers_may_be_numpy_s() -> None:
+    number: Any = np.float32(0.25)
+    network = Network(Dense(3), Input("x", ("batch", 5)))
+    trainer = Trainer(network, cross_entropy, LABEL, optimizer=SGD(number), threads=1)
+    trainer.fit(_data(), validation=number, epochs=np.int64(2), batch=np.int64(5))  # type: ignore[arg-type]
+    assert trainer.steps == 6
+
+
 def test_metrics_are_numbers_with_names_of_their_own() -> None:
     with pytest.raises(CompileError, match=r"right is .*; it must be one number"):
         _trainer(metrics={"right": lambda y, label: y.max(-1)})
@@ -146,7 +156,7 @@ def test_an_epoch_goes_on_with_the_same_batches_only(tmp_path: Path) -> None:
     file = tmp_path / "state"
     with pytest.raises(KeyboardInterrupt):
         _trainer().fit(_data(), batch=4, checkpoint=file, progress=stop)
-    for rows, batch in ((20, 5), (8, 4)):
+    for rows, batch in ((20, 5), (8, 4), (20, 20), (11, 4)):
         with pytest.raises(CompileError, match=f"3 batches of 4 rows .* {rows} rows .* of {batch}"):
             _trainer().fit(_data(rows), batch=batch, checkpoint=file)
     assert _trainer().fit(_data(), epochs=2, batch=4, checkpoint=file).epoch == 2

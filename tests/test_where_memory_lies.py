@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import bessemer
 import bessemer.compiler.ops
@@ -25,6 +26,14 @@ def _advised() -> int:
     return found
 
 
+def _has_large_pages() -> bool:
+    """Whether the kernel has them and tells which memory wishes for them."""
+    maps = Path("/proc/self/smaps")
+    known = maps.exists() and "VmFlags:" in maps.read_text()
+    return known and Path("/sys/kernel/mm/transparent_hugepage/enabled").exists()
+
+
+@pytest.mark.skipif(not _has_large_pages(), reason="this kernel has no large pages to wish for")
 def test_a_large_arena_is_in_large_pages() -> None:
     builder = GraphBuilder("two products")
     shapes = ((700, 32), (32, 2048), (2048, 32))

@@ -16,6 +16,7 @@ import bessemer
 from bessemer.compiler.ir.types import Array
 from bessemer.frontends import builder as nn
 from bessemer.frontends import zoo
+from bessemer.frontends.byte_count import byte_count
 from bessemer.frontends.train.losses import mean_squared_error
 from bessemer.frontends.train.trainer import Trainer
 from bessemer.runtime.errors import ArtifactError, InputError
@@ -97,12 +98,33 @@ def test_a_layer_s_size_is_a_number_that_is_not_negative(features: Any) -> None:
         (lambda: nn.LSTM(-2), "hidden is -2; whole"),
         (lambda: nn.Dropout(1.0), "rate is 1.0; numbers from 0 to below 1"),
         (lambda: nn.BatchNorm(momentum=2), "momentum is 2; numbers from 0 to 1"),
-        (lambda: nn.LayerNorm(epsilon=float("nan")), "epsilon is nan; small numbers"),
+        (lambda: nn.LayerNorm(epsilon=float("nan")), "epsilon is nan; numbers from 0 on"),
     ],
 )
 def test_a_layer_s_numbers_are_looked_at_where_it_is_made(make: Any, told: str) -> None:
     with pytest.raises(bessemer.CompileError, match=told):
         make()
+
+
+def test_a_layer_s_numbers_may_be_numpy_s() -> None:
+    two: Any = np.int64(2)
+    tenth: Any = np.float32(0.1)
+    layers = nn.Sequential(
+        nn.Conv(two, two, stride=two, padding=two),
+        nn.BatchNorm(epsilon=tenth, momentum=tenth),
+        nn.AveragePool((two, two), padding=((two, 0), (0, two))),
+        nn.LocalResponseNorm(two),
+        nn.Dropout(tenth),
+    )
+    network = nn.Network(layers, nn.Input("x", ("n", 3, 16, 16)))
+    assert network.graph.outputs[0].type.shape[1:] == (2, 6, 6)
+    with pytest.raises(bessemer.CompileError, match=r"padding \(1, 2, 3\) does not fit 2 spatial"):
+        nn.Network(nn.MaxPool(2, padding=(1, 2, 3)), nn.Input("x", ("n", 3, 8, 8)))
+
+
+@pytest.mark.parametrize("size", [np.int64(1 << 20), float(1 << 20), "1M", "1024 KiB"])
+def test_a_budget_is_a_whole_number_or_a_text(size: Any) -> None:
+    assert byte_count(size) == 1 << 20
 
 
 @pytest.mark.parametrize("threads", [-1, 100_000, 1 << 40, 2.5, "2"])

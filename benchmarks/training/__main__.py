@@ -36,7 +36,7 @@ def command(
 ) -> None:
     """Measures training and says which bars are met. About 30 minutes; 5 with --quick."""
     with tempfile.TemporaryDirectory(prefix="bessemer-training-") as folder:
-        counts = possible_threads([int(count) for count in threads.split(",")])
+        counts = possible_threads(threads)
         plan = Plan(Record(Path(folder)), only=tuple(only or ()), threads=counts, seconds=1.0)
         plan = replace(plan, rounds=3, seconds=0.15) if quick else plan
         rows = measure_training(plan)

@@ -6,6 +6,7 @@ operators want channels last: transposes go around them, and the compiler cancel
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
@@ -79,13 +80,16 @@ def _window(
             low.append(floordiv(needed, 2))
             high.append(needed - low[-1])
     else:
-        pairs = padding if isinstance(padding, tuple) else (padding,) * count
-        if len(pairs) != count or isinstance(padding, (str, float)):
+        pairs = tuple(padding) if isinstance(padding, (tuple, list)) else (padding,) * count
+        try:
+            for pair in pairs:
+                before, after = pair if isinstance(pair, (tuple, list)) else (pair, pair)
+                low.append(operator.index(before))
+                high.append(operator.index(after))
+        except (TypeError, ValueError):
+            pairs = ()
+        if len(pairs) != count:
             raise CompileError(f"padding {padding!r} does not fit {count} spatial axes.")
-        for pair in pairs:
-            before, after = pair if isinstance(pair, tuple) else (pair, pair)
-            low.append(before)
-            high.append(after)
     return _Window(strides, dilations, tuple(low), tuple(high))
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.build import GraphBuilder
-from bessemer.compiler.ir.dims import Dim, Size, Symbol, as_atom, format_size, symbol_names
+from bessemer.compiler.ir.dims import Dim, Size, Symbol, as_atom, format_size, rename, symbol_names
 from bessemer.compiler.ir.graph import Value
 
 
@@ -60,14 +60,25 @@ def agreed_size(builder: GraphBuilder, left: Size, right: Size) -> Size:
     return min(left, right, key=lambda size: (isinstance(size, Dim), len(str(size))))
 
 
-def certainly_differ(left: Size, right: Size) -> bool:
-    """Whether two sizes are equal for nothing at all only, as n and 2 * n are."""
+_SAMPLES = (2, 3, 5, 17)
+
+
+def differ_as_a_rule(left: Size, right: Size) -> bool:
+    """Whether two sizes are equal for nothing at all only, as n and 2 * n are, or are different
+    functions of the same symbols, as n and (n + 1) // 2 are, for any usual numbers."""
     difference = left - right
     if isinstance(difference, int):
         return difference != 0
     atoms = [atom for monomial in difference.terms for atom, _ in monomial]
     signs = {coefficient > 0 for coefficient in difference.terms.values()}
-    return len(signs) == 1 and all(isinstance(atom, Symbol) for atom in atoms)
+    if len(signs) == 1 and all(isinstance(atom, Symbol) for atom in atoms):
+        return True
+    names = sorted(symbol_names(left))
+    if not names or set(names) != symbol_names(right):
+        return False
+    trials = ({name: count + k for k, name in enumerate(names)} for count in _SAMPLES)
+    found = [rename(difference, trial) for trial in trials]
+    return all(isinstance(size, int) and size != 0 for size in found)
 
 
 def _plain_symbol(size: Size) -> str:

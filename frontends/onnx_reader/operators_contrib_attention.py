@@ -56,18 +56,20 @@ def _masked(context: NodeContext, kept: Value, like: Value) -> Value:
 
 
 def _padding_mask(context: NodeContext, mask: Value, keys: Size, like: Value) -> Value:
-    """A mask [batch, keys], or lengths [batch], as a bias [batch, 1, 1, keys]."""
+    """A mask [batch, keys] or [batch, queries, keys], or lengths [batch], as a bias [batch, 1 or
+    queries, keys] with an axis for heads."""
     if mask.type.rank == 1:
         shape = (mask.type.shape[0], keys)
         places = context.apply("iota", shape=shape, axis=1, dtype=i64)
         lengths = context.reshape(context.cast(mask, i64), (mask.type.shape[0], 1))
         kept = context.elementwise("lt", places, lengths)
-    elif mask.type.rank == 2:
+    elif mask.type.rank in (2, 3):
         kept = context.cast(mask, boolean)
     else:
         context.unsupported(f"a mask {mask.type}")
-    batch, length = kept.type.shape
-    return _masked(context, context.reshape(kept, (batch, 1, 1, length)), like)
+    batch, *queries, length = kept.type.shape
+    kept = context.reshape(kept, (batch, 1, *(queries or [1]), length))
+    return _masked(context, kept, like)
 
 
 def _causal(context: NodeContext, queries: Size, keys: Size, like: Value) -> Value:

@@ -17,7 +17,7 @@ from bessemer.compiler.ops.composite.composite_shape import flip
 from bessemer.frontends.onnx_reader.agree import (
     MustChooseError,
     agreed_size,
-    certainly_differ,
+    differ_as_a_rule,
     with_shape,
 )
 from bessemer.frontends.onnx_reader.context import NodeContext, Region
@@ -207,7 +207,7 @@ def _returned(region: Region, carried: list[Value], results: list[Value]) -> lis
             continue
         changes = _ChangesTypeError(f"a carried value that starts as {start.type}, then {end.type}")
         same = start.type.dtype == end.type.dtype and start.type.rank == end.type.rank
-        if not same or any(map(certainly_differ, start.type.shape, end.type.shape)):
+        if not same or any(map(differ_as_a_rule, start.type.shape, end.type.shape)):
             raise changes
         try:
             for one, other in zip(start.type.shape, end.type.shape):

@@ -55,7 +55,10 @@ def read_crop(context: NodeContext) -> Value:
     left, top, right, bottom = border
     height, width = x.type.shape[2] - top - bottom, x.type.shape[3] - left - right
     if context.has("scale"):
-        height, width = context.integers("scale")
+        size = context.integers("scale")
+        if len(size) != 2:
+            context.wrong(f"scale has {len(size)} entries for {x.type}")
+        height, width = size
     rows = slice_axis(context.builder, x, 2, top, height)
     return slice_axis(context.builder, rows, 3, left, width)
 

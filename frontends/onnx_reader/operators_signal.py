@@ -9,7 +9,12 @@ from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import f32, i64
 from bessemer.compiler.ops.composite.composite import binary
-from bessemer.compiler.ops.composite.composite_fourier import fourier_transform, real_signal
+from bessemer.compiler.ops.composite.composite_fourier import (
+    LARGEST_FACTOR,
+    can_be_transformed,
+    fourier_transform,
+    real_signal,
+)
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.registry import rule
 
@@ -23,6 +28,12 @@ def _resized(context: NodeContext, x: Value, axis: int, length: int) -> Value:
     high[axis] = length - size
     low = (0,) * x.type.rank
     return context.apply("pad", x, low=low, high=tuple(high), mode="constant", value=0)
+
+
+def _check_length(context: NodeContext, length: int) -> None:
+    if not can_be_transformed(length):
+        most = f"no product of two numbers from 1 to {LARGEST_FACTOR}"
+        context.unsupported(f"a transform of length {length}, {most}")
 
 
 @rule("DFT")
@@ -44,6 +55,7 @@ def read_dft(context: NodeContext) -> Value:
         length = context.integers_at(1, "a length")[0]
     if not isinstance(length, int):
         context.unsupported(f"a transform along axis {axis} of {x.type}, of unknown length")
+    _check_length(context, length)
     order = (*(at for at in range(rank - 1) if at != axis), axis, rank - 1)
     bins = length // 2 + 1 if inverse and onesided else length
     moved = context.transpose(_resized(context, x, axis, bins), order)
@@ -71,6 +83,7 @@ def read_stft(context: NodeContext) -> Value:
         context.unsupported("neither a window nor a frame length is given")
     if step < 1 or length < 1:
         context.wrong(f"frames of {length} elements, {step} apart")
+    _check_length(context, length)
     frames = dims.floordiv(signal.type.shape[1] - length, step) + 1
     starts = b.apply("iota", shape=(frames, length), axis=0, dtype=i64)
     inside = b.apply("iota", shape=(frames, length), axis=1, dtype=i64)

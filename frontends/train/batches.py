@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.types import Array
+from bessemer.frontends.given_sizes import is_number
 
 Data = Mapping[str, Array]
 
@@ -88,7 +90,7 @@ class Batches:
             raise CompileError(f"The data's arrays have different numbers of rows: {counts}.")
         if not self.rows:
             raise CompileError("The data has no rows.")
-        if int(self.size) != self.size or self.size < 1:
+        if not isinstance(self.size, Integral) or self.size < 1:
             raise CompileError(f"A batch has a number of rows, one at least, not {self.size}.")
         if self.augmentation is not None:
             self.augmentation.check(self.data)
@@ -120,7 +122,7 @@ class Batches:
 
 def split_rows(data: Data, share: object, seed: int) -> tuple[dict[str, Array], dict[str, Array]]:
     """Two parts of the data, the second with `share` of the rows, chosen by the seed."""
-    if not isinstance(share, (int, float)) or isinstance(share, bool) or not 0 < share < 1:
+    if not is_number(share) or not 0 < share < 1:
         raise CompileError(f"The share kept for validation is {share}; it lies between 0 and 1.")
     counts = {name: len(array) for name, array in data.items()}
     if len(set(counts.values())) != 1:

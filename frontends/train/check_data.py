@@ -32,7 +32,8 @@ def check_place(history: History, batches: Batches) -> None:
     """Raises CompileError where training cannot go on in the middle of an epoch: what is left of it
     is only known for batches of the same size of the same data."""
     sizes = [count for count, _ in history.rows]
-    if history.place > batches.count or set(sizes[: batches.count - 1]) - {batches.size}:
+    left = [batches.rows - place * batches.size for place in range(history.place)]
+    if sizes != [min(batches.size, rows) for rows in left]:
         raise CompileError(
             f"Training was left after {history.place} batches of {sizes[0]} rows of an epoch, "
             f"which cannot go on with {batches.rows} rows in batches of {batches.size}. Go on with "

@@ -41,13 +41,15 @@ def _fades(x: Array) -> bool:
 
 
 def _turns(x: Array) -> bool:
-    """Cosines or sines of angles that are 0 at the first position and small at the second."""
+    """Cosines, sines or both, of angles that are 0 at the first position and 1 or less at the
+    second."""
     if np.abs(x).max() > 1:
         return False
     for axis in (axis for axis, size in enumerate(x.shape) if 1 < size < x.size):
         first, second = np.take(x, 0, axis), np.take(x, 1, axis)
-        if (first == 1).all() and (second < 1).any():
-            return True
-        if (first == 0).all() and np.isclose(second.max(), np.sin(1.0), rtol=1e-3):
+        cosines, sines = second[first == 1], second[first == 0]
+        if cosines.size + sines.size < first.size or (cosines.size and not (cosines < 1).any()):
+            continue
+        if not sines.size or np.isclose(sines.max(), np.sin(1.0), rtol=1e-3):
             return True
     return False

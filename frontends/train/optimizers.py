@@ -14,6 +14,7 @@ from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ops.composite.composite import binary, broadcast_to, cast
+from bessemer.frontends.given_sizes import is_number
 
 Slots = dict[str, Value]
 
@@ -83,7 +84,7 @@ def check_optimizer(given: object) -> None:
     if isinstance(given, type) or not hasattr(given, "update"):
         raise CompileError(f"The optimizer is {given!r}; make one, such as Adam(0.001).")
     rate = getattr(given, "learning_rate", None)
-    if not isinstance(rate, (int, float)) or not 0 <= rate < math.inf:
+    if not is_number(rate) or not 0 <= rate < math.inf:
         raise CompileError(f"The optimizer's learning rate is {rate!r}, no number from 0 on.")
 
 

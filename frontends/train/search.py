@@ -193,7 +193,13 @@ def _key(point: Point) -> str:
 
 def _written(facts: Mapping[str, Any]) -> str:
     """NumPy's numbers as the plain ones that they are."""
-    return json.dumps(facts, default=lambda number: number.item())
+    return json.dumps(facts, default=_plain)
+
+
+def _plain(given: object) -> object:
+    if isinstance(given, np.generic):
+        return given.item()
+    raise CompileError(f"{given!r} cannot be tried: points are of numbers, texts and their lists.")
 
 
 def best(trials: Sequence[Trial]) -> Trial:

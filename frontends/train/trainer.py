@@ -23,6 +23,7 @@ from bessemer.compiler.training_library import build_library
 from bessemer.frontends.builder.network import Input, Network
 from bessemer.frontends.byte_count import byte_count
 from bessemer.frontends.compile import compile
+from bessemer.frontends.given_sizes import is_number
 from bessemer.frontends.train.batches import Augmentation, Batches, split_rows
 from bessemer.frontends.train.check_data import (
     check_batch,
@@ -208,7 +209,7 @@ class Trainer:
         `report` is told every epoch's numbers; `progress`, after every step, how many batches were
         done since the first epoch, and how many an epoch has.
         """
-        if epochs < 0 or int(epochs) != epochs:
+        if not is_number(epochs) or epochs < 0 or epochs % 1:
             raise CompileError(f"{epochs} epochs cannot be trained.")
         check_names(data, self.names)
         if validation is not None and not isinstance(validation, Mapping):

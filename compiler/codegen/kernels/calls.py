@@ -122,7 +122,8 @@ def division(state: KernelState, name: str, dividend: Value, divisor: Value) -> 
 
 
 def _long_quotient(state: KernelState, w: Writer, a: Value, b: Value) -> Value:
-    if a.lanes < 4:
+    is_shift = b.number is not None and int(b.number).bit_count() == 1
+    if a.lanes < 4 or is_shift:
         return towards_zero(w, a, b)
     return _in_parts(state, lambda lanes: long_quotient(a.kind, lanes), a.kind, a.kind, a, b)
 

@@ -23,12 +23,20 @@ from bessemer.compiler.ops.composite.composite_shape import slice_axis
 _SHORTEST_IN_STEPS = 384
 """Below it the one product is as fast as two with the moves between them."""
 
+LARGEST_FACTOR = 8192
+"""The matrices grow with the square of a factor."""
+
+
+def can_be_transformed(length: int) -> bool:
+    """Whether a length is the product of two numbers from 1 to LARGEST_FACTOR."""
+    return 1 <= length <= LARGEST_FACTOR**2 and _factors(length)[1] <= LARGEST_FACTOR
+
 
 def fourier_transform(b: GraphBuilder, x: Value, *, inverse: bool, onesided: bool) -> Value:
     """[..., length, 1 or 2] (real, or real and imaginary parts) as [..., bins, 2].
 
     `onesided` gives the first length // 2 + 1 bins; `inverse` turns the other way round and divides
-    by the length, which is known.
+    by the length, which is known and `can_be_transformed`.
     """
     length, parts = x.type.shape[-2:]
     assert isinstance(length, int) and isinstance(parts, int)

@@ -10,7 +10,7 @@ transformed along the channels, and turned in the first-level cache (as in turn.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -23,7 +23,7 @@ from bessemer.compiler.ir.expr import Buffer, Expression, less
 from bessemer.compiler.ir.guard import guarded
 from bessemer.compiler.ir.loops import Block
 from bessemer.compiler.ir.types import Array, f32
-from bessemer.compiler.schedule.convolution.winograd_taps import WEIGHTS, Taps
+from bessemer.compiler.schedule.convolution.winograd_taps import WEIGHTS, Taps, both_sides
 
 Weight: TypeAlias = Callable[[int, int, Size, Size], Expression]
 """An element of the weights by its taps, channel and column."""
@@ -81,14 +81,9 @@ class WeightTransform:
         """All of one channel and column, in order."""
         down, across = self.taps
         seen = [
-            [builder.define(self.w(y, x, channel, column), "w").value for x in range(across.count)]
-            for y in range(down.count)
+            [self.w(y, x, channel, column) for x in range(across.count)] for y in range(down.count)
         ]
-        half = [
-            [builder.define(_combine(row, column_of), "h").value for column_of in zip(*seen)]
-            for row in down.matrix(WEIGHTS)
-        ]
-        return [_combine(row, line) for line in half for row in across.matrix(WEIGHTS)]
+        return [p for row in both_sides(builder, self.taps, WEIGHTS, seen) for p in row]
 
 
 def lower_weight_transform(work: WeightTransform, lanes: int, along_channels: bool) -> Block:
@@ -159,14 +154,3 @@ def _turn(builder: KernelBuilder, source: Buffer, first: Size, target: Buffer, l
             builder.store(goal, ((high * group + low) * lanes + lane,), value)
         source, begin = goal, 0
         assert not last or goal is target
-
-
-def _combine(factors: Sequence[float], values: Sequence[Expression]) -> Expression:
-    """The sum of the values with their factors; those of 0 are left out."""
-    total: Expression | None = None
-    for factor, value in zip(factors, values, strict=True):
-        if factor:
-            part = value if factor == 1 else value * factor
-            total = part if total is None else total + part
-    assert total is not None
-    return total

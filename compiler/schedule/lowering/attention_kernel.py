@@ -24,7 +24,7 @@ from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir import dims, expr, walk_expr
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Atom, Size, Symbol, atom
-from bessemer.compiler.ir.expr import Buffer, Expression, Index, Read, less
+from bessemer.compiler.ir.expr import Buffer, Expression, Index, Read, convert, less
 from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.loops import Store
 from bessemer.compiler.ir.program import Launch
@@ -311,7 +311,7 @@ class _Kernel:
             return False
         one = expr.constant(1, self.dtype)
         # The total of no keys is 0, and so is the product.
-        divisor = expr.select(less(0, self.key_count), divisor, one)
+        divisor = expr.select(less(0, self.key_count), convert(divisor, self.dtype), one)
         self.builder.store(inverse, (row,), one / divisor)
         return True
 

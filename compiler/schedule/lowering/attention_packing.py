@@ -75,7 +75,7 @@ def pack_right(
     draft = with_group(_draft(node.output.type.dtype, right.type.dtype, depth, columns), target)
     panel, group_size = plan(draft, target).panel, draft.group
     if on_tiles:
-        panel = panel_of(int(str(columns)))
+        panel = panel_of(dims.number(columns))
     matrices = dims.product(batch)
     shape = packed_shape(matrices, draft.depth_steps, columns, panel, group_size)
     packed = Value(TensorType(right.type.dtype, shape))

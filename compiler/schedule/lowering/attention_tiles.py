@@ -35,7 +35,7 @@ def is_on_tiles(attention: Attention, query: Query, target: Target) -> bool:
         return False
     if not all(isinstance(size, int) and size >= ROWS for size in sizes):
         return False
-    is_large = min(int(str(rows)), int(str(keys))) >= _FEWEST
+    is_large = min(dims.number(rows), dims.number(keys)) >= _FEWEST
     return is_large and whole_steps(query.depth) == query.depth and query.strides[-1] == 1
 
 

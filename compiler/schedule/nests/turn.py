@@ -35,8 +35,8 @@ SHORT = (2, 3)
 """Axes shorter than a square whose elements are woven nevertheless, all of them."""
 FEWEST = 1 << 9
 """Elements for which it is worth the code."""
-MOST_OPERATIONS = 4
-"""Arithmetic that is written once for each row of a square; more is a loop over rows."""
+MOST_OPERATIONS = 4 * MOST_ROWS
+"""Arithmetic of a square that is written row by row; more is a loop over rows."""
 FEWEST_ITEMS, SHARE = 16, 64
 """Where the other axes give fewer items than that, so many squares in a row are one."""
 _PAIR, _ALONG = 2, "along"
@@ -206,14 +206,17 @@ def _squares(
     begin: Size,
     share: tuple[Size, Size],
 ) -> None:
-    columns, along = turn.columns, _extent(turn.loads)
+    columns, along, together = turn.columns, _extent(turn.loads), turn.together
     if isinstance(along, int):
         number, shares = share
         count = dims.ceildiv(along, columns)
         many = count if shares == 1 else dims.minimum(count - number * SHARE, SHARE)
         with builder.loop(many) as step:
             first: Size = (number * SHARE + step) * columns
-            first = first if along % columns == 0 else dims.minimum(first, along - columns)
+            if along % columns:
+                # Whole neighbours stay together, as a multiple of them shows.
+                last = (along - columns) // together
+                first = dims.minimum(dims.floordiv(first, together), last) * together
             _square(builder, turn, values, (begin, first))
         return
     whole = dims.floordiv(along, columns)
@@ -232,7 +235,7 @@ def _square(
         return {**values, turn.stores: begin[0] + row, turn.loads: begin[1] + column}
 
     square, work = None, operations(piece.value)
-    if not isinstance(work, int) or work > MOST_OPERATIONS:
+    if not isinstance(work, int) or work * rows > MOST_OPERATIONS:
         square = builder.allocate(piece.target.dtype, (rows * columns,))
         with builder.loop(rows) as row, builder.loop(columns, "vector", columns) as column:
             value = walk_expr.substitute(piece.value, here(row, column))
