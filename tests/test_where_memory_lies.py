@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -33,8 +35,8 @@ def _has_large_pages() -> bool:
     return known and Path("/sys/kernel/mm/transparent_hugepage/enabled").exists()
 
 
-@pytest.mark.skipif(not _has_large_pages(), reason="this kernel has no large pages to wish for")
-def test_a_large_arena_is_in_large_pages() -> None:
+def _wished_by_a_run() -> int:
+    """Bytes more for which large pages are wished after a run with an arena of 5.7 MB."""
     builder = GraphBuilder("two products")
     shapes = ((700, 32), (32, 2048), (2048, 32))
     x, wide, back = (builder.input(n, TensorType(f32, s)) for n, s in zip("xwb", shapes))
@@ -44,9 +46,16 @@ def test_a_large_arena_is_in_large_pages() -> None:
     arrays = [rng.standard_normal(shape, np.float32) * 0.1 for shape in shapes]
     before = _advised()
     (y,) = model.run(arrays)
-    assert _advised() - before >= 4 << 20  # of the 5.7 MB of `hidden`
     wanted = np.tanh(arrays[0].astype(np.float64) @ arrays[1]) @ arrays[2]
     np.testing.assert_allclose(y, wanted, atol=1e-4)
+    return _advised() - before
+
+
+@pytest.mark.skipif(not _has_large_pages(), reason="this kernel has no large pages to wish for")
+def test_a_large_arena_is_in_large_pages() -> None:
+    # In a process of its own: here the arena may come to lie where an earlier one has lain.
+    with ProcessPoolExecutor(1, get_context("spawn")) as process:
+        assert process.submit(_wished_by_a_run).result() >= 4 << 20
 
 
 def test_arrays_side_by_side_are_copies_at_cache_lines() -> None:
