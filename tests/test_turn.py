@@ -5,13 +5,16 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from bessemer.compiler.driver import build, machine_of
+from bessemer.compiler.driver import build, kernels_of, machine_of
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import Size, symbol
 from bessemer.compiler.ir.graph import Value
-from bessemer.compiler.ir.types import Array, TensorType, type_of
+from bessemer.compiler.ir.text.text_loops import print_kernel
+from bessemer.compiler.ir.types import Array, TensorType, f32, i64, type_of
 from bessemer.compiler.jit import load_code
 from bessemer.compiler.options import Options
+from bessemer.compiler.schedule.program import build_program
+from bessemer.compiler.targets import x86
 from bessemer.compiler.targets.machine import Target
 from tests.compiled_kernels import HERE
 
@@ -74,3 +77,15 @@ def test_what_a_row_shares(target: Target) -> None:
     value = b.apply("div", left, b.apply("broadcast_to", right, shape=x.shape))
     (found,) = _run(b, [b.apply("transpose", value, permutation=(0, 2, 1))], [x, divisors], target)
     np.testing.assert_array_equal(found, (x / divisors).transpose(0, 2, 1))
+
+
+def test_rows_that_are_looked_up_are_not_turned() -> None:
+    """They lie along the stores: only the numbers of the rows are read across."""
+    b = GraphBuilder("looked up")
+    table = b.input("table", TensorType(f32, (65, 1024)))
+    numbers = b.apply("transpose", b.input("i", TensorType(i64, (16, 100))), permutation=(1, 0))
+    rows = b.apply("gather", table, numbers, axis=0)
+    spread = b.apply("broadcast_to", b.input("c", TensorType(f32, (1024,))), shape=(100, 16, 1024))
+    program = build_program(b.finish([b.apply("add", rows, spread)]), x86.AVX512)
+    (kernel,) = kernels_of(program.steps)
+    assert "vector i4 in 0..1024 by 16" in print_kernel(kernel)

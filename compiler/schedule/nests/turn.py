@@ -139,6 +139,8 @@ def _with_axes(piece: Piece, together: int, lanes: Lanes) -> _Turn | None:
             return None
         if far == 1 and isinstance(near, int) and 0 < near <= NEAR:
             return None
+        if far == 0 and near != 0 and walk_expr.index_expressions(load.indices[0]):
+            return None  # a row that is looked up lies along the stores already
     if all(_step(load.indices[0], stores) == 0 for load in loads):
         return None
     width = min(
