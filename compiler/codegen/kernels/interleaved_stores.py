@@ -35,7 +35,7 @@ def emit(state: KernelState, block: Block, begin: int) -> int:
         if len(stores) < count or any(s.buffer.name != stores[0].buffer.name for s in stores):
             continue
         together = _lanes_together(state, stores)
-        if not together or not _are_apart(stores):
+        if not together or not _are_independent(stores):
             continue
         places = _places(state, stores[0], count, together)
         in_order = places is not None and _is_one(places, count * together)
@@ -45,7 +45,7 @@ def emit(state: KernelState, block: Block, begin: int) -> int:
     return 0
 
 
-def _are_apart(stores: Sequence[loops.Store]) -> bool:
+def _are_independent(stores: Sequence[loops.Store]) -> bool:
     """Whether all are made in any case, and none is read by another."""
     if any(store.guard is not None for store in stores):
         return False

@@ -26,10 +26,8 @@ MOST_INTERLEAVED = 4
 """Up to this stride, whole vectors are loaded and shuffled."""
 MOST_LOOKED_UP = 16
 """The same where one instruction takes lanes from any places of two vectors."""
-
-
-_PAGES = 65536
-"""Bytes."""
+_FAR = 64 << 10
+"""Bytes in front of a buffer beyond which its neighbourhood is left."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ def lies_far_in_front(buffer: Buffer, offset: Size) -> bool:
     hundreds of cycles over a masked load of memory that is not there. Not so near it, where the
     padding of an image's rows lies: there memory is there most often, and a choice costs more."""
     start = offset if isinstance(offset, int) else offset.terms.get((), 0)
-    return -start * buffer.dtype.bytes > _PAGES
+    return -start * buffer.dtype.bytes > _FAR
 
 
 def load(

@@ -8,9 +8,9 @@ is less than d: no step rounds.
 
 from __future__ import annotations
 
-from bessemer.compiler.codegen.math.math_terms import MathFunction
+from bessemer.compiler.codegen.math.math_terms import MathFunction, any_lane
 from bessemer.compiler.codegen.values import literal, suffix, type_text, vector_text
-from bessemer.compiler.ir.types import DType, boolean, f32, f64, i32, i64
+from bessemer.compiler.ir.types import DType, f32, f64, i32, i64
 
 _TEXT = """define internal {t} @{symbol}({t} %x, {t} %y) nounwind willreturn memory(none) {{
 entry:
@@ -28,7 +28,8 @@ entry:
 test:
   %r = phi {t} [ %first, %entry ], [ %next, %step ]
   %more = fcmp oge {t} %r, %b
-{any}  br i1 %go.on, label %step, label %done
+  %go.on = {any}
+  br i1 %go.on, label %step, label %done
 step:
   %r.bits = bitcast {t} %r to {i}
   %r.exponent = lshr {i} %r.bits, {fraction}
@@ -73,21 +74,16 @@ def float_remainder(kind: DType, lanes: int) -> MathFunction:
         f"declare {t} @llvm.fma.{s}({t}, {t}, {t})",
         f"declare {i} @llvm.smax.{si}({i}, {i})",
     }
-    mask = vector_text("i1", lanes)
-    any_text = "  %go.on = or i1 %more, false\n"
-    if lanes > 1:
-        reduce = f"i1 @llvm.vector.reduce.or.{suffix(boolean, lanes)}"
-        declarations.add(f"declare {reduce}({mask})")
-        any_text = f"  %go.on = call {reduce}({mask} %more)\n"
+    any_more, reduction = any_lane("%more", lanes)
     symbol = f"bessemer_fmod_{kind.name}" + (f"_v{lanes}" if lanes > 1 else "")
     text = _TEXT.format(
         t=t,
         i=i,
-        m=mask,
+        m=vector_text("i1", lanes),
         s=s,
         si=si,
         symbol=symbol,
-        any=any_text,
+        any=any_more,
         fraction=literal(fraction, whole, lanes).text,
         nought=literal(0, whole, lanes).text,
         zero=literal(0.0, kind, lanes).text,
@@ -96,4 +92,4 @@ def float_remainder(kind: DType, lanes: int) -> MathFunction:
         infinity=literal(float("inf"), kind, lanes).text,
         not_a_number=literal(float("nan"), kind, lanes).text,
     )
-    return MathFunction(symbol, text, frozenset(declarations))
+    return MathFunction(symbol, text, reduction | declarations)

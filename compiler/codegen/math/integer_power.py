@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from bessemer.compiler.codegen.math.math_terms import MathFunction
-from bessemer.compiler.codegen.values import literal, suffix, type_text, vector_text
-from bessemer.compiler.ir.types import DType, boolean
+from bessemer.compiler.codegen.math.math_terms import MathFunction, any_lane
+from bessemer.compiler.codegen.values import literal, type_text, vector_text
+from bessemer.compiler.ir.types import DType
 
 # Bases 1 and -1 have powers with negative exponents; all others' are cut to 0.
 _TEXT = """define internal {t} @{symbol}({t} %base, {t} %exponent) {attributes} {{
@@ -24,7 +24,8 @@ next:
   %new.square = mul {t} %square, %square
   %new.left = lshr {t} %left, {one}
   %more = icmp ne {t} %new.left, {zero}
-{any}  br i1 %go.on, label %next, label %done
+  %go.on = {any}
+  br i1 %go.on, label %next, label %done
 done:
   %above = icmp sgt {t} %base, {one}
   %below = icmp slt {t} %base, {minus_one}
@@ -41,13 +42,7 @@ done:
 def integer_power(kind: DType, lanes: int) -> MathFunction:
     """base ** exponent, wrapping."""
     symbol = f"bessemer_pow_{kind.name}" + (f"_v{lanes}" if lanes > 1 else "")
-    declarations: set[str] = set()
-    any_text = "  %go.on = or i1 %more, false\n"
-    if lanes > 1:
-        reduce = f"i1 @llvm.vector.reduce.or.{suffix(boolean, lanes)}"
-        mask = vector_text("i1", lanes)
-        declarations.add(f"declare {reduce}({mask})")
-        any_text = f"  %go.on = call {reduce}({mask} %more)\n"
+    any_more, declarations = any_lane("%more", lanes)
     text = _TEXT.format(
         t=type_text(kind, lanes),
         m=vector_text("i1", lanes),
@@ -57,6 +52,6 @@ def integer_power(kind: DType, lanes: int) -> MathFunction:
         zero=literal(0, kind, lanes).text,
         one=literal(1, kind, lanes).text,
         minus_one=literal(-1, kind, lanes).text,
-        any=any_text,
+        any=any_more,
     )
-    return MathFunction(symbol, text, frozenset(declarations))
+    return MathFunction(symbol, text, declarations)

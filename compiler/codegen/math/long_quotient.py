@@ -6,9 +6,9 @@ back. Only where some lane is larger, the processor divides one by one.
 
 from __future__ import annotations
 
-from bessemer.compiler.codegen.math.math_terms import MathFunction
-from bessemer.compiler.codegen.values import literal, suffix, type_text, vector_text
-from bessemer.compiler.ir.types import DType, boolean, f64
+from bessemer.compiler.codegen.math.math_terms import MathFunction, any_lane
+from bessemer.compiler.codegen.values import literal, suffix, type_text
+from bessemer.compiler.ir.types import DType, f64
 
 _TEXT = """define internal {i} @{symbol}({i} %a, {i} %b) {attributes} {{
 entry:
@@ -16,7 +16,7 @@ entry:
   %b.raised = add {i} %b, {half}
   %bits = or {i} %a.raised, %b.raised
   %large = icmp ugt {i} %bits, {limit}
-  %any = call i1 @llvm.vector.reduce.or.{sm}({m} %large)
+  %any = {any}
   br i1 %any, label %slow, label %fast
 fast:
   %a.biased = add {i} %a, {magic}
@@ -43,15 +43,14 @@ _THREE_HALVES_BITS = 0x4338000000000000
 def long_quotient(kind: DType, lanes: int) -> MathFunction:
     """a / b towards zero of i64 or u64 in vectors; undefined where the machine's division traps."""
     signed = kind.kind == "i"
-    i, t, mask = type_text(kind, lanes), type_text(f64, lanes), vector_text("i1", lanes)
-    s, sm = suffix(f64, lanes), suffix(boolean, lanes)
+    i, t, s = type_text(kind, lanes), type_text(f64, lanes), suffix(f64, lanes)
+    any_large, reduction = any_lane("%large", lanes)
     symbol = f"bessemer_quotient_v{lanes}{kind.name}"
     text = _TEXT.format(
         i=i,
         t=t,
-        m=mask,
         s=s,
-        sm=sm,
+        any=any_large,
         symbol=symbol,
         attributes="alwaysinline nounwind willreturn memory(none)",
         divide="sdiv" if signed else "udiv",
@@ -60,8 +59,5 @@ def long_quotient(kind: DType, lanes: int) -> MathFunction:
         magic=literal(_THREE_HALVES_BITS, kind, lanes).text,
         three_halves=literal(_THREE_HALVES, f64, lanes).text,
     )
-    declarations = {
-        f"declare i1 @llvm.vector.reduce.or.{sm}({mask})",
-        f"declare {t} @llvm.trunc.{s}({t})",
-    }
-    return MathFunction(symbol, text, frozenset(declarations))
+    declarations = frozenset({f"declare {t} @llvm.trunc.{s}({t})"})
+    return MathFunction(symbol, text, reduction | declarations)

@@ -36,6 +36,15 @@ class MathFunction:
     declarations: frozenset[str]
 
 
+def any_lane(mask: str, lanes: int) -> tuple[str, frozenset[str]]:
+    """The operation that says whether some lane of a mask is true, and the lines it needs."""
+    if lanes == 1:
+        return f"or i1 {mask}, false", frozenset()
+    reduction = f"i1 @llvm.vector.reduce.or.v{lanes}i1"
+    vector = f"<{lanes} x i1>"
+    return f"call {reduction}({vector} {mask})", frozenset({f"declare {reduction}({vector})"})
+
+
 def llvm_type(kind: str, lanes: int) -> str:
     """`float` for one lane of "f32", `<16 x float>` for sixteen."""
     return _LLVM[kind] if lanes == 1 else f"<{lanes} x {_LLVM[kind]}>"
