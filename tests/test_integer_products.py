@@ -149,6 +149,30 @@ def test_a_product_of_two_computed_tensors_stays_one_of_floats(rng: np.random.Ge
     assert multiply_quantized(graph) is graph
 
 
+@pytest.mark.parametrize("x_zero", [127.5, 300.0, -5.0, 3.0])
+@pytest.mark.parametrize("w_zero", [0.5, 1000.0, 3.0])
+def test_only_zero_points_that_are_bytes_are_multiplied_as_such(
+    x_zero: float, w_zero: float, rng: np.random.Generator
+) -> None:
+    c = Case()
+
+    def number(like: Value, number: float) -> Value:
+        scalar = c.b.constant(np.array(number, np.float32))
+        return composite.broadcast_to(c.b, scalar, like.type.shape)
+
+    def real(steps: Value, zero: float) -> Value:
+        wide = c.cast(steps, "f32")
+        return c.of("mul", c.of("sub", wide, number(wide, zero)), number(wide, 0.5))
+
+    x = real(c.x(4, 8, dtype=u8), x_zero)
+    weights = real(c.b.constant(_numbers(rng, (8, 6), u8)), w_zero)
+    graph = c.b.finish([c.of("matmul", x, weights)])
+    steps = [multiply_quantized, fold_constants, simplify, narrow_integers, remove_dead]
+    result = changed(graph, steps, rng, 1e-6)
+    is_exact = any("dtype=i32" in line for line in lines(result) if "matmul" in line)
+    assert is_exact == (x_zero == w_zero == 3)
+
+
 @pytest.mark.parametrize("target", ["x86_64-avx2", "host"])
 @pytest.mark.parametrize("rows", [1, 37])
 def test_compiled_products_are_exact(target: str, rows: int, rng: np.random.Generator) -> None:

@@ -20,7 +20,7 @@ from bessemer.compiler.passes.tabulate_bytes import tabulate_bytes
 from tests.onnxruntime_sessions import session_of
 from tests.pass_runs import N, changed
 
-Scheme = tuple[float, int]
+Scheme = tuple[float, float]
 """Scale and zero point."""
 
 
@@ -93,6 +93,16 @@ def test_parts_of_one_scale_are_joined_as_bytes(rng: np.random.Generator) -> Non
 def test_another_scale_is_not_forgotten(rng: np.random.Generator) -> None:
     net = _Net(u8)
     graph = net.b.finish([net.quantized(net.real(net.bytes(), ONE), OTHER)])
+    assert changed(graph, [move_quantization], rng) is graph
+
+
+@pytest.mark.parametrize("zero", [127.5, 300, -5])
+def test_a_border_that_no_byte_stands_for_is_one_of_floats(
+    zero: float, rng: np.random.Generator
+) -> None:
+    net = _Net(u8)
+    pixels = net.real(net.bytes(), (1 / 127.5, zero))
+    graph = net.b.finish([net.b.apply("pad", pixels, **WIDER)])
     assert changed(graph, [move_quantization], rng) is graph
 
 

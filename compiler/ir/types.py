@@ -70,6 +70,10 @@ class DType:
             return True
         return (1 << (self.bits - 1)) - 1 if self.kind == "i" else (1 << self.bits) - 1
 
+    def has(self, number: float) -> bool:
+        """Whether an integer type has this number, as it is."""
+        return float(number).is_integer() and self.lowest <= number <= self.highest
+
     def __str__(self) -> str:
         return self.name
 

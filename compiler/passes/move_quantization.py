@@ -169,9 +169,12 @@ def _behind(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
         return None
     integers, scheme = found
     if node.operator.name == "pad":
-        if node.attributes["mode"] == "constant" and node.attributes["value"] != 0:
-            return None
-        merged = {**node.attributes, "value": int(scheme.zero)}
+        border = 0
+        if node.attributes["mode"] == "constant":
+            if node.attributes["value"] != 0 or not scheme.dtype.has(scheme.zero):
+                return None
+            border = int(scheme.zero)
+        merged = {**node.attributes, "value": border}
         moved = rewriter.emit("pad", integers, merged=(node,), **merged)
     else:
         moved = _again(rewriter, node, integers)

@@ -20,7 +20,7 @@ import numpy as np
 from bessemer.compiler.ir.dims import product
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.rewrite import GraphRewriter, rewrite_graph
-from bessemer.compiler.ir.types import Array, f32, i8, i32, u8
+from bessemer.compiler.ir.types import Array, DType, f32, i8, i32, u8
 
 _VIEWS = ("transpose", "reshape", "slice")
 _KNOWN = (*_VIEWS, "broadcast_to", "cast", "sub", "mul")
@@ -32,7 +32,7 @@ _EXACT = (1 << 24) // (255 * 255)
 
 @dataclass(frozen=True, eq=False)
 class _Quantized:
-    """(steps - zero) * scale; zero and scale are scalars, zero an i32 one, or None for 0."""
+    """(steps - zero) * scale; zero and scale are scalars, zero a whole number, or None for 0."""
 
     steps: Value
     zero: Value | None
@@ -95,12 +95,20 @@ def _quantized(rewriter: GraphRewriter, value: Value) -> _Quantized | None:
         zero = _scalar(rewriter, moved.inputs[1])
         if zero is None:
             return None
-        zero = rewriter.emit("cast", zero, dtype=i32)
         steps = moved.inputs[0]
     cast = rewriter.producer(steps, "cast")
     if scale is None or cast is None or cast.inputs[0].type.dtype not in (u8, i8):
         return None
-    return _Quantized(cast.inputs[0], zero, scale)
+    integers = cast.inputs[0]
+    if zero is not None and not _is_one_of(rewriter, zero, integers.type.dtype):
+        return None
+    return _Quantized(integers, zero, scale)
+
+
+def _is_one_of(rewriter: GraphRewriter, zero: Value, dtype: DType) -> bool:
+    """Whether a zero point is one of the integers of a type: of pixels minus 127.5 it is not."""
+    array = rewriter.constants.get(zero)
+    return zero.type.dtype is dtype if array is None else dtype.has(array.item())
 
 
 def _scalar(rewriter: GraphRewriter, value: Value) -> Value | None:
@@ -129,6 +137,8 @@ def _weights(rewriter: GraphRewriter, value: Value) -> tuple[Array, Array] | Non
         return None
     steps, scales = _known(rewriter, node.inputs[0]), _known(rewriter, node.inputs[1])
     if steps is None or scales is None:
+        return None
+    if (steps != np.rint(steps)).any() or (np.abs(steps) > 255).any():
         return None
     for view in reversed(views):
         (steps,) = view.operator.compute((steps,), view.attributes)
