@@ -27,6 +27,7 @@ from bessemer.compiler.passes.sample_deformed import sample_deformed
 from bessemer.compiler.passes.separate_padding import separate_padding
 from bessemer.compiler.passes.simplify import simplify
 from bessemer.compiler.passes.store_bfloat16 import store_bfloat16, store_bfloat16_weights
+from bessemer.compiler.passes.sum_pixels import sum_pixels
 from bessemer.compiler.passes.tabulate_bytes import tabulate_bytes
 from bessemer.compiler.passes.take_whole_rows import take_whole_rows
 from bessemer.compiler.passes.total_gate_gradients import total_gate_gradients
@@ -62,6 +63,7 @@ PASSES: tuple[Pass, ...] = (
     simplify,
     merge_equal,
     total_gate_gradients,
+    sum_pixels,
     remove_dead,
     flush_denormals,
 )
@@ -74,7 +76,7 @@ def passes_of(options: Options, target: Target) -> tuple[Pass, ...]:
         return (remove_dead,)
     middle: list[Pass] = []
     if options.precision == "bfloat16":
-        # Weights that a pass has turned around are constants again before they are rounded.
+        # Weights that a pass has transposed are constants again before they are rounded.
         store = store_bfloat16 if target.has_dot_bf16 else store_bfloat16_weights
         middle += [fold_constants, store]
     if not target.has_dot_bf16:

@@ -18,7 +18,7 @@ import numpy as np
 from bessemer.runtime.arrays import Array, aligned_bytes, aligned_in
 
 
-def _turned(blocks: deque[Array]) -> tuple[Array, int]:
+def _rotated(blocks: deque[Array]) -> tuple[Array, int]:
     """The first block, which becomes the last one, and how many references there are to it."""
     block = blocks.popleft()
     blocks.append(block)
@@ -26,7 +26,7 @@ def _turned(blocks: deque[Array]) -> tuple[Array, int]:
 
 
 # The references to a block that nobody but the pool holds.
-_, _UNUSED = _turned(deque([np.empty(0, np.uint8)]))
+_, _UNUSED = _rotated(deque([np.empty(0, np.uint8)]))
 
 
 class OutputPool:
@@ -50,7 +50,7 @@ class OutputPool:
         """A block that nobody uses, of this size or somewhat larger; it stays in the pool."""
         with self._lock:
             for _ in range(len(self._blocks)):
-                block, references = _turned(self._blocks)
+                block, references = _rotated(self._blocks)
                 if size <= block.nbytes <= 2 * size and references == _UNUSED:
                     return block
                 del block  # it would count for the next turn where there is one block only

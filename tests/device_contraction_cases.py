@@ -32,13 +32,13 @@ class Product:
     batch: tuple[int, ...] = ()
     shared: bool = False
     weights: bool = True
-    turned: tuple[bool, bool] = (False, False)
+    transposed: tuple[bool, bool] = (False, False)
     residual: bool = False
 
     def __str__(self) -> str:
-        turned = "".join("t" if t else "n" for t in self.turned)
+        transposed = "".join("t" if t else "n" for t in self.transposed)
         batch = "x".join(map(str, self.batch)) + "-" * bool(self.batch)
-        return f"{batch}{self.m}x{self.n}x{self.k}-{self.dtype}-{turned}{'-w' * self.weights}"
+        return f"{batch}{self.m}x{self.n}x{self.k}-{self.dtype}-{transposed}{'-w' * self.weights}"
 
 
 @dataclass(frozen=True)
@@ -77,10 +77,10 @@ def _input(b: GraphBuilder, arrays: list[Array], array: Array) -> Value:
     return b.input(f"x{len(arrays)}", TensorType(dtype_of(array), array.shape))
 
 
-def _turn(b: GraphBuilder, value: Value, turned: bool) -> Value:
+def _turn(b: GraphBuilder, value: Value, transposed: bool) -> Value:
     rank = value.type.rank
     order = (*range(rank - 2), rank - 1, rank - 2)
-    return b.apply("transpose", value, permutation=order) if turned else value
+    return b.apply("transpose", value, permutation=order) if transposed else value
 
 
 def product_graph(case: Product, rng: np.random.Generator) -> tuple[Graph, list[Array], Array]:
@@ -90,11 +90,11 @@ def product_graph(case: Product, rng: np.random.Generator) -> tuple[Graph, list[
     sides = [numbers(rng, shape, case.dtype) for shape in shapes]
     stored = [
         np.ascontiguousarray(np.swapaxes(a, -1, -2)) if t else a
-        for a, t in zip(sides, case.turned, strict=True)
+        for a, t in zip(sides, case.transposed, strict=True)
     ]
-    left = _turn(b, _input(b, arrays, stored[0]), case.turned[0])
+    left = _turn(b, _input(b, arrays, stored[0]), case.transposed[0])
     right = b.constant(stored[1]) if case.weights else _input(b, arrays, stored[1])
-    y = b.apply("matmul", left, _turn(b, right, case.turned[1]))
+    y = b.apply("matmul", left, _turn(b, right, case.transposed[1]))
     expected = wide(sides[0]) @ wide(sides[1])
     if case.residual:
         residual = numbers(rng, expected.shape, case.dtype)

@@ -75,8 +75,8 @@ def _attention(
     key, value = _heads(b, k, keys, inner), _heads(b, v, keys, inner)
     if shape.group > 1:
         key, value = (_repeated(b, x, shape.group) for x in (key, value))
-    turned = b.apply("transpose", key, permutation=(0, 1, 3, 2))
-    scores = score(b, b.apply("matmul", query, turned))
+    transposed = b.apply("transpose", key, permutation=(0, 1, 3, 2))
+    scores = score(b, b.apply("matmul", query, transposed))
     if mask is not None:
         given = b.input("mask", TensorType(f32, mask))
         scores = b.apply("add", scores, b.apply("broadcast_to", given, shape=scores.type.shape))
@@ -260,3 +260,51 @@ def test_what_others_read_is_not_hidden_in_it(also: str) -> None:
     p = e / e.sum(axis=-1, keepdims=True)
     _assert_close(got, p @ z)
     _assert_close(got_shown, s if also == "scores" else p)
+
+
+PLACES = np.random.default_rng(0).permutation(21)
+
+
+def _reversed(b: GraphBuilder, x: Value) -> Value:
+    last = x.type.rank - 1
+    starts = (*(0 for _ in range(last)), x.type.static_shape[last] - 1)
+    steps = (*(1 for _ in range(last)), -1)
+    return b.apply("slice", x, starts=starts, shape=x.type.shape, steps=steps)
+
+
+def _looked_up(b: GraphBuilder, x: Value, each: bool) -> Value:
+    if not each:
+        return b.apply("gather", x, b.constant(PLACES), axis=3)
+    places = np.ascontiguousarray(np.broadcast_to(PLACES, x.type.static_shape))
+    return b.apply("gather_elements", x, b.constant(places), axis=3)
+
+
+def _less_than_others(b: GraphBuilder, x: Value) -> Value:
+    """How many scores of the row are higher."""
+    *batch, keys = x.type.shape
+    one, other = (
+        b.apply(
+            "broadcast_to", b.apply("reshape", x, shape=(*batch, *ends)), shape=(*batch, keys, keys)
+        )
+        for ends in ((keys, 1), (1, keys))
+    )
+    higher = b.apply("cast", b.apply("lt", one, other), dtype=f32)
+    return b.apply("reduce_sum", higher, axes=(x.type.rank,))
+
+
+MOVED: dict[str, tuple[Score, Callable[[Any], Any]]] = {
+    "reversed": (_reversed, lambda s: s[..., ::-1]),
+    "both ways": (lambda b, s: b.apply("add", s, _reversed(b, s)), lambda s: s + s[..., ::-1]),
+    "looked up": (lambda b, s: _looked_up(b, s, False), lambda s: s[..., PLACES]),
+    "each looked up": (lambda b, s: _looked_up(b, s, True), lambda s: s[..., PLACES]),
+    "ranked": (_less_than_others, lambda s: (s[..., :, None] < s[..., None, :]).sum(-1)),
+}
+
+
+@pytest.mark.parametrize("name", MOVED)
+def test_weights_of_other_keys_scores_are_not_written_over_them(name: str) -> None:
+    score, change = MOVED[name]
+    shape = Shape(batch=1, heads=2)
+    compiled = build(_attention(shape, score, False), Options())
+    arrays = _arrays(shape)
+    _assert_close(_run(compiled, arrays), _reference(shape, arrays, change))

@@ -101,15 +101,15 @@ def test_bits_do_not_depend_on_the_number_of_threads() -> None:
 
 
 def _decoder(rows: Size) -> Compilation:
-    """Keys that are turned by their places and joined with those of earlier steps."""
+    """Keys that are rotated by their positions and joined with those of earlier steps."""
     b = GraphBuilder("decoder")
     query = b.input("q", TensorType(f32, (2, rows, 32)))
     key = b.input("k", TensorType(f32, (2, rows, 32)))
-    turns = b.input("turns", TensorType(f32, (rows, 32)))
-    turned = b.apply("mul", key, b.apply("broadcast_to", turns, shape=key.type.shape))
+    rotations = b.input("rotations", TensorType(f32, (rows, 32)))
+    rotated = b.apply("mul", key, b.apply("broadcast_to", rotations, shape=key.type.shape))
     joined = [
         b.apply("concat", b.input(name, TensorType(f32, (2, T, 32))), new, axis=1)
-        for name, new in (("past_k", turned), ("past_v", key))
+        for name, new in (("past_k", rotated), ("past_v", key))
     ]
     scores = b.apply("matmul", query, b.apply("transpose", joined[0], permutation=(0, 2, 1)))
     result = b.apply("matmul", _softmax(b, scores), joined[1])
@@ -126,11 +126,11 @@ def test_keys_that_a_decoder_keeps_stay_float32() -> None:
     for rows, past in ((1, 40), (30, 0), (20, 13)):
         q, k = (rng.standard_normal((2, rows, 32), np.float32) for _ in range(2))
         old_k, old_v = (rng.standard_normal((2, past, 32), np.float32) for _ in range(2))
-        turns = rng.standard_normal((rows, 32), np.float32)
+        rotations = rng.standard_normal((rows, 32), np.float32)
         got, keys, values = model.run(
-            {"q": q, "k": k, "turns": turns, "past_k": old_k, "past_v": old_v}
+            {"q": q, "k": k, "rotations": rotations, "past_k": old_k, "past_v": old_v}
         )
-        np.testing.assert_array_equal(keys, np.concatenate([old_k, k * turns], 1))
+        np.testing.assert_array_equal(keys, np.concatenate([old_k, k * rotations], 1))
         np.testing.assert_array_equal(values, np.concatenate([old_v, k], 1))
         shape = Shape(batch=2, heads=1, rows=rows, keys=rows + past, depth=32, columns=32)
         want = _reference(

@@ -56,10 +56,10 @@ def test_what_a_convolution_reads_is_stored_rounded_for_all_its_readers() -> Non
 def test_what_only_products_read_is_rounded_for_these_only() -> None:
     c = Case()
     relu = c.of("relu", c.x(2, 7, 24))
-    turned = c.of("reshape", relu, shape=(14, 24))
+    reshaped = c.of("reshape", relu, shape=(14, 24))
     w = c.b.constant(np.ones((24, 24), np.float32))
-    product = c.of("matmul", turned, w)
-    graph = remove_dead(store_bfloat16(c.b.finish([c.of("add", product, turned)])))
+    product = c.of("matmul", reshaped, w)
+    graph = remove_dead(store_bfloat16(c.b.finish([c.of("add", product, reshaped)])))
     names = [node.operator.name for node in graph.nodes]
     assert names == ["relu", "cast", "reshape", "reshape", "matmul", "add"]
     relu_, narrow, *views, product_, total = graph.nodes

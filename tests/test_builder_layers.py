@@ -189,10 +189,10 @@ def test_channels_last_computes_the_same() -> None:
         nn.ConvTranspose(3, 2, 2), nn.Upsample(2), nn.Parallel(nn.Conv(2, 1), nn.AveragePool(1)),
     )  # fmt: skip
     first = with_random(network_of(layers, IMAGE))
-    turned = np.ascontiguousarray(IMAGE.transpose(0, 2, 3, 1))
-    last = with_random(network_of(layers, turned, channels_last=True))
+    transposed = np.ascontiguousarray(IMAGE.transpose(0, 2, 3, 1))
+    last = with_random(network_of(layers, transposed, channels_last=True))
     expected = run_network(first, IMAGE)[0].transpose(0, 2, 3, 1)
-    assert_near(run_network(last, turned)[0], expected)
+    assert_near(run_network(last, transposed)[0], expected)
 
 
 # Activations

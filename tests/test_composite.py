@@ -106,7 +106,7 @@ def normal(*shape: int) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A composition, the ONNX node it must equal, their inputs; images are turned around it."""
+    """A composition, the ONNX node it must equal, their inputs; images are transposed around it."""
 
     name: str
     build: Build

@@ -112,7 +112,7 @@ def test_several_filters_of_one_channel_are_depthwise_too() -> None:
 
 
 def test_vectors_of_a_depthwise_convolution_are_neighbours_in_memory() -> None:
-    """Channels in planes are turned by a kernel of their own, not gathered by every tap."""
+    """Channels in planes are transposed by a kernel of their own, not gathered by every tap."""
     node = helper.make_node("Conv", ["x", "w"], ["y"], pads=[1] * 4, group=32)
     x, w = floats(1, 32, 12, 12), floats(32, 1, 3, 3)
     model = node_model(node, [("x", x)], 17, [("w", w)])

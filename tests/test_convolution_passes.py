@@ -68,7 +68,7 @@ def test_depthwise_convolutions_take_a_pad_in(rng: np.random.Generator) -> None:
     assert "low=(1, 1), high=(3, 1)" in line
 
 
-def test_images_in_planes_are_padded_before_they_are_turned(rng: np.random.Generator) -> None:
+def test_images_in_planes_are_padded_before_they_are_transposed(rng: np.random.Generator) -> None:
     builder = GraphBuilder("g")
     x = builder.input("x", TensorType(f32, (1, 3, 5, 6)))
     image = builder.apply("transpose", x, permutation=(0, 2, 3, 1))
@@ -81,7 +81,7 @@ def test_images_in_planes_are_padded_before_they_are_turned(rng: np.random.Gener
     assert result.nodes[-3].output.type.shape == (1, 3, 7, 8)
 
 
-def test_planes_of_a_film_are_padded_before_they_are_turned(rng: np.random.Generator) -> None:
+def test_planes_of_a_film_are_padded_before_they_are_transposed(rng: np.random.Generator) -> None:
     """Channels of every image of a film, behind the film's own axis."""
     builder = GraphBuilder("g")
     x = builder.input("x", TensorType(f32, (1, 4, 3, 5, 6)))
@@ -96,14 +96,14 @@ def test_planes_of_a_film_are_padded_before_they_are_turned(rng: np.random.Gener
     assert result.nodes[-3].output.type.shape == (1, 5, 3, 5, 8)
 
 
-def _grouped(turned: bool, kept: bool = False, counted: bool = False) -> Graph:
+def _grouped(transposed: bool, kept: bool = False, counted: bool = False) -> Graph:
     """An image standardized by groups of two channels, as exporters write group norm; what a sum is
     multiplied by may be counted when the model runs."""
     builder = GraphBuilder("g")
     x = builder.input("x", TensorType(f32, (N, 6, 4, 5)))
     merged = builder.apply("reshape", x, shape=(N, 3, 40))
     shape, one, axis = (N, 3, 40), (N, 3, 1), 2
-    if turned:
+    if transposed:
         merged = builder.apply("transpose", merged, permutation=(0, 2, 1))
         shape, one, axis = (N, 40, 3), (N, 1, 3), 1
     share = builder.apply("full", shape=one, value=0.025, dtype=f32)
@@ -117,18 +117,18 @@ def _grouped(turned: bool, kept: bool = False, counted: bool = False) -> Graph:
     squares = builder.apply("reduce_sum", builder.apply("mul", apart, apart), axes=(axis,))
     scale = builder.apply("rsqrt", builder.apply("reshape", squares, shape=one))
     normal = builder.apply("mul", apart, builder.apply("broadcast_to", scale, shape=shape))
-    if turned:
+    if transposed:
         normal = builder.apply("transpose", normal, permutation=(0, 2, 1))
     y = builder.apply("reshape", normal, shape=(N, 6, 4, 5))
     return builder.finish([y, scale] if kept else [y])
 
 
 @pytest.mark.parametrize("counted", [False, True])
-@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("transposed", [False, True])
 def test_statistics_of_groups_do_not_merge_channels_with_pixels(
-    turned: bool, counted: bool, rng: np.random.Generator
+    transposed: bool, counted: bool, rng: np.random.Generator
 ) -> None:
-    graph = _grouped(turned, counted=counted)
+    graph = _grouped(transposed, counted=counted)
     result = changed(graph, [group_statistics], rng, rtol=1e-5)
     computed = [node for node in result.nodes if node.operator.name not in ("full", "broadcast_to")]
     assert all(node.output.type.rank != 3 for node in computed)

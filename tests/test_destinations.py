@@ -1,4 +1,4 @@
-"""Kernels that write into parts of larger values, and nests that turn axes, in whole programs."""
+"""Kernels that write into parts of larger values, and nests that transpose, in whole programs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -61,7 +61,7 @@ def _padded_inside_concat(b: GraphBuilder, x: Value) -> Value:
     return b.apply("concat", wide, other, axis=3)
 
 
-def _turned(*permutation: int) -> Written:
+def _transposed(*permutation: int) -> Written:
     return lambda b, x: b.apply("relu", b.apply("transpose", x, permutation=permutation))
 
 
@@ -81,12 +81,12 @@ CASES = (
         _padded_inside_concat,
         ("exp", "border", "relu", "border"),
     ),
-    Case("turned", (70, 90), _turned(1, 0), ("relu",)),
-    Case("turned f64", (70, 61), _turned(1, 0), ("relu",), f64),
-    Case("turned i8", (130, 70), _turned(1, 0), ("relu",), i8),
-    Case("turned images", (2, 40, 5, 33), _turned(0, 2, 3, 1), ("relu",)),
-    Case("turned unknown", (N, N + 70, 5, N + 31), _turned(0, 2, 3, 1), ("relu",)),
-    Case("turned unknown and short", (N, N + 2, 5, 3 * N), _turned(0, 2, 3, 1), ("relu",)),
+    Case("transposed", (70, 90), _transposed(1, 0), ("relu",)),
+    Case("transposed f64", (70, 61), _transposed(1, 0), ("relu",), f64),
+    Case("transposed i8", (130, 70), _transposed(1, 0), ("relu",), i8),
+    Case("transposed images", (2, 40, 5, 33), _transposed(0, 2, 3, 1), ("relu",)),
+    Case("transposed unknown", (N, N + 70, 5, N + 31), _transposed(0, 2, 3, 1), ("relu",)),
+    Case("transposed unknown and short", (N, N + 2, 5, 3 * N), _transposed(0, 2, 3, 1), ("relu",)),
 )
 
 

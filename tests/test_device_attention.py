@@ -50,12 +50,12 @@ class Case:
     mask: bool = False
     causal: bool = False
     shared: int = 1
-    turned: bool = False
+    transposed: bool = False
     residual: bool = False
 
     def __str__(self) -> str:
         size = f"{self.rows}x{self.keys}x{self.depth}x{self.columns or self.depth}"
-        flags = [n for n in ("mask", "causal", "turned", "residual") if getattr(self, n)]
+        flags = [n for n in ("mask", "causal", "transposed", "residual") if getattr(self, n)]
         return "-".join(["x".join(map(str, self.batch)), size, str(self.dtype), *flags])
 
 
@@ -93,7 +93,7 @@ def attention(case: Case, rng: np.random.Generator) -> tuple[Graph, list[Array],
 
     few = (*case.batch[:-1], case.batch[-1] // case.shared)
     query, q = given((*case.batch, case.rows, case.depth))
-    if case.turned:  # keys lie as the product wants them
+    if case.transposed:  # keys lie as the product wants them
         keys, k = given((*few, case.depth, case.keys))
         k = np.swapaxes(k, -1, -2)
     else:
@@ -163,7 +163,7 @@ CASES: list[Any] = [
     Case(5, 100, 40, columns=24),
     Case(64, 64, 128, batch=(1,)),
     Case(33, 65, 8, columns=72, batch=(1,), mask=True),
-    Case(20, 64, 64, turned=True, batch=(1, 2)),
+    Case(20, 64, 64, transposed=True, batch=(1, 2)),
     Case(20, 40, 32, batch=(1, 4), shared=2),
     Case(20, 40, 32, residual=True),
     Case(30, 64, 64, dtype=F16, batch=(1,), causal=True),
@@ -173,7 +173,7 @@ CASES: list[Any] = [
         pytest.param(case, marks=pytest.mark.slow)
         for case in (
             Case(33, 70, 64, dtype=F32, batch=(1,), causal=True),
-            Case(17, 20, 24, columns=40, dtype=F32, batch=(1,), turned=True, residual=True),
+            Case(17, 20, 24, columns=40, dtype=F32, batch=(1,), transposed=True, residual=True),
             Case(20, 64, 128, dtype=F32, batch=(1, 2), shared=2),
         )
     ),

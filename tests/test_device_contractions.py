@@ -36,12 +36,12 @@ SIMT = [
     Product(33, 17, 9),
     Product(2, 4, 3),
     Product(65, 40, 16, residual=True),
-    Product(40, 24, 20, turned=(True, False), weights=False),
-    Product(40, 24, 20, turned=(False, True), weights=False),
-    Product(36, 28, 12, turned=(True, True), weights=False, residual=True),
+    Product(40, 24, 20, transposed=(True, False), weights=False),
+    Product(40, 24, 20, transposed=(False, True), weights=False),
+    Product(36, 28, 12, transposed=(True, True), weights=False, residual=True),
     Product(9, 10, 11, batch=(2, 3), weights=False),
     Product(9, 12, 8, batch=(2, 3), shared=True),
-    Product(20, 12, 8, batch=(2,), weights=False, turned=(False, True)),
+    Product(20, 12, 8, batch=(2,), weights=False, transposed=(False, True)),
     Product(18, 10, 8, F64),
     Convolution((1, 5, 6, 4), 8),
     Convolution((2, 4, 4, 1), 5, low=(0, 0)),
@@ -66,7 +66,7 @@ def test_multiply_adds_without_asynchronous_copies(
 
 MATRIX = [
     *(
-        Product(40, 24, 32, dtype, weights=False, turned=(left, right))
+        Product(40, 24, 32, dtype, weights=False, transposed=(left, right))
         for dtype in (BF16, F16)
         for left in (False, True)
         for right in (False, True)
@@ -76,7 +76,7 @@ MATRIX = [
     Product(70, 72, 100, BF16, residual=True),
     Product(130, 40, 64, BF16, batch=(2,), weights=False),
     Product(17, 24, 40, F16, batch=(2, 2), shared=True),
-    Product(17, 24, 40, BF16, batch=(3, 2), weights=False, turned=(True, False)),
+    Product(17, 24, 40, BF16, batch=(3, 2), weights=False, transposed=(True, False)),
     Product(2, 2, 2, BF16),
     Convolution((1, 6, 5, 16), 24, dtype=BF16),
     Convolution((2, 9, 8, 3), 16, (7, 7), (2, 2), low=(3, 3), dtype=BF16),
@@ -96,7 +96,7 @@ def test_warps_multiply_tiles(case: Product | Convolution, rng: np.random.Genera
 
 TF32 = [
     *(
-        Product(40, 24, 20, weights=False, turned=(left, right))
+        Product(40, 24, 20, weights=False, transposed=(left, right))
         for left in (False, True)
         for right in (False, True)
     ),
@@ -121,12 +121,12 @@ WARPGROUPS = [
     Product(200, 136, 96, BF16),
     Product(33, 17, 72, BF16, residual=True),
     Product(64, 64, 8, BF16),
-    Product(5, 8, 128, BF16, weights=False, turned=(False, True)),
-    Product(40, 24, 72, F16, batch=(3,), weights=False, turned=(False, True)),
-    Product(17, 40, 64, BF16, batch=(2, 3), weights=False, turned=(False, True)),
+    Product(5, 8, 128, BF16, weights=False, transposed=(False, True)),
+    Product(40, 24, 72, F16, batch=(3,), weights=False, transposed=(False, True)),
+    Product(17, 40, 64, BF16, batch=(2, 3), weights=False, transposed=(False, True)),
     Product(17, 40, 64, BF16, batch=(2, 3), shared=True),
     Product(40, 24, 64, BF16, weights=False),
-    Product(40, 24, 64, BF16, weights=False, turned=(True, False)),
+    Product(40, 24, 64, BF16, weights=False, transposed=(True, False)),
     Product(9, 11, 600, BF16),
     Convolution((1, 6, 5, 64), 16, dtype=BF16),
     Convolution((2, 9, 7, 24), 16, strides=(2, 2), dtype=BF16),
@@ -259,9 +259,9 @@ def test_the_gradient_of_a_convolutions_input(
     b = GraphBuilder("gradient")
     values = [b.input(n, TensorType(bf16, a.shape)) for n, a in (("dy", dy), ("w", w))]
     flipped = b.apply("slice", values[1], starts=(2, 2, 0, 0), shape=w.shape, steps=(-1, -1, 1, 1))
-    turned = b.apply("transpose", flipped, permutation=(0, 1, 3, 2))
+    transposed = b.apply("transpose", flipped, permutation=(0, 1, 3, 2))
     ones = {"strides": (1, 1), "dilations": (1, 1), "low": (1, 1), "high": (1, 1)}
-    graph = b.finish([b.apply("conv", values[0], turned, **ones, groups=1, dtype=f32)], ["dx"])
+    graph = b.finish([b.apply("conv", values[0], transposed, **ones, groups=1, dtype=f32)], ["dx"])
     case = Convolution((1, 5, 6, 64), 16, dtype=BF16)
     expected = convolved(case, dy, w[::-1, ::-1].transpose(0, 1, 3, 2))
     (actual,) = run_device_graph(graph, [dy, w], target)

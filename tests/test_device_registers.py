@@ -76,7 +76,7 @@ TABLE = {
 
 CASES = [
     pytest.param(
-        *(tile, target, turned, in_parts or level == "simt"),
+        *(tile, target, transposed, in_parts or level == "simt"),
         marks=[pytest.mark.slow] if in_parts else [],
     )
     for level, dtype, target, sides, in_parts in (
@@ -87,7 +87,7 @@ CASES = [
         ("mma", f32, SM80, ((False, False), (True, True)), True),
     )
     for tile in candidates(level, dtype, target, 3 if in_parts else 1)  # type: ignore[arg-type]
-    for turned in sides
+    for transposed in sides
 ]
 
 
@@ -115,11 +115,11 @@ def checked(said: str) -> int:
     return int(registers[1])
 
 
-@pytest.mark.parametrize(("tile", "target", "turned", "wide"), CASES, ids=tile_name)
+@pytest.mark.parametrize(("tile", "target", "transposed", "wide"), CASES, ids=tile_name)
 def test_sums_stay_in_registers(
     tile: Tile,
     target: DeviceTarget,
-    turned: tuple[bool, bool],
+    transposed: tuple[bool, bool],
     wide: bool,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -127,7 +127,13 @@ def test_sums_stay_in_registers(
     monkeypatch.setattr(schedule, "choose", lambda *_: Choice(tile, 1, 0.0))
     dtype = F32 if wide else BF16
     case = Product(
-        2 * tile.rows, 2 * tile.columns, 512, dtype, weights=False, turned=turned, residual=True
+        2 * tile.rows,
+        2 * tile.columns,
+        512,
+        dtype,
+        weights=False,
+        transposed=transposed,
+        residual=True,
     )
     graph, _, _ = product_graph(case, np.random.default_rng(0))
     launches = [s for s in build_device_program(graph, target).steps if isinstance(s, Launch)]

@@ -53,7 +53,7 @@ def few(first: Product | Convolution, *others: Product | Convolution) -> list[An
 BY_WARPS = few(
     Product(33, 17, 9, residual=True),
     *(
-        Product(40, 24, 20, weights=False, turned=(left, right))
+        Product(40, 24, 20, weights=False, transposed=(left, right))
         for left in (False, True)
         for right in (False, True)
     ),
@@ -75,7 +75,7 @@ def test_warps_split_what_they_load(
 BY_GROUPS = few(
     Product(9, 11, 200, residual=True),
     Product(70, 40, 64),
-    Product(40, 24, 72, batch=(3,), weights=False, turned=(False, True)),
+    Product(40, 24, 72, batch=(3,), weights=False, transposed=(False, True)),
     Product(17, 40, 64, batch=(2, 3), shared=True),
     Convolution((2, 9, 7, 24), 16, strides=(2, 2)),
     Convolution((3, 5, 5, 64), 40, (1, 1), low=(0, 0)),

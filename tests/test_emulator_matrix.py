@@ -20,12 +20,12 @@ def _list(letter: str, numbers: range) -> str:
     return "{" + ", ".join(f"%{letter}{number}" for number in numbers) + "}"
 
 
-@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("count", [1, 2, 4])
-def test_ldmatrix_and_stmatrix(count: int, turned: bool) -> None:
+def test_ldmatrix_and_stmatrix(count: int, transposed: bool) -> None:
     """Two warps; rows lie 32 bytes apart, so that no row is where another's neighbour would be."""
     rows = RANDOM.integers(0, 1 << 16, (2, count, 8, 8)).astype(np.uint16)
-    suffix = ".trans" if turned else ""
+    suffix = ".trans" if transposed else ""
     body = (
         "shl.b32 %r1, %thread, 4; mad.wide.u32 %at0, %thread, 16, %base0; ld.global.v4.b32 {%r10, "
         "%r11, %r12, %r13}, [%at0];"
@@ -55,7 +55,7 @@ def test_ldmatrix_and_stmatrix(count: int, turned: bool) -> None:
     for warp in range(2):
         for lane in range(32):
             for matrix in range(count):
-                one = rows[warp, matrix].T if turned else rows[warp, matrix]
+                one = rows[warp, matrix].T if transposed else rows[warp, matrix]
                 pair = one[lane // 4, 2 * (lane % 4) :][:2]
                 assert found[warp, lane, matrix] == int(pair[0]) | int(pair[1]) << 16
     assert (found[:, :, 4:].view(np.uint16).reshape(2, 32, 8) == given).all()

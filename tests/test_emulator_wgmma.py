@@ -127,10 +127,10 @@ def _rows_and_columns(words: int, each: int) -> tuple[Array, Array]:
 
 
 @pytest.mark.parametrize("spans", [(128, 128), (64, 128), (32, 64), (0, 0), (0, 32)], ids=str)
-@pytest.mark.parametrize("turned", ["", "A", "B", "AB"])
+@pytest.mark.parametrize("transposed", ["", "A", "B", "AB"])
 @pytest.mark.parametrize("name", ["bf16", "f16"])
-def test_layouts_of_16_bit_factors(name: str, turned: str, spans: tuple[int, int]) -> None:
-    _check_product(name, 64, 16, spans, ("A" in turned, "B" in turned), FOUR_SCHEDULES[0])
+def test_layouts_of_16_bit_factors(name: str, transposed: str, spans: tuple[int, int]) -> None:
+    _check_product(name, 64, 16, spans, ("A" in transposed, "B" in transposed), FOUR_SCHEDULES[0])
 
 
 @each_schedule
@@ -146,16 +146,22 @@ def test_other_factors(name: str, spans: tuple[int, int]) -> None:
 
 
 def _check_product(
-    name: str, n: int, k: int, spans: tuple[int, int], turned: tuple[bool, bool], schedule: Schedule
+    name: str,
+    n: int,
+    k: int,
+    spans: tuple[int, int],
+    transposed: tuple[bool, bool],
+    schedule: Schedule,
 ) -> None:
     a, b = (RANDOM.integers(-8, 8, (extent, k)).astype(np.float64) for extent in (64, n))
     (a_room, a_bits), (b_room, b_bits) = (
-        _image(matrix, name, span, not turn) for matrix, span, turn in zip((a, b), spans, turned)
+        _image(matrix, name, span, not turn)
+        for matrix, span, turn in zip((a, b), spans, transposed)
     )
     total = "s32" if name == "s8" else "f32"
     flags = "" if name == "s8" else ", 1, 1"
     if name in ("bf16", "f16"):
-        flags += f", {int(turned[0])}, {int(turned[1])}"
+        flags += f", {int(transposed[0])}, {int(transposed[1])}"
     words = n // 2
     body = _body(n, f"k{k}.{total}.{name}.{name}", flags, "%rd2", (a_bits, b_bits), words)
     found = run(
@@ -171,13 +177,13 @@ def _check_product(
 
 
 @each_schedule
-@pytest.mark.parametrize("turned", [False, True])
-def test_a_left_factor_in_registers(turned: bool, schedule: Schedule) -> None:
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_left_factor_in_registers(transposed: bool, schedule: Schedule) -> None:
     a, b = (
         RANDOM.integers(-8, 8, (64, 16)).astype(np.float64),
         RANDOM.integers(-8, 8, (64, 16)).astype(np.float64),
     )
-    b_room, b_bits = _image(b, "bf16", 128, not turned)
+    b_room, b_bits = _image(b, "bf16", 128, not transposed)
     thread, number = np.arange(128)[:, None], np.arange(8)[None, :]
     row = thread // 32 * 16 + thread % 32 // 4 + 8 * (number // 2 % 2)
     column = thread % 4 * 2 + number % 2 + 8 * (number // 4)
@@ -190,7 +196,7 @@ def test_a_left_factor_in_registers(turned: bool, schedule: Schedule) -> None:
     body = _body(
         64,
         "k16.f32.bf16.bf16",
-        f", 1, 1, {int(turned)}",
+        f", 1, 1, {int(transposed)}",
         "{%r40, %r41, %r42, %r43}",
         (0, b_bits),
         32,

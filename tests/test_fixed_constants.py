@@ -50,9 +50,9 @@ def test_attention_s_mask_and_rotation_are_not_trained_as_a_rule() -> None:
     nodes = [
         helper.make_node("MatMul", ["x", "weight"], ["projected"]),
         helper.make_node("Add", ["projected", "places"], ["placed"]),
-        helper.make_node("Mul", ["placed", "cosines"], ["turned"]),
-        helper.make_node("Transpose", ["turned"], ["keys"], perm=[0, 2, 1]),
-        helper.make_node("MatMul", ["turned", "keys"], ["scores"]),
+        helper.make_node("Mul", ["placed", "cosines"], ["rotated"]),
+        helper.make_node("Transpose", ["rotated"], ["keys"], perm=[0, 2, 1]),
+        helper.make_node("MatMul", ["rotated", "keys"], ["scores"]),
         helper.make_node("Add", ["scores", "mask"], ["masked"]),
         helper.make_node("Softmax", ["masked"], ["y"], axis=-1),
     ]

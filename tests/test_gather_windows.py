@@ -73,8 +73,8 @@ def _unfolded() -> ModelProto:
         helper.make_node("Pad", ["x", "pads"], ["padded"]),
         helper.make_node("Gather", ["padded", "rows"], ["by_rows"], axis=2),
         helper.make_node("Gather", ["by_rows", "columns"], ["windows"], axis=4),
-        helper.make_node("Transpose", ["windows"], ["turned"], perm=[0, 1, 2, 4, 3, 5]),
-        helper.make_node("Reshape", ["turned", "shape"], ["flat"]),
+        helper.make_node("Transpose", ["windows"], ["transposed"], perm=[0, 1, 2, 4, 3, 5]),
+        helper.make_node("Reshape", ["transposed", "shape"], ["flat"]),
         helper.make_node("MatMul", ["w", "flat"], ["y"]),
     ]
     graph = helper.make_graph(

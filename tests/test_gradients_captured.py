@@ -26,8 +26,8 @@ def _row(r: GraphBuilder, table: Value, at: Value) -> Value:
 
 
 def _column(r: GraphBuilder, table: Value, at: Value) -> Value:
-    turned = r.apply("transpose", table, permutation=(1, 0))
-    return r.apply("gather", turned, at, axis=1)
+    transposed = r.apply("transpose", table, permutation=(1, 0))
+    return r.apply("gather", transposed, at, axis=1)
 
 
 def _two_and_all(r: GraphBuilder, table: Value, at: Value) -> Value:

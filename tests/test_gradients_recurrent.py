@@ -10,7 +10,9 @@ import pytest
 import bessemer
 from bessemer.compiler.errors import UnsupportedError
 from bessemer.compiler.ir.build import GraphBuilder
-from bessemer.compiler.ir.types import Array, TensorType, dtype_of, f32
+from bessemer.compiler.ir.graph import Graph
+from bessemer.compiler.ir.interpreter.interpret import run_graph
+from bessemer.compiler.ir.types import Array, TensorType, dtype_of, f32, f64
 from bessemer.compiler.passes.differentiate import gradients
 from bessemer.frontends.builder.layers_recurrent import GRU, LSTM, RNN, Recurrent
 from bessemer.frontends.builder.network import Input, Network
@@ -191,3 +193,85 @@ def test_a_cell_whose_gates_hide_their_slopes_says_that_it_has_no_gradient() -> 
     with pytest.raises(UnsupportedError, match=r"my_rnn: .* rnn with .* leakyrelu and alpha -0.5"):
         gradients(b, loss, [x])
     assert y.type == x.type
+
+
+def _torch_cell(operator: str, row: Any, states: list[Any], weights: Any) -> list[Any]:
+    """The states after a step; the first one is what is shown."""
+    h, *content = states
+    if operator == "rnn":
+        return [torch.tanh(row + h @ weights)]
+    if operator == "lstm":
+        i, o, f, g = (row + h @ weights).chunk(4, 1)
+        c = torch.sigmoid(f) * content[0] + torch.sigmoid(i) * torch.tanh(g)
+        return [torch.sigmoid(o) * torch.tanh(c), c]
+    width = h.shape[1]
+    z, r = torch.sigmoid(row[:, : 2 * width] + h @ weights[:, : 2 * width]).chunk(2, 1)
+    n = torch.tanh(row[:, 2 * width :] + (r * h) @ weights[:, 2 * width :])
+    return [(1 - z) * n + z * h]
+
+
+@pytest.mark.parametrize("operator", ["lstm", "gru", "rnn"])
+def test_gradients_of_gradients_are_torchs(operator: str) -> None:
+    """Of a penalty on the gradient of the input, with a sequence shorter than the others."""
+    rng = np.random.default_rng(2)
+    gates = {"lstm": 4, "gru": 3, "rnn": 1}[operator]
+    steps, batch, hidden = 4, 3, 5
+    shapes = [(steps, batch, gates * hidden), (hidden, gates * hidden), (batch, hidden)]
+    arrays = [rng.standard_normal(shape) for shape in shapes + shapes[2:] * (operator == "lstm")]
+    lengths = np.array([4, 2, 4])
+    b = GraphBuilder("penalty")
+    values = [b.input(f"x{k}", TensorType(f64, array.shape)) for k, array in enumerate(arrays)]
+    y, *_ = b.apply_many(operator, *values, b.constant(lengths), has_lengths=True)
+    (slope,) = gradients(b, b.apply("reduce_sum", b.apply("sin", y), axes=(0, 1, 2)), values[:1])
+    penalty = b.apply("reduce_sum", b.apply("mul", slope, slope), axes=(0, 1, 2))
+    graph = b.finish([penalty, *gradients(b, penalty, values)])
+    found = run_graph(graph, {f"x{k}": array for k, array in enumerate(arrays)})
+
+    x, weights, *states = tensors = [torch.tensor(array, requires_grad=True) for array in arrays]
+    total = 0
+    for time in range(steps):
+        goes_on = torch.tensor(time < lengths)[:, None]
+        after = _torch_cell(operator, x[time], states, weights)
+        states = [torch.where(goes_on, *pair) for pair in zip(after, states, strict=True)]
+        total = total + torch.where(goes_on, torch.sin(after[0]), 0.0).sum()
+    (theirs,) = torch.autograd.grad(total, x, create_graph=True)
+    wanted = [(theirs**2).sum(), *torch.autograd.grad((theirs**2).sum(), tensors)]
+    for ours, other in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(ours, other.detach().numpy(), rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.slow
+def test_a_penalty_on_slopes_compiled() -> None:
+    rng = np.random.default_rng(4)
+    arrays = {f"x{k}": rng.standard_normal(s) for k, s in enumerate(((3, 2, 8), (8, 8), (2, 8)))}
+    b = GraphBuilder("penalty")
+    values = [b.input(name, TensorType(f64, array.shape)) for name, array in arrays.items()]
+    y, _ = b.apply_many("rnn", *values, reverse=True)
+    (slope,) = gradients(b, b.apply("reduce_sum", b.apply("mul", y, y), axes=(0, 1, 2)), values[:1])
+    penalty = b.apply("reduce_sum", b.apply("mul", slope, slope), axes=(0, 1, 2))
+    graph = b.finish([penalty, *gradients(b, penalty, values)])
+    for ours, other in zip(
+        bessemer.compile(graph, threads=2).run(arrays), run_graph(graph, arrays), strict=True
+    ):
+        np.testing.assert_allclose(ours, other, rtol=1e-9, atol=1e-11)
+
+
+def test_one_recurrence_serves_two_losses() -> None:
+    rng = np.random.default_rng(5)
+    arrays = {f"x{k}": rng.standard_normal(s) for k, s in enumerate(((3, 2, 4), (4, 4), (2, 4)))}
+
+    def slopes(*chosen: int) -> Graph:
+        b = GraphBuilder("two")
+        values = [b.input(name, TensorType(f64, array.shape)) for name, array in arrays.items()]
+        y, last = b.apply_many("rnn", *values)
+        losses = (
+            b.apply("reduce_sum", b.apply("mul", y, y), axes=(0, 1, 2)),
+            b.apply("reduce_sum", b.apply("exp", last), axes=(0, 1)),
+        )
+        return b.finish([g for place in chosen for g in gradients(b, losses[place], values)])
+
+    apart = [*run_graph(slopes(0), arrays), *run_graph(slopes(1), arrays)]
+    both = slopes(0, 1)
+    assert [node.operator.name for node in both.nodes].count("rnn_gradient") == 2
+    for ours, other in zip(run_graph(both, arrays), apart, strict=True):
+        np.testing.assert_array_equal(ours, other)

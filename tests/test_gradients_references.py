@@ -216,10 +216,11 @@ def test_deform_conv_whose_taps_are_all_a_quarter_further() -> None:
 
 def test_what_has_no_gradient_says_so_with_the_users_node() -> None:
     b = GraphBuilder("twice")
-    shapes = ((3, 2, 8), (2, 8), (2, 2), (2, 2))
-    values = [b.input(f"x{k}", TensorType(f64, shape)) for k, shape in enumerate(shapes)]
-    with b.source("encoder"):
-        y, *_ = b.apply_many("lstm", *values)
-    (first,) = gradients(b, _total(b, y), values[:1])
-    with pytest.raises(UnsupportedError, match="encoder: lstm"):
-        gradients(b, _total(b, first), values[:1])
+    x, boxes = (
+        b.input(f"x{k}", TensorType(f64, shape)) for k, shape in enumerate(((1, 6, 6, 2), (2, 5)))
+    )
+    with b.source("heads"):
+        y = b.apply("max_roi_pool", x, boxes, shape=(2, 2), scale=1.0)
+    (first,) = gradients(b, _total(b, b.apply("mul", y, y)), [x])
+    with pytest.raises(UnsupportedError, match="heads: max_roi_pool_gradient"):
+        gradients(b, _total(b, first), [x])

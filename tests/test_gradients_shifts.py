@@ -113,13 +113,13 @@ def test_powers_that_are_the_loss_itself_keep_their_maximum() -> None:
     assert run_graph(graph, {"x": np.array([2.0])})[1] == 0
 
 
-@pytest.mark.parametrize("turned", ["maxima", "totals"])
-def test_what_rows_give_to_columns_of_a_square_has_a_gradient(turned: str) -> None:
+@pytest.mark.parametrize("transposed", ["maxima", "totals"])
+def test_what_rows_give_to_columns_of_a_square_has_a_gradient(transposed: str) -> None:
     rng = np.random.default_rng(5)
     x, weights = rng.standard_normal((2, 4, 4))
     b = GraphBuilder("square")
     value = b.input("x", TensorType(f64, (4, 4)))
-    places = {"maxima": (4, 1), "totals": (4, 1), turned: (1, 4)}
+    places = {"maxima": (4, 1), "totals": (4, 1), transposed: (1, 4)}
 
     def spread(name: str, rows: Value) -> Value:
         return broadcast_to(b, reshape(b, rows, places[name]), (4, 4))

@@ -15,7 +15,7 @@ from bessemer.compiler.ir.verifier.verify_loops import verify_kernel
 from bessemer.compiler.schedule.contraction.packing import pack, packed_element, packed_shape
 from bessemer.compiler.schedule.nests.merge_axes import Piece
 from bessemer.compiler.schedule.nests.nests import flat, flatten_loads
-from bessemer.compiler.schedule.nests.turn import lower_turned
+from bessemer.compiler.schedule.nests.transpose import lower_transpose
 from bessemer.compiler.targets import x86
 from bessemer.compiler.targets.choose import host_target
 from bessemer.compiler.targets.machine import Target
@@ -42,7 +42,7 @@ def _packing(dtype: DType, shape: tuple[int, int, int], width: int, group: int) 
     index = tuple(atom(symbol) for symbol in symbols)
     value = flatten_loads(packed_element(element, index, columns, group, depth))
     order = (symbols[0], symbols[2], symbols[1], *symbols[3:])
-    nest = lower_turned(Piece(flat(target), target.offset(index), value, order), lambda _: 16)
+    nest = lower_transpose(Piece(flat(target), target.offset(index), value, order), lambda _: 16)
     assert nest is not None
     kernel = Kernel("pack", (flat(source), flat(target)), 1, (), nest.body)
     verify_kernel(kernel)
@@ -74,14 +74,14 @@ def test_pairs_are_stored_as_whole_vectors() -> None:
     assert text.count("%ymm") > 0
 
 
-def _woven(offset: int, reads_itself: bool) -> Kernel:
+def _interleaved(offset: int, reads_itself: bool) -> Kernel:
     """out[2c] = x[c] + 1; out[2c + offset] = 2 x[c], or what out has at c."""
     x, out = Buffer("x", i8, (16,)), Buffer("out", i8, (40,))
     builder = KernelBuilder()
     with builder.loop(16, "vector", 16) as c:
         builder.store(out, (2 * c,), x[c] + 1)
         builder.store(out, (2 * c + offset,), out[c] if reads_itself else x[c] * 2)
-    return Kernel("woven", (x, out), 1, (), builder.block())
+    return Kernel("interleaved", (x, out), 1, (), builder.block())
 
 
 @pytest.mark.parametrize(("offset", "reads_itself"), [(1, False), (3, False), (1, True)])
@@ -92,6 +92,6 @@ def test_only_neighbours_that_nobody_reads_are_stored_at_once(
     out = np.zeros(40, np.int8)
     out[0:32:2] = x + 1
     out[offset : offset + 32 : 2] = out[:16] if reads_itself else 2 * x
-    compiled = CompiledKernel(_woven(offset, reads_itself), host_target())
+    compiled = CompiledKernel(_interleaved(offset, reads_itself), host_target())
     found = compiled([x, np.zeros(40, np.int8)]).arrays[1]
     np.testing.assert_array_equal(found, out)

@@ -128,9 +128,9 @@ def products(dtype: Any) -> Sketch:
     net.add("MatMul", net.weights(128, 256))
     left = net.add("Relu")
     net.add("Transpose", perm=[0, 2, 1])
-    turned = net.last
+    transposed = net.last
     net.last = left
-    net.add("MatMul", turned)
+    net.add("MatMul", transposed)
     scores = net.add("Softmax", axis=-1)
     net.last = left
     net.add("MatMul", net.weights(256, 128))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -45,10 +46,11 @@ def _expected(model: onnx.ModelProto, feed: dict[str, Array]) -> list[Any]:
 
 def _attention(is_packed: bool, **attributes: Any) -> onnx.ModelProto:
     own = ("", "") if is_packed else ("k", "v")
-    tables = ["cos", "sin"] if attributes.get("do_rotary") else []
+    tables = ["cos", "sin"] if attributes.get("do_rotary") else ["", ""]
+    more = ["", attributes.pop("bias", ""), attributes.pop("sinks", "")]
     node = helper.make_node(
-        "GroupQueryAttention", ["q", *own, "past_k", "past_v", "lengths", "total", *tables], [],
-        domain="com.microsoft", num_heads=HEADS, kv_num_heads=GROUPS, **attributes,
+        "GroupQueryAttention", ["q", *own, "past_k", "past_v", "lengths", "total", *tables, *more],
+        [], domain="com.microsoft", num_heads=HEADS, kv_num_heads=GROUPS, **attributes,
     )  # fmt: skip
     real, whole = TensorProto.FLOAT, TensorProto.INT32
     widths = {"q": HEADS + 2 * GROUPS} if is_packed else {"q": HEADS, "k": GROUPS, "v": GROUPS}
@@ -57,11 +59,13 @@ def _attention(is_packed: bool, **attributes: Any) -> onnx.ModelProto:
     }
     inputs |= {name: (real, ["batch", GROUPS, "past", SIZE]) for name in ("past_k", "past_v")}
     inputs |= {"lengths": (whole, ["batch"]), "total": (whole, [])}
+    inputs |= {"bias": (real, [1, HEADS, "length", "all"])} if more[1] else {}
+    inputs |= {"sinks": (real, [HEADS])} if more[2] else {}
     return _model(node, inputs, 3)
 
 
 def _feed(model: onnx.ModelProto, length: int, past: int, lengths: list[int]) -> dict[str, Array]:
-    sizes = {"batch": len(lengths), "length": length, "past": past}
+    sizes = {"batch": len(lengths), "length": length, "past": past, "all": max(lengths)}
     feed: dict[str, Array] = {}
     for number, value in enumerate(model.graph.input):
         tensor = value.type.tensor_type
@@ -91,6 +95,9 @@ def _assert_same(ours: list[Array], theirs: list[Any], length: int, lengths: lis
         (1, 8, [5], False, {"do_rotary": 1}),
         (3, 4, [7], False, {"softcap": 2.0, "scale": 0.3, "local_window_size": 4}),
         (6, 0, [6], True, {"do_rotary": 1, "local_window_size": 3}),
+        (1, 4, [5, 3], False, {"sinks": "sinks", "bias": "bias"}),
+        (4, 0, [4, 2], True, {"smooth_softmax": 1}),
+        (4, 0, [4, 2], False, {"causal": 0}),
     ],
 )
 def test_grouped_attention_is_that_of_onnxruntime(
@@ -100,6 +107,23 @@ def test_grouped_attention_is_that_of_onnxruntime(
     feed = _feed(model, length, past, lengths)
     ours = list(run_graph(read_onnx(model), feed))
     _assert_same(ours, _expected(model, feed), length, lengths)
+
+
+def test_norms_of_heads_are_part_of_a_grouped_attention() -> None:
+    """onnxruntime has them on GPUs only: it gets heads that NumPy has been through."""
+    model, feed = _attention(False), _feed(_attention(False), 3, 2, [5])
+    weights = {"q": floats(SIZE), "k": floats(SIZE) * 2}
+    normed = copy.deepcopy(model)
+    normed.graph.node[0].input.extend(["", "", "q_norm", "k_norm"])
+    normed.graph.initializer.extend(
+        numpy_helper.from_array(weight, f"{name}_norm") for name, weight in weights.items()
+    )
+    ours = list(run_graph(read_onnx(normed), feed))
+    for name, weight in weights.items():
+        heads = feed[name].reshape(1, 3, -1, SIZE).astype(np.float64)
+        length = np.sqrt(np.mean(heads**2, axis=3, keepdims=True) + 1e-6)
+        feed[name] = (heads / length * weight).reshape(1, 3, -1).astype(np.float32)
+    _assert_same(ours, _expected(model, feed), 3, [5])
 
 
 @pytest.mark.slow

@@ -62,13 +62,13 @@ def test_updates_of_as_many_elements_as_there_are_indices(operator: str) -> None
     model = parsed(
         f"""agraph (float[n] x, float[n] mask) => (float[n] y) {{
             found = NonZero(mask)
-            turned = Transpose(found)
+            transposed = Transpose(found)
             begin = Constant<value = int64[1] {{0}}>()
             end = Constant<value = int64[1] {{1000000000}}>()
-            places = Slice(turned, begin, end, begin)
+            places = Slice(transposed, begin, end, begin)
             open = Constant<value = int64[1] {{-1}}>()
             at = Reshape(places, open)
-            row = Reshape(turned, open)
+            row = Reshape(transposed, open)
             updates = Gather(mask, row)
             u = Neg(updates)
             y = {operator}

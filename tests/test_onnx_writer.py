@@ -144,8 +144,8 @@ def test_parameters_keep_their_names_and_are_written_in_onnx_s_layout() -> None:
 def test_a_parameter_used_in_two_layouts_keeps_its_name_once() -> None:
     def build(b: GraphBuilder, x: Value) -> Value:
         weight = b.constant(_numbers(4, 4), "weight")
-        turned = b.apply("transpose", weight, permutation=(1, 0))
-        return b.apply("matmul", b.apply("matmul", x, weight), turned)
+        transposed = b.apply("transpose", weight, permutation=(1, 0))
+        return b.apply("matmul", b.apply("matmul", x, weight), transposed)
 
     graph = _graph(build, x=("n", 4))
     names = [tensor.name for tensor in write_onnx(graph).graph.initializer]
@@ -155,8 +155,8 @@ def test_a_parameter_used_in_two_layouts_keeps_its_name_once() -> None:
 
 def test_views_in_pointwise_arithmetic_are_not_written_out() -> None:
     def build(b: GraphBuilder, x: Value, y: Value) -> Value:
-        turned = b.apply("transpose", x, permutation=(2, 0, 1))
-        return binary(b, "mul", binary(b, "add", turned, y), 2.0)
+        transposed = b.apply("transpose", x, permutation=(2, 0, 1))
+        return binary(b, "mul", binary(b, "add", transposed, y), 2.0)
 
     graph = _graph(build, x=("n", 3, 4), y=(3,))
     assert _kinds(graph) == ["Reshape", "Add", "Mul", "Transpose"]

@@ -18,22 +18,22 @@ from bessemer.compiler.passes.resize_by_axes import resize_by_axes
 from tests.pass_runs import N, changed
 
 
-def _enlarged(*, last: bool, turned: bool, mode: str, scales: bool = False) -> Graph:
+def _enlarged(*, last: bool, transposed: bool, mode: str, scales: bool = False) -> Graph:
     b = GraphBuilder("g")
     given, wanted = ((N, 3, 4, 5), (N, 3, 8, 15)) if last else ((N, 4, 5, 3), (N, 8, 15, 3))
     x = b.input("x", TensorType(f32, given))
     factors = ((1.0, 1.0, 2.0, 3.0) if last else (1.0, 2.0, 3.0, 1.0)) if scales else ()
     y = b.apply("resize", x, shape=wanted, scales=factors, mode=mode)
-    return b.finish([b.apply("transpose", y, permutation=(0, 3, 1, 2)) if turned else y])
+    return b.finish([b.apply("transpose", y, permutation=(0, 3, 1, 2)) if transposed else y])
 
 
 @pytest.mark.parametrize("scales", [False, True])
 @pytest.mark.parametrize("mode", ["linear", "cubic"])
-@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("transposed", [False, True])
 def test_pixels_in_vectors_are_mixed_by_rows(
-    turned: bool, mode: str, scales: bool, rng: np.random.Generator
+    transposed: bool, mode: str, scales: bool, rng: np.random.Generator
 ) -> None:
-    graph = _enlarged(last=not turned, turned=turned, mode=mode, scales=scales)
+    graph = _enlarged(last=not transposed, transposed=transposed, mode=mode, scales=scales)
     result = changed(graph, [resize_by_axes, remove_dead], rng, rtol=1e-6)
     shapes = [n.output.type.shape for n in result.nodes if n.operator.name == "resize"]
     assert shapes == [(N, 3, 4, 15), (N, 3, 8, 15)]
@@ -41,7 +41,7 @@ def test_pixels_in_vectors_are_mixed_by_rows(
 
 @pytest.mark.parametrize(("last", "mode"), [(False, "linear"), (True, "nearest")])
 def test_others_stay(last: bool, mode: str, rng: np.random.Generator) -> None:
-    graph = _enlarged(last=last, turned=False, mode=mode)
+    graph = _enlarged(last=last, transposed=False, mode=mode)
     assert changed(graph, [resize_by_axes], rng) is graph
 
 
@@ -56,16 +56,16 @@ def test_filters_against_aliasing_see_one_axis_at_a_time(
     assert [node.output.type.shape for node in result.nodes] == [(N, 3, 5, 15), (N, 3, 5, 4)]
 
 
-@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("transposed", [False, True])
 def test_rows_are_mixed_before_a_shrinking_image_s_pixels_are_gathered(
-    turned: bool, rng: np.random.Generator
+    transposed: bool, rng: np.random.Generator
 ) -> None:
     def shapes(height: int, width: int) -> list[tuple[Size, ...]]:
         b = GraphBuilder("g")
-        x = b.input("x", TensorType(f32, (N, 12, 20, 3) if turned else (N, 3, 12, 20)))
-        wanted = (N, height, width, 3) if turned else (N, 3, height, width)
+        x = b.input("x", TensorType(f32, (N, 12, 20, 3) if transposed else (N, 3, 12, 20)))
+        wanted = (N, height, width, 3) if transposed else (N, 3, height, width)
         y = b.apply("resize", x, shape=wanted, mode="linear")
-        graph = b.finish([b.apply("transpose", y, permutation=(0, 3, 1, 2)) if turned else y])
+        graph = b.finish([b.apply("transpose", y, permutation=(0, 3, 1, 2)) if transposed else y])
         result = changed(graph, [resize_by_axes, remove_dead], rng, rtol=1e-5)
         return [n.output.type.shape for n in result.nodes if n.operator.name == "resize"]
 

@@ -48,9 +48,11 @@ def _squares() -> Graph:
     """Products [n, n] and [m, m] by turns: in parts of the arena, both kinds would be kept."""
     builder = GraphBuilder("squares")
     x = builder.input("x", TensorType(f32, (N, M)))
-    turned = builder.apply("transpose", x, permutation=(1, 0))
-    wide = builder.apply("matmul", builder.apply("matmul", x, turned), x)
-    tall = builder.apply("matmul", builder.apply("tanh", wide), builder.apply("matmul", turned, x))
+    transposed = builder.apply("transpose", x, permutation=(1, 0))
+    wide = builder.apply("matmul", builder.apply("matmul", x, transposed), x)
+    tall = builder.apply(
+        "matmul", builder.apply("tanh", wide), builder.apply("matmul", transposed, x)
+    )
     return builder.finish([builder.apply("tanh", tall)])
 
 

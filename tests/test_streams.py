@@ -15,11 +15,11 @@ from bessemer.compiler.schedule.program import build_program
 from bessemer.compiler.targets.choose import parse_target
 
 
-def _product(rows: int, depth: int, columns: int, turned: bool = False) -> Graph:
+def _product(rows: int, depth: int, columns: int, transposed: bool = False) -> Graph:
     builder = GraphBuilder("g")
     a = builder.input("a", TensorType(f32, (rows, depth)))
-    b = builder.input("b", TensorType(f32, (columns, depth) if turned else (depth, columns)))
-    right = builder.apply("transpose", b, permutation=(1, 0)) if turned else b
+    b = builder.input("b", TensorType(f32, (columns, depth) if transposed else (depth, columns)))
+    right = builder.apply("transpose", b, permutation=(1, 0)) if transposed else b
     return builder.finish([builder.apply("matmul", a, right)])
 
 
@@ -32,15 +32,15 @@ def _streaming(graph: Graph) -> list[str]:
 
 def test_what_is_small_stays_in_the_caches() -> None:
     assert _streaming(_product(64, 2048, 512)) == ["pack"]
-    assert _streaming(_product(64, 2048, 512, turned=True)) == ["pack"]
+    assert _streaming(_product(64, 2048, 512, transposed=True)) == ["pack"]
     assert _streaming(_product(64, 1024, 512)) == []
 
 
-@pytest.mark.parametrize(("columns", "turned"), [(1024, False), (1000, True)])
+@pytest.mark.parametrize(("columns", "transposed"), [(1024, False), (1000, True)])
 def test_a_product_of_large_inputs_is_numpy_s(
-    columns: int, turned: bool, rng: np.random.Generator
+    columns: int, transposed: bool, rng: np.random.Generator
 ) -> None:
-    graph = _product(33, 1100, columns, turned)
+    graph = _product(33, 1100, columns, transposed)
     inputs: dict[str, Any] = {
         value.name: rng.standard_normal(value.type.static_shape).astype(np.float32)
         for value in graph.inputs
@@ -48,5 +48,5 @@ def test_a_product_of_large_inputs_is_numpy_s(
     (one,), (two,) = (bessemer.compile(graph, threads=count).run(inputs) for count in (1, 2))
     np.testing.assert_array_equal(one, two)
     right = inputs["b"].astype(np.float64)
-    wanted = inputs["a"].astype(np.float64) @ (right.T if turned else right)
+    wanted = inputs["a"].astype(np.float64) @ (right.T if transposed else right)
     np.testing.assert_allclose(one, wanted, atol=5e-4)

@@ -204,10 +204,10 @@ def test_other_files_are_refused_and_the_state_stays(
     # Blanks and another order of keys are JSON, too.
     size = int.from_bytes(place.read_bytes()[:8], "little")
     header = json.loads(place.read_bytes()[8 : 8 + size])
-    turned = json.dumps(dict(sorted(header.items(), reverse=True)), indent=2).encode()
-    data = len(turned).to_bytes(8, "little") + turned + place.read_bytes()[8 + size :]
-    (tmp_path / "turned.state").write_bytes(data)
-    assert library.load(tmp_path / "turned.state") == Status.OK, library.message
+    reordered = json.dumps(dict(sorted(header.items(), reverse=True)), indent=2).encode()
+    data = len(reordered).to_bytes(8, "little") + reordered + place.read_bytes()[8 + size :]
+    (tmp_path / "reordered.state").write_bytes(data)
+    assert library.load(tmp_path / "reordered.state") == Status.OK, library.message
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(

@@ -59,7 +59,7 @@ graph g(%0 : f32[40,40], %1 : f32[40,40])  # 'a', 'b'
 """,
         lambda a, b: (a @ a + a, b),
     ),
-    "turned around": (
+    "transposed": (
         """
 graph g(%0 : f32[40,40], %1 : f32[40,40])  # 'a', 'b'
   %2 = transpose(%0, permutation=(1, 0)) : f32[40,40]
@@ -139,7 +139,7 @@ def test_only_what_has_no_order_is_copied() -> None:
         "swap": 3,  # one of them through a third place
         "a circle of readers": 1,
         "a product of itself": 2,  # %1 is copied to itself where the caller has two arrays
-        "turned around": 2,
+        "transposed": 2,
         "an epilogue": 1,
         "a sum of rows": 1,
         "the first of what is updated": 0,

@@ -7,23 +7,28 @@ flows. It is asked only for nodes that lie between what is differentiated and th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from bessemer.compiler.ir.build import GraphBuilder
-from bessemer.compiler.ir.graph import Value
+from bessemer.compiler.ir.graph import Node, Value
 
 
 @dataclass(frozen=True, eq=False)
 class Differential:
-    """A node in its graph and the cotangents of its outputs; None: nothing depends on that one."""
+    """A node in its graph and the cotangents of its outputs; None: nothing depends on that one.
+
+    `backward` is differentiation itself: of (builder, nodes, cotangents of outputs, values), the
+    cotangents found on the way from those outputs to the values.
+    """
 
     builder: GraphBuilder
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
     cotangents: tuple[Value | None, ...]
     attributes: Mapping[str, Any]
+    backward: Backward
 
     @property
     def x(self) -> Value:
@@ -53,7 +58,27 @@ class Differential:
         """What the node itself gives besides, with further attributes."""
         return self.builder.extend(self.y, **attributes)
 
+    def through(
+        self,
+        write: Callable[[GraphBuilder, Sequence[Value], Mapping[str, Any]], tuple[Value, ...]],
+    ) -> Cotangents:
+        """The cotangents by other nodes that compute the same outputs, which `write` adds."""
+        before = len(self.builder.nodes)
+        outputs = write(self.builder, self.inputs, self.attributes)
+        given = zip(outputs, self.cotangents, strict=True)
+        seeds = {output: cotangent for output, cotangent in given if cotangent is not None}
+        found = self.backward(self.builder, self.builder.nodes[before:], seeds, self.inputs)
+        # What comes back to an input that is read twice is found as one.
+        first = {value: place for place, value in reversed(list(enumerate(self.inputs)))}
+        return tuple(
+            found.get(value) if first[value] == place else None
+            for place, value in enumerate(self.inputs)
+        )
 
+
+Backward: TypeAlias = Callable[
+    [GraphBuilder, Sequence[Node], dict[Value, Value], Sequence[Value]], dict[Value, Value]
+]
 Cotangents: TypeAlias = "tuple[Value | None, ...]"
 GradientRule: TypeAlias = Callable[[Differential], Cotangents]
 

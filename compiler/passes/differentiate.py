@@ -73,7 +73,7 @@ def _parts(
     if node.operator.gradient is None:
         name = f"{', '.join(node.sources) or 'a node'}: {node.operator}"
         raise UnsupportedError(name, [name])
-    differential = Differential(b, node.inputs, node.outputs, given, node.attributes)
+    differential = Differential(b, node.inputs, node.outputs, given, node.attributes, _backward)
     parts: Cotangents = node.operator.gradient(differential)
     return parts
 

@@ -10,14 +10,14 @@ gets the sum of what all iterations say (differentiate_sums.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
 import numpy as np
 
 from bessemer.compiler.ir.build import GraphBuilder
-from bessemer.compiler.ir.differential import Cotangents
+from bessemer.compiler.ir.differential import Backward, Cotangents
 from bessemer.compiler.ir.dims import symbol
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.types import TensorType, boolean, i64
@@ -25,10 +25,6 @@ from bessemer.compiler.ops.composite.composite import scalar_like
 from bessemer.compiler.passes.differentiate_sums import Scattered, scattered_parts
 
 Given: TypeAlias = "tuple[Value | None, ...]"
-Backward: TypeAlias = Callable[
-    [GraphBuilder, Sequence[Node], dict[Value, Value], Sequence[Value]], dict[Value, Value]
-]
-"""Of (builder, nodes, cotangents of outputs, values): the cotangents found on the way."""
 
 
 def branch_cotangents(

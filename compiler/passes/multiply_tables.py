@@ -65,10 +65,10 @@ def _looked_up_product(rewriter: GraphRewriter, node: Node) -> Value | None:
 def _transposed_product(rewriter: GraphRewriter, node: Node) -> Value | None:
     """transpose(gather(E, i)) @ G"""
     left, right = node.inputs
-    turned = rewriter.producer(left, "transpose")
-    if turned is None or left.type.rank != 2 or right.type.rank != 2:
+    transposed = rewriter.producer(left, "transpose")
+    if transposed is None or left.type.rank != 2 or right.type.rank != 2:
         return None
-    rows = _rows(rewriter, turned.inputs[0])
+    rows = _rows(rewriter, transposed.inputs[0])
     if rows is None:
         return None
     added = _added_up(rewriter, rows.table.type.shape[0], rows.indices, right)

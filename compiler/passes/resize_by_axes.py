@@ -62,8 +62,8 @@ def resize_by_axes(graph: Graph) -> Graph:
         axes, order = _enlarged(made) or _shrunk(made), node.attributes["permutation"]
         if len(axes) < 2 or order[-1] not in axes or users[made.output] != [node]:
             return None
-        turned = rewriter.emit("transpose", rewriter.now(made.inputs[0]), permutation=order)
-        return [_apart(rewriter, made, turned, order)]
+        transposed = rewriter.emit("transpose", rewriter.now(made.inputs[0]), permutation=order)
+        return [_apart(rewriter, made, transposed, order)]
 
     return rewrite_graph(graph, rule)
 

@@ -57,11 +57,11 @@ def _padded(
     pads: _Pads, rewriter: GraphRewriter, x: Value, low: tuple[Size, ...], high: tuple[Size, ...]
 ) -> Value:
     """x with zeros around it; a part of a copy that is there, or a new one."""
-    turned = rewriter.producer(x, "transpose")
-    if turned is not None and _is_seen_through(turned):
-        order = turned.attributes["permutation"]
+    transposed = rewriter.producer(x, "transpose")
+    if transposed is not None and _is_seen_through(transposed):
+        order = transposed.attributes["permutation"]
         ends = (tuple(end[order.index(axis)] for axis in range(len(order))) for end in (low, high))
-        inner = _padded(pads, rewriter, turned.inputs[0], *ends)
+        inner = _padded(pads, rewriter, transposed.inputs[0], *ends)
         return rewriter.emit("transpose", inner, permutation=order)
     for known in pads.get(x, ()):
         if known.attributes["low"] == low and all(

@@ -163,13 +163,13 @@ def _write_block(
     """All stores of each element of a block; a later one takes what an earlier one has stored from
     a register."""
     elements = [
-        RowWriter(builder, piece, lowering.lanes, True).prepared(piece.symbols[0])
+        RowWriter(builder, piece, lowering.target.lanes, True).prepared(piece.symbols[0])
         for piece in pieces
     ]
     targets = [piece.target for piece in pieces]
     loads = [_even_loads(x, p.symbols[0]) for x, p in zip(elements, pieces, strict=True)]
     read = dict.fromkeys(load.buffer for found in loads for load in found)
-    lanes = min(lowering.lanes(buffer.dtype) for buffer in (*read, *targets))
+    lanes = min(lowering.target.lanes(buffer.dtype) for buffer in (*read, *targets))
     with builder.loop(length, "vector" if lanes > 1 else "serial", lanes) as index:
         at = start + index
         for buffer in read:

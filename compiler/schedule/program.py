@@ -24,7 +24,7 @@ from bessemer.compiler.ir.types import Array, TensorType, boolean, i64
 from bessemer.compiler.options import Tuning
 from bessemer.compiler.schedule.derived import name_derived_sizes
 from bessemer.compiler.schedule.grouping.destinations import destinations
-from bessemer.compiler.schedule.grouping.fuse import as_index, index_symbols, view_chain
+from bessemer.compiler.schedule.grouping.fuse import as_index, index_symbols
 from bessemer.compiler.schedule.grouping.groups import Group, Grouping, form_groups
 from bessemer.compiler.schedule.grouping.kinds import kind_of
 from bessemer.compiler.schedule.lowering.attention_kernel import lower_attention_group
@@ -114,9 +114,7 @@ class ProgramBuilder:
         self.optimize = optimize
         self.target = target
         self.constants: dict[Value, Array] = dict(graph.constants)
-        self.lowering = Lowering(
-            self.constants, target.lanes, optimize > 0, precision, choices, target.last_cache
-        )
+        self.lowering = Lowering(self.constants, target, optimize > 0, precision, choices)
         self.producers: dict[Value, Node] = {}
         self.symbols: list[str] = []
         self.capacities: dict[Value, Size] = {}
@@ -129,8 +127,7 @@ class ProgramBuilder:
         """The steps of a graph or of a region whose inputs are values of the outer one."""
         self.constants.update(graph.constants)
         grouping = self.grouping(graph)
-        producers = graph.producers()
-        self.producers.update(producers)
+        self.producers.update(grouping.producers)
         if self.optimize > 1:
             places = destinations(graph, grouping.roots, graph.users())
             self.lowering.destinations.update(places)
@@ -144,58 +141,40 @@ class ProgramBuilder:
                 steps.append(self._own_kernel(node))
             elif node.output in grouping.roots:
                 group = grouping.roots[node.output]
-                steps += self.group(group, grouping, graph, producers)
+                steps += self.group(group, grouping, graph)
         self.lowering.parts, self.lowering.packs = outer_parts, outer_packs
         return tuple(steps)
 
-    def group(
-        self,
-        group: Group,
-        grouping: Grouping,
-        graph: Graph,
-        producers: Mapping[Value, Node],
-    ) -> list[Step]:
+    def group(self, group: Group, grouping: Grouping, graph: Graph) -> list[Step]:
         """The steps that compute a group's root."""
         assert group.root is not None
-        node = producers[group.root]
+        node = grouping.producers[group.root]
         if self.is_alias(node, group, graph):
             return [Alias(node.inputs[0], node.output)]
         if group.attention is not None:
-            return [*self.attention(group, grouping, producers)]
+            return [*self.attention(group, grouping)]
         if group.anchor is not None and self.optimize > 1:
-            launches = self.contraction(group, grouping, producers)
+            launches = self.contraction(group, grouping)
             if launches is not None:
                 return [*launches]
             # The plain form computes the operands where they are read.
             pack = grouping.packs.get(group.anchor)
             if pack is not None:
                 group.nodes += pack.nodes
-            group.nodes += self.views(group.anchor.inputs[0], grouping, producers)
+            group.nodes += self.views(group.anchor.inputs[0], grouping)
         return [*self.elements(group)]
 
-    def attention(
-        self, group: Group, grouping: Grouping, producers: Mapping[Value, Node]
-    ) -> Sequence[Launch]:
+    def attention(self, group: Group, grouping: Grouping) -> Sequence[Launch]:
         """The launches of a group that is an attention."""
-        return lower_attention_group(
-            group, grouping.packs, producers, grouping.roots, self.lowering, self.target
-        )
+        return lower_attention_group(group, grouping, self.lowering)
 
-    def contraction(
-        self, group: Group, grouping: Grouping, producers: Mapping[Value, Node]
-    ) -> Sequence[Launch] | None:
+    def contraction(self, group: Group, grouping: Grouping) -> Sequence[Launch] | None:
         """The launches of a group around a contraction; None where plain loops must do."""
-        assert group.anchor is not None
-        pack = grouping.packs.get(group.anchor)
-        return lower_contraction_group(
-            group, pack, producers, grouping.roots, self.lowering, self.target
-        )
+        return lower_contraction_group(group, grouping, self.lowering)
 
-    def views(
-        self, operand: Value, grouping: Grouping, producers: Mapping[Value, Node]
-    ) -> Sequence[Node]:
+    def views(self, operand: Value, grouping: Grouping) -> Sequence[Node]:
         """What is computed on the way from memory to a contraction's operand."""
-        return [*view_chain(operand, producers, grouping.roots).values()]
+        return [*grouping.views(operand).values()]
 
     def elements(self, group: Group) -> Sequence[Launch]:
         """The launches of any other group."""
@@ -216,7 +195,7 @@ class ProgramBuilder:
         """The launch of an operator that writes its own kernel."""
         if self.optimize > 1:
             for rule in (lower_recurrence, lower_narrow_product):
-                launch = rule(node, self.lowering, self.target)
+                launch = rule(node, self.lowering)
                 if launch is not None:
                     return launch
         return lower_statements(node, self.lowering)

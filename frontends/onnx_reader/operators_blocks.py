@@ -45,17 +45,23 @@ def read_matmul_n_bits(context: NodeContext) -> Value:
 def narrow_product(context: NodeContext, left: Value, right: Value) -> Value | None:
     """The product if the right side is a constant of few bits that a node makes floats of, as it
     is or transposed; None otherwise."""
-    made, turned = context.subgraphs.dequantized.get(right), False
+    made, is_transposed = context.subgraphs.dequantized.get(right), False
     node = context.builder.producer(right)
     if made is None and node is not None and node.operator.name == "transpose":
-        made, turned = context.subgraphs.dequantized.get(node.inputs[0]), right.type.rank == 2
+        made, is_transposed = (
+            context.subgraphs.dequantized.get(node.inputs[0]),
+            right.type.rank == 2,
+        )
     if made is None or left.type.rank == 0 or left.type.dtype != right.type.dtype:
         return None
-    integers = made.integers if turned else made.integers.T
-    depth, axis = integers.shape[1], 1 if (made.axis == 1) == turned else 0
+    integers = made.integers if is_transposed else made.integers.T
+    depth, axis = integers.shape[1], 1 if (made.axis == 1) == is_transposed else 0
     if left.type.shape[-1] != depth or left.type.dtype is f64 or depth == 0:
         return None
-    parts = [_by_column(one, made, turned, axis, integers.shape) for one in (made.scale, made.zero)]
+    parts = [
+        _by_column(one, made, is_transposed, axis, integers.shape)
+        for one in (made.scale, made.zero)
+    ]
     scales, zeros = parts
     if scales is None or (zeros is None and made.zero is not None):
         return None
@@ -71,7 +77,11 @@ def narrow_product(context: NodeContext, left: Value, right: Value) -> Value | N
 
 
 def _by_column(
-    parameter: Array | None, made: Dequantized, turned: bool, axis: int, shape: tuple[int, ...]
+    parameter: Array | None,
+    made: Dequantized,
+    is_transposed: bool,
+    axis: int,
+    shape: tuple[int, ...],
 ) -> Array | None:
     """A scale or zero point as [columns, blocks]; None where it differs from row to row."""
     if parameter is None:
@@ -80,7 +90,7 @@ def _by_column(
         blocks = -(-shape[1] // made.block) if made.block and axis == 1 else 1
         return np.broadcast_to(parameter.reshape(1, 1), (shape[0], blocks))
     if made.block:
-        return (parameter if turned else parameter.T) if axis == 1 else None
+        return (parameter if is_transposed else parameter.T) if axis == 1 else None
     return parameter.reshape(-1, 1) if axis == 0 else None
 
 

@@ -68,8 +68,8 @@ def read_fused_matmul(context: NodeContext) -> Value:
         value = context.input(position)
         if context.integer(f"transBatch{letter}", 0):
             context.unsupported(f"transBatch{letter} = 1")
-        turned = context.integer(f"trans{letter}", 0) and value.type.rank > 1
-        sides.append(swapped(context, value) if turned else value)
+        is_transposed = context.integer(f"trans{letter}", 0) and value.type.rank > 1
+        sides.append(swapped(context, value) if is_transposed else value)
     return scaled(context, product(context, *sides), context.number("alpha", 1.0))
 
 

@@ -11,11 +11,12 @@ from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import boolean, i64
 from bessemer.compiler.ops.composite.composite import binary
 from bessemer.compiler.ops.composite.composite_reduce import softmax
+from bessemer.compiler.ops.composite.composite_shape import slice_axis, stack
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.items import Item
 from bessemer.frontends.onnx_reader.operators_contrib_quantized import scaled_product
 from bessemer.frontends.onnx_reader.operators_matmul import product
-from bessemer.frontends.onnx_reader.operators_move import split_along
+from bessemer.frontends.onnx_reader.operators_move import concatenated, split_along
 from bessemer.frontends.onnx_reader.operators_quantize import centered
 from bessemer.frontends.onnx_reader.registry import rule
 
@@ -31,15 +32,22 @@ def _heads(context: NodeContext, x: Value, count: int) -> Value:
     return context.transpose(context.reshape(x, (batch, length, count, size)), (0, 2, 1, 3))
 
 
+def score_scale(context: NodeContext, size: Size) -> float:
+    """What products of queries and keys of a size are multiplied by."""
+    given = context.number("scale", 0.0)
+    if given:
+        return given
+    if not isinstance(size, int):
+        context.unsupported("heads of a size that is not known")
+    return 1 / math.sqrt(size)
+
+
 def _attended(
     context: NodeContext, query: Value, key: Value, value: Value, biases: Sequence[Value]
 ) -> Value:
     """Softmax of the products, and what it selects, as [batch, length, heads * size]."""
-    size = query.type.shape[-1]
-    default = 1 / math.sqrt(size) if isinstance(size, int) else 1.0
-    scale = context.number("scale", 0.0) or default
     scores = product(context, query, context.transpose(key, (0, 1, 3, 2)))
-    scores = binary(context.builder, "mul", scores, scale)
+    scores = binary(context.builder, "mul", scores, score_scale(context, query.type.shape[-1]))
     for bias in biases:
         scores = context.elementwise("add", scores, bias)
     shares = softmax(context.builder, scores, (3,))
@@ -49,78 +57,117 @@ def _attended(
 
 
 def _masked(context: NodeContext, kept: Value, like: Value) -> Value:
-    """0 where a truth holds, a very negative number elsewhere."""
-    low = context.number("mask_filter_value", -10000.0)
+    """0 where a mask's truth holds, a very negative number elsewhere."""
+    return _unless(context, kept, like, context.number("mask_filter_value", -10000.0))
+
+
+def _unless(context: NodeContext, kept: Value, like: Value, low: float) -> Value:
     zeros = context.full(kept.type.with_dtype(like.type.dtype), 0.0)
     return context.apply("select", kept, zeros, context.like(zeros, low))
 
 
 def _padding_mask(context: NodeContext, mask: Value, keys: Size, like: Value) -> Value:
-    """A mask [batch, keys] or [batch, queries, keys], or lengths [batch], as a bias [batch, 1 or
-    queries, keys] with an axis for heads."""
-    if mask.type.rank == 1:
-        shape = (mask.type.shape[0], keys)
-        places = context.apply("iota", shape=shape, axis=1, dtype=i64)
-        lengths = context.reshape(context.cast(mask, i64), (mask.type.shape[0], 1))
-        kept = context.elementwise("lt", places, lengths)
-    elif mask.type.rank in (2, 3):
-        kept = context.cast(mask, boolean)
-    else:
+    """What a mask of truths, or of the places between which keys count, adds to the scores
+    [batch, heads, queries, keys]."""
+    rank = mask.type.rank
+    if rank == 1:
+        return _masked(context, _between(context, mask, keys, like.type.shape[0]), like)
+    if rank not in (2, 3):
         context.unsupported(f"a mask {mask.type}")
-    batch, *queries, length = kept.type.shape
-    kept = context.reshape(kept, (batch, 1, *(queries or [1]), length))
+    kept = context.cast(mask, boolean)
+    batch, *middle, _ = kept.type.shape
+    kept = context.reshape(kept, (batch, 1, *(middle or [1]), kept.type.shape[-1]))
     return _masked(context, kept, like)
 
 
+def _between(context: NodeContext, mask: Value, keys: Size, batch: Size) -> Value:
+    """Which keys count, [batch, 1, 1, keys]: a vector holds where each row of the batch ends, and
+    then where each starts or, for kernels that leave padding out, sums of lengths."""
+    count = mask.type.numel
+    rows = batch if count in (batch * 2, batch * 3 + 2) else count
+    steps = context.apply("iota", shape=(1, 1, 1, keys), axis=3, dtype=i64)
+
+    def bounds(at: int) -> Value:
+        found = slice_axis(context.builder, context.cast(mask, i64), 0, rows * at, rows)
+        return context.reshape(found, (rows, 1, 1, 1))
+
+    kept = context.elementwise("lt", steps, bounds(0))
+    if count == batch * 2:
+        kept = context.elementwise("and", kept, context.elementwise("ge", steps, bounds(1)))
+    return kept
+
+
 def _causal(context: NodeContext, queries: Size, keys: Size, like: Value) -> Value:
-    """Each query sees the keys up to its own place."""
-    shape = (1, 1, queries, keys)
+    """Each query sees the keys up to its own place; the last query's is the last key's."""
+    b, shape = context.builder, (1, 1, queries, keys)
     rows = context.apply("iota", shape=shape, axis=2, dtype=i64)
     columns = context.apply("iota", shape=shape, axis=3, dtype=i64)
-    return _masked(context, context.apply("le", columns, rows), like)
+    if keys != queries:
+        rows = context.elementwise("add", rows, context.cast(b.scalar_size(keys - queries), i64))
+    return _unless(context, context.apply("le", columns, rows), like, -math.inf)
+
+
+def _behind(context: NodeContext, past: Value | None, new: Value) -> Value:
+    """Keys or values [batch, heads, length, size], behind those of earlier calls."""
+    return new if past is None else concatenated(context, (past, new), 2)
 
 
 @rule("Attention", domain=_DOMAIN)
 def read_attention(context: NodeContext) -> list[Item]:
     """Self-attention: one product makes queries, keys and values."""
-    if context.optional(4) is not None or context.optional(6) is not None:
-        context.unsupported("the input past")
     joint = product(context, context.input(0), context.input(1))
     if context.optional(2) is not None:
         joint = context.elementwise("add", joint, context.input(2))
-    return [_self_attention(context, joint, context.optional(3), context.optional(5)), None]
+    return _self_attention(
+        context, joint, context.optional(3), context.optional(4), context.optional(5)
+    )
 
 
 @rule("QAttention", domain=_DOMAIN)
 def read_quantized_attention(context: NodeContext) -> list[Item]:
     """Self-attention whose product is one of integers."""
-    if context.optional(8) is not None:
-        context.unsupported("the input past")
     left = centered(context, context.input(0), context.optional(6), -2)
     right = centered(context, context.input(1), context.optional(7), -1)
     scales = context.input(3), context.input(4)
     joint = scaled_product(context, left, right, scales, context.input(2))
-    return [_self_attention(context, joint, context.optional(5), None), None]
+    return _self_attention(context, joint, context.optional(5), context.optional(8), None)
 
 
 def _self_attention(
-    context: NodeContext, joint: Value, mask: Value | None, bias: Value | None
-) -> Value:
-    """Attention among rows that hold query, key and value one behind the other."""
-    if context.integer("do_rotary", 0):
-        context.unsupported("do_rotary = 1")
+    context: NodeContext, joint: Value, mask: Value | None, past: Value | None, bias: Value | None
+) -> list[Item]:
+    """Attention among rows that hold query, key and value one behind the other, and the keys and
+    values of this call and all before it, [2, batch, heads, length, size]."""
+    for name in ("do_rotary", "past_present_share_buffer"):
+        if context.integer(name, 0):
+            context.unsupported(f"{name} = 1")
     heads = context.integer("num_heads")
     width = joint.type.shape[-1]
     sizes: Sequence[Size] = context.integers("qkv_hidden_sizes", ())
     sizes = sizes or (dims.floordiv(width, 3),) * 3
     parts = split_along(context, joint, 2, sizes)
-    query, key, value = (_heads(context, part, heads) for part in parts)
-    length = joint.type.shape[1]
+    query, *new = (_heads(context, part, heads) for part in parts)
+    before = [None, None] if past is None else _apart(context, past, 0)
+    key, value = (_behind(context, old, one) for old, one in zip(before, new))
+    mixed = _attended_with_masks(context, query, key, value, mask, bias)
+    present = stack(context.builder, (key, value)) if key.type == value.type else None
+    return [mixed, present]
+
+
+def _attended_with_masks(
+    context: NodeContext,
+    query: Value,
+    key: Value,
+    value: Value,
+    mask: Value | None,
+    bias: Value | None,
+) -> Value:
+    queries, keys = query.type.shape[2], key.type.shape[2]
     biases: list[Value] = []
     if mask is not None:
-        biases.append(_padding_mask(context, mask, length, joint))
+        biases.append(_padding_mask(context, mask, keys, query))
     if context.integer("unidirectional", 0):
-        biases.append(_causal(context, length, length, joint))
+        biases.append(_causal(context, queries, keys, query))
     if bias is not None:
         biases.append(bias)
     return _attended(context, query, key, value, biases)
@@ -128,23 +175,48 @@ def _self_attention(
 
 @rule("MultiHeadAttention", domain=_DOMAIN)
 def read_multi_head_attention(context: NodeContext) -> list[Item]:
-    if any(context.optional(position) is not None for position in (6, 7)):
-        context.unsupported("the inputs past_key and past_value")
+    if any(context.optional(position) is not None for position in (8, 9)):
+        context.unsupported("a cache that past and present share")
+    query, key, value = _projected(context)
+    key = _behind(context, context.optional(6), key)
+    value = _behind(context, context.optional(7), value)
+    mask, bias = context.optional(4), context.optional(5)
+    return [_attended_with_masks(context, query, key, value, mask, bias), key, value]
+
+
+def _projected(context: NodeContext) -> list[Value]:
+    """Queries, keys and values, [batch, heads, length, size] each, their bias added."""
     heads = context.integer("num_heads")
-    parts = [context.input(position) for position in range(3)]
-    if any(part.type.rank != 3 for part in parts):
-        context.unsupported("packed inputs")
+    parts = [one for one in (context.optional(at) for at in range(3)) if one is not None]
+    if parts and parts[-1].type.rank == 5:
+        # [batch, length, heads, 2 or 3, size]
+        together = _apart(context, parts[-1], 3)
+        parts = [*parts[:-1], *(context.transpose(one, (0, 2, 1, 3)) for one in together)]
+    if len(parts) != 3:
+        context.wrong("a query, keys and values are wanted")
+    query, *others = (x if x.type.rank == 4 else _heads(context, x, heads) for x in parts)
     bias = context.optional(3)
-    if bias is not None:
-        pieces = split_along(context, bias, 0, [part.type.shape[2] for part in parts])
-        parts = [context.elementwise("add", *pair) for pair in zip(parts, pieces)]
-    query, key, value = (_heads(context, part, heads) for part in parts)
-    biases: list[Value] = []
-    keys = key.type.shape[2]
-    if context.optional(4) is not None:
-        biases.append(_padding_mask(context, context.input(4), keys, query))
-    if context.integer("unidirectional", 0):
-        biases.append(_causal(context, query.type.shape[2], keys, query))
-    if context.optional(5) is not None:
-        biases.append(context.input(5))
-    return [_attended(context, query, key, value, biases), None, None]
+    if bias is None:
+        return [query, *others]
+    # Keys and values that come by heads have been through this before.
+    widths = [heads * one.type.shape[3] for one in (query, *others)]
+    pieces = split_along(context, bias, 0, widths)
+    return [
+        x if given.type.rank == 4 and x is given else _with_bias(context, x, piece)
+        for x, given, piece in zip((query, *others), parts, pieces)
+    ]
+
+
+def _with_bias(context: NodeContext, x: Value, bias: Value) -> Value:
+    _, heads, _, size = x.type.shape
+    return context.elementwise("add", x, context.reshape(bias, (1, heads, 1, size)))
+
+
+def _apart(context: NodeContext, x: Value, axis: int) -> list[Value]:
+    """What lies along an axis, each without it."""
+    count = x.type.shape[axis]
+    if not isinstance(count, int):
+        context.unsupported(f"axis {axis} of {x.type}")
+    shape = (*x.type.shape[:axis], *x.type.shape[axis + 1 :])
+    pieces = (slice_axis(context.builder, x, axis, k, 1) for k in range(count))
+    return [context.reshape(one, shape) for one in pieces]

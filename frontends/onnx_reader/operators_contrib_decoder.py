@@ -6,7 +6,6 @@ and the new keys follow: `before` is the row's length without them.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from bessemer.compiler.ir import dims
@@ -15,10 +14,12 @@ from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import TensorType, f32, i64
 from bessemer.compiler.ops.composite import composite_normalize as normalize
 from bessemer.compiler.ops.composite.composite import binary, where
-from bessemer.compiler.ops.composite.composite_reduce import softmax
+from bessemer.compiler.ops.composite.composite_reduce import reduce, softmax
 from bessemer.compiler.ops.composite.composite_shape import slice_axis
+from bessemer.frontends.onnx_reader.agree import agreed_size
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.items import Item
+from bessemer.frontends.onnx_reader.operators_contrib_attention import score_scale
 from bessemer.frontends.onnx_reader.operators_index import indices_at
 from bessemer.frontends.onnx_reader.operators_matmul import product
 from bessemer.frontends.onnx_reader.operators_move import split_along
@@ -57,20 +58,20 @@ def read_rotary_embedding(context: NodeContext) -> Value:
         steps = context.apply("iota", shape=(1, length), axis=1, dtype=i64)
         first = context.cast(context.reshape(places, (1, 1)), i64)
         places = context.elementwise("add", steps, first)
-    turned = _rotated(context, x, places, (cos, sin), bool(context.integer("interleaved", 0)))
-    return _side_by_side(context, turned) if len(shape) == 3 else turned
+    rotated = _rotated(context, x, places, (cos, sin), bool(context.integer("interleaved", 0)))
+    return _side_by_side(context, rotated) if len(shape) == 3 else rotated
 
 
 def _rotated(
     context: NodeContext, x: Value, places: Value, tables: tuple[Value, Value], interleaved: bool
 ) -> Value:
-    """[batch, heads, length, size] with pairs of numbers turned by the angles of their places
+    """[batch, heads, length, size] with pairs of numbers rotated by the angles of their positions
     [batch or 1, length]; what the tables have no angles for stays."""
     b, (batch, heads, length, size) = context.builder, x.type.shape
     half = tables[0].type.shape[1]
-    turned = slice_axis(b, x, 3, 0, half * 2)
+    rotated = slice_axis(b, x, 3, 0, half * 2)
     inner, axis = ((half, 2), 4) if interleaved else ((2, half), 3)
-    pairs = context.reshape(turned, (batch, heads, length, *inner))
+    pairs = context.reshape(rotated, (batch, heads, length, *inner))
     one, other = (
         context.reshape(slice_axis(b, pairs, axis, k, 1), (batch, heads, length, half))
         for k in range(2)
@@ -127,12 +128,12 @@ class _Rows:
 
 @rule("GroupQueryAttention", domain=_DOMAIN)
 def read_group_query_attention(context: NodeContext) -> list[Item]:
-    for position in range(11, len(context)):
-        if context.optional(position) is not None:
-            context.unsupported(f"input {position}")
-    if context.integer("smooth_softmax", 0) > 0:
-        context.unsupported("smooth_softmax = 1")
+    if any(context.optional(position) is not None for position in (12, 13)):
+        context.unsupported("a cache of few bits")
+    if context.integer("sliding_window_cache", 0):
+        context.unsupported("sliding_window_cache = 1")
     query, key, value = _parts(context)
+    query, key = _normed(context, query, 14), _normed(context, key, 15)
     rows = _rows(context, query.type.shape[2])
     if context.integer("do_rotary", 0):
         given = context.optional(9)
@@ -212,32 +213,60 @@ def _attended(context: NodeContext, query: Value, keys: Value, values: Value, ro
     each = dims.floordiv(heads, groups)
     joint = context.reshape(query, (batch, groups, each * length, size))
     scores = context.cast(product(context, joint, context.transpose(keys, (0, 1, 3, 2))), f32)
-    default = 1 / math.sqrt(size) if isinstance(size, int) else 1.0
-    scores = binary(b, "mul", scores, context.number("scale", 0.0) or default)
+    scores = binary(b, "mul", scores, score_scale(context, size))
     cap = context.number("softcap", 0.0)
     if cap:
         scores = binary(b, "mul", b.apply("tanh", binary(b, "div", scores, cap)), cap)
     apart = context.reshape(scores, (batch, groups, each, length, rows.total))
     if context.optional(10) is not None:
-        apart = context.elementwise("add", apart, _bias(context, groups, each))
+        apart = context.elementwise("add", apart, _bias(context, groups, each, rows))
     seen = where(b, _seen(context, rows, batch), apart, -1e30)
-    shares = context.reshape(softmax(b, seen, (4,)), scores.type.shape)
+    shares = context.reshape(_shares(context, seen), scores.type.shape)
     mixed = product(context, context.cast(shares, values.type.dtype), values)
     return context.reshape(mixed, (batch, heads, length, size))
 
 
-def _bias(context: NodeContext, groups: Size, each: Size) -> Value:
+def _shares(context: NodeContext, scores: Value) -> Value:
+    """Softmax of [batch, groups, each, length, total], where a head's sink takes a share, too: one
+    more score that no key has, 0 for all heads if the softmax is only to be smooth."""
+    b, (_, groups, each, _, _) = context.builder, scores.type.shape
+    if context.optional(11) is not None:
+        sinks = context.reshape(context.cast(context.input(11), f32), (1, groups, each, 1, 1))
+    elif context.integer("smooth_softmax", 0) > 0:
+        sinks = context.full(TensorType(f32, (1, groups, each, 1, 1)), 0.0)
+    else:
+        return softmax(b, scores, (4,))
+    highest = binary(b, "max", reduce(b, "max", scores, (4,), keep=True), sinks)
+    powers = b.apply("exp", binary(b, "sub", scores, highest))
+    aside = b.apply("exp", binary(b, "sub", sinks, highest))
+    return binary(b, "div", powers, binary(b, "add", reduce(b, "sum", powers, (4,), True), aside))
+
+
+def _normed(context: NodeContext, x: Value, position: int) -> Value:
+    """Heads [batch, heads, length, size] through the norm whose weights an input may hold."""
+    weight = context.optional(position)
+    if weight is None:
+        return x
+    epsilon = context.number("qk_norm_epsilon", 1e-6)
+    return normalize.rms_norm(context.builder, x, weight, (3,), epsilon)
+
+
+def _bias(context: NodeContext, groups: Size, each: Size, rows: _Rows) -> Value:
     bias = context.cast(context.input(10), f32)
     batch, heads, length, total = bias.type.shape
+    agreed_size(context.builder, total, rows.total)
     apart = (1, 1) if heads == 1 else (groups, each)
-    return context.reshape(bias, (batch, *apart, length, total))
+    return context.reshape(bias, (batch, *apart, length, rows.total))
 
 
 def _seen(context: NodeContext, rows: _Rows, batch: Size) -> Value:
     """Which keys a query sees, [batch, 1, 1, length, total]: those up to its own place, as far back
-    as the window goes."""
-    own = context.reshape(rows.places(context), (batch, 1, 1, rows.length, 1))
+    as the window goes; all there are unless it is causal."""
     steps = context.apply("iota", shape=(1, 1, 1, 1, rows.total), axis=4, dtype=i64)
+    if not context.integer("causal", 1):
+        last = context.reshape(context.cast(context.input(5), i64), (batch, 1, 1, 1, 1))
+        return context.elementwise("le", steps, last)
+    own = context.reshape(rows.places(context), (batch, 1, 1, rows.length, 1))
     seen = context.elementwise("le", steps, own)
     window = context.integer("local_window_size", -1)
     if window >= 0:

@@ -90,10 +90,10 @@ def read_qlinear_softmax(context: NodeContext) -> Value:
 @rule("QGemm", domain=_DOMAIN)
 def read_q_gemm(context: NodeContext) -> Value:
     """A product of integers, as floats where no scale is given for the result."""
-    left = _turned(context, centered(context, context.input(0), context.input(2), -2), "transA")
+    left = _transposed(context, centered(context, context.input(0), context.input(2), -2), "transA")
     columns = -2 if context.integer("transB", 0) else -1
     right = centered(context, context.input(3), context.input(5), columns)
-    total = product(context, left, _turned(context, right, "transB"))
+    total = product(context, left, _transposed(context, right, "transB"))
     if context.optional(6) is not None:
         total = context.elementwise("add", total, context.input(6))
     scale = context.elementwise(
@@ -106,7 +106,7 @@ def read_q_gemm(context: NodeContext) -> Value:
     return real if context.optional(7) is None else _quantized(context, real, 7)
 
 
-def _turned(context: NodeContext, x: Value, attribute: str) -> Value:
+def _transposed(context: NodeContext, x: Value, attribute: str) -> Value:
     return context.transpose(x, (1, 0)) if context.integer(attribute, 0) else x
 
 

@@ -2,8 +2,8 @@
 
     vector c:  out[n*c] = a[c];  out[n*c + 1] = b[c]
 
-Each alone would write its lanes to places that are apart. Woven, lane by lane, they are a square
-that is turned around: a[0], b[0], a[1], b[1], ... Where n is their number, all is one store.
+Each alone would write its lanes to places that are apart. Interleaved lane by lane, they are a
+transposed square: a[0], b[0], a[1], b[1], ... Where n is their number, all is one store.
 Neighbours may also be two lanes wide each.
 """
 
@@ -17,8 +17,8 @@ from bessemer.compiler.codegen.kernels.conversions import to_memory
 from bessemer.compiler.codegen.kernels.expressions import evaluate, indices
 from bessemer.compiler.codegen.kernels.state import KernelState
 from bessemer.compiler.codegen.lanes import part, splat
+from bessemer.compiler.codegen.transpose_registers import COUNTS, transpose_registers
 from bessemer.compiler.codegen.values import Value
-from bessemer.compiler.codegen.weave import COUNTS, weave
 from bessemer.compiler.ir import loops
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import Buffer, Expression, Load
@@ -27,7 +27,7 @@ from bessemer.compiler.ir.walk_expr import children
 
 
 def emit(state: KernelState, block: Block, begin: int) -> int:
-    """Emits the stores of a block that can be woven, from a place on; how many these are."""
+    """Emits the stores of a block that can be interleaved, from a place on; how many these are."""
     if state.vectors is None or state.mask is not None or state.special is not None:
         return 0
     for count in COUNTS:
@@ -105,11 +105,11 @@ def _emit(
         values.append(splat(w, raw, state.width))
     row = len(stores) * together
     in_order = _is_one(places, row)
-    woven = weave(w, values, together, in_order)
+    transposed = transpose_registers(w, values, together, in_order)
     w.forget(buffer.name)
     offset = state.size(buffer.offset(stores[0].indices))
     pieces: list[tuple[Size, Value]] = []
-    for columns, value in woven:
+    for columns, value in transposed:
         if in_order:
             pieces.append((len(pieces) * value.lanes, value))
             continue

@@ -156,8 +156,8 @@ class MmaProducts(Part):
         w, words = self.state.writer, self.words
         own = at.chunk(words, line, words.add(chunk, first))
         place = shared_memory.place(w, words.add(tile, own), further * at.pitch)
-        turn = ".trans" if transposed else ""
-        name = f"llvm.nvvm.ldmatrix.sync.aligned.m8n8.x4{turn}.b16.p3"
+        suffix = ".trans" if transposed else ""
+        name = f"llvm.nvvm.ldmatrix.sync.aligned.m8n8.x4{suffix}.b16.p3"
         w.declarations.add(f"declare {_QUAD} @{name}(ptr addrspace(3))")
         found = w.here(f"call {_QUAD} @{name}({place})", boolean)
         return [w.here(f"extractvalue {_QUAD} {found.text}, {i}", i32) for i in range(4)]

@@ -101,7 +101,7 @@ def _in_two_steps(
     lines = reshape(b, transpose(b, lines, (0, 2, 1, 3)), (count * second, first * parts))
     inner = _matrix(_waves(first, first, first, inverse), parts).swapaxes(-1, -2)
     spectra = _times(b, lines, inner.reshape(first * parts, 2 * first))
-    turned = _turned(
+    twiddled = _times_twiddles(
         b, reshape(b, spectra, (count, second, 2, first)), _waves(length, second, first, inverse)
     )
     # The first `enough` of the outer bins hold all that are asked for.
@@ -111,14 +111,14 @@ def _in_two_steps(
     whole = b.apply(
         "matmul",
         b.apply("broadcast_to", b.constant(outer), shape=(count, *outer.shape)),
-        reshape(b, turned, (count, 2 * second, first)),
+        reshape(b, twiddled, (count, 2 * second, first)),
     )
     pairs = transpose(b, reshape(b, whole, (count, enough, 2, first)), (0, 1, 3, 2))
     found = slice_axis(b, reshape(b, pairs, (count, enough * first, 2)), 1, 0, bins)
     return reshape(b, found, (*leading, bins, 2))
 
 
-def _turned(b: GraphBuilder, x: Value, waves: Array) -> Value:
+def _times_twiddles(b: GraphBuilder, x: Value, waves: Array) -> Value:
     """[count, second, 2, first], parts before bins, times waves of [second, first]."""
     real, imaginary = slice_axis(b, x, 2, 0, 1), slice_axis(b, x, 2, 1, 1)
     dtype = x.type.dtype.numpy

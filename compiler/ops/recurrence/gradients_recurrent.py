@@ -2,14 +2,14 @@
 
 Only what passes from step to step runs step by step, backwards (lstm_gradient and so on). It gives
 the cotangents of all gates; those of the weights are then one product over all steps. What the
-forward pass had in between is kept by the node itself.
+forward pass had in between is kept by the node itself. Both nodes are differentiated again as the
+loops of written_cells.py.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from bessemer.compiler.errors import UnsupportedError
 from bessemer.compiler.ir.differential import Cotangents, Differential
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Value
@@ -23,23 +23,26 @@ from bessemer.compiler.ops.composite.composite import (
     scalar_like,
 )
 from bessemer.compiler.ops.composite.composite import transpose as transposed
+from bessemer.compiler.ops.recurrence.written_cells import (
+    DEFAULTS,
+    written_gru,
+    written_lstm,
+    written_rnn,
+)
 
-_DEFAULTS = {"lstm": ("sigmoid", "tanh", "tanh"), "gru": ("sigmoid", "tanh"), "rnn": ("tanh",)}
 
-
-def _kept(d: Differential, operator: str) -> tuple[Value, ...]:
-    if d.attributes.get("keeps_steps"):
-        raise UnsupportedError(f"No gradient is known for an {operator} that keeps its steps.")
-    names = d.attributes.get("activations", _DEFAULTS[operator])
+def _kept(d: Differential, operator: str, own: int) -> tuple[Value, ...]:
+    """What the node gives behind its own outputs: all steps, for its gradient."""
+    names = d.attributes.get("activations", DEFAULTS[operator])
     require_slopes(operator, names, d.attributes.get("alphas", ()))
-    return d.keep(keeps_steps=True)
+    return d.outputs[own:] or d.keep(keeps_steps=True)
 
 
-def _given(d: Differential) -> list[Value]:
-    """The cotangents, zeros where nothing depends on an output."""
+def _given(d: Differential, own: int) -> list[Value]:
+    """The cotangents of the node's own outputs, zeros where nothing depends on one."""
     return [
         scalar_like(d.builder, output, 0) if cotangent is None else cotangent
-        for output, cotangent in zip(d.outputs, d.cotangents, strict=True)
+        for output, cotangent in list(zip(d.outputs, d.cotangents, strict=True))[:own]
     ]
 
 
@@ -68,7 +71,7 @@ def _at_first_step(d: Differential, x: Value) -> Value:
     steps = x.type.shape[0]
     backwards = d.attributes.get("reverse", False)
     if backwards and d.attributes.get("has_lengths", False):
-        lengths = d.inputs[4 if len(d.outputs) == 3 else 3]
+        lengths = next(value for value in d.inputs if not value.type.dtype.is_float)
         last = binary(d.builder, "sub", cast(d.builder, lengths, i64), 1)
         times = d.apply("iota", shape=x.type.shape[:2], axis=0, dtype=i64)
         is_last = d.apply("eq", times, broadcast_to(d.builder, last, times.type.shape))
@@ -90,8 +93,10 @@ def _first_state(d: Differential, direct: Value, gates: Value, weights: Value) -
 
 def rnn_gradient(d: Differential) -> Cotangents:
     """(gates_x, recurrent, h0 [, lengths])"""
-    (before,) = _kept(d, "rnn")
-    dy, dh = _given(d)
+    if any(d.cotangents[2:]):
+        return d.through(written_rnn)
+    (before,) = _kept(d, "rnn", 2)
+    dy, dh = _given(d, 2)
     lengths = d.inputs[3:]
     weights = transposed(d.builder, d.inputs[1], [1, 0])
     gates, direct = d.builder.apply_many(
@@ -103,8 +108,10 @@ def rnn_gradient(d: Differential) -> Cotangents:
 
 def lstm_gradient(d: Differential) -> Cotangents:
     """(gates_x, recurrent, h0, c0 [, lengths] [, peepholes])"""
-    opened, before, content = _kept(d, "lstm")
-    dy, dh, dc = _given(d)
+    if any(d.cotangents[3:]):
+        return d.through(written_lstm)
+    opened, before, content = _kept(d, "lstm", 3)
+    dy, dh, dc = _given(d, 3)
     weights = transposed(d.builder, d.inputs[1], [1, 0])
     gates, direct, dc0 = d.builder.apply_many(
         "lstm_gradient", dy, weights, dh, dc, opened, content, *d.inputs[4:],
@@ -131,8 +138,10 @@ def _peepholes(d: Differential, opened: Value, content: Value, gates: Value) -> 
 
 def gru_gradient(d: Differential) -> Cotangents:
     """(gates_x, recurrent, h0 [, lengths] [, bias])"""
-    opened, before = _kept(d, "gru")
-    dy, dh = _given(d)
+    if any(d.cotangents[2:]):
+        return d.through(written_gru)
+    opened, before = _kept(d, "gru", 2)
+    dy, dh = _given(d, 2)
     linear = d.attributes.get("linear_before_reset", False)
     lengths = d.inputs[3 : 3 + d.attributes.get("has_lengths", False)]
     weights = transposed(d.builder, d.inputs[1], [1, 0])

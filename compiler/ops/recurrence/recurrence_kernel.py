@@ -245,8 +245,8 @@ class _Writer:
             return
         full, rest = self.hidden // self.width, self.hidden % self.width
         with self.builder.loop(share.count) as i:
-            turned = (step % 2) * (share.count - 1 - 2 * i)
-            panel = self._local(share.first + i + turned)
+            mirrored = (step % 2) * (share.count - 1 - 2 * i)
+            panel = self._local(share.first + i + mirrored)
             if self.layout.blocked:
                 self._blocks(number, panel, step, time).write()
                 columns = partial(self._panel_columns, panel)

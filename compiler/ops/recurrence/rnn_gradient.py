@@ -28,6 +28,7 @@ from bessemer.compiler.ops.recurrence.recurrence_cell import (
     working_dtype,
 )
 from bessemer.compiler.ops.recurrence.recurrence_rules import given, statements_of
+from bessemer.compiler.ops.recurrence.written_cells import written_rnn_gradient
 
 _DEFAULT = ("tanh",)
 
@@ -105,7 +106,7 @@ register(
         _infer,
         _reference,
         statements=statements_of(cell),
-        gradient=None,
+        gradient=lambda d: d.through(written_rnn_gradient),
         examples=(
             Example(_shapes(1, 1, 3)),
             Example(_shapes(4, 3, 17), {"reverse": True}, 1e-4),

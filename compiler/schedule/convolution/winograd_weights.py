@@ -5,7 +5,7 @@ model runs, as in training.
 
 Where the weights' columns are neighbours, vectors go along them. Where the channels are (a
 convolution with the weights transposed: an input's gradient), squares of channels and columns are
-transformed along the channels, and turned in the first-level cache (as in turn.py).
+transformed along the channels, and transposed in the first-level cache (as in transpose.py).
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def transform_weights(w: Array) -> Array:
     u = np.empty((len(row), len(column), *w.shape[2:]), w.dtype)
     for first in range(0, w.shape[2], 16):  # so many channels stay in the cache
         part = slice(first, first + 16)
-        turned = _combined(row, w[:, :, part].astype(np.float64)).swapaxes(0, 1)
-        u[:, :, part] = _combined(column, turned).swapaxes(0, 1)
+        transposed = _combined(row, w[:, :, part].astype(np.float64)).swapaxes(0, 1)
+        u[:, :, part] = _combined(column, transposed).swapaxes(0, 1)
     return u.reshape(-1, *w.shape[2:])
 
 
@@ -91,7 +91,7 @@ def lower_weight_transform(work: WeightTransform, lanes: int, along_channels: bo
     builder = KernelBuilder()
     fits = work.channels % lanes == 0 and work.columns % work.width == 0
     if along_channels and fits:
-        _turned(builder, work, lanes)
+        _transposed(builder, work, lanes)
     else:
         _straight(builder, work)
     return builder.block()
@@ -109,7 +109,7 @@ def _straight(builder: KernelBuilder, work: WeightTransform) -> None:
                 builder.store(work.u, at, guarded(inside, value, 0))
 
 
-def _turned(builder: KernelBuilder, work: WeightTransform, lanes: int) -> None:
+def _transposed(builder: KernelBuilder, work: WeightTransform, lanes: int) -> None:
     points = work.taps[0].points * work.taps[1].points
     groups, parts = work.channels // lanes, work.width // lanes
     with builder.loop(work.panels * groups * parts, "parallel") as item:
@@ -122,16 +122,16 @@ def _turned(builder: KernelBuilder, work: WeightTransform, lanes: int) -> None:
             for number, value in enumerate(values):
                 place = (number * lanes + row) * lanes + lane
                 builder.store(squares, (place,), value)
-        turned = builder.allocate(f32, (lanes * lanes,))
+        transposed = builder.allocate(f32, (lanes * lanes,))
         with builder.loop(points) as point:
             first = (point * lanes) * lanes
-            _turn(builder, squares, first, turned, lanes)
+            _turn(builder, squares, first, transposed, lanes)
             with (
                 builder.loop(lanes, "unroll") as channel,
                 builder.loop(lanes, "vector", lanes) as lane,
             ):
                 at = (point, panel, group * lanes + channel, part * lanes + lane)
-                builder.store(work.u, at, turned[channel * lanes + lane])
+                builder.store(work.u, at, transposed[channel * lanes + lane])
 
 
 def _turn(builder: KernelBuilder, source: Buffer, first: Size, target: Buffer, lanes: int) -> None:

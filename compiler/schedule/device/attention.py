@@ -11,7 +11,7 @@ possibly with casts in between. Anything else is left to kernels of its own.
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -45,7 +45,7 @@ from bessemer.compiler.schedule.device.contraction_tiles import guess
 from bessemer.compiler.schedule.device.lowering import DeviceLowering
 from bessemer.compiler.schedule.grouping.attention import Attention, RowForm, row_form
 from bessemer.compiler.schedule.grouping.fuse import Fusion
-from bessemer.compiler.schedule.grouping.groups import Group
+from bessemer.compiler.schedule.grouping.groups import Group, Grouping
 from bessemer.compiler.schedule.lowering.lower import flat_buffers, in_order
 from bessemer.compiler.schedule.nests.nests import flat, flatten_loads
 from bessemer.compiler.targets.nvptx import DeviceTarget
@@ -147,25 +147,19 @@ def _is_score(node: Expression, index: Size) -> bool:
 
 
 def lower_device_attention(
-    group: Group,
-    packs: Mapping[Node, Group],
-    producers: Mapping[Value, Node],
-    materialized: Container[Value],
-    lowering: DeviceLowering,
+    group: Group, grouping: Grouping, lowering: DeviceLowering
 ) -> list[DeviceLaunch] | None:
     """The launches of a group around an attention that `may_attend`; None where the queries do not
     lie in memory."""
     assert group.attention is not None and group.root is not None
-    return _Kernel(group, group.attention, packs, producers, materialized, lowering).launches()
+    return _Kernel(group, group.attention, grouping, lowering).launches()
 
 
 @dataclass(frozen=True, eq=False)
 class _Kernel:
     group: Group
     attention: Attention
-    packs: Mapping[Node, Group]
-    producers: Mapping[Value, Node]
-    materialized: Container[Value]
+    grouping: Grouping
     lowering: DeviceLowering
 
     @cached_property
@@ -190,7 +184,7 @@ class _Kernel:
         """All of them."""
         scores, product = self.attention.scores, self.attention.product
         operands = Operands(scores, self.lowering)
-        queries = operands.left(self.producers, self.materialized)
+        queries = operands.left(self.grouping)
         if queries is None:
             return None
         _, keys = operands.right(scores, self._nodes(scores))
@@ -198,7 +192,7 @@ class _Kernel:
         return [*operands.before, self._launch(queries, keys, values)]
 
     def _nodes(self, node: Node) -> list[Node]:
-        pack = self.packs.get(node)
+        pack = self.grouping.packs.get(node)
         return in_order(pack) if pack else []
 
     def _operand(self, memory: Memory, value: Value, outer: int, depth: int) -> Operand:
@@ -290,7 +284,7 @@ class _Kernel:
         nodes: dict[Value, Node] = {}
         waiting = [value]
         while waiting:
-            node = self.producers.get(waiting.pop())
+            node = self.grouping.producers.get(waiting.pop())
             if node is None or node.operator.element is None or len(nodes) > _MOST_NODES:
                 return None
             nodes[node.output] = node
@@ -310,7 +304,7 @@ class _Kernel:
         """The rows and keys that a block takes at a time."""
         target, scores = self.lowering.target, self.attention.scores
         depth = scores.inputs[0].type.shape[-1]
-        assert target is not None and isinstance(depth, int)
+        assert isinstance(depth, int)
         dtype = scores.inputs[0].type.dtype
         sizes = AttentionSizes(
             guess(dims.product(self.batch)),

@@ -8,7 +8,7 @@ sums before they are stored; if the depth is split, a kernel behind adds up the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeAlias
@@ -62,7 +62,7 @@ from bessemer.compiler.schedule.grouping.fuse import (
     as_index,
     index_symbols,
 )
-from bessemer.compiler.schedule.grouping.groups import Group
+from bessemer.compiler.schedule.grouping.groups import Group, Grouping
 from bessemer.compiler.schedule.lowering.lower import flat_buffers, in_order
 from bessemer.compiler.schedule.nests.merge_axes import Piece
 from bessemer.compiler.schedule.nests.nests import flat, flatten_loads
@@ -78,12 +78,7 @@ _ROWS_TOGETHER = 8
 
 
 def lower_device_contraction(
-    group: Group,
-    pack_group: Group | None,
-    producers: Mapping[Value, Node],
-    materialized: Container[Value],
-    lowering: DeviceLowering,
-    target: DeviceTarget,
+    group: Group, grouping: Grouping, lowering: DeviceLowering
 ) -> list[DeviceLaunch] | None:
     """The launches, or None where plain loops must do: products with vectors, depthwise
     convolutions, operands that are neither in memory nor easily put there."""
@@ -91,8 +86,7 @@ def lower_device_contraction(
     assert anchor is not None and group.root is not None
     if is_depthwise(anchor) or _sum_type(anchor) is None or _is_thin(anchor):
         return None
-    job = _Job(group, pack_group, anchor, producers, materialized, lowering, target)
-    return job.launches()
+    return _Job(group, anchor, grouping, lowering).launches()
 
 
 def _sum_type(node: Node) -> DType | None:
@@ -131,12 +125,13 @@ class _Job:
     """One group on its way to launches."""
 
     group: Group
-    pack_group: Group | None
     anchor: Node
-    producers: Mapping[Value, Node]
-    materialized: Container[Value]
+    grouping: Grouping
     lowering: DeviceLowering
-    target: DeviceTarget
+
+    @property
+    def target(self) -> DeviceTarget:
+        return self.lowering.target
 
     @cached_property
     def fusion(self) -> Fusion:
@@ -167,10 +162,11 @@ class _Job:
     def launches(self) -> list[DeviceLaunch] | None:
         """All of them."""
         operands = Operands(self.anchor, self.lowering)
-        left = operands.left(self.producers, self.materialized)
+        left = operands.left(self.grouping)
         if left is None:
             return None
-        nodes = in_order(self.pack_group) if self.pack_group else []
+        pack_group = self.grouping.packs.get(self.anchor)
+        nodes = in_order(pack_group) if pack_group else []
         value, memory = operands.right(self.anchor, nodes)
         node, left, value, memory = operands.padded(left, value, memory)
         choice, form = self._chosen(node, left, value, memory, operands)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -21,8 +21,8 @@ from bessemer.compiler.schedule.grouping.fuse import (
     affine_strides,
     as_index,
     index_symbols,
-    view_chain,
 )
+from bessemer.compiler.schedule.grouping.groups import Grouping
 from bessemer.compiler.schedule.nests.merge_axes import Piece
 from bessemer.compiler.schedule.nests.nests import flat, flatten_loads
 
@@ -56,12 +56,10 @@ class Operands:
     lowering: DeviceLowering
     before: list[DeviceLaunch] = field(default_factory=list)
 
-    def left(
-        self, producers: Mapping[Value, Node], materialized: Container[Value]
-    ) -> Memory | None:
+    def left(self, grouping: Grouping) -> Memory | None:
         """The left one where it lies; it was made sure that it does, or nothing can be done."""
         value = self.anchor.inputs[0]
-        return memory_of(value, view_chain(value, producers, materialized), LEFT)
+        return memory_of(value, grouping.views(value), LEFT)
 
     def right(self, node: Node, nodes: Sequence[Node]) -> tuple[Value, Memory]:
         """The right one of a node where it lies, or where it is stored first; `nodes` lead to

@@ -33,13 +33,12 @@ _DIGITS = 16
 class DeviceLowering(Lowering):
     """As `Lowering`, for the threads of a GPU."""
 
-    target: DeviceTarget | None = None
+    target: DeviceTarget
     _mappings: dict[int, tuple[Block, Mapping]] = field(default_factory=dict)
     _open: dict[int, tuple[DeviceNest, Piece]] = field(default_factory=dict)
 
     def nest(self, piece: Piece) -> Nest:
         """The loops of a piece; the launch of their block will know their threads."""
-        assert self.target is not None
         nest = lower_device_nest(piece, self.target)
         self.map_block(nest.body, nest.mapping)
         if nest.others and self.choices.is_tuned:
@@ -85,7 +84,6 @@ class DeviceLowering(Lowering):
         self, node: Node, nest: DeviceNest, piece: Piece, buffers: tuple[Buffer, ...]
     ) -> tuple[Block, Size, Mapping]:
         """The rows' loops for the threads that a tuner wants."""
-        assert self.target is not None
         symbols = kernel_symbols(nest.body, buffers, nest.operations)
         kernel = Kernel("rows", buffers, 0, symbols, nest.body, nest.operations)
         digest = sha256(print_kernel(kernel).encode()).hexdigest()[:_DIGITS]

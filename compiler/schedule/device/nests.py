@@ -21,7 +21,7 @@ from bessemer.compiler.schedule.costs import operations
 from bessemer.compiler.schedule.dependence import Dependence, all_nodes
 from bessemer.compiler.schedule.device.mapping import THREADS, mapping_of_rows, other_mappings
 from bessemer.compiler.schedule.device.rows import DeviceRow
-from bessemer.compiler.schedule.device.turn import lower_turned_piece
+from bessemer.compiler.schedule.device.transpose import lower_device_transpose
 from bessemer.compiler.schedule.device.widths import dividing, width_along
 from bessemer.compiler.schedule.nests.merge_axes import Piece, extent_of, merge_axes
 from bessemer.compiler.schedule.nests.nests import Nest
@@ -65,9 +65,10 @@ class _Lowering:
         if self.elements == 0:
             return DeviceNest((), 1, Mapping(1, 1))
         if not self.reductions:
-            turned = lower_turned_piece(self.piece)
-            if turned is not None:
-                return DeviceNest(turned[0], operations(self.piece.value), turned[1])
+            transposed = lower_device_transpose(self.piece)
+            if transposed is not None:
+                body, mapping = transposed
+                return DeviceNest(body, operations(self.piece.value), mapping)
             return self._neighbours()
         outermost = [n for n in self.reductions if not self._is_inside_another(n)]
         inner = self.piece.symbols[-1] if self.piece.symbols else None

@@ -7,7 +7,7 @@ is an operator that writes its own kernel.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir.graph import Graph, Node, Value
@@ -48,44 +48,32 @@ class _DeviceBuilder(ProgramBuilder):
         self, graph: Graph, target: DeviceTarget, optimize: int, precision: str, choices: Choices
     ) -> None:
         super().__init__(graph, target, optimize, precision, choices)
-        self.device = target
         self.lowering: DeviceLowering = DeviceLowering(
-            self.constants, target.lanes, optimize > 0, precision, choices, target=target
+            self.constants, target, optimize > 0, precision, choices
         )
 
     def grouping(self, graph: Graph) -> Grouping:
         return form_groups(
             graph,
             self.optimize > 1,
-            lambda found: may_attend(found, graph, self.device, self.lowering.precision),
+            lambda found: may_attend(found, graph, self.lowering.target, self.lowering.precision),
         )
 
-    def attention(
-        self, group: Group, grouping: Grouping, producers: Mapping[Value, Node]
-    ) -> Sequence[Launch]:
-        launches = lower_device_attention(
-            group, grouping.packs, producers, grouping.roots, self.lowering
-        )
+    def attention(self, group: Group, grouping: Grouping) -> Sequence[Launch]:
+        launches = lower_device_attention(group, grouping, self.lowering)
         if launches is None:
             raise InternalError("an attention that has no form on a GPU was made a group")
         return launches
 
-    def contraction(
-        self, group: Group, grouping: Grouping, producers: Mapping[Value, Node]
-    ) -> Sequence[Launch] | None:
-        assert group.anchor is not None
-        pack = grouping.packs.get(group.anchor)
-        return lower_device_contraction(
-            group, pack, producers, grouping.roots, self.lowering, self.device
-        )
+    def contraction(self, group: Group, grouping: Grouping) -> Sequence[Launch] | None:
+        return lower_device_contraction(group, grouping, self.lowering)
 
-    def views(
-        self, operand: Value, grouping: Grouping, producers: Mapping[Value, Node]
-    ) -> Sequence[Node]:
+    def views(self, operand: Value, grouping: Grouping) -> Sequence[Node]:
         """With widening casts."""
         found: list[Node] = []
-        while operand not in grouping.roots and (node := producers.get(operand)) is not None:
-            if not ((node.operator.is_view and node.inputs) or is_widening(node)):
+        while operand not in grouping.roots:
+            node = grouping.producers.get(operand)
+            if node is None or not ((node.operator.is_view and node.inputs) or is_widening(node)):
                 break
             found.append(node)
             operand = node.inputs[0]
@@ -95,7 +83,7 @@ class _DeviceBuilder(ProgramBuilder):
         """In two launches where sums are long."""
         parts = None
         if group.anchor is None and self.optimize > 1:
-            parts = lower_split_reductions(group, self.lowering, self.device)
+            parts = lower_split_reductions(group, self.lowering)
         return super().elements(group) if parts is None else parts
 
     def statements(self, node: Node) -> Launch:

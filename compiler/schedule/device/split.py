@@ -49,9 +49,7 @@ class _Split:
     length: int
 
 
-def lower_split_reductions(
-    group: Group, lowering: DeviceLowering, target: DeviceTarget
-) -> list[Launch] | None:
+def lower_split_reductions(group: Group, lowering: DeviceLowering) -> list[Launch] | None:
     """The launches for a group with reductions that are worth it; None for any other."""
     nodes = in_order(group)
     inlined = {node.output: node for node in nodes}
@@ -64,7 +62,7 @@ def lower_split_reductions(
     value = flatten_loads(fusion.element(root, index))
     out = lowering.destination(root)
     piece = merge_axes(Piece(out.buffer, out.offset(index), value, symbols))
-    splits = _splits(piece, target)
+    splits = _splits(piece, lowering.target)
     if not splits:
         return None
     job = _Job(piece, lowering, nodes, flat_buffers(fusion))

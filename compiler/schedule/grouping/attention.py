@@ -17,9 +17,10 @@ from dataclasses import dataclass
 
 from bessemer.compiler.ir import dims, expr
 from bessemer.compiler.ir.dims import Size, Symbol, atom
-from bessemer.compiler.ir.expr import Buffer, Expression, Index
+from bessemer.compiler.ir.expr import Buffer, Expression, Index, Reduce
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.types import bf16, f16, f32, f64
+from bessemer.compiler.schedule.dependence import Dependence, all_nodes
 from bessemer.compiler.schedule.grouping.few_rows import reads_in_place
 from bessemer.compiler.schedule.grouping.fuse import (
     Fusion,
@@ -121,14 +122,16 @@ def row_form(
     symbols = index_symbols(weights.type.shape, "weight")
     *batch, row, key = symbols
     asked: set[Index] = set()
+    keys: set[Size] = set()
 
     def carried(index: Index) -> Expression:
         asked.add(index[:-1])
+        keys.add(index[-1])
         return score(index[-1])
 
     inner = fusion.given({attention.carried: carried})
     weight = inner.element(weights, as_index(symbols, weights.type.shape))
-    if len(asked) != 1:
+    if len(asked) != 1 or not _are_replaceable(weight, keys, symbols):
         return None
     (leading,) = asked
     own = 0 if row.extent == 1 else atom(row)
@@ -137,6 +140,19 @@ def row_form(
     if any({row, key} & dims.atoms(index) for index in leading[:-1]):
         return None
     return RowForm(tuple(batch), row, key, leading, weight)
+
+
+def _are_replaceable(weight: Expression, keys: set[Size], symbols: Sequence[Symbol]) -> bool:
+    """Whether a row's weights can be written over its scores, one after the other: `weight` asks
+    for the score at its own key, all else for all of them, which is done before. `keys` are the
+    places asked for."""
+    *others, key = symbols
+    own = 0 if key.extent == 1 else atom(key)
+    elsewhere = {dims.as_atom(place) for place in keys - {own}}
+    if not all(isinstance(place, Symbol) and place not in others for place in elsewhere):
+        return False
+    dependence = Dependence()
+    return not any(isinstance(n, Reduce) and key in dependence.of(n) for n in all_nodes(weight))
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,6 +245,8 @@ class _Search:
                 break
             if user.output.type.shape != value.type.shape or operator.name == "matmul":
                 break
+            if not _stays_in_place(user, value):
+                break
             walked.append(user)
             value = user.output
             if value.type == scores.output.type:
@@ -252,6 +270,19 @@ def _is_row_reduction(node: Node) -> bool:
     if not node.operator.name.startswith("reduce_"):
         return False
     return tuple(node.attributes["axes"]) == (node.inputs[0].type.rank - 1,)
+
+
+def _stays_in_place(node: Node, value: Value) -> bool:
+    """Whether what a node makes of each element of a value lies where that was."""
+    asked: set[Index] = set()
+
+    def element(index: Index) -> Expression:
+        asked.add(index)
+        return expr.read("score", value.type.dtype)
+
+    index = as_index(index_symbols(value.type.shape), value.type.shape)
+    Fusion({node.output: node}, {}, {value: element}).element(node.output, index)
+    return asked == {index}
 
 
 def _keeps_rows(node: Node) -> bool:

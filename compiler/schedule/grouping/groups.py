@@ -35,6 +35,7 @@ from bessemer.compiler.schedule.grouping.fuse import (
     is_affine_operand,
     is_widening,
     samples_channels,
+    view_chain,
 )
 from bessemer.compiler.schedule.grouping.kinds import (
     COSTLY,
@@ -87,10 +88,16 @@ class Group:
 
 @dataclass(frozen=True, eq=False)
 class Grouping:
-    """The groups of a graph: by root value, and those that pack a contraction's right operand."""
+    """The groups of a graph or region: by root value, and those that pack a contraction's right
+    operand, by the contraction. `producers` are all nodes, by what they compute."""
 
     roots: dict[Value, Group]
     packs: dict[Node, Group]
+    producers: dict[Value, Node]
+
+    def views(self, value: Value) -> dict[Value, Node]:
+        """The views between a value and the memory behind it, which may be a group's root."""
+        return view_chain(value, self.producers, self.roots)
 
 
 def form_groups(
@@ -126,7 +133,7 @@ class _Former:
         for node in reversed(self.graph.nodes):
             if node not in self.absorbed:
                 self._place(node)
-        return Grouping(self.roots, self.packs)
+        return Grouping(self.roots, self.packs, self.producers)
 
     def _place(self, node: Node) -> None:
         kind = kind_of(node)
@@ -217,7 +224,7 @@ class _Former:
 
     def _before_moves(self, value: Value) -> Value:
         """What must be made so that a value is memory seen through transposes: it is put in order
-        by whole rows, where the value itself would be turned around."""
+        by whole rows, where the value itself would be transposed."""
         while (node := self.producers.get(value)) is not None and node.operator.name == "transpose":
             value = node.inputs[0]
         return value
@@ -287,7 +294,7 @@ class _Former:
 
     def _is_once_a_row(self, node: Node, group: Group) -> bool:
         """Whether a value has one element for each row, as it is or as what is computed of it is
-        reshaped: statistics of channels may have been turned to where channels are last."""
+        reshaped: statistics of channels may have been moved to where channels are last."""
         seen, waiting = {node.output}, [node.output]
         while waiting:
             value = waiting.pop()

@@ -16,7 +16,7 @@ COSTLY = frozenset(
     {
         "exp", "log", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh",
         "asinh", "acosh", "atanh", "erf", "sigmoid", "expm1", "log1p", "pow", "div", "sqrt",
-        "rsqrt", "resize", "grid_sample", "roi_align", "concat", "random_uniform", "random_normal",
+        "rsqrt", "resize", "grid_sample", "roi_align", "concat", "uniform", "normal",
     }
 )  # fmt: skip
 """Pointwise operators that are not computed again for every element of a larger root."""

@@ -16,7 +16,7 @@ and computes some rows again.
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -43,9 +43,8 @@ from bessemer.compiler.schedule.grouping.fuse import (
     Fusion,
     as_index,
     index_symbols,
-    view_chain,
 )
-from bessemer.compiler.schedule.grouping.groups import Group
+from bessemer.compiler.schedule.grouping.groups import Group, Grouping
 from bessemer.compiler.schedule.lowering.attention_blocks import MOST_TILES, rows_of_a_block
 from bessemer.compiler.schedule.lowering.attention_in_place import InPlace, most_rows_in_place
 from bessemer.compiler.schedule.lowering.attention_packing import Packed, pack_right
@@ -70,27 +69,18 @@ ROW_WORK = 40
 _TOTAL = "total"
 
 
-def lower_attention_group(
-    group: Group,
-    packs: Mapping[Node, Group],
-    producers: Mapping[Value, Node],
-    materialized: Container[Value],
-    lowering: Lowering,
-    target: Target,
-) -> list[Launch]:
+def lower_attention_group(group: Group, grouping: Grouping, lowering: Lowering) -> list[Launch]:
     """The launches of a group around an attention."""
-    attention = group.attention
+    attention, packs = group.attention, grouping.packs
     assert attention is not None and group.root is not None
     products = (attention.scores, attention.product)
     nodes = [node for product in products if product in packs for node in packs[product].nodes]
     few = most_rows_in_place(attention, nodes)
-    views = view_chain(attention.scores.inputs[0], producers, materialized)
+    views = grouping.views(attention.scores.inputs[0])
     query = query_of(attention, views, Fusion({}, lowering.constants))
-    on_tiles = is_on_tiles(attention, query, target)
-    keys, values = (
-        pack_right(node, packs.get(node), lowering, target, few, on_tiles) for node in products
-    )
-    kernel = _Kernel(group, keys, values, few, on_tiles, nodes, views, lowering, target)
+    on_tiles = is_on_tiles(attention, query, lowering.target)
+    keys, values = (pack_right(node, packs.get(node), lowering, few, on_tiles) for node in products)
+    kernel = _Kernel(group, keys, values, few, on_tiles, nodes, views, lowering)
     return [keys.launch, values.launch, kernel.launch()]
 
 
@@ -110,7 +100,10 @@ class _Kernel:
     pack_nodes: Sequence[Node]
     query_views: Mapping[Value, Node]
     lowering: Lowering
-    target: Target
+
+    @property
+    def target(self) -> Target:
+        return self.lowering.target
 
     @cached_property
     def attention(self) -> Attention:
@@ -255,7 +248,7 @@ class _Kernel:
         leading = tuple(dims.substitute(i, here) for i in self.form.leading[:-1])
         inverse = self.builder.allocate(self.dtype, (self.block,))
         in_place = InPlace(
-            self.builder, self.lowering.lanes, self.attention, self.direct, self.scores,
+            self.builder, self.target.lanes, self.attention, self.direct, self.scores,
             self.weights, own, self.stride, count,
         )  # fmt: skip
         few = less(self.rows, self.few + 1) if self.few else None
@@ -304,7 +297,7 @@ class _Kernel:
         key = self.form.key
         value = walk_expr.substitute(self.form.weight, {**here, self.base: base})
         piece = Piece(self.weights, base + atom(key), flatten_loads(value), (key,))
-        divisor = write_row(self.builder, piece, self.lowering.lanes)
+        divisor = write_row(self.builder, piece, self.target.lanes)
         if self.on_tiles:
             write_zeros(self.builder, self.weights, base, self.key_count, self.target)
         if divisor is None:

@@ -32,7 +32,6 @@ from bessemer.compiler.schedule.lowering.lower import Lowering, flat_buffers, in
 from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_plan import panel_of
 from bessemer.compiler.schedule.nests.merge_axes import Piece
 from bessemer.compiler.schedule.nests.nests import flat, flatten_loads
-from bessemer.compiler.targets.machine import Target
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,13 +61,12 @@ def pack_right(
     node: Node,
     group: Group | None,
     lowering: Lowering,
-    target: Target,
     few: int = 0,
     on_tiles: bool = False,
 ) -> Packed:
     """The launch that packs the right side of a product, unless the left one has few rows. With
     zeros behind it to whole steps of a matrix unit, if this multiplies."""
-    right = node.inputs[1]
+    right, target = node.inputs[1], lowering.target
     *batch, known, columns = right.type.shape
     depth = whole_steps(known) if on_tiles else known
     # Only the widths of the panels matter here, and those follow from the columns alone.

@@ -7,7 +7,6 @@ computes whatever pointwise work leads to it. The rest of the group is the epilo
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -36,9 +35,8 @@ from bessemer.compiler.schedule.grouping.fuse import (
     as_index,
     has_neighbours_last,
     index_symbols,
-    view_chain,
 )
-from bessemer.compiler.schedule.grouping.groups import Group
+from bessemer.compiler.schedule.grouping.groups import Group, Grouping
 from bessemer.compiler.schedule.lowering.contraction_forms import ConvolutionForm, Form, ProductForm
 from bessemer.compiler.schedule.lowering.image_groups import (
     lower_depthwise_group,
@@ -56,62 +54,49 @@ from bessemer.compiler.schedule.lowering.winograd_gradient import lower_winograd
 from bessemer.compiler.schedule.nests.merge_axes import Piece
 from bessemer.compiler.schedule.nests.nests import flat, flatten_loads
 from bessemer.compiler.schedule.nests.streams import past_caches
-from bessemer.compiler.targets.machine import Target
 
 BASE = "bessemer_base"
 """The kernel's symbol for the flat offset of the left operand's first element."""
 
 
 def lower_contraction_group(
-    group: Group,
-    pack_group: Group | None,
-    producers: Mapping[Value, Node],
-    materialized: Container[Value],
-    lowering: Lowering,
-    target: Target,
+    group: Group, grouping: Grouping, lowering: Lowering
 ) -> list[Launch] | None:
     """The launches, or None where the tiled form does not apply and plain loops must do."""
     anchor = group.anchor
     assert anchor is not None and group.root is not None
-    if is_depthwise(anchor) or _is_like_depthwise(anchor, producers, lowering, target):
-        return lower_depthwise_group(group, producers, materialized, lowering, target)
+    if is_depthwise(anchor) or _is_like_depthwise(anchor, grouping, lowering):
+        return lower_depthwise_group(group, grouping, lowering)
     if any(size != 0 for side in ("low", "high") for size in anchor.attributes.get(side, ())):
         return None
     regions = list[Region]()
     if anchor.operator.name == "conv" and not lowering.choices.is_tuned:
-        regions = regions_of(anchor, producers)
+        regions = regions_of(anchor, grouping.producers)
     if anchor.operator.name == "conv" and not is_better_than_winograd(regions, anchor):
-        launches = lower_winograd_group(
-            group, pack_group, producers, materialized, lowering, target
-        )
+        launches = lower_winograd_group(group, grouping, lowering)
         if launches is not None:
             return launches
+    pack_group = grouping.packs.get(anchor)
     if anchor.inputs[1] not in lowering.constants:
         packed_nodes = pack_group.nodes if pack_group else []
         if reads_in_place(anchor, packed_nodes):
             return None
     inputs = Fusion({n.output: n for n in in_order(group)}, lowering.constants)
-    views = view_chain(anchor.inputs[0], producers, materialized)
-    job = _tile_job(group, pack_group, views, inputs, lowering)
+    job = _tile_job(group, pack_group, grouping.views(anchor.inputs[0]), inputs, lowering)
     if job is None:
         return None
-    job = replace(job, is_made=job.left in producers)
-    done = lower_on_matrix_unit(job, lowering, target)
-    done = done or lower_winograd_gradient(job, lowering, target)
-    if done:
-        return done
-    return _lower_in_registers(job, regions, anchor, inputs, lowering, target)
+    job = replace(job, is_made=job.left in grouping.producers)
+    done = lower_on_matrix_unit(job, lowering) or lower_winograd_gradient(job, lowering)
+    return done or _lower_in_registers(job, regions, anchor, inputs, lowering)
 
 
-def _is_like_depthwise(
-    anchor: Node, producers: Mapping[Value, Node], lowering: Lowering, target: Target
-) -> bool:
+def _is_like_depthwise(anchor: Node, grouping: Grouping, lowering: Lowering) -> bool:
     """Whether groups of a few channels go by vectors of channels, as depthwise convolutions do."""
     return (
         has_narrow_groups(anchor)
-        and target.has_masks
+        and lowering.target.has_masks
         and anchor.inputs[1] in lowering.constants
-        and has_neighbours_last(anchor.inputs[0], producers)
+        and has_neighbours_last(anchor.inputs[0], grouping.producers)
     )
 
 
@@ -193,14 +178,14 @@ def _lower_in_registers(
     anchor: Node,
     inputs: Fusion,
     lowering: Lowering,
-    target: Target,
 ) -> list[Launch]:
     """The launches where sums of tiles are kept in vector registers: one, or one a region."""
+    target = lowering.target
     draft = with_group(job.draft, target)
     is_constant = job.right in lowering.constants
     works = list(contractions_of(draft, anchor, regions)) or [draft]
     tilings = [lowering.choices.tiling(anchor, work, target, is_constant) for work in works]
-    packed, launches = _packed(job, anchor, draft, tilings[0].panel, lowering, target)
+    packed, launches = _packed(job, anchor, draft, tilings[0].panel, lowering)
     b = flat(inputs.buffer(packed))
     for work, tiling in zip(works, tilings, strict=True):
         contraction = replace(work, b=b)
@@ -220,7 +205,7 @@ def _lower_in_registers(
 
 
 def _packed(
-    job: TileJob, anchor: Node, draft: Contraction, panel: int, lowering: Lowering, target: Target
+    job: TileJob, anchor: Node, draft: Contraction, panel: int, lowering: Lowering
 ) -> tuple[Value, list[Launch]]:
     """The right operand as it is packed, and the launch for it unless one has packed it before."""
     if job.right in lowering.constants:
@@ -231,7 +216,7 @@ def _packed(
     if found is not None:
         return found, []
     packed = lowering.packs[key] = Value(TensorType(job.right.type.dtype, shape))
-    return packed, [_pack_launch(job, anchor, packed, draft, lowering, target)]
+    return packed, [_pack_launch(job, anchor, packed, draft, lowering)]
 
 
 def _replaceable(contraction: Contraction, inputs: Fusion) -> tuple[Value, ...]:
@@ -308,7 +293,6 @@ def _pack_launch(
     packed: Value,
     contraction: Contraction,
     lowering: Lowering,
-    target: Target,
 ) -> Launch:
     """Packs the right operand at run time."""
     fusion = Fusion({node.output: node for node in job.pack_nodes}, lowering.constants)
@@ -327,7 +311,7 @@ def _pack_launch(
         [*job.pack_nodes, anchor],
         flat_buffers(fusion),
         {packed: flat(out)},
-        past_caches(nest.body, flat(out), target),
+        past_caches(nest.body, flat(out), lowering.target),
         nest.operations,
         name="pack",
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -35,8 +35,8 @@ from bessemer.compiler.schedule.convolution.winograd_weights import (
     lower_weight_transform,
     transform_weights,
 )
-from bessemer.compiler.schedule.grouping.fuse import Fusion, index_symbols, is_widening, view_chain
-from bessemer.compiler.schedule.grouping.groups import Group
+from bessemer.compiler.schedule.grouping.fuse import Fusion, index_symbols, is_widening
+from bessemer.compiler.schedule.grouping.groups import Group, Grouping
 from bessemer.compiler.schedule.lowering.lower import (
     Lowering,
     flat_buffers,
@@ -62,20 +62,14 @@ class ImageGroup:
     An input of one spatial axis is an image of one row; of three, a volume of images, its planes.
     """
 
-    def __init__(
-        self,
-        group: Group,
-        producers: Mapping[Value, Node],
-        materialized: Container[Value],
-        lowering: Lowering,
-    ) -> None:
+    def __init__(self, group: Group, grouping: Grouping, lowering: Lowering) -> None:
         assert group.anchor is not None and group.root is not None
         self.anchor, self.root = group.anchor, group.root
         self.nodes = in_order(group)
         self.lowering = lowering
         self.fusion = Fusion({n.output: n for n in self.nodes}, lowering.constants)
         self.left, self.right = self.anchor.inputs
-        views = _widened_views(self.left, producers, materialized)
+        views = _widened_views(self.left, grouping)
         self._input = Fusion(views, lowering.constants, buffers=self.fusion.buffers)
         self.out = lowering.destination(self.root)
         self.is_line = self.left.type.rank == 3
@@ -145,26 +139,20 @@ class ImageGroup:
         return (Store(self.out.buffer, (self.out.offset(index),), value),)
 
 
-def _widened_views(
-    value: Value, producers: Mapping[Value, Node], materialized: Container[Value]
-) -> dict[Value, Node]:
+def _widened_views(value: Value, grouping: Grouping) -> dict[Value, Node]:
     """The views between a value and memory, and a widening of 16-bit floats on the way."""
-    chain = view_chain(value, producers, materialized)
+    chain = grouping.views(value)
     base = value
     while base in chain:
         base = chain[base].inputs[0]
-    node = producers.get(base)
-    if node is None or base in materialized or not is_widening(node):
+    node = grouping.producers.get(base)
+    if node is None or base in grouping.roots or not is_widening(node):
         return chain
-    return {**chain, base: node, **view_chain(node.inputs[0], producers, materialized)}
+    return {**chain, base: node, **grouping.views(node.inputs[0])}
 
 
 def lower_depthwise_group(
-    group: Group,
-    producers: Mapping[Value, Node],
-    materialized: Container[Value],
-    lowering: Lowering,
-    target: Target,
+    group: Group, grouping: Grouping, lowering: Lowering
 ) -> list[Launch] | None:
     """The launch of a convolution of one filter a channel, or of narrow groups; None for others."""
     anchor = group.anchor
@@ -175,7 +163,7 @@ def lower_depthwise_group(
     kernel = anchor.inputs[1].type.shape
     channels = kernel[-1]
     assert isinstance(width, int) and isinstance(channels, int)
-    image = ImageGroup(group, producers, materialized, lowering)
+    image = ImageGroup(group, grouping, lowering)
     filters = channels // anchor.attributes["groups"] if width == 1 else 1
     whole = image.pixel()
 
@@ -197,7 +185,7 @@ def lower_depthwise_group(
         planes=_planes(anchor) if image.is_volume else None,
         group=width,
     )
-    body = lower_depthwise(work, lowering.choices.depthwise(anchor, work, target))
+    body = lower_depthwise(work, lowering.choices.depthwise(anchor, work, lowering.target))
     operations = 2 * product(taps) * width * image.sizes[2] * channels
     return [
         lowering.launch(
@@ -222,21 +210,16 @@ def _planes(convolution: Node) -> Planes:
 
 
 def lower_winograd_group(
-    group: Group,
-    pack_group: Group | None,
-    producers: Mapping[Value, Node],
-    materialized: Container[Value],
-    lowering: Lowering,
-    target: Target,
+    group: Group, grouping: Grouping, lowering: Lowering
 ) -> list[Launch] | None:
     """The launches of a convolution by Winograd's method; None where it does not pay."""
-    anchor = group.anchor
+    anchor, target = group.anchor, lowering.target
     assert anchor is not None
     (x, w), kernel = anchor.inputs, anchor.inputs[1].type.shape
     plain = anchor.attributes["groups"] == 1 and {*anchor.attributes["strides"][-2:]} == {1}
     if not plain or len(kernel) not in (3, 4, 5):
         return None
-    image = ImageGroup(group, producers, materialized, lowering)
+    image = ImageGroup(group, grouping, lowering)
     taps = _taps(image, kernel)
     if taps is None:
         return None
@@ -259,12 +242,13 @@ def lower_winograd_group(
         planes=_planes(anchor) if image.is_volume else None,
     )
     panel = winograd_tiling(draft, target).panel
-    draft = replace(draft, on_tiles=is_constant and _is_on_tiles(anchor, draft, lowering, target))
+    draft = replace(draft, on_tiles=is_constant and _is_on_tiles(anchor, draft, lowering))
     if is_constant:
         packed, before = _transformed(w, draft, panel, lowering), list[Launch]()
     else:
+        pack_group = grouping.packs.get(anchor)
         nodes = in_order(pack_group) if pack_group else []
-        packed, launch = _transform_launch(anchor, nodes, draft, panel, lowering, target)
+        packed, launch = _transform_launch(anchor, nodes, draft, panel, lowering)
         before = [launch]
     u = flat(image.fusion.buffer(packed))
     return [*before, *_launches(image, lower_winograd(replace(draft, u=u), target))]
@@ -299,7 +283,6 @@ def _transform_launch(
     work: Winograd,
     panel: int,
     lowering: Lowering,
-    target: Target,
 ) -> tuple[Value, Launch]:
     """Transforms and packs weights at run time, with what leads to them."""
     w = anchor.inputs[1]
@@ -316,8 +299,8 @@ def _transform_launch(
     shape = packed_shape(work.points, work.channels, work.columns, panel)
     u = Buffer("out0", f32, shape)
     transform = WeightTransform(weight, work.taps, work.channels, work.columns, u)
-    body = lower_weight_transform(transform, target.lanes(f32), along_channels=step == 1)
-    body = past_caches(resolve_lanes(body, lowering), u, target, _SOON)
+    body = lower_weight_transform(transform, lowering.target.lanes(f32), along_channels=step == 1)
+    body = past_caches(resolve_lanes(body, lowering), u, lowering.target, _SOON)
     packed = Value(TensorType(f32, shape))
     operations = 64 * panel
     launch = lowering.launch(
@@ -331,8 +314,9 @@ def _transform_launch(
     return packed, launch
 
 
-def _is_on_tiles(anchor: Node, work: Winograd, lowering: Lowering, target: Target) -> bool:
+def _is_on_tiles(anchor: Node, work: Winograd, lowering: Lowering) -> bool:
     """Whether a matrix unit multiplies, three parts of each number."""
+    target = lowering.target
     if not target.has_tiles or lowering.precision == "strict" or work.dtype is not f32:
         return False
     if not isinstance(work.count, int) or not winograd_tiles.fits(work.channels, work.columns):

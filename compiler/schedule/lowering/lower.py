@@ -24,9 +24,10 @@ from bessemer.compiler.schedule.lowering.borders import border_elements, lower_b
 from bessemer.compiler.schedule.lowering.choices import Choices
 from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_layout import Split
 from bessemer.compiler.schedule.nests.merge_axes import Piece
-from bessemer.compiler.schedule.nests.nests import Lanes, Nest, flat, flatten_loads, lower_nest
-from bessemer.compiler.schedule.nests.turn import lower_turned
+from bessemer.compiler.schedule.nests.nests import Nest, flat, flatten_loads, lower_nest
+from bessemer.compiler.schedule.nests.transpose import lower_transpose
 from bessemer.compiler.schedule.symbols import kernel_symbols
+from bessemer.compiler.targets.machine import Target
 
 
 @dataclass(eq=False)
@@ -40,11 +41,10 @@ class Lowering:
     """
 
     constants: dict[Value, Array]
-    lanes: Lanes
+    target: Target
     vectorize: bool = True
     precision: str = "float32"
     choices: Choices = field(default_factory=Choices)
-    last_cache: int = 0
     packed: dict[tuple[object, ...], Value] = field(default_factory=dict)
     parts: dict[tuple[Value, int], Value] = field(default_factory=dict)
     packs: dict[tuple[object, ...], Value] = field(default_factory=dict)
@@ -97,8 +97,9 @@ class Lowering:
 
     def nest(self, piece: Piece) -> Nest:
         """The loops that compute every element of a piece."""
-        turned = lower_turned(piece, self.lanes) if self.vectorize else None
-        return turned or lower_nest(piece, self.lanes, self.vectorize, self.last_cache)
+        lanes = self.target.lanes
+        transposed = lower_transpose(piece, lanes) if self.vectorize else None
+        return transposed or lower_nest(piece, lanes, self.vectorize, self.target.last_cache)
 
     def nest_together(self, pieces: Sequence[Piece]) -> Nest | None:
         """The loops of pieces over one axis, of which each reads of the ones before it only what
@@ -308,7 +309,7 @@ def _resolved(statement: loops.Statement, lowering: Lowering) -> loops.Statement
             body = resolve_lanes(statement.body, lowering)
             if statement.kind != "vector" or statement.lanes:
                 return replace(statement, body=body)
-            lanes = min((lowering.lanes(t) for t in _memory_types(body)), default=1)
+            lanes = min((lowering.target.lanes(t) for t in _memory_types(body)), default=1)
             kind: loops.LoopKind = "vector" if lanes > 1 and lowering.vectorize else "serial"
             return replace(statement, body=body, kind=kind, lanes=lanes if kind == "vector" else 1)
         case loops.If():

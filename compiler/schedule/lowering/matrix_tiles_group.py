@@ -45,7 +45,6 @@ from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_plan import (
     plan_tiles,
 )
 from bessemer.compiler.schedule.nests.nests import flat, flatten_loads
-from bessemer.compiler.targets.machine import Target
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,8 +75,9 @@ class TileJob:
     is_made: bool = False
 
 
-def lower_on_matrix_unit(job: TileJob, lowering: Lowering, target: Target) -> list[Launch] | None:
+def lower_on_matrix_unit(job: TileJob, lowering: Lowering) -> list[Launch] | None:
     """The launches, or None where the target has no matrix unit or another way is faster."""
+    target = lowering.target
     form = _form(job, lowering.precision) if target.has_tiles else None
     if form is None:
         return None
@@ -94,10 +94,10 @@ def lower_on_matrix_unit(job: TileJob, lowering: Lowering, target: Target) -> li
     if not lowering.choices.tiles(job.nodes[0], job.draft, is_constant, pays):
         return None
     launches: list[Launch] = []
-    right = _packed(job, layout, tiling, lowering, target, launches)
+    right = _packed(job, layout, tiling, lowering, launches)
     if right is None:
         return None
-    left = job.left if form.parts == 1 else _split(job, layout, lowering, target, launches)
+    left = job.left if form.parts == 1 else _split(job, layout, lowering, launches)
     inputs = Fusion({node.output: node for node in job.nodes}, lowering.constants)
     a, b = flat(inputs.buffer(left)), flat(inputs.buffer(right))
     contraction = replace(draft, a=a, b=b, epilogue=job.epilogue(inputs))
@@ -129,7 +129,6 @@ def _packed(
     layout: PartsLayout,
     tiling: MatrixTiling,
     lowering: Lowering,
-    target: Target,
     launches: list[Launch],
 ) -> Value | None:
     """The packed right operand; its launch, if there is one, is added. None if that cannot be."""
@@ -155,7 +154,7 @@ def _packed(
     probe = arranged(0, dims.symbol("k"), dims.symbol("column"))
     if any(isinstance(node, Reduce) for node in all_nodes(probe)):
         return None
-    body, operations = pack_body(arranged, form, runs, out, columns, target.lanes(f32))
+    body, operations = pack_body(arranged, form, runs, out, columns, lowering.target.lanes(f32))
     nodes = [*job.pack_nodes, job.nodes[0]]
     launches.append(
         lowering.launch(
@@ -165,20 +164,14 @@ def _packed(
     return packed
 
 
-def _split(
-    job: TileJob,
-    layout: PartsLayout,
-    lowering: Lowering,
-    target: Target,
-    launches: list[Launch],
-) -> Value:
+def _split(job: TileJob, layout: PartsLayout, lowering: Lowering, launches: list[Launch]) -> Value:
     """The parts of the left operand; their launch is added if they are not there already."""
     found = lowering.parts.get((job.left, layout.channels))
     if found is not None:
         return found
     parts = Value(TensorType(bf16, layout.shape))
     source, out = Buffer("in0", f32, (layout.elements,)), Buffer("out0", bf16, layout.shape)
-    body, operations = layout.split_body(source, out, target.lanes(f32))
+    body, operations = layout.split_body(source, out, lowering.target.lanes(f32))
     launch = lowering.launch(
         [job.nodes[0]], {job.left: source}, {parts: out}, body, operations, name="split"
     )

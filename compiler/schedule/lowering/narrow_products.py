@@ -9,16 +9,15 @@ from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ops.matmul_blocks import FEW_REGISTERS_ROWS
 from bessemer.compiler.ops.nibbles import PANEL, TOGETHER
 from bessemer.compiler.schedule.lowering.lower import Lowering, lower_statements
-from bessemer.compiler.targets.machine import Target
 
 _MANY_REGISTERS_ROWS = 12  # 24 sums, two vectors of weights, their scales and shifts
 
 
-def lower_narrow_product(node: Node, lowering: Lowering, target: Target) -> Launch | None:
+def lower_narrow_product(node: Node, lowering: Lowering) -> Launch | None:
     """The launch of a matmul_blocks; None for other operators."""
     if node.operator.name != "matmul_blocks":
         return None
-    x, many = node.inputs[0].type, target.vector_registers > 16
+    x, many = node.inputs[0].type, lowering.target.vector_registers > 16
     rows = _MANY_REGISTERS_ROWS if many else FEW_REGISTERS_ROWS
     tall = replace(node, attributes={**node.attributes, "rows": rows})
     launch = lower_statements(tall, lowering, 2 * x.numel * PANEL * TOGETHER)

@@ -51,7 +51,7 @@ _MOST_ROWS = 6
 MOST_BLOCK_ROWS = 12
 
 
-def lower_recurrence(node: Node, lowering: Lowering, target: Target) -> Launch | None:
+def lower_recurrence(node: Node, lowering: Lowering) -> Launch | None:
     """The launch of a recurrence; None where it is as well done without packed weights."""
     rule = _CELLS.get(node.operator.name)
     if rule is None:
@@ -70,7 +70,7 @@ def lower_recurrence(node: Node, lowering: Lowering, target: Target) -> Launch |
     buffers = [inputs[value] for value in node.inputs]
     cell = rule(builder, buffers, list(outputs.values()), **node.attributes)
     shape = _Shape.of(cell)
-    layout = _layout(cell, shape, target, recurrent is not None)
+    layout = _layout(cell, shape, lowering.target, recurrent is not None)
     if recurrent is None:
         if not layout.team:
             return None

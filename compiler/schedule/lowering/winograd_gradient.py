@@ -75,17 +75,15 @@ _AHEAD = 4
 """Pixels that are on their way from memory."""
 
 
-def lower_winograd_gradient(
-    job: TileJob, lowering: Lowering, target: Target
-) -> list[Launch] | None:
+def lower_winograd_gradient(job: TileJob, lowering: Lowering) -> list[Launch] | None:
     """The launches, or None for other contractions and where the direct way is as fast."""
     images = None if job.right in lowering.constants else images_of(job.draft)
-    items = plan_items(images, target) if images is not None else None
+    items = plan_items(images, lowering.target) if images is not None else None
     if images is None or items is None or job.right.type.dtype is not f32:
         return None
     sums = Fusion({n.output: n for n in (*job.pack_nodes, *job.nodes)}, lowering.constants)
     a = flat(sums.buffer(job.left))
-    writer = _Writer(job, replace(job.draft, a=a), sums, images, items, target)
+    writer = _Writer(job, replace(job.draft, a=a), sums, images, items, lowering.target)
     if not writer.is_along_columns():
         return None
     nodes = [*job.pack_nodes, *job.nodes]

@@ -95,8 +95,8 @@ def _block(builder: KernelBuilder, piece: Piece, lanes: Lanes, begin: Size) -> N
     assert isinstance(columns, int)
     kept = builder.allocate(f32, (columns * width,))
     with builder.loop(width, "vector", width) as lane:
-        turned = Piece(kept, dims.atom(inner) * width + lane, piece.value, piece.symbols)
-        writer = _SideBySide(builder, turned, lanes, True)
+        transposed = Piece(kept, dims.atom(inner) * width + lane, piece.value, piece.symbols)
+        writer = _SideBySide(builder, transposed, lanes, True)
         writer.largest_kept = 0  # a vector loop has no arrays of its own but the target
         writer.row(inner, {row: begin + lane})
     first = dims.substitute(piece.offset, {row: begin, inner: 0})

@@ -1,12 +1,12 @@
-"""Squares of registers that are turned around: from each vector one lane, then the next of each.
+"""Transposes squares of registers: from each vector one lane, then the next lane of each.
 
     a0 a1 a2 a3        a0 b0 c0 d0
     b0 b1 b2 b3   ->   a1 b1 c1 d1
     ...                ...
 
-Two vectors at a time are woven, block by block, and then the results, in blocks twice as long.
-Within 16 bytes that is one instruction everywhere, so blocks are woven within these, and the
-columns get out of order, wherever every column ends as a store of its own.
+Two vectors at a time are interleaved, block by block, and then the results, in blocks twice as
+long. Within 16 bytes that is one instruction everywhere, so blocks are interleaved within these,
+and the columns get out of order, wherever every column ends as a store of its own.
 """
 
 from __future__ import annotations
@@ -18,14 +18,16 @@ from bessemer.compiler.codegen.values import Value
 from bessemer.compiler.codegen.writer import Writer
 
 COUNTS = (16, 8, 4, 3, 2)
-"""How many vectors can be woven."""
+"""How many vectors can be transposed."""
 _CHUNK_BYTES = 16
 
-Woven = tuple[list[int], Value]
+Columns = tuple[list[int], Value]
 """Some columns, and the vector that holds them, one after the other."""
 
 
-def weave(w: Writer, rows: Sequence[Value], together: int, in_order: bool) -> list[Woven]:
+def transpose_registers(
+    w: Writer, rows: Sequence[Value], together: int, in_order: bool
+) -> list[Columns]:
     """The columns of rows, which are blocks of `together` lanes. `in_order` keeps the order of the
     columns, so that the vectors make one sequence. Of three rows, which have blocks of one lane,
     only that is made, and columns that begin in one vector end in the next."""
@@ -33,7 +35,7 @@ def weave(w: Writer, rows: Sequence[Value], together: int, in_order: bool) -> li
     if len(rows) == 3:
         return [([], third) for third in _of_three(w, rows)]
     columns = list(range(lanes // together))
-    groups: list[list[Woven]] = [[(columns, row)] for row in rows]
+    groups: list[list[Columns]] = [[(columns, row)] for row in rows]
     block = together
     while len(groups) > 1:
         inside = 0 if in_order else _CHUNK_BYTES // rows[0].kind.bytes // block
@@ -46,8 +48,8 @@ def weave(w: Writer, rows: Sequence[Value], together: int, in_order: bool) -> li
     return groups[0]
 
 
-def _halves(w: Writer, a: Woven, b: Woven, block: int, inside: int) -> list[Woven]:
-    """Two vectors of the same columns, woven: what comes of the first half of each part of
+def _halves(w: Writer, a: Columns, b: Columns, block: int, inside: int) -> list[Columns]:
+    """Two vectors of the same columns, interleaved: what comes of the first half of each part of
     `inside` blocks (of the whole vector, if not 2 at least), and of the second half."""
     columns, left = a
     right = b[1]

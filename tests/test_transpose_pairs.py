@@ -32,7 +32,7 @@ def test_pairs_of_neighbours_change_places(kind: type, target: Target) -> None:
 
 @pytest.mark.parametrize("target", HERE, ids=lambda target: target.name)
 def test_the_last_square_begins_with_a_whole_pair(target: Target) -> None:
-    """It overlaps the one before; that its vectors are whole pairs is to be seen, to be woven."""
+    """It overlaps the one before. Only vectors of whole pairs are transposed in registers."""
     x = np.arange(41 * 262, dtype=np.int16).reshape(41, 262)
     b = GraphBuilder("pairs")
     y = b.apply("reshape", b.input("x", TensorType(type_of(x).dtype, x.shape)), shape=(41, 131, 2))

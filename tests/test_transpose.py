@@ -1,4 +1,4 @@
-"""Axes that are turned around by squares in registers: every width of squares, all ends."""
+"""Axes that are transposed by squares in registers: every width of squares, all ends."""
 
 from collections.abc import Sequence
 
@@ -24,7 +24,7 @@ N, M = symbol("n"), symbol("m")
 on_each_target = pytest.mark.parametrize("target", HERE, ids=lambda target: target.name)
 
 
-def turned(
+def transposed(
     arrays: Sequence[Array], function: str, shapes: Sequence[tuple[Size, ...]], target: Target
 ) -> list[Array]:
     """The last two axes of function(array) changed, for each array of a shape."""
@@ -51,7 +51,7 @@ def test_rows_become_columns(kind: type, target: Target) -> None:
     rng = np.random.default_rng(3)
     shapes = [shape for rows in ROWS for shape in ((1, rows, 1025), (2, 517, rows))]
     arrays: list[Array] = [rng.integers(0, 100, shape).astype(kind) for shape in shapes]
-    for x, found in zip(arrays, turned(arrays, "abs", shapes, target), strict=True):
+    for x, found in zip(arrays, transposed(arrays, "abs", shapes, target), strict=True):
         np.testing.assert_array_equal(found, x.transpose(0, 2, 1), err_msg=str(x.shape))
 
 
@@ -61,7 +61,7 @@ def test_functions_and_free_sizes(target: Target) -> None:
     x = np.random.default_rng(4).standard_normal((2, 37, 130)).astype(np.float32)
     exact = np.tanh(x.astype(np.float64)).transpose(0, 2, 1)
     shapes: list[tuple[Size, ...]] = [(2, 37, 130), (2, N, 130), (2, 37, M), (2, N, M)]
-    for shape, found in zip(shapes, turned([x] * 4, "tanh", shapes, target), strict=True):
+    for shape, found in zip(shapes, transposed([x] * 4, "tanh", shapes, target), strict=True):
         np.testing.assert_allclose(found, exact, rtol=0, atol=3e-7, err_msg=str(shape))
 
 
@@ -79,7 +79,7 @@ def test_what_a_row_shares(target: Target) -> None:
     np.testing.assert_array_equal(found, (x / divisors).transpose(0, 2, 1))
 
 
-def test_rows_that_are_looked_up_are_not_turned() -> None:
+def test_rows_that_are_looked_up_are_not_transposed() -> None:
     """They lie along the stores: only the numbers of the rows are read across."""
     b = GraphBuilder("looked up")
     table = b.input("table", TensorType(f32, (65, 1024)))
@@ -89,3 +89,14 @@ def test_rows_that_are_looked_up_are_not_turned() -> None:
     program = build_program(b.finish([b.apply("add", rows, spread)]), x86.AVX512)
     (kernel,) = kernels_of(program.steps)
     assert "vector i4 in 0..1024 by 16" in print_kernel(kernel)
+
+
+def test_what_a_row_shares_alone_is_not_transposed() -> None:
+    """A number for each row and a row for all: nothing jumps from line to line."""
+    b = GraphBuilder("outer")
+    left = b.input("left", TensorType(f32, (512, 1)))
+    right = b.input("right", TensorType(f32, (1, 512)))
+    spread = [b.apply("broadcast_to", value, shape=(512, 512)) for value in (left, right)]
+    program = build_program(b.finish([b.apply("add", *spread)]), x86.AVX512)
+    (kernel,) = kernels_of(program.steps)
+    assert "vector i3 in 0..512 by 16" in print_kernel(kernel)

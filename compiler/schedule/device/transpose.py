@@ -33,24 +33,25 @@ FEWEST = 1 << 12
 
 
 @dataclass(frozen=True, eq=False)
-class _Turn:
-    """The axis that loads run along, the one that stores run along, and the others, outer first."""
+class _Transpose:
+    """The axis that loads run along, the one that stores run along, and the others, outer first;
+    and the loads that go through the tile."""
 
     piece: Piece
     loads: Symbol
     stores: Symbol
     others: tuple[Symbol, ...]
-    turned: tuple[Load, ...]
+    transposed: tuple[Load, ...]
 
 
-def lower_turned_piece(piece: Piece) -> tuple[Block, Mapping] | None:
+def lower_device_transpose(piece: Piece) -> tuple[Block, Mapping] | None:
     """The loops of a piece with merged axes, or None where plain ones do as well."""
-    turn = _find(piece)
-    if turn is None:
+    work = _find(piece)
+    if work is None:
         return None
     builder = KernelBuilder()
-    rows, columns = (dims.ceildiv(extent_of(s), SIDE) for s in (turn.loads, turn.stores))
-    outer = dims.product(map(extent_of, turn.others))
+    rows, columns = (dims.ceildiv(extent_of(s), SIDE) for s in (work.loads, work.stores))
+    outer = dims.product(map(extent_of, work.others))
     with builder.loop(outer * rows * columns, "parallel") as index:
         values: dict[Atom, Size] = {}
         first = (
@@ -58,46 +59,46 @@ def lower_turned_piece(piece: Piece) -> tuple[Block, Mapping] | None:
             dims.mod(dims.floordiv(index, columns), rows) * SIDE,
         )
         rest: Size = dims.floordiv(index, rows * columns)
-        for symbol in reversed(turn.others[1:]):
+        for symbol in reversed(work.others[1:]):
             values[symbol] = dims.mod(rest, extent_of(symbol))
             rest = dims.floordiv(rest, extent_of(symbol))
-        if turn.others:
-            values[turn.others[0]] = rest
-        _tile(builder, turn, values, *first)
+        if work.others:
+            values[work.others[0]] = rest
+        _tile(builder, work, values, *first)
     return builder.block(), Mapping(THREADS, THREADS)
 
 
 def _tile(
-    builder: KernelBuilder, turn: _Turn, values: dict[Atom, Size], column: Size, row: Size
+    builder: KernelBuilder, work: _Transpose, values: dict[Atom, Size], column: Size, row: Size
 ) -> None:
     """One tile: `column` is where it begins along the stores' axis, `row` along the loads'."""
-    arrays = {load: builder.allocate(load.dtype, (SIDE, SIDE + 1)) for load in turn.turned}
+    arrays = {load: builder.allocate(load.dtype, (SIDE, SIDE + 1)) for load in work.transposed}
     with builder.loop(SIDE * SIDE, "vector", 1) as place:
         across, along = dims.floordiv(place, SIDE), dims.mod(place, SIDE)
-        here = values | {turn.stores: column + across, turn.loads: row + along}
+        here = values | {work.stores: column + across, work.loads: row + along}
         for load, array in arrays.items():
-            value = guarded(_inside(turn, here), walk_expr.substitute(load, here), 0)
+            value = guarded(_inside(work, here), walk_expr.substitute(load, here), 0)
             builder.store(array, (across, along), value)
     tiles: dict[Expression, Expression] = {}
     with builder.loop(SIDE * SIDE, "vector", 1) as place:
         across, along = dims.floordiv(place, SIDE), dims.mod(place, SIDE)
-        here = values | {turn.loads: row + across, turn.stores: column + along}
+        here = values | {work.loads: row + across, work.stores: column + along}
         for load, array in arrays.items():
             tiles[load] = expr.load(array, (along, across))
-        inside = _inside(turn, here)
-        element = walk_expr.substitute(walk_expr.transform(turn.piece.value, tiles.get), here)
-        offset = dims.substitute(turn.piece.offset, here)
+        inside = _inside(work, here)
+        element = walk_expr.substitute(walk_expr.transform(work.piece.value, tiles.get), here)
+        offset = dims.substitute(work.piece.offset, here)
         guard = None if isinstance(inside, expr.Constant) else inside
-        builder.store(turn.piece.target, (offset,), guarded(inside, element, 0), guard)
+        builder.store(work.piece.target, (offset,), guarded(inside, element, 0), guard)
 
 
-def _inside(turn: _Turn, here: dict[Atom, Size]) -> Expression:
-    axes = (turn.loads, turn.stores)
+def _inside(work: _Transpose, here: dict[Atom, Size]) -> Expression:
+    axes = (work.loads, work.stores)
     one, other = (less(here[axis], extent_of(axis)) for axis in axes)
     return one & other
 
 
-def _find(piece: Piece) -> _Turn | None:
+def _find(piece: Piece) -> _Transpose | None:
     nodes = all_nodes(piece.value)
     if len(piece.symbols) < 2 or any(isinstance(node, Reduce) for node in nodes):
         return None
@@ -107,14 +108,14 @@ def _find(piece: Piece) -> _Turn | None:
     (along,) = stores
     loads = [node for node in nodes if isinstance(node, Load) and node.guard is None]
     for symbol in piece.symbols:
-        turned = tuple(load for load in loads if _is_turned(load, symbol, along))
-        if symbol is not along and turned and _are_long(piece, symbol, along):
+        transposed = tuple(load for load in loads if _is_transposed(load, symbol, along))
+        if symbol is not along and transposed and _are_long(piece, symbol, along):
             others = tuple(s for s in piece.symbols if s not in (symbol, along))
-            return _Turn(piece, symbol, along, others, turned)
+            return _Transpose(piece, symbol, along, others, transposed)
     return None
 
 
-def _is_turned(load: Load, symbol: Symbol, along: Symbol) -> bool:
+def _is_transposed(load: Load, symbol: Symbol, along: Symbol) -> bool:
     """Whether neighbours along `symbol` are neighbours in memory, and those along the other are
     far apart."""
     (offset,) = load.indices

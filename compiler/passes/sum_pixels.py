@@ -1,0 +1,111 @@
+"""Sums over an image's pixels, channel by channel, as all threads can share them.
+
+    reduce_sum(x : [n, h, w, c], axes=(1, 2))
+    becomes   reduce_sum(reduce_sum(x, axes=(2)) : [n, h, c], axes=(1))
+
+A kernel's items are the images and their stretches of channels: one or two of them, where an image
+is large. The rows' sums are as many items as there are rows.
+
+    d = sub(x, mean);  variance = reduce_sum(mul(d, d));  normal = mul(d, ...)
+
+The variance gets a difference of its own: to subtract again costs less than to store all
+differences and to read them twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import prod
+
+from bessemer.compiler.ir import dims
+from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.graph import Graph, Node, Value
+from bessemer.compiler.ir.rewrite import GraphRewriter, map_regions
+from bessemer.compiler.ir.types import f32, f64
+
+FEWEST_ITEMS = 8
+"""Items that are enough for the threads, of so many channels:"""
+CHANNELS = 64
+FEWEST_ELEMENTS = 1 << 17
+"""Elements of an image that are worth a launch more."""
+FEWEST_ROWS, MOST_STRETCHES = 8, 64
+"""Rows, and elements of a channel that are added up in one, at least; into how many stretches one
+axis is cut at most."""
+
+
+def sum_pixels(graph: Graph) -> Graph:
+    """The same network with such sums, also inside regions."""
+    nodes = tuple(map_regions(node, sum_pixels) for node in graph.nodes)
+    if any(new is not old for new, old in zip(nodes, graph.nodes)):
+        graph = replace(graph, nodes=nodes)
+    users, producers = graph.users(), graph.producers()
+    rewriter = GraphRewriter(graph, _by_rows)
+    for node in graph.nodes:
+        difference = producers.get(node.inputs[0]) if _is_square(node) else None
+        readers = users.get(node.output, ()) if difference is not None else ()
+        if (
+            difference is None
+            or difference.operator.name != "sub"
+            or len(set(users[difference.output])) == 1
+            or not all(_sums_large_images(reader) for reader in readers)
+        ):
+            rewriter.visit(node)
+            continue
+        rewriter.sources = node.sources
+        own = rewriter.emit("sub", *map(rewriter.now, difference.inputs), merged=(difference,))
+        rewriter.stand(node.output, rewriter.emit("mul", own, own))
+    return rewriter.finish()
+
+
+def _is_square(node: Node) -> bool:
+    return node.operator.name == "mul" and node.inputs[0] is node.inputs[1]
+
+
+def _sums_large_images(node: Node) -> bool:
+    """Whether a node adds up pixels of at least one image, and keeps channels, which come last."""
+    if node.operator.name != "reduce_sum" or node.inputs[0].type.dtype not in (f32, f64):
+        return False
+    shape, axes = node.inputs[0].type.shape, node.attributes["axes"]
+    known = [shape[axis] for axis in (*axes, -1)]
+    if 0 in axes or len(shape) - 1 in axes or not all(isinstance(size, int) for size in known):
+        return False
+    return prod(map(_known, known)) >= FEWEST_ELEMENTS
+
+
+def _by_rows(rewriter: GraphRewriter, node: Node) -> list[Value] | None:
+    """The sum of the rows' sums, if a sum has too few items."""
+    if not _sums_large_images(node):
+        return None
+    x, axes = node.inputs[0], tuple(sorted(node.attributes["axes"]))
+    kept = [size for axis, size in enumerate(x.type.shape) if axis not in axes]
+    items: Size = dims.product(kept[1:-1]) * dims.ceildiv(kept[-1], CHANNELS)
+    if isinstance(kept[0], int):
+        items = items * kept[0]
+    if not isinstance(items, int) or items >= FEWEST_ITEMS:
+        return None
+    extents = {axis: _known(x.type.shape[axis]) for axis in axes}
+    if len(axes) == 1:
+        x, extents = _in_stretches(rewriter, x, axes[0])
+    pixels = prod(extents.values())
+    for axis, rows in extents.items():
+        if rows >= FEWEST_ROWS and pixels >= rows * FEWEST_ROWS:
+            others = tuple(other for other in extents if other != axis)
+            sums = rewriter.emit("reduce_sum", x, axes=others)
+            place = axis - sum(other < axis for other in others)
+            return [rewriter.emit("reduce_sum", sums, axes=(place,))]
+    return None
+
+
+def _in_stretches(rewriter: GraphRewriter, x: Value, axis: int) -> tuple[Value, dict[int, int]]:
+    """An axis as two, of as many stretches as may be, and their extents; itself if it is prime."""
+    shape, extent = x.type.shape, _known(x.type.shape[axis])
+    count = max(n for n in range(1, MOST_STRETCHES + 1) if extent % n == 0)
+    if count < FEWEST_ROWS:
+        return x, {axis: extent}
+    cut = (*shape[:axis], count, extent // count, *shape[axis + 1 :])
+    return rewriter.emit("reshape", x, shape=cut), {axis: count, axis + 1: extent // count}
+
+
+def _known(size: Size) -> int:
+    assert isinstance(size, int)
+    return size

@@ -1,0 +1,267 @@
+"""Loop nests that transpose: they read along one axis of memory and write along another.
+
+    out[j, i] = f(in[i, j])
+
+Either the loads or the stores of a plain nest would jump from line to line. Here a square of
+elements is computed by vectors along the loads, a row of it after the other in one iteration;
+the stores of its rows, which are neighbours, are transposed in registers
+(codegen/kernels/interleaved_stores.py).
+
+    out[i, j, k] = f(in[j, 2 * i + k])        k in 0..2
+
+is transposed in the same way, but pairs of neighbours in a row stay together: this is how the right
+operands of instructions that multiply pairs are laid out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from bessemer.compiler.ir import dims, walk_expr
+from bessemer.compiler.ir.build_loops import KernelBuilder
+from bessemer.compiler.ir.dims import Atom, Size, Symbol, atom
+from bessemer.compiler.ir.expr import Load, Reduce, less
+from bessemer.compiler.schedule.costs import operations
+from bessemer.compiler.schedule.dependence import all_nodes
+from bessemer.compiler.schedule.nests.merge_axes import Piece, merge_axes
+from bessemer.compiler.schedule.nests.nests import NEAR, Lanes, Nest
+
+SMALLEST = 4
+"""Rows and columns of a square, at least, unless all rows there are go together."""
+MOST_ROWS = 16
+LARGEST = 256
+"""Elements of a square: what registers hold."""
+SHORT = (2, 3)
+"""Axes shorter than a square that are transposed nevertheless, the whole axis at once."""
+FEWEST = 1 << 9
+"""Elements for which it is worth the code."""
+MOST_OPERATIONS = 4 * MOST_ROWS
+"""Arithmetic of a square that is written row by row; more is a loop over rows."""
+FEWEST_ITEMS, SHARE = 16, 64
+"""Where the other axes give fewer items than that, so many squares in a row are one."""
+_PAIR, _ALONG = 2, "along"
+
+
+@dataclass(frozen=True, eq=False)
+class _Transpose:
+    """A piece whose loads run along one axis of memory and whose stores run along another.
+
+    `others` are the remaining axes, outer first. `together` neighbours along the loads are stored
+    side by side. Squares have `rows` elements along the stores by `columns` along the loads.
+    """
+
+    piece: Piece
+    loads: Symbol
+    stores: Symbol
+    others: tuple[Symbol, ...]
+    rows: int
+    columns: int
+    together: int
+
+
+def lower_transpose(piece: Piece, lanes: Lanes) -> Nest | None:
+    """The loops, or None where a plain nest does as well. The piece's loads must be flat."""
+    work = _find(merge_axes(piece), lanes)
+    if work is None:
+        return None
+    builder = KernelBuilder()
+    blocks = dims.ceildiv(_extent(work.stores), work.rows)
+    outer = dims.product(map(_extent, work.others))
+    shares = _shares(work, outer * blocks)
+    with builder.loop(outer * blocks * shares, "parallel") as item:
+        values: dict[Atom, Size] = {}
+        share = dims.mod(item, shares)
+        block = dims.floordiv(item, shares)
+        rest: Size = dims.floordiv(block, blocks)
+        for symbol in reversed(work.others[1:]):
+            values[symbol] = dims.mod(rest, _extent(symbol))
+            rest = dims.floordiv(rest, _extent(symbol))
+        if work.others:
+            values[work.others[0]] = rest
+        band = _Band(builder, work, values, share, shares)
+        band.write(dims.mod(block, blocks) * work.rows)
+    length = SHARE * work.columns if shares != 1 else _extent(work.loads)
+    return Nest(builder.block(), operations(work.piece.value) * length * work.rows)
+
+
+def _shares(work: _Transpose, items: Size) -> Size:
+    """Into how many items a band of squares is divided."""
+    along = _extent(work.loads)
+    if not isinstance(along, int) or not isinstance(items, int) or items >= FEWEST_ITEMS:
+        return 1
+    return dims.ceildiv(along, SHARE * work.columns)
+
+
+def _find(piece: Piece, lanes: Lanes) -> _Transpose | None:
+    joined = _with_pairs_joined(piece)
+    return _with_axes(joined or piece, _PAIR if joined else 1, lanes)
+
+
+def _with_pairs_joined(piece: Piece) -> Piece | None:
+    """The piece with one axis in place of the two that pairs of neighbours lie along: the outer one
+    steps from pair to pair, the inner one inside a pair."""
+    pair = next((s for s in piece.symbols if _step(piece.offset, s) == 1), None)
+    loads = [node for node in all_nodes(piece.value) if isinstance(node, Load)]
+    if pair is None or pair.extent != _PAIR:
+        return None
+    for symbol in piece.symbols:
+        if not isinstance(_step(piece.offset, symbol), int):
+            continue  # the places of a row's pairs must be known to be transposed in registers
+        if symbol is not pair and any(_step(load.indices[0], symbol) == _PAIR for load in loads):
+            along = Symbol(_ALONG, _extent(symbol) * _PAIR)
+            at: dict[Atom, Size] = {
+                symbol: dims.floordiv(atom(along), _PAIR),
+                pair: dims.mod(atom(along), _PAIR),
+            }
+            symbols = (along if s is symbol else s for s in piece.symbols if s is not pair)
+            offset = dims.substitute(piece.offset, at)
+            value = walk_expr.substitute(piece.value, at)
+            return Piece(piece.target, offset, value, tuple(symbols))
+    return None
+
+
+def _with_axes(piece: Piece, together: int, lanes: Lanes) -> _Transpose | None:
+    nodes = all_nodes(piece.value)
+    loads = [node for node in nodes if isinstance(node, Load)]
+    if not loads or any(isinstance(node, Reduce) for node in nodes):
+        return None
+    stores = next((s for s in piece.symbols if _step(piece.offset, s) == together), None)
+    if stores is None:
+        return None
+    votes = {
+        symbol: sum(_step(load.indices[0], symbol) == 1 for load in loads)
+        for symbol in piece.symbols
+        if symbol is not stores
+    }
+    along = max(votes, key=lambda symbol: votes[symbol], default=None)
+    if along is None or not votes[along] or (together > 1 and along.name != _ALONG):
+        return None
+    for load in loads:
+        near, far = _step(load.indices[0], stores), _step(load.indices[0], along)
+        if near is None or far not in (0, 1):
+            return None
+        if far == 1 and isinstance(near, int) and 0 < near <= NEAR:
+            return None
+        if far == 0 and near != 0 and walk_expr.index_expressions(load.indices[0]):
+            return None  # a row that is looked up lies along the stores already
+    if not any(_jumps(load, stores) for load in loads):
+        return None
+    width = min(
+        lanes(dtype) for dtype in {load.buffer.dtype for load in loads} | {piece.target.dtype}
+    )
+    rows, columns = _sides(_extent(stores), _extent(along), width, together)
+    if rows < 2 or columns < SMALLEST * together:
+        return None
+    whole = dims.product(map(_extent, piece.symbols))
+    if isinstance(whole, int) and whole < FEWEST:
+        return None
+    others = tuple(s for s in piece.symbols if s is not stores and s is not along)
+    return _Transpose(piece, along, stores, others, rows, columns, together)
+
+
+def _jumps(load: Load, stores: Symbol) -> bool:
+    """Whether a load's neighbours along the stores lie apart; one number for all does not."""
+    near = _step(load.indices[0], stores)
+    return not isinstance(near, int) or not 0 <= near <= NEAR
+
+
+def _sides(stores: Size, loads: Size, width: int, together: int) -> tuple[int, int]:
+    """The rows and columns of a square; powers of two, or one of SHORT."""
+    if stores in SHORT:
+        assert isinstance(stores, int)
+        rows = stores if together == 1 else 0
+    else:
+        rows = _power_within(stores, min(width, MOST_ROWS))
+        rows = rows if rows >= SMALLEST else 0
+    return rows, _power_within(loads, min(width, LARGEST // max(rows, 1)))
+
+
+def _power_within(size: Size, most: int) -> int:
+    smaller = min(size, most) if isinstance(size, int) else most
+    return 1 << (smaller.bit_length() - 1)
+
+
+def _step(offset: Size, symbol: Symbol) -> Size | None:
+    return dims.coefficient_of(offset, symbol)
+
+
+def _extent(symbol: Symbol) -> Size:
+    assert symbol.extent is not None
+    return symbol.extent
+
+
+@dataclass(frozen=True, eq=False)
+class _Band:
+    """Writes a band of squares: some rows along the stores, and the `share`-th of `shares` parts of
+    the axis that loads run along. `values` are the indices of the other axes."""
+
+    builder: KernelBuilder
+    work: _Transpose
+    values: Mapping[Atom, Size]
+    share: Size
+    shares: Size
+
+    def write(self, begin: Size) -> None:
+        """The band whose rows begin at this place along the stores."""
+        rows, extent = self.work.rows, _extent(self.work.stores)
+        if isinstance(extent, int):
+            # The last square may compute some elements again.
+            self._squares(begin if extent % rows == 0 else dims.minimum(begin, extent - rows))
+            return
+        with self.builder.when(less(begin + (rows - 1), extent)):
+            self._squares(begin)
+        with self.builder.otherwise():
+            self._elements((begin, extent - begin), (0, _extent(self.work.loads)))
+
+    def _squares(self, begin: Size) -> None:
+        columns, extent, together = self.work.columns, _extent(self.work.loads), self.work.together
+        if isinstance(extent, int):
+            count = dims.ceildiv(extent, columns)
+            many = count if self.shares == 1 else dims.minimum(count - self.share * SHARE, SHARE)
+            with self.builder.loop(many) as step:
+                first: Size = (self.share * SHARE + step) * columns
+                if extent % columns:
+                    # Whole neighbours stay together, as a multiple of them shows.
+                    last = (extent - columns) // together
+                    first = dims.minimum(dims.floordiv(first, together), last) * together
+                self._square(begin, first)
+            return
+        whole = dims.floordiv(extent, columns)
+        with self.builder.loop(whole) as step:
+            self._square(begin, step * columns)
+        rest = (whole * columns, extent - whole * columns)
+        self._elements((begin, self.work.rows), rest)
+
+    def _square(self, row_begin: Size, column_begin: Size) -> None:
+        """Computes and stores a square: where it begins along the stores and along the loads."""
+        builder, piece = self.builder, self.work.piece
+        rows, columns = self.work.rows, self.work.columns
+        square, arithmetic = None, operations(piece.value)
+        if not isinstance(arithmetic, int) or arithmetic * rows > MOST_OPERATIONS:
+            square = builder.allocate(piece.target.dtype, (rows * columns,))
+            with builder.loop(rows) as row, builder.loop(columns, "vector", columns) as column:
+                here = self._indices(row_begin + row, column_begin + column)
+                value = walk_expr.substitute(piece.value, here)
+                builder.store(square, (row * columns + column,), value)
+        with builder.loop(columns, "vector", columns) as column:
+            for number in range(rows):
+                here = self._indices(row_begin + number, column_begin + column)
+                value = (
+                    square[number * columns + column]
+                    if square is not None
+                    else walk_expr.substitute(piece.value, here)
+                )
+                builder.store(piece.target, (dims.substitute(piece.offset, here),), value)
+
+    def _elements(self, stores: tuple[Size, Size], loads: tuple[Size, Size]) -> None:
+        """The elements in these ranges (first, count) one by one."""
+        piece = self.work.piece
+        with self.builder.loop(stores[1]) as row, self.builder.loop(loads[1]) as column:
+            here = self._indices(stores[0] + row, loads[0] + column)
+            offset = dims.substitute(piece.offset, here)
+            self.builder.store(piece.target, (offset,), walk_expr.substitute(piece.value, here))
+
+    def _indices(self, row: Size, column: Size) -> dict[Atom, Size]:
+        """The indices of an element by its places along the stores and along the loads."""
+        return {**self.values, self.work.stores: row, self.work.loads: column}
