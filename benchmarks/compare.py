@@ -22,7 +22,7 @@ import onnx
 
 import bessemer
 from benchmarks.inputs import has_two_settings, make_inputs
-from benchmarks.light_nets import is_light, with_random_weights
+from benchmarks.light_nets import with_weights
 from benchmarks.recipes import RECIPES, Array, Recipe
 from benchmarks.turns import medians_by_turns
 from bessemer.compiler.ir.graph import Graph
@@ -45,7 +45,7 @@ def main() -> None:
     given = parser.parse_args()
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory(prefix="bessemer-compare-") as folder:
-        path = _with_weights(given.model, Path(folder))
+        path = with_weights(given.model, Path(folder))
         recipe = RECIPES.get(given.id or given.model.stem, Recipe())
         _compare(path, recipe, given)
 
@@ -53,15 +53,6 @@ def main() -> None:
 def tell(row: Mapping[str, Any]) -> None:
     """Writes what is known so far."""
     print(json.dumps(row), flush=True)
-
-
-def _with_weights(path: Path, folder: Path) -> Path:
-    model = onnx.load(path, load_external_data=False)
-    if not is_light(model):
-        return path
-    changed = folder / path.name
-    onnx.save(with_random_weights(model), changed)
-    return changed
 
 
 def _compare(path: Path, recipe: Recipe, given: argparse.Namespace) -> None:

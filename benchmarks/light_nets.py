@@ -21,6 +21,16 @@ def light_models() -> list[Path]:
     return sorted(folder.glob("light_*.onnx"))
 
 
+def with_weights(path: Path, folder: Path) -> Path:
+    """The model, or for a light one a copy in the folder that has random weights."""
+    model = onnx.load(path, load_external_data=False)
+    if not is_light(model):
+        return path
+    changed = folder / path.name
+    onnx.save(with_random_weights(model), changed)
+    return changed
+
+
 def is_light(model: onnx.ModelProto) -> bool:
     """Whether a convolution's weights come from ConstantOfShape."""
     roles = _roles(model.graph)

@@ -13,10 +13,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import onnx
-
 from benchmarks.judge import EXACT, float64_errors, has_halves, verdict
-from benchmarks.light_nets import is_light, with_random_weights
+from benchmarks.light_nets import with_weights
 from benchmarks.peer_inputs import choose_inputs
 from benchmarks.plan import Plan, is_installed
 from benchmarks.record import Row
@@ -46,7 +44,7 @@ def measure_peers(plan: Plan) -> dict[str, Row]:
 def _measure(name: str, given: Path, threads: int, plan: Plan) -> Row:
     with tempfile.TemporaryDirectory(prefix="bessemer-peers-") as temporary:
         folder = Path(temporary)
-        path = _with_weights(given.resolve(), folder)
+        path = with_weights(given.resolve(), folder)
         chosen = choose_inputs(name, path, folder)
         inputs = folder / "inputs.npz"
         write_arrays(inputs, chosen.inputs)
@@ -78,16 +76,6 @@ def _is_doubtful(row: Row) -> bool:
         return False
     error = row[BESSEMER]["error"]
     return error is None or error > EXACT
-
-
-def _with_weights(path: Path, folder: Path) -> Path:
-    """The model, or one with numbers for weights that are only named."""
-    model = onnx.load(path, load_external_data=False)
-    if not is_light(model):
-        return path
-    changed = folder / path.name
-    onnx.save(with_random_weights(model), changed)
-    return changed
 
 
 def settings(job: Job) -> list[Setting]:

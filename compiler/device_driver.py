@@ -36,6 +36,7 @@ from bessemer.compiler.ir.program import (
 )
 from bessemer.compiler.options import Options
 from bessemer.compiler.pass_order import Pass, passes_of
+from bessemer.compiler.passes.compute_half_wide import compute_half_wide
 from bessemer.compiler.passes.plan_memory import is_data_dependent, plan_memory
 from bessemer.compiler.passes.separate_padding import separate_padding
 from bessemer.compiler.passes.store_bfloat16 import store_bfloat16, store_bfloat16_everywhere
@@ -71,7 +72,7 @@ def device_passes(options: Options, target: DeviceTarget) -> tuple[Pass, ...]:
     """The passes of a compilation for a GPU, whose convolutions leave the border out themselves,
     whose recurrences give every row threads of its own, and whose products are of 16-bit numbers
     wherever they may be."""
-    without = (separate_padding, total_gate_gradients)
+    without = (compute_half_wide, separate_padding, total_gate_gradients)
     steps = [step for step in passes_of(options, target) if step not in without]
     return tuple(store_bfloat16_everywhere if step is store_bfloat16 else step for step in steps)
 

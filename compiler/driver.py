@@ -1,10 +1,11 @@
 """The pipeline: from a graph to a compiled model, step by step, in reading order.
 
-Between two steps it verifies, times and dumps; no step knows of that.
+Between two steps it verifies, times and dumps; the steps know nothing about that.
 """
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -52,6 +53,8 @@ from bessemer.runtime.artifact import ArrayInfo, Signature, Strings
 
 _T = TypeVar("_T")
 _COMPILING = threading.Lock()
+_OBJECTS = 50_000
+"""How many are made between two collections of garbage."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,9 +84,9 @@ def build(
 ) -> Compilation:
     """All steps from a graph to machine code. Raises CompileError for what cannot be compiled.
 
-    `begins` is told the name of each step before it runs. `keep` gets the weights as soon as they
-    are there, on another thread, and has ended when the compilation ends.
-    One compilation runs at a time: expressions are interned in one table.
+    `begins` is called with the name of each step before it runs. `keep` is called with the weights
+    as soon as they are packed, on another thread; the compilation waits for it.
+    One compilation runs at a time, because expressions are interned in one global table.
     """
     with compiling():
         return _build(graph, StepLog(options.dump, options.verify, begins), options, keep)
@@ -91,12 +94,24 @@ def build(
 
 @contextmanager
 def compiling() -> Iterator[None]:
-    """One compilation at a time; at its end the interned expressions go."""
-    with _COMPILING:
+    """One compilation at a time; at its end the interned expressions are dropped."""
+    with _COMPILING, _rare_collections():
         try:
             yield
         finally:
             forget_interned()
+
+
+@contextmanager
+def _rare_collections() -> Iterator[None]:
+    """Most of what a compilation makes stays to its end. Looking for garbage every few hundred
+    objects, as Python does, takes one part in fifteen of the time."""
+    thresholds = gc.get_threshold()
+    gc.set_threshold(max(thresholds[0], _OBJECTS) if thresholds[0] else 0, *thresholds[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
 
 
 def _build(
@@ -276,7 +291,7 @@ RUNTIME_NAMES = {
 
 
 def machine_of(target: Target) -> Machine:
-    """What LLVM is told about a target."""
+    """The target in LLVM's terms: triple, processor and features."""
     return Machine(target.triple, target.cpu, target.feature_text)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.options import Options
 from bessemer.compiler.passes.block_channel_sums import block_channel_sums
+from bessemer.compiler.passes.compute_half_wide import compute_half_wide
 from bessemer.compiler.passes.decompose_conv_transpose import decompose_conv_transpose
 from bessemer.compiler.passes.fill_tile_rows import fill_tile_rows
 from bessemer.compiler.passes.flush_denormals import flush_denormals
@@ -21,6 +22,7 @@ from bessemer.compiler.passes.move_transposes import move_transposes
 from bessemer.compiler.passes.multiply_quantized import multiply_quantized
 from bessemer.compiler.passes.multiply_tables import multiply_tables
 from bessemer.compiler.passes.narrow_integers import narrow_integers
+from bessemer.compiler.passes.quantize_sums import quantize_sums
 from bessemer.compiler.passes.remove_dead import remove_dead
 from bessemer.compiler.passes.resize_by_axes import resize_by_axes
 from bessemer.compiler.passes.sample_deformed import sample_deformed
@@ -44,6 +46,7 @@ PASSES: tuple[Pass, ...] = (
     fold_constants,
     simplify,
     merge_equal,
+    compute_half_wide,
     fold_tables,
     take_whole_rows,
     gather_windows,
@@ -62,16 +65,17 @@ PASSES: tuple[Pass, ...] = (
     fold_constants,
     simplify,
     merge_equal,
+    quantize_sums,
     total_gate_gradients,
     sum_pixels,
     remove_dead,
     flush_denormals,
 )
-"""What makes a graph small and canonical, in order."""
+"""The passes of every target, which make a graph small and canonical, in order."""
 
 
 def passes_of(options: Options, target: Target) -> tuple[Pass, ...]:
-    """The passes of a compilation: PASSES, and what the precision and the machine ask for."""
+    """The passes of a compilation: PASSES, and those that the precision and the target need."""
     if options.optimize == 0:
         return (remove_dead,)
     middle: list[Pass] = []

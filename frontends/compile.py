@@ -109,13 +109,13 @@ def compile(
     `model` is an ONNX file's path, its bytes, an onnx.ModelProto, or a network or graph built in
     Python. `dims` fixes symbolic dimensions, `values` fixes whole inputs. `threads`: None or 0
     means all processors that the process may use. `optimize`: 0 unfused plain loops, 1 unfused
-    vector loops, 2 everything. `tune` spends about so many seconds on measuring other forms of the
-    model's kernels here, once: the cache keeps what was found. `tuning` is a file that
-    `bessemer tune` has written, or what it holds: with it a compilation depends on no machine.
-    `memory` is the most that a run may take beside inputs, outputs and weights, such as "512M",
-    with symbols taken for `sizes`.
-    With `target` "cuda" the model is for the GPU number `device` and stays there; "nvptx:sm_80" and
-    the like name its level, and `driver` may be another than libcuda's.
+    vector loops, 2 everything. `tune` is the number of seconds to spend on measuring variants of
+    the model's kernels on this machine; the cache keeps the result. `tuning` is a file written by
+    `bessemer tune`, or its content: with it the compilation does not depend on the machine.
+    `memory` limits what a run may allocate besides inputs, outputs and weights, such as "512M";
+    `sizes` are the values of symbols that the limit is for.
+    With `target` "cuda" the model is compiled for the GPU number `device` and loaded there; targets
+    like "nvptx:sm_80" name the level of a GPU, and `driver` may replace libcuda.
     Raises CompileError for anything in the model or the options that cannot be compiled; for GPUs
     DeviceError (NoDeviceError where there is no driver or no GPU).
     """
@@ -164,7 +164,7 @@ def compile(
 
 
 def _tuning(given: str | Path | Tuning | None, target: Target) -> Tuning | None:
-    """What the caller has measured before."""
+    """The choices that the caller passed in."""
     if given is None or isinstance(given, Tuning):
         return given
     return read_tuning(Path(given), target)
@@ -178,7 +178,7 @@ def _tuned(
     seconds: float,
     folder: Path | None,
 ) -> Tuning:
-    """What this machine was found to do best, now or the last time that somebody asked."""
+    """The choices that are fastest on this machine: measured now, or kept from the last time."""
     key = _key(model, dims, options) if folder else None
     place = folder / "tuning" / f"{key}-{options.threads}.json" if folder and key else None
     if place is not None and place.exists():
@@ -190,7 +190,7 @@ def _tuned(
 
 
 def _key(model: Model, dims: Mapping[str, int], options: Options) -> str | None:
-    """The cache key; None for a model whose content is not a matter of bytes alone."""
+    """The cache key; None for a model that has no serialized content to hash."""
     content = content_of(model)
     if content is None:
         return None

@@ -1,4 +1,4 @@
-"""Runs a compiled model: binds shapes, makes outputs, keeps the contexts that nobody uses.
+"""Runs a compiled model: binds shapes, allocates outputs, keeps a pool of idle contexts.
 
 A call goes through the entry (entry.py) where it looks like the last one, and through `Runner.run`,
 which takes and explains everything, where it does not.
@@ -105,7 +105,7 @@ class Runner:
         )
 
     def run(self, inputs: Inputs, out: Outputs | None = None) -> list[Array]:
-        """What CompiledModel.run says."""
+        """As CompiledModel.run."""
         arrays = self._arrays(inputs)
         plan = self._plan
         shapes = tuple([array.shape for array in arrays])
@@ -132,18 +132,18 @@ class Runner:
             self.give_back(call)
 
     def take(self) -> Call:
-        """A context that nobody uses, for `give_back`."""
+        """An idle context; return it with `give_back`."""
         try:
             return self._calls[self._idle.pop()]
         except IndexError:
             return self._new_call()
 
     def give_back(self, call: Call) -> None:
-        """The call is over."""
+        """Returns the context of a finished call to the pool."""
         self._idle.append(call.handle)
 
     def arena_bytes(self) -> list[int]:
-        """The arenas of the contexts that nobody uses now."""
+        """The bytes of the idle contexts' arenas."""
         return [self.native.arena_bytes(handle) for handle in list(self._idle)]
 
     def trim(self) -> None:

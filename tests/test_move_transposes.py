@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bessemer.compiler.driver import kernels_of
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.graph import Graph, Value
 from bessemer.compiler.ir.types import TensorType, f32
@@ -20,6 +21,8 @@ from bessemer.compiler.passes.move_transposes import move_transposes
 from bessemer.compiler.passes.order_search import OrderSearch
 from bessemer.compiler.passes.remove_dead import remove_dead
 from bessemer.compiler.passes.simplify import simplify
+from bessemer.compiler.schedule.program import build_program
+from bessemer.compiler.targets import x86
 from bessemer.frontends.onnx_reader.read import read_onnx
 from tests.channels_first import NETS, graph_of, residual
 from tests.pass_runs import N, Pass, changed
@@ -128,3 +131,26 @@ def test_real_networks_are_channels_last_throughout(
         verify_graph(graph)
         assert step(graph) is graph
     assert transposes(graph) == left
+
+
+@pytest.mark.parametrize(
+    ("channels", "wanted"), [(3, ["pad", "transpose"]), (16, ["transpose", "pad"])]
+)
+def test_pads_of_few_channels_copy_rows_of_pixels(
+    channels: int, wanted: list[str], rng: np.random.Generator
+) -> None:
+    """What repeats the border comes before the transpose then, in a kernel of its own."""
+    b = GraphBuilder("g")
+    x = b.input("x", TensorType(f32, (1, channels, 40, 40)))
+    none, ends = (1, 1), (0, 0, 2, 2)
+    padded = b.apply("pad", x, low=ends, high=ends, mode="reflect", value=0)
+    last = b.apply("transpose", padded, permutation=(0, 2, 3, 1))
+    w = b.constant(rng.standard_normal((5, 5, 1, channels)).astype(np.float32))
+    y = b.apply(
+        "conv", last, w, strides=none, dilations=none, low=(0, 0), high=(0, 0), groups=channels
+    )
+    graph = changed(b.finish([y]), [move_transposes], rng)
+    assert [node.operator.name for node in graph.nodes] == [*wanted, "conv"]
+    kernels = [kernel.name for kernel in kernels_of(build_program(graph, x86.AVX512).steps)]
+    if channels == 3:
+        assert kernels == ["pad_kernel", "copy_kernel", "conv_kernel"]

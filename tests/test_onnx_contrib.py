@@ -177,6 +177,50 @@ _CASES: list[tuple[str, Sequence[Array | None], int, dict[str, Any], float]] = [
     ),
     ("DynamicQuantizeMatMul", [floats(3, 4), _bytes(4, 5), _SCALE, _ZERO, floats(5)], 1, {}, 1e-4),
     ("NhwcMaxPool", [_bytes(1, 6, 6, 3)], 1, {"kernel_shape": [2, 2], "strides": [2, 2]}, 0.0),
+    (
+        "QLinearConv",
+        [
+            *[_bytes(1, 6, 5, 4), _SCALE, _ZERO],
+            *[_bytes(3, 4, 3, 3), _OTHER_SCALE, _OTHER_ZERO],
+            *[np.array(0.9, np.float32), _ZERO, np.array([100, -200, 3000], np.int32)],
+        ],
+        1,
+        {"channels_last": 1, "kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "strides": [2, 1]},
+        1.0,
+    ),
+    *[
+        (
+            "MatMulBnb4",
+            [floats(3, 40), _bytes(340), np.abs(floats(43))],
+            1,
+            {"K": 40, "N": 17, "block_size": 16, "quant_type": kind},
+            2e-5,
+        )
+        for kind in range(2)
+    ],
+    ("Range", [np.array(k, np.float32) for k in (1, 7, 2)], 1, {}, 0.0),
+    ("GatherND", [floats(3, 4), np.array([[0, 1], [2, 2]])], 1, {}, 0.0),
+    (
+        "LinearAttention",
+        [
+            floats(2, 5, 8),
+            floats(2, 5, 8) / 3,
+            floats(2, 5, 6),
+            floats(2, 2, 4, 3),
+            -np.abs(floats(2, 5, 2)),
+            np.abs(floats(2, 5, 2)) / 3,
+        ],
+        2,
+        {"q_num_heads": 2, "kv_num_heads": 2},
+        2e-5,
+    ),
+    (
+        "CausalConvWithState",
+        [floats(2, 6, 5), floats(6, 1, 4), floats(6), floats(2, 6, 3)],
+        2,
+        {"activation": "silu", "dilation": 1},
+        2e-5,
+    ),
 ]
 
 

@@ -15,7 +15,7 @@ from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.loops import Prefetch, Stream
 from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.text.text_loops import print_kernel
-from bessemer.compiler.ir.types import Array, DType, TensorType, f16, f32
+from bessemer.compiler.ir.types import Array, DType, TensorType, f16, f32, i32
 from bessemer.compiler.ir.walk_loops import walk
 from bessemer.compiler.jit import load_code
 from bessemer.compiler.ops.composite import composite
@@ -250,6 +250,32 @@ def test_a_division_of_a_row_is_one_for_extreme_divisors(divisor: float) -> None
     with np.errstate(all="ignore"):
         want = x / x.max(axis=1, keepdims=True)
     np.testing.assert_allclose(_run(_compiled(by_first, (2, 40)), x), want, rtol=3e-7, atol=2e-38)
+
+
+STEPS: dict[str, Callable[[GraphBuilder, Value], Value]] = {
+    "cast": lambda b, x: b.apply("cast", x, dtype=i32),
+    "equal": lambda b, x: composite.binary(b, "eq", x, 1.0),
+    "remainder": lambda b, x: composite.binary(b, "mod", x, 1.0),
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_the_maximum_of_a_row_divided_by_itself_is_1(name: str) -> None:
+    """What jumps at whole numbers is told from the quotient, not from a product that is almost it.
+
+    Nine of these 64 maxima times their reciprocals are less than 1.
+    """
+
+    def by_largest(b: GraphBuilder, x: Value) -> Value:
+        column = b.apply("reshape", b.apply("reduce_max", x, axes=(1,)), shape=(64, 1))
+        spread = b.apply("broadcast_to", column, shape=x.type.shape)
+        step = STEPS[name](b, composite.binary(b, "div", x, spread))
+        return step if name == "remainder" else b.apply("cast", step, dtype=f32)
+
+    x = np.random.default_rng(0).uniform(1, 100, (64, 40)).astype(np.float32)
+    quotient = x / x.max(axis=1, keepdims=True)
+    want = quotient % 1 if name == "remainder" else quotient == 1
+    np.testing.assert_allclose(_run(_compiled(by_largest, x.shape), x), want, atol=1e-6)
 
 
 @pytest.mark.parametrize("columns", [24, 197])

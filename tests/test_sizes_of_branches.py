@@ -69,3 +69,34 @@ def test_places_behind_a_loop_without_iterations(trips: int) -> None:
     x[::2] = 0
     inputs = {"x": x, "trips": np.array(trips)}
     np.testing.assert_allclose(compiled.run(inputs)[0], expected(model, inputs)[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("most", [None, 3])
+def test_finds_of_one_row_after_the_other_in_one_array(most: int | None) -> None:
+    """Detections of each class by turns: where one class's lie in all of them, its kernel cannot
+    know if that depends on how many the next class has."""
+    rows = "\n".join(
+        f"""place{row} = Constant<value = int64 {{{row}}}>()
+            line{row} = Gather(x, place{row})
+            above{row} = Relu(line{row})
+            found{row} = NonZero(above{row})
+            all{row} = Reshape(found{row}, flat)
+            best{row} = {f"Slice(all{row}, none, most)" if most else f"Identity(all{row})"}
+            picked{row} = Gather(line{row}, best{row})
+            part{row} = Exp(picked{row})"""
+        for row in range(3)
+    )
+    model = parsed(
+        f"""agraph (float[3, 20] x) => (float[m] y) {{
+            flat = Constant<value_ints = [-1]>()
+            none = Constant<value_ints = [0]>()
+            most = Constant<value_ints = [{most or 0}]>()
+            {rows}
+            y = Concat<axis = 0>(part0, part1, part2)
+        }}"""
+    )
+    compiled = bessemer.compile(model)
+    for seed in range(3):
+        x = np.random.default_rng(seed).standard_normal((3, 20)).astype(np.float32)
+        (result,) = compiled.run({"x": x})
+        np.testing.assert_allclose(result, expected(model, {"x": x})[0], rtol=1e-5)

@@ -56,6 +56,17 @@ def test_rows_become_columns(kind: type, target: Target) -> None:
 
 
 @on_each_target
+@pytest.mark.parametrize("length", [20, 64, 100])
+def test_stores_that_are_whole_kibibytes_apart(length: int, target: Target) -> None:
+    """Squares side by side, with some in the last band that begin before its end."""
+    x = np.random.default_rng(8).standard_normal((length, 64, 37)).astype(np.float32)
+    b = GraphBuilder("apart")
+    value = b.apply("abs", b.input("x", TensorType(f32, x.shape)))
+    (found,) = _run(b, [b.apply("transpose", value, permutation=(2, 1, 0))], [x], target)
+    np.testing.assert_array_equal(found, np.abs(x).transpose(2, 1, 0))
+
+
+@on_each_target
 def test_functions_and_free_sizes(target: Target) -> None:
     """A function that is too costly to be written once for each row."""
     x = np.random.default_rng(4).standard_normal((2, 37, 130)).astype(np.float32)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from bessemer.compiler.codegen.values import Value, literal, scalar_text, vector_text
 from bessemer.compiler.codegen.writer import Writer
@@ -72,7 +71,7 @@ def part(w: Writer, value: Value, start: int, count: int) -> Value:
     if count == 1:
         return extract(w, value, start)
     if value.number is not None:
-        return replace(value, lanes=count)
+        return value._replace(lanes=count)
     return shuffle(w, value, None, range(start, start + count))
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import struct
-from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,8 +19,7 @@ _SCALARS = {dtype.name: f"i{dtype.bits}" for dtype in INTEGERS}
 _SCALARS |= {"f32": "float", "f64": "double", "bool": "i1"}
 
 
-@dataclass(frozen=True)
-class Value:
+class Value(NamedTuple):
     """An SSA value or a literal. `level` is the depth of the scope in which it is known.
 
     `kind` is a register type: never f16 or bf16. `number` is set for literals.
@@ -31,9 +30,6 @@ class Value:
     lanes: int = 1
     level: int = 0
     number: int | float | bool | None = None
-
-    def __hash__(self) -> int:
-        return hash(self.text)
 
     @property
     def type(self) -> str:
@@ -46,8 +42,7 @@ class Value:
         return f"{self.type} {self.text}"
 
 
-@dataclass(frozen=True)
-class Pointer:
+class Pointer(NamedTuple):
     """An address in a register, and a distance in bytes from it that is known here."""
 
     text: str
@@ -76,6 +71,7 @@ def vector_text(scalar: str, lanes: int) -> str:
     return scalar if lanes == 1 else f"<{lanes} x {scalar}>"
 
 
+@cache
 def type_text(kind: DType, lanes: int) -> str:
     """The LLVM type of a value."""
     return vector_text(scalar_text(kind), lanes)

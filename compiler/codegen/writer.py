@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias, Union
+from typing import Any, Literal, TypeAlias, Union
 
 from bessemer.compiler.codegen.values import Pointer, Value
 from bessemer.compiler.ir.types import DType, boolean
@@ -37,7 +37,6 @@ class Scope:
     before: Lines = field(default_factory=list)
     known: dict[str, Value] = field(default_factory=dict)
     loaded: dict[str, tuple[str, Value]] = field(default_factory=dict)
-    divided: dict[Hashable, tuple[Value, Value]] = field(default_factory=dict)
 
 
 class Writer:
@@ -51,6 +50,7 @@ class Writer:
         self.entry: Lines = []
         self._lines: Lines = [self.entry]
         self._names = 0
+        self._remembered: dict[Hashable, tuple[Scope, int, Any]] = {}
 
     @property
     def depth(self) -> int:
@@ -149,16 +149,17 @@ class Writer:
         text = f"getelementptr i8, ptr {pointer.text}, i64 {pointer.displacement}"
         return self.compute(text, boolean, 1, self.depth if level is None else level).text
 
-    def known_division(self, key: Hashable) -> tuple[Value, Value] | None:
-        """What was remembered under this key, if it is known here."""
-        for scope in self.scopes:
-            if key in scope.divided:
-                return scope.divided[key]
-        return None
+    def remembered(self, key: Hashable) -> Any:
+        """What was remembered under this key, if it is known here; else None."""
+        scope, depth, found = self._remembered.get(key, (None, 0, None))
+        return found if depth < len(self.scopes) and self.scopes[depth] is scope else None
 
-    def remember_division(self, key: Hashable, found: tuple[Value, Value]) -> None:
-        """Remembers a quotient and a remainder for as long as they are known."""
-        self._home(max(value.level for value in found)).divided[key] = found
+    def remember(self, key: Hashable, level: int, found: object) -> None:
+        """Keeps what was made of values of this level, for as long as they are known: whoever asks
+        for the same again need not write the same instructions again to find that they are there.
+        """
+        depth = min(level + 1, self.depth)
+        self._remembered[key] = self.scopes[depth], depth, found
 
     def load(
         self, operation: str, buffer: str, kind: DType, lanes: int, pointer: Pointer, level: int = 0

@@ -26,6 +26,7 @@ from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size, Symbol
 from bessemer.compiler.ir.functions import BINARY, COMPARISONS, FLOAT_UNARY, REDUCTIONS, UNARY
 from bessemer.compiler.ir.index_functions import combine_indices, compare_indices
+from bessemer.compiler.ir.strides import dense_strides
 from bessemer.compiler.ir.types import DType, boolean, i64
 
 Index: TypeAlias = tuple[Size, ...]
@@ -41,16 +42,12 @@ class Buffer:
     shape: tuple[Size, ...]
     strides: tuple[Size, ...] | None = None
 
+    def __hash__(self) -> int:
+        return hash(self.name)
+
     def element_strides(self) -> tuple[Size, ...]:
         """The distance between neighbours along each axis, in elements."""
-        if self.strides is not None:
-            return self.strides
-        result: list[Size] = []
-        step: Size = 1
-        for size in reversed(self.shape):
-            result.append(step)
-            step = step * size
-        return tuple(reversed(result))
+        return dense_strides(self.shape) if self.strides is None else self.strides
 
     def offset(self, indices: Index) -> Size:
         """The position of an element, in elements from the buffer's start."""

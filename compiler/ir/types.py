@@ -20,9 +20,10 @@ from bessemer.compiler.ir.dims import Size, format_size, product
 Array = npt.NDArray[Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DType:
-    """An element type. `kind`: f float, i signed, u unsigned, b boolean; `bits` as stored.
+    """An element type, of which there is one object each. `kind`: f float, i signed, u unsigned,
+    b boolean; `bits` as stored.
 
     Kind s is a type for storage: elements of a byte each, which are moved, and cast to and from the
     other types, but not computed with. In a register such an element is that byte, a u8.
@@ -76,9 +77,6 @@ class DType:
 
     def __str__(self) -> str:
         return self.name
-
-    def __hash__(self) -> int:
-        return hash(self.name)
 
 
 f16 = DType("f16", "f", 16)

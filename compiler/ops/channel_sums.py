@@ -25,13 +25,13 @@ from bessemer.compiler.ir.element import Operand
 from bessemer.compiler.ir.expr import Buffer, Expression, Index, constant, convert, index_value
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.op import Example, Operator, register
+from bessemer.compiler.ir.ravel import unravel
 from bessemer.compiler.ir.types import FLOATS, Array, DType, TensorType, f32, f64
 from bessemer.compiler.ops.check import listed, require, require_dtype
 from bessemer.compiler.ops.composite.composite import binary, broadcast_to, size_as
 from bessemer.compiler.ops.example_arrays import ramp
 from bessemer.compiler.ops.precise import rounded_once
 from bessemer.compiler.ops.reduce import accumulator
-from bessemer.compiler.ops.rows import unravel
 
 _INTERLEAVE = 4
 """Vectors of channels at once: as many sums are under way."""

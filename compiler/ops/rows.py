@@ -12,6 +12,7 @@ from typing import TypeAlias
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Size, ceildiv, minimum, product
 from bessemer.compiler.ir.expr import Index
+from bessemer.compiler.ir.ravel import unravel
 
 Row: TypeAlias = Callable[[Size], Index]
 """The indices of a row's element, from its position in the row."""
@@ -71,12 +72,3 @@ def _blocks(
         begin = item % pieces * BLOCK
         is_whole = isinstance(count, int) and count % BLOCK == 0
         yield begin, BLOCK if is_whole else minimum(count - begin, BLOCK), item // pieces
-
-
-def unravel(flat: Size, shape: Sequence[Size]) -> Index:
-    """The indices of the element that lies at position `flat` of a dense tensor."""
-    place: list[Size] = []
-    for size in reversed(shape[1:]):
-        place.append(flat % size)
-        flat = flat // size
-    return (flat, *reversed(place)) if shape else ()

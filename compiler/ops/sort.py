@@ -94,7 +94,7 @@ def _statements(
     if k == 1 and (largest or not x.dtype.is_float):
         # The smallest of floats is another matter: there NaN comes last.
         name = "arg_max" if largest else "arg_min"
-        find_extremes(builder, x, name, axis, False, lambda row, place: put(row, 0, place))
+        find_extremes(builder, x, name, axis, last=False, put=lambda row, place: put(row, 0, place))
         return
     if isinstance(k, int) and _by_insertion(x, k, axis):
         with rows_side_by_side(builder, x.shape, axis) as row:

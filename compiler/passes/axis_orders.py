@@ -29,6 +29,9 @@ _ARGUMENTS = ("arg_max", "arg_min")
 _POOLS = ("max_pool", "average_pool")
 _SAME_ORDER = ("concat", "pad", "slice", "cumulative")
 
+FEW_CHANNELS = 4
+"""So many make no row that is worth a copy of its own."""
+
 
 def identity(rank: int) -> Order:
     """The order in which nothing is moved."""
@@ -59,8 +62,23 @@ def is_flexible(node: Node) -> bool:
     name = node.operator.name
     if name == "reshape":
         return _runs(node) is not None
+    if name == "pad" and node.attributes["mode"] != "constant":
+        return not _has_few_channels(node)
     flexible = (*_REDUCTIONS, *_ARGUMENTS, *_SAME_ORDER, *_POOLS)
     return is_pointwise(node.operator) or name in flexible
+
+
+def _has_few_channels(node: Node) -> bool:
+    """Whether all that a pad leaves alone, for each image, is a few channels: what repeats the
+    border is copied row by row, and they would be the rows."""
+    low, high = node.attributes["low"], node.attributes["high"]
+    kept = [
+        size
+        for axis, size in enumerate(node.output.type.shape)
+        if axis and low[axis] == high[axis] == 0
+    ]
+    channels = product(kept)
+    return isinstance(channels, int) and 1 < channels <= FEW_CHANNELS
 
 
 def pools_planes(node: Node, order: Order) -> bool:

@@ -164,8 +164,11 @@ def _one_signed(
 
 
 def _moved(rewriter: GraphRewriter, operand: _Operand, distance: int, dtype: DType) -> _Operand:
-    wide = rewriter.emit("cast", operand.value, dtype=i32)
-    moved = rewriter.emit("add", wide, _number(rewriter, wide, distance))
+    # Bytes wrap: 128 more and 128 less are the same bits, which `dtype` then reads as it should.
+    x = operand.value
+    number = _MIDDLE if x.type.dtype is u8 else -_MIDDLE
+    half = rewriter.emit("full", shape=x.type.shape, value=number, dtype=x.type.dtype)
+    moved = rewriter.emit("add", x, half)
     zero: Value | int
     if isinstance(operand.zero, int):
         zero = operand.zero + distance

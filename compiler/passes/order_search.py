@@ -6,8 +6,6 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TypeAlias
 
-import networkx
-
 from bessemer.compiler.ir.evaluate import evaluate
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.passes.axis_orders import (
@@ -256,8 +254,11 @@ class OrderSearch:
 
     def _parts(self) -> list[set[Value]]:
         """The values whose orders depend on each other."""
-        links = networkx.Graph()
-        links.add_nodes_from(self.orders)
+        part_of = {value: {value} for value in self.orders}
         for value, readers in self._readers.items():
-            links.add_edges_from((value, reader.output) for reader in readers)
-        return [set(part) for part in networkx.connected_components(links)]
+            for reader in readers:
+                small, large = sorted((part_of[value], part_of[reader.output]), key=len)
+                if small is not large:
+                    large |= small
+                    part_of |= dict.fromkeys(small, large)
+        return list({id(part): part for part in part_of.values()}.values())

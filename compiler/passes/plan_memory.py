@@ -1,4 +1,4 @@
-"""Gives every value of a program a place in one arena, and every weight a place in the blob.
+"""Gives every value of a program an offset in one arena, and every weight an offset in the blob.
 
 Values that are alive at the same step never overlap, unless a kernel writes its output over an
 input that it reads for the last time. Sizes of the form number * P, with one polynomial P of

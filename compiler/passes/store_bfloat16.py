@@ -14,8 +14,10 @@ arithmetic are in float32. Products of two computed tensors (the scores and the 
 attention) are of rounded numbers where the machine multiplies these faster, unless they have few
 rows, whose work is to read the right one: a decoder's step reads keys and values where they have
 been joined. The state of a recurrence stays float32, too, but not its constant weights, whose way
-from memory is what its steps wait for. GPUs, whose fast products are of 16-bit numbers only, round
-what sums of single pixels read, too, store every value once, and leave recurrences alone.
+from memory is what its steps wait for. In a step of training, the gradients of convolutions'
+weights are of float32 numbers: Winograd's method is faster there. GPUs, whose fast products are of
+16-bit numbers only, round what sums of single pixels read, too, store every value once, and leave
+recurrences alone.
 """
 
 from __future__ import annotations
@@ -102,12 +104,21 @@ def _multiplied(node: Node, graph: Graph, extent: _Extent) -> tuple[Value, ...]:
     if extent is _Extent.EVERYTHING:
         return (x, w)
     if node.operator.name == "conv":
-        return ()
+        return (x, w) if extent is _Extent.MANY_ROWS and _is_given(w, graph) else ()
     if not _multiplies_matrices(node):
         return (x, w)
     rows = x.type.shape[-2] if x.type.rank > 1 else 1
     few = isinstance(rows, int) and rows <= _FEW_ROWS
     return (x, w) if extent is _Extent.MANY_ROWS and not few else ()
+
+
+def _is_given(value: Value, graph: Graph) -> bool:
+    """Whether a value is an input of the network, maybe in another order: in a step of training,
+    weights, but not what their gradients are made of."""
+    producers = graph.producers()
+    while (node := producers.get(value)) is not None and node.operator.name in _VIEWS:
+        value = node.inputs[0]
+    return value in graph.inputs
 
 
 def _is_worth_rounding(node: Node, extent: _Extent) -> bool:

@@ -1,14 +1,14 @@
-"""Runs launches by turns where what they hand on is large: some items of each, then the next ones.
+"""Tiles across launches: those that pass on large values run by turns, some items of each a turn.
 
     expand      to memory            turn 0: expand a few rows, depthwise on these, project these
     depthwise   from it, to it       turn 1: the next rows of each
     project     from it              ...
 
-A value that is as large as a share of the last cache goes to memory and comes back. Between two
-launches of a chain it is only a window that moves over the value, as wide as a turn's results need.
-Items that touch what (spans.py) says which: rows that the windows of a convolution share with the
-turn before are kept, and those before a thread's first turn are computed again. So results do not
-depend on threads. Whatever the launches are, they stay the kernels that they were.
+A value that is larger than a share of the last cache would go to memory and come back. Between two
+launches of a chain only a sliding window of it exists, as wide as the results of one turn need.
+Which items read and write what follows from index arithmetic (spans.py): rows that a convolution's
+windows share with the turn before are kept, and those before a thread's first turn are computed
+again. So results do not depend on threads, and the kernels are the same with and without a chain.
 
 On one core of a Zen 5 MobileNetV2 of eight images takes 0.80 times as long with it, EfficientNet-B0
 0.83; one image of 224 x 224 gains nothing: its values stay in the last cache.
@@ -55,7 +55,7 @@ _LINE = 64
 
 
 def chain_launches(program: Program, target: Target) -> Program:
-    """The program with chains of launches in place of those that hand on large values."""
+    """The program with chains in place of the launches that pass on large values."""
     if not target.last_cache or program.updates:
         return program  # with updates, the order of reading and writing is settled
     planner = _Planner(program, target)
@@ -76,7 +76,7 @@ class _Moved:
 
 @dataclass(frozen=True, eq=False)
 class _Chain:
-    """Launches that can go by turns; `saved` are the bytes that need not lie in memory."""
+    """Launches that can run by turns; `saved` are the bytes that are then not stored in memory."""
 
     launches: tuple[Launch, ...]
     items: Array  # [turn, launch, (begin, end)]
@@ -277,7 +277,7 @@ def _window(value: Value, low: Array, high: Array) -> _Moved:
 
 
 def _numbers(extent: Size) -> list[int]:
-    """Numbers of turns for so many items, ever more."""
+    """Numbers of turns to try for so many items, in ascending order."""
     assert isinstance(extent, int)
     most = min(extent, MOST_TURNS)
     found = [SHARES]

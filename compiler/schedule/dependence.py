@@ -51,10 +51,10 @@ class Dependence:
         return frozenset(found)
 
 
-def all_nodes(value: Expression) -> list[Expression]:
-    """Every node of an expression, once."""
+def all_nodes(*values: Expression) -> list[Expression]:
+    """Every node of expressions, once."""
     seen: dict[Expression, None] = {}
-    waiting = [value]
+    waiting = list(values)
     while waiting:
         node = waiting.pop()
         if node not in seen:

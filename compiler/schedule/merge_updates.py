@@ -163,7 +163,7 @@ def _write_block(
     """All stores of each element of a block; a later one takes what an earlier one has stored from
     a register."""
     elements = [
-        RowWriter(builder, piece, lowering.target.lanes, True).prepared(piece.symbols[0])
+        RowWriter(builder, piece, lowering.target.lanes).prepared(piece.symbols[0])
         for piece in pieces
     ]
     targets = [piece.target for piece in pieces]

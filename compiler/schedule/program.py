@@ -60,7 +60,7 @@ def build_program(
     """
     graph, derived = name_derived_sizes(graph)
     choices = Choices(tuning or Tuning())
-    builder = ProgramBuilder(graph, target, optimize, precision, choices)
+    builder = ProgramBuilder(graph, target, optimize, precision, choices, derived)
     return assembled(builder, graph, derived)
 
 
@@ -109,12 +109,19 @@ class ProgramBuilder:
     """Lowers a graph's groups and control flow, in order; collects what the program needs."""
 
     def __init__(
-        self, graph: Graph, target: Target, optimize: int, precision: str, choices: Choices
+        self,
+        graph: Graph,
+        target: Target,
+        optimize: int,
+        precision: str,
+        choices: Choices,
+        derived: Mapping[str, Size],
     ) -> None:
         self.optimize = optimize
         self.target = target
         self.constants: dict[Value, Array] = dict(graph.constants)
         self.lowering = Lowering(self.constants, target, optimize > 0, precision, choices)
+        self.derived = derived
         self.producers: dict[Value, Node] = {}
         self.symbols: list[str] = []
         self.capacities: dict[Value, Size] = {}
@@ -129,7 +136,7 @@ class ProgramBuilder:
         grouping = self.grouping(graph)
         self.producers.update(grouping.producers)
         if self.optimize > 1:
-            places = destinations(graph, grouping.roots, graph.users())
+            places = destinations(graph, grouping.roots, graph.users(), self.derived)
             self.lowering.destinations.update(places)
         steps: list[Step] = []
         outer_parts, outer_packs = dict(self.lowering.parts), dict(self.lowering.packs)
@@ -173,7 +180,7 @@ class ProgramBuilder:
         return lower_contraction_group(group, grouping, self.lowering)
 
     def views(self, operand: Value, grouping: Grouping) -> Sequence[Node]:
-        """What is computed on the way from memory to a contraction's operand."""
+        """The views between memory and a contraction's operand, as nodes."""
         return [*grouping.views(operand).values()]
 
     def elements(self, group: Group) -> Sequence[Launch]:
@@ -181,7 +188,7 @@ class ProgramBuilder:
         return lower_elements(group, self.lowering)
 
     def is_alias(self, node: Node, group: Group, graph: Graph) -> bool:
-        """Whether a root is only another shape of something that lies in memory."""
+        """Whether a root is only a reshape of a value that is in memory."""
         return (
             node.operator.name == "reshape"
             and len(group.nodes) == 1
@@ -201,7 +208,7 @@ class ProgramBuilder:
         return lower_statements(node, self.lowering)
 
     def _own_kernel(self, node: Node) -> Launch:
-        """The same; the sizes that it defines become known."""
+        """The launch of such an operator, and the symbols and capacities that it defines."""
         launch = self.statements(node)
         for name in _defined_symbols(node):
             self.symbols.append(name)
@@ -237,7 +244,7 @@ class ProgramBuilder:
         return [Branch(condition, sides[0], sides[1], node.sources)]
 
     def _loop(self, node: Node) -> list[Step]:
-        """Carried values have one place each; every iteration ends by copying the new values in."""
+        """Every carried value has one buffer, into which each iteration copies its new value."""
         (region,) = node.regions
         carried_count = node.attributes["carried"]
         trips, condition, *rest = node.inputs

@@ -36,7 +36,7 @@ from bessemer.runtime.cuda.device import compute_capability
 from bessemer.runtime.cuda.driver import DeviceError
 from bessemer.runtime.cuda.libcuda import CudaDriver
 
-_PACKAGES = ("numpy", "llvmlite", "onnx", "networkx", "onnxruntime", "openvino", "ziglang")
+_PACKAGES = ("numpy", "llvmlite", "onnx", "onnxruntime", "openvino", "ziglang")
 
 
 def command(as_json: arguments.AsJson = False) -> None:

@@ -17,6 +17,7 @@ from bessemer.frontends.onnx_reader import families
 from bessemer.frontends.onnx_reader.functions import has_body
 from bessemer.frontends.onnx_reader.operators_repeat import DOMAIN
 from bessemer.frontends.onnx_reader.registry import RULES
+from bessemer.frontends.onnx_reader.schemas import ADOPTED
 
 OLDEST_OPSET = 7
 """The oldest operator set that the reader is written for."""
@@ -70,6 +71,7 @@ def onnx_rows() -> list[OnnxRow]:
     for key, schemas in histories.items():
         if not schemas[-1].deprecated and has_body(schemas[-1]):
             found.setdefault(key, "body")
+    found |= dict.fromkeys(ADOPTED, "body")
     newest = {domain: schemas[-1].since_version for (domain, _), schemas in histories.items()}
     for (domain, _), schemas in histories.items():
         newest[domain] = max(newest[domain], schemas[-1].since_version)

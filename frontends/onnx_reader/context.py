@@ -15,7 +15,7 @@ from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import Array, DType, TensorType
 from bessemer.frontends.onnx_reader import known, limits
 from bessemer.frontends.onnx_reader.agree import broadcast_together
-from bessemer.frontends.onnx_reader.items import Item, Known, SequenceItem, TextItem
+from bessemer.frontends.onnx_reader.items import Item, Known, SequenceItem, StackedItem, TextItem
 from bessemer.frontends.onnx_reader.model_state import Dequantized
 from bessemer.frontends.onnx_reader.sizes import sizes_of
 from bessemer.frontends.onnx_reader.string_state import ModelStrings
@@ -91,7 +91,7 @@ class NodeContext:
     def optional(self, position: int) -> Value | None:
         """A tensor input that may be absent."""
         found = self.item(position)
-        if isinstance(found, SequenceItem):
+        if isinstance(found, (SequenceItem, StackedItem)):
             self.wrong(f"input {position} is a sequence, a tensor is wanted")
         if isinstance(found, TextItem):
             self.unsupported(f"input {position} holds strings")
@@ -112,6 +112,8 @@ class NodeContext:
     def sequence(self, position: int) -> SequenceItem:
         """An input that is a sequence."""
         found = self.item(position)
+        if isinstance(found, StackedItem):
+            self.unsupported("a sequence whose length is known when the model runs")
         if not isinstance(found, SequenceItem):
             self.wrong(f"input {position} is no sequence")
         return found
@@ -119,6 +121,14 @@ class NodeContext:
     def tensors(self) -> list[Value]:
         """All inputs, every one a tensor."""
         return [self.input(position) for position in range(len(self.items))]
+
+    def values(self, items: Sequence[Item]) -> list[Value]:
+        """What goes into or comes out of a region, which has tensors only."""
+        values = [item for item in items if isinstance(item, Value)]
+        if len(values) != len(items):
+            what = "strings" if any(isinstance(item, TextItem) for item in items) else "sequences"
+            self.unsupported(f"{what} or optionals that are chosen when the model runs")
+        return values
 
     def array(self, position: int) -> Array | None:
         """The elements of an input, where they are known already; None where absent or not."""
@@ -151,12 +161,13 @@ class NodeContext:
         """An input's elements as sizes; bound at run time where they are not known."""
         return self.sizes_in(self.input(position))
 
-    def sizes_in(self, value: Value) -> tuple[Size, ...]:
-        """A tensor's elements as sizes; bound at run time where they are not known."""
+    def sizes_in(self, value: Value, signed: bool = False) -> tuple[Size, ...]:
+        """A tensor's elements as sizes; bound at run time where they are not known, and then not
+        below 0 unless `signed`."""
         count = value.type.numel
         if not isinstance(count, int) or count > limits.PARTS or not value.type.dtype.is_integer:
             self.unsupported(f"sizes in a tensor {value.type}")
-        return sizes_of(self.builder, value, self.symbol_prefix())
+        return sizes_of(self.builder, value, self.symbol_prefix(), signed)
 
     def symbol_prefix(self) -> str:
         """What symbols made for this node are called."""
@@ -194,6 +205,13 @@ class NodeContext:
         )
         if not isinstance(found, kinds):
             self.wrong(f"the attribute {name} is {found!r}")
+        return found
+
+    def graph(self, name: str) -> onnx.GraphProto:
+        """An attribute that has to be a graph."""
+        found = self.attributes.get(name)
+        if not isinstance(found, onnx.GraphProto):
+            self.wrong(f"the attribute {name} has to be a graph")
         return found
 
     def dtype(self, name: str, default: DType | None = None) -> DType:

@@ -9,7 +9,7 @@ import onnx
 from onnx import AttributeProto, defs
 
 from bessemer.compiler.ir.graph import Value
-from bessemer.frontends.onnx_reader.items import Item, SequenceItem, TextItem
+from bessemer.frontends.onnx_reader.items import Item, SequenceItem, StackedItem, TextItem
 from bessemer.frontends.onnx_reader.model_state import opset_table
 from bessemer.frontends.onnx_reader.structure import check_graph, check_name, operator_name
 from bessemer.frontends.onnx_reader.tensors import CODE_OF
@@ -69,6 +69,9 @@ def _type_of(item: Item) -> onnx.TypeProto:
         case SequenceItem():
             if item:
                 result.sequence_type.elem_type.CopyFrom(_type_of(item[0]))
+        case StackedItem():
+            element = Value(item.value.type.with_shape(item.value.type.shape[1:]))
+            result.sequence_type.elem_type.CopyFrom(_type_of(element))
         case None:
             pass
     return result

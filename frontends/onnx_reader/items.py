@@ -16,6 +16,14 @@ class SequenceItem(tuple[Value, ...]):
 
 
 @dataclass(frozen=True, eq=False)
+class StackedItem:
+    """An ONNX sequence whose length is known when the model runs: tensors of one type, which lie
+    along the first axis of `value`."""
+
+    value: Value
+
+
+@dataclass(frozen=True, eq=False)
 class Recipe:
     """How an array is there before a run: the caller or a step gives it by `name`; or, without one,
     an operator of runtime/preparation.py makes it of others."""
@@ -41,7 +49,7 @@ class UnreadItem:
     """The output of a node that could not be read; whatever depends on it is not read either."""
 
 
-Item: TypeAlias = Union[Value, TextItem, SequenceItem, None]
+Item: TypeAlias = Union[Value, TextItem, SequenceItem, StackedItem, None]
 """A tensor, one of strings, a sequence of tensors, or nothing (an absent optional)."""
 Known: TypeAlias = Union[Item, UnreadItem]
 UNREAD = UnreadItem()

@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from bessemer.compiler.errors import CompileError
 from bessemer.frontends.onnx_reader import limits
+from bessemer.frontends.onnx_reader.weights_apart import cut_weights
 
 Source = str | Path | bytes | onnx.ModelProto
 
@@ -20,25 +21,29 @@ Source = str | Path | bytes | onnx.ModelProto
 class LoadedModel:
     """A parsed model. `folder` is where external data may lie; None when the model has no path.
 
-    `label` names the model in messages.
+    `label` names the model in messages. `apart` are the bytes of initializers that the proto lacks,
+    each with its tensor.
     """
 
     proto: onnx.ModelProto
     folder: Path | None
     label: str
+    apart: tuple[tuple[onnx.TensorProto, memoryview], ...] = ()
 
 
-def load_model(source: Source) -> LoadedModel:
-    """Parses a model; raises CompileError for a file that is missing, too large or not ONNX."""
+def load_model(source: Source, weights_apart: bool = False) -> LoadedModel:
+    """Parses a model; raises CompileError for a file that is missing, too large or not ONNX.
+
+    With `weights_apart` the bytes of large initializers are not in the proto, but beside it.
+    """
     match source:
         case onnx.ModelProto():
             loaded = LoadedModel(source, None, source.graph.name or "model")
         case bytes():
-            loaded = LoadedModel(_parse(source, "the model's bytes"), None, "the model's bytes")
+            loaded = _parse(source, None, "the model's bytes", weights_apart)
         case _:
             path = Path(source)
-            proto = _parse(_read_file(path), str(path))
-            loaded = LoadedModel(proto, path.resolve().parent, str(path))
+            loaded = _parse(_read_file(path), path.resolve().parent, str(path), weights_apart)
     _check_model(loaded)
     return loaded
 
@@ -64,20 +69,25 @@ def _read_file(path: Path) -> bytes:
         return file.read()
 
 
-def _parse(data: bytes, label: str) -> onnx.ModelProto:
+def _parse(data: bytes, folder: Path | None, label: str, weights_apart: bool) -> LoadedModel:
     if not data:
         raise CompileError(f"{label}: empty, so not an ONNX model")
     if data.startswith(b"\x7fELF"):
         raise CompileError(f"{label}: machine code, not an ONNX model; give the file it came from")
     if len(data) > limits.FILE_BYTES:
         raise CompileError(f"{label}: over 2 GiB; keep the weights in external data")
+    weights: dict[int, memoryview] = {}
+    if weights_apart:
+        data, weights = cut_weights(data)
     try:
         proto: onnx.ModelProto = onnx.ModelProto.FromString(data)
     except DecodeError as error:
         raise CompileError(
             f"{label}: not an ONNX model, or a damaged one ({error}); export or download it again"
         ) from None
-    return proto
+    tensors = proto.graph.initializer
+    apart = tuple((tensors[place], raw) for place, raw in weights.items())
+    return LoadedModel(proto, folder, label, apart)
 
 
 def _check_model(loaded: LoadedModel) -> None:

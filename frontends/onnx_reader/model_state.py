@@ -38,6 +38,8 @@ class ModelState:
     opsets: Mapping[str, int]
     functions: Mapping[FunctionKey, onnx.FunctionProto]
     files: ExternalFiles
+    apart: Mapping[int, memoryview] = field(default_factory=dict)
+    """Bytes of tensors that lack them, by the tensor's id."""
     problems: dict[str, None] = field(default_factory=dict)  # a set that keeps its order
     choices: dict[str, bool] = field(default_factory=dict)
     """What this reading takes for granted about nodes (see agree.MustChooseError)."""
@@ -50,8 +52,9 @@ class ModelState:
         """A tensor's elements, read once; strings are an array of objects."""
         found = self._arrays.get(id(tensor))
         if found is None:
+            raw = self.apart.get(id(tensor))
             # The tensor is kept too, or its id could be given to another.
-            found = self._arrays[id(tensor)] = (tensor, array_of(tensor, self.files, where))
+            found = self._arrays[id(tensor)] = (tensor, array_of(tensor, self.files, where, raw))
         return found[1]
 
 

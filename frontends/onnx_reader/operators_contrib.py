@@ -16,15 +16,17 @@ from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.items import Item
 from bessemer.frontends.onnx_reader.operators_convolution import convolved
 from bessemer.frontends.onnx_reader.operators_detection import read_grid_sample
-from bessemer.frontends.onnx_reader.operators_index import indices_at
+from bessemer.frontends.onnx_reader.operators_index import indices_at, read_gather_nd
 from bessemer.frontends.onnx_reader.operators_matmul import product, read_gemm, scaled, swapped
-from bessemer.frontends.onnx_reader.operators_shape import read_trilu
+from bessemer.frontends.onnx_reader.operators_shape import read_range, read_trilu
 from bessemer.frontends.onnx_reader.registry import rule
 
 _DOMAIN = "com.microsoft"
 
 rule("GridSample", domain=_DOMAIN)(read_grid_sample)
 rule("Trilu", domain=_DOMAIN)(read_trilu)
+rule("Range", domain=_DOMAIN)(read_range)
+rule("GatherND", domain=_DOMAIN)(read_gather_nd)
 
 
 def _activated(context: NodeContext, x: Value) -> Value:

@@ -1,28 +1,29 @@
-"""If, Loop and Scan: settled while reading where that is possible, else regions of the graph."""
+"""Loop and Scan: settled while reading where that is possible, else regions of the graph."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
 
 from bessemer.compiler.errors import CompileError
+from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.build import GraphBuilder
-from bessemer.compiler.ir.dims import Size, symbol
-from bessemer.compiler.ir.graph import Graph, Value
+from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.graph import Value
+from bessemer.compiler.ir.rewrite import defined_symbols
 from bessemer.compiler.ir.types import Array, TensorType, boolean, i64
 from bessemer.compiler.ops.composite.composite_shape import flip
 from bessemer.frontends.onnx_reader.agree import (
-    MustChooseError,
     agreed_size,
     differ_as_a_rule,
     with_shape,
 )
 from bessemer.frontends.onnx_reader.context import NodeContext, Region
-from bessemer.frontends.onnx_reader.items import Item, TextItem
+from bessemer.frontends.onnx_reader.items import Item
 from bessemer.frontends.onnx_reader.known import known_array
+from bessemer.frontends.onnx_reader.loop_appends import Append, appended, appends_of, stacking
 from bessemer.frontends.onnx_reader.loop_counts import counted_trips, is_unlimited, known_trips
 from bessemer.frontends.onnx_reader.loop_invariants import kept_places
 from bessemer.frontends.onnx_reader.registry import rule
@@ -31,119 +32,69 @@ _UNROLLED = 256
 """A loop that cannot be one is unrolled if it makes at most this many iterations."""
 
 
-def _graph(context: NodeContext, name: str) -> onnx.GraphProto:
-    graph = context.attributes.get(name)
-    if not isinstance(graph, onnx.GraphProto):
-        context.wrong(f"the attribute {name} has to be a graph")
-    return graph
-
-
-def _tensors(context: NodeContext, items: Sequence[Item]) -> list[Value]:
-    values = [item for item in items if isinstance(item, Value)]
-    if len(values) != len(items):
-        what = "strings" if any(isinstance(item, TextItem) for item in items) else "sequences"
-        context.unsupported(f"{what} or optionals that are chosen when the model runs")
-    return values
-
-
-# If
-
-
-@rule("If")
-def read_if(context: NodeContext) -> Sequence[Item]:
-    branches = [_graph(context, "then_branch"), _graph(context, "else_branch")]
-    known = context.array(0)
-    if known is not None:
-        if known.size != 1:
-            context.wrong(f"the condition is {context.input(0).type}, one truth is wanted")
-        return context.subgraphs.read_inline(branches[0 if known.reshape(-1)[0] else 1], [])
-    chosen = context.subgraphs.choice(context.label)
-    if chosen is not None:
-        _require_truth(context, chosen)
-        return context.subgraphs.read_inline(branches[0 if chosen else 1], [])
-    regions = [context.subgraphs.new_region(name) for name in ("then", "else")]
-    results = [
-        _tensors(context, region.read(branch, [])) for region, branch in zip(regions, branches)
-    ]
-    outputs = _of_one_type(context, regions, results)
-    captured = list(dict.fromkeys(value for region in regions for value in region.captured))
-    graphs = tuple(_finished(region, found, captured) for region, found in zip(regions, outputs))
-    condition = context.reshape(context.input(0), ())
-    return context.builder.apply_many("if", condition, *captured, regions=graphs)
-
-
-def _require_truth(context: NodeContext, wanted: bool) -> None:
-    """Makes the compiled code fail where the condition is not what was taken for granted."""
-    b = context.builder
-    truth = context.cast(context.reshape(context.input(0), (1,)), i64)
-    difference = context.apply("sub", truth, context.like(truth, int(wanted)))
-    both = context.apply("concat", difference, context.apply("neg", difference), axis=0)
-    b.apply_many("bind", both, symbols=(b.fresh_symbol("check"), b.fresh_symbol("check")))
-
-
-def _finished(region: Region, outputs: Sequence[Value], captured: Sequence[Value]) -> Graph:
-    """The region with all captured values as inputs, those of the other branch too."""
-    inputs = [region.captured.get(value) or Value(value.type, value.name) for value in captured]
-    return replace(region.builder.finish(outputs), inputs=tuple(inputs))
-
-
-def _of_one_type(
-    context: NodeContext, regions: Sequence[Region], results: Sequence[list[Value]]
-) -> list[list[Value]]:
-    """Outputs of both branches in one type each: a size that differs becomes a symbol that
-    both branches bind."""
-    if len(results[0]) != len(results[1]):
-        context.wrong("the branches give different numbers of outputs")
-    changed: list[list[Value]] = [[], []]
-    for one, other in zip(*results):
-        if one.type.rank != other.type.rank:
-            raise MustChooseError(context.label, first=True)
-        if one.type.dtype != other.type.dtype:
-            context.unsupported(f"branches that give {one.type} and {other.type}")
-        names: list[str] = []
-        shape: list[Size] = []
-        for a, b in zip(one.type.shape, other.type.shape):
-            names.append("" if a == b else context.builder.fresh_symbol("if_"))
-            shape.append(a if a == b else symbol(names[-1]))
-        for place, (region, value) in enumerate(zip(regions, (one, other))):
-            changed[place].append(_under_symbols(region, value, names, tuple(shape)))
-    return changed
-
-
-def _under_symbols(
-    region: Region, value: Value, names: Sequence[str], shape: tuple[Size, ...]
-) -> Value:
-    if value.type.shape == shape:
-        return value
-    bound = [(name, size) for name, size in zip(names, value.type.shape) if name]
-    sizes = region.builder.sizes([size for _, size in bound])
-    region.builder.apply_many("bind", sizes, symbols=tuple(name for name, _ in bound))
-    return region.builder.apply("reshape", value, shape=shape)
-
-
-# Loop
-
-
 @rule("Loop")
 def read_loop(context: NodeContext) -> Sequence[Item]:
-    body = _graph(context, "body")
+    body = context.graph("body")
     initial = context.items[2:]
     if len(body.input) != 2 + len(initial) or len(body.output) < 1 + len(initial):
         context.wrong(
             f"the body takes {len(body.input)} and gives {len(body.output)} values where the loop"
             f" carries {len(initial)}"
         )
+    appends = {} if _ends_in_time(context) else appends_of(body)
+    if appends:
+        return _appending(context, body, appends)
     if any(not isinstance(item, Value) for item in initial):
         return _unrolled(context, body, initial, "sequences that a loop carries")
-    values = _tensors(context, initial)
+    values = context.values(initial)
     try:
         return _loop(context, body, values)
     except _ChangesTypeError as change:
         return _unrolled(context, body, initial, str(change))
 
 
+def _ends_in_time(context: NodeContext) -> bool:
+    """Whether a loop may be unrolled, as far as what stands in front of it says."""
+    trips = context.array(0)
+    asks = context.optional(1) is not None and context.array(1) is None
+    return trips is not None and int(trips.reshape(-1)[0]) <= _UNROLLED and not asks
+
+
+def _appending(
+    context: NodeContext, body: onnx.GraphProto, appends: Mapping[int, Append]
+) -> list[Item]:
+    """A loop that appends to some of what it carries."""
+    initial = context.items[2:]
+    carried = [item for place, item in enumerate(initial) if place not in appends]
+    wholes = [(initial[place], append) for place, append in appends.items()]
+    try:
+        found = _loop(context, stacking(body, appends), context.values(carried), wholes)
+    except _ChangesTypeError as change:
+        context.unsupported(f"{change}, in a loop whose trip count is known when it runs")
+    outputs, stacked = found[: -len(appends)], found[-len(appends) :]
+    for (place, append), entries in zip(appends.items(), context.values(stacked)):
+        outputs.insert(place, appended(context, initial[place], append, entries))
+    return outputs
+
+
 class _ChangesTypeError(Exception):
     """A carried value comes back from the body with another type."""
+
+
+def _entry_of_one_size(inside: GraphBuilder, entry: Value, whole: Item, append: Append) -> Value:
+    """What is appended may differ from iteration to iteration along the axis of concatenation,
+    what is stacked may not. Its other sizes are the whole's, whatever they are computed from."""
+    shape = entry.type.shape
+    if append.axis is not None and isinstance(whole, Value) and whole.type.rank == len(shape):
+        axis = append.axis % len(shape)
+        others = whole.type.shape[:axis] + shape[axis : axis + 1] + whole.type.shape[axis + 1 :]
+        for size, other in zip(shape, others):
+            agreed_size(inside, other, size)
+        entry = with_shape(inside, entry, others)
+    made_inside = {name for node in inside.nodes for name in defined_symbols(node)}
+    if any(dims.symbol_names(size) & made_inside for size in entry.type.shape):
+        raise _ChangesTypeError(f"entries of {entry.type}, whose size differs")
+    return entry
 
 
 def _scalar(context: NodeContext, position: int) -> Value | None:
@@ -151,7 +102,13 @@ def _scalar(context: NodeContext, position: int) -> Value | None:
     return None if value is None else context.reshape(value, ())
 
 
-def _loop(context: NodeContext, body: onnx.GraphProto, carried: list[Value]) -> list[Item]:
+def _loop(
+    context: NodeContext,
+    body: onnx.GraphProto,
+    carried: list[Value],
+    appends: Sequence[tuple[Item, Append]] = (),
+) -> list[Item]:
+    """The loop; the last things that it stacks are what it appends to `appends`."""
     trips, condition = _scalar(context, 0), _scalar(context, 1)
     if trips is None and condition is None:
         context.wrong("neither a trip count nor a condition ends it")
@@ -165,8 +122,12 @@ def _loop(context: NodeContext, body: onnx.GraphProto, carried: list[Value]) -> 
         for place, value in enumerate(carried)
     ]
     given = [_as_declared(region, iteration, body, 0), _as_declared(region, going, body, 1)]
-    keep_going, *results = _tensors(context, region.read(body, [*given, *state]))
+    keep_going, *results = context.values(region.read(body, [*given, *state]))
     results, moving = _without(results, kept), _without(carried, kept)
+    stacked = len(results) - len(appends)
+    results[stacked:] = [
+        _entry_of_one_size(b, entry, *append) for entry, append in zip(results[stacked:], appends)
+    ]
     if keep_going.type.rank:
         keep_going = b.apply("reshape", keep_going, shape=())
     results = _returned(region, moving, results)
@@ -288,7 +249,7 @@ def _unrolled(
             context.unsupported(f"{why}, in a loop whose condition is known when it runs")
         going = bool(known.reshape(-1)[0])
         carried = results[: len(carried)]
-        rows.append(_tensors(context, results[len(carried) :]))
+        rows.append(context.values(results[len(carried) :]))
         made += 1
     scans = len(body.output) - 1 - len(carried)
     if scans and not rows:
@@ -354,7 +315,7 @@ def _scanned(
     directions: Sequence[int],
 ) -> list[Value]:
     """The last states, and what the iterations give, stacked along a new first axis."""
-    body = _graph(context, "body")
+    body = context.graph("body")
     scans = len(body.output) - len(carried)
     if scans < 0 or len(body.input) != len(carried) + len(scanned):
         context.wrong(f"{len(scanned)} scan inputs and {len(carried)} states do not fit the body")
@@ -371,7 +332,7 @@ def _scanned(
         if backwards:
             place = b.apply("sub", b.scalar_size(trips - 1), iteration)
         state.append(b.apply("gather", region.capture(value), place, axis=axis))
-    results = _tensors(context, region.read(body, state))
+    results = context.values(region.read(body, state))
     try:
         results = _returned(region, carried, results)
     except _ChangesTypeError as change:
@@ -380,7 +341,7 @@ def _scanned(
         context, region, context.builder.scalar_size(trips), None, False, carried,
         [going, *results], trips,
     )  # fmt: skip
-    return _tensors(context, found)
+    return context.values(found)
 
 
 def _arranged(context: NodeContext, stacked: Sequence[Value]) -> list[Item]:

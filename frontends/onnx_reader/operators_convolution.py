@@ -1,5 +1,5 @@
-"""Convolutions. ONNX has channels first, we have them last: transposes go around, and passes cancel
-those that meet."""
+"""Convolutions. ONNX puts channels first, we put them last: transposes are inserted around them,
+and passes cancel the ones that meet."""
 
 from __future__ import annotations
 

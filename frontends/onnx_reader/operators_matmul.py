@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ops.composite.composite import binary, matmul
+from bessemer.compiler.ops.composite.composite_elimination import determinant, inverse
 from bessemer.compiler.ops.composite.composite_shape import slice_axis
 from bessemer.frontends.onnx_reader.agree import (
     agreed_size,
@@ -17,6 +18,9 @@ from bessemer.frontends.onnx_reader.agree import (
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.operators_blocks import narrow_product
 from bessemer.frontends.onnx_reader.registry import rule
+
+# Up to so many rows a determinant is a sum of products, part of whatever kernel needs it.
+_COFACTORS = 4
 
 
 def product(context: NodeContext, left: Value, right: Value) -> Value:
@@ -81,15 +85,27 @@ def read_gemm(context: NodeContext) -> Value:
     return context.apply("add", result, bias)
 
 
+@rule("Inverse", domain="com.microsoft")
+def read_inverse(context: NodeContext) -> Value:
+    x, _ = _square(context)
+    return inverse(context.builder, x)
+
+
 @rule("Det")
 def read_det(context: NodeContext) -> Value:
+    x, size = _square(context)
+    if isinstance(size, int) and 1 <= size <= _COFACTORS:
+        return _determinant(context, x, size)
+    return determinant(context.builder, x)
+
+
+def _square(context: NodeContext) -> tuple[Value, Size]:
+    """Square matrices, and how many rows they have."""
     x = context.input(0)
     if x.type.rank < 2:
         context.wrong(f"the input is {x.type}, square matrices are wanted")
     size = agreed_size(context.builder, *x.type.shape[-2:])
-    if not isinstance(size, int) or not 1 <= size <= 4:
-        context.unsupported(f"determinants of {x.type}; matrices of 1 to 4 rows")
-    return _determinant(context, x, size)
+    return with_shape(context.builder, x, (*x.type.shape[:-2], size, size)), size
 
 
 def _determinant(context: NodeContext, x: Value, size: int) -> Value:

@@ -49,11 +49,11 @@ def read_normalizer(context: NodeContext) -> Value:
     axes = (x.type.rank - 1,)
     match context.text("norm", "MAX"):
         case "L1":
-            norm = l1_norm(b, x, axes, True)
+            norm = l1_norm(b, x, axes, keep=True)
         case "L2":
-            norm = l2_norm(b, x, axes, True)
+            norm = l2_norm(b, x, axes, keep=True)
         case _:
-            norm = reduce(b, "max", x, axes, True)
+            norm = reduce(b, "max", x, axes, keep=True)
     safe = context.apply("select", binary(b, "eq", norm, 0.0), context.like(norm, 1.0), norm)
     return context.elementwise("div", x, safe)
 

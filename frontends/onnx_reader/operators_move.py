@@ -188,7 +188,8 @@ def read_pad(context: NodeContext) -> Value:
     if context.opset < 11:
         pads: tuple[Size, ...] = context.integers("pads" if context.opset >= 2 else "paddings")
     else:
-        pads = _signed_sizes(context, 1)
+        # What is negative is cut off.
+        pads = context.sizes_in(context.input(1), signed=True)
         if context.optional(2) is not None:
             value = context.constant_array(2, "a padding value").reshape(-1)[0].item()
     axes = tuple(range(rank))
@@ -206,11 +207,6 @@ def read_pad(context: NodeContext) -> Value:
     if x.type.dtype.is_integer or x.type.dtype == boolean:
         value = int(value)
     return context.apply("pad", x, low=tuple(low), high=tuple(high), mode=mode, value=value)
-
-
-def _signed_sizes(context: NodeContext, position: int) -> tuple[Size, ...]:
-    """Pads: unknown ones are bound, so that they cannot be negative (a negative pad crops)."""
-    return context.sizes(position)
 
 
 @rule("DepthToSpace")

@@ -5,6 +5,8 @@ Weights stay int8; what is subtracted and multiplied stays in the graph.
 
 from __future__ import annotations
 
+import numpy as np
+
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import DType, f32, i8, i32, u8
 from bessemer.compiler.ops.composite.composite_quantize import (
@@ -12,6 +14,7 @@ from bessemer.compiler.ops.composite.composite_quantize import (
     dynamic_quantize_linear,
     quantize_linear,
 )
+from bessemer.compiler.ops.composite.composite_shape import from_channels_last, to_channels_last
 from bessemer.compiler.ops.small_numbers import FORMATS, WIDTHS
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.model_state import Dequantized
@@ -118,24 +121,33 @@ def read_conv_integer(context: NodeContext) -> Value:
 
 
 @rule("QLinearConv")
+@rule("QLinearConv", domain="com.microsoft")
 def read_qlinear_conv(context: NodeContext) -> Value:
-    x = centered(context, context.input(0), context.input(2), 0)
+    """onnxruntime's own has an attribute that says where channels are: in x and in the result, but
+    not in the weight."""
+    b, last = context.builder, bool(context.integer("channels_last", 0))
+    x = context.input(0)
+    x = centered(context, from_channels_last(b, x) if last else x, context.input(2), 0)
     weight = centered(context, context.input(3), context.input(5), 0)
     total = convolved(context, x, weight, context.optional(8))
     rank = total.type.rank
     weight_scale = _along(context, context.input(4), rank, 1)
-    return _requantized(context, total, context.reshape(context.input(1), ()), weight_scale, 6)
+    x_scale = context.reshape(context.input(1), ())
+    result = _requantized(context, total, x_scale, weight_scale, 6)
+    return to_channels_last(b, result) if last else result
 
 
 def _requantized(
     context: NodeContext, total: Value, left_scale: Value, right_scale: Value, output: int
 ) -> Value:
-    """A sum of products of integers, in the scale and zero point that follow as inputs."""
-    scale = context.elementwise("mul", left_scale, right_scale)
-    real = context.elementwise("mul", context.cast(total, f32), scale)
+    """A sum of products of integers, in the scale and zero point that follow as inputs. There is
+    one factor, as in onnxruntime, so that ties are rounded as there."""
+    rank = total.type.rank
     # The rows of a result may have a scale each.
-    axis = max(total.type.rank - 2, 0)
-    return quantize_linear(
-        context.builder, real, context.cast(context.input(output), f32), context.input(output + 1),
-        axis=axis,
-    )  # fmt: skip
+    axis = max(rank - 2, 0)
+    scale = _along(context, context.cast(context.input(output), f32), rank, axis)
+    factor = context.elementwise("mul", left_scale, right_scale)
+    factor = context.elementwise("div", factor, scale)
+    steps = context.elementwise("mul", context.cast(total, f32), factor)
+    one = context.builder.constant(np.array(1, np.float32))
+    return quantize_linear(context.builder, steps, one, context.input(output + 1), axis=axis)

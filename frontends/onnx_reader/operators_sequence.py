@@ -7,7 +7,14 @@ import numpy as np
 from bessemer.compiler.ir.graph import Value
 from bessemer.frontends.onnx_reader import limits
 from bessemer.frontends.onnx_reader.context import NodeContext
-from bessemer.frontends.onnx_reader.items import Item, SequenceItem
+from bessemer.frontends.onnx_reader.items import Item, SequenceItem, StackedItem
+from bessemer.frontends.onnx_reader.loop_appends import (
+    laid_end_to_end,
+    moved_first,
+    moved_from_first,
+    stacked_item,
+)
+from bessemer.frontends.onnx_reader.operators_index import indices_at
 from bessemer.frontends.onnx_reader.operators_move import concatenated, piece, split_along
 from bessemer.frontends.onnx_reader.registry import rule
 
@@ -32,8 +39,15 @@ def _position(context: NodeContext, input_number: int, length: int) -> int:
 
 @rule("SequenceAt")
 def read_sequence_at(context: NodeContext) -> Item:
-    sequence = context.sequence(0)
-    return sequence[_position(context, 1, len(sequence))]
+    sequence = context.item(0)
+    if isinstance(sequence, SequenceItem):
+        if context.array(1) is not None:
+            return sequence[_position(context, 1, len(sequence))]
+        sequence = stacked_item(context, sequence)
+    if not isinstance(sequence, StackedItem):
+        context.wrong("input 0 is no sequence")
+    place = context.reshape(indices_at(context, 1), ())
+    return context.apply("gather", sequence.value, place, axis=0)
 
 
 @rule("SequenceErase")
@@ -59,15 +73,23 @@ def read_sequence_insert(context: NodeContext) -> Item:
 
 @rule("SequenceLength")
 def read_sequence_length(context: NodeContext) -> Value:
+    sequence = context.item(0)
+    if isinstance(sequence, StackedItem):
+        return context.builder.scalar_size(sequence.value.type.shape[0])
     return context.builder.scalar_size(len(context.sequence(0)))
 
 
 @rule("ConcatFromSequence")
 def read_concat_from_sequence(context: NodeContext) -> Value:
+    new = bool(context.integer("new_axis", 0))
+    sequence = context.item(0)
+    if isinstance(sequence, StackedItem):
+        axis = context.axis(sequence.value.type.rank - 1 + new)
+        arranged = moved_from_first if new else laid_end_to_end
+        return arranged(context, sequence.value, axis)
     parts = list(context.sequence(0))
     if not parts:
         context.wrong("the sequence is empty")
-    new = bool(context.integer("new_axis", 0))
     axis = context.axis(parts[0].type.rank + new)
     if new:
         parts = [
@@ -82,6 +104,9 @@ def read_split_to_sequence(context: NodeContext) -> Item:
     x = context.input(0)
     axis = context.axis(x.type.rank, context.integer("axis", 0))
     whole = x.type.shape[axis]
+    keeps = context.optional(1) is not None or context.integer("keepdims", 1)
+    if not isinstance(whole, int) and not keeps:
+        return StackedItem(moved_first(context, x, axis))
     if not isinstance(whole, int) or whole > limits.PARTS:
         context.unsupported(f"axis {axis} of {x.type} has no known, small size to split")
     if context.optional(1) is None:

@@ -31,7 +31,7 @@ def _kernel(context: NodeContext, x: Value, vectors: Array) -> Value:
         return products
     if kind == "RBF":
         squares = b.constant(np.square(vectors.astype(np.float64)).sum(1).astype(np.float32))
-        own = reduce(b, "sum", b.apply("mul", x, x), (1,), True)
+        own = reduce(b, "sum", b.apply("mul", x, x), (1,), keep=True)
         away = context.elementwise("sub", own, binary(b, "mul", products, 2.0))
         away = context.elementwise("add", away, squares)
         return b.apply("exp", binary(b, "mul", binary(b, "max", away, 0.0), -gamma))
@@ -150,7 +150,7 @@ def _probabilities(context: NodeContext, scores: Value, count: int) -> Value:
         place[other, one], place[one, other] = at, at + len(pairs)
     against = b.apply("gather", both, b.constant(place), axis=1)
     mirrored = b.apply("gather", both, b.constant(np.ascontiguousarray(place.T)), axis=1)
-    own = reduce(b, "sum", b.apply("mul", against, against), (2,), True)
+    own = reduce(b, "sum", b.apply("mul", against, against), (2,), keep=True)
     eye = b.constant(np.eye(count, dtype=np.float32))
     between = b.apply("neg", b.apply("mul", against, mirrored))
     matrix = b.apply("add", between, context.elementwise("mul", own, eye))
@@ -178,9 +178,11 @@ def _coupled(context: NodeContext, matrix: Value, count: int) -> Value:
     p = context.full(rows[0].type, 1 / count)
     for _ in range(_SWEEPS):
         column = context.reshape(p, (samples, 1, count))
-        q = reduce(b, "sum", context.elementwise("mul", matrix, column), (2,), False)
-        total = reduce(b, "sum", b.apply("mul", p, q), (1,), True)
-        error = reduce(b, "max", b.apply("abs", context.elementwise("sub", q, total)), (1,), True)
+        q = reduce(b, "sum", context.elementwise("mul", matrix, column), (2,))
+        total = reduce(b, "sum", b.apply("mul", p, q), (1,), keep=True)
+        error = reduce(
+            b, "max", b.apply("abs", context.elementwise("sub", q, total)), (1,), keep=True
+        )
         better = p
         for t, row in enumerate(rows):
             own, here = _column(context, row, t), _column(context, q, t)

@@ -17,7 +17,14 @@ from bessemer.compiler.ir.types import Array, TensorType, type_of
 from bessemer.frontends.onnx_reader import families
 from bessemer.frontends.onnx_reader.agree import MustChooseError, SizesMustAgree
 from bessemer.frontends.onnx_reader.external import ExternalFiles
-from bessemer.frontends.onnx_reader.items import UNREAD, Known, Recipe, SequenceItem, TextItem
+from bessemer.frontends.onnx_reader.items import (
+    UNREAD,
+    Known,
+    Recipe,
+    SequenceItem,
+    StackedItem,
+    TextItem,
+)
 from bessemer.frontends.onnx_reader.loader import LoadedModel, Source, load_model
 from bessemer.frontends.onnx_reader.model_state import ModelState, function_table, opset_table
 from bessemer.frontends.onnx_reader.scope import Scope
@@ -42,7 +49,7 @@ def read_onnx(
     CompileError for a model that is damaged or wrong, and UnsupportedError, listing everything at
     once, for one that Bessemer cannot compile.
     """
-    loaded = load_model(source)
+    loaded = load_model(source, weights_apart=True)
     families.check_registered()
     check_graph(loaded.proto.graph, loaded.label)
     _warn_of_newer_versions(loaded)
@@ -51,6 +58,7 @@ def read_onnx(
         opset_table(list(loaded.proto.opset_import), loaded.label),
         function_table(list(loaded.proto.functions), loaded.label),
         ExternalFiles(loaded.folder, {}),
+        {id(tensor): raw for tensor, raw in loaded.apart},
     )
     try:
         return _read_until_settled(loaded, state, dims or {}, values or {})
@@ -155,6 +163,9 @@ def _tensors_of(
         return [(output.name, item)]
     if isinstance(item, SequenceItem):
         return [(f"{output.name}[{place}]", value) for place, value in enumerate(item)]
+    if isinstance(item, StackedItem):
+        what = "is a sequence whose length is known when the model runs"
+        state.problems[f"output '{output.name}': {what}"] = None
     if item is None and output.type.WhichOneof("value") != "optional_type":
         what = "is an absent optional, not a tensor"
         state.problems[f"output '{output.name}': {what}"] = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -38,6 +39,22 @@ class Schema:
 
 def _count(low: int, high: int) -> str:
     return str(low) if low == high else f"{low} to {high}"
+
+
+_STEPS = {"state_window": 0, "channels_last": 0, "dilation": 1, "ndim": 1}
+ADOPTED = {("com.microsoft", name): 27 for name in ("CausalConvWithState", "LinearAttention")}
+"""Operators that ONNX took over as they were, and with which set. Those of com.microsoft have got
+further attributes since, which mean nothing while they are as in `_STEPS`."""
+
+
+def adopted(
+    domain: str, opset: int, operator: str, attributes: Mapping[str, onnx.AttributeProto]
+) -> tuple[str, int]:
+    """The domain and set that describe an operator; its own as a rule."""
+    known = ADOPTED.get((domain, operator))
+    if known is None or any(attributes[k].i != v for k, v in _STEPS.items() if k in attributes):
+        return domain, opset
+    return "", known
 
 
 @lru_cache(maxsize=4096)

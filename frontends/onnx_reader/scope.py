@@ -27,6 +27,7 @@ from bessemer.frontends.onnx_reader.items import (
     Item,
     Known,
     SequenceItem,
+    StackedItem,
     TextItem,
     UnreadItem,
 )
@@ -34,7 +35,7 @@ from bessemer.frontends.onnx_reader.known import known_array
 from bessemer.frontends.onnx_reader.model_state import Dequantized, FunctionKey, ModelState
 from bessemer.frontends.onnx_reader.operators_repeat import with_repeats
 from bessemer.frontends.onnx_reader.registry import RULES, Outputs, Rule
-from bessemer.frontends.onnx_reader.schemas import Schema, find_schema
+from bessemer.frontends.onnx_reader.schemas import Schema, adopted, find_schema
 from bessemer.frontends.onnx_reader.string_state import ModelStrings
 from bessemer.frontends.onnx_reader.strings import on_strings
 from bessemer.frontends.onnx_reader.structure import (
@@ -46,7 +47,7 @@ from bessemer.frontends.onnx_reader.structure import (
 )
 
 _MALFORMED = (IndexError, KeyError, TypeError, ValueError, ZeroDivisionError, OverflowError)
-"""What a rule may run into where a stranger's attributes and shapes do not fit each other."""
+"""What a rule may raise if the attributes and shapes of a model contradict each other."""
 
 
 _NOT_OF_ONNX = frozenset((
@@ -112,6 +113,8 @@ class Scope:
             return SequenceItem(self.capture(value) for value in item)
         if isinstance(item, TextItem):
             return TextItem(self.capture(item.value))
+        if isinstance(item, StackedItem):
+            return StackedItem(self.capture(item.value))
         return self.capture(item) if isinstance(item, Value) else item
 
     def capture(self, value: Value) -> Value:
@@ -226,7 +229,7 @@ class Scope:
             raise CompileError(f"{label}: cannot be read ({error!r})") from error
         outputs = (
             [result]
-            if result is None or isinstance(result, (Value, TextItem, SequenceItem))
+            if result is None or isinstance(result, (Value, TextItem, SequenceItem, StackedItem))
             else result
         )
         if len(outputs) < len(node.output):
@@ -246,6 +249,7 @@ class Scope:
         if function is not None:
             given = functions.call_attributes(function, attributes)
             return self._call(function, items, given, self.source, node.output)
+        domain, opset = adopted(domain, opset, node.op_type, attributes)
         schema = find_schema(domain, node.op_type, opset)
         rule = _find_rule(domain, node, schema)
         if schema is not None:

@@ -8,6 +8,7 @@ from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Node, Value
+from bessemer.compiler.ops.composite.composite import binary
 from bessemer.frontends.onnx_reader.agree import require_nonnegative
 from bessemer.frontends.onnx_reader.known import known_sizes
 
@@ -15,8 +16,10 @@ UNLIMITED = 2**31 - 1
 """From here on a bound of a slice means "to the end" (exporters write the largest int)."""
 
 
-def sizes_of(builder: GraphBuilder, value: Value, prefix: str) -> tuple[Size, ...]:
-    """The entries of an integer vector or scalar as sizes.
+def sizes_of(
+    builder: GraphBuilder, value: Value, prefix: str, signed: bool = False
+) -> tuple[Size, ...]:
+    """The entries of an integer vector or scalar as sizes, which may be below 0 if `signed`.
 
     Entries that are not known are bound at run time, each part of a concatenation for itself, so
     that the known ones stay known.
@@ -27,8 +30,14 @@ def sizes_of(builder: GraphBuilder, value: Value, prefix: str) -> tuple[Size, ..
     node = builder.producer(value)
     found: tuple[Size, ...] | None = None
     if node is not None and _passes_on(node):
-        parts = [sizes_of(builder, item, prefix) for item in node.inputs]
+        parts = [sizes_of(builder, item, prefix, signed) for item in node.inputs]
         found = tuple(size for part in parts for size in part)
+    elif signed:
+        above, below = (
+            builder.bind(binary(builder, "max", one, 0), prefix)
+            for one in (value, builder.apply("neg", value))
+        )
+        found = tuple(one - other for one, other in zip(above, below))
     else:
         found = builder.bind(value, prefix)
     content = np.empty(len(found), dtype=object)

@@ -12,7 +12,7 @@ from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import Array, DType, TensorType, i32
 from bessemer.frontends.onnx_reader.context import NodeContext
-from bessemer.frontends.onnx_reader.items import Item, Recipe, SequenceItem, TextItem
+from bessemer.frontends.onnx_reader.items import Item, Recipe, SequenceItem, StackedItem, TextItem
 from bessemer.frontends.onnx_reader.known import known_array
 from bessemer.runtime.artifact import Step
 from bessemer.runtime.preparation import prepare
@@ -47,7 +47,7 @@ def on_strings(
         return found
     if isinstance(found, Value):
         return TextItem(found, _moved(context, found))
-    assert not isinstance(found, TextItem) and not isinstance(found, SequenceItem)
+    assert not isinstance(found, (TextItem, SequenceItem, StackedItem))
     return [TextItem(item) if isinstance(item, Value) else item for item in found or ()]
 
 

@@ -73,9 +73,11 @@ def dtype_of_code(code: int, where: str) -> DType:
     )
 
 
-def array_of(tensor: onnx.TensorProto, files: ExternalFiles, where: str) -> Array:
+def array_of(
+    tensor: onnx.TensorProto, files: ExternalFiles, where: str, raw: memoryview | None = None
+) -> Array:
     """The elements, read-only, of strings as objects; raises CompileError where type, shape and
-    bytes disagree."""
+    bytes disagree. `raw` are the bytes of a tensor that lacks them."""
     if tensor.data_type == TensorProto.STRING:
         return _texts(tensor, where)
     dtype = dtype_of_code(tensor.data_type, where)
@@ -84,9 +86,11 @@ def array_of(tensor: onnx.TensorProto, files: ExternalFiles, where: str) -> Arra
     if tensor.HasField("segment"):
         raise CompileError(f"{where}: is stored in segments, which is not supported")
     typed = [name for name in _ALL_FIELDS if len(getattr(tensor, name))]
-    if tensor.data_location == TensorProto.EXTERNAL:
-        raw = files.read(tensor, where, _stored_bytes(dtype, count))
-        result: Array = _viewed(raw, dtype, count) if count else np.zeros(0, dtype.numpy)
+    if raw is not None:
+        result: Array = _from_raw(raw, dtype, count, where)
+    elif tensor.data_location == TensorProto.EXTERNAL:
+        stored = files.read(tensor, where, _stored_bytes(dtype, count))
+        result = _viewed(stored, dtype, count) if count else np.zeros(0, dtype.numpy)
     elif tensor.HasField("raw_data"):
         if typed:
             raise CompileError(f"{where}: has its elements twice, in raw_data and in {typed[0]}")
@@ -146,7 +150,7 @@ def _viewed(stored: Array, dtype: DType, count: int) -> Array:
     return kept
 
 
-def _from_raw(raw: bytes, dtype: DType, count: int, where: str) -> Array:
+def _from_raw(raw: bytes | memoryview, dtype: DType, count: int, where: str) -> Array:
     if len(raw) != _stored_bytes(dtype, count):
         raise CompileError(
             f"{where}: has {len(raw)} bytes of raw_data, its type and shape need"

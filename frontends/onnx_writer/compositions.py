@@ -91,7 +91,7 @@ def _is_same(
 
 UNARY: tuple[tuple[str, str, Callable[[GraphBuilder, Value], Value], dict[str, Any]], ...] = (
     ("mul", "Gelu", activation.gelu, {}),
-    ("mul", "Gelu", lambda b, x: activation.gelu(b, x, True), {"approximate": "tanh"}),
+    ("mul", "Gelu", lambda b, x: activation.gelu(b, x, tanh=True), {"approximate": "tanh"}),
     ("mul", "HardSwish", activation.hard_swish, {}),
     ("mul", "Mish", activation.mish, {}),
     ("mul", "Selu", activation.selu, {}),

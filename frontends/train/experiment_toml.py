@@ -159,6 +159,7 @@ def _experiment(folder: Path, tables: Mapping[str, _Table]) -> Experiment:
         threads=training.take("threads", int),
         seed=seed,
         memory=_memory(training),
+        precision=training.take("precision", str, "float32"),
         normalization=_normalization(tables["normalization"]),
     )
     augmentation = None

@@ -77,7 +77,8 @@ def check_state(state: Mapping[str, Array], steps: int) -> None:
     if names := broken_names(state):
         listing = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
         raise TrainingError(
-            f"After {steps} steps there are NaNs or infinities in {listing}. {_ADVICE}.", True
+            f"After {steps} steps there are NaNs or infinities in {listing}. {_ADVICE}.",
+            in_state=True,
         )
 
 

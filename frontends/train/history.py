@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -59,3 +59,10 @@ class Best:
         if loss < self.loss:
             return Best(loss, 0, {name: array.copy() for name, array in state.items()})
         return Best(self.loss, self.since + 1, self.state)
+
+
+def averages(rows: Sequence[tuple[int, Mapping[str, float]]]) -> dict[str, float]:
+    """Means over all samples of (number of samples, numbers by name)."""
+    total = sum(count for count, _ in rows)
+    names = rows[0][1] if rows else ()
+    return {name: sum(count * row[name] for count, row in rows) / total for name in names}

@@ -13,7 +13,7 @@ from bessemer.compiler.fit_memory import TYPICAL, fit_memory
 from bessemer.compiler.ir.evaluate import evaluate_named
 from bessemer.compiler.ir.graph import Graph, Value
 from bessemer.compiler.ir.types import Array
-from bessemer.compiler.options import Options
+from bessemer.compiler.options import Options, Precision
 from bessemer.compiler.pass_order import passes_of
 from bessemer.compiler.targets.choose import host_target
 
@@ -51,13 +51,15 @@ class MemoryPlan:
         return text
 
 
-def memory_plan(graph: Graph, sizes: Mapping[str, int], memory: int = 0) -> MemoryPlan:
+def memory_plan(
+    graph: Graph, sizes: Mapping[str, int], memory: int = 0, precision: Precision = "float32"
+) -> MemoryPlan:
     """The plan of a step's graph for a budget (0: none), with numbers for its symbols; sizes that
     the data decides are taken for TYPICAL.
 
     Raises CompileError where the budget is too small.
     """
-    options = Options(memory=memory, sizes=tuple(sizes.items()))
+    options = Options(precision=precision, memory=memory, sizes=tuple(sizes.items()))
     target = host_target()
     start = graph
     sizes = {name: sizes[name] for name in graph.symbols}

@@ -77,4 +77,4 @@ def _square(b: GraphBuilder, x: Value) -> Value:
 
 
 def _mean(b: GraphBuilder, x: Value) -> Value:
-    return mean(b, cast(b, x, f32), range(x.type.rank), False)
+    return mean(b, cast(b, x, f32), range(x.type.rank))

@@ -13,10 +13,12 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
+import numpy as np
+
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.graph import Graph, Value
-from bessemer.compiler.ir.types import TensorType, f32, f64, i64
+from bessemer.compiler.ir.types import Array, TensorType, f32, f64, i64
 from bessemer.compiler.ops.composite.composite import binary, broadcast_to, cast
 from bessemer.compiler.ops.composite.composite_reduce import sum_square
 from bessemer.compiler.passes.differentiate import gradients
@@ -74,6 +76,11 @@ class StepGraph:
     def batch_inputs(self) -> list[Value]:
         """What the graph reads of a batch."""
         return [value for value in self.graph.inputs if value.name in self.batch]
+
+    def numbers(self, found: Sequence[Array]) -> dict[str, float]:
+        """The loss and the metrics among the outputs of a run."""
+        names = ("loss", *self.metrics)
+        return {name: float(np.reshape(array, -1)[0]) for name, array in zip(names, found)}
 
 
 def training_graph(

@@ -18,7 +18,7 @@ import numpy as np
 from bessemer.compiler.codegen.artifact.link import Placement, save
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.types import Array
-from bessemer.compiler.options import Options, dump_folder
+from bessemer.compiler.options import Options, Precision, dump_folder
 from bessemer.compiler.training_library import build_library
 from bessemer.frontends.builder.network import Input, Network
 from bessemer.frontends.byte_count import byte_count
@@ -36,7 +36,7 @@ from bessemer.frontends.train.checkpoint import Checkpoint, read_checkpoint, wri
 from bessemer.frontends.train.export import Training, training_graphs
 from bessemer.frontends.train.failure import TrainingError as TrainingError
 from bessemer.frontends.train.failure import check_state, explained, loss_error
-from bessemer.frontends.train.history import Best, History
+from bessemer.frontends.train.history import Best, History, averages
 from bessemer.frontends.train.interruption import interrupts_between_steps
 from bessemer.frontends.train.memory_plan import MemoryPlan, memory_plan, sizes_of
 from bessemer.frontends.train.normalization import Normalization
@@ -70,8 +70,10 @@ class Trainer:
     optimizer's learning rate at every step. The same `seed` gives the same bits, at any number of
     threads. With `statistics`, every step leaves its own in the attribute of that name. `memory` is
     the most bytes (or "512M") that a step may take beside its batch and the state, for batches of
-    the size of the first. `normalization` becomes a part of the network; `fit` fits it, before the
-    first step, to the data that it learns from, the part kept for validation left out.
+    the size of the first. With the `precision` "bfloat16" products and convolutions are of rounded
+    numbers (see `compile`); state and sums stay float32. `normalization` becomes a part of the
+    network; `fit` fits it, before the first step, to the data that it learns from, the part kept
+    for validation left out.
     Raises CompileError where shapes do not fit, with the layer's name.
     """
 
@@ -89,6 +91,7 @@ class Trainer:
         seed: int = 0,
         statistics: bool = False,
         memory: int | str = 0,
+        precision: Precision = "float32",
         normalization: Normalization | None = None,
     ) -> None:
         self.optimizer = optimizer or SGD()
@@ -99,6 +102,7 @@ class Trainer:
         self._start, self._normalization = network, normalization
         self._threads = threads
         self.memory = byte_count(memory) if memory else 0
+        self.precision = precision
         self.names = [given.name for given in (*network.inputs, *targets)]
         chosen = metrics or {}
         self._training = training_graph(
@@ -141,14 +145,18 @@ class Trainer:
             memory = self.memory if self.memory and batch is not None else None
             sizes = sizes_of(graph.graph, batch) if memory and batch is not None else None
             self._models[kind] = compile(
-                graph.graph, threads=self._threads, memory=memory, sizes=sizes
+                graph.graph,
+                threads=self._threads,
+                memory=memory,
+                sizes=sizes,
+                precision=self.precision,
             )
         return self._models[kind]
 
     def plan(self, batch: Data) -> MemoryPlan:
         """What a step keeps in memory for a batch, and what it computes again."""
         graph = self._training.graph
-        return memory_plan(graph, sizes_of(graph, batch), self.memory)
+        return memory_plan(graph, sizes_of(graph, batch), self.memory, self.precision)
 
     def step(self, batch: Data) -> dict[str, float]:
         """Learns from one batch; its loss and metrics before the step.
@@ -172,7 +180,7 @@ class Trainer:
         if given.moved:
             self.statistics = read_statistics(given.moved, given.layers, *found[-2:])
         self.steps += 1
-        return _numbers(given, found)
+        return given.numbers(found)
 
     def step_inputs(self, batch: Data) -> dict[str, Array]:
         """All that the next step reads."""
@@ -275,7 +283,7 @@ class Trainer:
                 self.save(file)
 
     def _finish_epoch(self, validation: Data | None, batch: int) -> dict[str, float]:
-        row = _averages(self.history.rows)
+        row = averages(self.history.rows)
         if validation is not None:
             checked = self.evaluate(validation, batch=batch)
             row |= {f"validation {name}": number for name, number in checked.items()}
@@ -320,8 +328,8 @@ class Trainer:
         rows = []
         for part in batches.epoch(0):
             found = self._run_evaluation(part)
-            rows.append((len(next(iter(part.values()))), _numbers(self._evaluation, found)))
-        return _averages(rows)
+            rows.append((len(next(iter(part.values()))), self._evaluation.numbers(found)))
+        return averages(rows)
 
     def export(
         self,
@@ -355,6 +363,7 @@ class Trainer:
             target=target,
             dump=dump_folder(),
             memory=self.memory,
+            precision=self.precision,
             sizes=tuple(sorted((sizes or {}).items())),
         )
         code, weights = build_library(training_graphs(name or file.stem, training), options)
@@ -386,15 +395,3 @@ def _facts(seed: int, best: Best, history: History) -> dict[str, Any]:
     """What a checkpoint tells beside the number of steps."""
     lowest = {"loss": best.loss, "since": best.since}
     return {"seed": seed, "best": lowest, "history": history.as_json()}
-
-
-def _numbers(given: StepGraph, found: Sequence[Array]) -> dict[str, float]:
-    names = ("loss", *given.metrics)
-    return {name: float(np.reshape(array, -1)[0]) for name, array in zip(names, found)}
-
-
-def _averages(rows: Sequence[tuple[int, Mapping[str, float]]]) -> dict[str, float]:
-    """Means over all samples."""
-    total = sum(count for count, _ in rows)
-    names = rows[0][1] if rows else ()
-    return {name: sum(count * row[name] for count, row in rows) / total for name in names}

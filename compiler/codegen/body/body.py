@@ -250,7 +250,7 @@ class _Body(BodySizes):
         return extent == "1" or (isinstance(work, int) and work < 2 * SHARE)
 
     def _shares(self, work: Size) -> str:
-        """How many shares are worth a thread."""
+        """How many threads this much work is enough for."""
         if isinstance(work, int):
             return str(work // SHARE)
         return self.let(f"udiv i64 {self.sizes.value(dims.maximum(work, 1))}, {SHARE}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from bessemer.compiler.codegen.arithmetic import compare
@@ -187,7 +187,7 @@ def lower_levels(state: KernelState, names: Iterable[str]) -> None:
     for name in names:
         value = state.locals[name]
         if value.level > state.writer.depth:
-            state.locals[name] = replace(value, level=state.writer.depth)
+            state.locals[name] = value._replace(level=state.writer.depth)
 
 
 def _phis(state: KernelState, initial: Mapping[str, Value], level: int) -> dict[str, Value]:

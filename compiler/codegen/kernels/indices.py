@@ -148,6 +148,17 @@ class Indices:
 
     def address(self, buffer: Buffer, offset: Size) -> Pointer:
         """Where an element is (in a vector loop: that of the first lane)."""
+        bytes_, (start, distance) = buffer.dtype.bytes, _split_constant(offset)
+        base, registers = self.state.arrays.get(buffer.name), self._registers(start)
+        key = None if registers is None or base is None else (base, bytes_, start, registers)
+        found: Pointer | None = None if key is None else self.writer.remembered(key)
+        if found is None:
+            found = self._address(buffer, start)
+            if key is not None:
+                self.writer.remember(key, found.level, found)
+        return found.moved(distance * bytes_)
+
+    def _address(self, buffer: Buffer, offset: Size) -> Pointer:
         terms = self._terms(offset * buffer.dtype.bytes, vector=False)
         constant = terms.pop((), 0)
         pointer = self.state.base(buffer)
@@ -261,25 +272,28 @@ class Indices:
 
     def _divide(self, left: Size, right: Size, vector: bool) -> tuple[Value, Value]:
         """The quotient towards minus infinity, and the remainder; the divisor is positive."""
-        key = self._registers(left, right, vector)
-        found = None if key is None else self.writer.known_division(key)
+        vectors, registers = self.state.vectors, self._registers(left, right)
+        lanes = (vectors.symbol, vectors.width) if vector and vectors is not None else None
+        key = None if registers is None else (left, right, registers, lanes)
+        found: tuple[Value, Value] | None = None if key is None else self.writer.remembered(key)
         if found is None:
             found = self._divided(left, right, vector)
             if key is not None:
-                self.writer.remember_division(key, found)
+                self.writer.remember(key, max(value.level for value in found), found)
         return found
 
-    def _registers(self, left: Size, right: Size, vector: bool) -> Hashable:
-        """All that the quotient depends on; None where it depends on data."""
-        leaves = dims.atoms(left) | dims.atoms(right)
-        if not all(isinstance(leaf, Symbol) for leaf in leaves):
-            return None
+    def _registers(self, *sizes: Size) -> Hashable:
+        """Where the indices are that sizes depend on; None where they depend on data."""
         indices = self.state.indices  # a dimension has one register for all of the kernel
-        pairs = [(leaf, indices[leaf]) for leaf in leaves if leaf in indices]
-        registers = frozenset((leaf, i if isinstance(i, int) else i.text) for leaf, i in pairs)
-        vectors = self.state.vectors
-        lanes = (vectors.symbol, vectors.width) if vector and vectors is not None else None
-        return left, right, registers, lanes
+        registers = []
+        for size in sizes:
+            for leaf in dims.atoms(size):
+                if not isinstance(leaf, Symbol):
+                    return None
+                index = indices.get(leaf)
+                if index is not None:
+                    registers.append((leaf, index if isinstance(index, int) else index.text))
+        return frozenset(registers)
 
     def _divided(self, left: Size, right: Size, vector: bool) -> tuple[Value, Value]:
         w = self.writer
@@ -326,6 +340,12 @@ def _flags(size: Size) -> str:
 
 def _monomials(size: Size) -> Mapping[dims.Monomial, int]:
     return {(): size} if isinstance(size, int) else size.terms
+
+
+def _split_constant(size: Size) -> tuple[Size, int]:
+    """What has factors, and the number that is added to it."""
+    constant = _monomials(size).get((), 0)
+    return size - constant, constant
 
 
 def _factors(size: Size) -> set[Atom]:

@@ -1,4 +1,5 @@
-"""Quantizes to bytes in few instructions: byte(round(x / scale) + zero), all of it constants but x.
+"""Quantizes to 8 or 16 bits in few instructions: byte(round(x / scale) + zero), all of it
+constants but x, and the scale may be missing.
 
     x' = min(x, many scales)                           what is larger is 255 all the same
     q = x' * r,   q + (x' - q * scale) * r             the quotient: see quotients.py
@@ -6,7 +7,7 @@
 
 Every product of a quantized network ends like this, small ones with more of it than of products.
 With the limit no step overflows upwards. What overflows downwards becomes NaN, which is converted
-to the lowest integer and so to 0, as every NaN is. Signed bytes have a lowest number other than 0,
+to the lowest integer and so to 0, as every NaN is. Signed types have a lowest number other than 0,
 whereby NaN needs a step of its own; a zero point is added while they are floats.
 """
 
@@ -23,39 +24,43 @@ from bessemer.compiler.codegen.kernels.state import KernelState
 from bessemer.compiler.codegen.lanes import join, part
 from bessemer.compiler.codegen.values import Value, type_text
 from bessemer.compiler.ir.expr import Binary, Cast, Constant, Expression, Unary
-from bessemer.compiler.ir.types import f32, i8, i32, u8
+from bessemer.compiler.ir.types import DType, f32, i8, i16, i32, u8, u16
 
 _LANES = 16
 _CONVERT = "llvm.x86.avx512.mask.cvtps2dq.512"
 _MANY = 2.0**20
-"""More steps of a scale than any byte and zero point are."""
+"""More steps of a scale than any of these integers and zero points are."""
+_UNSIGNED, _SIGNED = (u8, u16), (i8, i16)
 
 
 def quantized(
     state: KernelState, evaluate: Callable[[Expression], Value], node: Cast
 ) -> Value | None:
-    """The bytes; None if the expression is not such a one, or the machine lacks the instruction."""
-    if not state.target.has_masks or node.dtype not in (u8, i8):
+    """The integers; None if the expression is none, or the machine lacks the instruction."""
+    if not state.target.has_masks or node.dtype not in (*_UNSIGNED, *_SIGNED):
         return None
     steps, zero = node.operand, 0.0
     match steps:
         case Binary(_, "add", left, Constant(_, number)):
             steps, zero = left, float(number)
+    divisor: float | None = 1.0
     match steps:
         case Unary(_, "round", Binary(_, "div", numerator, _) as division):
             divisor = constant_divisor(state, division)
+        case Unary(_, "round", numerator):
+            pass
         case _:
             return None
-    if divisor is None or divisor < 0 or zero not in range(-128, 256):
+    if divisor is None or divisor < 0 or zero not in range(-(1 << 15), 1 << 16):
         return None
     x = evaluate(numerator)
     if x.lanes % _LANES:
         return None
-    limited = _limited(state, x, divisor, node.dtype is i8)
+    limited = _limited(state, x, divisor, node.dtype in _SIGNED)
     whole = _whole(state, limited, divisor)
-    if node.dtype is u8:
-        return _unsigned(state, _converted(state, whole), int(zero))
-    return _signed(state, whole, zero)
+    if node.dtype in _UNSIGNED:
+        return _unsigned(state, _converted(state, whole), int(zero), node.dtype)
+    return _signed(state, whole, zero, node.dtype)
 
 
 def _limited(state: KernelState, x: Value, divisor: float, both: bool) -> Value:
@@ -69,6 +74,8 @@ def _limited(state: KernelState, x: Value, divisor: float, both: bool) -> Value:
 
 def _whole(state: KernelState, x: Value, divisor: float) -> Value:
     """x / divisor, not rounded to whole numbers yet."""
+    if divisor == 1:
+        return x
     w, reciprocal = state.writer, like(x, float(np.float32(1 / divisor)))
     first = binary(w, "mul", x, reciprocal)
     rest = fused(w, first, like(x, -divisor), x)
@@ -93,20 +100,22 @@ def _converted(state: KernelState, x: Value) -> Value:
     ])  # fmt: skip
 
 
-def _unsigned(state: KernelState, x: Value, zero: int) -> Value:
+def _unsigned(state: KernelState, x: Value, zero: int, dtype: DType) -> Value:
     w = state.writer
     if zero:
         x = binary(w, "add", x, like(x, zero))
     positive = intrinsic(w, "smax", x, like(x, 0))
-    return resized(w, intrinsic(w, "umin", positive, like(x, 255)), u8)
+    most = (1 << dtype.bits) - 1
+    return resized(w, intrinsic(w, "umin", positive, like(x, most)), dtype)
 
 
-def _signed(state: KernelState, x: Value, zero: float) -> Value:
+def _signed(state: KernelState, x: Value, zero: float, dtype: DType) -> Value:
     w = state.writer
     steps = intrinsic(w, "roundeven", x)
     if zero:
         steps = binary(w, "add", steps, like(x, zero))
     steps = select(w, compare(w, "ord", steps, steps), steps, like(x, 0.0))
     whole = _converted(state, steps)
-    above = intrinsic(w, "smax", whole, like(whole, -128))
-    return resized(w, intrinsic(w, "smin", above, like(whole, 127)), i8)
+    end = 1 << (dtype.bits - 1)
+    above = intrinsic(w, "smax", whole, like(whole, -end))
+    return resized(w, intrinsic(w, "smin", above, like(whole, end - 1)), dtype)

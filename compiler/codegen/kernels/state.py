@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 
 from bessemer.compiler.codegen.math.math_terms import MathFunction
 from bessemer.compiler.codegen.values import Pointer, Value, literal
@@ -198,6 +199,7 @@ class KernelState:
         self.values.clear()
 
 
+@cache
 def number(value: int) -> Value:
     """An i64 constant."""
     return literal(value, i64)

@@ -19,6 +19,7 @@ The functions are marked alwaysinline: run LLVM's always-inline pass even where 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 from bessemer.compiler.codegen.math.math_arc import acos, asin, atan
 from bessemer.compiler.codegen.math.math_conversions import converted
@@ -80,6 +81,7 @@ _ATTRIBUTES = "alwaysinline nounwind willreturn memory(none)"
 _RARE = "noinline cold nounwind willreturn memory(none)"
 
 
+@cache
 def definition(
     name: str, dtype: str, lanes: int, has_fma: bool = True, has_lookup: bool = False
 ) -> MathFunction:
@@ -110,6 +112,7 @@ def definition(
     raise ValueError(f"no vector math function named {name}")
 
 
+@cache
 def conversion(source: str, target: str, lanes: int, native_half: bool = False) -> MathFunction:
     """`source` to `target`, of bf16, f16, f32 and f64, one of them a 16-bit format; one rounding.
 

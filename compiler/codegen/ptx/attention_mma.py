@@ -208,7 +208,7 @@ class AttentionBlock(Emitter):
             self._call("cp.async.wait.group(i32 0)")
             shared_memory.block_barrier(self.writer)
             later = words.add(at, 1)
-            fetched = self._fetch(keys, values, words.mul(later, self.keys), later, False)
+            fetched = self._fetch(keys, values, words.mul(later, self.keys), later, put=False)
             self._call("cp.async.commit.group()")
             keys_at, values_at = self._stage(words.rem(at, STAGES))
             self._tile(keys_at, values_at, long.resized(words.mul(at, self.keys)))

@@ -58,8 +58,8 @@ class MmaProducts(Part):
     def _layout(self, operand: Operand, direction: Direction, outer: int) -> Layout:
         bytes_, depth = operand.buffer.dtype.bytes, self.contract.tile.depth
         if direction == "depth":
-            return Layout(outer, depth, bytes_, True)
-        return Layout(depth, outer, bytes_, True, by_words=bytes_ == 4)
+            return Layout(outer, depth, bytes_, swizzled=True)
+        return Layout(depth, outer, bytes_, swizzled=True, by_words=bytes_ == 4)
 
     def names(self) -> tuple[str, ...]:
         rows, columns = self.counts
@@ -119,13 +119,15 @@ class MmaProducts(Part):
         words, lane = self.words, self.threads.lane
         if self.left == "depth":
             line = words.add(self.threads.warp_row, words.rem(lane, 16))
-            return self._matrices(at, tile, line, i * ROWS, 2 * step, words.div(lane, 16), False)
+            return self._matrices(
+                at, tile, line, i * ROWS, 2 * step, words.div(lane, 16), transposed=False
+            )
         if self.bytes == 4:
             return self._by_words(at, tile, self.threads.warp_row, i * ROWS, step, left=True)
         line = words.add(words.rem(lane, 8), words.mul(words.div(lane, 16), 8))
         first = words.div(words.add(self.threads.warp_row, i * ROWS), 8)
         chunk = words.add(first, words.rem(words.div(lane, 8), 2))
-        return self._matrices(at, tile, line, step * 16, 0, chunk, True)
+        return self._matrices(at, tile, line, step * 16, 0, chunk, transposed=True)
 
     def right_part(self, at: Layout, tile: Word, j: int, step: int) -> list[Value]:
         """16 columns x one step: quarters of 8 columns x 16 bytes, along the depth first."""
@@ -134,12 +136,12 @@ class MmaProducts(Part):
             own = words.add(words.rem(lane, 8), words.mul(words.div(lane, 16), 8))
             line = words.add(self.threads.warp_column, own)
             half = words.rem(words.div(lane, 8), 2)
-            return self._matrices(at, tile, line, j * COLUMNS, 2 * step, half, False)
+            return self._matrices(at, tile, line, j * COLUMNS, 2 * step, half, transposed=False)
         if self.bytes == 4:
             return self._by_words(at, tile, self.threads.warp_column, j * COLUMNS, step, left=False)
         first = words.div(words.add(self.threads.warp_column, j * COLUMNS), 8)
         chunk = words.add(first, words.div(lane, 16))
-        return self._matrices(at, tile, words.rem(lane, 16), step * 16, 0, chunk, True)
+        return self._matrices(at, tile, words.rem(lane, 16), step * 16, 0, chunk, transposed=True)
 
     def _matrices(
         self,

@@ -33,8 +33,8 @@ def layout(operand: Operand, direction: Direction, outer: int, depth: int) -> La
     """A tile's place in shared memory; a line along the depth is padded to change the banks."""
     bytes_ = operand.buffer.dtype.bytes
     if direction == "outer":
-        return Layout(depth, outer, bytes_, False)
-    return Layout(outer, depth, bytes_, False, CHUNK)
+        return Layout(depth, outer, bytes_, swizzled=False)
+    return Layout(outer, depth, bytes_, swizzled=False, padding=CHUNK)
 
 
 def thread_sums(tile: Tile) -> tuple[int, int]:

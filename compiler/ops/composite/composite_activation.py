@@ -3,12 +3,34 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import wraps
+from typing import Concatenate, ParamSpec
 
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.graph import Value
+from bessemer.compiler.ir.types import f32
 from bessemer.compiler.ops.composite.composite import binary, where
 
+_P = ParamSpec("_P")
+_Function = Callable[Concatenate[GraphBuilder, Value, _P], Value]
 
+
+def _in_float32(function: _Function[_P]) -> _Function[_P]:
+    """The function, of 16-bit floats in float32: numbers such as 1/6 have more than 16 bits."""
+
+    @wraps(function)
+    def computed(b: GraphBuilder, x: Value, /, *args: _P.args, **kwargs: _P.kwargs) -> Value:
+        dtype = x.type.dtype
+        if not dtype.is_float or dtype.bits != 16:
+            return function(b, x, *args, **kwargs)
+        wide = b.apply("cast", x, dtype=f32)
+        return b.apply("cast", function(b, wide, *args, **kwargs), dtype=dtype)
+
+    return computed
+
+
+@_in_float32
 def gelu(b: GraphBuilder, x: Value, tanh: bool = False) -> Value:
     """x * Φ(x), by erf, or by the approximation with tanh."""
     half = binary(b, "mul", x, 0.5)
@@ -21,18 +43,21 @@ def gelu(b: GraphBuilder, x: Value, tanh: bool = False) -> Value:
     return b.apply("mul", half, binary(b, "add", curve, 1.0))
 
 
+@_in_float32
 def silu(b: GraphBuilder, x: Value, alpha: float = 1.0) -> Value:
     """x * sigmoid(alpha * x), also known as swish."""
     inner = x if alpha == 1.0 else binary(b, "mul", x, alpha)
     return b.apply("mul", x, b.apply("sigmoid", inner))
 
 
+@_in_float32
 def hard_sigmoid(b: GraphBuilder, x: Value, alpha: float = 0.2, beta: float = 0.5) -> Value:
     """alpha * x + beta, kept within 0 and 1."""
     line = binary(b, "add", binary(b, "mul", x, alpha), beta)
     return b.apply("clip", line, minimum=0.0, maximum=1.0)
 
 
+@_in_float32
 def hard_swish(b: GraphBuilder, x: Value) -> Value:
     """x * hard_sigmoid(x) with a slope of one sixth."""
     return b.apply("mul", x, hard_sigmoid(b, x, 1 / 6, 0.5))
@@ -49,12 +74,14 @@ def softsign(b: GraphBuilder, x: Value) -> Value:
     return b.apply("div", x, binary(b, "add", b.apply("abs", x), 1.0))
 
 
+@_in_float32
 def elu(b: GraphBuilder, x: Value, alpha: float = 1.0) -> Value:
     """x where it is positive, else alpha * (exp(x) - 1)."""
     curve = binary(b, "mul", b.apply("expm1", x), alpha)
     return where(b, binary(b, "gt", x, 0.0), x, curve)
 
 
+@_in_float32
 def celu(b: GraphBuilder, x: Value, alpha: float = 1.0) -> Value:
     """x where it is positive, else alpha * (exp(x / alpha) - 1)."""
     curve = binary(b, "mul", b.apply("expm1", binary(b, "div", x, alpha)), alpha)
@@ -65,6 +92,7 @@ SELU_ALPHA = 1.67326319217681884765625
 SELU_GAMMA = 1.05070102214813232421875
 
 
+@_in_float32
 def selu(b: GraphBuilder, x: Value, alpha: float = SELU_ALPHA, gamma: float = SELU_GAMMA) -> Value:
     """gamma * elu(x)."""
     return binary(b, "mul", elu(b, x, alpha), gamma)

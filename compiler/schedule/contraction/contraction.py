@@ -8,9 +8,9 @@ padded input has rows (n, oh, ow), whose strides in `a` are those of the windows
 (kh, kw, c). A group of a grouped convolution, or a batch of a batched product, is a row axis with
 a `b_stride`: each of its steps has its own packed matrix.
 
-Where the machine has instructions for dot products, the sum goes by groups of neighbours along the
-innermost axis of the depth; b's panels hold the groups together, the last one of a run padded with
-zeros.
+Where the machine has instructions for dot products, a step of the sum takes a group of neighbours
+along the innermost axis of the depth; b's panels keep groups together, the last one of a run padded
+with zeros.
 
 Adjacent axes are merged where their strides say that they are one: a 1x1 convolution becomes a
 matrix product, and a row of taps (kw, c) one run of contiguous elements.

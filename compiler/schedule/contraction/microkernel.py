@@ -13,7 +13,7 @@ the inner index of the items, so that one panel serves all tiles of a block befo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import TypeAlias
@@ -22,6 +22,7 @@ from bessemer.compiler.ir import dims, loops
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import binary, index_value, less
+from bessemer.compiler.ir.ravel import unravel
 from bessemer.compiler.schedule.contraction.contraction import (
     Contraction,
     DepthAxis,
@@ -126,7 +127,7 @@ class _Writer:
         """One panel for one block of rows."""
         per_batch = self.blocks * self.panels
         within = dims.mod(item, per_batch)
-        batch = self._unravel(dims.floordiv(item, per_batch), [a.extent for a in self.walk.batch])
+        batch = unravel(dims.floordiv(item, per_batch), [a.extent for a in self.walk.batch])
         block = dims.floordiv(within, self.panels)
         panel = dims.mod(within, self.panels)
         matrix = dims.total(i * a.b_stride for i, a in zip(batch, self.walk.batch))
@@ -209,7 +210,7 @@ class _Writer:
             flat = first + tile
             along = dims.mod(flat, self.cut.count)
             around = dims.floordiv(flat, self.cut.count)
-            outer = self._unravel(around, [axis.extent for axis in self.walk.outer])
+            outer = unravel(around, [axis.extent for axis in self.walk.outer])
             shared = replace(place, share=dims.minimum(tile, self.sums.shares - 1))
             row = tile * (self.cut.height * self.walk.unit)
             self._choose_height(_Slot(shared, outer, row, work), along)
@@ -257,11 +258,3 @@ class _Writer:
                     axis.scatter(index, row)
                 indices.append(tuple(row))
         slot.work(place, Tile(self.sums.local(base), tuple(offsets), tuple(indices), slot.row))
-
-    def _unravel(self, flat: Size, extents: Sequence[Size]) -> tuple[Size, ...]:
-        """The indices of nested axes from their joint index, outer first."""
-        found: list[Size] = []
-        for extent in reversed(extents[1:]):
-            found.append(dims.mod(flat, extent))
-            flat = dims.floordiv(flat, extent)
-        return (*([flat] if extents else []), *reversed(found))

@@ -1,4 +1,4 @@
-"""How a contraction's right side lies in memory: panels of columns, each a run over the depth.
+"""The layout of a contraction's packed right side: panels of columns, each with the whole depth.
 
     packed[matrix, panel, k, c] = b[matrix, k, panel * width + c]        0 beyond the last column
 

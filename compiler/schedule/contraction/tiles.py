@@ -61,8 +61,8 @@ class Tiling:
 
     `panel` is the width of b's packed panels, in columns. `unroll` is the number of depth steps
     in the innermost loop's body. A sum is added up in stretches of at most `stretch` steps, or all
-    at once (if the depth has several axes, a stretch is a step of the outermost). `prefetch` asks
-    for what comes next in b to be fetched into the second-level cache.
+    at once (if the depth has several axes, a stretch is a step of the outermost). With `prefetch`
+    the next part of b is prefetched into the second-level cache.
     """
 
     lanes: int

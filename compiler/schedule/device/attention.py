@@ -33,6 +33,7 @@ from bessemer.compiler.ir.expr import (
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.loops import Attend, Store
 from bessemer.compiler.ir.operands import Axis, Operand, Tile
+from bessemer.compiler.ir.ravel import unravel
 from bessemer.compiler.ir.types import Array, bf16, f16, f32
 from bessemer.compiler.schedule.device.attention_mask import farthest_key
 from bessemer.compiler.schedule.device.attention_tiles import (
@@ -220,7 +221,7 @@ class _Kernel:
         builder = KernelBuilder()
         blocks = dims.ceildiv(rows, tile.rows)
         with builder.loop(dims.product(self.batch) * blocks, "parallel") as block:
-            batch = _unravelled(dims.floordiv(block, blocks), self.batch)
+            batch = unravel(dims.floordiv(block, blocks), self.batch)
             number = dims.mod(block, blocks)
             row, key, column = (builder.index(n) for n in (rows, self.key_count, columns))
             result = expr.fragment_element(_RESULTS, 0, f32)
@@ -291,7 +292,7 @@ class _Kernel:
             constants = self.lowering.constants
             waiting += [one for one in node.inputs if one not in constants and one not in nodes]
         (offset,) = load.indices
-        index = _unravelled(offset, value.type.shape)
+        index = unravel(offset, value.type.shape)
         return Fusion(nodes, self.lowering.constants).element(value, index)
 
     def _key_end(self, farthest: Size | None, begin: Size, tile: Tile) -> Size | None:
@@ -343,11 +344,3 @@ def _padded(columns: int) -> int:
     while power < columns:
         power *= 2
     return power
-
-
-def _unravelled(index: Size, extents: tuple[Size, ...]) -> Index:
-    found: list[Size] = []
-    for extent in reversed(extents[1:]):
-        found.insert(0, dims.mod(index, extent))
-        index = dims.floordiv(index, extent)
-    return (index, *found) if extents else ()

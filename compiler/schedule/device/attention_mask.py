@@ -68,9 +68,9 @@ class _Search:
                 return self.hidden(left)
             case Select(condition=condition, then=then, otherwise=otherwise):
                 if _is_low(otherwise):
-                    return _nearer(self.hidden(then), self.fails(condition, False))
+                    return _nearer(self.hidden(then), self.fails(condition, value=False))
                 if _is_low(then):
-                    return _nearer(self.hidden(otherwise), self.fails(condition, True))
+                    return _nearer(self.hidden(otherwise), self.fails(condition, value=True))
                 return None
             case Load() if node.buffer.name not in self.constants:
                 known = self.computed(node)

@@ -8,7 +8,7 @@ sums before they are stored; if the depth is split, a kernel behind adds up the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeAlias
@@ -23,6 +23,7 @@ from bessemer.compiler.ir.expr import Buffer, Expression, Index
 from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.loops import Contract, Store
 from bessemer.compiler.ir.operands import Products, Tile
+from bessemer.compiler.ir.ravel import unravel
 from bessemer.compiler.ir.types import (
     DType,
     TensorType,
@@ -341,7 +342,7 @@ class _Job:
         per_batch = tiles * choice.split
         blocks = dims.product(form.batch_extents) * per_batch
         with builder.loop(blocks, "parallel") as block:
-            batch = _unravelled(dims.floordiv(block, per_batch), form.batch_extents)
+            batch = unravel(dims.floordiv(block, per_batch), form.batch_extents)
             inside = dims.mod(block, per_batch)
             part = dims.floordiv(inside, tiles)
             at = _place(dims.mod(inside, tiles), dims.ceildiv(rows, tile.rows), across)
@@ -376,14 +377,6 @@ def _place(tile: Size, down: Size, across: Size) -> tuple[Size, Size]:
     band = dims.floordiv(tile, together * across)
     inside = dims.mod(tile, together * across)
     return band * together + dims.mod(inside, together), dims.floordiv(inside, together)
-
-
-def _unravelled(index: Size, extents: Sequence[Size]) -> Index:
-    found: list[Size] = []
-    for extent in reversed(extents[1:]):
-        found.insert(0, dims.mod(index, extent))
-        index = dims.floordiv(index, extent)
-    return (index, *found) if extents else ()
 
 
 def threads_of(tile: Tile, target: DeviceTarget) -> Threads:

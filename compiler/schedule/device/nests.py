@@ -16,6 +16,7 @@ from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.device import WARP, Mapping
 from bessemer.compiler.ir.dims import Size, Symbol
 from bessemer.compiler.ir.expr import Buffer, Load, Reduce
+from bessemer.compiler.ir.ravel import unravel
 from bessemer.compiler.ir.types import i64
 from bessemer.compiler.schedule.costs import operations
 from bessemer.compiler.schedule.dependence import Dependence, all_nodes
@@ -173,14 +174,8 @@ class _Lowering:
     def _over(self, outer: tuple[Symbol, ...], body: Callable[[Values], None]) -> None:
         """A parallel loop over the axes, their indices taken from its own."""
         with self.builder.loop(dims.product(map(extent_of, outer)), "parallel") as index:
-            values: Values = {}
-            rest: Size = index
-            for symbol in reversed(outer[1:]):
-                values[symbol] = self._named(dims.mod(rest, extent_of(symbol)))
-                rest = self._named(dims.floordiv(rest, extent_of(symbol)))
-            if outer:
-                values[outer[0]] = rest
-            body(values)
+            extents = [extent_of(symbol) for symbol in outer]
+            body(dict(zip(outer, unravel(index, extents, self._named), strict=True)))
 
     def _named(self, size: Size) -> Size:
         """A local that holds index arithmetic, so that it is done once."""

@@ -7,9 +7,10 @@ is an operator that writes its own kernel.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from bessemer.compiler.errors import InternalError
+from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.program import Launch, Program
 from bessemer.compiler.options import Tuning
@@ -39,15 +40,21 @@ def build_device_program(
     """
     graph, derived = name_derived_sizes(graph)
     choices = Choices(tuning or Tuning())
-    builder = _DeviceBuilder(graph, target, optimize, precision, choices)
+    builder = _DeviceBuilder(graph, target, optimize, precision, choices, derived)
     return assembled(builder, graph, derived)
 
 
 class _DeviceBuilder(ProgramBuilder):
     def __init__(
-        self, graph: Graph, target: DeviceTarget, optimize: int, precision: str, choices: Choices
+        self,
+        graph: Graph,
+        target: DeviceTarget,
+        optimize: int,
+        precision: str,
+        choices: Choices,
+        derived: Mapping[str, Size],
     ) -> None:
-        super().__init__(graph, target, optimize, precision, choices)
+        super().__init__(graph, target, optimize, precision, choices, derived)
         self.lowering: DeviceLowering = DeviceLowering(
             self.constants, target, optimize > 0, precision, choices
         )
@@ -57,6 +64,7 @@ class _DeviceBuilder(ProgramBuilder):
             graph,
             self.optimize > 1,
             lambda found: may_attend(found, graph, self.lowering.target, self.lowering.precision),
+            by_pairs=False,
         )
 
     def attention(self, group: Group, grouping: Grouping) -> Sequence[Launch]:

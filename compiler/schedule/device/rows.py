@@ -22,6 +22,7 @@ from bessemer.compiler.ir.device import Mapping
 from bessemer.compiler.ir.dims import Dim, Size, Symbol, atom
 from bessemer.compiler.ir.expr import Buffer, Expression, Load, Reduce
 from bessemer.compiler.ir.loops import Accumulate
+from bessemer.compiler.ir.ravel import unravel
 from bessemer.compiler.schedule.dependence import all_nodes
 from bessemer.compiler.schedule.device.widths import dividing
 from bessemer.compiler.schedule.nests.merge_axes import Piece, extent_of
@@ -38,7 +39,7 @@ class DeviceRow(RowWriter):
     """Adds rows of a piece to a kernel; `width` neighbours go to one thread at a time."""
 
     def __init__(self, builder: KernelBuilder, piece: Piece, mapping: Mapping, width: int) -> None:
-        super().__init__(builder, piece, lambda _: width, True)
+        super().__init__(builder, piece, lambda _: width)
         self.mapping = mapping
         self.width = width
         self.kept = 0
@@ -115,12 +116,7 @@ class DeviceRow(RowWriter):
             return
         extents = [extent_of(symbol) for symbol in over]
         with self.builder.loop(dims.product(extents), "vector", 1) as index:
-            rest: Size = index
-            places: Values = dict(values)
-            for symbol, extent in zip(reversed(over[1:]), reversed(extents[1:])):
-                places[symbol] = dims.mod(rest, extent)
-                rest = dims.floordiv(rest, extent)
-            places[over[0]] = rest
+            places: Values = {**values, **dict(zip(over, unravel(index, extents), strict=True))}
             element = self._spell_reductions(walk_expr.substitute(node.body, places))
             self.builder.append(Accumulate(local, node.name, element))
 

@@ -20,6 +20,7 @@ from bessemer.compiler.ir.dims import Atom, Size, Symbol
 from bessemer.compiler.ir.expr import Expression, Load, Reduce, less
 from bessemer.compiler.ir.guard import guarded
 from bessemer.compiler.ir.loops import Block
+from bessemer.compiler.ir.ravel import unravel
 from bessemer.compiler.schedule.dependence import all_nodes
 from bessemer.compiler.schedule.nests.merge_axes import Piece, extent_of
 
@@ -53,17 +54,13 @@ def lower_device_transpose(piece: Piece) -> tuple[Block, Mapping] | None:
     rows, columns = (dims.ceildiv(extent_of(s), SIDE) for s in (work.loads, work.stores))
     outer = dims.product(map(extent_of, work.others))
     with builder.loop(outer * rows * columns, "parallel") as index:
-        values: dict[Atom, Size] = {}
         first = (
             dims.mod(index, columns) * SIDE,
             dims.mod(dims.floordiv(index, columns), rows) * SIDE,
         )
-        rest: Size = dims.floordiv(index, rows * columns)
-        for symbol in reversed(work.others[1:]):
-            values[symbol] = dims.mod(rest, extent_of(symbol))
-            rest = dims.floordiv(rest, extent_of(symbol))
-        if work.others:
-            values[work.others[0]] = rest
+        item = dims.floordiv(index, rows * columns)
+        outer_index = unravel(item, [extent_of(symbol) for symbol in work.others])
+        values: dict[Atom, Size] = dict(zip(work.others, outer_index, strict=True))
         _tile(builder, work, values, *first)
     return builder.block(), Mapping(THREADS, THREADS)
 

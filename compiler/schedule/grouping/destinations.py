@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from bessemer.compiler.ir.dims import Size, is_nonnegative
+from bessemer.compiler.ir.dims import Size, is_nonnegative, symbol_names
 from bessemer.compiler.ir.expr import Buffer, Index
 from bessemer.compiler.ir.graph import Graph, Node, Value
+from bessemer.compiler.ir.rewrite import defined_symbols
 from bessemer.compiler.schedule.grouping.moves import moved_offset
 
 NARROWEST = 11
@@ -55,6 +56,11 @@ class Destination:
         if self.starts:
             shifted = tuple(i + start for i, start in zip(index, self.starts, strict=True))
         return Buffer("out0", self.value.type.dtype, shape).offset(shifted)
+
+    @property
+    def sizes(self) -> tuple[Size, ...]:
+        """What has to be known to write here."""
+        return (*self.value.type.shape, *self.starts, *self.unfolded, *self.inside)
 
     def part(self, starts: Sequence[Size]) -> Destination:
         """A part of what is written here."""
@@ -127,11 +133,19 @@ def fills_inside(
 
 
 def destinations(
-    graph: Graph, roots: Container[Value], users: Mapping[Value, Sequence[Node]]
+    graph: Graph,
+    roots: Container[Value],
+    users: Mapping[Value, Sequence[Node]],
+    derived: Mapping[str, Size] | None = None,
 ) -> dict[Value, Destination]:
-    """The values whose kernels write them to their part of another, their only reader."""
+    """The values whose kernels write them to their part of another, their only reader.
+
+    `derived` are names for sizes, each in terms of the symbols and of the names before it.
+    """
     found: dict[Value, Destination] = {}
     producers = graph.producers()
+    places = {node: place for place, node in enumerate(graph.nodes)}
+    known_behind = _known_behind(graph, derived or {})
     for node in reversed(graph.nodes):
         if node.operator.name not in ("concat", "pad") or node.output not in roots:
             continue
@@ -152,6 +166,24 @@ def destinations(
                 and len(users[part]) == 1
                 and producer is not None
                 and not producer.operator.is_view
+                and _known_at(place, known_behind) < places[producer]
             ):
                 found[part] = place
     return found
+
+
+def _known_behind(graph: Graph, derived: Mapping[str, Size]) -> dict[str, int]:
+    """Names of sizes that nodes set while they run, and the place of the last node that sets one
+    or something that it is computed from."""
+    found = {name: at for at, node in enumerate(graph.nodes) for name in defined_symbols(node)}
+    for name, definition in derived.items():
+        places = [found[other] for other in symbol_names(definition) if other in found]
+        if places:
+            found[name] = max(places)
+    return found
+
+
+def _known_at(destination: Destination, known_behind: Mapping[str, int]) -> int:
+    """The place of the node behind which a kernel can find its part; -1 if it always can."""
+    names = {name for size in destination.sizes for name in symbol_names(size)}
+    return max((known_behind.get(name, -1) for name in names), default=-1)

@@ -34,6 +34,7 @@ from bessemer.compiler.schedule.grouping.fuse import (
     has_neighbours_last,
     is_affine_operand,
     is_widening,
+    parts_pairs,
     samples_channels,
     view_chain,
 )
@@ -101,19 +102,26 @@ class Grouping:
 
 
 def form_groups(
-    graph: Graph, fuse: bool = True, wanted: Callable[[Attention], bool] = in_registers
+    graph: Graph,
+    fuse: bool = True,
+    wanted: Callable[[Attention], bool] = in_registers,
+    by_pairs: bool = True,
 ) -> Grouping:
     """The groups of a graph (without those of its regions); every node alone if not `fuse`.
 
-    `wanted` says which attentions become one group each.
+    `wanted` says which attentions become one group each; `by_pairs`, that products of bfloat16
+    read two neighbours along the depth at once.
     """
-    return _Former(graph, fuse, wanted).form()
+    return _Former(graph, fuse, wanted, by_pairs).form()
 
 
 class _Former:
-    def __init__(self, graph: Graph, fuse: bool, wanted: Callable[[Attention], bool]) -> None:
+    def __init__(
+        self, graph: Graph, fuse: bool, wanted: Callable[[Attention], bool], by_pairs: bool
+    ) -> None:
         self.graph = graph
         self.fuse = fuse
+        self.by_pairs = by_pairs
         self.users = graph.users()
         self.outputs = set(graph.outputs)
         self.producers = graph.producers()
@@ -195,6 +203,8 @@ class _Former:
         """Its left operand must lie in memory; its right one is packed, by a group if need be."""
         if self.fuse and is_by_channels(node):
             self._force_behind_widening(node.inputs[0])
+        elif self.fuse and self.by_pairs and parts_pairs(node, self.producers):
+            self.forced.add(node.inputs[0])
         else:
             self._force_behind_views(node.inputs[0])
         self._read_right(node)
@@ -278,6 +288,9 @@ class _Former:
             return False  # an epilogue does not choose among parts, one element at a time
         if node.operator.name == "concat" and is_of_phases(node, self.producers):
             return False  # its parts' kernels write it
+        repeats_border = node.operator.name == "pad" and node.attributes["mode"] != "constant"
+        if repeats_border and any(moves_last_axis(member) for member in group.nodes):
+            return False  # it copies rows where they lie in one piece
         if numel == product(group.shape):
             later = group.reductions or group.packs is not None
             return not (later and self._ends_contraction(node))

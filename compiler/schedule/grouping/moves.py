@@ -12,6 +12,7 @@ from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import Index
 from bessemer.compiler.ir.graph import Node
+from bessemer.compiler.ir.ravel import ravel
 from bessemer.compiler.schedule.grouping.fuse import as_index, index_symbols
 
 MOVES = frozenset({"reshape", "transpose"})
@@ -24,7 +25,7 @@ def moved(index: Index, views: Sequence[Node]) -> Index:
         if view.operator.name == "transpose":
             index = tuple(index[axis] for axis in view.attributes["permutation"])
         else:
-            index = unraveled(raveled(index, shape), view.output.type.shape)
+            index = _unraveled(ravel(index, shape), view.output.type.shape)
     return index
 
 
@@ -33,8 +34,8 @@ def moved_offset(index: Index, views: Sequence[Node]) -> Size:
     *others, last = views
     index = moved(index, others)
     if last.operator.name == "reshape":
-        return raveled(index, last.inputs[0].type.shape)
-    return raveled(moved(index, [last]), last.output.type.shape)
+        return ravel(index, last.inputs[0].type.shape)
+    return ravel(moved(index, [last]), last.output.type.shape)
 
 
 def keeps_columns(views: Sequence[Node]) -> bool:
@@ -48,16 +49,8 @@ def keeps_columns(views: Sequence[Node]) -> bool:
     return None not in steps and (shape[-1] == 1 or steps[-1] == 1)
 
 
-def raveled(index: Sequence[Size], shape: Sequence[Size]) -> Size:
-    """The flat offset of an index."""
-    offset: Size = 0
-    for i, extent in zip(index, shape, strict=True):
-        offset = offset * extent + i
-    return offset
-
-
-def unraveled(offset: Size, shape: Sequence[Size]) -> Index:
-    """The index of a flat offset."""
+def _unraveled(offset: Size, shape: Sequence[Size]) -> Index:
+    """As `unravel`, with 0 on axes of one element."""
     index: list[Size] = []
     for extent in reversed(shape):
         index.insert(0, 0 if extent == 1 else dims.mod(offset, extent))

@@ -6,7 +6,6 @@ second one. Every head's is one matrix (packing.py); heads that share keys have 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bessemer.compiler.ir import dims
@@ -15,6 +14,7 @@ from bessemer.compiler.ir.expr import Buffer, Expression, Index, less
 from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.guard import guarded
 from bessemer.compiler.ir.program import Launch
+from bessemer.compiler.ir.ravel import ravel
 from bessemer.compiler.ir.types import DType, TensorType
 from bessemer.compiler.schedule.contraction.contraction import (
     Contraction,
@@ -47,14 +47,7 @@ class Packed:
         """The packed matrix for an index of the product's batch axes."""
         leading = self.shape[:-2]
         index = batch[len(batch) - len(leading) :]
-        return _flat_index([0 if n == 1 else i for i, n in zip(index, leading)], leading)
-
-
-def _flat_index(index: Sequence[Size], shape: Sequence[Size]) -> Size:
-    flat: Size = 0
-    for i, extent in zip(index, shape, strict=True):
-        flat = flat * extent + i
-    return flat
+        return ravel([0 if n == 1 else i for i, n in zip(index, leading)], leading)
 
 
 def pack_right(

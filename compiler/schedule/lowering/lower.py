@@ -34,10 +34,11 @@ from bessemer.compiler.targets.machine import Target
 class Lowering:
     """What all groups of a program share: the machine, the weights, and the kernels so far.
 
-    `parts` are values that have been split for a matrix unit, and `packs` right operands that have
-    been packed, in the graph or region at hand. `splits` are the launches that split; perhaps the
-    kernels before them can. `pieces` are what kernels that compute whole values
-    element by element store, with the buffers of their launches.
+    `packed` are constants of the program made from weights (packed, transformed), `packs` right
+    operands packed at run time, and `parts` values split into bfloat16 parts for a matrix unit,
+    both in the graph or region at hand. `splits` are the launches that split them, which
+    write_parts.py may move into the kernels before. `pieces` are, by value, what element-by-element
+    kernels store.
     """
 
     constants: dict[Value, Array]
@@ -147,7 +148,7 @@ def in_order(group: Group) -> list[Node]:
 
 
 def lower_elements(group: Group, lowering: Lowering) -> list[Launch]:
-    """Launches for a group of operators with element rules."""
+    """The launches of a group of operators with element rules."""
     nodes = in_order(group)
     assert group.root is not None
     inlined = {node.output: node for node in nodes}
@@ -225,7 +226,7 @@ def _replaceable(fusion: Fusion, piece: Piece, body: Block) -> tuple[Value, ...]
 
 
 def _lower_pad(pad: Node, lowering: Lowering) -> list[Launch]:
-    """The kernel of a border whose inside is there already."""
+    """The kernel of a pad's border; the kernel of its input has written the inside."""
     out = lowering.destination(pad.output)
     body = resolve_lanes(lower_border(pad, out), lowering)
     if not body:

@@ -205,7 +205,7 @@ def _is_blocked(cell: Cell, shape: _Shape, width: int) -> bool:
         and isinstance(shape.batch, int)
         and shape.batch > _MOST_ROWS
         and shape.hidden > width
-        and _divides(shape.hidden, width, True)
+        and _divides(shape.hidden, width, team=True)
     )
 
 

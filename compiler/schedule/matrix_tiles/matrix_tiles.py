@@ -40,6 +40,7 @@ from bessemer.compiler.ir.expr import (
     index_value,
     less,
 )
+from bessemer.compiler.ir.ravel import unravel
 from bessemer.compiler.ir.tile_statements import TileLoad, TileMac, TileSetup, TileStore, TileZero
 from bessemer.compiler.ir.types import f32
 from bessemer.compiler.schedule.contraction.contraction import Contraction
@@ -140,7 +141,7 @@ class _Writer:
         blocks = dims.product(axis.extent for axis in walk.outer) * tiling.blocks
         per_batch = dims.ceildiv(blocks, tiling.block) * panels
         within = dims.mod(item, per_batch)
-        batch = _unravel(dims.floordiv(item, per_batch), [a.extent for a in walk.batch])
+        batch = unravel(dims.floordiv(item, per_batch), [a.extent for a in walk.batch])
         panel = dims.mod(within, panels)
         first = dims.floordiv(within, panels) * tiling.block
         matrix = self.contraction.b_matrix
@@ -206,7 +207,7 @@ class _Writer:
         outer: tuple[Size, ...] = ()
         if self.walk.outer:
             around, block = dims.floordiv(block, tiling.blocks), dims.mod(block, tiling.blocks)
-            outer = _unravel(around, [a.extent for a in self.walk.outer])
+            outer = unravel(around, [a.extent for a in self.walk.outer])
         wanted = (block * tiling.tall + tile) * ROWS
         begin = dims.minimum(wanted, axis.extent - tiling.rows)
         first = self.local(begin)
@@ -380,12 +381,3 @@ def _exact_sum(parts: Sequence[Expression]) -> Expression:
     for part in reversed(parts[:-1]):
         total = total + part
     return total
-
-
-def _unravel(flat: Size, extents: Sequence[Size]) -> tuple[Size, ...]:
-    """The indices of nested axes from their joint index, outer first."""
-    found: list[Size] = []
-    for extent in reversed(extents[1:]):
-        found.append(dims.mod(flat, extent))
-        flat = dims.floordiv(flat, extent)
-    return (*([flat] if extents else []), *reversed(found))

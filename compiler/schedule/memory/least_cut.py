@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import TypeVar
 
 _K = TypeVar("_K", bound=Hashable)
+_SOURCE, _SINK = "source", "sink"  # every other point is a pair (place, side)
 
 
 def least_cut(
@@ -29,11 +30,11 @@ def least_cut(
     for first, second in links:
         network.link((first, 1), (second, 0), endless)
     for place in sources:
-        network.link(None, (place, 0), endless)
+        network.link(_SOURCE, (place, 0), endless)
     for place in sinks:
-        network.link((place, 1), True, endless)
-    network.fill(None, True)
-    reaching = network.reaching(True)
+        network.link((place, 1), _SINK, endless)
+    network.fill(_SOURCE, _SINK)
+    reaching = network.reaching(_SINK)
     return {p for p in prices if (p, 1) in reaching and (p, 0) not in reaching}
 
 

@@ -22,6 +22,7 @@ from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Size, Symbol
 from bessemer.compiler.ir.expr import Buffer, Expression, Load, Reduce
 from bessemer.compiler.ir.loops import Block
+from bessemer.compiler.ir.ravel import unravel
 from bessemer.compiler.schedule.costs import operations
 from bessemer.compiler.schedule.dependence import all_nodes
 from bessemer.compiler.schedule.nests.merge_axes import Piece, extent_of, merge_axes
@@ -81,12 +82,12 @@ def lower_nest(piece: Piece, lanes: Lanes, vectorize: bool = True, last_cache: i
     piece = merge_axes(piece)
     if vectorize:
         piece = join_short_axis(piece, lanes(piece.target.dtype))
-    return _Lowering(piece, lanes, vectorize, last_cache).lower()
+    return _Lowering(piece, lanes, vectorize=vectorize, last_cache=last_cache).lower()
 
 
 def write_nest(builder: KernelBuilder, piece: Piece, lanes: Lanes) -> None:
     """Adds the loops that compute a piece to a kernel, all on the thread that gets there."""
-    _Lowering(merge_axes(piece), lanes, True, 0, builder).write()
+    _Lowering(merge_axes(piece), lanes, vectorize=True, last_cache=0, builder=builder).write()
 
 
 class _Lowering:
@@ -94,6 +95,7 @@ class _Lowering:
         self,
         piece: Piece,
         lanes: Lanes,
+        *,
         vectorize: bool,
         last_cache: int,
         builder: KernelBuilder | None = None,
@@ -102,7 +104,7 @@ class _Lowering:
         self.lanes = lanes
         self.vectorize, self.last_cache = vectorize, last_cache
         self.builder = builder or KernelBuilder()
-        self.rows = RowWriter(self.builder, piece, lanes, vectorize)
+        self.rows = RowWriter(self.builder, piece, lanes, vectorize=vectorize)
         self.rows.streams = streams(piece, last_cache)
         self.dependence = self.rows.dependence
         self.work = operations(piece.value)
@@ -146,7 +148,13 @@ class _Lowering:
     def _behind_totals(self, inner: Symbol, behind: tuple[Symbol, ...], values: Values) -> None:
         """Rows of the last axes, after the totals that they share."""
         piece = replace(self.piece, value=with_totals(self.rows, (inner, *behind), values))
-        rest = _Lowering(piece, self.lanes, self.vectorize, self.last_cache, self.builder)
+        rest = _Lowering(
+            piece,
+            self.lanes,
+            vectorize=self.vectorize,
+            last_cache=self.last_cache,
+            builder=self.builder,
+        )
         rest._serial(behind, values, lambda v: rest._row(inner, v))
 
     def _takes_turns(self, inner: Symbol, rows: Size) -> bool:
@@ -218,12 +226,8 @@ class _Lowering:
         split = _parallel_axes(outer)
         shared, serial = outer[:split], outer[split:]
         with self.builder.loop(dims.product(map(extent_of, shared)), "parallel") as index:
-            values: Values = {}
-            rest: Size = index
-            for symbol in reversed(shared[1:]):
-                values[symbol] = self._named(dims.mod(rest, extent_of(symbol)))
-                rest = self._named(dims.floordiv(rest, extent_of(symbol)))
-            values[shared[0]] = rest
+            extents = [extent_of(symbol) for symbol in shared]
+            values: Values = dict(zip(shared, unravel(index, extents, self._named), strict=True))
             self._serial(serial, values, body)
         return Nest(self.builder.block(), work * dims.product(map(extent_of, serial)))
 

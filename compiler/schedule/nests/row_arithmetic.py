@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable
 
 from bessemer.compiler.ir import expr, walk_expr
 from bessemer.compiler.ir.dims import Symbol
-from bessemer.compiler.ir.expr import Binary, Constant, Expression, Reduce, Unary
+from bessemer.compiler.ir.expr import Binary, Cast, Constant, Expression, Reduce, Unary
 from bessemer.compiler.ir.types import f32
 from bessemer.compiler.schedule.dependence import Dependence, all_nodes
 from bessemer.compiler.schedule.nests.row_passes import along_row
@@ -59,11 +59,11 @@ def with_reciprocals(
 
     The reciprocal of a number beyond 2^126 would be flushed to zero: the factor 1/4 keeps
     it a number, and loses nothing but quotients that are flushed themselves; `moderate` numbers
-    want none. What is rounded to a whole number is divided: one unit in the last place would make
-    it another number.
+    want none. What is rounded to a whole number or compared with another is divided: one unit in
+    the last place would make it another number, and a row's maximum divided by itself less than 1.
     """
-    roundings = [node for node in all_nodes(element) if _is_rounding(node)]
-    rounded = {below for node in roundings for below in all_nodes(node)}
+    steps = [node for node in all_nodes(element) if _is_step(node)]
+    rounded = {below for node in steps for below in all_nodes(node)}
 
     def rule(node: Expression) -> Expression | None:
         if not isinstance(node, Binary) or node.name != "div" or node.dtype is not f32:
@@ -84,5 +84,16 @@ def with_reciprocals(
     return walk_expr.transform(element, rule)
 
 
-def _is_rounding(node: Expression) -> bool:
-    return isinstance(node, Unary) and node.name in ("round", "floor", "ceil", "trunc")
+def _is_step(node: Expression) -> bool:
+    """Whether a value jumps where its operands pass some number other than 0."""
+    match node:
+        case Unary(_, "round" | "floor" | "ceil" | "trunc"):
+            return True
+        case Cast(dtype, operand):
+            return operand.dtype.is_float and not dtype.is_float
+        case Binary(_, "mod" | "fmod" | "trunc_div", _, _):
+            return True
+        case Binary(_, "eq" | "ne" | "lt" | "le" | "gt" | "ge", left, right):
+            return not any(isinstance(side, Constant) and side.value == 0 for side in (left, right))
+        case _:
+            return False

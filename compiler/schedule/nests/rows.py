@@ -75,16 +75,16 @@ def write_row(builder: KernelBuilder, piece: Piece, lanes: Lanes) -> Expression 
     The row may be read where it is written. If the last step is a division by something that is the
     same for the whole row, it is left undone, behind a cast too; the divisor is the result.
     """
-    return RowWriter(builder, merge_axes(piece), lanes, True).row_in_place()
+    return RowWriter(builder, merge_axes(piece), lanes).row_in_place()
 
 
 class RowWriter:
     """Adds rows of a piece to a kernel. `values` are the outer indices of the row at work."""
 
-    def __init__(self, builder: KernelBuilder, piece: Piece, lanes: Lanes, vectorize: bool) -> None:
-        self.builder = builder
-        self.piece = piece
-        self.lanes = lanes
+    def __init__(
+        self, builder: KernelBuilder, piece: Piece, lanes: Lanes, *, vectorize: bool = True
+    ) -> None:
+        self.builder, self.piece, self.lanes = builder, piece, lanes
         self.vectorize = vectorize
         self.dependence = Dependence()
         self.streams = False

@@ -86,7 +86,7 @@ def write_short_rows(builder: KernelBuilder, piece: Piece, lanes: Lanes) -> None
         with builder.when(less(begin + (width - 1), rows)):
             _block(builder, piece, lanes, begin)
         with builder.otherwise(), builder.loop(rows - begin) as rest:
-            RowWriter(builder, piece, lanes, True).row(inner, {row: begin + rest})
+            RowWriter(builder, piece, lanes).row(inner, {row: begin + rest})
 
 
 def _block(builder: KernelBuilder, piece: Piece, lanes: Lanes, begin: Size) -> None:
@@ -96,7 +96,7 @@ def _block(builder: KernelBuilder, piece: Piece, lanes: Lanes, begin: Size) -> N
     kept = builder.allocate(f32, (columns * width,))
     with builder.loop(width, "vector", width) as lane:
         transposed = Piece(kept, dims.atom(inner) * width + lane, piece.value, piece.symbols)
-        writer = _SideBySide(builder, transposed, lanes, True)
+        writer = _SideBySide(builder, transposed, lanes)
         writer.largest_kept = 0  # a vector loop has no arrays of its own but the target
         writer.row(inner, {row: begin + lane})
     first = dims.substitute(piece.offset, {row: begin, inner: 0})

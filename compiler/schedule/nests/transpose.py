@@ -38,6 +38,10 @@ FEWEST = 1 << 9
 """Elements for which it is worth the code."""
 MOST_OPERATIONS = 4 * MOST_ROWS
 """Arithmetic of a square that is written row by row; more is a loop over rows."""
+BESIDE, SAME_SETS = 4, 1024
+"""Squares side by side along the stores that come before the next ones along the loads, where so
+many bytes divide the distance of two stores: their lines fall into few sets of the cache, and only
+lines behind others are fetched in time."""
 FEWEST_ITEMS, SHARE = 16, 64
 """Where the other axes give fewer items than that, so many squares in a row are one."""
 _PAIR, _ALONG = 2, "along"
@@ -48,7 +52,8 @@ class _Transpose:
     """A piece whose loads run along one axis of memory and whose stores run along another.
 
     `others` are the remaining axes, outer first. `together` neighbours along the loads are stored
-    side by side. Squares have `rows` elements along the stores by `columns` along the loads.
+    side by side. Squares have `rows` elements along the stores by `columns` along the loads, and
+    `beside` of them are in a band.
     """
 
     piece: Piece
@@ -58,6 +63,7 @@ class _Transpose:
     rows: int
     columns: int
     together: int
+    beside: int
 
 
 def lower_transpose(piece: Piece, lanes: Lanes) -> Nest | None:
@@ -66,7 +72,8 @@ def lower_transpose(piece: Piece, lanes: Lanes) -> Nest | None:
     if work is None:
         return None
     builder = KernelBuilder()
-    blocks = dims.ceildiv(_extent(work.stores), work.rows)
+    height = work.rows * work.beside
+    blocks = dims.ceildiv(_extent(work.stores), height)
     outer = dims.product(map(_extent, work.others))
     shares = _shares(work, outer * blocks)
     with builder.loop(outer * blocks * shares, "parallel") as item:
@@ -80,9 +87,9 @@ def lower_transpose(piece: Piece, lanes: Lanes) -> Nest | None:
         if work.others:
             values[work.others[0]] = rest
         band = _Band(builder, work, values, share, shares)
-        band.write(dims.mod(block, blocks) * work.rows)
+        band.write(dims.mod(block, blocks) * height)
     length = SHARE * work.columns if shares != 1 else _extent(work.loads)
-    return Nest(builder.block(), operations(work.piece.value) * length * work.rows)
+    return Nest(builder.block(), operations(work.piece.value) * length * height)
 
 
 def _shares(work: _Transpose, items: Size) -> Size:
@@ -157,7 +164,16 @@ def _with_axes(piece: Piece, together: int, lanes: Lanes) -> _Transpose | None:
     if isinstance(whole, int) and whole < FEWEST:
         return None
     others = tuple(s for s in piece.symbols if s is not stores and s is not along)
-    return _Transpose(piece, along, stores, others, rows, columns, together)
+    beside = BESIDE if _meet_in_few_sets(piece, stores, along) else 1
+    return _Transpose(piece, along, stores, others, rows, columns, together, beside)
+
+
+def _meet_in_few_sets(piece: Piece, stores: Symbol, loads: Symbol) -> bool:
+    """Whether the stores of neighbours along the loads are whole SAME_SETS apart."""
+    if not isinstance(_extent(stores), int) or not isinstance(_extent(loads), int):
+        return False
+    step = _step(piece.offset, loads)
+    return isinstance(step, int) and step * piece.target.dtype.bytes % SAME_SETS == 0
 
 
 def _jumps(load: Load, stores: Symbol) -> bool:
@@ -206,8 +222,7 @@ class _Band:
         """The band whose rows begin at this place along the stores."""
         rows, extent = self.work.rows, _extent(self.work.stores)
         if isinstance(extent, int):
-            # The last square may compute some elements again.
-            self._squares(begin if extent % rows == 0 else dims.minimum(begin, extent - rows))
+            self._squares(begin)
             return
         with self.builder.when(less(begin + (rows - 1), extent)):
             self._squares(begin)
@@ -225,13 +240,32 @@ class _Band:
                     # Whole neighbours stay together, as a multiple of them shows.
                     last = (extent - columns) // together
                     first = dims.minimum(dims.floordiv(first, together), last) * together
-                self._square(begin, first)
+                self._beside(begin, first)
             return
         whole = dims.floordiv(extent, columns)
+        begin = self._whole(begin)
         with self.builder.loop(whole) as step:
             self._square(begin, step * columns)
         rest = (whole * columns, extent - whole * columns)
         self._elements((begin, self.work.rows), rest)
+
+    def _beside(self, row_begin: Size, column_begin: Size) -> None:
+        """The squares of a band that begin at this place along the loads."""
+        rows, extent = self.work.rows, _extent(self.work.stores)
+        if self.work.beside == 1:
+            self._square(self._whole(row_begin), column_begin)
+            return
+        left = dims.ceildiv(extent - row_begin, rows)
+        with self.builder.loop(dims.minimum(left, self.work.beside)) as number:
+            self._square(self._whole(row_begin + number * rows), column_begin)
+
+    def _whole(self, begin: Size) -> Size:
+        """Where a square begins, so that it ends inside: the last one of a known number of rows may
+        compute some elements again."""
+        rows, extent = self.work.rows, _extent(self.work.stores)
+        if not isinstance(extent, int) or extent % rows == 0:
+            return begin
+        return dims.minimum(begin, extent - rows)
 
     def _square(self, row_begin: Size, column_begin: Size) -> None:
         """Computes and stores a square: where it begins along the stores and along the loads."""

@@ -1,0 +1,107 @@
+"""Computes networks of float16 in float32: no processor here computes with 16 bits.
+
+    %2 = mul(%0, %1) : f16                      %2 = mul(cast(%0) : f32, cast(%1) : f32) : f32
+    %3 = conv(%2, w) : f16         becomes      %3 = conv(%2, w as f32) : f32
+    return %3                                   return cast(%3) : f16
+
+What is computed stays float32 from kernel to kernel, and is rounded where it leaves the network or
+meets what only moves float16 numbers, such as a decoder's keys. A table of which rows are taken
+stays float16. Rounding after every operator, as the file has it, is further from what it means, and
+slower by the conversions: onnxruntime leaves it out, too.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bessemer.compiler.ir.graph import Graph, Node, Value
+from bessemer.compiler.ir.rewrite import GraphRewriter, map_regions
+from bessemer.compiler.ir.types import TensorType, f16, f32
+
+_MOVES = frozenset({
+    "transpose", "broadcast_to", "slice", "reshape", "windows", "pad", "concat", "gather",
+    "gather_elements", "gather_nd", "scatter_elements", "scatter_nd", "select", "top_k",
+})  # fmt: skip
+"""What computes nothing: worth widening only where all of it comes from what was computed."""
+_STAY = frozenset({"reinterpret", "bind", "unique"})
+
+
+def compute_half_wide(graph: Graph) -> Graph:
+    """The same network with float32 in place of float16 between its inputs and its outputs."""
+    return _Widening(graph).run()
+
+
+class _Widening:
+    """`_wide` has the float32 numbers that a new float16 value was rounded from, or is equal to;
+    `_rounded` those values that the network itself rounds: what makes float32 of them at once
+    wants them rounded."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._rewriter = GraphRewriter(graph)
+        self._wide: dict[Value, Value] = {}
+        self._rounded: set[Value] = set()
+
+    def run(self) -> Graph:
+        rewriter = self._rewriter
+        for node in rewriter.graph.nodes:
+            node = map_regions(node, compute_half_wide)
+            rewriter.sources = node.sources
+            if self._computes(node):
+                self._compute(node)
+                continue
+            rewriter.visit(node)
+            if node.operator.name == "cast":
+                self._note(rewriter.now(node.inputs[0]), rewriter.now(node.output))
+        return rewriter.finish()
+
+    def _note(self, before: Value, after: Value) -> None:
+        """What a conversion of the network's leaves at hand."""
+        if (before.type.dtype, after.type.dtype) == (f32, f16):
+            self._rounded.add(after)
+            self._wide[after] = before
+        elif (before.type.dtype, after.type.dtype) == (f16, f32):
+            self._wide.setdefault(before, after)
+
+    def _computes(self, node: Node) -> bool:
+        """Whether a node computes with float16 numbers that may as well be float32 ones."""
+        halves = [value for value in node.inputs if value.type.dtype is f16]
+        if not halves or node.regions or node.operator.name in _STAY:
+            return False
+        known = [self._rewriter.now(value) for value in halves]
+        if node.operator.name == "cast":
+            return known[0] in self._wide and known[0] not in self._rounded
+        if node.operator.name in _MOVES:
+            made = [value for value in known if value not in self._rewriter.constants]
+            if not made or any(value not in self._wide for value in made):
+                return False
+        types = [_wide_type(value.type) for value in node.inputs]
+        wanted = [_wide_type(value.type) for value in node.outputs]
+        # An attribute may say which type the result has.
+        return list(node.operator.infer_types(types, node.attributes)) == wanted
+
+    def _compute(self, node: Node) -> None:
+        rewriter = self._rewriter
+        operands = [self._widened(rewriter.now(value)) for value in node.inputs]
+        outputs = rewriter.emit_many(node.operator.name, operands, node.attributes)
+        for old, new in zip(node.outputs, outputs, strict=True):
+            if old.type.dtype is not f16:
+                rewriter.stand(old, new)
+                continue
+            rewriter.stand(old, rewriter.emit("cast", new, dtype=f16))
+            self._wide[rewriter.now(old)] = new
+
+    def _widened(self, value: Value) -> Value:
+        if value.type.dtype is not f16:
+            return value
+        if value not in self._wide:
+            array = self._rewriter.constants.get(value)
+            self._wide[value] = (
+                self._rewriter.emit("cast", value, dtype=f32)
+                if array is None
+                else self._rewriter.constant(array.astype(np.float32), value.name)
+            )
+        return self._wide[value]
+
+
+def _wide_type(type_: TensorType) -> TensorType:
+    return TensorType(f32, type_.shape) if type_.dtype is f16 else type_

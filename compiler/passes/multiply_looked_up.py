@@ -1,0 +1,81 @@
+"""Multiplies a vector by a matrix that is looked up where the matrix lies.
+
+    w = gather(experts : [e, m, k], which, axis=0) : [n, m, k]
+    y = matmul(w, x : [n, k, 1])
+    becomes   y = reduce_sum(mul(w, x), axes=(2))
+
+So write mixtures of experts: every token has its own matrices. A product wants its operands in
+memory, and w would be copied for every token; a kernel of sums looks its rows up and reads them once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from bessemer.compiler.ir.graph import Graph, Node, Value
+from bessemer.compiler.ir.rewrite import GraphRewriter, map_regions
+from bessemer.compiler.ir.types import f32, f64
+
+SHORTEST = 16
+"""Products of a row that are worth a sum of vectors."""
+
+
+def multiply_looked_up(graph: Graph) -> Graph:
+    """The same network with such products as sums, also inside regions."""
+    nodes = tuple(map_regions(node, multiply_looked_up) for node in graph.nodes)
+    if any(new is not old for new, old in zip(nodes, graph.nodes)):
+        graph = replace(graph, nodes=nodes)
+    users, producers = graph.users(), graph.producers()
+
+    def rule(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
+        if node.operator.name != "matmul" or node.output.type.dtype not in (f32, f64):
+            return None
+        matrices, vectors = node.inputs
+        rows = matrices.type.shape[:-1]
+        if node.output.type.shape != (*rows, 1) or vectors.type.shape[:-2] != rows[:-1]:
+            return None
+        if not _is_long(matrices) or not _is_looked_up_once(graph, matrices, producers, users):
+            return None
+        return (_as_sum(rewriter, node),)
+
+    rewriter = GraphRewriter(graph, rule)
+    for node in graph.nodes:
+        rewriter.visit(node)
+    return rewriter.finish()
+
+
+def _is_long(matrices: Value) -> bool:
+    depth = matrices.type.shape[-1]
+    return isinstance(depth, int) and depth >= SHORTEST
+
+
+def _is_looked_up_once(
+    graph: Graph,
+    matrices: Value,
+    producers: Mapping[Value, Node],
+    users: Mapping[Value, Sequence[Node]],
+) -> bool:
+    """Whether the matrices are those of a table, found by their numbers, and read here only."""
+    node = producers.get(matrices)
+    if node is None or len(users[matrices]) != 1 or matrices in graph.outputs:
+        return False
+    table, places = node.inputs[0].type, node.inputs[1].type
+    match node.operator.name:
+        case "gather":
+            whole = node.attributes["axis"] == 0 and table.rank == 3
+        case "gather_nd":
+            whole = not node.attributes["batch_dims"] and table.rank == 2 + int(places.shape[-1])
+        case _:
+            return False
+    return whole and matrices.type.dtype == table.dtype
+
+
+def _as_sum(rewriter: GraphRewriter, node: Node) -> Value:
+    matrices, vectors = map(rewriter.now, node.inputs)
+    shape = matrices.type.shape
+    row = rewriter.emit("reshape", vectors, shape=(*shape[:-2], 1, shape[-1]))
+    rows = rewriter.emit("broadcast_to", row, shape=shape)
+    products = rewriter.emit("mul", matrices, rows)
+    total = rewriter.emit("reduce_sum", products, axes=(len(shape) - 1,))
+    return rewriter.emit("reshape", total, shape=node.output.type.shape)

@@ -1,0 +1,97 @@
+"""Quantizes sums of integers by one factor, as onnxruntime does.
+
+    %1 = cast(sum) : f32                                    sum: i32, or whole numbers as f32
+    %2 = add(mul(%1, scales), biases)          becomes      %1 = cast(add(sum, biases')) : f32
+    %3 = round(div(%2, scale))                              %3 = round(mul(%1, scales / scale))
+
+That is one multiplication for a multiplication, an addition and a division. Where the model has
+biases as integers, as quantizers write them, they are added as such, which is exact.
+Sums that fall on a tie, or next to one, are rounded as in onnxruntime.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import numpy as np
+
+from bessemer.compiler.ir.graph import Graph, Node, Value
+from bessemer.compiler.ir.rewrite import GraphRewriter, rewrite_graph
+from bessemer.compiler.ir.types import Array, f32, i32
+from bessemer.compiler.passes.known_values import known, spread, uniform
+
+_Users = Mapping[Value, Sequence[Node]]
+
+
+def quantize_sums(graph: Graph) -> Graph:
+    """The same network with such steps."""
+    return rewrite_graph(graph, partial(_rule, graph.users()))
+
+
+def _rule(users: _Users, rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
+    if node.operator.name != "round" or node.output.type.dtype is not f32:
+        return None
+    divided = _only_read_here(users, rewriter, node.inputs[0], "div")
+    scale = uniform(rewriter, divided.inputs[1]) if divided else None
+    if divided is None or scale is None or scale <= 0:
+        return None
+    value = divided.inputs[0]
+    relu = _only_read_here(users, rewriter, value, "relu")
+    value = relu.inputs[0] if relu else value
+    biased = _only_read_here(users, rewriter, value, "add")
+    biases = known(rewriter, biased.inputs[1]) if biased else None
+    if biased is not None and biases is not None:
+        value = biased.inputs[0]
+    product = _only_read_here(users, rewriter, value, "mul")
+    scales = known(rewriter, product.inputs[1]) if product else None
+    if product is None or scales is None or not (scales > 0).all():
+        return None
+    total = _with_biases(rewriter, product.inputs[0], scales, biases)
+    factors = scales / np.float32(scale)
+    if total is None or not (np.isfinite(factors) & (factors > 0)).all():
+        return None
+    steps = rewriter.emit("mul", total, spread(rewriter, factors, total.type))
+    return (rewriter.emit("round", rewriter.emit("relu", steps) if relu else steps),)
+
+
+def _only_read_here(
+    users: _Users, rewriter: GraphRewriter, value: Value, operator: str
+) -> Node | None:
+    """The operator that makes a value, if nothing else reads that."""
+    return rewriter.producer(value, operator) if len(users.get(value, ())) <= 1 else None
+
+
+def _with_biases(
+    rewriter: GraphRewriter, total: Value, scales: Array, biases: Array | None
+) -> Value | None:
+    """A sum of integers, as f32, and the biases in units of its scales; None if it is no such sum,
+    or these are no integers."""
+    node = rewriter.producer(total)
+    if node is None:
+        return None
+    is_cast = node.operator.name == "cast" and node.inputs[0].type.dtype is i32
+    if not is_cast and not _has_whole_weights(rewriter, node):
+        return None
+    if biases is None:
+        return total
+    steps = np.rint(biases / scales)
+    if not (np.abs(steps) < 1 << 30).all() or not np.array_equal(steps * scales, biases):
+        return None
+    if not is_cast:
+        return rewriter.emit("add", total, spread(rewriter, steps, total.type))
+    whole, more = node.inputs[0], steps.astype(np.int32)
+    corrected = rewriter.producer(whole, "add")
+    known_before = known(rewriter, corrected.inputs[1]) if corrected else None
+    if corrected is not None and known_before is not None:
+        whole, more = corrected.inputs[0], more + known_before
+    moved = rewriter.emit("add", whole, spread(rewriter, more, whole.type))
+    return rewriter.emit("cast", moved, dtype=f32)
+
+
+def _has_whole_weights(rewriter: GraphRewriter, node: Node) -> bool:
+    """Whether a convolution multiplies bytes with integers, all of them as f32."""
+    if node.operator.name != "conv":
+        return False
+    weights = rewriter.constants.get(node.inputs[1])
+    return weights is not None and bool((weights == np.rint(weights)).all())

@@ -1,0 +1,30 @@
+"""Pads that only a run knows: above 0 they add to an axis, below they cut off."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import bessemer
+from bessemer.runtime.errors import ExecutionError
+from tests.onnx_check import agrees, expected, floats, parsed
+
+_PADDED = "g (float[rows,columns] x, int64[4] p) => (float[a,b] y) { y = Pad(x, p) }"
+_PADS = [(1, 0, 0, 2), (-1, 0, 0, 2), (0, -2, 1, -1), (2, -5, -5, 0)]
+
+
+@pytest.mark.parametrize("pads", _PADS)
+def test_pads_from_data_may_cut(pads: tuple[int, ...]) -> None:
+    agrees(parsed(_PADDED, 18), {"x": floats(4, 6), "p": np.array(pads)}, tolerance=0)
+
+
+@pytest.mark.slow
+def test_more_than_there_is_is_not_cut_off() -> None:
+    model = parsed(_PADDED, 18)
+    compiled = bessemer.compile(model, cache=False)
+    for pads in _PADS:
+        feed = {"x": floats(4, 6), "p": np.array(pads)}
+        np.testing.assert_array_equal(compiled.run(feed)[0], expected(model, feed)[0])
+    for pads in ((-5, 0, 0, 0), (-3, 0, -3, 0), (-(2**40), 0, 0, 0)):
+        with pytest.raises(ExecutionError, match="a size is negative"):
+            compiled.run({"x": floats(4, 6), "p": np.array(pads)})
