@@ -19,6 +19,7 @@ from bessemer.compiler.passes.group_statistics import group_statistics
 from bessemer.compiler.passes.merge_equal import merge_equal
 from bessemer.compiler.passes.move_quantization import move_quantization
 from bessemer.compiler.passes.move_transposes import move_transposes
+from bessemer.compiler.passes.multiply_looked_up import multiply_looked_up
 from bessemer.compiler.passes.multiply_quantized import multiply_quantized
 from bessemer.compiler.passes.multiply_tables import multiply_tables
 from bessemer.compiler.passes.narrow_integers import narrow_integers
@@ -68,6 +69,7 @@ PASSES: tuple[Pass, ...] = (
     quantize_sums,
     total_gate_gradients,
     sum_pixels,
+    multiply_looked_up,
     remove_dead,
     flush_denormals,
 )

@@ -180,9 +180,15 @@ _CASES: list[tuple[str, Sequence[Array | None], int, dict[str, Any], float]] = [
     (
         "QLinearConv",
         [
-            *[_bytes(1, 6, 5, 4), _SCALE, _ZERO],
-            *[_bytes(3, 4, 3, 3), _OTHER_SCALE, _OTHER_ZERO],
-            *[np.array(0.9, np.float32), _ZERO, np.array([100, -200, 3000], np.int32)],
+            _bytes(1, 6, 5, 4),
+            _SCALE,
+            _ZERO,
+            _bytes(3, 4, 3, 3),
+            _OTHER_SCALE,
+            _OTHER_ZERO,
+            np.array(0.9, np.float32),
+            _ZERO,
+            np.array([100, -200, 3000], np.int32),
         ],
         1,
         {"channels_last": 1, "kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "strides": [2, 1]},

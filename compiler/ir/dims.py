@@ -216,8 +216,6 @@ def _normal(terms: dict[Monomial, int]) -> Size:
 
 
 def _add(left: Size, right: Size) -> Size:
-    if not isinstance(left, Dim):
-        left, right = right, left
     if isinstance(right, int) and right == 0:
         return left
     terms = dict(_terms(left))

@@ -103,7 +103,7 @@ class Lives:
         for time, step in self._launches:
             target = step.values[-step.kernel.outputs]
             life = self.of.get(target)
-            if life is None or life.first != time or target in kept or target in self._root:
+            if life is None or life.first != time or target in kept:
                 continue
             for source in map(self.root, step.replaceable):
                 before = self.of[source]

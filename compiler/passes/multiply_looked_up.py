@@ -5,7 +5,7 @@
     becomes   y = reduce_sum(mul(w, x), axes=(2))
 
 So write mixtures of experts: every token has its own matrices. A product wants its operands in
-memory, and w would be copied for every token; a kernel of sums looks its rows up and reads them once.
+memory, and w would be copied for every token; a kernel of sums reads the rows where they lie.
 """
 
 from __future__ import annotations
@@ -27,27 +27,26 @@ def multiply_looked_up(graph: Graph) -> Graph:
     if any(new is not old for new, old in zip(nodes, graph.nodes)):
         graph = replace(graph, nodes=nodes)
     users, producers = graph.users(), graph.producers()
-
-    def rule(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
-        if node.operator.name != "matmul" or node.output.type.dtype not in (f32, f64):
-            return None
-        matrices, vectors = node.inputs
-        rows = matrices.type.shape[:-1]
-        if node.output.type.shape != (*rows, 1) or vectors.type.shape[:-2] != rows[:-1]:
-            return None
-        if not _is_long(matrices) or not _is_looked_up_once(graph, matrices, producers, users):
-            return None
-        return (_as_sum(rewriter, node),)
-
-    rewriter = GraphRewriter(graph, rule)
+    rewriter = GraphRewriter(graph)
     for node in graph.nodes:
-        rewriter.visit(node)
+        if not _is_of_vectors(node) or not _is_looked_up_once(
+            graph, node.inputs[0], producers, users
+        ):
+            rewriter.visit(node)
+            continue
+        rewriter.sources = node.sources
+        rewriter.stand(node.output, _as_sum(rewriter, node))
     return rewriter.finish()
 
 
-def _is_long(matrices: Value) -> bool:
-    depth = matrices.type.shape[-1]
-    return isinstance(depth, int) and depth >= SHORTEST
+def _is_of_vectors(node: Node) -> bool:
+    """Whether a node multiplies vectors by a matrix each, of rows that are long enough."""
+    if node.operator.name != "matmul" or node.output.type.dtype not in (f32, f64):
+        return False
+    matrices, vectors = (value.type.shape for value in node.inputs)
+    depth = matrices[-1]
+    is_each = node.output.type.shape == (*matrices[:-1], 1) and vectors[:-2] == matrices[:-2]
+    return is_each and isinstance(depth, int) and depth >= SHORTEST
 
 
 def _is_looked_up_once(
@@ -65,7 +64,7 @@ def _is_looked_up_once(
         case "gather":
             whole = node.attributes["axis"] == 0 and table.rank == 3
         case "gather_nd":
-            whole = not node.attributes["batch_dims"] and table.rank == 2 + int(places.shape[-1])
+            whole = not node.attributes["batch_dims"] and places.shape[-1] == table.rank - 2
         case _:
             return False
     return whole and matrices.type.dtype == table.dtype
