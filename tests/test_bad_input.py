@@ -299,6 +299,14 @@ def test_an_operator_that_nobody_knows() -> None:
     refused(changed(change), r"Relux 'r' \(opset 17\): the operator Relux is not supported")
 
 
+def test_layouts_of_onnxruntime_are_refused_with_advice() -> None:
+    def change(model: onnx.ModelProto) -> None:
+        model.opset_import.add(domain="com.microsoft.nchwc", version=1)
+        model.graph.node[0].domain = "com.microsoft.nchwc"
+
+    refused(changed(change), "is not supported; onnxruntime made it .* ORT_ENABLE_EXTENDED")
+
+
 # Running
 
 

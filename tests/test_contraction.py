@@ -204,6 +204,15 @@ def test_avx512_uses_the_tile_that_fills_its_registers() -> None:
     assert plan(contraction, x86.AVX2).height == 6
 
 
+@pytest.mark.parametrize(("case", "block"), [((1024, 1024, 3), 1), ((1024, 1000, 3), 5)])
+def test_tiles_of_few_steps_go_along_rows_that_meet_in_the_cache(
+    case: tuple[int, int, int], block: int, rng: np.random.Generator
+) -> None:
+    """Rows of whole KiB: no other tile of the block comes before the next one of the same rows."""
+    contraction = prepare(Product(*case), rng).contraction
+    assert plan(contraction, x86.AVX512).block == block
+
+
 @pytest.mark.parametrize(
     ("dtype", "columns", "answer"), [(f32, 16, True), (i32, 16, False), (f32, 1, False)]
 )

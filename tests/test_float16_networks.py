@@ -76,3 +76,19 @@ def test_functions_whose_numbers_have_more_than_16_bits(operator: str, exact: ob
     wanted = exact(wide) if callable(exact) else np.clip(0.2 * wide + 0.5, 0, 1)
     made = bessemer.compile(model, threads=1).run({"x": x})[0]
     np.testing.assert_array_equal(made, wanted.astype(np.float16))
+
+
+def test_a_softmax_is_not_rounded_before_the_model_widens_it(rng: np.random.Generator) -> None:
+    """Tools that convert a model keep its outputs' type by a conversion at the end."""
+    nodes = [
+        helper.make_node("Softmax", ["x"], ["shares"]),
+        helper.make_node("Cast", ["shares"], ["y"], to=TensorProto.FLOAT),
+    ]
+    given = helper.make_tensor_value_info("x", TensorProto.FLOAT16, [4, 30])
+    made = helper.make_tensor_value_info("y", TensorProto.FLOAT, [4, 30])
+    graph = helper.make_graph(nodes, "g", [given], [made])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    x = rng.standard_normal((4, 30)).astype(np.float16)
+    powers = np.exp(x.astype(np.float64))
+    shares = bessemer.compile(model, threads=1).run({"x": x})[0]
+    np.testing.assert_allclose(shares, powers / powers.sum(1, keepdims=True), rtol=1e-6)

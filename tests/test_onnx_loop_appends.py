@@ -43,13 +43,22 @@ def test_a_loop_that_appends_columns_until_it_stops_is_a_loop(first: int, axis: 
         agrees(model, given, graph)
 
 
+def test_entries_in_front_of_the_others() -> None:
+    text = (_TOKENS % (2, 1)).replace("(out, entry)", "(entry, out)")
+    model = parsed(text)
+    for trips in (1, 4):
+        limit = np.array(0.0, np.float32)
+        given = {"x": np.abs(floats(2, 5)), "trips": np.array(trips), "limit": limit}
+        agrees(model, given)
+
+
 _ENTRIES = """agraph (float[t, b, n] x) => (float y, int64 count, float[b, n] second) {
     sizes = Shape<start = 0, end = 1>(x)
     trips = Squeeze(sizes)
     going = Constant<value = bool {1}>()
-    parts = SplitToSequence<keepdims = 0>(x)
-    none = SequenceEmpty<dtype = 1>()
     one = Constant<value = int64 {1}>()
+    parts = SplitToSequence<keepdims = 0>(SPLIT)
+    none = SequenceEmpty<dtype = 1>()
     entries = Loop(trips, going, none) <
         body = step (int64 i, bool go, seq(float[b, n]) s) => (bool more, seq(float[b, n]) t) {
             more = Identity(go)
@@ -64,12 +73,27 @@ _ENTRIES = """agraph (float[t, b, n] x) => (float y, int64 count, float[b, n] se
 }"""
 
 
+@pytest.mark.parametrize("split", ["x, one", "x"])
 @pytest.mark.parametrize(("axis", "new"), [(0, 1), (1, 1), (-1, 1), (0, 0), (1, 0)])
-def test_a_list_that_grows_over_a_free_length(axis: int, new: int) -> None:
-    model = parsed(_ENTRIES.replace("AXIS", str(axis)).replace("NEW", str(new)))
+def test_a_list_that_grows_over_a_free_length(axis: int, new: int, split: str) -> None:
+    text = _ENTRIES.replace("AXIS", str(axis)).replace("NEW", str(new)).replace("SPLIT", split)
+    model = parsed(text)
     graph = read_onnx(model)
     for length in (2, 5):
         agrees(model, {"x": floats(length, 2, 3)}, graph)
+
+
+@pytest.mark.parametrize("length", ["4", "t"])
+@pytest.mark.parametrize("keeps", [0, 1])
+def test_torch_unbinds_with_a_split_and_without_the_axis(length: str, keeps: int) -> None:
+    model = parsed(
+        f"""agraph (float[2, {length}, 3] x, int64 place) => (float y) {{
+            one = Constant<value = int64 {{1}}>()
+            parts = SplitToSequence<axis = 1, keepdims = {keeps}>(x, one)
+            y = SequenceAt(parts, place)
+        }}"""
+    )
+    agrees(model, {"x": floats(2, 4, 3), "place": np.array(2)})
 
 
 def test_one_of_several_tensors_is_chosen_while_the_model_runs() -> None:

@@ -51,14 +51,15 @@ class _Widening:
                 continue
             rewriter.visit(node)
             if node.operator.name == "cast":
-                self._note(rewriter.now(node.inputs[0]), rewriter.now(node.output))
+                self._note(node, rewriter.now(node.inputs[0]), rewriter.now(node.output))
         return rewriter.finish()
 
-    def _note(self, before: Value, after: Value) -> None:
-        """What a conversion of the network's leaves at hand."""
+    def _note(self, node: Node, before: Value, after: Value) -> None:
+        """What a conversion leaves at hand."""
         if (before.type.dtype, after.type.dtype) == (f32, f16):
-            self._rounded.add(after)
             self._wide[after] = before
+            if _is_asked_for(node):
+                self._rounded.add(after)
         elif (before.type.dtype, after.type.dtype) == (f16, f32):
             self._wide.setdefault(before, after)
 
@@ -101,6 +102,12 @@ class _Widening:
                 else self._rewriter.constant(array.astype(np.float32), value.name)
             )
         return self._wide[value]
+
+
+def _is_asked_for(node: Node) -> bool:
+    """Whether a conversion is the network's own: the reader writes others around what it computes
+    in float32, such as a norm."""
+    return not node.sources or any(source.startswith("Cast ") for source in node.sources)
 
 
 def _wide_type(type_: TensorType) -> TensorType:

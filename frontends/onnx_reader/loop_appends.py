@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import onnx
 
 from bessemer.compiler.ir.graph import Value
+from bessemer.compiler.ops.composite.composite_shape import flip
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.items import Item, SequenceItem, StackedItem
 from bessemer.frontends.onnx_reader.operators_move import concatenated
@@ -22,11 +23,13 @@ from bessemer.frontends.onnx_reader.structure import subgraphs
 @dataclass(frozen=True)
 class Append:
     """What a body appends to a carried value: the name of the entry, the axis of a tensor's
-    concatenation (None for a sequence), and the names on the way from the one to the other."""
+    concatenation (None for a sequence), and the names on the way from the one to the other; and
+    whether it puts the entry in front."""
 
     entry: str
     axis: int | None
     path: tuple[str, ...]
+    in_front: bool = False
 
 
 def appends_of(body: onnx.GraphProto) -> dict[int, Append]:
@@ -41,20 +44,23 @@ def appends_of(body: onnx.GraphProto) -> dict[int, Append]:
             path.append(node.input[0])
             node = producers.get(node.input[0])
         one_reader = all(readers[name] == 1 for name in (start.name, *path))
-        if node is not None and one_reader and node.input[0] == start.name:
-            append = _append(node, tuple(path))
+        if node is not None and one_reader and start.name in node.input:
+            append = _append(node, start.name, tuple(path))
             if append is not None:
                 found[place] = append
     return found
 
 
-def _append(node: onnx.NodeProto, path: tuple[str, ...]) -> Append | None:
-    if node.domain not in ("", "ai.onnx") or len([name for name in node.input if name]) != 2:
+def _append(node: onnx.NodeProto, whole: str, path: tuple[str, ...]) -> Append | None:
+    given = [name for name in node.input if name]
+    if node.domain not in ("", "ai.onnx") or len(given) != 2:
         return None
-    if node.op_type == "SequenceInsert" and node.input[1]:
-        return Append(node.input[1], None, path)
+    in_front = given[1] == whole
+    entry = given[0] if in_front else given[1]
+    if node.op_type == "SequenceInsert" and not in_front:
+        return Append(entry, None, path)
     axes = [attribute.i for attribute in node.attribute if attribute.name == "axis"]
-    return Append(node.input[1], axes[0], path) if node.op_type == "Concat" and axes else None
+    return Append(entry, axes[0], path, in_front) if node.op_type == "Concat" and axes else None
 
 
 def _names_read(graph: onnx.GraphProto) -> Iterable[str]:
@@ -84,7 +90,11 @@ def appended(context: NodeContext, initial: Item, append: Append, stacked: Value
     """What the loop carries at its end."""
     if isinstance(initial, Value) and append.axis is not None:
         axis = context.axis(stacked.type.rank - 1, append.axis)
-        return concatenated(context, [initial, laid_end_to_end(context, stacked, axis)], axis)
+        if append.in_front:  # the last one is the first
+            stacked = flip(context.builder, stacked, 0)
+        entries = laid_end_to_end(context, stacked, axis)
+        parts = [entries, initial] if append.in_front else [initial, entries]
+        return concatenated(context, parts, axis)
     match initial:
         case SequenceItem() if append.axis is None:
             return StackedItem(concatenated(context, [*_rows(context, initial), stacked], 0))

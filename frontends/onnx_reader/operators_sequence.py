@@ -101,20 +101,39 @@ def read_concat_from_sequence(context: NodeContext) -> Value:
 
 @rule("SplitToSequence")
 def read_split_to_sequence(context: NodeContext) -> Item:
+    """With a split, ONNX says, keepdims does not count. It does where all pieces are single ones:
+    torch writes `unbind` with both, and ONNX Runtime drops the axis."""
     x = context.input(0)
     axis = context.axis(x.type.rank, context.integer("axis", 0))
     whole = x.type.shape[axis]
-    keeps = context.optional(1) is not None or context.integer("keepdims", 1)
-    if not isinstance(whole, int) and not keeps:
-        return StackedItem(moved_first(context, x, axis))
+    keeps = bool(context.integer("keepdims", 1))
+    if not isinstance(whole, int) and _is_into_single_ones(context):
+        rows = moved_first(context, x, axis)
+        if keeps:
+            rest = rows.type.shape[1:]
+            rows = context.reshape(rows, (whole, *rest[:axis], 1, *rest[axis:]))
+        return StackedItem(rows)
     if not isinstance(whole, int) or whole > limits.PARTS:
         context.unsupported(f"axis {axis} of {x.type} has no known, small size to split")
+    split = _split(context, whole)
+    if keeps or any(size != 1 for size in split):
+        return SequenceItem(split_along(context, x, axis, split))
+    shape = (*x.type.shape[:axis], *x.type.shape[axis + 1 :])
+    parts = [piece(context, x, axis, place, 1) for place in range(whole)]
+    return SequenceItem(context.reshape(part, shape) for part in parts)
+
+
+def _is_into_single_ones(context: NodeContext) -> bool:
+    """Whether all pieces are one step along the axis, however long that is."""
+    split = context.optional(1)
+    known = None if split is None else context.array(1)
+    return split is None or (known is not None and known.ndim == 0 and known == 1)
+
+
+def _split(context: NodeContext, whole: int) -> tuple[int, ...]:
+    """The sizes of the pieces."""
     if context.optional(1) is None:
-        parts = [piece(context, x, axis, place, 1) for place in range(whole)]
-        if context.integer("keepdims", 1):
-            return SequenceItem(parts)
-        shape = (*x.type.shape[:axis], *x.type.shape[axis + 1 :])
-        return SequenceItem(context.reshape(part, shape) for part in parts)
+        return (1,) * whole
     split = context.integers_at(1, "a split")
     if context.input(1).type.rank == 0:
         if split[0] < 1:
@@ -122,7 +141,7 @@ def read_split_to_sequence(context: NodeContext) -> Item:
         split = tuple(min(split[0], whole - start) for start in range(0, whole, split[0]))
     if sum(split) != whole:
         context.wrong(f"pieces of {list(split)} from {whole}")
-    return SequenceItem(split_along(context, x, axis, split))
+    return split
 
 
 @rule("OptionalHasElement")

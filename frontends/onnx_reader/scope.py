@@ -345,7 +345,14 @@ def _find_rule(domain: str, node: onnx.NodeProto, schema: Schema | None) -> Rule
     return RULES.get((domain, node.op_type))
 
 
+_ADVICE = {
+    "com.microsoft.nchwc": "; onnxruntime made it for one machine: save the model at the level of"
+    " optimization below, ORT_ENABLE_EXTENDED"
+}
+
+
 def _unknown(node: onnx.NodeProto, label: str, opset: int) -> UnsupportedError:
     name = operator_name(node.domain, node.op_type)
-    item = f"{label} (opset {opset}): the operator {name} is not supported"
+    advice = _ADVICE.get(node.domain, "")
+    item = f"{label} (opset {opset}): the operator {name} is not supported{advice}"
     return UnsupportedError(item, [item])
