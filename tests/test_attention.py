@@ -135,7 +135,7 @@ def _assert_close(got: Array, want: Array) -> None:
 
 SHAPES = {
     "small": Shape(),
-    "nine rows": Shape(rows=9, keys=40),
+    "nine rows": Shape(rows=9, keys=600),
     "no whole number of blocks": Shape(batch=1, rows=197, keys=197, depth=16, columns=16),
     "grouped heads": Shape(heads=6, group=3, keys=33),
     "many keys": Shape(batch=1, heads=1, rows=17, keys=3100, depth=4, columns=3),
@@ -160,6 +160,45 @@ def test_a_few_rows_read_keys_and_values_where_they_lie(heads: int) -> None:
     assert not any(name.startswith("pack") for name in _kernels(compiled))
     arrays = _arrays(shape)
     _assert_close(_run(compiled, arrays), _reference(shape, arrays, lambda s: s * 0.25))
+
+
+@pytest.mark.parametrize("group", [1, 3], ids=["own values", "shared values"])
+def test_values_of_a_head_after_the_other_are_not_packed(group: int) -> None:
+    heads, columns = 3, 64
+    b = GraphBuilder("kept")
+    q = b.input("q", TensorType(f32, (B, heads, S, 8)))
+    k = b.input("k", TensorType(f32, (B, heads, 8, T)))
+    v = b.input("v", TensorType(f32, (B, heads // group, T, columns)))
+    y = b.apply("matmul", _softmax(b, b.apply("matmul", q, k)), _repeated(b, v, group))
+    compiled = build(b.finish([y]), Options())
+    assert [n.split("_")[0] for n in _kernels(compiled)] == ["pack", "attention"]
+    model = load_code(compiled.code, compiled.weights, machine_of(compiled.target), 2)
+    for rows in (1, 9, 31):
+        sizes = ((2, heads, rows, 8), (2, heads, 8, 37), (2, heads // group, 37, columns))
+        arrays = [np.random.default_rng(rows).standard_normal(n, np.float32) for n in sizes]
+        (got,) = model.run(arrays)
+        _assert_close(got, _attended(*arrays))
+
+
+@pytest.mark.parametrize("front", [(), (2, 1)])
+def test_values_may_have_more_matrices_than_there_are_weights(front: tuple[int, ...]) -> None:
+    b = GraphBuilder("shared")
+    shapes = ((*front, 20, 8), (*front, 8, 30), (*front[:-1], 3, 30, 16))
+    q, k, v = (b.input(n, TensorType(f32, shape)) for n, shape in zip("qkv", shapes))
+    y = b.apply("matmul", _softmax(b, b.apply("matmul", q, k)), v)
+    compiled = build(b.finish([y]), Options())
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal(shape, np.float32) for shape in shapes]
+    _assert_close(_run(compiled, dict(zip("qkv", arrays))), _attended(*arrays))
+
+
+def _attended(q: Array, k: Array, v: Array) -> Array:
+    """In float64."""
+    scores = q.astype(np.float64) @ k
+    e = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    weights = e / e.sum(axis=-1, keepdims=True)
+    result: Array = weights @ v
+    return result
 
 
 @pytest.mark.parametrize("group", [1, 3], ids=["own keys", "grouped heads"])

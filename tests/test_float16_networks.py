@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 import bessemer
 import bessemer.compiler.ops
@@ -92,3 +92,18 @@ def test_a_softmax_is_not_rounded_before_the_model_widens_it(rng: np.random.Gene
     powers = np.exp(x.astype(np.float64))
     shares = bessemer.compile(model, threads=1).run({"x": x})[0]
     np.testing.assert_allclose(shares, powers / powers.sum(1, keepdims=True), rtol=1e-6)
+
+
+def test_a_rounding_by_another_tensors_type_stays() -> None:
+    nodes = [
+        helper.make_node("CastLike", ["x", "half"], ["rounded"]),
+        helper.make_node("CastLike", ["rounded", "x"], ["y"]),
+    ]
+    info = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [4]) for name in "xy"]
+    half = numpy_helper.from_array(np.zeros(1, np.float16), "half")
+    graph = helper.make_graph(nodes, "g", info[:1], info[1:], [half])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    x = np.array([0.1, 1.0001, 3.3, 7e4], np.float32)
+    with np.errstate(over="ignore"):
+        wanted = x.astype(np.float16).astype(np.float32)
+    np.testing.assert_array_equal(bessemer.compile(model, threads=1).run({"x": x})[0], wanted)

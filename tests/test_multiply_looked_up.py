@@ -52,6 +52,13 @@ def test_other_products_stay(graph: Graph) -> None:
     assert multiply_looked_up(graph) is graph
 
 
+def test_matrices_that_an_operator_of_one_input_makes_stay() -> None:
+    b = GraphBuilder("g")
+    matrices = b.apply("neg", b.input("table", TensorType(f32, (3, 5, 32))))
+    graph = b.finish([b.apply("matmul", matrices, b.input("x", TensorType(f32, (3, 32, 1))))])
+    assert multiply_looked_up(graph) is graph
+
+
 def test_vectors_that_share_a_matrix_stay() -> None:
     b = GraphBuilder("g")
     table = b.input("table", TensorType(f32, (3, 5, 32)))

@@ -90,6 +90,7 @@ def test_attention_with_a_cache_and_masks(
         ([*_QKV, None, *_BEFORE[1:]], 3, {"unidirectional": 1}),
         ([*_QKV, None, _truths(BATCH, LENGTH, PAST + LENGTH), *_BEFORE[2:]], 3, {}),
         ([_QKV[0], *_BY_HEADS], 1, {"scale": 0.3}),
+        ([_QKV[0], *(x[:, :, :3] for x in _BY_HEADS)], 1, {"unidirectional": 1}),
         ([_QKV[0], *_BY_HEADS, floats(3 * WIDTH), _whole(3, 5)], 1, {}),
     ],
 )
@@ -101,15 +102,16 @@ def test_attention_of_several_heads_with_a_cache(
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_packed_inputs_are_taken_apart(count: int) -> None:
+@pytest.mark.parametrize("bias", [[], [floats(3 * WIDTH)]])
+def test_packed_inputs_are_taken_apart(count: int, bias: list[Array]) -> None:
     """onnxruntime packs on GPUs only: it gets the parts."""
     packed = floats(BATCH, LENGTH, HEADS, count, SIZE)
     parts = [packed[:, :, :, at].reshape(BATCH, LENGTH, WIDTH) for at in range(count)]
     front = [_QKV[0]] if count == 2 else []
-    apart = _model("MultiHeadAttention", [*front, *parts], 1, {})
-    (theirs,) = expected(apart, _feed([*front, *parts]))
-    together = _model("MultiHeadAttention", [*front, packed], 1, {})
-    (ours,) = run_graph(read_onnx(together), _feed([*front, packed]))
+    inputs = [*front, *parts, *bias]
+    (theirs,) = expected(_model("MultiHeadAttention", inputs, 1, {}), _feed(inputs))
+    less = [*front, packed, *[None] * (count - 1), *bias]
+    (ours,) = run_graph(read_onnx(_model("MultiHeadAttention", less, 1, {})), _feed(less))
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
 

@@ -11,8 +11,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import bessemer
+from bessemer.compiler.driver import build
 from bessemer.compiler.ir.interpreter.interpret import run_graph
+from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.types import Array
+from bessemer.compiler.options import Options
 from bessemer.frontends.onnx_reader.read import read_onnx
 from tests.onnx_check import floats
 from tests.onnxruntime_sessions import session_of
@@ -96,6 +99,7 @@ def _assert_same(ours: list[Array], theirs: list[Any], length: int, lengths: lis
         (3, 4, [7], False, {"softcap": 2.0, "scale": 0.3, "local_window_size": 4}),
         (6, 0, [6], True, {"do_rotary": 1, "local_window_size": 3}),
         (1, 4, [5, 3], False, {"sinks": "sinks", "bias": "bias"}),
+        (1, 8, [5, 3], False, {"bias": "bias"}),  # a cache of more places than are in use
         (4, 0, [4, 2], True, {"smooth_softmax": 1}),
         (4, 0, [4, 2], False, {"causal": 0}),
     ],
@@ -107,6 +111,13 @@ def test_grouped_attention_is_that_of_onnxruntime(
     feed = _feed(model, length, past, lengths)
     ours = list(run_graph(read_onnx(model), feed))
     _assert_same(ours, _expected(model, feed), length, lengths)
+
+
+def test_a_grouped_attention_is_one_kernel_which_reads_the_cache() -> None:
+    program = build(read_onnx(_attention(False, sinks="sinks")), Options()).program
+    kernels = [step.kernel.name for step in program.steps if isinstance(step, Launch)]
+    assert kernels[-1].startswith("attention")
+    assert sum(name.startswith(("matmul", "concat", "copy")) for name in kernels) == 0
 
 
 def test_norms_of_heads_are_part_of_a_grouped_attention() -> None:

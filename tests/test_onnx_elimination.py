@@ -59,6 +59,14 @@ def test_determinants_of_many_rows() -> None:
     np.testing.assert_allclose(ours, np.linalg.det(x.astype(np.float64)), rtol=1e-5)
 
 
+def test_determinants_of_singular_matrices_are_zero() -> None:
+    x = _matrices(3, 5, 5)
+    x[0, :, 1] = 0
+    x[1, 3] = 0
+    (ours,) = run_graph(read_onnx(_model("Det", x, list(x.shape))), {"x": x})
+    np.testing.assert_allclose(ours, np.linalg.det(x.astype(np.float64)), rtol=1e-5)
+
+
 @pytest.mark.slow
 def test_one_compilation_inverts_matrices_of_all_sizes() -> None:
     compiled = bessemer.compile(_model("Inverse", floats(1), ["n", "rows", "rows"]), cache=False)

@@ -96,6 +96,19 @@ def test_torch_unbinds_with_a_split_and_without_the_axis(length: str, keeps: int
     agrees(model, {"x": floats(2, 4, 3), "place": np.array(2)})
 
 
+@pytest.mark.parametrize("split", ["int64[4] {1, 1, 1, 1}", "int64[1] {4}", "int64[2] {1, 3}"])
+def test_a_list_of_sizes_keeps_the_axis(split: str) -> None:
+    model = parsed(
+        f"""agraph (float[2, 4] x) => (float[a, b] y) {{
+            sizes = Constant<value = {split}>()
+            parts = SplitToSequence<axis = 1, keepdims = 0>(x, sizes)
+            last = Constant<value = int64 {{-1}}>()
+            y = SequenceAt(parts, last)
+        }}"""
+    )
+    agrees(model, {"x": floats(2, 4)})
+
+
 def test_one_of_several_tensors_is_chosen_while_the_model_runs() -> None:
     model = parsed(
         """agraph (float[n] a, float[n] b, int64 place) => (float[n] y) {
@@ -142,6 +155,22 @@ def test_a_loop_that_reads_what_it_appends_to_is_refused() -> None:
     text = (_TOKENS % (0, 1)).replace("ReduceSum<keepdims = 0>(t)", "ReduceSum<keepdims = 0>(out)")
     with pytest.raises(CompileError, match="a carried value that starts as"):
         read_onnx(parsed(text))
+
+
+def test_numbers_cannot_be_concatenated() -> None:
+    model = parsed(
+        """agraph (float x, int64 trips) => (float y) {
+            going = Constant<value = bool {1}>()
+            y = Loop(trips, going, x) <
+                body = step (int64 i, bool go, float s) => (bool more, float t) {
+                    more = Identity(go)
+                    t = Concat<axis = 0>(s, x)
+                }
+            >
+        }"""
+    )
+    with pytest.raises(CompileError, match="Loop 'y': axis 0 is not among the 0 axes"):
+        read_onnx(model)
 
 
 def test_entries_of_different_sizes_are_refused() -> None:

@@ -18,6 +18,12 @@ def test_pads_from_data_may_cut(pads: tuple[int, ...]) -> None:
     agrees(parsed(_PADDED, 18), {"x": floats(4, 6), "p": np.array(pads)}, tolerance=0)
 
 
+@pytest.mark.parametrize("pads", [(-1, 2, 0, -2), (-2, 1, 3, -1)])
+def test_what_is_wrapped_around_is_what_the_cut_has_left(pads: tuple[int, ...]) -> None:
+    wrapped = _PADDED.replace("Pad", 'Pad <mode = "wrap">')
+    agrees(parsed(wrapped, 19), {"x": floats(4, 6), "p": np.array(pads)}, tolerance=0)
+
+
 @pytest.mark.slow
 def test_more_than_there_is_is_not_cut_off() -> None:
     model = parsed(_PADDED, 18)

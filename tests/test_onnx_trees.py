@@ -3,13 +3,16 @@
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, helper
 
 import bessemer
+from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.types import TensorType, f32
 from bessemer.compiler.ops.trees import COMPARISONS
+from bessemer.frontends.onnx_reader.read import read_onnx
 from tests.onnx_runs import assert_near, run_written
 from tests.onnxruntime_sessions import session_of
 from tests.op_cases import Case, cases
@@ -65,6 +68,36 @@ def test_lopsided_trees(rng: np.random.Generator, samples: int, has_unknown: boo
     (expected,) = session.run(None, {"x": x})
     (found,) = bessemer.compile(model).run({"x": x})
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "numbers"),
+    [
+        ("target_ids", [0, 1, 0, 2]),
+        ("target_ids", [0, -1, 0, 1]),
+        ("target_ids", [0]),
+        ("target_weights", [1.0]),
+        ("nodes_featureids", [0]),
+        ("nodes_values", [0.5]),
+    ],
+)
+def test_lists_that_do_not_fit_each_other_are_refused(attribute: str, numbers: list[Any]) -> None:
+    attributes: dict[str, Any] = {
+        "nodes_treeids": [0, 0, 0], "nodes_nodeids": [0, 1, 2], "nodes_featureids": [0, 0, 0],
+        "nodes_modes": ["BRANCH_LEQ", "LEAF", "LEAF"], "nodes_values": [0.5, 0.0, 0.0],
+        "nodes_truenodeids": [1, 0, 0], "nodes_falsenodeids": [2, 0, 0],
+        "target_treeids": [0] * 4, "target_nodeids": [1, 1, 2, 2], "target_ids": [0, 1, 0, 1],
+        "target_weights": [1.0, 2.0, 3.0, 4.0], "n_targets": 2,
+    }  # fmt: skip
+    attributes[attribute] = numbers
+    node = helper.make_node(
+        "TreeEnsembleRegressor", ["x"], ["y"], domain="ai.onnx.ml", **attributes
+    )
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 1])
+    graph = helper.make_graph([node], "trees", [x], [onnx.ValueInfoProto(name="y")])
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("ai.onnx.ml", 3)]
+    with pytest.raises(CompileError, match=r"TreeEnsembleRegressor 'y': .*(length|of 2 in all)"):
+        read_onnx(helper.make_model(graph, opset_imports=opsets, ir_version=9))
 
 
 FORESTS = [case for case in cases() if case.operator.name == "tree_ensemble"]

@@ -11,7 +11,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import bessemer
-from bessemer.compiler.ir.types import Array
+from bessemer.compiler.ir.build import GraphBuilder
+from bessemer.compiler.ir.types import Array, DType, type_of, u8, u16
 from bessemer.compiler.options import Options
 from bessemer.compiler.pass_order import passes_of
 from bessemer.compiler.targets.choose import host_target
@@ -115,3 +116,17 @@ def test_numbers_of_any_size_are_cut(dtype: type[np.integer[Any]], zero: int) ->
         steps = np.rint(x / scale)
     wanted = np.clip(steps + zero, limits.min, limits.max).astype(dtype)
     np.testing.assert_array_equal(bessemer.compile(model, threads=1).run({"x": x})[0], wanted)
+
+
+@pytest.mark.parametrize("dtype", [u8, u16], ids=str)
+@pytest.mark.parametrize("scale", [1.0, 2.0])
+def test_numbers_below_all_integers_less_something_are_0(dtype: DType, scale: float) -> None:
+    """No zero point of theirs is negative, but what is added to steps may be."""
+    x = np.resize(np.array([np.nan, -np.inf, -3e38, -1e10, 0, 4, 40], np.float32), 64)
+    b = GraphBuilder("less")
+    divisor, summand = (b.constant(np.full(64, number, np.float32)) for number in (scale, -5))
+    steps = b.apply("round", b.apply("div", b.input("x", type_of(x)), divisor))
+    found = b.apply("cast", b.apply("add", steps, summand), dtype=dtype)
+    (made,) = bessemer.compile(b.finish([found]), threads=1).run([x])
+    wanted = np.maximum(np.rint(np.nan_to_num(x, nan=0) / scale) - 5, 0)
+    np.testing.assert_array_equal(made, wanted.astype(dtype.numpy))

@@ -255,6 +255,7 @@ def test_a_division_of_a_row_is_one_for_extreme_divisors(divisor: float) -> None
 STEPS: dict[str, Callable[[GraphBuilder, Value], Value]] = {
     "cast": lambda b, x: b.apply("cast", x, dtype=i32),
     "equal": lambda b, x: composite.binary(b, "eq", x, 1.0),
+    "no less": lambda b, x: composite.binary(b, "ge", composite.binary(b, "sub", x, 1.0), 0.0),
     "remainder": lambda b, x: composite.binary(b, "mod", x, 1.0),
 }
 

@@ -121,6 +121,15 @@ def _scalar(builder: GraphBuilder, like: Value, number: float) -> Value:
     return builder.apply("full", shape=like.type.shape, value=number, dtype=f32)
 
 
+def _square(builder: GraphBuilder) -> Value:
+    """A matrix by its rows' sums, from both sides."""
+    x = builder.input("x", TensorType(f32, (7, 7)))
+    sums = builder.apply("reduce_sum", builder.apply("exp", x), axes=(1,))
+    down, along = (builder.apply("reshape", sums, shape=s) for s in ((7, 1), (1, 7)))
+    both = builder.apply("mul", _spread(builder, down, x), _spread(builder, along, x))
+    return builder.apply("mul", x, both)
+
+
 CASES = {
     "perceptron": Case(
         _perceptron,
@@ -145,6 +154,12 @@ CASES = {
         _statistics,
         ((2, 5, 33),),
         ("reduce_sum_mul_sub_mul_reduce_sum_rsqrt_mul", "reduce_max"),
+    ),
+    "square": Case(lambda b: [_square(b)], ((7, 7),), ("exp_reduce_sum", "mul")),
+    "sums of a square": Case(
+        lambda b: [b.apply("reduce_sum", _square(b), axes=(1,))],
+        ((7, 7),),
+        ("exp_reduce_sum", "mul_reduce_sum"),
     ),
 }
 

@@ -47,3 +47,11 @@ def test_a_variance_subtracts_for_itself(is_read_again: bool, rng: np.random.Gen
     result = changed(case.b.finish(outputs), [sum_pixels], rng, rtol=1e-5)
     differences = [line for line in lines(result) if " = sub(" in line]
     assert len(differences) == 1 + is_read_again
+
+
+def test_a_square_that_nothing_adds_up_stays() -> None:
+    case = Case()
+    difference = case.of("sub", case.x(2, 80, 64, 32), case.x(2, 80, 64, 32))
+    outputs = [case.of("abs", difference), case.of("mul", difference, difference)]
+    graph = case.b.finish(outputs)
+    assert sum_pixels(graph) is graph

@@ -13,6 +13,7 @@ from bessemer.compiler.ir.dims import Size, format_size, product, total
 from bessemer.compiler.ir.element import Operand
 from bessemer.compiler.ir.expr import Expression, Index, checked, constant, index_value
 from bessemer.compiler.ir.op import Example, Operator, register
+from bessemer.compiler.ir.ravel import unravel
 from bessemer.compiler.ir.types import Array, TensorType, bf16, i64
 from bessemer.compiler.ops.check import require
 from bessemer.compiler.ops.example_arrays import booleans, integers, ramp
@@ -91,19 +92,9 @@ def _element(x: Operand, *, index: Index, shape: tuple[Size, ...]) -> Expression
         )
         if product(sizes) != product(shape[axis] for axis in outer):
             position = checked(index_value(position), product(sizes))
-        for axis, place in zip(inner, _places(position, sizes)):
+        for axis, place in zip(inner, unravel(position, sizes)):
             source[axis] = place
     return x[tuple(source)]
-
-
-def _places(position: Size, sizes: Sequence[Size]) -> list[Size]:
-    """The indices at a row-major position inside axes of these sizes."""
-    result: list[Size] = []
-    for size in reversed(sizes[1:]):
-        result.append(position % size)
-        position = position // size
-    # The rest needs no remainder: it is below the first size.
-    return [position, *reversed(result)] if sizes else []
 
 
 _SHAPES: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = (

@@ -107,7 +107,9 @@ class _Widening:
 def _is_asked_for(node: Node) -> bool:
     """Whether a conversion is the network's own: the reader writes others around what it computes
     in float32, such as a norm."""
-    return not node.sources or any(source.startswith("Cast ") for source in node.sources)
+    return not node.sources or any(
+        source.partition(" ")[0] in ("Cast", "CastLike") for source in node.sources
+    )
 
 
 def _wide_type(type_: TensorType) -> TensorType:

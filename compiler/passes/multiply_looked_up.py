@@ -59,15 +59,14 @@ def _is_looked_up_once(
     node = producers.get(matrices)
     if node is None or len(users[matrices]) != 1 or matrices in graph.outputs:
         return False
-    table, places = node.inputs[0].type, node.inputs[1].type
     match node.operator.name:
         case "gather":
-            whole = node.attributes["axis"] == 0 and table.rank == 3
+            return node.attributes["axis"] == 0 and node.inputs[0].type.rank == 3
         case "gather_nd":
-            whole = not node.attributes["batch_dims"] and places.shape[-1] == table.rank - 2
+            table, places = (value.type for value in node.inputs)
+            return not node.attributes["batch_dims"] and places.shape[-1] == table.rank - 2
         case _:
             return False
-    return whole and matrices.type.dtype == table.dtype
 
 
 def _as_sum(rewriter: GraphRewriter, node: Node) -> Value:

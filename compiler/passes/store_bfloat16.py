@@ -70,7 +70,7 @@ def _stored(graph: Graph, extent: _Extent) -> Graph:
     wanted: set[Value] = set()
     rounded: set[Value] = set()
     for node in graph.nodes:
-        for value in _multiplied(node, graph, extent):
+        for value in _multiplied(node, graph, producers, extent):
             everything = extent is _Extent.EVERYTHING
             passing = _PASSING if everything or not _multiplies_matrices(node) else _VIEWS
             _want(value, producers, wanted, passing)
@@ -85,12 +85,14 @@ def _stored(graph: Graph, extent: _Extent) -> Graph:
         node = map_regions(node, lambda region: _stored(region, extent))
         if extent is not _Extent.EVERYTHING and node.operator.name in _RECURRENT:
             node = _with_narrow_weights(rewriter, node)
-        multiplied = _multiplied(node, graph, extent)
+        multiplied = _multiplied(node, graph, producers, extent)
         _rewrite(rewriter, node, graph, (wanted, rounded), narrow, multiplied)
     return rewriter.finish()
 
 
-def _multiplied(node: Node, graph: Graph, extent: _Extent) -> tuple[Value, ...]:
+def _multiplied(
+    node: Node, graph: Graph, producers: Mapping[Value, Node], extent: _Extent
+) -> tuple[Value, ...]:
     """The operands of a product that are stored as bfloat16; none if it stays as it is."""
     if node.operator.name not in ("matmul", "conv") or node.inputs[0].type.dtype is not f32:
         return ()
@@ -104,7 +106,7 @@ def _multiplied(node: Node, graph: Graph, extent: _Extent) -> tuple[Value, ...]:
     if extent is _Extent.EVERYTHING:
         return (x, w)
     if node.operator.name == "conv":
-        return (x, w) if extent is _Extent.MANY_ROWS and _is_given(w, graph) else ()
+        return (x, w) if extent is _Extent.MANY_ROWS and _is_given(w, graph, producers) else ()
     if not _multiplies_matrices(node):
         return (x, w)
     rows = x.type.shape[-2] if x.type.rank > 1 else 1
@@ -112,10 +114,9 @@ def _multiplied(node: Node, graph: Graph, extent: _Extent) -> tuple[Value, ...]:
     return (x, w) if extent is _Extent.MANY_ROWS and not few else ()
 
 
-def _is_given(value: Value, graph: Graph) -> bool:
+def _is_given(value: Value, graph: Graph, producers: Mapping[Value, Node]) -> bool:
     """Whether a value is an input of the network, maybe in another order: in a step of training,
     weights, but not what their gradients are made of."""
-    producers = graph.producers()
     while (node := producers.get(value)) is not None and node.operator.name in _VIEWS:
         value = node.inputs[0]
     return value in graph.inputs

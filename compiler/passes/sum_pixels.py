@@ -47,6 +47,7 @@ def sum_pixels(graph: Graph) -> Graph:
             difference is None
             or difference.operator.name != "sub"
             or len(set(users[difference.output])) == 1
+            or not readers
             or not all(_sums_large_images(reader) for reader in readers)
         ):
             rewriter.visit(node)

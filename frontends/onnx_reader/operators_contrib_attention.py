@@ -97,13 +97,13 @@ def _between(context: NodeContext, mask: Value, keys: Size, batch: Size) -> Valu
     return kept
 
 
-def _causal(context: NodeContext, queries: Size, keys: Size, like: Value) -> Value:
-    """Each query sees the keys up to its own place; the last query's is the last key's."""
+def _causal(context: NodeContext, before: Size, queries: Size, keys: Size, like: Value) -> Value:
+    """Each query sees the keys up to its own place, which counts from the `before` past ones on."""
     b, shape = context.builder, (1, 1, queries, keys)
     rows = context.apply("iota", shape=shape, axis=2, dtype=i64)
     columns = context.apply("iota", shape=shape, axis=3, dtype=i64)
-    if keys != queries:
-        rows = context.elementwise("add", rows, context.cast(b.scalar_size(keys - queries), i64))
+    if before != 0:
+        rows = context.elementwise("add", rows, context.cast(b.scalar_size(before), i64))
     return _unless(context, context.apply("le", columns, rows), like, -math.inf)
 
 
@@ -147,9 +147,10 @@ def _self_attention(
     sizes = sizes or (dims.floordiv(width, 3),) * 3
     parts = split_along(context, joint, 2, sizes)
     query, *new = (_heads(context, part, heads) for part in parts)
-    before = [None, None] if past is None else _apart(context, past, 0)
-    key, value = (_behind(context, old, one) for old, one in zip(before, new))
-    mixed = _attended_with_masks(context, query, key, value, mask, bias)
+    olds = [None, None] if past is None else _apart(context, past, 0)
+    key, value = (_behind(context, old, one) for old, one in zip(olds, new))
+    before = 0 if past is None else past.type.shape[3]
+    mixed = _attended_with_masks(context, query, key, value, before, mask, bias)
     present = stack(context.builder, (key, value)) if key.type == value.type else None
     return [mixed, present]
 
@@ -159,15 +160,17 @@ def _attended_with_masks(
     query: Value,
     key: Value,
     value: Value,
+    before: Size,
     mask: Value | None,
     bias: Value | None,
 ) -> Value:
+    """The first `before` of the keys are those of earlier calls."""
     queries, keys = query.type.shape[2], key.type.shape[2]
     biases: list[Value] = []
     if mask is not None:
         biases.append(_padding_mask(context, mask, keys, query))
     if context.integer("unidirectional", 0):
-        biases.append(_causal(context, queries, keys, query))
+        biases.append(_causal(context, before, queries, keys, query))
     if bias is not None:
         biases.append(bias)
     return _attended(context, query, key, value, biases)
@@ -178,10 +181,13 @@ def read_multi_head_attention(context: NodeContext) -> list[Item]:
     if any(context.optional(position) is not None for position in (8, 9)):
         context.unsupported("a cache that past and present share")
     query, key, value = _projected(context)
-    key = _behind(context, context.optional(6), key)
+    past = context.optional(6)
+    before = 0 if past is None else past.type.shape[2]
+    key = _behind(context, past, key)
     value = _behind(context, context.optional(7), value)
     mask, bias = context.optional(4), context.optional(5)
-    return [_attended_with_masks(context, query, key, value, mask, bias), key, value]
+    mixed = _attended_with_masks(context, query, key, value, before, mask, bias)
+    return [mixed, key, value]
 
 
 def _projected(context: NodeContext) -> list[Value]:
@@ -194,16 +200,16 @@ def _projected(context: NodeContext) -> list[Value]:
         parts = [*parts[:-1], *(context.transpose(one, (0, 2, 1, 3)) for one in together)]
     if len(parts) != 3:
         context.wrong("a query, keys and values are wanted")
-    query, *others = (x if x.type.rank == 4 else _heads(context, x, heads) for x in parts)
+    found = [x if x.type.rank == 4 else _heads(context, x, heads) for x in parts]
     bias = context.optional(3)
     if bias is None:
-        return [query, *others]
+        return found
+    pieces = split_along(context, bias, 0, [heads * one.type.shape[3] for one in found])
     # Keys and values that come by heads have been through this before.
-    widths = [heads * one.type.shape[3] for one in (query, *others)]
-    pieces = split_along(context, bias, 0, widths)
+    done = [context.optional(at) is x for at, x in enumerate(found)]
     return [
-        x if given.type.rank == 4 and x is given else _with_bias(context, x, piece)
-        for x, given, piece in zip((query, *others), parts, pieces)
+        x if is_done else _with_bias(context, x, piece)
+        for x, is_done, piece in zip(found, done, pieces)
     ]
 
 

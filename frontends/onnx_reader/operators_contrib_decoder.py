@@ -114,10 +114,12 @@ def _side_by_side(context: NodeContext, x: Value) -> Value:
 
 @dataclass(frozen=True, eq=False)
 class _Rows:
-    """The rows of a batch: `before` i64 [batch, 1], new places, places of the new cache."""
+    """The rows of a batch: `before` i64 [batch, 1], new places, places that the longest row has,
+    places of the new cache, which may be more."""
 
     before: Value
     length: Size
+    longest: Size
     total: Size
 
     def places(self, context: NodeContext) -> Value:
@@ -138,11 +140,9 @@ def read_group_query_attention(context: NodeContext) -> list[Item]:
     if context.integer("do_rotary", 0):
         given = context.optional(9)
         places = rows.places(context) if given is None else indices_at(context, 9)
-        tables, pairs = (
-            (context.input(7), context.input(8)),
-            context.integer("rotary_interleaved", 0),
-        )
-        query, key = (_rotated(context, x, places, tables, bool(pairs)) for x in (query, key))
+        tables = context.input(7), context.input(8)
+        interleaved = bool(context.integer("rotary_interleaved", 0))
+        query, key = (_rotated(context, x, places, tables, interleaved) for x in (query, key))
     keys, values = (
         _extended(context, context.optional(position), new, rows)
         for position, new in ((3, key), (4, value))
@@ -177,33 +177,29 @@ def _rows(context: NodeContext, length: Size) -> _Rows:
     # In a first prompt short rows are filled up behind, with keys that are not looked at later.
     before = context.apply("max", before, context.like(before, 0))
     past = context.optional(3)
-    return _Rows(
-        before, length, longest if past is None else dims.maximum(longest, past.type.shape[2])
-    )
+    total = longest if past is None else dims.maximum(longest, past.type.shape[2])
+    return _Rows(before, length, longest, total)
 
 
 def _extended(context: NodeContext, past: Value | None, new: Value, rows: _Rows) -> Value:
     """The cache with the new keys behind those that count; zeros behind them."""
     b, (batch, heads, length, size) = context.builder, new.type.shape
-    both = new
-    start: Size = 0
-    if past is not None:
-        both, start = context.apply("concat", past, new, axis=2), past.type.shape[2]
     steps = context.apply("iota", shape=(1, rows.total), axis=1, dtype=i64)
     behind = context.elementwise("sub", steps, rows.before)
     last = context.cast(b.scalar_size(length - 1), i64)
     held = context.elementwise("min", context.apply("max", behind, context.like(behind, 0)), last)
-    fresh = context.elementwise("add", held, context.cast(b.scalar_size(start), i64))
-    is_old = binary(b, "lt", behind, 0)
-    spread = context.elementwise("add", steps, context.like(rows.before, 0))
-    # An old place is one of the cache's wherever it is chosen.
-    index = where(b, is_old, spread, fresh)
-    wide = context.reshape(index, (batch, 1, rows.total, 1))
     shape = TensorType(i64, (batch, heads, rows.total, size))
-    index = context.elementwise("add", wide, context.full(shape, 0))
-    found = context.apply("gather_elements", both, index, axis=2)
+    places = context.reshape(held, (batch, 1, rows.total, 1))
+    places = context.elementwise("add", places, context.full(shape, 0))
+    fresh = context.apply("gather_elements", new, places, axis=2)
     exists = context.elementwise("lt", behind, context.cast(b.scalar_size(length), i64))
-    return where(b, context.reshape(exists, (batch, 1, rows.total, 1)), found, 0.0)
+    fresh = where(b, context.reshape(exists, (batch, 1, rows.total, 1)), fresh, 0.0)
+    if past is None:
+        return fresh
+    high = (0, 0, rows.total - past.type.shape[2], 0)
+    kept = context.apply("pad", past, low=(0,) * 4, high=high, mode="constant", value=0)
+    is_old = binary(b, "lt", behind, 0)
+    return where(b, context.reshape(is_old, (batch, 1, rows.total, 1)), kept, fresh)
 
 
 def _attended(context: NodeContext, query: Value, keys: Value, values: Value, rows: _Rows) -> Value:
@@ -211,17 +207,18 @@ def _attended(context: NodeContext, query: Value, keys: Value, values: Value, ro
     b, (batch, heads, length, size) = context.builder, query.type.shape
     groups = keys.type.shape[1]
     each = dims.floordiv(heads, groups)
-    joint = context.reshape(query, (batch, groups, each * length, size))
-    scores = context.cast(product(context, joint, context.transpose(keys, (0, 1, 3, 2))), f32)
-    scores = binary(b, "mul", scores, score_scale(context, size))
+    apart = context.reshape(query, (batch, groups, each, length, size))
+    keys, values = (
+        context.reshape(x, (batch, groups, 1, rows.total, size)) for x in (keys, values)
+    )
+    scores = product(context, apart, context.transpose(keys, (0, 1, 2, 4, 3)))
+    scores = binary(b, "mul", context.cast(scores, f32), score_scale(context, size))
     cap = context.number("softcap", 0.0)
     if cap:
         scores = binary(b, "mul", b.apply("tanh", binary(b, "div", scores, cap)), cap)
-    apart = context.reshape(scores, (batch, groups, each, length, rows.total))
     if context.optional(10) is not None:
-        apart = context.elementwise("add", apart, _bias(context, groups, each, rows))
-    seen = where(b, _seen(context, rows, batch), apart, -1e30)
-    shares = context.reshape(_shares(context, seen), scores.type.shape)
+        scores = context.elementwise("add", scores, _bias(context, groups, each, rows))
+    shares = _shares(context, where(b, _seen(context, rows, batch), scores, -1e30))
     mixed = product(context, context.cast(shares, values.type.dtype), values)
     return context.reshape(mixed, (batch, heads, length, size))
 
@@ -253,8 +250,11 @@ def _normed(context: NodeContext, x: Value, position: int) -> Value:
 
 def _bias(context: NodeContext, groups: Size, each: Size, rows: _Rows) -> Value:
     bias = context.cast(context.input(10), f32)
-    batch, heads, length, total = bias.type.shape
-    agreed_size(context.builder, total, rows.total)
+    batch, heads, length, longest = bias.type.shape
+    agreed_size(context.builder, longest, rows.longest)
+    if rows.total != rows.longest:
+        high = (0, 0, 0, rows.total - rows.longest)
+        bias = context.apply("pad", bias, low=(0,) * 4, high=high, mode="constant", value=0)
     apart = (1, 1) if heads == 1 else (groups, each)
     return context.reshape(bias, (batch, *apart, length, rows.total))
 

@@ -84,7 +84,11 @@ def _mixed(context: NodeContext, layers: list[_Layer], third: int) -> Value:
 
 
 def _shares(context: NodeContext) -> Value:
-    """How much of each expert a row gets, [rows, experts]: 0 of those not among its `k` best."""
+    """How much of each expert a row gets, [rows, experts]: 0 of those not among its `k` best.
+
+    onnxruntime's QMoE on CPUs makes the sum 1 whatever normalize_routing_weights says; its MoE
+    does not.
+    """
     b, scores = context.builder, context.cast(context.input(1), f32)
     rows, experts = scores.type.shape
     count = context.integer("k", 1)

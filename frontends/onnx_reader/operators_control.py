@@ -85,7 +85,7 @@ def _entry_of_one_size(inside: GraphBuilder, entry: Value, whole: Item, append: 
     """What is appended may differ from iteration to iteration along the axis of concatenation,
     what is stacked may not. Its other sizes are the whole's, whatever they are computed from."""
     shape = entry.type.shape
-    if append.axis is not None and isinstance(whole, Value) and whole.type.rank == len(shape):
+    if append.axis is not None and isinstance(whole, Value) and whole.type.rank == len(shape) > 0:
         axis = append.axis % len(shape)
         others = whole.type.shape[:axis] + shape[axis : axis + 1] + whole.type.shape[axis + 1 :]
         for size, other in zip(shape, others):

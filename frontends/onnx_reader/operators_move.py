@@ -206,6 +206,13 @@ def read_pad(context: NodeContext) -> Value:
         context.unsupported(f"mode = {mode}")
     if x.type.dtype.is_integer or x.type.dtype == boolean:
         value = int(value)
+    if mode == "wrap":
+        # What is repeated is what has been left.
+        below = [[dims.minimum(one, 0) for one in side] for side in (low, high)]
+        if any(one != 0 for side in below for one in side):
+            cut = {"low": tuple(below[0]), "high": tuple(below[1])}
+            x = context.apply("pad", x, **cut, mode="constant", value=0)
+            low, high = ([dims.maximum(one, 0) for one in side] for side in (low, high))
     return context.apply("pad", x, low=tuple(low), high=tuple(high), mode=mode, value=value)
 
 

@@ -101,13 +101,14 @@ def read_concat_from_sequence(context: NodeContext) -> Value:
 
 @rule("SplitToSequence")
 def read_split_to_sequence(context: NodeContext) -> Item:
-    """With a split, ONNX says, keepdims does not count. It does where all pieces are single ones:
-    torch writes `unbind` with both, and ONNX Runtime drops the axis."""
+    """With a split, ONNX says, keepdims does not count. It does where that is the number 1: torch
+    writes `unbind` with both, and ONNX Runtime drops the axis."""
     x = context.input(0)
     axis = context.axis(x.type.rank, context.integer("axis", 0))
     whole = x.type.shape[axis]
-    keeps = bool(context.integer("keepdims", 1))
-    if not isinstance(whole, int) and _is_into_single_ones(context):
+    is_into_single_ones = _is_into_single_ones(context)
+    keeps = bool(context.integer("keepdims", 1)) or not is_into_single_ones
+    if not isinstance(whole, int) and is_into_single_ones:
         rows = moved_first(context, x, axis)
         if keeps:
             rest = rows.type.shape[1:]
@@ -116,7 +117,7 @@ def read_split_to_sequence(context: NodeContext) -> Item:
     if not isinstance(whole, int) or whole > limits.PARTS:
         context.unsupported(f"axis {axis} of {x.type} has no known, small size to split")
     split = _split(context, whole)
-    if keeps or any(size != 1 for size in split):
+    if keeps:
         return SequenceItem(split_along(context, x, axis, split))
     shape = (*x.type.shape[:axis], *x.type.shape[axis + 1 :])
     parts = [piece(context, x, axis, place, 1) for place in range(whole)]
@@ -124,7 +125,7 @@ def read_split_to_sequence(context: NodeContext) -> Item:
 
 
 def _is_into_single_ones(context: NodeContext) -> bool:
-    """Whether all pieces are one step along the axis, however long that is."""
+    """Whether all pieces are to be one step along the axis, however long that is."""
     split = context.optional(1)
     known = None if split is None else context.array(1)
     return split is None or (known is not None and known.ndim == 0 and known == 1)

@@ -132,8 +132,7 @@ def read_tree_ensemble(context: NodeContext) -> Value:
     targets = np.array(context.integers("leaf_targetids"), dtype=np.int64)
     weights = np.asarray(context.attributes["leaf_weights"], dtype=dtype).reshape(-1)
     table = np.zeros((inner + len(targets), context.integer("n_targets")), dtype)
-    if len(weights) != len(targets) or (targets.size and targets.max() >= table.shape[1]):
-        context.wrong("leaf_targetids and leaf_weights do not fit each other")
+    _check_leaves(context, "leaf_target", table.shape[1], targets, weights)
     table[inner + np.arange(len(targets)), targets] = weights
     leaves = np.arange(inner, inner + len(targets))
 
@@ -241,19 +240,25 @@ def _numbered_forest(
     unknown = {name for name in names if name != "LEAF" and name not in _MODES}
     if unknown:
         context.unsupported(f"nodes_modes = {', '.join(sorted(unknown))}")
+    splits = _floats(context, "nodes_values")
+    by_node = ("treeids", "featureids", "truenodeids", "falsenodeids")
+    lengths = {len(splits), *(len(context.integers(f"nodes_{name}")) for name in by_node)}
+    if lengths != {len(names)}:
+        context.wrong(f"the lists for {len(names)} nodes differ in length")
     own = np.arange(len(names))
-
     is_leaf = np.array([name == "LEAF" for name in names], bool)
 
     def following(side: str) -> Array:
         return place.found(place.trees, context.integers(f"nodes_{side}nodeids"), own, is_leaf)
 
     table = np.zeros((len(names), targets), dtype)
-    leaves = [
+    trees, nodes, ids = (
         np.array(context.integers(f"{prefix}_{name}"), np.int64)
         for name in ("treeids", "nodeids", "ids")
-    ]
-    np.add.at(table, (place.found(*leaves[:2]), leaves[2]), _floats(context, f"{prefix}_weights"))
+    )
+    weights = _floats(context, f"{prefix}_weights")
+    _check_leaves(context, f"{prefix}_", targets, ids, weights, trees, nodes)
+    np.add.at(table, (place.found(trees, nodes), ids), weights)
     if_true, if_false = following("true"), following("false")
     is_root = np.ones(len(names), bool)
     is_root[if_true[~is_leaf]] = is_root[if_false[~is_leaf]] = False
@@ -261,13 +266,23 @@ def _numbered_forest(
     return _Forest(
         roots=np.flatnonzero(is_root),
         features=np.array(context.integers("nodes_featureids"), dtype=np.int64),
-        splits=_floats(context, "nodes_values").astype(dtype),
+        splits=splits.astype(dtype),
         modes=[_MODES.get(name, "") for name in names],
         missing_is_true=np.array(missing, dtype=bool),
         if_true=if_true,
         if_false=if_false,
         weights=table,
     )
+
+
+def _check_leaves(
+    context: NodeContext, prefix: str, targets: int, ids: Array, *others: Array
+) -> None:
+    """There is one of each for a leaf's number, and the target or class that it is for exists."""
+    if any(len(other) != len(ids) for other in others):
+        context.wrong(f"{prefix}ids and what belongs to them differ in length")
+    if ids.size and not 0 <= ids.min() <= ids.max() < targets:
+        context.wrong(f"{prefix}ids are {ids.min()} to {ids.max()}, of {targets} in all")
 
 
 def _floats(context: NodeContext, name: str) -> Array:

@@ -39,7 +39,8 @@ def cut_weights(model: bytes) -> tuple[bytes, dict[int, memoryview]]:
     """The model without the bytes of its large initializers; and these, by the initializer's place
     in the graph, as views of `model`."""
     try:
-        (graph,) = (f for f in _fields(model, 0, len(model)) if f.number == _GRAPH)
+        fields = _fields(model, 0, len(model))
+        (graph,) = (f for f in fields if f.number == _GRAPH and f.kind == _MESSAGE)
         cuts = list(_cuts(model, graph))
     except (_UnusualError, ValueError):
         return model, {}

@@ -51,8 +51,8 @@ def quantized(
             pass
         case _:
             return None
-    if divisor is None or divisor < 0 or zero not in range(-(1 << 15), 1 << 16):
-        return None
+    if divisor is None or divisor < 0 or not node.dtype.has(zero):
+        return None  # the lowest integer, which NaN becomes, less something would be the highest
     x = evaluate(numerator)
     if x.lanes % _LANES:
         return None

@@ -82,4 +82,6 @@ def _turn(outer: GraphBuilder, wide: TensorType, vector: TensorType) -> Graph:
     stays = binary(b, "eq", reshape(b, chosen, (count,)), at)
     pivot = reshape(b, pivot, (count,))
     signed = b.apply("select", stays, pivot, b.apply("neg", pivot))
-    return b.finish([going, result, b.apply("mul", products, signed)])
+    # Behind a pivot of 0 there is nothing but NaNs; the product is 0 all the same.
+    product_now = where(b, binary(b, "eq", products, 0.0), 0.0, b.apply("mul", products, signed))
+    return b.finish([going, result, product_now])

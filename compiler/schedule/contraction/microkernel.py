@@ -132,14 +132,20 @@ class _Writer:
         panel = dims.mod(within, self.panels)
         matrix = dims.total(i * a.b_stride for i, a in zip(batch, self.walk.batch))
         a_base = dims.total(i * a.a_stride for i, a in zip(batch, self.walk.batch))
-        step = self.tiling.panel * self.contraction.group
-        panel_elements = (self.contraction.panel_steps or self.contraction.depth_steps) * step
-        matrix = matrix + self.contraction.b_matrix
-        b_base = self.sums.local((matrix * self.panels + panel) * panel_elements)
+        b_base = self.sums.local(self._panel_in_b(matrix, panel))
         a_base = self.sums.local(self.contraction.a_base + a_base)
         first, count = self._tiles_of(block)
         column, width = panel * self.tiling.panel, self.tiling.panel
         self._block_of_tiles(Place(batch, a_base, panel, b_base, column, width), first, count)
+
+    def _panel_in_b(self, matrix: Size, panel: Size) -> Size:
+        """The offset of a panel of a matrix."""
+        contraction, width = self.contraction, self.tiling.panel
+        if contraction.b_step is not None:
+            return contraction.b_matrix + panel * width
+        steps = contraction.panel_steps or contraction.depth_steps
+        number = (matrix + contraction.b_matrix) * self.panels + panel
+        return number * (steps * width * contraction.group)
 
     def _tiles_of(self, block: Size) -> tuple[Size, Size]:
         """The first tile of a block, and how many there are. Of a number that only the run knows

@@ -279,7 +279,9 @@ class TileWriter:
         k: Size,
         terms: int | None,
     ) -> None:
-        group = self.contraction.group
+        group, step = self.contraction.group, self.contraction.b_step
+        if step is None:
+            step = self.tiling.panel * group
         self.builder.append(
             loops.FragmentMac(
                 fragment=fragment,
@@ -287,7 +289,7 @@ class TileWriter:
                 a=self.contraction.a,
                 a_offsets=tuple(tile.a_base + offset + a_offset for offset in tile.offsets),
                 b=self.contraction.b,
-                b_offset=place.b_base + k * (self.tiling.panel * group),
+                b_offset=place.b_base + k * step,
                 group=group,
                 terms=terms,
             )

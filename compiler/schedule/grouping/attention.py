@@ -31,6 +31,8 @@ from bessemer.compiler.schedule.grouping.fuse import (
 
 MOST_NODES = 40
 """Nodes between the products beyond which the search is given up."""
+_MOST_ROWS_APART = 4
+"""Rows up to which two products that read their right sides in place are left apart (measured)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,10 +106,11 @@ def of_rounded(product: Node) -> bool:
 
 
 def in_registers(attention: Attention) -> bool:
-    """Whether the processors' kernel can do an attention, and packs keys and values for enough
-    rows."""
+    """Whether the processors' kernel can do an attention, and has enough rows to pack keys for."""
     products = (attention.scores, attention.product)
-    if any(map(reads_in_place, products)):
+    rows = attention.scores.output.type.shape[-2]
+    is_few = isinstance(rows, int) and rows <= _MOST_ROWS_APART
+    if is_few and any(map(reads_in_place, products)):
         return False
     return all(map(in_full_width, products)) or all(map(of_rounded, products))
 
@@ -166,6 +169,8 @@ class _Search:
         weights = product.inputs[0]
         if not self._may_multiply(product) or weights.type.numel == 0:
             return None
+        if product.output.type.shape[:-2] != weights.type.shape[:-2]:
+            return None  # Several matrices of values share weights.
         scores = self._scores_before(weights)
         if scores is None or not self._may_multiply(scores):
             return None

@@ -50,6 +50,7 @@ from bessemer.compiler.schedule.nests.rows_of import (
     is_row_reduction,
     moves_last_axis,
     same_leading,
+    spreads_in_rows,
 )
 
 MAXIMUM_NODES = 48
@@ -344,7 +345,7 @@ class _Former:
         numel = product(group.shape)
         if not group.reductions and numel == outer.numel:
             return True
-        if not is_row_reduction(node):
+        if not is_row_reduction(node) or not spreads_in_rows(node.output, group.nodes[::-1]):
             return False
         if group.reductions:
             other = group.reductions[0]

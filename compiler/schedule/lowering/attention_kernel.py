@@ -1,4 +1,5 @@
-"""Lowers attention to one kernel, behind those that pack its keys and values.
+"""Lowers attention to one kernel, behind those that pack its keys and, unless they lie in order,
+its values.
 
     parallel chunk in chunks
       for item in the chunk's items                  a block of rows of one head
@@ -47,7 +48,7 @@ from bessemer.compiler.schedule.grouping.fuse import (
 from bessemer.compiler.schedule.grouping.groups import Group, Grouping
 from bessemer.compiler.schedule.lowering.attention_blocks import MOST_TILES, rows_of_a_block
 from bessemer.compiler.schedule.lowering.attention_in_place import InPlace, most_rows_in_place
-from bessemer.compiler.schedule.lowering.attention_packing import Packed, pack_right
+from bessemer.compiler.schedule.lowering.attention_packing import Packed, pack_right, panel_width
 from bessemer.compiler.schedule.lowering.attention_query import Query, query_of
 from bessemer.compiler.schedule.lowering.attention_tiles import (
     HEIGHT,
@@ -56,6 +57,7 @@ from bessemer.compiler.schedule.lowering.attention_tiles import (
     write_product,
     write_zeros,
 )
+from bessemer.compiler.schedule.lowering.attention_values import InMemory, values_in_memory
 from bessemer.compiler.schedule.lowering.lower import Lowering, flat_buffers, in_order
 from bessemer.compiler.schedule.nests.merge_axes import Piece
 from bessemer.compiler.schedule.nests.nests import flat, flatten_loads
@@ -74,14 +76,20 @@ def lower_attention_group(group: Group, grouping: Grouping, lowering: Lowering) 
     attention, packs = group.attention, grouping.packs
     assert attention is not None and group.root is not None
     products = (attention.scores, attention.product)
-    nodes = [node for product in products if product in packs for node in packs[product].nodes]
+    before = [packs[product].nodes if product in packs else [] for product in products]
+    nodes = [node for part in before for node in part]
     few = most_rows_in_place(attention, nodes)
     views = grouping.views(attention.scores.inputs[0])
     query = query_of(attention, views, Fusion({}, lowering.constants))
     on_tiles = is_on_tiles(attention, query, lowering.target)
-    keys, values = (pack_right(node, packs.get(node), lowering, few, on_tiles) for node in products)
+    keys = pack_right(attention.scores, packs.get(attention.scores), lowering, few, on_tiles)
+    width = panel_width(attention.product, lowering.target)
+    values = values_in_memory(attention, before[1], width) or pack_right(
+        attention.product, packs.get(attention.product), lowering, few, on_tiles
+    )
     kernel = _Kernel(group, keys, values, few, on_tiles, nodes, views, lowering)
-    return [keys.launch, values.launch, kernel.launch()]
+    packing = [one.launch for one in (keys, values) if isinstance(one, Packed)]
+    return [*packing, kernel.launch()]
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +102,7 @@ class _Kernel:
 
     group: Group
     keys: Packed
-    values: Packed
+    values: Packed | InMemory
     few: int
     on_tiles: bool
     pack_nodes: Sequence[Node]
@@ -222,7 +230,7 @@ class _Kernel:
         body = self.builder.block()
         nodes = [*self.attention.nodes, *in_order(self.group)]
         inputs = flat_buffers(self.fusion)
-        depth, columns = query.depth, self.values.shape[-1]
+        depth, columns = query.depth, self.attention.product.output.type.shape[-1]
         work = self.block * self.key_count * (2 * depth + 2 * columns + ROW_WORK)
         return self.lowering.launch(
             nodes,
@@ -346,11 +354,12 @@ class _Kernel:
                 flat(self.fusion.buffer(self.values.value)),
                 epilogue,
                 b_matrix=self._local(self.values.matrix(batch)),
+                b_step=self.values.step,
             ),
             self.values,
         )
 
-    def _product(self, contraction: Contraction, right: Packed) -> None:
+    def _product(self, contraction: Contraction, right: Packed | InMemory) -> None:
         if self.on_tiles:
             is_first = right is self.keys
             write_product(self.builder, contraction, is_first, self.target)

@@ -15,7 +15,7 @@ from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.guard import guarded
 from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.ravel import ravel
-from bessemer.compiler.ir.types import DType, TensorType
+from bessemer.compiler.ir.types import TensorType
 from bessemer.compiler.schedule.contraction.contraction import (
     Contraction,
     DepthAxis,
@@ -32,6 +32,7 @@ from bessemer.compiler.schedule.lowering.lower import Lowering, flat_buffers, in
 from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_plan import panel_of
 from bessemer.compiler.schedule.nests.merge_axes import Piece
 from bessemer.compiler.schedule.nests.nests import flat, flatten_loads
+from bessemer.compiler.targets.machine import Target
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +43,7 @@ class Packed:
     shape: tuple[Size, ...]
     panel: int
     launch: Launch
+    step: None = None
 
     def matrix(self, batch: Index) -> Size:
         """The packed matrix for an index of the product's batch axes."""
@@ -62,11 +64,9 @@ def pack_right(
     right, target = node.inputs[1], lowering.target
     *batch, known, columns = right.type.shape
     depth = whole_steps(known) if on_tiles else known
-    # Only the widths of the panels matter here, and those follow from the columns alone.
-    draft = with_group(_draft(node.output.type.dtype, right.type.dtype, depth, columns), target)
-    panel, group_size = plan(draft, target).panel, draft.group
-    if on_tiles:
-        panel = panel_of(dims.number(columns))
+    draft = _draft(node, depth, target)
+    group_size = draft.group
+    panel = panel_of(dims.number(columns)) if on_tiles else plan(draft, target).panel
     matrices = dims.product(batch)
     shape = packed_shape(matrices, draft.depth_steps, columns, panel, group_size)
     packed = Value(TensorType(right.type.dtype, shape))
@@ -100,8 +100,15 @@ def pack_right(
     return Packed(packed, right.type.shape, panel, launch)
 
 
-def _draft(sums: DType, dtype: DType, depth: Size, columns: Size) -> Contraction:
+def panel_width(node: Node, target: Target) -> int:
+    """The columns of a panel of a product, which follow from the number of its columns alone."""
+    return plan(_draft(node, node.inputs[1].type.shape[-2], target), target).panel
+
+
+def _draft(node: Node, depth: Size, target: Target) -> Contraction:
     """A product of which only the right side is known."""
-    a, b = Buffer("a", dtype, (1,)), Buffer("b", dtype, (1,))
+    sums, right = node.output.type.dtype, node.inputs[1].type
+    a, b = Buffer("a", right.dtype, (1,)), Buffer("b", right.dtype, (1,))
     rows, along = (RowAxis(1, depth),), (DepthAxis(depth, 1),)
-    return Contraction(sums, a, 0, rows, along, columns, b, lambda *_: ())
+    draft = Contraction(sums, a, 0, rows, along, right.shape[-1], b, lambda *_: ())
+    return with_group(draft, target)

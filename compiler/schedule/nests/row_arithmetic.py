@@ -94,6 +94,16 @@ def _is_step(node: Expression) -> bool:
         case Binary(_, "mod" | "fmod" | "trunc_div", _, _):
             return True
         case Binary(_, "eq" | "ne" | "lt" | "le" | "gt" | "ge", left, right):
-            return not any(isinstance(side, Constant) and side.value == 0 for side in (left, right))
+            is_with_zero = any(isinstance(x, Constant) and x.value == 0 for x in (left, right))
+            return not is_with_zero or _is_moved(left) or _is_moved(right)
+        case _:
+            return False
+
+
+def _is_moved(value: Expression) -> bool:
+    """Whether a number is added to a value or subtracted: x - 1 < 0 is x < 1."""
+    match value:
+        case Binary(_, "add" | "sub", left, right):
+            return isinstance(left, Constant) or isinstance(right, Constant)
         case _:
             return False

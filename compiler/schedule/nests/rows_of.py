@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from bessemer.compiler.ir.dims import Size
-from bessemer.compiler.ir.graph import Node
+from bessemer.compiler.ir.graph import Node, Value
 
 
 def moves_last_axis(node: Node) -> bool:
@@ -32,6 +34,23 @@ def is_of_rows(shape: tuple[Size, ...], whole: tuple[Size, ...]) -> bool:
         return False
     rows = same.index(False)
     return all(size == 1 for size in shape[rows:])
+
+
+def spreads_in_rows(value: Value, readers: Sequence[Node]) -> bool:
+    """Whether these nodes, in order, spread a row's number along that row only. Along the rows of
+    a square, every row would compute the numbers of all."""
+    if value.type.numel == 1:
+        return True
+    same = {value}
+    for node in readers:
+        if same.isdisjoint(node.inputs):
+            continue
+        made, before = node.outputs[0].type, node.inputs[0].type
+        if made.numel == value.type.numel:
+            same.add(node.outputs[0])
+        elif node.operator.name == "broadcast_to" and not is_of_rows(before.shape, made.shape):
+            return False
+    return True
 
 
 def same_leading(shape: tuple[Size, ...], outer: tuple[Size, ...]) -> bool:

@@ -22,6 +22,7 @@ from bessemer.compiler.ir import dims, walk_expr
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Atom, Size, Symbol, atom
 from bessemer.compiler.ir.expr import Load, Reduce, less
+from bessemer.compiler.ir.ravel import unravel
 from bessemer.compiler.schedule.costs import operations
 from bessemer.compiler.schedule.dependence import all_nodes
 from bessemer.compiler.schedule.nests.merge_axes import Piece, merge_axes
@@ -77,15 +78,9 @@ def lower_transpose(piece: Piece, lanes: Lanes) -> Nest | None:
     outer = dims.product(map(_extent, work.others))
     shares = _shares(work, outer * blocks)
     with builder.loop(outer * blocks * shares, "parallel") as item:
-        values: dict[Atom, Size] = {}
-        share = dims.mod(item, shares)
-        block = dims.floordiv(item, shares)
-        rest: Size = dims.floordiv(block, blocks)
-        for symbol in reversed(work.others[1:]):
-            values[symbol] = dims.mod(rest, _extent(symbol))
-            rest = dims.floordiv(rest, _extent(symbol))
-        if work.others:
-            values[work.others[0]] = rest
+        share, block = dims.mod(item, shares), dims.floordiv(item, shares)
+        others = unravel(dims.floordiv(block, blocks), [_extent(s) for s in work.others])
+        values: dict[Atom, Size] = dict(zip(work.others, others, strict=True))
         band = _Band(builder, work, values, share, shares)
         band.write(dims.mod(block, blocks) * height)
     length = SHARE * work.columns if shares != 1 else _extent(work.loads)
