@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
@@ -10,8 +12,9 @@ import bessemer
 import bessemer.compiler.ops
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.graph import Graph, Value
-from bessemer.compiler.ir.types import TensorType, f16, f32
+from bessemer.compiler.ir.types import TensorType, bf16, f16, f32, type_of
 from bessemer.compiler.passes.compute_half_wide import compute_half_wide
+from tests.op_cases import Case, each_case
 
 
 def _graph(*shapes: tuple[int, ...]) -> tuple[GraphBuilder, list[Value]]:
@@ -107,3 +110,15 @@ def test_a_rounding_by_another_tensors_type_stays() -> None:
     with np.errstate(over="ignore"):
         wanted = x.astype(np.float16).astype(np.float32)
     np.testing.assert_array_equal(bessemer.compile(model, threads=1).run({"x": x})[0], wanted)
+
+
+@each_case(where=lambda case: any(type_of(x).dtype in (f16, bf16) for x in case.arrays))
+def test_every_operator_of_halves_can_be_widened(case: Case) -> None:
+    """What an operator's attributes say of types (sums in float32) must not stand in the way."""
+    b = GraphBuilder("half")
+    types = [type_of(array) for array in case.arrays]
+    halves = [replace(kind, dtype=f16) if kind.dtype is bf16 else kind for kind in types]
+    inputs = [b.input(f"x{at}", kind) for at, kind in enumerate(halves)]
+    graph = b.finish(b.apply_many(case.operator.name, *inputs, **case.attributes))
+    changed = compute_half_wide(graph)
+    assert [value.type for value in changed.outputs] == [value.type for value in graph.outputs]

@@ -12,6 +12,8 @@ slower by the conversions: onnxruntime leaves it out, too.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from bessemer.compiler.ir.graph import Graph, Node, Value
@@ -78,12 +80,12 @@ class _Widening:
         types = [_wide_type(value.type) for value in node.inputs]
         wanted = [_wide_type(value.type) for value in node.outputs]
         # An attribute may say which type the result has.
-        return list(node.operator.infer_types(types, node.attributes)) == wanted
+        return list(node.operator.infer_types(types, _wide_attributes(node))) == wanted
 
     def _compute(self, node: Node) -> None:
         rewriter = self._rewriter
         operands = [self._widened(rewriter.now(value)) for value in node.inputs]
-        outputs = rewriter.emit_many(node.operator.name, operands, node.attributes)
+        outputs = rewriter.emit_many(node.operator.name, operands, _wide_attributes(node))
         for old, new in zip(node.outputs, outputs, strict=True):
             if old.type.dtype is not f16:
                 rewriter.stand(old, new)
@@ -110,6 +112,14 @@ def _is_asked_for(node: Node) -> bool:
     return not node.sources or any(
         source.partition(" ")[0] in ("Cast", "CastLike") for source in node.sources
     )
+
+
+def _wide_attributes(node: Node) -> Mapping[str, object]:
+    """Sums in float32 are what products of float32 numbers have anyway: not to be asked for."""
+    attributes = node.attributes
+    if node.operator.name in ("matmul", "conv") and attributes.get("dtype") is f32:
+        return {**attributes, "dtype": None}
+    return attributes
 
 
 def _wide_type(type_: TensorType) -> TensorType:
