@@ -90,7 +90,7 @@ def _with_biases(
 
 
 def _has_whole_weights(rewriter: GraphRewriter, node: Node) -> bool:
-    """Whether a convolution multiplies bytes with integers, all of them as f32."""
+    """Whether a convolution of f32 has weights that are integers, as quantized ones are."""
     if node.operator.name != "conv":
         return False
     weights = rewriter.constants.get(node.inputs[1])

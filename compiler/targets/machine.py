@@ -6,6 +6,15 @@ from dataclasses import dataclass
 
 from bessemer.compiler.ir.types import DType
 
+_SAME_SETS = 1024
+"""Bytes."""
+
+
+def meet_in_few_sets(distance: int) -> bool:
+    """Whether lines so many bytes apart fall into few sets of a first-level cache: those written
+    one after the other push each other out."""
+    return distance % _SAME_SETS == 0
+
 
 @dataclass(frozen=True)
 class Target:

@@ -21,9 +21,9 @@ from bessemer.compiler.ops.check import require
 from bessemer.compiler.ops.recurrence import lstm
 from bessemer.compiler.ops.recurrence.recurrence import require_cell
 from bessemer.compiler.ops.recurrence.recurrence_cell import Cell
-from bessemer.compiler.ops.recurrence.recurrence_rules import given, statements_of
+from bessemer.compiler.ops.recurrence.recurrence_rules import DEFAULTS, given, statements_of
 
-_DEFAULT = ("sigmoid", "tanh", "tanh")
+_DEFAULT = DEFAULTS["lstm"]
 
 
 def _infer(

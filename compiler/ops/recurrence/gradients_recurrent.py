@@ -23,8 +23,8 @@ from bessemer.compiler.ops.composite.composite import (
     scalar_like,
 )
 from bessemer.compiler.ops.composite.composite import transpose as transposed
+from bessemer.compiler.ops.recurrence.recurrence_rules import DEFAULTS
 from bessemer.compiler.ops.recurrence.written_cells import (
-    DEFAULTS,
     written_gru,
     written_lstm,
     written_rnn,

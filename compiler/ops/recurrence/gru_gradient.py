@@ -30,10 +30,10 @@ from bessemer.compiler.ops.recurrence.recurrence_cell import (
     from_input,
     working_dtype,
 )
-from bessemer.compiler.ops.recurrence.recurrence_rules import given, statements_of
+from bessemer.compiler.ops.recurrence.recurrence_rules import DEFAULTS, given, statements_of
 from bessemer.compiler.ops.recurrence.written_cells import written_gru_gradient
 
-_DEFAULT = ("sigmoid", "tanh")
+_DEFAULT = DEFAULTS["gru"]
 
 
 def _infer(

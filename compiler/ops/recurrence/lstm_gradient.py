@@ -31,10 +31,10 @@ from bessemer.compiler.ops.recurrence.recurrence_cell import (
     from_input,
     working_dtype,
 )
-from bessemer.compiler.ops.recurrence.recurrence_rules import given, statements_of
+from bessemer.compiler.ops.recurrence.recurrence_rules import DEFAULTS, given, statements_of
 from bessemer.compiler.ops.recurrence.written_cells import written_lstm_gradient
 
-_DEFAULT = ("sigmoid", "tanh", "tanh")
+_DEFAULT = DEFAULTS["lstm"]
 
 
 def _infer(

@@ -15,6 +15,9 @@ from bessemer.compiler.ops.recurrence.recurrence_kernel import write_recurrence
 
 _T = TypeVar("_T")
 
+DEFAULTS = {"lstm": ("sigmoid", "tanh", "tanh"), "gru": ("sigmoid", "tanh"), "rnn": ("tanh",)}
+"""The activations of each operator, and of its gradient, where the attributes name none."""
+
 
 @dataclass(frozen=True)
 class Given:

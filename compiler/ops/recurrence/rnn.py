@@ -23,9 +23,9 @@ from bessemer.compiler.ops.recurrence.recurrence_cell import (
     from_input,
     working_dtype,
 )
-from bessemer.compiler.ops.recurrence.recurrence_rules import given, statements_of
+from bessemer.compiler.ops.recurrence.recurrence_rules import DEFAULTS, given, statements_of
 
-_DEFAULT = ("tanh",)
+_DEFAULT = DEFAULTS["rnn"]
 
 
 def _infer(

@@ -13,11 +13,8 @@ from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.expr import Expression
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ops.composite.composite import broadcast_to, cast, in_f32, scalar_like
-from bessemer.compiler.ops.recurrence.recurrence_rules import Given, given
+from bessemer.compiler.ops.recurrence.recurrence_rules import DEFAULTS, Given, given
 from bessemer.compiler.ops.recurrence.written_loop import Sequences, over_steps, pointwise
-
-DEFAULTS = {"lstm": ("sigmoid", "tanh", "tanh"), "gru": ("sigmoid", "tanh"), "rnn": ("tanh",)}
-"""The activations of each operator, and of its gradient, where the attributes name none."""
 
 Written = Callable[[GraphBuilder, Sequence[Value], Mapping[str, Any]], tuple[Value, ...]]
 _Step = tuple[Sequence[Value], Sequence[Value]]

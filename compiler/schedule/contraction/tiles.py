@@ -20,7 +20,7 @@ from bessemer.compiler.schedule.contraction.contraction import (
     merge_depth,
     walk_of,
 )
-from bessemer.compiler.targets.machine import Target
+from bessemer.compiler.targets.machine import Target, meet_in_few_sets
 
 # Sums of longer chains than this are split, so that rounding errors stay below 1e-6 of the norm.
 LONGEST_CHAIN = 3000
@@ -41,11 +41,10 @@ _PAGE = 4096
 # With fewer tiles to a block, b would come too often from the last cache, or even from memory.
 _FEWEST_TILES = (6, 12)
 _IN_LAST_CACHE = 8 << 20
-# Rows of the output that are so many bytes apart fall into few sets of the first-level cache: of so
-# few steps, a tile is soon written, and the next one continues its rows (1024x3 by 3x1024: 295 us
-# with four tiles to a block, 87 with one). So is an unknown number of columns treated: it wins more
-# where they meet than it loses elsewhere.
-_SAME_SETS = 1024
+# Where rows of the output meet in few sets of the cache: of so few steps, a tile is soon written,
+# and the next one continues its rows (1024x3 by 3x1024: 295 us with four tiles to a block, 87 with
+# one). An unknown number of columns is treated so: it wins more where they meet than it loses
+# elsewhere.
 _FEWEST_STEPS = 16
 # A kernel that may be a link of a chain (chain_launches.py) goes by small blocks if its weights are
 # in the first-level cache anyway: with fewer rows at a time the windows are smaller.
@@ -211,7 +210,7 @@ def _block(
     block = max(fewest, room // _tile_bytes(contraction, walk, cut, tiles))
     if columns > depth and weight_bytes <= target.l2_bytes // 4 and depth <= 256:
         # Few steps a tile: writing whole rows of the output once matters more than b's reuse.
-        meet = columns * contraction.dtype.bytes % _SAME_SETS == 0
+        meet = meet_in_few_sets(columns * contraction.dtype.bytes)
         block = min(block, 1 if meet and depth <= _FEWEST_STEPS else 4)
     if not isinstance(tiles, int):
         return min(block, _DYNAMIC_BLOCK)

@@ -27,6 +27,7 @@ from bessemer.compiler.schedule.costs import operations
 from bessemer.compiler.schedule.dependence import all_nodes
 from bessemer.compiler.schedule.nests.merge_axes import Piece, merge_axes
 from bessemer.compiler.schedule.nests.nests import NEAR, Lanes, Nest
+from bessemer.compiler.targets.machine import meet_in_few_sets
 
 SMALLEST = 4
 """Rows and columns of a square, at least, unless all rows there are go together."""
@@ -39,10 +40,9 @@ FEWEST = 1 << 9
 """Elements for which it is worth the code."""
 MOST_OPERATIONS = 4 * MOST_ROWS
 """Arithmetic of a square that is written row by row; more is a loop over rows."""
-BESIDE, SAME_SETS = 4, 1024
-"""Squares side by side along the stores that come before the next ones along the loads, where so
-many bytes divide the distance of two stores: their lines fall into few sets of the cache, and only
-lines behind others are fetched in time."""
+BESIDE = 4
+"""Squares side by side along the stores that come before the next ones along the loads, where
+stores meet in few sets of the cache: only lines behind others are fetched in time."""
 FEWEST_ITEMS, SHARE = 16, 64
 """Where the other axes give fewer items than that, so many squares in a row are one."""
 _PAIR, _ALONG = 2, "along"
@@ -159,16 +159,16 @@ def _with_axes(piece: Piece, together: int, lanes: Lanes) -> _Transpose | None:
     if isinstance(whole, int) and whole < FEWEST:
         return None
     others = tuple(s for s in piece.symbols if s is not stores and s is not along)
-    beside = BESIDE if _meet_in_few_sets(piece, stores, along) else 1
+    beside = BESIDE if _stores_meet(piece, stores, along) else 1
     return _Transpose(piece, along, stores, others, rows, columns, together, beside)
 
 
-def _meet_in_few_sets(piece: Piece, stores: Symbol, loads: Symbol) -> bool:
-    """Whether the stores of neighbours along the loads are whole SAME_SETS apart."""
+def _stores_meet(piece: Piece, stores: Symbol, loads: Symbol) -> bool:
+    """Whether the stores of neighbours along the loads meet in few sets of the cache."""
     if not isinstance(_extent(stores), int) or not isinstance(_extent(loads), int):
         return False
     step = _step(piece.offset, loads)
-    return isinstance(step, int) and step * piece.target.dtype.bytes % SAME_SETS == 0
+    return isinstance(step, int) and meet_in_few_sets(step * piece.target.dtype.bytes)
 
 
 def _jumps(load: Load, stores: Symbol) -> bool:
