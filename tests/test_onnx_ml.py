@@ -202,3 +202,38 @@ def test_more_coefficients_than_the_declared_width_are_not_read() -> None:
         post_transform="SOFTMAX",
     )
     agrees(model, {"x": _samples(rng)})
+
+
+@pytest.mark.parametrize(
+    ("shapes", "widths"),
+    [
+        ([(2, 1, 4), (2, 3)], [4, 3]),
+        ([(2, 2, 2), (2, 1, 1)], [4, 1]),
+        ([(2, 4), (2, 3)], [3, 5]),
+        ([(4,), (1, 3)], [4, 3]),
+    ],
+)
+def test_features_are_flattened_and_take_their_declared_width(
+    shapes: list[tuple[int, ...]], widths: list[int]
+) -> None:
+    names = [f"x{position}" for position in range(len(shapes))]
+    graph = helper.make_graph(
+        [
+            helper.make_node(
+                "FeatureVectorizer", names, ["y"], domain="ai.onnx.ml", inputdimensions=widths
+            )
+        ],
+        "graph",
+        [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+            for name, shape in zip(names, shapes)
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+    )
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("ai.onnx.ml", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
+    rng = np.random.default_rng(5)
+    agrees(
+        model,
+        {name: rng.standard_normal(shape).astype(np.float32) for name, shape in zip(names, shapes)},
+    )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
+from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.graph import Value
-from bessemer.compiler.ir.types import f32
+from bessemer.compiler.ir.types import TensorType, f32
 from bessemer.compiler.ops.composite.composite import binary
 from bessemer.compiler.ops.composite.composite_reduce import l1_norm, l2_norm, reduce
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.items import Item
-from bessemer.frontends.onnx_reader.operators_move import concatenated
+from bessemer.frontends.onnx_reader.operators_move import concatenated, piece
 from bessemer.frontends.onnx_reader.operators_trees import class_labels, post_transformed
 from bessemer.frontends.onnx_reader.registry import rule
 
@@ -96,9 +97,30 @@ def read_linear_classifier(context: NodeContext) -> list[Item]:
 
 @rule("FeatureVectorizer", domain=_DOMAIN)
 def read_feature_vectorizer(context: NodeContext) -> Value:
-    parts = [context.cast(value, f32) for value in context.tensors()]
-    rows = [context.reshape(p, (1, *p.type.shape)) if p.type.rank == 1 else p for p in parts]
-    return concatenated(context, rows, 1)
+    parts = [_features(context, context.cast(value, f32)) for value in context.tensors()]
+    widths = context.integers("inputdimensions", ())
+    if len(widths) not in (0, len(parts)):
+        context.wrong(f"{len(widths)} inputdimensions for {len(parts)} inputs")
+    if widths:
+        parts = [_resized(context, x, width) for x, width in zip(parts, widths)]
+    return concatenated(context, parts, 1)
+
+
+def _features(context: NodeContext, x: Value) -> Value:
+    """One sample a row, as `float_input`; axes behind the first are one."""
+    if x.type.rank == 1:
+        return context.reshape(x, (1, *x.type.shape))
+    return context.reshape(x, (x.type.shape[0], dims.product(x.type.shape[1:])))
+
+
+def _resized(context: NodeContext, x: Value, width: int) -> Value:
+    """The first `width` columns; zeros where there are fewer. A symbolic width is taken to fit."""
+    rows, given = x.type.shape
+    if not isinstance(given, int) or given == width:
+        return x
+    if given > width:
+        return piece(context, x, 1, 0, width)
+    return concatenated(context, [x, context.full(TensorType(f32, (rows, width - given)), 0.0)], 1)
 
 
 @rule("Imputer", domain=_DOMAIN)
