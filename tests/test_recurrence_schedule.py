@@ -15,7 +15,7 @@ from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import Size, symbol
 from bessemer.compiler.ir.graph import Graph, Value
 from bessemer.compiler.ir.interpreter.interpret import run_graph
-from bessemer.compiler.ir.types import Array, TensorType, dtype_of, f32
+from bessemer.compiler.ir.types import Array, TensorType, bf16, dtype_of, f32
 from bessemer.compiler.jit import load_code
 from bessemer.compiler.options import Options
 from bessemer.compiler.schedule.lowering.recurrence import pack
@@ -199,12 +199,56 @@ def test_weights_of_bytes_meet_a_state_of_bytes(
 
 def test_packed_bytes_are_multiplied_four_at_a_time() -> None:
     recurrent = np.arange(6 * 12, dtype=np.int8).reshape(6, 12)
-    packed = pack(recurrent, (0, 1), 4)
+    packed = pack(recurrent, (0, 1), 4, group=4)
     assert packed.shape == (2, 2, 2, 4, 4)
     for k in range(8):
         row = np.concatenate([packed[panel, k // 4, 1, :, k % 4] for panel in (0, 1)])
         np.testing.assert_array_equal(row[:6], recurrent[k, 6:] if k < 6 else np.zeros(6))
         assert not row[6:].any()
+
+
+PAIRED = [
+    target
+    for target in (x86.AVX512_BF16, x86.AMX)
+    if set(target.features) <= set(host_target().features)
+]
+
+
+@pytest.mark.parametrize("target", PAIRED, ids=lambda target: target.name)
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case("lstm", 9, 1, 256, "team", {"reverse": True}),
+        Case("lstm", 7, 4, 128, "team", {"has_peepholes": True}),
+        Case("lstm", 6, 3, 150, "team", LENGTHS),
+        Case("lstm", 6, 5, 152, "team", is_dynamic=True),
+        Case("lstm", 4, 7, 24, "rows"),
+        Case("lstm", 4, 32, 26, "rows", is_dynamic=True),
+        Case("lstm", 3, 20, 256, "rows"),
+        Case("lstm", 5, 13, 512, "team"),
+        Case("gru", 9, 1, 512, "team", {"linear_before_reset": True}),
+        Case("gru", 9, 2, 168, "team"),
+        Case("gru", 5, 7, 34, "rows", {"reverse": True}),
+        Case("gru", 4, 3, 33, "rows"),
+        Case("rnn", 9, 1, 512, "team"),
+        Case("rnn", 3, 4, 48, "rows", {"activations": ("relu",), **LENGTHS}),
+    ],
+    ids=str,
+)
+def test_weights_of_bfloat16_meet_a_state_of_float32(case: Case, target: Any) -> None:
+    arrays = dict(arrays_of(case))
+    arrays["recurrent"] = arrays["recurrent"].astype(bf16.numpy)
+    graph = graph_of(case, arrays)
+    made = build(graph, Options(target=target.name, verify=True))
+    feeds = {name: array for name, array in arrays.items() if name in graph_names(graph)}
+    exact = [a if a.dtype.kind == "i" else a.astype(np.float64) for a in arrays.values()]
+    expected = graph.nodes[-1].operator.compute(exact, case.attributes)
+    results = load_code(made.code, made.weights, machine_of(made.target), 2).run(feeds)
+    alone = load_code(made.code, made.weights, machine_of(made.target), 1).run(feeds)
+    for result, other, wanted in zip(results, alone, expected, strict=True):
+        # One bfloat16 for the state would be 100 times as far off.
+        np.testing.assert_allclose(result, wanted, rtol=2e-5, atol=2e-5)
+        np.testing.assert_array_equal(result, other)
 
 
 def _there_and_back(cell: str, batch: int, hidden: int, **attributes: Any) -> Graph:

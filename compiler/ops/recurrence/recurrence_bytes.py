@@ -8,22 +8,21 @@ The scale covers the range of the whole state, and 0 (ONNX's DynamicQuantizeLine
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from bessemer.compiler.ir import loops
 from bessemer.compiler.ir.build_loops import KernelBuilder, Local
-from bessemer.compiler.ir.dims import Size, atom, ceildiv
+from bessemer.compiler.ir.dims import Size, ceildiv
 from bessemer.compiler.ir.expr import (
     Buffer,
     Expression,
     binary,
     constant,
     convert,
-    fragment_element,
     select,
     unary,
 )
 from bessemer.compiler.ir.types import i32, u8
+from bessemer.compiler.ops.recurrence.recurrence_dots import dot_sums
 
 GROUP = 4
 """Bytes that are multiplied and added up at once."""
@@ -85,39 +84,14 @@ class ByteState:
             builder.store(self._bytes, (member, row, j), convert(_bounded(unit), u8))
 
     def multiply(
-        self,
-        packed: Buffer,
-        shape: tuple[int, int, int],
-        panel: Size,
-        rows: Sequence[Size],
-        member: Size,
-    ) -> Buffer:
-        """Sums of bytes times packed weights: i32 [rows, gates, width], zero points and all."""
-        builder = self._builder
-        height, gates, width = shape
-        sums = builder.allocate(i32, shape)
-        names = [builder.fresh("dots") for _ in range(gates)]
-        for name in names:
-            builder.append(loops.Fragment(name, height, width, i32))
-            column = builder.index(width)
-            builder.append(loops.FragmentFill(name, column, constant(0, i32), width))
-        with builder.loop(self._groups) as k:
-            places = tuple(self._bytes.offset((member, row, k * GROUP)) for row in rows)
-            for gate, name in enumerate(names):
-                weights = packed.offset((panel, k, gate, 0, 0))
-                builder.append(
-                    loops.FragmentMac(
-                        name, tuple(range(height)), self._bytes, places, packed, weights, GROUP
-                    )
-                )
-        for gate, name in enumerate(names):
-            column = builder.index(width)
-            stores = tuple(
-                (loops.Store(sums, (row, gate, atom(column)), fragment_element(name, row, i32)),)
-                for row in range(height)
-            )
-            builder.append(loops.FragmentStore(name, column, width, stores))
-        return sums
+        self, packed: Buffer, panel: Size, rows: Sequence[Size], member: Size
+    ) -> Callable[[int, int, Size], Expression]:
+        """Multiplies with a panel of weights; gives the sum (i32) of (number of the row, gate,
+        column), zero points and all."""
+        places = [(member, row) for row in rows]
+        sums = dot_sums(self._builder, self._bytes, places, packed, panel, i32)
+        width = packed.shape[3]
+        return lambda r, gate, j: sums[r, gate * width + j]
 
 
 def _bounded(unit: Expression) -> Expression:

@@ -31,6 +31,7 @@ from bessemer.compiler.ops.recurrence.recurrence_bytes import ByteState
 from bessemer.compiler.ops.recurrence.recurrence_cell import Cell, Place, Product, working_dtype
 from bessemer.compiler.ops.recurrence.recurrence_fetch import Fetch
 from bessemer.compiler.ops.recurrence.recurrence_layout import MOST_SUMS, Layout, pack_panels
+from bessemer.compiler.ops.recurrence.recurrence_pairs import PAIR, PairState
 from bessemer.compiler.ops.recurrence.recurrence_totals import add_to_totals, clear_totals
 
 
@@ -71,8 +72,12 @@ class _Writer:
         self.panels: Size = dims.ceildiv(self.hidden, self.width) if layout.width else 1
         self.state = builder.scratch(cell.h.dtype, (2, self.batch, self.hidden))
         self.bytes: ByteState | None = None
+        self.pairs: PairState | None = None
+        members = self.panels if layout.team else 1
         if cell.scales is not None:
-            self.bytes = ByteState(builder, self.panels, self.batch, self.hidden)
+            self.bytes = ByteState(builder, members, self.batch, self.hidden)
+        elif layout.group == PAIR:
+            self.pairs = PairState(builder, members, self.batch, self.hidden)
 
     # Rows
 
@@ -239,6 +244,10 @@ class _Writer:
 
     def _product(self, number: int, share: _Share, groups: Groups, step: Size, time: Size) -> None:
         """A product and what follows from it, for all columns of the share."""
+        if self.pairs is not None:
+            element = partial(self._factor, self.cell.products[number], step, part=0)
+            for rows in groups():
+                self.pairs.split(element, rows, share.member or 0, self.layout.lanes)
         if not self.layout.packed:
             for rows in groups():
                 self._tile(number, 0, self.hidden, rows, share, step, time)
@@ -283,7 +292,7 @@ class _Writer:
             weight=lambda part, k, gate, j: convert(
                 packed[panel, gate, part * depth + k, j], self.working
             ),
-            factor=lambda row, part, k: self._factor(product, step, row, part, k),
+            factor=lambda row, part, k: self._factor(product, step, row, k, part),
             fetch=Fetch(builder, self.cell, product, time, first, self.layout.width).piece,
             open=lambda row, gate, j, total: self._opened(product, place(row, j), gate, total),
             finish=lambda row, j, sums: self._settle(product, place(row, j), sums),
@@ -304,15 +313,16 @@ class _Writer:
         first = panel * self.width
         if self.layout.packed and isinstance(width, int):
             Fetch(builder, self.cell, product, time, first, width).rows(rows)
-        if self.bytes is not None and self.layout.packed:
-            packed, shape = self.layout.packed[number], (len(rows), len(gates), self.layout.width)
-            memory = self.bytes.multiply(packed, shape, panel, rows, share.member or 0)
+        rounded = self.bytes or self.pairs
+        if rounded is not None and self.layout.packed:
+            packed = self.layout.packed[number]
+            total_of = rounded.multiply(packed, panel, rows, share.member or 0)
         lanes, interleave = self.layout.lanes, 1
         if lanes:
             interleave = self.layout.width // lanes
         with builder.loop(width, "vector", lanes=lanes, interleave=interleave) as j:
-            if self.bytes is not None and self.layout.packed:
-                sums = [[memory[r, g, j] for g in gates] for r in range(len(rows))]
+            if rounded is not None and self.layout.packed:
+                sums = [[total_of(r, g, j) for g in gates] for r in range(len(rows))]
             else:
                 sums = self._sums(number, panel, rows, step, j)
             for row, totals in zip(rows, sums, strict=True):
@@ -356,7 +366,7 @@ class _Writer:
                 for g in gates
             ]
             for row, totals in zip(rows, sums, strict=True):
-                factor = self._factor(product, step, row, part, k)
+                factor = self._factor(product, step, row, k, part)
                 for total, weight in zip(totals, weights, strict=True):
                     total.accumulate("add", factor * weight)
         return [[total.value for total in totals] for totals in sums]
@@ -378,7 +388,7 @@ class _Writer:
         product = self.cell.products[number]
         return self.cell.recurrent[product.first + k, product.gates[gate] * self.hidden + j]
 
-    def _factor(self, product: Product, step: Size, row: Size, part: Size, k: Size) -> Expression:
+    def _factor(self, product: Product, step: Size, row: Size, k: Size, part: Size) -> Expression:
         if self.bytes is not None:
             return self.bytes.element(row, k)
         if product.factor is not None:

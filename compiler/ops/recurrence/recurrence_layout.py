@@ -23,9 +23,10 @@ class Layout:
     `packed` has each product's weights as [panels, H, gates, width], with as many panels as it
     takes; the vector loops over a panel have these lanes. Without it the weights are read as they
     came, in one panel. `blocked` products have a gate after the other (recurrence_blocks.py), and
-    weights as [panels, gates, H, width]. Weights of bytes are packed as [panels, H / 4, gates,
-    width, 4], and come with the `totals` of their columns. With `packs` the kernel of a team packs
-    them itself.
+    weights as [panels, gates, H, width]. Where an instruction multiplies a `group` of numbers,
+    weights are packed as [panels, H / group, gates, width, group]: those of bytes, which come with
+    the `totals` of their columns, and pairs of bfloat16 (recurrence_pairs.py). With `packs` the
+    kernel of a team packs them itself.
     """
 
     rows: int = 1
@@ -36,6 +37,7 @@ class Layout:
     totals: Buffer | None = None
     packs: bool = False
     blocked: bool = False
+    group: int = 1
 
 
 def pack_panels(

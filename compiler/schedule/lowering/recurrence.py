@@ -20,7 +20,7 @@ from bessemer.compiler.ir.expr import Buffer
 from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.loops import TEAM
 from bessemer.compiler.ir.program import Launch
-from bessemer.compiler.ir.types import Array, TensorType, type_of
+from bessemer.compiler.ir.types import Array, TensorType, bf16, f32, type_of
 from bessemer.compiler.ops.recurrence import (
     byte_lstm,
     gru,
@@ -34,6 +34,7 @@ from bessemer.compiler.ops.recurrence.recurrence_bytes import GROUP
 from bessemer.compiler.ops.recurrence.recurrence_cell import Cell, Product, working_dtype
 from bessemer.compiler.ops.recurrence.recurrence_kernel import write_recurrence
 from bessemer.compiler.ops.recurrence.recurrence_layout import MOST_SUMS, TEAM_OPERATIONS, Layout
+from bessemer.compiler.ops.recurrence.recurrence_pairs import PAIR, PARTS
 from bessemer.compiler.schedule.lowering.lower import Lowering, resolve_lanes
 from bessemer.compiler.targets.machine import Target
 
@@ -69,7 +70,7 @@ def lower_recurrence(node: Node, lowering: Lowering) -> Launch | None:
     builder = KernelBuilder()
     buffers = [inputs[value] for value in node.inputs]
     cell = rule(builder, buffers, list(outputs.values()), **node.attributes)
-    shape = _Shape.of(cell)
+    shape = _Shape.of(cell, _group(cell, lowering.target, recurrent is not None))
     layout = _layout(cell, shape, lowering.target, recurrent is not None)
     if recurrent is None:
         if not layout.team:
@@ -83,8 +84,9 @@ def lower_recurrence(node: Node, lowering: Lowering) -> Launch | None:
         layout = replace(layout, totals=inputs.setdefault(totals, _buffer("totals", totals.type)))
     packed: list[Buffer] = []
     for product in cell.products:
-        key = ("recurrence", product.first, product.gates, layout.width, layout.blocked)
-        array = pack(_rows(recurrent, product), product.gates, layout.width, layout.blocked)
+        form = (layout.width, layout.blocked, layout.group)
+        key = ("recurrence", product.first, product.gates, form)
+        array = pack(_rows(recurrent, product), product.gates, *form)
         value = _constant(key, node.inputs[1], array, lowering)
         packed.append(inputs.setdefault(value, _buffer(f"weights{len(packed)}", value.type)))
     write_recurrence(builder, cell, replace(layout, packed=tuple(packed)))
@@ -156,9 +158,8 @@ class _Shape:
     elements: int
 
     @staticmethod
-    def of(cell: Cell) -> _Shape:
+    def of(cell: Cell, group: int) -> _Shape:
         gates = max(len(product.gates) for product in cell.products)
-        group = GROUP if cell.scales is not None else 1
         (batch, hidden), size = cell.h.shape, product_of(cell.recurrent.shape)
         assert isinstance(hidden, int) and isinstance(size, int)
         return _Shape(batch, hidden, gates, size * cell.recurrent.dtype.bytes, group, size)
@@ -170,11 +171,28 @@ class _Shape:
         return 2 * self.elements * rows // self.group
 
 
+def _group(cell: Cell, target: Target, is_constant: bool) -> int:
+    """How many neighbours are multiplied at once: 1 for multiplications and additions."""
+    if cell.scales is not None:
+        return GROUP
+    depths = {product.depth(cell.h.shape[1]) for product in cell.products}
+    is_paired = (
+        target.has_dot_bf16
+        and is_constant
+        and (cell.h.dtype, cell.recurrent.dtype) == (f32, bf16)
+        and depths == {(1, cell.h.shape[1])}
+        and cell.h.shape[1] % PAIR == 0
+    )
+    return PAIR if is_paired else 1
+
+
 def _layout(cell: Cell, shape: _Shape, target: Target, is_constant: bool) -> Layout:
     """How the work is cut on this machine. Weights that are no constants take a team to pack."""
     lanes = target.lanes(working_dtype(cell.h.dtype))
     # A tile has its sums in registers, a vector of weights for each gate, and an element of state.
-    most = max(1, min(_MOST_ROWS, (target.vector_registers - 2) // shape.gates - 1))
+    parts = PARTS if shape.group == PAIR else 1
+    most = (target.vector_registers - 2) // (shape.gates * parts) - 1
+    most = max(1, min(_MOST_ROWS, most))
     rows = most
     if isinstance(shape.batch, int) and cell.lengths is None:
         groups = max(1, -(-shape.batch // most))
@@ -194,7 +212,8 @@ def _layout(cell: Cell, shape: _Shape, target: Target, is_constant: bool) -> Lay
     if team and _is_blocked(cell, shape, 2 * lanes):
         rows = min(MOST_BLOCK_ROWS, target.vector_registers // 2 - 2)
         return Layout(rows, (), 2 * lanes, lanes, team=True, blocked=True)
-    return Layout(rows, (), width, lanes, team and shape.hidden > width)
+    team = team and shape.hidden > width
+    return Layout(rows, (), width, lanes, team, group=shape.group)
 
 
 def _is_blocked(cell: Cell, shape: _Shape, width: int) -> bool:
@@ -212,7 +231,7 @@ def _is_blocked(cell: Cell, shape: _Shape, width: int) -> bool:
 def _has_enough_rows(shape: _Shape, target: Target) -> bool:
     """Whether every core can have rows of its own, and the weights in its cache."""
     rows = shape.batch if isinstance(shape.batch, int) else 0
-    return shape.group == 1 and rows >= ENOUGH_ROWS and shape.weights <= target.l2_bytes // 2
+    return shape.group != GROUP and rows >= ENOUGH_ROWS and shape.weights <= target.l2_bytes // 2
 
 
 def _divides(hidden: int, width: int, team: bool) -> bool:
@@ -235,22 +254,21 @@ def _constant(key: object, source: Value, array: Array, lowering: Lowering) -> V
     return found
 
 
-def pack(recurrent: Array, gates: tuple[int, ...], width: int, blocked: bool = False) -> Array:
-    """[H, all gates * H] -> [panels, H, gates, width] or, `blocked`, [panels, gates, H, width]; of
-    bytes [panels, H / 4, gates, width, 4]. 0 beyond the last column and row."""
+def pack(
+    recurrent: Array, gates: tuple[int, ...], width: int, blocked: bool = False, group: int = 1
+) -> Array:
+    """[H, all gates * H] -> [panels, H, gates, width] or, `blocked`, [panels, gates, H, width]; in
+    groups [panels, H / group, gates, width, group]. 0 beyond the last column and row."""
     hidden = recurrent.shape[0]
-    panels = -(-hidden // width)
+    panels, groups = -(-hidden // width), -(-hidden // group)
     columns = recurrent.reshape(hidden, -1, hidden)[:, gates, :]
-    padded = np.zeros((hidden, len(gates), panels * width), recurrent.dtype)
-    padded[:, :, :hidden] = columns
-    split = padded.reshape(hidden, len(gates), panels, width)
-    if recurrent.dtype != np.int8:
+    padded = np.zeros((groups * group, len(gates), panels * width), recurrent.dtype)
+    padded[:hidden, :, :hidden] = columns
+    if group == 1:
         order = (2, 1, 0, 3) if blocked else (2, 0, 1, 3)
+        split = padded.reshape(hidden, len(gates), panels, width)
         return np.ascontiguousarray(split.transpose(order))
-    groups = -(-hidden // GROUP)
-    rows = np.zeros((groups * GROUP, *split.shape[1:]), np.int8)
-    rows[:hidden] = split
-    grouped = rows.reshape(groups, GROUP, *split.shape[1:])
+    grouped = padded.reshape(groups, group, len(gates), panels, width)
     return np.ascontiguousarray(grouped.transpose(3, 0, 2, 4, 1))
 
 
