@@ -114,6 +114,9 @@ def test_gpus_round_products_of_few_rows_and_first_layers_too() -> None:
     assert [value.type.dtype for value in narrow.outputs] == [f32, f32]
 
 
+@pytest.mark.skipif(
+    not host_target().has_dot_bf16, reason="this machine does not multiply bfloat16 numbers"
+)
 @pytest.mark.parametrize("taps", [(7, 7), (4, 3)], ids=str)
 def test_a_first_layer_multiplies_neighbours_of_a_row_together(
     taps: tuple[int, int], rng: np.random.Generator
