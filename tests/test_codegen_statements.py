@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from bessemer.compiler.codegen.kernels.cpu import emit_kernel
+from bessemer.compiler.codegen.values import Pointer
+from bessemer.compiler.codegen.writer import Scope, Writer
 from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir import dims, expr, functions, loops
 from bessemer.compiler.ir.build_loops import KernelBuilder, Local
@@ -288,6 +290,19 @@ def test_what_a_loop_writes_is_read_in_it_again(rng: np.random.Generator) -> Non
     x = rng.integers(0, 9, 10).astype(np.float32)
     (result,) = compiled([x], {"n": 10}).arrays
     assert result.tolist() == [x.sum(), *np.cumsum(x)[1:]]
+
+
+def test_an_address_of_a_loop_is_written_again_where_it_is_wanted_in_front_of_it() -> None:
+    w = Writer()
+    scope = Scope("loop", before=w.place())
+    pointer = Pointer("%base", 0, 72)
+    with w.scope(scope):
+        inside = w.at(pointer)
+        outside = w.at(pointer, 0)
+        assert w.at(pointer) == outside
+    first, second = w.text().splitlines()
+    assert first.startswith(f"  {outside} = ")
+    assert second.startswith(f"  {inside} = ")
 
 
 # What no schedule may write

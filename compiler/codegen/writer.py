@@ -108,8 +108,10 @@ class Writer:
     def compute(self, operation: str, kind: DType, lanes: int, level: int) -> Value:
         """The value of an instruction that depends on its operands only and cannot fail."""
         for scope in self.scopes[level : level + 2]:
-            if operation in scope.known:
-                return scope.known[operation]
+            known = scope.known.get(operation)
+            # The innermost scope also knows what was written inside of it.
+            if known is not None and known.level <= level:
+                return known
         value = Value(self._write(operation, level), kind, lanes, level)
         self._home(level).known[operation] = value
         return value
