@@ -102,6 +102,28 @@ def test_a_scatter_shares_among_equal_ones_and_bears_zeros(ours: str, theirs: st
     )
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("exclusive", [False, True])
+def test_running_products_bear_zeros(exclusive: bool, reverse: bool) -> None:
+    x = rng.standard_normal((6, 5))
+    for row, zeros in enumerate([[], [0], [4], [2], [1, 3], [0, 4]]):
+        x[row, zeros] = 0.0
+    given = {"axis": 1, "reduction": "mul", "exclusive": exclusive, "reverse": reverse}
+
+    def theirs(x: Any) -> Any:
+        x = x.flip(1) if reverse else x
+        x = torch.cat([torch.ones_like(x[:, :1]), x[:, :-1]], 1) if exclusive else x
+        return x.cumprod(1).flip(1) if reverse else x.cumprod(1)
+
+    _check((x,), lambda b, x: b.apply("cumulative", x, **given), theirs)
+
+
+def test_a_power_of_zero_is_flat() -> None:
+    x, y = np.array([0.0, 0.0, 0.0, 2.0, -2.0]), np.array([0.0, 1.0, 2.0, 0.0, 0.0])
+    powers = torch.tensor(y)
+    _check((x,), lambda b, x: b.apply("pow", x, b.constant(y)), lambda x: x**powers, compiled=False)
+
+
 @pytest.mark.parametrize(("mode", "theirs"), [("linear", "bilinear"), ("cubic", "bicubic")])
 def test_resize_of_an_image_whose_size_is_a_symbol(mode: str, theirs: str) -> None:
     b = GraphBuilder("symbols")

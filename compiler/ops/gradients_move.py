@@ -226,12 +226,33 @@ def top_k_gradient(d: Differential) -> Cotangents:
 
 
 def cumulative_gradient(d: Differential) -> Cotangents:
-    """Running sums from the other end; products by way of y / x."""
-    given = {**d.attributes, "reverse": not d.attributes.get("reverse", False)}
+    """Running sums from the other end."""
     if d.attributes.get("reduction", "add") == "add":
-        return (d.apply("cumulative", d.dy, **given),)
-    parts = d.apply("mul", d.dy, d.y)
-    return (d.apply("div", d.apply("cumulative", parts, **{**given, "reduction": "add"}), d.x),)
+        return (_running_back(d, d.dy),)
+    return (_running_product(d),)
+
+
+def _running_back(d: Differential, x: Value) -> Value:
+    reverse = not d.attributes.get("reverse", False)
+    return d.apply("cumulative", x, **{**d.attributes, "reduction": "add", "reverse": reverse})
+
+
+def _running_product(d: Differential) -> Value:
+    """By way of y / x up to the first 0. That one has the products of the others, and what comes
+    behind it is in no product that is not 0."""
+    b, x = d.builder, d.x
+    zero, one = (scalar_like(b, x, number) for number in (0, 1))
+    is_zero = d.apply("eq", x, zero)
+    zeros = d.apply("select", is_zero, one, zero)
+    before = {**d.attributes, "reduction": "add", "exclusive": True}
+    is_open = d.apply("eq", d.apply("cumulative", zeros, **before), zero)
+    is_first = d.apply("and", is_zero, is_open)
+    others = d.apply("cumulative", d.apply("select", is_first, one, x), **d.attributes)
+    to_first = _running_back(d, d.apply("mul", d.dy, others))
+    to_rest = _running_back(d, d.apply("mul", d.dy, d.y))
+    to_rest = d.apply("div", to_rest, d.apply("select", is_zero, one, x))
+    to_rest = d.apply("select", is_open, to_rest, zero)
+    return d.apply("select", is_first, to_first, to_rest)
 
 
 def one_hot_gradient(d: Differential) -> Cotangents:

@@ -108,7 +108,10 @@ _Pair: TypeAlias = "tuple[Value, Value]"
 
 def _power(d: Differential) -> _Pair:
     x, y = d.inputs
-    dx = _mul(d, d.dy, _mul(d, y, d.apply("pow", x, _plus(d, y, -1.0))))
+    one = scalar_like(d.builder, y, 1)
+    # 0 to the power of 0 is 1 on both sides of x, too.
+    less = d.apply("select", d.apply("eq", y, _zero(d)), one, d.apply("sub", y, one))
+    dx = _mul(d, d.dy, _mul(d, y, d.apply("pow", x, less)))
     positive = d.apply("gt", x, _zero(d))
     # Where x is 0 the power is 0 on both sides of y; below 0 only whole y mean anything.
     base = d.apply("select", positive, x, scalar_like(d.builder, x, 1))
