@@ -73,26 +73,32 @@ def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Ten
     classes = logits.shape[-1]
     if labels.dtype.is_float:
         _check_same("cross_entropy", logits, labels)
-        target = labels
-    elif labels.shape != logits.shape[:-1]:
+        return -(log_softmax(logits) * _smoothed(labels, smoothing)).sum(-1).mean()
+    if labels.shape != logits.shape[:-1]:
         raise CompileError(
             f"cross_entropy of logits {logits.type} wants labels of shape "
             f"{list(logits.shape[:-1])}, not {labels.type}."
         )
-    else:
-        if isinstance(classes, int):
-            labels.trace.limit(labels.value, classes)
-        labels = labels.cast("i64")
-        target = one_hot(labels, classes, logits.dtype)
+    if isinstance(classes, int):
+        labels.trace.limit(labels.value, classes)
+    labels = labels.cast("i64")
+    target = one_hot(labels, classes, logits.dtype)
     if smoothing:
-        if not isinstance(classes, int):
-            raise CompileError("label smoothing wants a known number of classes.")
-        target = target * (1.0 - smoothing) + smoothing / classes
-    found = -(log_softmax(logits) * target).sum(-1)
-    if not labels.dtype.is_float:
-        # One byte of a class too many would otherwise learn nothing, in silence.
-        found = where((labels >= 0) & (labels < classes), found, math.nan)
-    return found.mean()
+        parts = log_softmax(logits) * _smoothed(target, smoothing)
+    else:
+        # Not a product: a class that is ruled out, by a logit of minus infinity, is no one's label.
+        parts = where(target > 0.0, log_softmax(logits), 0.0)
+    # One byte of a class too many would otherwise learn nothing, in silence.
+    return where((labels >= 0) & (labels < classes), -parts.sum(-1), math.nan).mean()
+
+
+def _smoothed(target: Tensor, smoothing: float) -> Tensor:
+    if not smoothing:
+        return target
+    classes = target.shape[-1]
+    if not isinstance(classes, int):
+        raise CompileError("label smoothing wants a known number of classes.")
+    return target * (1.0 - smoothing) + smoothing / classes
 
 
 def kl_divergence(log_prediction: Tensor, target: Tensor) -> Tensor:

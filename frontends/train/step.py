@@ -262,7 +262,8 @@ def _clipped(b: GraphBuilder, found: list[Value], given: Regularization) -> list
         found = [b.apply("clip", value, **bounds) for value in found]
     if not given.clip_norm or not found:
         return found
-    squares = [cast(b, sum_square(b, value, range(value.type.rank)), f32) for value in found]
+    wide = f64 if any(value.type.dtype is f64 for value in found) else f32
+    squares = [cast(b, sum_square(b, value, range(value.type.rank)), wide) for value in found]
     total = squares[0]
     for square in squares[1:]:
         total = b.apply("add", total, square)
