@@ -347,3 +347,15 @@ def test_an_input_too_small_for_a_window_names_the_node(length: int, culprit: st
     assert model.run({"x": np.ones((1, 1, 7), np.float32)})[0] == 16
     with pytest.raises(RunError, match=f"{culprit}.*too small"):
         model.run({"x": np.ones((1, 1, length), np.float32)})
+
+
+def test_a_place_from_the_end_of_an_axis_that_is_too_short() -> None:
+    text = (
+        "g (float[n, 3] x) => (float[3] y) <int64 last = {-2}> { y = Gather <axis = 0> (x, last) }"
+    )
+    model = bessemer.compile(parsed(text), threads=1, cache=False)
+    x = np.arange(6, dtype=np.float32).reshape(2, 3)
+    np.testing.assert_array_equal(model.run({"x": x})[0], x[0])
+    for short in (x[:1], x[:0]):
+        with pytest.raises(RunError, match="Gather"):
+            model.run({"x": short})

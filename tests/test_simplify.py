@@ -218,11 +218,16 @@ VIEWS: dict[str, tuple[Callable[[Case], Value], list[str]]] = {
         ],
     ),
     "gather of the last place of a symbolic axis": (
-        lambda c: take(c, c.x(N, 4), -1, 0),
+        lambda c: take(c, c.of("concat", c.x(N, 4), c.x(1, 4), axis=0), -1, 0),
         [
-            "%1 = slice(%0, starts=(n-1, 0), shape=(1, 4), steps=(1, 1))",
-            "%2 = reshape(%1, shape=(4,))",
+            "%2 = concat(%0, %1, axis=0)",
+            "%3 = slice(%2, starts=(n, 0), shape=(1, 4), steps=(1, 1))",
+            "%4 = reshape(%3, shape=(4,))",
         ],
+    ),
+    "gather of the last place of an axis that may be empty": (
+        lambda c: take(c, c.x(N, 4), -1, 0),
+        ["%2 = gather(%0, %1, axis=0)"],
     ),
     "gather of evenly spaced places": (
         lambda c: take(c, c.x(N, 7), [5, 3, 1], 1),

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.dims import Size, is_nonnegative
 from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.rewrite import GraphRewriter
 from bessemer.compiler.passes.known_values import known
@@ -165,7 +165,7 @@ def _gather(rewriter: GraphRewriter, node: Node) -> Value | None:
         places = [place + extent if place < 0 else place for place in places]
         if not all(0 <= place < extent for place in places):
             return None
-    elif max(places) >= 0:
+    elif max(places) >= 0 or not is_nonnegative(extent + places[0]):
         return None  # whether it is inside is only known when the model runs
     steps = {b - a for a, b in pairwise(places)} or {1}
     if len(steps) > 1 or 0 in steps:
