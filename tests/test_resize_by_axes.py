@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
 import bessemer
@@ -12,7 +13,7 @@ from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.ir.interpreter.interpret import run_graph
-from bessemer.compiler.ir.types import TensorType, f32
+from bessemer.compiler.ir.types import TensorType, f32, u8
 from bessemer.compiler.passes.remove_dead import remove_dead
 from bessemer.compiler.passes.resize_by_axes import resize_by_axes
 from tests.pass_runs import N, changed
@@ -43,6 +44,19 @@ def test_pixels_in_vectors_are_mixed_by_rows(
 def test_others_stay(last: bool, mode: str, rng: np.random.Generator) -> None:
     graph = _enlarged(last=last, transposed=False, mode=mode)
     assert changed(graph, [resize_by_axes], rng) is graph
+
+
+def test_integers_are_rounded_once(rng: np.random.Generator) -> None:
+    b = GraphBuilder("g")
+    x = b.input("x", TensorType(u8, (1, 2, 5, 6)))
+    graph = b.finish([b.apply("resize", x, shape=(1, 2, 10, 12), mode="linear")])
+    bytes_ = rng.integers(0, 100, (1, 2, 5, 6)).astype(np.uint8)
+    (made,) = bessemer.compile(graph, threads=1, cache=False).run({"x": bytes_})
+    node = helper.make_node("Resize", ["x", "", "scales"], ["y"], mode="linear")
+    (real,) = ReferenceEvaluator(node).run(
+        None, {"x": bytes_.astype(np.float32), "scales": np.array([1, 1, 2, 2], np.float32)}
+    )
+    np.testing.assert_array_equal(made, np.rint(real))
 
 
 @pytest.mark.parametrize("mode", ["linear", "cubic"])

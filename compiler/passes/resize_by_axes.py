@@ -108,8 +108,9 @@ def _is_plain(resize: Node, antialias: bool) -> bool:
 
 
 def _enlarged(resize: Node) -> list[int]:
-    """The axes along which an image grows; none if something else happens to it too."""
-    if not _is_plain(resize, antialias=False):
+    """The axes along which an image grows; none if something else happens to it too, or if numbers
+    between would be rounded."""
+    if not _is_plain(resize, antialias=False) or resize.output.type.dtype not in (f32, f64):
         return []
     axes: list[int] = []
     pairs = zip(resize.inputs[0].type.shape, resize.output.type.shape)
