@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import bessemer
 from bessemer.compiler.ir.build import GraphBuilder
-from bessemer.compiler.ir.types import Array, DType, type_of, u8, u16
+from bessemer.compiler.ir.types import Array, DType, f32, type_of, u8, u16
 from bessemer.compiler.options import Options
 from bessemer.compiler.pass_order import passes_of
 from bessemer.compiler.targets.choose import host_target
@@ -88,6 +88,20 @@ def test_biases_that_are_no_integers_stay_floats(rng: np.random.Generator) -> No
     (made,) = bessemer.compile(model, threads=1).run({"x": x})
     (wanted,) = session_of(model).run(None, {"x": x})
     assert np.abs(made.astype(int) - wanted).max() <= 1
+
+
+@pytest.mark.parametrize("bias", [5.0, -5.0])
+def test_integers_of_any_size_are_not_added_to_in_32_bits(bias: float) -> None:
+    b = GraphBuilder("g")
+    steps = b.apply("cast", b.input("x", type_of(np.zeros(4, np.int32))), dtype=f32)
+    scale, more, unit = (
+        b.apply("full", shape=(4,), value=number, dtype=f32) for number in (0.5, bias, 1000.0)
+    )
+    real = b.apply("add", b.apply("mul", steps, scale), more)
+    graph = b.finish([b.apply("round", b.apply("div", real, unit))])
+    x = np.array([2**31 - 1, -(2**31), 10_000, -7], np.int32)
+    (made,) = bessemer.compile(graph, threads=1, cache=False).run({"x": x})
+    np.testing.assert_array_equal(made, np.rint((x * 0.5 + bias) / 1000).astype(np.float32))
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint16, np.int16])

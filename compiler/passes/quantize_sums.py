@@ -16,9 +16,10 @@ from functools import partial
 
 import numpy as np
 
+from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.rewrite import GraphRewriter, rewrite_graph
-from bessemer.compiler.ir.types import Array, f32, i32
+from bessemer.compiler.ir.types import Array, f32, i8, i32, u8
 from bessemer.compiler.passes.known_values import known, spread, uniform
 
 _Users = Mapping[Value, Sequence[Node]]
@@ -80,6 +81,9 @@ def _with_biases(
         return None
     if not is_cast:
         return rewriter.emit("add", total, spread(rewriter, steps, total.type))
+    most = _most(rewriter, node.inputs[0])
+    if most is None or most + int(np.abs(steps).max(initial=0)) > np.iinfo(np.int32).max:
+        return None
     whole, more = node.inputs[0], steps.astype(np.int32)
     corrected = rewriter.producer(whole, "add")
     known_before = known(rewriter, corrected.inputs[1]) if corrected else None
@@ -87,6 +91,28 @@ def _with_biases(
         whole, more = corrected.inputs[0], more + known_before
     moved = rewriter.emit("add", whole, spread(rewriter, more, whole.type))
     return rewriter.emit("cast", moved, dtype=f32)
+
+
+def _most(rewriter: GraphRewriter, value: Value) -> int | None:
+    """What a sum of products of bytes, corrected by known numbers, cannot be beyond, above or below
+    zero; None of other integers, which may be as large as there is room for."""
+    node = rewriter.producer(value)
+    if node is None:
+        return None
+    if node.operator.name in ("add", "sub"):
+        array, most = known(rewriter, node.inputs[1]), _most(rewriter, node.inputs[0])
+        if array is None or most is None:
+            return None
+        return most + int(np.abs(array.astype(np.int64)).max(initial=0))
+    if node.operator.name in ("transpose", "reshape"):
+        return _most(rewriter, node.inputs[0])
+    if node.operator.name not in ("matmul", "conv"):
+        return None
+    x, w = (operand.type for operand in node.inputs)
+    depth = w.shape[-2] if node.operator.name == "matmul" else dims.product(w.shape[:-1])
+    if not isinstance(depth, int) or not {x.dtype, w.dtype} <= {u8, i8}:
+        return None
+    return 255 * 255 * depth
 
 
 def _has_whole_weights(rewriter: GraphRewriter, node: Node) -> bool:
