@@ -99,6 +99,16 @@ def test_the_border_of_a_convolution_holds_the_zero_point(
     assert {value.type.dtype for value in first.inputs} == {u8, i8}
 
 
+def test_a_known_image_may_need_a_border_that_is_no_byte(rng: np.random.Generator) -> None:
+    """As 8-bit integers, its numbers have a zero point below them."""
+    c = Case()
+    x = c.b.constant(rng.integers(100, 250, (1, 5, 6, 2)).astype(np.int32))
+    w = c.cast(c.x(3, 3, 2, 4, dtype=i8), "i32")
+    ones = {"strides": (1, 1), "dilations": (1, 1), "low": (1, 1), "high": (1, 1)}
+    graph = c.b.finish([c.of("conv", x, w, groups=1, **ones)])
+    changed(graph, [narrow_integers, remove_dead], rng)
+
+
 def _quantized_network(scales: Array) -> Callable[[np.random.Generator], Graph]:
     def build(rng: np.random.Generator) -> Graph:
         c = Case()
@@ -172,6 +182,16 @@ def test_only_zero_points_that_are_bytes_are_multiplied_as_such(
     result = changed(graph, steps, rng, 1e-6)
     is_exact = any("dtype=i32" in line for line in lines(result) if "matmul" in line)
     assert is_exact == (x_zero == w_zero == 3)
+
+
+def test_a_scale_may_be_a_byte(rng: np.random.Generator) -> None:
+    c = Case()
+    wide, scale = c.cast(c.x(4, 8, dtype=u8), "f32"), c.cast(c.x(1, dtype=u8), "f32")
+    x = c.of("mul", wide, composite.broadcast_to(c.b, scale, wide.type.shape))
+    steps = c.cast(c.b.constant(_numbers(rng, (8, 6), i8)), "f32")
+    half = composite.broadcast_to(c.b, c.b.constant(np.array(0.5, np.float32)), steps.type.shape)
+    graph = c.b.finish([c.of("matmul", x, c.of("mul", steps, half))])
+    changed(graph, [multiply_quantized, fold_constants, simplify, remove_dead], rng, 1e-6)
 
 
 def test_unsigned_bytes_become_signed_without_a_table(rng: np.random.Generator) -> None:

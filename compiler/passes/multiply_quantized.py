@@ -92,7 +92,7 @@ def _quantized(rewriter: GraphRewriter, value: Value) -> _Quantized | None:
     zero: Value | None = None
     moved = rewriter.producer(steps, "sub")
     if moved is not None:
-        zero = _scalar(rewriter, moved.inputs[1])
+        zero = _scalar(rewriter, moved.inputs[1], is_zero=True)
         if zero is None:
             return None
         steps = moved.inputs[0]
@@ -111,11 +111,11 @@ def _is_one_of(rewriter: GraphRewriter, zero: Value, dtype: DType) -> bool:
     return zero.type.dtype is dtype if array is None else dtype.has(array.item())
 
 
-def _scalar(rewriter: GraphRewriter, value: Value) -> Value | None:
+def _scalar(rewriter: GraphRewriter, value: Value, is_zero: bool = False) -> Value | None:
     """The one number that a tensor repeats; of a zero point, before it became a float."""
     while (node := rewriter.producer(value)) is not None:
-        is_zero = node.operator.name == "cast" and node.inputs[0].type.dtype in (u8, i8)
-        if not is_zero and node.operator.name not in ("reshape", "broadcast_to"):
+        is_cast = node.operator.name == "cast" and node.inputs[0].type.dtype in (u8, i8)
+        if not (is_zero and is_cast) and node.operator.name not in ("reshape", "broadcast_to"):
             break
         value = node.inputs[0]
     if value.type.numel != 1:

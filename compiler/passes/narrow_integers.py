@@ -61,7 +61,7 @@ def _rule(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
     found = [_found(rewriter, value) for value in node.inputs]
     if found[0] is None or found[1] is None:
         return None
-    if not _may_be_corrected(node, found[1]):
+    if not _may_be_corrected(node, found[1]) or not _may_have_border(node, found[0]):
         return None
     left, right = (_settled(rewriter, one) for one in found if one is not None)
     left, right = _one_signed(rewriter, left, right)
@@ -184,11 +184,26 @@ def _number(rewriter: GraphRewriter, like: Value, number: int) -> Value:
 # Padding
 
 
+def _has_border(node: Node) -> bool:
+    """Whether a node is a convolution that sees more than its input."""
+    ends = (*node.attributes.get("low", ()), *node.attributes.get("high", ()))
+    return any(size != 0 for size in ends)
+
+
+def _may_have_border(node: Node, left: _Found) -> bool:
+    """Whether the zero point, which the border holds, is a byte as the others."""
+    if not _has_border(node):
+        return True
+    if isinstance(left.source, np.ndarray):
+        return i8.has(_narrowed(left.source)[1])
+    return not isinstance(left.zero, int) or left.source.type.dtype.has(left.zero)
+
+
 def _padded(rewriter: GraphRewriter, node: Node, left: _Operand) -> _Operand:
     """The input of a convolution with its border, which holds the zero point."""
-    low, high = node.attributes["low"], node.attributes["high"]
-    if not any(size != 0 for size in (*low, *high)) or left.zero == 0:
+    if not _has_border(node) or left.zero == 0:
         return left
+    low, high = node.attributes["low"], node.attributes["high"]
     border: dict[str, Any] = {"low": (0, *low, 0), "high": (0, *high, 0), "mode": "constant"}
     if isinstance(left.zero, int):
         return replace(left, value=rewriter.emit("pad", left.value, value=left.zero, **border))
