@@ -27,6 +27,13 @@ GRAPHS: dict[str, tuple[str, int, list[tuple[int, ...]]]] = {
         17,
         [(2, 3, 5), (1, 3, 5)],
     ),
+    "an image that shrinks to nothing": (
+        """g (float[n, 3, 1] x) => (float[n, 3, 0] y) <float[3] scales = {1, 1, 0.5}> {
+             y = Resize <coordinate_transformation_mode = "asymmetric"> (x, , scales)
+        }""",
+        18,
+        [(2, 3, 1)],
+    ),
 }
 
 

@@ -24,7 +24,7 @@ def join_short_axis(piece: Piece, width: int) -> Piece:
         return piece
     *outer, before, inner = piece.symbols
     short = extent_of(inner)
-    if not isinstance(short, int) or short & (short - 1) or short >= width:
+    if not isinstance(short, int) or not 0 < short < width or short & (short - 1):
         return piece
     if _steps(piece.offset, before, inner) != (short, 1):
         return piece
