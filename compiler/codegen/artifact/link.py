@@ -195,7 +195,7 @@ def _write_object(file: BinaryIO, code: Code, weights: Bytes, inside: bool) -> N
     if weights.nbytes > _LARGEST_INSIDE:
         raise CompileError(
             f"{weights.nbytes / 2**30:.1f} GiB of weights do not fit inside a library (2 GiB). "
-            "Put them beside it."
+            'Put them beside it: placement="beside", or `--weights beside`.'
         )
     file.write(with_room(code.object, _label(code.signature, INSIDE), weights.nbytes))
     file.write(weights.data)
