@@ -63,7 +63,7 @@ class Options:
 
     def __post_init__(self) -> None:
         if self.optimize not in (0, 1, 2):
-            raise CompileError(f"optimize={self.optimize} is not 0, 1 or 2.")
+            raise CompileError(f"optimize={self.optimize!r} is not 0, 1 or 2.")
         if self.precision not in PRECISIONS:
             known = ", ".join(PRECISIONS)
             raise CompileError(f"precision={self.precision!r} is not one of {known}.")

@@ -11,6 +11,7 @@ from bessemer.compiler.ir.types import Array
 from bessemer.frontends.code_arrays import code_infos
 from bessemer.runtime.arrays import numpy_dtype
 from bessemer.runtime.artifact import ArrayInfo, Strings
+from bessemer.runtime.errors import InputError
 from bessemer.runtime.shapes import evaluate_shape, names_in
 
 _OTHER = "something else"
@@ -48,7 +49,13 @@ def random_arrays(
         if info.dtype == "string":
             found[info.name] = np.array([*texts, _OTHER])[rng.integers(0, len(texts) + 1, shape)]
             continue
-        found[info.name] = _random(rng, info, shape, (limits or {}).get(info.name, 0))
+        try:
+            found[info.name] = _random(rng, info, shape, (limits or {}).get(info.name, 0))
+        except (MemoryError, ValueError):  # NumPy's for more elements than an index can count
+            raise InputError(
+                f"Input '{info.name}' of shape {list(shape)} does not fit in memory. Choose "
+                "smaller sizes (--dim on the command line)."
+            ) from None
     return found
 
 

@@ -16,9 +16,9 @@ from bessemer.compiler.errors import CompileError
 from bessemer.compiler.options import Tuning
 from bessemer.compiler.targets.machine import Target
 from bessemer.compiler.targets.nvptx import DeviceTarget
+from bessemer.frontends.text_files import write_text
 from bessemer.runtime.cuda.device import compute_capability
 from bessemer.runtime.cuda.driver import Driver
-from bessemer.runtime.whole_file import whole_file
 
 _FORMAT = 1
 
@@ -57,12 +57,7 @@ def write_choices(path: Path, tuning: Tuning, key: str) -> None:
     choices = {**known, **{name: dict(one) for name, one in tuning.choices.items()}}
     targets[key] = dict(sorted(choices.items()))
     text = json.dumps({"format": _FORMAT, "targets": targets}, indent=1) + "\n"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as part:
-            part.write_text(text)
-    except OSError as error:
-        raise CompileError(f"Cannot write {path}: {error.strerror}") from None
+    write_text(path, text)
 
 
 def device_key(driver: Driver, device: int, target: DeviceTarget) -> str:

@@ -259,13 +259,14 @@ class Symbol(NamedTuple):
 
 
 SYMBOL_TABLE, DYNAMIC_SYMBOL_TABLE = 2, 11  # section kinds
+_DAMAGED = "The file is cut off or damaged. Copy it again, or compile the model again."
 MACHINES = {62: "x86_64", 183: "aarch64"}
 
 
 def elf_machine(data: bytes | memoryview) -> str:
     """The machine that an ELF file is for; raises ArtifactError where the file is none of ours."""
     if len(data) < 64 or bytes(data[:6]) != b"\x7fELF\x02\x01":
-        raise ArtifactError("The file is no 64-bit little-endian ELF file, so no artifact.")
+        raise ArtifactError("The file is not a 64-bit little-endian ELF file, so not an artifact.")
     code: int = struct.unpack_from("<H", data, 18)[0]
     return MACHINES.get(code, f"machine {code}")
 
@@ -283,8 +284,8 @@ def read_sections(data: bytes | memoryview) -> list[Section]:
             raw.append(Section(str(name), kind, header, offset, size, link))
         names = raw[names_index].offset
         return [part._replace(name=_text_at(data, names + int(part.name))) for part in raw]
-    except (struct.error, IndexError, ValueError) as error:
-        raise ArtifactError(f"The ELF file is cut off or damaged: {error}") from None
+    except (struct.error, IndexError, ValueError):
+        raise ArtifactError(_DAMAGED) from None
 
 
 def read_symbols(data: bytes | memoryview, kind: int) -> Iterator[Symbol]:
@@ -297,8 +298,8 @@ def read_symbols(data: bytes | memoryview, kind: int) -> Iterator[Symbol]:
                 name, info, _, section = struct.unpack_from("<IBBH", data, entry)
                 if name:
                     yield Symbol(_text_at(data, names + name), info >> 4 != 0, section != 0)
-    except (struct.error, IndexError, ValueError) as error:
-        raise ArtifactError(f"The ELF file is cut off or damaged: {error}") from None
+    except (struct.error, IndexError, ValueError):
+        raise ArtifactError(_DAMAGED) from None
 
 
 def _text_at(data: bytes | memoryview, offset: int) -> str:

@@ -211,7 +211,7 @@ def test_absurd_dimensions_of_inputs(size: int) -> None:
     def change(model: onnx.ModelProto) -> None:
         model.graph.input[0].type.tensor_type.shape.dim[2].dim_value = size
 
-    refused(changed(change), r"input 'x': .*(no size|absurd)")
+    refused(changed(change), r"input 'x': .*(no size|TiB)")
 
 
 @pytest.mark.parametrize("dims", [[-1], [2**62, 2**62], [2**40, 0], [3], [1] * 70])
@@ -220,7 +220,7 @@ def test_absurd_dimensions_of_weights(dims: list[int]) -> None:
         del model.graph.initializer[1].dims[:]
         model.graph.initializer[1].dims.extend(dims)
 
-    refused(changed(change), r"initializer 'b': has ")
+    refused(changed(change), r"initializer 'b': (has|is) ")
 
 
 def test_an_input_without_a_shape_is_refused_with_advice() -> None:

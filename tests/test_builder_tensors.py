@@ -161,5 +161,5 @@ def test_element_types_do_not_mix_silently() -> None:
         run(lambda x, y: x + y, X, np.zeros((4, 3), np.int64))
     with pytest.raises(CompileError, match=r"number 0\.5 meets i64"):
         run(lambda x: x * 0.5, np.zeros((4, 3), np.int64))
-    with pytest.raises(CompileError, match="complex is no element type"):
+    with pytest.raises(CompileError, match="'complex' is not an element type"):
         run(lambda x: x.cast("complex"), X)

@@ -270,6 +270,14 @@ def test_indices_from_data_have_no_span() -> None:
         assert (spans_of(kernel, 1 << 20) is None) == (source is places)
 
 
+def test_more_items_than_memory_holds_have_no_span() -> None:
+    out = Buffer("out", f32, (1 << 40,))
+    builder = KernelBuilder()
+    with builder.loop(1 << 40, "parallel") as i:
+        builder.store(out, (i,), 1.0)
+    assert spans_of(Kernel("k", (out,), 1, (), builder.block())) is None
+
+
 def test_a_span_grows_with_the_items() -> None:
     x, out = Buffer("x", f32, (100,)), Buffer("out", f32, (40,))
     builder = KernelBuilder()

@@ -95,7 +95,7 @@ def test_files_that_are_no_artifact_are_refused(relu: CompiledModel, tmp_path: P
     for name, data, problem in [
         ("missing.so", None, "There is no file"),
         ("empty.so", b"", "Cannot read"),
-        ("text.so", b"hello, world" * 20, "no 64-bit little-endian ELF file"),
+        ("text.so", b"hello, world" * 20, "not a 64-bit little-endian ELF file"),
         ("cut.so", whole[: len(whole) // 2], "cut off or damaged"),
         ("foreign.so", foreign, "is for machine 243, this machine is"),
         ("nameless.so", whole.replace(b"relu_metadata", b"relu_metadatX"), "holds no model"),

@@ -135,9 +135,24 @@ WRONG = {
     "[network]\nzoo = 'mlp'\n[data]\nfile = 'data.npz'\ntset = 1": "has no tset",
     "[netwrok]\nzoo = 'mlp'": "has netwrok; it knows network",
     "[network]\nzoo = ": "is no TOML",
-    "[network]\nzoo='mlp'\n[training]\nseed = 'one'": "seed = 'one' is no int",
+    "[network]\nzoo='mlp'\n[training]\nseed = 'one'": "seed = 'one' is not of type int",
     "[network]\nzoo='lenet'\nsize = 16\n[data]\nfile='data.npz'": "The data has no image",
 }
+
+
+BROKEN = {
+    "import nothing_of_this_name": r"bad.py, line 1: ModuleNotFoundError: No module named",
+    "def experiment():\n    return 1 / 0": r"bad.py, line 2: ZeroDivisionError: division by zero",
+    "x = 1\nx = = 2": r"bad.py, line 2: invalid syntax",
+}
+
+
+@pytest.mark.parametrize("text", BROKEN)
+def test_an_error_of_the_user_s_module_is_told_with_its_line(folder: Path, text: str) -> None:
+    (folder / "bad.py").write_text(text)
+    code, _, err = run_command("train", folder / "bad.py")
+    assert (code, "bug" in err) == (1, False)
+    assert BROKEN[text] in err.replace("\n", " ")
 
 
 @pytest.mark.parametrize("text", WRONG)

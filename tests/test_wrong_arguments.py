@@ -17,12 +17,19 @@ from bessemer.compiler.ir.types import Array
 from bessemer.frontends import builder as nn
 from bessemer.frontends import zoo
 from bessemer.frontends.byte_count import byte_count
+from bessemer.frontends.random_inputs import random_arrays
 from bessemer.frontends.train.losses import mean_squared_error
+from bessemer.frontends.train.optimizers import SGD, Adam
+from bessemer.frontends.train.schedules import steps
+from bessemer.frontends.train.step import Regularization
 from bessemer.frontends.train.trainer import Trainer
+from bessemer.runtime.artifact import ArrayInfo
 from bessemer.runtime.errors import ArtifactError, InputError
 from tests.onnx_check import parsed
 
 HALF: Any = 0.5
+FOUR: Any = 4
+TEXT: Any = "relu"
 RELU = "g (float[n] x) => (float[n] y) { y = Relu (x) }"
 
 
@@ -166,9 +173,50 @@ def test_a_depth_that_a_network_has_not_is_told_with_those_it_has(make: Any) -> 
         make(17)
 
 
-def test_data_to_train_on_has_names() -> None:
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda: nn.Network(TEXT, nn.Input("x", (2,))), "'relu' is neither a layer"),
+        (lambda: nn.Sequential(nn.Dense(3), TEXT), "'relu' is neither a layer nor a function"),
+        (lambda: nn.Network(nn.relu, nn.Input("x", FOUR)), "the shape is 4; write a tuple"),
+        (lambda: nn.Network(nn.relu, nn.Input("x", "ab")), "the shape is 'ab'; write a tuple"),
+        (lambda: nn.Network(nn.relu, nn.Input("x", (2,), "float99")), "'float99' is not an elem"),
+        (lambda: Adam(beta1=1.0), "Adam: beta1 is 1.0; numbers from 0 to below 1"),
+        (lambda: SGD(weight_decay=-HALF), "SGD: weight_decay is -0.5; numbers from 0 on"),
+        (lambda: Regularization(clip_norm=float("nan")), "clip_norm is nan; numbers from 0 on"),
+        (lambda: steps(0), "steps: every is 0; whole numbers from 1 on"),
+        (lambda: _trainer("mse"), "The loss is 'mse'; give a function"),
+        (lambda: _trainer(lambda y, t: 3), "The loss is 3; it must be one number"),
+    ],
+)
+def test_what_describes_a_training_is_looked_at_where_it_is_made(make: Any, told: str) -> None:
+    with pytest.raises(bessemer.CompileError, match=told):
+        make()
+
+
+def test_a_schedule_that_gives_no_rate_leaves_the_state_alone() -> None:
+    for factor in (float("nan"), -1.0, "fast"):
+        trainer = _trainer(mean_squared_error, schedule=lambda step, factor=factor: factor)
+        before = trainer.state["weight"].copy()
+        data = {"x": np.ones((4, 3), np.float32), "target": np.ones((4, 2), np.float32)}
+        with pytest.raises(bessemer.CompileError, match=r"The schedule gives .* for step 0"):
+            trainer.fit(data)
+        np.testing.assert_array_equal(trainer.state["weight"], before)
+
+
+def test_random_inputs_too_large_for_memory_are_told_by_name() -> None:
+    info = ArrayInfo("image", "float32", ("n", 1 << 20))
+    with pytest.raises(InputError, match=r"Input 'image' of shape .* does not fit in memory"):
+        random_arrays([info], {"n": 1 << 40})
+
+
+def _trainer(loss: Any, **options: Any) -> Trainer:
     network = nn.Network(nn.Dense(2), nn.Input("x", ("n", 3)), outputs=["y"])
-    trainer = Trainer(network, mean_squared_error, [nn.Input("target", ("n", 2))])
+    return Trainer(network, loss, [nn.Input("target", ("n", 2))], **options)
+
+
+def test_data_to_train_on_has_names() -> None:
+    trainer = _trainer(mean_squared_error)
     rows: list[Array] = [np.zeros((4, 3), np.float32), np.zeros((4, 2), np.float32)]
     for validation in (None, 0.5):
         with pytest.raises(bessemer.CompileError, match=r"is a list; .* with x, target\."):

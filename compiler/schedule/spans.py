@@ -45,6 +45,10 @@ class Span:
     high: Array
 
 
+_MOST_ITEMS = 1 << 24
+"""Of more, the intervals take too much memory to be told."""
+
+
 class _Unknown(Exception):
     """Something of which no interval can be told."""
 
@@ -53,6 +57,8 @@ def spans_of(kernel: Kernel, least: int = 0) -> dict[str, Span] | None:
     """What items touch of each buffer of at least so many bytes, by its name; None for kernels
     whose sizes or indices depend on data or symbols, and for those with teams or matrix units."""
     if kernel.symbols or kernel.has_team or not isinstance(kernel.parallel_extent, int):
+        return None
+    if kernel.parallel_extent > _MOST_ITEMS:
         return None
     match kernel.body:
         case (loops.For(kind="parallel") as loop,):

@@ -107,6 +107,9 @@ class Sequential(Layer):
 
     def __init__(self, *layers: Applicable, **named: Applicable) -> None:
         self.layers = (*layers, *named.values())
+        for layer in self.layers:
+            if not callable(layer):
+                raise CompileError(f"{layer!r} is neither a layer nor a function of tensors.")
         self.names = {id(layer): name for name, layer in named.items()}
 
     def forward(self, x: Tensor) -> Tensor:

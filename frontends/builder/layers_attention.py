@@ -14,8 +14,8 @@ from bessemer.frontends.builder.initializers import Initializer, Normal, Xavier
 from bessemer.frontends.builder.layer import Layer
 from bessemer.frontends.builder.layers_dense import Dense, Dropout, affine
 from bessemer.frontends.builder.layers_normalization import LayerNorm
-from bessemer.frontends.builder.settings import require_counts
 from bessemer.frontends.builder.tensor import Tensor
+from bessemer.frontends.settings import require_counts
 
 
 def attend(

@@ -11,8 +11,8 @@ from bessemer.frontends.builder.functions import gather, where
 from bessemer.frontends.builder.initializers import ZEROS, Initializer, Normal, Xavier
 from bessemer.frontends.builder.layer import Layer
 from bessemer.frontends.builder.randomness import uniform
-from bessemer.frontends.builder.settings import require_share
 from bessemer.frontends.builder.tensor import Tensor
+from bessemer.frontends.settings import require_share
 
 
 def affine(

@@ -16,8 +16,8 @@ from bessemer.compiler.ir.dims import Size, ceildiv, floordiv, maximum
 from bessemer.compiler.ops.composite import composite_shape
 from bessemer.frontends.builder.initializers import ZEROS, Fans, He, Initializer
 from bessemer.frontends.builder.layer import Layer
-from bessemer.frontends.builder.settings import require_counts
 from bessemer.frontends.builder.tensor import Tensor
+from bessemer.frontends.settings import require_counts
 
 Each: TypeAlias = int | tuple[int, ...]
 """One number for all spatial axes, or one for each."""

@@ -13,12 +13,12 @@ from bessemer.frontends.builder.functions import sqrt
 from bessemer.frontends.builder.initializers import ONES, ZEROS
 from bessemer.frontends.builder.layer import Layer
 from bessemer.frontends.builder.layers_image import spatial_input, spatial_output
-from bessemer.frontends.builder.settings import (
+from bessemer.frontends.builder.tensor import Tensor
+from bessemer.frontends.settings import (
     require_counts,
-    require_epsilon,
+    require_not_negative,
     require_share,
 )
-from bessemer.frontends.builder.tensor import Tensor
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -33,7 +33,7 @@ class BatchNorm(Layer):
     momentum: float = 0.1
 
     def __post_init__(self) -> None:
-        require_epsilon(self)
+        require_not_negative(self, "epsilon")
         require_share(self, "momentum")
 
     def forward(self, x: Tensor) -> Tensor:
@@ -87,7 +87,7 @@ class LayerNorm(Layer):
     bias: bool = True
 
     def __post_init__(self) -> None:
-        require_epsilon(self)
+        require_not_negative(self, "epsilon")
 
     def forward(self, x: Tensor) -> Tensor:
         if not 1 <= self.axes <= x.rank:
@@ -108,7 +108,7 @@ class RMSNorm(Layer):
     epsilon: float = 1e-6
 
     def __post_init__(self) -> None:
-        require_epsilon(self)
+        require_not_negative(self, "epsilon")
 
     def forward(self, x: Tensor) -> Tensor:
         weight = x.parameter("weight", x.shape[-1:], ONES)
@@ -124,7 +124,7 @@ class GroupNorm(Layer):
     epsilon: float = 1e-5
 
     def __post_init__(self) -> None:
-        require_epsilon(self)
+        require_not_negative(self, "epsilon")
         require_counts(self, 1, "groups")
 
     def forward(self, x: Tensor) -> Tensor:
@@ -144,7 +144,7 @@ class InstanceNorm(Layer):
     epsilon: float = 1e-5
 
     def __post_init__(self) -> None:
-        require_epsilon(self)
+        require_not_negative(self, "epsilon")
 
     def forward(self, x: Tensor) -> Tensor:
         image = spatial_input(x)

@@ -22,8 +22,8 @@ from bessemer.frontends.builder.initializers import (
 )
 from bessemer.frontends.builder.layer import Layer
 from bessemer.frontends.builder.layers_dense import dropped
-from bessemer.frontends.builder.settings import require_counts, require_share
 from bessemer.frontends.builder.tensor import Tensor
+from bessemer.frontends.settings import require_counts, require_share
 
 States = tuple[tuple[Tensor, ...], ...]
 """For each layer, and each direction in it, the states at the end: (h,), or (h, c) of an LSTM."""

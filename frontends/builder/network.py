@@ -39,6 +39,10 @@ class Input:
 
     @property
     def type(self) -> TensorType:
+        if isinstance(self.shape, (int, str)):
+            raise CompileError(
+                f"Input {self.name}: the shape is {self.shape!r}; write a tuple, as ('batch', 4)."
+            )
         sizes: list[Size] = []
         for size in self.shape:
             if isinstance(size, str) and not size.isidentifier():
@@ -66,6 +70,8 @@ class Network:
         seed: int = 0,
         channels_last: bool = False,
     ) -> None:
+        if not callable(forward):
+            raise CompileError(f"{forward!r} is neither a layer nor a function of tensors.")
         self.name = name
         self.forward = forward
         self.inputs = inputs

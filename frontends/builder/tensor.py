@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import EllipsisType
 from typing import Any, ClassVar, TypeAlias, Union
@@ -36,14 +37,12 @@ def as_dtype(dtype: AnyDType) -> DType:
         return dtype
     if isinstance(dtype, str) and dtype in DTYPES:
         return DTYPES[dtype]
-    try:
+    with suppress(TypeError):
         wanted = np.dtype(dtype)
-    except TypeError:
-        wanted = None
-    for known in DTYPES.values():
-        if known.numpy == wanted:
-            return known
-    raise CompileError(f"{dtype} is no element type; there are {', '.join(DTYPES)}.")
+        for known in DTYPES.values():
+            if known.numpy == wanted:
+                return known
+    raise CompileError(f"{dtype!r} is not an element type; those are {', '.join(DTYPES)}.")
 
 
 @dataclass(frozen=True, eq=False, repr=False)

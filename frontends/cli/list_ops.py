@@ -18,6 +18,7 @@ from bessemer.frontends.onnx_reader.functions import has_body
 from bessemer.frontends.onnx_reader.operators_repeat import DOMAIN
 from bessemer.frontends.onnx_reader.registry import RULES
 from bessemer.frontends.onnx_reader.schemas import ADOPTED
+from bessemer.frontends.text_files import write_text
 
 OLDEST_OPSET = 7
 """The oldest operator set that the reader is written for."""
@@ -46,7 +47,7 @@ def command(
     families.check_registered()
     rows = onnx_rows()
     if markdown is not None:
-        markdown.write_text(markdown_text(rows))
+        write_text(markdown, markdown_text(rows))
         write_note(f"wrote {markdown}")
     elif as_json:
         print_json(

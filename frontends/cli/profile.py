@@ -9,12 +9,12 @@ from typing import Annotated
 
 import typer
 
-from bessemer.compiler.errors import CompileError
 from bessemer.frontends.array_files import read_arrays
 from bessemer.frontends.cli import arguments
 from bessemer.frontends.cli.models import inputs_for
 from bessemer.frontends.cli.output import format_seconds, print_json, print_table, spinner, write
 from bessemer.frontends.profile import KernelTime, Profile, compile_profiled, merged
+from bessemer.frontends.text_files import write_text
 
 _COLUMNS = (
     "step", "kernel", "time", "share", "GFLOP/s", "moved", "GB/s", "% roofline", "% busy", "from",
@@ -71,18 +71,11 @@ def command(
         profile = ours.profile(arrays, seconds)
     for path, content in ((trace, profile.to_trace()), (file, profile.to_json())):
         if path is not None:
-            _write(path, content)
+            write_text(path, json.dumps(content))
     if as_json:
         print_json(profile.to_json())
     else:
         _show(profile, merged(profile.kernels) if merge else profile.kernels, top, in_order)
-
-
-def _write(path: Path, content: object) -> None:
-    try:
-        path.write_text(json.dumps(content))
-    except OSError as error:
-        raise CompileError(f"Cannot write {path}: {error.strerror}") from None
 
 
 def _show(profile: Profile, kernels: Sequence[KernelTime], top: int, in_order: bool) -> None:

@@ -173,7 +173,7 @@ def _first_batch(found: Experiment) -> Data:
 def _check_place(file: Path, suffixes: tuple[str, ...]) -> None:
     """Training takes long: what cannot be written in the end is told before."""
     if suffixes and file.suffix not in suffixes:
-        raise typer.BadParameter(f"-o {file}: the suffix must be one of {', '.join(suffixes)}.")
+        raise typer.BadParameter(f"{file}: the suffix must be one of {', '.join(suffixes)}.")
     arguments.check_folders(file)
 
 

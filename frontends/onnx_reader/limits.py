@@ -23,6 +23,13 @@ PARTS = 4096
 
 def check_size(type: TensorType, where: str) -> None:
     """Raises CompileError for a tensor larger than any machine's memory."""
+    if type.rank > RANK:
+        raise CompileError(f"{where}: has {type.rank} dimensions, more than {RANK}")
     known = math.prod(max(size, 1) for size in type.shape if isinstance(size, int))
-    if known * type.dtype.bytes > TENSOR_BYTES or type.rank > RANK:
-        raise CompileError(f"{where}: has the absurd type {type}")
+    if known * type.dtype.bytes > TENSOR_BYTES:
+        raise CompileError(f"{where}: is {type}, {too_large(known * type.dtype.bytes)}")
+
+
+def too_large(size: int) -> str:
+    """Says of a number of bytes that no machine has so many."""
+    return f"which takes {size >> 40:,} TiB, more than the {TENSOR_BYTES >> 40} that are allowed"

@@ -215,4 +215,6 @@ def read_constant(context: NodeContext) -> Value | TextItem:
             array = np.asarray(context.attributes[attribute], dtype)
             dtype_of(array)
             return context.builder.constant(array, name)
-    context.unsupported(f"a constant of {', '.join(context.attributes) or 'nothing'}")
+    if not context.attributes:
+        context.wrong("has no value: none of the attributes value, value_float, value_ints ...")
+    context.unsupported(f"a constant of {', '.join(context.attributes)}")

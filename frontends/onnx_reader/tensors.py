@@ -125,9 +125,10 @@ def _shape(tensor: onnx.TensorProto, dtype: DType, where: str) -> tuple[int, ...
     for size in shape:
         if size < 0:
             raise CompileError(f"{where}: has the dimension {size}; its shape is {list(shape)}")
-    # A product of zeros and absurd numbers is as suspicious as the absurd numbers.
-    if math.prod(max(size, 1) for size in shape) * dtype.bytes > limits.TENSOR_BYTES:
-        raise CompileError(f"{where}: has the absurd shape {list(shape)}")
+    # A product of zeros and huge numbers is as suspicious as the huge numbers.
+    size = math.prod(max(size, 1) for size in shape) * dtype.bytes
+    if size > limits.TENSOR_BYTES:
+        raise CompileError(f"{where}: is {dtype.name}{list(shape)}, {limits.too_large(size)}")
     return shape
 
 

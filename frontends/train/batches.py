@@ -11,6 +11,7 @@ import numpy as np
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.types import Array
 from bessemer.frontends.given_sizes import is_number
+from bessemer.frontends.settings import require_counts, require_not_negative
 
 Data = Mapping[str, Array]
 
@@ -28,6 +29,10 @@ class Augmentation:
     flip: bool = False
     noise: float = 0.0
 
+    def __post_init__(self) -> None:
+        require_counts(self, 0, "shift")
+        require_not_negative(self, "noise")
+
     def check(self, data: Data) -> None:
         """Raises CompileError where it cannot be done to the data."""
         images = data.get(self.input)
@@ -39,8 +44,6 @@ class Augmentation:
             )
         if self.noise and images.dtype.kind != "f":
             raise CompileError(f"{self.input} is {images.dtype}; noise is added to floats.")
-        if self.shift < 0 or self.noise < 0:
-            raise CompileError(f"A shift and noise are not negative: {self}.")
 
     def apply(self, images: Array, generator: np.random.Generator) -> Array:
         """The images moved, as new arrays."""

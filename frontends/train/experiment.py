@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Callable, Mapping
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from bessemer.compiler.errors import CompileError
+from bessemer.compiler.errors import CompileError, InternalError
 from bessemer.compiler.ir.types import Array
 from bessemer.frontends.train.batches import Augmentation
 from bessemer.frontends.train.history import History
 from bessemer.frontends.train.trainer import Trainer
+from bessemer.runtime.errors import RunError
 
 Data = Mapping[str, Array]
 
@@ -60,10 +63,11 @@ class Experiment:
 
 
 def experiment_of_module(path: Path) -> Experiment:
-    """The experiment that a Python file defines: runs the file. Its own errors come through."""
+    """The experiment that a Python file defines: runs the file."""
     found = getattr(load_module(path), "experiment", None)
     if callable(found):
-        found = found()
+        with errors_of_file(path):
+            found = found()
     if not isinstance(found, Experiment):
         raise CompileError(
             f"{path} has no experiment: it must have an Experiment of that name, or a function of "
@@ -78,14 +82,30 @@ def load_module(path: Path) -> ModuleType:
         raise CompileError(f"There is no file {path}.")
     spec = importlib.util.spec_from_file_location(f"experiment_{path.stem}", path)
     if spec is None or spec.loader is None:
-        raise CompileError(f"{path} is no Python file: its name must end in .py.")
+        raise CompileError(f"{path} is not a Python file: its name must end in .py.")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
     sys.path.insert(0, str(path.resolve().parent))
     try:
-        spec.loader.exec_module(module)
-    except SyntaxError as error:
-        raise CompileError(f"{path}, line {error.lineno}: {error.msg}") from None
+        with errors_of_file(path):
+            spec.loader.exec_module(module)
     finally:
         sys.path.pop(0)
     return module
+
+
+@contextmanager
+def errors_of_file(path: Path) -> Iterator[None]:
+    """While code of this Python file runs: what it raises is told as CompileError, with the line of
+    the file. Bessemer's own errors come through."""
+    try:
+        yield
+    except (CompileError, InternalError, RunError):
+        raise
+    except SyntaxError as error:
+        raise CompileError(f"{error.filename}, line {error.lineno}: {error.msg}") from None
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if Path(frame.filename) == path]
+        place = f"{path}, line {lines[-1]}" if lines else str(path)
+        raise CompileError(f"{place}: {type(error).__name__}: {error}") from error

@@ -39,7 +39,7 @@ from bessemer.frontends.builder.network import Input, Network
 from bessemer.frontends.train import losses, metrics, schedules
 from bessemer.frontends.train.batches import Augmentation
 from bessemer.frontends.train.datasets import digits
-from bessemer.frontends.train.experiment import Data, Experiment, load_module
+from bessemer.frontends.train.experiment import Data, Experiment, errors_of_file, load_module
 from bessemer.frontends.train.from_onnx import network_from_onnx
 from bessemer.frontends.train.normalization import Normalization
 from bessemer.frontends.train.optimizers import SGD, Adagrad, Adam, AdamW, RMSProp
@@ -96,7 +96,7 @@ class _Table:
         if found is not None and (
             not isinstance(found, kind) or (isinstance(found, bool) and kind is not bool)
         ):
-            raise CompileError(f"{self.where} {key} = {found!r} is no {kind.__name__}.")
+            raise CompileError(f"{self.where} {key} = {found!r} is not of type {kind.__name__}.")
         return found
 
     def called(self, function: Callable[..., Any], **given: Any) -> Any:
@@ -146,7 +146,9 @@ def _experiment(folder: Path, tables: Mapping[str, _Table]) -> Experiment:
     loss = _chosen(training, "loss", _LOSSES, "cross_entropy")
     if smoothing := training.take("smoothing", float):
         loss = partial(loss, smoothing=smoothing)
-    chosen = {name: _of(_METRICS, name, training) for name in training.take("metrics", list, [])}
+    chosen = {
+        str(name): _of(_METRICS, name, training) for name in training.take("metrics", list, [])
+    }
     optimizer = _chosen(tables["optimizer"], "name", _OPTIMIZERS, "adam")
     trainer = Trainer(
         network,
@@ -187,9 +189,9 @@ def _memory(table: _Table) -> int | str:
 
 
 def _of(known: Mapping[str, Any], name: object, table: _Table) -> Any:
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         raise CompileError(f"{table.where}: there is no {name!r}; there are {', '.join(known)}.")
-    return known[str(name)]
+    return known[name]
 
 
 def _chosen(table: _Table, key: str, known: Mapping[str, Any], default: str) -> Any:
@@ -199,7 +201,7 @@ def _chosen(table: _Table, key: str, known: Mapping[str, Any], default: str) -> 
 def _network(folder: Path, table: _Table, seed: int) -> Network:
     kinds = [kind for kind in ("zoo", "python", "onnx") if kind in table.entries]
     if len(kinds) != 1:
-        raise CompileError(f"{table.where} has one of zoo, python and onnx.")
+        raise CompileError(f"{table.where} must have exactly one of zoo, python and onnx.")
     weights = table.take("weights", str)
     match kinds[0]:
         case "zoo":
@@ -212,7 +214,7 @@ def _network(folder: Path, table: _Table, seed: int) -> Network:
             table.entries["source"] = folder / table.entries.pop("onnx")
             made = table.called(network_from_onnx)
     if not isinstance(made, Network):
-        raise CompileError(f"{table.where} makes a {type(made).__name__}, not a Network.")
+        raise CompileError(f"{table.where}: the function returns {made!r}, not a Network.")
     if weights:
         try:
             made = made.with_arrays(load_file(folder / weights))
@@ -229,14 +231,15 @@ def _network_of_module(folder: Path, table: _Table) -> object:
     found = getattr(load_module(folder / file), name, None)
     if found is None:
         raise CompileError(f"{table.where}: {file} has no {name}.")
-    return table.called(found) if callable(found) else found
+    with errors_of_file(folder / file):
+        return table.called(found) if callable(found) else found
 
 
 def _data(folder: Path, table: _Table, seed: int) -> tuple[Data, Data | None, Data | float | None]:
     """What to learn from, to test with, and to validate with."""
     kinds = [kind for kind in ("set", "file") if kind in table.entries]
     if len(kinds) != 1:
-        raise CompileError(f"{table.where} has one of set and file.")
+        raise CompileError(f"{table.where} must have exactly one of set and file.")
     test: Data | None = None
     if kinds[0] == "set":
         kind = _chosen(table, "set", {"digits": digits}, "")

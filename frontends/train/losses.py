@@ -13,6 +13,7 @@ from bessemer.compiler.ops.composite import composite_ctc
 from bessemer.frontends.builder.activations import log_softmax, softplus
 from bessemer.frontends.builder.functions import equal, log, maximum, one_hot, where
 from bessemer.frontends.builder.tensor import Tensor
+from bessemer.frontends.given_sizes import is_number
 
 
 def _check_same(name: str, prediction: Tensor, target: Tensor) -> None:
@@ -95,9 +96,11 @@ def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Ten
 def _smoothed(target: Tensor, smoothing: float) -> Tensor:
     if not smoothing:
         return target
+    if not is_number(smoothing) or not 0 <= smoothing <= 1:
+        raise CompileError(f"Label smoothing is a share from 0 to 1, not {smoothing!r}.")
     classes = target.shape[-1]
     if not isinstance(classes, int):
-        raise CompileError("label smoothing wants a known number of classes.")
+        raise CompileError("Label smoothing wants a known number of classes.")
     return target * (1.0 - smoothing) + smoothing / classes
 
 

@@ -15,6 +15,7 @@ from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ops.composite.composite import binary, broadcast_to, cast
 from bessemer.frontends.given_sizes import is_number
+from bessemer.frontends.settings import require_not_negative, require_share
 
 Slots = dict[str, Value]
 
@@ -103,6 +104,10 @@ class SGD:
     averaging: bool = False
     weight_decay: float = 0.0
 
+    def __post_init__(self) -> None:
+        require_share(self, "momentum")
+        require_not_negative(self, "weight_decay")
+
     @property
     def slots(self) -> tuple[str, ...]:
         return ("velocity",) if self.momentum else ()
@@ -132,6 +137,9 @@ class Adagrad:
     weight_decay: float = 0.0
     slots: tuple[str, ...] = ("squares",)
 
+    def __post_init__(self) -> None:
+        require_not_negative(self, "epsilon", "weight_decay")
+
     def update(self, given: Update) -> tuple[Value, Slots]:
         given = given.decayed(self.weight_decay)
         squares = given.builder.apply("add", given.slots["squares"], given.square())
@@ -147,6 +155,10 @@ class RMSProp:
     epsilon: float = 1e-8
     weight_decay: float = 0.0
     slots: tuple[str, ...] = ("squares",)
+
+    def __post_init__(self) -> None:
+        require_share(self, "decay")
+        require_not_negative(self, "epsilon", "weight_decay")
 
     def update(self, given: Update) -> tuple[Value, Slots]:
         given = given.decayed(self.weight_decay)
@@ -167,6 +179,11 @@ class Adam:
     weight_decay: float = 0.0
     decoupled: bool = False
     slots: tuple[str, ...] = ("mean", "squares")
+
+    def __post_init__(self) -> None:
+        require_share(self, "beta1", below_one=True)
+        require_share(self, "beta2", below_one=True)
+        require_not_negative(self, "epsilon", "weight_decay")
 
     def update(self, given: Update) -> tuple[Value, Slots]:
         if not self.decoupled:

@@ -25,6 +25,7 @@ from bessemer.compiler.passes.differentiate import gradients
 from bessemer.frontends.builder.network import Input, Network
 from bessemer.frontends.builder.tensor import Tensor
 from bessemer.frontends.builder.trace import Parameter, Trace
+from bessemer.frontends.settings import require_not_negative
 from bessemer.frontends.train.optimizers import Optimizer, Update, check_optimizer
 from bessemer.frontends.train.statistics import activation_statistics, gradient_sizes
 
@@ -48,6 +49,9 @@ class Regularization:
     l2: float = 0.0
     clip_norm: float = 0.0
     clip_value: float = 0.0
+
+    def __post_init__(self) -> None:
+        require_not_negative(self, "l1", "l2", "clip_norm", "clip_value")
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,8 +207,10 @@ def _write(
     wanted = tensors[len(network.inputs) :]
     parts: dict[str, Tensor] = {}
     for pattern, function in (loss if isinstance(loss, Mapping) else {"*": loss}).items():
-        part = function(*outputs, *wanted)
-        if part.type.numel != 1:
+        if not callable(function):
+            raise CompileError(f"The loss is {function!r}; give a function, such as cross_entropy.")
+        part: object = function(*outputs, *wanted)
+        if not isinstance(part, Tensor) or part.type.numel != 1:
             raise CompileError(f"The loss is {part!r}; it must be one number. Take its mean.")
         parts[pattern] = part.reshape(())
     total = sum(list(parts.values())[1:], start=next(iter(parts.values())))

@@ -23,7 +23,7 @@ from bessemer.compiler.training_library import build_library
 from bessemer.frontends.builder.network import Input, Network
 from bessemer.frontends.byte_count import byte_count
 from bessemer.frontends.compile import compile
-from bessemer.frontends.given_sizes import is_number
+from bessemer.frontends.settings import require_count, require_counts
 from bessemer.frontends.train.batches import Augmentation, Batches, split_rows
 from bessemer.frontends.train.check_data import (
     check_batch,
@@ -41,7 +41,7 @@ from bessemer.frontends.train.interruption import interrupts_between_steps
 from bessemer.frontends.train.memory_plan import MemoryPlan, memory_plan, sizes_of
 from bessemer.frontends.train.normalization import Normalization
 from bessemer.frontends.train.optimizers import SGD, Optimizer
-from bessemer.frontends.train.schedules import Schedule, constant
+from bessemer.frontends.train.schedules import Schedule, constant, factor_at
 from bessemer.frontends.train.state_memory import side_by_side
 from bessemer.frontends.train.statistics import Statistics, read_statistics
 from bessemer.frontends.train.step import (
@@ -97,6 +97,7 @@ class Trainer:
         self.optimizer = optimizer or SGD()
         self.schedule = schedule or constant()
         self.seed = seed
+        require_counts(self, 0, "seed")
         self.steps = 0
         network = normalization.around(network) if normalization else network
         self._start, self._normalization = network, normalization
@@ -184,7 +185,7 @@ class Trainer:
 
     def step_inputs(self, batch: Data) -> dict[str, Array]:
         """All that the next step reads."""
-        rate = self.optimizer.learning_rate * self.schedule(self.steps)
+        rate = self.optimizer.learning_rate * factor_at(self.schedule, self.steps)
         inputs = self._inputs(self._training, batch)
         inputs[RATE] = np.array(rate, np.float64)
         inputs[STEP] = np.array(self.steps, np.int64)
@@ -217,8 +218,8 @@ class Trainer:
         `report` is told every epoch's numbers; `progress`, after every step, how many batches were
         done since the first epoch, and how many an epoch has.
         """
-        if not is_number(epochs) or epochs < 0 or epochs % 1:
-            raise CompileError(f"{epochs} epochs cannot be trained.")
+        for name, given in (("epochs", epochs), ("patience", patience), ("every", every)):
+            require_count("fit", name, given, 0)
         check_names(data, self.names)
         if validation is not None and not isinstance(validation, Mapping):
             data = {name: data[name] for name in self.names if name in data}
