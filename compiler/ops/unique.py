@@ -19,8 +19,9 @@ from bessemer.compiler.ir.types import Array, TensorType, boolean, i64
 from bessemer.compiler.ops.check import require
 from bessemer.compiler.ops.composite.composite import reshape, scalar_like
 from bessemer.compiler.ops.heap import Heap
+from bessemer.compiler.ops.radix_sort import sort_by_digits
 from bessemer.compiler.ops.sort import is_greater
-from bessemer.compiler.ops.sort_keys import is_packable, packed_key, place_in
+from bessemer.compiler.ops.sort_keys import is_packable, rising_key
 
 
 def _infer(
@@ -80,8 +81,8 @@ def _statements(
 def _sort(builder: KernelBuilder, x: Buffer, order: Buffer) -> None:
     """Puts the rows' indices in ascending order of the rows, equal ones in their own order."""
 
-    if len(x.shape) == 1 and is_packable(x.dtype):
-        _sort_keys(builder, x, order)
+    if len(x.shape) == 1:
+        _sort_elements(builder, x, order)
         return
 
     def comes_after(i: Expression, j: Expression) -> Expression:
@@ -95,15 +96,24 @@ def _sort(builder: KernelBuilder, x: Buffer, order: Buffer) -> None:
     heap.drain(x.shape[0])
 
 
-def _sort_keys(builder: KernelBuilder, x: Buffer, order: Buffer) -> None:
-    """The same for elements that have packed keys, which fall where the elements rise."""
-    heap = Heap(builder, order, lambda position: (position,), lambda a, b: a < b)
-    with builder.loop(x.shape[0]) as i:
-        heap.put(i, packed_key(x[i], index_value(i), largest=False))
-    heap.build(x.shape[0])
-    heap.drain(x.shape[0])
-    with builder.loop(x.shape[0], "vector", 0) as i:
-        heap.put(i, place_in(heap.item(i)))
+def _sort_elements(builder: KernelBuilder, x: Buffer, order: Buffer) -> None:
+    """The same for single elements. Keys of up to 32 bits are moved along with their places."""
+    count = x.shape[0]
+    items = builder.scratch(i64, (2, count))
+    packs = is_packable(x.dtype)
+    low, half = constant((1 << 32) - 1, i64), constant(32, i64)
+    with builder.loop(count, "vector", 0) as i:
+        place = index_value(i)
+        item = expr.binary("shl", rising_key(x[i]), half) + place if packs else place
+        builder.store(items, (0, i), item)
+
+    def key_of(item: Expression) -> Expression:
+        return expr.binary("shr", item, half) if packs else rising_key(x[as_index(item)])
+
+    row = sort_by_digits(builder, items, count, key_of)
+    with builder.loop(count, "vector", 0) as i:
+        item = items[row.index, i]
+        builder.store(order, (i,), item & low if packs else item)
 
 
 def _compare(builder: KernelBuilder, x: Buffer, i: Size, j: Size) -> Local:
@@ -187,6 +197,17 @@ register(
             Example((_ROWS,), {"symbol": "n", "ordered": False}),
             Example((np.array([7], np.uint8),), {"symbol": "n"}),
             Example((np.zeros((0,), np.int32),), {"symbol": "n"}),
+            *(
+                Example((given,), {"symbol": "n"})
+                for given in (
+                    np.array([-(2**63), 2**63 - 1, 0, -1, 2**63 - 1, -300, 70000, -(2**63)]),
+                    np.array([2**64 - 1, 2**63, 0, 2**64 - 1, 5, 2**32], np.uint64),
+                    np.array([2**32 - 1, 2**31, 0, 2**32 - 1, 5, 2**16], np.uint32),
+                    np.array([-(2**31), 2**31 - 1, 0, -1, -(2**31)], np.int32),
+                    np.array([np.nan, -np.inf, 1e300, -0.0, 0.0, np.inf, -1e-3, np.nan, 1e300]),
+                    np.arange(1000) * 7919 % 613 - 300,
+                )
+            ),
         ),
     )
 )
