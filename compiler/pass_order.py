@@ -32,6 +32,7 @@ from bessemer.compiler.passes.simplify import simplify
 from bessemer.compiler.passes.store_bfloat16 import store_bfloat16, store_bfloat16_weights
 from bessemer.compiler.passes.sum_pixels import sum_pixels
 from bessemer.compiler.passes.tabulate_bytes import tabulate_bytes
+from bessemer.compiler.passes.tabulate_resizes import tabulate_resizes
 from bessemer.compiler.passes.take_whole_rows import take_whole_rows
 from bessemer.compiler.passes.total_gate_gradients import total_gate_gradients
 from bessemer.compiler.passes.widen_convolutions import widen_convolutions
@@ -60,6 +61,7 @@ PASSES: tuple[Pass, ...] = (
     multiply_tables,
     move_transposes,
     resize_by_axes,
+    tabulate_resizes,
     narrow_integers,
     widen_convolutions,
     separate_padding,

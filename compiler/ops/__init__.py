@@ -32,6 +32,7 @@ from bessemer.compiler.ops.image import (  # noqa: F401  (each registers its ope
     col2im,
     deform_columns,
     deform_conv,
+    neighbours,
     resize,
     roi,
     roi_align_gradient,

@@ -17,6 +17,7 @@ COSTLY = frozenset(
         "exp", "log", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh",
         "asinh", "acosh", "atanh", "erf", "sigmoid", "expm1", "log1p", "pow", "div", "sqrt",
         "rsqrt", "resize", "grid_sample", "roi_align", "concat", "uniform", "normal",
+        "mix_neighbours",
     }
 )  # fmt: skip
 """Pointwise operators that are not computed again for every element of a larger root."""
@@ -24,7 +25,7 @@ COSTLY = frozenset(
 NOT_SAME_INDEX = frozenset(
     {
         "concat", "pad", "resize", "gather", "gather_elements", "gather_nd", "one_hot",
-        "grid_sample", "roi_align",
+        "grid_sample", "roi_align", "mix_neighbours",
     }
 )  # fmt: skip
 """Operators with an element rule that read their inputs at other indices than their own."""

@@ -1,0 +1,124 @@
+"""Images resized to sizes that only the run knows: which are looked up, and equal numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx.reference import ReferenceEvaluator
+
+import bessemer
+from bessemer.compiler.ir import dims
+from bessemer.compiler.ir.build import GraphBuilder
+from bessemer.compiler.ir.graph import Graph
+from bessemer.compiler.ir.types import DType, TensorType, f32, i32
+from bessemer.compiler.ops.image.resize_position import COORDINATES
+from bessemer.compiler.passes.remove_dead import remove_dead
+from bessemer.compiler.passes.simplify import simplify
+from bessemer.compiler.passes.tabulate_resizes import tabulate_resizes
+from tests.pass_runs import N, changed
+
+_H = dims.symbol("h")
+_W = dims.symbol("w")
+
+
+def _free(
+    mode: str, coordinate: str = "half_pixel", dtype: DType = f32, *, transposed: bool = False
+) -> Graph:
+    b = GraphBuilder("g")
+    b.input("like", TensorType(f32, (_H, _W)))
+    x = b.input("x", TensorType(dtype, (2, N, 5, 3)))
+    y = b.apply("resize", x, shape=(2, _H, _W, 3), mode=mode, coordinate=coordinate)
+    return b.finish([b.apply("transpose", y, permutation=(0, 3, 1, 2)) if transposed else y])
+
+
+def _operators(graph: Graph) -> list[str]:
+    return [node.operator.name for node in graph.nodes]
+
+
+@pytest.mark.parametrize("coordinate", [c for c in COORDINATES if c != "tf_crop_and_resize"])
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+def test_free_sizes_are_looked_up(mode: str, coordinate: str, rng: np.random.Generator) -> None:
+    result = changed(_free(mode, coordinate), [tabulate_resizes], rng, rtol=1e-6)
+    assert _operators(result).count("mix_neighbours") == 2
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+def test_pixels_are_side_by_side_before_they_are_resized(
+    mode: str, rng: np.random.Generator
+) -> None:
+    graph = _free(mode, transposed=True)
+    result = changed(graph, [tabulate_resizes, simplify, remove_dead], rng, rtol=1e-6)
+    shapes = [n.output.type.shape for n in result.nodes if n.operator.name == "mix_neighbours"]
+    assert shapes == [(2, 3, N, _W), (2, 3, _H, _W)]
+    assert _operators(result).count("transpose") == 1
+
+
+@pytest.mark.parametrize(
+    "graph",
+    [_free("cubic"), _free("linear", "tf_crop_and_resize"), _free("linear", dtype=i32)],
+    ids=["cubic", "crop", "integers"],
+)
+def test_others_stay(graph: Graph) -> None:
+    assert tabulate_resizes(graph) is graph
+
+
+def test_known_sizes_and_multiples_stay() -> None:
+    b = GraphBuilder("g")
+    x = b.input("x", TensorType(f32, (1, 3, N, 5)))
+    y = b.apply("resize", x, shape=(1, 3, 2 * N, 7), mode="linear")
+    graph = b.finish([y])
+    assert tabulate_resizes(graph) is graph
+
+
+def _model(attributes: str, x: str = "float[1, 3, a, b]", scales: str = "") -> onnx.ModelProto:
+    call = "Resize<%s>(x, , scales)" if scales else "Resize<%s>(x, , , all)"
+    sizes = "" if scales else "two = Constant<value_ints = [1, 3]>() all = Concat<axis = 0>(two, s)"
+    return onnx.parser.parse_model(
+        f"""<ir_version: 9, opset_import: ["": 19]>
+        agraph ({x} x{"" if scales else ", int64[2] s"}) => (float[c, d, e, f] y)
+        {f"<float[4] scales = {{{scales}}}>" if scales else ""} {{
+            {sizes}
+            y = {call % attributes}
+        }}"""
+    )
+
+
+@pytest.mark.parametrize("sizes", [(14, 21), (5, 20), (3, 2), (1, 1), (7, 9)])
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        'mode = "linear"',
+        'mode = "linear", coordinate_transformation_mode = "align_corners"',
+        'mode = "linear", coordinate_transformation_mode = "pytorch_half_pixel"',
+        'mode = "nearest", coordinate_transformation_mode = "asymmetric", nearest_mode = "floor"',
+    ],
+)
+def test_compiled_images_are_those_of_onnxruntime(
+    attributes: str, sizes: tuple[int, int], rng: np.random.Generator
+) -> None:
+    model = _model(attributes)
+    feed = {"x": rng.standard_normal((1, 3, 7, 9), np.float32), "s": np.array(sizes)}
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    (found,) = bessemer.compile(model, cache=False).run(feed)
+    np.testing.assert_allclose(found, session.run(None, feed)[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("factor", [1.3, 0.7])
+def test_given_scales_of_free_images(factor: float, rng: np.random.Generator) -> None:
+    """The sizes are rounded down, so that the scales say where pixels lie."""
+    model = _model('mode = "linear"', scales=f"1.0, 1.0, {factor}, {factor}")
+    feed = {"x": rng.standard_normal((1, 3, 7, 9), np.float32)}
+    (expected,) = ReferenceEvaluator(model).run(None, feed)
+    (found,) = bessemer.compile(model, cache=False).run(feed)
+    np.testing.assert_allclose(found, np.asarray(expected), rtol=1e-5, atol=1e-5)
+
+
+def test_no_pixels_are_resized_to_none(rng: np.random.Generator) -> None:
+    model = _model('mode = "linear"')
+    feed = {"x": np.zeros((1, 3, 4, 4), np.float32), "s": np.array([0, 5])}
+    (found,) = bessemer.compile(model, cache=False).run(feed)
+    assert found.shape == (1, 3, 0, 5)
