@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import Buffer, Expression, convert
 from bessemer.compiler.ir.types import DType, bf16, f16, f32
@@ -82,6 +83,13 @@ class Cell:
         _, in_place = self.replaces or (None, None)
         rows = self.ended if self.y is None else (self.y, *self.ended)
         return tuple(buffer for buffer in rows if buffer is not in_place)
+
+    def gates_in(self, buffer: Buffer) -> range:
+        """How often the last axis of a buffer has the columns of the state."""
+        columns = self.h.shape[1]
+        count = dims.divide_exactly(buffer.shape[-1], columns) if columns != 0 else 0
+        assert isinstance(count, int)
+        return range(count)
 
 
 def working_dtype(dtype: DType) -> DType:

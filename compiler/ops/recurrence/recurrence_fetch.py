@@ -59,15 +59,11 @@ class Fetch:
 
     def _buffers(self) -> Iterator[tuple[Buffer, range]]:
         """What is read or written of a step, and the gates in it."""
-        hidden = self.cell.h.shape[1]
-        for buffer in (self.cell.inputs, *self.cell.read, *self.cell.written):
-            count = dims.divide_exactly(buffer.shape[-1], hidden)
-            assert isinstance(count, int)
-            of_product = self.product.gates
-            if buffer is self.cell.inputs:
-                yield buffer, range(of_product[0], of_product[-1] + 1)
-            else:
-                yield buffer, range(count)
+        of_product = self.product.gates
+        yield self.cell.inputs, range(of_product[0], of_product[-1] + 1)
+        for buffer in (*self.cell.read, *self.cell.written):
+            if buffer is not self.cell.inputs:
+                yield buffer, self.cell.gates_in(buffer)
 
     def _line(self, buffer: Buffer, row: Size, gate: Size, start: Size) -> None:
         column = gate * self.cell.h.shape[1] + self.first + start

@@ -21,16 +21,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from bessemer.compiler.ir import dims, expr
+from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import Buffer, Expression, constant, convert, index_value, less
-from bessemer.compiler.ir.types import i32, i64
+from bessemer.compiler.ir.types import i32
 from bessemer.compiler.ops.recurrence.recurrence_blocks import Blocks
 from bessemer.compiler.ops.recurrence.recurrence_bytes import ByteState
 from bessemer.compiler.ops.recurrence.recurrence_cell import Cell, Place, Product, working_dtype
 from bessemer.compiler.ops.recurrence.recurrence_fetch import Fetch
 from bessemer.compiler.ops.recurrence.recurrence_layout import MOST_SUMS, Layout, pack_panels
+from bessemer.compiler.ops.recurrence.recurrence_lengths import (
+    Groups,
+    clear_after_the_end,
+    length_of,
+)
 from bessemer.compiler.ops.recurrence.recurrence_pairs import PAIR, PairState
 from bessemer.compiler.ops.recurrence.recurrence_totals import add_to_totals, clear_totals
 
@@ -41,10 +46,6 @@ def write_recurrence(builder: KernelBuilder, cell: Cell, layout: Layout | None =
         gates = max(len(product.gates) for product in cell.products)
         layout = Layout(rows=max(1, MOST_SUMS // gates))
     _Writer(builder, cell, layout).write()
-
-
-Groups = Callable[[], Iterator[list[Size]]]
-"""Opens loops over rows; gives those to work on together."""
 
 
 @dataclass(frozen=True)
@@ -145,13 +146,13 @@ class _Writer:
 
     def _sequences(self, share: _Share, groups: Groups) -> None:
         """Some rows, from the first step to the last."""
-        cell = self.cell
+        cell, builder = self.cell, self.builder
         self._copy(share, groups, cell.h0, lambda row, j: (self.state, (0, row, j)))
         for source, target in cell.kept:
             self._copy(share, groups, source, partial(_element, target))
         self._clear(share, groups)
         self._meet(share)
-        length = self._length(groups)
+        length = length_of(builder, cell, groups)
         with self.builder.loop(length) as step:
             time = length - 1 - step if cell.reverse else step
             if self.bytes is not None:
@@ -161,42 +162,11 @@ class _Writer:
                 self._meet(share)
             if not self.layout.blocked:
                 add_to_totals(self.builder, cell, groups, step, lambda: self._columns(share))
-        self._after_the_end(share, groups, length)
+        clear_after_the_end(builder, cell, groups, length, lambda: self._columns(share))
         for rows in groups():
             with self._columns(share) as j:
                 for row in rows:
                     self.builder.store(cell.h, (row, j), self.state[length % 2, row, j])
-
-    def _length(self, groups: Groups) -> Size:
-        """The steps of these rows; of one row, if sequences have lengths of their own."""
-        lengths, builder = self.cell.lengths, self.builder
-        if lengths is None:
-            return self.steps
-        ((row,),) = groups()
-        most = index_value(self.steps)
-        length = builder.define(convert(lengths[row], i64), "length")
-        wrong = (length.value < 0) | (length.value > most)
-        builder.fail_if(wrong, "a sequence is longer than the input, or its length is negative")
-        length.set(expr.binary("min", expr.binary("max", length.value, 0), most))
-        return length.index
-
-    def _after_the_end(self, share: _Share, groups: Groups, length: Size) -> None:
-        """What is behind a sequence's end is 0."""
-        if self.cell.lengths is None:
-            return
-        ((row,),) = groups()
-        ended = self.cell.ended if self.cell.y is None else (self.cell.y, *self.cell.ended)
-        with self.builder.loop(self.steps - length) as rest, self._columns(share) as j:
-            for buffer in ended:
-                for gate in self._gates_in(buffer):
-                    place = (length + rest, row, gate * self.hidden + j)
-                    self.builder.store(buffer, place, 0)
-
-    def _gates_in(self, buffer: Buffer) -> range:
-        """How often a buffer has the columns of the state."""
-        count = dims.divide_exactly(buffer.shape[-1], self.hidden) if self.hidden != 0 else 0
-        assert isinstance(count, int)
-        return range(count)
 
     def _clear(self, share: _Share, groups: Groups) -> None:
         for buffer in self.cell.cleared:
@@ -248,9 +218,13 @@ class _Writer:
             element = partial(self._factor, self.cell.products[number], step, part=0)
             for rows in groups():
                 self.pairs.split(element, rows, share.member or 0, self.layout.lanes)
-        if not self.layout.packed:
+
+        def tiles(panel: Size, width: Size) -> None:
             for rows in groups():
-                self._tile(number, 0, self.hidden, rows, share, step, time)
+                self._tile(number, panel, width, rows, share, step, time)
+
+        if not self.layout.packed:
+            tiles(0, self.hidden)
             return
         full, rest = self.hidden // self.width, self.hidden % self.width
         with self.builder.loop(share.count) as i:
@@ -260,21 +234,15 @@ class _Writer:
                 self._blocks(number, panel, step, time).write()
                 columns = partial(self._panel_columns, panel)
                 add_to_totals(self.builder, self.cell, groups, step, columns)
-                return
-            if rest == 0:
-                for rows in groups():
-                    self._tile(number, panel, self.width, rows, share, step, time)
-                return
-            if full != 0:
+            elif rest == 0:
+                tiles(panel, self.width)
+            elif full == 0:
+                tiles(panel, rest)
+            else:
                 with self.builder.when(less(panel, full)):
-                    for rows in groups():
-                        self._tile(number, panel, self.width, rows, share, step, time)
+                    tiles(panel, self.width)
                 with self.builder.otherwise():
-                    for rows in groups():
-                        self._tile(number, panel, rest, rows, share, step, time)
-                return
-            for rows in groups():
-                self._tile(number, panel, rest, rows, share, step, time)
+                    tiles(panel, rest)
 
     def _blocks(self, number: int, panel: Size, step: Size, time: Size) -> Blocks:
         """A product for a full panel and all rows."""

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
-from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Size
-from bessemer.compiler.ir.expr import Buffer
 from bessemer.compiler.ops.recurrence.recurrence_cell import Cell
 
 Columns = Callable[[], AbstractContextManager[Size]]
@@ -21,7 +19,7 @@ def clear_totals(builder: KernelBuilder, cell: Cell, columns: Columns) -> None:
         return
     _, totals = cell.totals
     with columns() as j:
-        for number in _gates(cell, totals):
+        for number in cell.gates_in(totals):
             builder.store(totals, (number * cell.h.shape[1] + j,), 0)
 
 
@@ -37,17 +35,10 @@ def add_to_totals(
         return
     turns, totals = cell.totals
     for rows in groups():
-        for number in _gates(cell, totals):
+        for number in cell.gates_in(totals):
             with columns() as j:
                 at = (number * cell.h.shape[1] + j,)
                 total = totals[at]
                 for row in rows:
                     total = total + turns[(step + 1) % 2, number, row, j]
                 builder.store(totals, at, total)
-
-
-def _gates(cell: Cell, totals: Buffer) -> range:
-    """How often the sums have the columns of the state."""
-    count = dims.divide_exactly(totals.shape[0], cell.h.shape[1])
-    assert isinstance(count, int)
-    return range(count)
