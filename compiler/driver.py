@@ -30,13 +30,14 @@ from bessemer.compiler.codegen.artifact.parts import Parts, compiling_threads
 from bessemer.compiler.codegen.body.body import body_text
 from bessemer.compiler.codegen.kernels.cpu import CONSTANTS, KernelCode, emit_kernel
 from bessemer.compiler.codegen.kernels.cpu import PASSES as LLVM_PASSES
+from bessemer.compiler.codegen.kernels.share_numbers import share_numbers
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.fit_memory import fit_memory
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import forget_interned
 from bessemer.compiler.ir.graph import Graph, Value
 from bessemer.compiler.ir.loops import Kernel
-from bessemer.compiler.ir.program import Branch, Launch, MemoryPlan, Program, Repeat, Steps, Turns
+from bessemer.compiler.ir.program import MemoryPlan, Program, Steps, launches
 from bessemer.compiler.ir.text.text_graph import print_graph
 from bessemer.compiler.ir.text.text_loops import print_kernel
 from bessemer.compiler.ir.verifier.verify_graph import verify_graph
@@ -127,8 +128,9 @@ def _build(
     for step in passes_of(options, target):
         graph = log.run(step, graph)
     fitted = log.timed("schedule", lambda: fit_memory(graph, options, target))
-    graph, program, plan = fitted.graph, fitted.program, fitted.plan
+    graph, plan = fitted.graph, fitted.plan
     log.graph("recompute", graph)
+    (program,) = log.timed("share_numbers", lambda: share_numbers([fitted.program]))
     kernels = kernels_of(program.steps)
     log.kernels(kernels)
     machine = machine_of(target)
@@ -184,20 +186,7 @@ def module_texts(
 
 def kernels_of(steps: Steps) -> list[Kernel]:
     """The kernels that steps launch, each once, in order of first use."""
-    found: dict[Kernel, None] = {}
-    for step in steps:
-        match step:
-            case Launch():
-                found[step.kernel] = None
-            case Turns():
-                found |= dict.fromkeys(kernels_of(step.launches))
-            case Branch():
-                found |= dict.fromkeys((*kernels_of(step.then), *kernels_of(step.otherwise)))
-            case Repeat():
-                found |= dict.fromkeys(kernels_of(step.body))
-            case _:
-                pass
-    return list(found)
+    return list(dict.fromkeys(launch.kernel for launch in launches(steps)))
 
 
 def _packed(program: Program, plan: MemoryPlan) -> tuple[Bytes, str]:

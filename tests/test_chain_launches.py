@@ -89,6 +89,22 @@ def _inverted_residual(rows: int = 30) -> _Net:
     return net
 
 
+def _two_blocks() -> _Net:
+    """Their kernels differ in one number, which the launches give."""
+    net = _Net(2, 16, 30, 26)
+    for number in (0.3, 0.7):
+        begin = net.conv(16, 16)
+        net.conv(16, 96)
+        net.add("Relu")
+        net.weights.append(numpy_helper.from_array(np.array(number, np.float32), f"number{number}"))
+        net.add("Add", f"number{number}")
+        net.conv(96, 96, 3, group=96)
+        net.add("Relu")
+        net.conv(96, 16)
+        net.add("Add", begin)
+    return net
+
+
 def _strides_and_uneven_pads() -> _Net:
     net = _Net(1, 8, 61, 67)
     net.conv(8, 48)
@@ -131,6 +147,7 @@ def _rows() -> _Net:
 
 NETS: dict[str, Callable[[], _Net]] = {
     "inverted residual": _inverted_residual,
+    "two blocks": _two_blocks,
     "strides and uneven pads": _strides_and_uneven_pads,
     "pool after convolution": _pool_after_convolution,
     "scaled by channel": _scaled_by_channel,
@@ -166,6 +183,13 @@ def test_results_are_onnxruntime_s_and_the_same_bits_by_turns(
     session = session_of(model)
     (wanted,) = session.run(None, {"x": x})
     np.testing.assert_allclose(found[0], wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_launches_of_chains_give_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bessemer.compiler.driver.host_target", lambda: SMALL)
+    made = build(as_graph(_two_blocks().model()), Options())
+    number = int(np.float32(0.3).view(np.uint32))
+    assert (number,) in [each.sizes for chain in _chains(made.program) for each in chain.launches]
 
 
 def _run(made: Compilation, x: Array, threads: int = 1) -> Array:

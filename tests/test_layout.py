@@ -21,7 +21,7 @@ LONGER_FILES = {
     # Size arithmetic calls itself throughout: floordiv simplifies by bounds, bounds by floordiv.
     "compiler/ir/dims.py": 600,
     # The nodes' operators are the constructors, and only those may touch the table of the interned.
-    "compiler/ir/expr.py": 450,
+    "compiler/ir/expr.py": 460,
 }
 """Files that are one idea and yet longer, with the lines they may have."""
 

@@ -27,7 +27,7 @@ from bessemer.compiler.ir.dims import Size, Symbol
 from bessemer.compiler.ir.functions import BINARY, COMPARISONS, FLOAT_UNARY, REDUCTIONS, UNARY
 from bessemer.compiler.ir.index_functions import combine_indices, compare_indices
 from bessemer.compiler.ir.strides import dense_strides
-from bessemer.compiler.ir.types import DType, boolean, i64
+from bessemer.compiler.ir.types import DType, boolean, f32, i64
 
 Index: TypeAlias = tuple[Size, ...]
 Scalar: TypeAlias = Union["Expression", int, float, bool]
@@ -137,6 +137,14 @@ class Constant(Expression):
     """A number; a bool for `bool`, a Python float (rounded by its type) or int otherwise."""
 
     value: int | float | bool
+
+
+@dataclass(frozen=True, eq=False)
+class Given(Expression):
+    """A number that the launch gives, in place of a constant: an f32 whose bits are the lowest of a
+    dimension symbol. Every number that it may be needs the same code (see share_numbers.py)."""
+
+    symbol: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -270,6 +278,11 @@ def constant(value: int | float | bool, dtype: DType) -> Expression:
     if dtype.kind == "i" and wrapped >> (dtype.bits - 1):
         wrapped -= 1 << dtype.bits
     return _intern(Constant, dtype, wrapped)
+
+
+def given(symbol: str) -> Expression:
+    """The f32 with the bits of a dimension symbol."""
+    return _intern(Given, f32, symbol)
 
 
 def index_value(size: Size) -> Expression:

@@ -16,6 +16,7 @@ from bessemer.compiler.ir.expr import (
     Constant,
     Expression,
     FragmentElement,
+    Given,
     IndexValue,
     Load,
     Read,
@@ -92,7 +93,7 @@ def replace_outermost(
 class _Transformation:
     """One rebuilding, remembering what it did to shared nodes."""
 
-    _CHILDLESS: ClassVar = (Constant, Read, FragmentElement)
+    _CHILDLESS: ClassVar = (Constant, Given, Read, FragmentElement)
 
     def __init__(
         self,

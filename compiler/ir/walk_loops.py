@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import fields
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
 from typing import get_args
 
 from bessemer.compiler.ir.dims import Size, Symbol
@@ -84,6 +84,38 @@ def expressions(statement: Statement) -> tuple[Expression, ...]:
             return (statement.score, *(e for s in statement.stores for e in expressions(s)))
         case _:
             return ()
+
+
+def map_expressions(block: Block, change: Callable[[Expression], Expression]) -> Block:
+    """The block with other expressions; those of index arithmetic and of tiles stay as they are."""
+    return tuple(_mapped(statement, change) for statement in block)
+
+
+def _mapped(statement: Statement, change: Callable[[Expression], Expression]) -> Statement:
+    match statement:
+        case For():
+            return replace(statement, body=map_expressions(statement.body, change))
+        case If(condition, then, otherwise):
+            blocks = (map_expressions(inner, change) for inner in (then, otherwise))
+            return If(change(condition), *blocks)
+        case While(condition, body):
+            return While(change(condition), map_expressions(body, change))
+        case Define() | Assign() | Accumulate() | FragmentFill() | SetDim():
+            return replace(statement, value=change(statement.value))
+        case Fail():
+            return replace(statement, condition=change(statement.condition))
+        case Store():
+            return _mapped_store(statement, change)
+        case FragmentStore():
+            rows = tuple(tuple(_mapped_store(s, change) for s in row) for row in statement.stores)
+            return replace(statement, stores=rows)
+        case _:
+            return statement
+
+
+def _mapped_store(store: Store, change: Callable[[Expression], Expression]) -> Store:
+    guard = None if store.guard is None else change(store.guard)
+    return replace(store, value=change(store.value), guard=guard)
 
 
 def sizes(statement: Statement) -> tuple[Size, ...]:

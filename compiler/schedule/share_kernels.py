@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from bessemer.compiler.ir.loops import Kernel
-from bessemer.compiler.ir.program import Branch, Launch, Program, Repeat, Step, Steps, Turns
+from bessemer.compiler.ir.program import Launch, Program, map_launches
 from bessemer.compiler.ir.walk_loops import structure
 
 
 def share_kernels(programs: Sequence[Program]) -> list[Program]:
     """The programs with kernels of which no two have one name, and no two are equal."""
     table = _Table()
-    return [replace(program, steps=table.steps(program.steps)) for program in programs]
+    return [
+        replace(program, steps=map_launches(program.steps, table.launch)) for program in programs
+    ]
 
 
 class _Table:
@@ -22,24 +24,7 @@ class _Table:
         self.names: set[str] = set()
         self.known: dict[Kernel, Kernel] = {}
 
-    def steps(self, steps: Steps) -> Steps:
-        return tuple(self._step(step) for step in steps)
-
-    def _step(self, step: Step) -> Step:
-        match step:
-            case Launch():
-                return self._launch(step)
-            case Turns():
-                return replace(step, launches=tuple(map(self._launch, step.launches)))
-            case Branch():
-                then, otherwise = self.steps(step.then), self.steps(step.otherwise)
-                return replace(step, then=then, otherwise=otherwise)
-            case Repeat():
-                return replace(step, body=self.steps(step.body))
-            case _:
-                return step
-
-    def _launch(self, launch: Launch) -> Launch:
+    def launch(self, launch: Launch) -> Launch:
         return replace(launch, kernel=self._kernel(launch.kernel))
 
     def _kernel(self, kernel: Kernel) -> Kernel:

@@ -5,6 +5,7 @@
 `buffers` holds the addresses of all launches' buffers, one launch behind the other, then that of
 the windows' memory. A call uses the windows of its first share. A table says for each turn where
 each window begins and how much of it is kept, then from where to where each launch does items.
+Others hold the sizes of the launches that have any, all of them known.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from bessemer.compiler.ir.program import Launch, Turns
 
 
 def turns_text(step: Turns, name: str) -> str:
-    """The function and its table; it calls the launches' kernels."""
+    """The function and its tables; it calls the launches' kernels."""
     writer = _Writer(step, name)
     writer.write()
     head = f"define internal void @{name}(ptr %buffers, ptr %dims, i64 %begin, i64 %end) nounwind"
@@ -40,9 +41,17 @@ def _table(step: Turns, name: str) -> str:
         ]
         for turn, items in enumerate(step.items)
     ]
-    numbers = ", ".join(f"i64 {number}" for row in rows for number in row)
-    count = len(rows) * len(rows[0])
-    return f"@{name}_table = internal unnamed_addr constant [{count} x i64] [{numbers}]\n"
+    numbers = [f"i64 {number}" for row in rows for number in row]
+    sizes = (
+        (f"sizes{number}", [f"i64 {size}" for size in launch.sizes])
+        for number, launch in enumerate(step.launches)
+        if launch.sizes
+    )
+    return "".join(
+        f"@{name}_{what} = internal unnamed_addr constant [{len(listed)} x i64] "
+        f"[{', '.join(listed)}]\n"
+        for what, listed in (("table", numbers), *sizes)
+    )
 
 
 class _Writer(BodyWriter):
@@ -149,7 +158,8 @@ class _Writer(BodyWriter):
         self.put(f"br i1 {some}, label %{run}, label %{ready}")
         self.begin(run)
         own = self.let(f"getelementptr ptr, ptr %own, i64 {place}")
-        self.put(f"call void @{launch.kernel.name}(ptr {own}, ptr %dims, i64 {begin}, i64 {end})")
+        sizes = f"@{self.name}_sizes{number}" if launch.sizes else "%dims"
+        self.put(f"call void @{launch.kernel.name}(ptr {own}, ptr {sizes}, i64 {begin}, i64 {end})")
         self.put(f"store i64 {end}, ptr {done}")
         self.put(f"br label %{ready}")
         self.begin(ready)

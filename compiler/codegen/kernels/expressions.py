@@ -76,6 +76,8 @@ class _Evaluation:
         match node:
             case expr.Constant(dtype, value):
                 return literal(value, dtype)
+            case expr.Given(_, symbol):
+                return self.state.given(symbol)
             case expr.IndexValue(_, size):
                 return self.indices.vector(size)
             case expr.Load():

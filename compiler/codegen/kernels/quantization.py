@@ -15,21 +15,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
-
-from bessemer.compiler.codegen.arithmetic import binary, compare, fused, intrinsic, like, select
+from bessemer.compiler.codegen.arithmetic import binary, compare, intrinsic, like, select
 from bessemer.compiler.codegen.kernels.conversions import resized
-from bessemer.compiler.codegen.kernels.quotients import constant_divisor
+from bessemer.compiler.codegen.kernels.quotients import (
+    Number,
+    constant_divisor,
+    known_number,
+    scaled,
+    two_quotients,
+)
 from bessemer.compiler.codegen.kernels.state import KernelState
-from bessemer.compiler.codegen.lanes import join, part
+from bessemer.compiler.codegen.lanes import join, part, splat
 from bessemer.compiler.codegen.values import Value, type_text
-from bessemer.compiler.ir.expr import Binary, Cast, Constant, Expression, Unary
+from bessemer.compiler.ir.expr import Binary, Cast, Constant, Expression, Given, Unary
 from bessemer.compiler.ir.types import DType, f32, i8, i16, i32, u8, u16
 
 _LANES = 16
 _CONVERT = "llvm.x86.avx512.mask.cvtps2dq.512"
 _MANY = 2.0**20
 """More steps of a scale than any of these integers and zero points are."""
+_ONE, _NOTHING = Constant(f32, 1.0), Constant(f32, 0.0)
 _UNSIGNED, _SIGNED = (u8, u16), (i8, i16)
 
 
@@ -39,11 +44,12 @@ def quantized(
     """The integers; None if the expression is none, or the machine lacks the instruction."""
     if not state.target.has_masks or node.dtype not in (*_UNSIGNED, *_SIGNED):
         return None
-    steps, zero = node.operand, 0.0
+    steps = node.operand
+    zero: Number = _NOTHING
     match steps:
-        case Binary(_, "add", left, Constant(_, number)):
-            steps, zero = left, float(number)
-    divisor: float | None = 1.0
+        case Binary(_, "add", left, Constant() | Given() as number):
+            steps, zero = left, number
+    divisor: Number | None = _ONE
     match steps:
         case Unary(_, "round", Binary(_, "div", numerator, _) as division):
             divisor = constant_divisor(state, division)
@@ -51,7 +57,9 @@ def quantized(
             pass
         case _:
             return None
-    if divisor is None or divisor < 0 or not node.dtype.has(zero):
+    if divisor is None or (isinstance(divisor, Constant) and divisor.value < 0):
+        return None
+    if isinstance(zero, Constant) and not node.dtype.has(zero.value):
         return None  # the lowest integer, which NaN becomes, less something would be the highest
     x = evaluate(numerator)
     if x.lanes % _LANES:
@@ -59,27 +67,28 @@ def quantized(
     limited = _limited(state, x, divisor, node.dtype in _SIGNED)
     whole = _whole(state, limited, divisor)
     if node.dtype in _UNSIGNED:
-        return _unsigned(state, _converted(state, whole), int(zero), node.dtype)
+        return _unsigned(state, _converted(state, whole), zero, node.dtype)
     return _signed(state, whole, zero, node.dtype)
 
 
-def _limited(state: KernelState, x: Value, divisor: float, both: bool) -> Value:
+def _limited(state: KernelState, x: Value, divisor: Number, both: bool) -> Value:
     """x, or so many scales that no byte is as large. NaN stays."""
-    w, most = state.writer, float(np.float32(_MANY * divisor))
-    x = select(w, compare(w, "ogt", x, like(x, most)), like(x, most), x)
+    w = state.writer
+
+    def steps(many: float) -> Value:
+        return splat(w, scaled(state, divisor, many), x.lanes)
+
+    limited = select(w, compare(w, "ogt", x, steps(_MANY)), steps(_MANY), x)
     if both:
-        x = select(w, compare(w, "olt", x, like(x, -most)), like(x, -most), x)
-    return x
+        below = compare(w, "olt", limited, steps(-_MANY))
+        limited = select(w, below, steps(-_MANY), limited)
+    return limited
 
 
-def _whole(state: KernelState, x: Value, divisor: float) -> Value:
+def _whole(state: KernelState, x: Value, divisor: Number) -> Value:
     """x / divisor, not rounded to whole numbers yet."""
-    if divisor == 1:
-        return x
-    w, reciprocal = state.writer, like(x, float(np.float32(1 / divisor)))
-    first = binary(w, "mul", x, reciprocal)
-    rest = fused(w, first, like(x, -divisor), x)
-    return fused(w, rest, reciprocal, first)
+    is_one = isinstance(divisor, Constant) and divisor.value == 1
+    return x if is_one else two_quotients(state, x, divisor)[1]
 
 
 def _converted(state: KernelState, x: Value) -> Value:
@@ -100,20 +109,23 @@ def _converted(state: KernelState, x: Value) -> Value:
     ])  # fmt: skip
 
 
-def _unsigned(state: KernelState, x: Value, zero: int, dtype: DType) -> Value:
+def _unsigned(state: KernelState, x: Value, zero: Number, dtype: DType) -> Value:
     w = state.writer
-    if zero:
-        x = binary(w, "add", x, like(x, zero))
+    if isinstance(zero, Given):
+        whole = state.of_given(zero.symbol, "fptosi float {} to i32", i32)
+        x = binary(w, "add", x, whole)
+    elif zero.value:
+        x = binary(w, "add", x, like(x, int(zero.value)))
     positive = intrinsic(w, "smax", x, like(x, 0))
     most = (1 << dtype.bits) - 1
     return resized(w, intrinsic(w, "umin", positive, like(x, most)), dtype)
 
 
-def _signed(state: KernelState, x: Value, zero: float, dtype: DType) -> Value:
+def _signed(state: KernelState, x: Value, zero: Number, dtype: DType) -> Value:
     w = state.writer
     steps = intrinsic(w, "roundeven", x)
-    if zero:
-        steps = binary(w, "add", steps, like(x, zero))
+    if isinstance(zero, Given) or zero.value:
+        steps = binary(w, "add", steps, known_number(state, zero))
     steps = select(w, compare(w, "ord", steps, steps), steps, like(x, 0.0))
     whole = _converted(state, steps)
     end = 1 << (dtype.bits - 1)

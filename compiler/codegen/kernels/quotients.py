@@ -14,12 +14,14 @@ rounded to whole numbers next: it is there that x may be small, where it is belo
 from __future__ import annotations
 
 import math
+from typing import TypeAlias
 
 import numpy as np
 
 from bessemer.compiler.codegen.arithmetic import binary, compare, fused, like, select, unary
 from bessemer.compiler.codegen.kernels.state import KernelState
-from bessemer.compiler.codegen.values import Value
+from bessemer.compiler.codegen.lanes import splat
+from bessemer.compiler.codegen.values import Value, literal
 from bessemer.compiler.ir import expr
 from bessemer.compiler.ir.types import f32
 
@@ -27,25 +29,61 @@ _LEAST, _MOST = 2.0**-60, 2.0**60
 """Divisors between these, and their reciprocals, leave room for what is left of x."""
 
 
-def constant_divisor(state: KernelState, node: expr.Expression) -> float | None:
+Number: TypeAlias = expr.Constant | expr.Given
+"""A float32 that is known when the kernel begins."""
+
+
+def constant_divisor(state: KernelState, node: expr.Expression) -> Number | None:
     """The divisor of a division that `quotient` can do."""
+    if not state.target.has_fma or node.dtype is not f32:
+        return None
     match node:
-        case expr.Binary(_, "div", _, expr.Constant(_, number)) if node.dtype is f32:
-            divisor = float(number)
+        case expr.Binary(_, "div", _, expr.Constant() as divisor) if can_divide(divisor.value):
+            return divisor
+        case expr.Binary(_, "div", _, expr.Given() as divisor):
+            return divisor
         case _:
             return None
-    if not state.target.has_fma or not _LEAST < abs(divisor) < _MOST:
-        return None
-    mantissa, _ = math.frexp(divisor)
-    return None if abs(mantissa) == 1 - 2.0**-24 else divisor
 
 
-def quotient(state: KernelState, x: Value, divisor: float) -> Value:
+def can_divide(divisor: float) -> bool:
+    """Whether `quotient` is exact for this number, as a float32."""
+    mantissa, _ = math.frexp(np.float32(divisor))
+    return _LEAST < abs(divisor) < _MOST and abs(mantissa) != 1 - 2.0**-24
+
+
+def quotient(state: KernelState, x: Value, divisor: Number) -> Value:
     """x / divisor; a zero may have lost its sign."""
+    first, better = two_quotients(state, x, divisor)
     w = state.writer
-    reciprocal = like(x, float(np.float32(1 / divisor)))
-    first = binary(w, "mul", x, reciprocal)
-    rest = fused(w, first, like(x, -divisor), x)
-    better = fused(w, rest, reciprocal, first)
     finite = compare(w, "olt", unary(w, "abs", first), like(x, math.inf))
     return select(w, finite, better, first)
+
+
+def two_quotients(state: KernelState, x: Value, divisor: Number) -> tuple[Value, Value]:
+    """About x / divisor, and better, unless the first is infinite."""
+    w = state.writer
+    inverse = splat(w, _reciprocal(state, divisor), x.lanes)
+    first = binary(w, "mul", x, inverse)
+    rest = fused(w, first, scaled(state, divisor, -1.0), x)
+    return first, fused(w, rest, inverse, first)
+
+
+def known_number(state: KernelState, number: Number) -> Value:
+    """The number in a register."""
+    if isinstance(number, expr.Given):
+        return state.given(number.symbol)
+    return literal(number.value, f32)
+
+
+def scaled(state: KernelState, number: Number, factor: float) -> Value:
+    """The number times a factor."""
+    if isinstance(number, expr.Given):
+        return state.of_given(number.symbol, f"fmul float {{}}, {literal(factor, f32).text}")
+    return literal(float(np.float32(factor * np.float32(number.value))), f32)
+
+
+def _reciprocal(state: KernelState, number: Number) -> Value:
+    if isinstance(number, expr.Given):
+        return state.of_given(number.symbol, f"fdiv float {literal(1.0, f32).text}, {{}}")
+    return literal(float(np.float32(1) / np.float32(number.value)), f32)

@@ -8,19 +8,21 @@ from dataclasses import dataclass, field
 from functools import cache
 
 from bessemer.compiler.codegen.math.math_terms import MathFunction
-from bessemer.compiler.codegen.values import Pointer, Value, literal
+from bessemer.compiler.codegen.values import Pointer, Value, literal, scalar_text
 from bessemer.compiler.codegen.writer import Writer
 from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir import dims, expr, walk_expr
 from bessemer.compiler.ir.dims import Atom, Size, Symbol
 from bessemer.compiler.ir.expr import Expression
 from bessemer.compiler.ir.loops import Kernel, Statement
-from bessemer.compiler.ir.types import DType, i64
+from bessemer.compiler.ir.types import DType, f32, i64
 from bessemer.compiler.targets.machine import Target
 
 ZEROS = "bessemer_zeros"
 """Memory full of zeros that guarded loads read instead of what is out of bounds."""
 ZEROS_BYTES = 1024
+_NUMBERS = "numbers that the launch gives"
+"""In place of a buffer's name: nothing is stored there while the kernel runs."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class KernelState:
     the 16 bits that a float was made of. `special` writes the statements that a machine has its own
     way for, and says whether it did. `streamed` are the buffers that this form of the
     kernel may store to past the caches, `streaming` those that it does from here on.
+    `made_of_given` says where the results of `of_given` are.
     """
 
     kernel: Kernel
@@ -82,6 +85,7 @@ class KernelState:
     special: Callable[[Statement], bool] | None = None
     streamed: frozenset[str] = frozenset()
     streaming: set[str] = field(default_factory=set)
+    made_of_given: dict[tuple[str, str], Pointer] = field(default_factory=dict)
 
     # Parameters
 
@@ -105,6 +109,32 @@ class KernelState:
             raise InternalError(f"{self.kernel.name} does not know the symbol {name}")
         position = self.kernel.symbols.index(name)
         return Value(self._parameter("dims", "i64", position), i64)
+
+    def given(self, name: str) -> Value:
+        """The number that the launch gives by a dimension symbol."""
+        return self._number(Pointer("%dims", 0, 8 * self.kernel.symbols.index(name)), f32)
+
+    def of_given(self, name: str, operation: str, kind: DType = f32) -> Value:
+        """What an LLVM operation makes of such a number, {}, when the kernel begins."""
+        scalar = scalar_text(kind)
+        key = (name, operation)
+        if key not in self.made_of_given:
+            cell = self.made_of_given[key] = Pointer(self.stack(4, 4), 0)
+            number = self._parameter("dims", "float", self.kernel.symbols.index(name))
+            made = self.writer.name()
+            self.writer.entry += [
+                f"  {made} = {operation.format(number)}",
+                f"  store {scalar} {made}, ptr {cell.text}, align 4",
+            ]
+        return self._number(self.made_of_given[key], kind)
+
+    def _number(self, place: Pointer, kind: DType) -> Value:
+        operation = f"load {scalar_text(kind)}, ptr {{}}, align 4"
+        if self.writer.loads_stay:
+            # Read again wherever it is needed, as part of an instruction: kept in a register, it
+            # would be spilled.
+            return self.writer.here(operation.format(self.writer.at(place)), kind)
+        return self.writer.load(operation, _NUMBERS, kind, 1, place)
 
     def alignment(self, buffer: expr.Buffer, offset: Size, lanes: int) -> int:
         """How many bytes surely divide the address of `lanes` neighbours from this offset on."""

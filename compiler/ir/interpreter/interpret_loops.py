@@ -37,7 +37,7 @@ from bessemer.compiler.ir.interpreter.interpret_contract import attended, contra
 from bessemer.compiler.ir.interpreter.interpret_tiles import Tiles
 from bessemer.compiler.ir.loops import Block, Kernel, Statement
 from bessemer.compiler.ir.tile_statements import TileLoad, TileMac, TileSetup, TileStore, TileZero
-from bessemer.compiler.ir.types import Array, DType, f32
+from bessemer.compiler.ir.types import Array, DType, f32, u32
 
 OUT_OF_RANGE = "index out of range"
 """The failure that a `Checked` index reports."""
@@ -308,6 +308,8 @@ class _Machine:
         match node:
             case expr.Constant(dtype, value):
                 return round_to(value, dtype) if dtype.is_float else value
+            case expr.Given(dtype, symbol):
+                return bits(np.uint32(self.symbols[symbol]), u32, dtype)
             case expr.IndexValue(_, size):
                 return self.size(size, memo)
             case expr.Load(_, buffer, indices, guard):

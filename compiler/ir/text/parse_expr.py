@@ -189,6 +189,8 @@ class ExpressionReader:
             return expr.constant(inner, ELEMENT_TYPES[name])
         if name == "index":
             return expr.index_value(self.size())
+        if name == "given":
+            return self._given()
         if name == "checked":
             return self._checked()
         if name == "bits":
@@ -214,6 +216,12 @@ class ExpressionReader:
             raise self.tokens.error("an element type")
         self.tokens.expect(",")
         return expr.bits(self.expression(), dtype)
+
+    def _given(self) -> Expression:
+        name = self.tokens.take("name")
+        if name not in self.names.indices:
+            raise self.tokens.error(f"a symbol instead of {name}")
+        return expr.given(name)
 
     def _checked(self) -> Expression:
         operand = self.expression()

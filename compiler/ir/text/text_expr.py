@@ -23,6 +23,7 @@ from bessemer.compiler.ir.expr import (
     Constant,
     Expression,
     FragmentElement,
+    Given,
     IndexValue,
     Load,
     Read,
@@ -87,6 +88,8 @@ class ExpressionText:
             case Constant(dtype, value):
                 number = format_number(value)
                 return number if dtype in (boolean, expected) else f"{dtype}({number})"
+            case Given(_, symbol):
+                return f"given({symbol})"
             case IndexValue(_, size):
                 return f"index({self.size(size)})"
             case Load(_, buffer, indices, guard):

@@ -9,7 +9,15 @@ from typing import NoReturn
 from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size, Symbol, atoms, symbol
-from bessemer.compiler.ir.expr import Buffer, Expression, FragmentElement, Load, Read, Reduce
+from bessemer.compiler.ir.expr import (
+    Buffer,
+    Expression,
+    FragmentElement,
+    Given,
+    Load,
+    Read,
+    Reduce,
+)
 from bessemer.compiler.ir.functions import REDUCTIONS
 from bessemer.compiler.ir.loops import (
     TEAM,
@@ -292,6 +300,9 @@ class _Verifier:
                 self.buffer(buffer, scope)
                 if guard is not None:
                     self.condition(guard)
+            case Given(_, symbol):
+                if symbol not in self.symbols:
+                    self.fail(f"the symbol {symbol} is not known here")
             case Read(dtype, local):
                 if self.local(local, scope) != dtype:
                     self.fail(f"{local} is read as {dtype}")

@@ -1,0 +1,168 @@
+"""Kernels that differ in nothing but numbers become one, to which its launches give them.
+
+    out0[i] = byte(round(in0[i] / 0.25) + 3)        becomes
+    out0[i] = byte(round(in0[i] / given(a)) + given(b))         with a = 0.25, b = 3
+
+The layers of a quantized network are alike but for their scales and zero points, and a function for
+each would be most of its compile time. A number is only given where codegen makes the same
+instructions for every number: what is folded (0, 1, powers of two as factors), what belongs to a
+known function (see joined_functions.py), bounds and exponents stay in the code. Equal numbers of a
+kernel stay equal, so what is computed once in either kernel is computed once in both.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+
+from bessemer.compiler.codegen.kernels.joined_functions import joined
+from bessemer.compiler.codegen.kernels.quotients import can_divide
+from bessemer.compiler.ir.expr import Binary, Cast, Constant, Expression, binary, convert, given
+from bessemer.compiler.ir.loops import Block, Kernel
+from bessemer.compiler.ir.program import Launch, Program, launches, map_launches
+from bessemer.compiler.ir.types import f32
+from bessemer.compiler.ir.walk_expr import replace_outermost
+from bessemer.compiler.ir.walk_loops import map_expressions, structure
+
+_SYMBOL = "bessemer_number"
+"""How the names of the symbols begin that the numbers are given by."""
+_Rule = Callable[[float], Expression | None]
+
+
+@dataclass(frozen=True, eq=False)
+class _Shared:
+    """A kernel that stands for others, and the numbers that each of them gives it."""
+
+    kernel: Kernel
+    numbers: tuple[float, ...]
+
+
+def share_numbers(programs: Sequence[Program]) -> list[Program]:
+    """The programs with one kernel in place of those that differ in numbers only."""
+    found: dict[Kernel, _Shared] = {}
+    alike: dict[object, dict[Kernel, None]] = {}
+    for program in programs:
+        for launch in launches(program.steps):
+            alike.setdefault(_frame(launch.kernel), {})[launch.kernel] = None
+    for group in alike.values():
+        if len(group) > 1:
+            found |= _shared(list(group))
+    return [
+        replace(program, steps=map_launches(program.steps, lambda step: _given(step, found)))
+        for program in programs
+    ]
+
+
+def _frame(kernel: Kernel) -> object:
+    """What is the same in kernels that differ in numbers only, but for their bodies."""
+    return kernel.buffers, kernel.outputs, kernel.symbols, kernel.operations, kernel.members
+
+
+def _given(launch: Launch, found: dict[Kernel, _Shared]) -> Launch:
+    shared = found.get(launch.kernel)
+    if shared is None:
+        return launch
+    bits = (struct.unpack("<I", struct.pack("<f", number))[0] for number in shared.numbers)
+    return replace(launch, kernel=shared.kernel, sizes=(*launch.sizes, *bits))
+
+
+def _shared(kernels: Sequence[Kernel]) -> dict[Kernel, _Shared]:
+    """What becomes of kernels of one frame; nothing for those that are like no other."""
+    alike: dict[object, dict[Kernel, tuple[float, ...]]] = {}
+    for kernel in kernels:
+        numbers: dict[float, Expression] = {}
+        body = _with_numbers(kernel.body, partial(_numbered, numbers))
+        if numbers:  # kernels without any are different already
+            alike.setdefault(structure(body), {})[kernel] = tuple(numbers)
+    found: dict[Kernel, _Shared] = {}
+    for members in alike.values():
+        if len(members) > 1:
+            found |= _one_kernel(members)
+    return found
+
+
+def _numbered(known: dict[float, Expression], number: float) -> Expression:
+    return known.setdefault(number, given(f"{_SYMBOL}{len(known)}"))
+
+
+def _one_kernel(members: dict[Kernel, tuple[float, ...]]) -> dict[Kernel, _Shared]:
+    """Only what differs between the kernels is given."""
+    first, *_ = members
+    different = [k for k, column in enumerate(zip(*members.values())) if len(set(column)) > 1]
+    names = {members[first][k]: f"{_SYMBOL}{n}" for n, k in enumerate(different)}
+    body = _with_numbers(
+        first.body, lambda number: given(names[number]) if number in names else None
+    )
+    kernel = replace(first, body=body, symbols=(*first.symbols, *names.values()))
+    return {
+        member: _Shared(kernel, tuple(numbers[k] for k in different))
+        for member, numbers in members.items()
+    }
+
+
+def _with_numbers(body: Block, rule: _Rule) -> Block:
+    """The body with what `rule` makes of the numbers that may be given; None leaves them."""
+    return map_expressions(body, _Replacement(rule).apply)
+
+
+class _Replacement:
+    def __init__(self, rule: _Rule) -> None:
+        self._number = rule
+        self._done: dict[Expression, Expression | None] = {}
+
+    def apply(self, node: Expression) -> Expression:
+        """The expression with its numbers replaced."""
+        return replace_outermost(node, self._replaced)
+
+    def _replaced(self, node: Expression) -> Expression | None:
+        if node not in self._done:
+            self._done[node] = self._compute(node)
+        return self._done[node]
+
+    def _compute(self, node: Expression) -> Expression | None:
+        match node:
+            case Cast(dtype, Binary(_, "add", steps, Constant() as zero)) if dtype.is_integer:
+                # Of a zero point that the type does not have, codegen makes other instructions.
+                if zero.dtype is f32 and not dtype.has(zero.value):
+                    return convert(binary("add", self.apply(steps), zero), dtype)
+            case Binary() if node.dtype is f32:
+                return self._binary(node)
+        return None
+
+    def _binary(self, node: Binary) -> Expression | None:
+        function = joined(node)
+        if function is not None:
+            operand = self.apply(function.operand)
+            return replace_outermost(node, lambda n: operand if n is function.operand else None)
+        name, left, right = node.name, node.left, node.right
+        if name not in ("add", "sub", "mul", "div"):
+            return None
+        a = self._operand(name, left) if name != "div" else self.apply(left)
+        return binary(name, a, self._operand(name, right))
+
+    def _operand(self, name: str, node: Expression) -> Expression:
+        if not isinstance(node, Constant):
+            return self.apply(node)
+        with np.errstate(over="ignore"):
+            number = float(np.float32(node.value))
+        return (self._number(number) if _may_be_given(name, number) else None) or node
+
+
+def _may_be_given(name: str, number: float) -> bool:
+    """Whether another number, at this place, has the same code."""
+    match name:
+        case "add" | "sub":
+            return math.isfinite(number) and number not in (0, 1)
+        case "div":
+            return number > 0 and can_divide(number) and not _is_power_of_two(number)
+        case _:
+            return math.isfinite(number) and number != 0 and not _is_power_of_two(number)
+
+
+def _is_power_of_two(number: float) -> bool:
+    return abs(math.frexp(number)[0]) == 0.5
