@@ -22,7 +22,7 @@ from bessemer.compiler.passes.narrow_integers import narrow_integers
 from bessemer.compiler.passes.remove_dead import remove_dead
 from bessemer.compiler.passes.simplify import simplify
 from bessemer.compiler.passes.tabulate_bytes import tabulate_bytes
-from tests.pass_runs import Case, changed, lines
+from tests.pass_runs import Case, N, changed, lines
 
 Zero = int | str | None
 
@@ -107,6 +107,14 @@ def test_a_known_image_may_need_a_border_that_is_no_byte(rng: np.random.Generato
     ones = {"strides": (1, 1), "dilations": (1, 1), "low": (1, 1), "high": (1, 1)}
     graph = c.b.finish([c.of("conv", x, w, groups=1, **ones)])
     changed(graph, [narrow_integers, remove_dead], rng)
+
+
+def test_windows_of_a_size_that_is_not_known_stay(rng: np.random.Generator) -> None:
+    c = Case()
+    x, w = c.cast(c.x(1, 5, 6, 2, dtype=u8), "i32"), c.cast(c.x(N, N, 2, 4, dtype=u8), "i32")
+    ones = {"strides": (1, 1), "dilations": (1, 1), "low": (0, 0), "high": (0, 0)}
+    graph = c.b.finish([c.of("conv", x, w, groups=1, **ones)])
+    assert changed(graph, [narrow_integers], rng) is graph
 
 
 def _quantized_network(scales: Array) -> Callable[[np.random.Generator], Graph]:

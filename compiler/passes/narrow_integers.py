@@ -71,10 +71,11 @@ def _rule(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
 
 
 def _may_be_corrected(node: Node, right: _Found) -> bool:
-    """Whether no sums over groups of channels would be needed."""
-    if node.attributes.get("groups", 1) == 1:
+    """Whether no sums over groups of channels would be needed, nor over windows of any size."""
+    if isinstance(right.source, np.ndarray) and _narrowed(right.source)[1] == 0:
         return True
-    return isinstance(right.source, np.ndarray) and _narrowed(right.source)[1] == 0
+    window = () if node.operator.name == "matmul" else node.inputs[1].type.shape[:-2]
+    return node.attributes.get("groups", 1) == 1 and all(isinstance(s, int) for s in window)
 
 
 # What operands are made of
