@@ -15,7 +15,7 @@ from bessemer.compiler.errors import CompileError
 from bessemer.frontends.onnx_reader.read import read_onnx
 from bessemer.runtime.errors import InputError, RunError
 from bessemer.runtime.model import CompiledModel
-from tests.onnx_check import floats, parsed
+from tests.onnx_check import expected, floats, parsed
 
 NET = """
 agraph (float[batch, 1, 8, 8] x) => (float[batch, 3] y) {
@@ -359,3 +359,32 @@ def test_a_place_from_the_end_of_an_axis_that_is_too_short() -> None:
     for short in (x[:1], x[:0]):
         with pytest.raises(RunError, match="Gather"):
             model.run({"x": short})
+
+
+EMPTY = {
+    "Resize": """g (float[1, 1, n] x) => (float[1, 1, 4] y) <int64[3] sizes = {1, 1, 4}> {
+        y = Resize <mode = "linear"> (x, , , sizes)
+    }""",
+    "Pad": """g (float[1, 1, n] x) => (float[1, 1, m] y) <int64[6] pads = {0, 0, 2, 0, 0, 2}> {
+        y = Pad <mode = "edge"> (x, pads)
+    }""",
+    "GridSample": """g (float[1, 1, n, 2] x, float[1, 2, 2, 2] grid) => (float[1, 1, 2, 2] y) {
+        y = GridSample <padding_mode = "border"> (x, grid)
+    }""",
+}
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_of_an_empty_axis_nothing_is_repeated(name: str) -> None:
+    onnx_model = parsed(EMPTY[name], 18)
+    model = bessemer.compile(onnx_model, threads=1, cache=False)
+    shape = [size.dim_value for size in onnx_model.graph.input[0].type.tensor_type.shape.dim]
+    feed = {"grid": np.zeros((1, 2, 2, 2), np.float32)} if name == "GridSample" else {}
+    for count in (3, 1):
+        x = np.ones([count if size == 0 else size for size in shape], np.float32)
+        for made, wanted in zip(
+            model.run({"x": x, **feed}), expected(onnx_model, {"x": x, **feed})
+        ):
+            np.testing.assert_allclose(made, wanted, rtol=1e-6)
+    with pytest.raises(RunError, match=f"{name}.*not empty"):
+        model.run({"x": np.ones(shape, np.float32), **feed})

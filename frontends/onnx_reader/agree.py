@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bessemer.compiler.errors import CompileError
+from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import Dim, Size, Symbol, as_atom, format_size, rename, symbol_names
 from bessemer.compiler.ir.graph import Value
@@ -95,6 +96,21 @@ def require_nonnegative(builder: GraphBuilder, sizes: Sequence[Size], reason: st
     reason = reason or " and ".join(f"{format_size(size)} >= 0" for size in sizes)
     with builder.source(f"{source} (which needs {reason})"):
         builder.apply_many("bind", vector, symbols=names)
+
+
+def require_elements(builder: GraphBuilder, there: Sequence[Size], wanted: Sequence[Size]) -> None:
+    """Makes the compiled code fail where an axis that has no elements is to be one that has some:
+    what would be repeated or mixed, there is nothing of."""
+    pairs = [pair for pair in zip(there, wanted, strict=True) if not _are_empty_together(*pair)]
+    sizes = [size - dims.minimum(result, 1) for size, result in pairs]
+    unsure = [size for size in sizes if not dims.is_nonnegative(size)]
+    if unsure:
+        require_nonnegative(builder, unsure, "an axis that is not empty")
+
+
+def _are_empty_together(size: Size, result: Size) -> bool:
+    """Whether the second size is certain to be 0 where the first one is, as twice its size is."""
+    return size == result or rename(result, {_plain_symbol(size): 0}) == 0
 
 
 def broadcast_shape(builder: GraphBuilder, shapes: Sequence[tuple[Size, ...]]) -> tuple[Size, ...]:

@@ -9,7 +9,7 @@ from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import TensorType, f32
 from bessemer.compiler.ops.composite.composite_shape import from_channels_last, to_channels_last
-from bessemer.frontends.onnx_reader.agree import agreed_size, with_shape
+from bessemer.frontends.onnx_reader.agree import agreed_size, require_elements, with_shape
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.operators_index import indices_at
 from bessemer.frontends.onnx_reader.registry import rule
@@ -30,12 +30,16 @@ def read_grid_sample(context: NodeContext) -> Value:
     if mode not in _SAMPLING:
         context.wrong(f"mode is {mode!r}")
     x = _image(context)
+    padding = context.text("padding_mode", "zeros")
+    if padding != "zeros":
+        pixels = x.type.shape[1:-1]
+        require_elements(context.builder, pixels, (1,) * len(pixels))
     result = context.apply(
         "grid_sample",
         x,
         context.cast(context.input(1), x.type.dtype),
         mode=_SAMPLING[mode],
-        padding=context.text("padding_mode", "zeros"),
+        padding=padding,
         align_corners=bool(context.integer("align_corners", 0)),
     )
     return from_channels_last(context.builder, result)

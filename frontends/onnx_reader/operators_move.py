@@ -10,7 +10,7 @@ from bessemer.compiler.ir.dims import Size, format_size
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import boolean, i64
 from bessemer.frontends.onnx_reader import limits
-from bessemer.frontends.onnx_reader.agree import agreed_size
+from bessemer.frontends.onnx_reader.agree import agreed_size, require_elements
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.registry import rule
 from bessemer.frontends.onnx_reader.sizes import slice_of
@@ -213,7 +213,10 @@ def read_pad(context: NodeContext) -> Value:
             cut = {"low": tuple(below[0]), "high": tuple(below[1])}
             x = context.apply("pad", x, **cut, mode="constant", value=0)
             low, high = ([dims.maximum(one, 0) for one in side] for side in (low, high))
-    return context.apply("pad", x, low=tuple(low), high=tuple(high), mode=mode, value=value)
+    padded = context.apply("pad", x, low=tuple(low), high=tuple(high), mode=mode, value=value)
+    if mode != "constant":
+        require_elements(context.builder, x.type.shape, padded.type.shape)
+    return padded
 
 
 @rule("DepthToSpace")

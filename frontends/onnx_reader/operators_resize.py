@@ -12,6 +12,7 @@ from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import f32, i64
+from bessemer.frontends.onnx_reader.agree import require_elements
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.known import known_ratios
 from bessemer.frontends.onnx_reader.registry import rule
@@ -54,6 +55,7 @@ def read_resize(context: NodeContext) -> Value:
         _check_count(context, wanted, axes, "sizes")
         for axis, size in zip(axes, wanted):
             shape[axis] = size
+        require_elements(context.builder, x.type.shape, shape)
         policy = context.text("keep_aspect_ratio_policy", "stretch")
         if policy != "stretch":
             shape, scales = _keeping_aspect(context, x, axes, shape, policy)
