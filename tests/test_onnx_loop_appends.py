@@ -151,12 +151,6 @@ def test_entries_whose_size_the_body_computes_are_as_wide_as_what_they_join() ->
         agrees(model, given, graph)
 
 
-def test_a_loop_that_reads_what_it_appends_to_is_refused() -> None:
-    text = (_TOKENS % (0, 1)).replace("ReduceSum<keepdims = 0>(t)", "ReduceSum<keepdims = 0>(out)")
-    with pytest.raises(CompileError, match="a carried value that starts as"):
-        read_onnx(parsed(text))
-
-
 def test_numbers_cannot_be_concatenated() -> None:
     model = parsed(
         """agraph (float x, int64 trips) => (float y) {

@@ -22,23 +22,6 @@ from bessemer.frontends.onnx_reader.string_state import ModelStrings
 from bessemer.frontends.onnx_reader.tensors import DTYPE_OF
 
 
-class Region(Protocol):
-    """The body of a control-flow node being read, into a graph of its own."""
-
-    @property
-    def builder(self) -> GraphBuilder: ...
-
-    @property
-    def captured(self) -> Mapping[Value, Value]:
-        """Values of the graph outside, and the region's inputs that stand for them."""
-
-    def read(self, graph: onnx.GraphProto, inputs: Sequence[Item]) -> list[Item]:
-        """Reads a subgraph whose inputs are values of the region; its outputs."""
-
-    def capture(self, value: Value) -> Value:
-        """The region's own value for one of the graph outside."""
-
-
 class Subgraphs(Protocol):
     """How rules of control-flow operators read what is in their attributes."""
 
@@ -61,6 +44,23 @@ class Subgraphs(Protocol):
 
     def choice(self, label: str) -> bool | None:
         """What this reading takes for granted about a node (see agree.MustChooseError)."""
+
+
+class Region(Subgraphs, Protocol):
+    """The body of a control-flow node being read, into a graph of its own."""
+
+    @property
+    def builder(self) -> GraphBuilder: ...
+
+    @property
+    def captured(self) -> Mapping[Value, Value]:
+        """Values of the graph outside, and the region's inputs that stand for them."""
+
+    def read(self, graph: onnx.GraphProto, inputs: Sequence[Item]) -> list[Item]:
+        """Reads a subgraph whose inputs are values of the region; its outputs."""
+
+    def capture(self, value: Value) -> Value:
+        """The region's own value for one of the graph outside."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -342,7 +342,9 @@ class _Body(BodySizes):
         self.put(f"br i1 {going}, label %{body}, label %{after}")
         self.begin(body)
         self.put(f"store i64 {count}, ptr {self._address(step.iteration)}")
+        self.repeats += 1
         self._steps(step.body)
+        self.repeats -= 1
         self.put(f"store i64 {self.let(f'add i64 {count}, 1')}, ptr {counter}")
         self.put(f"br label %{test}")
         self.begin(after)

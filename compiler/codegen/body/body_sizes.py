@@ -36,6 +36,8 @@ class BodySizes(BodyWriter):
         self.bound: set[str] = set()
         self.unchecked: list[Size] = list(plan.ends)
         self.required = dict(program.required)
+        self.repeats = 0
+        """How many loops are around what is being written."""
 
     def string(self, text: str) -> str:
         """The name of a C string."""
@@ -106,6 +108,9 @@ class BodySizes(BodyWriter):
         bad, good = self.label("small"), self.label("fits")
         self.put(f"br i1 {small}, label %{bad}, label %{good}")
         self.begin(bad)
+        if self.repeats:
+            # The next iteration may want a little more, and the next run begins at the beginning.
+            size = self.let(f"shl i64 {size}, 1")
         self.put(f"call void @bessemer_need(ptr %context, i64 {size})")
         self.put(f"ret i32 {Status.WORKSPACE_TOO_SMALL}")
         self.begin(good)

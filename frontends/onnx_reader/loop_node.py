@@ -1,0 +1,118 @@
+"""The graph's loop for ONNX's Loop and Scan, once the body has been read."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import numpy as np
+
+from bessemer.compiler.errors import CompileError
+from bessemer.compiler.ir import dims
+from bessemer.compiler.ir.build import GraphBuilder
+from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.graph import Value
+from bessemer.compiler.ir.rewrite import defined_symbols
+from bessemer.compiler.ir.types import i64
+from bessemer.frontends.onnx_reader.agree import agreed_size, differ_as_a_rule, with_shape
+from bessemer.frontends.onnx_reader.context import NodeContext, Region
+from bessemer.frontends.onnx_reader.items import Item
+from bessemer.frontends.onnx_reader.loop_growth import Place
+
+
+class ChangesTypeError(Exception):
+    """A carried value comes back from the body with another type.
+
+    `places` are those whose sizes differ, if nothing else does.
+    """
+
+    def __init__(self, message: str, places: Collection[Place] = ()) -> None:
+        super().__init__(message)
+        self.places = frozenset(places)
+
+
+def returned(
+    region: Region,
+    carried: Sequence[Value],
+    results: Sequence[Value],
+    changing: Collection[Place] = (),
+) -> list[Value]:
+    """The body's results, the carried ones in the types that they had at the start, but for sizes
+    at the places that are `changing`.
+
+    Raises ChangesTypeError where their types are others.
+    """
+    kept = list(results)
+    differing: dict[Place, str] = {}
+    decided = _decided_by_branches(region.builder)
+    for number, (start, end) in enumerate(zip(carried, results)):
+        if start.type == end.type:
+            continue
+        message = f"a carried value that starts as {start.type}, then {end.type}"
+        if start.type.dtype != end.type.dtype or start.type.rank != end.type.rank:
+            raise ChangesTypeError(message)
+        shape = list(start.type.shape)
+        for axis, (one, other) in enumerate(zip(start.type.shape, end.type.shape)):
+            if (number, axis) in changing:
+                shape[axis] = other
+            elif dims.symbol_names(other) & decided or not _agree(region.builder, one, other):
+                differing[number, axis] = message
+        if not differing:
+            kept[number] = with_shape(region.builder, end, tuple(shape))
+    if differing:
+        raise ChangesTypeError(next(iter(differing.values())), differing)
+    return kept
+
+
+def _decided_by_branches(builder: GraphBuilder) -> set[str]:
+    """The sizes that differ between the branches of an If."""
+    choices = [node for node in builder.nodes if node.operator.name == "if"]
+    return {name for node in choices for name in defined_symbols(node)}
+
+
+def _agree(builder: GraphBuilder, one: Size, other: Size) -> bool:
+    if differ_as_a_rule(one, other):
+        return False
+    try:
+        agreed_size(builder, one, other)
+    except CompileError:
+        return False
+    return True
+
+
+def loop_node(
+    context: NodeContext,
+    region: Region,
+    controls: tuple[Value | None, Value | None],
+    has_condition: bool,
+    carried: Sequence[Value],
+    outputs: Sequence[Value],
+    made: Size | None,
+) -> list[Item]:
+    """The loop; `controls` are its trip count and condition, and `made` is the number of iterations
+    where that is known."""
+    b = context.builder
+    trips, condition = controls
+    scans = len(outputs) - 1 - len(carried)
+    results = b.apply_many(
+        "loop",
+        b.constant(np.array(0, np.int64)) if trips is None else context.cast(trips, i64),
+        b.constant(np.array(True)) if condition is None else condition,
+        *carried,
+        *region.captured,
+        regions=(region.builder.finish(outputs),),
+        carried=len(carried),
+        has_trips=trips is not None,
+        has_condition=has_condition,
+        scans=scans,
+        count=b.fresh_symbol("loop_") if scans else "",
+    )
+    stacked = list(results[len(carried) :])
+    if made is not None:
+        stacked = [with_shape(b, value, (made, *value.type.shape[1:])) for value in stacked]
+    return [*results[: len(carried)], *stacked]
+
+
+def stacked_rows(context: NodeContext, parts: Sequence[Value]) -> Value:
+    """The parts along a new first axis."""
+    rows = [context.reshape(part, (1, *part.type.shape)) for part in parts]
+    return rows[0] if len(rows) == 1 else context.apply("concat", *rows, axis=0)
