@@ -14,7 +14,7 @@ from bessemer.compiler.driver import Compilation, build, machine_of
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.expr import Buffer, checked, less
 from bessemer.compiler.ir.loops import Kernel, Stream
-from bessemer.compiler.ir.program import Launch, Program, Turns
+from bessemer.compiler.ir.program import Chain, Launch, Program
 from bessemer.compiler.ir.types import Array, f32, i64
 from bessemer.compiler.ir.walk_loops import walk
 from bessemer.compiler.jit import load_code
@@ -162,8 +162,8 @@ def _program(net: _Net) -> Program:
     return build_program(graph, SMALL)
 
 
-def _chains(program: Program) -> list[Turns]:
-    return [step for step in program.steps if isinstance(step, Turns)]
+def _chains(program: Program) -> list[Chain]:
+    return [step for step in program.steps if isinstance(step, Chain)]
 
 
 @pytest.mark.parametrize("name", NETS)

@@ -52,7 +52,7 @@ class Window:
 
 
 @dataclass(frozen=True, eq=False)
-class Turns:
+class Chain:
     """A chain of launches that are run by turns, some items of each.
 
     In turn t launch j has to be done up to item `items[t][j][1]`. It begins where it has got to;
@@ -134,7 +134,7 @@ class Repeat:
     sources: tuple[str, ...] = ()
 
 
-Step: TypeAlias = Union[Launch, Turns, BindDims, Copy, Alias, RequireFinite, Branch, Repeat]
+Step: TypeAlias = Union[Launch, Chain, BindDims, Copy, Alias, RequireFinite, Branch, Repeat]
 Steps: TypeAlias = tuple[Step, ...]
 
 
@@ -172,7 +172,7 @@ def launches(steps: Steps) -> Iterator[Launch]:
         match step:
             case Launch():
                 yield step
-            case Turns():
+            case Chain():
                 yield from step.launches
             case Branch():
                 yield from launches(step.then + step.otherwise)
@@ -191,7 +191,7 @@ def _mapped(step: Step, change: Callable[[Launch], Launch]) -> Step:
     match step:
         case Launch():
             return change(step)
-        case Turns():
+        case Chain():
             return replace(step, launches=tuple(map(change, step.launches)))
         case Branch():
             then, otherwise = (map_launches(side, change) for side in (step.then, step.otherwise))

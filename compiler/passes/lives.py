@@ -11,13 +11,13 @@ from bessemer.compiler.ir.program import (
     Alias,
     BindDims,
     Branch,
+    Chain,
     Copy,
     Launch,
     Program,
     Repeat,
     RequireFinite,
     Step,
-    Turns,
 )
 
 
@@ -83,7 +83,7 @@ class Lives:
                     self._touch_all(step.values)
                     if not self._depth:
                         self._launches.append((self._time, step))
-                case Turns():
+                case Chain():
                     self._touch_all(step.values)
                 case BindDims(value=value) | RequireFinite(value=value):
                     self._touch(value)

@@ -30,13 +30,13 @@ from bessemer.compiler.ir.program import (
     Alias,
     BindDims,
     Branch,
+    Chain,
     Copy,
     Launch,
     Program,
     Repeat,
     RequireFinite,
     Step,
-    Turns,
     Window,
 )
 from bessemer.compiler.ir.types import Array, TensorType, u8
@@ -75,7 +75,7 @@ class _Moved:
 
 
 @dataclass(frozen=True, eq=False)
-class _Chain:
+class _Candidate:
     """Launches that can run by turns; `saved` are the bytes that are then not stored in memory."""
 
     launches: tuple[Launch, ...]
@@ -111,7 +111,7 @@ class _Planner:
         """The steps, with the chains that save most."""
         steps = self.program.steps
         saved = [0] * (len(steps) + 1)
-        chosen: dict[int, _Chain] = {}
+        chosen: dict[int, _Candidate] = {}
         for place in reversed(range(len(steps))):
             saved[place] = saved[place + 1]
             for chain in self._chains(place):
@@ -121,10 +121,10 @@ class _Planner:
         place = 0
         while place < len(steps):
             found = chosen.get(place)
-            yield self._turns(found) if found else steps[place]
+            yield self._chain(found) if found else steps[place]
             place += len(found.launches) if found else 1
 
-    def _chains(self, first: int) -> Iterator[_Chain]:
+    def _chains(self, first: int) -> Iterator[_Candidate]:
         """The chains that begin with a step."""
         launches: list[Launch] = []
         for step in self.program.steps[first : first + LONGEST]:
@@ -150,7 +150,7 @@ class _Planner:
             self._spans[kernel] = spans_of(kernel, self.least)
         return self._spans[kernel] is not None
 
-    def _plan(self, launches: Sequence[Launch]) -> _Chain | None:
+    def _plan(self, launches: Sequence[Launch]) -> _Candidate | None:
         """The launches by as few turns as the second-level cache allows; None where not even one
         item a turn keeps the windows small."""
         inside = {launch.values[-1] for launch in launches[:-1]}
@@ -158,8 +158,8 @@ class _Planner:
         saved, room = sum(map(_bytes, inside)), self.target.l2_bytes * 5 // 8
         room = max(0, room - sum(map(_bytes, weights)))
 
-        def chain(turns: int) -> _Chain:
-            return _Chain(tuple(launches), *self._by_turns(launches, turns), saved)
+        def chain(turns: int) -> _Candidate:
+            return _Candidate(tuple(launches), *self._by_turns(launches, turns), saved)
 
         numbers = _numbers(launches[-1].kernel.parallel_extent)
         first = bisect_left(numbers, True, key=lambda turns: chain(turns).room <= room)
@@ -200,7 +200,7 @@ class _Planner:
         assert spans is not None
         return spans[buffer]
 
-    def _turns(self, chain: _Chain) -> Turns:
+    def _chain(self, chain: _Candidate) -> Chain:
         """The step of a chain."""
         shares = max(1, min(SHARES, len(chain.items), chain.saved // chain.room))
         items = tuple(tuple((a, b) for a, b in turn) for turn in chain.items.tolist())
@@ -211,7 +211,7 @@ class _Planner:
         memory = Value(TensorType(u8, (shares * chain.room,)))
         *inside, last = chain.launches
         launches = (*map(self._keeping, inside), last)
-        return Turns(launches, items, windows, memory, shares)
+        return Chain(launches, items, windows, memory, shares)
 
     def _keeping(self, launch: Launch) -> Launch:
         """The launch of a kernel whose results are read soon: none of them goes past the caches."""

@@ -12,6 +12,7 @@ from bessemer.compiler.ir.program import (
     Alias,
     BindDims,
     Branch,
+    Chain,
     Copy,
     Launch,
     MemoryPlan,
@@ -19,7 +20,6 @@ from bessemer.compiler.ir.program import (
     Repeat,
     RequireFinite,
     Steps,
-    Turns,
 )
 
 
@@ -29,7 +29,7 @@ def launches(steps: Steps, depth: int = 0) -> Iterator[tuple[int, Launch]]:
         match step:
             case Launch():
                 yield depth, step
-            case Turns():
+            case Chain():
                 yield from launches(step.launches, depth + 1)
             case Branch():
                 yield from launches(step.then, depth + 1)
@@ -141,7 +141,7 @@ def _lines(steps: Steps, places: Mapping[Value, str], indent: str) -> Iterator[s
                 sizes = f"; {', '.join(map(str, step.sizes))}" if step.sizes else ""
                 line = f"{indent}{step.kernel.name}({values}{sizes})"
                 yield f"{line:<70}  # from {', '.join(map(repr, step.sources))}"
-            case Turns():
+            case Chain():
                 inside = {window.value: f"window{n}" for n, window in enumerate(step.windows)}
                 memory = f"{step.shares} shares, windows in {at(step.memory)}"
                 yield f"{indent}in {len(step.items)} turns, {memory}"

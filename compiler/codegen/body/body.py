@@ -14,8 +14,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from bessemer.compiler.codegen.body.body_sizes import BodySizes
+from bessemer.compiler.codegen.body.chain import chain_text
 from bessemer.compiler.codegen.body.shares import GRAIN, SHARE, work_of
-from bessemer.compiler.codegen.body.turns import turns_text
 from bessemer.compiler.codegen.kernels.finite import not_finite
 from bessemer.compiler.codegen.kernels.set_symbols import set_by_kernel, set_by_steps
 from bessemer.compiler.codegen.support.clock import Clocks
@@ -34,6 +34,7 @@ from bessemer.compiler.ir.program import (
     Alias,
     BindDims,
     Branch,
+    Chain,
     Copy,
     Launch,
     MemoryPlan,
@@ -41,7 +42,6 @@ from bessemer.compiler.ir.program import (
     Repeat,
     RequireFinite,
     Step,
-    Turns,
     timed_steps,
 )
 from bessemer.runtime.artifact import Status
@@ -106,7 +106,7 @@ class _Body(BodySizes):
     def _enter(self) -> None:
         launches = [s for s in timed_steps(self.program.steps) if isinstance(s, Launch)]
         counts = [len(s.values) for s in launches]
-        for chain in (step for step in self.program.steps if isinstance(step, Turns)):
+        for chain in (step for step in self.program.steps if isinstance(step, Chain)):
             counts.append(sum(len(launch.values) for launch in chain.launches))
         width = max(counts, default=0) + 2
         depth = max([len(s.sizes) for s in launches], default=0) + 1
@@ -168,8 +168,8 @@ class _Body(BodySizes):
             match step:
                 case Launch():
                     self._launch(step)
-                case Turns():
-                    self._turns(step)
+                case Chain():
+                    self._chain(step)
                 case BindDims():
                     self._bind(step)
                 case Copy():
@@ -215,12 +215,12 @@ class _Body(BodySizes):
             self._check_fault(step, checks)
         self._read_back(step)
 
-    def _turns(self, step: Turns) -> None:
+    def _chain(self, step: Chain) -> None:
         """A chain of launches: its shares are those of one kernel."""
         if any(self.messages.get(launch.kernel) for launch in step.launches):
             raise InternalError("a kernel of a chain can fail: nothing would tell of it")
-        name = f"{self.prefix}_turns{len(self.chains)}"
-        self.chains.append(turns_text(step, name))
+        name = f"{self.prefix}_chain{len(self.chains)}"
+        self.chains.append(chain_text(step, name))
         inside = {window.value for window in step.windows}
         values = [value for launch in step.launches for value in launch.values]
         for number, value in enumerate((*values, step.memory)):

@@ -44,7 +44,7 @@ from bessemer.compiler.schedule.lowering.image_groups import (
 )
 from bessemer.compiler.schedule.lowering.lower import Lowering, flat_buffers, in_order
 from bessemer.compiler.schedule.lowering.matrix_tiles_group import TileJob, lower_on_matrix_unit
-from bessemer.compiler.schedule.lowering.seen_taps import (
+from bessemer.compiler.schedule.lowering.padding_regions import (
     Region,
     contractions_of,
     is_better_than_winograd,

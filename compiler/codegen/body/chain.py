@@ -1,4 +1,4 @@
-"""The function that runs a chain of launches by turns (see program.Turns), as LLVM IR.
+"""The function that runs a chain of launches by turns (see program.Chain), as LLVM IR.
 
     void NAME(ptr buffers, ptr dims, i64 begin, i64 end)      shares begin .. end-1
 
@@ -13,10 +13,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bessemer.compiler.codegen.body.body_writer import BodyWriter
-from bessemer.compiler.ir.program import Launch, Turns
+from bessemer.compiler.ir.program import Chain, Launch
 
 
-def turns_text(step: Turns, name: str) -> str:
+def chain_text(step: Chain, name: str) -> str:
     """The function and its tables; it calls the launches' kernels."""
     writer = _Writer(step, name)
     writer.write()
@@ -25,7 +25,7 @@ def turns_text(step: Turns, name: str) -> str:
     return f"{_table(step, name)}{head} {{\n{body}\n}}\n"
 
 
-def places(step: Turns) -> Iterator[tuple[int, Launch]]:
+def places(step: Chain) -> Iterator[tuple[int, Launch]]:
     """The launches, each with the number of its first buffer."""
     place = 0
     for launch in step.launches:
@@ -33,7 +33,7 @@ def places(step: Turns) -> Iterator[tuple[int, Launch]]:
         place += len(launch.values)
 
 
-def _table(step: Turns, name: str) -> str:
+def _table(step: Chain, name: str) -> str:
     rows = [
         [
             *(n for window in step.windows for n in (window.begins[turn], window.kept[turn])),
@@ -57,7 +57,7 @@ def _table(step: Turns, name: str) -> str:
 class _Writer(BodyWriter):
     """Writes the function: a loop over turns, straight code inside."""
 
-    def __init__(self, step: Turns, name: str) -> None:
+    def __init__(self, step: Chain, name: str) -> None:
         super().__init__()
         self.step = step
         self.name = name
