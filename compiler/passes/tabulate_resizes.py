@@ -2,26 +2,27 @@
 
     %1 = resize(%0 : [n,c,h,w], shape=(n, c, h, W))
 becomes
-    %1 = resize(iota : f64[w], shape=(W,))            positions, one for each column
-    %2 = mix_neighbours(%0, floor(%1), 1 - %1 + floor(%1), %1 - floor(%1), axis=3)
+    %1 = resize_positions(size=w, resized=W) : f64[W]         one for each column
+    %2 = neighbour_weight(%1, tap=0), %3 = neighbour_weight(%1, tap=1)
+    %4 = mix_neighbours(%0, floor(%1), %2, %3, axis=3)
 
 A position is a division of integers. By a known size it costs little; by an unknown one it costs
-more than all the rest, so it is done once for a column instead of once for a pixel. What an axis
-of its own positions becomes when it is resized tells where its elements come from, in every
-coordinate mode. The last axis is first: images mostly grow, and its pixels are gathered one by one.
+more than all the rest, so it is done once for a column instead of once for a pixel. (The nearest
+place of a column is what an axis of places becomes when it is resized.) The last axis is first:
+images mostly grow, and its pixels are gathered one by one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.rewrite import GraphRewriter, map_regions, rewrite_graph
-from bessemer.compiler.ir.types import DType, f32, f64, i64
+from bessemer.compiler.ir.types import f32, f64, i64
+from bessemer.compiler.ops.image.neighbours import TAPS
 
 
 def tabulate_resizes(graph: Graph) -> Graph:
@@ -73,14 +74,16 @@ def _is_looked_up(resize: Node) -> bool:
     if resize.operator.name != "resize":
         return False
     x, attributes = resize.inputs[0].type, resize.attributes
-    mode = attributes.get("mode", "nearest")
-    if attributes.get("coordinate") == "tf_crop_and_resize" or x.rank < 2:
+    # Cropping depends on all axes; the other mode moves pixels even where the size stays.
+    if attributes.get("coordinate") in ("tf_crop_and_resize", "tf_half_pixel_for_nn"):
         return False
-    if mode != "nearest" and (
-        mode != "linear" or attributes.get("antialias") or attributes.get("exclude_outside")
+    if x.rank < 2:
+        return False
+    if attributes.get("mode", "nearest") != "nearest" and (
+        attributes.get("antialias")
+        or attributes.get("exclude_outside")
+        or x.dtype not in (f32, f64)
     ):
-        return False
-    if mode == "linear" and x.dtype not in (f32, f64):
         return False
     axes = _changed(resize)
     return any(_is_free(x.shape[axis], resize.output.type.shape[axis]) for axis in axes)
@@ -104,30 +107,32 @@ def _is_free(size: Size, resized: Size) -> bool:
 
 def _along(rewriter: GraphRewriter, resize: Node, x: Value, axis: int, place: int) -> Value:
     """`x` resized along one axis of the resize, which is its axis `place`."""
-    if resize.attributes.get("mode", "nearest") == "nearest":
-        places = _positions(rewriter, resize, axis, i64)
+    attributes = resize.attributes
+    mode = attributes.get("mode", "nearest")
+    size, resized = resize.inputs[0].type.shape[axis], resize.output.type.shape[axis]
+    scales = attributes.get("scales") or (0.0,) * resize.output.type.rank
+    if mode == "nearest":
+        straight = rewriter.emit("iota", shape=(size,), axis=0, dtype=i64)
+        own = {**attributes, "shape": (resized,), "scales": (scales[axis],), "roi": ()}
+        places = rewriter.emit("resize", straight, **own)
         return rewriter.emit("mix_neighbours", x, places, axis=place)
-    positions = _positions(rewriter, resize, axis, f64)
-    floor = rewriter.emit("floor", positions)
-    places = rewriter.emit("cast", floor, dtype=i64)
-    fraction = rewriter.emit("sub", positions, floor)
-    one = rewriter.emit("full", shape=positions.type.shape, value=1.0, dtype=f64)
+    positions = rewriter.emit(
+        "resize_positions",
+        size=size,
+        resized=resized,
+        scale=scales[axis],
+        coordinate=attributes.get("coordinate", "half_pixel"),
+    )
+    places = rewriter.emit("cast", rewriter.emit("floor", positions), dtype=i64)
+    before = TAPS[mode] // 2 - 1
+    if before:
+        back = rewriter.emit("full", shape=places.type.shape, value=before, dtype=i64)
+        places = rewriter.emit("sub", places, back)
+    cubic_a, dtype = attributes.get("cubic_a", -0.75), x.type.dtype
     weights = [
-        rewriter.emit("cast", weight, dtype=x.type.dtype)
-        for weight in (rewriter.emit("sub", one, fraction), fraction)
+        rewriter.emit(
+            "neighbour_weight", positions, tap=tap, mode=mode, cubic_a=cubic_a, dtype=dtype
+        )
+        for tap in range(TAPS[mode])
     ]
     return rewriter.emit("mix_neighbours", x, places, *weights, axis=place)
-
-
-def _positions(rewriter: GraphRewriter, resize: Node, axis: int, dtype: DType) -> Value:
-    """Where along an axis of the input each element of the output lies, inside of it."""
-    size, resized = resize.inputs[0].type.shape[axis], resize.output.type.shape[axis]
-    places = rewriter.emit("iota", shape=(size,), axis=0, dtype=dtype)
-    scales = resize.attributes.get("scales", ())
-    attributes: dict[str, Any] = {
-        **resize.attributes,
-        "shape": (resized,),
-        "scales": scales and (scales[axis],),
-        "roi": (),
-    }
-    return rewriter.emit("resize", places, **attributes)

@@ -32,7 +32,7 @@ def reference(
         start, end = (roi[axis], roi[axis + x.ndim]) if roi else (0.0, 1.0)
         if size == resized and scale == 0 and (start, end) == (0, 1):
             continue
-        at = _positions(size, resized, scale, coordinate, start, end)
+        at = positions(size, resized, scale, coordinate, start, end)
         if mode == "nearest":
             chosen = np.clip(_round(at, nearest), 0, size - 1).astype(np.int64)
             result = np.take(result, chosen, axis=axis)
@@ -49,7 +49,7 @@ def reference(
     return np.where(outside, np.array(extrapolation, x.dtype), result.astype(x.dtype))
 
 
-def _positions(
+def positions(
     size: int, resized: int, scale: float, coordinate: str, start: float, end: float
 ) -> Array:
     """Where in the input each element of the output lies; scale 0 is the ratio of the sizes."""

@@ -17,7 +17,7 @@ COSTLY = frozenset(
         "exp", "log", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh",
         "asinh", "acosh", "atanh", "erf", "sigmoid", "expm1", "log1p", "pow", "div", "sqrt",
         "rsqrt", "resize", "grid_sample", "roi_align", "concat", "uniform", "normal",
-        "mix_neighbours",
+        "mix_neighbours", "neighbour_weight",
     }
 )  # fmt: skip
 """Pointwise operators that are not computed again for every element of a larger root."""
