@@ -13,6 +13,8 @@ import onnxruntime
 import pytest
 from safetensors.numpy import load_file
 
+from bessemer.compiler.errors import CompileError
+from bessemer.frontends.train.experiment import load_module
 from tests.command_line import run_command
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -136,6 +138,7 @@ WRONG = {
     "[netwrok]\nzoo = 'mlp'": "has netwrok; it knows network",
     "[network]\nzoo = ": "is no TOML",
     "[network]\nzoo='mlp'\n[training]\nseed = 'one'": "seed = 'one' is not of type int",
+    "[network]\nzoo='mlp'\n[training]\nseed = -3\n[data]\nset='digits'": "seed is -3; whole",
     "[network]\nzoo='lenet'\nsize = 16\n[data]\nfile='data.npz'": "The data has no image",
 }
 
@@ -153,6 +156,15 @@ def test_an_error_of_the_user_s_module_is_told_with_its_line(folder: Path, text:
     code, _, err = run_command("train", folder / "bad.py")
     assert (code, "bug" in err) == (1, False)
     assert BROKEN[text] in err.replace("\n", " ")
+
+
+def test_a_line_is_told_of_a_module_by_a_relative_path(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "bad.py").write_text("x = 1\n1 / 0")
+    monkeypatch.chdir(folder)
+    with pytest.raises(CompileError, match=r"^bad\.py, line 2: ZeroDivisionError"):
+        load_module(Path("bad.py"))
 
 
 @pytest.mark.parametrize("text", WRONG)

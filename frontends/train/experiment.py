@@ -106,6 +106,6 @@ def errors_of_file(path: Path) -> Iterator[None]:
         raise CompileError(f"{error.filename}, line {error.lineno}: {error.msg}") from None
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
-        lines = [frame.lineno for frame in frames if Path(frame.filename) == path]
+        lines = [each.lineno for each in frames if Path(each.filename) == path.absolute()]
         place = f"{path}, line {lines[-1]}" if lines else str(path)
         raise CompileError(f"{place}: {type(error).__name__}: {error}") from error

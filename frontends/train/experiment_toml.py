@@ -36,6 +36,7 @@ from bessemer.compiler.ir.types import dtype_of
 from bessemer.frontends import zoo
 from bessemer.frontends.array_files import read_arrays
 from bessemer.frontends.builder.network import Input, Network
+from bessemer.frontends.settings import require_count
 from bessemer.frontends.train import losses, metrics, schedules
 from bessemer.frontends.train.batches import Augmentation
 from bessemer.frontends.train.datasets import digits
@@ -141,6 +142,7 @@ def experiment_of_toml(path: Path) -> Experiment:
 def _experiment(folder: Path, tables: Mapping[str, _Table]) -> Experiment:
     training = tables["training"]
     seed = training.take("seed", int, 0)
+    require_count(training.where, "seed", seed, 0)
     network = _network(folder, tables["network"], seed)
     data, test, validation = _data(folder, tables["data"], seed)
     loss = _chosen(training, "loss", _LOSSES, "cross_entropy")
