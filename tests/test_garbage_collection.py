@@ -1,13 +1,16 @@
-"""A compilation collects garbage seldom, and leaves the collector as it was."""
+"""A compilation collects garbage seldom, leaves the collector as it was, and no weights to it."""
 
 from __future__ import annotations
 
 import gc
+import weakref
 from collections.abc import Iterator
 
 import pytest
 
-from bessemer.compiler.driver import compiling
+from bessemer.compiler.driver import build, compiling
+from bessemer.compiler.options import Options
+from bessemer.frontends.models_in import as_graph
 
 
 @pytest.fixture
@@ -30,3 +33,12 @@ def test_a_collector_without_a_threshold_stays_so(thresholds: tuple[int, int, in
     with compiling():
         assert gc.get_threshold()[0] == 0
     assert gc.get_threshold() == (0, *thresholds[1:])
+
+
+def test_weights_do_not_wait_for_the_collector(thresholds: tuple[int, int, int]) -> None:
+    gc.set_threshold(0)
+    made = build(as_graph("examples/lenet.onnx"), Options())
+    arrays = [weakref.ref(array) for array in made.program.weights.values()]
+    assert arrays
+    del made
+    assert [array() for array in arrays if array() is not None] == []

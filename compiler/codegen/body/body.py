@@ -12,6 +12,7 @@ the call.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from bessemer.compiler.codegen.body.body_sizes import BodySizes
 from bessemer.compiler.codegen.body.chain import chain_text
@@ -67,7 +68,8 @@ def body_text(
     `messages` are what a kernel's checks say, in the order of their numbers; a kernel that has none
     is not listed. With `profile` the body takes the time of every launch and copy (see clock.py).
     """
-    return _Body(program, plan, prefix, messages, profile).text()
+    # A body refers to itself, and so lives until garbage is collected: without the weights.
+    return _Body(replace(program, weights={}), plan, prefix, messages, profile).text()
 
 
 class _Body(BodySizes):
