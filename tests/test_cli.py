@@ -206,6 +206,9 @@ def test_an_artifact_runs_without_llvm_and_onnx(net: Path, tmp_path: Path) -> No
     code, _, err = run_command("run", target, "--dim", "width=2")
     assert code == 2
     assert "batch" in err
+    for option in (("-O", 1), ("--precision", "bfloat16")):
+        code, _, err = run_command("run", target, *option)
+        assert (code, "--precision and -O do nothing" in err) == (2, True)
 
 
 def test_inputs_that_do_not_fit_end_with_4(net: Path, tmp_path: Path) -> None:

@@ -96,6 +96,8 @@ def _opened(
 ) -> CompiledModel | DeviceModel:  # fmt: skip
     if target and not target.startswith(("cuda", "nvptx")):
         raise typer.BadParameter(f"--target {target}: a model is run here, or on a GPU (cuda).")
+    if (is_artifact(model) or is_program_file(model)) and (precision, optimize) != ("float32", 2):
+        raise typer.BadParameter(f"--precision and -O do nothing: {model} is compiled already.")
     if target or is_program_file(model):
         return open_on_device(model, dims, target, precision=precision, optimize=optimize)
     return open_model(model, dims, threads, precision=precision, optimize=optimize)
