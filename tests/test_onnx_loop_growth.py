@@ -191,6 +191,48 @@ def test_tokens_that_only_some_iterations_append() -> None:
         np.testing.assert_array_equal(compiled.run(given)[0], expected(model, given)[0])
 
 
+def test_tokens_that_a_loop_in_a_loop_appends() -> None:
+    """A transducer that may write several tokens for each frame."""
+    model = parsed(
+        """agraph (float[t, 4] x) => (int64[m] tokens) {
+            sizes = Shape<start = 0, end = 1>(x)
+            trips = Squeeze(sizes)
+            going = Constant<value = bool {1}>()
+            first = Constant<value_ints = [2]>()
+            tokens = Loop(trips, going, first) <
+                body = step (int64 i, bool go, int64[k] seen) => (bool more, int64[l] longer) {
+                    more = Identity(go)
+                    frame = Gather(x, i)
+                    three = Constant<value = int64 {3}>()
+                    longer = Loop(three, going, seen) <
+                        body = inner (int64 j, bool g, int64[p] s) => (bool again, int64[q] r) {
+                            sum = ReduceSum<keepdims = 0>(s)
+                            four = Constant<value = int64 {4}>()
+                            place = Mod(sum, four)
+                            value = Gather(frame, place)
+                            zero = Constant<value = float {0}>()
+                            again = Greater(value, zero)
+                            r = If(again) <
+                                then_branch = one () => (int64[u] joined) {
+                                    best = ArgMax<axis = 0>(frame)
+                                    joined = Concat<axis = 0>(s, best)
+                                },
+                                else_branch = two () => (int64[v] same) { same = Identity(s) }
+                            >
+                        }
+                    >
+                }
+            >
+        }"""
+    )
+    graph = read_onnx(model)
+    compiled = bessemer.compile(model, cache=False)
+    for length in (1, 12, 100):
+        given = {"x": floats(length, 4)}
+        agrees(model, given, graph)
+        np.testing.assert_array_equal(compiled.run(given)[0], expected(model, given)[0])
+
+
 def test_what_shrinks_and_what_is_as_long_as_something_else() -> None:
     model = parsed(
         """agraph (float[n] x, int64 trips) => (float[m] rest, float[k] copies) {

@@ -43,7 +43,7 @@ def returned(
     """
     kept = list(results)
     differing: dict[Place, str] = {}
-    decided = _decided_by_branches(region.builder)
+    decided = _decided_inside(region.builder)
     for number, (start, end) in enumerate(zip(carried, results)):
         if start.type == end.type:
             continue
@@ -63,10 +63,18 @@ def returned(
     return kept
 
 
-def _decided_by_branches(builder: GraphBuilder) -> set[str]:
-    """The sizes that differ between the branches of an If."""
-    choices = [node for node in builder.nodes if node.operator.name == "if"]
-    return {name for node in choices for name in defined_symbols(node)}
+def _decided_inside(builder: GraphBuilder) -> set[str]:
+    """The sizes that differ between the branches of an If, or that a loop's lengths say."""
+    found: set[str] = set()
+    for node in builder.nodes:
+        if node.operator.name == "bind":
+            origin = builder.producer(node.inputs[0])
+            is_decided = origin is not None and origin.operator.name == "loop"
+        else:
+            is_decided = node.operator.name == "if"
+        if is_decided:
+            found.update(defined_symbols(node))
+    return found
 
 
 def _agree(builder: GraphBuilder, one: Size, other: Size) -> bool:

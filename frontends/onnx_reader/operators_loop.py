@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import onnx
 
+from bessemer.compiler.errors import UnsupportedError
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import Size
@@ -59,9 +60,21 @@ def read_loop(context: NodeContext) -> Sequence[Item]:
     try:
         return _loop(context, body, values)
     except ChangesTypeError as change:
-        if not change.places or _ends_in_time(context):
+        if not change.places or _can_unroll(context, body):
             return _unrolled(context, body, initial, str(change))
         return _growing(context, body, values, change.places)
+
+
+def _can_unroll(context: NodeContext, body: onnx.GraphProto) -> bool:
+    """Whether the number of iterations is known, as a region that is thrown away tells."""
+    region = context.subgraphs.new_region("trial")
+    items = tuple(region.capture(v) if isinstance(v, Value) else v for v in context.items)
+    trial = replace(context, builder=region.builder, subgraphs=region, items=items)
+    try:
+        _unrolled(trial, body, items[2:], "")
+    except UnsupportedError:
+        return False
+    return True
 
 
 def _ends_in_time(context: NodeContext) -> bool:
