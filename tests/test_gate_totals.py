@@ -42,7 +42,8 @@ def _operators(graph: Graph) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("batch", "hidden", "reverse"), [(16, 64, False), (5, 96, True), (13, 71, False)]
+    ("batch", "hidden", "reverse"),
+    [(16, 64, False), (24, 128, True), (5, 96, True), (13, 71, False)],
 )
 def test_totals_are_the_sums_of_what_was_written(batch: int, hidden: int, reverse: bool) -> None:
     graph = _graph(batch, hidden, reverse)

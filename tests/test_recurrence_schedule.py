@@ -15,6 +15,7 @@ from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import Size, symbol
 from bessemer.compiler.ir.graph import Graph, Value
 from bessemer.compiler.ir.interpreter.interpret import run_graph
+from bessemer.compiler.ir.text.text_loops import print_kernel
 from bessemer.compiler.ir.types import Array, TensorType, bf16, dtype_of, f32
 from bessemer.compiler.jit import load_code
 from bessemer.compiler.options import Options
@@ -78,6 +79,14 @@ CASES = [
     Case("gru", 4, 15, 128, "team", {"linear_before_reset": True}, "float64"),
     Case("rnn", 4, 13, 192, "team", {}, "float16"),
 ]
+# Blocks of rows for the members of a small team, whose caches have all weights each.
+APART = [
+    Case("lstm", 5, 16, 192, "team", {"has_peepholes": True}),
+    Case("lstm", 4, 20, 192, "team", {"reverse": True}),
+    Case("gru", 4, 32, 256, "team", {"linear_before_reset": True}),
+    Case("gru", 5, 24, 192, "team", {}, "float64"),
+    Case("rnn", 5, 16, 384, "team"),
+]
 
 
 def arrays_of(case: Case) -> Iterator[tuple[str, Array]]:
@@ -116,7 +125,7 @@ def graph_of(case: Case, arrays: dict[str, Array]) -> Graph:
     return b.finish(outputs, [f"y{k}" for k in range(len(outputs))])
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", CASES + APART, ids=str)
 def test_a_cell_is_what_its_reference_says(case: Case) -> None:
     arrays = dict(arrays_of(case))
     graph = graph_of(case, arrays)
@@ -130,6 +139,21 @@ def test_a_cell_is_what_its_reference_says(case: Case) -> None:
     expected = graph.nodes[-1].operator.compute(exact, case.attributes)
     for result, wanted in zip(model.run(feeds), expected, strict=True):
         np.testing.assert_allclose(result, wanted, rtol=precise, atol=precise)
+
+
+@pytest.mark.parametrize("case", APART, ids=str)
+def test_a_small_team_takes_rows_and_gives_the_same_bits(case: Case) -> None:
+    arrays = dict(arrays_of(case))
+    graph = graph_of(case, arrays)
+    made = build(graph, Options())
+    (kernel,) = (k for k in kernels_of(made.program.steps) if case.cell in k.name)
+    assert "(1 < index(bessemer_team))" in print_kernel(kernel)
+    feeds = {name: array for name, array in arrays.items() if name in graph_names(graph)}
+    one, two = (
+        load_code(made.code, made.weights, machine_of(made.target), n).run(feeds) for n in (1, 2)
+    )
+    for a, b in zip(one, two, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def graph_names(graph: Graph) -> set[str]:

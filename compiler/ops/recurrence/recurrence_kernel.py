@@ -10,15 +10,15 @@ A state is read whole while its columns are written one after the other: two tak
 Panels go up in even steps and down in odd ones: where the weights are a little more than a cache
 holds, those read last are read again first.
 
-The columns may be divided among a team, which then meets after every product. Otherwise blocks of
-rows are what runs in parallel.
+The columns may be divided among a team, which then meets after every product, and hands what it has
+written from core to core. A small team takes blocks of rows instead, where every core's cache holds
+all weights: nothing is handed over. Otherwise blocks of rows are what runs in parallel.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 
 from bessemer.compiler.ir import dims
@@ -37,7 +37,8 @@ from bessemer.compiler.ops.recurrence.recurrence_lengths import (
     length_of,
 )
 from bessemer.compiler.ops.recurrence.recurrence_pairs import PAIR, PairState
-from bessemer.compiler.ops.recurrence.recurrence_totals import add_to_totals, clear_totals
+from bessemer.compiler.ops.recurrence.recurrence_shares import Share, row_groups, takes_rows
+from bessemer.compiler.ops.recurrence.recurrence_totals import Sums
 
 
 def write_recurrence(builder: KernelBuilder, cell: Cell, layout: Layout | None = None) -> None:
@@ -46,15 +47,6 @@ def write_recurrence(builder: KernelBuilder, cell: Cell, layout: Layout | None =
         gates = max(len(product.gates) for product in cell.products)
         layout = Layout(rows=max(1, MOST_SUMS // gates))
     _Writer(builder, cell, layout).write()
-
-
-@dataclass(frozen=True)
-class _Share:
-    """The panels of a member of the team: `count`, from `first` on."""
-
-    first: Size
-    count: Size
-    member: Size | None
 
 
 def _element(buffer: Buffer, row: Size, column: Size) -> tuple[Buffer, tuple[Size, ...]]:
@@ -74,6 +66,12 @@ class _Writer:
         self.state = builder.scratch(cell.h.dtype, (2, self.batch, self.hidden))
         self.bytes: ByteState | None = None
         self.pairs: PairState | None = None
+        self.blocks = _known(self.batch) // layout.apart if layout.apart else 1
+        self.sums = Sums(builder, cell)
+        if layout.apart and cell.totals is not None:
+            _, totals = cell.totals
+            parts = builder.scratch(totals.dtype, (self.blocks, *totals.shape))
+            self.sums = Sums(builder, cell, parts, layout.apart)
         members = self.panels if layout.team else 1
         if cell.scales is not None:
             self.bytes = ByteState(builder, members, self.batch, self.hidden)
@@ -85,7 +83,7 @@ class _Writer:
     def write(self) -> None:
         builder = self.builder
         if not self.layout.team:
-            share = _Share(0, self.panels, None)
+            share = Share(0, self.panels, None)
             if self.bytes is None and self.cell.totals is None:
                 self._parallel(share)
             else:
@@ -94,21 +92,40 @@ class _Writer:
         with builder.team() as (member, members):
             first = self._local(dims.floordiv(self.panels * member, members))
             end = dims.floordiv(self.panels * (member + 1), members)
-            share = _Share(first, self._local(end - first), member)
+            share = Share(first, self._local(end - first), member)
             if self.layout.packs:
                 pack_panels(builder, self.cell, self.layout, first, share.count)
-            self._all_sequences(share)
+            if not self.layout.apart:
+                self._all_sequences(share)
+                return
+            self.sums.clear(lambda: self._columns(share))
+            self._meet(share)
+            with builder.when(takes_rows(self.blocks, members)):
+                self._own_rows(member, members)
+            with builder.otherwise():
+                self._sequences(share, self._groups)
+            self._meet(share)
+            self.sums.add_up(lambda: self._columns(share))
 
-    def _all_sequences(self, share: _Share) -> None:
+    def _own_rows(self, member: Size, members: Size) -> None:
+        """The blocks of rows of a member, one after the other, with all columns."""
+        count = self._local(dims.floordiv(self.blocks, members))
+        with self.builder.loop(count) as number:
+            row = self._local((member * count + number) * self.layout.apart)
+            share = Share(0, self.panels, None, row, self.layout.apart)
+            rows = [row + i for i in range(self.layout.apart)]
+            self._sequences(share, lambda: iter([rows]))
+
+    def _all_sequences(self, share: Share) -> None:
         """All rows side by side; one after the other if they have lengths of their own."""
-        clear_totals(self.builder, self.cell, lambda: self._columns(share))
+        self.sums.clear(lambda: self._columns(share))
         if self.cell.lengths is None:
             self._sequences(share, self._groups)
             return
         with self.builder.loop(self.batch) as row:
             self._sequences(share, lambda: iter([[row]]))
 
-    def _parallel(self, share: _Share) -> None:
+    def _parallel(self, share: Share) -> None:
         """Blocks of rows, each for itself."""
         builder, batch = self.builder, self.batch
         count = 1 if self.cell.lengths is not None else self.layout.rows
@@ -128,23 +145,11 @@ class _Writer:
 
     def _groups(self) -> Iterator[list[Size]]:
         """All rows, in groups of about equal size."""
-        batch, most = self.batch, self.layout.rows
-        cuts: list[tuple[Size, int]] = [(batch // most, most), (batch % most, 1)]
-        if isinstance(batch, int):
-            groups = max(1, -(-batch // most))
-            larger = batch % groups
-            cuts = [(larger, batch // groups + 1), (groups - larger, batch // groups)]
-        before: Size = 0
-        for count, size in cuts:
-            if count == 0 or size == 0:
-                continue
-            with self.builder.loop(count) as group:
-                yield [before + group * size + i for i in range(size)]
-            before = before + count * size
+        return row_groups(self.builder, self.batch, self.layout.apart or self.layout.rows)
 
     # Steps
 
-    def _sequences(self, share: _Share, groups: Groups) -> None:
+    def _sequences(self, share: Share, groups: Groups) -> None:
         """Some rows, from the first step to the last."""
         cell, builder = self.cell, self.builder
         self._copy(share, groups, cell.h0, lambda row, j: (self.state, (0, row, j)))
@@ -161,14 +166,14 @@ class _Writer:
                 self._product(number, share, groups, step, time)
                 self._meet(share)
             if not self.layout.blocked:
-                add_to_totals(self.builder, cell, groups, step, lambda: self._columns(share))
+                self.sums.add(groups, step, lambda: self._columns(share))
         clear_after_the_end(builder, cell, groups, length, lambda: self._columns(share))
         for rows in groups():
             with self._columns(share) as j:
                 for row in rows:
                     self.builder.store(cell.h, (row, j), self.state[length % 2, row, j])
 
-    def _clear(self, share: _Share, groups: Groups) -> None:
+    def _clear(self, share: Share, groups: Groups) -> None:
         for buffer in self.cell.cleared:
             for rows in groups():
                 with self._columns(share) as j:
@@ -178,7 +183,7 @@ class _Writer:
 
     def _copy(
         self,
-        share: _Share,
+        share: Share,
         groups: Groups,
         source: Buffer,
         target: Callable[[Size, Size], tuple[Buffer, tuple[Size, ...]]],
@@ -189,7 +194,7 @@ class _Writer:
                     self.builder.store(*target(row, j), source[row, j])
 
     @contextmanager
-    def _columns(self, share: _Share) -> Iterator[Size]:
+    def _columns(self, share: Share) -> Iterator[Size]:
         """A loop over the columns of a share."""
         if share.member is None:
             with self.builder.loop(self.hidden, "vector", lanes=self.layout.lanes) as j:
@@ -206,13 +211,13 @@ class _Writer:
         with self.builder.loop(self.layout.width, "vector", lanes=self.layout.lanes) as j:
             yield panel * self.width + j
 
-    def _meet(self, share: _Share) -> None:
+    def _meet(self, share: Share) -> None:
         if share.member is not None:
             self.builder.barrier(share.member)
 
     # Products
 
-    def _product(self, number: int, share: _Share, groups: Groups, step: Size, time: Size) -> None:
+    def _product(self, number: int, share: Share, groups: Groups, step: Size, time: Size) -> None:
         """A product and what follows from it, for all columns of the share."""
         if self.pairs is not None:
             element = partial(self._factor, self.cell.products[number], step, part=0)
@@ -231,9 +236,8 @@ class _Writer:
             mirrored = (step % 2) * (share.count - 1 - 2 * i)
             panel = self._local(share.first + i + mirrored)
             if self.layout.blocked:
-                self._blocks(number, panel, step, time).write()
-                columns = partial(self._panel_columns, panel)
-                add_to_totals(self.builder, self.cell, groups, step, columns)
+                self._blocks(number, panel, share, step, time).write()
+                self.sums.add(groups, step, partial(self._panel_columns, panel))
             elif rest == 0:
                 tiles(panel, self.width)
             elif full == 0:
@@ -244,24 +248,25 @@ class _Writer:
                 with self.builder.otherwise():
                     tiles(panel, rest)
 
-    def _blocks(self, number: int, panel: Size, step: Size, time: Size) -> Blocks:
-        """A product for a full panel and all rows."""
+    def _blocks(self, number: int, panel: Size, share: Share, step: Size, time: Size) -> Blocks:
+        """A product for a full panel and all rows of a share."""
         product, packed = self.cell.products[number], self.layout.packed[number]
         first = panel * self.width
         parts, depth = map(_known, product.depth(self.hidden))
 
         def place(row: Size, j: Size) -> Place:
-            return Place(time, row, first + j, step)
+            return Place(time, share.row + row, first + j, step)
 
         builder = self.builder
+        fetch = Fetch(builder, self.cell, product, time, first, self.layout.width)
         return Blocks(
-            builder, self.working, _known(self.batch), self.layout.rows, len(product.gates),
-            parts, depth, self.layout.width, self.layout.lanes,
+            builder, self.working, share.rows or _known(self.batch), self.layout.rows,
+            len(product.gates), parts, depth, self.layout.width, self.layout.lanes,
             weight=lambda part, k, gate, j: convert(
                 packed[panel, gate, part * depth + k, j], self.working
             ),
-            factor=lambda row, part, k: self._factor(product, step, row, k, part),
-            fetch=Fetch(builder, self.cell, product, time, first, self.layout.width).piece,
+            factor=lambda row, part, k: self._factor(product, step, share.row + row, k, part),
+            fetch=lambda row, *piece: fetch.piece(lambda near: share.row + row(near), *piece),
             open=lambda row, gate, j, total: self._opened(product, place(row, j), gate, total),
             finish=lambda row, j, sums: self._settle(product, place(row, j), sums),
         )  # fmt: skip
@@ -272,7 +277,7 @@ class _Writer:
         panel: Size,
         width: Size,
         rows: list[Size],
-        share: _Share,
+        share: Share,
         step: Size,
         time: Size,
     ) -> None:

@@ -26,7 +26,8 @@ class Layout:
     weights as [panels, gates, H, width]. Where an instruction multiplies a `group` of numbers,
     weights are packed as [panels, H / group, gates, width, group]: those of bytes, which come with
     the `totals` of their columns, and pairs of bfloat16 (recurrence_pairs.py). With `packs` the
-    kernel of a team packs them itself.
+    kernel of a team packs them itself. `apart` rows may be a block that a member of a small team
+    computes by itself.
     """
 
     rows: int = 1
@@ -38,6 +39,7 @@ class Layout:
     packs: bool = False
     blocked: bool = False
     group: int = 1
+    apart: int = 0
 
 
 def pack_panels(

@@ -3,7 +3,7 @@
 A step reads all recurrent weights and has two operations for each of them and each row. With few
 rows, what counts is how fast the weights come: they lie in the order in which they are read, and a
 team keeps a part of them in the cache of every core. With many rows and few columns, each core
-takes rows of its own.
+takes rows of its own; so do the members of a small team, if the cache of each has all weights.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _CELLS: dict[str, Callable[..., Cell]] = {
 }
 ENOUGH_ROWS = 16
 _MOST_ROWS = 6
-MOST_BLOCK_ROWS = 12
+FEWEST_APART, MOST_BLOCK_ROWS = 8, 12
 
 
 def lower_recurrence(node: Node, lowering: Lowering) -> Launch | None:
@@ -211,9 +211,21 @@ def _layout(cell: Cell, shape: _Shape, target: Target, is_constant: bool) -> Lay
     width = vectors * lanes
     if team and _is_blocked(cell, shape, 2 * lanes):
         rows = min(MOST_BLOCK_ROWS, target.vector_registers // 2 - 2)
-        return Layout(rows, (), 2 * lanes, lanes, team=True, blocked=True)
+        apart = _rows_apart(shape, target)
+        return Layout(rows, (), 2 * lanes, lanes, team=True, blocked=True, apart=apart)
     team = team and shape.hidden > width
     return Layout(rows, (), width, lanes, team, group=shape.group)
+
+
+def _rows_apart(shape: _Shape, target: Target) -> int:
+    """The rows of a block, of several, that is as fast by itself as all rows together: the cache of
+    a core has all weights, and enough rows share a load of them. 0 where there is none."""
+    assert isinstance(shape.batch, int)
+    if shape.weights > target.l2_bytes:
+        return 0
+    fitting = range(FEWEST_APART, MOST_BLOCK_ROWS + 1)
+    sizes = [rows for rows in fitting if shape.batch % rows == 0 and rows < shape.batch]
+    return sizes[0] if sizes else 0
 
 
 def _is_blocked(cell: Cell, shape: _Shape, width: int) -> bool:

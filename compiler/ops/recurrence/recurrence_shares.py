@@ -1,0 +1,46 @@
+"""What a member of a team computes of a recurrence: some columns, or some rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from bessemer.compiler.ir import expr
+from bessemer.compiler.ir.build_loops import KernelBuilder
+from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.expr import Expression, constant, index_value, less
+from bessemer.compiler.ir.types import i64
+
+
+@dataclass(frozen=True)
+class Share:
+    """The panels of a member of the team: `count`, from `first` on; and its rows, all if `rows`
+    is 0."""
+
+    first: Size
+    count: Size
+    member: Size | None
+    row: Size = 0
+    rows: int = 0
+
+
+def takes_rows(blocks: int, members: Size) -> Expression:
+    """Whether all of several members get as many blocks of rows."""
+    left = expr.binary("mod", constant(blocks, i64), index_value(members))
+    return less(1, members) & expr.binary("eq", left, 0)
+
+
+def row_groups(builder: KernelBuilder, batch: Size, most: int) -> Iterator[list[Size]]:
+    """All rows, in groups of about equal size, at most so many."""
+    cuts: list[tuple[Size, int]] = [(batch // most, most), (batch % most, 1)]
+    if isinstance(batch, int):
+        groups = max(1, -(-batch // most))
+        larger = batch % groups
+        cuts = [(larger, batch // groups + 1), (groups - larger, batch // groups)]
+    before: Size = 0
+    for count, size in cuts:
+        if count == 0 or size == 0:
+            continue
+        with builder.loop(count) as group:
+            yield [before + group * size + i for i in range(size)]
+        before = before + count * size
