@@ -275,6 +275,21 @@ def test_weights_of_bfloat16_meet_a_state_of_float32(case: Case, target: Any) ->
         np.testing.assert_array_equal(result, other)
 
 
+def test_an_infinite_state_stays_infinite_in_pairs(rng: np.random.Generator) -> None:
+    case = Case("rnn", 3, 4, 48, "rows", {"activations": ("relu",)})
+    arrays = dict(arrays_of(case))
+    arrays["recurrent"] = rng.uniform(0.1, 1, arrays["recurrent"].shape).astype(bf16.numpy)
+    arrays["h0"][1, 5], arrays["h0"][2, 7] = np.inf, np.nan
+    graph = graph_of(case, arrays)
+    made = build(graph, Options())
+    feeds = {name: array for name, array in arrays.items() if name in graph_names(graph)}
+    results = load_code(made.code, made.weights, machine_of(made.target), 1).run(feeds)
+    for y in results:
+        assert np.isposinf(y[..., 1, :]).all()
+        assert np.isnan(y[..., 2, :]).all()
+        assert np.isfinite(np.delete(y, (1, 2), axis=-2)).all()
+
+
 def _there_and_back(cell: str, batch: int, hidden: int, **attributes: Any) -> Graph:
     """A cell that keeps its steps, and its way back, of weights that are inputs."""
     steps, gates = 5, GATES[cell]

@@ -2,18 +2,27 @@
 
     high = bfloat16(state),  low = bfloat16(state - high)
 
-Their sum has the first 16 bits of the state. An instruction multiplies two neighbours with their
-weights as they are in memory: two for 32 products, where to widen the weights and multiply in
-float32 takes six or more.
+Their sum has the first 16 bits of the state; where high is infinite, low is 0. An instruction
+multiplies two neighbours with their weights as they are in memory: two for 32 products, where to
+widen the weights and multiply in float32 takes six or more.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Size
-from bessemer.compiler.ir.expr import Buffer, Expression, convert
+from bessemer.compiler.ir.expr import (
+    Buffer,
+    Expression,
+    binary,
+    constant,
+    convert,
+    select,
+    unary,
+)
 from bessemer.compiler.ir.types import bf16, f32
 from bessemer.compiler.ops.recurrence.recurrence_dots import dot_sums
 
@@ -44,8 +53,10 @@ class PairState:
                 whole = builder.define(element(row, k), "whole").value
                 high = builder.define(convert(whole, bf16), "high").value
                 builder.store(self._parts, (member, row, 0, k), high)
-                low = convert(whole - convert(high, f32), bf16)
-                builder.store(self._parts, (member, row, 1, k), low)
+                known = builder.define(convert(high, f32), "known").value
+                is_finite = binary("lt", unary("abs", known), math.inf)
+                low = select(is_finite, whole - known, constant(0, f32))
+                builder.store(self._parts, (member, row, 1, k), convert(low, bf16))
 
     def multiply(
         self, packed: Buffer, panel: Size, rows: Sequence[Size], member: Size
