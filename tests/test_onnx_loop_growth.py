@@ -274,3 +274,59 @@ def test_another_rank_is_refused() -> None:
     )
     with pytest.raises(CompileError, match="a carried value that starts as"):
         read_onnx(model)
+
+
+_GROWS = """agraph (float[n] x, float[k] counted, int64 trips) => (float[m] y) {
+    going = Constant<value = bool {1}>()
+    axis = Constant<value_ints = [0]>()
+    five = Constant<value_ints = [5]>()
+    size = Shape(counted)
+    less = Sub(size, five)
+    ahead = Squeeze(less)
+    y, last = Loop(TRIPS, going, x, OTHER) <
+        body = step (int64 i, bool go, float[a] s, OTHER_TYPE t)
+                => (bool more, float[c] l, OTHER_TYPE u) {
+            more = Identity(go)
+            STEP
+        }
+    >
+}"""
+
+
+def _grows(step: str, trips: str = "trips", other: str = "axis", type: str = "int64[1]") -> str:
+    text = _GROWS.replace("TRIPS", trips).replace("OTHER_TYPE", type)
+    return text.replace("OTHER", other).replace("STEP", step)
+
+
+_MEAN = "mean = ReduceMean<keepdims = 1>(s, t) l = Concat<axis = 0>(s, mean) u = Identity(t)"
+
+
+@pytest.mark.parametrize("trips", ["trips", "ahead"])
+def test_axes_that_are_handed_on_and_fewer_iterations_than_none(trips: str) -> None:
+    """What is handed on as it is stays a constant; `ahead` is a size less 5."""
+    model = parsed(_grows(_MEAN, trips), 18)
+    compiled = bessemer.compile(model, cache=False)
+    for count in (4, 0, -3):
+        given = {"x": floats(3), "counted": floats(5 + count), "trips": np.array(count)}
+        (found,) = compiled.run(given)
+        np.testing.assert_allclose(found, expected(model, given)[0], rtol=1e-5, atol=1e-5)
+
+
+def test_what_was_before_is_kept_where_the_other_grows() -> None:
+    """`y` has at the start the size of `last`, and follows it by an iteration."""
+    step = "one = Constant<value_floats = [1.0]>() u = Concat<axis = 0>(s, one, one) l = Sin(t)"
+    model = parsed(_grows(step, other="x", type="float[d]"), 18)
+    graph = read_onnx(model)
+    compiled = bessemer.compile(model, cache=False)
+    for length, count in ((3, 5), (0, 4), (2, 1), (1, 0), (1, 200)):
+        given = {"x": floats(length), "counted": floats(5), "trips": np.array(count)}
+        agrees(model, given, graph)
+        (found,) = compiled.run(given)
+        np.testing.assert_allclose(found, expected(model, given)[0], rtol=1e-5, atol=1e-5)
+
+
+def test_slices_of_sizes_that_change_are_not_stacked() -> None:
+    text = _grows(_MEAN + " rows = Sin(l)").replace("y, last = ", "y, last, all = ")
+    text = text.replace("int64[1] u)", "int64[1] u, float[e] rows)")
+    with pytest.raises(CompileError, match=r"stacks slices of f32\[length_1\+1\]"):
+        read_onnx(parsed(text, 18))

@@ -30,9 +30,7 @@ class _Counter:
 def known_trips(b: GraphBuilder, trips: Value | None) -> Size | None:
     """A trip count that is known before the run."""
     sizes = None if trips is None else b.known_sizes(trips)
-    if sizes is None or (isinstance(sizes[0], int) and sizes[0] < 0):
-        return None
-    return sizes[0]
+    return None if sizes is None else dims.maximum(sizes[0], 0)
 
 
 def is_unlimited(b: GraphBuilder, trips: Value | None) -> bool:

@@ -35,15 +35,17 @@ def returned(
     carried: Sequence[Value],
     results: Sequence[Value],
     changing: Collection[Place] = (),
+    lengths: Collection[str] = (),
 ) -> list[Value]:
     """The body's results, the carried ones in the types that they had at the start, but for sizes
-    at the places that are `changing`.
+    at the places that are `changing`. What depends on `lengths`, sizes there, is no size from
+    before the loop.
 
     Raises ChangesTypeError where their types are others.
     """
     kept = list(results)
     differing: dict[Place, str] = {}
-    decided = _decided_inside(region.builder)
+    decided = _decided_inside(region.builder) | set(lengths)
     for number, (start, end) in enumerate(zip(carried, results)):
         if start.type == end.type:
             continue

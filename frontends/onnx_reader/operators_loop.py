@@ -172,6 +172,10 @@ def _growing(
     kept, filled = read.kept, buffers.filled(context.builder, carried)
     moving = [*_without(filled, kept), context.builder.sizes(lengths.of(carried))]
     count = len(moving) - 1
+    changing = {name for size in lengths.of(read.state) for name in dims.symbol_names(size)}
+    for value in results[count:]:
+        if any(dims.symbol_names(size) & changing for size in value.type.shape):
+            context.unsupported(f"a loop that stacks slices of {value.type}, whose size changes")
     outputs = [read.keep_going if has_condition else read.going]
     outputs += [*results[:count], lengths_after, *results[count:]]
     made = known_trips(context.builder, trips) if starts and not has_condition else None
@@ -181,9 +185,8 @@ def _growing(
     )
     sizes = context.builder.bind(found.pop(count), "length_")
     whole = context.values(_with_kept([*found], carried, kept))
-    changing = lengths.numbers
     return [
-        lengths.begun(context.builder, value, number, sizes) if number in changing else value
+        lengths.begun(context.builder, value, number, sizes) if number in lengths.numbers else value
         for number, value in enumerate(whole)
     ]
 
@@ -212,11 +215,13 @@ def _lengths_and_capacities(
         sizes = [dims.symbol(name) for name in names]
         looks = [
             Value(lengths.with_sizes(value.type, number, sizes), value.name)
+            if number in lengths.numbers
+            else value
             for number, value in enumerate(carried)
         ]
         read = _Body(context, body, looks)
         try:
-            results = returned(read.region, looks, read.results, places)
+            results = returned(read.region, looks, read.results, places, names)
             break
         except ChangesTypeError as change:
             if change.places <= places:
