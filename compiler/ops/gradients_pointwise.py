@@ -108,9 +108,9 @@ _Pair: TypeAlias = "tuple[Value, Value]"
 
 def _power(d: Differential) -> _Pair:
     x, y = d.inputs
-    one = scalar_like(d.builder, y, 1)
-    # 0 to the power of 0 is 1 on both sides of x, too.
-    less = d.apply("select", d.apply("eq", y, _zero(d)), one, d.apply("sub", y, one))
+    # To the power of 0 all is 1, also where x is 0 or infinite: 0 times a number that is finite.
+    is_flat = d.apply("eq", y, _zero(d))
+    less = d.apply("select", is_flat, _zero(d), _plus(d, y, -1.0))
     dx = _mul(d, d.dy, _mul(d, y, d.apply("pow", x, less)))
     positive = d.apply("gt", x, _zero(d))
     # Where x is 0 the power is 0 on both sides of y; below 0 only whole y mean anything.
