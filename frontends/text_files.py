@@ -9,10 +9,13 @@ from bessemer.runtime.whole_file import whole_file
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file, whole or not at all, and makes its folder. Raises CompileError where it cannot
-    be written."""
+    """Writes a file, whole or not at all, and makes its folder. A link, a device or a pipe stays
+    what it is, and the text goes through it. Raises CompileError where it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            path.write_text(text)
+            return
         with whole_file(path) as part:
             part.write_text(text)
     except OSError as error:
