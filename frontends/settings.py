@@ -37,9 +37,7 @@ def require_share(owner: object, name: str, *, below_one: bool = False) -> None:
 def require_not_negative(owner: object, *names: str) -> None:
     """Raises CompileError unless these settings are finite numbers from 0 on."""
     for name in names:
-        given = getattr(owner, name)
-        if not is_number(given) or not 0 <= given < math.inf:
-            _refuse(owner, name, "numbers from 0 on are possible")
+        require_number(type(owner).__name__, name, getattr(owner, name))
 
 
 def require_count(owner: str, name: str, given: object, least: int) -> None:
@@ -47,6 +45,12 @@ def require_count(owner: str, name: str, given: object, least: int) -> None:
     if not _is_count(given) or given < least:
         wanted = f"whole numbers from {least} on are possible"
         raise CompileError(f"{owner}: {name} is {given!r}; {wanted}.")
+
+
+def require_number(owner: str, name: str, given: object) -> None:
+    """Raises CompileError unless an argument of a function is a finite number from 0 on."""
+    if not is_number(given) or not 0 <= given < math.inf:
+        raise CompileError(f"{owner}: {name} is {given!r}; numbers from 0 on are possible.")
 
 
 def _is_count(entry: object) -> TypeGuard[int]:

@@ -147,6 +147,7 @@ BROKEN = {
     "import nothing_of_this_name": r"bad.py, line 1: ModuleNotFoundError: No module named",
     "def experiment():\n    return 1 / 0": r"bad.py, line 2: ZeroDivisionError: division by zero",
     "x = 1\nx = = 2": r"bad.py, line 2: invalid syntax",
+    "raise SyntaxError('odd')": r"bad.py: odd",
 }
 
 

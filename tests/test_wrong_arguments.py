@@ -18,9 +18,10 @@ from bessemer.frontends import builder as nn
 from bessemer.frontends import zoo
 from bessemer.frontends.byte_count import byte_count
 from bessemer.frontends.random_inputs import random_arrays
+from bessemer.frontends.train.batches import Augmentation
 from bessemer.frontends.train.losses import mean_squared_error
 from bessemer.frontends.train.optimizers import SGD, Adam
-from bessemer.frontends.train.schedules import steps
+from bessemer.frontends.train.schedules import cosine, exponential, steps
 from bessemer.frontends.train.step import Regularization
 from bessemer.frontends.train.trainer import Trainer
 from bessemer.runtime.artifact import ArrayInfo
@@ -30,6 +31,7 @@ from tests.onnx_check import parsed
 HALF: Any = 0.5
 FOUR: Any = 4
 TEXT: Any = "relu"
+PAIR: Any = (1, 2)
 RELU = "g (float[n] x) => (float[n] y) { y = Relu (x) }"
 
 
@@ -185,6 +187,11 @@ def test_a_depth_that_a_network_has_not_is_told_with_those_it_has(make: Any) -> 
         (lambda: SGD(weight_decay=-HALF), "SGD: weight_decay is -0.5; numbers from 0 on"),
         (lambda: Regularization(clip_norm=float("nan")), "clip_norm is nan; numbers from 0 on"),
         (lambda: steps(0), "steps: every is 0; whole numbers from 1 on"),
+        (lambda: steps(2, TEXT), "steps: factor is 'relu'; numbers from 0 on"),
+        (lambda: exponential(TEXT), "exponential: factor is 'relu'; numbers from 0 on"),
+        (lambda: cosine(2, TEXT), "cosine: lowest is 'relu'; numbers from 0 on"),
+        (lambda: Augmentation("x", shift=PAIR), r"Augmentation: shift is \(1, 2\); whole numbers"),
+        (lambda: _trainer(mean_squared_error, seed=PAIR), r"Trainer: seed is \(1, 2\); whole"),
         (lambda: _trainer("mse"), "The loss is 'mse'; give a function"),
         (lambda: _trainer(lambda y, t: 3), "The loss is 3; it must be one number"),
     ],

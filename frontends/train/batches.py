@@ -11,7 +11,7 @@ import numpy as np
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.types import Array
 from bessemer.frontends.given_sizes import is_number
-from bessemer.frontends.settings import require_counts, require_not_negative
+from bessemer.frontends.settings import require_count, require_not_negative
 
 Data = Mapping[str, Array]
 
@@ -30,7 +30,7 @@ class Augmentation:
     noise: float = 0.0
 
     def __post_init__(self) -> None:
-        require_counts(self, 0, "shift")
+        require_count("Augmentation", "shift", self.shift, 0)
         require_not_negative(self, "noise")
 
     def check(self, data: Data) -> None:

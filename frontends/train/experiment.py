@@ -103,7 +103,8 @@ def errors_of_file(path: Path) -> Iterator[None]:
     except (CompileError, InternalError, RunError):
         raise
     except SyntaxError as error:
-        raise CompileError(f"{error.filename}, line {error.lineno}: {error.msg}") from None
+        place = f"{error.filename}, line {error.lineno}" if error.filename else str(path)
+        raise CompileError(f"{place}: {error.msg}") from None
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
         lines = [each.lineno for each in frames if Path(each.filename) == path.absolute()]

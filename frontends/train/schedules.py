@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from bessemer.compiler.errors import CompileError
 from bessemer.frontends.given_sizes import is_number
-from bessemer.frontends.settings import require_count
+from bessemer.frontends.settings import require_count, require_number
 
 Schedule = Callable[[int], float]
 
@@ -28,17 +28,20 @@ def constant() -> Schedule:
 def steps(every: int, factor: float = 0.1) -> Schedule:
     """Times `factor` after every so many steps."""
     require_count("steps", "every", every, 1)
+    require_number("steps", "factor", factor)
     return lambda step: factor ** (step // every)
 
 
 def exponential(factor: float) -> Schedule:
     """Times `factor` after each step."""
+    require_number("exponential", "factor", factor)
     return lambda step: float(factor**step)
 
 
 def cosine(total: int, lowest: float = 0.0) -> Schedule:
     """Half a cosine from 1 down to `lowest` at step `total` (Loshchilov & Hutter 2017)."""
     require_count("cosine", "total", total, 1)
+    require_number("cosine", "lowest", lowest)
 
     def rate(step: int) -> float:
         done = min(step, total) / total

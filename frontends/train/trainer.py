@@ -23,7 +23,7 @@ from bessemer.compiler.training_library import build_library
 from bessemer.frontends.builder.network import Input, Network
 from bessemer.frontends.byte_count import byte_count
 from bessemer.frontends.compile import compile
-from bessemer.frontends.settings import require_count, require_counts
+from bessemer.frontends.settings import require_count
 from bessemer.frontends.train.batches import Augmentation, Batches, split_rows
 from bessemer.frontends.train.check_data import (
     check_batch,
@@ -96,8 +96,8 @@ class Trainer:
     ) -> None:
         self.optimizer = optimizer or SGD()
         self.schedule = schedule or constant()
-        self.seed = seed
-        require_counts(self, 0, "seed")
+        require_count("Trainer", "seed", seed, 0)
+        self.seed = int(seed)
         self.steps = 0
         network = normalization.around(network) if normalization else network
         self._start, self._normalization = network, normalization
