@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import bessemer
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.interpreter.interpret import run_graph
 from bessemer.frontends.onnx_reader.read import read_onnx
@@ -178,3 +179,35 @@ def test_sequences_that_are_settled_while_reading_leave_no_trace() -> None:
         }"""
     )
     agrees(model, {"x": floats(4, 3)})
+
+
+@pytest.mark.parametrize("trips", ["given", "ahead"])
+def test_fewer_iterations_than_none_stack_nothing(trips: str) -> None:
+    """`ahead` is a size less 5."""
+    model = parsed(
+        """agraph (float[2] x, float[k] counted, int64 given) => (float[2] y, float[m, 2] rows) {
+            going = Constant<value = bool {1}>()
+            five = Constant<value_ints = [5]>()
+            size = Shape(counted)
+            less = Sub(size, five)
+            ahead = Squeeze(less)
+            y, rows = Loop(TRIPS, going, x) <
+                body = step (int64 i, bool go, float[2] s)
+                        => (bool more, float[2] t, float[2] row) {
+                    more = Identity(go)
+                    t = Sin(s)
+                    row = Cos(s)
+                }
+            >
+        }""".replace("TRIPS", trips)
+    )
+    compiled = bessemer.compile(model, cache=False)
+    x = floats(2)
+    for count in (3, 0, -2):
+        given = {"x": x, "counted": floats(5 + count), "given": np.array(count)}
+        y, rows = compiled.run(given)
+        states = [x]
+        for _ in range(max(count, 0)):
+            states.append(np.sin(states[-1]))
+        np.testing.assert_allclose(y, states[-1], rtol=1e-6)
+        np.testing.assert_allclose(rows, np.cos(states[:-1]).reshape(-1, 2), rtol=1e-6)

@@ -16,6 +16,7 @@ from bessemer.compiler.ir.types import i64
 from bessemer.frontends.onnx_reader.agree import agreed_size, differ_as_a_rule, with_shape
 from bessemer.frontends.onnx_reader.context import NodeContext, Region
 from bessemer.frontends.onnx_reader.items import Item
+from bessemer.frontends.onnx_reader.loop_counts import known_trips
 from bessemer.frontends.onnx_reader.loop_growth import Place
 
 
@@ -103,6 +104,8 @@ def loop_node(
     b = context.builder
     trips, condition = controls
     scans = len(outputs) - 1 - len(carried)
+    if scans and trips is not None:
+        trips = not_negative(b, context.cast(trips, i64))
     results = b.apply_many(
         "loop",
         b.constant(np.array(0, np.int64)) if trips is None else context.cast(trips, i64),
@@ -120,6 +123,14 @@ def loop_node(
     if made is not None:
         stacked = [with_shape(b, value, (made, *value.type.shape[1:])) for value in stacked]
     return [*results[: len(carried)], *stacked]
+
+
+def not_negative(b: GraphBuilder, trips: Value) -> Value:
+    """A trip count which is also the number of slices."""
+    known = known_trips(b, trips)
+    if known is not None:
+        return b.scalar_size(known)
+    return b.apply("max", trips, b.constant(np.array(0, np.int64)))
 
 
 def stacked_rows(context: NodeContext, parts: Sequence[Value]) -> Value:

@@ -33,6 +33,7 @@ from bessemer.frontends.onnx_reader.loop_invariants import kept_places
 from bessemer.frontends.onnx_reader.loop_node import (
     ChangesTypeError,
     loop_node,
+    not_negative,
     returned,
     stacked_rows,
 )
@@ -245,8 +246,7 @@ def _most_trips(context: NodeContext) -> Size | None:
     known = known_trips(b, trips)
     if known is not None:
         return known
-    some = b.apply("max", context.cast(trips, i64), b.constant(np.array(0, np.int64)))
-    return b.bind(some, "trips_")[0]
+    return b.bind(not_negative(b, context.cast(trips, i64)), "trips_")[0]
 
 
 def _measured_capacities(
