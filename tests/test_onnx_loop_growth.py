@@ -103,6 +103,34 @@ def test_a_loop_asks_for_its_memory_a_few_times_only() -> None:
     np.testing.assert_allclose(last, want, rtol=1e-5, atol=1e-5)
 
 
+def test_memory_that_a_loop_can_never_have_is_refused() -> None:
+    """Twice as much as it wants is no number of 64 bits."""
+    model = parsed(
+        """agraph (int64[1] n, float[1] x) => (float[1] y) {
+            two = Constant<value = int64 {2}>()
+            zero = Constant<value = int64 {0}>()
+            going = Constant<value = bool {1}>()
+            y = Loop(two, going, x) <
+                body = step (int64 i, bool go, float[1] s) => (bool more, float[1] t) {
+                    more = Identity(go)
+                    wide = Expand(s, n)
+                    sums = CumSum(wide, zero)
+                    place = Cast<to = 7>(s)
+                    t = Gather(sums, place)
+                }
+            >
+        }""",
+        18,
+    )
+    compiled = bessemer.compile(model, threads=1, cache=False)
+    x = np.zeros(1, np.float32)
+    (y,) = compiled.run({"n": np.array([3]), "x": x})
+    np.testing.assert_array_equal(y, x)
+    for power in range(50, 63):
+        with pytest.raises(MemoryError):
+            compiled.run({"n": np.array([3 << power - 1]), "x": x})
+
+
 def test_beams_keep_tokens_keys_and_scores_of_their_parents() -> None:
     """Everything grows from nothing or one, by gathers of rows and concatenation."""
     model = parsed(

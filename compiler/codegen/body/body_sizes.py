@@ -110,7 +110,7 @@ class BodySizes(BodyWriter):
         self.begin(bad)
         if self.repeats:
             # The next iteration may want a little more, and the next run begins at the beginning.
-            size = self.let(f"shl i64 {size}, 1")
+            size = self.let(f"call i64 @llvm.sadd.sat.i64(i64 {size}, i64 {size})")
         self.put(f"call void @bessemer_need(ptr %context, i64 {size})")
         self.put(f"ret i32 {Status.WORKSPACE_TOO_SMALL}")
         self.begin(good)

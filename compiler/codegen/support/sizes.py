@@ -11,6 +11,7 @@ OVERFLOW = "the memory for these sizes is larger than the address space"
 DECLARATIONS = """
 declare { i64, i1 } @llvm.sadd.with.overflow.i64(i64, i64)
 declare { i64, i1 } @llvm.smul.with.overflow.i64(i64, i64)
+declare i64 @llvm.sadd.sat.i64(i64, i64)
 """
 
 
