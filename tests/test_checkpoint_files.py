@@ -47,5 +47,8 @@ def test_safetensors_reads_what_is_written(tmp_path: Path) -> None:
 
 def test_a_checkpoint_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
-    with pytest.raises(CompileError, match="Cannot write"):
-        write_parameters(tmp_path / "file" / "x.safetensors", ARRAYS)
+    for folder in (tmp_path / "file", tmp_path / "file" / "folder"):
+        with pytest.raises(CompileError, match="Cannot write"):
+            write_parameters(folder / "x.safetensors", ARRAYS)
+        with pytest.raises(CompileError, match="Cannot write"):
+            write_checkpoint(folder / "x.state", Checkpoint({}, {}))

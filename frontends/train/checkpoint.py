@@ -33,7 +33,6 @@ class Checkpoint:
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Replaces the file in one step: whatever happens, the old one or the new one is there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     facts = {_KEY: json.dumps({"format": FORMAT, **checkpoint.facts})}
     _write_whole(path, checkpoint.arrays, facts)
 
@@ -47,6 +46,7 @@ def _write_whole(path: Path, arrays: Mapping[str, Array], facts: dict[str, str] 
     rows = [(name, SAFETENSORS[array.dtype.name], array) for name, array in arrays.items()]
     rows.sort(key=lambda row: (-row[2].itemsize, row[0]))
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as part, part.open("wb") as file:
             file.write(_header(rows, facts))
             for _, _, array in rows:
