@@ -358,3 +358,17 @@ def test_slices_of_sizes_that_change_are_not_stacked() -> None:
     text = text.replace("int64[1] u)", "int64[1] u, float[e] rows)")
     with pytest.raises(CompileError, match=r"stacks slices of f32\[length_1\+1\]"):
         read_onnx(parsed(text, 18))
+
+
+def test_what_a_loop_picks_out_becomes_fewer() -> None:
+    step = "half = Constant<value = float {0.5}>() small = Mul(s, half) large = Greater(s, half)"
+    step += " l = Compress(small, large) u = Identity(t)"
+    model = parsed(_grows(step), 18)
+    graph = read_onnx(model)
+    compiled = bessemer.compile(model, cache=False)
+    x = np.arange(9, dtype=np.float32)
+    for count in (0, 1, 3, 9):
+        given = {"x": x, "counted": floats(5), "trips": np.array(count)}
+        agrees(model, given, graph)
+        (found,) = compiled.run(given)
+        np.testing.assert_array_equal(found, expected(model, given)[0])

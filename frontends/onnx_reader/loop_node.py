@@ -67,14 +67,14 @@ def returned(
 
 
 def _decided_inside(builder: GraphBuilder) -> set[str]:
-    """The sizes that differ between the branches of an If, or that a loop's lengths say."""
+    """The sizes that differ between the branches of an If, that a loop's lengths say, or that
+    count elements found."""
     found: set[str] = set()
     for node in builder.nodes:
+        is_decided = True
         if node.operator.name == "bind":
             origin = builder.producer(node.inputs[0])
             is_decided = origin is not None and origin.operator.name == "loop"
-        else:
-            is_decided = node.operator.name == "if"
         if is_decided:
             found.update(defined_symbols(node))
     return found
