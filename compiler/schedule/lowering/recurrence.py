@@ -219,13 +219,14 @@ def _layout(cell: Cell, shape: _Shape, target: Target, is_constant: bool) -> Lay
 
 def _rows_apart(shape: _Shape, target: Target) -> int:
     """The rows of a block, of several, that is as fast by itself as all rows together: the cache of
-    a core has all weights, and enough rows share a load of them. 0 where there is none."""
+    a core has all weights, and enough rows share a load of them. An even number of blocks comes
+    first, which two or four members can divide. 0 where there is none."""
     assert isinstance(shape.batch, int)
     if shape.weights > target.l2_bytes:
         return 0
     fitting = range(FEWEST_APART, MOST_BLOCK_ROWS + 1)
     sizes = [rows for rows in fitting if shape.batch % rows == 0 and rows < shape.batch]
-    return sizes[0] if sizes else 0
+    return min(sizes, key=lambda rows: (shape.batch // rows % 2, rows), default=0)
 
 
 def _is_blocked(cell: Cell, shape: _Shape, width: int) -> bool:
