@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 import bessemer
+from bessemer.compiler.ir.dims import Dim
+from bessemer.frontends.onnx_reader.read import read_onnx
 from bessemer.runtime.errors import ExecutionError
 from tests.onnx_check import agrees, expected, floats, parsed
 
@@ -22,6 +24,19 @@ def test_pads_from_data_may_cut(pads: tuple[int, ...]) -> None:
 def test_what_is_wrapped_around_is_what_the_cut_has_left(pads: tuple[int, ...]) -> None:
     wrapped = _PADDED.replace("Pad", 'Pad <mode = "wrap">')
     agrees(parsed(wrapped, 19), {"x": floats(4, 6), "p": np.array(pads)}, tolerance=0)
+
+
+@pytest.mark.parametrize("mode", ["constant", "edge", "reflect", "wrap"])
+def test_pads_of_every_axis_make_short_sizes(mode: str) -> None:
+    """The number of elements is a product of all sizes: of sums of five terms it would have 625."""
+    text = "g (float[1,3,4,5] x, int64[8] p) => (float[a,b,c,d] y) { y = Pad(x, p) }"
+    model = parsed(text.replace("Pad", f'Pad <mode = "{mode}">'), 19)
+    (padded,) = read_onnx(model).outputs
+    assert all(isinstance(size, Dim) and len(size.terms) == 1 for size in padded.type.shape)
+    compiled = bessemer.compile(model, cache=False)
+    for pads in ((0, 0, 1, 1, 0, 2, 1, 1), (0, 0, 0, 0, 0, 0, 0, 0), (0, 1, 2, 0, 0, 0, 1, 3)):
+        feed = {"x": floats(1, 3, 4, 5), "p": np.array(pads)}
+        np.testing.assert_array_equal(compiled.run(feed)[0], expected(model, feed)[0])
 
 
 @pytest.mark.slow

@@ -222,9 +222,17 @@ class GraphBuilder:
         flat = value if value.type.rank == 1 else self.apply("reshape", value, shape=(1,))
         if flat.type.dtype != i64:
             flat = self.apply("cast", flat, dtype=i64)
-        (count,) = flat.type.static_shape
+        return self._bound(flat, prefix)
+
+    def name_sizes(self, sizes: Sequence[Size], prefix: str) -> tuple[Size, ...]:
+        """New symbols for sizes, which must not be negative when the model runs: for long sums, of
+        which products would have hundreds of terms."""
+        return self._bound(self.sizes(sizes), prefix)
+
+    def _bound(self, vector: Value, prefix: str) -> tuple[Size, ...]:
+        (count,) = vector.type.static_shape
         names = tuple(self.fresh_symbol(prefix) for _ in range(count))
-        self.apply_many("bind", flat, symbols=names)
+        self.apply_many("bind", vector, symbols=names)
         return tuple(symbol(name) for name in names)
 
     def _follow(self, node: Node) -> None:

@@ -101,7 +101,11 @@ def require_nonnegative(builder: GraphBuilder, sizes: Sequence[Size], reason: st
 def require_elements(builder: GraphBuilder, there: Sequence[Size], wanted: Sequence[Size]) -> None:
     """Makes the compiled code fail where an axis that has no elements is to be one that has some:
     what would be repeated or mixed, there is nothing of."""
-    pairs = [pair for pair in zip(there, wanted, strict=True) if not _are_empty_together(*pair)]
+    pairs = [
+        (size, result)
+        for size, result in zip(there, wanted, strict=True)
+        if not dims.is_nonnegative(size - 1) and not _are_empty_together(size, result)
+    ]
     sizes = [size - dims.minimum(result, 1) for size, result in pairs]
     unsure = [size for size in sizes if not dims.is_nonnegative(size)]
     if unsure:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from bessemer.compiler.ir import dims
-from bessemer.compiler.ir.dims import Size, format_size
+from bessemer.compiler.ir.dims import Dim, Size, format_size
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import boolean, i64
 from bessemer.frontends.onnx_reader import limits
@@ -14,6 +14,9 @@ from bessemer.frontends.onnx_reader.agree import agreed_size, require_elements
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.registry import rule
 from bessemer.frontends.onnx_reader.sizes import slice_of
+
+_TERMS = 3
+"""Of a padded size: what is padded, and a number of elements at each end."""
 
 
 @rule("Transpose")
@@ -213,10 +216,26 @@ def read_pad(context: NodeContext) -> Value:
             cut = {"low": tuple(below[0]), "high": tuple(below[1])}
             x = context.apply("pad", x, **cut, mode="constant", value=0)
             low, high = ([dims.maximum(one, 0) for one in side] for side in (low, high))
+    high = _with_short_sums(context, x.type.shape, low, high)
     padded = context.apply("pad", x, low=tuple(low), high=tuple(high), mode=mode, value=value)
     if mode != "constant":
         require_elements(context.builder, x.type.shape, padded.type.shape)
     return padded
+
+
+def _with_short_sums(
+    context: NodeContext, shape: Sequence[Size], low: Sequence[Size], high: Sequence[Size]
+) -> list[Size]:
+    """`high`, so that padded sizes which would be long sums are symbols: kernels multiply sizes."""
+    inner = [size + before for size, before in zip(shape, low, strict=True)]
+    padded = [size + after for size, after in zip(inner, high, strict=True)]
+    long = [axis for axis, s in enumerate(padded) if isinstance(s, Dim) and len(s.terms) > _TERMS]
+    if not long:
+        return list(high)
+    named = context.builder.name_sizes([padded[axis] for axis in long], "padded_")
+    for axis, size in zip(long, named, strict=True):
+        padded[axis] = size
+    return [size - before for size, before in zip(padded, inner, strict=True)]
 
 
 @rule("DepthToSpace")

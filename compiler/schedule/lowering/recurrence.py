@@ -220,7 +220,7 @@ def _layout(cell: Cell, shape: _Shape, target: Target, is_constant: bool) -> Lay
 def _rows_apart(shape: _Shape, target: Target) -> int:
     """The rows of a block, of several, that is as fast by itself as all rows together: the cache of
     a core has all weights, and enough rows share a load of them. An even number of blocks comes
-    first, which two or four members can divide. 0 where there is none."""
+    first, which two members can divide. 0 where there is none."""
     assert isinstance(shape.batch, int)
     if shape.weights > target.l2_bytes:
         return 0
