@@ -12,7 +12,7 @@ from bessemer.compiler.driver import Compilation, build, machine_of
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import Size, symbol
 from bessemer.compiler.ir.graph import Value
-from bessemer.compiler.ir.loops import Prefetch, Stream
+from bessemer.compiler.ir.loops import Stream
 from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.text.text_loops import print_kernel
 from bessemer.compiler.ir.types import Array, DType, TensorType, f16, f32, i32
@@ -159,13 +159,19 @@ def test_rows_of_halves_keep_their_exponentials_aside() -> None:
     np.testing.assert_allclose(_run(compiled, x), _softmax(x.astype(np.float64)), rtol=2e-3)
 
 
-def test_only_long_tensors_are_fetched_ahead() -> None:
-    def fetches(rows: int) -> bool:
-        (launch,) = _launches(_compiled(_norm, (rows, 1024)))
-        return any(isinstance(s, Prefetch) for s in walk(launch.kernel.body))
+def test_rows_that_no_cache_holds_are_fetched_ahead_by_the_longest_pass() -> None:
+    def passes(rows: Rows, count: int) -> list[tuple[bool, bool]]:
+        """Of each loop that fetches: whether it computes exponentials, whether it stores."""
+        b = GraphBuilder("rows")
+        x = b.input("x", TensorType(f32, (count, 1024)))
+        compiled = build(b.finish([rows(b, x)]), Options(target="x86_64-avx512"))
+        (launch,) = _launches(compiled)
+        loops = print_kernel(launch.kernel).split("vector ")[1:]
+        return [("exp" in text, " out0[" in text) for text in loops if "prefetch in0" in text]
 
-    assert fetches(4096)
-    assert not fetches(16)
+    assert passes(_norm, 4096) == [(False, True)]
+    assert passes(_last_softmax, 4096) == [(True, False)]
+    assert passes(_norm, 2048) == passes(_norm, 16) == []
 
 
 def test_outputs_that_no_cache_holds_go_past_the_caches() -> None:

@@ -1,14 +1,13 @@
 """How rows get from and to memory: which are fetched ahead, and which go past the caches.
 
-The processor fetches ahead by itself, but not from page to page, and not while it waits for the end
-of a row's sum. What is read is asked for while a row goes by the second time: the first pass waits
-for memory anyway, and the last one stores. A row of outputs is asked for in the last pass.
+The processor fetches ahead by itself, but not from page to page, and less while stores go past the
+caches. Rows that do so are read into the second-level cache, some rows ahead, by the pass that
+takes longest: the one with functions, or the last one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from math import ceil
 
 from bessemer.compiler.ir import dims, walk_expr
@@ -17,24 +16,16 @@ from bessemer.compiler.ir.expr import Buffer, Load, Reduce
 from bessemer.compiler.schedule.dependence import all_nodes
 from bessemer.compiler.schedule.nests.merge_axes import Piece, extent_of
 
-FROM_MEMORY = 1 << 20
-"""Bytes of rows from which on they are not expected to lie in the second-level cache."""
-SHORTEST_FETCHED, LONGEST_FETCHED = 512, 16 << 10
+SHORTEST_FETCHED, LONGEST_FETCHED = 512, 64 << 10
 """Bytes of a row that is fetched ahead: long enough to matter, short enough for the cache."""
-BYTES_AHEAD = 8 << 10
-"""How far ahead rows are fetched: what arrives while a row is computed, twice."""
+ROWS_AHEAD, ELEMENTS_AHEAD = 16 << 10, 8 << 10
+"""How far ahead, in bytes, rows are fetched into the second-level cache, and elements that are read
+once into the first."""
 LINE = 64
 
-Places = tuple[tuple[Buffer, Size], ...]
-"""Where an iteration's part of the coming elements begins, less its index."""
-
-
-@dataclass(frozen=True)
-class Coming:
-    """What is fetched ahead while a row is computed."""
-
-    reads: Places = ()
-    writes: Places = ()
+Places = tuple[tuple[Buffer, Size, int], ...]
+"""Where an iteration's part of the coming elements begins, less its index, and the level of the
+cache that they are fetched into."""
 
 
 def streams(piece: Piece, last_cache: int) -> bool:
@@ -56,38 +47,33 @@ def streams(piece: Piece, last_cache: int) -> bool:
     return all(isinstance(step, int) and step % along == 0 for step in steps[:-1])
 
 
-def coming_rows(piece: Piece, inner: Symbol, values: Mapping[Atom, Size], streamed: bool) -> Coming:
-    """Where rows begin that are soon read or written, if fetching them ahead pays. `values` are the
-    indices of the row at work."""
+def coming_rows(piece: Piece, inner: Symbol, values: Mapping[Atom, Size]) -> Places:
+    """Where rows begin that are soon read, if fetching them ahead pays. `values` are the indices of
+    the row at work."""
     if not any(isinstance(node, Reduce) for node in all_nodes(piece.value)):
-        return _coming_elements(piece, inner, values) if streamed else Coming()
+        return _coming_elements(piece, inner, values)
     extent, outer = extent_of(inner), [s for s in piece.symbols if s is not inner]
     if len(outer) != 1 or not isinstance(extent, int):
-        return Coming()
+        return ()
     row_bytes = extent * piece.target.dtype.bytes
-    rows = extent_of(outer[0])
-    is_small = isinstance(rows, int) and rows * row_bytes < FROM_MEMORY
-    if is_small or not SHORTEST_FETCHED <= row_bytes <= LONGEST_FETCHED:
-        return Coming()
-    ahead = ceil(BYTES_AHEAD / row_bytes)
-
-    def places(offsets: Mapping[Buffer, Size]) -> Places:
-        found: list[tuple[Buffer, Size]] = []
-        for buffer, offset in offsets.items():
-            step = dims.coefficient_of(offset, outer[0])
-            along = [s for s in dims.atoms(offset) if isinstance(s, Symbol) and s is not outer[0]]
-            if step is None or step == 0 or walk_expr.index_expressions(offset):
-                continue
-            start = dims.substitute(offset, {s: 0 for s in along if s.extent is not None})
-            found.append((buffer, dims.substitute(start + ahead * step, values)))
-        return tuple(found)
-
-    loads = [node for node in all_nodes(piece.value) if isinstance(node, Load)]
-    reads = places({node.buffer: node.indices[0] for node in loads})
-    return Coming(reads, places({piece.target: piece.offset}))
+    if not SHORTEST_FETCHED <= row_bytes <= LONGEST_FETCHED:
+        return ()
+    ahead = ceil(ROWS_AHEAD / row_bytes)
+    found: dict[Buffer, Size] = {}
+    for node in all_nodes(piece.value):
+        if not isinstance(node, Load):
+            continue
+        offset = node.indices[0]
+        step = dims.coefficient_of(offset, outer[0])
+        along = [s for s in dims.atoms(offset) if isinstance(s, Symbol) and s is not outer[0]]
+        if step is None or step == 0 or walk_expr.index_expressions(offset):
+            continue
+        start = dims.substitute(offset, {s: 0 for s in along if s.extent is not None})
+        found[node.buffer] = dims.substitute(start + ahead * step, values)
+    return tuple((buffer, start, 2) for buffer, start in found.items())
 
 
-def _coming_elements(piece: Piece, inner: Symbol, values: Mapping[Atom, Size]) -> Coming:
+def _coming_elements(piece: Piece, inner: Symbol, values: Mapping[Atom, Size]) -> Places:
     """The same for what is read once, element by element."""
     found: dict[Buffer, Size] = {}
     for node in all_nodes(piece.value):
@@ -95,6 +81,6 @@ def _coming_elements(piece: Piece, inner: Symbol, values: Mapping[Atom, Size]) -
             continue
         start = dims.substitute(node.indices[0], {inner: 0})
         if node.guard is None and inner not in dims.atoms(start):
-            ahead = BYTES_AHEAD // node.buffer.dtype.bytes
+            ahead = ELEMENTS_AHEAD // node.buffer.dtype.bytes
             found.setdefault(node.buffer, dims.substitute(start, values) + ahead)
-    return Coming(tuple(found.items()))
+    return tuple((buffer, start, 1) for buffer, start in found.items())

@@ -6,16 +6,14 @@
     vector r in 0..columns:  kept = exp(x[r] - acc1);  out[r] = kept;  acc2 += kept
     vector i in 0..columns:  out[i] = out[i] * (1 / acc2)
 
-Whatever does not depend on the innermost index is computed before its loop. Rows that are read
-more than once are fetched into the first-level cache while the row before is finished; its first
-pass can come before that one's last.
+Whatever does not depend on the innermost index is computed before its loop. A row's first pass can
+come before the last one of the row before.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from types import MappingProxyType
 
 from bessemer.compiler.ir import dims, expr, walk_expr
@@ -56,7 +54,7 @@ from bessemer.compiler.schedule.nests.row_passes import (
     replaced,
     with_kept,
 )
-from bessemer.compiler.schedule.nests.row_traffic import LINE, Coming, Places, coming_rows
+from bessemer.compiler.schedule.nests.row_traffic import LINE, Places, coming_rows
 from bessemer.compiler.schedule.nests.stretches import is_longer, stretch_of
 
 Lanes = Callable[[DType], int]
@@ -93,8 +91,7 @@ class RowWriter:
         self.rounds_kept = False
         self.skips_nan: set[Reduce] = set()
         self.moderate: set[Expression] = set()
-        self.coming = Coming()
-        self.fetched: Places = ()
+        self.coming: Places = ()
         self.bound = {
             symbol
             for node in all_nodes(piece.value)
@@ -123,7 +120,7 @@ class RowWriter:
     ) -> None:
         """The innermost loop, after everything that does not depend on its index."""
         element, offset = self._element(inner, values), self._offset(values)
-        self.coming = coming_rows(self.piece, inner, values, self.streams)
+        self.coming = coming_rows(self.piece, inner, values) if self.streams else ()
         element = self.hoist_reductions(element, inner, offset)
         extent = extent_of(inner) if length is None else length
         self._store_row(element, inner, offset, start, extent)
@@ -141,11 +138,11 @@ class RowWriter:
         with self.builder.loop(count) as turn:
             values: Values = {outer: begin + turn}
             element, offset = self._element(inner, values), self._offset(values)
-            self.coming = coming_rows(self.piece, inner, values, self.streams)
+            self.coming = coming_rows(self.piece, inner, values) if self.streams else ()
             step = self._next_pass(element, inner)
             assert step is not None
             element = replaced(element, {step.reductions[0]: carried.value})
-            element = self.hoist_reductions(element, inner, offset, 1)
+            element = self.hoist_reductions(element, inner, offset)
             following = self._first_total(inner, {outer: dims.minimum(begin + turn + 1, last)})
             self._store_row(element, inner, offset, 0, extent_of(inner))
             carried.set(following)
@@ -181,9 +178,9 @@ class RowWriter:
         interleave = 1
         if self.bound and not self.takes_short_rows:
             interleave = fitting(PASS_INTERLEAVE, extent, lanes)
-        if has_functions(element) and self.coming == Coming():
+        if has_functions(element) and not self.coming:
             interleave = PASS_INTERLEAVE
-        elif self.coming != Coming():
+        elif self.coming:
             interleave = fitting(PASS_INTERLEAVE, extent, lanes)
         if not self.takes_short_rows and any(
             isinstance(n, Reduce) and inner in self.dependence.of(n) for n in all_nodes(element)
@@ -191,7 +188,6 @@ class RowWriter:
             interleave = fitting(COLUMN_INTERLEAVE, extent, lanes)
         if self.streams:
             self.builder.append(Stream(self.piece.target))
-        self.fetched = (*self.coming.reads, *self.coming.writes)
         with self._vector_loop(extent, lanes, interleave) as index:
             self._prefetch(start + index, lanes * interleave)
             here: Values = {inner: start + index}
@@ -214,19 +210,16 @@ class RowWriter:
 
     def _prefetch(self, index: Size, count: int) -> None:
         """Asks for as many of the coming elements as an iteration of a pass handles."""
-        for buffer, begin in self.fetched:
+        for buffer, begin, level in self.coming:
             for line in range(0, count, max(1, LINE // buffer.dtype.bytes)):
-                self.builder.append(Prefetch(buffer, begin + index + line))
+                self.builder.append(Prefetch(buffer, begin + index + line, level))
 
     def hoist_reductions(
-        self, value: Expression, inner: Symbol | None, offset: Size = 0, passes: int = 0
+        self, value: Expression, inner: Symbol | None, offset: Size = 0
     ) -> Expression:
         """Computes the reductions that do not depend on the inner index, deepest first. `offset` is
-        where the target's element of an inner index lies, `passes` how many were there before."""
+        where the target's element of an inner index lies."""
         while (step := self._next_pass(value, inner)) is not None:
-            if inner is not None and passes == 1:
-                self.fetched, self.coming = self.coming.reads, replace(self.coming, reads=())
-            passes += 1
             if inner is not None and (len(step.reductions) > 1 or step.kept is not None):
                 value = self._row_pass(step, value, inner, offset)
             else:
@@ -234,7 +227,6 @@ class RowWriter:
                 for node in step.reductions:
                     found[node] = self._reduction_loop(node, value, inner)
                 value = replaced(value, found)
-            self.fetched = ()
         return value
 
     def _next_pass(self, value: Expression, inner: Symbol | None) -> RowPass | None:
@@ -275,8 +267,10 @@ class RowWriter:
             hoisted = None if place is None else self._hoist_invariants(kept, inner)
         bodies = [self._hoist_invariants(body, inner, {kept: hoisted}) for body in bodies]
         lanes = min(self._lane_count(b, n.dtype) for b, n in zip(bodies, step.reductions))
+        is_longest = kept is not None and has_functions(kept)
         with self._vector_loop(extent_of(inner), lanes, PASS_INTERLEAVE) as index:
-            self._prefetch(index, lanes * PASS_INTERLEAVE)
+            if is_longest:
+                self._prefetch(index, lanes * PASS_INTERLEAVE)
             here: Values = {inner: index}
             if hoisted is not None and place is not None:
                 buffer, at = place
@@ -287,6 +281,8 @@ class RowWriter:
                 element = self._spell_reductions(walk_expr.substitute(body, here))
                 skips_nan = node in self.skips_nan
                 self.builder.append(Accumulate(total.name, node.name, element, skips_nan))
+        if is_longest:
+            self.coming = ()
         if kept is None or place is None:
             return done
         loaded = expr.convert(expr.load(place[0], (place[1],)), kept.dtype)
@@ -330,7 +326,6 @@ class RowWriter:
         lanes = self._lane_count(body, node.dtype)
         interleave = PASS_INTERLEAVE if has_functions(body) else SUM_INTERLEAVE
         with self._vector_loop(extent, lanes, interleave) as index:
-            self._prefetch(index, lanes * interleave)
             element = self._spell_reductions(walk_expr.substitute(body, {over[0]: index}))
             self.builder.append(Accumulate(local, node.name, element, skips_nan))
 
