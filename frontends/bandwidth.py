@@ -159,7 +159,7 @@ def _rate(function: Any, memories: list[Array], part: int, seconds: float) -> fl
     while (trial := taken(repeats)) < seconds / 12:
         repeats *= 4
     repeats = max(1, int(repeats * seconds / 3 / trial))
-    return len(memories) * moved * repeats / min(taken(repeats) for _ in range(3))
+    return float(len(memories) * moved * repeats / min(taken(repeats) for _ in range(3)))
 
 
 def mover_text(target: Target) -> str:
