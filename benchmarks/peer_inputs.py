@@ -51,7 +51,7 @@ class Chosen:
 def choose_inputs(name: str, path: Path, folder: Path) -> Chosen:
     """Inputs that a model accepts, by its recipe or by trying; `folder` is for files.
 
-    Raises ValueError for a model whose inputs are no tensors of numbers.
+    Raises ValueError for a model whose inputs are not tensors of numbers.
     """
     model = onnx.load(path, load_external_data=False)
     infos = _infos(model)
@@ -66,14 +66,14 @@ def choose_inputs(name: str, path: Path, folder: Path) -> Chosen:
 
 
 def _infos(model: onnx.ModelProto) -> list[ArrayInfo]:
-    """The inputs that are no weights; free sizes have names, if need be of their place."""
+    """The inputs that are not weights; free sizes have names, if need be of their place."""
     weights = {tensor.name for tensor in model.graph.initializer}
     found: list[ArrayInfo] = []
     for value in model.graph.input:
         if value.name in weights:
             continue
         if not value.type.HasField("tensor_type"):
-            raise ValueError(f"the input {value.name!r} is no tensor")
+            raise ValueError(f"the input {value.name!r} is not a tensor")
         tensor = value.type.tensor_type
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
         if dtype.kind == "O":

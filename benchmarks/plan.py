@@ -94,7 +94,7 @@ def kept_files() -> Path:
 def possible_threads(wanted: str) -> tuple[int, ...]:
     """Of numbers by commas, those of threads that there are processors for.
 
-    Raises typer.BadParameter where they are no numbers.
+    Raises typer.BadParameter where they are not numbers.
     """
     counts = [int(word) if word.strip().isdecimal() else 0 for word in wanted.split(",")]
     if 0 in counts:

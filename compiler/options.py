@@ -70,7 +70,7 @@ class Options:
         if self.memory < 0:
             raise CompileError(f"memory={self.memory} is negative; 0 means no budget.")
         if not isinstance(self.target, str):
-            raise CompileError(f"target={self.target!r} is no name of a machine.")
+            raise CompileError(f"target={self.target!r} is not the name of a machine.")
         if not is_thread_count(self.threads):
             raise CompileError(f"threads={self.threads!r} {NO_THREAD_COUNT}")
 

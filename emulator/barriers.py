@@ -54,7 +54,7 @@ def _come(
         if len(counts) > 1:
             raise BarrierMisuse(f"barrier {name} is given unlike counts {counts.tolist()}")
         if int(counts[0]) % 32:
-            raise BarrierMisuse(f"barrier {name}: {int(counts[0])} threads are no whole warps")
+            raise BarrierMisuse(f"barrier {name}: {int(counts[0])} threads are not whole warps")
         _arrive(machine, (block, name), lanes.index[mine], int(counts[0]) // 32, sleeps)
     return True
 

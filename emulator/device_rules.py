@@ -124,4 +124,4 @@ def check_launch(
     if size > 1 and (level < _CLUSTERS_FROM or size > _MOST_CLUSTER):
         raise invalid(f"{name}: clusters of {cluster} are not possible on sm_{level}")
     if any(blocks % width for blocks, width in zip(grid, cluster)):
-        raise invalid(f"{name}: the grid {grid} is no multiple of the cluster {cluster}")
+        raise invalid(f"{name}: the grid {grid} is not a multiple of the cluster {cluster}")

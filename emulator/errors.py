@@ -8,7 +8,7 @@ class EmulationError(Exception):
 
 
 class PtxSyntaxError(EmulationError):
-    """The text is no PTX that the parser reads."""
+    """The text is not PTX that the parser reads."""
 
 
 class UnsupportedInstruction(EmulationError):
@@ -22,7 +22,7 @@ class OutOfBounds(EmulationError):
 
 
 class Misaligned(EmulationError):
-    """An address that is no multiple of the access's size, or of what the instruction demands."""
+    """An address that is not a multiple of the access's size or of what the instruction demands."""
 
 
 class Uninitialised(EmulationError):

@@ -120,7 +120,9 @@ def _check_shape(kernel: Kernel, shape: LaunchShape) -> None:
             f"{len(shape.parameters)}"
         )
     if any(blocks % width for blocks, width in zip(shape.grid, shape.cluster)):
-        raise BadLaunch(f"{kernel.name}: the grid {shape.grid} is no multiple of {shape.cluster}")
+        raise BadLaunch(
+            f"{kernel.name}: the grid {shape.grid} is not a multiple of {shape.cluster}"
+        )
     if shape.cluster[1:] != (1, 1) and shape.cluster_blocks > 1:
         raise BadLaunch("clusters are emulated along the grid's first axis only")
 

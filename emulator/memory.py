@@ -70,7 +70,7 @@ class Memory:
             wrong = offsets[(offsets & (whole - 1)) != 0]
             raise Misaligned(
                 f"{what} of {whole} bytes at {self.name} {self.place(int(wrong[0]))}, "
-                f"which is no multiple of {whole} ({len(wrong)} threads)"
+                f"which is not a multiple of {whole} ({len(wrong)} threads)"
             )
         if int(offsets.min()) < 0 or int(offsets.max()) + whole > len(self.data):
             self._refuse(offsets, whole, what, written=False)

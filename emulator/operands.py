@@ -159,7 +159,7 @@ def address_reader(operand: Operand) -> Reader:
         case Register() | Symbol():
             base, offset = operand, 0
         case _:
-            raise UnsupportedInstruction(f"{operand} is no address")
+            raise UnsupportedInstruction(f"{operand} is not an address")
     width = base.width if isinstance(base, Register) else 64
     read = spread_reader(base, f"u{width}")
     if width == 32:

@@ -48,7 +48,7 @@ def parse_module(text: str) -> Module:
     text = _DEBUG_LINE.sub("", _COMMENT.sub(lambda found: "\n" * found[0].count("\n"), text))
     version, target = _VERSION.search(text), _TARGET.search(text)
     if version is None or target is None:
-        raise PtxSyntaxError("the text has no .version or no .target: it is no PTX module")
+        raise PtxSyntaxError("the text has no .version or no .target: it is not a PTX module")
     if _FUNCTION.search(text):
         raise PtxSyntaxError("device functions (.func) are not read: inline them")
     kernels: dict[str, Kernel] = {}

@@ -87,7 +87,7 @@ def parse_operand(text: str, names: dict[str, Register]) -> Operand:
 
 def _negated(operand: Operand, text: str) -> Negated:
     if not isinstance(operand, Register):
-        raise PtxSyntaxError(f"{text!r} negates what is no predicate")
+        raise PtxSyntaxError(f"{text!r} negates what is not a predicate")
     return Negated(operand)
 
 

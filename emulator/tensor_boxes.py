@@ -18,13 +18,13 @@ from emulator.tensor_maps import BYTES, Box
 def check_aligned(values: Array, alignment: int, what: str) -> None:
     if (values % alignment).any():
         wrong = int(values[values % alignment != 0][0])
-        raise Misaligned(f"{what} {wrong:#x} is no multiple of {alignment}")
+        raise Misaligned(f"{what} {wrong:#x} is not a multiple of {alignment}")
 
 
 def _read_map(machine: Machine, address: int) -> TiledMap | Im2colMap:
     """The tensor map at a generic address: in the kernel's parameters or in global memory."""
     if address % 64:
-        raise Misaligned(f"a tensor map at {address:#x}, which is no multiple of 64")
+        raise Misaligned(f"a tensor map at {address:#x}, which is not a multiple of 64")
     if PARAMETER_WINDOW <= address < PARAMETER_WINDOW + (1 << 32):
         memory, start = machine.parameters, address - PARAMETER_WINDOW
         return tensor_maps.decode(

@@ -60,7 +60,8 @@ def _check_tensor(tensor: TiledMap | Im2colMap) -> None:
     rank = len(tensor.sizes)
     _demand(1 <= rank <= 5, f"a tensor map of rank {rank}: 1 to 5")
     _demand(
-        tensor.address % 16 == 0, f"the tensor's address {tensor.address:#x} is no multiple of 16"
+        tensor.address % 16 == 0,
+        f"the tensor's address {tensor.address:#x} is not a multiple of 16",
     )
     _demand(all(1 <= one <= 1 << 32 for one in tensor.sizes), f"sizes {tensor.sizes}")
     _demand(len(tensor.strides) == rank - 1, f"{len(tensor.strides)} strides for rank {rank}")
@@ -73,7 +74,7 @@ def _check_tensor(tensor: TiledMap | Im2colMap) -> None:
 
 
 def _check_row(row_bytes: int, swizzle: Swizzle) -> None:
-    _demand(row_bytes % 16 == 0, f"a box's row of {row_bytes} bytes is no multiple of 16")
+    _demand(row_bytes % 16 == 0, f"a box's row of {row_bytes} bytes is not a multiple of 16")
     span = SPANS[swizzle]
     _demand(
         not span or row_bytes <= span,
@@ -139,7 +140,7 @@ def _pack(
 def decode(content: bytes) -> TiledMap | Im2colMap:
     fields = _FORMAT.unpack(content[: _FORMAT.size])
     if fields[0] != _MAGIC:
-        raise BadTensorMap("these 128 bytes are no tensor map")
+        raise BadTensorMap("these 128 bytes are not a tensor map")
     mode, rank = fields[1] >> 4, fields[1] & 15
     element, swizzle, address = Element(fields[2]), Swizzle(fields[3]), fields[4]
     sizes = tuple(one + 1 for one in fields[5 : 5 + rank])

@@ -20,5 +20,5 @@ def byte_count(given: int | str) -> int:
     elif is_number(given) and not isinstance(given, bool) and given % 1 == 0:
         size = int(given)  # 1.5e9 is one, too, and so are NumPy's
     if size <= 0:
-        raise CompileError(f"memory = {given!r} is no number of bytes, such as 512M or 1.5G.")
+        raise CompileError(f"memory = {given!r} is not a number of bytes, such as 512M or 1.5G.")
     return size

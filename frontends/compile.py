@@ -25,7 +25,7 @@ from bessemer.compiler.targets.machine import Target
 from bessemer.frontends.byte_count import byte_count
 from bessemer.frontends.compile_device import compile_for_device, is_device
 from bessemer.frontends.content import content_of
-from bessemer.frontends.given_sizes import given_size
+from bessemer.frontends.given_sizes import given_sizes
 from bessemer.frontends.models_in import Model, as_graph, build_model
 from bessemer.frontends.tune import tune_model
 from bessemer.frontends.tuning_file import read_tuning, write_tuning
@@ -119,6 +119,7 @@ def compile(
     Raises CompileError for anything in the model or the options that cannot be compiled; for GPUs
     DeviceError (NoDeviceError where there is no driver or no GPU).
     """
+    dims = given_sizes(dims, "dims")
     options = Options(
         target=target,
         threads=threads or 0,
@@ -126,10 +127,7 @@ def compile(
         optimize=optimize,
         dump=dump_folder(),
         memory=0 if memory is None else byte_count(memory),
-        sizes=tuple(
-            (name, given_size(size, f"sizes: '{name}' is"))
-            for name, size in sorted((sizes or {}).items())
-        ),
+        sizes=tuple(sorted(given_sizes(sizes, "sizes").items())),
     )
     if is_device(target):
         if memory:
@@ -146,10 +144,10 @@ def compile(
         raise CompileError(f"tune={tune} measures on this machine; it is not {target}.")
     known = _tuning(tuning, machine_target)
     if tune:
-        known = _tuned(model, dims or {}, values or {}, options, tune, folder)
+        known = _tuned(model, dims, values or {}, options, tune, folder)
     if known is not None:
         options = replace(options, tuning=known)
-    key = _key(model, dims or {}, options) if folder else None
+    key = _key(model, dims, options) if folder else None
     if folder and key:
         kept = Cache(folder, cache_limit())
         found = kept.load(key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping
 from numbers import Real
 from typing import TypeGuard
 
@@ -21,6 +22,15 @@ def given_size(size: object, where: str) -> int:
     if number < 0:
         raise CompileError(f"{where} {size!r}; a size is a number that is not negative.")
     return number
+
+
+def given_sizes(sizes: object, argument: str) -> dict[str, int]:
+    """Sizes by their symbols, of an argument of this name; None is none. Raises CompileError."""
+    if sizes is None:
+        return {}
+    if not isinstance(sizes, Mapping):
+        raise CompileError(f"{argument}={sizes!r} does not map names to sizes, as {{'batch': 1}}.")
+    return {name: given_size(size, f"{argument}: {name!r} is") for name, size in sizes.items()}
 
 
 def is_number(given: object) -> TypeGuard[float]:

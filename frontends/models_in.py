@@ -14,7 +14,7 @@ from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.ir.types import Array
 from bessemer.compiler.options import Options
 from bessemer.frontends.builder.network import Network
-from bessemer.frontends.given_sizes import given_size
+from bessemer.frontends.given_sizes import given_sizes
 from bessemer.frontends.onnx_reader.read import read_onnx
 
 Model = str | Path | bytes | onnx.ModelProto | Graph | Network
@@ -36,8 +36,8 @@ def as_graph(
     dims: Mapping[str, int] | None = None,
     values: Mapping[str, Array] | None = None,
 ) -> Graph:
-    """The graph of a model in any form. Raises CompileError for what is no model or no size."""
-    dims = {name: given_size(size, f"dims: {name!r} is") for name, size in (dims or {}).items()}
+    """The graph of a model in any form. Raises CompileError for what is not a model or a size."""
+    dims = given_sizes(dims, "dims")
     if isinstance(model, Network) and not values:
         return model.with_dims(dims).graph
     if isinstance(model, Network):
@@ -48,7 +48,7 @@ def as_graph(
         return model
     if not isinstance(model, Model):
         raise CompileError(
-            "A model is a path, bytes, an onnx.ModelProto or a network built in Python, no "
+            "A model is a path, bytes, an onnx.ModelProto or a network built in Python, not "
             f"{type(model).__name__}."
         )
     return read_onnx(model, dims=dims, values=values or {})

@@ -16,7 +16,7 @@ from bessemer.compiler.ir.types import Array
 
 
 def count_operations(graph: Graph, inputs: Mapping[str, Array]) -> float:
-    """The operations of one run on these inputs. Of a loop whose trip count is no constant one
+    """The operations of one run on these inputs. Of a loop whose trip count is not a constant one
     iteration counts, of a branch the costlier side, and what depends on data as nothing."""
     return _count(graph, _sizes(graph, inputs))
 

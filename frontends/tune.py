@@ -20,6 +20,7 @@ from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.program import Launch, timed_steps
 from bessemer.compiler.ir.types import Array
 from bessemer.compiler.options import Choice, Options, Tuning
+from bessemer.frontends.given_sizes import is_number
 from bessemer.frontends.models_in import Model, as_graph, build_model
 from bessemer.frontends.profile import ProfiledModel
 from bessemer.frontends.random_inputs import (
@@ -104,8 +105,8 @@ def tune_model(
     number of threads. Raises CompileError for seconds that are none.
     """
     start = time.monotonic()
-    if not 0 <= seconds < math.inf:
-        raise CompileError(f"tune={seconds} is no number of seconds.")
+    if not is_number(seconds) or not 0 <= seconds < math.inf:
+        raise CompileError(f"tune={seconds!r} is not a number of seconds.")
     graph = as_graph(model, dims, values)
     options = replace(options, profile=True)
 

@@ -72,8 +72,8 @@ def _targets(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise CompileError(f"{path} cannot be read: {error.strerror}") from None
     except ValueError as error:
-        raise CompileError(f"{path} is no tuning that `bessemer tune` wrote: {error}") from None
+        raise CompileError(f"{path} is not a tuning that `bessemer tune` wrote: {error}") from None
     if not isinstance(found, dict) or found.get("format") != _FORMAT:
-        raise CompileError(f"{path} is no tuning of format {_FORMAT}.")
+        raise CompileError(f"{path} is not a tuning of format {_FORMAT}.")
     targets = found.get("targets", {})
     return targets if isinstance(targets, dict) else {}

@@ -92,7 +92,7 @@ def _as_array(info: ArrayInfo, dtype: np.dtype[Any], value: object) -> Array:
         return np.asarray(value, dtype)
     except (TypeError, ValueError, OverflowError, BufferError, RuntimeError) as error:
         raise InputError(
-            f"Input '{info.name}' is no array of {info.dtype} ({type(value).__name__}): {error}"
+            f"Input '{info.name}' is not an array of {info.dtype} ({type(value).__name__}): {error}"
         ) from None
 
 

@@ -162,7 +162,7 @@ class Signature:
 
     @staticmethod
     def from_json(text: str) -> Signature:
-        """Raises ArtifactError where the text is no signature of a format that we read."""
+        """Raises ArtifactError where the text is not a signature of a format that we read."""
         try:
             fields = json.loads(text)
             found = fields["format"]
@@ -208,11 +208,11 @@ def _strings(fields: dict[str, Any]) -> Strings:
 def check_signature(signature: Signature) -> None:
     """Raises ValueError where the signature's parts contradict each other."""
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", signature.prefix):
-        raise ValueError(f"the prefix {signature.prefix!r} is no C identifier")
+        raise ValueError(f"the prefix {signature.prefix!r} is not a C identifier")
     bound = signature.symbols[: signature.input_symbols]
     for symbol in signature.symbols:
         if not symbol.isidentifier() or names_in(symbol) != {symbol}:
-            raise ValueError(f"the symbol {symbol!r} is no plain name")
+            raise ValueError(f"the symbol {symbol!r} is not a plain name")
     if len(set(signature.symbols)) != len(signature.symbols):
         raise ValueError("a symbol is listed twice")
     for array in signature.inputs:

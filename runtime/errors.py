@@ -12,7 +12,7 @@ class InputError(RunError, ValueError):
 
 
 class ArtifactError(RunError):
-    """A file is no artifact of Bessemer, is damaged, or was built for another machine."""
+    """A file is not an artifact of Bessemer, is damaged, or was built for another machine."""
 
 
 class ExecutionError(RunError):

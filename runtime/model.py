@@ -121,7 +121,7 @@ class CompiledModel:
         if set(symbols) != set(wanted):
             raise InputError(f"Give the sizes of {', '.join(wanted) or 'nothing'}.")
         if wrong := [name for name in wanted if not _is_size(symbols[name])]:
-            raise InputError(f"{wrong[0]}={symbols[wrong[0]]!r} is no size.")
+            raise InputError(f"{wrong[0]}={symbols[wrong[0]]!r} is not a size.")
         dims = (ctypes.c_int64 * (len(names) + 1))(*[symbols[name] for name in wanted])
         return self._runner.native.workspace_bytes(ctypes.addressof(dims))
 
@@ -188,7 +188,7 @@ def load(
     if is_program_file(library):
         return load_for_device(library, driver, device or 0)
     if device is not None:
-        raise ArtifactError(f"{library} is no model for GPUs: load it without a device.")
+        raise ArtifactError(f"{library} is not a model for GPUs: load it without a device.")
     native = open_library(library, name)
     beside = Path(weights) if weights else library.with_suffix(".weights")
     return CompiledModel(native, weights_path=str(beside.resolve()), threads=threads)

@@ -91,7 +91,7 @@ def bind(address_of: Callable[[str], int], keep_alive: object) -> NativeModel:
 class Context:
     """One PREFIX_context; freed with this object. `handle` is its address.
 
-    Raises InputError for what is no number of threads, ArtifactError where the processor or the
+    Raises InputError for what is not a number of threads, ArtifactError where the processor or the
     weights do not fit, MemoryError, or ExecutionError, with the text that the C code gave its log.
     """
 

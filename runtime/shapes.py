@@ -35,12 +35,12 @@ def parse_expression(text: str) -> Expression:
     try:
         return _build(ast.parse(text.strip(), mode="eval").body)
     except (SyntaxError, RecursionError, MemoryError):
-        raise ValueError(f"{text!r} is no shape expression") from None
+        raise ValueError(f"{text!r} is not a shape expression") from None
 
 
 @cache
 def names_in(text: str) -> frozenset[str]:
-    """The symbols that an expression reads; raises ValueError where it is no expression."""
+    """The symbols that an expression reads; raises ValueError where it is not an expression."""
     parse_expression(text)
     names = {node.id for node in ast.walk(ast.parse(text.strip())) if isinstance(node, ast.Name)}
     return frozenset(names - _FUNCTIONS.keys())

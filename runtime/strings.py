@@ -66,12 +66,12 @@ class Words:
         self._others: dict[str, int] = {}
 
     def places(self, info: ArrayInfo, value: object) -> Array:
-        """i32: where each string of an input is. Raises InputError for what is no strings."""
+        """i32: where each string of an input is. Raises InputError for what are not strings."""
         array = value if isinstance(value, np.ndarray) else as_strings(info, value)
         texts = array.reshape(-1).tolist()
         try:
             found = np.fromiter(map(self._known.__getitem__, texts), np.int32, len(texts))
-        except (KeyError, TypeError):  # what the table has not, among it what is no str
+        except (KeyError, TypeError):  # what the table has not, among it what is not a str
             found = self._with_others(as_strings(info, array).reshape(-1).tolist())
         return found.reshape(array.shape)
 
@@ -136,7 +136,7 @@ def as_strings(info: ArrayInfo, value: object) -> Array:
     try:
         array = value if isinstance(value, np.ndarray) else np.array(value, object)
     except ValueError as error:
-        raise InputError(f"Input '{info.name}' is no array of strings: {error}") from None
+        raise InputError(f"Input '{info.name}' is not an array of strings: {error}") from None
     if array.dtype.kind not in "OUST":
         raise InputError(f"Input '{info.name}' has dtype {array.dtype}, expected strings.")
     texts: list[Any] = array.reshape(-1).tolist()
@@ -176,7 +176,7 @@ def _written(info: ArrayInfo, found: Array, array: object) -> Array:
         return found
     if not isinstance(array, np.ndarray) or array.dtype != object or array.shape != found.shape:
         raise InputError(
-            f"The array in out for output '{info.name}' is no array of objects of shape "
+            f"The array in out for output '{info.name}' is not an array of objects of shape "
             f"{format_shape(found.shape)}."
         )
     array[...] = found

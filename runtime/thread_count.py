@@ -6,7 +6,7 @@ import operator
 from typing import Any
 
 MOST_THREADS = 1024
-NO_THREAD_COUNT = f"is no number of threads from 1 to {MOST_THREADS}; 0 means all processors."
+NO_THREAD_COUNT = f"is not a number of threads from 1 to {MOST_THREADS}; 0 means all processors."
 """Behind what was given, in the error."""
 
 

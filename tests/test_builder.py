@@ -232,7 +232,7 @@ def test_inputs_and_outputs_are_checked() -> None:
         Network(lambda x: (1, x), x)
     with pytest.raises(CompileError, match="cannot name a dimension"):
         Network(relu, Input("x", ("2n", 3)))
-    with pytest.raises(CompileError, match="-1 is no size"):
+    with pytest.raises(CompileError, match="-1 is not a size"):
         Network(relu, Input("x", (-1, 3)))
 
 

@@ -135,7 +135,7 @@ def test_of_several_levels_the_device_s_is_compiled() -> None:
 def test_files_for_the_other_kind_of_machine(tmp_path: Path) -> None:
     path = tmp_path / "cpu.so"
     bessemer.compile(Network(Dense(3), Input("x", ("n", 4))), cache=False).save(path)
-    with pytest.raises(ArtifactError, match="is no model for GPUs"):
+    with pytest.raises(ArtifactError, match="is not a model for GPUs"):
         bessemer.load(path, device=0)
     small = EmulatedDriver(device=EmulatedDevice(memory=4096))
     save_forms(forms_of(network(), SM90A), tmp_path / "net.bessemer")

@@ -132,7 +132,7 @@ def test_what_is_damaged_is_refused(tmp_path: Path) -> None:
         (data[:40], "cut off"),
         (data[:-1], "checksum"),
         (data[:200] + bytes([data[200] ^ 1]) + data[201:], "checksum"),
-        (b"other" + data, "no model for GPUs"),
+        (b"other" + data, "not a model for GPUs"),
     ]
     for damaged, message in cases:
         with pytest.raises(ArtifactError, match=message):

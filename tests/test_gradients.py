@@ -58,7 +58,7 @@ def _loss_graph(case: Case, inputs: list[Array], weights: list[Array | None]) ->
 
 
 def _is_differentiable(case: Case) -> bool:
-    """Whether there are floats to differentiate by, of an operator that is no random one, has a
+    """Whether there are floats to differentiate by, of an operator that is not a random one, has a
     meaning in float64 and an output of a known size that is finite around here."""
     if case.name in WITHOUT_MEANING or case.operator.is_random or "dtype" in case.attributes:
         return False

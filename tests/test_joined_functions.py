@@ -93,7 +93,7 @@ def test_what_looks_alike_stays_what_it_is(other: str) -> None:
         ),
         (nn.silu, lambda x: x / (1 + np.exp(-x))),
         (lambda x: x * nn.tanh(nn.softplus(x)), lambda x: x * np.tanh(np.log1p(np.exp(x)))),
-        # The gate is read twice, and the product of both is no SiLU.
+        # The gate is read twice, and the product of both is not a SiLU.
         (lambda x: x * nn.sigmoid(x) + nn.sigmoid(x), lambda x: (x + 1) / (1 + np.exp(-x))),
         (lambda x: nn.sigmoid(x) + x * nn.sigmoid(x), lambda x: (x + 1) / (1 + np.exp(-x))),
     ],

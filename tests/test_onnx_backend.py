@@ -23,7 +23,7 @@ def test_prepare_runs_a_model_at_several_sizes() -> None:
 
 
 def test_a_model_that_needs_an_inputs_numbers_is_compiled_for_them() -> None:
-    """An axis is no number that a graph can take in: each new one is another program."""
+    """An axis is not a number that a graph can take in: each new one is another program."""
     model = parsed(
         "agraph (float[n, m] x, int64[1] axes) => (float[k] y) "
         "{ y = ReduceSum<keepdims = 0>(x, axes) }"

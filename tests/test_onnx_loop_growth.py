@@ -104,7 +104,7 @@ def test_a_loop_asks_for_its_memory_a_few_times_only() -> None:
 
 
 def test_memory_that_a_loop_can_never_have_is_refused() -> None:
-    """Twice as much as it wants is no number of 64 bits."""
+    """Twice as much as it wants is not a number of 64 bits."""
     model = parsed(
         """agraph (int64[1] n, float[1] x) => (float[1] y) {
             two = Constant<value = int64 {2}>()

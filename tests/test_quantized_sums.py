@@ -24,7 +24,7 @@ CHANNELS = 24
 
 def _network(groups: int, relu: bool, whole: bool, zero: int) -> onnx.ModelProto:
     """A quantized convolution between bytes, as onnxruntime's quantizer writes it. Biases that are
-    not `whole` are no multiples of the scale."""
+    not `whole` are not multiples of the scale."""
     rng = np.random.default_rng(groups)
     scales = rng.uniform(0.01, 0.02, CHANNELS).astype(np.float32)
     arrays: dict[str, Array] = {

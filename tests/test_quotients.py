@@ -60,7 +60,7 @@ def _rounded(given: Array, divisor: float) -> Array:
 
 
 def _numbers(divisor: float, rng: np.random.Generator) -> list[Array]:
-    """Ties, their neighbours, numbers of all magnitudes, and what is no number."""
+    """Ties, their neighbours, numbers of all magnitudes, and what is not a number."""
     scale = np.float32(divisor)
     halves = (rng.integers(-300, 300, COUNT) + 0.5).astype(np.float32) * scale
     near = np.nextafter(halves, rng.choice(np.array([-np.inf, np.inf], np.float32), COUNT))

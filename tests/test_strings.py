@@ -82,7 +82,7 @@ def test_outputs_go_where_the_caller_wants(encoder: CompiledModel) -> None:
     out = np.empty(2, object)
     labels, _ = encoder.run([["a", "?"]], out={"y": out})
     assert labels is out and out.tolist() == ["letter", "unknown"]
-    with pytest.raises(InputError, match="output 'y' is no array of objects of shape"):
+    with pytest.raises(InputError, match="output 'y' is not an array of objects of shape"):
         encoder.run([["a", "?"]], out={"y": np.empty(3, object)})
 
 

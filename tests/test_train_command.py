@@ -136,7 +136,7 @@ WRONG = {
     "[network]\nzoo = 'mlp'\n[data]\nfile = 'no.npz'": "no.npz cannot be read",
     "[network]\nzoo = 'mlp'\n[data]\nfile = 'data.npz'\ntset = 1": "has no tset",
     "[netwrok]\nzoo = 'mlp'": "has netwrok; it knows network",
-    "[network]\nzoo = ": "is no TOML",
+    "[network]\nzoo = ": "is not TOML",
     "[network]\nzoo='mlp'\n[training]\nseed = 'one'": "seed = 'one' is not of type int",
     "[network]\nzoo='mlp'\n[training]\nseed = -3\n[data]\nset='digits'": "seed is -3; whole",
     "[network]\nzoo='lenet'\nsize = 16\n[data]\nfile='data.npz'": "The data has no image",

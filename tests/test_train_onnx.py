@@ -131,7 +131,7 @@ class _Moving(nn.Module):  # type: ignore[misc, name-defined]
     def __init__(self) -> None:
         super().__init__()
         self.project = nn.Linear(5, 6)
-        self.norm = nn.GroupNorm(2, 6)  # which is exported with scales of 1 that are no parameters
+        self.norm = nn.GroupNorm(2, 6)  # which is exported with scales of 1 that are not parameters
         self.token = nn.Parameter(torch.randn(1, 1, 6))
         self.gru = nn.GRU(6, 4, batch_first=True, bidirectional=True)
         self.mix = nn.Parameter(torch.randn(8, 4))

@@ -31,6 +31,7 @@ from tests.onnx_check import parsed
 HALF: Any = 0.5
 FOUR: Any = 4
 TEXT: Any = "relu"
+NOTHING: Any = None
 PAIR: Any = (1, 2)
 RELU = "g (float[n] x) => (float[n] y) { y = Relu (x) }"
 
@@ -48,13 +49,13 @@ def test_a_size_may_be_one_of_numpy_s() -> None:
 
 @pytest.mark.parametrize("model", [3, None, ["a.onnx"]])
 def test_what_is_no_model_is_told_what_one_is(model: Any) -> None:
-    with pytest.raises(bessemer.CompileError, match=r"A model is a path, .* no (int|None|list)"):
+    with pytest.raises(bessemer.CompileError, match=r"A model is a path, .* not (int|None|list)"):
         bessemer.compile(model)
 
 
 @pytest.mark.parametrize("seconds", [-1.0, float("nan")])
 def test_tuning_takes_seconds(seconds: float) -> None:
-    with pytest.raises(bessemer.CompileError, match=r"tune=.* is no number of seconds"):
+    with pytest.raises(bessemer.CompileError, match=r"tune=.* is not a number of seconds"):
         bessemer.compile(parsed(RELU), tune=seconds, cache=False)
 
 
@@ -138,7 +139,7 @@ def test_a_budget_is_a_whole_number_or_a_text(size: Any) -> None:
 
 @pytest.mark.parametrize("threads", [-1, 100_000, 1 << 40, 2.5, "2"])
 def test_threads_are_so_many_as_a_context_can_have(tmp_path: Path, threads: Any) -> None:
-    told = "is no number of threads from 1 to 1024; 0 means all processors"
+    told = "is not a number of threads from 1 to 1024; 0 means all processors"
     with pytest.raises(bessemer.CompileError, match=told):
         bessemer.compile(parsed(RELU), threads=threads)
     file = tmp_path / "relu.so"
@@ -150,12 +151,15 @@ def test_threads_are_so_many_as_a_context_can_have(tmp_path: Path, threads: Any)
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"memory": 0}, "memory = 0 is no number of bytes"),
-        ({"memory": 2.5}, "memory = 2.5 is no number of bytes"),
+        ({"memory": 0}, "memory = 0 is not a number of bytes"),
+        ({"memory": 2.5}, "memory = 2.5 is not a number of bytes"),
         ({"memory": "1M", "sizes": {"n": -1}}, "sizes: 'n' is -1; a size is a number"),
-        ({"target": None}, "target=None is no name of a machine"),
+        ({"target": None}, "target=None is not the name of a machine"),
         ({"device": 1}, "device=1 is for GPUs"),
-        ({"tune": float("inf")}, "tune=inf is no number of seconds"),
+        ({"dims": [3]}, r"dims=\[3\] does not map names to sizes"),
+        ({"sizes": 3}, "sizes=3 does not map names to sizes"),
+        ({"tune": "9 s"}, "tune='9 s' is not a number of seconds"),
+        ({"tune": float("inf")}, "tune=inf is not a number of seconds"),
     ],
 )
 def test_options_that_mean_nothing_are_refused(options: Any, told: str) -> None:
@@ -165,7 +169,7 @@ def test_options_that_mean_nothing_are_refused(options: Any, told: str) -> None:
 
 def test_a_workspace_is_asked_for_with_sizes() -> None:
     model = bessemer.compile(parsed(RELU))
-    with pytest.raises(InputError, match="n=-1 is no size"):
+    with pytest.raises(InputError, match="n=-1 is not a size"):
         model.workspace_bytes(n=-1)
 
 
@@ -181,8 +185,16 @@ def test_a_depth_that_a_network_has_not_is_told_with_those_it_has(make: Any) -> 
         (lambda: nn.Network(TEXT, nn.Input("x", (2,))), "'relu' is neither a layer"),
         (lambda: nn.Sequential(nn.Dense(3), TEXT), "'relu' is neither a layer nor a function"),
         (lambda: nn.Network(nn.relu, nn.Input("x", FOUR)), "the shape is 4; write a tuple"),
+        (lambda: nn.Network(nn.relu, nn.Input("x", NOTHING)), "the shape is None; write a tuple"),
         (lambda: nn.Network(nn.relu, nn.Input("x", "ab")), "the shape is 'ab'; write a tuple"),
         (lambda: nn.Network(nn.relu, nn.Input("x", (2,), "float99")), "'float99' is not an elem"),
+        (lambda: nn.Network(nn.relu, nn.Input("x", (2, HALF))), "Input x: 0.5 is not a size"),
+        (lambda: nn.Network(nn.relu, TEXT), "'relu' is not an input; write Input"),
+        (lambda: Trainer(FOUR, mean_squared_error, []), "Trainer: network is 4; it must be a Net"),
+        (lambda: _trainer(mean_squared_error, metrics=TEXT), "metrics is 'relu'; it must be func"),
+        (lambda: _trainer(mean_squared_error, schedule=HALF), "schedule is 0.5; it must be a sch"),
+        (lambda: _trainer(mean_squared_error, regularization=HALF), "regularization is 0.5; it"),
+        (lambda: _trainer(mean_squared_error, normalization=FOUR), "normalization is 4; it must"),
         (lambda: Adam(beta1=1.0), "Adam: beta1 is 1.0; numbers from 0 to below 1"),
         (lambda: SGD(weight_decay=-HALF), "SGD: weight_decay is -0.5; numbers from 0 on"),
         (lambda: Regularization(clip_norm=float("nan")), "clip_norm is nan; numbers from 0 on"),

@@ -36,7 +36,7 @@ _BATCHES = 4
 def main() -> None:
     """Serves one job until it is told to stop."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print is no answer
+    os.dup2(2, 1)  # what libraries print is not an answer
 
     def answer(found: dict[str, Any]) -> None:
         answers.write(json.dumps(found) + "\n")

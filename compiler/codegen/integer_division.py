@@ -1,7 +1,7 @@
 """Quotients and remainders of integers: no vector unit divides them, and by 0 the processor traps.
 
 Floats that hold the integers exactly divide vectors. Their quotient, cut off, is the integers' as
-well: a quotient that is no whole number is at least 1 / a from the next one, relatively, and the
+well: a quotient that is not a whole number is at least 1 / a from the next one, relatively, and the
 rounding is less.
 """
 

@@ -127,7 +127,7 @@ class Dim:
             return False
         return self is other or self.terms == other.terms
 
-    # With what is no size, a tensor being written for instance, the other side knows what to do.
+    # With what is not a size, a tensor being written for instance, the other side knows what to do.
 
     def __add__(self, other: Size) -> Size:
         return _add(self, other) if _is_size(other) else NotImplemented

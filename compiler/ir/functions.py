@@ -7,7 +7,7 @@ from collections.abc import Callable
 from bessemer.compiler.ir.types import DType, boolean
 
 SCHEDULED_UNARY = ("exp_nonpositive",)
-"""Functions that are no operators: schedules put them in the place of others. This is exp of what
+"""Functions that are not operators: schedules put them in the place of others. This is exp of what
 is at most 0, or NaN, right to 1.9 units in the last place and 5e-9 |x| beside: a tenth of what is
 lost where x is a difference."""
 FLOAT_UNARY = (

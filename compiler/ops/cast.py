@@ -70,7 +70,7 @@ def saturating_cast(x: Array, dtype: DType) -> Array:
             return x.astype(dtype.numpy)
         wide = np.trunc(np.nan_to_num(x.astype(np.float64), nan=0.0, posinf=np.inf, neginf=-np.inf))
         limits = np.iinfo(dtype.numpy)
-        # The limits of 64 bits are no float64: compare with the next power of two instead.
+        # The limits of 64 bits are not in float64: compare with the next power of two instead.
         result = np.where(np.abs(wide) < 2.0**63, wide, 0).astype(np.int64)
         if dtype.bits == 64 and dtype.kind == "u":
             result = np.clip(wide, 0, 2.0**64 - 2048).astype(dtype.numpy)

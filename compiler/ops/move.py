@@ -39,7 +39,7 @@ from bessemer.compiler.ops.gradients_move import (
 def _transpose_infer(x: TensorType, *, permutation: tuple[int, ...]) -> TensorType:
     require(
         sorted(permutation) == list(range(x.rank)),
-        f"transpose of {x}: {permutation} is no order of its axes 0 to {x.rank - 1}.",
+        f"transpose of {x}: {permutation} is not an order of its axes 0 to {x.rank - 1}.",
     )
     return x.with_shape(tuple(x.shape[axis] for axis in permutation))
 

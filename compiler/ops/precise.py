@@ -1,6 +1,6 @@
 """References compute floats in float64 and round once, so that they judge every float type.
 
-f16 and bf16 are no types to compute in, and f32 results are compared with what a machine computes
+f16 and bf16 are not types to compute in, and f32 results are compared with what a machine computes
 in another order: the reference should be the better of the two.
 """
 

@@ -23,7 +23,7 @@ def gradients(b: GraphBuilder, loss: Value, values: Sequence[Value]) -> list[Val
     """Writes the derivatives of a scalar with respect to values of the same builder's graph.
 
     A value that the loss does not depend on has a gradient of zeros. Raises CompileError if the
-    loss is no float scalar, UnsupportedError with every operator on the way that has no gradient.
+    loss is not a float scalar, UnsupportedError with every operator on the way without a gradient.
     """
     if not loss.type.dtype.is_float or loss.type.numel != 1:
         raise CompileError(f"A loss is one float, but this is {loss.type}. Take its sum or mean.")

@@ -48,7 +48,7 @@ def _flushed(array: Array, dtype: DType) -> Array:
 
 
 def _has_denormals(piece: Array, limit: Array) -> bool:
-    with np.errstate(invalid="ignore"):  # NaN is no denormal
+    with np.errstate(invalid="ignore"):  # NaN is not a denormal
         small = np.abs(piece) < limit
     return bool(small.any() and (piece[small] != 0).any())
 

@@ -100,7 +100,7 @@ def _found(rewriter: GraphRewriter, value: Value) -> _Found | None:
 
 
 def _computed(rewriter: GraphRewriter, value: Value) -> _Found | None:
-    """As `_found`, of a value that is no constant."""
+    """As `_found`, of a value that is not a constant."""
     node = rewriter.producer(value)
     if node is None:
         return None

@@ -1,4 +1,4 @@
-"""Values that are no number below zero, by what computes them: squares, sums of squares, exp."""
+"""Values that are not below zero, by what computes them: squares, sums of squares, exp."""
 
 from __future__ import annotations
 

@@ -168,8 +168,7 @@ def _examples(symbols: Sequence[str]) -> list[dict[str, int]]:
 
 
 def _counted(unit: Size, program: Program) -> Size:
-    """A unit that is no size where the data leaves out what it counts: the next part starts there
-    all the same."""
+    """A unit's size from 0 on: it may be negative where the data leaves out what it counts."""
     known = set(program.symbols[: program.input_symbols])
     if isinstance(unit, int) or min(unit.terms.values()) > 0:
         return unit

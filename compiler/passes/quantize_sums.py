@@ -67,7 +67,7 @@ def _with_biases(
     rewriter: GraphRewriter, total: Value, scales: Array, biases: Array | None
 ) -> Value | None:
     """A sum of integers, as f32, and the biases in units of its scales; None if it is no such sum,
-    or these are no integers."""
+    or these are not integers."""
     node = rewriter.producer(total)
     if node is None:
         return None

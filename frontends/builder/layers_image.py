@@ -26,7 +26,7 @@ Padding: TypeAlias = int | tuple[int, ...] | tuple[tuple[int, int], ...] | Liter
 
 
 def spatial_input(x: Tensor) -> Tensor:
-    """x with its channels last. Raises CompileError if it is no batch of images."""
+    """x with its channels last. Raises CompileError if it is not a batch of images."""
     if x.rank < 3:
         raise CompileError(
             f"the input is {x.type}; it must have axes for the batch, the channels and at least "

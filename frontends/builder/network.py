@@ -13,6 +13,7 @@ import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ class Input:
 
     @property
     def type(self) -> TensorType:
-        if isinstance(self.shape, (int, str)):
+        if isinstance(self.shape, str) or not isinstance(self.shape, Sequence):
             raise CompileError(
                 f"Input {self.name}: the shape is {self.shape!r}; write a tuple, as ('batch', 4)."
             )
@@ -47,8 +48,10 @@ class Input:
         for size in self.shape:
             if isinstance(size, str) and not size.isidentifier():
                 raise CompileError(f"Input {self.name}: {size!r} cannot name a dimension.")
-            if isinstance(size, int) and size < 0:
-                raise CompileError(f"Input {self.name}: {size} is no size. Give it a name instead.")
+            if not isinstance(size, (str, Integral, Dim)) or (isinstance(size, int) and size < 0):
+                raise CompileError(
+                    f"Input {self.name}: {size!r} is not a size. Give it a name instead."
+                )
             sizes.append(symbol(size) if isinstance(size, str) else size)
         return TensorType(as_dtype(self.dtype), tuple(sizes))
 
@@ -78,9 +81,7 @@ class Network:
         self.seed = seed
         self.channels_last = channels_last
         trace = Trace(name, channels_last, forward)
-        names = [given.name for given in inputs]
-        if len(set(names)) != len(names):
-            raise CompileError(f"Two inputs have one name, in {', '.join(names)}.")
+        _check_inputs(inputs)
         tensors = [Tensor(trace.builder.input(each.name, each.type), trace) for each in inputs]
         results = _outputs(forward(*tensors), outputs)
         self.structure = trace.builder.finish(
@@ -129,7 +130,7 @@ class Network:
     def with_dims(self, dims: Mapping[str, int]) -> Network:
         """This network with numbers for some of its symbols; the parameters stay as they are.
 
-        Raises CompileError for a name that is no symbol of an input.
+        Raises CompileError for a name that is not a symbol of an input.
         """
         if not dims:
             return self
@@ -179,6 +180,16 @@ class Network:
             for name, value in zip(self.structure.output_names, self.structure.outputs)
         )
         return f"{self.name}({inputs}) -> ({outputs}), {self.parameter_count:,} parameters"
+
+
+def _check_inputs(inputs: Sequence[object]) -> None:
+    names = []
+    for given in inputs:
+        if not isinstance(given, Input):
+            raise CompileError(f"{given!r} is not an input; write Input('x', ('batch', 4)).")
+        names.append(given.name)
+    if len(set(names)) != len(names):
+        raise CompileError(f"Two inputs have one name, in {', '.join(names)}.")
 
 
 def _outputs(result: object, names: Sequence[str]) -> dict[str, Tensor]:

@@ -115,7 +115,7 @@ class NodeContext:
         if isinstance(found, StackedItem):
             self.unsupported("a sequence whose length is known when the model runs")
         if not isinstance(found, SequenceItem):
-            self.wrong(f"input {position} is no sequence")
+            self.wrong(f"input {position} is not a sequence")
         return found
 
     def tensors(self) -> list[Value]:

@@ -116,7 +116,7 @@ def _exact(builder: GraphBuilder, value: Value, depth: int) -> Array | None:
 
 
 class _NotExact(Exception):
-    """The result is no exact fraction that we can follow."""
+    """The result is not an exact fraction that we can follow."""
 
 
 def _exact_content(content: Array) -> Array | None:

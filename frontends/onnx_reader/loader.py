@@ -50,7 +50,7 @@ def load_model(source: Source, weights_apart: bool = False) -> LoadedModel:
 
 def _read_file(path: Path) -> bytes:
     if "\0" in str(path):
-        raise CompileError(f"{str(path)!r} is no file name: it contains a NUL character")
+        raise CompileError(f"{str(path)!r} is not a file name: it contains a NUL character")
     try:
         # Without O_NONBLOCK, opening a named pipe would wait for a writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))

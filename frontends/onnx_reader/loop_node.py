@@ -39,7 +39,7 @@ def returned(
     lengths: Collection[str] = (),
 ) -> list[Value]:
     """The body's results, the carried ones in the types that they had at the start, but for sizes
-    at the places that are `changing`. What depends on `lengths`, sizes there, is no size from
+    at the places that are `changing`. What depends on `lengths`, sizes there, is not a size from
     before the loop.
 
     Raises ChangesTypeError where their types are others.

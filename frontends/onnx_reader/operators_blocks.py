@@ -172,7 +172,7 @@ def _shifts(context: NodeContext, columns: int, blocks: int, bits: int) -> Array
     if given.dtype != np.uint8:
         return middle - given.reshape(columns, blocks).astype(np.float32)
     zeros = spread_units(given.reshape(columns, -1), bits)[:, :blocks].astype(np.int16)
-    # 128 for a zero point of 0 is no i8.
+    # 128 for a zero point of 0 is not an i8.
     return (middle - zeros).astype(np.int8 if bits < 8 else np.float32)
 
 

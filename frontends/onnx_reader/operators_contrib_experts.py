@@ -46,7 +46,7 @@ def read_experts(context: NodeContext) -> Value:
 @rule("QMoE", domain=_DOMAIN)
 def read_quantized_experts(context: NodeContext) -> Value:
     if context.text("quant_type", "int") != "int" or context.integer("weights_prepacked", 0) > 0:
-        context.unsupported("weights that are no plain integers")
+        context.unsupported("weights that are not plain integers")
     return _mixed(context, [_units(context, 2, 11), _units(context, 5, 12)], 8)
 
 

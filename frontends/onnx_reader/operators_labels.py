@@ -44,7 +44,7 @@ def _require_known(context: NodeContext, encoded: Value) -> None:
     b = context.builder
     most = reduce(b, "max", encoded, (encoded.type.rank - 1,))
     known = reduce(b, "min", most, tuple(range(most.type.rank)))
-    # Of no elements the least is infinite, which is no integer.
+    # Of no elements the least is infinite, which is not an integer.
     known = context.cast(binary(b, "min", known, 1.0), i64)
     missing = binary(b, "sub", context.reshape(known, (1,)), 1)
     with b.source(f"{context.label} (which knows other categories only)"):

@@ -45,7 +45,7 @@ def read_sequence_at(context: NodeContext) -> Item:
             return sequence[_position(context, 1, len(sequence))]
         sequence = stacked_item(context, sequence)
     if not isinstance(sequence, StackedItem):
-        context.wrong("input 0 is no sequence")
+        context.wrong("input 0 is not a sequence")
     place = context.reshape(indices_at(context, 1), ())
     return context.apply("gather", sequence.value, place, axis=0)
 

@@ -17,7 +17,7 @@ def _tensors(context: NodeContext, each: int) -> list[Terms]:
     values = context.tensors()[2:]
     count, rest = divmod(len(values), each)
     if rest:
-        context.wrong(f"{len(values)} inputs after the first two are no multiple of {each}")
+        context.wrong(f"{len(values)} inputs after the first two are not a multiple of {each}")
     return [values[number::count] for number in range(count)]
 
 
@@ -50,7 +50,7 @@ def read_gradient(context: NodeContext) -> list[Value]:
         context.unsupported("inputs that are not those named in xs and zs")
     loss = context.subgraphs.find(context.text("y"))
     if not isinstance(loss, Value):
-        context.wrong(f"y is {context.text('y')!r}, which is no tensor")
+        context.wrong(f"y is {context.text('y')!r}, which is not a tensor")
     return gradients(context.builder, loss, context.tensors()[: len(names)])
 
 

@@ -45,7 +45,7 @@ def read_onnx(
     """Reads a model: a path, its bytes, or a ModelProto (which is not changed).
 
     `dims` fixes symbolic dimensions, by their name in the file or ours (`input_dim0` where they
-    have none). `values` makes constants of inputs, which then are no inputs any more. Raises
+    have none). `values` makes constants of inputs, which then are not inputs any more. Raises
     CompileError for a model that is damaged or wrong, and UnsupportedError, listing everything at
     once, for one that Bessemer cannot compile.
     """

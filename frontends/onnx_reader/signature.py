@@ -111,7 +111,7 @@ def _size(
             return dim.dim_value
         case "dim_value" if dim.dim_value < -1:
             raise CompileError(
-                f"input '{input_name}': dimension {axis} is {dim.dim_value}, which is no size"
+                f"input '{input_name}': dimension {axis} is {dim.dim_value}, which is not a size"
             )
         case "dim_param" if dim.dim_param:
             check_name(dim.dim_param, f"input '{input_name}': dimension {axis}")

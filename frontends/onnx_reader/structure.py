@@ -94,8 +94,8 @@ def _check_inputs(node: onnx.NodeProto, visible: frozenset[str], where: str) -> 
     for name in node.input:
         if name and name not in visible:
             raise CompileError(
-                f"{where}: {node_label(node)} reads '{name}', which is no input, no initializer"
-                " and no node's output"
+                f"{where}: {node_label(node)} reads '{name}', which is neither an input,"
+                " nor an initializer, nor a node's output"
             )
 
 

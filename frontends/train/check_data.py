@@ -77,7 +77,7 @@ def check_data(data: Mapping[str, Array], inputs: Sequence[Value], limits: Limit
 
 
 def check_names(data: object, names: Sequence[str]) -> None:
-    """Raises CompileError for what is no mapping that has these names."""
+    """Raises CompileError for what is not a mapping that has these names."""
     if not isinstance(data, Mapping):
         raise CompileError(
             f"The data is a {type(data).__name__}; it must be a mapping from names to arrays, "

@@ -79,7 +79,7 @@ def checkpoint_start(arrays: Sequence[tuple[str, str, Array]], facts: Facts) -> 
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Raises CompileError for a file that is no checkpoint of training."""
+    """Raises CompileError for a file that is not a checkpoint of training."""
     try:
         with safe_open(path, framework="numpy") as opened:
             metadata = opened.metadata() or {}

@@ -128,7 +128,7 @@ def experiment_of_toml(path: Path) -> Experiment:
     except OSError as error:
         raise CompileError(f"{path} cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise CompileError(f"{path} is no TOML: {error}") from None
+        raise CompileError(f"{path} is not TOML: {error}") from None
     if unknown := [name for name in whole if name not in _TABLES]:
         raise CompileError(f"{path} has {', '.join(unknown)}; it knows {', '.join(_TABLES)}.")
     tables = {name: _Table(f"{path} [{name}]", whole.get(name, {})) for name in _TABLES}
@@ -186,7 +186,7 @@ def _memory(table: _Table) -> int | str:
     """A number of bytes, or text such as "512M"."""
     found = table.entries.pop("memory", 0)
     if isinstance(found, bool) or not isinstance(found, (int, str)):
-        raise CompileError(f"{table.where} memory = {found!r} is no number of bytes.")
+        raise CompileError(f"{table.where} memory = {found!r} is not a number of bytes.")
     return found
 
 
@@ -272,7 +272,7 @@ def _renamed(data: Data, names: Mapping[str, str], table: _Table) -> dict[str, A
 
 
 def _targets(network: Network, data: Data) -> list[Input]:
-    """Arrays that are no inputs of the network are what it should say, a row for each."""
+    """Arrays that are not inputs of the network are what it should say, a row for each."""
     own = {given.name: given for given in network.inputs}
     if missing := [name for name in own if name not in data]:
         raise CompileError(

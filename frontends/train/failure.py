@@ -25,7 +25,7 @@ _ADVICE = "A smaller learning rate, or clipping of gradients, may help"
 
 
 class TrainingError(RunError):
-    """Training cannot go on: the loss is no number any more, say.
+    """Training cannot go on: the loss is not a number any more, say.
 
     `in_state`: the state itself has become useless; else it is that before the step.
     """

@@ -81,7 +81,7 @@ class Optimizer(Protocol):
 
 
 def check_optimizer(given: object) -> None:
-    """Raises CompileError for what is no optimizer, or learns at no rate."""
+    """Raises CompileError for what is not an optimizer, or learns at no rate."""
     if isinstance(given, type) or not hasattr(given, "update"):
         raise CompileError(f"The optimizer is {given!r}; make one, such as Adam(0.001).")
     rate = getattr(given, "learning_rate", None)

@@ -219,7 +219,7 @@ def _write(
     for name, number in measured.items():
         if name == "loss" or not isinstance(number, Tensor) or number.type.numel != 1:
             what = f"The metric {name} is {number!r}; it must be one number. Take its mean."
-            raise CompileError(what if name != "loss" else "The name loss is no metric's to take.")
+            raise CompileError(what if name != "loss" else "A metric cannot take the name loss.")
     ends.append(("metrics", len(trace.builder.nodes)))
     return _Written(trace, tuple(names), rate, outputs, total, parts, measured, ends)
 

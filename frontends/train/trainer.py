@@ -23,8 +23,10 @@ from bessemer.compiler.training_library import build_library
 from bessemer.frontends.builder.network import Input, Network
 from bessemer.frontends.byte_count import byte_count
 from bessemer.frontends.compile import compile
+from bessemer.frontends.given_sizes import given_sizes
 from bessemer.frontends.settings import require_count
 from bessemer.frontends.train.batches import Augmentation, Batches, split_rows
+from bessemer.frontends.train.check_arguments import check_arguments
 from bessemer.frontends.train.check_data import (
     check_batch,
     check_batches,
@@ -94,6 +96,7 @@ class Trainer:
         precision: Precision = "float32",
         normalization: Normalization | None = None,
     ) -> None:
+        check_arguments(network, targets, metrics, regularization, schedule, normalization)
         self.optimizer = optimizer or SGD()
         self.schedule = schedule or constant()
         require_count("Trainer", "seed", seed, 0)
@@ -328,7 +331,7 @@ class Trainer:
         batches = Batches(data, self.names, batch, None, None)
         rows = []
         for part in batches.epoch(0):
-            found = self._run_evaluation(part)
+            found = self._run_without_step("evaluation", self._evaluation, part)
             rows.append((len(next(iter(part.values()))), self._evaluation.numbers(found)))
         return averages(rows)
 
@@ -365,7 +368,7 @@ class Trainer:
             dump=dump_folder(),
             memory=self.memory,
             precision=self.precision,
-            sizes=tuple(sorted((sizes or {}).items())),
+            sizes=tuple(sorted(given_sizes(sizes, "sizes").items())),
         )
         code, weights = build_library(training_graphs(name or file.stem, training), options)
         return save(code, weights, file, placement, linker)
@@ -378,18 +381,14 @@ class Trainer:
     def predict(self, data: Data, *, batch: int = 256) -> list[Array]:
         """The network's outputs for its inputs, as it is now; no targets are wanted."""
         given = self._predicting()
-        state = {name: self.state[name] for name, _ in given.state}
-        model = self._model("prediction", given)
-        parts = [
-            model.run(self._inputs(given, part) | state)[1:]
-            for part in Batches(data, given.batch, batch, None, None).epoch(0)
-        ]
+        check_names(data, given.batch)
+        batches = Batches(data, given.batch, batch, None, None).epoch(0)
+        parts = [self._run_without_step("prediction", given, part)[1:] for part in batches]
         return [np.concatenate(pieces) for pieces in zip(*parts)]
 
-    def _run_evaluation(self, part: Data) -> list[Array]:
-        given = self._evaluation
+    def _run_without_step(self, name: str, given: StepGraph, part: Data) -> list[Array]:
         inputs = self._inputs(given, part) | {name: self.state[name] for name, _ in given.state}
-        return self._model("evaluation", given).run(inputs)
+        return self._model(name, given).run(inputs)
 
 
 def _facts(seed: int, best: Best, history: History) -> dict[str, Any]:

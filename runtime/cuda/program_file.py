@@ -170,7 +170,7 @@ def read_forms(path: Path) -> tuple[Form, ...]:
 def unpack_forms(data: bytes) -> tuple[Form, ...]:
     """The forms in the bytes of a file; raises ArtifactError."""
     if data[: len(MAGIC)] != MAGIC:
-        raise ArtifactError("The file is no model for GPUs compiled by Bessemer.")
+        raise ArtifactError("The file is not a model for GPUs compiled by Bessemer.")
     if len(data) < _HEAD.size + _LENGTH.size:
         raise ArtifactError("The file is cut off.")
     _, length, digest = _HEAD.unpack_from(data)

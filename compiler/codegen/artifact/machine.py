@@ -73,7 +73,7 @@ def compile_object(text: str, machine: Machine, passes: Sequence[str] = ()) -> b
     """The object file of a module given as LLVM IR text, an ELF file on Linux.
 
     `passes` run in this order before code generation; see _PASSES. Raises InternalError where
-    the text is no valid module.
+    the text is not a valid module.
     """
     target = create_target_machine(machine)
     return _emitted(target, _prepared(text, machine, target, passes))

@@ -93,7 +93,7 @@ def merge_objects(files: Sequence[bytes]) -> bytes:
     """
     objects = [_read(file) for file in files]
     kept = [_kept(one, first=number == 0) for number, one in enumerate(objects)]
-    # Where each file's sections are in the result; 0 is no section.
+    # Where each file's sections are in the result; 0 is not a section.
     places: list[dict[int, int]] = []
     count = 1
     for numbers in kept:

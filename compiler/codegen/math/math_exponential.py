@@ -133,7 +133,7 @@ def exp(x: Term) -> Term:
         n, r, _ = reduced(at_least(at_most(x, form.log_largest + 1.0), 1.25 * form.log_smallest))
         return scaled(fma(r, fma(r, polynomial(r, EXP[x.kind]), 1.0), 1.0), n)
     _, r, bits = reduced(x)
-    # n reaches 128 (1024) while 2^n is no number yet, so n goes into the exponent of exp(r).
+    # n reaches 128 (1024) while 2^n is not a number yet, so n goes into the exponent of exp(r).
     y = scaled_by_bits(1.0 + exp_minus_one_of(r), bits)
     y = select(x < form.log_smallest, 0.0, y)
     return select(x <= form.log_largest, y, x * form.largest)

@@ -64,7 +64,7 @@ def _c_expression(node: ast.expr, symbols: Sequence[str]) -> str:
                 first = f"{_FUNCTIONS[name]}({first}, {part})"
             return first
         case _:
-            raise CompileError(f"{ast.unparse(node)!r} is no size.")
+            raise CompileError(f"{ast.unparse(node)!r} is not a size.")
 
 
 def c_string(text: str) -> str:

@@ -174,13 +174,13 @@ class BoxCopy(Emitter):
 
 
 def box_copies(state: DeviceState, contract: Contract) -> tuple[BoxCopy, BoxCopy]:
-    """The copies of both operands; InternalError where one is no tensor of boxes."""
+    """The copies of both operands; InternalError where one is not a tensor of boxes."""
     found = []
     sides = ((contract.left, contract.tile.rows), (contract.right, contract.tile.columns))
     for number, (operand, rows) in enumerate(sides):
         boxes = boxes_of(operand)
         if boxes is None:
-            raise InternalError(f"{operand.buffer.name} is no tensor that is copied by boxes")
+            raise InternalError(f"{operand.buffer.name} is not a tensor that is copied by boxes")
         found.append(BoxCopy(state, contract, operand, number, rows, boxes))
     return found[0], found[1]
 

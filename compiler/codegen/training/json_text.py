@@ -1,7 +1,7 @@
 """A reader of JSON as LLVM IR: finds a key of an object, and compares and reads what is there.
 
 Text is between two pointers and need not end with a zero. Nothing is allocated; null stands for
-what is not there or is no JSON.
+what is not there or is not JSON.
 """
 
 from __future__ import annotations

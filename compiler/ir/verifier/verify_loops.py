@@ -118,7 +118,7 @@ class _Verifier:
             case Accumulate(local, name, value):
                 self.type(value, self.local(local, scope))
                 if name not in REDUCTIONS:
-                    self.fail(f"{name} is no reduction")
+                    self.fail(f"{name} is not a reduction")
             case Store():
                 self.store(statement, scope)
             case Allocate(buffer):
@@ -182,7 +182,7 @@ class _Verifier:
                 indices = (statement.row, statement.column, statement.key)
                 self.contract(statement, scope, indices, (score,))
             case _:
-                self.fail(f"{type(statement).__name__} is no statement")
+                self.fail(f"{type(statement).__name__} is not a statement")
 
     def mac(self, mac: FragmentMac, scope: Scope) -> None:
         fragment = self.fragment(mac.fragment, scope)

@@ -74,7 +74,7 @@ def logsumexp(b: GraphBuilder, x: Value, axes: Sequence[int], keep: bool = False
     """log(sum(exp(x))) over axes."""
     wide = in_f32(b, x)
     highest = reduce(b, "max", wide, axes, keep=True)
-    # Infinity minus infinity is no number: an infinite maximum is not subtracted.
+    # Infinity minus infinity is not a number: an infinite maximum is not subtracted.
     shift = where(b, b.apply("isinf", highest), 0.0, highest)
     powers = b.apply("exp", binary(b, "sub", wide, shift))
     total = b.apply("log", reduce(b, "sum", powers, axes, keep=True))

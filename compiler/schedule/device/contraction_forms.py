@@ -32,7 +32,8 @@ class Memory:
 class Form:
     """A contraction's operands; `rows` and `batch` are the output's axes, by position.
 
-    `group_columns` is the number of columns of a convolution's group, 0 where groups are no axis.
+    `group_columns` is the number of columns of a convolution's group, 0 where groups are not an
+    axis.
     """
 
     left: Operand

@@ -291,7 +291,7 @@ def _stays_in_place(node: Node, value: Value) -> bool:
 
 
 def _keeps_rows(node: Node) -> bool:
-    """Whether a node may stand between the products: it has an element rule, and is no product."""
+    """Whether a node, not a product, may stand between the products: it has an element rule."""
     if node.operator.element is None or len(node.outputs) != 1 or node.regions:
         return False
     if node.operator.name.startswith("reduce_"):

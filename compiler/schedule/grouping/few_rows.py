@@ -22,7 +22,7 @@ _SMALL_BYTES, _NEAR_BYTES = 1 << 14, 1 << 20
 
 
 def reads_in_place(node: Node, pack_nodes: Iterable[Node] = ()) -> bool:
-    """Whether a matmul whose right operand is no constant should leave it where it lies.
+    """Whether a matmul whose right operand is not a constant should leave it where it lies.
 
     `pack_nodes` lead to it from memory; what they compute is computed for every row again.
     """

@@ -1,4 +1,4 @@
-"""Lowers groups around convolutions that are no single matrix product: depthwise and Winograd's."""
+"""Lowers groups around convolutions that are not one product: depthwise, Winograd's."""
 
 from __future__ import annotations
 

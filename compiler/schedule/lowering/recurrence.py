@@ -187,7 +187,7 @@ def _group(cell: Cell, target: Target, is_constant: bool) -> int:
 
 
 def _layout(cell: Cell, shape: _Shape, target: Target, is_constant: bool) -> Layout:
-    """How the work is cut on this machine. Weights that are no constants take a team to pack."""
+    """How the work is cut on this machine. Weights that are not constants take a team to pack."""
     lanes = target.lanes(working_dtype(cell.h.dtype))
     # A tile has its sums in registers, a vector of weights for each gate, and an element of state.
     parts = PARTS if shape.group == PAIR else 1

@@ -124,7 +124,7 @@ def turning_point(graph: Graph, found: Residents) -> int:
     most = max(lying, default=0)
     loss = {graph.outputs[place] for place in graph.finite}
     places = [place for place, work in enumerate(found.works) if loss.intersection(work.writes)]
-    # Where the loss comes late nobody waits for it: then it is no turning point.
+    # Where the loss comes late nobody waits for it: then it is not a turning point.
     if places and 2 * lying[max(places)] > most:
         return max(places)
     return lying.index(most) if most else 0
