@@ -47,6 +47,9 @@ def resize_by_axes(graph: Graph) -> Graph:
 
     def rule(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
         if node.operator.name == "resize":
+            readers = users.get(node.output, [])
+            if len(readers) == 1 and turned(readers[0]) is node:
+                return None
             straight = range(node.output.type.rank)
             if len(_filtered(node)) < 2:
                 axes = _enlarged(node) or _shrunk(node)
@@ -54,16 +57,21 @@ def resize_by_axes(graph: Graph) -> Graph:
                 if any(size != 1 for size in behind):
                     return None
             return [_apart(rewriter, node, rewriter.now(node.inputs[0]), straight)]
-        if node.operator.name != "transpose":
+        made = turned(node)
+        if made is None:
             return None
-        made = producers.get(node.inputs[0])
-        if made is None or made.operator.name != "resize" or made.output in outputs:
-            return None
-        axes, order = _enlarged(made) or _shrunk(made), node.attributes["permutation"]
-        if len(axes) < 2 or order[-1] not in axes or users[made.output] != [node]:
-            return None
+        order = node.attributes["permutation"]
         transposed = rewriter.emit("transpose", rewriter.now(made.inputs[0]), permutation=order)
         return [_apart(rewriter, made, transposed, order)]
+
+    def turned(node: Node) -> Node | None:
+        """The resize that only a transpose reads, which puts pixels side by side."""
+        made = producers.get(node.inputs[0]) if node.operator.name == "transpose" else None
+        if made is None or made.operator.name != "resize" or made.output in outputs:
+            return None
+        axes = _enlarged(made) or _shrunk(made) or _filtered(made)
+        is_turned = len(axes) > 1 and node.attributes["permutation"][-1] in axes
+        return made if is_turned and users[made.output] == [node] else None
 
     return rewrite_graph(graph, rule)
 

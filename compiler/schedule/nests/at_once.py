@@ -12,6 +12,9 @@ read before the next one."""
 PASS_INTERLEAVE = 4
 """The same where functions are computed, whose chains of operations are long."""
 
+UNROLLED_STEPS = 32
+"""Reductions of at most this many steps inside a vector loop are unrolled."""
+
 
 def fitting(most: int, extent: Size, lanes: int) -> int:
     """How many vectors to handle at once, at most, without a rest."""

@@ -40,6 +40,7 @@ from bessemer.compiler.schedule.nests.at_once import (
     SUM_INTERLEAVE,
     fitting,
 )
+from bessemer.compiler.schedule.nests.inner_reductions import write_reduction
 from bessemer.compiler.schedule.nests.merge_axes import Piece, extent_of, merge_axes
 from bessemer.compiler.schedule.nests.nan_shows import may_skip_nan
 from bessemer.compiler.schedule.nests.row_arithmetic import (
@@ -55,14 +56,12 @@ from bessemer.compiler.schedule.nests.row_passes import (
     with_kept,
 )
 from bessemer.compiler.schedule.nests.row_traffic import LINE, Places, coming_rows
-from bessemer.compiler.schedule.nests.stretches import is_longer, stretch_of
+from bessemer.compiler.schedule.nests.row_turns import vectors_of_a_turn, write_turns
 
 Lanes = Callable[[DType], int]
 """The vector width of the target for an element type."""
 Values = dict[Atom, Size]
 
-UNROLLED_STEPS = 32
-"""Reductions of at most this many steps inside a vector loop are unrolled."""
 LARGEST_KEPT = 32 << 10
 """Bytes of a row that a pass may keep on the stack."""
 
@@ -188,11 +187,19 @@ class RowWriter:
             interleave = fitting(COLUMN_INTERLEAVE, extent, lanes)
         if self.streams:
             self.builder.append(Stream(self.piece.target))
-        with self._vector_loop(extent, lanes, interleave) as index:
+
+        def store(index: Size) -> None:
             self._prefetch(start + index, lanes * interleave)
             here: Values = {inner: start + index}
             value = self._spell_reductions(walk_expr.substitute(element, here))
             self.builder.store(self.piece.target, (dims.substitute(offset, here),), value)
+
+        if turn := vectors_of_a_turn(element, inner, start, extent, lanes):
+            interleave = 1
+            write_turns(self.builder, dims.number(extent), lanes, turn, store)
+            return
+        with self._vector_loop(extent, lanes, interleave) as index:
+            store(index)
 
     def scalar(self, values: Values) -> None:
         """One element an iteration: the reductions inside are the vector loops."""
@@ -333,41 +340,11 @@ class RowWriter:
         """Writes the reductions left in an expression as loops at this place."""
 
         def rule(node: Expression) -> Expression | None:
-            return self._inner_reduction(node) if isinstance(node, Reduce) else None
+            if not isinstance(node, Reduce):
+                return None
+            return write_reduction(self.builder, node, self._spell_reductions)
 
         return walk_expr.replace_outermost(value, rule)
-
-    def _inner_reduction(self, node: Reduce) -> Expression:
-        accumulator = self.builder.define(expr.neutral(node.name, node.dtype), "acc")
-        steps = dims.product(map(extent_of, node.over))
-        unrolled = isinstance(steps, int) and steps <= UNROLLED_STEPS
-        stretch = stretch_of(node, steps)
-
-        def nest(over: tuple[Symbol, ...], values: Values, total: str) -> None:
-            if not over:
-                element = self._spell_reductions(walk_expr.substitute(node.body, values))
-                self.builder.append(Accumulate(total, node.name, element))
-                return
-            extent, inside = extent_of(over[0]), dims.product(map(extent_of, over[1:]))
-            block = 0
-            if stretch and is_longer(extent * inside, stretch):
-                block = max(stretch // inside, 1) if isinstance(inside, int) else 1
-            if not block:
-                kind: LoopKind = "unroll" if unrolled else "serial"
-                with self.builder.loop(extent, kind) as index:
-                    nest(over[1:], {**values, over[0]: index}, total)
-                return
-            with self.builder.loop(dims.ceildiv(extent, block)) as index:
-                part = self.builder.define(expr.neutral(node.name, node.dtype), "acc")
-                length = dims.minimum(extent - index * block, block)
-                if isinstance(extent, int) and extent % block == 0:
-                    length = block
-                with self.builder.loop(length) as place:
-                    nest(over[1:], {**values, over[0]: index * block + place}, part.name)
-                self.builder.append(Accumulate(total, node.name, part.value))
-
-        nest(node.over, {}, accumulator.name)
-        return accumulator.value
 
     def _hoist_invariants(
         self,

@@ -1,0 +1,52 @@
+"""Writes a reduction inside of a vector loop over elements: a serial loop, which each lane runs for
+its own element. Few steps are written out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bessemer.compiler.ir import dims, expr, walk_expr
+from bessemer.compiler.ir.build_loops import KernelBuilder
+from bessemer.compiler.ir.dims import Atom, Size, Symbol
+from bessemer.compiler.ir.expr import Expression, Reduce
+from bessemer.compiler.ir.loops import Accumulate, LoopKind
+from bessemer.compiler.schedule.nests.at_once import UNROLLED_STEPS
+from bessemer.compiler.schedule.nests.merge_axes import extent_of
+from bessemer.compiler.schedule.nests.stretches import is_longer, stretch_of
+
+
+def write_reduction(
+    builder: KernelBuilder, node: Reduce, spell: Callable[[Expression], Expression]
+) -> Expression:
+    """Adds the loops to a kernel; gives the total. `spell` writes the reductions inside."""
+    accumulator = builder.define(expr.neutral(node.name, node.dtype), "acc")
+    steps = dims.product(map(extent_of, node.over))
+    unrolled = isinstance(steps, int) and steps <= UNROLLED_STEPS
+    stretch = stretch_of(node, steps)
+
+    def nest(over: tuple[Symbol, ...], values: dict[Atom, Size], total: str) -> None:
+        if not over:
+            element = spell(walk_expr.substitute(node.body, values))
+            builder.append(Accumulate(total, node.name, element))
+            return
+        extent, inside = extent_of(over[0]), dims.product(map(extent_of, over[1:]))
+        block = 0
+        if stretch and is_longer(extent * inside, stretch):
+            block = max(stretch // inside, 1) if isinstance(inside, int) else 1
+        if not block:
+            kind: LoopKind = "unroll" if unrolled else "serial"
+            with builder.loop(extent, kind) as index:
+                nest(over[1:], {**values, over[0]: index}, total)
+            return
+        with builder.loop(dims.ceildiv(extent, block)) as index:
+            part = builder.define(expr.neutral(node.name, node.dtype), "acc")
+            length = dims.minimum(extent - index * block, block)
+            if isinstance(extent, int) and extent % block == 0:
+                length = block
+            with builder.loop(length) as place:
+                nest(over[1:], {**values, over[0]: index * block + place}, part.name)
+            builder.append(Accumulate(total, node.name, part.value))
+
+    nest(node.over, {}, accumulator.name)
+    return accumulator.value
