@@ -21,7 +21,7 @@ from typing import TypeAlias
 from bessemer.compiler.ir import dims, loops
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Size
-from bessemer.compiler.ir.expr import binary, index_value, less
+from bessemer.compiler.ir.expr import Expression, binary, index_value, less, select
 from bessemer.compiler.ir.ravel import unravel
 from bessemer.compiler.schedule.contraction.contraction import (
     Contraction,
@@ -78,6 +78,7 @@ class _Slot:
     place: Place
     outer: tuple[Size, ...]
     row: Size
+    next_base: Size
     work: Work
 
 
@@ -188,19 +189,21 @@ class _Writer:
         shape = (self.tiling.block * self.cut.height * self.walk.unit, place.width)
         memory = self.builder.allocate(self.contraction.dtype, shape)
         sums.write_start(place, memory)
-        for part in self._stretches(self.tiling.stretch):
-            self._each(place, first, count, partial(sums.write_part, depth=part, sums=memory))
+        for part, ahead in self._stretches(self.tiling.stretch):
+            work = partial(sums.write_part, depth=part, sums=memory)
+            self._each(place, first, count, work, ahead)
         self._each(place, first, count, partial(sums.write_end, sums=memory))
 
-    def _stretches(self, length: int) -> Iterator[Stretch]:
-        """Opens the loop over the stretches of the depth; gives the one at work in it."""
+    def _stretches(self, length: int) -> Iterator[tuple[Stretch, Size]]:
+        """Opens the loop over the stretches of the depth; gives the one at work in it, and how far
+        from there the next one lies in a."""
         group, first = self.contraction.group, self.contraction.first_step
         run, *others = self.walk.depth
         if others:
             steps = steps_of(self.walk.depth, group)
             with self.builder.loop(run.extent) as step:
                 begin = first + step * steps
-                yield Stretch(tuple(others), step * run.a_stride, begin, steps)
+                yield Stretch(tuple(others), step * run.a_stride, begin, steps), run.a_stride
             return
         with self.builder.loop(dims.ceildiv(run.extent, length)) as step:
             begin = step * length
@@ -208,18 +211,47 @@ class _Writer:
             axis = DepthAxis(extent, run.a_stride)
             steps = dims.ceildiv(extent, group)
             at = first + step * (length // group)
-            yield Stretch((axis,), begin * run.a_stride, at, steps)
+            yield Stretch((axis,), begin * run.a_stride, at, steps), length * run.a_stride
 
-    def _each(self, place: Place, first: Size, count: Size, work: Work) -> None:
-        """Work on every tile of a block."""
+    def _each(
+        self, place: Place, first: Size, count: Size, work: Work, ahead: Size = 0
+    ) -> None:
+        """Work on every tile of a block; `ahead` in a, the first one is at work again."""
         with self.builder.loop(count) as tile:
-            flat = first + tile
-            along = dims.mod(flat, self.cut.count)
-            around = dims.floordiv(flat, self.cut.count)
-            outer = unravel(around, [axis.extent for axis in self.walk.outer])
+            outer, along = self._where(first + tile)
             shared = replace(place, share=dims.minimum(tile, self.sums.shares - 1))
             row = tile * (self.cut.height * self.walk.unit)
-            self._choose_height(_Slot(shared, outer, row, work), along)
+            base: Size = 0
+            if self.tiling.fetches_rows:
+                base = self._next_base(place, first, count, tile, ahead)
+            self._choose_height(_Slot(shared, outer, row, base, work), along)
+
+    def _where(self, flat: Size) -> tuple[tuple[Size, ...], Size]:
+        """The indices of a tile along the outer axes, and its place along the axis of tiles."""
+        around = dims.floordiv(flat, self.cut.count)
+        outer = unravel(around, [axis.extent for axis in self.walk.outer])
+        return outer, dims.mod(flat, self.cut.count)
+
+    def _next_base(
+        self, place: Place, first: Size, count: Size, tile: Size, ahead: Size
+    ) -> Size:
+        """The base of the tile after this one; after a block's last one, its first one follows."""
+
+        def base(flat: Size) -> Expression:
+            outer, along = self._where(flat)
+            start = along * self.cut.height
+            if self.cut.rest == 0:
+                start = dims.minimum(start, along * (self.cut.height - 1) + self.cut.tall)
+            return index_value(self._base(place, outer, start))
+
+        again = base(first) + index_value(ahead)
+        following = select(less(tile + 1, count), base(first + tile + 1), again)
+        return self.builder.define(following, "next").index
+
+    def _base(self, place: Place, outer: tuple[Size, ...], start: Size) -> Size:
+        """Where the first row of a tile is in a."""
+        base = place.a_base + start * self.walk.axis.a_stride
+        return base + dims.total(i * axis.a_stride for i, axis in zip(outer, self.walk.outer))
 
     def _choose_height(self, slot: _Slot, along: Size) -> None:
         """The tile at position `along` of the axis: tall, one lower, or what the last one needs."""
@@ -250,8 +282,7 @@ class _Writer:
     def _tile(self, slot: _Slot, start: Size, steps: int) -> None:
         """The tile of some steps along the axis."""
         walk, place = self.walk, slot.place
-        base = place.a_base + start * walk.axis.a_stride
-        base += dims.total(i * axis.a_stride for i, axis in zip(slot.outer, walk.outer))
+        base = self.sums.local(self._base(place, slot.outer, start))
         axes = (*walk.batch, *walk.outer, walk.axis, *walk.inner)
         offsets: list[Size] = []
         indices: list[tuple[Size, ...]] = []
@@ -263,4 +294,4 @@ class _Writer:
                 for index, axis in zip((*place.batch, *slot.outer, start + step, *unit), axes):
                     axis.scatter(index, row)
                 indices.append(tuple(row))
-        slot.work(place, Tile(self.sums.local(base), tuple(offsets), tuple(indices), slot.row))
+        slot.work(place, Tile(base, tuple(offsets), tuple(indices), slot.row, slot.next_base))

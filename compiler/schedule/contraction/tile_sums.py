@@ -58,13 +58,15 @@ class Place:
 class Tile:
     """The rows of a tile: their offsets from its base in `a`, and their indices.
 
-    `first` is the tile's first row in the block's partial sums.
+    `first` is the tile's first row in the block's partial sums. `next_base` is the base of the tile
+    that is summed after this one, over the same steps.
     """
 
     a_base: Size
     offsets: tuple[Size, ...]
     indices: tuple[tuple[Size, ...], ...]
     first: Size
+    next_base: Size
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,6 +236,9 @@ class TileWriter:
                 at = begin + step
                 fragment = fragments[step % len(fragments)]
                 a_at = a_offset + at * (axis.a_stride * group)
+                if self.tiling.fetches_rows:
+                    last = tile.next_base + tile.offsets[-1] + a_at
+                    self.builder.append(loops.Prefetch(self.contraction.a, last, 2))
                 self._step(place, tile, fragment, a_at, depth.begin + k + at, terms)
 
         self._whole_groups(place, depth, k, extent, steps)

@@ -36,6 +36,7 @@ SUMS_UNDER_WAY = 8
 # Rows at a distance that only the run knows take a pointer each: more than the registers hold make
 # LLVM spill sums too (attention over 256 keys: 936 us with 14 rows, 757 with 8, 801 with 4).
 _MOST_POINTERS = 8
+_LINE = 64  # bytes in a cache line
 # Addresses that are 4 KB apart share a set of the first-level cache.
 _PAGE = 4096
 # With fewer tiles to a block, b would come too often from the last cache, or even from memory.
@@ -67,7 +68,8 @@ class Tiling:
     `panel` is the width of b's packed panels, in columns. `unroll` is the number of depth steps
     in the innermost loop's body. A sum is added up in stretches of at most `stretch` steps, or all
     at once (if the depth has several axes, a stretch is a step of the outermost). With `prefetch`
-    the next part of b is prefetched into the second-level cache.
+    the next part of b is prefetched into the second-level cache; where it `fetches_rows`, so is the
+    next tile's part of a.
     """
 
     lanes: int
@@ -77,6 +79,7 @@ class Tiling:
     unroll: int
     prefetch: bool
     stretch: int | None = None
+    fetches_rows: bool = False
 
 
 def registers_tile(vectors: int, registers: int) -> int:
@@ -146,7 +149,17 @@ def plan(
         unroll=_unroll(dims.ceildiv(walk.depth[-1].extent, contraction.group)),
         prefetch=weight_bytes > 400 << 10,
         stretch=stretch,
+        fetches_rows=_is_across(walk, contraction.a.dtype),
     )
+
+
+def _is_across(walk: Walk, dtype: DType) -> bool:
+    """Whether a tile's rows are neighbours in a, and every step of its depth in another line: a
+    few bytes here and there, which processors do not foresee."""
+    line = _LINE // dtype.bytes
+    step = walk.depth[-1].a_stride
+    is_row = not walk.inner and walk.axis.a_stride == 1
+    return is_row and isinstance(step, int) and step >= line
 
 
 def _known(size: Size, otherwise: int) -> int:
