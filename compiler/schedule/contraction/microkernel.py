@@ -213,9 +213,7 @@ class _Writer:
             at = first + step * (length // group)
             yield Stretch((axis,), begin * run.a_stride, at, steps), length * run.a_stride
 
-    def _each(
-        self, place: Place, first: Size, count: Size, work: Work, ahead: Size = 0
-    ) -> None:
+    def _each(self, place: Place, first: Size, count: Size, work: Work, ahead: Size = 0) -> None:
         """Work on every tile of a block; `ahead` in a, the first one is at work again."""
         with self.builder.loop(count) as tile:
             outer, along = self._where(first + tile)
@@ -232,9 +230,7 @@ class _Writer:
         outer = unravel(around, [axis.extent for axis in self.walk.outer])
         return outer, dims.mod(flat, self.cut.count)
 
-    def _next_base(
-        self, place: Place, first: Size, count: Size, tile: Size, ahead: Size
-    ) -> Size:
+    def _next_base(self, place: Place, first: Size, count: Size, tile: Size, ahead: Size) -> Size:
         """The base of the tile after this one; after a block's last one, its first one follows."""
 
         def base(flat: Size) -> Expression:
