@@ -7,12 +7,19 @@ import pytest
 
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.evaluate import evaluate_named
-from bessemer.compiler.ir.expr import Buffer, Expression
+from bessemer.compiler.ir.expr import Buffer, Expression, constant
 from bessemer.compiler.ir.interpreter.interpret_loops import run_kernel
-from bessemer.compiler.ir.loops import Store
+from bessemer.compiler.ir.loops import Block, For, If, Prefetch, Statement, Store
 from bessemer.compiler.ir.types import DType, f32, f64, i32
+from bessemer.compiler.schedule.contraction import tiles
 from bessemer.compiler.schedule.contraction.axes import product_axes, window_axes
-from bessemer.compiler.schedule.contraction.contraction import Contraction, supports, walk_of
+from bessemer.compiler.schedule.contraction.contraction import (
+    Contraction,
+    DepthAxis,
+    RowAxis,
+    supports,
+    walk_of,
+)
 from bessemer.compiler.schedule.contraction.tiles import cut_evenly, plan
 from bessemer.compiler.targets import x86
 from bessemer.compiler.targets.choose import host_target
@@ -220,3 +227,55 @@ def test_what_the_schedule_is_for(dtype: DType, columns: int, answer: bool) -> N
     a, b = Buffer("a", dtype, (4, 4)), Buffer("b", dtype, (16,))
     contraction = replace(_dense((1, 7, 7)), dtype=dtype, a=a, b=b, columns=columns)
     assert supports(contraction) is answer
+
+
+def _with_fetches_stored(block: Block, into: Buffer) -> Block:
+    """The same statements, but what is asked for of the left operand is marked."""
+    found: list[Statement] = []
+    for statement in block:
+        match statement:
+            case Prefetch(buffer, offset) if buffer.name == "a":
+                found.append(Store(into, (offset,), constant(1, f32)))
+            case For(body=body):
+                found.append(replace(statement, body=_with_fetches_stored(body, into)))
+            case If(_, then, otherwise):
+                inner = (_with_fetches_stored(part, into) for part in (then, otherwise))
+                found.append(If(statement.condition, *inner))
+            case _:
+                found.append(statement)
+    return tuple(found)
+
+
+def test_rows_that_are_neighbours_are_fetched_while_the_tile_before_is_summed(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gradient of weights, [depth, m] transposed times [depth, n]: of every line, a tile takes a
+    part. All lines are asked for but those of the first stretch of each block's first tile."""
+    monkeypatch.setattr(tiles, "LONGEST_SCATTERED", 32)
+    monkeypatch.setattr(tiles, "SCATTERED_STRETCH", 16)
+    m, depth, n = 130, 48, 5
+    a, b = Buffer("a", f32, (depth, m)), Buffer("b", f32, (1,))
+    out = Buffer("out", f32, (m, n))
+
+    def epilogue(row: tuple[Size, ...], column: Size, total: Expression) -> tuple[Store, ...]:
+        return (Store(out, (*row, column), total),)
+
+    work = Contraction(f32, a, 0, (RowAxis(m, 1),), (DepthAxis(depth, m),), n, b, epilogue)
+    x = rng.standard_normal((depth, m)).astype(np.float32)
+    w = rng.standard_normal((1, depth, n)).astype(np.float32)
+    scale = np.abs(x.T.astype(np.float64)) @ np.abs(w[0].astype(np.float64))
+    expected = x.T.astype(np.float64) @ w[0].astype(np.float64)
+    prepared = Prepared(work, (x, w), (a, b, out), {}, expected, scale)
+    kernel, inputs = prepared.kernel(x86.AVX512)
+    fetched = Buffer("fetched", f32, (2 * depth * m,))
+    body = _with_fetches_stored(kernel.body, fetched)
+    kernel = replace(kernel, buffers=(*kernel.buffers, fetched), outputs=2, body=body)
+    result, marks = run_kernel(kernel, inputs, {}).outputs
+    _check(prepared, result)
+    lines = {int(at) // 16 for at in np.flatnonzero(marks == 1)}
+    tiling = plan(work, x86.AVX512)
+    assert (tiling.block, tiling.stretch, cut_evenly(m, tiling.height).height) == (3, 16, 26)
+    for line in set(range(depth * m // 16)) - lines:
+        step, row = divmod(line * 16, m)
+        ahead = row % (3 * 26)
+        assert step < 16 and (ahead < 26 or ahead + 16 > 3 * 26 or row + 16 > m), (step, row)

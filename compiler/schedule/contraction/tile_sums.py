@@ -237,8 +237,7 @@ class TileWriter:
                 fragment = fragments[step % len(fragments)]
                 a_at = a_offset + at * (axis.a_stride * group)
                 if self.tiling.fetches_rows:
-                    last = tile.next_base + tile.offsets[-1] + a_at
-                    self.builder.append(loops.Prefetch(self.contraction.a, last, 2))
+                    self._fetch_rows(tile, a_at)
                 self._step(place, tile, fragment, a_at, depth.begin + k + at, terms)
 
         self._whole_groups(place, depth, k, extent, steps)
@@ -299,6 +298,13 @@ class TileWriter:
                 terms=terms,
             )
         )
+
+    def _fetch_rows(self, tile: Tile, a_offset: Size) -> None:
+        """The lines of the next tile's rows, but for what this one shares with it."""
+        line = _LINE // self.contraction.a.dtype.bytes
+        for row in range(len(tile.offsets) - 1, -1, -line):
+            at = tile.next_base + tile.offsets[row] + a_offset
+            self.builder.append(loops.Prefetch(self.contraction.a, at, 2))
 
     def _prefetch(self, place: Place, depth: Stretch, k: Size) -> None:
         """This tile's share of the stretch after this one."""
