@@ -151,15 +151,15 @@ def _rate(function: Any, memories: list[Array], part: int, seconds: float) -> fl
         together = threading.Barrier(len(memories))
         with ThreadPoolExecutor(len(memories)) as pool:
             runs = [pool.submit(run, memory, repeats, together) for memory in memories]
-            starts, ends = zip(*(one.result() for one in runs), strict=True)
-        return max(ends) - min(starts)
+            times = [one.result() for one in runs]
+        return max(end for _, end in times) - min(start for start, _ in times)
 
     repeats = 1
     taken(1)
     while (trial := taken(repeats)) < seconds / 12:
         repeats *= 4
     repeats = max(1, int(repeats * seconds / 3 / trial))
-    return float(len(memories) * moved * repeats / min(taken(repeats) for _ in range(3)))
+    return len(memories) * moved * repeats / min(taken(repeats) for _ in range(3))
 
 
 def mover_text(target: Target) -> str:
