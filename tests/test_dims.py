@@ -69,6 +69,7 @@ _DIVISORS: tuple[Formula, ...] = (
     (2 * N, lambda values: 2 * values.n),
     (N + 1, lambda values: values.n + 1),
     (N * N, lambda values: values.n**2),
+    (6 * N * N + 3 * N, lambda values: 6 * values.n**2 + 3 * values.n),
 )
 
 
@@ -179,6 +180,14 @@ def test_the_text_of_a_size_reads_back(formula: Formula) -> None:
         (dims.maximum(N, 0), N),
         ((N + 2 * M) - (N + M), M),
         ((N + 1) * (M + 1) // (N + 1), M + 1),
+        ((8 * N * M) // (128 * N), M // 16),
+        ((8 * N * M + 128 * N) // (128 * N), M // 16 + 1),
+        ((N * M) // (N * (M + 1)), M // (M + 1)),
+        ((4 * N + 3) // 8, N // 2),
+        ((8 * N * M) % (128 * N), 8 * N * (M % 16)),
+        ((4 - M % 4) % 4, (3 * M) % 4),
+        ((M + (-1 * M) % 8) % 8, 0),
+        ((M + (-1 * M) % 8) // 8 * 8 - (M + (-1 * M) % 8), 0),
     ],
 )
 def test_index_arithmetic_of_views_cancels(size: Size, simplified: Size) -> None:

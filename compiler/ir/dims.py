@@ -17,9 +17,10 @@ from functools import cache, lru_cache
 from typing import Union
 
 from bessemer.compiler.errors import InternalError
+from bessemer.compiler.ir import polynomials
+from bessemer.compiler.ir.polynomials import Monomial, Terms
 
 Size = Union[int, "Dim"]
-Monomial = tuple[tuple["Atom", int], ...]  # (atom, power), ordered by str(atom)
 Atom = Hashable
 RESERVED = frozenset({"min", "max", "true", "false", "none", "inf", "nan"})
 """Names that mean something else in the text form."""
@@ -96,7 +97,7 @@ class Dim:
 
     __slots__ = ("_atoms", "_hash", "_text", "terms")
 
-    def __init__(self, terms: Mapping[Monomial, int]) -> None:
+    def __init__(self, terms: Terms) -> None:
         self.terms = terms
         self._hash: int | None = None
         self._text: str | None = None
@@ -200,13 +201,13 @@ def _is_size(x: object) -> bool:
     return isinstance(x, (int, Dim)) or hasattr(x, "__index__")
 
 
-def _terms(size: Size) -> Mapping[Monomial, int]:
+def _terms(size: Size) -> Terms:
     if isinstance(size, Dim):
         return size.terms
     return {(): int(size)} if size else {}
 
 
-def _normal(terms: dict[Monomial, int]) -> Size:
+def _normal(terms: Terms) -> Size:
     kept = {monomial: c for monomial, c in terms.items() if c}
     if not kept:
         return 0
@@ -228,7 +229,7 @@ def _add(left: Size, right: Size) -> Size:
     return _normal(terms)
 
 
-def _rejoin(terms: dict[Monomial, int], monomial: Monomial, part: Mod) -> Size | None:
+def _rejoin(terms: Terms, monomial: Monomial, part: Mod) -> Size | None:
     """x % n + n * (x // n) is x."""
     times = _normal({tuple(pair for pair in monomial if pair[0] != part): terms[monomial]})
     whole = _terms(times * part.denominator * floordiv(part.numerator, part.denominator))
@@ -238,15 +239,6 @@ def _rejoin(terms: dict[Monomial, int], monomial: Monomial, part: Mod) -> Size |
     return times * part.numerator + _normal(rest)
 
 
-def _join(left: Monomial, right: Monomial) -> Monomial:
-    if not left or not right:
-        return left or right
-    powers = dict(left)
-    for factor, power in right:
-        powers[factor] = powers.get(factor, 0) + power
-    return tuple(sorted(powers.items(), key=lambda item: str(item[0])))
-
-
 def _multiply(left: Size, right: Size) -> Size:
     if isinstance(right, int):
         left, right = right, left
@@ -254,12 +246,7 @@ def _multiply(left: Size, right: Size) -> Size:
         if left == 1 or left == 0 or isinstance(right, int):
             return right * left if isinstance(right, int) else (right if left else 0)
         return Dim({monomial: left * c for monomial, c in right.terms.items()})
-    terms: dict[Monomial, int] = {}
-    for a, x in left.terms.items():
-        for b, y in _terms(right).items():
-            joined = _join(a, b)
-            terms[joined] = terms.get(joined, 0) + x * y
-    return _normal(terms)
+    return _normal(polynomials.multiply(_terms(left), _terms(right)))
 
 
 def product(sizes: Iterable[Size]) -> Size:
@@ -286,53 +273,8 @@ def divide_exactly(size: Size, divisor: Size) -> Size | None:
         return None
     if size == divisor:
         return 1
-    divisor_terms = _terms(divisor)
-    if len(divisor_terms) != 1:
-        return _divide_polynomial(size, divisor)
-    ((by, by_coefficient),) = divisor_terms.items()
-    terms: dict[Monomial, int] = {}
-    for monomial, coefficient in _terms(size).items():
-        rest = _cancel(monomial, by)
-        if rest is None or coefficient % by_coefficient:
-            return None
-        terms[rest] = coefficient // by_coefficient
-    return _normal(terms)
-
-
-def _divide_polynomial(size: Size, divisor: Size) -> Size | None:
-    """Long division by a divisor of several terms, leading terms by text; None if inexact."""
-    lead, lead_coefficient = max(_terms(divisor).items(), key=_order)
-    quotient: Size = 0
-    rest = size
-    for _ in range(16):
-        if rest == 0:
-            return quotient
-        monomial, coefficient = max(_terms(rest).items(), key=_order)
-        power = _cancel(monomial, lead)
-        if power is None or coefficient % lead_coefficient:
-            return None
-        step = _normal({power: coefficient // lead_coefficient})
-        quotient = quotient + step
-        rest = rest - step * divisor
-    return None
-
-
-def _order(term: tuple[Monomial, int]) -> tuple[int, str]:
-    monomial = term[0]
-    return sum(power for _, power in monomial), str([str(a) for a, _ in monomial])
-
-
-def _cancel(monomial: Monomial, by: Monomial) -> Monomial | None:
-    powers = dict(monomial)
-    for factor, power in by:
-        left = powers.get(factor, 0) - power
-        if left < 0:
-            return None
-        if left:
-            powers[factor] = left
-        else:
-            del powers[factor]
-    return tuple(sorted(powers.items(), key=lambda item: str(item[0])))
+    quotient = polynomials.divide(_terms(size), _terms(divisor))
+    return None if quotient is None else _normal(quotient)
 
 
 @lru_cache(maxsize=65536)
@@ -348,6 +290,10 @@ def floordiv(numerator: Size, denominator: Size) -> Size:
     quotient, remainder = _split(numerator, denominator)
     if remainder == 0 or is_within(remainder, denominator):
         return quotient
+    whole = _without_remainders(numerator, denominator)
+    exact = None if whole == numerator else divide_exactly(whole, denominator)
+    if exact is not None:
+        return exact
     inner = as_atom(remainder)
     if (
         isinstance(inner, FloorDiv)
@@ -355,6 +301,9 @@ def floordiv(numerator: Size, denominator: Size) -> Size:
         and isinstance(denominator, int)
     ):
         return quotient + floordiv(inner.numerator, inner.denominator * denominator)
+    dividend, divisor = _in_lowest_terms(remainder, denominator)
+    if divisor != denominator:
+        return quotient + floordiv(dividend, divisor)
     if remainder == numerator or quotient == 0:
         return atom(FloorDiv(numerator, denominator))
     return quotient + floordiv(remainder, denominator)
@@ -373,10 +322,59 @@ def mod(numerator: Size, denominator: Size) -> Size:
     _, remainder = _split(numerator, denominator)
     if remainder == 0 or is_within(remainder, denominator):
         return remainder
-    inner = as_atom(remainder)
-    if isinstance(inner, Mod) and divide_exactly(inner.denominator, denominator) is not None:
-        return mod(inner.numerator, denominator)
+    whole = _without_remainders(remainder, denominator)
+    if whole != remainder:
+        return mod(whole, denominator)
+    factor = _common_factor(remainder, denominator)
+    if factor != 1:
+        dividend, divisor = (divide_exactly(size, factor) for size in (remainder, denominator))
+        assert dividend is not None and divisor is not None
+        return factor * mod(dividend, divisor)
     return atom(Mod(remainder, denominator))
+
+
+def _in_lowest_terms(numerator: Size, denominator: Size) -> tuple[Size, Size]:
+    """Two sizes with the same quotient, rounded down: what divides both is cancelled. A constant
+    need not divide: (4*n + 3) // 8 is n // 2, for the 3 never makes up for a whole 4."""
+    constant = _terms(numerator).get((), 0)
+    factor = _common_factor(numerator - constant, denominator)
+    if constant and not isinstance(factor, int):
+        factor = _common_factor(numerator, denominator)
+    if factor == 1:
+        return numerator, denominator
+    dividend = divide_exactly(numerator - constant, factor)
+    divisor = divide_exactly(denominator, factor)
+    assert dividend is not None and divisor is not None
+    return dividend + floordiv(constant, factor), divisor
+
+
+def _common_factor(left: Size, right: Size) -> Size:
+    """A size above 0 that divides every term of both. A symbol in it is not 0 where `right` is
+    not, and nothing else is known of what it stands for than that it is not negative."""
+    powers, number = polynomials.common_factor((_terms(left), _terms(right)))
+    return product(
+        (number, *(atom(a) for a, power in powers if _atom_is_nonnegative(a) for _ in range(power)))
+    )
+
+
+def _without_remainders(size: Size, divisor: Size) -> Size:
+    """`size` with x - n * (x // n) in place of x % n, where n times its factor is a multiple of the
+    divisor: then the division of both is one of x."""
+    if isinstance(size, int):
+        return size
+    kept = dict(size.terms)
+    added: Size = 0
+    for monomial, coefficient in size.terms.items():
+        for factor, power in monomial:
+            if type(factor) is Mod and power == 1:
+                others = tuple(pair for pair in monomial if pair[0] != factor)
+                times = _normal({others: coefficient})
+                x, n = factor.numerator, factor.denominator
+                if divide_exactly(times * n, divisor) is not None:
+                    del kept[monomial]
+                    added = added + times * (x - n * floordiv(x, n))
+                    break
+    return _normal(kept) + added
 
 
 def _split(numerator: Size, denominator: Size) -> tuple[Size, Size]:
@@ -581,7 +579,7 @@ def _factor(size: Size) -> str:
 
 def _format(terms: Mapping[Monomial, int]) -> str:
     parts: list[str] = []
-    for monomial, coefficient in sorted(terms.items(), key=_order, reverse=True):
+    for monomial, coefficient in sorted(terms.items(), key=polynomials.order, reverse=True):
         factors = [str(factor) for factor, power in monomial for _ in range(power)]
         if abs(coefficient) != 1 or not factors:
             factors.insert(0, str(abs(coefficient)))

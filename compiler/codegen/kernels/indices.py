@@ -20,6 +20,7 @@ from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Atom, Dim, FloorDiv, Max, Min, Mod, Size, Symbol
 from bessemer.compiler.ir.expr import Buffer, Expression
+from bessemer.compiler.ir.polynomials import Monomial
 from bessemer.compiler.ir.types import boolean, i32, i64
 from bessemer.compiler.ir.walk_expr import index_expressions
 
@@ -338,7 +339,7 @@ def _flags(size: Size) -> str:
     return "" if any(isinstance(leaf, Expression) for leaf in dims.atoms(size)) else " nsw"
 
 
-def _monomials(size: Size) -> Mapping[dims.Monomial, int]:
+def _monomials(size: Size) -> Mapping[Monomial, int]:
     return {(): size} if isinstance(size, int) else size.terms
 
 

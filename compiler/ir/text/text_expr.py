@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from bessemer.compiler.errors import InternalError
-from bessemer.compiler.ir.dims import Atom, FloorDiv, Max, Min, Mod, Monomial, Size, as_atom
+from bessemer.compiler.ir.dims import Atom, FloorDiv, Max, Min, Mod, Size, as_atom
 from bessemer.compiler.ir.expr import (
     Binary,
     Bits,
@@ -31,6 +31,7 @@ from bessemer.compiler.ir.expr import (
     Select,
     Unary,
 )
+from bessemer.compiler.ir.polynomials import Monomial
 from bessemer.compiler.ir.types import DType, TensorType, boolean
 from bessemer.compiler.ir.walk_expr import children, index_expressions
 
