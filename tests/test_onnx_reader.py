@@ -197,7 +197,7 @@ def test_unknown_dimensions_get_names_that_are_identifiers() -> None:
 def test_dimensions_that_meet_are_one() -> None:
     model = parsed(
         """agraph (float[n, 4] x, float[unk_1, 4] y, float[unk_2] z) => (float[a, b] r) {
-            s = Add(x, y)
+            s = Concat<axis = 1>(x, y)
             c = Constant<value = int64[2] {-1, 1}>()
             t = Reshape(z, c)
             r = Concat<axis = 1>(s, t)

@@ -45,6 +45,8 @@ class GraphBuilder:
         self.nodes: list[Node] = []
         self.constants: dict[Value, Array] = {}
         self.symbols: list[str] = []
+        self.alike: dict[Size, Size] = dict(parent.alike) if parent else {}
+        """Sizes that may be 1 when the model runs, and to what size each broadcasts."""
         self._contents: dict[Value, Content] = {}
         self._producers: dict[Value, Node] = {}
         self._sources: tuple[str, ...] = ()

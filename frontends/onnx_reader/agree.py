@@ -1,10 +1,10 @@
 """Sizes that a model needs to be equal although it does not say so.
 
 `batch` of one input and `unk__12` of another meet in an addition: then they are one dimension, and
-the model is read again with one name. A mask's length meets that of what a decoder has kept and the
-new rows together: then the length is that sum wherever it stands. Two sizes computed differently
-meet, H and 2 * (H // 2): then the model runs only where they are equal, which the compiled code
-checks.
+the model is read again with one name (stretch.py says what becomes of an axis of 1). A mask's
+length meets that of what a decoder has kept and the new rows together: then the length is that sum
+wherever it stands. Two sizes computed differently meet, H and 2 * (H // 2): then the model runs
+only where they are equal, which the compiled code checks.
 """
 
 from __future__ import annotations
@@ -19,12 +19,16 @@ from bessemer.compiler.ir.graph import Value
 
 
 class SizesMustAgree(Exception):
-    """The input dimension `name` is `size`; the model must be read again with that knowledge."""
+    """The input dimension `name` is `size`; the model must be read again with that knowledge.
+
+    `by_broadcast`: it may also be 1, and `size` is then the larger one; or the other way round.
+    """
 
     def __init__(self, name: str, size: Size) -> None:
         super().__init__(f"{name} is {size}")
         self.name = name
         self.size = size
+        self.by_broadcast = False
 
 
 class MustChooseError(Exception):
@@ -130,8 +134,20 @@ def _broadcast_size(builder: GraphBuilder, sizes: Sequence[Size]) -> Size:
         if result == 1:
             result = size
         elif size != 1:
-            result = agreed_size(builder, result, size)
+            result = broadcast_size(builder, result, size)
     return result
+
+
+def broadcast_size(builder: GraphBuilder, left: Size, right: Size) -> Size:
+    """The size to which two broadcast that are not known to be 1."""
+    common = builder.alike.get(left)
+    if common is not None and common == builder.alike.get(right):
+        return common
+    try:
+        return agreed_size(builder, left, right)
+    except SizesMustAgree as found:
+        found.by_broadcast = _plain_symbol(left) != "" and _plain_symbol(right) != ""
+        raise
 
 
 def broadcast_together(builder: GraphBuilder, values: Sequence[Value]) -> list[Value]:

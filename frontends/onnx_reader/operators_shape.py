@@ -15,6 +15,8 @@ from bessemer.frontends.onnx_reader import limits
 from bessemer.frontends.onnx_reader.agree import (
     MustChooseError,
     agreed_size,
+    broadcast_size,
+    broadcast_value,
     require_nonnegative,
 )
 from bessemer.frontends.onnx_reader.context import NodeContext
@@ -173,9 +175,7 @@ def expanded(context: NodeContext, x: Value, wanted: Sequence[Size]) -> Value:
     shape = tuple(_expanded_size(context, *sizes) for sizes in zip(own, target))
     if shape == x.type.shape:
         return x
-    tail = shape[rank - x.type.rank :]
-    x = context.reshape(x, [1 if s == 1 else t for s, t in zip(x.type.shape, tail)])
-    return context.apply("broadcast_to", x, shape=shape)
+    return broadcast_value(context.builder, x, shape)
 
 
 def _expanded_size(context: NodeContext, own: Size, wanted: Size) -> Size:
@@ -184,7 +184,7 @@ def _expanded_size(context: NodeContext, own: Size, wanted: Size) -> Size:
     # A size that is not 1 stays, whether 1 or itself is asked for.
     if wanted == 1 or (isinstance(own, int) and not isinstance(wanted, int)):
         return own
-    return agreed_size(context.builder, own, wanted)
+    return broadcast_size(context.builder, own, wanted)
 
 
 @rule("Tile")

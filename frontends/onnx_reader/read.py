@@ -16,6 +16,7 @@ from bessemer.compiler.ir.graph import Graph, Value
 from bessemer.compiler.ir.types import Array, TensorType, type_of
 from bessemer.frontends.onnx_reader import families
 from bessemer.frontends.onnx_reader.agree import MustChooseError, SizesMustAgree
+from bessemer.frontends.onnx_reader.assumptions import Assumptions
 from bessemer.frontends.onnx_reader.external import ExternalFiles
 from bessemer.frontends.onnx_reader.items import (
     UNREAD,
@@ -29,6 +30,11 @@ from bessemer.frontends.onnx_reader.loader import LoadedModel, Source, load_mode
 from bessemer.frontends.onnx_reader.model_state import ModelState, function_table, opset_table
 from bessemer.frontends.onnx_reader.scope import Scope
 from bessemer.frontends.onnx_reader.signature import DimensionNames, dims_of_values, input_type
+from bessemer.frontends.onnx_reader.stretch import (
+    bind_common_size,
+    stretched,
+    with_stretched_inputs,
+)
 from bessemer.frontends.onnx_reader.string_inputs import with_strings
 from bessemer.frontends.onnx_reader.structure import check_graph
 
@@ -81,13 +87,20 @@ def _read_until_settled(
     tried, then the other: what comes after, or the output's declared rank, rarely accepts both.
     """
     merged: dict[str, Size] = {}
+    broadcast: dict[str, Size] = {}
     untried: list[str] = []
+
+    def read(assumptions: Assumptions) -> Graph:
+        return _read_graph(loaded, state, dims, values, assumptions)
+
     for _ in range(_READINGS):
-        state.problems.clear()
         try:
-            return _read_graph(loaded, state, dims, values, merged)
+            graph = read(Assumptions(merged))
+            return with_stretched_inputs(read, merged, broadcast) or graph
         except SizesMustAgree as found:
             merged[found.name] = found.size
+            if found.by_broadcast:
+                broadcast[found.name] = found.size
         except MustChooseError as choice:
             state.choices[choice.label] = choice.first
             untried.append(choice.label)
@@ -125,15 +138,19 @@ def _read_graph(
     state: ModelState,
     dims: Mapping[str, int],
     values: Mapping[str, Array],
-    merged: Mapping[str, Size],
+    assumptions: Assumptions,
 ) -> Graph:
+    state.problems.clear()
     graph = loaded.proto.graph
     builder = GraphBuilder(graph.name or "model")
+    builder.alike.update(assumptions.alike)
+    for name, parts in assumptions.common.items():
+        bind_common_size(builder, name, parts)
     scope = Scope(state, builder, state.opsets)
     known = {tensor.name for tensor in graph.initializer} - set(values)
     inputs = [value for value in graph.input if value.name not in known]
     fixed = {**dims, **dims_of_values(inputs, values, loaded.label)}
-    names = DimensionNames(fixed, merged)
+    names = DimensionNames(fixed, assumptions.merged, assumptions.stretched)
     state.strings.begin(names, [value.name for value in inputs])
     for value in inputs:
         _define_input(scope, value, names, values)
@@ -196,7 +213,10 @@ def _define_input(
         return
     is_text = value.type.tensor_type.elem_type == onnx.TensorProto.STRING
     if value.name not in values:
-        found = scope.builder.input(value.name, type)
+        own = input_type(value, names.stretched_apart())
+        found = scope.builder.input(value.name, own)
+        if own != type:
+            found = stretched(scope.builder, found, type.shape)
         scope.define(value.name, TextItem(found, Recipe(value.name)) if is_text else found)
         if is_text:
             scope.strings.texts_in.add(value.name)

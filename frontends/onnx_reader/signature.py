@@ -9,7 +9,7 @@ from __future__ import annotations
 import keyword
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import onnx
 
@@ -29,11 +29,13 @@ class DimensionNames:
     """Gives every unknown dimension its name, and those that are fixed their number.
 
     `fixed` is what the user fixed, by the name in the file or ours; `merged` says which of our
-    names stand for another size (found while reading: see agree.py).
+    names stand for another size (found while reading: see agree.py), `stretched` which of these an
+    input's own shape keeps, for the input may be 1 along it (see stretch.py).
     """
 
     fixed: Mapping[str, int]
     merged: Mapping[str, Size]
+    stretched: frozenset[str] = frozenset()
     names: dict[str, str] = field(default_factory=dict)
 
     def size(self, original: str) -> Size:
@@ -46,6 +48,11 @@ class DimensionNames:
         if name in self.fixed:
             return self.fixed[name]
         return self._settled(name)
+
+    def stretched_apart(self) -> DimensionNames:
+        """These names, of which the stretched ones stand for themselves."""
+        kept = {name: size for name, size in self.merged.items() if name not in self.stretched}
+        return replace(self, merged=kept)
 
     def _settled(self, name: str) -> Size:
         """What one of our names stands for, all that is known put in."""

@@ -1,0 +1,132 @@
+"""Sizes of two names that meet in a broadcast: equal, or one of them is 1, as the run finds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx
+import pytest
+
+import bessemer
+from bessemer.compiler.ir.types import Array
+from bessemer.frontends.onnx_reader.read import read_onnx
+from bessemer.runtime.errors import ExecutionError, InputError
+from tests.onnx_check import agrees, expected, floats, operators, parsed
+
+_SUM = "agraph (float[a, 4] x, float[b, 4] y) => (float[c, 4] z) { z = Add(x, y) }"
+_KEEPS_A = """
+agraph (float[a, 4] x, float[b, 4] y) => (float[c, 4] z, float[a, 4] w) {
+    v = Neg(y)
+    z = Add(x, v)
+    w = Neg(x)
+}
+"""
+_KEEPS_BOTH = """
+agraph (float[a, 4] x, float[b, 4] y) => (float[c, 4] z, float[a, 4] v, float[b, 4] w) {
+    z = Add(x, y)
+    v = Neg(x)
+    w = Neg(y)
+}
+"""
+_SUMS_B = """
+agraph (float[a, 4] x, float[b, 4] y) => (float[c, 4] z, float[4] w)
+<int64[1] first = {0}> {
+    z = Add(x, y)
+    w = ReduceSum<keepdims = 0>(y, first)
+}
+"""
+_COUNTS_B = """
+agraph (float[a, 4] x, float[b, 4] y) => (float[c, 4] z) {
+    shape = Shape<start = 0, end = 1>(y)
+    size = Cast<to = 1>(shape)
+    sum = Add(x, y)
+    z = Div(sum, size)
+}
+"""
+_ATTENTION = """
+agraph (float[b, h, s, s] x, int64[b2, s2] m, float[b, h, s, 5] v, int64[b3, s3] i)
+    => (float[b, s, k] z)
+<int64[2] axes = {1, 2}, float low = {-9.0}, int64[3] open = {0, 0, -1}, float[3, 1] table = {1.0, 2.0, 3.0}> {
+    taken = Gather(table, i)
+    f = Cast<to = 1>(m)
+    g = Mul(f, low)
+    u = Unsqueeze(g, axes)
+    masked = Add(x, u)
+    p = Softmax<axis = -1>(masked)
+    made = MatMul(p, v)
+    turned = Transpose<perm = [0, 2, 1, 3]>(made)
+    joined = Reshape(turned, open)
+    z = Add(joined, taken)
+}
+"""  # noqa: E501
+
+
+def _check(model: onnx.ModelProto, feeds: Sequence[Mapping[str, Array]]) -> None:
+    graph = read_onnx(model)
+    compiled = bessemer.compile(model, threads=1, cache=False)
+    for feed in feeds:
+        agrees(model, feed, graph)
+        for ours, theirs in zip(compiled.run(feed), expected(model, feed), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5, strict=True)
+
+
+def _pair(a: int, b: int) -> dict[str, Array]:
+    return {"x": floats(a, 4), "y": floats(b, 4) + 2}
+
+
+@pytest.mark.parametrize("text", [_SUM, _KEEPS_A, _SUMS_B, _COUNTS_B])
+def test_equal_sizes_of_two_names(text: str) -> None:
+    _check(parsed(text), [_pair(3, 3), _pair(1, 1)])
+
+
+def test_either_of_two_inputs_is_repeated() -> None:
+    _check(parsed(_SUM), [_pair(3, 1), _pair(1, 3), _pair(0, 1), _pair(1, 0), _pair(0, 0)])
+
+
+def test_an_input_is_repeated_although_another_is_itself_an_output() -> None:
+    _check(parsed(_KEEPS_A), [_pair(3, 1)])
+
+
+@pytest.mark.parametrize("text", [_SUMS_B, _COUNTS_B])
+def test_what_is_summed_or_counted_is_not_repeated(text: str) -> None:
+    _check(parsed(text), [_pair(1, 3)])
+    with pytest.raises(ExecutionError, match="a = 1 or a = b"):
+        bessemer.compile(parsed(text), threads=1, cache=False).run(_pair(3, 1))
+
+
+@pytest.mark.parametrize("text", [_SUM, _KEEPS_A])
+def test_sizes_that_do_not_broadcast_are_refused(text: str) -> None:
+    compiled = bessemer.compile(parsed(text), threads=1, cache=False)
+    for sizes in ((3, 2), (0, 3)):
+        with pytest.raises(ExecutionError, match="b = 1 or b = a"):
+            compiled.run(_pair(*sizes))
+
+
+def test_two_inputs_that_cannot_be_repeated_are_as_long() -> None:
+    model = parsed(_KEEPS_BOTH)
+    assert operators(read_onnx(model)) == ["add", "neg", "neg"]
+    with pytest.raises(InputError, match="axis 0 is 1, not a, which is 3 in 'x'"):
+        bessemer.compile(model, threads=1, cache=False).run(_pair(3, 1))
+
+
+def _attention(b: int, s: int, mask: tuple[int, int], indices: tuple[int, int]) -> dict[str, Array]:
+    return {
+        "x": floats(b, 2, s, s),
+        "m": np.arange(mask[0] * mask[1]).reshape(mask) % 2,
+        "v": floats(b, 2, s, 5),
+        "i": np.arange(indices[0] * indices[1]).reshape(indices) % 3,
+    }
+
+
+def test_masks_and_indices_of_one_sample_or_one_place() -> None:
+    shapes = [((3, 4), (3, 4)), ((1, 4), (3, 4)), ((3, 1), (1, 4)), ((1, 1), (1, 1))]
+    feeds = [_attention(3, 4, mask, indices) for mask, indices in shapes]
+    _check(parsed(_ATTENTION), [*feeds, _attention(1, 1, (1, 1), (1, 1))])
+
+
+def test_what_an_attention_computes_is_not_repeated() -> None:
+    names = operators(read_onnx(parsed(_ATTENTION)))
+    # The mask and the indices along both axes, the scores and values along the first.
+    assert names.count("if") == 6
+    assert names.index("if") < names.index("matmul") and "if" not in names[names.index("mul") :]
