@@ -158,12 +158,31 @@ def broadcast_together(builder: GraphBuilder, values: Sequence[Value]) -> list[V
 
 def broadcast_value(builder: GraphBuilder, value: Value, shape: tuple[Size, ...]) -> Value:
     """The value as a view of a shape that `broadcast_shape` said it broadcasts to."""
-    tail = shape[len(shape) - value.type.rank :]
-    wanted = tuple(1 if own == 1 else size for own, size in zip(value.type.shape, tail))
-    value = with_shape(builder, value, wanted)
+    value = with_sizes_of(builder, value, shape)
     if value.type.shape == shape:
         return value
     return builder.apply("broadcast_to", value, shape=shape)
+
+
+def with_sizes_of(builder: GraphBuilder, value: Value, shape: Sequence[Size]) -> Value:
+    """The value with the last sizes of a shape that it broadcasts to; its sizes of 1 stay."""
+    tail = shape[len(shape) - value.type.rank :]
+    wanted = tuple(1 if own == 1 else size for own, size in zip(value.type.shape, tail))
+    return with_shape(builder, value, wanted)
+
+
+def with_size(builder: GraphBuilder, value: Value, axis: int, size: Size) -> Value:
+    """The value, whose size along an axis must be another size, such as that of its weights."""
+    axis %= value.type.rank
+    shape = value.type.shape
+    agreed = agreed_size(builder, shape[axis], size)
+    return with_shape(builder, value, (*shape[:axis], agreed, *shape[axis + 1 :]))
+
+
+def with_trailing_sizes(builder: GraphBuilder, value: Value, shape: Sequence[Size]) -> Value:
+    """The value, whose last axes are scaled by a tensor of this shape."""
+    sizes = broadcast_shape(builder, [value.type.shape, tuple(shape)])
+    return with_sizes_of(builder, value, sizes)
 
 
 def with_shape(builder: GraphBuilder, value: Value, shape: tuple[Size, ...]) -> Value:

@@ -10,6 +10,7 @@ from bessemer.compiler.ir.types import Array, dtype_of, f32, f64, i8
 from bessemer.compiler.ops.composite.composite_quantize import dequantize_linear
 from bessemer.compiler.ops.nibbles import pack_blocks, pack_units
 from bessemer.compiler.ops.small_numbers import SIGNED, WIDTHS
+from bessemer.frontends.onnx_reader.agree import with_size
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.model_state import Dequantized
 from bessemer.frontends.onnx_reader.registry import rule
@@ -139,6 +140,7 @@ def product_of_units(
     if shifts is not None and shifts.any():
         constants.append(pack_blocks(shifts))
     columns = len(units)
+    x = with_size(context.builder, x, -1, units.shape[1])
     *shape, depth = x.type.shape
     rows = context.reshape(context.cast(x, f32), (product(shape), depth))
     weights = (context.builder.constant(array) for array in constants)

@@ -12,6 +12,7 @@ from bessemer.compiler.ops.composite import composite_normalize as normalize
 from bessemer.compiler.ops.composite import composite_reduce
 from bessemer.compiler.ops.composite.composite import cast
 from bessemer.compiler.ops.composite.composite_quantize import dequantize_linear
+from bessemer.frontends.onnx_reader.agree import with_trailing_sizes
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.items import Item
 from bessemer.frontends.onnx_reader.operators_convolution import convolved
@@ -118,6 +119,7 @@ def read_skip_layer_norm(context: NodeContext) -> list[Item]:
     bias = context.optional(4)
     if bias is not None:
         x = context.elementwise("add", x, bias)
+    x = with_trailing_sizes(context.builder, x, context.input(2).type.shape)
     normal, center, inverse = normalize.standardize(
         context.builder, x, (x.type.rank - 1,), context.number("epsilon", 1e-12)
     )
@@ -133,6 +135,7 @@ def read_skip_rms_norm(context: NodeContext) -> list[Item]:
     bias = context.optional(3)
     if bias is not None:
         x = context.elementwise("add", x, bias)
+    x = with_trailing_sizes(context.builder, x, context.input(2).type.shape)
     epsilon = context.number("epsilon", 1e-12)
     axes = (x.type.rank - 1,)
     result = normalize.rms_norm(context.builder, x, context.input(2), axes, epsilon)

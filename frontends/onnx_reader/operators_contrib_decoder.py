@@ -16,7 +16,7 @@ from bessemer.compiler.ops.composite import composite_normalize as normalize
 from bessemer.compiler.ops.composite.composite import binary, where
 from bessemer.compiler.ops.composite.composite_reduce import reduce, softmax
 from bessemer.compiler.ops.composite.composite_shape import slice_axis
-from bessemer.frontends.onnx_reader.agree import agreed_size
+from bessemer.frontends.onnx_reader.agree import agreed_size, with_trailing_sizes
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.items import Item
 from bessemer.frontends.onnx_reader.operators_contrib_attention import score_scale
@@ -30,11 +30,12 @@ _DOMAIN = "com.microsoft"
 
 @rule("SimplifiedLayerNormalization")
 def read_simplified_layer_norm(context: NodeContext) -> list[Item]:
-    x = context.input(0)
+    scale = context.input(1)
+    x = with_trailing_sizes(context.builder, context.input(0), scale.type.shape)
     first = context.axis(x.type.rank, context.integer("axis", -1))
     axes = tuple(range(first, x.type.rank))
     epsilon = context.number("epsilon", 1e-5)
-    return [normalize.rms_norm(context.builder, x, context.input(1), axes, epsilon), None]
+    return [normalize.rms_norm(context.builder, x, scale, axes, epsilon), None]
 
 
 # Rotations

@@ -9,7 +9,7 @@ from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ops.composite.composite_shape import from_channels_last, to_channels_last
-from bessemer.frontends.onnx_reader.agree import agreed_size, with_shape
+from bessemer.frontends.onnx_reader.agree import with_size
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.registry import rule
 from bessemer.frontends.onnx_reader.windows import read_window
@@ -27,8 +27,7 @@ def convolved(context: NodeContext, x: Value, weight: Value, bias: Value | None)
     declared = context.integers("kernel_shape", ())
     if declared and tuple(declared) != kernel:
         context.wrong(f"kernel_shape is {list(declared)}, but the weight is {weight.type}")
-    channels = agreed_size(context.builder, x.type.shape[1], weight.type.shape[1] * groups)
-    x = with_shape(context.builder, x, (x.type.shape[0], channels, *spatial))
+    x = with_size(context.builder, x, 1, weight.type.shape[1] * groups)
     window = read_window(context, spatial, kernel)
     result = context.apply(
         "conv",
@@ -63,6 +62,7 @@ def read_conv_transpose(context: NodeContext) -> Value:
     groups = context.integer("group", 1)
     if groups < 1:
         context.wrong(f"group is {groups}")
+    x = with_size(context.builder, x, 1, weight.type.shape[0])
     count = rank - 2
     strides = context.integers("strides", (1,) * count)
     dilations = context.integers("dilations", (1,) * count)

@@ -9,7 +9,12 @@ from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import TensorType, f32
 from bessemer.compiler.ops.composite.composite_shape import from_channels_last, to_channels_last
-from bessemer.frontends.onnx_reader.agree import agreed_size, require_elements, with_shape
+from bessemer.frontends.onnx_reader.agree import (
+    agreed_size,
+    require_elements,
+    with_shape,
+    with_size,
+)
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.operators_index import indices_at
 from bessemer.frontends.onnx_reader.registry import rule
@@ -115,6 +120,8 @@ def read_deform_conv(context: NodeContext) -> Value:
     if weight.type.rank != rank or offset.type.rank != rank:
         context.wrong(f"the input is {x.type}, the weight {weight.type}, offsets {offset.type}")
     window = read_window(context, x.type.shape[2:], weight.type.shape[2:])
+    groups = context.integer("group", 1)
+    x = with_size(b, x, 1, weight.type.shape[1] * groups)
     mask = context.optional(4)
     result = b.apply(
         "deform_conv",
@@ -126,7 +133,7 @@ def read_deform_conv(context: NodeContext) -> Value:
         dilations=window.dilations,
         low=window.low,
         high=window.high,
-        groups=context.integer("group", 1),
+        groups=groups,
         offset_groups=context.integer("offset_group", 1),
     )
     bias = context.optional(3)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ops.composite.composite import binary, matmul
@@ -14,6 +12,8 @@ from bessemer.frontends.onnx_reader.agree import (
     broadcast_shape,
     broadcast_value,
     with_shape,
+    with_size,
+    with_sizes_of,
 )
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.operators_blocks import narrow_product
@@ -32,28 +32,15 @@ def product(context: NodeContext, left: Value, right: Value) -> Value:
     if narrow is not None:
         return narrow
     at = -2 if right.type.rank > 1 else -1
-    shared = agreed_size(b, left.type.shape[-1], right.type.shape[at])
-    left = with_shape(b, left, (*left.type.shape[:-1], shared))
-    right = with_shape(b, right, _replaced(right.type.shape, at, shared))
+    left = with_size(b, left, -1, right.type.shape[at])
+    right = with_size(b, right, at, left.type.shape[-1])
     fronts = [value.type.shape[:-2] for value in (left, right)]
     if left.type.rank > 2 and right.type.rank > 2:
         common = broadcast_shape(b, fronts)
-        left, right = (_agreeing(context, value, common) for value in (left, right))
+        left, right = (
+            with_sizes_of(b, value, (*common, *value.type.shape[-2:])) for value in (left, right)
+        )
     return matmul(b, left, right)
-
-
-def _replaced(shape: Sequence[Size], axis: int, size: Size) -> tuple[Size, ...]:
-    result = list(shape)
-    result[axis] = size
-    return tuple(result)
-
-
-def _agreeing(context: NodeContext, value: Value, common: Sequence[Size]) -> Value:
-    """The value with its batch sizes renamed to the common ones (1 stays 1)."""
-    front, matrix = value.type.shape[:-2], value.type.shape[-2:]
-    tail = common[len(common) - len(front) :]
-    wanted = tuple(1 if own == 1 else size for own, size in zip(front, tail))
-    return with_shape(context.builder, value, (*wanted, *matrix))
 
 
 @rule("MatMul")

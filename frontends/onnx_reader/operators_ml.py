@@ -11,6 +11,7 @@ from bessemer.compiler.ops.composite.composite import binary
 from bessemer.compiler.ops.composite.composite_reduce import l1_norm, l2_norm, reduce
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.items import Item
+from bessemer.frontends.onnx_reader.operators_matmul import product
 from bessemer.frontends.onnx_reader.operators_move import concatenated, piece
 from bessemer.frontends.onnx_reader.operators_trees import class_labels, post_transformed
 from bessemer.frontends.onnx_reader.registry import rule
@@ -70,7 +71,7 @@ def _linear(context: NodeContext, rows: int) -> Value:
     if rows < 1 or numbers.size % rows:
         context.wrong(f"{numbers.size} coefficients for {rows} rows")
     weights = context.builder.constant(np.ascontiguousarray(numbers.reshape(rows, -1).T))
-    result = context.apply("matmul", x, weights)
+    result = product(context, x, weights)
     if not context.numbers("intercepts", ()):
         return result
     return context.elementwise("add", result, _vector(context, "intercepts"))

@@ -8,6 +8,7 @@ from bessemer.compiler.ops.composite import composite_normalize as normalize
 from bessemer.compiler.ops.composite.composite import binary, cast
 from bessemer.compiler.ops.composite.composite_reduce import mean, variance
 from bessemer.compiler.ops.composite.composite_shape import from_channels_last, to_channels_last
+from bessemer.frontends.onnx_reader.agree import with_size, with_trailing_sizes
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.items import Item
 from bessemer.frontends.onnx_reader.registry import rule
@@ -22,6 +23,7 @@ def read_batch_norm(context: NodeContext) -> Value | list[Item]:
     axis = 1 if x.type.rank > 1 else 0
     if context.opset >= 14 and context.integer("training_mode", 0):
         return _training_batch_norm(context, axis, epsilon)
+    x = with_size(context.builder, x, axis, scale.type.numel)
     return normalize.batch_norm(context.builder, x, scale, bias, center, spread, epsilon, axis)
 
 
@@ -54,9 +56,10 @@ def _batch_norm_of_every_element(context: NodeContext, epsilon: float) -> Value:
 @rule("InstanceNormalization")
 def read_instance_norm(context: NodeContext) -> Value:
     b = context.builder
-    x = to_channels_last(b, context.input(0))
+    x, scale = context.input(0), context.input(1)
+    x = to_channels_last(b, with_size(b, x, 1, scale.type.numel))
     epsilon = context.number("epsilon", 1e-5)
-    result = normalize.instance_norm(b, x, context.input(1), context.input(2), epsilon)
+    result = normalize.instance_norm(b, x, scale, context.input(2), epsilon)
     return from_channels_last(b, result)
 
 
@@ -67,6 +70,8 @@ def read_group_norm(context: NodeContext) -> Value:
     groups = context.integer("num_groups")
     if groups < 1:
         context.wrong(f"num_groups is {groups}")
+    if context.opset >= 21:
+        x = with_size(b, x, 1, scale.type.numel)
     channels = x.type.shape[1]
     if scale.type.shape != (channels,):  # before opset 21: one number a group
         share = dims.floordiv(channels, groups)
@@ -86,7 +91,7 @@ def _each_repeated(context: NodeContext, value: Value, times: dims.Size) -> Valu
 @rule("LayerNormalization")
 def read_layer_norm(context: NodeContext) -> list[Item]:
     b = context.builder
-    x = context.input(0)
+    x = with_trailing_sizes(b, context.input(0), context.input(1).type.shape)
     axes = range(context.axis(x.type.rank, context.integer("axis", -1)), x.type.rank)
     epsilon = context.number("epsilon", 1e-5)
     normal, center, inverse = normalize.standardize(b, x, axes, epsilon)
@@ -96,10 +101,11 @@ def read_layer_norm(context: NodeContext) -> list[Item]:
 
 @rule("RMSNormalization")
 def read_rms_norm(context: NodeContext) -> Value:
-    x = context.input(0)
+    scale = context.input(1)
+    x = with_trailing_sizes(context.builder, context.input(0), scale.type.shape)
     axes = range(context.axis(x.type.rank, context.integer("axis", -1)), x.type.rank)
     epsilon = context.number("epsilon", 1e-5)
-    return normalize.rms_norm(context.builder, x, context.input(1), axes, epsilon)
+    return normalize.rms_norm(context.builder, x, scale, axes, epsilon)
 
 
 @rule("LRN")

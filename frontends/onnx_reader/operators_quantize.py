@@ -16,6 +16,7 @@ from bessemer.compiler.ops.composite.composite_quantize import (
 )
 from bessemer.compiler.ops.composite.composite_shape import from_channels_last, to_channels_last
 from bessemer.compiler.ops.small_numbers import FORMATS, WIDTHS
+from bessemer.frontends.onnx_reader.agree import with_size
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.model_state import Dequantized
 from bessemer.frontends.onnx_reader.operators_convolution import convolved
@@ -29,6 +30,14 @@ def _axis(context: NodeContext, x: Value) -> int:
     return axis % x.type.rank if -x.type.rank <= axis < x.type.rank else 0
 
 
+def _as_wide_as(context: NodeContext, x: Value, scale: Value) -> Value:
+    """x, whose axis has as many elements as there are scales, but for one or those of blocks."""
+    one = scale.type.rank != 1 or scale.type.numel == 1
+    if one or x.type.rank == 0 or context.integer("block_size", 0):
+        return x
+    return with_size(context.builder, x, _axis(context, x), scale.type.shape[0])
+
+
 @rule("QuantizeLinear")
 def read_quantize_linear(context: NodeContext) -> Value:
     x, scale, zero_point = context.input(0), context.input(1), context.optional(2)
@@ -37,6 +46,7 @@ def read_quantize_linear(context: NodeContext) -> Value:
         dtype = zero_point.type.dtype
     if not (dtype.is_integer or dtype in WIDTHS or dtype in FORMATS):
         context.unsupported(f"quantization to {dtype}")
+    x = _as_wide_as(context, x, scale)
     return quantize_linear(
         context.builder, x, scale, zero_point, axis=_axis(context, x),
         block=context.integer("block_size", 0), dtype=dtype,
@@ -47,6 +57,7 @@ def read_quantize_linear(context: NodeContext) -> Value:
 @rule("DequantizeLinear")
 def read_dequantize_linear(context: NodeContext) -> Value:
     x, scale = context.input(0), context.input(1)
+    x = _as_wide_as(context, x, scale)
     result = dequantize_linear(
         context.builder, x, scale, context.optional(2), axis=_axis(context, x),
         block=context.integer("block_size", 0),

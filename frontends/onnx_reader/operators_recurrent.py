@@ -9,9 +9,11 @@ from typing import Any
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ops.activations import ACTIVATIONS
-from bessemer.compiler.ops.composite.composite import binary, matmul
+from bessemer.compiler.ops.composite.composite import binary
 from bessemer.compiler.ops.composite.composite_shape import slice_axis
+from bessemer.frontends.onnx_reader.agree import with_size
 from bessemer.frontends.onnx_reader.context import NodeContext
+from bessemer.frontends.onnx_reader.operators_matmul import product
 from bessemer.frontends.onnx_reader.registry import rule
 
 _DEFAULTS = {"lstm": ("sigmoid", "tanh", "tanh"), "gru": ("sigmoid", "tanh"), "rnn": ("tanh",)}
@@ -46,7 +48,7 @@ def _plain_products(context: NodeContext, number: int, x: Value) -> tuple[Value,
     weight, across = _part(context, 1, number), _part(context, 2, number)
     if weight is None or across is None or weight.type.rank != 2 or across.type.rank != 2:
         context.wrong("the weights W and R are wanted as [directions, gates * hidden, ...]")
-    gates_x = matmul(context.builder, x, context.transpose(weight, (1, 0)))
+    gates_x = product(context, x, context.transpose(weight, (1, 0)))
     return gates_x, context.transpose(across, (1, 0))
 
 
@@ -146,7 +148,7 @@ def _run(
     lengths = context.optional(4)
     attributes["has_lengths"] = lengths is not None
     if lengths is not None:
-        optional.append(lengths)
+        optional.append(with_size(b, lengths, 0, batch))
     if kind == "lstm":
         peepholes = _part(context, 7, direction.number)
         attributes["has_peepholes"] = peepholes is not None

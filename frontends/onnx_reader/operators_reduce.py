@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from bessemer.compiler.ir.build import GraphBuilder
+from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import boolean, f64, i32, u8
 from bessemer.compiler.ops.composite import composite_reduce
 from bessemer.compiler.ops.composite.composite import cast, in_f32
-from bessemer.compiler.ops.composite.composite_einsum import einsum
+from bessemer.compiler.ops.composite.composite_einsum import einsum, operand_labels
+from bessemer.frontends.onnx_reader.agree import broadcast_shape, with_sizes_of
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.registry import rule
 
@@ -83,4 +85,14 @@ def read_lp_normalization(context: NodeContext) -> Value:
 
 @rule("Einsum")
 def read_einsum(context: NodeContext) -> Value:
-    return einsum(context.builder, context.text("equation"), *context.tensors())
+    b, equation, values = context.builder, context.text("equation"), context.tensors()
+    sizes: dict[str, Size] = {}
+    operands = operand_labels(equation, values)
+    for value, labels in zip(values, operands):
+        for label, size in zip(labels, value.type.shape):
+            (sizes[label],) = broadcast_shape(b, [(sizes.get(label, 1),), (size,)])
+    agreeing = [
+        with_sizes_of(b, value, [sizes[label] for label in labels])
+        for value, labels in zip(values, operands)
+    ]
+    return einsum(b, equation, *agreeing)

@@ -8,8 +8,10 @@ from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import Array, f32
 from bessemer.compiler.ops.composite.composite import binary
 from bessemer.compiler.ops.composite.composite_reduce import reduce
+from bessemer.frontends.onnx_reader.agree import with_size
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.items import Item
+from bessemer.frontends.onnx_reader.operators_matmul import product
 from bessemer.frontends.onnx_reader.operators_ml import float_input
 from bessemer.frontends.onnx_reader.operators_trees import class_labels, post_transformed
 from bessemer.frontends.onnx_reader.registry import rule
@@ -25,6 +27,7 @@ def _kernel(context: NodeContext, x: Value, vectors: Array) -> Value:
     """[samples, vectors]: how like each sample is to each support vector."""
     b = context.builder
     gamma, coef0, degree = (*context.numbers("kernel_params", ()), 0.0, 0.0, 0.0)[:3]
+    x = with_size(b, x, -1, vectors.shape[1])
     products = context.apply("matmul", x, b.constant(np.ascontiguousarray(vectors.T)))
     kind = context.text("kernel_type", "LINEAR")
     if kind == "LINEAR":
@@ -58,7 +61,7 @@ def read_svm_regressor(context: NodeContext) -> Value:
         weights = coefficients.reshape(count, 1)
     else:
         features, weights = x, coefficients.reshape(-1, 1)
-    total = context.apply("matmul", features, b.constant(weights))
+    total = product(context, features, b.constant(weights))
     total = binary(b, "add", total, float(rho[0]) if rho.size else 0.0)
     if context.integer("one_class", 0):
         inside = binary(b, "gt", total, 0.0)

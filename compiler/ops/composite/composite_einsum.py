@@ -49,6 +49,11 @@ def einsum(b: GraphBuilder, equation: str, *values: Value) -> Value:
     return broadcast_to(b, result, [sizes[label] for label in output])
 
 
+def operand_labels(equation: str, values: Sequence[Value]) -> list[tuple[Label, ...]]:
+    """One label for each axis of each operand; axes of one label have one size."""
+    return _parse(equation, values)[0]
+
+
 def _parse(
     equation: str, values: Sequence[Value]
 ) -> tuple[list[tuple[Label, ...]], tuple[Label, ...]]:
