@@ -3,6 +3,7 @@
 from bessemer.compiler.ops import (  # noqa: F401  (each registers its operators)
     bind,
     cast,
+    channel_sum_parts,
     channel_sums,
     control,
     conv,

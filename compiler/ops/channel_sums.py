@@ -5,21 +5,18 @@ normalize_channels x, mean, scale, bias -> (x - mean) * scale + bias
 channel_products   dy, x, mean -> the sums of dy, and of dy * (x - mean), in one pass
 
 The variance is that about the mean: a sum of squares minus the square of the sum would cancel. On
-a machine both sums are made of the sums of blocks of rows (channel_moment_parts,
-channel_product_parts; see passes/block_channel_sums.py), whatever the number of threads.
+a machine both sums are made of the sums of blocks of rows (channel_sum_parts.py; see
+passes/block_channel_sums.py), whatever the number of threads.
 (Chan, Golub & LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances",
 1979.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TypeAlias
+from collections.abc import Callable
 
 import numpy as np
 
-from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.differential import Cotangents, Differential
 from bessemer.compiler.ir.dims import Size, product
@@ -35,20 +32,8 @@ from bessemer.compiler.ops.example_arrays import ramp
 from bessemer.compiler.ops.precise import rounded_once
 from bessemer.compiler.ops.reduce import accumulator
 
-_INTERLEAVE = 4
-"""Vectors of channels at once: as many sums are under way."""
-_ROWS = 4
-"""Rows of a block that are added to its totals at once, if they are near: in the first-level cache,
-or of fewer channels than `_WIDE`. Wide ones are read one after the other, as they lie: processors
-foresee that. (25,088 rows of 256 channels from memory: 14 to 17 GB/s; a few channels of some or of
-all rows, then the next channels: 8 to 9.)"""
-_WIDE = 64
 
-Terms: TypeAlias = Callable[[Size], Sequence[Expression]]
-"""What a row adds to each total of a channel."""
-
-
-def _require_channels(name: str, x: TensorType, *others: TensorType) -> TensorType:
+def require_channels(name: str, x: TensorType, *others: TensorType) -> TensorType:
     """The type of a number for each channel; raises CompileError unless `others` are such."""
     require_dtype(name, x, FLOATS)
     require(x.rank >= 2, f"{name} wants a batch [*, channels], not {x}.")
@@ -70,7 +55,7 @@ def _spread(d: Differential, each: Value, like: Value) -> Value:
 
 
 def _moments_infer(x: TensorType) -> tuple[TensorType, ...]:
-    each = _require_channels("channel_moments", x)
+    each = require_channels("channel_moments", x)
     return each, each
 
 
@@ -92,51 +77,6 @@ def _moments_gradient(d: Differential) -> Cotangents:
         part = d.apply("mul", distance, _spread(d, factor, d.x))
         found = part if found is None else d.apply("add", found, part)
     return (found,)
-
-
-@contextmanager
-def _each_channel(builder: KernelBuilder, channels: Size) -> Iterator[Size]:
-    """The channels, some vectors at once."""
-    with builder.loop(channels, "vector", lanes=0, interleave=_INTERLEAVE) as channel:
-        yield channel
-
-
-def _add_rows(
-    builder: KernelBuilder,
-    parts: Buffer,
-    block: Size,
-    places: Sequence[int],
-    rows: Size,
-    together: int,
-    terms: Callable[[Size], Terms],
-) -> None:
-    """Sets the totals of a block, those at `places`, to the sums of what its rows add to them, so
-    many rows together."""
-    channels = parts.shape[2]
-
-    def add(first: Size, count: int) -> None:
-        with _each_channel(builder, channels) as channel:
-            of_row = terms(channel)
-            totals = [builder.define(parts[block, place, channel], "total") for place in places]
-            for row in range(count):
-                for total, term in zip(totals, of_row(first + row), strict=True):
-                    total.set(total.value + term)
-            for place, total in zip(places, totals, strict=True):
-                builder.store(parts, (block, place, channel), total.value)
-
-    with _each_channel(builder, channels) as channel:
-        for place in places:
-            builder.store(parts, (block, place, channel), constant(0, parts.dtype))
-    groups = dims.floordiv(rows, together)
-    with builder.loop(groups) as group:
-        add(group * together, together)
-    with builder.loop(rows - groups * together) as row:
-        add(groups * together + row, 1)
-
-
-def _together(channels: Size) -> int:
-    """How many rows that come from memory are added at once."""
-    return _ROWS if isinstance(channels, int) and channels < _WIDE else 1
 
 
 def _total(
@@ -188,68 +128,13 @@ register(
 )
 
 
-def _moment_parts_infer(x: TensorType) -> TensorType:
-    """[blocks, rows, channels] -> [blocks, 2, channels]: the mean of each block's rows, and the sum
-    of the squares of their distances to it."""
-    require_dtype("channel_moment_parts", x, FLOATS)
-    require(x.rank == 3, f"channel_moment_parts wants [blocks, rows, channels], not {x}.")
-    return TensorType(accumulator(x.dtype), (x.shape[0], 2, x.shape[2]))
-
-
-def _moment_parts_reference(x: Array) -> Array:
-    wide = x.astype(np.float64)
-    found = np.stack([wide.mean(axis=1), wide.var(axis=1) * x.shape[1]], axis=1)
-    return found.astype(x.dtype if x.dtype.itemsize > 2 else np.float32)
-
-
-def _moment_parts_statements(
-    builder: KernelBuilder, inputs: list[Buffer], outputs: list[Buffer]
-) -> None:
-    (x,), (parts,) = inputs, outputs
-    blocks, rows, channels = x.shape
-
-    def elements(channel: Size) -> Terms:
-        return lambda row: [convert(x[block, row, channel], parts.dtype)]
-
-    def squares(channel: Size) -> Terms:
-        mean = builder.define(parts[block, 0, channel], "mean").value
-
-        def of_row(row: Size) -> Sequence[Expression]:
-            element = convert(x[block, row, channel], parts.dtype)
-            distance = builder.define(element - mean, "distance").value
-            return [distance * distance]
-
-        return of_row
-
-    with builder.loop(blocks, "parallel") as block:
-        _add_rows(builder, parts, block, (0,), rows, _together(channels), elements)
-        with _each_channel(builder, channels) as channel:
-            mean = parts[block, 0, channel] / convert(index_value(rows), parts.dtype)
-            builder.store(parts, (block, 0, channel), mean)
-        _add_rows(builder, parts, block, (1,), rows, _ROWS, squares)
-
-
-register(
-    Operator(
-        "channel_moment_parts",
-        _moment_parts_infer,
-        _moment_parts_reference,
-        statements=_moment_parts_statements,
-        examples=(
-            Example(((3, 5, 4),)),
-            Example(((2, 8, 67),)),
-            Example((ramp((2, 5, 3), f64),), {}, 1e-12),
-        ),
-    )
-)
-
 # normalize_channels
 
 
 def _normalize_infer(
     x: TensorType, mean: TensorType, scale: TensorType, bias: TensorType
 ) -> TensorType:
-    _require_channels("normalize_channels", x, mean, scale, bias)
+    require_channels("normalize_channels", x, mean, scale, bias)
     return x
 
 
@@ -292,7 +177,7 @@ register(
 
 
 def _products_infer(dy: TensorType, x: TensorType, mean: TensorType) -> tuple[TensorType, ...]:
-    each = _require_channels("channel_products", x, mean)
+    each = require_channels("channel_products", x, mean)
     require(dy == x, f"channel_products wants two tensors of one type, not {dy} and {x}.")
     return each, each
 
@@ -317,7 +202,7 @@ def _products_gradient(d: Differential) -> Cotangents:
     return ddy, d.apply("mul", dy, factor), total
 
 
-def _products_of(
+def products_of(
     builder: KernelBuilder, dy: Expression, x: Expression, mean: Expression
 ) -> tuple[Expression, Expression]:
     """dy, and dy * (x - mean), in the type of the mean."""
@@ -336,7 +221,7 @@ def _products_statements(
         with builder.loop(product(leading)) as row:
             at = (*unravel(row, leading), channel)
             for total, term in zip(
-                totals, _products_of(builder, dy[at], x[at], center), strict=True
+                totals, products_of(builder, dy[at], x[at], center), strict=True
             ):
                 total.set(total.value + term)
         for output, total in zip(outputs, totals, strict=True):
@@ -354,56 +239,6 @@ register(
             Example(((2, 3, 5, 4), (2, 3, 5, 4), (4,))),
             Example(((40, 19), (40, 19), (19,))),
             Example(tuple(ramp(shape, f64) for shape in ((4, 5, 3), (4, 5, 3), (3,))), {}, 1e-12),
-        ),
-    )
-)
-
-
-def _product_parts_infer(dy: TensorType, x: TensorType, mean: TensorType) -> TensorType:
-    """[blocks, rows, channels] of both -> [blocks, 2, channels], to be added up."""
-    _require_channels("channel_product_parts", x, mean)
-    fits = dy == x and x.rank == 3
-    require(fits, f"channel_product_parts wants [blocks, rows, channels] twice, not {dy}, {x}.")
-    return TensorType(accumulator(x.dtype), (x.shape[0], 2, x.shape[2]))
-
-
-def _product_parts_reference(dy: Array, x: Array, mean: Array) -> Array:
-    wide = dy.astype(np.float64)
-    products = wide * (x.astype(np.float64) - mean.astype(np.float64))
-    found = np.stack([wide.sum(axis=1), products.sum(axis=1)], axis=1)
-    return found.astype(x.dtype if x.dtype.itemsize > 2 else np.float32)
-
-
-def _product_parts_statements(
-    builder: KernelBuilder, inputs: list[Buffer], outputs: list[Buffer]
-) -> None:
-    dy, x, mean = inputs
-    (parts,) = outputs
-    blocks, rows, channels = x.shape
-
-    def products(channel: Size) -> Terms:
-        center = builder.define(convert(mean[channel], parts.dtype), "mean").value
-
-        def of_row(row: Size) -> Sequence[Expression]:
-            at = (block, row, channel)
-            return _products_of(builder, dy[at], x[at], center)
-
-        return of_row
-
-    with builder.loop(blocks, "parallel") as block:
-        _add_rows(builder, parts, block, (0, 1), rows, _together(channels), products)
-
-
-register(
-    Operator(
-        "channel_product_parts",
-        _product_parts_infer,
-        _product_parts_reference,
-        statements=_product_parts_statements,
-        examples=(
-            Example(((3, 5, 4), (3, 5, 4), (4,))),
-            Example(((2, 8, 67), (2, 8, 67), (67,))),
-            Example(tuple(ramp(shape, f64) for shape in ((2, 5, 3), (2, 5, 3), (3,))), {}, 1e-12),
         ),
     )
 )
