@@ -50,7 +50,11 @@ def _mismatch(
         wanted = f"{size}, which is {expected}"
         if size in origins:
             wanted += f" in '{origins[size]}'"
+    remedy = ""
+    if isinstance(size, str) and 1 in (shape[axis], expected):
+        # Dimensions that the model names differently are one here if they meet.
+        remedy = " Where a dimension of the model is always 1, compile with dims={'its name': 1}."
     return InputError(
-        f"Input '{info.name}' has shape {format_shape(shape)}, "
-        f"expected {format_shape(info.shape)}: axis {axis} is {shape[axis]}, not {wanted}."
+        f"Input '{info.name}' has shape {format_shape(shape)}, expected "
+        f"{format_shape(info.shape)}: axis {axis} is {shape[axis]}, not {wanted}.{remedy}"
     )

@@ -239,6 +239,23 @@ def test_sizes_that_meet_and_need_not_be_equal_are_checked_at_run_time() -> None
         run_graph(graph, {"x": floats(1, 1, 7, 4)})
 
 
+def test_a_tensors_size_is_never_negative_whatever_its_formula() -> None:
+    model = parsed(
+        """agraph (float[2, 3, n] x, float[2, 1, 1] y) => (float[a, b, c] z)
+        <int64[3] minus = {-1, -1, -1}, int64[3] ones = {1, 1, 1}> {
+            short = MaxPool<kernel_shape = [3], strides = [2]>(x)
+            shape = Shape(short)
+            open = Equal(shape, minus)
+            wanted = Where(open, ones, shape)
+            wide = Expand(y, wanted)
+            z = Add(short, wide)
+        }"""
+    )
+    graph = read_onnx(model)
+    assert "bind" not in operators(graph)
+    agrees(model, {"x": floats(2, 3, 8), "y": floats(2, 1, 1)}, graph)
+
+
 def test_values_make_constants_of_inputs() -> None:
     model = parsed("agraph (float[n] x, int64[2] s) => (float[a, b] y) { y = Reshape(x, s) }")
     graph = read_onnx(model, values={"s": np.array([3, -1])}, dims={"n": 6})

@@ -48,6 +48,7 @@ class GraphBuilder:
         self.alike: dict[Size, Size] = dict(parent.alike) if parent else {}
         """Sizes that may be 1 when the model runs, and to what size each broadcasts."""
         self._contents: dict[Value, Content] = {}
+        self._dimensions: set[Size] = parent._dimensions if parent else set()
         self._producers: dict[Value, Node] = {}
         self._sources: tuple[str, ...] = ()
         self._names: set[str] = parent._names if parent else set()
@@ -97,6 +98,12 @@ class GraphBuilder:
         value = self.apply("sizes", sizes=tuple(sizes))
         self._contents[value] = _objects(sizes)
         return value
+
+    def dimensions(self, sizes: Sequence[Size]) -> Value:
+        """`sizes` that a tensor has: comparisons know that they are not negative, even where that
+        does not follow from what they are computed from (n // 2 - 1)."""
+        self._dimensions.update(size for size in sizes if not is_nonnegative(size))
+        return self.sizes(sizes)
 
     def scalar_size(self, size: Size) -> Value:
         """An i64 scalar with known content."""
@@ -248,8 +255,16 @@ class GraphBuilder:
         if any(content is None for content in contents):
             return
         result = rule(contents, node)
+        if result is None and self._dimensions and node.operator.name in _COMPARISONS:
+            result = rule([self._never_negative(content) for content in contents], node)
         if result is not None:
             self._contents[node.output] = result
+
+    def _never_negative(self, content: Any) -> Any:
+        if content.dtype != object:
+            return content
+        entries = [maximum(e, 0) if e in self._dimensions else e for e in content.reshape(-1)]
+        return _objects(entries).reshape(content.shape)
 
     def finish(self, outputs: Sequence[Value], output_names: Sequence[str] = ()) -> Graph:
         """The graph that has been written."""
@@ -359,6 +374,7 @@ _BY_REFERENCE = (
     "reshape", "transpose", "slice", "concat", "gather", "broadcast_to", "neg", "abs",
     "reduce_sum", "reduce_prod", "full", "iota", "not",
 )  # fmt: skip
+_COMPARISONS = frozenset({"lt", "ge", "gt", "le", "eq", "ne"})
 CONTENT_RULES: dict[str, Callable[[list[Any], Node], Content | None]] = {
     **dict.fromkeys(_BY_REFERENCE, _by_reference),
     "add": _elementwise(lambda a, b: a + b),

@@ -33,7 +33,7 @@ def read_identity(context: NodeContext) -> Item:
 def read_shape(context: NodeContext) -> Value:
     shape = context.input(0).type.shape
     start, end = context.integer("start", 0), context.integer("end", len(shape))
-    return context.builder.sizes(shape[start:end])
+    return context.builder.dimensions(shape[start:end])
 
 
 @rule("Size")

@@ -26,6 +26,8 @@ from bessemer.frontends.onnx_reader.agree import (
 from bessemer.frontends.onnx_reader.assumptions import Assumptions
 
 Read = Callable[[Assumptions], Graph]
+_BETWEEN = "__or__"
+"""Between the dimensions in a common size's name: these have no two underscores in a row."""
 
 
 def with_stretched_inputs(
@@ -76,8 +78,7 @@ def _is_in(groups: Iterable[tuple[str, ...]], name: str) -> bool:
 
 
 def _common(group: tuple[str, ...]) -> Size:
-    # No dimension is called so: names have no two underscores in a row.
-    return symbol("__or__".join(group))
+    return symbol(_BETWEEN.join(group))
 
 
 def _chosen(
@@ -129,8 +130,7 @@ def stretched(builder: GraphBuilder, value: Value, shape: tuple[Size, ...]) -> V
 def _stretched_along(builder: GraphBuilder, value: Value, axis: int, size: Size) -> Value:
     own = value.type.shape[axis]
     wrong = (own - 1) * (size - own)
-    names = format_size(own), format_size(size)
-    require_nonnegative(builder, (wrong, -1 * wrong), f"{names[0]} = 1 or {names[0]} = {names[1]}")
+    require_nonnegative(builder, (wrong, -1 * wrong), _reason(own, size))
     shape = (*value.type.shape[:axis], size, *value.type.shape[axis + 1 :])
     equal = builder.apply("eq", builder.scalar_size(own), builder.scalar_size(size))
     same = GraphBuilder("same", builder)
@@ -143,6 +143,14 @@ def _stretched_along(builder: GraphBuilder, value: Value, axis: int, size: Size)
     first = repeated.apply("slice", taken, starts=(0,) * rank, shape=single, steps=(1,) * rank)
     made = repeated.finish([repeated.apply("broadcast_to", first, shape=shape)])
     return builder.apply("if", equal, value, regions=(there, made))
+
+
+def _reason(own: Size, size: Size) -> str:
+    """What the run finds to be otherwise where the sizes do not fit, and what the user can do."""
+    one, other = format_size(own), format_size(size)
+    if _BETWEEN in other:
+        return f"{' = '.join(other.split(_BETWEEN))}, or 1 for any of them"
+    return f"{one} = {other} or {one} = 1; where {other} is 1, compile with dims={{'{other}': 1}}"
 
 
 def firm_names(graph: Graph, names: Iterable[str], alike: Mapping[Size, Size]) -> set[str]:
