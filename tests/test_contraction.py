@@ -229,17 +229,17 @@ def test_what_the_schedule_is_for(dtype: DType, columns: int, answer: bool) -> N
     assert supports(contraction) is answer
 
 
-def _with_fetches_stored(block: Block, into: Buffer) -> Block:
-    """The same statements, but what is asked for of the left operand is marked."""
+def _with_fetches_stored(block: Block, name: str, into: Buffer) -> Block:
+    """The same statements, but what is asked for of the buffer with this name is marked."""
     found: list[Statement] = []
     for statement in block:
         match statement:
-            case Prefetch(buffer, offset) if buffer.name == "a":
+            case Prefetch(buffer, offset) if buffer.name == name:
                 found.append(Store(into, (offset,), constant(1, f32)))
             case For(body=body):
-                found.append(replace(statement, body=_with_fetches_stored(body, into)))
+                found.append(replace(statement, body=_with_fetches_stored(body, name, into)))
             case If(_, then, otherwise):
-                inner = (_with_fetches_stored(part, into) for part in (then, otherwise))
+                inner = (_with_fetches_stored(part, name, into) for part in (then, otherwise))
                 found.append(If(statement.condition, *inner))
             case _:
                 found.append(statement)
@@ -268,7 +268,7 @@ def test_rows_that_are_neighbours_are_fetched_while_the_tile_before_is_summed(
     prepared = Prepared(work, (x, w), (a, b, out), {}, expected, scale)
     kernel, inputs = prepared.kernel(x86.AVX512)
     fetched = Buffer("fetched", f32, (2 * depth * m,))
-    body = _with_fetches_stored(kernel.body, fetched)
+    body = _with_fetches_stored(kernel.body, "a", fetched)
     kernel = replace(kernel, buffers=(*kernel.buffers, fetched), outputs=2, body=body)
     result, marks = run_kernel(kernel, inputs, {}).outputs
     _check(prepared, result)
@@ -279,3 +279,31 @@ def test_rows_that_are_neighbours_are_fetched_while_the_tile_before_is_summed(
         step, row = divmod(line * 16, m)
         ahead = row % (3 * 26)
         assert step < 16 and (ahead < 26 or ahead + 16 > 3 * 26 or row + 16 > m), (step, row)
+
+
+@pytest.mark.parametrize("is_large", [True, False])
+def test_lines_of_a_large_output_are_fetched_before_they_are_written(
+    is_large: bool, rng: np.random.Generator
+) -> None:
+    m, depth, n = 45, 70, 96
+    a, b = Buffer("a", f32, (m, depth)), Buffer("b", f32, (1,))
+    out = Buffer("out", f32, (m, n))
+
+    def epilogue(row: tuple[Size, ...], column: Size, total: Expression) -> tuple[Store, ...]:
+        return (Store(out, (*row, column), total),)
+
+    work = Contraction(f32, a, 0, (RowAxis(m, depth),), (DepthAxis(depth, 1),), n, b, epilogue)
+    x = rng.standard_normal((m, depth)).astype(np.float32)
+    w = rng.standard_normal((1, depth, n)).astype(np.float32)
+    expected = x.astype(np.float64) @ w[0].astype(np.float64)
+    scale = np.abs(x.astype(np.float64)) @ np.abs(w[0].astype(np.float64))
+    prepared = Prepared(work, (x, w), (a, b, out), {}, expected, scale)
+    room = out.dtype.bytes * m * n
+    kernel, inputs = prepared.kernel(replace(x86.AVX512, l2_bytes=room - is_large))
+    fetched = Buffer("fetched", f32, (m * n,))
+    body = _with_fetches_stored(kernel.body, "out", fetched)
+    kernel = replace(kernel, buffers=(*kernel.buffers, fetched), outputs=2, body=body)
+    result, marks = run_kernel(kernel, inputs, {}).outputs
+    _check(prepared, result)
+    lines = range(0, m * n, 64 // out.dtype.bytes) if is_large else ()
+    assert np.flatnonzero(marks == 1).tolist() == list(lines)

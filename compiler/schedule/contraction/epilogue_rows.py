@@ -46,18 +46,27 @@ class Rows:
         return tuple(at + row * step for at, step in zip(self.first, self.steps, strict=True))
 
 
-def rows_apart(
-    contraction: Contraction, panel: int, indices: Sequence[tuple[Size, ...]]
-) -> Rows | None:
-    """The rows of a tile if their epilogue is better off as a loop, and can be one."""
-    columns = contraction.columns
-    if not isinstance(columns, int) or columns % panel or len(indices) < 2:
+def rows_in_steps(indices: Sequence[tuple[Size, ...]]) -> Rows | None:
+    """Rows with these indices, if they are several in even steps."""
+    if len(indices) < 2:
         return None
     first, second = indices[:2]
     steps = tuple(b - a for a, b in zip(first, second, strict=True))
     rows = Rows(first, steps, len(indices))
     if any(rows.index(number) != index for number, index in enumerate(indices)):
         return None
+    return rows
+
+
+def rows_apart(
+    contraction: Contraction, panel: int, indices: Sequence[tuple[Size, ...]]
+) -> Rows | None:
+    """The rows of a tile if their epilogue is better off as a loop, and can be one."""
+    columns = contraction.columns
+    rows = rows_in_steps(indices)
+    if not isinstance(columns, int) or columns % panel or rows is None:
+        return None
+    first, second = indices[:2]
     total = expr.fragment_element("sum", 0, contraction.dtype)
     column = dims.symbol(_COLUMN)
     stores = contraction.epilogue(first, column, total)

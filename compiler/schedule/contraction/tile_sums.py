@@ -29,6 +29,7 @@ from bessemer.compiler.ir.expr import (
     less,
 )
 from bessemer.compiler.ir.guard import guarded
+from bessemer.compiler.schedule.contraction.coming_outputs import fetch_outputs
 from bessemer.compiler.schedule.contraction.contraction import Contraction, DepthAxis, steps_of
 from bessemer.compiler.schedule.contraction.epilogue_rows import RowEpilogue, rows_apart
 from bessemer.compiler.schedule.contraction.tiles import Tiling, chains
@@ -240,7 +241,7 @@ class TileWriter:
                     self._fetch_rows(tile, a_at)
                 self._step(place, tile, fragment, a_at, depth.begin + k + at, terms)
 
-        self._whole_groups(place, depth, k, extent, steps)
+        self._whole_groups(place, tile, depth, k, extent, steps)
         terms = dims.mod(axis.extent, group)
         if isinstance(terms, int):
             steps(extent, 1 if terms else 0, None if self.contraction.reads_on else terms)
@@ -252,6 +253,7 @@ class TileWriter:
     def _whole_groups(
         self,
         place: Place,
+        tile: Tile,
         depth: Stretch,
         k: Size,
         extent: Size,
@@ -266,6 +268,11 @@ class TileWriter:
         with self.builder.loop(whole) as i:
             if self.tiling.prefetch:
                 self._prefetch(place, depth, k + i * unroll)
+            if self.tiling.stretch is None and len(depth.axes) == 1:
+                fetch_outputs(
+                    self.builder, self.contraction, self.target, tile.indices,
+                    place.column, place.width, i, whole,
+                )  # fmt: skip
             steps(i * unroll, unroll)
         rest = dims.mod(extent, unroll)
         if isinstance(rest, int):
