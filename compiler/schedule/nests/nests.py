@@ -34,6 +34,7 @@ from bessemer.compiler.schedule.nests.short_axes import join_short_axis
 from bessemer.compiler.schedule.nests.short_rows import are_short, has_short_rows, write_short_rows
 from bessemer.compiler.schedule.nests.stretches import is_longer
 from bessemer.compiler.schedule.nests.totals import axes_behind_totals, with_totals
+from bessemer.compiler.schedule.nests.window_parts import asks_in_windows, window_parts
 
 PARALLEL_WORTH = 1 << 14
 """Elements below which a loop nest is not cut into a parallel loop."""
@@ -108,6 +109,7 @@ class _Lowering:
         self.rows.streams = streams(piece, last_cache)
         self.dependence = self.rows.dependence
         self.work = operations(piece.value)
+        self.cuts_windows = vectorize and asks_in_windows(piece.value)
 
     def write(self) -> None:
         """All loops one in the other."""
@@ -142,8 +144,24 @@ class _Lowering:
     def _row(self, inner: Symbol, values: Values) -> None:
         """A row, cut where conditions change."""
         lanes = self.lanes(self.piece.target.dtype) if self.vectorize else 1
+        if self.cuts_windows:
+            self._window_row(inner, values, lanes)
+            return
         for start, length in row_parts(self.piece, inner, lanes):
             self.rows.row(inner, values, start, length)
+
+    def _window_row(self, inner: Symbol, values: Values, lanes: int) -> None:
+        """A row of windows: each part knows where it lies."""
+        for start, length in window_parts(self.piece.value, inner, lanes):
+            place = Symbol(inner.name, length)
+            here: Values = {inner: start + dims.atom(place)}
+            symbols = tuple(place if s is inner else s for s in self.piece.symbols)
+            offset = dims.substitute(self.piece.offset, here)
+            value = walk_expr.substitute(self.piece.value, here)
+            part = Piece(self.piece.target, offset, value, symbols)
+            rows = RowWriter(self.builder, part, self.lanes, vectorize=self.vectorize)
+            rows.streams = self.rows.streams
+            rows.row(place, values)
 
     def _behind_totals(self, inner: Symbol, behind: tuple[Symbol, ...], values: Values) -> None:
         """Rows of the last axes, after the totals that they share."""
@@ -243,8 +261,15 @@ class _Lowering:
         if not outer:
             body(values)
             return
-        with self.builder.loop(extent_of(outer[0])) as index:
-            self._serial(outer[1:], {**values, outer[0]: index}, body)
+        parts: list[tuple[int, Size]] = [(0, extent_of(outer[0]))]
+        if self.cuts_windows:
+            parts = window_parts(self.piece.value, outer[0])
+        for start, count in parts:
+            if self.cuts_windows and count == 1:
+                self._serial(outer[1:], {**values, outer[0]: start}, body)
+                continue
+            with self.builder.loop(count) as index:
+                self._serial(outer[1:], {**values, outer[0]: start + index}, body)
 
     def _blocked(self, inner: Symbol) -> Nest:
         """One axis only: cut into blocks for the threads if it is long."""

@@ -1,0 +1,107 @@
+"""Pools ask where the image ends only at its borders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+import pytest
+from onnx.reference import ReferenceEvaluator
+
+import bessemer
+from bessemer.compiler.driver import kernels_of
+from bessemer.compiler.ir.dims import Size, Symbol, atom
+from bessemer.compiler.ir.expr import Buffer, Expression, less, reduce, select, within
+from bessemer.compiler.ir.loops import For, Statement
+from bessemer.compiler.ir.text.text_loops import print_kernel
+from bessemer.compiler.ir.types import f32
+from bessemer.compiler.ir.walk_loops import walk
+from bessemer.compiler.options import Options
+from bessemer.compiler.pass_order import passes_of
+from bessemer.compiler.schedule.nests.window_parts import asks_in_windows, window_parts
+from bessemer.compiler.schedule.program import build_program
+from bessemer.compiler.targets.x86 import AVX512
+from bessemer.frontends.compile import as_graph
+
+_AXIS = Symbol("i", 35)
+_X = Buffer("x", f32, (35,))
+
+
+def _window(taps: int, low: int, stride: int = 1, size: int = 35) -> Expression:
+    """The sum of what a window sees of a row."""
+    tap = Symbol("k", taps)
+    place: Size = stride * atom(_AXIS) + atom(tap) - low
+    return reduce("add", [tap], select(within(place, size), _X[place], 0.0))
+
+
+@pytest.mark.parametrize(
+    ("value", "lanes", "parts"),
+    [
+        (_window(3, 1), 1, [(0, 1), (1, 33), (34, 1)]),
+        (_window(3, 1), 16, [(0, 16), (16, 16), (32, 3)]),
+        (_window(3, 0), 16, [(0, 32), (32, 3)]),
+        (_window(3, 2), 16, [(0, 16), (16, 19)]),
+        (_window(3, 1, 2, 70), 1, [(0, 1), (1, 34)]),
+        (_window(3, 1, 2, 69), 1, [(0, 1), (1, 33), (34, 1)]),
+        (_window(21, 10), 1, [(0, 35)]),
+    ],
+)
+def test_parts_of_an_axis(value: Expression, lanes: int, parts: list[tuple[int, Size]]) -> None:
+    assert asks_in_windows(value)
+    assert window_parts(value, _AXIS, lanes) == parts
+
+
+def test_what_is_asked_once_for_all_taps_is_no_window() -> None:
+    tap = Symbol("k", 3)
+    total = reduce("add", [tap], _X[atom(_AXIS) + atom(tap)])
+    assert not asks_in_windows(select(less(atom(_AXIS), 30), total, 0.0))
+
+
+def _model(pool: str, shape: tuple[int, ...]) -> onnx.ModelProto:
+    sizes = ", ".join(map(str, shape))
+    return onnx.parser.parse_model(
+        f"""<ir_version: 9, opset_import: ["": 19]>
+        agraph (float[{sizes}] x) => (float[n, c, h, w] y) {{ y = {pool}(x) }}"""
+    )
+
+
+POOLS = [
+    "AveragePool<kernel_shape = [3, 3], pads = [1, 1, 1, 1]>",
+    "AveragePool<kernel_shape = [3, 3], pads = [1, 1, 1, 1], count_include_pad = 1>",
+    "AveragePool<kernel_shape = [3, 5], strides = [2, 3], pads = [0, 2, 1, 1], ceil_mode = 1>",
+    "AveragePool<kernel_shape = [2, 3], dilations = [2, 3], pads = [1, 3, 1, 3]>",
+    "MaxPool<kernel_shape = [3, 3], pads = [1, 1, 1, 1]>",
+    "MaxPool<kernel_shape = [3, 2], strides = [2, 2], pads = [1, 0, 1, 1]>",
+    "MaxPool<kernel_shape = [5, 5], pads = [2, 2, 2, 2]>",
+]
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 19, 35), (1, 20, 9, 64), (1, 1, 40, 17), (1, 17, 8, 8)])
+@pytest.mark.parametrize("pool", POOLS)
+def test_pools_are_those_of_the_reference(
+    pool: str, shape: tuple[int, ...], rng: np.random.Generator
+) -> None:
+    model = _model(pool, shape)
+    x = rng.standard_normal(shape).astype(np.float32)
+    (expected,) = ReferenceEvaluator(model).run(None, {"x": x})
+    (found,) = bessemer.compile(model, cache=False).run({"x": x})
+    np.testing.assert_allclose(found, np.asarray(expected), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("pool", [POOLS[0], POOLS[4]])
+def test_nothing_is_asked_between_borders(pool: str) -> None:
+    graph = as_graph(_model(pool, (1, 24, 20, 64)))
+    for step in passes_of(Options(), AVX512):
+        graph = step(graph)
+    (kernel,) = kernels_of(build_program(graph, AVX512).steps)
+
+    def rows(body: tuple[Statement, ...]) -> Iterator[For]:
+        yield from (s for s in walk(body) if isinstance(s, For) and s.kind == "vector")
+
+    extents = [loop.extent for loop in rows(kernel.body)]
+    assert extents == [16, 32, 16] * 3
+    assert "select" in print_kernel(kernel)
+    middle = [s for s in walk(kernel.body) if isinstance(s, For) and s.extent == 18]
+    (inner,) = [loop for loop in rows(middle[0].body) if loop.extent == 32]
+    assert "select" not in str(inner)
