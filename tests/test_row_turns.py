@@ -34,6 +34,8 @@ def test_after_how_many_vectors_distances_are_the_same_again() -> None:
     assert _turn(224, 20, 7) == 7
     assert _turn(96, 5, 4) == 1
     assert _turn(300, 32, 15) == 15
+    assert _turn(96, 1, 3) == 3
+    assert _turn(160, 5, 8) == 1
 
 
 def test_a_row_without_such_a_turn_is_written_out_whole_if_it_is_short() -> None:
@@ -62,12 +64,13 @@ def _model(mode: str, width: int, *, antialias: bool = False) -> onnx.ModelProto
 
 CASES = [
     ("nearest", 64, False), ("nearest", 75, False), ("linear", 56, False), ("linear", 70, False),
-    ("cubic", 112, False), ("linear", 64, True), ("cubic", 50, True),
+    ("cubic", 112, False), ("linear", 64, True), ("cubic", 50, True), ("nearest", 480, False),
+    ("linear", 200, False), ("nearest", 256, False),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("mode", "width", "antialias"), CASES)
-def test_shrunk_images_are_those_of_the_reference(
+def test_resized_images_are_those_of_the_reference(
     mode: str, width: int, antialias: bool, rng: np.random.Generator
 ) -> None:
     model = _model(mode, width, antialias=antialias)
@@ -77,9 +80,12 @@ def test_shrunk_images_are_those_of_the_reference(
     np.testing.assert_allclose(found, np.asarray(expected), rtol=2e-5, atol=2e-5)
 
 
-@pytest.mark.parametrize(("mode", "antialias"), [("nearest", False), ("linear", True)])
-def test_nothing_is_gathered(mode: str, antialias: bool) -> None:
-    graph = as_graph(_model(mode, 64, antialias=antialias))
+@pytest.mark.parametrize(
+    ("mode", "width", "antialias"),
+    [("nearest", 64, False), ("linear", 64, True), ("nearest", 240, False)],
+)
+def test_nothing_is_gathered(mode: str, width: int, antialias: bool) -> None:
+    graph = as_graph(_model(mode, width, antialias=antialias))
     for step in passes_of(Options(), AVX512):
         graph = step(graph)
     for kernel in kernels_of(build_program(graph, AVX512).steps):

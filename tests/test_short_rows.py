@@ -85,6 +85,10 @@ REPEATED: list[tuple[tuple[int, ...], tuple[int, ...]]] = [
     ((1001, 4), (1001, 1)),
     ((5, 64, 8), (5, 64, 1)),
     ((9, 50, 3), (9, 1, 3)),
+    ((64, 48, 3), (3,)),
+    ((31, 33, 5), (31, 33, 1)),
+    ((997, 7), (7,)),
+    ((2, 96, 6), (2, 1, 6)),
 ]
 
 
@@ -111,3 +115,15 @@ def test_a_short_axis_and_the_one_before_it_are_one_loop() -> None:
     compiled = _compiled({"x": (37, 29, 4), "y": (37, 1, 4)}, difference)
     (launch,) = [step for step in compiled.program.steps if isinstance(step, Launch)]
     assert "in 0..116 by" in print_kernel(launch.kernel)
+
+
+def test_rows_of_three_are_vectors_of_known_places() -> None:
+    """Sixteen of them are three vectors; of an image alone, parts are taken in parallel."""
+
+    def difference(b: GraphBuilder, x: Value, y: Value) -> list[Value]:
+        return [b.apply("sub", x, b.apply("broadcast_to", y, shape=(224, 224, 3)))]
+
+    compiled = _compiled({"x": (224, 224, 3), "y": (1, 1, 3)}, difference, "x86_64-avx512")
+    (launch,) = [step for step in compiled.program.steps if isinstance(step, Launch)]
+    text = print_kernel(launch.kernel)
+    assert "parallel" in text and "unroll" in text and "in 0..3 by" not in text

@@ -49,10 +49,10 @@ def extract(w: Writer, value: Value, lane: int) -> Value:
     return w.compute(f"extractelement {value.typed}, i64 {lane}", value.kind, 1, value.level)
 
 
-def first_of(lanes: int) -> Value:
-    """The mask of the first lane alone."""
-    others = ", i1 false" * (lanes - 1)
-    return Value(f"<i1 true{others}>", boolean, lanes)
+def first_of(lanes: int, count: int = 1) -> Value:
+    """The mask of the first lane alone, or of some."""
+    flags = ", ".join(f"i1 {'true' if lane < count else 'false'}" for lane in range(lanes))
+    return Value(f"<{flags}>", boolean, lanes)
 
 
 def shuffle(w: Writer, left: Value, right: Value | None, order: Sequence[int]) -> Value:

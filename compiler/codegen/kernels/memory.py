@@ -116,13 +116,17 @@ def _repeated(
         low = min(known)
         at = indices.address(access.buffer, access.offset).moved((low - known[0]) * access.bytes)
         places = [k - low for k in known]
+        if max(places) < width:
+            few = first_of(width, max(places) + 1)
+            vector = _contiguous(state, access, _guarded(w, at, guard), few)
+            return shuffle(w, vector, None, places)
         return _picked(state, access, at, places, max(places) + 1, guard)
     group = indices.group_of_first(access.offset)
     if group is not None and mask is None and state.target.has_masks:
         pointer = _guarded(w, indices.address(access.buffer, access.offset), guard)
         # What lies behind the last lane's element need not be there.
-        read = ", ".join(f"i1 {'true' if k <= width - group else 'false'}" for k in range(width))
-        vector = _contiguous(state, access, pointer, Value(f"<{read}>", boolean, width))
+        read = first_of(width, width - group + 1)
+        vector = _contiguous(state, access, pointer, read)
         return shuffle(w, vector, None, [k // group * group for k in range(width)])
     pattern = indices.pattern(access.offset)
     if pattern is None or not isinstance(pattern.denominator, int):
@@ -146,7 +150,9 @@ def _is_small(state: KernelState, stride: int) -> bool:
 def _is_picked(state: KernelState, distances: list[int]) -> bool:
     """Whether elements so far from the first one's come from few vectors of neighbours."""
     span = max(distances) - min(distances) + 1
-    return state.width <= span <= state.width * _most_vectors(state)
+    if span < state.width:
+        return state.target.has_masks
+    return span <= state.width * _most_vectors(state)
 
 
 def _most_vectors(state: KernelState) -> int:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.build_loops import KernelBuilder
-from bessemer.compiler.ir.dims import Atom, Size, Symbol, atom
+from bessemer.compiler.ir.dims import Atom, FloorDiv, Mod, Size, Symbol, atom
 from bessemer.compiler.ir.expr import Expression, Load, Reduce
 from bessemer.compiler.schedule.dependence import all_nodes
 from bessemer.compiler.schedule.nests.at_once import UNROLLED_STEPS
@@ -25,6 +25,8 @@ MOST_VECTORS = 16
 """That are written out."""
 MOST_LOADS = 128
 """Vectors that they load, at most: each takes a few instructions."""
+FEWEST_MASKED = 16
+"""Lanes of machines whose loads can be limited to some of them."""
 _TURN = "turn"
 
 
@@ -80,11 +82,26 @@ def write_turns(
 
 
 def _is_scattered(offset: Size, inner: Symbol, lanes: int) -> bool:
-    """Whether elements lie at different distances and span a vector or more."""
-    if dims.coefficient_of(offset, inner) is not None:
+    """Whether elements lie at different distances, and would be gathered one by one. Those of less
+    than a vector can be loaded as one only under a mask."""
+    if isinstance(offset, int) or dims.coefficient_of(offset, inner) is not None:
         return False
     span = dims.substitute(offset, {inner: lanes}) - dims.substitute(offset, {inner: 0})
-    return isinstance(span, int) and span > lanes
+    if not isinstance(span, int):
+        return False
+    if span > lanes:
+        return True
+    factors = [factor for monomial in offset.terms for factor, _ in monomial]
+    return lanes >= FEWEST_MASKED and not all(_repeats(one, inner, lanes) for one in factors)
+
+
+def _repeats(factor: Atom, inner: Symbol, lanes: int) -> bool:
+    """Whether a vector holds whole patterns of neighbours that repeat, or are repeated."""
+    match factor:
+        case FloorDiv(a, int(n)) | Mod(a, int(n)) if inner in dims.atoms(a):
+            return dims.coefficient_of(a, inner) == 1 and lanes % n == 0
+        case _:
+            return True
 
 
 def _are_known(offset: Size, inner: Symbol, begin: Size, count: int) -> bool:

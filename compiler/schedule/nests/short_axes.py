@@ -15,6 +15,10 @@ from bessemer.compiler.ir.expr import Checked, Expression, IndexValue, Load, Red
 from bessemer.compiler.ir.walk_expr import index_expressions, substitute
 from bessemer.compiler.schedule.dependence import all_nodes
 from bessemer.compiler.schedule.nests.merge_axes import Piece, extent_of
+from bessemer.compiler.schedule.nests.row_turns import FEWEST_MASKED
+
+LONGEST_PART = 4096
+"""Elements that one thread takes at a time where there is no other axis."""
 
 
 def join_short_axis(piece: Piece, width: int) -> Piece:
@@ -23,21 +27,36 @@ def join_short_axis(piece: Piece, width: int) -> Piece:
     if len(piece.symbols) < 2:
         return piece
     *outer, before, inner = piece.symbols
-    short = extent_of(inner)
-    if not isinstance(short, int) or not 0 < short < width or short & (short - 1):
+    short, rows = extent_of(inner), extent_of(before)
+    if not isinstance(short, int) or not 0 < short < width:
         return piece
     if _steps(piece.offset, before, inner) != (short, 1):
         return piece
     if not all(_may_join(node, before, inner, short) for node in all_nodes(piece.value)):
         return piece
-    joined = Symbol(before.name, extent_of(before) * short)
-    places: dict[Atom, Size] = {before: atom(joined) // short, inner: atom(joined) % short}
+    first: Size = 0
+    if short & (short - 1):
+        # Whole patterns fill several vectors, whose places must be known.
+        if width < FEWEST_MASKED or 2 * short > width or not isinstance(rows, int):
+            return piece
+        if not outer:
+            part = _even_part(rows, short, width)
+            outer = [Symbol(f"{before.name}_part", rows // part)]
+            first, rows = atom(outer[0]) * part, part
+    joined = Symbol(before.name, rows * short)
+    places: dict[Atom, Size] = {before: first + atom(joined) // short, inner: atom(joined) % short}
     return Piece(
         piece.target,
         dims.substitute(piece.offset, places),
         substitute(piece.value, places),
         (*outer, joined),
     )
+
+
+def _even_part(rows: int, short: int, width: int) -> int:
+    """The most rows of which there are parts of one size, at best of whole vectors."""
+    parts = [n for n in range(1, LONGEST_PART // short + 1) if rows % n == 0]
+    return max(parts, key=lambda n: (n * short % width == 0, n))
 
 
 def _steps(offset: Size, before: Symbol, inner: Symbol) -> tuple[Size | None, Size | None]:
