@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import llvmlite.binding as llvm
@@ -87,6 +88,82 @@ def test_merged_files_are_linked_and_run() -> None:
     outer = kind(engine.get_function_address("outer"))
     for k in range(4):
         assert outer(0.25, k) == pytest.approx(_expected(0.25, k), rel=1e-14)
+
+
+# One page is free where functions fit, the next free one is 5 GiB below: constants lie there, if
+# they are placed on their own.
+FAR_APART = """
+import ctypes, sys
+from pathlib import Path
+from bessemer.compiler.codegen.artifact.machine import place_object
+from tests.test_parts import HOST
+PRIVATE_ANONYMOUS_UNRESERVED, NOTHING, PAGE = 0x4022, 0, 4096
+code = Path(sys.argv[1]).read_bytes()
+place_object(code, HOST)
+libc = ctypes.CDLL(None)
+libc.mmap.restype, libc.munmap.argtypes = ctypes.c_size_t, [ctypes.c_size_t, ctypes.c_size_t]
+libc.mmap.argtypes = [ctypes.c_size_t, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+def taken(size):
+    return libc.mmap(0, size, NOTHING, PRIVATE_ANONYMOUS_UNRESERVED, -1, 0)
+pages = [taken(PAGE) for _ in range(20000)]
+large = taken(5 << 30)
+while taken(PAGE) > large:
+    pass
+libc.munmap(pages[10000], PAGE)
+engine = place_object(code, HOST)
+kind = ctypes.CFUNCTYPE(ctypes.c_double, ctypes.c_double, ctypes.c_int64)
+print(kind(engine.get_function_address("outer"))(0.25, 3))
+"""
+
+
+def test_code_finds_its_constants_where_memory_is_in_pieces(root: Path, tmp_path: Path) -> None:
+    path = tmp_path / "merged.o"
+    path.write_bytes(_merged(HOST))
+    command = [sys.executable, "-c", FAR_APART, str(path)]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) == pytest.approx(_expected(0.25, 3), rel=1e-14)
+
+
+# Addresses of foreign functions and own ones, in code and in a table.
+ADDRESSES = """
+@functions = internal constant [3 x ptr] [ptr @log, ptr @twice, ptr @exp]
+declare double @exp(double)
+declare double @log(double)
+define internal double @twice(double %x) noinline {
+  %r = fmul double %x, 2.0
+  ret double %r
+}
+define double @looked_up(double %x, i64 %k) {
+  %at = getelementptr ptr, ptr @functions, i64 %k
+  %f = load ptr, ptr %at
+  %r = call double %f(double %x)
+  ret double %r
+}
+define double @chosen(double %x, i64 %k) {
+  %c = icmp eq i64 %k, 0
+  %f = select i1 %c, ptr @log, ptr @exp
+  %r = call double %f(double %x)
+  ret double %r
+}
+"""
+
+
+def test_addresses_of_functions_are_found() -> None:
+    engine = place_object(compile_object(ADDRESSES, HOST), HOST)
+    kind = ctypes.CFUNCTYPE(ctypes.c_double, ctypes.c_double, ctypes.c_int64)
+    looked_up, chosen = (
+        kind(engine.get_function_address(name)) for name in ("looked_up", "chosen")
+    )
+    wanted = [np.log(0.75), 1.5, np.exp(0.75)]
+    assert [looked_up(0.75, k) for k in range(3)] == pytest.approx(wanted, rel=1e-14)
+    assert [chosen(0.75, k) for k in (0, 2)] == pytest.approx(wanted[::2], rel=1e-14)
+
+
+def test_variables_have_no_place_among_code() -> None:
+    code = compile_object("@counter = global i64 0", HOST)
+    with pytest.raises(InternalError, match=r"The code has variables, in \.bss"):
+        place_object(code, HOST)
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")

@@ -11,6 +11,7 @@ from typing import Any
 import llvmlite.binding as llvm
 from llvmlite.binding import ffi
 
+from bessemer.compiler.codegen.artifact.one_section import in_one_section
 from bessemer.compiler.errors import InternalError
 
 
@@ -111,12 +112,12 @@ def place_object(code: bytes, machine: Machine) -> llvm.ExecutionEngine:
     # An engine wants a module to begin with, and takes the object beside it.
     module = llvm.parse_assembly("", llvm.create_context())
     module.triple = machine.triple
+    is_x86 = "x86_64" in machine.triple
     # Elsewhere than on x86, sections must lie in one block for distances to reach from each to
-    # each; the block's size is a guess that can be too small, so only where it is needed.
-    engine = llvm.create_mcjit_compiler(
-        module, create_target_machine(machine), use_lmm="x86_64" not in machine.triple
-    )
-    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+    # each; the block's size is a guess that can be too small.
+    engine = llvm.create_mcjit_compiler(module, create_target_machine(machine), use_lmm=not is_x86)
+    placed = in_one_section(code) if is_x86 else code
+    engine.add_object_file(llvm.ObjectFileRef.from_data(placed))
     engine.finalize_object()
     return engine
 
