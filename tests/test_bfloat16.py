@@ -22,7 +22,7 @@ from bessemer.compiler.passes.widen_half import widen_bfloat16
 from bessemer.compiler.targets import x86
 from bessemer.compiler.targets.choose import host_target
 from bessemer.compiler.targets.machine import Target
-from tests.pass_runs import Case
+from tests.pass_runs import Case, inputs_of
 
 PLAIN = {"dilations": (1, 1), "low": (1, 1), "high": (1, 1), "groups": 1}
 TARGETS = [t for t in x86.TARGETS if set(t.features) <= set(host_target().features)]
@@ -155,6 +155,17 @@ def test_rounding_passes_through_what_only_moves_or_chooses_elements() -> None:
     narrow = remove_dead(store_bfloat16(graph))
     kinds = {node.operator.name: node.output.type.dtype for node in narrow.nodes}
     assert kinds == {"exp": f32, "cast": bf16, "concat": bf16, "max_pool": bf16, "conv": f32}
+
+
+def test_an_output_is_exact_beside_what_is_multiplied_rounded(rng: np.random.Generator) -> None:
+    c = Case()
+    both = c.of("concat", c.x(1, 8, 8, 8), c.x(1, 8, 8, 8), axis=3)
+    w = c.b.constant(np.ones((3, 3, 16, 4), np.float32))
+    product = c.of("conv", both, w, strides=(1, 1), **PLAIN)
+    graph = c.b.finish([product, both])
+    inputs = inputs_of(graph, rng)
+    _, found = run_graph(store_bfloat16(graph), inputs)
+    np.testing.assert_array_equal(found, np.concatenate([*inputs.values()], axis=3))
 
 
 def _network() -> tuple[Graph, dict[str, Array]]:

@@ -7,10 +7,10 @@ import pytest
 
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import symbol
-from bessemer.compiler.ir.graph import Value
+from bessemer.compiler.ir.graph import Graph, Value
 from bessemer.compiler.ir.interpreter.interpret import run_graph
 from bessemer.compiler.ir.op import OPS
-from bessemer.compiler.ir.types import Array, f32, i64, type_of
+from bessemer.compiler.ir.types import Array, TensorType, boolean, f32, i64, type_of
 from bessemer.compiler.ir.verifier.verify_graph import verify_graph
 from bessemer.compiler.passes.flush_denormals import flush_denormals
 from bessemer.compiler.passes.fold_batch_norm import fold_batch_norm
@@ -143,6 +143,29 @@ def test_numbers_that_only_look_equal_stay_apart() -> None:
     assert merge_equal(graph) is graph
 
 
+def test_branches_that_differ_stay_apart(rng: np.random.Generator) -> None:
+    case = Case()
+    x = case.x(3)
+    condition = case.b.input("condition", TensorType(boolean, ()))
+
+    def branch(operator: str) -> Graph:
+        region = GraphBuilder(operator, case.b)
+        return region.finish([region.apply(operator, region.input("inner", x.type))])
+
+    branches = (branch("sin"), branch("neg")), (branch("neg"), branch("sin"))
+    values = [case.b.apply_many("if", condition, x, regions=pair)[0] for pair in branches]
+    graph = case.b.finish(values)
+    assert merge_equal(graph) is graph
+
+
+def test_a_size_from_data_is_read_even_where_nothing_has_it() -> None:
+    """The run checks that it is no number below zero."""
+    b = GraphBuilder("g")
+    b.bind(b.input("count", TensorType(i64, (1,))))
+    graph = b.finish([b.apply("neg", b.input("x", TensorType(f32, (3,))))])
+    assert remove_dead(graph) is graph
+
+
 def test_denormals_become_zeros_of_their_sign() -> None:
     b = GraphBuilder("g")
     numbers = np.array([1e-40, -1e-40, 2.0**-126, 0, 1, -np.inf, np.nan], np.float32)
@@ -215,6 +238,26 @@ def test_a_scale_stays_where_folding_would_be_wrong(rng: np.random.Generator) ->
     rows = case.b.constant(np.arange(4, dtype=np.float32).reshape(4, 1))
     graph = case.b.finish([case.of("mul", y, widen(case, rows, 4, 4))])
     assert fold_batch_norm(graph) is graph
+    case = Case()
+    product_of_inputs = case.of("matmul", case.x(2, 4), case.x(4, 4))
+    graph = case.b.finish([_scaled(case, product_of_inputs, rng)])
+    assert fold_batch_norm(graph) is graph
+
+
+@pytest.mark.parametrize("case_is", ["known dividend", "division by zero", "known minuend"])
+def test_the_sides_of_divisions_and_differences(case_is: str, rng: np.random.Generator) -> None:
+    case = Case()
+    product = case.of("matmul", case.x(5, 4), case.b.constant(np.eye(4, dtype=np.float32)))
+    numbers = np.array([2, 3, 0.5, 0 if case_is == "division by zero" else 4], np.float32)
+    known = widen(case, case.b.constant(numbers), 5, 4)
+    operands = (product, known) if case_is == "division by zero" else (known, product)
+    name = "sub" if case_is == "known minuend" else "div"
+    graph = case.b.finish([case.of(name, *operands)])
+    if name == "div":
+        assert fold_batch_norm(graph) is graph
+        return
+    graph = changed(graph, (fold_batch_norm, remove_dead), rng, 1e-5)
+    assert [node.operator.name for node in graph.nodes] == ["matmul", "broadcast_to", "add"]
 
 
 # Everything

@@ -96,6 +96,16 @@ def test_another_scale_is_not_forgotten(rng: np.random.Generator) -> None:
     assert changed(graph, [move_quantization], rng) is graph
 
 
+def test_a_scale_for_each_channel_is_not_one_for_all(rng: np.random.Generator) -> None:
+    net = _Net(u8)
+    steps = net.b.apply("cast", net.bytes(), dtype=f32)
+    scales = net.b.constant(np.array([0.037, 0.2, 0.5], np.float32))
+    spread = net.b.apply("broadcast_to", scales, shape=steps.type.shape)
+    real = net.b.apply("mul", steps, spread)
+    graph = net.b.finish([net.quantized(real, (0.037, 0))])
+    assert changed(graph, [move_quantization], rng) is graph
+
+
 @pytest.mark.parametrize("zero", [127.5, 300, -5])
 def test_a_border_that_no_byte_stands_for_is_one_of_floats(
     zero: float, rng: np.random.Generator

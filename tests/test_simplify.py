@@ -35,6 +35,11 @@ def pads(c: Case, x: Value, low: int, high: int) -> Value:
     return c.of("pad", x, **ends, mode="constant", value=0.0)
 
 
+def bordered(c: Case, x: Value, number: float) -> Value:
+    """x with a row of a number above it, and a column at its left."""
+    return c.of("pad", x, low=(1, 1), high=(0, 0), mode="constant", value=number)
+
+
 def take(c: Case, x: Value, places: object, axis: int) -> Value:
     return c.b.apply("gather", x, c.b.constant(np.array(places, np.int64)), axis=axis)
 
@@ -127,6 +132,26 @@ ARITHMETIC: dict[str, tuple[Callable[[Case], Value], list[str]]] = {
     "relu of a clip": (
         lambda c: c.of("relu", c.of("clip", c.x(), minimum=-1.0, maximum=1.0)),
         ["%1 = clip(%0, minimum=0.0, maximum=1.0)"],
+    ),
+    "root of what a border leaves nonnegative": (
+        lambda c: c.of("pow", bordered(c, c.of("exp", c.x(2, 3)), 1.0), 0.5),
+        [
+            "%1 = exp(%0)",
+            "%2 = pad(%1, low=(1, 1), high=(0, 0), mode='constant', value=1.0)",
+            "%3 = sqrt(%2)",
+        ],
+    ),
+    "root of a border of minus infinity": (
+        lambda c: c.of("pow", bordered(c, c.of("exp", c.x(2, 3)), -np.inf), 0.5),
+        [
+            "%1 = exp(%0)",
+            "%2 = pad(%1, low=(1, 1), high=(0, 0), mode='constant', value=-inf)",
+            "%3 = full(shape=(3, 4), value=-inf, dtype=f32)",
+            "%4 = full(shape=(3, 4), value=inf, dtype=f32)",
+            "%5 = eq(%2, %3)",
+            "%6 = select(%5, %4, %2)",
+            "%7 = sqrt(%6)",
+        ],
     ),
     "no clip": (lambda c: c.of("clip", c.x(), minimum=-np.inf, maximum=np.inf), []),
     "select of the same": (

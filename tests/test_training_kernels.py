@@ -186,6 +186,14 @@ def test_moments_by_blocks_do_not_cancel(shape: tuple[int, ...], rng: np.random.
     np.testing.assert_allclose(variance, wide.var(axis=0), rtol=1e-4)
 
 
+@pytest.mark.parametrize("shape", [(0, 3, 4), (5, 0)], ids=str)
+def test_rows_without_numbers_are_not_cut(shape: tuple[int, ...]) -> None:
+    builder = GraphBuilder("moments")
+    x = builder.input("x", TensorType(f32, shape))
+    graph = builder.finish(builder.apply_many("channel_moments", x))
+    assert block_channel_sums(graph) is graph
+
+
 def _network() -> Network:
     layers = Sequential(Dense(96), relu, Dense(5))
     return Network(layers, Input("x", (8, 67)))
