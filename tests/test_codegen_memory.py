@@ -31,10 +31,10 @@ def numbers(dtype: DType, size: int) -> Array:
     return (np.arange(size) % 113 + 1).astype(dtype.numpy)
 
 
-def compare(kernel: Kernel, target: Target, arrays: list[Array], **symbols: int) -> None:
+def compare(compiled: CompiledKernel, arrays: list[Array], **symbols: int) -> None:
     """The compiled kernel leaves in its last buffer what the interpreted one leaves."""
-    expected = run_kernel(kernel, arrays, symbols).outputs[-1]
-    actual = CompiledKernel(kernel, target)(arrays, symbols).arrays[-1]
+    expected = run_kernel(compiled.kernel, arrays, symbols).outputs[-1]
+    actual = compiled(arrays, symbols).arrays[-1]
     np.testing.assert_array_equal(actual, expected, str(symbols))
 
 
@@ -87,10 +87,9 @@ def test_stores_at_every_stride(name: str, dtype: DType, target: Target) -> None
     builder = KernelBuilder()
     with builder.loop(N, "vector", 16) as i:
         builder.store(out, (ACCESSES[name](i),), x[i])
-    kernel = Kernel("kernel", (x, out), 1, ("n", "m"), builder.block())
+    compiled = CompiledKernel(Kernel("kernel", (x, out), 1, ("n", "m"), builder.block()), target)
     for n in SIZES:
-        arrays = [numbers(dtype, n), np.zeros(250, dtype.numpy)]
-        compare(kernel, target, arrays, n=n, m=3)
+        compare(compiled, [numbers(dtype, n), np.zeros(250, dtype.numpy)], n=n, m=3)
 
 
 @on_each_target
@@ -103,8 +102,9 @@ def test_stores_of_several_lanes_to_one_place_are_in_order(target: Target) -> No
         builder.store(out, (18,), x[0])
     kernel = Kernel("kernel", (x, out), 1, ("n",), builder.block())
     assert compiles_for_arm(kernel)
+    compiled = CompiledKernel(kernel, target)
     for n in SIZES:
-        compare(kernel, target, [numbers(f32, n), np.zeros(20, np.float32)], n=n)
+        compare(compiled, [numbers(f32, n), np.zeros(20, np.float32)], n=n)
 
 
 @on_each_target
@@ -189,9 +189,14 @@ def test_a_guarded_store(name: str, stride: int, dtype: DType, target: Target) -
     with builder.loop(N, "vector", 8) as i:
         builder.store(out, (stride * i,), x[i], GUARDS[name](i, flags[i]))
     kernel = Kernel("kernel", (x, flags, out), 1, ("n", "m"), builder.block())
+    compiled = CompiledKernel(kernel, target)
     for n in SIZES:
-        arrays = [numbers(dtype, n), np.arange(n) % 3 == 1, np.zeros(stride * n, dtype.numpy)]
-        compare(kernel, target, arrays, n=n, m=9)
+        data, flag = numbers(dtype, n), np.arange(n) % 3 == 1
+        before = np.full(stride * n, 7, dtype.numpy)
+        wanted = before.copy()
+        wanted[::stride] = np.where(_holding(name, n, flag), data, before[::stride])
+        result = compiled([data, flag, before], {"n": n, "m": 9}).arrays[2]
+        np.testing.assert_array_equal(result, wanted)
 
 
 @on_each_target
