@@ -33,10 +33,11 @@ from bessemer.compiler.codegen.kernels.cpu import PASSES as LLVM_PASSES
 from bessemer.compiler.codegen.kernels.share_numbers import share_numbers
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.fit_memory import fit_memory
-from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.dims import Size, number
 from bessemer.compiler.ir.expr import forget_interned
 from bessemer.compiler.ir.graph import Graph, Value
 from bessemer.compiler.ir.loops import Kernel
+from bessemer.compiler.ir.mapped_file import forget
 from bessemer.compiler.ir.program import MemoryPlan, Program, Steps, launches
 from bessemer.compiler.ir.text.text_graph import print_graph
 from bessemer.compiler.ir.text.text_loops import print_kernel
@@ -195,14 +196,19 @@ def _packed(program: Program, plan: MemoryPlan) -> tuple[Bytes, str]:
 
 
 def pack_weights(program: Program, plan: MemoryPlan) -> Bytes:
-    """The weights blob, aligned to 64 bytes: every constant in use at its offset, zeros between."""
+    """The weights blob, aligned to 64 bytes: every constant in use at its offset, zeros between.
+
+    What has been read of a mapped file is given back: weights are in memory once.
+    """
     blob = aligned_empty((plan.weights_size,), np.dtype(np.uint8))
     end = 0
     for value, offset in sorted(plan.weight_offsets.items(), key=lambda item: item[1]):
-        array = np.ascontiguousarray(program.weights[value])
+        weight, type = program.weights[value], value.type
         blob[end:offset] = 0
-        end = offset + array.nbytes
-        blob[offset:end] = array.reshape(-1).view(np.uint8)
+        end = offset + number(type.numel) * type.dtype.bytes
+        array = weight.array()
+        blob[offset:end].view(array.dtype).reshape(array.shape)[...] = array
+        forget(weight.source)
     blob[end:] = 0
     return blob
 

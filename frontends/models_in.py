@@ -28,15 +28,17 @@ def build_model(
     **hooks: Callable[[Any], None],
 ) -> Compilation:
     """Compiles without loading; `hooks` are those of `build`."""
-    return build(as_graph(model, dims, values), options, **hooks)
+    return build(as_graph(model, dims, values, mapped=True), options, **hooks)
 
 
 def as_graph(
     model: Model,
     dims: Mapping[str, int] | None = None,
     values: Mapping[str, Array] | None = None,
+    mapped: bool = False,
 ) -> Graph:
-    """The graph of a model in any form. Raises CompileError for what is not a model or a size."""
+    """The graph of a model in any form; `mapped` as in `read_onnx`. Raises CompileError for what is
+    not a model or a size."""
     dims = given_sizes(dims, "dims")
     if isinstance(model, Network) and not values:
         return model.with_dims(dims).graph
@@ -51,4 +53,4 @@ def as_graph(
             "A model is a path, bytes, an onnx.ModelProto or a network built in Python, not "
             f"{type(model).__name__}."
         )
-    return read_onnx(model, dims=dims, values=values or {})
+    return read_onnx(model, dims=dims, values=values or {}, mapped=mapped)

@@ -32,7 +32,7 @@ class ProgramRun:
     def __init__(self, program: Program, symbols: Mapping[str, int]) -> None:
         self.program = program
         self.symbols = dict(symbols)
-        self.memory: dict[Value, Array] = dict(program.weights)
+        self.memory = {value: weight.array() for value, weight in program.weights.items()}
 
     def run(self, inputs: Sequence[Array]) -> list[Array]:
         """The outputs."""

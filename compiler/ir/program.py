@@ -203,6 +203,18 @@ def _mapped(step: Step, change: Callable[[Launch], Launch]) -> Step:
 
 
 @dataclass(frozen=True, eq=False)
+class Weight:
+    """A constant in the weights blob: the elements of `source` in the order that `arrange` gives
+    them, which may be a view. It is laid out where it is wanted: copies would take memory."""
+
+    source: Array
+    arrange: Callable[[Array], Array] | None = None
+
+    def array(self) -> Array:
+        return self.source if self.arrange is None else self.arrange(self.source)
+
+
+@dataclass(frozen=True, eq=False)
 class Program:
     """A whole model, ready for memory planning and code generation.
 
@@ -222,7 +234,7 @@ class Program:
     output_names: tuple[str, ...]
     symbols: tuple[str, ...]
     input_symbols: int
-    weights: Mapping[Value, Array]
+    weights: Mapping[Value, Weight]
     steps: Steps
     capacities: Mapping[Value, Size] = field(default_factory=dict)
     derived: Mapping[str, Size] = field(default_factory=dict)

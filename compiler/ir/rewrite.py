@@ -156,19 +156,12 @@ class GraphRewriter:
         return named
 
     def finish(self) -> Graph:
-        """The new graph, without constants that nobody reads; the old one if nothing changed.
-
-        Constants that are views of other arrays are copied into memory of their own here.
-        """
+        """The new graph, without constants that nobody reads; the old one if nothing changed."""
         outputs = tuple(self.now(value) for value in self.graph.outputs)
         if not self.changed and outputs == self.graph.outputs:
             return self.graph
         read = {value for node in self.nodes for value in node.inputs} | set(outputs)
-        constants = {
-            value: array if array.flags.c_contiguous else array.copy(order="C")
-            for value, array in self.constants.items()
-            if value in read
-        }
+        constants = {v: array for v, array in self.constants.items() if v in read}
         return replace(self.graph, outputs=outputs, nodes=tuple(self.nodes), constants=constants)
 
 

@@ -37,7 +37,7 @@ def _flushed(array: Array, dtype: DType) -> Array:
     if smallest is None:
         return array
     limit = np.asarray(smallest).astype(array.dtype)
-    flat = array.reshape(-1)
+    flat = array.ravel("K")
     # Piece by piece: what is compared stays in the cache.
     pieces = (flat[start : start + PIECE] for start in range(0, flat.size, PIECE))
     if not any(_has_denormals(piece, limit) for piece in pieces):

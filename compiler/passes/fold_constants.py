@@ -5,7 +5,7 @@
 
 Pointwise arithmetic is done before broadcasting, whatever the (symbolic) shape. Nothing grows:
 a result that would take over 64 KiB more than its inputs stays a node, and quantized weights stay
-integers. Transposed and reshaped weights are views until the end, when each is copied once.
+integers. Transposed and reshaped weights are views; each is copied once, among the weights.
 """
 
 from __future__ import annotations

@@ -95,10 +95,10 @@ def _place_weights(
     offsets: dict[Value, int] = {}
     position = 0
     for value in used:
-        array = program.weights.get(value)
-        if array is not None:
+        if value in program.weights:
             offsets[value] = position
-            position += -(-array.nbytes // alignment) * alignment
+            size = dims.number(nbytes(program, value))
+            position += -(-size // alignment) * alignment
     return offsets, position
 
 

@@ -19,6 +19,7 @@ from bessemer.compiler.ir.program import (
     Program,
     Repeat,
     Step,
+    Weight,
 )
 from bessemer.compiler.ir.types import Array, TensorType, boolean, i64
 from bessemer.compiler.options import Tuning
@@ -78,7 +79,10 @@ def assembled(builder: ProgramBuilder, graph: Graph, derived: Mapping[str, Size]
         output_names=graph.output_names,
         symbols=(*graph.symbols, *builder.symbols),
         input_symbols=len(graph.symbols),
-        weights=builder.constants,
+        weights={
+            **{value: Weight(array) for value, array in builder.constants.items()},
+            **builder.lowering.arranged,
+        },
         steps=steps,
         capacities=builder.capacities,
         derived=derived,

@@ -8,7 +8,6 @@ link could be any file of the machine), large enough for what the tensor claims.
 from __future__ import annotations
 
 import hashlib
-import mmap
 import os
 import re
 import stat
@@ -19,6 +18,7 @@ import numpy as np
 import onnx
 
 from bessemer.compiler.errors import CompileError
+from bessemer.compiler.ir.mapped_file import MappedFile
 from bessemer.compiler.ir.types import Array
 
 KEYS = frozenset({"location", "offset", "length", "checksum", "basepath"})
@@ -29,7 +29,7 @@ class ExternalFiles:
     """The files of one model's folder that have been opened, each mapped once, read-only."""
 
     folder: Path | None
-    mapped: dict[str, mmap.mmap | bytes]
+    mapped: dict[str, MappedFile | bytes]
 
     def read(self, tensor: onnx.TensorProto, where: str, bytes_wanted: int) -> Array:
         """The tensor's bytes, as an array of uint8 over the mapped file; raises CompileError."""
@@ -51,7 +51,7 @@ class ExternalFiles:
             raise CompileError(f"{where}: {entries['location']!r} does not have its checksum")
         return np.frombuffer(data, dtype=np.uint8, count=length, offset=offset)
 
-    def _map(self, location: str, where: str) -> mmap.mmap | bytes:
+    def _map(self, location: str, where: str) -> MappedFile | bytes:
         if location not in self.mapped:
             if self.folder is None:
                 raise CompileError(
@@ -95,7 +95,7 @@ def _components(location: str, where: str) -> list[str]:
     return [part for part in parts if part not in ("", ".")]
 
 
-def _open(folder: Path, location: str, where: str) -> mmap.mmap | bytes:
+def _open(folder: Path, location: str, where: str) -> MappedFile | bytes:
     parts = _components(location, where)
     if not parts:
         raise CompileError(f"{where}: external data at {location!r}, which names no file")
@@ -118,7 +118,7 @@ def _open(folder: Path, location: str, where: str) -> mmap.mmap | bytes:
             os.close(descriptor)
 
 
-def _map_descriptor(descriptor: int, location: str, where: str) -> mmap.mmap | bytes:
+def _map_descriptor(descriptor: int, location: str, where: str) -> MappedFile | bytes:
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         raise CompileError(f"{where}: external data {location!r} is not a regular file")
@@ -129,4 +129,4 @@ def _map_descriptor(descriptor: int, location: str, where: str) -> mmap.mmap | b
         )
     if status.st_size == 0:
         return b""
-    return mmap.mmap(descriptor, status.st_size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)
+    return MappedFile(descriptor, status.st_size)

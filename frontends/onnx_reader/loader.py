@@ -11,6 +11,7 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from bessemer.compiler.errors import CompileError
+from bessemer.compiler.ir.mapped_file import MappedFile
 from bessemer.frontends.onnx_reader import limits
 from bessemer.frontends.onnx_reader.weights_apart import cut_weights
 
@@ -31,10 +32,11 @@ class LoadedModel:
     apart: tuple[tuple[onnx.TensorProto, memoryview], ...] = ()
 
 
-def load_model(source: Source, weights_apart: bool = False) -> LoadedModel:
+def load_model(source: Source, weights_apart: bool = False, mapped: bool = False) -> LoadedModel:
     """Parses a model; raises CompileError for a file that is missing, too large or not ONNX.
 
-    With `weights_apart` the bytes of large initializers are not in the proto, but beside it.
+    With `weights_apart` the bytes of large initializers are not in the proto, but beside it: in
+    memory, or `mapped` in the file, which must stay as it is as long as they are in use.
     """
     match source:
         case onnx.ModelProto():
@@ -43,12 +45,13 @@ def load_model(source: Source, weights_apart: bool = False) -> LoadedModel:
             loaded = _parse(source, None, "the model's bytes", weights_apart)
         case _:
             path = Path(source)
-            loaded = _parse(_read_file(path), path.resolve().parent, str(path), weights_apart)
+            content = _read_file(path, mapped)
+            loaded = _parse(content, path.resolve().parent, str(path), weights_apart)
     _check_model(loaded)
     return loaded
 
 
-def _read_file(path: Path) -> bytes:
+def _read_file(path: Path, mapped: bool) -> bytes | MappedFile:
     if "\0" in str(path):
         raise CompileError(f"{str(path)!r} is not a file name: it contains a NUL character")
     try:
@@ -66,21 +69,27 @@ def _read_file(path: Path) -> bytes:
                 f"{path}: {status.st_size} bytes are more than a protobuf file can hold (2 GiB);"
                 " keep the weights in external data"
             )
+        if mapped and status.st_size:
+            return MappedFile(file.fileno(), status.st_size)
         return file.read()
 
 
-def _parse(data: bytes, folder: Path | None, label: str, weights_apart: bool) -> LoadedModel:
+def _parse(
+    data: bytes | MappedFile, folder: Path | None, label: str, weights_apart: bool
+) -> LoadedModel:
     if not data:
         raise CompileError(f"{label}: empty, so not an ONNX model")
-    if data.startswith(b"\x7fELF"):
+    if data[:4] == b"\x7fELF":
         raise CompileError(f"{label}: machine code, not an ONNX model; give the file it came from")
     if len(data) > limits.FILE_BYTES:
         raise CompileError(f"{label}: over 2 GiB; keep the weights in external data")
     weights: dict[int, memoryview] = {}
     if weights_apart:
-        data, weights = cut_weights(data)
+        rest, weights = cut_weights(data)
+    else:
+        rest = data[:]
     try:
-        proto: onnx.ModelProto = onnx.ModelProto.FromString(data)
+        proto: onnx.ModelProto = onnx.ModelProto.FromString(rest)
     except DecodeError as error:
         raise CompileError(
             f"{label}: not an ONNX model, or a damaged one ({error}); export or download it again"

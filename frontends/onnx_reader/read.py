@@ -47,15 +47,17 @@ def read_onnx(
     *,
     dims: Mapping[str, int] | None = None,
     values: Mapping[str, Array] | None = None,
+    mapped: bool = False,
 ) -> Graph:
     """Reads a model: a path, its bytes, or a ModelProto (which is not changed).
 
     `dims` fixes symbolic dimensions, by their name in the file or ours (`input_dim0` where they
-    have none). `values` makes constants of inputs, which then are not inputs any more. Raises
+    have none). `values` makes constants of inputs, which then are not inputs any more. With
+    `mapped` the graph's weights may stay in the file, which nobody may change then. Raises
     CompileError for a model that is damaged or wrong, and UnsupportedError, listing everything at
     once, for one that Bessemer cannot compile.
     """
-    loaded = load_model(source, weights_apart=True)
+    loaded = load_model(source, weights_apart=True, mapped=mapped)
     families.check_registered()
     check_graph(loaded.proto.graph, loaded.label)
     _warn_of_newer_versions(loaded)

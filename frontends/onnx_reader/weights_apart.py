@@ -1,4 +1,4 @@
-"""Weights stay where the file was read: protobuf would copy every one of them, and then again.
+"""Weights stay where the file was read or mapped: protobuf would copy every one of them, twice.
 
 A model is a tree of messages, and a message a row of fields: number and kind, length, content. The
 `raw_data` of the graph's large initializers is cut out before protobuf gets the rest, which is
@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+
+from bessemer.compiler.ir.mapped_file import MappedFile
 
 LARGE = 1 << 14
 """Bytes from which on a tensor is worth the trouble."""
@@ -35,7 +37,7 @@ class _UnusualError(Exception):
     """Not what protobuf's writers make."""
 
 
-def cut_weights(model: bytes) -> tuple[bytes, dict[int, memoryview]]:
+def cut_weights(model: bytes | MappedFile) -> tuple[bytes, dict[int, memoryview]]:
     """The model without the bytes of its large initializers; and these, by the initializer's place
     in the graph, as views of `model`."""
     try:
@@ -43,7 +45,7 @@ def cut_weights(model: bytes) -> tuple[bytes, dict[int, memoryview]]:
         (graph,) = (f for f in fields if f.number == _GRAPH and f.kind == _MESSAGE)
         cuts = list(_cuts(model, graph))
     except (_UnusualError, ValueError):
-        return model, {}
+        return model[:], {}
     view = memoryview(model)
     content: list[bytes | memoryview] = []
     done = graph.inner
@@ -58,7 +60,7 @@ def cut_weights(model: bytes) -> tuple[bytes, dict[int, memoryview]]:
     return rest, {place: view[raw.inner : raw.end] for place, _, raw in cuts}
 
 
-def _cuts(model: bytes, graph: _Field) -> Iterator[tuple[int, _Field, _Field]]:
+def _cuts(model: bytes | MappedFile, graph: _Field) -> Iterator[tuple[int, _Field, _Field]]:
     """The large initializers: place, the tensor, its `raw_data`."""
     fields = _fields(model, graph.inner, graph.end)
     tensors = (f for f in fields if f.number == _INITIALIZER and f.kind == _MESSAGE)
@@ -72,7 +74,7 @@ def _cuts(model: bytes, graph: _Field) -> Iterator[tuple[int, _Field, _Field]]:
             yield place, tensor, raw[0]
 
 
-def _fields(data: bytes, start: int, end: int) -> Iterator[_Field]:
+def _fields(data: bytes | MappedFile, start: int, end: int) -> Iterator[_Field]:
     """The fields of the message that lies from `start` to `end`."""
     at = start
     while at < end:
@@ -95,7 +97,7 @@ def _fields(data: bytes, start: int, end: int) -> Iterator[_Field]:
         at = after
 
 
-def _varint(data: bytes, at: int, end: int) -> tuple[int, int]:
+def _varint(data: bytes | MappedFile, at: int, end: int) -> tuple[int, int]:
     """A number in groups of seven bits, the lowest first; and where it ends."""
     value = 0
     for shift in range(0, 64, 7):

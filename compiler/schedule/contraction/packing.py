@@ -34,16 +34,18 @@ def packed_shape(
 
 
 def pack(b: Array, width: int, group: int = 1, run: int | None = None) -> Array:
-    """Packs [..., depth, columns]; leading axes are the matrices, in order."""
+    """Packs [..., depth, columns]; leading axes are the matrices, in order. The result may be a
+    view: it is copied once, to where it is wanted."""
     depth, columns = b.shape[-2:]
     matrices = b.reshape(-1, depth, columns)
     panels, run = -(-columns // width), run or depth
     steps = -(-run // group)
     runs = depth // run
-    padded = np.zeros((len(matrices), runs, steps * group, panels * width), b.dtype)
-    padded[:, :, :run, :columns] = matrices.reshape(-1, runs, run, columns)
-    cut = padded.reshape(len(matrices), runs * steps, group, panels, width)
-    packed = np.ascontiguousarray(cut.transpose(0, 3, 1, 4, 2))
+    padded = matrices.reshape(-1, runs, run, columns)
+    if run % group or columns % width:
+        padded = np.zeros((len(matrices), runs, steps * group, panels * width), b.dtype)
+        padded[:, :, :run, :columns] = matrices.reshape(-1, runs, run, columns)
+    packed = padded.reshape(-1, runs * steps, group, panels, width).transpose(0, 3, 1, 4, 2)
     return packed if group > 1 else packed[..., 0]
 
 

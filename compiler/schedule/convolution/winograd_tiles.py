@@ -29,6 +29,7 @@ from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_packing import (
     SPLIT,
     Runs,
     pack,
+    packed_shape,
     split_parts,
 )
 from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_plan import (
@@ -88,8 +89,16 @@ def pack_points(u: Array) -> Array:
     """Transformed weights [points, channels, columns] as the products read them."""
     points, channels, columns = u.shape
     panels = u.reshape(points, channels, columns // PANEL, PANEL).transpose(2, 0, 1, 3)
-    runs = Runs(channels // _CHANNELS, _CHANNELS, _CHANNELS)
-    return pack(panels.reshape(-1, channels, PANEL), SPLIT, runs, PANEL)
+    return pack(panels.reshape(-1, channels, PANEL), SPLIT, _runs(channels), PANEL)
+
+
+def points_shape(points: int, channels: int, columns: int) -> tuple[Size, ...]:
+    """The shape of `pack_points` of such weights."""
+    return packed_shape(SPLIT, _runs(channels), points * (columns // PANEL), PANEL, PANEL)
+
+
+def _runs(channels: int) -> Runs:
+    return Runs(channels // _CHANNELS, _CHANNELS, _CHANNELS)
 
 
 def is_faster(points: int, tiles: int, channels: int, columns: int, target: Target) -> bool:

@@ -25,6 +25,7 @@ from bessemer.compiler.ir.loops import Contract, Store
 from bessemer.compiler.ir.operands import Products, Tile
 from bessemer.compiler.ir.ravel import unravel
 from bessemer.compiler.ir.types import (
+    Array,
     DType,
     TensorType,
     bf16,
@@ -34,7 +35,6 @@ from bessemer.compiler.ir.types import (
     i8,
     i16,
     i32,
-    type_of,
     u8,
 )
 from bessemer.compiler.ops.conv import is_depthwise
@@ -46,6 +46,7 @@ from bessemer.compiler.schedule.device.contraction_operands import (
     pack_deep,
 )
 from bessemer.compiler.schedule.device.contraction_parts import (
+    PARTS,
     in_parts,
     split_constant,
     split_value,
@@ -242,14 +243,17 @@ class _Job:
         groups = dims.product(axis.extent for axis in form.right.batch)
         assert isinstance(groups, int)
         in_parts = form.right.parts != 0
-        key = ("depth innermost", right, groups, self.anchor.operator.name, in_parts)
-        found = self.lowering.packed.get(key)
-        if found is None:
-            array = pack_deep(self.lowering.constants[right], groups, self.anchor.operator.name)
-            array = split_constant(array) if in_parts else array
-            found = self.lowering.packed[key] = Value(type_of(array), right.name)
-            self.lowering.add_constant(found, array)
-        return found
+        name, size = self.anchor.operator.name, right.type.numel
+        made = (
+            TensorType(bf16, (PARTS * size,)) if in_parts else TensorType(right.type.dtype, (size,))
+        )
+
+        def arrange(array: Array) -> Array:
+            packed = pack_deep(array, groups, name)
+            return split_constant(packed) if in_parts else packed
+
+        key = "depth innermost", groups, name, in_parts
+        return self.lowering.arrange(right, key, made, arrange)
 
     def _draft(self, form: Form, products: Products) -> Contract:
         """The statement, without a tile, for the whole depth."""

@@ -127,7 +127,7 @@ class Operands:
         if array is not None:
             width = [(0, 0)] * array.ndim
             width[axis] = (0, wide - channels)
-            self.lowering.add_constant(made, np.pad(array, width))
+            self.lowering.constants[made] = np.pad(array, width)
         else:
             fusion = Fusion({}, {})
             buffer = flat(fusion.buffer(memory.source))

@@ -16,7 +16,7 @@ from bessemer.compiler.ir.expr import Buffer, Expression, Index, Load
 from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.loops import Store
 from bessemer.compiler.ir.program import Launch
-from bessemer.compiler.ir.types import TensorType, type_of
+from bessemer.compiler.ir.types import TensorType
 from bessemer.compiler.ops.conv import is_depthwise
 from bessemer.compiler.schedule.contraction.contraction import (
     Contraction,
@@ -268,17 +268,18 @@ def _packed_constant(
     job: TileJob, panel: int, contraction: Contraction, lowering: Lowering
 ) -> Value:
     """The packed weight as a constant of the program; made once for each weight."""
-    matrices = job.right_matrices(lowering.constants[job.right])
-    group, depth = contraction.group, matrices.shape[-2]
+    matrices, columns = dims.number(job.matrices), dims.number(contraction.columns)
+    group, depth = contraction.group, dims.number(job.right.type.numel) // (matrices * columns)
     run = contraction.run if isinstance(contraction.run, int) else depth
     run = depth if run % group == 0 else run
-    key = (job.right, panel, *job.key, group, run)
-    found = lowering.packed.get(key)
-    if found is None:
-        array = pack(matrices, panel, group, run)
-        found = lowering.packed[key] = Value(type_of(array), job.right.name)
-        lowering.add_constant(found, array)
-    return found
+    steps = depth // run * -(-run // group)
+    shape = packed_shape(matrices, steps, columns, panel, group)
+    return lowering.arrange(
+        job.right,
+        (panel, *job.key, group, run),
+        TensorType(job.right.type.dtype, shape),
+        lambda array: pack(job.right_matrices(array), panel, group, run),
+    )
 
 
 def _right_element(

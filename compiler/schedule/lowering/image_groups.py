@@ -12,7 +12,7 @@ from bessemer.compiler.ir.expr import Buffer, Expression, Index, Load
 from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.loops import Store
 from bessemer.compiler.ir.program import Launch
-from bessemer.compiler.ir.types import TensorType, bf16, f32, type_of
+from bessemer.compiler.ir.types import Array, TensorType, bf16, f32
 from bessemer.compiler.schedule.contraction.packing import pack, packed_shape
 from bessemer.compiler.schedule.convolution import winograd_tiles
 from bessemer.compiler.schedule.convolution.depthwise import lower_depthwise
@@ -330,18 +330,19 @@ def _is_on_tiles(anchor: Node, work: Winograd, lowering: Lowering) -> bool:
 
 def _transformed(w: Value, work: Winograd, panel: int, lowering: Lowering) -> Value:
     """The transformed and packed weight; made once."""
-    key = (w, panel, "winograd", work.on_tiles)
-    found = lowering.packed.get(key)
-    if found is None:
-        array = lowering.constants[w]
-        array = transform_weights(array[None] if array.ndim == 3 else array)
-        if work.on_tiles:
-            array = winograd_tiles.pack_points(array)
-        else:
-            array = pack(array, panel, 1 if work.dtype is f32 else 2)
-        found = lowering.packed[key] = Value(type_of(array), w.name)
-        lowering.add_constant(found, array)
-    return found
+    sizes = work.points, work.depth, work.columns
+    group = 1 if work.dtype is f32 else 2
+    if work.on_tiles:
+        type = TensorType(bf16, winograd_tiles.points_shape(*sizes))
+    else:
+        steps = dims.ceildiv(work.depth, group)
+        type = TensorType(w.type.dtype, packed_shape(sizes[0], steps, sizes[2], panel, group))
+
+    def arrange(array: Array) -> Array:
+        points = transform_weights(array[None] if array.ndim == 3 else array)
+        return winograd_tiles.pack_points(points) if work.on_tiles else pack(points, panel, group)
+
+    return lowering.arrange(w, (panel, "winograd", work.on_tiles), type, arrange)
 
 
 def _launches(image: ImageGroup, stages: Stages) -> list[Launch]:

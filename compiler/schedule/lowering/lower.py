@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from bessemer.compiler.errors import InternalError
@@ -13,7 +13,7 @@ from bessemer.compiler.ir.dims import Size, Symbol
 from bessemer.compiler.ir.expr import Buffer, Expression, Index, Load
 from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.loops import Block, Kernel
-from bessemer.compiler.ir.program import Launch
+from bessemer.compiler.ir.program import Launch, Weight
 from bessemer.compiler.ir.types import Array, DType, TensorType
 from bessemer.compiler.ir.walk_loops import structure
 from bessemer.compiler.schedule.dependence import all_nodes
@@ -34,7 +34,7 @@ from bessemer.compiler.targets.machine import Target
 class Lowering:
     """What all groups of a program share: the machine, the weights, and the kernels so far.
 
-    `packed` are constants of the program made from weights (packed, transformed), `packs` right
+    `arranged` are constants of the program made from weights (packed, transformed), `packs` right
     operands packed at run time, and `parts` values split into bfloat16 parts for a matrix unit,
     both in the graph or region at hand. `splits` are the launches that split them, which
     write_parts.py may move into the kernels before. `pieces` are, by value, what element-by-element
@@ -46,12 +46,13 @@ class Lowering:
     vectorize: bool = True
     precision: str = "float32"
     choices: Choices = field(default_factory=Choices)
-    packed: dict[tuple[object, ...], Value] = field(default_factory=dict)
+    arranged: dict[Value, Weight] = field(default_factory=dict)
     parts: dict[tuple[Value, int], Value] = field(default_factory=dict)
     packs: dict[tuple[object, ...], Value] = field(default_factory=dict)
     splits: list[Split] = field(default_factory=list)
     pieces: dict[Value, Piece] = field(default_factory=dict)
     destinations: dict[Value, Destination] = field(default_factory=dict)
+    _packed: dict[tuple[object, ...], Value] = field(default_factory=dict)
     _kernels: dict[tuple[object, ...], Kernel] = field(default_factory=dict)
     _names: set[str] = field(default_factory=set)
 
@@ -111,9 +112,20 @@ class Lowering:
         """Where the kernel of a group writes; `tail` are the views that the group ends with."""
         return self.destinations.get(root, Destination(root, tail=tail))
 
-    def add_constant(self, value: Value, array: Array) -> None:
-        """A weight that lowering made (a packed one)."""
-        self.constants[value] = array
+    def arrange(
+        self,
+        source: Value,
+        key: tuple[object, ...],
+        type: TensorType,
+        arrange: Callable[[Array], Array],
+    ) -> Value:
+        """A weight as kernels read it (packed, transformed), as a constant of the program; made
+        once for each key. `type` is that of what `arrange` gives."""
+        found = self._packed.get((source, *key))
+        if found is None:
+            found = self._packed[source, *key] = Value(type, source.name)
+            self.arranged[found] = Weight(self.constants[source], arrange)
+        return found
 
     def _unique(self, stem: str) -> str:
         name, count = stem, 1

@@ -15,7 +15,7 @@ from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import Buffer, Expression, Reduce
 from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.program import Launch
-from bessemer.compiler.ir.types import Array, TensorType, bf16, f32, type_of
+from bessemer.compiler.ir.types import Array, TensorType, bf16, f32
 from bessemer.compiler.schedule.contraction.contraction import Contraction, Epilogue
 from bessemer.compiler.schedule.dependence import all_nodes
 from bessemer.compiler.schedule.grouping.destinations import Destination
@@ -133,17 +133,16 @@ def _packed(
 ) -> Value | None:
     """The packed right operand; its launch, if there is one, is added. None if that cannot be."""
     form, runs, columns = tiling.form, tiling.runs, job.draft.columns
-    if job.right in lowering.constants:
-        key = (job.right, form, runs, layout.channels, tiling.panel, *job.key)
-        found = lowering.packed.get(key)
-        if found is None:
-            matrices = layout.arrange(job.right_matrices(lowering.constants[job.right]))
-            array = pack(matrices, form, runs, tiling.panel)
-            found = lowering.packed[key] = Value(type_of(array), job.right.name)
-            lowering.add_constant(found, array)
-        return found
     shape = packed_shape(form, runs, job.matrices, columns, tiling.panel)
-    packed = Value(TensorType(form.right, shape))
+    type = TensorType(form.right, shape)
+    if job.right in lowering.constants:
+        return lowering.arrange(
+            job.right,
+            (form, runs, layout.channels, tiling.panel, *job.key),
+            type,
+            lambda a: pack(layout.arrange(job.right_matrices(a)), form, runs, tiling.panel),
+        )
+    packed = Value(type)
     inputs = Fusion({node.output: node for node in job.pack_nodes}, lowering.constants)
     out = Buffer("out0", form.right, shape)
 

@@ -14,13 +14,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from bessemer.compiler.ir.build_loops import KernelBuilder
-from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.dims import Size, number
 from bessemer.compiler.ir.dims import product as product_of
 from bessemer.compiler.ir.expr import Buffer
 from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.loops import TEAM
 from bessemer.compiler.ir.program import Launch
-from bessemer.compiler.ir.types import Array, TensorType, bf16, f32, type_of
+from bessemer.compiler.ir.types import Array, TensorType, bf16, f32, i32
 from bessemer.compiler.ops.recurrence import (
     byte_lstm,
     gru,
@@ -80,26 +80,30 @@ def lower_recurrence(node: Node, lowering: Lowering) -> Launch | None:
     if node.inputs.count(node.inputs[1]) == 1:
         del inputs[node.inputs[1]]
     if cell.scales is not None:
-        totals = _constant("totals", node.inputs[1], recurrent.sum(0, np.int32), lowering)
+        type = TensorType(i32, node.inputs[1].type.shape[1:])
+        totals = lowering.arrange(node.inputs[1], ("totals",), type, lambda w: w.sum(0, np.int32))
         layout = replace(layout, totals=inputs.setdefault(totals, _buffer("totals", totals.type)))
     packed: list[Buffer] = []
     for product in cell.products:
         form = (layout.width, layout.blocked, layout.group)
         key = ("recurrence", product.first, product.gates, form)
-        array = pack(_rows(recurrent, product), product.gates, *form)
-        value = _constant(key, node.inputs[1], array, lowering)
+        value = lowering.arrange(node.inputs[1], key, *_packed(product, form, node.inputs[1].type))
         packed.append(inputs.setdefault(value, _buffer(f"weights{len(packed)}", value.type)))
     write_recurrence(builder, cell, replace(layout, packed=tuple(packed)))
     return _launch(node, lowering, builder, inputs, outputs, cell, shape, layout)
 
 
-def _rows(recurrent: Array, product: Product) -> Array:
-    """The rows that a product reads."""
-    if product.factor is None:
-        return recurrent
-    count = product_of(product.depth(0))
-    assert isinstance(count, int)
-    return recurrent[product.first : product.first + count]
+def _packed(
+    product: Product, form: tuple[int, bool, int], recurrent: TensorType
+) -> tuple[TensorType, Callable[[Array], Array]]:
+    """The type of the packed rows that a product reads, and what packs them."""
+    rows = slice(None)
+    count = recurrent.static_shape[0]
+    if product.factor is not None:
+        count = number(product_of(product.depth(0)))
+        rows = slice(product.first, product.first + count)
+    shape = packed_shape(count, len(product.gates), *form)
+    return TensorType(recurrent.dtype, shape), lambda w: pack(w[rows], product.gates, *form)
 
 
 def _packing(builder: KernelBuilder, cell: Cell, layout: Layout) -> Layout:
@@ -258,20 +262,21 @@ def _operations(cell: Cell, shape: _Shape, layout: Layout) -> Size:
     return cell.inputs.shape[0] * rows * (2 * shape.elements // shape.group)
 
 
-def _constant(key: object, source: Value, array: Array, lowering: Lowering) -> Value:
-    """What was made of a weight, as a constant of the program; made once for each weight."""
-    found = lowering.packed.get((key, source))
-    if found is None:
-        found = lowering.packed[key, source] = Value(type_of(array), source.name)
-        lowering.add_constant(found, array)
-    return found
+def packed_shape(
+    hidden: int, gates: int, width: int, blocked: bool = False, group: int = 1
+) -> tuple[int, ...]:
+    """The shape of what `pack` gives."""
+    panels = -(-hidden // width)
+    if group > 1:
+        return panels, -(-hidden // group), gates, width, group
+    return (panels, gates, hidden, width) if blocked else (panels, hidden, gates, width)
 
 
 def pack(
     recurrent: Array, gates: tuple[int, ...], width: int, blocked: bool = False, group: int = 1
 ) -> Array:
     """[H, all gates * H] -> [panels, H, gates, width] or, `blocked`, [panels, gates, H, width]; in
-    groups [panels, H / group, gates, width, group]. 0 beyond the last column and row."""
+    groups [panels, H / group, gates, width, group]. 0 beyond the last column and row. A view."""
     hidden = recurrent.shape[0]
     panels, groups = -(-hidden // width), -(-hidden // group)
     columns = recurrent.reshape(hidden, -1, hidden)[:, gates, :]
@@ -280,9 +285,9 @@ def pack(
     if group == 1:
         order = (2, 1, 0, 3) if blocked else (2, 0, 1, 3)
         split = padded.reshape(hidden, len(gates), panels, width)
-        return np.ascontiguousarray(split.transpose(order))
+        return split.transpose(order)
     grouped = padded.reshape(groups, group, len(gates), panels, width)
-    return np.ascontiguousarray(grouped.transpose(3, 0, 2, 4, 1))
+    return grouped.transpose(3, 0, 2, 4, 1)
 
 
 def _buffer(name: str, type: TensorType) -> Buffer:

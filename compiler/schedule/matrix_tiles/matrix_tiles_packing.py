@@ -151,7 +151,7 @@ def packed_shape(
 
 
 def pack(b: Array, form: TileForm, runs: Runs, panel: int) -> Array:
-    """Packs [..., depth, columns]; leading axes are the matrices, in order."""
+    """Packs [..., depth, columns]; leading axes are the matrices, in order. Gives a view."""
     columns = b.shape[-1]
     matrices = b.reshape(-1, runs.count, runs.length, columns)
     panels = -(-columns // panel)
@@ -168,7 +168,7 @@ def pack(b: Array, form: TileForm, runs: Runs, panel: int) -> Array:
     tiles = padded.reshape(
         *shape, form.depth // form.group, form.group, panels, panel // COLUMNS, COLUMNS
     )
-    return np.ascontiguousarray(tiles.transpose(1, 5, 2, 0, 6, 3, 7, 4))
+    return tiles.transpose(1, 5, 2, 0, 6, 3, 7, 4)
 
 
 def pack_body(
