@@ -162,6 +162,22 @@ def test_a_few_rows_read_keys_and_values_where_they_lie(heads: int) -> None:
     _assert_close(_run(compiled, arrays), _reference(shape, arrays, lambda s: s * 0.25))
 
 
+@pytest.mark.parametrize("group", [1, 2])
+@pytest.mark.parametrize(
+    ("rows", "keys", "is_packed"), [(9, 96, False), (9, 90, True), (90, 96, True)]
+)
+def test_keys_of_one_block_of_rows_are_packed_panel_by_panel(
+    group: int, rows: int, keys: int, is_packed: bool
+) -> None:
+    shape = Shape(rows=rows, keys=keys, depth=24, group=group)
+    compiled = build(_attention(shape, _scaled, False), Options(target="x86_64-avx512"))
+    count = sum(name.startswith("pack") for name in _kernels(compiled))
+    assert count == 1 + is_packed  # the values
+    arrays = _arrays(shape)
+    got = _run(build(_attention(shape, _scaled, False), Options()), arrays, threads=2)
+    _assert_close(got, _reference(shape, arrays, lambda x: 0.25 * x))
+
+
 @pytest.mark.parametrize("group", [1, 3], ids=["own values", "shared values"])
 def test_values_of_a_head_after_the_other_are_not_packed(group: int) -> None:
     heads, columns = 3, 64

@@ -48,7 +48,13 @@ from bessemer.compiler.schedule.grouping.fuse import (
 from bessemer.compiler.schedule.grouping.groups import Group, Grouping
 from bessemer.compiler.schedule.lowering.attention_blocks import MOST_TILES, rows_of_a_block
 from bessemer.compiler.schedule.lowering.attention_in_place import InPlace, most_rows_in_place
-from bessemer.compiler.schedule.lowering.attention_packing import Packed, pack_right, panel_width
+from bessemer.compiler.schedule.lowering.attention_packing import (
+    Packed,
+    PackedByPanels,
+    pack_right,
+    packed_by_panels,
+    panel_width,
+)
 from bessemer.compiler.schedule.lowering.attention_query import Query, query_of
 from bessemer.compiler.schedule.lowering.attention_tiles import (
     HEIGHT,
@@ -82,7 +88,9 @@ def lower_attention_group(group: Group, grouping: Grouping, lowering: Lowering) 
     views = grouping.views(attention.scores.inputs[0])
     query = query_of(attention, views, Fusion({}, lowering.constants))
     on_tiles = is_on_tiles(attention, query, lowering.target)
-    keys = pack_right(attention.scores, packs.get(attention.scores), lowering, few, on_tiles)
+    keys = _by_panels(attention, before[0], few, on_tiles, lowering) or pack_right(
+        attention.scores, packs.get(attention.scores), lowering, few, on_tiles
+    )
     width = panel_width(attention.product, lowering.target)
     values = values_in_memory(attention, before[1], width) or pack_right(
         attention.product, packs.get(attention.product), lowering, few, on_tiles
@@ -90,6 +98,25 @@ def lower_attention_group(group: Group, grouping: Grouping, lowering: Lowering) 
     kernel = _Kernel(group, keys, values, few, on_tiles, nodes, views, lowering)
     packing = [one.launch for one in (keys, values) if isinstance(one, Packed)]
     return [*packing, kernel.launch()]
+
+
+def _by_panels(
+    attention: Attention, nodes: Sequence[Node], few: int, on_tiles: bool, lowering: Lowering
+) -> PackedByPanels | None:
+    """The keys, if the kernel packs them itself."""
+    if few or on_tiles or not lowering.vectorize:
+        return None
+    block = _rows_of_a_block(attention, registers_tile(2, lowering.target.vector_registers))
+    return packed_by_panels(attention, nodes, block, lowering.target)
+
+
+def _rows_of_a_block(attention: Attention, height: int) -> int:
+    """The rows of a block whose tiles have so many at most."""
+    weights = attention.product.inputs[0].type
+    kept = {attention.product.output.type.dtype, weights.dtype}
+    score_bytes = sum(dtype.bytes for dtype in kept)
+    *_, rows, keys = weights.shape
+    return rows_of_a_block(rows, keys, score_bytes, height)
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +128,7 @@ class _Kernel:
     """
 
     group: Group
-    keys: Packed
+    keys: Packed | PackedByPanels
     values: Packed | InMemory
     few: int
     on_tiles: bool
@@ -172,9 +199,7 @@ class _Kernel:
     @cached_property
     def block(self) -> int:
         """Rows in a block."""
-        kept = {self.dtype, self.weights_type}
-        score_bytes = sum(dtype.bytes for dtype in kept)
-        return rows_of_a_block(self.rows, self.key_count, score_bytes, self.height)
+        return _rows_of_a_block(self.attention, self.height)
 
     @cached_property
     def blocks(self) -> Size:
@@ -285,20 +310,30 @@ class _Kernel:
             return (Store(self.scores, (at,), _filled(element, value, here)),)
 
         base = dims.total(i * s for i, s in zip((*leading, first), query.strides))
-        self._product(
-            Contraction(
+        a_base = self._local(query.base + base)
+        keys = self.keys
+
+        def product(columns: Size, b: Buffer, matrix: Size, begin: Size) -> Contraction:
+            return Contraction(
                 scores.type.dtype,
                 query.buffer,
-                self._local(query.base + base),
+                a_base,
                 (RowAxis(count, query.strides[-2]),),
                 (DepthAxis(query.depth, query.strides[-1]),),
-                self.key_count,
-                flat(self.fusion.buffer(self.keys.value)),
-                epilogue,
-                b_matrix=self._local(self.keys.matrix(leading)),
-            ),
-            self.keys,
-        )
+                columns,
+                b,
+                lambda rows, column, value: epilogue(rows, begin + column, value),
+                b_matrix=matrix,
+            )
+
+        if isinstance(keys, Packed):
+            b, matrix = flat(self.fusion.buffer(keys.value)), self._local(keys.matrix(leading))
+            self._product(product(self.key_count, b, matrix, 0), keys)
+            return
+        assert isinstance(self.key_count, int)
+        with self.builder.loop(self.key_count // keys.panel) as number:
+            b = keys.write(self.builder, self.direct, leading, number, self.target.lanes)
+            self._product(product(keys.panel, b, 0, number * keys.panel), keys)
 
     def _weights(self, here: Mapping[Atom, Size], base: Size, inverse: Buffer, row: Size) -> bool:
         """One row's weights; whether they still are to be multiplied by `inverse`."""
@@ -359,7 +394,7 @@ class _Kernel:
             self.values,
         )
 
-    def _product(self, contraction: Contraction, right: Packed | InMemory) -> None:
+    def _product(self, contraction: Contraction, right: Packed | PackedByPanels | InMemory) -> None:
         if self.on_tiles:
             is_first = right is self.keys
             write_product(self.builder, contraction, is_first, self.target)

@@ -6,9 +6,11 @@ second one. Every head's is one matrix (packing.py); heads that share keys have 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bessemer.compiler.ir import dims
+from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Size, atom
 from bessemer.compiler.ir.expr import Buffer, Expression, Index, less
 from bessemer.compiler.ir.graph import Node, Value
@@ -24,14 +26,16 @@ from bessemer.compiler.schedule.contraction.contraction import (
 )
 from bessemer.compiler.schedule.contraction.packing import packed_element, packed_shape
 from bessemer.compiler.schedule.contraction.tiles import plan
-from bessemer.compiler.schedule.grouping.few_rows import unless_few
+from bessemer.compiler.schedule.grouping.attention import Attention
+from bessemer.compiler.schedule.grouping.few_rows import is_computed, unless_few
 from bessemer.compiler.schedule.grouping.fuse import Fusion, index_symbols
 from bessemer.compiler.schedule.grouping.groups import Group
 from bessemer.compiler.schedule.lowering.attention_tiles import whole_steps
 from bessemer.compiler.schedule.lowering.lower import Lowering, flat_buffers, in_order
 from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_plan import panel_of
 from bessemer.compiler.schedule.nests.merge_axes import Piece
-from bessemer.compiler.schedule.nests.nests import flat, flatten_loads
+from bessemer.compiler.schedule.nests.nests import Lanes, flat, flatten_loads, write_nest
+from bessemer.compiler.schedule.nests.transpose import write_transpose
 from bessemer.compiler.targets.machine import Target
 
 
@@ -98,6 +102,62 @@ def pack_right(
         name="pack",
     )
     return Packed(packed, right.type.shape, panel, launch)
+
+
+@dataclass(frozen=True, eq=False)
+class PackedByPanels:
+    """The right side of a product whose panels are packed one by one, each just before the product
+    with it: it is then still in the first-level cache."""
+
+    node: Node
+    panel: int
+    group: int
+    depth_steps: Size
+    depth: Size
+
+    def write(
+        self, builder: KernelBuilder, fusion: Fusion, leading: Index, number: Size, lanes: Lanes
+    ) -> Buffer:
+        """Adds the packing of a panel to a kernel; gives where it lies. `fusion` reads the right
+        side, whose batch indices are the last ones of `leading`."""
+        right = self.node.inputs[1]
+        steps = packed_shape(1, self.depth_steps, self.panel, self.panel, self.group)[2:]
+        shape = tuple(dims.number(size) for size in steps)
+        memory = builder.allocate(right.type.dtype, shape)
+
+        def element(_: Size, k: Size, column: Size) -> Expression:
+            index = (*leading[len(leading) - right.type.rank + 2 :], k, column)
+            sizes = right.type.shape
+            return fusion.element(
+                right, tuple(0 if n == 1 else i for i, n in zip(index, sizes, strict=True))
+            )
+
+        symbols = index_symbols(shape, "packed")
+        index = tuple(atom(symbol) for symbol in symbols)
+        columns = right.type.shape[-1]
+        value = packed_element(element, (0, number, *index), columns, self.group, self.depth)
+        piece = Piece(flat(memory), memory.offset(index), flatten_loads(value), symbols)
+        if not write_transpose(builder, piece, lanes):
+            write_nest(builder, piece, lanes)
+        return flat(memory)
+
+
+def packed_by_panels(
+    attention: Attention, nodes: Sequence[Node], rows_of_a_block: int, target: Target
+) -> PackedByPanels | None:
+    """The keys, if only one block of rows multiplies those of a head, and all panels are whole."""
+    node = attention.scores
+    right = node.inputs[1].type
+    *batch, rows, keys = attention.product.inputs[0].type.shape
+    depth = right.shape[-2]
+    draft = _draft(node, depth, target)
+    panel = plan(draft, target).panel
+    is_alone = rows == rows_of_a_block and dims.product(batch) == dims.product(right.shape[:-2])
+    if not isinstance(keys, int) or not isinstance(depth, int) or keys % panel:
+        return None
+    if not is_alone or is_computed(nodes):
+        return None
+    return PackedByPanels(node, panel, draft.group, draft.depth_steps, depth)
 
 
 def panel_width(node: Node, target: Target) -> int:

@@ -66,6 +66,11 @@ class _Transpose:
     together: int
     beside: int
 
+    @property
+    def height(self) -> int:
+        """Of a band, along the stores."""
+        return self.rows * self.beside
+
 
 def lower_transpose(piece: Piece, lanes: Lanes) -> Nest | None:
     """The loops, or None where a plain nest does as well. The piece's loads must be flat."""
@@ -73,18 +78,35 @@ def lower_transpose(piece: Piece, lanes: Lanes) -> Nest | None:
     if work is None:
         return None
     builder = KernelBuilder()
-    height = work.rows * work.beside
-    blocks = dims.ceildiv(_extent(work.stores), height)
+    blocks = dims.ceildiv(_extent(work.stores), work.height)
     outer = dims.product(map(_extent, work.others))
     shares = _shares(work, outer * blocks)
     with builder.loop(outer * blocks * shares, "parallel") as item:
         share, block = dims.mod(item, shares), dims.floordiv(item, shares)
-        others = unravel(dims.floordiv(block, blocks), [_extent(s) for s in work.others])
-        values: dict[Atom, Size] = dict(zip(work.others, others, strict=True))
-        band = _Band(builder, work, values, share, shares)
-        band.write(dims.mod(block, blocks) * height)
+        _write_band(builder, work, block, share, shares)
     length = SHARE * work.columns if shares != 1 else _extent(work.loads)
-    return Nest(builder.block(), operations(work.piece.value) * length * height)
+    return Nest(builder.block(), operations(work.piece.value) * length * work.height)
+
+
+def write_transpose(builder: KernelBuilder, piece: Piece, lanes: Lanes) -> bool:
+    """Adds the same loops to a kernel, all on the thread that gets there; whether there are any."""
+    work = _find(merge_axes(piece), lanes)
+    if work is None:
+        return False
+    blocks = dims.ceildiv(_extent(work.stores), work.height)
+    with builder.loop(dims.product(map(_extent, work.others)) * blocks) as block:
+        _write_band(builder, work, block, 0, 1)
+    return True
+
+
+def _write_band(
+    builder: KernelBuilder, work: _Transpose, block: Size, share: Size, shares: Size
+) -> None:
+    """A share of the band with this number, among those of all indices of the other axes."""
+    blocks = dims.ceildiv(_extent(work.stores), work.height)
+    others = unravel(dims.floordiv(block, blocks), [_extent(s) for s in work.others])
+    values: dict[Atom, Size] = dict(zip(work.others, others, strict=True))
+    _Band(builder, work, values, share, shares).write(dims.mod(block, blocks) * work.height)
 
 
 def _shares(work: _Transpose, items: Size) -> Size:
