@@ -11,6 +11,7 @@ updates, and that read nothing but scalars and the elements at the place where t
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,18 +20,16 @@ from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Size, Symbol, atom
 from bessemer.compiler.ir.expr import Buffer, Expression, Load, Reduce
 from bessemer.compiler.ir.graph import Graph, Value
-from bessemer.compiler.ir.loops import Prefetch
 from bessemer.compiler.ir.program import Launch, Step
 from bessemer.compiler.schedule.dependence import all_nodes
 from bessemer.compiler.schedule.lowering.lower import Lowering
 from bessemer.compiler.schedule.nests.merge_axes import Piece, extent_of, merge_axes
 from bessemer.compiler.schedule.nests.nests import PARALLEL_WORTH, Nest
-from bessemer.compiler.schedule.nests.rows import RowWriter
+from bessemer.compiler.schedule.update_in_product import Products
+from bessemer.compiler.schedule.update_loop import write_elements
 
 BLOCK = 2048
 """Elements that are a thread's share at least."""
-PAGE = 4096
-"""Bytes: how far ahead of the loop memory is fetched."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,24 +45,33 @@ class _Update:
     def extent(self) -> Size:
         return extent_of(self.piece.symbols[0])
 
+    @property
+    def even_values(self) -> set[Value]:
+        """What is read, element by element, only where it stores."""
+        here = (atom(self.piece.symbols[0]),)
+        loads = [node for node in all_nodes(self.piece.value) if isinstance(node, Load)]
+        elsewhere = {self.values[load.buffer.name] for load in loads if load.indices != here}
+        return {self.values[load.buffer.name] for load in loads} - elsewhere
+
 
 def merge_updates(graph: Graph, steps: Sequence[Step], lowering: Lowering) -> tuple[Step, ...]:
     """The steps with merged kernels in place of those that follow each other."""
     if not graph.updates or not lowering.vectorize:
         return tuple(steps)
     updated = {graph.outputs[output] for output, _ in graph.updates}
+    products = Products(graph, steps, lowering)
     found: list[Step] = []
     run: list[_Update] = []
     for step in steps:
         update = _update(step, updated, lowering)
         if update is None or not _may_follow(update, run):
-            found += _merged(run, lowering)
+            found = _merged(found, run, products, lowering)
             run = []
         if update is None:
             found.append(step)
         else:
             run.append(update)
-    return (*found, *_merged(run, lowering))
+    return tuple(_merged(found, run, products, lowering))
 
 
 def _update(step: Step, updated: Collection[Value], lowering: Lowering) -> _Update | None:
@@ -101,31 +109,49 @@ def _is_even(load: Load, symbol: Symbol) -> bool:
     return index == 0 or (index == atom(symbol) and load.guard is None)
 
 
-def _merged(run: Sequence[_Update], lowering: Lowering) -> list[Step]:
+def _merged(
+    steps: list[Step], run: Sequence[_Update], products: Products, lowering: Lowering
+) -> list[Step]:
+    """The steps, and behind them one kernel for the run: that of the product which gives the
+    gradient, if there is one for that alone."""
     if len(run) < 2:
-        return [update.launch for update in run]
+        return [*steps, *(update.launch for update in run)]
     outputs = {u.target: _buffer(f"out{k}", u.target) for k, u in enumerate(run)}
-    inputs: dict[Value, Buffer] = {}
-    pieces = []
-    for update in run:
-        values = {
-            name: value for name, value in update.values.items() if value is not update.target
-        }
-        for value in values.values():
-            if value not in outputs:
-                inputs.setdefault(value, _buffer(f"in{len(inputs)}", value))
-        known = {name: (inputs | outputs)[value] for name, value in values.items()}
-        piece = update.piece
-        pieces.append(
-            Piece(outputs[update.target], piece.offset, _renamed(piece.value, known), piece.symbols)
-        )
     nodes = [node for update in run for node in update.launch.nodes]
+    even = Counter(value for update in run for value in update.even_values)
+    launches = [update.launch for update in run]
+    product = products.before(steps, launches, even, run[0].extent)
+    if product is not None:
+        inputs = dict(product.inputs)
+        pieces = _pieces(run, inputs, outputs)
+        others = [step for step in steps if step is not product.launch]
+        return [*others, product.launch_with(pieces, inputs, outputs, nodes, lowering)]
+    inputs = {}
+    pieces = _pieces(run, inputs, outputs)
     nest = lowering.nest_together(pieces)
     if nest is None:
         builder = KernelBuilder()
         operations = _write(builder, pieces, run[0].extent, lowering)
         nest = Nest(builder.block(), operations)
-    return [lowering.launch(nodes, inputs, outputs, nest.body, nest.operations, name="update")]
+    made = lowering.launch(nodes, inputs, outputs, nest.body, nest.operations, name="update")
+    return [*steps, made]
+
+
+def _pieces(
+    run: Sequence[_Update], inputs: dict[Value, Buffer], outputs: Mapping[Value, Buffer]
+) -> list[Piece]:
+    """What a run stores, by buffers of one kernel; adds those that it reads to `inputs`."""
+    pieces = []
+    for update in run:
+        known = {}
+        for name, value in update.values.items():
+            if value not in outputs:
+                inputs.setdefault(value, _buffer(f"in{len(inputs)}", value))
+            known[name] = outputs.get(value) or inputs[value]
+        piece = update.piece
+        element = _renamed(piece.value, known)
+        pieces.append(Piece(outputs[update.target], piece.offset, element, piece.symbols))
+    return pieces
 
 
 def _buffer(name: str, value: Value) -> Buffer:
@@ -147,46 +173,11 @@ def _write(
     """The loop over all elements, in blocks for the threads; gives the work of an iteration."""
     work = 8 * len(pieces)
     if isinstance(extent, int) and extent * work < 2 * PARALLEL_WORTH:
-        _write_block(builder, pieces, 0, extent, lowering)
+        write_elements(builder, pieces, 0, extent, lowering)
         return extent * work
     with builder.loop(dims.ceildiv(extent, BLOCK), "parallel") as index:
         length: Size = dims.minimum(extent - index * BLOCK, BLOCK)
         if isinstance(extent, int) and extent % BLOCK == 0:
             length = BLOCK
-        _write_block(builder, pieces, index * BLOCK, length, lowering)
+        write_elements(builder, pieces, index * BLOCK, length, lowering)
     return BLOCK * work
-
-
-def _write_block(
-    builder: KernelBuilder, pieces: Sequence[Piece], start: Size, length: Size, lowering: Lowering
-) -> None:
-    """All stores of each element of a block; a later one takes what an earlier one has stored from
-    a register."""
-    elements = [
-        RowWriter(builder, piece, lowering.target.lanes).prepared(piece.symbols[0])
-        for piece in pieces
-    ]
-    targets = [piece.target for piece in pieces]
-    loads = [_even_loads(x, p.symbols[0]) for x, p in zip(elements, pieces, strict=True)]
-    read = dict.fromkeys(load.buffer for found in loads for load in found)
-    lanes = min(lowering.target.lanes(buffer.dtype) for buffer in (*read, *targets))
-    with builder.loop(length, "vector" if lanes > 1 else "serial", lanes) as index:
-        at = start + index
-        for buffer in read:
-            if buffer not in targets:
-                builder.append(Prefetch(buffer, at + PAGE // buffer.dtype.bytes))
-        stored: dict[Buffer, Expression] = {}
-        for piece, element, found in zip(pieces, elements, loads, strict=True):
-            known: dict[Expression, Expression] = {
-                load: stored[load.buffer] for load in found if load.buffer in stored
-            }
-            element = walk_expr.replace_outermost(element, known.get)
-            element = walk_expr.substitute(element, {piece.symbols[0]: at})
-            local = builder.define(expr.convert(element, piece.target.dtype))
-            builder.store(piece.target, (at,), local.value)
-            stored[piece.target] = local.value
-
-
-def _even_loads(value: Expression, symbol: Symbol) -> list[Load]:
-    """The loads of what lies where the element is stored."""
-    return [n for n in all_nodes(value) if isinstance(n, Load) and n.indices == (atom(symbol),)]

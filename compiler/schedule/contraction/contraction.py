@@ -25,7 +25,7 @@ from typing import TypeAlias
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import Buffer, Expression, IndexValue, Load, constant
-from bessemer.compiler.ir.loops import Store
+from bessemer.compiler.ir.loops import Prefetch, Store
 from bessemer.compiler.ir.types import DType, bf16, f16, f32, f64, i8, i16, i32, u8
 from bessemer.compiler.ir.walk_expr import children
 from bessemer.compiler.targets.machine import Target
@@ -72,7 +72,8 @@ class Contraction:
     are in the buffer, too: times zeros.
     `start(column)`, if given, is what a sum begins with in place of 0 (a bias), which saves an
     addition. `panel_steps` is the room of a panel of b, if it is more than its steps take, and
-    `first_step` the one that a sum begins with.
+    `first_step` the one that a sum begins with. `fetch(panel, tile, step)`, if given, are hints of
+    what is read later, for steps along the depth of a tile in a block.
     """
 
     dtype: DType
@@ -90,6 +91,7 @@ class Contraction:
     panel_steps: Size | None = None
     first_step: Size = 0
     reads_on: bool = False
+    fetch: Callable[[Size, Size, Size], Sequence[Prefetch]] | None = None
 
     @property
     def depth_extent(self) -> Size:

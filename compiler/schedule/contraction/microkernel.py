@@ -217,7 +217,8 @@ class _Writer:
         """Work on every tile of a block; `ahead` in a, the first one is at work again."""
         with self.builder.loop(count) as tile:
             outer, along = self._where(first + tile)
-            shared = replace(place, share=dims.minimum(tile, self.sums.shares - 1))
+            share = dims.minimum(tile, self.sums.shares - 1)
+            shared = replace(place, tile=tile, share=share)
             row = tile * (self.cut.height * self.walk.unit)
             base: Size = 0
             if self.tiling.fetches_rows:

@@ -42,8 +42,8 @@ _LINE = 64  # bytes in a cache line
 class Place:
     """The part of the output at work: a panel's columns for the rows of a batch.
 
-    `share` says which part of b's next stretch a tile prefetches; `width` is that of the
-    fragments, in columns.
+    `tile` is its number in the block, and `share` says which part of b's next stretch it
+    prefetches; `width` is that of the fragments, in columns.
     """
 
     batch: tuple[Size, ...]
@@ -52,6 +52,7 @@ class Place:
     b_base: Size
     column: Size
     width: int
+    tile: Size = 0
     share: Size = 0
 
 
@@ -273,6 +274,10 @@ class TileWriter:
                     self.builder, self.contraction, self.target, tile.indices,
                     place.column, place.width, i, whole,
                 )  # fmt: skip
+            if self.contraction.fetch is not None:
+                at = depth.begin + k + i * unroll
+                for hint in self.contraction.fetch(place.panel, place.tile, at):
+                    self.builder.append(hint)
             steps(i * unroll, unroll)
         rest = dims.mod(extent, unroll)
         if isinstance(rest, int):

@@ -42,7 +42,12 @@ from bessemer.compiler.schedule.lowering.image_groups import (
     lower_depthwise_group,
     lower_winograd_group,
 )
-from bessemer.compiler.schedule.lowering.lower import Lowering, flat_buffers, in_order
+from bessemer.compiler.schedule.lowering.lower import (
+    Lowering,
+    TiledProduct,
+    flat_buffers,
+    in_order,
+)
 from bessemer.compiler.schedule.lowering.matrix_tiles_group import TileJob, lower_on_matrix_unit
 from bessemer.compiler.schedule.lowering.padding_regions import (
     Region,
@@ -190,17 +195,22 @@ def _lower_in_registers(
     for work, tiling in zip(works, tilings, strict=True):
         contraction = replace(work, b=b)
         body = lower_contraction(contraction, tiling, target)  # finds what the epilogue reads
+        read, arguments = flat_buffers(inputs), {BASE: job.base}
         launch = lowering.launch(
             job.nodes,
-            flat_buffers(inputs),
+            read,
             {job.out.value: job.out.buffer},
             body,
             operations(contraction, tiling),
-            arguments={BASE: job.base},
+            arguments=arguments,
         )
         launches.append(launch)
     if regions:
         return launches
+    if not job.out.starts:
+        lowering.products[job.out.value] = TiledProduct(
+            contraction, tilings[0], read, job.nodes, arguments
+        )
     return [*launches[:-1], replace(launches[-1], replaceable=_replaceable(contraction, inputs))]
 
 

@@ -16,6 +16,8 @@ from bessemer.compiler.ir.loops import Block, Kernel
 from bessemer.compiler.ir.program import Launch, Weight
 from bessemer.compiler.ir.types import Array, DType, TensorType
 from bessemer.compiler.ir.walk_loops import structure
+from bessemer.compiler.schedule.contraction.contraction import Contraction
+from bessemer.compiler.schedule.contraction.tiles import Tiling
 from bessemer.compiler.schedule.dependence import all_nodes
 from bessemer.compiler.schedule.grouping.destinations import Destination, is_fold, parts_of
 from bessemer.compiler.schedule.grouping.fuse import Fusion, as_index, index_symbols
@@ -30,6 +32,18 @@ from bessemer.compiler.schedule.symbols import kernel_symbols
 from bessemer.compiler.targets.machine import Target
 
 
+@dataclass(frozen=True, eq=False)
+class TiledProduct:
+    """A contraction in register tiles whose launch stores what its epilogue gives for each sum:
+    what a launch with more in its epilogue is made of."""
+
+    contraction: Contraction
+    tiling: Tiling
+    inputs: Mapping[Value, Buffer]
+    nodes: Sequence[Node]
+    arguments: Mapping[str, Size]
+
+
 @dataclass(eq=False)
 class Lowering:
     """What all groups of a program share: the machine, the weights, and the kernels so far.
@@ -38,7 +52,7 @@ class Lowering:
     operands packed at run time, and `parts` values split into bfloat16 parts for a matrix unit,
     both in the graph or region at hand. `splits` are the launches that split them, which
     write_parts.py may move into the kernels before. `pieces` are, by value, what element-by-element
-    kernels store.
+    kernels store, and `products` the contractions that store a whole value.
     """
 
     constants: dict[Value, Array]
@@ -51,6 +65,7 @@ class Lowering:
     packs: dict[tuple[object, ...], Value] = field(default_factory=dict)
     splits: list[Split] = field(default_factory=list)
     pieces: dict[Value, Piece] = field(default_factory=dict)
+    products: dict[Value, TiledProduct] = field(default_factory=dict)
     destinations: dict[Value, Destination] = field(default_factory=dict)
     _packed: dict[tuple[object, ...], Value] = field(default_factory=dict)
     _kernels: dict[tuple[object, ...], Kernel] = field(default_factory=dict)

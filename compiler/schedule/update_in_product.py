@@ -1,0 +1,315 @@
+"""An optimizer's step right behind the product that gives the gradient, block by block.
+
+    for blocks of rows of g, on all threads:
+      g = rows of transpose(x) @ dy                          in the second-level cache
+      m' = f(m, g);   v' = h(v, g);   p' = p - q(m', v')     of these rows
+
+The gradient is never in memory, and what the update reads is fetched while products are added up.
+The results are the same bits as those of one after the other. (Measured on one core of a Zen 4,
+Adam and a batch of 64: weights of 2048 x 2048, in all 0.87 of a network's step; with the update in
+the epilogue of every tile it is 0.97, as the lines of a tile's rows fall into few sets of the
+first-level cache.)
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from bessemer.compiler.ir import dims, expr, walk_expr
+from bessemer.compiler.ir.build_loops import KernelBuilder
+from bessemer.compiler.ir.dims import Size, atom
+from bessemer.compiler.ir.expr import Buffer, Expression, Load, fragment_element
+from bessemer.compiler.ir.graph import Graph, Node, Value
+from bessemer.compiler.ir.loops import Prefetch, Store
+from bessemer.compiler.ir.program import Launch, Step
+from bessemer.compiler.schedule.contraction.contraction import RowAxis
+from bessemer.compiler.schedule.contraction.microkernel import write_contraction
+from bessemer.compiler.schedule.contraction.tiles import cut_evenly
+from bessemer.compiler.schedule.dependence import all_nodes
+from bessemer.compiler.schedule.lowering.lower import Lowering, TiledProduct
+from bessemer.compiler.schedule.nests.merge_axes import Piece
+from bessemer.compiler.schedule.nests.row_traffic import LINE
+from bessemer.compiler.schedule.order_updates import touched
+from bessemer.compiler.schedule.update_loop import write_elements
+from bessemer.compiler.targets.machine import Target
+
+BLOCK_BYTES = 64 << 10
+"""Of the gradient, at most: it is on the stack."""
+MOST_COLUMNS = 512
+"""In a block, where the gradient has more."""
+ENOUGH = 16
+"""Blocks are made smaller until there are so many, for the threads to share."""
+FULL = 0.7
+"""The least share of the rows of a tile that are to be used."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Block:
+    """How a gradient is divided: into blocks of so many rows and columns."""
+
+    rows: int
+    columns: int
+
+
+@dataclass(frozen=True, eq=False)
+class GradientProduct:
+    """The launch of a product, which stores a gradient, and how it came about."""
+
+    launch: Launch
+    gradient: Value
+    product: TiledProduct
+    block: _Block
+
+    @property
+    def inputs(self) -> Mapping[Value, Buffer]:
+        """The buffers of a kernel in its place: what it reads, and the gradient, which is none."""
+        buffer = Buffer("gradient", self.gradient.type.dtype, (self.gradient.type.numel,))
+        return {**self.product.inputs, self.gradient: buffer}
+
+    def launch_with(
+        self,
+        pieces: Sequence[Piece],
+        inputs: Mapping[Value, Buffer],
+        outputs: Mapping[Value, Buffer],
+        nodes: Sequence[Node],
+        lowering: Lowering,
+    ) -> Launch:
+        """The launch that stores the pieces, in order, and no gradient."""
+        made, block = self.product, self.block
+        work = 2 * block.rows * block.columns * dims.number(made.contraction.depth_extent)
+        builder = KernelBuilder()
+        across = dims.number(made.contraction.columns) // block.columns
+        down = dims.number(made.contraction.rows[0].extent) // block.rows
+        with builder.loop(down * across, "parallel") as item:
+            place = dims.floordiv(item, across), dims.mod(item, across)
+            read = _read_evenly(pieces, inputs[self.gradient])
+            gradient = self._write_gradient(builder, *place, read, lowering)
+            self._write_update(builder, *place, gradient, inputs[self.gradient], pieces, lowering)
+        return lowering.launch(
+            [*made.nodes, *nodes],
+            {value: buffer for value, buffer in inputs.items() if value is not self.gradient},
+            outputs,
+            builder.block(),
+            work,
+            name="matmul_update",
+            arguments=made.arguments,
+        )
+
+    def _write_gradient(
+        self,
+        builder: KernelBuilder,
+        down: Size,
+        across: Size,
+        fetched: Sequence[Buffer],
+        lowering: Lowering,
+    ) -> Buffer:
+        """A block of the gradient, on the stack. What the update reads comes meanwhile."""
+        whole, block = self.product.contraction, self.block
+        found = builder.allocate(self.gradient.type.dtype, (block.rows * block.columns,))
+        (axis,) = whole.rows
+        first, left = down * block.rows, across * block.columns
+
+        def epilogue(rows: tuple[Size, ...], column: Size, total: Expression) -> tuple[Store, ...]:
+            (row,) = rows
+            (store,) = whole.epilogue((first + row,), left + column, total)
+            return (Store(found, (row * block.columns + column,), store.value),)
+
+        part = replace(
+            whole,
+            a_base=whole.a_base + first * axis.a_stride,
+            rows=(RowAxis(block.rows, axis.a_stride),),
+            columns=block.columns,
+            b_matrix=whole.b_matrix + across,
+            epilogue=epilogue,
+            fetch=partial(self._fetch, self._begin(down, across), fetched),
+        )
+        tiling = replace(self.product.tiling, block=block.rows, prefetch=False)
+        write_contraction(builder, part, tiling, lowering.target)
+        return found
+
+    def _begin(self, down: Size, across: Size) -> Size:
+        """The offset of a block's first element."""
+        columns = self.product.contraction.columns
+        return down * (self.block.rows * columns) + across * self.block.columns
+
+    def _fetch(
+        self, begin: Size, buffers: Sequence[Buffer], panel: Size, tile: Size, step: Size
+    ) -> list[Prefetch]:
+        """A part of the block that begins there, the whole over all tiles and steps."""
+        made, block = self.product, self.block
+        unroll = made.tiling.unroll
+        turns = max(1, dims.number(made.contraction.depth_steps) // unroll)
+        tiles = dims.number(cut_evenly(block.rows, made.tiling.height).count)
+        panels = -(-block.columns // made.tiling.panel)
+        turn = (panel * tiles + tile) * turns + dims.floordiv(step, unroll)
+        hints = []
+        for buffer in buffers:
+            line = LINE // buffer.dtype.bytes
+            lines = -(-block.rows * block.columns // (line * panels * tiles * turns))
+            for number in range(lines):
+                at = (turn * lines + number) * line
+                row, column = dims.floordiv(at, block.columns), dims.mod(at, block.columns)
+                offset = begin + row * made.contraction.columns + column
+                hints.append(Prefetch(buffer, offset, 2))
+        return hints
+
+    def _write_update(
+        self,
+        builder: KernelBuilder,
+        down: Size,
+        across: Size,
+        found: Buffer,
+        gradient: Buffer,
+        pieces: Sequence[Piece],
+        lowering: Lowering,
+    ) -> None:
+        """The pieces' elements in a block."""
+        block, columns = self.block, dims.number(self.product.contraction.columns)
+        begin = self._begin(down, across)
+
+        def write(first: Size, kept: Size, length: int, ahead: int | None) -> None:
+            own = [_reading(piece, gradient, found, kept - first) for piece in pieces]
+            write_elements(builder, own, first, length, lowering, ahead)
+
+        if columns == block.columns:
+            write(begin, 0, block.rows * columns, None)
+            return
+        with builder.loop(block.rows) as row:
+            write(begin + row * columns, row * block.columns, block.columns, columns)
+
+
+def _read_evenly(pieces: Sequence[Piece], gradient: Buffer) -> list[Buffer]:
+    """What pieces read where they store, but for the gradient and what they have stored."""
+    own = {gradient, *(piece.target for piece in pieces)}
+    found = dict.fromkeys(
+        node.buffer
+        for piece in pieces
+        for node in all_nodes(piece.value)
+        if isinstance(node, Load) and node.indices == (atom(piece.symbols[0]),)
+    )
+    return [buffer for buffer in found if buffer not in own]
+
+
+def _reading(piece: Piece, gradient: Buffer, found: Buffer, moved: Size) -> Piece:
+    """The piece, with the gradient read from a block of it that lies elsewhere."""
+    (symbol,) = piece.symbols
+
+    def rule(node: Expression) -> Expression | None:
+        if isinstance(node, Load) and node.buffer == gradient:
+            return expr.load(found, (atom(symbol) + moved,))
+        return None
+
+    return replace(piece, value=walk_expr.transform(piece.value, rule))
+
+
+class Products:
+    """The products among a program's steps that may be done block by block, with updates."""
+
+    def __init__(self, graph: Graph, steps: Sequence[Step], lowering: Lowering) -> None:
+        pairs = graph.updates
+        self.places = {graph.outputs[output]: graph.inputs[given] for output, given in pairs}
+        self.kept = set(graph.outputs)
+        self.products, self.target = lowering.products, lowering.target
+        self.readers = Counter(value for step in steps for value in {*touched(step)[0]})
+
+    def before(
+        self,
+        steps: Sequence[Step],
+        updates: Sequence[Launch],
+        even: Mapping[Value, int],
+        extent: Size,
+    ) -> GradientProduct | None:
+        """The launch among these steps whose result only the updates read, if its work may be done
+        behind all of them. `even` are the values that updates read where they store, with the
+        numbers of those that do."""
+        over = self._overwritten(updates)
+        later = set[Value]()
+        for step in reversed(steps):
+            reads, writes = touched(step)
+            if isinstance(step, Launch) and len(writes) == 1 and writes[0] not in self.kept:
+                (gradient,) = writes
+                product = self.products.get(gradient)
+                is_theirs = 0 < even.get(gradient, 0) == self.readers[gradient]
+                if product is not None and is_theirs and later.isdisjoint(reads):
+                    return self._made(step, gradient, product, extent, over)
+            later |= self._overwritten([step])
+        return None
+
+    def _made(
+        self,
+        launch: Launch,
+        gradient: Value,
+        product: TiledProduct,
+        extent: Size,
+        overwritten: set[Value],
+    ) -> GradientProduct | None:
+        if not _fits(product, gradient, extent, overwritten):
+            return None
+        block = _block_of(product, self.target)
+        return GradientProduct(launch, gradient, product, block) if block else None
+
+    def _overwritten(self, steps: Iterable[Step]) -> set[Value]:
+        """The inputs of the graph in whose place steps write."""
+        written = (value for step in steps for value in touched(step)[1])
+        return {self.places[value] for value in written if value in self.places}
+
+
+def _fits(
+    product: TiledProduct, gradient: Value, extent: Size, overwritten: Iterable[Value]
+) -> bool:
+    """Whether a product stores the elements of the gradient in order, and reads of what is
+    overwritten no others than it stores at the same time."""
+    contraction = product.contraction
+    if len(contraction.rows) != 1 or contraction.rows[0].b_stride != 0:
+        return False
+    row, column = dims.symbol("row"), dims.symbol("column")
+    total = fragment_element("sum", 0, contraction.dtype)
+    stores = contraction.epilogue((row,), column, total)
+    sums = contraction.rows[0].extent * contraction.columns
+    if len(stores) != 1 or stores[0].guard is not None or sums != extent:
+        return False
+    if stores[0].indices != (row * contraction.columns + column,):
+        return False
+    names = {product.inputs[v].name for v in overwritten if v in product.inputs}
+    elsewhere = {contraction.a.name, contraction.b.name}
+    for node in all_nodes(stores[0].value):
+        if isinstance(node, Load) and node.indices != stores[0].indices:
+            elsewhere.add(node.buffer.name)
+    return names.isdisjoint(elsewhere) and gradient.type.numel == extent
+
+
+def _block_of(product: TiledProduct, target: Target) -> _Block | None:
+    """The largest block that leaves room in the second-level cache; None where there is none, or
+    sums are so long that the operands fill it."""
+    contraction, tiling = product.contraction, product.tiling
+    (axis,) = contraction.rows
+    sizes = axis.extent, contraction.columns, contraction.depth_extent
+    if tiling.stretch is not None or not all(isinstance(size, int) for size in sizes):
+        return None
+    rows, columns, depth = map(dims.number, sizes)
+    if columns > MOST_COLUMNS:
+        widths = [n for n in _divisors(columns, MOST_COLUMNS) if n % tiling.panel == 0]
+        if not widths:
+            return None
+        columns = widths[-1]
+    if depth * columns * contraction.b.dtype.bytes > target.l2_bytes // 2:
+        return None
+    most = BLOCK_BYTES // (columns * contraction.dtype.bytes)
+    heights = [
+        n
+        for n in _divisors(rows, most)
+        if n >= FULL * tiling.height * dims.number(cut_evenly(n, tiling.height).count)
+    ]
+    if not heights:
+        return None
+    across = dims.number(contraction.columns) // columns
+    enough = [n for n in heights if rows // n * across >= ENOUGH]
+    return _Block(enough[-1] if enough else heights[0], columns)
+
+
+def _divisors(number: int, most: int) -> list[int]:
+    """From 1 on."""
+    return [n for n in range(1, min(number, most) + 1) if number % n == 0]

@@ -1,0 +1,63 @@
+"""The loop of an optimizer: all that it does to an element, then the next element.
+
+A later store takes what an earlier one has stored from a register. What is read is fetched a page
+ahead: the processor does that by itself, but not from page to page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bessemer.compiler.ir import expr, walk_expr
+from bessemer.compiler.ir.build_loops import KernelBuilder
+from bessemer.compiler.ir.dims import Size, Symbol, atom
+from bessemer.compiler.ir.expr import Buffer, Expression, Load
+from bessemer.compiler.ir.loops import Prefetch
+from bessemer.compiler.schedule.dependence import all_nodes
+from bessemer.compiler.schedule.lowering.lower import Lowering
+from bessemer.compiler.schedule.nests.merge_axes import Piece
+from bessemer.compiler.schedule.nests.rows import RowWriter
+
+PAGE = 4096
+"""Bytes: how far ahead of the loop memory is fetched."""
+
+
+def write_elements(
+    builder: KernelBuilder,
+    pieces: Sequence[Piece],
+    start: Size,
+    length: Size,
+    lowering: Lowering,
+    ahead: Size | None = None,
+) -> None:
+    """The stores of `length` elements from `start` on; what lies `ahead` by so many elements is
+    fetched, a page if that is not given."""
+    elements = [
+        RowWriter(builder, piece, lowering.target.lanes).prepared(piece.symbols[0])
+        for piece in pieces
+    ]
+    targets = [piece.target for piece in pieces]
+    loads = [_even_loads(x, p.symbols[0]) for x, p in zip(elements, pieces, strict=True)]
+    read = dict.fromkeys(load.buffer for found in loads for load in found)
+    lanes = min(lowering.target.lanes(buffer.dtype) for buffer in (*read, *targets))
+    with builder.loop(length, "vector" if lanes > 1 else "serial", lanes) as index:
+        at = start + index
+        for buffer in read:
+            if buffer not in targets:
+                distance = PAGE // buffer.dtype.bytes if ahead is None else ahead
+                builder.append(Prefetch(buffer, at + distance))
+        stored: dict[Buffer, Expression] = {}
+        for piece, element, found in zip(pieces, elements, loads, strict=True):
+            known: dict[Expression, Expression] = {
+                load: stored[load.buffer] for load in found if load.buffer in stored
+            }
+            element = walk_expr.replace_outermost(element, known.get)
+            element = walk_expr.substitute(element, {piece.symbols[0]: at})
+            local = builder.define(expr.convert(element, piece.target.dtype))
+            builder.store(piece.target, (at,), local.value)
+            stored[piece.target] = local.value
+
+
+def _even_loads(value: Expression, symbol: Symbol) -> list[Load]:
+    """The loads of what lies where the element is stored."""
+    return [n for n in all_nodes(value) if isinstance(n, Load) and n.indices == (atom(symbol),)]
