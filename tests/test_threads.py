@@ -15,10 +15,12 @@ import bessemer
 from bessemer.compiler.ir.types import Array
 from bessemer.frontends import zoo
 from bessemer.frontends.builder import Network
+from bessemer.frontends.onnx_writer.write import write_onnx
 from bessemer.runtime.arrays import address
 from bessemer.runtime.model import CompiledModel
 from bessemer.runtime.native import Options
 from tests.network_runs import numbers
+from tests.onnxruntime_sessions import session_of
 
 Task = Callable[[int], None]
 Order = Callable[[int, Task], None]
@@ -36,19 +38,31 @@ NETWORKS: dict[str, tuple[Callable[[], Network], dict[str, Array]]] = {
         lambda: zoo.causal_transformer(50, positions=64, features=64, heads=4, layers=2),
         {"tokens": np.arange(3 * 61).reshape(3, 61) % 50},
     ),
+    "generator": (
+        lambda: zoo.dcgan_generator(20, width=8, doublings=3),
+        {"noise": numbers(5, 20, 1, 1)},
+    ),
     "lstm": (
         lambda: zoo.lstm_text(50, 7, features=64, hidden=128),
         {"tokens": np.arange(8 * 30).reshape(8, 30) % 50},
+    ),
+    "bidirectional": (
+        lambda: zoo.lstm_text(100, 100, features=40, hidden=72, bidirectional=True),
+        {"tokens": np.arange(3 * 21).reshape(3, 21) % 100},
     ),
 }
 
 
 @pytest.fixture(scope="module", params=NETWORKS)
 def alone(request: pytest.FixtureRequest) -> tuple[Network, dict[str, Array], list[Array]]:
-    """A network, its inputs, and what it makes of them on one thread."""
+    """A network, its inputs, and what it makes of them on one thread, which is right."""
     make, feed = NETWORKS[request.param]
     network = make()
-    return network, feed, bessemer.compile(network, threads=1).run(feed)
+    found = bessemer.compile(network, threads=1).run(feed)
+    expected = session_of(write_onnx(network.graph)).run(None, feed)
+    for ours, theirs in zip(found, map(np.asarray, expected), strict=True):
+        assert np.linalg.norm(ours - theirs) < 1e-5 * np.linalg.norm(theirs)
+    return network, feed, found
 
 
 def test_bits_do_not_depend_on_threads(
@@ -57,11 +71,14 @@ def test_bits_do_not_depend_on_threads(
     network, feed, expected = alone
     for threads in (1, 2, 3):
         model = bessemer.compile(network, threads=threads)
+        before = _threads()
         pause = threading.Event()
         for wait in (0, 0, 0.01, 0):  # workers that are awake, and that sleep
             pause.wait(wait)
             for found, wanted in zip(model.run(feed), expected, strict=True):
                 np.testing.assert_array_equal(found, wanted)
+        assert len(_threads()) == len(before) + threads - 1
+        del model
 
 
 def _sleeps(thread: str) -> int:
