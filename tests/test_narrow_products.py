@@ -13,10 +13,17 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 import bessemer
+from bessemer.compiler.driver import kernels_of
 from bessemer.compiler.ir.interpreter.interpret import run_graph
+from bessemer.compiler.ir.text.text_loops import print_kernel
 from bessemer.compiler.ir.types import Array
 from bessemer.compiler.ops.nibbles import pack_blocks, pack_units, unpack_blocks, unpack_units
+from bessemer.compiler.options import Options
+from bessemer.compiler.pass_order import passes_of
 from bessemer.compiler.passes.remove_dead import remove_dead
+from bessemer.compiler.schedule.program import build_program
+from bessemer.compiler.targets.x86 import AVX512
+from bessemer.frontends.compile import as_graph
 from bessemer.frontends.onnx_reader.read import read_onnx
 from tests.onnx_check import operators
 from tests.onnxruntime_sessions import session_of
@@ -71,6 +78,7 @@ _CASES = [
         1e-5,
         marks=pytest.mark.slow,
     ),
+    (_n_bits(300, 40, 32, zero_points=_zeros(300, 40, 32)), 1e-5),
     (_n_bits(32, 128, 16, half=True, zero_points=_zeros(32, 128, 16)), 4e-3),
 ]
 
@@ -90,6 +98,21 @@ def test_products_with_few_bits_are_those_of_onnxruntime(
         (y,) = compiled.run({"x": x})
         assert y.dtype == wanted.dtype
         np.testing.assert_allclose(y, wanted, rtol=tolerance, atol=tolerance * abs(wanted).max())
+
+
+def test_weights_are_decoded_once_for_many_rows() -> None:
+    model = _n_bits(256, 128, 32)
+
+    def decodings(rows: int) -> int:
+        graph = as_graph(model, dims={"rows": rows})
+        for step in passes_of(Options(), AVX512):
+            graph = step(graph)
+        kernels = kernels_of(build_program(graph, AVX512).steps)
+        return "".join(map(print_kernel, kernels)).count("bits(f32")
+
+    assert decodings(40) == 2
+    assert decodings(12) == 2
+    assert decodings(13) == 2
 
 
 def test_an_order_of_the_depth_is_followed() -> None:

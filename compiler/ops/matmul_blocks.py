@@ -8,6 +8,9 @@ many rows how often the decoded weights are used:
       for a tile of rows, for a vector of columns
         for a block of the depth: its scales
           for the block's depth: decode the weights, multiply, add to the tile's sums
+
+Where there is more than one tile of rows, the weights of a stretch of a panel's depth are decoded
+once and stay in the first-level cache for all of them; sums are added up in the output.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ import numpy as np
 
 from bessemer.compiler.ir.build_loops import KernelBuilder, Local
 from bessemer.compiler.ir.dims import Size
-from bessemer.compiler.ir.expr import Buffer, Expression, constant, convert, less
+from bessemer.compiler.ir.expr import Buffer, Expression, constant, convert, less, load
 from bessemer.compiler.ir.op import Example, Operator, register
 from bessemer.compiler.ir.types import Array, TensorType, bf16, f16, f32, i8, u8
 from bessemer.compiler.ops.check import require
@@ -36,6 +39,8 @@ from bessemer.compiler.ops.nibbles import (
 
 FEW_REGISTERS_ROWS = 3
 """Rows of a tile where there are 16 vector registers."""
+STRETCH = 128
+"""Of the depth, decoded at once: 16 KiB for a panel."""
 
 
 def _infer(
@@ -94,13 +99,16 @@ def _statements(
     product = _Product(builder, x, weights, scales, shift, outputs[0], columns, block)
     panels = weights.shape[0]
     assert isinstance(panels, int)
+    count = x.shape[0]
     with builder.loop(panels // TOGETHER, "parallel") as group:
-        for first, height in _row_tiles(builder, x.shape[0], rows):
-            if height == 1:
-                product.write_row(group * TOGETHER, first)
-            else:
-                with builder.loop(TOGETHER) as panel:
-                    product.write_tile(group * TOGETHER + panel, first, height)
+        if isinstance(count, int):
+            write = product.write_decoded if count > rows else product.write_few
+            write(group * TOGETHER, rows)
+            return
+        with builder.when(less(rows, count)):
+            product.write_decoded(group * TOGETHER, rows)
+        with builder.otherwise():
+            product.write_few(group * TOGETHER, rows)
 
 
 def _row_tiles(builder: KernelBuilder, total: Size, most: int) -> Iterator[tuple[Size, int]]:
@@ -127,6 +135,54 @@ class _Product:
     out: Buffer
     columns: int
     block: int
+
+    def write_few(self, panel: Size, most: int) -> None:
+        """As many rows as a tile has, or fewer: weights are decoded where they are used."""
+        for first, height in _row_tiles(self.builder, self.x.shape[0], most):
+            if height == 1:
+                self.write_row(panel, first)
+                continue
+            with self.builder.loop(TOGETHER) as place:
+                self.write_tile(panel + place, first, height)
+
+    def write_decoded(self, panel: Size, most: int) -> None:
+        """More rows: weights are decoded before."""
+        builder, depth = self.builder, self.weights.shape[1]
+        assert isinstance(depth, int)
+        whole, rest = divmod(depth, STRETCH)
+        with builder.loop(TOGETHER) as place:
+            with builder.loop(self.x.shape[0]) as row, builder.loop(HALF, "vector", 0) as j:
+                self._store(row, panel + place, j, self._zeros(2))
+            kept = builder.allocate(f32, (STRETCH, PANEL))
+            if whole:
+                with builder.loop(whole) as number:
+                    self._add_stretch(kept, panel + place, number * STRETCH, STRETCH, most)
+            if rest:
+                self._add_stretch(kept, panel + place, whole * STRETCH, rest, most)
+
+    def _add_stretch(self, kept: Buffer, panel: Size, first: Size, depth: int, most: int) -> None:
+        builder = self.builder
+        with builder.loop(depth) as k, builder.loop(HALF, "vector", lanes=0) as j:
+            units = units_at(self.weights, panel, first + k, j)
+            for half, unit in enumerate(units):
+                at = (panel, (first + k) // self.block, half * HALF + j)
+                moved = unit if self.shifts is None else unit + convert(self.shifts[at], f32)
+                weight = moved * convert(self.scales[at], f32)
+                builder.store(kept, (k, half * HALF + j), weight)
+        near = builder.allocate(f32, (most, STRETCH))
+        for row, height in _row_tiles(builder, self.x.shape[0], most):
+            # Lines of so many rows, some power of two apart, push each other out of the cache.
+            with builder.loop(height) as place, builder.loop(depth, "vector", lanes=0) as k:
+                builder.store(near, (place, k), self.x[row + place, first + k])
+            with builder.loop(HALF, "vector", lanes=0) as j:
+                sums = [self._zeros(2) for _ in range(height)]
+                with builder.loop(depth) as k:
+                    weights = [
+                        builder.define(kept[k, half * HALF + j], "w").value for half in range(2)
+                    ]
+                    self._add_products(sums, weights, near, 0, k)
+                for number, pair in enumerate(sums):
+                    self._store(row + number, panel, j, pair, add=True)
 
     def write_row(self, panel: Size, row: Size) -> None:
         """One row, a few panels: the sums of a block are scaled as a whole."""
@@ -171,12 +227,23 @@ class _Product:
                         assert scale is not None
                         moved = unit if shift is None else unit + shift
                         weights.append(builder.define(moved * scale, "w").value)
-                    for row, pair in enumerate(sums):
-                        factor = builder.define(self.x[first_row + row, first + k], "x").value
-                        for total, weight in zip(pair, weights, strict=True):
-                            total.accumulate("add", factor * weight)
+                    self._add_products(sums, weights, self.x, first_row, first + k)
             for row, pair in enumerate(sums):
                 self._store(first_row + row, panel, j, pair)
+
+    def _add_products(
+        self,
+        sums: list[list[Local]],
+        weights: Sequence[Expression],
+        x: Buffer,
+        first_row: Size,
+        k: Size,
+    ) -> None:
+        """Adds one step of the depth to a tile's sums."""
+        for row, pair in enumerate(sums):
+            factor = self.builder.define(x[first_row + row, k], "x").value
+            for total, weight in zip(pair, weights, strict=True):
+                total.accumulate("add", factor * weight)
 
     def _zeros(self, count: int) -> list[Local]:
         return [self.builder.define(constant(0.0, f32), "sum") for _ in range(count)]
@@ -197,12 +264,17 @@ class _Product:
         if rest:
             yield whole, whole * self.block, rest
 
-    def _store(self, row: Size, panel: Size, j: Size, sums: Sequence[Local]) -> None:
+    def _store(
+        self, row: Size, panel: Size, j: Size, sums: Sequence[Local], *, add: bool = False
+    ) -> None:
+        """Stores sums, or adds them to what is there."""
         for half, total in enumerate(sums):
             column = panel * PANEL + half * HALF + j
             fits = self.columns % (PANEL * TOGETHER) == 0
             guard = None if fits else less(column, self.columns)
-            self.builder.store(self.out, (row, column), total.value, guard)
+            before = load(self.out, (row, column), guard) if add else None
+            value = total.value if before is None else before + total.value
+            self.builder.store(self.out, (row, column), value, guard)
 
 
 def _example(
