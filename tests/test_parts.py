@@ -96,6 +96,7 @@ FAR_APART = """
 import ctypes, sys
 from pathlib import Path
 from bessemer.compiler.codegen.artifact.machine import place_object
+from bessemer.compiler.codegen.artifact.one_section import in_one_section
 from tests.test_parts import HOST
 PRIVATE_ANONYMOUS_UNRESERVED, NOTHING, PAGE = 0x4022, 0, 4096
 code = Path(sys.argv[1]).read_bytes()
@@ -160,10 +161,24 @@ def test_addresses_of_functions_are_found() -> None:
     assert [chosen(0.75, k) for k in (0, 2)] == pytest.approx(wanted[::2], rel=1e-14)
 
 
-def test_variables_have_no_place_among_code() -> None:
-    code = compile_object("@counter = global i64 0", HOST)
+COUNTER = """
+@counter = internal global i64 0
+define i64 @count() {
+  %before = load i64, ptr @counter
+  %after = add i64 %before, 1
+  store i64 %after, ptr @counter
+  ret i64 %after
+}
+"""
+
+
+def test_code_with_variables_keeps_its_sections() -> None:
+    code = compile_object(COUNTER, HOST)
     with pytest.raises(InternalError, match=r"The code has variables, in \.bss"):
-        place_object(code, HOST)
+        in_one_section(code)
+    engine = place_object(code, HOST)
+    count = ctypes.CFUNCTYPE(ctypes.c_int64)(engine.get_function_address("count"))
+    assert [count(), count()] == [1, 2]
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")

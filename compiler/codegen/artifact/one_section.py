@@ -42,6 +42,11 @@ _JUMP = b"\xff\x25\x02\0\0\0\0\0"
 """A jump to the address in the cell behind it."""
 
 
+def has_variables(file: bytes) -> bool:
+    """Whether the code writes to memory of its own, as code that takes times does."""
+    return any(_is_written(section) for section in read_object(file).sections)
+
+
 def in_one_section(file: bytes) -> bytes:
     """The same code in one section, which is executed and not written.
 
@@ -54,6 +59,11 @@ def in_one_section(file: bytes) -> bytes:
                 place = code.places[section.info] + offset
                 code.relocate(place, info & 0xFFFFFFFF, info >> 32, addend)
     return code.written()
+
+
+def _is_written(section: Section) -> bool:
+    flags = _ALLOCATED | _WRITABLE
+    return section.flags & flags == flags and not section.name.startswith(b".data.rel.ro")
 
 
 @dataclass
@@ -77,7 +87,7 @@ class _Code:
     def _loaded(self) -> Iterator[tuple[int, Section]]:
         for number, section in enumerate(self.file.sections):
             if section.flags & _ALLOCATED:
-                if section.flags & _WRITABLE and not section.name.startswith(b".data.rel.ro"):
+                if _is_written(section):
                     raise InternalError(f"The code has variables, in {section.name.decode()}.")
                 yield number, section
 
