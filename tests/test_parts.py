@@ -19,6 +19,7 @@ from bessemer.compiler.codegen.artifact.machine import (
     place_object,
 )
 from bessemer.compiler.codegen.artifact.merge_objects import merge_objects
+from bessemer.compiler.codegen.artifact.one_section import in_one_section
 from bessemer.compiler.driver import Compilation, build, kernels_of, machine_of
 from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir.build import GraphBuilder
@@ -96,7 +97,6 @@ FAR_APART = """
 import ctypes, sys
 from pathlib import Path
 from bessemer.compiler.codegen.artifact.machine import place_object
-from bessemer.compiler.codegen.artifact.one_section import in_one_section
 from tests.test_parts import HOST
 PRIVATE_ANONYMOUS_UNRESERVED, NOTHING, PAGE = 0x4022, 0, 4096
 code = Path(sys.argv[1]).read_bytes()

@@ -114,7 +114,7 @@ def place_object(code: bytes, machine: Machine) -> llvm.ExecutionEngine:
     module.triple = machine.triple
     is_x86 = "x86_64" in machine.triple
     # Elsewhere than on x86, sections must lie in one block for distances to reach from each to
-    # each; the block's size is a guess that can be too small. On x86, only code that takes times has
+    # each; the block's size is a guess that can be too small. On x86, code that takes times has
     # variables, and keeps the sections that it came with.
     engine = llvm.create_mcjit_compiler(module, create_target_machine(machine), use_lmm=not is_x86)
     placed = in_one_section(code) if is_x86 and not has_variables(code) else code
