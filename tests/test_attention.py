@@ -164,7 +164,8 @@ def test_a_few_rows_read_keys_and_values_where_they_lie(heads: int) -> None:
 
 @pytest.mark.parametrize("group", [1, 2])
 @pytest.mark.parametrize(
-    ("rows", "keys", "is_packed"), [(9, 96, False), (9, 90, True), (90, 96, True)]
+    ("rows", "keys", "is_packed"),
+    [(9, 96, False), (9, 90, True), (90, 96, True), (25, 1024, False), (29, 1024, True)],
 )
 def test_keys_of_one_block_of_rows_are_packed_panel_by_panel(
     group: int, rows: int, keys: int, is_packed: bool

@@ -46,7 +46,11 @@ from bessemer.compiler.schedule.grouping.fuse import (
     index_symbols,
 )
 from bessemer.compiler.schedule.grouping.groups import Group, Grouping
-from bessemer.compiler.schedule.lowering.attention_blocks import MOST_TILES, rows_of_a_block
+from bessemer.compiler.schedule.lowering.attention_blocks import (
+    MOST_TILES,
+    bytes_of_a_score,
+    rows_of_a_block,
+)
 from bessemer.compiler.schedule.lowering.attention_in_place import InPlace, most_rows_in_place
 from bessemer.compiler.schedule.lowering.attention_packing import (
     Packed,
@@ -88,7 +92,10 @@ def lower_attention_group(group: Group, grouping: Grouping, lowering: Lowering) 
     views = grouping.views(attention.scores.inputs[0])
     query = query_of(attention, views, Fusion({}, lowering.constants))
     on_tiles = is_on_tiles(attention, query, lowering.target)
-    keys = _by_panels(attention, before[0], few, on_tiles, lowering) or pack_right(
+    by_panels = None
+    if not few and not on_tiles and lowering.vectorize:
+        by_panels = packed_by_panels(attention, before[0], lowering.target)
+    keys = by_panels or pack_right(
         attention.scores, packs.get(attention.scores), lowering, few, on_tiles
     )
     width = panel_width(attention.product, lowering.target)
@@ -98,25 +105,6 @@ def lower_attention_group(group: Group, grouping: Grouping, lowering: Lowering) 
     kernel = _Kernel(group, keys, values, few, on_tiles, nodes, views, lowering)
     packing = [one.launch for one in (keys, values) if isinstance(one, Packed)]
     return [*packing, kernel.launch()]
-
-
-def _by_panels(
-    attention: Attention, nodes: Sequence[Node], few: int, on_tiles: bool, lowering: Lowering
-) -> PackedByPanels | None:
-    """The keys, if the kernel packs them itself."""
-    if few or on_tiles or not lowering.vectorize:
-        return None
-    block = _rows_of_a_block(attention, registers_tile(2, lowering.target.vector_registers))
-    return packed_by_panels(attention, nodes, block, lowering.target)
-
-
-def _rows_of_a_block(attention: Attention, height: int) -> int:
-    """The rows of a block whose tiles have so many at most."""
-    weights = attention.product.inputs[0].type
-    kept = {attention.product.output.type.dtype, weights.dtype}
-    score_bytes = sum(dtype.bytes for dtype in kept)
-    *_, rows, keys = weights.shape
-    return rows_of_a_block(rows, keys, score_bytes, height)
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,7 +187,10 @@ class _Kernel:
     @cached_property
     def block(self) -> int:
         """Rows in a block."""
-        return _rows_of_a_block(self.attention, self.height)
+        if isinstance(self.keys, PackedByPanels):
+            return self.keys.rows
+        kept = bytes_of_a_score(self.attention)
+        return rows_of_a_block(self.rows, self.key_count, kept, self.height)
 
     @cached_property
     def blocks(self) -> Size:

@@ -25,11 +25,12 @@ from bessemer.compiler.schedule.contraction.contraction import (
     with_group,
 )
 from bessemer.compiler.schedule.contraction.packing import packed_element, packed_shape
-from bessemer.compiler.schedule.contraction.tiles import plan
+from bessemer.compiler.schedule.contraction.tiles import plan, registers_tile
 from bessemer.compiler.schedule.grouping.attention import Attention
 from bessemer.compiler.schedule.grouping.few_rows import is_computed, unless_few
 from bessemer.compiler.schedule.grouping.fuse import Fusion, index_symbols
 from bessemer.compiler.schedule.grouping.groups import Group
+from bessemer.compiler.schedule.lowering.attention_blocks import bytes_of_a_score, is_one_block
 from bessemer.compiler.schedule.lowering.attention_tiles import whole_steps
 from bessemer.compiler.schedule.lowering.lower import Lowering, flat_buffers, in_order
 from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_plan import panel_of
@@ -107,9 +108,10 @@ def pack_right(
 @dataclass(frozen=True, eq=False)
 class PackedByPanels:
     """The right side of a product whose panels are packed one by one, each just before the product
-    with it: it is then still in the first-level cache."""
+    with it, all `rows` of it: it is then still in the first-level cache."""
 
     node: Node
+    rows: int
     panel: int
     group: int
     depth_steps: Size
@@ -143,21 +145,23 @@ class PackedByPanels:
 
 
 def packed_by_panels(
-    attention: Attention, nodes: Sequence[Node], rows_of_a_block: int, target: Target
+    attention: Attention, nodes: Sequence[Node], target: Target
 ) -> PackedByPanels | None:
     """The keys, if only one block of rows multiplies those of a head, and all panels are whole."""
     node = attention.scores
     right = node.inputs[1].type
     *batch, rows, keys = attention.product.inputs[0].type.shape
+    heads, height = dims.product(batch), registers_tile(2, target.vector_registers)
     depth = right.shape[-2]
     draft = _draft(node, depth, target)
     panel = plan(draft, target).panel
-    is_alone = rows == rows_of_a_block and dims.product(batch) == dims.product(right.shape[:-2])
+    is_alone = is_one_block(rows, keys, bytes_of_a_score(attention), height, heads)
+    is_alone = is_alone and heads == dims.product(right.shape[:-2])
     if not isinstance(keys, int) or not isinstance(depth, int) or keys % panel:
         return None
     if not is_alone or is_computed(nodes):
         return None
-    return PackedByPanels(node, panel, draft.group, draft.depth_steps, depth)
+    return PackedByPanels(node, dims.number(rows), panel, draft.group, draft.depth_steps, depth)
 
 
 def panel_width(node: Node, target: Target) -> int:
