@@ -178,6 +178,8 @@ def test_the_text_of_a_size_reads_back(formula: Formula) -> None:
         ((N % 12) % 4, N % 4),
         (dims.minimum(I, 3), I),
         (dims.maximum(N, 0), N),
+        (dims.minimum(M, 5 * ((M + 4) // 5)), M),
+        (dims.maximum(M * N, 4 * (M // 4) * N), M * N),
         ((N + 2 * M) - (N + M), M),
         ((N + 1) * (M + 1) // (N + 1), M + 1),
         ((8 * N * M) // (128 * N), M // 16),
@@ -186,8 +188,11 @@ def test_the_text_of_a_size_reads_back(formula: Formula) -> None:
         ((4 * N + 3) // 8, N // 2),
         ((8 * N * M) % (128 * N), 8 * N * (M % 16)),
         ((4 - M % 4) % 4, (3 * M) % 4),
-        ((M + (-1 * M) % 8) % 8, 0),
-        ((M + (-1 * M) % 8) // 8 * 8 - (M + (-1 * M) % 8), 0),
+        (M + (-1 * M) % 8, 8 * ((M + 7) // 8)),
+        ((M + 3 + (-1 * M - 3) % 8) * N, 8 * N * ((M + 2) // 8) + 8 * N),
+        (M - M % 8, 8 * (M // 8)),
+        ((M - M % 8) // 4, 2 * (M // 8)),
+        (5 * ((M + 4) // 5) - (M + (4 * M) % 5), 0),
     ],
 )
 def test_index_arithmetic_of_views_cancels(size: Size, simplified: Size) -> None:

@@ -11,10 +11,10 @@ A Dim without atoms does not exist: every operation returns an int when the resu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from typing import Union
+from typing import TypeVar, Union
 
 from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir import polynomials
@@ -165,7 +165,7 @@ class Dim:
 
     def __str__(self) -> str:
         if self._text is None:
-            self._text = _format(self.terms)
+            self._text = polynomials.format_terms(self.terms)
         return self._text
 
     __repr__ = __str__
@@ -222,21 +222,43 @@ def _add(left: Size, right: Size) -> Size:
     terms = dict(_terms(left))
     for monomial, coefficient in _terms(right).items():
         terms[monomial] = terms.get(monomial, 0) + coefficient
-    divided = [(m, f) for m in terms for f, power in m if type(f) is Mod and power == 1]
-    for joined in [_rejoin(terms, *pair) for pair in divided]:
+    for found in _terms_with(Mod, terms):
+        joined = _rejoin(terms, *found)
         if joined is not None:
             return joined
     return _normal(terms)
 
 
-def _rejoin(terms: Terms, monomial: Monomial, part: Mod) -> Size | None:
-    """x % n + n * (x // n) is x."""
-    times = _normal({tuple(pair for pair in monomial if pair[0] != part): terms[monomial]})
-    whole = _terms(times * part.denominator * floordiv(part.numerator, part.denominator))
-    if not whole or any(terms.get(other) != count for other, count in whole.items()):
-        return None
-    rest = {m: count for m, count in terms.items() if m not in whole and m != monomial}
-    return times * part.numerator + _normal(rest)
+Divided = TypeVar("Divided", FloorDiv, Mod)
+
+
+def _terms_with(kind: type[Divided], terms: Terms) -> Iterator[tuple[Monomial, Divided, Size]]:
+    """The terms with an atom of a kind as a factor: the term, the atom, and what it is times."""
+    for monomial, coefficient in terms.items():
+        for factor, power in monomial:
+            if type(factor) is kind and power == 1:
+                others = tuple(pair for pair in monomial if pair[0] != factor)
+                yield monomial, factor, _normal({others: coefficient})
+
+
+def _rejoin(terms: Terms, monomial: Monomial, part: Mod, times: Size) -> Size | None:
+    """x % n + n * (x // n) is x, and x - x % n is n * (x // n)."""
+    for plain, multiple in _remainder_forms(part.numerator, part.denominator):
+        for there, joined in ((multiple, plain), (-1 * plain, -1 * multiple)):
+            whole = _terms(times * there)
+            if whole and all(terms.get(other) == count for other, count in whole.items()):
+                left = {m: c for m, c in terms.items() if m not in whole and m != monomial}
+                return times * joined + _normal(left)
+    return None
+
+
+def _remainder_forms(x: Size, n: Size) -> Iterator[tuple[Size, Size]]:
+    """Pairs of which x % n is the difference: x and n * (x // n). What fills up, 3*h % 4, is also
+    less than h up to the next multiple: 4 * ((h + 3) // 4) - h."""
+    if isinstance(n, int) and all(2 * c > n for m, c in _terms(x).items() if m):
+        missing = _normal({m: n - c for m, c in _terms(x).items()})
+        yield -1 * missing, -n * floordiv(missing + n - 1, n)
+    yield x, n * floordiv(x, n)
 
 
 def _multiply(left: Size, right: Size) -> Size:
@@ -364,16 +386,11 @@ def _without_remainders(size: Size, divisor: Size) -> Size:
         return size
     kept = dict(size.terms)
     added: Size = 0
-    for monomial, coefficient in size.terms.items():
-        for factor, power in monomial:
-            if type(factor) is Mod and power == 1:
-                others = tuple(pair for pair in monomial if pair[0] != factor)
-                times = _normal({others: coefficient})
-                x, n = factor.numerator, factor.denominator
-                if divide_exactly(times * n, divisor) is not None:
-                    del kept[monomial]
-                    added = added + times * (x - n * floordiv(x, n))
-                    break
+    for monomial, part, times in _terms_with(Mod, size.terms):
+        if monomial in kept and divide_exactly(times * part.denominator, divisor) is not None:
+            del kept[monomial]
+            plain, multiple = next(_remainder_forms(part.numerator, part.denominator))
+            added = added + times * (plain - multiple)
     return _normal(kept) + added
 
 
@@ -432,9 +449,25 @@ def is_nonnegative(size: Size) -> bool:
     if isinstance(size, int):
         return size >= 0
     lowest = _bound(size, lower=True)
-    return all(coefficient >= 0 for coefficient in _terms(lowest).values()) and all(
+    if all(coefficient >= 0 for coefficient in _terms(lowest).values()) and all(
         _atom_is_nonnegative(factor) for monomial in _terms(lowest) for factor, _ in monomial
-    )
+    ):
+        return True
+    undivided = _undivided(lowest)
+    return undivided != lowest and is_nonnegative(undivided)
+
+
+def _undivided(size: Size) -> Size:
+    """At most `size`: with x - n + 1 for n * (x // n), and with x where that is subtracted."""
+    terms = dict(_terms(size))
+    added: Size = 0
+    for monomial, part, times in _terms_with(FloorDiv, _terms(size)):
+        x, n = part.numerator, part.denominator
+        often = divide_exactly(times, n)
+        others = [factor for factor, _ in monomial if factor != part]
+        if often is not None and monomial in terms and all(map(_atom_is_nonnegative, others)):
+            added = added + often * (x - n + 1 if terms.pop(monomial) > 0 else x)
+    return _normal(terms) + added
 
 
 def _atom_is_nonnegative(factor: Atom) -> bool:
@@ -575,14 +608,3 @@ def _factor(size: Size) -> str:
     text = format_size(size)
     is_one = size >= 0 if isinstance(size, int) else as_atom(size) is not None
     return text if is_one else f"({text})"
-
-
-def _format(terms: Mapping[Monomial, int]) -> str:
-    parts: list[str] = []
-    for monomial, coefficient in sorted(terms.items(), key=polynomials.order, reverse=True):
-        factors = [str(factor) for factor, power in monomial for _ in range(power)]
-        if abs(coefficient) != 1 or not factors:
-            factors.insert(0, str(abs(coefficient)))
-        sign = "-" if coefficient < 0 else "+"
-        parts.append(f"{sign}{'*'.join(factors)}")
-    return "".join(parts).removeprefix("+")

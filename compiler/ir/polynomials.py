@@ -71,6 +71,18 @@ def order(term: tuple[Monomial, int]) -> tuple[int, str]:
     return sum(power for _, power in monomial), str([str(a) for a, _ in monomial])
 
 
+def format_terms(terms: Terms) -> str:
+    """The text of a polynomial, the leading term first."""
+    parts: list[str] = []
+    for monomial, coefficient in sorted(terms.items(), key=order, reverse=True):
+        factors = [str(factor) for factor, power in monomial for _ in range(power)]
+        if abs(coefficient) != 1 or not factors:
+            factors.insert(0, str(abs(coefficient)))
+        sign = "-" if coefficient < 0 else "+"
+        parts.append(f"{sign}{'*'.join(factors)}")
+    return "".join(parts).removeprefix("+")
+
+
 def _join(left: Monomial, right: Monomial) -> Monomial:
     if not left or not right:
         return left or right

@@ -93,6 +93,9 @@ def _plain_symbol(size: Size) -> str:
 
 def require_nonnegative(builder: GraphBuilder, sizes: Sequence[Size], reason: str = "") -> None:
     """Makes the compiled code fail where one of the sizes is negative; `reason` says what for."""
+    sizes = [size for size in sizes if not dims.is_nonnegative(size)]
+    if not sizes:
+        return
     names = tuple(builder.fresh_symbol("check") for _ in sizes)
     vector = builder.sizes(sizes)
     node = builder.producer(vector)
@@ -111,9 +114,7 @@ def require_elements(builder: GraphBuilder, there: Sequence[Size], wanted: Seque
         if not dims.is_nonnegative(size - 1) and not _are_empty_together(size, result)
     ]
     sizes = [size - dims.minimum(result, 1) for size, result in pairs]
-    unsure = [size for size in sizes if not dims.is_nonnegative(size)]
-    if unsure:
-        require_nonnegative(builder, unsure, "an axis that is not empty")
+    require_nonnegative(builder, sizes, "an axis that is not empty")
 
 
 def _are_empty_together(size: Size, result: Size) -> bool:
