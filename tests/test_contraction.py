@@ -258,6 +258,42 @@ def _with_fetches_stored(block: Block, name: str, into: Buffer) -> Block:
     return tuple(found)
 
 
+def _fetched(work: Contraction, x: Array, target: Target, rng: np.random.Generator) -> set[int]:
+    """The lines of the left operand that a kernel asks for, whose sums are right."""
+    (rows,), (run,) = work.rows, work.depth
+    m, depth, n = (evaluate_named(s, {}) for s in (rows.extent, run.extent, work.columns))
+    out = Buffer("out", f32, (m, n))
+
+    def epilogue(row: tuple[Size, ...], column: Size, total: Expression) -> tuple[Store, ...]:
+        return (Store(out, (*row, column), total),)
+
+    left = (x if rows.a_stride != 1 else x.T).astype(np.float64)
+    w = rng.standard_normal((1, depth, n)).astype(np.float32)
+    right = w[0].astype(np.float64)
+    prepared = Prepared(
+        replace(work, epilogue=epilogue),
+        (x, w),
+        (work.a, work.b, out),
+        {},
+        left @ right,
+        np.abs(left) @ np.abs(right),
+    )
+    kernel, inputs = prepared.kernel(target)
+    marked = Buffer("marked", f32, (2 * x.size,))
+    body = _with_fetches_stored(kernel.body, "a", marked)
+    kernel = replace(kernel, buffers=(*kernel.buffers, marked), outputs=2, body=body)
+    result, marks = run_kernel(kernel, inputs, {}).outputs
+    _check(prepared, result)
+    return {int(at) // 16 for at in np.flatnonzero(marks == 1)}
+
+
+def _draft(a: Buffer, rows: RowAxis, run: DepthAxis, columns: int) -> Contraction:
+    return Contraction(f32, a, 0, (rows,), (run,), columns, Buffer("b", f32, (1,)), lambda *_: ())
+
+
+SMALL_CACHE = replace(x86.AVX512, l2_bytes=1 << 10)
+
+
 def test_rows_that_are_neighbours_are_fetched_while_the_tile_before_is_summed(
     rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -265,32 +301,33 @@ def test_rows_that_are_neighbours_are_fetched_while_the_tile_before_is_summed(
     part. All lines are asked for but those of the first stretch of each block's first tile."""
     monkeypatch.setattr(tiles, "LONGEST_SCATTERED", 32)
     monkeypatch.setattr(tiles, "SCATTERED_STRETCH", 16)
-    m, depth, n = 130, 48, 5
-    a, b = Buffer("a", f32, (depth, m)), Buffer("b", f32, (1,))
-    out = Buffer("out", f32, (m, n))
-
-    def epilogue(row: tuple[Size, ...], column: Size, total: Expression) -> tuple[Store, ...]:
-        return (Store(out, (*row, column), total),)
-
-    work = Contraction(f32, a, 0, (RowAxis(m, 1),), (DepthAxis(depth, m),), n, b, epilogue)
-    x = rng.standard_normal((depth, m)).astype(np.float32)
-    w = rng.standard_normal((1, depth, n)).astype(np.float32)
-    scale = np.abs(x.T.astype(np.float64)) @ np.abs(w[0].astype(np.float64))
-    expected = x.T.astype(np.float64) @ w[0].astype(np.float64)
-    prepared = Prepared(work, (x, w), (a, b, out), {}, expected, scale)
-    kernel, inputs = prepared.kernel(x86.AVX512)
-    fetched = Buffer("fetched", f32, (2 * depth * m,))
-    body = _with_fetches_stored(kernel.body, "a", fetched)
-    kernel = replace(kernel, buffers=(*kernel.buffers, fetched), outputs=2, body=body)
-    result, marks = run_kernel(kernel, inputs, {}).outputs
-    _check(prepared, result)
-    lines = {int(at) // 16 for at in np.flatnonzero(marks == 1)}
-    tiling = plan(work, x86.AVX512)
+    m, depth = 130, 48
+    work = _draft(Buffer("a", f32, (depth, m)), RowAxis(m, 1), DepthAxis(depth, m), 5)
+    tiling = plan(work, SMALL_CACHE)
     assert (tiling.block, tiling.stretch, cut_evenly(m, tiling.height).height) == (3, 16, 26)
+    x = rng.standard_normal((depth, m)).astype(np.float32)
+    lines = _fetched(work, x, SMALL_CACHE, rng)
     for line in set(range(depth * m // 16)) - lines:
         step, row = divmod(line * 16, m)
         ahead = row % (3 * 26)
         assert step < 16 and (ahead < 26 or ahead + 16 > 3 * 26 or row + 16 > m), (step, row)
+    assert not plan(work, x86.AVX512).fetches_rows
+
+
+def test_rows_that_follow_each_other_are_fetched_while_the_tile_before_is_summed(
+    rng: np.random.Generator,
+) -> None:
+    """A convolution with a kernel of 1, or a product: all but the first tile of each block."""
+    m, depth = 198, 37
+    work = _draft(Buffer("a", f32, (m, depth)), RowAxis(m, depth), DepthAxis(depth, 1), 40)
+    tiling = plan(work, SMALL_CACHE)
+    height = cut_evenly(m, tiling.height).height
+    assert (tiling.block, height, m % height) == (6, 9, 0)
+    x = rng.standard_normal((m, depth)).astype(np.float32)
+    lines = _fetched(work, x, SMALL_CACHE, rng)
+    for line in set(range(m * depth // 16)) - lines:
+        assert line * 16 // depth % (6 * 9) < 9, line
+    assert not plan(work, x86.AVX512).fetches_rows
 
 
 @pytest.mark.parametrize("is_large", [True, False])

@@ -239,7 +239,7 @@ class TileWriter:
                 fragment = fragments[step % len(fragments)]
                 a_at = a_offset + at * (axis.a_stride * group)
                 if self.tiling.fetches_rows:
-                    self._fetch_rows(tile, a_at)
+                    self._fetch_rows(tile, axis, a_at)
                 self._step(place, tile, fragment, a_at, depth.begin + k + at, terms)
 
         self._whole_groups(place, tile, depth, k, extent, steps)
@@ -311,12 +311,18 @@ class TileWriter:
             )
         )
 
-    def _fetch_rows(self, tile: Tile, a_offset: Size) -> None:
-        """The lines of the next tile's rows, but for what this one shares with it."""
-        line = _LINE // self.contraction.a.dtype.bytes
-        for row in range(len(tile.offsets) - 1, -1, -line):
-            at = tile.next_base + tile.offsets[row] + a_offset
-            self.builder.append(loops.Prefetch(self.contraction.a, at, 2))
+    def _fetch_rows(self, tile: Tile, run: DepthAxis, a_offset: Size) -> None:
+        """A step's share of the next tile's rows: what is in its lines, less what this tile shares
+        with it; or of rows that are one piece of memory, as much as a step takes."""
+        line, rows = _LINE // self.contraction.a.dtype.bytes, len(tile.offsets)
+        if run.a_stride == 1:
+            begin = tile.next_base + a_offset * rows
+            places = range(0, rows * self.contraction.group, line)
+        else:
+            begin = tile.next_base + tile.offsets[0] + a_offset
+            places = range(rows - 1, -1, -line)
+        for place in places:
+            self.builder.append(loops.Prefetch(self.contraction.a, begin + place, 2))
 
     def _prefetch(self, place: Place, depth: Stretch, k: Size) -> None:
         """This tile's share of the stretch after this one."""

@@ -37,6 +37,7 @@ SUMS_UNDER_WAY = 8
 # LLVM spill sums too (attention over 256 keys: 936 us with 14 rows, 757 with 8, 801 with 4).
 _MOST_POINTERS = 8
 _LINE = 64  # bytes in a cache line
+_FEW_PANELS = 8
 # Addresses that are 4 KB apart share a set of the first-level cache.
 _PAGE = 4096
 # With fewer tiles to a block, b would come too often from the last cache, or even from memory.
@@ -149,17 +150,35 @@ def plan(
         unroll=_unroll(dims.ceildiv(walk.depth[-1].extent, contraction.group)),
         prefetch=weight_bytes > 400 << 10,
         stretch=stretch,
-        fetches_rows=_is_across(walk, contraction.a.dtype),
+        fetches_rows=_fetches_rows(contraction, walk, stretch, panel, target),
     )
 
 
+def _fetches_rows(
+    contraction: Contraction, walk: Walk, stretch: int | None, panel: int, target: Target
+) -> bool:
+    """Whether a comes from behind the second-level cache in a way that processors do not foresee,
+    and often enough: one of few panels takes it from there, all others from that cache."""
+    size = dims.product(contraction.a.shape)
+    is_near = isinstance(size, int) and size * contraction.a.dtype.bytes <= target.l2_bytes
+    if is_near or walk.inner:
+        return False
+    if _is_across(walk, contraction.a.dtype):
+        return True
+    panels = dims.ceildiv(contraction.columns, panel)
+    return stretch is None and _is_piece(walk) and isinstance(panels, int) and panels <= _FEW_PANELS
+
+
 def _is_across(walk: Walk, dtype: DType) -> bool:
-    """Whether a tile's rows are neighbours in a, and every step of its depth in another line: a
-    few bytes here and there, which processors do not foresee."""
-    line = _LINE // dtype.bytes
+    """Whether a tile's rows are neighbours in a, and every step of its depth in another line."""
     step = walk.depth[-1].a_stride
-    is_row = not walk.inner and walk.axis.a_stride == 1
-    return is_row and isinstance(step, int) and step >= line
+    return walk.axis.a_stride == 1 and isinstance(step, int) and step >= _LINE // dtype.bytes
+
+
+def _is_piece(walk: Walk) -> bool:
+    """Whether a tile's rows are one piece of memory, which its steps walk through side by side."""
+    run = walk.depth[-1]
+    return len(walk.depth) == 1 and run.a_stride == 1 and walk.axis.a_stride == run.extent
 
 
 def _known(size: Size, otherwise: int) -> int:
