@@ -8,7 +8,7 @@ from pathlib import Path
 import bessemer
 from benchmarks.plan import Plan
 from benchmarks.record import Row
-from bessemer.frontends.compile import as_graph
+from bessemer.frontends.models_in import as_graph
 from bessemer.frontends.random_inputs import random_inputs
 
 

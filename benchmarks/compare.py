@@ -27,7 +27,7 @@ from benchmarks.recipes import RECIPES, Array, Recipe
 from benchmarks.turns import medians_by_turns
 from bessemer.compiler.ir.graph import Graph
 from bessemer.frontends.cli.rivals import onnxruntime_session
-from bessemer.frontends.compile import as_graph
+from bessemer.frontends.models_in import as_graph
 from bessemer.frontends.random_inputs import index_limits
 from bessemer.frontends.relative_error import relative_error
 from bessemer.frontends.widen import run_in_float64

@@ -1,4 +1,7 @@
-"""How long it takes to compile: cold, from the cache, where the time goes; and what others take."""
+"""How long it takes to compile: cold, from the cache, where the time goes; and what others take.
+
+`import` is what a model from the cache needs; the rest of the compiler is imported in `cold`.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from bessemer.compiler.options import Options
 from bessemer.frontends.array_files import write_arrays
 from bessemer.frontends.cli.bench_process import Worker
 from bessemer.frontends.cli.bench_worker import BESSEMER, Job
-from bessemer.frontends.compile import as_graph
+from bessemer.frontends.models_in import as_graph
 from bessemer.frontends.random_inputs import random_inputs
 
 STATIONS = ("schedule", "plan_memory", "codegen", "llvm")

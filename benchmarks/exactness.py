@@ -10,7 +10,7 @@ from benchmarks.plan import Plan, is_installed
 from benchmarks.record import Row
 from bessemer.compiler.ir.types import Array
 from bessemer.frontends.cli.rivals import start_onnxruntime
-from bessemer.frontends.compile import as_graph
+from bessemer.frontends.models_in import as_graph
 from bessemer.frontends.random_inputs import random_inputs
 from bessemer.frontends.relative_error import relative_error
 from bessemer.frontends.widen import run_in_float64

@@ -19,7 +19,7 @@ import onnx
 
 from bessemer.compiler.ir.types import Array
 from bessemer.frontends.array_files import read_arrays, write_arrays
-from bessemer.frontends.compile import as_graph
+from bessemer.frontends.models_in import as_graph
 from bessemer.frontends.relative_error import relative_error
 from bessemer.frontends.widen import run_in_float64
 

@@ -14,10 +14,10 @@ import numpy.typing as npt
 
 from bessemer.compiler.codegen.artifact.machine import (
     compile_object,
+    machine_of,
     place_object,
 )
 from bessemer.compiler.codegen.kernels.cpu import PASSES, emit_kernel, module_text
-from bessemer.compiler.driver import machine_of
 from bessemer.compiler.ir.loops import Kernel
 from bessemer.compiler.targets.machine import Target
 

@@ -16,7 +16,7 @@ from bessemer.frontends.cli.bench_worker import ARTIFACT, Job
 from bessemer.frontends.cli.output import format_bytes
 from bessemer.frontends.cli.stations import schedule
 from bessemer.frontends.cli.steps_text import memory_summary
-from bessemer.frontends.compile import as_graph
+from bessemer.frontends.models_in import as_graph
 from bessemer.frontends.random_inputs import default_sizes, input_infos, random_inputs
 
 _BYTES = ("weights_bytes", "arena_bytes", "lower_bound_bytes", "artifact", "onnxruntime")

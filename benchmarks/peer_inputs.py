@@ -21,7 +21,7 @@ from bessemer.compiler.errors import CompileError
 from bessemer.frontends.array_files import write_arrays
 from bessemer.frontends.cli.bench_process import Worker, WorkerError
 from bessemer.frontends.cli.bench_worker import Job
-from bessemer.frontends.compile import as_graph
+from bessemer.frontends.models_in import as_graph
 from bessemer.frontends.random_inputs import index_limits, random_arrays
 from bessemer.runtime.artifact import ArrayInfo
 

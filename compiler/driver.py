@@ -25,7 +25,7 @@ from bessemer.compiler.codegen.artifact.link import (
     module_text,
     weights_digest,
 )
-from bessemer.compiler.codegen.artifact.machine import Machine, assembly_text
+from bessemer.compiler.codegen.artifact.machine import assembly_text, machine_of
 from bessemer.compiler.codegen.artifact.parts import Parts, compiling_threads
 from bessemer.compiler.codegen.body.body import body_text
 from bessemer.compiler.codegen.kernels.cpu import CONSTANTS, KernelCode, emit_kernel
@@ -283,11 +283,6 @@ RUNTIME_NAMES = {
     "f8e8m0": "float8_e8m0fnu",
     "f4e2m1": "float4_e2m1fn",
 }
-
-
-def machine_of(target: Target) -> Machine:
-    """The target in LLVM's terms: triple, processor and features."""
-    return Machine(target.triple, target.cpu, target.feature_text)
 
 
 def assembly(compilation: Compilation) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 
 from bessemer.compiler.codegen.artifact.header import c_prefix
 from bessemer.compiler.codegen.artifact.link import Bytes, Code, compile_code, weights_digest
+from bessemer.compiler.codegen.artifact.machine import machine_of
 from bessemer.compiler.codegen.artifact.parts import Parts, compiling_threads
 from bessemer.compiler.codegen.body.body import body_text
 from bessemer.compiler.codegen.kernels.cpu import PASSES, emit_kernel
@@ -21,7 +22,6 @@ from bessemer.compiler.driver import (
     compiling,
     describe,
     kernels_of,
-    machine_of,
     module_texts,
     pack_weights,
 )

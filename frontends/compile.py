@@ -1,16 +1,18 @@
-"""`bessemer.compile`: from a model in any form to a callable, through the compile cache."""
+"""`bessemer.compile`: from a model in any form to a callable, through the compile cache.
+
+What is in the cache is loaded without importing onnx or the compiler, which takes a second.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, overload
+from typing import TYPE_CHECKING, Literal, overload
 
 from bessemer.compiler.cache import Cache, key_of
-from bessemer.compiler.driver import machine_of
+from bessemer.compiler.codegen.artifact.machine import machine_of
 from bessemer.compiler.errors import CompileError
-from bessemer.compiler.ir.types import Array
 from bessemer.compiler.jit import load_code
 from bessemer.compiler.options import (
     Options,
@@ -22,18 +24,20 @@ from bessemer.compiler.options import (
 )
 from bessemer.compiler.targets.choose import host_target, parse_target
 from bessemer.compiler.targets.machine import Target
+from bessemer.compiler.targets.nvptx import is_device
 from bessemer.frontends.byte_count import byte_count
-from bessemer.frontends.compile_device import compile_for_device, is_device
 from bessemer.frontends.content import content_of
 from bessemer.frontends.given_sizes import given_sizes
-from bessemer.frontends.models_in import Model, as_graph, build_model
-from bessemer.frontends.tune import tune_model
+from bessemer.frontends.later import later
 from bessemer.frontends.tuning_file import read_tuning, write_tuning
+from bessemer.runtime.arrays import Array
 from bessemer.runtime.cuda.driver import Driver
 from bessemer.runtime.cuda.model import DeviceModel
 from bessemer.runtime.model import CompiledModel
 
-__all__ = ["Model", "as_graph", "build_model", "compile"]
+if TYPE_CHECKING:
+    from bessemer.compiler.driver import Compilation
+    from bessemer.frontends.models_in import Model
 
 
 @overload
@@ -133,9 +137,10 @@ def compile(
         if memory:
             raise CompileError(f"memory is for processors, not for {target}.")
         folder = cache_folder() if cache else None
-        return compile_for_device(
+        on_device: DeviceModel = later("compile_device").compile_for_device(
             model, options, dims, values, driver, device, tune=tune, tuning=tuning, folder=folder
         )
+        return on_device
     if device:
         raise CompileError(f'device={device!r} is for GPUs: give target="cuda" too.')
     machine_target = parse_target(target) if target else host_target()
@@ -153,11 +158,12 @@ def compile(
         found = kept.load(key)
         if found is not None:
             return load_code(*found, machine_of(machine_target), options.threads)
+        build_model = later("models_in").build_model
         with kept.new(key) as entry:
-            made = build_model(model, options, dims, values, keep=entry.write_weights)
+            made: Compilation = build_model(model, options, dims, values, keep=entry.write_weights)
             entry.finish(made.code)
     else:
-        made = build_model(model, options, dims, values)
+        made = later("models_in").build_model(model, options, dims, values)
     return load_code(made.code, made.weights, machine_of(made.target), options.threads)
 
 
@@ -181,7 +187,7 @@ def _tuned(
     place = folder / "tuning" / f"{key}-{options.threads}.json" if folder and key else None
     if place is not None and place.exists():
         return read_tuning(place, host_target())
-    found = tune_model(model, options, seconds, dims, values).tuning
+    found: Tuning = later("tune").tune_model(model, options, seconds, dims, values).tuning
     if place is not None:
         write_tuning(place, found, host_target())
     return found

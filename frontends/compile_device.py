@@ -11,24 +11,16 @@ from bessemer.compiler.device_driver import DeviceCompilation, build_for_device
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.types import Array
 from bessemer.compiler.options import Options, Tuning
-from bessemer.compiler.targets.nvptx import DEVICES, PREFIX, DeviceTarget, device_of_capability
+from bessemer.compiler.targets.nvptx import CUDA, DEVICES, DeviceTarget, device_of_capability
 from bessemer.frontends.content import content_of
 from bessemer.frontends.models_in import Model, as_graph
-from bessemer.frontends.save_device import EVERY_LEVEL, form_of, levels_named, save_forms
+from bessemer.frontends.save_device import form_of, levels_named, save_forms
 from bessemer.frontends.tune_device import tune_for_device
 from bessemer.frontends.tuning_file import device_key, read_choices, write_choices
 from bessemer.runtime.cuda.device import compute_capability
 from bessemer.runtime.cuda.driver import Driver
 from bessemer.runtime.cuda.libcuda import CudaDriver
 from bessemer.runtime.cuda.model import DeviceModel
-
-CUDA = "cuda"
-"""The name of the target that is the GPU at hand."""
-
-
-def is_device(target: str) -> bool:
-    """Whether a target's name is that of a GPU."""
-    return target in (CUDA, EVERY_LEVEL) or target.startswith(PREFIX)
 
 
 def compile_for_device(

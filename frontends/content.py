@@ -1,38 +1,32 @@
-"""What a model is, in bytes: the part of the compile cache's key that stands for the model."""
+"""What a model is, in bytes: the part of the compile cache's key that stands for the model.
+
+A file is told from others without onnx: what is in the cache is loaded without importing that.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import onnx
-from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped]
+from bessemer.frontends.later import later
 
-from bessemer.compiler.ir.graph import Graph
-from bessemer.frontends.builder.network import Network
-from bessemer.frontends.fingerprint import fingerprint
+if TYPE_CHECKING:
+    from bessemer.frontends.models_in import Model
 
 _CHUNK = 1 << 18
 # Without this word in a file, none of its tensors lies outside it.
 _EXTERNAL = b"location"
 
 
-def content_of(model: str | Path | bytes | onnx.ModelProto | Graph | Network) -> bytes | None:
+def content_of(model: Model) -> bytes | None:
     """Bytes that are equal for equal models; None for what cannot be read: reading tells why."""
-    match model:
-        case Network():
-            return fingerprint(model.graph)
-        case Graph():
-            return fingerprint(model)
-        case onnx.ModelProto():
-            return bytes(model.SerializeToString(deterministic=True))
-        case bytes():
-            return model
-        case str() | Path():
-            return _content_of_file(Path(model))
-        case _:
-            return None
+    if isinstance(model, bytes):
+        return model
+    if isinstance(model, (str, Path)):
+        return _content_of_file(Path(model))
+    found: bytes | None = later("content_in_memory").content_in_memory(model)
+    return found
 
 
 def _content_of_file(path: Path) -> bytes | None:
@@ -52,32 +46,9 @@ def _content_of_file(path: Path) -> bytes | None:
                 tail = bytes(buffer[max(0, count - len(_EXTERNAL) + 1) : count])
         if has_external:
             # Gigabytes as a rule: size and time stand for their content.
-            for location in _external_files(path):
+            for location in later("content_in_memory").external_files(path):
                 found = (path.resolve().parent / location).stat()
                 digest.update(repr((location, found.st_size, found.st_mtime_ns)).encode())
-    except (OSError, ValueError, DecodeError):
+    except (OSError, ValueError):
         return None
     return digest.digest()
-
-
-def _external_files(path: Path) -> list[str]:
-    proto = onnx.ModelProto.FromString(path.read_bytes())
-    return sorted(
-        {
-            entry.value
-            for tensor in _tensors(proto)
-            for entry in tensor.external_data
-            if entry.key == "location"
-        }
-    )
-
-
-def _tensors(message: Message) -> Iterator[onnx.TensorProto]:
-    """All tensors, wherever they are: in graphs, subgraphs, functions, attributes."""
-    if isinstance(message, onnx.TensorProto):
-        yield message
-        return
-    for field, value in message.ListFields():
-        if field.type == field.TYPE_MESSAGE:
-            for child in (value,) if isinstance(value, Message) else value:
-                yield from _tensors(child)

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from bessemer.compiler.codegen.artifact.machine import machine_of
 from bessemer.compiler.codegen.support.clock import EVENTS
-from bessemer.compiler.driver import Compilation, machine_of
+from bessemer.compiler.driver import Compilation
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.program import Launch, timed_steps
 from bessemer.compiler.ir.types import Array

@@ -17,11 +17,10 @@ from bessemer.compiler.device_driver import DeviceCompilation, build_for_device
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.options import Options
-from bessemer.compiler.targets.nvptx import DEVICES, PREFIX, DeviceTarget, device_named
+from bessemer.compiler.targets.nvptx import DEVICES, EVERY_LEVEL, PREFIX, DeviceTarget, device_named
 from bessemer.runtime.cuda.program_file import SUFFIX, Form, write_forms
 
 SUFFIXES = (".so", SUFFIX)
-EVERY_LEVEL = PREFIX.rstrip(":")
 
 
 def levels_named(name: str) -> tuple[DeviceTarget, ...]:

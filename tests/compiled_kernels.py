@@ -12,10 +12,10 @@ import numpy as np
 from bessemer.compiler.codegen.artifact.machine import (
     assembly_text,
     compile_object,
+    machine_of,
     place_object,
 )
 from bessemer.compiler.codegen.kernels.cpu import PASSES, KernelCode, emit_kernel, module_text
-from bessemer.compiler.driver import machine_of
 from bessemer.compiler.ir.evaluate import evaluate_named
 from bessemer.compiler.ir.loops import Kernel
 from bessemer.compiler.ir.types import Array

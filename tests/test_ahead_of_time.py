@@ -23,7 +23,7 @@ from bessemer.compiler.ir.types import Array
 from bessemer.compiler.options import Options
 from bessemer.frontends import zoo
 from bessemer.frontends.builder import Network
-from bessemer.frontends.compile import build_model
+from bessemer.frontends.models_in import build_model
 from bessemer.frontends.onnx_writer.write import write_onnx
 from tests.onnxruntime_sessions import session_of
 

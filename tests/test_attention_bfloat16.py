@@ -5,7 +5,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from bessemer.compiler.driver import Compilation, build, machine_of
+from bessemer.compiler.codegen.artifact.machine import machine_of
+from bessemer.compiler.driver import Compilation, build
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.types import Array, DType, TensorType, bf16, f16, f32

@@ -275,3 +275,20 @@ def test_processes_share_a_cache(folder: Path, compilations: Compilations) -> No
     expected = b"".join(output(network(seed)).tobytes() for seed in (0, 1, 2))
     assert results == [expected, expected]
     assert compilations.count == 0
+
+
+LOADED = """
+import sys
+import bessemer
+bessemer.compile("examples/lenet.onnx")
+print(sorted({"onnx", "bessemer.compiler.driver", "bessemer.frontends.builder"} & {*sys.modules}))
+"""
+
+
+def test_what_is_in_the_cache_is_loaded_without_onnx_and_the_compiler(folder: Path) -> None:
+    bessemer.compile("examples/lenet.onnx")
+    assert len(entries(folder)) == 1
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", LOADED]
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("[]\n", "")

@@ -10,7 +10,8 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from bessemer.compiler.driver import Compilation, build, machine_of
+from bessemer.compiler.codegen.artifact.machine import machine_of
+from bessemer.compiler.driver import Compilation, build
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.expr import Buffer, checked, less
 from bessemer.compiler.ir.loops import Kernel, Stream

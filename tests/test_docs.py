@@ -24,8 +24,8 @@ from bessemer.compiler.targets.nvptx import SM80
 from bessemer.frontends.builder.layer import Sequential
 from bessemer.frontends.builder.layers_dense import Dense, Flatten
 from bessemer.frontends.builder.network import Input, Network
-from bessemer.frontends.compile import build_model
 from bessemer.frontends.compile_device import build_model_for_device
+from bessemer.frontends.models_in import build_model
 from bessemer.frontends.train.losses import cross_entropy
 from bessemer.frontends.train.trainer import Trainer
 from tests.pass_runs import Case, changed, lines

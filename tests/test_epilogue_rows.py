@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bessemer.compiler.driver import build, kernels_of, machine_of
+from bessemer.compiler.codegen.artifact.machine import machine_of
+from bessemer.compiler.driver import build, kernels_of
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.ir.loops import FragmentMac

@@ -14,8 +14,9 @@ from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from bessemer.compiler.codegen.artifact.link import compile_code
+from bessemer.compiler.codegen.artifact.machine import machine_of
 from bessemer.compiler.codegen.kernels.cpu import PASSES
-from bessemer.compiler.driver import Compilation, build, machine_of
+from bessemer.compiler.driver import Compilation, build
 from bessemer.compiler.ir import walk_loops
 from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.tile_statements import TileMac

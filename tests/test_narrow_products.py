@@ -23,7 +23,7 @@ from bessemer.compiler.pass_order import passes_of
 from bessemer.compiler.passes.remove_dead import remove_dead
 from bessemer.compiler.schedule.program import build_program
 from bessemer.compiler.targets.x86 import AVX512
-from bessemer.frontends.compile import as_graph
+from bessemer.frontends.models_in import as_graph
 from bessemer.frontends.onnx_reader.read import read_onnx
 from tests.onnx_check import operators
 from tests.onnxruntime_sessions import session_of

@@ -16,11 +16,12 @@ from bessemer.compiler.codegen.artifact import parts
 from bessemer.compiler.codegen.artifact.machine import (
     Machine,
     compile_object,
+    machine_of,
     place_object,
 )
 from bessemer.compiler.codegen.artifact.merge_objects import merge_objects
 from bessemer.compiler.codegen.artifact.one_section import in_one_section
-from bessemer.compiler.driver import Compilation, build, kernels_of, machine_of
+from bessemer.compiler.driver import Compilation, build, kernels_of
 from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.graph import Graph

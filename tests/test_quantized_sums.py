@@ -16,7 +16,7 @@ from bessemer.compiler.ir.types import Array, DType, f32, type_of, u8, u16
 from bessemer.compiler.options import Options
 from bessemer.compiler.pass_order import passes_of
 from bessemer.compiler.targets.choose import host_target
-from bessemer.frontends.compile import as_graph
+from bessemer.frontends.models_in import as_graph
 from tests.onnxruntime_sessions import session_of
 
 CHANNELS = 24

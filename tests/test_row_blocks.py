@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import bessemer.compiler.ops  # noqa: F401  (registers the operators)
-from bessemer.compiler.driver import build, machine_of
+from bessemer.compiler.codegen.artifact.machine import machine_of
+from bessemer.compiler.driver import build
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import symbol
 from bessemer.compiler.ir.evaluate import evaluate_named

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import bessemer.compiler.ops  # noqa: F401  (registers the operators)
-from bessemer.compiler.driver import Compilation, build, machine_of
+from bessemer.compiler.codegen.artifact.machine import machine_of
+from bessemer.compiler.driver import Compilation, build
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import Size, symbol
 from bessemer.compiler.ir.graph import Value

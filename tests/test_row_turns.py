@@ -17,7 +17,7 @@ from bessemer.compiler.pass_order import passes_of
 from bessemer.compiler.schedule.nests.row_turns import vectors_of_a_turn
 from bessemer.compiler.schedule.program import build_program
 from bessemer.compiler.targets.x86 import AVX512
-from bessemer.frontends.compile import as_graph
+from bessemer.frontends.models_in import as_graph
 from tests.compiled_kernels import assembly
 
 

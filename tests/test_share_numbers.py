@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import bessemer.compiler.ops  # noqa: F401  (registers the operators)
+from bessemer.compiler.codegen.artifact.machine import machine_of
 from bessemer.compiler.codegen.kernels.share_numbers import share_numbers
-from bessemer.compiler.driver import Compilation, build, kernels_of, machine_of
+from bessemer.compiler.driver import Compilation, build, kernels_of
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.interpreter.interpret_loops import run_kernel

@@ -20,8 +20,8 @@ from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.types import Array
 from bessemer.compiler.options import Options
 from bessemer.compiler.targets.nvptx import SM80
-from bessemer.frontends.compile import as_graph
 from bessemer.frontends.compile_device import build_model_for_device
+from bessemer.frontends.models_in import as_graph
 from bessemer.frontends.onnx_writer.write import write_onnx
 from bessemer.frontends.train.from_onnx import network_from_onnx
 from bessemer.runtime.errors import ExecutionError, InputError

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from bessemer.compiler.driver import Compilation, build, machine_of
+from bessemer.compiler.codegen.artifact.machine import machine_of
+from bessemer.compiler.driver import Compilation, build
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.graph import Graph, Value
 from bessemer.compiler.ir.program import Launch

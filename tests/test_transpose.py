@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from bessemer.compiler.driver import build, kernels_of, machine_of
+from bessemer.compiler.codegen.artifact.machine import machine_of
+from bessemer.compiler.driver import build, kernels_of
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import Size, symbol
 from bessemer.compiler.ir.graph import Value

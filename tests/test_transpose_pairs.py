@@ -5,7 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from bessemer.compiler.driver import build, machine_of
+from bessemer.compiler.codegen.artifact.machine import machine_of
+from bessemer.compiler.driver import build
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.text.text_loops import print_kernel

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import bessemer
-from bessemer.compiler.driver import Compilation, build, machine_of
+from bessemer.compiler.codegen.artifact.machine import machine_of
+from bessemer.compiler.driver import Compilation, build
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.graph import Graph
@@ -226,7 +227,7 @@ def test_compile_remembers_its_tuning(tmp_path: Path, monkeypatch: pytest.Monkey
     bessemer.compile(net, tune=0.5, threads=1)
     (kept,) = (tmp_path / "tuning").iterdir()
     before = kept.read_bytes()
-    monkeypatch.setattr("bessemer.frontends.compile.tune_model", None)  # not called again
+    monkeypatch.setattr("bessemer.frontends.tune.tune_model", None)  # not called again
     model = bessemer.compile(net, tune=0.5, threads=1)
     assert kept.read_bytes() == before
     assert model.run([np.ones((2, 30), np.float32)])[0].shape == (2, 9)

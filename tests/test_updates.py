@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bessemer.compiler.driver import build, machine_of
+from bessemer.compiler.codegen.artifact.machine import machine_of
+from bessemer.compiler.driver import build
 from bessemer.compiler.errors import CompileError, InternalError
 from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.ir.program import Copy, RequireFinite

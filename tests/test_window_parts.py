@@ -22,7 +22,7 @@ from bessemer.compiler.pass_order import passes_of
 from bessemer.compiler.schedule.nests.window_parts import asks_in_windows, window_parts
 from bessemer.compiler.schedule.program import build_program
 from bessemer.compiler.targets.x86 import AVX512
-from bessemer.frontends.compile import as_graph
+from bessemer.frontends.models_in import as_graph
 
 _AXIS = Symbol("i", 35)
 _X = Buffer("x", f32, (35,))

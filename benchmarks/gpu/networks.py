@@ -10,7 +10,8 @@ import numpy as np
 
 from benchmarks.gpu import torch_networks
 from benchmarks.gpu.cases import Case, Peer, Sample, numbers
-from bessemer.compiler.driver import build, machine_of
+from bessemer.compiler.codegen.artifact.machine import machine_of
+from bessemer.compiler.driver import build
 from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.ir.types import Array
 from bessemer.compiler.jit import load_code

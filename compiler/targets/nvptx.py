@@ -14,6 +14,9 @@ from bessemer.compiler.targets.machine import Target
 
 TRIPLE = "nvptx64-nvidia-cuda"
 PREFIX = "nvptx:"
+EVERY_LEVEL = PREFIX.rstrip(":")
+CUDA = "cuda"
+"""The name of the target that is the GPU at hand."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,11 @@ def device_named(name: str) -> DeviceTarget:
         known = ", ".join(DEVICES)
         raise CompileError(f"There is no target '{name}'. The GPU targets are {known}.")
     return found
+
+
+def is_device(target: str) -> bool:
+    """Whether a target's name is that of a GPU, of a level of them, or of all levels."""
+    return target in (CUDA, EVERY_LEVEL) or target.startswith(PREFIX)
 
 
 def device_of_capability(major: int, minor: int) -> DeviceTarget:

@@ -22,7 +22,7 @@ from bessemer.frontends.cli.output import (
     write_note,
 )
 from bessemer.frontends.cli.stations import schedule
-from bessemer.frontends.compile import as_graph
+from bessemer.frontends.models_in import as_graph
 
 
 def command(

@@ -14,12 +14,12 @@ from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.options import Options, dump_folder
 from bessemer.compiler.targets.choose import host_target, parse_target
 from bessemer.compiler.targets.machine import Target
+from bessemer.compiler.targets.nvptx import is_device
 from bessemer.frontends.byte_count import byte_count
 from bessemer.frontends.cli import arguments
 from bessemer.frontends.cli.device_target import device_phases, write_device_artifact
 from bessemer.frontends.cli.output import Phases, format_bytes, print_json, write
-from bessemer.frontends.compile import as_graph
-from bessemer.frontends.compile_device import is_device
+from bessemer.frontends.models_in import as_graph
 from bessemer.frontends.save_device import check_suffix
 from bessemer.frontends.tune import tune_model
 from bessemer.frontends.tuning_file import read_tuning, write_tuning

@@ -14,10 +14,10 @@ from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.ir.text.text_graph import print_graph
 from bessemer.compiler.ir.text.text_loops import print_kernel
 from bessemer.compiler.options import Options
-from bessemer.compiler.targets.nvptx import DeviceTarget
+from bessemer.compiler.targets.nvptx import CUDA, DeviceTarget
 from bessemer.frontends.cli.graph_drawing import dot_text
 from bessemer.frontends.cli.output import Phases, format_bytes, print_json, print_table, write
-from bessemer.frontends.compile_device import CUDA, target_at_hand
+from bessemer.frontends.compile_device import target_at_hand
 from bessemer.frontends.save_device import (
     check_suffix,
     compile_levels,

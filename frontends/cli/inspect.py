@@ -12,6 +12,7 @@ from bessemer.compiler.ir.graph import Graph, Value
 from bessemer.compiler.ir.text.text_graph import print_graph
 from bessemer.compiler.ir.text.text_loops import print_kernel
 from bessemer.compiler.options import Options
+from bessemer.compiler.targets.nvptx import is_device
 from bessemer.frontends.cli import arguments
 from bessemer.frontends.cli.device_target import inspected, print_launches
 from bessemer.frontends.cli.graph_drawing import dot_text
@@ -24,8 +25,7 @@ from bessemer.frontends.cli.steps_text import (
     place_rows,
     print_program,
 )
-from bessemer.frontends.compile import as_graph
-from bessemer.frontends.compile_device import is_device
+from bessemer.frontends.models_in import as_graph
 from bessemer.runtime.artifact import Strings
 
 Emit = Literal[

@@ -5,7 +5,6 @@ Importing this loads neither LLVM nor onnx; an artifact runs without them.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import typer
 
 from bessemer.compiler.ir.types import Array
 from bessemer.frontends.cli.output import write_note
+from bessemer.frontends.later import later
 from bessemer.frontends.random_inputs import (
     default_sizes,
     index_limits,
@@ -34,8 +34,7 @@ def open_on_device(path: Path, dims: Mapping[str, int], target: str, **options: 
     """Loads an artifact for GPUs, or compiles a model for the GPU at hand."""
     if is_artifact(path):
         return load(path, device=0)
-    compiler = importlib.import_module("bessemer.frontends.compile")
-    model = compiler.compile(path, dims=dims, target=target, **options)
+    model = later("compile").compile(path, dims=dims, target=target, **options)
     assert isinstance(model, DeviceModel)
     return model
 
@@ -44,8 +43,7 @@ def open_model(path: Path, dims: Mapping[str, int], threads: int, **options: Any
     """Loads an artifact, or compiles a model (through the cache); options as `bessemer.compile`."""
     if is_artifact(path):
         return load(path, threads=threads)
-    compiler = importlib.import_module("bessemer.frontends.compile")
-    model = compiler.compile(path, dims=dims, threads=threads, **options)
+    model = later("compile").compile(path, dims=dims, threads=threads, **options)
     assert isinstance(model, CompiledModel)
     return model
 
@@ -83,5 +81,4 @@ def limits_of(
     """The lengths of the tables that integer inputs index; only a model's file tells them."""
     if is_artifact(path) or not any(info.dtype in ("int32", "int64") for info in model.inputs):
         return {}
-    compiler = importlib.import_module("bessemer.frontends.compile")
-    return index_limits(compiler.as_graph(path, dims))
+    return index_limits(later("models_in").as_graph(path, dims))

@@ -9,9 +9,10 @@ import typer
 
 from bessemer.compiler.options import Options, dump_folder
 from bessemer.compiler.targets.choose import host_target
+from bessemer.compiler.targets.nvptx import CUDA
 from bessemer.frontends.cli import arguments
 from bessemer.frontends.cli.output import format_seconds, print_json, print_table, spinner, write
-from bessemer.frontends.compile_device import CUDA, target_at_hand
+from bessemer.frontends.compile_device import target_at_hand
 from bessemer.frontends.tune import Contest, Tuned, tune_model
 from bessemer.frontends.tune_device import tune_for_device
 from bessemer.frontends.tuning_file import device_key, write_choices

@@ -20,7 +20,8 @@ from bessemer.frontends.cli.models import check_known
 from bessemer.frontends.cli.output import Phases, print_json, print_table, write_note
 from bessemer.frontends.cli.rivals import start_onnxruntime
 from bessemer.frontends.code_arrays import Interpreter, run_on_arrays
-from bessemer.frontends.compile import as_graph, compile
+from bessemer.frontends.compile import compile
+from bessemer.frontends.models_in import as_graph
 from bessemer.frontends.random_inputs import (
     default_sizes,
     index_limits,

@@ -13,6 +13,7 @@ from llvmlite.binding import ffi
 
 from bessemer.compiler.codegen.artifact.one_section import has_variables, in_one_section
 from bessemer.compiler.errors import InternalError
+from bessemer.compiler.targets.machine import Target
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,11 @@ class Machine:
     cpu: str = "generic"
     features: str = ""
     level: int = 2
+
+
+def machine_of(target: Target) -> Machine:
+    """The target in LLVM's terms: triple, processor and features."""
+    return Machine(target.triple, target.cpu, target.feature_text)
 
 
 # The optimization passes that llvmlite can add one by one; all else of LLVM's comes only as a whole
