@@ -72,7 +72,7 @@ def test_a_signature_has_to_make_sense() -> None:
     check_signature(good)
     x = good.inputs[0]
     for wrong, problem in [
-        (replace(good, prefix="a b"), "no C identifier"),
+        (replace(good, prefix="a b"), "not a C identifier"),
         (replace(good, symbols=("length", "length")), "listed twice"),
         (replace(good, symbols=("length", "a+b")), "no plain name"),
         (replace(good, inputs=(replace(x, dtype="float8"),)), "unknown dtype 'float8'"),

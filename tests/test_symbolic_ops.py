@@ -126,7 +126,7 @@ def test_shapes_in_symbols() -> None:
     ("reshape", [(2, 3)], {"shape": (7,)}, "6 elements do not fit into 7"),
     ("reshape", [(N, 3)], {"shape": (3 * N + 1,)}, "elements do not fit"),
     ("broadcast_to", [(3,)], {"shape": (4,)}, "3 is neither 1 nor 4"),
-    ("transpose", [(2, 3)], {"permutation": (0, 0)}, "no order of its axes 0 to 1"),
+    ("transpose", [(2, 3)], {"permutation": (0, 0)}, "not an order of its axes 0 to 1"),
     ("slice", [(5,)], {"starts": (3,), "shape": (3,), "steps": (1,)}, "axis 0 .* leaves"),
     ("slice", [(N,)], {"starts": (0,), "shape": (N + 1,), "steps": (1,)}, "leaves"),
     ("slice", [(5,)], {"starts": (0,), "shape": (3,), "steps": (0,)}, "step of axis 0 is 0"),
