@@ -27,8 +27,8 @@ def read_arrays(path: Path) -> dict[str, Array]:
     except (ValueError, AttributeError, EOFError, BadZipFile):
         # NumPy's own message takes any file for a pickle, and advises to load it.
         raise CompileError(
-            f"{path} is no .npz file of arrays, as np.savez writes them. Arrays of objects cannot "
-            "be read; strings want a dtype such as <U9."
+            f"{path} is not an .npz file of arrays, as np.savez writes them. Arrays of objects "
+            "cannot be read; strings want a dtype such as <U9."
         ) from None
 
 

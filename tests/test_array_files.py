@@ -26,7 +26,7 @@ def test_what_is_no_npz_file_is_told(tmp_path: Path) -> None:
     with pytest.raises(CompileError, match=r"one\.npy holds one array without a name"):
         read_arrays(tmp_path / "one.npy")
     for name in ("broken.npz", "empty.npz", "text.npz", "objects.npz"):
-        with pytest.raises(CompileError, match=rf"{name} is no \.npz file of arrays"):
+        with pytest.raises(CompileError, match=rf"{name} is not an \.npz file of arrays"):
             read_arrays(tmp_path / name)
     with pytest.raises(CompileError, match=r"missing\.npz cannot be read: No such file"):
         read_arrays(tmp_path / "missing.npz")

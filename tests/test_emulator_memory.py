@@ -236,7 +236,7 @@ def test_a_wide_access_across_the_end_is_found() -> None:
 
 
 def test_a_crooked_address_is_found() -> None:
-    with pytest.raises(Misaligned, match="no multiple of 16"):
+    with pytest.raises(Misaligned, match="not a multiple of 16"):
         _fault(AT.format(size=4, to=4) + "ld.global.v4.b32 {%r1, %r2, %r3, %r4}, [%at0];", WORDS)
     with pytest.raises(Misaligned):
         _fault("ld.shared.b64 %rd1, [room+4];", variables=".shared .align 8 .b8 room[64];")

@@ -254,7 +254,7 @@ def test_faults_of_tensor_copies() -> None:
         "[room], [%rd10, {%r1, %r1}], [full];"
     )
     _load(tensor, good, load, 1024, Schedule())
-    with pytest.raises(Misaligned, match="no multiple of 128"):
+    with pytest.raises(Misaligned, match="not a multiple of 128"):
         _load(tensor, good, load.replace("[room]", "[room+64]"), 1024, Schedule())
     with pytest.raises(TransactionMismatch):
         _load(tensor, good, load, 2048, Schedule())
@@ -264,7 +264,7 @@ def test_faults_of_tensor_copies() -> None:
     address = device.driver.allocate(20 * 128)
     with pytest.raises(Uninitialised):
         device.launch([encode_tiled(TiledMap(address, *_rest(good))), address])
-    with pytest.raises(BadTensorMap, match="no tensor map"):
+    with pytest.raises(BadTensorMap, match="not a tensor map"):
         device.launch([bytes(128), address])
 
 

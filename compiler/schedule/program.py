@@ -28,7 +28,7 @@ from bessemer.compiler.schedule.grouping.destinations import destinations
 from bessemer.compiler.schedule.grouping.fuse import as_index, index_symbols
 from bessemer.compiler.schedule.grouping.groups import Group, Grouping, form_groups
 from bessemer.compiler.schedule.grouping.kinds import kind_of
-from bessemer.compiler.schedule.lowering.attention_kernel import lower_attention_group
+from bessemer.compiler.schedule.lowering.attention_group import lower_attention_group
 from bessemer.compiler.schedule.lowering.choices import Choices
 from bessemer.compiler.schedule.lowering.contractions import lower_contraction_group
 from bessemer.compiler.schedule.lowering.lower import (

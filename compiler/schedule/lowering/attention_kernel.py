@@ -1,5 +1,4 @@
-"""Lowers attention to one kernel, behind those that pack its keys and, unless they lie in order,
-its values.
+"""The kernel of an attention.
 
     parallel chunk in chunks
       for item in the chunk's items                  a block of rows of one head
@@ -45,29 +44,25 @@ from bessemer.compiler.schedule.grouping.fuse import (
     as_index,
     index_symbols,
 )
-from bessemer.compiler.schedule.grouping.groups import Group, Grouping
+from bessemer.compiler.schedule.grouping.groups import Group
 from bessemer.compiler.schedule.lowering.attention_blocks import (
     MOST_TILES,
     bytes_of_a_score,
     rows_of_a_block,
 )
-from bessemer.compiler.schedule.lowering.attention_in_place import InPlace, most_rows_in_place
+from bessemer.compiler.schedule.lowering.attention_in_place import InPlace
 from bessemer.compiler.schedule.lowering.attention_packing import (
     Packed,
     PackedByPanels,
-    pack_right,
-    packed_by_panels,
-    panel_width,
 )
 from bessemer.compiler.schedule.lowering.attention_query import Query, query_of
 from bessemer.compiler.schedule.lowering.attention_tiles import (
     HEIGHT,
-    is_on_tiles,
     whole_steps,
     write_product,
     write_zeros,
 )
-from bessemer.compiler.schedule.lowering.attention_values import InMemory, values_in_memory
+from bessemer.compiler.schedule.lowering.attention_values import InMemory
 from bessemer.compiler.schedule.lowering.lower import Lowering, flat_buffers, in_order
 from bessemer.compiler.schedule.nests.merge_axes import Piece
 from bessemer.compiler.schedule.nests.nests import flat, flatten_loads
@@ -81,34 +76,8 @@ ROW_WORK = 40
 _TOTAL = "total"
 
 
-def lower_attention_group(group: Group, grouping: Grouping, lowering: Lowering) -> list[Launch]:
-    """The launches of a group around an attention."""
-    attention, packs = group.attention, grouping.packs
-    assert attention is not None and group.root is not None
-    products = (attention.scores, attention.product)
-    before = [packs[product].nodes if product in packs else [] for product in products]
-    nodes = [node for part in before for node in part]
-    few = most_rows_in_place(attention, nodes)
-    views = grouping.views(attention.scores.inputs[0])
-    query = query_of(attention, views, Fusion({}, lowering.constants))
-    on_tiles = is_on_tiles(attention, query, lowering.target)
-    by_panels = None
-    if not few and not on_tiles and lowering.vectorize:
-        by_panels = packed_by_panels(attention, before[0], lowering.target)
-    keys = by_panels or pack_right(
-        attention.scores, packs.get(attention.scores), lowering, few, on_tiles
-    )
-    width = panel_width(attention.product, lowering.target)
-    values = values_in_memory(attention, before[1], width) or pack_right(
-        attention.product, packs.get(attention.product), lowering, few, on_tiles
-    )
-    kernel = _Kernel(group, keys, values, few, on_tiles, nodes, views, lowering)
-    packing = [one.launch for one in (keys, values) if isinstance(one, Packed)]
-    return [*packing, kernel.launch()]
-
-
 @dataclass(frozen=True, eq=False)
-class _Kernel:
+class AttentionKernel:
     """The kernel of one group. Indices are symbols until an item's own take their place.
 
     Up to `few` rows it reads keys and values where they lie, through `pack_nodes`. The query is
