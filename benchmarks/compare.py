@@ -27,10 +27,10 @@ from benchmarks.recipes import RECIPES, Array, Recipe
 from benchmarks.turns import medians_by_turns
 from bessemer.compiler.ir.graph import Graph
 from bessemer.frontends.cli.rivals import onnxruntime_session
+from bessemer.frontends.float64_reference import run_in_float64
 from bessemer.frontends.models_in import as_graph
 from bessemer.frontends.random_inputs import index_limits
 from bessemer.frontends.relative_error import relative_error
-from bessemer.frontends.widen import run_in_float64
 
 TOLERANCE = 1e-5
 

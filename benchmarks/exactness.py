@@ -10,10 +10,10 @@ from benchmarks.plan import Plan, is_installed
 from benchmarks.record import Row
 from bessemer.compiler.ir.types import Array
 from bessemer.frontends.cli.rivals import start_onnxruntime
+from bessemer.frontends.float64_reference import run_in_float64
 from bessemer.frontends.models_in import as_graph
 from bessemer.frontends.random_inputs import random_inputs
 from bessemer.frontends.relative_error import relative_error
-from bessemer.frontends.widen import run_in_float64
 
 
 def measure_exactness(plan: Plan) -> dict[str, Row]:

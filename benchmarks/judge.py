@@ -19,9 +19,9 @@ import onnx
 
 from bessemer.compiler.ir.types import Array
 from bessemer.frontends.array_files import read_arrays, write_arrays
+from bessemer.frontends.float64_reference import run_in_float64
 from bessemer.frontends.models_in import as_graph
 from bessemer.frontends.relative_error import relative_error
-from bessemer.frontends.widen import run_in_float64
 
 EXACT, HALF = 1e-5, 3e-3
 """Errors up to which float32 results, and those of networks in 16 bits, are right whatever they are

@@ -13,8 +13,8 @@ from bessemer.compiler.options import Options
 from bessemer.frontends.array_files import write_arrays
 from bessemer.frontends.cli.bench_process import Worker
 from bessemer.frontends.cli.bench_worker import ARTIFACT, Job
+from bessemer.frontends.cli.compiler_steps import schedule
 from bessemer.frontends.cli.output import format_bytes
-from bessemer.frontends.cli.stations import schedule
 from bessemer.frontends.cli.steps_text import memory_summary
 from bessemer.frontends.models_in import as_graph
 from bessemer.frontends.random_inputs import default_sizes, input_infos, random_inputs

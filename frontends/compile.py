@@ -26,9 +26,9 @@ from bessemer.compiler.targets.choose import host_target, parse_target
 from bessemer.compiler.targets.machine import Target
 from bessemer.compiler.targets.nvptx import is_device
 from bessemer.frontends.byte_count import byte_count
-from bessemer.frontends.content import content_of
 from bessemer.frontends.given_sizes import given_sizes
 from bessemer.frontends.later import later
+from bessemer.frontends.model_content import content_of
 from bessemer.frontends.tuning_file import read_tuning, write_tuning
 from bessemer.runtime.arrays import Array
 from bessemer.runtime.cuda.driver import Driver

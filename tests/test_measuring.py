@@ -20,11 +20,11 @@ from bessemer.compiler.ir.types import TensorType, f32, i64
 from bessemer.compiler.targets.x86 import AVX2, SSE42
 from bessemer.frontends.cli.bench_process import Worker, WorkerError
 from bessemer.frontends.cli.bench_worker import Job
+from bessemer.frontends.float64_reference import run_in_float64
 from bessemer.frontends.operation_count import count_operations
 from bessemer.frontends.peak import peak_text
 from bessemer.frontends.random_inputs import index_limits, input_infos, random_arrays
 from bessemer.frontends.relative_error import relative_error
-from bessemer.frontends.widen import run_in_float64
 from tests.onnxruntime_sessions import session_of
 
 

@@ -18,10 +18,10 @@ from bessemer.compiler.jit import load_code
 from bessemer.compiler.options import Options, Precision
 from bessemer.frontends import zoo
 from bessemer.frontends.builder import Dense, Input, Network, Sequential, relu
+from bessemer.frontends.float64_reference import widen
 from bessemer.frontends.train import losses
 from bessemer.frontends.train.optimizers import SGD
 from bessemer.frontends.train.step import Regularization, training_graph
-from bessemer.frontends.widen import widen
 
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 TOLERANCES = {"float32": 2e-5, "bfloat16": 5e-2}

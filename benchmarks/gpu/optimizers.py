@@ -10,8 +10,8 @@ from benchmarks.gpu.cases import Case, Sample, graph_of, numbers, picked, wide
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.graph import Graph, Value
 from bessemer.compiler.ir.types import Array, TensorType, f32, f64
+from bessemer.frontends.float64_reference import run_in_float64
 from bessemer.frontends.train.optimizers import SGD, Adam, AdamW, Optimizer, Update
-from bessemer.frontends.widen import run_in_float64
 
 RATE, STEP = 0.01, 7.0
 

@@ -13,6 +13,7 @@ from bessemer.compiler.errors import CompileError, UnsupportedError
 from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.options import Options
 from bessemer.frontends.cli import arguments
+from bessemer.frontends.cli.compiler_steps import schedule
 from bessemer.frontends.cli.output import (
     format_bytes,
     print_json,
@@ -21,7 +22,6 @@ from bessemer.frontends.cli.output import (
     write,
     write_note,
 )
-from bessemer.frontends.cli.stations import schedule
 from bessemer.frontends.models_in import as_graph
 
 

@@ -14,11 +14,11 @@ from bessemer.compiler.ir.text.text_loops import print_kernel
 from bessemer.compiler.options import Options
 from bessemer.compiler.targets.nvptx import is_device
 from bessemer.frontends.cli import arguments
+from bessemer.frontends.cli.compiler_steps import Scheduled, graph_after, schedule
 from bessemer.frontends.cli.device_target import inspected, print_launches
 from bessemer.frontends.cli.graph_drawing import dot_text
 from bessemer.frontends.cli.models import check_known
 from bessemer.frontends.cli.output import format_bytes, print_json, print_table, spinner, write
-from bessemer.frontends.cli.stations import Scheduled, graph_after, schedule
 from bessemer.frontends.cli.steps_text import (
     group_rows,
     memory_summary,

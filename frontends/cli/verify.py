@@ -21,6 +21,7 @@ from bessemer.frontends.cli.output import Phases, print_json, print_table, write
 from bessemer.frontends.cli.rivals import start_onnxruntime
 from bessemer.frontends.code_arrays import Interpreter, run_on_arrays
 from bessemer.frontends.compile import compile
+from bessemer.frontends.float64_reference import run_in_float64
 from bessemer.frontends.models_in import as_graph
 from bessemer.frontends.random_inputs import (
     default_sizes,
@@ -29,7 +30,6 @@ from bessemer.frontends.random_inputs import (
     random_arrays,
 )
 from bessemer.frontends.relative_error import relative_error
-from bessemer.frontends.widen import run_in_float64
 from bessemer.runtime.model import CompiledModel
 
 Reference = Literal["auto", "onnxruntime", "interpreter"]

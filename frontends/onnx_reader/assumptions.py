@@ -12,7 +12,7 @@ from bessemer.compiler.ir.dims import Size
 class Assumptions:
     """By the inputs' dimensions, under our names (see signature.py).
 
-    `merged`: those that are another size, found out while reading (see agree.py). `alike`: those
+    `merged`: those that are another size, found while reading (see equal_sizes.py). `alike`: those
     that may be 1, and the size to which they then broadcast. `stretched`: those of the merged that
     an input's own shape keeps, because the input may be 1 along them (see stretch.py). `common`:
     symbols that are no input's, and the dimensions that broadcast to them.

@@ -14,7 +14,7 @@ from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import Array, DType, TensorType
 from bessemer.frontends.onnx_reader import known, limits
-from bessemer.frontends.onnx_reader.agree import broadcast_together
+from bessemer.frontends.onnx_reader.equal_sizes import broadcast_together
 from bessemer.frontends.onnx_reader.items import Item, Known, SequenceItem, StackedItem, TextItem
 from bessemer.frontends.onnx_reader.model_state import Dequantized
 from bessemer.frontends.onnx_reader.sizes import sizes_of
@@ -43,7 +43,7 @@ class Subgraphs(Protocol):
         """What a name stands for at this place of the model."""
 
     def choice(self, label: str) -> bool | None:
-        """What this reading takes for granted about a node (see agree.MustChooseError)."""
+        """What this reading takes for granted about a node (see equal_sizes.MustChooseError)."""
 
 
 class Region(Subgraphs, Protocol):

@@ -23,7 +23,7 @@ from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import Dim, Size
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import TensorType, i64
-from bessemer.frontends.onnx_reader.agree import require_nonnegative
+from bessemer.frontends.onnx_reader.equal_sizes import require_nonnegative
 
 Place = tuple[int, int]
 """A carried value by its number, and one of its axes."""

@@ -13,8 +13,8 @@ from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.rewrite import defined_symbols
 from bessemer.compiler.ir.types import i64
-from bessemer.frontends.onnx_reader.agree import agreed_size, differ_as_a_rule, with_shape
 from bessemer.frontends.onnx_reader.context import NodeContext, Region
+from bessemer.frontends.onnx_reader.equal_sizes import agreed_size, differ_as_a_rule, with_shape
 from bessemer.frontends.onnx_reader.items import Item
 from bessemer.frontends.onnx_reader.loop_counts import known_trips
 from bessemer.frontends.onnx_reader.loop_growth import Place

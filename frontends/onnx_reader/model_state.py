@@ -42,7 +42,7 @@ class ModelState:
     """Bytes of tensors that lack them, by the tensor's id."""
     problems: dict[str, None] = field(default_factory=dict)  # a set that keeps its order
     choices: dict[str, bool] = field(default_factory=dict)
-    """What this reading takes for granted about nodes (see agree.MustChooseError)."""
+    """What this reading takes for granted about nodes (see equal_sizes.MustChooseError)."""
     dequantized: dict[Value, Dequantized] = field(default_factory=dict)
     """Weights of few bits that nodes make floats of: products take them as they are."""
     strings: ModelStrings = field(default_factory=ModelStrings)

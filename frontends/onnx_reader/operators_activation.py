@@ -10,8 +10,8 @@ from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ops.composite import composite_activation as activation
 from bessemer.compiler.ops.composite import composite_reduce
-from bessemer.frontends.onnx_reader.agree import broadcast_value
 from bessemer.frontends.onnx_reader.context import NodeContext
+from bessemer.frontends.onnx_reader.equal_sizes import broadcast_value
 from bessemer.frontends.onnx_reader.registry import rule
 
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 from bessemer.compiler.ir.dims import Size, symbol
 from bessemer.compiler.ir.graph import Graph, Value
 from bessemer.compiler.ir.types import i64
-from bessemer.frontends.onnx_reader.agree import MustChooseError
 from bessemer.frontends.onnx_reader.context import NodeContext, Region
+from bessemer.frontends.onnx_reader.equal_sizes import MustChooseError
 from bessemer.frontends.onnx_reader.items import Item
 from bessemer.frontends.onnx_reader.registry import rule
 

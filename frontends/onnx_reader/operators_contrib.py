@@ -12,8 +12,8 @@ from bessemer.compiler.ops.composite import composite_normalize as normalize
 from bessemer.compiler.ops.composite import composite_reduce
 from bessemer.compiler.ops.composite.composite import cast
 from bessemer.compiler.ops.composite.composite_quantize import dequantize_linear
-from bessemer.frontends.onnx_reader.agree import with_trailing_sizes
 from bessemer.frontends.onnx_reader.context import NodeContext
+from bessemer.frontends.onnx_reader.equal_sizes import with_trailing_sizes
 from bessemer.frontends.onnx_reader.items import Item
 from bessemer.frontends.onnx_reader.operators_convolution import convolved
 from bessemer.frontends.onnx_reader.operators_detection import read_grid_sample

@@ -16,8 +16,8 @@ from bessemer.compiler.ops.composite import composite_normalize as normalize
 from bessemer.compiler.ops.composite.composite import binary, where
 from bessemer.compiler.ops.composite.composite_reduce import reduce, softmax
 from bessemer.compiler.ops.composite.composite_shape import slice_axis
-from bessemer.frontends.onnx_reader.agree import agreed_size, with_trailing_sizes
 from bessemer.frontends.onnx_reader.context import NodeContext
+from bessemer.frontends.onnx_reader.equal_sizes import agreed_size, with_trailing_sizes
 from bessemer.frontends.onnx_reader.items import Item
 from bessemer.frontends.onnx_reader.operators_contrib_attention import score_scale
 from bessemer.frontends.onnx_reader.operators_index import indices_at

@@ -9,13 +9,13 @@ from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import TensorType, f32
 from bessemer.compiler.ops.composite.composite_shape import from_channels_last, to_channels_last
-from bessemer.frontends.onnx_reader.agree import (
+from bessemer.frontends.onnx_reader.context import NodeContext
+from bessemer.frontends.onnx_reader.equal_sizes import (
     agreed_size,
     require_elements,
     with_shape,
     with_size,
 )
-from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.operators_index import indices_at
 from bessemer.frontends.onnx_reader.registry import rule
 from bessemer.frontends.onnx_reader.windows import read_window

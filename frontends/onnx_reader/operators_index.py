@@ -8,8 +8,8 @@ from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import boolean, i32, i64
-from bessemer.frontends.onnx_reader.agree import agreed_size, with_shape
 from bessemer.frontends.onnx_reader.context import NodeContext
+from bessemer.frontends.onnx_reader.equal_sizes import agreed_size, with_shape
 from bessemer.frontends.onnx_reader.items import Item
 from bessemer.frontends.onnx_reader.operators_blocks import gathered_rows
 from bessemer.frontends.onnx_reader.operators_move import concatenated

@@ -15,8 +15,8 @@ from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.rewrite import defined_symbols
 from bessemer.compiler.ir.types import Array, TensorType, boolean, i64
-from bessemer.frontends.onnx_reader.agree import agreed_size, with_shape
 from bessemer.frontends.onnx_reader.context import NodeContext
+from bessemer.frontends.onnx_reader.equal_sizes import agreed_size, with_shape
 from bessemer.frontends.onnx_reader.items import Item
 from bessemer.frontends.onnx_reader.known import known_array
 from bessemer.frontends.onnx_reader.loop_appends import Append, appended, appends_of, stacking

@@ -7,7 +7,8 @@ from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ops.composite.composite import binary, matmul
 from bessemer.compiler.ops.composite.composite_elimination import determinant, inverse
 from bessemer.compiler.ops.composite.composite_shape import slice_axis
-from bessemer.frontends.onnx_reader.agree import (
+from bessemer.frontends.onnx_reader.context import NodeContext
+from bessemer.frontends.onnx_reader.equal_sizes import (
     agreed_size,
     broadcast_shape,
     broadcast_value,
@@ -15,7 +16,6 @@ from bessemer.frontends.onnx_reader.agree import (
     with_size,
     with_sizes_of,
 )
-from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.operators_blocks import narrow_product
 from bessemer.frontends.onnx_reader.registry import rule
 

@@ -10,8 +10,8 @@ from bessemer.compiler.ir.dims import Dim, Size, format_size
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import boolean, i64
 from bessemer.frontends.onnx_reader import limits
-from bessemer.frontends.onnx_reader.agree import agreed_size, require_elements
 from bessemer.frontends.onnx_reader.context import NodeContext
+from bessemer.frontends.onnx_reader.equal_sizes import agreed_size, require_elements
 from bessemer.frontends.onnx_reader.registry import rule
 from bessemer.frontends.onnx_reader.sizes import slice_of
 

@@ -8,8 +8,8 @@ from bessemer.compiler.ops.composite import composite_normalize as normalize
 from bessemer.compiler.ops.composite.composite import binary, cast
 from bessemer.compiler.ops.composite.composite_reduce import mean, variance
 from bessemer.compiler.ops.composite.composite_shape import from_channels_last, to_channels_last
-from bessemer.frontends.onnx_reader.agree import with_size, with_trailing_sizes
 from bessemer.frontends.onnx_reader.context import NodeContext
+from bessemer.frontends.onnx_reader.equal_sizes import with_size, with_trailing_sizes
 from bessemer.frontends.onnx_reader.items import Item
 from bessemer.frontends.onnx_reader.registry import rule
 

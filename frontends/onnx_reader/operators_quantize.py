@@ -16,8 +16,8 @@ from bessemer.compiler.ops.composite.composite_quantize import (
 )
 from bessemer.compiler.ops.composite.composite_shape import from_channels_last, to_channels_last
 from bessemer.compiler.ops.small_numbers import FORMATS, WIDTHS
-from bessemer.frontends.onnx_reader.agree import with_size
 from bessemer.frontends.onnx_reader.context import NodeContext
+from bessemer.frontends.onnx_reader.equal_sizes import with_size
 from bessemer.frontends.onnx_reader.model_state import Dequantized
 from bessemer.frontends.onnx_reader.operators_convolution import convolved
 from bessemer.frontends.onnx_reader.operators_matmul import product

@@ -11,8 +11,8 @@ from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ops.activations import ACTIVATIONS
 from bessemer.compiler.ops.composite.composite import binary
 from bessemer.compiler.ops.composite.composite_shape import slice_axis
-from bessemer.frontends.onnx_reader.agree import with_size
 from bessemer.frontends.onnx_reader.context import NodeContext
+from bessemer.frontends.onnx_reader.equal_sizes import with_size
 from bessemer.frontends.onnx_reader.operators_matmul import product
 from bessemer.frontends.onnx_reader.registry import rule
 

@@ -11,8 +11,8 @@ from bessemer.compiler.ir.types import boolean, f64, i32, u8
 from bessemer.compiler.ops.composite import composite_reduce
 from bessemer.compiler.ops.composite.composite import cast, in_f32
 from bessemer.compiler.ops.composite.composite_einsum import einsum, operand_labels
-from bessemer.frontends.onnx_reader.agree import broadcast_shape, with_sizes_of
 from bessemer.frontends.onnx_reader.context import NodeContext
+from bessemer.frontends.onnx_reader.equal_sizes import broadcast_shape, with_sizes_of
 from bessemer.frontends.onnx_reader.registry import rule
 
 # The axis attribute became an input in opset 13 for ReduceSum, in 18 for the others.

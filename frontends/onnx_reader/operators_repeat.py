@@ -12,8 +12,8 @@ import onnx
 
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import TensorType, i64
-from bessemer.frontends.onnx_reader.agree import agreed_size
 from bessemer.frontends.onnx_reader.context import NodeContext
+from bessemer.frontends.onnx_reader.equal_sizes import agreed_size
 from bessemer.frontends.onnx_reader.registry import rule
 
 DOMAIN = "bessemer"

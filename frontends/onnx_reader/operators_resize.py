@@ -12,8 +12,8 @@ from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import f32, i64
-from bessemer.frontends.onnx_reader.agree import require_elements
 from bessemer.frontends.onnx_reader.context import NodeContext
+from bessemer.frontends.onnx_reader.equal_sizes import require_elements
 from bessemer.frontends.onnx_reader.known import known_ratios
 from bessemer.frontends.onnx_reader.registry import rule
 

@@ -10,8 +10,8 @@ from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import TensorType, boolean, i64
 from bessemer.compiler.ops.composite.composite_shape import flip
-from bessemer.frontends.onnx_reader.agree import agreed_size
 from bessemer.frontends.onnx_reader.context import NodeContext
+from bessemer.frontends.onnx_reader.equal_sizes import agreed_size
 from bessemer.frontends.onnx_reader.items import Item
 from bessemer.frontends.onnx_reader.loop_node import (
     ChangesTypeError,

@@ -12,14 +12,14 @@ from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import TensorType, dtype_of, i64
 from bessemer.compiler.ops.composite import composite_shape
 from bessemer.frontends.onnx_reader import limits
-from bessemer.frontends.onnx_reader.agree import (
+from bessemer.frontends.onnx_reader.context import NodeContext
+from bessemer.frontends.onnx_reader.equal_sizes import (
     MustChooseError,
     agreed_size,
     broadcast_size,
     broadcast_value,
     require_nonnegative,
 )
-from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.items import Item
 from bessemer.frontends.onnx_reader.registry import rule
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 
 from bessemer.compiler.ir.types import boolean, i64
-from bessemer.frontends.onnx_reader.agree import broadcast_shape
 from bessemer.frontends.onnx_reader.context import NodeContext
+from bessemer.frontends.onnx_reader.equal_sizes import broadcast_shape
 from bessemer.frontends.onnx_reader.items import Item, TextItem
 from bessemer.frontends.onnx_reader.registry import rule
 from bessemer.frontends.onnx_reader.strings import made_before

@@ -8,8 +8,8 @@ from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import Array, f32
 from bessemer.compiler.ops.composite.composite import binary
 from bessemer.compiler.ops.composite.composite_reduce import reduce
-from bessemer.frontends.onnx_reader.agree import with_size
 from bessemer.frontends.onnx_reader.context import NodeContext
+from bessemer.frontends.onnx_reader.equal_sizes import with_size
 from bessemer.frontends.onnx_reader.items import Item
 from bessemer.frontends.onnx_reader.operators_matmul import product
 from bessemer.frontends.onnx_reader.operators_ml import float_input

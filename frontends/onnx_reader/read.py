@@ -15,8 +15,8 @@ from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Graph, Value
 from bessemer.compiler.ir.types import Array, TensorType, type_of
 from bessemer.frontends.onnx_reader import families
-from bessemer.frontends.onnx_reader.agree import MustChooseError, SizesMustAgree
 from bessemer.frontends.onnx_reader.assumptions import Assumptions
+from bessemer.frontends.onnx_reader.equal_sizes import MustChooseError, SizesMustAgree
 from bessemer.frontends.onnx_reader.external import ExternalFiles
 from bessemer.frontends.onnx_reader.items import (
     UNREAD,

@@ -29,8 +29,8 @@ class DimensionNames:
     """Gives every unknown dimension its name, and those that are fixed their number.
 
     `fixed` is what the user fixed, by the name in the file or ours; `merged` says which of our
-    names stand for another size (found while reading: see agree.py), `stretched` which of these an
-    input's own shape keeps, for the input may be 1 along it (see stretch.py).
+    names stand for another size (found while reading: see equal_sizes.py), `stretched` which of
+    these an input's own shape keeps, for the input may be 1 along it (see stretch.py).
     """
 
     fixed: Mapping[str, int]

@@ -9,7 +9,7 @@ from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ops.composite.composite import binary
-from bessemer.frontends.onnx_reader.agree import require_nonnegative
+from bessemer.frontends.onnx_reader.equal_sizes import require_nonnegative
 from bessemer.frontends.onnx_reader.known import known_sizes
 
 UNLIMITED = 2**31 - 1

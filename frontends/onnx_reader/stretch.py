@@ -18,12 +18,12 @@ from bessemer.compiler.ir.dims import Dim, Size, format_size, symbol, symbol_nam
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.types import TensorType
 from bessemer.compiler.passes.pointwise import is_pointwise
-from bessemer.frontends.onnx_reader.agree import (
+from bessemer.frontends.onnx_reader.assumptions import Assumptions
+from bessemer.frontends.onnx_reader.equal_sizes import (
     MustChooseError,
     SizesMustAgree,
     require_nonnegative,
 )
-from bessemer.frontends.onnx_reader.assumptions import Assumptions
 
 Read = Callable[[Assumptions], Graph]
 _BETWEEN = "__or__"

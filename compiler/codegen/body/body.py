@@ -285,7 +285,7 @@ class _Body(BodySizes):
             place = self.let(f"getelementptr i64, ptr {source}, i64 {number}")
             value = self.let(f"load i64, ptr {place}")
             negative = self.let(f"icmp slt i64 {value}, 0")
-            # A check's source says what must hold (see agree.py of the ONNX reader).
+            # A check's source says what must hold (see equal_sizes.py of the ONNX reader).
             wrong = "the sizes contradict it" if name.startswith("check") else "a size is negative"
             self.fail_if(negative, Status.SHAPE_MISMATCH, f"{where}: {wrong}")
             self.set_symbol(name, value)

@@ -16,9 +16,9 @@ from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.loops import TEAM, Block, Kernel
 from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.text.text_loops import print_kernel
+from bessemer.compiler.schedule.device.joint_outputs import lower_together
 from bessemer.compiler.schedule.device.nests import DeviceNest, lower_device_nest
 from bessemer.compiler.schedule.device.sharing import mapping_of_statements
-from bessemer.compiler.schedule.device.together import lower_together
 from bessemer.compiler.schedule.lowering.lower import Lowering
 from bessemer.compiler.schedule.nests.merge_axes import Piece
 from bessemer.compiler.schedule.nests.nests import Nest

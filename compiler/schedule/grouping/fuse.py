@@ -11,7 +11,7 @@ from bessemer.compiler.ir.element import Operand
 from bessemer.compiler.ir.expr import Buffer, Expression, Index, Load
 from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.types import Array, bf16, f32
-from bessemer.compiler.schedule.nests.stretches import is_longer
+from bessemer.compiler.schedule.nests.partial_sums import is_longer
 
 AFFINE_VIEWS = frozenset({"transpose", "reshape", "slice", "broadcast_to", "windows"})
 

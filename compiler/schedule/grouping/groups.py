@@ -45,7 +45,7 @@ from bessemer.compiler.schedule.grouping.kinds import (
     kind_of,
 )
 from bessemer.compiler.schedule.grouping.moves import MOVES, keeps_columns
-from bessemer.compiler.schedule.nests.rows_of import (
+from bessemer.compiler.schedule.nests.row_shapes import (
     is_of_rows,
     is_row_reduction,
     moves_last_axis,

@@ -58,7 +58,7 @@ from bessemer.compiler.schedule.lowering.padding_regions import (
 from bessemer.compiler.schedule.lowering.winograd_gradient import lower_winograd_gradient
 from bessemer.compiler.schedule.nests.merge_axes import Piece
 from bessemer.compiler.schedule.nests.nests import flat, flatten_loads
-from bessemer.compiler.schedule.nests.streams import past_caches
+from bessemer.compiler.schedule.nests.past_caches import past_caches
 
 BASE = "bessemer_base"
 """The kernel's symbol for the flat offset of the left operand's first element."""

@@ -44,7 +44,7 @@ from bessemer.compiler.schedule.lowering.lower import (
     resolve_lanes,
 )
 from bessemer.compiler.schedule.nests.nests import flat, flatten_loads
-from bessemer.compiler.schedule.nests.streams import past_caches
+from bessemer.compiler.schedule.nests.past_caches import past_caches
 from bessemer.compiler.targets.machine import Target
 
 Pixel: TypeAlias = Callable[[Size, Size, Size, Size], Expression]

@@ -11,9 +11,9 @@ from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Atom, Size, Symbol
 from bessemer.compiler.ir.expr import Expression, Reduce
 from bessemer.compiler.ir.loops import Accumulate, LoopKind
-from bessemer.compiler.schedule.nests.at_once import UNROLLED_STEPS
+from bessemer.compiler.schedule.nests.interleave import UNROLLED_STEPS
 from bessemer.compiler.schedule.nests.merge_axes import extent_of
-from bessemer.compiler.schedule.nests.stretches import is_longer, stretch_of
+from bessemer.compiler.schedule.nests.partial_sums import is_longer, stretch_of
 
 
 def write_reduction(

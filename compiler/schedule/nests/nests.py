@@ -26,13 +26,13 @@ from bessemer.compiler.ir.ravel import unravel
 from bessemer.compiler.schedule.costs import operations
 from bessemer.compiler.schedule.dependence import all_nodes
 from bessemer.compiler.schedule.nests.merge_axes import Piece, extent_of, merge_axes
+from bessemer.compiler.schedule.nests.partial_sums import is_longer
 from bessemer.compiler.schedule.nests.row_parts import row_parts
 from bessemer.compiler.schedule.nests.row_traffic import streams
 from bessemer.compiler.schedule.nests.rows import Lanes as Lanes
 from bessemer.compiler.schedule.nests.rows import RowWriter, Values
 from bessemer.compiler.schedule.nests.short_axes import join_short_axis
 from bessemer.compiler.schedule.nests.short_rows import are_short, has_short_rows, write_short_rows
-from bessemer.compiler.schedule.nests.stretches import is_longer
 from bessemer.compiler.schedule.nests.totals import axes_behind_totals, with_totals
 from bessemer.compiler.schedule.nests.window_parts import asks_in_windows, window_parts
 

@@ -18,7 +18,7 @@ from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Atom, FloorDiv, Mod, Size, Symbol, atom
 from bessemer.compiler.ir.expr import Expression, Load, Reduce
 from bessemer.compiler.schedule.dependence import all_nodes
-from bessemer.compiler.schedule.nests.at_once import UNROLLED_STEPS
+from bessemer.compiler.schedule.nests.interleave import UNROLLED_STEPS
 from bessemer.compiler.schedule.nests.merge_axes import extent_of
 
 MOST_VECTORS = 16

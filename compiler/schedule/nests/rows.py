@@ -34,15 +34,14 @@ from bessemer.compiler.ir.loops import Accumulate, LoopKind, Prefetch, Stream
 from bessemer.compiler.ir.types import DType
 from bessemer.compiler.schedule.costs import has_functions
 from bessemer.compiler.schedule.dependence import Dependence, all_nodes
-from bessemer.compiler.schedule.nests.at_once import (
+from bessemer.compiler.schedule.nests.inner_reductions import write_reduction
+from bessemer.compiler.schedule.nests.interleave import (
     COLUMN_INTERLEAVE,
     PASS_INTERLEAVE,
     SUM_INTERLEAVE,
     fitting,
 )
-from bessemer.compiler.schedule.nests.inner_reductions import write_reduction
 from bessemer.compiler.schedule.nests.merge_axes import Piece, extent_of, merge_axes
-from bessemer.compiler.schedule.nests.nan_shows import may_skip_nan
 from bessemer.compiler.schedule.nests.row_arithmetic import (
     is_moderate,
     with_falling_exponentials,
@@ -57,6 +56,7 @@ from bessemer.compiler.schedule.nests.row_passes import (
 )
 from bessemer.compiler.schedule.nests.row_traffic import LINE, Places, coming_rows
 from bessemer.compiler.schedule.nests.row_turns import vectors_of_a_turn, write_turns
+from bessemer.compiler.schedule.nests.skip_nan import may_skip_nan
 
 Lanes = Callable[[DType], int]
 """The vector width of the target for an element type."""
