@@ -3,6 +3,7 @@
 An entry is a folder `KEY` of three files: the object code, the weights, and a manifest with the
 signature and the SHA-256 of all. It is written beside its place and renamed, so several
 processes may share a cache; an entry that does not match its manifest is dropped and made anew.
+The digest of weights that have been checked before is known by the file's time (known_files.py).
 The manifest's time is that of the last use: what was not used for longest goes when room is short.
 """
 
@@ -24,6 +25,7 @@ import llvmlite
 import numpy as np
 
 from bessemer.compiler.codegen.artifact.link import Bytes, Code, weights_digest
+from bessemer.compiler.known_files import known_of_file
 from bessemer.runtime.artifact import Signature
 from bessemer.runtime.errors import ArtifactError
 
@@ -50,7 +52,7 @@ class Cache:
             weights = _mapped(place / "model.weights")
             signature = Signature.from_json(manifest["signature"])
             intact = manifest["sha256"] == _digests(key, signature, code)
-            intact = intact and weights_digest(weights) == signature.weights_sha256
+            intact = intact and self._weights_digest(place, weights) == signature.weights_sha256
         except (OSError, ValueError, KeyError, TypeError, AttributeError, ArtifactError):
             intact = False
         if not intact:
@@ -59,6 +61,10 @@ class Cache:
         with suppress(OSError):
             os.utime(place / "manifest.json")
         return Code(signature, code), weights
+
+    def _weights_digest(self, place: Path, weights: Bytes) -> str:
+        path = place / "model.weights"
+        return known_of_file(self.folder, path, "weights", lambda: [weights_digest(weights)])[0]
 
     @contextmanager
     def new(self, key: str) -> Iterator[NewEntry]:

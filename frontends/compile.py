@@ -152,7 +152,7 @@ def compile(
         known = _tuned(model, dims, values or {}, options, tune, folder)
     if known is not None:
         options = replace(options, tuning=known)
-    key = _key(model, dims, options) if folder else None
+    key = _key(model, dims, options, folder) if folder else None
     if folder and key:
         kept = Cache(folder, cache_limit())
         found = kept.load(key)
@@ -183,7 +183,7 @@ def _tuned(
     folder: Path | None,
 ) -> Tuning:
     """The choices that are fastest on this machine: measured now, or kept from the last time."""
-    key = _key(model, dims, options) if folder else None
+    key = _key(model, dims, options, folder) if folder else None
     place = folder / "tuning" / f"{key}-{options.threads}.json" if folder and key else None
     if place is not None and place.exists():
         return read_tuning(place, host_target())
@@ -193,9 +193,9 @@ def _tuned(
     return found
 
 
-def _key(model: Model, dims: Mapping[str, int], options: Options) -> str | None:
-    """The cache key; None for a model that has no serialized content to hash."""
-    content = content_of(model)
+def _key(model: Model, dims: Mapping[str, int], options: Options, folder: Path) -> str | None:
+    """The key in the cache of this folder; None for a model that has no content to hash."""
+    content = content_of(model, folder)
     if content is None:
         return None
     choices = repr(

@@ -74,7 +74,7 @@ def _place(
 ) -> Path | None:
     """The file for what is found for a model on a device; None for a model that is not known by its
     content."""
-    content = content_of(model)
+    content = content_of(model, folder)
     if content is None:
         return None
     given = repr((sorted(dims.items()), options.precision, options.optimize, options.tuning))

@@ -144,7 +144,7 @@ def test_misused_barriers() -> None:
             "setp.lt.u32 %p1, %thread, 64; bar.arrive 1, 32; bar.arrive 1, 32;bar.arrive 1, 64;",
             threads=64,
         )
-    with pytest.raises(BarrierMisuse, match="no whole warps"):
+    with pytest.raises(BarrierMisuse, match="not whole warps"):
         _run("bar.sync 1, 33;")
     with pytest.raises(BarrierMisuse, match="some say"):
         _run(

@@ -127,7 +127,7 @@ def test_images_that_the_driver_refuses() -> None:
     driver, _ = _driver()
     with pytest.raises(DriverTooOldError, match="newer than the driver's"):
         driver.load_module(ADD_ONE.replace(".version 8.6", ".version 9.0").encode())
-    with pytest.raises(DeviceError, match="no PTX module"):
+    with pytest.raises(DeviceError, match="not a PTX module"):
         driver.load_module(b"hello")
     with pytest.raises(DeviceError, match="no cubins"):
         driver.load_module(b"\x7fELF...")

@@ -212,7 +212,7 @@ def test_what_fits_nowhere_is_told() -> None:
     open_batch = zoo.mlp(8, (8,), 3).graph
     with pytest.raises(CompileError, match="give dims"):
         bessemer.compile(open_batch, memory="1M")
-    with pytest.raises(CompileError, match="no number of bytes"):
+    with pytest.raises(CompileError, match="not a number of bytes"):
         bessemer.compile(graph, memory="much")
 
 

@@ -74,7 +74,7 @@ def test_a_signature_has_to_make_sense() -> None:
     for wrong, problem in [
         (replace(good, prefix="a b"), "not a C identifier"),
         (replace(good, symbols=("length", "length")), "listed twice"),
-        (replace(good, symbols=("length", "a+b")), "no plain name"),
+        (replace(good, symbols=("length", "a+b")), "not a plain name"),
         (replace(good, inputs=(replace(x, dtype="float8"),)), "unknown dtype 'float8'"),
         (replace(good, inputs=(replace(x, shape=(-2,)),)), "negative size"),
         (replace(good, inputs=(replace(x, shape=("found",)),)), "unknown symbol 'found'"),
