@@ -6,6 +6,7 @@ import bessemer.compiler.ops  # noqa: F401  (registers the operators that the ru
 from bessemer.compiler.errors import InternalError
 from bessemer.frontends.onnx_reader import (  # noqa: F401  (each registers its rules)
     operators_activation,
+    operators_affine,
     operators_arithmetic,
     operators_blocks,
     operators_bnb4,
