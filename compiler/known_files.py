@@ -37,7 +37,7 @@ def known_of_file(
     if place is not None:
         with suppress(OSError, ValueError):
             known = json.loads(place.read_text())
-            if isinstance(known, list) and all(isinstance(one, str) for one in known):
+            if known and isinstance(known, list) and all(isinstance(one, str) for one in known):
                 return known
     found = find()
     # Named again: what was changed while it was read is another file.

@@ -111,11 +111,12 @@ def compile(
     """Compiles a model for this machine, or loads it from the compile cache.
 
     `model` is an ONNX file's path, its bytes, an onnx.ModelProto, or a network or graph built in
-    Python. `dims` fixes symbolic dimensions, `values` fixes whole inputs. `threads`: None or 0
-    means all processors that the process may use. `optimize`: 0 unfused plain loops, 1 unfused
-    vector loops, 2 everything. `tune` is the number of seconds to spend on measuring variants of
-    the model's kernels on this machine; the cache keeps the result. `tuning` is a file written by
-    `bessemer tune`, or its content: with it the compilation does not depend on the machine.
+    Python; a file must not change while it is compiled. `dims` fixes symbolic dimensions, `values`
+    fixes whole inputs. `threads`: None or 0 means all processors that the process may use.
+    `optimize`: 0 unfused plain loops, 1 unfused vector loops, 2 everything. `tune` is the number of
+    seconds to spend on measuring variants of the model's kernels on this machine; the cache keeps
+    the result. `tuning` is a file written by `bessemer tune`, or its content: with it the
+    compilation does not depend on the machine.
     `memory` limits what a run may allocate besides inputs, outputs and weights, such as "512M";
     `sizes` are the values of symbols that the limit is for.
     With `target` "cuda" the model is compiled for the GPU number `device` and loaded there; targets

@@ -34,6 +34,7 @@ def _convolution(
         ((1, 6, 20, 8), (3, 3, 8, 17), (1, 1), None),
         ((1, 6, 20, 64), (1, 1, 64, 3), (1, 1), None),
         ((1, 6, 19, 32), (3, 3, 32, 3), (1, 1), None),
+        ((1, 6, 20, 32), (3, 3, 32, 0), (1, 1), None),
     ],
 )
 def test_neighbours_become_channels_of_narrow_convolutions(

@@ -69,7 +69,7 @@ def test_a_file_that_changed_a_moment_ago_is_read_again(tmp_path: Path, file: Pa
 
 
 @pytest.mark.usefixtures("settled")
-@pytest.mark.parametrize("damaged", ["", "{", "3", '{"a": 1}', "[3]"])
+@pytest.mark.parametrize("damaged", ["", "{", "3", '{"a": 1}', "[3]", "[]"])
 def test_what_is_kept_and_damaged_is_found_out_again(
     tmp_path: Path, file: Path, damaged: str
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
 import subprocess
 import sys
@@ -87,6 +89,31 @@ def test_what_the_user_has_changed_is_not_forgotten(tmp_path: Path) -> None:
         before = array.copy()
         forget(array)
         np.testing.assert_array_equal(array, before)
+
+
+def test_locked_memory_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "numbers"
+    path.write_bytes(bytes(range(256)) * 16)
+    with path.open("rb") as file:
+        mapped = MappedFile(file.fileno(), 4096)
+    found = np.frombuffer(mapped, np.uint8)
+    if ctypes.CDLL(None).mlock(ctypes.c_void_p(found.ctypes.data), ctypes.c_size_t(4096)):
+        pytest.skip("this process may not lock memory")
+    forget(found)
+    assert found.tobytes() == path.read_bytes()
+
+
+def test_a_file_that_cannot_be_mapped_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENODEV, "No such device")
+
+    path = _model(tmp_path, 64, external=False, transposed=False)
+    expected = compile(path, cache=False).run({"x0": np.ones((4, 64), np.float32)})
+    monkeypatch.setattr("bessemer.frontends.onnx_reader.loader.MappedFile", refuse)
+    found = compile(path, cache=False).run({"x0": np.ones((4, 64), np.float32)})
+    np.testing.assert_array_equal(found[0], expected[0])
 
 
 def test_a_graph_does_not_depend_on_its_file(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ weights are not wanted any more once the weights have been copied to where code 
 from __future__ import annotations
 
 import mmap
+from contextlib import suppress
 from typing import Self
 
 import numpy as np
@@ -33,4 +34,5 @@ def forget(array: Array) -> None:
         return
     start: int = root.ctypes.data - np.frombuffer(memory, np.uint8).ctypes.data
     page = start - start % mmap.PAGESIZE
-    memory.madvise(mmap.MADV_DONTNEED, page, start + root.nbytes - page)
+    with suppress(OSError):  # a process that locks its memory keeps it
+        memory.madvise(mmap.MADV_DONTNEED, page, start + root.nbytes - page)

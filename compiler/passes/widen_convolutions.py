@@ -51,7 +51,7 @@ def _rule(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
     wide = node.output.type.shape[-2]
     stride: int = node.attributes["strides"][-1]
     *others, taps, channels, outputs = w.type.static_shape
-    if not isinstance(wide, int) or (outputs == 1 and channels >= LANES):
+    if not isinstance(wide, int) or outputs == 0 or (outputs == 1 and channels >= LANES):
         return None  # one output channel of many input channels is a dot product
 
     def cost(pixels: int) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,7 +71,8 @@ def _read_file(path: Path, mapped: bool) -> bytes | MappedFile:
                 " keep the weights in external data"
             )
         if mapped and status.st_size:
-            return MappedFile(file.fileno(), status.st_size)
+            with suppress(OSError):  # there are file systems that map no files
+                return MappedFile(file.fileno(), status.st_size)
         return file.read()
 
 
