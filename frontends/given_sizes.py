@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Mapping
 from numbers import Real
@@ -28,7 +29,7 @@ def given_sizes(sizes: object, argument: str) -> dict[str, int]:
     """Sizes by their symbols, of an argument of this name; None is none. Raises CompileError."""
     if sizes is None:
         return {}
-    if not isinstance(sizes, Mapping):
+    if not isinstance(sizes, Mapping) or not all(isinstance(name, str) for name in sizes):
         raise CompileError(f"{argument}={sizes!r} does not map names to sizes, as {{'batch': 1}}.")
     return {name: given_size(size, f"{argument}: {name!r} is") for name, size in sizes.items()}
 
@@ -36,3 +37,10 @@ def given_sizes(sizes: object, argument: str) -> dict[str, int]:
 def is_number(given: object) -> TypeGuard[float]:
     """Whether it is a real number, which may be one of NumPy's."""
     return isinstance(given, Real)
+
+
+def given_seconds(seconds: object) -> float:
+    """The seconds to tune for. Raises CompileError."""
+    if not is_number(seconds) or not 0 <= seconds < math.inf:
+        raise CompileError(f"tune={seconds!r} is not a number of seconds.")
+    return seconds

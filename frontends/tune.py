@@ -9,18 +9,16 @@ In the end the model with all that won is measured against the one without, and 
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.program import Launch, timed_steps
 from bessemer.compiler.ir.types import Array
 from bessemer.compiler.options import Choice, Options, Tuning
-from bessemer.frontends.given_sizes import is_number
+from bessemer.frontends.given_sizes import given_seconds
 from bessemer.frontends.models_in import Model, as_graph, build_model
 from bessemer.frontends.profile import ProfiledModel
 from bessemer.frontends.random_inputs import (
@@ -105,8 +103,7 @@ def tune_model(
     number of threads. Raises CompileError for seconds that are none.
     """
     start = time.monotonic()
-    if not is_number(seconds) or not 0 <= seconds < math.inf:
-        raise CompileError(f"tune={seconds!r} is not a number of seconds.")
+    seconds = given_seconds(seconds)
     graph = as_graph(model, dims, values)
     options = replace(options, profile=True)
 

@@ -22,6 +22,7 @@ from bessemer.compiler.ir.program import Branch, Repeat, Step
 from bessemer.compiler.ir.types import Array
 from bessemer.compiler.options import Choice, Options, Tuning
 from bessemer.compiler.targets.nvptx import DeviceTarget
+from bessemer.frontends.given_sizes import given_seconds
 from bessemer.frontends.models_in import Model, as_graph
 from bessemer.frontends.random_inputs import default_sizes, index_limits, random_arrays
 from bessemer.frontends.tune import Contest, Report, Tuned
@@ -53,9 +54,10 @@ def tune_for_device(
     """Measures for about so long, on a device of the driver. Sizes that the model leaves open are
     a batch of 1, and 64.
 
-    Raises DeviceError where the device cannot run the model as it is.
+    Raises DeviceError where the device cannot run the model as it is, CompileError for seconds that
+    are none.
     """
-    start = time.monotonic()
+    start, seconds = time.monotonic(), given_seconds(seconds)
     graph = as_graph(model, dims, values)
     tuner = _Tuner(graph, options, target, driver, device, effort)
     try:

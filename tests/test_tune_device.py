@@ -135,6 +135,12 @@ def test_a_device_that_fails_with_the_model_as_it_is_says_so() -> None:
         _tuned(ClockedDriver(refused=every))
 
 
+@pytest.mark.parametrize("seconds", [-1.0, float("inf"), float("nan"), "9 s"])
+def test_tuning_takes_seconds(seconds: Any) -> None:
+    with pytest.raises(CompileError, match=r"tune=.* is not a number of seconds"):
+        _tuned(ClockedDriver(), seconds)
+
+
 def test_without_time_the_model_decides() -> None:
     found = _tuned(ClockedDriver(), seconds=0.0)
     assert not found.tuning.choices
