@@ -8,7 +8,7 @@ import pytest
 
 from bessemer.compiler.driver import kernels_of
 from bessemer.compiler.ir.build import GraphBuilder
-from bessemer.compiler.ir.graph import Graph
+from bessemer.compiler.ir.graph import Graph, Value
 from bessemer.compiler.ir.types import TensorType, f32
 from bessemer.compiler.ops.composite.composite import binary, broadcast_to
 from bessemer.compiler.schedule.program import build_program
@@ -115,6 +115,33 @@ def test_a_product_that_reads_what_is_written_over_stays_apart() -> None:
     assert KERNEL not in _kernels(graph)
     for found, wanted in zip(_stepped(graph, 2), _reference(graph, 0.0, "p"), strict=True):
         assert np.linalg.norm(found - wanted) <= 1e-6 * np.linalg.norm(wanted)
+
+
+def test_a_product_stays_before_a_copy_over_what_it_reads() -> None:
+    """p' = q is copied when g = p^T x x is there; m' and s' wait for what reads m and s."""
+    n = 64
+    builder = GraphBuilder("g")
+    p, q, m, s, x = (builder.input(name, TensorType(f32, (n, n))) for name in "pqmsx")
+
+    def turned(value: Value) -> Value:
+        return builder.apply("transpose", value, permutation=(1, 0))
+
+    squared = builder.apply("matmul", x, x)
+    total = builder.apply("reduce_sum", squared, axes=(0, 1))
+    g = builder.apply("matmul", turned(p), squared)
+    read = builder.apply("add", builder.apply("matmul", x, s), turned(m))
+    moved = builder.apply("add", m, g)
+    squares = builder.apply("add", s, builder.apply("mul", g, g))
+    graph = builder.finish([q, moved, squares, total, read], ["p'", "m'", "s'", "total", "read"])
+    graph = replace(graph, updates=((0, 0), (1, 2), (2, 3)))
+    inputs = _inputs(graph)
+    given = {name: array.astype(np.float64) for name, array in inputs.items()}
+    model = compile(graph, threads=1)
+    model.run(inputs, out=[inputs["p"], inputs["m"], inputs["s"], None, None])
+    wanted = given["p"].T @ (given["x"] @ given["x"])
+    np.testing.assert_array_equal(inputs["p"], inputs["q"])
+    np.testing.assert_allclose(inputs["m"], given["m"] + wanted, rtol=1e-5)
+    np.testing.assert_allclose(inputs["s"], given["s"] + wanted * wanted, rtol=1e-5)
 
 
 def test_rows_that_fill_no_tiles_stay_apart() -> None:

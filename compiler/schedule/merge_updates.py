@@ -54,12 +54,15 @@ class _Update:
         return {self.values[load.buffer.name] for load in loads} - elsewhere
 
 
-def merge_updates(graph: Graph, steps: Sequence[Step], lowering: Lowering) -> tuple[Step, ...]:
-    """The steps with merged kernels in place of those that follow each other."""
+def merge_updates(
+    graph: Graph, outputs: Sequence[Value], steps: Sequence[Step], lowering: Lowering
+) -> tuple[Step, ...]:
+    """The steps with merged kernels in place of those that follow each other. `outputs` are the
+    program's, in the order of the graph's."""
     if not graph.updates or not lowering.vectorize:
         return tuple(steps)
     updated = {graph.outputs[output] for output, _ in graph.updates}
-    products = Products(graph, steps, lowering)
+    products = Products(graph, outputs, steps, lowering)
     found: list[Step] = []
     run: list[_Update] = []
     for step in steps:

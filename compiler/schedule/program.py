@@ -70,7 +70,7 @@ def assembled(builder: ProgramBuilder, graph: Graph, derived: Mapping[str, Size]
     steps = builder.lower(graph)
     outputs, copies = builder.separate_outputs(graph)
     outputs, steps = order_updates(graph, outputs, (*steps, *copies))
-    steps = merge_updates(graph, steps, builder.lowering)
+    steps = merge_updates(graph, outputs, steps, builder.lowering)
     steps = write_parts(steps, outputs, builder.lowering)
     return Program(
         name=graph.name,

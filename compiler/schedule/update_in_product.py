@@ -206,12 +206,15 @@ def _reading(piece: Piece, gradient: Buffer, found: Buffer, moved: Size) -> Piec
 
 
 class Products:
-    """The products among a program's steps that may be done block by block, with updates."""
+    """The products among a program's steps that may be done block by block, with updates.
 
-    def __init__(self, graph: Graph, steps: Sequence[Step], lowering: Lowering) -> None:
-        pairs = graph.updates
-        self.places = {graph.outputs[output]: graph.inputs[given] for output, given in pairs}
-        self.kept = set(graph.outputs)
+    `outputs` are the program's: a copy may write one in the place of an input."""
+
+    def __init__(
+        self, graph: Graph, outputs: Sequence[Value], steps: Sequence[Step], lowering: Lowering
+    ) -> None:
+        self.places = {outputs[output]: graph.inputs[given] for output, given in graph.updates}
+        self.kept = {*graph.outputs, *outputs}
         self.products, self.target = lowering.products, lowering.target
         self.readers = Counter(value for step in steps for value in {*touched(step)[0]})
 
