@@ -256,6 +256,30 @@ def test_a_tensors_size_is_never_negative_whatever_its_formula() -> None:
     agrees(model, {"x": floats(2, 3, 8), "y": floats(2, 1, 1)}, graph)
 
 
+def test_a_size_in_a_branch_says_nothing_where_the_branch_does_not_run() -> None:
+    model = parsed(
+        """agraph (float[1, 1, n] x, bool c) => (float[a, b, d] y, float[e] z)
+        <float[1, 1, 5] w = {1, 1, 1, 1, 1}, int64[1] four = {4}, int64[1] none = {0}, int64[1] two = {2}> {
+            y = If (c) <
+                then_branch = then () => (float[a, b, d] u) {
+                    v = Conv(x, w)
+                    s = Shape(v)
+                    u = Reshape(v, s)
+                },
+                else_branch = otherwise () => (float[a, b, d] u) { u = Identity(x) }
+            >
+            shape = Shape<start = 2, end = 3>(x)
+            less = Sub(shape, four)
+            negative = Less(less, none)
+            count = Where(negative, none, two)
+            z = ConstantOfShape(count)
+        }"""  # noqa: E501
+    )
+    graph = read_onnx(model)
+    for n, taken in ((8, True), (8, False), (2, False)):
+        agrees(model, {"x": floats(1, 1, n), "c": np.array(taken)}, graph)
+
+
 def test_values_make_constants_of_inputs() -> None:
     model = parsed("agraph (float[n] x, int64[2] s) => (float[a, b] y) { y = Reshape(x, s) }")
     graph = read_onnx(model, values={"s": np.array([3, -1])}, dims={"n": 6})

@@ -44,6 +44,20 @@ agraph (float[a, 4] x, float[b, 4] y) => (float[c, 4] z) {
     z = Div(sum, size)
 }
 """
+_SUMS_SUM = """
+agraph (float[a, 4] x, float[b, 4] y, float[c, 4] t) => (float[4] z, float[d, 4] w)
+<int64[1] first = {0}> {
+    xy = Add(x, y)
+    z = ReduceSum<keepdims = 0>(xy, first)
+    w = Add(xy, t)
+}
+"""
+_GIVES_TWO = """
+agraph (float[a, 4] x, float[b, 4] y, float[c, 4] t) => (float[d, 4] z, float[e, 4] w) {
+    z = Add(x, y)
+    w = Add(y, t)
+}
+"""
 _ATTENTION = """
 agraph (float[b, h, s, s] x, int64[b2, s2] m, float[b, h, s, 5] v, int64[b3, s3] i)
     => (float[b, s, k] z)
@@ -118,6 +132,32 @@ def test_two_inputs_that_cannot_be_repeated_are_as_long() -> None:
     assert operators(read_onnx(model)) == ["add", "neg", "neg"]
     with pytest.raises(InputError, match=r"axis 0 is 1, not a, which is 3 in 'x'.* dims="):
         bessemer.compile(model, threads=1, cache=False).run(_pair(3, 1))
+
+
+def _three(a: int, b: int, c: int) -> dict[str, Array]:
+    return _pair(a, b) | {"t": floats(c, 4)}
+
+
+def test_what_some_of_a_group_decide_is_not_longer_for_the_others() -> None:
+    """The sum of x and y, of one row each, has one row, however long t is."""
+    _check(parsed(_SUMS_SUM), [_three(*sizes) for sizes in ((3, 3, 3), (1, 3, 3), (3, 1, 1))])
+    compiled = bessemer.compile(parsed(_SUMS_SUM), threads=1, cache=False)
+    with pytest.raises(ExecutionError, match="c = 1 or the longest of a, b"):
+        compiled.run(_three(1, 1, 3))
+
+
+def test_two_joint_sizes_that_are_both_kept_are_as_long() -> None:
+    _check(parsed(_GIVES_TWO), [_three(3, 3, 3), _three(1, 1, 1)])
+    with pytest.raises(InputError):
+        bessemer.compile(parsed(_GIVES_TWO), threads=1, cache=False).run(_three(1, 1, 3))
+
+
+def test_strings_that_are_joined_are_as_many() -> None:
+    """What is made of strings before the code runs is of one size."""
+    text = "agraph (string[a] x, string[b] y) => (string[c] z) { z = StringConcat(x, y) }"
+    compiled = bessemer.compile(parsed(text, 20), threads=1, cache=False)
+    (joined,) = compiled.run({"x": np.array(["p", "q"]), "y": np.array(["r", "s"])})
+    assert joined.tolist() == ["pr", "qs"]
 
 
 def _attention(b: int, s: int, mask: tuple[int, int], indices: tuple[int, int]) -> dict[str, Array]:

@@ -45,10 +45,11 @@ class GraphBuilder:
         self.nodes: list[Node] = []
         self.constants: dict[Value, Array] = {}
         self.symbols: list[str] = []
-        self.alike: dict[Size, Size] = dict(parent.alike) if parent else {}
-        """Sizes that may be 1 when the model runs, and to what size each broadcasts."""
+        self.alike: dict[Size, Size] = parent.alike if parent else {}
+        """Sizes that may be 1 when the model runs, and to what size all of a group broadcast."""
         self._contents: dict[Value, Content] = {}
-        self._dimensions: set[Size] = parent._dimensions if parent else set()
+        # A region may not run at all: what it has does not count outside.
+        self._dimensions: set[Size] = set(parent._dimensions) if parent else set()
         self._producers: dict[Value, Node] = {}
         self._sources: tuple[str, ...] = ()
         self._names: set[str] = parent._names if parent else set()

@@ -9,13 +9,25 @@ only where they are equal, which the compiled code checks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.build import GraphBuilder
-from bessemer.compiler.ir.dims import Dim, Size, Symbol, as_atom, format_size, rename, symbol_names
+from bessemer.compiler.ir.dims import (
+    Dim,
+    Size,
+    Symbol,
+    as_atom,
+    format_size,
+    rename,
+    symbol,
+    symbol_names,
+)
 from bessemer.compiler.ir.graph import Value
+
+_BETWEEN = "__or__"
+"""Between the dimensions in a joint size's name: these have no two underscores in a row."""
 
 
 class SizesMustAgree(Exception):
@@ -143,12 +155,24 @@ def broadcast_size(builder: GraphBuilder, left: Size, right: Size) -> Size:
     """The size to which two broadcast that are not known to be 1."""
     common = builder.alike.get(left)
     if common is not None and common == builder.alike.get(right):
-        return common
+        size = joint_size([*joint_names(left), *joint_names(right)])
+        builder.alike[size] = common
+        return size
     try:
         return agreed_size(builder, left, right)
     except SizesMustAgree as found:
         found.by_broadcast = _plain_symbol(left) != "" and _plain_symbol(right) != ""
         raise
+
+
+def joint_size(names: Iterable[str]) -> Size:
+    """A symbol for the size to which dimensions broadcast; of one dimension its own."""
+    return symbol(_BETWEEN.join(sorted(set(names))))
+
+
+def joint_names(size: Size) -> list[str]:
+    """The dimensions of which a symbol is the joint size."""
+    return _plain_symbol(size).split(_BETWEEN)
 
 
 def broadcast_together(builder: GraphBuilder, values: Sequence[Value]) -> list[Value]:

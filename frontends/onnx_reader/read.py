@@ -98,6 +98,8 @@ def _read_until_settled(
     for _ in range(_READINGS):
         try:
             graph = read(Assumptions(merged))
+            if graph.strings is not None and graph.strings.steps:
+                return graph  # What is made of strings first has the shape that is said here.
             return with_stretched_inputs(read, merged, broadcast) or graph
         except SizesMustAgree as found:
             merged[found.name] = found.size

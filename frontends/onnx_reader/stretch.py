@@ -22,12 +22,12 @@ from bessemer.frontends.onnx_reader.assumptions import Assumptions
 from bessemer.frontends.onnx_reader.equal_sizes import (
     MustChooseError,
     SizesMustAgree,
+    joint_names,
+    joint_size,
     require_nonnegative,
 )
 
 Read = Callable[[Assumptions], Graph]
-_BETWEEN = "__or__"
-"""Between the dimensions in a common size's name: these have no two underscores in a row."""
 
 
 def with_stretched_inputs(
@@ -38,8 +38,9 @@ def with_stretched_inputs(
     """
     groups = _groups(broadcast)
     while groups:
-        alike: dict[Size, Size] = {_common(group): _common(group) for group in groups}
-        alike |= {symbol(name): _common(group) for group in groups for name in group}
+        alike: dict[Size, Size] = {
+            symbol(name): joint_size(group) for group in groups for name in group
+        }
         try:
             apart = {name: size for name, size in merged.items() if not _is_in(groups, name)}
             graph = read(Assumptions(apart, alike))
@@ -51,7 +52,7 @@ def with_stretched_inputs(
             continue
         except (MustChooseError, CompileError):
             return None
-        chosen = _chosen(graph, groups, merged, alike)
+        chosen = _chosen(graph, groups, merged)
         return _read_with(read, chosen) if chosen.stretched else None
     return None
 
@@ -77,31 +78,24 @@ def _is_in(groups: Iterable[tuple[str, ...]], name: str) -> bool:
     return any(name in group for group in groups)
 
 
-def _common(group: tuple[str, ...]) -> Size:
-    return symbol(_BETWEEN.join(group))
-
-
 def _chosen(
-    graph: Graph,
-    groups: Iterable[tuple[str, ...]],
-    merged: Mapping[str, Size],
-    alike: Mapping[Size, Size],
+    graph: Graph, groups: Sequence[tuple[str, ...]], merged: Mapping[str, Size]
 ) -> Assumptions:
-    """Which inputs can be repeated, along which axes. At most one dimension of a group may be one
-    along which no input can: then the others are 1 or as long."""
+    """Which inputs are repeated, along which axes, and to what size."""
     now = dict(merged)
     stretched_names: set[str] = set()
     common: dict[str, tuple[str, ...]] = {}
+    alike = _alike(graph, groups)
     for group in groups:
-        firm = firm_names(graph, group, alike)
-        if len(firm) > 1:
+        deciding = deciding_names(graph, group, alike)
+        if not deciding:
             continue
-        size = symbol(next(iter(firm))) if firm else _common(group)
-        if not firm:
-            common[format_size(size)] = group
+        size = joint_size(deciding)
+        if len(deciding) > 1:
+            common[format_size(size)] = deciding
         for name in group:
             now.pop(name, None)
-            if name not in firm:
+            if size != symbol(name):
                 now[name] = size
                 stretched_names.add(name)
     return Assumptions(now, stretched=frozenset(stretched_names), common=common)
@@ -147,22 +141,52 @@ def _stretched_along(builder: GraphBuilder, value: Value, axis: int, size: Size)
 
 def _reason(own: Size, size: Size) -> str:
     """What the run finds to be otherwise where the sizes do not fit, and what the user can do."""
-    one, other = format_size(own), format_size(size)
-    if _BETWEEN in other:
-        return f"{' = '.join(other.split(_BETWEEN))}, or 1 for any of them"
+    one, other, names = format_size(own), format_size(size), joint_names(size)
+    if one in names:
+        return f"{' = '.join(names)}, or 1 for any of them"
+    if len(names) > 1:
+        return f"{one} = 1 or the longest of {', '.join(names)}"
     return f"{one} = {other} or {one} = 1; where {other} is 1, compile with dims={{'{other}': 1}}"
 
 
-def firm_names(graph: Graph, names: Iterable[str], alike: Mapping[Size, Size]) -> set[str]:
-    """Those of the symbols along which an input cannot be repeated without changing results.
+def _alike(graph: Graph, groups: Iterable[tuple[str, ...]]) -> dict[Size, Size]:
+    """The dimensions of groups, and the joint sizes that a graph has, with their group's."""
+    found = set(_sizes(graph))
+    alike: dict[Size, Size] = {}
+    for group in groups:
+        sizes = {
+            *map(symbol, group),
+            *(size for size in found if set(joint_names(size)) <= set(group)),
+        }
+        alike |= dict.fromkeys(sizes, joint_size(group))
+    return alike
 
-    `graph` is the model read with `alike`: where sizes that it has met, it has said that tensors
-    are of the other size, and has not repeated them.
+
+def deciding_names(
+    graph: Graph, group: Sequence[str], alike: Mapping[Size, Size]
+) -> tuple[str, ...]:
+    """The dimensions whose joint size the whole group's is to be: the fewest such that all others
+    can be repeated along it, or are of that size anyway. None of them if there are no such.
+
+    `graph` is the model read with all of the group `alike`: where sizes of the group met, it has
+    said that tensors are of their joint size, and has not repeated them.
     """
-    return {name for name in names if not _is_only_repeated(graph, name, alike)}
+    sizes = [size for size, common in alike.items() if common == joint_size(group)]
+    firm = [set(joint_names(size)) for size in sizes if not _is_only_repeated(graph, size, alike)]
+    least = min([*firm, set(group)], key=len)
+    return tuple(sorted(least)) if all(least <= names for names in firm) else ()
 
 
-def _is_only_repeated(graph: Graph, name: str, alike: Mapping[Size, Size]) -> bool:
+def _sizes(graph: Graph) -> Iterator[Size]:
+    for node in graph.nodes:
+        yield from (size for value in node.outputs for size in value.type.shape)
+        for region in node.regions:
+            yield from _sizes(region)
+
+
+def _is_only_repeated(graph: Graph, size: Size, alike: Mapping[Size, Size]) -> bool:
+    """Whether what has this size, a symbol, can be repeated along it without changing results."""
+    (name,) = symbol_names(size)
     if any(name in _names([value.type.shape]) for value in graph.outputs):
         return False
     if not all(_stands_alone(value.type, name) for value in graph.inputs):
