@@ -17,8 +17,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-KNOWN_FILES = "files"
+KNOWN_FILES = "known_files"
 """The folder of what is known, in the cache's."""
+_NAMES = "[0-9a-f]" * 64 + ".json*"
+"""The files in it, also unfinished ones. The cache's folder may be one that others use."""
 _SETTLED = 3.0
 """Seconds without a change: more than the ticks of a file system's clock."""
 _MOST = 1000
@@ -46,6 +48,14 @@ def known_of_file(
     return found
 
 
+def forget_files(folder: Path) -> None:
+    """Removes all that is kept in the cache's folder."""
+    with suppress(OSError):
+        for kept in (folder / KNOWN_FILES).glob(_NAMES):
+            kept.unlink()
+        (folder / KNOWN_FILES).rmdir()
+
+
 def _name(path: Path, what: str) -> str:
     status = path.stat()
     times = status.st_mtime_ns, status.st_ctime_ns
@@ -61,9 +71,11 @@ def _is_settled(path: Path) -> bool:
 def _keep(place: Path, text: str) -> None:
     with suppress(OSError):
         place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.NamedTemporaryFile("w", dir=place.parent, delete=False) as file:
+        with tempfile.NamedTemporaryFile(
+            "w", dir=place.parent, prefix=place.name, delete=False
+        ) as file:
             file.write(text)
         os.replace(file.name, place)
-        kept = sorted(place.parent.iterdir(), key=lambda one: one.stat().st_mtime)
+        kept = sorted(place.parent.glob(_NAMES), key=lambda one: one.stat().st_mtime)
         for oldest in kept[:-_MOST]:
             oldest.unlink()

@@ -11,7 +11,7 @@ import pytest
 import bessemer
 from bessemer.compiler import known_files
 from bessemer.compiler.ir.types import Array
-from bessemer.compiler.known_files import KNOWN_FILES, known_of_file
+from bessemer.compiler.known_files import KNOWN_FILES, forget_files, known_of_file
 from bessemer.frontends import model_content, zoo
 from bessemer.frontends.onnx_writer.write import write_onnx
 
@@ -91,6 +91,26 @@ def test_files_that_came_first_are_forgotten(
         path.write_text(str(number))
         assert known_of_file(tmp_path / "cache", path, "text", Readings(path)) == [str(number)]
     assert len(list((tmp_path / "cache" / KNOWN_FILES).iterdir())) == 3
+
+
+@pytest.mark.usefixtures("settled")
+def test_files_of_others_stay(tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(known_files, "_MOST", 1)
+    folder = tmp_path / KNOWN_FILES
+    folder.mkdir()
+    own = [folder / "own.json", folder / "other"]
+    for path in own:
+        path.write_text("")
+    for what in ("text", "other"):
+        known_of_file(tmp_path, file, what, Readings(file))
+    assert len(list(folder.iterdir())) == 3
+    forget_files(tmp_path)
+    assert sorted(folder.iterdir()) == sorted(own)
+    for path in own:
+        path.unlink()
+    known_of_file(tmp_path, file, "text", Readings(file))
+    forget_files(tmp_path)
+    assert not folder.exists()
 
 
 @pytest.mark.usefixtures("settled")

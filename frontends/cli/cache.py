@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from bessemer.compiler.errors import CompileError
-from bessemer.compiler.known_files import KNOWN_FILES
+from bessemer.compiler.known_files import forget_files
 from bessemer.compiler.options import cache_folder
 from bessemer.frontends.cli import arguments
 from bessemer.frontends.cli.output import format_bytes, print_json, write
@@ -63,7 +63,7 @@ def _entries(folder: Path | None) -> list[Path]:
 
 def _remove(folder: Path | None) -> None:
     if folder is not None:
-        shutil.rmtree(folder / KNOWN_FILES, ignore_errors=True)
+        forget_files(folder)
     for entry in _entries(folder):
         try:
             shutil.rmtree(entry)
