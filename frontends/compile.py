@@ -162,7 +162,9 @@ def compile(
         build_model = later("models_in").build_model
         with kept.new(key) as entry:
             made: Compilation = build_model(model, options, dims, values, keep=entry.write_weights)
-            entry.finish(made.code)
+            # Of a file that has changed meanwhile nobody knows what was compiled.
+            if not isinstance(model, (str, Path)) or _key(model, dims, options, folder) == key:
+                entry.finish(made.code)
     else:
         made = later("models_in").build_model(model, options, dims, values)
     return load_code(made.code, made.weights, machine_of(made.target), options.threads)

@@ -17,9 +17,10 @@ import pytest
 
 import bessemer
 from bessemer.compiler.driver import build
+from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.ir.types import Array
 from bessemer.compiler.known_files import KNOWN_FILES
-from bessemer.frontends import zoo
+from bessemer.frontends import models_in, zoo
 from bessemer.frontends.builder import Network
 from bessemer.frontends.onnx_writer.write import write_onnx
 from tests.compiled_kernels import HERE
@@ -277,6 +278,25 @@ def test_processes_share_a_cache(folder: Path, compilations: Compilations) -> No
     expected = b"".join(output(network(seed)).tobytes() for seed in (0, 1, 2))
     assert results == [expected, expected]
     assert compilations.count == 0
+
+
+def test_a_file_that_changes_while_it_is_compiled_is_not_kept(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "model.onnx"
+    read = models_in.as_graph
+
+    def changing(*arguments: Any, **options: Any) -> Graph:
+        write_onnx(network(1).graph, path)
+        return read(*arguments, **options)
+
+    write_onnx(network(0).graph, path)
+    with monkeypatch.context() as patch:
+        patch.setattr(models_in, "as_graph", changing)
+        bessemer.compile(path)
+    assert entries(folder) == []
+    write_onnx(network(0).graph, path)
+    np.testing.assert_array_equal(output(path), output(network(0)))
 
 
 LOADED = """
