@@ -36,9 +36,10 @@ def as_graph(
     dims: Mapping[str, int] | None = None,
     values: Mapping[str, Array] | None = None,
     mapped: bool = False,
+    stretches: bool = True,
 ) -> Graph:
-    """The graph of a model in any form; `mapped` as in `read_onnx`. Raises CompileError for what is
-    not a model or a size."""
+    """The graph of a model in any form; `mapped` and `stretches` as in `read_onnx`. Raises
+    CompileError for what is not a model or a size."""
     dims = given_sizes(dims, "dims")
     if isinstance(model, Network) and not values:
         return model.with_dims(dims).graph
@@ -53,4 +54,4 @@ def as_graph(
             "A model is a path, bytes, an onnx.ModelProto or a network built in Python, not "
             f"{type(model).__name__}."
         )
-    return read_onnx(model, dims=dims, values=values or {}, mapped=mapped)
+    return read_onnx(model, dims=dims, values=values or {}, mapped=mapped, stretches=stretches)

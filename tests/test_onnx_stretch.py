@@ -10,7 +10,15 @@ import pytest
 
 import bessemer
 from bessemer.compiler.ir.types import Array
+from bessemer.compiler.options import Options
+from bessemer.compiler.targets.nvptx import DEVICES
+from bessemer.frontends.builder.network import Input
+from bessemer.frontends.compile_device import build_model_for_device
 from bessemer.frontends.onnx_reader.read import read_onnx
+from bessemer.frontends.train.from_onnx import network_from_onnx
+from bessemer.frontends.train.losses import mean_squared_error
+from bessemer.frontends.train.optimizers import SGD
+from bessemer.frontends.train.trainer import Trainer
 from bessemer.runtime.errors import ExecutionError, InputError
 from tests.onnx_check import agrees, expected, floats, operators, parsed
 
@@ -150,6 +158,21 @@ def test_two_joint_sizes_that_are_both_kept_are_as_long() -> None:
     _check(parsed(_GIVES_TWO), [_three(3, 3, 3), _three(1, 1, 1)])
     with pytest.raises(InputError):
         bessemer.compile(parsed(_GIVES_TWO), threads=1, cache=False).run(_three(1, 1, 3))
+
+
+def test_gpus_and_training_have_one_size_for_both() -> None:
+    """A GPU would wait for the host to see a size, and rows that are learnt from are as many."""
+    target = DEVICES["nvptx:sm_80"]
+    made = build_model_for_device(parsed(_KEEPS_A), Options(target.name), target)
+    assert {type(step).__name__ for step in made.artifact.steps} == {"LaunchStep"}
+    weights = "<float[4, 4] w = {1, 2, 3, 4, 1, 2, 3, 4, 1, 2, 3, 4, 1, 2, 3, 4}>"
+    text = f"""agraph (float[a, 4] x, float[b, 4] y) => (float[c, 4] z) {weights} {{
+        v = Add(x, y)
+        z = MatMul(v, w)
+    }}"""
+    network = network_from_onnx(parsed(text))
+    trainer = Trainer(network, mean_squared_error, [Input("t", ("a", 4))], optimizer=SGD(0.01))
+    trainer.fit({name: floats(4, 4) for name in "xyt"}, epochs=1, batch=2)
 
 
 def test_strings_that_are_joined_are_as_many() -> None:

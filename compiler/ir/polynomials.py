@@ -28,11 +28,12 @@ def divide(dividend: Terms, divisor: Terms) -> dict[Monomial, int] | None:
     Long division, leading terms by `order`; a quotient of more than 16 terms is not found unless
     the divisor is a single term.
     """
+    if len(divisor) == 1:
+        return _divide_terms(dividend, *next(iter(divisor.items())))
     quotient: dict[Monomial, int] = {}
     rest = {monomial: coefficient for monomial, coefficient in dividend.items() if coefficient}
     lead, lead_coefficient = max(divisor.items(), key=order)
-    limit = 16 if len(divisor) > 1 else len(rest)
-    for _ in range(limit):
+    for _ in range(16):
         if not rest:
             break
         monomial, coefficient = max(rest.items(), key=order)
@@ -47,6 +48,16 @@ def divide(dividend: Terms, divisor: Terms) -> dict[Monomial, int] | None:
             if not rest[joined]:
                 del rest[joined]
     return None if rest else quotient
+
+
+def _divide_terms(dividend: Terms, by: Monomial, number: int) -> dict[Monomial, int] | None:
+    quotient: dict[Monomial, int] = {}
+    for monomial, coefficient in dividend.items():
+        power = _cancel(monomial, by)
+        if power is None or coefficient % number:
+            return None
+        quotient[power] = coefficient // number
+    return quotient
 
 
 def common_factor(polynomials: Iterable[Terms]) -> tuple[Monomial, int]:

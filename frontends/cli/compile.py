@@ -125,7 +125,7 @@ def _compile_for_device(
     check_suffix(output)
     phases = Phases(device_phases(options.target), quiet)
     with phases.phase(f"Read {model.name}"):
-        graph = as_graph(model, arguments.parse_dims(dim))
+        graph = as_graph(model, arguments.parse_dims(dim), stretches=False)
     graph = replace(graph, name=name or output.stem)
     write_device_artifact(graph, output, options, linker, phases, as_json, tuning)
 

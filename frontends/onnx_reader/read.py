@@ -48,14 +48,16 @@ def read_onnx(
     dims: Mapping[str, int] | None = None,
     values: Mapping[str, Array] | None = None,
     mapped: bool = False,
+    stretches: bool = True,
 ) -> Graph:
     """Reads a model: a path, its bytes, or a ModelProto (which is not changed).
 
     `dims` fixes symbolic dimensions, by their name in the file or ours (`input_dim0` where they
     have none). `values` makes constants of inputs, which then are not inputs any more. With
-    `mapped` the graph's weights may stay in the file, which nobody may change then. Raises
-    CompileError for a model that is damaged or wrong, and UnsupportedError, listing everything at
-    once, for one that Bessemer cannot compile.
+    `mapped` the graph's weights may stay in the file, which nobody may change then. With
+    `stretches` an input may be 1 where it broadcasts; without, it is as long as what it meets.
+    Raises CompileError for a model that is damaged or wrong, and UnsupportedError, listing
+    everything at once, for one that Bessemer cannot compile.
     """
     loaded = load_model(source, weights_apart=True, mapped=mapped)
     families.check_registered()
@@ -69,7 +71,7 @@ def read_onnx(
         {id(tensor): raw for tensor, raw in loaded.apart},
     )
     try:
-        return _read_until_settled(loaded, state, dims or {}, values or {})
+        return _read_until_settled(loaded, state, dims or {}, values or {}, stretches)
     except UnsupportedError:
         raise
     except CompileError as error:
@@ -81,6 +83,7 @@ def _read_until_settled(
     state: ModelState,
     dims: Mapping[str, int],
     values: Mapping[str, Array],
+    stretches: bool,
 ) -> Graph:
     """Reads the model again and again, each time knowing more of it.
 
@@ -98,8 +101,9 @@ def _read_until_settled(
     for _ in range(_READINGS):
         try:
             graph = read(Assumptions(merged))
-            if graph.strings is not None and graph.strings.steps:
-                return graph  # What is made of strings first has the shape that is said here.
+            # What is made of strings before the run has the shape that is said here.
+            if not stretches or (graph.strings is not None and graph.strings.steps):
+                return graph
             return with_stretched_inputs(read, merged, broadcast) or graph
         except SizesMustAgree as found:
             merged[found.name] = found.size
