@@ -32,6 +32,7 @@ HALF: Any = 0.5
 FOUR: Any = 4
 TEXT: Any = "relu"
 NOTHING: Any = None
+MINUS_ONE: Any = np.int64(-1)
 PAIR: Any = (1, 2)
 RELU = "g (float[n] x) => (float[n] y) { y = Relu (x) }"
 
@@ -191,6 +192,8 @@ def test_a_depth_that_a_network_has_not_is_told_with_those_it_has(make: Any) -> 
         (lambda: nn.Network(nn.relu, nn.Input("x", "ab")), "the shape is 'ab'; write a tuple"),
         (lambda: nn.Network(nn.relu, nn.Input("x", (2,), "float99")), "'float99' is not an elem"),
         (lambda: nn.Network(nn.relu, nn.Input("x", (2, HALF))), "Input x: 0.5 is not a size"),
+        (lambda: nn.Network(nn.relu, nn.Input("x", (MINUS_ONE, 2))), r"int64\(-1\) is not a si"),
+        (lambda: nn.Network(nn.relu, nn.Input("x", (2, True))), "Input x: True is not a size"),
         (lambda: nn.Network(nn.relu, TEXT), "'relu' is not an input; write Input"),
         (lambda: Trainer(FOUR, mean_squared_error, []), "Trainer: network is 4; it must be a Net"),
         (lambda: _trainer(mean_squared_error, metrics=TEXT), "metrics is 'relu'; it must be func"),

@@ -48,7 +48,8 @@ class Input:
         for size in self.shape:
             if isinstance(size, str) and not size.isidentifier():
                 raise CompileError(f"Input {self.name}: {size!r} cannot name a dimension.")
-            if not isinstance(size, (str, Integral, Dim)) or (isinstance(size, int) and size < 0):
+            wrong = isinstance(size, bool) or (isinstance(size, Integral) and int(size) < 0)
+            if wrong or not isinstance(size, (str, Integral, Dim)):
                 raise CompileError(
                     f"Input {self.name}: {size!r} is not a size. Give it a name instead."
                 )
