@@ -201,5 +201,5 @@ def test_masks_and_indices_of_one_sample_or_one_place() -> None:
 def test_what_an_attention_computes_is_not_repeated() -> None:
     names = operators(read_onnx(parsed(_ATTENTION)))
     # The mask and the indices along both axes, the scores and values along the first.
-    assert names.count("if") == 6
-    assert names.index("if") < names.index("matmul") and "if" not in names[names.index("mul") :]
+    assert names.count("pad") == 4
+    assert names.index("pad") < names.index("matmul") and "pad" not in names[names.index("mul") :]

@@ -114,29 +114,19 @@ def bind_common_size(builder: GraphBuilder, name: str, parts: Sequence[str]) -> 
 
 
 def stretched(builder: GraphBuilder, value: Value, shape: tuple[Size, ...]) -> Value:
-    """The value with axes of 1 repeated, where the run finds that they are not as in `shape`."""
+    """The value with axes of 1 repeated, where the run finds that they are not as in `shape`: it is
+    padded by its edge, and elements that are there are read where they lie."""
+    rank = value.type.rank
+    missing: list[Size] = [0] * rank
     for axis, (own, size) in enumerate(zip(value.type.shape, shape, strict=True)):
         if own != size:
-            value = _stretched_along(builder, value, axis, size)
-    return value
-
-
-def _stretched_along(builder: GraphBuilder, value: Value, axis: int, size: Size) -> Value:
-    own = value.type.shape[axis]
-    wrong = (own - 1) * (size - own)
-    require_nonnegative(builder, (wrong, -1 * wrong), _reason(own, size))
-    shape = (*value.type.shape[:axis], size, *value.type.shape[axis + 1 :])
-    equal = builder.apply("eq", builder.scalar_size(own), builder.scalar_size(size))
-    same = GraphBuilder("same", builder)
-    taken = same.input(value.name, value.type)
-    there = same.finish([same.apply("reshape", taken, shape=shape)])
-    repeated = GraphBuilder("repeated", builder)
-    taken = repeated.input(value.name, value.type)
-    rank = value.type.rank
-    single = (*shape[:axis], 1, *shape[axis + 1 :])
-    first = repeated.apply("slice", taken, starts=(0,) * rank, shape=single, steps=(1,) * rank)
-    made = repeated.finish([repeated.apply("broadcast_to", first, shape=shape)])
-    return builder.apply("if", equal, value, regions=(there, made))
+            wrong = (own - 1) * (size - own)
+            require_nonnegative(builder, (wrong, -1 * wrong), _reason(own, size))
+            missing[axis] = dims.maximum(size - own, 0)
+    high = tuple(missing)
+    padded = builder.apply("pad", value, low=(0,) * rank, high=high, mode="edge", value=0)
+    # An axis of 1 that meets one without elements has none, either.
+    return builder.apply("slice", padded, starts=(0,) * rank, shape=shape, steps=(1,) * rank)
 
 
 def _reason(own: Size, size: Size) -> str:
