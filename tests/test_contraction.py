@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.dims import Size, symbol
 from bessemer.compiler.ir.evaluate import evaluate_named
 from bessemer.compiler.ir.expr import Buffer, Expression, constant
 from bessemer.compiler.ir.interpreter.interpret_loops import run_kernel
@@ -221,6 +221,15 @@ def test_avx512_uses_the_tile_that_fills_its_registers() -> None:
     tiling = plan(contraction, x86.AVX512)
     assert (tiling.height, tiling.panel) == (14, 32)
     assert plan(contraction, x86.AVX2).height == 6
+
+
+@pytest.mark.parametrize(
+    ("columns", "lanes"), [(1, 4), (4, 4), (5, 8), (8, 8), (9, 16), (24, 16), (symbol("n"), 16)]
+)
+def test_vectors_are_no_wider_than_few_columns(columns: Size, lanes: int) -> None:
+    tiling = plan(replace(_dense((1, 7, 7)), columns=columns), x86.AVX512)
+    assert (tiling.lanes, tiling.panel % lanes) == (lanes, 0)
+    assert plan(replace(_dense((1, 7, 7)), columns=columns), x86.AVX2).lanes == min(lanes, 8)
 
 
 @pytest.mark.parametrize(("case", "block"), [((1024, 1024, 3), 1), ((1024, 1000, 3), 5)])

@@ -62,6 +62,9 @@ LARGE = 4
 """The share of the last cache from which on values are not found there again."""
 
 
+_FEWEST_LANES = 4
+
+
 @dataclass(frozen=True)
 class Tiling:
     """The choices for one contraction. `height` is in rows, `block` in tiles.
@@ -111,6 +114,15 @@ def panel_vectors(columns: Size, lanes: int, registers: int) -> int:
     return 2
 
 
+def _lanes(columns: Size, most: int) -> int:
+    """As many as hold all columns, if few do: half a register is multiplied as fast as a whole one,
+    and where units are half as wide as registers, twice as fast."""
+    lanes = most
+    while isinstance(columns, int) and lanes > _FEWEST_LANES and columns <= lanes // 2:
+        lanes //= 2
+    return lanes
+
+
 def plan(
     contraction: Contraction,
     target: Target,
@@ -119,7 +131,7 @@ def plan(
 ) -> Tiling:
     """The tiling that the model of the machine predicts to be fastest; of those whose tiles have
     this `shape`, in rows and vectors, if one is given."""
-    lanes = target.lanes(contraction.dtype)
+    lanes = _lanes(contraction.columns, target.lanes(contraction.dtype))
     vectors = panel_vectors(contraction.columns, lanes, target.vector_registers)
     vectors = shape[1] if shape else vectors
     height = registers_tile(vectors, target.vector_registers)
