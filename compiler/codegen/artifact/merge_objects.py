@@ -55,11 +55,7 @@ def merge_objects(files: Sequence[bytes]) -> bytes:
                 parts.append((section, moved, count, place[section.info]))
             else:
                 parts.append((section, section.content, 0, 0))
-    symtab = Section(b".symtab", SYMTAB, 0, len(table), 0, 8, SYMBOL.size, table)
-    parts.append((symtab, table, count + 1, local_count))
-    strtab = Section(b".strtab", STRTAB, 0, 0, 0, 1, 0, b"")
-    parts.append((strtab, b"", 0, 0))
-    return written(objects[0].header, parts, names)
+    return written(objects[0].header, parts, table, local_count, names)
 
 
 def _kept(one: ObjectFile, first: bool) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
@@ -101,10 +101,19 @@ def _text(file: bytes, start: int) -> bytes:
 
 
 def written(
-    header: tuple[int, ...], parts: Iterable[tuple[Section, bytes, int, int]], names: Names
+    header: tuple[int, ...],
+    parts: Sequence[tuple[Section, bytes, int, int]],
+    table: bytes,
+    local_count: int,
+    names: Names,
 ) -> bytes:
-    """The file: header, contents, section headers. Parts: section, content, sh_link, sh_info."""
-    listed = list(parts)
+    """The file: header, contents, section headers. Parts: section, content, sh_link, sh_info.
+
+    The symbols are the section behind the parts: `table`, whose first `local_count` are local.
+    """
+    symtab = Section(b".symtab", SYMTAB, 0, len(table), 0, 8, SYMBOL.size, table)
+    strtab = Section(b".strtab", STRTAB, 0, 0, 0, 1, 0, b"")
+    listed = [*parts, (symtab, table, len(parts) + 2, local_count), (strtab, b"", 0, 0)]
     places = [names.place(section.name) for section, *_ in listed]
     file = bytearray(HEADER.size)
     headers = [bytes(SECTION.size)]

@@ -16,9 +16,7 @@ from dataclasses import dataclass, field
 from bessemer.compiler.codegen.artifact.object_files import (
     RELA,
     RELOCATION,
-    STRTAB,
     SYMBOL,
-    SYMTAB,
     UNDEFINED,
     Names,
     ObjectFile,
@@ -131,12 +129,9 @@ class _Code:
         flags, width = _ALLOCATED | _EXECUTABLE, RELOCATION.size
         text = Section(b".text", _PROGBITS, flags, size, 0, self.alignment, 0, content)
         rela = Section(b".rela.text", RELA, _LINKED, 0, 0, 8, width, relocations)
-        symtab = Section(b".symtab", SYMTAB, 0, 0, 0, 8, SYMBOL.size, table)
-        strtab = Section(b".strtab", STRTAB, 0, 0, 0, 1, 0, b"")
         local_count = sum(symbol.is_local for symbol in self.file.symbols)
         parts = [(text, content, 0, 0), (rela, relocations, 3, 1)]
-        parts += [(symtab, table, 4, local_count), (strtab, b"", 0, 0)]
-        return written(self.file.header, parts, names)
+        return written(self.file.header, parts, table, local_count, names)
 
     def _within(self, number: int) -> int:
         """LLVM's linker takes a section's symbol for the begin of the section."""
