@@ -43,7 +43,7 @@ from bessemer.compiler.ir.types import Array, TensorType, u8
 from bessemer.compiler.ir.walk_loops import walk
 from bessemer.compiler.schedule.contraction.tiles import LARGE
 from bessemer.compiler.schedule.spans import Span, spans_of
-from bessemer.compiler.targets.machine import Target
+from bessemer.compiler.targets.machine import CACHE_LINE, Target
 
 LONGEST = 6
 """Launches in a chain."""
@@ -51,7 +51,6 @@ SHARES = 16
 """The most parts that the threads share, each with windows of its own."""
 MOST_TURNS = 1024
 """With more there is nothing left to gain, only a longer search."""
-_LINE = 64
 
 
 def chain_launches(program: Program, target: Target) -> Program:
@@ -269,10 +268,10 @@ def _touched(steps: Sequence[Step]) -> Iterator[Value]:
 def _window(value: Value, low: Array, high: Array) -> _Moved:
     """The window that holds the elements from `low` to `high`, by turns. It begins with lines."""
     size = value.type.dtype.bytes
-    begins = low * size // _LINE * _LINE
+    begins = low * size // CACHE_LINE * CACHE_LINE
     ends = (high + 1) * size
     kept = np.maximum(np.concatenate([[0], ends[:-1] - begins[1:]]), 0)
-    room = -(-int((ends - begins).max()) // _LINE) * _LINE
+    room = -(-int((ends - begins).max()) // CACHE_LINE) * CACHE_LINE
     return _Moved(value, room, begins, kept)
 
 

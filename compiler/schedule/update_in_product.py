@@ -31,10 +31,9 @@ from bessemer.compiler.schedule.contraction.tiles import cut_evenly
 from bessemer.compiler.schedule.dependence import all_nodes
 from bessemer.compiler.schedule.lowering.lower import Lowering, TiledProduct
 from bessemer.compiler.schedule.nests.merge_axes import Piece
-from bessemer.compiler.schedule.nests.row_traffic import LINE
 from bessemer.compiler.schedule.order_updates import touched
 from bessemer.compiler.schedule.update_loop import write_elements
-from bessemer.compiler.targets.machine import Target
+from bessemer.compiler.targets.machine import CACHE_LINE, Target
 
 BLOCK_BYTES = 64 << 10
 """Of the gradient, at most: it is on the stack."""
@@ -147,7 +146,7 @@ class GradientProduct:
         turn = (panel * tiles + tile) * turns + dims.floordiv(step, unroll)
         hints = []
         for buffer in buffers:
-            line = LINE // buffer.dtype.bytes
+            line = CACHE_LINE // buffer.dtype.bytes
             lines = -(-block.rows * block.columns // (line * panels * tiles * turns))
             for number in range(lines):
                 at = (turn * lines + number) * line

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from bessemer.compiler.ir.types import DType
 
+CACHE_LINE = 64
+"""Bytes, on all of them."""
 _SAME_SETS = 1024
 """Bytes."""
 

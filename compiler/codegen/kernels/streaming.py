@@ -21,11 +21,11 @@ from bessemer.compiler.ir import dims, loops, walk_loops
 from bessemer.compiler.ir.dims import Atom, Size, product
 from bessemer.compiler.ir.expr import Buffer
 from bessemer.compiler.ir.loops import Kernel
+from bessemer.compiler.targets.machine import CACHE_LINE
 
 METADATA = "!0 = !{i32 1}\n"
 """What a module with streaming stores must hold."""
 _FENCE = "llvm.x86.sse.sfence"
-_LINE = 64
 _SIGNATURE = "(ptr %buffers, ptr %dims, i64 %begin, i64 %end)"
 
 
@@ -42,12 +42,12 @@ def passes_by(state: KernelState, buffer: Buffer, offset: Size, lanes: int) -> b
     # All vector loops begin a vector at a multiple of its width.
     known: dict[Atom, int] = {state.vectors.symbol: state.vectors.width}
     first = largest_divisor(state.size(offset), known) * buffer.dtype.bytes
-    return first % _LINE == 0 and lanes * buffer.dtype.bytes % _LINE == 0
+    return first % CACHE_LINE == 0 and lanes * buffer.dtype.bytes % CACHE_LINE == 0
 
 
 def store(w: Writer, pointer: Pointer, value: Value) -> None:
     """A streaming store of whole lines."""
-    w.line(f"store {value.typed}, ptr {w.at(pointer)}, align {_LINE}, !nontemporal !0")
+    w.line(f"store {value.typed}, ptr {w.at(pointer)}, align {CACHE_LINE}, !nontemporal !0")
 
 
 def end(state: KernelState) -> None:
@@ -76,7 +76,7 @@ def chooser(kernel: Kernel, streamed: Sequence[str], last_cache: int) -> str:
         ]
         together = f"%together{number}"
     lines += [
-        f"  %rest = and i64 {together}, {_LINE - 1}",
+        f"  %rest = and i64 {together}, {CACHE_LINE - 1}",
         "  %begins = icmp eq i64 %rest, 0",
         "  %count = sub i64 %end, %begin",
         f"  %alone = icmp sge i64 %count, {_fewest_alone(kernel, last_cache)}",

@@ -14,8 +14,7 @@ from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import Buffer
 from bessemer.compiler.ops.recurrence.recurrence_cell import Cell, Product
-
-_LINE = 64  # bytes
+from bessemer.compiler.targets.machine import CACHE_LINE
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +32,7 @@ class Fetch:
         """Everything of these rows."""
         for row in rows:
             for buffer, gates in self._buffers():
-                line = _LINE // buffer.dtype.bytes
+                line = CACHE_LINE // buffer.dtype.bytes
                 for gate in gates:
                     for start in range(0, self.width, line):
                         self._line(buffer, row, gate, start)
@@ -41,7 +40,7 @@ class Fetch:
     def piece(self, row: Callable[[Size], Size], count: int, piece: Size, pieces: int) -> None:
         """One of so many pieces of what is needed of row(0), row(1) ... row(count - 1)."""
         for buffer, gates in self._buffers():
-            line = _LINE // buffer.dtype.bytes
+            line = CACHE_LINE // buffer.dtype.bytes
             lines = max(1, self.width // line)
             total = count * len(gates) * lines
             each = -(-total // pieces)

@@ -15,9 +15,8 @@ from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.loops import Prefetch
 from bessemer.compiler.schedule.contraction.contraction import Contraction
 from bessemer.compiler.schedule.contraction.epilogue_rows import rows_in_steps
-from bessemer.compiler.targets.machine import Target
+from bessemer.compiler.targets.machine import CACHE_LINE, Target
 
-_LINE = 64  # bytes
 _LEVEL = 2
 
 
@@ -44,7 +43,7 @@ def fetch_outputs(
             size, item = dims.product(store.buffer.shape), store.buffer.dtype.bytes
             if isinstance(size, int) and size * item <= target.l2_bytes:
                 continue
-            for begin in range(0, width, _LINE // item):
+            for begin in range(0, width, CACHE_LINE // item):
                 coming = contraction.epilogue(row, column + begin, total)[number]
                 offset = store.buffer.offset(coming.indices)
                 builder.append(Prefetch(store.buffer, offset, _LEVEL))

@@ -33,9 +33,7 @@ from bessemer.compiler.schedule.contraction.coming_outputs import fetch_outputs
 from bessemer.compiler.schedule.contraction.contraction import Contraction, DepthAxis, steps_of
 from bessemer.compiler.schedule.contraction.epilogue_rows import RowEpilogue, rows_apart
 from bessemer.compiler.schedule.contraction.tiles import Tiling, chains
-from bessemer.compiler.targets.machine import Target
-
-_LINE = 64  # bytes in a cache line
+from bessemer.compiler.targets.machine import CACHE_LINE, Target
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +101,7 @@ class TileWriter:
     @property
     def shares(self) -> int:
         """Into how many parts the prefetching of b's next stretch is divided, one a tile."""
-        most = max(1, self.tiling.unroll * self._step_bytes // _LINE)
+        most = max(1, self.tiling.unroll * self._step_bytes // CACHE_LINE)
         shares = 1
         while shares * 2 <= min(self.tiling.block, most) and self.tiling.panel % (shares * 2) == 0:
             shares *= 2
@@ -314,7 +312,7 @@ class TileWriter:
     def _fetch_rows(self, tile: Tile, run: DepthAxis, a_offset: Size) -> None:
         """A step's share of the next tile's rows: what is in its lines, less what this tile shares
         with it; or of rows that are one piece of memory, as much as a step takes."""
-        line, rows = _LINE // self.contraction.a.dtype.bytes, len(tile.offsets)
+        line, rows = CACHE_LINE // self.contraction.a.dtype.bytes, len(tile.offsets)
         if run.a_stride == 1:
             begin = tile.next_base + a_offset * rows
             places = range(0, rows * self.contraction.group, line)
@@ -327,7 +325,7 @@ class TileWriter:
     def _prefetch(self, place: Place, depth: Stretch, k: Size) -> None:
         """This tile's share of the stretch after this one."""
         shares, step = self.shares, self.tiling.panel * self.contraction.group
-        line = _LINE // self.contraction.b.dtype.bytes
+        line = CACHE_LINE // self.contraction.b.dtype.bytes
         following = place.b_base + (depth.begin + depth.length) * step
         begin = following + (place.share * depth.length + k) * (step // shares)
         for number in range(max(1, self.tiling.unroll * step // shares // line)):

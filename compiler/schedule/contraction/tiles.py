@@ -20,7 +20,7 @@ from bessemer.compiler.schedule.contraction.contraction import (
     merge_depth,
     walk_of,
 )
-from bessemer.compiler.targets.machine import Target, meet_in_few_sets
+from bessemer.compiler.targets.machine import CACHE_LINE, Target, meet_in_few_sets
 
 # Sums of longer chains than this are split, so that rounding errors stay below 1e-6 of the norm.
 LONGEST_CHAIN = 3000
@@ -36,8 +36,8 @@ SUMS_UNDER_WAY = 8
 # Rows at a distance that only the run knows take a pointer each: more than the registers hold make
 # LLVM spill sums too (attention over 256 keys: 936 us with 14 rows, 757 with 8, 801 with 4).
 _MOST_POINTERS = 8
-_LINE = 64  # bytes in a cache line
 _FEW_PANELS = 8
+_FEWEST_LANES = 4
 # Addresses that are 4 KB apart share a set of the first-level cache.
 _PAGE = 4096
 # With fewer tiles to a block, b would come too often from the last cache, or even from memory.
@@ -60,9 +60,6 @@ _DYNAMIC_BLOCK = 16
 
 LARGE = 4
 """The share of the last cache from which on values are not found there again."""
-
-
-_FEWEST_LANES = 4
 
 
 @dataclass(frozen=True)
@@ -184,7 +181,7 @@ def _fetches_rows(
 def _is_across(walk: Walk, dtype: DType) -> bool:
     """Whether a tile's rows are neighbours in a, and every step of its depth in another line."""
     step = walk.depth[-1].a_stride
-    return walk.axis.a_stride == 1 and isinstance(step, int) and step >= _LINE // dtype.bytes
+    return walk.axis.a_stride == 1 and isinstance(step, int) and step >= CACHE_LINE // dtype.bytes
 
 
 def _is_piece(walk: Walk) -> bool:

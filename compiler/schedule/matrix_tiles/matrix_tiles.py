@@ -46,9 +46,8 @@ from bessemer.compiler.ir.types import f32
 from bessemer.compiler.schedule.contraction.contraction import Contraction
 from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_packing import COLUMNS
 from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_plan import ROWS, MatrixTiling, TileWalk
-from bessemer.compiler.targets.machine import Target
+from bessemer.compiler.targets.machine import CACHE_LINE, Target
 
-_LINE = 64
 _LEFT, _RIGHT = 4, 6
 """The first tiles of the left and of the right side; the sums are tiles 0 to 3."""
 _CHECK_INTERLEAVE = 4
@@ -254,7 +253,7 @@ class _Writer:
     ) -> Iterator[list[loops.Statement]]:
         """Each product of the step, behind the loads that it is the first to need."""
         form, a, b = self.tiling.form, self.contraction.a, self.contraction.b
-        line = _LINE // form.right.bytes
+        line = CACHE_LINE // form.right.bytes
         tile, row = (line, line * self.tiles) if self.tiling.is_interleaved else (form.tile, line)
         b_step = place.b_base + step * self.step_elements
         left = right = -1
@@ -274,7 +273,7 @@ class _Writer:
 
     def _prefetches(self, place: _Place, step: Size) -> list[loops.Prefetch]:
         """This block's share of the next panel."""
-        runs, line = self.tiling.runs, _LINE // self.tiling.form.right.bytes
+        runs, line = self.tiling.runs, CACHE_LINE // self.tiling.form.right.bytes
         lines = -(-self.step_elements // line // self.tiling.block)
         begin = place.b_base + self.panel_elements
         begin += (place.share * (runs.count * runs.steps) + step) * (lines * line)

@@ -15,13 +15,13 @@ from bessemer.compiler.ir.dims import Atom, Size, Symbol
 from bessemer.compiler.ir.expr import Buffer, Load, Reduce
 from bessemer.compiler.schedule.dependence import all_nodes
 from bessemer.compiler.schedule.nests.merge_axes import Piece, extent_of
+from bessemer.compiler.targets.machine import CACHE_LINE
 
 SHORTEST_FETCHED, LONGEST_FETCHED = 512, 64 << 10
 """Bytes of a row that is fetched ahead: long enough to matter, short enough for the cache."""
 ROWS_AHEAD, ELEMENTS_AHEAD = 16 << 10, 8 << 10
 """How far ahead, in bytes, rows are fetched into the second-level cache, and elements that are read
 once into the first."""
-LINE = 64
 
 Places = tuple[tuple[Buffer, Size, int], ...]
 """Where an iteration's part of the coming elements begins, less its index, and the level of the
@@ -40,7 +40,7 @@ def streams(piece: Piece, last_cache: int) -> bool:
         return False
     # Rows begin at lines, and their elements are neighbours.
     steps = [dims.coefficient_of(piece.offset, symbol) for symbol in piece.symbols]
-    along = LINE // piece.target.dtype.bytes
+    along = CACHE_LINE // piece.target.dtype.bytes
     last = extents[-1]
     if not isinstance(last, int) or last % along or steps[-1] != 1:
         return False

@@ -54,9 +54,10 @@ from bessemer.compiler.schedule.nests.row_passes import (
     replaced,
     with_kept,
 )
-from bessemer.compiler.schedule.nests.row_traffic import LINE, Places, coming_rows
+from bessemer.compiler.schedule.nests.row_traffic import Places, coming_rows
 from bessemer.compiler.schedule.nests.row_turns import vectors_of_a_turn, write_turns
 from bessemer.compiler.schedule.nests.skip_nan import may_skip_nan
+from bessemer.compiler.targets.machine import CACHE_LINE
 
 Lanes = Callable[[DType], int]
 """The vector width of the target for an element type."""
@@ -218,7 +219,7 @@ class RowWriter:
     def _prefetch(self, index: Size, count: int) -> None:
         """Asks for as many of the coming elements as an iteration of a pass handles."""
         for buffer, begin, level in self.coming:
-            for line in range(0, count, max(1, LINE // buffer.dtype.bytes)):
+            for line in range(0, count, max(1, CACHE_LINE // buffer.dtype.bytes)):
                 self.builder.append(Prefetch(buffer, begin + index + line, level))
 
     def hoist_reductions(
