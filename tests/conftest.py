@@ -1,6 +1,7 @@
 """What all tests share: reproducible randomness, a fresh compile cache, the models' folders."""
 
 import os
+import signal
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,11 @@ ROOT = Path(__file__).resolve().parent.parent
 # A failure on one machine is a failure on all; a shared machine's pauses are not failures.
 settings.register_profile("bessemer", derandomize=True, deadline=None)
 settings.load_profile("bessemer")
+
+
+# A shell ignores Ctrl-C in what it runs in the background, and programs inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
