@@ -1,5 +1,7 @@
 """Large outputs take the memory of earlier ones, but never of one that somebody still sees."""
 
+import weakref
+
 import numpy as np
 import pytest
 
@@ -34,6 +36,28 @@ def test_memory_that_nobody_holds_is_taken_again(model: CompiledModel) -> None:
     places = {array.ctypes.data for _ in range(20) for array in model.run([x])}
     assert len(places) <= 7
     assert all(place % 64 == 0 for place in places)
+
+
+def test_memory_is_kept_until_the_model_is_trimmed(model: CompiledModel) -> None:
+    x = np.zeros((ROWS, 3), np.float32)
+    for _ in range(2):
+        blocks = [weakref.ref(array.base) for array in model.run([x]) if array.base is not None]
+    assert len(blocks) == 3 and all(block() is not None for block in blocks)
+    model.trim()
+    assert all(block() is None for block in blocks)
+
+
+def test_a_pool_holds_no_more_than_it_may() -> None:
+    pool = OutputPool(2)
+    blocks = [weakref.ref(pool.empty(((1 + k) << 18,), F32).base) for k in (0, 2, 8, 32)]
+    assert [block() is not None for block in blocks] == [False, False, True, True]
+
+
+def test_a_small_output_does_not_take_a_large_block() -> None:
+    pool = OutputPool(4)
+    large = pool.empty((1 << 20,), F32).ctypes.data
+    assert pool.empty((1 << 14,), F32).ctypes.data != large
+    assert pool.empty((1 << 20,), F32).ctypes.data == large
 
 
 def test_sizes_that_grow_find_earlier_blocks() -> None:

@@ -29,6 +29,7 @@ from bessemer.frontends.train.optimizers import Adam
 from bessemer.frontends.train.step import Regularization, training_graph
 from bessemer.runtime.artifact import Status
 from bessemer.runtime.errors import ExecutionError, InputError
+from tests.onnx_check import parsed
 
 Array = np.ndarray[Any, Any]
 
@@ -224,6 +225,49 @@ def test_other_overlaps_are_refused() -> None:
         model.run([both[:40], b], out=[both[20:], None])
     with pytest.raises(InputError, match="overlaps"):
         model.run([a, a], out=[a, None])  # %0 may be written over, but %1 is read there, too
+
+
+def test_one_byte_in_common_is_an_overlap() -> None:
+    text = "graph g(%0 : u8[8])  # 'a'\n  %1 = add(%0, %0) : u8[8]\n  return %1  # 'c'\n"
+    model = compile(parse_graph(text), threads=1, cache=False)
+    whole = np.arange(24, dtype=np.uint8)
+    given = whole[8:16]
+    for start in (1, 15):
+        with pytest.raises(InputError, match="overlaps"):
+            model.run([given], out=[whole[start : start + 8]])
+    for start in (0, 16):
+        (found,) = model.run([given], out=[whole[start : start + 8]])
+        np.testing.assert_array_equal(found, 2 * given)
+
+
+def test_arrays_without_elements_overlap_nothing() -> None:
+    text = """g (float[n, 4] x) => (float[m, 4] y) <float[3, 4] c = {1,2,3,4,5,6,7,8,9,10,11,12}> {
+        y = Concat <axis = 0> (x, c)
+    }"""
+    model = compile(parsed(text), threads=1, cache=False)
+    out = np.zeros((3, 4), np.float32)
+    model.run([out[1:1]], out=[out])
+    np.testing.assert_array_equal(out.ravel(), np.arange(1, 13))
+
+
+def test_two_outputs_are_not_in_one_place_whatever_they_are_called() -> None:
+    text = """graph g(%0 : f32[4], %1 : f32[4])  # 'a', 'b'
+  return %1 over %0, %0 over %1            # 'b', 'a'
+"""
+    model = compile(parse_graph(text), threads=1, cache=False)
+    a, b, both = (np.full(4, k, np.float32) for k in range(3))
+    with pytest.raises(InputError, match="overlaps"):
+        model.run([a, b], out=[both, both])
+
+
+def test_a_read_only_input_is_not_written_over() -> None:
+    model = compile(parse_graph(CASES["an epilogue"][0]), threads=1)
+    a, b = _arrays()
+    kept = a.copy()
+    a.flags.writeable = False
+    with pytest.raises(InputError, match="read-only"):
+        model.run([a, b], out=[a, None])
+    np.testing.assert_array_equal(a, kept)
 
 
 def test_an_artifact_says_it(tmp_path: Any) -> None:

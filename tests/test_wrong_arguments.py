@@ -48,6 +48,17 @@ def test_a_size_may_be_one_of_numpy_s() -> None:
     assert model.inputs[0].shape == (3,)
 
 
+def test_an_output_that_would_have_less_than_nothing_is_told() -> None:
+    text = """g (float[n] x) => (float[m] y) {
+        pads = Constant <value = int64[2] {-2, -1}> ()
+        y = Pad (x, pads)
+    }"""
+    model = bessemer.compile(parsed(text), threads=1, cache=False)
+    assert model.run([np.ones(3, np.float32)])[0].shape == (0,)
+    with pytest.raises(InputError, match=r"'n': 2.*output 'y' would have the shape \(-1,\)"):
+        model.run([np.ones(2, np.float32)])
+
+
 @pytest.mark.parametrize("model", [3, None, ["a.onnx"]])
 def test_what_is_no_model_is_told_what_one_is(model: Any) -> None:
     with pytest.raises(bessemer.CompileError, match=r"A model is a path, .* not (int|None|list)"):
