@@ -333,6 +333,13 @@ def related() -> Code:
     return build(made, functions("related", "  ret i32 0"))
 
 
+def apart() -> Code:
+    """Does nothing: x[n] and z[m] have nothing to do with each other, y[n] is as long as x."""
+    inputs = [ArrayInfo("x", "float32", ("n",)), ArrayInfo("z", "float32", ("m",))]
+    made = signature("apart", inputs, [ArrayInfo("y", "float32", ("n",))], ("n", "m"), 2)
+    return build(made, functions("apart", "  ret i32 0"))
+
+
 def requiring(features: tuple[str, ...]) -> Code:
     """A model that does nothing and needs these processor features."""
     made = replace(signature("picky", [], []), cpu_features=features)

@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
 import threading
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import BuiltinFunctionType
@@ -196,6 +198,64 @@ def test_a_key_that_runs_the_model_meanwhile(relu: CompiledModel) -> None:
         np.testing.assert_array_equal(relu.run({Running(): GOOD})[0], relu_reference(GOOD))  # type: ignore[dict-item]
 
 
+def test_a_plan_that_changes_meanwhile_is_noticed() -> None:
+    """One input has been compared with the old plan when the other one's key makes a new one."""
+    model = load_code(handmade.apart(), EMPTY, Machine(handmade.HOST))
+    x, longer, z = (np.zeros(size, np.float32) for size in (3, 5, 2))
+
+    class Running:
+        def __hash__(self) -> int:
+            return hash("z")
+
+        def __eq__(self, name: object) -> bool:
+            model.run([longer, z])
+            return name == "z"
+
+    def work() -> None:
+        model.run([x, z])
+        (y,) = model.run({"x": x, Running(): z})  # type: ignore[dict-item]
+        assert y.shape == (3,)
+
+    assert _blocks_left_by(work) < 100
+
+
+def _blocks_left_by(work: Callable[[], object]) -> int:
+    """How many more blocks of memory Python has after 300 calls than before."""
+    for _ in range(10):
+        work()
+    gc.collect()
+    before = sys.getallocatedblocks()
+    for _ in range(300):
+        work()
+    gc.collect()
+    return sys.getallocatedblocks() - before
+
+
+def test_inputs_that_do_not_fit_are_given_back(related: CompiledModel) -> None:
+    shapes = {"b": (7,), "a": (3, 3), "c": (3,)}
+    good = [np.zeros(shape, np.float32) for shape in shapes.values()]
+    wrong = np.zeros(4, np.float32)
+    cases: list[Any] = [[*good[:2], wrong], dict(zip(shapes, [*good[:2], wrong]))]
+    cases.append({"b": good[0], "a": good[1], "d": good[2]})
+    related.run(good)
+    watched = [*good, wrong]
+    before = [sys.getrefcount(one) for one in watched]
+    for case in cases:
+        for _ in range(20):
+            with pytest.raises(InputError):
+                related.run(case)
+    assert [sys.getrefcount(one) for one in watched] == before
+
+
+def test_a_scalar_may_come_with_axes() -> None:
+    model = load_code(handmade.product(), EMPTY, Machine(handmade.HOST))
+    for shape in ((1,), (), (1, 1), ()):
+        a, b = np.full(shape, 3, np.float32), np.full(shape, 5, np.float32)
+        for _ in range(3):
+            (y,) = model.run([a, b])
+            assert y.shape == () and y == 15
+
+
 def test_no_reference_is_lost_or_kept(related: CompiledModel) -> None:
     shapes = {"c": (3,), "b": (7,), "a": (3, 3)}
     inputs = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
@@ -234,6 +294,12 @@ def test_failures_are_told_and_give_everything_back() -> None:
     with pytest.raises(ExecutionError):
         model.run([bad])
     assert sys.getrefcount(bad) == before
+
+    def work() -> None:
+        with suppress(ExecutionError):
+            model.run([bad])
+
+    assert _blocks_left_by(work) < 100
 
 
 def test_the_function_outlives_the_model_and_both_go() -> None:

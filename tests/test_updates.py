@@ -246,7 +246,7 @@ def test_arrays_without_elements_overlap_nothing() -> None:
     }"""
     model = compile(parsed(text), threads=1, cache=False)
     out = np.zeros((3, 4), np.float32)
-    model.run([out[1:1]], out=[out])
+    model.run([out[1:2][:0]], out=[out])
     np.testing.assert_array_equal(out.ravel(), np.arange(1, 13))
 
 
