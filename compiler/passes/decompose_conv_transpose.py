@@ -1,15 +1,15 @@
 """Makes ordinary convolutions, or matrix products, of transposed convolutions.
 
 Output position s*j + p of a transposed convolution with stride s only meets the taps k = p + s*t.
-So each phase p is a convolution of the input with every s-th tap, and all phases together are one:
+So each phase p is a convolution of the input with every s-th tap (transposed_phases.py). Where a
+stride divides its kernel, and a phase has too few outputs to fill vectors, all phases together are
+one convolution, which computes a few positions too many:
 
     conv_transpose(x, w, stride s)
 becomes
     conv(pad(x), w'[u, c, (p, o)]) -> reshape, transpose: phases become neighbours -> crop
 
-An input of one pixel meets every tap once: that is a matrix product. With groups, a stride of 1, or
-one that does not divide the kernel (the input's gradient of most convolutions with strides), every
-phase is a convolution of its own (transposed_phases.py).
+An input of one pixel meets every tap once: that is a matrix product.
 (Shi et al. 2016, "Is the deconvolution layer the same as a convolutional layer?",
 arXiv 1609.07009.)
 """
@@ -22,6 +22,9 @@ from bessemer.compiler.ir.dims import Size, product
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.rewrite import GraphRewriter, rewrite_graph
 from bessemer.compiler.passes.transposed_phases import as_phases
+
+_COLUMNS = 16
+"""What a convolution's tiles compute at least at the price of one column: a vector or two."""
 
 
 def decompose_conv_transpose(graph: Graph) -> Graph:
@@ -37,17 +40,31 @@ def _rule(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
     kernel = [size for size in w[:-2] if isinstance(size, int)]
     if any(d != 1 for d in attributes["dilations"]) or len(kernel) != len(w) - 2:
         return None
-    if attributes["groups"] != 1:
-        return (as_phases(rewriter, node),) if _has_numbers(node) else None
     spatial = node.inputs[0].type.shape[1:-1]
-    if all(size == 1 for size in spatial):
+    if attributes["groups"] == 1 and all(size == 1 for size in spatial):
         return (_as_product(rewriter, node, kernel),)
     strides: tuple[int, ...] = attributes["strides"]
     is_even = all(k % s == 0 for k, s in zip(kernel, strides, strict=True))
-    if not is_even or all(s == 1 for s in strides):
-        return (as_phases(rewriter, node),) if _has_numbers(node) else None
     taps = [k // s for k, s in zip(kernel, strides, strict=True)]
-    return (_as_convolution(rewriter, node, taps),)
+    is_one = attributes["groups"] == 1 and is_even
+    if is_one and (not _has_numbers(node) or _is_less_as_one(node, taps)):
+        return (_as_convolution(rewriter, node, taps),)
+    return (as_phases(rewriter, node),) if _has_numbers(node) else None
+
+
+def _is_less_as_one(node: Node, taps: Sequence[int]) -> bool:
+    """Whether one convolution that computes all phases multiplies less than one for each of them,
+    with columns that are no part of an output counted in."""
+    outputs = node.inputs[1].type.shape[-2]
+    if not isinstance(outputs, int):
+        return False
+    phases = product(node.attributes["strides"])
+    assert isinstance(phases, int)
+    as_one: float = -(-phases * outputs // _COLUMNS)
+    for size, count in zip(node.inputs[0].type.shape[1:-1], taps, strict=True):
+        if isinstance(size, int):
+            as_one *= (size + count - 1) / size
+    return as_one < phases * -(-outputs // _COLUMNS)
 
 
 def _has_numbers(node: Node) -> bool:

@@ -1,6 +1,6 @@
 """Puts padding where the kernels of convolutions want it.
 
-    conv(x, w, low, high)             becomes      conv(pad(x), w)
+    conv(x, w, low, high)             becomes      conv(pad(x), w), or conv(slice(x), w)
     conv(exchanged(x), dy, low, high)              conv(exchanged(pad(x)), dy)
     depthwise(pad(x), w)              becomes      depthwise(x, w, low, high)
     pad(transpose(x)), few channels   becomes      transpose(pad(x))
@@ -48,9 +48,24 @@ def _rule(pads: _Pads, rewriter: GraphRewriter, node: Node) -> Sequence[Value] |
         return _with_pad_inside(rewriter, node)
     if not any(size != 0 for size in (*low, *high)):
         return None
-    padded = _padded(pads, rewriter, x, (0, *low, 0), (0, *high, 0))
+    if all(isinstance(size, int) and size <= 0 for size in (*low, *high)):
+        seen = _cropped(rewriter, x, (0, *low, 0), (0, *high, 0))
+    else:
+        seen = _padded(pads, rewriter, x, (0, *low, 0), (0, *high, 0))
     none = tuple(0 for _ in low)
-    return (rewriter.emit("conv", padded, w, **{**node.attributes, "low": none, "high": none}),)
+    return (rewriter.emit("conv", seen, w, **{**node.attributes, "low": none, "high": none}),)
+
+
+def _size_between(x: Value, low: Sequence[Size], high: Sequence[Size]) -> tuple[Size, ...]:
+    sizes = zip(x.type.shape, low, high, strict=True)
+    return tuple(size + before + after for size, before, after in sizes)
+
+
+def _cropped(rewriter: GraphRewriter, x: Value, low: Sequence[Size], high: Sequence[Size]) -> Value:
+    """What is left of x where the padding is negative: a view."""
+    starts, steps = tuple(-size for size in low), tuple(1 for _ in low)
+    shape = _size_between(x, low, high)
+    return rewriter.emit("slice", x, starts=starts, shape=shape, steps=steps)
 
 
 def _padded(
@@ -68,8 +83,7 @@ def _padded(
             is_nonnegative(there - size)
             for there, size in zip(known.attributes["high"], high, strict=True)
         ):
-            sizes = zip(x.type.shape, low, high, strict=True)
-            shape = tuple(size + before + after for size, before, after in sizes)
+            shape = _size_between(x, low, high)
             if shape == known.output.type.shape:
                 return known.output
             starts, steps = tuple(0 for _ in shape), tuple(1 for _ in shape)

@@ -14,8 +14,8 @@ With stride 1 there is one phase, and no interleaving.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
@@ -34,14 +34,21 @@ class _AxisPhase:
     low: Size
     high: Size
 
+    @property
+    def ends(self) -> tuple[Size, Size]:
+        return self.low, self.high
+
 
 def as_phases(rewriter: GraphRewriter, node: Node) -> Value:
     """The convolutions, interleaved; for a node with dilations of 1."""
     strides: tuple[int, ...] = node.attributes["strides"]
     axes = [_axis_phases(node, axis) for axis in range(len(strides))]
+    x = node.inputs[0]
+    if node.attributes["groups"] == 1 and any(s > 1 for s in strides):
+        x, axes = _padded_once(rewriter, x, axes)
     found: dict[tuple[int, ...], Value] = {}
     for phase in itertools.product(*map(range, strides)):
-        found[phase] = _phase(rewriter, node, [a[r] for a, r in zip(axes, phase)])
+        found[phase] = _phase(rewriter, node, x, [a[r] for a, r in zip(axes, phase)])
     return _interleaved(rewriter, found, strides, node.output.type.shape)
 
 
@@ -62,8 +69,34 @@ def _axis_phases(node: Node, axis: int) -> list[_AxisPhase]:
     return found
 
 
-def _phase(rewriter: GraphRewriter, node: Node, axes: Sequence[_AxisPhase]) -> Value:
-    x, w = node.inputs
+def _padded_once(
+    rewriter: GraphRewriter, x: Value, axes: list[list[_AxisPhase]]
+) -> tuple[Value, list[list[_AxisPhase]]]:
+    """x with the zeros that any phase wants, and the phases, which crop what they do not want.
+
+    Where it is not known how many each wants, x stays as it is.
+    """
+    met = [[a for a in phases if a.taps] for phases in axes]
+    if not all(isinstance(size, int) for phases in met for a in phases for size in a.ends):
+        return x, axes
+    low = [_most(a.low for a in phases) for phases in met]
+    high = [_most(a.high for a in phases) for phases in met]
+    if not any((*low, *high)):
+        return x, axes
+    padded = rewriter.emit("pad", x, low=(0, *low, 0), high=(0, *high, 0), mode="constant", value=0)
+    cropped = [
+        [replace(a, low=a.low - before, high=a.high - after) for a in phases]
+        for phases, before, after in zip(axes, low, high, strict=True)
+    ]
+    return padded, cropped
+
+
+def _most(sizes: Iterable[Size]) -> int:
+    return max([0, *(size for size in sizes if isinstance(size, int))])
+
+
+def _phase(rewriter: GraphRewriter, node: Node, x: Value, axes: Sequence[_AxisPhase]) -> Value:
+    w = node.inputs[1]
     strides, groups = node.attributes["strides"], node.attributes["groups"]
     outputs, channels = w.type.shape[-2:]
     taps = [axis.taps for axis in axes]
