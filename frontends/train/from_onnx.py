@@ -20,32 +20,15 @@ import onnx
 
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.graph import Graph, Value
-from bessemer.compiler.ir.types import Array
 from bessemer.frontends.builder.initializers import Given
 from bessemer.frontends.builder.layer import Layer
 from bessemer.frontends.builder.network import Input, Network
 from bessemer.frontends.builder.tensor import Tensor
 from bessemer.frontends.onnx_reader.loader import Source, load_model
 from bessemer.frontends.onnx_reader.read import read_onnx
-from bessemer.frontends.train.fixed_constants import is_fixed
+from bessemer.frontends.train.captured_weights import region_constants, with_captures
 from bessemer.frontends.train.training_modes import split_modes, with_step
-
-_PLACES = {
-    "Add": (0, 1), "BatchNormalization": (1, 2), "Conv": (1, 2), "ConvTranspose": (1, 2),
-    "Div": (0,), "Einsum": (0, 1, 2),
-    "GRU": (1, 2, 3), "Gather": (0,), "Gemm": (0, 1, 2), "GroupNormalization": (1, 2),
-    "InstanceNormalization": (1, 2), "LSTM": (1, 2, 3), "LayerNormalization": (1, 2),
-    "MatMul": (0, 1), "Mul": (0, 1), "PRelu": (1,), "RNN": (1, 2, 3),
-    "RMSNormalization": (1,), "SimplifiedLayerNormalization": (1,),
-}  # fmt: skip
-"""Where ONNX's operators take what is learnt."""
-_MOVES = frozenset(
-    {
-        "Cast", "Concat", "Expand", "Flatten", "Identity", "Reshape", "Slice", "Split", "Squeeze",
-        "Transpose", "Unsqueeze",
-    }
-)  # fmt: skip
-"""Operators through which exporters pass weights that they do not fold."""
+from bessemer.frontends.train.usual_parameters import usual_parameters
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -97,8 +80,9 @@ def network_from_onnx(
     `trainable` lists names, or patterns such as "classifier.*", which leave out batch
     normalization's running statistics. Without it, those are taken that products, convolutions,
     recurrences, normalizations, embeddings, and sums and scalings by more than one number read, and
-    what is put beside data, also where they are transposed, cut or joined on the way; but not sums
-    with and scalings by what nobody learns (fixed_constants.py).
+    what is put beside data, inside branches and loops too, and also where they are transposed, cut,
+    joined or a function of them is read (usual_parameters.py); but not what nobody learns
+    (fixed_constants.py).
     `dims` fixes symbolic dimensions.
     Raises CompileError for a model that cannot be read, and for a name that it does not have.
     """
@@ -113,61 +97,27 @@ def network_from_onnx(
         raise CompileError(f"{loaded.label} has no inputs, so there is nothing to learn from.")
     known = _constants(graph)
     if trainable is None:
-        names = _usual(loaded.proto.graph, {n: graph.constants[v] for n, v in known.items()})
+        arrays = {name: graph.constants[value] for name, value in known.items()}
+        names = usual_parameters(loaded.proto.graph, arrays)
     else:
         names = _matching(trainable, known, _running(loaded.proto.graph), loaded.label)
     if not names:
         raise CompileError(f"{loaded.label} has no initializer that could be trained.")
+    graph, training = with_captures(graph, names), with_captures(training, names)
     layer = ReadGraph(graph, with_step(training), names, modes.moved if modes else ())
     inputs = [Input(value.name, value.type.shape, value.type.dtype) for value in graph.inputs]
     return Network(layer, *inputs, name=graph.name)
 
 
 def _constants(graph: Graph) -> dict[str, Value]:
-    """The named floats that nodes read, in order."""
-    return {
+    """The named floats that nodes read, in order; of those that regions read, the one outside."""
+    named = {value.name: value for value in graph.constants if value.name}
+    found = {
         value.name: value
         for node in graph.nodes
-        for value in node.inputs
-        if value in graph.constants and value.name and value.type.dtype.is_float
+        for read in (*node.inputs, *region_constants(node))
+        if (value := named.get(read.name)) and value.type.dtype.is_float
     }
-
-
-def _usual(graph: onnx.GraphProto, constants: Mapping[str, Array]) -> list[str]:
-    """Those initializers that are learnt as a rule, in the order of their use."""
-    makers = {name: node for node in graph.node for name in node.output}
-    given = {tensor.name for tensor in graph.initializer}
-    known = {name: array for name, array in constants.items() if name in given}
-    found: dict[str, None] = {}
-    for node in graph.node:
-        is_pointwise = node.op_type in ("Add", "Div", "Mul")
-        for place in _PLACES.get(node.op_type, ()):
-            names = _moved(node.input[place : place + 1], makers)
-            names = [name for name in names if name in known]
-            if is_pointwise:
-                names = [n for n in names if known[n].size > 1 and not is_fixed(known[n])]
-            found |= dict.fromkeys(names)
-        if node.op_type == "Concat":
-            names = _moved(node.input, makers)
-            if any(name not in given for name in names):
-                # Beside data, what is not zeros that pad is a token of its own, say of a class.
-                names = [n for n in names if n in known and known[n].any()]
-                found |= {n: None for n in names if not is_fixed(known[n])}
-    return list(found)
-
-
-def _moved(names: Sequence[str], makers: Mapping[str, onnx.NodeProto]) -> list[str]:
-    """The values whose elements these consist of, before they were moved."""
-    found: list[str] = []
-    waiting = list(reversed(names))
-    while waiting:
-        name = waiting.pop()
-        node = makers.get(name)
-        if node is not None and node.op_type in _MOVES:
-            is_joined = node.op_type == "Concat"
-            waiting += reversed(node.input if is_joined else node.input[:1])
-        else:
-            found.append(name)
     return found
 
 

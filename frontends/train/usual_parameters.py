@@ -1,0 +1,113 @@
+"""Which initializers of an ONNX file are learnt as a rule: those that stand where weights stand.
+
+Exporters write a parameter where it is read, or pass it through nodes that they do not fold: it is
+transposed, cut or joined there, or a scale is the exponential of it. Whatever no data takes part in
+is followed back to the file's numbers; sizes of data are not data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import onnx
+
+from bessemer.compiler.ir.types import Array
+from bessemer.frontends.onnx_reader.structure import subgraphs
+from bessemer.frontends.train.fixed_constants import is_fixed
+
+_PLACES = {
+    "Add": (0, 1), "BatchNormalization": (1, 2), "Conv": (1, 2), "ConvTranspose": (1, 2),
+    "Div": (0,), "Einsum": (0, 1, 2),
+    "GRU": (1, 2, 3), "Gather": (0,), "GatherElements": (0,), "GatherND": (0,),
+    "Gemm": (0, 1, 2), "GroupNormalization": (1, 2),
+    "InstanceNormalization": (1, 2), "LSTM": (1, 2, 3), "LayerNormalization": (1, 2),
+    "MatMul": (0, 1), "Mul": (0, 1), "PRelu": (1,), "RNN": (1, 2, 3),
+    "RMSNormalization": (1,), "ScatterElements": (0, 2), "ScatterND": (0, 2),
+    "SimplifiedLayerNormalization": (1,), "Where": (1, 2),
+}  # fmt: skip
+"""Where ONNX's operators take what is learnt."""
+_TABLES = frozenset(
+    {
+        "Add", "Concat", "Div", "Gather", "GatherElements", "GatherND", "Mul", "ScatterElements",
+        "ScatterND", "Where",
+    }
+)  # fmt: skip
+"""Operators that read constants of formulas in the same places."""
+_FILLED = frozenset({"Concat", "ScatterElements", "ScatterND", "Where"})
+"""Operators that put numbers beside data: what is the same everywhere only fills there."""
+_PRODUCTS = frozenset({"Conv", "ConvTranspose", "Einsum", "MatMul"})
+_SIZES = frozenset({"Shape", "Size"})
+
+
+def usual_parameters(graph: onnx.GraphProto, constants: Mapping[str, Array]) -> list[str]:
+    """Those of the constants that are initializers and learnt as a rule, in order of their use."""
+    nodes = list(_all_nodes(graph))
+    makers = {name: node for node in nodes for name in node.output}
+    given = {tensor.name for tensor in graph.initializer}
+    known = {name: array for name, array in constants.items() if name in given}
+    varying = _varying(graph, nodes)
+    found: dict[str, None] = {}
+    for node in nodes:
+        read = [node.input[k] for k in _PLACES.get(node.op_type, ()) if k < len(node.input)]
+        if node.op_type == "Concat" and not varying.isdisjoint(node.input):
+            read = list(node.input)  # a token of its own, say of a class, beside data
+        for name in _leaves(read, makers, varying):
+            if name in known and _is_learnt(known[name], node, name, makers):
+                found[name] = None
+    return list(found)
+
+
+def _is_learnt(
+    array: Array, node: onnx.NodeProto, name: str, makers: Mapping[str, onnx.NodeProto]
+) -> bool:
+    if node.op_type not in _TABLES:
+        return True
+    if node.op_type in _FILLED and (array == array.flat[0]).all():
+        return False
+    if array.size > 1:
+        return not is_fixed(array)
+    others = [makers[other].op_type for other in node.input if other in makers]
+    is_bias = node.op_type == "Add" and name in node.input and not _PRODUCTS.isdisjoint(others)
+    return is_bias and array.ndim == 1 and array.size == 1  # of a layer with one output
+
+
+def _leaves(
+    names: Iterable[str], makers: Mapping[str, onnx.NodeProto], varying: set[str]
+) -> list[str]:
+    """What these values are computed from, of those that do not vary."""
+    found: dict[str, None] = {}
+    waiting = [name for name in reversed(list(names)) if name not in varying]
+    seen: set[str] = set()
+    while waiting:
+        name = waiting.pop()
+        node = makers.get(name)
+        if node is None:
+            found[name] = None
+        elif name not in seen and node.op_type not in _SIZES:
+            waiting += reversed(node.input)
+        seen.add(name)
+    return list(found)
+
+
+def _varying(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]) -> set[str]:
+    """The values that depend on data: on inputs, or on what inner graphs compute."""
+    found = {value.name for value in graph.input} - {tensor.name for tensor in graph.initializer}
+    for node in nodes:
+        for inner in subgraphs(node):
+            found.update(value.name for value in inner.input)
+            found.update(node.output)
+    known = 0
+    while known < len(found):  # once, and once more, but for nodes in another order
+        known = len(found)
+        for node in nodes:
+            if node.op_type not in _SIZES and not found.isdisjoint(node.input):
+                found.update(name for name in node.output if name)
+    return found
+
+
+def _all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """A graph's nodes, and those of the graphs in them before each."""
+    for node in graph.node:
+        for inner in subgraphs(node):
+            yield from _all_nodes(inner)
+        yield node
