@@ -7,24 +7,27 @@ computes whatever pointwise work leads to it. The rest of the group is the epilo
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 
 from bessemer.compiler.ir import dims, expr, walk_expr
 from bessemer.compiler.ir.dims import Size, atom, product
 from bessemer.compiler.ir.expr import Buffer, Expression, Index, Load
 from bessemer.compiler.ir.graph import Node, Value
-from bessemer.compiler.ir.loops import Store
+from bessemer.compiler.ir.loops import Block, Store
 from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.types import TensorType
 from bessemer.compiler.ops.conv import is_depthwise
 from bessemer.compiler.schedule.contraction.contraction import (
     Contraction,
+    DepthAxis,
+    RowAxis,
     supports,
     with_group,
 )
 from bessemer.compiler.schedule.contraction.microkernel import lower_contraction, operations
 from bessemer.compiler.schedule.contraction.packing import pack, packed_element, packed_shape
+from bessemer.compiler.schedule.contraction.tiles import Tiling
 from bessemer.compiler.schedule.convolution.depthwise_plan import has_narrow_groups
 from bessemer.compiler.schedule.dependence import all_nodes
 from bessemer.compiler.schedule.grouping.destinations import Destination
@@ -194,7 +197,10 @@ def _lower_in_registers(
     b = flat(inputs.buffer(packed))
     for work, tiling in zip(works, tilings, strict=True):
         contraction = replace(work, b=b)
-        body = lower_contraction(contraction, tiling, target)  # finds what the epilogue reads
+        if regions or contraction.start or contraction.fetch:
+            body = lower_contraction(contraction, tiling, target)  # finds what the epilogue reads
+        else:
+            body = _body(contraction, tiling, job, inputs, lowering)
         read, arguments = flat_buffers(inputs), {BASE: job.base}
         launch = lowering.launch(
             job.nodes,
@@ -214,6 +220,49 @@ def _lower_in_registers(
     return [*launches[:-1], replace(launches[-1], replaceable=_replaceable(contraction, inputs))]
 
 
+def _body(
+    contraction: Contraction,
+    tiling: Tiling,
+    job: TileJob,
+    inputs: Fusion,
+    lowering: Lowering,
+) -> Block:
+    """The kernel's body; `inputs` has what the epilogue reads then. Contractions of which any
+    element is the same expression of the same buffers have one body."""
+    others = inputs.copy()
+    store = _element(replace(contraction, epilogue=job.epilogue(others)))
+    key = (*_told(contraction), tiling, *_told(store), *map(flat, others.buffers.values()))
+    body = lowering.bodies.get(key)
+    if body is not None:
+        inputs.buffers.update(others.buffers)
+        return body
+    body = lower_contraction(contraction, tiling, lowering.target)
+    if [*inputs.buffers] == [*others.buffers]:
+        lowering.keep(key, body)
+    return body
+
+
+def _told(record: Contraction | RowAxis | DepthAxis | Store) -> tuple[object, ...]:
+    """What a record says, but for what it computes by functions."""
+    found = []
+    for field in fields(record):
+        entry = getattr(record, field.name)
+        if field.name in ("rows", "depth"):
+            entry = tuple(map(_told, entry))
+        if not callable(entry):
+            found.append(entry)
+    return tuple(found)
+
+
+def _element(contraction: Contraction) -> Store:
+    """The store of an element, at any place."""
+    shape = (*(axis.extent for axis in contraction.rows), contraction.columns)
+    index = as_index(index_symbols(shape), shape)
+    total = expr.fragment_element("sum", 0, contraction.dtype)
+    (store,) = contraction.epilogue(index[:-1], index[-1], total)
+    return store
+
+
 def _packed(
     job: TileJob, anchor: Node, draft: Contraction, panel: int, lowering: Lowering
 ) -> tuple[Value, list[Launch]]:
@@ -231,11 +280,8 @@ def _packed(
 
 def _replaceable(contraction: Contraction, inputs: Fusion) -> tuple[Value, ...]:
     """The inputs that only the epilogue reads, each element just before it is stored over."""
-    rows = tuple(axis.extent for axis in contraction.rows)
-    index = as_index(index_symbols((*rows, contraction.columns)), (*rows, contraction.columns))
-    total = expr.fragment_element("sum", 0, contraction.dtype)
     elsewhere = {contraction.a.name, contraction.b.name}
-    (store,) = contraction.epilogue(index[:-1], index[-1], total)
+    store = _element(contraction)
     for node in all_nodes(store.value):
         if isinstance(node, Load) and node.indices != store.indices:
             elsewhere.add(node.buffer.name)

@@ -67,9 +67,12 @@ class Lowering:
     pieces: dict[Value, Piece] = field(default_factory=dict)
     products: dict[Value, TiledProduct] = field(default_factory=dict)
     destinations: dict[Value, Destination] = field(default_factory=dict)
+    bodies: dict[tuple[object, ...], Block] = field(default_factory=dict)
     _packed: dict[tuple[object, ...], Value] = field(default_factory=dict)
+    _nests: dict[tuple[object, ...], Nest] = field(default_factory=dict)
+    _same: dict[int, dict[tuple[object, ...], Kernel]] = field(default_factory=dict)
     _kernels: dict[tuple[object, ...], Kernel] = field(default_factory=dict)
-    _names: set[str] = field(default_factory=set)
+    _names: dict[str, int] = field(default_factory=dict)
 
     def launch(
         self,
@@ -90,30 +93,55 @@ class Lowering:
         """
         written = {**outputs, **(scratch or {})}
         buffers = (*inputs.values(), *written.values())
-        symbols = kernel_symbols(body, buffers, operations)
-        key = (buffers, len(written), symbols, structure(body), operations, members)
-        kernel = self._kernels.get(key)
+        kernels = self._same.get(id(body), {})
+        around = (buffers, len(written), operations, members)
+        kernel = kernels.get(around)
         if kernel is None:
-            kernel = self._kernels[key] = Kernel(
-                self._unique(name or _described(nodes)),
-                buffers,
-                len(written),
-                symbols,
-                body,
-                operations,
-                members,
-            )
+            kernel = self._kernel(nodes, buffers, len(written), body, operations, members, name)
+            kernels[around] = kernel
         return Launch(
             kernel,
             (*inputs, *written),
-            tuple((arguments or {}).get(symbol, dims.symbol(symbol)) for symbol in symbols),
+            tuple((arguments or {}).get(symbol, dims.symbol(symbol)) for symbol in kernel.symbols),
             sources_of(nodes),
             tuple(scratch or ()),
             nodes=tuple(nodes),
         )
 
+    def _kernel(
+        self,
+        nodes: Sequence[Node],
+        buffers: tuple[Buffer, ...],
+        outputs: int,
+        body: Block,
+        operations: Size,
+        members: int,
+        name: str,
+    ) -> Kernel:
+        symbols = kernel_symbols(body, buffers, operations)
+        key = (buffers, outputs, symbols, structure(body), operations, members)
+        kernel = self._kernels.get(key)
+        if kernel is None:
+            stem = self._unique(name or _described(nodes))
+            kernel = Kernel(stem, buffers, outputs, symbols, body, operations, members)
+            self._kernels[key] = kernel
+        return kernel
+
+    def keep(self, key: tuple[object, ...], body: Block) -> None:
+        """Keeps a kernel's body for others of the same key: networks repeat their layers."""
+        self.bodies[key] = body
+        self._same[id(body)] = {}
+
     def nest(self, piece: Piece) -> Nest:
-        """The loops that compute every element of a piece."""
+        """The loops that compute every element of a piece; the same object for equal pieces."""
+        key = (piece.target, piece.offset, piece.value, piece.symbols)
+        found = self._nests.get(key)
+        if found is None:
+            found = self._nests[key] = self._nest(piece)
+            self._same[id(found.body)] = {}
+        return found
+
+    def _nest(self, piece: Piece) -> Nest:
         lanes = self.target.lanes
         transposed = lower_transpose(piece, lanes) if self.vectorize else None
         return transposed or lower_nest(piece, lanes, self.vectorize, self.target.last_cache)
@@ -143,11 +171,13 @@ class Lowering:
         return found
 
     def _unique(self, stem: str) -> str:
-        name, count = stem, 1
+        count = self._names.get(stem, 0) + 1
+        name = stem if count == 1 else f"{stem}_{count}"
         while name in self._names:
             count += 1
             name = f"{stem}_{count}"
-        self._names.add(name)
+        self._names[stem] = count
+        self._names.setdefault(name, 1)
         return name
 
 
@@ -267,6 +297,7 @@ def _lower_concat(
 ) -> list[Launch]:
     """One kernel for each part that is not written to its slice of the whole right away."""
     launches: list[Launch] = []
+    places = {member: place for place, member in enumerate(inlined.values())}
     for part, starts in parts_of(node):
         shape = part.type.shape
         if not _is_written(part, root, inlined, lowering):
@@ -274,7 +305,7 @@ def _lower_concat(
             symbols = index_symbols(shape)
             index = as_index(symbols, shape)
             value = flatten_loads(fusion.element(part, index))
-            nodes = [n for n in inlined.values() if n is not node and _feeds(n, part, inlined)]
+            nodes = sorted(_behind(part, inlined), key=places.__getitem__)
             out = lowering.destination(root).part(starts)
             launches.append(
                 _store_elements([*nodes, node], fusion, out, index, value, symbols, lowering)
@@ -293,11 +324,16 @@ def _is_written(
     return part in lowering.destinations
 
 
-def _feeds(node: Node, value: Value, inlined: Mapping[Value, Node]) -> bool:
-    producer = inlined.get(value)
-    if producer is None:
-        return False
-    return producer is node or any(_feeds(node, source, inlined) for source in producer.inputs)
+def _behind(value: Value, inlined: Mapping[Value, Node]) -> set[Node]:
+    """The nodes of the group that a value is made by."""
+    found: set[Node] = set()
+    waiting = [value]
+    while waiting:
+        producer = inlined.get(waiting.pop())
+        if producer is not None and producer not in found:
+            found.add(producer)
+            waiting += producer.inputs
+    return found
 
 
 def flat_buffers(fusion: Fusion) -> dict[Value, Buffer]:
