@@ -53,6 +53,7 @@ class GraphBuilder:
         self._producers: dict[Value, Node] = {}
         self._sources: tuple[str, ...] = ()
         self._names: set[str] = parent._names if parent else set()
+        self._counts: dict[str, int] = parent._counts if parent else {}
 
     @classmethod
     def continuing(cls, graph: Graph) -> GraphBuilder:
@@ -112,9 +113,10 @@ class GraphBuilder:
 
     def fresh_symbol(self, prefix: str) -> str:
         """A new name for a data-dependent dimension."""
-        count = 0
+        count = self._counts.get(prefix, 0)
         while f"{prefix}{count}" in self._names:
             count += 1
+        self._counts[prefix] = count + 1
         self._names.add(f"{prefix}{count}")
         return f"{prefix}{count}"
 

@@ -21,36 +21,36 @@ def listed(types: Sequence[TensorType]) -> str:
 
 def require_dtype(name: str, type: TensorType, allowed: Sequence[DType]) -> None:
     """The element type is one of those allowed."""
-    names = ", ".join(str(dtype) for dtype in allowed)
-    require(
-        type.dtype in allowed,
-        f"{name} works on {names}, but its input is {type}. Cast the input first.",
-    )
+    if type.dtype not in allowed:
+        names = ", ".join(str(dtype) for dtype in allowed)
+        raise CompileError(
+            f"{name} works on {names}, but its input is {type}. Cast the input first."
+        )
 
 
 def require_one_type(name: str, types: Sequence[TensorType]) -> None:
     """All element types and all shapes are equal."""
-    require(
-        all(type.dtype == types[0].dtype for type in types),
-        f"{name} wants one element type, but its inputs are {listed(types)}. Cast them first.",
-    )
+    if any(type.dtype != types[0].dtype for type in types):
+        raise CompileError(
+            f"{name} wants one element type, but its inputs are {listed(types)}. Cast them first."
+        )
     require_one_shape(name, types)
 
 
 def require_one_shape(name: str, types: Sequence[TensorType]) -> None:
     """All shapes are equal."""
-    require(
-        all(type.shape == types[0].shape for type in types),
-        f"{name} wants equal shapes, but its inputs are {listed(types)}. Broadcast them first.",
-    )
+    if any(type.shape != types[0].shape for type in types):
+        raise CompileError(
+            f"{name} wants equal shapes, but its inputs are {listed(types)}. Broadcast them first."
+        )
 
 
 def require_axis(name: str, axis: int, type: TensorType) -> None:
     """The axis is one of the tensor's, counted from 0."""
-    require(
-        0 <= axis < type.rank,
-        f"{name} has axis {axis}, but its input {type} has {type.rank} axes, counted from 0.",
-    )
+    if not 0 <= axis < type.rank:
+        raise CompileError(
+            f"{name} has axis {axis}, but its input {type} has {type.rank} axes, counted from 0."
+        )
 
 
 def require_entries(name: str, attribute: str, entries: Sequence[object], count: int) -> None:

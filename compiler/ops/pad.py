@@ -174,14 +174,17 @@ def _concat_infer(*inputs: TensorType, axis: int) -> TensorType:
     require(len(inputs) > 0, "concat wants one input at least.")
     first = inputs[0]
     require_axis("concat", axis, first)
-    for other in inputs:
-        require(
-            other.dtype == first.dtype
-            and other.rank == first.rank
-            and all(a == b or i == axis for i, (a, b) in enumerate(zip(first.shape, other.shape))),
-            f"concat along axis {axis} wants inputs that differ in that axis only, but they are "
-            f"{listed(inputs)}.",
-        )
+    fits = all(
+        other.dtype == first.dtype
+        and other.rank == first.rank
+        and all(a == b or i == axis for i, (a, b) in enumerate(zip(first.shape, other.shape)))
+        for other in inputs
+    )
+    require(
+        fits,
+        f"concat along axis {axis} wants inputs that differ in that axis only, but they are "
+        f"{listed(inputs)}.",
+    )
     along = total(type.shape[axis] for type in inputs)
     return first.with_shape((*first.shape[:axis], along, *first.shape[axis + 1 :]))
 

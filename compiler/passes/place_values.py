@@ -7,7 +7,7 @@ Greedily by size: the largest value first, each at the lowest offset that is fre
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -27,14 +27,20 @@ def place_values(
     After the fixed orders, values that ended highest are placed earlier, as long as that helps.
     """
     bound = most_alive(wanted, lives)
-    orders = [
-        sorted(wanted, key=lambda item: -item[1]),
-        sorted(wanted, key=lambda item: (lives[item[0]].first, -item[1])),
-        sorted(wanted, key=lambda item: (-_length(lives[item[0]]), -item[1])),
-        sorted(wanted, key=lambda item: -item[1] * (1 + _length(lives[item[0]]))),
+    keys: list[Callable[[tuple[Value, int]], tuple[int, ...]]] = [
+        lambda item: (-item[1],),
+        lambda item: (lives[item[0]].first, -item[1]),
+        lambda item: (-_length(lives[item[0]]), -item[1]),
+        lambda item: (-item[1] * (1 + _length(lives[item[0]])),),
     ]
-    best, extent = min((_in_order(order, lives) for order in orders), key=lambda found: found[1])
-    order, tries = orders[0], 0
+    order = sorted(wanted, key=keys[0])
+    best, extent = _in_order(order, lives)
+    for key in keys[1:]:
+        if extent > bound:
+            offsets, reached = _in_order(sorted(wanted, key=key), lives)
+            if reached < extent:
+                best, extent = offsets, reached
+    tries = 0
     while extent > bound and tries < REPAIRS:
         offsets, reached = _in_order(order, lives)
         if reached < extent:

@@ -327,13 +327,15 @@ class ProgramBuilder:
         """Gives outputs that are inputs, constants or listed twice a place of their own."""
         outputs: list[Value] = []
         copies: list[Step] = []
+        taken = {*graph.inputs, *self.constants}
         for value in graph.outputs:
-            if value in graph.inputs or value in self.constants or value in outputs:
+            if value in taken:
                 target = Value(value.type, value.name)
                 copies.append(Copy(value, target))
                 outputs.append(target)
             else:
                 outputs.append(value)
+                taken.add(value)
         return tuple(outputs), copies
 
 

@@ -84,6 +84,10 @@ class _Body(BodySizes):
         super().__init__(program, plan, prefix)
         self.messages = messages
         self.chains: list[str] = []
+        self.given: dict[Value, tuple[str, int]] = {}
+        for array, values in (("inputs", program.inputs), ("outputs", program.outputs)):
+            for number, value in enumerate(values):
+                self.given.setdefault(value, (array, number))
         self.clocks = Clocks(profile, self.let, self.put)
 
     def text(self) -> str:
@@ -150,10 +154,11 @@ class _Body(BodySizes):
 
     def _address(self, value: Value) -> str:
         value = self._root(value)
-        for array, values in (("inputs", self.program.inputs), ("outputs", self.program.outputs)):
-            if value in values and value not in self.plan.offsets:
-                place = self.let(f"getelementptr ptr, ptr %{array}, i64 {values.index(value)}")
-                return self.let(f"load ptr, ptr {place}")
+        given = self.given.get(value)
+        if given is not None and value not in self.plan.offsets:
+            array, number = given
+            place = self.let(f"getelementptr ptr, ptr %{array}, i64 {number}")
+            return self.let(f"load ptr, ptr {place}")
         if value in self.plan.weight_offsets:
             distance = self.plan.weight_offsets[value]
             return self.let(f"getelementptr i8, ptr %weights, i64 {distance}")
