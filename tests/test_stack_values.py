@@ -44,6 +44,31 @@ def test_values_alive_together_never_overlap_whatever_their_sizes(seed: int) -> 
                     assert place[v] + number[v] <= place[w] or place[w] + number[w] <= place[v]
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_a_value_names_only_those_right_below_it(seed: int) -> None:
+    """What follows by way of another is left out: the stack is a transitive reduction."""
+    rng = np.random.default_rng(seed)
+    values = [Value(TensorType(f32, (1,))) for _ in range(40)]
+    starts = rng.integers(0, 30, len(values))
+    lives = {v: Life(int(s), int(s + rng.integers(0, 20))) for v, s in zip(values, starts)}
+    example = [(v, int(rng.integers(1, 9)) * 64) for v in values]
+    stack, _ = best_stack([example], lives, 64)
+    order = [*stack.below]
+    all_pairs = {
+        (upper, lower)
+        for place, upper in enumerate(order)
+        for lower in order[:place]
+        if lives[upper].first <= lives[lower].last and lives[lower].first <= lives[upper].last
+    }
+    wanted = {
+        (upper, lower)
+        for upper, lower in all_pairs
+        if not any((upper, other) in all_pairs and (other, lower) in all_pairs for other in order)
+    }
+    assert {(upper, lower) for upper, under in stack.below.items() for lower in under} == wanted
+    assert set(stack.tops) == {*order} - {lower for _, lower in all_pairs}
+
+
 def _squares() -> Graph:
     """Products [n, n] and [m, m] by turns: in parts of the arena, both kinds would be kept."""
     builder = GraphBuilder("squares")

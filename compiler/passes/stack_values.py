@@ -16,6 +16,7 @@ import numpy as np
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Value
+from bessemer.compiler.ir.types import Array
 from bessemer.compiler.passes.lives import Life
 from bessemer.compiler.passes.place_values import most_alive, place_values
 
@@ -87,16 +88,31 @@ def _stack(offsets: Mapping[Value, int], lives: Mapping[Value, Life], alignment:
     values = sorted(offsets, key=lambda value: offsets[value])
     first = np.array([lives[value].first for value in values])
     last = np.array([lives[value].last for value in values])
-    meets = (first[:, None] <= last[None, :]) & (last[:, None] >= first[None, :])
-    below = np.tril(meets, -1)  # [upper, lower]
-    counts = below.astype(np.float32)
-    direct = below & (counts @ counts == 0)
-    under = {
-        value: tuple(values[lower] for lower in np.flatnonzero(direct[upper]))
-        for upper, value in enumerate(values)
-    }
-    tops = tuple(values[place] for place in np.flatnonzero(~below.any(axis=0)))
-    return Stack(under, tops, alignment)
+    under: dict[Value, tuple[Value, ...]] = {}
+    is_top = np.ones(len(values), np.bool_)
+    for upper, value in enumerate(values):
+        begin, end = int(first[upper]), int(last[upper])
+        below = np.flatnonzero((first[:upper] <= end) & (last[:upper] >= begin))
+        is_top[below] = False
+        direct = _met_first(begin, end, first[below[::-1]], last[below[::-1]])
+        under[value] = tuple(values[below[-1 - place]] for place in reversed(direct))
+    return Stack(under, tuple(values[place] for place in np.flatnonzero(is_top)), alignment)
+
+
+def _met_first(begin: int, end: int, first: Array, last: Array) -> list[int]:
+    """The places of those lives, all alive between `begin` and `end`, in whose part of that time
+    none of those before them is alive."""
+    found: list[int] = []
+    whole, met = (1 << (end - begin + 1)) - 1, 0  # a bit for each step
+    for place in range(len(first)):
+        low, high = max(int(first[place]), begin), min(int(last[place]), end)
+        steps = (1 << (high - begin + 1)) - (1 << (low - begin))
+        if not met & steps:
+            found.append(place)
+        met |= steps
+        if met == whole:
+            break
+    return found
 
 
 def _up(size: int, alignment: int) -> int:
