@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -86,6 +87,24 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     (tmp_path / "two.weights").write_bytes(whole[:-1])
     with pytest.raises(ArtifactError, match="has 79 bytes, 80 were expected"):
         load(tmp_path / "two.so")
+
+
+def test_weights_beside_are_given_back(tmp_path: Path) -> None:
+    """Their mapping goes with the model; of a file that is refused nothing stays open."""
+    code, weights = handmade.relu()
+    save(code, weights, tmp_path / "relu.so", "beside")
+    whole = (tmp_path / "relu.weights").read_bytes()
+    (tmp_path / "short.weights").write_bytes(whole[:-1])
+    (tmp_path / "wrong.weights").write_bytes(b"X" + whole[1:])
+    open_files = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        load(tmp_path / "relu.so")
+        for refused in ("short.weights", "wrong.weights"):
+            with pytest.raises(ArtifactError):
+                load(tmp_path / "relu.so", weights=tmp_path / refused)
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) < open_files + 10
+    assert ".weights" not in Path("/proc/self/maps").read_text()
 
 
 def test_files_that_are_no_artifact_are_refused(relu: CompiledModel, tmp_path: Path) -> None:

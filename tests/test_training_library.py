@@ -308,8 +308,9 @@ def test_the_caller_s_threads_do_it_as_well(file: Path, library: TrainingLibrary
 
 
 def test_nothing_is_allocated_after_init(file: Path) -> None:
-    """Counts what the library asks its caller for, on two threads."""
+    """Counts what the library asks its caller for, on two threads; in the end all is returned."""
     asked: list[int] = []
+    returned: list[int] = []
     libc = ctypes.CDLL(None)
     libc.aligned_alloc.restype = ctypes.c_void_p
 
@@ -318,7 +319,8 @@ def test_nothing_is_allocated_after_init(file: Path) -> None:
         found: int = libc.aligned_alloc(alignment, -(-size // alignment) * alignment)
         return found
 
-    def release(_user: int, memory: int, _size: int) -> None:
+    def release(_user: int, memory: int, size: int) -> None:
+        returned.append(size)
         libc.free(ctypes.c_void_p(memory))
 
     pointer, size = ctypes.c_void_p, ctypes.c_size_t
@@ -337,6 +339,7 @@ def test_nothing_is_allocated_after_init(file: Path) -> None:
     assert library.predict(batches[0][:1], [np.zeros((24, 4), np.float32)]) == Status.OK
     assert len(asked) == before
     library.close()
+    assert sorted(returned) == sorted(asked)
 
 
 def test_python_says_that_it_is_no_model(file: Path) -> None:
