@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -55,3 +57,12 @@ def test_the_place_of_a_maximum_that_is_nan() -> None:
     found = compiled(text, x)
     np.testing.assert_array_equal(found[0].ravel(), [1, np.nan, 5, 7])
     np.testing.assert_array_equal(found[1].ravel(), [1, 2, 5, 7])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "numpy"), [("float", np.float32), ("double", np.float64), ("float16", np.float16)]
+)
+def test_the_sign_of_what_is_no_number_is_none(dtype: str, numpy: Any) -> None:
+    x = np.clip(SPECIAL, -6e4, 6e4).astype(numpy)
+    (found,) = compiled(f"agraph ({dtype}[13] x) => ({dtype}[13] y) {{ y = Sign(x) }}", x)
+    np.testing.assert_array_equal(found, np.sign(x))

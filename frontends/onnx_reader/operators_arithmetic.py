@@ -187,7 +187,11 @@ def read_sign(context: NodeContext) -> Value:
     positive = context.cast(context.apply("gt", x, zero), x.type.dtype)
     if x.type.dtype.kind == "u":
         return positive
-    return context.apply("sub", positive, context.cast(context.apply("lt", x, zero), x.type.dtype))
+    negative = context.cast(context.apply("lt", x, zero), x.type.dtype)
+    sign = context.apply("sub", positive, negative)
+    if not x.type.dtype.is_float:
+        return sign
+    return context.apply("select", context.apply("isnan", x), x, sign)
 
 
 @rule("IsInf")

@@ -158,6 +158,9 @@ static void check_callbacks(relu_options options) {
   options.weights = (const char *)options.weights + 1;
   CHECK(relu_create(&context, &options) == relu_WEIGHTS);
   CHECK(seen.logs == 2 && strstr(seen.text, "aligned"));
+  options.weights = (const void *)(((uintptr_t)x / 64 + 1) * 64 + 32);
+  CHECK(relu_create(&context, &options) == relu_WEIGHTS);
+  CHECK(seen.logs == 3 && strstr(seen.text, "aligned"));
 }
 
 static void check_workspace(relu_options options) {
@@ -183,6 +186,7 @@ static void check_workspace(relu_options options) {
     CHECK(strstr(relu_message(context), "are needed"));
     CHECK(relu_needed_bytes(context) == bytes);
     CHECK(RUN(inputs, outputs, dims, memory + 8, (size_t)bytes) == relu_INVALID_ARGUMENT);
+    CHECK(RUN(inputs, outputs, dims, memory + 32, (size_t)bytes) == relu_INVALID_ARGUMENT);
     CHECK(RUN(NULL, outputs, dims, NULL, 0) == relu_INVALID_ARGUMENT);
     CHECK(RUN(inputs, NULL, dims, NULL, 0) == relu_INVALID_ARGUMENT);
     CHECK(RUN(inputs, outputs, NULL, NULL, 0) == relu_INVALID_ARGUMENT);
