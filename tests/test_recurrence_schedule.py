@@ -76,6 +76,7 @@ CASES = [
     Case("lstm", 3, 13, 320, "team", {"reverse": True, "has_peepholes": True}),
     Case("lstm", 2, 50, 384, "team", {"input_forget": True}),
     Case("gru", 2, 7, 544, "team"),  # blocks of the depth that are not all of one size
+    Case("lstm", 2, 13, 512, "team"),  # rows of the state 2 KB apart, but for a cache line
     Case("gru", 4, 9, 192, "team"),
     Case("gru", 4, 15, 128, "team", {"linear_before_reset": True}, "float64"),
     Case("rnn", 4, 13, 192, "team", {}, "float16"),
@@ -171,6 +172,26 @@ def test_every_target_computes_it(case: Case, target: Any) -> None:
     results = load_code(made.code, made.weights, machine_of(made.target), 2).run(feeds)
     for result, wanted in zip(results, run_graph(graph, feeds), strict=True):
         np.testing.assert_allclose(result, wanted, rtol=1e-4, atol=2e-6)
+
+
+@pytest.mark.parametrize(("hidden", "is_far"), [(192, False), (512, True)])
+def test_weights_that_no_near_cache_holds_are_fetched_a_block_ahead(
+    hidden: int, is_far: bool
+) -> None:
+    case = Case("lstm", 2, 13, hidden, "team")
+    made = build(graph_of(case, dict(arrays_of(case))), Options(target=x86.AVX512.name))
+    (kernel,) = (k for k in kernels_of(made.program.steps) if "lstm" in k.name)
+    lines = (line.strip() for line in print_kernel(kernel).splitlines())
+    ahead = [line for line in lines if line.startswith("prefetch") and line.endswith("level 2")]
+    assert bool(ahead) == is_far
+
+
+@pytest.mark.parametrize(("columns", "length"), [(256, 256), (512, 528), (768, 768), (1024, 1040)])
+def test_rows_of_the_state_do_not_share_a_few_sets_of_a_cache(columns: int, length: int) -> None:
+    case = Case("lstm", 2, 13, columns, "team")
+    made = build(graph_of(case, dict(arrays_of(case))), Options(target=x86.AVX512.name))
+    (kernel,) = (k for k in kernels_of(made.program.steps) if "lstm" in k.name)
+    assert f"f32[2,13,{length}]" in print_kernel(kernel)
 
 
 def test_weights_lie_in_the_order_in_which_they_are_read() -> None:

@@ -8,7 +8,7 @@
 
 The groups after the first find the block's weights in the first-level cache: otherwise each of
 them would take the whole panel out of the second level again. What rows need at the end is fetched
-meanwhile, piece by piece.
+meanwhile, piece by piece; so is the next block, if the second level does not hold all weights.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Dim, Size
 from bessemer.compiler.ir.expr import Buffer, Expression, constant
 from bessemer.compiler.ir.types import DType
+from bessemer.compiler.targets.machine import CACHE_LINE
 
 BLOCK_BYTES = 32 << 10
 """Of weights: what the first-level cache holds beside the states."""
@@ -37,8 +39,9 @@ class Blocks:
 
     `weight` gives an element by part, depth, gate and column of the panel, `factor` by row, part
     and depth. `fetch(row, count, piece, pieces)` asks for a piece of what will be read of row(0),
-    row(1) ... row(count - 1). `open` gives what becomes of a sum of a row, a gate and a column, and
-    `finish` is then given all gates of a row and a column.
+    row(1) ... row(count - 1). `approach`, where weights are far, asks for the cache line of an
+    element. `open` gives what becomes of a sum of a row, a gate and a column, and `finish` is then
+    given all gates of a row and a column.
     """
 
     builder: KernelBuilder
@@ -53,6 +56,7 @@ class Blocks:
     weight: Callable[[Size, Size, Size, Size], Expression]
     factor: Callable[[Size, Size, Size], Expression]
     fetch: Callable[[Callable[[Size], Size], int, Size, int], None]
+    approach: Callable[[Size, Size, Size, Size], None] | None
     open: Callable[[Size, int, Size, Expression], Expression]
     finish: Callable[[Size, Size, list[Expression]], None]
 
@@ -89,6 +93,7 @@ class Blocks:
         with builder.loop(outer) as around, builder.loop(blocks) as block:
             start = block * size
             length = size if self.depth % size == 0 else dims.minimum(size, self.depth - start)
+            groups = -(-count // self.rows)
             for before, group in even_parts(builder, count, self.rows):
                 rows = [before + i for i in range(group)]
                 with self._vectors() as j:
@@ -99,7 +104,9 @@ class Blocks:
                     with builder.loop(inner) as within:
                         part = around + within
                         turn = (gate * self.parts + part) * blocks + block
-                        for k in self._depth(first + before, group, turn, length):
+                        number = dims.ceildiv(before, -(-count // groups))
+                        ahead = partial(self._ahead, part, start + size, gate, number, groups)
+                        for k in self._depth(first + before, group, turn, length, ahead):
                             at = (part, start + k)
                             weight = builder.define(self.weight(*at, gate, j), "w").value
                             for near, total in zip(rows, sums, strict=True):
@@ -107,7 +114,9 @@ class Blocks:
                     for place, total in zip(places, sums, strict=True):
                         builder.store(memory, place, total.value)
 
-    def _depth(self, first: Size, rows: int, turn: Size, length: Size) -> Iterator[Size]:
+    def _depth(
+        self, first: Size, rows: int, turn: Size, length: Size, ahead: Callable[[Size, int], None]
+    ) -> Iterator[Size]:
         """Opens the loop over a block's depth, in pieces, before each of which a part of what a few
         rows need is fetched: in every block some."""
         turns = self.gates * self.parts * -(-self.depth // self._most)
@@ -119,8 +128,30 @@ class Blocks:
             self.fetch(
                 lambda near: first + dims.minimum(turn * each + near, rows - 1), each, piece, pieces
             )
+            ahead(piece, pieces)
             with self.builder.loop(length // pieces) as k:
                 yield piece * (length // pieces) + k
+
+    def _ahead(
+        self,
+        part: Size,
+        start: Size,
+        gate: Size,
+        group: Size,
+        groups: int,
+        piece: Size,
+        pieces: int,
+    ) -> None:
+        """Asks for a piece of one group's share of the block that begins at this depth."""
+        if self.approach is None:
+            return
+        line = CACHE_LINE // self.dtype.bytes
+        across = max(1, self.width // line)
+        each = -(-min(self.depth, self._most) * across // (pieces * groups))
+        for number in range(each):
+            at = (group * pieces + piece) * each + number
+            row = start + dims.floordiv(at, across)
+            self.approach(part, row, gate, dims.mod(at, across) * line)
 
     @property
     def _most(self) -> int:

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
-from bessemer.compiler.ir import dims
+from bessemer.compiler.ir import dims, loops
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import Buffer, Expression, constant, convert, index_value, less
@@ -30,7 +30,12 @@ from bessemer.compiler.ops.recurrence.recurrence_blocks import Blocks
 from bessemer.compiler.ops.recurrence.recurrence_bytes import ByteState
 from bessemer.compiler.ops.recurrence.recurrence_cell import Cell, Place, Product, working_dtype
 from bessemer.compiler.ops.recurrence.recurrence_fetch import Fetch
-from bessemer.compiler.ops.recurrence.recurrence_layout import MOST_SUMS, Layout, pack_panels
+from bessemer.compiler.ops.recurrence.recurrence_layout import (
+    MOST_SUMS,
+    Layout,
+    apart_in_sets,
+    pack_panels,
+)
 from bessemer.compiler.ops.recurrence.recurrence_lengths import (
     Groups,
     clear_after_the_end,
@@ -63,7 +68,8 @@ class _Writer:
         self.working = working_dtype(cell.h.dtype)
         self.width: Size = layout.width or self.hidden
         self.panels: Size = dims.ceildiv(self.hidden, self.width) if layout.width else 1
-        self.state = builder.scratch(cell.h.dtype, (2, self.batch, self.hidden))
+        columns = apart_in_sets(self.hidden, cell.h.dtype.bytes)
+        self.state = builder.scratch(cell.h.dtype, (2, self.batch, columns))
         self.bytes: ByteState | None = None
         self.pairs: PairState | None = None
         self.blocks = _known(self.batch) // layout.apart if layout.apart else 1
@@ -257,6 +263,11 @@ class _Writer:
         def place(row: Size, j: Size) -> Place:
             return Place(time, share.row + row, first + j, step)
 
+        def approach(part: Size, k: Size, gate: Size, j: Size) -> None:
+            # Behind a gate's last row lies the next gate's first one.
+            offset = packed.offset((panel, gate, part * depth + k, j))
+            self.builder.append(loops.Prefetch(packed, offset, 2))
+
         builder = self.builder
         fetch = Fetch(builder, self.cell, product, time, first, self.layout.width)
         return Blocks(
@@ -267,6 +278,7 @@ class _Writer:
             ),
             factor=lambda row, part, k: self._factor(product, step, share.row + row, k, part),
             fetch=lambda row, *piece: fetch.piece(lambda near: share.row + row(near), *piece),
+            approach=approach if self.layout.far else None,
             open=lambda row, gate, j, total: self._opened(product, place(row, j), gate, total),
             finish=lambda row, j, sums: self._settle(product, place(row, j), sums),
         )  # fmt: skip

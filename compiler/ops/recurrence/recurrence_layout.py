@@ -9,11 +9,24 @@ from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import Buffer, constant, less
 from bessemer.compiler.ops.recurrence.recurrence_cell import Cell
+from bessemer.compiler.targets.machine import CACHE_LINE
 
 MOST_SUMS = 8
 """Vectors of sums at once: enough to keep two multiply-add units busy, and few enough for AVX2."""
 TEAM_OPERATIONS = 1 << 16
 """Operations of a step from which a team pays: a barrier takes about as long as 20,000."""
+
+
+_SETS_BYTES = 4096
+"""Lines so far apart share a set of the first-level cache, on all machines that we know."""
+
+
+def apart_in_sets(columns: Size, element: int) -> Size:
+    """The length of rows of so many columns whose lines do not all lie in one or two sets of the
+    first-level cache: a tile reads the same column of more rows than a set has room for."""
+    if not isinstance(columns, int) or columns * element % (_SETS_BYTES // 2):
+        return columns
+    return columns + CACHE_LINE // element
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +40,7 @@ class Layout:
     weights are packed as [panels, H / group, gates, width, group]: those of bytes, which come with
     the `totals` of their columns, and pairs of bfloat16 (recurrence_pairs.py). With `packs` the
     kernel of a team packs them itself. `apart` rows may be a block that a member of a small team
-    computes by itself.
+    computes by itself. `far` weights are more than the second-level cache holds.
     """
 
     rows: int = 1
@@ -40,6 +53,7 @@ class Layout:
     blocked: bool = False
     group: int = 1
     apart: int = 0
+    far: bool = False
 
 
 def pack_panels(

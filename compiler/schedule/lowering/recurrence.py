@@ -216,7 +216,8 @@ def _layout(cell: Cell, shape: _Shape, target: Target, is_constant: bool) -> Lay
     if team and _is_blocked(cell, shape, 2 * lanes):
         rows = min(MOST_BLOCK_ROWS, target.vector_registers // 2 - 2)
         apart = _rows_apart(shape, target)
-        return Layout(rows, (), 2 * lanes, lanes, team=True, blocked=True, apart=apart)
+        far = shape.weights > target.l2_bytes
+        return Layout(rows, (), 2 * lanes, lanes, team=True, blocked=True, apart=apart, far=far)
     team = team and shape.hidden > width
     return Layout(rows, (), width, lanes, team, group=shape.group)
 
