@@ -51,6 +51,7 @@ ACCESSES: dict[str, Callable[[Dim], Size]] = {
     "far backwards": lambda i: 5 * N - 5 - 5 * i,
     "by a symbol": lambda i: M * i,
     "divided": lambda i: i // 3,
+    "halved": lambda i: i // 2 + M,
     "wrapped": lambda i: (i + M) % 5,
 }
 
@@ -165,6 +166,25 @@ def test_a_guarded_load_reads_zero_and_touches_nothing(
         np.testing.assert_array_equal(result, np.array(wanted, dtype.numpy))
 
 
+@on_each_target
+@pytest.mark.parametrize("dtype", [f32, u8], ids=str)
+@pytest.mark.parametrize("name", GUARDS)
+def test_a_guarded_load_for_some_lanes_each(name: str, dtype: DType, target: Target) -> None:
+    x, out = Buffer("x", dtype, (N,)), Buffer("out", dtype, (N,))
+    flags = Buffer("flags", boolean, (N,))
+    builder = KernelBuilder()
+    with builder.loop(N, "vector", 16) as i:
+        builder.store(out, (i,), expr.load(x, (i // 4,), GUARDS[name](i, flags[i])))
+    compiled = CompiledKernel(Kernel("k", (x, flags, out), 1, ("n", "m"), builder.block()), target)
+    for n in SIZES:
+        flag = np.arange(n) % 3 == 1
+        holds = _holding(name, n, flag)
+        data = numbers(dtype, 1 + max((i // 4 for i in range(n) if holds[i]), default=0))
+        wanted = [data[i // 4] if holds[i] else 0 for i in range(n)]
+        result = compiled([data, flag, np.ones(n, dtype.numpy)], {"n": n, "m": 9}).arrays[2]
+        np.testing.assert_array_equal(result, np.array(wanted, dtype.numpy))
+
+
 def _holding(name: str, n: int, flag: Array) -> Array:
     i = np.arange(n)
     holding: dict[str, Array] = {
@@ -236,11 +256,12 @@ def test_small_strides_are_shuffled_not_gathered() -> None:
     assert "vpermt2ps" in text or "vshufps" in text
 
 
-def test_small_strides_are_shuffled_under_a_mask_too() -> None:
+@pytest.mark.parametrize("index", [lambda i: 2 * i, lambda i: i // 2], ids=["apart", "repeated"])
+def test_neighbours_are_shuffled_under_a_mask_too(index: Callable[[Dim], Size]) -> None:
     x, out = Buffer("x", f32, (64,)), Buffer("out", f32, (24,))
     builder = KernelBuilder()
     with builder.loop(24, "vector", 16) as i:
-        builder.store(out, (i,), x[2 * i])
+        builder.store(out, (i,), x[index(i)])
     text = assembly(Kernel("kernel", (x, out), 1, (), builder.block()), x86.AVX512)
     assert "vgather" not in text and "%k1" in text
 

@@ -71,6 +71,30 @@ def test_what_moves_bytes_moves_no_floats(dtype: DType, rng: np.random.Generator
 
 
 @pytest.mark.parametrize("dtype", [u8, i8])
+def test_the_nearest_of_bytes_are_bytes(dtype: DType, rng: np.random.Generator) -> None:
+    net = _Net(dtype)
+    x = net.real(net.bytes(), ONE)
+    larger = {"shape": (N, 8, 7, 3), "scales": (), "mode": "nearest", "coordinate": "asymmetric"}
+    x = net.b.apply("resize", x, **larger)
+    graph = net.b.finish([net.quantized(x, ONE)])
+    result = changed(graph, [move_quantization, remove_dead], rng)
+    assert _operators(result) == ["resize"]
+
+
+@pytest.mark.parametrize(
+    "more", [{"mode": "linear"}, {"coordinate": "tf_crop_and_resize"}], ids=str
+)
+def test_new_numbers_are_not_made_of_bytes(more: dict[str, str]) -> None:
+    net = _Net(u8)
+    attributes: dict[str, Any] = {"shape": (N, 8, 7, 3), "scales": (), "mode": "nearest", **more}
+    if "coordinate" in more:
+        attributes["roi"] = (0.0, 0.0, 0.0, 0.0, 1.0, 1.5, 1.0, 1.0)
+    resized = net.b.apply("resize", net.real(net.bytes(), ONE), **attributes)
+    graph = net.b.finish([net.quantized(resized, ONE)])
+    assert move_quantization(graph) is graph
+
+
+@pytest.mark.parametrize("dtype", [u8, i8])
 def test_parts_are_quantized_before_they_are_joined(dtype: DType, rng: np.random.Generator) -> None:
     net = _Net(dtype)
     parts = [net.real(net.bytes(), ONE), net.real(net.bytes(), OTHER)]

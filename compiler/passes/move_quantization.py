@@ -2,7 +2,7 @@
 
     x = dequantize(q)                   8-bit integers: (q - zero) * scale
 
-    max_pool(x)                         becomes    dequantize(max_pool(q))
+    max_pool(x), nearest resize(x)      becomes    dequantize(max_pool(q)), ...
     transpose(x), reshape, slice, pad   becomes    dequantize(transpose(q)), ...
     concat(x, y)                        becomes    dequantize(concat(q, p)), of one scale and zero
     quantize(x)                         becomes    q, of the same scale and zero
@@ -59,9 +59,16 @@ def _rule(users: _Users, rewriter: GraphRewriter, node: Node) -> Sequence[Value]
         return None if moved is None else (moved,)
     if name == "concat":
         return _concatenated(rewriter, node)
-    if name in _VIEWS or name in ("max_pool", "pad"):
+    if name in _VIEWS or name in ("max_pool", "pad") or _picks_nearest(node):
         return _behind(rewriter, node)
     return None
+
+
+def _picks_nearest(node: Node) -> bool:
+    """Whether a node is a resize whose elements are all elements of its input."""
+    given = node.attributes
+    is_nearest = node.operator.name == "resize" and given["mode"] == "nearest"
+    return is_nearest and given["coordinate"] != "tf_crop_and_resize"
 
 
 # What is quantized

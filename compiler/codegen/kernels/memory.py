@@ -133,7 +133,8 @@ def _repeated(
         return None
     short, repeats = pattern.denominator, isinstance(pattern, Mod)
     if mask is not None and not repeats:
-        return None  # the last of them may lie behind the array
+        # The last of them may lie behind the array.
+        return _spread_under(state, indices, access, guard, mask, short)
     # The remainder is 0 in the first lane.
     first = access.offset - atom(pattern) if repeats else access.offset
     pointer = _guarded(w, indices.address(access.buffer, first), guard)
@@ -141,6 +142,28 @@ def _repeated(
     if few.lanes == 1:
         return splat(w, few, width)
     return shuffle(w, few, None, [k % short if repeats else k // short for k in range(width)])
+
+
+def _spread_under(
+    state: KernelState, indices: Indices, access: Access, guard: Value | None, mask: Value,
+    times: int,
+) -> Value | None:  # fmt: skip
+    """Neighbours for `times` lanes each, as far as one of these may read."""
+    if not state.target.has_masks:
+        return None
+    w, width = state.writer, state.width
+    none = literal(0, boolean, width)
+    is_guarded = mask != state.mask
+    read: Value | None = None
+    # A loop's own mask allows first lanes; a guard may forbid the first of a group only.
+    for turn in range(times if is_guarded else 1):
+        firsts = [k * times + turn if k * times < width else width for k in range(width)]
+        here = shuffle(w, mask, none, firsts)
+        read = here if read is None else w.operate("or", boolean, read, here)
+    pointer = _guarded(w, indices.address(access.buffer, access.offset), guard)
+    vector = _contiguous(state, access, pointer, read)
+    found = shuffle(w, vector, None, [k // times for k in range(width)])
+    return select(w, mask, found, like(found, 0)) if is_guarded else found
 
 
 def _is_small(state: KernelState, stride: int) -> bool:
