@@ -235,3 +235,5 @@ def test_a_name_that_is_no_initializer_is_told() -> None:
     exported = _exported(_model())
     with pytest.raises(CompileError, match=r"no float initializer 8\.weight"):
         network_from_onnx(exported, ["8.weight"])
+    with pytest.raises(CompileError, match=r"it must be a list, as \['7.\*'\]"):
+        network_from_onnx(exported, "7.*")

@@ -49,7 +49,7 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
     "another integer": (
         _data() | {"label": _data()["label"].astype(np.uint8)},
         {},
-        r"label is uint8\[20\], but training wants i64\[batch\]. Convert it with .astype",
+        r"label is uint8\[20\]; it must be i64\[batch\]. Convert it with .astype",
     ),
     "labels as a column": (
         _data() | {"label": np.zeros((20, 1), int)},
@@ -114,6 +114,19 @@ def test_a_single_step_and_an_evaluation_refuse_wrong_classes_too() -> None:
     assert trainer.steps == 0
 
 
+@pytest.mark.parametrize(
+    ("x", "text"),
+    [
+        ([[0.0] * 5], "x is a list; it must be an array"),
+        (np.zeros((4, 5)), r"x is float64\[4, 5\]; it must be f32\[batch,5\]. Convert it"),
+        (np.zeros((4, 6), np.float32), r"x is float32\[4, 6\]; it must be f32\[batch,5\]"),
+    ],
+)
+def test_what_cannot_be_predicted_from_is_refused(x: Any, text: str) -> None:
+    with pytest.raises(CompileError, match=text):
+        _trainer().predict({"x": x})
+
+
 def test_an_empty_batch_is_refused() -> None:
     with pytest.raises(CompileError, match="The batch's x has no rows"):
         _trainer().step(_data(0))
@@ -140,6 +153,15 @@ def test_numbers_may_be_numpy_s() -> None:
     trainer = Trainer(network, cross_entropy, LABEL, optimizer=SGD(number), threads=1)
     trainer.fit(_data(), validation=number, epochs=np.int64(2), batch=np.int64(5))  # type: ignore[arg-type]
     assert trainer.steps == 6
+
+
+def test_a_loss_and_a_metric_must_take_the_outputs_and_the_targets() -> None:
+    network = Network(Dense(3), Input("x", ("batch", 5)))
+    text = "loss is called with 1 outputs of the network and 0 targets: missing a required .*labels"
+    with pytest.raises(CompileError, match=text):
+        Trainer(network, cross_entropy, [])
+    with pytest.raises(CompileError, match=r"metric size is called with 1 outputs .* 1 targets"):
+        Trainer(network, cross_entropy, LABEL, metrics={"size": lambda y: y.mean()})
 
 
 def test_metrics_are_numbers_with_names_of_their_own() -> None:

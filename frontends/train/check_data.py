@@ -63,6 +63,17 @@ def check_limits(data: Mapping[str, Array], limits: Limits) -> None:
 def check_data(data: Mapping[str, Array], inputs: Sequence[Value], limits: Limits) -> None:
     """Raises CompileError where the data has not what these inputs want: arrays of their types,
     shapes and numbers of rows, floats without NaN, labels within limits."""
+    check_arrays(data, inputs)
+    names = [value.name for value in inputs]
+    for name in names:
+        if data[name].dtype.kind == "f":
+            _check_numbers(name, data[name])
+    check_limits(data, {name: limit for name, limit in limits.items() if name in names})
+
+
+def check_arrays(data: Mapping[str, Array], inputs: Sequence[Value]) -> None:
+    """Raises CompileError where the data has not arrays of these inputs' types and shapes, with the
+    same number of rows."""
     names = [value.name for value in inputs]
     check_names(data, names)
     for value in inputs:
@@ -70,10 +81,6 @@ def check_data(data: Mapping[str, Array], inputs: Sequence[Value], limits: Limit
     counts = {name: len(data[name]) for name in names}
     if len(set(counts.values())) != 1:
         raise CompileError(f"The data's arrays have different numbers of rows: {counts}.")
-    for name in names:
-        if data[name].dtype.kind == "f":
-            _check_numbers(name, data[name])
-    check_limits(data, {name: limit for name, limit in limits.items() if name in names})
 
 
 def check_names(data: object, names: Sequence[str]) -> None:
@@ -104,7 +111,7 @@ def _check_type(value: Value, array: object) -> None:
         found = f"{array.dtype}{list(array.shape)}"
         is_number = array.dtype.kind in "fiub"
         hint = f" Convert it with .astype('{wanted}')." if same and is_number else ""
-        raise CompileError(f"The data's {name} is {found}, but training wants {type}.{hint}")
+        raise CompileError(f"The data's {name} is {found}; it must be {type}.{hint}")
 
 
 def _check_limits(name: str, array: Array, low: int, high: int) -> None:

@@ -86,6 +86,8 @@ def network_from_onnx(
     `dims` fixes symbolic dimensions.
     Raises CompileError for a model that cannot be read, and for a name that it does not have.
     """
+    if isinstance(trainable, str):
+        raise CompileError(f"trainable is {trainable!r}; it must be a list, as [{trainable!r}].")
     loaded = load_model(source)
     modes = split_modes(loaded)
     given = loaded.proto if loaded.folder is None else source

@@ -8,6 +8,7 @@ state is in memory once. Where the loss is not finite, nothing of it is written.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -42,7 +43,7 @@ class Regularization:
     """What is added to the loss for weights (parameters of two axes or more).
 
     `l1` times the sum of magnitudes, and `l2` / 2 times the sum of squares. `clip_norm` bounds the
-    norm of all gradients together, `clip_value` each element of them; 0 does not.
+    norm of all gradients of a loss together, `clip_value` each element of them; 0 does not.
     """
 
     l1: float = 0.0
@@ -209,19 +210,35 @@ def _write(
     for pattern, function in (loss if isinstance(loss, Mapping) else {"*": loss}).items():
         if not callable(function):
             raise CompileError(f"The loss is {function!r}; give a function, such as cross_entropy.")
-        part: object = function(*outputs, *wanted)
+        part: object = _called("loss", function, outputs, wanted)
         if not isinstance(part, Tensor) or part.type.numel != 1:
             raise CompileError(f"The loss is {part!r}; it must be one number. Take its mean.")
         parts[pattern] = part.reshape(())
     total = sum(list(parts.values())[1:], start=next(iter(parts.values())))
     ends.append(("loss", len(trace.builder.nodes)))
-    measured: dict[str, Any] = {name: metric(*outputs, *wanted) for name, metric in metrics.items()}
+    measured: dict[str, Any] = {
+        name: _called(f"metric {name}", metric, outputs, wanted) for name, metric in metrics.items()
+    }
     for name, number in measured.items():
         if name == "loss" or not isinstance(number, Tensor) or number.type.numel != 1:
             what = f"The metric {name} is {number!r}; it must be one number. Take its mean."
             raise CompileError(what if name != "loss" else "A metric cannot take the name loss.")
     ends.append(("metrics", len(trace.builder.nodes)))
     return _Written(trace, tuple(names), rate, outputs, total, parts, measured, ends)
+
+
+def _called(
+    what: str, function: Callable[..., Any], outputs: Sequence[Tensor], targets: Sequence[Tensor]
+) -> Any:
+    """The function of the outputs and the targets; CompileError where it takes other arguments."""
+    try:
+        inspect.signature(function).bind(*outputs, *targets)
+    except ValueError:
+        pass  # what is not written in Python may not say what it takes
+    except TypeError as error:
+        counts = f"{len(outputs)} outputs of the network and {len(targets)} targets"
+        raise CompileError(f"The {what} is called with {counts}: {error}.") from None
+    return function(*outputs, *targets)
 
 
 def _finished(

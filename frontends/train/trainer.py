@@ -28,6 +28,7 @@ from bessemer.frontends.settings import require_count
 from bessemer.frontends.train.batches import Augmentation, Batches, split_rows
 from bessemer.frontends.train.check_arguments import check_arguments
 from bessemer.frontends.train.check_data import (
+    check_arrays,
     check_batch,
     check_batches,
     check_data,
@@ -381,7 +382,7 @@ class Trainer:
     def predict(self, data: Data, *, batch: int = 256) -> list[Array]:
         """The network's outputs for its inputs, as it is now; no targets are wanted."""
         given = self._predicting()
-        check_names(data, given.batch)
+        check_arrays(data, given.batch_inputs)
         batches = Batches(data, given.batch, batch, None, None).epoch(0)
         parts = [self._run_without_step("prediction", given, part)[1:] for part in batches]
         return [np.concatenate(pieces) for pieces in zip(*parts)]
