@@ -152,10 +152,12 @@ def is_supported() -> bool:
     probe = np.zeros((3, 5), np.float32)
     words = (ctypes.c_int64 * 9).from_address(id(probe))
     shape = (ctypes.c_int64 * 2).from_address(words[4])
+    kind = (ctypes.c_char * 8).from_address(id(probe.dtype) + 24).raw
     return (
         (words[1], words[2], words[7]) == (id(np.ndarray), address(probe), id(probe.dtype))
         and (words[3] & _LOW, words[8] & _LOW) == (2, probe.flags.num)
         and tuple(shape) == (3, 5)
+        and (kind[:3], int.from_bytes(kind[4:], sys.byteorder)) == (b"ff=", probe.dtype.num)
         and _array_api()[_ARRAY_TYPE] == id(np.ndarray)
     )
 

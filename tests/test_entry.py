@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -161,6 +162,20 @@ UNUSUAL: dict[str, Callable[[], tuple[tuple[Any, ...], dict[str, Any]]]] = {
     "out": lambda: (([GOOD],), {"out": np.empty((2, 4), np.float32)}),
     "out in order": lambda: (([GOOD], [None]), {}),
 }
+
+
+def test_arrays_out_of_a_pickle_are_usual(
+    relu: CompiledModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = pickle.loads(pickle.dumps(GOOD))
+    assert x.dtype is not GOOD.dtype
+    relu.run([GOOD])
+    with monkeypatch.context() as patch:
+        patch.delattr(runner, "in_order")  # what the Python code begins with
+        np.testing.assert_array_equal(relu.run([x])[0], relu_reference(GOOD))
+        for other in (np.int32, ">f4"):
+            with pytest.raises(NameError, match="in_order"):
+                relu.run([GOOD.astype(other)])
 
 
 @pytest.mark.parametrize("case", UNUSUAL, ids=str)

@@ -5,7 +5,8 @@
 
 runtime/entry.py makes the tables that it works on and explains what it is for. Nothing of Python is
 named here but places in structs: of PyObject the type, of NumPy's array object (whose layout is
-part of NumPy's binary interface) data, rank, shape, dtype and flags. The runtime checks them.
+part of NumPy's binary interface) data, rank, shape, dtype and flags, of its dtypes the eight bytes
+that tell kind, byte order and number. The runtime checks them.
 
 Python code can run inside two of the calls: looking a name up in a dictionary (keys may compare
 as they like) and making a list (destructors of collected garbage). So the inputs are owned from the
@@ -31,6 +32,9 @@ ARRAY = Layout(
         ("dtype", "ptr"),
         ("flags", "i32"),
     ),
+)
+DTYPE = Layout(
+    "dtype", (("references", "i64"), ("type", "ptr"), ("scalar", "ptr"), ("kind", "i64"))
 )
 _PLAIN_WORDS = ("generation", "input_count", "output_count", "symbol_count", "symbols", "shapes")
 TABLE = Layout("words", tuple((n, "i64" if n in _PLAIN_WORDS else "ptr") for n in WORDS))
@@ -190,7 +194,7 @@ explain:
 }
 """
 
-LAYOUTS = (ARRAY, TABLE, LIST)
+LAYOUTS = (ARRAY, DTYPE, TABLE, LIST)
 NAME = f"python_{VERSION}"
 NAMES: dict[str, str | int] = {"version": VERSION, "most": MOST_ARRAYS}
 TEXT = entry_arrays.TEXT + _CALL + _ENTRY

@@ -51,7 +51,15 @@ look:
   %wide = sext i32 %rank to i64
   %planned = load i64, ptr %row
   %same_rank = icmp eq i64 %wide, %planned
-  %same_dtype = icmp eq ptr %dtype.found, %dtype
+  ; Arrays that come out of a pickle, from another process, have a dtype object of their own.
+  %wanted_kind.at = getelementptr %bessemer.dtype, ptr %dtype, $dtype_kind
+  %found_kind.at = getelementptr %bessemer.dtype, ptr %dtype.found, $dtype_kind
+  %wanted_kind = load i64, ptr %wanted_kind.at
+  %found_kind = load i64, ptr %found_kind.at
+  %difference = xor i64 %wanted_kind, %found_kind
+  ; all but the byte of flags
+  %told = and i64 %difference, -4278190081
+  %same_dtype = icmp eq i64 %told, 0
   ; C-contiguous and aligned
   %kept = and i32 %flags, 257
   %straight = icmp eq i32 %kept, 257
