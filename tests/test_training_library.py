@@ -208,6 +208,10 @@ def test_other_files_are_refused_and_the_state_stays(
     data = len(reordered).to_bytes(8, "little") + reordered + place.read_bytes()[8 + size :]
     (tmp_path / "reordered.state").write_bytes(data)
     assert library.load(tmp_path / "reordered.state") == Status.OK, library.message
+    # Of no file is anything left in memory, or open.
+    opened = {os.path.realpath(each) for each in Path("/proc/self/fd").iterdir()}
+    assert not any(path.endswith(".state") for path in opened)
+    assert ".state" not in Path("/proc/self/maps").read_text()
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(
