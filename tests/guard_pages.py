@@ -1,7 +1,7 @@
-"""Runs models with every array right before a page that cannot be read or written.
+"""Runs models with every array right before, or right behind, a page that cannot be accessed.
 
-`python -m tests.guard_pages NAME...` says what it runs, line by line: after an access behind an
-array's end, the last line is what made it.
+`python -m tests.guard_pages NAME...` says what it runs, line by line: after an access outside of
+an array, the last line is what made it.
 """
 
 from __future__ import annotations
@@ -32,24 +32,27 @@ _libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
 
 class Fenced:
-    """Bytes that end (at a multiple of 64 bytes where `aligned`) at an unreadable page."""
+    """Bytes between unreadable pages: they begin behind one where `is_first`, else they end (at a
+    multiple of 64 bytes where `aligned`) at the other."""
 
-    def __init__(self, count: int, aligned: bool = False) -> None:
+    def __init__(self, count: int, aligned: bool = False, is_first: bool = False) -> None:
         pages = -(-count // PAGE) * PAGE
-        self._map = mmap.mmap(-1, pages + PAGE)
+        self._map = mmap.mmap(-1, PAGE + pages + PAGE)
         whole = np.frombuffer(self._map, np.uint8)
-        self.start = address(whole)
-        before = pages - (-(-count // 64) * 64 if aligned else count)
-        self.bytes: Array = whole[before : before + count]
+        self.start = address(whole) + PAGE
+        free = pages - (-(-count // 64) * 64 if aligned else count)
+        first = PAGE if is_first else PAGE + free
+        self.bytes: Array = whole[first : first + count]
+        self.close(-PAGE)
         self.close(pages)
 
     def close(self, place: int) -> None:
-        """No access to the page that begins at this place of the map."""
+        """No access to the page that begins so many bytes behind the first page."""
         assert _libc.mprotect(self.start + place, PAGE, 0) == 0
 
     @staticmethod
-    def copy(array: Array, aligned: bool = False) -> Fenced:
-        made = Fenced(array.nbytes, aligned)
+    def copy(array: Array, aligned: bool = False, is_first: bool = False) -> Fenced:
+        made = Fenced(array.nbytes, aligned, is_first)
         made.bytes[...] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
         return made
 
@@ -84,18 +87,22 @@ def fences() -> Iterator[Fences]:
 
 
 def run_fenced(
-    model: CompiledModel, inputs: Sequence[Array], symbols: Mapping[str, int], made: Fences
+    model: CompiledModel,
+    inputs: Sequence[Array],
+    symbols: Mapping[str, int],
+    made: Fences,
+    is_first: bool = False,
 ) -> list[Array]:
     """The outputs of a model, all of whose sizes follow from `symbols`."""
     native = model._runner.native
     signature, kept = native.signature, model._runner._weights
-    weights = Fenced.copy(np.zeros(0) if kept is None else kept, aligned=True)
+    weights = Fenced.copy(np.zeros(0) if kept is None else kept, True, is_first)
     context = Context(native, 2, address(weights.bytes) if weights.bytes.size else 0)
-    given = [Fenced.copy(array) for array in inputs]
+    given = [Fenced.copy(array, False, is_first) for array in inputs]
     shapes = [evaluate_shape(info.shape, symbols) for info in signature.outputs]
     dtypes = [numpy_dtype(info.dtype) for info in signature.outputs]
     counts = [int(np.prod(shape)) * dtype.itemsize for shape, dtype in zip(shapes, dtypes)]
-    results = [Fenced(count) for count in counts]
+    results = [Fenced(count, False, is_first) for count in counts]
     dims = (ctypes.c_int64 * (len(symbols) + 1))(*symbols.values())
     arena = Fenced(native.workspace_bytes(ctypes.addressof(dims)), aligned=True)
     for place in () if symbols else made.arena:
@@ -122,8 +129,11 @@ def check(case: Case) -> None:
             sys.stdout.write(f"{case.name} {symbols}\n")
             sys.stdout.flush()
             inputs = case.inputs(model.signature, symbols)
-            for ours, wanted in zip(run_fenced(model, inputs, symbols, made), model.run(inputs)):
-                assert ours.shape == wanted.shape and ours.tobytes() == wanted.tobytes()
+            expected = model.run(inputs)
+            for is_first in (False, True):
+                found = run_fenced(model, inputs, symbols, made, is_first)
+                for ours, wanted in zip(found, expected, strict=True):
+                    assert ours.shape == wanted.shape and ours.tobytes() == wanted.tobytes()
 
 
 if __name__ == "__main__":
