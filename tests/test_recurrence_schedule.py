@@ -80,6 +80,9 @@ CASES = [
     Case("gru", 4, 9, 192, "team"),
     Case("gru", 4, 15, 128, "team", {"linear_before_reset": True}, "float64"),
     Case("rnn", 4, 13, 192, "team", {}, "float16"),
+    # A team meets after each of the two products without `linear_before_reset`.
+    Case("gru", 4, 4, 64, "team", {"linear_before_reset": True}),
+    Case("gru", 4, 4, 64, "rows"),
 ]
 # Blocks of rows for the members of a small team, whose caches have all weights each.
 APART = [

@@ -14,7 +14,8 @@ from bessemer.compiler.targets.machine import CACHE_LINE
 MOST_SUMS = 8
 """Vectors of sums at once: enough to keep two multiply-add units busy, and few enough for AVX2."""
 TEAM_OPERATIONS = 1 << 16
-"""Operations of a step from which a team pays: a barrier takes about as long as 20,000."""
+"""Operations of a product from which a team pays: the barrier behind it takes about as long as
+20,000."""
 
 
 _SETS_BYTES = 4096

@@ -204,7 +204,7 @@ def _layout(cell: Cell, shape: _Shape, target: Target, is_constant: bool) -> Lay
     if cell.lengths is not None:
         rows = 1
     alone = is_constant and _has_enough_rows(shape, target)
-    team = shape.step >= TEAM_OPERATIONS and not alone
+    team = shape.step >= TEAM_OPERATIONS * len(cell.products) and not alone
     vectors = 1
     # A single gate shares no load of the state: it takes more sums to be busy with products.
     sums = 2 * MOST_SUMS if shape.gates == 1 and target.vector_registers > 16 else MOST_SUMS
