@@ -34,25 +34,29 @@ def place_values(
         lambda item: (-item[1] * (1 + _length(lives[item[0]])),),
     ]
     order = sorted(wanted, key=keys[0])
-    best, extent = _in_order(order, lives)
+    starts = best = _in_order(order, lives)
+    extent = _extent(order, starts)
+    found = order
     for key in keys[1:]:
         if extent > bound:
-            offsets, reached = _in_order(sorted(wanted, key=key), lives)
-            if reached < extent:
-                best, extent = offsets, reached
-    tries = 0
-    while extent > bound and tries < REPAIRS:
-        offsets, reached = _in_order(order, lives)
-        if reached < extent:
-            best, extent = offsets, reached
+            other = sorted(wanted, key=key)
+            placed = _in_order(other, lives)
+            if (reached := _extent(other, placed)) < extent:
+                best, found, extent = placed, other, reached
+    for _ in range(REPAIRS - 1):
+        if extent <= bound:
+            break
         # The value that ends highest had to go where the others left room: it chooses earlier now.
-        top = max(order, key=lambda item: offsets[item[0]] + item[1])
-        place = order.index(top)
-        order = [*order[: place // 2], top, *order[place // 2 : place], *order[place + 1 :]]
+        ends = [start + size for start, (_, size) in zip(starts, order)]
+        place = ends.index(max(ends))
         if place == 0:
             break
-        tries += 1
-    return best, extent
+        early = place // 2
+        order = [*order[:early], order[place], *order[early:place], *order[place + 1 :]]
+        starts = _in_order(order, lives, starts[:early])
+        if (reached := _extent(order, starts)) < extent:
+            best, found, extent = starts, order, reached
+    return {value: start for (value, _), start in zip(found, best, strict=True)}, extent
 
 
 def _length(life: Life) -> int:
@@ -68,19 +72,26 @@ def most_alive(wanted: Sequence[tuple[Value, int]], lives: Mapping[Value, Life])
     return max(itertools.accumulate(changes[time] for time in sorted(changes)), default=0)
 
 
+def _extent(order: Sequence[tuple[Value, int]], starts: Sequence[int]) -> int:
+    return max((start + size for start, (_, size) in zip(starts, order)), default=0)
+
+
 def _in_order(
-    order: Sequence[tuple[Value, int]], lives: Mapping[Value, Life]
-) -> tuple[dict[Value, int], int]:
-    """Places values one after the other, each at the lowest offset that is free during its life."""
+    order: Sequence[tuple[Value, int]], lives: Mapping[Value, Life], known: Sequence[int] = ()
+) -> list[int]:
+    """Offsets of values placed one after the other, each at the lowest one that is free during its
+    life; `known` are those of the first values."""
     first = np.array([lives[value].first for value, _ in order])
     last = np.array([lives[value].last for value, _ in order])
     starts, ends = np.zeros((2, len(order)), np.int64)
     for place, (_, size) in enumerate(order):
-        meets = (first[:place] <= last[place]) & (last[:place] >= first[place])
-        starts[place] = _lowest(starts[:place][meets], ends[:place][meets], size)
+        if place < len(known):
+            starts[place] = known[place]
+        else:
+            meets = (first[:place] <= last[place]) & (last[:place] >= first[place])
+            starts[place] = _lowest(starts[:place][meets], ends[:place][meets], size)
         ends[place] = starts[place] + size
-    offsets = {value: int(start) for (value, _), start in zip(order, starts, strict=True)}
-    return offsets, int(ends.max(initial=0))
+    return [int(start) for start in starts]
 
 
 def _lowest(starts: Array, ends: Array, size: int) -> int:

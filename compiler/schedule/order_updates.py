@@ -101,6 +101,11 @@ class _Order:
         self.readers: dict[Value, set[int]] = {}
         self._roots: dict[Value, Value] = {}
         self._sizes: dict[Value, int] = {}
+        self._writers: dict[Value, list[_Task]] = {}
+        for task in self.tasks:
+            for value in task.writes:
+                self._writers.setdefault(value, []).append(task)
+        self._checks = [task.position for task in self.tasks if self._is_check(task.position)]
         self._wait_for_values()
         for target, source in places.items():
             self._wait_for_readers(target, source)
@@ -113,7 +118,10 @@ class _Order:
         left = {task.position: len(task.before) for task in self.tasks}
         ready = {position for position, count in left.items() if not count}
         waiting = {value: len(readers) for value, readers in self.readers.items()}
-        families = set(self.family.values())
+        missed_by: dict[int, list[_Family]] = {}
+        for family in set(self.family.values()):
+            for position in family.missing:
+                missed_by.setdefault(position, []).append(family)
         begun = until = -1
         while ready:
             # What was packed for a kernel is large: the kernel comes before anything else.
@@ -123,8 +131,8 @@ class _Order:
             ready.remove(task.position)
             del left[task.position]
             done.append(task)
-            for family in families:
-                family.missing.discard(task.position)
+            for family in missed_by.get(task.position, ()):
+                family.missing.remove(task.position)
             for value in task.reads:
                 waiting[value] -= 1
             for position in task.after:
@@ -234,15 +242,12 @@ class _Order:
 
     def _wait_for_readers(self, target: Value, source: Value) -> None:
         """The writers of an output come after the readers of the input that it overwrites."""
-        checks = [task.position for task in self.tasks if self._is_check(task.position)]
-        for task in self.tasks:
-            if target not in task.writes:
-                continue
+        for task in self._writers.get(target, ()):
             if source in task.reads and not _goes_along(task.step, source):
                 self.apart.append(target)
                 return
             self._wait(task, self.readers.get(source, ()))
-            self._wait(task, checks)
+            self._wait(task, self._checks)
 
     def _wait(self, task: _Task, others: Iterable[int]) -> None:
         for other in others:

@@ -8,7 +8,7 @@ bytes alive (residents.py). An order is only changed if that saves something.
 
 from __future__ import annotations
 
-import heapq
+from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -115,7 +115,7 @@ def _scheduled(found: Residents, order: Sequence[Work], before: Before) -> tuple
             return None
         (value,) = writes
         (then,) = readers[value]
-        if not before[then] <= done | {work}:
+        if not before[then] - {work} <= done:
             return None
         others = found.reads[then] - reads
         freed += size(v for v in others if v is value or len(readers[v]) == 1)
@@ -167,21 +167,19 @@ def _listed(
     for work in order:
         for other in before[work]:
             after[other].append(work)
-    ready = [places[work] for work in order if not waits[work]]
-    heapq.heapify(ready)
+    ready = [places[work] for work in order if not waits[work]]  # in ascending order
     found: list[Work] = []
     while ready:
-        gains = {p: more for p in sorted(ready)[:LOOK] if (more := gain(order[p])) is not None}
+        gains = {p: more for p in ready[:LOOK] if (more := gain(order[p])) is not None}
         chosen = max(gains, key=gains.__getitem__, default=ready[0])
-        ready.remove(chosen)
-        heapq.heapify(ready)
+        del ready[bisect_left(ready, chosen)]
         work = order[chosen]
         finish(work)
         found.append(work)
         for other in after[work]:
             waits[other] -= 1
             if not waits[other]:
-                heapq.heappush(ready, places[other])
+                insort(ready, places[other])
     return tuple(found)
 
 
