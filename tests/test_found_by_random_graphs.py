@@ -27,6 +27,21 @@ GRAPHS: dict[str, tuple[str, int, list[tuple[int, ...]]]] = {
         17,
         [(2, 3, 5), (1, 3, 5)],
     ),
+    "a pool of one pixel and what is around it": (
+        """g (float[n, 3, 1] x) => (float[n, 3, 3] y) {
+             y = AveragePool <kernel_shape = [4], pads = [2, 3], count_include_pad = 1> (x)
+        }""",
+        18,
+        [(2, 3, 1), (1, 3, 1)],
+    ),
+    "the largest of one pixel and what is around it, twice": (
+        """g (float[n, 3, 1, 1] x) => (float[n, 3, 2, 3] y) {
+             a = MaxPool <kernel_shape = [2, 1], pads = [1, 0, 1, 0]> (x)
+             y = MaxPool <kernel_shape = [1, 3], pads = [0, 2, 0, 2], strides = [1, 1]> (a)
+        }""",
+        18,
+        [(2, 3, 1, 1), (1, 3, 1, 1)],
+    ),
     "an image that shrinks to nothing": (
         """g (float[n, 3, 1] x) => (float[n, 3, 0] y) <float[3] scales = {1, 1, 0.5}> {
              y = Resize <coordinate_transformation_mode = "asymmetric"> (x, , scales)

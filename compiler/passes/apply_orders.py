@@ -57,7 +57,10 @@ class _Application:
         self.rewriter.sources = node.sources
         taken = [self.search.taken_order(node, at) for at in range(len(node.inputs))]
         inputs = [self.obtain(v, order) for v, order in zip(node.inputs, taken)]
-        if node.operator.name != "reshape":
+        if pools_planes(node, taken[0]):
+            # An operand whose axes of size 1 grow lies in several orders, its output does not.
+            out = taken[0]
+        elif node.operator.name != "reshape":
             # A reduction's operand may be in an order that gives `out` up to axes of size 1.
             given = given_order(node, taken[0])
             assert given is not None
