@@ -27,6 +27,7 @@ from bessemer.runtime.artifact import (
     ArrayInfo,
     read_symbols,
 )
+from bessemer.runtime.model import load
 from tests import handmade
 
 C_FLAGS = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-O1"]
@@ -177,6 +178,16 @@ def test_prefixes_stay_clear_of_the_c_library() -> None:
     assert c_prefix("pthread") == "pthread_model"
     assert c_prefix("timer") == "timer_model"
     assert len(c_prefix("n" * 500)) < 64
+
+
+@needs_c
+def test_a_library_may_have_any_name(tmp_path: Path) -> None:
+    code, weights = handmade.relu()
+    model = load_code(code, weights, Machine(handmade.HOST), 1)
+    path = tmp_path / "a,b [2, 3] -Wl,c.so"
+    model.save(path)
+    x = np.ones((2, 4), np.float32)
+    np.testing.assert_array_equal(load(path).run([x])[0], model.run([x])[0])
 
 
 NASTY = [

@@ -216,7 +216,9 @@ def _write_archive(file: BinaryIO, code: Code, weights: Bytes, inside: bool) -> 
 
 def _link(command: list[str], folder: Path, source: str, target: str) -> None:
     arguments = [*command, "-shared", "-nostartfiles", "-o", target, source]
-    arguments += [f"-Wl,-soname,{target}", "-Wl,-z,noexecstack", "-Wl,-z,relro", "-Wl,-z,now"]
+    # A name after -Wl, would end at its first comma.
+    arguments += ["-Xlinker", "-soname", "-Xlinker", target]
+    arguments += ["-Wl,-z,noexecstack", "-Wl,-z,relro", "-Wl,-z,now"]
     # Its own functions are meant when it calls them, also where another library has the same names.
     arguments += ["-Wl,-Bsymbolic", "-Wl,-z,defs", "-Wl,--build-id=none", "-lm", "-lpthread"]
     result = subprocess.run(arguments, cwd=folder, capture_output=True, text=True, check=False)

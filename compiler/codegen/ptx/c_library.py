@@ -152,7 +152,8 @@ def save_library(
         (folder / "model.bessemer").write_bytes(data)
         source = library_source(forms, header.name, "model.bessemer", places)
         (folder / "model.c").write_text(source)
-        arguments = [*command, *_FLAGS, *_LINK, f"-Wl,-soname,{path.name}"]
+        own_name = ("-Xlinker", "-soname", "-Xlinker", path.name)
+        arguments = [*command, *_FLAGS, *_LINK, *own_name]
         done = subprocess.run(
             [*arguments, "model.c", "-o", path.name, "-ldl"],
             cwd=folder,
