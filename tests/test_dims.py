@@ -236,3 +236,18 @@ def test_quotient_and_remainder_join_again() -> None:
     ]:
         assert size == joined
     assert K % 96 + 95 * (K // 96) != K
+
+
+def test_what_is_less_than_a_common_factor_leaves_divisions() -> None:
+    """Lanes of a panel inside of a head: neighbours stay neighbours."""
+    panel, lane = symbol("panel", 24), symbol("lane", 32)
+    assert dims.mod(32 * panel + lane, 64) == 32 * dims.mod(panel, 2) + lane
+    assert dims.floordiv(32 * panel + lane, 64) == dims.floordiv(panel, 2)
+    assert str(dims.floordiv(32 * panel + lane + 7, 64)) == "((32*panel+lane+7)//64)"
+    for p in range(24):
+        for n in range(32):
+            values: dict[Atom, int] = {Symbol("panel", 24): p, Symbol("lane", 32): n}
+            for numerator, by in ((32 * panel + lane, 64), (48 * panel + lane, 96)):
+                exact = evaluate(numerator, values.__getitem__)
+                assert evaluate(dims.mod(numerator, by), values.__getitem__) == exact % by
+                assert evaluate(dims.floordiv(numerator, by), values.__getitem__) == exact // by

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from math import gcd
 from typing import TypeVar, Union
 
 from bessemer.compiler.errors import InternalError
@@ -326,6 +327,9 @@ def floordiv(numerator: Size, denominator: Size) -> Size:
     dividend, divisor = _in_lowest_terms(remainder, denominator)
     if divisor != denominator:
         return quotient + floordiv(dividend, divisor)
+    if isinstance(denominator, int) and (by_unit := _by_unit(remainder, denominator)):
+        unit, number, _ = by_unit
+        return quotient + floordiv(number, denominator // unit)
     if remainder == numerator or quotient == 0:
         return atom(FloorDiv(numerator, denominator))
     return quotient + floordiv(remainder, denominator)
@@ -352,7 +356,22 @@ def mod(numerator: Size, denominator: Size) -> Size:
         dividend, divisor = (divide_exactly(size, factor) for size in (remainder, denominator))
         assert dividend is not None and divisor is not None
         return factor * mod(dividend, divisor)
+    if isinstance(denominator, int) and (by_unit := _by_unit(remainder, denominator)):
+        unit, number, rest = by_unit
+        return unit * mod(number, denominator // unit) + rest
     return atom(Mod(remainder, denominator))
+
+
+def _by_unit(size: Size, denominator: int) -> tuple[int, Size, Size] | None:
+    """(unit, number, rest) with size = unit * number + rest, if there is a unit that divides the
+    denominator and is above every rest: none goes across one of its multiples."""
+    terms = _terms(size)
+    units = {gcd(coefficient, denominator) for coefficient in terms.values()} - {1}
+    for unit in sorted(units, reverse=True):
+        rest = _normal({key: c for key, c in terms.items() if c % unit})
+        if rest != 0 and is_within(rest, unit):
+            return unit, _normal({k: c // unit for k, c in terms.items() if c % unit == 0}), rest
+    return None
 
 
 def _in_lowest_terms(numerator: Size, denominator: Size) -> tuple[Size, Size]:
