@@ -267,25 +267,29 @@ def _with_fetches_stored(block: Block, name: str, into: Buffer) -> Block:
     return tuple(found)
 
 
-def _fetched(work: Contraction, x: Array, target: Target, rng: np.random.Generator) -> set[int]:
-    """The lines of the left operand that a kernel asks for, whose sums are right."""
+def _fetched(
+    work: Contraction, x: Array, target: Target, rng: np.random.Generator, residual: bool = False
+) -> set[int]:
+    """The lines of the left operand that a kernel asks for, whose sums are right; as a `residual`,
+    it is added to them."""
     (rows,), (run,) = work.rows, work.depth
     m, depth, n = (evaluate_named(s, {}) for s in (rows.extent, run.extent, work.columns))
     out = Buffer("out", f32, (m, n))
 
     def epilogue(row: tuple[Size, ...], column: Size, total: Expression) -> tuple[Store, ...]:
+        total = total + work.a[row[0] * rows.a_stride + column] if residual else total
         return (Store(out, (*row, column), total),)
 
-    left = (x if rows.a_stride != 1 else x.T).astype(np.float64)
+    left = (x if rows.a_stride != 1 else x.T).astype(np.float64)[:, :depth]
     w = rng.standard_normal((1, depth, n)).astype(np.float32)
     right = w[0].astype(np.float64)
     prepared = Prepared(
         replace(work, epilogue=epilogue),
-        (x, w),
+        (x.ravel() if len(work.a.shape) == 1 else x, w),
         (work.a, work.b, out),
         {},
-        left @ right,
-        np.abs(left) @ np.abs(right),
+        left @ right + (left if residual else 0),
+        np.abs(left) @ np.abs(right) + (np.abs(left) if residual else 0),
     )
     kernel, inputs = prepared.kernel(target)
     marked = Buffer("marked", f32, (2 * x.size,))
@@ -323,6 +327,19 @@ def test_rows_that_are_neighbours_are_fetched_while_the_tile_before_is_summed(
     assert not plan(work, x86.AVX512).fetches_rows
 
 
+def test_what_an_epilogue_reads_is_fetched_while_sums_are_added_up(
+    rng: np.random.Generator,
+) -> None:
+    """All of it, line by line; nothing where the second cache holds the whole array."""
+    m, depth, room = 60, 64, 80
+    work = _draft(Buffer("a", f32, (m * room,)), RowAxis(m, room), DepthAxis(depth, 1), depth)
+    x = rng.standard_normal((m, room)).astype(np.float32)
+    read = {(row * room + column) // 16 for row in range(m) for column in range(depth)}
+    assert _fetched(work, x, SMALL_CACHE, rng, residual=True) == read
+    assert not _fetched(work, x, SMALL_CACHE, rng)
+    assert not _fetched(work, x, x86.AVX512, rng, residual=True)
+
+
 def test_rows_that_follow_each_other_are_fetched_while_the_tile_before_is_summed(
     rng: np.random.Generator,
 ) -> None:
@@ -357,7 +374,7 @@ def test_lines_of_a_large_output_are_fetched_before_they_are_written(
     scale = np.abs(x.astype(np.float64)) @ np.abs(w[0].astype(np.float64))
     prepared = Prepared(work, (x, w), (a, b, out), {}, expected, scale)
     room = out.dtype.bytes * m * n
-    kernel, inputs = prepared.kernel(replace(x86.AVX512, l2_bytes=room - is_large))
+    kernel, inputs = prepared.kernel(replace(x86.AVX512, l2_bytes=room + 1 - is_large))
     fetched = Buffer("fetched", f32, (m * n,))
     body = _with_fetches_stored(kernel.body, "out", fetched)
     kernel = replace(kernel, buffers=(*kernel.buffers, fetched), outputs=2, body=body)

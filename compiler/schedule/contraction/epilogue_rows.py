@@ -1,6 +1,5 @@
 """Epilogues with functions in them: a loop over the rows of a tile, on the stack.
 
-    inputs[row, column] = what the epilogue loads
     fragment = sums
     sums[row, column] = fragment                        the registers are free again
     results[row, column] = epilogue                     row by row
@@ -21,8 +20,8 @@ from dataclasses import dataclass
 
 from bessemer.compiler.ir import dims, expr, walk_expr
 from bessemer.compiler.ir.build_loops import KernelBuilder
-from bessemer.compiler.ir.dims import Dim, Size
-from bessemer.compiler.ir.expr import Buffer, Expression, Load
+from bessemer.compiler.ir.dims import Dim, Size, Symbol
+from bessemer.compiler.ir.expr import Buffer, Load
 from bessemer.compiler.ir.loops import Store
 from bessemer.compiler.ir.types import DType
 from bessemer.compiler.schedule.contraction.contraction import Contraction
@@ -68,22 +67,19 @@ def rows_apart(
         return None
     first, second = indices[:2]
     total = expr.fragment_element("sum", 0, contraction.dtype)
-    column = dims.symbol(_COLUMN)
-    stores = contraction.epilogue(first, column, total)
+    column = Symbol(_COLUMN, None)
+    stores = contraction.epilogue(first, dims.atom(column), total)
     if len(stores) != 1 or not has_functions(stores[0].value):
         return None
     # Without inputs of their own (a sigmoid of the sum) rows do not wait for each other.
-    others = contraction.epilogue(second, column, total)
-    own = set(_along(stores[0], column)).difference(_along(others[0], column))
+    others = contraction.epilogue(second, dims.atom(column), total)
+    own = set(loads_along(stores[0], column)).difference(loads_along(others[0], column))
     return rows if own else None
 
 
 class RowEpilogue:
-    """The epilogue of the rows of a tile, from `column` on. `sums` [rows, width] is on the stack.
-
-    `take_inputs` comes before the sums are added up, which takes longer than the loads; then the
-    sums are put where they belong, and `finish` does the rest.
-    """
+    """The epilogue of the rows of a tile, from `column` on. `sums` [rows, width] is on the stack:
+    when they are there, `finish` does the rest."""
 
     def __init__(
         self,
@@ -101,27 +97,12 @@ class RowEpilogue:
         self.width = width
         self.lanes = lanes
         self.sums = self._room(contraction.dtype)
-        probe = dims.symbol(_COLUMN)
-        sample = self._store(0, probe)
-        self.inputs = [self._room(load.buffer.dtype) for load in self._loads(sample, probe)]
-        self.results = self._room(sample.buffer.dtype)
-
-    def take_inputs(self) -> None:
-        """Puts all that a row has of its own on the stack."""
-        with self._each() as (row, j):
-            for load, memory in zip(self._loads(self._store(row, j), j), self.inputs, strict=True):
-                self.builder.store(memory, (row, j), load)
+        self.results = self._room(self._store(0, dims.symbol(_COLUMN)).buffer.dtype)
 
     def finish(self) -> None:
         """Computes all rows, then stores them."""
         with self._each() as (row, j):
-            store = self._store(row, j)
-            taken: dict[Expression, Expression] = {
-                load: memory[row, j]
-                for load, memory in zip(self._loads(store, j), self.inputs, strict=True)
-            }
-            value = walk_expr.replace_outermost(store.value, taken.get)
-            self.builder.store(self.results, (row, j), value)
+            self.builder.store(self.results, (row, j), self._store(row, j).value)
         with self._each() as (row, j):
             store = self._store(row, j)
             self.builder.store(store.buffer, store.indices, self.results[row, j])
@@ -144,23 +125,17 @@ class RowEpilogue:
         (store,) = self.contraction.epilogue(index, self.column + j, self.sums[row, j])
         return store
 
-    def _loads(self, store: Store, column: Dim) -> list[Load]:
-        """What a row reads beside its sums."""
-        return [x for x in _along(store, column) if x.buffer.name != self.sums.name]
-
 
 _COLUMN = "epilogue_column"
 
 
-def _along(store: Store, column: Dim) -> list[Load]:
+def loads_along(store: Store, column: Symbol) -> list[Load]:
     """Loads of neighbours along the columns, each once."""
-    atom = dims.as_atom(column)
-    assert atom is not None
     found: dict[Load, None] = {}
     for node in all_nodes(store.value):
         if isinstance(node, Load) and node.guard is None and len(node.indices) == 1:
             (offset,) = node.indices
             is_plain = not walk_expr.index_expressions(offset)
-            if is_plain and dims.coefficient_of(offset, atom) == 1:
+            if is_plain and dims.coefficient_of(offset, column) == 1:
                 found[node] = None
     return list(found)

@@ -29,7 +29,7 @@ from bessemer.compiler.ir.expr import (
     less,
 )
 from bessemer.compiler.ir.guard import guarded
-from bessemer.compiler.schedule.contraction.coming_outputs import fetch_outputs
+from bessemer.compiler.schedule.contraction.coming_lines import fetch_lines
 from bessemer.compiler.schedule.contraction.contraction import Contraction, DepthAxis, steps_of
 from bessemer.compiler.schedule.contraction.epilogue_rows import RowEpilogue, rows_apart
 from bessemer.compiler.schedule.contraction.tiles import Tiling, chains
@@ -124,7 +124,6 @@ class TileWriter:
             return
         at, lanes = place.column, self.tiling.lanes
         apart = RowEpilogue(self.builder, self.contraction, rows, at, place.width, lanes)
-        apart.take_inputs()
         self._add_up(place, tile, fragments, depth, self._start)
         stores = tuple(
             (loops.Store(apart.sums, (row, dims.atom(column)), total),)
@@ -268,7 +267,7 @@ class TileWriter:
             if self.tiling.prefetch:
                 self._prefetch(place, depth, k + i * unroll)
             if self.tiling.stretch is None and len(depth.axes) == 1:
-                fetch_outputs(
+                fetch_lines(
                     self.builder, self.contraction, self.target, tile.indices,
                     place.column, place.width, i, whole,
                 )  # fmt: skip
