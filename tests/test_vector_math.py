@@ -186,6 +186,20 @@ def test_gelu_is_exact_where_the_sum_of_one_and_erf_would_cancel(name: str) -> N
     assert np.signbit(got[4])
 
 
+@pytest.mark.skipif("avx512" not in RUNNABLE, reason="only where there are lookups")
+def test_the_slope_of_gelu_errs_by_little_more_than_a_sum_with_one() -> None:
+    x = np.linspace(-12, 12, 50_001, dtype=np.float32)
+    wide = x.astype(np.float64)
+    share = np.array([0.5 * math.erfc(-v * math.sqrt(0.5)) for v in wide.tolist()])
+    reference = share + wide * np.exp(-wide * wide / 2) / math.sqrt(2 * math.pi)
+    got = evaluate("gelu_slope", "f32", x, lanes=64, target="avx512", flush=True)
+    assert np.abs(got - reference).max() < 1e-7
+    assert np.abs(got - reference)[x < 0].max() < 3e-8
+    ends = np.array([np.inf, -np.inf, np.nan, 0.0, -0.0, -30.0], np.float32)
+    got = evaluate("gelu_slope", "f32", ends, lanes=16, target="avx512", flush=True)
+    np.testing.assert_array_equal(got, np.array([1, 0, np.nan, 0.5, 0.5, 0], np.float32))
+
+
 @pytest.mark.parametrize("target", RUNNABLE)
 def test_silu_is_within_three_ulp(target: str) -> None:
     x = f32_patterns(1 << 14)
@@ -211,7 +225,7 @@ def test_mish_is_within_four_ulp(target: str) -> None:
 @pytest.mark.skipif("avx512" not in RUNNABLE, reason="only where there are lookups")
 def test_lookups_are_the_same_at_every_width() -> None:
     x = f32_patterns(1 << 16)
-    for name in ("exp", "erf", "tanh", "gelu", "silu"):
+    for name in ("exp", "erf", "tanh", "gelu", "gelu_slope", "silu"):
         narrow = evaluate(name, "f32", x, lanes=16, target="avx512")
         for lanes in (32, 64):
             wide = evaluate(name, "f32", x, lanes=lanes, target="avx512")

@@ -182,8 +182,10 @@ class _Evaluation:
         by_lookup = self.state.target.has_lookup and x.lanes % 16 == 0
         if found.function in vector_math.LOOKED_UP and not by_lookup:
             return None
-        y = calls.math_function(self.state, found.function, x)
-        return y if found.factor == 1 else binary(self.writer, "mul", y, like(y, found.factor))
+        w, y = self.writer, calls.math_function(self.state, found.function, x)
+        for factor in found.times:
+            y = binary(w, "mul", y, self.value(factor))
+        return y if found.factor == 1 else binary(w, "mul", y, like(y, found.factor))
 
     def _index_mask(self, node: expr.Binary) -> Value | None:
         """A comparison of indices that grow by one from lane to lane, in narrow lanes."""

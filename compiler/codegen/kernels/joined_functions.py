@@ -4,6 +4,8 @@
     x * sigmoid(x)                              is    silu(x)
     x * tanh(max(x, 0) + log1p(exp(-|x|)))      is    mish(x)
     erf(y) + 1                                  is    one_plus_erf(y)
+    0.5 d (1 + erf(x / 1.4142135))
+      + 0.3989423 d x exp(-x * x / 2)           is    d * gelu_slope(x), GELU's derivative
 
 What stands inside erf or tanh is recognized by its values, not by its form: models spell the cubic
 polynomial of GELU in many ways.
@@ -13,7 +15,8 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from bessemer.compiler.ir.expr import Binary, Constant, Expression, Unary
@@ -26,17 +29,22 @@ _ARITHMETIC: dict[str, Callable[[float, float], float]] = {
     "div": lambda a, b: a / b if b else math.nan,
     "pow": lambda a, b: a**b if b in (2, 3) else math.nan,  # no curve has other powers
 }
+_BELL = math.sqrt(2 / math.pi)
+_MOST = 8
+"""Factors of a product that are looked at: powers by squaring have more than there is memory."""
 _SAMPLES = (-4.25, -1.5, -0.375, 0.5, 2.0, 3.0)
 
 
 @dataclass(frozen=True)
 class Joined:
-    """`function` of `operand`, times `factor`; `inner` is the part that it makes superfluous."""
+    """`function` of `operand`, times `factor` and what is in `times`; `inner` is the part that it
+    makes superfluous."""
 
     function: str
     operand: Expression
     inner: Expression
     factor: float = 1.0
+    times: tuple[Expression, ...] = ()
 
 
 def joined(node: Binary) -> Joined | None:
@@ -48,6 +56,8 @@ def joined(node: Binary) -> Joined | None:
             return Joined("one_plus_erf", operand, erf)
         case Binary(_, "add", Unary(_, "erf", operand) as erf, Constant(_, 1)):
             return Joined("one_plus_erf", operand, erf)
+        case Binary(_, "add", left, right):
+            return _slope(left, right) or _slope(right, left)
         case Binary(_, "mul"):
             return _gated(node)
         case _:
@@ -71,6 +81,62 @@ def _gated(node: Binary) -> Joined | None:
         if name is not None:
             return Joined(name, x, curve, 2.0 * factor)
     return None
+
+
+def _slope(first: Expression, second: Expression) -> Joined | None:
+    """GELU's derivative times anything: the `first` side has erf in it, the `second` the bell."""
+    for erf in _factors(first, ())[1]:
+        match erf:
+            case Binary(_, "add", Unary(_, "erf", inner) as curve, Constant(_, 1)):
+                pass
+            case Binary(_, "add", Constant(_, 1), Unary(_, "erf", inner) as curve):
+                pass
+            case _:
+                continue
+        for x in _operands(inner):
+            if not _agrees(inner, x, lambda v: v * math.sqrt(0.5)):
+                continue
+            factor, times = _factors(first, (x,))
+            other, others = _factors(second, (x,))
+            bells = [node for node in others if _is_bell(node, x)]
+            if len(bells) != 1 or not math.isclose(other, factor * _BELL, rel_tol=1e-6):
+                continue
+            if Counter([*times, x, *bells]) == Counter([*others, erf]):
+                times.remove(erf)
+                return Joined("gelu_slope", x, curve, 2.0 * factor, tuple(times))
+    return None
+
+
+def _operands(node: Expression) -> Iterator[Expression]:
+    """What is multiplied by a number, or divided."""
+    match node:
+        case Binary(_, "mul", left, right) if isinstance(left, Constant):
+            yield right
+        case Binary(_, "mul" | "div", left, Constant()):
+            yield left
+
+
+def _is_bell(node: Expression, x: Expression) -> bool:
+    match node:
+        case Unary(_, "exp", operand):
+            return _agrees(operand, x, lambda v: -v * v / 2)
+        case _:
+            return False
+
+
+def _factors(node: Expression, whole: Sequence[Expression]) -> tuple[float, list[Expression]]:
+    """The number and the others that a product is of; what is `whole` is not taken apart."""
+    number, found, waiting = 1.0, list[Expression](), [node]
+    while waiting:
+        node = waiting.pop()
+        match node:
+            case Constant(_, value):
+                number *= float(value)
+            case Binary(_, "mul", left, right) if node not in whole and len(found) < _MOST:
+                waiting += left, right
+            case _:
+                found.append(node)
+    return number, found
 
 
 def _products(node: Expression) -> Iterator[tuple[float, Expression, Expression]]:
@@ -147,6 +213,9 @@ def _computed(node: Expression, known: dict[Expression, float | None]) -> float 
     match node:
         case Constant(_, value):
             return float(value)
+        case Unary(_, "neg", operand):
+            inner = _value_at(operand, known)
+            return None if inner is None else -inner
         case Binary(_, name, left, right) if name in _ARITHMETIC:
             a, b = _value_at(left, known), _value_at(right, known)
             return None if a is None or b is None else _ARITHMETIC[name](a, b)

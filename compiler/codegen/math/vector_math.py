@@ -34,7 +34,7 @@ from bessemer.compiler.codegen.math.math_exponential import (
     sinh,
     tanh,
 )
-from bessemer.compiler.codegen.math.math_gated import gelu, gelu_by_tanh, mish, silu
+from bessemer.compiler.codegen.math.math_gated import gelu, gelu_by_tanh, gelu_slope, mish, silu
 from bessemer.compiler.codegen.math.math_logarithm import acosh, asinh, atanh, log, log1p
 from bessemer.compiler.codegen.math.math_power import power
 from bessemer.compiler.codegen.math.math_tables import one_plus_erf
@@ -69,6 +69,7 @@ LOOKED_UP: dict[str, Callable[[Term], Term]] = {
     "exp_nonpositive": exp_nonpositive,
     "gelu": gelu,
     "gelu_by_tanh": gelu_by_tanh,
+    "gelu_slope": gelu_slope,
     "one_plus_erf": one_plus_erf,
 }
 """The same, and cheaper forms of others, only for machines with lookups."""
