@@ -24,6 +24,7 @@ from bessemer.frontends.models_in import Model, build_model
 from bessemer.frontends.operation_count import operations_of
 from bessemer.frontends.traffic import Traffic, known, traffic_of
 from bessemer.runtime.model import CompiledModel, Inputs
+from bessemer.runtime.runner import in_order
 
 _HEAD = 32
 """Bytes before the sums in the record that the code fills; see codegen/support/clock.py."""
@@ -241,11 +242,13 @@ class ProfiledModel(CompiledModel):
     ) -> Profile:
         """Runs for about so long, at least five times, and tells where the time went.
 
-        `limits` are the machine's, measured now unless given.
+        `limits` are the machine's, measured now unless given. What a run updates, such as the
+        state of a training, is written in place, over copies of the inputs, from run to run.
         """
         limits = limits or measure_limits(self._made.target, self.threads)
+        arrays, out = self._in_place(inputs)
         for _ in range(2):
-            self.run(inputs)
+            self.run(arrays, out=out)
         calls: list[float] = []
         runs: list[Array] = []
         sums: list[Array] = []
@@ -253,7 +256,7 @@ class ProfiledModel(CompiledModel):
         end = time.perf_counter() + seconds
         while len(calls) < 5 or (time.perf_counter() < end and len(calls) < _MOST_RUNS):
             start = time.perf_counter()
-            self.run(inputs)
+            self.run(arrays, out=out)
             calls.append(time.perf_counter() - start)
             runs.append(self.record.run())
             sums.append(self.record.sums())
@@ -275,6 +278,17 @@ class ProfiledModel(CompiledModel):
             limits=limits,
             events=tuple(shown),
         )
+
+    def _in_place(self, inputs: Inputs) -> tuple[Inputs, list[Array | None] | None]:
+        """The inputs, and the outputs' arrays: copies of the inputs that outputs update are both.
+        New arrays for these would be other memory, which takes longer to be written to."""
+        if not self.signature.updates:
+            return inputs, None
+        arrays = in_order([info.name for info in self.signature.inputs], inputs)
+        out: list[Array | None] = [None] * len(self.signature.outputs)
+        for output, given in self.signature.updates:
+            out[output] = arrays[given] = np.array(arrays[given], order="C")
+        return arrays, out
 
     def _sizes(self) -> dict[str, int]:
         """All symbols as the last run had them, the computed ones too."""

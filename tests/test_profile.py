@@ -245,3 +245,25 @@ def test_the_command_writes_a_table_json_and_a_trace(tmp_path: Path) -> None:
     assert sum(kernel["share"] for kernel in found["kernels"]) <= 1.01
     code, _, err = run_command(*words, "--trace", tmp_path / "no" / "folder.json")
     assert code == 1 and "folder.json" in err
+
+
+def test_what_a_run_updates_is_written_in_place() -> None:
+    """From run to run, over a copy: the caller's array stays as it is."""
+    builder = GraphBuilder("sum")
+    total = builder.input("total", TensorType(f32, (64,)))
+    x = builder.input("x", TensorType(f32, (64,)))
+    graph = builder.finish([builder.apply("add", total, x)], ["total"])
+    model = compile_profiled(replace(graph, updates=((0, 0),)), threads=1)
+    given = {"total": np.zeros(64, np.float32), "x": np.ones(64, np.float32)}
+    seen: list[Any] = []
+    run = model.run
+
+    def watched(inputs: Any, out: Any = None) -> Any:
+        seen.append((inputs[0], out[0]))
+        return run(inputs, out=out)
+
+    model.run = watched  # type: ignore[method-assign]
+    profile = model.profile(given, 0, LIMITS)
+    assert {id(array) for pair in seen for array in pair} == {id(seen[0][0])}
+    assert (seen[0][0] == profile.runs + 2).all()
+    assert (given["total"] == 0).all()
