@@ -22,7 +22,9 @@ from bessemer.compiler.pass_order import passes_of
 from bessemer.compiler.schedule.contraction.contraction import Contraction
 from bessemer.compiler.schedule.contraction.microkernel import lower_contraction
 from bessemer.compiler.schedule.contraction.tiles import Tiling
-from bessemer.compiler.schedule.lowering import contractions
+from bessemer.compiler.schedule.convolution.depthwise import lower_depthwise
+from bessemer.compiler.schedule.convolution.depthwise_plan import Depthwise, TileSize
+from bessemer.compiler.schedule.lowering import contractions, depthwise_group
 from bessemer.compiler.schedule.program import build_program
 from bessemer.compiler.targets.choose import parse_target
 from bessemer.compiler.targets.machine import Target
@@ -101,3 +103,24 @@ def test_equal_layers_are_written_once(monkeypatch: pytest.MonkeyPatch) -> None:
     program = build_program(_layers(200), TARGET)
     assert len(written) == len(kernels_of(program.steps)) == 1
     assert len(program.steps) == 50
+
+
+def test_equal_depthwise_convolutions_are_written_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[loops.Block] = []
+
+    def write(work: Depthwise, tile: TileSize) -> loops.Block:
+        written.append(lower_depthwise(work, tile))
+        return written[-1]
+
+    monkeypatch.setattr(depthwise_group, "lower_depthwise", write)
+    builder = GraphBuilder("depthwise")
+    rng = np.random.default_rng(0)
+    x = builder.input("x", TensorType(f32, (1, 12, 12, 16)))
+    ends = {"low": (1, 1), "high": (1, 1), "strides": (1, 1), "dilations": (1, 1)}
+    for layer in range(8):
+        weights = builder.constant(rng.standard_normal((3, 3, 1, 16)).astype(np.float32))
+        x = builder.apply("conv", x, weights, groups=16, **ends)
+        x = builder.apply("relu" if layer % 2 else "tanh", x)
+    program = build_program(builder.finish([x]), TARGET)
+    assert len(written) == len(kernels_of(program.steps)) == 2
+    assert len(program.steps) == 8

@@ -41,9 +41,10 @@ class Fusion:
         """The same kernel with single values overridden; it adds to the same buffers."""
         return Fusion(self._inlined, self._constants, given, self.buffers)
 
-    def copy(self) -> Fusion:
-        """The same kernel with buffers of its own."""
-        return Fusion(self._inlined, self._constants, self._given, dict(self.buffers))
+    def copy(self, buffers: dict[Value, Buffer] | None = None) -> Fusion:
+        """The same kernel with other buffers, or with the same ones in a dict of its own."""
+        kept = dict(self.buffers) if buffers is None else buffers
+        return Fusion(self._inlined, self._constants, self._given, kept)
 
     def element(self, value: Value, index: Index) -> Expression:
         """The element of a value at an index."""

@@ -41,10 +41,8 @@ from bessemer.compiler.schedule.grouping.fuse import (
 )
 from bessemer.compiler.schedule.grouping.groups import Group, Grouping
 from bessemer.compiler.schedule.lowering.contraction_forms import ConvolutionForm, Form, ProductForm
-from bessemer.compiler.schedule.lowering.image_groups import (
-    lower_depthwise_group,
-    lower_winograd_group,
-)
+from bessemer.compiler.schedule.lowering.depthwise_group import lower_depthwise_group
+from bessemer.compiler.schedule.lowering.image_groups import lower_winograd_group
 from bessemer.compiler.schedule.lowering.lower import (
     Lowering,
     TiledProduct,

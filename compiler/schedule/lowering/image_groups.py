@@ -1,8 +1,9 @@
-"""Lowers groups around convolutions that are not one product: depthwise, Winograd's."""
+"""Lowers groups around convolutions by Winograd's method; what they share with depthwise ones."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -15,13 +16,7 @@ from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.types import Array, TensorType, bf16, f32
 from bessemer.compiler.schedule.contraction.packing import pack, packed_shape
 from bessemer.compiler.schedule.convolution import winograd_tiles
-from bessemer.compiler.schedule.convolution.depthwise import lower_depthwise
-from bessemer.compiler.schedule.convolution.depthwise_plan import (
-    Depthwise,
-    Planes,
-    has_narrow_groups,
-    is_by_channels,
-)
+from bessemer.compiler.schedule.convolution.depthwise_plan import Planes
 from bessemer.compiler.schedule.convolution.winograd import (
     Stages,
     Winograd,
@@ -74,6 +69,13 @@ class ImageGroup:
         self.out = lowering.destination(self.root)
         self.is_line = self.left.type.rank == 3
         self.is_volume = self.left.type.rank == 5
+
+    def copy(self) -> ImageGroup:
+        """The same group with buffers of its own."""
+        other = copy(self)
+        other.fusion = self.fusion.copy()
+        other._input = self._input.copy(other.fusion.buffers)
+        return other
 
     def padded(self, attribute: str, line: int) -> tuple[int, int]:
         """A pair of integers of the node, for rows and columns."""
@@ -151,54 +153,8 @@ def _widened_views(value: Value, grouping: Grouping) -> dict[Value, Node]:
     return {**chain, base: node, **grouping.views(node.inputs[0])}
 
 
-def lower_depthwise_group(
-    group: Group, grouping: Grouping, lowering: Lowering
-) -> list[Launch] | None:
-    """The launch of a convolution of one filter a channel, or of narrow groups; None for others."""
-    anchor = group.anchor
-    assert anchor is not None
-    width = anchor.inputs[1].type.shape[-2]
-    if not (is_by_channels(anchor) or has_narrow_groups(anchor)):
-        return None
-    kernel = anchor.inputs[1].type.shape
-    channels = kernel[-1]
-    assert isinstance(width, int) and isinstance(channels, int)
-    image = ImageGroup(group, grouping, lowering)
-    filters = channels // anchor.attributes["groups"] if width == 1 else 1
-    whole = image.pixel()
-
-    def pixel(n: Size, row: Size, column: Size, channel: Size) -> Expression:
-        return whole(n, row, column, dims.floordiv(channel, filters))
-
-    weights = image.fusion.buffer(image.right)
-    taps = (1, kernel[0]) if image.is_line else kernel[:-2]
-    work = Depthwise(
-        pixel,
-        Buffer(weights.name, weights.dtype, (*taps, *([width] if width > 1 else []), channels)),
-        image.padded("strides", 1),
-        image.padded("dilations", 1),
-        image.sizes,
-        channels,
-        image.epilogue,
-        low=image.padded("low", 0),
-        inputs=image.padded_inputs,
-        planes=_planes(anchor) if image.is_volume else None,
-        group=width,
-    )
-    body = lower_depthwise(work, lowering.choices.depthwise(anchor, work, lowering.target))
-    operations = 2 * product(taps) * width * image.sizes[2] * channels
-    return [
-        lowering.launch(
-            image.nodes,
-            flat_buffers(image.fusion),
-            {image.out.value: image.out.buffer},
-            body,
-            operations,
-        )
-    ]
-
-
-def _planes(convolution: Node) -> Planes:
+def planes_of(convolution: Node) -> Planes:
+    """What a convolution of volumes does along the axis of planes."""
     x, w = convolution.inputs
     taps = w.type.shape[0]
     assert isinstance(taps, int)
@@ -239,7 +195,7 @@ def lower_winograd_group(
         epilogue=image.epilogue,
         taps=taps,
         dtype=x.type.dtype,
-        planes=_planes(anchor) if image.is_volume else None,
+        planes=planes_of(anchor) if image.is_volume else None,
     )
     panel = winograd_tiling(draft, target).panel
     draft = replace(draft, on_tiles=is_constant and _is_on_tiles(anchor, draft, lowering))

@@ -1,0 +1,103 @@
+"""Lowers groups around depthwise convolutions, and those of narrow groups."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+
+from bessemer.compiler.ir import dims
+from bessemer.compiler.ir.dims import Size, product, symbol
+from bessemer.compiler.ir.expr import Buffer, Expression, fragment_element
+from bessemer.compiler.ir.loops import Block
+from bessemer.compiler.ir.program import Launch
+from bessemer.compiler.schedule.convolution.depthwise import lower_depthwise
+from bessemer.compiler.schedule.convolution.depthwise_plan import (
+    Depthwise,
+    has_narrow_groups,
+    is_by_channels,
+)
+from bessemer.compiler.schedule.grouping.groups import Group, Grouping
+from bessemer.compiler.schedule.lowering.image_groups import ImageGroup, planes_of
+from bessemer.compiler.schedule.lowering.lower import Lowering, flat_buffers
+
+_PROBE, _FAR = ("probe image", "probe row", "probe column", "probe channel"), 1 << 20
+"""Symbols for any element, and what is taken off them: an index may be negative in a border."""
+
+
+def lower_depthwise_group(
+    group: Group, grouping: Grouping, lowering: Lowering
+) -> list[Launch] | None:
+    """The launch of a convolution of one filter a channel, or of narrow groups; None for others."""
+    anchor = group.anchor
+    assert anchor is not None
+    width = anchor.inputs[1].type.shape[-2]
+    if not (is_by_channels(anchor) or has_narrow_groups(anchor)):
+        return None
+    kernel = anchor.inputs[1].type.shape
+    channels = kernel[-1]
+    assert isinstance(width, int) and isinstance(channels, int)
+    image = ImageGroup(group, grouping, lowering)
+    filters = channels // anchor.attributes["groups"] if width == 1 else 1
+    weights = image.fusion.buffer(image.right)
+    taps = (1, kernel[0]) if image.is_line else kernel[:-2]
+
+    def depthwise(image: ImageGroup) -> Depthwise:
+        whole = image.pixel()
+
+        def pixel(n: Size, row: Size, column: Size, channel: Size) -> Expression:
+            return whole(n, row, column, dims.floordiv(channel, filters))
+
+        return Depthwise(
+            pixel,
+            Buffer(weights.name, weights.dtype, (*taps, *([width] if width > 1 else []), channels)),
+            image.padded("strides", 1),
+            image.padded("dilations", 1),
+            image.sizes,
+            channels,
+            image.epilogue,
+            low=image.padded("low", 0),
+            inputs=image.padded_inputs,
+            planes=planes_of(anchor) if image.is_volume else None,
+            group=width,
+        )
+
+    body = _depthwise_body(image, depthwise)
+    operations = 2 * product(taps) * width * image.sizes[2] * channels
+    return [
+        lowering.launch(
+            image.nodes,
+            flat_buffers(image.fusion),
+            {image.out.value: image.out.buffer},
+            body,
+            operations,
+        )
+    ]
+
+
+def _depthwise_body(image: ImageGroup, depthwise: Callable[[ImageGroup], Depthwise]) -> Block:
+    """The kernel's body; the image's fusion has what it reads then. Convolutions of which any
+    element of the input and of the output is the same expression have one body."""
+    lowering, work = image.lowering, depthwise(image)
+    tile = lowering.choices.depthwise(image.anchor, work, lowering.target)
+    others = image.copy()
+    probe = depthwise(others)
+    n, row, column, channel = (symbol(name) - _FAR for name in _PROBE)
+    element = probe.x(n, row, column, channel)
+    total = fragment_element("sum", 0, image.anchor.output.type.dtype)
+    (store,) = probe.epilogue((n, row, column), channel, total)
+    plain = (getattr(work, field.name) for field in fields(work))
+    key = (
+        *(entry for entry in plain if not callable(entry)),
+        tile,
+        element,
+        (store.buffer, store.indices, store.value, store.guard),
+        *flat_buffers(others.fusion).values(),
+    )
+    body = lowering.bodies.get(key)
+    if body is not None:
+        image.fusion.buffers.update(others.fusion.buffers)
+        return body
+    body = lower_depthwise(work, tile)
+    if [*image.fusion.buffers] == [*others.fusion.buffers]:
+        lowering.keep(key, body)
+    return body
