@@ -19,6 +19,7 @@ from bessemer.compiler.passes.plan_memory import plan_memory
 from bessemer.compiler.schedule.chain_launches import chain_launches
 from bessemer.compiler.schedule.memory.recompute import Planner, Recomputation
 from bessemer.compiler.schedule.program import build_program
+from bessemer.compiler.schedule.written_over import with_updates
 from bessemer.compiler.targets.machine import Target
 
 TYPICAL = 64
@@ -93,6 +94,7 @@ def _require_known(found: Fitted, memory: int, sizes: Mapping[str, int]) -> None
 
 
 def _built(graph: Graph, choice: Recomputation | None, options: Options, target: Target) -> Fitted:
+    graph = with_updates(graph)
     program = build_program(graph, target, options.optimize, options.precision, options.tuning)
     if options.optimize == 2 and not options.profile:
         program = chain_launches(program, target)

@@ -171,7 +171,8 @@ class _Machine:
                 case Copy(source, target):
                     self.read(source)
                     self.write_anew(target)
-                    self.read(source)
+                    if self.place(source) != self.place(target):
+                        self.read(source)
                 case Alias(source, target):
                     self.same[target] = self.named(source)
                 case Branch():

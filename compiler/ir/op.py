@@ -44,6 +44,8 @@ class Operator:
     reference(*arrays, **attributes) -> array or a tuple: the definition, in NumPy.
     element(*operands, index, **attributes) -> Expression of the output's element at `index`.
     statements(builder, inputs, outputs, **attributes): writes a kernel (see ir/build_loops.py).
+    over(builder, inputs, outputs, **attributes): the same where the (only) output begins as a copy
+    of the first input, which `inputs` leaves out.
     capacity(*types, **attributes) -> for each output the largest number of elements it can have, or
     None where its type says it: for outputs whose shape the kernel finds out (SetDim).
     gradient: None until differentiation is written for it; see passes/differentiate.py.
@@ -56,6 +58,7 @@ class Operator:
     reference: Callable[..., Any]
     element: Callable[..., Any] | None = None
     statements: Callable[..., None] | None = None
+    over: Callable[..., None] | None = None
     capacity: Callable[..., tuple[Any, ...]] | None = None
     gradient: Callable[..., Any] | None = None
     examples: tuple[Example, ...] = ()

@@ -2,7 +2,8 @@
 
 The output is a copy of `x` with `updates` put in, or combined with what is there by `reduction`:
 "none" (the update replaces; of several at one place the last stays), "add", "mul", "max" or "min".
-Combining goes in the order of the updates. Indices are as in index.py.
+Combining goes in the order of the updates. Indices are as in index.py. Where the output may
+have the memory of `x`, there is nothing to copy (schedule/written_over.py).
 """
 
 from __future__ import annotations
@@ -113,6 +114,23 @@ def _elements_statements(
             _put_elements(builder, indices, updates, out, (first,), axis, reduction)
 
 
+def _elements_over(
+    builder: KernelBuilder,
+    inputs: list[Buffer],
+    outputs: list[Buffer],
+    *,
+    axis: int,
+    reduction: str = "none",
+) -> None:
+    indices, updates = inputs
+    (out,) = outputs
+    if axis == 0:
+        _put_elements(builder, indices, updates, out, (), axis, reduction)
+        return
+    with builder.loop(indices.shape[0], "parallel") as first:
+        _put_elements(builder, indices, updates, out, (first,), axis, reduction)
+
+
 def _put_elements(
     builder: KernelBuilder,
     indices: Buffer,
@@ -138,6 +156,7 @@ register(
         _elements_infer,
         _elements_reference,
         statements=_elements_statements,
+        over=_elements_over,
         gradient=scatter_elements_gradient,
         examples=(
             Example(((3, 3), np.array([[1, 0, 2], [0, 2, -2]]), (2, 3)), {"axis": 0}),
@@ -193,9 +212,32 @@ def _nd_statements(
     reduction: str = "none",
 ) -> None:
     x, indices, updates = inputs
-    (out,) = outputs
+    _write_nd(builder, x, indices, updates, outputs[0], reduction)
+
+
+def _nd_over(
+    builder: KernelBuilder,
+    inputs: list[Buffer],
+    outputs: list[Buffer],
+    *,
+    reduction: str = "none",
+) -> None:
+    indices, updates = inputs
+    _write_nd(builder, outputs[0], indices, updates, outputs[0], reduction)
+
+
+def _write_nd(
+    builder: KernelBuilder,
+    x: Buffer,
+    indices: Buffer,
+    updates: Buffer,
+    out: Buffer,
+    reduction: str,
+) -> None:
+    """`x` may be `out`."""
     if len(x.shape) != 2 or indices.shape[-1] != 1:
-        _copy(builder, x, out, ())
+        if x is not out:
+            _copy(builder, x, out, ())
         _put_rows(builder, indices, updates, out, reduction)
         return
     # Every thread has columns of its own, in which it goes through all updates in order.
@@ -207,8 +249,9 @@ def _nd_statements(
         return
     with builder.loop(dims.ceildiv(width, share), "parallel") as part:
         first, count = part * share, dims.minimum(share, width - part * share)
-        with builder.loop(rows) as row, builder.loop(count, "vector", lanes=0) as column:
-            builder.store(out, (row, first + column), x[row, first + column])
+        if x is not out:
+            with builder.loop(rows) as row, builder.loop(count, "vector", lanes=0) as column:
+                builder.store(out, (row, first + column), x[row, first + column])
         _put_rows(builder, indices, updates, out, reduction, first, count)
 
 
@@ -253,6 +296,7 @@ register(
         _nd_infer,
         _nd_reference,
         statements=_nd_statements,
+        over=_nd_over,
         gradient=scatter_nd_gradient,
         examples=(
             Example(((8,), np.array([[4], [3], [1], [-1]]), (4,))),

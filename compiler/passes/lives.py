@@ -41,7 +41,8 @@ class Lives:
         self.used: dict[Value, None] = {}
         self._root: dict[Value, Value] = {}
         self._members: dict[Value, list[Value]] = {}
-        self._launches: list[tuple[int, Launch]] = []  # those that run once
+        # What a step that runs once writes, and what of its inputs that may replace.
+        self._replacing: list[tuple[int, Value, tuple[Value, ...]]] = []
         self._depth = 0
         self._time = 0
         self._program = program
@@ -81,14 +82,15 @@ class Lives:
             match step:
                 case Launch():
                     self._touch_all(step.values)
-                    if not self._depth:
-                        self._launches.append((self._time, step))
+                    target = step.values[-step.kernel.outputs]
+                    self._may_replace(target, step.replaceable)
                 case Chain():
                     self._touch_all(step.values)
                 case BindDims(value=value) | RequireFinite(value=value):
                     self._touch(value)
                 case Copy(source, target):
                     self._touch_all((source, target))
+                    self._may_replace(target, (source,))
                 case Alias(source, target):
                     self._alias(source, target)
                 case Branch():
@@ -99,19 +101,22 @@ class Lives:
                     self._repeat(step)
 
     def replace_in_place(self, kept: set[Value]) -> None:
-        """Lets a kernel's output take the place of an input that is not needed after it."""
-        for time, step in self._launches:
-            target = step.values[-step.kernel.outputs]
+        """Lets what a step writes take the place of an input that is not needed after it."""
+        for time, target, replaceable in self._replacing:
             life = self.of.get(target)
             if life is None or life.first != time or target in kept:
                 continue
-            for source in map(self.root, step.replaceable):
+            for source in map(self.root, replaceable):
                 before = self.of[source]
                 if before.last == time and kept.isdisjoint(self.members(source)):
                     self._join(source, target)
                     before.last = life.last
                     del self.of[target]
                     break
+
+    def _may_replace(self, target: Value, sources: tuple[Value, ...]) -> None:
+        if not self._depth:
+            self._replacing.append((self._time, target, sources))
 
     def _touch_all(self, values: Iterable[Value]) -> None:
         for value in values:

@@ -43,6 +43,7 @@ from bessemer.compiler.schedule.merge_updates import merge_updates
 from bessemer.compiler.schedule.nests.merge_axes import Piece
 from bessemer.compiler.schedule.nests.nests import flat
 from bessemer.compiler.schedule.order_updates import order_updates
+from bessemer.compiler.schedule.written_over import carried_over, copied_first
 from bessemer.compiler.targets.machine import Target
 
 
@@ -67,6 +68,7 @@ def build_program(
 
 def assembled(builder: ProgramBuilder, graph: Graph, derived: Mapping[str, Size]) -> Program:
     """The program that a builder makes of a graph whose derived sizes have names."""
+    builder.over = dict.fromkeys(builder.copied_first(graph), Copy)
     steps = builder.lower(graph)
     outputs, copies = builder.separate_outputs(graph)
     outputs, steps = order_updates(graph, outputs, (*steps, *copies))
@@ -129,6 +131,7 @@ class ProgramBuilder:
         self.producers: dict[Value, Node] = {}
         self.symbols: list[str] = []
         self.capacities: dict[Value, Size] = {}
+        self.over: dict[Node, type[Alias | Copy]] = {}
 
     def grouping(self, graph: Graph) -> Grouping:
         """The groups of a graph or a region."""
@@ -149,7 +152,7 @@ class ProgramBuilder:
             if kind == "structural":
                 steps += self._structural(node)
             elif kind == "statements":
-                steps.append(self._own_kernel(node))
+                steps += self._own_kernel(node)
             elif node.output in grouping.roots:
                 group = grouping.roots[node.output]
                 steps += self.group(group, grouping, graph)
@@ -211,9 +214,14 @@ class ProgramBuilder:
                     return launch
         return lower_statements(node, self.lowering)
 
-    def _own_kernel(self, node: Node) -> Launch:
-        """The launch of such an operator, and the symbols and capacities that it defines."""
-        launch = self.statements(node)
+    def _own_kernel(self, node: Node) -> list[Step]:
+        """The steps of such an operator; notes the symbols and capacities that it defines."""
+        steps: list[Step] = []
+        if node in self.over:
+            steps.append(self.over[node](node.inputs[0], node.output))
+            steps.append(lower_statements(node, self.lowering, over=True))
+        else:
+            steps.append(self.statements(node))
         for name in _defined_symbols(node):
             self.symbols.append(name)
         rule = node.operator.capacity
@@ -222,7 +230,7 @@ class ProgramBuilder:
             for value, bound in zip(node.outputs, bounds, strict=True):
                 if bound is not None:
                     self.capacities[value] = bound
-        return launch
+        return steps
 
     def _structural(self, node: Node) -> list[Step]:
         match node.operator.name:
@@ -261,7 +269,12 @@ class ProgramBuilder:
         body = _inlined(region, dict(zip(region.inputs, outer, strict=True)))
         start: list[Step] = [Copy(s, t) for s, t in zip(initial, carried, strict=True)]
         start.append(Copy(condition, going))
-        advance = _advance(body.outputs[: 1 + carried_count], [going, *carried])
+        results = list(body.outputs[: 1 + carried_count])
+        for number, nodes in enumerate(self.carried_over(body, results[1:], carried), 1):
+            if nodes:
+                self.over |= dict.fromkeys(nodes, Alias)
+                results[number] = carried[number - 1]
+        advance = _advance(results, [going, *carried])
         computed = self.lower(body)
         attributes = node.attributes
         controls = (
@@ -322,6 +335,16 @@ class ProgramBuilder:
             nest.body,
             nest.operations,
         )
+
+    def copied_first(self, graph: Graph) -> Sequence[Node]:
+        """As in written_over.py, where nodes may write over their inputs."""
+        return copied_first(graph) if self.optimize > 1 else ()
+
+    def carried_over(
+        self, body: Graph, results: Sequence[Value], carried: Sequence[Value]
+    ) -> Sequence[Sequence[Node]]:
+        """As in written_over.py, where nodes may write over their inputs."""
+        return carried_over(body, results, carried) if self.optimize > 1 else ()
 
     def separate_outputs(self, graph: Graph) -> tuple[tuple[Value, ...], list[Step]]:
         """Gives outputs that are inputs, constants or listed twice a place of their own."""

@@ -297,13 +297,28 @@ class _Body(BodySizes):
         self.note_bound(step.symbols)
 
     def _copy(self, step: Copy) -> None:
-        size = self.sizes.value(step.source.type.nbytes)
-        source, target = self._address(step.source), self._address(step.target)
         start = self.clocks.start()
-        if source != target:
+        if self._root(step.source) is not self._root(step.target):
+            size = self.sizes.value(step.source.type.nbytes)
+            source, target = self._address(step.source), self._address(step.target)
             call = f"call void @llvm.memcpy.p0.p0.i64(ptr {target}, ptr {source}"
-            self.put(f"{call}, i64 {size}, i1 false)")
+            if self._may_coincide(step):
+                apart, after = self.label("apart"), self.label("after")
+                same = self.let(f"icmp eq ptr {source}, {target}")
+                self.put(f"br i1 {same}, label %{after}, label %{apart}")
+                self.begin(apart)
+                self.put(f"{call}, i64 {size}, i1 false)")
+                self.put(f"br label %{after}")
+                self.begin(after)
+            else:
+                self.put(f"{call}, i64 {size}, i1 false)")
         self.clocks.stop(start)
+
+    def _may_coincide(self, step: Copy) -> bool:
+        """Whether the caller may have put an output where the input is that is copied to it."""
+        program = self.program
+        pairs = [(program.inputs[k], self._root(program.outputs[n])) for n, k in program.updates]
+        return (self._root(step.source), self._root(step.target)) in pairs
 
     def _require_finite(self, step: RequireFinite) -> None:
         bad = not_finite(self.let, step.value.type.dtype, self._address(step.value))

@@ -94,5 +94,13 @@ class _DeviceBuilder(ProgramBuilder):
             parts = lower_split_reductions(group, self.lowering)
         return super().elements(group) if parts is None else parts
 
+    def copied_first(self, graph: Graph) -> Sequence[Node]:
+        return ()
+
+    def carried_over(
+        self, body: Graph, results: Sequence[Value], carried: Sequence[Value]
+    ) -> Sequence[Sequence[Node]]:
+        return ()
+
     def statements(self, node: Node) -> Launch:
         return lower_statements(node, self.lowering)

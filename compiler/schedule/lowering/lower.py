@@ -341,12 +341,17 @@ def flat_buffers(fusion: Fusion) -> dict[Value, Buffer]:
     return {value: flat(buffer) for value, buffer in fusion.buffers.items()}
 
 
-def lower_statements(node: Node, lowering: Lowering, operations: Size = 1 << 16) -> Launch:
-    """The launch of an operator that writes its own kernel, with an estimate of its work."""
-    if node.operator.statements is None:
+def lower_statements(
+    node: Node, lowering: Lowering, operations: Size = 1 << 16, over: bool = False
+) -> Launch:
+    """The launch of an operator that writes its own kernel, with an estimate of its work. `over`:
+    the output is a copy of the first input, to be written over."""
+    rule = node.operator.over if over else node.operator.statements
+    if rule is None:
         raise InternalError(f"{node.operator} has no statements rule")
+    given = node.inputs[1:] if over else node.inputs
     inputs: dict[Value, Buffer] = {}
-    for value in node.inputs:
+    for value in given:
         name = f"in{len(inputs)}"
         inputs.setdefault(value, Buffer(name, value.type.dtype, value.type.shape))
     outputs = {
@@ -354,9 +359,7 @@ def lower_statements(node: Node, lowering: Lowering, operations: Size = 1 << 16)
         for position, value in enumerate(node.outputs)
     }
     builder = KernelBuilder()
-    node.operator.statements(
-        builder, [inputs[v] for v in node.inputs], list(outputs.values()), **node.attributes
-    )
+    rule(builder, [inputs[v] for v in given], list(outputs.values()), **node.attributes)
     scratch = {Value(TensorType(b.dtype, b.shape)): b for b in builder.scratch_buffers}
     body = resolve_lanes(builder.block(), lowering)
     return lowering.launch([node], inputs, outputs, body, operations, scratch)

@@ -1,0 +1,80 @@
+"""Nodes that write over their first input: where nothing else reads that, there is nothing to copy.
+
+rows' = scatter_nd(rows, at, row)     rows is carried by a loop: an iteration writes one row
+keys' = scatter_nd(keys, at, key)     keys is an input, keys' an output: the caller may pass one
+                                      array for both, and a step of a decoder writes one key
+b = scatter_nd(a, at, row)            a is computed: b takes its place
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from bessemer.compiler.ir.graph import Graph, Node, Value
+
+
+def with_updates(graph: Graph) -> Graph:
+    """The graph with `updates` for outputs that are inputs written over, if it has none yet."""
+    if graph.updates:
+        return graph
+    producers, users = graph.producers(), graph.users()
+    found: dict[int, int] = {}
+    for position, value in enumerate(graph.outputs):
+        node = producers.get(value)
+        if node is None or graph.outputs.count(value) > 1 or not _is_free(node, users, graph):
+            continue
+        if node.inputs[0] in graph.inputs:
+            found[position] = graph.inputs.index(node.inputs[0])
+    return replace(graph, updates=tuple(found.items())) if found else graph
+
+
+def copied_first(graph: Graph) -> list[Node]:
+    """The nodes of a whole graph whose output may begin as a copy of their first input that takes
+    its place: the copy of what the caller may put there, or of what is in the arena."""
+    producers, users = graph.producers(), graph.users()
+    updated = {graph.outputs[output] for output, _ in graph.updates}
+    return [
+        node
+        for node in graph.nodes
+        if _is_free(node, users, graph)
+        and (node.output in updated or _is_computed(node, producers, graph))
+    ]
+
+
+def carried_over(
+    graph: Graph, results: Sequence[Value], places: Sequence[Value]
+) -> list[list[Node]]:
+    """For each value that a loop carries, the nodes of its body that make the result by writing
+    over it; none where that is not all they do. `places` are the values as the body finds them."""
+    producers, users = graph.producers(), graph.users()
+    found: list[list[Node]] = []
+    for result, place in zip(results, places, strict=True):
+        nodes: list[Node] = []
+        value = result
+        while value is not place:
+            node = producers.get(value)
+            if node is None or not _is_free(node, users, graph):
+                nodes = []
+                break
+            nodes.append(node)
+            value = node.inputs[0]
+        found.append(nodes)
+    return found
+
+
+def _is_free(node: Node, users: Mapping[Value, Sequence[Node]], graph: Graph) -> bool:
+    """Whether a node can write over its first input, and nothing else needs what it was."""
+    return (
+        node.operator.over is not None
+        and len(users[node.inputs[0]]) == 1
+        and node.inputs[0] not in graph.outputs
+    )
+
+
+def _is_computed(node: Node, producers: Mapping[Value, Node], graph: Graph) -> bool:
+    """Whether its first input is in the arena, and its output too."""
+    maker = producers.get(node.inputs[0])
+    if maker is None or maker.operator.is_view or maker.regions:
+        return False
+    return node.output not in graph.outputs

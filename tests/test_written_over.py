@@ -1,0 +1,153 @@
+"""Nodes that write over their first input: the numbers stay, and nothing is copied."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import bessemer
+from bessemer.compiler.ir.program import Copy, Repeat
+from bessemer.compiler.ir.text.parse_graph import parse_graph
+from bessemer.compiler.passes.plan_memory import plan_memory
+from bessemer.compiler.schedule.program import build_program
+from bessemer.compiler.schedule.written_over import with_updates
+from bessemer.compiler.targets.choose import host_target
+from bessemer.frontends.models_in import as_graph
+from tests.onnx_check import expected, parsed
+
+Array = np.ndarray[Any, Any]
+
+CACHE = """g (
+    float[2, 4, 64, 8] past, int64[1, 1] at, float[2, 4, 1, 8] key, float[2, 4, 1, 8] query
+) => (float[2, 4, 64, 8] present, float[2, 4, 1, 64] scores) {
+    first = Constant <value = int64[4] {2, 4, 1, 8}> ()
+    four = Constant <value = int64[4] {1, 1, 1, 1}> ()
+    place = Reshape (at, four)
+    places = Expand (place, first)
+    present = ScatterElements <axis = 2> (past, places, key)
+    turned = Transpose <perm = [0, 1, 3, 2]> (present)
+    scores = MatMul (query, turned)
+}"""
+
+
+def _cache(rng: np.random.Generator, at: int) -> dict[str, Array]:
+    shapes = {"past": (2, 4, 64, 8), "key": (2, 4, 1, 8), "query": (2, 4, 1, 8)}
+    arrays = {name: rng.standard_normal(s).astype(np.float32) for name, s in shapes.items()}
+    return {**arrays, "at": np.array([[at]])}
+
+
+@pytest.mark.parametrize("optimize", [0, 1, 2])
+def test_a_cache_is_an_input_and_an_output_in_one_array(
+    optimize: int, rng: np.random.Generator
+) -> None:
+    model = bessemer.compile(parsed(CACHE), threads=1, optimize=optimize, cache=False)
+    assert model.signature.updates == ((0, 0),)
+    kept = np.zeros((2, 4, 64, 8), np.float32)
+    for at in (0, 7, 63):
+        inputs = _cache(rng, at) | {"past": kept}
+        present, scores = expected(parsed(CACHE), inputs)
+        elsewhere = model.run(inputs)
+        np.testing.assert_array_equal(elsewhere[0], present)
+        found = model.run(inputs, out={"present": kept})
+        assert found[0] is kept
+        np.testing.assert_array_equal(kept, present)
+        np.testing.assert_array_equal(found[1], elsewhere[1])
+        np.testing.assert_allclose(found[1], scores, rtol=1e-4, atol=1e-5)
+
+
+READ_TWICE = """
+graph g(%0 : f32[8,16], %1 : i64[2,1], %2 : f32[2,16])  # 'past', 'at', 'rows'
+  %3 = scatter_nd(%0, %1, %2, reduction="none") : f32[8,16]
+  %4 = exp(%0) : f32[8,16]
+  return %3, %4                                         # 'present', 'before'
+"""
+
+
+def test_what_something_else_reads_is_no_place_for_an_output() -> None:
+    assert with_updates(parse_graph(READ_TWICE)).updates == ()
+
+
+CHAIN = """
+graph g(%0 : f32[8,16], %1 : i64[2,1], %2 : f32[2,16])  # 'x', 'at', 'rows'
+  %3 = exp(%0) : f32[8,16]
+  %4 = scatter_nd(%3, %1, %2, reduction="none") : f32[8,16]
+  %5 = scatter_nd(%4, %1, %2, reduction="add") : f32[8,16]
+  %6 = sin(%5) : f32[8,16]
+  return %6                                             # 'y'
+"""
+
+
+def test_what_is_computed_is_written_over(rng: np.random.Generator) -> None:
+    program = build_program(parse_graph(CHAIN), host_target())
+    assert plan_memory(program).size == 8 * 16 * 4
+    x, rows = (rng.standard_normal((n, 16)).astype(np.float32) for n in (8, 2))
+    for at in ([[3], [1]], [[5], [5]]):
+        wanted = np.exp(x)
+        for row, values in zip(at, rows, strict=True):
+            wanted[row] = values
+        for row, values in zip(at, rows, strict=True):
+            wanted[row] += values
+        for threads in (1, 2):
+            model = bessemer.compile(parse_graph(CHAIN), threads=threads, cache=False)
+            (found,) = model.run([x, np.array(at), rows])
+            np.testing.assert_allclose(found, np.sin(wanted), rtol=1e-5, atol=1e-6)
+
+
+def _loop(body: str) -> str:
+    return f"""g (float[6, 5] start, float[4, 5] rows, int64 n)
+        => (float[6, 5] last, float[s, 5] all) {{
+    going = Constant <value = bool {{1}}> ()
+    last, all = Loop (n, going, start) <body = b (int64 i, bool c, float[6, 5] x)
+        => (bool d, float[6, 5] y, float[5] z) {{
+        d = Identity (c)
+        one = Constant <value = int64[2] {{1, 1}}> ()
+        flat = Constant <value = int64[2] {{1, 5}}> ()
+        two = Constant <value = int64[1] {{5}}> ()
+        at = Reshape (i, one)
+        row = Gather (rows, i)
+        wide = Reshape (row, flat)
+        {body}
+    }}>
+}}"""
+
+
+LOOPS = {
+    "a row": "y = ScatterND (x, at, wide) z = ReduceSum <keepdims = 0> (y, zero)",
+    "two rows": """w = ScatterND (x, at, wide) step = Constant <value_int = 1> ()
+        next = Add (at, step)
+        y = ScatterND <reduction = "add"> (w, next, wide) z = Gather (y, i)""",
+    "what was there": """z = Gather (x, i) y = ScatterND (x, at, wide)""",
+    "what is put in": """z = Gather (x, i) twice = Add (z, row) t = Reshape (twice, flat)
+        y = ScatterND (x, at, t)""",
+    "another is read between": """w = ScatterND (x, at, wide) z = Gather (w, i)
+        y = ScatterND <reduction = "add"> (w, at, wide)""",
+}
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_a_loop_writes_rows_into_what_it_carries(name: str, rng: np.random.Generator) -> None:
+    body = LOOPS[name].replace(", zero)", ", axis)")
+    text = _loop(f"axis = Constant <value = int64[1] {{0}}> () {body}")
+    onnx_model = parsed(text)
+    inputs = {
+        "start": rng.standard_normal((6, 5)).astype(np.float32),
+        "rows": rng.standard_normal((4, 5)).astype(np.float32),
+    }
+    for optimize in (1, 2):
+        model = bessemer.compile(onnx_model, threads=1, optimize=optimize, cache=False)
+        for trips in (3, 1, 4):
+            given = {**inputs, "n": np.array(trips)}
+            for found, wanted in zip(model.run(given), expected(onnx_model, given), strict=True):
+                np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_an_iteration_copies_nothing() -> None:
+    text = _loop("z = ReduceSum <keepdims = 0> (wide, axis) y = ScatterND (x, at, wide)").replace(
+        "at = Reshape", "axis = Constant <value = int64[1] {0}> () at = Reshape"
+    )
+    program = build_program(as_graph(parsed(text)), host_target())
+    (repeat,) = (step for step in program.steps if isinstance(step, Repeat))
+    copied = [step.source.type.shape for step in repeat.body if isinstance(step, Copy)]
+    assert (6, 5) not in copied
