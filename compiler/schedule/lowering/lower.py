@@ -344,8 +344,7 @@ def flat_buffers(fusion: Fusion) -> dict[Value, Buffer]:
 def lower_statements(
     node: Node, lowering: Lowering, operations: Size = 1 << 16, over: bool = False
 ) -> Launch:
-    """The launch of an operator that writes its own kernel, with an estimate of its work. `over`:
-    the output is a copy of the first input, to be written over."""
+    """The launch of an operator that writes its own kernel, by `over` or by `statements`."""
     rule = node.operator.over if over else node.operator.statements
     if rule is None:
         raise InternalError(f"{node.operator} has no statements rule")
