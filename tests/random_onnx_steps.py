@@ -250,7 +250,7 @@ def _pad(w: Author) -> Item:
     if min(most) < 0:
         raise Refused
     pads = [w.integer(0, size) if w.chance(0.6) else 0 for size in (*most, *most)]
-    value = [w.constant(w.array((), x.dtype))] if mode == "constant" else []
+    value = [w.constant(w.array((), x.dtype), is_free=False)] if mode == "constant" else []
     return w.apply("Pad", [x, w.numbers(*pads), *value], mode=mode)
 
 

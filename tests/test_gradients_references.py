@@ -118,6 +118,27 @@ def test_running_products_bear_zeros(exclusive: bool, reverse: bool) -> None:
     _check((x,), lambda b, x: b.apply("cumulative", x, **given), theirs)
 
 
+@pytest.mark.parametrize(
+    ("name", "given", "theirs"),
+    [
+        ("relu", {}, torch.relu),
+        ("abs", {}, torch.abs),
+        ("leaky_relu", {"slope": 0.1}, lambda x: torch.nn.functional.leaky_relu(x, 0.1)),
+        ("clip", {"minimum": -0.7, "maximum": 0.6}, lambda x: x.clamp(-0.7, 0.6)),
+    ],
+)
+def test_at_a_bend_the_gradient_is_that_of_one_side(
+    name: str, given: dict[str, float], theirs: Any
+) -> None:
+    """1 is added, so that the loss depends on what is 0."""
+    x = np.array([0.0, -0.0, -0.7, 0.6, 2.0, -2.0])
+    _check(
+        (x,),
+        lambda b, x: b.apply("add", b.apply(name, x, **given), b.constant(np.ones(6))),
+        lambda x: theirs(x) + 1,
+    )
+
+
 def test_a_power_of_zero_is_flat() -> None:
     x = np.array([0.0, 0.0, 0.0, 2.0, -2.0, np.inf, -np.inf])
     y = np.array([0.0, 1.0, 2.0, 0.0, 0.0, 0.0, 0.0])
