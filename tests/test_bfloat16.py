@@ -226,15 +226,20 @@ def test_a_recurrence_reads_rounded_weights_and_computes_in_float32(
         return c.b.finish([c.b.apply_many(name, *inputs)[0]])
 
     given = graph(weights)
-    model = bessemer.compile(given, precision="bfloat16")
     inputs = {
         value.name: rng.standard_normal(value.type.static_shape).astype(np.float32)
         for value in given.inputs
     }
-    (found,) = model.run(inputs)
     exact = run_graph(graph(_rounded(weights)), inputs)[0]
+    plain = bessemer.compile(given, precision="bfloat16", target="x86_64-avx2")
+    (found,) = plain.run(inputs)
     np.testing.assert_allclose(found, exact, atol=1e-5)
     assert np.abs(found - run_graph(given, inputs)[0]).max() > 1e-4
+    (native,) = bessemer.compile(given, precision="bfloat16").run(inputs)
+    if host_target().has_dot_bf16:
+        assert np.abs(native - exact).max() > 1e-5  # the state is rounded, too
+    np.testing.assert_allclose(native, exact, atol=2e-2)
+    assert np.linalg.norm(native - exact) < 4e-3 * np.linalg.norm(exact)
 
 
 def test_a_transposed_convolution_multiplies_bfloat16(rng: np.random.Generator) -> None:

@@ -284,9 +284,10 @@ PAIRED = [
     ],
     ids=str,
 )
-def test_weights_of_bfloat16_meet_a_state_of_float32(case: Case, target: Any) -> None:
+def test_weights_of_bfloat16_meet_a_rounded_state(case: Case, target: Any) -> None:
     arrays = dict(arrays_of(case))
     arrays["recurrent"] = arrays["recurrent"].astype(bf16.numpy)
+    arrays["h0"] = arrays["h0"].astype(bf16.numpy).astype(np.float32)
     graph = graph_of(case, arrays)
     made = build(graph, Options(target=target.name, verify=True))
     feeds = {name: array for name, array in arrays.items() if name in graph_names(graph)}
@@ -294,13 +295,16 @@ def test_weights_of_bfloat16_meet_a_state_of_float32(case: Case, target: Any) ->
     expected = graph.nodes[-1].operator.compute(exact, case.attributes)
     results = load_code(made.code, made.weights, machine_of(made.target), 2).run(feeds)
     alone = load_code(made.code, made.weights, machine_of(made.target), 1).run(feeds)
+    # The state that the first step multiplies needs no rounding, unless a gate scales it before.
+    first = -1 if case.attributes.get("reverse") else 0
+    if case.cell != "gru" or case.attributes.get("linear_before_reset"):
+        np.testing.assert_allclose(results[0][first], expected[0][first], rtol=2e-5, atol=2e-5)
     for result, other, wanted in zip(results, alone, expected, strict=True):
-        # One bfloat16 for the state would be 100 times as far off.
-        np.testing.assert_allclose(result, wanted, rtol=2e-5, atol=2e-5)
+        assert np.linalg.norm(result - wanted) < 4e-3 * np.linalg.norm(wanted)
         np.testing.assert_array_equal(result, other)
 
 
-def test_an_infinite_state_stays_infinite_in_pairs(rng: np.random.Generator) -> None:
+def test_an_infinite_state_stays_infinite_where_it_is_rounded(rng: np.random.Generator) -> None:
     case = Case("rnn", 3, 4, 48, "rows", {"activations": ("relu",)})
     arrays = dict(arrays_of(case))
     arrays["recurrent"] = rng.uniform(0.1, 1, arrays["recurrent"].shape).astype(bf16.numpy)

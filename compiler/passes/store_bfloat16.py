@@ -13,9 +13,10 @@ Inputs and outputs of the network keep their type. Softmax, norms, losses and al
 arithmetic are in float32. Products of two computed tensors (the scores and the result of an
 attention) are of rounded numbers where the machine multiplies these faster, unless they have few
 rows, whose work is to read the right one: a decoder's step reads keys and values where they have
-been joined. The state of a recurrence stays float32, too (or two bfloat16 numbers for each), but
-not its constant weights, whose way from memory is what its steps wait for. In a step of training,
-the gradients of convolutions' weights are of float32 numbers: Winograd's method is faster there.
+been joined. The constant weights of a recurrence are rounded, whose way from memory is what its
+steps wait for; its state is kept in float32, and rounded where an instruction multiplies it with
+them (recurrence_pairs.py). In a step of training, the gradients of convolutions' weights are of
+float32 numbers: Winograd's method is faster there.
 GPUs, whose fast products are of 16-bit numbers only, round what sums of single pixels read, too,
 store every value once, and leave recurrences alone.
 """

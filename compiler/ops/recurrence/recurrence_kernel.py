@@ -228,7 +228,7 @@ class _Writer:
         if self.pairs is not None:
             element = partial(self._factor, self.cell.products[number], step, part=0)
             for rows in groups():
-                self.pairs.split(element, rows, share.member or 0, self.layout.lanes)
+                self.pairs.round(element, rows, share.member or 0, self.layout.lanes)
 
         def tiles(panel: Size, width: Size) -> None:
             for rows in groups():

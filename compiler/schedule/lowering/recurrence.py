@@ -34,7 +34,7 @@ from bessemer.compiler.ops.recurrence.recurrence_bytes import GROUP
 from bessemer.compiler.ops.recurrence.recurrence_cell import Cell, Product, working_dtype
 from bessemer.compiler.ops.recurrence.recurrence_kernel import write_recurrence
 from bessemer.compiler.ops.recurrence.recurrence_layout import MOST_SUMS, TEAM_OPERATIONS, Layout
-from bessemer.compiler.ops.recurrence.recurrence_pairs import PAIR, PARTS
+from bessemer.compiler.ops.recurrence.recurrence_pairs import PAIR
 from bessemer.compiler.schedule.lowering.lower import Lowering, resolve_lanes
 from bessemer.compiler.targets.machine import Target
 
@@ -194,8 +194,7 @@ def _layout(cell: Cell, shape: _Shape, target: Target, is_constant: bool) -> Lay
     """How the work is cut on this machine. Weights that are not constants take a team to pack."""
     lanes = target.lanes(working_dtype(cell.h.dtype))
     # A tile has its sums in registers, a vector of weights for each gate, and an element of state.
-    parts = PARTS if shape.group == PAIR else 1
-    most = (target.vector_registers - 2) // (shape.gates * parts) - 1
+    most = (target.vector_registers - 2) // shape.gates - 1
     most = max(1, min(_MOST_ROWS, most))
     rows = most
     if isinstance(shape.batch, int) and cell.lengths is None:
