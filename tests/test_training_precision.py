@@ -124,10 +124,9 @@ def test_a_product_across_rows_is_of_rounded_numbers(
     np.testing.assert_allclose(found, x.T @ y, rtol=1e-5, atol=1e-5)
 
 
-def test_an_unknown_precision_is_refused() -> None:
+def test_an_unknown_precision_is_refused_before_the_first_step() -> None:
     wrong: Any = "float8"
-    network = zoo.mlp(2, (3,), 2)
-    x, y = np.zeros((4, 2), np.float32), np.zeros(4, np.int64)
-    batch: dict[str, Array] = {network.inputs[0].name: x, "y": y}
     with pytest.raises(CompileError, match="precision='float8'"):
-        _losses(wrong, network, batch, loss=cross_entropy)
+        Trainer(
+            zoo.mlp(2, (3,), 2), cross_entropy, [Input("y", ("batch",), "i64")], precision=wrong
+        )

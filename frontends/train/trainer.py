@@ -107,7 +107,7 @@ class Trainer:
         self._start, self._normalization = network, normalization
         self._threads = threads
         self.memory = byte_count(memory) if memory else 0
-        self.precision = precision
+        self.precision = Options(precision=precision).precision  # checks it
         self.names = [given.name for given in (*network.inputs, *targets)]
         chosen = metrics or {}
         self._training = training_graph(
