@@ -244,13 +244,22 @@ def _terms_with(kind: type[Divided], terms: Terms) -> Iterator[tuple[Monomial, D
 
 def _rejoin(terms: Terms, monomial: Monomial, part: Mod, times: Size) -> Size | None:
     """x % n + n * (x // n) is x, and x - x % n is n * (x // n)."""
+    for whole, joined in _joins(part, times):
+        if all(terms.get(other) == count for other, count in whole.items()):
+            left = {m: c for m, c in terms.items() if m not in whole and m != monomial}
+            return joined + _normal(left)
+    return None
+
+
+@lru_cache(maxsize=65536)
+def _joins(part: Mod, times: Size) -> tuple[tuple[Terms, Size], ...]:
+    """What may stand beside `times * part`, and what it becomes with it."""
+    found = []
     for plain, multiple in _remainder_forms(part.numerator, part.denominator):
         for there, joined in ((multiple, plain), (-1 * plain, -1 * multiple)):
-            whole = _terms(times * there)
-            if whole and all(terms.get(other) == count for other, count in whole.items()):
-                left = {m: c for m, c in terms.items() if m not in whole and m != monomial}
-                return times * joined + _normal(left)
-    return None
+            if whole := _terms(times * there):
+                found.append((whole, times * joined))
+    return tuple(found)
 
 
 def _remainder_forms(x: Size, n: Size) -> Iterator[tuple[Size, Size]]:
