@@ -17,6 +17,7 @@ GRAPHS = {
     "a softmax of weights joined": ("c = Concat<axis = 0>(a, b) w = Softmax(c) t = Transpose(w) "
                                     "y = MatMul(x, t)",
                                     {"a", "b"}),
+    "a weight in the type of data": ("w = CastLike(a, x) y = Mul(x, w)", {"a"}),
     "a token where a mask says so": ("m = Greater(x, zero) y = Where(m, a, x)", {"a"}),
     "rows put into data": ("y = ScatterElements<axis = 1>(x, places, b)", {"b"}),
     "elements read from a table": ("y = GatherND(a, rows)", {"a"}),

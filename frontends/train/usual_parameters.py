@@ -84,7 +84,7 @@ def _leaves(
         if node is None:
             found[name] = None
         elif name not in seen and node.op_type not in _SIZES:
-            waiting += reversed(node.input)
+            waiting += reversed(_numbers(node))
         seen.add(name)
     return list(found)
 
@@ -100,9 +100,14 @@ def _varying(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]) -> set[str
     while known < len(found):  # once, and once more, but for nodes in another order
         known = len(found)
         for node in nodes:
-            if node.op_type not in _SIZES and not found.isdisjoint(node.input):
+            if node.op_type not in _SIZES and not found.isdisjoint(_numbers(node)):
                 found.update(name for name in node.output if name)
     return found
+
+
+def _numbers(node: onnx.NodeProto) -> list[str]:
+    """The inputs whose numbers count; of CastLike's second, only the type does."""
+    return list(node.input)[: 1 if node.op_type == "CastLike" else None]
 
 
 def _all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
