@@ -8,9 +8,11 @@ What it cannot know is bound at run time (`bind`), as new symbols.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from operator import floordiv
 from typing import Any
 
 import numpy as np
@@ -53,7 +55,7 @@ class GraphBuilder:
         self._producers: dict[Value, Node] = {}
         self._sources: tuple[str, ...] = ()
         self._names: set[str] = parent._names if parent else set()
-        self._counts: dict[str, int] = parent._counts if parent else {}
+        self._counts: Counter[str] = parent._counts if parent else Counter()
 
     @classmethod
     def continuing(cls, graph: Graph) -> GraphBuilder:
@@ -113,12 +115,10 @@ class GraphBuilder:
 
     def fresh_symbol(self, prefix: str) -> str:
         """A new name for a data-dependent dimension."""
-        count = self._counts.get(prefix, 0)
-        while f"{prefix}{count}" in self._names:
-            count += 1
-        self._counts[prefix] = count + 1
-        self._names.add(f"{prefix}{count}")
-        return f"{prefix}{count}"
+        while (name := f"{prefix}{self._counts[prefix]}") in self._names:
+            self._counts[prefix] += 1
+        self._names.add(name)
+        return name
 
     # Nodes
 
@@ -352,10 +352,6 @@ def _less(a: Any, b: Any) -> bool:
     raise TypeError("not known")
 
 
-def _divide(a: Any, b: Any) -> Any:
-    return a // b
-
-
 def _cast_content(contents: list[Any], node: Node) -> Content | None:
     (content,) = contents
     if content.dtype != object:
@@ -383,8 +379,8 @@ CONTENT_RULES: dict[str, Callable[[list[Any], Node], Content | None]] = {
     "add": _elementwise(lambda a, b: a + b),
     "sub": _elementwise(lambda a, b: a - b),
     "mul": _elementwise(lambda a, b: a * b),
-    "trunc_div": _elementwise(_divide),
-    "div": _elementwise(_divide),
+    "trunc_div": _elementwise(floordiv),
+    "div": _elementwise(floordiv),
     "mod": _elementwise(lambda a, b: a % b),
     "min": _elementwise(minimum),
     "max": _elementwise(maximum),

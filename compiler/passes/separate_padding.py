@@ -2,7 +2,7 @@
 
     conv(x, w, low, high)             becomes      conv(pad(x), w), or conv(slice(x), w)
     conv(exchanged(x), dy, low, high)              conv(exchanged(pad(x)), dy)
-    depthwise(pad(x), w)              becomes      depthwise(x, w, low, high)
+    depthwise(pad(x), w)              becomes      depthwise(x, w, low, high), of a cast too
     pad(transpose(x)), few channels   becomes      transpose(pad(x))
 
 A tiled convolution reads its input without asking where the border is; the padded copy is made by
@@ -121,7 +121,8 @@ def _is_few(channels: Size) -> bool:
 def _with_pad_inside(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
     """A depthwise convolution that pads what it reads itself."""
     x, w = node.inputs
-    pad = rewriter.producer(x, "pad")
+    cast = rewriter.producer(x, "cast")
+    pad = rewriter.producer(x if cast is None else cast.inputs[0], "pad")
     if pad is None or pad.attributes["mode"] != "constant" or pad.attributes["value"] != 0:
         return None
     low, high = pad.attributes["low"], pad.attributes["high"]
@@ -134,7 +135,10 @@ def _with_pad_inside(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | N
         "low": tuple(a + b for a, b in zip(node.attributes["low"], low[1:-1], strict=True)),
         "high": tuple(a + b for a, b in zip(node.attributes["high"], high[1:-1], strict=True)),
     }
-    return (rewriter.emit("conv", pad.inputs[0], w, merged=(pad,), **attributes),)
+    inside = pad.inputs[0]
+    if cast is not None:
+        inside = rewriter.emit("cast", inside, **cast.attributes)
+    return (rewriter.emit("conv", inside, w, merged=(pad,), **attributes),)
 
 
 def _padded_planes(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
