@@ -67,8 +67,8 @@ def _rule(users: _Users, rewriter: GraphRewriter, node: Node) -> Sequence[Value]
 def _picks_nearest(node: Node) -> bool:
     """Whether a node is a resize whose elements are all elements of its input."""
     given = node.attributes
-    is_nearest = node.operator.name == "resize" and given["mode"] == "nearest"
-    return is_nearest and given["coordinate"] != "tf_crop_and_resize"
+    is_nearest = node.operator.name == "resize" and given.get("mode", "nearest") == "nearest"
+    return is_nearest and given.get("coordinate") != "tf_crop_and_resize"
 
 
 # What is quantized
