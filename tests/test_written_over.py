@@ -151,3 +151,53 @@ def test_an_iteration_copies_nothing() -> None:
     (repeat,) = (step for step in program.steps if isinstance(step, Repeat))
     copied = [step.source.type.shape for step in repeat.body if isinstance(step, Copy)]
     assert (6, 5) not in copied
+
+
+BESIDE_AN_UPDATE = """g (
+    float[8, 16] past, int64[2, 1] at, float[16] x, float[2, 16] start, int64 n
+) => (float[8, 16] present, float[16] y) {
+    going = Constant <value = bool {1}> ()
+    flat = Constant <value = int64[2] {1, 16}> ()
+    y = Exp (x)
+    row = Reshape (y, flat)
+    last = Loop (n, going, start) <body = b (int64 i, bool c, float[2, 16] w)
+        => (bool d, float[2, 16] v) {
+        d = Identity (c)
+        one = Constant <value = int64[2] {1, 1}> ()
+        place = Reshape (i, one)
+        v = ScatterND <reduction = "add"> (w, place, row)
+    }>
+    rows = Sin (last)
+    present = ScatterND (past, at, rows)
+}"""
+
+
+def test_a_loop_that_writes_over_what_it_carries_comes_before_its_readers(
+    rng: np.random.Generator,
+) -> None:
+    """Steps for an update alone are put early, but not before the loop that they read from."""
+    shapes = {"past": (8, 16), "x": (16,), "start": (2, 16)}
+    inputs = {name: rng.standard_normal(s).astype(np.float32) for name, s in shapes.items()}
+    inputs |= {"at": np.array([[3], [1]]), "n": np.array(2)}
+    model = bessemer.compile(parsed(BESIDE_AN_UPDATE), threads=1, cache=False)
+    wanted = expected(parsed(BESIDE_AN_UPDATE), inputs)
+    for found, reference in zip(model.run(inputs), wanted, strict=True):
+        np.testing.assert_allclose(found, reference, rtol=1e-5, atol=1e-6)
+
+
+def test_rows_of_indices_behind_the_last_row_write_nothing() -> None:
+    text = """
+graph g[n,m](%0 : f32[n,4], %1 : i64[m,1], %2 : f32[m,1])  # 'x', 'at', 'updates'
+  %3 = abs(%0) : f32[n,4]
+  %4 = scatter_elements(%3, %1, %2, axis=1, reduction="none") : f32[n,4]
+  %5 = neg(%4) : f32[n,4]
+  return %5                                                # 'y'
+"""
+    model = bessemer.compile(parse_graph(text), threads=1, cache=False)
+    x = np.ones((2, 4), np.float32)
+    for rows in (0, 1, 2, 1 << 20):
+        updates = np.full((rows, 1), 9, np.float32)
+        (found,) = model.run([x, np.zeros((rows, 1), np.int64), updates])
+        wanted = -x
+        wanted[:rows, 0] = -9
+        np.testing.assert_array_equal(found, wanted)

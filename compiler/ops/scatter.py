@@ -127,7 +127,8 @@ def _elements_over(
     if axis == 0:
         _put_elements(builder, indices, updates, out, (), axis, reduction)
         return
-    with builder.loop(indices.shape[0], "parallel") as first:
+    count = dims.minimum(indices.shape[0], out.shape[0])
+    with builder.loop(count, "parallel") as first:
         _put_elements(builder, indices, updates, out, (first,), axis, reduction)
 
 

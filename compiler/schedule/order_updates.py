@@ -283,13 +283,25 @@ def touched(step: Step) -> tuple[list[Value], list[Value]]:
         case BindDims() | RequireFinite():
             return [step.value], []
         case Branch():
-            inner = [touched(one) for one in (*step.then, *step.otherwise)]
+            steps: Sequence[Step] = (*step.then, *step.otherwise)
             extra = [step.condition]
         case Repeat():
-            inner = [touched(one) for one in step.body]
+            steps = step.body
             extra = [v for v in (step.trips, step.condition, step.iteration) if v is not None]
-    reads = [value for found, _ in inner for value in found]
-    return [*extra, *reads], [value for _, found in inner for value in found]
+    return [*extra, *(value for one in steps for value in touched(one)[0])], _written(steps)
+
+
+def _written(steps: Sequence[Step]) -> list[Value]:
+    """What steps write: where they call it by another name, it itself, too."""
+    sources = {step.target: step.source for step in steps if isinstance(step, Alias)}
+    found: list[Value] = []
+    for step in steps:
+        for value in touched(step)[1]:
+            found.append(value)
+            while value in sources and not isinstance(step, Alias):
+                value = sources[value]
+                found.append(value)
+    return found
 
 
 def _sets_symbols(step: Step) -> bool:
