@@ -1,13 +1,14 @@
-"""Looks up at compile time what is looked up in constants at constant places.
+"""Computes tables at compile time: what is looked up in constants at constant places, or summed.
 
     %1 = iota() ... %5 = sub(%3, %4) : i64[196,196,2]      places, from nothing but numbers
     %6 = scatter_nd(%5, ...)
     %7 = gather(const : f32[732,3], %6) : f32[197,197,3]         becomes    const'
 
 fold_constants lets no node grow, as each would keep its result. Here a whole chain of nodes is
-computed and only its end is kept: positions by position, as networks of images have them. Only
-where the chain looks something up (arithmetic alone is as cheap as reading its result), and as long
-as the model does not grow by much.
+computed and only its end is kept: positions by position, as networks of images have them, or the
+kernels of a state-space model, sums of exponentials. Only where the chain looks something up or
+adds something up (arithmetic alone is as cheap as reading its result), and as long as the model
+does not grow by much.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from bessemer.compiler.passes.known_values import has_symbol
 LOOK_UPS = frozenset(
     {"gather", "gather_nd", "gather_elements", "scatter_nd", "scatter_elements", "resize"}
 )
+SUMS = frozenset({"reduce_sum", "reduce_prod", "reduce_max", "reduce_min", "cumulative", "matmul"})
 LEAST_GROWTH = 1 << 20
 """Bytes that a model may grow by, however small it is; a larger one by an eighth."""
 MOST_BYTES = 1 << 26
@@ -58,7 +60,8 @@ def fold_tables(graph: Graph) -> Graph:
 
 
 def _chains(graph: Graph) -> dict[Node, bool]:
-    """The nodes that depend on constants only, and whether something was looked up on the way."""
+    """The nodes that depend on constants only, and whether something was looked up or added up on
+    the way."""
     producers = graph.producers()
     found: dict[Node, bool] = {}
     for node in graph.nodes:
@@ -74,8 +77,8 @@ def _chains(graph: Graph) -> dict[Node, bool]:
             continue
         if any(has_symbol(entry) for entry in node.attributes.values()) or _widens(node):
             continue
-        looks = node.operator.name in LOOK_UPS
-        found[node] = looks or any(made is not None and found[made] for made in before)
+        is_work = node.operator.name in LOOK_UPS or node.operator.name in SUMS
+        found[node] = is_work or any(made is not None and found[made] for made in before)
     return found
 
 
@@ -110,5 +113,7 @@ def _bytes(value: Value) -> int:
 
 def _widens(node: Node) -> bool:
     """Whether it makes floats of quantized weights, which are to stay small."""
-    source = node.inputs[0].type.dtype if node.inputs else node.output.type.dtype
-    return node.operator.name == "cast" and not source.is_float and node.output.type.dtype.is_float
+    if node.operator.name != "cast" or not node.output.type.dtype.is_float:
+        return False
+    source = node.inputs[0].type.dtype
+    return not source.is_float and source.bytes == 1
