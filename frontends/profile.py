@@ -23,6 +23,7 @@ from bessemer.frontends.machine_limits import Limits, measure_limits
 from bessemer.frontends.models_in import Model, build_model
 from bessemer.frontends.operation_count import operations_of
 from bessemer.frontends.traffic import Traffic, known, traffic_of
+from bessemer.runtime.arrays import as_input, numpy_dtype
 from bessemer.runtime.model import CompiledModel, Inputs
 from bessemer.runtime.runner import in_order
 
@@ -287,7 +288,9 @@ class ProfiledModel(CompiledModel):
         arrays = in_order([info.name for info in self.signature.inputs], inputs)
         out: list[Array | None] = [None] * len(self.signature.outputs)
         for output, given in self.signature.updates:
-            out[output] = arrays[given] = np.array(arrays[given], order="C")
+            info = self.signature.inputs[given]
+            own = as_input(info, numpy_dtype(info.dtype), arrays[given]).copy()
+            out[output] = arrays[given] = own
         return arrays, out
 
     def _sizes(self) -> dict[str, int]:

@@ -254,6 +254,7 @@ def test_what_a_run_updates_is_written_in_place() -> None:
     x = builder.input("x", TensorType(f32, (64,)))
     graph = builder.finish([builder.apply("add", total, x)], ["total"])
     model = compile_profiled(replace(graph, updates=((0, 0),)), threads=1)
+    model.profile([[0.0] * 64, [1.0] * 64], 0, LIMITS)  # as numbers, too
     given = {"total": np.zeros(64, np.float32), "x": np.ones(64, np.float32)}
     seen: list[Any] = []
     run = model.run

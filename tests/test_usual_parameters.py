@@ -29,6 +29,26 @@ GRAPHS = {
     "zeros to scatter into": ("h = Mul(x, a) y = ScatterElements<axis = 1>(zeros, places, h)",
                               {"a"}),
     "angles that are looked up": ("t = Gather(cosines, rows) h = Mul(x, a) y = Mul(h, t)", {"a"}),
+    "angles that are computed": ("h = Mul(x, a) t = MatMul(h, frequencies) y = Cos(t)", {"a"}),
+    "a weight by its norm": ("s = Pow(a, two) m = ReduceMean(s) e = Add(m, small) n = Sqrt(e) "
+                             "w = Div(a, n) t = Transpose(w) y = MatMul(x, t)",
+                             {"a"}),
+    "a weight that was rounded": ("r = DequantizeLinear<axis = 1>(bytes, scales) w = Cast<to = 11>"
+                                  "(r) h = Mul(x, w) y = Mul(h, a)",
+                                  {"a"}),
+    "a norm by statistics, written out": ("n = Sqrt(running_var) w = Div(a, n) y = Mul(x, w)",
+                                          {"a"}),
+    "one name in two branches": (
+        "s = ReduceSum<keepdims = 0>(x) c = Greater(s, zero) y = If(c) <"
+        "then_branch = f () => (double[1,4] u) { e = Exp(a) u = Mul(x, e) },"
+        "else_branch = g () => (double[1,4] v) { e = Exp(b) v = Mul(x, e) }>",
+        {"a", "b"},
+    ),
+    "what no weight is read through": (
+        "d = Sub(x, b) u = Unsqueeze(d, rows) "
+        ",y = RNN<hidden_size = 1>(u, first, second, , , start)",
+        {"first", "second"},
+    ),
 }  # fmt: skip
 ARRAYS: dict[str, Any] = {
     "a": np.array([[0.3, -0.2, 0.7, 0.1]]),
@@ -39,6 +59,15 @@ ARRAYS: dict[str, Any] = {
     "zeros": np.zeros((1, 4)),
     "cosines": np.cos(np.arange(5.0)[:, None] * 10.0 ** -np.arange(4.0)),
     "places": np.array([[2, 0, 1, 3]]),
+    "frequencies": 10.0 ** -np.arange(4.0)[:, None],
+    "two": np.array(2.0),
+    "small": np.array(1e-5),
+    "bytes": np.array([[3, -2, 7, 1]], np.int8),
+    "scales": np.array([0.1, 0.2, 0.3, 0.4], np.float32),
+    "running_var": np.array([[0.3, 0.2, 0.7, 0.1]]),
+    "first": np.array([[[0.3, -0.2, 0.7, 0.1]]]),
+    "second": np.array([[[0.5]]]),
+    "start": np.zeros((1, 1, 1)),
     "rows": np.array([0]),
 }
 
@@ -50,7 +79,7 @@ def _model(body: str, rows: int = 1) -> onnx.ModelProto:
     )
     model = onnx.parser.parse_model(text)
     for name, array in ARRAYS.items():
-        if f"{name}" in {n for node in model.graph.node for n in _names(node)}:
+        if name in {n for node in model.graph.node for n in _names(node)}:
             model.graph.initializer.append(numpy_helper.from_array(array, name))
     return model
 

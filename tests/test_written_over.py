@@ -114,7 +114,7 @@ def _loop(body: str) -> str:
 
 
 LOOPS = {
-    "a row": "y = ScatterND (x, at, wide) z = ReduceSum <keepdims = 0> (y, zero)",
+    "a row": "y = ScatterND (x, at, wide) z = ReduceSum <keepdims = 0> (y, axis)",
     "two rows": """w = ScatterND (x, at, wide) step = Constant <value_int = 1> ()
         next = Add (at, step)
         y = ScatterND <reduction = "add"> (w, next, wide) z = Gather (y, i)""",
@@ -128,8 +128,7 @@ LOOPS = {
 
 @pytest.mark.parametrize("name", LOOPS)
 def test_a_loop_writes_rows_into_what_it_carries(name: str, rng: np.random.Generator) -> None:
-    body = LOOPS[name].replace(", zero)", ", axis)")
-    text = _loop(f"axis = Constant <value = int64[1] {{0}}> () {body}")
+    text = _loop(f"axis = Constant <value = int64[1] {{0}}> () {LOOPS[name]}")
     onnx_model = parsed(text)
     inputs = {
         "start": rng.standard_normal((6, 5)).astype(np.float32),

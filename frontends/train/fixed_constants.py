@@ -19,7 +19,13 @@ def is_fixed(array: Array) -> bool:
     x = np.asarray(array, np.float64)
     if x.size < 2 or (x == x.flat[0]).all():
         return False  # ones and zeros are what norms and biases begin with
-    return _masks(x) or _counts(x) or _fades(x) or _turns(x)
+    return _masks(x) or _counts(x) or is_of_positions(x)
+
+
+def is_of_positions(array: Array) -> bool:
+    """Whether these are frequencies of positions, or rotations: no weight is drawn or learnt so."""
+    x = np.asarray(array, np.float64)
+    return x.size > 1 and (_fades(x) or _turns(x))
 
 
 def _masks(x: Array) -> bool:

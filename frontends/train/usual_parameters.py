@@ -7,13 +7,13 @@ is followed back to the file's numbers; sizes of data are not data.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Set
 
 import onnx
 
 from bessemer.compiler.ir.types import Array
 from bessemer.frontends.onnx_reader.structure import subgraphs
-from bessemer.frontends.train.fixed_constants import is_fixed
+from bessemer.frontends.train.fixed_constants import is_fixed, is_of_positions
 
 _PLACES = {
     "Add": (0, 1), "BatchNormalization": (1, 2), "Conv": (1, 2), "ConvTranspose": (1, 2),
@@ -36,23 +36,37 @@ _TABLES = frozenset(
 _FILLED = frozenset({"Concat", "ScatterElements", "ScatterND", "Where"})
 """Operators that put numbers beside data: what is the same everywhere only fills there."""
 _PRODUCTS = frozenset({"Conv", "ConvTranspose", "Einsum", "MatMul"})
+_MOVES = frozenset(
+    {
+        "Cast", "CastLike", "Concat", "Expand", "Flatten", "Identity", "Reshape", "Slice", "Split",
+        "Squeeze", "Transpose", "Unsqueeze",
+    }
+)  # fmt: skip
+"""Operators that leave numbers as they are."""
 _SIZES = frozenset({"Shape", "Size"})
+_ROUNDED = frozenset({"DequantizeLinear", "QuantizeLinear"})
+"""Operators behind which nothing learns: what is rounded has no slope, and scales are measured."""
+_STATISTICS = ("running_mean", "running_var", "moving_mean", "moving_variance")
+"""How the names of running statistics end, which may be read by the formula of their norm."""
 
 
 def usual_parameters(graph: onnx.GraphProto, constants: Mapping[str, Array]) -> list[str]:
     """Those of the constants that are initializers and learnt as a rule, in order of their use."""
-    nodes = list(_all_nodes(graph))
-    makers = {name: node for node in nodes for name in node.output}
     given = {tensor.name for tensor in graph.initializer}
-    known = {name: array for name, array in constants.items() if name in given}
-    varying = _varying(graph, nodes)
+    known = {
+        name: array
+        for name, array in constants.items()
+        if name in given and not name.endswith(_STATISTICS)
+    }
     found: dict[str, None] = {}
-    for node in nodes:
+    for node, makers, varying in _scopes(graph, {}, set()):
         read = [node.input[k] for k in _PLACES.get(node.op_type, ()) if k < len(node.input)]
         if node.op_type == "Concat" and not varying.isdisjoint(node.input):
             read = list(node.input)  # a token of its own, say of a class, beside data
-        for name in _leaves(read, makers, varying):
-            if name in known and _is_learnt(known[name], node, name, makers):
+        for name, is_moved in _leaves(read, makers, varying).items():
+            if name not in known or (known[name].size == 1 and not is_moved):
+                continue  # one number inside of a formula, such as an exponent, is a part of it
+            if _is_learnt(known[name], node, name, makers):
                 found[name] = None
     return list(found)
 
@@ -61,7 +75,7 @@ def _is_learnt(
     array: Array, node: onnx.NodeProto, name: str, makers: Mapping[str, onnx.NodeProto]
 ) -> bool:
     if node.op_type not in _TABLES:
-        return True
+        return not is_of_positions(array)
     if node.op_type in _FILLED and (array == array.flat[0]).all():
         return False
     if array.size > 1:
@@ -72,34 +86,47 @@ def _is_learnt(
 
 
 def _leaves(
-    names: Iterable[str], makers: Mapping[str, onnx.NodeProto], varying: set[str]
-) -> list[str]:
-    """What these values are computed from, of those that do not vary."""
-    found: dict[str, None] = {}
-    waiting = [name for name in reversed(list(names)) if name not in varying]
-    seen: set[str] = set()
+    names: Iterable[str], makers: Mapping[str, onnx.NodeProto], varying: Container[str]
+) -> dict[str, bool]:
+    """What these values are computed from, of those that do not vary; and whether it is moved
+    only."""
+    found: dict[str, bool] = {}
+    waiting = [(name, True) for name in reversed(list(names)) if name not in varying]
+    seen: set[tuple[str, bool]] = set()
     while waiting:
-        name = waiting.pop()
+        name, is_moved = waiting.pop()
         node = makers.get(name)
         if node is None:
-            found[name] = None
-        elif name not in seen and node.op_type not in _SIZES:
-            waiting += reversed(_numbers(node))
-        seen.add(name)
-    return list(found)
+            found[name] = is_moved or found.get(name, False)
+        elif (name, is_moved) not in seen and node.op_type not in _SIZES | _ROUNDED:
+            is_moved_on = is_moved and node.op_type in _MOVES
+            waiting += [(read, is_moved_on) for read in reversed(_numbers(node))]
+        seen.add((name, is_moved))
+    return found
 
 
-def _varying(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]) -> set[str]:
+def _scopes(
+    graph: onnx.GraphProto, makers: Mapping[str, onnx.NodeProto], varying: Set[str]
+) -> Iterator[tuple[onnx.NodeProto, Mapping[str, onnx.NodeProto], Set[str]]]:
+    """A graph's nodes, and those of the graphs in them before each; with what makes the values that
+    each sees, and which of these vary. Two graphs may have values of one name."""
+    makers = {**makers, **{name: node for node in graph.node for name in node.output if name}}
+    varying = _varying(graph, varying)
+    for node in graph.node:
+        for inner in subgraphs(node):
+            yield from _scopes(inner, makers, varying)
+        yield node, makers, varying
+
+
+def _varying(graph: onnx.GraphProto, outer: Set[str]) -> Set[str]:
     """The values that depend on data: on inputs, or on what inner graphs compute."""
     found = {value.name for value in graph.input} - {tensor.name for tensor in graph.initializer}
-    for node in nodes:
-        for inner in subgraphs(node):
-            found.update(value.name for value in inner.input)
-            found.update(node.output)
+    found |= outer
+    found.update(n for node in graph.node if any(subgraphs(node)) for n in node.output if n)
     known = 0
     while known < len(found):  # once, and once more, but for nodes in another order
         known = len(found)
-        for node in nodes:
+        for node in graph.node:
             if node.op_type not in _SIZES and not found.isdisjoint(_numbers(node)):
                 found.update(name for name in node.output if name)
     return found
@@ -108,11 +135,3 @@ def _varying(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]) -> set[str
 def _numbers(node: onnx.NodeProto) -> list[str]:
     """The inputs whose numbers count; of CastLike's second, only the type does."""
     return list(node.input)[: 1 if node.op_type == "CastLike" else None]
-
-
-def _all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """A graph's nodes, and those of the graphs in them before each."""
-    for node in graph.node:
-        for inner in subgraphs(node):
-            yield from _all_nodes(inner)
-        yield node
