@@ -121,4 +121,15 @@ CASES = [
         }""",
         [{"n": 1}, {"n": 9}, {"n": 77}],
     ),
+    Case(
+        "repeated",
+        """agraph (float[3, 4] x) => (float[4, 21] y, float[4, 21] z) {
+            times = Constant<value = int64[2] {1, 5}>()
+            t = Tile(x, times)
+            before = Constant<value = int64[4] {1, 0, 0, 1}>()
+            behind = Constant<value = int64[4] {0, 0, 1, 1}>()
+            y = Pad(t, before)
+            z = Pad(t, behind)
+        }""",
+    ),
 ]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -168,21 +169,33 @@ def test_a_guarded_load_reads_zero_and_touches_nothing(
 
 @on_each_target
 @pytest.mark.parametrize("dtype", [f32, u8], ids=str)
+@pytest.mark.parametrize("index", [lambda i: i // 4, lambda i: i % 4], ids=["each", "again"])
 @pytest.mark.parametrize("name", GUARDS)
-def test_a_guarded_load_for_some_lanes_each(name: str, dtype: DType, target: Target) -> None:
+def test_a_guarded_load_for_several_lanes(
+    name: str, index: Callable[[Any], Any], dtype: DType, target: Target
+) -> None:
     x, out = Buffer("x", dtype, (N,)), Buffer("out", dtype, (N,))
-    flags = Buffer("flags", boolean, (N,))
+    flags, begin = Buffer("flags", boolean, (N,)), dims.symbol("begin")
     builder = KernelBuilder()
     with builder.loop(N, "vector", 16) as i:
-        builder.store(out, (i,), expr.load(x, (i // 4,), GUARDS[name](i, flags[i])))
-    compiled = CompiledKernel(Kernel("k", (x, flags, out), 1, ("n", "m"), builder.block()), target)
+        value = expr.load(x, (begin + index(i),), GUARDS[name](i, flags[i]))
+        builder.store(out, (i,), value)
+    kernel = Kernel("k", (x, flags, out), 1, ("n", "m", "begin"), builder.block())
+    compiled = CompiledKernel(kernel, target)
     for n in SIZES:
         flag = np.arange(n) % 3 == 1
         holds = _holding(name, n, flag)
-        data = numbers(dtype, 1 + max((i // 4 for i in range(n) if holds[i]), default=0))
-        wanted = [data[i // 4] if holds[i] else 0 for i in range(n)]
-        result = compiled([data, flag, np.ones(n, dtype.numpy)], {"n": n, "m": 9}).arrays[2]
+        data = numbers(dtype, 1 + max((index(i) for i in range(n) if holds[i]), default=0))
+        wanted = [data[index(i)] if holds[i] else 0 for i in range(n)]
+        # Far outside of the buffer, where the guard is false for all of the lanes.
+        symbols = {"n": n, "m": 9, "begin": 0 if any(holds) else 1 << 40}
+        result = compiled([data, flag, np.ones(n, dtype.numpy)], symbols).arrays[2]
         np.testing.assert_array_equal(result, np.array(wanted, dtype.numpy))
+    if name == "by data":
+        nothing = np.zeros(33, np.bool_)
+        symbols = {"n": 33, "m": 9, "begin": 1 << 40}
+        arrays = [numbers(dtype, 1), nothing, np.ones(33, dtype.numpy)]
+        np.testing.assert_array_equal(compiled(arrays, symbols).arrays[2], np.zeros(33))
 
 
 def _holding(name: str, n: int, flag: Array) -> Array:

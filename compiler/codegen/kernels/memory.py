@@ -132,37 +132,37 @@ def _repeated(
     if pattern is None or not isinstance(pattern.denominator, int):
         return None
     short, repeats = pattern.denominator, isinstance(pattern, Mod)
-    if mask is not None and not repeats:
-        # The last of them may lie behind the array.
-        return _spread_under(state, indices, access, guard, mask, short)
     # The remainder is 0 in the first lane.
     first = access.offset - atom(pattern) if repeats else access.offset
+    places = [k % short if repeats else k // short for k in range(width)]
     pointer = _guarded(w, indices.address(access.buffer, first), guard)
+    if mask is not None:
+        return _shared_under(state, access, pointer, mask, places)
     few = _plain(state, access, pointer, short if repeats else width // short)
     if few.lanes == 1:
         return splat(w, few, width)
-    return shuffle(w, few, None, [k % short if repeats else k // short for k in range(width)])
+    return shuffle(w, few, None, places)
 
 
-def _spread_under(
-    state: KernelState, indices: Indices, access: Access, guard: Value | None, mask: Value,
-    times: int,
-) -> Value | None:  # fmt: skip
-    """Neighbours for `times` lanes each, as far as one of these may read."""
+def _shared_under(
+    state: KernelState, access: Access, pointer: Pointer, mask: Value, places: list[int]
+) -> Value | None:
+    """Neighbours for several lanes each, in these `places`, as far as one of the lanes may read:
+    the others need not be there."""
     if not state.target.has_masks:
         return None
     w, width = state.writer, state.width
     none = literal(0, boolean, width)
     is_guarded = mask != state.mask
+    sharing = [[k for k in range(width) if places[k] == place] for place in range(width)]
     read: Value | None = None
-    # A loop's own mask allows first lanes; a guard may forbid the first of a group only.
-    for turn in range(times if is_guarded else 1):
-        firsts = [k * times + turn if k * times < width else width for k in range(width)]
-        here = shuffle(w, mask, none, firsts)
+    # A loop's own mask allows first lanes; a guard may forbid the first of those that share only.
+    for turn in range(len(sharing[0]) if is_guarded else 1):
+        lanes = [shared[turn] if shared else width for shared in sharing]
+        here = shuffle(w, mask, none, lanes)
         read = here if read is None else w.operate("or", boolean, read, here)
-    pointer = _guarded(w, indices.address(access.buffer, access.offset), guard)
     vector = _contiguous(state, access, pointer, read)
-    found = shuffle(w, vector, None, [k // times for k in range(width)])
+    found = shuffle(w, vector, None, places)
     return select(w, mask, found, like(found, 0)) if is_guarded else found
 
 
