@@ -10,7 +10,9 @@ from onnx import helper
 
 import bessemer
 from bessemer.compiler.driver import build
+from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.program import Launch
+from bessemer.compiler.ir.types import TensorType, f32
 from bessemer.compiler.options import Options
 from bessemer.compiler.passes.decompose_conv_transpose import decompose_conv_transpose
 from bessemer.frontends.onnx_reader.read import read_onnx
@@ -70,6 +72,19 @@ def test_groups_of_a_transposed_convolution_are_those_of_its_phases() -> None:
     model = node_model(node, [("x", floats(*shape))], 17, [("w", floats(*kernel))])
     graph = decompose_conv_transpose(read_onnx(model))
     assert operators(graph).count("conv") == 4 and "conv_transpose" not in operators(graph)
+
+
+@pytest.mark.parametrize(("size", "low", "wanted"), [(0, 0, 2), (2, 4, 0), (3, 4, 2)])
+def test_transposed_convolutions_may_have_no_pixels(size: int, low: int, wanted: int) -> None:
+    """Of none, outputs are zeros; and so many may be taken away that none is left."""
+    b = GraphBuilder("g")
+    x = b.input("x", TensorType(f32, (1, size, 3)))
+    w = b.constant(np.ones((4, 16, 3), np.float32))
+    attributes = {"strides": (2,), "dilations": (1,), "low": (low,), "high": (2 if low else 0,)}
+    y = b.apply("conv_transpose", x, w, output_padding=(0,), groups=1, **attributes)
+    (found,) = bessemer.compile(b.finish([y])).run({"x": np.ones((1, size, 3), np.float32)})
+    assert found.shape == (1, wanted, 16)
+    np.testing.assert_array_equal(found, 6 if size else 0)
 
 
 @pytest.mark.parametrize("taps", [1, 3])

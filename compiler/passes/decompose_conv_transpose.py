@@ -9,7 +9,7 @@ one convolution, which computes a few positions too many:
 becomes
     conv(pad(x), w'[u, c, (p, o)]) -> reshape, transpose: phases become neighbours -> crop
 
-An input of one pixel meets every tap once: that is a matrix product.
+An input of one pixel meets every tap once: that is a matrix product. One of no pixels leaves zeros.
 (Shi et al. 2016, "Is the deconvolution layer the same as a convolutional layer?",
 arXiv 1609.07009.)
 """
@@ -41,6 +41,9 @@ def _rule(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
     if any(d != 1 for d in attributes["dilations"]) or len(kernel) != len(w) - 2:
         return None
     spatial = node.inputs[0].type.shape[1:-1]
+    shape = node.output.type.shape
+    if 0 in (*spatial, *shape):
+        return (rewriter.emit("full", shape=shape, value=0, dtype=node.output.type.dtype),)
     if attributes["groups"] == 1 and all(size == 1 for size in spatial):
         return (_as_product(rewriter, node, kernel),)
     strides: tuple[int, ...] = attributes["strides"]
