@@ -25,7 +25,7 @@ from bessemer.frontends.train.schedules import cosine, exponential, steps
 from bessemer.frontends.train.step import Regularization
 from bessemer.frontends.train.trainer import Trainer
 from bessemer.runtime.artifact import ArrayInfo
-from bessemer.runtime.errors import ArtifactError, InputError
+from bessemer.runtime.errors import ArtifactError, ExecutionError, InputError
 from tests.onnx_check import parsed
 
 HALF: Any = 0.5
@@ -57,6 +57,28 @@ def test_an_output_that_would_have_less_than_nothing_is_told() -> None:
     assert model.run([np.ones(3, np.float32)])[0].shape == (0,)
     with pytest.raises(InputError, match=r"'n': 2.*output 'y' would have the shape \(-1,\)"):
         model.run([np.ones(2, np.float32)])
+
+
+WITHIN = {
+    "GatherElements": "y = GatherElements <axis = 1> (x, at)",
+    "ScatterElements": "y = ScatterElements <axis = 1> (x, at, u)",
+    "TensorScatter": "y = TensorScatter <axis = 1> (x, u)",
+}
+
+
+@pytest.mark.parametrize("name", WITHIN)
+def test_indices_beyond_the_data_are_told(name: str) -> None:
+    shape = "(float[n, 4] x, int64[m, 2] at, float[m, 2] u) => (float[k, l] y)"
+    text = f"g {shape} {{ {WITHIN[name]} }}"
+    given = parsed(text, opset=24)
+    model = bessemer.compile(given, threads=1, cache=False)
+    x = np.ones((3, 4), np.float32)
+    for rows in (0, 3):
+        model.run([x, np.zeros((rows, 2), np.int64), np.ones((rows, 2), np.float32)])
+    with pytest.raises(ExecutionError, match="along all axes but 1"):
+        model.run([x, np.zeros((4, 2), np.int64), np.ones((4, 2), np.float32)])
+    with pytest.raises(bessemer.CompileError, match="along another axis than 1"):
+        bessemer.compile(given, dims={"n": 3, "m": 4})
 
 
 @pytest.mark.parametrize("model", [3, None, ["a.onnx"]])

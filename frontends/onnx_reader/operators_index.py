@@ -9,7 +9,11 @@ from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import boolean, i32, i64
 from bessemer.frontends.onnx_reader.context import NodeContext
-from bessemer.frontends.onnx_reader.equal_sizes import agreed_size, with_shape
+from bessemer.frontends.onnx_reader.equal_sizes import (
+    agreed_size,
+    require_nonnegative,
+    with_shape,
+)
 from bessemer.frontends.onnx_reader.items import Item
 from bessemer.frontends.onnx_reader.operators_blocks import gathered_rows
 from bessemer.frontends.onnx_reader.operators_move import concatenated
@@ -59,7 +63,9 @@ def _gather_one(context: NodeContext, x: Value, axis: int, place: int, rank: int
 def read_gather_elements(context: NodeContext) -> Value:
     x = context.input(0)
     axis = context.axis(x.type.rank, context.integer("axis", 0))
-    return context.apply("gather_elements", x, indices_at(context, 1), axis=axis)
+    indices = indices_at(context, 1)
+    _require_inside(context, indices, x, axis)
+    return context.apply("gather_elements", x, indices, axis=axis)
 
 
 @rule("GatherND")
@@ -77,9 +83,22 @@ def read_scatter_elements(context: NodeContext) -> Value:
     x = context.input(0)
     axis = context.axis(x.type.rank, context.integer("axis", 0))
     indices, updates = _of_one_count(context, x.type.rank)
+    _require_inside(context, indices, x, axis)
     return context.apply(
         "scatter_elements", x, indices, updates, axis=axis, reduction=_reduction(context)
     )
+
+
+def _require_inside(context: NodeContext, indices: Value, x: Value, axis: int) -> None:
+    """Along all other axes there are no more indices than there is data."""
+    if indices.type.rank != x.type.rank:
+        return  # the operator tells what it wants
+    pairs = [*zip(x.type.shape, indices.type.shape)]
+    rest = [most - size for place, (most, size) in enumerate(pairs) if place != axis]
+    if any(isinstance(left, int) and left < 0 for left in rest):
+        context.wrong(f"indices {indices.type} go beyond {x.type} along another axis than {axis}")
+    wanted = f"indices {indices.type} within {x.type} along all axes but {axis}"
+    require_nonnegative(context.builder, rest, wanted)
 
 
 @rule("ScatterND")
@@ -121,6 +140,7 @@ def read_tensor_scatter(context: NodeContext) -> Value:
     if context.text("mode", "linear") == "circular":
         size = context.builder.scalar_size(past.type.shape[axis])
         places = context.elementwise("mod", places, size)
+    _require_inside(context, places, past, axis)
     return context.apply("scatter_elements", past, places, update, axis=axis, reduction="none")
 
 
