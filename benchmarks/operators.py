@@ -23,7 +23,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 import bessemer
-from benchmarks.plan import Plan, is_installed
+from benchmarks.plan import PAUSE_WITHOUT_TORCH, Plan, is_installed
 from benchmarks.record import Row
 from benchmarks.turns import medians_by_turns
 from bessemer.compiler.ir.types import Array
@@ -31,8 +31,6 @@ from bessemer.frontends.cli.bench_worker import BESSEMER
 from bessemer.frontends.cli.rivals import RIVALS, VARIANTS, start_system
 from bessemer.frontends.relative_error import relative_error
 
-PAUSE = 0.004
-"""Seconds between two systems' turns, in which the threads of the first go to sleep."""
 EXACT = 1e-4
 OPERATOR_SET = 21
 
@@ -175,7 +173,7 @@ def _measure(case: Case, threads: int, plan: Plan, path: Path) -> Row:
             except Exception:  # whatever another system thinks of this operator
                 continue
             runs[system] = run
-    times = medians_by_turns(runs, plan.rounds, plan.seconds / 20, PAUSE)
+    times = medians_by_turns(runs, plan.rounds, plan.seconds / 20, PAUSE_WITHOUT_TORCH)
     row: Row = {name: seconds * 1e6 for name, seconds in times.items()}
     if "onnxruntime" in runs:
         pairs = zip(runs["onnxruntime"](), runs[BESSEMER](), strict=True)

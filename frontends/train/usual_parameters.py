@@ -46,7 +46,9 @@ _MOVES = frozenset(
 _SIZES = frozenset({"Shape", "Size"})
 _ROUNDED = frozenset({"DequantizeLinear", "QuantizeLinear"})
 """Operators behind which nothing learns: what is rounded has no slope, and scales are measured."""
-_STATISTICS = ("running_mean", "running_var", "moving_mean", "moving_variance")
+_STATISTICS = (
+    "running_mean", "running_var", "running_variance", "moving_mean", "moving_variance",
+)  # fmt: skip
 """How the names of running statistics end, which may be read by the formula of their norm."""
 
 
