@@ -140,3 +140,16 @@ def test_a_weight_that_a_loop_reads_learns_from_every_iteration() -> None:
     assert loss == pytest.approx(wanted.item())
     for name, weight in (("a", a), ("column", column)):
         np.testing.assert_allclose(state[name], (weight - 0.1 * weight.grad).detach().numpy())
+
+
+def test_a_branch_may_have_a_constant_of_a_weight_s_name() -> None:
+    body = (
+        "h = Mul(x, a) s = ReduceSum<keepdims = 0>(x) c = Greater(s, zero) y = If(c) <"
+        "then_branch = f () => (double[1,4] u) "
+        "{ a = Constant<value = double[1,4] {5, 6, 7, 8}>() u = Mul(h, a) },"
+        "else_branch = g () => (double[1,4] v) { v = Mul(h, a) }>"
+    )
+    x = np.array([[1.0, 2.0, 0.5, 0.25]])
+    for sign, factor in ((1, np.array([[5.0, 6.0, 7.0, 8.0]])), (-1, ARRAYS["a"])):
+        loss, _ = _step(body, sign * x, 1)
+        assert loss == pytest.approx(((x * ARRAYS["a"] * factor) ** 2).sum())

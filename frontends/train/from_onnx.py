@@ -114,13 +114,12 @@ def network_from_onnx(
 def _constants(graph: Graph) -> dict[str, Value]:
     """The named floats that nodes read, in order; of those that regions read, the one outside."""
     named = {value.name: value for value in graph.constants if value.name}
-    found = {
+    return {
         value.name: value
         for node in graph.nodes
-        for read in (*node.inputs, *region_constants(node))
+        for read in (*node.inputs, *(inner for inner, _ in region_constants(node)))
         if (value := named.get(read.name)) and value.type.dtype.is_float
     }
-    return found
 
 
 def _running(graph: onnx.GraphProto) -> set[str]:
