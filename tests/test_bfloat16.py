@@ -213,7 +213,7 @@ def test_rounding_keeps_what_is_no_number() -> None:
 @pytest.mark.parametrize(
     ("name", "gates", "states"), [("lstm", 4, 2), ("gru", 3, 1), ("rnn", 1, 1)]
 )
-def test_a_recurrence_reads_rounded_weights_and_computes_in_float32(
+def test_a_recurrence_reads_rounded_weights_and_perhaps_a_rounded_state(
     name: str, gates: int, states: int, rng: np.random.Generator
 ) -> None:
     steps, batch, hidden = 5, 2, 64

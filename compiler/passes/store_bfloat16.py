@@ -186,7 +186,7 @@ def _rewrite(
 
 
 def _with_narrow_weights(rewriter: GraphRewriter, node: Node) -> Node:
-    """A recurrence that reads constant weights as bfloat16, and computes in float32."""
+    """A recurrence that reads constant weights as bfloat16; sums and gates are in float32."""
     gates, weights, *others = node.inputs
     if gates.type.dtype is not f32 or weights not in rewriter.graph.constants:
         return node
