@@ -27,6 +27,7 @@ LOOK_UPS = frozenset(
     {"gather", "gather_nd", "gather_elements", "scatter_nd", "scatter_elements", "resize"}
 )
 SUMS = frozenset({"reduce_sum", "reduce_prod", "reduce_max", "reduce_min", "cumulative", "matmul"})
+"""Operators that read more than they give, or read it many times."""
 LEAST_GROWTH = 1 << 20
 """Bytes that a model may grow by, however small it is; a larger one by an eighth."""
 MOST_BYTES = 1 << 26

@@ -316,9 +316,11 @@ class _Body(BodySizes):
 
     def _may_coincide(self, step: Copy) -> bool:
         """Whether the caller may have put an output where the input is that is copied to it."""
-        program = self.program
-        pairs = [(program.inputs[k], self._root(program.outputs[n])) for n, k in program.updates]
-        return (self._root(step.source), self._root(step.target)) in pairs
+        program, pair = self.program, (self._root(step.source), self._root(step.target))
+        return any(
+            pair == (program.inputs[given], self._root(program.outputs[output]))
+            for output, given in program.updates
+        )
 
     def _require_finite(self, step: RequireFinite) -> None:
         bad = not_finite(self.let, step.value.type.dtype, self._address(step.value))
