@@ -47,7 +47,7 @@ from bessemer.compiler.options import Options
 from bessemer.compiler.pass_order import Pass, passes_of
 from bessemer.compiler.passes.plan_memory import is_data_dependent
 from bessemer.compiler.schedule.memory.recompute import Recomputation
-from bessemer.compiler.targets.choose import host_target, parse_target
+from bessemer.compiler.targets.choose import parse_target
 from bessemer.compiler.targets.machine import Target
 from bessemer.compiler.targets.nvptx import DeviceTarget
 from bessemer.runtime.arrays import aligned_empty
@@ -94,6 +94,16 @@ def build(
         return _build(graph, StepLog(options.dump, options.verify, begins), options, keep)
 
 
+def processor_of(options: Options) -> Target:
+    """The processor to compile for. Raises CompileError for a GPU, and for a GPU's precision."""
+    target = parse_target(options.target)
+    if isinstance(target, DeviceTarget):
+        raise CompileError(f"'{target.name}' is a GPU, for which no object file is made.")
+    if options.precision == "tf32":
+        raise CompileError("precision='tf32' is for GPUs; processors have 'bfloat16'.")
+    return target
+
+
 @contextmanager
 def compiling() -> Iterator[None]:
     """One compilation at a time; at its end the interned expressions are dropped."""
@@ -119,11 +129,7 @@ def _rare_collections() -> Iterator[None]:
 def _build(
     graph: Graph, log: StepLog, options: Options, keep: Callable[[Bytes], None]
 ) -> Compilation:
-    target = parse_target(options.target) if options.target else host_target()
-    if isinstance(target, DeviceTarget):
-        raise CompileError(f"'{target.name}' is a GPU, for which no object file is made.")
-    if options.precision == "tf32":
-        raise CompileError("precision='tf32' is for GPUs; processors have 'bfloat16'.")
+    target = processor_of(options)
     log.graph("input", graph)
     strings = graph.strings
     for step in passes_of(options, target):

@@ -24,6 +24,7 @@ from bessemer.compiler.driver import (
     kernels_of,
     module_texts,
     pack_weights,
+    processor_of,
 )
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.fit_memory import Fitted, fit_memory
@@ -33,7 +34,6 @@ from bessemer.compiler.ir.types import Array
 from bessemer.compiler.options import Options
 from bessemer.compiler.pass_order import passes_of
 from bessemer.compiler.schedule.share_kernels import share_kernels
-from bessemer.compiler.targets.choose import host_target, parse_target
 from bessemer.compiler.targets.machine import Target
 from bessemer.runtime.arrays import aligned_empty
 from bessemer.runtime.artifact import ArrayInfo, Signature
@@ -82,7 +82,7 @@ def build_library(graphs: TrainingGraphs, options: Options) -> tuple[Code, Bytes
     Raises CompileError for what cannot be compiled, and for networks whose outputs' sizes the data
     decides.
     """
-    target = parse_target(options.target) if options.target else host_target()
+    target = processor_of(options)
     with compiling():
         return _build(graphs, options, target)
 

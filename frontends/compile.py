@@ -144,9 +144,9 @@ def compile(
         return on_device
     if device:
         raise CompileError(f'device={device!r} is for GPUs: give target="cuda" too.')
-    machine_target = parse_target(target) if target else host_target()
+    machine_target = parse_target(target)
     folder = cache_folder() if cache and not values and options.dump is None else None
-    if tune and target and machine_target != host_target():
+    if tune and machine_target != host_target():
         raise CompileError(f"tune={tune} measures on this machine; it is not {target}.")
     known = _tuning(tuning, machine_target)
     if tune:
@@ -208,5 +208,5 @@ def _key(model: Model, dims: Mapping[str, int], options: Options, folder: Path) 
         )
     )
     tuning = repr(options.tuning)
-    target = parse_target(options.target) if options.target else host_target()
+    target = parse_target(options.target)
     return key_of((content, choices.encode(), tuning.encode(), repr(target).encode()))

@@ -56,6 +56,15 @@ def test_inspect_shows_every_station(net: Path) -> None:
         assert text in out, form
 
 
+def test_inspect_takes_the_precision(net: Path) -> None:
+    _, exact, _ = run_command("inspect", net, "--emit", "loops")
+    code, rounded, _ = run_command("inspect", net, "--emit", "loops", "--precision", "bfloat16")
+    assert (code, "bf16" in exact, "bf16" in rounded) == (0, False, True)
+    code, _, err = run_command("inspect", net, "--precision", "tf32")
+    assert code == 1
+    assert "is for GPUs" in err
+
+
 def test_groups_name_the_nodes_that_they_came_from(net: Path) -> None:
     _, out, _ = run_command("inspect", net, "--emit", "groups", "--json")
     groups = json.loads(out)["groups"]

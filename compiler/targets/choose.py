@@ -30,8 +30,8 @@ def host_target() -> Target:
 
 
 def parse_target(name: str) -> Target:
-    """A target by its name, or "host"."""
-    if name in ("host", "native"):
+    """A target by its name; "" and "host" are this machine."""
+    if name in ("", "host", "native"):
         return host_target()
     if name.startswith(nvptx.PREFIX):
         return nvptx.device_named(name)

@@ -84,7 +84,7 @@ def command(
         return
     budget = byte_count(memory) if memory else 0
     options = Options(target, 0, precision, optimize, dump_folder(), memory=budget)
-    machine = parse_target(target) if target else host_target()
+    machine = parse_target(target)
     _check_place(output, linker, machine)
     if tune and machine != host_target():
         raise typer.BadParameter(f"--tune measures on this machine, which is not {target}.")

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 import typer
 
+from bessemer.compiler.codegen.kernels.share_numbers import share_numbers
+from bessemer.compiler.driver import processor_of
 from bessemer.compiler.fit_memory import fit_memory
 from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.ir.program import MemoryPlan, Program
 from bessemer.compiler.options import Options
 from bessemer.compiler.pass_order import passes_of
-from bessemer.compiler.targets.choose import host_target, parse_target
 from bessemer.compiler.targets.machine import Target
 
 INPUT = "input"
@@ -33,7 +34,7 @@ def graph_after(graph: Graph, options: Options, name: str = "") -> Graph:
 
     "fold_constants:1" means its first run. A usage error for an unknown name.
     """
-    steps = passes_of(options, target_of(options))
+    steps = passes_of(options, processor_of(options))
     names = [step.__name__ for step in steps]
     for step in steps[: _count(names, name)]:
         graph = step(graph)
@@ -55,14 +56,10 @@ def _count(names: list[str], name: str) -> int:
     return places[wanted]
 
 
-def target_of(options: Options) -> Target:
-    """The machine that the options name, or this one."""
-    return parse_target(options.target) if options.target else host_target()
-
-
 def schedule(graph: Graph, options: Options) -> Scheduled:
     """All stations up to the memory plan. Raises CompileError for what cannot be compiled."""
-    target = target_of(options)
+    target = processor_of(options)
     graph = graph_after(graph, options)
     found = fit_memory(graph, options, target)
-    return Scheduled(found.graph, found.program, found.plan, target)
+    (program,) = share_numbers([found.program])
+    return Scheduled(found.graph, program, found.plan, target)

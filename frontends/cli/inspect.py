@@ -49,6 +49,7 @@ def command(
         typer.Option("--at", metavar="NAME=SIZE", help="Show memory for this size, unfixed."),
     ] = None,
     target: arguments.TargetName = "",
+    precision: arguments.PrecisionChoice = "float32",
     optimize: arguments.Optimize = 2,
     as_json: arguments.AsJson = False,
 ) -> None:
@@ -58,7 +59,7 @@ def command(
     order in which they run; memory where values lie; llvm and asm (for GPUs ptx) the code.
     BESSEMER_DUMP=FOLDER writes all of it at once.
     """
-    options = Options(target, optimize=optimize)
+    options = Options(target, precision=precision, optimize=optimize)
     sizes = arguments.parse_dims(at, "--at")
     if after and emit not in ("summary", "graph", "dot"):
         raise typer.BadParameter("--after shows a graph: it goes with --emit graph or dot.")
