@@ -14,6 +14,7 @@ from bessemer.compiler.codegen.artifact.machine import machine_of
 from bessemer.compiler.driver import Compilation, build
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.expr import Buffer, checked, less
+from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.ir.loops import Kernel, Stream
 from bessemer.compiler.ir.program import Chain, Launch, Program
 from bessemer.compiler.ir.types import Array, f32, i64
@@ -184,6 +185,68 @@ def test_results_are_onnxruntime_s_and_the_same_bits_by_turns(
     session = session_of(model)
     (wanted,) = session.run(None, {"x": x})
     np.testing.assert_allclose(found[0], wanted, rtol=1e-4, atol=1e-4)
+
+
+def _rows_of_one_width() -> _Net:
+    net = _Net(700, 48)
+    net.add("LayerNormalization", net.weight(48), net.weight(48), axis=-1)
+    net.add("MatMul", net.weight(48, 96))
+    net.add("Gelu")
+    net.add("MatMul", net.weight(96, 48))
+    return net
+
+
+def test_an_output_over_an_input_is_in_no_chain_with_what_reads_that() -> None:
+    x = np.random.default_rng(1).standard_normal((700, 48)).astype(np.float32)
+    graph = as_graph(_rows_of_one_width().model())
+    assert [len(chain.launches) for chain in _chains(_made(graph).program)] == [3]
+    made = _made(replace(graph, updates=((0, 0),)))
+    assert [len(chain.launches) for chain in _chains(made.program)] == [2]
+    wanted = _run(build(graph, Options()), x)
+    for threads in (1, 2, 3):
+        model = load_code(made.code, made.weights, machine_of(made.target), threads)
+        place = x.copy()
+        (found,) = model.run([place], out=[place])
+        assert found is place
+        np.testing.assert_array_equal(place, wanted)
+
+
+def test_what_is_written_over_elsewhere_stops_no_chain() -> None:
+    model = _inverted_residual().model()
+    tensor = helper.make_tensor_value_info
+    model.graph.input.extend(
+        [
+            tensor("kept", onnx.TensorProto.FLOAT, (8, 4)),
+            tensor("at", onnx.TensorProto.INT64, (1, 1)),
+            tensor("row", onnx.TensorProto.FLOAT, (1, 4)),
+        ]
+    )
+    model.graph.node.append(helper.make_node("ScatterND", ["kept", "at", "row"], ["then"]))
+    model.graph.output.append(tensor("then", onnx.TensorProto.FLOAT, (8, 4)))
+    made = _made(as_graph(model))
+    assert made.program.updates == ((1, 1),)
+    assert _chains(made.program)
+    rng = np.random.default_rng(1)
+    arrays = {
+        "x": rng.standard_normal((2, 16, 30, 26)).astype(np.float32),
+        "kept": rng.standard_normal((8, 4)).astype(np.float32),
+        "at": np.array([[5]]),
+        "row": rng.standard_normal((1, 4)).astype(np.float32),
+    }
+    wanted = session_of(model).run(None, arrays)
+    for threads in (1, 2):
+        loaded = load_code(made.code, made.weights, machine_of(made.target), threads)
+        place = arrays["kept"].copy()
+        found = loaded.run({**arrays, "kept": place}, out={"then": place})
+        np.testing.assert_allclose(found[0], wanted[0], rtol=1e-4, atol=1e-4)
+        np.testing.assert_array_equal(place, wanted[1])
+
+
+def _made(graph: Graph) -> Compilation:
+    """A graph compiled for small caches."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bessemer.compiler.driver.host_target", lambda: SMALL)
+        return build(graph, Options(verify=True))
 
 
 def test_launches_of_chains_give_numbers(monkeypatch: pytest.MonkeyPatch) -> None:

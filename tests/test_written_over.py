@@ -8,8 +8,13 @@ import numpy as np
 import pytest
 
 import bessemer
+from bessemer.compiler.codegen.artifact.machine import machine_of
+from bessemer.compiler.codegen.body.copies import copy_name
+from bessemer.compiler.driver import build
 from bessemer.compiler.ir.program import Copy, Repeat
 from bessemer.compiler.ir.text.parse_graph import parse_graph
+from bessemer.compiler.jit import load_code
+from bessemer.compiler.options import Options
 from bessemer.compiler.passes.plan_memory import plan_memory
 from bessemer.compiler.schedule.program import build_program
 from bessemer.compiler.schedule.written_over import with_updates
@@ -55,6 +60,29 @@ def test_a_cache_is_an_input_and_an_output_in_one_array(
         np.testing.assert_array_equal(kept, present)
         np.testing.assert_array_equal(found[1], elsewhere[1])
         np.testing.assert_allclose(found[1], scores, rtol=1e-4, atol=1e-5)
+
+
+LARGE = """
+graph g(%0 : f32[900,333], %1 : i64[2,1], %2 : f32[2,333])  # 'past', 'at', 'rows'
+  %3 = scatter_nd(%0, %1, %2, reduction="none") : f32[900,333]
+  return %3                                                 # 'present'
+"""
+
+
+def test_threads_share_the_copy_of_a_large_input(rng: np.random.Generator) -> None:
+    small = build(parse_graph(LARGE.replace("900", "9")), Options())
+    made = build(parse_graph(LARGE), Options())
+    name = copy_name(made.code.signature.prefix)
+    assert name in made.texts[-1] and name not in small.texts[-1]
+    past, rows = (rng.standard_normal((n, 333)).astype(np.float32) for n in (900, 2))
+    wanted = past.copy()
+    wanted[[899, 450]] = rows
+    before = past.copy()
+    for threads in (1, 2, 3):
+        model = load_code(made.code, made.weights, machine_of(made.target), threads)
+        (found,) = model.run([past, np.array([[899], [450]]), rows])
+        np.testing.assert_array_equal(found, wanted)
+        np.testing.assert_array_equal(past, before)
 
 
 READ_TWICE = """

@@ -55,8 +55,8 @@ MOST_TURNS = 1024
 
 def chain_launches(program: Program, target: Target) -> Program:
     """The program with chains in place of the launches that pass on large values."""
-    if not target.last_cache or program.updates:
-        return program  # with updates, the order of reading and writing is settled
+    if not target.last_cache:
+        return program
     planner = _Planner(program, target)
     if not planner.large:
         return program
@@ -96,6 +96,13 @@ class _Planner:
         self._kept: dict[Kernel, Kernel] = {}
         self._readers, writers = _touching(program.steps)
         whole = {*program.outputs, *_touched_otherwise(program.steps)}
+        self._roots = {
+            step.target: step.source for step in program.steps if isinstance(step, Alias)
+        }
+        self._written_over = {
+            self._root(program.outputs[output]): program.inputs[given]
+            for output, given in program.updates
+        }
         self.least = target.last_cache // LARGE
         self.large = {
             value
@@ -133,6 +140,8 @@ class _Planner:
                 return
             launches.append(step)
             inside = [launch.values[-1] for launch in launches[:-1]]
+            if self._reads_after_writing(launches):
+                return
             if inside and all(set(self._readers[value]) <= set(launches) for value in inside):
                 found = self._plan(launches)
                 if found is None:
@@ -140,6 +149,19 @@ class _Planner:
                 yield found
             if step.values[-1] not in self.large:
                 return
+
+    def _reads_after_writing(self, launches: Sequence[Launch]) -> bool:
+        """Whether the last launch may write over an input that another one reads: by turns that
+        would find some of it changed. (The last one itself reads each element before it writes.)"""
+        over = self._written_over.get(self._root(launches[-1].values[-1]))
+        return over is not None and any(
+            self._root(value) is over for launch in launches[:-1] for value in launch.values
+        )
+
+    def _root(self, value: Value) -> Value:
+        while value in self._roots:
+            value = self._roots[value]
+        return value
 
     def _goes_by_items(self, launch: Launch) -> bool:
         kernel = launch.kernel

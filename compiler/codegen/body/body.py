@@ -16,7 +16,8 @@ from dataclasses import replace
 
 from bessemer.compiler.codegen.body.body_sizes import BodySizes
 from bessemer.compiler.codegen.body.chain import chain_text
-from bessemer.compiler.codegen.body.shares import GRAIN, SHARE, work_of
+from bessemer.compiler.codegen.body.copies import BLOCK, copy_name, copy_text
+from bessemer.compiler.codegen.body.shares import GRAIN, SHARE, work_of, work_of_copy
 from bessemer.compiler.codegen.kernels.finite import not_finite
 from bessemer.compiler.codegen.kernels.set_symbols import set_by_kernel, set_by_steps
 from bessemer.compiler.codegen.support.clock import Clocks
@@ -84,6 +85,7 @@ class _Body(BodySizes):
         super().__init__(program, plan, prefix)
         self.messages = messages
         self.chains: list[str] = []
+        self.copies_shared = False
         self.given: dict[Value, tuple[str, int]] = {}
         for array, values in (("inputs", program.inputs), ("outputs", program.outputs)):
             for number, value in enumerate(values):
@@ -105,6 +107,7 @@ class _Body(BodySizes):
             f"{strings}{clocks}define internal i32 @{self.prefix}_body({_PARAMETERS}) nounwind {{\n"
             f"{body}\n}}\n{workspace_text(self.program, self.plan, self.prefix)}"
             + "".join(self.chains)
+            + (copy_text(self.prefix) if self.copies_shared else "")
         )
 
     # Start and end
@@ -298,21 +301,40 @@ class _Body(BodySizes):
 
     def _copy(self, step: Copy) -> None:
         start = self.clocks.start()
+        is_shared = False
         if self._root(step.source) is not self._root(step.target):
-            size = self.sizes.value(step.source.type.nbytes)
             source, target = self._address(step.source), self._address(step.target)
-            call = f"call void @llvm.memcpy.p0.p0.i64(ptr {target}, ptr {source}"
+            after = ""
             if self._may_coincide(step):
                 apart, after = self.label("apart"), self.label("after")
                 same = self.let(f"icmp eq ptr {source}, {target}")
                 self.put(f"br i1 {same}, label %{after}, label %{apart}")
                 self.begin(apart)
-                self.put(f"{call}, i64 {size}, i1 false)")
+            is_shared = self._copy_bytes(step, target, source)
+            if after:
                 self.put(f"br label %{after}")
                 self.begin(after)
-            else:
-                self.put(f"{call}, i64 {size}, i1 false)")
-        self.clocks.stop(start)
+        self.clocks.stop(start, event=not is_shared)
+
+    def _copy_bytes(self, step: Copy, target: str, source: str) -> bool:
+        """Copies so many bytes, and tells whether threads may share the work."""
+        nbytes = step.source.type.nbytes
+        size, work = self.sizes.value(nbytes), work_of_copy(nbytes)
+        if self._is_serial("", work):
+            arrays = f"ptr {target}, ptr {source}, i64 {size}"
+            self.put(f"call void @llvm.memcpy.p0.p0.i64({arrays}, i1 false)")
+            return False
+        self._store_at("ptr", source, "%buffers", 0)
+        self._store_at("ptr", target, "%buffers", 1)
+        self._store_at("i64", size, "%arguments", 0)
+        blocks = self.sizes.value(dims.floordiv(nbytes + BLOCK - 1, BLOCK))
+        self.copies_shared = True
+        name = self.clocks.share_of(copy_name(self.prefix))
+        self.put(
+            f"call void @bessemer_parallel(ptr %context, ptr @{name}, ptr %buffers, "
+            f"ptr %arguments, i64 {blocks}, i64 {self._shares(work)})"
+        )
+        return True
 
     def _may_coincide(self, step: Copy) -> bool:
         """Whether the caller may have put an output where the input is that is copied to it."""

@@ -38,3 +38,8 @@ def work_of(step: Launch, known: Set[str]) -> Size:
         if dims.symbol_names(value.type.nbytes) <= known:
             total = total + value.type.nbytes * _BYTES
     return total
+
+
+def work_of_copy(nbytes: Size) -> Size:
+    """The work of copying so many bytes, which are read and written."""
+    return nbytes * 2 * _BYTES
