@@ -16,7 +16,7 @@ from __future__ import annotations
 import ctypes
 import platform
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -25,7 +25,7 @@ import numpy as np
 
 from bessemer.runtime.arrays import Array, address
 
-VERSION = 1
+VERSION = 2
 """Part of the function's name: an artifact whose tables look different is not called this way."""
 
 MOST_ARRAYS = 64
@@ -75,7 +75,7 @@ class Plan:
     """What a call looks like: shapes of the inputs, values of the symbols, shapes of the outputs.
 
     `paddings` has, for every output, the bytes to allocate where it shall begin at a cache line,
-    and 0 where it may begin anywhere.
+    and 0 where it may begin anywhere. Of outputs whose size the data decides both say nothing.
     """
 
     inputs: tuple[tuple[int, ...], ...]
@@ -87,8 +87,16 @@ class Plan:
 class PlanTable:
     """One model's words. Whoever holds it may set plans without holding the function."""
 
-    def __init__(self, ranks: Sequence[int], output_ranks: Sequence[int], symbols: int) -> None:
-        self._ranks = [[*ranks], [*output_ranks]]
+    def __init__(
+        self,
+        ranks: Sequence[int],
+        output_ranks: Sequence[int],
+        symbols: int,
+        late: Mapping[int, Sequence[int]],
+    ) -> None:
+        """`late` has the rows (`late_row`) of the outputs whose size the data decides."""
+        self._late = late
+        self._ranks = [*ranks], [rank for i, rank in enumerate(output_ranks) if i not in late]
         symbols_at = len(WORDS) + sum(1 + rank for rank in ranks)
         outputs_at = symbols_at + symbols
         total = outputs_at + sum(2 + rank for rank in output_ranks)
@@ -99,21 +107,37 @@ class PlanTable:
 
     def set_plan(self, plan: Plan) -> None:
         """From now on calls that look like this one are the function's own."""
-        ranks = [[len(shape) for shape in shapes] for shapes in (plan.inputs, plan.outputs)]
-        if ranks != self._ranks:  # a scalar that came with axes
+        planned = [shape for i, shape in enumerate(plan.outputs) if i not in self._late]
+        if (
+            [*map(len, plan.inputs)],
+            [*map(len, planned)],
+        ) != self._ranks:  # a scalar that came with axes
             return
         self._generation += 1
         body: list[int] = []
         for shape in plan.inputs:
             body += [len(shape), *shape]
         body += plan.symbols
-        for shape, padding in zip(plan.outputs, plan.paddings, strict=True):
-            body += [padding, len(shape), *shape]
+        for index, (shape, padding) in enumerate(zip(plan.outputs, plan.paddings, strict=True)):
+            body += self._late.get(index) or [padding, len(shape), *shape]
         words = self.words.copy()
         words[0] = self._generation
         words[len(WORDS) :] = body
         # In one go, which no other thread and no destructor can interrupt.
         ctypes.memmove(address(self.words), address(words), words.nbytes)
+
+
+def late_row(
+    shape: Sequence[int | str], dtype: np.dtype[Any], symbols: Sequence[str]
+) -> list[int] | None:
+    """The words of an output whose size the run finds out: minus the bytes of an element, the rank,
+    and for every axis its size, or ~i where it is the symbol i. None where a size is neither."""
+    row = [-dtype.itemsize, len(shape)]
+    for size in shape:
+        if isinstance(size, str) and size not in symbols:
+            return None
+        row.append(~symbols.index(size) if isinstance(size, str) else size)
+    return row
 
 
 def make_run(

@@ -32,6 +32,7 @@ from bessemer.runtime.entry import (
     PlanTable,
     Run,
     is_supported,
+    late_row,
     make_run,
 )
 from bessemer.runtime.errors import ExecutionError, InputError
@@ -86,12 +87,20 @@ class Runner:
         """`run` as machine code, where there is one; it owns the runner, which knows its table."""
         signature, function = self.native.signature, self.native.python_entry
         counts = len(self._dtypes), len(self._output_dtypes), len(signature.symbols)
-        if not function or self._any_late or max(counts) > MOST_ARRAYS or not is_supported():
+        if not function or max(counts) > MOST_ARRAYS or not is_supported():
             return None
+        late: dict[int, list[int]] = {}
+        for index, info in enumerate(signature.outputs):
+            if info.data_dependent:
+                row = late_row(info.shape, self._output_dtypes[index], signature.symbols)
+                if row is None:
+                    return None
+                late[index] = row
         self._table = PlanTable(
             [len(info.shape) for info in self._infos],
             [len(info.shape) for info in signature.outputs],
             len(signature.symbols),
+            late,
         )
         return make_run(
             function,

@@ -7,6 +7,7 @@ import pytest
 
 import bessemer
 from bessemer.compiler.ir.dims import Dim
+from bessemer.compiler.ir.types import Array
 from bessemer.frontends.onnx_reader.read import read_onnx
 from bessemer.runtime.errors import ExecutionError
 from tests.onnx_check import agrees, expected, floats, parsed
@@ -37,6 +38,23 @@ def test_pads_of_every_axis_make_short_sizes(mode: str) -> None:
     for pads in ((0, 0, 1, 1, 0, 2, 1, 1), (0, 0, 0, 0, 0, 0, 0, 0), (0, 1, 2, 0, 0, 0, 1, 3)):
         feed = {"x": floats(1, 3, 4, 5), "p": np.array(pads)}
         np.testing.assert_array_equal(compiled.run(feed)[0], expected(model, feed)[0])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.int64, np.bool_])
+@pytest.mark.parametrize("pads", [(1, 0, 0, 2), (0, -2, 1, 3)])
+def test_the_number_around_may_come_from_the_run(dtype: type, pads: tuple[int, ...]) -> None:
+    name = {np.float32: "float", np.float16: "float16", np.int64: "int64", np.bool_: "bool"}[dtype]
+    text = f"g ({name}[4,columns] x, {name} v) => ({name}[a,b] y) <int64[4] p = {{{{PADS}}}}> "
+    text = text.replace("{PADS}", ", ".join(map(str, pads))) + "{ y = Pad(x, p, v) }"
+    x: Array = floats(4, 6).astype(dtype)
+    agrees(parsed(text, 18), {"x": x, "v": np.array(1, dtype)}, tolerance=0)
+
+
+def test_what_lies_around_may_be_no_number() -> None:
+    text = "g (float[2,3] x, float v, int64[4] p) => (float[a,b] y) { y = Pad(x, p, v) }"
+    for value in (np.inf, np.nan):
+        feed = {"x": floats(2, 3), "v": np.array(value, np.float32), "p": np.array([1, 0, 0, 1])}
+        agrees(parsed(text, 18), feed, tolerance=0)
 
 
 @pytest.mark.slow

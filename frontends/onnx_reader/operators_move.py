@@ -8,7 +8,7 @@ from dataclasses import replace
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Dim, Size, format_size
 from bessemer.compiler.ir.graph import Value
-from bessemer.compiler.ir.types import boolean, i64
+from bessemer.compiler.ir.types import TensorType, boolean, i64
 from bessemer.frontends.onnx_reader import limits
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.equal_sizes import agreed_size, require_elements
@@ -188,13 +188,17 @@ def read_pad(context: NodeContext) -> Value:
     x = context.input(0)
     rank = x.type.rank
     value: float | int | bool = context.number("value", 0.0)
+    filling: Value | None = None
     if context.opset < 11:
         pads: tuple[Size, ...] = context.integers("pads" if context.opset >= 2 else "paddings")
     else:
         # What is negative is cut off.
         pads = context.sizes_in(context.input(1), signed=True)
-        if context.optional(2) is not None:
-            value = context.constant_array(2, "a padding value").reshape(-1)[0].item()
+        known = context.array(2)
+        if known is not None:
+            value = known.reshape(-1)[0].item()
+        else:
+            filling = context.optional(2)
     axes = tuple(range(rank))
     if context.optional(3) is not None:
         axes = tuple(context.axis(rank, a, "axes") for a in context.integers_at(3, "axes"))
@@ -217,9 +221,15 @@ def read_pad(context: NodeContext) -> Value:
             x = context.apply("pad", x, **cut, mode="constant", value=0)
             low, high = ([dims.maximum(one, 0) for one in side] for side in (low, high))
     high = _with_short_sums(context, x.type.shape, low, high)
-    padded = context.apply("pad", x, low=tuple(low), high=tuple(high), mode=mode, value=value)
+    around = {"low": tuple(low), "high": tuple(high), "mode": mode}
+    padded = context.apply("pad", x, **around, value=value)
     if mode != "constant":
         require_elements(context.builder, x.type.shape, padded.type.shape)
+    elif filling is not None:
+        everywhere = context.full(TensorType(boolean, x.type.shape), True)
+        inside = context.apply("pad", everywhere, **around, value=False)
+        filling = context.reshape(filling, (1,) * rank)
+        return context.elementwise("select", inside, padded, filling)
     return padded
 
 

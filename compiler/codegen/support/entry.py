@@ -15,7 +15,7 @@ moment they are found, and the plan's generation is compared once more before it
 
 from __future__ import annotations
 
-from bessemer.compiler.codegen.support import entry_arrays
+from bessemer.compiler.codegen.support import entry_arrays, entry_late
 from bessemer.compiler.codegen.support.layout import Layout
 from bessemer.runtime.entry import MOST_ARRAYS, OBJECTS, VERSION, WORDS
 
@@ -89,7 +89,15 @@ take:
   )
   call void %return(ptr %thread)
   %fine = icmp eq i32 %status, 0
-  br i1 %fine, label %give_back, label %fail
+  br i1 %fine, label %collect, label %fail
+collect:
+  %complete = call i1 @bessemer_python_late(
+    ptr %objects, ptr %words, ptr %outputs, ptr %dims, ptr %results
+  )
+  br i1 %complete, label %give_back, label %no_memory
+no_memory:
+  call void %drop(ptr %results)
+  br label %give_back
 fail:
   call void %drop(ptr %results)
   %failed = load ptr, ptr %failed.at
@@ -104,7 +112,7 @@ fail:
   call void %drop(ptr %code)
   br label %give_back
 give_back:
-  %result = phi ptr [ %results, %take ], [ %raised, %fail ]
+  %result = phi ptr [ %results, %collect ], [ null, %no_memory ], [ %raised, %fail ]
   %append = load ptr, ptr %append.at
   %lost = call i32 %append(ptr %idle, ptr %handle)
   %kept = icmp eq i32 %lost, 0
@@ -197,4 +205,4 @@ explain:
 LAYOUTS = (ARRAY, DTYPE, TABLE, LIST)
 NAME = f"python_{VERSION}"
 NAMES: dict[str, str | int] = {"version": VERSION, "most": MOST_ARRAYS}
-TEXT = entry_arrays.TEXT + _CALL + _ENTRY
+TEXT = entry_arrays.TEXT + entry_late.TEXT + _CALL + _ENTRY

@@ -256,7 +256,8 @@ done:
   ret ptr %found
 }
 
-; The list of all outputs, whose data is noted; or null.
+; The list of all outputs, whose data is noted; or null. Where the data decides an output's size
+; (the first word of its row is negative), its dtype stands in the list until the run has ended.
 define internal ptr @bessemer_python_outputs(ptr %objects, ptr %words, ptr %data) $baseline {
 entry:
   %inputs.at = getelementptr %bessemer.words, ptr %words, $words_input_count
@@ -264,7 +265,9 @@ entry:
   %shapes.at = getelementptr %bessemer.words, ptr %words, $words_shapes
   %list.at = getelementptr %bessemer.words, ptr %words, $words_PyList_New
   %put.at = getelementptr %bessemer.words, ptr %words, $words_PyList_SetItem
+  %own.at = getelementptr %bessemer.words, ptr %words, $words_Py_IncRef
   %drop.at = getelementptr %bessemer.words, ptr %words, $words_Py_DecRef
+  %own = load ptr, ptr %own.at
   %inputs = load i64, ptr %inputs.at
   %count = load i64, ptr %count.at
   %shapes = load i64, ptr %shapes.at
@@ -286,15 +289,26 @@ next:
 one:
   %dtype.at = getelementptr ptr, ptr %dtypes, i64 %i
   %dtype = load ptr, ptr %dtype.at
+  %kind = load i64, ptr %row
+  %is_late = icmp slt i64 %kind, 0
+  br i1 %is_late, label %late, label %early
+late:
+  call void %own(ptr %dtype)
+  br label %keep
+early:
   %made = call ptr @bessemer_python_output(ptr %objects, ptr %words, ptr %dtype, ptr %row)
   %failed = icmp eq ptr %made, null
-  br i1 %failed, label %undo, label %keep
-keep:
+  br i1 %failed, label %undo, label %note
+note:
   %data.from = getelementptr %bessemer.array, ptr %made, $array_data
   %data.here = load ptr, ptr %data.from
+  br label %keep
+keep:
+  %item = phi ptr [ %dtype, %late ], [ %made, %note ]
+  %data.found = phi ptr [ null, %late ], [ %data.here, %note ]
   %data.at = getelementptr ptr, ptr %data, i64 %i
-  store ptr %data.here, ptr %data.at
-  %ignored = call i32 %put(ptr %list, i64 %i, ptr %made)
+  store ptr %data.found, ptr %data.at
+  %ignored = call i32 %put(ptr %list, i64 %i, ptr %item)
   %i.next = add i64 %i, 1
   %rank.at = getelementptr i64, ptr %row, i64 1
   %rank = load i64, ptr %rank.at

@@ -1,0 +1,103 @@
+"""The outputs of Python's entry to a model whose size the data decides, as LLVM IR.
+
+    i1 bessemer_python_late(ptr objects, ptr words, ptr data, ptr dims, ptr list)
+
+puts copies of what the run has placed in the arena into the list; false with Python's error set
+where there is no memory. A row of such an output (`late_row` in runtime/entry.py) never changes,
+so that another thread's plan may come in the meantime.
+"""
+
+from __future__ import annotations
+
+TEXT = """
+define internal i1 @bessemer_python_late(
+  ptr %objects, ptr %words, ptr %data, ptr %dims, ptr %list
+) $baseline {
+entry:
+  ; as many as NumPy's arrays may have axes
+  %sizes = alloca [64 x i64]
+  %array.at = getelementptr %bessemer.objects, ptr %objects, $objects_array
+  %inputs.at = getelementptr %bessemer.words, ptr %words, $words_input_count
+  %count.at = getelementptr %bessemer.words, ptr %words, $words_output_count
+  %shapes.at = getelementptr %bessemer.words, ptr %words, $words_shapes
+  %make.at = getelementptr %bessemer.words, ptr %words, $words_PyArray_NewFromDescr
+  %put.at = getelementptr %bessemer.words, ptr %words, $words_PyList_SetItem
+  %own.at = getelementptr %bessemer.words, ptr %words, $words_Py_IncRef
+  %array = load ptr, ptr %array.at
+  %inputs = load i64, ptr %inputs.at
+  %count = load i64, ptr %count.at
+  %shapes = load i64, ptr %shapes.at
+  %make = load ptr, ptr %make.at
+  %put = load ptr, ptr %put.at
+  %own = load ptr, ptr %own.at
+  %names = getelementptr %bessemer.objects, ptr %objects, i64 1
+  %skipped = shl i64 %inputs, 1
+  %dtypes = getelementptr ptr, ptr %names, i64 %skipped
+  %first = getelementptr i64, ptr %words, i64 %shapes
+  br label %next
+next:
+  %i = phi i64 [ 0, %entry ], [ %i.next, %skip ]
+  %row = phi ptr [ %first, %entry ], [ %row.next, %skip ]
+  %more = icmp slt i64 %i, %count
+  br i1 %more, label %one, label %yes
+one:
+  %kind = load i64, ptr %row
+  %rank.at = getelementptr i64, ptr %row, i64 1
+  %rank = load i64, ptr %rank.at
+  %codes = getelementptr i64, ptr %row, i64 2
+  %is_late = icmp slt i64 %kind, 0
+  br i1 %is_late, label %late, label %skip
+late:
+  %element = sub i64 0, %kind
+  br label %axis
+axis:
+  %a = phi i64 [ 0, %late ], [ %a.next, %sized ]
+  %bytes = phi i64 [ %element, %late ], [ %bytes.next, %sized ]
+  %inside = icmp slt i64 %a, %rank
+  br i1 %inside, label %size, label %array_of
+size:
+  %code.at = getelementptr i64, ptr %codes, i64 %a
+  %code = load i64, ptr %code.at
+  %is_symbol = icmp slt i64 %code, 0
+  br i1 %is_symbol, label %symbol, label %sized
+symbol:
+  %index = xor i64 %code, -1
+  %dim.at = getelementptr i64, ptr %dims, i64 %index
+  %dim = load i64, ptr %dim.at
+  br label %sized
+sized:
+  %length = phi i64 [ %code, %size ], [ %dim, %symbol ]
+  %size.at = getelementptr i64, ptr %sizes, i64 %a
+  store i64 %length, ptr %size.at
+  %bytes.next = mul i64 %bytes, %length
+  %a.next = add i64 %a, 1
+  br label %axis
+array_of:
+  %dtype.at = getelementptr ptr, ptr %dtypes, i64 %i
+  %dtype = load ptr, ptr %dtype.at
+  %rank.narrow = trunc i64 %rank to i32
+  call void %own(ptr %dtype)
+  %made = call ptr %make(
+    ptr %array, ptr %dtype, i32 %rank.narrow, ptr %sizes, ptr null, ptr null, i32 0, ptr null
+  )
+  %failed = icmp eq ptr %made, null
+  br i1 %failed, label %no, label %fill
+fill:
+  %from.at = getelementptr ptr, ptr %data, i64 %i
+  %from = load ptr, ptr %from.at
+  %to.at = getelementptr %bessemer.array, ptr %made, $array_data
+  %to = load ptr, ptr %to.at
+  call void @llvm.memcpy.p0.p0.i64(ptr %to, ptr %from, i64 %bytes, i1 false)
+  %ignored = call i32 %put(ptr %list, i64 %i, ptr %made)
+  br label %skip
+skip:
+  %words.used = add i64 %rank, 2
+  %row.next = getelementptr i64, ptr %row, i64 %words.used
+  %i.next = add i64 %i, 1
+  br label %next
+yes:
+  ret i1 true
+no:
+  ret i1 false
+}
+"""
