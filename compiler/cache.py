@@ -44,7 +44,7 @@ class Cache:
     def load(self, key: str) -> tuple[Code, Bytes] | None:
         """The entry of a key; None if there is none, or a damaged one (which is removed)."""
         place = self.folder / key
-        if not place.is_dir():
+        if not os.path.isdir(place):  # also where the folder may not be entered
             return None
         try:
             manifest = json.loads((place / "manifest.json").read_text())

@@ -83,12 +83,16 @@ def dump_folder() -> Path | None:
 
 def cache_folder() -> Path | None:
     """Where compiled models are kept: BESSEMER_CACHE_DIR, else the user's cache folder; None if
-    BESSEMER_CACHE_DIR is set to nothing, which turns the cache off."""
+    BESSEMER_CACHE_DIR is set to nothing, which turns the cache off, or where the user has no home.
+    """
     name = os.environ.get("BESSEMER_CACHE_DIR")
     if name is not None:
         return Path(name) if name else None
     root = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(root) if root else Path.home() / ".cache") / "bessemer"
+    try:
+        return (Path(root) if root else Path.home() / ".cache") / "bessemer"
+    except RuntimeError:  # neither HOME nor an entry for this user
+        return None
 
 
 def cache_limit() -> int:

@@ -29,7 +29,7 @@ from bessemer.frontends.byte_count import byte_count
 from bessemer.frontends.given_sizes import given_sizes
 from bessemer.frontends.later import later
 from bessemer.frontends.model_content import content_of
-from bessemer.frontends.tuning_file import read_tuning, write_tuning
+from bessemer.frontends.tuning_file import keep_choices, kept_choices, read_tuning
 from bessemer.runtime.arrays import Array
 from bessemer.runtime.cuda.driver import Driver
 from bessemer.runtime.cuda.model import DeviceModel
@@ -188,11 +188,10 @@ def _tuned(
     """The choices that are fastest on this machine: measured now, or kept from the last time."""
     key = _key(model, dims, options, folder) if folder else None
     place = folder / "tuning" / f"{key}-{options.threads}.json" if folder and key else None
-    if place is not None and place.exists():
-        return read_tuning(place, host_target())
-    found: Tuning = later("tune").tune_model(model, options, seconds, dims, values).tuning
-    if place is not None:
-        write_tuning(place, found, host_target())
+    found = kept_choices(place, host_target().name)
+    if found is None:
+        found = later("tune").tune_model(model, options, seconds, dims, values).tuning
+        keep_choices(place, found, host_target().name)
     return found
 
 

@@ -16,7 +16,7 @@ from bessemer.frontends.model_content import content_of
 from bessemer.frontends.models_in import Model, as_graph
 from bessemer.frontends.save_device import form_of, levels_named, save_forms
 from bessemer.frontends.tune_device import tune_for_device
-from bessemer.frontends.tuning_file import device_key, read_choices, write_choices
+from bessemer.frontends.tuning_file import device_key, keep_choices, kept_choices, read_choices
 from bessemer.runtime.cuda.device import compute_capability
 from bessemer.runtime.cuda.driver import Driver
 from bessemer.runtime.cuda.libcuda import CudaDriver
@@ -52,15 +52,12 @@ def compile_for_device(
         options = replace(options, tuning=known)
     if tune:
         place = _place(folder, model, dims or {}, options, key) if folder and not values else None
-        if place is not None and place.exists():
-            options = replace(options, tuning=read_choices(place, key))
-        else:
-            found = tune_for_device(
-                model, options, tune, target, driver, device, dims, values
-            ).tuning
-            options = replace(options, tuning=found)
-            if place is not None:
-                write_choices(place, found, key)
+        found = kept_choices(place, key)
+        if found is None:
+            tuned = tune_for_device(model, options, tune, target, driver, device, dims, values)
+            found = tuned.tuning
+            keep_choices(place, found, key)
+        options = replace(options, tuning=found)
     made = build_model_for_device(model, options, target, dims, values)
 
     def save(path: str | Path) -> list[Path]:

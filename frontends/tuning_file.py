@@ -9,11 +9,13 @@ A GPU's TARGET is its name, its compute capability, and the level that the code 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from bessemer.compiler.errors import CompileError
-from bessemer.compiler.options import Tuning
+from bessemer.compiler.options import Choice, Tuning
 from bessemer.compiler.targets.machine import Target
 from bessemer.compiler.targets.nvptx import DeviceTarget
 from bessemer.frontends.text_files import write_text
@@ -45,6 +47,23 @@ def read_choices(path: Path, key: str) -> Tuning:
     return Tuning(choices)
 
 
+def kept_choices(place: Path | None, key: str) -> Tuning | None:
+    """What a cache keeps of a machine's choices; None where that is nothing that can be read."""
+    if place is None:
+        return None
+    try:
+        return read_choices(place, key)
+    except CompileError:
+        return None
+
+
+def keep_choices(place: Path | None, tuning: Tuning, key: str) -> None:
+    """Writes a cache's file; one that cannot be written keeps nothing."""
+    if place is not None:
+        with suppress(CompileError):
+            _write(place, {key: _sorted(tuning.choices)})
+
+
 def write_tuning(path: Path, tuning: Tuning, target: Target) -> None:
     """Adds a processor's choices to a file, or replaces those that it has; makes the file."""
     write_choices(path, tuning, target.name)
@@ -54,8 +73,15 @@ def write_choices(path: Path, tuning: Tuning, key: str) -> None:
     """The same for any machine."""
     targets = _targets(path) if path.exists() else {}
     known = targets.get(key, {})
-    choices = {**known, **{name: dict(one) for name, one in tuning.choices.items()}}
-    targets[key] = dict(sorted(choices.items()))
+    targets[key] = _sorted({**known, **tuning.choices})
+    _write(path, targets)
+
+
+def _sorted(choices: Mapping[str, Choice]) -> dict[str, dict[str, int]]:
+    return {name: dict(one) for name, one in sorted(choices.items())}
+
+
+def _write(path: Path, targets: Mapping[str, object]) -> None:
     text = json.dumps({"format": _FORMAT, "targets": targets}, indent=1) + "\n"
     write_text(path, text)
 

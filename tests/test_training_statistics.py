@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from bessemer.frontends.train.search import Choice, Point, Range, Trial
 from bessemer.frontends.train.trainer import Trainer, TrainingError
 from bessemer.frontends.zoo import dense_gan
 
+ROOT = Path(__file__).resolve().parent.parent
 TARGET = [Input("t", ("batch", 2))]
 
 
@@ -146,6 +149,40 @@ def test_a_search_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
     file.write_text(json.dumps(["nothing"]) + "\n")
     with pytest.raises(CompileError, match="holds no trials"):
         search.read_trials(file)
+
+
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+from bessemer.frontends.train import search
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+file = Path(sys.argv[1])
+print(len(search.read_trials(file)))
+try:
+    search.search(lambda point: 1.0, [{"rate": 0.5}, {"rate": 0.25}], file)
+except search.CompileError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_takes_no_trial_away(tmp_path: Path) -> None:
+    file = tmp_path / "trials.jsonl"
+    whole = '{"point": {"rate": 0.5}, "loss": 0.5}\n' * 3
+    file.write_text(whole + '{"point": {"ra')
+    command = [sys.executable, "-c", FULL_DISK, str(file)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == f"3\nCannot write {file}: File too large\n", done.stderr
+    assert file.read_text().startswith(whole)
+    assert search.search(_hill([]), [{"rate": 0.5}], file) == search.read_trials(file)[:1]
+
+
+def test_a_search_that_cannot_be_kept_is_told_before_it_begins(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    tried = list[Point]()
+    with pytest.raises(CompileError, match="Cannot write"):
+        search.search(_hill(tried), [{"rate": 0.5, "decay": 0.0}], tmp_path / "file" / "trials")
+    search.search(_hill(tried), [{"rate": 0.5, "decay": 0.0}], tmp_path / "folder" / "trials")
+    assert len(tried) == 1
 
 
 def test_numpy_s_numbers_are_kept_in_a_search_s_file(tmp_path: Path) -> None:

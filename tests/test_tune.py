@@ -233,6 +233,32 @@ def test_compile_remembers_its_tuning(tmp_path: Path, monkeypatch: pytest.Monkey
     assert model.run([np.ones((2, 30), np.float32)])[0].shape == (2, 9)
 
 
+def test_a_tuning_that_cannot_be_kept_or_read_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, count = save_net(tmp_path), 0
+
+    def tuned(*_: object) -> tune.Tuned:
+        nonlocal count
+        count += 1
+        return tune.Tuned(Tuning({"one": {"height": 2}}), {}, 1, 1.0, 1.0)
+
+    monkeypatch.setattr("bessemer.frontends.tune.tune_model", tuned)
+    (tmp_path / "file").write_text("")
+    for place in ("file", "x" * 300):
+        monkeypatch.setenv("BESSEMER_CACHE_DIR", str(tmp_path / place))
+        bessemer.compile(net, tune=0.5, threads=1)
+    assert count == 2
+    monkeypatch.setenv("BESSEMER_CACHE_DIR", str(tmp_path / "cache"))
+    bessemer.compile(net, tune=0.5, threads=1)
+    (kept,) = (tmp_path / "cache" / "tuning").iterdir()
+    whole = kept.read_bytes()
+    kept.write_bytes(whole[:-20])
+    for _ in range(2):
+        bessemer.compile(net, tune=0.5, threads=1)
+        assert (count, kept.read_bytes()) == (4, whole)
+
+
 def test_the_commands_tune_and_compile(tmp_path: Path) -> None:
     net, path = save_net(tmp_path), tmp_path / "choices.json"
     code, out, _ = run_command("tune", net, "--seconds", "1", "-o", path)

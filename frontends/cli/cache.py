@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Annotated
@@ -37,7 +38,7 @@ def command(
             }
         )
     elif folder is None:
-        write("The cache is off (BESSEMER_CACHE_DIR is set to nothing).")
+        write("The cache is off (BESSEMER_CACHE_DIR is set to nothing, or there is no home).")
     else:
         text = f"{entries} entries, {format_bytes(size)}"
         write(f"{folder}: {'removed ' if clear else ''}{text}")
@@ -52,7 +53,7 @@ def contents(folder: Path | None) -> tuple[int, int]:
 
 def _entries(folder: Path | None) -> list[Path]:
     """Only what the cache has made: a folder with a manifest, or what a crash has left of one."""
-    if folder is None or not folder.is_dir():
+    if folder is None or not os.path.isdir(folder):
         return []
     return [
         entry

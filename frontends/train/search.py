@@ -15,10 +15,11 @@ import itertools
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -104,7 +105,7 @@ def search(
 ) -> list[Trial]:
     """Tries the points. Those in the file have been tried before; each new one is added to it."""
     file = Path(file) if file else None
-    known = {_key(trial.point): trial for trial in read_trials(file)} if file else {}
+    known = {_key(trial.point): trial for trial in _begun(file)}
     result = []
     for point in points:
         trial = known.get(_key(point)) or _tried(measure, point, file)
@@ -126,7 +127,7 @@ def search_with_optuna(
         raise CompileError("Optuna is missing: pip install 'bessemer[search]'.") from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     file = Path(file) if file else None
-    result = read_trials(file) if file else []
+    result = _begun(file)
     sampler = optuna.samplers.TPESampler(seed=seed + len(result))
     study = optuna.create_study(sampler=sampler)
     spread = {name: _distribution(optuna, part) for name, part in space.items()}
@@ -165,21 +166,42 @@ def _tried(measure: Measure, point: Point, file: Path | None) -> Trial:
         loss = math.inf
     trial = Trial(point, loss if not math.isnan(loss) else math.inf)
     if file:
-        with file.open("a", encoding="utf-8") as lines:
-            lines.write(_written({"point": trial.point, "loss": trial.loss}) + "\n")
+        line = _written({"point": trial.point, "loss": trial.loss}) + "\n"
+        with _open(file) as lines:
+            lines.write(line.encode())
             lines.flush()
             os.fsync(lines.fileno())
     return trial
 
 
+@contextmanager
+def _open(file: Path) -> Iterator[BinaryIO]:
+    """The file to add lines to, made with its folder if need be."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("a+b") as lines:
+            yield lines
+    except OSError as error:
+        raise CompileError(f"Cannot write {file}: {error.strerror or error}") from None
+
+
+def _begun(file: Path | None) -> list[Trial]:
+    """The trials of the file that new ones will be added to. Its last line is cut off where it was
+    never finished. Raises CompileError before anything is measured where it cannot be written."""
+    if file is None:
+        return []
+    found = read_trials(file)
+    with _open(file) as lines:
+        lines.seek(0)
+        lines.truncate(lines.read().rfind(b"\n") + 1)
+    return found
+
+
 def read_trials(file: Path) -> list[Trial]:
-    """The trials of a file; a last line that was never finished is cut off."""
+    """The trials of a file; a last line that was never finished is none."""
     if not file.exists():
         return []
-    text = file.read_text(encoding="utf-8")
-    whole, _, rest = text.rpartition("\n")
-    if rest:
-        file.write_text(f"{whole}\n" if whole else "", encoding="utf-8")
+    whole, _, _ = file.read_text(encoding="utf-8").rpartition("\n")
     try:
         rows = [json.loads(line) for line in whole.splitlines()]
         return [Trial(row["point"], float(row["loss"])) for row in rows]
