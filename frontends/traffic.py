@@ -114,13 +114,6 @@ class _Accesses:
                     self.writes[statement.buffer.name] += times
 
     def _expression(self, expression: Expression, times: float) -> None:
-        seen: set[Expression] = set()
-        waiting = [expression]
-        while waiting:
-            node = waiting.pop()
-            if node in seen:
-                continue
-            seen.add(node)
-            waiting += walk_expr.children(node)
+        for node in walk_expr.all_nodes(expression):
             if isinstance(node, Load):
                 self.reads[node.buffer.name] += times

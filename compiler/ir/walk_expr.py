@@ -65,6 +65,18 @@ def index_expressions(size: Size) -> tuple[Expression, ...]:
     return tuple(sorted(found, key=str)) if len(found) > 1 else tuple(found)
 
 
+def all_nodes(*values: Expression) -> list[Expression]:
+    """Every node of expressions, once, those inside index arithmetic included."""
+    seen: dict[Expression, None] = {}
+    waiting = list(values)
+    while waiting:
+        node = waiting.pop()
+        if node not in seen:
+            seen[node] = None
+            waiting.extend(children(node))
+    return list(seen)
+
+
 def substitute(node: Expression, values: Mapping[Atom, Size]) -> Expression:
     """The expression with symbols of its index arithmetic replaced."""
     return transform(node, lambda _: None, values)

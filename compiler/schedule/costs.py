@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+
 from bessemer.compiler.ir import dims, walk_expr
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import Binary, Expression, Load, Reduce, Unary
-from bessemer.compiler.schedule.dependence import all_nodes
 
 FUNCTION_COST = 16
 """Operations that a transcendental function counts for."""
@@ -25,7 +25,7 @@ def is_function(node: Expression) -> bool:
 
 def has_functions(value: Expression) -> bool:
     """Whether functions are computed for every element."""
-    return any(is_function(node) for node in all_nodes(value))
+    return any(is_function(node) for node in walk_expr.all_nodes(value))
 
 
 def operations(value: Expression) -> Size:

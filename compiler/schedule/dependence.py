@@ -49,15 +49,3 @@ class Dependence:
             case _:
                 pass
         return frozenset(found)
-
-
-def all_nodes(*values: Expression) -> list[Expression]:
-    """Every node of expressions, once."""
-    seen: dict[Expression, None] = {}
-    waiting = list(values)
-    while waiting:
-        node = waiting.pop()
-        if node not in seen:
-            seen[node] = None
-            waiting.extend(walk_expr.children(node))
-    return list(seen)

@@ -11,6 +11,7 @@ updates, and that read nothing but scalars and the elements at the place where t
 
 from __future__ import annotations
 
+
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,6 @@ from bessemer.compiler.ir.dims import Size, Symbol, atom
 from bessemer.compiler.ir.expr import Buffer, Expression, Load, Reduce
 from bessemer.compiler.ir.graph import Graph, Value
 from bessemer.compiler.ir.program import Launch, Step
-from bessemer.compiler.schedule.dependence import all_nodes
 from bessemer.compiler.schedule.lowering.lower import Lowering
 from bessemer.compiler.schedule.nests.merge_axes import Piece, extent_of, merge_axes
 from bessemer.compiler.schedule.nests.nests import PARALLEL_WORTH, Nest
@@ -49,7 +49,7 @@ class _Update:
     def even_values(self) -> set[Value]:
         """What is read, element by element, only where it stores."""
         here = (atom(self.piece.symbols[0]),)
-        loads = [node for node in all_nodes(self.piece.value) if isinstance(node, Load)]
+        loads = [node for node in walk_expr.all_nodes(self.piece.value) if isinstance(node, Load)]
         elsewhere = {self.values[load.buffer.name] for load in loads if load.indices != here}
         return {self.values[load.buffer.name] for load in loads} - elsewhere
 
@@ -88,7 +88,7 @@ def _update(step: Step, updated: Collection[Value], lowering: Lowering) -> _Upda
     merged = merge_axes(piece)
     if len(merged.symbols) != 1 or merged.offset != atom(merged.symbols[0]):
         return None
-    for node in all_nodes(merged.value):
+    for node in walk_expr.all_nodes(merged.value):
         if isinstance(node, Reduce):
             return None
         if isinstance(node, Load) and not _is_even(node, merged.symbols[0]):
@@ -101,7 +101,7 @@ def _may_follow(update: _Update, run: Sequence[_Update]) -> bool:
     """Whether it goes over as many elements, and of what the others store reads its own alone."""
     targets = {other.target for other in run}
     here = (atom(update.piece.symbols[0]),)
-    loads = [node for node in all_nodes(update.piece.value) if isinstance(node, Load)]
+    loads = [node for node in walk_expr.all_nodes(update.piece.value) if isinstance(node, Load)]
     elsewhere = {update.values[load.buffer.name] for load in loads if load.indices != here}
     return elsewhere.isdisjoint(targets) and (not run or update.extent == run[0].extent)
 

@@ -13,6 +13,7 @@ first-level cache.)
 
 from __future__ import annotations
 
+
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +29,6 @@ from bessemer.compiler.ir.program import Launch, Step
 from bessemer.compiler.schedule.contraction.contraction import RowAxis
 from bessemer.compiler.schedule.contraction.microkernel import write_contraction
 from bessemer.compiler.schedule.contraction.tiles import cut_evenly
-from bessemer.compiler.schedule.dependence import all_nodes
 from bessemer.compiler.schedule.lowering.lower import Lowering, TiledProduct
 from bessemer.compiler.schedule.nests.merge_axes import Piece
 from bessemer.compiler.schedule.order_updates import touched
@@ -186,7 +186,7 @@ def _read_evenly(pieces: Sequence[Piece], gradient: Buffer) -> list[Buffer]:
     found = dict.fromkeys(
         node.buffer
         for piece in pieces
-        for node in all_nodes(piece.value)
+        for node in walk_expr.all_nodes(piece.value)
         if isinstance(node, Load) and node.indices == (atom(piece.symbols[0]),)
     )
     return [buffer for buffer in found if buffer not in own]
@@ -277,7 +277,7 @@ def _fits(
         return False
     names = {product.inputs[v].name for v in overwritten if v in product.inputs}
     elsewhere = {contraction.a.name, contraction.b.name}
-    for node in all_nodes(stores[0].value):
+    for node in walk_expr.all_nodes(stores[0].value):
         if isinstance(node, Load) and node.indices != stores[0].indices:
             elsewhere.add(node.buffer.name)
     return names.isdisjoint(elsewhere) and gradient.type.numel == extent

@@ -6,6 +6,7 @@ ahead: the processor does that by itself, but not from page to page.
 
 from __future__ import annotations
 
+
 from collections.abc import Sequence
 
 from bessemer.compiler.ir import expr, walk_expr
@@ -13,7 +14,6 @@ from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Size, Symbol, atom
 from bessemer.compiler.ir.expr import Buffer, Expression, Load
 from bessemer.compiler.ir.loops import Prefetch
-from bessemer.compiler.schedule.dependence import all_nodes
 from bessemer.compiler.schedule.lowering.lower import Lowering
 from bessemer.compiler.schedule.nests.merge_axes import Piece
 from bessemer.compiler.schedule.nests.rows import RowWriter
@@ -60,4 +60,4 @@ def write_elements(
 
 def _even_loads(value: Expression, symbol: Symbol) -> list[Load]:
     """The loads of what lies where the element is stored."""
-    return [n for n in all_nodes(value) if isinstance(n, Load) and n.indices == (atom(symbol),)]
+    return [n for n in walk_expr.all_nodes(value) if isinstance(n, Load) and n.indices == (atom(symbol),)]

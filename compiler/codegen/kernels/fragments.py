@@ -23,7 +23,7 @@ from bessemer.compiler.ir import loops, walk_loops
 from bessemer.compiler.ir.dims import Size, Symbol
 from bessemer.compiler.ir.expr import Buffer, Expression, FragmentElement, Load
 from bessemer.compiler.ir.types import DType, i64
-from bessemer.compiler.ir.walk_expr import children
+from bessemer.compiler.ir.walk_expr import all_nodes
 
 EmitStore = Callable[[KernelState, loops.Store], None]
 
@@ -194,7 +194,7 @@ def _emit_stores(
 def _is_read(buffer: Buffer, stores: Sequence[loops.Store]) -> bool:
     """Whether the stores compute anything from the buffer."""
     roots = [e for store in stores for e in walk_loops.expressions(store)]
-    return any(isinstance(n, Load) and n.buffer.name == buffer.name for n in _nodes(roots))
+    return any(isinstance(n, Load) and n.buffer.name == buffer.name for n in all_nodes(*roots))
 
 
 def _store_through_memory(
@@ -220,19 +220,8 @@ def _store_through_memory(
 
 def _elements(store: loops.FragmentStore) -> list[tuple[str, int]]:
     """The fragments' rows that the stores read."""
-    nodes = _nodes(walk_loops.expressions(store))
+    nodes = all_nodes(*walk_loops.expressions(store))
     return sorted({(n.fragment, n.row) for n in nodes if isinstance(n, FragmentElement)})
-
-
-def _nodes(roots: Sequence[Expression]) -> set[Expression]:
-    seen: set[Expression] = set()
-    stack = list(roots)
-    while stack:
-        node = stack.pop()
-        if node not in seen:
-            seen.add(node)
-            stack += children(node)
-    return seen
 
 
 def _memory(state: KernelState, shape: FragmentShape) -> Pointer:

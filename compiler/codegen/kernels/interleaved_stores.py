@@ -23,7 +23,7 @@ from bessemer.compiler.ir import loops
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import Buffer, Expression, Load
 from bessemer.compiler.ir.loops import Block
-from bessemer.compiler.ir.walk_expr import children
+from bessemer.compiler.ir.walk_expr import all_nodes
 
 
 def emit(state: KernelState, block: Block, begin: int) -> int:
@@ -82,17 +82,7 @@ def _places(state: KernelState, store: loops.Store, count: int, together: int) -
 
 
 def _reads(root: Expression, buffer: Buffer) -> bool:
-    seen: set[Expression] = set()
-    stack = [root]
-    while stack:
-        node = stack.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        if isinstance(node, Load) and node.buffer.name == buffer.name:
-            return True
-        stack += children(node)
-    return False
+    return any(isinstance(n, Load) and n.buffer.name == buffer.name for n in all_nodes(root))
 
 
 def _emit(

@@ -200,6 +200,4 @@ class AttentionRows(Emitter):
 
 def _loads(score: Expression) -> bool:
     """Whether an expression reads memory."""
-    if isinstance(score, expr.Load):
-        return True
-    return any(_loads(child) for child in walk_expr.children(score))
+    return any(isinstance(node, expr.Load) for node in walk_expr.all_nodes(score))

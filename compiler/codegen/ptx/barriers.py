@@ -109,23 +109,12 @@ class _Inserter:
 
 def loaded_buffers(expression: Expression) -> set[str]:
     """The buffers that an expression loads from."""
-    found: set[str] = set()
-    seen: set[Expression] = set()
-    waiting = [expression]
-    while waiting:
-        node = waiting.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        if isinstance(node, Load):
-            found.add(node.buffer.name)
-        waiting.extend(walk_expr.children(node))
-    return found
+    nodes = walk_expr.all_nodes(expression)
+    return {node.buffer.name for node in nodes if isinstance(node, Load)}
 
 
 def _loaded_by(size: Size) -> set[str]:
     found: set[str] = set()
-    for leaf in dims.atoms(size):
-        if isinstance(leaf, Expression):
-            found |= loaded_buffers(leaf)
+    for leaf in walk_expr.index_expressions(size):
+        found |= loaded_buffers(leaf)
     return found

@@ -17,7 +17,7 @@ from bessemer.compiler.ir.device import Mapping
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import Buffer, Expression, Load
 from bessemer.compiler.ir.loops import Block, For
-from bessemer.compiler.ir.walk_expr import children
+from bessemer.compiler.ir.walk_expr import all_nodes, index_expressions
 
 MOST_KEPT = 64
 """Elements of an array that one thread keeps."""
@@ -89,17 +89,11 @@ def _accesses(statement: loops.Statement) -> list[tuple[str, Size | None]]:
     if isinstance(statement, loops.Store):
         offset = statement.buffer.offset(statement.indices)
         found.append((statement.buffer.name, None if statement.guard is not None else offset))
-    waiting: list[Expression] = list(walk_loops.expressions(statement))
+    values = list(walk_loops.expressions(statement))
     for size in walk_loops.sizes(statement):
-        waiting += [leaf for leaf in dims.atoms(size) if isinstance(leaf, Expression)]
-    seen: set[Expression] = set()
-    while waiting:
-        node = waiting.pop()
-        if node in seen:
-            continue
-        seen.add(node)
+        values += index_expressions(size)
+    for node in all_nodes(*values):
         if isinstance(node, Load):
             offset = node.buffer.offset(node.indices)
             found.append((node.buffer.name, offset if node.guard is None else None))
-        waiting += children(node)
     return found

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from bessemer.compiler.ir.dims import Size, Symbol, atoms
 from bessemer.compiler.ir.expr import Expression, IndexValue, Load, Read
 from bessemer.compiler.ir.loops import (
@@ -23,7 +21,7 @@ from bessemer.compiler.ir.loops import (
     While,
 )
 from bessemer.compiler.ir.tile_statements import TileLoad, TileMac, TileSetup, TileStore, TileZero
-from bessemer.compiler.ir.walk_expr import children, index_expressions
+from bessemer.compiler.ir.walk_expr import all_nodes, index_expressions
 from bessemer.compiler.ir.walk_loops import expressions, walk
 
 
@@ -64,7 +62,7 @@ def _misused_accumulator(loop: For, inner: set[str]) -> str:
         node.local
         for statement in walk(loop.body)
         for root in expressions(statement)
-        for node in _all_below(root)
+        for node in all_nodes(root)
         if isinstance(node, Read)
     }
     mixed = reads & set(outer)
@@ -93,7 +91,7 @@ class _Varying:
 
     def in_value(self, root: Expression) -> bool:
         """Whether an expression differs between lanes."""
-        return any(self._directly(node) for node in _all_below(root))
+        return any(self._directly(node) for node in all_nodes(root))
 
     def in_size(self, size: Size) -> bool:
         """Whether index arithmetic differs between lanes."""
@@ -109,15 +107,3 @@ class _Varying:
                 return self.index in atoms(size)
             case _:
                 return False
-
-
-def _all_below(root: Expression) -> Iterable[Expression]:
-    """An expression and all that it is made of, each once."""
-    waiting, seen = [root], {root}
-    while waiting:
-        node = waiting.pop()
-        yield node
-        for child in children(node):
-            if child not in seen:
-                seen.add(child)
-                waiting.append(child)

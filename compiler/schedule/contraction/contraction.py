@@ -27,7 +27,7 @@ from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import Buffer, Expression, IndexValue, Load, constant
 from bessemer.compiler.ir.loops import Prefetch, Store
 from bessemer.compiler.ir.types import DType, bf16, f16, f32, f64, i8, i16, i32, u8
-from bessemer.compiler.ir.walk_expr import children
+from bessemer.compiler.ir.walk_expr import all_nodes
 from bessemer.compiler.targets.machine import Target
 
 FEW_CHANNELS = 6
@@ -291,19 +291,12 @@ def _walked_as_one(contraction: Contraction, outer: tuple[int, Size], inner: Mer
 def _offsets(root: Expression) -> list[Size]:
     """The index arithmetic inside an expression."""
     found: list[Size] = []
-    seen: set[Expression] = set()
-    stack = [root]
-    while stack:
-        node = stack.pop()
-        if node in seen:
-            continue
-        seen.add(node)
+    for node in all_nodes(root):
         match node:
             case Load(_, buffer, indices, _):
                 found.append(buffer.offset(indices))
             case IndexValue(_, size):
                 found.append(size)
-        stack += children(node)
     return found
 
 

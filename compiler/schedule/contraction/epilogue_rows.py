@@ -14,6 +14,7 @@ waits for the end of its chain of operations. (Measured on 1024 x 1024 x 256: 2.
 
 from __future__ import annotations
 
+
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,7 +27,6 @@ from bessemer.compiler.ir.loops import Store
 from bessemer.compiler.ir.types import DType
 from bessemer.compiler.schedule.contraction.contraction import Contraction
 from bessemer.compiler.schedule.costs import has_functions
-from bessemer.compiler.schedule.dependence import all_nodes
 
 INTERLEAVE = 2
 """Vectors at once: functions are long chains of operations."""
@@ -132,7 +132,7 @@ _COLUMN = "epilogue_column"
 def loads_along(store: Store, column: Symbol) -> list[Load]:
     """Loads of neighbours along the columns, each once."""
     found: dict[Load, None] = {}
-    for node in all_nodes(store.value):
+    for node in walk_expr.all_nodes(store.value):
         if isinstance(node, Load) and node.guard is None and len(node.indices) == 1:
             (offset,) = node.indices
             is_plain = not walk_expr.index_expressions(offset)

@@ -8,6 +8,7 @@ register.
 
 from __future__ import annotations
 
+
 from collections.abc import Sequence
 
 from bessemer.compiler.ir import dims, expr, walk_expr
@@ -16,7 +17,6 @@ from bessemer.compiler.ir.device import Mapping
 from bessemer.compiler.ir.dims import Atom, Size
 from bessemer.compiler.ir.expr import Expression
 from bessemer.compiler.schedule.costs import operations
-from bessemer.compiler.schedule.dependence import all_nodes
 from bessemer.compiler.schedule.device.mapping import THREADS
 from bessemer.compiler.schedule.device.nests import DeviceNest
 from bessemer.compiler.schedule.device.widths import dividing, width_along
@@ -51,7 +51,7 @@ def lower_together(pieces: Sequence[Piece]) -> DeviceNest:
 
 def _scalars(builder: KernelBuilder, pieces: Sequence[Piece]) -> dict[Expression, Expression]:
     """Locals for what is the same for all elements."""
-    loads = [n for piece in pieces for n in all_nodes(piece.value) if isinstance(n, expr.Load)]
+    loads = [n for piece in pieces for n in walk_expr.all_nodes(piece.value) if isinstance(n, expr.Load)]
     same = dict.fromkeys(load for load in loads if load.indices == (0,))
     written = {piece.target.name for piece in pieces}
     return {

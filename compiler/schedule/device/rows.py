@@ -13,6 +13,7 @@ gives the same elements to the same threads. Rows too long for that are read aga
 
 from __future__ import annotations
 
+
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
@@ -23,7 +24,6 @@ from bessemer.compiler.ir.dims import Dim, Size, Symbol, atom
 from bessemer.compiler.ir.expr import Buffer, Expression, Load, Reduce
 from bessemer.compiler.ir.loops import Accumulate
 from bessemer.compiler.ir.ravel import unravel
-from bessemer.compiler.schedule.dependence import all_nodes
 from bessemer.compiler.schedule.device.widths import dividing
 from bessemer.compiler.schedule.nests.merge_axes import Piece, extent_of
 from bessemer.compiler.schedule.nests.row_passes import along_row, replaced, with_kept
@@ -58,12 +58,12 @@ class DeviceRow(RowWriter):
 
     def _fetched(self, element: Expression, inner: Symbol) -> Expression:
         """The element with what several passes load taken from registers."""
-        passes = [node for node in all_nodes(element) if _is_over(node, inner)]
+        passes = [node for node in walk_expr.all_nodes(element) if _is_over(node, inner)]
         bodies = [along_row(node, inner) for node in passes if isinstance(node, Reduce)]
         rest = {node: expr.read("total", node.dtype) for node in passes}
         counts: dict[Expression, int] = {}
         for body in (*bodies, replaced(element, rest)):
-            for node in all_nodes(_without_reductions(body)):
+            for node in walk_expr.all_nodes(_without_reductions(body)):
                 if isinstance(node, Load) and inner in self.dependence.of(node):
                     counts[node] = counts.get(node, 0) + 1
         for load, count in counts.items():
@@ -96,7 +96,7 @@ class DeviceRow(RowWriter):
             return None
         target = self.piece.target
         done = expr.read("kept", kept.dtype)
-        rest = [node for user in users for node in all_nodes(replaced(user, {kept: done}))]
+        rest = [node for user in users for node in walk_expr.all_nodes(replaced(user, {kept: done}))]
         is_read = any(isinstance(node, Load) and node.buffer.name == target.name for node in rest)
         return (target, offset) if kept.dtype == target.dtype and not is_read else None
 

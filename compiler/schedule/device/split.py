@@ -10,6 +10,7 @@ The parts depend on the shapes and on the target only, so equal inputs give equa
 
 from __future__ import annotations
 
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -20,7 +21,7 @@ from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.guard import guarded
 from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.types import TensorType
-from bessemer.compiler.schedule.dependence import Dependence, all_nodes
+from bessemer.compiler.schedule.dependence import Dependence
 from bessemer.compiler.schedule.device.lowering import DeviceLowering
 from bessemer.compiler.schedule.device.nests import is_along_memory
 from bessemer.compiler.schedule.grouping.fuse import Fusion, as_index, index_symbols
@@ -72,7 +73,7 @@ def lower_split_reductions(group: Group, lowering: DeviceLowering) -> list[Launc
 
 def _splits(piece: Piece, target: DeviceTarget) -> list[_Split]:
     """The reductions to split, all of them or none."""
-    nodes = [node for node in all_nodes(piece.value) if isinstance(node, Reduce)]
+    nodes = [node for node in walk_expr.all_nodes(piece.value) if isinstance(node, Reduce)]
     found = [_split(node, piece, target) for node in nodes]
     bound = {symbol for node in nodes for symbol in node.over}
     dependence = Dependence()
@@ -82,7 +83,7 @@ def _splits(piece: Piece, target: DeviceTarget) -> list[_Split]:
 
 
 def _split(node: Reduce, piece: Piece, target: DeviceTarget) -> _Split | None:
-    if any(isinstance(inner, Reduce) for inner in all_nodes(node.body)):
+    if any(isinstance(inner, Reduce) for inner in walk_expr.all_nodes(node.body)):
         return None
     outer = _outer(node, piece)
     elements = dims.product(map(extent_of, outer))
@@ -162,7 +163,7 @@ class _Job:
         )
 
     def _used(self, value: Expression) -> dict[Value, Buffer]:
-        names = {n.buffer.name for n in all_nodes(value) if isinstance(n, expr.Load)}
+        names = {n.buffer.name for n in walk_expr.all_nodes(value) if isinstance(n, expr.Load)}
         return {v: buffer for v, buffer in self.buffers.items() if buffer.name in names}
 
 

@@ -11,6 +11,7 @@ The 33rd column puts the elements of one column of the tile into different banks
 
 from __future__ import annotations
 
+
 from dataclasses import dataclass
 
 from bessemer.compiler.ir import dims, expr, walk_expr
@@ -21,7 +22,6 @@ from bessemer.compiler.ir.expr import Expression, Load, Reduce, less
 from bessemer.compiler.ir.guard import guarded
 from bessemer.compiler.ir.loops import Block
 from bessemer.compiler.ir.ravel import unravel
-from bessemer.compiler.schedule.dependence import all_nodes
 from bessemer.compiler.schedule.nests.merge_axes import Piece, extent_of
 
 SIDE = 32
@@ -96,7 +96,7 @@ def _inside(work: _Transpose, here: dict[Atom, Size]) -> Expression:
 
 
 def _find(piece: Piece) -> _Transpose | None:
-    nodes = all_nodes(piece.value)
+    nodes = walk_expr.all_nodes(piece.value)
     if len(piece.symbols) < 2 or any(isinstance(node, Reduce) for node in nodes):
         return None
     stores = [s for s in piece.symbols if dims.coefficient_of(piece.offset, s) == 1]

@@ -7,6 +7,7 @@ computes whatever pointwise work leads to it. The rest of the group is the epilo
 
 from __future__ import annotations
 
+
 from dataclasses import dataclass, fields, replace
 from functools import partial
 
@@ -29,7 +30,6 @@ from bessemer.compiler.schedule.contraction.microkernel import lower_contraction
 from bessemer.compiler.schedule.contraction.packing import pack, packed_element, packed_shape
 from bessemer.compiler.schedule.contraction.tiles import Tiling
 from bessemer.compiler.schedule.convolution.depthwise_plan import has_narrow_groups
-from bessemer.compiler.schedule.dependence import all_nodes
 from bessemer.compiler.schedule.grouping.destinations import Destination
 from bessemer.compiler.schedule.grouping.few_rows import reads_in_place
 from bessemer.compiler.schedule.grouping.fuse import (
@@ -280,7 +280,7 @@ def _replaceable(contraction: Contraction, inputs: Fusion) -> tuple[Value, ...]:
     """The inputs that only the epilogue reads, each element just before it is stored over."""
     elsewhere = {contraction.a.name, contraction.b.name}
     store = _element(contraction)
-    for node in all_nodes(store.value):
+    for node in walk_expr.all_nodes(store.value):
         if isinstance(node, Load) and node.indices != store.indices:
             elsewhere.add(node.buffer.name)
     return tuple(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bessemer.compiler.ir.walk_expr import all_nodes
+
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,7 +20,6 @@ from bessemer.compiler.ir.types import Array, DType, TensorType
 from bessemer.compiler.ir.walk_loops import structure
 from bessemer.compiler.schedule.contraction.contraction import Contraction
 from bessemer.compiler.schedule.contraction.tiles import Tiling
-from bessemer.compiler.schedule.dependence import all_nodes
 from bessemer.compiler.schedule.grouping.destinations import Destination, is_fold, parts_of
 from bessemer.compiler.schedule.grouping.fuse import Fusion, as_index, index_symbols
 from bessemer.compiler.schedule.grouping.groups import Group

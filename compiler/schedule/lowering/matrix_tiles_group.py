@@ -7,6 +7,8 @@ multiply, with the rest of the group as the epilogue
 
 from __future__ import annotations
 
+from bessemer.compiler.ir.walk_expr import all_nodes
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -17,7 +19,6 @@ from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.types import Array, TensorType, bf16, f32
 from bessemer.compiler.schedule.contraction.contraction import Contraction, Epilogue
-from bessemer.compiler.schedule.dependence import all_nodes
 from bessemer.compiler.schedule.grouping.destinations import Destination
 from bessemer.compiler.schedule.grouping.fuse import Fusion
 from bessemer.compiler.schedule.lowering.lower import Lowering, flat_buffers

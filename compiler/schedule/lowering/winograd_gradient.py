@@ -41,7 +41,7 @@ from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.guard import guarded
 from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.types import TensorType, boolean, f32
-from bessemer.compiler.ir.walk_expr import substitute
+from bessemer.compiler.ir.walk_expr import all_nodes, substitute
 from bessemer.compiler.schedule.contraction.contraction import (
     Contraction,
     DepthAxis,
@@ -63,7 +63,6 @@ from bessemer.compiler.schedule.convolution.winograd_gradient_plan import (
     plan_items,
 )
 from bessemer.compiler.schedule.convolution.winograd_taps import INPUT, OUTPUT, Taps, both_sides
-from bessemer.compiler.schedule.dependence import all_nodes
 from bessemer.compiler.schedule.grouping.fuse import Fusion
 from bessemer.compiler.schedule.lowering.lower import Lowering, flat_buffers, resolve_lanes
 from bessemer.compiler.schedule.lowering.matrix_tiles_group import TileJob

@@ -108,14 +108,7 @@ class _Uses:
     @staticmethod
     def of(value: Expression) -> _Uses:
         uses = _Uses([], set())
-        seen: set[Expression] = set()
-        waiting = [value]
-        while waiting:
-            node = waiting.pop()
-            if node in seen:
-                continue
-            seen.add(node)
-            waiting.extend(walk_expr.children(node))
+        for node in walk_expr.all_nodes(value):
             match node:
                 case Load(_, _, indices, _):
                     uses.offsets.extend(indices)

@@ -14,6 +14,7 @@ to one row, one run of the innermost axis, is written in rows.py.
 
 from __future__ import annotations
 
+
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -24,7 +25,6 @@ from bessemer.compiler.ir.expr import Buffer, Expression, Load, Reduce
 from bessemer.compiler.ir.loops import Block
 from bessemer.compiler.ir.ravel import unravel
 from bessemer.compiler.schedule.costs import operations
-from bessemer.compiler.schedule.dependence import all_nodes
 from bessemer.compiler.schedule.nests.merge_axes import Piece, extent_of, merge_axes
 from bessemer.compiler.schedule.nests.partial_sums import is_longer
 from bessemer.compiler.schedule.nests.row_parts import row_parts
@@ -204,7 +204,7 @@ class _Lowering:
         inner = self._longest_run()
         dependent = [
             node
-            for node in all_nodes(self.piece.value)
+            for node in walk_expr.all_nodes(self.piece.value)
             if isinstance(node, Reduce) and inner in self.dependence.of(node)
         ]
         lanes = self.lanes(self.piece.target.dtype)
@@ -224,7 +224,7 @@ class _Lowering:
         if not isinstance(extent, int) or 2 * extent > self.lanes(self.piece.target.dtype):
             return inner
         offsets = [self.piece.offset]
-        for node in all_nodes(self.piece.value):
+        for node in walk_expr.all_nodes(self.piece.value):
             if isinstance(node, Load):
                 offsets.extend(node.indices)
         runs = {
@@ -277,7 +277,7 @@ class _Lowering:
         whole = extent * self.work
         invariant = any(
             isinstance(node, Reduce) and inner not in self.dependence.of(node)
-            for node in all_nodes(self.piece.value)
+            for node in walk_expr.all_nodes(self.piece.value)
         )
         short = isinstance(whole, int) and whole < 2 * PARALLEL_WORTH
         if short or invariant or not self.vectorize:
@@ -286,7 +286,7 @@ class _Lowering:
         block = 4096
         if isinstance(extent, int):
             block = min(block, -(-extent // (BLOCKS * 64)) * 64)
-            if any(isinstance(node, Reduce) for node in all_nodes(self.piece.value)):
+            if any(isinstance(node, Reduce) for node in walk_expr.all_nodes(self.piece.value)):
                 block = max(block, min(COLUMNS, extent // FEWEST_BLOCKS // 64 * 64))
         with self.builder.loop(dims.ceildiv(extent, block), "parallel") as index:
             length: Size = dims.minimum(extent - index * block, block)
@@ -318,7 +318,7 @@ def _runs_along_memory(node: Reduce, inner: Symbol, lanes: int) -> bool:
     taps = extent_of(last)
     nearest = NEAR if isinstance(taps, int) and taps < lanes else 1
     along = False
-    for load in all_nodes(node.body):
+    for load in walk_expr.all_nodes(node.body):
         if not isinstance(load, Load):
             continue
         step = dims.coefficient_of(load.indices[0], last)

@@ -8,13 +8,14 @@ number all along a row is multiplied by its reciprocal.
 
 from __future__ import annotations
 
+
 from collections.abc import Collection, Iterable
 
 from bessemer.compiler.ir import expr, walk_expr
 from bessemer.compiler.ir.dims import Symbol
 from bessemer.compiler.ir.expr import Binary, Cast, Constant, Expression, Reduce, Unary
 from bessemer.compiler.ir.types import f32
-from bessemer.compiler.schedule.dependence import Dependence, all_nodes
+from bessemer.compiler.schedule.dependence import Dependence
 from bessemer.compiler.schedule.nests.row_passes import along_row
 
 _FALLING = "exp_nonpositive"
@@ -62,8 +63,8 @@ def with_reciprocals(
     want none. What is rounded to a whole number or compared with another is divided: one unit in
     the last place would make it another number, and a row's maximum divided by itself less than 1.
     """
-    steps = [node for node in all_nodes(element) if _is_step(node)]
-    rounded = {below for node in steps for below in all_nodes(node)}
+    steps = [node for node in walk_expr.all_nodes(element) if _is_step(node)]
+    rounded = {below for node in steps for below in walk_expr.all_nodes(node)}
 
     def rule(node: Expression) -> Expression | None:
         if not isinstance(node, Binary) or node.name != "div" or node.dtype is not f32:

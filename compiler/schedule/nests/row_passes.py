@@ -9,6 +9,7 @@ from there. Reductions that want the same elements at the same time share a pass
 
 from __future__ import annotations
 
+
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from bessemer.compiler.ir import expr, walk_expr
 from bessemer.compiler.ir.dims import Atom, Size, Symbol, atom
 from bessemer.compiler.ir.expr import Expression, Reduce
 from bessemer.compiler.schedule.costs import FUNCTION_COST, operations
-from bessemer.compiler.schedule.dependence import Dependence, all_nodes
+from bessemer.compiler.schedule.dependence import Dependence
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,10 +101,10 @@ def _ready(value: Expression, may_hoist: Callable[[Reduce], bool]) -> list[Reduc
 def _kept(value: Expression, reductions: Sequence[Reduce], row: Symbol) -> Expression | None:
     """The costliest part of the reductions' bodies that the rest of the value computes again."""
     rest = replaced(value, {n: expr.read(f"total{i}", n.dtype) for i, n in enumerate(reductions)})
-    later = set(all_nodes(rest))
+    later = set(walk_expr.all_nodes(rest))
     for node in list(later):
         if isinstance(node, Reduce) and _is_over(node, row):
-            later.update(all_nodes(along_row(node, row)))
+            later.update(walk_expr.all_nodes(along_row(node, row)))
     dependence = Dependence()
     best: Expression | None = None
     worth = FUNCTION_COST
@@ -124,4 +125,4 @@ def _kept(value: Expression, reductions: Sequence[Reduce], row: Symbol) -> Expre
 
 
 def _has_reduction(node: Expression) -> bool:
-    return any(isinstance(inner, Reduce) for inner in all_nodes(node))
+    return any(isinstance(inner, Reduce) for inner in walk_expr.all_nodes(node))

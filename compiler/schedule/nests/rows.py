@@ -12,6 +12,7 @@ come before the last one of the row before.
 
 from __future__ import annotations
 
+
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import MappingProxyType
@@ -33,7 +34,7 @@ from bessemer.compiler.ir.expr import (
 from bessemer.compiler.ir.loops import Accumulate, LoopKind, Prefetch, Stream
 from bessemer.compiler.ir.types import DType
 from bessemer.compiler.schedule.costs import has_functions
-from bessemer.compiler.schedule.dependence import Dependence, all_nodes
+from bessemer.compiler.schedule.dependence import Dependence
 from bessemer.compiler.schedule.nests.inner_reductions import write_reduction
 from bessemer.compiler.schedule.nests.interleave import (
     COLUMN_INTERLEAVE,
@@ -94,7 +95,7 @@ class RowWriter:
         self.coming: Places = ()
         self.bound = {
             symbol
-            for node in all_nodes(piece.value)
+            for node in walk_expr.all_nodes(piece.value)
             if isinstance(node, Reduce)
             for symbol in node.over
         }
@@ -183,7 +184,7 @@ class RowWriter:
         elif self.coming:
             interleave = fitting(PASS_INTERLEAVE, extent, lanes)
         if not self.takes_short_rows and any(
-            isinstance(n, Reduce) and inner in self.dependence.of(n) for n in all_nodes(element)
+            isinstance(n, Reduce) and inner in self.dependence.of(n) for n in walk_expr.all_nodes(element)
         ):
             interleave = fitting(COLUMN_INTERLEAVE, extent, lanes)
         if self.streams:
@@ -213,7 +214,7 @@ class RowWriter:
         """The narrowest width that any memory access of the loop asks for."""
         if not self.vectorize:
             return 1
-        types = {node.buffer.dtype for node in all_nodes(value) if isinstance(node, Load)}
+        types = {node.buffer.dtype for node in walk_expr.all_nodes(value) if isinstance(node, Load)}
         return min(self.lanes(t) for t in types | {dtype})
 
     def _prefetch(self, index: Size, count: int) -> None:
@@ -303,7 +304,7 @@ class RowWriter:
         unless `users`, everything else that is still to be computed, read from there."""
         target = self.piece.target
         done = expr.read("kept", kept.dtype)
-        rest = [node for user in users for node in all_nodes(replaced(user, {kept: done}))]
+        rest = [node for user in users for node in walk_expr.all_nodes(replaced(user, {kept: done}))]
         is_read = any(isinstance(node, Load) and node.buffer.name == target.name for node in rest)
         fits = kept.dtype == target.dtype or self.rounds_kept
         if fits and not is_read and not self.streams:

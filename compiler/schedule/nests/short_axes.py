@@ -12,8 +12,7 @@ from __future__ import annotations
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Atom, Size, Symbol, atom
 from bessemer.compiler.ir.expr import Checked, Expression, IndexValue, Load, Reduce
-from bessemer.compiler.ir.walk_expr import index_expressions, substitute
-from bessemer.compiler.schedule.dependence import all_nodes
+from bessemer.compiler.ir.walk_expr import all_nodes, index_expressions, substitute
 from bessemer.compiler.schedule.nests.merge_axes import Piece, extent_of
 from bessemer.compiler.schedule.nests.row_turns import FEWEST_MASKED
 

@@ -21,8 +21,7 @@ from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Dim, Size, Symbol
 from bessemer.compiler.ir.expr import Load, Reduce, less
 from bessemer.compiler.ir.types import f32
-from bessemer.compiler.ir.walk_expr import index_expressions
-from bessemer.compiler.schedule.dependence import all_nodes
+from bessemer.compiler.ir.walk_expr import all_nodes, index_expressions
 from bessemer.compiler.schedule.nests.merge_axes import Piece, extent_of
 from bessemer.compiler.schedule.nests.rows import Lanes, RowWriter
 

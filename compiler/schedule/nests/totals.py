@@ -14,12 +14,13 @@ would be as many steps as the square of t.
 
 from __future__ import annotations
 
+
 from collections.abc import Sequence
 
 from bessemer.compiler.ir import dims, walk_expr
 from bessemer.compiler.ir.dims import Size, Symbol
 from bessemer.compiler.ir.expr import Expression, Reduce
-from bessemer.compiler.schedule.dependence import Dependence, all_nodes
+from bessemer.compiler.schedule.dependence import Dependence
 from bessemer.compiler.schedule.nests.merge_axes import Piece, extent_of
 from bessemer.compiler.schedule.nests.row_passes import next_pass, replaced
 from bessemer.compiler.schedule.nests.rows import RowWriter, Values
@@ -59,7 +60,7 @@ def with_totals(writer: RowWriter, moving: Sequence[Symbol], values: Values) -> 
 
 def _totals(value: Expression, inner: Symbol) -> list[Reduce]:
     """The reductions that are the same for a whole row and for what others add up."""
-    nodes = [node for node in all_nodes(value) if isinstance(node, Reduce)]
+    nodes = [node for node in walk_expr.all_nodes(value) if isinstance(node, Reduce)]
     bound = {inner, *(symbol for node in nodes for symbol in node.over)}
     return [node for node in nodes if not Dependence().of(node) & bound]
 

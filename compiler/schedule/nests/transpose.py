@@ -15,6 +15,7 @@ operands of instructions that multiply pairs are laid out.
 
 from __future__ import annotations
 
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -24,7 +25,6 @@ from bessemer.compiler.ir.dims import Atom, Size, Symbol, atom
 from bessemer.compiler.ir.expr import Load, Reduce, less
 from bessemer.compiler.ir.ravel import unravel
 from bessemer.compiler.schedule.costs import operations
-from bessemer.compiler.schedule.dependence import all_nodes
 from bessemer.compiler.schedule.nests.merge_axes import Piece, merge_axes
 from bessemer.compiler.schedule.nests.nests import NEAR, Lanes, Nest
 from bessemer.compiler.targets.machine import meet_in_few_sets
@@ -126,7 +126,7 @@ def _with_pairs_joined(piece: Piece) -> Piece | None:
     """The piece with one axis in place of the two that pairs of neighbours lie along: the outer one
     steps from pair to pair, the inner one inside a pair."""
     pair = next((s for s in piece.symbols if _step(piece.offset, s) == 1), None)
-    loads = [node for node in all_nodes(piece.value) if isinstance(node, Load)]
+    loads = [node for node in walk_expr.all_nodes(piece.value) if isinstance(node, Load)]
     if pair is None or pair.extent != _PAIR:
         return None
     for symbol in piece.symbols:
@@ -146,7 +146,7 @@ def _with_pairs_joined(piece: Piece) -> Piece | None:
 
 
 def _with_axes(piece: Piece, together: int, lanes: Lanes) -> _Transpose | None:
-    nodes = all_nodes(piece.value)
+    nodes = walk_expr.all_nodes(piece.value)
     loads = [node for node in nodes if isinstance(node, Load)]
     if not loads or any(isinstance(node, Reduce) for node in nodes):
         return None
