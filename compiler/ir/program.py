@@ -6,7 +6,7 @@ where their bytes are is the plan's business (passes/plan_memory.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TypeAlias, Union
@@ -14,9 +14,10 @@ from typing import TypeAlias, Union
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.evaluate import define, evaluate_named
+from bessemer.compiler.ir.expr import Buffer
 from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.loops import Kernel
-from bessemer.compiler.ir.types import Array
+from bessemer.compiler.ir.types import Array, TensorType
 from bessemer.compiler.options import Choice
 
 
@@ -37,6 +38,11 @@ class Launch:
     scratch: tuple[Value, ...] = ()
     replaceable: tuple[Value, ...] = ()
     nodes: tuple[Node, ...] = ()
+
+
+def working_memory(buffers: Iterable[Buffer]) -> dict[Value, Buffer]:
+    """Values for a launch's `scratch`, one for each of a kernel's buffers."""
+    return {Value(TensorType(buffer.dtype, buffer.shape)): buffer for buffer in buffers}
 
 
 @dataclass(frozen=True, eq=False)

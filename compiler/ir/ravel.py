@@ -1,4 +1,4 @@
-"""Flat positions in nested axes, and indices from them: row-major, as in NumPy's ravel."""
+"""Indices of other shapes: flat positions, row-major as in NumPy's ravel, and broadcast arrays."""
 
 from __future__ import annotations
 
@@ -32,3 +32,10 @@ def unravel(
         found.append(named(dims.mod(position, extent)))
         position = named(dims.floordiv(position, extent))
     return (position, *reversed(found)) if extents else ()
+
+
+def broadcast_index(index: Sequence[Size], shape: Sequence[Size]) -> tuple[Size, ...]:
+    """The index into an array of a shape for one into what it is broadcast to, which may have more
+    axes in front: 0 along axes of one element."""
+    aligned = index[len(index) - len(shape) :]
+    return tuple(0 if size == 1 else i for i, size in zip(aligned, shape, strict=True))

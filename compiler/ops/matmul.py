@@ -12,6 +12,7 @@ from bessemer.compiler.ir.dims import Size, atom, format_size
 from bessemer.compiler.ir.element import Operand, reduction_symbols
 from bessemer.compiler.ir.expr import Expression, Index, convert, reduce
 from bessemer.compiler.ir.op import Example, Operator, register
+from bessemer.compiler.ir.ravel import broadcast_index
 from bessemer.compiler.ir.types import (
     FLOATS,
     INTEGERS,
@@ -73,14 +74,9 @@ def _element(a: Operand, b: Operand, *, index: Index, dtype: DType | None = None
     *batch, row, column = index
     (k,) = reduction_symbols((a.shape[-1],))
     total = dtype or accumulator(a.dtype)
-    left = convert(a[(*_batch_index(a, batch), row, atom(k))], total)
-    right = convert(b[(*_batch_index(b, batch), atom(k), column)], total)
+    left = convert(a[(*broadcast_index(batch, a.shape[:-2]), row, atom(k))], total)
+    right = convert(b[(*broadcast_index(batch, b.shape[:-2]), atom(k), column)], total)
     return convert(reduce("add", (k,), left * right), dtype or a.dtype)
-
-
-def _batch_index(x: Operand, batch: list[Size]) -> tuple[Size, ...]:
-    aligned = batch[len(batch) + 2 - len(x.shape) :]
-    return tuple(0 if size == 1 else i for size, i in zip(x.shape, aligned))
 
 
 _IN_I32 = {"dtype": i32}

@@ -12,6 +12,7 @@ from bessemer.compiler.ir.dims import Size, format_size, is_nonnegative
 from bessemer.compiler.ir.element import Operand
 from bessemer.compiler.ir.expr import Expression, Index, constant, convert, index_value
 from bessemer.compiler.ir.op import Example, Operator, register
+from bessemer.compiler.ir.ravel import broadcast_index
 from bessemer.compiler.ir.types import (
     Array,
     DType,
@@ -96,8 +97,7 @@ def _broadcast_reference(x: Array, *, shape: tuple[int, ...]) -> Array:
 
 
 def _broadcast_element(x: Operand, *, index: Index, shape: tuple[Size, ...]) -> Expression:
-    aligned = index[len(index) - len(x.shape) :]
-    return x[tuple(0 if size == 1 else i for i, size in zip(aligned, x.shape))]
+    return x[broadcast_index(index, x.shape)]
 
 
 register(

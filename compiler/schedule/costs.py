@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from bessemer.compiler.ir import dims, walk_expr
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import Binary, Expression, Load, Reduce, Unary

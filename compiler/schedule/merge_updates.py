@@ -11,7 +11,6 @@ updates, and that read nothing but scalars and the elements at the place where t
 
 from __future__ import annotations
 
-
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass

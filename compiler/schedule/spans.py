@@ -6,8 +6,6 @@ is evaluated for all items together, loops inside an item as intervals.
 
 from __future__ import annotations
 
-from bessemer.compiler.ir.walk_expr import all_nodes
-
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeAlias, Union
@@ -29,6 +27,7 @@ from bessemer.compiler.ir.expr import (
 )
 from bessemer.compiler.ir.loops import Block, Kernel, Statement
 from bessemer.compiler.ir.types import Array, i64
+from bessemer.compiler.ir.walk_expr import all_nodes
 from bessemer.compiler.ir.walk_loops import expressions, sizes
 
 _Bound: TypeAlias = Union[int, Array]

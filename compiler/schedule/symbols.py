@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from bessemer.compiler.ir.walk_expr import all_nodes
-
 from collections.abc import Iterable, Sequence
 
 from bessemer.compiler.ir import dims, loops, walk_loops
 from bessemer.compiler.ir.dims import Atom, Size, Symbol
 from bessemer.compiler.ir.expr import Buffer, Checked, Expression, IndexValue, Load, Reduce
 from bessemer.compiler.ir.loops import Block
+from bessemer.compiler.ir.walk_expr import all_nodes
 
 
 def kernel_symbols(body: Block, buffers: Sequence[Buffer], operations: Size) -> tuple[str, ...]:

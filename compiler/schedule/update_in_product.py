@@ -13,7 +13,6 @@ first-level cache.)
 
 from __future__ import annotations
 
-
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -6,7 +6,6 @@ ahead: the processor does that by itself, but not from page to page.
 
 from __future__ import annotations
 
-
 from collections.abc import Sequence
 
 from bessemer.compiler.ir import expr, walk_expr
@@ -60,4 +59,8 @@ def write_elements(
 
 def _even_loads(value: Expression, symbol: Symbol) -> list[Load]:
     """The loads of what lies where the element is stored."""
-    return [n for n in walk_expr.all_nodes(value) if isinstance(n, Load) and n.indices == (atom(symbol),)]
+    return [
+        n
+        for n in walk_expr.all_nodes(value)
+        if isinstance(n, Load) and n.indices == (atom(symbol),)
+    ]

@@ -21,7 +21,7 @@ from bessemer.compiler.codegen.values import Pointer, Value, literal, register_t
 from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir import loops, walk_loops
 from bessemer.compiler.ir.dims import Size, Symbol
-from bessemer.compiler.ir.expr import Buffer, Expression, FragmentElement, Load
+from bessemer.compiler.ir.expr import Buffer, FragmentElement, Load
 from bessemer.compiler.ir.types import DType, i64
 from bessemer.compiler.ir.walk_expr import all_nodes
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from bessemer.compiler.ir import dims, expr, loops, walk_expr, walk_loops
+from bessemer.compiler.ir import expr, loops, walk_expr, walk_loops
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import Expression, Load
 from bessemer.compiler.ir.loops import Block, Statement

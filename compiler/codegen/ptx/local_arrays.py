@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from bessemer.compiler.ir import dims, loops, walk_loops
 from bessemer.compiler.ir.device import Mapping
 from bessemer.compiler.ir.dims import Size
-from bessemer.compiler.ir.expr import Buffer, Expression, Load
+from bessemer.compiler.ir.expr import Buffer, Load
 from bessemer.compiler.ir.loops import Block, For
 from bessemer.compiler.ir.walk_expr import all_nodes, index_expressions
 

@@ -14,7 +14,6 @@ waits for the end of its chain of operations. (Measured on 1024 x 1024 x 256: 2.
 
 from __future__ import annotations
 
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass

@@ -33,19 +33,18 @@ from bessemer.compiler.ir.expr import (
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.loops import Attend, Store
 from bessemer.compiler.ir.operands import Axis, Operand, Tile
-from bessemer.compiler.ir.ravel import unravel
+from bessemer.compiler.ir.ravel import broadcast_index, unravel
 from bessemer.compiler.ir.types import Array, bf16, f16, f32
 from bessemer.compiler.schedule.device.attention_mask import farthest_key
 from bessemer.compiler.schedule.device.attention_tiles import (
     AttentionSizes,
     choose_attention_tile,
 )
-from bessemer.compiler.schedule.device.contraction_forms import Memory
 from bessemer.compiler.schedule.device.contraction_operands import Operands
 from bessemer.compiler.schedule.device.contraction_tiles import guess
 from bessemer.compiler.schedule.device.lowering import DeviceLowering
 from bessemer.compiler.schedule.grouping.attention import Attention, RowForm, row_form
-from bessemer.compiler.schedule.grouping.fuse import Fusion
+from bessemer.compiler.schedule.grouping.fuse import Fusion, Source
 from bessemer.compiler.schedule.grouping.groups import Group, Grouping
 from bessemer.compiler.schedule.lowering.lower import flat_buffers, in_order
 from bessemer.compiler.schedule.nests.nests import flat, flatten_loads
@@ -166,7 +165,7 @@ class _Kernel:
     @cached_property
     def fusion(self) -> Fusion:
         nodes = [*self.attention.nodes, *in_order(self.group)]
-        return Fusion({node.output: node for node in nodes}, self.lowering.constants)
+        return Fusion.of(nodes, self.lowering.constants)
 
     @property
     def shape(self) -> tuple[Size, ...]:
@@ -193,10 +192,9 @@ class _Kernel:
         return [*operands.before, self._launch(queries, keys, values)]
 
     def _nodes(self, node: Node) -> list[Node]:
-        pack = self.grouping.packs.get(node)
-        return in_order(pack) if pack else []
+        return in_order(self.grouping.packs.get(node))
 
-    def _operand(self, memory: Memory, value: Value, outer: int, depth: int) -> Operand:
+    def _operand(self, memory: Source, value: Value, outer: int, depth: int) -> Operand:
         """An operand whose outer and depth axes are at these places of its shape."""
         shape = value.type.shape
         missing = len(self.batch) + 2 - len(shape)
@@ -204,14 +202,14 @@ class _Kernel:
             0 if n == 1 else s for n, s in zip(shape[:-2], memory.strides[:-2])
         )
         return Operand(
-            flat(self.fusion.buffer(memory.source)),
+            flat(self.fusion.buffer(memory.value)),
             memory.base,
             (Axis(shape[outer], memory.strides[outer]),),
             (Axis(shape[depth], memory.strides[depth]),),
             tuple(Axis(n, s) for n, s in zip(self.batch, steps, strict=True)),
         )
 
-    def _launch(self, queries: Memory, keys: Memory, values: Memory) -> DeviceLaunch:
+    def _launch(self, queries: Source, keys: Source, values: Source) -> DeviceLaunch:
         assert self.group.root is not None
         scores, product = self.attention.scores, self.attention.product
         out = self.lowering.destination(self.group.root, self.group.tail)
@@ -246,7 +244,9 @@ class _Kernel:
                     key=key,
                     column=column,
                     score=score,
-                    stores=(Store(out.buffer, (out.offset(_fitting(index, self.shape)),), value),),
+                    stores=(
+                        Store(out.buffer, (out.offset(broadcast_index(index, self.shape)),), value),
+                    ),
                     tile=tile,
                     key_end=self._key_end(farthest, begin, tile),
                 )
@@ -331,11 +331,7 @@ class _Kernel:
 
     def _element(self, sums: Value, wanted: Value, index: Index, total: Expression) -> Expression:
         inner = self.fusion.given({sums: lambda _: expr.convert(total, sums.type.dtype)})
-        return flatten_loads(inner.element(wanted, _fitting(index, wanted.type.shape)))
-
-
-def _fitting(index: Index, shape: tuple[Size, ...]) -> Index:
-    return tuple(0 if n == 1 else i for i, n in zip(index, shape, strict=True))
+        return flatten_loads(inner.element(wanted, broadcast_index(index, wanted.type.shape)))
 
 
 def _padded(columns: int) -> int:

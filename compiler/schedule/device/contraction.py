@@ -23,7 +23,7 @@ from bessemer.compiler.ir.expr import Buffer, Expression, Index
 from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.loops import Contract, Store
 from bessemer.compiler.ir.operands import Products, Tile
-from bessemer.compiler.ir.ravel import unravel
+from bessemer.compiler.ir.ravel import broadcast_index, unravel
 from bessemer.compiler.ir.types import (
     Array,
     DType,
@@ -38,7 +38,7 @@ from bessemer.compiler.ir.types import (
     u8,
 )
 from bessemer.compiler.ops.conv import is_depthwise
-from bessemer.compiler.schedule.device.contraction_forms import Form, Memory, form_of, simplified
+from bessemer.compiler.schedule.device.contraction_forms import Form, form_of, simplified
 from bessemer.compiler.schedule.device.contraction_operands import (
     PACKED,
     Operands,
@@ -61,6 +61,7 @@ from bessemer.compiler.schedule.device.lowering import DeviceLowering
 from bessemer.compiler.schedule.grouping.destinations import Destination
 from bessemer.compiler.schedule.grouping.fuse import (
     Fusion,
+    Source,
     as_index,
     index_symbols,
 )
@@ -139,7 +140,7 @@ class _Job:
     def fusion(self) -> Fusion:
         """The buffers of the contraction's kernel."""
         nodes = in_order(self.group)
-        return Fusion({node.output: node for node in nodes}, self.lowering.constants)
+        return Fusion.of(nodes, self.lowering.constants)
 
     @cached_property
     def sums(self) -> DType:
@@ -167,8 +168,7 @@ class _Job:
         left = operands.left(self.grouping)
         if left is None:
             return None
-        pack_group = self.grouping.packs.get(self.anchor)
-        nodes = in_order(pack_group) if pack_group else []
+        nodes = in_order(self.grouping.packs.get(self.anchor))
         value, memory = operands.right(self.anchor, nodes)
         node, left, value, memory = operands.padded(left, value, memory)
         choice, form = self._chosen(node, left, value, memory, operands)
@@ -179,7 +179,7 @@ class _Job:
     # The choice
 
     def _chosen(
-        self, node: Node, left: Memory, right: Value, memory: Memory, operands: Operands
+        self, node: Node, left: Source, right: Value, memory: Source, operands: Operands
     ) -> tuple[Choice, Form]:
         """The tile, and the operands as it wants them."""
         form = form_of(node, left, memory)
@@ -223,10 +223,10 @@ class _Job:
         return [replace(found, left=one, right=other)]
 
     def _used(
-        self, form: Form, left: Memory, right: Value, memory: Memory, operands: Operands
+        self, form: Form, left: Source, right: Value, memory: Source, operands: Operands
     ) -> Form:
         """The form with the kernel's buffers; its right operand is packed, if it is to be."""
-        sources = [left.source, memory.source]
+        sources = [left.value, memory.value]
         packed = form.right.buffer.name == PACKED
         if packed:
             sources[1] = self._packed(form, right)
@@ -296,8 +296,7 @@ class _Job:
         dtype = sum_value.type.dtype
         inner = self.fusion.given({sum_value: lambda at: expr.convert(total(at), dtype)})
         core = self.group.core
-        index = tuple(0 if n == 1 else i for i, n in zip(index, core.type.shape, strict=True))
-        return flatten_loads(inner.element(core, index))
+        return flatten_loads(inner.element(core, broadcast_index(index, core.type.shape)))
 
     def _split(self, form: Form, choice: Choice) -> list[DeviceLaunch]:
         """A kernel for parts of the sums, and one that adds them up and runs the epilogue."""

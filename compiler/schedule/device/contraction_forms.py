@@ -12,20 +12,11 @@ from dataclasses import dataclass, replace
 
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
-from bessemer.compiler.ir.expr import Buffer, Index
-from bessemer.compiler.ir.graph import Node, Value
+from bessemer.compiler.ir.expr import Index
+from bessemer.compiler.ir.graph import Node
 from bessemer.compiler.ir.operands import Axis, Operand, Window
-
-
-@dataclass(frozen=True)
-class Memory:
-    """A value seen through views: its elements lie at base + index . strides of another value's
-    buffer."""
-
-    source: Value
-    buffer: Buffer
-    base: Size
-    strides: tuple[Size, ...]
+from bessemer.compiler.ir.ravel import broadcast_index
+from bessemer.compiler.schedule.grouping.fuse import Source
 
 
 @dataclass(frozen=True)
@@ -62,10 +53,10 @@ class Form:
         if self.rows:
             index[self.rows[0]] = row
         index[-1] = column
-        return tuple(0 if n == 1 else i for i, n in zip(index, self.shape, strict=True))
+        return broadcast_index(index, self.shape)
 
 
-def form_of(node: Node, left: Memory, right: Memory) -> Form:
+def form_of(node: Node, left: Source, right: Source) -> Form:
     """The operands of a product or a convolution, which lie as said."""
     if node.operator.name == "conv":
         return _by_memory(_convolution(node, left, right))
@@ -86,7 +77,7 @@ def _by_memory(form: Form) -> Form:
     return replace(form, left=moved, rows=tuple(form.rows[i] for i in order))
 
 
-def _product(node: Node, left: Memory, right: Memory) -> Form:
+def _product(node: Node, left: Source, right: Source) -> Form:
     """[..., m, k] x [..., k, n], batch axes broadcast."""
     shapes = [value.type.shape for value in node.inputs]
     shape = node.output.type.shape
@@ -117,7 +108,7 @@ def _product(node: Node, left: Memory, right: Memory) -> Form:
     return Form(left_operand, right_operand, (*rows, batch_rank), tuple(batch), shape)
 
 
-def _convolution(node: Node, left: Memory, right: Memory) -> Form:
+def _convolution(node: Node, left: Source, right: Source) -> Form:
     """[n, spatial..., c] * [kernel..., c, columns]; groups are a batch index."""
     x, w = (value.type.shape for value in node.inputs)
     shape, attributes = node.output.type.shape, node.attributes

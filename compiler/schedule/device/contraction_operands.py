@@ -7,20 +7,20 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from bessemer.compiler.ir import dims, expr, walk_expr
+from bessemer.compiler.ir import dims, expr
 from bessemer.compiler.ir.device import DeviceLaunch
 from bessemer.compiler.ir.dims import Size
-from bessemer.compiler.ir.expr import Buffer, Expression, Index, Load
+from bessemer.compiler.ir.expr import Buffer, Expression, Index
 from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.operands import Axis, Operand
 from bessemer.compiler.ir.types import Array, TensorType
-from bessemer.compiler.schedule.device.contraction_forms import Memory
 from bessemer.compiler.schedule.device.lowering import DeviceLowering
 from bessemer.compiler.schedule.grouping.fuse import (
     Fusion,
-    affine_strides,
+    Source,
     as_index,
     index_symbols,
+    source_of,
 )
 from bessemer.compiler.schedule.grouping.groups import Grouping
 from bessemer.compiler.schedule.nests.merge_axes import Piece
@@ -32,20 +32,14 @@ _PAD_CHANNELS = 4
 """Channels are padded to a multiple of it, where they are few and not one."""
 
 
-def memory_of(value: Value, inlined: Mapping[Value, Node], side: str) -> Memory | None:
+def memory_of(value: Value, inlined: Mapping[Value, Node], side: str) -> Source | None:
     """A value as elements of another one, seen through the inlined views; None where it is
     computed."""
-    fusion = Fusion(inlined, {})
-    symbols = index_symbols(value.type.shape)
-    element = fusion.element(value, as_index(symbols, value.type.shape))
-    strides = affine_strides(element, symbols) if isinstance(element, Load) else None
-    if strides is None or not isinstance(element, Load):
+    source = source_of(value, inlined)
+    if source is None:
         return None
-    first = walk_expr.substitute(element, dict.fromkeys(symbols, 0))
-    assert isinstance(first, Load)
-    (source,) = fusion.buffers
-    place = Buffer(side, source.type.dtype, (source.type.numel,))
-    return Memory(source, place, first.buffer.offset(first.indices), strides)
+    memory = source.value.type
+    return replace(source, buffer=Buffer(side, memory.dtype, (memory.numel,)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,12 +50,12 @@ class Operands:
     lowering: DeviceLowering
     before: list[DeviceLaunch] = field(default_factory=list)
 
-    def left(self, grouping: Grouping) -> Memory | None:
+    def left(self, grouping: Grouping) -> Source | None:
         """The left one where it lies; it was made sure that it does, or nothing can be done."""
         value = self.anchor.inputs[0]
         return memory_of(value, grouping.views(value), LEFT)
 
-    def right(self, node: Node, nodes: Sequence[Node]) -> tuple[Value, Memory]:
+    def right(self, node: Node, nodes: Sequence[Node]) -> tuple[Value, Source]:
         """The right one of a node where it lies, or where it is stored first; `nodes` lead to
         it."""
         value = node.inputs[1]
@@ -101,8 +95,8 @@ class Operands:
         self.before.append(launch)
 
     def padded(
-        self, left: Memory, right: Value, memory: Memory
-    ) -> tuple[Node, Memory, Value, Memory]:
+        self, left: Source, right: Value, memory: Source
+    ) -> tuple[Node, Source, Value, Source]:
         """Few input channels become as many as are copied at once, the new ones 0; the node as it
         then is, and its operands."""
         node = self.anchor
@@ -117,8 +111,8 @@ class Operands:
         return replace(node, inputs=(x, w)), left, w, memory
 
     def _widened(
-        self, value: Value, memory: Memory, axis: int, channels: int, wide: int
-    ) -> tuple[Value, Memory]:
+        self, value: Value, memory: Source, axis: int, channels: int, wide: int
+    ) -> tuple[Value, Source]:
         """A copy of an operand with more channels along an axis."""
         shape = list(value.type.shape)
         shape[axis] = wide
@@ -130,7 +124,7 @@ class Operands:
             self.lowering.constants[made] = np.pad(array, width)
         else:
             fusion = Fusion({}, {})
-            buffer = flat(fusion.buffer(memory.source))
+            buffer = flat(fusion.buffer(memory.value))
 
             def element(index: Index) -> Expression:
                 steps = (i * s for i, s in zip(index, memory.strides, strict=True))

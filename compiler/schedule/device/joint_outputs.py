@@ -8,7 +8,6 @@ register.
 
 from __future__ import annotations
 
-
 from collections.abc import Sequence
 
 from bessemer.compiler.ir import dims, expr, walk_expr
@@ -51,7 +50,9 @@ def lower_together(pieces: Sequence[Piece]) -> DeviceNest:
 
 def _scalars(builder: KernelBuilder, pieces: Sequence[Piece]) -> dict[Expression, Expression]:
     """Locals for what is the same for all elements."""
-    loads = [n for piece in pieces for n in walk_expr.all_nodes(piece.value) if isinstance(n, expr.Load)]
+    loads = [
+        n for piece in pieces for n in walk_expr.all_nodes(piece.value) if isinstance(n, expr.Load)
+    ]
     same = dict.fromkeys(load for load in loads if load.indices == (0,))
     written = {piece.target.name for piece in pieces}
     return {

@@ -8,8 +8,6 @@ a reduction an element  along memory: a group of threads computes an element, el
 
 from __future__ import annotations
 
-from bessemer.compiler.ir.walk_expr import all_nodes
-
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,6 +18,7 @@ from bessemer.compiler.ir.dims import Size, Symbol
 from bessemer.compiler.ir.expr import Buffer, Load, Reduce
 from bessemer.compiler.ir.ravel import unravel
 from bessemer.compiler.ir.types import i64
+from bessemer.compiler.ir.walk_expr import all_nodes
 from bessemer.compiler.schedule.costs import operations
 from bessemer.compiler.schedule.dependence import Dependence
 from bessemer.compiler.schedule.device.mapping import THREADS, mapping_of_rows, other_mappings

@@ -13,7 +13,6 @@ gives the same elements to the same threads. Rows too long for that are read aga
 
 from __future__ import annotations
 
-
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
@@ -96,7 +95,9 @@ class DeviceRow(RowWriter):
             return None
         target = self.piece.target
         done = expr.read("kept", kept.dtype)
-        rest = [node for user in users for node in walk_expr.all_nodes(replaced(user, {kept: done}))]
+        rest = [
+            node for user in users for node in walk_expr.all_nodes(replaced(user, {kept: done}))
+        ]
         is_read = any(isinstance(node, Load) and node.buffer.name == target.name for node in rest)
         return (target, offset) if kept.dtype == target.dtype and not is_read else None
 

@@ -10,7 +10,6 @@ The parts depend on the shapes and on the target only, so equal inputs give equa
 
 from __future__ import annotations
 
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

@@ -11,7 +11,6 @@ The 33rd column puts the elements of one column of the tile into different banks
 
 from __future__ import annotations
 
-
 from dataclasses import dataclass
 
 from bessemer.compiler.ir import dims, expr, walk_expr

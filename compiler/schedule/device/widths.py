@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from bessemer.compiler.ir.walk_expr import all_nodes
-
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size, Symbol
 from bessemer.compiler.ir.expr import Expression, Load
 from bessemer.compiler.ir.types import DType
+from bessemer.compiler.ir.walk_expr import all_nodes
 from bessemer.compiler.schedule.nests.merge_axes import Piece
 
 ACCESS = 16

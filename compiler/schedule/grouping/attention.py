@@ -12,8 +12,6 @@ they ask for must be scores of that row.
 
 from __future__ import annotations
 
-from bessemer.compiler.ir.walk_expr import all_nodes
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -22,6 +20,7 @@ from bessemer.compiler.ir.dims import Size, Symbol, atom
 from bessemer.compiler.ir.expr import Buffer, Expression, Index, Reduce
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.types import bf16, f16, f32, f64
+from bessemer.compiler.ir.walk_expr import all_nodes
 from bessemer.compiler.schedule.dependence import Dependence
 from bessemer.compiler.schedule.grouping.few_rows import reads_in_place
 from bessemer.compiler.schedule.grouping.fuse import (

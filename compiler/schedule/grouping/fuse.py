@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
+from dataclasses import dataclass
 
 from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir import dims, expr, walk_expr
@@ -10,6 +11,7 @@ from bessemer.compiler.ir.dims import Size, Symbol, atom
 from bessemer.compiler.ir.element import Operand
 from bessemer.compiler.ir.expr import Buffer, Expression, Index, Load
 from bessemer.compiler.ir.graph import Node, Value
+from bessemer.compiler.ir.ravel import broadcast_index
 from bessemer.compiler.ir.types import Array, bf16, f32
 from bessemer.compiler.schedule.nests.partial_sums import is_longer
 
@@ -36,6 +38,11 @@ class Fusion:
         self._given = dict(given or {})
         self.buffers: dict[Value, Buffer] = {} if buffers is None else buffers
         self._known: dict[tuple[Value, Index], Expression] = {}
+
+    @staticmethod
+    def of(nodes: Iterable[Node], constants: Mapping[Value, Array]) -> Fusion:
+        """A kernel that computes these nodes on the spot."""
+        return Fusion({node.output: node for node in nodes}, constants)
 
     def given(self, given: Mapping[Value, Callable[[Index], Expression]]) -> Fusion:
         """The same kernel with single values overridden; it adds to the same buffers."""
@@ -75,10 +82,7 @@ class Fusion:
         array = self._constants.get(value)
         if array is not None and array.size == 1:
             return expr.constant(array.reshape(-1)[0].item(), value.type.dtype)
-        index = tuple(
-            0 if size == 1 else i for i, size in zip(index, value.type.shape, strict=True)
-        )
-        return expr.load(self.buffer(value), index)
+        return expr.load(self.buffer(value), broadcast_index(index, value.type.shape))
 
     def _apply(self, node: Node, index: Index) -> Expression:
         rule = node.operator.element
@@ -103,7 +107,7 @@ def index_symbols(shape: tuple[Size, ...], prefix: str = "axis") -> tuple[Symbol
 
 def as_index(symbols: tuple[Symbol, ...], shape: tuple[Size, ...]) -> Index:
     """The symbols as an index; 0 on axes of size 1."""
-    return tuple(0 if size == 1 else atom(s) for s, size in zip(symbols, shape, strict=True))
+    return broadcast_index(tuple(map(atom, symbols)), shape)
 
 
 def view_chain(
@@ -122,16 +126,37 @@ def view_chain(
     return chain
 
 
+@dataclass(frozen=True, eq=False)
+class Source:
+    """The memory that a value is seen in, through views: the element at an index lies at
+    base + index . strides of another value, which `buffer` stands for."""
+
+    value: Value
+    buffer: Buffer
+    base: Size
+    strides: tuple[Size, ...]
+
+
+def source_of(value: Value, views: Mapping[Value, Node]) -> Source | None:
+    """Where a value lies, seen through `views`; None where that is not linear in the index."""
+    fusion = Fusion(views, {})
+    symbols = index_symbols(value.type.shape)
+    element = fusion.element(value, as_index(symbols, value.type.shape))
+    strides = affine_strides(element, symbols) if isinstance(element, Load) else None
+    if strides is None or not isinstance(element, Load):
+        return None
+    offset = element.buffer.offset(element.indices)
+    base = dims.substitute(offset, dict.fromkeys(symbols, 0))
+    ((memory, buffer),) = fusion.buffers.items()
+    return Source(memory, buffer, base, strides)
+
+
 def is_affine_operand(value: Value, producers: Mapping[Value, Node]) -> bool:
     """Whether a value is memory seen through views that keep its index arithmetic linear."""
-    inlined = view_chain(value, producers)
-    if not inlined:
-        return True
-    if any(node.operator.name not in AFFINE_VIEWS for node in inlined.values()):
+    views = view_chain(value, producers)
+    if any(node.operator.name not in AFFINE_VIEWS for node in views.values()):
         return False
-    symbols = index_symbols(value.type.shape)
-    element = Fusion(inlined, {}).element(value, as_index(symbols, value.type.shape))
-    return isinstance(element, Load) and affine_strides(element, symbols) is not None
+    return source_of(value, views) is not None
 
 
 def samples_channels(node: Node) -> bool:
@@ -143,13 +168,8 @@ def samples_channels(node: Node) -> bool:
 
 def has_neighbours_last(value: Value, producers: Mapping[Value, Node]) -> bool:
     """Whether the last axis of a value, memory seen through views, has steps of one element."""
-    inlined = view_chain(value, producers)
-    symbols = index_symbols(value.type.shape)
-    element = Fusion(inlined, {}).element(value, as_index(symbols, value.type.shape))
-    if not isinstance(element, Load):
-        return False
-    strides = affine_strides(element, symbols)
-    return strides is not None and strides[-1] == 1
+    source = source_of(value, view_chain(value, producers))
+    return source is not None and source.strides[-1] == 1
 
 
 def parts_pairs(node: Node, producers: Mapping[Value, Node]) -> bool:

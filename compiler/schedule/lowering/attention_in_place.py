@@ -16,6 +16,7 @@ from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Size, Symbol, atom
 from bessemer.compiler.ir.expr import Buffer, Expression, Index
 from bessemer.compiler.ir.graph import Node, Value
+from bessemer.compiler.ir.ravel import broadcast_index
 from bessemer.compiler.schedule.grouping.attention import Attention
 from bessemer.compiler.schedule.grouping.destinations import Destination
 from bessemer.compiler.schedule.grouping.few_rows import MOST_ROWS_OF_SMALL, is_computed
@@ -68,7 +69,7 @@ class InPlace:
         """The first product, with what is pointwise behind it."""
         carried = self.attention.carried
         row, key = Symbol("row", self.rows), Symbol("key", carried.type.shape[-1])
-        index = _fitting((*leading, atom(row), atom(key)), carried)
+        index = broadcast_index((*leading, atom(row), atom(key)), carried.type.shape)
         value = flatten_loads(self.fusion.element(carried, index))
         place = self._place(atom(row), atom(key))
         write_nest(self.builder, Piece(self.kept_scores, place, value, (row, key)), self.lanes)
@@ -77,7 +78,7 @@ class InPlace:
         """The second product, times `inverse` of the row, with the rest of the group behind it."""
         product = self.attention.product
         row, column = Symbol("row", self.rows), Symbol("column", core.type.shape[-1])
-        index = _fitting((*batch, atom(row), atom(column)), core)
+        index = broadcast_index((*batch, atom(row), atom(column)), core.type.shape)
 
         def weight(at: Index) -> Expression:
             return expr.load(self.kept_weights, (self._place(at[-2], at[-1]),))
@@ -92,7 +93,3 @@ class InPlace:
 
     def _place(self, row: Size, key: Size) -> Size:
         return self.own + row * self.stride + key
-
-
-def _fitting(index: Index, value: Value) -> Index:
-    return tuple(0 if size == 1 else i for i, size in zip(index, value.type.shape, strict=True))

@@ -27,8 +27,8 @@ from bessemer.compiler.ir.dims import Atom, Size, Symbol, atom
 from bessemer.compiler.ir.expr import Buffer, Expression, Index, Read, convert, less
 from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.loops import Store
-from bessemer.compiler.ir.program import Launch
-from bessemer.compiler.ir.types import DType, TensorType
+from bessemer.compiler.ir.program import Launch, working_memory
+from bessemer.compiler.ir.types import DType
 from bessemer.compiler.schedule.contraction.contraction import (
     Contraction,
     DepthAxis,
@@ -41,6 +41,7 @@ from bessemer.compiler.schedule.grouping.attention import Attention, RowForm, ro
 from bessemer.compiler.schedule.grouping.destinations import Destination
 from bessemer.compiler.schedule.grouping.fuse import (
     Fusion,
+    Source,
     as_index,
     index_symbols,
 )
@@ -55,7 +56,6 @@ from bessemer.compiler.schedule.lowering.attention_packing import (
     Packed,
     PackedByPanels,
 )
-from bessemer.compiler.schedule.lowering.attention_query import Query, query_of
 from bessemer.compiler.schedule.lowering.attention_tiles import (
     HEIGHT,
     whole_steps,
@@ -81,10 +81,11 @@ class AttentionKernel:
     """The kernel of one group. Indices are symbols until an item's own take their place.
 
     Up to `few` rows it reads keys and values where they lie, through `pack_nodes`. The query is
-    read through `query_views`.
+    read where it lies, through `query_views`.
     """
 
     group: Group
+    query: Source
     keys: Packed | PackedByPanels
     values: Packed | InMemory
     few: int
@@ -113,7 +114,7 @@ class AttentionKernel:
     @cached_property
     def fusion(self) -> Fusion:
         nodes = [*self.attention.nodes, *in_order(self.group)]
-        return Fusion({node.output: node for node in nodes}, self.lowering.constants)
+        return Fusion.of(nodes, self.lowering.constants)
 
     @cached_property
     def direct(self) -> Fusion:
@@ -147,6 +148,11 @@ class AttentionKernel:
     @cached_property
     def key_count(self) -> Size:
         return self.attention.product.inputs[0].type.shape[-1]
+
+    @property
+    def depth(self) -> Size:
+        """The products in a score."""
+        return self.attention.scores.inputs[0].type.shape[-1]
 
     @cached_property
     def height(self) -> int:
@@ -203,7 +209,8 @@ class AttentionKernel:
         """The launch of the kernel."""
         assert self.group.root is not None
         out = self.lowering.destination(self.group.root, self.group.tail)
-        query = query_of(self.attention, self.query_views, self.fusion)
+        memory = flat(self.fusion.buffer(self.query.value))
+        query = replace(self.query, buffer=memory)
         with self.builder.loop(self.chunks, "parallel") as chunk:
             own = self._local(chunk * (self.block * self.stride))
             count = dims.minimum(self.share, self.items - chunk * self.share)
@@ -215,19 +222,19 @@ class AttentionKernel:
         body = self.builder.block()
         nodes = [*self.attention.nodes, *in_order(self.group)]
         inputs = flat_buffers(self.fusion)
-        depth, columns = query.depth, self.attention.product.output.type.shape[-1]
-        work = self.block * self.key_count * (2 * depth + 2 * columns + ROW_WORK)
+        columns = self.attention.product.output.type.shape[-1]
+        work = self.block * self.key_count * (2 * self.depth + 2 * columns + ROW_WORK)
         return self.lowering.launch(
             nodes,
             inputs,
             {out.value: out.buffer},
             body,
             self.share * work,
-            {Value(TensorType(b.dtype, b.shape)): b for b in self.builder.scratch_buffers},
+            working_memory(self.builder.scratch_buffers),
             name="attention",
         )
 
-    def _item(self, item: Size, own: Size, query: Query, out: Destination) -> None:
+    def _item(self, item: Size, own: Size, query: Source, out: Destination) -> None:
         """One block of rows of one head."""
         block = dims.mod(item, self.blocks)
         batch = self._unravel(dims.floordiv(item, self.blocks))
@@ -255,7 +262,7 @@ class AttentionKernel:
         with in_place.if_few(few, lambda: in_place.results(batch, self.group.core, out, factor)):
             self._results(out, batch, first, count, own, factor)
 
-    def _scores(self, query: Query, leading: Index, first: Size, count: Size, own: Size) -> None:
+    def _scores(self, query: Source, leading: Index, first: Size, count: Size, own: Size) -> None:
         """The first product, with what is pointwise behind it."""
         scores = self.attention.scores.output
         shape = scores.type.shape
@@ -279,7 +286,7 @@ class AttentionKernel:
                 query.buffer,
                 a_base,
                 (RowAxis(count, query.strides[-2]),),
-                (DepthAxis(query.depth, query.strides[-1]),),
+                (DepthAxis(self.depth, query.strides[-1]),),
                 columns,
                 b,
                 lambda rows, column, value: epilogue(rows, begin + column, value),

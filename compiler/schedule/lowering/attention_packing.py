@@ -16,7 +16,7 @@ from bessemer.compiler.ir.expr import Buffer, Expression, Index, less
 from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.guard import guarded
 from bessemer.compiler.ir.program import Launch
-from bessemer.compiler.ir.ravel import ravel
+from bessemer.compiler.ir.ravel import broadcast_index, ravel
 from bessemer.compiler.ir.types import TensorType
 from bessemer.compiler.schedule.contraction.contraction import (
     Contraction,
@@ -29,10 +29,9 @@ from bessemer.compiler.schedule.contraction.tiles import plan, registers_tile
 from bessemer.compiler.schedule.grouping.attention import Attention
 from bessemer.compiler.schedule.grouping.few_rows import is_computed, unless_few
 from bessemer.compiler.schedule.grouping.fuse import Fusion, index_symbols
-from bessemer.compiler.schedule.grouping.groups import Group
 from bessemer.compiler.schedule.lowering.attention_blocks import bytes_of_a_score, is_one_block
 from bessemer.compiler.schedule.lowering.attention_tiles import whole_steps
-from bessemer.compiler.schedule.lowering.lower import Lowering, flat_buffers, in_order
+from bessemer.compiler.schedule.lowering.lower import Lowering, flat_buffers
 from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_plan import panel_of
 from bessemer.compiler.schedule.nests.merge_axes import Piece
 from bessemer.compiler.schedule.nests.nests import Lanes, flat, flatten_loads, write_nest
@@ -53,19 +52,18 @@ class Packed:
     def matrix(self, batch: Index) -> Size:
         """The packed matrix for an index of the product's batch axes."""
         leading = self.shape[:-2]
-        index = batch[len(batch) - len(leading) :]
-        return ravel([0 if n == 1 else i for i, n in zip(index, leading)], leading)
+        return ravel(broadcast_index(batch, leading), leading)
 
 
 def pack_right(
     node: Node,
-    group: Group | None,
+    nodes: Sequence[Node],
     lowering: Lowering,
     few: int = 0,
     on_tiles: bool = False,
 ) -> Packed:
-    """The launch that packs the right side of a product, unless the left one has few rows. With
-    zeros behind it to whole steps of a matrix unit, if this multiplies."""
+    """The launch that packs the right side of a product, to which `nodes` lead, unless the left one
+    has few rows. With zeros behind it to whole steps of a matrix unit, if this multiplies."""
     right, target = node.inputs[1], lowering.target
     *batch, known, columns = right.type.shape
     depth = whole_steps(known) if on_tiles else known
@@ -75,8 +73,7 @@ def pack_right(
     matrices = dims.product(batch)
     shape = packed_shape(matrices, draft.depth_steps, columns, panel, group_size)
     packed = Value(TensorType(right.type.dtype, shape))
-    nodes = in_order(group) if group else []
-    fusion = Fusion({node.output: node for node in nodes}, lowering.constants)
+    fusion = Fusion.of(nodes, lowering.constants)
     symbols = index_symbols(packed.type.shape)
 
     def element(matrix: Size, k: Size, column: Size) -> Expression:
@@ -85,8 +82,7 @@ def pack_right(
         for size in reversed(batch):
             index.insert(0, 0 if size == 1 else dims.mod(rest, size))
             rest = dims.floordiv(rest, size)
-        full = tuple(0 if size == 1 else i for i, size in zip(index, right.type.shape))
-        value = fusion.element(right, full)
+        value = fusion.element(right, broadcast_index(index, right.type.shape))
         return guarded(less(k, known), value, 0) if depth != known else value
 
     index = tuple(atom(symbol) for symbol in symbols)
@@ -128,11 +124,8 @@ class PackedByPanels:
         memory = builder.allocate(right.type.dtype, shape)
 
         def element(_: Size, k: Size, column: Size) -> Expression:
-            index = (*leading[len(leading) - right.type.rank + 2 :], k, column)
-            sizes = right.type.shape
-            return fusion.element(
-                right, tuple(0 if n == 1 else i for i, n in zip(index, sizes, strict=True))
-            )
+            index = broadcast_index((*leading, k, column), right.type.shape)
+            return fusion.element(right, index)
 
         symbols = index_symbols(shape, "packed")
         index = tuple(atom(symbol) for symbol in symbols)

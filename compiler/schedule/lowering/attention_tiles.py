@@ -13,7 +13,7 @@ from bessemer.compiler.ir.expr import Buffer
 from bessemer.compiler.ir.types import bf16, f32
 from bessemer.compiler.schedule.contraction.contraction import Contraction
 from bessemer.compiler.schedule.grouping.attention import Attention
-from bessemer.compiler.schedule.lowering.attention_query import Query
+from bessemer.compiler.schedule.grouping.fuse import Source
 from bessemer.compiler.schedule.matrix_tiles.matrix_tiles import write_on_tiles
 from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_packing import HALF
 from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_plan import ROWS, plan_tiles
@@ -25,18 +25,18 @@ _FEWEST = 32
 """Rows and keys. With fewer, tiles are mostly empty."""
 
 
-def is_on_tiles(attention: Attention, query: Query, target: Target) -> bool:
+def is_on_tiles(attention: Attention, query: Source, target: Target) -> bool:
     """Whether both products are the matrix unit's: sizes are known and not small."""
     operands = (*attention.scores.inputs, *attention.product.inputs)
     *_, rows, keys = attention.product.inputs[0].type.shape
-    columns = attention.product.output.type.shape[-1]
-    sizes = (rows, keys, columns, query.depth)
+    columns, depth = attention.product.output.type.shape[-1], operands[0].type.shape[-1]
+    sizes = (rows, keys, columns, depth)
     if not target.has_tiles or any(value.type.dtype is not bf16 for value in operands):
         return False
     if not all(isinstance(size, int) and size >= ROWS for size in sizes):
         return False
     is_large = min(dims.number(rows), dims.number(keys)) >= _FEWEST
-    return is_large and whole_steps(query.depth) == query.depth and query.strides[-1] == 1
+    return is_large and whole_steps(depth) == depth and query.strides[-1] == 1
 
 
 def whole_steps(depth: Size) -> Size:

@@ -43,7 +43,7 @@ def values_in_memory(
     columns = right.type.shape[-1]
     if not in_full_width(product) or not isinstance(columns, int) or columns % panel:
         return None
-    fusion = Fusion({node.output: node for node in pack_nodes}, {})
+    fusion = Fusion.of(pack_nodes, {})
     *batch, row, column = symbols = index_symbols(right.type.shape, "value")
     element = fusion.element(right, as_index(symbols, right.type.shape))
     if not isinstance(element, Load) or affine_strides(element, (row, column)) != (columns, 1):

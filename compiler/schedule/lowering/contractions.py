@@ -7,16 +7,16 @@ computes whatever pointwise work leads to it. The rest of the group is the epilo
 
 from __future__ import annotations
 
-
 from dataclasses import dataclass, fields, replace
 from functools import partial
 
 from bessemer.compiler.ir import dims, expr, walk_expr
 from bessemer.compiler.ir.dims import Size, atom, product
-from bessemer.compiler.ir.expr import Buffer, Expression, Index, Load
+from bessemer.compiler.ir.expr import Buffer, Expression, Load
 from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.loops import Block, Store
 from bessemer.compiler.ir.program import Launch
+from bessemer.compiler.ir.ravel import broadcast_index
 from bessemer.compiler.ir.types import TensorType
 from bessemer.compiler.ops.conv import is_depthwise
 from bessemer.compiler.schedule.contraction.contraction import (
@@ -34,10 +34,10 @@ from bessemer.compiler.schedule.grouping.destinations import Destination
 from bessemer.compiler.schedule.grouping.few_rows import reads_in_place
 from bessemer.compiler.schedule.grouping.fuse import (
     Fusion,
-    affine_strides,
     as_index,
     has_neighbours_last,
     index_symbols,
+    source_of,
 )
 from bessemer.compiler.schedule.grouping.groups import Group, Grouping
 from bessemer.compiler.schedule.lowering.contraction_forms import ConvolutionForm, Form, ProductForm
@@ -83,11 +83,10 @@ def lower_contraction_group(
         if launches is not None:
             return launches
     pack_group = grouping.packs.get(anchor)
-    if anchor.inputs[1] not in lowering.constants:
-        packed_nodes = pack_group.nodes if pack_group else []
-        if reads_in_place(anchor, packed_nodes):
-            return None
-    inputs = Fusion({n.output: n for n in in_order(group)}, lowering.constants)
+    is_constant = anchor.inputs[1] in lowering.constants
+    if not is_constant and reads_in_place(anchor, in_order(pack_group)):
+        return None
+    inputs = Fusion.of(in_order(group), lowering.constants)
     job = _tile_job(group, pack_group, grouping.views(anchor.inputs[0]), inputs, lowering)
     if job is None:
         return None
@@ -118,7 +117,7 @@ def _tile_job(
     anchor = group.anchor
     assert anchor is not None and group.root is not None
     left, right = anchor.inputs
-    source = _source_of(left, views)
+    source = source_of(left, views)
     if source is None:
         return None
     form = ConvolutionForm(anchor) if anchor.operator.name == "conv" else ProductForm(anchor)
@@ -143,7 +142,7 @@ def _tile_job(
         right=right,
         matrices=axes.matrices,
         nodes=in_order(group),
-        pack_nodes=in_order(pack_group) if pack_group else [],
+        pack_nodes=in_order(pack_group),
         out=out,
         base_symbol=BASE,
         base=source.base,
@@ -152,30 +151,6 @@ def _tile_job(
         right_element=partial(_right_element, right, form),
         key=(type(form).__name__, *form.key),
     )
-
-
-@dataclass(frozen=True, eq=False)
-class _Source:
-    """The value in memory behind an operand's views, the flat offset of the operand's first element
-    in it, and the steps from there along the operand's axes."""
-
-    value: Value
-    base: Size
-    strides: tuple[Size, ...]
-
-
-def _source_of(operand: Value, views: dict[Value, Node]) -> _Source | None:
-    """None where the views do not keep the steps along the axes constant."""
-    fusion = Fusion(views, {})
-    symbols = index_symbols(operand.type.shape)
-    element = fusion.element(operand, as_index(symbols, operand.type.shape))
-    strides = affine_strides(element, symbols) if isinstance(element, Load) else None
-    if strides is None:
-        return None
-    first = walk_expr.substitute(element, dict.fromkeys(symbols, 0))
-    assert isinstance(first, Load)
-    (value,) = fusion.buffers
-    return _Source(value, first.buffer.offset(first.indices), strides)
 
 
 def _lower_in_registers(
@@ -310,12 +285,10 @@ class _Epilogue:
             value = total
         else:
             inner = self.fusion.given({self.sum: lambda _: total})
-            value = flatten_loads(inner.element(self.root, _unit_free(index, self.root)))
+            value = flatten_loads(
+                inner.element(self.root, broadcast_index(index, self.root.type.shape))
+            )
         return (Store(self.out.buffer, (self.out.offset(index),), value),)
-
-
-def _unit_free(index: Index, value: Value) -> Index:
-    return tuple(0 if size == 1 else i for i, size in zip(index, value.type.shape, strict=True))
 
 
 def _packed_constant(
@@ -339,7 +312,8 @@ def _packed_constant(
 def _right_element(
     right: Value, form: Form, fusion: Fusion, matrix: Size, k: Size, column: Size
 ) -> Expression:
-    return fusion.element(right, _unit_free(form.right_index(matrix, k, column), right))
+    index = broadcast_index(form.right_index(matrix, k, column), right.type.shape)
+    return fusion.element(right, index)
 
 
 def _pack_launch(
@@ -350,7 +324,7 @@ def _pack_launch(
     lowering: Lowering,
 ) -> Launch:
     """Packs the right operand at run time."""
-    fusion = Fusion({node.output: node for node in job.pack_nodes}, lowering.constants)
+    fusion = Fusion.of(job.pack_nodes, lowering.constants)
     symbols = index_symbols(packed.type.shape)
     full = tuple(atom(symbol) for symbol in symbols)
     index = (0 if packed.type.shape[0] == 1 else full[0], *full[1:])

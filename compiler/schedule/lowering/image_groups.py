@@ -13,6 +13,7 @@ from bessemer.compiler.ir.expr import Buffer, Expression, Index, Load
 from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.loops import Store
 from bessemer.compiler.ir.program import Launch
+from bessemer.compiler.ir.ravel import broadcast_index
 from bessemer.compiler.ir.types import Array, TensorType, bf16, f32
 from bessemer.compiler.schedule.contraction.packing import pack, packed_shape
 from bessemer.compiler.schedule.convolution import winograd_tiles
@@ -62,7 +63,7 @@ class ImageGroup:
         self.anchor, self.root = group.anchor, group.root
         self.nodes = in_order(group)
         self.lowering = lowering
-        self.fusion = Fusion({n.output: n for n in self.nodes}, lowering.constants)
+        self.fusion = Fusion.of(self.nodes, lowering.constants)
         self.left, self.right = self.anchor.inputs
         views = _widened_views(self.left, grouping)
         self._input = Fusion(views, lowering.constants, buffers=self.fusion.buffers)
@@ -127,7 +128,7 @@ class ImageGroup:
             planes = shape[1]
             index = (dims.floordiv(image, planes), dims.mod(image, planes), row, column, channel)
         # An axis of one element may still be padded: only its index inside is 0.
-        return tuple(0 if size == 1 else i for i, size in zip(index, shape, strict=True))
+        return broadcast_index(index, shape)
 
     def epilogue(
         self, pixel: tuple[Size, Size, Size], channel: Size, total: Expression
@@ -202,8 +203,7 @@ def lower_winograd_group(
     if is_constant:
         packed, before = _transformed(w, draft, panel, lowering), list[Launch]()
     else:
-        pack_group = grouping.packs.get(anchor)
-        nodes = in_order(pack_group) if pack_group else []
+        nodes = in_order(grouping.packs.get(anchor))
         packed, launch = _transform_launch(anchor, nodes, draft, panel, lowering)
         before = [launch]
     u = flat(image.fusion.buffer(packed))
@@ -242,7 +242,7 @@ def _transform_launch(
 ) -> tuple[Value, Launch]:
     """Transforms and packs weights at run time, with what leads to them."""
     w = anchor.inputs[1]
-    fusion = Fusion({node.output: node for node in nodes}, lowering.constants)
+    fusion = Fusion.of(nodes, lowering.constants)
     is_line = w.type.rank == 3
 
     def weight(y: int, x: int, channel: Size, column: Size) -> Expression:

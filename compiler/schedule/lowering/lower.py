@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from bessemer.compiler.ir.walk_expr import all_nodes
-
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,8 +13,9 @@ from bessemer.compiler.ir.dims import Size, Symbol
 from bessemer.compiler.ir.expr import Buffer, Expression, Index, Load
 from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.loops import Block, Kernel
-from bessemer.compiler.ir.program import Launch, Weight
+from bessemer.compiler.ir.program import Launch, Weight, working_memory
 from bessemer.compiler.ir.types import Array, DType, TensorType
+from bessemer.compiler.ir.walk_expr import all_nodes
 from bessemer.compiler.ir.walk_loops import structure
 from bessemer.compiler.schedule.contraction.contraction import Contraction
 from bessemer.compiler.schedule.contraction.tiles import Tiling
@@ -200,9 +199,9 @@ def sources_of(nodes: Sequence[Node]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(source for node in nodes for source in node.sources))
 
 
-def in_order(group: Group) -> list[Node]:
-    """The nodes of a group in the order of computation."""
-    return list(dict.fromkeys(reversed(group.nodes)))
+def in_order(group: Group | None) -> list[Node]:
+    """The nodes of a group, if there is one, in the order of computation."""
+    return [] if group is None else list(dict.fromkeys(reversed(group.nodes)))
 
 
 def lower_elements(group: Group, lowering: Lowering) -> list[Launch]:
@@ -360,7 +359,7 @@ def lower_statements(
     }
     builder = KernelBuilder()
     rule(builder, [inputs[v] for v in given], list(outputs.values()), **node.attributes)
-    scratch = {Value(TensorType(b.dtype, b.shape)): b for b in builder.scratch_buffers}
+    scratch = working_memory(builder.scratch_buffers)
     body = resolve_lanes(builder.block(), lowering)
     return lowering.launch([node], inputs, outputs, body, operations, scratch)
 

@@ -7,8 +7,6 @@ multiply, with the rest of the group as the epilogue
 
 from __future__ import annotations
 
-from bessemer.compiler.ir.walk_expr import all_nodes
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -18,6 +16,7 @@ from bessemer.compiler.ir.expr import Buffer, Expression, Reduce
 from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.types import Array, TensorType, bf16, f32
+from bessemer.compiler.ir.walk_expr import all_nodes
 from bessemer.compiler.schedule.contraction.contraction import Contraction, Epilogue
 from bessemer.compiler.schedule.grouping.destinations import Destination
 from bessemer.compiler.schedule.grouping.fuse import Fusion
@@ -99,7 +98,7 @@ def lower_on_matrix_unit(job: TileJob, lowering: Lowering) -> list[Launch] | Non
     if right is None:
         return None
     left = job.left if form.parts == 1 else _split(job, layout, lowering, launches)
-    inputs = Fusion({node.output: node for node in job.nodes}, lowering.constants)
+    inputs = Fusion.of(job.nodes, lowering.constants)
     a, b = flat(inputs.buffer(left)), flat(inputs.buffer(right))
     contraction = replace(draft, a=a, b=b, epilogue=job.epilogue(inputs))
     body = lower_on_tiles(contraction, tiling, target)
@@ -144,7 +143,7 @@ def _packed(
             lambda a: pack(layout.arrange(job.right_matrices(a)), form, runs, tiling.panel),
         )
     packed = Value(type)
-    inputs = Fusion({node.output: node for node in job.pack_nodes}, lowering.constants)
+    inputs = Fusion.of(job.pack_nodes, lowering.constants)
     out = Buffer("out0", form.right, shape)
 
     def element(matrix: Size, k: Size, column: Size) -> Expression:

@@ -19,7 +19,7 @@ from bessemer.compiler.ir.dims import product as product_of
 from bessemer.compiler.ir.expr import Buffer
 from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.loops import TEAM
-from bessemer.compiler.ir.program import Launch
+from bessemer.compiler.ir.program import Launch, working_memory
 from bessemer.compiler.ir.types import Array, TensorType, bf16, f32, i32
 from bessemer.compiler.ops.recurrence import (
     byte_lstm,
@@ -130,7 +130,7 @@ def _launch(
     shape: _Shape,
     layout: Layout,
 ) -> Launch:
-    scratch = {Value(TensorType(b.dtype, b.shape)): b for b in builder.scratch_buffers}
+    scratch = working_memory(builder.scratch_buffers)
     given, written = cell.replaces or (None, None)
     # What may lie in an input's place comes first among the outputs.
     outputs = dict(sorted(outputs.items(), key=lambda item: item[1] is not written))

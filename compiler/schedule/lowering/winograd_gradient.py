@@ -39,7 +39,7 @@ from bessemer.compiler.ir.expr import (
 )
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.guard import guarded
-from bessemer.compiler.ir.program import Launch
+from bessemer.compiler.ir.program import Launch, working_memory
 from bessemer.compiler.ir.types import TensorType, boolean, f32
 from bessemer.compiler.ir.walk_expr import all_nodes, substitute
 from bessemer.compiler.schedule.contraction.contraction import (
@@ -80,7 +80,7 @@ def lower_winograd_gradient(job: TileJob, lowering: Lowering) -> list[Launch] | 
     items = plan_items(images, lowering.target) if images is not None else None
     if images is None or items is None or job.right.type.dtype is not f32:
         return None
-    sums = Fusion({n.output: n for n in (*job.pack_nodes, *job.nodes)}, lowering.constants)
+    sums = Fusion.of((*job.pack_nodes, *job.nodes), lowering.constants)
     a = flat(sums.buffer(job.left))
     writer = _Writer(job, replace(job.draft, a=a), sums, images, items, lowering.target)
     if not writer.is_along_columns():
@@ -100,7 +100,7 @@ def lower_winograd_gradient(job: TileJob, lowering: Lowering) -> list[Launch] | 
             out,
             resolve_lanes(body, lowering),
             operations,
-            {Value(TensorType(f32, buffer.shape)): buffer for buffer in memory},
+            working_memory(memory),
             name="winograd_gradient",
             arguments={job.base_symbol: job.base},
         )
@@ -112,7 +112,7 @@ def lower_winograd_gradient(job: TileJob, lowering: Lowering) -> list[Launch] | 
     between = Value(TensorType(f32, writer.m.shape))
     body = writer.body(None)
     first = launch(sums, {between: writer.m}, body, items.operations, (writer.v, writer.g))
-    ends = Fusion({node.output: node for node in job.nodes}, lowering.constants)
+    ends = Fusion.of(job.nodes, lowering.constants)
     parts = (flat(ends.buffer(between)), writer.m)
     last = add_up(images, items, parts, job.epilogue(ends))
     return [first, launch(ends, out, last, 64 * images.columns)]

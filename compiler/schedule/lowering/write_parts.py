@@ -10,8 +10,6 @@ neighbours, each of their stores becomes three, or four.
 
 from __future__ import annotations
 
-from bessemer.compiler.ir.walk_expr import all_nodes
-
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
@@ -23,6 +21,7 @@ from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.loops import Block, Statement
 from bessemer.compiler.ir.program import Alias, Launch, Step
 from bessemer.compiler.ir.types import bf16
+from bessemer.compiler.ir.walk_expr import all_nodes
 from bessemer.compiler.schedule.lowering.lower import Lowering
 from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_layout import BLOCK, PartsLayout, Split
 from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_packing import split_parts

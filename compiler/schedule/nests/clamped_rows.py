@@ -9,13 +9,12 @@ A vector that may lie anywhere gathers its elements one by one; between borders 
 
 from __future__ import annotations
 
-from bessemer.compiler.ir.walk_expr import all_nodes
-
 from collections.abc import Iterator, Sequence
 
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Dim, FloorDiv, Max, Min, Mod, Size, Symbol, atom
 from bessemer.compiler.ir.expr import Load
+from bessemer.compiler.ir.walk_expr import all_nodes
 from bessemer.compiler.schedule.nests.merge_axes import Piece, extent_of
 
 MOST_PARTS = 5

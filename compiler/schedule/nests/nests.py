@@ -14,7 +14,6 @@ to one row, one run of the innermost axis, is written in rows.py.
 
 from __future__ import annotations
 
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 

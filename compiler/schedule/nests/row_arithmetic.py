@@ -8,7 +8,6 @@ number all along a row is multiplied by its reciprocal.
 
 from __future__ import annotations
 
-
 from collections.abc import Collection, Iterable
 
 from bessemer.compiler.ir import expr, walk_expr

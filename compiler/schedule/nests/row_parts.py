@@ -8,11 +8,10 @@ A vector that may lie anywhere asks all parts of a concat, under a mask, for wha
 
 from __future__ import annotations
 
-from bessemer.compiler.ir.walk_expr import all_nodes
-
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size, Symbol
 from bessemer.compiler.ir.expr import Binary, Constant, Expression, IndexValue, Reduce
+from bessemer.compiler.ir.walk_expr import all_nodes
 from bessemer.compiler.schedule.nests.clamped_rows import clamped_parts
 from bessemer.compiler.schedule.nests.merge_axes import Piece, extent_of
 

@@ -9,7 +9,6 @@ from there. Reductions that want the same elements at the same time share a pass
 
 from __future__ import annotations
 
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 

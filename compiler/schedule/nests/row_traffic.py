@@ -7,7 +7,6 @@ takes longest: the one with functions, or the last one.
 
 from __future__ import annotations
 
-
 from collections.abc import Mapping
 from math import ceil
 
@@ -32,7 +31,9 @@ def streams(piece: Piece, last_cache: int) -> bool:
     """Whether a piece is stored past the caches: what it reads and writes does not fit there."""
     extents = [extent_of(symbol) for symbol in piece.symbols]
     written = dims.product(extents) * piece.target.dtype.bytes
-    loads = {n.buffer.name: n.buffer for n in walk_expr.all_nodes(piece.value) if isinstance(n, Load)}
+    loads = {
+        n.buffer.name: n.buffer for n in walk_expr.all_nodes(piece.value) if isinstance(n, Load)
+    }
     read = dims.total(b.dtype.bytes * dims.product(b.shape) for b in loads.values())
     if not isinstance(written, int) or not isinstance(read, int) or piece.target.name in loads:
         return False

@@ -11,14 +11,13 @@ which costs a load each.
 
 from __future__ import annotations
 
-from bessemer.compiler.ir.walk_expr import all_nodes
-
 from collections.abc import Callable
 
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Atom, FloorDiv, Mod, Size, Symbol, atom
 from bessemer.compiler.ir.expr import Expression, Load, Reduce
+from bessemer.compiler.ir.walk_expr import all_nodes
 from bessemer.compiler.schedule.nests.interleave import UNROLLED_STEPS
 from bessemer.compiler.schedule.nests.merge_axes import extent_of
 

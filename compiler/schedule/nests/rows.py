@@ -12,7 +12,6 @@ come before the last one of the row before.
 
 from __future__ import annotations
 
-
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import MappingProxyType
@@ -184,7 +183,8 @@ class RowWriter:
         elif self.coming:
             interleave = fitting(PASS_INTERLEAVE, extent, lanes)
         if not self.takes_short_rows and any(
-            isinstance(n, Reduce) and inner in self.dependence.of(n) for n in walk_expr.all_nodes(element)
+            isinstance(n, Reduce) and inner in self.dependence.of(n)
+            for n in walk_expr.all_nodes(element)
         ):
             interleave = fitting(COLUMN_INTERLEAVE, extent, lanes)
         if self.streams:
@@ -304,7 +304,9 @@ class RowWriter:
         unless `users`, everything else that is still to be computed, read from there."""
         target = self.piece.target
         done = expr.read("kept", kept.dtype)
-        rest = [node for user in users for node in walk_expr.all_nodes(replaced(user, {kept: done}))]
+        rest = [
+            node for user in users for node in walk_expr.all_nodes(replaced(user, {kept: done}))
+        ]
         is_read = any(isinstance(node, Load) and node.buffer.name == target.name for node in rest)
         fits = kept.dtype == target.dtype or self.rounds_kept
         if fits and not is_read and not self.streams:

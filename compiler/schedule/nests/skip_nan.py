@@ -8,11 +8,10 @@ makes the sum NaN, and the sum makes all of the row NaN.
 
 from __future__ import annotations
 
-from bessemer.compiler.ir.walk_expr import all_nodes
-
 from bessemer.compiler.ir import functions
 from bessemer.compiler.ir.dims import Symbol
 from bessemer.compiler.ir.expr import Binary, Cast, Expression, Reduce, Unary
+from bessemer.compiler.ir.walk_expr import all_nodes
 from bessemer.compiler.schedule.nests.row_passes import along_row
 
 _ARITHMETIC = ("add", "sub", "mul", "div")

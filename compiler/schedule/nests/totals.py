@@ -14,7 +14,6 @@ would be as many steps as the square of t.
 
 from __future__ import annotations
 
-
 from collections.abc import Sequence
 
 from bessemer.compiler.ir import dims, walk_expr

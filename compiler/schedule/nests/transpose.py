@@ -15,7 +15,6 @@ operands of instructions that multiply pairs are laid out.
 
 from __future__ import annotations
 
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

@@ -12,13 +12,12 @@ when it is compiled, so the parts of a row begin at whole vectors.
 
 from __future__ import annotations
 
-from bessemer.compiler.ir.walk_expr import all_nodes
-
 import itertools
 
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size, Symbol
 from bessemer.compiler.ir.expr import Binary, Constant, Expression, IndexValue, Reduce, as_index
+from bessemer.compiler.ir.walk_expr import all_nodes
 from bessemer.compiler.schedule.nests.merge_axes import extent_of
 
 
