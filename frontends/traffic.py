@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from bessemer.compiler.ir import loops, walk_expr, walk_loops
 from bessemer.compiler.ir.dims import Size, Symbol, atoms, substitute, symbol_names
 from bessemer.compiler.ir.evaluate import evaluate_named
-from bessemer.compiler.ir.expr import Expression, Load
+from bessemer.compiler.ir.expr import Expression
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.loops import Block
 from bessemer.compiler.ir.program import Launch
@@ -114,6 +114,5 @@ class _Accesses:
                     self.writes[statement.buffer.name] += times
 
     def _expression(self, expression: Expression, times: float) -> None:
-        for node in walk_expr.all_nodes(expression):
-            if isinstance(node, Load):
-                self.reads[node.buffer.name] += times
+        for load in walk_expr.loads_of(expression):
+            self.reads[load.buffer.name] += times

@@ -77,6 +77,16 @@ def all_nodes(*values: Expression) -> list[Expression]:
     return list(seen)
 
 
+def loads_of(*values: Expression) -> list[Load]:
+    """Every load in expressions, once."""
+    return [node for node in all_nodes(*values) if isinstance(node, Load)]
+
+
+def reductions_of(*values: Expression) -> list[Reduce]:
+    """Every reduction in expressions, once."""
+    return [node for node in all_nodes(*values) if isinstance(node, Reduce)]
+
+
 def substitute(node: Expression, values: Mapping[Atom, Size]) -> Expression:
     """The expression with symbols of its index arithmetic replaced."""
     return transform(node, lambda _: None, values)

@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 from typing import get_args
 
 from bessemer.compiler.ir.dims import Size, Symbol
-from bessemer.compiler.ir.expr import Expression
+from bessemer.compiler.ir.expr import Expression, Load
 from bessemer.compiler.ir.loops import (
     Accumulate,
     Assign,
@@ -29,6 +29,7 @@ from bessemer.compiler.ir.loops import (
     While,
 )
 from bessemer.compiler.ir.tile_statements import TileLoad, TileSetup, TileStore
+from bessemer.compiler.ir.walk_expr import index_expressions, loads_of
 
 _FIELDS = {kind: tuple(field.name for field in fields(kind)) for kind in get_args(Statement)}
 
@@ -84,6 +85,12 @@ def expressions(statement: Statement) -> tuple[Expression, ...]:
             return (statement.score, *(e for s in statement.stores for e in expressions(s)))
         case _:
             return ()
+
+
+def loads_by(statement: Statement) -> list[Load]:
+    """The loads of a statement itself (not those of its blocks), also inside index arithmetic."""
+    inside = (e for size in sizes(statement) for e in index_expressions(size))
+    return loads_of(*expressions(statement), *inside)
 
 
 def map_expressions(block: Block, change: Callable[[Expression], Expression]) -> Block:

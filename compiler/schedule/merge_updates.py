@@ -48,7 +48,7 @@ class _Update:
     def even_values(self) -> set[Value]:
         """What is read, element by element, only where it stores."""
         here = (atom(self.piece.symbols[0]),)
-        loads = [node for node in walk_expr.all_nodes(self.piece.value) if isinstance(node, Load)]
+        loads = walk_expr.loads_of(self.piece.value)
         elsewhere = {self.values[load.buffer.name] for load in loads if load.indices != here}
         return {self.values[load.buffer.name] for load in loads} - elsewhere
 
@@ -100,7 +100,7 @@ def _may_follow(update: _Update, run: Sequence[_Update]) -> bool:
     """Whether it goes over as many elements, and of what the others store reads its own alone."""
     targets = {other.target for other in run}
     here = (atom(update.piece.symbols[0]),)
-    loads = [node for node in walk_expr.all_nodes(update.piece.value) if isinstance(node, Load)]
+    loads = walk_expr.loads_of(update.piece.value)
     elsewhere = {update.values[load.buffer.name] for load in loads if load.indices != here}
     return elsewhere.isdisjoint(targets) and (not run or update.extent == run[0].extent)
 

@@ -185,8 +185,8 @@ def _read_evenly(pieces: Sequence[Piece], gradient: Buffer) -> list[Buffer]:
     found = dict.fromkeys(
         node.buffer
         for piece in pieces
-        for node in walk_expr.all_nodes(piece.value)
-        if isinstance(node, Load) and node.indices == (atom(piece.symbols[0]),)
+        for node in walk_expr.loads_of(piece.value)
+        if node.indices == (atom(piece.symbols[0]),)
     )
     return [buffer for buffer in found if buffer not in own]
 
@@ -276,8 +276,8 @@ def _fits(
         return False
     names = {product.inputs[v].name for v in overwritten if v in product.inputs}
     elsewhere = {contraction.a.name, contraction.b.name}
-    for node in walk_expr.all_nodes(stores[0].value):
-        if isinstance(node, Load) and node.indices != stores[0].indices:
+    for node in walk_expr.loads_of(stores[0].value):
+        if node.indices != stores[0].indices:
             elsewhere.add(node.buffer.name)
     return names.isdisjoint(elsewhere) and gradient.type.numel == extent
 

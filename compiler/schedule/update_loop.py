@@ -59,8 +59,4 @@ def write_elements(
 
 def _even_loads(value: Expression, symbol: Symbol) -> list[Load]:
     """The loads of what lies where the element is stored."""
-    return [
-        n
-        for n in walk_expr.all_nodes(value)
-        if isinstance(n, Load) and n.indices == (atom(symbol),)
-    ]
+    return [n for n in walk_expr.loads_of(value) if n.indices == (atom(symbol),)]

@@ -21,9 +21,9 @@ from bessemer.compiler.codegen.values import Pointer, Value, literal, register_t
 from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir import loops, walk_loops
 from bessemer.compiler.ir.dims import Size, Symbol
-from bessemer.compiler.ir.expr import Buffer, FragmentElement, Load
+from bessemer.compiler.ir.expr import Buffer, FragmentElement
 from bessemer.compiler.ir.types import DType, i64
-from bessemer.compiler.ir.walk_expr import all_nodes
+from bessemer.compiler.ir.walk_expr import all_nodes, loads_of
 
 EmitStore = Callable[[KernelState, loops.Store], None]
 
@@ -194,7 +194,7 @@ def _emit_stores(
 def _is_read(buffer: Buffer, stores: Sequence[loops.Store]) -> bool:
     """Whether the stores compute anything from the buffer."""
     roots = [e for store in stores for e in walk_loops.expressions(store)]
-    return any(isinstance(n, Load) and n.buffer.name == buffer.name for n in all_nodes(*roots))
+    return any(n.buffer.name == buffer.name for n in loads_of(*roots))
 
 
 def _store_through_memory(

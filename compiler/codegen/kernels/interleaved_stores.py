@@ -21,9 +21,9 @@ from bessemer.compiler.codegen.transpose_registers import COUNTS, transpose_regi
 from bessemer.compiler.codegen.values import Value
 from bessemer.compiler.ir import loops
 from bessemer.compiler.ir.dims import Size
-from bessemer.compiler.ir.expr import Buffer, Expression, Load
+from bessemer.compiler.ir.expr import Buffer, Expression
 from bessemer.compiler.ir.loops import Block
-from bessemer.compiler.ir.walk_expr import all_nodes
+from bessemer.compiler.ir.walk_expr import loads_of
 
 
 def emit(state: KernelState, block: Block, begin: int) -> int:
@@ -82,7 +82,7 @@ def _places(state: KernelState, store: loops.Store, count: int, together: int) -
 
 
 def _reads(root: Expression, buffer: Buffer) -> bool:
-    return any(isinstance(n, Load) and n.buffer.name == buffer.name for n in all_nodes(root))
+    return any(n.buffer.name == buffer.name for n in loads_of(root))
 
 
 def _emit(

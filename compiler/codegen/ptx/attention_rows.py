@@ -22,7 +22,7 @@ from bessemer.compiler.codegen.ptx.gemm_mma import MmaProducts
 from bessemer.compiler.codegen.ptx.tile_products import Threads
 from bessemer.compiler.codegen.ptx.words import Word, vector_of, wide
 from bessemer.compiler.codegen.values import Value, literal
-from bessemer.compiler.ir import expr, walk_expr
+from bessemer.compiler.ir import walk_expr
 from bessemer.compiler.ir.expr import Expression
 from bessemer.compiler.ir.loops import LOWEST_SCORE, Attend
 from bessemer.compiler.ir.types import boolean, f32, i32
@@ -200,4 +200,4 @@ class AttentionRows(Emitter):
 
 def _loads(score: Expression) -> bool:
     """Whether an expression reads memory."""
-    return any(isinstance(node, expr.Load) for node in walk_expr.all_nodes(score))
+    return bool(walk_expr.loads_of(score))

@@ -13,9 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from bessemer.compiler.ir import expr, loops, walk_expr, walk_loops
-from bessemer.compiler.ir.dims import Size
-from bessemer.compiler.ir.expr import Expression, Load
+from bessemer.compiler.ir import expr, loops, walk_loops
 from bessemer.compiler.ir.loops import Block, Statement
 
 BARRIER = loops.Barrier(0)
@@ -98,23 +96,7 @@ class _Inserter:
         reads: set[str] = set()
         writes: set[str] = set()
         for inner in walk_loops.walk((statement,)):
-            for expression in walk_loops.expressions(inner):
-                reads |= loaded_buffers(expression)
-            for size in walk_loops.sizes(inner):
-                reads |= _loaded_by(size)
+            reads |= {load.buffer.name for load in walk_loops.loads_by(inner)}
             if isinstance(inner, loops.Store):
                 writes.add(inner.buffer.name)
         return Accesses(frozenset(reads) - self.kept, frozenset(writes) - self.kept)
-
-
-def loaded_buffers(expression: Expression) -> set[str]:
-    """The buffers that an expression loads from."""
-    nodes = walk_expr.all_nodes(expression)
-    return {node.buffer.name for node in nodes if isinstance(node, Load)}
-
-
-def _loaded_by(size: Size) -> set[str]:
-    found: set[str] = set()
-    for leaf in walk_expr.index_expressions(size):
-        found |= loaded_buffers(leaf)
-    return found

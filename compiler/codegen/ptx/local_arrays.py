@@ -15,9 +15,8 @@ from dataclasses import dataclass, field
 from bessemer.compiler.ir import dims, loops, walk_loops
 from bessemer.compiler.ir.device import Mapping
 from bessemer.compiler.ir.dims import Size
-from bessemer.compiler.ir.expr import Buffer, Load
+from bessemer.compiler.ir.expr import Buffer
 from bessemer.compiler.ir.loops import Block, For
-from bessemer.compiler.ir.walk_expr import all_nodes, index_expressions
 
 MOST_KEPT = 64
 """Elements of an array that one thread keeps."""
@@ -89,11 +88,7 @@ def _accesses(statement: loops.Statement) -> list[tuple[str, Size | None]]:
     if isinstance(statement, loops.Store):
         offset = statement.buffer.offset(statement.indices)
         found.append((statement.buffer.name, None if statement.guard is not None else offset))
-    values = list(walk_loops.expressions(statement))
-    for size in walk_loops.sizes(statement):
-        values += index_expressions(size)
-    for node in all_nodes(*values):
-        if isinstance(node, Load):
-            offset = node.buffer.offset(node.indices)
-            found.append((node.buffer.name, offset if node.guard is None else None))
+    for load in walk_loops.loads_by(statement):
+        offset = load.buffer.offset(load.indices)
+        found.append((load.buffer.name, offset if load.guard is None else None))
     return found

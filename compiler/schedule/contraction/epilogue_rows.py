@@ -131,8 +131,8 @@ _COLUMN = "epilogue_column"
 def loads_along(store: Store, column: Symbol) -> list[Load]:
     """Loads of neighbours along the columns, each once."""
     found: dict[Load, None] = {}
-    for node in walk_expr.all_nodes(store.value):
-        if isinstance(node, Load) and node.guard is None and len(node.indices) == 1:
+    for node in walk_expr.loads_of(store.value):
+        if node.guard is None and len(node.indices) == 1:
             (offset,) = node.indices
             is_plain = not walk_expr.index_expressions(offset)
             if is_plain and dims.coefficient_of(offset, column) == 1:

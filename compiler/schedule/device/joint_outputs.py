@@ -50,9 +50,7 @@ def lower_together(pieces: Sequence[Piece]) -> DeviceNest:
 
 def _scalars(builder: KernelBuilder, pieces: Sequence[Piece]) -> dict[Expression, Expression]:
     """Locals for what is the same for all elements."""
-    loads = [
-        n for piece in pieces for n in walk_expr.all_nodes(piece.value) if isinstance(n, expr.Load)
-    ]
+    loads = walk_expr.loads_of(*(piece.value for piece in pieces))
     same = dict.fromkeys(load for load in loads if load.indices == (0,))
     written = {piece.target.name for piece in pieces}
     return {

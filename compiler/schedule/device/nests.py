@@ -15,10 +15,10 @@ from bessemer.compiler.ir import dims, expr
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.device import WARP, Mapping
 from bessemer.compiler.ir.dims import Size, Symbol
-from bessemer.compiler.ir.expr import Buffer, Load, Reduce
+from bessemer.compiler.ir.expr import Buffer, Reduce
 from bessemer.compiler.ir.ravel import unravel
 from bessemer.compiler.ir.types import i64
-from bessemer.compiler.ir.walk_expr import all_nodes
+from bessemer.compiler.ir.walk_expr import loads_of, reductions_of
 from bessemer.compiler.schedule.costs import operations
 from bessemer.compiler.schedule.dependence import Dependence
 from bessemer.compiler.schedule.device.mapping import THREADS, mapping_of_rows, other_mappings
@@ -60,7 +60,7 @@ class _Lowering:
         self.wanted = wanted
         self.builder = KernelBuilder()
         self.dependence = Dependence()
-        self.reductions = [n for n in all_nodes(piece.value) if isinstance(n, Reduce)]
+        self.reductions = reductions_of(piece.value)
         self.elements = dims.product(map(extent_of, piece.symbols))
 
     def lower(self) -> DeviceNest:
@@ -187,7 +187,7 @@ class _Lowering:
 
 def is_along_memory(node: Reduce, inner: Symbol) -> bool:
     """Whether a reduction reads neighbours as it runs, and its output's neighbours do not."""
-    loads = [load for load in all_nodes(node.body) if isinstance(load, Load)]
+    loads = loads_of(node.body)
     if any(dims.coefficient_of(load.indices[0], inner) == 1 for load in loads):
         return False
     return any(dims.coefficient_of(load.indices[0], node.over[-1]) == 1 for load in loads)

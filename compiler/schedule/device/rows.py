@@ -20,7 +20,7 @@ from bessemer.compiler.ir import dims, expr, walk_expr
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.device import Mapping
 from bessemer.compiler.ir.dims import Dim, Size, Symbol, atom
-from bessemer.compiler.ir.expr import Buffer, Expression, Load, Reduce
+from bessemer.compiler.ir.expr import Buffer, Expression, Reduce
 from bessemer.compiler.ir.loops import Accumulate
 from bessemer.compiler.ir.ravel import unravel
 from bessemer.compiler.schedule.device.widths import dividing
@@ -62,8 +62,8 @@ class DeviceRow(RowWriter):
         rest = {node: expr.read("total", node.dtype) for node in passes}
         counts: dict[Expression, int] = {}
         for body in (*bodies, replaced(element, rest)):
-            for node in walk_expr.all_nodes(_without_reductions(body)):
-                if isinstance(node, Load) and inner in self.dependence.of(node):
+            for node in walk_expr.loads_of(_without_reductions(body)):
+                if inner in self.dependence.of(node):
                     counts[node] = counts.get(node, 0) + 1
         for load, count in counts.items():
             array = self._registers(load, inner) if count > 1 else None
@@ -95,10 +95,8 @@ class DeviceRow(RowWriter):
             return None
         target = self.piece.target
         done = expr.read("kept", kept.dtype)
-        rest = [
-            node for user in users for node in walk_expr.all_nodes(replaced(user, {kept: done}))
-        ]
-        is_read = any(isinstance(node, Load) and node.buffer.name == target.name for node in rest)
+        rest = walk_expr.loads_of(*(replaced(user, {kept: done}) for user in users))
+        is_read = any(load.buffer.name == target.name for load in rest)
         return (target, offset) if kept.dtype == target.dtype and not is_read else None
 
     def _vector_loop(

@@ -72,7 +72,7 @@ def lower_split_reductions(group: Group, lowering: DeviceLowering) -> list[Launc
 
 def _splits(piece: Piece, target: DeviceTarget) -> list[_Split]:
     """The reductions to split, all of them or none."""
-    nodes = [node for node in walk_expr.all_nodes(piece.value) if isinstance(node, Reduce)]
+    nodes = walk_expr.reductions_of(piece.value)
     found = [_split(node, piece, target) for node in nodes]
     bound = {symbol for node in nodes for symbol in node.over}
     dependence = Dependence()
@@ -82,7 +82,7 @@ def _splits(piece: Piece, target: DeviceTarget) -> list[_Split]:
 
 
 def _split(node: Reduce, piece: Piece, target: DeviceTarget) -> _Split | None:
-    if any(isinstance(inner, Reduce) for inner in walk_expr.all_nodes(node.body)):
+    if walk_expr.reductions_of(node.body):
         return None
     outer = _outer(node, piece)
     elements = dims.product(map(extent_of, outer))
@@ -162,7 +162,7 @@ class _Job:
         )
 
     def _used(self, value: Expression) -> dict[Value, Buffer]:
-        names = {n.buffer.name for n in walk_expr.all_nodes(value) if isinstance(n, expr.Load)}
+        names = {n.buffer.name for n in walk_expr.loads_of(value)}
         return {v: buffer for v, buffer in self.buffers.items() if buffer.name in names}
 
 

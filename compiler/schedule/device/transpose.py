@@ -17,7 +17,7 @@ from bessemer.compiler.ir import dims, expr, walk_expr
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.device import Mapping
 from bessemer.compiler.ir.dims import Atom, Size, Symbol
-from bessemer.compiler.ir.expr import Expression, Load, Reduce, less
+from bessemer.compiler.ir.expr import Expression, Load, less
 from bessemer.compiler.ir.guard import guarded
 from bessemer.compiler.ir.loops import Block
 from bessemer.compiler.ir.ravel import unravel
@@ -95,14 +95,13 @@ def _inside(work: _Transpose, here: dict[Atom, Size]) -> Expression:
 
 
 def _find(piece: Piece) -> _Transpose | None:
-    nodes = walk_expr.all_nodes(piece.value)
-    if len(piece.symbols) < 2 or any(isinstance(node, Reduce) for node in nodes):
+    if len(piece.symbols) < 2 or walk_expr.reductions_of(piece.value):
         return None
     stores = [s for s in piece.symbols if dims.coefficient_of(piece.offset, s) == 1]
     if len(stores) != 1:
         return None
     (along,) = stores
-    loads = [node for node in nodes if isinstance(node, Load) and node.guard is None]
+    loads = [load for load in walk_expr.loads_of(piece.value) if load.guard is None]
     for symbol in piece.symbols:
         transposed = tuple(load for load in loads if _is_transposed(load, symbol, along))
         if symbol is not along and transposed and _are_long(piece, symbol, along):

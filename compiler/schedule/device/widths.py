@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size, Symbol
-from bessemer.compiler.ir.expr import Expression, Load
-from bessemer.compiler.ir.types import DType
-from bessemer.compiler.ir.walk_expr import all_nodes
+from bessemer.compiler.ir.walk_expr import loads_of
 from bessemer.compiler.schedule.nests.merge_axes import Piece
 
 ACCESS = 16
@@ -18,16 +16,11 @@ WIDEST = 8
 def width_along(piece: Piece, inner: Symbol) -> int:
     """Neighbours along an axis for one thread to take: a power of two, 1 if accesses jump."""
     types = [(piece.target.dtype, piece.offset)]
-    types += loads_of(piece.value)
+    types += [(load.dtype, load.indices[0]) for load in loads_of(piece.value)]
     neighbours = [t for t, offset in types if dims.coefficient_of(offset, inner) == 1]
     if not neighbours:
         return 1
     return min(WIDEST, max(ACCESS // dtype.bytes for dtype in neighbours))
-
-
-def loads_of(value: Expression) -> list[tuple[DType, Size]]:
-    """The types and flat offsets of what an expression loads."""
-    return [(n.dtype, n.indices[0]) for n in all_nodes(value) if isinstance(n, Load)]
 
 
 def dividing(extent: Size, width: int) -> int:

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 
 from bessemer.compiler.ir import dims, expr
 from bessemer.compiler.ir.dims import Size, Symbol, atom
-from bessemer.compiler.ir.expr import Buffer, Expression, Index, Reduce
+from bessemer.compiler.ir.expr import Buffer, Expression, Index
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.types import bf16, f16, f32, f64
-from bessemer.compiler.ir.walk_expr import all_nodes
+from bessemer.compiler.ir.walk_expr import reductions_of
 from bessemer.compiler.schedule.dependence import Dependence
 from bessemer.compiler.schedule.grouping.few_rows import reads_in_place
 from bessemer.compiler.schedule.grouping.fuse import (
@@ -156,7 +156,7 @@ def _are_replaceable(weight: Expression, keys: set[Size], symbols: Sequence[Symb
     if not all(isinstance(place, Symbol) and place not in others for place in elsewhere):
         return False
     dependence = Dependence()
-    return not any(isinstance(n, Reduce) and key in dependence.of(n) for n in all_nodes(weight))
+    return not any(key in dependence.of(n) for n in reductions_of(weight))
 
 
 @dataclass(frozen=True, eq=False)

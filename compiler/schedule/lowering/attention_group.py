@@ -37,8 +37,9 @@ def lower_attention_group(group: Group, grouping: Grouping, lowering: Lowering) 
         by_panels = packed_by_panels(attention, to_keys, lowering.target)
     keys = by_panels or pack_right(scores, to_keys, lowering, few, on_tiles)
     width = panel_width(product, lowering.target)
-    values = values_in_memory(attention, to_values, width)
-    values = values or pack_right(product, to_values, lowering, few, on_tiles)
+    values = values_in_memory(attention, to_values, width) or pack_right(
+        product, to_values, lowering, few, on_tiles
+    )
     kernel = AttentionKernel(
         group, query, keys, values, few, on_tiles, (*to_keys, *to_values), views, lowering
     )

@@ -12,7 +12,7 @@ from functools import partial
 
 from bessemer.compiler.ir import dims, expr, walk_expr
 from bessemer.compiler.ir.dims import Size, atom, product
-from bessemer.compiler.ir.expr import Buffer, Expression, Load
+from bessemer.compiler.ir.expr import Buffer, Expression
 from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.loops import Block, Store
 from bessemer.compiler.ir.program import Launch
@@ -255,8 +255,8 @@ def _replaceable(contraction: Contraction, inputs: Fusion) -> tuple[Value, ...]:
     """The inputs that only the epilogue reads, each element just before it is stored over."""
     elsewhere = {contraction.a.name, contraction.b.name}
     store = _element(contraction)
-    for node in walk_expr.all_nodes(store.value):
-        if isinstance(node, Load) and node.indices != store.indices:
+    for node in walk_expr.loads_of(store.value):
+        if node.indices != store.indices:
             elsewhere.add(node.buffer.name)
     return tuple(
         value

@@ -10,12 +10,12 @@ from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir import dims, loops, walk_loops
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Size, Symbol
-from bessemer.compiler.ir.expr import Buffer, Expression, Index, Load
+from bessemer.compiler.ir.expr import Buffer, Expression, Index
 from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.loops import Block, Kernel
 from bessemer.compiler.ir.program import Launch, Weight, working_memory
 from bessemer.compiler.ir.types import Array, DType, TensorType
-from bessemer.compiler.ir.walk_expr import all_nodes
+from bessemer.compiler.ir.walk_expr import loads_of
 from bessemer.compiler.ir.walk_loops import structure
 from bessemer.compiler.schedule.contraction.contraction import Contraction
 from bessemer.compiler.schedule.contraction.tiles import Tiling
@@ -265,13 +265,13 @@ def _store_elements(
 def _replaceable(fusion: Fusion, piece: Piece, body: Block) -> tuple[Value, ...]:
     """The inputs of which every load is of the element that is stored in its place."""
     elsewhere: set[str] = set()
-    for node in all_nodes(piece.value):
-        if isinstance(node, Load) and node.indices != (piece.offset,):
+    for node in loads_of(piece.value):
+        if node.indices != (piece.offset,):
             elsewhere.add(node.buffer.name)
     for statement in walk_loops.walk(body):
         for expression in walk_loops.expressions(statement):
-            for node in all_nodes(expression):
-                if isinstance(node, Load) and node.buffer.name == piece.target.name:
+            for node in loads_of(expression):
+                if node.buffer.name == piece.target.name:
                     return ()  # it keeps something there before it stores the element
     return tuple(
         value
@@ -396,5 +396,5 @@ def _memory_types(block: Block) -> set[DType]:
         if isinstance(statement, loops.Store):
             types.add(statement.buffer.dtype)
         for expression in walk_loops.expressions(statement):
-            types |= {n.buffer.dtype for n in all_nodes(expression) if isinstance(n, Load)}
+            types |= {n.buffer.dtype for n in loads_of(expression)}
     return types

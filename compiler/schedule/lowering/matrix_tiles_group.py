@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
-from bessemer.compiler.ir.expr import Buffer, Expression, Reduce
+from bessemer.compiler.ir.expr import Buffer, Expression
 from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.types import Array, TensorType, bf16, f32
-from bessemer.compiler.ir.walk_expr import all_nodes
+from bessemer.compiler.ir.walk_expr import reductions_of
 from bessemer.compiler.schedule.contraction.contraction import Contraction, Epilogue
 from bessemer.compiler.schedule.grouping.destinations import Destination
 from bessemer.compiler.schedule.grouping.fuse import Fusion
@@ -151,7 +151,7 @@ def _packed(
 
     arranged = layout.element(element)
     probe = arranged(0, dims.symbol("k"), dims.symbol("column"))
-    if any(isinstance(node, Reduce) for node in all_nodes(probe)):
+    if reductions_of(probe):
         return None
     body, operations = pack_body(arranged, form, runs, out, columns, lowering.target.lanes(f32))
     nodes = [*job.pack_nodes, job.nodes[0]]

@@ -30,8 +30,6 @@ from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import (
     Buffer,
     Expression,
-    Load,
-    Reduce,
     constant,
     index_value,
     less,
@@ -41,7 +39,7 @@ from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.guard import guarded
 from bessemer.compiler.ir.program import Launch, working_memory
 from bessemer.compiler.ir.types import TensorType, boolean, f32
-from bessemer.compiler.ir.walk_expr import all_nodes, substitute
+from bessemer.compiler.ir.walk_expr import loads_of, reductions_of, substitute
 from bessemer.compiler.schedule.contraction.contraction import (
     Contraction,
     DepthAxis,
@@ -164,15 +162,9 @@ class _Writer:
     def is_along_columns(self) -> bool:
         """Whether dy is made of what are neighbours along its columns."""
         column = dims.Symbol("column", self.images.columns)
-        for node in all_nodes(self._gradient((0, 0, 0), dims.atom(column))):
-            if isinstance(node, Reduce):
-                return False
-            if isinstance(node, Load) and dims.coefficient_of(node.indices[0], column) not in (
-                0,
-                1,
-            ):
-                return False
-        return True
+        value = self._gradient((0, 0, 0), dims.atom(column))
+        steps = [dims.coefficient_of(load.indices[0], column) for load in loads_of(value)]
+        return not reductions_of(value) and all(step in (0, 1) for step in steps)
 
     def body(self, epilogue: Epilogue | None) -> loops.Block:
         """The kernel; without an epilogue, it leaves m of all items."""
@@ -323,9 +315,8 @@ class _Writer:
 
     def _fetch(self, builder: KernelBuilder, value: Expression) -> None:
         """Asks for what a value is made of."""
-        for node in all_nodes(value):
-            if isinstance(node, Load):
-                builder.append(loops.Prefetch(node.buffer, node.indices[0], 1))
+        for read in loads_of(value):
+            builder.append(loops.Prefetch(read.buffer, read.indices[0], 1))
 
     def _gradient(self, at: tuple[Size, Size, Size], column: Size) -> Expression:
         """An element of dy by image, row and column. Its index is made with symbols whose extents

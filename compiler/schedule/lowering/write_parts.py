@@ -16,12 +16,12 @@ from dataclasses import dataclass, fields, replace
 
 from bessemer.compiler.ir import dims, loops, walk_loops
 from bessemer.compiler.ir.dims import Symbol
-from bessemer.compiler.ir.expr import Buffer, Load, read
+from bessemer.compiler.ir.expr import Buffer, read
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.loops import Block, Statement
 from bessemer.compiler.ir.program import Alias, Launch, Step
 from bessemer.compiler.ir.types import bf16
-from bessemer.compiler.ir.walk_expr import all_nodes
+from bessemer.compiler.ir.walk_expr import loads_of
 from bessemer.compiler.schedule.lowering.lower import Lowering
 from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_layout import BLOCK, PartsLayout, Split
 from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_packing import split_parts
@@ -227,6 +227,6 @@ class _Stores:
 
     def _check_loads(self, statement: Statement) -> None:
         for expression in walk_loops.expressions(statement):
-            for node in all_nodes(expression):
-                if isinstance(node, Load) and node.buffer.name == self.whole.name:
+            for node in loads_of(expression):
+                if node.buffer.name == self.whole.name:
                     raise _Unsuitable

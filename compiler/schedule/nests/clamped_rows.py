@@ -13,8 +13,7 @@ from collections.abc import Iterator, Sequence
 
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Dim, FloorDiv, Max, Min, Mod, Size, Symbol, atom
-from bessemer.compiler.ir.expr import Load
-from bessemer.compiler.ir.walk_expr import all_nodes
+from bessemer.compiler.ir.walk_expr import loads_of
 from bessemer.compiler.schedule.nests.merge_axes import Piece, extent_of
 
 MOST_PARTS = 5
@@ -28,7 +27,7 @@ def clamped_parts(piece: Piece, inner: Symbol, lanes: int) -> list[tuple[int, Si
     extent = extent_of(inner)
     if not isinstance(extent, int) or extent < FEWEST_VECTORS * lanes:
         return [(0, extent)]
-    loads = [node for node in all_nodes(piece.value) if isinstance(node, Load)]
+    loads = loads_of(piece.value)
     parts = _split([load.indices[0] for load in loads], inner, 0, extent)
     return [*parts] if len(parts) <= MOST_PARTS else [(0, extent)]
 

@@ -203,8 +203,8 @@ class _Lowering:
         inner = self._longest_run()
         dependent = [
             node
-            for node in walk_expr.all_nodes(self.piece.value)
-            if isinstance(node, Reduce) and inner in self.dependence.of(node)
+            for node in walk_expr.reductions_of(self.piece.value)
+            if inner in self.dependence.of(node)
         ]
         lanes = self.lanes(self.piece.target.dtype)
         if dependent and all(_runs_along_memory(node, inner, lanes) for node in dependent):
@@ -223,9 +223,8 @@ class _Lowering:
         if not isinstance(extent, int) or 2 * extent > self.lanes(self.piece.target.dtype):
             return inner
         offsets = [self.piece.offset]
-        for node in walk_expr.all_nodes(self.piece.value):
-            if isinstance(node, Load):
-                offsets.extend(node.indices)
+        for load in walk_expr.loads_of(self.piece.value):
+            offsets.extend(load.indices)
         runs = {
             symbol: sum(dims.coefficient_of(offset, symbol) == 1 for offset in offsets)
             for symbol in symbols
@@ -275,8 +274,8 @@ class _Lowering:
         extent = extent_of(inner)
         whole = extent * self.work
         invariant = any(
-            isinstance(node, Reduce) and inner not in self.dependence.of(node)
-            for node in walk_expr.all_nodes(self.piece.value)
+            inner not in self.dependence.of(node)
+            for node in walk_expr.reductions_of(self.piece.value)
         )
         short = isinstance(whole, int) and whole < 2 * PARALLEL_WORTH
         if short or invariant or not self.vectorize:
@@ -285,7 +284,7 @@ class _Lowering:
         block = 4096
         if isinstance(extent, int):
             block = min(block, -(-extent // (BLOCKS * 64)) * 64)
-            if any(isinstance(node, Reduce) for node in walk_expr.all_nodes(self.piece.value)):
+            if walk_expr.reductions_of(self.piece.value):
                 block = max(block, min(COLUMNS, extent // FEWEST_BLOCKS // 64 * 64))
         with self.builder.loop(dims.ceildiv(extent, block), "parallel") as index:
             length: Size = dims.minimum(extent - index * block, block)
@@ -317,9 +316,7 @@ def _runs_along_memory(node: Reduce, inner: Symbol, lanes: int) -> bool:
     taps = extent_of(last)
     nearest = NEAR if isinstance(taps, int) and taps < lanes else 1
     along = False
-    for load in walk_expr.all_nodes(node.body):
-        if not isinstance(load, Load):
-            continue
+    for load in walk_expr.loads_of(node.body):
         step = dims.coefficient_of(load.indices[0], last)
         if step == 0 and not walk_expr.index_expressions(load.indices[0]):
             continue

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size, Symbol
-from bessemer.compiler.ir.expr import Binary, Constant, Expression, IndexValue, Reduce
-from bessemer.compiler.ir.walk_expr import all_nodes
+from bessemer.compiler.ir.expr import Binary, Constant, Expression, IndexValue
+from bessemer.compiler.ir.walk_expr import all_nodes, reductions_of
 from bessemer.compiler.schedule.nests.clamped_rows import clamped_parts
 from bessemer.compiler.schedule.nests.merge_axes import Piece, extent_of
 
@@ -23,9 +23,9 @@ _AFTER = {"lt": 0, "ge": 0, "le": 1, "gt": 1, "eq": 0, "ne": 0}
 def row_parts(piece: Piece, inner: Symbol, lanes: int) -> list[tuple[int, Size]]:
     """(first, count) of each part, in order."""
     extent = extent_of(inner)
-    nodes = all_nodes(piece.value)
-    if not isinstance(extent, int) or any(isinstance(node, Reduce) for node in nodes):
+    if not isinstance(extent, int) or reductions_of(piece.value):
         return [(0, extent)]
+    nodes = all_nodes(piece.value)
     cuts = {cut for node in nodes if (cut := _cut(node, inner)) is not None and 0 < cut < extent}
     if not cuts or len(cuts) >= MOST_PARTS or any(cut % lanes for cut in cuts):
         return clamped_parts(piece, inner, lanes)

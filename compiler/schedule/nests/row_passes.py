@@ -124,4 +124,4 @@ def _kept(value: Expression, reductions: Sequence[Reduce], row: Symbol) -> Expre
 
 
 def _has_reduction(node: Expression) -> bool:
-    return any(isinstance(inner, Reduce) for inner in walk_expr.all_nodes(node))
+    return bool(walk_expr.reductions_of(node))

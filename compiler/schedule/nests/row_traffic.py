@@ -12,7 +12,7 @@ from math import ceil
 
 from bessemer.compiler.ir import dims, walk_expr
 from bessemer.compiler.ir.dims import Atom, Size, Symbol
-from bessemer.compiler.ir.expr import Buffer, Load, Reduce
+from bessemer.compiler.ir.expr import Buffer
 from bessemer.compiler.schedule.nests.merge_axes import Piece, extent_of
 from bessemer.compiler.targets.machine import CACHE_LINE
 
@@ -31,9 +31,7 @@ def streams(piece: Piece, last_cache: int) -> bool:
     """Whether a piece is stored past the caches: what it reads and writes does not fit there."""
     extents = [extent_of(symbol) for symbol in piece.symbols]
     written = dims.product(extents) * piece.target.dtype.bytes
-    loads = {
-        n.buffer.name: n.buffer for n in walk_expr.all_nodes(piece.value) if isinstance(n, Load)
-    }
+    loads = {n.buffer.name: n.buffer for n in walk_expr.loads_of(piece.value)}
     read = dims.total(b.dtype.bytes * dims.product(b.shape) for b in loads.values())
     if not isinstance(written, int) or not isinstance(read, int) or piece.target.name in loads:
         return False
@@ -51,7 +49,7 @@ def streams(piece: Piece, last_cache: int) -> bool:
 def coming_rows(piece: Piece, inner: Symbol, values: Mapping[Atom, Size]) -> Places:
     """Where rows begin that are soon read, if fetching them ahead pays. `values` are the indices of
     the row at work."""
-    if not any(isinstance(node, Reduce) for node in walk_expr.all_nodes(piece.value)):
+    if not walk_expr.reductions_of(piece.value):
         return _coming_elements(piece, inner, values)
     extent, outer = extent_of(inner), [s for s in piece.symbols if s is not inner]
     if len(outer) != 1 or not isinstance(extent, int):
@@ -61,9 +59,7 @@ def coming_rows(piece: Piece, inner: Symbol, values: Mapping[Atom, Size]) -> Pla
         return ()
     ahead = ceil(ROWS_AHEAD / row_bytes)
     found: dict[Buffer, Size] = {}
-    for node in walk_expr.all_nodes(piece.value):
-        if not isinstance(node, Load):
-            continue
+    for node in walk_expr.loads_of(piece.value):
         offset = node.indices[0]
         step = dims.coefficient_of(offset, outer[0])
         along = [s for s in dims.atoms(offset) if isinstance(s, Symbol) and s is not outer[0]]
@@ -77,8 +73,8 @@ def coming_rows(piece: Piece, inner: Symbol, values: Mapping[Atom, Size]) -> Pla
 def _coming_elements(piece: Piece, inner: Symbol, values: Mapping[Atom, Size]) -> Places:
     """The same for what is read once, element by element."""
     found: dict[Buffer, Size] = {}
-    for node in walk_expr.all_nodes(piece.value):
-        if not isinstance(node, Load) or dims.coefficient_of(node.indices[0], inner) != 1:
+    for node in walk_expr.loads_of(piece.value):
+        if dims.coefficient_of(node.indices[0], inner) != 1:
             continue
         start = dims.substitute(node.indices[0], {inner: 0})
         if node.guard is None and inner not in dims.atoms(start):

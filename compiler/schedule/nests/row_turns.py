@@ -16,8 +16,8 @@ from collections.abc import Callable
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Atom, FloorDiv, Mod, Size, Symbol, atom
-from bessemer.compiler.ir.expr import Expression, Load, Reduce
-from bessemer.compiler.ir.walk_expr import all_nodes
+from bessemer.compiler.ir.expr import Expression, Reduce
+from bessemer.compiler.ir.walk_expr import loads_of, reductions_of
 from bessemer.compiler.schedule.nests.interleave import UNROLLED_STEPS
 from bessemer.compiler.schedule.nests.merge_axes import extent_of
 
@@ -37,12 +37,12 @@ def vectors_of_a_turn(
     nothing is gained, or there are too many."""
     if lanes < 2 or not isinstance(extent, int) or not isinstance(start, int):
         return 0
-    sums = [node for node in all_nodes(value) if isinstance(node, Reduce)]
+    sums = reductions_of(value)
     steps = max((_steps(node) for node in sums), default=1)
     if steps > UNROLLED_STEPS:
         return 0
     first_step: dict[Atom, Size] = {symbol: 0 for node in sums for symbol in node.over}
-    loads = [node for node in all_nodes(value) if isinstance(node, Load) and node.guard is None]
+    loads = [node for node in loads_of(value) if node.guard is None]
     offsets = {dims.substitute(load.indices[0], first_step) for load in loads}
     offsets = {offset for offset in offsets if _is_scattered(offset, inner, lanes)}
     if not offsets or not all(_are_known(offset, inner, start, lanes) for offset in offsets):

@@ -26,7 +26,6 @@ from bessemer.compiler.ir.expr import (
     Constant,
     Expression,
     IndexValue,
-    Load,
     Read,
     Reduce,
 )
@@ -93,10 +92,7 @@ class RowWriter:
         self.moderate: set[Expression] = set()
         self.coming: Places = ()
         self.bound = {
-            symbol
-            for node in walk_expr.all_nodes(piece.value)
-            if isinstance(node, Reduce)
-            for symbol in node.over
+            symbol for node in walk_expr.reductions_of(piece.value) for symbol in node.over
         }
 
     def row_in_place(self) -> Expression | None:
@@ -183,8 +179,7 @@ class RowWriter:
         elif self.coming:
             interleave = fitting(PASS_INTERLEAVE, extent, lanes)
         if not self.takes_short_rows and any(
-            isinstance(n, Reduce) and inner in self.dependence.of(n)
-            for n in walk_expr.all_nodes(element)
+            inner in self.dependence.of(n) for n in walk_expr.reductions_of(element)
         ):
             interleave = fitting(COLUMN_INTERLEAVE, extent, lanes)
         if self.streams:
@@ -214,7 +209,7 @@ class RowWriter:
         """The narrowest width that any memory access of the loop asks for."""
         if not self.vectorize:
             return 1
-        types = {node.buffer.dtype for node in walk_expr.all_nodes(value) if isinstance(node, Load)}
+        types = {node.buffer.dtype for node in walk_expr.loads_of(value)}
         return min(self.lanes(t) for t in types | {dtype})
 
     def _prefetch(self, index: Size, count: int) -> None:
@@ -304,10 +299,8 @@ class RowWriter:
         unless `users`, everything else that is still to be computed, read from there."""
         target = self.piece.target
         done = expr.read("kept", kept.dtype)
-        rest = [
-            node for user in users for node in walk_expr.all_nodes(replaced(user, {kept: done}))
-        ]
-        is_read = any(isinstance(node, Load) and node.buffer.name == target.name for node in rest)
+        rest = walk_expr.loads_of(*(replaced(user, {kept: done}) for user in users))
+        is_read = any(load.buffer.name == target.name for load in rest)
         fits = kept.dtype == target.dtype or self.rounds_kept
         if fits and not is_read and not self.streams:
             return target, offset

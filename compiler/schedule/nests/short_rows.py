@@ -19,9 +19,9 @@ from contextlib import AbstractContextManager
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Dim, Size, Symbol
-from bessemer.compiler.ir.expr import Load, Reduce, less
+from bessemer.compiler.ir.expr import Load, less
 from bessemer.compiler.ir.types import f32
-from bessemer.compiler.ir.walk_expr import all_nodes, index_expressions
+from bessemer.compiler.ir.walk_expr import index_expressions, loads_of, reductions_of
 from bessemer.compiler.schedule.nests.merge_axes import Piece, extent_of
 from bessemer.compiler.schedule.nests.rows import Lanes, RowWriter
 
@@ -44,8 +44,7 @@ def has_short_rows(piece: Piece, lanes: Lanes) -> bool:
         return False
     row, inner = piece.symbols
     columns, rows = extent_of(inner), extent_of(row)
-    nodes = all_nodes(piece.value)
-    sums = [node for node in nodes if isinstance(node, Reduce)]
+    sums = reductions_of(piece.value)
     over = [dims.product(map(extent_of, node.over)) for node in sums]
     if not sums or not are_short([columns, *over], lanes, SHORT_ROW):
         return False
@@ -54,7 +53,7 @@ def has_short_rows(piece: Piece, lanes: Lanes) -> bool:
     steps = dims.coefficient_of(piece.offset, row), dims.coefficient_of(piece.offset, inner)
     if steps != (columns, 1):
         return False
-    return all(_is_near(node, row, columns) for node in nodes if isinstance(node, Load))
+    return all(_is_near(load, row, columns) for load in loads_of(piece.value))
 
 
 def _is_near(load: Load, row: Symbol, columns: Size) -> bool:

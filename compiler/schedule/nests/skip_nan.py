@@ -11,7 +11,7 @@ from __future__ import annotations
 from bessemer.compiler.ir import functions
 from bessemer.compiler.ir.dims import Symbol
 from bessemer.compiler.ir.expr import Binary, Cast, Expression, Reduce, Unary
-from bessemer.compiler.ir.walk_expr import all_nodes
+from bessemer.compiler.ir.walk_expr import reductions_of
 from bessemer.compiler.schedule.nests.row_passes import along_row
 
 _ARITHMETIC = ("add", "sub", "mul", "div")
@@ -25,7 +25,7 @@ def may_skip_nan(value: Expression, extreme: Reduce, row: Symbol) -> bool:
     if len(extreme.over) != 1 or extreme.over[0].extent != row.extent:
         return False
     element = along_row(extreme, row)
-    sums = (n for n in all_nodes(value) if isinstance(n, Reduce) and n.name == "add")
+    sums = (n for n in reductions_of(value) if n.name == "add")
     return any(
         _shows(along_row(total, row), element) and _shows(value, total)
         for total in sums

@@ -59,7 +59,7 @@ def with_totals(writer: RowWriter, moving: Sequence[Symbol], values: Values) -> 
 
 def _totals(value: Expression, inner: Symbol) -> list[Reduce]:
     """The reductions that are the same for a whole row and for what others add up."""
-    nodes = [node for node in walk_expr.all_nodes(value) if isinstance(node, Reduce)]
+    nodes = walk_expr.reductions_of(value)
     bound = {inner, *(symbol for node in nodes for symbol in node.over)}
     return [node for node in nodes if not Dependence().of(node) & bound]
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from bessemer.compiler.ir import dims, walk_expr
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Atom, Size, Symbol, atom
-from bessemer.compiler.ir.expr import Load, Reduce, less
+from bessemer.compiler.ir.expr import Load, less
 from bessemer.compiler.ir.ravel import unravel
 from bessemer.compiler.schedule.costs import operations
 from bessemer.compiler.schedule.nests.merge_axes import Piece, merge_axes
@@ -125,7 +125,7 @@ def _with_pairs_joined(piece: Piece) -> Piece | None:
     """The piece with one axis in place of the two that pairs of neighbours lie along: the outer one
     steps from pair to pair, the inner one inside a pair."""
     pair = next((s for s in piece.symbols if _step(piece.offset, s) == 1), None)
-    loads = [node for node in walk_expr.all_nodes(piece.value) if isinstance(node, Load)]
+    loads = walk_expr.loads_of(piece.value)
     if pair is None or pair.extent != _PAIR:
         return None
     for symbol in piece.symbols:
@@ -145,9 +145,8 @@ def _with_pairs_joined(piece: Piece) -> Piece | None:
 
 
 def _with_axes(piece: Piece, together: int, lanes: Lanes) -> _Transpose | None:
-    nodes = walk_expr.all_nodes(piece.value)
-    loads = [node for node in nodes if isinstance(node, Load)]
-    if not loads or any(isinstance(node, Reduce) for node in nodes):
+    loads = walk_expr.loads_of(piece.value)
+    if not loads or walk_expr.reductions_of(piece.value):
         return None
     stores = next((s for s in piece.symbols if _step(piece.offset, s) == together), None)
     if stores is None:

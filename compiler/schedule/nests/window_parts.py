@@ -16,20 +16,15 @@ import itertools
 
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size, Symbol
-from bessemer.compiler.ir.expr import Binary, Constant, Expression, IndexValue, Reduce, as_index
-from bessemer.compiler.ir.walk_expr import all_nodes
+from bessemer.compiler.ir.expr import Binary, Constant, Expression, IndexValue, as_index
+from bessemer.compiler.ir.walk_expr import all_nodes, reductions_of
 from bessemer.compiler.schedule.nests.merge_axes import extent_of
 
 
 def asks_in_windows(value: Expression) -> bool:
     """Whether something is asked of the index in each step of a reduction."""
-    nodes = all_nodes(value)
-    return any(
-        _demand(node) is not None
-        for reduction in nodes
-        if isinstance(reduction, Reduce)
-        for node in all_nodes(reduction.body)
-    )
+    bodies = (reduction.body for reduction in reductions_of(value))
+    return any(_demand(node) is not None for node in all_nodes(*bodies))
 
 
 def window_parts(value: Expression, axis: Symbol, lanes: int = 1) -> list[tuple[int, Size]]:
