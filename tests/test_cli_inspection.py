@@ -9,7 +9,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from bessemer.frontends.onnx_reader.operators_repeat import DOMAIN
+from bessemer.frontends.onnx_reader.operators.repeat import DOMAIN
 from bessemer.frontends.onnx_reader.registry import RULES
 from tests.command_line import run_command, save_model, save_net, save_unsupported
 

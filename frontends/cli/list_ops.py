@@ -15,7 +15,7 @@ from bessemer.frontends.cli import arguments
 from bessemer.frontends.cli.output import print_json, print_table, write_note
 from bessemer.frontends.onnx_reader import families
 from bessemer.frontends.onnx_reader.functions import has_body
-from bessemer.frontends.onnx_reader.operators_repeat import DOMAIN
+from bessemer.frontends.onnx_reader.operators.repeat import DOMAIN
 from bessemer.frontends.onnx_reader.registry import RULES
 from bessemer.frontends.onnx_reader.schemas import ADOPTED
 from bessemer.frontends.text_files import write_text

@@ -33,7 +33,7 @@ from bessemer.frontends.onnx_reader.items import (
 )
 from bessemer.frontends.onnx_reader.known import known_array
 from bessemer.frontends.onnx_reader.model_state import Dequantized, FunctionKey, ModelState
-from bessemer.frontends.onnx_reader.operators_repeat import with_repeats
+from bessemer.frontends.onnx_reader.operators.repeat import with_repeats
 from bessemer.frontends.onnx_reader.registry import RULES, Outputs, Rule
 from bessemer.frontends.onnx_reader.schemas import Schema, adopted, find_schema
 from bessemer.frontends.onnx_reader.string_state import ModelStrings

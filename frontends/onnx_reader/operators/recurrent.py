@@ -13,7 +13,7 @@ from bessemer.compiler.ops.composite.composite import binary
 from bessemer.compiler.ops.composite.composite_shape import slice_axis
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.equal_sizes import with_size
-from bessemer.frontends.onnx_reader.operators_matmul import product
+from bessemer.frontends.onnx_reader.operators.matmul import product
 from bessemer.frontends.onnx_reader.registry import rule
 
 _DEFAULTS = {"lstm": ("sigmoid", "tanh", "tanh"), "gru": ("sigmoid", "tanh"), "rnn": ("tanh",)}

@@ -15,8 +15,8 @@ from bessemer.frontends.onnx_reader.equal_sizes import (
     with_shape,
 )
 from bessemer.frontends.onnx_reader.items import Item
-from bessemer.frontends.onnx_reader.operators_blocks import gathered_rows
-from bessemer.frontends.onnx_reader.operators_move import concatenated
+from bessemer.frontends.onnx_reader.operators.blocks import gathered_rows
+from bessemer.frontends.onnx_reader.operators.move import concatenated
 from bessemer.frontends.onnx_reader.registry import rule
 
 

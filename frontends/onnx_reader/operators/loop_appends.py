@@ -16,7 +16,7 @@ from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ops.composite.composite_shape import flip
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.items import Item, SequenceItem, StackedItem
-from bessemer.frontends.onnx_reader.operators_move import concatenated
+from bessemer.frontends.onnx_reader.operators.move import concatenated
 from bessemer.frontends.onnx_reader.structure import subgraphs
 
 

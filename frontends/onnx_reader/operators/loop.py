@@ -5,23 +5,30 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
-import numpy as np
 import onnx
 
-from bessemer.compiler.errors import UnsupportedError
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.rewrite import defined_symbols
-from bessemer.compiler.ir.types import Array, TensorType, boolean, i64
+from bessemer.compiler.ir.types import TensorType, boolean, i64
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.equal_sizes import agreed_size, with_shape
 from bessemer.frontends.onnx_reader.items import Item
 from bessemer.frontends.onnx_reader.known import known_array
-from bessemer.frontends.onnx_reader.loop_appends import Append, appended, appends_of, stacking
-from bessemer.frontends.onnx_reader.loop_counts import counted_trips, is_unlimited, known_trips
-from bessemer.frontends.onnx_reader.loop_growth import (
+from bessemer.frontends.onnx_reader.operators.loop_appends import (
+    Append,
+    appended,
+    appends_of,
+    stacking,
+)
+from bessemer.frontends.onnx_reader.operators.loop_counts import (
+    counted_trips,
+    is_unlimited,
+    known_trips,
+)
+from bessemer.frontends.onnx_reader.operators.loop_growth import (
     ROOM,
     Buffers,
     Lengths,
@@ -29,18 +36,19 @@ from bessemer.frontends.onnx_reader.loop_growth import (
     exceeded,
     known_capacities,
 )
-from bessemer.frontends.onnx_reader.loop_invariants import kept_places
-from bessemer.frontends.onnx_reader.loop_node import (
+from bessemer.frontends.onnx_reader.operators.loop_invariants import kept_places
+from bessemer.frontends.onnx_reader.operators.loop_node import (
     ChangesTypeError,
     loop_node,
     not_negative,
     returned,
-    stacked_rows,
+)
+from bessemer.frontends.onnx_reader.operators.loop_unrolled import (
+    can_unroll,
+    ends_in_time,
+    unrolled,
 )
 from bessemer.frontends.onnx_reader.registry import rule
-
-_UNROLLED = 256
-"""A loop that cannot be one is unrolled if it makes at most this many iterations."""
 
 
 @rule("Loop")
@@ -52,37 +60,18 @@ def read_loop(context: NodeContext) -> Sequence[Item]:
             f"the body takes {len(body.input)} and gives {len(body.output)} values where the loop"
             f" carries {len(initial)}"
         )
-    appends = {} if _ends_in_time(context) else appends_of(body)
+    appends = {} if ends_in_time(context) else appends_of(body)
     if appends:
         return _appending(context, body, appends)
     if any(not isinstance(item, Value) for item in initial):
-        return _unrolled(context, body, initial, "sequences that a loop carries")
+        return unrolled(context, body, initial, "sequences that a loop carries")
     values = context.values(initial)
     try:
         return _loop(context, body, values)
     except ChangesTypeError as change:
-        if not change.places or _can_unroll(context, body):
-            return _unrolled(context, body, initial, str(change))
+        if not change.places or can_unroll(context, body):
+            return unrolled(context, body, initial, str(change))
         return _growing(context, body, values, change.places)
-
-
-def _can_unroll(context: NodeContext, body: onnx.GraphProto) -> bool:
-    """Whether the number of iterations is known, as a region that is thrown away tells."""
-    region = context.subgraphs.new_region("trial")
-    items = tuple(region.capture(v) if isinstance(v, Value) else v for v in context.items)
-    trial = replace(context, builder=region.builder, subgraphs=region, items=items)
-    try:
-        _unrolled(trial, body, items[2:], "")
-    except UnsupportedError:
-        return False
-    return True
-
-
-def _ends_in_time(context: NodeContext) -> bool:
-    """Whether a loop may be unrolled, as far as what stands in front of it says."""
-    trips = context.array(0)
-    asks = context.optional(1) is not None and context.array(1) is None
-    return trips is not None and int(trips.reshape(-1)[0]) <= _UNROLLED and not asks
 
 
 def _appending(
@@ -351,48 +340,3 @@ def _may_stop(read: _Body) -> bool:
 def _is_true(builder: GraphBuilder, condition: Value) -> bool:
     known = known_array(builder, condition)
     return known is not None and bool(known.reshape(-1)[0])
-
-
-def _unrolled(
-    context: NodeContext, body: onnx.GraphProto, initial: Sequence[Item], why: str
-) -> list[Item]:
-    """The body once for each iteration, where their number is known."""
-    trips = context.array(0)
-    if trips is None and context.optional(0):
-        context.unsupported(f"{why}, in a loop whose trip count is known when it runs")
-    limit = _UNROLLED + 1 if trips is None else int(trips.reshape(-1)[0])
-    going = True
-    if context.optional(1) is not None:
-        start = context.array(1)
-        if start is None:
-            context.unsupported(f"{why}, in a loop whose condition is known when it runs")
-        going = bool(start.reshape(-1)[0])
-    carried = list(initial)
-    rows: list[list[Value]] = []
-    made = 0
-    while going and made < limit:
-        if made == _UNROLLED:
-            context.unsupported(f"{why}, over more than {_UNROLLED} iterations")
-        iteration = context.builder.constant(_shaped(body, 0, np.int64(made)))
-        condition = context.builder.constant(_shaped(body, 1, np.bool_(True)))
-        keep_going, *results = context.subgraphs.read_inline(body, [iteration, condition, *carried])
-        known = known_array(context.builder, keep_going) if isinstance(keep_going, Value) else None
-        if known is None:
-            context.unsupported(f"{why}, in a loop whose condition is known when it runs")
-        going = bool(known.reshape(-1)[0])
-        carried = results[: len(carried)]
-        rows.append(context.values(results[len(carried) :]))
-        made += 1
-    scans = len(body.output) - 1 - len(carried)
-    if scans and not rows:
-        context.unsupported("no iteration, so that what it stacks has no type")
-    return [
-        *carried,
-        *(stacked_rows(context, [row[place] for row in rows]) for place in range(scans)),
-    ]
-
-
-def _shaped(body: onnx.GraphProto, position: int, number: np.generic) -> Array:
-    declared = body.input[position].type.tensor_type
-    is_vector = declared.HasField("shape") and len(declared.shape.dim) == 1
-    return np.array([number] if is_vector else number)

@@ -8,14 +8,14 @@ from bessemer.compiler.ir.graph import Value
 from bessemer.frontends.onnx_reader import limits
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.items import Item, SequenceItem, StackedItem
-from bessemer.frontends.onnx_reader.loop_appends import (
+from bessemer.frontends.onnx_reader.operators.index import indices_at
+from bessemer.frontends.onnx_reader.operators.loop_appends import (
     laid_end_to_end,
     moved_first,
     moved_from_first,
     stacked_item,
 )
-from bessemer.frontends.onnx_reader.operators_index import indices_at
-from bessemer.frontends.onnx_reader.operators_move import concatenated, piece, split_along
+from bessemer.frontends.onnx_reader.operators.move import concatenated, piece, split_along
 from bessemer.frontends.onnx_reader.registry import rule
 
 

@@ -14,10 +14,10 @@ from bessemer.compiler.ops.composite.composite_reduce import softmax
 from bessemer.compiler.ops.composite.composite_shape import slice_axis, stack
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.items import Item
-from bessemer.frontends.onnx_reader.operators_contrib_quantized import scaled_product
-from bessemer.frontends.onnx_reader.operators_matmul import product
-from bessemer.frontends.onnx_reader.operators_move import concatenated, split_along
-from bessemer.frontends.onnx_reader.operators_quantize import centered
+from bessemer.frontends.onnx_reader.operators.contrib_quantized import scaled_product
+from bessemer.frontends.onnx_reader.operators.matmul import product
+from bessemer.frontends.onnx_reader.operators.move import concatenated, split_along
+from bessemer.frontends.onnx_reader.operators.quantize import centered
 from bessemer.frontends.onnx_reader.registry import rule
 
 _DOMAIN = "com.microsoft"

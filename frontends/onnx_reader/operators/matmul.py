@@ -16,7 +16,7 @@ from bessemer.frontends.onnx_reader.equal_sizes import (
     with_size,
     with_sizes_of,
 )
-from bessemer.frontends.onnx_reader.operators_blocks import narrow_product
+from bessemer.frontends.onnx_reader.operators.blocks import narrow_product
 from bessemer.frontends.onnx_reader.registry import rule
 
 # Up to so many rows a determinant is a sum of products, part of whatever kernel needs it.

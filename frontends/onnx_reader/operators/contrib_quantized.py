@@ -19,17 +19,17 @@ from bessemer.compiler.ops.composite.composite_shape import (
 )
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.model_state import Dequantized
-from bessemer.frontends.onnx_reader.operators_blocks import dequantized_rows, spread_units
-from bessemer.frontends.onnx_reader.operators_index import indices_at
-from bessemer.frontends.onnx_reader.operators_matmul import product
-from bessemer.frontends.onnx_reader.operators_move import concatenated
-from bessemer.frontends.onnx_reader.operators_pooling import averaged
-from bessemer.frontends.onnx_reader.operators_quantize import (
+from bessemer.frontends.onnx_reader.operators.blocks import dequantized_rows, spread_units
+from bessemer.frontends.onnx_reader.operators.index import indices_at
+from bessemer.frontends.onnx_reader.operators.matmul import product
+from bessemer.frontends.onnx_reader.operators.move import concatenated
+from bessemer.frontends.onnx_reader.operators.pooling import averaged
+from bessemer.frontends.onnx_reader.operators.quantize import (
     centered,
     read_dequantize_linear,
     read_quantize_linear,
 )
-from bessemer.frontends.onnx_reader.operators_recurrent import recurrent
+from bessemer.frontends.onnx_reader.operators.recurrent import recurrent
 from bessemer.frontends.onnx_reader.registry import rule
 from bessemer.frontends.onnx_reader.windows import read_window
 

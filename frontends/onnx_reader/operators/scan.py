@@ -13,7 +13,7 @@ from bessemer.compiler.ops.composite.composite_shape import flip
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.equal_sizes import agreed_size
 from bessemer.frontends.onnx_reader.items import Item
-from bessemer.frontends.onnx_reader.loop_node import (
+from bessemer.frontends.onnx_reader.operators.loop_node import (
     ChangesTypeError,
     loop_node,
     returned,

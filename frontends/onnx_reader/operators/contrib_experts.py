@@ -20,8 +20,8 @@ from bessemer.compiler.ops.composite.composite import binary, where
 from bessemer.compiler.ops.composite.composite_reduce import reduce, softmax
 from bessemer.compiler.ops.composite.composite_shape import slice_axis
 from bessemer.frontends.onnx_reader.context import NodeContext, Region
-from bessemer.frontends.onnx_reader.operators_blocks import product_of_units, spread_units
-from bessemer.frontends.onnx_reader.operators_matmul import product
+from bessemer.frontends.onnx_reader.operators.blocks import product_of_units, spread_units
+from bessemer.frontends.onnx_reader.operators.matmul import product
 from bessemer.frontends.onnx_reader.registry import rule
 
 _DOMAIN = "com.microsoft"

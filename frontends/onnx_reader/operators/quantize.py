@@ -19,8 +19,8 @@ from bessemer.compiler.ops.small_numbers import FORMATS, WIDTHS
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.equal_sizes import with_size
 from bessemer.frontends.onnx_reader.model_state import Dequantized
-from bessemer.frontends.onnx_reader.operators_convolution import convolved
-from bessemer.frontends.onnx_reader.operators_matmul import product
+from bessemer.frontends.onnx_reader.operators.convolution import convolved
+from bessemer.frontends.onnx_reader.operators.matmul import product
 from bessemer.frontends.onnx_reader.registry import rule
 
 

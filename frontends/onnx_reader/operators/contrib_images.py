@@ -12,7 +12,7 @@ from bessemer.compiler.ops.composite.composite_shape import (
 )
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.items import Item
-from bessemer.frontends.onnx_reader.operators_convolution import convolved
+from bessemer.frontends.onnx_reader.operators.convolution import convolved
 from bessemer.frontends.onnx_reader.registry import rule
 
 _DOMAIN = "com.microsoft"

@@ -19,10 +19,10 @@ from bessemer.compiler.ops.composite.composite_shape import slice_axis
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.equal_sizes import agreed_size, with_trailing_sizes
 from bessemer.frontends.onnx_reader.items import Item
-from bessemer.frontends.onnx_reader.operators_contrib_attention import score_scale
-from bessemer.frontends.onnx_reader.operators_index import indices_at
-from bessemer.frontends.onnx_reader.operators_matmul import product
-from bessemer.frontends.onnx_reader.operators_move import split_along
+from bessemer.frontends.onnx_reader.operators.contrib_attention import score_scale
+from bessemer.frontends.onnx_reader.operators.index import indices_at
+from bessemer.frontends.onnx_reader.operators.matmul import product
+from bessemer.frontends.onnx_reader.operators.move import split_along
 from bessemer.frontends.onnx_reader.registry import rule
 
 _DOMAIN = "com.microsoft"

@@ -11,9 +11,9 @@ from bessemer.compiler.ops.composite.composite_reduce import reduce
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.equal_sizes import with_size
 from bessemer.frontends.onnx_reader.items import Item
-from bessemer.frontends.onnx_reader.operators_matmul import product
-from bessemer.frontends.onnx_reader.operators_ml import float_input
-from bessemer.frontends.onnx_reader.operators_trees import class_labels, post_transformed
+from bessemer.frontends.onnx_reader.operators.matmul import product
+from bessemer.frontends.onnx_reader.operators.ml import float_input
+from bessemer.frontends.onnx_reader.operators.trees import class_labels, post_transformed
 from bessemer.frontends.onnx_reader.registry import rule
 
 _DOMAIN = "ai.onnx.ml"

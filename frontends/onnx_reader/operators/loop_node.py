@@ -16,8 +16,8 @@ from bessemer.compiler.ir.types import i64
 from bessemer.frontends.onnx_reader.context import NodeContext, Region
 from bessemer.frontends.onnx_reader.equal_sizes import agreed_size, differ_as_a_rule, with_shape
 from bessemer.frontends.onnx_reader.items import Item
-from bessemer.frontends.onnx_reader.loop_counts import known_trips
-from bessemer.frontends.onnx_reader.loop_growth import Place
+from bessemer.frontends.onnx_reader.operators.loop_counts import known_trips
+from bessemer.frontends.onnx_reader.operators.loop_growth import Place
 
 
 class ChangesTypeError(Exception):

@@ -16,7 +16,7 @@ from bessemer.frontends.onnx_reader.equal_sizes import (
     with_shape,
     with_size,
 )
-from bessemer.frontends.onnx_reader.operators_index import indices_at
+from bessemer.frontends.onnx_reader.operators.index import indices_at
 from bessemer.frontends.onnx_reader.registry import rule
 from bessemer.frontends.onnx_reader.windows import read_window
 

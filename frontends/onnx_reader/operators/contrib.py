@@ -15,11 +15,11 @@ from bessemer.compiler.ops.composite.composite_quantize import dequantize_linear
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.equal_sizes import with_trailing_sizes
 from bessemer.frontends.onnx_reader.items import Item
-from bessemer.frontends.onnx_reader.operators_convolution import convolved
-from bessemer.frontends.onnx_reader.operators_detection import read_grid_sample
-from bessemer.frontends.onnx_reader.operators_index import indices_at, read_gather_nd
-from bessemer.frontends.onnx_reader.operators_matmul import product, read_gemm, scaled, swapped
-from bessemer.frontends.onnx_reader.operators_shape import read_range, read_trilu
+from bessemer.frontends.onnx_reader.operators.convolution import convolved
+from bessemer.frontends.onnx_reader.operators.detection import read_grid_sample
+from bessemer.frontends.onnx_reader.operators.index import indices_at, read_gather_nd
+from bessemer.frontends.onnx_reader.operators.matmul import product, read_gemm, scaled, swapped
+from bessemer.frontends.onnx_reader.operators.shape import read_range, read_trilu
 from bessemer.frontends.onnx_reader.registry import rule
 
 _DOMAIN = "com.microsoft"

@@ -6,7 +6,7 @@ import numpy as np
 
 from bessemer.compiler.ir.graph import Value
 from bessemer.frontends.onnx_reader.context import NodeContext
-from bessemer.frontends.onnx_reader.operators_matmul import product
+from bessemer.frontends.onnx_reader.operators.matmul import product
 from bessemer.frontends.onnx_reader.registry import rule
 
 _FLOAT4 = (0, 1 / 192, 2 / 3, 1, 1 / 3, 1 / 2, 1 / 6, 1 / 4)

@@ -11,9 +11,9 @@ from bessemer.compiler.ops.composite.composite import binary
 from bessemer.compiler.ops.composite.composite_reduce import l1_norm, l2_norm, reduce
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.items import Item
-from bessemer.frontends.onnx_reader.operators_matmul import product
-from bessemer.frontends.onnx_reader.operators_move import concatenated, piece
-from bessemer.frontends.onnx_reader.operators_trees import class_labels, post_transformed
+from bessemer.frontends.onnx_reader.operators.matmul import product
+from bessemer.frontends.onnx_reader.operators.move import concatenated, piece
+from bessemer.frontends.onnx_reader.operators.trees import class_labels, post_transformed
 from bessemer.frontends.onnx_reader.registry import rule
 
 _DOMAIN = "ai.onnx.ml"

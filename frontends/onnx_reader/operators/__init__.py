@@ -1,0 +1,1 @@
+"""The rules that read ONNX operators, a file for each family."""
