@@ -58,6 +58,43 @@ class DepthAxis:
     steps: Size | None = None
 
 
+@dataclass(frozen=True)
+class Band:
+    """The places [row, column] of a matrix with -below <= column - row <= above."""
+
+    above: int
+    below: int
+
+    def __and__(self, other: Band) -> Band:
+        return Band(min(self.above, other.above), min(self.below, other.below))
+
+    def __or__(self, other: Band) -> Band:
+        return Band(max(self.above, other.above), max(self.below, other.below))
+
+    @property
+    def turned(self) -> Band:
+        """In the matrix transposed."""
+        return Band(self.below, self.above)
+
+    def covers(self, rows: int, columns: int) -> bool:
+        """Whether all places are in it."""
+        return self.above >= columns - 1 and self.below >= rows - 1
+
+    def is_in_all_rows(self, rows: int, columns: int) -> bool:
+        """Whether every row of a matrix has a place in it."""
+        return self.above >= 0 and self.above + self.below >= 0 and rows - 1 - self.below < columns
+
+
+@dataclass(frozen=True)
+class Bands:
+    """Of a product of matrices: where the left one [row, step] and the right one [step, column] may
+    differ from 0, and where sums [row, column] are read. None: everywhere."""
+
+    left: Band | None
+    right: Band | None
+    sums: Band | None
+
+
 @dataclass(frozen=True, eq=False)
 class Contraction:
     """One contraction, with everything that is done to a sum before it is stored.
@@ -74,6 +111,7 @@ class Contraction:
     addition. `panel_steps` is the room of a panel of b, if it is more than its steps take, and
     `first_step` the one that a sum begins with. `fetch(panel, tile, step)`, if given, are hints of
     what is read later, for steps along the depth of a tile in a block.
+    `bands`, if given, are of the last row axis: what lies outside need not be multiplied.
     """
 
     dtype: DType
@@ -92,6 +130,7 @@ class Contraction:
     first_step: Size = 0
     reads_on: bool = False
     fetch: Callable[[Size, Size, Size], Sequence[Prefetch]] | None = None
+    bands: Bands | None = None
 
     @property
     def depth_extent(self) -> Size:
@@ -255,7 +294,8 @@ def _merge_rows(contraction: Contraction, axes: Sequence[MergedAxis]) -> list[Me
     """Merges neighbours that every offset of the epilogue walks through as one, too."""
     merged: list[MergedAxis] = []
     for axis in reversed(axes):
-        if merged and axis.a_stride == merged[-1].extent * merged[-1].a_stride:
+        is_one = bool(merged) and axis.a_stride == merged[-1].extent * merged[-1].a_stride
+        if is_one and contraction.bands is None:
             extent = axis.extent * merged[-1].extent
             stride = merged[-1].a_stride
             if _walked_as_one(contraction, axis.members[-1], merged[-1]):

@@ -29,6 +29,7 @@ from bessemer.compiler.ir.expr import (
     less,
 )
 from bessemer.compiler.ir.guard import guarded
+from bessemer.compiler.schedule.contraction.banded_steps import banded_turns
 from bessemer.compiler.schedule.contraction.coming_lines import fetch_lines
 from bessemer.compiler.schedule.contraction.contraction import Contraction, DepthAxis, steps_of
 from bessemer.compiler.schedule.contraction.epilogue_rows import RowEpilogue, rows_apart
@@ -263,13 +264,15 @@ class TileWriter:
             steps(0, extent)
             return
         whole = dims.floordiv(extent, unroll)
-        with self.builder.loop(whole) as i:
+        first, count = self._turns(place, tile, depth, k, whole)
+        with self.builder.loop(count) as turn:
+            i = first + turn
             if self.tiling.prefetch:
                 self._prefetch(place, depth, k + i * unroll)
             if self.tiling.stretch is None and len(depth.axes) == 1:
                 fetch_lines(
                     self.builder, self.contraction, self.target, tile.indices,
-                    place.column, place.width, i, whole,
+                    place.column, place.width, turn, count,
                 )  # fmt: skip
             if self.contraction.fetch is not None:
                 at = depth.begin + k + i * unroll
@@ -282,6 +285,19 @@ class TileWriter:
         else:
             with self.builder.loop(rest) as i:
                 steps(whole * unroll + i, 1)
+
+    def _turns(
+        self, place: Place, tile: Tile, depth: Stretch, k: Size, whole: Size
+    ) -> tuple[Size, Size]:
+        """The first turn in which something is added to the tile's sums, and how many there are."""
+        bands, group = self.contraction.bands, self.contraction.group
+        if bands is None:
+            return 0, whole
+        begin = (depth.begin - self.contraction.first_step + k) * group
+        length, columns = self.tiling.unroll * group, (place.column, place.width)
+        first, end = banded_turns(bands, tile.indices, columns, begin, length, whole)
+        first = self.local(first)
+        return first, self.local(end - first)
 
     def _step(
         self,

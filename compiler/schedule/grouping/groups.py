@@ -26,10 +26,12 @@ from dataclasses import dataclass, field
 from bessemer.compiler.ir.dims import Size, product
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ops.conv import is_depthwise
+from bessemer.compiler.schedule.contraction.contraction import Bands
 from bessemer.compiler.schedule.convolution.depthwise_plan import is_by_channels
 from bessemer.compiler.schedule.grouping.attention import Attention, find_attentions, in_registers
 from bessemer.compiler.schedule.grouping.byte_chains import decodes, looks_up, narrows
 from bessemer.compiler.schedule.grouping.destinations import fills_inside, is_of_phases
+from bessemer.compiler.schedule.grouping.diagonal_bands import find_bands
 from bessemer.compiler.schedule.grouping.fuse import (
     has_neighbours_last,
     is_affine_operand,
@@ -91,11 +93,12 @@ class Group:
 @dataclass(frozen=True, eq=False)
 class Grouping:
     """The groups of a graph or region: by root value, and those that pack a contraction's right
-    operand, by the contraction. `producers` are all nodes, by what they compute."""
+    operand, by the contraction. `producers` are all nodes, by output; `bands` are of products."""
 
     roots: dict[Value, Group]
     packs: dict[Node, Group]
     producers: dict[Value, Node]
+    bands: dict[Node, Bands]
 
     def views(self, value: Value) -> dict[Value, Node]:
         """The views between a value and the memory behind it, which may be a group's root."""
@@ -133,16 +136,15 @@ class _Former:
         found = find_attentions(graph) if fuse else {}
         self.attentions = {node: one for node, one in found.items() if wanted(one)}
         self.absorbed = {
-            node
-            for attention in self.attentions.values()
-            for node in (attention.scores, *attention.before, *attention.between)
+            n for a in self.attentions.values() for n in (a.scores, *a.before, *a.between)
         }
 
     def form(self) -> Grouping:
         for node in reversed(self.graph.nodes):
             if node not in self.absorbed:
                 self._place(node)
-        return Grouping(self.roots, self.packs, self.producers)
+        bands = find_bands(self.graph) if self.fuse else {}
+        return Grouping(self.roots, self.packs, self.producers, bands)
 
     def _place(self, node: Node) -> None:
         kind = kind_of(node)
@@ -256,8 +258,8 @@ class _Former:
             return False  # its parts are written in place by kernels of their own
         if narrows(node) and (group.reductions or group.heavy):
             return False  # bytes are the cheapest to store and to read again
-        made = {value for member in group.nodes for value in member.outputs}
-        operands = {value for member in group.nodes for value in member.inputs} - made
+        operands = {value for member in group.nodes for value in member.inputs}
+        operands -= {value for member in group.nodes for value in member.outputs}
         if len(operands) + len(node.inputs) > MAXIMUM_OPERANDS:
             return False
         match kind:

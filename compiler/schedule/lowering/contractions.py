@@ -87,7 +87,7 @@ def lower_contraction_group(
     if not is_constant and reads_in_place(anchor, in_order(pack_group)):
         return None
     inputs = Fusion.of(in_order(group), lowering.constants)
-    job = _tile_job(group, pack_group, grouping.views(anchor.inputs[0]), inputs, lowering)
+    job = _tile_job(group, pack_group, grouping, inputs, lowering)
     if job is None:
         return None
     job = replace(job, is_made=job.left in grouping.producers)
@@ -108,7 +108,7 @@ def _is_like_depthwise(anchor: Node, grouping: Grouping, lowering: Lowering) -> 
 def _tile_job(
     group: Group,
     pack_group: Group | None,
-    views: dict[Value, Node],
+    grouping: Grouping,
     inputs: Fusion,
     lowering: Lowering,
 ) -> TileJob | None:
@@ -117,7 +117,7 @@ def _tile_job(
     anchor = group.anchor
     assert anchor is not None and group.root is not None
     left, right = anchor.inputs
-    source = source_of(left, views)
+    source = source_of(left, grouping.views(left))
     if source is None:
         return None
     form = ConvolutionForm(anchor) if anchor.operator.name == "conv" else ProductForm(anchor)
@@ -133,6 +133,7 @@ def _tile_job(
         columns=axes.columns,
         b=Buffer("in1", right.type.dtype, (1,)),
         epilogue=_Epilogue(group.core, anchor.output, inputs, out, form),
+        bands=grouping.bands.get(anchor),
     )
     if not supports(draft):
         return None
