@@ -133,7 +133,7 @@ class Signature:
     the first `input_symbols` are bound by the inputs' shapes, the others are written by the run.
     `cpu_features` are LLVM's names of what the processor must have; `target` is the machine that
     the code was made for, in words. `weights_sha256` is hex. `updates` are pairs (output, input) of
-    places: that output may be written where that input is.
+    places: that output may be written where that input is, if they are of one shape.
     """
 
     name: str
@@ -220,7 +220,8 @@ def check_signature(signature: Signature) -> None:
     for array in signature.outputs:
         _check_array(array, signature.symbols if array.data_dependent else bound)
     for output, given in signature.updates:
-        if signature.outputs[output].shape != signature.inputs[given].shape:
+        one, other = signature.outputs[output], signature.inputs[given]
+        if (one.dtype, len(one.shape)) != (other.dtype, len(other.shape)):
             raise ValueError(f"output {output} cannot be where input {given} is")
     plain = {size for array in signature.inputs for size in array.shape}
     for symbol in bound:

@@ -90,7 +90,8 @@ class CompiledModel:
         C-contiguous arrays of the right dtype are read in place, others are copied first. `out` (by
         name, in order, or the one array of a model with one output; None entries are allocated)
         receives the outputs; it must not overlap the inputs, but an output that updates an input
-        (`signature.updates`) may be in its array. Without `out` the outputs are new arrays.
+        (`signature.updates`) may be in its array, if it is of one shape with it. Without `out` the
+        outputs are new arrays.
         Raises InputError for arguments that do not fit, ExecutionError where the model refuses
         their contents, MemoryError.
         Strings are arrays of str: of any such dtype when they go in, of objects when they come out.

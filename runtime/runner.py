@@ -234,8 +234,9 @@ class Runner:
                 outputs.append(np.empty(shape, dtype))
                 targets.append(address(outputs[-1]))
                 continue
-            if source is not None and array is inputs[source] and array.flags.writeable:
-                place = places[source]  # of the input's type and shape, which is the output's
+            is_update = source is not None and array is inputs[source] and array.shape == shape
+            if source is not None and is_update and array.flags.writeable:
+                place = places[source]
             else:
                 check_output(info, dtype, shape, array)
                 place = address(array)

@@ -62,7 +62,6 @@ def test_an_output_that_would_have_less_than_nothing_is_told() -> None:
 WITHIN = {
     "GatherElements": "y = GatherElements <axis = 1> (x, at)",
     "ScatterElements": "y = ScatterElements <axis = 1> (x, at, u)",
-    "TensorScatter": "y = TensorScatter <axis = 1> (x, u)",
 }
 
 
@@ -78,6 +77,16 @@ def test_indices_beyond_the_data_are_told(name: str) -> None:
     with pytest.raises(ExecutionError, match="along all axes but 1"):
         model.run([x, np.zeros((4, 2), np.int64), np.ones((4, 2), np.float32)])
     with pytest.raises(bessemer.CompileError, match="along another axis than 1"):
+        bessemer.compile(given, dims={"n": 3, "m": 4})
+
+
+def test_an_update_of_other_samples_is_told() -> None:
+    shapes = "(float[n, 4] x, float[m, 2] u) => (float[k, l] y)"
+    given = parsed(f"g {shapes} {{ y = TensorScatter <axis = 1> (x, u) }}", opset=24)
+    model = bessemer.compile(given, threads=1, cache=False)
+    with pytest.raises(InputError, match="axis 0 is 2, not n, which is 3"):
+        model.run([np.ones((3, 4), np.float32), np.ones((2, 2), np.float32)])
+    with pytest.raises(bessemer.CompileError, match="must be equal"):
         bessemer.compile(given, dims={"n": 3, "m": 4})
 
 

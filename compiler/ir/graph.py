@@ -50,9 +50,10 @@ class Graph:
     the weights. Nodes that define further symbols while running (see ops/bind.py) name them
     in their `symbols` attribute.
     `updates` are pairs (output, input) of positions: the caller may have that output written where
-    that input is. `finite` are positions of floats, one number each: where one is not finite, the
-    run fails before it has written any such output. `strings` says which inputs and outputs stand
-    for strings, whose elements are i32; passes may drop it: the driver reads it first.
+    that input is, if their shapes are equal then. `finite` are positions of floats, one number
+    each: where one is not finite, the run fails before it has written any such output. `strings`
+    says which inputs and outputs stand for strings, whose elements are i32; passes may drop it:
+    the driver reads it first.
     """
 
     name: str

@@ -45,7 +45,7 @@ class Operator:
     element(*operands, index, **attributes) -> Expression of the output's element at `index`.
     statements(builder, inputs, outputs, **attributes): writes a kernel (see ir/build_loops.py).
     over(builder, inputs, outputs, **attributes): the same where the (only) output begins as a copy
-    of the first input, which `inputs` leaves out.
+    of the first input, which `inputs` leaves out; where it is larger, with zeros behind that.
     capacity(*types, **attributes) -> for each output the largest number of elements it can have, or
     None where its type says it: for outputs whose shape the kernel finds out (SetDim).
     gradient: None until differentiation is written for it; see passes/differentiate.py.

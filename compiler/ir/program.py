@@ -27,8 +27,9 @@ class Launch:
 
     `scratch` lists the values that live only during this launch. `sources` are the user's nodes.
     `replaceable` are the inputs that the (only) output may overwrite: the kernel reads an element
-    of them just where, and just before, it writes one. `nodes` are the graph's nodes that it
-    computes, or helps to compute: only the profile asks.
+    of them just where, and just before, it writes one. The launch does nothing where the output
+    lies in the memory of the input `unless_in`. `nodes` are the graph's nodes that it computes, or
+    helps to compute: only the profile asks.
     """
 
     kernel: Kernel
@@ -37,6 +38,7 @@ class Launch:
     sources: tuple[str, ...] = ()
     scratch: tuple[Value, ...] = ()
     replaceable: tuple[Value, ...] = ()
+    unless_in: Value | None = None
     nodes: tuple[Node, ...] = ()
 
 

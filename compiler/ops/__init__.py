@@ -25,6 +25,7 @@ from bessemer.compiler.ops import (  # noqa: F401  (each registers its operators
     scan,
     scatter,
     sort,
+    tensor_scatter,
     trees,
     unique,
     windows,

@@ -260,7 +260,7 @@ def _goes_along(step: Step, source: Value) -> bool:
     """Whether a step reads an element of an input just where and before it writes one."""
     match step:
         case Launch():
-            return source in step.replaceable
+            return source in step.replaceable or source is step.unless_in
         case Copy():
             return True
         case _:

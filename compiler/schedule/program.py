@@ -43,7 +43,7 @@ from bessemer.compiler.schedule.merge_updates import merge_updates
 from bessemer.compiler.schedule.nests.merge_axes import Piece
 from bessemer.compiler.schedule.nests.nests import flat
 from bessemer.compiler.schedule.order_updates import order_updates
-from bessemer.compiler.schedule.written_over import carried_over, copied_first
+from bessemer.compiler.schedule.written_over import begun, carried_over, copied_first
 from bessemer.compiler.targets.machine import Target
 
 
@@ -218,7 +218,7 @@ class ProgramBuilder:
         """The steps of such an operator; notes the symbols and capacities that it defines."""
         steps: list[Step] = []
         if node in self.over:
-            steps.append(self.over[node](node.inputs[0], node.output))
+            steps.append(begun(node, self.over[node], self.lowering))
             steps.append(lower_statements(node, self.lowering, over=True))
         else:
             steps.append(self.statements(node))

@@ -1,8 +1,9 @@
 """Nodes that write over their first input: where nothing else reads that, there is nothing to copy.
 
 rows' = scatter_nd(rows, at, row)     rows is carried by a loop: an iteration writes one row
-keys' = scatter_nd(keys, at, key)     keys is an input, keys' an output: the caller may pass one
-                                      array for both, and a step of a decoder writes one key
+keys' = tensor_scatter(keys, at, key) keys is an input, keys' an output: the caller may pass one
+                                      array for both, and a step of a decoder writes one key; if
+                                      keys' may have more places, where it happens to have as many
 b = scatter_nd(a, at, row)            a is computed: b takes its place
 """
 
@@ -11,7 +12,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from bessemer.compiler.ir.dims import symbol_names
 from bessemer.compiler.ir.graph import Graph, Node, Value
+from bessemer.compiler.ir.op import OPS
+from bessemer.compiler.ir.program import Alias, Copy, Step
+from bessemer.compiler.schedule.grouping.groups import Group
+from bessemer.compiler.schedule.lowering.lower import Lowering, lower_elements
 
 
 def with_updates(graph: Graph) -> Graph:
@@ -24,7 +30,8 @@ def with_updates(graph: Graph) -> Graph:
         node = producers.get(value)
         if node is None or graph.outputs.count(value) > 1 or not _is_free(node, users, graph):
             continue
-        if node.inputs[0] in graph.inputs:
+        is_known = set().union(*map(symbol_names, value.type.shape)) <= set(graph.symbols)
+        if node.inputs[0] in graph.inputs and is_known:
             found[position] = graph.inputs.index(node.inputs[0])
     return replace(graph, updates=tuple(found.items())) if found else graph
 
@@ -42,6 +49,24 @@ def copied_first(graph: Graph) -> list[Node]:
     ]
 
 
+def begun(node: Node, first: type[Alias | Copy], lowering: Lowering) -> Step:
+    """What makes the output of a node that writes over its first input begin as that: `first`, or,
+    where the output may be larger, a launch that puts zeros behind it."""
+    source, target = node.inputs[0], node.output
+    if _keeps_type(node):
+        return first(source, target)
+    pairs = zip(source.type.shape, target.type.shape, strict=True)
+    attributes = {
+        "low": (0,) * source.type.rank,
+        "high": tuple(wide - size for size, wide in pairs),
+        "mode": "constant",
+        "value": 0,
+    }
+    pad = Node(OPS["pad"], (source,), (target,), attributes, sources=node.sources)
+    (launch,) = lower_elements(Group(target, nodes=[pad]), lowering)
+    return replace(launch, unless_in=source)
+
+
 def carried_over(
     graph: Graph, results: Sequence[Value], places: Sequence[Value]
 ) -> list[list[Node]]:
@@ -54,7 +79,7 @@ def carried_over(
         value = result
         while value is not place:
             node = producers.get(value)
-            if node is None or not _is_free(node, users, graph):
+            if node is None or not (_is_free(node, users, graph) and _keeps_type(node)):
                 nodes = []
                 break
             nodes.append(node)
@@ -77,4 +102,8 @@ def _is_computed(node: Node, producers: Mapping[Value, Node], graph: Graph) -> b
     maker = producers.get(node.inputs[0])
     if maker is None or maker.operator.is_view or maker.regions:
         return False
-    return node.output not in graph.outputs
+    return _keeps_type(node) and node.output not in graph.outputs
+
+
+def _keeps_type(node: Node) -> bool:
+    return node.inputs[0].type == node.output.type

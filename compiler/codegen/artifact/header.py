@@ -94,7 +94,7 @@ def filled_header(
         features=_comment(", ".join(signature.cpu_features))
         or "none beyond the architecture's own",
         inputs=described_arrays(signature.inputs),
-        outputs=described_arrays(signature.outputs, dict(signature.updates)),
+        outputs=described_arrays(signature.outputs, dict(signature.updates), signature.inputs),
         dims=_lines(_described_dims(signature)),
         macros="\n".join([*_macros(signature, weights_file), *macros]),
         statuses=_enumerators(
@@ -122,18 +122,26 @@ def _lines(lines: Iterable[str]) -> str:
     return "\n".join(f" *   {line}" for line in lines) or " *   none"
 
 
-def described_arrays(arrays: Sequence[ArrayInfo], places: Mapping[int, int] | None = None) -> str:
-    """The lines of a comment about arrays; `places` are the inputs that outputs may overwrite."""
-    return _lines(_described(arrays, places or {}))
+def described_arrays(
+    arrays: Sequence[ArrayInfo],
+    places: Mapping[int, int] | None = None,
+    inputs: Sequence[ArrayInfo] = (),
+) -> str:
+    """The lines of a comment about arrays; `places` are which `inputs` outputs may overwrite."""
+    return _lines(_described(arrays, places or {}, inputs))
 
 
-def _described(arrays: Sequence[ArrayInfo], places: Mapping[int, int]) -> Iterable[str]:
+def _described(
+    arrays: Sequence[ArrayInfo], places: Mapping[int, int], inputs: Sequence[ArrayInfo]
+) -> Iterable[str]:
     for index, array in enumerate(arrays):
         shape = f"[{', '.join(_expression(size) for size in array.shape)}]"
         held = _C_TYPES.get(array.dtype, f"{array.dtype}_t")
         late = "; size known after the run, pass NULL" if array.data_dependent else ""
         if index in places:
-            late += f"; may be in the place of input [{places[index]}]"
+            is_alike = inputs[places[index]].shape == array.shape
+            when = "" if is_alike else " where the shapes are equal"
+            late += f"; may be in the place of input [{places[index]}]{when}"
         yield f"[{index}] {_comment(array.name)}: {array.dtype} {shape} ({held}{late})"
 
 

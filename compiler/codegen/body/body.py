@@ -176,8 +176,11 @@ class _Body(BodySizes):
         for step in steps:
             self.known.clear()
             match step:
-                case Launch():
+                case Launch(unless_in=None):
                     self._launch(step)
+                case Launch(unless_in=Value() as source):
+                    with self.unless_same(self._address(source), self._address(step.values[-1])):
+                        self._launch(step)
                 case Chain():
                     self._chain(step)
                 case BindDims():
@@ -304,16 +307,11 @@ class _Body(BodySizes):
         is_shared = False
         if self._root(step.source) is not self._root(step.target):
             source, target = self._address(step.source), self._address(step.target)
-            after = ""
             if self._may_coincide(step):
-                apart, after = self.label("apart"), self.label("after")
-                same = self.let(f"icmp eq ptr {source}, {target}")
-                self.put(f"br i1 {same}, label %{after}, label %{apart}")
-                self.begin(apart)
-            is_shared = self._copy_bytes(step, target, source)
-            if after:
-                self.put(f"br label %{after}")
-                self.begin(after)
+                with self.unless_same(source, target):
+                    is_shared = self._copy_bytes(step, target, source)
+            else:
+                is_shared = self._copy_bytes(step, target, source)
         self.clocks.stop(start, event=not is_shared)
 
     def _copy_bytes(self, step: Copy, target: str, source: str) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class BodyWriter:
     """The lines so far. `known` are registers of computations that are written once."""
@@ -38,3 +41,14 @@ class BodyWriter:
         """Begins a block."""
         self.known.clear()
         self.lines.append(f"{label}:")
+
+    @contextmanager
+    def unless_same(self, source: str, target: str) -> Iterator[None]:
+        """What is written meanwhile runs where two addresses differ."""
+        apart, after = self.label("apart"), self.label("after")
+        same = self.let(f"icmp eq ptr {source}, {target}")
+        self.put(f"br i1 {same}, label %{after}, label %{apart}")
+        self.begin(apart)
+        yield
+        self.put(f"br label %{after}")
+        self.begin(after)

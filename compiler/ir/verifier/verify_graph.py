@@ -11,7 +11,7 @@ from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.op import OPS
 from bessemer.compiler.ir.rewrite import defined_symbols
 from bessemer.compiler.ir.text.text_graph import format_attribute, print_node
-from bessemer.compiler.ir.types import type_of
+from bessemer.compiler.ir.types import TensorType, type_of
 
 
 def verify_graph(graph: Graph) -> None:
@@ -93,12 +93,19 @@ def _check_updates(graph: Graph) -> None:
         if not (0 <= output < len(graph.outputs) and 0 <= given < len(graph.inputs)):
             _fail(f"graph {graph.name} has no output {output} or no input {given} to update")
         types = graph.outputs[output].type, graph.inputs[given].type
-        if types[0] != types[1]:
+        if not _may_be_equal(*types):
             _fail(f"output {output} of {graph.name}, {types[0]}, would overwrite {types[1]}")
     for output in graph.finite:
         type = graph.outputs[output].type if 0 <= output < len(graph.outputs) else None
         if type is None or not type.dtype.is_float or type.numel != 1:
             _fail(f"output {output} of {graph.name} is to be finite, but it is {type}")
+
+
+def _may_be_equal(one: TensorType, other: TensorType) -> bool:
+    if (one.dtype, one.rank) != (other.dtype, other.rank):
+        return False
+    pairs = zip(one.shape, other.shape, strict=True)
+    return all(a == b or not (isinstance(a, int) and isinstance(b, int)) for a, b in pairs)
 
 
 def _check_types(node: Node) -> None:

@@ -17,7 +17,7 @@ from bessemer.compiler.ops.composite.composite import binary, where
 from bessemer.compiler.ops.composite.composite_reduce import reduce, softmax
 from bessemer.compiler.ops.composite.composite_shape import slice_axis
 from bessemer.frontends.onnx_reader.context import NodeContext
-from bessemer.frontends.onnx_reader.equal_sizes import agreed_size, with_trailing_sizes
+from bessemer.frontends.onnx_reader.equal_sizes import with_size, with_trailing_sizes
 from bessemer.frontends.onnx_reader.items import Item
 from bessemer.frontends.onnx_reader.operators.contrib_attention import score_scale
 from bessemer.frontends.onnx_reader.operators.index import indices_at
@@ -183,24 +183,12 @@ def _rows(context: NodeContext, length: Size) -> _Rows:
 
 
 def _extended(context: NodeContext, past: Value | None, new: Value, rows: _Rows) -> Value:
-    """The cache with the new keys behind those that count; zeros behind them."""
-    b, (batch, heads, length, size) = context.builder, new.type.shape
-    steps = context.apply("iota", shape=(1, rows.total), axis=1, dtype=i64)
-    behind = context.elementwise("sub", steps, rows.before)
-    last = context.cast(b.scalar_size(length - 1), i64)
-    held = context.elementwise("min", context.apply("max", behind, context.like(behind, 0)), last)
-    shape = TensorType(i64, (batch, heads, rows.total, size))
-    places = context.reshape(held, (batch, 1, rows.total, 1))
-    places = context.elementwise("add", places, context.full(shape, 0))
-    fresh = context.apply("gather_elements", new, places, axis=2)
-    exists = context.elementwise("lt", behind, context.cast(b.scalar_size(length), i64))
-    fresh = where(b, context.reshape(exists, (batch, 1, rows.total, 1)), fresh, 0.0)
+    """The cache with the new keys behind those that count."""
+    batch, heads, _, size = new.type.shape
     if past is None:
-        return fresh
-    high = (0, 0, rows.total - past.type.shape[2], 0)
-    kept = context.apply("pad", past, low=(0,) * 4, high=high, mode="constant", value=0)
-    is_old = binary(b, "lt", behind, 0)
-    return where(b, context.reshape(is_old, (batch, 1, rows.total, 1)), kept, fresh)
+        past = context.full(TensorType(new.type.dtype, (batch, heads, 0, size)), 0)
+    places = context.reshape(rows.before, (batch,))
+    return context.apply("tensor_scatter", past, places, new, axis=2, size=rows.total)
 
 
 def _attended(context: NodeContext, query: Value, keys: Value, values: Value, rows: _Rows) -> Value:
@@ -209,8 +197,10 @@ def _attended(context: NodeContext, query: Value, keys: Value, values: Value, ro
     groups = keys.type.shape[1]
     each = dims.floordiv(heads, groups)
     apart = context.reshape(query, (batch, groups, each, length, size))
+    # A cache may have more places than are in use.
     keys, values = (
-        context.reshape(x, (batch, groups, 1, rows.total, size)) for x in (keys, values)
+        slice_axis(b, context.reshape(x, (batch, groups, 1, rows.total, size)), 3, 0, rows.longest)
+        for x in (keys, values)
     )
     scores = product(context, apart, context.transpose(keys, (0, 1, 2, 4, 3)))
     scores = binary(b, "mul", context.cast(scores, f32), score_scale(context, size))
@@ -225,8 +215,8 @@ def _attended(context: NodeContext, query: Value, keys: Value, values: Value, ro
 
 
 def _shares(context: NodeContext, scores: Value) -> Value:
-    """Softmax of [batch, groups, each, length, total], where a head's sink takes a share, too: one
-    more score that no key has, 0 for all heads if the softmax is only to be smooth."""
+    """Softmax of [batch, groups, each, length, longest], where a head's sink takes a share, too:
+    one more score that no key has, 0 for all heads if the softmax is only to be smooth."""
     b, (_, groups, each, _, _) = context.builder, scores.type.shape
     if context.optional(11) is not None:
         sinks = context.reshape(context.cast(context.input(11), f32), (1, groups, each, 1, 1))
@@ -251,19 +241,16 @@ def _normed(context: NodeContext, x: Value, position: int) -> Value:
 
 def _bias(context: NodeContext, groups: Size, each: Size, rows: _Rows) -> Value:
     bias = context.cast(context.input(10), f32)
-    batch, heads, length, longest = bias.type.shape
-    agreed_size(context.builder, longest, rows.longest)
-    if rows.total != rows.longest:
-        high = (0, 0, 0, rows.total - rows.longest)
-        bias = context.apply("pad", bias, low=(0,) * 4, high=high, mode="constant", value=0)
+    bias = with_size(context.builder, bias, 3, rows.longest)
+    batch, heads, length, _ = bias.type.shape
     apart = (1, 1) if heads == 1 else (groups, each)
-    return context.reshape(bias, (batch, *apart, length, rows.total))
+    return context.reshape(bias, (batch, *apart, length, rows.longest))
 
 
 def _seen(context: NodeContext, rows: _Rows, batch: Size) -> Value:
-    """Which keys a query sees, [batch, 1, 1, length, total]: those up to its own place, as far back
-    as the window goes; all there are unless it is causal."""
-    steps = context.apply("iota", shape=(1, 1, 1, 1, rows.total), axis=4, dtype=i64)
+    """Which keys a query sees, [batch, 1, 1, length, longest]: those up to its own place, as far
+    back as the window goes; all there are unless it is causal."""
+    steps = context.apply("iota", shape=(1, 1, 1, 1, rows.longest), axis=4, dtype=i64)
     if not context.integer("causal", 1):
         last = context.reshape(context.cast(context.input(5), i64), (batch, 1, 1, 1, 1))
         return context.elementwise("le", steps, last)

@@ -7,12 +7,13 @@ import numpy as np
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Value
-from bessemer.compiler.ir.types import boolean, i32, i64
+from bessemer.compiler.ir.types import TensorType, boolean, i32, i64
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.equal_sizes import (
     agreed_size,
     require_nonnegative,
     with_shape,
+    with_size,
 )
 from bessemer.frontends.onnx_reader.items import Item
 from bessemer.frontends.onnx_reader.operators.blocks import gathered_rows
@@ -129,19 +130,24 @@ def _of_one_count(context: NodeContext, rank: int) -> tuple[Value, Value]:
 @rule("TensorScatter")
 def read_tensor_scatter(context: NodeContext) -> Value:
     """Writes the update into the cache from each sample's position on, along an axis."""
-    past, update = context.input(0), context.input(1)
+    b, past, update = context.builder, context.input(0), context.input(1)
     axis = context.axis(past.type.rank, context.integer("axis", -2))
+    if axis == 0 or update.type.rank != past.type.rank:
+        context.wrong(f"an update {update.type} of a cache {past.type} along axis {axis}")
+    size, length = past.type.shape[axis], update.type.shape[axis]
+    shape = tuple(
+        size if place == axis else agreed_size(b, size, update.type.shape[place])
+        for place, size in enumerate(past.type.shape)
+    )
+    past = with_shape(b, past, shape)
+    update = with_shape(b, update, (*shape[:axis], length, *shape[axis + 1 :]))
     positions = context.optional(2)
-    shape = update.type.shape
-    places = context.apply("iota", shape=shape, axis=axis, dtype=i64)
-    if positions is not None:
-        start = context.reshape(context.cast(positions, i64), (shape[0], *(1,) * (len(shape) - 1)))
-        places = context.apply("add", places, context.apply("broadcast_to", start, shape=shape))
-    if context.text("mode", "linear") == "circular":
-        size = context.builder.scalar_size(past.type.shape[axis])
-        places = context.elementwise("mod", places, size)
-    _require_inside(context, places, past, axis)
-    return context.apply("scatter_elements", past, places, update, axis=axis, reduction="none")
+    if positions is None:
+        positions = context.full(TensorType(i64, (shape[0],)), 0)
+    else:
+        positions = with_size(b, positions, 0, shape[0])
+    mode = context.text("mode", "linear")
+    return context.apply("tensor_scatter", past, positions, update, axis=axis, size=size, mode=mode)
 
 
 @rule("OneHot")
