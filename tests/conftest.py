@@ -1,9 +1,10 @@
 """What all tests share: reproducible randomness, a fresh compile cache, the models' folders."""
 
+import gc
 import os
 import signal
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,18 @@ settings.load_profile("bessemer")
 # A shell ignores Ctrl-C in what it runs in the background, and programs inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# Thousands of tests are made of some hundred thousand objects, all of which stay: the collector of
+# garbage need not look at them.
+@pytest.hookimpl(wrapper=True)
+def pytest_collection(session: pytest.Session) -> Generator[None, object, object]:
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
