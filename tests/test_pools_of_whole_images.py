@@ -50,6 +50,16 @@ def test_a_window_beyond_the_image_is_cut(low: int, rng: np.random.Generator) ->
     assert pool.attributes["kernel"] == ((4, 5) if low < 0 else (5, 6))
 
 
+@pytest.mark.parametrize("counted", [False, True])
+def test_the_mean_of_a_large_window_is_found_axis_by_axis(
+    counted: bool, rng: np.random.Generator
+) -> None:
+    pads = {"kernel": (5, 4), "dilations": (2, 1), "low": (4, 1), "high": (5, 3)}
+    more = {"uncounted": (1, 2), "count_include_pad": counted}
+    assert _names("average_pool", rng, **pads, **more) == ["average_pool", "average_pool"]
+    assert _names("average_pool", rng, **pads, **more, strides=(1, 2)) == ["average_pool"]
+
+
 def test_the_maximum_of_a_large_window_is_found_axis_by_axis(rng: np.random.Generator) -> None:
     pads = {"kernel": (5, 4), "dilations": (2, 1), "low": (4, 1), "high": (4, -1)}
     assert _names("max_pool", rng, **pads) == ["max_pool", "max_pool"]

@@ -49,7 +49,7 @@ def _window(taps: int, low: int, stride: int = 1, size: int = 35) -> Expression:
 )
 def test_parts_of_an_axis(value: Expression, lanes: int, parts: list[tuple[int, Size]]) -> None:
     assert asks_in_windows(value)
-    assert window_parts(value, _AXIS, lanes) == parts
+    assert [(part.first, part.length) for part in window_parts(value, _AXIS, lanes)] == parts
 
 
 def test_what_is_asked_once_for_all_taps_is_no_window() -> None:
@@ -87,6 +87,32 @@ def test_pools_are_those_of_the_reference(
     (expected,) = ReferenceEvaluator(model).run(None, {"x": x})
     (found,) = bessemer.compile(model, cache=False).run({"x": x})
     np.testing.assert_allclose(found, np.asarray(expected), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_pools_of_any_size_are_those_of_the_reference(pool: str, rng: np.random.Generator) -> None:
+    """Sizes at which parts of an axis are empty, and some at which none is."""
+    names = onnx.parser.parse_model(
+        f"""<ir_version: 9, opset_import: ["": 19]>
+        agraph (float[n, 3, rows, columns] x) => (float[n, 3, h, w] y) {{ y = {pool}(x) }}"""
+    )
+    compiled = bessemer.compile(names, cache=False)
+    for shape in ((2, 3, 3, 4), (1, 3, 4, 4), (1, 3, 5, 7), (1, 3, 19, 35), (3, 3, 40, 70)):
+        x = rng.standard_normal(shape).astype(np.float32)
+        (expected,) = ReferenceEvaluator(_model(pool, shape)).run(None, {"x": x})
+        (found,) = compiled.run({"x": x})
+        np.testing.assert_allclose(found, np.asarray(expected), rtol=1e-5, atol=1e-6)
+
+
+def test_nothing_is_asked_between_the_borders_of_an_image_of_any_size() -> None:
+    text = """<ir_version: 9, opset_import: ["": 19]> agraph (float[n, 24, rows, columns] x)
+        => (float[n, 24, h, w] y) { y = MaxPool<kernel_shape = [3, 3], pads = [1, 1, 1, 1]>(x) }"""
+    graph = as_graph(onnx.parser.parse_model(text))
+    for step in passes_of(Options(), AVX512):
+        graph = step(graph)
+    (kernel,) = kernels_of(build_program(graph, AVX512).steps)
+    vectors = [text.split("out0")[0] for text in print_kernel(kernel).split("vector")[1:]]
+    assert ["select" in loop for loop in vectors] == [True, False, True]
 
 
 @pytest.mark.parametrize("pool", [POOLS[0], POOLS[4]])

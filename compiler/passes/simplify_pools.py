@@ -1,13 +1,14 @@
 """Simplification rules for pools whose only window, on an axis, sees more than there is, and for
-maxima of large windows.
+large windows.
 
     average_pool(x : [1,7,7,c], kernel=(1280, 1280), ...)    becomes   sum(x) / 49
     max_pool(x : [1,7,7,c], kernel=(9, 9), high=(2, 2))      becomes   max_pool(x, kernel=(7, 7))
     max_pool(x, kernel=(5, 5))     becomes   max_pool(max_pool(x, kernel=(1, 5)), kernel=(5, 1))
+    average_pool(x, kernel=(5, 5)) likewise: what is divided by is a product over the axes
 
 Taps in the padding cost as much as others: a kernel as long as an image is wide ("global", the
 exporter meant) would walk over mostly nothing. Neighbouring windows share most of what they see:
-the maxima of rows are found once for all windows that the rows are in.
+the maxima and means of rows are found once for all windows that the rows are in.
 """
 
 from __future__ import annotations
@@ -43,14 +44,15 @@ def _is_worth_two_passes(node: Node) -> bool:
 def _axis_by_axis(rewriter: GraphRewriter, node: Node) -> Value:
     """The last axis first: its windows lie along memory, of one channel at least."""
     value, attributes = node.inputs[0], node.attributes
-    neutral = {"kernel": 1, "strides": 1, "dilations": 1, "low": 0, "high": 0}
+    neutral = {"kernel": 1, "strides": 1, "dilations": 1, "low": 0, "high": 0, "uncounted": 0}
     for axis in reversed(range(len(attributes["kernel"]))):
         own: dict[str, Any] = {
-            name: tuple(e if at == axis else other for at, e in enumerate(attributes[name]))
-            for name, other in neutral.items()
+            name: tuple(e if at == axis else neutral[name] for at, e in enumerate(entries))
+            for name, entries in attributes.items()
+            if name in neutral
         }
         if own["kernel"][axis] > 1 or own["low"][axis] or own["high"][axis]:
-            value = rewriter.emit("max_pool", value, **own)
+            value = rewriter.emit(node.operator.name, value, **{**attributes, **own})
     return value
 
 
@@ -61,8 +63,11 @@ def _average_pool(rewriter: GraphRewriter, node: Node) -> Value | None:
     spatial = x.type.shape[1:-1]
     whole = spatial and attributes["kernel"] == spatial
     unpadded = not any(attributes["low"]) and not any(attributes["high"])
-    if not (whole and unpadded and x.type.dtype in (f32, f64)) or 0 in spatial:
-        return None if cropped is None else rewriter.emit("average_pool", x, **cropped)
+    is_wide = x.type.dtype in (f32, f64)
+    if not (whole and unpadded and is_wide) or 0 in spatial:
+        if cropped is not None:
+            return rewriter.emit("average_pool", x, **cropped)
+        return _axis_by_axis(rewriter, node) if is_wide and _is_worth_two_passes(node) else None
     total = rewriter.emit("reduce_sum", x, axes=tuple(range(1, x.type.rank - 1)))
     total = rewriter.emit("reshape", total, shape=node.output.type.shape)
     count = 1

@@ -14,6 +14,7 @@ to one row, one run of the innermost axis, is written in rows.py.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -33,7 +34,12 @@ from bessemer.compiler.schedule.nests.rows import RowWriter, Values
 from bessemer.compiler.schedule.nests.short_axes import join_short_axis
 from bessemer.compiler.schedule.nests.short_rows import are_short, has_short_rows, write_short_rows
 from bessemer.compiler.schedule.nests.totals import axes_behind_totals, with_totals
-from bessemer.compiler.schedule.nests.window_parts import asks_in_windows, window_parts
+from bessemer.compiler.schedule.nests.window_parts import (
+    WindowPart,
+    asks_in_windows,
+    inside,
+    window_parts,
+)
 
 PARALLEL_WORTH = 1 << 14
 """Elements below which a loop nest is not cut into a parallel loop."""
@@ -109,6 +115,7 @@ class _Lowering:
         self.dependence = self.rows.dependence
         self.work = operations(piece.value)
         self.cuts_windows = vectorize and asks_in_windows(piece.value)
+        self.inside: set[Symbol] = set()
 
     def write(self) -> None:
         """All loops one in the other."""
@@ -151,14 +158,17 @@ class _Lowering:
 
     def _window_row(self, inner: Symbol, values: Values, lanes: int) -> None:
         """A row of windows: each part knows where it lies."""
-        for start, length in window_parts(self.piece.value, inner, lanes):
+        for start, length, is_inside in window_parts(self.piece.value, inner, lanes):
             place = Symbol(inner.name, length)
             here: Values = {inner: start + dims.atom(place)}
             symbols = tuple(place if s is inner else s for s in self.piece.symbols)
             offset = dims.substitute(self.piece.offset, here)
-            value = walk_expr.substitute(self.piece.value, here)
+            axes = {*self.inside, inner} if is_inside else self.inside
+            value = walk_expr.substitute(inside(self.piece.value, axes), here)
             part = Piece(self.piece.target, offset, value, symbols)
-            rows = RowWriter(self.builder, part, self.lanes, vectorize=self.vectorize)
+            # As few as a window is long: a vector under masks would take as long for one of them.
+            is_border = not is_inside and not isinstance(extent_of(inner), int)
+            rows = RowWriter(self.builder, part, self.lanes, vectorize=not is_border)
             rows.streams = self.rows.streams
             rows.row(place, values)
 
@@ -259,15 +269,18 @@ class _Lowering:
         if not outer:
             body(values)
             return
-        parts: list[tuple[int, Size]] = [(0, extent_of(outer[0]))]
+        parts = [WindowPart(0, extent_of(outer[0]), False)]
         if self.cuts_windows:
             parts = window_parts(self.piece.value, outer[0])
-        for start, count in parts:
+        for start, count, is_inside in parts:
             if self.cuts_windows and count == 1:
                 self._serial(outer[1:], {**values, outer[0]: start}, body)
                 continue
+            if is_inside:
+                self.inside.add(outer[0])
             with self.builder.loop(count) as index:
                 self._serial(outer[1:], {**values, outer[0]: start + index}, body)
+            self.inside.discard(outer[0])
 
     def _blocked(self, inner: Symbol) -> Nest:
         """One axis only: cut into blocks for the threads if it is long."""
@@ -301,11 +314,17 @@ def _parallel_axes(outer: tuple[Symbol, ...]) -> int:
         total = total * extent_of(symbol)
         if total == 1:
             continue
-        if isinstance(total, int) and total >= BLOCKS:
+        if _is_multiple_of_many(total):
             return count
         if not isinstance(total, int) and count > 1:
             return count
     return len(outer)
+
+
+def _is_multiple_of_many(size: Size) -> bool:
+    """Whether a size is at least BLOCKS, or of samples with that much in each."""
+    factor = size if isinstance(size, int) else math.gcd(*size.terms.values())
+    return factor >= BLOCKS
 
 
 def _runs_along_memory(node: Reduce, inner: Symbol, lanes: int) -> bool:
