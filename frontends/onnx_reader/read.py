@@ -117,7 +117,10 @@ def _read_until_settled(
                 raise
             label = untried.pop()
             state.choices[label] = not state.choices[label]
-    raise CompileError(f"{loaded.label}: not settled after {_READINGS} readings")
+    raise CompileError(
+        f"{loaded.label}: after {_READINGS} readings it is still not known which sizes are equal;"
+        " fix symbolic dimensions with dims"
+    )
 
 
 def _labelled(label: str, message: str) -> str:

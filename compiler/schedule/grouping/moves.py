@@ -12,7 +12,7 @@ from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import Index
 from bessemer.compiler.ir.graph import Node
-from bessemer.compiler.ir.ravel import ravel
+from bessemer.compiler.ir.ravel import broadcast_index, ravel, unravel
 from bessemer.compiler.schedule.grouping.fuse import as_index, index_symbols
 
 MOVES = frozenset({"reshape", "transpose"})
@@ -25,7 +25,8 @@ def moved(index: Index, views: Sequence[Node]) -> Index:
         if view.operator.name == "transpose":
             index = tuple(index[axis] for axis in view.attributes["permutation"])
         else:
-            index = _unraveled(ravel(index, shape), view.output.type.shape)
+            after = view.output.type.shape
+            index = broadcast_index(unravel(ravel(index, shape), after), after)
     return index
 
 
@@ -47,12 +48,3 @@ def keeps_columns(views: Sequence[Node]) -> bool:
     offset = moved_offset(as_index(symbols, shape), views)
     steps = [dims.coefficient_of(offset, symbol) for symbol in symbols if symbol.extent != 1]
     return None not in steps and (shape[-1] == 1 or steps[-1] == 1)
-
-
-def _unraveled(offset: Size, shape: Sequence[Size]) -> Index:
-    """As `unravel`, with 0 on axes of one element."""
-    index: list[Size] = []
-    for extent in reversed(shape):
-        index.insert(0, 0 if extent == 1 else dims.mod(offset, extent))
-        offset = dims.floordiv(offset, extent)
-    return tuple(index)

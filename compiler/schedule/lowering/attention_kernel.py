@@ -28,6 +28,7 @@ from bessemer.compiler.ir.expr import Buffer, Expression, Index, Read, convert, 
 from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.loops import Store
 from bessemer.compiler.ir.program import Launch, working_memory
+from bessemer.compiler.ir.ravel import unravel
 from bessemer.compiler.ir.types import DType
 from bessemer.compiler.schedule.contraction.contraction import (
     Contraction,
@@ -237,7 +238,8 @@ class AttentionKernel:
     def _item(self, item: Size, own: Size, query: Source, out: Destination) -> None:
         """One block of rows of one head."""
         block = dims.mod(item, self.blocks)
-        batch = self._unravel(dims.floordiv(item, self.blocks))
+        batch = unravel(dims.floordiv(item, self.blocks), self.batch, self._local)
+        batch = tuple(map(self._local, batch))
         first = self._local(block * self.block)
         count: Size = self.block
         if not isinstance(self.rows, int):
@@ -377,14 +379,6 @@ class AttentionKernel:
     def _score(self, key: Size) -> Expression:
         """A score of the row at work."""
         return expr.load(self.scores, (atom(self.base) + key,))
-
-    def _unravel(self, flat_index: Size) -> Index:
-        """The batch indices of a head."""
-        found: list[Size] = []
-        for extent in reversed(self.batch[1:]):
-            found.insert(0, self._local(dims.mod(flat_index, extent)))
-            flat_index = dims.floordiv(flat_index, extent)
-        return (self._local(flat_index), *found) if self.batch else ()
 
     def _local(self, size: Size) -> Size:
         """The value in a local variable, unless it is as simple as one."""

@@ -16,7 +16,7 @@ from bessemer.compiler.ir.expr import Buffer, Expression, Index, less
 from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.guard import guarded
 from bessemer.compiler.ir.program import Launch
-from bessemer.compiler.ir.ravel import broadcast_index, ravel
+from bessemer.compiler.ir.ravel import broadcast_index, ravel, unravel
 from bessemer.compiler.ir.types import TensorType
 from bessemer.compiler.schedule.contraction.contraction import (
     Contraction,
@@ -77,12 +77,8 @@ def pack_right(
     symbols = index_symbols(packed.type.shape)
 
     def element(matrix: Size, k: Size, column: Size) -> Expression:
-        index: list[Size] = [k, column]
-        rest = matrix
-        for size in reversed(batch):
-            index.insert(0, 0 if size == 1 else dims.mod(rest, size))
-            rest = dims.floordiv(rest, size)
-        value = fusion.element(right, broadcast_index(index, right.type.shape))
+        index = broadcast_index((*unravel(matrix, batch), k, column), right.type.shape)
+        value = fusion.element(right, index)
         return guarded(less(k, known), value, 0) if depth != known else value
 
     index = tuple(atom(symbol) for symbol in symbols)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from bessemer.compiler.ir.dims import Size, product
 from bessemer.compiler.ir.expr import Index
 from bessemer.compiler.ir.graph import Node
+from bessemer.compiler.ir.ravel import unravel
 from bessemer.compiler.ir.types import Array
 from bessemer.compiler.schedule.contraction.contraction import (
     DepthAxis,
@@ -64,12 +65,7 @@ class ProductForm:
         return (*rows, column)
 
     def right_index(self, matrix: Size, k: Size, column: Size) -> Index:
-        index: list[Size] = []
-        rest = matrix
-        for size in reversed(self.right[:-2]):
-            index.append(rest % size if not isinstance(rest, int) or rest else 0)
-            rest = rest // size
-        return (*reversed(index), k, column)
+        return (*unravel(matrix, self.right[:-2]), k, column)
 
     def right_matrices(self, array: Array) -> Array:
         return array

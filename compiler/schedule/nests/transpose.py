@@ -15,7 +15,7 @@ operands of instructions that multiply pairs are laid out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bessemer.compiler.ir import dims, walk_expr
@@ -146,27 +146,14 @@ def _with_pairs_joined(piece: Piece) -> Piece | None:
 
 def _with_axes(piece: Piece, together: int, lanes: Lanes) -> _Transpose | None:
     loads = walk_expr.loads_of(piece.value)
-    if not loads or walk_expr.reductions_of(piece.value):
+    if walk_expr.reductions_of(piece.value):
         return None
     stores = next((s for s in piece.symbols if _step(piece.offset, s) == together), None)
-    if stores is None:
+    along = None if stores is None else _axis_of_loads(piece, loads, stores)
+    if stores is None or along is None or (together > 1 and along.name != _ALONG):
         return None
-    votes = {
-        symbol: sum(_step(load.indices[0], symbol) == 1 for load in loads)
-        for symbol in piece.symbols
-        if symbol is not stores
-    }
-    along = max(votes, key=lambda symbol: votes[symbol], default=None)
-    if along is None or not votes[along] or (together > 1 and along.name != _ALONG):
+    if not all(_lies_across(load, stores, along) for load in loads):
         return None
-    for load in loads:
-        near, far = _step(load.indices[0], stores), _step(load.indices[0], along)
-        if near is None or far not in (0, 1):
-            return None
-        if far == 1 and isinstance(near, int) and 0 < near <= NEAR:
-            return None
-        if far == 0 and near != 0 and walk_expr.index_expressions(load.indices[0]):
-            return None  # a row that is looked up lies along the stores already
     if not any(_jumps(load, stores) for load in loads):
         return None
     width = min(
@@ -181,6 +168,28 @@ def _with_axes(piece: Piece, together: int, lanes: Lanes) -> _Transpose | None:
     others = tuple(s for s in piece.symbols if s is not stores and s is not along)
     beside = BESIDE if _stores_meet(piece, stores, along) else 1
     return _Transpose(piece, along, stores, others, rows, columns, together, beside)
+
+
+def _axis_of_loads(piece: Piece, loads: Sequence[Load], stores: Symbol) -> Symbol | None:
+    """The axis along which most loads read neighbours, but not that of the stores."""
+    votes = {
+        symbol: sum(_step(load.indices[0], symbol) == 1 for load in loads)
+        for symbol in piece.symbols
+        if symbol is not stores
+    }
+    best = max(votes, key=lambda symbol: votes[symbol], default=None)
+    return best if best is not None and votes[best] else None
+
+
+def _lies_across(load: Load, stores: Symbol, along: Symbol) -> bool:
+    """Whether a load reads neighbours along its own axis, or one element for all of it."""
+    near, far = _step(load.indices[0], stores), _step(load.indices[0], along)
+    if near is None or far not in (0, 1):
+        return False
+    if far == 1:
+        return not (isinstance(near, int) and 0 < near <= NEAR)
+    # A row that is looked up lies along the stores already.
+    return near == 0 or not walk_expr.index_expressions(load.indices[0])
 
 
 def _stores_meet(piece: Piece, stores: Symbol, loads: Symbol) -> bool:
