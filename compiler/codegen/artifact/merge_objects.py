@@ -72,38 +72,55 @@ def _symbols(
 ) -> tuple[bytes, int, list[list[int]]]:
     """The symbol table, how many of it are local, and every file's symbols' new numbers."""
     names.taken |= {s.name for one in objects for s in one.symbols if not s.is_inner}
-    local: list[bytes] = [bytes(SYMBOL.size)]
-    outer: list[bytes] = []
-    # Numbers below zero count global symbols, which come after all the local ones: -1 is the first.
-    defined: dict[bytes, int] = {}
-    numbers: list[list[int]] = []
-    for one, place in zip(objects, places, strict=True):
-        mine = [0] * len(one.symbols)
+    table = _Table(names)
+    numbers = [table.define(one, place) for one, place in zip(objects, places, strict=True)]
+    for one, mine in zip(objects, numbers, strict=True):
+        table.refer(one, mine)
+    count = len(table.local)
+    final = [[n if n >= 0 else count - n - 1 for n in mine] for mine in numbers]
+    return b"".join((*table.local, *table.outer)), count, final
+
+
+class _Table:
+    """A symbol table in the making. Numbers below zero count the global symbols, which come after
+    all the local ones: -1 is the first."""
+
+    def __init__(self, names: Names) -> None:
+        self.names = names
+        self.local: list[bytes] = [bytes(SYMBOL.size)]
+        self.outer: list[bytes] = []
+        self.defined: dict[bytes, int] = {}
+
+    def define(self, one: ObjectFile, place: dict[int, int]) -> list[int]:
+        """Adds what a file defines; the numbers of its symbols, 0 for the others."""
+        numbers = [0] * len(one.symbols)
         for position, symbol in enumerate(one.symbols):
             if symbol.kind == FILE or symbol.section == UNDEFINED:
                 continue
             where = symbol.section if symbol.section >= RESERVED else place[symbol.section]
             if symbol.is_inner:
-                local.append(_entry(symbol, names.place(names.unused(symbol.name)), where))
-                mine[position] = len(local) - 1
+                name = self.names.unused(symbol.name)
+                self.local.append(_entry(symbol, self.names.place(name), where))
+                numbers[position] = len(self.local) - 1
             else:
-                outer.append(_entry(symbol, names.place(symbol.name), where))
-                mine[position] = -len(outer)
+                numbers[position] = self._add_global(symbol, where)
             if not symbol.is_local:
-                if symbol.name in defined:
+                if symbol.name in self.defined:
                     raise InternalError(f"two parts define {symbol.name!r}")
-                defined[symbol.name] = mine[position]
-        numbers.append(mine)
-    for one, mine in zip(objects, numbers, strict=True):
+                self.defined[symbol.name] = numbers[position]
+        return numbers
+
+    def refer(self, one: ObjectFile, numbers: list[int]) -> None:
+        """Gives the symbols that a file needs of others their numbers."""
         for position, symbol in enumerate(one.symbols):
             if symbol.section == UNDEFINED and symbol.name:
-                if symbol.name not in defined:
-                    outer.append(_entry(symbol, names.place(symbol.name), UNDEFINED))
-                    defined[symbol.name] = -len(outer)
-                mine[position] = defined[symbol.name]
-    count = len(local)
-    final = [[n if n >= 0 else count - n - 1 for n in mine] for mine in numbers]
-    return b"".join((*local, *outer)), count, final
+                if symbol.name not in self.defined:
+                    self.defined[symbol.name] = self._add_global(symbol, UNDEFINED)
+                numbers[position] = self.defined[symbol.name]
+
+    def _add_global(self, symbol: Symbol, section: int) -> int:
+        self.outer.append(_entry(symbol, self.names.place(symbol.name), section))
+        return -len(self.outer)
 
 
 def _entry(symbol: Symbol, name: int, section: int) -> bytes:
