@@ -43,9 +43,9 @@ from bessemer.compiler.ir.text.text_graph import print_graph
 from bessemer.compiler.ir.text.text_loops import print_kernel
 from bessemer.compiler.ir.verifier.verify_graph import verify_graph
 from bessemer.compiler.ir.verifier.verify_loops import verify_kernel
+from bessemer.compiler.memory_plan.plan_memory import is_data_dependent
 from bessemer.compiler.options import Options
 from bessemer.compiler.pass_order import Pass, passes_of
-from bessemer.compiler.passes.plan_memory import is_data_dependent
 from bessemer.compiler.schedule.memory.recompute import Recomputation
 from bessemer.compiler.targets.choose import parse_target
 from bessemer.compiler.targets.machine import Target

@@ -14,8 +14,8 @@ from bessemer.compiler.ir.dims import Size, symbol_names
 from bessemer.compiler.ir.evaluate import define, evaluate_named
 from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.ir.program import MemoryPlan, Program
+from bessemer.compiler.memory_plan.plan_memory import plan_memory
 from bessemer.compiler.options import Options
-from bessemer.compiler.passes.plan_memory import plan_memory
 from bessemer.compiler.schedule.chain_launches import chain_launches
 from bessemer.compiler.schedule.memory.recompute import Planner, Recomputation
 from bessemer.compiler.schedule.program import build_program

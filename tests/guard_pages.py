@@ -18,8 +18,8 @@ import pytest
 import bessemer
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import Array
-from bessemer.compiler.passes import plan_memory
-from bessemer.compiler.passes.lives import Life
+from bessemer.compiler.memory_plan import plan_memory
+from bessemer.compiler.memory_plan.lives import Life
 from bessemer.runtime.arrays import address, numpy_dtype
 from bessemer.runtime.model import CompiledModel
 from bessemer.runtime.native import Context

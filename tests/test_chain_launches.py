@@ -20,9 +20,9 @@ from bessemer.compiler.ir.program import Chain, Launch, Program
 from bessemer.compiler.ir.types import Array, f32, i64
 from bessemer.compiler.ir.walk_loops import walk
 from bessemer.compiler.jit import load_code
+from bessemer.compiler.memory_plan.plan_memory import plan_memory
 from bessemer.compiler.options import Options
 from bessemer.compiler.pass_order import passes_of
-from bessemer.compiler.passes.plan_memory import plan_memory
 from bessemer.compiler.schedule.chain_launches import chain_launches
 from bessemer.compiler.schedule.program import build_program
 from bessemer.compiler.schedule.spans import spans_of

@@ -24,7 +24,7 @@ from bessemer.compiler.ir.program import (
     Steps,
 )
 from bessemer.compiler.ir.types import TensorType, boolean, f32, i64
-from bessemer.compiler.passes.plan_memory import plan_memory
+from bessemer.compiler.memory_plan.plan_memory import plan_memory
 
 CELL = 64
 

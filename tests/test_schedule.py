@@ -20,7 +20,7 @@ from bessemer.compiler.ir.interpreter.interpret import run_graph
 from bessemer.compiler.ir.op import OPS, Example
 from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.types import Array, TensorType, f32, type_of
-from bessemer.compiler.passes.plan_memory import plan_memory
+from bessemer.compiler.memory_plan.plan_memory import plan_memory
 from bessemer.compiler.schedule.grouping import groups, kinds
 from bessemer.compiler.schedule.program import build_program
 from bessemer.compiler.targets.choose import parse_target

@@ -9,9 +9,9 @@ from bessemer.compiler.ir.dims import Size, symbol
 from bessemer.compiler.ir.evaluate import define, evaluate_named
 from bessemer.compiler.ir.graph import Graph, Value
 from bessemer.compiler.ir.types import TensorType, f32
-from bessemer.compiler.passes.lives import Life
-from bessemer.compiler.passes.plan_memory import plan_memory
-from bessemer.compiler.passes.stack_values import best_stack
+from bessemer.compiler.memory_plan.lives import Life
+from bessemer.compiler.memory_plan.plan_memory import plan_memory
+from bessemer.compiler.memory_plan.stack_values import best_stack
 from bessemer.compiler.schedule.program import build_program
 from bessemer.compiler.targets.choose import host_target
 

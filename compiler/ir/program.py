@@ -1,7 +1,7 @@
 """A program: what the run body does, step by step, and where everything lies in memory.
 
 Groups of graph nodes have become kernels; the steps launch them on values. Values are the graph's;
-where their bytes are is the plan's business (passes/plan_memory.py).
+where their bytes are is the plan's business (memory_plan/plan_memory.py).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What lies in memory while a graph runs, told from its groups alone.
 
-Lowering a graph says it exactly (passes/plan_memory.py) and takes a second; this takes a twentieth
-of it, so that passes can ask for many orders and many graphs. What a group's kernels need for
-themselves is known only roughly here: the packed right operand of a contraction.
+Lowering a graph says it exactly (memory_plan/plan_memory.py) and takes a second; this takes a
+twentieth of it, so that passes can ask for many orders and many graphs. What a group's kernels need
+for themselves is known only roughly here: the packed right operand of a contraction.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import numpy as np
 
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import Array
-from bessemer.compiler.passes.lives import Life
+from bessemer.compiler.memory_plan.lives import Life
 
 REPAIRS = 60
 """How often a placement is tried again in another order, while it is above the lower bound."""

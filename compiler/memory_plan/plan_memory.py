@@ -19,9 +19,9 @@ from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.evaluate import evaluate, evaluate_named
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.program import MemoryPlan, Program
-from bessemer.compiler.passes.lives import Life, Lives
-from bessemer.compiler.passes.place_values import most_alive, place_values
-from bessemer.compiler.passes.stack_values import best_stack
+from bessemer.compiler.memory_plan.lives import Life, Lives
+from bessemer.compiler.memory_plan.place_values import most_alive, place_values
+from bessemer.compiler.memory_plan.stack_values import best_stack
 
 ALIGNMENT = 64
 WASTE = 1.1

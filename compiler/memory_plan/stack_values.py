@@ -17,8 +17,8 @@ from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import Array
-from bessemer.compiler.passes.lives import Life
-from bessemer.compiler.passes.place_values import most_alive, place_values
+from bessemer.compiler.memory_plan.lives import Life
+from bessemer.compiler.memory_plan.place_values import most_alive, place_values
 
 PLACE, END = "place {}", "end of places"
 """Names of sizes that the run computes; no dimension symbol is called so."""
