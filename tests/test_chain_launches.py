@@ -176,7 +176,7 @@ def test_results_are_onnxruntime_s_and_the_same_bits_by_turns(
     shape = [dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim]
     x = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
     plain = build(as_graph(model), Options())
-    monkeypatch.setattr("bessemer.compiler.driver.host_target", lambda: SMALL)
+    monkeypatch.setattr("bessemer.compiler.driver.processor_of", lambda _: SMALL)
     made = build(as_graph(model), Options(verify=True))
     assert _chains(made.program) and not _chains(plain.program)
     found = [_run(plain, x), *(_run(made, x, threads) for threads in (1, 2, 3))]
@@ -245,12 +245,12 @@ def test_what_is_written_over_elsewhere_stops_no_chain() -> None:
 def _made(graph: Graph) -> Compilation:
     """A graph compiled for small caches."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bessemer.compiler.driver.host_target", lambda: SMALL)
+        patch.setattr("bessemer.compiler.driver.processor_of", lambda _: SMALL)
         return build(graph, Options(verify=True))
 
 
 def test_launches_of_chains_give_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bessemer.compiler.driver.host_target", lambda: SMALL)
+    monkeypatch.setattr("bessemer.compiler.driver.processor_of", lambda _: SMALL)
     made = build(as_graph(_two_blocks().model()), Options())
     number = int(np.float32(0.3).view(np.uint32))
     assert (number,) in [each.sizes for chain in _chains(made.program) for each in chain.launches]

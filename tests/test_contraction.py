@@ -21,6 +21,7 @@ from bessemer.compiler.schedule.contraction.contraction import (
     walk_of,
 )
 from bessemer.compiler.schedule.contraction.tiles import cut_evenly, plan
+from bessemer.compiler.schedule.spans import spans_of
 from bessemer.compiler.targets import x86
 from bessemer.compiler.targets.choose import host_target
 from bessemer.compiler.targets.machine import Target
@@ -322,9 +323,23 @@ def test_rows_that_are_neighbours_are_fetched_while_the_tile_before_is_summed(
     lines = _fetched(work, x, SMALL_CACHE, rng)
     for line in set(range(depth * m // 16)) - lines:
         step, row = divmod(line * 16, m)
-        ahead = row % (3 * 26)
-        assert step < 16 and (ahead < 26 or ahead + 16 > 3 * 26 or row + 16 > m), (step, row)
+        first, end = (0, 2 * 26) if row < 2 * 26 else (2 * 26, m)
+        assert step < 16 and (row < first + 26 or row + 16 > end), (step, row)
     assert not plan(work, x86.AVX512).fetches_rows
+
+
+@pytest.mark.parametrize("depth", [768, 1600, 3000])
+def test_halves_of_the_items_are_halves_of_the_work(depth: int, rng: np.random.Generator) -> None:
+    """1024 rows are 62 tiles of 14 and 12 of 13, which no number of large blocks divides."""
+    prepared = prepare(Product(1024, 768, depth), rng)
+    kernel, _ = prepared.kernel(x86.AVX512)
+    spans = spans_of(kernel)
+    assert spans is not None
+    out = spans[kernel.buffers[-1].name]
+    rows = (out.high - out.low) // 768 + 1
+    half = len(rows) // 2
+    assert len(rows) == 2 * half
+    assert abs(rows[:half].sum() / rows.sum() - 0.5) < 0.01
 
 
 def test_what_an_epilogue_reads_is_fetched_while_sums_are_added_up(

@@ -202,7 +202,7 @@ def _gelu_reference(x: Array) -> Array:
 @pytest.mark.parametrize("name", ["layer norm", "softmax", "rms norm", "gelu"])
 def test_streamed_rows_are_what_numpy_computes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     small = replace(host_target(), last_cache=1 << 16)
-    monkeypatch.setattr("bessemer.compiler.driver.host_target", lambda: small)
+    monkeypatch.setattr("bessemer.compiler.driver.processor_of", lambda _: small)
     rows, reference = CASES.get(name, (_gelu, _gelu_reference))
     compiled = _compiled(rows, (99, 144))
     assert any(isinstance(s, Stream) for s in walk(_launches(compiled)[0].kernel.body))

@@ -149,9 +149,9 @@ class _Writer:
         return number * (steps * width * contraction.group)
 
     def _tiles_of(self, block: Size) -> tuple[Size, Size]:
-        """The first tile of a block, and how many there are. Of a number that only the run knows
-        all blocks get about as many: a last one of few tiles would be all that some thread does."""
-        if isinstance(self.tiles, int) or not self.is_shared:
+        """The first tile of a block, and how many there are. If threads share the blocks, all get
+        about as many: the halves of two threads differ by one tile, not by one block."""
+        if not self.is_shared:
             first = block * self.tiling.block
             return first, dims.minimum(self.tiling.block, self.tiles - first)
         first, count = dealt(self.tiles, self.blocks, block)
@@ -236,10 +236,7 @@ class _Writer:
 
         def base(flat: Size) -> Expression:
             outer, along = self._where(flat)
-            start = along * self.cut.height
-            if self.cut.rest == 0:
-                start = dims.minimum(start, along * (self.cut.height - 1) + self.cut.tall)
-            return index_value(self._base(place, outer, start))
+            return index_value(self._base(place, outer, self._start(along)))
 
         again = base(first) + index_value(ahead)
         following = select(less(tile + 1, count), base(first + tile + 1), again)
@@ -253,16 +250,27 @@ class _Writer:
     def _choose_height(self, slot: _Slot, along: Size) -> None:
         """The tile at position `along` of the axis: tall, one lower, or what the last one needs."""
         cut, builder = self.cut, self.builder
+        start = self._start(along)
         if cut.rest == 0 and cut.tall == cut.count:
-            self._tile(slot, along * cut.height, cut.height)
+            self._tile(slot, start, cut.height)
             return
-        with builder.when(less(along, cut.tall)):
-            self._tile(slot, along * cut.height, cut.height)
+        is_tall = less(along, cut.tall)
+        if cut.rest == 0:
+            is_tall = less(cut.height - 1, self._start(along + 1) - start)
+        with builder.when(is_tall):
+            self._tile(slot, start, cut.height)
         with builder.otherwise():
             if cut.rest == 0:
-                self._tile(slot, along * (cut.height - 1) + cut.tall, cut.height - 1)
+                self._tile(slot, start, cut.height - 1)
             else:
                 self._last_tiles(slot)
+
+    def _start(self, along: Size) -> Size:
+        """Where a tile begins. Those that are one step lower lie between the others: halves of the
+        tiles are halves of the rows."""
+        if isinstance(self.cut.count, int):
+            return dims.floordiv(self.walk.axis.extent * along, self.cut.count)
+        return along * self.cut.height
 
     def _last_tiles(self, slot: _Slot) -> None:
         """The rest of a dynamic axis, as a sum of powers of two."""

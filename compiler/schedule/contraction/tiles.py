@@ -9,6 +9,7 @@ Tiles do not depend on the number of threads, so neither do the results' bits; b
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from math import ceil, gcd
 
 from bessemer.compiler.ir import dims
@@ -207,7 +208,7 @@ def _unroll(extent: Size) -> int:
 class Cut:
     """How one axis is cut into tiles, in steps of the axis.
 
-    A static extent is cut evenly: `tall` tiles of `height` steps, then tiles of one step less.
+    A static extent is cut evenly: `tall` tiles of `height` steps, the others one step less.
     A dynamic one is cut into tiles of `height`, and a last one that is smaller.
     """
 
@@ -319,15 +320,17 @@ def _balanced(tiles: int, block: int, panels: int, threads: int) -> int:
 
 
 def _heaviest(tiles: int, block: int, panels: int, threads: int) -> int:
-    """The most tiles that a thread gets when (block, panel) pairs are dealt out in order."""
+    """The most tiles that a thread gets when (block, panel) pairs are dealt out in order, and the
+    tiles to the blocks."""
     blocks = ceil(tiles / block)
     items = blocks * panels
-    heaviest = 0
-    for thread in range(threads):
-        begin, end = items * thread // threads, items * (thread + 1) // threads
-        short = max(0, end - max(begin, (blocks - 1) * panels))
-        heaviest = max(heaviest, (end - begin) * block - short * (blocks * block - tiles))
-    return heaviest
+
+    def before(item: int) -> int:
+        first, count = dealt(tiles, blocks, item // panels)
+        return dims.number(first) * panels + item % panels * dims.number(count)
+
+    ends = [before(items * thread // threads) for thread in range(threads + 1)]
+    return max(end - begin for begin, end in pairwise(ends))
 
 
 def dealt(count: Size, parts: Size, place: Size) -> tuple[Size, Size]:
