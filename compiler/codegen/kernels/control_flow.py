@@ -36,13 +36,8 @@ def counted_loop(
     carried: Iterable[str],
     writes: frozenset[str],
     body: Callable[[Value], None],
-    opaque: bool = False,
 ) -> None:
-    """Runs `body(index)` for the range; `carried` names the locals that the body changes.
-
-    `opaque` hides from LLVM how the index grows: where there are very many addresses, its loop
-    strength reduction takes ten times as long as all else, and ends in spilled registers.
-    """
+    """Runs `body(index)` for the range; `carried` names the locals that the body changes."""
     if over.trips == 0:
         return
     if over.trips == 1:
@@ -71,8 +66,7 @@ def counted_loop(
         with local_names(state):
             body(index)
         following = w.here(f"add nuw nsw i64 {index.text}, {over.step}", i64)
-        if opaque:
-            following = w.here(f'call i64 asm "", "=r,0"(i64 {following.text})', i64)
+        following = state.hidden(following)
         more = w.here(f"icmp slt i64 {following.text}, {over.end.text}", i64)
         w.line(f"br i1 {more.text}, label %{again}, label %{leave}")
     phis.append(

@@ -41,7 +41,7 @@ from bessemer.compiler.codegen.lanes import splat
 from bessemer.compiler.codegen.math.math_terms import MathFunction
 from bessemer.compiler.codegen.values import Pointer, Value
 from bessemer.compiler.errors import InternalError
-from bessemer.compiler.ir import expr, loops, walk_loops
+from bessemer.compiler.ir import expr, loops
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.loops import Block, For, Kernel, Statement
 from bessemer.compiler.ir.tile_statements import TileLoad, TileMac, TileSetup, TileStore, TileZero
@@ -354,9 +354,7 @@ def _loop(state: KernelState, loop: For, over: Range) -> None:
         emit_block(state, loop.body)
         del state.indices[loop.index]
 
-    carried, writes = _carried(state, loop.body), written_buffers(loop.body)
-    multiplies = any(isinstance(inner, loops.FragmentMac) for inner in walk_loops.walk(loop.body))
-    counted_loop(state, over, carried, writes, body, opaque=multiplies)
+    counted_loop(state, over, _carried(state, loop.body), written_buffers(loop.body), body)
 
 
 def _unroll(state: KernelState, loop: For, extent: Size) -> None:

@@ -42,6 +42,9 @@ class DeviceState(KernelState):
         assert isinstance(self.target, DeviceTarget)
         return self.target
 
+    def hidden(self, index: Value) -> Value:
+        return index
+
     # Parameters
 
     def base(self, buffer: expr.Buffer) -> Pointer:
