@@ -9,7 +9,8 @@ import pytest
 
 import bessemer
 from bessemer.compiler.ir.types import Array
-from tests.onnx_check import parsed
+from tests.compiled_math import RUNNABLE
+from tests.onnx_check import expected, parsed
 from tests.onnx_nodes import run_node
 
 SPECIAL = np.array(
@@ -33,6 +34,20 @@ def test_powers_that_become_roots_are_those_of_c(exponent: float) -> None:
     (wanted,) = run_node("Pow", [SPECIAL, np.array(exponent, np.float32)])
     np.testing.assert_allclose(found, wanted, rtol=1e-6)
     assert found[1] == wanted[1] == (np.inf if exponent > 0 else 0)
+
+
+@pytest.mark.parametrize("level", ["avx2", "avx512"])
+@pytest.mark.parametrize("name", ["Gelu", 'Gelu<approximate = "tanh">', "HardSwish", "Mish"])
+def test_minus_infinity_times_a_gate_is_no_number(name: str, level: str) -> None:
+    if level not in RUNNABLE:
+        pytest.skip("not on this machine")
+    model = parsed(f"agraph (float[13] x) => (float[13] y) {{ y = {name}(x) }}", 20)
+    (found,) = bessemer.compile(model, target=f"x86_64-{level}", threads=1, cache=False).run(
+        [SPECIAL]
+    )
+    (wanted,) = expected(model, {"x": SPECIAL})
+    assert np.isnan(wanted[1])
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("dilation", [1, 2])

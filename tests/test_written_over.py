@@ -123,6 +123,18 @@ def test_what_is_computed_is_written_over(rng: np.random.Generator) -> None:
             np.testing.assert_allclose(found, np.sin(wanted), rtol=1e-5, atol=1e-6)
 
 
+def test_rows_are_put_among_zeros_where_those_lie() -> None:
+    zeros = CHAIN.replace("exp(%0)", "full(shape=(8, 16), value=0.0, dtype=f32)")
+    assert plan_memory(build_program(parse_graph(zeros), host_target())).size == 8 * 16 * 4
+    x, rows = np.zeros((8, 16), np.float32), np.ones((2, 16), np.float32)
+    model = bessemer.compile(parse_graph(zeros), threads=1, cache=False)
+    wanted = np.zeros((8, 16), np.float32)
+    wanted[[3, 1]] = 2
+    for _ in range(2):
+        (found,) = model.run([x, np.array([[3], [1]]), rows])
+        np.testing.assert_allclose(found, np.sin(wanted), rtol=1e-5, atol=1e-6)
+
+
 def _loop(body: str) -> str:
     return f"""g (float[6, 5] start, float[4, 5] rows, int64 n)
         => (float[6, 5] last, float[s, 5] all) {{

@@ -100,7 +100,7 @@ def _is_free(node: Node, users: Mapping[Value, Sequence[Node]], graph: Graph) ->
 def _is_computed(node: Node, producers: Mapping[Value, Node], graph: Graph) -> bool:
     """Whether its first input is in the arena, and its output too."""
     maker = producers.get(node.inputs[0])
-    if maker is None or maker.operator.is_view or maker.regions:
+    if maker is None or (maker.operator.is_view and maker.inputs) or maker.regions:
         return False
     return _keeps_type(node) and node.output not in graph.outputs
 

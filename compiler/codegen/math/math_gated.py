@@ -141,8 +141,8 @@ def _without_hump(x: Term, step: float, table: Sequence[Sequence[float]]) -> Ter
     hump = looked_up(table[-1], shifted.bits())
     for coefficients in reversed(table[:-1]):
         hump = fma(hump, rest, looked_up(coefficients, shifted.bits()))
-    # A NaN, which the limit has lost, comes back by x.
-    return select(x < 0.0, 0.0, x) - hump
+    # A NaN, which the limit has lost, comes back by x; -inf times its gate, 0, is one.
+    return select(x < 0.0, x * 0.0, x) - hump
 
 
 def gelu_slope(x: Term) -> Term:
