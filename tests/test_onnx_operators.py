@@ -158,6 +158,13 @@ _VERSIONS: list[tuple[str, int, Sequence[Array], Sequence[Array], dict[str, Any]
     ),
     ("CumSum", 14, [floats(2, 5)], [np.array(1)], {"exclusive": 1, "reverse": 1}),
     ("ReverseSequence", 10, [floats(4, 3, 2)], [np.array([4, 2, 1])], {}),
+    (
+        "ReverseSequence",
+        10,
+        [floats(3, 4)],
+        [np.array([4, 2, 1])],
+        {"batch_axis": 0, "time_axis": 1},
+    ),
     ("Mod", 13, [np.array([-7, 7, -5]), np.array([3, -3, 5])], [], {}),
     ("Div", 13, [np.array([-7, 7, -9]), np.array([2, -2, 5])], [], {}),
     ("Pow", 13, [floats(2, 3)], [np.array(2)], {}),

@@ -298,13 +298,15 @@ def reversed_in_time(
     context: NodeContext, x: Value, lengths: Value, batch: int, time: int
 ) -> Value:
     """Each sequence of the batch backwards, up to its length; the rest as it is."""
-    shape = x.type.shape
-    places = context.apply("iota", shape=shape, axis=time, dtype=i64)
-    along: list[Size] = [1] * len(shape)
-    along[batch] = shape[batch]
-    each = context.reshape(context.cast(lengths, i64), along)
+    exchanged = (batch, time, *range(2, x.type.rank))
+    x = context.transpose(x, exchanged)
+    shape = x.type.shape[:2]
+    places = context.apply("iota", shape=shape, axis=1, dtype=i64)
+    each = context.reshape(context.cast(lengths, i64), (shape[0], 1))
     each = context.apply("broadcast_to", each, shape=shape)
     last = context.apply("sub", each, context.like(each, 1))
     flipped = context.apply("sub", last, places)
     source = context.apply("select", context.apply("lt", places, each), flipped, places)
-    return context.apply("gather_elements", x, source, axis=time)
+    # A place is looked up and checked once for all that lies there.
+    rows = context.reshape(source, (*shape, 1))
+    return context.transpose(context.apply("gather_nd", x, rows, batch_dims=1), exchanged)
