@@ -26,6 +26,7 @@ from bessemer.compiler.passes.narrow_integers import narrow_integers
 from bessemer.compiler.passes.quantize_sums import quantize_sums
 from bessemer.compiler.passes.remove_dead import remove_dead
 from bessemer.compiler.passes.resize_by_axes import resize_by_axes
+from bessemer.compiler.passes.round_activations import round_activations
 from bessemer.compiler.passes.sample_deformed import sample_deformed
 from bessemer.compiler.passes.separate_padding import separate_padding
 from bessemer.compiler.passes.simplify import simplify
@@ -89,6 +90,8 @@ def passes_of(options: Options, target: Target) -> tuple[Pass, ...]:
         middle += [fold_constants, store]
     if not target.has_dot_bf16:
         middle.append(widen_bfloat16)
+    if target.has_dot_int8:
+        middle.append(round_activations)
     before = PASSES.index(separate_padding)
     end = len(PASSES) - 1 - PASSES[::-1].index(remove_dead)
     last = [tabulate_bytes] if target.has_byte_lookup else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import ml_dtypes
@@ -15,6 +16,7 @@ from onnx.reference import ReferenceEvaluator
 import bessemer
 from bessemer.compiler.driver import kernels_of
 from bessemer.compiler.ir.interpreter.interpret import run_graph
+from bessemer.compiler.ir.program import launches
 from bessemer.compiler.ir.text.text_loops import print_kernel
 from bessemer.compiler.ir.types import Array
 from bessemer.compiler.ops.nibbles import pack_blocks, pack_units, unpack_blocks, unpack_units
@@ -30,9 +32,10 @@ from tests.onnxruntime_sessions import session_of
 
 
 def _n_bits(
-    depth: int, columns: int, block: int, bits: int = 4, half: bool = False, **more: Array
-) -> onnx.ModelProto:
-    """A MatMulNBits; `more` are its further inputs by name."""
+    depth: int, columns: int, block: int, bits: int = 4, half: bool = False, level: int = 0,
+    **more: Array,
+) -> onnx.ModelProto:  # fmt: skip
+    """A MatMulNBits of an accuracy level; `more` are its further inputs by name."""
     rng = np.random.default_rng(depth)
     blocks = -(-depth // block)
     dtype = np.float16 if half else np.float32
@@ -46,7 +49,7 @@ def _n_bits(
     names = [name if name in given else "" for name in order[: last + 1]]
     node = helper.make_node(
         "MatMulNBits", ["x", *names], ["y"], domain="com.microsoft", K=depth, N=columns, bits=bits,
-        block_size=block,
+        block_size=block, accuracy_level=level,
     )  # fmt: skip
     code = TensorProto.FLOAT16 if half else TensorProto.FLOAT
     graph = helper.make_graph(
@@ -98,6 +101,44 @@ def test_products_with_few_bits_are_those_of_onnxruntime(
         (y,) = compiled.run({"x": x})
         assert y.dtype == wanted.dtype
         np.testing.assert_allclose(y, wanted, rtol=tolerance, atol=tolerance * abs(wanted).max())
+
+
+_ROUNDED = {
+    "four bits": (_n_bits(96, 150, 32, level=4), True),
+    "zero points": (_n_bits(96, 150, 16, level=4, zero_points=_zeros(96, 150, 16)), True),
+    "a long depth": (_n_bits(1280, 40, 64, level=4), True),
+    "eight bits": (_n_bits(64, 40, 32, bits=8, level=4), True),
+    "a part of a block": (_n_bits(100, 40, 32, level=4), False),
+    "eight bits with zero points": (
+        _n_bits(64, 40, 32, bits=8, level=4, zero_points=_zeros(64, 40, 32, 8)),
+        False,
+    ),
+    "another level": (_n_bits(96, 150, 32, level=1), False),
+}
+
+
+@pytest.mark.parametrize("name", _ROUNDED)
+def test_activations_become_bytes_where_the_level_allows_it(name: str) -> None:
+    model, is_rounded = _ROUNDED[name]
+    graph = read = read_onnx(model)
+    target = replace(AVX512, has_dot_int8=True)
+    for step in passes_of(Options(), target):
+        graph = step(graph)
+    kernels = {launch.kernel.name for launch in launches(build_program(graph, target).steps)}
+    assert any(kernel.startswith("matmul_rounded") for kernel in kernels) is is_rounded
+    compiled = bessemer.compile(model, cache=False)
+    session = session_of(model)
+    for rows in (0, 1, 2, 3, 29):
+        depth = model.graph.input[0].type.tensor_type.shape.dim[1].dim_value
+        x = np.random.default_rng(rows).standard_normal((rows, depth)).astype(np.float32)
+        (exact,) = run_graph(read, {"x": x})
+        (y,) = compiled.run({"x": x})
+        # A row's rounding errors are those of 1 / 254 of the largest of a block, here some 1 / 80.
+        bound = (1 / 80 if is_rounded else 1e-5) * abs(exact).max(initial=0)
+        np.testing.assert_allclose(y, exact, rtol=0, atol=bound)
+        if rows and is_rounded:
+            ours, theirs = (abs(r - exact).mean() for r in (y, session.run(None, {"x": x})[0]))
+            assert ours < 1.2 * theirs or theirs == 0
 
 
 def test_weights_are_decoded_once_for_many_rows() -> None:

@@ -34,7 +34,7 @@ def _has_no_equivalent(case: Case) -> bool:
             return min(pads, default=0) < 0 and not given["count_include_pad"]
         case "cast":
             return any(one.is_storage for one in (dtype_of(case.arrays[0]), given["dtype"]))
-        case "reinterpret" | "matmul_blocks" | "tensor_scatter":
+        case "reinterpret" | "matmul_blocks" | "matmul_rounded" | "round_blocks" | "tensor_scatter":
             return True  # in later operator sets, and in com.microsoft
         case "byte_lstm":
             return True  # DynamicQuantizeLSTM rounds its input, too

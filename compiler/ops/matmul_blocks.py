@@ -11,6 +11,8 @@ many rows how often the decoded weights are used:
 
 Where there is more than one tile of rows, the weights of a stretch of a panel's depth are decoded
 once and stay in the first-level cache for all of them; sums are added up in the output.
+
+`rounds` allows activations to be rounded to 8 bits by blocks (passes/round_activations.py).
 """
 
 from __future__ import annotations
@@ -36,16 +38,15 @@ from bessemer.compiler.ops.nibbles import (
     unpack_blocks,
     unpack_units,
 )
+from bessemer.compiler.ops.row_tiles import FEW_REGISTERS_ROWS, row_tiles
 
-FEW_REGISTERS_ROWS = 3
-"""Rows of a tile where there are 16 vector registers."""
 STRETCH = 128
 """Of the depth, decoded at once: 16 KiB for a panel."""
 
 
 def _infer(
     x: TensorType, weights: TensorType, scales: TensorType, *shifts: TensorType, columns: int,
-    block: int,
+    block: int, rounds: bool = False,
 ) -> TensorType:  # fmt: skip
     """(x f32 [rows, depth], weights u8 [panels, depth, 16 or 32], scales [panels, blocks, 32] and
     maybe shifts like them) -> f32 [rows, columns]."""
@@ -69,8 +70,9 @@ def _infer(
 
 
 def _reference(
-    x: Array, weights: Array, scales: Array, *shifts: Array, columns: int, block: int
-) -> Array:
+    x: Array, weights: Array, scales: Array, *shifts: Array, columns: int, block: int,
+    rounds: bool = False,
+) -> Array:  # fmt: skip
     width = 4 if weights.shape[-1] == HALF else 8
     units = unpack_units(weights, columns, width).astype(np.float64) - (1 << (width - 1))
     for shift in shifts:
@@ -91,6 +93,7 @@ def _statements(
     *,
     columns: int,
     block: int,
+    rounds: bool = False,
     rows: int = FEW_REGISTERS_ROWS,
 ) -> None:
     """`rows` is the height of a tile."""
@@ -111,18 +114,6 @@ def _statements(
             product.write_few(group * TOGETHER, rows)
 
 
-def _row_tiles(builder: KernelBuilder, total: Size, most: int) -> Iterator[tuple[Size, int]]:
-    """Opens loops over tiles of rows: as many as there are of the highest, then lower ones."""
-    heights = sorted({most, *(height for height in (4, 1) if height < most)}, reverse=True)
-    before: Size = 0
-    for height in heights:
-        count = (total - before) // height
-        if count != 0:
-            with builder.loop(count) as tile:
-                yield before + tile * height, height
-        before = before + count * height
-
-
 @dataclass(frozen=True, eq=False)
 class _Product:
     """Writes the tiles of a product."""
@@ -138,7 +129,7 @@ class _Product:
 
     def write_few(self, panel: Size, most: int) -> None:
         """As many rows as a tile has, or fewer: weights are decoded where they are used."""
-        for first, height in _row_tiles(self.builder, self.x.shape[0], most):
+        for first, height in row_tiles(self.builder, self.x.shape[0], most):
             if height == 1:
                 self.write_row(panel, first)
                 continue
@@ -170,7 +161,7 @@ class _Product:
                 weight = moved * convert(self.scales[at], f32)
                 builder.store(kept, (k, half * HALF + j), weight)
         near = builder.allocate(f32, (most, STRETCH))
-        for row, height in _row_tiles(builder, self.x.shape[0], most):
+        for row, height in row_tiles(builder, self.x.shape[0], most):
             # Lines of so many rows, some power of two apart, push each other out of the cache.
             with builder.loop(height) as place, builder.loop(depth, "vector", lanes=0) as k:
                 builder.store(near, (place, k), self.x[row + place, first + k])

@@ -6,16 +6,16 @@ from dataclasses import replace
 
 from bessemer.compiler.ir.graph import Node
 from bessemer.compiler.ir.program import Launch
-from bessemer.compiler.ops.matmul_blocks import FEW_REGISTERS_ROWS
 from bessemer.compiler.ops.nibbles import PANEL, TOGETHER
+from bessemer.compiler.ops.row_tiles import FEW_REGISTERS_ROWS
 from bessemer.compiler.schedule.lowering.lower import Lowering, lower_statements
 
 _MANY_REGISTERS_ROWS = 12  # 24 sums, two vectors of weights, their scales and shifts
 
 
 def lower_narrow_product(node: Node, lowering: Lowering) -> Launch | None:
-    """The launch of a matmul_blocks; None for other operators."""
-    if node.operator.name != "matmul_blocks":
+    """The launch of a matmul_blocks or matmul_rounded; None for other operators."""
+    if node.operator.name not in ("matmul_blocks", "matmul_rounded"):
         return None
     x, many = node.inputs[0].type, lowering.target.vector_registers > 16
     rows = _MANY_REGISTERS_ROWS if many else FEW_REGISTERS_ROWS

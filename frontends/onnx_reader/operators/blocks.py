@@ -16,11 +16,13 @@ from bessemer.frontends.onnx_reader.model_state import Dequantized
 from bessemer.frontends.onnx_reader.registry import rule
 
 _DOMAIN = "com.microsoft"
+_EIGHT_BITS = 4
+"""The accuracy_level of activations of 8 bits."""
 
 
 @rule("MatMulNBits", domain=_DOMAIN)
 def read_matmul_n_bits(context: NodeContext) -> Value:
-    """Activations are not rounded, whatever accuracy_level allows."""
+    """Activations may be rounded to 8 bits only where accuracy_level is 4, which says so."""
     x, bits = context.input(0), context.integer("bits", 4)
     depth, columns, block = (context.integer(name) for name in ("K", "N", "block_size"))
     if bits not in (2, 4, 8):
@@ -36,7 +38,8 @@ def read_matmul_n_bits(context: NodeContext) -> Value:
     if order is not None:
         units = units[:, order]
         x = context.apply("gather", x, context.builder.constant(order), axis=x.type.rank - 1)
-    result = product_of_units(context, x, units, scales, shifts, block, bits)
+    rounds = context.integer("accuracy_level", 0) == _EIGHT_BITS
+    result = product_of_units(context, x, units, scales, shifts, block, bits, rounds)
     bias = context.optional(5)
     if bias is not None:
         result = context.elementwise("add", result, context.cast(bias, f32))
@@ -125,11 +128,11 @@ def dequantized_rows(context: NodeContext, made: Dequantized, indices: Value) ->
 
 def product_of_units(
     context: NodeContext, x: Value, units: Array, scales: Array, shifts: Array | None, block: int,
-    bits: int,
+    bits: int, rounds: bool = False,
 ) -> Value:  # fmt: skip
-    """x [..., depth] times weights, in f32. u8 units [columns, depth] of at most `bits` bits, and
-    for blocks along the depth scales and shifts [columns, blocks]:
-    weight = (unit - 2 ** (bits - 1) + shift) * scale."""
+    """x [..., depth] times weights, in f32; x may be rounded to 8 bits if it `rounds`. u8 units
+    [columns, depth] of at most `bits` bits, and for blocks along the depth scales and shifts
+    [columns, blocks]: weight = (unit - 2 ** (bits - 1) + shift) * scale."""
     width = 4 if bits <= 4 else 8
     moved = np.full((1, 1), (1 << (width - 1)) - (1 << (bits - 1)), np.int8)
     if bits < width:
@@ -144,7 +147,8 @@ def product_of_units(
     *shape, depth = x.type.shape
     rows = context.reshape(context.cast(x, f32), (product(shape), depth))
     weights = (context.builder.constant(array) for array in constants)
-    result = context.apply("matmul_blocks", rows, *weights, columns=columns, block=block)
+    given = {"rounds": True} if rounds else {}
+    result = context.apply("matmul_blocks", rows, *weights, columns=columns, block=block, **given)
     return context.reshape(result, (*shape, columns))
 
 
