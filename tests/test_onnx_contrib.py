@@ -45,6 +45,27 @@ _CASES: list[tuple[str, Sequence[Array | None], int, dict[str, Any], float]] = [
         {"transA": 1, "transB": 1, "alpha": 0.5},
         2e-5,
     ),
+    (
+        "TransposeMatMul",
+        [floats(2, 3, 4), floats(2, 5, 4)],
+        1,
+        {"transB": 1, "alpha": 0.5},
+        2e-5,
+    ),
+    (
+        "FusedGemm",
+        [floats(4, 3), floats(4, 5), floats(5)],
+        1,
+        {
+            "transA": 1,
+            "alpha": 0.5,
+            "beta": 2.0,
+            "activation": "LeakyRelu",
+            "activation_alpha": 0.2,
+        },
+        2e-5,
+    ),
+    ("FusedGemm", [floats(4, 3), floats(3, 5)], 1, {"activation": "Relu"}, 2e-5),
     ("Gelu", [floats(3, 4)], 1, {}, 2e-5),
     ("BiasGelu", [floats(3, 4), floats(4)], 1, {}, 2e-5),
     ("FastGelu", [floats(3, 4), floats(4)], 1, {}, 1e-4),
@@ -368,3 +389,10 @@ def test_an_operator_of_classical_models(
         operator, ["x"], [f"y{at}" for at in range(outputs)], domain=ML, **attributes
     )
     agrees(node_model(node, [("x", x)], 1), {"x": x})
+
+
+@pytest.mark.parametrize("shape", [(5,), (3, 5), (2, 3, 5)])
+def test_features_are_chosen_from_the_last_axis(shape: tuple[int, ...]) -> None:
+    x, places = floats(*shape), np.array([4, 0, 4])
+    node = onnx.helper.make_node("ArrayFeatureExtractor", ["x", "places"], ["y"], domain=ML)
+    agrees(node_model(node, [("x", x)], 1, [("places", places)]), {"x": x})

@@ -8,12 +8,15 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from onnx.reference import ReferenceEvaluator
 
 from bessemer.compiler.ir.interpreter.interpret import run_graph
 from bessemer.compiler.ir.types import Array
 from bessemer.frontends.onnx_reader.read import read_onnx
 from tests.onnx_check import agrees, floats, node_model
 
+_BYTES = np.array([[1, 200, 77], [255, 128, 3]], np.uint8)
+_EXTREMES = np.array([0, np.inf, -np.inf, np.nan, 3e38, -1], np.float32)
 _UNPOOL: dict[str, Any] = {"kernel_shape": [2, 2], "strides": [2, 2]}
 _VERSIONS: list[tuple[str, int, Sequence[Array], Sequence[Array], dict[str, Any]]] = [
     ("Upsample", 7, [floats(1, 2, 3, 4)], [], {"scales": [1.0, 1.0, 2.0, 3.0]}),
@@ -219,6 +222,49 @@ _VERSIONS: list[tuple[str, int, Sequence[Array], Sequence[Array], dict[str, Any]
     ("STFT", 17, [floats(1, 40)], [np.array(8), np.hanning(16).astype(np.float32)], {}),
     ("Det", 11, [floats(2, 4, 4)], [], {}),
     ("MaxUnpool", 11, [floats(1, 1, 2, 2)], [np.array([[[[5, 7], [13, 10]]]])], _UNPOOL),
+    ("BitShift", 11, [_BYTES, np.array([0, 1, 3], np.uint8)], [], {"direction": "LEFT"}),
+    ("BitShift", 11, [_BYTES, np.array([0, 1, 3], np.uint8)], [], {"direction": "RIGHT"}),
+    ("EyeLike", 9, [floats(3, 5)], [], {}),
+    ("EyeLike", 9, [floats(4, 3)], [], {"k": -2, "dtype": onnx.TensorProto.INT64}),
+    ("GlobalLpPool", 2, [floats(2, 3, 4, 5)], [], {}),
+    ("GlobalLpPool", 2, [floats(2, 3, 4, 5)], [], {"p": 3}),
+    ("IsInf", 10, [_EXTREMES], [], {}),
+    ("IsInf", 10, [_EXTREMES], [], {"detect_negative": 0}),
+    ("IsInf", 10, [_EXTREMES], [], {"detect_positive": 0}),
+    ("IsInf", 10, [_EXTREMES], [], {"detect_negative": 0, "detect_positive": 0}),
+    ("MeanVarianceNormalization", 13, [floats(2, 3, 4, 5)], [], {}),
+    ("MeanVarianceNormalization", 13, [floats(2, 3, 4)], [], {"axes": [1]}),
+    (
+        "MelWeightMatrix",
+        17,
+        [],
+        [*map(np.array, (8, 64, 16000)), *map(np.float32, (125.0, 7600.0))],
+        {},
+    ),
+    (
+        "MelWeightMatrix",
+        17,
+        [],
+        [*map(np.array, (12, 16, 8000)), *map(np.float32, (0.0, 4000.0))],
+        {"output_datatype": onnx.TensorProto.DOUBLE},
+    ),
+    (
+        "QLinearMatMul",
+        10,
+        [np.arange(24, dtype=np.uint8).reshape(2, 3, 4) * 9],
+        [
+            np.float32(0.05),
+            np.uint8(100),
+            (np.arange(20, dtype=np.uint8) * 11).reshape(4, 5),
+            np.array([0.1, 0.2, 0.05, 0.4, 0.3], np.float32),
+            np.array([7, 120, 0, 200, 128], np.uint8),
+            np.float32(3.0),
+            np.uint8(90),
+        ],
+        {},
+    ),
+    ("Scatter", 9, [floats(3, 4)], [np.array([[0, 3], [1, 2]]), floats(2, 2)], {"axis": 1}),
+    ("Scatter", 9, [floats(3, 4)], [np.array([[2, 0, 1]]), floats(1, 3)], {}),
 ]
 
 
@@ -241,6 +287,34 @@ def test_an_operator_of_an_older_or_newer_version_means_what_onnxruntime_says(
     outputs = [f"y{at}" for at in range(count)]
     node = onnx.helper.make_node(operator, names, outputs, **attributes)
     agrees(node_model(node, fed, opset, kept), dict(fed))
+
+
+@pytest.mark.parametrize(
+    ("operator", "opset", "inputs", "constants", "attributes"),
+    [
+        ("RMSNormalization", 23, [floats(2, 3, 4)], [floats(4)], {}),
+        ("RMSNormalization", 23, [floats(2, 3, 4)], [floats(3, 4)], {"axis": 1, "epsilon": 0.1}),
+        ("Swish", 24, [floats(3, 4)], [], {}),
+        ("Swish", 24, [floats(3, 4)], [], {"alpha": 1.7}),
+        ("CumProd", 26, [floats(2, 5)], [np.array(1)], {}),
+        ("CumProd", 26, [floats(4, 3)], [np.array(0)], {"exclusive": 1, "reverse": 1}),
+    ],
+)
+def test_an_operator_that_onnxruntime_may_lack_means_what_onnx_says(
+    operator: str,
+    opset: int,
+    inputs: Sequence[Array],
+    constants: Sequence[Array],
+    attributes: dict[str, Any],
+) -> None:
+    fed = {f"x{at}": array for at, array in enumerate(inputs)}
+    kept = {f"c{at}": array for at, array in enumerate(constants)}
+    node = onnx.helper.make_node(operator, [*fed, *kept], ["y"], **attributes)
+    model = node_model(node, [*fed.items()], opset, [*kept.items()])
+    (found,) = run_graph(read_onnx(model), fed)
+    (wanted,) = ReferenceEvaluator(model).run(None, fed)
+    assert found.dtype == wanted.dtype
+    np.testing.assert_allclose(found, wanted, rtol=2e-5, atol=1e-6)
 
 
 def test_before_opset_7_an_attribute_says_where_the_second_operand_lies() -> None:

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 import bessemer
 from bessemer.compiler.errors import CompileError
 from bessemer.frontends import onnx_backend
-from tests.onnx_check import floats
+from tests.onnx_check import agrees, floats
 
 FLOATS = helper.make_tensor_type_proto(TensorProto.FLOAT, None)
 SEQUENCE = helper.make_sequence_type_proto(FLOATS)
@@ -74,3 +74,39 @@ def test_optionals_are_there_or_not() -> None:
         helper.make_node("SequenceAt", ["s", "i"], ["y"]), [[floats(2), floats(3)], np.array(1)]
     )
     np.testing.assert_array_equal(found, floats(3))
+
+
+@pytest.mark.parametrize("place", [None, 0, -2])
+def test_erasing_takes_one_tensor_out(place: int | None) -> None:
+    parts = [floats(2), floats(3), floats(4)]
+    nodes = [
+        helper.make_node("SequenceConstruct", ["a", "b", "c"], ["s"]),
+        helper.make_node("SequenceErase", ["s"] if place is None else ["s", "place"], ["t"]),
+        helper.make_node("SequenceLength", ["t"], ["length"]),
+        helper.make_node("ConcatFromSequence", ["t"], ["y"], axis=0),
+    ]
+    inputs = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, part.shape)
+        for name, part in zip("abc", parts)
+    ]
+    outputs = [onnx.ValueInfoProto(name=name) for name in ("length", "y")]
+    places = [] if place is None else [onnx.numpy_helper.from_array(np.array(place), "place")]
+    graph = helper.make_graph(nodes, "erased", inputs, outputs, places)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    agrees(model, dict(zip("abc", parts)))
+
+
+def test_an_optional_is_what_it_was_made_of() -> None:
+    nodes = [
+        helper.make_node("Optional", ["x"], ["o"]),
+        helper.make_node("OptionalHasElement", ["o"], ["there"]),
+        helper.make_node("OptionalGetElement", ["o"], ["y"]),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, (2, 3))
+    outputs = [
+        helper.make_tensor_value_info("there", TensorProto.BOOL, ()),
+        helper.make_tensor_value_info("y", TensorProto.FLOAT, (2, 3)),
+    ]
+    graph = helper.make_graph(nodes, "optional", [x], outputs)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    agrees(model, {"x": floats(2, 3)})
