@@ -15,6 +15,11 @@ from bessemer.compiler.ir.types import Array
 from bessemer.frontends.onnx_reader.read import read_onnx
 from tests.onnx_check import agrees, floats, node_model
 
+
+def _float(number: float) -> Array:
+    return np.array(number, np.float32)
+
+
 _BYTES = np.array([[1, 200, 77], [255, 128, 3]], np.uint8)
 _EXTREMES = np.array([0, np.inf, -np.inf, np.nan, 3e38, -1], np.float32)
 _UNPOOL: dict[str, Any] = {"kernel_shape": [2, 2], "strides": [2, 2]}
@@ -238,14 +243,14 @@ _VERSIONS: list[tuple[str, int, Sequence[Array], Sequence[Array], dict[str, Any]
         "MelWeightMatrix",
         17,
         [],
-        [*map(np.array, (8, 64, 16000)), *map(np.float32, (125.0, 7600.0))],
+        [*map(np.array, (8, 64, 16000)), *map(_float, (125.0, 7600.0))],
         {},
     ),
     (
         "MelWeightMatrix",
         17,
         [],
-        [*map(np.array, (12, 16, 8000)), *map(np.float32, (0.0, 4000.0))],
+        [*map(np.array, (12, 16, 8000)), *map(_float, (0.0, 4000.0))],
         {"output_datatype": onnx.TensorProto.DOUBLE},
     ),
     (
@@ -253,13 +258,13 @@ _VERSIONS: list[tuple[str, int, Sequence[Array], Sequence[Array], dict[str, Any]
         10,
         [np.arange(24, dtype=np.uint8).reshape(2, 3, 4) * 9],
         [
-            np.float32(0.05),
-            np.uint8(100),
+            _float(0.05),
+            np.array(100, np.uint8),
             (np.arange(20, dtype=np.uint8) * 11).reshape(4, 5),
             np.array([0.1, 0.2, 0.05, 0.4, 0.3], np.float32),
             np.array([7, 120, 0, 200, 128], np.uint8),
-            np.float32(3.0),
-            np.uint8(90),
+            _float(3.0),
+            np.array(90, np.uint8),
         ],
         {},
     ),
@@ -312,7 +317,7 @@ def test_an_operator_that_onnxruntime_may_lack_means_what_onnx_says(
     node = onnx.helper.make_node(operator, [*fed, *kept], ["y"], **attributes)
     model = node_model(node, [*fed.items()], opset, [*kept.items()])
     (found,) = run_graph(read_onnx(model), fed)
-    (wanted,) = ReferenceEvaluator(model).run(None, fed)
+    (wanted,) = map(np.asarray, ReferenceEvaluator(model).run(None, fed))
     assert found.dtype == wanted.dtype
     np.testing.assert_allclose(found, wanted, rtol=2e-5, atol=1e-6)
 
