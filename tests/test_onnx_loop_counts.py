@@ -33,6 +33,11 @@ agraph (float[batch, n] x) => (float[batch, n] y) {{
 }}
 """
 _COUNTED = "more = Less(a, b)"
+_FOLDED = """
+    none = Constant<value = float {{0.0}}>()
+    wide = Cast<to = 1>(batch)
+    begins = Less(none, wide)
+"""
 _BY_DATA = """
     near = Less(a, b)
     total = ReduceSum<keepdims = 0>(given)
@@ -66,6 +71,18 @@ def test_it_computes_what_onnxruntime_does(source: str, step: int) -> None:
         x = floats(batch, 3)
         (want,) = expected(model, {"x": x})
         np.testing.assert_allclose(compiled.run({"x": x})[0], want, rtol=1e-6)
+
+
+def test_a_bound_may_be_compared_with_a_float_that_is_a_whole_number() -> None:
+    """As tf2onnx folds the cast of the first iteration's number."""
+    folded = _MAP.replace("begins = Less(zero, batch)", _FOLDED)
+    model = parsed(folded.format(more=_COUNTED, step=1))
+    loop = next(node for node in read_onnx(model).nodes if node.operator.name == "loop")
+    assert loop.attributes["has_trips"] and not loop.attributes["has_condition"]
+    compiled = bessemer.compile(model, threads=1, optimize=0, cache=False)
+    for batch in (0, 1, 4):
+        x = floats(batch, 3)
+        np.testing.assert_allclose(compiled.run({"x": x})[0], np.exp(x), rtol=1e-6)
 
 
 def test_no_iteration_stacks_nothing() -> None:

@@ -142,9 +142,9 @@ def _moved(b: GraphBuilder, value: Value) -> tuple[Value | None, Size]:
     """One number as (what it is counted from, how far away): of a size, only how far."""
     distance: Size = 0
     while value.type.numel == 1:
-        known = b.known_sizes(value)
+        known = _number(b, value)
         if known is not None:
-            return None, distance + known[0]
+            return None, distance + known
         node = b.producer(value)
         if node is None:
             break
@@ -163,3 +163,15 @@ def _moved(b: GraphBuilder, value: Value) -> tuple[Value | None, Size]:
                 break
         value = node.inputs[0]
     return value, distance
+
+
+def _number(b: GraphBuilder, value: Value) -> Size | None:
+    """One known number: a size, or a whole number that an exporter has folded a cast of."""
+    sizes = b.known_sizes(value)
+    if sizes is not None:
+        return sizes[0]
+    array = known_array(b, value)
+    if array is None or array.dtype.kind != "f":
+        return None
+    number = float(array.reshape(-1)[0])
+    return int(number) if number.is_integer() else None
