@@ -22,6 +22,7 @@ def _float(number: float) -> Array:
 
 _BYTES = np.array([[1, 200, 77], [255, 128, 3]], np.uint8)
 _EXTREMES = np.array([0, np.inf, -np.inf, np.nan, 3e38, -1], np.float32)
+_IMAGE, _NONE, _SIZES = floats(1, 2, 4, 6), np.zeros(0, np.float32), np.array([1, 2, 7, 8])
 _UNPOOL: dict[str, Any] = {"kernel_shape": [2, 2], "strides": [2, 2]}
 _VERSIONS: list[tuple[str, int, Sequence[Array], Sequence[Array], dict[str, Any]]] = [
     ("Upsample", 7, [floats(1, 2, 3, 4)], [], {"scales": [1.0, 1.0, 2.0, 3.0]}),
@@ -270,6 +271,14 @@ _VERSIONS: list[tuple[str, int, Sequence[Array], Sequence[Array], dict[str, Any]
     ),
     ("Scatter", 9, [floats(3, 4)], [np.array([[0, 3], [1, 2]]), floats(2, 2)], {"axis": 1}),
     ("Scatter", 9, [floats(3, 4)], [np.array([[2, 0, 1]]), floats(1, 3)], {}),
+    ("Selu", 6, [floats(3, 4)], [], {"alpha": 1.2, "gamma": 2.0}),
+    ("ReduceSum", 13, [floats(2, 3)], [np.array([], np.int64)], {"noop_with_empty_axes": 1}),
+    ("ReduceMax", 18, [floats(2, 3)], [], {"noop_with_empty_axes": 1}),
+    ("ReduceMax", 18, [floats(2, 3)], [np.array([], np.int64)], {}),
+    ("Reshape", 14, [floats(3, 0)], [np.array([0, 5])], {"allowzero": 1}),
+    ("Reshape", 14, [floats(3, 4)], [np.array([0, 2, -1])], {}),
+    ("Resize", 18, [_IMAGE], [_NONE, _NONE, _SIZES], {"keep_aspect_ratio_policy": "not_larger"}),
+    ("Resize", 18, [_IMAGE], [_NONE, _NONE, _SIZES], {"keep_aspect_ratio_policy": "not_smaller"}),
 ]
 
 
@@ -303,6 +312,13 @@ def test_an_operator_of_an_older_or_newer_version_means_what_onnxruntime_says(
         ("Swish", 24, [floats(3, 4)], [], {"alpha": 1.7}),
         ("CumProd", 26, [floats(2, 5)], [np.array(1)], {}),
         ("CumProd", 26, [floats(4, 3)], [np.array(0)], {"exclusive": 1, "reverse": 1}),
+        (
+            "BatchNormalization",
+            15,
+            [floats(4, 3, 2)],
+            [floats(3), floats(3) + 1, floats(3), floats(3) ** 2],
+            {"training_mode": 1, "momentum": 0.7, "epsilon": 0.01},
+        ),
     ],
 )
 def test_an_operator_that_onnxruntime_may_lack_means_what_onnx_says(
@@ -314,12 +330,13 @@ def test_an_operator_that_onnxruntime_may_lack_means_what_onnx_says(
 ) -> None:
     fed = {f"x{at}": array for at, array in enumerate(inputs)}
     kept = {f"c{at}": array for at, array in enumerate(constants)}
-    node = onnx.helper.make_node(operator, [*fed, *kept], ["y"], **attributes)
+    outputs = [f"y{at}" for at in range(3 if "training_mode" in attributes else 1)]
+    node = onnx.helper.make_node(operator, [*fed, *kept], outputs, **attributes)
     model = node_model(node, [*fed.items()], opset, [*kept.items()])
-    (found,) = run_graph(read_onnx(model), fed)
-    (wanted,) = map(np.asarray, ReferenceEvaluator(model).run(None, fed))
-    assert found.dtype == wanted.dtype
-    np.testing.assert_allclose(found, wanted, rtol=2e-5, atol=1e-6)
+    expected = map(np.asarray, ReferenceEvaluator(model).run(None, fed))
+    for found, wanted in zip(run_graph(read_onnx(model), fed), expected, strict=True):
+        assert found.dtype == wanted.dtype
+        np.testing.assert_allclose(found, wanted, rtol=2e-5, atol=1e-6)
 
 
 def test_before_opset_7_an_attribute_says_where_the_second_operand_lies() -> None:
