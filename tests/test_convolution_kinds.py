@@ -28,6 +28,8 @@ KINDS: list[tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
     ),
     ("ConvTranspose", (1, 8, 4, 5), (8, 1, 4, 4), {"strides": [2, 2], "pads": [1] * 4, "group": 8}),
     ("ConvTranspose", (1, 4, 1, 1), (4, 3, 2, 3), {"strides": [2, 3], "group": 2}),
+    ("ConvTranspose", (2, 4, 9, 7), (4, 5, 3, 2), {"dilations": [2, 3], "pads": [1, 0, 2, 4]}),
+    ("ConvTranspose", (1, 4, 6, 5), (4, 5, 3, 2), {"dilations": [2, 1], "strides": [1, 2]}),
     ("Conv", (1, 17, 4, 5, 6), (17, 1, 3, 3, 3), {"pads": [1] * 6, "group": 17}),
     (
         "Conv",
@@ -72,6 +74,13 @@ def test_groups_of_a_transposed_convolution_are_those_of_its_phases() -> None:
     model = node_model(node, [("x", floats(*shape))], 17, [("w", floats(*kernel))])
     graph = decompose_conv_transpose(read_onnx(model))
     assert operators(graph).count("conv") == 4 and "conv_transpose" not in operators(graph)
+
+
+def test_a_transposed_convolution_whose_taps_are_apart_is_one_convolution() -> None:
+    x, w = floats(2, 4, 9, 7), floats(4, 5, 3, 2)
+    node = helper.make_node("ConvTranspose", ["x", "w"], ["y"], dilations=[2, 3])
+    graph = decompose_conv_transpose(read_onnx(node_model(node, [("x", x)], 17, [("w", w)])))
+    assert "conv" in operators(graph) and "conv_transpose" not in operators(graph)
 
 
 @pytest.mark.parametrize(("size", "low", "wanted"), [(0, 0, 2), (2, 4, 0), (3, 4, 2)])
