@@ -175,6 +175,8 @@ def test_an_order_of_the_depth_is_followed() -> None:
         (ml_dtypes.int4, 0, 0, True),
         (ml_dtypes.uint2, 1, 0, False),
         (np.int8, 0, 32, False),
+        (np.int8, 1, 0, False),
+        (np.uint8, 0, 0, True),
         (np.uint8, 1, 16, True),
     ],
 )
@@ -212,6 +214,42 @@ def test_products_take_dequantized_weights_as_they_are(
     wanted: Any
     (wanted,) = ReferenceEvaluator(model).run(None, {"x": x})
     np.testing.assert_allclose(run_graph(read, {"x": x})[0], wanted, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize(("rows", "of_bytes", "is_narrow"), [
+    ("n", False, True), (16, False, True), (64, False, False), (16, True, False),
+])  # fmt: skip
+def test_weights_of_bytes_are_decoded_for_few_rows(
+    rows: int | str, of_bytes: bool, is_narrow: bool
+) -> None:
+    rng = np.random.default_rng(5)
+    constants: dict[str, Array] = {
+        "w": rng.integers(-128, 128, (48, 40)).astype(np.int8),
+        "scale": rng.uniform(0.1, 0.3, 40).astype(np.float32),
+        "one": np.array(0.02, np.float32),
+        "zero": np.array(120, np.uint8),
+    }
+    nodes = [helper.make_node("DequantizeLinear", ["w", "scale"], ["real"], axis=1)]
+    if of_bytes:
+        nodes.append(helper.make_node("QuantizeLinear", ["x", "one", "zero"], ["bytes"]))
+        nodes.append(helper.make_node("DequantizeLinear", ["bytes", "one", "zero"], ["given"]))
+    nodes.append(helper.make_node("MatMul", ["given" if of_bytes else "x", "real"], ["y"]))
+    graph = helper.make_graph(
+        nodes,
+        "bytes",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [rows, 48])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [rows, 40])],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)])
+    assert ("matmul_blocks" in operators(read_onnx(model))) is is_narrow
+    compiled = bessemer.compile(model, threads=1, cache=False)
+    for count in (1, 5, 40) if rows == "n" else (rows,):
+        x = rng.standard_normal((int(count), 48)).astype(np.float32)
+        wanted: Any
+        (wanted,) = ReferenceEvaluator(model).run(None, {"x": x})
+        (y,) = compiled.run({"x": x})
+        np.testing.assert_allclose(y, wanted, rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize(("dtype", "block"), [(np.uint8, 16), (ml_dtypes.int4, 32)])

@@ -6,7 +6,7 @@ import numpy as np
 
 from bessemer.compiler.ir.dims import product
 from bessemer.compiler.ir.graph import Value
-from bessemer.compiler.ir.types import Array, dtype_of, f32, f64, i8
+from bessemer.compiler.ir.types import Array, dtype_of, f32, f64, i8, u8
 from bessemer.compiler.ops.composite.composite_quantize import dequantize_linear
 from bessemer.compiler.ops.nibbles import pack_blocks, pack_units
 from bessemer.compiler.ops.small_numbers import SIGNED, WIDTHS
@@ -16,6 +16,8 @@ from bessemer.frontends.onnx_reader.model_state import Dequantized
 from bessemer.frontends.onnx_reader.registry import rule
 
 _DOMAIN = "com.microsoft"
+_MOST_ROWS_OF_BYTES = 24
+"""Up to so many rows, weights of bytes with a scale for each column are decoded in the product."""
 _EIGHT_BITS = 4
 """The accuracy_level of activations of 8 bits."""
 
@@ -58,6 +60,12 @@ def narrow_product(context: NodeContext, left: Value, right: Value) -> Value | N
         )
     if made is None or left.type.rank == 0 or left.type.dtype != right.type.dtype:
         return None
+    if not made.block and dtype_of(made.integers) in (i8, u8):
+        rows = product(left.type.shape[:-1])
+        # A product of bytes by bytes is one of integers (passes/multiply_quantized.py); for many
+        # rows the weights are better off packed as floats.
+        if _is_of_bytes(context, left) or (isinstance(rows, int) and rows > _MOST_ROWS_OF_BYTES):
+            return None
     integers = made.integers if is_transposed else made.integers.T
     depth, axis = integers.shape[1], 1 if (made.axis == 1) == is_transposed else 0
     if left.type.shape[-1] != depth or left.type.dtype is f64 or depth == 0:
@@ -78,6 +86,19 @@ def narrow_product(context: NodeContext, left: Value, right: Value) -> Value | N
     block = made.block if made.block and axis == 1 else depth
     result = product_of_units(context, left, units, scales, shifts, block, bits)
     return context.cast(result, left.type.dtype)
+
+
+def _is_of_bytes(context: NodeContext, x: Value) -> bool:
+    """Whether activations are what a node makes of bytes, too."""
+    b = context.builder
+    node = b.producer(x)
+    while node is not None and node.operator.name in ("reshape", "transpose", "slice"):
+        node = b.producer(node.inputs[0])
+    while node is not None and node.operator.name in ("mul", "sub"):
+        node = b.producer(node.inputs[0])
+    return (
+        node is not None and node.operator.name == "cast" and node.inputs[0].type.dtype in (i8, u8)
+    )
 
 
 def _by_column(

@@ -71,7 +71,7 @@ def read_dequantize_linear(context: NodeContext) -> Value:
 def _note_weights(context: NodeContext, result: Value) -> None:
     """Remembers what the result is made of, where a product may want it."""
     x, block = context.input(0), context.integer("block_size", 0)
-    narrow = x.type.dtype in WIDTHS or (block and x.type.dtype in (i8, u8))
+    narrow = x.type.dtype in WIDTHS or x.type.dtype in (i8, u8)
     array, scale, zero = (context.array(place) for place in range(3))
     if not narrow or array is None or scale is None or array.ndim != 2:
         return
