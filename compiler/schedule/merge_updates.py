@@ -21,7 +21,7 @@ from bessemer.compiler.ir.dims import Size, Symbol, atom
 from bessemer.compiler.ir.expr import Buffer, Expression, Load, Reduce
 from bessemer.compiler.ir.graph import Graph, Value
 from bessemer.compiler.ir.program import Launch, Step
-from bessemer.compiler.schedule.lowering.lower import Lowering
+from bessemer.compiler.schedule.lowering.lowering import Computation, Lowering
 from bessemer.compiler.schedule.nests.merge_axes import Piece, extent_of, merge_axes
 from bessemer.compiler.schedule.nests.nests import PARALLEL_WORTH, Nest
 from bessemer.compiler.schedule.update_in_product import Products
@@ -135,7 +135,9 @@ def _merged(
         builder = KernelBuilder()
         operations = _write(builder, pieces, run[0].extent, lowering)
         nest = Nest(builder.block(), operations)
-    made = lowering.launch(nodes, inputs, outputs, nest.body, nest.operations, name="update")
+    made = lowering.launch(
+        nodes, inputs, outputs, Computation(nest.body, nest.operations, name="update")
+    )
     return [*steps, made]
 
 

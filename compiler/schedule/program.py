@@ -31,11 +31,9 @@ from bessemer.compiler.schedule.grouping.kinds import kind_of
 from bessemer.compiler.schedule.lowering.attention_group import lower_attention_group
 from bessemer.compiler.schedule.lowering.choices import Choices
 from bessemer.compiler.schedule.lowering.contractions import lower_contraction_group
-from bessemer.compiler.schedule.lowering.lower import (
-    Lowering,
-    lower_elements,
-    lower_statements,
-)
+from bessemer.compiler.schedule.lowering.lower_elements import lower_elements
+from bessemer.compiler.schedule.lowering.lower_statements import lower_statements
+from bessemer.compiler.schedule.lowering.lowering import Computation, Lowering
 from bessemer.compiler.schedule.lowering.narrow_products import lower_narrow_product
 from bessemer.compiler.schedule.lowering.recurrence import lower_recurrence
 from bessemer.compiler.schedule.lowering.write_parts import write_parts
@@ -332,8 +330,7 @@ class ProgramBuilder:
             [node],
             {part: flat(source), iteration: counter},
             {whole: flat(out)},
-            nest.body,
-            nest.operations,
+            Computation(nest.body, nest.operations),
         )
 
     def copied_first(self, graph: Graph) -> Sequence[Node]:

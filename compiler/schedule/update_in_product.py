@@ -28,7 +28,7 @@ from bessemer.compiler.ir.program import Launch, Step
 from bessemer.compiler.schedule.contraction.contraction import RowAxis
 from bessemer.compiler.schedule.contraction.microkernel import write_contraction
 from bessemer.compiler.schedule.contraction.tiles import cut_evenly
-from bessemer.compiler.schedule.lowering.lower import Lowering, TiledProduct
+from bessemer.compiler.schedule.lowering.lowering import Computation, Lowering, TiledProduct
 from bessemer.compiler.schedule.nests.merge_axes import Piece
 from bessemer.compiler.schedule.order_updates import touched
 from bessemer.compiler.schedule.update_loop import write_elements
@@ -90,10 +90,7 @@ class GradientProduct:
             [*made.nodes, *nodes],
             {value: buffer for value, buffer in inputs.items() if value is not self.gradient},
             outputs,
-            builder.block(),
-            work,
-            name="matmul_update",
-            arguments=made.arguments,
+            Computation(builder.block(), work, name="matmul_update", arguments=made.arguments),
         )
 
     def _write_gradient(

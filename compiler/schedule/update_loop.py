@@ -13,7 +13,7 @@ from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Size, Symbol, atom
 from bessemer.compiler.ir.expr import Buffer, Expression, Load
 from bessemer.compiler.ir.loops import Prefetch
-from bessemer.compiler.schedule.lowering.lower import Lowering
+from bessemer.compiler.schedule.lowering.lowering import Lowering
 from bessemer.compiler.schedule.nests.merge_axes import Piece
 from bessemer.compiler.schedule.nests.rows import RowWriter
 

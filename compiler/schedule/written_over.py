@@ -17,7 +17,8 @@ from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.op import OPS
 from bessemer.compiler.ir.program import Alias, Copy, Step
 from bessemer.compiler.schedule.grouping.groups import Group
-from bessemer.compiler.schedule.lowering.lower import Lowering, lower_elements
+from bessemer.compiler.schedule.lowering.lower_elements import lower_elements
+from bessemer.compiler.schedule.lowering.lowering import Lowering
 
 
 def with_updates(graph: Graph) -> Graph:

@@ -46,7 +46,7 @@ from bessemer.compiler.schedule.device.lowering import DeviceLowering
 from bessemer.compiler.schedule.grouping.attention import Attention, RowForm, row_form
 from bessemer.compiler.schedule.grouping.fuse import Fusion, Source
 from bessemer.compiler.schedule.grouping.groups import Group, Grouping
-from bessemer.compiler.schedule.lowering.lower import flat_buffers, in_order
+from bessemer.compiler.schedule.lowering.lowering import Computation, flat_buffers, in_order
 from bessemer.compiler.schedule.nests.nests import flat, flatten_loads
 from bessemer.compiler.targets.nvptx import DeviceTarget
 
@@ -260,9 +260,7 @@ class _Kernel:
             nodes,
             flat_buffers(self.fusion),
             {out.value: out.buffer},
-            body,
-            work,
-            name="attention",
+            Computation(body, work, name="attention"),
         )
 
     def _farthest(self, score: Expression, row: Symbol, key: Symbol, tile: Tile) -> Size | None:

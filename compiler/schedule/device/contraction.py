@@ -66,7 +66,7 @@ from bessemer.compiler.schedule.grouping.fuse import (
     index_symbols,
 )
 from bessemer.compiler.schedule.grouping.groups import Group, Grouping
-from bessemer.compiler.schedule.lowering.lower import flat_buffers, in_order
+from bessemer.compiler.schedule.lowering.lowering import Computation, flat_buffers, in_order
 from bessemer.compiler.schedule.nests.merge_axes import Piece
 from bessemer.compiler.schedule.nests.nests import flat, flatten_loads
 from bessemer.compiler.targets.nvptx import DeviceTarget
@@ -328,8 +328,7 @@ class _Job:
             in_order(self.group),
             flat_buffers(self.fusion),
             {self.out.value: self.out.buffer},
-            nest.body,
-            nest.operations,
+            Computation(nest.body, nest.operations),
         )
         return [first, second]
 
@@ -368,7 +367,10 @@ class _Job:
         self.lowering.map_block(body, threads_of(tile, self.target))
         work = tile.rows * tile.columns * draft.left.depth_extent
         return self.lowering.launch(
-            in_order(self.group), flat_buffers(self.fusion), {value: buffer}, body, work
+            in_order(self.group),
+            flat_buffers(self.fusion),
+            {value: buffer},
+            Computation(body, work),
         )
 
 

@@ -23,6 +23,7 @@ from bessemer.compiler.schedule.grouping.fuse import (
     source_of,
 )
 from bessemer.compiler.schedule.grouping.groups import Grouping
+from bessemer.compiler.schedule.lowering.lowering import Computation
 from bessemer.compiler.schedule.nests.merge_axes import Piece
 from bessemer.compiler.schedule.nests.nests import flat, flatten_loads
 
@@ -88,9 +89,7 @@ class Operands:
             [*nodes, self.anchor],
             buffers,
             {made: flat(out)},
-            nest.body,
-            nest.operations,
-            name="prepare",
+            Computation(nest.body, nest.operations, name="prepare"),
         )
         self.before.append(launch)
 

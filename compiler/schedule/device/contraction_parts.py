@@ -21,6 +21,7 @@ from bessemer.compiler.ir.operands import Operand
 from bessemer.compiler.ir.types import Array, TensorType, bf16
 from bessemer.compiler.schedule.device.lowering import DeviceLowering
 from bessemer.compiler.schedule.device.mapping import THREADS
+from bessemer.compiler.schedule.lowering.lowering import Computation
 from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_packing import split_array, split_parts
 from bessemer.compiler.schedule.nests.nests import flat
 
@@ -90,7 +91,9 @@ def split_value(
                 builder.store(out, (count * part + start + lane,), number)
     body = builder.block()
     lowering.map_block(body, Mapping(THREADS, 1))
-    launch = lowering.launch([node], {value: source}, {made: out}, body, 8 * _WIDTH, name="split")
+    launch = lowering.launch(
+        [node], {value: source}, {made: out}, Computation(body, 8 * _WIDTH, name="split")
+    )
     before.append(launch)
     lowering.parts[value, PARTS] = made
     return made

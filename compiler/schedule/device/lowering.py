@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping as Table
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from hashlib import sha256
 from typing import Any
 
 from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir.device import DeviceLaunch, Mapping
-from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import Buffer
 from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.loops import TEAM, Block, Kernel
@@ -19,7 +18,7 @@ from bessemer.compiler.ir.text.text_loops import print_kernel
 from bessemer.compiler.schedule.device.joint_outputs import lower_together
 from bessemer.compiler.schedule.device.nests import DeviceNest, lower_device_nest
 from bessemer.compiler.schedule.device.sharing import mapping_of_statements
-from bessemer.compiler.schedule.lowering.lower import Lowering
+from bessemer.compiler.schedule.lowering.lowering import Computation, Lowering
 from bessemer.compiler.schedule.nests.merge_axes import Piece
 from bessemer.compiler.schedule.nests.nests import Nest
 from bessemer.compiler.schedule.symbols import kernel_symbols
@@ -60,29 +59,24 @@ class DeviceLowering(Lowering):
         nodes: Sequence[Node],
         inputs: Table[Value, Buffer],
         outputs: Table[Value, Buffer],
-        body: Block,
-        operations: Size,
-        scratch: Table[Value, Buffer] | None = None,
-        name: str = "",
-        arguments: Table[str, Size] | None = None,
-        members: int = 1,
+        made: Computation,
     ) -> DeviceLaunch:
-        """A launch of the kernel with this body; equal kernels are the same object."""
+        """A launch of the kernel that computes this; equal kernels are the same object."""
+        body = made.body
         _, mapping = self._mappings.pop(id(body), (body, mapping_of_statements(body)))
         if id(body) in self._open and nodes:
-            buffers = (*inputs.values(), *outputs.values(), *(scratch or {}).values())
+            buffers = (*inputs.values(), *outputs.values(), *made.scratch.values())
             nest, piece = self._open.pop(id(body))
-            body, operations, mapping = self._chosen(nodes[0], nest, piece, buffers)
+            chosen = self._chosen(nodes[0], nest, piece, buffers)
+            made = replace(made, body=chosen.body, operations=chosen.operations)
+            mapping = chosen.mapping
         # A team of one: its member runs alone.
-        given = {TEAM: 1, **(arguments or {})}
-        launch = super().launch(
-            nodes, inputs, outputs, body, operations, scratch, name, given, members
-        )
-        return with_mapping(launch, mapping)
+        made = replace(made, arguments={TEAM: 1, **made.arguments})
+        return with_mapping(super().launch(nodes, inputs, outputs, made), mapping)
 
     def _chosen(
         self, node: Node, nest: DeviceNest, piece: Piece, buffers: tuple[Buffer, ...]
-    ) -> tuple[Block, Size, Mapping]:
+    ) -> DeviceNest:
         """The rows' loops for the threads that a tuner wants."""
         symbols = kernel_symbols(nest.body, buffers, nest.operations)
         kernel = Kernel("rows", buffers, 0, symbols, nest.body, nest.operations)
@@ -94,8 +88,8 @@ class DeviceLowering(Lowering):
         ]
         chosen = self.choices.one_of(node, f"rows {shape or 1} {digest}", options)
         if chosen > 0:
-            nest = lower_device_nest(piece, self.target, nest.others[chosen - 1])
-        return nest.body, nest.operations, nest.mapping
+            return lower_device_nest(piece, self.target, nest.others[chosen - 1])
+        return nest
 
 
 def with_mapping(launch: Launch, mapping: Mapping) -> DeviceLaunch:

@@ -22,7 +22,7 @@ from bessemer.compiler.schedule.device.split import lower_split_reductions
 from bessemer.compiler.schedule.grouping.fuse import is_widening
 from bessemer.compiler.schedule.grouping.groups import Group, Grouping, form_groups
 from bessemer.compiler.schedule.lowering.choices import Choices
-from bessemer.compiler.schedule.lowering.lower import lower_statements
+from bessemer.compiler.schedule.lowering.lower_statements import lower_statements
 from bessemer.compiler.schedule.program import ProgramBuilder, assembled
 from bessemer.compiler.targets.nvptx import DeviceTarget
 

@@ -25,7 +25,7 @@ from bessemer.compiler.schedule.device.lowering import DeviceLowering
 from bessemer.compiler.schedule.device.nests import is_along_memory
 from bessemer.compiler.schedule.grouping.fuse import Fusion, as_index, index_symbols
 from bessemer.compiler.schedule.grouping.groups import Group
-from bessemer.compiler.schedule.lowering.lower import flat_buffers, in_order
+from bessemer.compiler.schedule.lowering.lowering import Computation, flat_buffers, in_order
 from bessemer.compiler.schedule.nests.merge_axes import Piece, extent_of, merge_axes
 from bessemer.compiler.schedule.nests.nests import flatten_loads
 from bessemer.compiler.targets.nvptx import DeviceTarget
@@ -142,7 +142,10 @@ class _Job:
         target = Buffer("out0", node.dtype, total.type.shape)
         nest = self.lowering.nest(Piece(target, atom(part) * count + where, value, (part, *outer)))
         launch = self.lowering.launch(
-            self.nodes, self._used(body), {total: target}, nest.body, nest.operations, name="parts"
+            self.nodes,
+            self._used(body),
+            {total: target},
+            Computation(nest.body, nest.operations, name="parts"),
         )
         source = Buffer(f"part{number}", node.dtype, total.type.shape)
         self.buffers[total] = source
@@ -158,7 +161,7 @@ class _Job:
             Piece(self.piece.target, self.piece.offset, value, self.piece.symbols)
         )
         return self.lowering.launch(
-            self.nodes, self._used(value), outputs, nest.body, nest.operations
+            self.nodes, self._used(value), outputs, Computation(nest.body, nest.operations)
         )
 
     def _used(self, value: Expression) -> dict[Value, Buffer]:

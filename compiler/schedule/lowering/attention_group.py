@@ -17,7 +17,7 @@ from bessemer.compiler.schedule.lowering.attention_packing import (
 )
 from bessemer.compiler.schedule.lowering.attention_tiles import is_on_tiles
 from bessemer.compiler.schedule.lowering.attention_values import values_in_memory
-from bessemer.compiler.schedule.lowering.lower import Lowering, in_order
+from bessemer.compiler.schedule.lowering.lowering import Lowering, in_order
 
 
 def lower_attention_group(group: Group, grouping: Grouping, lowering: Lowering) -> list[Launch]:

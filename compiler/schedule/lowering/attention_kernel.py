@@ -64,7 +64,12 @@ from bessemer.compiler.schedule.lowering.attention_tiles import (
     write_zeros,
 )
 from bessemer.compiler.schedule.lowering.attention_values import InMemory
-from bessemer.compiler.schedule.lowering.lower import Lowering, flat_buffers, in_order
+from bessemer.compiler.schedule.lowering.lowering import (
+    Computation,
+    Lowering,
+    flat_buffers,
+    in_order,
+)
 from bessemer.compiler.schedule.nests.merge_axes import Piece
 from bessemer.compiler.schedule.nests.nests import flat, flatten_loads
 from bessemer.compiler.schedule.nests.rows import write_row
@@ -225,15 +230,9 @@ class AttentionKernel:
         inputs = flat_buffers(self.fusion)
         columns = self.attention.product.output.type.shape[-1]
         work = self.block * self.key_count * (2 * self.depth + 2 * columns + ROW_WORK)
-        return self.lowering.launch(
-            nodes,
-            inputs,
-            {out.value: out.buffer},
-            body,
-            self.share * work,
-            working_memory(self.builder.scratch_buffers),
-            name="attention",
-        )
+        scratch = working_memory(self.builder.scratch_buffers)
+        made = Computation(body, self.share * work, name="attention", scratch=scratch)
+        return self.lowering.launch(nodes, inputs, {out.value: out.buffer}, made)
 
     def _item(self, item: Size, own: Size, query: Source, out: Destination) -> None:
         """One block of rows of one head."""

@@ -31,7 +31,7 @@ from bessemer.compiler.schedule.grouping.few_rows import is_computed, unless_few
 from bessemer.compiler.schedule.grouping.fuse import Fusion, index_symbols
 from bessemer.compiler.schedule.lowering.attention_blocks import bytes_of_a_score, is_one_block
 from bessemer.compiler.schedule.lowering.attention_tiles import whole_steps
-from bessemer.compiler.schedule.lowering.lower import Lowering, flat_buffers
+from bessemer.compiler.schedule.lowering.lowering import Computation, Lowering, flat_buffers
 from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_plan import panel_of
 from bessemer.compiler.schedule.nests.merge_axes import Piece
 from bessemer.compiler.schedule.nests.nests import Lanes, flat, flatten_loads, write_nest
@@ -90,9 +90,11 @@ def pack_right(
         [*nodes, node],
         flat_buffers(fusion),
         {packed: flat(out)},
-        unless_few(nest.body, node.inputs[0].type.shape[-2], few) if few else nest.body,
-        nest.operations,
-        name="pack",
+        Computation(
+            unless_few(nest.body, node.inputs[0].type.shape[-2], few) if few else nest.body,
+            nest.operations,
+            name="pack",
+        ),
     )
     return Packed(packed, right.type.shape, panel, launch)
 

@@ -43,7 +43,8 @@ from bessemer.compiler.schedule.grouping.groups import Group, Grouping
 from bessemer.compiler.schedule.lowering.contraction_forms import ConvolutionForm, Form, ProductForm
 from bessemer.compiler.schedule.lowering.depthwise_group import lower_depthwise_group
 from bessemer.compiler.schedule.lowering.image_groups import lower_winograd_group
-from bessemer.compiler.schedule.lowering.lower import (
+from bessemer.compiler.schedule.lowering.lowering import (
+    Computation,
     Lowering,
     TiledProduct,
     flat_buffers,
@@ -180,9 +181,7 @@ def _lower_in_registers(
             job.nodes,
             read,
             {job.out.value: job.out.buffer},
-            body,
-            operations(contraction, tiling),
-            arguments=arguments,
+            Computation(body, operations(contraction, tiling), arguments=arguments),
         )
         launches.append(launch)
     if regions:
@@ -341,7 +340,7 @@ def _pack_launch(
         [*job.pack_nodes, anchor],
         flat_buffers(fusion),
         {packed: flat(out)},
-        past_caches(nest.body, flat(out), lowering.target),
-        nest.operations,
-        name="pack",
+        Computation(
+            past_caches(nest.body, flat(out), lowering.target), nest.operations, name="pack"
+        ),
     )

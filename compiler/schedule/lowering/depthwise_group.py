@@ -18,7 +18,7 @@ from bessemer.compiler.schedule.convolution.depthwise_plan import (
 )
 from bessemer.compiler.schedule.grouping.groups import Group, Grouping
 from bessemer.compiler.schedule.lowering.image_groups import ImageGroup, planes_of
-from bessemer.compiler.schedule.lowering.lower import Lowering, flat_buffers
+from bessemer.compiler.schedule.lowering.lowering import Computation, Lowering, flat_buffers
 
 _PROBE, _FAR = ("probe image", "probe row", "probe column", "probe channel"), 1 << 20
 """Symbols for any element, and what is taken off them: an index may be negative in a border."""
@@ -68,8 +68,7 @@ def lower_depthwise_group(
             image.nodes,
             flat_buffers(image.fusion),
             {image.out.value: image.out.buffer},
-            body,
-            operations,
+            Computation(body, operations),
         )
     ]
 

@@ -33,11 +33,12 @@ from bessemer.compiler.schedule.convolution.winograd_weights import (
 )
 from bessemer.compiler.schedule.grouping.fuse import Fusion, index_symbols, is_widening
 from bessemer.compiler.schedule.grouping.groups import Group, Grouping
-from bessemer.compiler.schedule.lowering.lower import (
+from bessemer.compiler.schedule.lowering.lower_statements import resolve_lanes
+from bessemer.compiler.schedule.lowering.lowering import (
+    Computation,
     Lowering,
     flat_buffers,
     in_order,
-    resolve_lanes,
 )
 from bessemer.compiler.schedule.nests.nests import flat, flatten_loads
 from bessemer.compiler.schedule.nests.past_caches import past_caches
@@ -263,9 +264,7 @@ def _transform_launch(
         [*nodes, anchor],
         flat_buffers(fusion),
         {packed: u},
-        body,
-        operations,
-        name="winograd_weights",
+        Computation(body, operations, name="winograd_weights"),
     )
     return packed, launch
 
@@ -309,14 +308,13 @@ def _launches(image: ImageGroup, stages: Stages) -> list[Launch]:
     out = {image.out.value: image.out.buffer}
     launch = image.lowering.launch
     if len(stages.bodies) == 1:
-        (body,), (operations,) = stages.bodies, stages.operations
-        return [launch(image.nodes, inputs, out, body, operations, memory)]
-    first, second, third = zip(stages.bodies, stages.operations, strict=True)
+        whole = Computation(stages.bodies[0], stages.operations[0], scratch=memory)
+        return [launch(image.nodes, inputs, out, whole)]
+    names = ("winograd_input", "winograd", "")
+    first, second, third = map(Computation, stages.bodies, stages.operations, names)
     source, weights, *others = inputs.items()
     return [
-        launch(image.nodes, dict([source]), {v: stages.v}, *first, name="winograd_input"),
-        launch(
-            image.nodes, {**dict([weights]), v: stages.v}, {m: stages.m}, *second, name="winograd"
-        ),
-        launch(image.nodes, {**dict(others), m: stages.m}, out, *third),
+        launch(image.nodes, dict([source]), {v: stages.v}, first),
+        launch(image.nodes, {**dict([weights]), v: stages.v}, {m: stages.m}, second),
+        launch(image.nodes, {**dict(others), m: stages.m}, out, third),
     ]

@@ -20,7 +20,7 @@ from bessemer.compiler.ir.walk_expr import reductions_of
 from bessemer.compiler.schedule.contraction.contraction import Contraction, Epilogue
 from bessemer.compiler.schedule.grouping.destinations import Destination
 from bessemer.compiler.schedule.grouping.fuse import Fusion
-from bessemer.compiler.schedule.lowering.lower import Lowering, flat_buffers
+from bessemer.compiler.schedule.lowering.lowering import Computation, Lowering, flat_buffers
 from bessemer.compiler.schedule.matrix_tiles.matrix_tiles import lower_on_tiles
 from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_layout import (
     PartsLayout,
@@ -106,9 +106,7 @@ def lower_on_matrix_unit(job: TileJob, lowering: Lowering) -> list[Launch] | Non
         job.nodes,
         flat_buffers(inputs),
         {job.out.value: job.out.buffer},
-        body,
-        tiling.operations(),
-        arguments={job.base_symbol: layout.base(job.base)},
+        Computation(body, tiling.operations(), arguments={job.base_symbol: layout.base(job.base)}),
     )
     return [*launches, launch]
 
@@ -157,7 +155,10 @@ def _packed(
     nodes = [*job.pack_nodes, job.nodes[0]]
     launches.append(
         lowering.launch(
-            nodes, flat_buffers(inputs), {packed: flat(out)}, body, operations, name="pack_tiles"
+            nodes,
+            flat_buffers(inputs),
+            {packed: flat(out)},
+            Computation(body, operations, name="pack_tiles"),
         )
     )
     return packed
@@ -172,7 +173,10 @@ def _split(job: TileJob, layout: PartsLayout, lowering: Lowering, launches: list
     source, out = Buffer("in0", f32, (layout.elements,)), Buffer("out0", bf16, layout.shape)
     body, operations = layout.split_body(source, out, lowering.target.lanes(f32))
     launch = lowering.launch(
-        [job.nodes[0]], {job.left: source}, {parts: out}, body, operations, name="split"
+        [job.nodes[0]],
+        {job.left: source},
+        {parts: out},
+        Computation(body, operations, name="split"),
     )
     launches.append(launch)
     if layout.is_whole:

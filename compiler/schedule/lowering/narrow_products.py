@@ -8,7 +8,8 @@ from bessemer.compiler.ir.graph import Node
 from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ops.nibbles import PANEL, TOGETHER
 from bessemer.compiler.ops.row_tiles import FEW_REGISTERS_ROWS
-from bessemer.compiler.schedule.lowering.lower import Lowering, lower_statements
+from bessemer.compiler.schedule.lowering.lower_statements import lower_statements
+from bessemer.compiler.schedule.lowering.lowering import Lowering
 
 _MANY_REGISTERS_ROWS = 12  # 24 sums, two vectors of weights, their scales and shifts
 

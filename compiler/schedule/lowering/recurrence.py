@@ -35,7 +35,8 @@ from bessemer.compiler.ops.recurrence.recurrence_cell import Cell, Product, work
 from bessemer.compiler.ops.recurrence.recurrence_kernel import write_recurrence
 from bessemer.compiler.ops.recurrence.recurrence_layout import MOST_SUMS, TEAM_OPERATIONS, Layout
 from bessemer.compiler.ops.recurrence.recurrence_pairs import PAIR
-from bessemer.compiler.schedule.lowering.lower import Lowering, resolve_lanes
+from bessemer.compiler.schedule.lowering.lower_statements import resolve_lanes
+from bessemer.compiler.schedule.lowering.lowering import Computation, Lowering
 from bessemer.compiler.targets.machine import Target
 
 _CELLS: dict[str, Callable[..., Cell]] = {
@@ -139,11 +140,13 @@ def _launch(
         [node],
         inputs,
         outputs,
-        resolve_lanes(builder.block(), lowering),
-        _operations(cell, shape, layout),
-        scratch,
-        arguments={TEAM: 1},
-        members=-(-shape.hidden // layout.width) if layout.team else 1,
+        Computation(
+            resolve_lanes(builder.block(), lowering),
+            _operations(cell, shape, layout),
+            scratch=scratch,
+            members=-(-shape.hidden // layout.width) if layout.team else 1,
+            arguments={TEAM: 1},
+        ),
     )
     replaceable = tuple(value for value, b in inputs.items() if is_possible and b is given)
     return replace(launch, replaceable=replaceable)

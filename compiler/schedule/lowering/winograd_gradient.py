@@ -62,7 +62,8 @@ from bessemer.compiler.schedule.convolution.winograd_gradient_plan import (
 )
 from bessemer.compiler.schedule.convolution.winograd_taps import INPUT, OUTPUT, Taps, both_sides
 from bessemer.compiler.schedule.grouping.fuse import Fusion
-from bessemer.compiler.schedule.lowering.lower import Lowering, flat_buffers, resolve_lanes
+from bessemer.compiler.schedule.lowering.lower_statements import resolve_lanes
+from bessemer.compiler.schedule.lowering.lowering import Computation, Lowering, flat_buffers
 from bessemer.compiler.schedule.lowering.matrix_tiles_group import TileJob
 from bessemer.compiler.schedule.nests.nests import flat, flatten_loads
 from bessemer.compiler.targets.machine import Target
@@ -96,11 +97,13 @@ def lower_winograd_gradient(job: TileJob, lowering: Lowering) -> list[Launch] | 
             nodes,
             flat_buffers(inputs),
             out,
-            resolve_lanes(body, lowering),
-            operations,
-            working_memory(memory),
-            name="winograd_gradient",
-            arguments={job.base_symbol: job.base},
+            Computation(
+                resolve_lanes(body, lowering),
+                operations,
+                name="winograd_gradient",
+                scratch=working_memory(memory),
+                arguments={job.base_symbol: job.base},
+            ),
         )
 
     out = {job.out.value: job.out.buffer}

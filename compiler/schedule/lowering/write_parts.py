@@ -22,7 +22,7 @@ from bessemer.compiler.ir.loops import Block, Statement
 from bessemer.compiler.ir.program import Alias, Launch, Step
 from bessemer.compiler.ir.types import bf16
 from bessemer.compiler.ir.walk_expr import loads_of
-from bessemer.compiler.schedule.lowering.lower import Lowering
+from bessemer.compiler.schedule.lowering.lowering import Computation, Lowering
 from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_layout import BLOCK, PartsLayout, Split
 from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_packing import split_parts
 from bessemer.compiler.schedule.order_updates import touched
@@ -121,12 +121,14 @@ def _with_parts(
         launch.nodes,
         buffers,
         {**written, split.parts: parts},
-        body,
-        kernel.operations,
-        scratch,
-        f"{kernel.name}_parts",
-        dict(zip(kernel.symbols, launch.sizes, strict=True)),
-        kernel.members,
+        Computation(
+            body,
+            kernel.operations,
+            name=f"{kernel.name}_parts",
+            scratch=scratch,
+            members=kernel.members,
+            arguments=dict(zip(kernel.symbols, launch.sizes, strict=True)),
+        ),
     )
     return replace(made, sources=launch.sources, replaceable=launch.replaceable if keep else ())
 

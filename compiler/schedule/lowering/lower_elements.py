@@ -1,0 +1,164 @@
+"""Lowers a group of operators with element rules: one kernel, or one for each part of a concat."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from bessemer.compiler.ir import dims, walk_loops
+from bessemer.compiler.ir.dims import Symbol
+from bessemer.compiler.ir.expr import Expression, Index
+from bessemer.compiler.ir.graph import Node, Value
+from bessemer.compiler.ir.loops import Block
+from bessemer.compiler.ir.program import Launch
+from bessemer.compiler.ir.walk_expr import loads_of
+from bessemer.compiler.schedule.grouping.destinations import Destination, is_fold, parts_of
+from bessemer.compiler.schedule.grouping.fuse import Fusion, as_index, index_symbols
+from bessemer.compiler.schedule.grouping.groups import Group
+from bessemer.compiler.schedule.lowering.borders import border_elements, lower_border
+from bessemer.compiler.schedule.lowering.lower_statements import resolve_lanes
+from bessemer.compiler.schedule.lowering.lowering import (
+    Computation,
+    Lowering,
+    flat_buffers,
+    in_order,
+)
+from bessemer.compiler.schedule.nests.merge_axes import Piece
+from bessemer.compiler.schedule.nests.nests import flatten_loads
+
+
+def lower_elements(group: Group, lowering: Lowering) -> list[Launch]:
+    """The launches of a group of operators with element rules."""
+    nodes = in_order(group)
+    assert group.root is not None
+    inlined = {node.output: node for node in nodes}
+    root = inlined[group.root]
+    if root.operator.name == "concat":
+        return _lower_concat(group.root, root, inlined, lowering)
+    if root.operator.name == "pad" and root.inputs[0] in lowering.destinations:
+        return _lower_pad(root, lowering)
+    return [_lower_value(nodes, inlined, group.root, lowering)]
+
+
+def _lower_value(
+    nodes: Sequence[Node], inlined: Mapping[Value, Node], root: Value, lowering: Lowering
+) -> Launch:
+    """One kernel that computes every element of `root`."""
+    fusion = Fusion(inlined, lowering.constants)
+    tail = () if root in lowering.destinations else _last_reshapes(root, inlined)
+    core = tail[0].inputs[0] if tail else root
+    symbols = index_symbols(core.type.shape)
+    index = as_index(symbols, core.type.shape)
+    value = flatten_loads(fusion.element(core, index))
+    return _store_elements(
+        nodes, fusion, lowering.destination(root, tail), index, value, symbols, lowering
+    )
+
+
+def _last_reshapes(root: Value, inlined: Mapping[Value, Node]) -> tuple[Node, ...]:
+    """The first of the reshapes that a group ends with: elements keep their order through all, and
+    loops over the axes that were there before need no divisions to find them."""
+    first: tuple[Node, ...] = ()
+    while (node := inlined.get(root)) is not None and node.operator.name == "reshape":
+        if node.inputs[0] not in inlined:
+            break
+        first, root = (node,), node.inputs[0]
+    return first
+
+
+def _store_elements(
+    nodes: Sequence[Node],
+    fusion: Fusion,
+    out: Destination,
+    index: Index,
+    value: Expression,
+    symbols: tuple[Symbol, ...],
+    lowering: Lowering,
+) -> Launch:
+    piece = Piece(out.buffer, out.offset(index), value, symbols)
+    nest = lowering.nest(piece)
+    launch = lowering.launch(
+        nodes,
+        flat_buffers(fusion),
+        {out.value: out.buffer},
+        Computation(nest.body, nest.operations),
+    )
+    if not out.starts:
+        lowering.pieces[out.value] = piece
+    return replace(launch, replaceable=_replaceable(fusion, piece, nest.body))
+
+
+def _replaceable(fusion: Fusion, piece: Piece, body: Block) -> tuple[Value, ...]:
+    """The inputs of which every load is of the element that is stored in its place."""
+    elsewhere: set[str] = set()
+    for node in loads_of(piece.value):
+        if node.indices != (piece.offset,):
+            elsewhere.add(node.buffer.name)
+    for statement in walk_loops.walk(body):
+        for expression in walk_loops.expressions(statement):
+            for node in loads_of(expression):
+                if node.buffer.name == piece.target.name:
+                    return ()  # it keeps something there before it stores the element
+    return tuple(
+        value
+        for value, buffer in fusion.buffers.items()
+        if buffer.name not in elsewhere
+        and buffer.dtype == piece.target.dtype
+        and value.type.numel == dims.product(piece.target.shape)
+    )
+
+
+def _lower_pad(pad: Node, lowering: Lowering) -> list[Launch]:
+    """The kernel of a pad's border; the kernel of its input has written the inside."""
+    out = lowering.destination(pad.output)
+    body = resolve_lanes(lower_border(pad, out), lowering)
+    if not body:
+        return []
+    size = border_elements(pad)
+    return [
+        lowering.launch([pad], {}, {out.value: out.buffer}, Computation(body, size, name="border"))
+    ]
+
+
+def _lower_concat(
+    root: Value, node: Node, inlined: Mapping[Value, Node], lowering: Lowering
+) -> list[Launch]:
+    """One kernel for each part that is not written to its slice of the whole right away."""
+    launches: list[Launch] = []
+    places = {member: place for place, member in enumerate(inlined.values())}
+    for part, starts in parts_of(node):
+        shape = part.type.shape
+        if not _is_written(part, root, inlined, lowering):
+            fusion = Fusion(inlined, lowering.constants)
+            symbols = index_symbols(shape)
+            index = as_index(symbols, shape)
+            value = flatten_loads(fusion.element(part, index))
+            nodes = sorted(_behind(part, inlined), key=places.__getitem__)
+            out = lowering.destination(root).part(starts)
+            launches.append(
+                _store_elements([*nodes, node], fusion, out, index, value, symbols, lowering)
+            )
+    return launches
+
+
+def _is_written(
+    part: Value, root: Value, inlined: Mapping[Value, Node], lowering: Lowering
+) -> bool:
+    """Whether the kernel of a part, or of what it is another shape of, writes it to its place."""
+    fold = inlined.get(part)
+    if fold is not None and is_fold(fold):
+        found = lowering.destinations.get(fold.inputs[0])
+        return found is not None and found.value is lowering.destination(root).value
+    return part in lowering.destinations
+
+
+def _behind(value: Value, inlined: Mapping[Value, Node]) -> set[Node]:
+    """The nodes of the group that a value is made by."""
+    found: set[Node] = set()
+    waiting = [value]
+    while waiting:
+        producer = inlined.get(waiting.pop())
+        if producer is not None and producer not in found:
+            found.add(producer)
+            waiting += producer.inputs
+    return found

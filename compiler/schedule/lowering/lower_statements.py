@@ -1,0 +1,76 @@
+"""Lowers an operator that writes its own loops; gives vector loops the target's width."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from bessemer.compiler.errors import InternalError
+from bessemer.compiler.ir import loops, walk_loops
+from bessemer.compiler.ir.build_loops import KernelBuilder
+from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.expr import Buffer
+from bessemer.compiler.ir.graph import Node, Value
+from bessemer.compiler.ir.loops import Block
+from bessemer.compiler.ir.program import Launch, working_memory
+from bessemer.compiler.ir.types import DType
+from bessemer.compiler.ir.walk_expr import loads_of
+from bessemer.compiler.schedule.lowering.lowering import Computation, Lowering
+
+
+def lower_statements(
+    node: Node, lowering: Lowering, operations: Size = 1 << 16, over: bool = False
+) -> Launch:
+    """The launch of an operator that writes its own kernel, by `over` or by `statements`."""
+    rule = node.operator.over if over else node.operator.statements
+    if rule is None:
+        raise InternalError(f"{node.operator} has no statements rule")
+    given = node.inputs[1:] if over else node.inputs
+    inputs: dict[Value, Buffer] = {}
+    for value in given:
+        name = f"in{len(inputs)}"
+        inputs.setdefault(value, Buffer(name, value.type.dtype, value.type.shape))
+    outputs = {
+        value: Buffer(f"out{position}", value.type.dtype, value.type.shape)
+        for position, value in enumerate(node.outputs)
+    }
+    builder = KernelBuilder()
+    rule(builder, [inputs[v] for v in given], list(outputs.values()), **node.attributes)
+    scratch = working_memory(builder.scratch_buffers)
+    body = resolve_lanes(builder.block(), lowering)
+    return lowering.launch([node], inputs, outputs, Computation(body, operations, scratch=scratch))
+
+
+def resolve_lanes(block: Block, lowering: Lowering) -> Block:
+    """Gives vector loops that leave their width to the target that of their memory accesses."""
+    return tuple(_resolved(statement, lowering) for statement in block)
+
+
+def _resolved(statement: loops.Statement, lowering: Lowering) -> loops.Statement:
+    match statement:
+        case loops.For():
+            body = resolve_lanes(statement.body, lowering)
+            if statement.kind != "vector" or statement.lanes:
+                return replace(statement, body=body)
+            lanes = min((lowering.target.lanes(t) for t in _memory_types(body)), default=1)
+            kind: loops.LoopKind = "vector" if lanes > 1 and lowering.vectorize else "serial"
+            return replace(statement, body=body, kind=kind, lanes=lanes if kind == "vector" else 1)
+        case loops.If():
+            return replace(
+                statement,
+                then=resolve_lanes(statement.then, lowering),
+                otherwise=resolve_lanes(statement.otherwise, lowering),
+            )
+        case loops.While():
+            return replace(statement, body=resolve_lanes(statement.body, lowering))
+        case _:
+            return statement
+
+
+def _memory_types(block: Block) -> set[DType]:
+    types: set[DType] = set()
+    for statement in walk_loops.walk(block):
+        if isinstance(statement, loops.Store):
+            types.add(statement.buffer.dtype)
+        for expression in walk_loops.expressions(statement):
+            types |= {n.buffer.dtype for n in loads_of(expression)}
+    return types

@@ -1,0 +1,207 @@
+"""What the groups of a program share while they are lowered: the kernels so far, and more."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from bessemer.compiler.ir import dims
+from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.expr import Buffer
+from bessemer.compiler.ir.graph import Node, Value
+from bessemer.compiler.ir.loops import Block, Kernel
+from bessemer.compiler.ir.program import Launch, Weight
+from bessemer.compiler.ir.types import Array, TensorType
+from bessemer.compiler.ir.walk_loops import structure
+from bessemer.compiler.schedule.contraction.contraction import Contraction
+from bessemer.compiler.schedule.contraction.tiles import Tiling
+from bessemer.compiler.schedule.grouping.destinations import Destination
+from bessemer.compiler.schedule.grouping.fuse import Fusion
+from bessemer.compiler.schedule.grouping.groups import Group
+from bessemer.compiler.schedule.lowering.choices import Choices
+from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_layout import Split
+from bessemer.compiler.schedule.nests.merge_axes import Piece
+from bessemer.compiler.schedule.nests.nests import Nest, flat, lower_nest
+from bessemer.compiler.schedule.nests.transpose import lower_transpose
+from bessemer.compiler.schedule.symbols import kernel_symbols
+from bessemer.compiler.targets.machine import Target
+
+
+@dataclass(frozen=True, eq=False)
+class Computation:
+    """What the kernel of a launch does, `body`, in how many `operations`.
+
+    `scratch` is the memory that it works in, and `members` the most that a team can use.
+    `arguments` gives values to symbols of the kernel that are not the program's. A kernel without
+    a `name` gets one that says what its nodes are.
+    """
+
+    body: Block
+    operations: Size
+    name: str = ""
+    scratch: Mapping[Value, Buffer] = field(default_factory=dict)
+    members: int = 1
+    arguments: Mapping[str, Size] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class TiledProduct:
+    """A contraction in register tiles whose launch stores what its epilogue gives for each sum:
+    what a launch with more in its epilogue is made of."""
+
+    contraction: Contraction
+    tiling: Tiling
+    inputs: Mapping[Value, Buffer]
+    nodes: Sequence[Node]
+    arguments: Mapping[str, Size]
+
+
+@dataclass(eq=False)
+class Lowering:
+    """What all groups of a program share: the machine, the weights, and the kernels so far.
+
+    `arranged` are constants of the program made from weights (packed, transformed), `packs` right
+    operands packed at run time, and `parts` values split into bfloat16 parts for a matrix unit,
+    both in the graph or region at hand. `splits` are the launches that split them, which
+    write_parts.py may move into the kernels before. `pieces` are, by value, what element-by-element
+    kernels store, and `products` the contractions that store a whole value.
+    """
+
+    constants: dict[Value, Array]
+    target: Target
+    vectorize: bool = True
+    precision: str = "float32"
+    choices: Choices = field(default_factory=Choices)
+    arranged: dict[Value, Weight] = field(default_factory=dict)
+    parts: dict[tuple[Value, int], Value] = field(default_factory=dict)
+    packs: dict[tuple[object, ...], Value] = field(default_factory=dict)
+    splits: list[Split] = field(default_factory=list)
+    pieces: dict[Value, Piece] = field(default_factory=dict)
+    products: dict[Value, TiledProduct] = field(default_factory=dict)
+    destinations: dict[Value, Destination] = field(default_factory=dict)
+    bodies: dict[tuple[object, ...], Block] = field(default_factory=dict)
+    _packed: dict[tuple[object, ...], Value] = field(default_factory=dict)
+    _nests: dict[tuple[object, ...], Nest] = field(default_factory=dict)
+    _same: dict[int, dict[tuple[object, ...], Kernel]] = field(default_factory=dict)
+    _kernels: dict[tuple[object, ...], Kernel] = field(default_factory=dict)
+    _names: dict[str, int] = field(default_factory=dict)
+
+    def launch(
+        self,
+        nodes: Sequence[Node],
+        inputs: Mapping[Value, Buffer],
+        outputs: Mapping[Value, Buffer],
+        made: Computation,
+    ) -> Launch:
+        """A launch of the kernel that computes this; equal kernels are the same object."""
+        written = {**outputs, **made.scratch}
+        buffers = (*inputs.values(), *written.values())
+        kernels = self._same.get(id(made.body), {})
+        around = (buffers, len(written), made.operations, made.members)
+        kernel = kernels.get(around)
+        if kernel is None:
+            stem = made.name or _described(nodes)
+            kernel = kernels[around] = self._kernel(stem, buffers, len(written), made)
+        return Launch(
+            kernel,
+            (*inputs, *written),
+            tuple(made.arguments.get(symbol, dims.symbol(symbol)) for symbol in kernel.symbols),
+            sources_of(nodes),
+            tuple(made.scratch),
+            nodes=tuple(nodes),
+        )
+
+    def _kernel(
+        self, stem: str, buffers: tuple[Buffer, ...], outputs: int, made: Computation
+    ) -> Kernel:
+        body, operations, members = made.body, made.operations, made.members
+        symbols = kernel_symbols(body, buffers, operations)
+        key = (buffers, outputs, symbols, structure(body), operations, members)
+        kernel = self._kernels.get(key)
+        if kernel is None:
+            name = self._unique(stem)
+            kernel = Kernel(name, buffers, outputs, symbols, body, operations, members)
+            self._kernels[key] = kernel
+        return kernel
+
+    def keep(self, key: tuple[object, ...], body: Block) -> None:
+        """Keeps a kernel's body for others of the same key: networks repeat their layers."""
+        self.bodies[key] = body
+        self._same[id(body)] = {}
+
+    def nest(self, piece: Piece) -> Nest:
+        """The loops that compute every element of a piece; the same object for equal pieces."""
+        key = (piece.target, piece.offset, piece.value, piece.symbols)
+        found = self._nests.get(key)
+        if found is None:
+            found = self._nests[key] = self._nest(piece)
+            self._same[id(found.body)] = {}
+        return found
+
+    def _nest(self, piece: Piece) -> Nest:
+        lanes = self.target.lanes
+        transposed = lower_transpose(piece, lanes) if self.vectorize else None
+        return transposed or lower_nest(piece, lanes, self.vectorize, self.target.last_cache)
+
+    def nest_together(self, pieces: Sequence[Piece]) -> Nest | None:
+        """The loops of pieces over one axis, of which each reads of the ones before it only what
+        lies where it stores; None where the machine has no form of its own for that."""
+        return None
+
+    def destination(self, root: Value, tail: tuple[Node, ...] = ()) -> Destination:
+        """Where the kernel of a group writes; `tail` are the views that the group ends with."""
+        return self.destinations.get(root, Destination(root, tail=tail))
+
+    def arrange(
+        self,
+        source: Value,
+        key: tuple[object, ...],
+        type: TensorType,
+        arrange: Callable[[Array], Array],
+    ) -> Value:
+        """A weight as kernels read it (packed, transformed), as a constant of the program; made
+        once for each key. `type` is that of what `arrange` gives."""
+        found = self._packed.get((source, *key))
+        if found is None:
+            found = self._packed[source, *key] = Value(type, source.name)
+            self.arranged[found] = Weight(self.constants[source], arrange)
+        return found
+
+    def _unique(self, stem: str) -> str:
+        count = self._names.get(stem, 0) + 1
+        name = stem if count == 1 else f"{stem}_{count}"
+        while name in self._names:
+            count += 1
+            name = f"{stem}_{count}"
+        self._names[stem] = count
+        self._names.setdefault(name, 1)
+        return name
+
+
+def _described(nodes: Sequence[Node]) -> str:
+    """Says what a kernel does, by its operators."""
+    words: list[str] = []
+    for node in nodes:
+        if not node.operator.is_view and (not words or words[-1] != node.operator.name):
+            words.append(node.operator.name)
+    stem = re.sub(r"\W", "_", "_".join(words or ["copy"]))
+    if "_" not in stem:
+        # C's library has functions called exp, log, fmod: a kernel must not take their place.
+        return f"{stem}_kernel"
+    return stem if len(stem) <= 48 else f"{stem[:44]}_etc"
+
+
+def sources_of(nodes: Sequence[Node]) -> tuple[str, ...]:
+    """The user's nodes behind these, in order, each once."""
+    return tuple(dict.fromkeys(source for node in nodes for source in node.sources))
+
+
+def in_order(group: Group | None) -> list[Node]:
+    """The nodes of a group, if there is one, in the order of computation."""
+    return [] if group is None else list(dict.fromkeys(reversed(group.nodes)))
+
+
+def flat_buffers(fusion: Fusion) -> dict[Value, Buffer]:
+    """The buffers that a fusion reads, flat."""
+    return {value: flat(buffer) for value, buffer in fusion.buffers.items()}
