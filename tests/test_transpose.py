@@ -15,6 +15,7 @@ from bessemer.compiler.ir.types import Array, TensorType, f32, i64, type_of
 from bessemer.compiler.jit import load_code
 from bessemer.compiler.options import Options
 from bessemer.compiler.schedule.program import build_program
+from bessemer.compiler.schedule.spans import spans_of
 from bessemer.compiler.targets import x86
 from bessemer.compiler.targets.machine import Target
 from tests.compiled_kernels import HERE
@@ -112,3 +113,18 @@ def test_what_a_row_shares_alone_is_not_transposed() -> None:
     program = build_program(b.finish([b.apply("add", *spread)]), x86.AVX512)
     (kernel,) = kernels_of(program.steps)
     assert "vector i3 in 0..512 by 16" in print_kernel(kernel)
+
+
+@pytest.mark.parametrize("shape", [(256, 768), (144, 28, 28)])
+def test_threads_write_a_piece_of_memory_each(shape: tuple[int, ...]) -> None:
+    b = GraphBuilder("turn")
+    x = b.input("x", TensorType(f32, shape))
+    permutation = (*range(1, len(shape)), 0)
+    turned = b.finish([b.apply("transpose", x, permutation=permutation)])
+    (kernel,) = kernels_of(build_program(turned, x86.AVX512).steps)
+    spans = spans_of(kernel)
+    assert spans is not None
+    out = spans[kernel.buffers[-1].name]
+    half = len(out.low) // 2
+    overlap = out.high[half - 1] - out.low[half]
+    assert len(out.low) > 4 and overlap * 4 < np.prod(shape)
