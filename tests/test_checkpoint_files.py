@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from bessemer.compiler.errors import CompileError
 from bessemer.frontends.train.checkpoint import (
@@ -43,6 +44,26 @@ def test_safetensors_reads_what_is_written(tmp_path: Path) -> None:
     assert again.facts == {"steps": 3, "text": "ä"}
     assert all(np.array_equal(again.arrays[name], array) for name, array in numbers.items())
     assert sorted(os.listdir(tmp_path)) == ["file.safetensors", "plain"]
+
+
+def test_every_array_lies_where_its_type_wants_it(tmp_path: Path) -> None:
+    path = tmp_path / "file.safetensors"
+    for name in ("a", "ab", "abc", "abcd"):
+        write_parameters(path, {name: np.ones(3, np.uint8), "wide": np.ones(2), **ARRAYS})
+        whole = path.read_bytes()
+        size = int.from_bytes(whole[:8], "little")
+        assert size % 8 == 0
+        arrays = json.loads(whole[8 : 8 + size])
+        width = {"F64": 8, "I64": 8, "F32": 4, "BF16": 2}
+        for entry in arrays.values():
+            assert entry["data_offsets"][0] % width.get(entry["dtype"], 1) == 0
+
+
+def test_a_checkpoint_of_another_version_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "file.state"
+    save_file({"x": np.ones(2)}, path, {"bessemer": json.dumps({"format": 99})})
+    with pytest.raises(CompileError, match="another version"):
+        read_checkpoint(path)
 
 
 def test_a_checkpoint_that_cannot_be_written_is_told(tmp_path: Path) -> None:

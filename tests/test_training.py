@@ -241,6 +241,7 @@ def test_schedules() -> None:
     assert cosine(10)(5) == pytest.approx(0.5)
     assert cosine(10, 0.1)(20) == pytest.approx(0.1)
     assert [warm_up(4)(k) for k in (0, 3, 9)] == [0.25, 1, 1]
+    assert [warm_up(2, cosine(2))(k) for k in range(5)] == pytest.approx([0.5, 1, 1, 0.5, 0])
 
 
 def _digits() -> dict[str, np.ndarray[Any, Any]]:

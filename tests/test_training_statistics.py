@@ -185,6 +185,17 @@ def test_a_search_that_cannot_be_kept_is_told_before_it_begins(tmp_path: Path) -
     assert len(tried) == 1
 
 
+def test_equal_points_are_tried_once_and_what_is_no_number_is_infinite() -> None:
+    tried = list[Point]()
+
+    def measure(point: Point) -> float:
+        tried.append(point)
+        return math.nan
+
+    trials = search.search(measure, [{"rate": 0.5}] * 3)
+    assert [trial.loss for trial in trials] == [math.inf] * 3 and len(tried) == 1
+
+
 def test_numpy_s_numbers_are_kept_in_a_search_s_file(tmp_path: Path) -> None:
     file = tmp_path / "trials.jsonl"
     points = search.grid_points({"rate": Choice(tuple(np.linspace(0, 1, 3, dtype=np.float32)))}, 3)
