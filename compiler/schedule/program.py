@@ -25,8 +25,9 @@ from bessemer.compiler.ir.types import Array, TensorType, boolean, i64
 from bessemer.compiler.options import Tuning
 from bessemer.compiler.schedule.derived import name_derived_sizes
 from bessemer.compiler.schedule.grouping.destinations import destinations
+from bessemer.compiler.schedule.grouping.form_groups import form_groups
 from bessemer.compiler.schedule.grouping.fuse import as_index, index_symbols
-from bessemer.compiler.schedule.grouping.groups import Group, Grouping, form_groups
+from bessemer.compiler.schedule.grouping.groups import Group, Grouping
 from bessemer.compiler.schedule.grouping.kinds import kind_of
 from bessemer.compiler.schedule.lowering.attention_group import lower_attention_group
 from bessemer.compiler.schedule.lowering.choices import Choices

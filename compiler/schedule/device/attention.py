@@ -44,9 +44,10 @@ from bessemer.compiler.schedule.device.contraction_operands import Operands
 from bessemer.compiler.schedule.device.contraction_tiles import guess
 from bessemer.compiler.schedule.device.lowering import DeviceLowering
 from bessemer.compiler.schedule.grouping.attention import Attention, RowForm, row_form
-from bessemer.compiler.schedule.grouping.fuse import Fusion, Source
-from bessemer.compiler.schedule.grouping.groups import Group, Grouping
-from bessemer.compiler.schedule.lowering.lowering import Computation, flat_buffers, in_order
+from bessemer.compiler.schedule.grouping.fuse import Fusion
+from bessemer.compiler.schedule.grouping.groups import Group, Grouping, in_order
+from bessemer.compiler.schedule.grouping.views import Source
+from bessemer.compiler.schedule.lowering.lowering import Computation, flat_buffers
 from bessemer.compiler.schedule.nests.nests import flat, flatten_loads
 from bessemer.compiler.targets.nvptx import DeviceTarget
 

@@ -59,14 +59,10 @@ from bessemer.compiler.schedule.device.contraction_tiles import (
 )
 from bessemer.compiler.schedule.device.lowering import DeviceLowering
 from bessemer.compiler.schedule.grouping.destinations import Destination
-from bessemer.compiler.schedule.grouping.fuse import (
-    Fusion,
-    Source,
-    as_index,
-    index_symbols,
-)
-from bessemer.compiler.schedule.grouping.groups import Group, Grouping
-from bessemer.compiler.schedule.lowering.lowering import Computation, flat_buffers, in_order
+from bessemer.compiler.schedule.grouping.fuse import Fusion, as_index, index_symbols
+from bessemer.compiler.schedule.grouping.groups import Group, Grouping, in_order
+from bessemer.compiler.schedule.grouping.views import Source
+from bessemer.compiler.schedule.lowering.lowering import Computation, flat_buffers
 from bessemer.compiler.schedule.nests.merge_axes import Piece
 from bessemer.compiler.schedule.nests.nests import flat, flatten_loads
 from bessemer.compiler.targets.nvptx import DeviceTarget

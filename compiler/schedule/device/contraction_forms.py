@@ -16,7 +16,7 @@ from bessemer.compiler.ir.expr import Index
 from bessemer.compiler.ir.graph import Node
 from bessemer.compiler.ir.operands import Axis, Operand, Window
 from bessemer.compiler.ir.ravel import broadcast_index
-from bessemer.compiler.schedule.grouping.fuse import Source
+from bessemer.compiler.schedule.grouping.views import Source
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,9 @@ from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.operands import Axis, Operand
 from bessemer.compiler.ir.types import Array, TensorType
 from bessemer.compiler.schedule.device.lowering import DeviceLowering
-from bessemer.compiler.schedule.grouping.fuse import (
-    Fusion,
-    Source,
-    as_index,
-    index_symbols,
-    source_of,
-)
+from bessemer.compiler.schedule.grouping.fuse import Fusion, as_index, index_symbols
 from bessemer.compiler.schedule.grouping.groups import Grouping
+from bessemer.compiler.schedule.grouping.views import Source, source_of
 from bessemer.compiler.schedule.lowering.lowering import Computation
 from bessemer.compiler.schedule.nests.merge_axes import Piece
 from bessemer.compiler.schedule.nests.nests import flat, flatten_loads

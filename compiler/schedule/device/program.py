@@ -19,8 +19,9 @@ from bessemer.compiler.schedule.device.attention import lower_device_attention, 
 from bessemer.compiler.schedule.device.contraction import lower_device_contraction
 from bessemer.compiler.schedule.device.lowering import DeviceLowering
 from bessemer.compiler.schedule.device.split import lower_split_reductions
-from bessemer.compiler.schedule.grouping.fuse import is_widening
-from bessemer.compiler.schedule.grouping.groups import Group, Grouping, form_groups
+from bessemer.compiler.schedule.grouping.form_groups import form_groups
+from bessemer.compiler.schedule.grouping.groups import Group, Grouping
+from bessemer.compiler.schedule.grouping.kinds import is_widening
 from bessemer.compiler.schedule.lowering.choices import Choices
 from bessemer.compiler.schedule.lowering.lower_statements import lower_statements
 from bessemer.compiler.schedule.program import ProgramBuilder, assembled

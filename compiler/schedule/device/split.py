@@ -24,8 +24,8 @@ from bessemer.compiler.schedule.dependence import Dependence
 from bessemer.compiler.schedule.device.lowering import DeviceLowering
 from bessemer.compiler.schedule.device.nests import is_along_memory
 from bessemer.compiler.schedule.grouping.fuse import Fusion, as_index, index_symbols
-from bessemer.compiler.schedule.grouping.groups import Group
-from bessemer.compiler.schedule.lowering.lowering import Computation, flat_buffers, in_order
+from bessemer.compiler.schedule.grouping.groups import Group, in_order
+from bessemer.compiler.schedule.lowering.lowering import Computation, flat_buffers
 from bessemer.compiler.schedule.nests.merge_axes import Piece, extent_of, merge_axes
 from bessemer.compiler.schedule.nests.nests import flatten_loads
 from bessemer.compiler.targets.nvptx import DeviceTarget

@@ -23,12 +23,8 @@ from bessemer.compiler.ir.types import bf16, f16, f32, f64
 from bessemer.compiler.ir.walk_expr import reductions_of
 from bessemer.compiler.schedule.dependence import Dependence
 from bessemer.compiler.schedule.grouping.few_rows import reads_in_place
-from bessemer.compiler.schedule.grouping.fuse import (
-    Fusion,
-    as_index,
-    index_symbols,
-    is_affine_operand,
-)
+from bessemer.compiler.schedule.grouping.fuse import Fusion, as_index, index_symbols
+from bessemer.compiler.schedule.grouping.views import is_affine_operand
 
 MOST_NODES = 40
 """Nodes between the products beyond which the search is given up."""

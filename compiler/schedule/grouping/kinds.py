@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 from bessemer.compiler.ir.graph import Node
-from bessemer.compiler.schedule.grouping.fuse import samples_channels
+from bessemer.compiler.ir.types import f32
+from bessemer.compiler.schedule.nests.partial_sums import is_longer
 
 Kind = Literal["view", "pointwise", "reduction", "heavy", "contraction", "statements", "structural"]
 
@@ -47,3 +48,18 @@ def kind_of(node: Node) -> Kind:
     if operator.statements is not None:
         return "statements"
     return "structural"
+
+
+def samples_channels(node: Node) -> bool:
+    """Whether a node looks for places in an image that has enough channels for vectors: where a
+    place is, is asked once for all of them, if they are neighbours in memory."""
+    looks = node.operator.name in ("grid_sample", "deform_columns")
+    return looks and is_longer(node.inputs[0].type.shape[-1], 7)
+
+
+def is_widening(node: Node) -> bool:
+    """Whether a node makes f32 of a 16-bit float: that costs nothing where it is read."""
+    if node.operator.name != "cast" or node.output.type.dtype is not f32:
+        return False
+    source = node.inputs[0].type.dtype
+    return source.is_float and source.bits == 16

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir.program import Launch
-from bessemer.compiler.schedule.grouping.fuse import source_of
-from bessemer.compiler.schedule.grouping.groups import Group, Grouping
+from bessemer.compiler.schedule.grouping.groups import Group, Grouping, in_order
+from bessemer.compiler.schedule.grouping.views import source_of
 from bessemer.compiler.schedule.lowering.attention_in_place import most_rows_in_place
 from bessemer.compiler.schedule.lowering.attention_kernel import AttentionKernel
 from bessemer.compiler.schedule.lowering.attention_packing import (
@@ -17,7 +17,7 @@ from bessemer.compiler.schedule.lowering.attention_packing import (
 )
 from bessemer.compiler.schedule.lowering.attention_tiles import is_on_tiles
 from bessemer.compiler.schedule.lowering.attention_values import values_in_memory
-from bessemer.compiler.schedule.lowering.lowering import Lowering, in_order
+from bessemer.compiler.schedule.lowering.lowering import Lowering
 
 
 def lower_attention_group(group: Group, grouping: Grouping, lowering: Lowering) -> list[Launch]:

@@ -40,13 +40,9 @@ from bessemer.compiler.schedule.contraction.microkernel import write_contraction
 from bessemer.compiler.schedule.contraction.tiles import plan, registers_tile
 from bessemer.compiler.schedule.grouping.attention import Attention, RowForm, row_form
 from bessemer.compiler.schedule.grouping.destinations import Destination
-from bessemer.compiler.schedule.grouping.fuse import (
-    Fusion,
-    Source,
-    as_index,
-    index_symbols,
-)
-from bessemer.compiler.schedule.grouping.groups import Group
+from bessemer.compiler.schedule.grouping.fuse import Fusion, as_index, index_symbols
+from bessemer.compiler.schedule.grouping.groups import Group, in_order
+from bessemer.compiler.schedule.grouping.views import Source
 from bessemer.compiler.schedule.lowering.attention_blocks import (
     MOST_TILES,
     bytes_of_a_score,
@@ -64,12 +60,7 @@ from bessemer.compiler.schedule.lowering.attention_tiles import (
     write_zeros,
 )
 from bessemer.compiler.schedule.lowering.attention_values import InMemory
-from bessemer.compiler.schedule.lowering.lowering import (
-    Computation,
-    Lowering,
-    flat_buffers,
-    in_order,
-)
+from bessemer.compiler.schedule.lowering.lowering import Computation, Lowering, flat_buffers
 from bessemer.compiler.schedule.nests.merge_axes import Piece
 from bessemer.compiler.schedule.nests.nests import flat, flatten_loads
 from bessemer.compiler.schedule.nests.rows import write_row

@@ -13,7 +13,7 @@ from bessemer.compiler.ir.expr import Buffer
 from bessemer.compiler.ir.types import bf16, f32
 from bessemer.compiler.schedule.contraction.contraction import Contraction
 from bessemer.compiler.schedule.grouping.attention import Attention
-from bessemer.compiler.schedule.grouping.fuse import Source
+from bessemer.compiler.schedule.grouping.views import Source
 from bessemer.compiler.schedule.matrix_tiles.matrix_tiles import write_on_tiles
 from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_packing import HALF
 from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_plan import ROWS, plan_tiles

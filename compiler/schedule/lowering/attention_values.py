@@ -14,7 +14,8 @@ from bessemer.compiler.ir.dims import Size, Symbol
 from bessemer.compiler.ir.expr import Index, Load
 from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.schedule.grouping.attention import Attention, in_full_width
-from bessemer.compiler.schedule.grouping.fuse import Fusion, affine_strides, as_index, index_symbols
+from bessemer.compiler.schedule.grouping.fuse import Fusion, as_index, index_symbols
+from bessemer.compiler.schedule.grouping.views import affine_strides
 
 
 @dataclass(frozen=True, eq=False)

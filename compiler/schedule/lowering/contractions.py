@@ -32,14 +32,9 @@ from bessemer.compiler.schedule.contraction.tiles import Tiling
 from bessemer.compiler.schedule.convolution.depthwise_plan import has_narrow_groups
 from bessemer.compiler.schedule.grouping.destinations import Destination
 from bessemer.compiler.schedule.grouping.few_rows import reads_in_place
-from bessemer.compiler.schedule.grouping.fuse import (
-    Fusion,
-    as_index,
-    has_neighbours_last,
-    index_symbols,
-    source_of,
-)
-from bessemer.compiler.schedule.grouping.groups import Group, Grouping
+from bessemer.compiler.schedule.grouping.fuse import Fusion, as_index, index_symbols
+from bessemer.compiler.schedule.grouping.groups import Group, Grouping, in_order
+from bessemer.compiler.schedule.grouping.views import has_neighbours_last, source_of
 from bessemer.compiler.schedule.lowering.contraction_forms import ConvolutionForm, Form, ProductForm
 from bessemer.compiler.schedule.lowering.depthwise_group import lower_depthwise_group
 from bessemer.compiler.schedule.lowering.image_groups import lower_winograd_group
@@ -48,7 +43,6 @@ from bessemer.compiler.schedule.lowering.lowering import (
     Lowering,
     TiledProduct,
     flat_buffers,
-    in_order,
 )
 from bessemer.compiler.schedule.lowering.matrix_tiles_group import TileJob, lower_on_matrix_unit
 from bessemer.compiler.schedule.lowering.padding_regions import (

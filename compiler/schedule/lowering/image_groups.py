@@ -31,15 +31,11 @@ from bessemer.compiler.schedule.convolution.winograd_weights import (
     lower_weight_transform,
     transform_weights,
 )
-from bessemer.compiler.schedule.grouping.fuse import Fusion, index_symbols, is_widening
-from bessemer.compiler.schedule.grouping.groups import Group, Grouping
+from bessemer.compiler.schedule.grouping.fuse import Fusion, index_symbols
+from bessemer.compiler.schedule.grouping.groups import Group, Grouping, in_order
+from bessemer.compiler.schedule.grouping.kinds import is_widening
 from bessemer.compiler.schedule.lowering.lower_statements import resolve_lanes
-from bessemer.compiler.schedule.lowering.lowering import (
-    Computation,
-    Lowering,
-    flat_buffers,
-    in_order,
-)
+from bessemer.compiler.schedule.lowering.lowering import Computation, Lowering, flat_buffers
 from bessemer.compiler.schedule.nests.nests import flat, flatten_loads
 from bessemer.compiler.schedule.nests.past_caches import past_caches
 from bessemer.compiler.targets.machine import Target

@@ -14,15 +14,10 @@ from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.walk_expr import loads_of
 from bessemer.compiler.schedule.grouping.destinations import Destination, is_fold, parts_of
 from bessemer.compiler.schedule.grouping.fuse import Fusion, as_index, index_symbols
-from bessemer.compiler.schedule.grouping.groups import Group
+from bessemer.compiler.schedule.grouping.groups import Group, in_order
 from bessemer.compiler.schedule.lowering.borders import border_elements, lower_border
 from bessemer.compiler.schedule.lowering.lower_statements import resolve_lanes
-from bessemer.compiler.schedule.lowering.lowering import (
-    Computation,
-    Lowering,
-    flat_buffers,
-    in_order,
-)
+from bessemer.compiler.schedule.lowering.lowering import Computation, Lowering, flat_buffers
 from bessemer.compiler.schedule.nests.merge_axes import Piece
 from bessemer.compiler.schedule.nests.nests import flatten_loads
 

@@ -18,7 +18,6 @@ from bessemer.compiler.schedule.contraction.contraction import Contraction
 from bessemer.compiler.schedule.contraction.tiles import Tiling
 from bessemer.compiler.schedule.grouping.destinations import Destination
 from bessemer.compiler.schedule.grouping.fuse import Fusion
-from bessemer.compiler.schedule.grouping.groups import Group
 from bessemer.compiler.schedule.lowering.choices import Choices
 from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_layout import Split
 from bessemer.compiler.schedule.nests.merge_axes import Piece
@@ -195,11 +194,6 @@ def _described(nodes: Sequence[Node]) -> str:
 def sources_of(nodes: Sequence[Node]) -> tuple[str, ...]:
     """The user's nodes behind these, in order, each once."""
     return tuple(dict.fromkeys(source for node in nodes for source in node.sources))
-
-
-def in_order(group: Group | None) -> list[Node]:
-    """The nodes of a group, if there is one, in the order of computation."""
-    return [] if group is None else list(dict.fromkeys(reversed(group.nodes)))
 
 
 def flat_buffers(fusion: Fusion) -> dict[Value, Buffer]:

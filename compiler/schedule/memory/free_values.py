@@ -13,8 +13,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from bessemer.compiler.ir.graph import Graph, Node, Value
-from bessemer.compiler.schedule.grouping.fuse import is_widening
-from bessemer.compiler.schedule.grouping.kinds import NOT_SAME_INDEX, kind_of
+from bessemer.compiler.schedule.grouping.kinds import NOT_SAME_INDEX, is_widening, kind_of
 from bessemer.compiler.schedule.memory.least_cut import least_cut
 from bessemer.compiler.schedule.memory.residents import Count, Work
 

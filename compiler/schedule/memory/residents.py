@@ -16,7 +16,8 @@ from bessemer.compiler.ir.evaluate import evaluate
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.schedule.grouping.destinations import destinations
 from bessemer.compiler.schedule.grouping.few_rows import reads_in_place
-from bessemer.compiler.schedule.grouping.groups import Group, Grouping, form_groups
+from bessemer.compiler.schedule.grouping.form_groups import form_groups
+from bessemer.compiler.schedule.grouping.groups import Group, Grouping
 from bessemer.compiler.schedule.grouping.kinds import NOT_SAME_INDEX, kind_of
 
 Count = Callable[[Size], int]

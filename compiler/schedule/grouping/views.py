@@ -1,0 +1,96 @@
+"""Where a value lies that is another one's memory, seen through views: is its index linear?"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping
+from dataclasses import dataclass
+
+from bessemer.compiler.ir import dims, walk_expr
+from bessemer.compiler.ir.dims import Size, Symbol
+from bessemer.compiler.ir.expr import Buffer, Load
+from bessemer.compiler.ir.graph import Node, Value
+from bessemer.compiler.ir.types import bf16
+from bessemer.compiler.schedule.grouping.fuse import Fusion, as_index, index_symbols
+
+_AFFINE_VIEWS = frozenset({"transpose", "reshape", "slice", "broadcast_to", "windows"})
+
+
+def view_chain(
+    value: Value, producers: Mapping[Value, Node], materialized: Container[Value] = ()
+) -> dict[Value, Node]:
+    """The views between a value and the memory behind it; `materialized` values are memory."""
+    chain: dict[Value, Node] = {}
+    while (
+        value not in materialized
+        and (node := producers.get(value)) is not None
+        and node.operator.is_view
+        and node.inputs
+    ):
+        chain[value] = node
+        value = node.inputs[0]
+    return chain
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """The memory that a value is seen in, through views: the element at an index lies at
+    base + index . strides of another value, which `buffer` stands for."""
+
+    value: Value
+    buffer: Buffer
+    base: Size
+    strides: tuple[Size, ...]
+
+
+def source_of(value: Value, views: Mapping[Value, Node]) -> Source | None:
+    """Where a value lies, seen through `views`; None where that is not linear in the index."""
+    fusion = Fusion(views, {})
+    symbols = index_symbols(value.type.shape)
+    element = fusion.element(value, as_index(symbols, value.type.shape))
+    strides = affine_strides(element, symbols) if isinstance(element, Load) else None
+    if strides is None or not isinstance(element, Load):
+        return None
+    offset = element.buffer.offset(element.indices)
+    base = dims.substitute(offset, dict.fromkeys(symbols, 0))
+    ((memory, buffer),) = fusion.buffers.items()
+    return Source(memory, buffer, base, strides)
+
+
+def is_affine_operand(value: Value, producers: Mapping[Value, Node]) -> bool:
+    """Whether a value is memory seen through views that keep its index arithmetic linear."""
+    views = view_chain(value, producers)
+    if any(node.operator.name not in _AFFINE_VIEWS for node in views.values()):
+        return False
+    return source_of(value, views) is not None
+
+
+def has_neighbours_last(value: Value, producers: Mapping[Value, Node]) -> bool:
+    """Whether the last axis of a value, memory seen through views, has steps of one element."""
+    source = source_of(value, view_chain(value, producers))
+    return source is not None and source.strides[-1] == 1
+
+
+def parts_pairs(node: Node, producers: Mapping[Value, Node]) -> bool:
+    """Whether a product of bfloat16 has a left operand whose neighbours along the depth transposes
+    have moved apart: it is put in order first, in less time than their products take one by one."""
+    if node.operator.name != "matmul" or node.inputs[0].type.dtype is not bf16:
+        return False
+    left = producers.get(node.inputs[0])
+    is_transpose = left is not None and left.operator.name == "transpose"
+    return is_transpose and not has_neighbours_last(node.inputs[0], producers)
+
+
+def affine_strides(load: Load, symbols: tuple[Symbol, ...]) -> tuple[Size, ...] | None:
+    """The distance in elements between neighbours along each symbol, None if not linear."""
+    if load.guard is not None:
+        return None
+    offset = load.buffer.offset(load.indices)
+    if walk_expr.index_expressions(offset):
+        return None
+    strides: list[Size] = []
+    for symbol in symbols:
+        stride = dims.coefficient_of(offset, symbol)
+        if stride is None or any(s in dims.atoms(stride) for s in symbols):
+            return None
+        strides.append(stride)
+    return tuple(strides)
