@@ -81,7 +81,16 @@ def product_work(m: int, n: int, k: int, rng: np.random.Generator) -> Work:
     out = Buffer("out", f32, (m, n))
     rows, depth = product_axes((), m, k)
     x = Buffer("a", f32, (m, k))
-    contraction = Contraction(f32, x, 0, rows, depth, n, Buffer("b", f32, (1,)), _relu(out))
+    contraction = Contraction(
+        dtype=f32,
+        a=x,
+        a_base=0,
+        rows=rows,
+        depth=depth,
+        columns=n,
+        b=Buffer("b", f32, (1,)),
+        epilogue=_relu(out),
+    )
     expected = np.maximum(a.astype(np.float64) @ b + bias, 0)
     return Work(f"{m} x {n} x {k}", 1, contraction, a, b, bias, out, expected)
 
@@ -100,7 +109,14 @@ def convolution_work(layer: tuple[int, ...], rng: np.random.Generator) -> Work:
     buffer = Buffer("a", f32, x.shape)
     epilogue = _relu(out)
     contraction = Contraction(
-        f32, buffer, 0, rows, depth, columns, Buffer("b", f32, (1,)), epilogue
+        dtype=f32,
+        a=buffer,
+        a_base=0,
+        rows=rows,
+        depth=depth,
+        columns=columns,
+        b=Buffer("b", f32, (1,)),
+        epilogue=epilogue,
     )
     expected = np.zeros((1, outputs, outputs, columns)) + bias
     for i in range(taps):

@@ -191,7 +191,16 @@ def _prepare_product(case: Product, rng: np.random.Generator) -> Prepared:
     scale = np.abs(x.astype(np.float64)) @ np.abs(right.astype(np.float64))
     scale += np.abs(shift.astype(np.float64))
     return Prepared(
-        Contraction(case.dtype, a, 0, rows, depth, size["n"], b, epilogue),
+        Contraction(
+            dtype=case.dtype,
+            a=a,
+            a_base=0,
+            rows=rows,
+            depth=depth,
+            columns=size["n"],
+            b=b,
+            epilogue=epilogue,
+        ),
         (x, w, shift),
         (a, b, bias, out),
         {name: known[name] for name in case.dynamic},
@@ -223,7 +232,16 @@ def _prepare_convolution(case: Convolution, rng: np.random.Generator) -> Prepare
     w = _random(rng, (groups, taps * channels // groups, columns), right)
     b = Buffer("b", right, (1,))
     return Prepared(
-        Contraction(case.dtype, a, 0, rows, depth, columns, b, epilogue),
+        Contraction(
+            dtype=case.dtype,
+            a=a,
+            a_base=0,
+            rows=rows,
+            depth=depth,
+            columns=columns,
+            b=b,
+            epilogue=epilogue,
+        ),
         (x, w),
         (a, b, out),
         {name: known[name] for name in case.dynamic},

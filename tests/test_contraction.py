@@ -188,7 +188,16 @@ def _dense(rows: tuple[int, ...]) -> Contraction:
         return (Store(out, (*row, column), total),)
 
     axes, depth = window_axes(a.shape, (1, 1), (1, 1), (1, 1))
-    return Contraction(f32, a, 0, axes, depth, 16, Buffer("b", f32, (1,)), epilogue)
+    return Contraction(
+        dtype=f32,
+        a=a,
+        a_base=0,
+        rows=axes,
+        depth=depth,
+        columns=16,
+        b=Buffer("b", f32, (1,)),
+        epilogue=epilogue,
+    )
 
 
 def test_the_pixels_of_a_1x1_convolution_are_one_axis() -> None:
@@ -302,7 +311,16 @@ def _fetched(
 
 
 def _draft(a: Buffer, rows: RowAxis, run: DepthAxis, columns: int) -> Contraction:
-    return Contraction(f32, a, 0, (rows,), (run,), columns, Buffer("b", f32, (1,)), lambda *_: ())
+    return Contraction(
+        dtype=f32,
+        a=a,
+        a_base=0,
+        rows=(rows,),
+        depth=(run,),
+        columns=columns,
+        b=Buffer("b", f32, (1,)),
+        epilogue=lambda *_: (),
+    )
 
 
 SMALL_CACHE = replace(x86.AVX512, l2_bytes=1 << 10)
@@ -382,7 +400,16 @@ def test_lines_of_a_large_output_are_fetched_before_they_are_written(
     def epilogue(row: tuple[Size, ...], column: Size, total: Expression) -> tuple[Store, ...]:
         return (Store(out, (*row, column), total),)
 
-    work = Contraction(f32, a, 0, (RowAxis(m, depth),), (DepthAxis(depth, 1),), n, b, epilogue)
+    work = Contraction(
+        dtype=f32,
+        a=a,
+        a_base=0,
+        rows=(RowAxis(m, depth),),
+        depth=(DepthAxis(depth, 1),),
+        columns=n,
+        b=b,
+        epilogue=epilogue,
+    )
     x = rng.standard_normal((m, depth)).astype(np.float32)
     w = rng.standard_normal((1, depth, n)).astype(np.float32)
     expected = x.astype(np.float64) @ w[0].astype(np.float64)

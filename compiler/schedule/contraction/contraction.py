@@ -95,7 +95,7 @@ class Bands:
     sums: Band | None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Contraction:
     """One contraction, with everything that is done to a sum before it is stored.
 

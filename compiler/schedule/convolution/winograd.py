@@ -289,7 +289,17 @@ def _products(
     depth = (DepthAxis(work.depth, 1),)
     base = v.offset((block, 0, 0, 0))
     columns = work.columns // groups
-    made = Contraction(f32, v, base, rows, depth, columns, work.u, epilogue, b_matrix=group)
+    made = Contraction(
+        dtype=f32,
+        a=v,
+        a_base=base,
+        rows=rows,
+        depth=depth,
+        columns=columns,
+        b=work.u,
+        epilogue=epilogue,
+        b_matrix=group,
+    )
     return with_group(made, target)
 
 

@@ -151,7 +151,15 @@ def _products(
     )
     base = v.offset((block, 0, 0, 0, 0, 0))
     return Contraction(
-        f32, flat(v), base, rows, (along, run), PANEL, flat(u), epilogue, b_matrix=panel * points
+        dtype=f32,
+        a=flat(v),
+        a_base=base,
+        rows=rows,
+        depth=(along, run),
+        columns=PANEL,
+        b=flat(u),
+        epilogue=epilogue,
+        b_matrix=panel * points,
     )
 
 

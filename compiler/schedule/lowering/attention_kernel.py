@@ -274,14 +274,14 @@ class AttentionKernel:
 
         def product(columns: Size, b: Buffer, matrix: Size, begin: Size) -> Contraction:
             return Contraction(
-                scores.type.dtype,
-                query.buffer,
-                a_base,
-                (RowAxis(count, query.strides[-2]),),
-                (DepthAxis(self.depth, query.strides[-1]),),
-                columns,
-                b,
-                lambda rows, column, value: epilogue(rows, begin + column, value),
+                dtype=scores.type.dtype,
+                a=query.buffer,
+                a_base=a_base,
+                rows=(RowAxis(count, query.strides[-2]),),
+                depth=(DepthAxis(self.depth, query.strides[-1]),),
+                columns=columns,
+                b=b,
+                epilogue=lambda rows, column, value: epilogue(rows, begin + column, value),
                 b_matrix=matrix,
             )
 
@@ -339,14 +339,16 @@ class AttentionKernel:
 
         self._product(
             Contraction(
-                product.type.dtype,
-                self.weights,
-                own,
-                (RowAxis(count, self.stride),),
-                (DepthAxis(whole_steps(self.key_count) if self.on_tiles else self.key_count, 1),),
-                shape[-1],
-                flat(self.fusion.buffer(self.values.value)),
-                epilogue,
+                dtype=product.type.dtype,
+                a=self.weights,
+                a_base=own,
+                rows=(RowAxis(count, self.stride),),
+                depth=(
+                    DepthAxis(whole_steps(self.key_count) if self.on_tiles else self.key_count, 1),
+                ),
+                columns=shape[-1],
+                b=flat(self.fusion.buffer(self.values.value)),
+                epilogue=epilogue,
                 b_matrix=self._local(self.values.matrix(batch)),
                 b_step=self.values.step,
             ),

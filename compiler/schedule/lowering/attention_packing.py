@@ -165,5 +165,14 @@ def _draft(node: Node, depth: Size, target: Target) -> Contraction:
     sums, right = node.output.type.dtype, node.inputs[1].type
     a, b = Buffer("a", right.dtype, (1,)), Buffer("b", right.dtype, (1,))
     rows, along = (RowAxis(1, depth),), (DepthAxis(depth, 1),)
-    draft = Contraction(sums, a, 0, rows, along, right.shape[-1], b, lambda *_: ())
+    draft = Contraction(
+        dtype=sums,
+        a=a,
+        a_base=0,
+        rows=rows,
+        depth=along,
+        columns=right.shape[-1],
+        b=b,
+        epilogue=lambda *_: (),
+    )
     return with_group(draft, target)

@@ -346,14 +346,14 @@ class _Writer:
         depth = (DepthAxis(items.block, items.channels),)
         base = v.offset((place.share, 0, 0))
         return Contraction(
-            f32,
-            v,
-            base,
-            rows,
-            depth,
-            items.panels * items.panel,
-            self.g,
-            epilogue,
+            dtype=f32,
+            a=v,
+            a_base=base,
+            rows=rows,
+            depth=depth,
+            columns=items.panels * items.panel,
+            b=self.g,
+            epilogue=epilogue,
             b_matrix=place.share * POINTS,
             panel_steps=items.block + 1,
         )
