@@ -3,7 +3,7 @@
 The reference is NumPy in float64.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -17,7 +17,13 @@ from bessemer.compiler.ir.expr import Buffer, Expression, binary
 from bessemer.compiler.ir.loops import Kernel, Store
 from bessemer.compiler.ir.types import DType, bf16, f32, f64, i8, i16, i32, u8
 from bessemer.compiler.schedule.contraction.axes import product_axes, window_axes
-from bessemer.compiler.schedule.contraction.contraction import Contraction, with_group
+from bessemer.compiler.schedule.contraction.contraction import (
+    Contraction,
+    DepthAxis,
+    Epilogue,
+    RowAxis,
+    with_group,
+)
 from bessemer.compiler.schedule.contraction.microkernel import lower_contraction
 from bessemer.compiler.schedule.contraction.packing import pack, packed_shape
 from bessemer.compiler.schedule.contraction.tiles import plan
@@ -165,6 +171,26 @@ def _random(rng: np.random.Generator, shape: tuple[int, ...], dtype: DType) -> A
 
 def _symbols(names: str, sizes: Mapping[str, int]) -> dict[str, Size]:
     return {name: symbol(name) if name in names else size for name, size in sizes.items()}
+
+
+def draft_of(
+    a: Buffer,
+    rows: Sequence[RowAxis],
+    depth: Sequence[DepthAxis],
+    columns: int,
+    epilogue: Epilogue = lambda *_: (),
+) -> Contraction:
+    """A contraction of float32 numbers that stores nothing unless told."""
+    return Contraction(
+        dtype=f32,
+        a=a,
+        a_base=0,
+        rows=tuple(rows),
+        depth=tuple(depth),
+        columns=columns,
+        b=Buffer("b", f32, (1,)),
+        epilogue=epilogue,
+    )
 
 
 def _prepare_product(case: Product, rng: np.random.Generator) -> Prepared:

@@ -33,6 +33,7 @@ from tests.contraction_cases import (
     Convolution,
     Prepared,
     Product,
+    draft_of,
     prepare,
     random_convolution,
     random_product,
@@ -188,16 +189,7 @@ def _dense(rows: tuple[int, ...]) -> Contraction:
         return (Store(out, (*row, column), total),)
 
     axes, depth = window_axes(a.shape, (1, 1), (1, 1), (1, 1))
-    return Contraction(
-        dtype=f32,
-        a=a,
-        a_base=0,
-        rows=axes,
-        depth=depth,
-        columns=16,
-        b=Buffer("b", f32, (1,)),
-        epilogue=epilogue,
-    )
+    return draft_of(a, axes, depth, 16, epilogue)
 
 
 def test_the_pixels_of_a_1x1_convolution_are_one_axis() -> None:
@@ -310,19 +302,6 @@ def _fetched(
     return {int(at) // 16 for at in np.flatnonzero(marks == 1)}
 
 
-def _draft(a: Buffer, rows: RowAxis, run: DepthAxis, columns: int) -> Contraction:
-    return Contraction(
-        dtype=f32,
-        a=a,
-        a_base=0,
-        rows=(rows,),
-        depth=(run,),
-        columns=columns,
-        b=Buffer("b", f32, (1,)),
-        epilogue=lambda *_: (),
-    )
-
-
 SMALL_CACHE = replace(x86.AVX512, l2_bytes=1 << 10)
 
 
@@ -334,7 +313,7 @@ def test_rows_that_are_neighbours_are_fetched_while_the_tile_before_is_summed(
     monkeypatch.setattr(tiles, "LONGEST_SCATTERED", 32)
     monkeypatch.setattr(tiles, "SCATTERED_STRETCH", 16)
     m, depth = 130, 48
-    work = _draft(Buffer("a", f32, (depth, m)), RowAxis(m, 1), DepthAxis(depth, m), 5)
+    work = draft_of(Buffer("a", f32, (depth, m)), (RowAxis(m, 1),), (DepthAxis(depth, m),), 5)
     tiling = plan(work, SMALL_CACHE)
     assert (tiling.block, tiling.stretch, cut_evenly(m, tiling.height).height) == (3, 16, 26)
     x = rng.standard_normal((depth, m)).astype(np.float32)
@@ -365,7 +344,9 @@ def test_what_an_epilogue_reads_is_fetched_while_sums_are_added_up(
 ) -> None:
     """All of it, line by line; nothing where the second cache holds the whole array."""
     m, depth, room = 60, 64, 80
-    work = _draft(Buffer("a", f32, (m * room,)), RowAxis(m, room), DepthAxis(depth, 1), depth)
+    work = draft_of(
+        Buffer("a", f32, (m * room,)), (RowAxis(m, room),), (DepthAxis(depth, 1),), depth
+    )
     x = rng.standard_normal((m, room)).astype(np.float32)
     read = {(row * room + column) // 16 for row in range(m) for column in range(depth)}
     assert _fetched(work, x, SMALL_CACHE, rng, residual=True) == read
@@ -378,7 +359,7 @@ def test_rows_that_follow_each_other_are_fetched_while_the_tile_before_is_summed
 ) -> None:
     """A convolution with a kernel of 1, or a product: all but the first tile of each block."""
     m, depth = 198, 37
-    work = _draft(Buffer("a", f32, (m, depth)), RowAxis(m, depth), DepthAxis(depth, 1), 40)
+    work = draft_of(Buffer("a", f32, (m, depth)), (RowAxis(m, depth),), (DepthAxis(depth, 1),), 40)
     tiling = plan(work, SMALL_CACHE)
     height = cut_evenly(m, tiling.height).height
     assert (tiling.block, height, m % height) == (6, 9, 0)
@@ -394,27 +375,17 @@ def test_lines_of_a_large_output_are_fetched_before_they_are_written(
     is_large: bool, rng: np.random.Generator
 ) -> None:
     m, depth, n = 45, 70, 96
-    a, b = Buffer("a", f32, (m, depth)), Buffer("b", f32, (1,))
-    out = Buffer("out", f32, (m, n))
+    a, out = Buffer("a", f32, (m, depth)), Buffer("out", f32, (m, n))
 
     def epilogue(row: tuple[Size, ...], column: Size, total: Expression) -> tuple[Store, ...]:
         return (Store(out, (*row, column), total),)
 
-    work = Contraction(
-        dtype=f32,
-        a=a,
-        a_base=0,
-        rows=(RowAxis(m, depth),),
-        depth=(DepthAxis(depth, 1),),
-        columns=n,
-        b=b,
-        epilogue=epilogue,
-    )
+    work = draft_of(a, (RowAxis(m, depth),), (DepthAxis(depth, 1),), n, epilogue)
     x = rng.standard_normal((m, depth)).astype(np.float32)
     w = rng.standard_normal((1, depth, n)).astype(np.float32)
     expected = x.astype(np.float64) @ w[0].astype(np.float64)
     scale = np.abs(x.astype(np.float64)) @ np.abs(w[0].astype(np.float64))
-    prepared = Prepared(work, (x, w), (a, b, out), {}, expected, scale)
+    prepared = Prepared(work, (x, w), (a, work.b, out), {}, expected, scale)
     room = out.dtype.bytes * m * n
     kernel, inputs = prepared.kernel(replace(x86.AVX512, l2_bytes=room + 1 - is_large))
     fetched = Buffer("fetched", f32, (m * n,))

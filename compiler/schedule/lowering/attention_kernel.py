@@ -337,15 +337,14 @@ class AttentionKernel:
                 Store(out.buffer, (dims.substitute(offset, here),), _filled(element, value, here)),
             )
 
+        depth = whole_steps(self.key_count) if self.on_tiles else self.key_count
         self._product(
             Contraction(
                 dtype=product.type.dtype,
                 a=self.weights,
                 a_base=own,
                 rows=(RowAxis(count, self.stride),),
-                depth=(
-                    DepthAxis(whole_steps(self.key_count) if self.on_tiles else self.key_count, 1),
-                ),
+                depth=(DepthAxis(depth, 1),),
                 columns=shape[-1],
                 b=flat(self.fusion.buffer(self.values.value)),
                 epilogue=epilogue,
