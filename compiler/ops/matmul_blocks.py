@@ -28,6 +28,7 @@ from bessemer.compiler.ir.expr import Buffer, Expression, constant, convert, les
 from bessemer.compiler.ir.op import Example, Operator, register
 from bessemer.compiler.ir.types import Array, TensorType, bf16, f16, f32, i8, u8
 from bessemer.compiler.ops.check import require
+from bessemer.compiler.ops.gradients_blocks import matmul_blocks_gradient
 from bessemer.compiler.ops.nibbles import (
     HALF,
     PANEL,
@@ -294,7 +295,7 @@ register(
         _infer,
         _reference,
         statements=_statements,
-        gradient=None,
+        gradient=matmul_blocks_gradient,
         examples=(
             _example(1, 64, 32, 32),
             _example(1, 40, 150, 16, shift="int8"),

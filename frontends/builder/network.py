@@ -107,7 +107,7 @@ class Network:
             parameter = self._parameter(name)
             generator = generator_for(self.seed, name)
             drawn = parameter.initializer(parameter.type.static_shape, parameter.fans, generator)
-            self._arrays[name] = np.ascontiguousarray(drawn, dtype=parameter.type.dtype.numpy)
+            self._arrays[name] = np.asarray(drawn, parameter.type.dtype.numpy, order="C")
         return self._arrays[name]
 
     def arrays(self) -> dict[str, Array]:
@@ -125,7 +125,7 @@ class Network:
             type = self._parameter(name).type
             if array.shape != type.static_shape:
                 raise CompileError(f"Parameter {name} is {type}, but its array is {array.shape}.")
-            result._arrays[name] = np.ascontiguousarray(array, dtype=type.dtype.numpy)
+            result._arrays[name] = np.asarray(array, type.dtype.numpy, order="C")
         return result
 
     def with_dims(self, dims: Mapping[str, int]) -> Network:

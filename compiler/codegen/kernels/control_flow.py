@@ -36,8 +36,10 @@ def counted_loop(
     carried: Iterable[str],
     writes: frozenset[str],
     body: Callable[[Value], None],
+    hides: bool = True,
 ) -> None:
-    """Runs `body(index)` for the range; `carried` names the locals that the body changes."""
+    """Runs `body(index)` for the range; `carried` names the locals that the body changes, `hides`
+    hides from LLVM how the index grows."""
     if over.trips == 0:
         return
     if over.trips == 1:
@@ -66,7 +68,8 @@ def counted_loop(
         with local_names(state):
             body(index)
         following = w.here(f"add nuw nsw i64 {index.text}, {over.step}", i64)
-        following = state.hidden(following)
+        if hides:
+            following = state.hidden(following)
         more = w.here(f"icmp slt i64 {following.text}, {over.end.text}", i64)
         w.line(f"br i1 {more.text}, label %{again}, label %{leave}")
     phis.append(

@@ -41,7 +41,7 @@ from bessemer.compiler.codegen.lanes import splat
 from bessemer.compiler.codegen.math.math_terms import MathFunction
 from bessemer.compiler.codegen.values import Pointer, Value
 from bessemer.compiler.errors import InternalError
-from bessemer.compiler.ir import expr, loops
+from bessemer.compiler.ir import expr, loops, walk_loops
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.loops import Block, For, Kernel, Statement
 from bessemer.compiler.ir.tile_statements import TileLoad, TileMac, TileSetup, TileStore, TileZero
@@ -354,7 +354,16 @@ def _loop(state: KernelState, loop: For, over: Range) -> None:
         emit_block(state, loop.body)
         del state.indices[loop.index]
 
-    counted_loop(state, over, _carried(state, loop.body), written_buffers(loop.body), body)
+    carried, writes = _carried(state, loop.body), written_buffers(loop.body)
+    counted_loop(state, over, carried, writes, body, hides=not _is_of_tiles(loop.body))
+
+
+def _is_of_tiles(body: Block) -> bool:
+    """Whether a matrix unit multiplies in a loop and nothing else does: its instructions have
+    addresses of one register and a stride each, which are best moved on step by step."""
+    found = list(walk_loops.walk(body))
+    multiplies = any(isinstance(inner, loops.FragmentMac) for inner in found)
+    return not multiplies and any(isinstance(inner, TileMac) for inner in found)
 
 
 def _unroll(state: KernelState, loop: For, extent: Size) -> None:
