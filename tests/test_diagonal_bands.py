@@ -9,13 +9,18 @@ import numpy as np
 import pytest
 
 import bessemer
+from bessemer.compiler.driver import kernels_of
+from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.graph import Graph, Value
-from bessemer.compiler.ir.types import Array, TensorType, f32
+from bessemer.compiler.ir.types import Array, TensorType, f32, i64
 from bessemer.compiler.ops.composite.composite_reduce import softmax
 from bessemer.compiler.passes.differentiate import gradients
 from bessemer.compiler.schedule.contraction.contraction import Band, Bands
 from bessemer.compiler.schedule.grouping.diagonal_bands import find_bands
+from bessemer.compiler.schedule.program import build_program
+from bessemer.compiler.schedule.spans import spans_of
+from bessemer.compiler.targets import x86
 
 
 def _seen(rows: int, columns: int, band: Band) -> Array:
@@ -164,6 +169,70 @@ def test_weights_that_may_not_be_zero_are_multiplied(band: Band, lowest: float) 
     q, k, v = (_input(b, name, 64, 16) for name in "qkv")
     graph = b.finish([_attention(b, _kept(b, _scores(b, q, k), band, lowest), v)])
     assert all(bands.left is None for bands in _bands(graph))
+
+
+def test_numbers_that_overflow_without_their_scores_have_all_of_them() -> None:
+    """Weights by the exponential of unmasked scores, of which each is near -100."""
+    b = GraphBuilder("weights")
+    q, k, p = _input(b, "q", 64, 16), _input(b, "k", 64, 16), _input(b, "p", 64, 64)
+    hundred = b.apply("full", shape=(64, 64), value=100.0, dtype=f32)
+    weights = b.apply("exp", b.apply("add", _scores(b, q, k), hundred))
+    graph = b.finish([b.apply("mul", weights, _kept(b, p, Band(0, 63)))])
+    (found,) = _run(
+        graph,
+        {
+            "q": np.ones((64, 16), np.float32),
+            "k": np.full((64, 16), -6.25, np.float32),
+            "p": np.ones((64, 64), np.float32),
+        },
+    )
+    np.testing.assert_array_equal(found, np.tril(np.ones((64, 64))))
+
+
+def test_rows_of_zeros_over_their_sum_are_not_numbers() -> None:
+    b = GraphBuilder("shares")
+    x, v = _input(b, "x", 64, 64), _input(b, "v", 64, 16)
+    kept = _kept(b, x, Band(-40, 63))
+    sums = b.apply("reshape", b.apply("reduce_sum", kept, axes=(1,)), shape=(64, 1))
+    shares = b.apply("div", kept, b.apply("broadcast_to", sums, shape=(64, 64)))
+    graph = b.finish([b.apply("matmul", shares, v)])
+    ones = {"x": np.ones((64, 64), np.float32), "v": np.ones((64, 16), np.float32)}
+    (found,) = _run(graph, ones)
+    assert np.isnan(found[:40]).all()
+    np.testing.assert_allclose(found[40:], 1, rtol=1e-6)
+
+
+def test_what_depends_on_sizes_of_the_run_is_no_mask() -> None:
+    """Starts of slices, and numbers, that are symbols: only their types are known."""
+    b = GraphBuilder("sizes")
+    x, y = _input(b, "x", 8, 16), _input(b, "y", 16, 12)
+    seen = b.input("seen", TensorType(f32, (dims.symbol("n"),)))
+    n = seen.type.shape[0]
+    table = b.constant(np.arange(640, dtype=np.float32).reshape(40, 16))
+    rows = b.apply("slice", table, starts=(n, 0), shape=(8, 16), steps=(1, 1))
+    size = b.apply("broadcast_to", b.apply("sizes", sizes=(n,)), shape=(8, 16))
+    places = b.apply("iota", shape=(8, 16), axis=1, dtype=i64)
+    mask = b.apply("lt", places, size)
+    zeros = b.apply("full", shape=(8, 16), value=0.0, dtype=f32)
+    kept = b.apply("select", mask, b.apply("add", x, rows), zeros)
+    graph = b.finish([b.apply("matmul", kept, y), b.apply("reduce_sum", seen, axes=(0,))])
+    arrays = {"x": np.ones((8, 16)), "y": np.ones((16, 12)), "seen": np.ones(5)}
+    found, _ = bessemer.compile(graph).run({k: a.astype(np.float32) for k, a in arrays.items()})
+    wanted = (1 + np.arange(640).reshape(40, 16)[5:13, :5]).sum(1, keepdims=True)
+    np.testing.assert_array_equal(found, np.broadcast_to(wanted, (8, 12)))
+
+
+@pytest.mark.parametrize("band", [Band(0, 20), Band(40, -30)])
+def test_items_that_add_nothing_up_touch_what_others_do(band: Band) -> None:
+    """The last rows of a product, or the first ones, are not read. A chain asks all items."""
+    b = GraphBuilder("product")
+    x, y = _input(b, "x", 4000, 64), _input(b, "y", 64, 64)
+    graph = b.finish([_kept(b, b.apply("matmul", x, y), band)])
+    spans = spans_of(kernels_of(build_program(graph, x86.AVX512).steps)[-1], 4000 * 64 * 4)
+    assert spans is not None and len(spans) == 2
+    for span in spans.values():
+        assert (span.low >= 0).all() and (span.low <= span.high).all()
+        assert (span.high < 4000 * 64).all()
 
 
 def test_scores_that_something_else_reads_are_computed() -> None:

@@ -110,6 +110,31 @@ def _reference(graph: Graph, decay: float, operand: str = "x") -> tuple[Array, A
     return given["m"], given["s"], given["p"]
 
 
+@pytest.mark.parametrize("sizes", [(64, 512, 512), (64, 96, 1088)])
+def test_the_gradient_of_a_triangle_of_weights(sizes: tuple[int, int, int]) -> None:
+    """Blocks of a product of which only a band of sums is read."""
+    depth, rows, columns = sizes
+    builder = GraphBuilder("g")
+    x, dy = (builder.input(n, TensorType(f32, (depth, size))) for n, size in zip("xd", sizes[1:]))
+    m, s, p = (builder.input(n, TensorType(f32, (rows, columns))) for n in "msp")
+    seen = np.tril(np.ones((rows, columns), bool))
+    zeros = builder.apply("full", shape=(rows, columns), value=0.0, dtype=f32)
+    g = builder.apply("matmul", builder.apply("transpose", x, permutation=(1, 0)), dy)
+    g = builder.apply("select", builder.constant(seen), g, zeros)
+    added = builder.apply("add", m, g)
+    squares = builder.apply("add", s, builder.apply("mul", g, g))
+    step = builder.apply("div", added, binary(builder, "add", squares, 1.0))
+    outputs = [added, squares, builder.apply("sub", p, step)]
+    graph = replace(builder.finish(outputs), updates=((0, 2), (1, 3), (2, 4)))
+    assert KERNEL in _kernels(graph)
+    inputs = _inputs(graph)
+    found = compile(graph, threads=2).run(inputs)
+    given = {name: array.astype(np.float64) for name, array in inputs.items()}
+    wanted = np.where(seen, given["x"].T @ given["d"], 0)
+    np.testing.assert_allclose(found[0], given["m"] + wanted, rtol=1e-5)
+    np.testing.assert_allclose(found[1], given["s"] + wanted * wanted, rtol=1e-5)
+
+
 def test_a_product_that_reads_what_is_written_over_stays_apart() -> None:
     graph = _adaptive(64, 64, 64, operand="p")
     assert KERNEL not in _kernels(graph)

@@ -73,8 +73,10 @@ def spans_of(kernel: Kernel, least: int = 0) -> dict[str, Span] | None:
 
 
 def _span(low: Array, high: Array, size: int) -> Span:
-    low = np.minimum.accumulate(low[::-1])[::-1]
-    return Span(np.maximum(low, 0), np.minimum(np.maximum.accumulate(high), size - 1))
+    """The span of intervals, some of which may be of nothing: it is one element there, at least."""
+    low = np.clip(np.minimum.accumulate(low[::-1])[::-1], 0, max(0, size - 1))
+    high = np.minimum(np.maximum.accumulate(high), size - 1)
+    return Span(low, np.maximum(low, high))
 
 
 class _Walk:

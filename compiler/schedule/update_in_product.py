@@ -119,6 +119,7 @@ class GradientProduct:
             columns=block.columns,
             b_matrix=whole.b_matrix + across,
             epilogue=epilogue,
+            bands=None,  # those are of the whole product's rows and columns
             fetch=partial(self._fetch, self._begin(down, across), fetched),
         )
         tiling = replace(self.product.tiling, block=block.rows, prefetch=False)

@@ -19,14 +19,16 @@ from math import inf
 
 import numpy as np
 
+from bessemer.compiler.errors import CompileError, InternalError
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.types import Array
+from bessemer.compiler.passes.known_values import has_symbol
 from bessemer.compiler.schedule.contraction.contraction import Band, Bands
 
 _MOST_ELEMENTS = 1 << 22
 _LONGEST = 32
-_FINITE = frozenset({"add", "sub", "mul", "neg", "exp", "cast"})
-"""Pointwise operators of which a finite operand gives a finite result."""
+_FINITE = frozenset({"add", "sub", "mul", "neg", "cast"})
+"""Pointwise operators whose result stays finite with 0 in place of an operand."""
 
 
 def find_bands(graph: Graph) -> dict[Node, Bands]:
@@ -73,14 +75,15 @@ class _Search:
         match node.operator.name:
             case "exp":
                 # A row without any other score is not a number.
-                band, size = self.lowest.get(node.inputs[0]), _matrix(node.output)
-                return band if band and size and band.is_in_all_rows(*size) else None
+                return _in_all_rows(node, self.lowest.get(node.inputs[0]))
+            case "div":
+                return _in_all_rows(node, first)  # nor is one by its sum
             case "mul":
                 return _both(first, self.zeros.get(node.inputs[1]))
             case "add" | "sub":
                 second = self.zeros.get(node.inputs[1])
                 return first | second if first and second else None
-            case "div" | "neg" | "cast":
+            case "neg" | "cast":
                 return first
             case "select":
                 return self._selected(node, 0.0, self.zeros)
@@ -212,14 +215,20 @@ class _Known:
             if array is None:
                 return None
             given.append(array)
-        (result,) = node.operator.compute(given, node.attributes)
-        return result
+        try:
+            with np.errstate(all="ignore"):
+                (result,) = node.operator.compute(given, node.attributes)
+        except (CompileError, InternalError, ArithmeticError, IndexError, TypeError, ValueError):
+            return None  # what is wrong with it is said when it runs, if it ever does
+        return np.asarray(result)
 
 
 def _is_computable(node: Node) -> bool:
     """Whether a node is cheap to evaluate, and the same in every run."""
     operator = node.operator
     if operator.element is None or operator.is_random or len(node.outputs) != 1:
+        return False
+    if any(map(has_symbol, node.attributes.values())):
         return False
     numel = node.output.type.numel
     return isinstance(numel, int) and numel <= _MOST_ELEMENTS
@@ -243,6 +252,12 @@ def _band_of(places: Array) -> Band | None:
         return None
     row, column = np.nonzero(found.any(0))
     return Band(int((column - row).max()), int((row - column).max()))
+
+
+def _in_all_rows(node: Node, band: Band | None) -> Band | None:
+    """The band if every row of what a node computes has a place in it."""
+    size = _matrix(node.output)
+    return band if band and size and band.is_in_all_rows(*size) else None
 
 
 def _both(one: Band | None, other: Band | None) -> Band | None:
