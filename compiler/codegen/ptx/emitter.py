@@ -9,6 +9,7 @@ from bessemer.compiler.codegen.kernels.state import KernelState
 from bessemer.compiler.codegen.ptx.words import Word, Words
 from bessemer.compiler.codegen.writer import Writer
 from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.operands import Axis
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,15 @@ class Emitter:
     def size(self, size: Size) -> Word:
         """Index arithmetic, in 64 bits."""
         return size_word(self.state, size)
+
+    def unravel(self, index: Word, axes: tuple[Axis, ...]) -> list[Word]:
+        """The index along each axis of what an index in row-major order stands for."""
+        words, found = self.words, list[Word]()
+        for axis in reversed(axes[1:]):
+            extent = words.resized(self.size(axis.extent))
+            found.insert(0, words.rem(index, extent))
+            index = words.div(index, extent)
+        return [index, *found] if axes else []
 
 
 def size_word(state: KernelState, size: Size) -> Word:

@@ -18,7 +18,7 @@ from bessemer.compiler.codegen.ptx.words import Truth, Word, Words, vector_of, w
 from bessemer.compiler.codegen.values import Value, literal, type_text
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.loops import Contract
-from bessemer.compiler.ir.operands import Axis, Operand
+from bessemer.compiler.ir.operands import Operand
 from bessemer.compiler.ir.types import boolean, f32
 
 _TOTAL = "exact.{}"
@@ -67,7 +67,7 @@ class ExactSums(Emitter):
     def _element(self, operand: Operand, outer: Word, depth: Word) -> Value:
         """An element, 0 outside of the windows."""
         w, words = self.state.writer, self.words
-        at, below = self._unravel(outer, operand.outer), self._unravel(depth, operand.depth)
+        at, below = self.unravel(outer, operand.outer), self.unravel(depth, operand.depth)
         batch = [self.size(index) for index in self.contract.batch]
         offset = self.size(operand.base)
         pairs = zip(
@@ -104,11 +104,3 @@ class ExactSums(Emitter):
         kind = memory_kind(dtype)
         bits = w.here(f"load {type_text(kind, 1)}, ptr {place.text}, align {dtype.bytes}", kind)
         return from_memory(self.state, bits, dtype)
-
-    def _unravel(self, index: Word, axes: tuple[Axis, ...]) -> list[Word]:
-        words, found = self.words, list[Word]()
-        for axis in reversed(axes[1:]):
-            extent = self.size(axis.extent)
-            found.insert(0, words.rem(index, extent))
-            index = words.div(index, extent)
-        return [index, *found] if axes else []

@@ -141,7 +141,7 @@ class TileCopy(Emitter):
     def _outer(self, row: Word) -> tuple[Value, tuple[Word, ...]]:
         """The address of a row's first element, and its windows' corners."""
         w, words, long = self.state.writer, self.words, wide(self.state.writer)
-        at = self._unravel(row, self.operand.outer)
+        at = self.unravel(row, self.operand.outer)
         offset = self.size(self.operand.base)
         pairs = zip((*at, *self.batch), (*self.operand.outer, *self.operand.batch), strict=True)
         for index, axis in pairs:
@@ -162,14 +162,6 @@ class TileCopy(Emitter):
         text = f"addrspacecast ptr {self.state.writer.at(pointer)} to ptr addrspace(1)"
         return self.state.writer.compute(text, boolean, 1, pointer.level)
 
-    def _unravel(self, index: Word, axes: tuple[Axis, ...]) -> list[Word]:
-        words, found = self.words, list[Word]()
-        for axis in reversed(axes[1:]):
-            extent = words.resized(self.size(axis.extent))
-            found.insert(0, words.rem(index, extent))
-            index = words.div(index, extent)
-        return [index, *found] if axes else []
-
     # The way of one tile
 
     def fetch(self, begin: Word, stage: Word) -> list[Value | None]:
@@ -180,7 +172,7 @@ class TileCopy(Emitter):
         w, words, long = self.state.writer, self.words, wide(self.state.writer)
         k = words.add(begin, chunk.depth)
         wanted = words.both(chunk.exists, words.below(k, self.depth_end))
-        at = self._unravel(k, self.operand.depth)
+        at = self.unravel(k, self.operand.depth)
         distance: Word = 0
         for index, axis in zip(at, self.operand.depth, strict=True):
             stride = self.size(axis.stride)

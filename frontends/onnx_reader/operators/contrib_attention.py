@@ -15,21 +15,13 @@ from bessemer.compiler.ops.composite.composite_shape import slice_axis, stack
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.items import Item
 from bessemer.frontends.onnx_reader.operators.contrib_quantized import scaled_product
+from bessemer.frontends.onnx_reader.operators.heads import in_heads, side_by_side
 from bessemer.frontends.onnx_reader.operators.matmul import product
 from bessemer.frontends.onnx_reader.operators.move import concatenated, split_along
 from bessemer.frontends.onnx_reader.operators.quantize import centered
 from bessemer.frontends.onnx_reader.registry import rule
 
 _DOMAIN = "com.microsoft"
-
-
-def _heads(context: NodeContext, x: Value, count: int) -> Value:
-    """[batch, length, heads * size] as [batch, heads, length, size]."""
-    batch, length, width = x.type.shape
-    size = dims.divide_exactly(width, count)
-    if size is None:
-        context.wrong(f"{x.type} cannot be shared among {count} heads")
-    return context.transpose(context.reshape(x, (batch, length, count, size)), (0, 2, 1, 3))
 
 
 def score_scale(context: NodeContext, size: Size) -> float:
@@ -51,9 +43,7 @@ def _attended(
     for bias in biases:
         scores = context.elementwise("add", scores, bias)
     shares = softmax(context.builder, scores, (3,))
-    mixed = context.transpose(product(context, shares, value), (0, 2, 1, 3))
-    batch, length, heads, width = mixed.type.shape
-    return context.reshape(mixed, (batch, length, heads * width))
+    return side_by_side(context, product(context, shares, value))
 
 
 def _masked(context: NodeContext, kept: Value, like: Value) -> Value:
@@ -146,7 +136,7 @@ def _self_attention(
     sizes: Sequence[Size] = context.integers("qkv_hidden_sizes", ())
     sizes = sizes or (dims.floordiv(width, 3),) * 3
     parts = split_along(context, joint, 2, sizes)
-    query, *new = (_heads(context, part, heads) for part in parts)
+    query, *new = (in_heads(context, part, heads) for part in parts)
     olds = [None, None] if past is None else _apart(context, past, 0)
     key, value = (_behind(context, old, one) for old, one in zip(olds, new))
     before = 0 if past is None else past.type.shape[3]
@@ -200,7 +190,7 @@ def _projected(context: NodeContext) -> list[Value]:
         parts = [*parts[:-1], *(context.transpose(one, (0, 2, 1, 3)) for one in together)]
     if len(parts) != 3:
         context.wrong("a query, keys and values are wanted")
-    found = [x if x.type.rank == 4 else _heads(context, x, heads) for x in parts]
+    found = [x if x.type.rank == 4 else in_heads(context, x, heads) for x in parts]
     bias = context.optional(3)
     if bias is None:
         return found

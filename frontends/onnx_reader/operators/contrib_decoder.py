@@ -20,6 +20,11 @@ from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.equal_sizes import with_size, with_trailing_sizes
 from bessemer.frontends.onnx_reader.items import Item
 from bessemer.frontends.onnx_reader.operators.contrib_attention import score_scale
+from bessemer.frontends.onnx_reader.operators.heads import (
+    in_heads,
+    in_heads_of,
+    side_by_side,
+)
 from bessemer.frontends.onnx_reader.operators.index import indices_at
 from bessemer.frontends.onnx_reader.operators.matmul import product
 from bessemer.frontends.onnx_reader.operators.move import split_along
@@ -50,17 +55,15 @@ def read_rotary_embedding(context: NodeContext) -> Value:
     shape = x.type.shape
     if x.type.rank == 3:
         heads = context.integer("num_heads", 0)
-        size = dims.divide_exactly(shape[2], heads) if heads else cos.type.shape[1] * 2
-        if size is None:
-            context.wrong(f"{x.type} cannot be shared among {heads} heads")
-        x = _heads(context, x, size)
+        size = cos.type.shape[1] * 2
+        x = in_heads(context, x, heads) if heads else in_heads_of(context, x, size)
     length = x.type.shape[2]
     if places.type.numel == 1:
         steps = context.apply("iota", shape=(1, length), axis=1, dtype=i64)
         first = context.cast(context.reshape(places, (1, 1)), i64)
         places = context.elementwise("add", steps, first)
     rotated = _rotated(context, x, places, (cos, sin), bool(context.integer("interleaved", 0)))
-    return _side_by_side(context, rotated) if len(shape) == 3 else rotated
+    return side_by_side(context, rotated) if len(shape) == 3 else rotated
 
 
 def _rotated(
@@ -93,21 +96,6 @@ def _rotated(
         return result
     rest = slice_axis(b, x, 3, half * 2, size - half * 2)
     return context.apply("concat", result, rest, axis=3)
-
-
-def _heads(context: NodeContext, x: Value, size: Size) -> Value:
-    """[batch, length, heads * size] as [batch, heads, length, size]."""
-    batch, length, width = x.type.shape
-    heads = dims.divide_exactly(width, size)
-    if heads is None:
-        context.wrong(f"{x.type} has no heads of {size}")
-    return context.transpose(context.reshape(x, (batch, length, heads, size)), (0, 2, 1, 3))
-
-
-def _side_by_side(context: NodeContext, x: Value) -> Value:
-    """[batch, heads, length, size] as [batch, length, heads * size]."""
-    batch, heads, length, size = x.type.shape
-    return context.reshape(context.transpose(x, (0, 2, 1, 3)), (batch, length, heads * size))
 
 
 # Attention
@@ -149,7 +137,7 @@ def read_group_query_attention(context: NodeContext) -> list[Item]:
         for position, new in ((3, key), (4, value))
     )
     mixed = _attended(context, query, keys, values, rows)
-    return [_side_by_side(context, mixed), keys, values]
+    return [side_by_side(context, mixed), keys, values]
 
 
 def _parts(context: NodeContext) -> list[Value]:
@@ -165,7 +153,7 @@ def _parts(context: NodeContext) -> list[Value]:
         parts = split_along(context, joint, 2, widths) if widths else []
     if size is None or groups == 0 or heads % groups:
         context.wrong(f"{joint.type} cannot be shared among {heads} and {groups} heads")
-    return [_heads(context, part, size) for part in parts]
+    return [in_heads_of(context, part, size) for part in parts]
 
 
 def _rows(context: NodeContext, length: Size) -> _Rows:
