@@ -11,11 +11,11 @@ from onnx.reference import ReferenceEvaluator
 
 import bessemer
 from bessemer.compiler.driver import kernels_of
-from bessemer.compiler.ir.dims import Size, Symbol, atom
-from bessemer.compiler.ir.expr import Buffer, Expression, less, reduce, select, within
+from bessemer.compiler.ir.dims import Size, Symbol, atom, symbol
+from bessemer.compiler.ir.expr import Buffer, Expression, as_index, less, reduce, select, within
 from bessemer.compiler.ir.loops import For, Statement
 from bessemer.compiler.ir.text.text_loops import print_kernel
-from bessemer.compiler.ir.types import f32
+from bessemer.compiler.ir.types import f32, i64
 from bessemer.compiler.ir.walk_loops import walk
 from bessemer.compiler.options import Options
 from bessemer.compiler.pass_order import passes_of
@@ -50,6 +50,49 @@ def _window(taps: int, low: int, stride: int = 1, size: int = 35) -> Expression:
 def test_parts_of_an_axis(value: Expression, lanes: int, parts: list[tuple[int, Size]]) -> None:
     assert asks_in_windows(value)
     assert [(part.first, part.length) for part in window_parts(value, _AXIS, lanes)] == parts
+
+
+def test_borders_that_may_be_long_are_no_short_ones() -> None:
+    """A pool's are as long as its window; a row of a triangle ends anywhere."""
+    axis, size = Symbol("i", symbol("n")), symbol("n")
+
+    def parts(taps: Size, low: int) -> list[tuple[bool, bool]]:
+        tap = Symbol("k", taps)
+        place = atom(axis) + atom(tap) - low
+        value = reduce("add", [tap], select(within(place, size), _X[place], 0.0))
+        return [(part.is_inside, part.is_short) for part in window_parts(value, axis, 16)]
+
+    assert parts(3, 1) == [(False, True), (True, False), (False, True)]
+    assert parts(41, 20) == [(False, False), (True, False), (False, False)]
+    assert parts(size, 0) == [(True, False), (False, False)]
+
+
+def test_an_axis_that_data_moves_a_window_along_is_not_cut() -> None:
+    tap = Symbol("k", 3)
+    place = atom(_AXIS) + atom(tap) + as_index(Buffer("shift", i64, (1,))[0])
+    value = reduce("add", [tap], select(less(place, 35), _X[place], 0.0))
+    assert asks_in_windows(value)
+    assert window_parts(value, _AXIS, 16) == [(0, 35, False, False)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        """(float[n, 3, rows, columns] x) => (float[n, 3, h, w] y) {
+            y = MaxPool<kernel_shape = [3, 3], strides = [2, 2], auto_pad = "SAME_UPPER">(x) }""",
+        """(float[n, s, t] x, float[n, s, t] y) => (float[n, u] z)
+            <int64[1] axes = {1}> {
+            both = Concat<axis = 2>(x, y)
+            z = ReduceSum<keepdims = 0>(both, axes) }""",
+    ],
+)
+def test_rows_of_any_size_that_cannot_be_cut_are_vectors(text: str) -> None:
+    header = '<ir_version: 9, opset_import: ["": 19]> agraph'
+    graph = as_graph(onnx.parser.parse_model(f"{header} {text}"))
+    for step in passes_of(Options(), AVX512):
+        graph = step(graph)
+    (kernel,) = kernels_of(build_program(graph, AVX512).steps)
+    assert "vector" in print_kernel(kernel)
 
 
 def test_what_is_asked_once_for_all_taps_is_no_window() -> None:

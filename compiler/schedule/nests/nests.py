@@ -158,7 +158,7 @@ class _Lowering:
 
     def _window_row(self, inner: Symbol, values: Values, lanes: int) -> None:
         """A row of windows: each part knows where it lies."""
-        for start, length, is_inside in window_parts(self.piece.value, inner, lanes):
+        for start, length, is_inside, is_short in window_parts(self.piece.value, inner, lanes):
             place = Symbol(inner.name, length)
             here: Values = {inner: start + dims.atom(place)}
             symbols = tuple(place if s is inner else s for s in self.piece.symbols)
@@ -166,9 +166,8 @@ class _Lowering:
             axes = {*self.inside, inner} if is_inside else self.inside
             value = walk_expr.substitute(inside(self.piece.value, axes), here)
             part = Piece(self.piece.target, offset, value, symbols)
-            # As few as a window is long: a vector under masks would take as long for one of them.
-            is_border = not is_inside and not isinstance(extent_of(inner), int)
-            rows = RowWriter(self.builder, part, self.lanes, vectorize=not is_border)
+            # A vector under masks would take as long for one of a few.
+            rows = RowWriter(self.builder, part, self.lanes, vectorize=not is_short)
             rows.streams = self.rows.streams
             rows.row(place, values)
 
@@ -269,10 +268,10 @@ class _Lowering:
         if not outer:
             body(values)
             return
-        parts = [WindowPart(0, extent_of(outer[0]), False)]
+        parts = [WindowPart(0, extent_of(outer[0]))]
         if self.cuts_windows:
             parts = window_parts(self.piece.value, outer[0])
-        for start, count, is_inside in parts:
+        for start, count, is_inside, _ in parts:
             if self.cuts_windows and count == 1:
                 self._serial(outer[1:], {**values, outer[0]: start}, body)
                 continue

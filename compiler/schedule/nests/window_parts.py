@@ -37,42 +37,45 @@ def asks_in_windows(value: Expression) -> bool:
 
 
 class WindowPart(NamedTuple):
-    """So many places from `first` on. Where it `is_inside`, windows see nothing but the image."""
+    """So many places from `first` on. Where it `is_inside`, windows see nothing but the image. A
+    border that `is_short`, of an axis whose extent is not a number, has less than a vector."""
 
     first: Size
     length: Size
-    is_inside: bool
+    is_inside: bool = False
+    is_short: bool = False
 
 
 def window_parts(value: Expression, axis: Symbol, lanes: int = 1) -> list[WindowPart]:
     """The parts of an axis, in order; those of a row begin at whole vectors. Where the extent is
     not a number, some may be empty, and they begin anywhere: nothing is known of a vector there."""
     extent = extent_of(axis)
-    lanes = lanes if isinstance(extent, int) else 1
-    whole = [WindowPart(0, extent, False)]
-    begin = 0
+    whole = [WindowPart(0, extent)]
+    found = [_fulfilled(demand, axis, lanes) for demand in _demands(value, axis)]
+    ranges = [one for one in found if one is not None]
+    if len(ranges) < len(found):
+        return whole
+    begin = max((one.first for one in ranges), default=0)
     end = extent
-    for demand in _demands(value, axis):
-        found = _fulfilled(demand, axis)
-        if found is None:
-            return whole
-        begin = max(begin, found[0])
-        end = end if found[1] is None else dims.minimum(end, found[1])
-    begin = -(-begin // lanes) * lanes
-    if end != extent:
-        end = dims.floordiv(end, lanes) * lanes
+    for one in ranges:
+        end = dims.minimum(end, one.end)
+    is_known = isinstance(extent, int)
+    if is_known:
+        begin = -(-begin // lanes) * lanes
+        if end != extent:
+            end = dims.floordiv(end, lanes) * lanes
     if isinstance(extent, int) and isinstance(end, int):
-        is_short = lanes == 1 and 2 * (end - begin) <= extent
-        if begin >= end or is_short:
+        is_mostly_border = lanes == 1 and 2 * (end - begin) <= extent
+        if begin >= end or is_mostly_border:
             return whole
     first = dims.minimum(begin, extent)
     last = dims.minimum(dims.maximum(begin, end), extent)
-    cuts: list[tuple[Size, Size, bool]] = [
-        (0, first, False),
-        (first, last, True),
-        (last, extent, False),
+    parts = [
+        WindowPart(0, first, is_short=not is_known and begin < lanes),
+        WindowPart(first, last - first, is_inside=True),
+        WindowPart(last, extent - last, is_short=not is_known and all(one.few for one in ranges)),
     ]
-    return [WindowPart(a, b - a, is_inside) for a, b, is_inside in cuts if b != a]
+    return [part for part in parts if part.length != 0]
 
 
 def inside(value: Expression, axes: Collection[Symbol]) -> Expression:
@@ -105,14 +108,28 @@ def _demand(node: Expression) -> Size | None:
             return None
 
 
-def _fulfilled(demand: Size, axis: Symbol) -> tuple[int, Size | None] | None:
-    """The first index, and that after the last, for which it holds whatever the others are."""
-    slope = dims.coefficient_of(demand, axis)
+class _Fulfilled(NamedTuple):
+    """From the first index to that before `end`, a demand holds whatever the others are. Behind
+    that `few` are left, less than a vector, if surely so or if no window is longer."""
+
+    first: int
+    end: Size
+    few: bool
+
+
+def _fulfilled(demand: Size, axis: Symbol, lanes: int) -> _Fulfilled | None:
+    slope, extent = dims.coefficient_of(demand, axis), extent_of(axis)
     if not isinstance(slope, int) or slope == 0:
         return None
-    least = dims.upper_bound(slope * dims.atom(axis) - demand) * -1
+    others = demand - slope * dims.atom(axis)
+    least = dims.upper_bound(-1 * others) * -1
+    if not all(isinstance(a, Symbol) and a.extent is None for a in dims.atoms(least)):
+        return None
     if slope < 0:
-        return 0, dims.floordiv(dims.maximum(least - slope, 0), -slope)
+        window = dims.upper_bound(others) - least
+        few = isinstance(window, int) and 0 < window < lanes * -slope
+        few = few or dims.is_nonnegative((extent - lanes) * slope + least)
+        return _Fulfilled(0, dims.floordiv(dims.maximum(least - slope, 0), -slope), few)
     if not isinstance(least, int):
         return None
-    return max(-(least // slope), 0), None
+    return _Fulfilled(max(-(least // slope), 0), extent, few=True)
