@@ -1,5 +1,6 @@
 """What users install: a pure-Python wheel that holds everything and works anywhere."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -17,9 +18,10 @@ PACKAGE_FOLDERS = ("bessemer", "compiler", "runtime", "frontends")
 
 
 def _run(*command: str | Path, folder: Path) -> str:
-    done = subprocess.run(
-        [str(word) for word in command], cwd=folder, capture_output=True, text=True
-    )
+    """What a command prints that finds no other modules than those where it is told to look."""
+    environment = {name: text for name, text in os.environ.items() if name != "PYTHONPATH"}
+    words = [str(word) for word in command]
+    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -113,8 +113,8 @@ def _write_band(
 def _shares(work: _Transpose, items: Size) -> Size:
     """Into how many parts the axis of the loads is divided, if it is the longer one. Threads then
     write one piece of memory each: where they write to the same pages, line by line, what is
-    fetched ahead takes lines from the other one. (256x768 on two cores of one cache 31 -> 23 us, of
-    two caches 92 -> 23. Where the axis of the stores is longer, theirs are long pieces, too.)"""
+    fetched ahead takes lines from the other one. (256x768 on two cores of one cache: 31 -> 23 us.
+    Where the axis of the stores is longer, theirs are long pieces, too.)"""
     along, across = _extent(work.loads), _extent(work.stores)
     if not all(isinstance(size, int) for size in (along, across, items)):
         return 1
