@@ -146,9 +146,12 @@ def test_a_search_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
     least = min((t for t in trials), key=lambda t: t.loss)
     assert search.best(trials) == least
     assert search.trial_rows(trials)[0][0] == f"{least.loss:.4g}"
-    file.write_text(json.dumps(["nothing"]) + "\n")
-    with pytest.raises(CompileError, match="holds no trials"):
-        search.read_trials(file)
+    for other in (json.dumps(["nothing"]).encode() + b"\n", b"\xff\n"):
+        file.write_bytes(other)
+        with pytest.raises(CompileError, match="holds no trials"):
+            search.read_trials(file)
+    with pytest.raises(CompileError, match="Cannot read"):
+        search.search(_hill(tried), points, tmp_path)
 
 
 FULL_DISK = """

@@ -198,13 +198,16 @@ def _begun(file: Path | None) -> list[Trial]:
 
 
 def read_trials(file: Path) -> list[Trial]:
-    """The trials of a file; a last line that was never finished is none."""
-    if not file.exists():
-        return []
-    whole, _, _ = file.read_text(encoding="utf-8").rpartition("\n")
+    """The trials of a file, which need not be there; a last line that was never finished is none.
+    Raises CompileError for a file that cannot be read, or holds something else."""
     try:
+        whole, _, _ = file.read_text(encoding="utf-8").rpartition("\n")
         rows = [json.loads(line) for line in whole.splitlines()]
         return [Trial(row["point"], float(row["loss"])) for row in rows]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise CompileError(f"Cannot read {file}: {error.strerror or error}") from None
     except (ValueError, KeyError, TypeError) as error:
         raise CompileError(f"{file} holds no trials: {error}") from None
 
