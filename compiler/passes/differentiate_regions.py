@@ -11,7 +11,7 @@ gets the sum of what all iterations say (differentiate_sums.py).
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -57,52 +57,112 @@ def loop_cotangents(
     b: GraphBuilder, node: Node, given: Given, wanted: Collection[Value], backward: Backward
 ) -> Cotangents:
     """The cotangents of a `loop` node's inputs: what it carries, and captures that are wanted."""
-    count: int = node.attributes["carried"]
-    initial, captures = node.inputs[2 : 2 + count], node.inputs[2 + count :]
-    moving = _moving(node, wanted)
+    captures = node.inputs[2 + node.attributes["carried"] :]
     watched = [k for k, value in enumerate(captures) if value in wanted]
-    made, states = _stored_states(b, node)
-    scans = [value for value in given[count:] if value is not None]
-    last = b.apply("sub", made, b.constant(np.array(1)))
+    moving = _moving(node, wanted)
+    back = _LoopBack(node, given, moving, watched, *_stored_states(b, node))
+    found = dict(zip(back.places, back.cotangents(b, backward), strict=True))
+    return tuple(found.get(place) for place in range(len(node.inputs)))
 
-    inner = GraphBuilder("backward", b)
-    iteration = inner.input("iteration", TensorType(i64, ()))
-    going = inner.input("condition", TensorType(boolean, ()))
-    arriving = [inner.input("", initial[k].type) for k in moving]
-    sums = [inner.input("", captures[k].type) for k in watched]
-    own = [inner.input("", value.type) for value in captures]
-    stored = [inner.input("", value.type) for value in states]
-    slices = [inner.input("", value.type) for value in scans]
-    time = inner.apply("sub", inner.input("last", TensorType(i64, ())), iteration)
 
-    before = [inner.apply("gather", value, time, axis=0) for value in stored]
-    _, *results = copied_into(inner, node.regions[0], [time, going, *before, *own])
-    written = list(inner.nodes)
-    seeds: dict[Value, Value] = {}
-    for k, value in zip(moving, arriving, strict=True):
-        _add(inner, seeds, results[k], value)
-    rest = iter(slices)
-    for result, cotangent in zip(results[count:], given[count:], strict=True):
-        if cotangent is not None:
-            _add(inner, seeds, result, inner.apply("gather", next(rest), time, axis=0))
-    values = [*(before[k] for k in moving), *(own[k] for k in watched)]
-    found = backward(inner, written, seeds, values)
-    new = [_found(inner, found, before[k]) for k in moving]
-    total, scattered = _summed(inner, [found.get(own[k]) for k in watched], sums)
-    collected = [value for parts in scattered for part in parts for value in part.parts]
-    region = inner.finish([going, *new, *total, *collected])
+@dataclass(frozen=True, eq=False)
+class _LoopBack:
+    """The way back of a loop. Of what it carries, the `moving` ones get cotangents, of its captures
+    the `watched` ones; `states` is what was carried into each of the iterations `made`."""
 
-    starts = [given[k] or scalar_like(b, initial[k], 0) for k in moving]
-    starts += [scalar_like(b, captures[k], 0) for k in watched]
-    outputs = b.apply_many(
-        "loop", made, b.constant(np.array(True)), *starts, *captures, *states, *scans, last,
-        regions=(region,), carried=len(starts), has_trips=True, has_condition=False,
-        scans=len(collected), count=b.fresh_symbol("count") if collected else "",
-    )  # fmt: skip
-    found_sums = _with_scattered(b, outputs[len(moving) :], scattered)
-    places = [*(2 + k for k in moving), *(2 + count + k for k in watched)]
-    by_place = dict(zip(places, [*outputs[: len(moving)], *found_sums], strict=True))
-    return tuple(by_place.get(place) for place in range(len(node.inputs)))
+    node: Node
+    given: Given
+    moving: Sequence[int]
+    watched: Sequence[int]
+    made: Value
+    states: Sequence[Value]
+
+    @property
+    def count(self) -> int:
+        """How many values the loop carries."""
+        carried: int = self.node.attributes["carried"]
+        return carried
+
+    @property
+    def moved(self) -> list[Value]:
+        """What the loop begins with, of what gets cotangents."""
+        return [self.node.inputs[2 + k] for k in self.moving]
+
+    @property
+    def captures(self) -> Sequence[Value]:
+        return self.node.inputs[2 + self.count :]
+
+    @property
+    def seen(self) -> list[Value]:
+        """The captures that get cotangents."""
+        return [self.captures[k] for k in self.watched]
+
+    @property
+    def scans(self) -> list[Value]:
+        """The cotangents of what the loop collects, of all iterations."""
+        return [value for value in self.given[self.count :] if value is not None]
+
+    @property
+    def places(self) -> list[int]:
+        """The inputs of the node that get cotangents."""
+        first = 2 + self.count
+        return [*(2 + k for k in self.moving), *(first + k for k in self.watched)]
+
+    def cotangents(self, b: GraphBuilder, backward: Backward) -> list[Value]:
+        """Those of the inputs at `places`."""
+        last = b.apply("sub", self.made, b.constant(np.array(1)))
+        region, scattered = self._region(b, backward)
+        starts = [self.given[k] or scalar_like(b, v, 0) for k, v in zip(self.moving, self.moved)]
+        starts += [scalar_like(b, value, 0) for value in self.seen]
+        collected = sum(len(part.parts) for parts in scattered for part in parts)
+        outputs = b.apply_many(
+            "loop", self.made, b.constant(np.array(True)), *starts, *self.captures, *self.states,
+            *self.scans, last,
+            regions=(region,), carried=len(starts), has_trips=True, has_condition=False,
+            scans=collected, count=b.fresh_symbol("count") if collected else "",
+        )  # fmt: skip
+        moved = len(self.moving)
+        return [*outputs[:moved], *_with_scattered(b, outputs[moved:], scattered)]
+
+    def _region(self, b: GraphBuilder, backward: Backward) -> tuple[Graph, list[list[Scattered]]]:
+        """One iteration of the way back, and what it collects for the captures."""
+        inner = GraphBuilder("backward", b)
+        iteration = inner.input("iteration", TensorType(i64, ()))
+        going = inner.input("condition", TensorType(boolean, ()))
+        arriving, sums, own, stored, slices = (
+            [inner.input("", value.type) for value in values]
+            for values in (self.moved, self.seen, self.captures, self.states, self.scans)
+        )
+        time = inner.apply("sub", inner.input("last", TensorType(i64, ())), iteration)
+
+        before = [inner.apply("gather", value, time, axis=0) for value in stored]
+        _, *results = copied_into(inner, self.node.regions[0], [time, going, *before, *own])
+        written = list(inner.nodes)
+        seeds = self._seeds(inner, results, arriving, slices, time)
+        moved, seen = [before[k] for k in self.moving], [own[k] for k in self.watched]
+        found = backward(inner, written, seeds, [*moved, *seen])
+        new = [_found(inner, found, value) for value in moved]
+        total, scattered = _summed(inner, [found.get(value) for value in seen], sums)
+        collected = [value for parts in scattered for part in parts for value in part.parts]
+        return inner.finish([going, *new, *total, *collected]), scattered
+
+    def _seeds(
+        self,
+        inner: GraphBuilder,
+        results: Sequence[Value],
+        arriving: Sequence[Value],
+        slices: Sequence[Value],
+        time: Value,
+    ) -> dict[Value, Value]:
+        """The cotangents of an iteration's results: of what it carries on, and of its slices."""
+        seeds: dict[Value, Value] = {}
+        for k, value in zip(self.moving, arriving, strict=True):
+            _add(inner, seeds, results[k], value)
+        rest = iter(slices)
+        for result, cotangent in zip(results[self.count :], self.given[self.count :], strict=True):
+            if cotangent is not None:
+                _add(inner, seeds, result, inner.apply("gather", next(rest), time, axis=0))
+        return seeds
 
 
 def _summed(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from bessemer.compiler.errors import UnsupportedError
 from bessemer.compiler.ir import dims, expr
@@ -42,6 +41,7 @@ from bessemer.compiler.schedule.merge_updates import merge_updates
 from bessemer.compiler.schedule.nests.merge_axes import Piece
 from bessemer.compiler.schedule.nests.nests import flat
 from bessemer.compiler.schedule.order_updates import order_updates
+from bessemer.compiler.schedule.regions import copies_between, inlined
 from bessemer.compiler.schedule.written_over import begun, carried_over, copied_first
 from bessemer.compiler.targets.machine import Target
 
@@ -249,59 +249,71 @@ class ProgramBuilder:
         condition, *captures = node.inputs
         sides: list[tuple[Step, ...]] = []
         for region in node.regions:
-            body = _inlined(region, dict(zip(region.inputs, captures, strict=True)))
+            body = inlined(region, dict(zip(region.inputs, captures, strict=True)))
             copies = [Copy(s, t) for s, t in zip(body.outputs, node.outputs, strict=True)]
             sides.append((*self.lower(body), *copies))
         return [Branch(condition, sides[0], sides[1], node.sources)]
 
     def _loop(self, node: Node) -> list[Step]:
         """Every carried value has one buffer, into which each iteration copies its new value."""
-        (region,) = node.regions
-        carried_count = node.attributes["carried"]
+        (region,), attributes = node.regions, node.attributes
         trips, condition, *rest = node.inputs
-        initial, captures = rest[:carried_count], rest[carried_count:]
-        carried = list(node.outputs[:carried_count])
-        scans = node.outputs[carried_count:]
+        initial, captures = rest[: attributes["carried"]], rest[attributes["carried"] :]
+        carried, scans = node.outputs[: len(initial)], node.outputs[len(initial) :]
         iteration = Value(TensorType(i64, ()))
         going = Value(TensorType(boolean, ()))
         outer = [iteration, going, *carried, *captures]
-        body = _inlined(region, dict(zip(region.inputs, outer, strict=True)))
+        body = inlined(region, dict(zip(region.inputs, outer, strict=True)))
         start: list[Step] = [Copy(s, t) for s, t in zip(initial, carried, strict=True)]
         start.append(Copy(condition, going))
-        results = list(body.outputs[: 1 + carried_count])
-        for number, nodes in enumerate(self.carried_over(body, results[1:], carried), 1):
-            if nodes:
-                self.over |= dict.fromkeys(nodes, Alias)
-                results[number] = carried[number - 1]
-        advance = _advance(results, [going, *carried])
+        advance = self._advance(body, [going, *carried])
         computed = self.lower(body)
-        attributes = node.attributes
-        controls = (
-            trips if attributes["has_trips"] else None,
-            going if attributes["has_condition"] else None,
-            iteration,
-        )
+
+        def repeated(count: str, stores: Sequence[Step] = ()) -> Repeat:
+            return Repeat(
+                trips if attributes["has_trips"] else None,
+                going if attributes["has_condition"] else None,
+                iteration,
+                (*computed, *stores, *advance),
+                count,
+                node.sources,
+            )
+
         if not scans:
-            return [*start, Repeat(*controls, (*computed, *advance), "", node.sources)]
+            return [*start, repeated("")]
         count = attributes["count"]
-        steps: list[Step] = []
-        limit = self._known_trips(trips) if attributes["has_trips"] else None
-        if limit is None and attributes["has_trips"]:
-            limit = symbol(f"{count}_limit")
-            self.symbols.append(f"{count}_limit")
-            steps.append(BindDims(trips, (f"{count}_limit",), node.sources))
-        elif limit is None:
-            # Nothing says how much there will be to collect: a first run counts the iterations.
-            limit = symbol(count)
-            steps += [*start, Repeat(*controls, (*computed, *advance), count, node.sources)]
+        limit, before = self._limit(node, [*start, repeated(count)])
         # Behind the limit, as the run binds them: the arena's parts lie in this order.
         self.symbols.append(count)
         stores: list[Step] = []
-        for part, whole in zip(body.outputs[1 + carried_count :], scans, strict=True):
+        for part, whole in zip(body.outputs[1 + len(carried) :], scans, strict=True):
             stores.append(self._store_scan(part, whole, iteration, node))
             self.capacities[whole] = limit * part.type.numel
-        body_steps = (*computed, *stores, *advance)
-        return [*steps, *start, Repeat(*controls, body_steps, count, node.sources)]
+        return [*before, *start, repeated(count, stores)]
+
+    def _advance(self, body: Graph, places: Sequence[Value]) -> list[Step]:
+        """What puts the condition and the carried values where the next iteration reads them; what
+        may be computed there is."""
+        results = list(body.outputs[: len(places)])
+        for number, nodes in enumerate(self.carried_over(body, results[1:], places[1:]), 1):
+            if nodes:
+                self.over |= dict.fromkeys(nodes, Alias)
+                results[number] = places[number]
+        return copies_between(results, places)
+
+    def _limit(self, node: Node, first_run: list[Step]) -> tuple[Size, list[Step]]:
+        """How many iterations a loop makes at most, and the steps that find it out: where nothing
+        says how much there will be to collect, `first_run` counts the iterations."""
+        count = node.attributes["count"]
+        if not node.attributes["has_trips"]:
+            return symbol(count), first_run
+        trips = node.inputs[0]
+        known = self._known_trips(trips)
+        if known is not None:
+            return known, []
+        limit = f"{count}_limit"
+        self.symbols.append(limit)
+        return symbol(limit), [BindDims(trips, (limit,), node.sources)]
 
     def _known_trips(self, trips: Value) -> Size | None:
         """How many iterations there are at most, where sizes say so before the run."""
@@ -358,31 +370,6 @@ class ProgramBuilder:
                 outputs.append(value)
                 taken.add(value)
         return tuple(outputs), copies
-
-
-def _advance(new: Sequence[Value], places: Sequence[Value]) -> list[Step]:
-    """Copies new carried values into their places, through others where they are swapped."""
-    first: list[Step] = []
-    second: list[Step] = []
-    for source, place in zip(new, places, strict=True):
-        if source is place:
-            continue
-        if source in places:
-            between = Value(source.type)
-            first.append(Copy(source, between))
-            second.append(Copy(between, place))
-        else:
-            second.append(Copy(source, place))
-    return [*first, *second]
-
-
-def _inlined(region: Graph, values: Mapping[Value, Value]) -> Graph:
-    """A region whose inputs are values of the outer graph."""
-    nodes = tuple(
-        replace(node, inputs=tuple(values.get(v, v) for v in node.inputs)) for node in region.nodes
-    )
-    outputs = tuple(values.get(v, v) for v in region.outputs)
-    return replace(region, inputs=tuple(values.values()), outputs=outputs, nodes=nodes)
 
 
 def _defined_symbols(node: Node) -> tuple[str, ...]:

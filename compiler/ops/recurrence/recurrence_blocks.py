@@ -33,6 +33,21 @@ PIECES = 32
 """Of a block's depth, at most."""
 
 
+@dataclass(frozen=True)
+class _Block:
+    """One of `count` blocks of the depth, which begin `size` apart, for a gate: `length` numbers of
+    each of the `parts` from `part` on."""
+
+    gate: Size
+    number: Size
+    count: int
+    part: Size
+    parts: int
+    start: Size
+    size: int
+    length: Size
+
+
 @dataclass(frozen=True, eq=False)
 class Blocks:
     """A product for one panel, with the depth in parts. `rows` is the most that share a load.
@@ -82,6 +97,7 @@ class Blocks:
         return self.builder.allocate(self.dtype, (most, self.gates, self.width))
 
     def _multiply(self, memory: Buffer, gate: Size, first: Size, count: int) -> None:
+        """The sums of a bundle of rows, block by block."""
         builder = self.builder
         blocks = -(-self.depth // self._most)
         size = -(-self.depth // blocks)
@@ -90,29 +106,39 @@ class Blocks:
         if blocks > 1:
             with builder.loop(count) as row, self._vectors() as j:
                 builder.store(memory, (row, gate, j), 0)
-        with builder.loop(outer) as around, builder.loop(blocks) as block:
-            start = block * size
+        with builder.loop(outer) as around, builder.loop(blocks) as number:
+            start = number * size
             length = size if self.depth % size == 0 else dims.minimum(size, self.depth - start)
-            groups = -(-count // self.rows)
+            block = _Block(gate, number, blocks, around, inner, start, size, length)
             for before, group in even_parts(builder, count, self.rows):
-                rows = [before + i for i in range(group)]
-                with self._vectors() as j:
-                    places = [(near, gate, j) for near in rows]
-                    zero = constant(0, self.dtype)
-                    begin = [zero if blocks == 1 else memory[place] for place in places]
-                    sums = [builder.define(value, "sum") for value in begin]
-                    with builder.loop(inner) as within:
-                        part = around + within
-                        turn = (gate * self.parts + part) * blocks + block
-                        number = dims.ceildiv(before, -(-count // groups))
-                        ahead = partial(self._ahead, part, start + size, gate, number, groups)
-                        for k in self._depth(first + before, group, turn, length, ahead):
-                            at = (part, start + k)
-                            weight = builder.define(self.weight(*at, gate, j), "w").value
-                            for near, total in zip(rows, sums, strict=True):
-                                total.accumulate("add", self.factor(first + near, *at) * weight)
-                    for place, total in zip(places, sums, strict=True):
-                        builder.store(memory, place, total.value)
+                self._multiply_group(memory, block, (first, count), (before, group))
+
+    def _multiply_group(
+        self, memory: Buffer, block: _Block, bundle: tuple[Size, int], group: tuple[Size, int]
+    ) -> None:
+        """Adds a block's products to the sums of one group of a bundle; both are given by where
+        they begin (the group in the bundle) and how many rows they have."""
+        builder, gate = self.builder, block.gate
+        (first, count), (before, height) = bundle, group
+        rows = [before + i for i in range(height)]
+        groups = -(-count // self.rows)
+        with self._vectors() as j:
+            places = [(row, gate, j) for row in rows]
+            zero = constant(0, self.dtype)
+            begin = [zero if block.count == 1 else memory[place] for place in places]
+            sums = [builder.define(value, "sum") for value in begin]
+            with builder.loop(block.parts) as within:
+                part = block.part + within
+                turn = (gate * self.parts + part) * block.count + block.number
+                number = dims.ceildiv(before, -(-count // groups))
+                ahead = partial(self._ahead, part, block.start + block.size, gate, number, groups)
+                for k in self._depth(first + before, height, turn, block.length, ahead):
+                    at = (part, block.start + k)
+                    weight = builder.define(self.weight(*at, gate, j), "w").value
+                    for row, total in zip(rows, sums, strict=True):
+                        total.accumulate("add", self.factor(first + row, *at) * weight)
+            for place, total in zip(places, sums, strict=True):
+                builder.store(memory, place, total.value)
 
     def _depth(
         self, first: Size, rows: int, turn: Size, length: Size, ahead: Callable[[Size, int], None]
