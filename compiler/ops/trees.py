@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -34,23 +35,49 @@ COMPARISONS = ("le", "lt", "ge", "gt", "eq", "ne")
 """What a node can ask; an entry of `modes` is a position in this list."""
 _WALKS = 8
 _STEPS = 2
+_ALWAYS = 6
+"""Inputs that every ensemble has."""
+
+Item = TypeVar("Item")
 
 
-def _infer(
-    x: TensorType,
-    splits: TensorType,
-    features: TensorType,
-    children: TensorType,
-    weights: TensorType,
-    roots: TensorType,
-    *optional: TensorType,
-    comparison: str,
-    aggregation: str,
-    width: int,
-    leaves: int,
-    has_modes: bool = False,
-    has_missing: bool = False,
-) -> TensorType:
+@dataclass(frozen=True)
+class _Form:
+    """The attributes: how nodes ask, what becomes of the leaves, which tables there are."""
+
+    comparison: str
+    aggregation: str
+    width: int
+    leaves: int
+    has_modes: bool = False
+    has_missing: bool = False
+
+    @property
+    def optional(self) -> list[str]:
+        """The names of the inputs behind those that are always there."""
+        return ["modes"] * self.has_modes + ["missing"] * self.has_missing
+
+
+@dataclass(frozen=True, eq=False)
+class _Inputs(Generic[Item]):
+    """The samples and the tables of nodes: arrays, buffers, or the types of them."""
+
+    x: Item
+    splits: Item
+    features: Item
+    children: Item
+    weights: Item
+    roots: Item
+    modes: Item | None = None
+    missing: Item | None = None
+
+    @staticmethod
+    def of(given: Sequence[Item], form: _Form) -> _Inputs[Item]:
+        """What an operator of this form is given."""
+        return _Inputs(*given[:_ALWAYS], **dict(zip(form.optional, given[_ALWAYS:], strict=True)))
+
+
+def _infer(*types: TensorType, **attributes: Any) -> TensorType:
     """(x [N, F], splits [nodes], features i32 [nodes], children i32 [nodes, 2] (if false, if true),
     weights [nodes - leaves, targets], roots i32 [trees] [, modes i32 [nodes]]
     [, missing bool [nodes]]) -> [N, targets].
@@ -60,61 +87,52 @@ def _infer(
     compares as false ("ne": as true). Trees of about the same depth should be neighbours.
     `aggregation` is add, min or max; features are below `width`.
     """
-    types = (x, splits, features, children, weights, roots, *optional)
-    require_dtype("tree_ensemble", x, FLOATS)
-    count = splits.shape[0]
-    fits = x.rank == weights.rank == 2 and children.shape == (count, 2)
-    fits = fits and features.shape == (count,) and weights.shape[0] == count - leaves
-    fits = fits and roots.rank == 1
-    fits = fits and splits.dtype == weights.dtype == x.dtype
-    fits = fits and {features.dtype, children.dtype, roots.dtype} == {i32}
-    extra = [TensorType(i32, (count,))] * has_modes + [TensorType(boolean, (count,))] * has_missing
+    form = _Form(**attributes)
     require(
-        fits and list(optional) == extra,
-        f"tree_ensemble's tables do not fit each other: {listed(types)}.",
+        len(types) == _ALWAYS + len(form.optional),
+        f"tree_ensemble has {len(types)} inputs; has_modes and has_missing say otherwise.",
     )
+    given = _Inputs.of(types, form)
+    x, weights, count = given.x, given.weights, given.splits.shape[0]
+    require_dtype("tree_ensemble", x, FLOATS)
+    fits = x.rank == weights.rank == 2 and given.children.shape == (count, 2)
+    fits = fits and given.features.shape == (count,)
+    fits = fits and weights.shape[0] == count - form.leaves and given.roots.rank == 1
+    fits = fits and given.splits.dtype == weights.dtype == x.dtype
+    fits = fits and {given.features.dtype, given.children.dtype, given.roots.dtype} == {i32}
+    fits = fits and given.modes in (None, TensorType(i32, (count,)))
+    fits = fits and given.missing in (None, TensorType(boolean, (count,)))
+    require(fits, f"tree_ensemble's tables do not fit each other: {listed(types)}.")
     require(
-        not isinstance(x.shape[1], int) or width <= x.shape[1],
-        f"The trees ask for {width} features, but the input {x} has {x.shape[1]}.",
+        not isinstance(x.shape[1], int) or form.width <= x.shape[1],
+        f"The trees ask for {form.width} features, but the input {x} has {x.shape[1]}.",
     )
     return x.with_shape((x.shape[0], weights.shape[1]))
 
 
-def _reference(
-    x: Array,
-    splits: Array,
-    features: Array,
-    children: Array,
-    weights: Array,
-    roots: Array,
-    *optional: Array,
-    comparison: str,
-    aggregation: str,
-    width: int,
-    leaves: int,
-    has_modes: bool = False,
-    has_missing: bool = False,
-) -> Array:
+def _reference(*arrays: Array, **attributes: Any) -> Array:
+    form = _Form(**attributes)
+    given = _Inputs.of(arrays, form)
     asked = {
         "le": np.less_equal, "lt": np.less, "ge": np.greater_equal,
         "gt": np.greater, "eq": np.equal, "ne": np.not_equal,
     }  # fmt: skip
-    combine = {"add": np.add, "min": np.minimum, "max": np.maximum}[aggregation]
-    result = np.empty((len(x), weights.shape[1]), np.float64)
-    for sample, row in enumerate(x):
+    combine = {"add": np.add, "min": np.minimum, "max": np.maximum}[form.aggregation]
+    result = np.empty((len(given.x), given.weights.shape[1]), np.float64)
+    for sample, row in enumerate(given.x):
         found = []
-        for root in roots:
+        for root in given.roots:
             place = root
-            while place < leaves:
-                name = COMPARISONS[optional[0][place]] if has_modes else comparison
-                value = row[features[place]]
-                goes = bool(asked[name](value, splits[place]))
-                if has_missing:
-                    goes = goes or bool(np.isnan(value) and optional[-1][place])
-                place = children[place, int(goes)]
-            found.append(weights[place - leaves].astype(np.float64))
+            while place < form.leaves:
+                name = form.comparison if given.modes is None else COMPARISONS[given.modes[place]]
+                value = row[given.features[place]]
+                goes = bool(asked[name](value, given.splits[place]))
+                if given.missing is not None:
+                    goes = goes or bool(np.isnan(value) and given.missing[place])
+                place = given.children[place, int(goes)]
+            found.append(given.weights[place - form.leaves].astype(np.float64))
         result[sample] = combine.reduce(found)
-    return result.astype(x.dtype)
+    return result.astype(given.x.dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,21 +140,17 @@ class _Forest:
     """The operands of one ensemble, and the kernel that is being written."""
 
     builder: KernelBuilder
-    x: Buffer
-    tables: Sequence[Buffer]
-    modes: Buffer | None
-    missing: Buffer | None
-    comparison: str
-    leaves: int
+    given: _Inputs[Buffer]
+    form: _Form
 
     @property
     def trees(self) -> Size:
         """The number of trees."""
-        return self.tables[4].shape[0]
+        return self.given.roots.shape[0]
 
     def walk(self, starts: Iterable[tuple[Size, Size]]) -> list[Size]:
         """The leaves that samples come to in trees, for pairs of a sample and a tree."""
-        roots = self.tables[4]
+        roots = self.given.roots
         walks = [
             (sample, self.builder.define(convert(roots[tree], i64), "place"))
             for sample, tree in starts
@@ -144,78 +158,67 @@ class _Forest:
         lowest = walks[0][1].value
         for _, place in walks[1:]:
             lowest = binary("min", lowest, place.value)
-        with self.builder.repeat_while(lowest < self.leaves):
+        with self.builder.repeat_while(lowest < self.form.leaves):
             for _ in range(_STEPS):
                 for sample, place in walks:
                     place.set(self._next(sample, place.index))
-        return [place.index - self.leaves for _, place in walks]
+        return [place.index - self.form.leaves for _, place in walks]
 
     def _next(self, sample: Size, place: Size) -> Expression:
-        splits, features, children, *_ = self.tables
-        feature = as_index(convert(features[place], i64))
-        value = self.builder.define(self.x[sample, feature], "x").value
-        split = splits[place]
-        goes = binary(self.comparison, value, split)
-        if self.modes is not None:
-            mode = self.modes[place]
+        given = self.given
+        feature = as_index(convert(given.features[place], i64))
+        value = self.builder.define(given.x[sample, feature], "x").value
+        split = given.splits[place]
+        goes = binary(self.form.comparison, value, split)
+        if given.modes is not None:
+            mode = given.modes[place]
             for number, name in enumerate(COMPARISONS):
                 goes = select(binary("eq", mode, number), binary(name, value, split), goes)
-        if self.missing is not None:
-            goes = goes | (unary("isnan", value) & self.missing[place])
-        return convert(children[place, as_index(convert(goes, i64))], i64)
+        if given.missing is not None:
+            goes = goes | (unary("isnan", value) & given.missing[place])
+        return convert(given.children[place, as_index(convert(goes, i64))], i64)
 
 
 def _statements(
-    builder: KernelBuilder,
-    inputs: list[Buffer],
-    outputs: list[Buffer],
-    *,
-    comparison: str,
-    aggregation: str,
-    width: int,
-    leaves: int,
-    has_modes: bool = False,
-    has_missing: bool = False,
+    builder: KernelBuilder, inputs: list[Buffer], outputs: list[Buffer], **attributes: Any
 ) -> None:
-    x, *tables = inputs
+    form = _Form(**attributes)
+    forest = _Forest(builder, _Inputs.of(inputs, form), form)
     (out,) = outputs
-    modes = tables[5] if has_modes else None
-    missing = tables[-1] if has_missing else None
-    forest = _Forest(builder, x, tables[:5], modes, missing, comparison, leaves)
-    samples = x.shape[0]
+    samples, columns = inputs[0].shape
     with builder.loop(dims.ceildiv(samples, _WALKS), "parallel") as block:
-        if not isinstance(x.shape[1], int):
-            builder.fail_if(less(x.shape[1], width), f"the trees ask for {width} features")
+        if not isinstance(columns, int):
+            builder.fail_if(less(columns, form.width), f"the trees ask for {form.width} features")
         first = block * _WALKS
         with builder.when(less(first + _WALKS - 1, samples)):
-            _score(forest, out, aggregation, [first + i for i in range(_WALKS)])
+            _score(forest, out, [first + i for i in range(_WALKS)])
         with (
             builder.otherwise(),
             builder.loop(dims.minimum(samples - first, _WALKS)) as i,
         ):
-            _score(forest, out, aggregation, [first + i])
+            _score(forest, out, [first + i])
 
 
-def _score(forest: _Forest, out: Buffer, aggregation: str, samples: Sequence[Size]) -> None:
+def _score(forest: _Forest, out: Buffer, samples: Sequence[Size]) -> None:
     """All trees for these samples; without the questions after NaNs where there are none."""
-    if forest.missing is None:
-        _walk_all(forest, out, aggregation, samples)
+    given, builder = forest.given, forest.builder
+    if given.missing is None:
+        _walk_all(forest, out, samples)
         return
-    builder = forest.builder
     unknown = builder.define(neutral("or", boolean), "unknown")
     for sample in samples:
-        with builder.loop(forest.x.shape[1], "vector", lanes=0) as feature:
-            unknown.accumulate("or", unary("isnan", forest.x[sample, feature]))
+        with builder.loop(given.x.shape[1], "vector", lanes=0) as feature:
+            unknown.accumulate("or", unary("isnan", given.x[sample, feature]))
     with builder.when(unknown.value):
-        _walk_all(forest, out, aggregation, samples)
+        _walk_all(forest, out, samples)
     with builder.otherwise():
-        _walk_all(replace(forest, missing=None), out, aggregation, samples)
+        _walk_all(replace(forest, given=replace(given, missing=None)), out, samples)
 
 
-def _walk_all(forest: _Forest, out: Buffer, aggregation: str, samples: Sequence[Size]) -> None:
+def _walk_all(forest: _Forest, out: Buffer, samples: Sequence[Size]) -> None:
     """One sample in several trees at once, or several samples in one tree after the other."""
     builder = forest.builder
-    sums = [_Sum(forest, out, aggregation, sample) for sample in samples]
+    sums = [_Sum(forest, out, sample) for sample in samples]
     together = _WALKS // len(samples)
     full = forest.trees // together
 
@@ -236,16 +239,17 @@ def _walk_all(forest: _Forest, out: Buffer, aggregation: str, samples: Sequence[
 class _Sum:
     """What a sample's leaves come to: in a local for one target, else in the output's row."""
 
-    def __init__(self, forest: _Forest, out: Buffer, aggregation: str, sample: Size) -> None:
+    def __init__(self, forest: _Forest, out: Buffer, sample: Size) -> None:
         self.builder = forest.builder
-        self.weights = forest.tables[3]
-        self.out, self.aggregation, self.sample = out, aggregation, sample
+        self.weights = forest.given.weights
+        self.out, self.sample = out, sample
+        self.aggregation = forest.form.aggregation
         self.local: Local | None = None
         if out.shape[1] == 1:
-            self.local = self.builder.define(neutral(aggregation, f64), "total")
+            self.local = self.builder.define(neutral(self.aggregation, f64), "total")
             return
         with self.builder.loop(out.shape[1], "vector", lanes=0) as target:
-            self.builder.store(out, (sample, target), neutral(aggregation, out.dtype))
+            self.builder.store(out, (sample, target), neutral(self.aggregation, out.dtype))
 
     def add(self, leaf: Size) -> None:
         """One more leaf."""
