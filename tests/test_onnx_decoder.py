@@ -122,14 +122,13 @@ def test_a_grouped_attention_is_one_kernel_which_reads_the_cache() -> None:
     assert {str(shape[2]) for shape in copied} == {"length"}  # the new keys, not the cache
 
 
-@pytest.mark.parametrize("past", [8, 5, 4])
-def test_a_step_of_a_decoder_writes_into_its_cache(past: int) -> None:
-    """With one array for a cache of enough places, and with an array of its own in any case."""
+def _step(past: int) -> tuple[onnx.ModelProto, dict[str, Array]]:
+    """A step of a decoder with a cache of so many places; the longest row is as long as the mask,
+    so that it is known before the run. And what to feed."""
     node = helper.make_node(
         "GroupQueryAttention", ["q", "k", "v", "past_k", "past_v", "lengths", "total"], [],
         domain="com.microsoft", num_heads=HEADS, kv_num_heads=GROUPS,
     )  # fmt: skip
-    # The longest row is known before the run: it is as long as the mask.
     total = helper.make_node("Shape", ["mask"], ["longest"], start=1)
     cast = helper.make_node("Cast", ["longest"], ["total"], to=TensorProto.INT32)
     real, whole = TensorProto.FLOAT, TensorProto.INT32
@@ -148,6 +147,13 @@ def test_a_step_of_a_decoder_writes_into_its_cache(past: int) -> None:
         sizes = {"batch": 2, "past": past, "all": 5}
         feed[name] = rng.standard_normal([sizes.get(one, one) for one in shape]).astype(np.float32)
     feed["lengths"], feed["mask"] = np.array([4, 2], np.int32), np.ones((2, 5), np.int32)
+    return model, feed
+
+
+@pytest.mark.parametrize("past", [8, 5, 4])
+def test_a_step_of_a_decoder_writes_into_its_cache(past: int) -> None:
+    """With one array for a cache of enough places, and with an array of its own in any case."""
+    model, feed = _step(past)
     wanted = _expected(model, feed)
     compiled = bessemer.compile(model, threads=2, cache=False)
     names = [value.name for value in compiled.signature.inputs]
@@ -162,6 +168,27 @@ def test_a_step_of_a_decoder_writes_into_its_cache(past: int) -> None:
     found = compiled.run(feed, out=kept)
     assert found[1] is feed["past_k"] and found[2] is feed["past_v"]
     _assert_same(found, wanted, 1, [5, 3])
+
+
+def test_a_cache_without_places_may_begin_where_the_new_one_does() -> None:
+    model, feed = _step(0)
+    feed["lengths"] = np.array([0, 0], np.int32)
+    kept = {f"y{k}": np.full((2, GROUPS, 5, SIZE), 7, np.float32) for k in (1, 2)}
+    feed |= {"past_k": kept["y1"][:, :, :0], "past_v": kept["y2"][:, :, :0]}
+    _, keys, values = bessemer.compile(model, threads=1, cache=False).run(feed, out=kept)
+    for found, given in ((keys, feed["k"]), (values, feed["v"])):
+        np.testing.assert_array_equal(found[:, :, 0], given.reshape(2, GROUPS, SIZE))
+        assert not found[:, :, 1:].any()
+
+
+def test_sizes_of_a_cache_may_have_names_of_their_own() -> None:
+    model = _attention(False)
+    for value in model.graph.input[3:5]:
+        for axis, name in ((0, "rows"), (1, "heads")):
+            value.type.tensor_type.shape.dim[axis].dim_param = name
+    feed = _feed(_attention(False), 1, 4, [5, 3])
+    ours = bessemer.compile(model, threads=1, cache=False).run(feed)
+    _assert_same(ours, _expected(model, feed), 1, [5, 3])
 
 
 def test_norms_of_heads_are_part_of_a_grouped_attention() -> None:

@@ -179,7 +179,7 @@ class _Body(BodySizes):
                 case Launch(unless_in=None):
                     self._launch(step)
                 case Launch(unless_in=Value() as source):
-                    with self.unless_same(self._address(source), self._address(step.values[-1])):
+                    with self.unless(self._coincide(source, step.values[-1])):
                         self._launch(step)
                 case Chain():
                     self._chain(step)
@@ -306,16 +306,16 @@ class _Body(BodySizes):
         start = self.clocks.start()
         is_shared = False
         if self._root(step.source) is not self._root(step.target):
-            source, target = self._address(step.source), self._address(step.target)
             if self._may_coincide(step):
-                with self.unless_same(source, target):
-                    is_shared = self._copy_bytes(step, target, source)
+                with self.unless(self._coincide(step.source, step.target)):
+                    is_shared = self._copy_bytes(step)
             else:
-                is_shared = self._copy_bytes(step, target, source)
+                is_shared = self._copy_bytes(step)
         self.clocks.stop(start, event=not is_shared)
 
-    def _copy_bytes(self, step: Copy, target: str, source: str) -> bool:
+    def _copy_bytes(self, step: Copy) -> bool:
         """Copies so many bytes, and tells whether threads may share the work."""
+        source, target = self._address(step.source), self._address(step.target)
         nbytes = step.source.type.nbytes
         size, work = self.sizes.value(nbytes), work_of_copy(nbytes)
         if self._is_serial("", work):
@@ -333,6 +333,16 @@ class _Body(BodySizes):
             f"ptr %arguments, i64 {blocks}, i64 {self._shares(work)})"
         )
         return True
+
+    def _coincide(self, source: Value, target: Value) -> str:
+        """Whether two values are the same memory. A cache without places begins where one with some
+        does, and is not that."""
+        same = self.let(f"icmp eq ptr {self._address(source)}, {self._address(target)}")
+        sizes = source.type.nbytes, target.type.nbytes
+        if sizes[0] == sizes[1]:
+            return same
+        equal = self.let(f"icmp eq i64 {self.sizes.value(sizes[0])}, {self.sizes.value(sizes[1])}")
+        return self.let(f"and i1 {same}, {equal}")
 
     def _may_coincide(self, step: Copy) -> bool:
         """Whether the caller may have put an output where the input is that is copied to it."""

@@ -43,11 +43,10 @@ class BodyWriter:
         self.lines.append(f"{label}:")
 
     @contextmanager
-    def unless_same(self, source: str, target: str) -> Iterator[None]:
-        """What is written meanwhile runs where two addresses differ."""
+    def unless(self, condition: str) -> Iterator[None]:
+        """What is written meanwhile runs where a condition does not hold."""
         apart, after = self.label("apart"), self.label("after")
-        same = self.let(f"icmp eq ptr {source}, {target}")
-        self.put(f"br i1 {same}, label %{after}, label %{apart}")
+        self.put(f"br i1 {condition}, label %{after}, label %{apart}")
         self.begin(apart)
         yield
         self.put(f"br label %{after}")

@@ -175,6 +175,10 @@ def _extended(context: NodeContext, past: Value | None, new: Value, rows: _Rows)
     batch, heads, _, size = new.type.shape
     if past is None:
         past = context.full(TensorType(new.type.dtype, (batch, heads, 0, size)), 0)
+    if past.type.rank != 4:
+        context.wrong(f"a cache {past.type} of keys {new.type}")
+    for axis, agreed in ((0, batch), (1, heads), (3, size)):
+        past = with_size(context.builder, past, axis, agreed)
     places = context.reshape(rows.before, (batch,))
     return context.apply("tensor_scatter", past, places, new, axis=2, size=rows.total)
 
