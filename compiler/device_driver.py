@@ -38,6 +38,7 @@ from bessemer.compiler.memory_plan.plan_memory import is_data_dependent, plan_me
 from bessemer.compiler.options import Options
 from bessemer.compiler.pass_order import Pass, passes_of
 from bessemer.compiler.passes.compute_half_wide import compute_half_wide
+from bessemer.compiler.passes.decode_weights import decode_weights
 from bessemer.compiler.passes.separate_padding import separate_padding
 from bessemer.compiler.passes.store_bfloat16 import store_bfloat16, store_bfloat16_everywhere
 from bessemer.compiler.passes.total_gate_gradients import total_gate_gradients
@@ -70,11 +71,12 @@ class DeviceCompilation:
 
 def device_passes(options: Options, target: DeviceTarget) -> tuple[Pass, ...]:
     """The passes of a compilation for a GPU, whose convolutions leave the border out themselves,
-    whose recurrences give every row threads of its own, and whose products are of 16-bit numbers
-    wherever they may be."""
+    whose recurrences give every row threads of its own, whose weights of bytes are decoded for all
+    rows, and whose products are of 16-bit numbers wherever they may be."""
     without = (compute_half_wide, separate_padding, total_gate_gradients)
     steps = [step for step in passes_of(options, target) if step not in without]
-    return tuple(store_bfloat16_everywhere if step is store_bfloat16 else step for step in steps)
+    stored = (store_bfloat16_everywhere if step is store_bfloat16 else step for step in steps)
+    return (decode_weights, *stored)
 
 
 def build_for_device(graph: Graph, options: Options, target: DeviceTarget) -> DeviceCompilation:

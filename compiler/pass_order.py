@@ -90,7 +90,7 @@ def passes_of(options: Options, target: Target) -> tuple[Pass, ...]:
         middle += [fold_constants, store]
     if not target.has_dot_bf16:
         middle.append(widen_bfloat16)
-    if target.has_dot_int8:
+    if target.has_dot_int8 and options.precision != "strict":
         middle.append(round_activations)
     before = PASSES.index(separate_padding)
     end = len(PASSES) - 1 - PASSES[::-1].index(remove_dead)

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 import bessemer
+from bessemer.compiler.device_driver import build_for_device
 from bessemer.compiler.driver import kernels_of
 from bessemer.compiler.ir.interpreter.interpret import run_graph
 from bessemer.compiler.ir.program import launches
@@ -24,9 +25,11 @@ from bessemer.compiler.options import Options
 from bessemer.compiler.pass_order import passes_of
 from bessemer.compiler.passes.remove_dead import remove_dead
 from bessemer.compiler.schedule.program import build_program
+from bessemer.compiler.targets.nvptx import SM80
 from bessemer.compiler.targets.x86 import AVX512
 from bessemer.frontends.models_in import as_graph
 from bessemer.frontends.onnx_reader.read import read_onnx
+from tests.device_runs import assert_close, run_compiled
 from tests.onnx_check import operators
 from tests.onnxruntime_sessions import session_of
 
@@ -113,6 +116,7 @@ _ROUNDED = {
         _n_bits(64, 40, 32, bits=8, level=4, zero_points=_zeros(64, 40, 32, 8)),
         False,
     ),
+    "a long block": (_n_bits(4096, 8, 4096, level=4), False),
     "another level": (_n_bits(96, 150, 32, level=1), False),
 }
 
@@ -127,7 +131,6 @@ def test_activations_become_bytes_where_the_level_allows_it(name: str) -> None:
     kernels = {launch.kernel.name for launch in launches(build_program(graph, target).steps)}
     assert any(kernel.startswith("matmul_rounded") for kernel in kernels) is is_rounded
     compiled = bessemer.compile(model, cache=False)
-    session = session_of(model)
     for rows in (0, 1, 2, 3, 29):
         depth = model.graph.input[0].type.tensor_type.shape.dim[1].dim_value
         x = np.random.default_rng(rows).standard_normal((rows, depth)).astype(np.float32)
@@ -137,8 +140,28 @@ def test_activations_become_bytes_where_the_level_allows_it(name: str) -> None:
         bound = (1 / 80 if is_rounded else 1e-5) * abs(exact).max(initial=0)
         np.testing.assert_allclose(y, exact, rtol=0, atol=bound)
         if rows and is_rounded:
-            ours, theirs = (abs(r - exact).mean() for r in (y, session.run(None, {"x": x})[0]))
+            ours, theirs = (
+                abs(r - exact).mean() for r in (y, session_of(model).run(None, {"x": x})[0])
+            )
             assert ours < 1.2 * theirs or theirs == 0
+
+
+@pytest.mark.parametrize("largest", [1e-37, 3e-37, 1e-36, 1e-35])
+def test_blocks_of_next_to_nothing_are_zeros(largest: float) -> None:
+    x = np.ones((4, 96), np.float32)
+    x[:, 32:64] = np.resize([largest, 0], 32)
+    model = _n_bits(96, 40, 32, level=4)
+    (wanted,) = session_of(_n_bits(96, 40, 32)).run(None, {"x": x})
+    (y,) = bessemer.compile(model, threads=1, cache=False).run({"x": x})
+    np.testing.assert_allclose(y, wanted, rtol=0, atol=1 / 80 * abs(wanted).max())
+
+
+def test_strict_arithmetic_rounds_no_activations() -> None:
+    model = _n_bits(96, 150, 32, level=4)
+    x = np.random.default_rng(0).standard_normal((4, 96)).astype(np.float32)
+    (wanted,) = run_graph(read_onnx(model), {"x": x})
+    (y,) = bessemer.compile(model, precision="strict", cache=False).run({"x": x})
+    np.testing.assert_allclose(y, wanted, rtol=0, atol=1e-5 * abs(wanted).max())
 
 
 def test_weights_are_decoded_once_for_many_rows() -> None:
@@ -216,12 +239,9 @@ def test_products_take_dequantized_weights_as_they_are(
     np.testing.assert_allclose(run_graph(read, {"x": x})[0], wanted, rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize(("rows", "of_bytes", "is_narrow"), [
-    ("n", False, True), (16, False, True), (64, False, False), (16, True, False),
-])  # fmt: skip
-def test_weights_of_bytes_are_decoded_for_few_rows(
-    rows: int | str, of_bytes: bool, is_narrow: bool
-) -> None:
+def _by_bytes(rows: int | str, of_bytes: bool = False) -> onnx.ModelProto:
+    """A product with weights of bytes that have a scale for each column; the activations may be
+    made `of_bytes`, too."""
     rng = np.random.default_rng(5)
     constants: dict[str, Array] = {
         "w": rng.integers(-128, 128, (48, 40)).astype(np.int8),
@@ -241,7 +261,16 @@ def test_weights_of_bytes_are_decoded_for_few_rows(
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [rows, 40])],
         [numpy_helper.from_array(array, name) for name, array in constants.items()],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)])
+
+
+@pytest.mark.parametrize(("rows", "of_bytes", "is_narrow"), [
+    ("n", False, True), (16, False, True), (64, False, False), (16, True, False),
+])  # fmt: skip
+def test_weights_of_bytes_are_decoded_for_few_rows(
+    rows: int | str, of_bytes: bool, is_narrow: bool
+) -> None:
+    model, rng = _by_bytes(rows, of_bytes), np.random.default_rng(5)
     assert ("matmul_blocks" in operators(read_onnx(model))) is is_narrow
     compiled = bessemer.compile(model, threads=1, cache=False)
     for count in (1, 5, 40) if rows == "n" else (rows,):
@@ -250,6 +279,21 @@ def test_weights_of_bytes_are_decoded_for_few_rows(
         (wanted,) = ReferenceEvaluator(model).run(None, {"x": x})
         (y,) = compiled.run({"x": x})
         np.testing.assert_allclose(y, wanted, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize(("model", "depth"), [
+    (_by_bytes("n"), 48), (_n_bits(32, 40, 32, bits=8, zero_points=_zeros(32, 40, 32, 8)), 32),
+])  # fmt: skip
+def test_products_with_bytes_are_those_of_floats_on_a_gpu(
+    model: onnx.ModelProto, depth: int
+) -> None:
+    graph = read_onnx(model)
+    x = np.random.default_rng(7).standard_normal((5, depth)).astype(np.float32)
+    (wanted,) = run_graph(graph, {"x": x})
+    made = build_for_device(graph, Options(), SM80)
+    assert not any(kernel.name.startswith("matmul_blocks") for kernel in made.kernels)
+    (y,) = run_compiled(made, [x])
+    assert_close(y, wanted)
 
 
 @pytest.mark.parametrize(("dtype", "block"), [(np.uint8, 16), (ml_dtypes.int4, 32)])

@@ -16,6 +16,9 @@ from bessemer.compiler.ir.types import Array, TensorType, f32, i8
 from bessemer.compiler.ops.check import require
 
 _HIGHEST = 127.0
+_LOWEST = 2.0**-119
+"""Blocks of no larger numbers are zeros: their scale would be too small for a float32, or no number
+could be divided by it."""
 
 
 def _infer(x: TensorType, *, block: int) -> tuple[TensorType, TensorType, TensorType]:
@@ -31,7 +34,7 @@ def _reference(x: Array, *, block: int) -> tuple[Array, Array, Array]:
     blocks = x.reshape(len(x), x.shape[1] // block, block)
     highest = np.abs(blocks).max(axis=2)
     factors = np.divide(
-        np.float32(_HIGHEST), highest, where=highest != 0, out=np.zeros_like(highest)
+        np.float32(_HIGHEST), highest, where=highest > _LOWEST, out=np.zeros_like(highest)
     )
     steps = np.rint(blocks * factors[..., None])
     scales = highest * np.float32(1 / _HIGHEST)
@@ -46,7 +49,7 @@ def _statements(
         highest = builder.define(constant(0.0, f32), "highest")
         with builder.loop(block, "vector", lanes=0) as k:
             highest.accumulate("max", unary("abs", x[row, number * block + k]))
-        is_zero = binary("eq", highest.value, 0.0)
+        is_zero = binary("le", highest.value, _LOWEST)
         factor = builder.define(select(is_zero, 0.0, _HIGHEST / highest.value), "factor")
         scale = builder.define(highest.value * (1 / _HIGHEST), "scale")
         total = builder.define(constant(0.0, f32), "total")

@@ -4,7 +4,7 @@
     becomes   matmul_rounded(round_blocks(x), weights', scales)
 
 For machines with an instruction that adds up products of bytes, which does four times the work of a
-multiply-add. The weights are laid out anew for it; blocks have to be whole.
+multiply-add. The weights are laid out anew for it; blocks have to be whole, and not very long.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from bessemer.compiler.ir.types import Array
 from bessemer.compiler.ops.matmul_rounded import GROUP, pack_rounded
 from bessemer.compiler.ops.nibbles import HALF, TOGETHER, unpack_units
 
+_LONGEST_BLOCK = 1024
+"""Of the depth: a thread has the units of a block on its stack."""
 _LOWEST_SHIFT = -7
 """From here on, shifts of units of four bits are i8 numbers that are not below 0."""
 
@@ -34,7 +36,9 @@ def _rule(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
     x, *given = node.inputs
     known = [rewriter.constants[value] for value in given if value in rewriter.constants]
     columns, block = node.attributes["columns"], node.attributes["block"]
-    if len(known) < len(given) or block % GROUP or known[0].shape[1] % block:
+    if len(known) < len(given) or block % GROUP or block > _LONGEST_BLOCK:
+        return None
+    if known[0].shape[1] % block:
         return None
     packed, _, *shifts = known
     width = 4 if packed.shape[2] == HALF else 8
