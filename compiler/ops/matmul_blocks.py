@@ -9,8 +9,10 @@ many rows how often the decoded weights are used:
         for a block of the depth: its scales
           for the block's depth: decode the weights, multiply, add to the tile's sums
 
-Where there is more than one tile of rows, the weights of a stretch of a panel's depth are decoded
-once and stay in the first-level cache for all of them; sums are added up in the output.
+Where there is more than one tile of rows, the weights of a stretch of the depth are decoded once
+for all of them; sums are added up in the output. High tiles leave time for the weights of four
+panels to come from the second-level cache, so that the four share what is copied of x; for low ones
+those of one panel stay in the first-level cache.
 
 `rounds` allows activations to be rounded to 8 bits by blocks (passes/round_activations.py).
 """
@@ -142,39 +144,52 @@ class _Product:
         builder, depth = self.builder, self.weights.shape[1]
         assert isinstance(depth, int)
         whole, rest = divmod(depth, STRETCH)
-        with builder.loop(TOGETHER) as place:
-            with builder.loop(self.x.shape[0]) as row, builder.loop(HALF, "vector", 0) as j:
-                self._store(row, panel + place, j, self._zeros(2))
-            kept = builder.allocate(f32, (STRETCH, PANEL))
+        together = TOGETHER if most > FEW_REGISTERS_ROWS else 1
+        with builder.loop(TOGETHER // together) as part:
+            first = panel + part * together
+            with (
+                builder.loop(together) as place,
+                builder.loop(self.x.shape[0]) as row,
+                builder.loop(HALF, "vector", lanes=0) as j,
+            ):
+                self._store(row, first + place, j, self._zeros(2))
+            kept = builder.allocate(f32, (together, STRETCH, PANEL))
             if whole:
                 with builder.loop(whole) as number:
-                    self._add_stretch(kept, panel + place, number * STRETCH, STRETCH, most)
+                    self._add_stretch(kept, first, number * STRETCH, STRETCH, most)
             if rest:
-                self._add_stretch(kept, panel + place, whole * STRETCH, rest, most)
+                self._add_stretch(kept, first, whole * STRETCH, rest, most)
 
     def _add_stretch(self, kept: Buffer, panel: Size, first: Size, depth: int, most: int) -> None:
-        builder = self.builder
-        with builder.loop(depth) as k, builder.loop(HALF, "vector", lanes=0) as j:
-            units = units_at(self.weights, panel, first + k, j)
-            for half, unit in enumerate(units):
-                at = (panel, (first + k) // self.block, half * HALF + j)
-                moved = unit if self.shifts is None else unit + convert(self.shifts[at], f32)
-                weight = moved * convert(self.scales[at], f32)
-                builder.store(kept, (k, half * HALF + j), weight)
+        builder, together = self.builder, kept.shape[0]
+        with builder.loop(together) as place, builder.loop(depth) as k:
+            self._decode(kept, panel, place, first, k)
         near = builder.allocate(f32, (most, STRETCH))
         for row, height in row_tiles(builder, self.x.shape[0], most):
             # Lines of so many rows, some power of two apart, push each other out of the cache.
             with builder.loop(height) as place, builder.loop(depth, "vector", lanes=0) as k:
                 builder.store(near, (place, k), self.x[row + place, first + k])
-            with builder.loop(HALF, "vector", lanes=0) as j:
+            with builder.loop(together) as place, builder.loop(HALF, "vector", lanes=0) as j:
                 sums = [self._zeros(2) for _ in range(height)]
                 with builder.loop(depth) as k:
+                    columns = (half * HALF + j for half in range(2))
                     weights = [
-                        builder.define(kept[k, half * HALF + j], "w").value for half in range(2)
+                        builder.define(kept[place, k, column], "w").value for column in columns
                     ]
                     self._add_products(sums, weights, near, 0, k)
                 for number, pair in enumerate(sums):
-                    self._store(row + number, panel, j, pair, add=True)
+                    self._store(row + number, panel + place, j, pair, add=True)
+
+    def _decode(self, kept: Buffer, panel: Size, place: Size, first: Size, k: Size) -> None:
+        """A panel's weights of one step of the depth, as floats."""
+        builder = self.builder
+        with builder.loop(HALF, "vector", lanes=0) as j:
+            units = units_at(self.weights, panel + place, first + k, j)
+            for half, unit in enumerate(units):
+                at = (panel + place, (first + k) // self.block, half * HALF + j)
+                moved = unit if self.shifts is None else unit + convert(self.shifts[at], f32)
+                weight = moved * convert(self.scales[at], f32)
+                builder.store(kept, (place, k, half * HALF + j), weight)
 
     def write_row(self, panel: Size, row: Size) -> None:
         """One row, a few panels: the sums of a block are scaled as a whole."""
