@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from bessemer.compiler.ir.dims import Dim
 from bessemer.compiler.ir.op import Operator
 from bessemer.compiler.ir.types import Array, TensorType
 from bessemer.runtime.artifact import Strings
@@ -40,6 +41,17 @@ class Node:
         """The only output."""
         (value,) = self.outputs
         return value
+
+    @property
+    def has_symbols(self) -> bool:
+        """Whether an attribute contains a size that is not a number."""
+        return _has_symbol(tuple(self.attributes.values()))
+
+
+def _has_symbol(entry: object) -> bool:
+    if isinstance(entry, tuple):
+        return any(map(_has_symbol, entry))
+    return isinstance(entry, Dim)
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,7 @@ from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.op import Attributes
 from bessemer.compiler.ir.rewrite import GraphRewriter, rewrite_graph
 from bessemer.compiler.ir.types import Array
-from bessemer.compiler.passes.known_values import has_symbol, known, spread
+from bessemer.compiler.passes.known_values import known, spread
 from bessemer.compiler.passes.pointwise import is_pointwise
 
 GROWTH_LIMIT = 64 * 1024
@@ -38,7 +38,7 @@ def _fold(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
     operator = node.operator
     if node.regions or operator.is_random or operator.name in KEPT or not node.outputs:
         return None
-    if any(has_symbol(entry) for entry in node.attributes.values()):
+    if node.has_symbols:
         return None
     arrays = [known(rewriter, value) for value in node.inputs]
     found = [array for array in arrays if array is not None]

@@ -21,7 +21,6 @@ from bessemer.compiler.errors import CompileError, InternalError
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.rewrite import GraphRewriter
 from bessemer.compiler.ir.types import Array
-from bessemer.compiler.passes.known_values import has_symbol
 
 LOOK_UPS = frozenset(
     {"gather", "gather_nd", "gather_elements", "scatter_nd", "scatter_elements", "resize"}
@@ -76,7 +75,7 @@ def _chains(graph: Graph) -> dict[Node, bool]:
             continue
         if not node.output.type.is_static or _bytes(node.output) > MOST_BYTES:
             continue
-        if any(has_symbol(entry) for entry in node.attributes.values()) or _widens(node):
+        if node.has_symbols or _widens(node):
             continue
         is_work = node.operator.name in LOOK_UPS or node.operator.name in SUMS
         found[node] = is_work or any(made is not None and found[made] for made in before)

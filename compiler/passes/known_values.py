@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from bessemer.compiler.ir.dims import Dim
 from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.rewrite import GraphRewriter
 from bessemer.compiler.ir.types import Array, TensorType
@@ -65,10 +64,3 @@ def spread(rewriter: GraphRewriter, array: Array, type: TensorType) -> Value:
     if array.shape == type.shape:
         return rewriter.constant(array)
     return rewriter.emit("broadcast_to", rewriter.constant(array), shape=type.shape)
-
-
-def has_symbol(entry: object) -> bool:
-    """Whether an attribute contains a Size that is not a number."""
-    if isinstance(entry, tuple):
-        return any(has_symbol(inner) for inner in entry)
-    return isinstance(entry, Dim)

@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
 
 import numpy as np
 
@@ -38,7 +37,7 @@ def known_array(builder: GraphBuilder, value: Value, depth: int = _DEPTH) -> Arr
     size = value.type.numel
     if node is None or depth == 0 or not isinstance(size, int) or size > CONTENT_LIMIT:
         return None
-    if node.regions or node.operator.is_random or _has_symbols(tuple(node.attributes.values())):
+    if node.regions or node.operator.is_random or node.has_symbols:
         return None
     inputs = []
     for item in node.inputs:
@@ -60,12 +59,8 @@ def _typed(content: Array, value: Value) -> Array:
     return np.asarray(content).astype(value.type.dtype.numpy).reshape(value.type.static_shape)
 
 
-def _has_symbols(item: Any) -> bool:
-    if isinstance(item, np.ndarray):
-        return any(isinstance(entry, Dim) for entry in item.reshape(-1).tolist())
-    if isinstance(item, tuple):
-        return any(_has_symbols(entry) for entry in item)
-    return isinstance(item, Dim)
+def _has_symbols(content: Array) -> bool:
+    return any(isinstance(entry, Dim) for entry in content.reshape(-1).tolist())
 
 
 def known_sizes(builder: GraphBuilder, value: Value) -> tuple[Size, ...] | None:
@@ -103,7 +98,7 @@ def _exact(builder: GraphBuilder, value: Value, depth: int) -> Array | None:
     node = builder.producer(value)
     if node is None or depth == 0 or node.operator.name not in _RULES:
         return None
-    if _has_symbols(tuple(node.attributes.values())):
+    if node.has_symbols:
         return None
     inputs = [_exact(builder, item, depth - 1) for item in node.inputs]
     found = [item for item in inputs if item is not None]

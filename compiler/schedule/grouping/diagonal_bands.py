@@ -22,7 +22,6 @@ import numpy as np
 from bessemer.compiler.errors import CompileError, InternalError
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.types import Array
-from bessemer.compiler.passes.known_values import has_symbol
 from bessemer.compiler.schedule.contraction.contraction import Band, Bands
 
 _MOST_ELEMENTS = 1 << 22
@@ -228,7 +227,7 @@ def _is_computable(node: Node) -> bool:
     operator = node.operator
     if operator.element is None or operator.is_random or len(node.outputs) != 1:
         return False
-    if any(map(has_symbol, node.attributes.values())):
+    if node.has_symbols:
         return False
     numel = node.output.type.numel
     return isinstance(numel, int) and numel <= _MOST_ELEMENTS
