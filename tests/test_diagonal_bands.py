@@ -99,6 +99,23 @@ def test_what_is_zero_or_not_read_is_not_multiplied(
     np.testing.assert_allclose(_run(graph, arrays)[0], wanted, atol=1e-4, rtol=1e-4)
 
 
+def test_a_mask_for_all_matrices(rng: np.random.Generator) -> None:
+    """Sums that become zeros where a mask without a band says so, which every matrix reads."""
+    b = GraphBuilder("masked")
+    x, y = _input(b, "x", 3, 48, 64), _input(b, "y", 64, 96)
+    seen = rng.random((48, 96)) < 0.7
+    seen[0, -1] = seen[-1, 0] = True
+    mask = b.apply("broadcast_to", b.constant(seen), shape=(3, 48, 96))
+    zeros = b.apply("full", shape=(3, 48, 96), value=0.0, dtype=f32)
+    graph = b.finish([b.apply("select", mask, b.apply("matmul", x, y), zeros)])
+    arrays = {
+        "x": rng.standard_normal((3, 48, 64)).astype(np.float32),
+        "y": rng.standard_normal((64, 96)).astype(np.float32),
+    }
+    wanted = np.where(seen, arrays["x"].astype(np.float64) @ arrays["y"], 0)
+    np.testing.assert_allclose(_run(graph, arrays)[0], wanted, atol=1e-4, rtol=1e-4)
+
+
 def test_infinities_that_zeros_meet_stay_where_they_are() -> None:
     b = GraphBuilder("infinite")
     x, y = _input(b, "x", 64, 64), _input(b, "y", 64, 32)

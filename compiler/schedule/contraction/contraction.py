@@ -24,7 +24,7 @@ from typing import TypeAlias
 
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
-from bessemer.compiler.ir.expr import Buffer, Expression, IndexValue, Load, constant
+from bessemer.compiler.ir.expr import Buffer, Expression, IndexValue, Load, fragment_element
 from bessemer.compiler.ir.loops import Prefetch, Store
 from bessemer.compiler.ir.types import DType, bf16, f16, f32, f64, i8, i16, i32, u8
 from bessemer.compiler.ir.walk_expr import all_nodes
@@ -312,7 +312,7 @@ def _walked_as_one(contraction: Contraction, outer: tuple[int, Size], inner: Mer
     # Symbols without extents: what holds for these holds for a merged index beyond the extent.
     symbols = [dims.Symbol(f"row{i}") for i in range(len(contraction.rows))]
     rows = tuple(dims.atom(symbol) for symbol in symbols)
-    total = constant(0, contraction.dtype)
+    total = fragment_element("sum", 0, contraction.dtype)  # a number might make loads superfluous
     stores = contraction.epilogue(rows, dims.symbol("column"), total)
     sizes = [store.buffer.offset(store.indices) for store in stores]
     for store in stores:
