@@ -242,3 +242,5 @@ def test_check_describes_a_model_that_is_fine(net: Path) -> None:
     assert report["weights_bytes"] == (30 * 9 + 9) * 4
     code, out, _ = run_command("check", net)
     assert "f32[batch,30]" in out
+    code, out, _ = run_command("check", net, "--target", "nvptx:sm_80", "--json")
+    assert json.loads(out) == report

@@ -12,8 +12,10 @@ import typer
 from bessemer.compiler.errors import CompileError, UnsupportedError
 from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.options import Options
+from bessemer.compiler.targets.nvptx import is_device
 from bessemer.frontends.cli import arguments
 from bessemer.frontends.cli.compiler_steps import schedule
+from bessemer.frontends.cli.device_target import levels_of
 from bessemer.frontends.cli.output import (
     format_bytes,
     print_json,
@@ -23,6 +25,7 @@ from bessemer.frontends.cli.output import (
     write_note,
 )
 from bessemer.frontends.models_in import as_graph
+from bessemer.frontends.save_device import compile_levels
 
 
 def command(
@@ -49,9 +52,12 @@ def _checked(model: Path, dims: dict[str, int], target: str) -> tuple[dict[str, 
     with warnings.catch_warnings(record=True) as caught, spinner(f"Checking {model.name}"):
         warnings.simplefilter("always")
         try:
-            graph = as_graph(model, dims)
+            graph = as_graph(model, dims, stretches=not is_device(target))
             report |= _described(graph)
-            schedule(graph, Options(target))
+            if is_device(target):
+                compile_levels(graph, Options(target), levels_of(target)[-1:])
+            else:
+                schedule(graph, Options(target))
             code = 0
         except UnsupportedError as error:
             report["problems"] = list(error.items) or [str(error)]
