@@ -19,7 +19,7 @@ from bessemer.compiler.codegen.body.chain import chain_text
 from bessemer.compiler.codegen.body.copies import BLOCK, copy_name, copy_text
 from bessemer.compiler.codegen.body.shares import GRAIN, SHARE, work_of, work_of_copy
 from bessemer.compiler.codegen.kernels.finite import not_finite
-from bessemer.compiler.codegen.kernels.set_symbols import set_by_kernel, set_by_steps
+from bessemer.compiler.codegen.kernels.set_symbols import set_by_steps
 from bessemer.compiler.codegen.support.clock import Clocks
 from bessemer.compiler.codegen.support.constants import c_string
 from bessemer.compiler.codegen.support.workspace import (
@@ -226,7 +226,7 @@ class _Body(BodySizes):
             self.clocks.stop(start, event=False)
         if checks:
             self._check_fault(step, checks)
-        self._read_back(step)
+        self.read_back(step)
 
     def _chain(self, step: Chain) -> None:
         """A chain of launches: its shares are those of one kernel."""
@@ -275,17 +275,6 @@ class _Body(BodySizes):
             hit = self.let(f"icmp eq i32 {fault}, {number}")
             text = f"{where}: {message}" if where else message
             self.fail_if(hit, Status.INDEX_OUT_OF_RANGE, text)
-
-    def _read_back(self, step: Launch) -> None:
-        """Dimension symbols that the kernel has set become the program's."""
-        names = set_by_kernel(step.kernel)
-        for number, name in enumerate(step.kernel.symbols):
-            if name in names:
-                place = self.let(f"getelementptr i64, ptr %arguments, i64 {number}")
-                value = self.let(f"load i64, ptr {place}")
-                self.set_symbol(name, value)
-        if names:
-            self.note_bound(names)
 
     def _bind(self, step: BindDims) -> None:
         source = self._address(step.value)

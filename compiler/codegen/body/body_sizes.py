@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from bessemer.compiler.codegen.body.body_writer import BodyWriter
+from bessemer.compiler.codegen.kernels.set_symbols import set_by_kernel
 from bessemer.compiler.codegen.support.sizes import OVERFLOW, SizeWriter, any_of
 from bessemer.compiler.codegen.support.workspace import run_sizes
 from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
-from bessemer.compiler.ir.program import MemoryPlan, Program
+from bessemer.compiler.ir.program import Launch, MemoryPlan, Program
 from bessemer.runtime.artifact import Status
 
 
@@ -114,6 +115,17 @@ class BodySizes(BodyWriter):
         self.put(f"call void @bessemer_need(ptr %context, i64 {size})")
         self.put(f"ret i32 {Status.WORKSPACE_TOO_SMALL}")
         self.begin(good)
+
+    def read_back(self, step: Launch) -> None:
+        """Dimension symbols that the kernel has set become the program's."""
+        names = set_by_kernel(step.kernel)
+        for number, name in enumerate(step.kernel.symbols):
+            if name in names:
+                place = self.let(f"getelementptr i64, ptr %arguments, i64 {number}")
+                value = self.let(f"load i64, ptr {place}")
+                self.set_symbol(name, value)
+        if names:
+            self.note_bound(names)
 
     def note_absent(self, names: set[str]) -> None:
         """Gives a size to what is set on a way not taken: where later values lie depends on it.
