@@ -1,4 +1,4 @@
-"""Gradients of scatter_elements and scatter_nd: what was put in reads at its place."""
+"""Gradients of the scatters: what was put in reads at its place."""
 
 from __future__ import annotations
 
@@ -7,7 +7,14 @@ from dataclasses import dataclass
 
 from bessemer.compiler.ir.differential import Cotangents, Differential
 from bessemer.compiler.ir.graph import Value
-from bessemer.compiler.ops.composite.composite import cast, scalar_like
+from bessemer.compiler.ir.types import i64
+from bessemer.compiler.ops.composite.composite import (
+    along_axis,
+    broadcast_to,
+    cast,
+    scalar_like,
+    size_as,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +52,23 @@ def scatter_nd_gradient(d: Differential) -> Cotangents:
             ),
         )
     )
+
+
+def tensor_scatter_gradient(d: Differential) -> Cotangents:
+    """(x, positions, updates)"""
+    b, axis, size = d.builder, d["axis"], d["size"]
+    x, positions, updates = d.inputs
+    shape = updates.type.shape
+    zeros = scalar_like(b, updates, 0)
+    kept = d.apply("tensor_scatter", d.dy, positions, zeros, **d.attributes)
+    dx = d.apply("slice", kept, starts=(0,) * x.type.rank, shape=x.type.shape,
+                 steps=(1,) * x.type.rank)  # fmt: skip
+    first = along_axis(b, cast(b, positions, i64), 0, x.type.rank)
+    places = d.apply("iota", shape=shape, axis=axis, dtype=i64)
+    places = d.apply("add", places, broadcast_to(b, first, shape))
+    if d.attributes.get("mode") == "circular":
+        places = d.apply("mod", places, size_as(b, size, i64, shape))
+    return dx, None, d.apply("gather_elements", d.dy, places, axis=axis)
 
 
 def _gradient(places: _Places) -> Cotangents:

@@ -21,6 +21,7 @@ from bessemer.compiler.ir.expr import Buffer, binary, checked, constant, convert
 from bessemer.compiler.ir.op import Example, Operator, register
 from bessemer.compiler.ir.types import Array, TensorType, i64
 from bessemer.compiler.ops.check import require, require_axis, require_dtype
+from bessemer.compiler.ops.gradients_scatter import tensor_scatter_gradient
 from bessemer.compiler.ops.index import INDEX_TYPES
 
 MODES = ("linear", "circular")
@@ -141,7 +142,7 @@ register(
         _reference,
         statements=_statements,
         over=_over,
-        gradient=None,
+        gradient=tensor_scatter_gradient,
         examples=(
             Example(((2, 3, 5, 4), np.array([0, 3]), (2, 3, 2, 4)), {"axis": 2, "size": 5}),
             Example(((2, 3, 5, 20), np.array([5, 2]), (2, 3, 1, 20)), {"axis": 2, "size": 7}),
