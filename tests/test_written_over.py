@@ -135,6 +135,18 @@ def test_rows_are_put_among_zeros_where_those_lie() -> None:
         np.testing.assert_allclose(found, np.sin(wanted), rtol=1e-5, atol=1e-6)
 
 
+def test_rows_are_put_into_a_cache_that_had_no_places() -> None:
+    """The launch that puts zeros there first is no update that the scatter's could merge with."""
+    graph = parse_graph("""graph g(%0 : f32[1,0,3], %1 : i64[1], %2 : f32[1,2,3])  # 'x', 'at', 'u'
+  %3 = tensor_scatter(%0, %1, %2, axis=1, size=4) : f32[1,4,3]
+  return %3  # 'y'
+""")
+    model = bessemer.compile(graph, threads=1, cache=False)
+    rows = np.arange(1, 7, dtype=np.float32).reshape(1, 2, 3)
+    (found,) = model.run([np.zeros((1, 0, 3), np.float32), np.array([1]), rows])
+    np.testing.assert_array_equal(found, np.pad(rows, ((0, 0), (1, 1), (0, 0))))
+
+
 def _loop(body: str) -> str:
     return f"""g (float[6, 5] start, float[4, 5] rows, int64 n)
         => (float[6, 5] last, float[s, 5] all) {{
