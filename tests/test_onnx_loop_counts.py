@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 
 import bessemer
+from bessemer.compiler.ir.dims import symbol
 from bessemer.compiler.ir.graph import Node
+from bessemer.compiler.ir.program import Repeat, launches
+from bessemer.compiler.schedule.order_updates import touched
+from bessemer.compiler.schedule.program import build_program
+from bessemer.compiler.targets.choose import host_target
 from bessemer.frontends.onnx_reader.read import read_onnx
 from tests.onnx_check import expected, floats, parsed
 
@@ -83,6 +88,56 @@ def test_a_bound_may_be_compared_with_a_float_that_is_a_whole_number() -> None:
     for batch in (0, 1, 4):
         x = floats(batch, 3)
         np.testing.assert_allclose(compiled.run({"x": x})[0], np.exp(x), rtol=1e-6)
+
+
+def test_what_is_only_collected_has_no_part_in_counting() -> None:
+    """The first of two loops finds out how many iterations there are: its condition reads the
+    rows, but not their exponentials."""
+    program = build_program(read_onnx(parsed(_MAP.format(more=_BY_DATA, step=1))), host_target())
+    counting, collecting = (step for step in program.steps if isinstance(step, Repeat))
+    exp = "Exp 'row'"
+    assert any(exp in launch.sources for launch in launches(collecting.body))
+    assert not any(exp in launch.sources for launch in launches(counting.body))
+    assert counting.body and len(counting.body) < len(collecting.body) - 1
+
+
+_CARRIED = """
+agraph (float[n] x, float[4, n] w) => (float[n] last, float[4, n] seen, float[m, n] all) {
+    most = Constant<value = int64 {9223372036854775807}>()
+    begins = Constant<value = bool {1}>()
+    last, seen, all = Loop(most, begins, x, w) <
+        body = step (int64 i, bool c, float[n] s, float[4, n] v)
+                => (bool more, float[n] t, float[4, n] u, float[n] row) {
+            half = Constant<value = float {0.5}>()
+            t = Mul(s, half)
+            total = ReduceSum<keepdims = 0>(t)
+            least = Constant<value = float {0.01}>()
+            more = Greater(total, least)
+            four = Constant<value = int64 {4}>()
+            at = Mod(i, four)
+            flat = Constant<value = int64[2] {1, 1}>()
+            place = Reshape(at, flat)
+            axis = Constant<value = int64[1] {0}>()
+            wide = Unsqueeze(t, axis)
+            u = ScatterND(v, place, wide)
+            row = Exp(t)
+        }
+    >
+}
+"""
+
+
+def test_what_the_condition_does_not_read_is_not_carried_while_counting() -> None:
+    model = parsed(_CARRIED)
+    program = build_program(read_onnx(model), host_target())
+    counting, _ = (step for step in program.steps if isinstance(step, Repeat))
+    written = [v for step in counting.body for v in touched(step)[1]]
+    assert (4, symbol("n")) not in [value.type.shape for value in written]
+    compiled = bessemer.compile(model, threads=1, cache=False)
+    for size in (3, 20):
+        given = {"x": np.abs(floats(size)), "w": floats(4, size)}
+        for ours, theirs in zip(compiled.run(given), expected(model, given), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-5)
 
 
 def test_no_iteration_stacks_nothing() -> None:

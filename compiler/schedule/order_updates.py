@@ -229,7 +229,7 @@ class _Order:
                 self._wait(task, writers.get(value, ()))
                 self._wait(task, self.readers.get(value, ()))
                 writers.setdefault(value, set()).add(task.position)
-            if _sets_symbols(task.step):
+            if sets_symbols(task.step):
                 self._wait(task, range(task.position))
                 barrier = task.position
             elif barrier is not None:
@@ -304,16 +304,17 @@ def _written(steps: Sequence[Step]) -> list[Value]:
     return found
 
 
-def _sets_symbols(step: Step) -> bool:
+def sets_symbols(step: Step) -> bool:
+    """Whether a step gives a value to a size."""
     match step:
         case BindDims():
             return True
         case Launch():
             return any(isinstance(s, SetDim) for s in walk(step.kernel.body))
         case Branch():
-            return any(_sets_symbols(one) for one in (*step.then, *step.otherwise))
+            return any(sets_symbols(one) for one in (*step.then, *step.otherwise))
         case Repeat():
-            return bool(step.count) or any(_sets_symbols(one) for one in step.body)
+            return bool(step.count) or any(sets_symbols(one) for one in step.body)
         case _:
             return False
 

@@ -38,6 +38,7 @@ from bessemer.compiler.schedule.lowering.narrow_products import lower_narrow_pro
 from bessemer.compiler.schedule.lowering.recurrence import lower_recurrence
 from bessemer.compiler.schedule.lowering.write_parts import write_parts
 from bessemer.compiler.schedule.merge_updates import merge_updates
+from bessemer.compiler.schedule.needed_steps import needed_steps
 from bessemer.compiler.schedule.nests.merge_axes import Piece
 from bessemer.compiler.schedule.nests.nests import flat
 from bessemer.compiler.schedule.order_updates import order_updates
@@ -269,27 +270,30 @@ class ProgramBuilder:
         advance = self._advance(body, [going, *carried])
         computed = self.lower(body)
 
-        def repeated(count: str, stores: Sequence[Step] = ()) -> Repeat:
+        def repeated(steps: Sequence[Step], count: str = "") -> Repeat:
             return Repeat(
                 trips if attributes["has_trips"] else None,
                 going if attributes["has_condition"] else None,
                 iteration,
-                (*computed, *stores, *advance),
+                tuple(steps),
                 count,
                 node.sources,
             )
 
         if not scans:
-            return [*start, repeated("")]
+            return [*start, repeated([*computed, *advance])]
         count = attributes["count"]
-        limit, before = self._limit(node, [*start, repeated(count)])
+        kept = needed_steps([*start, *computed, *advance], going)
+        deciding = [step for step in (*computed, *advance) if step in kept]
+        first_run = [*(step for step in start if step in kept), repeated(deciding, count)]
+        limit, before = self._limit(node, first_run)
         # Behind the limit, as the run binds them: the arena's parts lie in this order.
         self.symbols.append(count)
         stores: list[Step] = []
         for part, whole in zip(body.outputs[1 + len(carried) :], scans, strict=True):
             stores.append(self._store_scan(part, whole, iteration, node))
             self.capacities[whole] = limit * part.type.numel
-        return [*before, *start, repeated(count, stores)]
+        return [*before, *start, repeated([*computed, *stores, *advance], count)]
 
     def _advance(self, body: Graph, places: Sequence[Value]) -> list[Step]:
         """What puts the condition and the carried values where the next iteration reads them; what

@@ -1,0 +1,41 @@
+"""The steps of a loop that decide how often it runs, without the rest of what it computes.
+
+    while going: going, x = step(x)                           counts the iterations
+    while going: going, x = step(x); y = f(x); ys[i] = y      collects what they give
+
+Where only the data decides how many iterations there will be, a loop that collects results runs
+twice: first to find out how much room these need. What is only collected has no part in that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bessemer.compiler.ir.graph import Value
+from bessemer.compiler.ir.program import Alias, Step
+from bessemer.compiler.schedule.order_updates import sets_symbols, touched
+
+
+def needed_steps(steps: Sequence[Step], wanted: Value) -> set[Step]:
+    """Those of a loop's steps that `wanted` depends on, in this iteration or in a later one, and
+    those that give values to sizes."""
+    sources = {step.target: step.source for step in steps if isinstance(step, Alias)}
+
+    def root(value: Value) -> Value:
+        while value in sources:
+            value = sources[value]
+        return value
+
+    kept: set[Step] = set()
+    needed = {root(wanted)}
+    is_complete = False
+    while not is_complete:
+        is_complete = True
+        for step in reversed(steps):
+            reads, writes = touched(step)
+            if step in kept or not (sets_symbols(step) or needed & set(map(root, writes))):
+                continue
+            kept.add(step)
+            needed |= set(map(root, reads))
+            is_complete = False
+    return kept
