@@ -37,11 +37,14 @@ from bessemer.compiler.ir.program import (
 from bessemer.compiler.memory_plan.plan_memory import is_data_dependent, plan_memory
 from bessemer.compiler.options import Options
 from bessemer.compiler.pass_order import Pass, passes_of
-from bessemer.compiler.passes.compute_half_wide import compute_half_wide
-from bessemer.compiler.passes.decode_weights import decode_weights
-from bessemer.compiler.passes.separate_padding import separate_padding
-from bessemer.compiler.passes.store_bfloat16 import store_bfloat16, store_bfloat16_everywhere
-from bessemer.compiler.passes.total_gate_gradients import total_gate_gradients
+from bessemer.compiler.passes.convolution.separate_padding import separate_padding
+from bessemer.compiler.passes.precision.compute_half_wide import compute_half_wide
+from bessemer.compiler.passes.precision.store_bfloat16 import (
+    store_bfloat16,
+    store_bfloat16_everywhere,
+)
+from bessemer.compiler.passes.quantization.decode_weights import decode_weights
+from bessemer.compiler.passes.sums.total_gate_gradients import total_gate_gradients
 from bessemer.compiler.schedule.device.program import build_device_program
 from bessemer.compiler.targets.nvptx import DeviceTarget
 from bessemer.runtime.cuda import artifact

@@ -6,38 +6,38 @@ from collections.abc import Callable
 
 from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.options import Options
-from bessemer.compiler.passes.block_channel_sums import block_channel_sums
-from bessemer.compiler.passes.compute_half_wide import compute_half_wide
-from bessemer.compiler.passes.decompose_conv_transpose import decompose_conv_transpose
-from bessemer.compiler.passes.fill_tile_rows import fill_tile_rows
-from bessemer.compiler.passes.flush_denormals import flush_denormals
-from bessemer.compiler.passes.fold_batch_norm import fold_batch_norm
-from bessemer.compiler.passes.fold_constants import fold_constants
-from bessemer.compiler.passes.fold_tables import fold_tables
-from bessemer.compiler.passes.gather_windows import gather_windows
-from bessemer.compiler.passes.group_statistics import group_statistics
-from bessemer.compiler.passes.merge_equal import merge_equal
-from bessemer.compiler.passes.move_quantization import move_quantization
-from bessemer.compiler.passes.move_transposes import move_transposes
-from bessemer.compiler.passes.multiply_looked_up import multiply_looked_up
-from bessemer.compiler.passes.multiply_quantized import multiply_quantized
-from bessemer.compiler.passes.multiply_tables import multiply_tables
-from bessemer.compiler.passes.narrow_integers import narrow_integers
-from bessemer.compiler.passes.quantize_sums import quantize_sums
-from bessemer.compiler.passes.remove_dead import remove_dead
-from bessemer.compiler.passes.resize_by_axes import resize_by_axes
-from bessemer.compiler.passes.round_activations import round_activations
-from bessemer.compiler.passes.sample_deformed import sample_deformed
-from bessemer.compiler.passes.separate_padding import separate_padding
-from bessemer.compiler.passes.simplify import simplify
-from bessemer.compiler.passes.store_bfloat16 import store_bfloat16, store_bfloat16_weights
-from bessemer.compiler.passes.sum_pixels import sum_pixels
-from bessemer.compiler.passes.tabulate_bytes import tabulate_bytes
-from bessemer.compiler.passes.tabulate_resizes import tabulate_resizes
-from bessemer.compiler.passes.take_whole_rows import take_whole_rows
-from bessemer.compiler.passes.total_gate_gradients import total_gate_gradients
-from bessemer.compiler.passes.widen_convolutions import widen_convolutions
-from bessemer.compiler.passes.widen_half import widen_bfloat16, widen_half
+from bessemer.compiler.passes.convolution.decompose_conv_transpose import decompose_conv_transpose
+from bessemer.compiler.passes.convolution.fill_tile_rows import fill_tile_rows
+from bessemer.compiler.passes.convolution.fold_batch_norm import fold_batch_norm
+from bessemer.compiler.passes.convolution.sample_deformed import sample_deformed
+from bessemer.compiler.passes.convolution.separate_padding import separate_padding
+from bessemer.compiler.passes.convolution.widen_convolutions import widen_convolutions
+from bessemer.compiler.passes.gathers.fold_tables import fold_tables
+from bessemer.compiler.passes.gathers.gather_windows import gather_windows
+from bessemer.compiler.passes.gathers.multiply_looked_up import multiply_looked_up
+from bessemer.compiler.passes.gathers.multiply_tables import multiply_tables
+from bessemer.compiler.passes.gathers.resize_by_axes import resize_by_axes
+from bessemer.compiler.passes.gathers.tabulate_resizes import tabulate_resizes
+from bessemer.compiler.passes.gathers.take_whole_rows import take_whole_rows
+from bessemer.compiler.passes.layout.move_transposes import move_transposes
+from bessemer.compiler.passes.precision.compute_half_wide import compute_half_wide
+from bessemer.compiler.passes.precision.store_bfloat16 import store_bfloat16, store_bfloat16_weights
+from bessemer.compiler.passes.precision.widen_half import widen_bfloat16, widen_half
+from bessemer.compiler.passes.quantization.move_quantization import move_quantization
+from bessemer.compiler.passes.quantization.multiply_quantized import multiply_quantized
+from bessemer.compiler.passes.quantization.narrow_integers import narrow_integers
+from bessemer.compiler.passes.quantization.quantize_sums import quantize_sums
+from bessemer.compiler.passes.quantization.round_activations import round_activations
+from bessemer.compiler.passes.quantization.tabulate_bytes import tabulate_bytes
+from bessemer.compiler.passes.simplification.flush_denormals import flush_denormals
+from bessemer.compiler.passes.simplification.fold_constants import fold_constants
+from bessemer.compiler.passes.simplification.merge_equal import merge_equal
+from bessemer.compiler.passes.simplification.remove_dead import remove_dead
+from bessemer.compiler.passes.simplification.simplify import simplify
+from bessemer.compiler.passes.sums.block_channel_sums import block_channel_sums
+from bessemer.compiler.passes.sums.group_statistics import group_statistics
+from bessemer.compiler.passes.sums.sum_pixels import sum_pixels
+from bessemer.compiler.passes.sums.total_gate_gradients import total_gate_gradients
 from bessemer.compiler.targets.machine import Target
 
 Pass = Callable[[Graph], Graph]

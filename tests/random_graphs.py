@@ -11,7 +11,7 @@ import pytest
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.graph import Graph, Value
 from bessemer.compiler.ir.types import Array, TensorType, f64
-from bessemer.compiler.passes.differentiate import gradients
+from bessemer.compiler.passes.differentiation.differentiate import gradients
 
 torch = pytest.importorskip("torch")
 Pair: TypeAlias = "tuple[Value, Any]"

@@ -12,13 +12,13 @@ import bessemer
 from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.ir.interpreter.interpret import run_graph
 from bessemer.compiler.ir.types import Array, bf16, f32
-from bessemer.compiler.passes.remove_dead import remove_dead
-from bessemer.compiler.passes.store_bfloat16 import (
+from bessemer.compiler.passes.precision.store_bfloat16 import (
     store_bfloat16,
     store_bfloat16_everywhere,
     store_bfloat16_weights,
 )
-from bessemer.compiler.passes.widen_half import widen_bfloat16
+from bessemer.compiler.passes.precision.widen_half import widen_bfloat16
+from bessemer.compiler.passes.simplification.remove_dead import remove_dead
 from bessemer.compiler.targets import x86
 from bessemer.compiler.targets.choose import host_target
 from bessemer.compiler.targets.machine import Target

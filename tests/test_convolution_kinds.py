@@ -14,7 +14,7 @@ from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.types import TensorType, f32
 from bessemer.compiler.options import Options
-from bessemer.compiler.passes.decompose_conv_transpose import decompose_conv_transpose
+from bessemer.compiler.passes.convolution.decompose_conv_transpose import decompose_conv_transpose
 from bessemer.frontends.onnx_reader.read import read_onnx
 from tests.onnx_check import expected, floats, node_model, operators
 

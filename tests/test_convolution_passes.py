@@ -6,10 +6,10 @@ import pytest
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.ir.types import TensorType, f16, f32
-from bessemer.compiler.passes.group_statistics import group_statistics
-from bessemer.compiler.passes.remove_dead import remove_dead
-from bessemer.compiler.passes.separate_padding import separate_padding
-from bessemer.compiler.passes.widen_convolutions import widen_convolutions
+from bessemer.compiler.passes.convolution.separate_padding import separate_padding
+from bessemer.compiler.passes.convolution.widen_convolutions import widen_convolutions
+from bessemer.compiler.passes.simplification.remove_dead import remove_dead
+from bessemer.compiler.passes.sums.group_statistics import group_statistics
 from tests.pass_runs import N, changed, lines
 
 

@@ -15,7 +15,7 @@ from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.graph import Graph, Value
 from bessemer.compiler.ir.types import Array, TensorType, f32, i64
 from bessemer.compiler.ops.composite.composite_reduce import softmax
-from bessemer.compiler.passes.differentiate import gradients
+from bessemer.compiler.passes.differentiation.differentiate import gradients
 from bessemer.compiler.schedule.contraction.contraction import Band, Bands
 from bessemer.compiler.schedule.grouping.diagonal_bands import find_bands
 from bessemer.compiler.schedule.program import build_program

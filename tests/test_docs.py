@@ -19,7 +19,7 @@ from bessemer.compiler.ir.dims import symbol
 from bessemer.compiler.ir.op import OPS
 from bessemer.compiler.ir.types import TensorType, f32
 from bessemer.compiler.options import Options
-from bessemer.compiler.passes.remove_dead import remove_dead
+from bessemer.compiler.passes.simplification.remove_dead import remove_dead
 from bessemer.compiler.targets.nvptx import SM80
 from bessemer.frontends.builder.layer import Sequential
 from bessemer.frontends.builder.layers_dense import Dense, Flatten

@@ -13,7 +13,7 @@ from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.ir.types import TensorType, bf16, f32
 from bessemer.compiler.options import Options
-from bessemer.compiler.passes.fill_tile_rows import fill_tile_rows
+from bessemer.compiler.passes.convolution.fill_tile_rows import fill_tile_rows
 from bessemer.frontends.onnx_reader.read import read_onnx
 from tests.amx_emulation import counts, emulator, needs_emulator, reset
 from tests.pass_runs import lines

@@ -13,7 +13,7 @@ import bessemer.compiler.ops
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.graph import Graph, Value
 from bessemer.compiler.ir.types import TensorType, bf16, f16, f32, type_of
-from bessemer.compiler.passes.compute_half_wide import compute_half_wide
+from bessemer.compiler.passes.precision.compute_half_wide import compute_half_wide
 from tests.op_cases import Case, each_case
 
 

@@ -7,9 +7,9 @@ import numpy as np
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.ir.types import TensorType, f32, i64
-from bessemer.compiler.passes.fold_constants import fold_constants
-from bessemer.compiler.passes.fold_tables import LEAST_GROWTH, fold_tables
-from bessemer.compiler.passes.remove_dead import remove_dead
+from bessemer.compiler.passes.gathers.fold_tables import LEAST_GROWTH, fold_tables
+from bessemer.compiler.passes.simplification.fold_constants import fold_constants
+from bessemer.compiler.passes.simplification.remove_dead import remove_dead
 from tests.pass_runs import changed
 
 

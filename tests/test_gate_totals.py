@@ -9,7 +9,7 @@ import bessemer
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.ir.types import Array, TensorType, f32
-from bessemer.compiler.passes.total_gate_gradients import total_gate_gradients
+from bessemer.compiler.passes.sums.total_gate_gradients import total_gate_gradients
 
 STEPS = 5
 

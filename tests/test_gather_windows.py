@@ -11,8 +11,8 @@ from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.ir.types import Array, TensorType, f32, i64
-from bessemer.compiler.passes.gather_windows import gather_windows
-from bessemer.compiler.passes.remove_dead import remove_dead
+from bessemer.compiler.passes.gathers.gather_windows import gather_windows
+from bessemer.compiler.passes.simplification.remove_dead import remove_dead
 from tests.onnxruntime_sessions import session_of
 from tests.pass_runs import N, changed
 

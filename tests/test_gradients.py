@@ -9,7 +9,7 @@ from bessemer.compiler.ir.dims import symbol_names
 from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.ir.interpreter.interpret import run_graph
 from bessemer.compiler.ir.types import Array, type_of
-from bessemer.compiler.passes.differentiate import gradients
+from bessemer.compiler.passes.differentiation.differentiate import gradients
 from tests.op_cases import Case, each_case
 
 LARGEST = 4000

@@ -13,7 +13,7 @@ from bessemer.compiler.ir.graph import Graph, Value
 from bessemer.compiler.ir.interpreter.interpret import run_graph
 from bessemer.compiler.ir.types import TensorType, boolean, f64, i64
 from bessemer.compiler.ops.composite.composite import binary, reshape
-from bessemer.compiler.passes.differentiate import gradients
+from bessemer.compiler.passes.differentiation.differentiate import gradients
 
 torch = pytest.importorskip("torch")
 ROWS, WIDTH, TRIPS = 7, 3, 5

@@ -10,7 +10,7 @@ from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.interpreter.interpret import run_graph
 from bessemer.compiler.ir.types import TensorType, f64
 from bessemer.compiler.ops.composite import composite_reduce
-from bessemer.compiler.passes.differentiate import gradients
+from bessemer.compiler.passes.differentiation.differentiate import gradients
 from tests.random_graph_places import PLACE_STEPS
 from tests.random_graph_steps import PLAIN_STEPS
 from tests.random_graphs import Writer

@@ -13,7 +13,7 @@ from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.ir.interpreter.interpret import run_graph
 from bessemer.compiler.ir.types import Array, TensorType, dtype_of, f32, f64
-from bessemer.compiler.passes.differentiate import gradients
+from bessemer.compiler.passes.differentiation.differentiate import gradients
 from bessemer.frontends.builder.layers_recurrent import GRU, LSTM, RNN, Recurrent
 from bessemer.frontends.builder.network import Input, Network
 from bessemer.frontends.builder.tensor import Tensor

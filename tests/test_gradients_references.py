@@ -15,7 +15,7 @@ from bessemer.compiler.ir.dims import symbol
 from bessemer.compiler.ir.graph import Graph, Value
 from bessemer.compiler.ir.interpreter.interpret import run_graph
 from bessemer.compiler.ir.types import Array, TensorType, dtype_of, f64
-from bessemer.compiler.passes.differentiate import gradients
+from bessemer.compiler.passes.differentiation.differentiate import gradients
 
 torch = pytest.importorskip("torch")
 rng = np.random.default_rng(21)

@@ -14,7 +14,7 @@ from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.graph import Graph, Value
 from bessemer.compiler.ir.interpreter.interpret import run_graph
 from bessemer.compiler.ir.types import Array, TensorType, boolean, f64, i64
-from bessemer.compiler.passes.differentiate import differentiate, gradients
+from bessemer.compiler.passes.differentiation.differentiate import differentiate, gradients
 from bessemer.frontends.onnx_reader.read import read_onnx
 
 SCALAR, VECTOR = TensorType(f64, ()), TensorType(f64, (4,))

@@ -12,7 +12,7 @@ from bessemer.compiler.ir.interpreter.interpret import run_graph
 from bessemer.compiler.ir.types import TensorType, f64
 from bessemer.compiler.ops.composite.composite import broadcast_to, reshape
 from bessemer.compiler.ops.composite.composite_reduce import log_softmax, reduce, softmax
-from bessemer.compiler.passes.differentiate import gradients
+from bessemer.compiler.passes.differentiation.differentiate import gradients
 
 torch = pytest.importorskip("torch")
 SHAPE = (3, 4, 5)

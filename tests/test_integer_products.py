@@ -15,13 +15,13 @@ from bessemer.compiler.ops.composite.composite_quantize import (
     dequantize_linear,
     dynamic_quantize_linear,
 )
-from bessemer.compiler.passes.fold_batch_norm import fold_batch_norm
-from bessemer.compiler.passes.fold_constants import fold_constants
-from bessemer.compiler.passes.multiply_quantized import multiply_quantized
-from bessemer.compiler.passes.narrow_integers import narrow_integers
-from bessemer.compiler.passes.remove_dead import remove_dead
-from bessemer.compiler.passes.simplify import simplify
-from bessemer.compiler.passes.tabulate_bytes import tabulate_bytes
+from bessemer.compiler.passes.convolution.fold_batch_norm import fold_batch_norm
+from bessemer.compiler.passes.quantization.multiply_quantized import multiply_quantized
+from bessemer.compiler.passes.quantization.narrow_integers import narrow_integers
+from bessemer.compiler.passes.quantization.tabulate_bytes import tabulate_bytes
+from bessemer.compiler.passes.simplification.fold_constants import fold_constants
+from bessemer.compiler.passes.simplification.remove_dead import remove_dead
+from bessemer.compiler.passes.simplification.simplify import simplify
 from tests.pass_runs import Case, N, changed, lines
 
 Zero = int | str | None

@@ -14,13 +14,13 @@ from bessemer.compiler.ir.graph import Graph, Value
 from bessemer.compiler.ir.types import TensorType, f32
 from bessemer.compiler.ir.verifier.verify_graph import verify_graph
 from bessemer.compiler.pass_order import PASSES
-from bessemer.compiler.passes.fold_batch_norm import fold_batch_norm
-from bessemer.compiler.passes.fold_constants import fold_constants
-from bessemer.compiler.passes.merge_equal import merge_equal
-from bessemer.compiler.passes.move_transposes import move_transposes
-from bessemer.compiler.passes.order_search import OrderSearch
-from bessemer.compiler.passes.remove_dead import remove_dead
-from bessemer.compiler.passes.simplify import simplify
+from bessemer.compiler.passes.convolution.fold_batch_norm import fold_batch_norm
+from bessemer.compiler.passes.layout.move_transposes import move_transposes
+from bessemer.compiler.passes.layout.order_search import OrderSearch
+from bessemer.compiler.passes.simplification.fold_constants import fold_constants
+from bessemer.compiler.passes.simplification.merge_equal import merge_equal
+from bessemer.compiler.passes.simplification.remove_dead import remove_dead
+from bessemer.compiler.passes.simplification.simplify import simplify
 from bessemer.compiler.schedule.program import build_program
 from bessemer.compiler.targets import x86
 from bessemer.frontends.onnx_reader.read import read_onnx

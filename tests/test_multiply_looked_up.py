@@ -9,7 +9,7 @@ import bessemer
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.graph import Graph, Value
 from bessemer.compiler.ir.types import Array, TensorType, f32, i64
-from bessemer.compiler.passes.multiply_looked_up import multiply_looked_up
+from bessemer.compiler.passes.gathers.multiply_looked_up import multiply_looked_up
 from tests.onnx_check import expected, parsed
 from tests.pass_runs import N, changed
 

@@ -11,9 +11,9 @@ import bessemer
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.ir.types import Array, TensorType, dtype_of
-from bessemer.compiler.passes.differentiate import gradients
-from bessemer.compiler.passes.multiply_tables import multiply_tables
-from bessemer.compiler.passes.remove_dead import remove_dead
+from bessemer.compiler.passes.differentiation.differentiate import gradients
+from bessemer.compiler.passes.gathers.multiply_tables import multiply_tables
+from bessemer.compiler.passes.simplification.remove_dead import remove_dead
 
 WORDS, FEATURES, WIDTH = 7, 5, 6
 

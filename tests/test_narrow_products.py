@@ -23,7 +23,7 @@ from bessemer.compiler.ir.types import Array
 from bessemer.compiler.ops.nibbles import pack_blocks, pack_units, unpack_blocks, unpack_units
 from bessemer.compiler.options import Options
 from bessemer.compiler.pass_order import passes_of
-from bessemer.compiler.passes.remove_dead import remove_dead
+from bessemer.compiler.passes.simplification.remove_dead import remove_dead
 from bessemer.compiler.schedule.program import build_program
 from bessemer.compiler.targets.nvptx import SM80
 from bessemer.compiler.targets.x86 import AVX512

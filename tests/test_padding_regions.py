@@ -7,7 +7,7 @@ import pytest
 
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.types import TensorType, f32
-from bessemer.compiler.passes.simplify import simplify
+from bessemer.compiler.passes.simplification.simplify import simplify
 from tests.pass_runs import changed
 
 

@@ -12,13 +12,13 @@ from bessemer.compiler.ir.interpreter.interpret import run_graph
 from bessemer.compiler.ir.op import OPS
 from bessemer.compiler.ir.types import Array, TensorType, boolean, f32, i64, type_of
 from bessemer.compiler.ir.verifier.verify_graph import verify_graph
-from bessemer.compiler.passes.flush_denormals import flush_denormals
-from bessemer.compiler.passes.fold_batch_norm import fold_batch_norm
-from bessemer.compiler.passes.fold_constants import fold_constants
-from bessemer.compiler.passes.merge_equal import merge_equal
-from bessemer.compiler.passes.move_transposes import move_transposes
-from bessemer.compiler.passes.remove_dead import remove_dead
-from bessemer.compiler.passes.simplify import simplify
+from bessemer.compiler.passes.convolution.fold_batch_norm import fold_batch_norm
+from bessemer.compiler.passes.layout.move_transposes import move_transposes
+from bessemer.compiler.passes.simplification.flush_denormals import flush_denormals
+from bessemer.compiler.passes.simplification.fold_constants import fold_constants
+from bessemer.compiler.passes.simplification.merge_equal import merge_equal
+from bessemer.compiler.passes.simplification.remove_dead import remove_dead
+from bessemer.compiler.passes.simplification.simplify import simplify
 from tests.channels_first import Net
 from tests.pass_runs import Case, N, Pass, changed, lines, widen
 

@@ -12,11 +12,11 @@ import bessemer
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.graph import Graph, Value
 from bessemer.compiler.ir.types import Array, DType, TensorType, f32, i8, i32, u8
-from bessemer.compiler.passes.fold_constants import fold_constants
-from bessemer.compiler.passes.move_quantization import move_quantization
-from bessemer.compiler.passes.remove_dead import remove_dead
-from bessemer.compiler.passes.simplify import simplify
-from bessemer.compiler.passes.tabulate_bytes import tabulate_bytes
+from bessemer.compiler.passes.quantization.move_quantization import move_quantization
+from bessemer.compiler.passes.quantization.tabulate_bytes import tabulate_bytes
+from bessemer.compiler.passes.simplification.fold_constants import fold_constants
+from bessemer.compiler.passes.simplification.remove_dead import remove_dead
+from bessemer.compiler.passes.simplification.simplify import simplify
 from tests.onnxruntime_sessions import session_of
 from tests.pass_runs import N, changed
 

@@ -14,8 +14,8 @@ from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.ir.interpreter.interpret import run_graph
 from bessemer.compiler.ir.types import TensorType, f32, u8
-from bessemer.compiler.passes.remove_dead import remove_dead
-from bessemer.compiler.passes.resize_by_axes import resize_by_axes
+from bessemer.compiler.passes.gathers.resize_by_axes import resize_by_axes
+from bessemer.compiler.passes.simplification.remove_dead import remove_dead
 from tests.pass_runs import N, changed
 
 

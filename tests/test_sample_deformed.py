@@ -13,7 +13,7 @@ from onnx.reference import ReferenceEvaluator
 import bessemer
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.types import TensorType, f32
-from bessemer.compiler.passes.sample_deformed import sample_deformed
+from bessemer.compiler.passes.convolution.sample_deformed import sample_deformed
 from tests.pass_runs import N, changed
 
 

@@ -12,8 +12,8 @@ from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Graph, Value
 from bessemer.compiler.ir.types import DTYPES, TensorType, f32, i64
-from bessemer.compiler.passes.remove_dead import remove_dead
-from bessemer.compiler.passes.simplify import simplify
+from bessemer.compiler.passes.simplification.remove_dead import remove_dead
+from bessemer.compiler.passes.simplification.simplify import simplify
 from tests.pass_runs import Case, N, changed, lines, widen
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bessemer.compiler.ir.dims import Size
-from bessemer.compiler.passes.sum_pixels import sum_pixels
+from bessemer.compiler.passes.sums.sum_pixels import sum_pixels
 from tests.pass_runs import Case, N, changed, lines, widen
 
 

@@ -14,9 +14,9 @@ from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.ir.types import DType, TensorType, f32, i32
 from bessemer.compiler.ops.image.resize_position import COORDINATES
-from bessemer.compiler.passes.remove_dead import remove_dead
-from bessemer.compiler.passes.simplify import simplify
-from bessemer.compiler.passes.tabulate_resizes import tabulate_resizes
+from bessemer.compiler.passes.gathers.tabulate_resizes import tabulate_resizes
+from bessemer.compiler.passes.simplification.remove_dead import remove_dead
+from bessemer.compiler.passes.simplification.simplify import simplify
 from tests.pass_runs import N, changed
 
 _H = dims.symbol("h")

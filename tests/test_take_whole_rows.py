@@ -11,7 +11,7 @@ import bessemer
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.ir.types import TensorType, f32, i64
-from bessemer.compiler.passes.take_whole_rows import take_whole_rows
+from bessemer.compiler.passes.gathers.take_whole_rows import take_whole_rows
 
 SIZES = {"m": 9, "n": 23, "k": 100}
 

@@ -13,11 +13,11 @@ from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.ir.types import TensorType, f32
 from bessemer.compiler.options import Options
 from bessemer.compiler.pass_order import passes_of
-from bessemer.compiler.passes.block_channel_sums import block_channel_sums
-from bessemer.compiler.passes.decompose_conv_transpose import decompose_conv_transpose
-from bessemer.compiler.passes.differentiate import differentiate
-from bessemer.compiler.passes.separate_padding import separate_padding
-from bessemer.compiler.passes.widen_convolutions import widen_convolutions
+from bessemer.compiler.passes.convolution.decompose_conv_transpose import decompose_conv_transpose
+from bessemer.compiler.passes.convolution.separate_padding import separate_padding
+from bessemer.compiler.passes.convolution.widen_convolutions import widen_convolutions
+from bessemer.compiler.passes.differentiation.differentiate import differentiate
+from bessemer.compiler.passes.sums.block_channel_sums import block_channel_sums
 from bessemer.compiler.schedule.program import build_program
 from bessemer.compiler.targets.choose import parse_target
 from bessemer.frontends.builder.activations import relu

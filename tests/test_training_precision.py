@@ -13,8 +13,8 @@ import bessemer
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.types import Array
 from bessemer.compiler.options import Precision
-from bessemer.compiler.passes.remove_dead import remove_dead
-from bessemer.compiler.passes.store_bfloat16 import store_bfloat16
+from bessemer.compiler.passes.precision.store_bfloat16 import store_bfloat16
+from bessemer.compiler.passes.simplification.remove_dead import remove_dead
 from bessemer.frontends import zoo
 from bessemer.frontends.builder.network import Input, Network
 from bessemer.frontends.train.losses import cross_entropy, mean_squared_error

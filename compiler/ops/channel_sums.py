@@ -6,7 +6,7 @@ channel_products   dy, x, mean -> the sums of dy, and of dy * (x - mean), in one
 
 The variance is that about the mean: a sum of squares minus the square of the sum would cancel. On
 a machine both sums are made of the sums of blocks of rows (channel_sum_parts.py; see
-passes/block_channel_sums.py), whatever the number of threads.
+passes/sums/block_channel_sums.py), whatever the number of threads.
 (Chan, Golub & LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances",
 1979.)
 """

@@ -14,7 +14,8 @@ for all of them; sums are added up in the output. High tiles leave time for the 
 panels to come from the second-level cache, so that the four share what is copied of x; for low ones
 those of one panel stay in the first-level cache.
 
-`rounds` allows activations to be rounded to 8 bits by blocks (passes/round_activations.py).
+`rounds` allows activations to be rounded to 8 bits by blocks
+(passes/quantization/round_activations.py).
 """
 
 from __future__ import annotations

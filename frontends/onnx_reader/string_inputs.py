@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from bessemer.compiler.ir.dims import symbol_names
 from bessemer.compiler.ir.graph import Graph, Value
-from bessemer.compiler.passes.remove_dead import remove_dead
+from bessemer.compiler.passes.simplification.remove_dead import remove_dead
 from bessemer.frontends.onnx_reader.string_state import ModelStrings
 from bessemer.runtime.artifact import ArrayInfo, Strings
 

@@ -22,7 +22,7 @@ from bessemer.compiler.ir.graph import Graph, Value
 from bessemer.compiler.ir.types import Array, TensorType, f32, f64, i64
 from bessemer.compiler.ops.composite.composite import binary, broadcast_to, cast
 from bessemer.compiler.ops.composite.composite_reduce import sum_square
-from bessemer.compiler.passes.differentiate import gradients
+from bessemer.compiler.passes.differentiation.differentiate import gradients
 from bessemer.frontends.builder.network import Input, Network
 from bessemer.frontends.builder.tensor import Tensor
 from bessemer.frontends.builder.trace import Parameter, Trace

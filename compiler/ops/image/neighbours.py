@@ -1,7 +1,7 @@
 """mix_neighbours: along one axis, the elements at places that a table holds, or weighted sums of
 neighbours there; resize_positions: where the elements of a resized axis lie; neighbour_weight: how
 much of a neighbour is mixed in at such positions. Together they resize an axis whose sizes only the
-run knows (passes/tabulate_resizes.py)."""
+run knows (passes/gathers/tabulate_resizes.py)."""
 
 from __future__ import annotations
 

@@ -62,8 +62,8 @@ def narrow_product(context: NodeContext, left: Value, right: Value) -> Value | N
         return None
     if not made.block and dtype_of(made.integers) in (i8, u8):
         rows = product(left.type.shape[:-1])
-        # A product of bytes by bytes is one of integers (passes/multiply_quantized.py); for many
-        # rows the weights are better off packed as floats.
+        # A product of bytes by bytes is one of integers (passes/quantization/
+        # multiply_quantized.py); for many rows the weights are better off packed as floats.
         if _is_of_bytes(context, left) or (isinstance(rows, int) and rows > _MOST_ROWS_OF_BYTES):
             return None
     integers = made.integers if is_transposed else made.integers.T

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ops.composite.composite import binary, where
-from bessemer.compiler.passes.differentiate import gradients
+from bessemer.compiler.passes.differentiation.differentiate import gradients
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.registry import rule
 

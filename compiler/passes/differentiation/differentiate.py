@@ -15,8 +15,11 @@ from bessemer.compiler.errors import CompileError, UnsupportedError
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.differential import Cotangents, Differential
 from bessemer.compiler.ir.graph import Graph, Node, Value
-from bessemer.compiler.passes.differentiate_regions import branch_cotangents, loop_cotangents
-from bessemer.compiler.passes.differentiate_shifts import idle_maxima
+from bessemer.compiler.passes.differentiation.differentiate_regions import (
+    branch_cotangents,
+    loop_cotangents,
+)
+from bessemer.compiler.passes.differentiation.differentiate_shifts import idle_maxima
 
 
 def gradients(b: GraphBuilder, loss: Value, values: Sequence[Value]) -> list[Value]:

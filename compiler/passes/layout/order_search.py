@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from bessemer.compiler.ir.evaluate import evaluate
 from bessemer.compiler.ir.graph import Graph, Node, Value
-from bessemer.compiler.passes.axis_orders import (
+from bessemer.compiler.passes.layout.axis_orders import (
     Order,
     given_order,
     identity,

@@ -15,7 +15,7 @@ from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.rewrite import GraphRewriter
 from bessemer.compiler.ir.types import Array, DType, boolean
 from bessemer.compiler.passes.known_values import known, spread, uniform
-from bessemer.compiler.passes.nonnegative_values import is_nonnegative
+from bessemer.compiler.passes.simplification.nonnegative_values import is_nonnegative
 
 Rule = Callable[[GraphRewriter, Node], Value | None]
 

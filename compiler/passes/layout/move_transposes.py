@@ -20,8 +20,8 @@ from dataclasses import replace
 
 from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.ir.rewrite import map_regions
-from bessemer.compiler.passes.apply_orders import apply_orders
-from bessemer.compiler.passes.order_search import OrderSearch
+from bessemer.compiler.passes.layout.apply_orders import apply_orders
+from bessemer.compiler.passes.layout.order_search import OrderSearch
 
 
 def move_transposes(graph: Graph) -> Graph:

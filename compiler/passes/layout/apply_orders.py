@@ -7,7 +7,7 @@ import numpy as np
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.rewrite import GraphRewriter
-from bessemer.compiler.passes.axis_orders import (
+from bessemer.compiler.passes.layout.axis_orders import (
     Order,
     given_order,
     identity,
@@ -16,7 +16,7 @@ from bessemer.compiler.passes.axis_orders import (
     permuted,
     pools_planes,
 )
-from bessemer.compiler.passes.order_search import OrderSearch, behind, follows_freely
+from bessemer.compiler.passes.layout.order_search import OrderSearch, behind, follows_freely
 
 
 def apply_orders(graph: Graph, search: OrderSearch) -> Graph:

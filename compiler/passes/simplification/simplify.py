@@ -18,10 +18,10 @@ from collections.abc import Callable, Mapping, Sequence
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.rewrite import GraphRewriter, rewrite_graph
 from bessemer.compiler.passes.known_values import uniform
-from bessemer.compiler.passes.simplify_arithmetic import ARITHMETIC
-from bessemer.compiler.passes.simplify_pools import POOLS
-from bessemer.compiler.passes.simplify_taps import TAPS
-from bessemer.compiler.passes.simplify_views import VIEWS
+from bessemer.compiler.passes.simplification.simplify_arithmetic import ARITHMETIC
+from bessemer.compiler.passes.simplification.simplify_pools import POOLS
+from bessemer.compiler.passes.simplification.simplify_taps import TAPS
+from bessemer.compiler.passes.simplification.simplify_views import VIEWS
 
 _RULES: Mapping[str, Callable[[GraphRewriter, Node], Value | None]] = {
     **ARITHMETIC,

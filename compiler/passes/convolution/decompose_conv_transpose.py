@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from bessemer.compiler.ir.dims import Size, product
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.rewrite import GraphRewriter, rewrite_graph
-from bessemer.compiler.passes.transposed_phases import as_phases
+from bessemer.compiler.passes.convolution.transposed_phases import as_phases
 
 _COLUMNS = 16
 """What a convolution's tiles compute at least at the price of one column: a vector or two."""

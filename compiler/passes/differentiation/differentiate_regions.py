@@ -22,7 +22,7 @@ from bessemer.compiler.ir.dims import symbol
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.types import TensorType, boolean, i64
 from bessemer.compiler.ops.composite.composite import scalar_like
-from bessemer.compiler.passes.differentiate_sums import Scattered, scattered_parts
+from bessemer.compiler.passes.differentiation.differentiate_sums import Scattered, scattered_parts
 
 Given: TypeAlias = "tuple[Value | None, ...]"
 

@@ -13,7 +13,7 @@ from bessemer.compiler.ir.dims import Size, is_nonnegative
 from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.rewrite import GraphRewriter
 from bessemer.compiler.passes.known_values import known
-from bessemer.compiler.passes.simplify_arithmetic import Rule
+from bessemer.compiler.passes.simplification.simplify_arithmetic import Rule
 
 
 def moves_only_units(shape: tuple[Size, ...], permutation: tuple[int, ...]) -> bool:

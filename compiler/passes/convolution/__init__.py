@@ -1,0 +1,1 @@
+"""Convolutions written in other ways, by what the machine computes well."""

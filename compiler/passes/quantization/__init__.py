@@ -1,0 +1,1 @@
+"""Quantized networks: products of integers, and where values become integers and floats."""

@@ -1,0 +1,1 @@
+"""Fewer nodes for the same values: constants, equal and unused nodes, laws of arithmetic."""
