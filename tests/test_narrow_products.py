@@ -20,7 +20,12 @@ from bessemer.compiler.ir.interpreter.interpret import run_graph
 from bessemer.compiler.ir.program import launches
 from bessemer.compiler.ir.text.text_loops import print_kernel
 from bessemer.compiler.ir.types import Array
-from bessemer.compiler.ops.nibbles import pack_blocks, pack_units, unpack_blocks, unpack_units
+from bessemer.compiler.ops.contractions.nibbles import (
+    pack_blocks,
+    pack_units,
+    unpack_blocks,
+    unpack_units,
+)
 from bessemer.compiler.options import Options
 from bessemer.compiler.pass_order import passes_of
 from bessemer.compiler.passes.simplification.remove_dead import remove_dead

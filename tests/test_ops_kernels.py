@@ -25,7 +25,7 @@ from bessemer.compiler.ir.loops import For, Kernel
 from bessemer.compiler.ir.op import OPS
 from bessemer.compiler.ir.types import Array, TensorType, dtype_of, f32, i64, type_of
 from bessemer.compiler.ir.walk_loops import walk
-from bessemer.compiler.ops.non_max_suppression import _capacity as nms_capacity
+from bessemer.compiler.ops.sorting.non_max_suppression import _capacity as nms_capacity
 from tests.op_cases import assert_same
 
 N, M = symbol("n"), symbol("m")

@@ -13,7 +13,7 @@ from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import Array, DType, TensorType, f32, i8, u8
 from bessemer.compiler.jit import load_code
-from bessemer.compiler.ops.cast import saturating_cast
+from bessemer.compiler.ops.pointwise.cast import saturating_cast
 from bessemer.compiler.options import Options
 
 COUNT = 1 << 16

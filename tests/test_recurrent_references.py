@@ -9,7 +9,7 @@ import pytest
 
 from bessemer.compiler.ir.op import OPS
 from bessemer.compiler.ir.types import Array
-from bessemer.compiler.ops.activations import ACTIVATIONS
+from bessemer.compiler.ops.recurrence.activations import ACTIVATIONS
 from tests.onnx_nodes import run_node
 
 STEPS, BATCH, INPUTS, HIDDEN = 5, 3, 4, 7

@@ -20,7 +20,7 @@ from bessemer.compiler.ir.text.text_loops import print_kernel
 from bessemer.compiler.ir.types import Array, DType, TensorType, f32, i8, u8
 from bessemer.compiler.ir.verifier.verify_loops import verify_kernel
 from bessemer.compiler.jit import load_code
-from bessemer.compiler.ops.cast import saturating_cast
+from bessemer.compiler.ops.pointwise.cast import saturating_cast
 from bessemer.compiler.options import Options
 from bessemer.compiler.schedule.program import build_program
 from bessemer.compiler.targets.choose import host_target

@@ -2,35 +2,16 @@
 
 from bessemer.compiler.ops import (  # noqa: F401  (each registers its operators)
     bind,
-    cast,
-    channel_sum_parts,
-    channel_sums,
     control,
+    random,
+    trees,
+)
+from bessemer.compiler.ops.contractions import (  # noqa: F401  (each registers its operators)
     conv,
-    elementwise,
-    extreme_place,
-    index,
     matmul,
     matmul_blocks,
     matmul_rounded,
-    move,
-    non_max_suppression,
-    nonzero,
-    pad,
-    pool,
-    pool_gradients,
-    random,
-    reduce,
-    reinterpret,
-    reshape,
     round_blocks,
-    scan,
-    scatter,
-    sort,
-    tensor_scatter,
-    trees,
-    unique,
-    windows,
 )
 from bessemer.compiler.ops.image import (  # noqa: F401  (each registers its operators)
     col2im,
@@ -43,6 +24,27 @@ from bessemer.compiler.ops.image import (  # noqa: F401  (each registers its ope
     roi_pool_gradient,
     sample,
 )
+from bessemer.compiler.ops.indexing import (  # noqa: F401  (each registers its operators)
+    index,
+    nonzero,
+    scatter,
+    tensor_scatter,
+)
+from bessemer.compiler.ops.movement import (  # noqa: F401  (each registers its operators)
+    move,
+    pad,
+    reinterpret,
+    reshape,
+    windows,
+)
+from bessemer.compiler.ops.pointwise import (  # noqa: F401  (each registers its operators)
+    cast,
+    elementwise,
+)
+from bessemer.compiler.ops.pooling import (  # noqa: F401  (each registers its operators)
+    pool,
+    pool_gradients,
+)
 from bessemer.compiler.ops.recurrence import (  # noqa: F401  (each registers its operators)
     byte_lstm,
     gru,
@@ -51,4 +53,16 @@ from bessemer.compiler.ops.recurrence import (  # noqa: F401  (each registers it
     lstm_gradient,
     rnn,
     rnn_gradient,
+)
+from bessemer.compiler.ops.reductions import (  # noqa: F401  (each registers its operators)
+    channel_sum_parts,
+    channel_sums,
+    reduce,
+    scan,
+)
+from bessemer.compiler.ops.sorting import (  # noqa: F401  (each registers its operators)
+    extreme_place,
+    non_max_suppression,
+    sort,
+    unique,
 )

@@ -18,7 +18,7 @@ from bessemer.compiler.ir.element import reduction_symbols
 from bessemer.compiler.ir.expr import Expression, Index, constant
 from bessemer.compiler.ir.types import Array, TensorType, boolean
 from bessemer.compiler.ops.check import require, require_entries
-from bessemer.compiler.ops.pad import within_pads
+from bessemer.compiler.ops.movement.pad import within_pads
 
 
 @dataclass(frozen=True)

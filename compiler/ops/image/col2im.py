@@ -14,7 +14,7 @@ from bessemer.compiler.ir.types import FLOATS, INTEGERS, Array, TensorType, bool
 from bessemer.compiler.ops.check import require, require_dtype, require_entries
 from bessemer.compiler.ops.image.gradients_sample import col2im_gradient
 from bessemer.compiler.ops.precise import rounded_once
-from bessemer.compiler.ops.reduce import accumulator
+from bessemer.compiler.ops.reductions.reduce import accumulator
 from bessemer.compiler.ops.window import reduction_index
 
 

@@ -19,7 +19,7 @@ from bessemer.compiler.ops.composite.composite import (
     size_as,
     transpose,
 )
-from bessemer.compiler.ops.gradients_neighbours import Reading, reading, taps_of
+from bessemer.compiler.ops.image.gradients_neighbours import Reading, reading, taps_of
 
 
 @dataclass(frozen=True, eq=False)

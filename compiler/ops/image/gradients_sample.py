@@ -17,7 +17,7 @@ from bessemer.compiler.ops.composite.composite import (
     size_as,
     transpose,
 )
-from bessemer.compiler.ops.gradients_neighbours import Taps, reading, taps_of
+from bessemer.compiler.ops.image.gradients_neighbours import Taps, reading, taps_of
 
 
 def col2im_gradient(d: Differential) -> Cotangents:

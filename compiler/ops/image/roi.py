@@ -28,7 +28,7 @@ from bessemer.compiler.ir.op import Example, Operator, register
 from bessemer.compiler.ir.types import FLOATS, Array, TensorType, f16, f32, f64, i64
 from bessemer.compiler.ops.check import require, require_dtype
 from bessemer.compiler.ops.image.roi_span import Neighbours, bounds, span, whole_cell, whole_spans
-from bessemer.compiler.ops.index import INDEX_TYPES
+from bessemer.compiler.ops.indexing.index import INDEX_TYPES
 from bessemer.compiler.ops.precise import rounded_once
 
 

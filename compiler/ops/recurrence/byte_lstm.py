@@ -16,9 +16,9 @@ from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.expr import Buffer
 from bessemer.compiler.ir.op import Example, Operator, register
 from bessemer.compiler.ir.types import Array, DType, TensorType, f32, f64, i8
-from bessemer.compiler.ops.activations import require_gates
 from bessemer.compiler.ops.check import require
 from bessemer.compiler.ops.recurrence import lstm
+from bessemer.compiler.ops.recurrence.activations import require_gates
 from bessemer.compiler.ops.recurrence.recurrence import require_cell
 from bessemer.compiler.ops.recurrence.recurrence_cell import Cell
 from bessemer.compiler.ops.recurrence.recurrence_rules import DEFAULTS, given, statements_of

@@ -14,7 +14,6 @@ from bessemer.compiler.ir.differential import Cotangents, Differential
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import i64
-from bessemer.compiler.ops.activations import require_slopes
 from bessemer.compiler.ops.composite.composite import (
     binary,
     broadcast_to,
@@ -23,6 +22,7 @@ from bessemer.compiler.ops.composite.composite import (
     scalar_like,
 )
 from bessemer.compiler.ops.composite.composite import transpose as transposed
+from bessemer.compiler.ops.recurrence.activations import require_slopes
 from bessemer.compiler.ops.recurrence.recurrence_rules import DEFAULTS
 from bessemer.compiler.ops.recurrence.written_cells import (
     written_gru,

@@ -20,8 +20,8 @@ from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.expr import Buffer, Expression, constant, convert
 from bessemer.compiler.ir.op import Example, Operator, register
 from bessemer.compiler.ir.types import Array, TensorType, dtype_of, f64
-from bessemer.compiler.ops.activations import Gate, require_gates
 from bessemer.compiler.ops.precise import widened
+from bessemer.compiler.ops.recurrence.activations import Gate, require_gates
 from bessemer.compiler.ops.recurrence.recurrence_backwards import require_backwards, run_back
 from bessemer.compiler.ops.recurrence.recurrence_cell import (
     Cell,

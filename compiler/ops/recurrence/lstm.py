@@ -19,9 +19,9 @@ from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import Buffer, Expression, convert
 from bessemer.compiler.ir.op import Example, Operator, register
 from bessemer.compiler.ir.types import Array, TensorType, bf16, f16, f64
-from bessemer.compiler.ops.activations import Gate, require_gates
 from bessemer.compiler.ops.check import require
 from bessemer.compiler.ops.precise import widened
+from bessemer.compiler.ops.recurrence.activations import Gate, require_gates
 from bessemer.compiler.ops.recurrence.gradients_recurrent import lstm_gradient
 from bessemer.compiler.ops.recurrence.recurrence import require_cell, run_steps
 from bessemer.compiler.ops.recurrence.recurrence_cell import (

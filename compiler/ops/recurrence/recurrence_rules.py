@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.expr import Buffer
 from bessemer.compiler.ir.types import DType, f64
-from bessemer.compiler.ops.activations import Gate, gates
+from bessemer.compiler.ops.recurrence.activations import Gate, gates
 from bessemer.compiler.ops.recurrence.recurrence_cell import Cell
 from bessemer.compiler.ops.recurrence.recurrence_kernel import write_recurrence
 

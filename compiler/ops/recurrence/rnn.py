@@ -11,9 +11,9 @@ from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.expr import Buffer, Expression
 from bessemer.compiler.ir.op import Example, Operator, register
 from bessemer.compiler.ir.types import Array, TensorType, f16
-from bessemer.compiler.ops.activations import require_gates
 from bessemer.compiler.ops.check import require
 from bessemer.compiler.ops.precise import widened
+from bessemer.compiler.ops.recurrence.activations import require_gates
 from bessemer.compiler.ops.recurrence.gradients_recurrent import rnn_gradient
 from bessemer.compiler.ops.recurrence.recurrence import require_cell, run_steps
 from bessemer.compiler.ops.recurrence.recurrence_cell import (

@@ -18,7 +18,7 @@ from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir.dims import Size, product
 from bessemer.compiler.ir.graph import Node
 from bessemer.compiler.ir.types import TensorType
-from bessemer.compiler.ops.reshape import matched_runs
+from bessemer.compiler.ops.movement.reshape import matched_runs
 from bessemer.compiler.passes.pointwise import is_pointwise
 
 Order: TypeAlias = tuple[int, ...]

@@ -30,7 +30,7 @@ from enum import IntEnum
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.rewrite import GraphRewriter, map_regions
 from bessemer.compiler.ir.types import bf16, f32
-from bessemer.compiler.ops.conv import is_depthwise
+from bessemer.compiler.ops.contractions.conv import is_depthwise
 
 _VIEWS = ("transpose", "reshape", "slice", "broadcast_to")
 # Rounding before them is rounding after them.

@@ -16,7 +16,7 @@ import numpy as np
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.rewrite import GraphRewriter, rewrite_graph
 from bessemer.compiler.ir.types import bf16, f16, f32
-from bessemer.compiler.ops.conv import is_depthwise
+from bessemer.compiler.ops.contractions.conv import is_depthwise
 
 CONTRACTIONS = ("matmul", "conv", "conv_transpose")
 

@@ -15,7 +15,7 @@ import numpy as np
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.rewrite import GraphRewriter, rewrite_graph
 from bessemer.compiler.ir.types import f32
-from bessemer.compiler.ops.nibbles import PANEL, unpack_blocks, unpack_units
+from bessemer.compiler.ops.contractions.nibbles import PANEL, unpack_blocks, unpack_units
 
 _MIDDLE = 128.0
 

@@ -23,7 +23,7 @@ from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.rewrite import GraphRewriter, rewrite_graph
 from bessemer.compiler.ir.types import Array, DType, i8, i32, u8
-from bessemer.compiler.ops.conv import is_depthwise
+from bessemer.compiler.ops.contractions.conv import is_depthwise
 from bessemer.compiler.passes.known_values import known
 
 _VIEWS = ("transpose", "reshape", "slice", "broadcast_to")

@@ -16,8 +16,8 @@ import numpy as np
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.rewrite import GraphRewriter, rewrite_graph
 from bessemer.compiler.ir.types import Array
-from bessemer.compiler.ops.matmul_rounded import GROUP, pack_rounded
-from bessemer.compiler.ops.nibbles import HALF, TOGETHER, unpack_units
+from bessemer.compiler.ops.contractions.matmul_rounded import GROUP, pack_rounded
+from bessemer.compiler.ops.contractions.nibbles import HALF, TOGETHER, unpack_units
 
 _LONGEST_BLOCK = 1024
 """Of the depth: a thread has the units of a block on its stack."""

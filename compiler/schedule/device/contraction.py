@@ -37,7 +37,7 @@ from bessemer.compiler.ir.types import (
     i32,
     u8,
 )
-from bessemer.compiler.ops.conv import is_depthwise
+from bessemer.compiler.ops.contractions.conv import is_depthwise
 from bessemer.compiler.schedule.device.contraction_forms import Form, form_of, simplified
 from bessemer.compiler.schedule.device.contraction_operands import (
     PACKED,

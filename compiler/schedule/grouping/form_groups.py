@@ -24,7 +24,7 @@ from collections.abc import Callable
 
 from bessemer.compiler.ir.dims import product
 from bessemer.compiler.ir.graph import Graph, Node, Value
-from bessemer.compiler.ops.conv import is_depthwise
+from bessemer.compiler.ops.contractions.conv import is_depthwise
 from bessemer.compiler.schedule.convolution.depthwise_plan import is_by_channels
 from bessemer.compiler.schedule.grouping.attention import Attention, find_attentions, in_registers
 from bessemer.compiler.schedule.grouping.byte_chains import decodes, looks_up, narrows

@@ -18,7 +18,7 @@ from bessemer.compiler.ir.loops import Block, Store
 from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.ravel import broadcast_index
 from bessemer.compiler.ir.types import TensorType
-from bessemer.compiler.ops.conv import is_depthwise
+from bessemer.compiler.ops.contractions.conv import is_depthwise
 from bessemer.compiler.schedule.contraction.contraction import (
     Contraction,
     DepthAxis,

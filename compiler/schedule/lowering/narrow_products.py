@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from bessemer.compiler.ir.graph import Node
 from bessemer.compiler.ir.program import Launch
-from bessemer.compiler.ops.nibbles import PANEL, TOGETHER
-from bessemer.compiler.ops.row_tiles import FEW_REGISTERS_ROWS
+from bessemer.compiler.ops.contractions.nibbles import PANEL, TOGETHER
+from bessemer.compiler.ops.contractions.row_tiles import FEW_REGISTERS_ROWS
 from bessemer.compiler.schedule.lowering.lower_statements import lower_statements
 from bessemer.compiler.schedule.lowering.lowering import Lowering
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Value
-from bessemer.compiler.ops.activations import ACTIVATIONS
 from bessemer.compiler.ops.composite.composite import binary
 from bessemer.compiler.ops.composite.composite_shape import slice_axis
+from bessemer.compiler.ops.recurrence.activations import ACTIVATIONS
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.equal_sizes import with_size
 from bessemer.frontends.onnx_reader.operators.matmul import product

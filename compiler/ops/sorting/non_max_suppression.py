@@ -18,8 +18,8 @@ from bessemer.compiler.ir.expr import (
 from bessemer.compiler.ir.op import Example, Operator, register
 from bessemer.compiler.ir.types import Array, TensorType, boolean, f32, i64
 from bessemer.compiler.ops.check import require
-from bessemer.compiler.ops.heap import Heap
-from bessemer.compiler.ops.sort_keys import packed_key, place_in
+from bessemer.compiler.ops.sorting.heap import Heap
+from bessemer.compiler.ops.sorting.sort_keys import packed_key, place_in
 
 
 def _infer(

@@ -35,8 +35,8 @@ from bessemer.compiler.ir.expr import (
 from bessemer.compiler.ir.op import Example, Operator, register
 from bessemer.compiler.ir.types import Array, TensorType, bf16, f16, f32, i8, i32, u8
 from bessemer.compiler.ops.check import require
-from bessemer.compiler.ops.nibbles import PANEL, TOGETHER, pack_blocks, unpack_blocks
-from bessemer.compiler.ops.row_tiles import FEW_REGISTERS_ROWS, row_tiles
+from bessemer.compiler.ops.contractions.nibbles import PANEL, TOGETHER, pack_blocks, unpack_blocks
+from bessemer.compiler.ops.contractions.row_tiles import FEW_REGISTERS_ROWS, row_tiles
 
 GROUP = 4
 """Neighbours along the depth that are multiplied at once."""

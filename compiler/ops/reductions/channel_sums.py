@@ -30,7 +30,7 @@ from bessemer.compiler.ops.check import listed, require, require_dtype
 from bessemer.compiler.ops.composite.composite import binary, broadcast_to, size_as
 from bessemer.compiler.ops.example_arrays import ramp
 from bessemer.compiler.ops.precise import rounded_once
-from bessemer.compiler.ops.reduce import accumulator
+from bessemer.compiler.ops.reductions.reduce import accumulator
 
 
 def require_channels(name: str, x: TensorType, *others: TensorType) -> TensorType:

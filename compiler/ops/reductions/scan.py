@@ -11,7 +11,7 @@ from bessemer.compiler.ir.expr import Buffer, convert, neutral
 from bessemer.compiler.ir.op import Example, Operator, register
 from bessemer.compiler.ir.types import FLOATS, INTEGERS, Array, TensorType, bf16, f16, f32
 from bessemer.compiler.ops.check import require, require_axis, require_dtype
-from bessemer.compiler.ops.gradients_move import cumulative_gradient
+from bessemer.compiler.ops.movement.gradients_move import cumulative_gradient
 from bessemer.compiler.ops.precise import rounded_once
 from bessemer.compiler.ops.rows import FEWEST_BEHIND, each_row, rows_side_by_side
 

@@ -21,8 +21,8 @@ from bessemer.compiler.ir.expr import Buffer, binary, checked, constant, convert
 from bessemer.compiler.ir.op import Example, Operator, register
 from bessemer.compiler.ir.types import Array, TensorType, i64
 from bessemer.compiler.ops.check import require, require_axis, require_dtype
-from bessemer.compiler.ops.gradients_scatter import tensor_scatter_gradient
-from bessemer.compiler.ops.index import INDEX_TYPES
+from bessemer.compiler.ops.indexing.gradients_scatter import tensor_scatter_gradient
+from bessemer.compiler.ops.indexing.index import INDEX_TYPES
 
 MODES = ("linear", "circular")
 

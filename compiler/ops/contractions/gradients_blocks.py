@@ -12,7 +12,7 @@ from bessemer.compiler.ir.differential import Cotangents, Differential
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import f32
 from bessemer.compiler.ops.composite.composite import cast, reshape, scalar_like, transpose
-from bessemer.compiler.ops.nibbles import HALF
+from bessemer.compiler.ops.contractions.nibbles import HALF
 
 
 def matmul_blocks_gradient(d: Differential) -> Cotangents:

@@ -18,10 +18,10 @@ from bessemer.compiler.ir.op import Example, Operator, register
 from bessemer.compiler.ir.types import Array, TensorType, boolean, i64
 from bessemer.compiler.ops.check import require
 from bessemer.compiler.ops.composite.composite import reshape, scalar_like
-from bessemer.compiler.ops.heap import Heap
-from bessemer.compiler.ops.radix_sort import sort_by_digits
-from bessemer.compiler.ops.sort import is_greater
-from bessemer.compiler.ops.sort_keys import is_packable, rising_key
+from bessemer.compiler.ops.sorting.heap import Heap
+from bessemer.compiler.ops.sorting.radix_sort import sort_by_digits
+from bessemer.compiler.ops.sorting.sort import is_greater
+from bessemer.compiler.ops.sorting.sort_keys import is_packable, rising_key
 
 
 def _infer(

@@ -31,8 +31,8 @@ from bessemer.compiler.ir.expr import Buffer, Expression, constant, convert, les
 from bessemer.compiler.ir.op import Example, Operator, register
 from bessemer.compiler.ir.types import Array, TensorType, bf16, f16, f32, i8, u8
 from bessemer.compiler.ops.check import require
-from bessemer.compiler.ops.gradients_blocks import matmul_blocks_gradient
-from bessemer.compiler.ops.nibbles import (
+from bessemer.compiler.ops.contractions.gradients_blocks import matmul_blocks_gradient
+from bessemer.compiler.ops.contractions.nibbles import (
     HALF,
     PANEL,
     TOGETHER,
@@ -42,7 +42,7 @@ from bessemer.compiler.ops.nibbles import (
     unpack_blocks,
     unpack_units,
 )
-from bessemer.compiler.ops.row_tiles import FEW_REGISTERS_ROWS, row_tiles
+from bessemer.compiler.ops.contractions.row_tiles import FEW_REGISTERS_ROWS, row_tiles
 
 STRETCH = 128
 """Of the depth, decoded at once: 16 KiB for a panel."""

@@ -10,7 +10,7 @@ from bessemer.compiler.ir.differential import Cotangents, Differential
 from bessemer.compiler.ir.dims import Size, product
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ops.composite.composite import reshape, transpose
-from bessemer.compiler.ops.gradients_move import summed_to
+from bessemer.compiler.ops.movement.gradients_move import summed_to
 
 _TILE, _ENOUGH = (14, 32), 32
 """A tile of sums, about, and how many of them keep a few threads busy."""

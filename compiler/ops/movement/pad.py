@@ -23,7 +23,7 @@ from bessemer.compiler.ir.op import Example, Operator, register
 from bessemer.compiler.ir.types import Array, TensorType, bf16, boolean, f32, i64, u8
 from bessemer.compiler.ops.check import listed, require, require_axis, require_entries
 from bessemer.compiler.ops.example_arrays import booleans, integers, ramp
-from bessemer.compiler.ops.gradients_move import concat_gradient, pad_gradient
+from bessemer.compiler.ops.movement.gradients_move import concat_gradient, pad_gradient
 
 Mode = Literal["constant", "reflect", "edge", "wrap"]
 

@@ -26,12 +26,12 @@ from bessemer.compiler.ir.expr import (
 from bessemer.compiler.ir.op import Example, Operator, register
 from bessemer.compiler.ir.types import FLOATS, INTEGERS, Array, TensorType, bf16, boolean, f16, i64
 from bessemer.compiler.ops.check import require, require_axis, require_dtype
-from bessemer.compiler.ops.extreme_place import find_extremes
-from bessemer.compiler.ops.gradients_move import top_k_gradient
-from bessemer.compiler.ops.heap import Heap
+from bessemer.compiler.ops.movement.gradients_move import top_k_gradient
 from bessemer.compiler.ops.precise import widened
 from bessemer.compiler.ops.rows import Row, each_row, rows_side_by_side
-from bessemer.compiler.ops.sort_keys import is_packable, packed_key, place_in
+from bessemer.compiler.ops.sorting.extreme_place import find_extremes
+from bessemer.compiler.ops.sorting.heap import Heap
+from bessemer.compiler.ops.sorting.sort_keys import is_packable, packed_key, place_in
 
 MOST_INSERTED, FEWEST_ROWS = 32, 8
 """How many elements are kept by insertion at most, and of how many rows at least."""

@@ -28,7 +28,7 @@ from bessemer.compiler.ir.types import (
 )
 from bessemer.compiler.ops.check import require, require_axis, require_entries
 from bessemer.compiler.ops.example_arrays import booleans, integers, ramp
-from bessemer.compiler.ops.gradients_move import (
+from bessemer.compiler.ops.movement.gradients_move import (
     broadcast_gradient,
     slice_gradient,
     transpose_gradient,

@@ -19,9 +19,12 @@ from bessemer.compiler.ir.expr import Buffer, Expression, checked, index_value, 
 from bessemer.compiler.ir.op import Example, Operator, register
 from bessemer.compiler.ir.types import Array, TensorType
 from bessemer.compiler.ops.check import require, require_axis, require_dtype
-from bessemer.compiler.ops.gradients_scatter import scatter_elements_gradient, scatter_nd_gradient
-from bessemer.compiler.ops.index import INDEX_TYPES
-from bessemer.compiler.ops.scatter_rows import combine_by_row, is_worth_sorting
+from bessemer.compiler.ops.indexing.gradients_scatter import (
+    scatter_elements_gradient,
+    scatter_nd_gradient,
+)
+from bessemer.compiler.ops.indexing.index import INDEX_TYPES
+from bessemer.compiler.ops.indexing.scatter_rows import combine_by_row, is_worth_sorting
 
 REDUCTIONS = ("none", "add", "mul", "max", "min")
 

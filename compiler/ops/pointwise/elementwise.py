@@ -33,7 +33,7 @@ from bessemer.compiler.ir.types import (
 )
 from bessemer.compiler.ops.check import require, require_dtype, require_one_type
 from bessemer.compiler.ops.example_arrays import SPECIAL, booleans, float_examples, integers, ramp
-from bessemer.compiler.ops.gradients_pointwise import (
+from bessemer.compiler.ops.pointwise.gradients_pointwise import (
     binary_gradient,
     leaky_relu_gradient,
     unary_gradient,

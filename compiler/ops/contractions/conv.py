@@ -34,11 +34,14 @@ from bessemer.compiler.ir.types import (
     u8,
 )
 from bessemer.compiler.ops.check import require, require_dtype, require_entries
+from bessemer.compiler.ops.contractions.gradients_contract import (
+    conv_gradient,
+    conv_transpose_gradient,
+)
+from bessemer.compiler.ops.contractions.sum_type import check_sum_type, summed
 from bessemer.compiler.ops.example_arrays import integers, ramp
-from bessemer.compiler.ops.gradients_contract import conv_gradient, conv_transpose_gradient
 from bessemer.compiler.ops.precise import rounded_once
-from bessemer.compiler.ops.reduce import accumulator
-from bessemer.compiler.ops.sum_type import check_sum_type, summed
+from bessemer.compiler.ops.reductions.reduce import accumulator
 from bessemer.compiler.ops.window import reduction_index, tap_views, window_of
 
 

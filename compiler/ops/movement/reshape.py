@@ -17,7 +17,7 @@ from bessemer.compiler.ir.ravel import unravel
 from bessemer.compiler.ir.types import Array, TensorType, bf16, i64
 from bessemer.compiler.ops.check import require
 from bessemer.compiler.ops.example_arrays import booleans, integers, ramp
-from bessemer.compiler.ops.gradients_move import reshape_gradient
+from bessemer.compiler.ops.movement.gradients_move import reshape_gradient
 
 Run: TypeAlias = tuple[Sequence[int], Sequence[int]]
 """Neighbouring axes of the input, and those of the output that hold the same elements."""

@@ -39,8 +39,8 @@ from bessemer.compiler.ir.types import (
 )
 from bessemer.compiler.ops.check import require, require_axis, require_dtype
 from bessemer.compiler.ops.example_arrays import SPECIAL, booleans, integers, ramp
-from bessemer.compiler.ops.gradients_reduce import reduction_gradient
 from bessemer.compiler.ops.precise import widened
+from bessemer.compiler.ops.reductions.gradients_reduce import reduction_gradient
 
 _NAMES = {"sum": "add", "prod": "mul", "max": "max", "min": "min", "any": "or", "all": "and"}
 """The operators reduce_... and the reduction that each is."""

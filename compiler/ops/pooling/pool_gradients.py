@@ -21,8 +21,8 @@ from bessemer.compiler.ir.op import OPS, Example, Operator, register
 from bessemer.compiler.ir.types import FLOATS, Array, TensorType, f64
 from bessemer.compiler.ops.check import listed, require, require_dtype
 from bessemer.compiler.ops.example_arrays import ramp
-from bessemer.compiler.ops.gradients_pool import max_pool_gradient_gradient
-from bessemer.compiler.ops.pool import counted_taps
+from bessemer.compiler.ops.pooling.gradients_pool import max_pool_gradient_gradient
+from bessemer.compiler.ops.pooling.pool import counted_taps
 from bessemer.compiler.ops.precise import rounded_once
 from bessemer.compiler.ops.window import Window, tap_views, window_of
 

@@ -29,10 +29,10 @@ from bessemer.compiler.ir.types import (
     u8,
 )
 from bessemer.compiler.ops.check import require, require_dtype
+from bessemer.compiler.ops.contractions.gradients_contract import matmul_gradient
+from bessemer.compiler.ops.contractions.sum_type import check_sum_type, summed
 from bessemer.compiler.ops.example_arrays import integers, ramp
-from bessemer.compiler.ops.gradients_contract import matmul_gradient
-from bessemer.compiler.ops.reduce import accumulator
-from bessemer.compiler.ops.sum_type import check_sum_type, summed
+from bessemer.compiler.ops.reductions.reduce import accumulator
 
 
 def _infer(a: TensorType, b: TensorType, *, dtype: DType | None = None) -> TensorType:

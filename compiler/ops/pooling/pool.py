@@ -29,7 +29,7 @@ from bessemer.compiler.ir.types import (
 from bessemer.compiler.ops.check import require_dtype, require_entries
 from bessemer.compiler.ops.example_arrays import SPECIAL, integers, ramp
 from bessemer.compiler.ops.precise import rounded_once
-from bessemer.compiler.ops.reduce import accumulator
+from bessemer.compiler.ops.reductions.reduce import accumulator
 from bessemer.compiler.ops.window import Window, reduction_index, tap_views, window_of
 
 

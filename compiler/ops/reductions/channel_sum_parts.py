@@ -22,10 +22,10 @@ from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import Buffer, Expression, constant, convert, index_value
 from bessemer.compiler.ir.op import Example, Operator, register
 from bessemer.compiler.ir.types import FLOATS, Array, TensorType, f64
-from bessemer.compiler.ops.channel_sums import products_of, require_channels
 from bessemer.compiler.ops.check import require, require_dtype
 from bessemer.compiler.ops.example_arrays import ramp
-from bessemer.compiler.ops.reduce import accumulator
+from bessemer.compiler.ops.reductions.channel_sums import products_of, require_channels
+from bessemer.compiler.ops.reductions.reduce import accumulator
 
 _INTERLEAVE = 4
 """Vectors of channels at once: as many sums are under way."""

@@ -15,7 +15,7 @@ from bessemer.compiler.ir.expr import Expression, Index, checked, convert, index
 from bessemer.compiler.ir.op import Example, Operator, register
 from bessemer.compiler.ir.types import Array, TensorType, i32, i64
 from bessemer.compiler.ops.check import require, require_axis, require_dtype
-from bessemer.compiler.ops.gradients_move import (
+from bessemer.compiler.ops.movement.gradients_move import (
     gather_elements_gradient,
     gather_gradient,
     gather_nd_gradient,

@@ -1,0 +1,1 @@
+"""Matrix products and convolutions, with weights of few bits as well."""

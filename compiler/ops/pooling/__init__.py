@@ -1,0 +1,1 @@
+"""Maxima and means of what windows see, and the way back."""
