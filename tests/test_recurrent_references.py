@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from bessemer.compiler.ir.op import OPS
 from bessemer.compiler.ir.types import Array
 from bessemer.compiler.ops.recurrence.activations import ACTIVATIONS
+from tests.onnx_check import agrees, floats, node_model
 from tests.onnx_nodes import run_node
 
 STEPS, BATCH, INPUTS, HIDDEN = 5, 3, 4, 7
@@ -196,3 +198,14 @@ def test_an_activation(rng: np.random.Generator, name: str, given: bool) -> None
         {"activations": (name,), **attributes},
     )
     assert_results(ours, theirs)
+
+
+def test_activations_take_what_they_want_in_order() -> None:
+    """As many numbers as there are activations still go to those that take one."""
+    x, names = floats(4, 2, 3), ["Sigmoid", "Elu", "LeakyRelu"]
+    weights = [("w", floats(1, 20, 3)), ("r", floats(1, 20, 5))]
+    node = onnx.helper.make_node(
+        "LSTM", ["x", "w", "r"], ["y"], hidden_size=5, activations=names,
+        activation_alpha=[0.3, 1.2, 0.5],
+    )  # fmt: skip
+    agrees(node_model(node, [("x", x)], 14, weights), {"x": x})

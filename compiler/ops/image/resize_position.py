@@ -14,7 +14,7 @@ import numpy as np
 from bessemer.compiler.ir import dims, expr
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import Expression, as_index, constant, convert, index_value, select
-from bessemer.compiler.ir.types import DType, f64, i64
+from bessemer.compiler.ir.types import DType, f32, f64, i64
 
 COORDINATES = (
     "half_pixel",
@@ -68,9 +68,11 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Point:
-    """A position that is computed, in f64."""
+    """A position that is computed in f64; and in f32, by which a neighbour is chosen, as others do:
+    7 / 0.7 is 10 there, and not behind it."""
 
     value: Expression
+    rough: Expression
 
     def nearest(self, rounding: str) -> Size:
         """As of Ratio."""
@@ -85,7 +87,7 @@ class Point:
                 return self._rounded("floor", 0.5)
 
     def _rounded(self, function: str, shift: float) -> Size:
-        moved = self.value + shift if shift else self.value
+        moved = self.rough + shift if shift else self.rough
         return as_index(convert(expr.unary(function, moved), i64))
 
     def fraction(self, dtype: DType) -> Expression:
@@ -118,9 +120,11 @@ def source(
     if resized == 0:
         return Ratio(place, 0, 0, 1)
     if coordinate == "tf_crop_and_resize":
-        return _crop(place, size, resized, scale, start, end)
+        crops = (_crop(place, size, resized, scale, start, end, dtype) for dtype in (f64, f32))
+        return Point(*crops)
     if not is_size_ratio(size, resized, scale):
-        return _scaled(place, size, resized, scale, coordinate)
+        given = (_scaled(place, size, resized, scale, coordinate, dtype) for dtype in (f64, f32))
+        return Point(*given)
     match coordinate:
         case "asymmetric":
             new, old = _lowest_terms(resized, size)
@@ -152,38 +156,41 @@ def _lowest_terms(a: Size, b: Size) -> tuple[Size, Size]:
     return (1, factor) if isinstance(factor, int) else (a, b)
 
 
-def _number(size: Size) -> Expression:
-    return convert(index_value(size), f64)
-
-
-def _scaled(place: Size, size: Size, resized: Size, scale: float, coordinate: str) -> Point:
+def _scaled(
+    place: Size, size: Size, resized: Size, scale: float, coordinate: str, dtype: DType
+) -> Expression:
     """A given scale that the sizes do not reproduce, as for sizes that were rounded down."""
-    at = _number(place)
+    at, old, new = (convert(index_value(number), dtype) for number in (place, size, resized))
     match coordinate:
         case "asymmetric":
-            return Point(at / scale)
+            return at / scale
         case "tf_half_pixel_for_nn":
-            return Point((at + 0.5) / scale)
+            return (at + 0.5) / scale
         case "align_corners":
             # The length before it was rounded down, as the ONNX evaluator has it.
-            steps = _number(size) * scale - 1.0
+            steps = old * scale - 1.0
             one = expr.binary("eq", steps, 0.0)
-            return Point(select(one, constant(0.0, f64), at * _number(size - 1) / steps))
+            last = convert(index_value(size - 1), dtype)
+            return select(one, constant(0.0, dtype), at * last / steps)
         case "half_pixel_symmetric":
-            adjustment = _number(resized) / (_number(size) * scale)
-            middle = _number(size) * 0.5 * (1.0 - adjustment)
-            return Point(middle + (at + 0.5) / scale - 0.5)
+            adjustment = new / (old * scale)
+            middle = old * 0.5 * (1.0 - adjustment)
+            return middle + (at + 0.5) / scale - 0.5
         case "pytorch_half_pixel":
             half = (at + 0.5) / scale - 0.5
-            return Point(select(expr.less(1, resized), half, 0.0))
+            return select(expr.less(1, resized), half, 0.0)
         case _:
-            return Point((at + 0.5) / scale - 0.5)
+            return (at + 0.5) / scale - 0.5
 
 
-def _crop(place: Size, size: Size, resized: Size, scale: float, start: float, end: float) -> Point:
-    exact = is_size_ratio(size, resized, scale)
-    length = _number(resized) if exact else _number(size) * scale
+def _crop(
+    place: Size, size: Size, resized: Size, scale: float, start: float, end: float, dtype: DType
+) -> Expression:
+    at, old, new, last = (
+        convert(index_value(number), dtype) for number in (place, size, resized, size - 1)
+    )
+    length = new if is_size_ratio(size, resized, scale) else old * scale
     one = expr.binary("eq", length, 1.0)
-    steps = _number(place) * (end - start) * _number(size - 1) / (length - 1.0)
-    middle = _number(size - 1) * ((end - start) / 2)
-    return Point(select(one, middle, steps) + _number(size - 1) * start)
+    steps = at * (end - start) * last / (length - 1.0)
+    middle = last * ((end - start) / 2)
+    return select(one, middle, steps) + last * start

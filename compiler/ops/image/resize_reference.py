@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from bessemer.compiler.ir.types import Array
@@ -32,7 +34,10 @@ def reference(
         start, end = (roi[axis], roi[axis + x.ndim]) if roi else (0.0, 1.0)
         if size == resized and scale == 0 and (start, end) == (0, 1):
             continue
-        at = positions(size, resized, scale, coordinate, start, end)
+        # A neighbour is chosen by a position in float32, unless that is a ratio of integers.
+        is_rough = mode == "nearest" and (scale != 0 or coordinate == "tf_crop_and_resize")
+        working = np.float32 if is_rough else np.float64
+        at = positions(size, resized, scale, coordinate, start, end, working)
         if mode == "nearest":
             chosen = np.clip(_round(at, nearest), 0, size - 1).astype(np.int64)
             result = np.take(result, chosen, axis=axis)
@@ -50,10 +55,16 @@ def reference(
 
 
 def positions(
-    size: int, resized: int, scale: float, coordinate: str, start: float, end: float
+    size: int,
+    resized: int,
+    scale: float,
+    coordinate: str,
+    start: float,
+    end: float,
+    working: type[np.floating[Any]] = np.float64,
 ) -> Array:
     """Where in the input each element of the output lies; scale 0 is the ratio of the sizes."""
-    at = np.arange(resized, dtype=np.float64)
+    at = np.arange(resized, dtype=working)
     length = size * scale if scale else float(resized)
     half = (at + 0.5) / scale - 0.5 if scale else ((2 * at + 1) * size - resized) / (2 * resized)
     match coordinate:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import reduce
 
+from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import TensorType, i32
 from bessemer.compiler.ops.composite import composite_activation as activation
@@ -32,20 +33,35 @@ rule("GatherND", domain=_DOMAIN)(read_gather_nd)
 
 def _activated(context: NodeContext, x: Value) -> Value:
     """The activation that a fused operator ends with."""
-    name = context.text("activation", "")
-    parameters = context.numbers("activation_params", ())
+    b, name = context.builder, context.text("activation", "")
+    given = context.numbers("activation_params", ()) or tuple(
+        context.number(each)
+        for each in ("activation_alpha", "activation_beta", "activation_gamma")
+        if context.has(each)
+    )
     match name:
         case "":
             return x
         case "Relu" | "Tanh" | "Sigmoid":
             return context.apply(name.lower(), x)
         case "LeakyRelu":
-            slope = parameters[0] if parameters else context.number("activation_alpha", 0.01)
-            return context.apply("leaky_relu", x, slope=slope)
-        case "Clip" if len(parameters) == 2:
-            return context.apply("clip", x, minimum=parameters[0], maximum=parameters[1])
-        case "HardSigmoid" if len(parameters) == 2:
-            return activation.hard_sigmoid(context.builder, x, *parameters)
+            return context.apply("leaky_relu", x, slope=given[0] if given else 0.01)
+        case "Clip" if len(given) == 2:
+            return context.apply("clip", x, minimum=given[0], maximum=given[1])
+        case "HardSigmoid" if len(given) == 2:
+            return activation.hard_sigmoid(b, x, *given)
+        case "Selu" if len(given) == 2:
+            return activation.selu(b, x, *given)
+        case "Elu" if len(given) == 1:
+            return activation.elu(b, x, *given)
+        case "ThresholdedRelu" if len(given) == 1:
+            return activation.thresholded_relu(b, x, *given)
+        case "HardSwish":
+            return activation.hard_swish(b, x)
+        case "Softplus":
+            return activation.softplus(b, x)
+        case "Softsign":
+            return activation.softsign(b, x)
         case _:
             context.unsupported(f"activation = {name}")
 
@@ -69,11 +85,31 @@ def read_fused_matmul(context: NodeContext) -> Value:
     sides = []
     for position, letter in enumerate("AB"):
         value = context.input(position)
-        if context.integer(f"transBatch{letter}", 0):
-            context.unsupported(f"transBatch{letter} = 1")
-        is_transposed = context.integer(f"trans{letter}", 0) and value.type.rank > 1
+        rank = value.type.rank
+        if context.integer(f"transBatch{letter}", 0) and rank > 2:
+            value = context.transpose(value, (*range(1, rank - 1), 0, rank - 1))
+        is_transposed = context.integer(f"trans{letter}", 0) and rank > 1
         sides.append(swapped(context, value) if is_transposed else value)
     return scaled(context, product(context, *sides), context.number("alpha", 1.0))
+
+
+@rule("MatMulInteger16", domain=_DOMAIN)
+def read_matmul_integer16(context: NodeContext) -> Value:
+    sides = [context.cast(context.input(position), i32) for position in range(2)]
+    return product(context, *sides)
+
+
+@rule("UnfoldTensor", domain=_DOMAIN)
+def read_unfold_tensor(context: NodeContext) -> Value:
+    """Windows along an axis, whose elements become the last axis."""
+    x = context.input(0)
+    rank = x.type.rank
+    axis = context.axis(rank, context.integer("dim", -1), "dim")
+    size, step = context.integer("size"), context.integer("step", 1)
+    count = dims.floordiv(x.type.shape[axis] - size, step) + 1
+    seen = context.apply("windows", x, axis=axis, start=0, sizes=(count, size), steps=(step, 1))
+    order = (*range(axis + 1), *range(axis + 2, rank + 1), axis + 1)
+    return context.transpose(seen, order)
 
 
 @rule("CDist", domain=_DOMAIN)

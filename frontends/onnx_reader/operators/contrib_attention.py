@@ -36,14 +36,14 @@ def score_scale(context: NodeContext, size: Size) -> float:
 
 def _attended(
     context: NodeContext, query: Value, key: Value, value: Value, biases: Sequence[Value]
-) -> Value:
-    """Softmax of the products, and what it selects, as [batch, length, heads * size]."""
+) -> tuple[Value, Value]:
+    """What the softmax of the products selects, as [batch, length, heads * size]; the products."""
     scores = product(context, query, context.transpose(key, (0, 1, 3, 2)))
     scores = binary(context.builder, "mul", scores, score_scale(context, query.type.shape[-1]))
     for bias in biases:
         scores = context.elementwise("add", scores, bias)
     shares = softmax(context.builder, scores, (3,))
-    return side_by_side(context, product(context, shares, value))
+    return side_by_side(context, product(context, shares, value)), scores
 
 
 def _masked(context: NodeContext, kept: Value, like: Value) -> Value:
@@ -140,7 +140,7 @@ def _self_attention(
     olds = [None, None] if past is None else _apart(context, past, 0)
     key, value = (_behind(context, old, one) for old, one in zip(olds, new))
     before = 0 if past is None else past.type.shape[3]
-    mixed = _attended_with_masks(context, query, key, value, before, mask, bias)
+    mixed, _ = _attended_with_masks(context, query, key, value, before, mask, bias)
     present = stack(context.builder, (key, value)) if key.type == value.type else None
     return [mixed, present]
 
@@ -153,7 +153,7 @@ def _attended_with_masks(
     before: Size,
     mask: Value | None,
     bias: Value | None,
-) -> Value:
+) -> tuple[Value, Value]:
     """The first `before` of the keys are those of earlier calls."""
     queries, keys = query.type.shape[2], key.type.shape[2]
     biases: list[Value] = []
@@ -176,8 +176,8 @@ def read_multi_head_attention(context: NodeContext) -> list[Item]:
     key = _behind(context, past, key)
     value = _behind(context, context.optional(7), value)
     mask, bias = context.optional(4), context.optional(5)
-    mixed = _attended_with_masks(context, query, key, value, before, mask, bias)
-    return [mixed, key, value]
+    mixed, scores = _attended_with_masks(context, query, key, value, before, mask, bias)
+    return [mixed, key, value, scores]
 
 
 def _projected(context: NodeContext) -> list[Value]:

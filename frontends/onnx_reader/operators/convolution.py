@@ -55,6 +55,22 @@ def read_conv(context: NodeContext) -> Value:
 
 @rule("ConvTranspose")
 def read_conv_transpose(context: NodeContext) -> Value:
+    count = context.input(0).type.rank - 2
+    pads: tuple[Size, ...] = context.integers("pads", (0,) * 2 * count)
+    return _transposed(context, pads, context.optional(2))
+
+
+@rule("ConvTransposeWithDynamicPads", domain="com.microsoft")
+def read_conv_transpose_with_pads(context: NodeContext) -> Value:
+    """Its pads are an input."""
+    count = context.input(0).type.rank - 2
+    pads: tuple[Size, ...] = (0,) * 2 * count
+    if context.optional(2) is not None:
+        pads = context.sizes_in(context.input(2), signed=True)
+    return _transposed(context, pads, context.optional(3))
+
+
+def _transposed(context: NodeContext, pads: tuple[Size, ...], bias: Value | None) -> Value:
     x, weight = context.input(0), context.input(1)
     rank = x.type.rank
     if rank < 3 or weight.type.rank != rank:
@@ -67,7 +83,7 @@ def read_conv_transpose(context: NodeContext) -> Value:
     strides = context.integers("strides", (1,) * count)
     dilations = context.integers("dilations", (1,) * count)
     padding = context.integers("output_padding", (0,) * count)
-    low, high = _transposed_pads(context, x.type.shape[2:], weight.type.shape[2:])
+    low, high = _transposed_pads(context, pads, x.type.shape[2:], weight.type.shape[2:])
     # [C, O / groups, *kernel] to [*kernel, O / groups, C].
     result = context.apply(
         "conv_transpose",
@@ -80,19 +96,17 @@ def read_conv_transpose(context: NodeContext) -> Value:
         output_padding=padding,
         groups=groups,
     )
-    biased = _with_bias(context, result, context.optional(2))
-    return from_channels_last(context.builder, biased)
+    return from_channels_last(context.builder, _with_bias(context, result, bias))
 
 
 def _transposed_pads(
-    context: NodeContext, spatial: Sequence[Size], kernel: Sequence[Size]
+    context: NodeContext, pads: tuple[Size, ...], spatial: Sequence[Size], kernel: Sequence[Size]
 ) -> tuple[tuple[Size, ...], tuple[Size, ...]]:
     """What is cut off the full result at each end."""
     count = len(spatial)
     strides = context.integers("strides", (1,) * count)
     dilations = context.integers("dilations", (1,) * count)
     padding = context.integers("output_padding", (0,) * count)
-    pads = context.integers("pads", (0,) * 2 * count)
     if any(len(entry) != count for entry in (strides, dilations, padding)) or (
         len(pads) != 2 * count
     ):

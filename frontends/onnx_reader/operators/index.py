@@ -257,6 +257,16 @@ def read_unique(context: NodeContext) -> list[Item]:
     return [context.transpose(found, back), *rest]
 
 
+@rule("Unique", domain="com.microsoft")
+def read_plain_unique(context: NodeContext) -> list[Item]:
+    """In the order in which elements are first met, without where that is."""
+    x = context.input(0)
+    symbol = context.builder.fresh_symbol("unique_")
+    flat = context.reshape(x, (x.type.numel,))
+    found, _, *rest = context.builder.apply_many("unique", flat, symbol=symbol, ordered=False)
+    return [found, *rest]
+
+
 @rule("ArrayFeatureExtractor", domain="ai.onnx.ml")
 def read_array_feature_extractor(context: NodeContext) -> Value:
     x, places = context.input(0), indices_at(context, 1)

@@ -184,12 +184,14 @@ def _bound_slice(context: NodeContext, size: Size, position: int, step: int) -> 
 
 
 @rule("Pad")
+@rule("Pad", domain="com.microsoft")
 def read_pad(context: NodeContext) -> Value:
+    """onnxruntime's own is that of opset 11."""
     x = context.input(0)
     rank = x.type.rank
     value: float | int | bool = context.number("value", 0.0)
     filling: Value | None = None
-    if context.opset < 11:
+    if context.opset < 11 and not context.node.domain:
         pads: tuple[Size, ...] = context.integers("pads" if context.opset >= 2 else "paddings")
     else:
         # What is negative is cut off.

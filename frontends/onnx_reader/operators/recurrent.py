@@ -112,8 +112,6 @@ def _parameters(
     if not given:
         defaults = "alpha" if attribute.endswith("alpha") else "beta"
         return [float(getattr(ACTIVATIONS[name], defaults)) for name in names]
-    if len(given) == len(names):
-        return given
     left = iter(given)
     return [next(left, 0.0) if name in takers else 0.0 for name in names]
 

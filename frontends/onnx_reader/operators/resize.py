@@ -29,13 +29,21 @@ def read_upsample(context: NodeContext) -> Value:
         scales = list(context.numbers("scales"))
     else:
         scales = [1.0, 1.0, context.number("height_scale"), context.number("width_scale")]
-    return _resized(context, x, _scaled(context, x, scales), scales, _old_rules(scales))
+    return _scaled_by_old_rules(context, x, scales)
 
 
-def _old_rules(scales: Sequence[float]) -> dict[str, object]:
-    """Before opset 11 positions are index / scale, cut to the left, or to the right if smaller."""
-    shrinks = any(scale < 1 for scale in scales)
-    return {"coordinate": "asymmetric", "nearest": "ceil" if shrinks else "floor"}
+def _scaled_by_old_rules(context: NodeContext, x: Value, scales: Sequence[float]) -> Value:
+    """Before opset 11 positions are index / scale; the nearest is the one before that along axes
+    that grow, the one behind it along axes that shrink."""
+    nearest = _MODES.get(context.text("mode", "nearest")) == "nearest"
+    growing = [max(scale, 1.0) for scale in scales]
+    shrinking = [min(scale, 1.0) for scale in scales]
+    steps = [(growing, "floor"), (shrinking, "ceil")] if nearest else [(list(scales), "floor")]
+    for step, rounding in steps:
+        if any(scale != 1 for scale in step):
+            rules: dict[str, object] = {"coordinate": "asymmetric", "nearest": rounding}
+            x = _resized(context, x, _scaled(context, x, step), step, rules)
+    return x
 
 
 @rule("Resize")
@@ -43,7 +51,7 @@ def read_resize(context: NodeContext) -> Value:
     x = context.input(0)
     if context.opset < 11:
         scales = _scales(context, 1)
-        return _resized(context, x, _scaled(context, x, scales), scales, _old_rules(scales))
+        return _scaled_by_old_rules(context, x, scales)
     rank = x.type.rank
     axes = context.integers("axes", range(rank))
     axes = tuple(context.axis(rank, axis, "axes") for axis in axes)

@@ -162,6 +162,14 @@ def read_unsqueeze(context: NodeContext) -> Value:
     return context.reshape(x, shape)
 
 
+@rule("ExpandDims", domain="com.microsoft")
+def read_expand_dims(context: NodeContext) -> Value:
+    """Unsqueeze along one axis."""
+    x = context.input(0)
+    (axis,) = context.axes(x.type.rank + 1, context.integers_at(1, "axis"))
+    return context.reshape(x, (*x.type.shape[:axis], 1, *x.type.shape[axis:]))
+
+
 @rule("Expand")
 def read_expand(context: NodeContext) -> Value:
     return expanded(context, context.input(0), context.sizes(1))
