@@ -29,10 +29,8 @@ _MEMORY = """
 define internal ptr @bessemer_allocate(ptr %context, i64 %bytes) $baseline {
 entry:
   %slot = alloca ptr
-  %callback.at = getelementptr %bessemer.options, ptr %context, $options_allocate
-  %user.at = getelementptr %bessemer.options, ptr %context, $options_memory_user
-  %callback = load ptr, ptr %callback.at
-  %user = load ptr, ptr %user.at
+  %callback = field options.allocate, %context
+  %user = field options.memory_user, %context
   %own = icmp eq ptr %callback, null
   br i1 %own, label %inside, label %outside
 outside:
@@ -57,10 +55,8 @@ done:
 
 define internal void @bessemer_release(ptr %context, ptr %memory, i64 %bytes) $baseline {
 entry:
-  %callback.at = getelementptr %bessemer.options, ptr %context, $options_release
-  %user.at = getelementptr %bessemer.options, ptr %context, $options_memory_user
-  %callback = load ptr, ptr %callback.at
-  %user = load ptr, ptr %user.at
+  %callback = field options.release, %context
+  %user = field options.memory_user, %context
   %own = icmp eq ptr %callback, null
   br i1 %own, label %inside, label %outside
 outside:
@@ -116,10 +112,8 @@ refuse:
 
 define internal void @bessemer_drop_state(ptr %context) $baseline {
 entry:
-  %state.at = getelementptr %bessemer.context, ptr %context, $context_state
-  %bytes.at = getelementptr %bessemer.context, ptr %context, $context_state_bytes
-  %state = load ptr, ptr %state.at
-  %bytes = load i64, ptr %bytes.at
+  %state = field context.state, %context
+  %bytes = field context.state_bytes, %context
   %none = icmp eq ptr %state, null
   br i1 %none, label %done, label %drop
 drop:
@@ -130,8 +124,7 @@ done:
 }
 
 define i64 @${prefix}_arena_bytes(ptr %context) $baseline {
-  %bytes.at = getelementptr %bessemer.context, ptr %context, $context_arena_bytes
-  %bytes = load i64, ptr %bytes.at
+  %bytes = field context.arena_bytes, %context
   ret i64 %bytes
 }
 
@@ -142,8 +135,7 @@ define internal void @bessemer_need(ptr %context, i64 %bytes) $baseline {
 }
 
 define i64 @${prefix}_needed_bytes(ptr %context) $baseline {
-  %needed.at = getelementptr %bessemer.context, ptr %context, $context_needed
-  %bytes = load i64, ptr %needed.at
+  %bytes = field context.needed, %context
   ret i64 %bytes
 }
 """
@@ -153,10 +145,8 @@ _MESSAGES = """
 define internal void @bessemer_report(ptr %context, i32 %status) $baseline {
 entry:
   %message = getelementptr %bessemer.context, ptr %context, $context_message
-  %log.at = getelementptr %bessemer.options, ptr %context, $options_log
-  %user.at = getelementptr %bessemer.options, ptr %context, $options_log_user
-  %log = load ptr, ptr %log.at
-  %user = load ptr, ptr %user.at
+  %log = field options.log, %context
+  %user = field options.log_user, %context
   %silent = icmp eq ptr %log, null
   br i1 %silent, label %done, label %tell
 tell:
@@ -189,8 +179,7 @@ define ptr @${prefix}_message(ptr %context) $baseline {
 }
 
 define i32 @${prefix}_threads(ptr %context) $baseline {
-  %threads.at = getelementptr %bessemer.options, ptr %context, $options_threads
-  %threads = load i32, ptr %threads.at
+  %threads = field options.threads, %context
   ret i32 %threads
 }
 """
@@ -244,10 +233,8 @@ unfit:
   call void @bessemer_fail(ptr %draft, i32 5, ptr @bessemer_unfit)
   ret i32 5
 memory:
-  %allocate.at = getelementptr %bessemer.options, ptr %draft, $options_allocate
-  %release.at = getelementptr %bessemer.options, ptr %draft, $options_release
-  %allocate = load ptr, ptr %allocate.at
-  %release = load ptr, ptr %release.at
+  %allocate = field options.allocate, %draft
+  %release = field options.release, %draft
   %no_allocate = icmp eq ptr %allocate, null
   %no_release = icmp eq ptr %release, null
   %half = icmp ne i1 %no_allocate, %no_release

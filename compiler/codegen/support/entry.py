@@ -48,24 +48,10 @@ define internal ptr @bessemer_python_call(
 ) $baseline {
 entry:
   %arguments = alloca [2 x ptr]
-  %idle.at = getelementptr %bessemer.objects, ptr %objects, $objects_idle
-  %failed.at = getelementptr %bessemer.objects, ptr %objects, $objects_failed
-  %size.at = getelementptr %bessemer.words, ptr %words, $words_PyList_Size
-  %item.at = getelementptr %bessemer.words, ptr %words, $words_PyList_GetItem
-  %cut.at = getelementptr %bessemer.words, ptr %words, $words_PyList_SetSlice
-  %append.at = getelementptr %bessemer.words, ptr %words, $words_PyList_Append
-  %number.at = getelementptr %bessemer.words, ptr %words, $words_PyLong_AsVoidPtr
-  %integer.at = getelementptr %bessemer.words, ptr %words, $words_PyLong_FromLong
-  %forget.at = getelementptr %bessemer.words, ptr %words, $words_PyErr_Clear
-  %ask.at = getelementptr %bessemer.words, ptr %words, $words_PyObject_Vectorcall
-  %leave.at = getelementptr %bessemer.words, ptr %words, $words_PyEval_SaveThread
-  %return.at = getelementptr %bessemer.words, ptr %words, $words_PyEval_RestoreThread
-  %own.at = getelementptr %bessemer.words, ptr %words, $words_Py_IncRef
-  %drop.at = getelementptr %bessemer.words, ptr %words, $words_Py_DecRef
-  %idle = load ptr, ptr %idle.at
-  %size = load ptr, ptr %size.at
-  %own = load ptr, ptr %own.at
-  %drop = load ptr, ptr %drop.at
+  %idle = field objects.idle, %objects
+  %size = field words.PyList_Size, %words
+  %own = field words.Py_IncRef, %words
+  %drop = field words.Py_DecRef, %words
   %waiting = call i64 %size(ptr %idle)
   %none = icmp sle i64 %waiting, 0
   br i1 %none, label %all_busy, label %take
@@ -73,16 +59,16 @@ all_busy:
   store i8 1, ptr %busy
   ret ptr null
 take:
-  %item = load ptr, ptr %item.at
-  %cut = load ptr, ptr %cut.at
-  %number = load ptr, ptr %number.at
+  %item = field words.PyList_GetItem, %words
+  %cut = field words.PyList_SetSlice, %words
+  %number = field words.PyLong_AsVoidPtr, %words
   %last = sub i64 %waiting, 1
   %handle = call ptr %item(ptr %idle, i64 %last)
   call void %own(ptr %handle)
   %ignored = call i32 %cut(ptr %idle, i64 %last, i64 %waiting, ptr null)
   %context = call ptr %number(ptr %handle)
-  %leave = load ptr, ptr %leave.at
-  %return = load ptr, ptr %return.at
+  %leave = field words.PyEval_SaveThread, %words
+  %return = field words.PyEval_RestoreThread, %words
   %thread = call ptr %leave()
   %status = call i32 @${prefix}_run(
     ptr %context, ptr %inputs, ptr %outputs, ptr %dims, ptr null, i64 0
@@ -100,9 +86,9 @@ no_memory:
   br label %give_back
 fail:
   call void %drop(ptr %results)
-  %failed = load ptr, ptr %failed.at
-  %integer = load ptr, ptr %integer.at
-  %ask = load ptr, ptr %ask.at
+  %failed = field objects.failed, %objects
+  %integer = field words.PyLong_FromLong, %words
+  %ask = field words.PyObject_Vectorcall, %words
   %status.wide = sext i32 %status to i64
   %code = call ptr %integer(i64 %status.wide)
   %code.at = getelementptr ptr, ptr %arguments, i64 1
@@ -113,13 +99,13 @@ fail:
   br label %give_back
 give_back:
   %result = phi ptr [ %results, %collect ], [ null, %no_memory ], [ %raised, %fail ]
-  %append = load ptr, ptr %append.at
+  %append = field words.PyList_Append, %words
   %lost = call i32 %append(ptr %idle, ptr %handle)
   %kept = icmp eq i32 %lost, 0
   br i1 %kept, label %done, label %forget
 forget:
   ; Without memory for the list, the context stays unused until the model goes.
-  %forget.function = load ptr, ptr %forget.at
+  %forget.function = field words.PyErr_Clear, %words
   call void %forget.function()
   br label %done
 done:
@@ -139,15 +125,11 @@ entry:
   %dims = alloca [$most x i64]
   %busy = alloca i8
   store i8 0, ptr %busy
-  %objects.at = getelementptr %bessemer.array, ptr %self, $array_data
-  %objects = load ptr, ptr %objects.at
-  %holder.at = getelementptr %bessemer.objects, ptr %objects, $objects_words
-  %holder = load ptr, ptr %holder.at
-  %words.at = getelementptr %bessemer.array, ptr %holder, $array_data
-  %words = load ptr, ptr %words.at
+  %objects = field array.data, %self
+  %holder = field objects.words, %objects
+  %words = field array.data, %holder
   %generation = load i64, ptr %words
-  %drop.at = getelementptr %bessemer.words, ptr %words, $words_Py_DecRef
-  %drop = load ptr, ptr %drop.at
+  %drop = field words.Py_DecRef, %words
   %planned = icmp ne i64 %generation, 0
   %alone = icmp eq i64 %count, 1
   %unnamed = icmp eq ptr %keywords, null
@@ -161,12 +143,9 @@ look:
   )
   br i1 %fits, label %prepare, label %explain
 prepare:
-  %taken.at = getelementptr %bessemer.words, ptr %words, $words_input_count
-  %taken = load i64, ptr %taken.at
-  %symbols.at = getelementptr %bessemer.words, ptr %words, $words_symbols
-  %symbol_count.at = getelementptr %bessemer.words, ptr %words, $words_symbol_count
-  %symbols = load i64, ptr %symbols.at
-  %symbol_count = load i64, ptr %symbol_count.at
+  %taken = field words.input_count, %words
+  %symbols = field words.symbols, %words
+  %symbol_count = field words.symbol_count, %words
   %symbols.bytes = shl i64 %symbol_count, 3
   %symbols.from = getelementptr i64, ptr %words, i64 %symbols
   call void @llvm.memcpy.p0.p0.i64(ptr %dims, ptr %symbols.from, i64 %symbols.bytes, i1 false)
@@ -193,10 +172,8 @@ undo:
   call void @bessemer_python_release(ptr %words, ptr %values, i64 %taken)
   br label %explain
 explain:
-  %fallback.at = getelementptr %bessemer.objects, ptr %objects, $objects_fallback
-  %fallback = load ptr, ptr %fallback.at
-  %ask.at = getelementptr %bessemer.words, ptr %words, $words_PyObject_Vectorcall
-  %ask = load ptr, ptr %ask.at
+  %fallback = field objects.fallback, %objects
+  %ask = field words.PyObject_Vectorcall, %words
   %asked = call ptr %ask(ptr %fallback, ptr %arguments, i64 %count, ptr %keywords)
   ret ptr %asked
 }

@@ -13,8 +13,7 @@ from __future__ import annotations
 _RELEASE = """
 define internal void @bessemer_python_release(ptr %words, ptr %values, i64 %count) $baseline {
 entry:
-  %drop.at = getelementptr %bessemer.words, ptr %words, $words_Py_DecRef
-  %drop = load ptr, ptr %drop.at
+  %drop = field words.Py_DecRef, %words
   br label %next
 next:
   %i = phi i64 [ 0, %entry ], [ %i.next, %one ]
@@ -35,27 +34,20 @@ done:
 _FITS = """
 define internal i1 @bessemer_python_fits(ptr %value, ptr %kind, ptr %dtype, ptr %row) $baseline {
 entry:
-  %type.at = getelementptr %bessemer.array, ptr %value, $array_type
-  %type = load ptr, ptr %type.at
+  %type = field array.type, %value
   %is_array = icmp eq ptr %type, %kind
   br i1 %is_array, label %look, label %no
 look:
-  %rank.at = getelementptr %bessemer.array, ptr %value, $array_rank
-  %shape.at = getelementptr %bessemer.array, ptr %value, $array_shape
-  %dtype.at = getelementptr %bessemer.array, ptr %value, $array_dtype
-  %flags.at = getelementptr %bessemer.array, ptr %value, $array_flags
-  %rank = load i32, ptr %rank.at
-  %shape = load ptr, ptr %shape.at
-  %dtype.found = load ptr, ptr %dtype.at
-  %flags = load i32, ptr %flags.at
+  %rank = field array.rank, %value
+  %shape = field array.shape, %value
+  %dtype.found = field array.dtype, %value
+  %flags = field array.flags, %value
   %wide = sext i32 %rank to i64
   %planned = load i64, ptr %row
   %same_rank = icmp eq i64 %wide, %planned
   ; Arrays that come out of a pickle, from another process, have a dtype object of their own.
-  %wanted_kind.at = getelementptr %bessemer.dtype, ptr %dtype, $dtype_kind
-  %found_kind.at = getelementptr %bessemer.dtype, ptr %dtype.found, $dtype_kind
-  %wanted_kind = load i64, ptr %wanted_kind.at
-  %found_kind = load i64, ptr %found_kind.at
+  %wanted_kind = field dtype.kind, %dtype
+  %found_kind = field dtype.kind, %dtype.found
   %difference = xor i64 %wanted_kind, %found_kind
   ; all but the byte of flags
   %told = and i64 %difference, -4278190081
@@ -92,27 +84,18 @@ define internal i1 @bessemer_python_inputs(
   ptr %objects, ptr %words, ptr %given, ptr %values, ptr %data
 ) $baseline {
 entry:
-  %dict.at = getelementptr %bessemer.objects, ptr %objects, $objects_dict
-  %list.at = getelementptr %bessemer.objects, ptr %objects, $objects_list
-  %tuple.at = getelementptr %bessemer.objects, ptr %objects, $objects_tuple
-  %array.at = getelementptr %bessemer.objects, ptr %objects, $objects_array
-  %count.at = getelementptr %bessemer.words, ptr %words, $words_input_count
-  %own.at = getelementptr %bessemer.words, ptr %words, $words_Py_IncRef
-  %forget.at = getelementptr %bessemer.words, ptr %words, $words_PyErr_Clear
-  %look_up.at = getelementptr %bessemer.words, ptr %words, $words_PyDict_GetItemWithError
-  %dict = load ptr, ptr %dict.at
-  %list = load ptr, ptr %list.at
-  %tuple = load ptr, ptr %tuple.at
-  %array = load ptr, ptr %array.at
-  %count = load i64, ptr %count.at
-  %own = load ptr, ptr %own.at
-  %forget = load ptr, ptr %forget.at
-  %look_up = load ptr, ptr %look_up.at
+  %dict = field objects.dict, %objects
+  %list = field objects.list, %objects
+  %tuple = field objects.tuple, %objects
+  %array = field objects.array, %objects
+  %count = field words.input_count, %words
+  %own = field words.Py_IncRef, %words
+  %forget = field words.PyErr_Clear, %words
+  %look_up = field words.PyDict_GetItemWithError, %words
   %names = getelementptr %bessemer.objects, ptr %objects, i64 1
   %dtypes = getelementptr ptr, ptr %names, i64 %count
   %plan = getelementptr %bessemer.words, ptr %words, i64 1
-  %type.at = getelementptr %bessemer.array, ptr %given, $array_type
-  %type = load ptr, ptr %type.at
+  %type = field array.type, %given
   %is_dict = icmp eq ptr %type, %dict
   %is_list = icmp eq ptr %type, %list
   %is_tuple = icmp eq ptr %type, %tuple
@@ -165,8 +148,7 @@ check:
   %fits = call i1 @bessemer_python_fits(ptr %value, ptr %array, ptr %dtype, ptr %row)
   br i1 %fits, label %good, label %undo
 good:
-  %data.from = getelementptr %bessemer.array, ptr %value, $array_data
-  %data.here = load ptr, ptr %data.from
+  %data.here = field array.data, %value
   %data.at = getelementptr ptr, ptr %data, i64 %i
   store ptr %data.here, ptr %data.at
   %rank = load i64, ptr %row
@@ -192,18 +174,12 @@ define internal ptr @bessemer_python_output(
 ) $baseline {
 entry:
   %length = alloca i64
-  %array.at = getelementptr %bessemer.objects, ptr %objects, $objects_array
-  %bytes.at = getelementptr %bessemer.objects, ptr %objects, $objects_memory
-  %make.at = getelementptr %bessemer.words, ptr %words, $words_PyArray_NewFromDescr
-  %keep.at = getelementptr %bessemer.words, ptr %words, $words_PyArray_SetBaseObject
-  %own.at = getelementptr %bessemer.words, ptr %words, $words_Py_IncRef
-  %drop.at = getelementptr %bessemer.words, ptr %words, $words_Py_DecRef
-  %array = load ptr, ptr %array.at
-  %bytes = load ptr, ptr %bytes.at
-  %make = load ptr, ptr %make.at
-  %keep = load ptr, ptr %keep.at
-  %own = load ptr, ptr %own.at
-  %drop = load ptr, ptr %drop.at
+  %array = field objects.array, %objects
+  %bytes = field objects.memory, %objects
+  %make = field words.PyArray_NewFromDescr, %words
+  %keep = field words.PyArray_SetBaseObject, %words
+  %own = field words.Py_IncRef, %words
+  %drop = field words.Py_DecRef, %words
   %padded = load i64, ptr %row
   %rank.at = getelementptr i64, ptr %row, i64 1
   %shape = getelementptr i64, ptr %row, i64 2
@@ -260,20 +236,13 @@ done:
 ; (the first word of its row is negative), its dtype stands in the list until the run has ended.
 define internal ptr @bessemer_python_outputs(ptr %objects, ptr %words, ptr %data) $baseline {
 entry:
-  %inputs.at = getelementptr %bessemer.words, ptr %words, $words_input_count
-  %count.at = getelementptr %bessemer.words, ptr %words, $words_output_count
-  %shapes.at = getelementptr %bessemer.words, ptr %words, $words_shapes
-  %list.at = getelementptr %bessemer.words, ptr %words, $words_PyList_New
-  %put.at = getelementptr %bessemer.words, ptr %words, $words_PyList_SetItem
-  %own.at = getelementptr %bessemer.words, ptr %words, $words_Py_IncRef
-  %drop.at = getelementptr %bessemer.words, ptr %words, $words_Py_DecRef
-  %own = load ptr, ptr %own.at
-  %inputs = load i64, ptr %inputs.at
-  %count = load i64, ptr %count.at
-  %shapes = load i64, ptr %shapes.at
-  %make = load ptr, ptr %list.at
-  %put = load ptr, ptr %put.at
-  %drop = load ptr, ptr %drop.at
+  %own = field words.Py_IncRef, %words
+  %inputs = field words.input_count, %words
+  %count = field words.output_count, %words
+  %shapes = field words.shapes, %words
+  %make = field words.PyList_New, %words
+  %put = field words.PyList_SetItem, %words
+  %drop = field words.Py_DecRef, %words
   %names = getelementptr %bessemer.objects, ptr %objects, i64 1
   %skipped = shl i64 %inputs, 1
   %dtypes = getelementptr ptr, ptr %names, i64 %skipped
@@ -300,8 +269,7 @@ early:
   %failed = icmp eq ptr %made, null
   br i1 %failed, label %undo, label %note
 note:
-  %data.from = getelementptr %bessemer.array, ptr %made, $array_data
-  %data.here = load ptr, ptr %data.from
+  %data.here = field array.data, %made
   br label %keep
 keep:
   %item = phi ptr [ %dtype, %late ], [ %made, %note ]

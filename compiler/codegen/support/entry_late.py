@@ -16,20 +16,13 @@ define internal i1 @bessemer_python_late(
 entry:
   ; as many as NumPy's arrays may have axes
   %sizes = alloca [64 x i64]
-  %array.at = getelementptr %bessemer.objects, ptr %objects, $objects_array
-  %inputs.at = getelementptr %bessemer.words, ptr %words, $words_input_count
-  %count.at = getelementptr %bessemer.words, ptr %words, $words_output_count
-  %shapes.at = getelementptr %bessemer.words, ptr %words, $words_shapes
-  %make.at = getelementptr %bessemer.words, ptr %words, $words_PyArray_NewFromDescr
-  %put.at = getelementptr %bessemer.words, ptr %words, $words_PyList_SetItem
-  %own.at = getelementptr %bessemer.words, ptr %words, $words_Py_IncRef
-  %array = load ptr, ptr %array.at
-  %inputs = load i64, ptr %inputs.at
-  %count = load i64, ptr %count.at
-  %shapes = load i64, ptr %shapes.at
-  %make = load ptr, ptr %make.at
-  %put = load ptr, ptr %put.at
-  %own = load ptr, ptr %own.at
+  %array = field objects.array, %objects
+  %inputs = field words.input_count, %words
+  %count = field words.output_count, %words
+  %shapes = field words.shapes, %words
+  %make = field words.PyArray_NewFromDescr, %words
+  %put = field words.PyList_SetItem, %words
+  %own = field words.Py_IncRef, %words
   %names = getelementptr %bessemer.objects, ptr %objects, i64 1
   %skipped = shl i64 %inputs, 1
   %dtypes = getelementptr ptr, ptr %names, i64 %skipped
@@ -85,8 +78,7 @@ array_of:
 fill:
   %from.at = getelementptr ptr, ptr %data, i64 %i
   %from = load ptr, ptr %from.at
-  %to.at = getelementptr %bessemer.array, ptr %made, $array_data
-  %to = load ptr, ptr %to.at
+  %to = field array.data, %made
   call void @llvm.memcpy.p0.p0.i64(ptr %to, ptr %from, i64 %bytes, i1 false)
   %ignored = call i32 %put(ptr %list, i64 %i, ptr %made)
   br label %skip

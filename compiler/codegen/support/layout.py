@@ -1,8 +1,19 @@
-"""The structs of the support code, by field name: what their IR calls by number."""
+"""The structs of the support code, by field name: what their IR calls by number.
+
+Its texts have one instruction more than LLVM IR, the load of a field:
+
+    %own = field words.Py_IncRef, %words    the field Py_IncRef of the %bessemer.words at %words
+
+The address of a field, to store it or for an atomic access, is a getelementptr with $STRUCT_FIELD.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+_FIELD = re.compile(r"^  (%[\w.]+) = field (\w+\.\w+), (%[\w.]+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -30,6 +41,28 @@ class Layout:
             f"{self.name}_{field}": f"i32 0, i32 {index}"
             for index, (field, _) in enumerate(self.fields)
         }
+
+
+def expand_fields(text: str, layouts: Iterable[Layout]) -> str:
+    """The text with its loads of fields as LLVM IR; that of `%own` has its address in `%own.field`.
+
+    Raises KeyError for a field that no layout has.
+    """
+    fields = {
+        f"{layout.name}.{field}": (layout.name, index, kind)
+        for layout in layouts
+        for index, (field, kind) in enumerate(layout.fields)
+    }
+
+    def expanded(match: re.Match[str]) -> str:
+        value, field, pointer = match.groups()
+        struct, index, kind = fields[field]
+        place = f"%bessemer.{struct}, ptr {pointer}, i32 0, i32 {index}"
+        return (
+            f"  {value}.field = getelementptr {place}\n  {value} = load {kind}, ptr {value}.field"
+        )
+
+    return _FIELD.sub(expanded, text)
 
 
 def _sizes(kind: str) -> tuple[int, int]:

@@ -36,9 +36,8 @@ found:
   ret ptr %ready
 start:
   %threads.at = getelementptr %bessemer.options, ptr %context, $options_threads
-  %spin.from = getelementptr %bessemer.options, ptr %context, $options_spin
   %threads = load i32, ptr %threads.at
-  %spin = load i32, ptr %spin.from
+  %spin = field options.spin, %context
   %wanted = sub i32 %threads, 1
   %wide = zext i32 %wanted to i64
   %slots = mul i64 %wide, $slot_bytes
@@ -111,10 +110,8 @@ entry:
   %none = icmp eq ptr %pool, null
   br i1 %none, label %done, label %whose
 whose:
-  %owner.at = getelementptr %bessemer.pool, ptr %pool, $pool_owner
-  %workers.at = getelementptr %bessemer.pool, ptr %pool, $pool_workers
-  %owner = load i32, ptr %owner.at
-  %workers = load i32, ptr %workers.at
+  %owner = field pool.owner, %pool
+  %workers = field pool.workers, %pool
   %wide = zext i32 %workers to i64
   %self = call i32 @getpid()
   %ours = icmp eq i32 %owner, %self
@@ -125,11 +122,10 @@ next:
   br i1 %left, label %stop, label %stopped
 stop:
   %slot = call ptr @bessemer_slot(ptr %pool, i64 %index)
-  %thread.at = getelementptr %bessemer.slot, ptr %slot, $slot_thread
   %slot.mutex = getelementptr %bessemer.slot, ptr %slot, $slot_mutex
   %slot.wake = getelementptr %bessemer.slot, ptr %slot, $slot_wake
   call void @bessemer_hand_out(ptr %slot, ptr null, i64 0)
-  %thread = load i64, ptr %thread.at
+  %thread = field slot.thread, %slot
   %joined = call i32 @pthread_join(i64 %thread, ptr null)
   %i1 = call i32 @pthread_cond_destroy(ptr %slot.wake)
   %i2 = call i32 @pthread_mutex_destroy(ptr %slot.mutex)
@@ -142,8 +138,7 @@ stopped:
   %i4 = call i32 @pthread_mutex_destroy(ptr %mutex)
   br label %forget
 forget:
-  %bytes.at = getelementptr %bessemer.pool, ptr %pool, $pool_bytes_given
-  %bytes = load i64, ptr %bytes.at
+  %bytes = field pool.bytes_given, %pool
   call void @bessemer_release(ptr %context, ptr %pool, i64 %bytes)
   store ptr null, ptr %pool.at
   br label %done
@@ -153,8 +148,7 @@ done:
 
 define internal void @bessemer_after_fork(ptr %context) $baseline {
 entry:
-  %pool.at = getelementptr %bessemer.context, ptr %context, $context_pool
-  %pool = load ptr, ptr %pool.at
+  %pool = field context.pool, %context
   %none = icmp eq ptr %pool, null
   br i1 %none, label %done, label %whose
 whose:

@@ -121,10 +121,7 @@ invalid:
 check:
   %message = getelementptr %bessemer.context, ptr %context, $context_message
   %needed.at = getelementptr %bessemer.context, ptr %context, $context_needed
-  %weights.at = getelementptr %bessemer.context, ptr %context, $context_weights
-  %arena.at = getelementptr %bessemer.context, ptr %context, $context_arena
-  %arena_bytes.at = getelementptr %bessemer.context, ptr %context, $context_arena_bytes
-  %weights.all = load ptr, ptr %weights.at
+  %weights.all = field context.weights, %context
   %weights = getelementptr i8, ptr %weights.all, i64 $weights_from
   store i8 0, ptr %message
   %wrong = call i32 @${graph}_check(ptr %context, ptr %inputs, ptr %outputs, ptr %dims)
@@ -185,8 +182,8 @@ grow:
 give_up:
   ret i32 %unable
 run_own:
-  %arena = load ptr, ptr %arena.at
-  %arena_bytes = load i64, ptr %arena_bytes.at
+  %arena = field context.arena, %context
+  %arena_bytes = field context.arena_bytes, %context
   %mode = call i64 @bessemer_flush_denormals()
   %status = call i32 @${graph}_body(
     ptr %context, ptr %inputs, ptr %outputs, ptr %dims, ptr %weights, ptr %arena, i64 %arena_bytes

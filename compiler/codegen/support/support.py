@@ -30,7 +30,7 @@ from bessemer.compiler.codegen.support import (
     weights,
 )
 from bessemer.compiler.codegen.support.constants import c_string, description_text
-from bessemer.compiler.codegen.support.layout import LAYOUTS, MESSAGE_BYTES
+from bessemer.compiler.codegen.support.layout import LAYOUTS, MESSAGE_BYTES, expand_fields
 from bessemer.compiler.codegen.support.processor import baseline, pause, processor_text
 from bessemer.compiler.codegen.support.run import Body
 from bessemer.compiler.codegen.support.sizes import OVERFLOW
@@ -112,9 +112,10 @@ def runtime_text(
         check_signature(signature)
     except ValueError as error:
         raise InternalError(f"the signature of {signature.name!r} is wrong: {error}") from None
+    layouts = (*LAYOUTS, *entry.LAYOUTS)
     template = "".join(
         (
-            "".join(layout.definition() + "\n" for layout in (*LAYOUTS, *entry.LAYOUTS)),
+            "".join(layout.definition() + "\n" for layout in layouts),
             _messages(signature).replace("$", "$$"),
             description_text(signature),
             processor_text(signature.triple, signature.cpu_features),
@@ -130,7 +131,8 @@ def runtime_text(
             interface,
         )
     )
-    return Template(template).substitute({**_names(signature), **(names or {})})
+    text = expand_fields(template, layouts)
+    return Template(text).substitute({**_names(signature), **(names or {})})
 
 
 def _messages(signature: Signature) -> str:

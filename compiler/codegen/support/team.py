@@ -36,12 +36,9 @@ entry:
   %cells.at = getelementptr ptr, ptr %buffers, i64 %cells
   %place.at = getelementptr i64, ptr %dims, i64 %place
   store ptr %counters, ptr %cells.at
-  %threads.at = getelementptr %bessemer.options, ptr %context, $options_threads
-  %spin.at = getelementptr %bessemer.options, ptr %context, $options_spin
-  %callback.at = getelementptr %bessemer.options, ptr %context, $options_parallel_for
-  %threads = load i32, ptr %threads.at
-  %spin = load i32, ptr %spin.at
-  %callback = load ptr, ptr %callback.at
+  %threads = field options.threads, %context
+  %spin = field options.spin, %context
+  %callback = field options.parallel_for, %context
   %own = icmp eq ptr %callback, null
   %several = icmp sgt i32 %threads, 1
   %spins = icmp sgt i32 %spin, 0
@@ -64,8 +61,7 @@ rest:
   store i64 %fewer, ptr %teamless.at
   br label %alone
 count:
-  %workers.at = getelementptr %bessemer.pool, ptr %pool, $pool_workers
-  %workers = load i32, ptr %workers.at
+  %workers = field pool.workers, %pool
   %workers.wide = zext i32 %workers to i64
   %all = add i64 %workers.wide, 1
   %some = call i64 @llvm.umin.i64(i64 %all, i64 %most)

@@ -34,16 +34,11 @@ declare i64 @llvm.umin.i64(i64, i64)
 # caller's own parallel_for gets, which may run on any thread.
 _CHUNK = """
 define internal void @bessemer_chunk(ptr %job, i64 %index) $baseline {
-  %kernel.at = getelementptr %bessemer.job, ptr %job, $job_kernel
-  %buffers.at = getelementptr %bessemer.job, ptr %job, $job_buffers
-  %dims.at = getelementptr %bessemer.job, ptr %job, $job_dims
-  %extent.at = getelementptr %bessemer.job, ptr %job, $job_extent
-  %chunks.at = getelementptr %bessemer.job, ptr %job, $job_chunks
-  %kernel = load ptr, ptr %kernel.at
-  %buffers = load ptr, ptr %buffers.at
-  %dims = load ptr, ptr %dims.at
-  %extent = load i64, ptr %extent.at
-  %chunks = load i64, ptr %chunks.at
+  %kernel = field job.kernel, %job
+  %buffers = field job.buffers, %job
+  %dims = field job.dims, %job
+  %extent = field job.extent, %job
+  %chunks = field job.chunks, %job
   %size = udiv i64 %extent, %chunks
   %extra = urem i64 %extent, %chunks
   %longer = call i64 @llvm.umin.i64(i64 %index, i64 %extra)
@@ -69,16 +64,12 @@ _WORKER = """
 define internal ptr @bessemer_worker(ptr %slot) $baseline {
 entry:
   %ignored = call i64 @bessemer_flush_denormals()
-  %job.at = getelementptr %bessemer.slot, ptr %slot, $slot_job
-  %index.at = getelementptr %bessemer.slot, ptr %slot, $slot_index
-  %pool.at = getelementptr %bessemer.slot, ptr %slot, $slot_pool
   %sleeping.at = getelementptr %bessemer.slot, ptr %slot, $slot_sleeping
   %claimed.at = getelementptr %bessemer.slot, ptr %slot, $slot_claimed
   %mutex = getelementptr %bessemer.slot, ptr %slot, $slot_mutex
   %wake = getelementptr %bessemer.slot, ptr %slot, $slot_wake
-  %pool = load ptr, ptr %pool.at
-  %spin.at = getelementptr %bessemer.pool, ptr %pool, $pool_spin
-  %spin = load i32, ptr %spin.at
+  %pool = field slot.pool, %slot
+  %spin = field pool.spin, %pool
   %remaining.at = getelementptr %bessemer.pool, ptr %pool, $pool_remaining
   %waiting.at = getelementptr %bessemer.pool, ptr %pool, $pool_waiting
   %pool.mutex = getelementptr %bessemer.pool, ptr %pool, $pool_mutex
@@ -113,8 +104,8 @@ work:
   %ours = extractvalue { i32, i1 } %claim, 1
   br i1 %ours, label %read, label %wait
 read:
-  %job = load ptr, ptr %job.at
-  %index = load i64, ptr %index.at
+  %job = field slot.job, %slot
+  %index = field slot.index, %slot
   %stop = icmp eq ptr %job, null
   br i1 %stop, label %leave, label %run
 run:
@@ -219,8 +210,7 @@ define internal void @bessemer_await(ptr %pool) $baseline {
 entry:
   %remaining.at = getelementptr %bessemer.pool, ptr %pool, $pool_remaining
   %waiting.at = getelementptr %bessemer.pool, ptr %pool, $pool_waiting
-  %spin.at = getelementptr %bessemer.pool, ptr %pool, $pool_spin
-  %spin = load i32, ptr %spin.at
+  %spin = field pool.spin, %pool
   call void @bessemer_spin(ptr %remaining.at, i32 0, i1 false, i32 %spin)
   %spun = load atomic i32, ptr %remaining.at acquire, align 4
   %finished = icmp eq i32 %spun, 0
@@ -258,8 +248,7 @@ entry:
   %empty = icmp sle i64 %extent, 0
   br i1 %empty, label %done, label %count
 count:
-  %threads.at = getelementptr %bessemer.options, ptr %context, $options_threads
-  %threads = load i32, ptr %threads.at
+  %threads = field options.threads, %context
   %most = zext i32 %threads to i64
   %fitting = call i64 @llvm.umin.i64(i64 %extent, i64 %shares)
   %wanted = call i64 @llvm.umin.i64(i64 %fitting, i64 %most)
@@ -279,10 +268,8 @@ share:
   store ptr %dims, ptr %dims.at
   store i64 %extent, ptr %extent.at
   store i64 %wanted, ptr %chunks.at
-  %callback.at = getelementptr %bessemer.options, ptr %context, $options_parallel_for
-  %user.at = getelementptr %bessemer.options, ptr %context, $options_parallel_user
-  %callback = load ptr, ptr %callback.at
-  %user = load ptr, ptr %user.at
+  %callback = field options.parallel_for, %context
+  %user = field options.parallel_user, %context
   %own = icmp eq ptr %callback, null
   br i1 %own, label %inside, label %outside
 outside:
@@ -293,9 +280,8 @@ inside:
   %none = icmp eq ptr %pool, null
   br i1 %none, label %direct, label %publish
 publish:
-  %workers.at = getelementptr %bessemer.pool, ptr %pool, $pool_workers
   %remaining.at = getelementptr %bessemer.pool, ptr %pool, $pool_remaining
-  %workers = load i32, ptr %workers.at
+  %workers = field pool.workers, %pool
   %workers.wide = zext i32 %workers to i64
   %helpers.wanted = sub i64 %wanted, 1
   %most.helpers = call i64 @llvm.umin.i64(i64 %helpers.wanted, i64 %workers.wide)
@@ -305,9 +291,8 @@ publish:
 weigh:
   %missed.at = getelementptr %bessemer.pool, ptr %pool, $pool_missed
   %last.at = getelementptr %bessemer.pool, ptr %pool, $pool_missed_at
-  %spin.at = getelementptr %bessemer.pool, ptr %pool, $pool_spin
   %last = load i64, ptr %last.at
-  %spin = load i32, ptr %spin.at
+  %spin = field pool.spin, %pool
   %patience = sext i32 %spin to i64
   %now = call i64 @bessemer_microseconds()
   store i64 %now, ptr %last.at

@@ -50,14 +50,12 @@ entry:
   %mapping.at = getelementptr %bessemer.context, ptr %context, $context_mapping
   %mapping_bytes.at = getelementptr %bessemer.context, ptr %context, $context_mapping_bytes
   %message = getelementptr %bessemer.context, ptr %context, $context_message
-  %given.at = getelementptr %bessemer.options, ptr %context, $options_weights
-  %path.at = getelementptr %bessemer.options, ptr %context, $options_weights_path
   %inside = getelementptr i8, ptr %label, i64 64
   store ptr %inside, ptr %weights.at
   %needless = icmp eq i64 $weights_bytes, 0
   br i1 %needless, label %done, label %look
 look:
-  %given = load ptr, ptr %given.at
+  %given = field options.weights, %context
   %is_given = icmp ne ptr %given, null
   br i1 %is_given, label %take, label %search
 take:
@@ -72,7 +70,7 @@ search:
   %is_inside = icmp eq i32 %place, 1
   br i1 %is_inside, label %done, label %file
 file:
-  %path = load ptr, ptr %path.at
+  %path = field options.weights_path, %context
   %no_path = icmp eq ptr %path, null
   br i1 %no_path, label %no_weights, label %open
 open:
@@ -126,10 +124,8 @@ refuse:
 
 define internal void @bessemer_drop_weights(ptr %context) $baseline {
 entry:
-  %mapping.at = getelementptr %bessemer.context, ptr %context, $context_mapping
-  %mapping_bytes.at = getelementptr %bessemer.context, ptr %context, $context_mapping_bytes
-  %mapping = load ptr, ptr %mapping.at
-  %bytes = load i64, ptr %mapping_bytes.at
+  %mapping = field context.mapping, %context
+  %bytes = field context.mapping_bytes, %context
   %none = icmp eq ptr %mapping, null
   br i1 %none, label %done, label %unmap
 unmap:

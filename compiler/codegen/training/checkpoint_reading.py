@@ -158,8 +158,7 @@ one:
   %from.offset = load i64, ptr %from.at
   %offset = load i64, ptr %offset.at
   %size = load i64, ptr %size.at
-  %state.at = getelementptr %bessemer.context, ptr %context, $context_state
-  %state = load ptr, ptr %state.at
+  %state = field context.state, %context
   %from = getelementptr i8, ptr %end, i64 %from.offset
   %to = getelementptr i8, ptr %state, i64 %offset
   call void @llvm.memcpy.p0.p0.i64(ptr %to, ptr %from, i64 %size, i1 false)

@@ -62,10 +62,8 @@ failure:
 define internal i1 @bessemer_write_all(ptr %context, i32 %file) $baseline {
 entry:
   %number = alloca [24 x i8]
-  %steps.at = getelementptr %bessemer.context, ptr %context, $context_steps
-  %state.at = getelementptr %bessemer.context, ptr %context, $context_state
-  %steps = load i64, ptr %steps.at
-  %state = load ptr, ptr %state.at
+  %steps = field context.steps, %context
+  %state = field context.state, %context
   %digits = call i32 (ptr, i64, ptr, ...) @snprintf(
     ptr %number, i64 24, ptr @bessemer_steps_text, i64 %steps
   )

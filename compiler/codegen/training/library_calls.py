@@ -107,10 +107,8 @@ def _inputs(part: Part, name: str, given: int, extra: int = 0) -> str:
 def _run(part: Part) -> str:
     """%status: runs the graph in the context's arena, which does not grow."""
     return f"""{_sizes(part, "sizes")}
-  %arena.at = getelementptr %bessemer.context, ptr %context, $context_arena
-  %bytes.at = getelementptr %bessemer.context, ptr %context, $context_arena_bytes
-  %arena = load ptr, ptr %arena.at
-  %bytes = load i64, ptr %bytes.at
+  %arena = field context.arena, %context
+  %bytes = field context.arena_bytes, %context
   %status = call i32 @{part.body.name}_run(
     ptr %context, ptr %inputs, ptr %outputs, ptr %sizes, ptr %arena, i64 %bytes
   )

@@ -22,8 +22,7 @@ invalid:
   ret i32 1
 look:
   %message = getelementptr %bessemer.context, ptr %context, $context_message
-  %state.at = getelementptr %bessemer.context, ptr %context, $context_state
-  %state = load ptr, ptr %state.at
+  %state = field context.state, %context
   store i8 0, ptr %message
   %no_state = icmp eq ptr %state, null
   br i1 %no_state, label %early, label %array
@@ -52,8 +51,7 @@ define internal void @bessemer_state_pointers(
   ptr %context, ptr %numbers, i64 %count, ptr %to
 ) $baseline {
 entry:
-  %state.at = getelementptr %bessemer.context, ptr %context, $context_state
-  %state = load ptr, ptr %state.at
+  %state = field context.state, %context
   br label %next
 next:
   %k = phi i64 [ 0, %entry ], [ %more, %one ]
@@ -76,10 +74,8 @@ done:
 ; The pool, where the context is to have one: later calls find it.
 define internal void @bessemer_start_threads(ptr %context) $baseline {
 entry:
-  %threads.at = getelementptr %bessemer.options, ptr %context, $options_threads
-  %own.at = getelementptr %bessemer.options, ptr %context, $options_parallel_for
-  %threads = load i32, ptr %threads.at
-  %own = load ptr, ptr %own.at
+  %threads = field options.threads, %context
+  %own = field options.parallel_for, %context
   %several = icmp sgt i32 %threads, 1
   %ours = icmp eq ptr %own, null
   %wanted = and i1 %several, %ours
@@ -102,8 +98,7 @@ look:
   %state.at = getelementptr %bessemer.context, ptr %context, $context_state
   %bytes.at = getelementptr %bessemer.context, ptr %context, $context_state_bytes
   %steps.at = getelementptr %bessemer.context, ptr %context, $context_steps
-  %weights.at = getelementptr %bessemer.context, ptr %context, $context_weights
-  %weights = load ptr, ptr %weights.at
+  %weights = field context.weights, %context
   %before = load ptr, ptr %state.at
   %none = icmp eq ptr %before, null
   br i1 %none, label %allocate, label %fill
@@ -168,8 +163,7 @@ check:
   %right = icmp eq i32 %wrong, 0
   br i1 %right, label %begin, label %missing
 begin:
-  %state.at = getelementptr %bessemer.context, ptr %context, $context_state
-  %state = load ptr, ptr %state.at
+  %state = field context.state, %context
   br label %next
 next:
   %k = phi i64 [ 0, %begin ], [ %more, %look ]
@@ -192,8 +186,7 @@ missing:
 }
 
 define i64 @${prefix}_steps(ptr %context) $baseline {
-  %steps.at = getelementptr %bessemer.context, ptr %context, $context_steps
-  %steps = load i64, ptr %steps.at
+  %steps = field context.steps, %context
   ret i64 %steps
 }
 """
