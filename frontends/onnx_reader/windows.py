@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
@@ -19,6 +20,21 @@ class Window:
     low: tuple[Size, ...]
     high: tuple[Size, ...]
     uncounted: tuple[Size, ...]
+
+    @property
+    def steps(self) -> dict[str, Any]:
+        """The attributes of an operator whose kernel is the shape of its weights."""
+        return {
+            "strides": self.strides,
+            "dilations": self.dilations,
+            "low": self.low,
+            "high": self.high,
+        }
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """The attributes of a pooling operator."""
+        return {"kernel": self.kernel, **self.steps}
 
 
 def read_window(

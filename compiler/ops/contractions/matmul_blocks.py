@@ -27,7 +27,7 @@ import numpy as np
 
 from bessemer.compiler.ir.build_loops import KernelBuilder, Local
 from bessemer.compiler.ir.dims import Size
-from bessemer.compiler.ir.expr import Buffer, Expression, constant, convert, less, load
+from bessemer.compiler.ir.expr import Buffer, Expression, constant, convert, less
 from bessemer.compiler.ir.op import Example, Operator, register
 from bessemer.compiler.ir.types import Array, TensorType, bf16, f16, f32, i8, u8
 from bessemer.compiler.ops.check import require
@@ -38,6 +38,7 @@ from bessemer.compiler.ops.contractions.nibbles import (
     TOGETHER,
     pack_blocks,
     pack_units,
+    store_column,
     units_at,
     unpack_blocks,
     unpack_units,
@@ -103,7 +104,7 @@ def _statements(
     """`rows` is the height of a tile."""
     x, weights, scales, *shifts = inputs
     shift = shifts[0] if shifts else None
-    product = _Product(builder, x, weights, scales, shift, outputs[0], columns, block)
+    product = _Product(builder, x, weights, scales, shift, outputs[0], block)
     panels = weights.shape[0]
     assert isinstance(panels, int)
     count = x.shape[0]
@@ -128,7 +129,6 @@ class _Product:
     scales: Buffer
     shifts: Buffer | None
     out: Buffer
-    columns: int
     block: int
 
     def write_few(self, panel: Size, most: int) -> None:
@@ -278,11 +278,7 @@ class _Product:
         """Stores sums, or adds them to what is there."""
         for half, total in enumerate(sums):
             column = panel * PANEL + half * HALF + j
-            fits = self.columns % (PANEL * TOGETHER) == 0
-            guard = None if fits else less(column, self.columns)
-            before = load(self.out, (row, column), guard) if add else None
-            value = total.value if before is None else before + total.value
-            self.builder.store(self.out, (row, column), value, guard)
+            store_column(self.builder, self.out, (row, column), total.value, add=add)
 
 
 def _example(

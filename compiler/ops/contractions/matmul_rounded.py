@@ -30,12 +30,17 @@ from bessemer.compiler.ir.expr import (
     convert,
     fragment_element,
     less,
-    load,
 )
 from bessemer.compiler.ir.op import Example, Operator, register
 from bessemer.compiler.ir.types import Array, TensorType, bf16, f16, f32, i8, i32, u8
 from bessemer.compiler.ops.check import require
-from bessemer.compiler.ops.contractions.nibbles import PANEL, TOGETHER, pack_blocks, unpack_blocks
+from bessemer.compiler.ops.contractions.nibbles import (
+    PANEL,
+    TOGETHER,
+    pack_blocks,
+    store_column,
+    unpack_blocks,
+)
 from bessemer.compiler.ops.contractions.row_tiles import FEW_REGISTERS_ROWS, row_tiles
 
 GROUP = 4
@@ -116,7 +121,7 @@ def _statements(
     steps, x_scales, x_sums, weights, scales, *shifts = inputs
     product = _Product(
         builder, steps, x_scales, x_sums, weights, scales, shifts[0] if shifts else None,
-        outputs[0], columns, block, middle,
+        outputs[0], block, middle,
     )  # fmt: skip
     wide, count = weights.shape[0], steps.shape[0]
     with builder.loop(wide, "parallel") as number:
@@ -141,7 +146,6 @@ class _Product:
     scales: Buffer
     shifts: Buffer | None
     out: Buffer
-    columns: int
     block: int
     middle: int
 
@@ -258,11 +262,7 @@ class _Stretch:
     def _store(self, row: Size, j: Size, value: Expression, is_first: bool) -> None:
         product = self.product
         column = (self.number * TOGETHER + self.place) * PANEL + j
-        fits = product.columns % (PANEL * TOGETHER) == 0
-        guard = None if fits else less(column, product.columns)
-        if not is_first:
-            value = load(product.out, (row, column), guard) + value
-        product.builder.store(product.out, (row, column), value, guard)
+        store_column(product.builder, product.out, (row, column), value, add=not is_first)
 
 
 def _example(

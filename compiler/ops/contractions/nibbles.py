@@ -12,8 +12,18 @@ from __future__ import annotations
 
 import numpy as np
 
+from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Size
-from bessemer.compiler.ir.expr import Buffer, Expression, binary, bits, constant, convert
+from bessemer.compiler.ir.expr import (
+    Buffer,
+    Expression,
+    binary,
+    bits,
+    constant,
+    convert,
+    less,
+    load,
+)
 from bessemer.compiler.ir.types import Array, f32, u32
 
 HALF = 16
@@ -57,6 +67,27 @@ def pack_blocks(values: Array) -> Array:
 def unpack_blocks(packed: Array, columns: int) -> Array:
     """What `pack_blocks` packed."""
     return packed.transpose(0, 2, 1).reshape(-1, packed.shape[1])[:columns]
+
+
+def store_column(
+    builder: KernelBuilder,
+    out: Buffer,
+    at: tuple[Size, Size],
+    value: Expression,
+    *,
+    add: bool,
+) -> None:
+    """Stores a sum in a row and column of the output, or adds it to what is there.
+
+    The columns that fill the last panels are not in the output.
+    """
+    columns = out.shape[1]
+    assert isinstance(columns, int)
+    fits = columns % (PANEL * TOGETHER) == 0
+    guard = None if fits else less(at[1], columns)
+    if add:
+        value = load(out, at, guard) + value
+    builder.store(out, at, value, guard)
 
 
 def units_at(packed: Buffer, panel: Size, depth: Size, j: Size) -> tuple[Expression, Expression]:

@@ -93,22 +93,25 @@ def _sub(rewriter: GraphRewriter, node: Node) -> Value | None:
 
 
 def _mul(rewriter: GraphRewriter, node: Node) -> Value | None:
+    return _by_one(rewriter, node) or _merge(rewriter, node)
+
+
+def _by_one(rewriter: GraphRewriter, node: Node) -> Value | None:
+    """A product with 1 or -1, or a quotient by it."""
     x, y = node.inputs
     number = uniform(rewriter, y)
     if number == 1:
         return x
     if number == -1 and _is_signed(x.type.dtype):
         return rewriter.emit("neg", x)
-    return _merge(rewriter, node)
+    return None
 
 
 def _div(rewriter: GraphRewriter, node: Node) -> Value | None:
     x, y = node.inputs
     number = uniform(rewriter, y)
-    if number == 1:
-        return x
-    if number == -1 and _is_signed(x.type.dtype):
-        return rewriter.emit("neg", x)
+    if number in (1, -1):
+        return _by_one(rewriter, node)
     if number is None or not x.type.dtype.is_float or not _has_exact_reciprocal(number, y):
         return None
     factor = rewriter.emit("full", shape=y.type.shape, value=1 / number, dtype=y.type.dtype)

@@ -142,15 +142,7 @@ def read_qlinear_concat(context: NodeContext) -> Value:
 def read_nhwc_max_pool(context: NodeContext) -> Value:
     x = context.input(0)
     window = read_window(context, x.type.shape[1:-1], context.integers("kernel_shape"))
-    return context.apply(
-        "max_pool",
-        x,
-        kernel=window.kernel,
-        strides=window.strides,
-        dilations=window.dilations,
-        low=window.low,
-        high=window.high,
-    )
+    return context.apply("max_pool", x, **window.attributes)
 
 
 def scaled_product(

@@ -33,10 +33,7 @@ def convolved(context: NodeContext, x: Value, weight: Value, bias: Value | None)
         "conv",
         to_channels_last(context.builder, x),
         context.transpose(weight, (*range(2, rank), 1, 0)),
-        strides=window.strides,
-        dilations=window.dilations,
-        low=window.low,
-        high=window.high,
+        **window.steps,
         groups=groups,
     )
     return from_channels_last(context.builder, _with_bias(context, result, bias))

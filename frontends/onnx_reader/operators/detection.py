@@ -129,10 +129,7 @@ def read_deform_conv(context: NodeContext) -> Value:
         context.transpose(weight, (*range(2, rank), 1, 0)),
         to_channels_last(b, offset),
         *([] if mask is None else [to_channels_last(b, mask)]),
-        strides=window.strides,
-        dilations=window.dilations,
-        low=window.low,
-        high=window.high,
+        **window.steps,
         groups=groups,
         offset_groups=context.integer("offset_group", 1),
     )

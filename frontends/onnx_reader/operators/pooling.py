@@ -28,15 +28,7 @@ def _input_and_window(context: NodeContext) -> tuple[Value, Window]:
 @rule("MaxPool")
 def read_max_pool(context: NodeContext) -> list[Value]:
     x, window = _input_and_window(context)
-    result = context.apply(
-        "max_pool",
-        x,
-        kernel=window.kernel,
-        strides=window.strides,
-        dilations=window.dilations,
-        low=window.low,
-        high=window.high,
-    )
+    result = context.apply("max_pool", x, **window.attributes)
     pooled = from_channels_last(context.builder, result)
     if len([name for name in context.node.output if name]) < 2:
         return [pooled]
@@ -151,11 +143,7 @@ def averaged(context: NodeContext, x: Value, window: Window) -> Value:
     return context.apply(
         "average_pool",
         x,
-        kernel=window.kernel,
-        strides=window.strides,
-        dilations=window.dilations,
-        low=window.low,
-        high=window.high,
+        **window.attributes,
         count_include_pad=bool(context.integer("count_include_pad", 0)),
         uncounted=window.uncounted if any(size != 0 for size in window.uncounted) else (),
     )
@@ -171,16 +159,7 @@ def _norm(context: NodeContext) -> float:
 @rule("LpPool")
 def read_lp_pool(context: NodeContext) -> Value:
     x, window = _input_and_window(context)
-    result = composite_reduce.lp_pool(
-        context.builder,
-        x,
-        _norm(context),
-        kernel=window.kernel,
-        strides=window.strides,
-        dilations=window.dilations,
-        low=window.low,
-        high=window.high,
-    )
+    result = composite_reduce.lp_pool(context.builder, x, _norm(context), **window.attributes)
     return from_channels_last(context.builder, result)
 
 
