@@ -17,7 +17,7 @@ from bessemer.frontends.onnx_reader.registry import rule
 
 @rule("LeakyRelu")
 def read_leaky_relu(context: NodeContext) -> Value:
-    slope = context.number("alpha", 0.01)
+    slope = context.number("alpha")
     return context.apply("leaky_relu", context.input(0), slope=slope)
 
 
@@ -33,30 +33,30 @@ def read_prelu(context: NodeContext) -> Value:
 
 @rule("Elu")
 def read_elu(context: NodeContext) -> Value:
-    return activation.elu(context.builder, context.input(0), context.number("alpha", 1.0))
+    return activation.elu(context.builder, context.input(0), context.number("alpha"))
 
 
 @rule("Celu")
 def read_celu(context: NodeContext) -> Value:
-    return activation.celu(context.builder, context.input(0), context.number("alpha", 1.0))
+    return activation.celu(context.builder, context.input(0), context.number("alpha"))
 
 
 @rule("Selu")
 def read_selu(context: NodeContext) -> Value:
-    alpha = context.number("alpha", activation.SELU_ALPHA)
-    gamma = context.number("gamma", activation.SELU_GAMMA)
+    alpha = context.number("alpha")
+    gamma = context.number("gamma")
     return activation.selu(context.builder, context.input(0), alpha, gamma)
 
 
 @rule("ThresholdedRelu")
 def read_thresholded_relu(context: NodeContext) -> Value:
-    alpha = context.number("alpha", 1.0)
+    alpha = context.number("alpha")
     return activation.thresholded_relu(context.builder, context.input(0), alpha)
 
 
 @rule("HardSigmoid")
 def read_hard_sigmoid(context: NodeContext) -> Value:
-    alpha, beta = context.number("alpha", 0.2), context.number("beta", 0.5)
+    alpha, beta = context.number("alpha"), context.number("beta")
     return activation.hard_sigmoid(context.builder, context.input(0), alpha, beta)
 
 
@@ -67,7 +67,7 @@ def read_hard_swish(context: NodeContext) -> Value:
 
 @rule("Swish")
 def read_swish(context: NodeContext) -> Value:
-    return activation.silu(context.builder, context.input(0), context.number("alpha", 1.0))
+    return activation.silu(context.builder, context.input(0), context.number("alpha"))
 
 
 @rule("Mish")
@@ -87,7 +87,7 @@ def read_softsign(context: NodeContext) -> Value:
 
 @rule("Shrink")
 def read_shrink(context: NodeContext) -> Value:
-    bias, limit = context.number("bias", 0.0), context.number("lambd", 0.5)
+    bias, limit = context.number("bias"), context.number("lambd")
     x = context.input(0)
     if not x.type.dtype.is_integer:
         return activation.shrink(context.builder, x, bias, limit)
@@ -99,7 +99,7 @@ def read_shrink(context: NodeContext) -> Value:
 
 @rule("Gelu")
 def read_gelu(context: NodeContext) -> Value:
-    approximate = context.text("approximate", "none")
+    approximate = context.text("approximate")
     if approximate not in ("none", "tanh"):
         context.wrong(f"approximate is {approximate!r}, none or tanh are possible")
     return activation.gelu(context.builder, context.input(0), approximate == "tanh")
@@ -111,8 +111,8 @@ def _axes(context: NodeContext, x: Value) -> tuple[int, ...]:
     if rank == 0:
         return ()
     if context.opset >= 13:
-        return (context.axis(rank, context.integer("axis", -1)),)
-    return tuple(range(context.axis(rank, context.integer("axis", 1)), rank))
+        return (context.axis(rank),)
+    return tuple(range(context.axis(rank), rank))
 
 
 @rule("Softmax")

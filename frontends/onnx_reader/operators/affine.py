@@ -43,7 +43,7 @@ def read_affine_grid(context: NodeContext) -> Value:
 def _coordinates(context: NodeContext, theta: Value, shape: tuple[Size, ...], axis: int) -> Value:
     """Of the pixels' middles along an axis; with aligned corners the first is -1, the last 1."""
     b, dtype = context.builder, theta.type.dtype
-    aligned = bool(context.integer("align_corners", 0))
+    aligned = bool(context.integer("align_corners"))
     # One pixel alone is at -1, as in onnx's evaluator.
     intervals = dims.maximum(shape[axis] - 1, 1) if aligned else shape[axis]
     place = context.apply("iota", shape=shape, axis=axis, dtype=dtype)

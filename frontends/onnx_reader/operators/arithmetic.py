@@ -56,7 +56,7 @@ def read_div(context: NodeContext) -> Value:
 @rule("Mod")
 def read_mod(context: NodeContext) -> Value:
     left, right = operands(context)
-    truncates = bool(context.integer("fmod", 0))
+    truncates = bool(context.integer("fmod"))
     return context.elementwise("fmod" if truncates else "mod", left, right)
 
 
@@ -197,8 +197,8 @@ def read_sign(context: NodeContext) -> Value:
 @rule("IsInf")
 def read_is_inf(context: NodeContext) -> Value:
     x = context.input(0)
-    negative = bool(context.integer("detect_negative", 1))
-    positive = bool(context.integer("detect_positive", 1))
+    negative = bool(context.integer("detect_negative"))
+    positive = bool(context.integer("detect_positive"))
     if negative and positive:
         return context.apply("isinf", x)
     if not negative and not positive:

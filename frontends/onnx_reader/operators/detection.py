@@ -35,7 +35,7 @@ def read_grid_sample(context: NodeContext) -> Value:
     if mode not in _SAMPLING:
         context.wrong(f"mode is {mode!r}")
     x = _image(context)
-    padding = context.text("padding_mode", "zeros")
+    padding = context.text("padding_mode")
     if padding != "zeros":
         pixels = x.type.shape[1:-1]
         require_elements(context.builder, pixels, (1,) * len(pixels))
@@ -45,7 +45,7 @@ def read_grid_sample(context: NodeContext) -> Value:
         context.cast(context.input(1), x.type.dtype),
         mode=_SAMPLING[mode],
         padding=padding,
-        align_corners=bool(context.integer("align_corners", 0)),
+        align_corners=bool(context.integer("align_corners")),
     )
     return from_channels_last(context.builder, result)
 
@@ -60,10 +60,10 @@ def read_roi_align(context: NodeContext) -> Value:
         _image(context),
         context.input(1),
         indices_at(context, 2),
-        shape=(context.integer("output_height", 1), context.integer("output_width", 1)),
-        samples=context.integer("sampling_ratio", 0),
-        scale=context.number("spatial_scale", 1.0),
-        mode=context.text("mode", "avg"),
+        shape=(context.integer("output_height"), context.integer("output_width")),
+        samples=context.integer("sampling_ratio"),
+        scale=context.number("spatial_scale"),
+        mode=context.text("mode"),
         half_pixel=coordinates == "half_pixel",
     )
     return from_channels_last(context.builder, result)
@@ -72,7 +72,7 @@ def read_roi_align(context: NodeContext) -> Value:
 @rule("MaxRoiPool")
 def read_max_roi_pool(context: NodeContext) -> Value:
     height, width = context.integers("pooled_shape")
-    scale = context.number("spatial_scale", 1.0)
+    scale = context.number("spatial_scale")
     result = context.apply(
         "max_roi_pool", _image(context), context.input(1), shape=(height, width), scale=scale
     )
@@ -108,7 +108,7 @@ def read_non_max_suppression(context: NodeContext) -> Value:
         *thresholds,
         limit=limit,
         symbol=context.builder.fresh_symbol("kept_"),
-        center=bool(context.integer("center_point_box", 0)),
+        center=bool(context.integer("center_point_box")),
     )
 
 
@@ -120,7 +120,7 @@ def read_deform_conv(context: NodeContext) -> Value:
     if weight.type.rank != rank or offset.type.rank != rank:
         context.wrong(f"the input is {x.type}, the weight {weight.type}, offsets {offset.type}")
     window = read_window(context, x.type.shape[2:], weight.type.shape[2:])
-    groups = context.integer("group", 1)
+    groups = context.integer("group")
     x = with_size(b, x, 1, weight.type.shape[1] * groups)
     mask = context.optional(4)
     result = b.apply(
@@ -131,7 +131,7 @@ def read_deform_conv(context: NodeContext) -> Value:
         *([] if mask is None else [to_channels_last(b, mask)]),
         **window.steps,
         groups=groups,
-        offset_groups=context.integer("offset_group", 1),
+        offset_groups=context.integer("offset_group"),
     )
     bias = context.optional(3)
     if bias is not None:

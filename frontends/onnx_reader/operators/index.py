@@ -30,7 +30,7 @@ def indices_at(context: NodeContext, position: int) -> Value:
 @rule("Gather")
 def read_gather(context: NodeContext) -> Value:
     x = context.input(0)
-    axis = context.axis(x.type.rank, context.integer("axis", 0))
+    axis = context.axis(x.type.rank)
     rows = gathered_rows(context, x, indices_at(context, 1)) if axis == 0 else None
     if rows is not None:
         return rows
@@ -63,7 +63,7 @@ def _gather_one(context: NodeContext, x: Value, axis: int, place: int, rank: int
 @rule("GatherElements")
 def read_gather_elements(context: NodeContext) -> Value:
     x = context.input(0)
-    axis = context.axis(x.type.rank, context.integer("axis", 0))
+    axis = context.axis(x.type.rank)
     indices = indices_at(context, 1)
     _require_inside(context, indices, x, axis)
     return context.apply("gather_elements", x, indices, axis=axis)
@@ -82,7 +82,7 @@ def _reduction(context: NodeContext) -> str:
 @rule("ScatterElements", "Scatter")
 def read_scatter_elements(context: NodeContext) -> Value:
     x = context.input(0)
-    axis = context.axis(x.type.rank, context.integer("axis", 0))
+    axis = context.axis(x.type.rank)
     indices, updates = _of_one_count(context, x.type.rank)
     _require_inside(context, indices, x, axis)
     return context.apply(
@@ -131,7 +131,7 @@ def _of_one_count(context: NodeContext, rank: int) -> tuple[Value, Value]:
 def read_tensor_scatter(context: NodeContext) -> Value:
     """Writes the update into the cache from each sample's position on, along an axis."""
     b, past, update = context.builder, context.input(0), context.input(1)
-    axis = context.axis(past.type.rank, context.integer("axis", -2))
+    axis = context.axis(past.type.rank)
     if axis == 0 or update.type.rank != past.type.rank:
         context.wrong(f"an update {update.type} of a cache {past.type} along axis {axis}")
     size, length = past.type.shape[axis], update.type.shape[axis]
@@ -146,7 +146,7 @@ def read_tensor_scatter(context: NodeContext) -> Value:
         positions = context.full(TensorType(i64, (shape[0],)), 0)
     else:
         positions = with_size(b, positions, 0, shape[0])
-    mode = context.text("mode", "linear")
+    mode = context.text("mode")
     return context.apply("tensor_scatter", past, positions, update, axis=axis, size=size, mode=mode)
 
 
@@ -154,7 +154,7 @@ def read_tensor_scatter(context: NodeContext) -> Value:
 def read_one_hot(context: NodeContext) -> Value:
     indices = context.cast(context.input(0), i64)
     (depth,) = context.sizes_in(context.cast(context.input(1), i64))
-    axis = context.axis(indices.type.rank + 1, context.integer("axis", -1))
+    axis = context.axis(indices.type.rank + 1)
     return context.apply("one_hot", indices, context.input(2), depth=depth, axis=axis)
 
 
@@ -201,7 +201,7 @@ def read_compress(context: NodeContext) -> Value:
 @rule("TopK")
 def read_top_k(context: NodeContext) -> list[Value]:
     x = context.input(0)
-    axis = context.axis(x.type.rank, context.integer("axis", -1))
+    axis = context.axis(x.type.rank)
     k: Size = context.integer("k") if context.opset < 10 else context.sizes(1)[0]
     largest = bool(context.integer("largest", 1))
     values, places = context.builder.apply_many("top_k", x, k=k, axis=axis, largest=largest)
@@ -211,11 +211,11 @@ def read_top_k(context: NodeContext) -> list[Value]:
 @rule("ArgMax", "ArgMin")
 def read_arg_max(context: NodeContext) -> Value:
     x = context.input(0)
-    axis = context.axis(x.type.rank, context.integer("axis", 0))
+    axis = context.axis(x.type.rank)
     operator = "arg_max" if context.node.op_type == "ArgMax" else "arg_min"
     last = bool(context.integer("select_last_index", 0))
     found = context.apply(operator, x, axis=axis, last=last)
-    if not context.integer("keepdims", 1):
+    if not context.integer("keepdims"):
         return found
     return context.reshape(found, (*x.type.shape[:axis], 1, *x.type.shape[axis + 1 :]))
 
@@ -232,8 +232,8 @@ def read_cumulative(context: NodeContext) -> Value:
         x,
         axis=context.axis(x.type.rank, axis),
         reduction="add" if context.node.op_type == "CumSum" else "mul",
-        exclusive=bool(context.integer("exclusive", 0)),
-        reverse=bool(context.integer("reverse", 0)),
+        exclusive=bool(context.integer("exclusive")),
+        reverse=bool(context.integer("reverse")),
     )
 
 
@@ -242,7 +242,7 @@ def read_unique(context: NodeContext) -> list[Item]:
     """Along an axis, each slice is one row of a matrix."""
     x = context.input(0)
     symbol = context.builder.fresh_symbol("unique_")
-    ordered = bool(context.integer("sorted", 1))
+    ordered = bool(context.integer("sorted"))
     if not context.has("axis"):
         flat = context.reshape(x, (x.type.numel,))
         return list(context.builder.apply_many("unique", flat, symbol=symbol, ordered=ordered))

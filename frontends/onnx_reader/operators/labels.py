@@ -34,7 +34,7 @@ def read_one_hot_encoder(context: NodeContext) -> Value:
         table = context.builder.constant(categories.astype(x.type.dtype.numpy))
     column = context.reshape(x, (*x.type.shape, 1))
     encoded = context.cast(context.elementwise("eq", column, table), f32)
-    if not context.integer("zeros", 1):
+    if not context.integer("zeros"):
         _require_known(context, encoded)
     return encoded
 
@@ -73,8 +73,8 @@ def _two_way(context: NodeContext, texts: Sequence[str], given: Sequence[int] | 
     if len(names) != len(numbers):
         context.wrong(f"{len(names)} strings for {len(numbers)} numbers")
     if context.text_at(0) is None:
-        return _encoded(context, numbers, names, context.text("default_string", "_Unused"))
-    return _encoded(context, names, numbers, context.integer("default_int64", -1))
+        return _encoded(context, numbers, names, context.text("default_string"))
+    return _encoded(context, names, numbers, context.integer("default_int64"))
 
 
 def _encoded(context: NodeContext, keys: Array, values: Array, default: Any) -> Item:
@@ -140,7 +140,7 @@ def _default(context: NodeContext, values: Array) -> Any:
     if context.has("default_tensor"):
         return np.asarray(context.attributes["default_tensor"]).reshape(-1)[0]
     if values.dtype == object:
-        return context.text("default_string", "_Unused")
+        return context.text("default_string")
     if values.dtype.kind == "i":
-        return context.integer("default_int64", -1)
+        return context.integer("default_int64")
     return context.number("default_float", -0.0)

@@ -40,7 +40,7 @@ def read_scaler(context: NodeContext) -> Value:
 @rule("Binarizer", domain=_DOMAIN)
 def read_binarizer(context: NodeContext) -> Value:
     x = context.input(0)
-    above = binary(context.builder, "gt", x, context.number("threshold", 0.0))
+    above = binary(context.builder, "gt", x, context.number("threshold"))
     return context.cast(above, x.type.dtype)
 
 
@@ -49,7 +49,7 @@ def read_normalizer(context: NodeContext) -> Value:
     b = context.builder
     x = context.cast(context.input(0), f32)
     axes = (x.type.rank - 1,)
-    match context.text("norm", "MAX"):
+    match context.text("norm"):
         case "L1":
             norm = l1_norm(b, x, axes, keep=True)
         case "L2":
@@ -79,8 +79,8 @@ def _linear(context: NodeContext, rows: int) -> Value:
 
 @rule("LinearRegressor", domain=_DOMAIN)
 def read_linear_regressor(context: NodeContext) -> Value:
-    total = _linear(context, context.integer("targets", 1))
-    return post_transformed(context, total, context.text("post_transform", "NONE"))
+    total = _linear(context, context.integer("targets"))
+    return post_transformed(context, total, context.text("post_transform"))
 
 
 @rule("LinearClassifier", domain=_DOMAIN)
@@ -92,7 +92,7 @@ def read_linear_classifier(context: NodeContext) -> list[Item]:
     if rows == 1 and count == 2:
         scores = context.apply("concat", context.apply("neg", scores), scores, axis=1)
     label = context.apply("arg_max", scores, axis=1, last=False)
-    transform = context.text("post_transform", "NONE")
+    transform = context.text("post_transform")
     return [class_labels(context, label, labels), post_transformed(context, scores, transform)]
 
 

@@ -210,7 +210,7 @@ def read_pad(context: NodeContext) -> Value:
     high: list[Size] = [0] * rank
     for position, axis in enumerate(axes):
         low[axis], high[axis] = pads[position], pads[position + len(axes)]
-    mode = context.text("mode", "constant")
+    mode = context.text("mode")
     if mode not in ("constant", "reflect", "edge", "wrap"):
         context.unsupported(f"mode = {mode}")
     if x.type.dtype.is_integer or x.type.dtype == boolean:
@@ -290,7 +290,7 @@ def read_space_to_depth(context: NodeContext) -> Value:
 def read_reverse_sequence(context: NodeContext) -> Value:
     """Along the time axis, element t of a sequence of n comes from n - 1 - t while t < n."""
     x, lengths = context.input(0), context.input(1)
-    batch, time = context.integer("batch_axis", 1), context.integer("time_axis", 0)
+    batch, time = context.integer("batch_axis"), context.integer("time_axis")
     if {batch, time} != {0, 1} or x.type.rank < 2:
         context.wrong(f"batch_axis {batch} and time_axis {time} of {x.type}; 0 and 1 are possible")
     return reversed_in_time(context, x, lengths, batch, time)

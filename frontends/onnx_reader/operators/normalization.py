@@ -17,7 +17,7 @@ from bessemer.frontends.onnx_reader.registry import rule
 @rule("BatchNormalization")
 def read_batch_norm(context: NodeContext) -> Value | list[Item]:
     x, scale, bias, center, spread = (context.input(position) for position in range(5))
-    epsilon = context.number("epsilon", 1e-5)
+    epsilon = context.number("epsilon")
     if context.opset < 9 and not context.integer("spatial", 1):
         return _batch_norm_of_every_element(context, epsilon)
     axis = 1 if x.type.rank > 1 else 0
@@ -31,7 +31,7 @@ def _training_batch_norm(context: NodeContext, axis: int, epsilon: float) -> lis
     """Statistics of the batch, and the running ones moved towards them."""
     b = context.builder
     x, scale, bias, old_center, old_spread = (context.input(position) for position in range(5))
-    momentum = context.number("momentum", 0.9)
+    momentum = context.number("momentum")
     others = tuple(at for at in range(x.type.rank) if at != axis)
     center, spread = mean(b, x, others), variance(b, x, others)
     result = normalize.batch_norm(b, x, scale, bias, center, spread, epsilon, axis)
@@ -58,7 +58,7 @@ def read_instance_norm(context: NodeContext) -> Value:
     b = context.builder
     x, scale = context.input(0), context.input(1)
     x = to_channels_last(b, with_size(b, x, 1, scale.type.numel))
-    epsilon = context.number("epsilon", 1e-5)
+    epsilon = context.number("epsilon")
     result = normalize.instance_norm(b, x, scale, context.input(2), epsilon)
     return from_channels_last(b, result)
 
@@ -77,7 +77,7 @@ def read_group_norm(context: NodeContext) -> Value:
         share = dims.floordiv(channels, groups)
         scale, bias = (_each_repeated(context, value, share) for value in (scale, bias))
     last = to_channels_last(b, x)
-    epsilon = context.number("epsilon", 1e-5)
+    epsilon = context.number("epsilon")
     return from_channels_last(b, normalize.group_norm(b, last, scale, bias, groups, epsilon))
 
 
@@ -92,8 +92,8 @@ def _each_repeated(context: NodeContext, value: Value, times: dims.Size) -> Valu
 def read_layer_norm(context: NodeContext) -> list[Item]:
     b = context.builder
     x = with_trailing_sizes(b, context.input(0), context.input(1).type.shape)
-    axes = range(context.axis(x.type.rank, context.integer("axis", -1)), x.type.rank)
-    epsilon = context.number("epsilon", 1e-5)
+    axes = range(context.axis(x.type.rank), x.type.rank)
+    epsilon = context.number("epsilon")
     normal, center, inverse = normalize.standardize(b, x, axes, epsilon)
     scaled = normalize.scale_and_shift(b, normal, context.input(1), context.optional(2))
     return [cast(b, scaled, x.type.dtype), center, inverse]
@@ -103,8 +103,8 @@ def read_layer_norm(context: NodeContext) -> list[Item]:
 def read_rms_norm(context: NodeContext) -> Value:
     scale = context.input(1)
     x = with_trailing_sizes(context.builder, context.input(0), scale.type.shape)
-    axes = range(context.axis(x.type.rank, context.integer("axis", -1)), x.type.rank)
-    epsilon = context.number("epsilon", 1e-5)
+    axes = range(context.axis(x.type.rank), x.type.rank)
+    epsilon = context.number("epsilon")
     return normalize.rms_norm(context.builder, x, scale, axes, epsilon)
 
 
@@ -115,17 +115,15 @@ def read_lrn(context: NodeContext) -> Value:
     size = context.integer("size")
     if size < 1:
         context.wrong(f"size is {size}")
-    alpha, beta = context.number("alpha", 1e-4), context.number("beta", 0.75)
-    return from_channels_last(
-        b, normalize.lrn(b, x, size, alpha, beta, context.number("bias", 1.0))
-    )
+    alpha, beta = context.number("alpha"), context.number("beta")
+    return from_channels_last(b, normalize.lrn(b, x, size, alpha, beta, context.number("bias")))
 
 
 @rule("MeanVarianceNormalization")
 def read_mean_variance_norm(context: NodeContext) -> Value:
     b = context.builder
     x = context.input(0)
-    axes = context.axes(x.type.rank, context.integers("axes", (0, 2, 3)))
+    axes = context.axes(x.type.rank, context.integers("axes"))
     center = mean(b, x, axes, keep=True)
     deviation = b.apply("sqrt", variance(b, x, axes, keep=True))
     # The epsilon of ONNX's definition, which is added to the deviation.

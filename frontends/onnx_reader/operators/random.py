@@ -6,7 +6,7 @@ import zlib
 
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Value
-from bessemer.compiler.ir.types import DType, TensorType, boolean, f32, i32
+from bessemer.compiler.ir.types import DType, TensorType, boolean, f32
 from bessemer.compiler.ops.composite.composite import binary, where
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.items import Item
@@ -42,7 +42,7 @@ def _drawn(context: NodeContext, shape: tuple[Size, ...], dtype: DType) -> Value
 
 @rule("RandomUniform", "RandomNormal")
 def read_random(context: NodeContext) -> Value:
-    return _drawn(context, context.integers("shape"), context.dtype("dtype", f32))
+    return _drawn(context, context.integers("shape"), context.dtype("dtype"))
 
 
 @rule("RandomUniformLike", "RandomNormalLike")
@@ -67,13 +67,13 @@ def read_multinomial(context: NodeContext) -> Value:
     if logits.type.rank != 2:
         context.wrong(f"the input is {logits.type}, [batch, classes] is wanted")
     batch, classes = logits.type.shape
-    shape = (batch, context.integer("sample_size", 1), classes)
+    shape = (batch, context.integer("sample_size"), classes)
     # Away from 0 and 1, whose logarithms are no use.
     drawn = b.apply("uniform", shape=shape, seed=_seed(context), low=1e-7, high=1 - 1e-7)
     noise = b.apply("neg", b.apply("log", b.apply("neg", b.apply("log", drawn))))
     scores = binary(b, "add", context.reshape(logits, (batch, 1, classes)), noise)
     found = b.apply("arg_max", scores, axis=2, last=False)
-    return context.cast(found, context.dtype("dtype", i32))
+    return context.cast(found, context.dtype("dtype"))
 
 
 @rule("Dropout")

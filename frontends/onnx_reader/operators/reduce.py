@@ -53,7 +53,7 @@ def read_reduction(context: NodeContext) -> Value:
         axes: Sequence[int] = ()
     else:
         axes = context.axes(x.type.rank, given) if given else range(x.type.rank)
-    keep = bool(context.integer("keepdims", 1))
+    keep = bool(context.integer("keepdims"))
     return _reduced(context, operator, x, tuple(axes), keep)
 
 
@@ -76,10 +76,10 @@ def _reduced(
 @rule("LpNormalization")
 def read_lp_normalization(context: NodeContext) -> Value:
     x = context.input(0)
-    p = context.integer("p", 2)
+    p = context.integer("p")
     if p not in (1, 2):
         context.wrong(f"p is {p}, 1 or 2 are possible")
-    axis = context.axis(x.type.rank, context.integer("axis", -1))
+    axis = context.axis(x.type.rank)
     return composite_reduce.lp_normalize(context.builder, x, axis, p)
 
 

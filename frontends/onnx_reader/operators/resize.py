@@ -174,7 +174,7 @@ def _resized(
     rules: dict[str, object],
 ) -> Value:
     """Resizes images with channels last, as convolutions want them; other tensors as they are."""
-    mode = _MODES.get(context.text("mode", "nearest"))
+    mode = _MODES.get(context.text("mode"))
     if mode is None:
         context.wrong(f"mode is {context.text('mode')!r}")
     rank = x.type.rank

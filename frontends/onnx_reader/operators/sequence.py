@@ -81,7 +81,7 @@ def read_sequence_length(context: NodeContext) -> Value:
 
 @rule("ConcatFromSequence")
 def read_concat_from_sequence(context: NodeContext) -> Value:
-    new = bool(context.integer("new_axis", 0))
+    new = bool(context.integer("new_axis"))
     sequence = context.item(0)
     if isinstance(sequence, StackedItem):
         axis = context.axis(sequence.value.type.rank - 1 + new)
@@ -104,10 +104,10 @@ def read_split_to_sequence(context: NodeContext) -> Item:
     """With a split, ONNX says, keepdims does not count. It does where that is the number 1: torch
     writes `unbind` with both, and ONNX Runtime drops the axis."""
     x = context.input(0)
-    axis = context.axis(x.type.rank, context.integer("axis", 0))
+    axis = context.axis(x.type.rank)
     whole = x.type.shape[axis]
     is_into_single_ones = _is_into_single_ones(context)
-    keeps = bool(context.integer("keepdims", 1)) or not is_into_single_ones
+    keeps = bool(context.integer("keepdims")) or not is_into_single_ones
     if not isinstance(whole, int) and is_into_single_ones:
         rows = moved_first(context, x, axis)
         if keeps:

@@ -114,7 +114,7 @@ def _quotient(context: NodeContext, count: Size, rest: Size) -> Size:
 def read_flatten(context: NodeContext) -> Value:
     x = context.input(0)
     rank = x.type.rank
-    axis = context.integer("axis", 1)
+    axis = context.integer("axis")
     if not -rank <= axis <= rank:
         context.wrong(f"axis {axis} is not among the {rank} axes")
     axis = axis + rank if axis < 0 else axis
@@ -255,13 +255,13 @@ def read_eye_like(context: NodeContext) -> Value:
     if x.type.rank != 2:
         context.wrong(f"the input is {x.type}, a matrix is wanted")
     rows, columns = x.type.shape
-    return composite_shape.eye(context.builder, rows, columns, context.integer("k", 0), dtype)
+    return composite_shape.eye(context.builder, rows, columns, context.integer("k"), dtype)
 
 
 @rule("Trilu")
 def read_trilu(context: NodeContext) -> Value:
     shift = context.optional(1)
-    upper = bool(context.integer("upper", 1))
+    upper = bool(context.integer("upper"))
     return composite_shape.trilu(
         context.builder, context.input(0), 0 if shift is None else shift, upper
     )

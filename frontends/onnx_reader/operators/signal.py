@@ -7,7 +7,7 @@ import numpy as np
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Value
-from bessemer.compiler.ir.types import f32, i64
+from bessemer.compiler.ir.types import i64
 from bessemer.compiler.ops.composite.composite import binary
 from bessemer.compiler.ops.composite.composite_fourier import (
     LARGEST_FACTOR,
@@ -47,8 +47,8 @@ def read_dft(context: NodeContext) -> Value:
     axis = context.axis(rank, axis)
     if axis == rank - 1 or x.type.shape[-1] not in (1, 2):
         context.wrong(f"axis {axis} of {x.type}; the last axis holds 1 or 2 parts of a number")
-    inverse = bool(context.integer("inverse", 0))
-    onesided = bool(context.integer("onesided", 0))
+    inverse = bool(context.integer("inverse"))
+    onesided = bool(context.integer("onesided"))
     size = x.type.shape[axis]
     length = 2 * (size - 1) if inverse and onesided else size
     if context.optional(1) is not None:
@@ -91,7 +91,7 @@ def read_stft(context: NodeContext) -> Value:
     framed = b.apply("gather", signal, places, axis=1)  # [batch, frames, length, parts]
     if window is not None:
         framed = context.elementwise("mul", framed, context.reshape(window, (length, 1)))
-    onesided = bool(context.integer("onesided", 1))
+    onesided = bool(context.integer("onesided"))
     return fourier_transform(b, framed, inverse=False, onesided=onesided)
 
 
@@ -118,5 +118,5 @@ def read_mel_weight_matrix(context: NodeContext) -> Value:
         if high > middle:
             falling = np.arange(middle, high)
             matrix[falling, band] = (high - falling) / (high - middle)
-    dtype = context.dtype("output_datatype", f32)
+    dtype = context.dtype("output_datatype")
     return context.builder.constant(matrix.astype(dtype.numpy))

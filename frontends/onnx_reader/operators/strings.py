@@ -34,7 +34,7 @@ def _pattern(context: NodeContext, expression: str) -> str:
 @rule("StringNormalizer")
 def read_string_normalizer(context: NodeContext) -> list[Item]:
     type = _text(context).value.type
-    case = context.text("case_change_action", "NONE")
+    case = context.text("case_change_action")
     if case not in ("NONE", "LOWER", "UPPER"):
         context.wrong(f"case_change_action is {case!r}")
     stopwords = list(context.texts("stopwords", ()))
@@ -45,7 +45,7 @@ def read_string_normalizer(context: NodeContext) -> list[Item]:
         [(None, shape)],
         case=case,
         stopwords=stopwords,
-        sensitive=bool(context.integer("is_case_sensitive", 0)),
+        sensitive=bool(context.integer("is_case_sensitive")),
     )
 
 

@@ -29,7 +29,7 @@ def _kernel(context: NodeContext, x: Value, vectors: Array) -> Value:
     gamma, coef0, degree = (*context.numbers("kernel_params", ()), 0.0, 0.0, 0.0)[:3]
     x = with_size(b, x, -1, vectors.shape[1])
     products = context.apply("matmul", x, b.constant(np.ascontiguousarray(vectors.T)))
-    kind = context.text("kernel_type", "LINEAR")
+    kind = context.text("kernel_type")
     if kind == "LINEAR":
         return products
     if kind == "RBF":
@@ -54,7 +54,7 @@ def _numbers(context: NodeContext, name: str) -> Array:
 def read_svm_regressor(context: NodeContext) -> Value:
     b, x = context.builder, float_input(context)
     coefficients, rho = _numbers(context, "coefficients"), _numbers(context, "rho")
-    count = context.integer("n_supports", 0)
+    count = context.integer("n_supports")
     if count:
         vectors = _numbers(context, "support_vectors").reshape(count, -1)
         features = _kernel(context, x, vectors)
@@ -63,10 +63,10 @@ def read_svm_regressor(context: NodeContext) -> Value:
         features, weights = x, coefficients.reshape(-1, 1)
     total = product(context, features, b.constant(weights))
     total = binary(b, "add", total, float(rho[0]) if rho.size else 0.0)
-    if context.integer("one_class", 0):
+    if context.integer("one_class"):
         inside = binary(b, "gt", total, 0.0)
         total = b.apply("select", inside, context.like(total, 1.0), context.like(total, -1.0))
-    return post_transformed(context, total, context.text("post_transform", "NONE"))
+    return post_transformed(context, total, context.text("post_transform"))
 
 
 @rule("SVMClassifier", domain=_DOMAIN)
@@ -83,7 +83,7 @@ def read_svm_classifier(context: NodeContext) -> list[Item]:
     elif count == 2:
         # One margin decides; both columns are written, each with its own sign.
         scores = context.apply("concat", context.apply("neg", scores), scores, axis=1)
-    transform = context.text("post_transform", "NONE")
+    transform = context.text("post_transform")
     return [class_labels(context, label, labels), post_transformed(context, scores, transform)]
 
 
@@ -94,7 +94,7 @@ def _linear(context: NodeContext, labels: tuple[int, ...], count: int) -> list[I
     if rho.size:
         scores = binary(context.builder, "add", scores, float(rho[0]))
     label = context.apply("arg_max", scores, axis=1, last=False)
-    transform = context.text("post_transform", "NONE")
+    transform = context.text("post_transform")
     return [class_labels(context, label, labels), post_transformed(context, scores, transform)]
 
 

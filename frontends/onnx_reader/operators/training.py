@@ -33,7 +33,7 @@ def _rate(context: NodeContext, x: Value) -> tuple[Value, Value]:
 
 
 def _regularized(context: NodeContext, x: Value, gradient: Value) -> Value:
-    b, factor = context.builder, context.number("norm_coefficient", 0.0)
+    b, factor = context.builder, context.number("norm_coefficient")
     return binary(b, "add", binary(b, "mul", x, factor), gradient)
 
 
@@ -59,11 +59,11 @@ def read_adagrad(context: NodeContext) -> list[Value]:
     b, results = context.builder, []
     for x, gradient, sums in _tensors(context, 3):
         rate, steps = _rate(context, x)
-        decay = binary(b, "mul", steps, context.number("decay_factor", 0.0))
+        decay = binary(b, "mul", steps, context.number("decay_factor"))
         rate = binary(b, "div", rate, binary(b, "add", decay, 1.0))
         slope = _regularized(context, x, gradient)
         sums = binary(b, "add", sums, binary(b, "mul", slope, slope))
-        size = binary(b, "add", b.apply("sqrt", sums), context.number("epsilon", 1e-6))
+        size = binary(b, "add", b.apply("sqrt", sums), context.number("epsilon"))
         change = binary(b, "div", binary(b, "mul", rate, slope), size)
         results.append([binary(b, "sub", x, change), sums])
     return _by_role(results)
@@ -72,16 +72,16 @@ def read_adagrad(context: NodeContext) -> list[Value]:
 @rule("Adam", domain=_DOMAIN)
 def read_adam(context: NodeContext) -> list[Value]:
     b, results = context.builder, []
-    alpha, beta = context.number("alpha", 0.9), context.number("beta", 0.999)
+    alpha, beta = context.number("alpha"), context.number("beta")
     for x, gradient, mean, square in _tensors(context, 4):
         rate, steps = _rate(context, x)
         slope = _regularized(context, x, gradient)
         mean = _mixed(context, mean, slope, alpha)
         square = _mixed(context, square, binary(b, "mul", slope, slope), beta)
-        size = binary(b, "add", b.apply("sqrt", square), context.number("epsilon", 1e-6))
+        size = binary(b, "add", b.apply("sqrt", square), context.number("epsilon"))
         corrected = _corrected(context, rate, steps, alpha, beta)
         new = binary(b, "sub", x, binary(b, "mul", corrected, binary(b, "div", mean, size)))
-        left = 1 - context.number("norm_coefficient_post", 0.0)
+        left = 1 - context.number("norm_coefficient_post")
         results.append([binary(b, "mul", new, left), mean, square])
     return _by_role(results)
 

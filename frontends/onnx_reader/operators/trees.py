@@ -157,9 +157,9 @@ def read_tree_ensemble(context: NodeContext) -> Value:
     )
     if _MEMBER in forest.modes:
         forest = _with_comparisons(forest, _member_sets(context, forest.modes.count(_MEMBER)))
-    total = _summed(context, x, forest, _AGGREGATIONS[context.integer("aggregate_function", 1)])
+    total = _summed(context, x, forest, _AGGREGATIONS[context.integer("aggregate_function")])
     names = ("NONE", "SOFTMAX", "LOGISTIC", "SOFTMAX_ZERO", "PROBIT")
-    return post_transformed(context, total, names[context.integer("post_transform", 0)])
+    return post_transformed(context, total, names[context.integer("post_transform")])
 
 
 def _member_sets(context: NodeContext, count: int) -> list[Array]:
@@ -305,9 +305,9 @@ def read_tree_regressor(context: NodeContext) -> Value:
     x = _input(context)
     targets = context.integer("n_targets", 1)
     forest = _numbered_forest(context, "target", targets, x.type.dtype.numpy)
-    total = _summed(context, x, forest, context.text("aggregate_function", "SUM"))
+    total = _summed(context, x, forest, context.text("aggregate_function"))
     total = _with_base(context, total)
-    return post_transformed(context, total, context.text("post_transform", "NONE"))
+    return post_transformed(context, total, context.text("post_transform"))
 
 
 def _with_base(context: NodeContext, total: Value) -> Value:
@@ -330,7 +330,7 @@ def read_tree_classifier(context: NodeContext) -> list[Item]:
         positive = bool((_floats(context, "class_weights") >= 0).all())
         return _two_classes(context, total, ids.pop(), positive, labels)
     label = context.apply("arg_max", total, axis=1, last=False)
-    probabilities = post_transformed(context, total, context.text("post_transform", "NONE"))
+    probabilities = post_transformed(context, total, context.text("post_transform"))
     return [class_labels(context, label, labels), probabilities]
 
 
@@ -342,7 +342,7 @@ def _two_classes(
     score = context.apply(
         "slice", total, starts=(0, number), shape=(total.type.shape[0], 1), steps=(1, 1)
     )
-    transform = context.text("post_transform", "NONE")
+    transform = context.text("post_transform")
     if transform not in ("NONE", "LOGISTIC"):
         context.unsupported(f"post_transform = {transform} of one score for two classes")
     if positive and transform == "NONE":
