@@ -10,6 +10,7 @@ import pytest
 
 from bessemer.compiler.driver import kernels_of
 from bessemer.compiler.ir.build import GraphBuilder
+from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Graph, Value
 from bessemer.compiler.ir.types import TensorType, f32
 from bessemer.compiler.ir.verifier.verify_graph import verify_graph
@@ -96,6 +97,37 @@ def test_a_pool_between_transposes_goes_through_planes(rng: np.random.Generator)
         value = b.apply("transpose", pooled, permutation=(0, 3, 1, 2))
     graph = changed(b.finish([value]), (move_transposes, simplify, remove_dead), rng)
     assert transposes(graph) == 0
+
+
+@pytest.mark.parametrize("shape", [(N, 9, 11, 2), (2, 20, 1), (1, 6, 6, 5, 1)])
+def test_convolutions_of_short_sums_make_planes(
+    shape: tuple[Size, ...], rng: np.random.Generator
+) -> None:
+    """Strides, dilations and pads included; the transpose of what comes out is gone."""
+    b = GraphBuilder("g")
+    spatial = len(shape) - 2
+    kernel = (3, 2, 2)[-spatial:]
+    assert isinstance(shape[-1], int)
+    w = rng.standard_normal((*kernel, shape[-1], 96)).astype(np.float32)
+    window = {"strides": (2, 1, 1), "dilations": (2, 1, 1), "low": (1, 0, 2), "high": (0, 2, 1)}
+    attributes = {name: entries[:spatial] for name, entries in window.items()}
+    x = b.input("x", TensorType(f32, shape))
+    y = b.apply("relu", b.apply("conv", x, b.constant(w), **attributes, groups=1))
+    first = (0, spatial + 1, *range(1, spatial + 1))
+    graph = changed(b.finish([b.apply("transpose", y, permutation=first)]), CLEANING, rng, 1e-5)
+    names = Counter(node.operator.name for node in graph.nodes)
+    assert names["conv"] == 0 and names["matmul"] == 1
+    assert graph.nodes[-1].operator.name != "transpose"
+
+
+def test_convolutions_of_long_sums_do_not(rng: np.random.Generator) -> None:
+    b = GraphBuilder("g")
+    none = (0, 0)
+    x = b.input("x", TensorType(f32, (1, 12, 12, 3)))
+    w = b.constant(rng.standard_normal((3, 3, 3, 64)).astype(np.float32))
+    y = b.apply("conv", x, w, strides=(1, 1), dilations=(1, 1), low=none, high=none, groups=1)
+    graph = b.finish([b.apply("transpose", y, permutation=(0, 3, 1, 2))])
+    assert move_transposes(graph) is graph
 
 
 def test_the_search_tries_few_orders() -> None:

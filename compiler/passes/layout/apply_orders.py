@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
 
 from bessemer.compiler.ir.dims import Size
@@ -9,14 +12,17 @@ from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.rewrite import GraphRewriter
 from bessemer.compiler.passes.layout.axis_orders import (
     Order,
+    channels_first,
     given_order,
     identity,
     key,
+    makes_planes,
     ordered_attributes,
     permuted,
     pools_planes,
 )
 from bessemer.compiler.passes.layout.order_search import OrderSearch, behind, follows_freely
+from bessemer.compiler.passes.layout.planes import Planes
 
 
 def apply_orders(graph: Graph, search: OrderSearch) -> Graph:
@@ -32,6 +38,7 @@ class _Application:
         self.graph = graph
         self.search = search
         self.rewriter = GraphRewriter(graph)
+        self.planes = Planes(self.rewriter)
         self.flexible = set(search.variables)
         self.stored: dict[Value, tuple[Value, Order]] = {}  # the new value, and its order
         self.made: dict[tuple[Value, Order], Value] = {}
@@ -60,6 +67,8 @@ class _Application:
         if pools_planes(node, taken[0]):
             # An operand whose axes of size 1 grow lies in several orders, its output does not.
             out = taken[0]
+        elif node.operator.name == "conv":
+            out = channels_first(len(out)) if makes_planes(node, out) else identity(len(out))
         elif node.operator.name != "reshape":
             # A reduction's operand may be in an order that gives `out` up to axes of size 1.
             given = given_order(node, taken[0])
@@ -73,11 +82,16 @@ class _Application:
         attributes = ordered_attributes(node, taken[0], out)
         if pools_planes(node, out):
             new = self._pool_planes(node, inputs[0])
+        elif makes_planes(node, out):
+            new = self.planes.multiply(node, *inputs)
         else:
-            (new,) = self.rewriter.emit_many(node.operator.name, inputs, attributes)
+            new = self.planes.pointwise(node, inputs) or self._emitted(node, inputs, attributes)
         if out == identity(value.type.rank):
             self.rewriter.stand(value, new)
         self.stored[value] = (new, out)
+
+    def _emitted(self, node: Node, inputs: Sequence[Value], attributes: Mapping[str, Any]) -> Value:
+        return self.rewriter.emit_many(node.operator.name, inputs, attributes)[0]
 
     def _pool_planes(self, node: Node, x: Value) -> Value:
         """A pool of [N, C, *spatial] as one of [N * C, *spatial, 1]."""

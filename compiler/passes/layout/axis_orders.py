@@ -4,8 +4,8 @@ An *order* of a value v says how its axes lie in memory: (0, 2, 3, 1) means that
 transpose(v, (0, 2, 3, 1)). A flexible operator can compute its output in many orders if its inputs
 come in matching ones: pointwise operators, reductions, concat, pad, slice, and reshapes that
 only merge and split neighbouring axes. A pool can go through the planes of a channels-first picture
-one by one, as pictures of one channel. Axes of size 1 lie everywhere at once: two orders
-with equal `key` differ by a reshape, which is free.
+one by one, as pictures of one channel, and a convolution of short sums can make planes. Axes of
+size 1 lie everywhere at once: two orders with equal `key` differ by a reshape, which is free.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from bessemer.compiler.ir.dims import Size, product
 from bessemer.compiler.ir.graph import Node
 from bessemer.compiler.ir.types import TensorType
 from bessemer.compiler.ops.movement.reshape import matched_runs
+from bessemer.compiler.passes.layout.planes import has_short_sums
 from bessemer.compiler.passes.pointwise import is_pointwise
 
 Order: TypeAlias = tuple[int, ...]
@@ -64,6 +65,8 @@ def is_flexible(node: Node) -> bool:
         return _runs(node) is not None
     if name == "pad" and node.attributes["mode"] != "constant":
         return not _has_few_channels(node)
+    if name == "conv":
+        return has_short_sums(node)
     flexible = (*_REDUCTIONS, *_ARGUMENTS, *_SAME_ORDER, *_POOLS)
     return is_pointwise(node.operator) or name in flexible
 
@@ -83,16 +86,27 @@ def _has_few_channels(node: Node) -> bool:
 
 def pools_planes(node: Node, order: Order) -> bool:
     """Whether a node is a pool that goes through its operand, in this order, plane by plane."""
-    return node.operator.name in _POOLS and order == _channels_first(len(order))
+    return node.operator.name in _POOLS and order == channels_first(len(order))
 
 
-def _channels_first(rank: int) -> Order:
+def makes_planes(node: Node, order: Order) -> bool:
+    """Whether a node is a convolution whose output is wanted plane by plane."""
+    if node.operator.name != "conv":
+        return False
+    type = node.output.type
+    return (
+        key(type, order) == key(type, channels_first(type.rank)) != key(type, identity(type.rank))
+    )
+
+
+def channels_first(rank: int) -> Order:
+    """The order of planes, of a value whose channels come last."""
     return (0, rank - 1, *range(1, rank - 1))
 
 
-def _pool_order(type: TensorType, order: Order) -> Order | None:
-    """The order, as far as pools know it: channels last or first."""
-    known = (identity(type.rank), _channels_first(type.rank))
+def _window_order(type: TensorType, order: Order) -> Order | None:
+    """The order, as far as windows know it: channels last or first."""
+    known = (identity(type.rank), channels_first(type.rank))
     return next((one for one in known if key(type, one) == key(type, order)), None)
 
 
@@ -112,7 +126,9 @@ def given_order(node: Node, order: Order) -> Order | None:
         kept = _kept_axes(node)
         return tuple(kept.index(axis) for axis in order if axis in kept)
     if node.operator.name in _POOLS:
-        return _pool_order(node.inputs[0].type, order)
+        return _window_order(node.inputs[0].type, order)
+    if node.operator.name == "conv":
+        return None
     return order
 
 
@@ -134,7 +150,10 @@ def wanted_order(node: Node, have: Order | None, out: Order) -> Order | None:
         reduced = [axis for axis in identity(node.inputs[0].type.rank) if axis not in kept]
         return (*(kept[axis] for axis in out), *reduced)
     if node.operator.name in _POOLS:
-        return _pool_order(node.output.type, out)
+        return _window_order(node.output.type, out)
+    if node.operator.name == "conv":
+        known = _window_order(node.output.type, out)
+        return None if known is None else identity(len(out))
     return out
 
 
