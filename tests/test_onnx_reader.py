@@ -129,6 +129,26 @@ def test_slices_of_an_axis_of_unknown_size_clamp_as_onnx_says(bounds: tuple[int,
         agrees(model, {"x": floats(size, 2)}, graph)
 
 
+def test_as_many_from_the_end_as_there_are_is_all_of_them() -> None:
+    """The size stays the axis', so that the product behind it is known to fit."""
+    model = parsed(
+        """agraph (float[n, 3] x) => (float[3, 3] y) {
+            shape = Shape<end = 1>(x)
+            start = Neg(shape)
+            none = Constant<value = int64[1] {9223372036854775807}>()
+            axis = Constant<value = int64[1] {0}>()
+            last = Slice(x, start, none, axis)
+            turned = Transpose(x)
+            y = MatMul(turned, last)
+        }"""
+    )
+    graph = read_onnx(model)
+    for size in (1, 4):
+        agrees(model, {"x": floats(size, 3)}, graph)
+    assert graph.outputs[0].type.shape == (3, 3)
+    assert not any(node.operator.name == "bind" for node in graph.nodes)
+
+
 def test_a_local_function_is_read_in_place_with_its_attributes() -> None:
     model = parsed(
         "agraph (float[n] x) => (float[n] y) { y = local.scaled<by = 3.0>(x) }",

@@ -89,7 +89,8 @@ def _from_start(bound: Size, size: Size) -> Size | None:
         return size if bound > 0 else 0
     if dims.is_nonnegative(bound):
         return bound
-    if dims.is_nonnegative(-1 - bound):
+    if dims.is_nonnegative(-1 - bound) or dims.is_nonnegative(-size - bound):
+        # x[-n:] of n elements: if n is 0, it is the same counted from the start.
         return size + bound
     return None
 
