@@ -30,6 +30,19 @@ KINDS: list[tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
     ("ConvTranspose", (1, 4, 1, 1), (4, 3, 2, 3), {"strides": [2, 3], "group": 2}),
     ("ConvTranspose", (2, 4, 9, 7), (4, 5, 3, 2), {"dilations": [2, 3], "pads": [1, 0, 2, 4]}),
     ("ConvTranspose", (1, 4, 6, 5), (4, 5, 3, 2), {"dilations": [2, 1], "strides": [1, 2]}),
+    ("ConvTranspose", (1, 4, 6, 5), (4, 5, 3, 4), {"dilations": [2, 3], "strides": [3, 2]}),
+    (
+        "ConvTranspose",
+        (2, 6, 5, 7),
+        (6, 2, 5, 3),
+        {"dilations": [2, 4], "strides": [4, 2], "group": 2, "pads": [1, 2, 0, 3]},
+    ),
+    (
+        "ConvTranspose",
+        (1, 4, 1, 1),
+        (4, 5, 3, 2),
+        {"dilations": [2, 3], "strides": [3, 2], "output_padding": [1, 1]},
+    ),
     ("Conv", (1, 17, 4, 5, 6), (17, 1, 3, 3, 3), {"pads": [1] * 6, "group": 17}),
     (
         "Conv",
@@ -76,11 +89,17 @@ def test_groups_of_a_transposed_convolution_are_those_of_its_phases() -> None:
     assert operators(graph).count("conv") == 4 and "conv_transpose" not in operators(graph)
 
 
-def test_a_transposed_convolution_whose_taps_are_apart_is_one_convolution() -> None:
-    x, w = floats(2, 4, 9, 7), floats(4, 5, 3, 2)
-    node = helper.make_node("ConvTranspose", ["x", "w"], ["y"], dilations=[2, 3])
+@pytest.mark.parametrize(("strides", "phases"), [([1, 1], 1), ([2, 3], 6), ([2, 2], 4)])
+def test_a_transposed_convolution_whose_taps_are_apart_has_phases(
+    strides: list[int], phases: int
+) -> None:
+    x, w = floats(2, 4, 9, 7), floats(4, 6, 3, 4)
+    attributes = {"dilations": [1, 2], "strides": strides, "group": 2}
+    node = helper.make_node("ConvTranspose", ["x", "w"], ["y"], **attributes)
     graph = decompose_conv_transpose(read_onnx(node_model(node, [("x", x)], 17, [("w", w)])))
-    assert "conv" in operators(graph) and "conv_transpose" not in operators(graph)
+    without_taps = 2 if strides == [2, 2] else 0  # taps two apart never meet odd columns
+    assert operators(graph).count("conv") == phases - without_taps
+    assert "conv_transpose" not in operators(graph)
 
 
 @pytest.mark.parametrize(("size", "low", "wanted"), [(0, 0, 2), (2, 4, 0), (3, 4, 2)])

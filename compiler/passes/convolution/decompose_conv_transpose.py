@@ -9,8 +9,7 @@ one convolution, which computes a few positions too many:
 becomes
     conv(pad(x), w'[u, c, (p, o)]) -> reshape, transpose: phases become neighbours -> crop
 
-One of stride 1 whose taps are apart is a convolution with the taps from last to first. An input of
-one pixel meets every tap once: that is a matrix product. One of no pixels leaves zeros.
+An input of one pixel meets every tap once: that is a matrix product. One of no pixels leaves zeros.
 (Shi et al. 2016, "Is the deconvolution layer the same as a convolutional layer?",
 arXiv 1609.07009.)
 """
@@ -46,17 +45,17 @@ def _rule(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
     shape = node.output.type.shape
     if 0 in (*spatial, *shape):
         return (rewriter.emit("full", shape=shape, value=0, dtype=node.output.type.dtype),)
+    can_be_phases = _has_numbers(node) or all(s == 1 for s in strides)
     if any(d != 1 for d in attributes["dilations"]):
-        is_plain = attributes["groups"] == 1 and all(s == 1 for s in strides)
-        return (_backwards(rewriter, node, kernel),) if is_plain else None
+        return (as_phases(rewriter, node),) if can_be_phases else None
     if attributes["groups"] == 1 and all(size == 1 for size in spatial):
         return (_as_product(rewriter, node, kernel),)
     is_even = all(k % s == 0 for k, s in zip(kernel, strides, strict=True))
     taps = [k // s for k, s in zip(kernel, strides, strict=True)]
     is_one = attributes["groups"] == 1 and is_even
-    if is_one and (not _has_numbers(node) or _is_less_as_one(node, taps)):
+    if is_one and (not can_be_phases or _is_less_as_one(node, taps)):
         return (_as_convolution(rewriter, node, taps),)
-    return (as_phases(rewriter, node),) if _has_numbers(node) else None
+    return (as_phases(rewriter, node),) if can_be_phases else None
 
 
 def _is_less_as_one(node: Node, taps: Sequence[int]) -> bool:
@@ -91,30 +90,6 @@ def _as_product(rewriter: GraphRewriter, node: Node, kernel: Sequence[int]) -> V
     y = rewriter.emit("matmul", rows, matrix)
     y = rewriter.emit("reshape", y, shape=(batch, *kernel, outputs))
     return _cropped(rewriter, y, node)
-
-
-def _backwards(rewriter: GraphRewriter, node: Node, taps: Sequence[int]) -> Value:
-    """Of stride 1, it is a convolution with the taps from last to first."""
-    x, w = node.inputs
-    attributes = node.attributes
-    reach = [(t - 1) * d for t, d in zip(taps, attributes["dilations"], strict=True)]
-    low = tuple(r - size for r, size in zip(reach, attributes["low"], strict=True))
-    grown = [
-        after - before
-        for after, before in zip(node.output.type.shape[1:-1], x.type.shape[1:-1], strict=True)
-    ]
-    high = tuple(more - size + r for more, size, r in zip(grown, low, reach, strict=True))
-    ones = tuple(1 for _ in taps)
-    return rewriter.emit(
-        "conv",
-        x,
-        _phase_weights(rewriter, w, taps, ones),
-        strides=ones,
-        dilations=attributes["dilations"],
-        low=low,
-        high=high,
-        groups=1,
-    )
 
 
 def _as_convolution(rewriter: GraphRewriter, node: Node, taps: Sequence[int]) -> Value:

@@ -8,12 +8,15 @@ begins, with every s-th tap, the last one first:
     conv_transpose(x, w, stride 2) = interleave(conv(x, w[1::2]), conv(x, w[0::2]))
 
 A phase without taps is zero: that of a window of one pixel has a single phase, a matrix product.
-With stride 1 there is one phase, and no interleaving.
+With stride 1 there is one phase, and no interleaving. Taps that are a dilation d apart meet phase r
+where (r + low - k*d) is divisible by s: from a first one on every s/g-th, d/g inputs apart, with g
+the greatest common divisor of s and d.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -25,11 +28,13 @@ from bessemer.compiler.ir.rewrite import GraphRewriter
 
 @dataclass(frozen=True)
 class _AxisPhase:
-    """A phase along one axis: `taps` of them from `first` on, so many `positions`, and how the
-    input is padded (or cropped, below zero)."""
+    """A phase along one axis: `taps` of them from `first` on, every `step`-th, which see inputs so
+    far `apart`; so many `positions`, and how the input is padded (or cropped, below zero)."""
 
     first: int
+    step: int
     taps: int
+    apart: int
     positions: Size
     low: Size
     high: Size
@@ -40,7 +45,7 @@ class _AxisPhase:
 
 
 def as_phases(rewriter: GraphRewriter, node: Node) -> Value:
-    """The convolutions, interleaved; for a node with dilations of 1."""
+    """The convolutions, interleaved."""
     strides: tuple[int, ...] = node.attributes["strides"]
     axes = [_axis_phases(node, axis) for axis in range(len(strides))]
     x = node.inputs[0]
@@ -56,16 +61,20 @@ def _axis_phases(node: Node, axis: int) -> list[_AxisPhase]:
     """Every phase has as many positions as the first: what is too much is cut away at the end."""
     x, w = (value.type.shape for value in node.inputs)
     stride, low = node.attributes["strides"][axis], node.attributes["low"][axis]
-    kernel = w[axis]
+    dilation, kernel = node.attributes["dilations"][axis], w[axis]
     assert isinstance(kernel, int)
+    common = math.gcd(stride, dilation)
+    step, apart = stride // common, dilation // common
     positions = dims.ceildiv(node.output.type.shape[1 + axis], stride)
     found = []
     for phase in range(stride):
-        first = (phase + low) % stride
-        taps = max(0, -(-(kernel - first) // stride))
-        before = taps - 1 - (phase + low - first) // stride
-        after = positions + taps - 1 - x[1 + axis] - before
-        found.append(_AxisPhase(first, taps, positions, before, after))
+        met = (k for k in range(step) if (phase + low - k * dilation) % stride == 0)
+        first = next(met, kernel)
+        taps = max(0, -(-(kernel - first) // step))
+        reach = (taps - 1) * apart
+        before = reach - (phase + low - first * dilation) // stride
+        after = positions + reach - x[1 + axis] - before
+        found.append(_AxisPhase(first, step, taps, apart, positions, before, after))
     return found
 
 
@@ -97,19 +106,19 @@ def _most(sizes: Iterable[Size]) -> int:
 
 def _phase(rewriter: GraphRewriter, node: Node, x: Value, axes: Sequence[_AxisPhase]) -> Value:
     w = node.inputs[1]
-    strides, groups = node.attributes["strides"], node.attributes["groups"]
+    groups = node.attributes["groups"]
     outputs, channels = w.type.shape[-2:]
     taps = [axis.taps for axis in axes]
     if not all(taps):
         shape = (x.type.shape[0], *(axis.positions for axis in axes), outputs * groups)
         return rewriter.emit("full", shape=shape, value=0.0, dtype=x.type.dtype)
-    starts = [a.first + (a.taps - 1) * s for a, s in zip(axes, strides, strict=True)]
+    starts = [a.first + (a.taps - 1) * a.step for a in axes]
     seen = rewriter.emit(
         "slice",
         w,
         starts=(*starts, 0, 0),
         shape=(*taps, outputs, channels),
-        steps=(*(-s for s in strides), 1, 1),
+        steps=(*(-axis.step for axis in axes), 1, 1),
     )
     weights = _exchanged(rewriter, seen, groups)
     ones = tuple(1 for _ in taps)
@@ -118,7 +127,7 @@ def _phase(rewriter: GraphRewriter, node: Node, x: Value, axes: Sequence[_AxisPh
         x,
         weights,
         strides=ones,
-        dilations=ones,
+        dilations=tuple(axis.apart for axis in axes),
         low=tuple(axis.low for axis in axes),
         high=tuple(axis.high for axis in axes),
         groups=groups,
