@@ -94,7 +94,7 @@ def test_a_transposed_convolution_whose_taps_are_apart_has_phases(
     strides: list[int], phases: int
 ) -> None:
     x, w = floats(2, 4, 9, 7), floats(4, 6, 3, 4)
-    attributes = {"dilations": [1, 2], "strides": strides, "group": 2}
+    attributes: dict[str, Any] = {"dilations": [1, 2], "strides": strides, "group": 2}
     node = helper.make_node("ConvTranspose", ["x", "w"], ["y"], **attributes)
     graph = decompose_conv_transpose(read_onnx(node_model(node, [("x", x)], 17, [("w", w)])))
     without_taps = 2 if strides == [2, 2] else 0  # taps two apart never meet odd columns
