@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -33,12 +33,13 @@ from bessemer.compiler.codegen.kernels.cpu import PASSES as LLVM_PASSES
 from bessemer.compiler.codegen.kernels.share_numbers import share_numbers
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.fit_memory import fit_memory
+from bessemer.compiler.grow_in_place import grow_in_place, with_rooms
 from bessemer.compiler.ir.dims import Size, number
 from bessemer.compiler.ir.expr import forget_interned
 from bessemer.compiler.ir.graph import Graph, Value
 from bessemer.compiler.ir.loops import Kernel
 from bessemer.compiler.ir.mapped_file import forget
-from bessemer.compiler.ir.program import MemoryPlan, Program, Steps, launches
+from bessemer.compiler.ir.program import MemoryPlan, Program, Room, Steps, launches
 from bessemer.compiler.ir.text.text_graph import print_graph
 from bessemer.compiler.ir.text.text_loops import print_kernel
 from bessemer.compiler.ir.verifier.verify_graph import verify_graph
@@ -50,6 +51,7 @@ from bessemer.compiler.schedule.memory.recompute import Recomputation
 from bessemer.compiler.targets.choose import parse_target
 from bessemer.compiler.targets.machine import Target
 from bessemer.compiler.targets.nvptx import DeviceTarget
+from bessemer.runtime import artifact
 from bessemer.runtime.arrays import aligned_empty
 from bessemer.runtime.artifact import ArrayInfo, Signature, Strings
 
@@ -132,12 +134,17 @@ def _build(
     target = processor_of(options)
     log.graph("input", graph)
     strings = graph.strings
+    rooms: tuple[Room, ...] = ()
+    if options.grow_in_place:
+        graph, rooms = grow_in_place(graph)
+        log.graph("grow_in_place", graph)
     for step in passes_of(options, target):
         graph = log.run(step, graph)
     fitted = log.timed("schedule", lambda: fit_memory(graph, options, target))
     graph, plan = fitted.graph, fitted.plan
     log.graph("recompute", graph)
     (program,) = log.timed("share_numbers", lambda: share_numbers([fitted.program]))
+    program = with_rooms(program, rooms)
     kernels = kernels_of(program.steps)
     log.kernels(kernels)
     machine = machine_of(target)
@@ -229,17 +236,20 @@ def describe(
 ) -> Signature:
     """The signature of the artifact; `digest` is that of the weights."""
     texts = strings or Strings()
+    inputs = [_array(program, v.name, v, k in texts.inputs) for k, v in enumerate(program.inputs)]
+    outputs = [
+        _array(program, name, v, k in texts.outputs, is_data_dependent(program, v))
+        for k, (name, v) in enumerate(zip(program.output_names, program.outputs, strict=True))
+    ]
+    for room in program.rooms:
+        inputs[room.given] = _in_use(inputs[room.given], room.axis, room.before)
+        outputs[room.output] = _in_use(outputs[room.output], room.axis, room.after)
     return Signature(
         name=program.name,
         prefix=c_prefix(program.name),
         triple=target.triple,
-        inputs=tuple(
-            _array(program, v.name, v, k in texts.inputs) for k, v in enumerate(program.inputs)
-        ),
-        outputs=tuple(
-            _array(program, name, v, k in texts.outputs, is_data_dependent(program, v))
-            for k, (name, v) in enumerate(zip(program.output_names, program.outputs, strict=True))
-        ),
+        inputs=tuple(inputs),
+        outputs=tuple(outputs),
         symbols=program.symbols,
         input_symbols=program.input_symbols,
         cpu_features=target.features,
@@ -249,7 +259,15 @@ def describe(
         weights_sha256=digest,
         updates=program.updates,
         strings=strings,
+        rooms=tuple(
+            artifact.Room(room.output, room.given, room.axis, room.symbol) for room in program.rooms
+        ),
     )
+
+
+def _in_use(array: ArrayInfo, axis: int, size: Size) -> ArrayInfo:
+    """The part of an array with room that is in use."""
+    return replace(array, shape=(*array.shape[:axis], _entry(size), *array.shape[axis + 1 :]))
 
 
 def _array(

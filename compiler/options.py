@@ -47,7 +47,8 @@ class Options:
     point. `dump` is a folder for the text of every step, `verify` checks the graph after each.
     `profile` makes a run take the time of every kernel. `tuning` has choices that have been
     measured. `memory` is the most bytes that the arena may take, 0 as many as are fast; `sizes` are
-    what symbols are taken for where that is planned.
+    what symbols are taken for where that is planned. `grow_in_place` gives inputs that outputs
+    continue arrays with room for more.
     """
 
     target: str = ""
@@ -60,6 +61,7 @@ class Options:
     tuning: Tuning = field(default_factory=Tuning)
     memory: int = 0
     sizes: tuple[tuple[str, int], ...] = ()
+    grow_in_place: bool = False
 
     def __post_init__(self) -> None:
         if self.optimize not in (0, 1, 2):

@@ -88,6 +88,7 @@ def compile(
     tuning: str | Path | Tuning | None = None,
     memory: int | str | None = None,
     sizes: Mapping[str, int] | None = None,
+    grow_in_place: bool = False,
 ) -> CompiledModel: ...
 
 
@@ -105,6 +106,7 @@ def compile(
     tuning: str | Path | Tuning | None = None,
     memory: int | str | None = None,
     sizes: Mapping[str, int] | None = None,
+    grow_in_place: bool = False,
     driver: Driver | None = None,
     device: int = 0,
 ) -> CompiledModel | DeviceModel:
@@ -118,7 +120,9 @@ def compile(
     the result. `tuning` is a file written by `bessemer tune`, or its content: with it the
     compilation does not depend on the machine.
     `memory` limits what a run may allocate besides inputs, outputs and weights, such as "512M";
-    `sizes` are the values of symbols that the limit is for.
+    `sizes` are the values of symbols that the limit is for. `grow_in_place` is for decoders whose
+    outputs continue inputs, present = Concat(past, new): both may then be the first places of one
+    array, and a run writes what is new (docs/embedding.md).
     With `target` "cuda" the model is compiled for the GPU number `device` and loaded there; targets
     like "nvptx:sm_80" name the level of a GPU, and `driver` may replace libcuda.
     Raises CompileError for anything in the model or the options that cannot be compiled; for GPUs
@@ -133,10 +137,12 @@ def compile(
         dump=dump_folder(),
         memory=0 if memory is None else byte_count(memory),
         sizes=tuple(sorted(given_sizes(sizes, "sizes").items())),
+        grow_in_place=grow_in_place,
     )
     if is_device(target):
-        if memory:
-            raise CompileError(f"memory is for processors, not for {target}.")
+        for name, choice in (("memory", memory), ("grow_in_place", grow_in_place)):
+            if choice:
+                raise CompileError(f"{name} is for processors, not for {target}.")
         folder = cache_folder() if cache else None
         on_device: DeviceModel = later("compile_device").compile_for_device(
             model, options, dims, values, driver, device, tune=tune, tuning=tuning, folder=folder
@@ -203,7 +209,7 @@ def _key(model: Model, dims: Mapping[str, int], options: Options, folder: Path) 
     choices = repr(
         (
             *(sorted(dims.items()), options.precision, options.optimize, options.target),
-            *(options.memory, options.sizes),
+            *(options.memory, options.sizes, options.grow_in_place),
         )
     )
     tuning = repr(options.tuning)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Collection, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -107,9 +108,14 @@ def _from_dlpack(value: Any) -> Array:
 
 
 def check_output(
-    info: ArrayInfo, dtype: np.dtype[Any], shape: Sequence[int], array: object
+    info: ArrayInfo,
+    dtype: np.dtype[Any],
+    shape: Sequence[int],
+    array: object,
+    axis: int | None = None,
 ) -> None:
-    """Raises InputError where a run cannot write this output into the caller's array."""
+    """Raises InputError where a run cannot write this output into the caller's array, which may be
+    the first places along an `axis` of a larger one."""
     problem = ""
     if not isinstance(array, np.ndarray):
         problem = f"is a {type(array).__name__}, expected a NumPy array"
@@ -117,7 +123,11 @@ def check_output(
         problem = f"has dtype {array.dtype}, expected {info.dtype}"
     elif array.shape != tuple(shape):
         problem = f"has shape {format_shape(array.shape)}, expected {format_shape(shape)}"
-    elif not array.flags.c_contiguous or not array.flags.aligned:
+        if axis is not None and array.shape[axis : axis + 1] < (shape[axis],):
+            problem += ": there is no room for what is new"
+    elif axis is not None and places_along(array, axis) is None:
+        problem = f"is not the first places along axis {axis} of an array"
+    elif not (array.flags.c_contiguous or axis is not None) or not array.flags.aligned:
         problem = "is not contiguous in memory"
     elif not array.flags.writeable:
         problem = "is read-only"
@@ -132,10 +142,10 @@ def check_apart(
 ) -> None:
     """Raises InputError where an array to write to overlaps an input or another output.
 
-    All are contiguous. An output may be the very memory of an input if `updates` has the pair.
+    An output may be the very memory of an input if `updates` has the pair.
     """
-    ranges = [(*_range(array), name, False) for name, array in inputs]
-    ranges += [(*_range(array), name, True) for name, array in outputs]
+    ranges = [(*extent(array), name, False) for name, array in inputs]
+    ranges += [(*extent(array), name, True) for name, array in outputs]
     ranges.sort(key=lambda found: found[:2])
     reached: list[tuple[int, int, str, bool]] = []  # those that may reach the next one
     for start, end, name, is_output in ranges:
@@ -166,9 +176,14 @@ def are_apart(ranges: list[tuple[int, int]]) -> bool:
     return True
 
 
-def _range(array: Array) -> tuple[int, int]:
+def extent(array: Array) -> tuple[int, int]:
+    """Where the array's elements begin in memory and end; other things may be between them."""
     start = address(array)
-    return start, start + array.nbytes
+    if array.flags.c_contiguous or not array.size:
+        return start, start + array.nbytes
+    steps = [(size - 1) * stride for size, stride in zip(array.shape, array.strides, strict=True)]
+    last = sum(step for step in steps if step > 0)
+    return start + sum(steps) - last, start + last + array.itemsize
 
 
 def copied_from(where: int, shape: Sequence[int], dtype: np.dtype[Any]) -> Array:
@@ -176,3 +191,33 @@ def copied_from(where: int, shape: Sequence[int], dtype: np.dtype[Any]) -> Array
     array = np.empty(shape, dtype)
     ctypes.memmove(address(array), where, array.nbytes)
     return array
+
+
+def places_along(array: Array, axis: int) -> int | None:
+    """How many places an array has along an axis of which it is the first ones: as many as it has
+    itself, or more. None where it does not lie in memory so."""
+    found = _places_along(array.shape, array.strides, array.itemsize, axis)
+    return found if array.size else found or 0
+
+
+@lru_cache(256)
+def _places_along(
+    shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int, axis: int
+) -> int | None:
+    block = itemsize
+    for size, stride in zip(shape[:axis:-1], strides[:axis:-1], strict=True):
+        if size > 1 and stride != block:
+            return None
+        block *= size
+    if shape[axis] > 1 and strides[axis] != block:
+        return None
+    found = 0
+    for size, stride in zip(shape[axis - 1 :: -1], strides[axis - 1 :: -1], strict=True):
+        # Of an axis of one place the stride says nothing certain, but it may be all there is.
+        count, rest = divmod(stride, block or 1)
+        if not found and not rest and count >= shape[axis]:
+            found = count
+        elif size > 1 and (not found or stride != block * found):
+            return None
+        block *= size
+    return found or shape[axis]

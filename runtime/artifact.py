@@ -96,6 +96,20 @@ class ArrayInfo:
 
 
 @dataclass(frozen=True)
+class Room:
+    """An output continues an input along an axis; both lie in arrays that may have more places.
+
+    `output` and `given` are their positions, and `symbol` names how many places the arrays have:
+    the one for both, or two. What is in use is what the shapes say.
+    """
+
+    output: int
+    given: int
+    axis: int
+    symbol: str
+
+
+@dataclass(frozen=True)
 class Step:
     """What is done with arrays before a run: an operator of preparation.py, on arrays by name.
 
@@ -133,7 +147,8 @@ class Signature:
     the first `input_symbols` are bound by the inputs' shapes, the others are written by the run.
     `cpu_features` are LLVM's names of what the processor must have; `target` is the machine that
     the code was made for, in words. `weights_sha256` is hex. `updates` are pairs (output, input) of
-    places: that output may be written where that input is, if they are of one shape.
+    places: that output may be written where that input is, if they are of one shape. `rooms` are
+    outputs that continue an input, which lie in arrays that may be larger, and may be one.
     """
 
     name: str
@@ -150,14 +165,16 @@ class Signature:
     weights_sha256: str = ""
     updates: tuple[tuple[int, int], ...] = ()
     strings: Strings | None = None
+    rooms: tuple[Room, ...] = ()
     producer: str = "bessemer"
     format: int = FORMAT
 
     def to_json(self) -> str:
         """One line of JSON, the same for equal signatures."""
         fields = asdict(self)
-        if self.strings is None:
-            del fields["strings"]
+        for name in ("strings", "rooms"):
+            if not fields[name]:
+                del fields[name]
         return json.dumps(fields, separators=(",", ":"), sort_keys=True)
 
     @staticmethod
@@ -184,6 +201,7 @@ def _from_fields(fields: dict[str, Any]) -> Signature:
     for key in ("symbols", "cpu_features"):
         fields[key] = tuple(fields[key])
     fields["updates"] = tuple((output, given) for output, given in fields.get("updates", ()))
+    fields["rooms"] = tuple(Room(**room) for room in fields.get("rooms", ()))
     if "strings" in fields:
         fields["strings"] = _strings(fields["strings"])
     return Signature(**fields)
@@ -223,7 +241,12 @@ def check_signature(signature: Signature) -> None:
         one, other = signature.outputs[output], signature.inputs[given]
         if (one.dtype, len(one.shape)) != (other.dtype, len(other.shape)):
             raise ValueError(f"output {output} cannot be where input {given} is")
+    for room in signature.rooms:
+        for array in (signature.inputs[room.given], signature.outputs[room.output]):
+            if not 0 < room.axis < len(array.shape):
+                raise ValueError(f"{array.name!r} has no axis {room.axis} with room")
     plain = {size for array in signature.inputs for size in array.shape}
+    plain |= {room.symbol for room in signature.rooms}
     for symbol in bound:
         if symbol not in plain:
             raise ValueError(f"no input has the symbol {symbol!r} as one of its sizes")

@@ -16,6 +16,7 @@ from bessemer.runtime.cuda.load import load_for_device
 from bessemer.runtime.cuda.model import DeviceModel
 from bessemer.runtime.cuda.program_file import is_program_file
 from bessemer.runtime.errors import ArtifactError, InputError
+from bessemer.runtime.growing import GrowingRunner
 from bessemer.runtime.library import open_library
 from bessemer.runtime.native import NativeModel
 from bessemer.runtime.runner import Inputs, Outputs, Runner
@@ -51,7 +52,8 @@ class CompiledModel:
     ) -> None:
         """For the compiler and `load`. `weights` are kept alive; `saver` writes the artifact."""
         self._saver = saver
-        self._runner = Runner(native, weights, weights_path, threads)
+        runner = GrowingRunner if native.signature.rooms else Runner
+        self._runner = runner(native, weights, weights_path, threads)
         entry = self._runner.entry(CompiledModel.run.__doc__ or "")
         self._run = self._runner.run
         if native.signature.strings is not None:
@@ -90,8 +92,9 @@ class CompiledModel:
         C-contiguous arrays of the right dtype are read in place, others are copied first. `out` (by
         name, in order, or the one array of a model with one output; None entries are allocated)
         receives the outputs; it must not overlap the inputs, but an output that updates an input
-        (`signature.updates`) may be in its array, if it is of one shape with it. Without `out` the
-        outputs are new arrays.
+        (`signature.updates`) may be in its array, if it is of one shape with it, and one that
+        continues an input (`signature.rooms`) may be the first places of an array that begins with
+        that input. Without `out` the outputs are new arrays.
         Raises InputError for arguments that do not fit, ExecutionError where the model refuses
         their contents, MemoryError.
         Strings are arrays of str: of any such dtype when they go in, of objects when they come out.

@@ -73,6 +73,8 @@ class Runner:
             (signature.outputs[output].name, self._names[given])
             for output, given in signature.updates
         }
+        # A copy of these would not be where their outputs are.
+        self._continued = {room.given for room in signature.rooms}
         self._plan: Plan | None = None
         # Enough for two runs' outputs, those that are held and those that are written.
         self._pool = OutputPool(2 * len(self._late) + 1)
@@ -116,23 +118,31 @@ class Runner:
     def run(self, inputs: Inputs, out: Outputs | None = None) -> list[Array]:
         """As CompiledModel.run."""
         arrays = self._arrays(inputs)
-        plan = self._plan
-        shapes = tuple([array.shape for array in arrays])
-        if plan is None or shapes != plan.inputs:
-            plan = self._bind(shapes)
+        plan = self._plan_of(arrays)
         places = [address(array) for array in arrays]
         if out is None:
             outputs = self._allocated(plan)
             targets = [address(output) for output in outputs]
         else:
             outputs, targets = self._given(plan, out, arrays, places)
+        return self._called(places, targets, plan.symbols, outputs, out)
+
+    def _called(
+        self,
+        places: Sequence[int],
+        targets: Sequence[int],
+        sizes: Sequence[int],
+        outputs: list[Array],
+        out: Outputs | None,
+    ) -> list[Array]:
+        """The outputs of a run that reads at `places`, writes at `targets` and has these sizes."""
         call = self.take()
         try:
             call.inputs[: len(places)] = [*places]
             call.outputs[: len(targets)] = [
                 None if late else target for late, target in zip(self._late, targets, strict=True)
             ]
-            call.dims[: len(plan.symbols)] = list(plan.symbols)
+            call.dims[: len(sizes)] = [*sizes]
             status = self.native.run(*call.arguments)
             if status:
                 self._fail(call.handle, status)
@@ -181,11 +191,16 @@ class Runner:
             if (
                 type(value) is not np.ndarray
                 or value.dtype != self._dtypes[index]
-                or not value.flags.c_contiguous
+                or not (value.flags.c_contiguous or index in self._continued)
                 or not value.flags.aligned
             ):
                 values[index] = as_input(self._infos[index], self._dtypes[index], value)
         return values
+
+    def _plan_of(self, arrays: Sequence[Array]) -> Plan:
+        """The plan for inputs like these."""
+        shapes, plan = tuple([array.shape for array in arrays]), self._plan
+        return self._bind(shapes) if plan is None or shapes != plan.inputs else plan
 
     def _bind(self, shapes: tuple[tuple[int, ...], ...]) -> Plan:
         """The plan for inputs of these shapes, from now on the entry's too."""

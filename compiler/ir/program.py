@@ -222,6 +222,19 @@ class Weight:
         return self.source if self.arrange is None else self.arrange(self.source)
 
 
+@dataclass(frozen=True)
+class Room:
+    """The arrays of an input and of the output that continues it, at positions `given` and
+    `output`, have as many places along `axis` as `symbol` says; `before` and `after` are in use."""
+
+    output: int
+    given: int
+    axis: int
+    symbol: str
+    before: Size
+    after: Size
+
+
 @dataclass(frozen=True, eq=False)
 class Program:
     """A whole model, ready for memory planning and code generation.
@@ -234,6 +247,7 @@ class Program:
     want it: such a run ends with an error.
     `updates` are as in the graph: such an output is written after the last reading of its input, or
     element by element while it is read, so that both may be the same memory.
+    `rooms` are the inputs and outputs whose arrays have more places than are in use.
     """
 
     name: str
@@ -249,6 +263,7 @@ class Program:
     decisions: tuple[Decision, ...] = ()
     updates: tuple[tuple[int, int], ...] = ()
     required: Mapping[Size, str] = field(default_factory=dict)
+    rooms: tuple[Room, ...] = ()
 
     def expanded(self, size: Size) -> Size:
         """A size in terms of `symbols` only."""

@@ -68,6 +68,12 @@ def command(
             "--memory", metavar="BYTES", help="The most that a run may take, such as 512M."
         ),
     ] = "",
+    grow_in_place: Annotated[
+        bool,
+        typer.Option(
+            "--grow-in-place", help="Outputs that continue inputs may lie behind them in one array."
+        ),
+    ] = False,
     as_json: arguments.AsJson = False,
     quiet: arguments.Quiet = False,
 ) -> None:
@@ -76,7 +82,7 @@ def command(
     The files appear whole or not at all.
     """
     if is_device(target):
-        has_more = bool(tune or memory or weights == "beside")
+        has_more = bool(tune or memory or weights == "beside" or grow_in_place)
         options = Options(target, 0, precision, optimize, dump_folder())
         _compile_for_device(
             model, output, options, dim, name, linker, as_json, quiet, has_more, tuning
@@ -84,6 +90,7 @@ def command(
         return
     budget = byte_count(memory) if memory else 0
     options = Options(target, 0, precision, optimize, dump_folder(), memory=budget)
+    options = replace(options, grow_in_place=grow_in_place)
     machine = parse_target(target)
     _check_place(output, linker, machine)
     if tune and machine != host_target():
@@ -119,8 +126,8 @@ def _compile_for_device(
 ) -> None:  # fmt: skip
     if has_more:
         raise typer.BadParameter(
-            "--tune, --memory and --weights are for processors. For GPUs, `bessemer tune "
-            "--target cuda` writes what --tuning takes."
+            "--tune, --memory, --weights and --grow-in-place are for processors. For GPUs, "
+            "`bessemer tune --target cuda` writes what --tuning takes."
         )
     check_suffix(output)
     phases = Phases(device_phases(options.target), quiet)

@@ -7,7 +7,7 @@ Names come from the user's file and may hold anything. In C they appear only as 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from enum import IntEnum
 from math import prod
 from string import Template
@@ -20,6 +20,7 @@ from bessemer.runtime.artifact import (
     SMALL_DTYPES,
     STATUS_TEXTS,
     ArrayInfo,
+    Room,
     Signature,
     Strings,
 )
@@ -93,8 +94,8 @@ def filled_header(
         target=_comment(signature.triple),
         features=_comment(", ".join(signature.cpu_features))
         or "none beyond the architecture's own",
-        inputs=described_arrays(signature.inputs),
-        outputs=described_arrays(signature.outputs, dict(signature.updates), signature.inputs),
+        inputs=_lines(_described_inputs(signature)),
+        outputs=_lines(_described_outputs(signature)),
         dims=_lines(_described_dims(signature)),
         macros="\n".join([*_macros(signature, weights_file), *macros]),
         statuses=_enumerators(
@@ -122,27 +123,35 @@ def _lines(lines: Iterable[str]) -> str:
     return "\n".join(f" *   {line}" for line in lines) or " *   none"
 
 
-def described_arrays(
-    arrays: Sequence[ArrayInfo],
-    places: Mapping[int, int] | None = None,
-    inputs: Sequence[ArrayInfo] = (),
-) -> str:
-    """The lines of a comment about arrays; `places` are which `inputs` outputs may overwrite."""
-    return _lines(_described(arrays, places or {}, inputs))
+def described_arrays(arrays: Iterable[ArrayInfo]) -> str:
+    """The lines of a comment about arrays."""
+    return _lines(_described(array, index) for index, array in enumerate(arrays))
 
 
-def _described(
-    arrays: Sequence[ArrayInfo], places: Mapping[int, int], inputs: Sequence[ArrayInfo]
-) -> Iterable[str]:
-    for index, array in enumerate(arrays):
-        shape = f"[{', '.join(_expression(size) for size in array.shape)}]"
-        held = _C_TYPES.get(array.dtype, f"{array.dtype}_t")
-        late = "; size known after the run, pass NULL" if array.data_dependent else ""
+def _described_inputs(signature: Signature) -> Iterable[str]:
+    rooms = {room.given: room for room in signature.rooms}
+    for index, array in enumerate(signature.inputs):
+        yield _described(array, index, rooms.get(index))
+
+
+def _described_outputs(signature: Signature) -> Iterable[str]:
+    rooms = {room.output: room for room in signature.rooms}
+    places = dict(signature.updates)
+    for index, array in enumerate(signature.outputs):
+        note = "; size known after the run, pass NULL" if array.data_dependent else ""
         if index in places:
-            is_alike = inputs[places[index]].shape == array.shape
+            is_alike = index in rooms or signature.inputs[places[index]].shape == array.shape
             when = "" if is_alike else " where the shapes are equal"
-            late += f"; may be in the place of input [{places[index]}]{when}"
-        yield f"[{index}] {_comment(array.name)}: {array.dtype} {shape} ({held}{late})"
+            note += f"; may be in the place of input [{places[index]}]{when}"
+        yield _described(array, index, rooms.get(index), note)
+
+
+def _described(array: ArrayInfo, index: int, room: Room | None = None, note: str = "") -> str:
+    sizes = [_expression(size) for size in array.shape]
+    if room is not None:
+        sizes[room.axis] += f" of {_expression(room.symbol)}"
+    held = _C_TYPES.get(array.dtype, f"{array.dtype}_t")
+    return f"[{index}] {_comment(array.name)}: {array.dtype} [{', '.join(sizes)}] ({held}{note})"
 
 
 def _described_dims(signature: Signature) -> Iterable[str]:

@@ -22,7 +22,8 @@ from bessemer.compiler.ir.types import TensorType, f16, f32
 
 _MOVES = frozenset({
     "transpose", "broadcast_to", "slice", "reshape", "windows", "pad", "concat", "gather",
-    "gather_elements", "gather_nd", "scatter_elements", "scatter_nd", "select", "top_k",
+    "gather_elements", "gather_nd", "scatter_elements", "scatter_nd", "select", "tensor_scatter",
+    "top_k",
 })  # fmt: skip
 """What computes nothing: worth widening only where all of it comes from what was computed."""
 _STAY = frozenset({"reinterpret", "bind", "unique"})

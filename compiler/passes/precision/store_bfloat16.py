@@ -149,9 +149,19 @@ def _want(
         return
     wanted.add(value)
     node = producers.get(value)
-    if node is not None and node.operator.name in passing:
+    if node is not None and node.operator.name in passing and not _is_used_part(node, producers):
         for source in node.inputs:
             _want(source, producers, wanted, passing)
+
+
+def _is_used_part(node: Node, producers: Mapping[Value, Node]) -> bool:
+    """Whether a node takes what is in use of a cache, which may have many more places."""
+    if node.operator.name != "slice":
+        return False
+    value = node.inputs[0]
+    while (source := producers.get(value)) is not None and source.operator.name in _VIEWS:
+        value = source.inputs[0]
+    return source is not None and source.operator.name == "tensor_scatter"
 
 
 def _rewrite(

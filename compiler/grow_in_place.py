@@ -1,0 +1,140 @@
+"""Gives room to inputs that outputs continue, so that a run writes only what is new.
+
+    present = concat(past, new)               past [b,h,n,d], present [b,h,n+m,d]
+
+becomes
+
+    arrays = tensor_scatter(room, n, new)     room, arrays [b,h,places,d]; often one array
+    present = slice(arrays)                   [b,h,n+m,d]
+
+The caller says how many places the arrays have, by a symbol of their own. Where both are the same
+array, a decoder's step copies no keys and values (schedule/written_over.py), and its attention
+reads those that are in use where they lie.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from bessemer.compiler.errors import CompileError
+from bessemer.compiler.ir.dims import Size, symbol, symbol_names
+from bessemer.compiler.ir.graph import Graph, Node, Value
+from bessemer.compiler.ir.program import Program, Room
+from bessemer.compiler.ir.rewrite import GraphRewriter
+from bessemer.compiler.passes.remove_dead import remove_dead
+
+_NOTHING = (
+    "grow_in_place is for networks whose output continues an input of symbolic size, such as "
+    "present = Concat(past, new) along another axis than the first, and {} has none. Caches that "
+    "ScatterND, TensorScatter or GroupQueryAttention write into are in place without it."
+)
+
+
+def grow_in_place(graph: Graph) -> tuple[Graph, tuple[Room, ...]]:
+    """The graph whose inputs and outputs are the arrays with room, and which these are.
+
+    Raises CompileError where there are none.
+    """
+    joins = _joins(graph)
+    if not joins:
+        raise CompileError(_NOTHING.format(f"'{graph.name}'"))
+    growth = _Growth(graph)
+    rooms = tuple(growth.add_room(position, node) for position, node in joins.items())
+    return remove_dead(growth.graph(joins)), rooms
+
+
+def with_rooms(program: Program, rooms: tuple[Room, ...]) -> Program:
+    """The program that knows its arrays with room, and refuses too little of it."""
+    required = dict(program.required)
+    for room in rooms:
+        left = symbol(room.symbol) - room.after
+        required.setdefault(left, f"the room of '{program.inputs[room.given].name}'")
+    return replace(program, rooms=rooms, required=required)
+
+
+def _joins(graph: Graph) -> dict[int, Node]:
+    """The nodes that put something behind an input, by the positions of the outputs they make."""
+    producers = graph.producers()
+    plain = {symbol(name) for name in graph.symbols}
+    found: dict[int, Node] = {}
+    for position, value in enumerate(graph.outputs):
+        node = producers.get(value)
+        if node is None or node.operator.name != "concat" or graph.outputs.count(value) > 1:
+            continue
+        past, axis = node.inputs[0], node.attributes["axis"]
+        taken = {join.inputs[0] for join in found.values()}
+        is_alone = past in graph.inputs and past not in (*graph.outputs, *taken)
+        if is_alone and axis > 0 and past.type.shape[axis] in plain:
+            found[position] = node
+    return found
+
+
+class _Growth:
+    """A graph being rebuilt around arrays with room."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.before = graph
+        self.rewriter = GraphRewriter(graph)
+        self.inputs = list(graph.inputs)
+        self.symbols = list(graph.symbols)
+        self.arrays: dict[Node, Value] = {}
+        self._names: dict[Size, str] = {}
+
+    def add_room(self, position: int, node: Node) -> Room:
+        """Lets a larger array stand for the node's first input."""
+        past, axis = node.inputs[0], node.attributes["axis"]
+        name = self._name(past.type.shape[axis])
+        shape = (*past.type.shape[:axis], symbol(name), *past.type.shape[axis + 1 :])
+        given = self.inputs.index(past)
+        array = Value(past.type.with_shape(shape), past.name)
+        self.inputs[given] = self.arrays[node] = array
+        self.rewriter.stand(past, self._cut(array, past))
+        sizes = past.type.shape[axis], node.output.type.shape[axis]
+        return Room(position, given, axis, name, *sizes)
+
+    def graph(self, joins: dict[int, Node]) -> Graph:
+        """The graph that writes into the arrays."""
+        positions = {node: position for position, node in joins.items()}
+        outputs: dict[int, Value] = {}
+        for node in self.before.nodes:
+            if node in positions:
+                outputs[positions[node]] = self._write(node)
+            else:
+                self.rewriter.visit(node)
+        made = self.rewriter.finish()
+        found = tuple(outputs.get(k, value) for k, value in enumerate(made.outputs))
+        return replace(made, inputs=tuple(self.inputs), outputs=found, symbols=tuple(self.symbols))
+
+    def _write(self, node: Node) -> Value:
+        """The array with what the node puts behind its first input; a part of it stands for all."""
+        rewriter, axis = self.rewriter, node.attributes["axis"]
+        rewriter.sources = node.sources
+        array = self.arrays[node]
+        _, *new = (rewriter.now(value) for value in node.inputs)
+        update = new[0] if len(new) == 1 else rewriter.emit("concat", *new, axis=axis)
+        used = node.inputs[0].type.shape[axis]
+        first = rewriter.emit("sizes", sizes=(used,))
+        places = rewriter.emit("broadcast_to", first, shape=array.type.shape[:1])
+        written = rewriter.emit(
+            "tensor_scatter", array, places, update, axis=axis, size=array.type.shape[axis]
+        )
+        rewriter.stand(node.output, self._cut(written, node.output))
+        return written
+
+    def _cut(self, array: Value, used: Value) -> Value:
+        """The part of an array that is in use."""
+        rank = array.type.rank
+        return self.rewriter.emit(
+            "slice", array, starts=(0,) * rank, shape=used.type.shape, steps=(1,) * rank
+        )
+
+    def _name(self, size: Size) -> str:
+        """The symbol for the places of arrays of which so many are in use."""
+        if size not in self._names:
+            (used,) = symbol_names(size)
+            name = f"{used}_room"
+            while name in self.symbols:
+                name += "_"
+            self._names[size] = name
+            self.symbols.append(name)
+        return self._names[size]
