@@ -21,7 +21,7 @@ from bessemer.compiler.ir.dims import Size, symbol, symbol_names
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.program import Program, Room
 from bessemer.compiler.ir.rewrite import GraphRewriter
-from bessemer.compiler.passes.remove_dead import remove_dead
+from bessemer.compiler.passes.simplification.remove_dead import remove_dead
 
 _NOTHING = (
     "grow_in_place is for networks whose output continues an input of symbolic size, such as "
