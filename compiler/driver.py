@@ -23,6 +23,7 @@ from bessemer.compiler.codegen.artifact.link import (
     Code,
     compile_code,
     module_text,
+    shared_objects,
     weights_digest,
 )
 from bessemer.compiler.codegen.artifact.machine import assembly_text, machine_of
@@ -152,6 +153,7 @@ def _build(
         # Moving and hashing a hundred megabytes needs no interpreter: it costs no time here.
         packing = beside.submit(_packed, program, plan)
         kept = beside.submit(lambda: keep(packing.result()[0]))
+        shared = workers.submit(shared_objects, target.triple, target.features, machine)
         parts = Parts(machine, LLVM_PASSES, workers)
         codes = log.timed(
             "codegen", lambda: {k: parts.add(emit_kernel(k, target)) for k in kernels}
@@ -162,9 +164,12 @@ def _build(
         texts = module_texts(program, plan, signature.prefix, codes, options.profile)
         log.text("llvm.ll", "\n".join(texts))
         own = (texts[0], *rest, texts[-1]) if objects else texts
-        code = log.timed(
-            "llvm", lambda: compile_code(signature, own, machine, LLVM_PASSES, objects)
-        )
+
+        def compiled() -> Code:
+            shared.result()
+            return compile_code(signature, own, machine, LLVM_PASSES, objects)
+
+        code = log.timed("llvm", compiled)
         log.timed("weights", kept.result)
     made = Compilation(
         graph, program, plan, code, weights, target, texts, log.seconds, fitted.choice

@@ -8,7 +8,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from bessemer.compiler.codegen.artifact.header import c_prefix
-from bessemer.compiler.codegen.artifact.link import Bytes, Code, compile_code, weights_digest
+from bessemer.compiler.codegen.artifact.link import (
+    Bytes,
+    Code,
+    compile_code,
+    shared_objects,
+    weights_digest,
+)
 from bessemer.compiler.codegen.artifact.machine import machine_of
 from bessemer.compiler.codegen.artifact.parts import Parts, compiling_threads
 from bessemer.compiler.codegen.body.body import body_text
@@ -128,6 +134,9 @@ def _code(
     machine = machine_of(target)
     kernels = dict.fromkeys(k for each in made for k in kernels_of(each.program.steps))
     with compiling_threads() as workers:
+        shared = workers.submit(
+            shared_objects, target.triple, target.features, machine, has_entry=False
+        )
         parts = Parts(machine, PASSES, workers)
         codes = {kernel: parts.add(emit_kernel(kernel, target)) for kernel in kernels}
         objects, rest = parts.finish()
@@ -139,6 +148,7 @@ def _code(
             for each, name in zip(made[1:], names[1:], strict=True)
         ]
         own = (texts[0], *rest, texts[-1]) if objects else texts
+        shared.result()
         return compile_code(signature, (*own, *bodies), machine, PASSES, objects, library)
 
 

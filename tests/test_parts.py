@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from bessemer.compiler.codegen.artifact import parts
+from bessemer.compiler.codegen.artifact.link import shared_objects
 from bessemer.compiler.codegen.artifact.machine import (
     Machine,
     compile_object,
@@ -21,6 +22,7 @@ from bessemer.compiler.codegen.artifact.machine import (
 )
 from bessemer.compiler.codegen.artifact.merge_objects import merge_objects
 from bessemer.compiler.codegen.artifact.one_section import in_one_section
+from bessemer.compiler.codegen.support.support import shared_texts
 from bessemer.compiler.driver import Compilation, build, kernels_of
 from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir.build import GraphBuilder
@@ -28,6 +30,7 @@ from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.ir.types import TensorType, f32
 from bessemer.compiler.jit import load_code
 from bessemer.compiler.options import Options
+from bessemer.compiler.targets.choose import parse_target
 from bessemer.frontends import zoo
 from bessemer.runtime.artifact import SYMBOL_TABLE, read_sections, read_symbols
 from tests.compiled_kernels import HERE
@@ -261,7 +264,8 @@ def test_a_model_in_parts_computes_the_same_bits(
         for made in (whole, parted)
     ]
     apart = [kernel for kernel in kernels_of(parted.program.steps) if not kernel.has_team]
-    assert texts == [1, 1 + len(apart)] and len(apart) > 1
+    shared = len(shared_texts(whole.target.triple, whole.target.features))
+    assert texts == [1 + shared, 1 + shared + len(apart)] and len(apart) > 1
     assert (graph.name == "recurrent") == (len(kernels_of(parted.program.steps)) > len(apart))
 
 
@@ -271,3 +275,13 @@ def test_parts_are_the_same_whichever_is_ready_first(
 ) -> None:
     first, second = (_built(zoo.lenet(seed=1).graph, monkeypatch, 1, target) for _ in range(2))
     assert first.code.object == second.code.object
+
+
+def test_what_all_models_share_is_compiled_once() -> None:
+    target = parse_target("x86_64-avx2")
+    machine = machine_of(target)
+    first, second = (shared_objects(target.triple, target.features, machine) for _ in range(2))
+    assert len(first) == len(second) == 2
+    assert all(a is b for a, b in zip(first, second, strict=True))
+    (without_python,) = shared_objects(target.triple, target.features, machine, has_entry=False)
+    assert without_python is first[0]

@@ -21,6 +21,7 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -35,7 +36,7 @@ from bessemer.compiler.codegen.artifact.machine import Machine, compile_object
 from bessemer.compiler.codegen.artifact.merge_objects import merge_objects
 from bessemer.compiler.codegen.support.processor import architecture
 from bessemer.compiler.codegen.support.string_table import EXPORTS as STRING_EXPORTS
-from bessemer.compiler.codegen.support.support import EXPORTS, support_text
+from bessemer.compiler.codegen.support.support import EXPORTS, shared_texts, support_text
 from bessemer.compiler.codegen.support.weights import BESIDE, INSIDE, weights_label
 from bessemer.compiler.codegen.training.library import EXPORTS as LIBRARY_EXPORTS
 from bessemer.compiler.codegen.training.library import library_text
@@ -85,7 +86,8 @@ _NAME = re.compile(r'(?:define|declare) [^@]*@("[^"]*"|[\w.$-]+)')
 
 
 def module_text(signature: Signature, texts: Sequence[str], library: Library | None = None) -> str:
-    """The model's own LLVM IR texts, or those of a library, and the support code as one module.
+    """The model's own LLVM IR texts, or those of a library, and their support code as one module;
+    what they share with others is not in it (see `shared_objects`).
 
     A function may be declared in several texts, and in one where another defines it; no two may
     define the same name. Lines that begin with `target` or `source_filename` are dropped.
@@ -107,6 +109,18 @@ def module_text(signature: Signature, texts: Sequence[str], library: Library | N
     return "\n".join(kept) + "\n"
 
 
+def shared_objects(
+    triple: str, features: tuple[str, ...], machine: Machine, has_entry: bool = True
+) -> list[bytes]:
+    """The object files that are the same in all artifacts for a processor; a process compiles them
+    once. `has_entry` where Python calls the artifact."""
+    texts = shared_texts(triple, features, has_entry)
+    return [_shared_object(text, machine) for text in texts]
+
+
+_shared_object = lru_cache(maxsize=16)(compile_object)
+
+
 def compile_code(
     signature: Signature,
     texts: Sequence[str],
@@ -123,8 +137,10 @@ def compile_code(
     InternalError where the result would define or need a symbol that an artifact must not.
     """
     code = compile_object(module_text(signature, texts, library), machine, passes)
-    if parts:
-        code = merge_objects([code, *(part.result() for part in parts)])
+    shared = shared_objects(
+        signature.triple, signature.cpu_features, machine, has_entry=library is None
+    )
+    code = merge_objects([code, *shared, *(part.result() for part in parts)])
     check_symbols(code, signature.prefix)
     return Code(signature, code, library)
 

@@ -26,7 +26,7 @@ _STRINGS = {
 }
 
 _MEMORY = """
-define internal ptr @bessemer_allocate(ptr %context, i64 %bytes) $baseline {
+define hidden ptr @bessemer_allocate(ptr %context, i64 %bytes) $baseline {
 entry:
   %slot = alloca ptr
   %callback = field options.allocate, %context
@@ -53,7 +53,7 @@ done:
   ret ptr %result
 }
 
-define internal void @bessemer_release(ptr %context, ptr %memory, i64 %bytes) $baseline {
+define hidden void @bessemer_release(ptr %context, ptr %memory, i64 %bytes) $baseline {
 entry:
   %callback = field options.release, %context
   %user = field options.memory_user, %context
@@ -67,7 +67,7 @@ inside:
   ret void
 }
 
-define void @${prefix}_trim(ptr %context) $baseline {
+define hidden void @bessemer_drop_arena(ptr %context) $baseline {
 entry:
   %arena.at = getelementptr %bessemer.context, ptr %context, $context_arena
   %bytes.at = getelementptr %bessemer.context, ptr %context, $context_arena_bytes
@@ -85,7 +85,7 @@ done:
 }
 
 ; The arena with at least so many bytes; its contents are lost where it has to grow. 0 or a status.
-define internal i32 @bessemer_grow(ptr %context, i64 %bytes) $baseline {
+define hidden i32 @bessemer_grow(ptr %context, i64 %bytes) $baseline {
 entry:
   %arena.at = getelementptr %bessemer.context, ptr %context, $context_arena
   %bytes.at = getelementptr %bessemer.context, ptr %context, $context_arena_bytes
@@ -93,7 +93,7 @@ entry:
   %enough = icmp sge i64 %have, %bytes
   br i1 %enough, label %done, label %grow
 grow:
-  call void @${prefix}_trim(ptr %context)
+  call void @bessemer_drop_arena(ptr %context)
   %arena = call ptr @bessemer_allocate(ptr %context, i64 %bytes)
   %failed = icmp eq ptr %arena, null
   br i1 %failed, label %refuse, label %keep
@@ -104,13 +104,11 @@ keep:
 done:
   ret i32 0
 refuse:
-  %message = getelementptr %bessemer.context, ptr %context, $context_message
-  %f = $say @bessemer_no_memory, i64 %bytes)
-  call void @bessemer_report(ptr %context, i32 2)
-  ret i32 2
+  %status = call i32 @bessemer_lack(ptr %context, i64 %bytes)
+  ret i32 %status
 }
 
-define internal void @bessemer_drop_state(ptr %context) $baseline {
+define hidden void @bessemer_drop_state(ptr %context) $baseline {
 entry:
   %state = field context.state, %context
   %bytes = field context.state_bytes, %context
@@ -123,26 +121,16 @@ done:
   ret void
 }
 
-define i64 @${prefix}_arena_bytes(ptr %context) $baseline {
-  %bytes = field context.arena_bytes, %context
-  ret i64 %bytes
-}
-
-define internal void @bessemer_need(ptr %context, i64 %bytes) $baseline {
+define hidden void @bessemer_need(ptr %context, i64 %bytes) $baseline {
   %needed.at = getelementptr %bessemer.context, ptr %context, $context_needed
   store i64 %bytes, ptr %needed.at
   ret void
-}
-
-define i64 @${prefix}_needed_bytes(ptr %context) $baseline {
-  %bytes = field context.needed, %context
-  ret i64 %bytes
 }
 """
 
 _MESSAGES = """
 ; Hands the context's message to the log.
-define internal void @bessemer_report(ptr %context, i32 %status) $baseline {
+define hidden void @bessemer_report(ptr %context, i32 %status) $baseline {
 entry:
   %message = getelementptr %bessemer.context, ptr %context, $context_message
   %log = field options.log, %context
@@ -156,38 +144,41 @@ done:
   ret void
 }
 
-define internal void @bessemer_fail(ptr %context, i32 %status, ptr %text) $baseline {
+define hidden void @bessemer_fail(ptr %context, i32 %status, ptr %text) $baseline {
   %message = getelementptr %bessemer.context, ptr %context, $context_message
   %f = $say @bessemer_plain, ptr %text)
   call void @bessemer_report(ptr %context, i32 %status)
   ret void
 }
 
-; A message about number i (of an input, output or dim), with the status for a wrong argument.
-define internal i32 @bessemer_refuse(ptr %context, ptr %text, i32 %number) $baseline {
-  %message = getelementptr %bessemer.context, ptr %context, $context_message
-  %f = $say %text, i32 %number)
-  call void @bessemer_report(ptr %context, i32 1)
-  ret i32 1
-}
-
-define ptr @${prefix}_message(ptr %context) $baseline {
+define hidden ptr @bessemer_last_message(ptr %context) $baseline {
   %none = icmp eq ptr %context, null
   %message = getelementptr %bessemer.context, ptr %context, $context_message
   %text = select i1 %none, ptr @bessemer_no_context, ptr %message
   ret ptr %text
 }
 
-define i32 @${prefix}_threads(ptr %context) $baseline {
-  %threads = field options.threads, %context
-  ret i32 %threads
+; A message about memory that is not to be had, and its status.
+define hidden i32 @bessemer_lack(ptr %context, i64 %bytes) $baseline {
+  %message = getelementptr %bessemer.context, ptr %context, $context_message
+  %f = $say @bessemer_no_memory, i64 %bytes)
+  call void @bessemer_report(ptr %context, i32 2)
+  ret i32 2
+}
+
+; A message about number i (of an input, output or dim), with the status for a wrong argument.
+define hidden i32 @bessemer_refuse(ptr %context, ptr %text, i32 %number) $baseline {
+  %message = getelementptr %bessemer.context, ptr %context, $context_message
+  %f = $say %text, i32 %number)
+  call void @bessemer_report(ptr %context, i32 1)
+  ret i32 1
 }
 """
 
 # The context is built on the stack and moved once its memory is there. Counting the processors
 # reads files, some 50 microseconds: one thread does without.
 _LIFE = """
-define internal void @bessemer_set_threads(ptr %context) $baseline {
+define hidden void @bessemer_set_threads(ptr %context) $baseline {
 entry:
   %threads.at = getelementptr %bessemer.options, ptr %context, $options_threads
   %spin.at = getelementptr %bessemer.options, ptr %context, $options_spin
@@ -211,7 +202,7 @@ done:
   ret void
 }
 
-define i32 @${prefix}_create(ptr %out, ptr %options) $baseline {
+define hidden i32 @bessemer_make_context(ptr %out, ptr %options) $baseline {
 entry:
   %draft = alloca %bessemer.context, align 64
   %nowhere = icmp eq ptr %out, null
@@ -248,10 +239,8 @@ move:
   %failed = icmp eq ptr %context, null
   br i1 %failed, label %no_memory, label %fill
 no_memory:
-  %message = getelementptr %bessemer.context, ptr %draft, $context_message
-  %f = $say @bessemer_no_memory, i64 $context_bytes)
-  call void @bessemer_report(ptr %draft, i32 2)
-  ret i32 2
+  %lacking = call i32 @bessemer_lack(ptr %draft, i64 $context_bytes)
+  ret i32 %lacking
 fill:
   call void @llvm.memcpy.p0.p0.i64(ptr %context, ptr %draft, i64 $context_bytes, i1 false)
   %status = call i32 @bessemer_find_weights(ptr %context)
@@ -261,23 +250,61 @@ done:
   store ptr %context, ptr %out
   ret i32 0
 undo:
-  call void @${prefix}_destroy(ptr %context)
+  call void @bessemer_drop_context(ptr %context)
   ret i32 %status
 }
 
-define void @${prefix}_destroy(ptr %context) $baseline {
+define hidden void @bessemer_drop_context(ptr %context) $baseline {
 entry:
   %none = icmp eq ptr %context, null
   br i1 %none, label %done, label %drop
 drop:
   call void @bessemer_pool_stop(ptr %context)
-  call void @${prefix}_trim(ptr %context)
+  call void @bessemer_drop_arena(ptr %context)
   call void @bessemer_drop_weights(ptr %context)
   call void @bessemer_drop_state(ptr %context)
   call void @bessemer_release(ptr %context, ptr %context, i64 $context_bytes)
   br label %done
 done:
   ret void
+}
+"""
+
+# What C and the runtime call.
+INTERFACE = """
+define i32 @${prefix}_create(ptr %out, ptr %options) $baseline {
+  %status = tail call i32 @bessemer_make_context(ptr %out, ptr %options)
+  ret i32 %status
+}
+
+define void @${prefix}_destroy(ptr %context) $baseline {
+  tail call void @bessemer_drop_context(ptr %context)
+  ret void
+}
+
+define void @${prefix}_trim(ptr %context) $baseline {
+  tail call void @bessemer_drop_arena(ptr %context)
+  ret void
+}
+
+define i64 @${prefix}_arena_bytes(ptr %context) $baseline {
+  %bytes = field context.arena_bytes, %context
+  ret i64 %bytes
+}
+
+define i64 @${prefix}_needed_bytes(ptr %context) $baseline {
+  %bytes = field context.needed, %context
+  ret i64 %bytes
+}
+
+define ptr @${prefix}_message(ptr %context) $baseline {
+  %text = tail call ptr @bessemer_last_message(ptr %context)
+  ret ptr %text
+}
+
+define i32 @${prefix}_threads(ptr %context) $baseline {
+  %threads = field options.threads, %context
+  ret i32 %threads
 }
 """
 

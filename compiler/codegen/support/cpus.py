@@ -36,7 +36,7 @@ _STRINGS = {
 
 # 84 is _SC_NPROCESSORS_ONLN; the mask call fails only on machines with over 1024 processors.
 _CODE = """
-define internal i64 @bessemer_allowed_processors() $baseline {
+define hidden i64 @bessemer_allowed_processors() $baseline {
 entry:
   %mask = alloca [16 x i64]
   call void @llvm.memset.p0.i64(ptr %mask, i8 0, i64 128, i1 false)
@@ -61,7 +61,7 @@ done:
 }
 
 ; Reads the first line of a file into 4096 bytes; whether there was one.
-define internal i1 @bessemer_first_line(ptr %path, ptr %line) $baseline {
+define hidden i1 @bessemer_first_line(ptr %path, ptr %line) $baseline {
 entry:
   store i8 0, ptr %line
   %file = call ptr @fopen(ptr %path, ptr @bessemer_read)
@@ -77,7 +77,7 @@ none:
 }
 
 ; The quota in processors, rounded up; a huge number where there is none.
-define internal i64 @bessemer_in_processors(i64 %quota, i64 %period) $baseline {
+define hidden i64 @bessemer_in_processors(i64 %quota, i64 %period) $baseline {
   %has_quota = icmp sgt i64 %quota, 0
   %has_period = icmp sgt i64 %period, 0
   %limited = and i1 %has_quota, %has_period
@@ -90,7 +90,7 @@ define internal i64 @bessemer_in_processors(i64 %quota, i64 %period) $baseline {
 }
 
 ; The line of /proc/self/cgroup that begins with 0:: becomes the path after it; "" where none does.
-define internal void @bessemer_own_path(ptr %path) $baseline {
+define hidden void @bessemer_own_path(ptr %path) $baseline {
 entry:
   %line = alloca [4096 x i8]
   store i8 0, ptr %path
@@ -122,7 +122,7 @@ none:
 }
 
 ; From the process's own group up to the root: the smallest quota on the way.
-define internal i64 @bessemer_group_limit() $baseline {
+define hidden i64 @bessemer_group_limit() $baseline {
 entry:
   %path = alloca [4096 x i8]
   %name = alloca [4224 x i8]
@@ -170,7 +170,7 @@ old:
   ret i64 %both
 }
 
-define internal i64 @bessemer_processors() $baseline {
+define hidden i64 @bessemer_processors() $baseline {
   %allowed = call i64 @bessemer_allowed_processors()
   %limit = call i64 @bessemer_group_limit()
   %fewer = call i64 @llvm.smin.i64(i64 %allowed, i64 %limit)

@@ -40,11 +40,14 @@ _PLAIN_WORDS = ("generation", "input_count", "output_count", "symbol_count", "sy
 TABLE = Layout("words", tuple((n, "i64" if n in _PLAIN_WORDS else "ptr") for n in WORDS))
 LIST = Layout("objects", tuple((name, "ptr") for name in OBJECTS))
 
+_DECLARATIONS = "declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)\n"
+
 # Runs in an idle context; other Python threads go on meanwhile. The outputs, or null with Python's
 # error set; *busy becomes 1 where no context was idle.
 _CALL = """
-define internal ptr @bessemer_python_call(
-  ptr %objects, ptr %words, ptr %inputs, ptr %outputs, ptr %dims, ptr %results, ptr %busy
+define hidden ptr @bessemer_python_call(
+  ptr %run, ptr %objects, ptr %words, ptr %inputs, ptr %outputs, ptr %dims, ptr %results,
+  ptr %busy
 ) $baseline {
 entry:
   %arguments = alloca [2 x ptr]
@@ -70,7 +73,7 @@ take:
   %leave = field words.PyEval_SaveThread, %words
   %return = field words.PyEval_RestoreThread, %words
   %thread = call ptr %leave()
-  %status = call i32 @${prefix}_run(
+  %status = call i32 %run(
     ptr %context, ptr %inputs, ptr %outputs, ptr %dims, ptr null, i64 0
   )
   call void %return(ptr %thread)
@@ -115,8 +118,8 @@ done:
 """
 
 _ENTRY = """
-define ptr @${prefix}_python_$version(
-  ptr %self, ptr %arguments, i64 %count, ptr %keywords
+define hidden ptr @bessemer_python(
+  ptr %run, ptr %self, ptr %arguments, i64 %count, ptr %keywords
 ) $baseline {
 entry:
   %values = alloca [$most x ptr]
@@ -155,16 +158,17 @@ prepare:
 compare:
   %generation.now = load i64, ptr %words
   %unchanged = icmp eq i64 %generation, %generation.now
-  br i1 %unchanged, label %run, label %undo
-run:
+  br i1 %unchanged, label %start, label %undo
+start:
   %found = call ptr @bessemer_python_call(
-    ptr %objects, ptr %words, ptr %inputs, ptr %outputs, ptr %dims, ptr %results, ptr %busy
+    ptr %run, ptr %objects, ptr %words, ptr %inputs, ptr %outputs, ptr %dims, ptr %results,
+    ptr %busy
   )
   %was_busy = load i8, ptr %busy
   %ran = icmp eq i8 %was_busy, 0
   br i1 %ran, label %release, label %undo
 release:
-  %answer = phi ptr [ null, %prepare ], [ %found, %run ]
+  %answer = phi ptr [ null, %prepare ], [ %found, %start ]
   call void @bessemer_python_release(ptr %words, ptr %values, i64 %taken)
   ret ptr %answer
 undo:
@@ -179,7 +183,18 @@ explain:
 }
 """
 
+INTERFACE = """
+define ptr @${prefix}_python_$version(
+  ptr %self, ptr %arguments, i64 %count, ptr %keywords
+) $baseline {
+  %answer = tail call ptr @bessemer_python(
+    ptr @${prefix}_run, ptr %self, ptr %arguments, i64 %count, ptr %keywords
+  )
+  ret ptr %answer
+}
+"""
+
 LAYOUTS = (ARRAY, DTYPE, TABLE, LIST)
 NAME = f"python_{VERSION}"
 NAMES: dict[str, str | int] = {"version": VERSION, "most": MOST_ARRAYS}
-TEXT = entry_arrays.TEXT + entry_late.TEXT + _CALL + _ENTRY
+TEXT = _DECLARATIONS + entry_arrays.TEXT + entry_late.TEXT + _CALL + _ENTRY

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 # Gives the first `count` inputs back.
 _RELEASE = """
-define internal void @bessemer_python_release(ptr %words, ptr %values, i64 %count) $baseline {
+define hidden void @bessemer_python_release(ptr %words, ptr %values, i64 %count) $baseline {
 entry:
   %drop = field words.Py_DecRef, %words
   br label %next
@@ -32,7 +32,7 @@ done:
 
 # Whether an input is an array as planned; `row` is its rank and shape.
 _FITS = """
-define internal i1 @bessemer_python_fits(ptr %value, ptr %kind, ptr %dtype, ptr %row) $baseline {
+define hidden i1 @bessemer_python_fits(ptr %value, ptr %kind, ptr %dtype, ptr %row) $baseline {
 entry:
   %type = field array.type, %value
   %is_array = icmp eq ptr %type, %kind
@@ -80,7 +80,7 @@ no:
 # Finds the inputs in a dict, list or tuple, owns them and notes where their data is. Owns nothing
 # where they are not as planned.
 _INPUTS = """
-define internal i1 @bessemer_python_inputs(
+define hidden i1 @bessemer_python_inputs(
   ptr %objects, ptr %words, ptr %given, ptr %values, ptr %data
 ) $baseline {
 entry:
@@ -169,7 +169,7 @@ no:
 # A new array; `row` is the bytes to allocate for one that begins at a cache line, or 0, then rank
 # and shape. Null with Python's error set where there is no memory.
 _OUTPUT = """
-define internal ptr @bessemer_python_output(
+define hidden ptr @bessemer_python_output(
   ptr %objects, ptr %words, ptr %dtype, ptr %row
 ) $baseline {
 entry:
@@ -234,7 +234,7 @@ done:
 
 ; The list of all outputs, whose data is noted; or null. Where the data decides an output's size
 ; (the first word of its row is negative), its dtype stands in the list until the run has ended.
-define internal ptr @bessemer_python_outputs(ptr %objects, ptr %words, ptr %data) $baseline {
+define hidden ptr @bessemer_python_outputs(ptr %objects, ptr %words, ptr %data) $baseline {
 entry:
   %own = field words.Py_IncRef, %words
   %inputs = field words.input_count, %words

@@ -10,7 +10,7 @@ so that another thread's plan may come in the meantime.
 from __future__ import annotations
 
 TEXT = """
-define internal i1 @bessemer_python_late(
+define hidden i1 @bessemer_python_late(
   ptr %objects, ptr %words, ptr %data, ptr %dims, ptr %list
 ) $baseline {
 entry:

@@ -24,7 +24,7 @@ declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)
 # 10) stay: they are about the thread itself, and kill the process where they are blocked. Where no
 # thread can be started, the context goes on with one.
 _START = """
-define internal ptr @bessemer_pool(ptr %context) $baseline {
+define hidden ptr @bessemer_pool(ptr %context) $baseline {
 entry:
   %all = alloca [16 x i64]
   %old = alloca [16 x i64]
@@ -103,7 +103,7 @@ alone:
 """
 
 _STOP = """
-define internal void @bessemer_pool_stop(ptr %context) $baseline {
+define hidden void @bessemer_pool_stop(ptr %context) $baseline {
 entry:
   %pool.at = getelementptr %bessemer.context, ptr %context, $context_pool
   %pool = load ptr, ptr %pool.at
@@ -146,7 +146,7 @@ done:
   ret void
 }
 
-define internal void @bessemer_after_fork(ptr %context) $baseline {
+define hidden void @bessemer_after_fork(ptr %context) $baseline {
 entry:
   %pool = field context.pool, %context
   %none = icmp eq ptr %pool, null

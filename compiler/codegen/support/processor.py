@@ -54,7 +54,7 @@ declare void @llvm.x86.sse.stmxcsr(ptr)
 declare void @llvm.x86.sse.ldmxcsr(ptr)
 declare void @llvm.x86.sse2.pause()
 
-define internal i64 @bessemer_flush_denormals() $baseline {
+define hidden i64 @bessemer_flush_denormals() $baseline {
   %old = alloca i32
   %new = alloca i32
   call void @llvm.x86.sse.stmxcsr(ptr %old)
@@ -65,7 +65,7 @@ define internal i64 @bessemer_flush_denormals() $baseline {
   ret i64 %wide
 }
 
-define internal void @bessemer_restore_denormals(i64 %mode) $baseline {
+define hidden void @bessemer_restore_denormals(i64 %mode) $baseline {
   %slot = alloca i32
   %word = trunc i64 %mode to i32
   store i32 %word, ptr %slot
@@ -80,13 +80,13 @@ declare i64 @llvm.aarch64.get.fpcr()
 declare void @llvm.aarch64.set.fpcr(i64)
 declare void @llvm.aarch64.hint(i32)
 
-define internal i64 @bessemer_flush_denormals() $baseline {
+define hidden i64 @bessemer_flush_denormals() $baseline {
   %mode = call i64 @llvm.aarch64.get.fpcr()
   call void @llvm.aarch64.set.fpcr(i64 16777216)
   ret i64 %mode
 }
 
-define internal void @bessemer_restore_denormals(i64 %mode) $baseline {
+define hidden void @bessemer_restore_denormals(i64 %mode) $baseline {
   call void @llvm.aarch64.set.fpcr(i64 %mode)
   ret void
 }
@@ -101,16 +101,16 @@ _CPUID_CODE = "53 4989D0 89F8 89F1 0FA2 418900 41895804 41894808 4189500C 5B C3"
 _XGETBV_CODE = "31C9 0F01D0 C3"
 
 _CPUID = """
-define internal void @bessemer_cpuid_into(i32 %leaf, i32 %subleaf, ptr %out)
+define hidden void @bessemer_cpuid_into(i32 %leaf, i32 %subleaf, ptr %out)
   noinline optnone $baseline prologue [27 x i8] c"CPUID_CODE" {
   ret void
 }
 
-define internal i32 @bessemer_xgetbv() noinline optnone $baseline prologue [6 x i8] c"XGETBV_CODE" {
+define hidden i32 @bessemer_xgetbv() noinline optnone $baseline prologue [6 x i8] c"XGETBV_CODE" {
   ret i32 0
 }
 
-define internal i32 @bessemer_cpuid(i32 %leaf, i32 %subleaf, i64 %register) $baseline {
+define hidden i32 @bessemer_cpuid(i32 %leaf, i32 %subleaf, i64 %register) $baseline {
   %all = alloca [4 x i32]
   call void @bessemer_cpuid_into(i32 %leaf, i32 %subleaf, ptr %all)
   %at = getelementptr [4 x i32], ptr %all, i64 0, i64 %register
@@ -118,7 +118,7 @@ define internal i32 @bessemer_cpuid(i32 %leaf, i32 %subleaf, i64 %register) $bas
   ret i32 %word
 }
 
-define internal i32 @bessemer_saved_state() $baseline {
+define hidden i32 @bessemer_saved_state() $baseline {
 entry:
   %c = call i32 @bessemer_cpuid(i32 1, i32 0, i64 2)
   %bit = and i32 %c, 134217728
@@ -191,7 +191,7 @@ def _cpuid_text() -> str:
 
 
 def _fits(checks: str, end: str) -> str:
-    return f"\ndefine internal i1 @bessemer_processor_fits() $baseline {{\n{checks}{end}}}\n"
+    return f"\ndefine hidden i1 @bessemer_processor_fits() $baseline {{\n{checks}{end}}}\n"
 
 
 def _x86_checks(features: list[str]) -> Iterable[str]:

@@ -1,4 +1,4 @@
-"""BODY_run as LLVM IR: checks the arguments, finds a workspace, calls the body of a graph.
+"""A run as LLVM IR: checks the arguments, finds a workspace, calls the body of a graph.
 
 A model has one graph, whose functions bear its prefix; a training library has several
 (library.py), whose functions are its own.
@@ -7,9 +7,9 @@ A model has one graph, whose functions bear its prefix; a training library has s
 from __future__ import annotations
 
 from dataclasses import dataclass
-from string import Template
 
 from bessemer.compiler.codegen.support.constants import c_string
+from bessemer.compiler.codegen.support.layout import Layout
 from bessemer.runtime.artifact import Signature
 
 
@@ -24,6 +24,22 @@ class Body:
     is_public: bool = False
 
 
+# What a run must know of a graph. `set_by_run` has a byte for each output, 1 where it is
+# data-dependent.
+GRAPH = Layout(
+    "graph",
+    (
+        ("body", "ptr"),
+        ("workspace", "ptr"),
+        ("set_by_run", "ptr"),
+        ("weights_from", "i64"),
+        ("input_count", "i32"),
+        ("output_count", "i32"),
+        ("dim_count", "i32"),
+        ("input_dim_count", "i32"),
+    ),
+)
+
 _STRINGS = {
     "bessemer_null_input": "input %d is null",
     "bessemer_null_output": "output %d is null",
@@ -33,16 +49,49 @@ _STRINGS = {
     "bessemer_unaligned": "the workspace is not aligned to 64 bytes",
 }
 
-# Data-dependent outputs may be null: the run sets their pointers. Theirs is a table of i8.
+# Data-dependent outputs may be null: the run sets their pointers.
 _CHECK = """
-define internal i32 @${graph}_check(ptr %context, ptr %inputs, ptr %outputs, ptr %dims) $baseline {
+define hidden i32 @bessemer_check_dims(ptr %context, ptr %dims, i32 %count) $baseline {
 entry:
+  br label %next
+next:
+  %d = phi i32 [ 0, %entry ], [ %more, %good ]
+  %inside = icmp ult i32 %d, %count
+  br i1 %inside, label %look, label %done
+look:
+  %wide = zext i32 %d to i64
+  %at = getelementptr i64, ptr %dims, i64 %wide
+  %dim = load i64, ptr %at
+  %negative = icmp slt i64 %dim, 0
+  br i1 %negative, label %bad, label %good
+good:
+  %more = add i32 %d, 1
+  br label %next
+bad:
+  %status = call i32 @bessemer_refuse(ptr %context, ptr @bessemer_negative_dim, i32 %d)
+  ret i32 %status
+done:
+  ret i32 0
+}
+
+define hidden i32 @bessemer_check(
+  ptr %context, ptr %inputs, ptr %outputs, ptr %dims, ptr %graph
+) $baseline {
+entry:
+  %input_count = field graph.input_count, %graph
+  %output_count = field graph.output_count, %graph
+  %dim_count = field graph.dim_count, %graph
+  %input_dim_count = field graph.input_dim_count, %graph
+  %set_by_run = field graph.set_by_run, %graph
+  %has_inputs = icmp ne i32 %input_count, 0
+  %has_outputs = icmp ne i32 %output_count, 0
+  %has_dims = icmp ne i32 %dim_count, 0
   %no_inputs = icmp eq ptr %inputs, null
   %no_outputs = icmp eq ptr %outputs, null
   %no_dims = icmp eq ptr %dims, null
-  %bad_inputs = and i1 %no_inputs, $has_inputs
-  %bad_outputs = and i1 %no_outputs, $has_outputs
-  %bad_dims = and i1 %no_dims, $has_dims
+  %bad_inputs = and i1 %no_inputs, %has_inputs
+  %bad_outputs = and i1 %no_outputs, %has_outputs
+  %bad_dims = and i1 %no_dims, %has_dims
   %bad_arrays = or i1 %bad_inputs, %bad_outputs
   %bad = or i1 %bad_arrays, %bad_dims
   br i1 %bad, label %null_arrays, label %input
@@ -51,7 +100,7 @@ null_arrays:
   ret i32 %s1
 input:
   %i = phi i32 [ 0, %entry ], [ %i.next, %input_good ]
-  %i.more = icmp ult i32 %i, $input_count
+  %i.more = icmp ult i32 %i, %input_count
   br i1 %i.more, label %input_look, label %output
 input_look:
   %i.wide = zext i32 %i to i64
@@ -67,14 +116,14 @@ input_bad:
   ret i32 %s2
 output:
   %o = phi i32 [ 0, %input ], [ %o.next, %output_good ]
-  %o.more = icmp ult i32 %o, $output_count
+  %o.more = icmp ult i32 %o, %output_count
   br i1 %o.more, label %output_look, label %dim
 output_look:
   %o.wide = zext i32 %o to i64
   %output.at = getelementptr ptr, ptr %outputs, i64 %o.wide
   %output.data = load ptr, ptr %output.at
   %output.null = icmp eq ptr %output.data, null
-  %free.at = getelementptr i8, ptr @${graph}_set_by_run, i64 %o.wide
+  %free.at = getelementptr i8, ptr %set_by_run, i64 %o.wide
   %free.byte = load i8, ptr %free.at
   %fixed = icmp eq i8 %free.byte, 0
   %output.missing = and i1 %output.null, %fixed
@@ -86,23 +135,8 @@ output_bad:
   %s3 = call i32 @bessemer_refuse(ptr %context, ptr @bessemer_null_output, i32 %o)
   ret i32 %s3
 dim:
-  %d = phi i32 [ 0, %output ], [ %d.next, %dim_good ]
-  %d.more = icmp ult i32 %d, $input_dim_count
-  br i1 %d.more, label %dim_look, label %good
-dim_look:
-  %d.wide = zext i32 %d to i64
-  %dim.at = getelementptr i64, ptr %dims, i64 %d.wide
-  %dim.value = load i64, ptr %dim.at
-  %dim.negative = icmp slt i64 %dim.value, 0
-  br i1 %dim.negative, label %dim_bad, label %dim_good
-dim_good:
-  %d.next = add i32 %d, 1
-  br label %dim
-dim_bad:
-  %s4 = call i32 @bessemer_refuse(ptr %context, ptr @bessemer_negative_dim, i32 %d)
+  %s4 = call i32 @bessemer_check_dims(ptr %context, ptr %dims, i32 %input_dim_count)
   ret i32 %s4
-good:
-  ret i32 0
 }
 """
 
@@ -110,8 +144,8 @@ good:
 # workspace of less than nothing is that of sizes beyond 64 bits or below 0, which the body finds
 # before it wants memory.
 _RUN = """
-define $linkage i32 @${graph}_run(
-  ptr %context, ptr %inputs, ptr %outputs, ptr %dims, ptr %workspace, i64 %bytes
+define hidden i32 @bessemer_run_graph(
+  ptr %context, ptr %inputs, ptr %outputs, ptr %dims, ptr %workspace, i64 %bytes, ptr %graph
 ) $baseline {
 entry:
   %no_context = icmp eq ptr %context, null
@@ -119,23 +153,28 @@ entry:
 invalid:
   ret i32 1
 check:
+  %body = field graph.body, %graph
+  %workspace_of = field graph.workspace, %graph
+  %weights_from = field graph.weights_from, %graph
   %message = getelementptr %bessemer.context, ptr %context, $context_message
   %needed.at = getelementptr %bessemer.context, ptr %context, $context_needed
   %weights.all = field context.weights, %context
-  %weights = getelementptr i8, ptr %weights.all, i64 $weights_from
+  %weights = getelementptr i8, ptr %weights.all, i64 %weights_from
   store i8 0, ptr %message
-  %wrong = call i32 @${graph}_check(ptr %context, ptr %inputs, ptr %outputs, ptr %dims)
+  %wrong = call i32 @bessemer_check(
+    ptr %context, ptr %inputs, ptr %outputs, ptr %dims, ptr %graph
+  )
   %right = icmp eq i32 %wrong, 0
   br i1 %right, label %prepare, label %stop
 stop:
   ret i32 %wrong
 prepare:
   call void @bessemer_after_fork(ptr %context)
-  %need = call i64 @${graph}_workspace(ptr %dims)
+  %need = call i64 %workspace_of(ptr %dims)
   %absurd = icmp slt i64 %need, 0
   br i1 %absurd, label %explain, label %whose
 explain:
-  %refused = call i32 @${graph}_body(
+  %refused = call i32 %body(
     ptr %context, ptr %inputs, ptr %outputs, ptr %dims, ptr %weights, ptr null, i64 0
   )
   ret i32 %refused
@@ -161,7 +200,7 @@ unaligned:
   ret i32 1
 run_given:
   %mode.given = call i64 @bessemer_flush_denormals()
-  %status.given = call i32 @${graph}_body(
+  %status.given = call i32 %body(
     ptr %context, ptr %inputs, ptr %outputs, ptr %dims, ptr %weights, ptr %workspace, i64 %bytes
   )
   call void @bessemer_restore_denormals(i64 %mode.given)
@@ -185,7 +224,7 @@ run_own:
   %arena = field context.arena, %context
   %arena_bytes = field context.arena_bytes, %context
   %mode = call i64 @bessemer_flush_denormals()
-  %status = call i32 @${graph}_body(
+  %status = call i32 %body(
     ptr %context, ptr %inputs, ptr %outputs, ptr %dims, ptr %weights, ptr %arena, i64 %arena_bytes
   )
   call void @bessemer_restore_denormals(i64 %mode)
@@ -200,28 +239,32 @@ done:
 }
 """
 
-STRINGS = "".join(c_string(*string) for string in _STRINGS.items())
+TEXT = "".join(c_string(*string) for string in _STRINGS.items()) + _CHECK + _RUN
 
 
 def run_text(body: Body) -> str:
-    """A template of what all bodies share of the support code: the body's own is in it."""
+    """A template of a body's own BODY_run, and of what it tells of the graph."""
     signature = body.signature
-    own = {
-        "graph": body.name,
-        "linkage": "" if body.is_public else "internal",
-        "weights_from": body.weights_from,
-        "input_count": len(signature.inputs),
-        "output_count": len(signature.outputs),
-        "input_dim_count": signature.input_symbols,
-        "has_inputs": str(bool(signature.inputs)).lower(),
-        "has_outputs": str(bool(signature.outputs)).lower(),
-        "has_dims": str(bool(signature.symbols)).lower(),
-    }
-    return Template(_set_by_run(signature) + _CHECK + _RUN).safe_substitute(own)
-
-
-def _set_by_run(signature: Signature) -> str:
     flags = ", ".join(f"i8 {int(output.data_dependent)}" for output in signature.outputs)
-    entries = f"[{flags}]" if flags else "zeroinitializer"
     kind = f"[{len(signature.outputs)} x i8]"
-    return f"@${{graph}}_set_by_run = internal unnamed_addr constant {kind} {entries}\n"
+    facts = (
+        f"ptr @{body.name}_body, ptr @{body.name}_workspace, ptr @{body.name}_set_by_run, "
+        f"i64 {body.weights_from}, i32 {len(signature.inputs)}, i32 {len(signature.outputs)}, "
+        f"i32 {len(signature.symbols)}, i32 {signature.input_symbols}"
+    )
+    linkage = "" if body.is_public else "internal "
+    constant = "internal unnamed_addr constant"
+    return f"""
+@{body.name}_set_by_run = {constant} {kind} {f"[{flags}]" if flags else "zeroinitializer"}
+@{body.name}_graph = {constant} %bessemer.graph {{ {facts} }}
+
+define {linkage}i32 @{body.name}_run(
+  ptr %context, ptr %inputs, ptr %outputs, ptr %dims, ptr %workspace, i64 %bytes
+) $baseline {{
+  %status = call i32 @bessemer_run_graph(
+    ptr %context, ptr %inputs, ptr %outputs, ptr %dims, ptr %workspace, i64 %bytes,
+    ptr @{body.name}_graph
+  )
+  ret i32 %status
+}}
+"""

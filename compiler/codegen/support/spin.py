@@ -13,7 +13,7 @@ TEXT = """
 declare i32 @clock_gettime(i32, ptr)
 declare i32 @sched_yield()
 
-define internal i64 @bessemer_microseconds() $baseline {
+define hidden i64 @bessemer_microseconds() $baseline {
   %time = alloca { i64, i64 }
   %ignored = call i32 @clock_gettime(i32 1, ptr %time)
   %nano.at = getelementptr { i64, i64 }, ptr %time, i32 0, i32 1
@@ -25,7 +25,7 @@ define internal i64 @bessemer_microseconds() $baseline {
   ret i64 %sum
 }
 
-define internal void @bessemer_spin(ptr %word, i32 %value, i1 %equal, i32 %limit) $baseline {
+define hidden void @bessemer_spin(ptr %word, i32 %value, i1 %equal, i32 %limit) $baseline {
 entry:
   %never = icmp sle i32 %limit, 0
   br i1 %never, label %done, label %glance

@@ -10,11 +10,13 @@ the functions that the body may call:
     void bessemer_fail(ptr context, i32 status, ptr message)
     void bessemer_need(ptr context, i64 bytes)
 
-All but the API is internal to the module, so that two models in one program do not meet.
+All but the API is hidden in the artifact, so that two models in one program do not meet. What does
+not depend on the model is a module of its own (`shared_texts`), which a process compiles once.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from string import Template
 
@@ -76,6 +78,10 @@ GLANCES = 100
 WORTH_WAKING = 12
 
 
+_ALL_LAYOUTS = (*LAYOUTS, run.GRAPH, *entry.LAYOUTS)
+
+_SHARED = "".join(part.TEXT for part in (context, weights, cpus, spin, threads, pool, team, run))
+
 _WORKSPACE_BYTES = """
 define i64 @${prefix}_workspace_bytes(ptr %dims) $baseline {
   %bytes = call i64 @${prefix}_workspace(ptr %dims)
@@ -91,7 +97,8 @@ def support_text(signature: Signature) -> str:
     """
     body = Body(signature.prefix, signature, is_public=True)
     table = "" if signature.strings is None else string_table(signature.strings)
-    return runtime_text(signature, [body], _WORKSPACE_BYTES + entry.TEXT + table)
+    interface = _WORKSPACE_BYTES + declarations(entry.TEXT) + entry.INTERFACE + table
+    return runtime_text(signature, [body], interface)
 
 
 def runtime_text(
@@ -100,60 +107,85 @@ def runtime_text(
     interface: str,
     names: Mapping[str, str | int] | None = None,
 ) -> str:
-    """LLVM IR of one artifact's support: context, threads, weights, and what runs each body.
+    """LLVM IR of one artifact's own support: its description, what runs each body, and its C API.
 
-    `interface` is a template of what else the artifact's C API has, of the layouts' names and
-    `names`.
+    It declares the functions of `shared_text`. `interface` is a template of what else the C API
+    has, of the layouts' names and `names`.
 
-    Raises InternalError for a signature that contradicts itself, an unknown architecture, or a
-    processor feature that nobody knows how to check.
+    Raises InternalError for a signature that contradicts itself.
     """
     try:
         check_signature(signature)
     except ValueError as error:
         raise InternalError(f"the signature of {signature.name!r} is wrong: {error}") from None
-    layouts = (*LAYOUTS, *entry.LAYOUTS)
+    processor = processor_text(signature.triple, signature.cpu_features)
     template = "".join(
         (
-            "".join(layout.definition() + "\n" for layout in layouts),
-            _messages(signature).replace("$", "$$"),
+            _types(),
+            c_string("bessemer_overflow", OVERFLOW),
             description_text(signature),
-            processor_text(signature.triple, signature.cpu_features),
-            context.TEXT,
-            run.STRINGS,
+            declarations(processor + _SHARED),
             *(run.run_text(body) for body in bodies),
-            weights.TEXT,
-            cpus.TEXT,
-            spin.TEXT,
-            threads.TEXT,
-            pool.TEXT,
-            team.TEXT,
+            weights.OWN,
+            context.INTERFACE,
             interface,
         )
     )
-    text = expand_fields(template, layouts)
-    return Template(text).substitute({**_names(signature), **(names or {})})
+    own: dict[str, str | int] = {
+        "prefix": signature.prefix,
+        "weights_bytes": signature.weights_bytes,
+    }
+    return _filled(template, signature.triple, {**own, **(names or {})})
 
 
-def _messages(signature: Signature) -> str:
-    """What an artifact says of the wrong processor, and of sizes that are too large."""
-    unfit = f"the processor lacks one of: {', '.join(signature.cpu_features)}"
-    if "amx-tile" in signature.cpu_features:
+def shared_texts(triple: str, features: Sequence[str], has_entry: bool = True) -> tuple[str, ...]:
+    """LLVM IR of the modules that are the same in all artifacts for a processor, whose functions
+    are hidden: the support code, and where the artifact has one, Python's entry.
+
+    Raises InternalError for an unknown architecture, or a processor feature that nobody knows how
+    to check.
+    """
+    support = _unfit(features) + processor_text(triple, features) + _SHARED
+    modules = (support, entry.TEXT) if has_entry else (support,)
+    return tuple(_filled(_types() + text, triple, {}) for text in modules)
+
+
+_HEAD = re.compile(
+    r"^(?:define (?P<own>hidden [^{]*?)\s(?:noinline optnone )?\$baseline|declare (?P<foreign>.*))",
+    re.M,
+)
+
+
+def declarations(template: str) -> str:
+    """Those of the hidden functions that a template defines, and of what it declares itself."""
+    found = (head["own"] or head["foreign"] for head in _HEAD.finditer(template))
+    return "".join(f"declare {' '.join(head.split())}\n" for head in found)
+
+
+def _types() -> str:
+    return "".join(layout.definition() + "\n" for layout in _ALL_LAYOUTS)
+
+
+def _filled(template: str, triple: str, own: Mapping[str, str | int]) -> str:
+    machine = {"baseline": baseline(triple), "pause": pause(triple)}
+    text = expand_fields(template, _ALL_LAYOUTS)
+    return Template(text).substitute(_names(), **machine, **own)
+
+
+def _unfit(features: Sequence[str]) -> str:
+    """What an artifact says of the wrong processor."""
+    unfit = f"the processor lacks one of: {', '.join(features)}"
+    if "amx-tile" in features:
         unfit += (
             "; or the system does not let this process use AMX (Linux does from 5.16 on, unless "
             "a thread has an alternative signal stack that is too small for it)"
         )
-    return c_string("bessemer_unfit", unfit) + c_string("bessemer_overflow", OVERFLOW)
+    return c_string("bessemer_unfit", unfit).replace("$", "$$")
 
 
-def _names(signature: Signature) -> dict[str, str | int]:
-    """What the templates leave open."""
+def _names() -> dict[str, str | int]:
+    """What the templates leave open, beside what differs between artifacts."""
     names: dict[str, str | int] = {
-        "prefix": signature.prefix,
-        "baseline": baseline(signature.triple),
-        "pause": pause(signature.triple),
-        "weights_bytes": signature.weights_bytes,
-        "weights_file_bytes": signature.weights_bytes + weights.LABEL_BYTES,
         "message_bytes": MESSAGE_BYTES,
         # Writes a formatted text into %message.
         "say": f"call i32 (ptr, i64, ptr, ...) @snprintf(ptr %message, i64 {MESSAGE_BYTES}, ptr",
@@ -169,7 +201,7 @@ def _names(signature: Signature) -> dict[str, str | int]:
         "team_bytes": team.MOST_MEMBERS * team.CELL_BYTES,
     }
     names |= entry.NAMES
-    for layout in (*LAYOUTS, *entry.LAYOUTS):
+    for layout in _ALL_LAYOUTS:
         names |= layout.places()
         names[f"{layout.name}_bytes"] = layout.bytes()
     return names

@@ -28,7 +28,7 @@ SHARES = 1 << 32
 # `cells` and `place` say where in the buffers the counters' address belongs, and where in the dims
 # the number of members.
 _TEAM = """
-define internal void @bessemer_join_team(
+define hidden void @bessemer_join_team(
   ptr %context, ptr %kernel, ptr %buffers, ptr %dims, i64 %cells, i64 %place, i64 %most
 ) $baseline {
 entry:
@@ -119,7 +119,7 @@ alone:
 # the line is in the first cache; after 1,000 looks (a microsecond) somebody else may need the
 # processor.
 _BARRIER = """
-define internal void @bessemer_barrier(ptr %counters, i64 %member, i64 %members) $baseline {
+define hidden void @bessemer_barrier(ptr %counters, i64 %member, i64 %members) $baseline {
 entry:
   %alone = icmp ule i64 %members, 1
   br i1 %alone, label %done, label %come

@@ -33,7 +33,7 @@ declare i64 @llvm.umin.i64(i64, i64)
 # One chunk of a job: a contiguous part, sizes differing by at most one. And the face of it that the
 # caller's own parallel_for gets, which may run on any thread.
 _CHUNK = """
-define internal void @bessemer_chunk(ptr %job, i64 %index) $baseline {
+define hidden void @bessemer_chunk(ptr %job, i64 %index) $baseline {
   %kernel = field job.kernel, %job
   %buffers = field job.buffers, %job
   %dims = field job.dims, %job
@@ -52,7 +52,7 @@ define internal void @bessemer_chunk(ptr %job, i64 %index) $baseline {
   ret void
 }
 
-define internal void @bessemer_task(ptr %job, i64 %index) $baseline {
+define hidden void @bessemer_task(ptr %job, i64 %index) $baseline {
   %mode = call i64 @bessemer_flush_denormals()
   call void @bessemer_chunk(ptr %job, i64 %index)
   call void @bessemer_restore_denormals(i64 %mode)
@@ -61,7 +61,7 @@ define internal void @bessemer_task(ptr %job, i64 %index) $baseline {
 """
 
 _WORKER = """
-define internal ptr @bessemer_worker(ptr %slot) $baseline {
+define hidden ptr @bessemer_worker(ptr %slot) $baseline {
 entry:
   %ignored = call i64 @bessemer_flush_denormals()
   %sleeping.at = getelementptr %bessemer.slot, ptr %slot, $slot_sleeping
@@ -129,14 +129,14 @@ leave:
 
 # The caller's side. Slot i (from 0) does chunk i + 1.
 _CALLER = """
-define internal ptr @bessemer_slot(ptr %pool, i64 %index) $baseline {
+define hidden ptr @bessemer_slot(ptr %pool, i64 %index) $baseline {
   %offset = mul i64 %index, $slot_bytes
   %begin = add i64 %offset, $pool_bytes
   %slot = getelementptr i8, ptr %pool, i64 %begin
   ret ptr %slot
 }
 
-define internal void @bessemer_hand_out(ptr %slot, ptr %job, i64 %index) $baseline {
+define hidden void @bessemer_hand_out(ptr %slot, ptr %job, i64 %index) $baseline {
 entry:
   %job.at = getelementptr %bessemer.slot, ptr %slot, $slot_job
   %index.at = getelementptr %bessemer.slot, ptr %slot, $slot_index
@@ -162,7 +162,7 @@ done:
 }
 
 ; How many of the first `count` slots, in order, have workers that are awake.
-define internal i64 @bessemer_awake(ptr %pool, i64 %count) $baseline {
+define hidden i64 @bessemer_awake(ptr %pool, i64 %count) $baseline {
 entry:
   br label %next
 next:
@@ -181,7 +181,7 @@ done:
 }
 
 ; Does those chunks of the first `count` slots that nobody has begun.
-define internal void @bessemer_claim(ptr %pool, ptr %job, i64 %count) $baseline {
+define hidden void @bessemer_claim(ptr %pool, ptr %job, i64 %count) $baseline {
 entry:
   %remaining.at = getelementptr %bessemer.pool, ptr %pool, $pool_remaining
   br label %next
@@ -206,7 +206,7 @@ done:
   ret void
 }
 
-define internal void @bessemer_await(ptr %pool) $baseline {
+define hidden void @bessemer_await(ptr %pool) $baseline {
 entry:
   %remaining.at = getelementptr %bessemer.pool, ptr %pool, $pool_remaining
   %waiting.at = getelementptr %bessemer.pool, ptr %pool, $pool_waiting
@@ -240,7 +240,7 @@ done:
 # `shares` is how many threads the work is worth, in smallest shares (see shares.py); it also says
 # whether a job is small.
 _PARALLEL = """
-define internal void @bessemer_parallel(
+define hidden void @bessemer_parallel(
   ptr %context, ptr %kernel, ptr %buffers, ptr %dims, i64 %extent, i64 %shares
 ) $baseline {
 entry:

@@ -36,23 +36,22 @@ _MESSAGES = {
     "bessemer_wrong_label": "the weights file %s belongs to another model or compilation",
 }
 
-# The label's address is loaded (volatile), not named: loads from its zeros must not be folded.
 # The file's size must be exact, so that no access ever runs past the mapping (a bus error).
 # 524288 is O_RDONLY | O_CLOEXEC; mmap(..., PROT_READ, MAP_PRIVATE, ...).
 _CODE = """
-@bessemer_label = internal constant [64 x i8] zeroinitializer, section ".rodata.bessemer", align 64
-@bessemer_label_address = internal constant ptr @bessemer_label
+@bessemer_label = external hidden constant [64 x i8], align 64
+@bessemer_weights_bytes = external hidden constant i64
 
-define internal i32 @bessemer_find_weights(ptr %context) $baseline {
+define hidden i32 @bessemer_find_weights(ptr %context) $baseline {
 entry:
-  %label = load volatile ptr, ptr @bessemer_label_address
+  %expected = load i64, ptr @bessemer_weights_bytes
   %weights.at = getelementptr %bessemer.context, ptr %context, $context_weights
   %mapping.at = getelementptr %bessemer.context, ptr %context, $context_mapping
   %mapping_bytes.at = getelementptr %bessemer.context, ptr %context, $context_mapping_bytes
   %message = getelementptr %bessemer.context, ptr %context, $context_message
-  %inside = getelementptr i8, ptr %label, i64 64
+  %inside = getelementptr i8, ptr @bessemer_label, i64 64
   store ptr %inside, ptr %weights.at
-  %needless = icmp eq i64 $weights_bytes, 0
+  %needless = icmp eq i64 %expected, 0
   br i1 %needless, label %done, label %look
 look:
   %given = field options.weights, %context
@@ -65,7 +64,7 @@ take:
   store ptr %given, ptr %weights.at
   br i1 %aligned, label %done, label %misaligned
 search:
-  %place.at = getelementptr i8, ptr %label, i64 48
+  %place.at = getelementptr i8, ptr @bessemer_label, i64 48
   %place = load i32, ptr %place.at
   %is_inside = icmp eq i32 %place, 1
   br i1 %is_inside, label %done, label %file
@@ -79,7 +78,8 @@ open:
   br i1 %unopened, label %open_failed, label %measure
 measure:
   %bytes = call i64 @lseek(i32 %descriptor, i64 0, i32 2)
-  %fits = icmp eq i64 %bytes, $weights_file_bytes
+  %whole = add i64 %expected, 64
+  %fits = icmp eq i64 %bytes, %whole
   br i1 %fits, label %map, label %wrong_size
 map:
   %mapping = call ptr @mmap(ptr null, i64 %bytes, i32 1, i32 2, i32 %descriptor, i64 0)
@@ -92,7 +92,7 @@ keep:
   store i64 %bytes, ptr %mapping_bytes.at
   %begin = getelementptr i8, ptr %mapping, i64 64
   store ptr %begin, ptr %weights.at
-  %difference = call i32 @memcmp(ptr %mapping, ptr %label, i64 48)
+  %difference = call i32 @memcmp(ptr %mapping, ptr @bessemer_label, i64 48)
   %same = icmp eq i32 %difference, 0
   br i1 %same, label %done, label %wrong_label
 done:
@@ -108,7 +108,7 @@ open_failed:
   br label %refuse
 wrong_size:
   %c1 = call i32 @close(i32 %descriptor)
-  %f4 = $say @bessemer_wrong_size, ptr %path, i64 %bytes, i64 $weights_file_bytes)
+  %f4 = $say @bessemer_wrong_size, ptr %path, i64 %bytes, i64 %whole)
   br label %refuse
 map_failed:
   %f5 = $say @bessemer_map_failed, ptr %path)
@@ -122,7 +122,7 @@ refuse:
   ret i32 4
 }
 
-define internal void @bessemer_drop_weights(ptr %context) $baseline {
+define hidden void @bessemer_drop_weights(ptr %context) $baseline {
 entry:
   %mapping = field context.mapping, %context
   %bytes = field context.mapping_bytes, %context
@@ -134,6 +134,13 @@ unmap:
 done:
   ret void
 }
+"""
+
+# What each artifact has of its own. The label's zeros must not be folded into loads of it: the code
+# is in another module.
+OWN = """
+@bessemer_label = hidden constant [64 x i8] zeroinitializer, section ".rodata.bessemer", align 64
+@bessemer_weights_bytes = hidden constant i64 $weights_bytes
 """
 
 TEXT = _DECLARATIONS + "".join(c_string(*message) for message in _MESSAGES.items()) + _CODE

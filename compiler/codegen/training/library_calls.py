@@ -28,23 +28,13 @@ def _sizes(part: Part, name: str) -> str:
 
 def _reserve(library: Library) -> str:
     """PREFIX_reserve: an arena that is large enough for all three, and the threads."""
-    parts = ["  %dim.bad0 = add i32 -1, 0\n"]
-    dims = len(library.step.dims)
-    for place in range(dims):
-        parts.append(
-            f"  %dim.at{place} = getelementptr i64, ptr %dims, i64 {place}\n"
-            f"  %dim{place} = load i64, ptr %dim.at{place}\n"
-            f"  %dim.low{place} = icmp slt i64 %dim{place}, 0\n"
-            f"  %dim.bad{place + 1} = select i1 %dim.low{place}, i32 {place}, i32 %dim.bad{place}\n"
-        )
-    parts.append(
-        f"  %negative = icmp sge i32 %dim.bad{dims}, 0\n"
-        "  br i1 %negative, label %absurd_dim, label %sizes\n"
-        "absurd_dim:\n"
-        "  %refusal = call i32 @bessemer_refuse(\n"
-        f"    ptr %context, ptr @bessemer_negative_dim, i32 %dim.bad{dims}\n  )\n"
-        "  ret i32 %refusal\nsizes:\n"
-    )
+    parts = [
+        "  %refusal = call i32 @bessemer_check_dims(\n"
+        f"    ptr %context, ptr %dims, i32 {len(library.step.dims)}\n  )\n"
+        "  %possible = icmp eq i32 %refusal, 0\n"
+        "  br i1 %possible, label %sizes, label %absurd_dim\n"
+        "absurd_dim:\n  ret i32 %refusal\nsizes:\n"
+    ]
     for name, part in zip("abc", library.parts, strict=True):
         parts.append(_sizes(part, name))
         parts.append(f"  %{name}.need = call i64 @{part.body.name}_workspace(ptr %{name})\n")

@@ -107,10 +107,8 @@ allocate:
   %failed = icmp eq ptr %made, null
   br i1 %failed, label %no_memory, label %keep
 no_memory:
-  %message = getelementptr %bessemer.context, ptr %context, $context_message
-  %f = $say @bessemer_no_memory, i64 $state_block_bytes)
-  call void @bessemer_report(ptr %context, i32 2)
-  ret i32 2
+  %lacking = call i32 @bessemer_lack(ptr %context, i64 $state_block_bytes)
+  ret i32 %lacking
 keep:
   store ptr %made, ptr %state.at
   store i64 $state_block_bytes, ptr %bytes.at
