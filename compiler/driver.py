@@ -9,7 +9,7 @@ import gc
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -93,8 +93,9 @@ def build(
     as soon as they are packed, on another thread; the compilation waits for it.
     One compilation runs at a time, because expressions are interned in one global table.
     """
-    with compiling():
-        return _build(graph, StepLog(options.dump, options.verify, begins), options, keep)
+    with compiling(), compiling_threads() as workers:
+        log = StepLog(options.dump, options.verify, begins)
+        return _build(graph, log, options, keep, workers)
 
 
 def processor_of(options: Options) -> Target:
@@ -130,9 +131,15 @@ def _rare_collections() -> Iterator[None]:
 
 
 def _build(
-    graph: Graph, log: StepLog, options: Options, keep: Callable[[Bytes], None]
+    graph: Graph,
+    log: StepLog,
+    options: Options,
+    keep: Callable[[Bytes], None],
+    workers: Executor,
 ) -> Compilation:
     target = processor_of(options)
+    machine = machine_of(target)
+    shared = workers.submit(shared_objects, target.triple, target.features, machine)
     log.graph("input", graph)
     strings = graph.strings
     rooms: tuple[Room, ...] = ()
@@ -148,12 +155,10 @@ def _build(
     program = with_rooms(program, rooms)
     kernels = kernels_of(program.steps)
     log.kernels(kernels)
-    machine = machine_of(target)
-    with ThreadPoolExecutor(1) as beside, compiling_threads() as workers:
+    with ThreadPoolExecutor(1) as beside:
         # Moving and hashing a hundred megabytes needs no interpreter: it costs no time here.
         packing = beside.submit(_packed, program, plan)
         kept = beside.submit(lambda: keep(packing.result()[0]))
-        shared = workers.submit(shared_objects, target.triple, target.features, machine)
         parts = Parts(machine, LLVM_PASSES, workers)
         codes = log.timed(
             "codegen", lambda: {k: parts.add(emit_kernel(k, target)) for k in kernels}
