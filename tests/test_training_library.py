@@ -1,8 +1,11 @@
 """A training as a C library: the Trainer's bits, its checkpoints, its refusals."""
 
 import ctypes
+import fcntl
 import json
 import os
+import resource
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -224,6 +227,42 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(
     assert os.listdir(tmp_path) == ["folder"]
     assert library.save(tmp_path / ("x" * 5000)) == Status.CHECKPOINT
     assert "too long" in library.message
+
+
+def test_what_a_killed_process_left_is_written_over(
+    library: TrainingLibrary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child = os.fork()
+    if not child:
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+        library.save(tmp_path / "c.state")
+        os._exit(0)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGXFSZ
+    assert len(os.listdir(tmp_path)) == 1
+    assert library.save(tmp_path / "c.state") == Status.OK, library.message
+    assert os.listdir(tmp_path) == ["c.state"]
+    monkeypatch.chdir(tmp_path)
+    assert library.save(Path("d.state")) == Status.OK, library.message
+    assert Path("c.state").read_bytes() == Path("d.state").read_bytes()
+    assert library.load(tmp_path / "c.state") == Status.OK, library.message
+
+
+def test_two_that_write_to_one_place_do_not_meet(library: TrainingLibrary, tmp_path: Path) -> None:
+    others = tmp_path / "c.state.part"
+    others.write_text("half a checkpoint")
+    folder = os.open(tmp_path, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        assert library.save(tmp_path / "c.state") == Status.OK, library.message
+    finally:
+        os.close(folder)
+    assert others.read_text() == "half a checkpoint"
+    assert sorted(os.listdir(tmp_path)) == ["c.state", "c.state.part"]
+    assert library.load(tmp_path / "c.state") == Status.OK, library.message
+    # Nobody's lock is left.
+    assert library.save(tmp_path / "c.state") == Status.OK, library.message
+    assert os.listdir(tmp_path) == ["c.state"]
 
 
 def test_a_loss_that_is_not_finite_changes_nothing(library: TrainingLibrary) -> None:

@@ -13,7 +13,7 @@ _ARCHIVE = b"!<arch>\n"
 
 # What generated code and the support code may ask of libc, libm and pthread.
 _LIBC_NAMES = """
-    __errno_location bcmp clock_gettime close fclose fgets fopen free fsync getpid lseek madvise
+    __errno_location bcmp clock_gettime close fclose fgets flock fopen free fsync getpid lseek madvise
     memcmp memcpy memmove memset mmap munmap open posix_memalign pthread_cond_destroy
     pthread_cond_init pthread_cond_signal pthread_cond_wait pthread_create pthread_join
     pthread_mutex_destroy pthread_mutex_init pthread_mutex_lock pthread_mutex_unlock pthread_self

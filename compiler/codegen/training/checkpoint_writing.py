@@ -1,7 +1,9 @@
 """PREFIX_save as LLVM IR: the state as a safetensors file, whole or not at all.
 
 The header of the file is known at compile time but for the number of steps, for which 20 characters
-are left. The file is written beside its place, synchronized, and renamed.
+are left. The file is written beside its place, synchronized, and renamed. Its name there is always
+the same, so that what a killed process has left is written over: who holds a lock on the folder has
+that name, others take one of their own.
 """
 
 from __future__ import annotations
@@ -13,11 +15,16 @@ declare i64 @write(i32, ptr, i64)
 declare i32 @fsync(i32)
 declare i32 @rename(ptr, ptr)
 declare i32 @unlink(ptr)
+declare i32 @flock(i32, i32)
+declare ptr @strrchr(ptr, i32)
 declare ptr @__errno_location()
 """
 
 _STRINGS = {
-    "bessemer_part_name": "%s.%d.%llx.part",
+    "bessemer_part_name": "%s.part",
+    "bessemer_other_part_name": "%s.%d.%llx.part",
+    "bessemer_here": ".",
+    "bessemer_plain_path": "%s",
     "bessemer_steps_text": "%20lld",
     "bessemer_long_path": "the checkpoint's path is too long",
     "bessemer_not_written": "the checkpoint %s cannot be written: %m",
@@ -98,6 +105,49 @@ failure:
   ret i1 false
 }
 
+; An open file that holds a lock on the folder of a path, -1 where another one does. 6 is LOCK_EX |
+; LOCK_NB; the path is shorter than the copy's place.
+define internal i32 @bessemer_locked_folder(ptr %path) $baseline {
+entry:
+  %copy = alloca [4160 x i8]
+  %length = call i32 (ptr, i64, ptr, ...) @snprintf(
+    ptr %copy, i64 4160, ptr @bessemer_plain_path, ptr %path
+  )
+  %slash = call ptr @strrchr(ptr %copy, i32 47)
+  %none = icmp eq ptr %slash, null
+  br i1 %none, label %open, label %cut
+cut:
+  %after = getelementptr i8, ptr %slash, i64 1
+  store i8 0, ptr %after
+  br label %open
+open:
+  %folder = phi ptr [ @bessemer_here, %entry ], [ %copy, %cut ]
+  %file = call i32 (ptr, i32, ...) @open(ptr %folder, i32 524288)
+  %unopened = icmp slt i32 %file, 0
+  br i1 %unopened, label %done, label %lock
+lock:
+  %refused = call i32 @flock(i32 %file, i32 6)
+  %locked = icmp eq i32 %refused, 0
+  br i1 %locked, label %done, label %close
+close:
+  %closed = call i32 @close(i32 %file)
+  br label %done
+done:
+  %result = phi i32 [ -1, %open ], [ %file, %lock ], [ -1, %close ]
+  ret i32 %result
+}
+
+define internal void @bessemer_unlock(i32 %folder) $baseline {
+entry:
+  %held = icmp sge i32 %folder, 0
+  br i1 %held, label %close, label %done
+close:
+  %closed = call i32 @close(i32 %folder)
+  br label %done
+done:
+  ret void
+}
+
 define i32 @${prefix}_save(ptr %context, ptr %path) $baseline {
 entry:
   %part = alloca [4160 x i8]
@@ -110,13 +160,22 @@ name:
   %message = getelementptr %bessemer.context, ptr %context, $context_message
   %process = call i32 @getpid()
   %length = call i32 (ptr, i64, ptr, ...) @snprintf(
-    ptr %part, i64 4160, ptr @bessemer_part_name, ptr %path, i32 %process, ptr %context
+    ptr %part, i64 4160, ptr @bessemer_other_part_name, ptr %path, i32 %process, ptr %context
   )
   %long = icmp uge i32 %length, 4160
-  br i1 %long, label %too_long, label %open
+  br i1 %long, label %too_long, label %lock
 too_long:
   call void @bessemer_fail(ptr %context, i32 10, ptr @bessemer_long_path)
   ret i32 10
+lock:
+  %folder = call i32 @bessemer_locked_folder(ptr %path)
+  %alone = icmp sge i32 %folder, 0
+  br i1 %alone, label %usual, label %open
+usual:
+  %usual.length = call i32 (ptr, i64, ptr, ...) @snprintf(
+    ptr %part, i64 4160, ptr @bessemer_part_name, ptr %path
+  )
+  br label %open
 open:
   %file = call i32 (ptr, i32, ...) @open(ptr %part, i32 524865, i32 438)
   %unopened = icmp slt i32 %file, 0
@@ -133,6 +192,7 @@ move:
   %is_moved = icmp eq i32 %moved, 0
   br i1 %is_moved, label %done, label %undo
 done:
+  call void @bessemer_unlock(i32 %folder)
   ret i32 0
 give_up:
   %f1 = $say @bessemer_not_written, ptr %path)
@@ -143,10 +203,12 @@ undo:
   br label %remove
 remove:
   %removed = call i32 @unlink(ptr %part)
+  call void @bessemer_unlock(i32 %folder)
   call void @bessemer_report(ptr %context, i32 10)
   ret i32 10
 failed:
   %f3 = $say @bessemer_not_written, ptr %path)
+  call void @bessemer_unlock(i32 %folder)
   call void @bessemer_report(ptr %context, i32 10)
   ret i32 10
 }
