@@ -13,12 +13,12 @@ _ARCHIVE = b"!<arch>\n"
 
 # What generated code and the support code may ask of libc, libm and pthread.
 _LIBC_NAMES = """
-    __errno_location bcmp clock_gettime close fclose fgets flock fopen free fsync getpid lseek madvise
-    memcmp memcpy memmove memset mmap munmap open posix_memalign pthread_cond_destroy
+    __errno_location bcmp clock_gettime close fclose fgets flock fopen free fsync getpid lseek
+    madvise memcmp memcpy memmove memset mmap munmap open posix_memalign pthread_cond_destroy
     pthread_cond_init pthread_cond_signal pthread_cond_wait pthread_create pthread_join
-    pthread_mutex_destroy pthread_mutex_init pthread_mutex_lock pthread_mutex_unlock pthread_self
-    pthread_sigmask rename sched_getaffinity sched_yield sigfillset snprintf sscanf strcmp strcspn
-    strlen strncmp strrchr syscall sysconf unlink write
+    pthread_mutex_destroy pthread_mutex_init pthread_mutex_lock pthread_mutex_unlock
+    pthread_self pthread_sigmask rename sched_getaffinity sched_yield sigfillset snprintf sscanf
+    strcmp strcspn strlen strncmp strrchr syscall sysconf unlink write
 """
 _LIBM_NAMES = """
     acos acosh asin asinh atan atan2 atanh cbrt ceil cos cosh erf erfc exp exp2 expm1 fabs floor fma
