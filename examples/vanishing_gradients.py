@@ -1,6 +1,6 @@
 """Gradients vanish in a deep sigmoid network; ReLU, He's weights and batch norm repair it.
 
-python examples/vanishing_gradients.py [PICTURE]   # the table of docs/training.md, and a picture
+python examples/vanishing_gradients.py [PICTURE]   # a table, and as a picture
 """
 
 import sys
