@@ -19,7 +19,10 @@ from bessemer.compiler.codegen.math.math_terms import (
     Term,
     at_least,
     at_most,
+    bits_of,
+    float_of,
     fma,
+    looked_up,
     polynomial,
     scaled,
     select,
@@ -76,8 +79,9 @@ EXP = {
             0.0013888888945243366, 0.00019841269457189292, 2.4801491221046914e-05,
             2.7557630011303337e-06, 2.7630981148505577e-07, 2.498647120401759e-08),
 }  # fmt: skip
-# exp(r) for |r| <= ln(2) / 2 as a polynomial, from r^5 down; 2^-23.4.
-_SHORT_EXP = (0.008289731, 0.041897856, 0.16667648, 0.4999915, 0.9999997, 1.0)
+# (exp(r) - 1) / r for |r| <= ln(2) / 64; 2^-24.2 of exp.
+_SHORT_EXP = (1.0000147, 0.50000155)
+_PIECES = 32
 _LN2 = 0.6931471824645996  # rounded to f32: 2^-28.5 too large
 # (tanh(x) / x - 1) / x^2 in x^2, |x| <= 0.6; 2^-28.4 and 2^-57.8.
 _TANH = {
@@ -140,12 +144,24 @@ def exp(x: Term) -> Term:
 
 
 def exp_nonpositive(x: Term) -> Term:
-    """exp(x) where no x is above 0, in three quarters of the operations (see expr.py), on machines
-    that scale by powers of two."""
-    size = at_least(x, 1.25 * FORMATS[x.kind].log_smallest)
-    magic = FORMATS[x.kind].magic
-    n = fma(size, 1.0 / math.log(2.0), magic) - magic
-    return scaled(polynomial(fma(n, -_LN2, size), _SHORT_EXP[::-1]), n)
+    """exp(x) where no x is above 0 (see expr.py), on machines that look numbers up.
+
+    x = (32 n + k) ln 2 / 32 + r: k picks 2^(k / 32) from a table, and n goes into its exponent. (On
+    Zen 4 multiply-adds wait for stores; this has four, and a polynomial alone seven.)
+    """
+    form = FORMATS[x.kind]
+    shift = form.mantissa - _PIECES.bit_length() + 1
+    # From here down 2^n is below the normal numbers: the last step takes it for zero.
+    size = at_least(x, -88.0)
+    magic = form.magic / _PIECES
+    shifted = fma(size, 1.0 / math.log(2.0), magic)
+    r = fma(shifted - magic, -_LN2, size)
+    bits = shifted.bits()
+    # k goes into the exponent field with n; what that adds to the significand is taken off before.
+    powers = [bits_of(2.0 ** (k / _PIECES)) - (k << shift) for k in range(_PIECES)]
+    power = looked_up([float_of(word) for word in powers], bits).bits() + (bits << shift)
+    scale = power.as_float()
+    return fma(scale, r * polynomial(r, _SHORT_EXP), scale)
 
 
 def exp2(x: Term) -> Term:

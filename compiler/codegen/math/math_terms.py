@@ -212,6 +212,18 @@ def constant_text(kind: str, value: float) -> str:
     return str(wrapped - (1 << width) if wrapped >> (width - 1) else wrapped)
 
 
+def bits_of(value: float) -> int:
+    """A number, rounded to f32, as the integer of the same bits."""
+    (bits,) = struct.unpack("<i", struct.pack("<f", value))
+    return int(bits)
+
+
+def float_of(bits: int) -> float:
+    """The f32 of these bits."""
+    (value,) = struct.unpack("<f", struct.pack("<i", bits))
+    return float(value)
+
+
 def fma(left: Term, right: Term | float, addend: Term | float) -> Term:
     """left * right + addend, rounded once where the target has the instruction.
 

@@ -31,6 +31,7 @@ from bessemer.compiler.schedule.nests.row_parts import row_parts
 from bessemer.compiler.schedule.nests.row_traffic import streams
 from bessemer.compiler.schedule.nests.rows import Lanes as Lanes
 from bessemer.compiler.schedule.nests.rows import RowWriter, Values
+from bessemer.compiler.schedule.nests.rows_by_turns import RowsByTurns, has_three_passes
 from bessemer.compiler.schedule.nests.short_axes import join_short_axis
 from bessemer.compiler.schedule.nests.short_rows import are_short, has_short_rows, write_short_rows
 from bessemer.compiler.schedule.nests.totals import axes_behind_totals, with_totals
@@ -184,16 +185,14 @@ class _Lowering:
         rest._serial(behind, values, lambda v: rest._row(inner, v))
 
     def _takes_turns(self, inner: Symbol, rows: Size) -> bool:
-        """Whether rows are computed by turns (see RowWriter.rows_in_turns): three of them fit into
-        the first-level cache, and there are enough."""
+        """Whether rows are computed by turns: three of them fit into the first-level cache, and
+        there are enough."""
         columns = extent_of(inner)
         if not self.vectorize or not isinstance(columns, int) or not isinstance(rows, int):
             return False
         if columns * self.piece.target.dtype.bytes > LONGEST_IN_TURNS or rows < FEWEST_IN_TURNS:
             return False
-        return columns >= self.lanes(self.piece.target.dtype) and self.rows.begins_with_a_total(
-            inner
-        )
+        return columns >= self.lanes(self.piece.target.dtype) and has_three_passes(self.rows, inner)
 
     def _in_turns(self, inner: Symbol, outer: Symbol) -> Nest:
         rows = extent_of(outer)
@@ -202,7 +201,7 @@ class _Lowering:
             count: Size = dims.minimum(rows - begin, TURNS)
             if isinstance(rows, int) and rows % TURNS == 0:
                 count = TURNS
-            self.rows.rows_in_turns(inner, outer, begin, count)
+            RowsByTurns(self.rows, inner, outer, begin).write(count)
         return Nest(self.builder.block(), self.work * extent_of(inner) * TURNS)
 
     def _inner_axis(self) -> Symbol | None:

@@ -70,6 +70,11 @@ def replaced(value: Expression, others: Mapping[Expression, Expression]) -> Expr
     return walk_expr.replace_outermost(value, others.get)
 
 
+def totals_named(step: RowPass, name: str) -> dict[Expression, Expression]:
+    """A local for each of a pass's totals."""
+    return {n: expr.read(f"{name}{i}", n.dtype) for i, n in enumerate(step.reductions)}
+
+
 def _is_over(node: Reduce, row: Symbol) -> bool:
     """Whether it goes along the row. What each element has of its own does not, however long."""
     is_as_long = len(node.over) == 1 and node.over[0].extent == row.extent

@@ -6,14 +6,15 @@
     vector r in 0..columns:  kept = exp(x[r] - acc1);  out[r] = kept;  acc2 += kept
     vector i in 0..columns:  out[i] = out[i] * (1 / acc2)
 
-Whatever does not depend on the innermost index is computed before its loop. A row's first pass can
-come before the last one of the row before.
+Whatever does not depend on the innermost index is computed before its loop. `rows_by_turns.py` has
+loops over several rows at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from types import MappingProxyType
 
 from bessemer.compiler.ir import dims, expr, walk_expr
@@ -51,6 +52,7 @@ from bessemer.compiler.schedule.nests.row_passes import (
     along_row,
     next_pass,
     replaced,
+    totals_named,
     with_kept,
 )
 from bessemer.compiler.schedule.nests.row_traffic import Places, coming_rows
@@ -62,8 +64,25 @@ Lanes = Callable[[DType], int]
 """The vector width of the target for an element type."""
 Values = dict[Atom, Size]
 
+Place = tuple[Buffer, Size]
+"""A buffer, and where in it a row's elements lie, by the row's index."""
+
 LARGEST_KEPT = 32 << 10
 """Bytes of a row that a pass may keep on the stack."""
+
+
+@dataclass(frozen=True)
+class InLoop:
+    """A part of a loop over a row. For an index, `write` adds all but stores, and gives those;
+    `lanes` are the narrowest vectors that it asks for.
+
+    Of a pass, `totals` are there after the loop, and `rest` is what remains to be computed.
+    """
+
+    write: Callable[[Size], list[tuple[Place, Expression]]]
+    lanes: int
+    totals: tuple[Local, ...] = ()
+    rest: Expression | None = None
 
 
 def write_row(builder: KernelBuilder, piece: Piece, lanes: Lanes) -> Expression | None:
@@ -98,7 +117,7 @@ class RowWriter:
     def row_in_place(self) -> Expression | None:
         """All of a piece with one axis; gives the divisor that is left."""
         (inner,) = self.piece.symbols
-        value = self._element(inner, {})
+        value = self.element(inner, {})
         if isinstance(value, Cast):
             # Of bf16 weights, the exponentials are kept as bf16 already.
             value, self.rounds_kept = value.operand, value.dtype == self.piece.target.dtype
@@ -115,50 +134,22 @@ class RowWriter:
         self, inner: Symbol, values: Values, start: Size = 0, length: Size | None = None
     ) -> None:
         """The innermost loop, after everything that does not depend on its index."""
-        element, offset = self._element(inner, values), self._offset(values)
+        element, offset = self.element(inner, values), self.offset(values)
         self.coming = coming_rows(self.piece, inner, values) if self.streams else ()
         element = self.hoist_reductions(element, inner, offset)
         extent = extent_of(inner) if length is None else length
         self._store_row(element, inner, offset, start, extent)
 
-    def begins_with_a_total(self, inner: Symbol) -> bool:
-        """Whether the first pass over a row leaves one total and nothing else."""
-        step = self._next_pass(self._element(inner, {}), inner)
-        return step is not None and step.kept is None and len(step.reductions) == 1
-
-    def rows_in_turns(self, inner: Symbol, outer: Symbol, begin: Size, count: Size) -> None:
-        """Rows one after the other, the next one's first pass before this one's last: that waits
-        for a total, and the next row's second pass then need not wait for its first one's."""
-        last = begin + count - 1
-        carried = self.builder.define(self._first_total(inner, {outer: begin}), "carried")
-        with self.builder.loop(count) as turn:
-            values: Values = {outer: begin + turn}
-            element, offset = self._element(inner, values), self._offset(values)
-            self.coming = coming_rows(self.piece, inner, values) if self.streams else ()
-            step = self._next_pass(element, inner)
-            assert step is not None
-            element = replaced(element, {step.reductions[0]: carried.value})
-            element = self.hoist_reductions(element, inner, offset)
-            following = self._first_total(inner, {outer: dims.minimum(begin + turn + 1, last)})
-            self._store_row(element, inner, offset, 0, extent_of(inner))
-            carried.set(following)
-
-    def _first_total(self, inner: Symbol, values: Values) -> Expression:
-        element = self._element(inner, values)
-        step = self._next_pass(element, inner)
-        assert step is not None
-        return self._reduction_loop(step.reductions[0], element, inner)
-
     def prepared(self, inner: Symbol) -> Expression:
         """The element, for a loop of the caller's: what its index does not change is computed."""
         return self._hoist_invariants(self._multiplied(self.piece.value, inner), inner)
 
-    def _element(self, inner: Symbol, values: Values) -> Expression:
+    def element(self, inner: Symbol, values: Values) -> Expression:
         """An element of the row with these outer indices."""
         value = walk_expr.substitute(self.piece.value, values)
         return with_falling_exponentials(value, {inner, *self.bound})
 
-    def _offset(self, values: Values) -> Size:
+    def offset(self, values: Values) -> Size:
         """Where the elements of that row lie, by the inner index."""
         return dims.substitute(self.piece.offset, values)
 
@@ -170,8 +161,8 @@ class RowWriter:
     ) -> None:
         """The loop that writes the row, after everything that its index does not change."""
         element = self._hoist_invariants(self._multiplied(element, inner), inner)
-        lanes = self._lane_count(element, self.piece.target.dtype)
-        interleave = 1
+        stored = self._storing(element, inner, offset)
+        lanes, interleave = stored.lanes, 1
         if self.bound and not self.takes_short_rows:
             interleave = fitting(PASS_INTERLEAVE, extent, lanes)
         if has_functions(element) and not self.coming:
@@ -182,21 +173,38 @@ class RowWriter:
             inner in self.dependence.of(n) for n in walk_expr.reductions_of(element)
         ):
             interleave = fitting(COLUMN_INTERLEAVE, extent, lanes)
-        if self.streams:
-            self.builder.append(Stream(self.piece.target))
 
         def store(index: Size) -> None:
-            self._prefetch(start + index, lanes * interleave)
-            here: Values = {inner: start + index}
-            value = self._spell_reductions(walk_expr.substitute(element, here))
-            self.builder.store(self.piece.target, (dims.substitute(offset, here),), value)
+            self.prefetch(start + index, lanes * interleave)
+            self.store(stored.write(start + index))
 
         if turn := vectors_of_a_turn(element, inner, start, extent, lanes):
             interleave = 1
             write_turns(self.builder, dims.number(extent), lanes, turn, store)
             return
-        with self._vector_loop(extent, lanes, interleave) as index:
+        with self.vector_loop(extent, lanes, interleave) as index:
             store(index)
+
+    def begin_store(self, element: Expression, inner: Symbol, offset: Size) -> InLoop:
+        """The stores of a row whose loop is the caller's."""
+        element = self._hoist_invariants(self._multiplied(element, inner), inner)
+        return self._storing(element, inner, offset)
+
+    def _storing(self, element: Expression, inner: Symbol, offset: Size) -> InLoop:
+        if self.streams:
+            self.builder.append(Stream(self.piece.target))
+
+        def write(index: Size) -> list[tuple[Place, Expression]]:
+            here: Values = {inner: index}
+            value = self._spell_reductions(walk_expr.substitute(element, here))
+            return [((self.piece.target, dims.substitute(offset, here)), value)]
+
+        return InLoop(write, self._lane_count(element, self.piece.target.dtype))
+
+    def store(self, stores: Iterable[tuple[Place, Expression]]) -> None:
+        """Adds the stores of a part of a loop."""
+        for (buffer, at), value in stores:
+            self.builder.store(buffer, (at,), value)
 
     def scalar(self, values: Values) -> None:
         """One element an iteration: the reductions inside are the vector loops."""
@@ -212,7 +220,7 @@ class RowWriter:
         types = {node.buffer.dtype for node in walk_expr.loads_of(value)}
         return min(self.lanes(t) for t in types | {dtype})
 
-    def _prefetch(self, index: Size, count: int) -> None:
+    def prefetch(self, index: Size, count: int) -> None:
         """Asks for as many of the coming elements as an iteration of a pass handles."""
         for buffer, begin, level in self.coming:
             for line in range(0, count, max(1, CACHE_LINE // buffer.dtype.bytes)):
@@ -223,7 +231,7 @@ class RowWriter:
     ) -> Expression:
         """Computes the reductions that do not depend on the inner index, deepest first. `offset` is
         where the target's element of an inner index lies."""
-        while (step := self._next_pass(value, inner)) is not None:
+        while (step := self.next_pass(value, inner)) is not None:
             if inner is not None and (len(step.reductions) > 1 or step.kept is not None):
                 value = self._row_pass(step, value, inner, offset)
             else:
@@ -233,7 +241,7 @@ class RowWriter:
                 value = replaced(value, found)
         return value
 
-    def _next_pass(self, value: Expression, inner: Symbol | None) -> RowPass | None:
+    def next_pass(self, value: Expression, inner: Symbol | None) -> RowPass | None:
         def may_hoist(node: Reduce) -> bool:
             if self._is_inside_reduction(node):
                 return False
@@ -245,11 +253,11 @@ class RowWriter:
         """A reduction of the value as loops of its own, the last one a vector loop."""
         if inner is not None and may_skip_nan(value, node, inner):
             self.skips_nan.add(node)
-        accumulator = self._accumulator(node)
+        accumulator = self.accumulator(node)
         self._reduction_axes(node, node.over, {}, accumulator.name)
         return accumulator.value
 
-    def _accumulator(self, node: Reduce) -> Local:
+    def accumulator(self, node: Reduce) -> Local:
         """What the reduction is computed in, with its first value."""
         accumulator = self.builder.define(expr.neutral(node.name, node.dtype), "acc")
         if is_moderate(node):
@@ -260,58 +268,74 @@ class RowWriter:
         self, step: RowPass, value: Expression, inner: Symbol, offset: Size
     ) -> Expression:
         """Reductions that share a pass over the row; it may leave elements for the passes after."""
-        self.skips_nan |= {n for n in step.reductions if may_skip_nan(value, n, inner)}
-        totals = [self._accumulator(node) for node in step.reductions]
-        kept, place, hoisted = step.kept, None, None
-        bodies = [along_row(node, inner) for node in step.reductions]
-        done = replaced(value, {n: t.value for n, t in zip(step.reductions, totals)})
-        if kept is not None:
-            users = [*bodies, with_kept(done, kept, inner, expr.read("kept", kept.dtype))]
-            place = self._place_to_keep(kept, users, inner, offset)
-            hoisted = None if place is None else self._hoist_invariants(kept, inner)
-        bodies = [self._hoist_invariants(body, inner, {kept: hoisted}) for body in bodies]
-        lanes = min(self._lane_count(b, n.dtype) for b, n in zip(bodies, step.reductions))
-        is_longest = kept is not None and has_functions(kept)
-        with self._vector_loop(extent_of(inner), lanes, PASS_INTERLEAVE) as index:
+        made = self.begin_pass(step, value, inner, self.place_to_keep(step, value, inner, offset))
+        is_longest = step.kept is not None and has_functions(step.kept)
+        with self.vector_loop(extent_of(inner), made.lanes, PASS_INTERLEAVE) as index:
             if is_longest:
-                self._prefetch(index, lanes * PASS_INTERLEAVE)
+                self.prefetch(index, made.lanes * PASS_INTERLEAVE)
+            self.store(made.write(index))
+        if is_longest:
+            self.coming = ()
+        assert made.rest is not None
+        return made.rest
+
+    def begin_pass(
+        self, step: RowPass, value: Expression, inner: Symbol, place: Place | None
+    ) -> InLoop:
+        """A pass whose loop is the caller's; what it keeps goes to `place`."""
+        self.skips_nan |= {n for n in step.reductions if may_skip_nan(value, n, inner)}
+        totals = [self.accumulator(node) for node in step.reductions]
+        rest = replaced(value, {n: t.value for n, t in zip(step.reductions, totals)})
+        kept = None if place is None else step.kept
+        hoisted = None if kept is None else self._hoist_invariants(kept, inner)
+        bodies = [
+            self._hoist_invariants(along_row(node, inner), inner, {kept: hoisted})
+            for node in step.reductions
+        ]
+        lanes = min(self._lane_count(b, n.dtype) for b, n in zip(bodies, step.reductions))
+
+        def write(index: Size) -> list[tuple[Place, Expression]]:
             here: Values = {inner: index}
+            elements, stores = bodies, []
             if hoisted is not None and place is not None:
                 buffer, at = place
                 local = self.builder.define(walk_expr.substitute(hoisted, here), "kept")
-                self.builder.store(buffer, (dims.substitute(at, here),), local.value)
-                bodies = [replaced(body, {hoisted: local.value}) for body in bodies]
-            for node, body, total in zip(step.reductions, bodies, totals):
+                stores.append(((buffer, dims.substitute(at, here)), local.value))
+                elements = [replaced(body, {hoisted: local.value}) for body in bodies]
+            for node, body, total in zip(step.reductions, elements, totals):
                 element = self._spell_reductions(walk_expr.substitute(body, here))
                 skips_nan = node in self.skips_nan
                 self.builder.append(Accumulate(total.name, node.name, element, skips_nan))
-        if is_longest:
-            self.coming = ()
-        if kept is None or place is None:
-            return done
-        loaded = expr.convert(expr.load(place[0], (place[1],)), kept.dtype)
-        return with_kept(done, kept, inner, loaded)
+            return stores
 
-    def _place_to_keep(
-        self, kept: Expression, users: Sequence[Expression], inner: Symbol, offset: Size
-    ) -> tuple[Buffer, Size] | None:
+        if kept is not None and place is not None:
+            loaded = expr.convert(expr.load(place[0], (place[1],)), kept.dtype)
+            rest = with_kept(rest, kept, inner, loaded)
+        return InLoop(write, lanes, tuple(totals), rest)
+
+    def place_to_keep(
+        self, step: RowPass, value: Expression, inner: Symbol, offset: Size, rows: int = 1
+    ) -> Place | None:
         """Where a pass can leave an element of the row: in the output, which is written later,
-        unless `users`, everything else that is still to be computed, read from there."""
-        target = self.piece.target
+        unless what is still to be computed reads from there, or aside, where there is room for so
+        many rows."""
+        kept, target = step.kept, self.piece.target
+        if kept is None:
+            return None
+        totals = totals_named(step, "total")
         done = expr.read("kept", kept.dtype)
-        rest = walk_expr.loads_of(*(replaced(user, {kept: done}) for user in users))
+        users = [*(along_row(n, inner) for n in step.reductions), replaced(value, totals)]
+        rest = walk_expr.loads_of(*(with_kept(user, kept, inner, done) for user in users))
         is_read = any(load.buffer.name == target.name for load in rest)
         fits = kept.dtype == target.dtype or self.rounds_kept
         if fits and not is_read and not self.streams:
             return target, offset
         extent = extent_of(inner)
         if isinstance(extent, int) and extent * kept.dtype.bytes <= self.largest_kept:
-            return self.builder.allocate(kept.dtype, (extent,)), atom(inner)
+            return self.builder.allocate(kept.dtype, (rows * extent,)), atom(inner)
         return None
 
-    def _vector_loop(
-        self, extent: Size, lanes: int, interleave: int
-    ) -> AbstractContextManager[Dim]:
+    def vector_loop(self, extent: Size, lanes: int, interleave: int) -> AbstractContextManager[Dim]:
         """A loop over neighbours; short ones handle one vector at a time."""
         long = not isinstance(extent, int) or extent >= interleave * lanes
         kind: LoopKind = "vector" if lanes > 1 else "serial"
@@ -329,7 +353,7 @@ class RowWriter:
         body = self._hoist_invariants(walk_expr.substitute(node.body, values), over[0])
         lanes = self._lane_count(body, node.dtype)
         interleave = PASS_INTERLEAVE if has_functions(body) else SUM_INTERLEAVE
-        with self._vector_loop(extent, lanes, interleave) as index:
+        with self.vector_loop(extent, lanes, interleave) as index:
             element = self._spell_reductions(walk_expr.substitute(body, {over[0]: index}))
             self.builder.append(Accumulate(local, node.name, element, skips_nan))
 

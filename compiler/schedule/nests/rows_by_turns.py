@@ -1,0 +1,156 @@
+"""Rows one after the other: one loop ends a row, goes on with the next, and begins a third one.
+
+    vector i in 0..columns:                              softmax of rows a, b, c
+      out[a, i] = kept[a, i] * (1 / sum of a)
+      kept[b, i] = exp(x[b, i] - maximum of b);  sum of b += kept[b, i]
+      maximum of c max= x[c, i]
+
+Passes over one row wait for each other's totals; those over three rows do not, and those that load
+and store go by while the units are busy with one that computes. (Softmax of rows in the
+second-level cache of Zen 4, cycles a vector: 11.4 to 13.7 one after the other, by where in their
+pages the arrays begin; so 9.6 to 11.6.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bessemer.compiler.ir import dims, expr
+from bessemer.compiler.ir.build_loops import Local
+from bessemer.compiler.ir.dims import Size, Symbol
+from bessemer.compiler.ir.expr import Expression, Read
+from bessemer.compiler.schedule.nests.interleave import PASS_INTERLEAVE
+from bessemer.compiler.schedule.nests.merge_axes import extent_of
+from bessemer.compiler.schedule.nests.row_passes import RowPass, replaced, totals_named, with_kept
+from bessemer.compiler.schedule.nests.row_traffic import coming_rows
+from bessemer.compiler.schedule.nests.rows import InLoop, Place, RowWriter, Values
+
+
+def has_three_passes(writer: RowWriter, inner: Symbol) -> bool:
+    """Whether a row takes a pass for one total and nothing else, one for others, and one that
+    stores."""
+    element = writer.element(inner, {})
+    first = writer.next_pass(element, inner)
+    if first is None or first.kept is not None or len(first.reductions) != 1:
+        return False
+    rest = replaced(element, totals_named(first, "first"))
+    second = writer.next_pass(rest, inner)
+    if second is None:
+        return False
+    return writer.next_pass(replaced(rest, totals_named(second, "total")), inner) is None
+
+
+class RowsByTurns:
+    """Adds rows of a piece to a kernel, from row `begin` on. Row k is the k-th from there."""
+
+    def __init__(self, writer: RowWriter, inner: Symbol, outer: Symbol, begin: Size) -> None:
+        self.writer, self.builder = writer, writer.builder
+        self.inner, self.outer, self.begin = inner, outer, begin
+        self.place: Place | None = None
+
+    def write(self, count: Size) -> None:
+        """The loops that compute `count` rows."""
+        last = count - 1
+        first = self.builder.define(self._first_total(), "first")
+        self._keep(first.value)
+        passes, nexts = self._second(0, first.value), self._first(dims.minimum(1, last))
+        self._loop(0, nexts, passes)
+        before = self.builder.define(first.value, "before")
+        totals = [self.builder.define(total.value, "total") for total in passes.totals]
+        self._mark_moderate(passes.totals, totals)
+        first.set(nexts.totals[0].value)
+        with self.builder.loop(last) as turn:
+            stores = self._stores(turn, before.value, totals)
+            passes = self._second(turn + 1, first.value)
+            nexts = self._first(dims.minimum(turn + 2, last))
+            self._loop(turn + 1, nexts, stores, passes)
+            before.set(first.value)
+            for carried, total in zip(totals, passes.totals, strict=True):
+                carried.set(total.value)
+            first.set(nexts.totals[0].value)
+        self._loop(None, self._stores(last, before.value, totals))
+
+    def _values(self, row: Size) -> Values:
+        return {self.outer: self.begin + row}
+
+    def _first_pass(self, row: Size) -> tuple[RowPass, Expression]:
+        """The pass that leaves one total, and the element that it is a part of."""
+        element = self.writer.element(self.inner, self._values(row))
+        step = self.writer.next_pass(element, self.inner)
+        assert step is not None
+        return step, element
+
+    def _first_total(self) -> Expression:
+        """That of the first row, in a loop of its own."""
+        total = self._first(0)
+        self._loop(None, total)
+        return total.totals[0].value
+
+    def _first(self, row: Size) -> InLoop:
+        step, element = self._first_pass(row)
+        return self.writer.begin_pass(step, element, self.inner, None)
+
+    def _second_pass(self, row: Size, first: Expression) -> tuple[RowPass, Expression]:
+        """The pass after it, and the element where the first total is known."""
+        step, element = self._first_pass(row)
+        element = replaced(element, {step.reductions[0]: first})
+        second = self.writer.next_pass(element, self.inner)
+        assert second is not None
+        return second, element
+
+    def _second(self, row: Size, first: Expression) -> InLoop:
+        step, element = self._second_pass(row, first)
+        return self.writer.begin_pass(step, element, self.inner, self._place_of(row))
+
+    def _stores(self, row: Size, first: Expression, totals: Sequence[Local]) -> InLoop:
+        """The stores of a row of which all totals are known."""
+        step, element = self._second_pass(row, first)
+        known: dict[Expression, Expression] = {
+            n: t.value for n, t in zip(step.reductions, totals, strict=True)
+        }
+        rest, place = replaced(element, known), self._place_of(row)
+        if step.kept is not None and place is not None:
+            loaded = expr.convert(expr.load(place[0], (place[1],)), step.kept.dtype)
+            rest = with_kept(rest, step.kept, self.inner, loaded)
+        return self.writer.begin_store(rest, self.inner, self._offset(row))
+
+    def _offset(self, row: Size) -> Size:
+        return self.writer.offset(self._values(row))
+
+    def _keep(self, first: Expression) -> None:
+        """Finds a place for what the second pass keeps: of two rows, the one at work and the one
+        before it."""
+        step, element = self._second_pass(0, first)
+        self.place = self.writer.place_to_keep(step, element, self.inner, self._offset(0), rows=2)
+
+    def _place_of(self, row: Size) -> Place | None:
+        if self.place is None:
+            return None
+        buffer, at = self.place
+        if buffer.name == self.writer.piece.target.name:
+            return buffer, self._offset(row)
+        return buffer, at + dims.mod(row, 2) * extent_of(self.inner)
+
+    def _mark_moderate(self, totals: Sequence[Local], carried: Sequence[Local]) -> None:
+        """What is known of a total's size holds for where it is carried."""
+        for total, local in zip(totals, carried, strict=True):
+            if total.value in self.writer.moderate:
+                self.writer.moderate.add(local.value)
+
+    def _loop(self, row: Size | None, *parts: InLoop) -> None:
+        """One loop for parts of several rows; the rows that come after `row` are fetched ahead."""
+        lanes = min(part.lanes for part in parts)
+        extent = extent_of(self.inner)
+        if self.writer.streams and row is not None:
+            self.writer.coming = coming_rows(self.writer.piece, self.inner, self._values(row))
+        with self.writer.vector_loop(extent, lanes, PASS_INTERLEAVE) as index:
+            self.writer.prefetch(index, lanes * PASS_INTERLEAVE)
+            stores = []
+            for part in parts:
+                # All loads come first: one behind a store to the same place of another page waits.
+                stores += [(place, self._computed(value)) for place, value in part.write(index)]
+            self.writer.store(stores)
+        self.writer.coming = ()
+
+    def _computed(self, value: Expression) -> Expression:
+        return value if isinstance(value, Read) else self.builder.define(value, "made").value
