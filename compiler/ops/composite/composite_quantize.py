@@ -38,6 +38,13 @@ def quantize_linear(
     """
     if zero_point is not None:
         dtype = zero_point.type.dtype
+    whole, place = x.type.shape, normal_axis(axis, x.type.rank)
+    if block and whole[place] == scale.type.shape[place] * block:
+        # Blocks as an axis of their own: along the one behind it, a scale is one number.
+        x = reshape(b, x, (*whole[:place], scale.type.shape[place], block, *whole[place + 1 :]))
+        axis = place + 1
+        scale = _with_axis(b, scale, axis)
+        zero_point = None if zero_point is None else _with_axis(b, zero_point, axis)
     wide = in_f32(b, cast(b, x, f32) if x.type.dtype.is_integer else x)
     spread = _spread(b, cast(b, scale, wide.type.dtype), x, axis, block)
     steps = b.apply("div", wide, spread)
@@ -50,7 +57,11 @@ def quantize_linear(
         low, high = integer_range(dtype)
         steps = binary(b, "max", binary(b, "min", steps, high), low)
     # The cast to larger integers saturates.
-    return small_cast(b, steps, dtype, saturate)
+    return reshape(b, small_cast(b, steps, dtype, saturate), whole)
+
+
+def _with_axis(b: GraphBuilder, x: Value, axis: int) -> Value:
+    return reshape(b, x, (*x.type.shape[:axis], 1, *x.type.shape[axis:]))
 
 
 def dequantize_linear(
