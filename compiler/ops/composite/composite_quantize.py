@@ -38,13 +38,10 @@ def quantize_linear(
     """
     if zero_point is not None:
         dtype = zero_point.type.dtype
-    whole, place = x.type.shape, normal_axis(axis, x.type.rank)
-    if block and whole[place] == scale.type.shape[place] * block:
-        # Blocks as an axis of their own: along the one behind it, a scale is one number.
-        x = reshape(b, x, (*whole[:place], scale.type.shape[place], block, *whole[place + 1 :]))
-        axis = place + 1
-        scale = _with_axis(b, scale, axis)
-        zero_point = None if zero_point is None else _with_axis(b, zero_point, axis)
+    whole = x.type.shape
+    parameters = [one for one in (scale, zero_point) if one is not None]
+    if block and all(one.type.rank == x.type.rank for one in parameters):
+        x, scale, zero_point, axis = _with_blocks(b, x, scale, zero_point, axis, block)
     wide = in_f32(b, cast(b, x, f32) if x.type.dtype.is_integer else x)
     spread = _spread(b, cast(b, scale, wide.type.dtype), x, axis, block)
     steps = b.apply("div", wide, spread)
@@ -60,8 +57,22 @@ def quantize_linear(
     return reshape(b, small_cast(b, steps, dtype, saturate), whole)
 
 
-def _with_axis(b: GraphBuilder, x: Value, axis: int) -> Value:
-    return reshape(b, x, (*x.type.shape[:axis], 1, *x.type.shape[axis:]))
+def _with_blocks(
+    b: GraphBuilder, x: Value, scale: Value, zero_point: Value | None, axis: int, block: int
+) -> tuple[Value, Value, Value | None, int]:
+    """The same with blocks as an axis of their own, if all are full: along the one behind it, a
+    scale is one number."""
+    place, shape = normal_axis(axis, x.type.rank), x.type.shape
+    blocks = scale.type.shape[place]
+    if shape[place] != blocks * block:
+        return x, scale, zero_point, axis
+
+    def with_axis(value: Value, size: int) -> Value:
+        after = shape[place + 1 :]
+        return reshape(b, value, (*shape[:place], blocks, size, *after))
+
+    zero = None if zero_point is None else with_axis(zero_point, 1)
+    return with_axis(x, block), with_axis(scale, 1), zero, place + 1
 
 
 def dequantize_linear(

@@ -24,6 +24,9 @@ from bessemer.compiler.ir.rewrite import GraphRewriter, map_regions, rewrite_gra
 from bessemer.compiler.ir.types import f32, f64, i64
 from bessemer.compiler.ops.image.neighbours import TAPS
 
+_FEWEST = 16
+"""Elements of rows that are taken whole, which several axes find in one kernel."""
+
 
 def tabulate_resizes(graph: Graph) -> Graph:
     """The same network with such resizes as look-ups, also inside regions."""
@@ -115,6 +118,9 @@ def _along(rewriter: GraphRewriter, resize: Node, x: Value, axis: int, place: in
         straight = rewriter.emit("iota", shape=(size,), axis=0, dtype=i64)
         own = {**attributes, "shape": (resized,), "scales": (scales[axis],), "roi": ()}
         places = rewriter.emit("resize", straight, **own)
+        last = x.type.shape[-1]
+        if place < x.type.rank - 1 and (not isinstance(last, int) or last >= _FEWEST):
+            return rewriter.emit("gather", x, places, axis=place)
         return rewriter.emit("mix_neighbours", x, places, axis=place)
     positions = rewriter.emit(
         "resize_positions",
