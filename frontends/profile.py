@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from bessemer.compiler.codegen.artifact.machine import machine_of
-from bessemer.compiler.codegen.support.clock import EVENTS
 from bessemer.compiler.driver import Compilation
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.program import Launch, timed_steps
@@ -22,13 +21,14 @@ from bessemer.compiler.options import Options, Precision, dump_folder
 from bessemer.frontends.machine_limits import Limits, measure_limits
 from bessemer.frontends.models_in import Model, build_model
 from bessemer.frontends.operation_count import operations_of
+from bessemer.frontends.profile_record import Record
 from bessemer.frontends.traffic import Traffic, known, traffic_of
 from bessemer.runtime.arrays import as_input, numpy_dtype
+from bessemer.runtime.artifact import Status
+from bessemer.runtime.errors import ExecutionError
 from bessemer.runtime.model import CompiledModel, Inputs
 from bessemer.runtime.runner import in_order
 
-_HEAD = 32
-"""Bytes before the sums in the record that the code fills; see codegen/support/clock.py."""
 _MOST_RUNS, _SHOWN = 10_000, 20
 """Runs that are timed at most, and those of which events are kept to choose a trace from."""
 
@@ -244,21 +244,20 @@ class ProfiledModel(CompiledModel):
         """Runs for about so long, at least five times, and tells where the time went.
 
         `limits` are the machine's, measured now unless given. What a run updates, such as the
-        state of a training, is written in place, over copies of the inputs, from run to run.
+        state of a training, is written in place, over copies of the inputs, from run to run; a
+        training that diverges begins again.
         """
         limits = limits or measure_limits(self._made.target, self.threads)
-        arrays, out = self._in_place(inputs)
+        arrays, out, first = self._in_place(inputs)
         for _ in range(2):
-            self.run(arrays, out=out)
+            self._seconds(arrays, out, first)
         calls: list[float] = []
         runs: list[Array] = []
         sums: list[Array] = []
         events: list[Array] = []
         end = time.perf_counter() + seconds
         while len(calls) < 5 or (time.perf_counter() < end and len(calls) < _MOST_RUNS):
-            start = time.perf_counter()
-            self.run(arrays, out=out)
-            calls.append(time.perf_counter() - start)
+            calls.append(self._seconds(arrays, out, first))
             runs.append(self.record.run())
             sums.append(self.record.sums())
             if len(events) < _SHOWN:
@@ -280,18 +279,41 @@ class ProfiledModel(CompiledModel):
             events=tuple(shown),
         )
 
-    def _in_place(self, inputs: Inputs) -> tuple[Inputs, list[Array | None] | None]:
+    def _seconds(
+        self, arrays: Inputs, out: list[Array | None] | None, first: list[tuple[Array, Array]]
+    ) -> float:
+        """How long a call takes. One whose results must be finite and are not is made again, with
+        the `first` values of what runs update."""
+        start = time.perf_counter()
+        try:
+            self.run(arrays, out=out)
+        except ExecutionError as error:
+            if error.status != Status.NOT_FINITE or not first:
+                raise
+            for own, value in first:
+                own[...] = value
+            start = time.perf_counter()
+            self.run(arrays, out=out)
+        return time.perf_counter() - start
+
+    def _in_place(
+        self, inputs: Inputs
+    ) -> tuple[Inputs, list[Array | None] | None, list[tuple[Array, Array]]]:
         """The inputs, and the outputs' arrays: copies of the inputs that outputs update are both.
-        New arrays for these would be other memory, which takes longer to be written to."""
+        New arrays for these would be other memory, which takes longer to be written to. Last, these
+        copies with what they are copies of."""
         if not self.signature.updates:
-            return inputs, None
+            return inputs, None, []
         arrays = in_order([info.name for info in self.signature.inputs], inputs)
         out: list[Array | None] = [None] * len(self.signature.outputs)
+        first: list[tuple[Array, Array]] = []
         for output, given in self.signature.updates:
             info = self.signature.inputs[given]
-            own = as_input(info, numpy_dtype(info.dtype), arrays[given]).copy()
+            value = as_input(info, numpy_dtype(info.dtype), arrays[given])
+            own = value.copy()
             out[output] = arrays[given] = own
-        return arrays, out
+            first.append((own, value))
+        return arrays, out, first
 
     def _sizes(self) -> dict[str, int]:
         """All symbols as the last run had them, the computed ones too."""
@@ -337,41 +359,6 @@ class ProfiledModel(CompiledModel):
                 )
             )
         return tuple(found)
-
-
-class Record:
-    """The times of the last run, read where the code has left them."""
-
-    def __init__(self, address: int, steps: int, symbols: int) -> None:
-        size = _HEAD + 16 * steps + 8 * symbols + 32 * EVENTS
-        memory = (ctypes.c_int64 * (size // 8)).from_address(address)
-        self._words: Array = np.ctypeslib.as_array(memory)
-        self._steps = steps
-        self._symbols = symbols
-
-    def clear(self) -> None:
-        """Forgets the last run."""
-        self._words[:] = 0
-
-    def run(self) -> Array:
-        """When it began and ended, and the thread that called."""
-        return np.array(self._words[:3])
-
-    def sums(self) -> Array:
-        """How often and how long every step ran, [steps, 2]."""
-        start = _HEAD // 8
-        return np.array(self._words[start : start + 2 * self._steps]).reshape(-1, 2)
-
-    def symbols(self) -> list[int]:
-        """The values of the program's symbols at the run's end."""
-        start = _HEAD // 8 + 2 * self._steps
-        return [int(word) for word in self._words[start : start + self._symbols]]
-
-    def events(self) -> Array:
-        """Step, thread, begin and end of what was kept, [events, 4]."""
-        start = _HEAD // 8 + 2 * self._steps + self._symbols
-        count = min(int(self._words[3]), EVENTS)
-        return np.array(self._words[start : start + 4 * count]).reshape(-1, 4)
 
 
 def events_of(rows: Array, run: Array) -> list[Event]:

@@ -25,6 +25,7 @@ from bessemer.frontends.machine_limits import Limits
 from bessemer.frontends.operation_count import operations_of
 from bessemer.frontends.profile import Event, Profile, compile_profiled, events_of
 from bessemer.frontends.traffic import Traffic, traffic_of
+from bessemer.runtime.errors import ExecutionError
 from tests.command_line import run_command, save_net
 
 LIMITS = Limits(1, 1e11, (Level(1, 1 << 15, 4e11, 4e11), Level(0, 1 << 62, 4e10, 2e10)))
@@ -268,3 +269,16 @@ def test_what_a_run_updates_is_written_in_place() -> None:
     assert {id(array) for pair in seen for array in pair} == {id(seen[0][0])}
     assert (seen[0][0] == profile.runs + 2).all()
     assert (given["total"] == 0).all()
+
+
+def test_a_training_that_diverges_begins_again() -> None:
+    """A number that is squared from run to run is infinite in the third one."""
+    builder = GraphBuilder("square")
+    x = builder.input("x", TensorType(f32, ()))
+    graph = builder.finish([builder.apply("mul", x, x)], ["y"])
+    model = compile_profiled(replace(graph, updates=((0, 0),), finite=(0,)), threads=1)
+    first = np.array(1e5, np.float32)
+    profile = model.profile({"x": first}, 0.02, LIMITS)
+    assert profile.runs > 20 and first == np.float32(1e5)
+    with pytest.raises(ExecutionError, match="y is not finite"):
+        model.profile({"x": np.array(1e30, np.float32)}, 0.0, LIMITS)
