@@ -159,6 +159,13 @@ def test_a_loop_ends_a_row_goes_on_with_another_and_begins_a_third(name: str, lo
         assert [text.count(" max= ") for text in texts] == [1, 1, 1, 0]
 
 
+def test_rows_of_four_are_computed_side_by_side() -> None:
+    (launch,) = _launches(_compiled(_last_softmax, (4096, 4)))
+    text = print_kernel(launch.kernel)
+    assert text.count("unroll ") == 4
+    assert text.count("vector ") == 2
+
+
 def test_what_two_passes_keep_does_not_lie_in_one_place() -> None:
     text = "".join(print_kernel(s.kernel) for s in _launches(_compiled(_exp_and_more, (64, 300))))
     assert text.count("exp(") == text.count("tanh(") == 1

@@ -13,7 +13,6 @@ gives the same elements to the same threads. Rows too long for that are read aga
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 from bessemer.compiler.ir import dims, expr, walk_expr
@@ -25,8 +24,8 @@ from bessemer.compiler.ir.loops import Accumulate
 from bessemer.compiler.ir.ravel import unravel
 from bessemer.compiler.schedule.device.widths import dividing
 from bessemer.compiler.schedule.nests.merge_axes import Piece, extent_of
-from bessemer.compiler.schedule.nests.row_passes import along_row, replaced, with_kept
-from bessemer.compiler.schedule.nests.rows import RowWriter, Values
+from bessemer.compiler.schedule.nests.row_passes import RowPass, along_row, replaced, with_kept
+from bessemer.compiler.schedule.nests.rows import Place, RowWriter, Values
 
 MOST_KEPT = 48
 """Elements of rows that a thread keeps in registers."""
@@ -69,7 +68,7 @@ class DeviceRow(RowWriter):
             array = self._registers(load, inner) if count > 1 else None
             if array is None:
                 continue
-            with self._vector_loop(extent_of(inner), self.width, 1) as index:
+            with self.vector_loop(extent_of(inner), self.width, 1) as index:
                 self.builder.store(array, (index,), walk_expr.substitute(load, {inner: index}))
             element = with_kept(element, load, inner, expr.load(array, (atom(inner),)))
         return element
@@ -85,23 +84,20 @@ class DeviceRow(RowWriter):
         self.kept += vectors * self.width
         return self.builder.allocate(value.dtype, (extent,))
 
-    def _place_to_keep(
-        self, kept: Expression, users: Sequence[Expression], inner: Symbol, offset: Size
-    ) -> tuple[Buffer, Size] | None:
+    def place_to_keep(
+        self, step: RowPass, value: Expression, inner: Symbol, offset: Size, rows: int = 1
+    ) -> Place | None:
+        kept, target = step.kept, self.piece.target
+        if kept is None:
+            return None
         array = self._registers(kept, inner)
         if array is not None:
             return array, atom(inner)
-        if self.mapping.group == 1:
+        if self.mapping.group == 1 or kept.dtype != target.dtype:
             return None
-        target = self.piece.target
-        done = expr.read("kept", kept.dtype)
-        rest = walk_expr.loads_of(*(replaced(user, {kept: done}) for user in users))
-        is_read = any(load.buffer.name == target.name for load in rest)
-        return (target, offset) if kept.dtype == target.dtype and not is_read else None
+        return None if self.target_is_read(step, value, inner) else (target, offset)
 
-    def _vector_loop(
-        self, extent: Size, lanes: int, interleave: int
-    ) -> AbstractContextManager[Dim]:
+    def vector_loop(self, extent: Size, lanes: int, interleave: int) -> AbstractContextManager[Dim]:
         # A thread of its own goes on with what is left; a group's threads would jump.
         width = lanes if self.mapping.group == 1 else max(1, dividing(extent, lanes))
         return self.builder.loop(extent, "vector", width)

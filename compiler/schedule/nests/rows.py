@@ -322,18 +322,24 @@ class RowWriter:
         kept, target = step.kept, self.piece.target
         if kept is None:
             return None
-        totals = totals_named(step, "total")
-        done = expr.read("kept", kept.dtype)
-        users = [*(along_row(n, inner) for n in step.reductions), replaced(value, totals)]
-        rest = walk_expr.loads_of(*(with_kept(user, kept, inner, done) for user in users))
-        is_read = any(load.buffer.name == target.name for load in rest)
         fits = kept.dtype == target.dtype or self.rounds_kept
-        if fits and not is_read and not self.streams:
+        if fits and not self.streams and not self.target_is_read(step, value, inner):
             return target, offset
         extent = extent_of(inner)
         if isinstance(extent, int) and extent * kept.dtype.bytes <= self.largest_kept:
             return self.builder.allocate(kept.dtype, (rows * extent,)), atom(inner)
         return None
+
+    def target_is_read(self, step: RowPass, value: Expression, inner: Symbol) -> bool:
+        """Whether the output is read by what is computed once a pass has kept its elements."""
+        totals = totals_named(step, "total")
+        users = [*(along_row(n, inner) for n in step.reductions), replaced(value, totals)]
+        if step.kept is not None:
+            done = expr.read("kept", step.kept.dtype)
+            users = [with_kept(user, step.kept, inner, done) for user in users]
+        return any(
+            load.buffer.name == self.piece.target.name for load in walk_expr.loads_of(*users)
+        )
 
     def vector_loop(self, extent: Size, lanes: int, interleave: int) -> AbstractContextManager[Dim]:
         """A loop over neighbours; short ones handle one vector at a time."""

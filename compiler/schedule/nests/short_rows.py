@@ -65,9 +65,7 @@ def _is_near(load: Load, row: Symbol, columns: Size) -> bool:
 class _SideBySide(RowWriter):
     """Writes what is done along a row element by element, in a vector loop over rows."""
 
-    def _vector_loop(
-        self, extent: Size, lanes: int, interleave: int
-    ) -> AbstractContextManager[Dim]:
+    def vector_loop(self, extent: Size, lanes: int, interleave: int) -> AbstractContextManager[Dim]:
         return self.builder.loop(extent, "unroll")
 
 
