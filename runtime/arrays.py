@@ -178,9 +178,10 @@ def are_apart(ranges: list[tuple[int, int]]) -> bool:
 
 def extent(array: Array) -> tuple[int, int]:
     """Where the array's elements begin in memory and end; other things may be between them."""
-    start = address(array)
     if array.flags.c_contiguous or not array.size:
+        start = address(array)
         return start, start + array.nbytes
+    start = array.__array_interface__["data"][0]
     steps = [(size - 1) * stride for size, stride in zip(array.shape, array.strides, strict=True)]
     last = sum(step for step in steps if step > 0)
     return start + sum(steps) - last, start + last + array.itemsize

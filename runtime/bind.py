@@ -18,12 +18,14 @@ def bind_symbols(signature: Signature, shapes: Sequence[tuple[int, ...]]) -> dic
     symbols: dict[str, int] = {}
     origins: dict[str, str] = {}
     names = set(signature.symbols[: signature.input_symbols])
-    # One element is a scalar, in however many axes it comes (numpy.ascontiguousarray adds one).
-    shapes = [
-        () if not info.shape and all(size == 1 for size in shape) else tuple(shape)
-        for info, shape in zip(signature.inputs, shapes, strict=True)
-    ]
+    # Inputs alike, such as a decoder's caches, are looked at once: the first is the one to name.
+    alike: dict[tuple[tuple[int | str, ...], tuple[int, ...]], ArrayInfo] = {}
     for info, shape in zip(signature.inputs, shapes, strict=True):
+        # One element is a scalar, in however many axes it comes (numpy.ascontiguousarray adds one).
+        is_scalar = not info.shape and all(size == 1 for size in shape)
+        alike.setdefault((info.shape, () if is_scalar else tuple(shape)), info)
+    kinds = [(info, shape) for (_, shape), info in alike.items()]
+    for info, shape in kinds:
         if len(shape) != len(info.shape):
             raise InputError(
                 f"Input '{info.name}' has shape {format_shape(shape)} of rank {len(shape)}, "
@@ -33,7 +35,7 @@ def bind_symbols(signature: Signature, shapes: Sequence[tuple[int, ...]]) -> dic
             if isinstance(size, str) and size in names and size not in symbols:
                 symbols[size] = given
                 origins[size] = info.name
-    for info, shape in zip(signature.inputs, shapes, strict=True):
+    for info, shape in kinds:
         for axis, (size, given) in enumerate(zip(info.shape, shape, strict=True)):
             expected = evaluate(size, symbols)
             if expected != given:

@@ -54,8 +54,7 @@ class GrowingRunner(Runner):
             self._made(index, plan, sizes) if array is None or self._late[index] else array
             for index, array in enumerate(given)
         ]
-        sources = [address(array) for array in arrays]
-        targets = [address(array) for array in outputs]
+        sources, targets = _begins(arrays), _begins(outputs)
         moved = [
             room
             for room in self._rooms
@@ -122,6 +121,14 @@ class GrowingRunner(Runner):
         ]
         if not are_apart([extent(array) for _, array in (*read, *written)]):
             check_apart(written, read, self._updates)
+
+
+def _begins(arrays: Sequence[Array]) -> list[int]:
+    """Where arrays begin; what is a part of another one has no buffer to ask first."""
+    return [
+        address(array) if array.flags.c_contiguous else array.__array_interface__["data"][0]
+        for array in arrays
+    ]
 
 
 def _part(axis: int, size: int) -> tuple[slice, ...]:

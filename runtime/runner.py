@@ -207,10 +207,13 @@ class Runner:
         signature = self.native.signature
         symbols = bind_symbols(signature, shapes)
         outputs: list[tuple[int, ...]] = []
+        known: dict[tuple[int | str, ...], tuple[int, ...]] = {}
         paddings = []
         for info, dtype in zip(signature.outputs, self._output_dtypes, strict=True):
             # A place holder where the data decides: the run says where the output is.
-            shape = (0,) if info.data_dependent else evaluate_shape(info.shape, symbols)
+            shape = (0,) if info.data_dependent else known.get(info.shape)
+            if shape is None:
+                shape = known[info.shape] = evaluate_shape(info.shape, symbols)
             if any(size < 0 for size in shape):
                 raise InputError(
                     f"With {symbols}, output '{info.name}' would have the shape {shape}."
