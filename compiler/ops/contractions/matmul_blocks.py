@@ -4,7 +4,7 @@ x [rows, depth] times a [depth, columns] matrix that is never there: weights bec
 registers. See nibbles.py for their layout. With one row what counts is how few bytes are read, with
 many rows how often the decoded weights are used:
 
-    for four panels of columns, in parallel
+    for four panels of columns, or two of narrow matrices, in parallel
       for a tile of rows, for a vector of columns
         for a block of the depth: its scales
           for the block's depth: decode the weights, multiply, add to the tile's sums
@@ -47,6 +47,8 @@ from bessemer.compiler.ops.contractions.row_tiles import FEW_REGISTERS_ROWS, row
 
 STRETCH = 128
 """Of the depth, decoded at once: 16 KiB for a panel."""
+FEW_GROUPS = 8
+"""Threads that share fewer groups of panels than this end at different times."""
 
 
 def _infer(
@@ -105,18 +107,17 @@ def _statements(
     x, weights, scales, *shifts = inputs
     shift = shifts[0] if shifts else None
     product = _Product(builder, x, weights, scales, shift, outputs[0], block)
-    panels = weights.shape[0]
-    assert isinstance(panels, int)
     count = x.shape[0]
-    with builder.loop(panels // TOGETHER, "parallel") as group:
+    with builder.loop(product.panels // product.together, "parallel") as group:
+        panel = group * product.together
         if isinstance(count, int):
             write = product.write_decoded if count > rows else product.write_few
-            write(group * TOGETHER, rows)
+            write(panel, rows)
             return
         with builder.when(less(rows, count)):
-            product.write_decoded(group * TOGETHER, rows)
+            product.write_decoded(panel, rows)
         with builder.otherwise():
-            product.write_few(group * TOGETHER, rows)
+            product.write_few(panel, rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,13 +132,24 @@ class _Product:
     out: Buffer
     block: int
 
+    @property
+    def panels(self) -> int:
+        panels = self.weights.shape[0]
+        assert isinstance(panels, int)
+        return panels
+
+    @property
+    def together(self) -> int:
+        """How many panels one thread takes at a time: fewer where threads would have to wait."""
+        return TOGETHER if self.panels >= FEW_GROUPS * TOGETHER else TOGETHER // 2
+
     def write_few(self, panel: Size, most: int) -> None:
         """As many rows as a tile has, or fewer: weights are decoded where they are used."""
         for first, height in row_tiles(self.builder, self.x.shape[0], most):
             if height == 1:
                 self.write_row(panel, first)
                 continue
-            with self.builder.loop(TOGETHER) as place:
+            with self.builder.loop(self.together) as place:
                 self.write_tile(panel + place, first, height)
 
     def write_decoded(self, panel: Size, most: int) -> None:
@@ -145,8 +157,8 @@ class _Product:
         builder, depth = self.builder, self.weights.shape[1]
         assert isinstance(depth, int)
         whole, rest = divmod(depth, STRETCH)
-        together = TOGETHER if most > FEW_REGISTERS_ROWS else 1
-        with builder.loop(TOGETHER // together) as part:
+        together = self.together if most > FEW_REGISTERS_ROWS else 1
+        with builder.loop(self.together // together) as part:
             first = panel + part * together
             with (
                 builder.loop(together) as place,
@@ -195,7 +207,7 @@ class _Product:
     def write_row(self, panel: Size, row: Size) -> None:
         """One row, a few panels: the sums of a block are scaled as a whole."""
         builder = self.builder
-        panels = [panel + i for i in range(TOGETHER)]
+        panels = [panel + i for i in range(self.together)]
         with builder.loop(HALF, "vector", lanes=0) as j:
             totals = [self._zeros(2) for _ in panels]
             for block, first, depth in self._blocks():

@@ -13,6 +13,7 @@ from bessemer.compiler.ops.small_numbers import SIGNED, WIDTHS
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.equal_sizes import with_size
 from bessemer.frontends.onnx_reader.model_state import Dequantized
+from bessemer.frontends.onnx_reader.operators.written_out import dequantized
 from bessemer.frontends.onnx_reader.registry import rule
 
 _DOMAIN = "com.microsoft"
@@ -51,13 +52,10 @@ def read_matmul_n_bits(context: NodeContext) -> Value:
 def narrow_product(context: NodeContext, left: Value, right: Value) -> Value | None:
     """The product if the right side is a constant of few bits that a node makes floats of, as it
     is or transposed; None otherwise."""
-    made, is_transposed = context.subgraphs.dequantized.get(right), False
+    made, is_transposed = dequantized(context, right), False
     node = context.builder.producer(right)
     if made is None and node is not None and node.operator.name == "transpose":
-        made, is_transposed = (
-            context.subgraphs.dequantized.get(node.inputs[0]),
-            right.type.rank == 2,
-        )
+        made, is_transposed = dequantized(context, node.inputs[0]), right.type.rank == 2
     if made is None or left.type.rank == 0 or left.type.dtype != right.type.dtype:
         return None
     if not made.block and dtype_of(made.integers) in (i8, u8):
@@ -122,7 +120,7 @@ def _by_column(
 def gathered_rows(context: NodeContext, x: Value, indices: Value) -> Value | None:
     """Rows of a constant of few bits that a node makes floats of, so that only they become floats;
     None where x is no such matrix, or has its scales along columns."""
-    made = context.subgraphs.dequantized.get(x)
+    made = dequantized(context, x)
     if made is None or not (made.scale.size == 1 or made.axis == (1 if made.block else 0)):
         return None
     return dequantized_rows(context, made, indices)
