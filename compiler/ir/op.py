@@ -48,8 +48,8 @@ class Operator:
     of the first input, which `inputs` leaves out; where it is larger, with zeros behind that.
     capacity(*types, **attributes) -> for each output the largest number of elements it can have, or
     None where its type says it: for outputs whose shape the kernel finds out (SetDim).
-    gradient: None until differentiation is written for it; see
-    passes/differentiation/differentiate.py.
+    gradient(differential) -> the cotangents of the inputs (see ir/differential.py). None: there is
+    no rule, and to differentiate through the node is an error that names it.
     `is_view`: no arithmetic, only another index: always folded into its readers.
     `is_random`: not to be folded, merged or removed as if it were pure.
     """

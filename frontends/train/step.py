@@ -132,7 +132,7 @@ def training_graph(
         results.append(gradient_sizes(b, found))
         results.append(activation_statistics(b, list(layers.values())))
         written.end_part("statistics")
-    made = _in_place(_finished(written, network, state, results), tuple(after))
+    made = _in_place(_finished(written, state, results), tuple(after))
     return replace(made, moved=tuple(trainable), layers=tuple(layers)) if statistics else made
 
 
@@ -154,7 +154,7 @@ def evaluation_graph(
     """Loss and metrics of a batch, with nothing of training, then the network's outputs."""
     written = _write(network, targets, loss, metrics, is_training=False)
     state = {name: p.value for name, p in written.trace.parameters.items()}
-    return _finished(written, network, state, [tensor.value for tensor in written.outputs])
+    return _finished(written, state, [tensor.value for tensor in written.outputs])
 
 
 def _shares(written: _Written) -> list[tuple[Tensor, dict[str, Value]]]:
@@ -241,9 +241,7 @@ def _called(
     return function(*outputs, *targets)
 
 
-def _finished(
-    written: _Written, network: Network, state: Mapping[str, Value], results: Sequence[Value]
-) -> StepGraph:
+def _finished(written: _Written, state: Mapping[str, Value], results: Sequence[Value]) -> StepGraph:
     b = written.trace.builder
     for parameter in written.trace.parameters.values():
         del b.constants[parameter.value]

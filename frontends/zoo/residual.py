@@ -42,7 +42,7 @@ def _basic(features: int, stride: int, activation: Activation) -> Sequential:
 def _bottleneck(features: int, stride: int, activation: Activation) -> Sequential:
     """A 3x3 convolution between 1x1 ones, which narrow to a quarter and widen again.
 
-    The stride is the middle one's, as everybody has it today; the paper has it in the first.
+    The stride is the middle one's, as in torchvision (ResNet v1.5); the paper has it in the first.
     """
     narrow = features // 4
     return Sequential(

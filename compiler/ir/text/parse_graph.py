@@ -36,7 +36,7 @@ def parse_graph(text: str, arrays: Mapping[str, Array] | None = None) -> Graph:
         if line.split("#")[0].strip()
     ]
     parser = _Parser(lines, dict(arrays or {}))
-    graph = parser.graph("graph", -1)
+    graph = parser.graph("graph")
     if parser.lines:
         raise CompileError(f"line {parser.lines[0][0]}: the graph has ended before this line")
     return graph
@@ -155,12 +155,11 @@ class _Parser:
         self.arrays = arrays
         self.values: dict[str, Value] = {}
 
-    def graph(self, keyword: str, outside: int) -> Graph:
-        """A graph or region whose head is indented by more than `outside`."""
+    def graph(self, keyword: str) -> Graph:
+        """A graph or region, from its head, which begins with `keyword`, to its return."""
         if not self.lines:
             raise CompileError(f"expected a {keyword}, not the end of the text")
         number, line = self.lines.pop(0)
-        indent = _indent(line)
         tokens = Tokens(line, number)
         tokens.expect(keyword)
         name = tokens.take("name") if tokens.peek().kind == "name" else ""
@@ -171,7 +170,7 @@ class _Parser:
                 tokens.accept(",")
         names = _read_comment(tokens.comment).names
         inputs = self.inputs(tokens, names)
-        return self.body(name, inputs, tuple(symbols), indent)
+        return self.body(name, inputs, tuple(symbols))
 
     def inputs(self, tokens: Tokens, names: tuple[str, ...]) -> tuple[Value, ...]:
         tokens.expect("(")
@@ -197,9 +196,7 @@ class _Parser:
             raise tokens.error("a value that has been defined")
         return self.values[tokens.take("value")]
 
-    def body(
-        self, name: str, inputs: tuple[Value, ...], symbols: tuple[str, ...], indent: int
-    ) -> Graph:
+    def body(self, name: str, inputs: tuple[Value, ...], symbols: tuple[str, ...]) -> Graph:
         nodes: list[Node] = []
         constants: dict[Value, Array] = {}
         while self.lines:
@@ -301,7 +298,7 @@ class _Parser:
         tokens.end()
         regions: list[Graph] = []
         while self.lines and _indent(self.lines[0][1]) > indent:
-            regions.append(self.graph("region", indent))
+            regions.append(self.graph("region"))
         names = comment.names or ("",) * len(labels)
         outputs = tuple(
             self.define(tokens, label, Value(type, name))

@@ -44,7 +44,7 @@ def mean(b: GraphBuilder, x: Value, axes: Sequence[int], keep: bool = False) -> 
 
 
 def variance(b: GraphBuilder, x: Value, axes: Sequence[int], keep: bool = False) -> Value:
-    """The mean squared distance from the mean (not corrected for the sample's size)."""
+    """The biased variance: the mean squared distance from the mean."""
     wide = in_f32(b, x)
     distance = binary(b, "sub", wide, mean(b, wide, axes, keep=True))
     return cast(b, mean(b, b.apply("mul", distance, distance), axes, keep), x.type.dtype)

@@ -21,7 +21,7 @@ from bessemer.compiler.ops.recurrence import lstm
 from bessemer.compiler.ops.recurrence.activations import require_gates
 from bessemer.compiler.ops.recurrence.recurrence import require_cell
 from bessemer.compiler.ops.recurrence.recurrence_cell import Cell
-from bessemer.compiler.ops.recurrence.recurrence_rules import DEFAULTS, given, statements_of
+from bessemer.compiler.ops.recurrence.recurrence_rules import DEFAULTS, attributes_of, statements_of
 
 _DEFAULT = DEFAULTS["lstm"]
 
@@ -64,7 +64,7 @@ def _reference(
     c0: Array,
     **attributes: Any,
 ) -> tuple[Array, ...]:
-    node = given(_DEFAULT, attributes)
+    node = attributes_of(_DEFAULT, attributes)
     gate, cell_gate, _ = node.gates()
     hidden_gate = replace(node, clip=0.0).gates()[2]
     steps = len(gates_x)

@@ -31,7 +31,7 @@ from bessemer.compiler.ops.recurrence.recurrence_cell import (
     from_input,
     working_dtype,
 )
-from bessemer.compiler.ops.recurrence.recurrence_rules import DEFAULTS, given, statements_of
+from bessemer.compiler.ops.recurrence.recurrence_rules import DEFAULTS, attributes_of, statements_of
 
 _DEFAULT = DEFAULTS["gru"]
 
@@ -80,7 +80,7 @@ def _reference(
     *optional: Array,
     **attributes: Any,
 ) -> tuple[Array, ...]:
-    node = given(_DEFAULT, attributes)
+    node = attributes_of(_DEFAULT, attributes)
     gate, new_gate = node.gates()
     width = recurrent.shape[0]
     weights = widened(recurrent)
@@ -116,7 +116,7 @@ def cell(
     gates_x, recurrent, h0, *optional = inputs
     y, h, *steps = outputs
     working = working_dtype(h.dtype)
-    node = given(_DEFAULT, attributes)
+    node = attributes_of(_DEFAULT, attributes)
     gate, new_gate = node.gates()
     from_x = from_input(gates_x, h.shape[1], working)
 

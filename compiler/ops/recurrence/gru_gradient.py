@@ -30,7 +30,7 @@ from bessemer.compiler.ops.recurrence.recurrence_cell import (
     from_input,
     working_dtype,
 )
-from bessemer.compiler.ops.recurrence.recurrence_rules import DEFAULTS, given, statements_of
+from bessemer.compiler.ops.recurrence.recurrence_rules import DEFAULTS, attributes_of, statements_of
 from bessemer.compiler.ops.recurrence.written_cells import written_gru_gradient
 
 _DEFAULT = DEFAULTS["gru"]
@@ -56,7 +56,7 @@ def _reference(
     dy: Array, weights: Array, dh: Array, opened: Array, before: Array, *lengths: Array,
     **attributes: Any,
 ) -> tuple[Array, ...]:  # fmt: skip
-    node = given(_DEFAULT, attributes)
+    node = attributes_of(_DEFAULT, attributes)
     gate, new_gate = node.gates(dtype_of(opened))
     width = dy.shape[2]
     wide, kept, old = widened(weights), widened(opened), widened(before)
@@ -135,7 +135,7 @@ def cell(
     """The way back as its kernels are written from: the state is what comes past the gates."""
     dy, weights, dh, _, _, *lengths = inputs
     found, direct = outputs
-    node = given(_DEFAULT, attributes)
+    node = attributes_of(_DEFAULT, attributes)
     gate, new_gate = node.gates(inputs[3].dtype)
     depth = 3 if node.linear_before_reset else 2
     way = _Way(builder, inputs, outputs, gate, new_gate, depth)

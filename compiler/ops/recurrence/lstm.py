@@ -31,7 +31,7 @@ from bessemer.compiler.ops.recurrence.recurrence_cell import (
     from_input,
     working_dtype,
 )
-from bessemer.compiler.ops.recurrence.recurrence_rules import DEFAULTS, given, statements_of
+from bessemer.compiler.ops.recurrence.recurrence_rules import DEFAULTS, attributes_of, statements_of
 
 _DEFAULT = DEFAULTS["lstm"]
 
@@ -85,7 +85,7 @@ def _reference(
     *optional: Array,
     **attributes: Any,
 ) -> tuple[Array, ...]:
-    node = given(_DEFAULT, attributes)
+    node = attributes_of(_DEFAULT, attributes)
     gate, cell_gate, hidden_gate = node.gates()
     width = recurrent.shape[0]
     peepholes = widened(optional[-1]) if node.has_peepholes else np.zeros(3 * width)
@@ -126,7 +126,7 @@ def cell(
     gates_x, recurrent, h0, c0, *optional = inputs
     y, h, c, *steps = outputs
     working, width = working_dtype(c.dtype), c.shape[1]
-    node = given(_DEFAULT, attributes)
+    node = attributes_of(_DEFAULT, attributes)
     gate, cell_gate, hidden_gate = node.gates()
 
     def opening(number: int, total: Expression) -> Expression:

@@ -31,7 +31,7 @@ from bessemer.compiler.ops.recurrence.recurrence_cell import (
     from_input,
     working_dtype,
 )
-from bessemer.compiler.ops.recurrence.recurrence_rules import DEFAULTS, given, statements_of
+from bessemer.compiler.ops.recurrence.recurrence_rules import DEFAULTS, attributes_of, statements_of
 from bessemer.compiler.ops.recurrence.written_cells import written_lstm_gradient
 
 _DEFAULT = DEFAULTS["lstm"]
@@ -68,7 +68,7 @@ def _reference(
     dy: Array, weights: Array, dh: Array, dc: Array, opened: Array, content: Array,
     *optional: Array, **attributes: Any,
 ) -> tuple[Array, ...]:  # fmt: skip
-    node = given(_DEFAULT, attributes)
+    node = attributes_of(_DEFAULT, attributes)
     gate, cell_gate, _ = node.gates(dtype_of(opened))
     hidden_gate = replace(node, clip=0.0).gates()[2]
     width = dy.shape[2]
@@ -101,7 +101,7 @@ def cell(
     dy, weights, dh, dc, opened, content, *optional = inputs
     found, direct, dc0, *totals = outputs
     working, width = working_dtype(dy.dtype), direct.shape[1]
-    node = given(_DEFAULT, attributes)
+    node = attributes_of(_DEFAULT, attributes)
     gate, cell_gate, _ = node.gates(opened.dtype)
     hidden_gate = replace(node, clip=0.0).gates()[2]
     turns = builder.scratch(working, (2, 4, *direct.shape))

@@ -20,7 +20,7 @@ DEFAULTS = {"lstm": ("sigmoid", "tanh", "tanh"), "gru": ("sigmoid", "tanh"), "rn
 
 
 @dataclass(frozen=True)
-class Given:
+class RecurrenceAttributes:
     """A node's attributes; the operator's `infer` says which it may have, and what they mean."""
 
     activations: tuple[str, ...]
@@ -44,9 +44,9 @@ class Given:
         return optional[0] if self.has_lengths else None
 
 
-def given(default: tuple[str, ...], attributes: Mapping[str, Any]) -> Given:
+def attributes_of(default: tuple[str, ...], attributes: Mapping[str, Any]) -> RecurrenceAttributes:
     """The attributes, with an operator's default activations."""
-    return Given(**{"activations": default, **attributes})
+    return RecurrenceAttributes(**{"activations": default, **attributes})
 
 
 def statements_of(cell: Callable[..., Cell]) -> Callable[..., None]:

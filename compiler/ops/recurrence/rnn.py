@@ -23,7 +23,7 @@ from bessemer.compiler.ops.recurrence.recurrence_cell import (
     from_input,
     working_dtype,
 )
-from bessemer.compiler.ops.recurrence.recurrence_rules import DEFAULTS, given, statements_of
+from bessemer.compiler.ops.recurrence.recurrence_rules import DEFAULTS, attributes_of, statements_of
 
 _DEFAULT = DEFAULTS["rnn"]
 
@@ -61,7 +61,7 @@ def _reference(
     *optional: Array,
     **attributes: Any,
 ) -> tuple[Array, ...]:
-    node = given(_DEFAULT, attributes)
+    node = attributes_of(_DEFAULT, attributes)
     (gate,) = node.gates()
     weights = widened(recurrent)
 
@@ -85,7 +85,7 @@ def cell(
     """The recurrence as its kernels are written from."""
     gates_x, recurrent, h0, *optional = inputs
     y, h, *steps = outputs
-    node = given(_DEFAULT, attributes)
+    node = attributes_of(_DEFAULT, attributes)
     (gate,) = node.gates()
 
     def finish(place: Place, sums: Sequence[Expression], state: Expression) -> Expression:

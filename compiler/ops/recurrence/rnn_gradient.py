@@ -27,7 +27,7 @@ from bessemer.compiler.ops.recurrence.recurrence_cell import (
     from_input,
     working_dtype,
 )
-from bessemer.compiler.ops.recurrence.recurrence_rules import DEFAULTS, given, statements_of
+from bessemer.compiler.ops.recurrence.recurrence_rules import DEFAULTS, attributes_of, statements_of
 from bessemer.compiler.ops.recurrence.written_cells import written_rnn_gradient
 
 _DEFAULT = DEFAULTS["rnn"]
@@ -51,7 +51,7 @@ def _infer(
 def _reference(
     dy: Array, weights: Array, dh: Array, y: Array, *lengths: Array, **attributes: Any
 ) -> tuple[Array, ...]:
-    node = given(_DEFAULT, attributes)
+    node = attributes_of(_DEFAULT, attributes)
     (gate,) = node.gates(dtype_of(y))
     wide = widened(weights)
 
@@ -74,7 +74,7 @@ def cell(
     dy, weights, dh, y, *lengths = inputs
     found, direct = outputs
     working, width = working_dtype(dy.dtype), direct.shape[1]
-    node = given(_DEFAULT, attributes)
+    node = attributes_of(_DEFAULT, attributes)
     (gate,) = node.gates(y.dtype)
     turns = builder.scratch(working, (2, 1, *direct.shape))
 

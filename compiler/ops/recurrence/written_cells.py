@@ -13,7 +13,11 @@ from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.expr import Expression
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ops.composite.composite import broadcast_to, cast, in_f32, scalar_like
-from bessemer.compiler.ops.recurrence.recurrence_rules import DEFAULTS, Given, given
+from bessemer.compiler.ops.recurrence.recurrence_rules import (
+    DEFAULTS,
+    RecurrenceAttributes,
+    attributes_of,
+)
 from bessemer.compiler.ops.recurrence.written_loop import Sequences, over_steps, pointwise
 
 Written = Callable[[GraphBuilder, Sequence[Value], Mapping[str, Any]], tuple[Value, ...]]
@@ -24,7 +28,7 @@ def written_rnn(
     b: GraphBuilder, inputs: Sequence[Value], attributes: Mapping[str, Any]
 ) -> tuple[Value, ...]:
     """(y, h [, h before each step])"""
-    node = given(DEFAULTS["rnn"], attributes)
+    node = attributes_of(DEFAULTS["rnn"], attributes)
     (gate,) = node.gates()
 
     def step(
@@ -45,7 +49,7 @@ def written_rnn_gradient(
     b: GraphBuilder, inputs: Sequence[Value], attributes: Mapping[str, Any]
 ) -> tuple[Value, ...]:
     """(dgates_x, what came past all gates)"""
-    node = given(DEFAULTS["rnn"], attributes)
+    node = attributes_of(DEFAULTS["rnn"], attributes)
     (gate,) = node.gates(inputs[3].type.dtype)
 
     def step(
@@ -65,7 +69,7 @@ def written_lstm(
     b: GraphBuilder, inputs: Sequence[Value], attributes: Mapping[str, Any]
 ) -> tuple[Value, ...]:
     """(y, h, c [, gates, h and c before each step])"""
-    node = given(DEFAULTS["lstm"], attributes)
+    node = attributes_of(DEFAULTS["lstm"], attributes)
     gate, cell_gate, hidden_gate = node.gates()
     hidden_gate = replace(hidden_gate, clip=0.0)
 
@@ -99,7 +103,7 @@ def written_lstm_gradient(
     b: GraphBuilder, inputs: Sequence[Value], attributes: Mapping[str, Any]
 ) -> tuple[Value, ...]:
     """(dgates_x, what came past all gates, c0's cotangent [, totals])"""
-    node = given(DEFAULTS["lstm"], attributes)
+    node = attributes_of(DEFAULTS["lstm"], attributes)
     gate, cell_gate, _ = node.gates(inputs[4].type.dtype)
     hidden_gate = replace(node, clip=0.0).gates()[2]
 
@@ -137,7 +141,7 @@ def written_gru(
     b: GraphBuilder, inputs: Sequence[Value], attributes: Mapping[str, Any]
 ) -> tuple[Value, ...]:
     """(y, h [, gates and h before each step])"""
-    node = given(DEFAULTS["gru"], attributes)
+    node = attributes_of(DEFAULTS["gru"], attributes)
     gate, new_gate = node.gates()
     linear = node.linear_before_reset
 
@@ -176,7 +180,7 @@ def written_gru_gradient(
     b: GraphBuilder, inputs: Sequence[Value], attributes: Mapping[str, Any]
 ) -> tuple[Value, ...]:
     """(dgates_x, what came past the weights)"""
-    node = given(DEFAULTS["gru"], attributes)
+    node = attributes_of(DEFAULTS["gru"], attributes)
     gate, new_gate = node.gates(inputs[3].type.dtype)
 
     def begin(dh: Expression, z: Expression, n: Expression, h: Expression) -> Sequence[Expression]:
@@ -210,7 +214,9 @@ def written_gru_gradient(
     return _as(b, inputs[0], found, direct)
 
 
-def _order(node: Given, rows: Value, optional: Sequence[Value], is_back: bool = False) -> Sequences:
+def _order(
+    node: RecurrenceAttributes, rows: Value, optional: Sequence[Value], is_back: bool = False
+) -> Sequences:
     return Sequences(rows.type.shape[0], node.lengths(optional), node.reverse != is_back)
 
 
@@ -231,7 +237,7 @@ def _split(b: GraphBuilder, x: Value, state: Value, axis: int = 1) -> list[Value
 
 
 def _peepholes(
-    b: GraphBuilder, node: Given, peepholes: Sequence[Value], state: Value
+    b: GraphBuilder, node: RecurrenceAttributes, peepholes: Sequence[Value], state: Value
 ) -> list[Value]:
     """Those of i, o and f for every element of a state; 0 where a cell has none."""
     if not node.has_peepholes:

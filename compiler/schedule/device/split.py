@@ -67,7 +67,7 @@ def lower_split_reductions(group: Group, lowering: DeviceLowering) -> list[Launc
         return None
     job = _Job(piece, lowering, nodes, flat_buffers(fusion))
     launches = [job.parts(split, number) for number, split in enumerate(splits)]
-    return [*launches, job.whole(splits, {out.value: out.buffer})]
+    return [*launches, job.whole({out.value: out.buffer})]
 
 
 def _splits(piece: Piece, target: DeviceTarget) -> list[_Split]:
@@ -154,7 +154,7 @@ class _Job:
         self.made[node] = expr.reduce(node.name, (sums,), load)
         return launch
 
-    def whole(self, splits: list[_Split], outputs: Mapping[Value, Buffer]) -> Launch:
+    def whole(self, outputs: Mapping[Value, Buffer]) -> Launch:
         """The launch that adds up the parts and does the rest."""
         value = walk_expr.replace_outermost(self.piece.value, self.made.get)
         nest = self.lowering.nest(
