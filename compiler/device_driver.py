@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from bessemer.compiler.codegen.artifact.link import Bytes, weights_digest
 from bessemer.compiler.codegen.artifact.parts import compiling_threads
-from bessemer.compiler.codegen.ptx.contraction import emit_kernel
 from bessemer.compiler.codegen.ptx.kernel_code import DeviceCode, TensorMapPlan
 from bessemer.compiler.codegen.ptx.module import ptx_module
+from bessemer.compiler.codegen.ptx.tiles.contraction import emit_kernel
 from bessemer.compiler.driver import (
     RUNTIME_NAMES,
     StepLog,

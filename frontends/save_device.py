@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bessemer.compiler.codegen.ptx.assemble import assemble
-from bessemer.compiler.codegen.ptx.c_library import save_library
+from bessemer.compiler.codegen.ptx.device_library.c_library import save_library
 from bessemer.compiler.device_driver import DeviceCompilation, build_for_device
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.graph import Graph

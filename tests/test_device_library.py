@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 
 import bessemer
-from bessemer.compiler.codegen.ptx.c_header import DeviceStatus
-from bessemer.compiler.codegen.ptx.c_tables import c_size
+from bessemer.compiler.codegen.ptx.device_library.c_header import DeviceStatus
+from bessemer.compiler.codegen.ptx.device_library.c_tables import c_size
 from bessemer.compiler.device_driver import build_for_device
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.build import GraphBuilder

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bessemer.compiler.codegen.ptx.contraction import emit_kernel
 from bessemer.compiler.codegen.ptx.module import ptx_of
+from bessemer.compiler.codegen.ptx.tiles.contraction import emit_kernel
 from bessemer.compiler.ir.device import DeviceLaunch
 from bessemer.compiler.ir.operands import Tile
 from bessemer.compiler.ir.program import Launch

@@ -12,8 +12,8 @@ from bessemer.compiler.codegen.arithmetic import compare, intrinsic
 from bessemer.compiler.codegen.kernels.control_flow import Range, branch, counted_loop
 from bessemer.compiler.codegen.kernels.conversions import from_memory, memory_kind
 from bessemer.compiler.codegen.lanes import extract
-from bessemer.compiler.codegen.ptx.bfloat16_parts import PARTS
 from bessemer.compiler.codegen.ptx.emitter import Emitter
+from bessemer.compiler.codegen.ptx.tiles.bfloat16_parts import PARTS
 from bessemer.compiler.codegen.ptx.words import Truth, Word, Words, vector_of, wide
 from bessemer.compiler.codegen.values import Value, literal, type_text
 from bessemer.compiler.ir import dims

@@ -15,7 +15,7 @@ from bessemer.compiler.codegen.kernels.control_flow import Range, branch, counte
 from bessemer.compiler.codegen.kernels.state import KernelState, Vectors, number
 from bessemer.compiler.codegen.ptx import shared_memory
 from bessemer.compiler.codegen.ptx.emitter import Emitter, size_word
-from bessemer.compiler.codegen.ptx.exact_sums import ExactSums
+from bessemer.compiler.codegen.ptx.tiles.exact_sums import ExactSums
 from bessemer.compiler.codegen.ptx.words import Truth, Word, wide
 from bessemer.compiler.codegen.values import Value, register_type
 from bessemer.compiler.ir import dims

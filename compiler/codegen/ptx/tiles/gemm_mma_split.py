@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from bessemer.compiler.codegen.ptx import shared_memory
-from bessemer.compiler.codegen.ptx.bfloat16_parts import PRODUCTS, split_pair
-from bessemer.compiler.codegen.ptx.gemm_mma import COLUMNS, MmaProducts
 from bessemer.compiler.codegen.ptx.shared_memory import Layout
-from bessemer.compiler.codegen.ptx.tile_copies import Direction
+from bessemer.compiler.codegen.ptx.tiles.bfloat16_parts import PRODUCTS, split_pair
+from bessemer.compiler.codegen.ptx.tiles.gemm_mma import COLUMNS, MmaProducts
+from bessemer.compiler.codegen.ptx.tiles.tile_copies import Direction
 from bessemer.compiler.codegen.ptx.words import Word
 from bessemer.compiler.codegen.values import Value, literal
 from bessemer.compiler.ir.operands import Operand

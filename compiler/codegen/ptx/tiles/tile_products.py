@@ -7,8 +7,8 @@ from typing import Protocol
 
 from bessemer.compiler.codegen.ptx.emitter import Emitter
 from bessemer.compiler.codegen.ptx.shared_memory import Layout
-from bessemer.compiler.codegen.ptx.tile_copies import Direction
-from bessemer.compiler.codegen.ptx.tile_epilogue import Slab
+from bessemer.compiler.codegen.ptx.tiles.tile_copies import Direction
+from bessemer.compiler.codegen.ptx.tiles.tile_epilogue import Slab
 from bessemer.compiler.codegen.ptx.words import Word
 from bessemer.compiler.codegen.values import Value
 from bessemer.compiler.ir.loops import Contract

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from bessemer.compiler.codegen.ptx import shared_memory
 from bessemer.compiler.codegen.ptx.emitter import Emitter
-from bessemer.compiler.codegen.ptx.tile_epilogue import Slab
+from bessemer.compiler.codegen.ptx.tiles.tile_epilogue import Slab
 from bessemer.compiler.codegen.ptx.words import Word, vector_of
 from bessemer.compiler.codegen.values import Value, literal
 from bessemer.compiler.ir.boxes import BOX_BYTES

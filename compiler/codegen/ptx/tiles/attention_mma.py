@@ -23,16 +23,16 @@ from bessemer.compiler.codegen.kernels.control_flow import Range, branch, counte
 from bessemer.compiler.codegen.kernels.cpu import emit_store
 from bessemer.compiler.codegen.kernels.state import number
 from bessemer.compiler.codegen.ptx import shared_memory
-from bessemer.compiler.codegen.ptx.attention_rows import HALVES, AttentionRows
-from bessemer.compiler.codegen.ptx.bfloat16_parts import split_pair
 from bessemer.compiler.codegen.ptx.device_state import DeviceState
 from bessemer.compiler.codegen.ptx.emitter import Emitter
-from bessemer.compiler.codegen.ptx.gemm_mma import MmaProducts
-from bessemer.compiler.codegen.ptx.gemm_mma_split import PairedProducts, SplitMmaProducts
 from bessemer.compiler.codegen.ptx.shared_memory import Layout
-from bessemer.compiler.codegen.ptx.tile_copies import TileCopy, chunk_elements, direction_of
-from bessemer.compiler.codegen.ptx.tile_epilogue import Epilogue, slabs_bytes
-from bessemer.compiler.codegen.ptx.tile_products import Threads
+from bessemer.compiler.codegen.ptx.tiles.attention_rows import HALVES, AttentionRows
+from bessemer.compiler.codegen.ptx.tiles.bfloat16_parts import split_pair
+from bessemer.compiler.codegen.ptx.tiles.gemm_mma import MmaProducts
+from bessemer.compiler.codegen.ptx.tiles.gemm_mma_split import PairedProducts, SplitMmaProducts
+from bessemer.compiler.codegen.ptx.tiles.tile_copies import TileCopy, chunk_elements, direction_of
+from bessemer.compiler.codegen.ptx.tiles.tile_epilogue import Epilogue, slabs_bytes
+from bessemer.compiler.codegen.ptx.tiles.tile_products import Threads
 from bessemer.compiler.codegen.ptx.words import Word, vector_of, wide
 from bessemer.compiler.codegen.values import Value, literal
 from bessemer.compiler.ir import dims

@@ -23,15 +23,15 @@ from bessemer.compiler.codegen.kernels.control_flow import Range, branch, counte
 from bessemer.compiler.codegen.kernels.cpu import emit_store
 from bessemer.compiler.codegen.kernels.state import number
 from bessemer.compiler.codegen.ptx import barrier_words, shared_memory
-from bessemer.compiler.codegen.ptx.bfloat16_parts import PARTS
 from bessemer.compiler.codegen.ptx.device_state import DeviceState
 from bessemer.compiler.codegen.ptx.emitter import Emitter
 from bessemer.compiler.codegen.ptx.kernel import begin, finish
 from bessemer.compiler.codegen.ptx.kernel_code import DeviceCode
-from bessemer.compiler.codegen.ptx.tensor_maps import BoxCopy, box_copies
-from bessemer.compiler.codegen.ptx.tile_epilogue import Epilogue, Slab, slab_of
-from bessemer.compiler.codegen.ptx.warpgroup_products import ROWS, WarpgroupProducts
-from bessemer.compiler.codegen.ptx.warpgroup_split import SplitWarpgroupProducts
+from bessemer.compiler.codegen.ptx.tiles.bfloat16_parts import PARTS
+from bessemer.compiler.codegen.ptx.tiles.tensor_maps import BoxCopy, box_copies
+from bessemer.compiler.codegen.ptx.tiles.tile_epilogue import Epilogue, Slab, slab_of
+from bessemer.compiler.codegen.ptx.tiles.warpgroup_products import ROWS, WarpgroupProducts
+from bessemer.compiler.codegen.ptx.tiles.warpgroup_split import SplitWarpgroupProducts
 from bessemer.compiler.codegen.ptx.words import Word, wide
 from bessemer.compiler.codegen.values import Value, literal
 from bessemer.compiler.errors import InternalError

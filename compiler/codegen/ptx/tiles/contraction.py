@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from bessemer.compiler.codegen.kernels.cpu import emit_store
-from bessemer.compiler.codegen.ptx import attention_mma, gemm_pipeline, gemm_wgmma
 from bessemer.compiler.codegen.ptx.device_state import DeviceState
 from bessemer.compiler.codegen.ptx.kernel import begin, emit_device_kernel, finish
 from bessemer.compiler.codegen.ptx.kernel_code import DeviceCode
+from bessemer.compiler.codegen.ptx.tiles import attention_mma, gemm_pipeline, gemm_wgmma
 from bessemer.compiler.codegen.ptx.words import wide
 from bessemer.compiler.codegen.values import Value
 from bessemer.compiler.errors import InternalError

@@ -15,9 +15,9 @@ from bessemer.compiler.codegen.kernels.conversions import from_memory, memory_ki
 from bessemer.compiler.codegen.lanes import extract
 from bessemer.compiler.codegen.ptx import shared_memory
 from bessemer.compiler.codegen.ptx.shared_memory import CHUNK, Layout
-from bessemer.compiler.codegen.ptx.tile_copies import Direction
-from bessemer.compiler.codegen.ptx.tile_epilogue import Slab, slab_of
-from bessemer.compiler.codegen.ptx.tile_products import Part, Pass
+from bessemer.compiler.codegen.ptx.tiles.tile_copies import Direction
+from bessemer.compiler.codegen.ptx.tiles.tile_epilogue import Slab, slab_of
+from bessemer.compiler.codegen.ptx.tiles.tile_products import Part, Pass
 from bessemer.compiler.codegen.ptx.words import Word, vector_of
 from bessemer.compiler.codegen.values import Value, literal, register_type
 from bessemer.compiler.ir.operands import Operand, Tile

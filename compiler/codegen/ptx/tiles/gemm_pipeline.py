@@ -19,13 +19,13 @@ from bessemer.compiler.codegen.kernels.state import number
 from bessemer.compiler.codegen.ptx import shared_memory
 from bessemer.compiler.codegen.ptx.device_state import DeviceState
 from bessemer.compiler.codegen.ptx.emitter import Emitter, size_word
-from bessemer.compiler.codegen.ptx.gemm_mma import MmaProducts
-from bessemer.compiler.codegen.ptx.gemm_mma_split import SplitMmaProducts
-from bessemer.compiler.codegen.ptx.gemm_simt import SimtProducts
 from bessemer.compiler.codegen.ptx.shared_memory import Layout
-from bessemer.compiler.codegen.ptx.tile_copies import TileCopy, chunk_elements, direction_of
-from bessemer.compiler.codegen.ptx.tile_epilogue import EmitStore, Epilogue, slabs_bytes
-from bessemer.compiler.codegen.ptx.tile_products import Products, Threads
+from bessemer.compiler.codegen.ptx.tiles.gemm_mma import MmaProducts
+from bessemer.compiler.codegen.ptx.tiles.gemm_mma_split import SplitMmaProducts
+from bessemer.compiler.codegen.ptx.tiles.gemm_simt import SimtProducts
+from bessemer.compiler.codegen.ptx.tiles.tile_copies import TileCopy, chunk_elements, direction_of
+from bessemer.compiler.codegen.ptx.tiles.tile_epilogue import EmitStore, Epilogue, slabs_bytes
+from bessemer.compiler.codegen.ptx.tiles.tile_products import Products, Threads
 from bessemer.compiler.codegen.ptx.words import Word, Words, wide
 from bessemer.compiler.codegen.values import Value
 from bessemer.compiler.ir import dims

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bessemer.compiler.codegen.ptx.bfloat16_parts import PRODUCTS
-from bessemer.compiler.codegen.ptx.warpgroup_products import ROWS, STEP_BYTES, WarpgroupProducts
+from bessemer.compiler.codegen.ptx.tiles.bfloat16_parts import PRODUCTS
+from bessemer.compiler.codegen.ptx.tiles.warpgroup_products import (
+    ROWS,
+    STEP_BYTES,
+    WarpgroupProducts,
+)
 from bessemer.compiler.codegen.ptx.words import Word
 from bessemer.compiler.codegen.values import Value
 from bessemer.compiler.ir.boxes import BOX_BYTES

@@ -18,8 +18,8 @@ from bessemer.compiler.codegen.kernels.state import Vectors
 from bessemer.compiler.codegen.lanes import extract, splat
 from bessemer.compiler.codegen.ptx.device_state import DeviceState
 from bessemer.compiler.codegen.ptx.emitter import Emitter
-from bessemer.compiler.codegen.ptx.gemm_mma import MmaProducts
-from bessemer.compiler.codegen.ptx.tile_products import Threads
+from bessemer.compiler.codegen.ptx.tiles.gemm_mma import MmaProducts
+from bessemer.compiler.codegen.ptx.tiles.tile_products import Threads
 from bessemer.compiler.codegen.ptx.words import Word, vector_of, wide
 from bessemer.compiler.codegen.values import Value, literal
 from bessemer.compiler.ir import walk_expr

@@ -1,0 +1,1 @@
+"""Contractions and attention: tiles of sums, by multiply-adds, mma and wgmma."""
