@@ -255,14 +255,17 @@ def test_a_kernel_sets_a_dimension_and_reports_its_first_failure(target: Target)
 
 @on_each_target
 def test_a_prefetch_changes_nothing(target: Target) -> None:
-    builder = KernelBuilder()
+    builder, written = KernelBuilder(), Buffer("written", f32, (N,))
     with builder.loop(N) as i:
         builder.append(loops.Prefetch(X, i + 1000, 2))
-        builder.store(X, (i,), X[i] + 1.0)
-    kernel = kernel_of(builder, X)
-    assert "prefetcht1" in assembly(kernel, target)
-    (result,) = CompiledKernel(kernel, target)([np.zeros(3, np.float32)], {"n": 3}).arrays
-    assert result.tolist() == [1, 1, 1]
+        builder.append(loops.Prefetch(written, i + 1000, 2))
+        builder.store(written, (i,), X[i] + 1.0)
+    kernel = kernel_of(builder, X, written)
+    text = assembly(kernel, target)
+    assert "prefetcht1" in text
+    assert ("prefetchw" in text) == bool(target.hints), "where another core has lines to be written"
+    arrays = [np.zeros(3, np.float32), np.zeros(3, np.float32)]
+    assert CompiledKernel(kernel, target)(arrays, {"n": 3}).arrays[1].tolist() == [1, 1, 1]
 
 
 # What is written once

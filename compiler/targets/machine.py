@@ -24,7 +24,8 @@ class Target:
 
     `cpu` is LLVM's name of an instruction set level; `features` are all optional instruction sets
     that code may use, by LLVM's names: an artifact checks them before it runs. `tune` is LLVM's
-    name of the processor to schedule instructions for, if known.
+    name of the processor to schedule instructions for, if known; `hints` are instructions that do
+    nothing on processors that lack them.
     `has_masks`: any vector load or store can be limited to some lanes at no cost.
     `has_half_conversion`: f16 converts from and to f32 by instructions.
     `has_lookup`: one looks 16 of 32 f32 up in two registers (vpermi2ps), one multiplies f32 by
@@ -59,6 +60,7 @@ class Target:
     l2_bytes: int = 1 << 20
     last_cache: int = 0
     tune: str = ""
+    hints: tuple[str, ...] = ()
 
     def lanes(self, dtype: DType) -> int:
         """How many elements one vector register holds; f16 and bf16 are computed as f32."""
@@ -74,4 +76,4 @@ class Target:
     @property
     def feature_text(self) -> str:
         """The features as LLVM's target machines want them: "+avx2,+fma"."""
-        return ",".join(f"+{feature}" for feature in self.features)
+        return ",".join(f"+{feature}" for feature in (*self.features, *self.hints))

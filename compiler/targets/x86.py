@@ -18,6 +18,8 @@ _LARGEST_L2 = 2 << 20
 _SSE42 = ("cx16", "popcnt", "sse3", "sse4.1", "sse4.2", "ssse3")
 _AVX2 = (*_SSE42, "avx", "avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe")
 _AVX512 = (*_AVX2, "avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl")
+# Fetching a line to be written.
+_HINTS = ("prfchw",)
 
 SSE42 = Target(
     name="x86_64-sse4.2",
@@ -42,6 +44,7 @@ AVX2 = Target(
     has_dot_int16=True,
     last_cache=_LAST_CACHE,
     tune=_TUNE,
+    hints=_HINTS,
 )
 AVX512 = Target(
     name="x86_64-avx512",
@@ -58,6 +61,7 @@ AVX512 = Target(
     l1_ways=12,
     last_cache=_LAST_CACHE,
     tune=_TUNE,
+    hints=_HINTS,
 )
 AVX2_VNNI = replace(
     AVX2,

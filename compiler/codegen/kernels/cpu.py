@@ -280,9 +280,12 @@ def _prefetch(state: KernelState, buffer: expr.Buffer, offset: Size, level: int)
     w = state.writer
     pointer = indices(state).address(buffer, state.size(offset))
     w.declarations.add("declare void @llvm.prefetch.p0(ptr, i32, i32, i32)")
-    # LLVM's locality 3 is every cache, 2 the second level, 1 the third.
+    # LLVM's locality 3 is every cache, 2 the second level, 1 the third. What is fetched to be read
+    # only would have to be asked for again, line by line, where another core has a copy.
     locality = max(0, 4 - level)
-    w.line(f"call void @llvm.prefetch.p0(ptr {w.at(pointer)}, i32 0, i32 {locality}, i32 1)")
+    write = int(buffer in state.kernel.buffers[-state.kernel.outputs :])
+    hint = f"i32 {write}, i32 {locality}, i32 1"
+    w.line(f"call void @llvm.prefetch.p0(ptr {w.at(pointer)}, {hint})")
 
 
 def _barrier(state: KernelState, member: Size) -> None:

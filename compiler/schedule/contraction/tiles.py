@@ -259,7 +259,7 @@ def _block(
     block = ceil(tiles / max(1, round(tiles / block)))
     panels = ceil(columns / panel)
     batch = _known(dims.product(axis.extent for axis in walk.batch), 1)
-    return _balanced(tiles, min(block, tiles), panels * batch, threads)
+    return _balanced(tiles, min(block, tiles), panels, batch, threads)
 
 
 def _is_link(contraction: Contraction, walk: Walk, target: Target) -> bool:
@@ -289,7 +289,7 @@ def _at_most(
         return most
     panels = ceil(_known(contraction.columns, 512) / panel)
     batch = _known(dims.product(axis.extent for axis in walk.batch), 1)
-    return _balanced(tiles, ceil(tiles / ceil(tiles / most)), panels * batch, threads)
+    return _balanced(tiles, ceil(tiles / ceil(tiles / most)), panels, batch, threads)
 
 
 def _tile_bytes(contraction: Contraction, walk: Walk, cut: Cut, tiles: Size) -> int:
@@ -308,15 +308,26 @@ def _tile_bytes(contraction: Contraction, walk: Walk, cut: Cut, tiles: Size) -> 
     return max(1, bytes_)
 
 
-def _balanced(tiles: int, block: int, panels: int, threads: int) -> int:
+def _balanced(tiles: int, block: int, panels: int, batch: int, threads: int) -> int:
     """The largest block, from `block` downwards, that gives every thread about as much to do."""
     best, best_load = block, float("inf")
+    panels *= batch
     for count in range(ceil(tiles / block), min(tiles, 8 * threads) + 1):
         candidate = ceil(tiles / count)
         load = _heaviest(tiles, candidate, panels, threads) / (tiles * panels / threads)
         if load < best_load - 0.03:
             best, best_load = candidate, load
-    return best
+    return best if batch % threads == 0 else _undivided(tiles, best, threads)
+
+
+def _undivided(tiles: int, block: int, threads: int) -> int:
+    """A block, little smaller at most, of which each thread gets whole ones: others share rows in
+    the same way, so that it has written itself what it reads."""
+    for count in range(ceil(tiles / block), ceil(tiles * 3 / (2 * block)) + 1):
+        candidate = ceil(tiles / count)
+        if count == 1 or (count % threads == 0 and ceil(tiles / candidate) == count):
+            return candidate
+    return block
 
 
 def _heaviest(tiles: int, block: int, panels: int, threads: int) -> int:

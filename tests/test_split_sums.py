@@ -1,0 +1,97 @@
+"""Sums over a batch in halves: gradients of weights and biases, and blocks that threads share."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import bessemer
+from bessemer.compiler.ir.build import GraphBuilder
+from bessemer.compiler.ir.dims import Size, symbol
+from bessemer.compiler.ir.expr import Buffer
+from bessemer.compiler.ir.graph import Graph
+from bessemer.compiler.ir.types import TensorType, f32
+from bessemer.compiler.passes.sums.split_sums import split_sums
+from bessemer.compiler.schedule.contraction.contraction import Contraction, DepthAxis, RowAxis
+from bessemer.compiler.schedule.contraction.tiles import cut_evenly, plan
+from bessemer.compiler.targets.choose import parse_target
+from tests.pass_runs import changed
+
+BATCH, DEPTH = (4, 256), 1024
+
+
+def _product(depth: Size = DEPTH, rows: int = 128, columns: int = 160) -> Graph:
+    """transpose(x) @ dy."""
+    b = GraphBuilder("g")
+    x = b.input("x", TensorType(f32, (depth, rows)))
+    dy = b.input("dy", TensorType(f32, (depth, columns)))
+    turned = b.apply("transpose", x, permutation=(1, 0))
+    return b.finish([b.apply("matmul", turned, dy)])
+
+
+def _sum(shape: tuple[Size, ...] = (*BATCH, 96), axes: tuple[int, ...] = (0, 1)) -> Graph:
+    b = GraphBuilder("g")
+    dy = b.input("dy", TensorType(f32, shape))
+    return b.finish([b.apply("reduce_sum", b.apply("mul", dy, dy), axes=axes)])
+
+
+@pytest.mark.parametrize("graph", [_product(), _sum()], ids=["weights", "biases"])
+def test_long_sums_are_sums_of_halves(graph: Graph, rng: np.random.Generator) -> None:
+    result = changed(graph, [split_sums], rng, rtol=1e-5)
+    node = result.nodes[-1]
+    assert node.operator.name == "reduce_sum" and node.attributes["axes"] == (0,)
+    assert node.inputs[0].type.shape == (2, *graph.outputs[0].type.shape)
+
+
+@pytest.mark.parametrize(
+    "graph",
+    [
+        _product(depth=1023),
+        _product(depth=symbol("n")),
+        _product(depth=64),
+        _product(depth=512, rows=512, columns=512),
+        _sum(axes=(2,)),
+        _sum(axes=(1,)),
+        _sum(axes=(0, 1, 2)),
+        _sum((3, 255, 96)),
+        _sum((4, 32, 96)),
+        _sum((symbol("n"), 256, 96)),
+        _sum((4, 60000), (0,)),
+    ],
+)
+def test_other_sums_stay(graph: Graph) -> None:
+    assert split_sums(graph) is graph
+
+
+def test_what_a_batch_adds_up_to_is_right_and_the_same_on_two_threads(
+    rng: np.random.Generator,
+) -> None:
+    for graph, wanted in (
+        (_product(), lambda x, dy: x.T @ dy),
+        (_sum(), lambda dy: (dy * dy).sum((0, 1))),
+    ):
+        inputs = {
+            v.name: rng.standard_normal(v.type.static_shape).astype(np.float32)
+            for v in graph.inputs
+        }
+        one, two = (bessemer.compile(graph, threads=n).run(inputs)[0] for n in (1, 2))
+        np.testing.assert_array_equal(one, two)
+        exact = wanted(*(array.astype(np.float64) for array in inputs.values()))
+        assert np.linalg.norm(one - exact) <= 1e-6 * np.linalg.norm(exact)
+
+
+@pytest.mark.parametrize("rows", [1024, 700, 4096])
+def test_two_threads_have_blocks_of_rows_of_their_own(rows: int) -> None:
+    work = Contraction(
+        dtype=f32,
+        a=Buffer("a", f32, (rows * 256,)),
+        a_base=0,
+        rows=(RowAxis(rows, 256),),
+        depth=(DepthAxis(256, 1),),
+        columns=256,
+        b=Buffer("b", f32, (256 * 256,)),
+        epilogue=lambda rows, column, total: (),
+    )
+    tiling = plan(work, parse_target("x86_64-avx512"))
+    tiles = cut_evenly(rows, tiling.height).count
+    assert isinstance(tiles, int) and -(-tiles // tiling.block) % 2 == 0
