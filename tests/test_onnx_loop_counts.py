@@ -8,7 +8,7 @@ import pytest
 import bessemer
 from bessemer.compiler.ir.dims import symbol
 from bessemer.compiler.ir.graph import Node
-from bessemer.compiler.ir.program import Repeat, launches
+from bessemer.compiler.ir.program import Branch, Repeat, launches
 from bessemer.compiler.schedule.order_updates import touched
 from bessemer.compiler.schedule.program import build_program
 from bessemer.compiler.targets.choose import host_target
@@ -90,15 +90,43 @@ def test_a_bound_may_be_compared_with_a_float_that_is_a_whole_number() -> None:
         np.testing.assert_allclose(compiled.run({"x": x})[0], np.exp(x), rtol=1e-6)
 
 
+def _repeats(text: str) -> list[Repeat]:
+    """A loop that tries to collect all at once, then one that counts, and one that knows."""
+    program = build_program(read_onnx(parsed(text)), host_target())
+    trial, branch = (step for step in program.steps if isinstance(step, Repeat | Branch))
+    assert isinstance(trial, Repeat) and isinstance(branch, Branch)
+    return [trial, *(step for step in branch.then if isinstance(step, Repeat))]
+
+
 def test_what_is_only_collected_has_no_part_in_counting() -> None:
-    """The first of two loops finds out how many iterations there are: its condition reads the
-    rows, but not their exponentials."""
-    program = build_program(read_onnx(parsed(_MAP.format(more=_BY_DATA, step=1))), host_target())
-    counting, collecting = (step for step in program.steps if isinstance(step, Repeat))
+    """The condition reads the rows, but not their exponentials."""
+    trial, counting, collecting = _repeats(_MAP.format(more=_BY_DATA, step=1))
     exp = "Exp 'row'"
-    assert any(exp in launch.sources for launch in launches(collecting.body))
+    for repeat in (trial, collecting):
+        assert any(exp in launch.sources for launch in launches(repeat.body))
     assert not any(exp in launch.sources for launch in launches(counting.body))
     assert counting.body and len(counting.body) < len(collecting.body) - 1
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_loop_that_collects_for_long_is_counted(threads: int) -> None:
+    """The trial has room for 64 rows of a size that is not a number."""
+    model = parsed(_MAP.format(more=_BY_DATA, step=1))
+    compiled = bessemer.compile(model, threads=threads, cache=False)
+    for count in (1, 63, 64, 65, 300):
+        x = np.abs(floats(400, 5))
+        x[count - 1] = -1
+        (ours,) = compiled.run({"x": x})
+        np.testing.assert_allclose(ours, expected(model, {"x": x})[0], rtol=1e-5)
+        assert len(ours) == count
+
+
+def test_a_trial_takes_a_few_megabytes() -> None:
+    for size, most in ((5, 1024), (1 << 14, 64), (1 << 20, 16)):
+        text = _MAP.format(more=_BY_DATA, step=1).replace("batch, n]", f"batch, {size}]")
+        trial, _, _ = _repeats(text.replace("float[n]", f"float[{size}]"))
+        stores = [launch.values[-1].type.shape for launch in launches(trial.body)]
+        assert (most, size) in stores
 
 
 _CARRIED = """
@@ -129,8 +157,7 @@ agraph (float[n] x, float[4, n] w) => (float[n] last, float[4, n] seen, float[m,
 
 def test_what_the_condition_does_not_read_is_not_carried_while_counting() -> None:
     model = parsed(_CARRIED)
-    program = build_program(read_onnx(model), host_target())
-    counting, _ = (step for step in program.steps if isinstance(step, Repeat))
+    _, counting, _ = _repeats(_CARRIED)
     written = [v for step in counting.body for v in touched(step)[1]]
     assert (4, symbol("n")) not in [value.type.shape for value in written]
     compiled = bessemer.compile(model, threads=1, cache=False)

@@ -3,8 +3,7 @@
     while going: going, x = step(x)                           counts the iterations
     while going: going, x = step(x); y = f(x); ys[i] = y      collects what they give
 
-Where only the data decides how many iterations there will be, a loop that collects results runs
-twice: first to find out how much room these need. What is only collected has no part in that.
+What is only collected has no part in finding out how much of it there will be (collect.py).
 """
 
 from __future__ import annotations

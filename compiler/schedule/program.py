@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from bessemer.compiler.errors import UnsupportedError
-from bessemer.compiler.ir import dims, expr
-from bessemer.compiler.ir.dims import Size, product, symbol
-from bessemer.compiler.ir.expr import Buffer
+from bessemer.compiler.ir import dims
+from bessemer.compiler.ir.dims import Size, symbol
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.program import (
     Alias,
@@ -16,16 +17,15 @@ from bessemer.compiler.ir.program import (
     Copy,
     Launch,
     Program,
-    Repeat,
     Step,
     Weight,
 )
 from bessemer.compiler.ir.types import Array, TensorType, boolean, i64
 from bessemer.compiler.options import Tuning
+from bessemer.compiler.schedule.collect import Loop, trial_of, tried
 from bessemer.compiler.schedule.derived import name_derived_sizes
 from bessemer.compiler.schedule.grouping.destinations import destinations
 from bessemer.compiler.schedule.grouping.form_groups import form_groups
-from bessemer.compiler.schedule.grouping.fuse import as_index, index_symbols
 from bessemer.compiler.schedule.grouping.groups import Group, Grouping
 from bessemer.compiler.schedule.grouping.kinds import kind_of
 from bessemer.compiler.schedule.lowering.attention_group import lower_attention_group
@@ -33,15 +33,12 @@ from bessemer.compiler.schedule.lowering.choices import Choices
 from bessemer.compiler.schedule.lowering.contractions import lower_contraction_group
 from bessemer.compiler.schedule.lowering.lower_elements import lower_elements
 from bessemer.compiler.schedule.lowering.lower_statements import lower_statements
-from bessemer.compiler.schedule.lowering.lowering import Computation, Lowering
+from bessemer.compiler.schedule.lowering.lowering import Lowering
 from bessemer.compiler.schedule.lowering.narrow_products import lower_narrow_product
 from bessemer.compiler.schedule.lowering.recurrence import lower_recurrence
 from bessemer.compiler.schedule.lowering.write_parts import write_parts
 from bessemer.compiler.schedule.merge_updates import merge_updates
-from bessemer.compiler.schedule.needed_steps import needed_steps
-from bessemer.compiler.schedule.nests.merge_axes import Piece
-from bessemer.compiler.schedule.nests.nests import flat
-from bessemer.compiler.schedule.order_updates import order_updates
+from bessemer.compiler.schedule.order_updates import order_updates, sets_symbols
 from bessemer.compiler.schedule.regions import copies_between, inlined
 from bessemer.compiler.schedule.written_over import begun, carried_over, copied_first
 from bessemer.compiler.targets.machine import Target
@@ -270,30 +267,40 @@ class ProgramBuilder:
         advance = self._advance(body, [going, *carried])
         computed = self.lower(body)
 
-        def repeated(steps: Sequence[Step], count: str = "") -> Repeat:
-            return Repeat(
-                trips if attributes["has_trips"] else None,
-                going if attributes["has_condition"] else None,
-                iteration,
-                tuple(steps),
-                count,
-                node.sources,
-            )
+        loop = Loop(
+            node,
+            trips if attributes["has_trips"] else None,
+            going if attributes["has_condition"] else None,
+            iteration,
+            tuple(start),
+            computed,
+            tuple(advance),
+            tuple(zip(body.outputs[1 + len(carried) :], scans, strict=True)),
+        )
+        return self._collected(loop) if scans else loop.collecting(self.lowering)
 
-        if not scans:
-            return [*start, repeated([*computed, *advance])]
-        count = attributes["count"]
-        kept = needed_steps([*start, *computed, *advance], going)
-        deciding = [step for step in (*computed, *advance) if step in kept]
-        first_run = [*(step for step in start if step in kept), repeated(deciding, count)]
-        limit, before = self._limit(node, first_run)
-        # Behind the limit, as the run binds them: the arena's parts lie in this order.
-        self.symbols.append(count)
-        stores: list[Step] = []
-        for part, whole in zip(body.outputs[1 + len(carried) :], scans, strict=True):
-            stores.append(self._store_scan(part, whole, iteration, node))
-            self.capacities[whole] = limit * part.type.numel
-        return [*before, *start, repeated([*computed, *stores, *advance], count)]
+    def _collected(self, loop: Loop) -> list[Step]:
+        """The steps of a loop that stacks slices."""
+        count = loop.node.attributes["count"]
+        if loop.trips is not None:
+            limit, before = self._limit(loop.trips, loop.node)
+            self._note_slices(loop, limit, count)
+            return [*before, *loop.collecting(self.lowering, count)]
+        if any(map(sets_symbols, loop.computed)):
+            self._note_slices(loop, symbol(count), count)
+            return [*loop.counting(count), *loop.collecting(self.lowering)]
+        trial = trial_of(loop)
+        self.constants[trial.trips] = np.array(trial.most)
+        self.capacities |= {room: room.type.numel for room in trial.rooms}
+        names = f"{count}_tried", count
+        self._note_slices(loop, symbol(count), *names)
+        return tried(loop, trial, names, self.lowering)
+
+    def _note_slices(self, loop: Loop, most: Size, *symbols: str) -> None:
+        """Keeps room for the slices; symbols come in the order in which the run binds them, and the
+        arena's parts with them."""
+        self.symbols += symbols
+        self.capacities |= {whole: most * part.type.numel for part, whole in loop.scans}
 
     def _advance(self, body: Graph, places: Sequence[Value]) -> list[Step]:
         """What puts the condition and the carried values where the next iteration reads them; what
@@ -305,17 +312,12 @@ class ProgramBuilder:
                 results[number] = places[number]
         return copies_between(results, places)
 
-    def _limit(self, node: Node, first_run: list[Step]) -> tuple[Size, list[Step]]:
-        """How many iterations a loop makes at most, and the steps that find it out: where nothing
-        says how much there will be to collect, `first_run` counts the iterations."""
-        count = node.attributes["count"]
-        if not node.attributes["has_trips"]:
-            return symbol(count), first_run
-        trips = node.inputs[0]
+    def _limit(self, trips: Value, node: Node) -> tuple[Size, list[Step]]:
+        """How many iterations a loop makes at most, and the steps that find it out."""
         known = self._known_trips(trips)
         if known is not None:
             return known, []
-        limit = f"{count}_limit"
+        limit = f"{node.attributes['count']}_limit"
         self.symbols.append(limit)
         return symbol(limit), [BindDims(trips, (limit,), node.sources)]
 
@@ -331,24 +333,6 @@ class ProgramBuilder:
         if node is None or node.operator.name != "sizes":
             return None
         return dims.maximum(node.attributes["sizes"][place], 0)
-
-    def _store_scan(self, part: Value, whole: Value, iteration: Value, node: Node) -> Launch:
-        """Writes one iteration's slice into the collected output."""
-        symbols = index_symbols(part.type.shape)
-        index = as_index(symbols, part.type.shape)
-        source = Buffer("in0", part.type.dtype, part.type.shape)
-        counter = flat(source) if part is iteration else Buffer("in1", i64, (1,))
-        out = Buffer("out0", part.type.dtype, whole.type.shape)
-        now = expr.as_index(expr.load(counter, (0,)))
-        offset = now * product(part.type.shape) + source.offset(index)
-        value = expr.load(flat(source), (source.offset(index),))
-        nest = self.lowering.nest(Piece(flat(out), offset, value, symbols))
-        return self.lowering.launch(
-            [node],
-            {part: flat(source), iteration: counter},
-            {whole: flat(out)},
-            Computation(nest.body, nest.operations),
-        )
 
     def copied_first(self, graph: Graph) -> Sequence[Node]:
         """As in written_over.py, where nodes may write over their inputs."""

@@ -1,0 +1,146 @@
+"""What a loop collects: the slices of all its iterations, stacked.
+
+Where only the data decides how many iterations there will be, nobody knows how much room they need.
+Such a loop runs for a while into room for a few slices. Mostly that is all: they are taken over.
+If not, it begins again, and runs twice: once to count, without what is only collected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bessemer.compiler.ir import dims, expr
+from bessemer.compiler.ir.dims import product, symbol
+from bessemer.compiler.ir.expr import Buffer
+from bessemer.compiler.ir.graph import Node, Value
+from bessemer.compiler.ir.program import BindDims, Branch, Launch, Repeat, Step
+from bessemer.compiler.ir.types import TensorType, i64
+from bessemer.compiler.schedule.grouping.fuse import as_index, index_symbols
+from bessemer.compiler.schedule.lowering.lowering import Computation, Lowering
+from bessemer.compiler.schedule.needed_steps import needed_steps
+from bessemer.compiler.schedule.nests.merge_axes import Piece
+from bessemer.compiler.schedule.nests.nests import flat
+
+_KEPT_BYTES = 4 << 20
+_FEWEST, _MOST, _TYPICAL = 16, 1024, 64
+
+
+@dataclass(frozen=True, eq=False)
+class Loop:
+    """A loop's steps: before it, in each iteration, and then what makes the next one of it.
+
+    It goes on while `going` holds, if there is a condition, and for at most `trips` iterations, if
+    there is a limit. `scans` are the slices of an iteration, each with what they are stacked in.
+    """
+
+    node: Node
+    trips: Value | None
+    going: Value | None
+    iteration: Value
+    start: tuple[Step, ...]
+    computed: tuple[Step, ...]
+    advance: tuple[Step, ...]
+    scans: tuple[tuple[Value, Value], ...]
+
+    def repeated(
+        self, steps: Sequence[Step], count: str = "", trips: Value | None = None
+    ) -> Repeat:
+        """The iterations, with these steps in each; for no more than `trips` if they are given."""
+        most, sources = self.trips if trips is None else trips, self.node.sources
+        return Repeat(most, self.going, self.iteration, tuple(steps), count, sources)
+
+    def collecting(self, lowering: Lowering, count: str = "") -> list[Step]:
+        """The loop, from its beginning, into places that are large enough."""
+        stores = [_store(part, whole, self, lowering) for part, whole in self.scans]
+        return [*self.start, self.repeated((*self.computed, *stores, *self.advance), count)]
+
+    def counting(self, count: str) -> list[Step]:
+        """What of the loop decides how many iterations there are."""
+        assert self.going is not None
+        kept = needed_steps((*self.start, *self.computed, *self.advance), self.going)
+        deciding = [step for step in (*self.computed, *self.advance) if step in kept]
+        return [*(step for step in self.start if step in kept), self.repeated(deciding, count)]
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """Room for the slices of `most` iterations, a number that the run reads from `trips`."""
+
+    trips: Value
+    most: int
+    rooms: tuple[Value, ...]
+
+
+def trial_of(loop: Loop) -> Trial:
+    """As many iterations as take a few megabytes, where the slices' sizes are numbers."""
+    types = [part.type for part, _ in loop.scans]
+    size, most = dims.total([type_.nbytes for type_ in types]), _TYPICAL
+    if isinstance(size, int):
+        most = min(max(_KEPT_BYTES // max(size, 1), _FEWEST), _MOST)
+    rooms = (Value(type_.with_shape((most, *type_.shape))) for type_ in types)
+    return Trial(Value(TensorType(i64, ())), most, tuple(rooms))
+
+
+def tried(loop: Loop, trial: Trial, names: tuple[str, str], lowering: Lowering) -> list[Step]:
+    """The loop in which only the data decides how many slices there will be.
+
+    `names` are the symbols for how many iterations the trial made, and how many there are.
+    """
+    assert loop.going is not None
+    first, count = names
+    pairs = [(part, room) for (part, _), room in zip(loop.scans, trial.rooms, strict=True)]
+    stores = [_store(part, room, loop, lowering) for part, room in pairs]
+    steps = (*loop.computed, *stores, *loop.advance)
+    number = Value(TensorType(i64, (1,)))
+    taken: list[Step] = [
+        _store_number(first, number, loop.node, lowering),
+        BindDims(number, (count,), loop.node.sources),
+        *(
+            _take_over(room, whole, loop.node, lowering)
+            for (_, whole), room in zip(loop.scans, trial.rooms, strict=True)
+        ),
+    ]
+    again = [*loop.counting(count), *loop.collecting(lowering)]
+    return [
+        *loop.start,
+        loop.repeated(steps, first, trial.trips),
+        Branch(loop.going, tuple(again), tuple(taken), loop.node.sources),
+    ]
+
+
+def _store(part: Value, whole: Value, loop: Loop, lowering: Lowering) -> Launch:
+    """Writes one iteration's slice among those of all."""
+    symbols = index_symbols(part.type.shape)
+    index = as_index(symbols, part.type.shape)
+    source = Buffer("in0", part.type.dtype, part.type.shape)
+    counter = flat(source) if part is loop.iteration else Buffer("in1", i64, (1,))
+    out = Buffer("out0", part.type.dtype, whole.type.shape)
+    now = expr.as_index(expr.load(counter, (0,)))
+    offset = now * product(part.type.shape) + source.offset(index)
+    value = expr.load(flat(source), (source.offset(index),))
+    nest = lowering.nest(Piece(flat(out), offset, value, symbols))
+    return lowering.launch(
+        [loop.node],
+        {part: flat(source), loop.iteration: counter},
+        {whole: flat(out)},
+        Computation(nest.body, nest.operations),
+    )
+
+
+def _store_number(count: str, number: Value, node: Node, lowering: Lowering) -> Launch:
+    """Writes a symbol's value."""
+    out = flat(Buffer("out0", i64, (1,)))
+    nest = lowering.nest(Piece(out, 0, expr.index_value(symbol(count)), ()))
+    return lowering.launch([node], {}, {number: out}, Computation(nest.body, nest.operations))
+
+
+def _take_over(room: Value, whole: Value, node: Node, lowering: Lowering) -> Launch:
+    """Copies as many slices as were collected."""
+    symbols = index_symbols(whole.type.shape)
+    source = Buffer("in0", room.type.dtype, room.type.shape)
+    out = flat(Buffer("out0", whole.type.dtype, whole.type.shape))
+    offset = source.offset(as_index(symbols, whole.type.shape))
+    nest = lowering.nest(Piece(out, offset, expr.load(flat(source), (offset,)), symbols))
+    made = Computation(nest.body, nest.operations)
+    return lowering.launch([node], {room: flat(source)}, {whole: out}, made)
