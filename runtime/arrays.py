@@ -77,6 +77,11 @@ def as_input(info: ArrayInfo, dtype: np.dtype[Any], value: object) -> Array:
             f"Input '{info.name}' has dtype {array.dtype}, expected {info.dtype}. "
             f"Convert it, for example with .astype('{dtype}')."
         )
+    if isinstance(array, np.ma.MaskedArray) and np.ma.is_masked(array):
+        raise InputError(
+            f"Input '{info.name}' has masked elements. Give them a value, for example with "
+            ".filled(0)."
+        )
     # ascontiguousarray would make a vector of a scalar.
     return np.require(array, dtype, ["C", "A"]) if array.ndim else array.astype(dtype)
 

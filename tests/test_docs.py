@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -154,14 +155,19 @@ def test_names_of_the_c_interface_are_the_header_s(name: str) -> None:
     words = set(re.findall(r"\blenet_\w+", PAGES[name]))
     if not words:
         return
-    made = build_model(LENET, Options())
-    header = header_text(made.code.signature, "lenet.weights")
+    header = _header()
     if "lenet_training" in PAGES[name]:
         header += _training_header() + "lenet_training "
     for word in words:
         assert re.search(rf"\b{word}\b", header), f"{name} speaks of {word}"
 
 
+@cache
+def _header() -> str:
+    return header_text(build_model(LENET, Options()).code.signature, "lenet.weights")
+
+
+@cache
 def _training_header() -> str:
     """The header of a small training library; the names do not depend on the network."""
     network = Network(Sequential(Flatten(), Dense(3)), Input("image", ("batch", 1, 4, 4)))

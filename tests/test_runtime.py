@@ -93,6 +93,16 @@ def test_arrays_of_other_layouts_are_copied(relu: CompiledModel, rng: np.random.
         np.testing.assert_array_equal(relu(x), relu_reference(x.astype(np.float32)))
 
 
+def test_elements_that_are_masked_have_no_value(relu: CompiledModel) -> None:
+    x = np.ma.masked_greater(np.arange(4, dtype=np.float32).reshape(1, 4), 9)
+    np.testing.assert_array_equal(relu(x), relu_reference(x.data))
+    relu(x.data)  # what has been planned for an array is not believed of another kind
+    x[0, 2] = np.ma.masked
+    with pytest.raises(InputError, match="'x' has masked elements"):
+        relu(x)
+    np.testing.assert_array_equal(relu(x.filled(7)), relu_reference(x.filled(7)))
+
+
 def test_whatever_holds_an_array_goes_in(relu: CompiledModel, rng: np.random.Generator) -> None:
     x = rng.standard_normal((3, 4), np.float32)
 

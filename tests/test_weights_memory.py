@@ -18,7 +18,7 @@ from bessemer.compiler.ir.mapped_file import MappedFile, forget
 from bessemer.frontends.compile import compile
 from bessemer.frontends.models_in import as_graph
 
-SIZE, LAYERS = 2048, 8
+SIZE, LAYERS = 1024, 16
 WEIGHTS = LAYERS * SIZE * SIZE * 4
 _COMPILE = """
 import sys
