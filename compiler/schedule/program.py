@@ -40,6 +40,10 @@ from bessemer.compiler.schedule.lowering.write_parts import write_parts
 from bessemer.compiler.schedule.merge_updates import merge_updates
 from bessemer.compiler.schedule.order_updates import order_updates, sets_symbols
 from bessemer.compiler.schedule.regions import copies_between, inlined
+from bessemer.compiler.schedule.reshaped_outputs import (
+    reshaped_outputs,
+    write_reshaped_outputs,
+)
 from bessemer.compiler.schedule.written_over import begun, carried_over, copied_first
 from bessemer.compiler.targets.machine import Target
 
@@ -66,7 +70,7 @@ def build_program(
 def assembled(builder: ProgramBuilder, graph: Graph, derived: Mapping[str, Size]) -> Program:
     """The program that a builder makes of a graph whose derived sizes have names."""
     builder.over = dict.fromkeys(builder.copied_first(graph), Copy)
-    steps = builder.lower(graph)
+    steps = write_reshaped_outputs(builder.lower(graph), builder.reshaped)
     outputs, copies = builder.separate_outputs(graph)
     outputs, steps = order_updates(graph, outputs, (*steps, *copies))
     steps = merge_updates(graph, outputs, steps, builder.lowering)
@@ -120,6 +124,7 @@ class ProgramBuilder:
         choices: Choices,
         derived: Mapping[str, Size],
     ) -> None:
+        self.outermost, self.reshaped = graph, reshaped_outputs(graph)
         self.optimize = optimize
         self.target = target
         self.constants: dict[Value, Array] = dict(graph.constants)
@@ -197,9 +202,11 @@ class ProgramBuilder:
             node.operator.name == "reshape"
             and len(group.nodes) == 1
             and self.optimize > 1
-            and node.inputs[0] not in graph.inputs
+            and (graph is self.outermost or node.inputs[0] not in graph.inputs)
             and node.inputs[0] not in self.constants
-            and node.output not in graph.outputs
+            and (
+                node.output not in graph.outputs or self.reshaped.get(node.inputs[0]) is node.output
+            )
         )
 
     def statements(self, node: Node) -> Launch:

@@ -114,6 +114,7 @@ def print_program(program: Program, plan: MemoryPlan) -> str:
     places |= {value: repr(value.name) for value in program.inputs}
     outputs = zip(program.outputs, program.output_names, strict=True)
     places |= {value: repr(name) for value, name in outputs}
+    places |= {value: places[root] for value, root in plan.aliases.items() if root in places}
     symbols = f"[{', '.join(program.symbols)}]" if program.symbols else ""
     lines = [f"program {program.name}{symbols}", *_lines(program.steps, places, "  ")]
     return "\n".join([*lines, *_updates(program, plan)]) + "\n"
