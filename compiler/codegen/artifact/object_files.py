@@ -11,6 +11,7 @@ SECTION = struct.Struct("<IIQQQQIIQQ")
 SYMBOL = struct.Struct("<IBBHQQ")
 RELOCATION = struct.Struct("<QQq")
 
+# The ELF specification's SHT_*, STT_FILE, SHN_UNDEF and SHN_LORESERVE, STV_HIDDEN.
 SYMTAB, STRTAB, RELA, NOBITS = 2, 3, 4, 8
 FILE, UNDEFINED, RESERVED = 4, 0, 0xFF00
 HIDDEN = 2
@@ -18,6 +19,8 @@ HIDDEN = 2
 
 @dataclass(frozen=True)
 class Section:
+    """The fields of a section's header (`kind` is sh_type), and its bytes: none for NOBITS."""
+
     name: bytes
     kind: int
     flags: int
@@ -30,6 +33,9 @@ class Section:
 
 @dataclass(frozen=True)
 class Symbol:
+    """An entry of the symbol table: `kind` is the type in st_info, `section` the number of the
+    section in which it is defined, `value` its offset there."""
+
     name: bytes
     kind: int
     is_local: bool
@@ -46,6 +52,8 @@ class Symbol:
 
 @dataclass(frozen=True)
 class ObjectFile:
+    """`header` is the file's, as HEADER unpacks it; places in the lists are ELF's numbers."""
+
     header: tuple[int, ...]
     sections: list[Section]
     symbols: list[Symbol]
@@ -60,6 +68,7 @@ class Names:
     taken: set[bytes] = field(default_factory=set)
 
     def place(self, name: bytes) -> int:
+        """Where the name begins in the table, to which it is added if it is not there."""
         found = self.known.get(name)
         if found is None:
             found = self.known[name] = len(self.text)
@@ -78,6 +87,7 @@ class Names:
 
 
 def read_object(file: bytes) -> ObjectFile:
+    """The sections and symbols of a file that LLVM has written; nothing in it is checked."""
     header = HEADER.unpack_from(file)
     start, count, names_at = header[6], header[12], header[13]
     raw = [SECTION.unpack_from(file, start + k * SECTION.size) for k in range(count)]

@@ -35,7 +35,7 @@ def read_upsample(context: NodeContext) -> Value:
 def _scaled_by_old_rules(context: NodeContext, x: Value, scales: Sequence[float]) -> Value:
     """Before opset 11 positions are index / scale; the nearest is the one before that along axes
     that grow, the one behind it along axes that shrink."""
-    nearest = _MODES.get(context.text("mode", "nearest")) == "nearest"
+    nearest = _MODES.get(context.text("mode")) == "nearest"
     growing = [max(scale, 1.0) for scale in scales]
     shrinking = [min(scale, 1.0) for scale in scales]
     steps = [(growing, "floor"), (shrinking, "ceil")] if nearest else [(list(scales), "floor")]
