@@ -224,14 +224,15 @@ class GraphBuilder:
         )
 
     def bind(self, value: Value, prefix: str = "d") -> tuple[Size, ...]:
-        """The entries of an integer vector as Sizes: known ones, or new symbols bound at run time.
+        """The entries of an integer tensor as Sizes: known ones, or new symbols bound at run time.
 
         A bound entry must not be negative when the model runs.
         """
         known = self.known_sizes(value)
         if known is not None:
             return known
-        flat = value if value.type.rank == 1 else self.apply("reshape", value, shape=(1,))
+        count = value.type.numel
+        flat = value if value.type.rank == 1 else self.apply("reshape", value, shape=(count,))
         if flat.type.dtype != i64:
             flat = self.apply("cast", flat, dtype=i64)
         return self._bound(flat, prefix)
@@ -371,7 +372,7 @@ def _select_content(contents: list[Any], node: Node) -> Content | None:
 
 _BY_REFERENCE = (
     "reshape", "transpose", "slice", "concat", "gather", "broadcast_to", "neg", "abs",
-    "reduce_sum", "reduce_prod", "full", "iota", "not",
+    "reduce_sum", "reduce_prod", "full", "iota", "not", "one_hot",
 )  # fmt: skip
 _COMPARISONS = frozenset({"lt", "ge", "gt", "le", "eq", "ne"})
 CONTENT_RULES: dict[str, Callable[[list[Any], Node], Content | None]] = {
