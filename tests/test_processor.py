@@ -1,4 +1,5 @@
-"""The support code's questions to the machine: processor features, processors, control groups."""
+"""The support code: fields of its structs, and its questions to the machine: processor features,
+processors, control groups."""
 
 from __future__ import annotations
 
@@ -22,6 +23,7 @@ from bessemer.compiler.codegen.artifact.machine import (
     optimized_text,
     place_object,
 )
+from bessemer.compiler.codegen.support.layout import Layout, expand_fields
 from bessemer.compiler.codegen.support.processor import X86_FEATURES, baseline, processor_text
 from bessemer.compiler.codegen.support.support import shared_texts
 from bessemer.compiler.errors import InternalError
@@ -34,6 +36,18 @@ EMPTY = np.empty(0, np.uint8)
 only_x86 = pytest.mark.skipif(
     not handmade.HOST.startswith("x86_64"), reason="x86's own way to ask for features"
 )
+
+
+def test_the_load_of_a_field_is_its_address_and_a_load() -> None:
+    pair = Layout("pair", (("first", "i32"), ("second", "ptr")))
+    found = expand_fields("  %x = add i32 %a, %b\n  %y = field pair.second, %p\n", [pair])
+    assert found.splitlines() == [
+        "  %x = add i32 %a, %b",
+        "  %y.field = getelementptr %bessemer.pair, ptr %p, i32 0, i32 1",
+        "  %y = load ptr, ptr %y.field",
+    ]
+    with pytest.raises(KeyError, match=r"pair\.third"):
+        expand_fields("  %y = field pair.third, %p", [pair])
 
 
 def function(text: str, name: str, result: Any) -> tuple[Callable[..., Any], object]:
