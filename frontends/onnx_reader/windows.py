@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from bessemer.compiler.ir import dims
@@ -35,6 +35,16 @@ class Window:
     def attributes(self) -> dict[str, Any]:
         """The attributes of a pooling operator."""
         return {"kernel": self.kernel, **self.steps}
+
+    @property
+    def single(self) -> int:
+        """How many axes in front have windows of one element, and no padding."""
+        axes = zip(self.kernel, self.low, self.high, strict=True)
+        return next((at for at, axis in enumerate(axes) if axis != (1, 0, 0)), len(self.kernel))
+
+    def behind(self, count: int) -> Window:
+        """The window over all axes but so many in front."""
+        return Window(*(getattr(self, field.name)[count:] for field in fields(self)))
 
 
 def read_window(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
+from functools import partial
 
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
@@ -10,26 +12,50 @@ from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import i64
 from bessemer.compiler.ops.composite import composite_reduce
 from bessemer.compiler.ops.composite.composite import binary, size_as
-from bessemer.compiler.ops.composite.composite_shape import from_channels_last, to_channels_last
+from bessemer.compiler.ops.composite.composite_shape import (
+    from_channels_last,
+    slice_axis,
+    to_channels_last,
+)
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.registry import rule
 from bessemer.frontends.onnx_reader.windows import Window, read_window
 
 
-def _input_and_window(context: NodeContext) -> tuple[Value, Window]:
-    """The image, channels last, and the node's window."""
+def _window(context: NodeContext) -> Window:
     x = context.input(0)
     if x.type.rank < 3:
         context.wrong(f"the input is {x.type}, an image [N, C, ...] is wanted")
     kernel: tuple[Size, ...] = context.integers("kernel_shape")
-    return to_channels_last(context.builder, x), read_window(context, x.type.shape[2:], kernel)
+    return read_window(context, x.type.shape[2:], kernel)
+
+
+def _pooled(context: NodeContext, window: Window, pool: Callable[[Value, Window], Value]) -> Value:
+    """What `pool` makes of an image whose channels are last.
+
+    Axes in front whose windows have one element are channels, where there is only one: a pool that
+    takes every fourth channel is written as one of [N, 1, C, H, W] with a kernel of 1x3x3.
+    """
+    b, x = context.builder, context.input(0)
+    count = window.single
+    if x.type.shape[1] != 1 or not 0 < count < len(window.kernel):
+        return from_channels_last(b, pool(to_channels_last(b, x), window))
+    for axis, step in enumerate(window.strides[:count], start=2):
+        size = dims.floordiv(x.type.shape[axis] - 1, step) + 1
+        x = slice_axis(b, x, axis, 0, size, step)
+    batch, _, *sizes = x.type.shape
+    channels, spatial = sizes[:count], sizes[count:]
+    image = to_channels_last(b, context.reshape(x, (batch, dims.product(channels), *spatial)))
+    result = from_channels_last(b, pool(image, window.behind(count)))
+    return context.reshape(result, (batch, 1, *channels, *result.type.shape[2:]))
 
 
 @rule("MaxPool")
 def read_max_pool(context: NodeContext) -> list[Value]:
-    x, window = _input_and_window(context)
-    result = context.apply("max_pool", x, **window.attributes)
-    pooled = from_channels_last(context.builder, result)
+    window = _window(context)
+    pooled = _pooled(
+        context, window, lambda x, inner: context.apply("max_pool", x, **inner.attributes)
+    )
     if len([name for name in context.node.output if name]) < 2:
         return [pooled]
     return [pooled, _places_of_maxima(context, window, pooled)]
@@ -134,8 +160,7 @@ def read_max_unpool(context: NodeContext) -> Value:
 
 @rule("AveragePool")
 def read_average_pool(context: NodeContext) -> Value:
-    x, window = _input_and_window(context)
-    return from_channels_last(context.builder, averaged(context, x, window))
+    return _pooled(context, _window(context), partial(averaged, context))
 
 
 def averaged(context: NodeContext, x: Value, window: Window) -> Value:
@@ -158,9 +183,12 @@ def _norm(context: NodeContext) -> float:
 
 @rule("LpPool")
 def read_lp_pool(context: NodeContext) -> Value:
-    x, window = _input_and_window(context)
-    result = composite_reduce.lp_pool(context.builder, x, _norm(context), **window.attributes)
-    return from_channels_last(context.builder, result)
+    b, norm = context.builder, _norm(context)
+    return _pooled(
+        context,
+        _window(context),
+        lambda x, inner: composite_reduce.lp_pool(b, x, norm, **inner.attributes),
+    )
 
 
 @rule("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
