@@ -129,59 +129,6 @@ def test_slices_of_an_axis_of_unknown_size_clamp_as_onnx_says(bounds: tuple[int,
         agrees(model, {"x": floats(size, 2)}, graph)
 
 
-def test_as_many_from_the_end_as_there_are_is_all_of_them() -> None:
-    """The size stays the axis', so that the product behind it is known to fit."""
-    model = parsed(
-        """agraph (float[n, 3] x) => (float[3, 3] y) {
-            shape = Shape<end = 1>(x)
-            start = Neg(shape)
-            none = Constant<value = int64[1] {9223372036854775807}>()
-            axis = Constant<value = int64[1] {0}>()
-            last = Slice(x, start, none, axis)
-            turned = Transpose(x)
-            y = MatMul(turned, last)
-        }"""
-    )
-    graph = read_onnx(model)
-    for size in (1, 4):
-        agrees(model, {"x": floats(size, 3)}, graph)
-    assert graph.outputs[0].type.shape == (3, 3)
-    assert not any(node.operator.name == "bind" for node in graph.nodes)
-
-
-def test_repeats_that_a_one_hot_puts_in_place_are_followed() -> None:
-    """As torch writes a repetition along one axis, as often as the size of another says."""
-    model = parsed(
-        """agraph (float[n, 3] x) => (float[n, m] y) {
-            place = Constant<value = int64[1] {1}>()
-            depth = Constant<value = int64 {2}>()
-            one = Constant<value = int64[1] {1}>()
-            flat = Constant<value = int64[1] {-1}>()
-            size = Shape<end = 1>(x)
-            values = Concat<axis = 0>(one, size)
-            hot = OneHot(place, depth, values)
-            repeats = Reshape(hot, flat)
-            y = Tile(x, repeats)
-        }"""
-    )
-    graph = read_onnx(model)
-    (y,) = graph.outputs
-    size = graph.inputs[0].type.shape[0]
-    assert y.type.shape == (size, 3 * size)
-    agrees(model, {"x": floats(4, 3)}, graph)
-
-
-def test_sizes_may_come_in_a_tensor_of_several_axes() -> None:
-    model = parsed(
-        """agraph (float[n, 3] x, int64[1, 2] r) => (float[a, b] y) {
-            flat = Constant<value = int64[1] {-1}>()
-            repeats = Reshape(r, flat)
-            y = Tile(x, repeats)
-        }"""
-    )
-    agrees(model, {"x": floats(4, 3), "r": np.array([[2, 3]])}, read_onnx(model))
-
-
 def test_a_local_function_is_read_in_place_with_its_attributes() -> None:
     model = parsed(
         "agraph (float[n] x) => (float[n] y) { y = local.scaled<by = 3.0>(x) }",

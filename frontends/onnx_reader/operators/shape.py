@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -234,18 +235,41 @@ def read_range(context: NodeContext) -> Value:
     return context.apply("add", context.apply("mul", places, step), first)
 
 
+_PARTS = 4
+"""Starts between integers are known where they are quarters, which floats of sizes hold exactly."""
+
+
 def _known_count(context: NodeContext) -> Size | None:
     """ceil((limit - start) / delta) where these are sizes, be it as floats, and delta a number."""
-    sizes = [context.known_sizes(position) for position in range(3)]
-    known = [size[0] for size in sizes if size is not None and len(size) == 1]
-    if len(known) != 3:
+    limit, delta = (_known_size(context, position) for position in (1, 2))
+    if limit is None or not isinstance(delta, int) or delta == 0:
         return None
-    start, limit, delta = known
-    if not isinstance(delta, int) or delta == 0:
+    start = _known_start(context, delta)
+    if start is None:
         return None
     distance = limit - start if delta > 0 else start - limit
     count = dims.ceildiv(distance, abs(delta))
     return count if dims.is_nonnegative(count) else dims.maximum(count, 0)
+
+
+def _known_size(context: NodeContext, position: int) -> Size | None:
+    known = context.known_sizes(position)
+    return known[0] if known is not None and len(known) == 1 else None
+
+
+def _known_start(context: NodeContext, delta: int) -> Size | None:
+    """Where a range starts, or the integer before it, from which as many steps are taken: the
+    centres of pixels start at 0.5."""
+    known = _known_size(context, 0)
+    if known is not None:
+        return known
+    array = context.array(0)
+    if array is None or array.size != 1 or not np.isfinite(array).all():
+        return None
+    number = float(array.reshape(-1)[0])
+    if number * _PARTS % 1:
+        return None
+    return math.floor(number) if delta > 0 else math.ceil(number)
 
 
 @rule("EyeLike")
