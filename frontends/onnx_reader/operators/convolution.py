@@ -72,7 +72,7 @@ def _transposed(context: NodeContext, pads: tuple[Size, ...], bias: Value | None
     rank = x.type.rank
     if rank < 3 or weight.type.rank != rank:
         context.wrong(f"the input is {x.type} and the weight {weight.type}")
-    groups = context.integer("group")
+    groups = context.integer("group", 1)
     if groups < 1:
         context.wrong(f"group is {groups}")
     x = with_size(context.builder, x, 1, weight.type.shape[0])
@@ -108,7 +108,7 @@ def _transposed_pads(
         len(pads) != 2 * count
     ):
         context.wrong(f"strides, dilations and pads do not all fit {count} spatial axes")
-    automatic = context.text("auto_pad")
+    automatic = context.text("auto_pad", "NOTSET")
     shape = context.integers("output_shape", ())
     if automatic == "VALID" and not shape:
         return (0,) * count, (0,) * count

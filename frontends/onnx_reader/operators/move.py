@@ -210,7 +210,7 @@ def read_pad(context: NodeContext) -> Value:
     high: list[Size] = [0] * rank
     for position, axis in enumerate(axes):
         low[axis], high[axis] = pads[position], pads[position + len(axes)]
-    mode = context.text("mode")
+    mode = context.text("mode", "constant")
     if mode not in ("constant", "reflect", "edge", "wrap"):
         context.unsupported(f"mode = {mode}")
     if x.type.dtype.is_integer or x.type.dtype == boolean:
