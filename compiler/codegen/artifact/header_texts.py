@@ -24,7 +24,7 @@ $dims
  */
 """
 
-TYPES = """\
+OPENING = """\
 #ifndef $guard
 #define $guard
 
@@ -47,6 +47,12 @@ $dtypes
 
 typedef struct ${prefix}_context ${prefix}_context;
 
+"""
+"""The guard, the enumerations, the context."""
+
+TYPES = (
+    OPENING
+    + """\
 /* All zero means the defaults. */
 typedef struct {
   int32_t threads;           /* 0: as many as the processors that this process may use */
@@ -81,6 +87,7 @@ typedef struct {
 /* All functions that return int32_t give a ${prefix}_status. */
 
 """
+)
 
 LIFE = """\
 /* options may be NULL. Where it fails, *out is NULL and the log has the details. */
@@ -106,16 +113,13 @@ int64_t ${prefix}_needed_bytes(const ${prefix}_context *context);
 
 """
 
-REST = """\
-/* The context's own workspace: how large it is, and giving it back until the next run. */
-int64_t ${prefix}_arena_bytes(const ${prefix}_context *context);
-void ${prefix}_trim(${prefix}_context *context);
-
+MESSAGES = """\
 /* The text of the last run's error, "" when there was none. */
 const char *${prefix}_message(const ${prefix}_context *context);
 const char *${prefix}_status_text(int32_t status);
-int32_t ${prefix}_threads(const ${prefix}_context *context);
+"""
 
+COUNTS = """\
 int32_t ${prefix}_abi(void);
 int32_t ${prefix}_input_count(void);
 int32_t ${prefix}_output_count(void);
@@ -124,10 +128,9 @@ int32_t ${prefix}_dim_count(void);
 const ${prefix}_value *${prefix}_input_info(int32_t index);
 const ${prefix}_value *${prefix}_output_info(int32_t index);
 const char *${prefix}_dim_name(int32_t index);
+"""
 
-const char *${prefix}_version(void);      /* the compiler's */
-const char *${prefix}_required_cpu(void); /* features, comma-separated; create checks them */
-const char *${prefix}_metadata(void);     /* all of this as JSON */
+CLOSING = """\
 
 #ifdef __cplusplus
 }
@@ -135,6 +138,28 @@ const char *${prefix}_metadata(void);     /* all of this as JSON */
 
 #endif
 """
+
+REST = (
+    """\
+/* The context's own workspace: how large it is, and giving it back until the next run. */
+int64_t ${prefix}_arena_bytes(const ${prefix}_context *context);
+void ${prefix}_trim(${prefix}_context *context);
+
+"""
+    + MESSAGES
+    + """\
+int32_t ${prefix}_threads(const ${prefix}_context *context);
+
+"""
+    + COUNTS
+    + """\
+
+const char *${prefix}_version(void);      /* the compiler's */
+const char *${prefix}_required_cpu(void); /* features, comma-separated; create checks them */
+const char *${prefix}_metadata(void);     /* all of this as JSON */
+"""
+    + CLOSING
+)
 
 LIBRARY_COMMENT = """\
 /* Training of "$title", compiled by Bessemer: a step, evaluation and prediction over one state.

@@ -1,10 +1,17 @@
-"""The C header of a device library; its style is that of header_texts.py."""
+"""The C header of a device library, which shares parts with those of processors."""
 
 from __future__ import annotations
 
 from enum import IntEnum
 
 from bessemer.compiler.codegen.artifact.header import filled_header
+from bessemer.compiler.codegen.artifact.header_texts import (
+    CLOSING,
+    COUNTS,
+    LIFE,
+    MESSAGES,
+    OPENING,
+)
 from bessemer.runtime.artifact import Signature
 
 
@@ -34,7 +41,7 @@ STATUS_TEXTS: dict[DeviceStatus, str] = {
     DeviceStatus.DEVICE: "the device or its driver failed",
 }
 
-_TEXT = """\
+_COMMENT = """\
 /* The model "$title" for GPUs, compiled by Bessemer.
  *
  * Code for: $levels
@@ -53,28 +60,9 @@ $dims
  * A context belongs to one thread at a time; any number of contexts run side by side. Its weights
  * and its working memory stay on the device until it is destroyed.
  */
-#ifndef $guard
-#define $guard
+"""
 
-#include <stddef.h>
-#include <stdint.h>
-
-#ifdef __cplusplus
-extern "C" {
-#endif
-
-$macros
-
-typedef enum {
-$statuses
-} ${prefix}_status;
-
-typedef enum {
-$dtypes
-} ${prefix}_dtype;
-
-typedef struct ${prefix}_context ${prefix}_context;
-
+_TYPES = """\
 /* All zero means the defaults. */
 typedef struct {
   int32_t device; /* the driver's number */
@@ -94,10 +82,9 @@ typedef struct {
 
 /* All functions that return int32_t give a ${prefix}_status. */
 
-/* options may be NULL. Where it fails, *out is NULL and the log has the details. */
-int32_t ${prefix}_create(${prefix}_context **out, const ${prefix}_options *options);
-void ${prefix}_destroy(${prefix}_context *context);
+"""
 
+_RUN = """\
 /* dims has ${prefix}_DIM_COUNT entries. Returns when the outputs are there. */
 int32_t ${prefix}_run(${prefix}_context *context, const void *const *inputs, void *const *outputs,
                       const int64_t *dims);
@@ -106,28 +93,16 @@ int32_t ${prefix}_run(${prefix}_context *context, const void *const *inputs, voi
  * first run and when dims grow. Negative: absurd dims. */
 int64_t ${prefix}_workspace_bytes(const int64_t *dims);
 
-/* The text of the last run's error, "" when there was none. */
-const char *${prefix}_message(const ${prefix}_context *context);
-const char *${prefix}_status_text(int32_t status);
+"""
 
-int32_t ${prefix}_abi(void);
-int32_t ${prefix}_input_count(void);
-int32_t ${prefix}_output_count(void);
-int32_t ${prefix}_dim_count(void);
-/* NULL where there is no such index. */
-const ${prefix}_value *${prefix}_input_info(int32_t index);
-const ${prefix}_value *${prefix}_output_info(int32_t index);
-const char *${prefix}_dim_name(int32_t index);
+_METADATA = """\
 const char *${prefix}_metadata(void); /* all of this as JSON */
-
-#ifdef __cplusplus
-}
-#endif
-
-#endif
 """
 
 
 def device_header(signature: Signature, levels: str) -> str:
     """The header; `levels` names what the library has code for."""
-    return filled_header(_TEXT, signature, "", statuses=STATUS_TEXTS.items(), levels=levels)
+    text = "".join(
+        (_COMMENT, OPENING, _TYPES, LIFE, _RUN, MESSAGES, "\n", COUNTS, _METADATA, CLOSING)
+    )
+    return filled_header(text, signature, "", statuses=STATUS_TEXTS.items(), levels=levels)
