@@ -16,7 +16,7 @@ from bessemer.compiler.driver import build
 from bessemer.compiler.ir.program import Copy, launches
 from bessemer.compiler.options import Options, Precision
 from bessemer.frontends.onnx_reader.read import read_onnx
-from bessemer.runtime.arrays import places_along
+from bessemer.runtime.arrays import numpy_dtype, places_along
 from bessemer.runtime.artifact import Room, Signature, Status
 from bessemer.runtime.model import CompiledModel
 from bessemer.runtime.native import Context
@@ -135,6 +135,19 @@ def test_float16_and_bfloat16_caches_are_written_in_place() -> None:
     for element in ("float16", "bfloat16"):
         program = build(read_onnx(_decoder(2, element)), Options(grow_in_place=True)).program
         assert program.updates == ((1, 1), (2, 2))
+
+
+def test_steps_with_bfloat16_caches_compute_what_float32_does_but_for_rounding() -> None:
+    model = bessemer.compile(_decoder(2, "bfloat16"), threads=1, cache=False, grow_in_place=True)
+    dtype = numpy_dtype("bfloat16")
+    caches = {name: np.zeros((1, 2, 24, 16), dtype) for name in "kv"}
+    for used, length in ((0, 7), (7, 1), (8, 3)):
+        given = {name: array.astype(dtype) for name, array in _given(length, 1).items()}
+        past = {f"past_{k}": _first(caches[k], 2, used).copy() for k in "kv"}
+        wide = {name: array.astype(np.float32) for name, array in (given | past).items()}
+        wanted: Any = session_of(_decoder()).run(None, wide)
+        for one, reference in zip(_step(model, caches, used, **given), wanted, strict=True):
+            np.testing.assert_allclose(one.astype(np.float32), reference, rtol=3e-2, atol=3e-2)
 
 
 def test_bfloat16_arithmetic_rounds_what_is_in_use_of_a_cache() -> None:
