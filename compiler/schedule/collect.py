@@ -2,7 +2,7 @@
 
 Where only the data decides how many iterations there will be, nobody knows how much room they need.
 Such a loop runs for a while into room for a few slices. Mostly that is all: they are taken over.
-If not, it begins again, and runs twice: once to count, without what is only collected.
+If not, the rest is counted, without what is only collected, and the loop begins again.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bessemer.compiler.ir import dims, expr
-from bessemer.compiler.ir.dims import product, symbol
+from bessemer.compiler.ir.dims import Size, product, symbol
 from bessemer.compiler.ir.expr import Buffer
 from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.program import BindDims, Branch, Launch, Repeat, Step
@@ -57,10 +57,16 @@ class Loop:
 
     def counting(self, count: str) -> list[Step]:
         """What of the loop decides how many iterations there are."""
+        return [*self._deciding(self.start), self.repeated(self.deciding(), count)]
+
+    def deciding(self) -> list[Step]:
+        """What of an iteration decides how many there are."""
+        return self._deciding((*self.computed, *self.advance))
+
+    def _deciding(self, steps: Sequence[Step]) -> list[Step]:
         assert self.going is not None
         kept = needed_steps((*self.start, *self.computed, *self.advance), self.going)
-        deciding = [step for step in (*self.computed, *self.advance) if step in kept]
-        return [*(step for step in self.start if step in kept), self.repeated(deciding, count)]
+        return [step for step in steps if step in kept]
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,26 +88,31 @@ def trial_of(loop: Loop) -> Trial:
     return Trial(Value(TensorType(i64, ())), most, tuple(rooms))
 
 
-def tried(loop: Loop, trial: Trial, names: tuple[str, str], lowering: Lowering) -> list[Step]:
+def tried(loop: Loop, trial: Trial, names: tuple[str, str, str], lowering: Lowering) -> list[Step]:
     """The loop in which only the data decides how many slices there will be.
 
-    `names` are the symbols for how many iterations the trial made, and how many there are.
+    `names` are the symbols for how many iterations the trial made, how many there are behind it,
+    and how many in all.
     """
     assert loop.going is not None
-    first, count = names
+    first, more, count = names
     pairs = [(part, room) for (part, _), room in zip(loop.scans, trial.rooms, strict=True)]
     stores = [_store(part, room, loop, lowering) for part, room in pairs]
     steps = (*loop.computed, *stores, *loop.advance)
-    number = Value(TensorType(i64, (1,)))
     taken: list[Step] = [
-        _store_number(first, number, loop.node, lowering),
-        BindDims(number, (count,), loop.node.sources),
+        *_counted(symbol(first), count, loop.node, lowering),
         *(
             _take_over(room, whole, loop.node, lowering)
             for (_, whole), room in zip(loop.scans, trial.rooms, strict=True)
         ),
     ]
-    again = [*loop.counting(count), *loop.collecting(lowering)]
+    behind = Value(TensorType(i64, ()))
+    shift = _shift(behind, first, loop, lowering)
+    again = [
+        Repeat(None, loop.going, behind, (shift, *loop.deciding()), more, loop.node.sources),
+        *_counted(symbol(first) + symbol(more), count, loop.node, lowering),
+        *loop.collecting(lowering),
+    ]
     return [
         *loop.start,
         loop.repeated(steps, first, trial.trips),
@@ -128,11 +139,23 @@ def _store(part: Value, whole: Value, loop: Loop, lowering: Lowering) -> Launch:
     )
 
 
-def _store_number(count: str, number: Value, node: Node, lowering: Lowering) -> Launch:
-    """Writes a symbol's value."""
+def _counted(size: Size, count: str, node: Node, lowering: Lowering) -> list[Step]:
+    """Gives a symbol the value of a size."""
+    number = Value(TensorType(i64, (1,)))
     out = flat(Buffer("out0", i64, (1,)))
-    nest = lowering.nest(Piece(out, 0, expr.index_value(symbol(count)), ()))
-    return lowering.launch([node], {}, {number: out}, Computation(nest.body, nest.operations))
+    nest = lowering.nest(Piece(out, 0, expr.index_value(size), ()))
+    made = Computation(nest.body, nest.operations)
+    stored = lowering.launch([node], {}, {number: out}, made)
+    return [stored, BindDims(number, (count,), node.sources)]
+
+
+def _shift(behind: Value, first: str, loop: Loop, lowering: Lowering) -> Launch:
+    """Writes the number of an iteration of which `first` and so many are before."""
+    source, out = flat(Buffer("in0", i64, ())), flat(Buffer("out0", i64, ()))
+    number = expr.load(source, (0,)) + expr.index_value(symbol(first))
+    nest = lowering.nest(Piece(out, 0, number, ()))
+    made = Computation(nest.body, nest.operations)
+    return lowering.launch([loop.node], {behind: source}, {loop.iteration: out}, made)
 
 
 def _take_over(room: Value, whole: Value, node: Node, lowering: Lowering) -> Launch:

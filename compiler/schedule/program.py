@@ -299,7 +299,7 @@ class ProgramBuilder:
         trial = trial_of(loop)
         self.constants[trial.trips] = np.array(trial.most)
         self.capacities |= {room: room.type.numel for room in trial.rooms}
-        names = f"{count}_tried", count
+        names = f"{count}_tried", f"{count}_more", count
         self._note_slices(loop, symbol(count), *names)
         return tried(loop, trial, names, self.lowering)
 
