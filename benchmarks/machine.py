@@ -11,6 +11,7 @@ from pathlib import Path
 
 import llvmlite.binding as llvm
 
+from benchmarks.round_trip import round_trip
 from bessemer.compiler.targets.choose import host_target
 from bessemer.frontends.bandwidth import cache_sizes
 
@@ -36,6 +37,7 @@ def describe_machine() -> dict[str, str]:
         "processors": str(len(os.sched_getaffinity(0))),
         "caches": ", ".join(f"L{number} {size >> 10} KiB" for number, size in cache_sizes()),
         "target": f"{host_target().name} ({host_target().cpu})",
+        "flag's round trip": _round_trip(),
         "system": platform.platform(),
         "python": platform.python_version(),
         "LLVM": ".".join(map(str, llvm.llvm_version_info)),
@@ -47,6 +49,11 @@ def describe_machine() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def _round_trip() -> str:
+    trip = round_trip()
+    return "one processor" if trip is None else f"{trip * 1e9:.0f} ns between two cores"
 
 
 def processor_name() -> str:

@@ -9,11 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.round_trip import round_trip
 from bessemer.frontends.cli.output import write_note
 
 RESULTS = Path(__file__).parent / "results"
 
 Row = dict[str, Any]
+
+ROUND_TRIP = "round_trip_ns"
+"""Of a row: nanoseconds that a flag takes from one core to another and back."""
 
 
 def todays_folder() -> Path:
@@ -49,7 +53,8 @@ class Record:
         self, section: str, names: Iterable[str], measure: Callable[[str], Mapping[str, Any]]
     ) -> dict[str, Row]:
         """Measures what is missing, one after the other; a failure is a row that says why, and is
-        tried again the next time."""
+        tried again the next time. Rows of several threads say how long a flag took from core to
+        core right behind them: two virtual cores may be far from each other, for some minutes."""
         wanted = list(names)
         for number, name in enumerate(wanted, 1):
             known = self.rows(section).get(name)
@@ -58,9 +63,16 @@ class Record:
             write_note(f"{section} [{number}/{len(wanted)}] {name}")
             try:
                 row = dict(measure(name))
+                if _has_several_threads(name) and (trip := round_trip()) is not None:
+                    row[ROUND_TRIP] = round(trip * 1e9)
             except Exception as error:
                 row = {"failed": f"{type(error).__name__}: {str(error)[:300]}"}
                 write_note(f"  {row['failed']}", style="red")
             self.keep(section, name, row)
         rows = self.rows(section)
         return {name: rows[name] for name in wanted}
+
+
+def _has_several_threads(name: str) -> bool:
+    threads = name.rpartition("/")[2]
+    return threads.isdecimal() and int(threads) > 1

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.bars import Bar, all_bars
 from benchmarks.picture import draw
-from benchmarks.record import Record, Row
+from benchmarks.record import ROUND_TRIP, Record, Row
 from benchmarks.sections import SECTIONS
 from bessemer.frontends.cli.output import print_table, write
 
@@ -17,8 +17,17 @@ _MET = {True: "met", False: "MISSED", None: ""}
 
 def print_section(name: str, rows: Mapping[str, Row]) -> None:
     """A section's table, to stdout."""
-    columns, cells = SECTIONS[name].show(rows)
+    columns, cells = _shown(name, rows)
     print_table(columns, cells, right="l" + "r" * (len(columns) - 1))
+
+
+def _shown(name: str, rows: Mapping[str, Row]) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+    """A section's table, with the round trips that were measured beside its rows."""
+    columns, cells = SECTIONS[name].show(rows)
+    if not any(ROUND_TRIP in row for row in rows.values()):
+        return columns, cells
+    trips = [str(rows.get(line[0], {}).get(ROUND_TRIP, "")) for line in cells]
+    return [*columns, "flag's round trip, ns"], [[*c, t] for c, t in zip(cells, trips, strict=True)]
 
 
 def print_bars(bars: Sequence[Bar]) -> None:
@@ -44,7 +53,7 @@ def write_report(record: Record, machine: Mapping[str, str]) -> Path:
         rows = record.rows(name)
         if rows:
             parts += [f"## {section.title}\n", f"`python -m benchmarks {name}`\n"]
-            parts.append(_table(*section.show(rows)))
+            parts.append(_table(*_shown(name, rows)))
     path = record.folder / "report.md"
     path.write_text("\n".join(parts))
     (record.folder / "machine.json").write_text(json.dumps(dict(machine), indent=1) + "\n")

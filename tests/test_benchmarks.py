@@ -25,7 +25,8 @@ from benchmarks.peers import BF16, geometric_mean, ratio, settings
 from benchmarks.picture import MOST_BARS, draw
 from benchmarks.plan import ZOO, Plan, named_models, possible_threads, zoo_file
 from benchmarks.record import Record, Row
-from benchmarks.report import write_report
+from benchmarks.report import print_section, write_report
+from benchmarks.round_trip import round_trip
 from benchmarks.run_models import better_ms
 from benchmarks.sections import SECTIONS
 from benchmarks.training.measure import bars_of, show_training
@@ -73,6 +74,26 @@ def test_a_record_goes_on_where_it_was(tmp_path: Path) -> None:
     assert second == {"a": {"ms": 1}, "b": {"ms": 3}, "c": {"ms": 4}}
     assert json.loads((tmp_path / "run" / "things.json").read_text()) == second
     assert Record(tmp_path / "run", again=True).fill("things", ["a"], measure) == {"a": {"ms": 5}}
+
+
+def test_rows_of_two_threads_say_how_long_a_flag_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("benchmarks.record.round_trip", lambda: 1.23e-7)
+    row = {"ms": 1.0, "gb_s": 2.0, "copy_gb_s": 2.0, "share": 1.0}
+    rows = Record(tmp_path).fill("row_kernels", ["gelu/1", "gelu/2"], lambda _: row)
+    assert rows == {"gelu/1": row, "gelu/2": {**row, "round_trip_ns": 123}}
+    print_section("row_kernels", rows)
+    head, *lines = [line for line in capsys.readouterr().out.splitlines() if line.strip()]
+    assert "flag's round trip, ns" in head
+    assert [line.split()[-1] for line in lines if "gelu" in line] == ["100%", "123"]
+
+
+@pytest.mark.skipif(len(possible_threads("1,2")) < 2, reason="a flag goes from core to core")
+def test_a_flag_goes_from_core_to_core_and_back() -> None:
+    trip = round_trip()
+    assert trip is not None and trip > 1e-8
+    assert "ns between two cores" in describe_machine()["flag's round trip"]
 
 
 def test_the_ratio_is_to_the_best_peer() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from bessemer.compiler.ir import dims, walk_expr
-from bessemer.compiler.ir.dims import Size
-from bessemer.compiler.ir.expr import Binary, Expression, Load, Reduce, Unary
+from bessemer.compiler.ir.dims import Atom, Size, Symbol
+from bessemer.compiler.ir.expr import Binary, Expression, Reduce, Unary
+from bessemer.compiler.schedule.dependence import Dependence
 
 FUNCTION_COST = 16
 """Operations that a transcendental function counts for."""
@@ -27,25 +30,35 @@ def has_functions(value: Expression) -> bool:
     return any(is_function(node) for node in walk_expr.all_nodes(value))
 
 
-def operations(value: Expression) -> Size:
-    """Scalar operations to evaluate an expression once; shared parts count once."""
-    known: dict[Expression, Size] = {}
+def operations(value: Expression, along: Iterable[Symbol] = ()) -> Size:
+    """Scalar operations to evaluate an expression for all indices `along` some axes.
 
-    def cost(node: Expression) -> Size:
-        if node in known:
-            return 0
-        below = dims.total(cost(child) for child in walk_expr.children(node))
-        match node:
-            case Load():
-                own = 1
-            case Unary() | Binary() if is_function(node):
-                own = FUNCTION_COST if isinstance(node, Unary) else 2 * FUNCTION_COST
-            case Reduce(_, _, over, _):
-                below = (below + 1) * dims.product(symbol.extent or 1 for symbol in over)
-                own = 0
-            case _:
-                own = 1
-        known[node] = below + own
-        return known[node]
+    A part is evaluated once for every value of the indices that it depends on, those of reductions
+    included: a row's total once for the row, an invariant of a sum once for the sum.
+    """
+    dependence = Dependence()
+    reductions = walk_expr.reductions_of(value)
+    steps = {*along, *(symbol for node in reductions for symbol in node.over)}
 
-    return cost(value)
+    def times(symbols: frozenset[Atom]) -> Size:
+        return dims.product(s.extent or 1 for s in steps if s in symbols)
+
+    return dims.total(
+        _own_operations(node) * times(dependence.of(node).union(_steps_of(node)))
+        for node in walk_expr.all_nodes(value)
+    )
+
+
+def _own_operations(node: Expression) -> int:
+    match node:
+        case Unary() if is_function(node):
+            return FUNCTION_COST
+        case Binary() if is_function(node):
+            return 2 * FUNCTION_COST
+        case _:
+            return 1
+
+
+def _steps_of(node: Expression) -> tuple[Symbol, ...]:
+    """The indices for which an expression adds something to what it is."""
+    return node.over if isinstance(node, Reduce) else ()

@@ -56,17 +56,27 @@ def write_contraction(
 
 
 def operations(contraction: Contraction, tiling: Tiling) -> Size:
-    """Scalar operations of one item, for `Kernel.operations`: no more than there are rows for."""
+    """Scalar operations of one item of a parallel loop, for `Kernel.operations`: no more than there
+    are rows for. Where the run knows how many tiles there are, it is to divide by constants only.
+    """
     walk = walk_of(contraction, tiling.height)
     cut = cut_evenly(walk.axis.extent, tiling.height // walk.unit)
     rows = dims.minimum(cut.height, walk.axis.extent) * walk.unit
     tiles = dims.product(axis.extent for axis in walk.outer) * cut.count
+    panels = dims.ceildiv(contraction.columns, tiling.panel)
+    share = dims.ceildiv(tiles, _fewest_blocks(panels)) if not isinstance(tiles, int) else tiles
     width = dims.minimum(tiling.panel, contraction.columns)
-    return 2 * rows * dims.minimum(tiling.block, tiles) * width * contraction.depth_extent
+    return 2 * rows * dims.minimum(tiling.block, share) * width * contraction.depth_extent
 
 
 FEWEST_ITEMS = 6
 """For the threads to share, where there are tiles enough and their number is not known."""
+
+
+def _fewest_blocks(panels: Size) -> int:
+    """Into how many blocks tiles are cut at least, if there are so many, for threads to share."""
+    return max(1, -(-FEWEST_ITEMS // panels)) if isinstance(panels, int) else 1
+
 
 Work: TypeAlias = Callable[[Place, Tile], None]
 
@@ -109,10 +119,10 @@ class _Writer:
     @cached_property
     def blocks(self) -> Size:
         fewest = dims.ceildiv(self.tiles, self.tiling.block)
-        if isinstance(self.tiles, int) or not isinstance(self.panels, int) or not self.is_shared:
+        wanted = _fewest_blocks(self.panels)
+        if isinstance(self.tiles, int) or wanted == 1 or not self.is_shared:
             return fewest
-        shared = dims.minimum(dims.ceildiv(self.tiles, 2), -(-FEWEST_ITEMS // self.panels))
-        return fewest if self.panels >= FEWEST_ITEMS else dims.maximum(fewest, shared)
+        return dims.maximum(fewest, dims.minimum(dims.ceildiv(self.tiles, 2), wanted))
 
     @cached_property
     def panels(self) -> Size:

@@ -35,7 +35,7 @@ from bessemer.compiler.schedule.contraction.contraction import (
     RowAxis,
     with_group,
 )
-from bessemer.compiler.schedule.contraction.microkernel import write_contraction
+from bessemer.compiler.schedule.contraction.microkernel import operations, write_contraction
 from bessemer.compiler.schedule.contraction.tiles import Tiling, plan
 from bessemer.compiler.schedule.convolution import winograd_tiles
 from bessemer.compiler.schedule.convolution.depthwise_plan import Planes
@@ -218,8 +218,8 @@ def _one_kernel(work: Winograd, target: Target, block: int) -> Stages:
                 write_contraction(builder, contraction, plan(contraction, target, 1), target)
             with builder.loop(tiles) as tile:
                 _transform_output(builder, work, first + tile, m, (share, tile), group)
-    operations = turns * (2 * work.points * block * work.depth * work.columns)
-    return Stages((builder.block(),), (operations,), v, m)
+    whole = work.count * (2 * work.points * work.depth * work.columns)
+    return Stages((builder.block(),), (dims.ceildiv(whole, shares),), v, m)
 
 
 def _three_kernels(work: Winograd, target: Target, threads: int) -> Stages:
@@ -230,13 +230,14 @@ def _three_kernels(work: Winograd, target: Target, threads: int) -> Stages:
     with first.loop(count, "parallel") as row, first.loop(columns) as column:
         tile = row * columns + column
         _transform_input(first, work, tile, v, (0, tile))
+    products: Size
     if work.on_tiles:
         products = winograd_tiles.write_products(second, v, work.u, m, 0, 0, target, "parallel")
     else:
         contraction = _products(work, v, m, 0, work.count, target)
         tiling = plan(contraction, target, threads)
         write_contraction(second, contraction, tiling, target, "parallel")
-        products = 2 * tiling.block * tiling.height * tiling.panel * work.depth
+        products = operations(contraction, tiling)
     with third.loop(count, "parallel") as row, third.loop(columns) as column:
         tile = row * columns + column
         _transform_output(third, work, tile, m, (0, tile))

@@ -114,9 +114,12 @@ class _Lowering:
         self.rows = RowWriter(self.builder, piece, lanes, vectorize=vectorize)
         self.rows.streams = streams(piece, last_cache)
         self.dependence = self.rows.dependence
-        self.work = operations(piece.value)
         self.cuts_windows = vectorize and asks_in_windows(piece.value)
         self.inside: set[Symbol] = set()
+
+    def _work(self, *along: Symbol) -> Size:
+        """The operations for all elements along some axes, those of the others standing still."""
+        return operations(self.piece.value, along)
 
     def write(self) -> None:
         """All loops one in the other."""
@@ -131,21 +134,21 @@ class _Lowering:
         """The outer loops as one parallel one."""
         inner = self._inner_axis()
         if inner is None:
-            return self._over(self.piece.symbols, self.rows.scalar, self.work)
+            return self._over(self.piece.symbols, self.rows.scalar, self._work())
         outer = tuple(s for s in self.piece.symbols if s is not inner)
         if self.vectorize and has_short_rows(self.piece, self.lanes):
             write_short_rows(self.builder, self.piece, self.lanes)
             width = self.lanes(self.piece.target.dtype)
-            return Nest(self.builder.block(), self.work * extent_of(inner) * width)
+            return Nest(self.builder.block(), self._work(inner) * width)
         behind = axes_behind_totals(self.piece, inner, outer) if self.vectorize else ()
         if behind:
             shared = outer[: len(outer) - len(behind)]
-            work = self.work * dims.product(map(extent_of, (*behind, inner)))
+            work = self._work(*behind, inner)
             return self._over(shared, lambda v: self._behind_totals(inner, behind, v), work)
         if len(outer) == 1 and self._takes_turns(inner, extent_of(outer[0])):
             return self._in_turns(inner, outer[0])
         if outer:
-            return self._over(outer, lambda v: self._row(inner, v), self.work * extent_of(inner))
+            return self._over(outer, lambda v: self._row(inner, v), self._work(inner))
         return self._blocked(inner)
 
     def _row(self, inner: Symbol, values: Values) -> None:
@@ -202,7 +205,7 @@ class _Lowering:
             if isinstance(rows, int) and rows % TURNS == 0:
                 count = TURNS
             RowsByTurns(self.rows, inner, outer, begin).write(count)
-        return Nest(self.builder.block(), self.work * extent_of(inner) * TURNS)
+        return Nest(self.builder.block(), self._work(inner) * TURNS)
 
     def _inner_axis(self) -> Symbol | None:
         """The axis to vectorize: the innermost, unless reductions run along memory instead."""
@@ -283,7 +286,7 @@ class _Lowering:
     def _blocked(self, inner: Symbol) -> Nest:
         """One axis only: cut into blocks for the threads if it is long."""
         extent = extent_of(inner)
-        whole = extent * self.work
+        whole = self._work(inner)
         invariant = any(
             inner not in self.dependence.of(node)
             for node in walk_expr.reductions_of(self.piece.value)
@@ -302,7 +305,7 @@ class _Lowering:
             if isinstance(extent, int) and extent % block == 0:
                 length = block
             self.rows.row(inner, {}, index * block, length)
-        return Nest(self.builder.block(), self.work * block)
+        return Nest(self.builder.block(), self._work() * block)
 
 
 def _parallel_axes(outer: tuple[Symbol, ...]) -> int:
