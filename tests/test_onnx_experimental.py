@@ -126,3 +126,10 @@ def test_operators_that_onnx_took_over() -> None:
     fed = {"x": floats(1, 2, 5, 6), "g": np.tanh(floats(1, 3, 4, 2))}
     settings: dict[str, Any] = {"mode": "bilinear", "padding_mode": "border", "align_corners": 1}
     _agrees("GridSample", fed, {}, ["x", "g"], 1e-5, **settings)
+
+
+def test_their_attributes_may_be_left_out() -> None:
+    """Their defaults are in no schema of the onnx package."""
+    _agrees("Trilu", {"x": floats(2, 4, 5)}, {"k": np.array(1)}, ["x", "k"], 0.0)
+    fed = {"x": floats(1, 2, 5, 6), "g": np.tanh(floats(1, 3, 4, 2)) * 1.5}
+    _agrees("GridSample", fed, {}, ["x", "g"], 1e-5)

@@ -35,7 +35,7 @@ def read_grid_sample(context: NodeContext) -> Value:
     if mode not in _SAMPLING:
         context.wrong(f"mode is {mode!r}")
     x = _image(context)
-    padding = context.text("padding_mode")
+    padding = context.text("padding_mode", "zeros")
     if padding != "zeros":
         pixels = x.type.shape[1:-1]
         require_elements(context.builder, pixels, (1,) * len(pixels))
@@ -45,7 +45,7 @@ def read_grid_sample(context: NodeContext) -> Value:
         context.cast(context.input(1), x.type.dtype),
         mode=_SAMPLING[mode],
         padding=padding,
-        align_corners=bool(context.integer("align_corners")),
+        align_corners=bool(context.integer("align_corners", 0)),
     )
     return from_channels_last(context.builder, result)
 

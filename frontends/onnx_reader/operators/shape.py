@@ -285,7 +285,7 @@ def read_eye_like(context: NodeContext) -> Value:
 @rule("Trilu")
 def read_trilu(context: NodeContext) -> Value:
     shift = context.optional(1)
-    upper = bool(context.integer("upper"))
+    upper = bool(context.integer("upper", 1))
     return composite_shape.trilu(
         context.builder, context.input(0), 0 if shift is None else shift, upper
     )
