@@ -8,6 +8,7 @@ from bessemer.compiler.codegen.artifact.machine import machine_of
 from bessemer.compiler.driver import build
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import Size, symbol
+from bessemer.compiler.ir.program import launches
 from bessemer.compiler.ir.types import Array, TensorType, dtype_of
 from bessemer.compiler.jit import load_code
 from bessemer.compiler.options import Options
@@ -62,3 +63,13 @@ def test_places_of_extremes_and_running_sums(shape: tuple[int, ...], axis: int) 
 @pytest.mark.parametrize(("shape", "axis"), SHAPES[3:])
 def test_they_are_right_for_integers(shape: tuple[int, ...], axis: int) -> None:
     _check(_numbers(shape, np.int32), shape, axis)
+
+
+@pytest.mark.parametrize(("rows", "items"), [(10, 1), (100, 7), (128, 8), (512, 16), (20_000, 40)])
+def test_few_rows_are_shared_by_threads_too(rows: int, items: int) -> None:
+    b = GraphBuilder("rows")
+    x = b.input("x", TensorType(dtype_of(np.zeros(0, np.float32)), (rows, 1000)))
+    best = b.apply_many("top_k", x, axis=1, k=5, largest=True)
+    compiled = build(b.finish(best), Options())
+    (launch,) = launches(compiled.program.steps)
+    assert launch.kernel.parallel_extent == items

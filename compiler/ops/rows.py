@@ -10,15 +10,17 @@ from contextlib import contextmanager
 from typing import TypeAlias
 
 from bessemer.compiler.ir.build_loops import KernelBuilder
-from bessemer.compiler.ir.dims import Size, ceildiv, minimum, product
+from bessemer.compiler.ir.dims import Size, ceildiv, minimum, number, product
 from bessemer.compiler.ir.expr import Index
 from bessemer.compiler.ir.ravel import unravel
 
 Row: TypeAlias = Callable[[Size], Index]
 """The indices of a row's element, from its position in the row."""
 
-BLOCK = 512
-"""Rows side by side that one iteration of a parallel loop handles at most."""
+BLOCK, LEAST_BLOCK = 512, 16
+"""Rows side by side that one iteration of a parallel loop handles at most, and at least."""
+FEWEST_ITEMS = 16
+"""Iterations that are made of few rows, so that threads can share them."""
 FEWEST_BEHIND = 8
 """Places behind the axis from which on they fill vectors better than those before it."""
 
@@ -63,12 +65,16 @@ def _blocks(
 ) -> Iterator[tuple[Size, Size, Size]]:
     """A parallel loop over blocks of `count` places, for each of `outer` others: where a block
     begins, its length, and the other."""
-    if isinstance(count, int) and count <= BLOCK:
+    block = BLOCK
+    if isinstance(count, int) and isinstance(outer, int):
+        share = ceildiv(count * outer, FEWEST_ITEMS * LEAST_BLOCK) * LEAST_BLOCK
+        block = min(BLOCK, number(share))
+    if isinstance(count, int) and count <= block:
         with builder.loop(outer, "parallel") as item:
             yield 0, count, item
         return
-    pieces = ceildiv(count, BLOCK)
+    pieces = ceildiv(count, block)
     with builder.loop(outer * pieces, "parallel") as item:
-        begin = item % pieces * BLOCK
-        is_whole = isinstance(count, int) and count % BLOCK == 0
-        yield begin, BLOCK if is_whole else minimum(count - begin, BLOCK), item // pieces
+        begin = item % pieces * block
+        is_whole = isinstance(count, int) and count % block == 0
+        yield begin, block if is_whole else minimum(count - begin, block), item // pieces
