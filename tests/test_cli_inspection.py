@@ -128,6 +128,20 @@ def test_verify_can_do_without_onnxruntime(net: Path) -> None:
     assert json.loads(out)["reference"] == "interpreter"
 
 
+def test_verify_tells_that_onnxruntime_refuses_a_model(net: Path, tmp_path: Path) -> None:
+    """Weights beside the file that a link leads to lie outside of the link's folder."""
+    real = tmp_path / "real"
+    real.mkdir()
+    model = onnx.load(net)
+    onnx.save(model, real / "m.onnx", save_as_external_data=True, size_threshold=0)
+    link = tmp_path / "m.onnx"
+    link.symlink_to(real / "m.onnx")
+    code, _, err = run_command("verify", link)
+    assert code == 1
+    assert f"CompileError: onnxruntime does not run {link}" in err
+    assert "--against interpreter" in err
+
+
 # bench
 
 

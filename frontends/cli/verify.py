@@ -123,8 +123,18 @@ def _reference(
     kind: Reference, model: Path, graph: Any, arrays: Mapping[str, Array], threads: int
 ) -> dict[str, Array]:
     if kind == "onnxruntime":
-        return _named(graph, start_onnxruntime(model, threads, arrays)())
+        return _named(graph, _run_by_onnxruntime(model, threads, arrays))
     return _interpreted(graph, arrays, run_graph)
+
+
+def _run_by_onnxruntime(model: Path, threads: int, arrays: Mapping[str, Array]) -> list[Array]:
+    try:
+        return start_onnxruntime(model, threads, arrays)()
+    except Exception as error:  # onnxruntime's classes of errors have no common base but this one.
+        raise CompileError(
+            f"onnxruntime does not run {model}: {error}\n"
+            "To compare without it: --against interpreter"
+        ) from error
 
 
 def _interpreted(graph: Graph, arrays: Mapping[str, Array], run: Interpreter) -> dict[str, Array]:
