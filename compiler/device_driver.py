@@ -39,6 +39,7 @@ from bessemer.compiler.options import Options
 from bessemer.compiler.pass_order import Pass, passes_of
 from bessemer.compiler.passes.convolution.separate_padding import separate_padding
 from bessemer.compiler.passes.precision.compute_half_wide import compute_half_wide
+from bessemer.compiler.passes.precision.multiply_pairs import multiply_pairs
 from bessemer.compiler.passes.precision.store_bfloat16 import (
     store_bfloat16,
     store_bfloat16_everywhere,
@@ -76,7 +77,7 @@ def device_passes(options: Options, target: DeviceTarget) -> tuple[Pass, ...]:
     """The passes of a compilation for a GPU, whose convolutions leave the border out themselves,
     whose recurrences give every row threads of its own, whose weights of bytes are decoded for all
     rows, and whose products are of 16-bit numbers wherever they may be."""
-    without = (compute_half_wide, separate_padding, total_gate_gradients)
+    without = (compute_half_wide, multiply_pairs, separate_padding, total_gate_gradients)
     steps = [step for step in passes_of(options, target) if step not in without]
     stored = (store_bfloat16_everywhere if step is store_bfloat16 else step for step in steps)
     return (decode_weights, *stored)

@@ -21,6 +21,7 @@ from bessemer.compiler.passes.gathers.tabulate_resizes import tabulate_resizes
 from bessemer.compiler.passes.gathers.take_whole_rows import take_whole_rows
 from bessemer.compiler.passes.layout.move_transposes import move_transposes
 from bessemer.compiler.passes.precision.compute_half_wide import compute_half_wide
+from bessemer.compiler.passes.precision.multiply_pairs import multiply_pairs
 from bessemer.compiler.passes.precision.store_bfloat16 import store_bfloat16, store_bfloat16_weights
 from bessemer.compiler.passes.precision.widen_half import widen_bfloat16, widen_half
 from bessemer.compiler.passes.quantization.move_quantization import move_quantization
@@ -90,6 +91,8 @@ def passes_of(options: Options, target: Target) -> tuple[Pass, ...]:
         # Weights that a pass has transposed are constants again before they are rounded.
         store = store_bfloat16 if target.has_dot_bf16 else store_bfloat16_weights
         middle += [fold_constants, store]
+        if target.has_dot_bf16:
+            middle.append(multiply_pairs)
     if not target.has_dot_bf16:
         middle.append(widen_bfloat16)
     if target.has_dot_int8 and options.precision != "strict":

@@ -15,7 +15,8 @@ panels to come from the second-level cache, so that the four share what is copie
 those of one panel stay in the first-level cache.
 
 `rounds` allows activations to be rounded to 8 bits by blocks
-(passes/quantization/round_activations.py).
+(passes/quantization/round_activations.py); with `pairs`, activations and weights are rounded to
+bfloat16 where there are some rows (decoded_pairs.py).
 """
 
 from __future__ import annotations
@@ -31,14 +32,16 @@ from bessemer.compiler.ir.expr import Buffer, Expression, constant, convert, les
 from bessemer.compiler.ir.op import Example, Operator, register
 from bessemer.compiler.ir.types import Array, TensorType, bf16, f16, f32, i8, u8
 from bessemer.compiler.ops.check import require
+from bessemer.compiler.ops.contractions.decoded_pairs import PairTiles
 from bessemer.compiler.ops.contractions.gradients_blocks import matmul_blocks_gradient
 from bessemer.compiler.ops.contractions.nibbles import (
     HALF,
     PANEL,
     TOGETHER,
+    Weights,
+    column_store,
     pack_blocks,
     pack_units,
-    store_column,
     units_at,
     unpack_blocks,
     unpack_units,
@@ -47,13 +50,16 @@ from bessemer.compiler.ops.contractions.row_tiles import FEW_REGISTERS_ROWS, row
 
 STRETCH = 128
 """Of the depth, decoded at once: 16 KiB for a panel."""
+FEW_ROWS_OF_PAIRS = 4
+"""Up to so many rows, to round decoded weights and lay them out in pairs takes longer than their
+products."""
 FEW_GROUPS = 8
 """Threads that share fewer groups of panels than this end at different times."""
 
 
 def _infer(
     x: TensorType, weights: TensorType, scales: TensorType, *shifts: TensorType, columns: int,
-    block: int, rounds: bool = False,
+    block: int, rounds: bool = False, pairs: bool = False,
 ) -> TensorType:  # fmt: skip
     """(x f32 [rows, depth], weights u8 [panels, depth, 16 or 32], scales [panels, blocks, 32] and
     maybe shifts like them) -> f32 [rows, columns]."""
@@ -78,7 +84,7 @@ def _infer(
 
 def _reference(
     x: Array, weights: Array, scales: Array, *shifts: Array, columns: int, block: int,
-    rounds: bool = False,
+    rounds: bool = False, pairs: bool = False,
 ) -> Array:  # fmt: skip
     width = 4 if weights.shape[-1] == HALF else 8
     units = unpack_units(weights, columns, width).astype(np.float64) - (1 << (width - 1))
@@ -101,23 +107,29 @@ def _statements(
     columns: int,
     block: int,
     rounds: bool = False,
+    pairs: bool = False,
     rows: int = FEW_REGISTERS_ROWS,
 ) -> None:
     """`rows` is the height of a tile."""
-    x, weights, scales, *shifts = inputs
-    shift = shifts[0] if shifts else None
-    product = _Product(builder, x, weights, scales, shift, outputs[0], block)
-    count = x.shape[0]
-    with builder.loop(product.panels // product.together, "parallel") as group:
-        panel = group * product.together
-        if isinstance(count, int):
-            write = product.write_decoded if count > rows else product.write_few
-            write(panel, rows)
-            return
-        with builder.when(less(rows, count)):
-            product.write_decoded(panel, rows)
-        with builder.otherwise():
-            product.write_few(panel, rows)
+    x, packed, scales, *shifts = inputs
+    weights = Weights(packed, scales, shifts[0] if shifts else None, block)
+    product = _Product(builder, x, weights, outputs[0])
+    count, together, few = x.shape[0], product.together, rows
+    write_many = product.write_decoded
+    if pairs:
+        few = min(rows, FEW_ROWS_OF_PAIRS)
+        write_many = PairTiles(builder, x, weights, outputs[0], together).write
+    with builder.loop(weights.panels // together, "parallel") as group:
+        panel = group * together
+        if isinstance(count, int) and count > few:
+            write_many(panel, rows)
+        elif isinstance(count, int):
+            product.write_few(panel, few)
+        else:
+            with builder.when(less(few, count)):
+                write_many(panel, rows)
+            with builder.otherwise():
+                product.write_few(panel, few)
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,22 +138,13 @@ class _Product:
 
     builder: KernelBuilder
     x: Buffer
-    weights: Buffer
-    scales: Buffer
-    shifts: Buffer | None
+    weights: Weights
     out: Buffer
-    block: int
-
-    @property
-    def panels(self) -> int:
-        panels = self.weights.shape[0]
-        assert isinstance(panels, int)
-        return panels
 
     @property
     def together(self) -> int:
         """How many panels one thread takes at a time: fewer where threads would have to wait."""
-        return TOGETHER if self.panels >= FEW_GROUPS * TOGETHER else TOGETHER // 2
+        return TOGETHER if self.weights.panels >= FEW_GROUPS * TOGETHER else TOGETHER // 2
 
     def write_few(self, panel: Size, most: int) -> None:
         """As many rows as a tile has, or fewer: weights are decoded where they are used."""
@@ -154,9 +157,8 @@ class _Product:
 
     def write_decoded(self, panel: Size, most: int) -> None:
         """More rows: weights are decoded before."""
-        builder, depth = self.builder, self.weights.shape[1]
-        assert isinstance(depth, int)
-        whole, rest = divmod(depth, STRETCH)
+        builder = self.builder
+        whole, rest = divmod(self.weights.depth, STRETCH)
         together = self.together if most > FEW_REGISTERS_ROWS else 1
         with builder.loop(self.together // together) as part:
             first = panel + part * together
@@ -197,11 +199,7 @@ class _Product:
         """A panel's weights of one step of the depth, as floats."""
         builder = self.builder
         with builder.loop(HALF, "vector", lanes=0) as j:
-            units = units_at(self.weights, panel + place, first + k, j)
-            for half, unit in enumerate(units):
-                at = (panel + place, (first + k) // self.block, half * HALF + j)
-                moved = unit if self.shifts is None else unit + convert(self.shifts[at], f32)
-                weight = moved * convert(self.scales[at], f32)
+            for half, weight in enumerate(self.weights.decoded(panel + place, first + k, j)):
                 builder.store(kept, (place, k, half * HALF + j), weight)
 
     def write_row(self, panel: Size, row: Size) -> None:
@@ -216,18 +214,18 @@ class _Product:
                 with builder.loop(depth) as k:
                     factor = builder.define(self.x[row, first + k], "x").value
                     for place, pair in zip(panels, sums, strict=True):
-                        units = units_at(self.weights, place, first + k, j)
+                        units = units_at(self.weights.packed, place, first + k, j)
                         for total, unit in zip(pair, units, strict=True):
                             total.accumulate("add", factor * unit)
-                    if self.shifts is not None:
+                    if self.weights.shifts is not None:
                         plain.accumulate("add", factor)
                 for place, pair, wholes in zip(panels, sums, totals, strict=True):
                     for half, (total, whole) in enumerate(zip(pair, wholes, strict=True)):
                         at = (place, block, half * HALF + j)
                         value = total.value
-                        if self.shifts is not None:
-                            value = value + convert(self.shifts[at], f32) * plain.value
-                        whole.accumulate("add", convert(self.scales[at], f32) * value)
+                        if self.weights.shifts is not None:
+                            value = value + convert(self.weights.shifts[at], f32) * plain.value
+                        whole.accumulate("add", convert(self.weights.scales[at], f32) * value)
             for place, wholes in zip(panels, totals, strict=True):
                 self._store(row, place, j, wholes)
 
@@ -238,11 +236,11 @@ class _Product:
             sums = [self._zeros(2) for _ in range(height)]
             for block, first, depth in self._blocks():
                 places = [(panel, block, half * HALF + j) for half in range(2)]
-                scales = [self._defined(self.scales, at) for at in places]
-                shifts = [self._defined(self.shifts, at) for at in places]
+                scales = [self._defined(self.weights.scales, at) for at in places]
+                shifts = [self._defined(self.weights.shifts, at) for at in places]
                 with builder.loop(depth) as k:
                     weights = []
-                    units = units_at(self.weights, panel, first + k, j)
+                    units = units_at(self.weights.packed, panel, first + k, j)
                     for unit, scale, shift in zip(units, scales, shifts, strict=True):
                         assert scale is not None
                         moved = unit if shift is None else unit + shift
@@ -275,14 +273,13 @@ class _Product:
 
     def _blocks(self) -> Iterator[tuple[Size, Size, int]]:
         """Opens a loop over the whole blocks, then what is left: number, first depth, depth."""
-        depth = self.weights.shape[1]
-        assert isinstance(depth, int)
-        whole, rest = divmod(depth, self.block)
+        block_depth = self.weights.block
+        whole, rest = divmod(self.weights.depth, block_depth)
         if whole:
             with self.builder.loop(whole) as block:
-                yield block, block * self.block, self.block
+                yield block, block * block_depth, block_depth
         if rest:
-            yield whole, whole * self.block, rest
+            yield whole, whole * block_depth, rest
 
     def _store(
         self, row: Size, panel: Size, j: Size, sums: Sequence[Local], *, add: bool = False
@@ -290,7 +287,7 @@ class _Product:
         """Stores sums, or adds them to what is there."""
         for half, total in enumerate(sums):
             column = panel * PANEL + half * HALF + j
-            store_column(self.builder, self.out, (row, column), total.value, add=add)
+            self.builder.append(column_store(self.out, (row, column), total.value, add=add))
 
 
 def _example(
@@ -301,6 +298,7 @@ def _example(
     width: int = 4,
     shift: str = "",
     half: bool = False,
+    pairs: bool = False,
 ) -> Example:
     rng = np.random.default_rng(depth)
     blocks = -(-depth // block)
@@ -310,7 +308,12 @@ def _example(
     arrays.append(pack_blocks(scales))
     if shift:
         arrays.append(pack_blocks(rng.integers(-7, 9, (columns, blocks)).astype(shift)))
-    return Example(tuple(arrays), {"columns": columns, "block": block}, 1e-4)
+    attributes: dict[str, object] = {"columns": columns, "block": block}
+    if pairs:  # of numbers that bfloat16 holds
+        attributes["pairs"] = True
+        arrays[0] = np.rint(arrays[0] * 16)
+        arrays[2] = np.full_like(arrays[2], 0.125)
+    return Example(tuple(arrays), attributes, 1e-4)
 
 
 register(
@@ -326,6 +329,7 @@ register(
             _example(5, 48, 33, 32, shift="float32"),
             _example(4, 32, 16, 16, half=True),
             _example(3, 17, 40, 16, width=8, shift="int8"),
+            _example(9, 259, 40, 16, width=8, shift="int8", pairs=True),
             _example(0, 16, 8, 16),
         ),
     )

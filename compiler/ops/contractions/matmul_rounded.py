@@ -37,8 +37,8 @@ from bessemer.compiler.ops.check import require
 from bessemer.compiler.ops.contractions.nibbles import (
     PANEL,
     TOGETHER,
+    column_store,
     pack_blocks,
-    store_column,
     unpack_blocks,
 )
 from bessemer.compiler.ops.contractions.row_tiles import FEW_REGISTERS_ROWS, row_tiles
@@ -262,7 +262,8 @@ class _Stretch:
     def _store(self, row: Size, j: Size, value: Expression, is_first: bool) -> None:
         product = self.product
         column = (self.number * TOGETHER + self.place) * PANEL + j
-        store_column(product.builder, product.out, (row, column), value, add=not is_first)
+        store = column_store(product.out, (row, column), value, add=not is_first)
+        product.builder.append(store)
 
 
 def _example(

@@ -10,9 +10,11 @@ maybe a shift:
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from bessemer.compiler.ir.build_loops import KernelBuilder
+from bessemer.compiler.ir import loops
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import (
     Buffer,
@@ -69,14 +71,9 @@ def unpack_blocks(packed: Array, columns: int) -> Array:
     return packed.transpose(0, 2, 1).reshape(-1, packed.shape[1])[:columns]
 
 
-def store_column(
-    builder: KernelBuilder,
-    out: Buffer,
-    at: tuple[Size, Size],
-    value: Expression,
-    *,
-    add: bool,
-) -> None:
+def column_store(
+    out: Buffer, at: tuple[Size, Size], value: Expression, *, add: bool
+) -> loops.Store:
     """Stores a sum in a row and column of the output, or adds it to what is there.
 
     The columns that fill the last panels are not in the output.
@@ -87,7 +84,40 @@ def store_column(
     guard = None if fits else less(at[1], columns)
     if add:
         value = load(out, at, guard) + value
-    builder.store(out, at, value, guard)
+    return loops.Store(out, at, value, guard)
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """The weights of a product, with a scale and maybe a shift for each block of the depth."""
+
+    packed: Buffer
+    scales: Buffer
+    shifts: Buffer | None
+    block: int
+
+    @property
+    def panels(self) -> int:
+        """A multiple of TOGETHER."""
+        panels = self.packed.shape[0]
+        assert isinstance(panels, int)
+        return panels
+
+    @property
+    def depth(self) -> int:
+        """How many weights a column has."""
+        depth = self.packed.shape[1]
+        assert isinstance(depth, int)
+        return depth
+
+    def decoded(self, panel: Size, k: Size, j: Size) -> tuple[Expression, ...]:
+        """Columns j and 16 + j of a panel at a place of the depth, as f32."""
+        weights = []
+        for half, unit in enumerate(units_at(self.packed, panel, k, j)):
+            at = (panel, k // self.block, half * HALF + j)
+            moved = unit if self.shifts is None else unit + convert(self.shifts[at], f32)
+            weights.append(moved * convert(self.scales[at], f32))
+        return tuple(weights)
 
 
 def units_at(packed: Buffer, panel: Size, depth: Size, j: Size) -> tuple[Expression, Expression]:
