@@ -35,6 +35,20 @@ def test_numbers_are_those_of_copies(twice: bool) -> None:
         np.testing.assert_array_equal(array.reshape(-1), expected)
 
 
+def test_a_kernel_of_its_own_loops_may_read_them_in_a_third_shape() -> None:
+    b = GraphBuilder("g")
+    x = b.input("x", TensorType(f32, (4,)))
+    first, rows = b.constant(np.array([1, 0, 3, 2])), b.constant(np.array([[1, 1], [0, 0]]))
+    y = b.apply("scatter_elements", x, first, x, axis=0, reduction="none")
+    square = b.apply("reshape", y, shape=(2, 2))
+    turned = b.apply("scatter_elements", square, rows, square, axis=0, reduction="none")
+    graph = b.finish([b.apply("reshape", y, shape=(4, 1)), turned])
+    given = np.arange(4, dtype=np.float32)
+    column, found = bessemer.compile(graph).run({"x": given})
+    np.testing.assert_array_equal(column[:, 0], [1, 0, 3, 2])
+    np.testing.assert_array_equal(found, [[3, 2], [1, 0]])
+
+
 def test_nothing_is_copied() -> None:
     program = build_program(_scattered(), host_target(), optimize=2)
     launches = [step for step in program.steps if isinstance(step, Launch)]

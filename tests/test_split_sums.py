@@ -10,7 +10,7 @@ from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import Size, symbol
 from bessemer.compiler.ir.expr import Buffer
 from bessemer.compiler.ir.graph import Graph
-from bessemer.compiler.ir.types import TensorType, f32
+from bessemer.compiler.ir.types import DType, TensorType, bf16, f32
 from bessemer.compiler.passes.sums.split_sums import split_sums
 from bessemer.compiler.schedule.contraction.contraction import Contraction, DepthAxis, RowAxis
 from bessemer.compiler.schedule.contraction.tiles import cut_evenly, plan
@@ -20,13 +20,13 @@ from tests.pass_runs import changed
 BATCH, DEPTH = (4, 256), 1024
 
 
-def _product(depth: Size = DEPTH, rows: int = 128, columns: int = 160) -> Graph:
-    """transpose(x) @ dy."""
+def _product(depth: Size = DEPTH, rows: int = 128, columns: int = 160, dtype: DType = f32) -> Graph:
+    """transpose(x) @ dy, in float32."""
     b = GraphBuilder("g")
-    x = b.input("x", TensorType(f32, (depth, rows)))
-    dy = b.input("dy", TensorType(f32, (depth, columns)))
+    x = b.input("x", TensorType(dtype, (depth, rows)))
+    dy = b.input("dy", TensorType(dtype, (depth, columns)))
     turned = b.apply("transpose", x, permutation=(1, 0))
-    return b.finish([b.apply("matmul", turned, dy)])
+    return b.finish([b.apply("matmul", turned, dy, **({} if dtype is f32 else {"dtype": f32}))])
 
 
 def _sum(shape: tuple[Size, ...] = (*BATCH, 96), axes: tuple[int, ...] = (0, 1)) -> Graph:
@@ -35,7 +35,11 @@ def _sum(shape: tuple[Size, ...] = (*BATCH, 96), axes: tuple[int, ...] = (0, 1))
     return b.finish([b.apply("reduce_sum", b.apply("mul", dy, dy), axes=axes)])
 
 
-@pytest.mark.parametrize("graph", [_product(), _sum()], ids=["weights", "biases"])
+@pytest.mark.parametrize(
+    "graph",
+    [_product(), _product(dtype=bf16), _sum()],
+    ids=["weights", "weights in bfloat16", "biases"],
+)
 def test_long_sums_are_sums_of_halves(graph: Graph, rng: np.random.Generator) -> None:
     result = changed(graph, [split_sums], rng, rtol=1e-5)
     node = result.nodes[-1]

@@ -18,7 +18,7 @@ from bessemer.compiler.schedule.order_updates import touched
 
 def reshaped_outputs(graph: Graph) -> dict[Value, Value]:
     """For values that such kernels compute, the outputs that have their elements in another shape.
-    All sizes are those of inputs; only kernels read the values."""
+    All sizes are numbers; only kernels read the values."""
     producers, users = graph.producers(), graph.users()
     found: dict[Value, Value] = {}
     for output in graph.outputs:
@@ -64,14 +64,15 @@ def _is_only_copied(value: Value, steps: Sequence[Step]) -> bool:
 
 
 def _renamed(step: Step, places: Mapping[Value, Value]) -> Step:
+    """The step itself where it touches none of these: others know launches by identity."""
     match step:
-        case Launch():
+        case Launch() if not places.keys().isdisjoint(step.values):
             return replace(
                 step,
                 values=tuple(places.get(value, value) for value in step.values),
                 replaceable=tuple(places.get(value, value) for value in step.replaceable),
             )
-        case Copy(source, target):
-            return Copy(places.get(source, source), places.get(target, target))
+        case Copy(source, target) | Alias(source, target):
+            return type(step)(places.get(source, source), places.get(target, target))
         case _:
             return step

@@ -54,7 +54,8 @@ def _product(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
     if depth * (rows + columns) < LARGER * product:
         return None
     transposed = rewriter.emit("transpose", _halves(rewriter, left, 1), permutation=(0, 2, 1))
-    return _added(rewriter, rewriter.emit("matmul", transposed, _halves(rewriter, right, 1)))
+    halves = rewriter.emit("matmul", transposed, _halves(rewriter, right, 1), **node.attributes)
+    return _added(rewriter, halves)
 
 
 def _sum(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
