@@ -20,6 +20,7 @@ SHAPES = [
     ((100, 5, 3), 1),  # few neighbours
     ((3, 130), 1),  # long rows along memory
     ((130, 3, 16), 0),
+    ((0, 5, 20), 1),  # no rows
 ]
 
 

@@ -68,7 +68,7 @@ def _blocks(
     block = BLOCK
     if isinstance(count, int) and isinstance(outer, int):
         share = ceildiv(count * outer, FEWEST_ITEMS * LEAST_BLOCK) * LEAST_BLOCK
-        block = min(BLOCK, number(share))
+        block = min(BLOCK, max(LEAST_BLOCK, number(share)))
     if isinstance(count, int) and count <= block:
         with builder.loop(outer, "parallel") as item:
             yield 0, count, item
