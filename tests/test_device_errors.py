@@ -181,7 +181,7 @@ def test_usage(words: tuple[str, ...], code: int, message: str, tmp_path: Path) 
     net = str(save_net(tmp_path))
     found, _, err = run_command(*(net if word == "NET" else word for word in words))
     assert found == code
-    assert message in " ".join(err.split())
+    assert message in " ".join(err.replace("│", " ").split())
 
 
 def test_names_of_levels() -> None:
