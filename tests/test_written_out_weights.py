@@ -63,20 +63,50 @@ def test_products_take_weights_that_are_cast_and_multiplied(
         np.testing.assert_allclose(compiled.run({"x": x})[0], wanted, rtol=1e-4, atol=1e-2)
 
 
-@pytest.mark.parametrize("scale", [(), (48, 1), (1, 40)])
-def test_only_rows_that_are_looked_up_become_floats(scale: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(("scale", "zero", "is_of_rows"), [
+    ((), None, True), ((48, 1), None, True), ((1, 40), None, False), ((), (1,), True),
+    ((48, 1), (), True), ((), (48, 1), True), ((48, 1), (48, 1), True), ((), (1, 40), False),
+])  # fmt: skip
+def test_only_rows_that_are_looked_up_become_floats(
+    scale: tuple[int, ...], zero: tuple[int, ...] | None, is_of_rows: bool
+) -> None:
     rng = np.random.default_rng(12)
     constants: dict[str, Array] = {
         "w": rng.integers(-128, 128, (48, 40)).astype(np.int8),
         "scale": np.asarray(rng.uniform(0.1, 0.3, scale), np.float32),
     }
+    if zero is not None:
+        constants["zero"] = np.asarray(rng.integers(-9, 9, zero), np.float32)
     model = _written_out(constants, helper.make_node("Gather", ["real", "x"], ["y"]))
     read = read_onnx(model)
     casts = [node for node in read.walk() if node.operator.name == "cast"]
     gathered = [node for node in casts if node.outputs[0].type.shape[0] != 48]
-    assert bool(gathered) is (scale != (1, 40))
+    assert bool(gathered) is is_of_rows
     x = np.array([3, 47, 0, 3])
     wanted: Any
     (wanted,) = ReferenceEvaluator(model).run(None, {"x": x})
     (y,) = bessemer.compile(model, threads=1, cache=False).run({"x": x})
     np.testing.assert_array_equal(y, wanted)
+
+
+def test_integers_are_multiplied_as_integers() -> None:
+    """Sums of bytes times a factor that float32 cannot hold."""
+    rng = np.random.default_rng(13)
+    weights = rng.integers(-100, 100, (48, 40)).astype(np.int8)
+    nodes = [
+        helper.make_node("Cast", ["w"], ["wide"], to=TensorProto.INT32),
+        helper.make_node("Mul", ["wide", "scale"], ["real"]),
+        helper.make_node("MatMul", ["x", "real"], ["y"]),
+    ]
+    given: dict[str, Array] = {"w": weights, "scale": np.array(40001, np.int32)}
+    graph = helper.make_graph(
+        nodes,
+        "integers",
+        [helper.make_tensor_value_info("x", TensorProto.INT32, ["n", 48])],
+        [helper.make_tensor_value_info("y", TensorProto.INT32, None)],
+        [numpy_helper.from_array(array, name) for name, array in given.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    x = rng.integers(-50, 50, (3, 48)).astype(np.int32)
+    (y,) = bessemer.compile(model, threads=1, cache=False).run({"x": x})
+    np.testing.assert_array_equal(y, x @ (weights.astype(np.int32) * 40001))

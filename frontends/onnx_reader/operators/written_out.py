@@ -8,6 +8,8 @@ and a Mul with one scale, or one for each row or column.
 
 from __future__ import annotations
 
+import numpy as np
+
 from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.types import Array, i8, u8
 from bessemer.frontends.onnx_reader.context import NodeContext
@@ -25,7 +27,7 @@ def dequantized(context: NodeContext, x: Value) -> Dequantized | None:
 
 def _written_out(context: NodeContext, x: Value) -> Dequantized | None:
     node = _producer(context, x, "mul")
-    if node is None or x.type.rank != 2:
+    if node is None or x.type.rank != 2 or not x.type.dtype.is_float:
         return None
     for steps, factor in (node.inputs, node.inputs[::-1]):
         scale, zero = _parameter(context, factor), None
@@ -39,9 +41,17 @@ def _written_out(context: NodeContext, x: Value) -> Dequantized | None:
             continue
         axes = {part[1] for part in (scale, zero) if part is not None and part[1] is not None}
         if len(axes) < 2:
-            moved = None if zero is None else zero[0]
-            return Dequantized(integers, scale[0], moved, axis=min(axes, default=0), block=0)
+            scales, zeros = _alike(scale[0], None if zero is None else zero[0])
+            return Dequantized(integers, scales, zeros, axis=min(axes, default=0), block=0)
     return None
+
+
+def _alike(scale: Array, zero: Array | None) -> tuple[Array, Array | None]:
+    """Both as vectors where one of them is."""
+    if zero is None:
+        return scale, None
+    shape = np.broadcast_shapes(scale.shape, zero.shape)
+    return np.broadcast_to(scale, shape).copy(), np.broadcast_to(zero, shape).copy()
 
 
 def _bytes(context: NodeContext, x: Value) -> Array | None:
