@@ -64,7 +64,8 @@ def _joins(graph: Graph) -> dict[int, Node]:
         past, axis = node.inputs[0], node.attributes["axis"]
         taken = {join.inputs[0] for join in found.values()}
         is_alone = past in graph.inputs and past not in (*graph.outputs, *taken)
-        if is_alone and axis > 0 and past.type.shape[axis] in plain:
+        is_known = symbol_names(value.type.shape[axis]) <= set(graph.symbols)
+        if is_alone and is_known and axis > 0 and past.type.shape[axis] in plain:
             found[position] = node
     return found
 
@@ -106,7 +107,8 @@ class _Growth:
         return replace(made, inputs=tuple(self.inputs), outputs=found, symbols=tuple(self.symbols))
 
     def _write(self, node: Node) -> Value:
-        """The array with what the node puts behind its first input; a part of it stands for all."""
+        """The array with what the node puts behind its first input; parts of it stand for both, so
+        that nothing else reads the array as it was."""
         rewriter, axis = self.rewriter, node.attributes["axis"]
         rewriter.sources = node.sources
         array = self.arrays[node]
@@ -118,7 +120,8 @@ class _Growth:
         written = rewriter.emit(
             "tensor_scatter", array, places, update, axis=axis, size=array.type.shape[axis]
         )
-        rewriter.stand(node.output, self._cut(written, node.output))
+        for value in (node.output, node.inputs[0]):
+            rewriter.stand(value, self._cut(written, value))
         return written
 
     def _cut(self, array: Value, used: Value) -> Value:

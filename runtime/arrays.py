@@ -203,7 +203,8 @@ def places_along(array: Array, axis: int) -> int | None:
     """How many places an array has along an axis of which it is the first ones: as many as it has
     itself, or more. None where it does not lie in memory so."""
     found = _places_along(array.shape, array.strides, array.itemsize, axis)
-    return found if array.size else found or 0
+    # Of an array without elements, NumPy's strides may say anything.
+    return found if array.size else max(found or 0, array.shape[axis])
 
 
 @lru_cache(256)

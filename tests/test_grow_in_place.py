@@ -163,6 +163,53 @@ def test_bfloat16_arithmetic_rounds_what_is_in_use_of_a_cache() -> None:
             np.testing.assert_allclose(one, reference, rtol=3e-2, atol=3e-2)
 
 
+def _joined(made: str = "z = Exp(past)") -> onnx.ModelProto:
+    """A cache of one head that is joined, and z, which `made` computes of it."""
+    return parsed(f"""g (float[b, 1, n, 4] past, float[b, 1, s, 4] new)
+            => (float[b, 1, t, 4] present, float[b, 1, n, 4] z) {{
+        present = Concat<axis = 2>(past, new) {made}
+    }}""")
+
+
+@pytest.mark.parametrize("made", ["z = Exp(past)", "m = ReduceMax(present) z = Mul(past, m)"])
+def test_what_else_reads_a_cache_does_so_where_it_has_been_written(made: str) -> None:
+    joined = _joined(made)
+    program = build(read_onnx(joined), Options(grow_in_place=True)).program
+    assert program.updates == ((0, 0),)
+    model = bessemer.compile(joined, threads=1, cache=False, grow_in_place=True)
+    cache = np.random.default_rng(1).standard_normal((2, 1, 9, 4)).astype(np.float32)
+    given = {"past": cache[:, :, :5].copy(), "new": np.ones((2, 1, 2, 4), np.float32)}
+    wanted: Any = session_of(joined).run(None, given)
+    found = model.run({**given, "past": cache[:, :, :5]}, out={"present": cache[:, :, :7]})
+    for one, reference in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(one, reference, rtol=1e-6)
+
+
+def test_one_head_may_lie_in_an_array_of_one_axis() -> None:
+    model = bessemer.compile(_joined(), threads=1, cache=False, grow_in_place=True)
+    cache: Array = np.arange(36, dtype=np.float32)
+    wanted = np.append(cache[:20], [0] * 8)
+    past, present = (cache[: 4 * size].reshape(1, 1, size, 4) for size in (5, 7))
+    model.run({"past": past, "new": np.zeros((1, 1, 2, 4), np.float32)}, out={"present": present})
+    np.testing.assert_array_equal(cache[:28], wanted)
+
+
+def test_a_batch_may_be_empty() -> None:
+    model = bessemer.compile(_joined(), threads=1, cache=False, grow_in_place=True)
+    cache, new = (np.zeros((0, 1, size, 4), np.float32) for size in (9, 2))
+    for out in (None, {"present": cache[:, :, :7]}):
+        present, z = model.run({"past": cache[:, :, :5], "new": new}, out=out)
+        assert present.shape == (0, 1, 7, 4) and z.shape == (0, 1, 5, 4)
+
+
+def test_how_much_is_new_must_be_known_before_the_run() -> None:
+    model = parsed("""g (float[2, past] p, float[2, s] x, bool[s] c) => (float[2, t] y) {
+        k = Compress<axis = 1>(x, c) y = Concat<axis = 1>(p, k)
+    }""")
+    with pytest.raises(bessemer.CompileError, match="'g' has none"):
+        bessemer.compile(model, cache=False, grow_in_place=True)
+
+
 def test_a_prompt_in_another_array_is_copied_into_the_cache() -> None:
     model = bessemer.compile(_decoder(), threads=1, cache=False, grow_in_place=True)
     rng, given = np.random.default_rng(1), _given(2, 1)
