@@ -79,18 +79,18 @@ class _Growth:
         self.inputs = list(graph.inputs)
         self.symbols = list(graph.symbols)
         self.arrays: dict[Node, Value] = {}
-        self._names: dict[Size, str] = {}
+        self._names: dict[tuple[Size, Size], str] = {}
 
     def add_room(self, position: int, node: Node) -> Room:
         """Lets a larger array stand for the node's first input."""
         past, axis = node.inputs[0], node.attributes["axis"]
-        name = self._name(past.type.shape[axis])
+        sizes = past.type.shape[axis], node.output.type.shape[axis]
+        name = self._name(*sizes)
         shape = (*past.type.shape[:axis], symbol(name), *past.type.shape[axis + 1 :])
         given = self.inputs.index(past)
         array = Value(past.type.with_shape(shape), past.name)
         self.inputs[given] = self.arrays[node] = array
         self.rewriter.stand(past, self._cut(array, past))
-        sizes = past.type.shape[axis], node.output.type.shape[axis]
         return Room(position, given, axis, name, *sizes)
 
     def graph(self, joins: dict[int, Node]) -> Graph:
@@ -131,13 +131,14 @@ class _Growth:
             "slice", array, starts=(0,) * rank, shape=used.type.shape, steps=(1,) * rank
         )
 
-    def _name(self, size: Size) -> str:
-        """The symbol for the places of arrays of which so many are in use."""
-        if size not in self._names:
-            (used,) = symbol_names(size)
+    def _name(self, before: Size, after: Size) -> str:
+        """The symbol for the places of arrays of which so many are in use, before a run and
+        after it: what is room enough for one of them is for the others."""
+        if (before, after) not in self._names:
+            (used,) = symbol_names(before)
             name = f"{used}_room"
             while name in self.symbols:
                 name += "_"
-            self._names[size] = name
+            self._names[before, after] = name
             self.symbols.append(name)
-        return self._names[size]
+        return self._names[before, after]

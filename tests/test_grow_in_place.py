@@ -194,6 +194,22 @@ def test_one_head_may_lie_in_an_array_of_one_axis() -> None:
     np.testing.assert_array_equal(cache[:28], wanted)
 
 
+def test_caches_may_grow_by_more_and_by_less_in_one_run() -> None:
+    model = parsed("""g (float[2, n, 4] p, float[2, n, 4] q, float[2, s, 4] k, float[2, u, 4] m)
+            => (float[2, t, 4] y, float[2, v, 4] z) {
+        y = Concat<axis = 1>(p, k) z = Concat<axis = 1>(q, m)
+    }""")
+    grown = bessemer.compile(model, threads=1, cache=False, grow_in_place=True)
+    rng = np.random.default_rng(4)
+    for more, less in ((3, 1), (1, 3)):
+        sizes = {"p": 5, "q": 5, "k": more, "m": less}
+        given = {n: rng.standard_normal((2, size, 4), np.float32) for n, size in sizes.items()}
+        wanted: Any = session_of(model).run(None, given)
+        for out in (None, [None, np.empty_like(wanted[1])], [np.empty_like(wanted[0]), None]):
+            for one, reference in zip(grown.run(given, out=out), wanted, strict=True):
+                np.testing.assert_array_equal(one, reference)
+
+
 def test_a_batch_may_be_empty() -> None:
     model = bessemer.compile(_joined(), threads=1, cache=False, grow_in_place=True)
     cache, new = (np.zeros((0, 1, size, 4), np.float32) for size in (9, 2))
