@@ -37,6 +37,7 @@ from bessemer.compiler.passes.simplification.remove_dead import remove_dead
 from bessemer.compiler.passes.simplification.simplify import simplify
 from bessemer.compiler.passes.sums.block_channel_sums import block_channel_sums
 from bessemer.compiler.passes.sums.group_statistics import group_statistics
+from bessemer.compiler.passes.sums.split_extrema import split_extrema
 from bessemer.compiler.passes.sums.split_sums import split_sums
 from bessemer.compiler.passes.sums.sum_pixels import sum_pixels
 from bessemer.compiler.passes.sums.total_gate_gradients import total_gate_gradients
@@ -75,6 +76,7 @@ PASSES: tuple[Pass, ...] = (
     total_gate_gradients,
     sum_pixels,
     multiply_looked_up,
+    split_extrema,
     split_sums,
     remove_dead,
     flush_denormals,
