@@ -251,6 +251,18 @@ def test_what_a_killed_process_left_is_written_over(
     assert library.load(tmp_path / "c.state") == Status.OK, library.message
 
 
+def test_what_lies_beside_a_checkpoint_is_not_written_through(
+    library: TrainingLibrary, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    other.write_text("not a checkpoint")
+    (tmp_path / "c.state.part").symlink_to(other)
+    assert library.save(tmp_path / "c.state") == Status.OK, library.message
+    assert other.read_text() == "not a checkpoint"
+    assert sorted(os.listdir(tmp_path)) == ["c.state", "other"]
+    assert not (tmp_path / "c.state").is_symlink()
+
+
 def test_two_that_write_to_one_place_do_not_meet(library: TrainingLibrary, tmp_path: Path) -> None:
     others = tmp_path / "c.state.part"
     others.write_text("half a checkpoint")

@@ -2,8 +2,8 @@
 
 The header of the file is known at compile time but for the number of steps, for which 20 characters
 are left. The file is written beside its place, synchronized, and renamed. Its name there is always
-the same, so that what a killed process has left is written over: who holds a lock on the folder has
-that name, others take one of their own.
+the same, so that what a killed process has left is removed: who holds a lock on the folder has that
+name, others take one of their own.
 """
 
 from __future__ import annotations
@@ -175,6 +175,7 @@ usual:
   %usual.length = call i32 (ptr, i64, ptr, ...) @snprintf(
     ptr %part, i64 4160, ptr @bessemer_part_name, ptr %path
   )
+  %cleared = call i32 @unlink(ptr %part)
   br label %open
 open:
   %file = call i32 (ptr, i32, ...) @open(ptr %part, i32 524865, i32 438)
