@@ -159,6 +159,14 @@ def test_a_loop_ends_a_row_goes_on_with_another_and_begins_a_third(name: str, lo
         assert [text.count(" max= ") for text in texts] == [1, 1, 1, 0]
 
 
+@pytest.mark.parametrize(("name", "longest"), [("softmax", 3072), ("layer norm", 2048)])
+def test_rows_by_turns_are_short_enough(name: str, longest: int) -> None:
+    """Longer ones have three loops each."""
+    for columns, loops in ((longest, 4), (longest + 16, 3)):
+        (launch,) = _launches(_compiled(CASES[name][0], (64, columns)))
+        assert print_kernel(launch.kernel).count("vector ") == loops
+
+
 def test_rows_of_four_are_computed_side_by_side() -> None:
     (launch,) = _launches(_compiled(_last_softmax, (4096, 4)))
     text = print_kernel(launch.kernel)

@@ -6,15 +6,18 @@ import numpy as np
 import pytest
 
 import bessemer
+from bessemer.compiler.device_driver import device_passes
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import Size, symbol
 from bessemer.compiler.ir.expr import Buffer
 from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.ir.types import DType, TensorType, bf16, f32
+from bessemer.compiler.options import Options
 from bessemer.compiler.passes.sums.split_sums import split_sums
 from bessemer.compiler.schedule.contraction.contraction import Contraction, DepthAxis, RowAxis
 from bessemer.compiler.schedule.contraction.tiles import cut_evenly, plan
 from bessemer.compiler.targets.choose import parse_target
+from bessemer.compiler.targets.nvptx import SM80
 from tests.pass_runs import changed
 
 BATCH, DEPTH = (4, 256), 1024
@@ -65,6 +68,10 @@ def test_long_sums_are_sums_of_halves(graph: Graph, rng: np.random.Generator) ->
 )
 def test_other_sums_stay(graph: Graph) -> None:
     assert split_sums(graph) is graph
+
+
+def test_gpus_have_no_use_for_halves() -> None:
+    assert split_sums not in device_passes(Options(), SM80)
 
 
 def test_what_a_batch_adds_up_to_is_right_and_the_same_on_two_threads(

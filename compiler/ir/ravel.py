@@ -28,7 +28,7 @@ def unravel(
     `named` may put each number that is computed on the way into a local variable of a kernel.
     """
     found: list[Size] = []
-    for extent in reversed(extents[1:]):
+    for extent in reversed([1 if size == 0 else size for size in extents[1:]]):
         found.append(named(dims.mod(position, extent)))
         position = named(dims.floordiv(position, extent))
     return (position, *reversed(found)) if extents else ()

@@ -222,6 +222,7 @@ register(
             Example(((3, 11),), {"k": 3, "axis": 1}),
             Example(((5, 2, 3),), {"k": 2, "axis": 0, "largest": False}),
             Example(((2, 37, 3),), {"k": 20, "axis": 1}),
+            Example(((4, 3, 0),), {"k": 2, "axis": 1}),
             Example(((1, 9),), {"k": 9, "axis": 1, "largest": False}),
             Example((_TIES,), {"k": 4, "axis": 1}),
             Example((_TIES,), {"k": 7, "axis": 1, "largest": False}),
