@@ -31,6 +31,8 @@ from bessemer.frontends.cli.bench_worker import BESSEMER
 from bessemer.frontends.cli.rivals import RIVALS, VARIANTS, start_system
 from bessemer.frontends.relative_error import relative_error
 
+_OTHERS = ("onnxruntime", "onnxruntime_flushed", "openvino")
+
 EXACT = 1e-4
 OPERATOR_SET = 21
 
@@ -231,13 +233,13 @@ def _model(case: Case, inputs: Mapping[str, Array]) -> onnx.ModelProto:
 
 def ratio_of(row: Mapping[str, Any]) -> float | None:
     """Our time by the best other system's; None without one."""
-    others = [time for name, time in row.items() if name not in (BESSEMER, "error", "failed")]
+    others = [row[system] for system in _OTHERS if system in row]
     return row[BESSEMER] / min(others) if others and BESSEMER in row else None
 
 
 def show_operators(rows: Mapping[str, Row]) -> tuple[list[str], list[list[str]]]:
     """The table's columns and cells, the slowest by the others first; at last a geometric mean."""
-    systems = (BESSEMER, "onnxruntime", "onnxruntime_flushed", "openvino")
+    systems = (BESSEMER, *_OTHERS)
     ratios = {name: ratio for name, row in rows.items() if (ratio := ratio_of(row)) is not None}
     cells = []
     for name in sorted(rows, key=lambda name: -ratios.get(name, 0.0)):

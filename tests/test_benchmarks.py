@@ -19,12 +19,12 @@ from benchmarks.bars import Bar, all_bars
 from benchmarks.conformance import KINDS, cases_of, run_case
 from benchmarks.judge import NOT_COMPARED, float64_errors, verdict
 from benchmarks.machine import describe_machine
-from benchmarks.operators import CASES, measure_operators, show_operators
+from benchmarks.operators import CASES, measure_operators, ratio_of, show_operators
 from benchmarks.peer_inputs import choose_inputs, sizes_to_try
 from benchmarks.peers import BF16, geometric_mean, ratio, settings
 from benchmarks.picture import MOST_BARS, draw
 from benchmarks.plan import ZOO, Plan, named_models, possible_threads, zoo_file
-from benchmarks.record import Record, Row
+from benchmarks.record import ROUND_TRIP, Record, Row
 from benchmarks.report import print_section, write_report
 from benchmarks.round_trip import round_trip
 from benchmarks.run_models import better_ms
@@ -87,6 +87,13 @@ def test_rows_of_two_threads_say_how_long_a_flag_takes(
     head, *lines = [line for line in capsys.readouterr().out.splitlines() if line.strip()]
     assert "flag's round trip, ns" in head
     assert [line.split()[-1] for line in lines if "gelu" in line] == ["100%", "123"]
+
+
+def test_a_round_trip_is_no_system(capsys: pytest.CaptureFixture[str]) -> None:
+    trip = {ROUND_TRIP: 123}
+    print_section("peers", {"b/2": {**PEERS["b/1"], **trip}})
+    assert "123" in capsys.readouterr().out
+    assert ratio_of({"bessemer": 500.0, "onnxruntime": 1000.0, **trip}) == 0.5
 
 
 @pytest.mark.skipif(len(possible_threads("1,2")) < 2, reason="a flag goes from core to core")
