@@ -12,7 +12,12 @@ from onnx.reference import ReferenceEvaluator
 
 import bessemer
 from bessemer.compiler.ir.types import Array
+from bessemer.frontends.builder.network import Input
 from bessemer.frontends.onnx_reader.read import read_onnx
+from bessemer.frontends.train.from_onnx import network_from_onnx
+from bessemer.frontends.train.losses import cross_entropy
+from bessemer.frontends.train.optimizers import SGD
+from bessemer.frontends.train.trainer import Trainer
 from tests.onnx_check import operators
 
 
@@ -110,3 +115,21 @@ def test_integers_are_multiplied_as_integers() -> None:
     x = rng.integers(-50, 50, (3, 48)).astype(np.int32)
     (y,) = bessemer.compile(model, threads=1, cache=False).run({"x": x})
     np.testing.assert_array_equal(y, x @ (weights.astype(np.int32) * 40001))
+
+
+def test_a_scale_is_learnt() -> None:
+    rng = np.random.default_rng(14)
+    weights = rng.integers(-100, 100, (48, 40)).astype(np.int8)
+    scale = rng.uniform(0.001, 0.002, (1, 40)).astype(np.float32)
+    reader = helper.make_node("MatMul", ["x", "real"], ["y"])
+    model = _written_out({"w": weights, "scale": scale}, reader)
+    network = network_from_onnx(model)
+    assert list(network.parameters) == ["scale"]
+    labels = [Input("label", ("n",), "i64")]
+    trainer = Trainer(network, cross_entropy, labels, optimizer=SGD(1e-5), threads=1)
+    x, label = rng.standard_normal((5, 48)).astype(np.float32), rng.integers(0, 40, 5)
+    trainer.step({"x": x, "label": label})
+    shares = np.exp(x @ (weights * scale))
+    slopes = shares / shares.sum(axis=1, keepdims=True) - np.eye(40)[label]
+    wanted = scale - 1e-5 * (weights * (x.T @ slopes / 5)).sum(axis=0, keepdims=True)
+    np.testing.assert_allclose(trainer.network.arrays()["scale"], wanted, rtol=1e-4)

@@ -36,6 +36,10 @@ class Subgraphs(Protocol):
         """Values that are made of constants of few bits, and those."""
 
     @property
+    def learns(self) -> bool:
+        """Whether the model's floats may be learnt."""
+
+    @property
     def strings(self) -> ModelStrings:
         """The model's table of strings, and the steps that make some before a run."""
 

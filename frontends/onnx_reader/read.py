@@ -49,6 +49,7 @@ def read_onnx(
     values: Mapping[str, Array] | None = None,
     mapped: bool = False,
     stretches: bool = True,
+    learns: bool = False,
 ) -> Graph:
     """Reads a model: a path, its bytes, or a ModelProto (which is not changed).
 
@@ -56,6 +57,7 @@ def read_onnx(
     have none). `values` makes constants of inputs, which then are not inputs any more. With
     `mapped` the graph's weights may stay in the file, which nobody may change then. With
     `stretches` an input may be 1 where it broadcasts; without, it is as long as what it meets.
+    With `learns` nodes read the floats that may be learnt as they are in the file.
     Raises CompileError for a model that is damaged or wrong, and UnsupportedError, listing
     everything at once, for one that Bessemer cannot compile.
     """
@@ -68,6 +70,7 @@ def read_onnx(
         opset_table(list(loaded.proto.opset_import), loaded.label),
         function_table(list(loaded.proto.functions), loaded.label),
         ExternalFiles(loaded.folder, {}),
+        learns,
         {id(tensor): raw for tensor, raw in loaded.apart},
     )
     try:

@@ -187,6 +187,10 @@ class Scope:
         return self.model.dequantized
 
     @property
+    def learns(self) -> bool:
+        return self.model.learns
+
+    @property
     def strings(self) -> ModelStrings:
         return self.model.strings
 
