@@ -17,7 +17,7 @@ from bessemer.compiler.codegen.kernels.cpu import KernelCode, module_text
 
 PART = 1 << 17
 _SUPPORT = "@bessemer_"
-"""Kernels that call functions of the support code stay with it, in the main module."""
+"""Kernels that call functions of the support code stay in the main module, which declares these."""
 
 
 class Parts:

@@ -11,7 +11,7 @@ the functions that the body may call:
     void bessemer_need(ptr context, i64 bytes)
 
 All but the API is hidden in the artifact, so that two models in one program do not meet. What does
-not depend on the model is a module of its own (`shared_texts`), which a process compiles once.
+not depend on the model is in modules of its own (`shared_texts`), which a process compiles once.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def runtime_text(
 ) -> str:
     """LLVM IR of one artifact's own support: its description, what runs each body, and its C API.
 
-    It declares the functions of `shared_text`. `interface` is a template of what else the C API
+    It declares the functions of `shared_texts`. `interface` is a template of what else the C API
     has, of the layouts' names and `names`.
 
     Raises InternalError for a signature that contradicts itself.
