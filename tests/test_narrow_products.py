@@ -170,7 +170,7 @@ def test_strict_arithmetic_rounds_no_activations() -> None:
 
 
 def test_weights_are_decoded_once_for_many_rows() -> None:
-    model = _n_bits(256, 128, 32)
+    model = _n_bits(128, 128, 32)  # a depth that is decoded as a whole
 
     def decodings(rows: int) -> int:
         graph = as_graph(model, dims={"rows": rows})

@@ -9,14 +9,14 @@ many rows how often the decoded weights are used:
         for a block of the depth: its scales
           for the block's depth: decode the weights, multiply, add to the tile's sums
 
-Where there is more than one tile of rows, the weights of a stretch of the depth are decoded once
-for all of them; sums are added up in the output. High tiles leave time for the weights of four
-panels to come from the second-level cache, so that the four share what is copied of x; for low ones
-those of one panel stay in the first-level cache.
+Where there is more than one tile of rows, weights are decoded once for all of them
+(decoded_tiles.py). High tiles leave time for the weights of four panels to come from the
+second-level cache, so that the four share what is copied of x; for low ones those of one panel stay
+in the first-level cache.
 
 `rounds` allows activations to be rounded to 8 bits by blocks
 (passes/quantization/round_activations.py); with `pairs`, activations and weights are rounded to
-bfloat16 where there are some rows (decoded_pairs.py).
+bfloat16 where there are some rows.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from bessemer.compiler.ir.build_loops import KernelBuilder, Local
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import Buffer, Expression, constant, convert, less
 from bessemer.compiler.ir.op import Example, Operator, register
-from bessemer.compiler.ir.types import Array, TensorType, bf16, f16, f32, i8, u8
+from bessemer.compiler.ir.types import Array, DType, TensorType, bf16, f16, f32, i8, u8
 from bessemer.compiler.ops.check import require
-from bessemer.compiler.ops.contractions.decoded_pairs import PairTiles
+from bessemer.compiler.ops.contractions.decoded_tiles import DecodedTiles
 from bessemer.compiler.ops.contractions.gradients_blocks import matmul_blocks_gradient
 from bessemer.compiler.ops.contractions.nibbles import (
     HALF,
@@ -48,8 +48,6 @@ from bessemer.compiler.ops.contractions.nibbles import (
 )
 from bessemer.compiler.ops.contractions.row_tiles import FEW_REGISTERS_ROWS, row_tiles
 
-STRETCH = 128
-"""Of the depth, decoded at once: 16 KiB for a panel."""
 FEW_ROWS_OF_PAIRS = 4
 """Up to so many rows, to round decoded weights and lay them out in pairs takes longer than their
 products."""
@@ -109,25 +107,22 @@ def _statements(
     rounds: bool = False,
     pairs: bool = False,
     rows: int = FEW_REGISTERS_ROWS,
+    width: int = HALF,
 ) -> None:
-    """`rows` is the height of a tile."""
+    """`rows` is the height of a tile, `width` its number of columns where there are many rows."""
     x, packed, scales, *shifts = inputs
     weights = Weights(packed, scales, shifts[0] if shifts else None, block)
     product = _Product(builder, x, weights, outputs[0])
-    count, together, few = x.shape[0], product.together, rows
-    write_many = product.write_decoded
-    if pairs:
-        few = min(rows, FEW_ROWS_OF_PAIRS)
-        write_many = PairTiles(builder, x, weights, outputs[0], together).write
-    with builder.loop(weights.panels // together, "parallel") as group:
-        panel = group * together
+    count, few = x.shape[0], min(rows, FEW_ROWS_OF_PAIRS) if pairs else rows
+    with builder.loop(weights.panels // product.together, "parallel") as group:
+        panel = group * product.together
         if isinstance(count, int) and count > few:
-            write_many(panel, rows)
+            product.write_many(panel, rows, width, bf16 if pairs else f32)
         elif isinstance(count, int):
             product.write_few(panel, few)
         else:
             with builder.when(less(few, count)):
-                write_many(panel, rows)
+                product.write_many(panel, rows, width, bf16 if pairs else f32)
             with builder.otherwise():
                 product.write_few(panel, few)
 
@@ -155,52 +150,14 @@ class _Product:
             with self.builder.loop(self.together) as place:
                 self.write_tile(panel + place, first, height)
 
-    def write_decoded(self, panel: Size, most: int) -> None:
+    def write_many(self, panel: Size, rows: int, width: int, dtype: DType) -> None:
         """More rows: weights are decoded before."""
-        builder = self.builder
-        whole, rest = divmod(self.weights.depth, STRETCH)
-        together = self.together if most > FEW_REGISTERS_ROWS else 1
-        with builder.loop(self.together // together) as part:
-            first = panel + part * together
-            with (
-                builder.loop(together) as place,
-                builder.loop(self.x.shape[0]) as row,
-                builder.loop(HALF, "vector", lanes=0) as j,
-            ):
-                self._store(row, first + place, j, self._zeros(2))
-            kept = builder.allocate(f32, (together, STRETCH, PANEL))
-            if whole:
-                with builder.loop(whole) as number:
-                    self._add_stretch(kept, first, number * STRETCH, STRETCH, most)
-            if rest:
-                self._add_stretch(kept, first, whole * STRETCH, rest, most)
-
-    def _add_stretch(self, kept: Buffer, panel: Size, first: Size, depth: int, most: int) -> None:
-        builder, together = self.builder, kept.shape[0]
-        with builder.loop(together) as place, builder.loop(depth) as k:
-            self._decode(kept, panel, place, first, k)
-        near = builder.allocate(f32, (most, STRETCH))
-        for row, height in row_tiles(builder, self.x.shape[0], most):
-            # Lines of so many rows, some power of two apart, push each other out of the cache.
-            with builder.loop(height) as place, builder.loop(depth, "vector", lanes=0) as k:
-                builder.store(near, (place, k), self.x[row + place, first + k])
-            with builder.loop(together) as place, builder.loop(HALF, "vector", lanes=0) as j:
-                sums = [self._zeros(2) for _ in range(height)]
-                with builder.loop(depth) as k:
-                    columns = (half * HALF + j for half in range(2))
-                    weights = [
-                        builder.define(kept[place, k, column], "w").value for column in columns
-                    ]
-                    self._add_products(sums, weights, near, 0, k)
-                for number, pair in enumerate(sums):
-                    self._store(row + number, panel + place, j, pair, add=True)
-
-    def _decode(self, kept: Buffer, panel: Size, place: Size, first: Size, k: Size) -> None:
-        """A panel's weights of one step of the depth, as floats."""
-        builder = self.builder
-        with builder.loop(HALF, "vector", lanes=0) as j:
-            for half, weight in enumerate(self.weights.decoded(panel + place, first + k, j)):
-                builder.store(kept, (place, k, half * HALF + j), weight)
+        together = self.together if rows > FEW_REGISTERS_ROWS else 1
+        tiles = DecodedTiles(
+            self.builder, self.x, self.weights, self.out, dtype, rows, width, together
+        )
+        with self.builder.loop(self.together // together) as part:
+            tiles.write(panel + part * together)
 
     def write_row(self, panel: Size, row: Size) -> None:
         """One row, a few panels: the sums of a block are scaled as a whole."""
@@ -245,23 +202,12 @@ class _Product:
                         assert scale is not None
                         moved = unit if shift is None else unit + shift
                         weights.append(builder.define(moved * scale, "w").value)
-                    self._add_products(sums, weights, self.x, first_row, first + k)
+                    for row, pair in enumerate(sums):
+                        factor = builder.define(self.x[first_row + row, first + k], "x").value
+                        for total, weight in zip(pair, weights, strict=True):
+                            total.accumulate("add", factor * weight)
             for row, pair in enumerate(sums):
                 self._store(first_row + row, panel, j, pair)
-
-    def _add_products(
-        self,
-        sums: list[list[Local]],
-        weights: Sequence[Expression],
-        x: Buffer,
-        first_row: Size,
-        k: Size,
-    ) -> None:
-        """Adds one step of the depth to a tile's sums."""
-        for row, pair in enumerate(sums):
-            factor = self.builder.define(x[first_row + row, k], "x").value
-            for total, weight in zip(pair, weights, strict=True):
-                total.accumulate("add", factor * weight)
 
     def _zeros(self, count: int) -> list[Local]:
         return [self.builder.define(constant(0.0, f32), "sum") for _ in range(count)]
@@ -281,13 +227,10 @@ class _Product:
         if rest:
             yield whole, whole * block_depth, rest
 
-    def _store(
-        self, row: Size, panel: Size, j: Size, sums: Sequence[Local], *, add: bool = False
-    ) -> None:
-        """Stores sums, or adds them to what is there."""
+    def _store(self, row: Size, panel: Size, j: Size, sums: Sequence[Local]) -> None:
         for half, total in enumerate(sums):
             column = panel * PANEL + half * HALF + j
-            self.builder.append(column_store(self.out, (row, column), total.value, add=add))
+            self.builder.append(column_store(self.out, (row, column), total.value, add=False))
 
 
 def _example(
