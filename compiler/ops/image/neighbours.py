@@ -112,7 +112,7 @@ def _positions_element(
     position = source(index[0], size, resized, scale, coordinate, 0.0, 1.0)
     if isinstance(position, Point):
         return position.value
-    return convert(index_value(position.nearest("floor")), f64) + position.fraction(f64)
+    return convert(index_value(position.floor()), f64) + position.fraction(f64)
 
 
 register(

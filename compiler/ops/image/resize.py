@@ -192,7 +192,7 @@ class _Filter:
         fraction = position.fraction(self.working)
         if self.antialias and axis.may_shrink:
             return self._widened(axis, position, fraction, value)
-        first = position.nearest("floor") - (1 if self.mode == "cubic" else 0)
+        first = position.floor() - (1 if self.mode == "cubic" else 0)
         weights = (
             cubic_weights(fraction, self.cubic_a)
             if self.mode == "cubic"
@@ -224,7 +224,7 @@ class _Filter:
             scale = constant(axis.scale, self.working)
         # Symbolic sizes may turn out to grow: then the filter is as wide as ever.
         scale = expr.binary("min", scale, 1.0)
-        first = position.nearest("floor") + 1 - half
+        first = position.floor() + 1 - half
 
         def weight(number: Size) -> Expression:
             offset = convert(index_value(number + 1 - half), self.working) - fraction

@@ -59,6 +59,10 @@ class Ratio:
                 offset = 2 * self.offset + self.denominator - less
                 return self._divided(2 * self.slope, offset, 2 * self.denominator)
 
+    def floor(self) -> Size:
+        """The last place of the axis that is not behind the position."""
+        return self.nearest("floor")
+
     def fraction(self, dtype: DType) -> Expression:
         """The position minus its floor."""
         numerator = dims.mod(self.slope * self.place + self.offset, self.denominator)
@@ -68,8 +72,8 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Point:
-    """A position that is computed in f64; and in f32, by which a neighbour is chosen, as others do:
-    7 / 0.7 is 10 there, and not behind it."""
+    """A position that is computed in f64; and in f32, by which the nearest neighbour is chosen, as
+    others do: 7 / 0.7 is 10 there, and not behind it."""
 
     value: Expression
     rough: Expression
@@ -78,21 +82,25 @@ class Point:
         """As of Ratio."""
         match rounding:
             case "floor":
-                return self._rounded("floor", 0.0)
+                return _rounded("floor", self.rough)
             case "ceil":
-                return self._rounded("ceil", 0.0)
+                return _rounded("ceil", self.rough)
             case "round_prefer_floor":
-                return self._rounded("ceil", -0.5)
+                return _rounded("ceil", self.rough - 0.5)
             case _:
-                return self._rounded("floor", 0.5)
+                return _rounded("floor", self.rough + 0.5)
 
-    def _rounded(self, function: str, shift: float) -> Size:
-        moved = self.rough + shift if shift else self.rough
-        return as_index(convert(expr.unary(function, moved), i64))
+    def floor(self) -> Size:
+        """As of Ratio; of the position that has the fraction, not of the rough one."""
+        return _rounded("floor", self.value)
 
     def fraction(self, dtype: DType) -> Expression:
         """As of Ratio."""
         return convert(self.value - expr.unary("floor", self.value), dtype)
+
+
+def _rounded(function: str, position: Expression) -> Size:
+    return as_index(convert(expr.unary(function, position), i64))
 
 
 def is_size_ratio(size: Size, resized: Size, scale: float) -> bool:
