@@ -11,9 +11,10 @@ from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.tile_statements import TileMac
 from bessemer.compiler.ir.walk_loops import walk
 
-SHARE = 1 << 20
-"""The work of the smallest share: about four microseconds. A worker that is awake begins it
-within half of one."""
+SHARE = 1 << 18
+"""The work of the smallest share: half a microsecond to one. A worker that is awake begins it
+within a quarter of one where both cores have a cache in common; elsewhere, see support/trials.py.
+"""
 
 GRAIN = 1 << 22
 """Scalar operations of a team's member at least (see team.py): with fewer its barriers eat the gain

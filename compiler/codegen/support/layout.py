@@ -136,6 +136,7 @@ _PTHREAD = "[8 x i64]"
 # in microseconds, the last of them was.
 # `teamless` is how many kernels with teams still run alone, `caution` how many did after the last
 # disturbance, halved with each team since (see team.py).
+# `fewest` are the smallest shares of the smallest job that is shared (see trials.py).
 # `remaining` and `waiting` have their own cache line: workers write the one, all read the other.
 POOL = Layout(
     "pool",
@@ -148,7 +149,11 @@ POOL = Layout(
         ("missed_at", "i64"),
         ("teamless", "i64"),
         ("caution", "i64"),
-        ("padding", "[8 x i8]"),
+        ("fewest", "i64"),
+        ("tried", "i64"),
+        ("turn", "i64"),
+        ("best", "[3 x i64]"),
+        ("padding", "[88 x i8]"),
         ("remaining", "i32"),
         ("waiting", "i32"),
         ("apart", "[56 x i8]"),

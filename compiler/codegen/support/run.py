@@ -200,8 +200,9 @@ unaligned:
   ret i32 1
 run_given:
   %mode.given = call i64 @bessemer_flush_denormals()
-  %status.given = call i32 %body(
-    ptr %context, ptr %inputs, ptr %outputs, ptr %dims, ptr %weights, ptr %workspace, i64 %bytes
+  %status.given = call i32 @bessemer_body(
+    ptr %context, ptr %inputs, ptr %outputs, ptr %dims, ptr %weights, ptr %workspace, i64 %bytes,
+    ptr %graph
   )
   call void @bessemer_restore_denormals(i64 %mode.given)
   %is_short = icmp eq i32 %status.given, 3
@@ -224,8 +225,9 @@ run_own:
   %arena = field context.arena, %context
   %arena_bytes = field context.arena_bytes, %context
   %mode = call i64 @bessemer_flush_denormals()
-  %status = call i32 %body(
-    ptr %context, ptr %inputs, ptr %outputs, ptr %dims, ptr %weights, ptr %arena, i64 %arena_bytes
+  %status = call i32 @bessemer_body(
+    ptr %context, ptr %inputs, ptr %outputs, ptr %dims, ptr %weights, ptr %arena, i64 %arena_bytes,
+    ptr %graph
   )
   call void @bessemer_restore_denormals(i64 %mode)
   %overrun = icmp eq i32 %status, 3

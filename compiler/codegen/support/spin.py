@@ -13,16 +13,21 @@ TEXT = """
 declare i32 @clock_gettime(i32, ptr)
 declare i32 @sched_yield()
 
-define hidden i64 @bessemer_microseconds() $baseline {
+define hidden i64 @bessemer_nanoseconds() $baseline {
   %time = alloca { i64, i64 }
   %ignored = call i32 @clock_gettime(i32 1, ptr %time)
   %nano.at = getelementptr { i64, i64 }, ptr %time, i32 0, i32 1
   %seconds = load i64, ptr %time
   %nano = load i64, ptr %nano.at
-  %scaled = mul i64 %seconds, 1000000
-  %micro = udiv i64 %nano, 1000
-  %sum = add i64 %scaled, %micro
+  %scaled = mul i64 %seconds, 1000000000
+  %sum = add i64 %scaled, %nano
   ret i64 %sum
+}
+
+define hidden i64 @bessemer_microseconds() $baseline {
+  %nano = call i64 @bessemer_nanoseconds()
+  %micro = udiv i64 %nano, 1000
+  ret i64 %micro
 }
 
 define hidden void @bessemer_spin(ptr %word, i32 %value, i1 %equal, i32 %limit) $baseline {

@@ -29,6 +29,7 @@ from bessemer.compiler.codegen.support import (
     spin,
     team,
     threads,
+    trials,
     weights,
 )
 from bessemer.compiler.codegen.support.constants import c_string, description_text
@@ -75,12 +76,14 @@ GLANCES = 100
 
 # Smallest shares (see shares.py), of one job or of several small ones that found nobody awake, from
 # which on the next job wakes sleepers: twice what that takes.
-WORTH_WAKING = 12
+WORTH_WAKING = 48
 
 
 _ALL_LAYOUTS = (*LAYOUTS, run.GRAPH, *entry.LAYOUTS)
 
-_SHARED = "".join(part.TEXT for part in (context, weights, cpus, spin, threads, pool, team, run))
+_SHARED = "".join(
+    part.TEXT for part in (context, weights, cpus, spin, threads, pool, team, trials, run)
+)
 
 _WORKSPACE_BYTES = """
 define i64 @${prefix}_workspace_bytes(ptr %dims) $baseline {
@@ -192,6 +195,7 @@ def _names() -> dict[str, str | int]:
         "default_spin": DEFAULT_SPIN_MICROSECONDS,
         "glances": GLANCES,
         "worth_waking": WORTH_WAKING,
+        **trials.NAMES,
         "team_members": team.MOST_MEMBERS,
         "team_cell": team.CELL_BYTES,
         "team_wait": team.LONG_WAIT,

@@ -273,12 +273,19 @@ share:
   %own = icmp eq ptr %callback, null
   br i1 %own, label %inside, label %outside
 outside:
+  %tiny = icmp ult i64 %shares, $small_job
+  br i1 %tiny, label %direct, label %call
+call:
   call void %callback(ptr %user, i64 %wanted, ptr @bessemer_task, ptr %job)
   br label %done
 inside:
   %pool = call ptr @bessemer_pool(ptr %context)
   %none = icmp eq ptr %pool, null
-  br i1 %none, label %direct, label %publish
+  br i1 %none, label %direct, label %judge
+judge:
+  %fewest = field pool.fewest, %pool
+  %few = icmp ult i64 %shares, %fewest
+  br i1 %few, label %direct, label %publish
 publish:
   %remaining.at = getelementptr %bessemer.pool, ptr %pool, $pool_remaining
   %workers = field pool.workers, %pool

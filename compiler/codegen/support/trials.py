@@ -1,0 +1,156 @@
+"""How small the jobs are that threads share, tried out while the model runs, as LLVM IR.
+
+Where two cores have a cache in common, a microsecond's work is worth sharing. Where they have none,
+each line that one has read or written takes the other tens of nanoseconds, and whole networks of
+small kernels run faster on one thread. Nothing tells a program which it is; on virtual machines it
+changes within minutes. So of every few thousand runs some are timed: three with each of the
+smallest jobs in `FEWEST`, of which the fastest is kept. Runs that take long have large kernels, or
+many: they are not tried, and share what is worth it nearly everywhere. Other sizes, or another
+graph, begin a new trial. No bit depends on it.
+
+`tried` says what the pool's trial is about, `turn` counts its runs, `best` are the nanoseconds.
+"""
+
+from __future__ import annotations
+
+FEWEST = (2, 8, 1 << 31)
+"""Smallest shares of the smallest job that is shared (see shares.py). The last shares none but
+those of teams, which cannot run alone."""
+
+RUNS = 3
+PERIOD = 2048
+LONG = 8_000_000
+"""Nanoseconds of a run of which the others are not tried."""
+UNTRIED = 1
+"""Which of the jobs these runs share at least."""
+
+NAMES: dict[str, str | int] = {
+    "trial_fewest": f"[{len(FEWEST)} x i64] [{', '.join(f'i64 {fewest}' for fewest in FEWEST)}]",
+    "trial_runs": RUNS,
+    "trial_end": RUNS * len(FEWEST),
+    "trial_period": PERIOD,
+    "trial_long": LONG,
+    "trial_untried": UNTRIED,
+    "small_job": FEWEST[UNTRIED],
+}
+
+TEXT = """
+@bessemer_fewest = internal constant $trial_fewest
+
+define hidden i64 @bessemer_sizes(ptr %dims, i32 %count, i64 %seed) $baseline {
+entry:
+  br label %next
+next:
+  %d = phi i32 [ 0, %entry ], [ %more, %look ]
+  %hash = phi i64 [ %seed, %entry ], [ %mixed, %look ]
+  %inside = icmp ult i32 %d, %count
+  br i1 %inside, label %look, label %done
+look:
+  %wide = zext i32 %d to i64
+  %at = getelementptr i64, ptr %dims, i64 %wide
+  %dim = load i64, ptr %at
+  %scaled = mul i64 %hash, 1099511628211
+  %mixed = add i64 %scaled, %dim
+  %more = add i32 %d, 1
+  br label %next
+done:
+  ret i64 %hash
+}
+
+define hidden void @bessemer_keep(ptr %pool, i64 %mode) $baseline {
+  %from = getelementptr i64, ptr @bessemer_fewest, i64 %mode
+  %fewest = load i64, ptr %from
+  %fewest.at = getelementptr %bessemer.pool, ptr %pool, $pool_fewest
+  store i64 %fewest, ptr %fewest.at
+  ret void
+}
+
+define hidden i64 @bessemer_fastest(ptr %pool) $baseline {
+  %best = getelementptr %bessemer.pool, ptr %pool, $pool_best
+  %b1.at = getelementptr i64, ptr %best, i64 1
+  %b2.at = getelementptr i64, ptr %best, i64 2
+  %b0 = load i64, ptr %best
+  %b1 = load i64, ptr %b1.at
+  %b2 = load i64, ptr %b2.at
+  %less1 = icmp slt i64 %b1, %b0
+  %first = select i1 %less1, i64 1, i64 0
+  %time = select i1 %less1, i64 %b1, i64 %b0
+  %less2 = icmp slt i64 %b2, %time
+  %fastest = select i1 %less2, i64 2, i64 %first
+  ret i64 %fastest
+}
+
+define hidden i32 @bessemer_body(
+  ptr %context, ptr %inputs, ptr %outputs, ptr %dims, ptr %weights, ptr %workspace, i64 %bytes,
+  ptr %graph
+) $baseline {
+entry:
+  %body = field graph.body, %graph
+  %pool = field context.pool, %context
+  %none = icmp eq ptr %pool, null
+  br i1 %none, label %plain, label %whose
+plain:
+  %status.plain = call i32 %body(
+    ptr %context, ptr %inputs, ptr %outputs, ptr %dims, ptr %weights, ptr %workspace, i64 %bytes
+  )
+  ret i32 %status.plain
+whose:
+  %tried.at = getelementptr %bessemer.pool, ptr %pool, $pool_tried
+  %turn.at = getelementptr %bessemer.pool, ptr %pool, $pool_turn
+  %count = field graph.input_dim_count, %graph
+  %number = ptrtoint ptr %graph to i64
+  %key = call i64 @bessemer_sizes(ptr %dims, i32 %count, i64 %number)
+  %old = load i64, ptr %tried.at
+  %same = icmp eq i64 %key, %old
+  %counted = load i64, ptr %turn.at
+  %turn = select i1 %same, i64 %counted, i64 0
+  store i64 %key, ptr %tried.at
+  %settled = icmp uge i64 %turn, $trial_end
+  br i1 %settled, label %count_on, label %trial
+count_on:
+  %following = add i64 %turn, 1
+  %over = icmp uge i64 %following, $trial_period
+  %next = select i1 %over, i64 0, i64 %following
+  store i64 %next, ptr %turn.at
+  br label %plain
+trial:
+  %mode = udiv i64 %turn, $trial_runs
+  %run = urem i64 %turn, $trial_runs
+  call void @bessemer_keep(ptr %pool, i64 %mode)
+  %begin = call i64 @bessemer_nanoseconds()
+  %status = call i32 %body(
+    ptr %context, ptr %inputs, ptr %outputs, ptr %dims, ptr %weights, ptr %workspace, i64 %bytes
+  )
+  %end = call i64 @bessemer_nanoseconds()
+  %failed = icmp ne i32 %status, 0
+  br i1 %failed, label %done, label %note
+note:
+  %took = sub i64 %end, %begin
+  %best = getelementptr %bessemer.pool, ptr %pool, $pool_best
+  %best.at = getelementptr i64, ptr %best, i64 %mode
+  %before = load i64, ptr %best.at
+  %is_first = icmp eq i64 %run, 0
+  %shorter = call i64 @llvm.umin.i64(i64 %took, i64 %before)
+  %least = select i1 %is_first, i64 %took, i64 %shorter
+  store i64 %least, ptr %best.at
+  %after = add i64 %turn, 1
+  store i64 %after, ptr %turn.at
+  %last = icmp eq i64 %after, $trial_end
+  br i1 %last, label %choose, label %ask
+ask:
+  %one = icmp eq i64 %after, $trial_runs
+  %long = icmp ugt i64 %least, $trial_long
+  %enough = and i1 %one, %long
+  br i1 %enough, label %stay, label %done
+stay:
+  call void @bessemer_keep(ptr %pool, i64 $trial_untried)
+  store i64 $trial_end, ptr %turn.at
+  br label %done
+choose:
+  %fastest = call i64 @bessemer_fastest(ptr %pool)
+  call void @bessemer_keep(ptr %pool, i64 %fastest)
+  br label %done
+done:
+  ret i32 %status
+}
+"""
