@@ -17,8 +17,11 @@ from bessemer.compiler.ir.ravel import unravel
 Row: TypeAlias = Callable[[Size], Index]
 """The indices of a row's element, from its position in the row."""
 
-BLOCK, LEAST_BLOCK = 512, 16
-"""Rows side by side that one iteration of a parallel loop handles at most, and at least."""
+BLOCK = 512
+"""Rows side by side that one iteration of a parallel loop handles at most."""
+LEAST_BEHIND, LEAST_BEFORE = 128, 16
+"""And at least: of rows that are neighbours in memory, eight lines for each position; of others as
+many as a vector has lanes."""
 FEWEST_ITEMS = 16
 """Iterations that are made of few rows, so that threads can share them."""
 FEWEST_BEHIND = 8
@@ -44,7 +47,7 @@ def rows_side_by_side(
     behind = product(after)
     if isinstance(behind, int) and behind < FEWEST_BEHIND:
         with (
-            _blocks(builder, product(before)) as (begin, length, _),
+            _blocks(builder, product(before), 1, LEAST_BEFORE) as (begin, length, _),
             builder.loop(behind) as place,
             builder.loop(length, "vector", 0, interleave) as lane,
         ):
@@ -52,7 +55,7 @@ def rows_side_by_side(
             yield lambda position: (*outer, position, *inner)
         return
     with (
-        _blocks(builder, behind, product(before)) as (begin, length, flat),
+        _blocks(builder, behind, product(before), LEAST_BEHIND) as (begin, length, flat),
         builder.loop(length, "vector", 0, interleave) as lane,
     ):
         outer, inner = unravel(flat, before), unravel(begin + lane, after)
@@ -61,14 +64,14 @@ def rows_side_by_side(
 
 @contextmanager
 def _blocks(
-    builder: KernelBuilder, count: Size, outer: Size = 1
+    builder: KernelBuilder, count: Size, outer: Size, least: int
 ) -> Iterator[tuple[Size, Size, Size]]:
-    """A parallel loop over blocks of `count` places, for each of `outer` others: where a block
-    begins, its length, and the other."""
+    """A parallel loop over blocks of `count` places, of `least` or more, for each of `outer`
+    others: where a block begins, its length, and the other."""
     block = BLOCK
     if isinstance(count, int) and isinstance(outer, int):
-        share = ceildiv(count * outer, FEWEST_ITEMS * LEAST_BLOCK) * LEAST_BLOCK
-        block = min(BLOCK, max(LEAST_BLOCK, number(share)))
+        share = ceildiv(count * outer, FEWEST_ITEMS * least) * least
+        block = min(BLOCK, max(least, number(share)))
     if isinstance(count, int) and count <= block:
         with builder.loop(outer, "parallel") as item:
             yield 0, count, item
