@@ -50,6 +50,29 @@ typedef struct ${prefix}_context ${prefix}_context;
 """
 """The guard, the enumerations, the context."""
 
+LOG_AND_VALUE = """\
+  /* Gets the text of every error. */
+  void (*log)(void *user, int32_t status, const char *text);
+  void *log_user;
+} ${prefix}_options;
+
+/* An input or output; rank entries in shape (-1 where symbolic) and in dims (as text). */
+typedef struct {
+  const char *name;
+  int32_t dtype; /* a ${prefix}_dtype */
+  int32_t rank;
+  const int64_t *shape;
+  const char *const *dims;
+"""
+"""The end of the options, and the beginning of what an input or output is described by."""
+
+VALUE_END = """\
+} ${prefix}_value;
+
+/* All functions that return int32_t give a ${prefix}_status. */
+
+"""
+
 TYPES = (
     OPENING
     + """\
@@ -69,24 +92,12 @@ typedef struct {
   void *(*allocate)(void *user, size_t bytes, size_t alignment);
   void (*release)(void *user, void *memory, size_t bytes);
   void *memory_user;
-  /* Gets the text of every error. */
-  void (*log)(void *user, int32_t status, const char *text);
-  void *log_user;
-} ${prefix}_options;
-
-/* An input or output; rank entries in shape (-1 where symbolic) and in dims (as text). */
-typedef struct {
-  const char *name;
-  int32_t dtype; /* a ${prefix}_dtype */
-  int32_t rank;
-  const int64_t *shape;
-  const char *const *dims;
-  int32_t data_dependent; /* its size is known only after the run */
-} ${prefix}_value;
-
-/* All functions that return int32_t give a ${prefix}_status. */
-
 """
+    + LOG_AND_VALUE
+    + """\
+  int32_t data_dependent; /* its size is known only after the run */
+"""
+    + VALUE_END
 )
 
 LIFE = """\

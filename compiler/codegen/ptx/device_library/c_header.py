@@ -9,8 +9,10 @@ from bessemer.compiler.codegen.artifact.header_texts import (
     CLOSING,
     COUNTS,
     LIFE,
+    LOG_AND_VALUE,
     MESSAGES,
     OPENING,
+    VALUE_END,
 )
 from bessemer.runtime.artifact import Signature
 
@@ -62,27 +64,15 @@ $dims
  */
 """
 
-_TYPES = """\
+_TYPES = (
+    """\
 /* All zero means the defaults. */
 typedef struct {
   int32_t device; /* the driver's number */
-  /* Gets the text of every error. */
-  void (*log)(void *user, int32_t status, const char *text);
-  void *log_user;
-} ${prefix}_options;
-
-/* An input or output; rank entries in shape (-1 where symbolic) and in dims (as text). */
-typedef struct {
-  const char *name;
-  int32_t dtype; /* a ${prefix}_dtype */
-  int32_t rank;
-  const int64_t *shape;
-  const char *const *dims;
-} ${prefix}_value;
-
-/* All functions that return int32_t give a ${prefix}_status. */
-
 """
+    + LOG_AND_VALUE
+    + VALUE_END
+)
 
 _RUN = """\
 /* dims has ${prefix}_DIM_COUNT entries. Returns when the outputs are there. */
