@@ -17,6 +17,7 @@ from bessemer.compiler.targets import x86
 from bessemer.compiler.targets.choose import host_target
 
 SOURCE = Path(__file__).with_name("amx_emulator.c")
+_folder = tempfile.TemporaryDirectory(prefix="amx")  # removed when the tests end
 COUNTED = ("ldtilecfg", "sttilecfg", "load", "store", "zero", "release", "product")
 """What the emulator counts, in the order of its numbers."""
 
@@ -33,9 +34,8 @@ needs_emulator = pytest.mark.skipif(
 @cache
 def library_path() -> Path:
     """The emulator, compiled once."""
-    folder = Path(tempfile.mkdtemp(prefix="amx"))
     flags = "-O3 -mavx2 -mfma -ffp-contract=off -Wall -Wextra -Werror -shared -fPIC"
-    path = folder / "amx_emulator.so"
+    path = Path(_folder.name) / "amx_emulator.so"
     subprocess.run(["gcc", *flags.split(), str(SOURCE), "-o", str(path)], check=True)
     return path
 
