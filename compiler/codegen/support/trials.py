@@ -105,6 +105,7 @@ whose:
   %counted = load i64, ptr %turn.at
   %turn = select i1 %same, i64 %counted, i64 0
   store i64 %key, ptr %tried.at
+  store i64 %turn, ptr %turn.at
   %settled = icmp uge i64 %turn, $trial_end
   br i1 %settled, label %count_on, label %trial
 count_on:
