@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import boolean, i64
-from bessemer.compiler.ops.composite.composite import binary
+from bessemer.compiler.ops.composite.composite import binary, size_as
 from bessemer.compiler.ops.composite.composite_reduce import softmax
 from bessemer.compiler.ops.composite.composite_shape import slice_axis, stack
 from bessemer.frontends.onnx_reader.context import NodeContext
+from bessemer.frontends.onnx_reader.equal_sizes import require_nonnegative, with_size
 from bessemer.frontends.onnx_reader.items import Item
 from bessemer.frontends.onnx_reader.operators.contrib_quantized import scaled_product
 from bessemer.frontends.onnx_reader.operators.heads import in_heads, side_by_side
@@ -166,21 +168,96 @@ def _attended_with_masks(
     return _attended(context, query, key, value, biases)
 
 
+@dataclass(frozen=True)
+class _Places:
+    """Which inputs of an operator are what, but for query, key and value."""
+
+    bias: int
+    mask: int
+    added: int
+    past_key: int
+    past_value: int
+    used: int
+    beams: int
+
+
+_MULTI_HEAD = _Places(bias=3, mask=4, added=5, past_key=6, past_value=7, used=8, beams=9)
+_DECODER = _Places(bias=10, mask=3, added=4, past_key=5, past_value=6, used=7, beams=9)
+
+
 @rule("MultiHeadAttention", domain=_DOMAIN)
 def read_multi_head_attention(context: NodeContext) -> list[Item]:
-    if any(context.optional(position) is not None for position in (8, 9)):
-        context.unsupported("a cache that past and present share")
-    query, key, value = _projected(context)
-    past = context.optional(6)
-    before = 0 if past is None else past.type.shape[2]
-    key = _behind(context, past, key)
-    value = _behind(context, context.optional(7), value)
-    mask, bias = context.optional(4), context.optional(5)
-    mixed, scores = _attended_with_masks(context, query, key, value, before, mask, bias)
-    return [mixed, key, value, scores]
+    return _multi_head_attention(context, _MULTI_HEAD)
 
 
-def _projected(context: NodeContext) -> list[Value]:
+@rule("DecoderMaskedMultiHeadAttention", domain=_DOMAIN)
+def read_decoder_attention(context: NodeContext) -> list[Item]:
+    return _multi_head_attention(context, _DECODER)
+
+
+def _multi_head_attention(context: NodeContext, at: _Places) -> list[Item]:
+    query, key, value = _projected(context, at.bias)
+    past = [context.optional(place) for place in (at.past_key, at.past_value)]
+    mask, added = context.optional(at.mask), context.optional(at.added)
+    if past[0] is not None and past[1] is not None and context.optional(at.used) is not None:
+        (before,) = context.sizes(at.used)
+        news, caches = (key, value), (past[0], past[1])
+        presents = [_written(context, old, new, before) for old, new in zip(caches, news)]
+        beams = context.optional(at.beams)
+        key, value = (
+            _in_use(context, present, new, before, beams) for present, new in zip(presents, news)
+        )
+    else:
+        if context.optional(at.beams) is not None:
+            context.unsupported("beams without a cache that past and present share")
+        before = 0 if past[0] is None else past[0].type.shape[2]
+        key, value = presents = [_behind(context, old, new) for old, new in zip(past, (key, value))]
+    mixed, scores = _attended_with_masks(context, query, key, value, before, mask, added)
+    return [mixed, *presents, scores]
+
+
+def _written(context: NodeContext, past: Value, new: Value, before: Size) -> Value:
+    """A cache [batch, heads, places, size] with new keys or values behind the `before` in use."""
+    batch, heads, length, size = new.type.shape
+    for axis, agreed in ((0, batch), (1, heads), (3, size)):
+        past = with_size(context.builder, past, axis, agreed)
+    places = past.type.shape[2]
+    room = f"{length} new places behind {before} of {places}"
+    require_nonnegative(context.builder, (places - before - length,), room)
+    first = size_as(context.builder, before, i64, (batch,))
+    return context.apply("tensor_scatter", past, first, new, axis=2, size=places)
+
+
+def _in_use(
+    context: NodeContext, present: Value, new: Value, before: Size, beams: Value | None
+) -> Value:
+    """What counts of a cache. `beams` [batch, width, places] tell from which of the beams that are
+    neighbours in it the earlier ones of a beam's places are."""
+    b, (rows, heads, places, size) = context.builder, present.type.shape
+    if beams is None:
+        return slice_axis(b, present, 2, 0, before + new.type.shape[2])
+    batch, width, _ = beams.type.shape
+    origin = context.cast(slice_axis(b, beams, 2, 0, before), i64)
+    row = context.elementwise("add", origin, _steps(context, (batch, 1, 1), 0, width))
+    row = _times(context, context.reshape(row, (rows, 1, before)), heads)
+    head = context.elementwise("add", row, _steps(context, (1, heads, 1), 1, 1))
+    place = context.elementwise(
+        "add", _times(context, head, places), _steps(context, (1, 1, before), 2, 1)
+    )
+    flat = context.reshape(present, (dims.product((rows, heads, places)), size))
+    return context.apply("concat", context.apply("gather", flat, place, axis=0), new, axis=2)
+
+
+def _steps(context: NodeContext, shape: Sequence[Size], axis: int, step: Size) -> Value:
+    """0, 1, 2 ... times a step, along an axis."""
+    return _times(context, context.apply("iota", shape=tuple(shape), axis=axis, dtype=i64), step)
+
+
+def _times(context: NodeContext, x: Value, size: Size) -> Value:
+    return context.apply("mul", x, size_as(context.builder, size, i64, x.type.shape))
+
+
+def _projected(context: NodeContext, bias_at: int) -> list[Value]:
     """Queries, keys and values, [batch, heads, length, size] each, their bias added."""
     heads = context.integer("num_heads")
     parts = [one for one in (context.optional(at) for at in range(3)) if one is not None]
@@ -191,7 +268,7 @@ def _projected(context: NodeContext) -> list[Value]:
     if len(parts) != 3:
         context.wrong("a query, keys and values are wanted")
     found = [x if x.type.rank == 4 else in_heads(context, x, heads) for x in parts]
-    bias = context.optional(3)
+    bias = context.optional(bias_at)
     if bias is None:
         return found
     pieces = split_along(context, bias, 0, [heads * one.type.shape[3] for one in found])

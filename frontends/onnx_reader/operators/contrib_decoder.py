@@ -6,12 +6,15 @@ and the new keys follow: `before` is the row's length without them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Value
-from bessemer.compiler.ir.types import TensorType, f32, i64
+from bessemer.compiler.ir.types import Array, TensorType, f32, i64
 from bessemer.compiler.ops.composite import composite_normalize as normalize
 from bessemer.compiler.ops.composite.composite import binary, where
 from bessemer.compiler.ops.composite.composite_reduce import reduce, softmax
@@ -46,6 +49,49 @@ def read_simplified_layer_norm(context: NodeContext) -> list[Item]:
 # Rotations
 
 
+@rule("MRotaryEmbedding", domain=_DOMAIN)
+def read_sectioned_rotary_embedding(context: NodeContext) -> Value:
+    """A rotation whose angles come from three positions of a token, a section of them from each."""
+    if context.integer("is_packed_batching", 0):
+        context.unsupported("is_packed_batching = 1")
+    x, tables = context.input(0), (context.input(2), context.input(3))
+    shape, half = x.type.shape, tables[0].type.shape[1]
+    if x.type.rank == 3:
+        heads = context.integer("num_heads", 0)
+        x = in_heads(context, x, heads) if heads else in_heads_of(context, x, half * 2)
+    chosen = _section_of_each(context, half)
+    angles = [
+        _from_sections(context, angle, chosen)
+        for angle in angles_at(context, indices_at(context, 1), tables)
+    ]
+    result = rotated(context, x, angles, bool(context.integer("interleaved", 0)))
+    return side_by_side(context, result) if len(shape) == 3 else result
+
+
+def _section_of_each(context: NodeContext, half: Size) -> Array:
+    """Which of the three positions each angle is taken from, i64 [half]."""
+    sections = context.integers("mrope_section")
+    if len(sections) != 3 or sum(sections) != half:
+        context.wrong(f"the sections {list(sections)} do not make {half} angles")
+    if not context.integer("mrope_layout", 0):
+        return np.repeat(np.arange(3), sections)
+    chosen = np.zeros(sum(sections), np.int64)
+    for place in (1, 2):
+        chosen[place : sections[place] * 3 : 3] = place
+    return chosen
+
+
+def _from_sections(context: NodeContext, angles: Value, chosen: Array) -> Value:
+    """[batch, length, half] of [3, batch, length, half]."""
+    b, (_, *shape) = context.builder, angles.type.shape
+    result, *others = (
+        context.reshape(slice_axis(b, angles, 0, place, 1), shape) for place in range(3)
+    )
+    for place, other in enumerate(others, 1):
+        result = context.elementwise("select", b.constant(chosen == place), other, result)
+    return result
+
+
 @rule("RotaryEmbedding", domain=_DOMAIN)
 def read_rotary_embedding(context: NodeContext) -> Value:
     x, places = context.input(0), indices_at(context, 1)
@@ -62,26 +108,28 @@ def read_rotary_embedding(context: NodeContext) -> Value:
         steps = context.apply("iota", shape=(1, length), axis=1, dtype=i64)
         first = context.cast(context.reshape(places, (1, 1)), i64)
         places = context.elementwise("add", steps, first)
-    rotated = _rotated(context, x, places, (cos, sin), bool(context.integer("interleaved", 0)))
-    return side_by_side(context, rotated) if len(shape) == 3 else rotated
+    interleaved = bool(context.integer("interleaved", 0))
+    result = rotated(context, x, angles_at(context, places, (cos, sin)), interleaved)
+    return side_by_side(context, result) if len(shape) == 3 else result
 
 
-def _rotated(
-    context: NodeContext, x: Value, places: Value, tables: tuple[Value, Value], interleaved: bool
-) -> Value:
-    """[batch, heads, length, size] with pairs of numbers rotated by the angles of their positions
-    [batch or 1, length]; what the tables have no angles for stays."""
+def angles_at(context: NodeContext, places: Value, tables: tuple[Value, Value]) -> list[Value]:
+    """Cosines and sines [batch or 1, length, half] at positions [batch or 1, length]."""
+    return [context.apply("gather", table, places, axis=0) for table in tables]
+
+
+def rotated(context: NodeContext, x: Value, angles: Sequence[Value], interleaved: bool) -> Value:
+    """[batch, heads, length, size] with pairs of numbers rotated by the angles whose cosines and
+    sines are [batch or 1, length, half]; what there are no angles for stays."""
     b, (batch, heads, length, size) = context.builder, x.type.shape
-    half = tables[0].type.shape[1]
-    rotated = slice_axis(b, x, 3, 0, half * 2)
+    front, _, half = angles[0].type.shape
+    turned = slice_axis(b, x, 3, 0, half * 2)
     inner, axis = ((half, 2), 4) if interleaved else ((2, half), 3)
-    pairs = context.reshape(rotated, (batch, heads, length, *inner))
+    pairs = context.reshape(turned, (batch, heads, length, *inner))
     one, other = (
         context.reshape(slice_axis(b, pairs, axis, k, 1), (batch, heads, length, half))
         for k in range(2)
     )
-    angles = [context.apply("gather", table, places, axis=0) for table in tables]
-    front = places.type.shape[0]
     cos, sin = (context.reshape(angle, (front, 1, length, half)) for angle in angles)
 
     def mixed(operator: str, first: Value, second: Value) -> Value:
@@ -102,7 +150,7 @@ def _rotated(
 
 
 @dataclass(frozen=True, eq=False)
-class _Rows:
+class Rows:
     """The rows of a batch: `before` i64 [batch, 1], new places, places that the longest row has,
     places of the new cache, which may be more."""
 
@@ -123,24 +171,27 @@ def read_group_query_attention(context: NodeContext) -> list[Item]:
         context.unsupported("a cache of few bits")
     if context.integer("sliding_window_cache", 0):
         context.unsupported("sliding_window_cache = 1")
-    query, key, value = _parts(context)
+    query, key, value = parts_of(context)
     query, key = _normed(context, query, 14), _normed(context, key, 15)
-    rows = _rows(context, query.type.shape[2])
+    lengths = context.cast(context.input(5), i64)
+    new = context.cast(context.builder.scalar_size(query.type.shape[2] - 1), i64)
+    rows = rows_of(context, context.elementwise("sub", lengths, new), 6, query.type.shape[2])
     if context.integer("do_rotary", 0):
         given = context.optional(9)
         places = rows.places(context) if given is None else indices_at(context, 9)
         tables = context.input(7), context.input(8)
+        angles = angles_at(context, places, tables)
         interleaved = bool(context.integer("rotary_interleaved", 0))
-        query, key = (_rotated(context, x, places, tables, interleaved) for x in (query, key))
+        query, key = (rotated(context, x, angles, interleaved) for x in (query, key))
     keys, values = (
-        _extended(context, context.optional(position), new, rows)
+        extended(context, context.optional(position), new, rows)
         for position, new in ((3, key), (4, value))
     )
     mixed = _attended(context, query, keys, values, rows)
     return [side_by_side(context, mixed), keys, values]
 
 
-def _parts(context: NodeContext) -> list[Value]:
+def parts_of(context: NodeContext) -> list[Value]:
     """Queries, keys and values, [batch, heads, length, size] each."""
     heads, groups = context.integer("num_heads"), context.integer("kv_num_heads")
     joint = context.input(0)
@@ -156,21 +207,19 @@ def _parts(context: NodeContext) -> list[Value]:
     return [in_heads_of(context, part, size) for part in parts]
 
 
-def _rows(context: NodeContext, length: Size) -> _Rows:
-    """What the lengths of the rows (less one) and the longest of them say."""
-    lengths = context.cast(context.input(5), i64)
-    (longest,) = context.sizes(6)
-    last = context.reshape(lengths, (lengths.type.numel, 1))
-    new = context.builder.scalar_size(length - 1)
-    before = context.elementwise("sub", last, context.cast(new, i64))
+def rows_of(context: NodeContext, before: Value, longest_at: int, length: Size) -> Rows:
+    """Rows of a batch of which so many places [batch] are in use, in the cache that is input 3;
+    an input says how many the longest has, with the new ones."""
+    before = context.reshape(before, (before.type.numel, 1))
     # In a first prompt short rows are filled up behind, with keys that are not looked at later.
     before = context.apply("max", before, context.like(before, 0))
+    (longest,) = context.sizes(longest_at)
     past = context.optional(3)
     total = longest if past is None else dims.maximum(longest, past.type.shape[2])
-    return _Rows(before, length, longest, total)
+    return Rows(before, length, longest, total)
 
 
-def _extended(context: NodeContext, past: Value | None, new: Value, rows: _Rows) -> Value:
+def extended(context: NodeContext, past: Value | None, new: Value, rows: Rows) -> Value:
     """The cache with the new keys behind those that count."""
     batch, heads, _, size = new.type.shape
     if past is None:
@@ -183,27 +232,45 @@ def _extended(context: NodeContext, past: Value | None, new: Value, rows: _Rows)
     return context.apply("tensor_scatter", past, places, new, axis=2, size=rows.total)
 
 
-def _attended(context: NodeContext, query: Value, keys: Value, values: Value, rows: _Rows) -> Value:
-    """[batch, heads, length, size]: heads of a group share keys and values."""
-    b, (batch, heads, length, size) = context.builder, query.type.shape
+def group_scores(context: NodeContext, query: Value, keys: Value, rows: Rows) -> Value:
+    """Scaled products [batch, groups, each, length, longest]: heads of a group share keys."""
+    batch, heads, length, size = query.type.shape
     groups = keys.type.shape[1]
     each = dims.floordiv(heads, groups)
     apart = context.reshape(query, (batch, groups, each, length, size))
-    # A cache may have more places than are in use.
-    keys, values = (
-        slice_axis(b, context.reshape(x, (batch, groups, 1, rows.total, size)), 3, 0, rows.longest)
-        for x in (keys, values)
-    )
+    keys = _shared(context, keys, rows)
     scores = product(context, apart, context.transpose(keys, (0, 1, 2, 4, 3)))
-    scores = binary(b, "mul", context.cast(scores, f32), score_scale(context, size))
+    return binary(context.builder, "mul", context.cast(scores, f32), score_scale(context, size))
+
+
+def group_mixture(context: NodeContext, shares: Value, values: Value, rows: Rows) -> Value:
+    """[batch, heads, length, size]: heads of a group share values, too."""
+    batch, groups, each, length, _ = shares.type.shape
+    mixed = product(
+        context, context.cast(shares, values.type.dtype), _shared(context, values, rows)
+    )
+    return context.reshape(
+        mixed, (batch, dims.product((groups, each)), length, mixed.type.shape[4])
+    )
+
+
+def _shared(context: NodeContext, cache: Value, rows: Rows) -> Value:
+    """What is in use of a cache, which may have more places, for all heads of a group."""
+    batch, groups, total, size = cache.type.shape
+    whole = context.reshape(cache, (batch, groups, 1, total, size))
+    return slice_axis(context.builder, whole, 3, 0, rows.longest)
+
+
+def _attended(context: NodeContext, query: Value, keys: Value, values: Value, rows: Rows) -> Value:
+    b, scores = context.builder, group_scores(context, query, keys, rows)
+    batch, groups, each, _, _ = scores.type.shape
     cap = context.number("softcap", 0.0)
     if cap:
         scores = binary(b, "mul", b.apply("tanh", binary(b, "div", scores, cap)), cap)
     if context.optional(10) is not None:
         scores = context.elementwise("add", scores, _bias(context, groups, each, rows))
     shares = _shares(context, where(b, _seen(context, rows, batch), scores, -1e30))
-    mixed = product(context, context.cast(shares, values.type.dtype), values)
-    return context.reshape(mixed, (batch, heads, length, size))
+    return group_mixture(context, shares, values, rows)
 
 
 def _shares(context: NodeContext, scores: Value) -> Value:
@@ -231,7 +298,7 @@ def _normed(context: NodeContext, x: Value, position: int) -> Value:
     return normalize.rms_norm(context.builder, x, weight, (3,), epsilon)
 
 
-def _bias(context: NodeContext, groups: Size, each: Size, rows: _Rows) -> Value:
+def _bias(context: NodeContext, groups: Size, each: Size, rows: Rows) -> Value:
     bias = context.cast(context.input(10), f32)
     bias = with_size(context.builder, bias, 3, rows.longest)
     batch, heads, length, _ = bias.type.shape
@@ -239,7 +306,7 @@ def _bias(context: NodeContext, groups: Size, each: Size, rows: _Rows) -> Value:
     return context.reshape(bias, (batch, *apart, length, rows.longest))
 
 
-def _seen(context: NodeContext, rows: _Rows, batch: Size) -> Value:
+def _seen(context: NodeContext, rows: Rows, batch: Size) -> Value:
     """Which keys a query sees, [batch, 1, 1, length, longest]: those up to its own place, as far
     back as the window goes; all there are unless it is causal."""
     steps = context.apply("iota", shape=(1, 1, 1, 1, rows.longest), axis=4, dtype=i64)
