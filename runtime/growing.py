@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from bessemer.runtime.argument_order import Inputs, Outputs, outputs_in_order
 from bessemer.runtime.arrays import (
     Array,
     address,
@@ -25,7 +26,7 @@ from bessemer.runtime.arrays import (
 )
 from bessemer.runtime.entry import Plan, Run
 from bessemer.runtime.errors import InputError
-from bessemer.runtime.runner import Inputs, Outputs, Runner, outputs_in_order
+from bessemer.runtime.runner import Runner
 
 
 class GrowingRunner(Runner):
@@ -46,7 +47,7 @@ class GrowingRunner(Runner):
         """As CompiledModel.run."""
         arrays, infos = self._arrays(inputs), self.native.signature.outputs
         plan = self._plan_of(arrays)
-        given = [None] * len(infos) if out is None else outputs_in_order(infos, out)
+        given = outputs_in_order(infos, out)
         sizes = [*plan.symbols]
         for symbol, count in self._places(given, plan).items():
             sizes[self._symbols[symbol]] = count

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
+from bessemer.runtime.argument_order import Inputs, Outputs
 from bessemer.runtime.arrays import Array
 from bessemer.runtime.artifact import ArrayInfo, Signature
 from bessemer.runtime.cuda.driver import Driver
@@ -19,7 +20,7 @@ from bessemer.runtime.errors import ArtifactError, InputError
 from bessemer.runtime.growing import GrowingRunner
 from bessemer.runtime.library import open_library
 from bessemer.runtime.native import NativeModel
-from bessemer.runtime.runner import Inputs, Outputs, Runner
+from bessemer.runtime.runner import Runner
 from bessemer.runtime.strings import StringCalls, given_arrays
 
 __all__ = ["CompiledModel", "Inputs", "Memory", "Outputs", "load"]

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
+from bessemer.runtime.argument_order import Inputs, Outputs, in_order, outputs_in_order
 from bessemer.runtime.arrays import (
     Array,
     address,
@@ -24,7 +24,7 @@ from bessemer.runtime.arrays import (
     copied_from,
     numpy_dtype,
 )
-from bessemer.runtime.artifact import ArrayInfo, Status
+from bessemer.runtime.artifact import Status
 from bessemer.runtime.bind import bind_symbols
 from bessemer.runtime.entry import (
     MOST_ARRAYS,
@@ -39,9 +39,6 @@ from bessemer.runtime.errors import ExecutionError, InputError
 from bessemer.runtime.native import Context, NativeModel
 from bessemer.runtime.output_pool import OutputPool
 from bessemer.runtime.shapes import evaluate_shape
-
-Inputs = Mapping[str, Any] | Sequence[Any]
-Outputs = Array | Mapping[str, Array] | Sequence[Array | None]
 
 # Above this, outputs begin at a cache line; below it, the time to get there is worth more.
 _LARGE_OUTPUT = 1 << 16
@@ -271,9 +268,7 @@ class Runner:
         signature = self.native.signature
         infos = signature.outputs
         symbols = dict(zip(signature.symbols, call.dims, strict=False))
-        given: list[Array | None] = [None] * len(infos)
-        if out is not None:
-            given = outputs_in_order(infos, out)
+        given = outputs_in_order(infos, out)
         for index, (info, dtype) in enumerate(zip(infos, self._output_dtypes, strict=True)):
             if not self._late[index]:
                 continue
@@ -316,53 +311,3 @@ def _is_pooled(plan: Plan) -> bool:
 def _padding(size: int) -> int:
     """How much to allocate for an output of so many bytes to begin at a cache line; 0: anywhere."""
     return size + 64 if size >= _LARGE_OUTPUT else 0
-
-
-def in_order(names: Sequence[str], inputs: Inputs) -> list[Any]:
-    """The inputs, given by name or in order, in order; raises InputError."""
-    if type(inputs) is dict and len(inputs) == len(names):
-        try:
-            return [inputs[name] for name in names]
-        except KeyError:
-            pass
-    if isinstance(inputs, Mapping):
-        missing = [name for name in names if name not in inputs]
-        extra = [str(name) for name in inputs if name not in names]
-        if missing or extra:
-            raise InputError(_names_problem(names, missing, extra))
-        return [inputs[name] for name in names]
-    if not isinstance(inputs, Sequence):  # a bare array is none
-        raise InputError(
-            f"The inputs are a {type(inputs).__name__}: expected a dict by name or a list."
-        )
-    if len(inputs) != len(names):
-        raise InputError(
-            f"{len(inputs)} inputs were given, expected {len(names)}: {_quoted(names)}."
-        )
-    return list(inputs)
-
-
-def outputs_in_order(infos: Sequence[ArrayInfo], out: Outputs) -> list[Array | None]:
-    """The arrays to write to, None where one is to be made; raises InputError."""
-    names = [info.name for info in infos]
-    if isinstance(out, Mapping):
-        if extra := [str(name) for name in out if name not in names]:
-            raise InputError(f"out has {_quoted(extra)}; the outputs are {_quoted(names)}.")
-        return [out.get(name) for name in names]
-    arrays: list[Array | None] = [out] if isinstance(out, np.ndarray) else list(out)
-    if len(arrays) != len(names):
-        raise InputError(f"out has {len(arrays)} arrays, the outputs are {_quoted(names)}.")
-    return arrays
-
-
-def _names_problem(names: Sequence[str], missing: Sequence[str], extra: Sequence[str]) -> str:
-    parts = []
-    if missing:
-        parts.append(f"{_quoted(missing)} {'is' if len(missing) == 1 else 'are'} missing")
-    if extra:
-        parts.append(f"{_quoted(extra)} {'is' if len(extra) == 1 else 'are'} unknown")
-    return f"Of the inputs, {' and '.join(parts)}. The model's inputs are {_quoted(names)}."
-
-
-def _quoted(names: Sequence[str]) -> str:
-    return ", ".join(f"'{name}'" for name in names) or "none"

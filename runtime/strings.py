@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from bessemer.runtime.argument_order import Inputs, Outputs, in_order, outputs_in_order
 from bessemer.runtime.arrays import Array, as_input, numpy_dtype
 from bessemer.runtime.artifact import ArrayInfo, Signature, Strings
 from bessemer.runtime.entry import Run
 from bessemer.runtime.errors import InputError
 from bessemer.runtime.preparation import prepare, strings_of
-from bessemer.runtime.runner import Inputs, Outputs, in_order, outputs_in_order
 from bessemer.runtime.shapes import format_shape
 
 

@@ -140,8 +140,8 @@ def test_arguments_that_do_not_fit_are_named() -> None:
     strided = {"shape": (6, 5), "strides": (40, 8), "typestr": "<f4", "data": (0, False)}
     array = type("Foreign", (), {"__cuda_array_interface__": strided})()
     cases: list[tuple[Any, str]] = [
-        ({}, "are missing"),
-        ({"x": numbers(1, 5), "z": 1}, "are unknown"),
+        ({}, "'x' is missing"),
+        ({"x": numbers(1, 5), "z": 1}, "'z' is unknown"),
         ([numbers(1, 5)] * 2, "expected 1"),
         ([numbers(1, 6)], r"axis 1 is 6, not 5"),
         ([numbers(1, 5).astype(np.float64)], "float64, expected float32"),

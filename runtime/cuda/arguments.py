@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from bessemer.runtime.arrays import Array, as_input, numpy_dtype
-from bessemer.runtime.artifact import ArrayInfo, Signature
+from bessemer.runtime.artifact import ArrayInfo
 from bessemer.runtime.errors import InputError
 from bessemer.runtime.shapes import format_shape
 
@@ -51,42 +51,6 @@ class DeviceArray:
 
 
 Argument = Array | DeviceArray
-
-
-def in_order(signature: Signature, inputs: Any) -> list[Any]:
-    """The inputs in the order of the signature; InputError where one is missing or too many."""
-    names = [info.name for info in signature.inputs]
-    if isinstance(inputs, Mapping):
-        missing = [name for name in names if name not in inputs]
-        extra = [str(name) for name in inputs if name not in names]
-        if missing or extra:
-            raise InputError(
-                f"Of the inputs, {missing or extra} {'are missing' if missing else 'are unknown'}. "
-                f"The model's inputs are {names}."
-            )
-        return [inputs[name] for name in names]
-    if not isinstance(inputs, Sequence):
-        raise InputError(
-            f"The inputs are a {type(inputs).__name__}: expected a dict by name or a list."
-        )
-    if len(inputs) != len(names):
-        raise InputError(f"{len(inputs)} inputs were given, expected {len(names)}: {names}.")
-    return list(inputs)
-
-
-def outputs_in_order(signature: Signature, out: Any) -> list[Any]:
-    """The arrays to write to, None where a new one is wanted."""
-    names = [info.name for info in signature.outputs]
-    if out is None:
-        return [None] * len(names)
-    if isinstance(out, Mapping):
-        if extra := [str(name) for name in out if name not in names]:
-            raise InputError(f"out has {extra}; the outputs are {names}.")
-        return [out.get(name) for name in names]
-    listed = [out] if isinstance(out, (np.ndarray, DeviceArray)) else list(out)
-    if len(listed) != len(names):
-        raise InputError(f"out has {len(listed)} arrays, the outputs are {names}.")
-    return listed
 
 
 def as_argument(info: ArrayInfo, value: object) -> Argument:

@@ -11,6 +11,7 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
+from bessemer.runtime.argument_order import in_order, outputs_in_order
 from bessemer.runtime.arrays import Array, check_output, numpy_dtype
 from bessemer.runtime.artifact import ArrayInfo, Signature
 from bessemer.runtime.bind import bind_symbols
@@ -19,9 +20,7 @@ from bessemer.runtime.cuda.arguments import (
     DeviceArray,
     as_argument,
     check_shape,
-    in_order,
     on_device,
-    outputs_in_order,
 )
 from bessemer.runtime.cuda.artifact import (
     ALIGNMENT,
@@ -138,9 +137,9 @@ class DeviceModel:
         the model refuses their contents, DeviceError where the device fails.
         """
         signature = self.signature
-        values = in_order(signature, inputs)
+        values = in_order([info.name for info in signature.inputs], inputs)
         arrays = [as_argument(i, v) for i, v in zip(signature.inputs, values, strict=True)]
-        given = outputs_in_order(signature, out)
+        given = outputs_in_order(signature.outputs, out)
         with self._lock:
             self._driver.activate()
             bound = self._bind(tuple(tuple(array.shape) for array in arrays))
@@ -154,12 +153,12 @@ class DeviceModel:
         shapes decide; failures of its kernels (an index out of range) are not told.
         """
         signature = self.signature
-        values = in_order(signature, inputs)
+        values = in_order([info.name for info in signature.inputs], inputs)
         arrays = [as_argument(i, v) for i, v in zip(signature.inputs, values, strict=True)]
         with self._lock:
             self._driver.activate()
             bound = self._bind(tuple(tuple(array.shape) for array in arrays))
-            targets = self._targets(bound, outputs_in_order(signature, out))
+            targets = self._targets(bound, outputs_in_order(signature.outputs, out))
             if not all(_is_in_place(array) for array in (*arrays, *targets)):
                 raise InputError("enqueue takes device arrays that begin at multiples of 16 bytes.")
             self._started(arrays, bound, targets)
