@@ -20,7 +20,8 @@ from bessemer.compiler.schedule.contraction.contraction import (
     supports,
     walk_of,
 )
-from bessemer.compiler.schedule.contraction.tiles import cut_evenly, plan
+from bessemer.compiler.schedule.contraction.cuts import cut_evenly
+from bessemer.compiler.schedule.contraction.tiles import plan
 from bessemer.compiler.schedule.spans import spans_of
 from bessemer.compiler.targets import x86
 from bessemer.compiler.targets.choose import host_target

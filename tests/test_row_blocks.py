@@ -15,7 +15,7 @@ from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.types import TensorType, f32
 from bessemer.compiler.jit import load_code
 from bessemer.compiler.options import Options
-from bessemer.compiler.schedule.contraction.tiles import dealt
+from bessemer.compiler.schedule.contraction.cuts import dealt
 
 
 @pytest.mark.parametrize("count", [1, 2, 16, 17, 33, 100])

@@ -15,7 +15,8 @@ from bessemer.compiler.ir.types import DType, TensorType, bf16, f32
 from bessemer.compiler.options import Options
 from bessemer.compiler.passes.sums.split_sums import split_sums
 from bessemer.compiler.schedule.contraction.contraction import Contraction, DepthAxis, RowAxis
-from bessemer.compiler.schedule.contraction.tiles import cut_evenly, plan
+from bessemer.compiler.schedule.contraction.cuts import cut_evenly
+from bessemer.compiler.schedule.contraction.tiles import plan
 from bessemer.compiler.targets.choose import parse_target
 from bessemer.compiler.targets.nvptx import SM80
 from tests.pass_runs import changed

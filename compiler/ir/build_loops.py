@@ -16,13 +16,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from bessemer.compiler.ir import loops
-from bessemer.compiler.ir.dims import Dim, Size, Symbol, atom, symbol
+from bessemer.compiler.ir.dims import Dim, Size, Symbol, as_atom, atom, symbol
 from bessemer.compiler.ir.expr import (
     Buffer,
     Expression,
     Scalar,
     as_index,
     convert,
+    index_value,
     lift,
     read,
 )
@@ -131,6 +132,12 @@ class KernelBuilder:
         local = Local(self, self.fresh(name), value.dtype)
         self.append(loops.Define(local.name, value))
         return local
+
+    def local(self, size: Size) -> Size:
+        """The size in a local variable, unless it is as simple as one."""
+        if isinstance(size, int) or isinstance(as_atom(size), (Symbol, Expression)):
+            return size
+        return self.define(index_value(size), "n").index
 
     def store(
         self,

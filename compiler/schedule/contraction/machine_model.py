@@ -11,7 +11,8 @@ from math import ceil
 
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.schedule.contraction.contraction import Contraction, walk_of
-from bessemer.compiler.schedule.contraction.tiles import cut_evenly, registers_tile
+from bessemer.compiler.schedule.contraction.cuts import cut_evenly
+from bessemer.compiler.schedule.contraction.tiles import registers_tile
 from bessemer.compiler.targets.machine import Target
 
 _MULTIPLIERS = 2

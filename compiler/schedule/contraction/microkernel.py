@@ -30,8 +30,9 @@ from bessemer.compiler.schedule.contraction.contraction import (
     steps_of,
     walk_of,
 )
+from bessemer.compiler.schedule.contraction.cuts import Cut, cut_evenly, dealt
 from bessemer.compiler.schedule.contraction.tile_sums import Place, Stretch, Tile, TileWriter
-from bessemer.compiler.schedule.contraction.tiles import Cut, Tiling, cut_evenly, dealt
+from bessemer.compiler.schedule.contraction.tiles import Tiling
 from bessemer.compiler.targets.machine import Target
 
 
@@ -143,8 +144,8 @@ class _Writer:
         panel = dims.mod(within, self.panels)
         matrix = dims.total(i * a.b_stride for i, a in zip(batch, self.walk.batch))
         a_base = dims.total(i * a.a_stride for i, a in zip(batch, self.walk.batch))
-        b_base = self.sums.local(self._panel_in_b(matrix, panel))
-        a_base = self.sums.local(self.contraction.a_base + a_base)
+        b_base = self.builder.local(self._panel_in_b(matrix, panel))
+        a_base = self.builder.local(self.contraction.a_base + a_base)
         first, count = self._tiles_of(block)
         column, width = panel * self.tiling.panel, self.tiling.panel
         self._block_of_tiles(Place(batch, a_base, panel, b_base, column, width), first, count)
@@ -165,7 +166,7 @@ class _Writer:
             first = block * self.tiling.block
             return first, dims.minimum(self.tiling.block, self.tiles - first)
         first, count = dealt(self.tiles, self.blocks, block)
-        return self.sums.local(first), self.sums.local(count)
+        return self.builder.local(first), self.builder.local(count)
 
     def _block_of_tiles(self, place: Place, first: Size, count: Size) -> None:
         """The tiles of a block; a last panel with few columns has narrower ones of its own."""
@@ -217,7 +218,7 @@ class _Writer:
             return
         with self.builder.loop(dims.ceildiv(run.extent, length)) as step:
             begin = step * length
-            extent = self.sums.local(dims.minimum(length, run.extent - begin))
+            extent = self.builder.local(dims.minimum(length, run.extent - begin))
             axis = DepthAxis(extent, run.a_stride)
             steps = dims.ceildiv(extent, group)
             at = first + step * (length // group)
@@ -297,7 +298,7 @@ class _Writer:
     def _tile(self, slot: _Slot, start: Size, steps: int) -> None:
         """The tile of some steps along the axis."""
         walk, place = self.walk, slot.place
-        base = self.sums.local(self._base(place, slot.outer, start))
+        base = self.builder.local(self._base(place, slot.outer, start))
         axes = (*walk.batch, *walk.outer, walk.axis, *walk.inner)
         offsets: list[Size] = []
         indices: list[tuple[Size, ...]] = []

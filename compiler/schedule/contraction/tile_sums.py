@@ -85,6 +85,16 @@ class Stretch:
 
 
 @dataclass(frozen=True, eq=False)
+class _Work:
+    """What is added up: a stretch of the depth, to the fragments of a tile, which take turns."""
+
+    place: Place
+    tile: Tile
+    fragments: Sequence[str]
+    depth: Stretch
+
+
+@dataclass(frozen=True, eq=False)
 class TileWriter:
     """Writes the sums of tiles to a kernel."""
 
@@ -92,12 +102,6 @@ class TileWriter:
     tiling: Tiling
     target: Target
     builder: KernelBuilder
-
-    def local(self, size: Size) -> Size:
-        """The value in a local variable, unless it is as simple as one."""
-        if isinstance(size, int) or isinstance(dims.as_atom(size), (Symbol, Expression)):
-            return size
-        return self.builder.define(index_value(size), "n").index
 
     @property
     def shares(self) -> int:
@@ -120,12 +124,12 @@ class TileWriter:
         column = self.builder.index(place.width)
         rows = rows_apart(self.contraction, self.tiling.panel, tile.indices)
         if rows is None:
-            self._add_up(place, tile, fragments, depth, self._start)
+            self._add_up(_Work(place, tile, fragments, depth), self._start)
             self._finish(place, tile, fragments[0], totals, column)
             return
         at, lanes = place.column, self.tiling.lanes
         apart = RowEpilogue(self.builder, self.contraction, rows, at, place.width, lanes)
-        self._add_up(place, tile, fragments, depth, self._start)
+        self._add_up(_Work(place, tile, fragments, depth), self._start)
         stores = tuple(
             (loops.Store(apart.sums, (row, dims.atom(column)), total),)
             for row, total in enumerate(totals)
@@ -146,7 +150,7 @@ class TileWriter:
     def write_part(self, place: Place, tile: Tile, depth: Stretch, sums: Buffer) -> None:
         """Adds a stretch of a tile's sums, added up from 0, to the partial sums."""
         fragments = self._fragments(place, tile)
-        self._add_up(place, tile, fragments, depth, None)
+        self._add_up(_Work(place, tile, fragments, depth), None)
         column = self.builder.index(place.width)
         stores: list[tuple[loops.Store, ...]] = []
         for row in range(len(tile.offsets)):
@@ -178,16 +182,10 @@ class TileWriter:
             return constant(0, self.contraction.dtype)
         return self.contraction.start(column)
 
-    def _add_up(
-        self,
-        place: Place,
-        tile: Tile,
-        fragments: Sequence[str],
-        depth: Stretch,
-        start: Callable[[Size], Expression] | None,
-    ) -> None:
-        """Fills the fragments, the first one with `start`, and adds a stretch."""
-        for number, name in enumerate(fragments):
+    def _add_up(self, work: _Work, start: Callable[[Size], Expression] | None) -> None:
+        """Fills the fragments, the first one with `start`, and adds the stretch."""
+        place, depth = work.place, work.depth
+        for number, name in enumerate(work.fragments):
             column = self.builder.index(place.width)
             value = constant(0, self.contraction.dtype)
             limit: Size = place.width
@@ -196,51 +194,34 @@ class TileWriter:
             if not isinstance(value, Constant):
                 limit = dims.minimum(limit, self.contraction.columns - place.column)
             self.builder.append(loops.FragmentFill(name, column, value, limit))
-        self._depth(place, tile, fragments, depth, depth.axes, depth.a_offset, 0)
+        self._depth(work, depth.axes, depth.a_offset, 0)
 
-    def _depth(
-        self,
-        place: Place,
-        tile: Tile,
-        fragments: Sequence[str],
-        depth: Stretch,
-        axes: Sequence[DepthAxis],
-        a_offset: Size,
-        k: Size,
-    ) -> None:
-        """The loops over these axes of a stretch, whose steps begin with `k`."""
+    def _depth(self, work: _Work, axes: Sequence[DepthAxis], a_offset: Size, k: Size) -> None:
+        """The loops over these axes of the stretch, whose steps begin with `k`."""
         first, *others = axes
         if not others:
-            self._run(place, tile, fragments, depth, a_offset, k)
+            self._run(work, a_offset, k)
             return
         steps = steps_of(axes, self.contraction.group)
         with self.builder.loop(first.extent) as step:
             inner = a_offset + step * first.a_stride
-            self._depth(place, tile, fragments, depth, others, inner, k + step * steps)
+            self._depth(work, others, inner, k + step * steps)
 
-    def _run(
-        self,
-        place: Place,
-        tile: Tile,
-        fragments: Sequence[str],
-        depth: Stretch,
-        a_offset: Size,
-        k: Size,
-    ) -> None:
+    def _run(self, work: _Work, a_offset: Size, k: Size) -> None:
         """The innermost loop: whole groups, then what is left of one."""
-        axis, group = depth.axes[-1], self.contraction.group
+        axis, group = work.depth.axes[-1], self.contraction.group
         extent = dims.floordiv(axis.extent, group)
 
         def steps(begin: Size, count: int, terms: int | None = None) -> None:
             for step in range(count):
                 at = begin + step
-                fragment = fragments[step % len(fragments)]
+                fragment = work.fragments[step % len(work.fragments)]
                 a_at = a_offset + at * (axis.a_stride * group)
                 if self.tiling.fetches_rows:
-                    self._fetch_rows(tile, axis, a_at)
-                self._step(place, tile, fragment, a_at, depth.begin + k + at, terms)
+                    self._fetch_rows(work.tile, axis, a_at)
+                self._step(work, fragment, a_at, k + at, terms)
 
-        self._whole_groups(place, tile, depth, k, extent, steps)
+        self._whole_groups(work, k, extent, steps)
         terms = dims.mod(axis.extent, group)
         if isinstance(terms, int):
             steps(extent, 1 if terms else 0, None if self.contraction.reads_on else terms)
@@ -250,25 +231,20 @@ class TileWriter:
                 steps(extent, 1, number)
 
     def _whole_groups(
-        self,
-        place: Place,
-        tile: Tile,
-        depth: Stretch,
-        k: Size,
-        extent: Size,
-        steps: Callable[[Size, int], None],
+        self, work: _Work, k: Size, extent: Size, steps: Callable[[Size, int], None]
     ) -> None:
         """`unroll` steps at a time, then the rest."""
+        place, tile, depth = work.place, work.tile, work.depth
         unroll = self.tiling.unroll
         if isinstance(extent, int) and extent <= unroll:
             steps(0, extent)
             return
         whole = dims.floordiv(extent, unroll)
-        first, count = self._turns(place, tile, depth, k, whole)
+        first, count = self._turns(work, k, whole)
         with self.builder.loop(count) as turn:
             i = first + turn
             if self.tiling.prefetch:
-                self._prefetch(place, depth, k + i * unroll)
+                self._prefetch(work, k + i * unroll)
             if self.tiling.stretch is None and len(depth.axes) == 1:
                 fetch_lines(
                     self.builder, self.contraction, self.target, tile.indices,
@@ -286,28 +262,20 @@ class TileWriter:
             with self.builder.loop(rest) as i:
                 steps(whole * unroll + i, 1)
 
-    def _turns(
-        self, place: Place, tile: Tile, depth: Stretch, k: Size, whole: Size
-    ) -> tuple[Size, Size]:
+    def _turns(self, work: _Work, k: Size, whole: Size) -> tuple[Size, Size]:
         """The first turn in which something is added to the tile's sums, and how many there are."""
         bands, group = self.contraction.bands, self.contraction.group
         if bands is None:
             return 0, whole
-        begin = (depth.begin - self.contraction.first_step + k) * group
-        length, columns = self.tiling.unroll * group, (place.column, place.width)
-        first, end = banded_turns(bands, tile.indices, columns, begin, length, whole)
-        first = self.local(first)
-        return first, self.local(end - first)
+        begin = (work.depth.begin - self.contraction.first_step + k) * group
+        length, columns = self.tiling.unroll * group, (work.place.column, work.place.width)
+        first, end = banded_turns(bands, work.tile.indices, columns, begin, length, whole)
+        first = self.builder.local(first)
+        return first, self.builder.local(end - first)
 
-    def _step(
-        self,
-        place: Place,
-        tile: Tile,
-        fragment: str,
-        a_offset: Size,
-        k: Size,
-        terms: int | None,
-    ) -> None:
+    def _step(self, work: _Work, fragment: str, a_offset: Size, k: Size, terms: int | None) -> None:
+        """The products of step `k` of the stretch; of a last group that is not whole, `terms`."""
+        tile = work.tile
         group, step = self.contraction.group, self.contraction.b_step
         if step is None:
             step = self.tiling.panel * group
@@ -318,7 +286,7 @@ class TileWriter:
                 a=self.contraction.a,
                 a_offsets=tuple(tile.a_base + offset + a_offset for offset in tile.offsets),
                 b=self.contraction.b,
-                b_offset=place.b_base + k * step,
+                b_offset=work.place.b_base + (work.depth.begin + k) * step,
                 group=group,
                 terms=terms,
             )
@@ -337,8 +305,9 @@ class TileWriter:
         for place in places:
             self.builder.append(loops.Prefetch(self.contraction.a, begin + place, 2))
 
-    def _prefetch(self, place: Place, depth: Stretch, k: Size) -> None:
+    def _prefetch(self, work: _Work, k: Size) -> None:
         """This tile's share of the stretch after this one."""
+        place, depth = work.place, work.depth
         shares, step = self.shares, self.tiling.panel * self.contraction.group
         line = CACHE_LINE // self.contraction.b.dtype.bytes
         following = place.b_base + (depth.begin + depth.length) * step
@@ -374,7 +343,7 @@ class TileWriter:
             self.builder.append(loops.FragmentStore(fragment, column, limit, stores))
 
         if not isinstance(columns, int):
-            store(self.local(dims.minimum(panel, columns - place.column)))
+            store(self.builder.local(dims.minimum(panel, columns - place.column)))
         elif columns % panel == 0:
             store(panel)
         elif columns < panel or place.width < panel:

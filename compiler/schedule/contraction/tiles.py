@@ -9,7 +9,6 @@ Tiles do not depend on the number of threads, so neither do the results' bits; b
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from math import ceil, gcd
 
 from bessemer.compiler.ir import dims
@@ -21,7 +20,14 @@ from bessemer.compiler.schedule.contraction.contraction import (
     merge_depth,
     walk_of,
 )
-from bessemer.compiler.targets.machine import CACHE_LINE, Target, meet_in_few_sets
+from bessemer.compiler.schedule.contraction.cuts import cut_evenly
+from bessemer.compiler.schedule.contraction.row_blocks import (
+    at_most,
+    block_of,
+    grid_of,
+    weight_bytes,
+)
+from bessemer.compiler.targets.machine import CACHE_LINE, Target
 
 # Sums of longer chains than this are split, so that rounding errors stay below 1e-6 of the norm.
 LONGEST_CHAIN = 3000
@@ -41,26 +47,10 @@ _FEW_PANELS = 8
 _FEWEST_LANES = 4
 # Addresses that are 4 KB apart share a set of the first-level cache.
 _PAGE = 4096
-# With fewer tiles to a block, b would come too often from the last cache, or even from memory.
-_FEWEST_TILES = (6, 12)
-_IN_LAST_CACHE = 8 << 20
-# Where rows of the output meet in few sets of the cache: of so few steps, a tile is soon written,
-# and the next one continues its rows (1024x3 by 3x1024: 295 us with four tiles to a block, 87 with
-# one). An unknown number of columns is treated so: it wins more where they meet than it loses
-# elsewhere.
-_FEWEST_STEPS = 16
-# A kernel that may be a link of a chain (chain_launches.py) goes by small blocks if its weights are
-# in the first-level cache anyway: with fewer rows at a time the windows are smaller.
-_IN_FIRST_CACHE = 48 << 10
-_LINK_BYTES = 32 << 10
+# Weights of more bytes are fetched ahead into the second-level cache; others stay there anyway.
+_NEAR = 400 << 10
 # A block's partial sums are on the stack.
 _PARTIAL_BYTES = 48 << 10
-# Enough rows to make good use of a panel, few enough to give every thread a block.
-_DYNAMIC_BLOCK = 16
-
-
-LARGE = 4
-"""The share of the last cache from which on values are not found there again."""
 
 
 @dataclass(frozen=True)
@@ -140,25 +130,22 @@ def plan(
     height = min(height, most)
     walk = walk_of(contraction, height)
     panel = vectors * lanes
-    rows = cut_evenly(walk.axis.extent, height // walk.unit).height * walk.unit
+    cut = cut_evenly(walk.axis.extent, height // walk.unit)
+    rows = cut.height * walk.unit
     sums = chains(rows, vectors, target.vector_registers, contraction.depth_steps)
     stretch = stretch_length(contraction, sums)
-    block = _block(contraction, walk, panel, height, stretch, target, threads)
+    grid = grid_of(contraction, walk, cut, panel, threads)
+    block = block_of(contraction, walk, grid, stretch, target)
     if stretch is not None:
         most = max(1, _PARTIAL_BYTES // (rows * panel * contraction.dtype.bytes))
-        block = _at_most(most, block, contraction, walk, height, panel, threads)
-    weight_bytes = (
-        _known(contraction.depth_extent, 512)
-        * _known(contraction.columns, 512)
-        * contraction.b.dtype.bytes
-    )
+        block = at_most(most, block, grid)
     return Tiling(
         lanes=lanes,
         panel=panel,
         height=height,
         block=block,
         unroll=_unroll(dims.ceildiv(walk.depth[-1].extent, contraction.group)),
-        prefetch=weight_bytes > 400 << 10,
+        prefetch=weight_bytes(contraction) > _NEAR,
         stretch=stretch,
         fetches_rows=_fetches_rows(contraction, walk, stretch, panel, target),
     )
@@ -191,10 +178,6 @@ def _is_piece(walk: Walk) -> bool:
     return len(walk.depth) == 1 and run.a_stride == 1 and walk.axis.a_stride == run.extent
 
 
-def _known(size: Size, otherwise: int) -> int:
-    return size if isinstance(size, int) else otherwise
-
-
 def _unroll(extent: Size) -> int:
     """Depth steps in the innermost loop; long straight code makes LLVM spill registers."""
     if not isinstance(extent, int):
@@ -202,153 +185,6 @@ def _unroll(extent: Size) -> int:
     if extent <= 6:
         return extent
     return min((4, 3, 5, 6), key=lambda steps: extent % steps)
-
-
-@dataclass(frozen=True)
-class Cut:
-    """How one axis is cut into tiles, in steps of the axis.
-
-    A static extent is cut evenly: `tall` tiles of `height` steps, the others one step less.
-    A dynamic one is cut into tiles of `height`, and a last one that is smaller.
-    """
-
-    count: Size
-    height: int
-    tall: Size
-    rest: Size = 0
-
-
-def cut_evenly(extent: Size, height: int) -> Cut:
-    """Cuts an axis into tiles of at most `height` steps."""
-    if isinstance(extent, int):
-        count = max(1, ceil(extent / height))
-        tallest = ceil(extent / count)
-        return Cut(count, tallest, extent - count * (tallest - 1))
-    full = dims.floordiv(extent, height)
-    return Cut(dims.ceildiv(extent, height), height, full, dims.mod(extent, height))
-
-
-def _block(
-    contraction: Contraction,
-    walk: Walk,
-    panel: int,
-    height: int,
-    stretch: int | None,
-    target: Target,
-    threads: int,
-) -> int:
-    """Tiles in a block of rows: what stays in the second-level cache while all of b goes by."""
-    depth = _known(contraction.depth_extent, 512)
-    columns = _known(contraction.columns, 512)
-    cut = cut_evenly(walk.axis.extent, height // walk.unit)
-    tiles = dims.product(axis.extent for axis in walk.outer) * cut.count
-    # Of a sum that is added up in stretches, only one is at work at a time.
-    passes = 1 if stretch is None else max(1, depth // stretch)
-    room = target.l2_bytes * 3 // 8 * passes
-    weight_bytes = depth * columns * contraction.b.dtype.bytes
-    fewest = _FEWEST_TILES[weight_bytes > _IN_LAST_CACHE]
-    if _is_link(contraction, walk, target) and weight_bytes <= _IN_FIRST_CACHE:
-        fewest, room = 1, _LINK_BYTES
-    block = max(fewest, room // _tile_bytes(contraction, walk, cut, tiles))
-    if columns > depth and weight_bytes <= target.l2_bytes // 4 and depth <= 256:
-        # Few steps a tile: writing whole rows of the output once matters more than b's reuse.
-        meet = meet_in_few_sets(columns * contraction.dtype.bytes)
-        block = min(block, 1 if meet and depth <= _FEWEST_STEPS else 4)
-    if not isinstance(tiles, int):
-        return min(block, _DYNAMIC_BLOCK)
-    block = ceil(tiles / max(1, round(tiles / block)))
-    panels = ceil(columns / panel)
-    batch = _known(dims.product(axis.extent for axis in walk.batch), 1)
-    return _balanced(tiles, min(block, tiles), panels, batch, threads)
-
-
-def _is_link(contraction: Contraction, walk: Walk, target: Target) -> bool:
-    """Whether it reads or writes so much that it may go by turns with others."""
-    axes = (*walk.batch, *walk.outer, walk.axis, *walk.inner)
-    written = dims.product(axis.extent for axis in axes) * contraction.columns
-    sizes = (dims.product(contraction.a.shape), written)
-    least = target.last_cache // LARGE // f32.bytes
-    return least > 0 and any(isinstance(size, int) and size >= least for size in sizes)
-
-
-def _at_most(
-    most: int,
-    block: int,
-    contraction: Contraction,
-    walk: Walk,
-    height: int,
-    panel: int,
-    threads: int,
-) -> int:
-    """A block of at most so many tiles that still gives every thread about as much to do."""
-    if block <= most:
-        return block
-    cut = cut_evenly(walk.axis.extent, height // walk.unit)
-    tiles = dims.product(axis.extent for axis in walk.outer) * cut.count
-    if not isinstance(tiles, int):
-        return most
-    panels = ceil(_known(contraction.columns, 512) / panel)
-    batch = _known(dims.product(axis.extent for axis in walk.batch), 1)
-    return _balanced(tiles, ceil(tiles / ceil(tiles / most)), panels, batch, threads)
-
-
-def _tile_bytes(contraction: Contraction, walk: Walk, cut: Cut, tiles: Size) -> int:
-    """Bytes of a that a tile adds to those of the tile before: windows overlap."""
-    size = contraction.a.dtype.bytes
-    rows = cut.height * walk.unit
-    bytes_ = rows * _known(contraction.depth_extent, 512) * size
-    axes = [(a.extent, a.a_stride) for a in (*walk.outer, walk.axis, *walk.inner)]
-    axes += [(a.extent, a.a_stride) for a in walk.depth]
-    reach = 1 + dims.total((extent - 1) * stride for extent, stride in axes)
-    if isinstance(reach, int) and isinstance(tiles, int):
-        return max(1, min(bytes_, reach * size // max(1, tiles)))
-    stride = walk.axis.a_stride
-    if isinstance(stride, int) and not walk.inner:
-        return max(1, min(bytes_, rows * stride * size))
-    return max(1, bytes_)
-
-
-def _balanced(tiles: int, block: int, panels: int, batch: int, threads: int) -> int:
-    """The largest block, from `block` downwards, that gives every thread about as much to do."""
-    best, best_load = block, float("inf")
-    panels *= batch
-    for count in range(ceil(tiles / block), min(tiles, 8 * threads) + 1):
-        candidate = ceil(tiles / count)
-        load = _heaviest(tiles, candidate, panels, threads) / (tiles * panels / threads)
-        if load < best_load - 0.03:
-            best, best_load = candidate, load
-    return best if batch % threads == 0 else _undivided(tiles, best, threads)
-
-
-def _undivided(tiles: int, block: int, threads: int) -> int:
-    """A block, little smaller at most, of which each thread gets whole ones: others share rows in
-    the same way, so that it has written itself what it reads."""
-    for count in range(ceil(tiles / block), ceil(tiles * 3 / (2 * block)) + 1):
-        candidate = ceil(tiles / count)
-        if count == 1 or (count % threads == 0 and ceil(tiles / candidate) == count):
-            return candidate
-    return block
-
-
-def _heaviest(tiles: int, block: int, panels: int, threads: int) -> int:
-    """The most tiles that a thread gets when (block, panel) pairs are dealt out in order, and the
-    tiles to the blocks."""
-    blocks = ceil(tiles / block)
-    items = blocks * panels
-
-    def before(item: int) -> int:
-        first, count = dealt(tiles, blocks, item // panels)
-        return dims.number(first) * panels + item % panels * dims.number(count)
-
-    ends = [before(items * thread // threads) for thread in range(threads + 1)]
-    return max(end - begin for begin, end in pairwise(ends))
-
-
-def dealt(count: Size, parts: Size, place: Size) -> tuple[Size, Size]:
-    """The first of `count` things in the part at a place, and how many it has: as many as any other
-    part, or one more."""
-    first = dims.floordiv(count * place, parts)
-    return first, dims.floordiv(count * (place + 1), parts) - first
 
 
 def chains(rows: int, vectors: int, registers: int, depth: Size) -> int:

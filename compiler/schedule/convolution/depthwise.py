@@ -37,7 +37,7 @@ from bessemer.compiler.ir.expr import (
     within,
 )
 from bessemer.compiler.ir.types import boolean
-from bessemer.compiler.schedule.contraction.tiles import cut_evenly
+from bessemer.compiler.schedule.contraction.cuts import cut_evenly
 from bessemer.compiler.schedule.convolution.depthwise_plan import Depthwise, TileSize
 
 

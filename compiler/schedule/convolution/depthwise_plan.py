@@ -13,7 +13,7 @@ from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import Buffer, Expression
 from bessemer.compiler.ir.graph import Node
 from bessemer.compiler.ir.types import f32, f64
-from bessemer.compiler.schedule.contraction.tiles import cut_evenly
+from bessemer.compiler.schedule.contraction.cuts import cut_evenly
 from bessemer.compiler.targets.machine import Target
 
 Epilogue: TypeAlias = Callable[[tuple[Size, Size, Size], Size, Expression], tuple[loops.Store, ...]]

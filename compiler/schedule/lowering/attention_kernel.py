@@ -209,13 +209,13 @@ class AttentionKernel:
         memory = flat(self.fusion.buffer(self.query.value))
         query = replace(self.query, buffer=memory)
         with self.builder.loop(self.chunks, "parallel") as chunk:
-            own = self._local(chunk * (self.block * self.stride))
+            own = self.builder.local(chunk * (self.block * self.stride))
             count = dims.minimum(self.share, self.items - chunk * self.share)
             if self.share == 1:
                 self._item(chunk, own, query, out)
             else:
                 with self.builder.loop(count) as step:
-                    self._item(self._local(chunk * self.share + step), own, query, out)
+                    self._item(self.builder.local(chunk * self.share + step), own, query, out)
         body = self.builder.block()
         nodes = [*self.attention.nodes, *in_order(self.group)]
         inputs = flat_buffers(self.fusion)
@@ -228,14 +228,14 @@ class AttentionKernel:
     def _item(self, item: Size, own: Size, query: Source, out: Destination) -> None:
         """One block of rows of one head."""
         block = dims.mod(item, self.blocks)
-        batch = unravel(dims.floordiv(item, self.blocks), self.batch, self._local)
-        batch = tuple(map(self._local, batch))
-        first = self._local(block * self.block)
+        batch = unravel(dims.floordiv(item, self.blocks), self.batch, self.builder.local)
+        batch = tuple(map(self.builder.local, batch))
+        first = self.builder.local(block * self.block)
         count: Size = self.block
         if not isinstance(self.rows, int):
-            count = self._local(dims.minimum(self.block, self.rows - first))
+            count = self.builder.local(dims.minimum(self.block, self.rows - first))
         elif self.rows % self.block:
-            first = self._local(dims.minimum(first, self.rows - self.block))
+            first = self.builder.local(dims.minimum(first, self.rows - self.block))
         here: dict[Atom, Size] = dict(zip(self.form.batch, batch))
         leading = tuple(dims.substitute(i, here) for i in self.form.leading[:-1])
         inverse = self.builder.allocate(self.dtype, (self.block,))
@@ -248,7 +248,7 @@ class AttentionKernel:
             self._scores(query, leading, first, count, own)
         divided = False
         with self.builder.loop(count) as row:
-            base = self._local(own + row * self.stride)
+            base = self.builder.local(own + row * self.stride)
             divided = self._weights({**here, self.form.row: first + row}, base, inverse, row)
         factor = inverse if divided else None
         with in_place.if_few(few, lambda: in_place.results(batch, self.group.core, out, factor)):
@@ -269,7 +269,7 @@ class AttentionKernel:
             return (Store(self.scores, (at,), _filled(element, value, here)),)
 
         base = dims.total(i * s for i, s in zip((*leading, first), query.strides))
-        a_base = self._local(query.base + base)
+        a_base = self.builder.local(query.base + base)
         keys = self.keys
 
         def product(columns: Size, b: Buffer, matrix: Size, begin: Size) -> Contraction:
@@ -286,7 +286,10 @@ class AttentionKernel:
             )
 
         if isinstance(keys, Packed):
-            b, matrix = flat(self.fusion.buffer(keys.value)), self._local(keys.matrix(leading))
+            b, matrix = (
+                flat(self.fusion.buffer(keys.value)),
+                self.builder.local(keys.matrix(leading)),
+            )
             self._product(product(self.key_count, b, matrix, 0), keys)
             return
         assert isinstance(self.key_count, int)
@@ -348,7 +351,7 @@ class AttentionKernel:
                 columns=shape[-1],
                 b=flat(self.fusion.buffer(self.values.value)),
                 epilogue=epilogue,
-                b_matrix=self._local(self.values.matrix(batch)),
+                b_matrix=self.builder.local(self.values.matrix(batch)),
                 b_step=self.values.step,
             ),
             self.values,
@@ -370,12 +373,6 @@ class AttentionKernel:
     def _score(self, key: Size) -> Expression:
         """A score of the row at work."""
         return expr.load(self.scores, (atom(self.base) + key,))
-
-    def _local(self, size: Size) -> Size:
-        """The value in a local variable, unless it is as simple as one."""
-        if isinstance(size, int) or isinstance(dims.as_atom(size), (Symbol, Expression)):
-            return size
-        return self.builder.define(expr.index_value(size), "n").index
 
 
 def _filled(element: Expression, total: Expression, here: Mapping[Atom, Size]) -> Expression:

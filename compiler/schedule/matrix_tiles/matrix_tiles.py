@@ -30,14 +30,13 @@ from functools import cached_property
 
 from bessemer.compiler.ir import dims, loops
 from bessemer.compiler.ir.build_loops import KernelBuilder
-from bessemer.compiler.ir.dims import Size, Symbol
+from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import (
     Buffer,
     Expression,
     binary,
     constant,
     convert,
-    index_value,
     less,
 )
 from bessemer.compiler.ir.ravel import unravel
@@ -127,12 +126,6 @@ class _Writer:
     def panel_elements(self) -> int:
         return self.tiling.runs.count * self.tiling.runs.steps * self.step_elements
 
-    def local(self, size: Size) -> Size:
-        """The value in a local variable, unless it is as simple as one."""
-        if isinstance(size, int) or isinstance(dims.as_atom(size), (Symbol, Expression)):
-            return size
-        return self.builder.define(index_value(size), "n").index
-
     def item(self, item: Size) -> None:
         """One panel for some blocks of rows."""
         tiling, walk = self.tiling, self.walk
@@ -146,15 +139,15 @@ class _Writer:
         matrix = self.contraction.b_matrix
         matrix += dims.total(i * a.b_stride for i, a in zip(batch, walk.batch))
         a_base = dims.total(i * a.a_stride for i, a in zip(batch, walk.batch))
-        b_base = self.local((matrix * panels + panel) * self.panel_elements)
-        place = _Place(batch, self.local(self.contraction.a_base + a_base), panel, b_base)
+        b_base = self.builder.local((matrix * panels + panel) * self.panel_elements)
+        place = _Place(batch, self.builder.local(self.contraction.a_base + a_base), panel, b_base)
         sums = self.builder.allocate(tiling.form.sum, (tiling.tall * ROWS, tiling.panel))
         if tiling.block == 1:
             self._multiply(place, first)
             self._store_tiles(sums)
             self._finish(place, first, sums)
             return
-        count = self.local(dims.minimum(tiling.block, blocks - first))
+        count = self.builder.local(dims.minimum(tiling.block, blocks - first))
         with self.builder.loop(count + 1) as block:
             before = dims.maximum(block - 1, 0)
             with self.builder.when(less(block, count)):
@@ -209,11 +202,11 @@ class _Writer:
             outer = unravel(around, [a.extent for a in self.walk.outer])
         wanted = (block * tiling.tall + tile) * ROWS
         begin = dims.minimum(wanted, axis.extent - tiling.rows)
-        first = self.local(begin)
+        first = self.builder.local(begin)
         base = place.a_base + first * axis.a_stride
         base += dims.total(i * a.a_stride for i, a in zip(outer, self.walk.outer))
         done: Size = 0 if begin == wanted else wanted - first
-        return _Rows(outer, first, done, self.local(base))
+        return _Rows(outer, first, done, self.builder.local(base))
 
     # Sums
 
@@ -338,7 +331,7 @@ class _Writer:
             if self.walk.pitch is None:
                 self._epilogue_row(place, (*rows.outer, position), sums, tile * ROWS + row)
                 return
-            position = self.local(position)
+            position = self.builder.local(position)
             with self.builder.when(less(position, self.walk.line_extent)):
                 self._epilogue_row(place, (*rows.outer, line, position), sums, tile * ROWS + row)
 
@@ -362,7 +355,7 @@ class _Writer:
             self.builder.append(loops.FragmentStore(name, column, limit, (stores,)))
 
         if not isinstance(columns, int):
-            store(self.local(dims.minimum(panel, columns - place.panel * panel)))
+            store(self.builder.local(dims.minimum(panel, columns - place.panel * panel)))
         elif columns % panel == 0:
             store(panel)
         elif columns < panel:

@@ -23,7 +23,7 @@ from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Atom, Size, Symbol, atom
 from bessemer.compiler.ir.expr import Load, less
 from bessemer.compiler.ir.ravel import unravel
-from bessemer.compiler.schedule.contraction.tiles import dealt
+from bessemer.compiler.schedule.contraction.cuts import dealt
 from bessemer.compiler.schedule.costs import operations
 from bessemer.compiler.schedule.nests.merge_axes import Piece, merge_axes
 from bessemer.compiler.schedule.nests.nests import NEAR, Lanes, Nest

@@ -1,0 +1,163 @@
+"""How many tiles make a block of rows, over which all panels of b go by, one after the other.
+
+Pairs of a block and a panel are what threads share: a block is to stay in the second-level cache,
+and to give every thread about as much to do. Blocks depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from math import ceil
+
+from bessemer.compiler.ir import dims
+from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.types import f32
+from bessemer.compiler.schedule.contraction.contraction import Contraction, Walk
+from bessemer.compiler.schedule.contraction.cuts import Cut, dealt
+from bessemer.compiler.targets.machine import Target, meet_in_few_sets
+
+# With fewer tiles to a block, b would come too often from the last cache, or even from memory.
+_FEWEST_TILES = (6, 12)
+_IN_LAST_CACHE = 8 << 20
+# Where rows of the output meet in few sets of the cache: of so few steps, a tile is soon written,
+# and the next one continues its rows (1024x3 by 3x1024: 295 us with four tiles to a block, 87 with
+# one). An unknown number of columns is treated so: it wins more where they meet than it loses
+# elsewhere.
+_FEWEST_STEPS = 16
+# A kernel that may be a link of a chain (chain_launches.py) goes by small blocks if its weights are
+# in the first-level cache anyway: with fewer rows at a time the windows are smaller.
+_IN_FIRST_CACHE = 48 << 10
+_LINK_BYTES = 32 << 10
+# Enough rows to make good use of a panel, few enough to give every thread a block.
+_DYNAMIC_BLOCK = 16
+
+_TYPICAL = 512
+"""What a size is taken for that only the run knows."""
+LARGE = 4
+"""The share of the last cache from which on values are not found there again."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The tiles of a contraction, `batch` times: `tiles` down, their axis cut so, by `panels`
+    across; for so many threads."""
+
+    cut: Cut
+    tiles: Size
+    panels: int
+    batch: int
+    threads: int
+
+
+def grid_of(contraction: Contraction, walk: Walk, cut: Cut, panel: int, threads: int) -> Grid:
+    """The grid of tiles that are `panel` columns wide."""
+    tiles = dims.product(axis.extent for axis in walk.outer) * cut.count
+    batch = dims.product(axis.extent for axis in walk.batch)
+    panels = ceil(known(contraction.columns) / panel)
+    return Grid(cut, tiles, panels, known(batch, 1), threads)
+
+
+def known(size: Size, otherwise: int = _TYPICAL) -> int:
+    """The size, or what it is taken for."""
+    return size if isinstance(size, int) else otherwise
+
+
+def weight_bytes(contraction: Contraction) -> int:
+    """The bytes of one of b's matrices."""
+    depth, columns = known(contraction.depth_extent), known(contraction.columns)
+    return depth * columns * contraction.b.dtype.bytes
+
+
+def block_of(
+    contraction: Contraction, walk: Walk, grid: Grid, stretch: int | None, target: Target
+) -> int:
+    """Tiles in a block of rows: what stays in the second-level cache while all of b goes by."""
+    depth, columns = known(contraction.depth_extent), known(contraction.columns)
+    # Of a sum that is added up in stretches, only one is at work at a time.
+    passes = 1 if stretch is None else max(1, depth // stretch)
+    room = target.l2_bytes * 3 // 8 * passes
+    weights = weight_bytes(contraction)
+    fewest = _FEWEST_TILES[weights > _IN_LAST_CACHE]
+    if _is_link(contraction, walk, target) and weights <= _IN_FIRST_CACHE:
+        fewest, room = 1, _LINK_BYTES
+    block = max(fewest, room // _tile_bytes(contraction, walk, grid))
+    if columns > depth and weights <= target.l2_bytes // 4 and depth <= 256:
+        # Few steps a tile: writing whole rows of the output once matters more than b's reuse.
+        meet = meet_in_few_sets(columns * contraction.dtype.bytes)
+        block = min(block, 1 if meet and depth <= _FEWEST_STEPS else 4)
+    tiles = grid.tiles
+    if not isinstance(tiles, int):
+        return min(block, _DYNAMIC_BLOCK)
+    block = ceil(tiles / max(1, round(tiles / block)))
+    return _balanced(grid, tiles, min(block, tiles))
+
+
+def _is_link(contraction: Contraction, walk: Walk, target: Target) -> bool:
+    """Whether it reads or writes so much that it may go by turns with others."""
+    axes = (*walk.batch, *walk.outer, walk.axis, *walk.inner)
+    written = dims.product(axis.extent for axis in axes) * contraction.columns
+    sizes = (dims.product(contraction.a.shape), written)
+    least = target.last_cache // LARGE // f32.bytes
+    return least > 0 and any(isinstance(size, int) and size >= least for size in sizes)
+
+
+def at_most(most: int, block: int, grid: Grid) -> int:
+    """A block of at most so many tiles that still gives every thread about as much to do."""
+    if block <= most:
+        return block
+    if not isinstance(grid.tiles, int):
+        return most
+    return _balanced(grid, grid.tiles, ceil(grid.tiles / ceil(grid.tiles / most)))
+
+
+def _tile_bytes(contraction: Contraction, walk: Walk, grid: Grid) -> int:
+    """Bytes of a that a tile adds to those of the tile before: windows overlap."""
+    size = contraction.a.dtype.bytes
+    rows = grid.cut.height * walk.unit
+    bytes_ = rows * known(contraction.depth_extent) * size
+    axes = [(a.extent, a.a_stride) for a in (*walk.outer, walk.axis, *walk.inner)]
+    axes += [(a.extent, a.a_stride) for a in walk.depth]
+    reach = 1 + dims.total((extent - 1) * stride for extent, stride in axes)
+    if isinstance(reach, int) and isinstance(grid.tiles, int):
+        return max(1, min(bytes_, reach * size // max(1, grid.tiles)))
+    stride = walk.axis.a_stride
+    if isinstance(stride, int) and not walk.inner:
+        return max(1, min(bytes_, rows * stride * size))
+    return max(1, bytes_)
+
+
+def _balanced(grid: Grid, tiles: int, block: int) -> int:
+    """The largest block, from `block` downwards, that gives every thread about as much to do."""
+    best, best_load = block, float("inf")
+    panels, threads = grid.panels * grid.batch, grid.threads
+    for count in range(ceil(tiles / block), min(tiles, 8 * threads) + 1):
+        candidate = ceil(tiles / count)
+        load = _heaviest(tiles, candidate, panels, threads) / (tiles * panels / threads)
+        if load < best_load - 0.03:
+            best, best_load = candidate, load
+    return best if grid.batch % threads == 0 else _undivided(tiles, best, threads)
+
+
+def _undivided(tiles: int, block: int, threads: int) -> int:
+    """A block, little smaller at most, of which each thread gets whole ones: others share rows in
+    the same way, so that it has written itself what it reads."""
+    for count in range(ceil(tiles / block), ceil(tiles * 3 / (2 * block)) + 1):
+        candidate = ceil(tiles / count)
+        if count == 1 or (count % threads == 0 and ceil(tiles / candidate) == count):
+            return candidate
+    return block
+
+
+def _heaviest(tiles: int, block: int, panels: int, threads: int) -> int:
+    """The most tiles that a thread gets when (block, panel) pairs are dealt out in order, and the
+    tiles to the blocks."""
+    blocks = ceil(tiles / block)
+    items = blocks * panels
+
+    def before(item: int) -> int:
+        first, count = dealt(tiles, blocks, item // panels)
+        return dims.number(first) * panels + item % panels * dims.number(count)
+
+    ends = [before(items * thread // threads) for thread in range(threads + 1)]
+    return max(end - begin for begin, end in pairwise(ends))
