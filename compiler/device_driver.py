@@ -33,7 +33,9 @@ from bessemer.compiler.ir.program import (
     Repeat,
     RequireFinite,
     Step,
+    Steps,
 )
+from bessemer.compiler.ir.walk_steps import launches
 from bessemer.compiler.memory_plan.plan_memory import is_data_dependent, plan_memory
 from bessemer.compiler.options import Options
 from bessemer.compiler.pass_order import Pass, passes_of
@@ -141,20 +143,10 @@ def _build(graph: Graph, log: StepLog, options: Options, target: DeviceTarget) -
     return DeviceCompilation(graph, program, plan, tuple(codes), made, weights, target, log.seconds)
 
 
-def _forms(steps: Sequence[Step]) -> list[Form]:
+def _forms(steps: Steps) -> list[Form]:
     """The kernels that steps launch, each once for every mapping, in order of first use."""
-    found: dict[Form, None] = {}
-    for step in steps:
-        match step:
-            case DeviceLaunch():
-                found[step.kernel, step.mapping] = None
-            case Branch():
-                found |= dict.fromkeys((*_forms(step.then), *_forms(step.otherwise)))
-            case Repeat():
-                found |= dict.fromkeys(_forms(step.body))
-            case _:
-                pass
-    return list(found)
+    found = (step for step in launches(steps) if isinstance(step, DeviceLaunch))
+    return list(dict.fromkeys((launch.kernel, launch.mapping) for launch in found))
 
 
 def _kernel(code: DeviceCode) -> artifact.DeviceKernel:
@@ -191,8 +183,7 @@ class _ProgramWriter:
     def place(self, value: Value) -> Place:
         """Where a value is."""
         plan, program = self.plan, self.program
-        while value in plan.aliases:
-            value = plan.aliases[value]
+        value = plan.aliases.get(value, value)
         if value in plan.offsets:
             return Place("arena", self.entry(plan.offsets[value]))
         if value in program.inputs:

@@ -40,11 +40,12 @@ from bessemer.compiler.ir.expr import forget_interned
 from bessemer.compiler.ir.graph import Graph, Value
 from bessemer.compiler.ir.loops import Kernel
 from bessemer.compiler.ir.mapped_file import forget
-from bessemer.compiler.ir.program import MemoryPlan, Program, Room, Steps, launches
+from bessemer.compiler.ir.program import MemoryPlan, Program, Room, Steps
 from bessemer.compiler.ir.text.text_graph import print_graph
 from bessemer.compiler.ir.text.text_loops import print_kernel
 from bessemer.compiler.ir.verifier.verify_graph import verify_graph
 from bessemer.compiler.ir.verifier.verify_loops import verify_kernel
+from bessemer.compiler.ir.walk_steps import launches
 from bessemer.compiler.memory_plan.plan_memory import is_data_dependent
 from bessemer.compiler.options import Options
 from bessemer.compiler.pass_order import Pass, passes_of

@@ -14,8 +14,9 @@ import numpy as np
 from bessemer.compiler.codegen.artifact.machine import machine_of
 from bessemer.compiler.driver import Compilation
 from bessemer.compiler.errors import CompileError
-from bessemer.compiler.ir.program import Launch, timed_steps
+from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.types import Array
+from bessemer.compiler.ir.walk_steps import timed_steps
 from bessemer.compiler.jit import address_of, aligned_weights, link
 from bessemer.compiler.options import Options, Precision, dump_folder
 from bessemer.frontends.machine_limits import Limits, measure_limits
@@ -23,11 +24,11 @@ from bessemer.frontends.models_in import Model, build_model
 from bessemer.frontends.operation_count import operations_of
 from bessemer.frontends.profile_record import Record
 from bessemer.frontends.traffic import Traffic, known, traffic_of
+from bessemer.runtime.argument_order import in_order
 from bessemer.runtime.arrays import as_input, numpy_dtype
 from bessemer.runtime.artifact import Status
 from bessemer.runtime.errors import ExecutionError
 from bessemer.runtime.model import CompiledModel, Inputs
-from bessemer.runtime.runner import in_order
 
 _MOST_RUNS, _SHOWN = 10_000, 20
 """Runs that are timed at most, and those of which events are kept to choose a trace from."""

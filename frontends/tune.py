@@ -15,8 +15,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from bessemer.compiler.ir.program import Launch, timed_steps
+from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.types import Array
+from bessemer.compiler.ir.walk_steps import timed_steps
 from bessemer.compiler.options import Choice, Options, Tuning
 from bessemer.frontends.given_sizes import given_seconds
 from bessemer.frontends.models_in import Model, as_graph, build_model

@@ -16,10 +16,9 @@ import numpy as np
 
 from bessemer.compiler.device_driver import DeviceCompilation, build_for_device
 from bessemer.compiler.errors import InternalError
-from bessemer.compiler.ir.device import DeviceLaunch
 from bessemer.compiler.ir.graph import Graph
-from bessemer.compiler.ir.program import Branch, Repeat, Step
 from bessemer.compiler.ir.types import Array
+from bessemer.compiler.ir.walk_steps import launches
 from bessemer.compiler.options import Choice, Options, Tuning
 from bessemer.compiler.targets.nvptx import DeviceTarget
 from bessemer.frontends.given_sizes import given_seconds
@@ -231,7 +230,7 @@ class _Tuner:
 
 def _launches_by_signature(made: DeviceCompilation) -> dict[str, list[int]]:
     """The numbers of the launches that work on the first node of each signature."""
-    listed = _device_launches(made.program.steps)
+    listed = launches(made.program.steps)  # in the order in which the artifact numbers them
     found: dict[str, list[int]] = {}
     for decision in made.program.decisions:
         if decision.signature not in found:
@@ -240,20 +239,4 @@ def _launches_by_signature(made: DeviceCompilation) -> dict[str, list[int]]:
                 for number, launch in enumerate(listed)
                 if any(node is decision.node for node in launch.nodes)
             ]
-    return found
-
-
-def _device_launches(steps: Sequence[Step]) -> list[DeviceLaunch]:
-    """All launches, in the order in which the artifact numbers them."""
-    found: list[DeviceLaunch] = []
-    for step in steps:
-        match step:
-            case DeviceLaunch():
-                found.append(step)
-            case Branch():
-                found += _device_launches((*step.then, *step.otherwise))
-            case Repeat():
-                found += _device_launches(step.body)
-            case _:
-                pass
     return found

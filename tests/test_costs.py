@@ -12,8 +12,8 @@ from bessemer.compiler.ir import expr
 from bessemer.compiler.ir.dims import Size, Symbol, atom
 from bessemer.compiler.ir.evaluate import evaluate_named
 from bessemer.compiler.ir.expr import Buffer, Expression
-from bessemer.compiler.ir.program import launches
 from bessemer.compiler.ir.types import f32
+from bessemer.compiler.ir.walk_steps import launches
 from bessemer.compiler.options import Options
 from bessemer.compiler.schedule.costs import FUNCTION_COST, operations
 from bessemer.frontends.models_in import as_graph

@@ -13,7 +13,8 @@ import pytest
 import bessemer
 from bessemer.compiler.codegen.artifact.header import header_text
 from bessemer.compiler.driver import build
-from bessemer.compiler.ir.program import Copy, launches
+from bessemer.compiler.ir.program import Copy
+from bessemer.compiler.ir.walk_steps import launches
 from bessemer.compiler.options import Options, Precision
 from bessemer.frontends.onnx_reader.read import read_onnx
 from bessemer.runtime.arrays import numpy_dtype, places_along

@@ -17,9 +17,9 @@ import bessemer
 from bessemer.compiler.device_driver import build_for_device
 from bessemer.compiler.driver import kernels_of
 from bessemer.compiler.ir.interpreter.interpret import run_graph
-from bessemer.compiler.ir.program import launches
 from bessemer.compiler.ir.text.text_loops import print_kernel
 from bessemer.compiler.ir.types import Array
+from bessemer.compiler.ir.walk_steps import launches
 from bessemer.compiler.ops.contractions.nibbles import (
     pack_blocks,
     pack_units,

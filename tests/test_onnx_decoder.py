@@ -13,8 +13,9 @@ from onnx import TensorProto, helper, numpy_helper
 import bessemer
 from bessemer.compiler.driver import build
 from bessemer.compiler.ir.interpreter.interpret import run_graph
-from bessemer.compiler.ir.program import Launch, launches
+from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.types import Array
+from bessemer.compiler.ir.walk_steps import launches
 from bessemer.compiler.options import Options
 from bessemer.frontends.onnx_reader.read import read_onnx
 from tests.onnx_check import floats

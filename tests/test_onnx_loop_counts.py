@@ -8,8 +8,8 @@ import pytest
 import bessemer
 from bessemer.compiler.ir.dims import symbol
 from bessemer.compiler.ir.graph import Node
-from bessemer.compiler.ir.program import Branch, Repeat, launches
-from bessemer.compiler.schedule.order_updates import touched
+from bessemer.compiler.ir.program import Branch, Repeat
+from bessemer.compiler.ir.walk_steps import launches, touched
 from bessemer.compiler.schedule.program import build_program
 from bessemer.compiler.targets.choose import host_target
 from bessemer.frontends.onnx_reader.read import read_onnx

@@ -16,8 +16,9 @@ from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import symbol
 from bessemer.compiler.ir.evaluate import evaluate_named
 from bessemer.compiler.ir.graph import Graph
-from bessemer.compiler.ir.program import Launch, timed_steps
+from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.types import TensorType, f32, i64
+from bessemer.compiler.ir.walk_steps import timed_steps
 from bessemer.compiler.options import Options
 from bessemer.compiler.targets.choose import host_target
 from bessemer.frontends.bandwidth import Level, measure_copy, measure_levels, prepare_mover

@@ -8,8 +8,8 @@ from bessemer.compiler.codegen.artifact.machine import machine_of
 from bessemer.compiler.driver import build
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import Size, symbol
-from bessemer.compiler.ir.program import launches
 from bessemer.compiler.ir.types import Array, TensorType, dtype_of
+from bessemer.compiler.ir.walk_steps import launches
 from bessemer.compiler.jit import load_code
 from bessemer.compiler.options import Options
 

@@ -14,11 +14,11 @@ from bessemer.compiler.driver import Compilation, build, kernels_of
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.interpreter.interpret_loops import run_kernel
-from bessemer.compiler.ir.program import launches
 from bessemer.compiler.ir.text.parse_loops import parse_kernel
 from bessemer.compiler.ir.text.text_loops import print_kernel
 from bessemer.compiler.ir.types import Array, DType, TensorType, f32, i8, u8
 from bessemer.compiler.ir.verifier.verify_loops import verify_kernel
+from bessemer.compiler.ir.walk_steps import launches
 from bessemer.compiler.jit import load_code
 from bessemer.compiler.ops.pointwise.cast import saturating_cast
 from bessemer.compiler.options import Options

@@ -6,8 +6,8 @@ where their bytes are is the plan's business (memory_plan/plan_memory.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TypeAlias, Union
 
@@ -155,59 +155,6 @@ class Decision:
     signature: str
     choice: Choice
     others: tuple[Choice, ...] = ()
-
-
-def timed_steps(steps: Steps) -> list[Launch | Copy]:
-    """The steps that do work, as often and in the order in which their code is written: a profile
-    counts them by their position. It has no chains: there every launch is a step of its own."""
-    found: list[Launch | Copy] = []
-    for step in steps:
-        match step:
-            case Launch() | Copy():
-                found.append(step)
-            case Branch():
-                found += [*timed_steps(step.then), *timed_steps(step.otherwise)]
-            case Repeat():
-                found += timed_steps(step.body)
-            case _:
-                pass
-    return found
-
-
-def launches(steps: Steps) -> Iterator[Launch]:
-    """Every launch of the steps, in order."""
-    for step in steps:
-        match step:
-            case Launch():
-                yield step
-            case Chain():
-                yield from step.launches
-            case Branch():
-                yield from launches(step.then + step.otherwise)
-            case Repeat():
-                yield from launches(step.body)
-            case _:
-                pass
-
-
-def map_launches(steps: Steps, change: Callable[[Launch], Launch]) -> Steps:
-    """The steps with other launches."""
-    return tuple(_mapped(step, change) for step in steps)
-
-
-def _mapped(step: Step, change: Callable[[Launch], Launch]) -> Step:
-    match step:
-        case Launch():
-            return change(step)
-        case Chain():
-            return replace(step, launches=tuple(map(change, step.launches)))
-        case Branch():
-            then, otherwise = (map_launches(side, change) for side in (step.then, step.otherwise))
-            return replace(step, then=then, otherwise=otherwise)
-        case Repeat():
-            return replace(step, body=map_launches(step.body, change))
-        case _:
-            return step
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,6 +17,7 @@ from bessemer.compiler.ir.expr import (
     Expression,
     FragmentElement,
     Given,
+    Index,
     IndexValue,
     Load,
     Read,
@@ -80,6 +81,11 @@ def all_nodes(*values: Expression) -> list[Expression]:
 def loads_of(*values: Expression) -> list[Load]:
     """Every load in expressions, once."""
     return [node for node in all_nodes(*values) if isinstance(node, Load)]
+
+
+def read_elsewhere(value: Expression, place: Index) -> set[str]:
+    """The names of the buffers of which a value reads another element than that at a place."""
+    return {load.buffer.name for load in loads_of(value) if load.indices != place}
 
 
 def reductions_of(*values: Expression) -> list[Reduce]:

@@ -26,22 +26,11 @@ from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.loops import Block, For, If, Kernel, Statement, Stream
-from bessemer.compiler.ir.program import (
-    Alias,
-    BindDims,
-    Branch,
-    Chain,
-    Copy,
-    Launch,
-    Program,
-    Repeat,
-    RequireFinite,
-    Step,
-    Window,
-)
+from bessemer.compiler.ir.program import Chain, Launch, Program, Step, Window
 from bessemer.compiler.ir.types import Array, TensorType, u8
 from bessemer.compiler.ir.walk_loops import walk
-from bessemer.compiler.schedule.contraction.tiles import LARGE
+from bessemer.compiler.ir.walk_steps import alias_sources, root_of, touched
+from bessemer.compiler.schedule.contraction.row_blocks import LARGE
 from bessemer.compiler.schedule.spans import Span, spans_of
 from bessemer.compiler.targets.machine import CACHE_LINE, Target
 
@@ -94,11 +83,9 @@ class _Planner:
         self.target = target
         self._spans: dict[Kernel, dict[str, Span] | None] = {}
         self._kept: dict[Kernel, Kernel] = {}
-        self._readers, writers = _touching(program.steps)
-        whole = {*program.outputs, *_touched_otherwise(program.steps)}
-        self._roots = {
-            step.target: step.source for step in program.steps if isinstance(step, Alias)
-        }
+        self._readers, writers, others = _touching(program.steps)
+        whole = {*program.outputs, *others}
+        self._sources = alias_sources(program.steps)
         self._written_over = {
             self._root(program.outputs[output]): program.inputs[given]
             for output, given in program.updates
@@ -159,9 +146,7 @@ class _Planner:
         )
 
     def _root(self, value: Value) -> Value:
-        while value in self._roots:
-            value = self._roots[value]
-        return value
+        return root_of(value, self._sources)
 
     def _goes_by_items(self, launch: Launch) -> bool:
         kernel = launch.kernel
@@ -245,46 +230,25 @@ class _Planner:
         return replace(launch, kernel=self._kept[kernel])
 
 
-def _touching(steps: Sequence[Step]) -> tuple[dict[Value, list[Launch]], dict[Value, int]]:
-    """The launches that read each value, and how many write it."""
+def _touching(
+    steps: Sequence[Step],
+) -> tuple[dict[Value, list[Launch]], dict[Value, int], set[Value]]:
+    """The launches that read each value, how many write it, and what other steps touch: copies, or
+    launches inside of branches and loops."""
     readers: dict[Value, list[Launch]] = {}
     writers: dict[Value, int] = {}
+    others: set[Value] = set()
     for step in steps:
-        if isinstance(step, Launch):
-            at = len(step.values) - step.kernel.outputs
-            for value in step.values[:at]:
-                readers.setdefault(value, []).append(step)
-            for value in step.values[at:]:
-                readers.setdefault(value, [])
-                writers[value] = writers.get(value, 0) + 1
-    return readers, writers
-
-
-def _touched_otherwise(steps: Sequence[Step]) -> Iterator[Value]:
-    """What other steps than launches touch, or launches inside of branches and loops."""
-    for step in steps:
-        match step:
-            case Launch():
-                pass
-            case Branch():
-                yield step.condition
-                yield from _touched(step.then + step.otherwise)
-            case Repeat():
-                yield from (v for v in (step.trips, step.condition, step.iteration) if v)
-                yield from _touched(step.body)
-            case Alias(source, target) | Copy(source, target):
-                yield from (source, target)
-            case BindDims(value=value) | RequireFinite(value=value):
-                yield value
-            case _:
-                pass
-
-
-def _touched(steps: Sequence[Step]) -> Iterator[Value]:
-    yield from _touched_otherwise(steps)
-    for step in steps:
-        if isinstance(step, Launch):
-            yield from step.values
+        reads, writes = touched(step)
+        if not isinstance(step, Launch):
+            others.update(reads, writes)
+            continue
+        for value in reads:
+            readers.setdefault(value, []).append(step)
+        for value in writes:
+            readers.setdefault(value, [])
+            writers[value] = writers.get(value, 0) + 1
+    return readers, writers, others
 
 
 def _window(value: Value, low: Array, high: Array) -> _Moved:

@@ -47,10 +47,14 @@ class _Update:
     @property
     def even_values(self) -> set[Value]:
         """What is read, element by element, only where it stores."""
-        here = (atom(self.piece.symbols[0]),)
         loads = walk_expr.loads_of(self.piece.value)
-        elsewhere = {self.values[load.buffer.name] for load in loads if load.indices != here}
-        return {self.values[load.buffer.name] for load in loads} - elsewhere
+        return {self.values[load.buffer.name] for load in loads} - self.uneven_values
+
+    @property
+    def uneven_values(self) -> set[Value]:
+        """What is read elsewhere than where it stores, too."""
+        elsewhere = walk_expr.read_elsewhere(self.piece.value, (atom(self.piece.symbols[0]),))
+        return {self.values[name] for name in elsewhere}
 
 
 def merge_updates(
@@ -99,10 +103,7 @@ def _update(step: Step, updated: Collection[Value], lowering: Lowering) -> _Upda
 def _may_follow(update: _Update, run: Sequence[_Update]) -> bool:
     """Whether it goes over as many elements, and of what the others store reads its own alone."""
     targets = {other.target for other in run}
-    here = (atom(update.piece.symbols[0]),)
-    loads = walk_expr.loads_of(update.piece.value)
-    elsewhere = {update.values[load.buffer.name] for load in loads if load.indices != here}
-    return elsewhere.isdisjoint(targets) and (not run or update.extent == run[0].extent)
+    return update.uneven_values.isdisjoint(targets) and (not run or update.extent == run[0].extent)
 
 
 def _is_even(load: Load, symbol: Symbol) -> bool:

@@ -11,30 +11,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bessemer.compiler.ir.graph import Value
-from bessemer.compiler.ir.program import Alias, Step
-from bessemer.compiler.schedule.order_updates import sets_symbols, touched
+from bessemer.compiler.ir.program import Step
+from bessemer.compiler.ir.walk_steps import alias_sources, root_of, sets_symbols, touched
 
 
 def needed_steps(steps: Sequence[Step], wanted: Value) -> set[Step]:
     """Those of a loop's steps that `wanted` depends on, in this iteration or in a later one, and
     those that give values to sizes."""
-    sources = {step.target: step.source for step in steps if isinstance(step, Alias)}
+    sources = alias_sources(steps)
 
-    def root(value: Value) -> Value:
-        while value in sources:
-            value = sources[value]
-        return value
+    def roots(values: Sequence[Value]) -> set[Value]:
+        return {root_of(value, sources) for value in values}
 
     kept: set[Step] = set()
-    needed = {root(wanted)}
+    needed = roots([wanted])
     is_complete = False
     while not is_complete:
         is_complete = True
         for step in reversed(steps):
             reads, writes = touched(step)
-            if step in kept or not (sets_symbols(step) or needed & set(map(root, writes))):
+            if step in kept or not (sets_symbols(step) or needed & roots(writes)):
                 continue
             kept.add(step)
-            needed |= set(map(root, reads))
+            needed |= roots(reads)
             is_complete = False
     return kept

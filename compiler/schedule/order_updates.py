@@ -18,18 +18,14 @@ from functools import cached_property
 
 from bessemer.compiler.ir.evaluate import evaluate
 from bessemer.compiler.ir.graph import Graph, Value
-from bessemer.compiler.ir.loops import SetDim
 from bessemer.compiler.ir.program import (
     Alias,
-    BindDims,
-    Branch,
     Copy,
     Launch,
-    Repeat,
     RequireFinite,
     Step,
 )
-from bessemer.compiler.ir.walk_loops import walk
+from bessemer.compiler.ir.walk_steps import root_of, sets_symbols, touched
 
 _TYPICAL = 64
 """What a symbol is taken for where sizes are compared."""
@@ -99,7 +95,7 @@ class _Order:
         self.apart: list[Value] = []
         self.tasks = [_task(step, position) for position, step in enumerate(steps)]
         self.readers: dict[Value, set[int]] = {}
-        self._roots: dict[Value, Value] = {}
+        self._sources: dict[Value, Value] = {}
         self._sizes: dict[Value, int] = {}
         self._writers: dict[Value, list[_Task]] = {}
         for task in self.tasks:
@@ -219,9 +215,9 @@ class _Order:
         barrier: int | None = None
         for task in self.tasks:
             if isinstance(task.step, Alias):
-                self._roots[task.step.target] = self._root(task.step.source)
+                self._sources[task.step.target] = task.step.source
             for value in list(task.reads):
-                task.reads[self._root(value)] = None
+                task.reads[root_of(value, self._sources)] = None
             for value in task.reads:
                 self._wait(task, writers.get(value, ()))
                 self.readers.setdefault(value, set()).add(task.position)
@@ -234,11 +230,6 @@ class _Order:
                 barrier = task.position
             elif barrier is not None:
                 self._wait(task, (barrier,))
-
-    def _root(self, value: Value) -> Value:
-        while value in self._roots:
-            value = self._roots[value]
-        return value
 
     def _wait_for_readers(self, target: Value, source: Value) -> None:
         """The writers of an output come after the readers of the input that it overwrites."""
@@ -270,53 +261,6 @@ def _goes_along(step: Step, source: Value) -> bool:
 def _task(step: Step, position: int) -> _Task:
     reads, writes = touched(step)
     return _Task(step, position, dict.fromkeys(reads), dict.fromkeys(writes))
-
-
-def touched(step: Step) -> tuple[list[Value], list[Value]]:
-    """The values that a step reads and those that it writes."""
-    match step:
-        case Launch():
-            inputs = len(step.values) - step.kernel.outputs
-            return [*step.values[:inputs]], [*step.values[inputs:]]
-        case Copy() | Alias():
-            return [step.source], [step.target]
-        case BindDims() | RequireFinite():
-            return [step.value], []
-        case Branch():
-            steps: Sequence[Step] = (*step.then, *step.otherwise)
-            extra = [step.condition]
-        case Repeat():
-            steps = step.body
-            extra = [v for v in (step.trips, step.condition, step.iteration) if v is not None]
-    return [*extra, *(value for one in steps for value in touched(one)[0])], _written(steps)
-
-
-def _written(steps: Sequence[Step]) -> list[Value]:
-    """What steps write: where they call it by another name, it itself, too."""
-    sources = {step.target: step.source for step in steps if isinstance(step, Alias)}
-    found: list[Value] = []
-    for step in steps:
-        for value in touched(step)[1]:
-            found.append(value)
-            while value in sources and not isinstance(step, Alias):
-                value = sources[value]
-                found.append(value)
-    return found
-
-
-def sets_symbols(step: Step) -> bool:
-    """Whether a step gives a value to a size."""
-    match step:
-        case BindDims():
-            return True
-        case Launch():
-            return any(isinstance(s, SetDim) for s in walk(step.kernel.body))
-        case Branch():
-            return any(sets_symbols(one) for one in (*step.then, *step.otherwise))
-        case Repeat():
-            return bool(step.count) or any(sets_symbols(one) for one in step.body)
-        case _:
-            return False
 
 
 def _united(sets: Sequence[set[int]], count: int) -> list[int]:

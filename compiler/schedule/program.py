@@ -21,6 +21,7 @@ from bessemer.compiler.ir.program import (
     Weight,
 )
 from bessemer.compiler.ir.types import Array, TensorType, boolean, i64
+from bessemer.compiler.ir.walk_steps import sets_symbols
 from bessemer.compiler.options import Tuning
 from bessemer.compiler.schedule.collect import Loop, trial_of, tried
 from bessemer.compiler.schedule.derived import name_derived_sizes
@@ -38,7 +39,7 @@ from bessemer.compiler.schedule.lowering.narrow_products import lower_narrow_pro
 from bessemer.compiler.schedule.lowering.recurrence import lower_recurrence
 from bessemer.compiler.schedule.lowering.write_parts import write_parts
 from bessemer.compiler.schedule.merge_updates import merge_updates
-from bessemer.compiler.schedule.order_updates import order_updates, sets_symbols
+from bessemer.compiler.schedule.order_updates import order_updates
 from bessemer.compiler.schedule.regions import copies_between, inlined
 from bessemer.compiler.schedule.reshaped_outputs import (
     reshaped_outputs,

@@ -12,8 +12,8 @@ from dataclasses import replace
 
 from bessemer.compiler.ir.graph import Graph, Value
 from bessemer.compiler.ir.program import Alias, Copy, Launch, Step
+from bessemer.compiler.ir.walk_steps import touched
 from bessemer.compiler.schedule.grouping.kinds import kind_of
-from bessemer.compiler.schedule.order_updates import touched
 
 
 def reshaped_outputs(graph: Graph) -> dict[Value, Value]:

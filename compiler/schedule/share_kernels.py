@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from bessemer.compiler.ir.loops import Kernel
-from bessemer.compiler.ir.program import Launch, Program, map_launches
+from bessemer.compiler.ir.program import Launch, Program
 from bessemer.compiler.ir.walk_loops import structure
+from bessemer.compiler.ir.walk_steps import map_launches
 
 
 def share_kernels(programs: Sequence[Program]) -> list[Program]:

@@ -25,12 +25,12 @@ from bessemer.compiler.ir.expr import Buffer, Expression, Load, fragment_element
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.loops import Prefetch, Store
 from bessemer.compiler.ir.program import Launch, Step
+from bessemer.compiler.ir.walk_steps import touched
 from bessemer.compiler.schedule.contraction.contraction import RowAxis
+from bessemer.compiler.schedule.contraction.cuts import cut_evenly
 from bessemer.compiler.schedule.contraction.microkernel import write_contraction
-from bessemer.compiler.schedule.contraction.tiles import cut_evenly
 from bessemer.compiler.schedule.lowering.lowering import Computation, Lowering, TiledProduct
 from bessemer.compiler.schedule.nests.merge_axes import Piece
-from bessemer.compiler.schedule.order_updates import touched
 from bessemer.compiler.schedule.update_loop import write_elements
 from bessemer.compiler.targets.machine import CACHE_LINE, Target
 
@@ -273,10 +273,8 @@ def _fits(
     if stores[0].indices != (row * contraction.columns + column,):
         return False
     names = {product.inputs[v].name for v in overwritten if v in product.inputs}
-    elsewhere = {contraction.a.name, contraction.b.name}
-    for node in walk_expr.loads_of(stores[0].value):
-        if node.indices != stores[0].indices:
-            elsewhere.add(node.buffer.name)
+    elsewhere = walk_expr.read_elsewhere(stores[0].value, stores[0].indices)
+    elsewhere |= {contraction.a.name, contraction.b.name}
     return names.isdisjoint(elsewhere) and gradient.type.numel == extent
 
 

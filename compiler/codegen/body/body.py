@@ -44,8 +44,8 @@ from bessemer.compiler.ir.program import (
     Repeat,
     RequireFinite,
     Step,
-    timed_steps,
 )
+from bessemer.compiler.ir.walk_steps import timed_steps
 from bessemer.runtime.artifact import Status
 
 PART = 64
@@ -151,9 +151,7 @@ class _Body(BodySizes):
     # Addresses
 
     def _root(self, value: Value) -> Value:
-        while value in self.plan.aliases:
-            value = self.plan.aliases[value]
-        return value
+        return self.plan.aliases.get(value, value)
 
     def _address(self, value: Value) -> str:
         value = self._root(value)

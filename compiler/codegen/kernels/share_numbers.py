@@ -24,10 +24,11 @@ from bessemer.compiler.codegen.kernels.joined_functions import joined
 from bessemer.compiler.codegen.kernels.quotients import can_divide
 from bessemer.compiler.ir.expr import Binary, Cast, Constant, Expression, binary, convert, given
 from bessemer.compiler.ir.loops import Block, Kernel
-from bessemer.compiler.ir.program import Launch, Program, launches, map_launches
+from bessemer.compiler.ir.program import Launch, Program
 from bessemer.compiler.ir.types import f32
 from bessemer.compiler.ir.walk_expr import replace_outermost
 from bessemer.compiler.ir.walk_loops import map_expressions, structure
+from bessemer.compiler.ir.walk_steps import launches, map_launches
 
 _SYMBOL = "bessemer_number"
 """How the names of the symbols begin that the numbers are given by."""

@@ -10,14 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from functools import partial
 
-from bessemer.compiler.ir import dims, expr, walk_expr
-from bessemer.compiler.ir.dims import Size, atom, product
+from bessemer.compiler.ir import dims, expr
+from bessemer.compiler.ir.dims import Size, atom
 from bessemer.compiler.ir.expr import Buffer, Expression
 from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.loops import Block, Store
 from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.ravel import broadcast_index
 from bessemer.compiler.ir.types import TensorType
+from bessemer.compiler.ir.walk_expr import read_elsewhere
 from bessemer.compiler.ops.contractions.conv import is_depthwise
 from bessemer.compiler.schedule.contraction.contraction import (
     Contraction,
@@ -43,6 +44,7 @@ from bessemer.compiler.schedule.lowering.lowering import (
     Lowering,
     TiledProduct,
     flat_buffers,
+    replaceable_inputs,
 )
 from bessemer.compiler.schedule.lowering.matrix_tiles_group import TileJob, lower_on_matrix_unit
 from bessemer.compiler.schedule.lowering.padding_regions import (
@@ -247,18 +249,10 @@ def _packed(
 
 def _replaceable(contraction: Contraction, inputs: Fusion) -> tuple[Value, ...]:
     """The inputs that only the epilogue reads, each element just before it is stored over."""
-    elsewhere = {contraction.a.name, contraction.b.name}
     store = _element(contraction)
-    for node in walk_expr.loads_of(store.value):
-        if node.indices != store.indices:
-            elsewhere.add(node.buffer.name)
-    return tuple(
-        value
-        for value, buffer in inputs.buffers.items()
-        if buffer.name not in elsewhere
-        and buffer.dtype == store.buffer.dtype
-        and value.type.numel == product(store.buffer.shape)
-    )
+    operands = {contraction.a.name, contraction.b.name}
+    elsewhere = operands | read_elsewhere(store.value, store.indices)
+    return replaceable_inputs(inputs.buffers, elsewhere, store.buffer)
 
 
 @dataclass(frozen=True, eq=False)

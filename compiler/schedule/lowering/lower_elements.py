@@ -5,19 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from bessemer.compiler.ir import dims, walk_loops
+from bessemer.compiler.ir import walk_loops
 from bessemer.compiler.ir.dims import Symbol
 from bessemer.compiler.ir.expr import Expression, Index
 from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.loops import Block
 from bessemer.compiler.ir.program import Launch
-from bessemer.compiler.ir.walk_expr import loads_of
+from bessemer.compiler.ir.walk_expr import loads_of, read_elsewhere
 from bessemer.compiler.schedule.grouping.destinations import Destination, is_fold, parts_of
 from bessemer.compiler.schedule.grouping.fuse import Fusion, as_index, index_symbols
 from bessemer.compiler.schedule.grouping.groups import Group, in_order
 from bessemer.compiler.schedule.lowering.borders import border_elements, lower_border
 from bessemer.compiler.schedule.lowering.lower_statements import resolve_lanes
-from bessemer.compiler.schedule.lowering.lowering import Computation, Lowering, flat_buffers
+from bessemer.compiler.schedule.lowering.lowering import (
+    Computation,
+    Lowering,
+    flat_buffers,
+    replaceable_inputs,
+)
 from bessemer.compiler.schedule.nests.merge_axes import Piece
 from bessemer.compiler.schedule.nests.nests import flatten_loads
 
@@ -85,22 +90,13 @@ def _store_elements(
 
 def _replaceable(fusion: Fusion, piece: Piece, body: Block) -> tuple[Value, ...]:
     """The inputs of which every load is of the element that is stored in its place."""
-    elsewhere: set[str] = set()
-    for node in loads_of(piece.value):
-        if node.indices != (piece.offset,):
-            elsewhere.add(node.buffer.name)
     for statement in walk_loops.walk(body):
         for expression in walk_loops.expressions(statement):
             for node in loads_of(expression):
                 if node.buffer.name == piece.target.name:
                     return ()  # it keeps something there before it stores the element
-    return tuple(
-        value
-        for value, buffer in fusion.buffers.items()
-        if buffer.name not in elsewhere
-        and buffer.dtype == piece.target.dtype
-        and value.type.numel == dims.product(piece.target.shape)
-    )
+    elsewhere = read_elsewhere(piece.value, (piece.offset,))
+    return replaceable_inputs(fusion.buffers, elsewhere, piece.target)
 
 
 def _lower_pad(pad: Node, lowering: Lowering) -> list[Launch]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from bessemer.compiler.ir import dims
@@ -194,6 +194,20 @@ def _described(nodes: Sequence[Node]) -> str:
 def sources_of(nodes: Sequence[Node]) -> tuple[str, ...]:
     """The user's nodes behind these, in order, each once."""
     return tuple(dict.fromkeys(source for node in nodes for source in node.sources))
+
+
+def replaceable_inputs(
+    inputs: Mapping[Value, Buffer], elsewhere: Collection[str], output: Buffer
+) -> tuple[Value, ...]:
+    """The inputs that a kernel's output may overwrite: buffers like it, not among those that are
+    read `elsewhere` than where it is written."""
+    return tuple(
+        value
+        for value, buffer in inputs.items()
+        if buffer.name not in elsewhere
+        and buffer.dtype == output.dtype
+        and value.type.numel == dims.product(output.shape)
+    )
 
 
 def flat_buffers(fusion: Fusion) -> dict[Value, Buffer]:

@@ -22,10 +22,10 @@ from bessemer.compiler.ir.loops import Block, Statement
 from bessemer.compiler.ir.program import Alias, Launch, Step
 from bessemer.compiler.ir.types import bf16
 from bessemer.compiler.ir.walk_expr import loads_of
+from bessemer.compiler.ir.walk_steps import alias_sources, root_of, touched
 from bessemer.compiler.schedule.lowering.lowering import Computation, Lowering
 from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_layout import BLOCK, PartsLayout, Split
 from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_packing import split_parts
-from bessemer.compiler.schedule.order_updates import touched
 
 _WIDEST = 16
 """Lanes of the widest vector of float32 numbers: of a fragment, or where a loop leaves it open."""
@@ -50,7 +50,7 @@ class _Removal:
     def __init__(self, steps: Sequence[Step], outputs: Sequence[Value], lowering: Lowering) -> None:
         self.before, self.lowering = steps, lowering
         self.splits = {split.launch: split for split in lowering.splits}
-        self.sources = {step.target: step.source for step in steps if isinstance(step, Alias)}
+        self.sources = alias_sources(steps)
         self.reads = Counter(map(self.root, outputs))
         for step in steps:
             if not isinstance(step, Alias):
@@ -58,9 +58,7 @@ class _Removal:
 
     def root(self, value: Value) -> Value:
         """The value that was stored, of which this is another shape."""
-        while value in self.sources:
-            value = self.sources[value]
-        return value
+        return root_of(value, self.sources)
 
     def steps(self) -> tuple[Step, ...]:
         found: list[Step] = []
