@@ -10,16 +10,10 @@ from bessemer.compiler.codegen.artifact.parts import compiling_threads
 from bessemer.compiler.codegen.ptx.kernel_code import DeviceCode, TensorMapPlan
 from bessemer.compiler.codegen.ptx.module import ptx_module
 from bessemer.compiler.codegen.ptx.tiles.contraction import emit_kernel
-from bessemer.compiler.driver import (
-    RUNTIME_NAMES,
-    StepLog,
-    compiling,
-    describe,
-    pack_weights,
-)
+from bessemer.compiler.driver import compiling
 from bessemer.compiler.errors import InternalError, UnsupportedError
 from bessemer.compiler.ir import dims
-from bessemer.compiler.ir.device import DeviceLaunch, Mapping
+from bessemer.compiler.ir.device import DeviceLaunch, ThreadMapping
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Graph, Value
 from bessemer.compiler.ir.loops import Kernel
@@ -38,6 +32,7 @@ from bessemer.compiler.ir.program import (
 from bessemer.compiler.ir.walk_steps import launches
 from bessemer.compiler.memory_plan.plan_memory import is_data_dependent, plan_memory
 from bessemer.compiler.options import Options
+from bessemer.compiler.pack_weights import pack_weights
 from bessemer.compiler.pass_order import Pass, passes_of
 from bessemer.compiler.passes.convolution.separate_padding import separate_padding
 from bessemer.compiler.passes.precision.compute_half_wide import compute_half_wide
@@ -50,11 +45,13 @@ from bessemer.compiler.passes.quantization.decode_weights import decode_weights
 from bessemer.compiler.passes.sums.split_sums import split_sums
 from bessemer.compiler.passes.sums.total_gate_gradients import total_gate_gradients
 from bessemer.compiler.schedule.device.program import build_device_program
+from bessemer.compiler.signature import RUNTIME_NAMES, describe
+from bessemer.compiler.step_log import StepLog
 from bessemer.compiler.targets.nvptx import DeviceTarget
 from bessemer.runtime.cuda import artifact
 from bessemer.runtime.cuda.artifact import ALIGNMENT, DeviceProgram, Entry, Place
 
-Form = tuple[Kernel, Mapping]
+Form = tuple[Kernel, ThreadMapping]
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,23 +23,18 @@ from bessemer.compiler.codegen.kernels.share_numbers import share_numbers
 from bessemer.compiler.codegen.support.run import Body
 from bessemer.compiler.codegen.training.library_calls import can_be_result
 from bessemer.compiler.codegen.training.library_parts import Library, Part, StateArray
-from bessemer.compiler.driver import (
-    StepLog,
-    compiling,
-    describe,
-    kernels_of,
-    module_texts,
-    pack_weights,
-    processor_of,
-)
+from bessemer.compiler.driver import compiling, kernels_of, module_texts, processor_of
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.fit_memory import Fitted, fit_memory
 from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.ir.program import MemoryPlan, Program
 from bessemer.compiler.ir.types import Array
 from bessemer.compiler.options import Options
+from bessemer.compiler.pack_weights import pack_weights
 from bessemer.compiler.pass_order import passes_of
 from bessemer.compiler.schedule.share_kernels import share_kernels
+from bessemer.compiler.signature import describe
+from bessemer.compiler.step_log import StepLog
 from bessemer.compiler.targets.machine import Target
 from bessemer.runtime.arrays import aligned_empty
 from bessemer.runtime.artifact import ArrayInfo, Signature

@@ -12,7 +12,7 @@ from bessemer.compiler.codegen.ptx.barriers import with_barriers
 from bessemer.compiler.codegen.ptx.kernel import emit_device_kernel
 from bessemer.compiler.codegen.ptx.local_arrays import kept_arrays
 from bessemer.compiler.codegen.ptx.module import ptx_of
-from bessemer.compiler.ir.device import Mapping
+from bessemer.compiler.ir.device import ThreadMapping
 from bessemer.compiler.ir.interpreter.interpret_loops import run_kernel
 from bessemer.compiler.ir.loops import Barrier, For, Kernel
 from bessemer.compiler.ir.text.parse_loops import parse_kernel
@@ -24,7 +24,7 @@ from emulator.errors import EmulationError
 from emulator.schedule import FOUR_SCHEDULES
 
 ROWS = 3
-MAPPINGS = [Mapping(128, 32), Mapping(128, 128), Mapping(64, 1)]
+MAPPINGS = [ThreadMapping(128, 32), ThreadMapping(128, 128), ThreadMapping(64, 1)]
 
 REVERSED = """kernel reversed(in0 : f32[300], out0 : f32[300]) writes 1 operations 1
   parallel i1 in 0..3
@@ -70,7 +70,7 @@ def body_of(kernel: Kernel) -> tuple[object, ...]:
     return loop.body
 
 
-def run(kernel: Kernel, mapping: Mapping, x: np.ndarray, schedule: object) -> np.ndarray:
+def run(kernel: Kernel, mapping: ThreadMapping, x: np.ndarray, schedule: object) -> np.ndarray:
     driver = EmulatedDriver(schedule)  # type: ignore[arg-type]
     driver.open(0)
     text = ptx_of(emit_device_kernel(kernel, SM80, mapping), SM80)
@@ -87,7 +87,7 @@ def run(kernel: Kernel, mapping: Mapping, x: np.ndarray, schedule: object) -> np
 
 @pytest.mark.parametrize("mapping", MAPPINGS, ids=lambda m: f"{m.group}-of-{m.threads}")
 @pytest.mark.parametrize("text", KERNELS, ids=lambda text: text.split("(")[0])
-def test_a_group_does_what_one_thread_does(text: str, mapping: Mapping) -> None:
+def test_a_group_does_what_one_thread_does(text: str, mapping: ThreadMapping) -> None:
     kernel = parse_kernel(text)
     x = np.random.default_rng(0).standard_normal(300).astype(np.float32)
     (expected,) = run_kernel(kernel, [x], {}).outputs
@@ -108,7 +108,7 @@ def test_every_barrier_is_needed(text: str, monkeypatch: pytest.MonkeyPatch) -> 
     failures = 0
     for schedule in FOUR_SCHEDULES:
         try:
-            found = run(kernel, Mapping(128, 128), x, schedule)
+            found = run(kernel, ThreadMapping(128, 128), x, schedule)
             failures += not np.allclose(found, expected, rtol=2e-5, atol=2e-5)
         except EmulationError:
             failures += 1
@@ -120,7 +120,7 @@ def test_barriers_stand_only_where_threads_meet() -> None:
     for text in KERNELS:
         kernel = parse_kernel(text)
         block = kernel.body[0].body  # type: ignore[union-attr]
-        kept = frozenset(kept_arrays(block, Mapping(128, 128)))
+        kept = frozenset(kept_arrays(block, ThreadMapping(128, 128)))
         found = [s for s in walk(with_barriers(block, kept)) if isinstance(s, Barrier)]
         counts[kernel.name] = len(found)
     # `once` waits for the row, between reading and storing (twice), and for the first store.
@@ -129,11 +129,12 @@ def test_barriers_stand_only_where_threads_meet() -> None:
 
 def test_an_array_stays_in_registers_if_every_thread_reads_its_own_elements() -> None:
     blocks = {t: parse_kernel(t).body[0].body for t in (REVERSED, KEPT)}  # type: ignore[union-attr]
-    assert kept_arrays(blocks[REVERSED], Mapping(32, 32)) == {}
-    (array,) = kept_arrays(blocks[KEPT], Mapping(32, 32)).values()
+    assert kept_arrays(blocks[REVERSED], ThreadMapping(32, 32)) == {}
+    (array,) = kept_arrays(blocks[KEPT], ThreadMapping(32, 32)).values()
     assert (array.lanes, array.slots) == (4, 1)
     texts = {
-        t: ptx_of(emit_device_kernel(parse_kernel(t), SM80, Mapping(32, 32)), SM80) for t in blocks
+        t: ptx_of(emit_device_kernel(parse_kernel(t), SM80, ThreadMapping(32, 32)), SM80)
+        for t in blocks
     }
     assert ".shared" in texts[REVERSED]
     assert not re.search(r"\.shared|\.local", texts[KEPT])

@@ -218,6 +218,12 @@ def test_the_passes_may_be_watched(
     assert "fold_constants" in told and max(map(float, told.values())) < 1e-6
 
 
+def test_so_many_files_know_an_instruction() -> None:
+    (stated,) = re.findall(r"`grep -r (\w+) compiler` lists four files", PAGES["extending.md"])
+    files = [path for path in (ROOT / "compiler").rglob("*.py") if stated in path.read_text()]
+    assert len(files) == 4, files
+
+
 def test_the_page_of_figures_links_to_sections() -> None:
     folder = ROOT / "benchmarks" / "results"
     links = re.findall(r"\]\(([^)#]+)(?:#([^)]+))?\)", (folder / "README.md").read_text())

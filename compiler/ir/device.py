@@ -14,7 +14,7 @@ WARP = 32
 
 
 @dataclass(frozen=True)
-class Mapping:
+class ThreadMapping:
     """Blocks of `threads` threads, of which each `group` works on one iteration of the parallel
     loop: 1 (every thread has its own), a warp, or the whole block. Both are powers of two, but for
     groups that are whole blocks. `blocks` is the most that a grid has, 0 where there is one for
@@ -38,7 +38,7 @@ class Mapping:
 class DeviceLaunch(Launch):
     """A launch on a GPU."""
 
-    mapping: Mapping = Mapping()
+    mapping: ThreadMapping = ThreadMapping()
 
     @property
     def grid(self) -> Size:
@@ -46,7 +46,7 @@ class DeviceLaunch(Launch):
         return grid_of(self.kernel, self.mapping, self.sizes)
 
 
-def grid_of(kernel: Kernel, mapping: Mapping, sizes: tuple[Size, ...]) -> Size:
+def grid_of(kernel: Kernel, mapping: ThreadMapping, sizes: tuple[Size, ...]) -> Size:
     """The number of blocks of a kernel whose symbols have these sizes."""
     values = dict(zip(kernel.symbols, sizes, strict=True))
     blocks = dims.ceildiv(dims.rename(kernel.parallel_extent, values), mapping.iterations)

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bessemer.compiler.codegen.training.library_parts import SAFETENSORS, in_file_order
-from bessemer.compiler.driver import RUNTIME_NAMES
 from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.ir.types import Array
+from bessemer.compiler.signature import RUNTIME_NAMES
 from bessemer.compiler.training_library import TrainingGraphs
 from bessemer.frontends.train.checkpoint import checkpoint_start
 from bessemer.frontends.train.step import StepGraph

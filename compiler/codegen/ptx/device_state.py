@@ -11,7 +11,7 @@ from bessemer.compiler.codegen.ptx.local_arrays import KeptArray
 from bessemer.compiler.codegen.values import Pointer, Value, literal
 from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir import expr
-from bessemer.compiler.ir.device import Mapping
+from bessemer.compiler.ir.device import ThreadMapping
 from bessemer.compiler.ir.dims import Atom, Size
 from bessemer.compiler.ir.types import i32, i64
 from bessemer.compiler.targets.nvptx import DeviceTarget
@@ -30,7 +30,7 @@ class DeviceState(KernelState):
     `slot` says which of a thread's vectors of an array is at hand (see group_loops.py).
     """
 
-    mapping: Mapping = field(default_factory=Mapping)
+    mapping: ThreadMapping = field(default_factory=ThreadMapping)
     kept: dict[str, KeptArray] = field(default_factory=dict)
     slot: int | None = None
     shared_used: int = 0

@@ -29,7 +29,7 @@ from bessemer.compiler.codegen.ptx.local_arrays import kept_arrays
 from bessemer.compiler.codegen.values import Pointer, Value, literal
 from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir import loops, walk_loops
-from bessemer.compiler.ir.device import Mapping
+from bessemer.compiler.ir.device import ThreadMapping
 from bessemer.compiler.ir.loops import Block, For, Kernel, Statement
 from bessemer.compiler.ir.types import i32, i64
 from bessemer.compiler.targets.nvptx import DeviceTarget
@@ -38,7 +38,7 @@ from bessemer.compiler.targets.nvptx import DeviceTarget
 _ATTRIBUTES = '"denormal-fp-math-f32"="preserve-sign,preserve-sign"'
 
 
-def emit_device_kernel(kernel: Kernel, target: DeviceTarget, mapping: Mapping) -> DeviceCode:
+def emit_device_kernel(kernel: Kernel, target: DeviceTarget, mapping: ThreadMapping) -> DeviceCode:
     """The code of a kernel of loops, loads and stores; InternalError for what has no form here."""
     state = begin(kernel, target, mapping)
     match kernel.body:
@@ -49,7 +49,7 @@ def emit_device_kernel(kernel: Kernel, target: DeviceTarget, mapping: Mapping) -
     return finish(state)
 
 
-def begin(kernel: Kernel, target: DeviceTarget, mapping: Mapping) -> DeviceState:
+def begin(kernel: Kernel, target: DeviceTarget, mapping: ThreadMapping) -> DeviceState:
     """A kernel without code; its parameters are known."""
     state = DeviceState(kernel, target, mapping=mapping)
     state.special = lambda statement: _special(state, statement)

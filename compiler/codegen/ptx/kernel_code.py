@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from bessemer.compiler.ir.device import Mapping
+from bessemer.compiler.ir.device import ThreadMapping
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.types import DType
 
@@ -54,7 +54,7 @@ class DeviceCode:
     text: str
     declarations: frozenset[str]
     functions: dict[str, str]
-    mapping: Mapping
+    mapping: ThreadMapping
     messages: tuple[str, ...] = ()
     sets: tuple[str, ...] = ()
     shared_bytes: int = 0

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from bessemer.compiler.ir import dims, loops, walk_loops
-from bessemer.compiler.ir.device import Mapping
+from bessemer.compiler.ir.device import ThreadMapping
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import Buffer
 from bessemer.compiler.ir.loops import Block, For
@@ -43,7 +43,7 @@ class _Uses:
     lost: bool = False
 
 
-def kept_arrays(block: Block, mapping: Mapping) -> dict[str, KeptArray]:
+def kept_arrays(block: Block, mapping: ThreadMapping) -> dict[str, KeptArray]:
     """The local arrays that need no memory in a group of threads, by name."""
     uses: dict[str, _Uses] = {}
     _visit(block, None, block, uses)

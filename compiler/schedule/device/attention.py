@@ -17,8 +17,7 @@ from functools import cached_property
 
 from bessemer.compiler.ir import dims, expr
 from bessemer.compiler.ir.build_loops import KernelBuilder
-from bessemer.compiler.ir.device import WARP, DeviceLaunch
-from bessemer.compiler.ir.device import Mapping as Threads
+from bessemer.compiler.ir.device import WARP, DeviceLaunch, ThreadMapping
 from bessemer.compiler.ir.dims import Size, Symbol, atom
 from bessemer.compiler.ir.expr import (
     Binary,
@@ -254,7 +253,7 @@ class _Kernel:
             )
         body = builder.block()
         threads = WARP * tile.warps[0]
-        self.lowering.map_block(body, Threads(threads, threads))
+        self.lowering.map_block(body, ThreadMapping(threads, threads))
         work = tile.rows * self.key_count * 4 * tile.columns
         nodes = [*self.attention.nodes, *in_order(self.group)]
         return self.lowering.launch(

@@ -16,8 +16,7 @@ from typing import TypeAlias
 from bessemer.compiler.ir import dims, expr
 from bessemer.compiler.ir.boxes import boxes_of
 from bessemer.compiler.ir.build_loops import KernelBuilder
-from bessemer.compiler.ir.device import DeviceLaunch
-from bessemer.compiler.ir.device import Mapping as Threads
+from bessemer.compiler.ir.device import DeviceLaunch, ThreadMapping
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import Buffer, Expression, Index
 from bessemer.compiler.ir.graph import Node, Value
@@ -380,10 +379,10 @@ def _place(tile: Size, down: Size, across: Size) -> tuple[Size, Size]:
     return band * together + dims.mod(inside, together), dims.floordiv(inside, together)
 
 
-def threads_of(tile: Tile, target: DeviceTarget) -> Threads:
+def threads_of(tile: Tile, target: DeviceTarget) -> ThreadMapping:
     """The threads of a block, and for tiles that follow each other in a block, the blocks."""
     if tile.level != "wgmma":
         count = tile.warps[0] * tile.warps[1] * 32
-        return Threads(count, count)
+        return ThreadMapping(count, count)
     count = 128 * (tile.warps[0] + 1)
-    return Threads(count, count, target.processors)
+    return ThreadMapping(count, count, target.processors)

@@ -13,7 +13,7 @@ import numpy as np
 
 from bessemer.compiler.ir import dims, expr
 from bessemer.compiler.ir.build_loops import KernelBuilder
-from bessemer.compiler.ir.device import DeviceLaunch, Mapping
+from bessemer.compiler.ir.device import DeviceLaunch, ThreadMapping
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import Buffer
 from bessemer.compiler.ir.graph import Node, Value
@@ -90,7 +90,7 @@ def split_value(
             for part, number in enumerate(split_parts(x)):
                 builder.store(out, (count * part + start + lane,), number)
     body = builder.block()
-    lowering.map_block(body, Mapping(THREADS, 1))
+    lowering.map_block(body, ThreadMapping(THREADS, 1))
     launch = lowering.launch(
         [node], {value: source}, {made: out}, Computation(body, 8 * _WIDTH, name="split")
     )

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from bessemer.compiler.ir import dims, expr, walk_expr
 from bessemer.compiler.ir.build_loops import KernelBuilder
-from bessemer.compiler.ir.device import Mapping
+from bessemer.compiler.ir.device import ThreadMapping
 from bessemer.compiler.ir.dims import Atom, Size
 from bessemer.compiler.ir.expr import Expression
 from bessemer.compiler.schedule.costs import operations
@@ -45,7 +45,7 @@ def lower_together(pieces: Sequence[Piece]) -> DeviceNest:
                 builder.store(piece.target, (place,), local.value)
                 known[piece.target.name, place] = local.value
     work = dims.total(operations(piece.value) for piece in pieces) * width
-    return DeviceNest(builder.block(), work, Mapping(THREADS, 1))
+    return DeviceNest(builder.block(), work, ThreadMapping(THREADS, 1))
 
 
 def _scalars(builder: KernelBuilder, pieces: Sequence[Piece]) -> dict[Expression, Expression]:

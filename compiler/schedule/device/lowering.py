@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping as Table
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from hashlib import sha256
 from typing import Any
 
 from bessemer.compiler.errors import InternalError
-from bessemer.compiler.ir.device import DeviceLaunch, Mapping
+from bessemer.compiler.ir.device import DeviceLaunch, ThreadMapping
 from bessemer.compiler.ir.expr import Buffer
 from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.loops import TEAM, Block, Kernel
@@ -33,7 +32,7 @@ class DeviceLowering(Lowering):
     """As `Lowering`, for the threads of a GPU."""
 
     target: DeviceTarget
-    _mappings: dict[int, tuple[Block, Mapping]] = field(default_factory=dict)
+    _mappings: dict[int, tuple[Block, ThreadMapping]] = field(default_factory=dict)
     _open: dict[int, tuple[DeviceNest, Piece]] = field(default_factory=dict)
 
     def nest(self, piece: Piece) -> Nest:
@@ -50,15 +49,15 @@ class DeviceLowering(Lowering):
         self.map_block(nest.body, nest.mapping)
         return nest
 
-    def map_block(self, body: Block, mapping: Mapping) -> None:
+    def map_block(self, body: Block, mapping: ThreadMapping) -> None:
         """Says which threads the coming launch of a kernel with this body is for."""
         self._mappings[id(body)] = (body, mapping)
 
     def launch(
         self,
         nodes: Sequence[Node],
-        inputs: Table[Value, Buffer],
-        outputs: Table[Value, Buffer],
+        inputs: Mapping[Value, Buffer],
+        outputs: Mapping[Value, Buffer],
         made: Computation,
     ) -> DeviceLaunch:
         """A launch of the kernel that computes this; equal kernels are the same object."""
@@ -92,7 +91,7 @@ class DeviceLowering(Lowering):
         return nest
 
 
-def with_mapping(launch: Launch, mapping: Mapping) -> DeviceLaunch:
+def with_mapping(launch: Launch, mapping: ThreadMapping) -> DeviceLaunch:
     """A launch with the threads that it is for."""
     if isinstance(launch, DeviceLaunch):
         raise InternalError(f"{launch.kernel.name} has a mapping already")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bessemer.compiler.ir.device import WARP, Mapping
+from bessemer.compiler.ir.device import WARP, ThreadMapping
 from bessemer.compiler.ir.dims import Size
 
 THREADS = 256
@@ -19,26 +19,26 @@ def power_above(number: int) -> int:
     return 1 << max(0, number - 1).bit_length()
 
 
-def mapping_of_rows(extent: Size, rows: Size, processors: int) -> Mapping:
+def mapping_of_rows(extent: Size, rows: Size, processors: int) -> ThreadMapping:
     """Threads for rows of so many elements, one group of threads a row.
 
     A warp takes a short row: then there is nothing to wait for. But few rows are worth a block
     each, so that all processors have work.
     """
     if not isinstance(extent, int):
-        return Mapping(THREADS, THREADS)
+        return ThreadMapping(THREADS, THREADS)
     few = isinstance(rows, int) and rows < 4 * processors
     if extent <= LONGEST_OF_WARP // 4 or (extent <= LONGEST_OF_WARP and not few):
-        return Mapping(4 * WARP, WARP)
+        return ThreadMapping(4 * WARP, WARP)
     threads = min(MOST_THREADS, max(2 * WARP, power_above(extent // ELEMENTS)))
-    return Mapping(threads, threads)
+    return ThreadMapping(threads, threads)
 
 
-def other_mappings(extent: Size, chosen: Mapping) -> tuple[Mapping, ...]:
+def other_mappings(extent: Size, chosen: ThreadMapping) -> tuple[ThreadMapping, ...]:
     """What else may be fastest for rows of so many elements: a tuner tries it."""
     if not isinstance(extent, int):
         return ()
-    found = [Mapping(4 * WARP, WARP)] if extent <= 2 * LONGEST_OF_WARP else []
+    found = [ThreadMapping(4 * WARP, WARP)] if extent <= 2 * LONGEST_OF_WARP else []
     sizes = (2 * WARP, 4 * WARP, 8 * WARP, 16 * WARP, MOST_THREADS)
-    found += [Mapping(n, n) for n in sizes if 2 * n <= extent <= 4 * ELEMENTS * n]
+    found += [ThreadMapping(n, n) for n in sizes if 2 * n <= extent <= 4 * ELEMENTS * n]
     return tuple(mapping for mapping in found if mapping != chosen)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from bessemer.compiler.ir import dims, expr
 from bessemer.compiler.ir.build_loops import KernelBuilder
-from bessemer.compiler.ir.device import WARP, Mapping
+from bessemer.compiler.ir.device import WARP, ThreadMapping
 from bessemer.compiler.ir.dims import Size, Symbol
 from bessemer.compiler.ir.expr import Buffer, Reduce
 from bessemer.compiler.ir.ravel import unravel
@@ -41,12 +41,12 @@ _NOWHERE = Buffer("nowhere", i64, (1,))
 class DeviceNest(Nest):
     """A lowered nest and the threads that it is for; `others` may be faster."""
 
-    mapping: Mapping
-    others: tuple[Mapping, ...] = ()
+    mapping: ThreadMapping
+    others: tuple[ThreadMapping, ...] = ()
 
 
 def lower_device_nest(
-    piece: Piece, target: DeviceTarget, mapping: Mapping | None = None
+    piece: Piece, target: DeviceTarget, mapping: ThreadMapping | None = None
 ) -> DeviceNest:
     """The loops that compute a piece. Its loads must be flat. `mapping` is one of `others` of what
     this gives without it."""
@@ -54,7 +54,7 @@ def lower_device_nest(
 
 
 class _Lowering:
-    def __init__(self, piece: Piece, target: DeviceTarget, wanted: Mapping | None) -> None:
+    def __init__(self, piece: Piece, target: DeviceTarget, wanted: ThreadMapping | None) -> None:
         self.piece = piece
         self.target = target
         self.wanted = wanted
@@ -65,7 +65,7 @@ class _Lowering:
 
     def lower(self) -> DeviceNest:
         if self.elements == 0:
-            return DeviceNest((), 1, Mapping(1, 1))
+            return DeviceNest((), 1, ThreadMapping(1, 1))
         if not self.reductions:
             transposed = lower_device_transpose(self.piece)
             if transposed is not None:
@@ -97,11 +97,11 @@ class _Lowering:
         """A thread for every few neighbours of the innermost axis."""
         symbols, builder = self.piece.symbols, self.builder
         if not symbols:
-            DeviceRow(builder, self.piece, Mapping(1, 1), 1).scalar({})
-            return DeviceNest(builder.block(), operations(self.piece.value), Mapping(1, 1))
+            DeviceRow(builder, self.piece, ThreadMapping(1, 1), 1).scalar({})
+            return DeviceNest(builder.block(), operations(self.piece.value), ThreadMapping(1, 1))
         inner = symbols[-1]
         width = self._width(inner)
-        mapping = Mapping(self._threads(width), 1)
+        mapping = ThreadMapping(self._threads(width), 1)
         writer = DeviceRow(builder, self.piece, mapping, width)
         whole = len(symbols) > 1 or dividing(extent_of(inner), width) == width
         vectors = dims.ceildiv(extent_of(inner), width)

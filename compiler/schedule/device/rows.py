@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager
 
 from bessemer.compiler.ir import dims, expr, walk_expr
 from bessemer.compiler.ir.build_loops import KernelBuilder
-from bessemer.compiler.ir.device import Mapping
+from bessemer.compiler.ir.device import ThreadMapping
 from bessemer.compiler.ir.dims import Dim, Size, Symbol, atom
 from bessemer.compiler.ir.expr import Buffer, Expression, Reduce
 from bessemer.compiler.ir.loops import Accumulate
@@ -36,7 +36,9 @@ MOST_VECTORS = 16
 class DeviceRow(RowWriter):
     """Adds rows of a piece to a kernel; `width` neighbours go to one thread at a time."""
 
-    def __init__(self, builder: KernelBuilder, piece: Piece, mapping: Mapping, width: int) -> None:
+    def __init__(
+        self, builder: KernelBuilder, piece: Piece, mapping: ThreadMapping, width: int
+    ) -> None:
         super().__init__(builder, piece, lambda _: width)
         self.mapping = mapping
         self.width = width

@@ -8,7 +8,7 @@ something is found, or that define sizes, are left to one thread.
 from __future__ import annotations
 
 from bessemer.compiler.ir import dims, loops, walk_loops
-from bessemer.compiler.ir.device import WARP, Mapping
+from bessemer.compiler.ir.device import WARP, ThreadMapping
 from bessemer.compiler.ir.loops import Block, For
 
 SMALL_THREADS = 64
@@ -28,19 +28,19 @@ _SHARED = (
 )
 
 
-def mapping_of_statements(body: Block) -> Mapping:
+def mapping_of_statements(body: Block) -> ThreadMapping:
     """A warp for every iteration of the parallel loop, or a block for all, where they can share the
     work; else a thread."""
     match body:
         case (For(kind="parallel") as loop,):
-            mapping = Mapping(4 * WARP, WARP)
-            return mapping if _can_share(loop.body, mapping) else Mapping(SMALL_THREADS, 1)
+            mapping = ThreadMapping(4 * WARP, WARP)
+            return mapping if _can_share(loop.body, mapping) else ThreadMapping(SMALL_THREADS, 1)
         case _:
-            mapping = Mapping(8 * WARP, 8 * WARP)
-            return mapping if _can_share(body, mapping) else Mapping(1, 1)
+            mapping = ThreadMapping(8 * WARP, 8 * WARP)
+            return mapping if _can_share(body, mapping) else ThreadMapping(1, 1)
 
 
-def _can_share(block: Block, mapping: Mapping) -> bool:
+def _can_share(block: Block, mapping: ThreadMapping) -> bool:
     statements = list(walk_loops.walk(block))
     if not all(isinstance(statement, _SHARED) for statement in statements):
         return False

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from bessemer.compiler.ir import dims, expr, walk_expr
 from bessemer.compiler.ir.build_loops import KernelBuilder
-from bessemer.compiler.ir.device import Mapping
+from bessemer.compiler.ir.device import ThreadMapping
 from bessemer.compiler.ir.dims import Atom, Size, Symbol
 from bessemer.compiler.ir.expr import Expression, Load, less
 from bessemer.compiler.ir.guard import guarded
@@ -44,7 +44,7 @@ class _Transpose:
     transposed: tuple[Load, ...]
 
 
-def lower_device_transpose(piece: Piece) -> tuple[Block, Mapping] | None:
+def lower_device_transpose(piece: Piece) -> tuple[Block, ThreadMapping] | None:
     """The loops of a piece with merged axes, or None where plain ones do as well."""
     work = _find(piece)
     if work is None:
@@ -61,7 +61,7 @@ def lower_device_transpose(piece: Piece) -> tuple[Block, Mapping] | None:
         outer_index = unravel(item, [extent_of(symbol) for symbol in work.others])
         values: dict[Atom, Size] = dict(zip(work.others, outer_index, strict=True))
         _tile(builder, work, values, *first)
-    return builder.block(), Mapping(THREADS, THREADS)
+    return builder.block(), ThreadMapping(THREADS, THREADS)
 
 
 def _tile(

@@ -7,10 +7,10 @@ from typing import get_args
 
 import onnx
 
-from bessemer.compiler.driver import RUNTIME_NAMES
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import DType, boolean, u8
 from bessemer.compiler.ops.composite.composite_small import Rounding, small_cast
+from bessemer.compiler.signature import RUNTIME_NAMES
 from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.registry import Outputs, rule
 from bessemer.frontends.onnx_reader.strings import made_before

@@ -10,7 +10,7 @@ from bessemer.compiler.codegen.ptx.tiles import attention_mma, gemm_pipeline, ge
 from bessemer.compiler.codegen.ptx.words import wide
 from bessemer.compiler.codegen.values import Value
 from bessemer.compiler.errors import InternalError
-from bessemer.compiler.ir.device import Mapping
+from bessemer.compiler.ir.device import ThreadMapping
 from bessemer.compiler.ir.loops import Attend, Contract, For, Kernel
 from bessemer.compiler.targets.nvptx import DeviceTarget
 
@@ -24,7 +24,7 @@ def contraction_of(kernel: Kernel) -> tuple[For, Contract] | None:
             return None
 
 
-def emit_kernel(kernel: Kernel, target: DeviceTarget, mapping: Mapping) -> DeviceCode:
+def emit_kernel(kernel: Kernel, target: DeviceTarget, mapping: ThreadMapping) -> DeviceCode:
     """The code of any kernel; InternalError for what has no form on this machine."""
     if contraction_of(kernel) is not None:
         return emit_contraction(kernel, target, mapping)
@@ -35,7 +35,7 @@ def emit_kernel(kernel: Kernel, target: DeviceTarget, mapping: Mapping) -> Devic
 
 
 def _emit_attention(
-    kernel: Kernel, loop: For, attend: Attend, target: DeviceTarget, mapping: Mapping
+    kernel: Kernel, loop: For, attend: Attend, target: DeviceTarget, mapping: ThreadMapping
 ) -> DeviceCode:
     if not target.has_mma:
         raise InternalError(f"{kernel.name} needs mma, which {target.name} lacks")
@@ -54,12 +54,12 @@ def _block(state: DeviceState) -> Value:
     return wide(state.writer).value(wide(state.writer).resized(state.register("ctaid.x")))
 
 
-def _check_threads(kernel: Kernel, mapping: Mapping, threads: int) -> None:
+def _check_threads(kernel: Kernel, mapping: ThreadMapping, threads: int) -> None:
     if mapping.threads != threads or mapping.group != threads:
         raise InternalError(f"{kernel.name} is for groups of {threads} threads: {mapping}")
 
 
-def emit_contraction(kernel: Kernel, target: DeviceTarget, mapping: Mapping) -> DeviceCode:
+def emit_contraction(kernel: Kernel, target: DeviceTarget, mapping: ThreadMapping) -> DeviceCode:
     """The code of a kernel that is one contraction.
 
     Raises InternalError where the machine lacks what the tile's level needs.

@@ -37,7 +37,7 @@ from bessemer.compiler.codegen.values import Value, literal
 from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.boxes import BOX_BYTES, depth_steps
-from bessemer.compiler.ir.device import Mapping
+from bessemer.compiler.ir.device import ThreadMapping
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.loops import Contract, For, Kernel
 from bessemer.compiler.ir.types import i32
@@ -57,7 +57,7 @@ def threads_of(contract: Contract) -> int:
 
 
 def emit(
-    kernel: Kernel, loop: For, contract: Contract, target: DeviceTarget, mapping: Mapping
+    kernel: Kernel, loop: For, contract: Contract, target: DeviceTarget, mapping: ThreadMapping
 ) -> DeviceCode:
     """The code of a kernel that is this contraction."""
     threads = threads_of(contract)
