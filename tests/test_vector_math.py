@@ -363,7 +363,8 @@ def test_pow_has_the_special_cases_of_c(dtype: str, target: str) -> None:
     assert np.array_equal(got[exact], expected[exact])
 
 
-@pytest.mark.parametrize("lanes", [1, 2, 16, 32])
+# Vectors that are wider than the machine's are several of these.
+@pytest.mark.parametrize("lanes", [1, 2, 16])
 @pytest.mark.parametrize("target", TARGETS)
 def test_objects_call_no_library(target: str, lanes: int) -> None:
     for name in (*UNARY, *COMPOSED, *BINARY):
