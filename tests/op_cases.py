@@ -39,6 +39,8 @@ def cases() -> Iterator[Case]:
 QUICK = 2
 """How many examples of an operator the everyday tests compile; the others are marked slow."""
 
+Test = Callable[[Case], None]
+
 
 def each_case(
     *,
@@ -46,25 +48,38 @@ def each_case(
     statements: bool = False,
     most_are_slow: bool = False,
     where: Callable[[Case], bool] = lambda case: True,
-) -> pytest.MarkDecorator:
-    """Parametrizes a test over the cases, of all operators or of those with a certain rule."""
-    chosen = [
-        case
-        for case in cases()
-        if (not element or case.operator.element is not None)
-        and (not statements or case.operator.statements is not None)
-        and where(case)
-    ]
-    slow = {case for case in chosen if most_are_slow and _number(case) >= QUICK}
+) -> Callable[[Test], Callable[[list[Case]], None]]:
+    """Makes a test of a case one of all cases of an operator, for all operators or for those with a
+    certain rule. What fails says of which case."""
+    found: dict[tuple[str, bool], list[Case]] = {}
+    for case in cases():
+        is_meant = (not element or case.operator.element is not None) and (
+            not statements or case.operator.statements is not None
+        )
+        if is_meant and where(case):
+            is_slow = most_are_slow and int(case.name.rpartition("-")[2]) >= QUICK
+            found.setdefault((case.operator.name, is_slow), []).append(case)
     params = [
-        pytest.param(case, id=case.name, marks=[pytest.mark.slow] if case in slow else [])
-        for case in chosen
+        pytest.param(some, id=f"{name}-others", marks=[pytest.mark.slow])
+        if is_slow
+        else pytest.param(some, id=name)
+        for (name, is_slow), some in found.items()
     ]
-    return pytest.mark.parametrize("case", params)
+    return lambda test: pytest.mark.parametrize("some", params)(_in_turn(test))
 
 
-def _number(case: Case) -> int:
-    return int(case.name.rpartition("-")[2])
+def _in_turn(test: Test) -> Callable[[list[Case]], None]:
+    def whole(some: list[Case]) -> None:
+        for case in some:
+            try:
+                test(case)
+            except BaseException as error:
+                error.add_note(f"in {case.name}")
+                raise
+
+    whole.__doc__, whole.__name__ = test.__doc__, test.__name__
+    whole.__dict__.update(test.__dict__)
+    return whole
 
 
 def assert_same(actual: Array, expected: Array, tolerance: float) -> None:

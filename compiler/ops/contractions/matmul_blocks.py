@@ -272,7 +272,7 @@ register(
             _example(5, 48, 33, 32, shift="float32"),
             _example(4, 32, 16, 16, half=True),
             _example(3, 17, 40, 16, width=8, shift="int8"),
-            _example(9, 259, 40, 16, width=8, shift="int8", pairs=True),
+            _example(5, 259, 40, 16, width=8, shift="int8", pairs=True),
             _example(0, 16, 8, 16),
         ),
     )

@@ -289,9 +289,9 @@ register(
         statements=_statements,
         gradient=None,
         examples=(
-            _example(1, 640, 32, 32),
+            _example(1, 288, 32, 32),
             _example(5, 96, 150, 16, has_shifts=True),
-            _example(14, 640, 128, 32),
+            _example(4, 544, 128, 32),
             _example(2, 64, 40, 16, width=8),
             _example(0, 16, 8, 16),
         ),
