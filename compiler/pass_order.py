@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.options import Options
+from bessemer.compiler.passes.convolution.convolve_planes import convolve_planes
 from bessemer.compiler.passes.convolution.decompose_conv_transpose import decompose_conv_transpose
 from bessemer.compiler.passes.convolution.fill_tile_rows import fill_tile_rows
 from bessemer.compiler.passes.convolution.fold_batch_norm import fold_batch_norm
@@ -60,6 +61,7 @@ PASSES: tuple[Pass, ...] = (
     fold_batch_norm,
     widen_half,
     decompose_conv_transpose,
+    convolve_planes,
     block_channel_sums,
     group_statistics,
     multiply_tables,

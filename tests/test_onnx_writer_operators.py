@@ -42,6 +42,8 @@ def _has_no_equivalent(case: Case) -> bool:
             return bool(given.get("keeps_steps"))
         case "deform_columns":
             return True  # a part of DeformConv
+        case "plane_conv":
+            return True  # a form of Conv
         case "resize_positions" | "mix_neighbours" | "neighbour_weight":
             return True  # parts of Resize
         case _ if name.endswith("_gradient"):

@@ -11,6 +11,7 @@ from bessemer.compiler.ops.contractions import (  # noqa: F401  (each registers 
     matmul,
     matmul_blocks,
     matmul_rounded,
+    plane_conv,
     round_blocks,
 )
 from bessemer.compiler.ops.image import (  # noqa: F401  (each registers its operators)

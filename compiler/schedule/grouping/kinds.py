@@ -10,7 +10,11 @@ from bessemer.compiler.schedule.nests.partial_sums import is_longer
 
 Kind = Literal["view", "pointwise", "reduction", "heavy", "contraction", "statements", "structural"]
 
-HEAVY = frozenset({"max_pool", "average_pool", "conv_transpose", "deform_columns", "deform_conv"})
+HEAVY = frozenset(
+    {
+        "max_pool", "average_pool", "conv_transpose", "deform_columns", "deform_conv", "plane_conv",
+    }
+)  # fmt: skip
 """Operators whose element is a sum or maximum of many: one a group, and never computed twice."""
 CONTRACTIONS = frozenset({"matmul", "conv"})
 COSTLY = frozenset(
