@@ -286,13 +286,21 @@ def scaled(x: Term, power: Term) -> Term:
 def limited(x: Term, limit: float, keeps_sign: bool) -> Term:
     """|x|, or x itself, no further from 0 than the limit, which NaN gives; 16 lanes or several
     times as many."""
+    # The smaller one in size, with the sign of the first, or none.
+    return _range(x, limit, 2 if keeps_sign else 10)
+
+
+def size_below(x: Term, limit: float) -> Term:
+    """|x|, but the limit where x is above it or NaN; 16 lanes or several times as many."""
+    return _range(x, limit, 8)
+
+
+def _range(x: Term, limit: float, how: int) -> Term:
     vector, zeros = "<16 x float>", "<16 x float> zeroinitializer"
     name = "@llvm.x86.avx512.mask.range.ps.512"
     x.writer.declarations.add(
         f"declare {vector} {name}({vector}, {vector}, i32, {vector}, i16, i32)"
     )
-    # The smaller one in size, with the sign of the first, or none.
-    how = 2 if keeps_sign else 10
     return _by_sixteen(
         x.writer,
         lambda a, b: f"{name}({a}, {b}, i32 {how}, {zeros}, i16 -1, i32 4)",

@@ -1,0 +1,63 @@
+"""Cuts [0, infinity) into 32 pieces, each with polynomials of its own, in three additions.
+
+    shifted = size + (2^21 - 2)     a float32 in [2^20, 2^21) is a multiple of 1/8, one above of 1/4
+    rest = size - (shifted - (2^21 - 2))
+
+rounds `size` to the centre of its piece: multiples of 1/8 up to 2, and of 1/4 from there on, where
+functions that level off need less resolution. Nothing is lost, and the bits of `shifted` count the
+pieces. (Zen 4 starts no more than 1.2 instructions of three operands in a cycle, multiply-adds and
+lookups in two registers: a table of quartics has nine of them. Pieces of any other width, all
+equal, are rounded to by two more.)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bessemer.compiler.codegen.math.math_terms import Term, at_most, bits_of, fma, looked_up
+
+COUNT = 32
+_BITS = 24  # of a float32's significand
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """Centres at the multiples of `width`, a power of two, up to `edge`, then at those of twice the
+    width. The last piece has no end."""
+
+    width: float
+    edge: float
+
+    @property
+    def last(self) -> float:
+        """The centre of the last piece."""
+        return self.edge + (COUNT - 1 - self.edge / self.width) * 2 * self.width
+
+    @property
+    def _magic(self) -> float:
+        return math.ldexp(self.width, _BITS) - self.edge
+
+    def cut(self, size: Term) -> tuple[Term, Term]:
+        """How far a number is above its piece's centre, NaN for infinity, and the piece, which
+        must be `bounded` if it may be beyond the last one."""
+        shifted = size + self._magic
+        return size - (shifted - self._magic), shifted.bits()
+
+    def bounded(self, piece: Term) -> Term:
+        """The piece, or the last one."""
+        return at_most(piece, bits_of(self._magic) + COUNT - 1)
+
+    def coefficient(self, table: Sequence[float], piece: Term) -> Term:
+        """A table's number for the piece of each lane."""
+        # Lookups read the low bits, of which the first piece has some.
+        first = bits_of(self._magic) % COUNT
+        return looked_up([*table[COUNT - first :], *table[: COUNT - first]], piece)
+
+    def polynomial(self, tables: Sequence[Sequence[float]], rest: Term, piece: Term) -> Term:
+        """c0 + c1 rest + ..., with a table for every power."""
+        total = self.coefficient(tables[-1], piece)
+        for table in reversed(tables[:-1]):
+            total = fma(total, rest, self.coefficient(table, piece))
+        return total
