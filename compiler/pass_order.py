@@ -39,6 +39,7 @@ from bessemer.compiler.passes.simplification.simplify import simplify
 from bessemer.compiler.passes.sums.block_channel_sums import block_channel_sums
 from bessemer.compiler.passes.sums.group_statistics import group_statistics
 from bessemer.compiler.passes.sums.split_extrema import split_extrema
+from bessemer.compiler.passes.sums.split_forests import split_forests
 from bessemer.compiler.passes.sums.split_sums import split_sums
 from bessemer.compiler.passes.sums.sum_pixels import sum_pixels
 from bessemer.compiler.passes.sums.total_gate_gradients import total_gate_gradients
@@ -79,6 +80,7 @@ PASSES: tuple[Pass, ...] = (
     sum_pixels,
     multiply_looked_up,
     split_extrema,
+    split_forests,
     split_sums,
     remove_dead,
     flush_denormals,

@@ -51,6 +51,7 @@ class _Form:
     leaves: int
     has_modes: bool = False
     has_missing: bool = False
+    parts: int = 0
 
     @property
     def optional(self) -> list[str]:
@@ -86,6 +87,9 @@ def _infer(*types: TensorType, **attributes: Any) -> TensorType:
     `has_modes` the comparison of their own. `missing`: whether a NaN counts as true; otherwise it
     compares as false ("ne": as true). Trees of about the same depth should be neighbours.
     `aggregation` is add, min or max; features are below `width`.
+
+    With `parts`, f64 [N, parts, targets]: of every `parts` times eight trees, each part has eight
+    neighbours; the last part has those beyond the last whole eight, too.
     """
     form = _Form(**attributes)
     require(
@@ -102,11 +106,15 @@ def _infer(*types: TensorType, **attributes: Any) -> TensorType:
     fits = fits and {given.features.dtype, given.children.dtype, given.roots.dtype} == {i32}
     fits = fits and given.modes in (None, TensorType(i32, (count,)))
     fits = fits and given.missing in (None, TensorType(boolean, (count,)))
+    trees = given.roots.shape[0]
+    fits = fits and (not form.parts or (isinstance(trees, int) and form.parts * _WALKS <= trees))
     require(fits, f"tree_ensemble's tables do not fit each other: {listed(types)}.")
     require(
         not isinstance(x.shape[1], int) or form.width <= x.shape[1],
         f"The trees ask for {form.width} features, but the input {x} has {x.shape[1]}.",
     )
+    if form.parts:
+        return TensorType(f64, (x.shape[0], form.parts, weights.shape[1]))
     return x.with_shape((x.shape[0], weights.shape[1]))
 
 
@@ -118,7 +126,10 @@ def _reference(*arrays: Array, **attributes: Any) -> Array:
         "gt": np.greater, "eq": np.equal, "ne": np.not_equal,
     }  # fmt: skip
     combine = {"add": np.add, "min": np.minimum, "max": np.maximum}[form.aggregation]
-    result = np.empty((len(given.x), given.weights.shape[1]), np.float64)
+    parts = max(form.parts, 1)
+    eights = np.arange(len(given.roots)) // _WALKS
+    part_of = np.where(eights < len(eights) // _WALKS, eights % parts, parts - 1)
+    result = np.empty((len(given.x), parts, given.weights.shape[1]), np.float64)
     for sample, row in enumerate(given.x):
         found = []
         for root in given.roots:
@@ -131,8 +142,10 @@ def _reference(*arrays: Array, **attributes: Any) -> Array:
                     goes = goes or bool(np.isnan(value) and given.missing[place])
                 place = given.children[place, int(goes)]
             found.append(given.weights[place - form.leaves].astype(np.float64))
-        result[sample] = combine.reduce(found)
-    return result.astype(given.x.dtype)
+        for part in range(parts):
+            own = [found[tree] for tree in np.flatnonzero(part_of == part)]
+            result[sample, part] = combine.reduce(own)
+    return result if form.parts else result[:, 0].astype(given.x.dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,54 +197,81 @@ def _statements(
 ) -> None:
     form = _Form(**attributes)
     forest = _Forest(builder, _Inputs.of(inputs, form), form)
-    (out,) = outputs
     samples, columns = inputs[0].shape
-    with builder.loop(dims.ceildiv(samples, _WALKS), "parallel") as block:
+    blocks = dims.ceildiv(samples, _WALKS)
+    # Part by part, so that one part's nodes stay in the cache for all samples.
+    with builder.loop(max(form.parts, 1) * blocks, "parallel") as item:
         if not isinstance(columns, int):
             builder.fail_if(less(columns, form.width), f"the trees ask for {form.width} features")
-        first = block * _WALKS
+        part = dims.floordiv(item, blocks)
+        first = (item - part * blocks) * _WALKS
+        place = _Place(outputs[0], part if form.parts else None)
         with builder.when(less(first + _WALKS - 1, samples)):
-            _score(forest, out, [first + i for i in range(_WALKS)])
+            _score(forest, place, [first + i for i in range(_WALKS)])
         with (
             builder.otherwise(),
             builder.loop(dims.minimum(samples - first, _WALKS)) as i,
         ):
-            _score(forest, out, [first + i])
+            _score(forest, place, [first + i])
 
 
-def _score(forest: _Forest, out: Buffer, samples: Sequence[Size]) -> None:
+@dataclass(frozen=True)
+class _Place:
+    """Where sums go: the output, or one part of it."""
+
+    out: Buffer
+    part: Size | None
+
+    @property
+    def targets(self) -> Size:
+        """The sums of one sample."""
+        return self.out.shape[-1]
+
+    def at(self, sample: Size, target: Size) -> tuple[Size, ...]:
+        """The index of one sum."""
+        return (sample, target) if self.part is None else (sample, self.part, target)
+
+
+def _score(forest: _Forest, place: _Place, samples: Sequence[Size]) -> None:
     """All trees for these samples; without the questions after NaNs where there are none."""
     given, builder = forest.given, forest.builder
     if given.missing is None:
-        _walk_all(forest, out, samples)
+        _walk_all(forest, place, samples)
         return
     unknown = builder.define(neutral("or", boolean), "unknown")
     for sample in samples:
         with builder.loop(given.x.shape[1], "vector", lanes=0) as feature:
             unknown.accumulate("or", unary("isnan", given.x[sample, feature]))
     with builder.when(unknown.value):
-        _walk_all(forest, out, samples)
+        _walk_all(forest, place, samples)
     with builder.otherwise():
-        _walk_all(replace(forest, given=replace(given, missing=None)), out, samples)
+        _walk_all(replace(forest, given=replace(given, missing=None)), place, samples)
 
 
-def _walk_all(forest: _Forest, out: Buffer, samples: Sequence[Size]) -> None:
+def _walk_all(forest: _Forest, place: _Place, samples: Sequence[Size]) -> None:
     """One sample in several trees at once, or several samples in one tree after the other."""
-    builder = forest.builder
-    sums = [_Sum(forest, out, sample) for sample in samples]
+    builder, parts = forest.builder, max(forest.form.parts, 1)
+    sums = [_Sum(forest, place, sample) for sample in samples]
+    part = 0 if place.part is None else place.part
     together = _WALKS // len(samples)
-    full = forest.trees // together
+    eights = dims.floordiv(forest.trees, _WALKS)
 
     def add(trees: Sequence[Size]) -> None:
         pairs = [(sample, tree) for tree in trees for sample in samples]
         for number, leaf in enumerate(forest.walk(pairs)):
             sums[number % len(samples)].add(leaf)
 
-    with builder.loop(full) as group:
-        add([group * together + i for i in range(together)])
-    if together > 1:
-        with builder.loop(forest.trees - full * together) as i:
-            add([full * together + i])
+    with (
+        builder.loop(dims.floordiv(eights - part + parts - 1, parts)) as number,
+        builder.loop(len(samples)) as some,
+    ):
+        first = (part + number * parts) * _WALKS + some * together
+        add([first + i for i in range(together)])
+    with (
+        builder.when(less(parts - 2, part)),
+        builder.loop(forest.trees - eights * _WALKS) as i,
+    ):
+        add([eights * _WALKS + i])
     for total in sums:
         total.finish()
 
@@ -239,32 +279,35 @@ def _walk_all(forest: _Forest, out: Buffer, samples: Sequence[Size]) -> None:
 class _Sum:
     """What a sample's leaves come to: in a local for one target, else in the output's row."""
 
-    def __init__(self, forest: _Forest, out: Buffer, sample: Size) -> None:
+    def __init__(self, forest: _Forest, place: _Place, sample: Size) -> None:
         self.builder = forest.builder
         self.weights = forest.given.weights
-        self.out, self.sample = out, sample
+        self.place, self.sample = place, sample
         self.aggregation = forest.form.aggregation
         self.local: Local | None = None
-        if out.shape[1] == 1:
+        if place.targets == 1:
             self.local = self.builder.define(neutral(self.aggregation, f64), "total")
             return
-        with self.builder.loop(out.shape[1], "vector", lanes=0) as target:
-            self.builder.store(out, (sample, target), neutral(self.aggregation, out.dtype))
+        out = place.out
+        with self.builder.loop(place.targets, "vector", lanes=0) as target:
+            first = neutral(self.aggregation, out.dtype)
+            self.builder.store(out, place.at(sample, target), first)
 
     def add(self, leaf: Size) -> None:
         """One more leaf."""
         if self.local is not None:
             self.local.accumulate(self.aggregation, convert(self.weights[leaf, 0], f64))
             return
-        with self.builder.loop(self.out.shape[1], "vector", lanes=0) as target:
-            place = (self.sample, target)
-            value = binary(self.aggregation, self.out[place], self.weights[leaf, target])
-            self.builder.store(self.out, place, value)
+        out = self.place.out
+        with self.builder.loop(self.place.targets, "vector", lanes=0) as target:
+            at = self.place.at(self.sample, target)
+            weight = convert(self.weights[leaf, target], out.dtype)
+            self.builder.store(out, at, binary(self.aggregation, out[at], weight))
 
     def finish(self) -> None:
         """Writes the result."""
         if self.local is not None:
-            self.builder.store(self.out, (self.sample, 0), self.local.value)
+            self.builder.store(self.place.out, self.place.at(self.sample, 0), self.local.value)
 
 
 def _example(
@@ -273,7 +316,7 @@ def _example(
     targets: int,
     comparison: str = "le",
     aggregation: str = "add",
-    **attributes: bool,
+    **attributes: bool | int,
 ) -> Example:
     """Full trees of 0 to 4 levels over 5 features."""
     rng = np.random.default_rng(samples + trees)
@@ -319,6 +362,8 @@ register(
             _example(3, 17, 4, "ge", "min", has_missing=True),
             _example(17, 8, 1, has_modes=True, has_missing=True),
             _example(2, 1, 2, "eq"),
+            _example(11, 43, 1, parts=2),
+            _example(8, 57, 3, has_missing=True, parts=4),
         ),
     )
 )

@@ -27,6 +27,8 @@ def write_tree_ensemble(emitter: Emitter, node: Node) -> None:
     if len(arrays) != len(tables):
         raise unsupported(node, "ONNX wants the trees' tables to be constants.")
     attributes = node.attributes
+    if attributes.get("parts"):
+        raise unsupported(node, "ONNX has no sums of parts of an ensemble.")
     splits, features, children, weights, roots, *optional = arrays
     numbered = [
         (tree, place)
