@@ -91,6 +91,7 @@ class _Machine:
         self._fragments: dict[str, tuple[DType, Array]] = {}
         self._column = 0
         self._tiles = Tiles()
+        self._offsets: dict[expr.Load | loops.Store, Size] = {}
 
     # Memory
 
@@ -269,8 +270,14 @@ class _Machine:
         if store.guard is not None and not self.value(store.guard):
             return
         value = to_memory(self.value(store.value), store.buffer.dtype)
-        offset = self.size(store.buffer.offset(store.indices))
+        offset = self.size(self._offset(store))
         self._memory[store.buffer.name][self._inside(store.buffer, offset)] = value
+
+    def _offset(self, access: expr.Load | loops.Store) -> Size:
+        """As index arithmetic, which is the same in every iteration."""
+        if access not in self._offsets:
+            self._offsets[access] = access.buffer.offset(access.indices)
+        return self._offsets[access]
 
     def _known(self, local: str) -> str:
         if local not in self._locals:
@@ -312,10 +319,10 @@ class _Machine:
                 return bits(np.uint32(self.symbols[symbol]), u32, dtype)
             case expr.IndexValue(_, size):
                 return self.size(size, memo)
-            case expr.Load(_, buffer, indices, guard):
+            case expr.Load(_, buffer, _, guard):
                 if guard is not None and not self._value(guard, memo):
                     return from_memory(np.zeros((), buffer.dtype.numpy)[()], buffer.dtype)
-                return self._element(buffer, self.size(buffer.offset(indices), memo))
+                return self._element(buffer, self.size(self._offset(node), memo))
             case expr.Unary(_, name, operand):
                 return unary(name, operand.dtype, self._value(operand, memo))
             case expr.Binary(_, name, left, right):
