@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from bessemer.compiler.codegen.values import Value, literal, scalar_text, vector_text
+from bessemer.compiler.codegen.values import Value, literal, scalar_text, suffix, vector_text
 from bessemer.compiler.codegen.writer import Writer
 from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir.types import DType, boolean
@@ -93,3 +93,10 @@ def reduce_lanes(
         half = value.lanes // 2
         value = combine(part(w, value, 0, half), part(w, value, half, half))
     return value
+
+
+def any_lane(w: Writer, mask: Value) -> Value:
+    """Whether any lane of a mask is set."""
+    if mask.lanes == 1:
+        return mask
+    return w.call(f"llvm.vector.reduce.or.{suffix(boolean, mask.lanes)}", boolean, 1, mask)

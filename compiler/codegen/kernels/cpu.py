@@ -19,7 +19,7 @@ from bessemer.compiler.codegen.kernels import (
     fragments,
     interleaved_stores,
     matrix_tiles,
-    memory,
+    stores,
     streaming,
     vector_loops,
 )
@@ -254,7 +254,7 @@ def emit_store(state: KernelState, statement: loops.Store) -> None:
     def write() -> None:
         lanes = guard if guard is not None and guard.lanes > 1 else None
         value = evaluate(state, statement.value)
-        memory.store(state, indices(state), buffer, offset, value, lanes)
+        stores.store(indices(state), buffer, offset, value, lanes)
 
     if guard is None or guard.lanes > 1 or guard.number is True:
         write()

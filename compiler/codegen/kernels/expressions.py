@@ -12,14 +12,14 @@ from functools import partial, reduce
 
 from bessemer.compiler.codegen import arithmetic
 from bessemer.compiler.codegen.arithmetic import binary, compare, intrinsic, like, select
-from bessemer.compiler.codegen.kernels import calls, conversions, memory
+from bessemer.compiler.codegen.kernels import calls, conversions, loads
 from bessemer.compiler.codegen.kernels.byte_tables import look_up
 from bessemer.compiler.codegen.kernels.indices import Indices
 from bessemer.compiler.codegen.kernels.joined_functions import joined
 from bessemer.compiler.codegen.kernels.quantization import quantized
 from bessemer.compiler.codegen.kernels.quotients import constant_divisor, quotient
 from bessemer.compiler.codegen.kernels.state import KernelState, number
-from bessemer.compiler.codegen.lanes import first_of, same_lanes, splat, steps
+from bessemer.compiler.codegen.lanes import any_lane, first_of, same_lanes, splat, steps
 from bessemer.compiler.codegen.math import vector_math
 from bessemer.compiler.codegen.values import Value, literal
 from bessemer.compiler.errors import InternalError
@@ -49,7 +49,7 @@ def fault(state: KernelState, condition: Value, message: str) -> None:
     w = state.writer
     if condition.lanes > 1 and state.mask is not None:
         condition = w.operate("and", boolean, condition, state.mask)
-    failed = memory.any_lane(w, condition)
+    failed = any_lane(w, condition)
     cell = f"select {failed.typed}, ptr {state.fault_cell()}, ptr {state.sink()}"
     # A store without a branch: expressions stay straight-line code.
     place = w.compute(cell, boolean, 1, failed.level)
@@ -124,12 +124,12 @@ class _Evaluation:
             return found
         offset = node.buffer.offset(node.indices)
         if node.guard is None:
-            return memory.load(self.state, self.indices, node.buffer, offset, None)
+            return loads.load(self.indices, node.buffer, offset, None)
         guard = self.value(node.guard)
-        far = memory.lies_far_in_front(node.buffer, offset)
+        far = loads.lies_far_in_front(node.buffer, offset)
         common = self._common(node.guard) if far and guard.lanes > 1 else None
         with self._under(guard):
-            return memory.load(self.state, self.indices, node.buffer, offset, guard, common)
+            return loads.load(self.indices, node.buffer, offset, guard, common)
 
     def _common(self, guard: Expression) -> Value | None:
         """The part of a guard that is the same for all lanes."""

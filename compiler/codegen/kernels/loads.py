@@ -1,4 +1,4 @@
-"""Loads and stores: one element, neighbouring elements as a vector, or lanes from anywhere.
+"""Loads: one element, neighbouring elements as a vector, or lanes from anywhere.
 
 What a guard or a mask forbids is not touched: a uniform guard turns the address to a cell of zeros,
 a guard that differs from lane to lane becomes a mask.
@@ -9,11 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bessemer.compiler.codegen.arithmetic import like, select
-from bessemer.compiler.codegen.kernels import streaming
-from bessemer.compiler.codegen.kernels.conversions import from_memory, memory_kind, to_memory
+from bessemer.compiler.codegen.kernels.conversions import from_memory, memory_kind
 from bessemer.compiler.codegen.kernels.indices import Indices
 from bessemer.compiler.codegen.kernels.state import ZEROS, ZEROS_BYTES, KernelState
-from bessemer.compiler.codegen.lanes import extract, first_of, shuffle, splat
+from bessemer.compiler.codegen.lanes import any_lane, first_of, shuffle, splat
 from bessemer.compiler.codegen.values import Pointer, Value, literal, suffix
 from bessemer.compiler.codegen.writer import Writer
 from bessemer.compiler.errors import InternalError
@@ -54,7 +53,6 @@ def lies_far_in_front(buffer: Buffer, offset: Size) -> bool:
 
 
 def load(
-    state: KernelState,
     indices: Indices,
     buffer: Buffer,
     offset: Size,
@@ -65,27 +63,28 @@ def load(
 
     No lane's guard holds where `common`, which is uniform, does not: it turns the address away.
     """
-    access = Access(buffer, offset, indices.stride(offset), guard, common)
+    state, access = indices.state, Access(buffer, offset, indices.stride(offset), guard, common)
     varying_guard = guard is not None and guard.lanes > 1
     if access.stride == 0:
-        raw = _load_one(state, indices, access)
+        raw = _load_one(indices, access)
         value = from_memory(state, raw, buffer.dtype)
         if not varying_guard or guard is None:
             return value
         return select(state.writer, guard, value, like(value, 0))
-    return from_memory(state, _load_lanes(state, indices, access), buffer.dtype)
+    return from_memory(state, _load_lanes(indices, access), buffer.dtype)
 
 
-def _load_one(state: KernelState, indices: Indices, access: Access) -> Value:
-    guard = access.guard
+def _load_one(indices: Indices, access: Access) -> Value:
+    state, guard = indices.state, access.guard
     if guard is not None and guard.lanes > 1:
         guard = any_lane(state.writer, guard)
     pointer = indices.address(access.buffer, access.offset)
     return _plain(state, access, _guarded(state.writer, pointer, guard), 1)
 
 
-def _load_lanes(state: KernelState, indices: Indices, access: Access) -> Value:
-    w, guard = state.writer, access.guard
+def _load_lanes(indices: Indices, access: Access) -> Value:
+    state, guard = indices.state, access.guard
+    w = state.writer
     mask = state.mask
     uniform = guard
     if guard is not None and guard.lanes > 1:
@@ -97,19 +96,20 @@ def _load_lanes(state: KernelState, indices: Indices, access: Access) -> Value:
             pointer = indices.address(access.buffer, access.offset)
             return _contiguous(state, access, _guarded(w, pointer, uniform), mask)
         if isinstance(stride, int):
-            return _strided(state, indices, access, stride, uniform)
+            return _strided(indices, access, stride, uniform)
     is_short = isinstance(stride, int) and 1 < stride <= MOST_INTERLEAVED
     if mask is not None and is_short and state.target.has_masks:
         assert isinstance(stride, int)
-        return _strided_under(state, indices, access, stride, uniform, mask)
-    found = _repeated(state, indices, access, uniform, mask)
-    return found or _gather(state, indices, access, uniform, mask)
+        return _strided_under(indices, access, stride, uniform, mask)
+    found = _repeated(indices, access, uniform, mask)
+    return found or _gather(indices, access, uniform, mask)
 
 
 def _repeated(
-    state: KernelState, indices: Indices, access: Access, guard: Value | None, mask: Value | None
+    indices: Indices, access: Access, guard: Value | None, mask: Value | None
 ) -> Value | None:
     """Few neighbours that fill the lanes again and again, or some lanes each."""
+    state = indices.state
     w, width = state.writer, state.width
     known = indices.distances(access.offset) if mask is None else None
     if known is not None and _is_picked(state, known):
@@ -222,10 +222,9 @@ def _contiguous(state: KernelState, access: Access, pointer: Pointer, mask: Valu
     return w.load(operation, access.buffer.name, kind, state.width, pointer, mask.level)
 
 
-def _strided(
-    state: KernelState, indices: Indices, access: Access, stride: int, guard: Value | None
-) -> Value:
+def _strided(indices: Indices, access: Access, stride: int, guard: Value | None) -> Value:
     """Every `stride`-th element: as many vectors as that takes, shuffled."""
+    state = indices.state
     w, width = state.writer, state.width
     pointer = indices.address(access.buffer, access.offset)
     if stride == -1:
@@ -240,14 +239,10 @@ def _strided(
 
 
 def _strided_under(
-    state: KernelState,
-    indices: Indices,
-    access: Access,
-    stride: int,
-    guard: Value | None,
-    mask: Value,
+    indices: Indices, access: Access, stride: int, guard: Value | None, mask: Value
 ) -> Value:
     """The same under a mask: the lanes that it forbids are not read, and 0."""
+    state = indices.state
     w, width = state.writer, state.width
     begin = indices.address(access.buffer, access.offset)
     none = literal(0, boolean, width)
@@ -302,10 +297,8 @@ def _remainder(state: KernelState, access: Access, stride: int) -> int | None:
     return rest if whole and isinstance(rest, int) else None
 
 
-def _gather(
-    state: KernelState, indices: Indices, access: Access, uniform: Value | None, mask: Value | None
-) -> Value:
-    w, width, kind = state.writer, state.width, memory_kind(access.buffer.dtype)
+def _gather(indices: Indices, access: Access, uniform: Value | None, mask: Value | None) -> Value:
+    w, width, kind = indices.writer, indices.state.width, memory_kind(access.buffer.dtype)
     pointers = indices.addresses(access.buffer, access.offset)
     if uniform is not None:
         guard = splat(w, uniform, width)
@@ -320,78 +313,3 @@ def _gather(
     operation = f"call {zeros.type} @{name}({place}, {mask.typed}, {zeros.typed})"
     lanes = Pointer(pointers.text, pointers.level)
     return w.load(operation, access.buffer.name, kind, width, lanes, mask.level)
-
-
-def any_lane(w: Writer, mask: Value) -> Value:
-    """Whether any lane of a mask is set."""
-    if mask.lanes == 1:
-        return mask
-    return w.call(f"llvm.vector.reduce.or.{suffix(boolean, mask.lanes)}", boolean, 1, mask)
-
-
-def store(
-    state: KernelState,
-    indices: Indices,
-    buffer: Buffer,
-    offset: Size,
-    value: Value,
-    guard: Value | None,
-) -> None:
-    """Stores to an offset; lanes that the guard or the loop's mask forbids store nothing.
-
-    A uniform guard is the caller's business. Lanes that store to one place do so in order.
-    """
-    w = state.writer
-    access = Access(buffer, offset, indices.stride(offset), guard)
-    raw = to_memory(state, value, buffer.dtype)
-    mask = state.mask
-    if guard is not None:
-        mask = guard if mask is None else w.operate("and", boolean, guard, mask)
-    w.forget(buffer.name)
-    if state.vectors is None or (access.stride == 0 and raw.lanes == 1 and guard is None):
-        pointer = indices.address(buffer, offset)
-        w.line(f"store {raw.typed}, ptr {w.at(pointer)}, align {access.bytes}")
-        return
-    raw = splat(w, raw, state.width)
-    if access.stride == 1:
-        if mask is None and streaming.passes_by(state, buffer, offset, raw.lanes):
-            streaming.store(w, indices.address(buffer, offset), raw)
-            return
-        alignment = state.alignment(buffer, offset, raw.lanes)
-        _store_neighbours(w, access, indices.address(buffer, offset), raw, mask, alignment)
-    elif access.stride == 0 and mask is None:
-        pointer = indices.address(buffer, offset)
-        last = extract(w, raw, state.width - 1)
-        w.line(f"store {last.typed}, ptr {w.at(pointer)}, align {access.bytes}")
-    else:
-        _scatter(w, access, indices.addresses(buffer, offset), raw, mask)
-
-
-def _store_neighbours(
-    w: Writer, access: Access, pointer: Pointer, raw: Value, mask: Value | None, alignment: int
-) -> None:
-    if mask is None:
-        w.line(f"store {raw.typed}, ptr {w.at(pointer)}, align {alignment}")
-        return
-    if mask == first_of(raw.lanes):
-        # LLVM would store all four bytes of what was cut to one or two: for x86, its
-        # reduceMaskedStoreToScalarStore does not know of masked stores that cut.
-        first = extract(w, raw, 0)
-        w.line(f"store {first.typed}, ptr {w.at(pointer)}, align {access.bytes}")
-        return
-    name = f"llvm.masked.store.{suffix(raw.kind, raw.lanes)}.p0"
-    w.declarations.add(f"declare void @{name}({raw.type}, ptr, {mask.type})")
-    w.line(
-        f"call void @{name}({raw.typed}, ptr align {access.bytes} {w.at(pointer)}, {mask.typed})"
-    )
-
-
-def _scatter(w: Writer, access: Access, pointers: Value, raw: Value, mask: Value | None) -> None:
-    chosen = mask if mask is not None else literal(True, boolean, raw.lanes)
-    vector = f"<{raw.lanes} x ptr>"
-    name = f"llvm.masked.scatter.{suffix(raw.kind, raw.lanes)}.v{raw.lanes}p0"
-    w.declarations.add(f"declare void @{name}({raw.type}, {vector}, {chosen.type})")
-    w.line(
-        f"call void @{name}({raw.typed}, {vector} align {access.bytes} {pointers.text}, "
-        f"{chosen.typed})"
-    )
