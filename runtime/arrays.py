@@ -132,8 +132,10 @@ def check_output(
             problem += ": there is no room for what is new"
     elif axis is not None and places_along(array, axis) is None:
         problem = f"is not the first places along axis {axis} of an array"
-    elif not (array.flags.c_contiguous or axis is not None) or not array.flags.aligned:
+    elif not (array.flags.c_contiguous or axis is not None):
         problem = "is not contiguous in memory"
+    elif not array.flags.aligned:
+        problem = f"does not begin at a multiple of {dtype.alignment} bytes"
     elif not array.flags.writeable:
         problem = "is read-only"
     if problem:

@@ -183,11 +183,13 @@ def test_arrays_that_cannot_take_an_output_are_refused(relu: CompiledModel) -> N
         (np.empty((5, 4)), "has dtype float64, expected float32"),
         (np.empty((4, 4), np.float32), r"has shape \[4, 4\], expected \[5, 4\]"),
         (np.empty((5, 8), np.float32)[:, ::2], "not contiguous"),
+        (np.zeros(81, np.uint8)[1:].view(np.float32).reshape(5, 4), "multiple of 4 bytes"),
         (read_only, "read-only"),
         (x, "overlaps that of 'x'"),
         ([[0.0] * 4] * 5, "out has 5 arrays"),
         ([x.tolist()], "is a list"),
         ({"z": x}, "out has 'z'; the outputs are 'y'"),
+        (5, "out is a int: expected an array"),
     ]:
         with pytest.raises(InputError, match=problem):
             relu.run({"x": x}, out=out)  # type: ignore[arg-type]

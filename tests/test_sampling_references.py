@@ -53,6 +53,12 @@ def test_resize_to_the_nearest(coordinate: str, nearest: str, sizes: tuple[int, 
     )
 
 
+def test_of_no_images_none_are_resized() -> None:
+    none = np.zeros((0, 4), np.float32)
+    (found,) = OPS["resize"].compute([none], {"shape": (0, 8), "scales": (1.0, 2.0)})
+    assert found.shape == (0, 8) and found.dtype == np.float32
+
+
 @pytest.mark.parametrize("mode", ["linear", "cubic"])
 @pytest.mark.parametrize("coordinate", STANDARD)
 @pytest.mark.parametrize("exclude_outside", [False, True])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ def reference(
     extrapolation: float = 0.0,
 ) -> Array:
     """See ops/image/resize.py for what the attributes say."""
+    if not math.prod(shape):
+        return np.zeros(shape, x.dtype)
     result = x if mode == "nearest" else x.astype(np.float64)
     outside = np.zeros(shape, np.bool_)
     for axis, (size, resized) in enumerate(zip(x.shape, shape)):
