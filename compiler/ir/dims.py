@@ -264,11 +264,15 @@ def _joins(part: Mod, times: Size) -> tuple[tuple[Terms, Size], ...]:
 
 def _remainder_forms(x: Size, n: Size) -> Iterator[tuple[Size, Size]]:
     """Pairs of which x % n is the difference: x and n * (x // n). What fills up, 3*h % 4, is also
-    less than h up to the next multiple: 4 * ((h + 3) // 4) - h."""
-    if isinstance(n, int) and all(2 * c > n for m, c in _terms(x).items() if m):
+    less than h up to the next multiple: 4 * ((h + 3) // 4) - h. Of halves, h % 2 is both."""
+    fills = isinstance(n, int) and all(2 * c > n for m, c in _terms(x).items() if m)
+    if not fills:
+        yield x, n * floordiv(x, n)
+    if isinstance(n, int) and (fills or n == 2):
         missing = _normal({m: n - c for m, c in _terms(x).items()})
         yield -1 * missing, -n * floordiv(missing + n - 1, n)
-    yield x, n * floordiv(x, n)
+    if fills:
+        yield x, n * floordiv(x, n)
 
 
 def _multiply(left: Size, right: Size) -> Size:
