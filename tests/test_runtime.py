@@ -189,7 +189,7 @@ def test_arrays_that_cannot_take_an_output_are_refused(relu: CompiledModel) -> N
         ([[0.0] * 4] * 5, "out has 5 arrays"),
         ([x.tolist()], "is a list"),
         ({"z": x}, "out has 'z'; the outputs are 'y'"),
-        (5, "out is a int: expected an array"),
+        (5, "is a int, expected a NumPy array"),
     ]:
         with pytest.raises(InputError, match=problem):
             relu.run({"x": x}, out=out)  # type: ignore[arg-type]

@@ -146,6 +146,21 @@ def test_clipping_and_regularization() -> None:
     np.testing.assert_allclose(found, wanted, rtol=1e-12)
 
 
+@pytest.mark.parametrize("kind", ["l1", "l2"])
+def test_weights_of_another_type_than_the_loss_are_regularized(kind: str) -> None:
+    layers = Sequential(Dense(3, bias=False), lambda x: x.cast("f64"))
+    network = Network(layers, Input("x", (2, 4), "f32"))
+    given = Regularization(**{kind: 0.5})
+    target = [Input("target", (2, 3), "f64")]
+    trainer = Trainer(
+        network, losses.mean_squared_error, target, optimizer=SGD(0.1), regularization=given
+    )
+    before = network.array("dense1.weight")
+    trainer.step({"x": np.zeros((2, 4), np.float32), "target": np.zeros((2, 3))})
+    slope = before if kind == "l2" else np.sign(before)
+    np.testing.assert_allclose(trainer.state["dense1.weight"], before - 0.05 * slope, rtol=1e-6)
+
+
 LOSSES: dict[str, tuple[Callable[..., Tensor], Callable[..., Any], str]] = {
     "mean squared": (losses.mean_squared_error, nn.functional.mse_loss, "any"),
     "mean absolute": (losses.mean_absolute_error, nn.functional.l1_loss, "any"),

@@ -267,12 +267,12 @@ def _regularized(
     for value in parameters:
         if value.type.rank < 2:
             continue
-        axes = tuple(range(value.type.rank))
+        axes, dtype = tuple(range(value.type.rank)), loss.type.dtype
         if given.l1:
-            size = b.apply("reduce_sum", b.apply("abs", value), axes=axes)
+            size = cast(b, b.apply("reduce_sum", b.apply("abs", value), axes=axes), dtype)
             loss = b.apply("add", loss, binary(b, "mul", size, given.l1))
         if given.l2:
-            size = sum_square(b, value, axes)
+            size = cast(b, sum_square(b, value, axes), dtype)
             loss = b.apply("add", loss, binary(b, "mul", size, given.l2 / 2))
     return loss
 
