@@ -100,6 +100,26 @@ def test_lists_that_do_not_fit_each_other_are_refused(attribute: str, numbers: l
         read_onnx(helper.make_model(graph, opset_imports=opsets, ir_version=9))
 
 
+@pytest.mark.parametrize(("targets", "aggregation"), [(1, "SUM"), (1, "MAX"), (2, "SUM")])
+def test_leaves_with_several_weights(targets: int, aggregation: str) -> None:
+    node = helper.make_node(
+        "TreeEnsembleRegressor", ["x"], ["y"], domain="ai.onnx.ml", n_targets=targets,
+        aggregate_function=aggregation, nodes_treeids=[0, 0, 0], nodes_nodeids=[0, 1, 2],
+        nodes_modes=["BRANCH_LEQ", "LEAF", "LEAF"], nodes_featureids=[0, 0, 0],
+        nodes_values=[0.0, 0.0, 0.0], nodes_truenodeids=[1, 0, 0], nodes_falsenodeids=[2, 0, 0],
+        target_treeids=[0, 0, 0, 0], target_nodeids=[2, 1, 1, 2], target_ids=[0, 0, 0, 0],
+        target_weights=[3.0, 1.0, 2.0, 3.0],
+    )  # fmt: skip
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 1])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", targets])
+    graph = helper.make_graph([node], "trees", [x], [y])
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("ai.onnx.ml", 3)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
+    given = {"x": np.array([[-1.0], [1.0]], np.float32)}
+    (expected,) = session_of(model).run(None, given)
+    np.testing.assert_array_equal(bessemer.compile(model).run(given)[0], expected)
+
+
 FORESTS = [
     case
     for case in cases()

@@ -258,7 +258,12 @@ def _numbered_forest(
     )
     weights = _floats(context, f"{prefix}_weights")
     _check_leaves(context, f"{prefix}_", targets, ids, weights, trees, nodes)
-    np.add.at(table, (place.found(trees, nodes), ids), weights)
+    places = place.found(trees, nodes)
+    if prefix == "target" and targets == 1:
+        # Exporters repeat the number of a leaf for each class: as in onnxruntime, the first counts.
+        places, first = np.unique(places, return_index=True)
+        ids, weights = ids[first], weights[first]
+    np.add.at(table, (places, ids), weights)
     if_true, if_false = following("true"), following("false")
     is_root = np.ones(len(names), bool)
     is_root[if_true[~is_leaf]] = is_root[if_false[~is_leaf]] = False
