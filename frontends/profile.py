@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,12 @@ from bessemer.compiler.options import Options, Precision, dump_folder
 from bessemer.frontends.machine_limits import Limits, measure_limits
 from bessemer.frontends.models_in import Model, build_model
 from bessemer.frontends.operation_count import operations_of
+from bessemer.frontends.outputs_in_place import over_inputs
 from bessemer.frontends.profile_record import Record
 from bessemer.frontends.traffic import Traffic, known, traffic_of
-from bessemer.runtime.argument_order import in_order
-from bessemer.runtime.arrays import as_input, numpy_dtype
 from bessemer.runtime.artifact import Status
 from bessemer.runtime.errors import ExecutionError
-from bessemer.runtime.model import CompiledModel, Inputs
+from bessemer.runtime.model import CompiledModel, Inputs, Outputs
 
 _MOST_RUNS, _SHOWN = 10_000, 20
 """Runs that are timed at most, and those of which events are kept to choose a trace from."""
@@ -201,12 +200,14 @@ def compile_profiled(
     precision: Precision = "float32",
     optimize: int = 2,
     values: Mapping[str, Array] | None = None,
+    grow_in_place: bool = False,
 ) -> ProfiledModel:
     """Compiles a model so that it takes the time of its kernels; arguments as `bessemer.compile`.
 
     It never comes from the compile cache.
     """
     options = Options("", threads or 0, precision, optimize, dump_folder(), profile=True)
+    options = replace(options, grow_in_place=grow_in_place)
     return ProfiledModel(build_model(model, options, dims, values), options.threads)
 
 
@@ -233,9 +234,9 @@ class ProfiledModel(CompiledModel):
         """What was compiled."""
         return self._made
 
-    def measure(self, inputs: Inputs) -> tuple[int, Array]:
+    def measure(self, inputs: Inputs, out: Outputs | None = None) -> tuple[int, Array]:
         """One run: its nanoseconds, and how often and how long each step ran, [steps, 2]."""
-        self.run(inputs)
+        self.run(inputs, out)
         begin, end, _ = self.record.run()
         return int(end) - int(begin), self.record.sums()
 
@@ -245,11 +246,11 @@ class ProfiledModel(CompiledModel):
         """Runs for about so long, at least five times, and tells where the time went.
 
         `limits` are the machine's, measured now unless given. What a run updates, such as the
-        state of a training, is written in place, over copies of the inputs, from run to run; a
-        training that diverges begins again.
+        state of a training, is written in place, over copies of the inputs, from run to run, and
+        what it continues is written behind these; a training that diverges begins again.
         """
         limits = limits or measure_limits(self._made.target, self.threads)
-        arrays, out, first = self._in_place(inputs)
+        arrays, out, first = over_inputs(self, inputs)
         for _ in range(2):
             self._seconds(arrays, out, first)
         calls: list[float] = []
@@ -296,25 +297,6 @@ class ProfiledModel(CompiledModel):
             start = time.perf_counter()
             self.run(arrays, out=out)
         return time.perf_counter() - start
-
-    def _in_place(
-        self, inputs: Inputs
-    ) -> tuple[Inputs, list[Array | None] | None, list[tuple[Array, Array]]]:
-        """The inputs, and the outputs' arrays: copies of the inputs that outputs update are both.
-        New arrays for these would be other memory, which takes longer to be written to. Last, these
-        copies with what they are copies of."""
-        if not self.signature.updates:
-            return inputs, None, []
-        arrays = in_order([info.name for info in self.signature.inputs], inputs)
-        out: list[Array | None] = [None] * len(self.signature.outputs)
-        first: list[tuple[Array, Array]] = []
-        for output, given in self.signature.updates:
-            info = self.signature.inputs[given]
-            value = as_input(info, numpy_dtype(info.dtype), arrays[given])
-            own = value.copy()
-            out[output] = arrays[given] = own
-            first.append((own, value))
-        return arrays, out, first
 
     def _sizes(self) -> dict[str, int]:
         """All symbols as the last run had them, the computed ones too."""

@@ -21,6 +21,7 @@ from bessemer.compiler.ir.walk_steps import timed_steps
 from bessemer.compiler.options import Choice, Options, Tuning
 from bessemer.frontends.given_sizes import given_seconds
 from bessemer.frontends.models_in import Model, as_graph, build_model
+from bessemer.frontends.outputs_in_place import behind_inputs
 from bessemer.frontends.profile import ProfiledModel
 from bessemer.frontends.random_inputs import (
     default_sizes,
@@ -223,13 +224,14 @@ def _in_turns(
     models = (base, other)
     wholes: tuple[list[int], list[int]] = ([], [])
     sums: tuple[list[Array], list[Array]] = ([], [])
-    for model in models:
-        model.run(inputs)
+    places = [behind_inputs(model, inputs) for model in models]
+    for model, (given, out) in zip(models, places, strict=True):
+        model.run(given, out)
     end = time.monotonic() + seconds
     least, most = _RUNS
     while len(wholes[0]) < least or (time.monotonic() < end and len(wholes[0]) < most):
         for place, model in enumerate(models):
-            whole, steps = model.measure(inputs)
+            whole, steps = model.measure(*places[place])
             wholes[place].append(whole)
             sums[place].append(steps[:, 1])
     times = [

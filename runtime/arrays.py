@@ -201,6 +201,11 @@ def copied_from(where: int, shape: Sequence[int], dtype: np.dtype[Any]) -> Array
     return array
 
 
+def first_places(array: Array, axis: int, count: int) -> Array:
+    """The part of an array that is its first places along an axis."""
+    return array[(*(slice(None),) * axis, slice(count))]
+
+
 def places_along(array: Array, axis: int) -> int | None:
     """How many places an array has along an axis of which it is the first ones: as many as it has
     itself, or more. None where it does not lie in memory so."""

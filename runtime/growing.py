@@ -22,6 +22,7 @@ from bessemer.runtime.arrays import (
     check_apart,
     check_output,
     extent,
+    first_places,
     places_along,
 )
 from bessemer.runtime.entry import Plan, Run
@@ -66,7 +67,7 @@ class GrowingRunner(Runner):
             self._check_apart(arrays, given, {room.given for room in moved})
         for room in moved:
             past = arrays[room.given]
-            outputs[room.output][_part(room.axis, past.shape[room.axis])] = past
+            first_places(outputs[room.output], room.axis, past.shape[room.axis])[...] = past
         for room in self._rooms:
             sources[room.given] = targets[room.output]
         return self._called(sources, targets, sizes, outputs, out)
@@ -102,7 +103,8 @@ class GrowingRunner(Runner):
             return np.empty(shape, self._output_dtypes[index])
         count = sizes[self._symbols[room.symbol]]
         whole = (*shape[: room.axis], count, *shape[room.axis + 1 :])
-        return np.empty(whole, self._output_dtypes[index])[_part(room.axis, shape[room.axis])]
+        made: Array = np.empty(whole, self._output_dtypes[index])
+        return first_places(made, room.axis, shape[room.axis])
 
     def _check_apart(
         self, inputs: Sequence[Array], given: Sequence[Array | None], moved: set[int]
@@ -138,8 +140,3 @@ def _lie_alike(one: Array, other: Array) -> bool:
         return True
     steps = zip(one.shape, one.strides, other.strides, strict=True)
     return all(step == wanted for size, step, wanted in steps if size > 1)
-
-
-def _part(axis: int, size: int) -> tuple[slice, ...]:
-    """The index of the first places along an axis."""
-    return (*(slice(None),) * axis, slice(size))

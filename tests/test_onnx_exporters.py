@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from bessemer.compiler.errors import UnsupportedError
+from bessemer.compiler.errors import CompileError, UnsupportedError
 from bessemer.compiler.ir.interpreter.interpret import run_graph
 from bessemer.compiler.ir.types import Array
 from bessemer.frontends.onnx_reader.read import read_onnx
@@ -122,3 +122,22 @@ def test_counting_by_the_places_of_ones_is_settled_while_reading(shape: tuple[in
     assert "nonzero" not in operators(read)
     (y,) = run_graph(read, {"x": np.zeros(shape, np.float32)})
     np.testing.assert_array_equal(y, np.argwhere(np.ones(shape)))
+
+
+@pytest.mark.parametrize("order", [[0, -1, 1, 2], [-1, -3, -4, -2], [-4, 2, 1, 3]])
+def test_axes_of_a_permutation_may_be_counted_from_the_end(order: list[int]) -> None:
+    x = np.arange(120, dtype=np.float32).reshape(2, 3, 4, 5)
+    node = helper.make_node("Transpose", ["x"], ["y"], perm=order)
+    wanted = np.transpose(x, order)
+    model = _model(node, TensorProto.FLOAT, [2, 3, 4, 5], {}, TensorProto.FLOAT)
+    del model.graph.output[0].type.tensor_type.shape.dim[:]
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    (y,) = run_graph(read_onnx(model), {"x": x})
+    np.testing.assert_array_equal(y, wanted)
+
+
+@pytest.mark.parametrize("order", [[0, -4, 1, 2], [0, -5, 1, 2], [0, 1, 2, 4]])
+def test_a_permutation_names_each_axis_once(order: list[int]) -> None:
+    node = helper.make_node("Transpose", ["x"], ["y"], perm=order)
+    with pytest.raises(CompileError, match="is not an order of its axes 0 to 3"):
+        read_onnx(_model(node, TensorProto.FLOAT, [2, 3, 4, 5], {}, TensorProto.FLOAT))

@@ -33,6 +33,12 @@ Threads = Annotated[
         "--threads", min=0, max=MOST_THREADS, help="Threads of a run; 0 means all processors."
     ),
 ]
+GrowInPlace = Annotated[
+    bool,
+    typer.Option(
+        "--grow-in-place", help="Outputs that continue inputs may lie behind them in one array."
+    ),
+]
 Seed = Annotated[int, typer.Option("--seed", help="For random inputs.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Write the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress on stderr.")]

@@ -73,6 +73,7 @@ def command(
     ] = None,
     seed: arguments.Seed = 0,
     precision: arguments.PrecisionChoice = "float32",
+    grow_in_place: arguments.GrowInPlace = False,
     as_json: arguments.AsJson = False,
     quiet: arguments.Quiet = False,
 ) -> None:
@@ -90,7 +91,15 @@ def command(
         with spinner("Reading", quiet):
             work = _prepare(model, dims, inputs, seed, folder)
         path = str(model.resolve())
-        base = Job(BESSEMER, path, 1, str(work.inputs), precision=precision, dims=dims)
+        base = Job(
+            BESSEMER,
+            path,
+            1,
+            str(work.inputs),
+            precision=precision,
+            dims=dims,
+            grow_in_place=grow_in_place,
+        )
         levels = (2, 1, 0) if unfused else (2,)
         settings = [Setting(_name(level), replace(base, optimize=level)) for level in levels]
         settings += [Setting(rival, replace(base, system=rival)) for rival in rivals]

@@ -27,6 +27,7 @@ from bessemer.compiler.ir.types import Array
 from bessemer.compiler.targets.choose import host_target
 from bessemer.frontends.array_files import read_arrays, write_arrays
 from bessemer.frontends.cli.rivals import package_of, start_system
+from bessemer.frontends.later import later
 from bessemer.frontends.peak import measure_peak, prepare_peak
 
 PEAK, ARTIFACT, BESSEMER = "peak", "artifact", "bessemer"
@@ -50,6 +51,7 @@ class Job:
     optimize: int = 2
     precision: str = "float32"
     dims: dict[str, int] = field(default_factory=dict)
+    grow_in_place: bool = False
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -118,7 +120,7 @@ def _start(job: Job, inputs: dict[str, Array]) -> Callable[[], list[Array]]:
     match job.system:
         case "artifact":
             loaded = bessemer.load(path, threads=job.threads)
-            return lambda: loaded.run(inputs)
+            return _in_place(loaded, inputs)
         case "bessemer":
             model = bessemer.compile(  # type: ignore[call-overload]
                 path,
@@ -126,12 +128,19 @@ def _start(job: Job, inputs: dict[str, Array]) -> Callable[[], list[Array]]:
                 threads=job.threads,
                 precision=job.precision,
                 optimize=job.optimize,
+                grow_in_place=job.grow_in_place,
             )
             if job.save:
                 model.save(job.save)
-            return lambda: model.run(inputs)
+            return _in_place(model, inputs)
         case _:
             return start_system(job.system, path, job.threads, inputs)
+
+
+def _in_place(model: Any, inputs: dict[str, Array]) -> Callable[[], list[Array]]:
+    """A run whose outputs lie behind the inputs that they continue."""
+    arrays, out = later("outputs_in_place").behind_inputs(model, inputs)
+    return lambda: model.run(arrays, out)
 
 
 def time_turn(run: Callable[[], object], seconds: float) -> dict[str, Any]:

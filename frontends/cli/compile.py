@@ -68,12 +68,7 @@ def command(
             "--memory", metavar="BYTES", help="The most that a run may take, such as 512M."
         ),
     ] = "",
-    grow_in_place: Annotated[
-        bool,
-        typer.Option(
-            "--grow-in-place", help="Outputs that continue inputs may lie behind them in one array."
-        ),
-    ] = False,
+    grow_in_place: arguments.GrowInPlace = False,
     as_json: arguments.AsJson = False,
     quiet: arguments.Quiet = False,
 ) -> None:

@@ -49,6 +49,7 @@ def command(
     seed: arguments.Seed = 0,
     precision: arguments.PrecisionChoice = "float32",
     optimize: arguments.Optimize = 2,
+    grow_in_place: arguments.GrowInPlace = False,
     as_json: arguments.AsJson = False,
     quiet: arguments.Quiet = False,
 ) -> None:
@@ -64,7 +65,12 @@ def command(
     given = read_arrays(inputs) if inputs else None
     with spinner("Compiling", quiet):
         ours = compile_profiled(
-            model, dims=dims, threads=threads, precision=precision, optimize=optimize
+            model,
+            dims=dims,
+            threads=threads,
+            precision=precision,
+            optimize=optimize,
+            grow_in_place=grow_in_place,
         )
     arrays = inputs_for(ours, model, dims, seed, quiet) if given is None else given
     with spinner("Running", quiet):

@@ -33,6 +33,7 @@ def command(
     device: Annotated[int, typer.Option("--device", help="The GPU's number.")] = 0,
     dim: arguments.Dims = None,
     precision: arguments.PrecisionChoice = "float32",
+    grow_in_place: arguments.GrowInPlace = False,
     as_json: arguments.AsJson = False,
     quiet: arguments.Quiet = False,
 ) -> None:
@@ -45,7 +46,9 @@ def command(
     if target not in ("", CUDA):
         raise typer.BadParameter(f"--target {target}: measured is the machine at hand, or {CUDA}.")
     arguments.check_folders(output)
-    options = Options(target, threads, precision, 2, dump_folder())
+    if target and grow_in_place:
+        raise typer.BadParameter("--grow-in-place is for processors.")
+    options = Options(target, threads, precision, 2, dump_folder(), grow_in_place=grow_in_place)
     dims = arguments.parse_dims(dim)
     with spinner("Tuning", quiet) as status:
         if target == CUDA:

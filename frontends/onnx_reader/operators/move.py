@@ -22,8 +22,10 @@ _TERMS = 3
 @rule("Transpose")
 def read_transpose(context: NodeContext) -> Value:
     x = context.input(0)
-    backwards = tuple(reversed(range(x.type.rank)))
-    return context.transpose(x, context.integers("perm", backwards))
+    rank = x.type.rank
+    order = context.integers("perm", tuple(reversed(range(rank))))
+    # PyTorch's older exporter writes axes of channels-last permutations counted from the end.
+    return context.transpose(x, [axis + rank if -rank <= axis < 0 else axis for axis in order])
 
 
 @rule("Concat")
