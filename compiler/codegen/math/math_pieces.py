@@ -39,15 +39,12 @@ class Pieces:
     def _magic(self) -> float:
         return math.ldexp(self.width, _BITS) - self.edge
 
-    def cut(self, size: Term) -> tuple[Term, Term]:
-        """How far a number is above its piece's centre, NaN for infinity, and the piece, which
-        must be `bounded` if it may be beyond the last one."""
-        shifted = size + self._magic
-        return size - (shifted - self._magic), shifted.bits()
-
-    def bounded(self, piece: Term) -> Term:
-        """The piece, or the last one."""
-        return at_most(piece, bits_of(self._magic) + COUNT - 1)
+    def cut(self, size: Term) -> tuple[Term, Term, Term]:
+        """The centre of a number's piece, how far the number is above it, and the piece."""
+        bits = (size + self._magic).bits()
+        piece = at_most(bits, bits_of(self._magic) + COUNT - 1)
+        centre = piece.as_float() - self._magic
+        return centre, size - centre, piece
 
     def coefficient(self, table: Sequence[float], piece: Term) -> Term:
         """A table's number for the piece of each lane."""
