@@ -195,6 +195,17 @@ def test_one_head_may_lie_in_an_array_of_one_axis() -> None:
     np.testing.assert_array_equal(cache[:28], wanted)
 
 
+def test_what_begins_where_the_cache_does_but_lies_closer_together_is_refused() -> None:
+    model = bessemer.compile(_joined(), threads=1, cache=False, grow_in_place=True)
+    cache: Array = np.arange(72, dtype=np.float32)
+    past, present = cache[:40].reshape(2, 1, 5, 4), cache.reshape(2, 1, 9, 4)[:, :, :7]
+    with pytest.raises(bessemer.InputError, match="overlaps that of 'past'"):
+        model.run(
+            {"past": past, "new": np.zeros((2, 1, 2, 4), np.float32)}, out={"present": present}
+        )
+    np.testing.assert_array_equal(cache, np.arange(72))
+
+
 def test_caches_may_grow_by_more_and_by_less_in_one_run() -> None:
     model = parsed("""g (float[2, n, 4] p, float[2, n, 4] q, float[2, s, 4] k, float[2, u, 4] m)
             => (float[2, t, 4] y, float[2, v, 4] z) {
