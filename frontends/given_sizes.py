@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from numbers import Real
 from typing import TypeGuard
 
@@ -32,6 +32,16 @@ def given_sizes(sizes: object, argument: str) -> dict[str, int]:
     if not isinstance(sizes, Mapping) or not all(isinstance(name, str) for name in sizes):
         raise CompileError(f"{argument}={sizes!r} does not map names to sizes, as {{'batch': 1}}.")
     return {name: given_size(size, f"{argument}: {name!r} is") for name, size in sizes.items()}
+
+
+def check_dimensions(label: str, names: Iterable[str], symbols: Collection[str]) -> None:
+    """Raises CompileError for a name that is none of a model's symbols; `label` is the model's."""
+    for name in names:
+        if name not in symbols:
+            listed = ", ".join(symbols) or "none"
+            raise CompileError(
+                f"{label}: no dimension is called '{name}'; its symbolic dimensions: {listed}"
+            )
 
 
 def is_number(given: object) -> TypeGuard[float]:

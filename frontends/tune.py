@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -19,6 +19,15 @@ from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.types import Array
 from bessemer.compiler.ir.walk_steps import timed_steps
 from bessemer.compiler.options import Choice, Options, Tuning
+from bessemer.frontends.contest import (
+    LEAST_SHARE,
+    Contest,
+    Report,
+    Tuned,
+    offered,
+    progress,
+    winners,
+)
 from bessemer.frontends.given_sizes import given_seconds
 from bessemer.frontends.models_in import Model, as_graph, build_model
 from bessemer.frontends.outputs_in_place import behind_inputs
@@ -30,65 +39,8 @@ from bessemer.frontends.random_inputs import (
     random_arrays,
 )
 
-_LEAST_SHARE = 0.003
-"""Kernels that take less of the run's time are left as they are."""
-_BETTER = 0.985
-"""What a form must take at most of the time of the one in use, to win a trial."""
 _RUNS, _TRIAL_SECONDS = (5, 400), 0.6
 _CHECK_SECONDS = 2.0
-
-Report = Callable[[str], None]
-
-
-@dataclass
-class Contest:
-    """The forms of all kernels of one signature: the `model`'s, the best so far with its time in
-    units of the model's, and those to try."""
-
-    model: Choice
-    share: float
-    best: Choice = field(default_factory=dict)
-    ratio: float = 1.0
-    waiting: list[Choice] = field(default_factory=list)
-    stage: int = 0
-    tried: int = 0
-
-    def next(self) -> Choice | None:
-        """What to try now; None when all has been."""
-        while not self.waiting and self.stage < len(_STAGES):
-            current = {**self.model, **self.best}
-            self.waiting = _STAGES[self.stage](current)
-            self.stage += 1
-        return self.waiting.pop(0) if self.waiting else None
-
-
-@dataclass(frozen=True)
-class Tuned:
-    """What came out: `before` and `after` are seconds of a run, without and with the tuning."""
-
-    tuning: Tuning
-    contests: dict[str, Contest]
-    trials: int
-    before: float
-    after: float
-
-
-def _blocks(choice: Choice) -> list[Choice]:
-    block = choice.get("block")
-    if block is None:
-        return []
-    sizes = [max(1, block // 2), block * 2, max(1, block // 4), block * 4]
-    return [{**choice, "block": size} for size in dict.fromkeys(sizes) if size != block]
-
-
-def _innermost(choice: Choice) -> list[Choice]:
-    if "unroll" not in choice:
-        return []
-    found: list[Choice] = [{**choice, "prefetch": 1 - choice["prefetch"]}]
-    return found + [{**choice, "unroll": n} for n in (1, 2, 4, 8) if n != choice["unroll"]]
-
-
-_STAGES: tuple[Callable[[Choice], list[Choice]], ...] = (_blocks, _innermost)
 
 
 def tune_model(
@@ -127,27 +79,21 @@ def tune_model(
     # A trial costs a compilation and its runs; the last check costs two of them.
     while time.monotonic() - start + 2 * cost + _CHECK_SECONDS < seconds:
         begin = time.monotonic()
-        offered = {name: one.next() for name, one in contests.items()}
-        entries = {name: choice for name, choice in offered.items() if choice is not None}
+        entries = offered(contests)
         if not entries:
             break
-        trial = compiled({**known, **_winners(contests), **entries})
+        trial = compiled({**known, **winners(contests), **entries})
         _judge(base, trial, inputs, contests, entries)
         won = [one for name, one in entries.items() if contests[name].best == one]
         if any({"winograd", "tiles"} & one.keys() for one in won):
             _enter(trial, inputs, contests)  # another method has kernels of its own
         trials += 1
         cost = time.monotonic() - begin
-        report(f"{trials} trials, {sum(one.ratio < 1 for one in contests.values())} found better")
-    winners = _winners(contests)
-    if not winners:
+        report(progress(trials, contests))
+    if not winners(contests):
         whole = _in_turns(base, base, inputs, 0.0)[0]
         return Tuned(Tuning(known), contests, trials, whole, whole)
     return _check(base, compiled, known, inputs, contests, trials)
-
-
-def _winners(contests: Mapping[str, Contest]) -> dict[str, Choice]:
-    return {name: one.best for name, one in contests.items() if one.best}
 
 
 def _check(
@@ -160,20 +106,19 @@ def _check(
 ) -> Tuned:
     """The winners all together against the model as it was: those that do not hold up are dropped,
     and all of them where the whole is not faster."""
-    final = compiled({**known, **_winners(contests)})
+    final = compiled({**known, **winners(contests)})
     before, after, ratios = _compare(base, final, inputs, _CHECK_SECONDS / 2)
     for name, one in contests.items():
-        if one.best and ratios.get(name, 1.0) > _BETTER:
-            one.best, one.ratio = {}, 1.0
-    winners = _winners(contests)
-    if winners:
-        final = compiled({**known, **winners})
+        one.confirm(ratios.get(name, 1.0))
+    kept = winners(contests)
+    if kept:
+        final = compiled({**known, **kept})
         before, after, ratios = _compare(base, final, inputs, _CHECK_SECONDS)
         for name, one in contests.items():
             one.ratio = ratios.get(name, 1.0) if one.best else 1.0
-    if not winners or not _holds(before, after):
+    if not kept or not _holds(before, after):
         return Tuned(Tuning(known), contests, trials, before, before)
-    return Tuned(Tuning({**known, **winners}), contests, trials, before, after)
+    return Tuned(Tuning({**known, **kept}), contests, trials, before, after)
 
 
 def _holds(before: float, after: float) -> bool:
@@ -186,7 +131,7 @@ def _enter(model: ProfiledModel, inputs: Mapping[str, Array], contests: dict[str
     whole, _, times, _ = _in_turns(model, model, inputs, 0.0)
     for decision in model.compilation.program.decisions:
         share = times.get(decision.signature, 0.0) / whole if whole else 0.0
-        if decision.signature not in contests and share > _LEAST_SHARE:
+        if decision.signature not in contests and share > LEAST_SHARE:
             contests[decision.signature] = Contest(
                 dict(decision.choice), share, waiting=list(decision.others)
             )
@@ -201,11 +146,7 @@ def _judge(
 ) -> None:
     ratios = _compare(base, trial, inputs, _TRIAL_SECONDS)[2]
     for name, choice in entries.items():
-        one = contests[name]
-        one.tried += 1
-        ratio = ratios.get(name, 1.0)
-        if ratio < min(_BETTER, one.ratio * 0.995):
-            one.best, one.ratio = choice, ratio
+        contests[name].judge(choice, ratios.get(name, 1.0))
 
 
 def _compare(

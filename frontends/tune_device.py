@@ -21,10 +21,18 @@ from bessemer.compiler.ir.types import Array
 from bessemer.compiler.ir.walk_steps import launches
 from bessemer.compiler.options import Choice, Options, Tuning
 from bessemer.compiler.targets.nvptx import DeviceTarget
+from bessemer.frontends.contest import (
+    LEAST_SHARE,
+    Contest,
+    Report,
+    Tuned,
+    offered,
+    progress,
+    winners,
+)
 from bessemer.frontends.given_sizes import given_seconds
 from bessemer.frontends.models_in import Model, as_graph
 from bessemer.frontends.random_inputs import default_sizes, index_limits, random_arrays
-from bessemer.frontends.tune import Contest, Report, Tuned
 from bessemer.runtime.arrays import numpy_dtype
 from bessemer.runtime.cuda.arguments import DeviceArray
 from bessemer.runtime.cuda.driver import DeviceError, Driver
@@ -33,9 +41,6 @@ from bessemer.runtime.shapes import evaluate_shape
 
 MOST_TRIALS = 12
 """Forms of one kernel that are tried."""
-_LEAST_SHARE = 0.003
-_BETTER = 0.985
-"""What a form must take at most of the time of the one in use, to win."""
 
 
 def tune_for_device(
@@ -65,14 +70,13 @@ def tune_for_device(
         # A trial costs a compilation and its runs; the last check costs two of them.
         while time.monotonic() - start + 2 * cost < seconds:
             begin = time.monotonic()
-            entries = tuner.offered()
+            entries = offered(tuner.contests)
             if not entries:
                 break
             tuner.attempt(entries)
             tuner.trials += 1
             cost = time.monotonic() - begin
-            better = sum(one.ratio < 1 for one in tuner.contests.values())
-            report(f"{tuner.trials} trials, {better} found better")
+            report(progress(tuner.trials, tuner.contests))
         return tuner.result()
     finally:
         tuner.base.model.close()
@@ -147,14 +151,9 @@ class _Tuner:
             taken = sum(found.get(d.signature, 0.0) for d in decisions if d.signature == name)
             if name not in found or name in self.contests or not others:
                 continue
-            if taken > _LEAST_SHARE * whole:
+            if taken > LEAST_SHARE * whole:
                 share = taken / whole
                 self.contests[name] = Contest(dict(decision.choice), share, waiting=others)
-
-    def offered(self) -> dict[str, Choice]:
-        """What to try next of every kernel."""
-        offered = {name: one.next() for name, one in self.contests.items()}
-        return {name: choice for name, choice in offered.items() if choice is not None}
 
     def attempt(self, entries: Mapping[str, Choice]) -> None:
         """Measures forms; where all together cannot be compiled or loaded, in halves."""
@@ -185,21 +184,18 @@ class _Tuner:
             return
         mine = self.base.times(self.inputs, measured, self.effort).seconds
         for name in measured:
-            one = self.contests[name]
-            one.tried += 1
             ratio = found.seconds[name] / mine[name] if mine.get(name) else 1.0
-            if ratio < min(_BETTER, one.ratio * 0.995):
-                one.best, one.ratio = entries[name], ratio
+            self.contests[name].judge(entries[name], ratio)
 
     # The end
 
     def result(self) -> Tuned:
         """The winners all together, if with them the model is faster."""
-        winners = {name: one.best for name, one in self.contests.items() if one.best}
+        won = winners(self.contests)
         before = self._whole(self.base)
-        if not winners:
+        if not won:
             return Tuned(Tuning(self.known), self.contests, self.trials, before, before)
-        choices = {**self.known, **winners}
+        choices = {**self.known, **won}
         final = self._placed(choices)
         try:
             pairs = [(self._whole(self.base), self._whole(final)) for _ in range(3)]
@@ -208,7 +204,7 @@ class _Tuner:
         before, after = (float(np.median(times)) for times in zip(*pairs))
         if after > before:
             for one in self.contests.values():
-                one.best, one.ratio = {}, 1.0
+                one.drop()
             return Tuned(Tuning(self.known), self.contests, self.trials, before, before)
         return Tuned(Tuning(choices), self.contests, self.trials, before, after)
 
@@ -230,7 +226,7 @@ class _Tuner:
 
 def _launches_by_signature(made: DeviceCompilation) -> dict[str, list[int]]:
     """The numbers of the launches that work on the first node of each signature."""
-    listed = launches(made.program.steps)  # in the order in which the artifact numbers them
+    listed = list(launches(made.program.steps))  # as the artifact numbers them
     found: dict[str, list[int]] = {}
     for decision in made.program.decisions:
         if decision.signature not in found:

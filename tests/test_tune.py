@@ -18,8 +18,9 @@ from bessemer.compiler.jit import load_code
 from bessemer.compiler.options import Options, Tuning
 from bessemer.compiler.schedule.lowering import choices
 from bessemer.compiler.targets.choose import host_target
-from bessemer.frontends import tune
-from bessemer.frontends.tune import Contest, tune_model
+from bessemer.frontends import contest, tune
+from bessemer.frontends.contest import Contest
+from bessemer.frontends.tune import tune_model
 from bessemer.frontends.tuning_file import read_tuning, write_tuning
 from tests.command_line import run_command, save_net
 
@@ -182,7 +183,7 @@ def test_the_tuner_keeps_what_is_faster(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(tune, "_TRIAL_SECONDS", 0.0)
     monkeypatch.setattr(tune, "_CHECK_SECONDS", 0.0)
     monkeypatch.setattr(tune, "_holds", lambda before, after: True)
-    monkeypatch.setattr(tune, "_STAGES", ())
+    monkeypatch.setattr(contest, "_STAGES", ())
     monkeypatch.setattr(choices, "_MOST_OTHERS", 4)
     found = tune_model(_network(), Options(threads=1), 60.0)
     assert found.trials >= 3
@@ -197,8 +198,8 @@ def test_a_tuned_model_that_is_not_faster_is_not_kept(monkeypatch: pytest.Monkey
     monkeypatch.setattr(tune, "_TRIAL_SECONDS", 0.0)
     monkeypatch.setattr(tune, "_CHECK_SECONDS", 0.0)
     monkeypatch.setattr(tune, "_holds", lambda before, after: False)
-    monkeypatch.setattr(tune, "_STAGES", ())
-    monkeypatch.setattr(tune, "_BETTER", 1e9)  # everything wins its trial
+    monkeypatch.setattr(contest, "_STAGES", ())
+    monkeypatch.setattr(contest, "_BETTER", 1e9)  # everything wins its trial
     monkeypatch.setattr(choices, "_MOST_OTHERS", 1)
     found = tune_model(_network(), Options(threads=1), 60.0)
     assert found.trials >= 1
@@ -238,10 +239,10 @@ def test_a_tuning_that_cannot_be_kept_or_read_is_measured(
 ) -> None:
     net, count = save_net(tmp_path), 0
 
-    def tuned(*_: object) -> tune.Tuned:
+    def tuned(*_: object) -> contest.Tuned:
         nonlocal count
         count += 1
-        return tune.Tuned(Tuning({"one": {"height": 2}}), {}, 1, 1.0, 1.0)
+        return contest.Tuned(Tuning({"one": {"height": 2}}), {}, 1, 1.0, 1.0)
 
     monkeypatch.setattr("bessemer.frontends.tune.tune_model", tuned)
     (tmp_path / "file").write_text("")

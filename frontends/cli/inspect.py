@@ -17,7 +17,6 @@ from bessemer.frontends.cli import arguments
 from bessemer.frontends.cli.compiler_steps import Scheduled, graph_after, schedule
 from bessemer.frontends.cli.device_target import inspected, print_launches
 from bessemer.frontends.cli.graph_drawing import dot_text
-from bessemer.frontends.cli.models import check_known
 from bessemer.frontends.cli.output import format_bytes, print_json, print_table, spinner, write
 from bessemer.frontends.cli.steps_text import (
     group_rows,
@@ -25,6 +24,7 @@ from bessemer.frontends.cli.steps_text import (
     place_rows,
     print_program,
 )
+from bessemer.frontends.given_sizes import check_dimensions
 from bessemer.frontends.models_in import as_graph
 from bessemer.runtime.artifact import Strings
 
@@ -104,7 +104,7 @@ def _scheduled_content(
     made: Scheduled, emit: Emit, sizes: Mapping[str, int]
 ) -> str | dict[str, Any]:
     program, plan = made.program, made.plan
-    check_known(sizes, program.symbols)
+    check_dimensions(program.name, sizes, program.symbols)
     defaults = dict.fromkeys(program.symbols, DEFAULT_SIZE)
     memory = memory_summary(program, plan, {**defaults, **sizes})
     match emit:

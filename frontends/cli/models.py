@@ -5,14 +5,13 @@ Importing this loads neither LLVM nor onnx; an artifact runs without them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import typer
-
 from bessemer.compiler.ir.types import Array
 from bessemer.frontends.cli.output import write_note
+from bessemer.frontends.given_sizes import check_dimensions
 from bessemer.frontends.later import later
 from bessemer.frontends.random_inputs import (
     default_sizes,
@@ -58,21 +57,12 @@ def inputs_for(
     symbols = tuple(sizes)
     sizes |= {name: size for name, size in dims.items() if name in symbols}
     if is_artifact(path):
-        check_known(dims, symbols)
+        check_dimensions(path.name, dims, symbols)
     if sizes and not quiet:
         text = ", ".join(f"{name}={size}" for name, size in sizes.items())
         write_note(f"random inputs with {text} (choose with --dim)")
     texts = known_texts(signature.strings)
     return random_arrays(model.inputs, sizes, seed, limits_of(model, path, dims), texts)
-
-
-def check_known(dims: Mapping[str, int], symbols: Sequence[str]) -> None:
-    """A usage error for a size that nothing has."""
-    if unknown := [name for name in dims if name not in symbols]:
-        raise typer.BadParameter(
-            f"The model has no symbolic dimension {', '.join(unknown)}; "
-            f"it has {', '.join(symbols) or 'none'}."
-        )
 
 
 def limits_of(

@@ -16,12 +16,12 @@ from bessemer.compiler.ir.interpreter.interpret import run_graph
 from bessemer.compiler.ir.types import Array
 from bessemer.frontends.array_files import read_arrays
 from bessemer.frontends.cli import arguments
-from bessemer.frontends.cli.models import check_known
 from bessemer.frontends.cli.output import Phases, print_json, print_table, write_note
 from bessemer.frontends.cli.rivals import start_onnxruntime
 from bessemer.frontends.code_arrays import Interpreter, run_on_arrays
 from bessemer.frontends.compile import compile
 from bessemer.frontends.float64_reference import run_in_float64
+from bessemer.frontends.given_sizes import check_dimensions
 from bessemer.frontends.models_in import as_graph
 from bessemer.frontends.random_inputs import (
     default_sizes,
@@ -103,7 +103,7 @@ def _random_case(
     ours: CompiledModel, graph: Graph, case: Mapping[str, int], symbols: tuple[str, ...], seed: int
 ) -> tuple[dict[str, Array], str]:
     """Inputs for the sizes asked for, and those sizes as text."""
-    check_known(case, symbols)
+    check_dimensions(graph.name, case, symbols)
     chosen = {**default_sizes(ours.inputs, symbols), **case}
     texts = known_texts(graph.strings)
     arrays = random_arrays(ours.inputs, chosen, seed, index_limits(graph), texts)

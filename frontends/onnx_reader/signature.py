@@ -16,6 +16,7 @@ import onnx
 from bessemer.compiler.errors import CompileError, UnsupportedError
 from bessemer.compiler.ir.dims import Size, rename, symbol, symbol_names
 from bessemer.compiler.ir.types import Array, TensorType, i32
+from bessemer.frontends.given_sizes import check_dimensions
 from bessemer.frontends.onnx_reader import limits
 from bessemer.frontends.onnx_reader.structure import check_name
 from bessemer.frontends.onnx_reader.tensors import dtype_of_code
@@ -76,13 +77,8 @@ class DimensionNames:
 
     def check_fixed(self, label: str, fixed: Mapping[str, int]) -> None:
         """Raises CompileError for a fixed dimension that no input has."""
-        known = {*self.names, *self.names.values()}
-        for name in fixed:
-            if name not in known:
-                listed = ", ".join(sorted(self.names.values())) or "none"
-                raise CompileError(
-                    f"{label}: no dimension is called '{name}'; its symbolic dimensions: {listed}"
-                )
+        names = [name for name in fixed if name not in self.names]
+        check_dimensions(label, names, sorted(self.names.values()))
 
 
 def input_type(value: onnx.ValueInfoProto, names: DimensionNames) -> TensorType:
