@@ -9,24 +9,28 @@ becomes
 
 The caller says how many places the arrays have, by a symbol of their own. Where both are the same
 array, a decoder's step copies no keys and values (schedule/written_over.py), and its attention
-reads those that are in use where they lie.
+reads those that are in use where they lie. What reads past comes after the writing, unless what is
+new is computed from it. Places along the first axis are written by a scatter_nd.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.dims import Size, symbol, symbol_names
 from bessemer.compiler.ir.graph import Graph, Node, Value
+from bessemer.compiler.ir.order_nodes import ancestors, delayed
 from bessemer.compiler.ir.program import Program, Room
 from bessemer.compiler.ir.rewrite import GraphRewriter
+from bessemer.compiler.join_stacked_caches import join_stacked_caches
 from bessemer.compiler.passes.simplification.remove_dead import remove_dead
 
 _NOTHING = (
     "grow_in_place is for networks whose output continues an input of symbolic size, such as "
-    "present = Concat(past, new) along another axis than the first, and {} has none. Caches that "
-    "ScatterND, TensorScatter or GroupQueryAttention write into are in place without it."
+    "present = Concat(past, new), and {} has none. Caches that ScatterND, "
+    " TensorScatter or GroupQueryAttention write into are in place without it."
 )
 
 
@@ -35,9 +39,11 @@ def grow_in_place(graph: Graph) -> tuple[Graph, tuple[Room, ...]]:
 
     Raises CompileError where there are none.
     """
+    graph = join_stacked_caches(graph)
     joins = _joins(graph)
     if not joins:
         raise CompileError(_NOTHING.format(f"'{graph.name}'"))
+    graph = _readers_later(graph, joins.values())
     growth = _Growth(graph)
     rooms = tuple(growth.add_room(position, node) for position, node in joins.items())
     return remove_dead(growth.graph(joins)), rooms
@@ -63,11 +69,25 @@ def _joins(graph: Graph) -> dict[int, Node]:
             continue
         past, axis = node.inputs[0], node.attributes["axis"]
         taken = {join.inputs[0] for join in found.values()}
-        is_alone = past in graph.inputs and past not in (*graph.outputs, *taken)
+        is_read = past in (*graph.outputs, *taken, *node.inputs[1:])
+        is_alone = past in graph.inputs and not is_read
         is_known = symbol_names(value.type.shape[axis]) <= set(graph.symbols)
-        if is_alone and is_known and axis > 0 and past.type.shape[axis] in plain:
+        if is_alone and is_known and past.type.shape[axis] in plain:
             found[position] = node
     return found
+
+
+def _readers_later(graph: Graph, joins: Collection[Node]) -> Graph:
+    """The graph where what reads an input comes behind the node that joins something to it, if the
+    node does not need it: it can read the array that has been written."""
+    users = graph.users()
+    waits: dict[Node, list[Node]] = {}
+    for join in joins:
+        needed = ancestors(graph, join)
+        for reader in users[join.inputs[0]]:
+            if reader is not join and reader not in needed:
+                waits.setdefault(reader, []).append(join)
+    return delayed(graph, waits) or graph
 
 
 class _Growth:
@@ -115,11 +135,7 @@ class _Growth:
         _, *new = (rewriter.now(value) for value in node.inputs)
         update = new[0] if len(new) == 1 else rewriter.emit("concat", *new, axis=axis)
         used = node.inputs[0].type.shape[axis]
-        first = rewriter.emit("sizes", sizes=(used,))
-        places = rewriter.emit("broadcast_to", first, shape=array.type.shape[:1])
-        written = rewriter.emit(
-            "tensor_scatter", array, places, update, axis=axis, size=array.type.shape[axis]
-        )
+        written = _written(rewriter, array, update, axis, used)
         for value in (node.output, node.inputs[0]):
             rewriter.stand(value, self._cut(written, value))
         return written
@@ -142,3 +158,17 @@ class _Growth:
             self._names[before, after] = name
             self.symbols.append(name)
         return self._names[before, after]
+
+
+def _written(rewriter: GraphRewriter, array: Value, update: Value, axis: int, used: Size) -> Value:
+    """The array with the update behind its first `used` places along an axis."""
+    first = rewriter.emit("sizes", sizes=(used,))
+    if axis:
+        places = rewriter.emit("broadcast_to", first, shape=array.type.shape[:1])
+        size = array.type.shape[axis]
+        return rewriter.emit("tensor_scatter", array, places, update, axis=axis, size=size)
+    column = (update.type.shape[0], 1)
+    steps = rewriter.emit("iota", shape=column, axis=0, dtype=first.type.dtype)
+    behind = rewriter.emit("broadcast_to", first, shape=column)
+    places = rewriter.emit("add", steps, behind)
+    return rewriter.emit("scatter_nd", array, places, update, reduction="none")

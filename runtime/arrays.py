@@ -225,6 +225,8 @@ def _places_along(
         block *= size
     if shape[axis] > 1 and strides[axis] != block:
         return None
+    if axis == 0:
+        return shape[0]  # nothing in the array tells what lies behind it
     found = 0
     for size, stride in zip(shape[axis - 1 :: -1], strides[axis - 1 :: -1], strict=True):
         # Of an axis of one place the stride says nothing certain, but it may be all there is.

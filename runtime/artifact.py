@@ -243,7 +243,7 @@ def check_signature(signature: Signature) -> None:
             raise ValueError(f"output {output} cannot be where input {given} is")
     for room in signature.rooms:
         for array in (signature.inputs[room.given], signature.outputs[room.output]):
-            if not 0 < room.axis < len(array.shape):
+            if not 0 <= room.axis < len(array.shape):
                 raise ValueError(f"{array.name!r} has no axis {room.axis} with room")
     plain = {size for array in signature.inputs for size in array.shape}
     plain |= {room.symbol for room in signature.rooms}

@@ -15,6 +15,7 @@ from dataclasses import replace
 from bessemer.compiler.ir.dims import symbol_names
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.op import OPS
+from bessemer.compiler.ir.order_nodes import ancestors
 from bessemer.compiler.ir.program import Alias, Copy, Step
 from bessemer.compiler.schedule.grouping.groups import Group
 from bessemer.compiler.schedule.lowering.lower_elements import lower_elements
@@ -91,12 +92,16 @@ def carried_over(
 
 
 def _is_free(node: Node, users: Mapping[Value, Sequence[Node]], graph: Graph) -> bool:
-    """Whether a node can write over its first input, and nothing else needs what it was."""
-    return (
-        node.operator.over is not None
-        and len(users[node.inputs[0]]) == 1
-        and node.inputs[0] not in graph.outputs
-    )
+    """Whether a node can write over its first input, and nothing else needs what it was: of an
+    input whose place an output takes, others may need it that come before (order_updates.py)."""
+    first = node.inputs[0] if node.operator.over is not None else None
+    if first is None or first in graph.outputs:
+        return False
+    others = {reader for reader in users[first] if reader is not node}
+    if not others:
+        return users[first].count(node) == 1
+    is_update = first in graph.inputs and node.output in graph.outputs
+    return is_update and node.inputs.count(first) == 1 and others <= ancestors(graph, node)
 
 
 def _is_computed(node: Node, producers: Mapping[Value, Node], graph: Graph) -> bool:
