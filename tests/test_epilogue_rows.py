@@ -67,11 +67,28 @@ def test_a_derivative_behind_a_product(
     np.testing.assert_allclose(model.run(feeds)[0], wanted, rtol=2e-5, atol=2e-5)
 
 
-def test_the_functions_are_written_once_a_tile() -> None:
-    made = build(_graph((56,), 64, 128), Options(target="x86_64-avx512"))
+def _product(shape: tuple[int, ...], depth: int, columns: int) -> str:
+    """The text of the product's kernel."""
+    made = build(_graph(shape, depth, columns), Options(target="x86_64-avx512"))
     (kernel,) = (
         k
         for k in kernels_of(made.program.steps)
         if any(isinstance(part, FragmentMac) for part in walk(k.body))
     )
-    assert print_kernel(kernel).count("erf(") == 1
+    return print_kernel(kernel)
+
+
+@pytest.mark.parametrize(("rows", "heights"), [(56, 1), (1024, 2)])
+def test_the_functions_are_written_once_a_tile(rows: int, heights: int) -> None:
+    """Also where threads share blocks, which begin at rows that only locals tell."""
+    assert _product((rows,), 64, 128).count("erf(") == heights
+
+
+def test_what_an_epilogue_reads_is_fetched_as_what_it_writes_is() -> None:
+    found = [line.split()[1] for line in _product((1024,), 64, 1024).split("\n") if _is_hint(line)]
+    (read,) = {*found} - {"out0"}
+    assert found.count(read) == found.count("out0") > 0
+
+
+def _is_hint(line: str) -> bool:
+    return line.strip().startswith("prefetch")

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from bessemer.compiler.ir import dims, expr, walk_expr
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Dim, Size, Symbol
-from bessemer.compiler.ir.expr import Buffer, Load
+from bessemer.compiler.ir.expr import Buffer, Load, Read
 from bessemer.compiler.ir.loops import Store
 from bessemer.compiler.ir.types import DType
 from bessemer.compiler.schedule.contraction.contraction import Contraction
@@ -134,7 +134,8 @@ def loads_along(store: Store, column: Symbol) -> list[Load]:
     for node in walk_expr.loads_of(store.value):
         if node.guard is None and len(node.indices) == 1:
             (offset,) = node.indices
-            is_plain = not walk_expr.index_expressions(offset)
+            # Locals say where a block of rows begins; anything else may be the data's.
+            is_plain = all(isinstance(e, Read) for e in walk_expr.index_expressions(offset))
             if is_plain and dims.coefficient_of(offset, column) == 1:
                 found[node] = None
     return list(found)
