@@ -20,7 +20,9 @@ from bessemer.compiler.passes.gathers.multiply_tables import multiply_tables
 from bessemer.compiler.passes.gathers.resize_by_axes import resize_by_axes
 from bessemer.compiler.passes.gathers.tabulate_resizes import tabulate_resizes
 from bessemer.compiler.passes.gathers.take_whole_rows import take_whole_rows
+from bessemer.compiler.passes.layout.lay_out_once import lay_out_once
 from bessemer.compiler.passes.layout.move_transposes import move_transposes
+from bessemer.compiler.passes.layout.turn_products import turn_products
 from bessemer.compiler.passes.precision.compute_half_wide import compute_half_wide
 from bessemer.compiler.passes.precision.multiply_pairs import multiply_pairs
 from bessemer.compiler.passes.precision.store_bfloat16 import store_bfloat16, store_bfloat16_weights
@@ -72,6 +74,7 @@ PASSES: tuple[Pass, ...] = (
     narrow_integers,
     widen_convolutions,
     separate_padding,
+    turn_products,
     fold_constants,
     simplify,
     merge_equal,
@@ -81,6 +84,7 @@ PASSES: tuple[Pass, ...] = (
     multiply_looked_up,
     split_extrema,
     split_forests,
+    lay_out_once,
     split_sums,
     remove_dead,
     flush_denormals,

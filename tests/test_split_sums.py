@@ -7,11 +7,13 @@ import pytest
 
 import bessemer
 from bessemer.compiler.device_driver import device_passes
+from bessemer.compiler.driver import build
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import Size, symbol
 from bessemer.compiler.ir.expr import Buffer
 from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.ir.types import DType, TensorType, bf16, f32
+from bessemer.compiler.ir.walk_steps import launches
 from bessemer.compiler.options import Options
 from bessemer.compiler.passes.sums.split_sums import split_sums
 from bessemer.compiler.schedule.contraction.contraction import Contraction, DepthAxis, RowAxis
@@ -49,6 +51,18 @@ def test_long_sums_are_sums_of_halves(graph: Graph, rng: np.random.Generator) ->
     node = result.nodes[-1]
     assert node.operator.name == "reduce_sum" and node.attributes["axes"] == (0,)
     assert node.inputs[0].type.shape == (2, *graph.outputs[0].type.shape)
+
+
+def test_what_two_products_read_is_packed_once() -> None:
+    b = GraphBuilder("g")
+    dy = b.input("dy", TensorType(f32, (DEPTH, 160)))
+    found = []
+    for name in ("x", "y"):
+        x = b.input(name, TensorType(f32, (DEPTH, 128)))
+        turned = b.apply("transpose", x, permutation=(1, 0))
+        found.append(b.apply("matmul", turned, dy))
+    steps = launches(build(b.finish(found), Options()).program.steps)
+    assert ["pack" in step.kernel.name for step in steps].count(True) == 1
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ so are the bits.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from typing import TypeAlias
 
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.graph import Graph, Node, Value
@@ -30,17 +32,22 @@ LARGER = 4
 
 def split_sums(graph: Graph) -> Graph:
     """The same network with such sums in halves, also inside regions."""
-    return rewrite_graph(graph, _rule)
+    return rewrite_graph(graph, partial(_rule, {}))
 
 
-def _rule(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
+_Halves: TypeAlias = dict[tuple[GraphRewriter, Value, int], Value]
+"""The halves of values, by their graph and the number of axes that are the depth: what several
+products read is one value, so that it is packed once."""
+
+
+def _rule(halves: _Halves, rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
     rule = {"matmul": _product, "reduce_sum": _sum}.get(node.operator.name)
     if rule is None or node.output.type.dtype not in (f32, f64):
         return None
-    return rule(rewriter, node)
+    return rule(halves, rewriter, node)
 
 
-def _product(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
+def _product(halves: _Halves, rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
     turned = rewriter.producer(node.inputs[0], "transpose")
     if turned is None:
         return None
@@ -53,12 +60,12 @@ def _product(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
         return None
     if depth * (rows + columns) < LARGER * product:
         return None
-    transposed = rewriter.emit("transpose", _halves(rewriter, left, 1), permutation=(0, 2, 1))
-    halves = rewriter.emit("matmul", transposed, _halves(rewriter, right, 1), **node.attributes)
-    return _added(rewriter, halves)
+    x, dy = (_halved(halves, rewriter, value, 1) for value in (left, right))
+    transposed = rewriter.emit("transpose", x, permutation=(0, 2, 1))
+    return _added(rewriter, rewriter.emit("matmul", transposed, dy, **node.attributes))
 
 
-def _sum(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
+def _sum(halves: _Halves, rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
     (given,), axes = node.inputs, node.attributes["axes"]
     shape = given.type.shape
     if set(axes) != set(range(len(axes))) or len(axes) == len(shape):
@@ -67,16 +74,28 @@ def _sum(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
     count = depth * _known(dims.product(shape[len(axes) :]))
     if depth % HALVES or depth < LARGER * HALVES or count < FEWEST_NUMBERS:
         return None
-    return _added(
-        rewriter, rewriter.emit("reduce_sum", _halves(rewriter, given, len(axes)), axes=(1,))
-    )
+    parts = _halved(halves, rewriter, given, len(axes))
+    return _added(rewriter, rewriter.emit("reduce_sum", parts, axes=(1,)))
 
 
-def _halves(rewriter: GraphRewriter, value: Value, axes: int) -> Value:
+def _halved(halves: _Halves, rewriter: GraphRewriter, value: Value, axes: int) -> Value:
     """[halves, steps, ...] of a value whose first axes are the depth."""
-    shape = value.type.shape
-    steps = _known(dims.product(shape[:axes])) // HALVES
-    return rewriter.emit("reshape", value, shape=(HALVES, steps, *shape[axes:]))
+    key = rewriter, value, axes
+    if key not in halves:
+        shape = value.type.shape
+        steps = _known(dims.product(shape[:axes])) // HALVES
+        shape = (HALVES, steps, *shape[axes:])
+        halves[key] = rewriter.emit("reshape", _unshaped(rewriter, value), shape=shape)
+    return halves[key]
+
+
+def _unshaped(rewriter: GraphRewriter, value: Value) -> Value:
+    """The first shape of what several reshapes in a row are of."""
+    while (node := rewriter.producer(value, "reshape")) is not None:
+        if rewriter.producer(node.inputs[0], "reshape") is None:
+            break
+        value = node.inputs[0]
+    return value
 
 
 def _added(rewriter: GraphRewriter, halves: Value) -> Sequence[Value]:

@@ -1,0 +1,82 @@
+"""Computes the transpose of a product where that is what its readers want.
+
+    %2 = transpose(%x, permutation=(0, 2, 1))
+    %3 = matmul(%2, %y)
+    %4 = transpose(%3, permutation=(0, 2, 1))        becomes       matmul(transpose(%y), %x)
+
+So differentiation writes the gradient of keys that a product has read transposed. Either way one
+operand is read across, but the result need not be turned by those who read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from bessemer.compiler.ir.graph import Graph, Node, Value
+from bessemer.compiler.ir.rewrite import GraphRewriter, map_regions
+
+
+def turn_products(graph: Graph) -> Graph:
+    """The same network with such products turned, also inside regions."""
+    nodes = tuple(map_regions(node, turn_products) for node in graph.nodes)
+    if any(new is not old for new, old in zip(nodes, graph.nodes)):
+        graph = replace(graph, nodes=nodes)
+    users, producers = graph.users(), graph.producers()
+    rewriter = GraphRewriter(graph)
+    turned: dict[Value, Value] = {}
+    for node in graph.nodes:
+        if _is_turned(node, graph, users, producers):
+            rewriter.sources = node.sources
+            turned[node.output] = _turn(rewriter, node, producers)
+        elif node.inputs and node.inputs[0] in turned:
+            rewriter.sources = node.sources
+            product = turned[node.inputs[0]]
+            order = tuple(map(_swapped(product).__getitem__, node.attributes["permutation"]))
+            is_same = order == tuple(range(len(order)))
+            moved = product if is_same else rewriter.emit("transpose", product, permutation=order)
+            rewriter.stand(node.output, moved)
+        else:
+            rewriter.visit(node)
+    return rewriter.finish()
+
+
+def _is_turned(
+    node: Node,
+    graph: Graph,
+    users: Mapping[Value, Sequence[Node]],
+    producers: Mapping[Value, Node],
+) -> bool:
+    """Whether a node multiplies a transposed matrix, and neighbours in the rows of what it computes
+    are neighbours for none of its readers, but those in its columns are."""
+    if node.operator.name != "matmul" or node.output in graph.outputs:
+        return False
+    left, right = node.inputs
+    before = producers.get(left)
+    if before is None or before.operator.name != "transpose":
+        return False
+    if before.attributes["permutation"] != _swapped(left):
+        return False
+    is_plain = left.type.shape[:-2] == right.type.shape[:-2] and left.type.dtype == right.type.dtype
+    rank, readers = node.output.type.rank, users.get(node.output, ())
+    return (
+        is_plain
+        and bool(readers)
+        and all(
+            user.operator.name == "transpose" and user.attributes["permutation"][-1] == rank - 2
+            for user in readers
+        )
+    )
+
+
+def _turn(rewriter: GraphRewriter, node: Node, producers: Mapping[Value, Node]) -> Value:
+    left, right = node.inputs
+    x, y = rewriter.now(producers[left].inputs[0]), rewriter.now(right)
+    across = rewriter.emit("transpose", y, permutation=_swapped(y))
+    return rewriter.emit("matmul", across, x, **node.attributes)
+
+
+def _swapped(value: Value) -> tuple[int, ...]:
+    """The order of a value's axes with the last two exchanged."""
+    rank = value.type.rank
+    return (*range(rank - 2), rank - 1, rank - 2)

@@ -1,0 +1,98 @@
+"""Products that are computed transposed, and what transposes move, laid out once."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import bessemer
+from bessemer.compiler.driver import build, kernels_of
+from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.graph import Graph
+from bessemer.compiler.options import Options
+from bessemer.compiler.passes.layout.lay_out_once import lay_out_once
+from bessemer.compiler.passes.layout.turn_products import turn_products
+from bessemer.compiler.passes.simplification.remove_dead import remove_dead
+from tests.pass_runs import Case, N, changed, lines
+
+
+def _read_across(batch: Size = 3, permutation: tuple[int, ...] = (0, 2, 1)) -> Graph:
+    """transpose(transpose(x) @ y), as the gradient of a transposed operand is."""
+    c = Case()
+    x, y = c.x(batch, 8, 5), c.x(batch, 8, 7)
+    turned = c.of("transpose", x, permutation=(0, 2, 1))
+    product = c.of("matmul", turned, y)
+    return c.b.finish([c.of("exp", c.of("transpose", product, permutation=permutation))])
+
+
+@pytest.mark.parametrize("batch", [3, N])
+def test_a_product_that_is_read_across_is_turned(batch: Size, rng: np.random.Generator) -> None:
+    result = changed(_read_across(batch), [turn_products, remove_dead], rng, rtol=1e-6)
+    assert lines(result)[:-1] == [
+        "%2 = transpose(%1, permutation=(0, 2, 1))",
+        "%3 = matmul(%2, %0)",
+        "%4 = exp(%3)",
+    ]
+
+
+def test_what_moves_other_axes_too_still_does(rng: np.random.Generator) -> None:
+    graph = _read_across(permutation=(2, 0, 1))
+    result = changed(graph, [turn_products, remove_dead], rng, rtol=1e-6)
+    assert [node.operator.name for node in result.nodes] == [
+        "transpose", "matmul", "transpose", "exp",
+    ]  # fmt: skip
+    assert result.nodes[2].attributes["permutation"] == (1, 0, 2)
+
+
+def test_products_that_someone_reads_by_rows_stay() -> None:
+    assert turn_products(graph := _read_across(permutation=(1, 0, 2))) is graph
+    for reader in ("exp", "output"):
+        c = Case()
+        turned = c.of("transpose", c.x(3, 8, 5), permutation=(0, 2, 1))
+        product = c.of("matmul", turned, c.x(3, 8, 7))
+        across = c.of("transpose", product, permutation=(0, 2, 1))
+        other = c.of("exp", product) if reader == "exp" else product
+        graph = c.b.finish([across, other])
+        assert turn_products(graph) is graph
+    c = Case()
+    product = c.of("matmul", c.x(3, 5, 8), c.x(3, 8, 7))
+    graph = c.b.finish([c.of("transpose", product, permutation=(0, 2, 1))])
+    assert turn_products(graph) is graph, "its left operand would be read across"
+
+
+def _heads() -> Graph:
+    """Heads side by side as the rows of a product, and again for the gradient of its weights."""
+    c = Case()
+    a, b, w, dy = c.x(2, 4, 32, 24), c.x(2, 4, 24, 16), c.x(64, 48), c.x(64, 48)
+    moved = c.of("transpose", c.of("matmul", a, b), permutation=(0, 2, 1, 3))
+    again = c.of("reshape", moved, shape=(64, 64))
+    rows = c.of("reshape", moved, shape=(2, 32, 64))
+    turned = c.of("transpose", again, permutation=(1, 0))
+    return c.b.finish([c.of("matmul", rows, w), c.of("matmul", turned, dy)])
+
+
+def test_what_is_moved_is_laid_out_once(rng: np.random.Generator) -> None:
+    graph = _heads()
+    result = changed(graph, [lay_out_once], rng)
+    assert lines(result)[2:4] == [
+        "%6 = reshape(%5, shape=(2, 32, 64))",
+        "%7 = reshape(%6, shape=(64, 64))",
+    ]
+    kernels = kernels_of(build(graph, Options()).program.steps)
+    assert not any("copy" in kernel.name for kernel in kernels)
+    inputs = {
+        v.name: rng.standard_normal(v.type.static_shape).astype(np.float32) for v in graph.inputs
+    }
+    a, b, w, dy = (array.astype(np.float64) for array in inputs.values())
+    rows = (a @ b).transpose(0, 2, 1, 3).reshape(64, 64)
+    exact = (rows @ w).reshape(2, 32, 48), rows.T @ dy
+    for found, wanted in zip(bessemer.compile(graph, threads=2).run(inputs), exact, strict=True):
+        assert np.linalg.norm(found - wanted) <= 1e-6 * np.linalg.norm(wanted)
+
+
+def test_one_shape_of_what_is_moved_stays() -> None:
+    c = Case()
+    moved = c.of("transpose", c.of("exp", c.x(2, 4, 8, 3)), permutation=(0, 2, 1, 3))
+    rows = c.of("reshape", moved, shape=(16, 12))
+    graph = c.b.finish([c.of("matmul", rows, c.x(12, 5)), c.of("exp", moved)])
+    assert lay_out_once(graph) is graph
