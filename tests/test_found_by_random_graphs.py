@@ -49,6 +49,23 @@ GRAPHS: dict[str, tuple[str, int, list[tuple[int, ...]]]] = {
         18,
         [(2, 3, 1)],
     ),
+    "a signal filled up to an even length beside its halves, doubled": (
+        """g (float[1, 1, n] x) => (float[1, 2, m] y)
+            <int64[1] two = {2}, float[3] scales = {1, 1, 2}, int64[5] none = {0, 0, 0, 0, 0}> {
+             length = Shape <start = 2> (x)
+             odd = Mod (length, two)
+             lacking = Sub (two, odd)
+             more = Mod (lacking, two)
+             pads = Concat <axis = 0> (none, more)
+             filled = Pad (x, pads)
+             halves = MaxPool <kernel_shape = [2], strides = [2]> (filled)
+             doubled = Resize <coordinate_transformation_mode = "asymmetric",
+                               nearest_mode = "floor"> (halves, , scales)
+             y = Concat <axis = 1> (filled, doubled)
+        }""",
+        18,
+        [(1, 1, 4), (1, 1, 5)],
+    ),
 }
 
 
