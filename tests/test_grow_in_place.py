@@ -195,14 +195,18 @@ def test_one_head_may_lie_in_an_array_of_one_axis() -> None:
     np.testing.assert_array_equal(cache[:28], wanted)
 
 
-def test_what_begins_where_the_cache_does_but_lies_closer_together_is_refused() -> None:
+def test_inputs_that_lie_in_another_way_where_a_cache_is_written_are_refused() -> None:
     model = bessemer.compile(_joined(), threads=1, cache=False, grow_in_place=True)
     cache: Array = np.arange(72, dtype=np.float32)
-    past, present = cache[:40].reshape(2, 1, 5, 4), cache.reshape(2, 1, 9, 4)[:, :, :7]
-    with pytest.raises(bessemer.InputError, match="overlaps that of 'past'"):
-        model.run(
-            {"past": past, "new": np.zeros((2, 1, 2, 4), np.float32)}, out={"present": present}
-        )
+    present = cache.reshape(2, 1, 9, 4)[:, :, :7]
+    dense, behind = cache[:40].reshape(2, 1, 5, 4), cache.reshape(2, 1, 9, 4)[:, :, :5]
+    wrong: dict[str, dict[str, Array]] = {
+        "overlaps that of 'past'": {"past": dense, "new": np.zeros((2, 1, 2, 4), np.float32)},
+        "overlaps that of 'new'": {"past": behind, "new": cache[20:36].reshape(2, 1, 2, 4)},
+    }
+    for message, given in wrong.items():
+        with pytest.raises(bessemer.InputError, match=message):
+            model.run(given, out={"present": present})
     np.testing.assert_array_equal(cache, np.arange(72))
 
 

@@ -13,6 +13,7 @@ from bessemer.compiler.driver import Compilation, build
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import Size, symbol
 from bessemer.compiler.ir.graph import Value
+from bessemer.compiler.ir.interpreter.interpret_loops import run_kernel
 from bessemer.compiler.ir.loops import Stream
 from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.text.text_loops import print_kernel
@@ -319,6 +320,16 @@ def test_rows_by_turns_are_what_numpy_computes(name: str, count: int, columns: i
     x = np.random.default_rng(columns).standard_normal((count, columns), np.float32)
     got = _run(_compiled(rows, x.shape), x)
     np.testing.assert_allclose(got, reference(x.astype(np.float64)), rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize(("name", "count"), [("softmax", 65), ("layer norm", 67)])
+def test_rows_by_turns_read_no_row_behind_the_last(name: str, count: int) -> None:
+    """The interpreter of loops refuses what lies outside of a buffer."""
+    rows, reference = CASES[name]
+    x = np.random.default_rng(0).standard_normal((count, 17), np.float32)
+    (launch,) = _launches(_compiled(rows, x.shape))
+    (found,) = run_kernel(launch.kernel, [x], {}).outputs[-1:]
+    np.testing.assert_allclose(found.reshape(count, 17), reference(x.astype(np.float64)), atol=2e-5)
 
 
 def test_softmax_of_extreme_rows() -> None:
