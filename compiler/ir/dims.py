@@ -622,9 +622,7 @@ def coefficient_of(size: Size, index: Atom) -> Size | None:
     for monomial, coefficient in size.terms.items():
         powers = dict(monomial)
         power = powers.pop(index, 0)
-        if any(index in atoms(atom(factor)) for factor in powers):
-            return None
-        if power > 1:
+        if power > 1 or any(index in atoms(atom(factor)) for factor in powers):
             return None
         if power == 1:
             result = result + _normal({tuple(powers.items()): coefficient})

@@ -286,7 +286,8 @@ def _shares(context: NodeContext, scores: Value) -> Value:
     highest = binary(b, "max", reduce(b, "max", scores, (4,), keep=True), sinks)
     powers = b.apply("exp", binary(b, "sub", scores, highest))
     aside = b.apply("exp", binary(b, "sub", sinks, highest))
-    return binary(b, "div", powers, binary(b, "add", reduce(b, "sum", powers, (4,), True), aside))
+    total = reduce(b, "sum", powers, (4,), keep=True)
+    return binary(b, "div", powers, binary(b, "add", total, aside))
 
 
 def _normed(context: NodeContext, x: Value, position: int) -> Value:

@@ -141,7 +141,9 @@ def _loop(
     outputs = [read.keep_going if has_condition else read.going, *results]
     made = known_trips(context.builder, trips) if starts and not has_condition else None
     asks = has_condition or not starts
-    found = loop_node(context, read.region, (trips, condition), asks, moving, outputs, made)
+    found = loop_node(
+        context, read.region, (trips, condition), moving, outputs, has_condition=asks, made=made
+    )
     return _with_kept(found, carried, kept)
 
 
@@ -171,7 +173,9 @@ def _growing(
     made = known_trips(context.builder, trips) if starts and not has_condition else None
     asks = has_condition or not starts
     found = context.values(
-        loop_node(context, read.region, (trips, condition), asks, moving, outputs, made)
+        loop_node(
+            context, read.region, (trips, condition), moving, outputs, has_condition=asks, made=made
+        )
     )
     sizes = context.builder.bind(found.pop(count), "length_")
     whole = context.values(_with_kept([*found], carried, kept))
@@ -260,11 +264,11 @@ def _measured_capacities(
     moving = [*_without(buffers.filled(inside, initial), read.kept)]
     outputs = [going, *results[: len(moving)], lengths_after]
     moving.append(inside.sizes(lengths.of(initial)))
-    found = loop_node(attempt, read.region, (trips, condition), True, moving, outputs, None)
+    found = loop_node(attempt, read.region, (trips, condition), moving, outputs, has_condition=True)
     again, wider = exceeded(inside, context.values(found)[-1], tried)
     first = b.sizes([size + ROOM for size in lengths.of(carried)])
     (most,) = context.values(
-        loop_node(context, region, (None, None), True, [first], [again, wider], None)
+        loop_node(context, region, (None, None), [first], [again, wider], has_condition=True)
     )
     return list(b.bind(most, "capacity_"))
 

@@ -94,13 +94,14 @@ def loop_node(
     context: NodeContext,
     region: Region,
     controls: tuple[Value | None, Value | None],
-    has_condition: bool,
     carried: Sequence[Value],
     outputs: Sequence[Value],
-    made: Size | None,
+    *,
+    has_condition: bool,
+    made: Size | None = None,
 ) -> list[Item]:
-    """The loop; `controls` are its trip count and condition, and `made` is the number of iterations
-    where that is known."""
+    """The loop; `controls` are its trip count and its first condition. It `has_condition` where the
+    first output says whether to go on; `made` is the number of iterations, where that is known."""
     b = context.builder
     trips, condition = controls
     scans = len(outputs) - 1 - len(carried)

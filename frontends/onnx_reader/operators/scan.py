@@ -92,7 +92,8 @@ def _scanned(
     except ChangesTypeError as change:
         context.wrong(str(change))
     controls = (context.builder.scalar_size(trips), None)
-    found = loop_node(context, region, controls, False, carried, [going, *results], trips)
+    outputs = [going, *results]
+    found = loop_node(context, region, controls, carried, outputs, has_condition=False, made=trips)
     return context.values(found)
 
 
