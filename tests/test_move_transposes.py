@@ -12,7 +12,7 @@ from bessemer.compiler.driver import kernels_of
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Graph, Value
-from bessemer.compiler.ir.types import TensorType, f32
+from bessemer.compiler.ir.types import DType, TensorType, f32, f64
 from bessemer.compiler.ir.verifier.verify_graph import verify_graph
 from bessemer.compiler.pass_order import PASSES
 from bessemer.compiler.passes.convolution.fold_batch_norm import fold_batch_norm
@@ -99,7 +99,7 @@ def test_a_pool_between_transposes_goes_through_planes(rng: np.random.Generator)
     assert transposes(graph) == 0
 
 
-@pytest.mark.parametrize("shape", [(N, 9, 11, 2), (2, 20, 1), (1, 6, 6, 5, 1)])
+@pytest.mark.parametrize("shape", [(N, 9, 11, 2), (2, 21, 1), (1, 6, 6, 5, 1)])
 def test_convolutions_of_short_sums_make_planes(
     shape: tuple[Size, ...], rng: np.random.Generator
 ) -> None:
@@ -109,7 +109,7 @@ def test_convolutions_of_short_sums_make_planes(
     kernel = (3, 2, 2)[-spatial:]
     assert isinstance(shape[-1], int)
     w = rng.standard_normal((*kernel, shape[-1], 96)).astype(np.float32)
-    window = {"strides": (2, 1, 1), "dilations": (2, 1, 1), "low": (1, 0, 2), "high": (0, 2, 1)}
+    window = {"strides": (2, 1, 1), "dilations": (3, 1, 2), "low": (0, 1, 2), "high": (1, 2, 1)}
     attributes = {name: entries[:spatial] for name, entries in window.items()}
     x = b.input("x", TensorType(f32, shape))
     y = b.apply("relu", b.apply("conv", x, b.constant(w), **attributes, groups=1))
@@ -120,12 +120,37 @@ def test_convolutions_of_short_sums_make_planes(
     assert graph.nodes[-1].operator.name != "transpose"
 
 
-def test_convolutions_of_long_sums_do_not(rng: np.random.Generator) -> None:
+@pytest.mark.parametrize(
+    "sizes", [(), (1,), (96,), (5, 1), (5, 96), (3, 1, 1), (3, 5, 96), (2, 3, 5, 1)]
+)
+def test_what_planes_are_added_to_may_vary_inside_of_them(
+    sizes: tuple[int, ...], rng: np.random.Generator
+) -> None:
     b = GraphBuilder("g")
-    none = (0, 0)
-    x = b.input("x", TensorType(f32, (1, 12, 12, 3)))
-    w = b.constant(rng.standard_normal((3, 3, 3, 64)).astype(np.float32))
-    y = b.apply("conv", x, w, strides=(1, 1), dilations=(1, 1), low=none, high=none, groups=1)
+    x, more = b.input("x", TensorType(f32, (2, 5, 6, 2))), b.input("more", TensorType(f32, sizes))
+    w = b.constant(rng.standard_normal((3, 2, 2, 96)).astype(np.float32))
+    window = {"strides": (1, 1), "dilations": (1, 1), "low": (0, 0), "high": (0, 0), "groups": 1}
+    sums = b.apply("conv", x, w, **window)
+    y = b.apply("add", sums, b.apply("broadcast_to", more, shape=sums.type.shape))
+    y = b.apply("transpose", b.apply("exp", y), permutation=(0, 3, 1, 2))
+    graph = changed(b.finish([y]), CLEANING, rng, 1e-4)
+    assert Counter(node.operator.name for node in graph.nodes)["matmul"] == 1
+    is_one_in_a_plane = all(size == 1 for size in sizes[-3:-1])
+    assert (graph.nodes[-1].operator.name == "reshape") is is_one_in_a_plane  # the epilogue's end
+
+
+@pytest.mark.parametrize(
+    ("weights", "groups", "dtype"),
+    [((3, 3, 3, 64), 1, f32), ((1, 2, 2, 64), 2, f32), ((1, 2, 2, 64), 1, f64)],
+)
+def test_convolutions_of_long_sums_of_groups_and_of_float64_do_not(
+    weights: tuple[int, ...], groups: int, dtype: DType, rng: np.random.Generator
+) -> None:
+    b = GraphBuilder("g")
+    x = b.input("x", TensorType(dtype, (1, 12, 12, weights[2] * groups)))
+    w = b.constant(rng.standard_normal(weights).astype(dtype.numpy))
+    window = {"strides": (1, 1), "dilations": (1, 1), "low": (0, 0), "high": (0, 0)}
+    y = b.apply("conv", x, w, **window, groups=groups)
     graph = b.finish([b.apply("transpose", y, permutation=(0, 3, 1, 2))])
     assert move_transposes(graph) is graph
 

@@ -332,6 +332,26 @@ def test_rows_by_turns_read_no_row_behind_the_last(name: str, count: int) -> Non
     np.testing.assert_allclose(found.reshape(count, 17), reference(x.astype(np.float64)), atol=2e-5)
 
 
+def test_rows_that_begin_with_two_totals_are_what_numpy_computes() -> None:
+    """Between rows that take turns only one is carried."""
+
+    def shares(b: GraphBuilder, x: Value) -> Value:
+        def total(name: str, y: Value) -> Value:
+            kept = b.apply("reshape", b.apply(name, y, axes=(1,)), shape=(y.type.shape[0], 1))
+            return b.apply("broadcast_to", kept, shape=y.type.shape)
+
+        highest, lowest = (total(name, x) for name in ("reduce_max", "reduce_min"))
+        part = b.apply("exp", b.apply("mul", b.apply("sub", x, highest), lowest))
+        return b.apply("div", part, total("reduce_sum", part))
+
+    x = np.random.default_rng(3).uniform(1, 2, (67, 40)).astype(np.float32)
+    wide = x.astype(np.float64)
+    ends = (end(wide, axis=1, keepdims=True) for end in (np.max, np.min))
+    part = np.exp((wide - next(ends)) * next(ends))
+    want = part / part.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(_run(_compiled(shares, x.shape), x), want, rtol=1e-5)
+
+
 def test_softmax_of_extreme_rows() -> None:
     largest = np.finfo(np.float32).max
     x = np.random.default_rng(0).standard_normal((70, 100), np.float32)
