@@ -17,6 +17,7 @@ from bessemer.compiler.ir.types import Array
 from bessemer.frontends import builder as nn
 from bessemer.frontends import zoo
 from bessemer.frontends.byte_count import byte_count
+from bessemer.frontends.onnx_reader.read import read_onnx
 from bessemer.frontends.random_inputs import random_arrays
 from bessemer.frontends.train.batches import Augmentation
 from bessemer.frontends.train.losses import mean_squared_error
@@ -78,6 +79,40 @@ def test_indices_beyond_the_data_are_told(name: str) -> None:
         model.run([x, np.zeros((4, 2), np.int64), np.ones((4, 2), np.float32)])
     with pytest.raises(bessemer.CompileError, match="along another axis than 1"):
         bessemer.compile(given, dims={"n": 3, "m": 4})
+
+
+CONTRADICTIONS = {
+    "size of Expand": ("(float[n, 4] x) <int64[2] s = {-3, 4}> { y = Expand (x, s) }", "-3 is neg"),
+    "size of ConstantOfShape": (
+        "(float[n, 4] x) <int64[2] s = {-2, 3}> { z = ConstantOfShape (s) y = Add (z, z) }",
+        "-2 is negative",
+    ),
+    "depth of OneHot": (
+        "(int64[n] x) <int64 d = {-3}, float[2] v = {0, 1}> { y = OneHot (x, d, v) }",
+        "-3 is negative",
+    ),
+    "step of Range": (
+        "(int64 x) <int64 a = {0}, int64 s = {0}> { y = Range (a, x, s) }",
+        "the step is 0",
+    ),
+    "bias of Gemm": (
+        """(float[n, 2] x) <float[2, 3] w = {0, 0, 0, 0, 0, 0}, float[2, 1] b = {0, 0},
+            float[1, 4] c = {0, 0, 0, 0}> { z = Gemm (x, w, b) y = Gemm (x, w, c) }""",
+        "must be equal, but they are 3 and 4",
+    ),
+    "axis of QuantizeLinear": (
+        "(float[n, 4] x) <float[3] s = {1, 1, 1}> { y = QuantizeLinear <axis = 4> (x, s) }",
+        "axis 4 is not among the 2",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CONTRADICTIONS)
+def test_a_node_whose_numbers_cannot_be_is_told(name: str) -> None:
+    text, told = CONTRADICTIONS[name]
+    given, body = text.split(")", 1)
+    with pytest.raises(bessemer.CompileError, match=told):
+        read_onnx(parsed(f"g {given}) => (y) {body}"))
 
 
 def test_an_update_of_other_samples_is_told() -> None:

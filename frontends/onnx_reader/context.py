@@ -173,6 +173,13 @@ class NodeContext:
             self.unsupported(f"sizes in a tensor {value.type}")
         return sizes_of(self.builder, value, self.symbol_prefix(), signed)
 
+    def lengths(self, sizes: Sequence[Size]) -> Sequence[Size]:
+        """Sizes that a model gives in numbers, none of them below 0."""
+        for size in sizes:
+            if isinstance(size, int) and size < 0:
+                self.wrong(f"the size {size} is negative")
+        return sizes
+
     def symbol_prefix(self) -> str:
         """What symbols made for this node are called."""
         return f"{self.node.op_type.lower()}_"

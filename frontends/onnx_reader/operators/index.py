@@ -153,7 +153,7 @@ def read_tensor_scatter(context: NodeContext) -> Value:
 @rule("OneHot")
 def read_one_hot(context: NodeContext) -> Value:
     indices = context.cast(context.input(0), i64)
-    (depth,) = context.sizes_in(context.cast(context.input(1), i64))
+    (depth,) = context.lengths(context.sizes_in(context.cast(context.input(1), i64)))
     axis = context.axis(indices.type.rank + 1)
     return context.apply("one_hot", indices, context.input(2), depth=depth, axis=axis)
 

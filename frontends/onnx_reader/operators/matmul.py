@@ -68,6 +68,9 @@ def read_gemm(context: NodeContext) -> Value:
     bias = context.optional(2)
     if bias is None or beta == 0:
         return result
+    if bias.type.rank > 2:
+        context.wrong(f"the bias is {bias.type}, a matrix or less is wanted")
+    broadcast_shape(context.builder, [result.type.shape, bias.type.shape])
     bias = broadcast_value(context.builder, scaled(context, bias, beta), result.type.shape)
     return context.apply("add", result, bias)
 

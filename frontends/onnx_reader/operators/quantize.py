@@ -35,7 +35,9 @@ def _as_wide_as(context: NodeContext, x: Value, scale: Value) -> Value:
     one = scale.type.rank != 1 or scale.type.numel == 1
     if one or x.type.rank == 0 or context.integer("block_size", 0):
         return x
-    return with_size(context.builder, x, _axis(context, x), scale.type.shape[0])
+    # The axis of a vector is 1 where a file leaves it out.
+    axis = 0 if x.type.rank == 1 else context.axis(x.type.rank, context.integer("axis", 1))
+    return with_size(context.builder, x, axis, scale.type.shape[0])
 
 
 @rule("QuantizeLinear")

@@ -173,7 +173,7 @@ def read_expand_dims(context: NodeContext) -> Value:
 
 @rule("Expand")
 def read_expand(context: NodeContext) -> Value:
-    return expanded(context, context.input(0), context.sizes(1))
+    return expanded(context, context.input(0), context.lengths(context.sizes(1)))
 
 
 def expanded(context: NodeContext, x: Value, wanted: Sequence[Size]) -> Value:
@@ -217,12 +217,15 @@ def read_constant_of_shape(context: NodeContext) -> Value:
         context.wrong(f"the value has {value.size} elements, one is wanted")
     if value.dtype == object:
         context.wrong("the value is a string, a number is wanted")
-    type = TensorType(dtype_of(value), context.sizes(0))
+    type = TensorType(dtype_of(value), tuple(context.lengths(context.sizes(0))))
     return context.full(type, value.reshape(-1)[0].item())
 
 
 @rule("Range")
 def read_range(context: NodeContext) -> Value:
+    by = context.array(2)
+    if by is not None and not by.any():
+        context.wrong("the step is 0")
     count = _known_count(context)
     if count is None:
         return composite_shape.arange(context.builder, *context.tensors())
