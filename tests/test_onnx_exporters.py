@@ -15,6 +15,7 @@ from bessemer.compiler.ir.interpreter.interpret import run_graph
 from bessemer.compiler.ir.types import Array
 from bessemer.frontends.onnx_reader.read import read_onnx
 from tests.onnx_check import operators
+from tests.onnxruntime_sessions import session_of
 
 
 def _model(
@@ -141,3 +142,16 @@ def test_a_permutation_names_each_axis_once(order: list[int]) -> None:
     node = helper.make_node("Transpose", ["x"], ["y"], perm=order)
     with pytest.raises(CompileError, match="is not an order of its axes 0 to 3"):
         read_onnx(_model(node, TensorProto.FLOAT, [2, 3, 4, 5], {}, TensorProto.FLOAT))
+
+
+@pytest.mark.parametrize("opset", [11, 16, 17])
+def test_layer_norms_that_onnxruntime_has_made_are_of_any_operator_set(opset: int) -> None:
+    rng = np.random.default_rng(2)
+    constants = {name: rng.random(4).astype(np.float32) for name in ("scale", "shift")}
+    node = helper.make_node("LayerNormalization", ["x", "scale", "shift"], ["y"], epsilon=1e-3)
+    model = _model(node, TensorProto.FLOAT, [2, 3, 4], constants, TensorProto.FLOAT)
+    model.opset_import[0].version = opset
+    x = rng.standard_normal((2, 3, 4)).astype(np.float32)
+    (wanted,) = session_of(model).run(None, {"x": x})
+    (found,) = run_graph(read_onnx(model), {"x": x})
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)

@@ -72,7 +72,8 @@ def onnx_rows() -> list[OnnxRow]:
     for key, schemas in histories.items():
         if not schemas[-1].deprecated and has_body(schemas[-1]):
             found.setdefault(key, "body")
-    found |= dict.fromkeys(ADOPTED, "body")
+    for key in ADOPTED:
+        found.setdefault(key, "body")
     newest = {domain: schemas[-1].since_version for (domain, _), schemas in histories.items()}
     for (domain, _), schemas in histories.items():
         newest[domain] = max(newest[domain], schemas[-1].since_version)

@@ -43,8 +43,10 @@ def _count(low: int, high: int) -> str:
 
 _STEPS = {"state_window": 0, "channels_last": 0, "dilation": 1, "ndim": 1}
 ADOPTED = {("com.microsoft", name): 27 for name in ("CausalConvWithState", "LinearAttention")}
-"""Operators that ONNX took over as they were, and with which set. Those of com.microsoft have got
-further attributes since, which mean nothing while they are as in `_STEPS`."""
+ADOPTED["", "LayerNormalization"] = 17
+"""Operators that ONNX took over as they were, and with which set: models that onnxruntime has
+optimized have them in earlier sets too. Those of com.microsoft have got further attributes since,
+which mean nothing while they are as in `_STEPS`."""
 
 
 def adopted(
@@ -54,7 +56,7 @@ def adopted(
     known = ADOPTED.get((domain, operator))
     if known is None or any(attributes[k].i != v for k, v in _STEPS.items() if k in attributes):
         return domain, opset
-    return "", known
+    return "", max(known, opset) if domain == "" else known
 
 
 @lru_cache(maxsize=4096)
