@@ -12,10 +12,10 @@ from bessemer.compiler.ir import expr
 from bessemer.compiler.ir.dims import Size, Symbol, atom
 from bessemer.compiler.ir.evaluate import evaluate_named
 from bessemer.compiler.ir.expr import Buffer, Expression
-from bessemer.compiler.ir.types import f32
+from bessemer.compiler.ir.types import DType, f32, f64
 from bessemer.compiler.ir.walk_steps import launches
 from bessemer.compiler.options import Options
-from bessemer.compiler.schedule.costs import FUNCTION_COST, operations
+from bessemer.compiler.schedule.costs import operations
 from bessemer.frontends.models_in import as_graph
 
 
@@ -35,7 +35,8 @@ def test_the_totals_of_a_row_count_once_for_the_row() -> None:
     row, inner = Symbol("i", 64), Symbol("j", 100)
     # The maximum loads and compares; the sum loads, subtracts, takes the exponential and adds; the
     # result does as much and divides.
-    steps = 2 + (FUNCTION_COST + 3) + (FUNCTION_COST + 3)
+    exponential = operations(expr.unary("exp", expr.read("x", f32))) - 1
+    steps = 2 + (exponential + 3) + (exponential + 3)
     assert operations(_softmax(row, inner), [inner]) == 100 * steps
     assert operations(_softmax(row, inner), [row, inner]) == 64 * 100 * steps
 
@@ -44,7 +45,16 @@ def test_what_a_sum_does_not_change_counts_once() -> None:
     x = Buffer("x", f32, (10,))
     step, other = Symbol("r", 10), Symbol("i", 10)
     value = expr.reduce("add", (step,), x[atom(step)] * expr.unary("exp", x[atom(other)]))
-    assert operations(value) == 10 * 3 + 1 + FUNCTION_COST
+    assert operations(value) == 10 * 3 + operations(expr.unary("exp", expr.read("x", f32)))
+
+
+def test_functions_count_for_what_each_of_them_takes() -> None:
+    def cost(name: str, dtype: DType) -> Size:
+        """Beside the local that it reads."""
+        return operations(expr.unary(name, expr.read("x", dtype))) + -1
+
+    assert (cost("exp", f32), cost("tan", f32), cost("exp", f64)) == (10, 36, 30)
+    assert cost("neg", f64) == 1
 
 
 def _work_of_convolution(length: int | str, actual: int) -> float:

@@ -15,8 +15,11 @@ from dataclasses import dataclass
 from bessemer.compiler.ir import expr, walk_expr
 from bessemer.compiler.ir.dims import Atom, Size, Symbol, atom
 from bessemer.compiler.ir.expr import Expression, Reduce
-from bessemer.compiler.schedule.costs import FUNCTION_COST, operations
+from bessemer.compiler.schedule.costs import operations
 from bessemer.compiler.schedule.dependence import Dependence
+
+WORTH_KEEPING = 10
+"""Operations, those of an exponential, that a pass rather stores than lets others repeat."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +114,7 @@ def _kept(value: Expression, reductions: Sequence[Reduce], row: Symbol) -> Expre
             later.update(walk_expr.all_nodes(along_row(node, row)))
     dependence = Dependence()
     best: Expression | None = None
-    worth = FUNCTION_COST
+    worth = WORTH_KEEPING
     waiting = [along_row(node, row) for node in reductions]
     seen: set[Expression] = set()
     while waiting:
