@@ -11,7 +11,16 @@ from onnx.reference import ReferenceEvaluator
 
 import bessemer
 from bessemer.compiler.driver import kernels_of
-from bessemer.compiler.ir.dims import Size, Symbol, atom, symbol
+from bessemer.compiler.ir.dims import (
+    Size,
+    Symbol,
+    atom,
+    mod,
+    number,
+    rename,
+    symbol,
+    upper_bound,
+)
 from bessemer.compiler.ir.expr import Buffer, Expression, as_index, less, reduce, select, within
 from bessemer.compiler.ir.loops import For, Statement
 from bessemer.compiler.ir.text.text_loops import print_kernel
@@ -19,7 +28,7 @@ from bessemer.compiler.ir.types import f32, i64
 from bessemer.compiler.ir.walk_loops import walk
 from bessemer.compiler.options import Options
 from bessemer.compiler.pass_order import passes_of
-from bessemer.compiler.schedule.nests.window_parts import asks_in_windows, window_parts
+from bessemer.compiler.schedule.nests.window_parts import WindowPart, asks_in_windows, window_parts
 from bessemer.compiler.schedule.program import build_program
 from bessemer.compiler.targets.x86 import AVX512
 from bessemer.frontends.models_in import as_graph
@@ -52,19 +61,41 @@ def test_parts_of_an_axis(value: Expression, lanes: int, parts: list[tuple[int, 
     assert [(part.first, part.length) for part in window_parts(value, _AXIS, lanes)] == parts
 
 
+def _free_parts(taps: Size, low: int, stride: int = 1) -> list[WindowPart]:
+    axis, size, tap = Symbol("i", symbol("n")), symbol("n"), Symbol("k", taps)
+    place = stride * atom(axis) + atom(tap) - low
+    value = reduce("add", [tap], select(within(place, stride * size), _X[place], 0.0))
+    return window_parts(value, axis, 16)
+
+
 def test_borders_that_may_be_long_are_no_short_ones() -> None:
     """A pool's are as long as its window; a row of a triangle ends anywhere."""
-    axis, size = Symbol("i", symbol("n")), symbol("n")
 
     def parts(taps: Size, low: int) -> list[tuple[bool, bool]]:
-        tap = Symbol("k", taps)
-        place = atom(axis) + atom(tap) - low
-        value = reduce("add", [tap], select(within(place, size), _X[place], 0.0))
-        return [(part.is_inside, part.is_short) for part in window_parts(value, axis, 16)]
+        return [(part.is_inside, part.is_short) for part in _free_parts(taps, low, 2)]
 
-    assert parts(3, 1) == [(False, True), (True, False), (False, True)]
-    assert parts(41, 20) == [(False, False), (True, False), (False, False)]
-    assert parts(size, 0) == [(True, False), (False, False)]
+    assert parts(4, 1) == [(False, True), (True, False), (False, True)]
+    assert parts(81, 40) == [(False, False), (True, False), (False, False)]
+
+
+def test_rows_of_any_size_begin_at_whole_vectors() -> None:
+    """The rest of a row is known to be one vector, or two of a large window's."""
+    parts = _free_parts(3, 1)
+    assert [(part.is_inside, part.is_begun) for part in parts] == [
+        (False, False),
+        (True, False),
+        (False, True),
+    ]
+    for n in (1, 15, 16, 17, 31, 32, 33, 56, 160):
+        covered: list[int] = []
+        for part in parts:
+            first, length = (number(rename(s, {"n": n})) for s in (part.first, part.length))
+            covered += range(first, first + length)
+        assert covered == list(range(n))
+    assert mod(parts[1].length, 16) == 0
+    assert upper_bound(parts[2].length) == 16
+    assert upper_bound(_free_parts(5, 2)[2].length) == 32
+    assert not isinstance(upper_bound(_free_parts(symbol("n"), 0)[-1].length), int)
 
 
 def test_an_axis_that_data_moves_a_window_along_is_not_cut() -> None:
@@ -72,7 +103,7 @@ def test_an_axis_that_data_moves_a_window_along_is_not_cut() -> None:
     place = atom(_AXIS) + atom(tap) + as_index(Buffer("shift", i64, (1,))[0])
     value = reduce("add", [tap], select(less(place, 35), _X[place], 0.0))
     assert asks_in_windows(value)
-    assert window_parts(value, _AXIS, 16) == [(0, 35, False, False)]
+    assert window_parts(value, _AXIS, 16) == [WindowPart(0, 35)]
 
 
 @pytest.mark.parametrize(
@@ -155,7 +186,8 @@ def test_nothing_is_asked_between_the_borders_of_an_image_of_any_size() -> None:
         graph = step(graph)
     (kernel,) = kernels_of(build_program(graph, AVX512).steps)
     vectors = [text.split("out0")[0] for text in print_kernel(kernel).split("vector")[1:]]
-    assert ["select" in loop for loop in vectors] == [True, False, True]
+    border, inside = (True, True, True), (True, False, True)
+    assert ["select" in loop for loop in vectors] == [*border, *inside, *border]
 
 
 @pytest.mark.parametrize("pool", [POOLS[0], POOLS[4]])
@@ -174,3 +206,22 @@ def test_nothing_is_asked_between_borders(pool: str) -> None:
     middle = [s for s in walk(kernel.body) if isinstance(s, For) and s.extent == 18]
     (inner,) = [loop for loop in rows(middle[0].body) if loop.extent == 32]
     assert "select" not in str(inner)
+
+
+@pytest.mark.parametrize("sizes", ["13, 45", "h, w"])
+def test_windows_that_see_a_nan_are_nan(sizes: str, rng: np.random.Generator) -> None:
+    """Whichever tap sees it: NaNs are looked for in pairs of taps."""
+    model = onnx.parser.parse_model(
+        f"""<ir_version: 9, opset_import: ["": 19]>
+        agraph (float[2, 3, {sizes}] x) => (float[a, b, c, d] y, float[e, f, g] z)
+            <int64[1] axes = {{1}}> {{
+            y = MaxPool<kernel_shape = [3, 3], pads = [1, 1, 1, 1]>(x)
+            z = ReduceMin<keepdims = 0>(x, axes) }}"""
+    )
+    x = rng.standard_normal((2, 3, 13, 45)).astype(np.float32)
+    x[rng.random(x.shape) < 0.03] = np.nan
+    largest, least = bessemer.compile(model, cache=False).run({"x": x})
+    wide = np.pad(x, [(0, 0), (0, 0), (1, 1), (1, 1)], constant_values=-np.inf)
+    windows = np.lib.stride_tricks.sliding_window_view(wide, (3, 3), axis=(2, 3))
+    np.testing.assert_array_equal(largest, windows.max(axis=(-1, -2)))
+    np.testing.assert_array_equal(least, x.min(axis=1))

@@ -557,6 +557,10 @@ def _atom_bound(factor: Atom, smallest: bool) -> Size:
             inner = _bound(numerator, lower=smallest)
             if inner != numerator:
                 return floordiv(inner, denominator)
+        case Min(a, b) if not smallest:
+            bounds = _bound(a, lower=False), _bound(b, lower=False)
+            if numbers := [bound for bound in bounds if isinstance(bound, int)]:
+                return min(numbers)
     return atom(factor)
 
 

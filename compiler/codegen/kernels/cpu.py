@@ -346,7 +346,7 @@ def _for(state: KernelState, loop: For) -> None:
     end = indices(state).scalar(extent)
     if loop.kind == "vector" and loop.lanes != 1 and state.vectors is None:
         names = _carried(state, loop.body)
-        vector_loops.emit(state, loop, end, names, emit_block)
+        vector_loops.emit(state, loop, extent, end, names, emit_block)
     else:
         _loop(state, loop, Range(number(0), end))
 

@@ -166,6 +166,9 @@ class _Evaluation:
         function = self._joined(node)
         if function is not None:
             return function
+        numbers = _numbers(node.left), _numbers(node.right)
+        if node.name == "and" and all(numbers):
+            return compare(self.writer, "ord", *(self.value(x) for x in numbers if x))
         left, right = self.value(node.left), self.value(node.right)
         if node.name == "pow" and left.kind is not boolean:
             return calls.power(self.state, left, right)
@@ -235,3 +238,12 @@ def first_lanes(state: KernelState, count: Value) -> Value:
     limited = intrinsic(w, "smax", intrinsic(w, "smin", count, number(width)), number(0))
     narrow = w.compute(f"trunc {limited.typed} to i{kind.bits}", kind, 1, limited.level)
     return compare(w, "ult", steps(kind, width), splat(w, narrow, width))
+
+
+def _numbers(node: Expression) -> Expression | None:
+    """What is asked to be no NaN, if nothing else is asked."""
+    match node:
+        case expr.Unary(_, "not", expr.Unary(_, "isnan", operand)) if operand.dtype.is_float:
+            return operand
+        case _:
+            return None

@@ -22,7 +22,8 @@ from bessemer.compiler.codegen.kernels.state import KernelState, Vectors, number
 from bessemer.compiler.codegen.lanes import reduce_lanes
 from bessemer.compiler.codegen.values import Value, literal
 from bessemer.compiler.errors import InternalError
-from bessemer.compiler.ir import expr, functions, loops, walk_expr, walk_loops
+from bessemer.compiler.ir import dims, expr, functions, loops, walk_expr, walk_loops
+from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import Expression
 from bessemer.compiler.ir.functions import REDUCTIONS
 from bessemer.compiler.ir.loops import Block, For
@@ -38,6 +39,7 @@ class _Loop:
 
     state: KernelState
     loop: For
+    size: Size
     extent: Value
     reductions: dict[str, str]
     skipping: frozenset[str]
@@ -85,21 +87,29 @@ class _Loop:
 def emit(
     state: KernelState,
     loop: For,
+    size: Size,
     extent: Value,
     carried: Sequence[str],
     emit_block: Callable[[KernelState, Block], None],
 ) -> None:
-    """Writes a vector loop; `carried` are the outer locals that its body accumulates."""
+    """Writes a vector loop of `size` iterations, which are `extent` at run time; `carried` are the
+    outer locals that its body accumulates."""
     lanes = loop.lanes or default_lanes(state, loop)
     if lanes & (lanes - 1) or loop.interleave & (loop.interleave - 1):
         raise InternalError(f"{lanes} lanes x {loop.interleave}: not powers of two")
     wide = min(lanes * loop.interleave, max(lanes, _MOST_LANES))
-    known = extent.number if isinstance(extent.number, int) else None
-    while known is not None and wide > lanes and wide > known:
+    most = dims.upper_bound(size)
+    while isinstance(most, int) and wide > lanes and wide > most:
         wide //= 2
     varying, state.varying = state.varying, varying_locals(loop.body, loop.index)
     writer = _Loop(
-        state, loop, extent, reductions_of(loop.body, carried), _skipping(loop.body), emit_block
+        state,
+        loop,
+        size,
+        extent,
+        reductions_of(loop.body, carried),
+        _skipping(loop.body),
+        emit_block,
     )
     initial = {name: state.locals[name] for name in carried}
     for name, reduction in writer.reductions.items():
@@ -115,10 +125,13 @@ def emit(
 
 def _stages(writer: _Loop, wide: int, lanes: int) -> None:
     extent, known = writer.extent, writer.extent.number
-    begin = number(0)
+    begin, most = number(0), dims.upper_bound(writer.size)
+    if known is None and isinstance(most, int) and most <= lanes and writer.state.target.has_masks:
+        writer.run_rest(lanes, begin)
+        return
     for width in dict.fromkeys((wide, lanes)):
         writer.narrow(width)
-        end = _multiple(writer.state, extent, width)
+        end = extent if _is_multiple(writer.size, width) else _multiple(writer.state, extent, width)
         writer.run(width, begin, end)
         begin = end
     if begin.text == extent.text:
@@ -132,6 +145,10 @@ def _stages(writer: _Loop, wide: int, lanes: int) -> None:
         end = _multiple(writer.state, extent, width)
         writer.run(width, begin, end)
         begin, width = end, width // 2
+
+
+def _is_multiple(size: Size, width: int) -> bool:
+    return dims.mod(size, width) == 0
 
 
 def _multiple(state: KernelState, extent: Value, width: int) -> Value:

@@ -4,13 +4,18 @@ its own element. Few steps are written out.
 
 from __future__ import annotations
 
+import itertools
+import math
+import operator
 from collections.abc import Callable
+from functools import reduce as fold
 
 from bessemer.compiler.ir import dims, expr, walk_expr
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Atom, Size, Symbol
 from bessemer.compiler.ir.expr import Expression, Reduce
 from bessemer.compiler.ir.loops import Accumulate, LoopKind
+from bessemer.compiler.ir.types import boolean
 from bessemer.compiler.schedule.nests.interleave import UNROLLED_STEPS
 from bessemer.compiler.schedule.nests.merge_axes import extent_of
 from bessemer.compiler.schedule.nests.partial_sums import is_longer, stretch_of
@@ -20,9 +25,11 @@ def write_reduction(
     builder: KernelBuilder, node: Reduce, spell: Callable[[Expression], Expression]
 ) -> Expression:
     """Adds the loops to a kernel; gives the total. `spell` writes the reductions inside."""
-    accumulator = builder.define(expr.neutral(node.name, node.dtype), "acc")
     steps = dims.product(map(extent_of, node.over))
     unrolled = isinstance(steps, int) and steps <= UNROLLED_STEPS
+    if unrolled and node.name in ("max", "min") and node.dtype.is_float:
+        return _extreme(builder, node, spell)
+    accumulator = builder.define(expr.neutral(node.name, node.dtype), "acc")
     stretch = stretch_of(node, steps)
 
     def nest(over: tuple[Symbol, ...], values: dict[Atom, Size], total: str) -> None:
@@ -50,3 +57,23 @@ def write_reduction(
 
     nest(node.over, {}, accumulator.name)
     return accumulator.value
+
+
+def _extreme(
+    builder: KernelBuilder, node: Reduce, spell: Callable[[Expression], Expression]
+) -> Expression:
+    """The largest or smallest of a few numbers; NaN if one of them is. Whether one is, is asked of
+    two numbers at once, beside what finds the extreme, and not for each before the next."""
+    extents = [dims.number(extent_of(symbol)) for symbol in node.over]
+    total = builder.define(expr.neutral(node.name, node.dtype), "acc")
+    are_numbers = builder.define(expr.constant(True, boolean), "ordered")
+    places = list(itertools.product(*map(range, extents)))
+    for first in range(0, len(places), 2):
+        asked: list[Expression] = []
+        for place in places[first : first + 2]:
+            values: dict[Atom, Size] = dict(zip(node.over, place, strict=True))
+            element = builder.define(spell(walk_expr.substitute(node.body, values)), "x").value
+            builder.append(Accumulate(total.name, node.name, element, may_skip_nan=True))
+            asked.append(~expr.unary("isnan", element))
+        are_numbers.accumulate("and", fold(operator.and_, asked))
+    return expr.select(are_numbers.value, total.value, math.nan)

@@ -38,6 +38,7 @@ from bessemer.compiler.schedule.nests.totals import axes_behind_totals, with_tot
 from bessemer.compiler.schedule.nests.window_parts import (
     WindowPart,
     asks_in_windows,
+    begun,
     inside,
     window_parts,
 )
@@ -166,16 +167,20 @@ class _Lowering:
 
     def _window_row(self, inner: Symbol, values: Values, lanes: int) -> None:
         """A row of windows: each part knows where it lies."""
-        for start, length, is_inside, is_short in window_parts(self.piece.value, inner, lanes):
-            place = Symbol(inner.name, length)
-            here: Values = {inner: start + dims.atom(place)}
+        for part in window_parts(self.piece.value, inner, lanes):
+            place = Symbol(inner.name, part.length)
+            here: Values = {inner: part.first + dims.atom(place)}
             symbols = tuple(place if s is inner else s for s in self.piece.symbols)
             offset = dims.substitute(self.piece.offset, here)
-            axes = {*self.inside, inner} if is_inside else self.inside
-            value = walk_expr.substitute(inside(self.piece.value, axes), here)
-            part = Piece(self.piece.target, offset, value, symbols)
+            axes = {*self.inside, inner} if part.is_inside else self.inside
+            value = inside(self.piece.value, axes)
+            if part.is_begun:
+                value = begun(value, inner)
+            value = walk_expr.substitute(value, here)
+            piece = Piece(self.piece.target, offset, value, symbols)
             # A vector under masks would take as long for one of a few.
-            rows = RowWriter(self.builder, part, self.lanes, vectorize=not is_short)
+            vectorize = self.vectorize and not part.is_short
+            rows = RowWriter(self.builder, piece, self.lanes, vectorize=vectorize)
             rows.streams = self.rows.streams
             rows.row(place, values)
 
@@ -287,14 +292,14 @@ class _Lowering:
         parts = [WindowPart(0, extent_of(outer[0]))]
         if self.cuts_windows:
             parts = window_parts(self.piece.value, outer[0])
-        for start, count, is_inside, _ in parts:
-            if self.cuts_windows and count == 1:
-                self._serial(outer[1:], {**values, outer[0]: start}, body)
+        for part in parts:
+            if self.cuts_windows and part.length == 1:
+                self._serial(outer[1:], {**values, outer[0]: part.first}, body)
                 continue
-            if is_inside:
+            if part.is_inside:
                 self.inside.add(outer[0])
-            with self.builder.loop(count) as index:
-                self._serial(outer[1:], {**values, outer[0]: start + index}, body)
+            with self.builder.loop(part.length) as index:
+                self._serial(outer[1:], {**values, outer[0]: part.first + index}, body)
             self.inside.discard(outer[0])
 
     def _blocked(self, inner: Symbol) -> Nest:

@@ -12,7 +12,7 @@ when it is compiled, so the parts of a row begin at whole vectors.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 from bessemer.compiler.ir import dims, walk_expr
@@ -37,21 +37,24 @@ def asks_in_windows(value: Expression) -> bool:
 
 
 class WindowPart(NamedTuple):
-    """So many places from `first` on. Where it `is_inside`, windows see nothing but the image. A
-    border that `is_short`, of an axis whose extent is not a number, has less than a vector."""
+    """So many places from `first` on. Where it `is_inside`, windows see nothing but the image;
+    where it `is_begun`, they leave it at its end only. A border that `is_short`, of an axis whose
+    extent is not a number, has less than a vector."""
 
     first: Size
     length: Size
     is_inside: bool = False
+    is_begun: bool = False
     is_short: bool = False
 
 
 def window_parts(value: Expression, axis: Symbol, lanes: int = 1) -> list[WindowPart]:
-    """The parts of an axis, in order; those of a row begin at whole vectors. Where the extent is
-    not a number, some may be empty, and they begin anywhere: nothing is known of a vector there."""
+    """The parts of an axis, in order; those of a row begin at whole vectors, unless its extent is
+    not a number and windows move on by several elements: masks cost most there. Where the extent
+    is not a number, some may be empty."""
     extent = extent_of(axis)
     whole = [WindowPart(0, extent)]
-    found = [_fulfilled(demand, axis, lanes) for demand in _demands(value, axis)]
+    found = [_fulfilled(demand, axis) for demand in _demands(value, axis)]
     ranges = [one for one in found if one is not None]
     if len(ranges) < len(found):
         return whole
@@ -59,8 +62,11 @@ def window_parts(value: Expression, axis: Symbol, lanes: int = 1) -> list[Window
     end = extent
     for one in ranges:
         end = dims.minimum(end, one.end)
-    is_known = isinstance(extent, int)
-    if is_known:
+    is_dense = all(one.step == 1 for one in ranges)
+    if not isinstance(extent, int) and lanes > 1 and ranges and is_dense:
+        behind = [one.behind for one in ranges]
+        return _of_whole_vectors(extent, begin, end, lanes, behind)
+    if isinstance(extent, int):
         begin = -(-begin // lanes) * lanes
         if end != extent:
             end = dims.floordiv(end, lanes) * lanes
@@ -70,10 +76,32 @@ def window_parts(value: Expression, axis: Symbol, lanes: int = 1) -> list[Window
             return whole
     first = dims.minimum(begin, extent)
     last = dims.minimum(dims.maximum(begin, end), extent)
+    is_known = isinstance(extent, int)
+    few = all(one.usual is not None and one.usual < lanes for one in ranges)
     parts = [
         WindowPart(0, first, is_short=not is_known and begin < lanes),
         WindowPart(first, last - first, is_inside=True),
-        WindowPart(last, extent - last, is_short=not is_known and all(one.few for one in ranges)),
+        WindowPart(last, extent - last, is_short=not is_known and few),
+    ]
+    return [part for part in parts if part.length != 0]
+
+
+def _of_whole_vectors(
+    extent: Size, begin: int, end: Size, lanes: int, behind: Sequence[int | None]
+) -> list[WindowPart]:
+    """The parts of an axis of any extent: whole vectors first, then as many as there are without a
+    border, then the rest. At most so many places lie `behind` the inside, where that is known: most
+    rests are one vector, of which all questions are answered before the first row."""
+    head = -(-begin // lanes)
+    vectors = dims.maximum(dims.floordiv(end, lanes), head)
+    rest = dims.maximum(extent - vectors * lanes, 0)
+    known = [most for most in behind if most is not None]
+    if len(known) == len(behind):
+        rest = dims.minimum(rest, -(-(max(known) + lanes - 1) // lanes) * lanes)
+    parts = [
+        WindowPart(0, dims.minimum(head * lanes, extent)),
+        WindowPart(head * lanes, (vectors - head) * lanes, is_inside=True),
+        WindowPart(vectors * lanes, rest, is_begun=True),
     ]
     return [part for part in parts if part.length != 0]
 
@@ -88,6 +116,17 @@ def inside(value: Expression, axes: Collection[Symbol]) -> Expression:
         return constant(True, boolean)
 
     return walk_expr.transform(value, rule) if axes else value
+
+
+def begun(value: Expression, axis: Symbol) -> Expression:
+    """The value where windows see nothing in front of the image along an axis."""
+
+    def rule(node: Expression) -> Expression | None:
+        demand = _demand(node)
+        slope = 0 if demand is None else dims.coefficient_of(demand, axis)
+        return constant(True, boolean) if isinstance(slope, int) and slope > 0 else None
+
+    return walk_expr.transform(value, rule)
 
 
 def _demands(value: Expression, axis: Symbol) -> Iterator[Size]:
@@ -109,15 +148,18 @@ def _demand(node: Expression) -> Size | None:
 
 
 class _Fulfilled(NamedTuple):
-    """From the first index to that before `end`, a demand holds whatever the others are. Behind
-    that `few` are left, less than a vector, if surely so or if no window is longer."""
+    """From the first index to that before `end`, a demand holds whatever the others are. At most so
+    many indices lie `behind` that, if it is known; `usual` are as many as a window is longer than
+    one step, None where windows differ in length. Windows move on by `step`."""
 
     first: int
     end: Size
-    few: bool
+    behind: int | None
+    usual: int | None
+    step: int
 
 
-def _fulfilled(demand: Size, axis: Symbol, lanes: int) -> _Fulfilled | None:
+def _fulfilled(demand: Size, axis: Symbol) -> _Fulfilled | None:
     slope, extent = dims.coefficient_of(demand, axis), extent_of(axis)
     if not isinstance(slope, int) or slope == 0:
         return None
@@ -127,9 +169,11 @@ def _fulfilled(demand: Size, axis: Symbol, lanes: int) -> _Fulfilled | None:
         return None
     if slope < 0:
         window = dims.upper_bound(others) - least
-        few = isinstance(window, int) and 0 < window < lanes * -slope
-        few = few or dims.is_nonnegative((extent - lanes) * slope + least)
-        return _Fulfilled(0, dims.floordiv(dims.maximum(least - slope, 0), -slope), few)
+        usual = -(window // slope) if isinstance(window, int) else None
+        counts = range(-1 if usual is None else usual + 1)
+        known = (n for n in counts if dims.is_nonnegative((extent - n - 1) * slope + least))
+        end = dims.floordiv(dims.maximum(least - slope, 0), -slope)
+        return _Fulfilled(0, end, next(known, None), usual, -slope)
     if not isinstance(least, int):
         return None
-    return _Fulfilled(max(-(least // slope), 0), extent, few=True)
+    return _Fulfilled(max(-(least // slope), 0), extent, 0, 0, slope)
