@@ -190,6 +190,16 @@ def test_nothing_is_asked_between_the_borders_of_an_image_of_any_size() -> None:
     assert ["select" in loop for loop in vectors] == [*border, *inside, *border]
 
 
+def test_means_between_the_borders_of_an_image_of_any_size_have_one_divisor() -> None:
+    text = f"""<ir_version: 9, opset_import: ["": 19]> agraph (float[n, 24, rows, columns] x)
+        => (float[n, 24, h, w] y) {{ y = {POOLS[0]}(x) }}"""
+    graph = as_graph(onnx.parser.parse_model(text))
+    for step in passes_of(Options(), AVX512):
+        graph = step(graph)
+    (kernel,) = kernels_of(build_program(graph, AVX512).steps)
+    assert print_kernel(kernel).count("/ 9.0") == 1
+
+
 @pytest.mark.parametrize("pool", [POOLS[0], POOLS[4]])
 def test_nothing_is_asked_between_borders(pool: str) -> None:
     graph = as_graph(_model(pool, (1, 24, 20, 64)))

@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 from bessemer.compiler.ir import dims, walk_expr
-from bessemer.compiler.ir.dims import Size, Symbol
+from bessemer.compiler.ir.dims import Atom, Size, Symbol
 from bessemer.compiler.ir.expr import (
     Binary,
     Constant,
@@ -24,6 +24,7 @@ from bessemer.compiler.ir.expr import (
     IndexValue,
     as_index,
     constant,
+    index_value,
 )
 from bessemer.compiler.ir.types import boolean
 from bessemer.compiler.ir.walk_expr import all_nodes, reductions_of
@@ -107,15 +108,50 @@ def _of_whole_vectors(
 
 
 def inside(value: Expression, axes: Collection[Symbol]) -> Expression:
-    """The value where windows see nothing but the image along these axes."""
+    """The value where windows see nothing but the image along these axes. What is counted there, by
+    minima and maxima of where windows end, is one number then."""
+    if not axes:
+        return value
+    facts = [fact for axis in axes for fact in _facts(value, axis)]
 
     def rule(node: Expression) -> Expression | None:
+        if isinstance(node, IndexValue):
+            return index_value(_decided(node.size, facts))
         demand = _demand(node)
         if demand is None or dims.atoms(demand).isdisjoint(axes):
             return None
         return constant(True, boolean)
 
-    return walk_expr.transform(value, rule) if axes else value
+    return walk_expr.transform(value, rule)
+
+
+def _facts(value: Expression, axis: Symbol) -> Iterator[Size]:
+    """What is not negative where the demands along an axis hold for every tap of a window."""
+    for demand in _demands(value, axis):
+        slope = dims.coefficient_of(demand, axis)
+        if isinstance(slope, int):
+            yield slope * dims.atom(axis) - dims.upper_bound(slope * dims.atom(axis) - demand)
+
+
+def _decided(size: Size, facts: Sequence[Size]) -> Size:
+    """The size without the minima and maxima that facts decide."""
+
+    def is_at_least(a: Size, b: Size) -> bool:
+        return any(dims.is_nonnegative(a - b - fact) for fact in facts)
+
+    def decide(factor: Atom) -> Size:
+        match factor:
+            case dims.Min(a, b) | dims.Max(a, b):
+                a, b = _decided(a, facts), _decided(b, facts)
+                low, high = (a, b) if is_at_least(b, a) else (b, a)
+                if not is_at_least(high, low):
+                    is_minimum = isinstance(factor, dims.Min)
+                    return dims.minimum(a, b) if is_minimum else dims.maximum(a, b)
+                return low if isinstance(factor, dims.Min) else high
+            case _:
+                return dims.atom(factor)
+
+    return dims.map_factors(size, decide)
 
 
 def begun(value: Expression, axis: Symbol) -> Expression:
