@@ -554,13 +554,10 @@ def _atom_bound(factor: Atom, smallest: bool) -> Size:
         case Mod(numerator, denominator):
             return 0 if smallest else denominator - 1
         case FloorDiv(numerator, denominator):
-            inner = _bound(numerator, lower=smallest)
-            if inner != numerator:
-                return floordiv(inner, denominator)
+            return floordiv(_bound(numerator, lower=smallest), denominator)
         case Min(a, b) if not smallest:
-            bounds = _bound(a, lower=False), _bound(b, lower=False)
-            if numbers := [bound for bound in bounds if isinstance(bound, int)]:
-                return min(numbers)
+            bounds = upper_bound(a), upper_bound(b)
+            return min((n for n in bounds if isinstance(n, int)), default=atom(factor))
     return atom(factor)
 
 
