@@ -85,6 +85,20 @@ _PLACES = np.array([[0, 0, 1, 2], [1, 1, 0, 3]])
 _UPDATES = np.array([[0.0, 5.0, -2.0, 3.0], [5.0, 0.0, 0.0, 4.0]])
 
 
+@pytest.mark.parametrize("theirs", ["amax", "amin"])
+def test_a_reduction_shares_among_equal_ones(theirs: str) -> None:
+    _check(
+        [np.random.default_rng(0).integers(0, 3, (3, 4, 5)).astype(np.float64)],
+        lambda b, x: b.apply(f"reduce_{theirs[1:]}", x, axes=(0, 2)),
+        lambda x: getattr(x, theirs)((0, 2)),
+    )
+
+
+def test_a_product_bears_zeros() -> None:
+    numbers = np.random.default_rng(1).integers(-2, 3, (3, 4, 5)).astype(np.float64)
+    _check([numbers], lambda b, x: b.apply("reduce_prod", x, axes=(1,)), lambda x: x.prod(1))
+
+
 @pytest.mark.parametrize(
     ("ours", "theirs"), [("mul", "prod"), ("max", "amax"), ("min", "amin"), ("add", "sum")]
 )
