@@ -8,7 +8,14 @@ from typing import Any
 
 import pytest
 
-from bessemer.compiler.codegen.support.trials import FEWEST, LONG, PERIOD, RUNS, UNTRIED
+from bessemer.compiler.codegen.support.trials import (
+    FEWEST,
+    FIRST_PERIOD,
+    LONG,
+    PERIOD,
+    RUNS,
+    UNTRIED,
+)
 from tests.support_calls import Context, Graph, Pool, SupportCode
 
 COUNT = len(FEWEST)
@@ -56,7 +63,7 @@ def model() -> _Model:
     return _Model()
 
 
-def _in_order(kept: int, count: int = PERIOD) -> list[int]:
+def _in_order(kept: int, count: int = FIRST_PERIOD) -> list[int]:
     """The ways of a trial and of the runs behind it."""
     tried = [way for way in range(COUNT) for _ in range(RUNS)]
     return [*tried, *[kept] * (count - TRIAL)]
@@ -68,9 +75,22 @@ def test_the_way_of_the_shortest_run_is_kept_until_the_next_trial(
     model: _Model, best: int, shortest: int
 ) -> None:
     model.times = lambda way, run: 990 if (way, run) == (best, shortest) else 1000 + 50 * run
-    assert model.run(2 * PERIOD, (best, shortest)) == _in_order(best) * 2
+    assert model.run(FIRST_PERIOD, (best, shortest)) == _in_order(best)
     model.times = lambda way, run: 2000 - 100 * ((best + 1) % COUNT == way)
-    assert model.run(PERIOD, (best, shortest)) == _in_order((best + 1) % COUNT)
+    assert model.run(TRIAL + 1, (best, shortest)) == _in_order((best + 1) % COUNT, TRIAL + 1)
+
+
+def test_each_period_is_twice_as_long_as_the_one_before_it_up_to_the_longest(
+    model: _Model,
+) -> None:
+    model.times = lambda way, run: 1000 - 10 * way
+    for sizes in ((2, 1), (2, 2)):
+        period = FIRST_PERIOD
+        while period < PERIOD:
+            assert model.run(period, sizes) == _in_order(2, period)
+            period *= 2
+        for _ in range(2):
+            assert model.run(PERIOD, sizes) == _in_order(2, PERIOD)
 
 
 def test_of_ways_that_take_as_long_the_first_is_kept(model: _Model) -> None:
@@ -83,9 +103,9 @@ def test_of_ways_that_take_as_long_the_first_is_kept(model: _Model) -> None:
 @pytest.mark.parametrize("longer", [0, 1])
 def test_other_ways_are_not_tried_where_all_runs_take_long(model: _Model, longer: int) -> None:
     model.times = lambda way, run: LONG + (longer if run == 1 else 5)
-    wanted = [0] * RUNS + [UNTRIED] * (PERIOD - TRIAL)
+    wanted = [0] * RUNS + [UNTRIED] * (FIRST_PERIOD - TRIAL)
     if longer:
-        assert model.run(PERIOD - TRIAL + 2 * RUNS, (4, longer)) == [*wanted, *[0] * RUNS]
+        assert model.run(FIRST_PERIOD - TRIAL + 2 * RUNS, (4, longer)) == [*wanted, *[0] * RUNS]
     else:
         assert model.run(TRIAL, (4, longer)) == _in_order(0, TRIAL)
 

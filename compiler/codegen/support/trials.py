@@ -6,9 +6,11 @@ small kernels run faster on one thread. Nothing tells a program which it is; on 
 changes within minutes. So of every few thousand runs some are timed: three with each of the
 smallest jobs in `FEWEST`, of which the fastest is kept. Runs that take long have large kernels, or
 many: they are not tried, and share what is worth it nearly everywhere. Other sizes, or another
-graph, begin a new trial. No bit depends on it.
+graph, begin a new trial, which is soon repeated: what disturbed it is over by then. No bit depends
+on it.
 
-`tried` says what the pool's trial is about, `turn` counts its runs, `best` are the nanoseconds.
+`tried` says what the pool's trial is about, `turn` counts its runs and those until the next, of
+which there are `period` in all; `best` are the nanoseconds.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ FEWEST = (2, 8, 1 << 31)
 those of teams, which cannot run alone."""
 
 RUNS = 3
-PERIOD = 2048
+FIRST_PERIOD, PERIOD = 128, 2048
+"""Runs from the first trial to the second; each period is twice as long as the one before it, up to
+the longest."""
 LONG = 8_000_000
 """Nanoseconds of a run of which the others are not tried."""
 UNTRIED = 1
@@ -28,6 +32,7 @@ NAMES: dict[str, str | int] = {
     "trial_fewest": f"[{len(FEWEST)} x i64] [{', '.join(f'i64 {fewest}' for fewest in FEWEST)}]",
     "trial_runs": RUNS,
     "trial_end": RUNS * len(FEWEST),
+    "trial_first_period": FIRST_PERIOD,
     "trial_period": PERIOD,
     "trial_long": LONG,
     "trial_untried": UNTRIED,
@@ -104,15 +109,24 @@ whose:
   %same = icmp eq i64 %key, %old
   %counted = load i64, ptr %turn.at
   %turn = select i1 %same, i64 %counted, i64 0
+  %period.at = getelementptr %bessemer.pool, ptr %pool, $pool_period
+  %running = load i64, ptr %period.at
+  %period = select i1 %same, i64 %running, i64 $trial_first_period
   store i64 %key, ptr %tried.at
   store i64 %turn, ptr %turn.at
+  store i64 %period, ptr %period.at
   %settled = icmp uge i64 %turn, $trial_end
   br i1 %settled, label %count_on, label %trial
 count_on:
   %following = add i64 %turn, 1
-  %over = icmp uge i64 %following, $trial_period
+  %over = icmp uge i64 %following, %period
   %next = select i1 %over, i64 0, i64 %following
   store i64 %next, ptr %turn.at
+  br i1 %over, label %lengthen, label %plain
+lengthen:
+  %twice = shl i64 %period, 1
+  %longer = call i64 @llvm.umin.i64(i64 %twice, i64 $trial_period)
+  store i64 %longer, ptr %period.at
   br label %plain
 trial:
   %mode = udiv i64 %turn, $trial_runs
