@@ -87,6 +87,10 @@ CONTRADICTIONS = {
         "(float[n, 4] x) <int64[2] s = {-2, 3}> { z = ConstantOfShape (s) y = Add (z, z) }",
         "-2 is negative",
     ),
+    "counts of Tile": (
+        "(float[n, 4] x) <int64[2] s = {1099511627776, 1024}> { y = Tile (x, s) }",
+        "more than the 64 that are allowed",
+    ),
     "depth of OneHot": (
         "(int64[n] x) <int64 d = {-3}, float[2] v = {0, 1}> { y = OneHot (x, d, v) }",
         "-3 is negative",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 
 from bessemer.compiler.errors import CompileError
+from bessemer.compiler.ir.dims import Dim, Size
 from bessemer.compiler.ir.types import TensorType
 
 FILE_BYTES = (1 << 31) - 1  # protobuf's own limit
@@ -25,9 +26,14 @@ def check_size(type: TensorType, where: str) -> None:
     """Raises CompileError for a tensor larger than any machine's memory."""
     if type.rank > RANK:
         raise CompileError(f"{where}: has {type.rank} dimensions, more than {RANK}")
-    known = math.prod(max(size, 1) for size in type.shape if isinstance(size, int))
+    known = math.prod(_least(size) for size in type.shape)
     if known * type.dtype.bytes > TENSOR_BYTES:
         raise CompileError(f"{where}: is {type}, {too_large(known * type.dtype.bytes)}")
+
+
+def _least(size: Size) -> int:
+    """What a size is at least where the tensor has elements: 1024 for 1024 * n."""
+    return math.gcd(*size.terms.values()) if isinstance(size, Dim) else max(size, 1)
 
 
 def too_large(size: int) -> str:
