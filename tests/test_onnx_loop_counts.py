@@ -152,6 +152,34 @@ def test_counting_goes_on_with_the_number_of_the_iteration() -> None:
             np.testing.assert_allclose(ours, theirs, rtol=1e-5)
 
 
+_NUMBERS = """
+agraph (float[2] x, int64 last) => (float[2] y, int64[m] numbers, float[m, 0] none) {
+    most = Constant<value = int64 {9223372036854775807}>()
+    begins = Constant<value = bool {1}>()
+    y, numbers, none = Loop(most, begins, x) <
+        body = step (int64 i, bool c, float[2] s)
+                => (bool more, float[2] t, int64 number, float[0] nothing) {
+            t = Add(s, s)
+            number = Identity(i)
+            from = Constant<value = int64[1] {2}>()
+            nothing = Slice(t, from, from)
+            more = Less(i, last)
+        }
+    >
+}
+"""
+
+
+def test_a_loop_may_collect_its_own_number_and_slices_of_nothing() -> None:
+    model = parsed(_NUMBERS)
+    compiled = bessemer.compile(model, threads=1, cache=False)
+    for last in (0, 70, 1100):
+        given = {"x": np.zeros(2, np.float32), "last": np.array(last)}
+        _, numbers, none = compiled.run(given)
+        np.testing.assert_array_equal(numbers, np.arange(last + 1))
+        assert none.shape == (last + 1, 0)
+
+
 def test_a_trial_takes_a_few_megabytes() -> None:
     for size, most in ((5, 1024), (1 << 14, 64), (1 << 20, 16)):
         text = _MAP.format(more=_BY_DATA, step=1).replace("batch, n]", f"batch, {size}]")
