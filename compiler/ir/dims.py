@@ -549,10 +549,8 @@ def _monomial_bound(monomial: Monomial, smallest: bool) -> Size:
 def _atom_bound(factor: Atom, smallest: bool) -> Size:
     """A bound of one atom; itself where none is known."""
     match factor:
-        case Symbol(_, extent) if extent is not None:
-            return 0 if smallest else extent - 1
-        case Mod(numerator, denominator):
-            return 0 if smallest else denominator - 1
+        case Symbol(_, count) | Mod(_, count) if count is not None:
+            return 0 if smallest else count - 1
         case FloorDiv(numerator, denominator):
             return floordiv(_bound(numerator, lower=smallest), denominator)
         case Min(a, b) if not smallest:

@@ -134,9 +134,16 @@ class _Former:
             group.reductions.append(node)
         if kind == "heavy":
             group.heavy.append(node)
-            if samples_channels(node):
+            if samples_channels(node) or self._pools_moved_channels(node):
                 self.forced.add(node.inputs[0])
         self._read(node, {group})
+
+    def _pools_moved_channels(self, node: Node) -> bool:
+        """Whether a pool's windows see channels that a transpose brings together: they are put in
+        order once, not for every window."""
+        made = self.producers.get(node.inputs[0])
+        is_pool = node.operator.name in ("max_pool", "average_pool")
+        return is_pool and made is not None and moves_last_axis(made)
 
     def _read(self, node: Node, groups: set[Group]) -> None:
         for value in node.inputs:
