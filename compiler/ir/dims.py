@@ -634,6 +634,5 @@ def format_size(size: Size) -> str:
 
 
 def _factor(size: Size) -> str:
-    text = format_size(size)
     is_one = size >= 0 if isinstance(size, int) else as_atom(size) is not None
-    return text if is_one else f"({text})"
+    return format_size(size) if is_one else f"({format_size(size)})"
