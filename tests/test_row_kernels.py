@@ -63,7 +63,8 @@ def _exp_and_more(b: GraphBuilder, x: Value) -> Value:
         return b.apply("broadcast_to", kept, shape=y.type.shape)
 
     first = b.apply("div", e, total(e))
-    second = b.apply("mul", t, total(b.apply("mul", t, total(e))))
+    squares = b.apply("mul", t, t)  # whose sum cancels nothing
+    second = b.apply("mul", t, total(b.apply("mul", squares, total(e))))
     return b.apply("add", first, second)
 
 
@@ -82,7 +83,7 @@ def _softmax(x: Array) -> Array:
 def _both(x: Array) -> Array:
     e, t = np.exp(x), np.tanh(x)
     total = e.sum(axis=-1, keepdims=True)
-    result: Array = e / total + t * (t * total).sum(axis=-1, keepdims=True)
+    result: Array = e / total + t * (t * t * total).sum(axis=-1, keepdims=True)
     return result
 
 
