@@ -118,14 +118,16 @@ class _Order:
         for family in set(self.family.values()):
             for position in family.missing:
                 missed_by.setdefault(position, []).append(family)
-        begun = until = -1
+        pack = reader = -1
         while ready:
             # What was packed for a kernel is large: the kernel comes before anything else.
-            soon = [position for position in ready if begun < position <= until]
+            soon = [position for position in ready if pack < position <= reader]
             task = self.tasks[min(soon) if soon else self._next(ready, waiting)]
-            begun, until = task.position, max(until, self._packed_for(task))
             ready.remove(task.position)
             del left[task.position]
+            if reader not in left:
+                pack, reader = task.position, -1
+            reader = max(reader, self._packed_for(task))
             done.append(task)
             for family in missed_by.get(task.position, ()):
                 family.missing.remove(task.position)
