@@ -50,7 +50,7 @@ def each_case(
     where: Callable[[Case], bool] = lambda case: True,
 ) -> Callable[[Test], Callable[[list[Case]], None]]:
     """Makes a test of a case one of all cases of an operator, for all operators or for those with a
-    certain rule. What fails says of which case."""
+    certain rule. What fails says of which case; one that is skipped hides no other."""
     found: dict[tuple[str, bool], list[Case]] = {}
     for case in cases():
         is_meant = (not element or case.operator.element is not None) and (
@@ -73,6 +73,9 @@ def _in_turn(test: Test) -> Callable[[list[Case]], None]:
         for case in some:
             try:
                 test(case)
+            except pytest.skip.Exception:
+                if len(some) == 1:
+                    raise
             except BaseException as error:
                 error.add_note(f"in {case.name}")
                 raise

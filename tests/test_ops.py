@@ -12,7 +12,7 @@ from bessemer.compiler.ir.interpreter.interpret_loops import run_kernel
 from bessemer.compiler.ir.loops import Kernel
 from bessemer.compiler.ir.op import OPS, Operator
 from bessemer.compiler.ir.types import Array, type_of
-from tests.op_cases import Case, assert_same, each_case
+from tests.op_cases import Case, assert_same, cases, each_case
 
 NOT_FUNCTIONS_OF_ARRAYS = {"bind", "if", "loop"}
 """Carried out by the run body, and tested with the interpreter of graphs."""
@@ -29,6 +29,19 @@ def test_an_operator_has_several_examples(operator: Operator) -> None:
 def test_an_operator_is_run_in_one_way(operator: Operator) -> None:
     ways = (operator.element is not None) + (operator.statements is not None)
     assert ways == (0 if operator.name in NOT_FUNCTIONS_OF_ARRAYS else 1)
+
+
+def test_a_case_that_is_skipped_hides_no_other() -> None:
+    some = [case for case in cases() if case.operator.name == "add"]
+    seen: list[Case] = []
+
+    @each_case(where=lambda case: False)
+    def visit(case: Case) -> None:
+        seen.append(case)
+        pytest.skip("each of them")
+
+    visit(some)
+    assert seen == some and len(some) > 1
 
 
 @each_case()

@@ -175,6 +175,10 @@ LOOPS = {
         y = ScatterND (x, at, t)""",
     "another is read between": """w = ScatterND (x, at, wide) z = Gather (w, i)
         y = ScatterND <reduction = "add"> (w, at, wide)""",
+    "what was there is read behind it": """deep = Constant <value = int64[3] {6, 1, 5}> ()
+        before = Reshape (x, deep) most = ReduceMax <axes = [0], keepdims = 0> (before)
+        y = ScatterND (x, at, most) after = Reshape (y, deep) both = Mul (after, before)
+        z = ReduceMean <axes = [0, 1], keepdims = 0> (both)""",
 }
 
 

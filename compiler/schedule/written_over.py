@@ -30,7 +30,7 @@ def with_updates(graph: Graph) -> Graph:
     found: dict[int, int] = {}
     for position, value in enumerate(graph.outputs):
         node = producers.get(value)
-        if node is None or graph.outputs.count(value) > 1 or not _is_free(node, users, graph):
+        if node is None or graph.outputs.count(value) > 1 or not _may_update(node, users, graph):
             continue
         is_known = set().union(*map(symbol_names, value.type.shape)) <= set(graph.symbols)
         if node.inputs[0] in graph.inputs and is_known:
@@ -46,7 +46,7 @@ def copied_first(graph: Graph) -> list[Node]:
     return [
         node
         for node in graph.nodes
-        if _is_free(node, users, graph)
+        if _may_update(node, users, graph)
         and (node.output in updated or _is_computed(node, producers, graph))
     ]
 
@@ -92,16 +92,23 @@ def carried_over(
 
 
 def _is_free(node: Node, users: Mapping[Value, Sequence[Node]], graph: Graph) -> bool:
-    """Whether a node can write over its first input, and nothing else needs what it was: of an
-    input whose place an output takes, others may need it that come before (order_updates.py)."""
+    """Whether a node can write over its first input, and nothing else needs what it was."""
+    return (
+        node.operator.over is not None
+        and len(users[node.inputs[0]]) == 1
+        and node.inputs[0] not in graph.outputs
+    )
+
+
+def _may_update(node: Node, users: Mapping[Value, Sequence[Node]], graph: Graph) -> bool:
+    """The same of a whole graph, where an input whose place an output takes may be needed by what
+    the node is computed from: order_updates.py has all that reads it come first."""
     first = node.inputs[0] if node.operator.over is not None else None
-    if first is None or first in graph.outputs:
-        return False
+    if first is None or first not in graph.inputs or node.output not in graph.outputs:
+        return _is_free(node, users, graph)
     others = {reader for reader in users[first] if reader is not node}
-    if not others:
-        return users[first].count(node) == 1
-    is_update = first in graph.inputs and node.output in graph.outputs
-    return is_update and node.inputs.count(first) == 1 and others <= ancestors(graph, node)
+    is_alone = first not in graph.outputs and node.inputs.count(first) == 1
+    return is_alone and others <= ancestors(graph, node)
 
 
 def _is_computed(node: Node, producers: Mapping[Value, Node], graph: Graph) -> bool:
