@@ -147,6 +147,19 @@ def test_float_functions_of_one_operand(
 
 
 @on_each_target
+@pytest.mark.parametrize("lanes", [1, 8])
+@pytest.mark.parametrize("dtype", [f32, f64, f16], ids=str)
+def test_whether_both_of_two_are_numbers(
+    dtype: DType, lanes: int, target: Target, rng: np.random.Generator
+) -> None:
+    left, right = pairs(f32, rng)[0], pairs(dtype, rng)[1]
+    assert np.isnan(left).any() and np.isnan(right).any()
+    both = {"both": lambda x, y: ~expr.unary("isnan", x) & ~expr.unary("isnan", y)}
+    expected = {"both": lambda x, y: ~(np.isnan(x) | np.isnan(y))}
+    check(pointwise([f32, dtype], both, lanes), target, [left, right], expected)
+
+
+@on_each_target
 @pytest.mark.parametrize("dtype", (*INTEGERS, boolean), ids=str)
 def test_integer_functions_of_one_operand(
     dtype: DType, target: Target, rng: np.random.Generator

@@ -44,6 +44,23 @@ def test_what_moves_other_axes_too_still_does(rng: np.random.Generator) -> None:
     assert result.nodes[2].attributes["permutation"] == (1, 0, 2)
 
 
+def test_of_products_of_turned_products_every_other_is_turned(rng: np.random.Generator) -> None:
+    c = Case()
+    x, y, z = c.x(3, 8, 5), c.x(3, 8, 7), c.x(3, 5, 4)
+    left = x
+    for right in (y, z):
+        left = c.of("matmul", c.of("transpose", left, permutation=(0, 2, 1)), right)
+    graph = c.b.finish([c.of("exp", c.of("transpose", left, permutation=(0, 2, 1)))])
+    result = changed(graph, [turn_products, remove_dead], rng, rtol=1e-6)
+    assert lines(result)[:-1] == [
+        "%3 = transpose(%1, permutation=(0, 2, 1))",
+        "%4 = matmul(%3, %0)",
+        "%5 = matmul(%4, %2)",
+        "%6 = transpose(%5, permutation=(0, 2, 1))",
+        "%7 = exp(%6)",
+    ]
+
+
 def test_products_that_someone_reads_by_rows_stay() -> None:
     assert turn_products(graph := _read_across(permutation=(1, 0, 2))) is graph
     for reader in ("exp", "output"):

@@ -166,9 +166,9 @@ class _Evaluation:
         function = self._joined(node)
         if function is not None:
             return function
-        numbers = _numbers(node.left), _numbers(node.right)
-        if node.name == "and" and all(numbers):
-            return compare(self.writer, "ord", *(self.value(x) for x in numbers if x))
+        one, other = _numbers(node.left), _numbers(node.right)
+        if node.name == "and" and one and other and one.dtype is other.dtype:
+            return compare(self.writer, "ord", self.value(one), self.value(other))
         left, right = self.value(node.left), self.value(node.right)
         if node.name == "pow" and left.kind is not boolean:
             return calls.power(self.state, left, right)

@@ -10,7 +10,7 @@ operand is read across, but the result need not be turned by those who read it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from bessemer.compiler.ir.graph import Graph, Node, Value
@@ -26,7 +26,7 @@ def turn_products(graph: Graph) -> Graph:
     rewriter = GraphRewriter(graph)
     turned: dict[Value, Value] = {}
     for node in graph.nodes:
-        if _is_turned(node, graph, users, producers):
+        if _is_turned(node, graph, users, producers, turned):
             rewriter.sources = node.sources
             turned[node.output] = _turn(rewriter, node, producers)
         elif node.inputs and node.inputs[0] in turned:
@@ -46,16 +46,18 @@ def _is_turned(
     graph: Graph,
     users: Mapping[Value, Sequence[Node]],
     producers: Mapping[Value, Node],
+    turned: Collection[Value],
 ) -> bool:
     """Whether a node multiplies a transposed matrix, and neighbours in the rows of what it computes
-    are neighbours for none of its readers, but those in its columns are."""
+    are neighbours for none of its readers, but those in its columns are. The transpose of a product
+    that is `turned` itself is no transpose."""
     if node.operator.name != "matmul" or node.output in graph.outputs:
         return False
     left, right = node.inputs
     before = producers.get(left)
     if before is None or before.operator.name != "transpose":
         return False
-    if before.attributes["permutation"] != _swapped(left):
+    if before.attributes["permutation"] != _swapped(left) or before.inputs[0] in turned:
         return False
     is_plain = left.type.shape[:-2] == right.type.shape[:-2] and left.type.dtype == right.type.dtype
     rank, readers = node.output.type.rank, users.get(node.output, ())
