@@ -30,7 +30,7 @@ from bessemer.compiler.passes.simplification.remove_dead import remove_dead
 _NOTHING = (
     "grow_in_place is for networks whose output continues an input of symbolic size, such as "
     "present = Concat(past, new), and {} has none. Caches that ScatterND, "
-    " TensorScatter or GroupQueryAttention write into are in place without it."
+    "TensorScatter or GroupQueryAttention write into are in place without it."
 )
 
 

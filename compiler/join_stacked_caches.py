@@ -56,7 +56,8 @@ def join_stacked_caches(graph: Graph) -> Graph:
     for value in dict.fromkeys(graph.outputs):
         node = producers.get(value)
         found = None if node is None else _stack_at(node, graph, producers)
-        if found is None:
+        taken = {part.node for stack in stacks for part in stack.parts}
+        if found is None or any(part.node in taken for part in found.parts):
             continue
         joined = delayed(graph, _waits([*stacks, found], producers))
         if joined is not None:
@@ -74,7 +75,8 @@ def _stack_at(node: Node, graph: Graph, producers: _Producers) -> _Stack | None:
     if len(pasts) != 1 or len(parts) != len(node.inputs) or len({part.axis for part in parts}) != 1:
         return None
     (past,) = pasts
-    return _Stack(past, node, parts) if past.type.shape[0] == len(parts) else None
+    is_whole = past.type.shape[0] == len(parts) and past.type.rank == node.output.type.rank
+    return _Stack(past, node, parts) if is_whole else None
 
 
 def _part_at(

@@ -6,6 +6,8 @@ written to, and the run would copy the old content first.
 
 from __future__ import annotations
 
+import numpy as np
+
 from bessemer.compiler.ir.types import Array
 from bessemer.runtime.argument_order import in_order
 from bessemer.runtime.arrays import as_input, first_places, numpy_dtype
@@ -25,7 +27,8 @@ def behind_inputs(model: CompiledModel, inputs: Inputs) -> tuple[Inputs, Places 
     out: Places = [None] * len(signature.outputs)
     for room in signature.rooms:
         whole = out[room.output] = made[room.output]
-        arrays[room.given] = first_places(whole, room.axis, arrays[room.given].shape[room.axis])
+        used = np.shape(arrays[room.given])[room.axis]
+        arrays[room.given] = first_places(whole, room.axis, used)
     return arrays, out
 
 

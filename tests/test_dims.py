@@ -19,6 +19,8 @@ N, M = symbol("n"), symbol("m")
 I = symbol("i", 4)  # noqa: E741
 J = symbol("j", N)
 K = symbol("k", 3 * N)
+FEW = dims.minimum(N, 8)
+AMONG_FEW = symbol("a", M) * FEW + symbol("b", FEW)
 FOREIGN = dims.atom(("a value", "read from data"))
 EXTENTS: dict[str, Callable[[int], int]] = {
     "i": lambda n: 4,
@@ -195,6 +197,10 @@ def test_the_text_of_a_size_reads_back(formula: Formula) -> None:
         (M - M % 8, 8 * (M // 8)),
         ((M - M % 8) // 4, 2 * (M // 8)),
         (5 * ((M + 4) // 5) - (M + (4 * M) % 5), 0),
+        ((I * M * FEW + AMONG_FEW) // (M * FEW), I),
+        ((I * M * FEW + AMONG_FEW) % (M * FEW), AMONG_FEW),
+        (dims.maximum(FEW, 8), 8),
+        (AMONG_FEW // (8 * M), 0),
     ],
 )
 def test_index_arithmetic_of_views_cancels(size: Size, simplified: Size) -> None:

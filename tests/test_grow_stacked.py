@@ -125,6 +125,44 @@ def test_values_that_need_the_keys_stay_apart() -> None:
         bessemer.compile(model, cache=False, grow_in_place=True)
 
 
+_PARTS = """
+    zero = Constant<value = int64 {0}>() one = Constant<value = int64 {1}>()
+    front = Constant<value = int64[1] {0}>()
+    past_k = Gather<axis = 0>(past, zero) past_v = Gather<axis = 0>(past, one)
+    keys = Concat<axis = 2>(past_k, k) values = Concat<axis = 2>(past_v, v)
+"""
+
+
+def test_one_stack_of_two_equal_ones_grows_in_place() -> None:
+    model = parsed(f"""g (float[2, 2, 3, n, 4] past, float[2, 3, s, 4] k, float[2, 3, s, 4] v)
+            => (float[2, 2, 3, t, 4] present, float[2, 2, 3, t, 4] again) {{{_PARTS}
+        whole_k = Unsqueeze(keys, front) whole_v = Unsqueeze(values, front)
+        present = Concat<axis = 0>(whole_k, whole_v) again = Concat<axis = 0>(whole_k, whole_v)
+    }}""")
+    rng = np.random.default_rng(7)
+    steps = tuple(
+        {name: rng.standard_normal((2, 3, length, 4)).astype(np.float32) for name in ("k", "v")}
+        for length in (3, 1)
+    )
+    _decoded(model, rng.standard_normal((2, 2, 3, 6, 4)).astype(np.float32), steps)
+
+
+@pytest.mark.parametrize(
+    "stacked",
+    [
+        "present = Concat<axis = 0>(keys, values)",
+        """flat_k = Squeeze(keys, front) flat_v = Squeeze(values, front)
+        present = Concat<axis = 0>(flat_k, flat_v)""",
+    ],
+)
+def test_a_stack_of_fewer_axes_than_the_cache_is_none(stacked: str) -> None:
+    model = parsed(f"""g (float[2, 1, 3, n, 4] past, float[1, 3, s, 4] k, float[1, 3, s, 4] v)
+            => (float[] present) {{{_PARTS} {stacked} }}""")
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    with pytest.raises(bessemer.CompileError, match="'g' has none"):
+        bessemer.compile(model, cache=False, grow_in_place=True)
+
+
 def test_places_may_come_first() -> None:
     model, rng = _model(_FIRST), np.random.default_rng(4)
     assert _copies_nothing(model)

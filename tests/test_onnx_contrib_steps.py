@@ -101,6 +101,21 @@ def test_attention_among_heads_writes_into_a_cache_that_has_room(length: int) ->
     _check("MultiHeadAttention", given, 3, num_heads=_HEADS, unidirectional=1)
 
 
+@pytest.mark.parametrize("known", [_USED - 1, _USED])
+def test_beams_of_fewer_places_than_are_in_use_are_refused(known: int) -> None:
+    more = {"width": np.array([2], np.int32), "beams": _BEAMS[:, :, :known]}
+    given = {**_step(), "mask": None, "added": None, **_CACHES, "used": _COUNT, **more}
+    model, fed = _model(
+        "DecoderMaskedMultiHeadAttention", given, 3, num_heads=_HEADS, past_present_share_buffer=1
+    )
+    compiled = bessemer.compile(model, threads=1, cache=False)
+    if known == _USED:
+        compiled.run(fed)
+    else:
+        with pytest.raises(bessemer.ExecutionError, match="places among 5"):
+            compiled.run(fed)
+
+
 def test_a_cache_that_is_too_small_is_refused() -> None:
     given = {**_step(), "bias": None, "mask": None, "added": None, **_CACHES, "used": _COUNT}
     model, fed = _model("MultiHeadAttention", given, 3, num_heads=_HEADS)
@@ -181,6 +196,15 @@ def test_boxes_are_cropped_and_resized(mode: str, crop: tuple[int, int]) -> None
     _check("CropAndResize", given, constants=["crop"], mode=mode, extrapolation_value=0.7)
 
 
+@pytest.mark.parametrize("crop", [(3,), (0, 4), (3, -1)])
+def test_boxes_are_not_resized_to_nothing(crop: tuple[int, ...]) -> None:
+    images: Array = np.zeros(9, np.int32)
+    given = {"x": _normal(1, 2, 3, 5, 5), "boxes": _BOXES, "images": images}
+    model, _ = _model("CropAndResize", {**given, "crop": np.array(crop, np.int32)}, 1, ["crop"])
+    with pytest.raises(bessemer.CompileError, match="crop_size is"):
+        bessemer.compile(model, cache=False)
+
+
 def test_a_box_of_an_image_that_is_not_there_ends_the_run() -> None:
     given = {"x": _normal(1, 2, 3, 5, 5), "boxes": _BOXES[:1], "images": np.array([2], np.int32)}
     given["crop"] = np.array([2, 2], np.int32)
@@ -219,5 +243,5 @@ def test_rotations_by_three_positions(
     given |= {"cos": np.cos(angles), "sin": np.sin(angles)}
     _check(
         "MRotaryEmbedding", given, num_heads=3, rotary_embedding_dim=16,
-        mrope_section=[4, 2, 2], mrope_layout=layout, interleaved=interleaved,
+        mrope_section=[4, 2, 2], mrope_layout=layout, interleaved=interleaved, scale=0.75,
     )  # fmt: skip

@@ -51,6 +51,15 @@ def test_what_a_run_continues_lies_in_one_array() -> None:
     assert arrays[2] is out[2] and [value.shape for _, value in first] == [(8, 4)]
 
 
+def test_what_a_run_continues_may_be_given_as_lists() -> None:
+    given = _given()
+    model = bessemer.compile(_cache(), threads=1, cache=False, grow_in_place=True)
+    wanted = model.run(given)
+    arrays, out, _ = over_inputs(model, {name: array.tolist() for name, array in given.items()})
+    for one, other in zip(model.run(arrays, out), wanted, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_a_model_that_continues_nothing_takes_its_inputs_as_they_are() -> None:
     model, given = bessemer.compile(_cache(), threads=1, cache=False), _given()
     assert behind_inputs(model, given) == (given, None)

@@ -472,7 +472,7 @@ def ceildiv(numerator: Size, denominator: Size) -> Size:
 
 def is_within(size: Size, extent: Size) -> bool:
     """Whether 0 <= size < extent is certain."""
-    return is_nonnegative(size) and is_nonnegative(extent - 1 - upper_bound(size))
+    return is_nonnegative(size) and is_nonnegative(extent - 1 - _bound(size, lower=False))
 
 
 @lru_cache(maxsize=65536)
@@ -485,8 +485,8 @@ def is_nonnegative(size: Size) -> bool:
         _atom_is_nonnegative(factor) for monomial in _terms(lowest) for factor, _ in monomial
     ):
         return True
-    undivided = _undivided(lowest)
-    return undivided != lowest and is_nonnegative(undivided)
+    weaker = _undivided(lowest), _bound(size, lower=True, numbers=True)
+    return any(bound != lowest and is_nonnegative(bound) for bound in weaker)
 
 
 def _undivided(size: Size) -> Size:
@@ -518,25 +518,29 @@ def _atom_is_nonnegative(factor: Atom) -> bool:
             return False
 
 
-@lru_cache(maxsize=65536)
 def upper_bound(size: Size) -> Size:
     """An upper bound without loop indices where one is known (each replaced by its last value)."""
-    return _bound(size, lower=False)
+    return _bound(size, lower=False, numbers=True)
 
 
-def _bound(size: Size, *, lower: bool) -> Size:
+@lru_cache(maxsize=65536)
+def _bound(size: Size, *, lower: bool, numbers: bool = False) -> Size:
+    """A bound without loop indices. A minimum stays, as it may be cancelled by another one, unless
+    `numbers` are wanted."""
     if isinstance(size, int):
         return size
     result: Size = 0
     for monomial, coefficient in size.terms.items():
         smallest = (coefficient > 0) == lower
-        result = result + coefficient * _monomial_bound(monomial, smallest)
+        result = result + coefficient * _monomial_bound(monomial, smallest, numbers)
     return result
 
 
-def _monomial_bound(monomial: Monomial, smallest: bool) -> Size:
+def _monomial_bound(monomial: Monomial, smallest: bool, numbers: bool) -> Size:
     """A bound of a product. It grows with each factor only while the others are not negative."""
-    bounds = [(atom(factor), power, _atom_bound(factor, smallest)) for factor, power in monomial]
+    bounds = [
+        (atom(factor), power, _atom_bound(factor, smallest, numbers)) for factor, power in monomial
+    ]
     unsure = [factor for factor, _ in monomial if not _atom_is_nonnegative(factor)]
     if unsure:
         moved = [factor for factor, power, bound in bounds if bound != factor]
@@ -546,14 +550,14 @@ def _monomial_bound(monomial: Monomial, smallest: bool) -> Size:
     return product(bound for _, power, bound in bounds for _ in range(power))
 
 
-def _atom_bound(factor: Atom, smallest: bool) -> Size:
+def _atom_bound(factor: Atom, smallest: bool, numbers: bool) -> Size:
     """A bound of one atom; itself where none is known."""
     match factor:
         case Symbol(_, count) | Mod(_, count) if count is not None:
             return 0 if smallest else count - 1
         case FloorDiv(numerator, denominator):
-            return floordiv(_bound(numerator, lower=smallest), denominator)
-        case Min(a, b) if not smallest:
+            return floordiv(_bound(numerator, lower=smallest, numbers=numbers), denominator)
+        case Min(a, b) if numbers and not smallest:
             bounds = upper_bound(a), upper_bound(b)
             return min((n for n in bounds if isinstance(n, int)), default=atom(factor))
     return atom(factor)

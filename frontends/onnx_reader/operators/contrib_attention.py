@@ -236,7 +236,8 @@ def _in_use(
     b, (rows, heads, places, size) = context.builder, present.type.shape
     if beams is None:
         return slice_axis(b, present, 2, 0, before + new.type.shape[2])
-    batch, width, _ = beams.type.shape
+    batch, width, known = beams.type.shape
+    require_nonnegative(b, (known - before,), f"beams of {before} places among {known}")
     origin = context.cast(slice_axis(b, beams, 2, 0, before), i64)
     row = context.elementwise("add", origin, _steps(context, (batch, 1, 1), 0, width))
     row = _times(context, context.reshape(row, (rows, 1, before)), heads)

@@ -30,6 +30,8 @@ def read_crop_and_resize(context: NodeContext) -> Value:
         context.wrong(f"boxes {boxes.type} of images {x.type}")
     images = with_size(b, indices_at(context, 2), 0, boxes.type.shape[0])
     crop = context.integers_at(3, "crop_size")
+    if len(crop) != 2 or min(crop) < 1:
+        context.wrong(f"crop_size is {list(crop)}")
     down, right = (
         _places(context, boxes, axis, crop[axis], x.type.shape[1 + axis]) for axis in range(2)
     )

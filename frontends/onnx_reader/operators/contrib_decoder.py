@@ -60,8 +60,9 @@ def read_sectioned_rotary_embedding(context: NodeContext) -> Value:
         heads = context.integer("num_heads", 0)
         x = in_heads(context, x, heads) if heads else in_heads_of(context, x, half * 2)
     chosen = _section_of_each(context, half)
+    scale = context.number("scale", 1.0)
     angles = [
-        _from_sections(context, angle, chosen)
+        binary(context.builder, "mul", _from_sections(context, angle, chosen), scale)
         for angle in angles_at(context, indices_at(context, 1), tables)
     ]
     result = rotated(context, x, angles, bool(context.integer("interleaved", 0)))
