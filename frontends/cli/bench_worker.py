@@ -140,6 +140,8 @@ def _start(job: Job, inputs: dict[str, Array]) -> Callable[[], list[Array]]:
 def _in_place(model: Any, inputs: dict[str, Array]) -> Callable[[], list[Array]]:
     """A run whose outputs lie behind the inputs that they continue."""
     arrays, out = later("outputs_in_place").behind_inputs(model, inputs)
+    if out is None:  # a run without `out` is a shorter call
+        return lambda: model.run(arrays)
     return lambda: model.run(arrays, out)
 
 
