@@ -6,10 +6,15 @@ import numpy as np
 import pytest
 
 import bessemer
+from bessemer.compiler.driver import build, kernels_of
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Graph
+from bessemer.compiler.ir.interpreter.interpret import run_graph
+from bessemer.compiler.ir.loops import For
 from bessemer.compiler.ir.types import TensorType, f32
+from bessemer.compiler.ir.walk_loops import walk
+from bessemer.compiler.options import Options
 from bessemer.compiler.passes.convolution.convolve_planes import convolve_planes
 from bessemer.compiler.passes.layout.move_transposes import move_transposes
 from bessemer.compiler.passes.simplification.fold_constants import fold_constants
@@ -81,3 +86,26 @@ def test_grouped_convolutions_of_free_sizes(
     (found,) = bessemer.compile(model, cache=False).run(inputs)
     (wanted,) = expected(model, inputs)
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("is_last", [False, True])
+def test_what_windows_see_is_computed_once_and_lies_in_planes(
+    is_last: bool, rng: np.random.Generator
+) -> None:
+    """As many numbers go in as come out; channels come last or are moved there."""
+    b = GraphBuilder("g")
+    x = b.input("x", TensorType(f32, (1, 9, 70, 3) if is_last else (1, 3, 9, 70)))
+    before = b.apply("tanh", x)
+    if not is_last:
+        before = b.apply("transpose", before, permutation=(0, 2, 3, 1))
+    weight = b.constant(np.arange(27, dtype=np.float32).reshape(3, 3, 1, 3))
+    pads = {"low": (1, 1), "high": (1, 1)}
+    y = b.apply("conv", before, weight, strides=(1, 1), dilations=(1, 1), groups=3, **pads)
+    graph = b.finish([b.apply("transpose", y, permutation=(0, 3, 1, 2))])
+    (kernel,) = (k for k in kernels_of(build(graph, Options()).program.steps) if "conv" in k.name)
+    assert kernel.name == "plane_conv"
+    vectors = [s for s in walk(kernel.body) if isinstance(s, For) and s.kind == "vector"]
+    assert vectors and all(loop.extent != 3 for loop in vectors), "vectors are of pixels"
+    array = rng.standard_normal(x.type.static_shape).astype(np.float32)
+    (found,) = bessemer.compile(graph).run({"x": array})
+    np.testing.assert_allclose(found, run_graph(graph, {"x": array})[0], rtol=1e-4, atol=1e-4)

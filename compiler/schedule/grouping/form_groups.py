@@ -136,6 +136,8 @@ class _Former:
             group.heavy.append(node)
             if samples_channels(node) or self._pools_moved_channels(node):
                 self.forced.add(node.inputs[0])
+            elif node.operator.name == "plane_conv":
+                self._force_neighbours(node.inputs[0])
         self._read(node, {group})
 
     def _pools_moved_channels(self, node: Node) -> bool:
@@ -205,6 +207,10 @@ class _Former:
         """A depthwise convolution widens what it reads itself; its vectors are of channels."""
         while (node := self.producers.get(value)) is not None and is_widening(node):
             value = node.inputs[0]
+        self._force_neighbours(value)
+
+    def _force_neighbours(self, value: Value) -> None:
+        """What many windows see is computed once, and put in order for vectors of neighbours."""
         if has_neighbours_last(value, self.producers):
             self._force_behind_views(value)
         else:
