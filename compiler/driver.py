@@ -28,7 +28,6 @@ from bessemer.compiler.codegen.kernels.cpu import PASSES as LLVM_PASSES
 from bessemer.compiler.codegen.kernels.share_numbers import share_numbers
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.fit_memory import fit_memory
-from bessemer.compiler.grow_in_place import grow_in_place, with_rooms
 from bessemer.compiler.ir.expr import forget_interned
 from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.ir.loops import Kernel
@@ -37,6 +36,7 @@ from bessemer.compiler.ir.walk_steps import launches
 from bessemer.compiler.options import Options
 from bessemer.compiler.pack_weights import pack_weights
 from bessemer.compiler.pass_order import passes_of
+from bessemer.compiler.passes.caches.grow_in_place import grow_in_place, with_rooms
 from bessemer.compiler.schedule.memory.recompute import Recomputation
 from bessemer.compiler.signature import describe
 from bessemer.compiler.step_log import StepLog, nothing

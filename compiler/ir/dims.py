@@ -525,22 +525,18 @@ def upper_bound(size: Size) -> Size:
 
 @lru_cache(maxsize=65536)
 def _bound(size: Size, *, lower: bool, numbers: bool = False) -> Size:
-    """A bound without loop indices. A minimum stays, as it may be cancelled by another one, unless
-    `numbers` are wanted."""
+    """A bound without loop indices. Minima stay, to be cancelled, unless `numbers` are wanted."""
     if isinstance(size, int):
         return size
     result: Size = 0
-    for monomial, coefficient in size.terms.items():
-        smallest = (coefficient > 0) == lower
-        result = result + coefficient * _monomial_bound(monomial, smallest, numbers)
+    for monomial, times in size.terms.items():
+        result = result + times * _monomial_bound(monomial, (times > 0) == lower, numbers)
     return result
 
 
 def _monomial_bound(monomial: Monomial, smallest: bool, numbers: bool) -> Size:
     """A bound of a product. It grows with each factor only while the others are not negative."""
-    bounds = [
-        (atom(factor), power, _atom_bound(factor, smallest, numbers)) for factor, power in monomial
-    ]
+    bounds = [(atom(f), power, _atom_bound(f, smallest, numbers)) for f, power in monomial]
     unsure = [factor for factor, _ in monomial if not _atom_is_nonnegative(factor)]
     if unsure:
         moved = [factor for factor, power, bound in bounds if bound != factor]

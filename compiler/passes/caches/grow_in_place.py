@@ -24,7 +24,7 @@ from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.order_nodes import ancestors, delayed
 from bessemer.compiler.ir.program import Program, Room
 from bessemer.compiler.ir.rewrite import GraphRewriter
-from bessemer.compiler.join_stacked_caches import join_stacked_caches
+from bessemer.compiler.passes.caches.join_stacked_caches import join_stacked_caches
 from bessemer.compiler.passes.simplification.remove_dead import remove_dead
 
 _NOTHING = (

@@ -1,0 +1,1 @@
+"""Caches that a decoder continues: their arrays get room for what is new."""
