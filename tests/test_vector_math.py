@@ -125,6 +125,15 @@ def test_f32_is_within_two_ulp_over_its_whole_range(name: str) -> None:
     assert_close(evaluate(name, "f32", x), reference, 2, x)
 
 
+@pytest.mark.parametrize("target", RUNNABLE)
+@pytest.mark.parametrize("name", ["erf", "tanh", "sigmoid"])
+def test_functions_that_level_off_end_at_one(name: str, target: str) -> None:
+    x = np.array([*np.linspace(9.02, 9.6, 59), 10, 17, 100, 3e38, np.inf], np.float32)
+    if name == "sigmoid":
+        x = 2 * x
+    assert (evaluate(name, "f32", x, lanes=16, target=target) == 1).all()
+
+
 @pytest.mark.skipif("avx512" not in RUNNABLE, reason="only where there are lookups")
 @pytest.mark.parametrize("lanes", [16, 64])
 def test_one_plus_erf_errs_by_no_more_than_the_sum_of_two(lanes: int) -> None:

@@ -1,7 +1,7 @@
 """erf and tanh from tables in registers, for machines that look 16 numbers up at once.
 
 Both are quartics in every piece of |x| (see `math_pieces`): one instruction a coefficient, and no
-branch for small and large arguments. Beyond `last`, in the last piece, they are 1 in f32.
+branch for small and large arguments. From `last` on, in the last piece, they give 1.
 
 Fits as described in `math_exponential`, relative errors 2^-24.9 (erf) and 2^-23.9 (tanh) before the
 last rounding. A table has a tuple for every power.
@@ -20,7 +20,7 @@ from bessemer.compiler.codegen.math.math_terms import (
 
 _ERF_LAST, _ERF_PIECES = 3.93, Pieces(width=0.0625, edge=0.5)
 _ONE_PLUS_ERF_LAST, _ONE_PLUS_ERF_PIECES = 3.93, Pieces(width=0.125, edge=3.875)
-_TANH_LAST, _TANH_PIECES = 9.02, Pieces(width=0.125, edge=1.125)
+_TANH_LAST, _TANH_PIECES = 8.9, Pieces(width=0.125, edge=1.125)
 _ERF = (
     (0.0, 0.07043198, 0.1403162, 0.20911768, 0.2763264, 0.34146863, 0.4041169, 0.46389812,
      0.5204999, 0.6232409, 0.71115565, 0.7840751, 0.8427008, 0.8883882, 0.92290014, 0.94817007,
