@@ -101,6 +101,22 @@ def test_attention_among_heads_writes_into_a_cache_that_has_room(length: int) ->
     _check("MultiHeadAttention", given, 3, num_heads=_HEADS, unidirectional=1)
 
 
+@pytest.mark.parametrize("operator", ["MultiHeadAttention", "DecoderMaskedMultiHeadAttention"])
+def test_sizes_of_all_inputs_may_have_names_of_their_own(operator: str) -> None:
+    names = ["bias", "mask", "added"] if operator == "MultiHeadAttention" else ["mask", "added"]
+    given = {**_step(), **dict.fromkeys(names), **_CACHES, "used": _COUNT}
+    shared = {} if operator == "MultiHeadAttention" else {"past_present_share_buffer": 1}
+    model, fed = _model(operator, given, 3, num_heads=_HEADS, **shared)
+    wanted: Any = session_of(model).run(None, fed)
+    for one in model.graph.input[:-1]:
+        for axis, dimension in enumerate(one.type.tensor_type.shape.dim[:-1]):
+            if one.name in ("q", "k", "v") or axis != 1:  # heads are known
+                dimension.dim_param = f"{one.name}_{axis}"
+    found = bessemer.compile(model, threads=1, cache=False).run(fed)
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(one, other, rtol=2e-5, atol=2e-5)
+
+
 @pytest.mark.parametrize("known", [_USED - 1, _USED])
 def test_beams_of_fewer_places_than_are_in_use_are_refused(known: int) -> None:
     more = {"width": np.array([2], np.int32), "beams": _BEAMS[:, :, :known]}

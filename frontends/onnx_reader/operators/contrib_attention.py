@@ -201,6 +201,7 @@ def _multi_head_attention(context: NodeContext, at: _Places) -> list[Item]:
     mask, added = context.optional(at.mask), context.optional(at.added)
     if past[0] is not None and past[1] is not None and context.optional(at.used) is not None:
         (before,) = context.sizes(at.used)
+        value = with_size(context.builder, value, 2, key.type.shape[2])
         news, caches = (key, value), (past[0], past[1])
         presents = [_written(context, old, new, before) for old, new in zip(caches, news)]
         beams = context.optional(at.beams)
