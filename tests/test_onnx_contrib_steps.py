@@ -105,7 +105,8 @@ def test_attention_among_heads_writes_into_a_cache_that_has_room(length: int) ->
 def test_sizes_of_all_inputs_may_have_names_of_their_own(operator: str) -> None:
     names = ["bias", "mask", "added"] if operator == "MultiHeadAttention" else ["mask", "added"]
     given = {**_step(), **dict.fromkeys(names), **_CACHES, "used": _COUNT}
-    shared = {} if operator == "MultiHeadAttention" else {"past_present_share_buffer": 1}
+    shares = operator != "MultiHeadAttention"
+    shared: dict[str, Any] = {"past_present_share_buffer": 1} if shares else {}
     model, fed = _model(operator, given, 3, num_heads=_HEADS, **shared)
     wanted: Any = session_of(model).run(None, fed)
     for one in model.graph.input[:-1]:
