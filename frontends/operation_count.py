@@ -84,10 +84,12 @@ def _trips(node: Node, graph: Graph) -> int:
 def _operations(node: Node) -> Size:
     shapes = [value.type.shape for value in node.inputs]
     match node.operator.name:
-        case "matmul":
+        case "matmul" | "matmul_blocks" | "matmul_rounded":
             return 2 * node.output.type.numel * shapes[0][-1]
         case "conv":
             return 2 * node.output.type.numel * product(shapes[1][:-1])
+        case "plane_conv":
+            return 2 * node.output.type.numel * product(shapes[1][1:])
         case "conv_transpose":
             return 2 * node.inputs[0].type.numel * product(shapes[1][:-1])
         case "lstm" | "gru" | "rnn":

@@ -61,6 +61,21 @@ def test_operations_are_counted_as_everybody_counts_them() -> None:
     assert count_operations(graph, {"x": np.zeros((2, 8, 8, 3), np.float32)}) == expected
 
 
+def test_a_convolution_of_planes_counts_as_one_of_channels() -> None:
+    counts = []
+    for operator, image, weight in (
+        ("conv", (2, 8, 8, 6), (3, 3, 2, 3)),
+        ("plane_conv", (2, 6, 8, 8), (3, 2, 3, 3)),
+    ):
+        builder = GraphBuilder("convolution")
+        x = builder.input("x", TensorType(f32, image))
+        w = builder.constant(np.zeros(weight, np.float32))
+        sides = {"low": (0, 0), "high": (0, 0), "strides": (1, 1), "dilations": (1, 1)}
+        y = builder.apply(operator, x, w, groups=3, **sides)
+        counts.append(count_operations(builder.finish([y], ["y"]), {"x": np.zeros(image)}))
+    assert counts == [2 * (2 * 6 * 6 * 3) * (2 * 3 * 3)] * 2
+
+
 def test_float64_is_more_exact_than_float32(rng: np.random.Generator) -> None:
     builder = GraphBuilder("sum")
     x = builder.input("x", TensorType(f32, (4, 1000)))

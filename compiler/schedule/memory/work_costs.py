@@ -30,6 +30,8 @@ def operations(node: Node, count: Count) -> int:
             return 2 * numel * count(node.inputs[0].type.shape[-1])
         case "conv":
             return 2 * numel * count(product(node.inputs[1].type.shape[:-1]))
+        case "plane_conv":
+            return 2 * numel * count(product(node.inputs[1].type.shape[1:]))
         case "conv_transpose":
             source = count(node.inputs[0].type.numel)
             weight = node.inputs[1].type.shape
