@@ -66,7 +66,7 @@ def _equal_constants(constants: Mapping[Value, Array]) -> dict[Value, Value]:
     for value, array in constants.items():
         # Most weights differ at a glance; only those that do not are read in full.
         ends = (array[:1, ...], array[-1:, ...]) if array.ndim else (array,)
-        glance = b"".join(end.reshape(-1)[:16].tobytes() for end in ends)
+        glance = b"".join(end.flat[:16].tobytes() for end in ends)  # copies no more than that
         alike[value.type, glance].append(value)
     same: dict[Value, Value] = {}
     for values in alike.values():
