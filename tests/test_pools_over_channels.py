@@ -90,3 +90,26 @@ def test_channels_that_a_transpose_brings_together_are_put_in_order_before_a_poo
     (found,) = bessemer.compile(model, cache=False).run(inputs)
     (expected,) = session_of(model).run(None, inputs)
     np.testing.assert_allclose(found, np.asarray(expected), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("pool", ["MaxPool", "AveragePool"])
+def test_windows_that_share_pixels_compute_no_function_again(
+    pool: str, rng: np.random.Generator
+) -> None:
+    model = onnx.parser.parse_model(
+        f"""<ir_version: 9, opset_import: ["": 19]>
+        agraph (float[2, 16, 9, 17] x) => (float[2, 16, 9, 17] y) {{
+            gate = Sigmoid(x)
+            swish = Mul(x, gate)
+            y = {pool}<kernel_shape = [3, 3], pads = [1, 1, 1, 1]>(swish) }}"""
+    )
+    graph = read_onnx(model)
+    for step in passes_of(Options(), AVX512):
+        graph = step(graph)
+    kernels = kernels_of(build_program(graph, AVX512).steps)
+    assert any("sigmoid" in kernel.name for kernel in kernels)
+    assert not any("sigmoid" in kernel.name and "pool" in kernel.name for kernel in kernels)
+    x = rng.standard_normal((2, 16, 9, 17)).astype(np.float32)
+    (found,) = bessemer.compile(model, cache=False).run({"x": x})
+    (wanted,) = session_of(model).run(None, {"x": x})
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)

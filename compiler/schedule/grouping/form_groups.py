@@ -134,7 +134,8 @@ class _Former:
             group.reductions.append(node)
         if kind == "heavy":
             group.heavy.append(node)
-            if samples_channels(node) or self._pools_moved_channels(node):
+            moved = samples_channels(node) or self._pools_moved_channels(node)
+            if moved or self._pools_what_costs(node):
                 self.forced.add(node.inputs[0])
             elif node.operator.name == "plane_conv":
                 self._force_neighbours(node.inputs[0])
@@ -146,6 +147,24 @@ class _Former:
         made = self.producers.get(node.inputs[0])
         is_pool = node.operator.name in ("max_pool", "average_pool")
         return is_pool and made is not None and moves_last_axis(made)
+
+    def _pools_what_costs(self, node: Node) -> bool:
+        """Whether the windows of a pool, which are as many as its pixels, would each compute costly
+        functions again, or what a product's kernel can compute as it ends."""
+        if node.operator.name not in ("max_pool", "average_pool"):
+            return False
+        seen, waiting = set[Node](), [node.inputs[0]]
+        while waiting:
+            value = waiting.pop()
+            made = self.producers.get(value)
+            if made is None or made in seen or value.type.numel != node.output.type.numel:
+                continue
+            if made.operator.name in COSTLY or kind_of(made) == "contraction":
+                return True
+            seen.add(made)
+            if made.operator.is_view or kind_of(made) == "pointwise":
+                waiting.extend(made.inputs)
+        return False
 
     def _read(self, node: Node, groups: set[Group]) -> None:
         for value in node.inputs:
