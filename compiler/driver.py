@@ -21,13 +21,12 @@ from bessemer.compiler.codegen.artifact.link import (
     weights_digest,
 )
 from bessemer.compiler.codegen.artifact.machine import assembly_text, machine_of
-from bessemer.compiler.codegen.artifact.parts import Parts, compiling_threads
+from bessemer.compiler.codegen.artifact.parts import compiling_threads, emit_kernels
 from bessemer.compiler.codegen.body.body import body_text
-from bessemer.compiler.codegen.kernels.cpu import CONSTANTS, KernelCode, emit_kernel
 from bessemer.compiler.codegen.kernels.cpu import PASSES as LLVM_PASSES
 from bessemer.compiler.codegen.kernels.share_numbers import share_numbers
 from bessemer.compiler.errors import CompileError
-from bessemer.compiler.fit_memory import fit_memory
+from bessemer.compiler.fit_memory import Fitted, fit_memory
 from bessemer.compiler.ir.expr import forget_interned
 from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.ir.loops import Kernel
@@ -129,11 +128,8 @@ def _build(
     if options.grow_in_place:
         graph, rooms = grow_in_place(graph)
         log.graph("grow_in_place", graph)
-    for step in passes_of(options, target):
-        graph = log.run(step, graph)
-    fitted = log.timed("schedule", lambda: fit_memory(graph, options, target))
-    graph, plan = fitted.graph, fitted.plan
-    log.graph("recompute", graph)
+    fitted = scheduled(graph, log, options, target)
+    plan = fitted.plan
     (program,) = log.timed("share_numbers", lambda: share_numbers([fitted.program]))
     program = with_rooms(program, rooms)
     kernels = kernels_of(program.steps)
@@ -142,53 +138,35 @@ def _build(
         # Moving and hashing a hundred megabytes needs no interpreter: it costs no time here.
         packing = beside.submit(_packed, program, plan)
         kept = beside.submit(lambda: keep(packing.result()[0]))
-        parts = Parts(machine, LLVM_PASSES, workers)
-        codes = log.timed(
-            "codegen", lambda: {k: parts.add(emit_kernel(k, target)) for k in kernels}
-        )
-        objects, rest = parts.finish()
+        emitted = log.timed("codegen", lambda: emit_kernels(kernels, target, workers))
         weights, digest = log.timed("weights", packing.result)
         signature = describe(program, weights, digest, target, options, strings)
-        texts = module_texts(program, plan, signature.prefix, codes, options.profile)
+        body = body_text(program, plan, signature.prefix, emitted.messages, profile=options.profile)
+        texts = emitted.texts([body])
         log.text("llvm.ll", "\n".join(texts))
-        own = (texts[0], *rest, texts[-1]) if objects else texts
 
         def compiled() -> Code:
             shared.result()
-            return compile_code(signature, own, machine, LLVM_PASSES, objects)
+            main = emitted.main_texts([body])
+            return compile_code(signature, main, machine, LLVM_PASSES, emitted.objects)
 
         code = log.timed("llvm", compiled)
         log.timed("weights", kept.result)
     made = Compilation(
-        graph, program, plan, code, weights, target, texts, log.seconds, fitted.choice
+        fitted.graph, program, plan, code, weights, target, texts, log.seconds, fitted.choice
     )
     if log.folder is not None:
         log.text("asm.s", assembly(made))
     return made
 
 
-def module_texts(
-    program: Program,
-    plan: MemoryPlan,
-    prefix: str,
-    codes: dict[Kernel, KernelCode],
-    profile: bool = False,
-) -> tuple[str, ...]:
-    """The LLVM IR of a program: shared definitions once, then the kernels, then the body."""
-    functions: dict[str, str] = {}
-    declarations = {
-        f"declare void @llvm.{name}.p0.p0.i64(ptr, ptr, i64, i1)" for name in ("memcpy", "memmove")
-    }
-    for code in codes.values():
-        functions |= code.functions
-        declarations |= code.declarations
-    messages = {kernel: code.messages for kernel, code in codes.items() if code.messages}
-    return (
-        "\n".join([CONSTANTS, *sorted(declarations)]),
-        *(functions[name] for name in sorted(functions)),
-        *(code.text for code in codes.values()),
-        body_text(program, plan, prefix, messages, profile=profile),
-    )
+def scheduled(graph: Graph, log: StepLog, options: Options, target: Target) -> Fitted:
+    """The passes, the schedule and the memory plan of a graph."""
+    for step in passes_of(options, target):
+        graph = log.run(step, graph)
+    fitted = log.timed("schedule", lambda: fit_memory(graph, options, target))
+    log.graph("recompute", fitted.graph)
+    return fitted
 
 
 def kernels_of(steps: Steps) -> list[Kernel]:

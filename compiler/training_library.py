@@ -16,22 +16,21 @@ from bessemer.compiler.codegen.artifact.link import (
     weights_digest,
 )
 from bessemer.compiler.codegen.artifact.machine import machine_of
-from bessemer.compiler.codegen.artifact.parts import Parts, compiling_threads
+from bessemer.compiler.codegen.artifact.parts import compiling_threads, emit_kernels
 from bessemer.compiler.codegen.body.body import body_text
-from bessemer.compiler.codegen.kernels.cpu import PASSES, emit_kernel
+from bessemer.compiler.codegen.kernels.cpu import PASSES
 from bessemer.compiler.codegen.kernels.share_numbers import share_numbers
 from bessemer.compiler.codegen.support.run import Body
 from bessemer.compiler.codegen.training.library_calls import can_be_result
 from bessemer.compiler.codegen.training.library_parts import Library, Part, StateArray
-from bessemer.compiler.driver import compiling, kernels_of, module_texts, processor_of
+from bessemer.compiler.driver import compiling, kernels_of, processor_of, scheduled
 from bessemer.compiler.errors import CompileError
-from bessemer.compiler.fit_memory import Fitted, fit_memory
+from bessemer.compiler.fit_memory import Fitted
 from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.ir.program import MemoryPlan, Program
 from bessemer.compiler.ir.types import Array
 from bessemer.compiler.options import Options
 from bessemer.compiler.pack_weights import pack_weights
-from bessemer.compiler.pass_order import passes_of
 from bessemer.compiler.schedule.share_kernels import share_kernels
 from bessemer.compiler.signature import describe
 from bessemer.compiler.step_log import StepLog
@@ -104,17 +103,13 @@ def _build(graphs: TrainingGraphs, options: Options, target: Target) -> tuple[Co
     ]
     signature = _signature(graphs, made)
     library = _library(graphs, made, signature, places[len(made) :])
-    names = [part.body.name for part in library.parts]
-    return _code(made, signature, library, names, target), weights
+    return _code(made, signature, library, target), weights
 
 
 def _scheduled(kind: str, graph: Graph, options: Options, target: Target) -> Fitted:
     log = StepLog(options.dump / kind if options.dump else None, options.verify)
     log.graph("input", graph)
-    for step in passes_of(options, target):
-        graph = log.run(step, graph)
-    fitted = log.timed("schedule", lambda: fit_memory(graph, options, target))
-    log.graph("recompute", fitted.graph)
+    fitted = scheduled(graph, log, options, target)
     log.kernels(kernels_of(fitted.program.steps))
     return fitted
 
@@ -123,7 +118,6 @@ def _code(
     made: Sequence[_Made],
     signature: Signature,
     library: Library,
-    names: Sequence[str],
     target: Target,
 ) -> Code:
     machine = machine_of(target)
@@ -132,19 +126,14 @@ def _code(
         shared = workers.submit(
             shared_objects, target.triple, target.features, machine, has_entry=False
         )
-        parts = Parts(machine, PASSES, workers)
-        codes = {kernel: parts.add(emit_kernel(kernel, target)) for kernel in kernels}
-        objects, rest = parts.finish()
-        first = made[0]
-        texts = module_texts(first.program, first.plan, names[0], codes)
-        messages = {kernel: code.messages for kernel, code in codes.items() if code.messages}
+        emitted = emit_kernels(kernels, target, workers)
         bodies = [
-            body_text(each.program, each.plan, name, messages)
-            for each, name in zip(made[1:], names[1:], strict=True)
+            body_text(each.program, each.plan, part.body.name, emitted.messages)
+            for each, part in zip(made, library.parts, strict=True)
         ]
-        own = (texts[0], *rest, texts[-1]) if objects else texts
         shared.result()
-        return compile_code(signature, (*own, *bodies), machine, PASSES, objects, library)
+        main = emitted.main_texts(bodies)
+        return compile_code(signature, main, machine, PASSES, emitted.objects, library)
 
 
 def _joined(blobs: Sequence[Bytes]) -> tuple[Bytes, list[int]]:

@@ -7,25 +7,82 @@ not depend on time. Kernels are hidden in their part; the main module declares t
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from bessemer.compiler.codegen.artifact.machine import Machine, compile_object
-from bessemer.compiler.codegen.kernels.cpu import KernelCode, module_text
+from bessemer.compiler.codegen.artifact.machine import Machine, compile_object, machine_of
+from bessemer.compiler.codegen.kernels.cpu import (
+    CONSTANTS,
+    PASSES,
+    KernelCode,
+    emit_kernel,
+    module_text,
+)
+from bessemer.compiler.ir.loops import Kernel
+from bessemer.compiler.targets.machine import Target
 
 PART = 1 << 17
 _SUPPORT = "@bessemer_"
 """Kernels that call functions of the support code stay in the main module, which declares these."""
 
 
-class Parts:
+@dataclass(frozen=True, eq=False)
+class EmittedKernels:
+    """The kernels of a model's programs as LLVM IR. `objects` are the parts, once they are there;
+    `main` is what the main module has in place of kernels then."""
+
+    codes: Mapping[Kernel, KernelCode]
+    objects: Sequence[Future[bytes]]
+    main: tuple[str, ...]
+
+    @property
+    def messages(self) -> dict[Kernel, tuple[str, ...]]:
+        """What kernels may fail with, for the bodies that call them."""
+        return {kernel: code.messages for kernel, code in self.codes.items() if code.messages}
+
+    def texts(self, bodies: Sequence[str]) -> tuple[str, ...]:
+        """All LLVM IR: shared definitions once, then the kernels, then the bodies."""
+        codes = self.codes.values()
+        return (self._head(), *_functions(codes), *(code.text for code in codes), *bodies)
+
+    def main_texts(self, bodies: Sequence[str]) -> tuple[str, ...]:
+        """The LLVM IR of the main module: all, or what is not in `objects`."""
+        return (self._head(), *self.main, *bodies) if self.objects else self.texts(bodies)
+
+    def _head(self) -> str:
+        declarations = {
+            f"declare void @llvm.{name}.p0.p0.i64(ptr, ptr, i64, i1)"
+            for name in ("memcpy", "memmove")
+        }
+        declarations = declarations.union(*(code.declarations for code in self.codes.values()))
+        return "\n".join([CONSTANTS, *sorted(declarations)])
+
+
+def emit_kernels(kernels: Iterable[Kernel], target: Target, workers: Executor) -> EmittedKernels:
+    """Writes kernels as LLVM IR, while `workers` compile those that are written."""
+    parts = _Parts(machine_of(target), workers)
+    codes = {}
+    for kernel in kernels:
+        codes[kernel] = emit_kernel(kernel, target)
+        parts.add(codes[kernel])
+    return EmittedKernels(codes, *parts.finish())
+
+
+def _functions(codes: Iterable[KernelCode]) -> list[str]:
+    """The functions that kernels call, each once."""
+    functions: dict[str, str] = {}
+    for code in codes:
+        functions |= code.functions
+    return [functions[name] for name in sorted(functions)]
+
+
+class _Parts:
     """The parts of a model's code: `add` kernels in order, then `finish`."""
 
-    def __init__(self, machine: Machine, passes: Sequence[str], executor: Executor) -> None:
+    def __init__(self, machine: Machine, executor: Executor) -> None:
         self._machine = machine
-        self._passes = passes
         self._executor = executor
         self._waiting: list[KernelCode] = []
         self._size = 0
@@ -33,17 +90,16 @@ class Parts:
         self._apart: list[KernelCode] = []
         self._inside: list[KernelCode] = []
 
-    def add(self, code: KernelCode) -> KernelCode:
+    def add(self, code: KernelCode) -> None:
         """Gives a kernel to a part, which is compiled once it is large enough."""
         if any(_SUPPORT in declaration for declaration in code.declarations):
             self._inside.append(code)
-            return code
+            return
         self._apart.append(code)
         self._waiting.append(replace(code, text=code.text.replace(" internal ", " hidden ", 1)))
         self._size += len(code.text)
         if self._size >= PART:
             self._begin()
-        return code
 
     def finish(self) -> tuple[list[Future[bytes]], tuple[str, ...]]:
         """The object files, once they are there, and what the main module has in place of kernels.
@@ -54,19 +110,16 @@ class Parts:
             return [], ()
         if self._waiting:
             self._begin()
-        functions: dict[str, str] = {}
-        for code in self._inside:
-            functions |= code.functions
         declared = (f"declare hidden void @{code.name}(ptr, ptr, i64, i64)" for code in self._apart)
         return self._objects, (
             "\n".join(declared),
-            *(functions[name] for name in sorted(functions)),
+            *_functions(self._inside),
             *(code.text for code in self._inside),
         )
 
     def _begin(self) -> None:
         text = module_text(self._waiting)
-        job = self._executor.submit(compile_object, text, self._machine, self._passes)
+        job = self._executor.submit(compile_object, text, self._machine, PASSES)
         self._objects.append(job)
         self._waiting, self._size = [], 0
 
