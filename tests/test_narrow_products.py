@@ -331,6 +331,35 @@ def test_rows_of_quantized_tables_are_those_of_onnxruntime(dtype: Any, block: in
     np.testing.assert_allclose(y, session.run(None, {"rows": rows})[0], rtol=1e-6)
 
 
+def test_rows_of_a_table_with_the_shape_of_weights_are_those_of_onnxruntime() -> None:
+    """A table of rows has blocks where it is the last product's weights, too."""
+    rng = np.random.default_rng(5)
+    constants = {
+        "weights": rng.integers(0, 256, (256, 8, 16), np.uint8),
+        "shape": np.array([256, 128]),
+        "scales": rng.uniform(0.1, 1, (256, 8)).astype(np.float32),
+    }
+    graph = helper.make_graph(
+        [
+            helper.make_node("Reshape", ["weights", "shape"], ["table"]),
+            helper.make_node(
+                "GatherBlockQuantized", ["table", "rows", "scales"], ["y"],
+                domain="com.microsoft", block_size=32,
+            ),
+        ],
+        "rows",
+        [helper.make_tensor_value_info("rows", TensorProto.INT64, ["n"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 256])],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )  # fmt: skip
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    rows = rng.integers(0, 256, 5)
+    (y,) = run_graph(read_onnx(model), {"rows": rows})
+    wanted = session_of(model).run(None, {"rows": rows})[0]
+    np.testing.assert_allclose(y, wanted, rtol=1e-6)
+
+
 @pytest.mark.parametrize(("axis", "block"), [(0, 0), (1, 16), (None, 0)])
 def test_only_the_rows_wanted_become_floats(axis: int | None, block: int) -> None:
     rng = np.random.default_rng(4)

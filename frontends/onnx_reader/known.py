@@ -26,7 +26,8 @@ _DEPTH = 64
 
 
 def known_array(builder: GraphBuilder, value: Value, depth: int = _DEPTH) -> Array | None:
-    """The elements of a value that depends on constants only, if it is small or a constant."""
+    """The elements of a value that depends on constants only, if it is small or a constant, perhaps
+    reshaped."""
     stored = builder.constants.get(value)
     if stored is not None:
         return stored
@@ -35,7 +36,12 @@ def known_array(builder: GraphBuilder, value: Value, depth: int = _DEPTH) -> Arr
         return None if content.dtype == object and _has_symbols(content) else _typed(content, value)
     node = builder.producer(value)
     size = value.type.numel
-    if node is None or depth == 0 or not isinstance(size, int) or size > CONTENT_LIMIT:
+    if node is None or depth == 0 or not isinstance(size, int):
+        return None
+    if node.operator.name == "reshape":  # of the same elements, however many they are
+        array = known_array(builder, node.inputs[0], depth - 1)
+        return None if array is None else array.reshape(value.type.static_shape)
+    if size > CONTENT_LIMIT:
         return None
     if node.regions or node.operator.is_random or node.has_symbols:
         return None
