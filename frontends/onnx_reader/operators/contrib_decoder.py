@@ -31,6 +31,7 @@ from bessemer.frontends.onnx_reader.operators.heads import (
 from bessemer.frontends.onnx_reader.operators.index import indices_at
 from bessemer.frontends.onnx_reader.operators.matmul import product
 from bessemer.frontends.onnx_reader.operators.move import split_along
+from bessemer.frontends.onnx_reader.operators.narrow_caches import narrow_cache
 from bessemer.frontends.onnx_reader.registry import rule
 
 _DOMAIN = "com.microsoft"
@@ -168,8 +169,6 @@ class Rows:
 
 @rule("GroupQueryAttention", domain=_DOMAIN)
 def read_group_query_attention(context: NodeContext) -> list[Item]:
-    if any(context.optional(position) is not None for position in (12, 13)):
-        context.unsupported("a cache of few bits")
     if context.integer("sliding_window_cache", 0):
         context.unsupported("sliding_window_cache = 1")
     query, key, value = parts_of(context)
@@ -184,11 +183,22 @@ def read_group_query_attention(context: NodeContext) -> list[Item]:
         angles = angles_at(context, places, tables)
         interleaved = bool(context.integer("rotary_interleaved", 0))
         query, key = (rotated(context, x, angles, interleaved) for x in (query, key))
+    keys_as = narrow_cache(context, 12, "k_quant_type", key)
+    values_as = narrow_cache(context, 13, "v_quant_type", value)
     keys, values = (
-        extended(context, context.optional(position), new, rows)
-        for position, new in ((3, key), (4, value))
+        extended(
+            context, context.optional(position), kept.stored(context, new) if kept else new, rows
+        )
+        for position, new, kept in ((3, key, keys_as), (4, value, values_as))
     )
-    mixed = _attended(context, query, keys, values, rows)
+    groups = key.type.shape[1]
+    read_keys = keys_as.numbers(context, keys) if keys_as else keys
+    read_values = values_as.numbers(context, values) if values_as else values
+    if keys_as:
+        query = keys_as.scaled(context, query, groups)
+    mixed = _attended(context, query, read_keys, read_values, rows)
+    if values_as:
+        mixed = values_as.scaled(context, mixed, groups)
     return [side_by_side(context, mixed), keys, values]
 
 
