@@ -223,10 +223,11 @@ def _add(left: Size, right: Size) -> Size:
     terms = dict(_terms(left))
     for monomial, coefficient in _terms(right).items():
         terms[monomial] = terms.get(monomial, 0) + coefficient
-    for found in _terms_with(Mod, terms):
-        joined = _rejoin(terms, *found)
-        if joined is not None:
-            return joined
+    for kind in (Mod, FloorDiv):
+        for found in _terms_with(kind, terms):
+            joined = _rejoin(terms, *found)
+            if joined is not None:
+                return joined
     return _normal(terms)
 
 
@@ -242,8 +243,9 @@ def _terms_with(kind: type[Divided], terms: Terms) -> Iterator[tuple[Monomial, D
                 yield monomial, factor, _normal({others: coefficient})
 
 
-def _rejoin(terms: Terms, monomial: Monomial, part: Mod, times: Size) -> Size | None:
-    """x % n + n * (x // n) is x, and x - x % n is n * (x // n)."""
+def _rejoin(terms: Terms, monomial: Monomial, part: FloorDiv | Mod, times: Size) -> Size | None:
+    """x % n + n * (x // n) is x, and x - x % n is n * (x // n). The halves of a number are x // 2
+    and (x + 1) // 2: both are x, and x without one of them is the other."""
     for whole, joined in _joins(part, times):
         if all(terms.get(other) == count for other, count in whole.items()):
             left = {m: c for m, c in terms.items() if m not in whole and m != monomial}
@@ -252,13 +254,20 @@ def _rejoin(terms: Terms, monomial: Monomial, part: Mod, times: Size) -> Size | 
 
 
 @lru_cache(maxsize=65536)
-def _joins(part: Mod, times: Size) -> tuple[tuple[Terms, Size], ...]:
+def _joins(part: FloorDiv | Mod, times: Size) -> tuple[tuple[Terms, Size], ...]:
     """What may stand beside `times * part`, and what it becomes with it."""
+    x, n = part.numerator, part.denominator
+    forms: Iterable[tuple[Size, Size]] = ()
+    if isinstance(part, Mod):
+        forms = _remainder_forms(x, n)
+    elif n == 2:
+        forms = ((x, floordiv(x + 1, 2)),)
     found = []
-    for plain, multiple in _remainder_forms(part.numerator, part.denominator):
-        for there, joined in ((multiple, plain), (-1 * plain, -1 * multiple)):
-            if whole := _terms(times * there):
-                found.append((whole, times * joined))
+    for plain, other in forms:
+        for there, joined in ((other, plain), (-1 * plain, -1 * other)):
+            constant = _terms(there).get((), 0)
+            if whole := _terms(times * (there - constant)):
+                found.append((whole, times * (joined - constant)))
     return tuple(found)
 
 
@@ -330,13 +339,15 @@ def floordiv(numerator: Size, denominator: Size) -> Size:
     exact = None if whole == numerator else divide_exactly(whole, denominator)
     if exact is not None:
         return exact
-    inner = as_atom(remainder)
+    constant = _terms(remainder).get((), 0)
+    inner = as_atom(remainder - constant)
     if (
         isinstance(inner, FloorDiv)
         and isinstance(inner.denominator, int)
         and isinstance(denominator, int)
     ):
-        return quotient + floordiv(inner.numerator, inner.denominator * denominator)
+        dividend = inner.numerator + constant * inner.denominator
+        return quotient + floordiv(dividend, inner.denominator * denominator)
     dividend, divisor = _in_lowest_terms(remainder, denominator)
     if divisor != denominator:
         return quotient + floordiv(dividend, divisor)
