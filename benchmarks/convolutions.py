@@ -37,11 +37,11 @@ from bessemer.compiler.schedule.convolution.depthwise_plan import (
     plan_depthwise,
 )
 from bessemer.compiler.schedule.convolution.winograd import (
-    Winograd,
     lower_winograd,
     winograd_tiling,
 )
 from bessemer.compiler.schedule.convolution.winograd_weights import transform_weights
+from bessemer.compiler.schedule.convolution.winograd_work import Winograd
 from bessemer.compiler.targets.choose import parse_target
 from bessemer.compiler.targets.machine import Target
 

@@ -19,12 +19,12 @@ from bessemer.compiler.options import Options, Precision
 from bessemer.compiler.schedule.contraction.packing import pack
 from bessemer.compiler.schedule.convolution import winograd_tiles
 from bessemer.compiler.schedule.convolution.winograd import (
-    Winograd,
     lower_winograd,
     winograd_tiling,
 )
 from bessemer.compiler.schedule.convolution.winograd_taps import Taps
 from bessemer.compiler.schedule.convolution.winograd_weights import transform_weights
+from bessemer.compiler.schedule.convolution.winograd_work import Winograd
 from bessemer.compiler.targets import x86
 from bessemer.compiler.targets.machine import Target
 from bessemer.frontends.onnx_reader.read import read_onnx

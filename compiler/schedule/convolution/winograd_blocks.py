@@ -16,6 +16,8 @@ SHARES = 16
 """The most parts, each with working memory of its own, that the threads share."""
 FEWEST_TILES = 14
 """With fewer tiles to a block, u would come too often from the second-level cache."""
+_READING = 3
+"""As long as the products of so many tiles does it take to read u."""
 _OFTEN = 4
 """Weights as large as so many second-level caches are read as seldom as can be. (Three layers of
 512 channels, 32x32, two threads: 16.5 ms by blocks, 14.6 in steps; 320: 7.1, 6.0; 256: even.)"""
@@ -58,6 +60,19 @@ def block_of(count: int, most: int, threads: int, unit: int = FEWEST_TILES) -> i
 
     fewest = min(count, max(unit, most // 2))
     return min(range(min(count, most), fewest - 1, -1), key=waste)
+
+
+def even_block_of(count: int, most: int, threads: int) -> int:
+    """Tiles in a block where all blocks, of about as many tiles, read u anew."""
+
+    def cost(blocks: int) -> float:
+        each = -(-count // blocks)
+        shares, turns = shares_of(blocks)
+        rounds = -(-shares // threads) * turns * threads
+        return (rounds + blocks) * (max(each, FEWEST_TILES) + _READING)
+
+    fewest = -(-count // most)
+    return -(-count // min(range(fewest, 2 * fewest + 2 * threads), key=cost))
 
 
 def shares_of(blocks: int) -> tuple[int, int]:

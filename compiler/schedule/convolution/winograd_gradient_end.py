@@ -11,7 +11,7 @@ from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import Buffer, Expression, load
 from bessemer.compiler.schedule.contraction.contraction import Epilogue
 from bessemer.compiler.schedule.convolution.winograd_gradient_plan import POINTS, Images, Items
-from bessemer.compiler.schedule.convolution.winograd_taps import WEIGHTS, Matrix, Taps, both_sides
+from bessemer.compiler.schedule.convolution.winograd_taps import WEIGHTS, Matrix, both_sides
 
 
 def add_up(
@@ -49,7 +49,8 @@ def store_weights(
 ) -> None:
     """The nine weights of a channel and a column."""
     square = [sums[4 * row : 4 * row + 4] for row in range(4)]
-    values = both_sides(builder, (Taps(), Taps()), transposed(WEIGHTS), square)
+    matrix = transposed(WEIGHTS)
+    values = both_sides(builder, (matrix, matrix), square)
     channel, column = at
     for y, x in product(range(3), range(3)):
         for store in epilogue((y, x, channel), column, values[y][x]):

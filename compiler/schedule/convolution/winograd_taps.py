@@ -1,9 +1,15 @@
-"""The transforms of Winograd's F(2, 3), along one axis or both, and the places of their tiles."""
+"""The transforms of Winograd's F(2, 3), along one axis or both, and the places of their tiles.
+
+More taps than three are segments of three and two, whose products are added up before the last
+transform. Two taps are three of which the last is 0: their last product is 0, too, and left out.
+    5 = 3 + 2: 7 products of 10;  7 = 3 + 2 + 2: 10 of 14;  9 = 3 + 3 + 3: 12 of 18
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import TypeAlias
 
 from bessemer.compiler.ir import dims
@@ -16,29 +22,88 @@ Matrix: TypeAlias = tuple[tuple[float, ...], ...]
 INPUT: Matrix = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))
 WEIGHTS: Matrix = ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1))
 OUTPUT: Matrix = ((1, 1, 1, 0), (0, 1, -1, -1))
-_ONE: Matrix = ((1,),)
+
+
+@dataclass(frozen=True)
+class Segments:
+    """Some segments of the taps along an axis, each of `count` neighbours, from tap `first` on."""
+
+    first: int
+    count: int
+    number: int = 1
+
+    @property
+    def points(self) -> int:
+        """Inputs that a tile sees through a segment, and products an output is made of."""
+        return 1 if self.count == 1 else self.count + 1
+
+    @property
+    def of_inputs(self) -> Matrix:
+        """The transform of a tile's inputs."""
+        return _corner(INPUT, self.points, self.points)
+
+    @property
+    def of_weights(self) -> Matrix:
+        """The transform of the taps."""
+        return _corner(WEIGHTS, self.points, self.count)
+
+
+@dataclass(frozen=True)
+class Part:
+    """All segments of both axes that have the same transforms; `first` is the matrix of transformed
+    weights that theirs begin with, segment by segment."""
+
+    down: Segments
+    across: Segments
+    first: int
+
+    @property
+    def points(self) -> int:
+        """Products an output is made of, for a segment."""
+        return self.down.points * self.across.points
+
+    @property
+    def number(self) -> int:
+        """How many segments."""
+        return self.down.number * self.across.number
+
+    @property
+    def end(self) -> int:
+        """The matrix behind those of the part."""
+        return self.first + self.number * self.points
 
 
 @dataclass(frozen=True)
 class Taps:
-    """The taps along an axis: three, or one. Outputs of a tile are `dilation` apart, like taps."""
+    """The taps along an axis. Outputs of a tile are `dilation` apart, like taps."""
 
     count: int = 3
     dilation: int = 1
 
     @property
+    def segments(self) -> tuple[Segments, ...]:
+        """As few as there can be, those of three taps first."""
+        if self.count == 1:
+            return (Segments(0, 1),)
+        twos = -self.count % 3
+        threes = (self.count - 2 * twos) // 3
+        parts = (Segments(0, 3, threes), Segments(3 * threes, 2, twos))
+        return tuple(part for part in parts if part.number)
+
+    @property
     def points(self) -> int:
-        """Inputs that a tile sees, and products an output is made of."""
-        return 4 if self.count == 3 else 1
+        """Products an output is made of, of all segments together."""
+        return self.segments[0].points
 
     @property
     def outputs(self) -> int:
         """Outputs of a tile."""
-        return 2 if self.count == 3 else 1
+        return 1 if self.count == 1 else 2
 
-    def matrix(self, of_three: Matrix) -> Matrix:
-        """The transform along the axis, if this is the one for three taps."""
-        return of_three if self.count == 3 else _ONE
+    @property
+    def of_outputs(self) -> Matrix:
+        """The transform of the products."""
+        return _corner(OUTPUT, self.outputs, self.points)
 
     def tiles(self, outputs: Size) -> Size:
         """Tiles along an axis of so many outputs."""
@@ -53,31 +118,45 @@ class Taps:
         step = self.dilation
         return dims.floordiv(tile, step) * (2 * step) + dims.mod(tile, step)
 
-    def inputs(self, builder: KernelBuilder, begin: Size, outputs: Size) -> list[Size]:
-        """The inputs of a tile; for those beyond the last one stands the last: no output inside
-        depends on them."""
-        places = [begin + i * self.dilation for i in range(self.points)]
+    def inputs(
+        self, builder: KernelBuilder, begin: Size, outputs: Size, seen: Segments, number: Size = 0
+    ) -> list[Size]:
+        """The inputs of a tile that a segment sees; for those beyond the last one stands the last:
+        no output inside depends on them."""
+        begin = begin + (seen.first + number * seen.count) * self.dilation
+        places = [begin + i * self.dilation for i in range(seen.points)]
         if self.count == 1 or dims.mod(outputs, 2 * self.dilation) == 0:
             return places
-        last = outputs + (2 * self.dilation - 1)
-        first = 3 if self.dilation == 1 else 0
+        last = outputs + ((self.count - 1) * self.dilation - 1)
+        first = seen.points - 1 if self.dilation == 1 else 0
         inside = [index_value(dims.minimum(place, last)) for place in places[first:]]
         return places[:first] + [builder.define(place, "inside").index for place in inside]
 
 
+def parts_of(taps: tuple[Taps, Taps]) -> tuple[Part, ...]:
+    """All segments of both axes, those with most points first."""
+    parts = list[Part]()
+    for down, across in product(taps[0].segments, taps[1].segments):
+        parts.append(Part(down, across, parts[-1].end if parts else 0))
+    return tuple(parts)
+
+
+def _corner(matrix: Matrix, rows: int, columns: int) -> Matrix:
+    return tuple(row[:columns] for row in matrix[:rows])
+
+
 def both_sides(
     builder: KernelBuilder,
-    taps: tuple[Taps, Taps],
-    matrix: Matrix,
+    matrices: tuple[Matrix, Matrix],
     inputs: Sequence[Sequence[Expression]],
 ) -> list[list[Expression]]:
-    """matrix . inputs . matrix', with every value in a local; the identity along an axis of one."""
+    """The first matrix . inputs . the second one', with every value in a local."""
     held = [[builder.define(value, "d").value for value in row] for row in inputs]
     half = [
         [builder.define(_combine(row, line), "d").value for line in zip(*held, strict=True)]
-        for row in taps[0].matrix(matrix)
+        for row in matrices[0]
     ]
-    return [[_combine(row, line) for row in taps[1].matrix(matrix)] for line in half]
+    return [[_combine(row, line) for row in matrices[1]] for line in half]
 
 
 def _combine(factors: Sequence[float], values: Sequence[Expression]) -> Expression:

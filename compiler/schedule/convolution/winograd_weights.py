@@ -23,24 +23,46 @@ from bessemer.compiler.ir.expr import Buffer, Expression, less
 from bessemer.compiler.ir.guard import guarded
 from bessemer.compiler.ir.loops import Block
 from bessemer.compiler.ir.types import Array, f32
-from bessemer.compiler.schedule.convolution.winograd_taps import WEIGHTS, Taps, both_sides
+from bessemer.compiler.schedule.convolution.winograd_taps import (
+    Part,
+    Segments,
+    Taps,
+    both_sides,
+    parts_of,
+)
 
 Weight: TypeAlias = Callable[[int, int, Size, Size], Expression]
 """An element of the weights by its taps, channel and column."""
 
 
 def transform_weights(w: Array) -> Array:
-    """[taps, taps, c, o] to [points, c, o], in float64 before the last rounding; [planes of taps,
-    taps, taps, c, o] to [points, planes of taps * c, o]."""
+    """[taps, taps, c, o] to [matrices, c, o], in float64 before the last rounding; [planes of taps,
+    taps, taps, c, o] to [matrices, planes of taps * c, o]. The matrices are those of `parts_of`."""
     if w.ndim == 5:
         w = np.moveaxis(w, 0, 2).reshape(*w.shape[1:3], -1, w.shape[-1])
-    row, column = (np.array(Taps(count).matrix(WEIGHTS)) for count in w.shape[:2])
-    u = np.empty((len(row), len(column), *w.shape[2:]), w.dtype)
+    parts = parts_of((Taps(w.shape[0]), Taps(w.shape[1])))
+    u = np.empty((parts[-1].end, *w.shape[2:]), w.dtype)
+    for part in parts:
+        for number, (i, j) in enumerate(np.ndindex(part.down.number, part.across.number)):
+            first = part.first + number * part.points
+            rows, columns = _taps_of(part.down, i), _taps_of(part.across, j)
+            _transform_segment(part, w[rows, columns], u[first : first + part.points])
+    return u
+
+
+def _taps_of(segments: Segments, number: int) -> slice:
+    begin = segments.first + number * segments.count
+    return slice(begin, begin + segments.count)
+
+
+def _transform_segment(part: Part, w: Array, u: Array) -> None:
+    """Writes the transform of [taps, taps, c, o] to u, [points, c, o]."""
+    row, column = np.array(part.down.of_weights), np.array(part.across.of_weights)
+    u = u.reshape(len(row), len(column), *w.shape[2:])
     for first in range(0, w.shape[2], 16):  # so many channels stay in the cache
-        part = slice(first, first + 16)
-        transposed = _combined(row, w[:, :, part].astype(np.float64)).swapaxes(0, 1)
-        u[:, :, part] = _combined(column, transposed).swapaxes(0, 1)
-    return u.reshape(-1, *w.shape[2:])
+        channels = slice(first, first + 16)
+        transposed = _combined(row, w[:, :, channels].astype(np.float64)).swapaxes(0, 1)
+        u[:, :, channels] = _combined(column, transposed).swapaxes(0, 1)
 
 
 def _combined(matrix: Array, parts: Array) -> Array:
@@ -83,7 +105,9 @@ class WeightTransform:
         seen = [
             [self.w(y, x, channel, column) for x in range(across.count)] for y in range(down.count)
         ]
-        return [p for row in both_sides(builder, self.taps, WEIGHTS, seen) for p in row]
+        (part,) = parts_of(self.taps)
+        matrices = (part.down.of_weights, part.across.of_weights)
+        return [p for row in both_sides(builder, matrices, seen) for p in row]
 
 
 def lower_weight_transform(work: WeightTransform, lanes: int, along_channels: bool) -> Block:

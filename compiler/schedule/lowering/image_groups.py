@@ -20,20 +20,21 @@ from bessemer.compiler.schedule.convolution import winograd_tiles
 from bessemer.compiler.schedule.convolution.depthwise_plan import Planes
 from bessemer.compiler.schedule.convolution.winograd import (
     Stages,
-    Winograd,
     lower_winograd,
-    pays,
     winograd_tiling,
 )
+from bessemer.compiler.schedule.convolution.winograd_pays import pays, segments_pay
 from bessemer.compiler.schedule.convolution.winograd_taps import Taps
 from bessemer.compiler.schedule.convolution.winograd_weights import (
     WeightTransform,
     lower_weight_transform,
     transform_weights,
 )
+from bessemer.compiler.schedule.convolution.winograd_work import Winograd
 from bessemer.compiler.schedule.grouping.fuse import Fusion, index_symbols
 from bessemer.compiler.schedule.grouping.groups import Group, Grouping, in_order
 from bessemer.compiler.schedule.grouping.kinds import is_widening
+from bessemer.compiler.schedule.grouping.views import has_neighbours_last
 from bessemer.compiler.schedule.lowering.lower_statements import resolve_lanes
 from bessemer.compiler.schedule.lowering.lowering import Computation, Lowering, flat_buffers
 from bessemer.compiler.schedule.nests.nests import flat, flatten_loads
@@ -179,7 +180,11 @@ def lower_winograd_group(
         return None
     is_constant = w in lowering.constants
     possible = _can_transform(image, taps, is_constant, target)
-    wanted = pays(image.sizes, kernel[-2], kernel[-1], x.type.dtype, taps, is_constant)
+    if _are_threes(taps):
+        wanted = pays(image.sizes, kernel[-2], kernel[-1], x.type.dtype, taps, is_constant)
+    else:
+        is_across = not has_neighbours_last(x, grouping.producers)
+        wanted = segments_pay(image.sizes, kernel[-2], kernel[-1], taps, is_across)
     if not lowering.choices.winograd(anchor, image.sizes, wanted, possible):
         return None
     pixel = image.pixel()
@@ -208,22 +213,29 @@ def lower_winograd_group(
 
 
 def _taps(image: ImageGroup, kernel: tuple[Size, ...]) -> tuple[Taps, Taps] | None:
-    """The taps along rows and columns; None for other numbers of them than 1 and 3."""
+    """The taps along rows and columns; None where their number is not known."""
     counts = (1, kernel[0]) if image.is_line else (kernel[-4], kernel[-3])
-    if not {*counts} <= {1, 3}:
+    if not all(isinstance(count, int) and count > 0 for count in counts):
         return None
     rows, columns = map(Taps, map(dims.number, counts), image.padded("dilations", 1))
     return rows, columns
+
+
+def _are_threes(taps: tuple[Taps, Taps]) -> bool:
+    return {taps[0].count, taps[1].count} <= {1, 3}
 
 
 def _can_transform(
     image: ImageGroup, taps: tuple[Taps, Taps], is_constant: bool, target: Target
 ) -> bool:
     """Whether there is code for these taps, weights and numbers."""
-    if not any(axis.count == 3 for axis in taps) or (image.is_volume and not is_constant):
+    if not any(axis.count > 1 for axis in taps) or (image.is_volume and not is_constant):
         return False
     if not all(isinstance(size, int) for size in image.right.type.shape[-2:]):
         return False
+    if not _are_threes(taps):
+        is_plain = image.left.type.dtype is f32 and is_constant and not image.is_volume
+        return is_plain and not target.has_tiles
     if image.left.type.dtype is bf16:
         sums_are_wide = image.anchor.output.type.dtype is f32
         return sums_are_wide and is_constant and target.has_dot_bf16 and not target.has_tiles
@@ -281,7 +293,7 @@ def _is_on_tiles(anchor: Node, work: Winograd, lowering: Lowering) -> bool:
 
 def _transformed(w: Value, work: Winograd, panel: int, lowering: Lowering) -> Value:
     """The transformed and packed weight; made once."""
-    sizes = work.points, work.depth, work.columns
+    sizes = work.matrices, work.depth, work.columns
     group = 1 if work.dtype is f32 else 2
     if work.on_tiles:
         type = TensorType(bf16, winograd_tiles.points_shape(*sizes))

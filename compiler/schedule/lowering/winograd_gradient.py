@@ -68,7 +68,8 @@ from bessemer.compiler.schedule.lowering.matrix_tiles_group import TileJob
 from bessemer.compiler.schedule.nests.nests import flat, flatten_loads
 from bessemer.compiler.targets.machine import Target
 
-_TAPS = (Taps(), Taps())
+_TAPS = Taps()
+(_SEGMENT,) = _TAPS.segments
 _AHEAD = 4
 """Pixels that are on their way from memory."""
 
@@ -243,8 +244,8 @@ class _Writer:
         """The channels of one tile's inputs."""
         items, images = self.items, self.images
         image, top, left = at
-        ys = _TAPS[0].inputs(builder, top, images.rows)
-        xs = _TAPS[1].inputs(builder, left, images.width)
+        ys = _TAPS.inputs(builder, top, images.rows, _SEGMENT)
+        xs = _TAPS.inputs(builder, left, images.width, _SEGMENT)
         corners = [
             [
                 self.work.a_base
@@ -265,7 +266,7 @@ class _Writer:
             with builder.loop(lanes, "vector", lanes=0) as lane:
                 channel = first + lane
                 inputs = [[self._input(corner, channel) for corner in row] for row in corners]
-                values = both_sides(builder, _TAPS, INPUT, inputs)
+                values = both_sides(builder, (INPUT, INPUT), inputs)
                 for point, value in enumerate(value for row in values for value in row):
                     at_point = (place.share, point, step * items.channels + number * lanes + lane)
                     builder.store(self.v, at_point, value)
@@ -312,7 +313,8 @@ class _Writer:
                     value = self._gradient((image, top + y, left + x), column)
                     row.append(guarded(here, value, 0))
                 inputs.append(row)
-            values = both_sides(builder, _TAPS, transposed(OUTPUT), inputs)
+            matrix = transposed(OUTPUT)
+            values = both_sides(builder, (matrix, matrix), inputs)
             for point, value in enumerate(value for row in values for value in row):
                 builder.store(self.g, (place.share, point, panel, step, lane), value)
 

@@ -1,0 +1,76 @@
+"""Where Winograd's method (winograd.py) is faster than the direct sum."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+from bessemer.compiler.ir import dims
+from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.types import DType, bf16, f32
+from bessemer.compiler.schedule.convolution.winograd_taps import Taps, parts_of
+
+FEWEST_PIXELS = 256
+"""For so many, transforming the weights takes half of the time that it saves."""
+_FEWEST_CHANNELS_BF16 = 32
+"""Of twice as fast products the transforms, which stay f32, are a larger part."""
+_PER_NUMBER, _PER_NUMBER_ACROSS = 6, 30
+"""Multiply-adds in the time in which a number is transformed, and an input of which neighbouring
+channels are no neighbours in memory."""
+_WORTH = 0.9
+"""The share of the direct sum's time that is left at most."""
+_UNKNOWN = 64
+"""Stands for an unknown number of images, rows or columns."""
+_FEWEST_TILES = 9
+"""Of fewer, the transformed weights, which are more than the weights, take longer to read."""
+
+
+def pays(
+    outputs: Sequence[Size],
+    channels: Size,
+    columns: Size,
+    dtype: DType,
+    taps: tuple[Taps, Taps] = (Taps(), Taps()),
+    constant: bool = True,
+) -> bool:
+    """Whether the transforms cost less than the products that they save, for three taps along an
+    axis or both; that of weights which are no `constant` among them."""
+    if dtype not in (f32, bf16) or not isinstance(channels, int) or not isinstance(columns, int):
+        return False
+    if dtype is bf16 and not (constant and min(channels, columns) >= _FEWEST_CHANNELS_BF16):
+        return False
+    threes = [axis.count == 3 for axis in taps]
+    if not any(threes) or min(channels, columns) < (16 if all(threes) else 64):
+        return False
+    known = prod(size for size in outputs if isinstance(size, int))
+    if not constant and known < FEWEST_PIXELS:
+        return False
+    for axis, size in zip(taps, outputs[1:]):
+        if isinstance(size, int) and axis.count == 3:
+            tiles = axis.tiles(size)
+            assert isinstance(tiles, int)
+            if (size < 6 and known < FEWEST_PIXELS) or tiles * 2 > 1.25 * size:
+                return False
+    return True
+
+
+def segments_pay(
+    outputs: Sequence[Size],
+    channels: Size,
+    columns: Size,
+    taps: tuple[Taps, Taps],
+    is_across: bool,
+) -> bool:
+    """The same for other numbers of taps, in segments; whether the input `is_across`: neighbouring
+    channels are no neighbours in memory."""
+    if not isinstance(channels, int) or not isinstance(columns, int) or min(channels, columns) < 8:
+        return False
+    sizes = [size if isinstance(size, int) else _UNKNOWN for size in outputs]
+    tiles = sizes[0] * prod(dims.number(axis.tiles(n)) for axis, n in zip(taps, sizes[1:]))
+    if tiles < _FEWEST_TILES:
+        return False
+    direct = prod(sizes) * prod(axis.count for axis in taps) * channels * columns
+    transforms = (_PER_NUMBER_ACROSS if is_across else _PER_NUMBER) * channels
+    transforms += _PER_NUMBER * columns
+    points = parts_of(taps)[-1].end
+    return tiles * points * (channels * columns + transforms) < _WORTH * direct
