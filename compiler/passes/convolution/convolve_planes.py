@@ -13,15 +13,26 @@ networks keep planes anyway: the transposes cancel.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
+from bessemer.compiler.ir.dims import number
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.rewrite import GraphRewriter, rewrite_graph
 from bessemer.compiler.ir.types import f32, f64
 
-FEWEST_COLUMNS = 8
-"""Neighbouring pixels for which vectors of them pay."""
-MOST_FILTERED, FEWEST_FILTERED = 4, 64
+LANES = 16
+"""Groups that fill vectors, if their number is a multiple."""
+FEWEST_COLUMNS, FEWEST_OF_SHORT_SUMS = 8, 12
+"""Neighbouring pixels for which vectors of them pay: where neighbouring groups make poor vectors,
+and where these waste less."""
+SHORT_SUM = 4
+"""Channels of a group that neighbouring groups add up without waste."""
+COLUMNS_PER_PRODUCT = 8 / 9
+"""If they fill vectors, too, longer rows pay only: so many pixels for each product of a sum."""
+MOST_FILTERED, FEWEST_FILTERED = 3, 64
 """Channels that have a filter each, and the pixels of a row, for which the same holds."""
+MOST_TAPS = 9
+"""Of several filters a channel: with more taps, products of matrices are faster."""
 
 
 def convolve_planes(graph: Graph) -> Graph:
@@ -30,7 +41,7 @@ def convolve_planes(graph: Graph) -> Graph:
 
 
 def _rule(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
-    if node.operator.name != "conv" or not _has_columns(node):
+    if node.operator.name != "conv" or not _has_columns(rewriter, node):
         return None
     x, w = node.inputs
     last = x.type.rank - 1
@@ -41,7 +52,7 @@ def _rule(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
     return (rewriter.emit("transpose", result, permutation=(0, *range(2, last + 1), 1)),)
 
 
-def _has_columns(node: Node) -> bool:
+def _has_columns(rewriter: GraphRewriter, node: Node) -> bool:
     """Whether neighbouring pixels make better vectors than neighbouring channels."""
     *kernel, channels, outputs = node.inputs[1].type.shape
     groups, columns = node.attributes["groups"], node.output.type.shape[-2]
@@ -50,7 +61,26 @@ def _has_columns(node: Node) -> bool:
         return False
     if not all(isinstance(size, int) for size in (*kernel, channels)):
         return False
-    fewest, is_possible = FEWEST_COLUMNS, groups == outputs
+    taps = prod(map(number, kernel))
     if channels == 1:
-        fewest, is_possible = FEWEST_FILTERED, groups <= MOST_FILTERED
+        is_planar = taps <= MOST_TAPS and _reads_planes(rewriter, node)
+        fewest, is_possible = float(FEWEST_FILTERED), groups <= MOST_FILTERED
+        is_possible = is_possible and (groups == outputs or is_planar)
+    else:
+        fewest, is_possible = _fewest_columns(groups, number(channels), taps), groups == outputs
     return is_possible and (not isinstance(columns, int) or columns >= fewest)
+
+
+def _fewest_columns(groups: int, channels: int, taps: int) -> float:
+    """Pixels of a row for which groups of one output channel and several of input are planes."""
+    fills = groups % LANES == 0
+    if channels > SHORT_SUM:
+        return FEWEST_OF_SHORT_SUMS if fills else FEWEST_COLUMNS
+    longer = COLUMNS_PER_PRODUCT * channels * taps if fills else 0
+    return max(FEWEST_OF_SHORT_SUMS, longer)
+
+
+def _reads_planes(rewriter: GraphRewriter, node: Node) -> bool:
+    """Whether the input lies in planes for certain: a transposed input of the network."""
+    moved = rewriter.producer(node.inputs[0], "transpose")
+    return moved is not None and rewriter.producer(moved.inputs[0]) is None
