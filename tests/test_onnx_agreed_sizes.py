@@ -75,3 +75,27 @@ def test_a_size_that_weights_do_not_fit_is_told() -> None:
     model.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 6
     with pytest.raises(CompileError, match="6 and 7"):
         read_onnx(model)
+
+
+def test_sums_of_sizes_that_meet_have_a_size_in_common() -> None:
+    """A decoder's past keys and values, whose lengths the exporter gave a name each."""
+    steps = onnx.parser.parse_graph("""
+        steps (float[b, n, 4] q, float[b, n, 4] k, float[b, n, 4] v,
+               float[b, p, 4] past_k, float[b, r, 4] past_v) => (float[b, n, 4] y)
+        {
+            keys = Concat <axis = 1> (past_k, k)
+            values = Concat <axis = 1> (past_v, v)
+            turned = Transpose <perm = [0, 2, 1]> (keys)
+            scores = MatMul (q, turned)
+            shares = Softmax <axis = -1> (scores)
+            y = MatMul (shares, values)
+        }
+    """)
+    opsets = [onnx.helper.make_opsetid("", 17)]
+    model = onnx.helper.make_model(steps, opset_imports=opsets, ir_version=8)
+    feed = {name: floats(2, 3, 4) for name in "qkv"}
+    feed |= {"past_k": floats(2, 5, 4), "past_v": floats(2, 5, 4)}
+    graph = read_onnx(model)
+    agrees(model, feed, graph)
+    lengths = {value.name: str(value.type.shape[1]) for value in graph.inputs}
+    assert lengths["past_k"] == lengths["past_v"] and "check" not in str(graph)

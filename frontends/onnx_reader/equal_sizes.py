@@ -66,7 +66,7 @@ def agreed_size(builder: GraphBuilder, left: Size, right: Size) -> Size:
         raise CompileError(f"two sizes must be equal, but they are {left} and {right}")
     # A region may not run at all: what it needs must not decide for the whole model.
     inputs = set(builder.symbols) if builder.parent is None else set()
-    for one, other in ((right, left), (left, right)):
+    for one, other in ((right, left), (left, right), *_without_common(left, right)):
         name = _plain_symbol(one)
         if name in inputs and symbol_names(other) <= inputs - {name}:
             raise SizesMustAgree(name, other)
@@ -74,7 +74,16 @@ def agreed_size(builder: GraphBuilder, left: Size, right: Size) -> Size:
         raise CompileError(f"two sizes must be equal, but they are {left} and {right}")
     equation = f"{format_size(left)} = {format_size(right)}"
     require_nonnegative(builder, (left - right, right - left), equation)
-    return min(left, right, key=lambda size: (isinstance(size, Dim), len(str(size))))
+    return min(left, right, key=lambda size: (isinstance(size, Dim), len(str(size)), str(size)))
+
+
+def _without_common(left: Size, right: Size) -> list[tuple[Size, Size]]:
+    """The two sizes without what both add up, where one of each is left; in both orders."""
+    terms = {} if isinstance(difference := left - right, int) else difference.terms
+    if sorted(terms.values()) != [-1, 1] or () in terms:
+        return []
+    one, other = (Dim({monomial: 1}) for monomial in terms)
+    return [(other, one), (one, other)]
 
 
 _SAMPLES = (2, 3, 5, 17)
