@@ -31,7 +31,8 @@ from bessemer.frontends.onnx_reader.operators.heads import (
 from bessemer.frontends.onnx_reader.operators.index import indices_at
 from bessemer.frontends.onnx_reader.operators.matmul import product
 from bessemer.frontends.onnx_reader.operators.move import split_along
-from bessemer.frontends.onnx_reader.operators.narrow_caches import narrow_cache
+from bessemer.frontends.onnx_reader.operators.narrow_caches import NarrowCache, narrow_cache
+from bessemer.frontends.onnx_reader.operators.sliding_caches import SlidingCache, sliding_cache
 from bessemer.frontends.onnx_reader.registry import rule
 
 _DOMAIN = "com.microsoft"
@@ -169,13 +170,17 @@ class Rows:
 
 @rule("GroupQueryAttention", domain=_DOMAIN)
 def read_group_query_attention(context: NodeContext) -> list[Item]:
-    if context.integer("sliding_window_cache", 0):
-        context.unsupported("sliding_window_cache = 1")
     query, key, value = parts_of(context)
     query, key = _normed(context, query, 14), _normed(context, key, 15)
-    lengths = context.cast(context.input(5), i64)
-    new = context.cast(context.builder.scalar_size(query.type.shape[2] - 1), i64)
-    rows = rows_of(context, context.elementwise("sub", lengths, new), 6, query.type.shape[2])
+    length = query.type.shape[2]
+    last = context.cast(context.input(5), i64)
+    new = context.cast(context.builder.scalar_size(length - 1), i64)
+    before = context.elementwise("sub", last, new)
+    if context.integer("sliding_window_cache", 0):
+        sliding = sliding_cache(context, _in_use(context, before), last, length)
+        rows = Rows(sliding.before, length, sliding.joint, sliding.joint)
+    else:
+        sliding, rows = None, rows_of(context, before, 6, length)
     if context.integer("do_rotary", 0):
         given = context.optional(9)
         places = rows.places(context) if given is None else indices_at(context, 9)
@@ -185,21 +190,34 @@ def read_group_query_attention(context: NodeContext) -> list[Item]:
         query, key = (rotated(context, x, angles, interleaved) for x in (query, key))
     keys_as = narrow_cache(context, 12, "k_quant_type", key)
     values_as = narrow_cache(context, 13, "v_quant_type", value)
-    keys, values = (
-        extended(
-            context, context.optional(position), kept.stored(context, new) if kept else new, rows
-        )
-        for position, new, kept in ((3, key, keys_as), (4, value, values_as))
-    )
     groups = key.type.shape[1]
-    read_keys = keys_as.numbers(context, keys) if keys_as else keys
-    read_values = values_as.numbers(context, values) if values_as else values
-    if keys_as:
+    if keys_as is not None:
         query = keys_as.scaled(context, query, groups)
-    mixed = _attended(context, query, read_keys, read_values, rows)
-    if values_as:
+    (keys, seen_keys), (values, seen_values) = (
+        _with_new(context, position, one, kept_as, rows, sliding)
+        for position, one, kept_as in ((3, key, keys_as), (4, value, values_as))
+    )
+    seen = _seen(context, rows, key.type.shape[0]) if sliding is None else sliding.seen(context)
+    mixed = _attended(context, query, seen_keys, seen_values, rows, seen)
+    if values_as is not None:
         mixed = values_as.scaled(context, mixed, groups)
     return [side_by_side(context, mixed), keys, values]
+
+
+def _with_new(
+    context: NodeContext, position: int, new: Value, kept_as: NarrowCache | None, rows: Rows,
+    sliding: SlidingCache | None,
+) -> tuple[Value, Value]:  # fmt: skip
+    """A cache, which is an input, with the new keys or values; and what a step sees of them."""
+    if kept_as is not None:
+        new = kept_as.stored(context, new)
+    past = context.optional(position)
+    if sliding is None:
+        cache = joined = extended(context, past, new, rows)
+    else:
+        joined = sliding.joined(context, _cache_of(context, past, new), new)
+        cache = sliding.kept(context, joined)
+    return cache, joined if kept_as is None else kept_as.numbers(context, joined)
 
 
 def parts_of(context: NodeContext) -> list[Value]:
@@ -221,17 +239,28 @@ def parts_of(context: NodeContext) -> list[Value]:
 def rows_of(context: NodeContext, before: Value, longest_at: int, length: Size) -> Rows:
     """Rows of a batch of which so many places [batch] are in use, in the cache that is input 3;
     an input says how many the longest has, with the new ones."""
-    before = context.reshape(before, (before.type.numel, 1))
-    # In a first prompt short rows are filled up behind, with keys that are not looked at later.
-    before = context.apply("max", before, context.like(before, 0))
     (longest,) = context.sizes(longest_at)
     past = context.optional(3)
     total = longest if past is None else dims.maximum(longest, past.type.shape[2])
-    return Rows(before, length, longest, total)
+    return Rows(_in_use(context, before), length, longest, total)
+
+
+def _in_use(context: NodeContext, before: Value) -> Value:
+    """The places in use, [batch, 1]: in a first prompt short rows are filled up behind, with keys
+    that are not looked at later."""
+    before = context.reshape(before, (before.type.numel, 1))
+    return context.apply("max", before, context.like(before, 0))
 
 
 def extended(context: NodeContext, past: Value | None, new: Value, rows: Rows) -> Value:
     """The cache with the new keys behind those that count."""
+    past = _cache_of(context, past, new)
+    places = context.reshape(rows.before, (new.type.shape[0],))
+    return context.apply("tensor_scatter", past, places, new, axis=2, size=rows.total)
+
+
+def _cache_of(context: NodeContext, past: Value | None, new: Value) -> Value:
+    """The cache for such new keys [batch, heads, length, size], empty where there is none."""
     batch, heads, _, size = new.type.shape
     if past is None:
         past = context.full(TensorType(new.type.dtype, (batch, heads, 0, size)), 0)
@@ -239,8 +268,7 @@ def extended(context: NodeContext, past: Value | None, new: Value, rows: Rows) -
         context.wrong(f"a cache {past.type} of keys {new.type}")
     for axis, agreed in ((0, batch), (1, heads), (3, size)):
         past = with_size(context.builder, past, axis, agreed)
-    places = context.reshape(rows.before, (batch,))
-    return context.apply("tensor_scatter", past, places, new, axis=2, size=rows.total)
+    return past
 
 
 def group_scores(context: NodeContext, query: Value, keys: Value, rows: Rows) -> Value:
@@ -272,15 +300,17 @@ def _shared(context: NodeContext, cache: Value, rows: Rows) -> Value:
     return slice_axis(context.builder, whole, 3, 0, rows.longest)
 
 
-def _attended(context: NodeContext, query: Value, keys: Value, values: Value, rows: Rows) -> Value:
+def _attended(
+    context: NodeContext, query: Value, keys: Value, values: Value, rows: Rows, seen: Value
+) -> Value:
     b, scores = context.builder, group_scores(context, query, keys, rows)
-    batch, groups, each, _, _ = scores.type.shape
+    _, groups, each, _, _ = scores.type.shape
     cap = context.number("softcap", 0.0)
     if cap:
         scores = binary(b, "mul", b.apply("tanh", binary(b, "div", scores, cap)), cap)
     if context.optional(10) is not None:
         scores = context.elementwise("add", scores, _bias(context, groups, each, rows))
-    shares = _shares(context, where(b, _seen(context, rows, batch), scores, -1e30))
+    shares = _shares(context, where(b, seen, scores, -1e30))
     return group_mixture(context, shares, values, rows)
 
 
