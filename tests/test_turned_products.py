@@ -13,6 +13,7 @@ from bessemer.compiler.options import Options
 from bessemer.compiler.passes.layout.lay_out_once import lay_out_once
 from bessemer.compiler.passes.layout.turn_products import turn_products
 from bessemer.compiler.passes.simplification.remove_dead import remove_dead
+from bessemer.compiler.passes.simplification.simplify import simplify
 from tests.pass_runs import Case, N, changed, lines
 
 
@@ -58,6 +59,20 @@ def test_of_products_of_turned_products_every_other_is_turned(rng: np.random.Gen
         "%5 = matmul(%4, %2)",
         "%6 = transpose(%5, permutation=(0, 2, 1))",
         "%7 = exp(%6)",
+    ]
+
+
+def test_a_product_of_one_step_is_turned(rng: np.random.Generator) -> None:
+    """The gradient of a weight by a single sample, in the order in which ONNX files have it."""
+    c = Case()
+    x, dy = c.x(1, 8), c.x(1, 5)
+    product = c.of("matmul", c.of("reshape", x, shape=(8, 1)), dy)
+    graph = c.b.finish([c.of("exp", c.of("transpose", product, permutation=(1, 0)))])
+    result = changed(graph, [turn_products, simplify, remove_dead], rng, rtol=1e-6)
+    assert lines(result)[:-1] == [
+        "%2 = reshape(%1, shape=(5, 1))",
+        "%3 = matmul(%2, %0)",
+        "%4 = exp(%3)",
     ]
 
 

@@ -5,7 +5,8 @@
     %4 = transpose(%3, permutation=(0, 2, 1))        becomes       matmul(transpose(%y), %x)
 
 So differentiation writes the gradient of keys that a product has read transposed. Either way one
-operand is read across, but the result need not be turned by those who read it.
+operand is read across, but the result need not be turned by those who read it. Of a product of one
+step, as of the gradient of a weight by a single sample, both operands lie as they did.
 """
 
 from __future__ import annotations
@@ -48,16 +49,14 @@ def _is_turned(
     producers: Mapping[Value, Node],
     turned: Collection[Value],
 ) -> bool:
-    """Whether a node multiplies a transposed matrix, and neighbours in the rows of what it computes
-    are neighbours for none of its readers, but those in its columns are. The transpose of a product
-    that is `turned` itself is no transpose."""
+    """Whether a node multiplies a transposed matrix, or a column, and neighbours in the rows of
+    what it computes are neighbours for none of its readers, but those in its columns are. The
+    transpose of a product that is `turned` itself is no transpose."""
     if node.operator.name != "matmul" or node.output in graph.outputs:
         return False
     left, right = node.inputs
-    before = producers.get(left)
-    if before is None or before.operator.name != "transpose":
-        return False
-    if before.attributes["permutation"] != _swapped(left) or before.inputs[0] in turned:
+    before = _transposed(left, producers)
+    if not _is_column(left) and (before is None or before in turned):
         return False
     is_plain = left.type.shape[:-2] == right.type.shape[:-2] and left.type.dtype == right.type.dtype
     rank, readers = node.output.type.rank, users.get(node.output, ())
@@ -73,9 +72,26 @@ def _is_turned(
 
 def _turn(rewriter: GraphRewriter, node: Node, producers: Mapping[Value, Node]) -> Value:
     left, right = node.inputs
-    x, y = rewriter.now(producers[left].inputs[0]), rewriter.now(right)
+    before, y = _transposed(left, producers), rewriter.now(right)
+    if before is None:
+        x = rewriter.emit("transpose", rewriter.now(left), permutation=_swapped(left))
+    else:
+        x = rewriter.now(before)
     across = rewriter.emit("transpose", y, permutation=_swapped(y))
     return rewriter.emit("matmul", across, x, **node.attributes)
+
+
+def _transposed(left: Value, producers: Mapping[Value, Node]) -> Value | None:
+    """The matrix of which the left operand is the transpose, if a node makes it so."""
+    before = producers.get(left)
+    if before is None or before.operator.name != "transpose":
+        return None
+    return before.inputs[0] if before.attributes["permutation"] == _swapped(left) else None
+
+
+def _is_column(left: Value) -> bool:
+    """Whether a product with it has one step, so that its transpose is a view."""
+    return left.type.rank > 1 and left.type.shape[-1] == 1
 
 
 def _swapped(value: Value) -> tuple[int, ...]:
