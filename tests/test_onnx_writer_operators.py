@@ -44,7 +44,7 @@ def _has_no_equivalent(case: Case) -> bool:
             return True  # a part of DeformConv
         case "plane_conv":
             return True  # a form of Conv
-        case "resize_positions" | "mix_neighbours" | "neighbour_weight":
+        case "resize_positions" | "mix_neighbours" | "neighbour_place" | "neighbour_weight":
             return True  # parts of Resize
         case _ if name.endswith("_gradient"):
             return True  # ONNX has no training

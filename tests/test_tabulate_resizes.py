@@ -12,6 +12,7 @@ import bessemer
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.graph import Graph
+from bessemer.compiler.ir.interpreter.interpret import run_graph
 from bessemer.compiler.ir.types import DType, TensorType, f32, i32
 from bessemer.compiler.ops.image.resize_position import COORDINATES
 from bessemer.compiler.passes.gathers.tabulate_resizes import tabulate_resizes
@@ -51,8 +52,7 @@ def test_pixels_are_side_by_side_before_they_are_resized(
     graph = _free(mode, transposed=True)
     result = changed(graph, [tabulate_resizes, simplify, remove_dead], rng, rtol=1e-6)
     shapes = [n.output.type.shape for n in result.nodes if n.operator.name == "mix_neighbours"]
-    assert shapes == [(2, 3, N, _W), (2, 3, _H, _W)][: 1 if mode == "nearest" else 2]
-    assert _operators(result).count("gather") == (mode == "nearest")
+    assert shapes == [(2, 3, _H, 5) if mode == "nearest" else (2, 3, N, _W), (2, 3, _H, _W)]
     assert _operators(result).count("transpose") == 1
 
 
@@ -71,6 +71,33 @@ def test_known_sizes_and_multiples_stay() -> None:
     y = b.apply("resize", x, shape=(1, 3, 2 * N, 7), mode="linear")
     graph = b.finish([y])
     assert tabulate_resizes(graph) is graph
+
+
+def test_multiples_are_looked_up_where_corners_are_aligned(rng: np.random.Generator) -> None:
+    b = GraphBuilder("g")
+    x = b.input("x", TensorType(f32, (1, 3, N, 5)))
+    y = b.apply("resize", x, shape=(1, 3, 2 * N, 7), mode="linear", coordinate="align_corners")
+    result = changed(b.finish([y]), [tabulate_resizes], rng, rtol=1e-6)
+    assert _operators(result).count("mix_neighbours") == 2
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
+@pytest.mark.parametrize("target", ["native", "x86_64-avx2"])
+@pytest.mark.parametrize("rows", [1, 5, 40])
+def test_near_and_far_pixels_are_looked_up(
+    mode: str, target: str, rows: int, rng: np.random.Generator
+) -> None:
+    """Neighbours of a vector's pixels lie within one vector, two, or further apart."""
+    b = GraphBuilder("g")
+    b.input("like", TensorType(f32, (_H, _W)))
+    x = b.input("x", TensorType(f32, (3, N, dims.symbol("m"))))
+    graph = b.finish([b.apply("resize", x, shape=(3, _H, _W), mode=mode)])
+    model = bessemer.compile(graph, target=target, cache=False)
+    for size, resized in ((9, 40), (40, 40), (100, 57), (70, 33), (300, 64), (1, 35), (64, 1)):
+        feed = {"like": np.zeros((7, resized), np.float32)}
+        feed["x"] = rng.standard_normal((3, rows, size), np.float32)
+        (found,) = model.run(feed)
+        np.testing.assert_allclose(found, run_graph(graph, feed)[0], rtol=1e-5, atol=1e-5)
 
 
 def _model(attributes: str, x: str = "float[1, 3, a, b]", scales: str = "") -> onnx.ModelProto:

@@ -75,6 +75,10 @@ class Indices:
         rest = size - dims.atom(vectors.symbol)
         return dims.mod(rest, vectors.width) == 0 and self._is_shared(rest, vectors)
 
+    def varying(self, size: Size) -> Size:
+        """The sum of the terms that differ from lane to lane."""
+        return _select(size, self.is_varying)
+
     def stride(self, size: Size) -> Size | None:
         """How much `size` grows from lane to lane; None where it is not linear."""
         vectors = self.state.vectors
@@ -82,7 +86,7 @@ class Indices:
             return 0
         stride = dims.coefficient_of(size, vectors.symbol)
         if stride is None:
-            size = _select(size, self.is_varying)
+            size = self.varying(size)
             stride = dims.coefficient_of(size, vectors.symbol)
         if stride is None or self.is_varying(stride):
             return None

@@ -11,15 +11,17 @@ from dataclasses import dataclass
 from bessemer.compiler.codegen.arithmetic import like, select
 from bessemer.compiler.codegen.kernels.conversions import from_memory, memory_kind
 from bessemer.compiler.codegen.kernels.indices import Indices
+from bessemer.compiler.codegen.kernels.near_lanes import can_be_near, load_near
 from bessemer.compiler.codegen.kernels.state import ZEROS, ZEROS_BYTES, KernelState
 from bessemer.compiler.codegen.lanes import any_lane, first_of, shuffle, splat
 from bessemer.compiler.codegen.values import Pointer, Value, literal, suffix
 from bessemer.compiler.codegen.writer import Writer
 from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir import dims
-from bessemer.compiler.ir.dims import Mod, Size, atom
+from bessemer.compiler.ir.dims import Max, Min, Mod, Size, atom
 from bessemer.compiler.ir.expr import Buffer
-from bessemer.compiler.ir.types import boolean
+from bessemer.compiler.ir.types import boolean, f32
+from bessemer.compiler.ir.walk_expr import index_expressions
 
 MOST_INTERLEAVED = 4
 """Up to this stride, whole vectors are loaded and shuffled."""
@@ -102,7 +104,22 @@ def _load_lanes(indices: Indices, access: Access) -> Value:
         assert isinstance(stride, int)
         return _strided_under(indices, access, stride, uniform, mask)
     found = _repeated(indices, access, uniform, mask)
+    if found is None and guard is None:
+        found = _near(indices, access)
     return found or _gather(indices, access, uniform, mask)
+
+
+def _near(indices: Indices, access: Access) -> Value | None:
+    """Elements of a row at places that data gives, each limited to an axis."""
+    varying = indices.varying(access.offset)
+    is_limited = isinstance(dims.as_atom(varying), (Min, Max))
+    if access.buffer.dtype is not f32 or not is_limited or not index_expressions(varying):
+        return None
+    places = indices.vector(varying)
+    if not can_be_near(indices.state, places):
+        return None
+    row = indices.address(access.buffer, access.offset - varying)
+    return load_near(indices.state, access.buffer.name, row, places)
 
 
 def _repeated(

@@ -1,7 +1,7 @@
 """mix_neighbours: along one axis, the elements at places that a table holds, or weighted sums of
-neighbours there; resize_positions: where the elements of a resized axis lie; neighbour_weight: how
-much of a neighbour is mixed in at such positions. Together they resize an axis whose sizes only the
-run knows (passes/gathers/tabulate_resizes.py)."""
+neighbours there; resize_positions: where the elements of a resized axis lie; neighbour_place and
+neighbour_weight: which neighbours are mixed at such positions, and how much of each. Together they
+resize an axis whose sizes only the run knows (passes/gathers/tabulate_resizes.py)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.element import Operand
 from bessemer.compiler.ir.expr import Expression, Index, as_index, convert, index_value, unary
 from bessemer.compiler.ir.op import Example, Operator, register
-from bessemer.compiler.ir.types import FLOATS, Array, DType, TensorType, f32, f64, i64
+from bessemer.compiler.ir.types import FLOATS, Array, DType, TensorType, f32, f64, i32, i64
 from bessemer.compiler.ops.check import require, require_axis, require_dtype
 from bessemer.compiler.ops.image.interpolate import clamped, cubic_weights
 from bessemer.compiler.ops.image.resize_position import COORDINATES, Point, is_size_ratio, source
@@ -24,12 +24,12 @@ TAPS = {"linear": 2, "cubic": 4}
 
 
 def _infer(x: TensorType, places: TensorType, *weights: TensorType, axis: int) -> TensorType:
-    """(x, places i64 [n], for each tap its weights [n], if any) -> x with n elements along `axis`.
+    """(x, places [n], for each tap its weights [n], if any) -> x with n elements along `axis`.
 
     A place is that of the first tap; taps beyond an end of the axis are the element at the end.
     """
     require_axis("mix_neighbours", axis, x)
-    require_dtype("mix_neighbours' places", places, (i64,))
+    require_dtype("mix_neighbours' places", places, (i32, i64))
     require(
         all(given.shape == places.shape and given.rank == 1 for given in (places, *weights)),
         f"mix_neighbours wants a place and each weight of every element, not {places}, {weights}.",
@@ -42,7 +42,7 @@ def _infer(x: TensorType, places: TensorType, *weights: TensorType, axis: int) -
 
 def _element(x: Operand, places: Operand, *weights: Operand, index: Index, axis: int) -> Expression:
     at = index[axis]
-    place = as_index(places[(at,)])
+    place = as_index(convert(places[(at,)], i64))
 
     def tap(number: int) -> Expression:
         inside = clamped(place + number, x.shape[axis])
@@ -79,6 +79,7 @@ register(
         examples=(
             Example(((2, 5, 3), np.array([4, 0, -1, 9])), {"axis": 1}),
             Example(((2, 5), np.array([3, 0, 4]), (3,), (3,)), {"axis": 1}),
+            Example(((2, 5), np.array([3, 0, 4], np.int32), (3,), (3,)), {"axis": 1}),
             Example(((5, 4, 2), np.array([-1, 3]), (2,), (2,), (2,), (2,)), {"axis": 0}),
         ),
     )
@@ -131,6 +132,37 @@ register(
             ),
             Example((), {"size": 7, "resized": 9, "scale": 1.3}),
             Example((), {"size": 5, "resized": 1, "coordinate": "pytorch_half_pixel"}),
+        ),
+    )
+)
+
+
+def _place_infer(positions: TensorType, *, mode: str) -> TensorType:
+    """Where the first of the neighbours is that a mode mixes at positions f64 [n]."""
+    require_dtype("neighbour_place's positions", positions, (f64,))
+    require(mode in TAPS, f"neighbour_place has no mode {mode!r}.")
+    return positions.with_dtype(i32)
+
+
+def _place_reference(positions: Array, *, mode: str) -> Array:
+    return np.asarray(np.floor(positions) - (TAPS[mode] // 2 - 1), np.int32)
+
+
+def _place_element(positions: Operand, *, index: Index, mode: str) -> Expression:
+    return convert(unary("floor", positions[index]) - (TAPS[mode] // 2 - 1), i32)
+
+
+register(
+    Operator(
+        "neighbour_place",
+        _place_infer,
+        _place_reference,
+        _place_element,
+        gradient=None,
+        examples=tuple(
+            Example((np.array(positions),), {"mode": mode})
+            for mode in TAPS
+            for positions in ([-1.25, -0.5, 0, 0.3, 2, 7.9], [3.5])
         ),
     )
 )

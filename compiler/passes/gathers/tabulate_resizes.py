@@ -4,12 +4,13 @@
 becomes
     %1 = resize_positions(size=w, resized=W) : f64[W]         one for each column
     %2 = neighbour_weight(%1, tap=0), %3 = neighbour_weight(%1, tap=1)
-    %4 = mix_neighbours(%0, floor(%1), %2, %3, axis=3)
+    %4 = mix_neighbours(%0, neighbour_place(%1), %2, %3, axis=3)
 
 A position is a division of integers. By a known size it costs little; by an unknown one it costs
 more than all the rest, so it is done once for a column instead of once for a pixel. (The nearest
-place of a column is what an axis of places becomes when it is resized.) The last axis is first:
-images mostly grow, and its pixels are gathered one by one.
+place of a column is what an axis of places becomes when it is resized.) Where pixels are mixed, the
+last axis is first: images mostly grow, and its pixels are looked up. Others are all looked up at
+once, in the rows that remain.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.rewrite import GraphRewriter, map_regions, rewrite_graph
-from bessemer.compiler.ir.types import f32, f64, i64
+from bessemer.compiler.ir.types import f32, f64, i32
 from bessemer.compiler.ops.image.neighbours import TAPS
 
 _FEWEST = 16
@@ -66,9 +67,11 @@ def _wanted(resize: Node, users: Sequence[Node]) -> tuple[int, ...]:
 def _resized(rewriter: GraphRewriter, resize: Node, x: Value, order: Sequence[int]) -> Value:
     """`x`, which has the axes of the resize's input in this order, resized."""
     changed = _changed(resize)
-    for place in reversed(range(len(order))):
-        if order[place] in changed:
-            x = _along(rewriter, resize, x, order[place], place)
+    places = [place for place, axis in enumerate(order) if axis in changed]
+    if resize.attributes.get("mode", "nearest") != "nearest":
+        places.reverse()
+    for place in places:
+        x = _along(rewriter, resize, x, order, place)
     return x
 
 
@@ -88,8 +91,11 @@ def _is_looked_up(resize: Node) -> bool:
         or x.dtype not in (f32, f64)
     ):
         return False
-    axes = _changed(resize)
-    return any(_is_free(x.shape[axis], resize.output.type.shape[axis]) for axis in axes)
+    pairs = [(x.shape[axis], resize.output.type.shape[axis]) for axis in _changed(resize)]
+    if attributes.get("coordinate") == "align_corners":
+        # The ratio is that of the sizes less one.
+        return any(not isinstance(size, int) for pair in pairs for size in pair)
+    return any(_is_free(*pair) for pair in pairs)
 
 
 def _changed(resize: Node) -> list[int]:
@@ -108,18 +114,20 @@ def _is_free(size: Size, resized: Size) -> bool:
     return not any(isinstance(multiple, int) for multiple in multiples)
 
 
-def _along(rewriter: GraphRewriter, resize: Node, x: Value, axis: int, place: int) -> Value:
-    """`x` resized along one axis of the resize, which is its axis `place`."""
-    attributes = resize.attributes
+def _along(
+    rewriter: GraphRewriter, resize: Node, x: Value, order: Sequence[int], place: int
+) -> Value:
+    """`x`, which has the axes of the resize's input in this order, resized along one of them."""
+    attributes, axis, changed = resize.attributes, order[place], _changed(resize)
     mode = attributes.get("mode", "nearest")
     size, resized = resize.inputs[0].type.shape[axis], resize.output.type.shape[axis]
     scales = attributes.get("scales") or (0.0,) * resize.output.type.rank
     if mode == "nearest":
-        straight = rewriter.emit("iota", shape=(size,), axis=0, dtype=i64)
+        straight = rewriter.emit("iota", shape=(size,), axis=0, dtype=i32)
         own = {**attributes, "shape": (resized,), "scales": (scales[axis],), "roi": ()}
         places = rewriter.emit("resize", straight, **own)
         last = x.type.shape[-1]
-        if place < x.type.rank - 1 and (not isinstance(last, int) or last >= _FEWEST):
+        if order[-1] not in changed and (not isinstance(last, int) or last >= _FEWEST):
             return rewriter.emit("gather", x, places, axis=place)
         return rewriter.emit("mix_neighbours", x, places, axis=place)
     positions = rewriter.emit(
@@ -129,11 +137,7 @@ def _along(rewriter: GraphRewriter, resize: Node, x: Value, axis: int, place: in
         scale=scales[axis],
         coordinate=attributes.get("coordinate", "half_pixel"),
     )
-    places = rewriter.emit("cast", rewriter.emit("floor", positions), dtype=i64)
-    before = TAPS[mode] // 2 - 1
-    if before:
-        back = rewriter.emit("full", shape=places.type.shape, value=before, dtype=i64)
-        places = rewriter.emit("sub", places, back)
+    places = rewriter.emit("neighbour_place", positions, mode=mode)
     cubic_a, dtype = attributes.get("cubic_a", -0.75), x.type.dtype
     weights = [
         rewriter.emit(

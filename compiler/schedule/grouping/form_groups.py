@@ -32,9 +32,9 @@ from bessemer.compiler.schedule.grouping.destinations import fills_inside, is_of
 from bessemer.compiler.schedule.grouping.diagonal_bands import find_bands
 from bessemer.compiler.schedule.grouping.groups import Group, Grouping
 from bessemer.compiler.schedule.grouping.kinds import (
-    COSTLY,
     NOT_SAME_INDEX,
     Kind,
+    is_costly,
     is_widening,
     kind_of,
     samples_channels,
@@ -159,7 +159,7 @@ class _Former:
             made = self.producers.get(value)
             if made is None or made in seen or value.type.numel != node.output.type.numel:
                 continue
-            if made.operator.name in COSTLY or kind_of(made) == "contraction":
+            if is_costly(made) or kind_of(made) == "contraction":
                 return True
             seen.add(made)
             if made.operator.is_view or kind_of(made) == "pointwise":
@@ -290,7 +290,7 @@ class _Former:
             return numel in (reduction.output.type.numel, reduction.inputs[0].type.numel)
         if group.packs is not None:
             return False
-        return node.operator.name not in COSTLY or self._is_once_a_row(node, group)
+        return not is_costly(node) or self._is_once_a_row(node, group)
 
     def _is_once_a_row(self, node: Node, group: Group) -> bool:
         """Whether a value has one element for each row, as it is or as what is computed of it is

@@ -22,10 +22,11 @@ COSTLY = frozenset(
         "exp", "log", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh",
         "asinh", "acosh", "atanh", "erf", "sigmoid", "expm1", "log1p", "pow", "div", "sqrt",
         "rsqrt", "resize", "grid_sample", "roi_align", "concat", "uniform", "normal",
-        "mix_neighbours", "neighbour_weight",
+        "mix_neighbours", "neighbour_place", "neighbour_weight",
     }
 )  # fmt: skip
-"""Pointwise operators that are not computed again for every element of a larger root."""
+"""Pointwise operators that are not computed again for every element of a larger root; see
+`is_costly`."""
 
 NOT_SAME_INDEX = frozenset(
     {
@@ -52,6 +53,13 @@ def kind_of(node: Node) -> Kind:
     if operator.statements is not None:
         return "statements"
     return "structural"
+
+
+def is_costly(node: Node) -> bool:
+    """Whether a node is not computed again for every element of a larger root. Where neighbours are
+    not mixed, they are only looked up."""
+    only_looks_up = node.operator.name == "mix_neighbours" and len(node.inputs) == 2
+    return node.operator.name in COSTLY and not only_looks_up
 
 
 def samples_channels(node: Node) -> bool:

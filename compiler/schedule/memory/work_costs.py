@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bessemer.compiler.ir.dims import product
 from bessemer.compiler.ir.graph import Node
-from bessemer.compiler.schedule.grouping.kinds import COSTLY, kind_of
+from bessemer.compiler.schedule.grouping.kinds import is_costly, kind_of
 from bessemer.compiler.schedule.memory.residents import Count
 
 BALANCE = 8
@@ -45,4 +45,4 @@ def operations(node: Node, count: Count) -> int:
         case name if kind_of(node) in ("statements", "structural", "heavy"):
             return 4 * sum(count(v.type.numel) for v in (*node.inputs, *node.outputs))
         case name:
-            return numel * (_COSTLY_OPERATIONS if name in COSTLY else 1)
+            return numel * (_COSTLY_OPERATIONS if is_costly(node) else 1)

@@ -25,6 +25,7 @@ from bessemer.compiler.ir.expr import Buffer, Expression, Load, Reduce
 from bessemer.compiler.ir.loops import Block
 from bessemer.compiler.ir.ravel import unravel
 from bessemer.compiler.schedule.costs import is_function, operations
+from bessemer.compiler.schedule.nests.looked_up_rows import ROWS, has_common_places
 from bessemer.compiler.schedule.nests.merge_axes import Piece, extent_of, merge_axes
 from bessemer.compiler.schedule.nests.partial_sums import is_longer
 from bessemer.compiler.schedule.nests.row_parts import row_parts
@@ -152,9 +153,34 @@ class _Lowering:
             return self._over(shared, lambda v: self._behind_totals(inner, behind, v), work)
         if len(outer) == 1 and self._takes_turns(inner, extent_of(outer[0])):
             return self._in_turns(inner, outer[0])
+        if self.vectorize and has_common_places(self.piece.value, outer, inner, self.dependence):
+            return self._columns_first(inner, outer)
         if outer:
             return self._over(outer, lambda v: self._row(inner, v), self._work(inner))
         return self._blocked(inner)
+
+    def _columns_first(self, inner: Symbol, outer: tuple[Symbol, ...]) -> Nest:
+        """Blocks of rows, a vector of columns at a time."""
+        row = outer[-1]
+        rows = extent_of(row)
+        block = Symbol(row.name, dims.ceildiv(rows, ROWS))
+        lanes = self.rows.lane_count(self.piece.value, self.piece.target.dtype)
+
+        def columns(values: Values) -> None:
+            begin = values[block] * ROWS
+            count: Size = dims.minimum(rows - begin, ROWS)
+            if isinstance(rows, int) and rows % ROWS == 0:
+                count = ROWS
+            with (
+                self.rows.vector_loop(extent_of(inner), lanes, 1) as index,
+                self.builder.loop(count) as number,
+            ):
+                here: Values = {**values, row: begin + number}
+                element, offset = self.rows.element(inner, here), self.rows.offset(here)
+                self.rows.store(self.rows.begin_store(element, inner, offset).write(index))
+
+        self.rows.streams = False  # a row is not written from one end to the other
+        return self._over((*outer[:-1], block), columns, self._work(inner) * ROWS)
 
     def _row(self, inner: Symbol, values: Values) -> None:
         """A row, cut where conditions change."""

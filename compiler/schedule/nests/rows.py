@@ -199,7 +199,7 @@ class RowWriter:
             value = self._spell_reductions(walk_expr.substitute(element, here))
             return [((self.piece.target, dims.substitute(offset, here)), value)]
 
-        return InLoop(write, self._lane_count(element, self.piece.target.dtype))
+        return InLoop(write, self.lane_count(element, self.piece.target.dtype))
 
     def store(self, stores: Iterable[tuple[Place, Expression]]) -> None:
         """Adds the stores of a part of a loop."""
@@ -213,7 +213,7 @@ class RowWriter:
             self.piece.target, (dims.substitute(self.piece.offset, values),), element
         )
 
-    def _lane_count(self, value: Expression, dtype: DType) -> int:
+    def lane_count(self, value: Expression, dtype: DType) -> int:
         """The narrowest width that any memory access of the loop asks for."""
         if not self.vectorize:
             return 1
@@ -292,7 +292,7 @@ class RowWriter:
             self._hoist_invariants(along_row(node, inner), inner, {kept: hoisted})
             for node in step.reductions
         ]
-        lanes = min(self._lane_count(b, n.dtype) for b, n in zip(bodies, step.reductions))
+        lanes = min(self.lane_count(b, n.dtype) for b, n in zip(bodies, step.reductions))
 
         def write(index: Size) -> list[tuple[Place, Expression]]:
             here: Values = {inner: index}
@@ -357,7 +357,7 @@ class RowWriter:
             return
         skips_nan = node in self.skips_nan
         body = self._hoist_invariants(walk_expr.substitute(node.body, values), over[0])
-        lanes = self._lane_count(body, node.dtype)
+        lanes = self.lane_count(body, node.dtype)
         interleave = PASS_INTERLEAVE if has_functions(body) else SUM_INTERLEAVE
         with self.vector_loop(extent, lanes, interleave) as index:
             element = self._spell_reductions(walk_expr.substitute(body, {over[0]: index}))

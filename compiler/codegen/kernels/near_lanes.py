@@ -1,0 +1,98 @@
+"""Lanes from anywhere in a row that are mostly neighbours: pixels of an image that is resized.
+
+Where the lanes' places are known before a loop over rows begins, so is how far they reach from the
+first one. Up to two vectors from there on are loaded and looked up in. What reaches further is
+gathered, which costs a load for each lane.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+from bessemer.compiler.codegen.arithmetic import compare, intrinsic, select
+from bessemer.compiler.codegen.kernels.state import KernelState
+from bessemer.compiler.codegen.lanes import extract, splat, steps
+from bessemer.compiler.codegen.math.math_terms import MathFunction
+from bessemer.compiler.codegen.values import Pointer, Value, literal
+from bessemer.compiler.ir.types import boolean, f32, i32, i64
+
+_BITS = {8: 256, 16: 512}
+"""The vectors of f32 in two of which lanes can be looked up, by their lanes."""
+
+
+def can_be_near(state: KernelState, places: Value) -> bool:
+    """Whether lanes at these places of a row of f32 are worth looking up: the places change less
+    often than the row."""
+    return state.target.has_lookup and places.lanes in _BITS and places.level < state.writer.depth
+
+
+def load_near(state: KernelState, buffer: str, row: Pointer, places: Value) -> Value:
+    """The elements at these places of a row. Lanes that the loop's mask forbids are not read."""
+    w, mask, lanes = state.writer, state.mask, places.lanes
+    first = extract(w, places, 0)
+    far = w.operate("sub", i64, places, splat(w, first, lanes))
+    far = intrinsic(w, "umin", far, literal((1 << 32) - 1, i64, lanes))
+    distances = w.compute(f"trunc {far.typed} to <{lanes} x i32>", i32, lanes, far.level)
+    if mask is None:
+        mask = literal(True, boolean, lanes)
+    else:
+        distances = select(w, mask, distances, literal(0, i32, lanes))
+    reach = w.call(f"llvm.vector.reduce.umax.v{lanes}i32", i32, 1, distances)
+    within = splat(w, reach, lanes)
+    read = [compare(w, "ule", steps(i32, lanes, 1, start), within) for start in (0, lanes)]
+    operands = (first, distances, reach, *read, places, mask)
+    symbol = state.function(_function(lanes))
+    texts = ", ".join(operand.typed for operand in operands)
+    operation = f"call <{lanes} x float> @{symbol}(ptr {{}}, {texts})"
+    return w.load(operation, buffer, f32, lanes, row, max(one.level for one in operands))
+
+
+_TEXT = """define internal {t} @{symbol}(ptr %row, i64 %first, {i} %distances, i32 %reach, \
+{m} %low, {m} %high, {p} %places, {m} %mask) alwaysinline nounwind willreturn memory(read) {{
+entry:
+  %begin = getelementptr float, ptr %row, i64 %first
+  %is.near = icmp ult i32 %reach, {double}
+  br i1 %is.near, label %near, label %far
+near:
+  %one = call {t} @{load}(ptr align 4 %begin, {m} %low, {t} zeroinitializer)
+  %is.one = icmp ult i32 %reach, {lanes}
+  br i1 %is.one, label %single, label %double
+single:
+  %permuted = call {t} @{permute}({permuted})
+  ret {t} %permuted
+double:
+  %behind = getelementptr float, ptr %begin, i64 {lanes}
+  %other = call {t} @{load}(ptr align 4 %behind, {m} %high, {t} zeroinitializer)
+  %looked.up = call {t} @{look_up}({t} %one, {i} %distances, {t} %other)
+  ret {t} %looked.up
+far:
+  %pointers = getelementptr float, ptr %row, {p} %places
+  %gathered = call {t} @{gather}({a} align 4 %pointers, {m} %mask, {t} zeroinitializer)
+  ret {t} %gathered
+}}
+"""
+
+
+@cache
+def _function(lanes: int) -> MathFunction:
+    t, i, m = (f"<{lanes} x {kind}>" for kind in ("float", "i32", "i1"))
+    a, bits = f"<{lanes} x ptr>", _BITS[lanes]
+    load = f"llvm.masked.load.v{lanes}f32.p0"
+    gather = f"llvm.masked.gather.v{lanes}f32.v{lanes}p0"
+    permute = "llvm.x86.avx512.permvar.sf.512" if bits == 512 else "llvm.x86.avx2.permps"
+    look_up = f"llvm.x86.avx512.vpermi2var.ps.{bits}"
+    symbol = f"bessemer_near_v{lanes}f32"
+    text = _TEXT.format(
+        t=t, i=i, m=m, a=a, p=f"<{lanes} x i64>", symbol=symbol, lanes=lanes, double=2 * lanes,
+        load=load, gather=gather, permute=permute, look_up=look_up,
+        permuted=f"{t} %one, {i} %distances",
+    )  # fmt: skip
+    declarations = frozenset(
+        {
+            f"declare {t} @{load}(ptr, {m}, {t})",
+            f"declare {t} @{gather}({a}, {m}, {t})",
+            f"declare {t} @{permute}({t}, {i})",
+            f"declare {t} @{look_up}({t}, {i}, {t})",
+        }
+    )
+    return MathFunction(symbol, text, declarations)
