@@ -15,7 +15,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from math import gcd
-from typing import TypeVar, Union
+from typing import Union
 
 from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir import polynomials
@@ -231,10 +231,9 @@ def _add(left: Size, right: Size) -> Size:
     return _normal(terms)
 
 
-Divided = TypeVar("Divided", FloorDiv, Mod)
-
-
-def _terms_with(kind: type[Divided], terms: Terms) -> Iterator[tuple[Monomial, Divided, Size]]:
+def _terms_with(
+    kind: type[FloorDiv | Mod], terms: Terms
+) -> Iterator[tuple[Monomial, FloorDiv | Mod, Size]]:
     """The terms with an atom of a kind as a factor: the term, the atom, and what it is times."""
     for monomial, coefficient in terms.items():
         for factor, power in monomial:
