@@ -7,9 +7,10 @@ import pytest
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.types import Array
 from bessemer.compiler.ops.composite.composite_fourier import fourier_transform, real_signal
+from bessemer.frontends.compile import compile
 from bessemer.frontends.onnx_reader.read import read_onnx
 from tests.graph_runs import run
-from tests.onnx_check import node_model
+from tests.onnx_check import node_model, parsed
 
 LENGTHS = [1, 2, 9, 384, 390, 509, 512, 1024]  # 509 is prime
 
@@ -54,6 +55,54 @@ def test_a_real_signal_comes_back_from_half_its_spectrum(length: int) -> None:
     (found,) = run(lambda b, x: real_signal(b, x, length), [half])
     expected = np.fft.irfft(complex_of(half), length)[..., None]
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+def test_transforms_of_a_length_that_a_run_tells() -> None:
+    model = parsed(
+        """g (float[2,3,N,1] x, float[2,3,N,2] z)
+        => (float[2,3,M,2] half, float[2,3,N,2] whole, float[2,3,N,2] back, float[2,3,K,1] y)
+        <int64 at = {2}>
+        { half = DFT<onesided=1>(x, "", at) whole = DFT(z, "", at) back = DFT<inverse=1>(z, "", at)
+          y = DFT<inverse=1, onesided=1>(z, "", at) }""",
+        20,
+    )
+    compiled = compile(model, threads=1)
+    for length in (2, 7, 30, 509):
+        x, z = signal(length, 1), signal(length, 2)
+        half, whole, back, y = compiled.run({"x": x, "z": z})
+        tolerance = 1e-5 * np.sqrt(length)
+        expected = parts_of(np.fft.rfft(complex_of(x)))
+        np.testing.assert_allclose(half, expected, rtol=0, atol=tolerance)
+        expected = parts_of(np.fft.fft(complex_of(z)))
+        np.testing.assert_allclose(whole, expected, rtol=0, atol=tolerance)
+        np.testing.assert_allclose(back, parts_of(np.fft.ifft(complex_of(z))), rtol=0, atol=1e-5)
+        expected = np.fft.irfft(complex_of(z), 2 * length - 2)[..., None]
+        np.testing.assert_allclose(y, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("opset", "columns", "rows"),
+    [
+        (17, "DFT<axis=2>(x)", "DFT<axis=1, inverse=1>(z, n)"),
+        (20, 'DFT(x, "", second)', "DFT<inverse=1>(z, n, first)"),
+    ],
+)
+def test_a_model_transforms_axes_of_any_length(opset: int, columns: str, rows: str) -> None:
+    """The columns of images of any size, and back as many rows as another input has."""
+    model = parsed(
+        f"""g (float[B,H,W,1] x, float[K] like) => (float[B,H,W,2] z, float[B,K,W,2] y)
+        <int64 first = {{1}}, int64 second = {{2}}>
+        {{ n = Size(like) z = {columns} y = {rows} }}""",
+        opset,
+    )
+    compiled = compile(model, threads=1)
+    for batch, height, width, count in ((2, 5, 8, 5), (1, 1, 33, 1), (3, 6, 1, 9), (1, 7, 4, 3)):
+        x = np.random.default_rng(width).standard_normal((batch, height, width, 1))
+        z, y = compiled.run({"x": x.astype(np.float32), "like": np.zeros(count, np.float32)})
+        expected = np.fft.fft(x[..., 0])
+        np.testing.assert_allclose(z, parts_of(expected), rtol=0, atol=1e-5)
+        back = np.fft.ifft(expected, count, axis=1)
+        np.testing.assert_allclose(y, parts_of(back), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("length", [0, 10007, 2 * 8209, 8193 * 8192, 10**18])

@@ -5,6 +5,8 @@ machine calculation of complex Fourier series", 1965): with N = N1 N2, n = N2 n1
 k = k1 + N1 k2, and w = e^(-2 pi i / N),
 
     X[k] = sum over n2 of  w^(n2 k1)  w^(N1 n2 k2)  sum over n1 of  x[n] w^(N2 n1 k1).
+
+Where a run tells the length, nothing is known of its factors: that run computes the one matrix.
 """
 
 from __future__ import annotations
@@ -15,9 +17,17 @@ import numpy as np
 
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.build import GraphBuilder
+from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Value
-from bessemer.compiler.ir.types import Array
-from bessemer.compiler.ops.composite.composite import binary, reshape, transpose
+from bessemer.compiler.ir.types import Array, f64, i64
+from bessemer.compiler.ops.composite.composite import (
+    along_axis,
+    binary,
+    cast,
+    reshape,
+    size_as,
+    transpose,
+)
 from bessemer.compiler.ops.composite.composite_shape import slice_axis
 
 _SHORTEST_IN_STEPS = 384
@@ -36,23 +46,24 @@ def fourier_transform(b: GraphBuilder, x: Value, *, inverse: bool, onesided: boo
     """[..., length, 1 or 2] (real, or real and imaginary parts) as [..., bins, 2].
 
     `onesided` gives the first length // 2 + 1 bins; `inverse` turns the other way round and divides
-    by the length, which is known and `can_be_transformed`.
+    by the length, which `can_be_transformed` if it is known.
     """
-    length, parts = x.type.shape[-2:]
-    assert isinstance(length, int) and isinstance(parts, int)
-    bins = length // 2 + 1 if onesided else length
+    length = x.type.shape[-2]
+    bins = dims.floordiv(length, 2) + 1 if onesided else length
+    if not isinstance(length, int) or not isinstance(bins, int):
+        return _product_of_any_length(b, x, bins, inverse)
     first, second = _factors(length)
     if length < _SHORTEST_IN_STEPS or first == 1:
         return _product(b, x, bins, inverse)
     return _in_two_steps(b, x, first, second, bins, inverse)
 
 
-def real_signal(b: GraphBuilder, half: Value, length: int) -> Value:
+def real_signal(b: GraphBuilder, half: Value, length: Size) -> Value:
     """[..., length, 1] from the first length // 2 + 1 bins [..., bins, 2] of its spectrum."""
     bins = half.type.rank - 2
-    mirrored = length - length // 2 - 1
+    mirrored = length - dims.floordiv(length, 2) - 1
     whole = half
-    if mirrored > 0:
+    if mirrored != 0:
         above = slice_axis(b, half, bins, mirrored, mirrored, step=-1)
         conjugate = binary(b, "mul", above, b.constant(np.array([1, -1], half.type.dtype.numpy)))
         whole = b.apply("concat", half, conjugate, axis=bins)
@@ -84,6 +95,28 @@ def _product(b: GraphBuilder, x: Value, bins: int, inverse: bool) -> Value:
     matrix = _matrix(_waves(length, length, bins, inverse), parts) / (length if inverse else 1)
     rows = reshape(b, x, (dims.product(leading), length * parts))
     result = _times(b, rows, matrix.reshape(length * parts, 2 * bins))
+    return reshape(b, result, (*leading, bins, 2))
+
+
+def _product_of_any_length(b: GraphBuilder, x: Value, bins: Size, inverse: bool) -> Value:
+    """The matrix holds cosines of turns in [-1/2, 1/2], which are exact to the last bits in f64; a
+    sine is the cosine a quarter of a turn before."""
+    *leading, length, parts = x.type.shape
+    assert isinstance(parts, int)
+    rows, columns = (
+        along_axis(b, cast(b, b.apply("iota", shape=(size,), axis=0, dtype=i64), f64), axis, 4)
+        for size, axis in ((length, 0), (bins, 2))
+    )
+    count = size_as(b, length, f64, (1, 1, 1, 1))
+    turns = binary(b, "div", binary(b, "mul", rows, columns), count)
+    quarters = np.subtract.outer(np.arange(parts), np.arange(2))[:, None] / 4
+    turns = binary(b, "add", turns if inverse else b.apply("neg", turns), b.constant(quarters))
+    turns = binary(b, "sub", turns, b.apply("round", turns))
+    angles = cast(b, binary(b, "mul", turns, 2 * math.pi), x.type.dtype)
+    matrix = reshape(b, b.apply("cos", angles), (length * parts, 2 * bins))
+    result = b.apply("matmul", reshape(b, x, (dims.product(leading), length * parts)), matrix)
+    if inverse:
+        result = binary(b, "div", result, size_as(b, length, x.type.dtype, (1, 1)))
     return reshape(b, result, (*leading, bins, 2))
 
 

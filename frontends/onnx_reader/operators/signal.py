@@ -19,7 +19,12 @@ from bessemer.frontends.onnx_reader.context import NodeContext
 from bessemer.frontends.onnx_reader.registry import rule
 
 
-def _resized(context: NodeContext, x: Value, axis: int, length: int) -> Value:
+def _length_at(context: NodeContext, position: int) -> Size:
+    sizes = context.known_sizes(position)
+    return sizes[0] if sizes else context.integers_at(position, "a length")[0]
+
+
+def _resized(context: NodeContext, x: Value, axis: int, length: Size) -> Value:
     """An axis cut, or filled up with zeros, to a length."""
     size = x.type.shape[axis]
     if size == length:
@@ -52,12 +57,11 @@ def read_dft(context: NodeContext) -> Value:
     size = x.type.shape[axis]
     length = 2 * (size - 1) if inverse and onesided else size
     if context.optional(1) is not None:
-        length = context.integers_at(1, "a length")[0]
-    if not isinstance(length, int):
-        context.unsupported(f"a transform along axis {axis} of {x.type}, of unknown length")
-    _check_length(context, length)
+        length = _length_at(context, 1)
+    if isinstance(length, int):
+        _check_length(context, length)
     order = (*(at for at in range(rank - 1) if at != axis), axis, rank - 1)
-    bins = length // 2 + 1 if inverse and onesided else length
+    bins = dims.floordiv(length, 2) + 1 if inverse and onesided else length
     moved = context.transpose(_resized(context, x, axis, bins), order)
     if inverse and onesided:
         result = real_signal(context.builder, moved, length)
