@@ -5,10 +5,10 @@ What is in the cache is loaded without importing onnx or the compiler, which tak
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
 from bessemer.compiler.cache import Cache, key_of
 from bessemer.compiler.codegen.artifact.machine import machine_of
@@ -40,19 +40,27 @@ if TYPE_CHECKING:
     from bessemer.frontends.models_in import Model
 
 
+class _Choices(TypedDict, total=False):
+    """What processors and GPUs have in common."""
+
+    dims: Mapping[str, int] | None
+    precision: Precision
+    optimize: int
+    values: Mapping[str, Array] | None
+    cache: bool
+    tune: float
+    tuning: str | Path | Tuning | None
+
+
 @overload
 def compile(  # type: ignore[overload-overlap]  # the name decides, also where it is any text
-    model: Model,
-    *,
-    target: Literal["cuda"],
-    dims: Mapping[str, int] | None = None,
-    precision: Precision = "float32",
-    optimize: int = 2,
-    values: Mapping[str, Array] | None = None,
-    cache: bool = True,
-    tune: float = 0.0,
-    tuning: str | Path | Tuning | None = None,
-    device: int = 0,
+    model: Model, *, target: Literal["cuda"], device: int = 0, **choices: Unpack[_Choices]
+) -> DeviceModel: ...
+
+
+@overload
+def compile(
+    model: Model, *, target: str, driver: Driver, device: int = 0, **choices: Unpack[_Choices]
 ) -> DeviceModel: ...
 
 
@@ -60,35 +68,12 @@ def compile(  # type: ignore[overload-overlap]  # the name decides, also where i
 def compile(
     model: Model,
     *,
-    target: str,
-    driver: Driver,
-    dims: Mapping[str, int] | None = None,
-    precision: Precision = "float32",
-    optimize: int = 2,
-    values: Mapping[str, Array] | None = None,
-    cache: bool = True,
-    tune: float = 0.0,
-    tuning: str | Path | Tuning | None = None,
-    device: int = 0,
-) -> DeviceModel: ...
-
-
-@overload
-def compile(
-    model: Model,
-    *,
-    dims: Mapping[str, int] | None = None,
-    threads: int | None = None,
-    precision: Precision = "float32",
     target: str = "",
-    optimize: int = 2,
-    values: Mapping[str, Array] | None = None,
-    cache: bool = True,
-    tune: float = 0.0,
-    tuning: str | Path | Tuning | None = None,
+    threads: int | None = None,
     memory: int | str | None = None,
     sizes: Mapping[str, int] | None = None,
     grow_in_place: bool = False,
+    **choices: Unpack[_Choices],
 ) -> CompiledModel: ...
 
 
@@ -150,68 +135,78 @@ def compile(
         return on_device
     if device:
         raise CompileError(f'device={device!r} is for GPUs: give target="cuda" too.')
-    machine_target = parse_target(target)
     folder = cache_folder() if cache and not values and options.dump is None else None
-    if tune and machine_target != host_target():
+    request = _Request(model, dims, values or {}, folder)
+    machine = parse_target(target)
+    if tune and machine != host_target():
         raise CompileError(f"tune={tune} measures on this machine; it is not {target}.")
-    known = _tuning(tuning, machine_target)
+    if isinstance(tuning, Tuning):
+        options = replace(options, tuning=tuning)
+    elif tuning is not None:
+        options = replace(options, tuning=read_tuning(Path(tuning), machine))
     if tune:
-        known = _tuned(model, dims, values or {}, options, tune, folder)
-    if known is not None:
-        options = replace(options, tuning=known)
-    key = _key(model, dims, options, folder) if folder else None
-    if folder and key:
-        kept = Cache(folder, cache_limit())
+        options = replace(options, tuning=request.tuned(options, tune))
+    return request.compiled(options, machine)
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What to compile for a processor; `folder` is the cache's, None where nothing is kept."""
+
+    model: Model
+    dims: Mapping[str, int]
+    values: Mapping[str, Array]
+    folder: Path | None
+
+    def tuned(self, options: Options, seconds: float) -> Tuning:
+        """The choices that are fastest on this machine: measured, or kept from the last time."""
+        key = self._key(options)
+        place = (
+            self.folder / "tuning" / f"{key}-{options.threads}.json"
+            if self.folder and key
+            else None
+        )
+        found = kept_choices(place, host_target().name)
+        if found is None:
+            tune_model = later("tune").tune_model
+            found = tune_model(self.model, options, seconds, self.dims, self.values).tuning
+            keep_choices(place, found, host_target().name)
+        return found
+
+    def compiled(self, options: Options, target: Target) -> CompiledModel:
+        """The model, from the cache or compiled."""
+        key = self._key(options)
+        if self.folder is None or key is None:
+            made = self._built(options)
+            return load_code(made.code, made.weights, machine_of(made.target), options.threads)
+        kept = Cache(self.folder, cache_limit())
         found = kept.load(key)
         if found is not None:
-            return load_code(*found, machine_of(machine_target), options.threads)
-        build_model = later("models_in").build_model
+            return load_code(*found, machine_of(target), options.threads)
         with kept.new(key) as entry:
-            made: Compilation = build_model(model, options, dims, values, keep=entry.write_weights)
+            made = self._built(options, keep=entry.write_weights)
             # Of a file that has changed meanwhile nobody knows what was compiled.
-            if not isinstance(model, (str, Path)) or _key(model, dims, options, folder) == key:
+            if not isinstance(self.model, (str, Path)) or self._key(options) == key:
                 entry.finish(made.code)
-    else:
-        made = later("models_in").build_model(model, options, dims, values)
-    return load_code(made.code, made.weights, machine_of(made.target), options.threads)
+        return load_code(made.code, made.weights, machine_of(made.target), options.threads)
 
-
-def _tuning(given: str | Path | Tuning | None, target: Target) -> Tuning | None:
-    """The choices that the caller passed in."""
-    if given is None or isinstance(given, Tuning):
-        return given
-    return read_tuning(Path(given), target)
-
-
-def _tuned(
-    model: Model,
-    dims: Mapping[str, int],
-    values: Mapping[str, Array],
-    options: Options,
-    seconds: float,
-    folder: Path | None,
-) -> Tuning:
-    """The choices that are fastest on this machine: measured now, or kept from the last time."""
-    key = _key(model, dims, options, folder) if folder else None
-    place = folder / "tuning" / f"{key}-{options.threads}.json" if folder and key else None
-    found = kept_choices(place, host_target().name)
-    if found is None:
-        found = later("tune").tune_model(model, options, seconds, dims, values).tuning
-        keep_choices(place, found, host_target().name)
-    return found
-
-
-def _key(model: Model, dims: Mapping[str, int], options: Options, folder: Path) -> str | None:
-    """The key in the cache of this folder; None for a model that has no content to hash."""
-    content = content_of(model, folder)
-    if content is None:
-        return None
-    choices = repr(
-        (
-            *(sorted(dims.items()), options.precision, options.optimize, options.target),
-            *(options.memory, options.sizes, options.grow_in_place),
+    def _built(self, options: Options, **hooks: Callable[[Any], None]) -> Compilation:
+        made: Compilation = later("models_in").build_model(
+            self.model, options, self.dims, self.values, **hooks
         )
-    )
-    tuning = repr(options.tuning)
-    target = parse_target(options.target)
-    return key_of((content, choices.encode(), tuning.encode(), repr(target).encode()))
+        return made
+
+    def _key(self, options: Options) -> str | None:
+        """The key in the cache; None without one, and for a model that has no content to hash."""
+        content = content_of(self.model, self.folder) if self.folder else None
+        if content is None:
+            return None
+        choices = repr(
+            (
+                *(sorted(self.dims.items()), options.precision, options.optimize, options.target),
+                *(options.memory, options.sizes, options.grow_in_place),
+            )
+        )
+        tuning = repr(options.tuning)
+        target = parse_target(options.target)
+        return key_of((content, choices.encode(), tuning.encode(), repr(target).encode()))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from bessemer.compiler.codegen.artifact.link import SUFFIXES, linker_command, save
+from bessemer.compiler.codegen.artifact.link import SUFFIXES, Placement, linker_command, save
 from bessemer.compiler.driver import Compilation, build, kernels_of
 from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.options import Options, dump_folder
@@ -44,7 +44,7 @@ def command(
     precision: arguments.PrecisionChoice = "float32",
     optimize: arguments.Optimize = 2,
     weights: Annotated[
-        Literal["inside", "beside"],
+        Placement,
         typer.Option("--weights", help="The weights in the library, or in a file beside it."),
     ] = "inside",
     name: Annotated[
@@ -76,34 +76,68 @@ def command(
 
     The files appear whole or not at all.
     """
-    if is_device(target):
-        has_more = bool(tune or memory or weights == "beside" or grow_in_place)
-        options = Options(target, 0, precision, optimize, dump_folder())
-        _compile_for_device(
-            model, output, options, dim, name, linker, as_json, quiet, has_more, tuning
-        )
-        return
+    job = _Job(model, output, dim or [], name or output.stem, linker, tuning, as_json, quiet)
     budget = byte_count(memory) if memory else 0
-    options = Options(target, 0, precision, optimize, dump_folder(), memory=budget)
-    options = replace(options, grow_in_place=grow_in_place)
-    machine = parse_target(target)
-    _check_place(output, linker, machine)
+    options = Options(
+        target, 0, precision, optimize, dump_folder(), memory=budget, grow_in_place=grow_in_place
+    )
+    if not is_device(target):
+        _compile_for_processor(job, options, weights, tune)
+        return
+    if tune or memory or weights == "beside" or grow_in_place:
+        raise typer.BadParameter(
+            "--tune, --memory, --weights and --grow-in-place are for processors. For GPUs, "
+            "`bessemer tune --target cuda` writes what --tuning takes."
+        )
+    _compile_for_device(job, options)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What the command line says that is the same for processors and GPUs; `dims` are --dim's."""
+
+    model: Path
+    output: Path
+    dims: list[str]
+    name: str
+    linker: str
+    tuning: Path | None
+    as_json: bool
+    quiet: bool
+
+    def graph(self, phases: Phases, stretches: bool = True) -> Graph:
+        """The model, read."""
+        with phases.phase(f"Read {self.model.name}"):
+            graph = as_graph(self.model, arguments.parse_dims(self.dims), stretches=stretches)
+        return replace(graph, name=self.name)
+
+
+def _compile_for_processor(job: _Job, options: Options, weights: Placement, tune: float) -> None:
+    """`tune` is in seconds."""
+    machine = parse_target(options.target)
+    _check_place(job.output, job.linker, machine)
     if tune and machine != host_target():
-        raise typer.BadParameter(f"--tune measures on this machine, which is not {target}.")
-    if tuning is not None and (tuning.exists() or not tune):
-        options = replace(options, tuning=read_tuning(tuning, machine))
-    phases = Phases(7 if tune else 6, quiet)
-    with phases.phase(f"Read {model.name}"):
-        graph = as_graph(model, arguments.parse_dims(dim))
+        raise typer.BadParameter(f"--tune measures on this machine, which is not {options.target}.")
+    if job.tuning is not None and (job.tuning.exists() or not tune):
+        options = replace(options, tuning=read_tuning(job.tuning, machine))
+    phases = Phases(7 if tune else 6, job.quiet)
+    graph = job.graph(phases)
     if tune:
         with phases.phase("Tune"):
             options = replace(options, tuning=tune_model(graph, options, tune).tuning)
-        if tuning is not None:
-            write_tuning(tuning, options.tuning, machine)
-    made = _build(phases, replace(graph, name=name or output.stem), options)
-    with phases.phase(f"Write {output.name}"):
-        files = save(made.code, made.weights, output, weights, linker)
-    _report(made, files, phases, as_json)
+        if job.tuning is not None:
+            write_tuning(job.tuning, options.tuning, machine)
+    made = _build(phases, graph, options)
+    with phases.phase(f"Write {job.output.name}"):
+        files = save(made.code, made.weights, job.output, weights, job.linker)
+    _report(made, files, phases, job.as_json)
+
+
+def _compile_for_device(job: _Job, options: Options) -> None:
+    check_suffix(job.output)
+    phases = Phases(device_phases(options.target), job.quiet)
+    graph = job.graph(phases, stretches=False)
+    write_device_artifact(graph, job.output, options, job.linker, phases, job.as_json, job.tuning)
 
 
 def _check_place(output: Path, linker: str, machine: Target) -> None:
@@ -113,23 +147,6 @@ def _check_place(output: Path, linker: str, machine: Target) -> None:
     arguments.check_folders(output)
     if output.suffix == ".so":
         linker_command(machine.triple, linker)
-
-
-def _compile_for_device(
-    model: Path, output: Path, options: Options, dim: list[str] | None, name: str, linker: str,
-    as_json: bool, quiet: bool, has_more: bool, tuning: Path | None,
-) -> None:  # fmt: skip
-    if has_more:
-        raise typer.BadParameter(
-            "--tune, --memory, --weights and --grow-in-place are for processors. For GPUs, "
-            "`bessemer tune --target cuda` writes what --tuning takes."
-        )
-    check_suffix(output)
-    phases = Phases(device_phases(options.target), quiet)
-    with phases.phase(f"Read {model.name}"):
-        graph = as_graph(model, arguments.parse_dims(dim), stretches=False)
-    graph = replace(graph, name=name or output.stem)
-    write_device_artifact(graph, output, options, linker, phases, as_json, tuning)
 
 
 def _build(phases: Phases, graph: Graph, options: Options) -> Compilation:
