@@ -10,7 +10,8 @@ With the gates in the order z, r, n (update, reset, new), H columns each:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ import numpy as np
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.expr import Buffer, Expression, convert
 from bessemer.compiler.ir.op import Example, Operator, register
-from bessemer.compiler.ir.types import Array, TensorType, bf16, f16, f64
+from bessemer.compiler.ir.types import Array, DType, TensorType, bf16, f16, f64
 from bessemer.compiler.ops.check import require
 from bessemer.compiler.ops.precise import widened
 from bessemer.compiler.ops.recurrence.activations import require_gates
@@ -31,7 +32,12 @@ from bessemer.compiler.ops.recurrence.recurrence_cell import (
     from_input,
     working_dtype,
 )
-from bessemer.compiler.ops.recurrence.recurrence_rules import DEFAULTS, attributes_of, statements_of
+from bessemer.compiler.ops.recurrence.recurrence_rules import (
+    DEFAULTS,
+    RecurrenceAttributes,
+    attributes_of,
+    statements_of,
+)
 
 _DEFAULT = DEFAULTS["gru"]
 
@@ -106,6 +112,51 @@ def _reference(
     return tuple(result.astype(gates_x.dtype) for result in results)
 
 
+@dataclass(frozen=True, eq=False)
+class _Column:
+    """What follows from the products' sums, for one column: `bias` is that of n, if it is apart;
+    `steps` are what is kept for gradients, if anything."""
+
+    builder: KernelBuilder
+    node: RecurrenceAttributes
+    h: Buffer
+    start: Callable[[Place, int], Expression]
+    bias: Buffer | None
+    steps: Sequence[Buffer]
+
+    @property
+    def working(self) -> DType:
+        return working_dtype(self.h.dtype)
+
+    def open(self, number: int, total: Expression) -> Expression:
+        """A gate from its sum. With linear_before_reset, that of n waits for the reset gate."""
+        gate, new_gate = self.node.gates()
+        if number < 2:
+            return gate.rule(total)
+        return total if self.node.linear_before_reset else new_gate.rule(total)
+
+    def start_or_bias(self, place: Place, number: int) -> Expression:
+        """What a sum starts with, with linear_before_reset."""
+        if number < 2 or self.bias is None:
+            return self.start(place, number)
+        return convert(self.bias[place.column], self.working)
+
+    def keep(self, place: Place, number: int, value: Expression) -> None:
+        if self.node.keeps_steps:
+            column = number * self.h.shape[1] + place.column
+            self.builder.store(self.steps[0], (place.time, place.row, column), value)
+
+    def mixed(self, place: Place, z: Expression, n: Expression, state: Expression) -> Expression:
+        """The new state."""
+        new = self.builder.define(n, "n").value
+        share = self.builder.define(z, "z").value
+        self.keep(place, 0, share)
+        self.keep(place, 2, new)
+        if self.node.keeps_steps:
+            self.builder.store(self.steps[1], (place.time, place.row, place.column), state)
+        return (1 - share) * new + share * state
+
+
 def cell(
     builder: KernelBuilder,
     inputs: Sequence[Buffer],
@@ -115,64 +166,49 @@ def cell(
     """The recurrence as its kernels are written from."""
     gates_x, recurrent, h0, *optional = inputs
     y, h, *steps = outputs
-    working = working_dtype(h.dtype)
     node = attributes_of(_DEFAULT, attributes)
-    gate, new_gate = node.gates()
-    from_x = from_input(gates_x, h.shape[1], working)
-
-    def opening(number: int, total: Expression) -> Expression:
-        if number == 2:
-            return total if node.linear_before_reset else new_gate.rule(total)
-        return gate.rule(total)
-
-    def mixed(place: Place, z: Expression, n: Expression, state: Expression) -> Expression:
-        new = builder.define(n, "n").value
-        share = builder.define(z, "z").value
-        if node.keeps_steps:
-            keep(place, 0, share)
-            keep(place, 2, new)
-            builder.store(steps[1], (place.time, place.row, place.column), state)
-        return (1 - share) * new + share * state
-
-    def keep(place: Place, number: int, value: Expression) -> None:
-        column = number * h.shape[1] + place.column
-        builder.store(steps[0], (place.time, place.row, column), value)
-
-    def from_x_or_bias(place: Place, number: int) -> Expression:
-        bias = optional[-1]
-        return convert(bias[place.column], working) if number == 2 else from_x(place, number)
-
-    def finish(place: Place, sums: Sequence[Expression], state: Expression) -> Expression:
-        z, r, n = sums
-        if node.keeps_steps:
-            keep(place, 1, r)
-            keep(place, 3, n)
-        return mixed(place, z, new_gate.rule(from_x(place, 2) + r * n), state)
-
-    products: tuple[Product, ...] = (Product((0, 1, 2), finish, from_x_or_bias, open=opening),)
-    if not node.linear_before_reset:
-        kept = builder.scratch(working, h.shape)
-        reset = builder.scratch(working, h.shape)
-
-        def open_gates(place: Place, sums: Sequence[Expression], state: Expression) -> None:
-            z, r = sums
-            builder.store(kept, (place.row, place.column), z)
-            if node.keeps_steps:
-                keep(place, 1, r)
-            builder.store(reset, (place.row, place.column), r * state)
-
-        def finish_reset(place: Place, sums: Sequence[Expression], state: Expression) -> Expression:
-            (n,) = sums
-            return mixed(place, kept[place.row, place.column], n, state)
-
-        products = (
-            Product((0, 1), open_gates, from_x, open=opening),
-            Product((2,), finish_reset, from_x, reset, open=opening),
-        )
+    start = from_input(gates_x, h.shape[1], working_dtype(h.dtype))
+    bias = optional[-1] if node.linear_before_reset else None
+    column = _Column(builder, node, h, start, bias, steps)
+    products = _linear(column) if node.linear_before_reset else _in_two(column)
     return Cell(
         recurrent, h0, y, h, gates_x, products, (), node.lengths(optional), node.reverse,
         ended=tuple(steps), replaces=(gates_x, steps[0]) if node.keeps_steps else None,
     )  # fmt: skip
+
+
+def _linear(column: _Column) -> tuple[Product, ...]:
+    _, new_gate = column.node.gates()
+
+    def finish(place: Place, sums: Sequence[Expression], state: Expression) -> Expression:
+        z, r, n = sums
+        column.keep(place, 1, r)
+        column.keep(place, 3, n)
+        return column.mixed(place, z, new_gate.rule(column.start(place, 2) + r * n), state)
+
+    return (Product((0, 1, 2), finish, column.start_or_bias, open=column.open),)
+
+
+def _in_two(column: _Column) -> tuple[Product, ...]:
+    """The gate n is of a product of its own, with the state that the reset gate has been at."""
+    builder = column.builder
+    kept = builder.scratch(column.working, column.h.shape)
+    reset = builder.scratch(column.working, column.h.shape)
+
+    def open_gates(place: Place, sums: Sequence[Expression], state: Expression) -> None:
+        z, r = sums
+        builder.store(kept, (place.row, place.column), z)
+        column.keep(place, 1, r)
+        builder.store(reset, (place.row, place.column), r * state)
+
+    def finish(place: Place, sums: Sequence[Expression], state: Expression) -> Expression:
+        (n,) = sums
+        return column.mixed(place, kept[place.row, place.column], n, state)
+
+    return (
+        Product((0, 1), open_gates, column.start, open=column.open),
+        Product((2,), finish, column.start, reset, open=column.open),
+    )
 
 
 def _examples() -> tuple[Example, ...]:

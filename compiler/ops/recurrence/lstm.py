@@ -10,6 +10,7 @@ With the gates in the order i, o, f, g (input, output, forget, cell), H columns 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,12 @@ from bessemer.compiler.ops.recurrence.recurrence_cell import (
     from_input,
     working_dtype,
 )
-from bessemer.compiler.ops.recurrence.recurrence_rules import DEFAULTS, attributes_of, statements_of
+from bessemer.compiler.ops.recurrence.recurrence_rules import (
+    DEFAULTS,
+    RecurrenceAttributes,
+    attributes_of,
+    statements_of,
+)
 
 _DEFAULT = DEFAULTS["lstm"]
 
@@ -116,6 +122,58 @@ def _unclipped(gate: Gate) -> Gate:
     return Gate(gate.activation, gate.alpha, gate.beta, 0.0)
 
 
+@dataclass(frozen=True, eq=False)
+class _Column:
+    """What follows from the product's sums, for one column: `c` is the cell's state, `steps` are
+    what is kept for gradients, if anything."""
+
+    builder: KernelBuilder
+    node: RecurrenceAttributes
+    c: Buffer
+    peepholes: Buffer | None
+    steps: Sequence[Buffer]
+
+    def open(self, number: int, total: Expression) -> Expression:
+        """A gate from its sum. Peepholes let a gate see the state: it waits for `finish`."""
+        gate, cell_gate, _ = self.node.gates()
+        if number == 3:
+            return cell_gate.rule(total)
+        return total if self.node.has_peepholes else gate.rule(total)
+
+    def finish(self, place: Place, sums: Sequence[Expression], state: Expression) -> Expression:
+        """The new state h; stores the new c."""
+        i, o, f, g = sums
+        row, column, define = place.row, place.column, self.builder.define
+        before = define(convert(self.c[row, column], working_dtype(self.c.dtype)), "c").value
+        taken = define(self._opened(i, 0, before, column), "i").value
+        kept = 1 - taken if self.node.input_forget else self._opened(f, 2, before, column)
+        kept = define(kept, "f").value
+        after = define(kept * before + taken * g, "c").value
+        self.builder.store(self.c, (row, column), after)
+        shown = define(self._opened(o, 1, after, column), "o").value
+        if self.node.keeps_steps:
+            self._keep(place, (taken, shown, kept, g), state, before)
+        hidden_gate = self.node.gates()[2]
+        return shown * _unclipped(hidden_gate).rule(after)
+
+    def _opened(self, total: Expression, number: int, c: Expression, column: Size) -> Expression:
+        if self.peepholes is None:
+            return total
+        at = number * self.c.shape[1] + column
+        peephole = convert(self.peepholes[at], working_dtype(self.c.dtype))
+        return self.node.gates()[0].rule(total + peephole * c)
+
+    def _keep(
+        self, place: Place, gates: Sequence[Expression], h: Expression, c: Expression
+    ) -> None:
+        at = (place.time, place.row)
+        for number, value in enumerate(gates):
+            column = number * self.c.shape[1] + place.column
+            self.builder.store(self.steps[0], (*at, column), value)
+        self.builder.store(self.steps[1], (*at, place.column), h)
+        self.builder.store(self.steps[2], (*at, place.column), c)
+
+
 def cell(
     builder: KernelBuilder,
     inputs: Sequence[Buffer],
@@ -125,45 +183,11 @@ def cell(
     """The recurrence as its kernels are written from."""
     gates_x, recurrent, h0, c0, *optional = inputs
     y, h, c, *steps = outputs
-    working, width = working_dtype(c.dtype), c.shape[1]
     node = attributes_of(_DEFAULT, attributes)
-    gate, cell_gate, hidden_gate = node.gates()
-
-    def opening(number: int, total: Expression) -> Expression:
-        if number == 3:
-            return cell_gate.rule(total)
-        return total if node.has_peepholes else gate.rule(total)
-
-    def opened(total: Expression, number: int, state: Expression, column: Size) -> Expression:
-        """Peepholes let a gate see the state, so that it cannot open before."""
-        if not node.has_peepholes:
-            return total
-        peephole = convert(optional[-1][number * width + column], working)
-        return gate.rule(total + peephole * state)
-
-    def keep(place: Place, gates: Sequence[Expression], h: Expression, c: Expression) -> None:
-        at = (place.time, place.row)
-        for number, value in enumerate(gates):
-            builder.store(steps[0], (*at, number * width + place.column), value)
-        builder.store(steps[1], (*at, place.column), h)
-        builder.store(steps[2], (*at, place.column), c)
-
-    def finish(place: Place, sums: Sequence[Expression], state: Expression) -> Expression:
-        i, o, f, g = sums
-        row, column = place.row, place.column
-        before = builder.define(convert(c[row, column], working), "c").value
-        taken = builder.define(opened(i, 0, before, column), "i").value
-        kept = 1 - taken if node.input_forget else opened(f, 2, before, column)
-        kept = builder.define(kept, "f").value
-        after = builder.define(kept * before + taken * g, "c").value
-        builder.store(c, (row, column), after)
-        shown = builder.define(opened(o, 1, after, column), "o").value
-        if node.keeps_steps:
-            keep(place, (taken, shown, kept, g), state, before)
-        return shown * _unclipped(hidden_gate).rule(after)
-
-    from_x = from_input(gates_x, width, working)
-    product = Product((0, 1, 2, 3), finish, from_x, open=opening)
+    peepholes = optional[-1] if node.has_peepholes else None
+    column = _Column(builder, node, c, peepholes, steps)
+    from_x = from_input(gates_x, c.shape[1], working_dtype(c.dtype))
+    product = Product((0, 1, 2, 3), column.finish, from_x, open=column.open)
     return Cell(
         recurrent, h0, y, h, gates_x, (product,), ((c0, c),), node.lengths(optional),
         node.reverse, ended=tuple(steps),

@@ -42,7 +42,12 @@ from bessemer.compiler.ops.recurrence.recurrence_lengths import (
     length_of,
 )
 from bessemer.compiler.ops.recurrence.recurrence_pairs import PAIR, PairState
-from bessemer.compiler.ops.recurrence.recurrence_shares import Share, row_groups, takes_rows
+from bessemer.compiler.ops.recurrence.recurrence_shares import (
+    Share,
+    StepProduct,
+    row_groups,
+    takes_rows,
+)
 from bessemer.compiler.ops.recurrence.recurrence_totals import Sums
 
 
@@ -168,8 +173,8 @@ class _Writer:
             time = length - 1 - step if cell.reverse else step
             if self.bytes is not None:
                 self.bytes.round(self.state, step % 2, share.member or 0, self.layout.lanes)
-            for number in range(len(cell.products)):
-                self._product(number, share, groups, step, time)
+            for number, product in enumerate(cell.products):
+                self._product(StepProduct(number, product, share, groups, step, time))
                 self._meet(share)
             if not self.layout.blocked:
                 self.sums.add(groups, step, lambda: self._columns(share))
@@ -223,27 +228,28 @@ class _Writer:
 
     # Products
 
-    def _product(self, number: int, share: Share, groups: Groups, step: Size, time: Size) -> None:
+    def _product(self, work: StepProduct) -> None:
         """A product and what follows from it, for all columns of the share."""
+        share = work.share
         if self.pairs is not None:
-            element = partial(self._factor, self.cell.products[number], step, part=0)
-            for rows in groups():
+            element = partial(self._factor, work, part=0)
+            for rows in work.groups():
                 self.pairs.round(element, rows, share.member or 0, self.layout.lanes)
 
         def tiles(panel: Size, width: Size) -> None:
-            for rows in groups():
-                self._tile(number, panel, width, rows, share, step, time)
+            for rows in work.groups():
+                self._tile(work, panel, width, rows)
 
         if not self.layout.packed:
             tiles(0, self.hidden)
             return
         full, rest = self.hidden // self.width, self.hidden % self.width
         with self.builder.loop(share.count) as i:
-            mirrored = (step % 2) * (share.count - 1 - 2 * i)
+            mirrored = (work.step % 2) * (share.count - 1 - 2 * i)
             panel = self._local(share.first + i + mirrored)
             if self.layout.blocked:
-                self._blocks(number, panel, share, step, time).write()
-                self.sums.add(groups, step, partial(self._panel_columns, panel))
+                self._blocks(work, panel).write()
+                self.sums.add(work.groups, work.step, partial(self._panel_columns, panel))
             elif rest == 0:
                 tiles(panel, self.width)
             elif full == 0:
@@ -254,14 +260,14 @@ class _Writer:
                 with self.builder.otherwise():
                     tiles(panel, rest)
 
-    def _blocks(self, number: int, panel: Size, share: Share, step: Size, time: Size) -> Blocks:
+    def _blocks(self, work: StepProduct, panel: Size) -> Blocks:
         """A product for a full panel and all rows of a share."""
-        product, packed = self.cell.products[number], self.layout.packed[number]
+        product, packed, share = work.product, self.layout.packed[work.number], work.share
         first = panel * self.width
         parts, depth = map(_known, product.depth(self.hidden))
 
         def place(row: Size, j: Size) -> Place:
-            return Place(time, share.row + row, first + j, step)
+            return work.place(share.row + row, first + j)
 
         def approach(part: Size, k: Size, gate: Size, j: Size) -> None:
             # Behind a gate's last row lies the next gate's first one.
@@ -269,39 +275,31 @@ class _Writer:
             self.builder.append(loops.Prefetch(packed, offset, 2))
 
         builder = self.builder
-        fetch = Fetch(builder, self.cell, product, time, first, self.layout.width)
+        fetch = Fetch(builder, self.cell, product, work.time, first, self.layout.width)
         return Blocks(
             builder, self.working, share.rows or _known(self.batch), self.layout.rows,
             len(product.gates), parts, depth, self.layout.width, self.layout.lanes,
             weight=lambda part, k, gate, j: convert(
                 packed[panel, gate, part * depth + k, j], self.working
             ),
-            factor=lambda row, part, k: self._factor(product, step, share.row + row, k, part),
+            factor=lambda row, part, k: self._factor(work, share.row + row, k, part),
             fetch=lambda row, *piece: fetch.piece(lambda near: share.row + row(near), *piece),
             approach=approach if self.layout.far else None,
             open=lambda row, gate, j, total: self._opened(product, place(row, j), gate, total),
             finish=lambda row, j, sums: self._settle(product, place(row, j), sums),
         )  # fmt: skip
 
-    def _tile(
-        self,
-        number: int,
-        panel: Size,
-        width: Size,
-        rows: list[Size],
-        share: Share,
-        step: Size,
-        time: Size,
-    ) -> None:
-        builder, product = self.builder, self.cell.products[number]
+    def _tile(self, work: StepProduct, panel: Size, width: Size, rows: list[Size]) -> None:
+        """Some rows of a panel, `width` columns of it."""
+        builder, product = self.builder, work.product
         gates = range(len(product.gates))
         first = panel * self.width
         if self.layout.packed and isinstance(width, int):
-            Fetch(builder, self.cell, product, time, first, width).rows(rows)
+            Fetch(builder, self.cell, product, work.time, first, width).rows(rows)
         rounded = self.bytes or self.pairs
         if rounded is not None and self.layout.packed:
-            packed = self.layout.packed[number]
-            total_of = rounded.multiply(packed, panel, rows, share.member or 0)
+            packed = self.layout.packed[work.number]
+            total_of = rounded.multiply(packed, panel, rows, work.share.member or 0)
         lanes, interleave = self.layout.lanes, 1
         if lanes:
             interleave = self.layout.width // lanes
@@ -309,9 +307,9 @@ class _Writer:
             if rounded is not None and self.layout.packed:
                 sums = [[total_of(r, g, j) for g in gates] for r in range(len(rows))]
             else:
-                sums = self._sums(number, panel, rows, step, j)
+                sums = self._sums(work, panel, rows, j)
             for row, totals in zip(rows, sums, strict=True):
-                place = Place(time, row, first + j, step)
+                place = work.place(row, first + j)
                 opened = [self._opened(product, place, g, total) for g, total in enumerate(totals)]
                 self._settle(product, place, opened)
 
@@ -335,10 +333,10 @@ class _Writer:
                 builder.store(self.cell.y, (place.time, row, place.column), new)
 
     def _sums(
-        self, number: int, panel: Size, rows: list[Size], step: Size, j: Size
+        self, work: StepProduct, panel: Size, rows: list[Size], j: Size
     ) -> list[list[Expression]]:
         """Of the state times the weights of a column, by row and gate."""
-        builder, product = self.builder, self.cell.products[number]
+        builder, product = self.builder, work.product
         gates = range(len(product.gates))
         dtype = i32 if self.bytes is not None else self.working
         zero = constant(0, dtype)
@@ -347,11 +345,11 @@ class _Writer:
         with builder.loop(parts) as part, builder.loop(depth) as k:
             at = part * depth + k
             weights = [
-                builder.define(convert(self._weight(number, panel, at, g, j), dtype), "w").value
+                builder.define(convert(self._weight(work, panel, at, g, j), dtype), "w").value
                 for g in gates
             ]
             for row, totals in zip(rows, sums, strict=True):
-                factor = self._factor(product, step, row, k, part)
+                factor = self._factor(work, row, k, part)
                 for total, weight in zip(totals, weights, strict=True):
                     total.accumulate("add", factor * weight)
         return [[total.value for total in totals] for totals in sums]
@@ -367,19 +365,20 @@ class _Writer:
         scale = self.bytes.scale * self.cell.scales[column]
         return convert(total, self.working) * scale + start
 
-    def _weight(self, number: int, panel: Size, k: Size, gate: int, j: Size) -> Expression:
+    def _weight(self, work: StepProduct, panel: Size, k: Size, gate: int, j: Size) -> Expression:
         if self.layout.packed:
-            return self.layout.packed[number][panel, k, gate, j]
-        product = self.cell.products[number]
+            return self.layout.packed[work.number][panel, k, gate, j]
+        product = work.product
         return self.cell.recurrent[product.first + k, product.gates[gate] * self.hidden + j]
 
-    def _factor(self, product: Product, step: Size, row: Size, k: Size, part: Size) -> Expression:
+    def _factor(self, work: StepProduct, row: Size, k: Size, part: Size) -> Expression:
         if self.bytes is not None:
             return self.bytes.element(row, k)
-        if product.factor is not None:
-            turn = (step % 2, part) if len(product.factor.shape) == 4 else ()
-            return convert(product.factor[(*turn, row, k)], self.working)
-        return convert(self.state[step % 2, row, k], self.working)
+        factor = work.product.factor
+        if factor is not None:
+            turn = (work.step % 2, part) if len(factor.shape) == 4 else ()
+            return convert(factor[(*turn, row, k)], self.working)
+        return convert(self.state[work.step % 2, row, k], self.working)
 
     def _local(self, size: Size) -> Size:
         """A size that is computed once, here."""

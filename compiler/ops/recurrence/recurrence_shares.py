@@ -10,6 +10,8 @@ from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import Expression, constant, index_value, less
 from bessemer.compiler.ir.types import i64
+from bessemer.compiler.ops.recurrence.recurrence_cell import Place, Product
+from bessemer.compiler.ops.recurrence.recurrence_lengths import Groups
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,21 @@ class Share:
     member: Size | None
     row: Size = 0
     rows: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class StepProduct:
+    """The cell's product of this number in one step, for a share's columns and rows in groups."""
+
+    number: int
+    product: Product
+    share: Share
+    groups: Groups
+    step: Size
+    time: Size
+
+    def place(self, row: Size, column: Size) -> Place:
+        return Place(self.time, row, column, self.step)
 
 
 def takes_rows(blocks: int, members: Size) -> Expression:
