@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from types import ModuleType
 from bessemer.compiler.errors import CompileError, InternalError
 from bessemer.compiler.ir.types import Array
 from bessemer.frontends.train.batches import Augmentation
+from bessemer.frontends.train.course import Progress, Report
 from bessemer.frontends.train.history import History
 from bessemer.frontends.train.trainer import Trainer
 from bessemer.runtime.errors import RunError
@@ -44,8 +45,8 @@ class Experiment:
         epochs: int | None = None,
         checkpoint: Path | None = None,
         every: int = 0,
-        report: Callable[[int, Mapping[str, float]], None] | None = None,
-        progress: Callable[[int, int], None] | None = None,
+        report: Report | None = None,
+        progress: Progress | None = None,
     ) -> History:
         """Trains, from the checkpoint on if there is one."""
         return self.trainer.fit(

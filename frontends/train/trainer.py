@@ -36,6 +36,7 @@ from bessemer.frontends.train.check_data import (
     check_place,
 )
 from bessemer.frontends.train.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from bessemer.frontends.train.course import Course, Progress, Report
 from bessemer.frontends.train.export import Training, training_graphs
 from bessemer.frontends.train.failure import TrainingError as TrainingError
 from bessemer.frontends.train.failure import check_state, explained, loss_error
@@ -210,8 +211,8 @@ class Trainer:
         patience: int = 0,
         checkpoint: str | Path | None = None,
         every: int = 0,
-        report: Callable[[int, Mapping[str, float]], None] | None = None,
-        progress: Callable[[int, int], None] | None = None,
+        report: Report | None = None,
+        progress: Progress | None = None,
     ) -> History:
         """Goes through the data `epochs` times in all, in a new order each time.
 
@@ -224,12 +225,7 @@ class Trainer:
         """
         for name, given in (("epochs", epochs), ("patience", patience), ("every", every)):
             require_count("fit", name, given, 0)
-        check_names(data, self.names)
-        if validation is not None and not isinstance(validation, Mapping):
-            data = {name: data[name] for name in self.names if name in data}
-            data, validation = split_rows(data, validation, self.seed)
-        for part in (data, validation or data):
-            check_data(part, self._training.batch_inputs, self._training.limits)
+        data, validation = self._parts(data, validation)
         file = Path(checkpoint) if checkpoint else None
         if file and file.exists():
             self.restore(file)
@@ -240,20 +236,30 @@ class Trainer:
         batches = Batches(data, self.names, batch, self.seed, augmentation)
         check_batches(self._training.batch_inputs, batches.rows, batch)
         check_place(self.history, batches)
-        start, self._is_torn = self.steps, False
+        return self._run(
+            Course(batches, validation, epochs, patience, file, every, report, progress)
+        )
+
+    def _parts(self, data: Data, validation: Data | float | None) -> tuple[Data, Data | None]:
+        """The data to learn from and that for validation, checked."""
+        check_names(data, self.names)
+        if validation is not None and not isinstance(validation, Mapping):
+            data = {name: data[name] for name in self.names if name in data}
+            data, validation = split_rows(data, validation, self.seed)
+        for part in (data, validation or data):
+            check_data(part, self._training.batch_inputs, self._training.limits)
+        return data, validation
+
+    def _run(self, course: Course) -> History:
+        """The epochs that are left; the best state is back at their end."""
+        start, file, self._is_torn = self.steps, course.file, False
         try:
             with interrupts_between_steps() as stop:
-                while self.history.epoch < epochs and not (
-                    patience and self._best.since >= patience
-                ):
-                    self._epoch(batches, file, every, progress, stop)
-                    row = self._finish_epoch(validation, batch)
-                    if patience:
-                        self._best = self._best.after(
-                            row.get("validation loss", row["loss"]), self.state
-                        )
-                    if report:
-                        report(self.history.epoch - 1, row)
+                while not course.is_over(self.history.epoch, self._best.since):
+                    self._epoch(course, stop)
+                    row = self._finish_epoch(course)
+                    if course.report:
+                        course.report(self.history.epoch - 1, row)
                     if file:
                         self.save(file)
         except KeyboardInterrupt:
@@ -261,38 +267,34 @@ class Trainer:
                 self.save(file)
             raise
         except TrainingError as error:
-            raise explained(error, self, self._training, batches, file, start) from None
-        if patience and self._best.since:
+            raise explained(error, self, self._training, course.batches, file, start) from None
+        if course.patience and self._best.since:
             self.state = side_by_side(self._best.state)
         return self.history
 
-    def _epoch(
-        self,
-        batches: Batches,
-        file: Path | None,
-        every: int,
-        progress: Callable[[int, int], None] | None,
-        stop: Callable[[], None],
-    ) -> None:
+    def _epoch(self, course: Course, stop: Callable[[], None]) -> None:
         """What is left of an epoch."""
-        history = self.history
+        history, batches = self.history, course.batches
         for part in batches.epoch(history.epoch, history.place):
             stop()
             self._is_torn = True
             numbers = self.step(part)
             history.add_step(len(next(iter(part.values()))), numbers)
             self._is_torn = False
-            if progress:
-                progress(history.epoch * batches.count + history.place, batches.count)
-            if file and every and self.steps % every == 0:
-                self.save(file)
+            if course.progress:
+                course.progress(history.epoch * batches.count + history.place, batches.count)
+            if course.file and course.every and self.steps % course.every == 0:
+                self.save(course.file)
 
-    def _finish_epoch(self, validation: Data | None, batch: int) -> dict[str, float]:
+    def _finish_epoch(self, course: Course) -> dict[str, float]:
+        """The epoch's numbers, which the history and the best state take note of."""
         row = averages(self.history.rows)
-        if validation is not None:
-            checked = self.evaluate(validation, batch=batch)
+        if course.validation is not None:
+            checked = self.evaluate(course.validation, batch=course.batches.size)
             row |= {f"validation {name}": number for name, number in checked.items()}
         self.history.add_epoch(row)
+        if course.patience:
+            self._best = self._best.after(row.get("validation loss", row["loss"]), self.state)
         return row
 
     def save(self, path: str | Path) -> None:
