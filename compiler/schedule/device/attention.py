@@ -43,6 +43,7 @@ from bessemer.compiler.schedule.device.contraction_operands import Operands
 from bessemer.compiler.schedule.device.contraction_tiles import guess
 from bessemer.compiler.schedule.device.lowering import DeviceLowering
 from bessemer.compiler.schedule.grouping.attention import Attention, RowForm, row_form
+from bessemer.compiler.schedule.grouping.destinations import Destination
 from bessemer.compiler.schedule.grouping.fuse import Fusion
 from bessemer.compiler.schedule.grouping.groups import Group, Grouping, in_order
 from bessemer.compiler.schedule.grouping.views import Source
@@ -189,7 +190,7 @@ class _Kernel:
             return None
         _, keys = operands.right(scores, self._nodes(scores))
         _, values = operands.right(product, self._nodes(product))
-        return [*operands.before, self._launch(queries, keys, values)]
+        return [*operands.before, self._launch((queries, keys, values))]
 
     def _nodes(self, node: Node) -> list[Node]:
         return in_order(self.grouping.packs.get(node))
@@ -209,48 +210,15 @@ class _Kernel:
             tuple(Axis(n, s) for n, s in zip(self.batch, steps, strict=True)),
         )
 
-    def _launch(self, queries: Source, keys: Source, values: Source) -> DeviceLaunch:
+    def _launch(self, sources: tuple[Source, Source, Source]) -> DeviceLaunch:
+        """The attention over queries, keys and values where they lie."""
         assert self.group.root is not None
-        scores, product = self.attention.scores, self.attention.product
         out = self.lowering.destination(self.group.root, self.group.tail)
-        rows, columns = self.shape[-2:]
-        assert isinstance(columns, int)
-        tile = self._tile(columns)
+        tile = self._tile()
         builder = KernelBuilder()
-        blocks = dims.ceildiv(rows, tile.rows)
-        with builder.loop(dims.product(self.batch) * blocks, "parallel") as block:
-            batch = unravel(dims.floordiv(block, blocks), self.batch)
-            number = dims.mod(block, blocks)
-            row, key, column = (builder.index(n) for n in (rows, self.key_count, columns))
-            result = expr.fragment_element(_RESULTS, 0, f32)
-            score = self._score((*batch, atom(row), atom(key)))
-            farthest = self._farthest(score, row, key, tile)
-            if farthest is not None:
-                # Those that see most keys go first, so that no processor is left with one at last.
-                number = blocks - 1 - number
-            begin = number * tile.rows
-            index = (*batch, atom(row), atom(column))
-            value = self._element(product.output, self.group.core, index, result)
-            builder.append(
-                Attend(
-                    scores=_SCORES,
-                    results=_RESULTS,
-                    queries=self._operand(queries, scores.inputs[0], -2, -1),
-                    keys=self._operand(keys, scores.inputs[1], -1, -2),
-                    values=self._operand(values, product.inputs[1], -1, -2),
-                    batch=batch,
-                    row=row,
-                    row_begin=begin,
-                    key=key,
-                    column=column,
-                    score=score,
-                    stores=(
-                        Store(out.buffer, (out.offset(broadcast_index(index, self.shape)),), value),
-                    ),
-                    tile=tile,
-                    key_end=self._key_end(farthest, begin, tile),
-                )
-            )
+        count = dims.product(self.batch) * self._blocks(tile)
+        with builder.loop(count, "parallel") as block:
+            builder.append(self._attend(builder, block, tile, sources, out))
         body = builder.block()
         threads = WARP * tile.warps[0]
         self.lowering.map_block(body, ThreadMapping(threads, threads))
@@ -261,6 +229,52 @@ class _Kernel:
             flat_buffers(self.fusion),
             {out.value: out.buffer},
             Computation(body, work, name="attention"),
+        )
+
+    def _blocks(self, tile: Tile) -> Size:
+        """The blocks of rows of one attention of the batch."""
+        return dims.ceildiv(self.shape[-2], tile.rows)
+
+    def _attend(
+        self,
+        builder: KernelBuilder,
+        block: Size,
+        tile: Tile,
+        sources: tuple[Source, Source, Source],
+        out: Destination,
+    ) -> Attend:
+        """The statement of a block."""
+        scores, product = self.attention.scores, self.attention.product
+        queries, keys, values = sources
+        blocks = self._blocks(tile)
+        batch = unravel(dims.floordiv(block, blocks), self.batch)
+        number = dims.mod(block, blocks)
+        sizes = (self.shape[-2], self.key_count, self.shape[-1])
+        row, key, column = (builder.index(size) for size in sizes)
+        score = self._score((*batch, atom(row), atom(key)))
+        farthest = self._farthest(score, row, key, tile)
+        if farthest is not None:
+            # Those that see most keys go first, so that no processor is left with one at last.
+            number = blocks - 1 - number
+        begin = number * tile.rows
+        index = (*batch, atom(row), atom(column))
+        result = expr.fragment_element(_RESULTS, 0, f32)
+        value = self._element(product.output, self.group.core, index, result)
+        return Attend(
+            scores=_SCORES,
+            results=_RESULTS,
+            queries=self._operand(queries, scores.inputs[0], -2, -1),
+            keys=self._operand(keys, scores.inputs[1], -1, -2),
+            values=self._operand(values, product.inputs[1], -1, -2),
+            batch=batch,
+            row=row,
+            row_begin=begin,
+            key=key,
+            column=column,
+            score=score,
+            stores=(Store(out.buffer, (out.offset(broadcast_index(index, self.shape)),), value),),
+            tile=tile,
+            key_end=self._key_end(farthest, begin, tile),
         )
 
     def _farthest(self, score: Expression, row: Symbol, key: Symbol, tile: Tile) -> Size | None:
@@ -299,11 +313,11 @@ class _Kernel:
         end = begin + tile.rows + farthest
         return dims.maximum(1, dims.minimum(end, self.key_count))
 
-    def _tile(self, columns: int) -> Tile:
+    def _tile(self) -> Tile:
         """The rows and keys that a block takes at a time."""
         target, scores = self.lowering.target, self.attention.scores
-        depth = scores.inputs[0].type.shape[-1]
-        assert isinstance(depth, int)
+        depth, columns = scores.inputs[0].type.shape[-1], self.shape[-1]
+        assert isinstance(depth, int) and isinstance(columns, int)
         dtype = scores.inputs[0].type.dtype
         sizes = AttentionSizes(
             guess(dims.product(self.batch)),

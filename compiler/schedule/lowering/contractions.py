@@ -46,20 +46,18 @@ from bessemer.compiler.schedule.lowering.lowering import (
     flat_buffers,
     replaceable_inputs,
 )
-from bessemer.compiler.schedule.lowering.matrix_tiles_group import TileJob, lower_on_matrix_unit
+from bessemer.compiler.schedule.lowering.matrix_tiles_group import lower_on_matrix_unit
 from bessemer.compiler.schedule.lowering.padding_regions import (
     Region,
     contractions_of,
     is_better_than_winograd,
     regions_of,
 )
+from bessemer.compiler.schedule.lowering.tile_job import BASE, TileJob
 from bessemer.compiler.schedule.lowering.winograd_gradient import lower_winograd_gradient
 from bessemer.compiler.schedule.nests.merge_axes import Piece
 from bessemer.compiler.schedule.nests.nests import flat, flatten_loads
 from bessemer.compiler.schedule.nests.past_caches import past_caches
-
-BASE = "bessemer_base"
-"""The kernel's symbol for the flat offset of the left operand's first element."""
 
 
 def lower_contraction_group(
@@ -79,15 +77,13 @@ def lower_contraction_group(
         launches = lower_winograd_group(group, grouping, lowering)
         if launches is not None:
             return launches
-    pack_group = grouping.packs.get(anchor)
     is_constant = anchor.inputs[1] in lowering.constants
-    if not is_constant and reads_in_place(anchor, in_order(pack_group)):
+    if not is_constant and reads_in_place(anchor, in_order(grouping.packs.get(anchor))):
         return None
     inputs = Fusion.of(in_order(group), lowering.constants)
-    job = _tile_job(group, pack_group, grouping, inputs, lowering)
+    job = _tile_job(group, grouping, inputs, lowering)
     if job is None:
         return None
-    job = replace(job, is_made=job.left in grouping.producers)
     done = lower_on_matrix_unit(job, lowering) or lower_winograd_gradient(job, lowering)
     return done or _lower_in_registers(job, regions, anchor, inputs, lowering)
 
@@ -103,11 +99,7 @@ def _is_like_depthwise(anchor: Node, grouping: Grouping, lowering: Lowering) -> 
 
 
 def _tile_job(
-    group: Group,
-    pack_group: Group | None,
-    grouping: Grouping,
-    inputs: Fusion,
-    lowering: Lowering,
+    group: Group, grouping: Grouping, inputs: Fusion, lowering: Lowering
 ) -> TileJob | None:
     """The contraction and what is around it, which reads through `inputs`; None where the views of
     the left operand are not linear, or the axes are none that tiles can have."""
@@ -120,6 +112,10 @@ def _tile_job(
     form = ConvolutionForm(anchor) if anchor.operator.name == "conv" else ProductForm(anchor)
     axes = form.axes(source.strides)
     out = lowering.destination(group.root, group.tail)
+
+    def epilogue(fusion: Fusion) -> _Epilogue:
+        return _Epilogue(group.core, anchor.output, fusion, out, form)
+
     draft = Contraction(
         dtype=anchor.output.type.dtype,
         a=flat(inputs.buffer(source.value)),
@@ -129,7 +125,7 @@ def _tile_job(
         depth=axes.depth,
         columns=axes.columns,
         b=Buffer("in1", right.type.dtype, (1,)),
-        epilogue=_Epilogue(group.core, anchor.output, inputs, out, form),
+        epilogue=epilogue(inputs),
         bands=grouping.bands.get(anchor),
     )
     if not supports(draft):
@@ -137,14 +133,14 @@ def _tile_job(
     return TileJob(
         draft=draft,
         left=source.value,
+        is_made=source.value in grouping.producers,
         right=right,
         matrices=axes.matrices,
         nodes=in_order(group),
-        pack_nodes=in_order(pack_group),
+        pack_nodes=in_order(grouping.packs.get(anchor)),
         out=out,
-        base_symbol=BASE,
         base=source.base,
-        epilogue=lambda fusion: _Epilogue(group.core, anchor.output, fusion, out, form),
+        epilogue=epilogue,
         right_matrices=form.right_matrices,
         right_element=partial(_right_element, right, form),
         key=(type(form).__name__, *form.key),

@@ -7,20 +7,18 @@ multiply, with the rest of the group as the epilogue
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import Buffer, Expression
-from bessemer.compiler.ir.graph import Node, Value
+from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.program import Launch
-from bessemer.compiler.ir.types import Array, TensorType, bf16, f32
+from bessemer.compiler.ir.types import TensorType, bf16, f32
 from bessemer.compiler.ir.walk_expr import reductions_of
-from bessemer.compiler.schedule.contraction.contraction import Contraction, Epilogue
-from bessemer.compiler.schedule.grouping.destinations import Destination
 from bessemer.compiler.schedule.grouping.fuse import Fusion
 from bessemer.compiler.schedule.lowering.lowering import Computation, Lowering, flat_buffers
+from bessemer.compiler.schedule.lowering.tile_job import BASE, TileJob
 from bessemer.compiler.schedule.matrix_tiles.matrix_tiles import lower_on_tiles
 from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_layout import (
     PartsLayout,
@@ -45,34 +43,6 @@ from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_plan import (
     plan_tiles,
 )
 from bessemer.compiler.schedule.nests.nests import flat, flatten_loads
-
-
-@dataclass(frozen=True, eq=False)
-class TileJob:
-    """A contraction and what is around it.
-
-    `draft` reads the left operand's buffer, `left` in the program, which is an input unless it
-    `is_made` by a kernel; its b means nothing yet. What it reads begins at `base`, which is the
-    kernel's `base_symbol` unless it is 0.
-    `epilogue(inputs)` is the draft's, reading through this fusion. `right_matrices` gives a
-    constant right operand as [matrices..., depth, columns], `right_element(inputs, matrix, k,
-    column)` an element of one that is computed, by `pack_nodes`.
-    """
-
-    draft: Contraction
-    left: Value
-    right: Value
-    matrices: Size
-    nodes: Sequence[Node]
-    pack_nodes: Sequence[Node]
-    out: Destination
-    base_symbol: str
-    base: Size
-    epilogue: Callable[[Fusion], Epilogue]
-    right_matrices: Callable[[Array], Array]
-    right_element: Callable[[Fusion, Size, Size, Size], Expression]
-    key: tuple[object, ...]
-    is_made: bool = False
 
 
 def lower_on_matrix_unit(job: TileJob, lowering: Lowering) -> list[Launch] | None:
@@ -106,7 +76,7 @@ def lower_on_matrix_unit(job: TileJob, lowering: Lowering) -> list[Launch] | Non
         job.nodes,
         flat_buffers(inputs),
         {job.out.value: job.out.buffer},
-        Computation(body, tiling.operations(), arguments={job.base_symbol: layout.base(job.base)}),
+        Computation(body, tiling.operations(), arguments={BASE: layout.base(job.base)}),
     )
     return [*launches, launch]
 

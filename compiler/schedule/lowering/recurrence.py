@@ -60,38 +60,100 @@ def lower_recurrence(node: Node, lowering: Lowering) -> Launch | None:
         return None
     if not all(isinstance(size, int) and size for size in node.inputs[1].type.shape):
         return None
-    recurrent = lowering.constants.get(node.inputs[1])
-    inputs: dict[Value, Buffer] = {}
-    for value in node.inputs:
-        inputs.setdefault(value, Buffer(f"in{len(inputs)}", value.type.dtype, value.type.shape))
-    outputs = {
-        value: Buffer(f"out{number}", value.type.dtype, value.type.shape)
-        for number, value in enumerate(node.outputs)
-    }
-    builder = KernelBuilder()
-    buffers = [inputs[value] for value in node.inputs]
-    cell = rule(builder, buffers, list(outputs.values()), **node.attributes)
-    shape = _Shape.of(cell, _group(cell, lowering.target, recurrent is not None))
-    layout = _layout(cell, shape, lowering.target, recurrent is not None)
-    if recurrent is None:
-        if not layout.team:
-            return None
-        write_recurrence(builder, cell, _packing(builder, cell, layout))
-        return _launch(node, lowering, builder, inputs, outputs, cell, shape, layout)
-    if node.inputs.count(node.inputs[1]) == 1:
-        del inputs[node.inputs[1]]
-    if cell.scales is not None:
-        type = TensorType(i32, node.inputs[1].type.shape[1:])
-        totals = lowering.arrange(node.inputs[1], ("totals",), type, lambda w: w.sum(0, np.int32))
-        layout = replace(layout, totals=inputs.setdefault(totals, _buffer("totals", totals.type)))
-    packed: list[Buffer] = []
-    for product in cell.products:
-        form = (layout.width, layout.blocked, layout.group)
-        key = ("recurrence", product.first, product.gates, form)
-        value = lowering.arrange(node.inputs[1], key, *_packed(product, form, node.inputs[1].type))
-        packed.append(inputs.setdefault(value, _buffer(f"weights{len(packed)}", value.type)))
-    write_recurrence(builder, cell, replace(layout, packed=tuple(packed)))
-    return _launch(node, lowering, builder, inputs, outputs, cell, shape, layout)
+    kernel = _Kernel.of(node, rule, lowering)
+    if kernel.is_constant:
+        return kernel.launch(kernel.arranged())
+    return kernel.launch(kernel.packing()) if kernel.layout.team else None
+
+
+@dataclass(frozen=True, eq=False)
+class _Kernel:
+    """A recurrence's kernel while it is made: buffers by value, the cell, and how it is cut."""
+
+    node: Node
+    lowering: Lowering
+    builder: KernelBuilder
+    inputs: dict[Value, Buffer]
+    outputs: dict[Value, Buffer]
+    cell: Cell
+    shape: _Shape
+    layout: Layout
+
+    @staticmethod
+    def of(node: Node, rule: Callable[..., Cell], lowering: Lowering) -> _Kernel:
+        inputs: dict[Value, Buffer] = {}
+        for value in node.inputs:
+            inputs.setdefault(value, _buffer(f"in{len(inputs)}", value.type))
+        outputs = {
+            value: _buffer(f"out{place}", value.type) for place, value in enumerate(node.outputs)
+        }
+        builder = KernelBuilder()
+        buffers = [inputs[value] for value in node.inputs]
+        cell = rule(builder, buffers, list(outputs.values()), **node.attributes)
+        is_constant = node.inputs[1] in lowering.constants
+        shape = _Shape.of(cell, _group(cell, lowering.target, is_constant))
+        layout = _layout(cell, shape, lowering.target, is_constant)
+        return _Kernel(node, lowering, builder, inputs, outputs, cell, shape, layout)
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether the recurrent weights are packed at compile time."""
+        return self.node.inputs[1] in self.lowering.constants
+
+    def arranged(self) -> Layout:
+        """The layout with weights that are packed at compile time, in place of the input."""
+        lowering, inputs, layout = self.lowering, self.inputs, self.layout
+        recurrent = self.node.inputs[1]
+        if self.node.inputs.count(recurrent) == 1:
+            del inputs[recurrent]
+        if self.cell.scales is not None:
+            type = TensorType(i32, recurrent.type.shape[1:])
+            totals = lowering.arrange(recurrent, ("totals",), type, lambda w: w.sum(0, np.int32))
+            buffer = inputs.setdefault(totals, _buffer("totals", totals.type))
+            layout = replace(layout, totals=buffer)
+        packed: list[Buffer] = []
+        for product in self.cell.products:
+            form = (layout.width, layout.blocked, layout.group)
+            key = ("recurrence", product.first, product.gates, form)
+            value = lowering.arrange(recurrent, key, *_packed(product, form, recurrent.type))
+            packed.append(inputs.setdefault(value, _buffer(f"weights{len(packed)}", value.type)))
+        return replace(layout, packed=tuple(packed))
+
+    def packing(self) -> Layout:
+        """The layout with room for weights that the kernel packs itself."""
+        layout, hidden = self.layout, self.shape.hidden
+        panels = -(-hidden // layout.width)
+        packed: list[Buffer] = []
+        for product in self.cell.products:
+            depth = product_of(product.depth(hidden))
+            gates = len(product.gates)
+            inner = (gates, depth) if layout.blocked else (depth, gates)
+            shape = (panels, *inner, layout.width)
+            packed.append(self.builder.scratch(self.cell.recurrent.dtype, shape))
+        return replace(layout, packed=tuple(packed), packs=True)
+
+    def launch(self, layout: Layout) -> Launch:
+        """Writes the kernel with this layout, the weights in place."""
+        cell, builder = self.cell, self.builder
+        write_recurrence(builder, cell, layout)
+        given, written = cell.replaces or (None, None)
+        # What may lie in an input's place comes first among the outputs.
+        outputs = dict(sorted(self.outputs.items(), key=lambda item: item[1] is not written))
+        launch = self.lowering.launch(
+            [self.node],
+            self.inputs,
+            outputs,
+            Computation(
+                resolve_lanes(builder.block(), self.lowering),
+                _operations(cell, self.shape, layout),
+                scratch=working_memory(builder.scratch_buffers),
+                members=-(-self.shape.hidden // layout.width) if layout.team else 1,
+                arguments={TEAM: 1},
+            ),
+        )
+        if given is None or written is None or given.shape != written.shape:
+            return launch
+        return replace(launch, replaceable=tuple(v for v, b in self.inputs.items() if b is given))
 
 
 def _packed(
@@ -105,51 +167,6 @@ def _packed(
         rows = slice(product.first, product.first + count)
     shape = packed_shape(count, len(product.gates), *form)
     return TensorType(recurrent.dtype, shape), lambda w: pack(w[rows], product.gates, *form)
-
-
-def _packing(builder: KernelBuilder, cell: Cell, layout: Layout) -> Layout:
-    """The layout with room for weights that the kernel packs itself."""
-    hidden = cell.h.shape[1]
-    assert isinstance(hidden, int)
-    panels = -(-hidden // layout.width)
-    packed: list[Buffer] = []
-    for product in cell.products:
-        depth = product_of(product.depth(hidden))
-        gates = len(product.gates)
-        inner = (gates, depth) if layout.blocked else (depth, gates)
-        packed.append(builder.scratch(cell.recurrent.dtype, (panels, *inner, layout.width)))
-    return replace(layout, packed=tuple(packed), packs=True)
-
-
-def _launch(
-    node: Node,
-    lowering: Lowering,
-    builder: KernelBuilder,
-    inputs: dict[Value, Buffer],
-    outputs: dict[Value, Buffer],
-    cell: Cell,
-    shape: _Shape,
-    layout: Layout,
-) -> Launch:
-    scratch = working_memory(builder.scratch_buffers)
-    given, written = cell.replaces or (None, None)
-    # What may lie in an input's place comes first among the outputs.
-    outputs = dict(sorted(outputs.items(), key=lambda item: item[1] is not written))
-    is_possible = given is not None and written is not None and given.shape == written.shape
-    launch = lowering.launch(
-        [node],
-        inputs,
-        outputs,
-        Computation(
-            resolve_lanes(builder.block(), lowering),
-            _operations(cell, shape, layout),
-            scratch=scratch,
-            members=-(-shape.hidden // layout.width) if layout.team else 1,
-            arguments={TEAM: 1},
-        ),
-    )
-    replaceable = tuple(value for value, b in inputs.items() if is_possible and b is given)
-    return replace(launch, replaceable=replaceable)
 
 
 @dataclass(frozen=True)

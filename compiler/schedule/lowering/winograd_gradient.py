@@ -64,7 +64,7 @@ from bessemer.compiler.schedule.convolution.winograd_taps import INPUT, OUTPUT, 
 from bessemer.compiler.schedule.grouping.fuse import Fusion
 from bessemer.compiler.schedule.lowering.lower_statements import resolve_lanes
 from bessemer.compiler.schedule.lowering.lowering import Computation, Lowering, flat_buffers
-from bessemer.compiler.schedule.lowering.matrix_tiles_group import TileJob
+from bessemer.compiler.schedule.lowering.tile_job import BASE, TileJob
 from bessemer.compiler.schedule.nests.nests import flat, flatten_loads
 from bessemer.compiler.targets.machine import Target
 
@@ -103,7 +103,7 @@ def lower_winograd_gradient(job: TileJob, lowering: Lowering) -> list[Launch] | 
                 operations,
                 name="winograd_gradient",
                 scratch=working_memory(memory),
-                arguments={job.base_symbol: job.base},
+                arguments={BASE: job.base},
             ),
         )
 

@@ -1,0 +1,45 @@
+"""A contraction with what is around it, before it is settled which kind of tiles computes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from bessemer.compiler.ir.dims import Size
+from bessemer.compiler.ir.expr import Expression
+from bessemer.compiler.ir.graph import Node, Value
+from bessemer.compiler.ir.types import Array
+from bessemer.compiler.schedule.contraction.contraction import Contraction, Epilogue
+from bessemer.compiler.schedule.grouping.destinations import Destination
+from bessemer.compiler.schedule.grouping.fuse import Fusion
+
+BASE = "bessemer_base"
+"""The kernel's symbol for the flat offset of the left operand's first element."""
+
+
+@dataclass(frozen=True, eq=False)
+class TileJob:
+    """A contraction, and how its operands and results are reached.
+
+    `draft` reads the left operand's buffer, `left` in the program, which is an input unless it
+    `is_made` by a kernel; its b means nothing yet. What it reads begins at `base`, which is the
+    kernel's symbol BASE unless it is 0.
+
+    `epilogue(inputs)` is the draft's, reading through this fusion. `right_matrices` gives a
+    constant right operand as [matrices..., depth, columns], `right_element(inputs, matrix, k,
+    column)` an element of one that is computed, by `pack_nodes`.
+    """
+
+    draft: Contraction
+    left: Value
+    is_made: bool
+    right: Value
+    matrices: Size
+    nodes: Sequence[Node]
+    pack_nodes: Sequence[Node]
+    out: Destination
+    base: Size
+    epilogue: Callable[[Fusion], Epilogue]
+    right_matrices: Callable[[Array], Array]
+    right_element: Callable[[Fusion, Size, Size, Size], Expression]
+    key: tuple[object, ...]
