@@ -10,9 +10,8 @@ from bessemer.compiler.options import Choice, Tuning
 LEAST_SHARE = 0.003
 """Kernels that take less of the run's time are left as they are."""
 _BETTER = 0.985
-"""What a form must take at most of the time of the model's, to win a trial."""
-_BETTER_YET = 0.995
-"""The same of the best one so far."""
+"""What a form must take at most of the time of the model's, to win a trial. In 15 of 100 trials a
+kernel of MobileNetV2 is faster than its equal by as much: what has won must win again."""
 
 Report = Callable[[str], None]
 
@@ -41,7 +40,7 @@ class Contest:
     def judge(self, choice: Choice, ratio: float) -> None:
         """Notes a trial of a form, and its time in units of the model's."""
         self.tried += 1
-        if ratio < min(_BETTER, self.ratio * _BETTER_YET):
+        if ratio < min(_BETTER, self.ratio):
             self.best, self.ratio = choice, ratio
 
     def confirm(self, ratio: float) -> None:

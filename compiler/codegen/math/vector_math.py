@@ -19,7 +19,7 @@ The functions are marked alwaysinline: run LLVM's always-inline pass even where 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 
 from bessemer.compiler.codegen.math.math_arc import acos, asin, atan
 from bessemer.compiler.codegen.math.math_conversions import converted
@@ -62,7 +62,12 @@ UNARY: dict[str, Callable[[Term], Term]] = {
     "tan": tan,
     "tanh": tanh,
 }
-_PERIODIC: dict[str, Callable[[Term, bool], Term]] = {"cos": cos, "sin": sin, "tan": tan}
+_OF_LARGE: dict[str, Callable[[Term], Term]] = {
+    "cos": partial(cos, is_large=True),
+    "sin": partial(sin, is_large=True),
+    "tan": partial(tan, is_large=True),
+}
+"""What computes lanes of f32 beyond LARGE."""
 COMPOSED: dict[str, Callable[[Term], Term]] = {"mish": mish, "silu": silu}
 """Functions in place of several operations, and as exact as those: within 4 ULP."""
 LOOKED_UP: dict[str, Callable[[Term], Term]] = {
@@ -101,7 +106,7 @@ def definition(
     writer = _writer(lanes, has_fma)
     writer.has_lookup = has_lookup
     x, y = Term(writer, dtype, "%x"), Term(writer, dtype, "%y")
-    if name in _PERIODIC and dtype == "f32":
+    if name in _OF_LARGE and dtype == "f32":
         return _periodic(writer, symbol, name)
     for functions in (UNARY, COMPOSED):
         if name in functions:
@@ -139,7 +144,7 @@ def _writer(lanes: int, has_fma: bool) -> Writer:
 def _periodic(writer: Writer, symbol: str, name: str) -> MathFunction:
     """sin, cos, tan of f32: large lanes come from another function, which is rarely called."""
     x = Term(writer, "f32", "%x")
-    usual, large = _PERIODIC[name](x, False), abs(x) > LARGE
+    usual, large = UNARY[name](x), abs(x) > LARGE
     lanes, vector = writer.lanes, llvm_type("f32", writer.lanes)
     any_lane = large.text
     lines = ["start:", *writer.lines]
@@ -158,7 +163,7 @@ def _periodic(writer: Writer, symbol: str, name: str) -> MathFunction:
         f"  ret {vector} %result",
     ]
     apart = _writer(lanes, writer.has_fma)
-    result = _PERIODIC[name](Term(apart, "f32", "%x"), True)
+    result = _OF_LARGE[name](Term(apart, "f32", "%x"))
     rare = [*apart.lines, f"  ret {result.typed}"]
     declarations = frozenset(writer.declarations | apart.declarations)
     text = _text(symbol, vector, x.typed, _ATTRIBUTES, lines)

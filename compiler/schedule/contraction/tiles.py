@@ -34,7 +34,9 @@ LONGEST_CHAIN = 3000
 STRETCH = 1024
 # Where every step of the depth is in another line of a, and the next row beside it, a stretch of
 # all rows is to stay in the second-level cache: 25088 steps of 256 rows, 168 GFLOP/s for 126.
-# (1600 steps, two threads: 412 GFLOP/s in one go, 440 in stretches; one thread: 219, 222.)
+# (1600 steps, two threads: 412 GFLOP/s in one go, 440 in stretches; one thread: 219, 222.) Lines
+# that are less than _SCATTERED elements apart come as fast in one go (8192 steps of 96 rows: both
+# 1.96 ms), and that takes no partial sums.
 SCATTERED_STRETCH = 256
 LONGEST_SCATTERED = 1024
 _SCATTERED = 128
@@ -43,6 +45,8 @@ SUMS_UNDER_WAY = 8
 # Rows at a distance that only the run knows take a pointer each: more than the registers hold make
 # LLVM spill sums too (attention over 256 keys: 936 us with 14 rows, 757 with 8, 801 with 4).
 _MOST_POINTERS = 8
+# Up to so many panels of columns share what a tile has fetched of a from memory (4096 x 256 by 128
+# columns, 4 panels: 2.41 ms, 2.64 without fetching; 8 panels: 4.82, 5.13; 32: even).
 _FEW_PANELS = 8
 _FEWEST_LANES = 4
 # Addresses that are 4 KB apart share a set of the first-level cache.

@@ -181,14 +181,14 @@ class AttentionBlock(Emitter):
             self.layouts[number_],
             outer,
             depth,
-            chunk_elements(operand, (begin, 0)),
-            self.threads.thread,
-            threads_of(self.attend),
-            words.resized(self.size(begin)),
-            words.resized(self.size(extent)),
-            tuple(self.size(index) for index in self.attend.batch),
-            words.resized(self.size(depth_end)),
-            True,
+            elements=chunk_elements(operand, (begin, 0)),
+            thread=self.threads.thread,
+            threads=threads_of(self.attend),
+            begin=words.resized(self.size(begin)),
+            extent=words.resized(self.size(extent)),
+            batch=tuple(self.size(index) for index in self.attend.batch),
+            depth_end=words.resized(self.size(depth_end)),
+            is_asynchronous=True,
         )
 
     # The block's way over the keys
