@@ -238,7 +238,6 @@ class _ProgramWriter:
         def entry(size: Size) -> Entry:
             return self.entry(dims.rename(size, values))
 
-        name = "tfloat32" if plan.tf32 else RUNTIME_NAMES[plan.dtype.name]
         windows = plan.windows
         walk = None
         if windows is not None:
@@ -247,7 +246,7 @@ class _ProgramWriter:
             )
         return artifact.TensorMap(
             buffer=plan.buffer,
-            dtype=name,
+            dtype=RUNTIME_NAMES[plan.dtype.name],
             offset=entry(plan.offset * plan.dtype.bytes),
             shape=tuple(entry(size) for size in plan.shape),
             strides=tuple(entry(size) for size in plan.strides),

@@ -26,7 +26,6 @@ ELEMENT_BYTES = {
     Element.S32: 4,
     Element.F32: 4,
     Element.F32_FTZ: 4,
-    Element.TF32: 4,
     Element.TF32_FTZ: 4,
     Element.U64: 8,
     Element.S64: 8,

@@ -99,7 +99,7 @@ def _prepare(case: Case, target: Target) -> tuple[Kernel, tuple[Buffer, ...]]:
     def epilogue(
         at: tuple[Size, Size, Size], channel: Size, total: Expression
     ) -> tuple[Store, ...]:
-        return (Store(out, (*at, channel), binary("max", total, 0.0)),)
+        return (Store(out, (*at, channel), binary("max", total + bias[channel], 0.0)),)
 
     work = Depthwise(
         lambda n, row, column, channel: x[n, row, column, channel],
@@ -109,7 +109,6 @@ def _prepare(case: Case, target: Target) -> tuple[Kernel, tuple[Buffer, ...]]:
         (count, rows, columns),
         channels,
         epilogue,
-        lambda channel: bias[channel],
         case.low,
         (
             high if case.low[0] or case.high[0] else None,

@@ -35,8 +35,8 @@ class TensorMap:
     """How a kernel sees one of its buffers through a tensor map (a 128-byte parameter).
 
     `offset` is in bytes from the buffer's start, `shape` innermost axis first, `strides` in bytes
-    for all axes but the innermost. `dtype` is the element type's name, or "tfloat32". `box` is what
-    one copy moves, `swizzle` 0, 32, 64 or 128.
+    for all axes but the innermost. `dtype` is the element type's name. `box` is what one copy
+    moves, `swizzle` 0, 32, 64 or 128.
     """
 
     buffer: int

@@ -66,7 +66,6 @@ class Element(enum.IntEnum):
     F64 = 8
     BF16 = 9
     F32_FTZ = 10
-    TF32 = 11
     TF32_FTZ = 12
 
 

@@ -10,7 +10,6 @@ from bessemer.runtime.shapes import evaluate, evaluate_shape
 
 ELEMENTS = {
     "float32": Element.F32,
-    "tfloat32": Element.TF32,
     "float16": Element.F16,
     "bfloat16": Element.BF16,
     "float64": Element.F64,

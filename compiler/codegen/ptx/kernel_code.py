@@ -27,7 +27,7 @@ class TensorMapPlan:
 
     The map begins `offset` elements behind the buffer's start. `shape` is innermost axis first, in
     elements; `strides` are bytes, one fewer, as the innermost axis is dense. `box` is what one copy
-    moves (empty for windows), `swizzle` 0, 32, 64 or 128 bytes. `tf32`: f32 is rounded to tf32.
+    moves (empty for windows), `swizzle` 0, 32, 64 or 128 bytes.
     """
 
     buffer: int
@@ -38,7 +38,6 @@ class TensorMapPlan:
     box: tuple[int, ...]
     swizzle: int = 128
     windows: WindowMap | None = None
-    tf32: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -107,10 +107,9 @@ class Contraction:
     axis; `column` runs over a fragment's columns. `b_matrix` is the first row's packed matrix.
     Where `reads_on`, what a run leaves of a last group is read with the numbers behind it, which
     are in the buffer, too: times zeros.
-    `start(column)`, if given, is what a sum begins with in place of 0 (a bias), which saves an
-    addition. `panel_steps` is the room of a panel of b, if it is more than its steps take, and
-    `first_step` the one that a sum begins with. `fetch(panel, tile, step)`, if given, are hints of
-    what is read later, for steps along the depth of a tile in a block.
+    `panel_steps` is the room of a panel of b, if it is more than its steps take, and `first_step`
+    the one that a sum begins with. `fetch(panel, tile, step)`, if given, are hints of what is read
+    later, for steps along the depth of a tile in a block.
     `bands`, if given, are of the last row axis: what lies outside need not be multiplied.
     """
 
@@ -122,7 +121,6 @@ class Contraction:
     columns: Size
     b: Buffer
     epilogue: Epilogue
-    start: Callable[[Size], Expression] | None = None
     group: int = 1
     b_matrix: Size = 0
     b_step: Size | None = None

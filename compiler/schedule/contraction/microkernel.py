@@ -199,7 +199,7 @@ class _Writer:
             return
         shape = (self.tiling.block * self.cut.height * self.walk.unit, place.width)
         memory = self.builder.allocate(self.contraction.dtype, shape)
-        sums.write_start(place, memory)
+        sums.clear(memory)
         for part, ahead in self._stretches(self.tiling.stretch):
             work = partial(sums.write_part, depth=part, sums=memory)
             self._each(place, first, count, work, ahead)

@@ -20,7 +20,6 @@ from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Size, Symbol
 from bessemer.compiler.ir.expr import (
     Buffer,
-    Constant,
     Expression,
     binary,
     constant,
@@ -28,7 +27,6 @@ from bessemer.compiler.ir.expr import (
     index_value,
     less,
 )
-from bessemer.compiler.ir.guard import guarded
 from bessemer.compiler.schedule.contraction.banded_steps import banded_turns
 from bessemer.compiler.schedule.contraction.coming_lines import fetch_lines
 from bessemer.compiler.schedule.contraction.contraction import Contraction, DepthAxis, steps_of
@@ -124,12 +122,12 @@ class TileWriter:
         column = self.builder.index(place.width)
         rows = rows_apart(self.contraction, self.tiling.panel, tile.indices)
         if rows is None:
-            self._add_up(_Work(place, tile, fragments, depth), self._start)
+            self._add_up(_Work(place, tile, fragments, depth))
             self._finish(place, tile, fragments[0], totals, column)
             return
         at, lanes = place.column, self.tiling.lanes
         apart = RowEpilogue(self.builder, self.contraction, rows, at, place.width, lanes)
-        self._add_up(_Work(place, tile, fragments, depth), self._start)
+        self._add_up(_Work(place, tile, fragments, depth))
         stores = tuple(
             (loops.Store(apart.sums, (row, dims.atom(column)), total),)
             for row, total in enumerate(totals)
@@ -137,20 +135,16 @@ class TileWriter:
         self.builder.append(loops.FragmentStore(fragments[0], column, place.width, stores))
         apart.finish()
 
-    def write_start(self, place: Place, sums: Buffer) -> None:
-        """What all sums begin with, in a block's partial sums."""
+    def clear(self, sums: Buffer) -> None:
+        """Sets a block's partial sums to 0."""
         rows, columns = sums.shape
         with self.builder.loop(rows) as row, self.builder.loop(columns, "vector", 0) as column:
-            at = place.column + column
-            value = self._start(at)
-            if not isinstance(value, Constant):
-                value = guarded(less(at, self.contraction.columns), value, 0)
-            self.builder.store(sums, (row, column), value)
+            self.builder.store(sums, (row, column), constant(0, self.contraction.dtype))
 
     def write_part(self, place: Place, tile: Tile, depth: Stretch, sums: Buffer) -> None:
         """Adds a stretch of a tile's sums, added up from 0, to the partial sums."""
         fragments = self._fragments(place, tile)
-        self._add_up(_Work(place, tile, fragments, depth), None)
+        self._add_up(_Work(place, tile, fragments, depth))
         column = self.builder.index(place.width)
         stores: list[tuple[loops.Store, ...]] = []
         for row in range(len(tile.offsets)):
@@ -177,23 +171,13 @@ class TileWriter:
             self.builder.append(loops.Fragment(name, rows, place.width, self.contraction.dtype))
         return names
 
-    def _start(self, column: Size) -> Expression:
-        if self.contraction.start is None:
-            return constant(0, self.contraction.dtype)
-        return self.contraction.start(column)
-
-    def _add_up(self, work: _Work, start: Callable[[Size], Expression] | None) -> None:
-        """Fills the fragments, the first one with `start`, and adds the stretch."""
-        place, depth = work.place, work.depth
-        for number, name in enumerate(work.fragments):
-            column = self.builder.index(place.width)
-            value = constant(0, self.contraction.dtype)
-            limit: Size = place.width
-            if start is not None and number == 0:
-                value = start(place.column + dims.atom(column))
-            if not isinstance(value, Constant):
-                limit = dims.minimum(limit, self.contraction.columns - place.column)
-            self.builder.append(loops.FragmentFill(name, column, value, limit))
+    def _add_up(self, work: _Work) -> None:
+        """Sets the fragments to 0, and adds the stretch."""
+        width, depth = work.place.width, work.depth
+        for name in work.fragments:
+            column = self.builder.index(width)
+            zero = constant(0, self.contraction.dtype)
+            self.builder.append(loops.FragmentFill(name, column, zero, width))
         self._depth(work, depth.axes, depth.a_offset, 0)
 
     def _depth(self, work: _Work, axes: Sequence[DepthAxis], a_offset: Size, k: Size) -> None:

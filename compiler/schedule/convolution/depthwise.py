@@ -199,11 +199,9 @@ class _Tile:
 
     def _sums(self, channel: Size) -> None:
         work, builder = self.band.work, self.band.builder
-        start = constant(0, work.weights.dtype)
-        if work.start is not None:
-            start = work.start(channel)
+        zero = constant(0, work.weights.dtype)
         outputs = product(range(self.band.height), range(self.width))
-        sums = {output: builder.define(start, "sum") for output in outputs}
+        sums = {output: builder.define(zero, "sum") for output in outputs}
         if work.loops_over_taps:
             self._loop_over_taps(sums, channel)
             self._finish(0, sums, channel)

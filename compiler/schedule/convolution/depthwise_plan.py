@@ -93,7 +93,6 @@ class Depthwise:
     outputs: tuple[Size, Size, Size]
     channels: Size
     epilogue: Epilogue
-    start: Callable[[Size], Expression] | None = None
     low: tuple[Size, Size] = (0, 0)
     inputs: tuple[Size | None, Size | None] = (None, None)
     planes: Planes | None = None

@@ -164,7 +164,7 @@ def _lower_in_registers(
     b = flat(inputs.buffer(packed))
     for work, tiling in zip(works, tilings, strict=True):
         contraction = replace(work, b=b)
-        if regions or contraction.start or contraction.fetch:
+        if regions or contraction.fetch:
             body = lower_contraction(contraction, tiling, target)  # finds what the epilogue reads
         else:
             body = _body(contraction, tiling, job, inputs, lowering)

@@ -345,8 +345,6 @@ class _Writer:
         column = self.builder.index(panel)
         at = place.panel * panel + dims.atom(column)
         total = sums[row, dims.atom(column)]
-        if self.contraction.start is not None:
-            total = total + self.contraction.start(at)
         stores = self.contraction.epilogue(tuple(indices), at, total)
         name = self.builder.fresh("row")
         self.builder.append(loops.Fragment(name, 1, panel, self.tiling.form.sum))
