@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from benchmarks.contraction_axes import product_axes, window_axes
 from benchmarks.machine_code import (
     Array,
     Call,
@@ -29,7 +30,6 @@ from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import Buffer, Expression, binary
 from bessemer.compiler.ir.loops import Kernel, Store
 from bessemer.compiler.ir.types import f32
-from bessemer.compiler.schedule.contraction.axes import product_axes, window_axes
 from bessemer.compiler.schedule.contraction.contraction import Contraction, Epilogue
 from bessemer.compiler.schedule.contraction.microkernel import lower_contraction
 from bessemer.compiler.schedule.contraction.packing import pack, packed_shape

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.contraction_axes import product_axes, window_axes
 from bessemer.compiler.ir.dims import Size, symbol
 from bessemer.compiler.ir.evaluate import evaluate_named
 from bessemer.compiler.ir.expr import Buffer, Expression, binary
 from bessemer.compiler.ir.loops import Kernel, Store
 from bessemer.compiler.ir.types import DType, bf16, f32, f64, i8, i16, i32, u8
-from bessemer.compiler.schedule.contraction.axes import product_axes, window_axes
 from bessemer.compiler.schedule.contraction.contraction import (
     Contraction,
     DepthAxis,

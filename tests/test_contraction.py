@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from benchmarks.contraction_axes import product_axes, window_axes
 from bessemer.compiler.ir.dims import Size, symbol
 from bessemer.compiler.ir.evaluate import evaluate_named
 from bessemer.compiler.ir.expr import Buffer, Expression, constant
@@ -12,7 +13,6 @@ from bessemer.compiler.ir.interpreter.interpret_loops import run_kernel
 from bessemer.compiler.ir.loops import Block, For, If, Prefetch, Statement, Store
 from bessemer.compiler.ir.types import DType, f32, f64, i32
 from bessemer.compiler.schedule.contraction import tiles
-from bessemer.compiler.schedule.contraction.axes import product_axes, window_axes
 from bessemer.compiler.schedule.contraction.contraction import (
     Contraction,
     DepthAxis,

@@ -1,4 +1,4 @@
-"""Matrix products and convolutions as axes of a contraction (see contraction.py)."""
+"""Axes of contractions of dense operands, as benchmarks and tests take them (contraction.py)."""
 
 from __future__ import annotations
 
