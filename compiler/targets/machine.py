@@ -29,7 +29,7 @@ class Target:
     `has_masks`: any vector load or store can be limited to some lanes at no cost.
     `has_half_conversion`: f16 converts from and to f32 by instructions.
     `has_lookup`: one looks 16 of 32 f32 up in two registers (vpermi2ps), one multiplies f32 by
-    powers of two (vscalefps).
+    powers of two (vscalefps), one splits them into powers of two and significands (vgetexpps).
     `has_byte_lookup`: one looks 64 of 128 bytes up in two registers (vpermi2b).
     `has_dot_int16`: one adds two products of i16 for every lane of i32 (vpmaddwd).
     `has_dot_int8`: one adds four products of u8 by s8 to an i32, for every lane (vpdpbusd).

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from bessemer.compiler.codegen.math.math_instructions import limited, looked_up, scaled
 from bessemer.compiler.codegen.math.math_tables import tanh_by_table
 from bessemer.compiler.codegen.math.math_terms import (
     Term,
@@ -22,9 +23,7 @@ from bessemer.compiler.codegen.math.math_terms import (
     bits_of,
     float_of,
     fma,
-    looked_up,
     polynomial,
-    scaled,
     select,
     with_sign_of,
 )
@@ -82,6 +81,15 @@ EXP = {
 # (exp(r) - 1) / r for |r| <= ln(2) / 64; 2^-24.2 of exp.
 _SHORT_EXP = (1.0000147, 0.50000155)
 _PIECES = 32
+# (exp(r) - 1 - r) / r^2 for |r| <= ln(2) / 32; 2^-29.2 of exp.
+_EXP_OF_SIXTEENTH = (0.5000162, 0.16667008)
+_SIXTEENTHS = tuple(2.0 ** (k / 16) for k in range(16))
+# What rounding those to f32 loses, relative to them.
+_LOST = (
+    0.0, 4.628547e-08, -1.1992158e-08, 4.7297824e-08, 3.193418e-08, 3.6210572e-08, -3.099072e-08,
+    -7.475213e-09, 1.7114271e-08, -3.0476834e-08, 5.233334e-09, 6.1075918e-09, -1.4719605e-08,
+    -5.258795e-09, -6.1282597e-09, 5.1406093e-09,
+)  # fmt: skip
 _LN2 = 0.6931471824645996  # rounded to f32: 2^-28.5 too large
 # (tanh(x) / x - 1) / x^2 in x^2, |x| <= 0.6; 2^-28.4 and 2^-57.8.
 _TANH = {
@@ -133,14 +141,28 @@ def scaled_by_bits(significand: Term, bits: Term) -> Term:
 def exp(x: Term) -> Term:
     form = FORMATS[x.kind]
     if x.writer.has_lookup:
-        # Scaling takes care of what is too large or too small, and 1 + r (1 + r P) of the rest.
-        n, r, _ = reduced(at_least(at_most(x, form.log_largest + 1.0), 1.25 * form.log_smallest))
-        return scaled(fma(r, fma(r, polynomial(r, EXP[x.kind]), 1.0), 1.0), n)
+        return _exp_by_sixteenths(x)
     _, r, bits = reduced(x)
     # n reaches 128 (1024) while 2^n is not a number yet, so n goes into the exponent of exp(r).
     y = scaled_by_bits(1.0 + exp_minus_one_of(r), bits)
     y = select(x < form.log_smallest, 0.0, y)
     return select(x <= form.log_largest, y, x * form.largest)
+
+
+def _exp_by_sixteenths(x: Term) -> Term:
+    """x = n ln 2 + r, n a multiple of 1/16: its fraction picks a power of 2 from a table, and the
+    rest of it scales. The largest error is 0.6 ULP."""
+    form = FORMATS[x.kind]
+    magic = form.magic / len(_SIXTEENTHS)
+    shifted = fma(x, 1.0 / math.log(2.0), magic)
+    n = shifted - magic
+    # For the largest x this is anything, or NaN; n, which tells those and NaN, makes them 0, inf
+    # and NaN as long as r is a number.
+    r = limited(fma(n, -form.ln2_low, fma(n, -form.ln2_high, x)), 1.0 / 16, keeps_sign=True)
+    power = looked_up(_SIXTEENTHS, shifted.bits())
+    first = r + looked_up(_LOST, shifted.bits())
+    rest = fma(r * r, polynomial(r, _EXP_OF_SIXTEENTH), first)
+    return scaled(fma(power, rest, power), n)
 
 
 def exp_nonpositive(x: Term) -> Term:
@@ -184,6 +206,9 @@ def expm1(x: Term) -> Term:
 
 def sigmoid(x: Term) -> Term:
     """1 / (1 + s + s q), corrected by what the denominator's two sums lost."""
+    if x.writer.has_lookup:
+        # This exponential errs by less, and the sum loses nothing where 1 < exp(-x) < 2^24.
+        return 1.0 / (1.0 + exp(-x))
     form = FORMATS[x.kind]
     # The lower limit's reciprocal is below the normal numbers: artifacts flush it to zero.
     s, q = scale_and_rest(-at_most(at_least(x, form.log_smallest - 0.9), -form.log_smallest))

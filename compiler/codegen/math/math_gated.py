@@ -14,18 +14,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bessemer.compiler.codegen.math.math_exponential import EXP, FORMATS, reduced, scale_and_rest
+from bessemer.compiler.codegen.math.math_exponential import FORMATS, exp, scale_and_rest
+from bessemer.compiler.codegen.math.math_instructions import size_below
 from bessemer.compiler.codegen.math.math_pieces import Pieces
 from bessemer.compiler.codegen.math.math_terms import (
     Term,
     at_least,
     at_most,
     fma,
-    limited,
-    polynomial,
-    scaled,
     select,
-    size_below,
 )
 
 _PIECES = Pieces(width=0.125, edge=2.0)
@@ -142,8 +139,7 @@ def silu(x: Term) -> Term:
     """x / (1 + exp(-x)); the quotient is zero from where exp(-x) leaves f32."""
     form = FORMATS[x.kind]
     if x.writer.has_lookup:
-        n, r, _ = reduced(-limited(x, form.log_largest + 1.0, keeps_sign=True))
-        return x / (1.0 + scaled(fma(r, fma(r, polynomial(r, EXP[x.kind]), 1.0), 1.0), n))
+        return x / (1.0 + exp(-x))
     s, q = scale_and_rest(-at_most(at_least(x, form.log_smallest - 0.9), -form.log_smallest))
     whole = 1.0 + s
     # The sum has lost the 1 where s is large. What is left of a reciprocal then is flushed to zero.

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 
 from bessemer.compiler.codegen.math.math_exponential import FORMATS
+from bessemer.compiler.codegen.math.math_logarithm_pieces import log1p_by_pieces, log_by_pieces
 from bessemer.compiler.codegen.math.math_terms import (
     Term,
     fma,
@@ -72,6 +73,8 @@ def _log_of_words(high: Term, low: Term, more: Term | float = 0.0) -> Term:
 
 
 def log(x: Term) -> Term:
+    if x.writer.has_lookup:
+        return log_by_pieces(x)
     form, smallest = FORMATS[x.kind], _SMALLEST_NORMAL[x.kind]
     denormal, lift = x < smallest, float(form.mantissa + 1)
     k, m, _ = exponent_and_fraction(select(denormal, x * 2.0**lift, x))
@@ -80,6 +83,8 @@ def log(x: Term) -> Term:
 
 
 def log1p(x: Term) -> Term:
+    if x.writer.has_lookup:
+        return log1p_by_pieces(x)
     high, low = exact_sum(1.0, x)
     return with_sign_of(_outside(x, _log_of_words(high, low), x, -1.0), x)
 

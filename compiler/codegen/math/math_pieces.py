@@ -16,7 +16,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bessemer.compiler.codegen.math.math_terms import Term, at_most, bits_of, fma, looked_up
+from bessemer.compiler.codegen.math.math_instructions import looked_up
+from bessemer.compiler.codegen.math.math_terms import Term, at_most, bits_of, fma
 
 COUNT = 32
 _BITS = 24  # of a float32's significand

@@ -11,7 +11,7 @@ are used: the error-free transformations of `math_words` rely on every rounding.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 _LLVM = {
@@ -157,7 +157,8 @@ class Term:
         if self.kind in _BITS:
             instruction = f"fcmp o{predicate}"
         else:
-            instruction = "icmp eq" if predicate == "eq" else f"icmp s{predicate}"
+            signed = "" if predicate in ("eq", "ne") else "s"
+            instruction = f"icmp {signed}{predicate}"
         return self.writer.emit("i1", f"{instruction} {self.typed}, {right.text}")
 
     def __lt__(self, other: Term | float) -> Term:
@@ -174,6 +175,10 @@ class Term:
 
     def equals(self, other: Term | float) -> Term:
         return self._compare("eq", other)
+
+    def differs(self, other: Term | float) -> Term:
+        """Not the opposite of `equals` for NaN: false, too."""
+        return self._compare("ne", other)
 
     def bits(self) -> Term:
         """The same bits as an integer."""
@@ -252,90 +257,6 @@ def at_most(x: Term, limit: float) -> Term:
 def at_least(x: Term, limit: float) -> Term:
     """max(x, limit), NaN staying NaN."""
     return select(x < limit, limit, x)
-
-
-def looked_up(table: Sequence[float], index: Term) -> Term:
-    """For every lane one of 32 numbers, chosen by the low five bits of an i32; or of 16 numbers, by
-    the low four. 16 lanes, or several times as many."""
-    halves = [
-        ", ".join(f"float {constant_text('f32', value)}" for value in table[start : start + 16])
-        for start in range(0, len(table), 16)
-    ]
-    vector = "<16 x float>"
-    if len(halves) == 1:
-        name = "@llvm.x86.avx512.permvar.sf.512"
-        index.writer.declarations.add(f"declare {vector} {name}({vector}, <16 x i32>)")
-        return _by_sixteen(
-            index.writer, lambda part: f"{name}({vector} <{halves[0]}>, {part})", index
-        )
-    name = "@llvm.x86.avx512.vpermi2var.ps.512"
-    index.writer.declarations.add(f"declare {vector} {name}({vector}, <16 x i32>, {vector})")
-    low, high = (f"{vector} <{half}>" for half in halves)
-    return _by_sixteen(index.writer, lambda part: f"{name}({low}, {part}, {high})", index)
-
-
-def scaled(x: Term, power: Term) -> Term:
-    """x * 2^floor(power), also where that leaves the normal numbers; 16 lanes or several times as
-    many."""
-    vector = "<16 x float>"
-    name = "@llvm.x86.avx512.mask.scalef.ps.512"
-    x.writer.declarations.add(f"declare {vector} {name}({vector}, {vector}, {vector}, i16, i32)")
-    return _by_sixteen(x.writer, lambda a, n: f"{name}({a}, {n}, {a}, i16 -1, i32 4)", x, power)
-
-
-def limited(x: Term, limit: float, keeps_sign: bool) -> Term:
-    """|x|, or x itself, no further from 0 than the limit, which NaN gives; 16 lanes or several
-    times as many."""
-    # The smaller one in size, with the sign of the first, or none.
-    return _range(x, limit, 2 if keeps_sign else 10)
-
-
-def size_below(x: Term, limit: float) -> Term:
-    """|x|, but the limit where x is above it or NaN; 16 lanes or several times as many."""
-    return _range(x, limit, 8)
-
-
-def _range(x: Term, limit: float, how: int) -> Term:
-    vector, zeros = "<16 x float>", "<16 x float> zeroinitializer"
-    name = "@llvm.x86.avx512.mask.range.ps.512"
-    x.writer.declarations.add(
-        f"declare {vector} {name}({vector}, {vector}, i32, {vector}, i16, i32)"
-    )
-    return _by_sixteen(
-        x.writer,
-        lambda a, b: f"{name}({a}, {b}, i32 {how}, {zeros}, i16 -1, i32 4)",
-        x,
-        x.constant(limit),
-    )
-
-
-def _by_sixteen(writer: Writer, call: Callable[..., str], *operands: Term) -> Term:
-    """Sixteen lanes after sixteen of an instruction that gives f32; `call` spells it."""
-    if writer.lanes == 16:
-        return writer.emit("f32", f"call <16 x float> {call(*(o.typed for o in operands))}")
-    parts = []
-    for start in range(0, writer.lanes, 16):
-        lanes = ", ".join(f"i32 {lane}" for lane in range(start, start + 16))
-        pieces = []
-        for operand in operands:
-            vector = llvm_type(operand.kind, writer.lanes)
-            piece = writer.emit(
-                operand.kind,
-                f"shufflevector {operand.typed}, {vector} poison, <16 x i32> <{lanes}>",
-            )
-            pieces.append(f"{llvm_type(operand.kind, 16)} {piece.text}")
-        parts.append(writer.emit("f32", f"call <16 x float> {call(*pieces)}").text)
-    size = 16
-    while len(parts) > 1:
-        vector, size = llvm_type("f32", size), 2 * size
-        lanes = ", ".join(f"i32 {lane}" for lane in range(size))
-        parts = [
-            writer.emit(
-                "f32", f"shufflevector {vector} {a}, {vector} {b}, <{size} x i32> <{lanes}>"
-            ).text
-            for a, b in zip(parts[::2], parts[1::2])
-        ]
-    return Term(writer, "f32", parts[0])
 
 
 def square_root(x: Term) -> Term:

@@ -1,0 +1,68 @@
+"""log and log1p of f32 by 32 pieces of the significand, for machines with lookups.
+
+x = 2^k m, 1 <= m < 2, log(x) = (k ln 2 + t) + log(1 + f), f = m r - 1. The first five bits of m
+pick r, nearly 1 / m, and t = -log(r); r is such that t has hardly any error as an f32 (Gal,
+"Computing elementary functions: a new approach for achieving high accuracy and good performance",
+1986). Where x is near 1 nothing cancels: r is 1 and t is 0 in the first piece, and in the last one
+r is 1/2 and t is ln 2 as f32 rounds it, so that k ln 2 + t is 0 again. From 3/2 on t makes up for
+that rounding.
+Zero, infinity, NaN and what is negative need no case of their own.
+"""
+
+from __future__ import annotations
+
+import math
+
+from bessemer.compiler.codegen.math.math_instructions import (
+    exponent_of,
+    looked_up,
+    scaled,
+    significand_of,
+)
+from bessemer.compiler.codegen.math.math_terms import Term, fma, polynomial, select, with_sign_of
+
+_FIRST_BITS = 18  # of an f32's significand, below the five
+_INVERSES = (
+    1.0, 0.9552043, 0.9275087, 0.9015071, 0.8768798, 0.8534205, 0.8311185, 0.8100589, 0.7902937,
+    0.77118164, 0.7530798, 0.7354064, 0.719033, 0.7031499, 0.68825334, 0.6738138, 0.6599558,
+    0.6464965, 0.63383186, 0.6214795, 0.6093445, 0.5983253, 0.5873233, 0.57644224, 0.56638825,
+    0.55661607, 0.5469388, 0.53800523, 0.52878916, 0.5201788, 0.5118646, 0.5,
+)  # fmt: skip
+_LOGARITHMS = (
+    0.0, 0.045830026, 0.07525309, 0.10368738, 0.13138534, 0.15850289, 0.18498287, 0.21064833,
+    0.23535064, 0.25983134, 0.28358412, 0.307332, 0.32984802, 0.35218516, 0.37359828, 0.39480144,
+    0.41558242, 0.43618754, 0.45597157, 0.47565234, 0.49537152, 0.5136207, 0.53217983, 0.55088013,
+    0.5684755, 0.58587956, 0.6034184, 0.619887, 0.6371655, 0.6535827, 0.66969514, 0.6931472,
+)  # fmt: skip
+# (log(1 + f) - f) / f^2 for -1/64 <= f <= 1/32; 2^-26.9 of the logarithm.
+_LOG = (-0.5000012, 0.33339038, -0.24485432)
+
+
+def log_by_pieces(x: Term) -> Term:
+    constant, _, f = _cut(x)
+    return constant + _log_near_one(f)
+
+
+def log1p_by_pieces(x: Term) -> Term:
+    """What the sum of 1 and x loses is added to f."""
+    above = x > 1.0
+    large, small = select(above, x, 1.0), select(above, 1.0, x)
+    u = 1.0 + x
+    lost = small - (u - large)
+    constant, inverse, f = _cut(u)
+    # Where u is 0 or infinite, nothing or NaN is lost, and scaling it would give NaN.
+    more = select(lost.differs(0.0), scaled(lost * inverse, -exponent_of(u)), 0.0)
+    return with_sign_of(constant + _log_near_one(f + more), x)
+
+
+def _cut(x: Term) -> tuple[Term, Term, Term]:
+    """k ln 2 + t, r, f"""
+    significand = significand_of(x)
+    piece = significand.bits() >> _FIRST_BITS
+    inverse = looked_up(_INVERSES, piece)
+    constant = fma(exponent_of(x), math.log(2.0), looked_up(_LOGARITHMS, piece))
+    return constant, inverse, fma(significand, inverse, -1.0)
+
+
+def _log_near_one(f: Term) -> Term:
+    return fma(f * f, polynomial(f, _LOG), f)
