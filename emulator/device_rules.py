@@ -100,7 +100,6 @@ def check_launch(
     block: Triple,
     shared: int,
     allowed: int,
-    cluster: Triple,
 ) -> None:
     """Raises DeviceError for a launch that the driver refuses; `allowed` is the dynamic shared
     memory that was asked for."""
@@ -120,6 +119,7 @@ def check_launch(
     most = max(allowed, _MOST_STATIC - own)
     if shared > most:
         raise invalid(f"{name}: {shared} bytes of shared memory, {most} are allowed")
+    cluster = kernel.cluster
     size = cluster[0] * cluster[1] * cluster[2]
     if size > 1 and (level < _CLUSTERS_FROM or size > _MOST_CLUSTER):
         raise invalid(f"{name}: clusters of {cluster} are not possible on sm_{level}")

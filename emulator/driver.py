@@ -225,14 +225,11 @@ class EmulatedDriver:
         shared: int,
         stream: int,
         parameters: Sequence[bytes],
-        cluster: Triple | None = None,
     ) -> None:
         found: _Function = self._things[function]
         module = found.module.module
         kernel = module.kernels[found.name]
-        clusters = cluster or kernel.cluster or (1, 1, 1)
-        level = self.device.level
-        check_launch(module, kernel, level, grid, block, shared, found.shared, clusters)
+        check_launch(module, kernel, self.device.level, grid, block, shared, found.shared)
         if len(parameters) != len(kernel.parameters):
             raise DeviceError(
                 f"{found.name} takes {len(kernel.parameters)} parameters, not {len(parameters)}",
@@ -249,7 +246,7 @@ class EmulatedDriver:
                     "CUDA_ERROR_INVALID_VALUE",
                 )
             packed[one.offset : one.offset + one.size] = content
-        shape = LaunchShape(grid, block, shared, bytes(packed), clusters)
+        shape = LaunchShape(grid, block, shared, bytes(packed), kernel.cluster)
         self._do(stream, lambda: self._run(found, shape))
 
     def _run(self, function: _Function, shape: LaunchShape) -> None:

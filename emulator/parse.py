@@ -185,7 +185,7 @@ def _parse_kernel(entry: re.Match[str], text: str) -> Kernel:
         tuple(body.variables),
         _triple(entry[3], "reqntid"),
         most[0] * most[1] * most[2] if most else None,
-        _triple(entry[3], "reqnctapercluster"),
+        _triple(entry[3], "reqnctapercluster") or (1, 1, 1),
     )
 
 

@@ -59,7 +59,6 @@ class Device:
         threads: int = 32,
         blocks: int = 1,
         shared: int = 0,
-        cluster: int = 1,
     ) -> None:
         if shared > 48 << 10:
             self.driver.allow_shared(self._function, shared)
@@ -70,7 +69,6 @@ class Device:
             shared,
             0,
             [one if isinstance(one, bytes) else pointer(one) for one in addresses],
-            (cluster, 1, 1) if cluster > 1 else None,
         )
 
 
@@ -81,12 +79,14 @@ def run(
     threads: int = 32,
     schedule: Schedule | None = None,
     variables: str = "",
+    cluster: int = 1,
     **launch: int,
 ) -> Array:
     """Runs `body` with the inputs at %base0, ... and the output, as it is, behind them;
     gives the output after.
     """
-    device = Device(kernel(len(inputs) + 1, body, variables), schedule)
+    directives = f".reqnctapercluster {cluster}, 1, 1" if cluster > 1 else ""
+    device = Device(kernel(len(inputs) + 1, body, variables, directives), schedule)
     addresses = [device.put(one) for one in (*inputs, output)]
     device.launch(addresses, threads, **launch)
     return device.get(addresses[-1], output)

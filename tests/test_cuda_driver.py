@@ -192,18 +192,14 @@ def test_launches_hand_over_the_bytes_of_every_parameter(
     driver: libcuda.CudaDriver, library: Library
 ) -> None:
     seen: list[bytes] = []
-    clusters: list[list[int]] = []
     plain = library._call
 
     def call(name: str, arguments: tuple[Any, ...]) -> int:
-        if name in ("cuLaunchKernel", "cuLaunchKernelEx"):
-            pointers = arguments[9 if name == "cuLaunchKernel" else 2]
+        if name == "cuLaunchKernel":
+            pointers = arguments[9]
             seen.extend(
                 ctypes.string_at(pointers[place], size) for place, size in enumerate((8, 4, 128))
             )
-        if name == "cuLaunchKernelEx":
-            attributes = ctypes.string_at(arguments[0]._obj.attributes, 20)
-            clusters.append(np.frombuffer(attributes, np.uint32).tolist())
         return plain(name, arguments)
 
     library._call = call  # type: ignore[method-assign]
@@ -213,17 +209,6 @@ def test_launches_hand_over_the_bytes_of_every_parameter(
     given = library.last("cuLaunchKernel")
     assert [_number(one) for one in given[:9]] == [77, 3, 2, 1, 128, 1, 1, 4096, 5]
     assert given[10] is None
-    driver.launch(77, (4, 1, 1), (128, 1, 1), 64, 5, content, (2, 1, 1))
-    assert seen[3:] == content
-    config = library.last("cuLaunchKernelEx")[0]._obj
-    assert (list(config.grid), list(config.block), config.shared, config.stream, config.count) == (
-        [4, 1, 1],
-        [128, 1, 1],
-        64,
-        5,
-        1,
-    )
-    assert clusters == [[4, 0, 2, 1, 1]]
 
 
 def test_graphs_and_events(driver: libcuda.CudaDriver, library: Library) -> None:

@@ -152,10 +152,10 @@ def test_launches_that_the_driver_refuses() -> None:
     for grid in ((0, 1, 1), (1, 65536, 1), (1 << 31, 1, 1)):
         with pytest.raises(DeviceError, match="grid"):
             driver.launch(function, grid, (32, 1, 1), 0, 0, [pointer(0)])
-    with pytest.raises(DeviceError, match="multiple"):
-        driver.launch(function, (3, 1, 1), (32, 1, 1), 0, 0, [pointer(0)], (2, 1, 1))
-    with pytest.raises(DeviceError, match="clusters"):
-        driver.launch(function, (16, 1, 1), (32, 1, 1), 0, 0, [pointer(0)], (16, 1, 1))
+    for width, grid, reason in ((2, (3, 1, 1), "multiple"), (16, (16, 1, 1), "clusters")):
+        driver, function = _driver(kernel(1, "", directives=f".reqnctapercluster {width}, 1, 1"))
+        with pytest.raises(DeviceError, match=reason):
+            driver.launch(function, grid, (32, 1, 1), 0, 0, [pointer(0)])
 
 
 def test_shared_memory_is_counted_as_a_device_counts_it() -> None:

@@ -70,12 +70,11 @@ class ClockedDriver(EmulatedDriver):
         shared: int,
         stream: int,
         parameters: Sequence[bytes],
-        cluster: Triple | None = None,
     ) -> None:
         name = self._things[function].name
         if (name, block[0]) in self.refused:
             raise DeviceError(f"{name}: too many resources", "CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES")
-        super().launch(function, grid, block, shared, stream, parameters, cluster)
+        super().launch(function, grid, block, shared, stream, parameters)
 
     def _run(self, function: Any, shape: LaunchShape) -> None:
         self.launches += 1

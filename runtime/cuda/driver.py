@@ -180,11 +180,8 @@ class Driver(Protocol):
         shared: int,
         stream: int,
         parameters: Sequence[bytes],
-        cluster: Triple | None = None,
     ) -> None:
-        """`parameters` are each parameter's bytes, in order; `cluster` where the
-        kernel's text names none.
-        """
+        """`parameters` are each parameter's bytes, in order."""
 
     def create_stream(self) -> int: ...
 

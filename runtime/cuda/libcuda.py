@@ -24,7 +24,6 @@ _LOG_BYTES = 1 << 14
 _MAX_DYNAMIC_SHARED = 8
 _NON_BLOCKING = 1
 _THREAD_LOCAL_CAPTURE = 1
-_CLUSTER_DIMENSION = 4
 _L2_PROMOTION_128 = 2
 _MAP_BYTES = 128
 
@@ -50,29 +49,6 @@ def _error_kind(code: str) -> type[DeviceError]:
         case "CUDA_ERROR_UNSUPPORTED_PTX_VERSION":
             return DriverTooOldError
     return DeviceError
-
-
-class _LaunchConfig(ctypes.Structure):
-    """CUlaunchConfig."""
-
-    _fields_ = (
-        ("grid", ctypes.c_uint * 3),
-        ("block", ctypes.c_uint * 3),
-        ("shared", ctypes.c_uint),
-        ("stream", ctypes.c_void_p),
-        ("attributes", ctypes.c_void_p),
-        ("count", ctypes.c_uint),
-    )
-
-
-class _ClusterAttribute(ctypes.Structure):
-    """CUlaunchAttribute with a cluster's extents as its value (64 bytes, of which 12 are used)."""
-
-    _fields_ = (
-        ("id", ctypes.c_int),
-        ("padding", ctypes.c_int),
-        ("extents", ctypes.c_uint * 16),
-    )
 
 
 class CudaDriver:
@@ -253,13 +229,9 @@ class CudaDriver:
         shared: int,
         stream: int,
         parameters: Sequence[bytes],
-        cluster: Triple | None = None,
     ) -> None:
         holders = [ctypes.create_string_buffer(one, len(one)) for one in parameters]
         pointers = (ctypes.c_void_p * max(len(holders), 1))(*map(ctypes.addressof, holders))
-        if cluster is not None:
-            self._launch_clusters(function, grid, block, shared, stream, pointers, cluster)
-            return
         self._call(
             "cuLaunchKernel",
             ctypes.c_void_p(function),
@@ -267,29 +239,6 @@ class CudaDriver:
             ctypes.c_void_p(stream),
             pointers,
             None,
-        )
-
-    def _launch_clusters(
-        self,
-        function: int,
-        grid: Triple,
-        block: Triple,
-        shared: int,
-        stream: int,
-        pointers: ctypes.Array[ctypes.c_void_p],
-        cluster: Triple,
-    ) -> None:
-        attribute = _ClusterAttribute(_CLUSTER_DIMENSION, 0, (ctypes.c_uint * 16)(*cluster))
-        config = _LaunchConfig(
-            (ctypes.c_uint * 3)(*grid),
-            (ctypes.c_uint * 3)(*block),
-            shared,
-            stream,
-            ctypes.addressof(attribute),
-            1,
-        )
-        self._call(
-            "cuLaunchKernelEx", ctypes.byref(config), ctypes.c_void_p(function), pointers, None
         )
 
     def create_stream(self) -> int:
