@@ -14,7 +14,7 @@ from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.graph import Graph, Value
 from bessemer.compiler.ir.interpreter.interpret import run_graph
 from bessemer.compiler.ir.types import Array, TensorType, boolean, f64, i64
-from bessemer.compiler.passes.differentiation.differentiate import differentiate, gradients
+from bessemer.compiler.passes.differentiation.differentiate import gradients
 from bessemer.frontends.onnx_reader.read import read_onnx
 
 SCALAR, VECTOR = TensorType(f64, ()), TensorType(f64, (4,))
@@ -150,6 +150,8 @@ def test_a_scan_and_an_if_of_an_onnx_model() -> None:
         )
         for kind in ("Exp", "Sin")
     ]  # fmt: skip
+    shapes = {"s0": [3], "x": [5, 3], "w": [3]}
+    names, found = list(shapes), [f"d{name}" for name in shapes]
     nodes = [
         helper.make_node("Scan", ["s0", "x"], ["last", "rows"], body=body, num_scan_inputs=1),
         helper.make_node("ReduceSum", ["last"], ["size"], keepdims=0),
@@ -159,16 +161,21 @@ def test_a_scan_and_an_if_of_an_onnx_model() -> None:
         ),
         helper.make_node("ReduceSum", ["y"], ["part"], keepdims=0),
         helper.make_node("Mul", ["part", "size"], ["loss"]),
+        helper.make_node(
+            "Gradient", names, found, domain="ai.onnx.preview.training", xs=names, y="loss"
+        ),
     ]
-    shapes = {"s0": [3], "x": [5, 3], "w": [3]}
     graph = helper.make_graph(
         nodes, "model",
         [helper.make_tensor_value_info(n, TensorProto.DOUBLE, s) for n, s in shapes.items()],
-        [helper.make_tensor_value_info("loss", TensorProto.DOUBLE, [])],
+        [
+            helper.make_tensor_value_info("loss", TensorProto.DOUBLE, []),
+            *(helper.make_tensor_value_info(f"d{n}", TensorProto.DOUBLE, shapes[n]) for n in names),
+        ],
         [helper.make_tensor("zero", TensorProto.DOUBLE, [], [0.0])],
     )  # fmt: skip
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.preview.training", 1)]
+    model = helper.make_model(graph, opset_imports=opsets)
     onnx.checker.check_model(model)
-    read = read_onnx(model)
     feeds = {name: rng.standard_normal(shape) for name, shape in shapes.items()}
-    _check(differentiate(read, "loss", list(shapes)), feeds, list(shapes))
+    _check(read_onnx(model), feeds, names)

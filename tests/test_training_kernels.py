@@ -16,7 +16,7 @@ from bessemer.compiler.pass_order import passes_of
 from bessemer.compiler.passes.convolution.decompose_conv_transpose import decompose_conv_transpose
 from bessemer.compiler.passes.convolution.separate_padding import separate_padding
 from bessemer.compiler.passes.convolution.widen_convolutions import widen_convolutions
-from bessemer.compiler.passes.differentiation.differentiate import differentiate
+from bessemer.compiler.passes.differentiation.differentiate import gradients
 from bessemer.compiler.passes.sums.block_channel_sums import block_channel_sums
 from bessemer.compiler.schedule.program import build_program
 from bessemer.compiler.targets.choose import parse_target
@@ -111,7 +111,7 @@ def test_gradients_of_convolutions(
     )  # fmt: skip
     given = builder.input("given", y.type)
     total = builder.apply("reduce_sum", builder.apply("mul", y, given), axes=(0, 1, 2, 3))
-    graph = differentiate(builder.finish([total], ["loss"]), "loss", ["x", "w"])
+    graph = builder.finish([total, *gradients(builder, total, [image, weight])])
     inputs, (_, dx, dw) = _run(graph, rng)
     tensors = [_first(inputs["x"]), _weights_first(inputs["w"])]
     for tensor in tensors:
@@ -168,7 +168,7 @@ def test_the_weight_s_gradient_reads_the_padded_copy_of_the_way_forward(
     attributes = {"dilations": (1, 1), "groups": 1, "low": (1, 1), "high": (2, 2)}
     y = builder.apply("conv", x, w, strides=(2, 2), **attributes)
     total = builder.apply("reduce_sum", builder.apply("mul", y, y), axes=(0, 1, 2, 3))
-    graph = differentiate(builder.finish([total], ["loss"]), "loss", ["w"])
+    graph = builder.finish([total, *gradients(builder, total, [w])])
     result = changed(graph, [separate_padding], rng, rtol=1e-5)
     assert [node.operator.name for node in result.nodes].count("pad") == 1
 

@@ -57,22 +57,6 @@ class GraphBuilder:
         self._names: set[str] = parent._names if parent else set()
         self._counts: Counter[str] = parent._counts if parent else Counter()
 
-    @classmethod
-    def continuing(cls, graph: Graph) -> GraphBuilder:
-        """A builder that has written a graph and goes on behind its last node."""
-        builder = cls(graph.name)
-        for value in graph.inputs:
-            builder.inputs.append(value)
-        builder.constants.update(graph.constants)
-        builder.symbols += graph.symbols
-        builder.nodes += graph.nodes
-        builder._producers.update(graph.producers())
-        for node in graph.walk():
-            for size in (size for value in node.outputs for size in value.type.shape):
-                builder._names |= symbol_names(size)
-        builder._names.update(graph.symbols)
-        return builder
-
     # Values
 
     def input(self, name: str, type: TensorType) -> Value:

@@ -14,7 +14,7 @@ from collections.abc import Container, Sequence
 from bessemer.compiler.errors import CompileError, UnsupportedError
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.differential import Cotangents, Differential
-from bessemer.compiler.ir.graph import Graph, Node, Value
+from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.passes.differentiation.differentiate_regions import (
     branch_cotangents,
     loop_cotangents,
@@ -94,23 +94,3 @@ def _dependent(
         if any(value in found for value in node.inputs):
             found.update(output for output in node.outputs if output not in idle)
     return found
-
-
-def differentiate(graph: Graph, loss: str, values: Sequence[str]) -> Graph:
-    """The graph with the gradients of an output with respect to inputs behind its outputs.
-
-    The gradients are called `gradient of NAME`. Raises as `gradients`; CompileError for a name that
-    the graph does not have.
-    """
-    outputs = dict(zip(graph.output_names, graph.outputs, strict=True))
-    inputs = {value.name: value for value in graph.inputs}
-    if loss not in outputs:
-        raise CompileError(f"There is no output '{loss}'; the outputs are {', '.join(outputs)}.")
-    if unknown := [name for name in values if name not in inputs]:
-        raise CompileError(
-            f"There is no input {', '.join(unknown)}; the inputs are {', '.join(inputs)}."
-        )
-    b = GraphBuilder.continuing(graph)
-    found = gradients(b, outputs[loss], [inputs[name] for name in values])
-    names = [f"gradient of {name}" for name in values]
-    return b.finish([*graph.outputs, *found], [*graph.output_names, *names])
