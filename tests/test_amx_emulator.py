@@ -252,38 +252,54 @@ _REFUSED = {
     "a tile without a shape": ("!tilezero(i8 5)", {}),
     "tiles that are not set up": ("!tilerelease()\n!tilezero(i8 0)", {}),
 }
+_IMPOSSIBLE = [
+    "configuration([17], [64])", "configuration([16], [65])", "configuration([0], [64])"
+]  # fmt: skip
 _CHILD = """
+import os, sys
 import numpy as np
 from tests.test_amx_emulator import configuration, run
 a = np.zeros((16, 64), np.uint8)
-print("begun", flush=True)
-run({body!r}, a, a, a, {config})
-print("survived", flush=True)
+for body, config in {cases!r}:
+    begun, said = os.pipe()
+    child = os.fork()
+    if not child:
+        os.write(said, b"begun")
+        run(body, a, a, a, eval(config))
+        os.write(said, b" survived")
+        os._exit(0)
+    os.close(said)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    print(os.read(begun, 100).decode(), status)
 """
 
 
-def _ends_by(body: str, config: str) -> tuple[str, int]:
+@pytest.fixture(scope="module")
+def ends() -> dict[str, str]:
+    """What each forbidden program says, and the signal that ends its process; all are children of
+    one process, which has the emulator and nothing else."""
     library_path()
-    child = subprocess.run(
-        [sys.executable, "-c", _CHILD.format(body=body, config=config)],
+    cases = [("!ldtilecfg(ptr %config)", config) for config in _IMPOSSIBLE]
+    for body, changed in _REFUSED.values():
+        rows, widths = changed.get("rows", [16] * 3), changed.get("widths", [64] * 3)
+        cases.append((f"!ldtilecfg(ptr %config)\n{body}", f"configuration({rows}, {widths})"))
+    parent = subprocess.run(
+        [sys.executable, "-c", _CHILD.format(cases=cases)],
         cwd=Path(__file__).parents[1],
         capture_output=True,
         text=True,
+        check=True,
     )
-    return child.stdout, child.returncode
+    return dict(zip([*_IMPOSSIBLE, *_REFUSED], parent.stdout.splitlines(), strict=True))
 
 
 @pytest.mark.parametrize("what", sorted(_REFUSED))
-def test_what_the_processor_refuses_is_illegal_here_too(what: str) -> None:
-    body, changed = _REFUSED[what]
-    rows, widths = changed.get("rows", [16] * 3), changed.get("widths", [64] * 3)
-    said, status = _ends_by(f"!ldtilecfg(ptr %config)\n{body}", f"configuration({rows}, {widths})")
-    assert (said, status) == ("begun\n", -signal.SIGILL)
+def test_what_the_processor_refuses_is_illegal_here_too(what: str, ends: dict[str, str]) -> None:
+    assert ends[what] == f"begun {-signal.SIGILL}"
 
 
-@pytest.mark.parametrize(
-    "config",
-    ["configuration([17], [64])", "configuration([16], [65])", "configuration([0], [64])"],
-)
-def test_an_impossible_configuration_is_a_protection_fault(config: str) -> None:
-    assert _ends_by("!ldtilecfg(ptr %config)", config) == ("begun\n", -signal.SIGSEGV)
+@pytest.mark.parametrize("config", _IMPOSSIBLE)
+def test_an_impossible_configuration_is_a_protection_fault(
+    config: str, ends: dict[str, str]
+) -> None:
+    assert ends[config] == f"begun {-signal.SIGSEGV}"

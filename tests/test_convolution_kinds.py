@@ -9,14 +9,13 @@ import pytest
 from onnx import helper
 
 import bessemer
-from bessemer.compiler.driver import build
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.types import TensorType, f32
-from bessemer.compiler.options import Options
 from bessemer.compiler.passes.convolution.decompose_conv_transpose import decompose_conv_transpose
 from bessemer.frontends.onnx_reader.read import read_onnx
 from tests.onnx_check import expected, floats, node_model, operators
+from tests.planned import planned
 
 KINDS: list[tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
     ("ConvTranspose", (1, 6, 5, 4), (6, 4, 4, 4), {"strides": [2, 2], "pads": [1] * 4, "group": 2}),
@@ -120,7 +119,7 @@ def test_volumes_go_by_winograds_method_plane_by_plane(taps: int) -> None:
     x, w = floats(1, 16, 5, 8, 8), floats(16, 16, taps, 3, 3)
     node = helper.make_node("Conv", ["x", "w"], ["y"])
     model = node_model(node, [("x", x)], 17, [("w", w)])
-    decisions = build(read_onnx(model), Options()).program.decisions
+    decisions = planned(read_onnx(model)).program.decisions
     assert any(one.signature.startswith("winograd") and one.choice["winograd"] for one in decisions)
 
 
@@ -142,7 +141,7 @@ def test_products_with_padding_are_left_out() -> None:
     """Three parts along each axis, of which each sees two or three taps."""
     node = helper.make_node("Conv", ["x", "w"], ["y"], pads=[6] * 4, dilations=[6, 6])
     model = node_model(node, [("x", floats(1, 16, 15, 15))], 17, [("w", floats(8, 16, 3, 3))])
-    steps = build(read_onnx(model), Options()).program.steps
+    steps = planned(read_onnx(model)).program.steps
     kernels = [step.kernel for step in steps if isinstance(step, Launch)]
     assert sum(kernel.name.startswith("conv") for kernel in kernels) == 9
 
@@ -150,7 +149,7 @@ def test_products_with_padding_are_left_out() -> None:
 def test_several_filters_of_one_channel_are_depthwise_too() -> None:
     node = helper.make_node("Conv", ["x", "w"], ["y"], group=16)
     model = node_model(node, [("x", floats(1, 16, 5, 6))], 17, [("w", floats(32, 1, 3, 3))])
-    decisions = build(read_onnx(model), Options()).program.decisions
+    decisions = planned(read_onnx(model)).program.decisions
     assert any(one.signature.startswith("depthwise") for one in decisions)
 
 
@@ -159,7 +158,7 @@ def test_vectors_of_a_depthwise_convolution_are_neighbours_in_memory() -> None:
     node = helper.make_node("Conv", ["x", "w"], ["y"], pads=[1] * 4, group=32)
     x, w = floats(1, 32, 12, 12), floats(32, 1, 3, 3)
     model = node_model(node, [("x", x)], 17, [("w", w)])
-    program = build(read_onnx(model), Options()).program
+    program = planned(read_onnx(model)).program
     (launch,) = [
         step
         for step in program.steps

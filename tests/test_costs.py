@@ -7,16 +7,15 @@ import onnx
 import pytest
 
 import bessemer.compiler.ops  # noqa: F401  (registers the operators)
-from bessemer.compiler.driver import build
 from bessemer.compiler.ir import expr
 from bessemer.compiler.ir.dims import Size, Symbol, atom
 from bessemer.compiler.ir.evaluate import evaluate_named
 from bessemer.compiler.ir.expr import Buffer, Expression
 from bessemer.compiler.ir.types import DType, f32, f64
 from bessemer.compiler.ir.walk_steps import launches
-from bessemer.compiler.options import Options
 from bessemer.compiler.schedule.costs import operations
 from bessemer.frontends.models_in import as_graph
+from tests.planned import planned
 
 
 def _softmax(row: Symbol, inner: Symbol) -> Expression:
@@ -67,7 +66,7 @@ def _work_of_convolution(length: int | str, actual: int) -> float:
     weight = onnx.numpy_helper.from_array(np.ones((32, 32, 5), np.float32), "w")
     model.graph.initializer.append(weight)
     del model.graph.input[1]
-    made = build(as_graph(model), Options(target="x86_64-avx512"))
+    made = planned(as_graph(model), "x86_64-avx512")
 
     def work(size: Size) -> int:
         return evaluate_named(size, {"length": actual})

@@ -79,7 +79,7 @@ def test_products_are_those_of_rounded_numbers(
 ) -> None:
     model = _model(depth, columns, has_bias, block)
     weights, bias = _weights(model, block)
-    compiled = bessemer.compile(model, precision="bfloat16", threads=threads, cache=False)
+    compiled = bessemer.compile(model, precision="bfloat16", threads=threads)
     for rows in (0, 1, 4, 5, 12, 13, 29, 49):
         x = np.random.default_rng(rows).standard_normal((rows, depth)).astype(np.float32)
         exact = x.astype(np.float64) @ weights + bias

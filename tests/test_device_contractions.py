@@ -325,7 +325,9 @@ def test_processors_refuse_tf32() -> None:
 
 
 def test_a_tuner_may_choose_among_a_few_tiles() -> None:
-    graph, _, _ = product_graph(Product(4096, 4096, 4096, BF16), np.random.default_rng(0))
+    b = GraphBuilder("product")
+    x, w = (b.input(name, TensorType(bf16, (4096, 4096))) for name in "xw")
+    graph = b.finish([b.apply("matmul", x, w)], ["y"])
     program = build_device_program(graph, SM90A, tuning=Tuning(explore=True))
     (decision,) = program.decisions
     assert 1 < len(decision.others) < 12

@@ -98,11 +98,10 @@ def test_steps_of_a_decoder_write_behind_what_their_caches_hold(
     places: int, element: str, optimize: int
 ) -> None:
     decoder = _decoder(places, element)
+    session = session_of(decoder)
     dtype, tolerance = (np.float32, 1e-5) if element == "float" else (np.float16, 4e-3)
     for threads, batch in ((1, 3), (2, 1)):
-        model = bessemer.compile(
-            decoder, threads=threads, optimize=optimize, cache=False, grow_in_place=True
-        )
+        model = bessemer.compile(decoder, threads=threads, optimize=optimize, grow_in_place=True)
         caches = {name: _cache(places, 24, batch, dtype) for name in "kv"}
         kept: list[Any] = [_cache(places, 0, batch, dtype)] * 2
         used = 0
@@ -112,7 +111,7 @@ def test_steps_of_a_decoder_write_behind_what_their_caches_hold(
             alone = model.run({**given, **before})
             found = _step(model, caches, used, **given)
             past = {"past_k": kept[0], "past_v": kept[1]}
-            wanted = session_of(decoder).run(None, {**given, **past})
+            wanted = session.run(None, {**given, **past})
             for one, other, reference in zip(found, alone, wanted, strict=True):
                 np.testing.assert_array_equal(one, other)
                 np.testing.assert_allclose(one, reference, rtol=tolerance, atol=tolerance)

@@ -11,15 +11,14 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import bessemer
-from bessemer.compiler.driver import build
 from bessemer.compiler.ir.interpreter.interpret import run_graph
 from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.types import Array
 from bessemer.compiler.ir.walk_steps import launches
-from bessemer.compiler.options import Options
 from bessemer.frontends.onnx_reader.read import read_onnx
 from tests.onnx_check import floats
 from tests.onnxruntime_sessions import session_of
+from tests.planned import planned
 
 HEADS, GROUPS, SIZE = 4, 2, 16
 _ANGLES = np.arange(64)[:, None] / 100.0 ** (np.arange(SIZE // 2) / (SIZE // 2))
@@ -115,7 +114,7 @@ def test_grouped_attention_is_that_of_onnxruntime(
 
 
 def test_a_grouped_attention_is_one_kernel_which_reads_the_cache() -> None:
-    program = build(read_onnx(_attention(False, sinks="sinks")), Options()).program
+    program = planned(read_onnx(_attention(False, sinks="sinks"))).program
     kernels = [step.kernel.name for step in program.steps if isinstance(step, Launch)]
     assert kernels[-1].startswith("attention")
     assert sum(name.startswith(("matmul", "concat")) for name in kernels) == 0

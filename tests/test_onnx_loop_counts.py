@@ -112,7 +112,7 @@ def test_what_is_only_collected_has_no_part_in_counting() -> None:
 def test_a_loop_that_collects_for_long_is_counted(threads: int) -> None:
     """The trial has room for 64 rows of a size that is not a number."""
     model = parsed(_MAP.format(more=_BY_DATA, step=1))
-    compiled = bessemer.compile(model, threads=threads, cache=False)
+    compiled = bessemer.compile(model, threads=threads)
     for count in (1, 63, 64, 65, 300):
         x = np.abs(floats(400, 5))
         x[count - 1] = -1

@@ -7,12 +7,11 @@ import pytest
 from onnx import TensorProto, helper
 
 import bessemer
-from bessemer.compiler.driver import build
 from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.text.text_loops import print_kernel
-from bessemer.compiler.options import Options
 from bessemer.frontends.onnx_reader.read import read_onnx
 from tests.onnx_check import agrees, expected, floats, operators, parsed
+from tests.planned import planned
 
 
 def test_weights_that_a_loop_hands_on_stay_constants() -> None:
@@ -145,7 +144,7 @@ def test_a_reshape_behind_a_transpose_costs_no_divisions() -> None:
     )
     graph = read_onnx(model)
     assert "reshape" in operators(graph)
-    steps = build(graph, Options(target="x86_64-avx2")).program.steps
+    steps = planned(graph, "x86_64-avx2").program.steps
     last = [step.kernel for step in steps if isinstance(step, Launch)][-1]
     assert "//" not in print_kernel(last)
     compiled = bessemer.compile(model, threads=1, cache=False)

@@ -28,6 +28,7 @@ from bessemer.frontends.profile import Event, Profile, compile_profiled, events_
 from bessemer.frontends.traffic import Traffic, traffic_of
 from bessemer.runtime.errors import ExecutionError
 from tests.command_line import run_command, save_net
+from tests.planned import planned
 
 LIMITS = Limits(1, 1e11, (Level(1, 1 << 15, 4e11, 4e11), Level(0, 1 << 62, 4e10, 2e10)))
 """Of no machine: what is computed from them can be checked."""
@@ -43,7 +44,7 @@ def _product(rows: Any = 64, depth: int = 96, columns: int = 80) -> Graph:
 
 
 def _launches(graph: Graph) -> list[Launch]:
-    steps = timed_steps(build(graph, Options()).program.steps)
+    steps = timed_steps(planned(graph).program.steps)
     return [step for step in steps if isinstance(step, Launch)]
 
 

@@ -10,6 +10,7 @@ import pytest
 import bessemer.compiler.ops  # noqa: F401  (registers the operators)
 from bessemer.compiler.codegen.artifact.machine import machine_of
 from bessemer.compiler.driver import Compilation, build
+from bessemer.compiler.fit_memory import Fitted
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import Size, symbol
 from bessemer.compiler.ir.graph import Value
@@ -30,6 +31,7 @@ from bessemer.compiler.ops.composite.composite_reduce import log_softmax, softma
 from bessemer.compiler.options import Options
 from bessemer.compiler.targets.choose import host_target
 from bessemer.runtime.arrays import aligned_empty
+from tests.planned import planned
 
 Rows = Callable[[GraphBuilder, Value], Value]
 
@@ -102,7 +104,7 @@ def _compiled(rows: Rows, shape: tuple[Size, ...], dtype: DType = f32) -> Compil
     return build(b.finish([rows(b, b.input("x", TensorType(dtype, shape)))]), Options())
 
 
-def _launches(compiled: Compilation) -> list[Launch]:
+def _launches(compiled: Compilation | Fitted) -> list[Launch]:
     return [step for step in compiled.program.steps if isinstance(step, Launch)]
 
 
@@ -192,7 +194,7 @@ def test_rows_that_no_cache_holds_are_fetched_ahead_by_the_longest_pass() -> Non
         """Of each loop that fetches: whether it computes exponentials, whether it stores."""
         b = GraphBuilder("rows")
         x = b.input("x", TensorType(f32, (count, 1024)))
-        compiled = build(b.finish([rows(b, x)]), Options(target="x86_64-avx512"))
+        compiled = planned(b.finish([rows(b, x)]), "x86_64-avx512")
         (launch,) = _launches(compiled)
         loops = print_kernel(launch.kernel).split("vector ")[1:]
         return [("exp" in text, " out0[" in text) for text in loops if "prefetch in0" in text]
@@ -207,7 +209,7 @@ def test_outputs_that_no_cache_holds_go_past_the_caches() -> None:
     def has_streams(rows: int, target: str) -> bool:
         b = GraphBuilder("rows")
         x = b.input("x", TensorType(f32, (rows, 1024)))
-        compiled = build(b.finish([_last_softmax(b, x)]), Options(target=target))
+        compiled = planned(b.finish([_last_softmax(b, x)]), target)
         (launch,) = _launches(compiled)
         return any(isinstance(s, Stream) for s in walk(launch.kernel.body))
 

@@ -16,6 +16,7 @@ from bessemer.compiler.ir.walk_loops import blocks
 from bessemer.compiler.jit import load_code
 from bessemer.compiler.ops.composite.composite import broadcast_to
 from bessemer.compiler.options import Options
+from tests.planned import planned
 
 
 def _norm(n: Size, t: Size, c: int) -> Graph:
@@ -58,7 +59,7 @@ def test_a_total_is_not_computed_for_every_row() -> None:
     """Twice as many steps: twice the work, not four times."""
 
     def work(steps: int) -> int:
-        program = build(_norm(4, steps, 24), Options()).program
+        program = planned(_norm(4, steps, 24)).program
         return sum(_runs(step.kernel.body) for step in program.steps if isinstance(step, Launch))
 
     assert work(400) < 2.5 * work(200)

@@ -7,7 +7,6 @@ import pytest
 
 import bessemer
 from bessemer.compiler.device_driver import device_passes
-from bessemer.compiler.driver import build
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import Size, symbol
 from bessemer.compiler.ir.expr import Buffer
@@ -22,6 +21,7 @@ from bessemer.compiler.schedule.contraction.tiles import plan
 from bessemer.compiler.targets.choose import parse_target
 from bessemer.compiler.targets.nvptx import SM80
 from tests.pass_runs import changed
+from tests.planned import planned
 
 BATCH, DEPTH = (4, 256), 1024
 
@@ -61,7 +61,7 @@ def test_what_two_products_read_is_packed_once() -> None:
         x = b.input(name, TensorType(f32, (DEPTH, 128)))
         turned = b.apply("transpose", x, permutation=(1, 0))
         found.append(b.apply("matmul", turned, dy))
-    steps = launches(build(b.finish(found), Options()).program.steps)
+    steps = launches(planned(b.finish(found)).program.steps)
     assert ["pack" in step.kernel.name for step in steps].count(True) == 1
 
 

@@ -23,6 +23,7 @@ from bessemer.frontends.contest import Contest
 from bessemer.frontends.tune import tune_model
 from bessemer.frontends.tuning_file import read_tuning, write_tuning
 from tests.command_line import run_command, save_net
+from tests.planned import planned
 
 RNG = np.random.default_rng(5)
 X = RNG.standard_normal((1, 10, 10, 16)).astype(np.float32)
@@ -74,7 +75,7 @@ def test_decisions_list_what_else_could_be_chosen() -> None:
     for decision in found.values():
         assert decision.others
         assert decision.choice not in decision.others
-    assert all(not d.others for d in build(_network(), Options()).program.decisions)
+    assert all(not d.others for d in planned(_network()).program.decisions)
 
 
 def _each_choice() -> list[tuple[str, dict[str, int]]]:

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 import bessemer
-from bessemer.compiler.driver import build, kernels_of
+from bessemer.compiler.driver import kernels_of
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Graph
-from bessemer.compiler.options import Options
 from bessemer.compiler.passes.layout.lay_out_once import lay_out_once
 from bessemer.compiler.passes.layout.turn_products import turn_products
 from bessemer.compiler.passes.simplification.remove_dead import remove_dead
 from bessemer.compiler.passes.simplification.simplify import simplify
 from tests.pass_runs import Case, N, changed, lines
+from tests.planned import planned
 
 
 def _read_across(batch: Size = 3, permutation: tuple[int, ...] = (0, 2, 1)) -> Graph:
@@ -110,7 +110,7 @@ def test_what_is_moved_is_laid_out_once(rng: np.random.Generator) -> None:
         "%6 = reshape(%5, shape=(2, 32, 64))",
         "%7 = reshape(%6, shape=(64, 64))",
     ]
-    kernels = kernels_of(build(graph, Options()).program.steps)
+    kernels = kernels_of(planned(graph).program.steps)
     assert not any("copy" in kernel.name for kernel in kernels)
     inputs = {
         v.name: rng.standard_normal(v.type.static_shape).astype(np.float32) for v in graph.inputs

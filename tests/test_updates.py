@@ -30,6 +30,7 @@ from bessemer.frontends.train.step import Regularization, training_graph
 from bessemer.runtime.artifact import Status
 from bessemer.runtime.errors import ExecutionError, InputError
 from tests.onnx_check import parsed
+from tests.planned import planned
 
 Array = np.ndarray[Any, Any]
 
@@ -288,7 +289,7 @@ def test_gradients_are_short_lived(clip: float) -> None:
     regularization = Regularization(clip_norm=clip)
     targets = [Input("y", (4, 256))]
     made = training_graph(network, mean_squared_error, targets, Adam(), {}, regularization)
-    size = build(made.graph, Options()).plan.size
+    size = planned(made.graph).plan.size
     gradients = 8 * 256 * 256 * 4
     assert isinstance(size, int)
     assert size >= gradients if clip else size < gradients / 2

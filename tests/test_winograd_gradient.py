@@ -76,9 +76,7 @@ def test_gradient(target: Target, images: Images) -> None:
     rng = np.random.default_rng(3)
     given, wanted = _arrays(images, rng)
     found = [
-        bessemer.compile(_graph(images), threads=threads, target=target.name, cache=False).run(
-            given
-        )[0]
+        bessemer.compile(_graph(images), threads=threads, target=target.name).run(given)[0]
         for threads in (1, 2)
     ]
     np.testing.assert_array_equal(found[0], found[1])

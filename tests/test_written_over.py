@@ -118,7 +118,7 @@ def test_what_is_computed_is_written_over(rng: np.random.Generator) -> None:
         for row, values in zip(at, rows, strict=True):
             wanted[row] += values
         for threads in (1, 2):
-            model = bessemer.compile(parse_graph(CHAIN), threads=threads, cache=False)
+            model = bessemer.compile(parse_graph(CHAIN), threads=threads)
             (found,) = model.run([x, np.array(at), rows])
             np.testing.assert_allclose(found, np.sin(wanted), rtol=1e-5, atol=1e-6)
 
