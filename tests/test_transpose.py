@@ -68,6 +68,12 @@ def test_stores_that_are_whole_kibibytes_apart(length: int, target: Target) -> N
     np.testing.assert_array_equal(found, np.abs(x).transpose(2, 1, 0))
 
 
+@pytest.mark.parametrize("shape", [(2, 0, 130), (2, 37, 0), (0, 37, 130)])
+def test_axes_of_no_length(shape: tuple[int, ...]) -> None:
+    (found,) = transposed([np.ones(shape, np.float32)], "tanh", [shape], HERE[0])
+    assert found.shape == (shape[0], shape[2], shape[1])
+
+
 @on_each_target
 def test_functions_and_free_sizes(target: Target) -> None:
     """A function that is too costly to be written once for each row."""

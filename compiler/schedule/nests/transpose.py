@@ -226,7 +226,7 @@ def _sides(stores: Size, loads: Size, width: int, together: int) -> tuple[int, i
 
 def _power_within(size: Size, most: int) -> int:
     smaller = min(size, most) if isinstance(size, int) else most
-    return 1 << (smaller.bit_length() - 1)
+    return 1 << max(0, smaller.bit_length() - 1)
 
 
 def _step(offset: Size, symbol: Symbol) -> Size | None:
