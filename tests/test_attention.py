@@ -10,6 +10,7 @@ import pytest
 import bessemer.compiler.ops  # noqa: F401  (registers the operators)
 from bessemer.compiler.codegen.artifact.machine import machine_of
 from bessemer.compiler.driver import Compilation, build
+from bessemer.compiler.fit_memory import Fitted
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import Size, symbol
 from bessemer.compiler.ir.graph import Graph, Value
@@ -121,7 +122,7 @@ def _arrays(shape: Shape) -> dict[str, Array]:
     }
 
 
-def _kernels(compiled: Compilation) -> list[str]:
+def _kernels(compiled: Compilation | Fitted) -> list[str]:
     return [s.kernel.name for s in compiled.program.steps if isinstance(s, Launch)]
 
 

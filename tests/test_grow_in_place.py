@@ -225,6 +225,41 @@ def test_caches_may_grow_by_more_and_by_less_in_one_run() -> None:
                 np.testing.assert_array_equal(one, reference)
 
 
+def _continued(made: str) -> onnx.ModelProto:
+    """Two outputs, which `made` computes of p and of what may be put behind it."""
+    return parsed(f"""g (float[2, n, 4] p, float[2, s, 4] k, float[2, u, 4] m)
+            => (float[2, t, 4] y, float[2, v, 4] z) {{ {made} }}""")
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        "y = Concat<axis = 1>(p, k, m) z = Neg(p)",
+        "y = Concat<axis = 1>(p, k) z = Concat<axis = 1>(p, m)",
+        "y = Concat<axis = 1>(p, k) z = Concat<axis = 1>(k, p)",
+        "y = Concat<axis = 1>(p, k) z = Concat<axis = 1>(y, m)",
+    ],
+)
+def test_one_output_lies_behind_an_input_and_others_are_copied(made: str) -> None:
+    model, rng = _continued(made), np.random.default_rng(6)
+    grown = bessemer.compile(model, threads=1, cache=False, grow_in_place=True)
+    cache = rng.standard_normal((2, 12, 4), np.float32)
+    given = {n: rng.standard_normal((2, size, 4), np.float32) for n, size in (("k", 2), ("m", 3))}
+    wanted: Any = session_of(model).run(None, {**given, "p": cache[:, :5].copy()})
+    present = cache[:, : wanted[0].shape[1]]
+    for out in (None, {"y": present}):
+        for one, reference in zip(grown.run({**given, "p": cache[:, :5]}, out=out), wanted):
+            np.testing.assert_array_equal(one, reference)
+    np.testing.assert_array_equal(present, wanted[0])
+
+
+@pytest.mark.parametrize("other", ["z = Identity(p)", "z = Identity(y)"])
+def test_an_array_is_not_an_output_twice(other: str) -> None:
+    model = _continued(f"y = Concat<axis = 1>(p, k) {other}")
+    with pytest.raises(bessemer.CompileError, match="'g' has none"):
+        bessemer.compile(model, cache=False, grow_in_place=True)
+
+
 def test_a_batch_may_be_empty() -> None:
     model = bessemer.compile(_joined(), threads=1, cache=False, grow_in_place=True)
     cache, new = (np.zeros((0, 1, size, 4), np.float32) for size in (9, 2))

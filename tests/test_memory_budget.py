@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 
 import networkx
@@ -10,7 +11,7 @@ import pytest
 
 import bessemer
 from bessemer.compiler.errors import CompileError
-from bessemer.compiler.fit_memory import fit_memory
+from bessemer.compiler.fit_memory import Fitted, fit_memory
 from bessemer.compiler.ir.graph import Graph, Node
 from bessemer.compiler.ir.interpreter.interpret import run_graph
 from bessemer.compiler.ir.program import MemoryPlan
@@ -115,10 +116,26 @@ def _inputs(network: Network, step: StepGraph) -> dict[str, Array]:
     return found
 
 
-def _canonical(graph: Graph) -> Graph:
+@cache
+def _made(name: str) -> tuple[Network, StepGraph]:
+    """A network and a step of its training."""
+    network = NETWORKS[name][0]()
+    return network, _step(network)
+
+
+@cache
+def _canonical(name: str) -> Graph:
+    """The step's graph as the schedule gets it."""
+    graph = _made(name)[1].graph
     for step in passes_of(Options(), host_target()):
         graph = step(graph)
     return graph
+
+
+@cache
+def _free(name: str) -> Fitted:
+    """The plan without a budget."""
+    return fit_memory(_canonical(name), Options(), host_target())
 
 
 def _arena(plan: MemoryPlan) -> int:
@@ -137,10 +154,8 @@ SLOW = {"transformer", "residual"}
 @pytest.mark.parametrize("name", NETWORKS)
 def test_what_is_computed_again_is_the_same(name: str) -> None:
     """By the operators' references: not a bit differs, for any budget."""
-    make, share = NETWORKS[name]
-    network = make()
-    step = _step(network)
-    graph = _canonical(step.graph)
+    network, step = _made(name)
+    graph, share = _canonical(name), NETWORKS[name][1]
     inputs = _inputs(network, step)
     wanted = run_graph(graph, inputs)
     start = residents(graph).peak()
@@ -161,14 +176,12 @@ def test_what_is_computed_again_is_the_same(name: str) -> None:
 )
 def test_a_budget_is_kept(name: str) -> None:
     """The arena is within it, and loss and state are those of the operators' references."""
-    make, share = NETWORKS[name]
-    network = make()
-    step = _step(network)
+    network, step = _made(name)
     inputs = _inputs(network, step)
     wanted = _named(step.graph, run_graph(step.graph, inputs))
-    free = fit_memory(_canonical(step.graph), Options(), host_target())
-    budget = int(share * _arena(free.plan))
-    made = fit_memory(_canonical(step.graph), Options(memory=budget), host_target())
+    free = _free(name)
+    budget = int(NETWORKS[name][1] * _arena(free.plan))
+    made = fit_memory(_canonical(name), Options(memory=budget), host_target())
     assert _arena(made.plan) <= budget
     assert made.choice is not None and free.choice is not None
     assert made.choice.operations > free.choice.operations
@@ -186,7 +199,7 @@ def test_training_with_a_budget_goes_the_same_way() -> None:
         "x": rng.standard_normal((200, 12)).astype(np.float32),
         "label": rng.integers(0, 5, 200),
     }
-    layers = [Sequential(Dense(32, gelu), BatchNorm()) for _ in range(6)]
+    layers = [Sequential(Dense(32, gelu), BatchNorm()) for _ in range(4)]
     network = Network(Sequential(*layers, Dense(5)), Input("x", ("batch", 12)), outputs=["y"])
     target = Input("label", ("batch",), "i64")
     free = Trainer(network, cross_entropy, [target], optimizer=SGD(0.02))
@@ -228,7 +241,7 @@ def test_bytes_as_people_write_them() -> None:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_order_is_one_of_computation(name: str) -> None:
     """Everything after what it reads, all of it once, with no more alive at once than before."""
-    graph = _canonical(_step(NETWORKS[name][0]()).graph)
+    graph = _canonical(name)
     ordered = order_for_memory(graph)
     verify_graph(ordered)
     assert set(ordered.nodes) == set(graph.nodes)
@@ -257,7 +270,7 @@ def _feeds(node: Node, below: set[Node]) -> bool:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_estimate_is_near_the_plan(name: str) -> None:
-    made = fit_memory(_canonical(_step(NETWORKS[name][0]()).graph), Options(), host_target())
+    made = _free(name)
     assert made.choice is not None
     assert made.choice.peak == pytest.approx(_arena(made.plan), rel=0.25)
 
