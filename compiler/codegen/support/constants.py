@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from bessemer.runtime.artifact import DTYPE_CODES, STATUS_TEXTS, ArrayInfo, Signature
 
 _VALUE = "%bessemer.value"
+_UNUSUAL = re.compile(rb'[^ -~]|["\\]')
+"""Bytes that LLVM's strings have by their numbers only."""
 
 
 def c_string(name: str, text: str) -> str:
     """A zero-terminated UTF-8 string called @name; a zero inside the text would end it for C."""
     data = text.encode().replace(b"\0", b"?") + b"\0"
-    plain = "".join(
-        chr(byte) if 32 <= byte < 127 and byte not in b'"\\' else f"\\{byte:02X}" for byte in data
-    )
+    plain = _UNUSUAL.sub(lambda found: b"\\%02X" % found[0][0], data).decode("ascii")
     return f'@{name} = internal unnamed_addr constant [{len(data)} x i8] c"{plain}"\n'
 
 

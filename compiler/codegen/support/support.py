@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from string import Template
 
 from bessemer.compiler.codegen.support import (
@@ -141,7 +142,8 @@ def runtime_text(
     return _filled(template, signature.triple, {**own, **(names or {})})
 
 
-def shared_texts(triple: str, features: Sequence[str], has_entry: bool = True) -> tuple[str, ...]:
+@lru_cache(maxsize=16)
+def shared_texts(triple: str, features: tuple[str, ...], has_entry: bool = True) -> tuple[str, ...]:
     """LLVM IR of the modules that are the same in all artifacts for a processor, whose functions
     are hidden: the support code, and where the artifact has one, Python's entry.
 
@@ -159,6 +161,7 @@ _HEAD = re.compile(
 )
 
 
+@lru_cache(maxsize=16)
 def declarations(template: str) -> str:
     """Those of the hidden functions that a template defines, and of what it declares itself."""
     found = (head["own"] or head["foreign"] for head in _HEAD.finditer(template))
