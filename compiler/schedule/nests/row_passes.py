@@ -13,10 +13,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bessemer.compiler.ir import expr, walk_expr
+from bessemer.compiler.ir.build_loops import Local
 from bessemer.compiler.ir.dims import Atom, Size, Symbol, atom
-from bessemer.compiler.ir.expr import Expression, Reduce
+from bessemer.compiler.ir.expr import Buffer, Expression, Reduce
 from bessemer.compiler.schedule.costs import operations
 from bessemer.compiler.schedule.dependence import Dependence
+
+Place = tuple[Buffer, Size]
+"""A buffer, and where in it a row's elements lie, by the row's index."""
 
 WORTH_KEEPING = 10
 """Operations, those of an exponential, that a pass rather stores than lets others repeat."""
@@ -29,6 +33,20 @@ class RowPass:
 
     reductions: tuple[Reduce, ...]
     kept: Expression | None
+
+
+@dataclass(frozen=True)
+class InLoop:
+    """A part of a loop over a row. For an index, `write` adds all but stores, and gives those;
+    `lanes` are the narrowest vectors that it asks for.
+
+    Of a pass, `totals` are there after the loop, and `rest` is what remains to be computed.
+    """
+
+    write: Callable[[Size], list[tuple[Place, Expression]]]
+    lanes: int
+    totals: tuple[Local, ...] = ()
+    rest: Expression | None = None
 
 
 def next_pass(

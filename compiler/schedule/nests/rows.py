@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from types import MappingProxyType
 
 from bessemer.compiler.ir import dims, expr, walk_expr
@@ -22,7 +21,6 @@ from bessemer.compiler.ir.build_loops import KernelBuilder, Local
 from bessemer.compiler.ir.dims import Atom, Dim, Size, Symbol, atom
 from bessemer.compiler.ir.expr import (
     Binary,
-    Buffer,
     Cast,
     Constant,
     Expression,
@@ -34,6 +32,7 @@ from bessemer.compiler.ir.loops import Accumulate, LoopKind, Prefetch, Stream
 from bessemer.compiler.ir.types import DType
 from bessemer.compiler.schedule.costs import has_functions
 from bessemer.compiler.schedule.dependence import Dependence
+from bessemer.compiler.schedule.nests.column_sums import with_column_sums
 from bessemer.compiler.schedule.nests.inner_reductions import write_reduction
 from bessemer.compiler.schedule.nests.interleave import (
     COLUMN_INTERLEAVE,
@@ -48,6 +47,8 @@ from bessemer.compiler.schedule.nests.row_arithmetic import (
     with_reciprocals,
 )
 from bessemer.compiler.schedule.nests.row_passes import (
+    InLoop,
+    Place,
     RowPass,
     along_row,
     next_pass,
@@ -64,25 +65,8 @@ Lanes = Callable[[DType], int]
 """The vector width of the target for an element type."""
 Values = dict[Atom, Size]
 
-Place = tuple[Buffer, Size]
-"""A buffer, and where in it a row's elements lie, by the row's index."""
-
 LARGEST_KEPT = 32 << 10
 """Bytes of a row that a pass may keep on the stack."""
-
-
-@dataclass(frozen=True)
-class InLoop:
-    """A part of a loop over a row. For an index, `write` adds all but stores, and gives those;
-    `lanes` are the narrowest vectors that it asks for.
-
-    Of a pass, `totals` are there after the loop, and `rest` is what remains to be computed.
-    """
-
-    write: Callable[[Size], list[tuple[Place, Expression]]]
-    lanes: int
-    totals: tuple[Local, ...] = ()
-    rest: Expression | None = None
 
 
 def write_row(builder: KernelBuilder, piece: Piece, lanes: Lanes) -> Expression | None:
@@ -161,6 +145,11 @@ class RowWriter:
     ) -> None:
         """The loop that writes the row, after everything that its index does not change."""
         element = self._hoist_invariants(self._multiplied(element, inner), inner)
+        lanes = self.lane_count(element, self.piece.target.dtype)
+        element = with_column_sums(
+            self.builder, element, inner, (start, extent), lanes, self.dependence,
+            self._hoist_invariants,
+        )  # fmt: skip
         stored = self._storing(element, inner, offset)
         lanes, interleave = stored.lanes, 1
         if self.bound and not self.takes_short_rows:

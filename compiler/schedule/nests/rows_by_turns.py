@@ -21,9 +21,16 @@ from bessemer.compiler.ir.dims import Size, Symbol
 from bessemer.compiler.ir.expr import Expression, Read
 from bessemer.compiler.schedule.nests.interleave import PASS_INTERLEAVE
 from bessemer.compiler.schedule.nests.merge_axes import extent_of
-from bessemer.compiler.schedule.nests.row_passes import RowPass, replaced, totals_named, with_kept
+from bessemer.compiler.schedule.nests.row_passes import (
+    InLoop,
+    Place,
+    RowPass,
+    replaced,
+    totals_named,
+    with_kept,
+)
 from bessemer.compiler.schedule.nests.row_traffic import coming_rows
-from bessemer.compiler.schedule.nests.rows import InLoop, Place, RowWriter, Values
+from bessemer.compiler.schedule.nests.rows import RowWriter, Values
 
 
 def has_three_passes(writer: RowWriter, inner: Symbol) -> bool:
