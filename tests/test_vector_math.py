@@ -291,6 +291,19 @@ def test_f32_turns_any_number_of_times(name: str, target: str) -> None:
 
 @pytest.mark.parametrize("target", RUNNABLE)
 @pytest.mark.parametrize("name", ["sin", "cos"])
+def test_quarter_turns_stay_between_minus_one_and_one(name: str, target: str) -> None:
+    """Around the ends of the ranges that are reduced in one way, too."""
+    peaks = np.arange(0, 83_445) * (np.pi / 2)
+    x = (peaks[:, None] + np.linspace(-0.02, 0.02, 9)).astype(np.float32).ravel()
+    x = np.concatenate([x, 2.0**17 + np.linspace(-10, 10, 1000), 2.0**31 + np.arange(0, 9999, 999)])
+    x = x.astype(np.float32)
+    got = evaluate(name, "f32", x, target=target)
+    assert np.abs(got).max() <= 1
+    assert_close(got, reference_of(name)(x.astype(np.float64)), 2, x)
+
+
+@pytest.mark.parametrize("target", RUNNABLE)
+@pytest.mark.parametrize("name", ["sin", "cos"])
 def test_huge_angles_stay_between_minus_one_and_one(name: str, target: str) -> None:
     wide = np.ldexp(np.float64(1.2345), np.arange(31, 1023))
     assert np.abs(evaluate(name, "f64", wide, target=target)).max() <= 1

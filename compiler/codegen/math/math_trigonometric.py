@@ -2,6 +2,7 @@
 
 The reduction (Cody & Waite 1980) is done in f64 for f32 too, with pi/2 as a sum of parts. With FMA
 n * part needs no short parts: |x| - n * P1 is exact in one instruction. f64 keeps r as two words.
+(sin and cos of most f32 need no f64 where there is FMA: `math_half_turns`.)
 Polynomials: minimax as described in `math_exponential`.
 
 That holds for |x| <= LARGE (f32) and 2^30 (f64). An f32 above LARGE is reduced as Payne & Hanek do

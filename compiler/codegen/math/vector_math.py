@@ -18,8 +18,10 @@ The functions are marked alwaysinline: run LLVM's always-inline pass even where 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import cache, partial
+from typing import TypeAlias
 
 from bessemer.compiler.codegen.math.math_arc import acos, asin, atan
 from bessemer.compiler.codegen.math.math_conversions import converted
@@ -35,6 +37,11 @@ from bessemer.compiler.codegen.math.math_exponential import (
     tanh,
 )
 from bessemer.compiler.codegen.math.math_gated import gelu, gelu_by_tanh, gelu_slope, mish, silu
+from bessemer.compiler.codegen.math.math_half_turns import (
+    FARTHEST,
+    cos_by_half_turns,
+    sin_by_half_turns,
+)
 from bessemer.compiler.codegen.math.math_logarithm import acosh, asinh, atanh, log, log1p
 from bessemer.compiler.codegen.math.math_power import power
 from bessemer.compiler.codegen.math.math_tables import one_plus_erf
@@ -68,6 +75,11 @@ _OF_LARGE: dict[str, Callable[[Term], Term]] = {
     "tan": partial(tan, is_large=True),
 }
 """What computes lanes of f32 beyond LARGE."""
+_BY_HALF_TURNS: dict[str, Callable[[Term], Term]] = {
+    "cos": cos_by_half_turns,
+    "sin": sin_by_half_turns,
+}
+"""What computes lanes of f32 up to FARTHEST, on machines with multiply-add."""
 COMPOSED: dict[str, Callable[[Term], Term]] = {"mish": mish, "silu": silu}
 """Functions in place of several operations, and as exact as those: within 4 ULP."""
 LOOKED_UP: dict[str, Callable[[Term], Term]] = {
@@ -82,6 +94,7 @@ _ELSEWHERE = {"exp_nonpositive": "exp"}
 """What computes some of them where there are no lookups."""
 BINARY: dict[str, Callable[[Term, Term], Term]] = {"pow": power}
 
+_Range: TypeAlias = tuple[float, Callable[[Term], Term]]
 _STORED = {"bf16": "i16", "f16": "i16", "f32": "f32", "f64": "f64"}
 _ATTRIBUTES = "alwaysinline nounwind willreturn memory(none)"
 _RARE = "noinline cold nounwind willreturn memory(none)"
@@ -107,7 +120,7 @@ def definition(
     writer.has_lookup = has_lookup
     x, y = Term(writer, dtype, "%x"), Term(writer, dtype, "%y")
     if name in _OF_LARGE and dtype == "f32":
-        return _periodic(writer, symbol, name)
+        return _by_ranges(writer, symbol, _ranges(name, has_fma), _ATTRIBUTES)
     for functions in (UNARY, COMPOSED):
         if name in functions:
             return _function(writer, symbol, [x], functions[name](x))
@@ -141,35 +154,44 @@ def _writer(lanes: int, has_fma: bool) -> Writer:
     return Writer(lanes, has_fma)
 
 
-def _periodic(writer: Writer, symbol: str, name: str) -> MathFunction:
-    """sin, cos, tan of f32: large lanes come from another function, which is rarely called."""
+def _ranges(name: str, has_fma: bool) -> list[_Range]:
+    """What computes sin, cos or tan of f32, for |x| up to some limit and then up to the next."""
+    ranges = [(LARGE, UNARY[name]), (math.inf, _OF_LARGE[name])]
+    if has_fma and name in _BY_HALF_TURNS:
+        return [(FARTHEST, _BY_HALF_TURNS[name]), *ranges]
+    return ranges
+
+
+def _by_ranges(writer: Writer, symbol: str, ranges: list[_Range], attributes: str) -> MathFunction:
+    """Lanes beyond the first limit come from another function, which is rarely called."""
     x = Term(writer, "f32", "%x")
-    usual, large = UNARY[name](x), abs(x) > LARGE
+    (limit, function), *further = ranges
+    usual = function(x)
     lanes, vector = writer.lanes, llvm_type("f32", writer.lanes)
-    any_lane = large.text
+    if not further:
+        lines = [*writer.lines, f"  ret {usual.typed}"]
+        text = _text(symbol, vector, x.typed, attributes, lines)
+        return MathFunction(symbol, text, frozenset(writer.declarations))
+    is_beyond = abs(x) > limit
+    beyond = _by_ranges(_writer(lanes, writer.has_fma), f"{symbol}_beyond", further, _RARE)
+    any_lane = is_beyond.text
     lines = ["start:", *writer.lines]
     if lanes > 1:
-        lines.append(f"  %bits = bitcast {large.typed} to i{lanes}")
+        lines.append(f"  %bits = bitcast {is_beyond.typed} to i{lanes}")
         lines.append(f"  %any = icmp ne i{lanes} %bits, 0")
         any_lane = "%any"
     lines += [
         f"  br i1 {any_lane}, label %rare, label %done",
         "rare:",
-        f"  %exact = call {vector} @{symbol}_large({x.typed})",
-        f"  %mixed = select {large.typed}, {vector} %exact, {usual.typed}",
+        f"  %exact = call {vector} @{beyond.symbol}({x.typed})",
+        f"  %mixed = select {is_beyond.typed}, {vector} %exact, {usual.typed}",
         "  br label %done",
         "done:",
         f"  %result = phi {vector} [ {usual.text}, %start ], [ %mixed, %rare ]",
         f"  ret {vector} %result",
     ]
-    apart = _writer(lanes, writer.has_fma)
-    result = _OF_LARGE[name](Term(apart, "f32", "%x"))
-    rare = [*apart.lines, f"  ret {result.typed}"]
-    declarations = frozenset(writer.declarations | apart.declarations)
-    text = _text(symbol, vector, x.typed, _ATTRIBUTES, lines)
-    return MathFunction(
-        symbol, text + _text(f"{symbol}_large", vector, x.typed, _RARE, rare), declarations
-    )
+    text = _text(symbol, vector, x.typed, attributes, lines) + beyond.text
+    return MathFunction(symbol, text, beyond.declarations | writer.declarations)
 
 
 def _function(writer: Writer, symbol: str, parameters: list[Term], result: Term) -> MathFunction:

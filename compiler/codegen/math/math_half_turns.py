@@ -1,0 +1,45 @@
+"""sin and cos of f32 in f32 alone, for machines with multiply-add: x = n pi + r, |r| <= pi/2.
+
+|x| - n * P1 is exact in one multiply-add, n being whole or half, and P2 and P3 make up for what P1
+lacks of pi. One polynomial, sin(r), serves both, and n's last bit is the result's sign: half the
+work of quarter turns in f64 (`math_trigonometric`), which are for larger angles.
+"""
+
+from __future__ import annotations
+
+import math
+
+from bessemer.compiler.codegen.math.math_exponential import FORMATS
+from bessemer.compiler.codegen.math.math_terms import Term, at_least, at_most, fma, polynomial
+
+FARTHEST = 2.0**17
+"""The largest |x|: there n may be off by 2^-8, and P3 counts for no more than 2^-60."""
+# No part is negative, so that none turns -0 into 0.
+_PI = (3.141592502593994, 1.5099578831723193e-07, 1.078060505991553e-14)
+# (sin(r) / r - 1) / r^2 in r^2, |r| <= 1.585; 2^-27.2.
+_SIN = (-0.16666659712791443, 0.008333064615726471, -0.00019809220975730568, 2.6045265713037224e-06)
+
+
+def sin_by_half_turns(x: Term) -> Term:
+    shifted = fma(x, 1.0 / math.pi, FORMATS["f32"].magic)
+    n = -(shifted - FORMATS["f32"].magic)
+    return _alternating(x, n, shifted.bits())
+
+
+def cos_by_half_turns(x: Term) -> Term:
+    """x = (n + 1/2) pi - r"""
+    shifted = fma(x, 1.0 / math.pi, -0.5) + FORMATS["f32"].magic
+    n = (shifted - FORMATS["f32"].magic) + 0.5
+    return _alternating(-x, n, shifted.bits())
+
+
+def _alternating(x: Term, n: Term, bits: Term) -> Term:
+    """sin(x + n pi), negated where the bits are odd."""
+    r = x
+    for part in _PI:
+        r = fma(n, part, r)
+    square = r * r
+    # Adding 0 to what may be -0 keeps the sign of r where that is -0.
+    rest = fma(square, polynomial(square, _SIN), 0.0)
+    y = at_least(at_most(fma(rest, r, r), 1.0), -1.0)
+    return (y.bits() ^ (bits << 31)).as_float()
