@@ -251,15 +251,11 @@ class NodeContext:
             self.wrong(f"axes {list(axes)} name an axis twice")
         return tuple(found)
 
-    def attribute_or_input(
-        self, name: str, position: int, default: Sequence[int] | None = None
-    ) -> tuple[int, ...] | None:
-        """Integers that old versions have as an attribute and new ones as an input."""
-        if name in self.attributes:
-            return self.integers(name)
-        if self.optional(position) is None:
-            return None if default is None else tuple(default)
-        return self.integers_at(position, name)
+    def axes_given(self) -> tuple[int, ...] | None:
+        """Axes that old versions have as an attribute and new ones as input 1; None for neither."""
+        if "axes" in self.attributes:
+            return self.integers("axes")
+        return None if self.optional(1) is None else self.integers_at(1, "axes")
 
     # Building
 

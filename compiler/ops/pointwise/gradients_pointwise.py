@@ -51,11 +51,11 @@ def _rsqrt(d: Differential) -> Value:
     return _mul(d, d.dy, _times(d, _mul(d, d.y, _mul(d, d.y, d.y)), -0.5))
 
 
-def _over_root(sign: int, square: float, one: float) -> Callable[[Differential], Value]:
-    """sign * dy / sqrt(square * x^2 + one)"""
+def _over_root(sign: int, square: float) -> Callable[[Differential], Value]:
+    """sign * dy / sqrt(square * x^2 + 1)"""
 
     def derivative(d: Differential) -> Value:
-        inner = _plus(d, _times(d, _mul(d, d.x, d.x), square), one)
+        inner = _plus(d, _times(d, _mul(d, d.x, d.x), square), 1)
         found = _mul(d, d.dy, d.apply("rsqrt", inner))
         return found if sign > 0 else d.apply("neg", found)
 
@@ -70,13 +70,13 @@ _DERIVATIVES: dict[str, Callable[[Differential], Value]] = {
     "sin": lambda d: _mul(d, d.dy, d.apply("cos", d.x)),
     "cos": lambda d: d.apply("neg", _mul(d, d.dy, d.apply("sin", d.x))),
     "tan": lambda d: _mul(d, d.dy, _plus(d, _mul(d, d.y, d.y), 1.0)),
-    "asin": _over_root(1, -1, 1),
-    "acos": _over_root(-1, -1, 1),
+    "asin": _over_root(1, -1),
+    "acos": _over_root(-1, -1),
     "atan": lambda d: d.apply("div", d.dy, _plus(d, _mul(d, d.x, d.x), 1.0)),
     "sinh": lambda d: _mul(d, d.dy, d.apply("cosh", d.x)),
     "cosh": lambda d: _mul(d, d.dy, d.apply("sinh", d.x)),
     "tanh": lambda d: _mul(d, d.dy, _less_than_one(d, _mul(d, d.y, d.y))),
-    "asinh": _over_root(1, 1, 1),
+    "asinh": _over_root(1, 1),
     "acosh": _acosh,
     "atanh": lambda d: d.apply("div", d.dy, _less_than_one(d, _mul(d, d.x, d.x))),
     "erf": _erf,

@@ -123,7 +123,7 @@ def read_qlinear_matmul(context: NodeContext) -> Value:
     rank = total.type.rank
     left_scale = _along(context, context.cast(context.input(1), f32), rank, -2)
     right_scale = _along(context, context.cast(context.input(4), f32), rank, -1)
-    return _requantized(context, total, left_scale, right_scale, 6)
+    return _requantized(context, total, left_scale, right_scale)
 
 
 @rule("ConvInteger")
@@ -146,21 +146,21 @@ def read_qlinear_conv(context: NodeContext) -> Value:
     rank = total.type.rank
     weight_scale = _along(context, context.input(4), rank, 1)
     x_scale = context.reshape(context.input(1), ())
-    result = _requantized(context, total, x_scale, weight_scale, 6)
+    result = _requantized(context, total, x_scale, weight_scale)
     return to_channels_last(b, result) if last else result
 
 
 def _requantized(
-    context: NodeContext, total: Value, left_scale: Value, right_scale: Value, output: int
+    context: NodeContext, total: Value, left_scale: Value, right_scale: Value
 ) -> Value:
-    """A sum of products of integers, in the scale and zero point that follow as inputs. There is
-    one factor, as in onnxruntime, so that ties are rounded as there."""
+    """A sum of products of integers, in the scale and zero point of inputs 6 and 7. There is one
+    factor, as in onnxruntime, so that ties are rounded as there."""
     rank = total.type.rank
     # The rows of a result may have a scale each.
     axis = max(rank - 2, 0)
-    scale = _along(context, context.cast(context.input(output), f32), rank, axis)
+    scale = _along(context, context.cast(context.input(6), f32), rank, axis)
     factor = context.elementwise("mul", left_scale, right_scale)
     factor = context.elementwise("div", factor, scale)
     steps = context.elementwise("mul", context.cast(total, f32), factor)
     one = context.builder.constant(np.array(1, np.float32))
-    return quantize_linear(context.builder, steps, one, context.input(output + 1), axis=axis)
+    return quantize_linear(context.builder, steps, one, context.input(7), axis=axis)

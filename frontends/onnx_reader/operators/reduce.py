@@ -48,7 +48,7 @@ _OF_FLOATS = ("ReduceL2", "ReduceLogSum", "ReduceLogSumExp")
 def read_reduction(context: NodeContext) -> Value:
     x = context.input(0)
     operator = context.node.op_type
-    given = context.attribute_or_input("axes", 1) or ()
+    given = context.axes_given() or ()
     if not given and context.integer("noop_with_empty_axes", 0):
         axes: Sequence[int] = ()
     else:

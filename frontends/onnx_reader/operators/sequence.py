@@ -29,9 +29,9 @@ def read_sequence_construct(context: NodeContext) -> Item:
     return SequenceItem(context.tensors())
 
 
-def _position(context: NodeContext, input_number: int, length: int) -> int:
-    """A position in a sequence, counted from 0."""
-    (place,) = context.integers_at(input_number, "a position in a sequence")
+def _position(context: NodeContext, length: int) -> int:
+    """The position in a sequence that input 1 gives, counted from 0."""
+    (place,) = context.integers_at(1, "a position in a sequence")
     if not -length <= place < length:
         context.wrong(f"position {place} of a sequence of {length}")
     return place % length
@@ -42,7 +42,7 @@ def read_sequence_at(context: NodeContext) -> Item:
     sequence = context.item(0)
     if isinstance(sequence, SequenceItem):
         if context.array(1) is not None:
-            return sequence[_position(context, 1, len(sequence))]
+            return sequence[_position(context, len(sequence))]
         sequence = stacked_item(context, sequence)
     if not isinstance(sequence, StackedItem):
         context.wrong("input 0 is not a sequence")
@@ -54,7 +54,7 @@ def read_sequence_at(context: NodeContext) -> Item:
 def read_sequence_erase(context: NodeContext) -> Item:
     sequence = context.sequence(0)
     last = len(sequence) - 1
-    place = last if context.optional(1) is None else _position(context, 1, len(sequence))
+    place = last if context.optional(1) is None else _position(context, len(sequence))
     return SequenceItem((*sequence[:place], *sequence[place + 1 :]))
 
 

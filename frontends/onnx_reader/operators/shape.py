@@ -126,7 +126,7 @@ def read_flatten(context: NodeContext) -> Value:
 @rule("Squeeze")
 def read_squeeze(context: NodeContext) -> Value:
     x = context.input(0)
-    given = context.attribute_or_input("axes", 1)
+    given = context.axes_given()
     if given is None:
         axes = _axes_of_one(context, x)
     else:
@@ -155,8 +155,8 @@ def _axes_of_one(context: NodeContext, x: Value) -> tuple[int, ...]:
 @rule("Unsqueeze")
 def read_unsqueeze(context: NodeContext) -> Value:
     x = context.input(0)
-    given = context.attribute_or_input("axes", 1, ())
-    axes = context.axes(x.type.rank + len(given or ()), given or ())
+    given = context.axes_given() or ()
+    axes = context.axes(x.type.rank + len(given), given)
     shape = list(x.type.shape)
     for axis in axes:
         shape.insert(axis, 1)

@@ -182,10 +182,10 @@ class MmaProducts(Part):
 
     def slab(self) -> Slab:
         columns = self.contract.tile.columns // self.contract.tile.warps[1]
-        return slab_of(self.contract, ROWS, columns, 8)
+        return slab_of(self.contract, ROWS, columns)
 
     def passes(self) -> tuple[Pass, ...]:
-        return tuple(Pass(i * ROWS, 1, 0) for i in range(self.counts[0]))
+        return tuple(Pass(i * ROWS, 1) for i in range(self.counts[0]))
 
     def put(self, number: int, slab_at: Word) -> None:
         w, words, slab = self.state.writer, self.words, self.slab()

@@ -225,7 +225,7 @@ class _Block(Emitter):
         )
         for position, one in enumerate(self.products.passes()):
             self.products.put(position, slab_at)
-            epilogue.run(long.add(row, one.row), one.row_step, long.add(column, one.column))
+            epilogue.run(long.add(row, one.row), one.row_step, column)
 
 
 def _aligned(size: int) -> int:

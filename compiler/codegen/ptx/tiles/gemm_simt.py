@@ -153,13 +153,13 @@ class SimtProducts(Part):
 
     def slab(self) -> Slab:
         columns = self.contract.tile.columns // self.contract.tile.warps[1]
-        return slab_of(self.contract, LANES[0], columns, 8)
+        return slab_of(self.contract, LANES[0], columns)
 
     def passes(self) -> tuple[Pass, ...]:
         rows, _ = thread_sums(self.contract.tile)
         if self.left == "depth":
-            return tuple(Pass(LANES[0] * i, 1, 0) for i in range(rows))
-        return tuple(Pass(LANES[0] * RUN * (i // RUN) + i % RUN, RUN, 0) for i in range(rows))
+            return tuple(Pass(LANES[0] * i, 1) for i in range(rows))
+        return tuple(Pass(LANES[0] * RUN * (i // RUN) + i % RUN, RUN) for i in range(rows))
 
     def put(self, number: int, slab_at: Word) -> None:
         words, slab, w = self.words, self.slab(), self.state.writer

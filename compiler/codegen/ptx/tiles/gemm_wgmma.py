@@ -127,7 +127,7 @@ class _Kernel(Emitter):
             self.stage_bytes + 2 * barrier_words.BYTES
         )
         for columns in _SLAB_COLUMNS:
-            slab = slab_of(self.contract, 16, columns, 8)
+            slab = slab_of(self.contract, 16, columns)
             if self.contract.tile.columns % columns == 0 and 4 * self.groups * slab.size <= room:
                 return slab
         raise InternalError(f"no room for a tile of {self.contract.tile}")

@@ -141,10 +141,10 @@ def lanes_at_once(contract: Contract) -> int:
     return lanes
 
 
-def slab_of(contract: Contract, rows: int, columns: int, shift: int) -> Slab:
-    """A slab whose rows begin `shift` banks (of four bytes) apart, beyond whole rounds of them."""
+def slab_of(contract: Contract, rows: int, columns: int) -> Slab:
+    """A slab whose rows begin eight banks (of four bytes) apart, beyond whole rounds of them."""
     bytes_ = register_type(contract.dtype).bytes
-    pitch = columns + (shift * 4 // bytes_ - columns) % (128 // bytes_)
+    pitch = columns + (8 * 4 // bytes_ - columns) % (128 // bytes_)
     return Slab(rows, columns, pitch, bytes_)
 
 

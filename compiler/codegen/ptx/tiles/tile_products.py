@@ -28,11 +28,10 @@ class Threads:
 @dataclass(frozen=True)
 class Pass:
     """A part of a warp's sums on their way to memory: the slab's row r is row
-    `row + r * row_step` of the warp's part, its first column is `column`."""
+    `row + r * row_step` of the warp's part."""
 
     row: int
     row_step: int
-    column: int
 
 
 class Products(Protocol):
