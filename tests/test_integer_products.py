@@ -8,13 +8,18 @@ import numpy as np
 import pytest
 
 import bessemer
+from bessemer.compiler.driver import build, kernels_of
+from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.graph import Graph, Value
+from bessemer.compiler.ir.loops import FragmentMac
 from bessemer.compiler.ir.types import Array, DType, TensorType, f32, i8, i32, u8
+from bessemer.compiler.ir.walk_loops import walk
 from bessemer.compiler.ops.composite import composite
 from bessemer.compiler.ops.composite.composite_quantize import (
     dequantize_linear,
     dynamic_quantize_linear,
 )
+from bessemer.compiler.options import Options
 from bessemer.compiler.passes.convolution.fold_batch_norm import fold_batch_norm
 from bessemer.compiler.passes.quantization.multiply_quantized import multiply_quantized
 from bessemer.compiler.passes.quantization.narrow_integers import narrow_integers
@@ -224,3 +229,29 @@ def test_compiled_products_are_exact(target: str, rows: int, rng: np.random.Gene
     found = model.run({"x0": x, "zero": zero})[0]
     expected = (x.astype(np.int32) - 93) @ (w.astype(np.int32) - 100)
     assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize("operator", ["matmul", "conv"])
+@pytest.mark.parametrize("dtype", [u8, i8])
+def test_bytes_in_planes_are_put_in_order_before_groups_are_multiplied(
+    operator: str, dtype: DType, rng: np.random.Generator
+) -> None:
+    """Neighbouring channels, which transposes have moved apart, are multiplied four at a time."""
+    b = GraphBuilder("planes")
+    x = b.input("x", TensorType(dtype, (24, 63) if operator == "matmul" else (1, 24, 7, 9)))
+    weights = _numbers(rng, (24, 40) if operator == "matmul" else (1, 1, 24, 40), i8)
+    w = b.constant(weights)
+    if operator == "matmul":
+        y = b.apply("matmul", b.apply("transpose", x, permutation=(1, 0)), w, dtype=i32)
+    else:
+        last = b.apply("transpose", x, permutation=(0, 2, 3, 1))
+        around = {"dilations": (1, 1), "low": (0, 0), "high": (0, 0), "groups": 1}
+        y = b.apply("conv", last, w, strides=(1, 1), dtype=i32, **around)
+    graph = b.finish([y])
+    kernels = kernels_of(build(graph, Options(target="x86_64-avx512")).program.steps)
+    kinds = [{type(statement) for statement in walk(kernel.body)} for kernel in kernels]
+    assert [FragmentMac in kind for kind in kinds] == [False, True]
+    array = _numbers(rng, x.type.static_shape, dtype)
+    (found,) = bessemer.compile(graph).run({"x": array})
+    expected = array.reshape(24, 63).T.astype(np.int64) @ weights.reshape(24, 40)
+    np.testing.assert_array_equal(found.reshape(63, 40), expected)

@@ -43,7 +43,7 @@ from bessemer.compiler.schedule.grouping.moves import MOVES, keeps_columns
 from bessemer.compiler.schedule.grouping.views import (
     has_neighbours_last,
     is_affine_operand,
-    parts_pairs,
+    parts_neighbours,
 )
 from bessemer.compiler.schedule.nests.row_shapes import (
     is_of_rows,
@@ -66,7 +66,7 @@ def form_groups(
     """The groups of a graph (without those of its regions); every node alone if not `fuse`.
 
     `wanted` says which attentions become one group each; `by_pairs`, that products of bfloat16
-    read two neighbours along the depth at once.
+    and bytes read two or four neighbours along the depth at once.
     """
     return _Former(graph, fuse, wanted, by_pairs).form()
 
@@ -186,7 +186,7 @@ class _Former:
         """Its left operand must lie in memory; its right one is packed, by a group if need be."""
         if self.fuse and is_by_channels(node):
             self._force_behind_widening(node.inputs[0])
-        elif self.fuse and self.by_pairs and parts_pairs(node, self.producers):
+        elif self.fuse and self.by_pairs and parts_neighbours(node, self.producers):
             self.forced.add(node.inputs[0])
         else:
             self._force_behind_views(node.inputs[0])

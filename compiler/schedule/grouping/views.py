@@ -9,7 +9,7 @@ from bessemer.compiler.ir import dims, walk_expr
 from bessemer.compiler.ir.dims import Size, Symbol
 from bessemer.compiler.ir.expr import Buffer, Load
 from bessemer.compiler.ir.graph import Node, Value
-from bessemer.compiler.ir.types import bf16
+from bessemer.compiler.ir.types import bf16, i8, u8
 from bessemer.compiler.schedule.grouping.fuse import Fusion, as_index, index_symbols
 
 _AFFINE_VIEWS = frozenset({"transpose", "reshape", "slice", "broadcast_to", "windows"})
@@ -70,14 +70,19 @@ def has_neighbours_last(value: Value, producers: Mapping[Value, Node]) -> bool:
     return source is not None and source.strides[-1] == 1
 
 
-def parts_pairs(node: Node, producers: Mapping[Value, Node]) -> bool:
-    """Whether a product of bfloat16 has a left operand whose neighbours along the depth transposes
-    have moved apart: it is put in order first, in less time than their products take one by one."""
-    if node.operator.name != "matmul" or node.inputs[0].type.dtype is not bf16:
+def parts_neighbours(node: Node, producers: Mapping[Value, Node]) -> bool:
+    """Whether a product of bfloat16 or bytes has a left operand whose neighbours along the depth
+    transposes have moved apart: it is put in order first, in less time than their products take one
+    by one. Windows of bytes are multiplied by neighbours along a row of the image instead."""
+    x, w = node.inputs
+    names = ("matmul",) if x.type.dtype is bf16 else ("matmul", "conv")
+    if node.operator.name not in names or x.type.dtype not in (bf16, u8, i8):
         return False
-    left = producers.get(node.inputs[0])
+    if node.operator.name == "conv" and any(size != 1 for size in w.type.shape[:-2]):
+        return False
+    left = producers.get(x)
     is_transpose = left is not None and left.operator.name == "transpose"
-    return is_transpose and not has_neighbours_last(node.inputs[0], producers)
+    return is_transpose and not has_neighbours_last(x, producers)
 
 
 def affine_strides(load: Load, symbols: tuple[Symbol, ...]) -> tuple[Size, ...] | None:
