@@ -40,6 +40,11 @@ def bordered(c: Case, x: Value, number: float) -> Value:
     return c.of("pad", x, low=(1, 1), high=(0, 0), mode="constant", value=number)
 
 
+def fold(c: Case, x: Value, image: Sequence[Size], low: int = 0) -> Value:
+    """Blocks of 2 elements each, side by side."""
+    return c.of("col2im", x, image=tuple(image), strides=(2,), dilations=(1,), low=(low,))
+
+
 def take(c: Case, x: Value, places: object, axis: int) -> Value:
     return c.b.apply("gather", x, c.b.constant(np.array(places, np.int64)), axis=axis)
 
@@ -265,6 +270,21 @@ VIEWS: dict[str, tuple[Callable[[Case], Value], list[str]]] = {
     "reduction of axes of size 1": (
         lambda c: c.of("reduce_max", c.x(N, 1, 3), axes=(1,)),
         ["%1 = reshape(%0, shape=(n, 3))"],
+    ),
+    "blocks side by side": (
+        lambda c: fold(c, c.x(1, N, 2, 3), (2 * N,)),
+        ["%1 = reshape(%0, shape=(1, 2*n, 3))"],
+    ),
+    "blocks side by side in part outside": (
+        lambda c: fold(c, c.x(2, 4, 2, 3), (6,), low=1),
+        [
+            "%1 = reshape(%0, shape=(2, 8, 3))",
+            "%2 = slice(%1, starts=(0, 1, 0), shape=(2, 6, 3), steps=(1, 1, 1))",
+        ],
+    ),
+    "blocks that do not cover an image": (
+        lambda c: fold(c, c.x(1, 4, 2, 3), (9,)),
+        ["%1 = col2im(%0, image=(9,), strides=(2,), dilations=(1,), low=(0,))"],
     ),
     "views of a full": (
         lambda c: swap(
