@@ -121,6 +121,32 @@ def test_what_a_row_shares_alone_is_not_transposed() -> None:
     assert "vector i3 in 0..512 by 16" in print_kernel(kernel)
 
 
+@on_each_target
+@pytest.mark.parametrize("times", [2, 4, 8])
+@pytest.mark.parametrize("shape", [(3, 5, 53), (20, 4, 16), (3, 5, N), (5, N, 23)])
+def test_pixels_that_are_repeated(times: int, shape: tuple[Size, ...], target: Target) -> None:
+    """An image grows while its channels move to the end."""
+    b = GraphBuilder("grown")
+    grown = (shape[0], shape[1] * times, shape[2] * times)
+    attributes = {"shape": grown, "coordinate": "asymmetric", "nearest": "floor"}
+    large = b.apply("resize", b.input("x", TensorType(f32, shape)), **attributes)
+    rng = np.random.default_rng(5)
+    x = rng.standard_normal([37 if size == N else size for size in shape], np.float32)
+    (found,) = _run(b, [b.apply("transpose", large, permutation=(1, 2, 0))], [x], target)
+    wanted = x.repeat(times, 1).repeat(times, 2).transpose(1, 2, 0)
+    np.testing.assert_array_equal(found, wanted)
+
+
+def test_few_channels_of_an_image_that_grows_are_interleaved() -> None:
+    b = GraphBuilder("grown")
+    x = b.input("x", TensorType(f32, (3, 37, 53)))
+    shape, floor = (3, 74, 106), {"coordinate": "asymmetric", "nearest": "floor"}
+    large = b.apply("resize", x, shape=shape, **floor)
+    graph = b.finish([b.apply("transpose", large, permutation=(1, 2, 0))])
+    (kernel,) = kernels_of(build_program(graph, x86.AVX512).steps)
+    assert "vector i3 in 0..16 by 16" in print_kernel(kernel)
+
+
 @pytest.mark.parametrize("shape", [(256, 768), (144, 28, 28)])
 def test_threads_write_a_piece_of_memory_each(shape: tuple[int, ...]) -> None:
     b = GraphBuilder("turn")

@@ -10,7 +10,11 @@ the stores of its rows, which are neighbours, are transposed in registers
     out[i, j, k] = f(in[j, 2 * i + k])        k in 0..2
 
 is transposed in the same way, but pairs of neighbours in a row stay together: this is how the right
-operands of instructions that multiply pairs are laid out.
+operands of instructions that multiply pairs are laid out. And so is
+
+    out[j, i] = f(in[i, j // 2])
+
+an image that grows while its channels move to the end.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from dataclasses import dataclass
 
 from bessemer.compiler.ir import dims, walk_expr
 from bessemer.compiler.ir.build_loops import KernelBuilder
-from bessemer.compiler.ir.dims import Atom, Size, Symbol, atom
+from bessemer.compiler.ir.dims import Atom, FloorDiv, Size, Symbol, atom
 from bessemer.compiler.ir.expr import Load, less
 from bessemer.compiler.ir.ravel import unravel
 from bessemer.compiler.schedule.contraction.cuts import dealt
@@ -36,6 +40,8 @@ LARGEST = 256
 """Elements of a square: what registers hold."""
 SHORT = (2, 3)
 """Axes shorter than a square that are transposed nevertheless, the whole axis at once."""
+MOST_REPEATS = 4
+"""Of an element, by neighbours along the loads."""
 FEWEST = 1 << 9
 """Elements for which it is worth the code."""
 MOST_OPERATIONS = 4 * MOST_ROWS
@@ -54,7 +60,7 @@ class _Transpose:
 
     `others` are the remaining axes, outer first. `together` neighbours along the loads are stored
     side by side. Squares have `rows` elements along the stores by `columns` along the loads, and
-    `beside` of them are in a band.
+    `beside` of them are in a band. Loads read the same element for `repeats` neighbours, at most.
     """
 
     piece: Piece
@@ -65,6 +71,7 @@ class _Transpose:
     columns: int
     together: int
     beside: int
+    repeats: int
 
     @property
     def height(self) -> int:
@@ -172,15 +179,18 @@ def _with_axes(piece: Piece, together: int, lanes: Lanes) -> _Transpose | None:
     whole = dims.product(map(_extent, piece.symbols))
     if isinstance(whole, int) and whole < FEWEST:
         return None
+    repeats = max(_repeats(load.indices[0], along) for load in loads)
+    if repeats > 1 and (together > 1 or repeats > min(columns, MOST_REPEATS)):
+        return None
     others = tuple(s for s in piece.symbols if s is not stores and s is not along)
     beside = BESIDE if _stores_meet(piece, stores, along) else 1
-    return _Transpose(piece, along, stores, others, rows, columns, together, beside)
+    return _Transpose(piece, along, stores, others, rows, columns, together, beside, repeats)
 
 
 def _axis_of_loads(piece: Piece, loads: Sequence[Load], stores: Symbol) -> Symbol | None:
     """The axis along which most loads read neighbours, but not that of the stores."""
     votes = {
-        symbol: sum(_step(load.indices[0], symbol) == 1 for load in loads)
+        symbol: sum(_along(load.indices[0], symbol) == 1 for load in loads)
         for symbol in piece.symbols
         if symbol is not stores
     }
@@ -190,7 +200,7 @@ def _axis_of_loads(piece: Piece, loads: Sequence[Load], stores: Symbol) -> Symbo
 
 def _lies_across(load: Load, stores: Symbol, along: Symbol) -> bool:
     """Whether a load reads neighbours along its own axis, or one element for all of it."""
-    near, far = _step(load.indices[0], stores), _step(load.indices[0], along)
+    near, far = _step(load.indices[0], stores), _along(load.indices[0], along)
     if near is None or far not in (0, 1):
         return False
     if far == 1:
@@ -233,6 +243,34 @@ def _step(offset: Size, symbol: Symbol) -> Size | None:
     return dims.coefficient_of(offset, symbol)
 
 
+def _along(offset: Size, symbol: Symbol) -> Size | None:
+    """The step where the same element is not read several times; else from one to the next."""
+    repeated = _repeated(offset, symbol)
+    return _step(offset, symbol) if repeated is None else 1
+
+
+def _repeats(offset: Size, symbol: Symbol) -> int:
+    """How many neighbours along an axis read the same element."""
+    repeated = _repeated(offset, symbol)
+    match None if repeated is None else dims.as_atom(repeated):
+        case FloorDiv(_, int(times)):
+            return times
+        case _:
+            return 1
+
+
+def _repeated(offset: Size, symbol: Symbol) -> Size | None:
+    """The index of the axis divided by a power of two, if nothing else depends on it."""
+    if isinstance(offset, int) or _step(offset, symbol) is not None:
+        return None
+    for factor in {factor for monomial in offset.terms for factor, _ in monomial}:
+        match factor:
+            case FloorDiv(a, int(times)) if a == atom(symbol) and times.bit_count() == 1:
+                if symbol not in dims.atoms(offset - atom(factor)):
+                    return atom(factor)
+    return None
+
+
 def _extent(symbol: Symbol) -> Size:
     assert symbol.extent is not None
     return symbol.extent
@@ -261,23 +299,24 @@ class _Band:
             self._elements((begin, extent - begin), (0, _extent(self.work.loads)))
 
     def _squares(self, begin: Size) -> None:
-        columns, extent, together = self.work.columns, _extent(self.work.loads), self.work.together
+        columns, extent = self.work.columns, _extent(self.work.loads)
         if isinstance(extent, int):
+            whole = max(self.work.together, self.work.repeats)
             count = dims.ceildiv(extent, columns)
             begins, many = dealt(count, self.shares, self.share)
             with self.builder.loop(many) as step:
                 first: Size = (begins + step) * columns
                 if extent % columns:
                     # Whole neighbours stay together, as a multiple of them shows.
-                    last = (extent - columns) // together
-                    first = dims.minimum(dims.floordiv(first, together), last) * together
+                    last = (extent - columns) // whole
+                    first = dims.minimum(dims.floordiv(first, whole), last) * whole
                 self._beside(begin, first)
             return
-        whole = dims.floordiv(extent, columns)
+        squares = dims.floordiv(extent, columns)
         begin = self._whole(begin)
-        with self.builder.loop(whole) as step:
+        with self.builder.loop(squares) as step:
             self._square(begin, step * columns)
-        rest = (whole * columns, extent - whole * columns)
+        rest = (squares * columns, extent - squares * columns)
         self._elements((begin, self.work.rows), rest)
 
     def _beside(self, row_begin: Size, column_begin: Size) -> None:
