@@ -159,6 +159,29 @@ def test_statistics_of_all_channels_do_not_merge_them_with_pixels(
     assert [node.output.type.shape for node in computed] == [(N, 6, 4, 5)]
 
 
+@pytest.mark.parametrize("transposed", [False, True])
+def test_gradients_meet_the_values_of_their_groups(
+    transposed: bool, rng: np.random.Generator
+) -> None:
+    """As in training: what a gradient has of a normalized value, which both are merged for."""
+    builder = GraphBuilder("g")
+    values = [builder.input(name, TensorType(f32, (2, 6, 4, 5))) for name in ("x", "dy")]
+    merged = [builder.apply("reshape", value, shape=(2, 3, 40)) for value in values]
+    if transposed:
+        merged = [builder.apply("transpose", m, permutation=(0, 2, 1)) for m in merged]
+    axis, shape = (1, (2, 40, 3)) if transposed else (2, (2, 3, 40))
+    x, dy = merged[0], builder.apply("neg", merged[1])
+    total = builder.apply("reduce_sum", builder.apply("mul", dy, x), axes=(axis,))
+    total = builder.apply("reshape", total, shape=(2, 1, 3) if transposed else (2, 3, 1))
+    dx = builder.apply("sub", dy, builder.apply("broadcast_to", total, shape=shape))
+    if transposed:
+        dx = builder.apply("transpose", dx, permutation=(0, 2, 1))
+    graph = builder.finish([builder.apply("reshape", dx, shape=(2, 6, 4, 5))])
+    result = changed(graph, [group_statistics], rng, rtol=1e-5)
+    computed = [node for node in result.nodes if node.operator.name != "broadcast_to"]
+    assert all(node.output.type.rank != 3 for node in computed)
+
+
 def test_statistics_that_others_read_stay(rng: np.random.Generator) -> None:
     graph = _grouped(False, kept=True)
     assert changed(graph, [group_statistics], rng) is graph

@@ -9,7 +9,7 @@ becomes
 
 so that every channel has the sum of its group; where all channels are one group, they are added
 up. What is computed from the sums is computed for every channel, and what was computed for every
-element is so without a reshape.
+element is so without a reshape. A gradient is reshaped as its value was, and meets it again.
 """
 
 from __future__ import annotations
@@ -32,13 +32,14 @@ MOST_CHANNELS = 1024
 
 @dataclass(frozen=True, eq=False)
 class _Region:
-    """What is between a reshape that merges and those that undo it.
+    """What is between reshapes that merge alike and those that undo it.
 
     `groups` says on which axis each value in between has the groups; a value that also has the
     merged axis is `wide`.
     """
 
     first: Node
+    entries: frozenset[Node]
     nodes: tuple[Node, ...]
     groups: Mapping[Value, int]
     wide: frozenset[Value]
@@ -52,7 +53,9 @@ def group_statistics(graph: Graph) -> Graph:
     users = graph.users()
     members: dict[Node, _Region] = {}
     for node in graph.nodes:
-        region = _Search(graph, users, node).region() if _merges_groups(node) else None
+        if node in members or not _merges_groups(node):
+            continue
+        region = _region(graph, users, node)
         if region is not None:
             members |= dict.fromkeys(region.nodes, region)
     if not members:
@@ -89,13 +92,33 @@ def _merges_groups(node: Node) -> bool:
     return product(source[2:]) * (channels // groups) == product(target[1:]) // groups
 
 
-class _Search:
-    """Follows the readers of a merged value; no region if one of them is not understood."""
+def _region(graph: Graph, users: Mapping[Value, Sequence[Node]], first: Node) -> _Region | None:
+    """The region that begins with a reshape, and with others like it whose values meet its own."""
+    entries: set[Node] = {first}
+    while True:
+        search = _Search(graph, users, first, frozenset(entries))
+        region = search.region()
+        if search.met <= entries:
+            return region
+        entries |= search.met
 
-    def __init__(self, graph: Graph, users: Mapping[Value, Sequence[Node]], first: Node) -> None:
+
+class _Search:
+    """Follows the readers of merged values; no region if one of them is not understood. `met` are
+    the reshapes like the first one that are found on the way."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        users: Mapping[Value, Sequence[Node]],
+        first: Node,
+        entries: frozenset[Node],
+    ) -> None:
         self.graph = graph
         self.users = users
         self.first = first
+        self.entries = entries
+        self.met: set[Node] = set()
         self.producers = graph.producers()
         batch, *shape = first.output.type.shape
         self.one_group = 1 in shape
@@ -115,6 +138,11 @@ class _Search:
         has_sum = False
         start = self.graph.nodes.index(self.first)
         for node in self.graph.nodes[start + 1 :]:
+            if node in self.entries:
+                self.groups[node.output] = self.groups[self.first.output]
+                self.wide.add(node.output)
+                nodes.append(node)
+                continue
             if not any(value in self.groups for value in node.inputs):
                 continue
             if not self._ends(node) and not self._goes_on(node):
@@ -123,7 +151,7 @@ class _Search:
             nodes.append(node)
         if not has_sum or any(value in outputs for value in self.groups):
             return None
-        return _Region(self.first, tuple(nodes), self.groups, frozenset(self.wide))
+        return _Region(self.first, self.entries, tuple(nodes), self.groups, frozenset(self.wide))
 
     def _ends(self, node: Node) -> bool:
         value = node.inputs[0] if node.inputs else None
@@ -180,6 +208,7 @@ class _Search:
             if value in self.groups or self.number(value) is not None:
                 continue
             if _repeated(value, self.producers.get) is None:
+                self._meet(value)
                 return False
         if node.output.type.dtype != self.first.output.type.dtype:
             return False
@@ -187,6 +216,21 @@ class _Search:
         if known[0] in self.wide:
             self.wide.add(node.output)
         return True
+
+    def _meet(self, value: Value) -> None:
+        """Notes the reshapes like the first one of which a value that is not known is made."""
+        before, after = self.first.inputs[0].type, self.first.output.type
+        waiting, seen = [value], {value}
+        while waiting:
+            node = self.producers.get(waiting.pop())
+            if node is None:
+                continue
+            name = node.operator.name
+            if name == "reshape" and (node.inputs[0].type, node.output.type) == (before, after):
+                self.met.add(node)
+            elif name == "transpose" or is_pointwise(node.operator):
+                waiting += [v for v in node.inputs if v not in seen and v not in self.groups]
+                seen.update(node.inputs)
 
     def number(self, value: Value) -> float | int | bool | None:
         return uniform_number(known_array(value, self.graph.constants, self.producers.get))
@@ -213,7 +257,7 @@ class _Writer:
 
     def write(self, node: Node) -> None:
         rewriter, twins = self.rewriter, self.twins
-        if node is self.region.first:
+        if node in self.region.entries:
             twins[node.output] = rewriter.now(node.inputs[0])
             return
         value = node.inputs[0]
