@@ -75,9 +75,9 @@ def lower_winograd(work: Winograd, target: Target, threads: int = 2) -> Stages:
     weights = work.points * work.depth * work.columns * number / target.l2_bytes
     of_image = work.tiles[0] * work.tiles[1]
     in_steps = goes_in_steps(work.count, of_image, most, weights, threads, unit)
-    if in_steps and not work.is_in_segments:
+    if in_steps and work.is_of_threes:
         return _three_kernels(work, target, threads)
-    if isinstance(work.count, int) and work.is_in_segments:
+    if isinstance(work.count, int) and not work.is_of_threes:
         return _one_kernel(work, target, even_block_of(work.count, most, threads))
     if isinstance(work.count, int):
         return _one_kernel(work, target, block_of(work.count, most, threads, unit))

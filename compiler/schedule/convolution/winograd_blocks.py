@@ -18,6 +18,8 @@ FEWEST_TILES = 14
 """With fewer tiles to a block, u would come too often from the second-level cache."""
 _READING = 3
 """As long as the products of so many tiles does it take to read u."""
+_LOW = 8
+"""Fewer tiles take as long as so many."""
 _OFTEN = 4
 """Weights as large as so many second-level caches are read as seldom as can be. (Three layers of
 512 channels, 32x32, two threads: 16.5 ms by blocks, 14.6 in steps; 320: 7.1, 6.0; 256: even.)"""
@@ -69,7 +71,7 @@ def even_block_of(count: int, most: int, threads: int) -> int:
         each = -(-count // blocks)
         shares, turns = shares_of(blocks)
         rounds = -(-shares // threads) * turns * threads
-        return (rounds + blocks) * (max(each, FEWEST_TILES) + _READING)
+        return (rounds + blocks) * (max(each, _LOW) + _READING)
 
     fewest = -(-count // most)
     return -(-count // min(range(fewest, 2 * fewest + 2 * threads), key=cost))

@@ -59,6 +59,11 @@ class Winograd:
         return self.parts[-1].end
 
     @property
+    def is_of_threes(self) -> bool:
+        """Whether no axis has other numbers of taps than three and one."""
+        return all(axis.count in (1, 3) for axis in self.taps)
+
+    @property
     def is_in_segments(self) -> bool:
         """Whether products of several segments are added up."""
         return self.matrices > self.points
