@@ -24,8 +24,14 @@ from bessemer.compiler.ir.loops import Accumulate
 from bessemer.compiler.ir.ravel import unravel
 from bessemer.compiler.schedule.device.widths import dividing
 from bessemer.compiler.schedule.nests.merge_axes import Piece, extent_of
-from bessemer.compiler.schedule.nests.row_passes import RowPass, along_row, replaced, with_kept
-from bessemer.compiler.schedule.nests.rows import Place, RowWriter, Values
+from bessemer.compiler.schedule.nests.row_passes import (
+    Place,
+    RowPass,
+    along_row,
+    replaced,
+    with_kept,
+)
+from bessemer.compiler.schedule.nests.rows import RowWriter, Values
 
 MOST_KEPT = 48
 """Elements of rows that a thread keeps in registers."""
