@@ -94,7 +94,7 @@ def prepare_mover(target: Target) -> Mover:
     )
 
 
-def measure_levels(mover: Mover, threads: int = 1, seconds: float = 0.02) -> list[Level]:
+def measure_levels(mover: Mover, threads: int, seconds: float = 0.02) -> list[Level]:
     """The caches and memory; `seconds` is about what each of eight measurements takes."""
     levels = []
     below = 0
@@ -110,7 +110,7 @@ def measure_levels(mover: Mover, threads: int = 1, seconds: float = 0.02) -> lis
     return levels
 
 
-def measure_copy(mover: Mover, size: int, threads: int = 1, seconds: float = 0.02) -> float:
+def measure_copy(mover: Mover, size: int, threads: int, seconds: float) -> float:
     """Bytes a second, read and written, of copying half of `size` bytes to the other half."""
     return _rate(mover.copy, _memories(size // threads, threads), size // threads, seconds)
 

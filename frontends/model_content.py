@@ -20,7 +20,7 @@ _CHUNK = 1 << 18
 _EXTERNAL = b"location"
 
 
-def content_of(model: Model, folder: Path | None = None) -> bytes | None:
+def content_of(model: Model, folder: Path | None) -> bytes | None:
     """Bytes that are equal for equal models; None for what cannot be read: reading tells why.
 
     `folder` is the compile cache's, which remembers files.

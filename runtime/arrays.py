@@ -145,7 +145,7 @@ def check_output(
 def check_apart(
     outputs: Sequence[tuple[str, Array]],
     inputs: Sequence[tuple[str, Array]],
-    updates: Collection[tuple[str, str]] = (),
+    updates: Collection[tuple[str, str]],
 ) -> None:
     """Raises InputError where an array to write to overlaps an input or another output.
 

@@ -43,9 +43,7 @@ class Loop:
     advance: tuple[Step, ...]
     scans: tuple[tuple[Value, Value], ...]
 
-    def repeated(
-        self, steps: Sequence[Step], count: str = "", trips: Value | None = None
-    ) -> Repeat:
+    def repeated(self, steps: Sequence[Step], count: str, trips: Value | None = None) -> Repeat:
         """The iterations, with these steps in each; for no more than `trips` if they are given."""
         most, sources = self.trips if trips is None else trips, self.node.sources
         return Repeat(most, self.going, self.iteration, tuple(steps), count, sources)

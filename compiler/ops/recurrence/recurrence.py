@@ -50,7 +50,7 @@ def run_steps(
     reverse: bool,
     states: Sequence[Array],
     step: Callable[[Array, tuple[Array, ...]], tuple[Array, ...]],
-    kept: Sequence[int] = (),
+    kept: Sequence[int],
 ) -> tuple[Array, ...]:
     """The reference of all cells: (y, *states after the last step, *what is kept), each sequence by
     itself.

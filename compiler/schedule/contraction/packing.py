@@ -53,8 +53,8 @@ def packed_element(
     element: Callable[[Size, Size, Size], Expression],
     index: Sequence[Size],
     columns: Size,
-    group: int = 1,
-    run: Size = 0,
+    group: int,
+    run: Size,
 ) -> Expression:
     """An element of the packed form, for packing at run time.
 

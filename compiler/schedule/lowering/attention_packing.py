@@ -59,8 +59,8 @@ def pack_right(
     node: Node,
     nodes: Sequence[Node],
     lowering: Lowering,
-    few: int = 0,
-    on_tiles: bool = False,
+    few: int,
+    on_tiles: bool,
 ) -> Packed:
     """The launch that packs the right side of a product, to which `nodes` lead, unless the left one
     has few rows. With zeros behind it to whole steps of a matrix unit, if this multiplies."""
