@@ -17,6 +17,7 @@ from bessemer.compiler.passes.gathers.fold_tables import fold_tables
 from bessemer.compiler.passes.gathers.gather_windows import gather_windows
 from bessemer.compiler.passes.gathers.multiply_looked_up import multiply_looked_up
 from bessemer.compiler.passes.gathers.multiply_tables import multiply_tables
+from bessemer.compiler.passes.gathers.resize_as_floats import resize_as_floats
 from bessemer.compiler.passes.gathers.resize_by_axes import resize_by_axes
 from bessemer.compiler.passes.gathers.tabulate_resizes import tabulate_resizes
 from bessemer.compiler.passes.gathers.take_whole_rows import take_whole_rows
@@ -68,6 +69,7 @@ PASSES: tuple[Pass, ...] = (
     block_channel_sums,
     group_statistics,
     multiply_tables,
+    resize_as_floats,
     move_transposes,
     resize_by_axes,
     tabulate_resizes,

@@ -13,8 +13,9 @@ from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.ir.interpreter.interpret import run_graph
-from bessemer.compiler.ir.types import DType, TensorType, f32, i32
+from bessemer.compiler.ir.types import DType, TensorType, f32, i32, u8
 from bessemer.compiler.ops.image.resize_position import COORDINATES
+from bessemer.compiler.passes.gathers.resize_as_floats import resize_as_floats
 from bessemer.compiler.passes.gathers.tabulate_resizes import tabulate_resizes
 from bessemer.compiler.passes.simplification.remove_dead import remove_dead
 from bessemer.compiler.passes.simplification.simplify import simplify
@@ -63,6 +64,18 @@ def test_pixels_are_side_by_side_before_they_are_resized(
 )
 def test_others_stay(graph: Graph) -> None:
     assert tabulate_resizes(graph) is graph
+
+
+@pytest.mark.parametrize(("mode", "dtype"), [("linear", u8), ("linear", i32), ("cubic", i32)])
+def test_integers_are_mixed_as_floats(mode: str, dtype: DType, rng: np.random.Generator) -> None:
+    graph = changed(_free(mode, dtype=dtype), [resize_as_floats, tabulate_resizes], rng)
+    assert _operators(graph).count("mix_neighbours") == 2
+    assert _operators(graph)[-2:] == ["round", "cast"]
+
+
+def test_integers_that_are_not_mixed_stay() -> None:
+    graph = _free("nearest", dtype=i32)
+    assert resize_as_floats(graph) is graph
 
 
 def test_known_sizes_and_multiples_stay() -> None:
