@@ -40,7 +40,8 @@ def returned(
 ) -> list[Value]:
     """The body's results, the carried ones in the types that they had at the start, but for sizes
     at the places that are `changing`. What depends on `lengths`, sizes there, is not a size from
-    before the loop.
+    before the loop. Where some change, so does what starts with a prompt of any length and goes on
+    with one token: elsewhere, a size and a number are taken to be equal.
 
     Raises ChangesTypeError where their types are others.
     """
@@ -57,7 +58,11 @@ def returned(
         for axis, (one, other) in enumerate(zip(start.type.shape, end.type.shape)):
             if (number, axis) in changing:
                 shape[axis] = other
-            elif dims.symbol_names(other) & decided or not _agree(region.builder, one, other):
+            elif (
+                dims.symbol_names(other) & decided
+                or (changing and isinstance(one, int) != isinstance(other, int))
+                or not _agree(region.builder, one, other)
+            ):
                 differing[number, axis] = message
         if not differing:
             kept[number] = with_shape(region.builder, end, tuple(shape))
