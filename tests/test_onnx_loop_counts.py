@@ -226,6 +226,48 @@ def test_what_the_condition_does_not_read_is_not_carried_while_counting() -> Non
             np.testing.assert_allclose(ours, theirs, rtol=1e-5)
 
 
+_HANDED_ON = """
+agraph (float[n] x, float step) => (float[n] last, float[m, n] all) {{
+    most = Constant<value = int64 {{9223372036854775807}}>()
+    begins = Constant<value = bool {{1}}>()
+    last, b_end, c_end, all = Loop(most, begins, x, x, x) <
+        body = body (int64 i, bool go, float[n] a, float[n] b, float[n] c)
+                => (bool more, float[n] a_next, float[n] b_next, float[n] c_next, float[n] row) {{
+            a_next = Identity(b)
+            b_next = Mul(c, step)
+            c_next = Sub(c, step)
+            {condition}
+            row = Exp(a)
+        }}
+    >
+}}
+"""
+_LATE = """
+    total = ReduceSum<keepdims = 0>(a)
+    zero = Constant<value = float {0.0}>()
+    more = Greater(total, zero)
+"""
+_OF_UNKNOWN_SIZE = """
+    zero = Constant<value = float {0.0}>()
+    high = Greater(a, zero)
+    kept = Compress<axis = 0>(a, high)
+    size = Size(kept)
+    none = Constant<value = int64 {0}>()
+    more = Greater(size, none)
+"""
+
+
+@pytest.mark.parametrize("condition", [_LATE, _OF_UNKNOWN_SIZE], ids=["late", "of unknown size"])
+def test_counting_keeps_what_the_condition_reads_iterations_later(condition: str) -> None:
+    model = parsed(_HANDED_ON.format(condition=condition))
+    compiled = bessemer.compile(model, threads=1, cache=False)
+    for step in (0.5, 0.0625, 0.03125):
+        given = {"x": np.array([1, 2, 4, 3], np.float32), "step": np.array(step, np.float32)}
+        for ours, theirs in zip(compiled.run(given), expected(model, given), strict=True):
+            assert ours.shape == theirs.shape
+            np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+
+
 def test_no_iteration_stacks_nothing() -> None:
     model = parsed(_MAP.format(more=_COUNTED, step=1))
     compiled = bessemer.compile(model, threads=1, optimize=0, cache=False)

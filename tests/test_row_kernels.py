@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -99,6 +100,7 @@ CASES: dict[str, tuple[Rows, Callable[[Array], Array]]] = {
 }
 
 
+@cache
 def _compiled(rows: Rows, shape: tuple[Size, ...], dtype: DType = f32) -> Compilation:
     b = GraphBuilder("rows")
     return build(b.finish([rows(b, b.input("x", TensorType(dtype, shape)))]), Options())
