@@ -69,6 +69,18 @@ def test_a_value_names_only_those_right_below_it(seed: int) -> None:
     assert set(stack.tops) == {*order} - {lower for _, lower in all_pairs}
 
 
+def test_a_thousand_ends_are_planned_and_compared_again() -> None:
+    """Two compilations of one network: the second compares its sizes with those of the first."""
+    for _ in range(2):
+        values = [Value(TensorType(f32, (1,))) for _ in range(1000)]
+        lives = {v: Life(step, step) for step, v in enumerate(values)}
+        sizes: dict[Value, Size] = {v: 4 * symbol(f"n{k}") for k, v in enumerate(values)}
+        stack, _ = best_stack([[(v, 256) for v in values]], lives, 64)
+        definitions, _, end = stack.places(sizes)
+        at = {f"n{k}": 16 * (k % 7) for k in range(1000)}
+        assert evaluate_named(end, define(at, definitions)) == 4 * 16 * 6
+
+
 def _squares() -> Graph:
     """Products [n, n] and [m, m] by turns: in parts of the arena, both kinds would be kept."""
     builder = GraphBuilder("squares")

@@ -120,7 +120,9 @@ def _up(size: int, alignment: int) -> int:
 
 
 def _highest(ends: Sequence[Size]) -> Size:
-    highest: Size = 0
-    for end in dict.fromkeys(ends):
-        highest = dims.maximum(highest, end)
-    return highest
+    # By halves: one in the other, hundreds of maxima are deeper than Python compares.
+    different = [*dict.fromkeys(ends)]
+    if len(different) < 2:
+        return dims.maximum(0, dims.total(different))
+    half = len(different) // 2
+    return dims.maximum(_highest(different[:half]), _highest(different[half:]))
