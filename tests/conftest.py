@@ -56,8 +56,9 @@ def root() -> Path:
 
 @pytest.fixture
 def rng(request: pytest.FixtureRequest) -> np.random.Generator:
-    """Random numbers that depend on the test's name only, not on the order of the tests."""
-    return np.random.default_rng(zlib.crc32(request.node.nodeid.encode()))
+    """Random numbers that depend on the test's name and its file's, not on the order of tests."""
+    name = request.node.nodeid.rpartition("/")[2]
+    return np.random.default_rng(zlib.crc32(name.encode()))
 
 
 @pytest.fixture

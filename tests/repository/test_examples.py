@@ -1,0 +1,95 @@
+"""The examples run, in Python and in C, and the model beside them is what its script writes."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from bessemer.compiler.ir.types import Array
+from bessemer.frontends import zoo
+from bessemer.frontends.onnx_writer.write import write_onnx
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = ROOT / "examples"
+
+needs_c = pytest.mark.skipif(
+    shutil.which("cc") is None or shutil.which("make") is None, reason="needs make and cc"
+)
+
+
+@pytest.mark.parametrize("name", ["residual_network", "text_transformer"])
+def test_an_example_runs(name: str) -> None:
+    program = f"import runpy; runpy.run_path({str(EXAMPLES / name)!r} + '.py', run_name='__main__')"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 3
+
+
+def test_the_model_beside_the_examples_is_the_zoo_s_lenet() -> None:
+    path = EXAMPLES / "lenet.onnx"
+    assert path.stat().st_size < 300_000
+    assert onnx.load(path) == write_onnx(zoo.lenet(seed=0).graph)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where examples/Makefile built the C programs, with this tree's `bessemer`."""
+    folder = tmp_path_factory.mktemp("examples")
+    script = folder / "bessemer"
+    command = "from bessemer.frontends.cli import main; main()"
+    script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{command}" "$@"\n')
+    script.chmod(0o755)
+    done = subprocess.run(
+        ["make", "-C", EXAMPLES, f"OUT={folder}", f"BESSEMER={script}", f"PYTHON={sys.executable}"],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def printed_by(*command: str | Path) -> str:
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+
+
+def numbers_in(text: str) -> Array:
+    rows = [[float(word) for word in line.split()] for line in text.splitlines()]
+    return np.array(rows, np.float32)
+
+
+def images(batch: int) -> Array:
+    """What the C programs make: byte values over 256."""
+    count = batch * 28 * 28
+    return (np.arange(count) * 37 % 256 / 256).astype(np.float32).reshape(batch, 1, 28, 28)
+
+
+def by_onnxruntime(path: Path, x: Array) -> dict[str, Array]:
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    names = [each.name for each in session.get_outputs()]
+    return dict(zip(names, session.run(names, {session.get_inputs()[0].name: x})))
+
+
+@needs_c
+def test_the_embedded_model_computes_what_onnxruntime_does(made: Path) -> None:
+    single = printed_by(made / "embed", "1")
+    assert single == printed_by(made / "embed", "2") == printed_by(made / "embed")
+    expected = by_onnxruntime(EXAMPLES / "lenet.onnx", images(2))["logits"]
+    np.testing.assert_allclose(numbers_in(single), expected, rtol=1e-5, atol=1e-6)
+
+
+@needs_c
+def test_two_models_in_one_program_compute_what_onnxruntime_does(made: Path) -> None:
+    cleaned = by_onnxruntime(made / "cleaner.onnx", images(3).reshape(3, 784))["rebuilt"]
+    expected = by_onnxruntime(EXAMPLES / "lenet.onnx", cleaned.reshape(3, 1, 28, 28))["logits"]
+    shown = numbers_in(printed_by(made / "two_models"))
+    np.testing.assert_allclose(shown, expected, rtol=1e-5, atol=1e-6)
