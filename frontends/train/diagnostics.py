@@ -36,12 +36,16 @@ class Sweep:
 
     @property
     def steepest(self) -> float:
-        """The rate around which the loss falls fastest: a good one to begin with."""
+        """The rate around which the loss falls fastest: a good one to begin with.
+
+        The first tenth is left out, whose averages are of few batches.
+        """
         reach = max(len(self.rates) // 10, 1)
         falls = [after - before for before, after in zip(self.losses, self.losses[reach:])]
         if not falls:
             raise CompileError("The sweep is too short: the loss grew without bound at once.")
-        return self.rates[falls.index(min(falls)) + reach // 2]
+        begin = min(reach, len(falls) - 1)
+        return self.rates[falls.index(min(falls[begin:]), begin) + reach // 2]
 
 
 def sweep_rates(

@@ -15,7 +15,7 @@ from bessemer.compiler.errors import CompileError
 from bessemer.frontends.builder import Dense, Input, Network, Sequential
 from bessemer.frontends.builder.layers_activation import ReLU
 from bessemer.frontends.train import search
-from bessemer.frontends.train.diagnostics import overfitting_gap, sweep_rates
+from bessemer.frontends.train.diagnostics import Sweep, overfitting_gap, sweep_rates
 from bessemer.frontends.train.history import History
 from bessemer.frontends.train.losses import ADVERSARIAL, mean_squared_error
 from bessemer.frontends.train.optimizers import SGD
@@ -93,6 +93,12 @@ def test_a_sweep_finds_where_the_loss_falls_and_ends_where_it_explodes(
     assert len(sweep.rates) < 200
     assert 1e-3 < sweep.steepest < 1
     np.testing.assert_allclose(np.diff(np.log(sweep.rates)), math.log(1e7) / 199, rtol=1e-6)
+
+
+def test_a_first_batch_that_is_worse_than_others_is_no_fall() -> None:
+    rates = tuple(np.geomspace(1e-4, 1, 40))
+    losses = (9.0, 5.0, *[4.0] * 18, *np.linspace(4, 1, 10), *[1.0] * 10)
+    assert 1e-2 < Sweep(rates, losses).steepest < 1
 
 
 def test_the_gap_is_what_is_worse_on_data_never_seen() -> None:
