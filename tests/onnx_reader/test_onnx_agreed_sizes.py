@@ -70,6 +70,27 @@ def test_weights_say_what_a_free_size_is(name: str) -> None:
     agrees(model, {"x": _CASES[name][1]})
 
 
+@pytest.mark.parametrize(
+    ("name", "free"),
+    [
+        ("BatchNormalization", "xsbmv"),
+        ("InstanceNormalization", "xsb"),
+        ("GroupNormalization", "b"),
+    ],
+)
+def test_free_sizes_of_factors_summands_and_statistics_are_one(name: str, free: str) -> None:
+    """As where a tool has made inputs of the weights."""
+    attributes, x, weights = _CASES[name]
+    node = onnx.helper.make_node(name, ["x", *weights], ["y"], **attributes)
+    given = {"x": x, **weights}
+    model = node_model(node, list(given.items()), 21)
+    for value in model.graph.input:
+        for axis, size in enumerate(value.type.tensor_type.shape.dim):
+            if value.name in free:
+                size.dim_param = f"{value.name}{axis}"
+    agrees(model, given)
+
+
 def test_a_size_that_weights_do_not_fit_is_told() -> None:
     model = _model("LSTM")
     model.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 6

@@ -23,8 +23,14 @@ def read_batch_norm(context: NodeContext) -> Value | list[Item]:
     axis = 1 if x.type.rank > 1 else 0
     if context.opset >= 14 and context.integer("training_mode", 0):
         return _training_batch_norm(context, axis, epsilon)
-    x = with_size(context.builder, x, axis, scale.type.numel)
+    channels = scale.type.numel
+    x = with_size(context.builder, x, axis, channels)
+    bias, center, spread = (_of_size(context, value, channels) for value in (bias, center, spread))
     return normalize.batch_norm(context.builder, x, scale, bias, center, spread, epsilon, axis)
+
+
+def _of_size(context: NodeContext, vector: Value, size: dims.Size) -> Value:
+    return with_size(context.builder, vector, 0, size) if vector.type.rank == 1 else vector
 
 
 def _training_batch_norm(context: NodeContext, axis: int, epsilon: float) -> list[Item]:
@@ -57,9 +63,10 @@ def _batch_norm_of_every_element(context: NodeContext, epsilon: float) -> Value:
 def read_instance_norm(context: NodeContext) -> Value:
     b = context.builder
     x, scale = context.input(0), context.input(1)
-    x = to_channels_last(b, with_size(b, x, 1, scale.type.numel))
-    epsilon = context.number("epsilon")
-    result = normalize.instance_norm(b, x, scale, context.input(2), epsilon)
+    channels = scale.type.numel
+    x = to_channels_last(b, with_size(b, x, 1, channels))
+    bias = _of_size(context, context.input(2), channels)
+    result = normalize.instance_norm(b, x, scale, bias, context.number("epsilon"))
     return from_channels_last(b, result)
 
 
@@ -70,6 +77,7 @@ def read_group_norm(context: NodeContext) -> Value:
     groups = context.integer("num_groups")
     if groups < 1:
         context.wrong(f"num_groups is {groups}")
+    bias = _of_size(context, bias, scale.type.numel)
     if context.opset >= 21:
         x = with_size(b, x, 1, scale.type.numel)
     channels = x.type.shape[1]
