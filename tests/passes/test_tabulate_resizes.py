@@ -78,6 +78,18 @@ def test_integers_that_are_not_mixed_stay() -> None:
     assert resize_as_floats(graph) is graph
 
 
+@pytest.mark.parametrize(("dtype", "outside"), [(u8, 0.7), (i32, -2.7), (i32, 2.0**24 + 1)])
+def test_integers_outside_of_a_region_are_not_rounded(dtype: DType, outside: float) -> None:
+    b = GraphBuilder("g")
+    x = b.input("x", TensorType(dtype, (4, 4)))
+    given = {"roi": (0.0, 0.0, 1.0, 2.0), "extrapolation": outside}
+    y = b.apply("resize", x, shape=(4, 4), mode="linear", coordinate="tf_crop_and_resize", **given)
+    rows = np.arange(0, 64, 4, dtype=dtype.numpy).reshape(4, 4)
+    (found,) = bessemer.compile(b.finish([y]), cache=False).run({"x": rows})
+    beyond = np.full((4, 2), int(outside), dtype.numpy)
+    np.testing.assert_array_equal(found, np.concatenate([rows[:, [0, 2]], beyond], 1))
+
+
 def test_known_sizes_and_multiples_stay() -> None:
     b = GraphBuilder("g")
     x = b.input("x", TensorType(f32, (1, 3, N, 5)))

@@ -4,7 +4,8 @@
     %1 = cast(resize(cast(%0) : f32) : f32), rounded : u8[H,W]
 
 So the passes behind this one see a resize as any other: they take it apart into its axes, between
-which nothing may be rounded.
+which nothing may be rounded. (What lies outside of a region that is cut out is not rounded, and
+such a resize is not taken apart.)
 """
 
 from __future__ import annotations
@@ -38,5 +39,5 @@ def _rule(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
 def _mixes_integers(node: Node) -> bool:
     if node.operator.name != "resize" or not node.output.type.dtype.is_integer:
         return False
-    mode: str = node.attributes.get("mode", "nearest")
-    return mode != "nearest"
+    mode, coordinate = (node.attributes.get(name) for name in ("mode", "coordinate"))
+    return mode not in (None, "nearest") and coordinate != "tf_crop_and_resize"
