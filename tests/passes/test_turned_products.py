@@ -76,6 +76,22 @@ def test_a_product_of_one_step_is_turned(rng: np.random.Generator) -> None:
     ]
 
 
+def test_a_product_that_is_a_row_stays(rng: np.random.Generator) -> None:
+    c = Case()
+    left, y, z = c.x(8, 1), c.x(8, 7), c.x(1, 5)
+    for right in (y, z):
+        left = c.of("matmul", c.of("transpose", left, permutation=(1, 0)), right)
+    graph = c.b.finish([c.of("exp", c.of("transpose", left, permutation=(1, 0)))])
+    result = changed(graph, [turn_products, remove_dead], rng, rtol=1e-6)
+    assert lines(result)[:-1] == [
+        "%3 = transpose(%0, permutation=(1, 0))",
+        "%4 = matmul(%3, %1)",
+        "%5 = transpose(%2, permutation=(1, 0))",
+        "%6 = matmul(%5, %4)",
+        "%7 = exp(%6)",
+    ]
+
+
 def test_products_that_someone_reads_by_rows_stay() -> None:
     assert turn_products(graph := _read_across(permutation=(1, 0, 2))) is graph
     for reader in ("exp", "output"):

@@ -51,10 +51,12 @@ def _is_turned(
 ) -> bool:
     """Whether a node multiplies a transposed matrix, or a column, and neighbours in the rows of
     what it computes are neighbours for none of its readers, but those in its columns are. The
-    transpose of a product that is `turned` itself is no transpose."""
+    transpose of a product that is `turned` itself is no transpose; that of a row is a view."""
     if node.operator.name != "matmul" or node.output in graph.outputs:
         return False
     left, right = node.inputs
+    if left.type.rank > 1 and left.type.shape[-2] == 1:
+        return False
     before = _transposed(left, producers)
     if not _is_column(left) and (before is None or before in turned):
         return False
