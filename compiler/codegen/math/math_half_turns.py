@@ -13,7 +13,7 @@ from bessemer.compiler.codegen.math.math_exponential import FORMATS
 from bessemer.compiler.codegen.math.math_terms import Term, at_least, at_most, fma, polynomial
 
 FARTHEST = 2.0**17
-"""The largest |x|: there n may be off by 2^-8, and P3 counts for no more than 2^-60."""
+"""The largest |x|: there n may be off by 2^-8, and r by 2^-55, n times what P3 lacks of pi."""
 # No part is negative, so that none turns -0 into 0.
 _PI = (3.141592502593994, 1.5099578831723193e-07, 1.078060505991553e-14)
 # (sin(r) / r - 1) / r^2 in r^2, |r| <= 1.585; 2^-27.2.
