@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import onnx
@@ -87,14 +87,16 @@ def _read_until_settled(
     dims: Mapping[str, int],
     values: Mapping[str, Array],
     stretches: bool,
+    ones: Collection[str] = (),
 ) -> Graph:
     """Reads the model again and again, each time knowing more of it.
 
     What is found out on the way: input dimensions that are one and the same; and choices that ranks
     depend on (an If whose branches give different ones, a Squeeze of all axes of size 1). One is
     tried, then the other: what comes after, or the output's declared rank, rarely accepts both.
+    The dimensions `ones` are known to be 1 from the start, whatever they meet.
     """
-    merged: dict[str, Size] = {}
+    merged: dict[str, Size] = dict.fromkeys(ones, 1)
     broadcast: dict[str, Size] = {}
     untried: list[str] = []
 
@@ -107,7 +109,14 @@ def _read_until_settled(
             # What is made of strings before the run has the shape that is said here.
             if not stretches or (graph.strings is not None and graph.strings.steps):
                 return graph
-            return with_stretched_inputs(read, merged, broadcast) or graph
+            try:
+                return with_stretched_inputs(read, merged, broadcast) or graph
+            except SizesMustAgree as found:
+                known = {*ones, found.name}
+                try:
+                    return _read_until_settled(loaded, state, dims, values, stretches, known)
+                except CompileError:
+                    return graph
         except SizesMustAgree as found:
             merged[found.name] = found.size
             if found.by_broadcast:

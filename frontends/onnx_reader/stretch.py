@@ -35,6 +35,8 @@ def with_stretched_inputs(
 ) -> Graph | None:
     """The model with inputs that are repeated where the run finds that they must be; None if there
     are none. `merged` is what the model has been read with, `broadcast` those of it that may be 1.
+
+    Raises SizesMustAgree where one of these is always 1, so that what it meets need not be.
     """
     groups = _groups(broadcast)
     while groups:
@@ -48,6 +50,8 @@ def with_stretched_inputs(
             known = [group for group in groups if found.name not in group]
             if len(known) == len(groups):
                 return None
+            if found.size == 1:
+                raise
             groups = known
             continue
         except (MustChooseError, CompileError):

@@ -175,6 +175,17 @@ def test_gpus_and_training_have_one_size_for_both() -> None:
     trainer.fit({name: floats(4, 4) for name in "xyt"}, epochs=1, batch=2)
 
 
+def test_what_meets_a_size_that_is_always_1_has_any_size() -> None:
+    """The product says that n is 1, behind where it has met the other."""
+    text = """agraph (float[n, t] x, float[m, 1] w) => (float[a, b] y, float[m, t] z) {
+        column = Transpose<perm = [1, 0]>(x)
+        y = Sub(column, x)
+        z = MatMul(w, x)
+    }"""
+    feeds = [{"x": floats(1, t), "w": floats(m, 1)} for t, m in ((5, 2), (1, 3), (2, 0), (0, 1))]
+    _check(parsed(text), feeds)
+
+
 def test_strings_that_are_joined_are_as_many() -> None:
     """What is made of strings before the code runs is of one size."""
     text = "agraph (string[a] x, string[b] y) => (string[c] z) { z = StringConcat(x, y) }"
