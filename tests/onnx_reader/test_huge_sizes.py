@@ -12,7 +12,7 @@ from bessemer.compiler.codegen.artifact.machine import Machine
 from bessemer.compiler.jit import link
 from bessemer.runtime.artifact import Status
 from bessemer.runtime.model import CompiledModel
-from bessemer.runtime.native import Context
+from bessemer.runtime.native import Context, Options
 from tests import handmade
 from tests.onnx_check import expected, parsed
 
@@ -29,6 +29,12 @@ agraph (float[a, k] x, float[k, b] y) => (float[b, a] z) {
     product = MatMul(x, y)
     shares = Softmax(product)
     z = Transpose<perm = [1, 0]>(shares)
+}
+"""
+_WITHOUT_MEMORY = """
+agraph (float[a, 1] x, float[b] y) => (float[a, b] z, int64[a, 1] w) {
+    z = Add(x, y)
+    w = Cast<to = 7>(x)
 }
 """
 
@@ -64,8 +70,36 @@ def test_a_caller_s_sizes_are_refused(
     assert b"larger than the address space" in native.message(context.handle)
 
 
-def test_a_context_that_could_not_be_made_has_a_message(from_caller: CompiledModel) -> None:
-    assert b"there is no context" in from_caller._runner.native.message(None)
+@pytest.mark.parametrize("sizes", [(2**61, 0), (0, 2**62), (2**32, 2**32), (2**63 - 1, 1)])
+def test_arrays_beyond_the_address_space_are_refused(sizes: tuple[int, int]) -> None:
+    """Of a run that needs no memory of its own."""
+    compiled = bessemer.compile(parsed(_WITHOUT_MEMORY), threads=1, optimize=0)
+    native = compiled._runner.native
+    dims = (ctypes.c_int64 * 2)(*sizes)
+    assert native.workspace_bytes(ctypes.addressof(dims)) < 0
+    context = Context(native, threads=1)
+    arrays = (ctypes.c_void_p * 2)(*[ctypes.addressof(dims)] * 2)
+    places = [ctypes.addressof(arrays), ctypes.addressof(arrays), ctypes.addressof(dims)]
+    assert native.run(context.handle, *places, None, 0) == Status.OUT_OF_MEMORY
+    assert b"larger than the address space" in native.message(context.handle)
+
+
+def test_without_a_context_functions_do_nothing(from_caller: CompiledModel) -> None:
+    native = from_caller._runner.native
+    assert b"there is no context" in native.message(None)
+    assert (native.threads(None), native.arena_bytes(None)) == (0, 0)
+    assert native.run(None, None, None, None, None, 0) == Status.INVALID_ARGUMENT
+    native.trim(None)
+    native.destroy(None)
+
+
+def test_fewer_threads_than_none_are_refused(from_caller: CompiledModel) -> None:
+    native, context = from_caller._runner.native, ctypes.c_void_p(1)
+    for threads, status in ((0, Status.OK), (-1, Status.INVALID_ARGUMENT)):
+        options = Options(threads=threads)
+        assert native.create(ctypes.addressof(context), ctypes.addressof(options)) == status
+        assert bool(context) == (status == Status.OK)
+        native.destroy(context.value)
 
 
 def test_a_workspace_too_small_for_the_data_is_told() -> None:

@@ -103,6 +103,17 @@ def test_its_steps_are_the_trainer_s_bit_for_bit(file: Path, threads: int) -> No
     library.close()
 
 
+def test_without_a_context_there_is_nothing(file: Path) -> None:
+    library = TrainingLibrary(file)
+    library.close()
+    library.handle = ctypes.c_void_p()
+    for name in ("steps", "threads", "arena_bytes", "needed_bytes"):
+        assert library.function(name)(library.handle) == 0
+    assert library.init(24) == Status.INVALID_ARGUMENT
+    library.function("trim")(library.handle)
+    library.close()
+
+
 def test_init_goes_back_to_the_start(library: TrainingLibrary) -> None:
     batches = _batches()
     first = _c_steps(library, batches)

@@ -78,7 +78,8 @@ TYPES = (
     + """\
 /* All zero means the defaults. */
 typedef struct {
-  int32_t threads;           /* 0: as many as the processors that this process may use */
+  int32_t threads;           /* 0: as many as the processors that this process may use; negative
+                                numbers are refused */
   int32_t spin_microseconds; /* how long an idle thread looks for work before it sleeps;
                                 0: the default, below 0: not at all */
   const void *weights;       /* in memory, aligned to 64 bytes; NULL: those of the model */
@@ -101,7 +102,8 @@ typedef struct {
 )
 
 LIFE = """\
-/* options may be NULL. Where it fails, *out is NULL and the log has the details. */
+/* options may be NULL. Where it fails, *out is NULL and the log has the details. All functions take
+ * a context that is NULL: those that return a status refuse it, to others it has nothing. */
 int32_t ${prefix}_create(${prefix}_context **out, const ${prefix}_options *options);
 void ${prefix}_destroy(${prefix}_context *context);
 

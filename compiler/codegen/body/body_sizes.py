@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from bessemer.compiler.codegen.body.body_writer import BodyWriter
 from bessemer.compiler.codegen.kernels.set_symbols import set_by_kernel
 from bessemer.compiler.codegen.support.sizes import OVERFLOW, SizeWriter, any_of
-from bessemer.compiler.codegen.support.workspace import run_sizes
+from bessemer.compiler.codegen.support.workspace import array_sizes, run_sizes
 from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
@@ -36,6 +36,7 @@ class BodySizes(BodyWriter):
         self.checked = SizeWriter(self.pure, self._symbol, self.overflows)
         self.bound: set[str] = set()
         self.unchecked: list[Size] = list(plan.ends)
+        self.arrays = array_sizes(program)
         self.required = dict(program.required)
         self.repeats = 0
         """How many loops are around what is being written."""
@@ -84,6 +85,9 @@ class BodySizes(BodyWriter):
         while self.unchecked and dims.symbol_names(self.unchecked[0]) <= self.bound:
             end = self.unchecked.pop(0)
         need = self.checked.value(end)
+        for size in self.arrays:
+            self.checked.value(size)
+        self.arrays = []
         self._check_overflow()
         self._check_required(signs)
         if end != 0:

@@ -21,6 +21,7 @@ declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)
 _STRINGS = {
     "bessemer_plain": "%s",
     "bessemer_half_memory": "allocate and release must be given together",
+    "bessemer_few_threads": "the number of threads is negative",
     "bessemer_no_memory": "%lld bytes could not be allocated",
     "bessemer_no_context": "there is no context: options.log gets the reason when none is created",
 }
@@ -229,9 +230,13 @@ memory:
   %no_allocate = icmp eq ptr %allocate, null
   %no_release = icmp eq ptr %release, null
   %half = icmp ne i1 %no_allocate, %no_release
-  br i1 %half, label %refuse, label %move
+  %threads = field options.threads, %draft
+  %few = icmp slt i32 %threads, 0
+  %text = select i1 %half, ptr @bessemer_half_memory, ptr @bessemer_few_threads
+  %wrong = or i1 %half, %few
+  br i1 %wrong, label %refuse, label %move
 refuse:
-  call void @bessemer_fail(ptr %draft, i32 1, ptr @bessemer_half_memory)
+  call void @bessemer_fail(ptr %draft, i32 1, ptr %text)
   ret i32 1
 move:
   call void @bessemer_set_threads(ptr %draft)
@@ -270,8 +275,24 @@ done:
 }
 """
 
-# What C and the runtime call.
-INTERFACE = """
+
+def number_of(function: str, kind: str, field: str) -> str:
+    """A template of PREFIX_function, which gives a number of the context's; 0 without a context."""
+    return f"""
+define {kind} @${{prefix}}_{function}(ptr %context) $baseline {{
+entry:
+  %none = icmp eq ptr %context, null
+  br i1 %none, label %absent, label %look
+absent:
+  ret {kind} 0
+look:
+  %number = field {field}, %context
+  ret {kind} %number
+}}
+"""
+
+
+_INTERFACE = """
 define i32 @${prefix}_create(ptr %out, ptr %options) $baseline {
   %status = tail call i32 @bessemer_make_context(ptr %out, ptr %options)
   ret i32 %status
@@ -283,30 +304,29 @@ define void @${prefix}_destroy(ptr %context) $baseline {
 }
 
 define void @${prefix}_trim(ptr %context) $baseline {
-  tail call void @bessemer_drop_arena(ptr %context)
+entry:
+  %none = icmp eq ptr %context, null
+  br i1 %none, label %done, label %drop
+drop:
+  call void @bessemer_drop_arena(ptr %context)
+  br label %done
+done:
   ret void
-}
-
-define i64 @${prefix}_arena_bytes(ptr %context) $baseline {
-  %bytes = field context.arena_bytes, %context
-  ret i64 %bytes
-}
-
-define i64 @${prefix}_needed_bytes(ptr %context) $baseline {
-  %bytes = field context.needed, %context
-  ret i64 %bytes
 }
 
 define ptr @${prefix}_message(ptr %context) $baseline {
   %text = tail call ptr @bessemer_last_message(ptr %context)
   ret ptr %text
 }
-
-define i32 @${prefix}_threads(ptr %context) $baseline {
-  %threads = field options.threads, %context
-  ret i32 %threads
-}
 """
+
+INTERFACE = (
+    _INTERFACE
+    + number_of("arena_bytes", "i64", "context.arena_bytes")
+    + number_of("needed_bytes", "i64", "context.needed")
+    + number_of("threads", "i32", "options.threads")
+)
+"""What C and the runtime call."""
 
 TEXT = (
     _DECLARATIONS

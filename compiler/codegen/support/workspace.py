@@ -47,11 +47,23 @@ def early_sizes(program: Program, plan: MemoryPlan) -> dict[str, Size]:
     return {**derived, **plan.definitions}
 
 
+def array_sizes(program: Program) -> list[Size]:
+    """The bytes of each input and output, in terms of the inputs' sizes; not of those that are
+    numbers, or that the data decides, which lie in the arena."""
+    known = set(program.symbols[: program.input_symbols])
+    sizes = [program.expanded(value.type.nbytes) for value in (*program.inputs, *program.outputs)]
+    return [
+        size
+        for size in dict.fromkeys(sizes)
+        if not isinstance(size, int) and dims.symbol_names(size) <= known
+    ]
+
+
 def workspace_text(program: Program, plan: MemoryPlan, prefix: str) -> str:
     """`i64 PREFIX_workspace(ptr dims)` as LLVM IR: the bytes known from the inputs' shapes, 0 where
-    the data decides, -1 beyond 64 bits. With places that the run computes also `i1 PREFIX_places(
-    ptr dims, ptr sizes)`, which stores each of `early_sizes` at its number among `run_sizes`, and
-    says whether one is beyond 64 bits."""
+    the data decides, -1 where they, or those of an input or output, are beyond 64 bits. With places
+    that the run computes also `i1 PREFIX_places(ptr dims, ptr sizes)`, which stores each of
+    `early_sizes` at its number among `run_sizes`, and says whether one is beyond 64 bits."""
     known = program.symbols[: program.input_symbols]
     writer = _StraightCode(known)
     size = program.expanded(plan.size)
@@ -65,6 +77,8 @@ def workspace_text(program: Program, plan: MemoryPlan, prefix: str) -> str:
     elif not dims.symbol_names(size) <= set(known):
         size = 0
     result = writer.sizes.value(size)
+    for array in array_sizes(program):
+        writer.sizes.value(array)
     result = writer.let(f"select i1 {writer.overflown()}, i64 -1, i64 {result}")
     own = writer.function(f"i64 @{prefix}_workspace(ptr %dims)", f"ret i64 {result}")
     return DECLARATIONS + (_places_text(program, plan, prefix) if plan.definitions else "") + own

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bessemer.compiler.codegen.support.constants import c_string
+from bessemer.compiler.codegen.support.context import number_of
 
 _DECLARATIONS = "declare i32 @strcmp(ptr, ptr)\n"
 
@@ -182,11 +183,11 @@ found:
 missing:
   ret ptr null
 }
-
-define i64 @${prefix}_steps(ptr %context) $baseline {
-  %steps = field context.steps, %context
-  ret i64 %steps
-}
 """
 
-INTERFACE = _DECLARATIONS + "".join(c_string(*string) for string in _STRINGS.items()) + _CODE
+INTERFACE = (
+    _DECLARATIONS
+    + "".join(c_string(*string) for string in _STRINGS.items())
+    + _CODE
+    + number_of("steps", "i64", "context.steps")
+)
