@@ -344,6 +344,7 @@ def test_zeros_keep_their_sign_where_the_function_is_odd(name: str, dtype: str) 
     assert np.array_equal(np.signbit(got[number]), np.signbit(expected[number]))
 
 
+# Vectors that are wider than the machine's are several of these.
 @pytest.mark.parametrize("lanes", [1, 2, 16])
 @pytest.mark.parametrize("target", TARGETS)
 def test_objects_call_no_library(target: str, lanes: int) -> None:

@@ -66,6 +66,3 @@ def test_pow_has_the_special_cases_of_c(dtype: str, target: str) -> None:
     assert np.array_equal(np.signbit(got[number]), np.signbit(expected[number]))
     exact = number & ((expected == 0) | np.isinf(expected) | (np.abs(expected) == 1))
     assert np.array_equal(got[exact], expected[exact])
-
-
-# Vectors that are wider than the machine's are several of these.

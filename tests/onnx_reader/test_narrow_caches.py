@@ -23,14 +23,16 @@ def _scales(mode: str, bits: int) -> Array:
     return (np.random.default_rng(9).uniform(1, 3, count) / (1 << (bits - 1))).astype(np.float32)
 
 
-def _model(mode: str, bits: int, size: int = SIZE, **attributes: Any) -> onnx.ModelProto:
+def _model(
+    mode: str, bits: int, size: int = SIZE, real: int = TensorProto.FLOAT
+) -> onnx.ModelProto:
     node = helper.make_node(
         "GroupQueryAttention",
         ["q", "k", "v", "past_k", "past_v", "lengths", "total", *[""] * 5, "k_scale", "v_scale"],
         ["y", "keys", "values"], domain="com.microsoft", num_heads=HEADS, kv_num_heads=GROUPS,
-        k_quant_type=mode, v_quant_type=mode, kv_cache_bit_width=bits, **attributes,
+        k_quant_type=mode, v_quant_type=mode, kv_cache_bit_width=bits,
     )  # fmt: skip
-    real, stored = TensorProto.FLOAT, TensorProto.INT8 if bits == 8 else TensorProto.UINT8
+    stored = TensorProto.INT8 if bits == 8 else TensorProto.UINT8
     cache = ["batch", GROUPS, "past", size * bits // 8]
     inputs: dict[str, tuple[int, list[Any]]] = {
         "q": (real, ["batch", "length", HEADS * size]),
@@ -54,27 +56,43 @@ def _model(mode: str, bits: int, size: int = SIZE, **attributes: Any) -> onnx.Mo
     return helper.make_model(graph, opset_imports=opsets, ir_version=9)
 
 
-@pytest.mark.parametrize(("mode", "bits"), [("PER_TENSOR", 8), ("PER_CHANNEL", 4)])
-def test_caches_of_few_bits_are_those_of_onnxruntime(mode: str, bits: int) -> None:
-    model = _model(mode, bits)
+def _feed(bits: int, length: int, past: int, batch: int, dtype: Any) -> dict[str, Array]:
+    rng = np.random.default_rng(length)
+    feed: dict[str, Array] = {
+        name: (2 * rng.standard_normal((batch, length, width * SIZE))).astype(dtype)
+        for name, width in (("q", HEADS), ("k", GROUPS), ("v", GROUPS))
+    }
+    for name in ("past_k", "past_v"):
+        units = rng.integers(0, 256, (batch, GROUPS, past, SIZE * bits // 8), np.uint8)
+        feed[name] = units.view(np.int8) if bits == 8 else units
+    feed["lengths"] = np.full(batch, past + length - 1, np.int32)
+    feed["total"] = np.array(past + length, np.int32)
+    return feed
+
+
+@pytest.mark.parametrize(
+    ("mode", "bits", "dtype", "tolerance"),
+    [
+        ("PER_TENSOR", 8, np.float32, 1e-5),
+        ("PER_CHANNEL", 4, np.float32, 1e-5),
+        ("PER_CHANNEL", 8, np.float16, 4e-3),
+        ("PER_TENSOR", 4, np.float16, 4e-3),
+    ],
+)
+def test_caches_of_few_bits_are_those_of_onnxruntime(
+    mode: str, bits: int, dtype: Any, tolerance: float
+) -> None:
+    model = _model(mode, bits, real=helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
     compiled = bessemer.compile(model)
     session = session_of(model)
     for length, past, batch in ((5, 0, 2), (1, 7, 2), (3, 4, 1), (1, 40, 1)):
-        rng = np.random.default_rng(length)
-        feed: dict[str, Array] = {
-            name: 2 * rng.standard_normal((batch, length, width * SIZE)).astype(np.float32)
-            for name, width in (("q", HEADS), ("k", GROUPS), ("v", GROUPS))
-        }
-        for name in ("past_k", "past_v"):
-            units = rng.integers(0, 256, (batch, GROUPS, past, SIZE * bits // 8), np.uint8)
-            feed[name] = units.view(np.int8) if bits == 8 else units
-        feed["lengths"] = np.full(batch, past + length - 1, np.int32)
-        feed["total"] = np.array(past + length, np.int32)
+        feed = _feed(bits, length, past, batch, dtype)
         y, *caches = compiled.run(feed)
         expected, *stored = session.run(None, feed)
+        assert y.dtype == dtype
         for cache, wanted in zip(caches, stored, strict=True):
             np.testing.assert_array_equal(cache, wanted)
-        np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(y, expected, rtol=10 * tolerance, atol=tolerance)
 
 
 def test_heads_that_do_not_fill_bytes_are_not_supported() -> None:

@@ -91,10 +91,21 @@ def test_the_last_keys_are_kept_as_onnxruntime_keeps_them(places: int) -> None:
 
 def test_a_sliding_cache_is_compiled() -> None:
     model = _model()
-    _assert_steps_agree(bessemer.compile(model).run, model, 7)
+    compiled = bessemer.compile(model)
+    _assert_steps_agree(compiled.run, model, 7)
+    zeros = {"q": np.zeros((1, 1, HEADS * SIZE), np.float32), "last": np.zeros(1, np.int32)}
+    zeros |= dict.fromkeys("kv", np.zeros((1, 1, GROUPS * SIZE), np.float32))
+    few = dict.fromkeys(("past_k", "past_v"), np.zeros((1, GROUPS, WINDOW - 1, SIZE), np.float32))
+    with pytest.raises(bessemer.RunError, match="places >= 5"):
+        compiled.run({**zeros, **few, "total": np.array(1, np.int32)})
 
 
-def test_a_sliding_cache_without_a_window_is_an_error() -> None:
+def test_a_sliding_cache_without_a_window_or_room_for_it_is_an_error() -> None:
+    few = _model()
+    for given in few.graph.input[3:5]:
+        given.type.tensor_type.shape.dim[2].dim_value = WINDOW - 1
+    with pytest.raises(CompileError, match="a cache of 4 places for a window of 5"):
+        read_onnx(few)
     with pytest.raises(CompileError, match="with a local_window_size"):
         read_onnx(_model(local_window_size=-1))
     with pytest.raises(UnsupportedError, match="an attention_bias"):

@@ -201,6 +201,7 @@ def read_group_query_attention(context: NodeContext) -> list[Item]:
     mixed = _attended(context, query, seen_keys, seen_values, rows, seen)
     if values_as is not None:
         mixed = values_as.scaled(context, mixed, groups)
+    mixed = context.cast(mixed, value.type.dtype)
     return [side_by_side(context, mixed), keys, values]
 
 

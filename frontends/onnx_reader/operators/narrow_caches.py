@@ -50,14 +50,14 @@ class NarrowCache:
         return binary(b, "sub", units, float(_MIDDLE))
 
     def scaled(self, context: NodeContext, x: Value, groups: Size) -> Value:
-        """[batch, heads, length, channels] by the scales of the groups that share the cache."""
+        """[batch, heads, length, channels], as f32, by the scales of the groups that share it."""
         batch, heads, length, size = x.type.shape
         each = dims.floordiv(heads, groups)
         apart = context.reshape(x, (batch, groups, each, length, size))
         first, _, last = self.scale.type.shape
         scale = context.reshape(self.scale, (first, 1, 1, last))
         scaled = context.elementwise("mul", context.cast(apart, f32), scale)
-        return context.cast(context.reshape(scaled, x.type.shape), x.type.dtype)
+        return context.reshape(scaled, x.type.shape)
 
 
 def _paired(context: NodeContext, steps: Value) -> Value:

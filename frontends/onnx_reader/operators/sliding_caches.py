@@ -14,6 +14,7 @@ from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import i64
 from bessemer.compiler.ops.composite.composite import binary, where
 from bessemer.frontends.onnx_reader.context import NodeContext
+from bessemer.frontends.onnx_reader.equal_sizes import require_nonnegative
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,5 +104,8 @@ def sliding_cache(context: NodeContext, before: Value, last: Value, length: Size
     if context.optional(10) is not None:
         context.unsupported("an attention_bias with sliding_window_cache = 1")
     places = context.input(3).type.shape[2]
+    if isinstance(places, int) and places < window:
+        context.wrong(f"a cache of {places} places for a window of {window}")
+    require_nonnegative(context.builder, (places - window,), f"{places} >= {window}")
     after = binary(context.builder, "add", context.reshape(last, before.type.shape), 1)
     return SlidingCache(window, places, length, before, after)
