@@ -137,6 +137,19 @@ def test_pixels_that_are_repeated(times: int, shape: tuple[Size, ...], target: T
     np.testing.assert_array_equal(found, wanted)
 
 
+@on_each_target
+@pytest.mark.parametrize("times", [2, 4])
+def test_repeated_pixels_of_which_the_last_are_cut_off(times: int, target: Target) -> None:
+    b = GraphBuilder("cut")
+    x = b.apply("reshape", b.input("x", TensorType(f32, (5, 7, 53))), shape=(5, 7, 53, 1))
+    spread = b.apply("broadcast_to", x, shape=(5, 7, 53, times))
+    rows, columns = b.apply("reshape", spread, shape=(5, 7, 53 * times)), 53 * times - 1
+    cut = b.apply("slice", rows, starts=(0, 0, 0), shape=(5, 7, columns), steps=(1, 1, 1))
+    array = np.random.default_rng(5).standard_normal((5, 7, 53), np.float32)
+    (found,) = _run(b, [b.apply("transpose", cut, permutation=(1, 2, 0))], [array], target)
+    np.testing.assert_array_equal(found, array.repeat(times, 2)[..., :-1].transpose(1, 2, 0))
+
+
 def test_few_channels_of_an_image_that_grows_are_interleaved() -> None:
     b = GraphBuilder("grown")
     x = b.input("x", TensorType(f32, (3, 37, 53)))

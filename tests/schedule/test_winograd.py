@@ -344,3 +344,15 @@ def test_of_rounded_numbers_it_is_nearly_as_exact_as_the_direct_form(
     exact = direct(array, w)
     rounded = direct(*(a.astype(ml_dtypes.bfloat16).astype(np.float64) for a in (array, w)))
     assert np.linalg.norm(found - exact) < 2 * np.linalg.norm(rounded - exact)
+
+
+@pytest.mark.parametrize("taps", [3, 5])
+def test_no_images(taps: int) -> None:
+    b = GraphBuilder("none")
+    x = b.input("x", TensorType(f32, (0, 13, 11, 32)))
+    w = b.constant(np.ones((taps, taps, 32, 32), np.float32))
+    around = {"dilations": (1, 1), "low": (0, 0), "high": (0, 0), "groups": 1}
+    made = build(b.finish([b.apply("conv", x, w, strides=(1, 1), **around)]), Options())
+    model = load_code(made.code, made.weights, machine_of(made.target))
+    (found,) = model.run({"x": np.ones((0, 13, 11, 32), np.float32)})
+    assert found.shape == (0, 14 - taps, 12 - taps, 32)

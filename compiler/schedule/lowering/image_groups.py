@@ -176,7 +176,7 @@ def lower_winograd_group(
         return None
     image = ImageGroup(group, grouping, lowering)
     taps = _taps(image, kernel)
-    if taps is None:
+    if taps is None or 0 in image.sizes:
         return None
     is_constant = w in lowering.constants
     possible = _can_transform(image, taps, is_constant, target)

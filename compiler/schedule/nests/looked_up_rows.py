@@ -8,28 +8,45 @@ What a place is, and whether the lanes' places are neighbours, is found once for
 
 from __future__ import annotations
 
+from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Symbol
-from bessemer.compiler.ir.expr import Expression
+from bessemer.compiler.ir.expr import Expression, Load
 from bessemer.compiler.ir.walk_expr import index_expressions, loads_of, reductions_of
 from bessemer.compiler.schedule.dependence import Dependence
+from bessemer.compiler.schedule.nests.merge_axes import extent_of
 
 ROWS = 32
 """In a block."""
+FEWEST_BLOCKS = 4
+"""With fewer, threads would have nothing to share."""
+FARTHEST = 16 << 10
+"""Bytes from row to row: of longer ones, 32 do not stay in the cache. (512 rows of 32 KiB, 2048
+places in each, one thread: 2.7 ms row by row, 8.5 columns first; of 4 KB, 1000 places: 0.31, 0.22.)
+"""
 
 
 def has_common_places(
     value: Expression, outer: tuple[Symbol, ...], inner: Symbol, dependence: Dependence
 ) -> bool:
     """Whether data gives the places along a row's axis at which some elements are, and gives every
-    row, along the last of the outer axes, the same ones."""
+    row, along the last of the outer axes, the same ones; of rows that are neither few nor long."""
     if not outer or reductions_of(value):
+        return False
+    *others, rows = map(extent_of, outer)
+    blocks = dims.product(others) * dims.ceildiv(rows, ROWS)
+    if isinstance(blocks, int) and blocks < FEWEST_BLOCKS:
         return False
     looks_up = False
     for load in loads_of(value):
         for offset in load.indices:
             for place in index_expressions(offset):
                 if inner in dependence.of(place):
-                    if outer[-1] in dependence.of(place):
+                    if outer[-1] in dependence.of(place) or _are_far_apart(load, outer[-1]):
                         return False
                     looks_up = True
     return looks_up
+
+
+def _are_far_apart(load: Load, row: Symbol) -> bool:
+    apart = dims.coefficient_of(load.indices[0], row)
+    return isinstance(apart, int) and abs(apart) * load.buffer.dtype.bytes > FARTHEST

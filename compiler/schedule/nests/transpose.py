@@ -182,6 +182,9 @@ def _with_axes(piece: Piece, together: int, lanes: Lanes) -> _Transpose | None:
     repeats = max(_repeats(load.indices[0], along) for load in loads)
     if repeats > 1 and (together > 1 or repeats > min(columns, MOST_REPEATS)):
         return None
+    length = _extent(along)
+    if isinstance(length, int) and length % repeats:
+        return None  # the last square could not begin at a multiple
     others = tuple(s for s in piece.symbols if s is not stores and s is not along)
     beside = BESIDE if _stores_meet(piece, stores, along) else 1
     return _Transpose(piece, along, stores, others, rows, columns, together, beside, repeats)

@@ -1,0 +1,33 @@
+"""Rows whose elements are looked up at the same places: which are computed columns first."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import bessemer
+from bessemer.compiler.driver import build, kernels_of
+from bessemer.compiler.ir.build import GraphBuilder
+from bessemer.compiler.ir.text.text_loops import print_kernel
+from bessemer.compiler.ir.types import TensorType, f32, i64
+from bessemer.compiler.options import Options
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "places", "is_columns_first"),
+    [(200, 1000, 777, True), (8, 1000, 30000, False), (130, 8192, 300, False)],
+    ids=["near", "few", "long"],
+)
+def test_rows_at_places_that_data_gives(
+    rows: int, columns: int, places: int, is_columns_first: bool, rng: np.random.Generator
+) -> None:
+    """Few rows are shared by threads as they are, and long ones leave no room for one another."""
+    b = GraphBuilder("looked up")
+    x = b.input("x", TensorType(f32, (rows, columns)))
+    graph = b.finish([b.apply("gather", x, b.input("i", TensorType(i64, (places,))), axis=1)])
+    (kernel,) = kernels_of(build(graph, Options(target="x86_64-avx512")).program.steps)
+    text = print_kernel(kernel)
+    assert ("for " in text[text.index("vector ") :]) == is_columns_first
+    array, at = rng.standard_normal((rows, columns), np.float32), rng.integers(0, columns, places)
+    (found,) = bessemer.compile(graph, threads=2, cache=False).run({"x": array, "i": at})
+    np.testing.assert_array_equal(found, array[:, at])
