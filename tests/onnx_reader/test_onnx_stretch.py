@@ -9,6 +9,7 @@ import onnx
 import pytest
 
 import bessemer
+from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.types import Array
 from bessemer.compiler.options import Options
 from bessemer.compiler.targets.nvptx import DEVICES
@@ -184,6 +185,19 @@ def test_what_meets_a_size_that_is_always_1_has_any_size() -> None:
     }"""
     feeds = [{"x": floats(1, t), "w": floats(m, 1)} for t, m in ((5, 2), (1, 3), (2, 0), (0, 1))]
     _check(parsed(text), feeds)
+
+
+def test_what_meets_a_size_that_is_always_1_is_1_where_the_model_needs_to_know_it() -> None:
+    """A sequence of as many tensors as there are columns."""
+    text = """agraph (float[n, t] x, float[m, 1] w)
+    => (float[a, b] y, float[m, t] z, seq(float[n]) u) {
+        column = Transpose<perm = [1, 0]>(x)
+        y = Sub(column, x)
+        z = MatMul(w, x)
+        u = SplitToSequence<axis = 1, keepdims = 0>(x)
+    }"""
+    graph = read_onnx(parsed(text))
+    assert [value.type.shape for value in graph.inputs] == [(1, 1), (dims.symbol("m"), 1)]
 
 
 def test_strings_that_are_joined_are_as_many() -> None:
