@@ -80,6 +80,14 @@ def test_transforms_of_a_length_that_a_run_tells() -> None:
         np.testing.assert_allclose(y, expected, rtol=0, atol=1e-5)
 
 
+def test_cosines_of_half_precision_are_rounded_once() -> None:
+    """The transform of an impulse has cosines and sines for its numbers."""
+    model = parsed("g (float16[B,N,1] x) => (float16[B,N,2] y) { y = DFT<axis=1>(x) }", 17)
+    x = np.eye(100, dtype=np.float16)[..., None]
+    (y,) = compile(model, threads=1).run({"x": x})
+    np.testing.assert_allclose(y, parts_of(np.fft.fft(np.eye(100))), rtol=0, atol=2.0**-12 + 1e-6)
+
+
 @pytest.mark.parametrize(
     ("opset", "columns", "rows"),
     [

@@ -19,7 +19,7 @@ from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Value
-from bessemer.compiler.ir.types import Array, f64, i64
+from bessemer.compiler.ir.types import Array, f32, f64, i64
 from bessemer.compiler.ops.composite.composite import (
     along_axis,
     binary,
@@ -112,8 +112,10 @@ def _product_of_any_length(b: GraphBuilder, x: Value, bins: Size, inverse: bool)
     quarters = np.subtract.outer(np.arange(parts), np.arange(2))[:, None] / 4
     turns = binary(b, "add", turns if inverse else b.apply("neg", turns), b.constant(quarters))
     turns = binary(b, "sub", turns, b.apply("round", turns))
-    angles = cast(b, binary(b, "mul", turns, 2 * math.pi), x.type.dtype)
-    matrix = reshape(b, b.apply("cos", angles), (length * parts, 2 * bins))
+    # Half precision is enough for cosines, but not for angles.
+    angles = cast(b, binary(b, "mul", turns, 2 * math.pi), f64 if x.type.dtype is f64 else f32)
+    cosines = cast(b, b.apply("cos", angles), x.type.dtype)
+    matrix = reshape(b, cosines, (length * parts, 2 * bins))
     result = b.apply("matmul", reshape(b, x, (dims.product(leading), length * parts)), matrix)
     if inverse:
         result = binary(b, "div", result, size_as(b, length, x.type.dtype, (1, 1)))
