@@ -9,7 +9,7 @@ NaN gives NaN and odd functions keep the sign of zero. A result below the smalle
 may come out as zero, as everything does in artifacts, which run with denormals flushed. Errors, in
 units in the last place:
 
-    f32  at most 1.8 found (tanh; sigmoid by lookups 2.4 near -16.7), 2 (2.5) tested: everywhere
+    f32  at most 1.9 found (sin; sigmoid by lookups 2.48 near -16.6), 2 (2.5) tested: everywhere
     f64  at most 1.8 found (tan 2.3), 3 tested: sin, cos, tan for |x| <= 2^30, the others everywhere
     GELU (for x > -2), SiLU, mish of f32: at most 1.8, 2.4, 4.0 found; see `math_gated`
 
