@@ -132,4 +132,20 @@ CASES = [
             z = Pad(t, behind)
         }""",
     ),
+    Case(
+        "pixels",
+        """agraph (float[3, n, m] x, float[h, w] like) => (float[3, h, w] y, float[3, h, w] z) {
+            s = Shape(like)
+            three = Constant<value = int64[1] {3}>()
+            all = Concat<axis = 0>(three, s)
+            y = Resize<mode = "linear">(x, , , all)
+            z = Resize<mode = "nearest">(x, , , all)
+        }""",
+        [
+            {"n": 1, "m": 1, "h": 5, "w": 40},
+            {"n": 5, "m": 9, "h": 40, "w": 150},
+            {"n": 40, "m": 40, "h": 35, "w": 39},
+            {"n": 2, "m": 300, "h": 33, "w": 17},
+        ],
+    ),
 ]  # fmt: skip

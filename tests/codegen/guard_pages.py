@@ -103,7 +103,7 @@ def run_fenced(
     dtypes = [numpy_dtype(info.dtype) for info in signature.outputs]
     counts = [int(np.prod(shape)) * dtype.itemsize for shape, dtype in zip(shapes, dtypes)]
     results = [Fenced(count, False, is_first) for count in counts]
-    dims = (ctypes.c_int64 * (len(symbols) + 1))(*symbols.values())
+    dims = (ctypes.c_int64 * (len(signature.symbols) + 1))(*symbols.values())
     arena = Fenced(native.workspace_bytes(ctypes.addressof(dims)), aligned=True)
     for place in () if symbols else made.arena:
         arena.close(place)
