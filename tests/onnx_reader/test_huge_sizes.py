@@ -73,7 +73,7 @@ def test_a_caller_s_sizes_are_refused(
 @pytest.mark.parametrize("sizes", [(2**61, 0), (0, 2**62), (2**32, 2**32), (2**63 - 1, 1)])
 def test_arrays_beyond_the_address_space_are_refused(sizes: tuple[int, int]) -> None:
     """Of a run that needs no memory of its own."""
-    compiled = bessemer.compile(parsed(_WITHOUT_MEMORY), threads=1, optimize=0)
+    compiled = bessemer.compile(parsed(_WITHOUT_MEMORY), threads=1)
     native = compiled._runner.native
     dims = (ctypes.c_int64 * 2)(*sizes)
     assert native.workspace_bytes(ctypes.addressof(dims)) < 0
@@ -82,6 +82,14 @@ def test_arrays_beyond_the_address_space_are_refused(sizes: tuple[int, int]) -> 
     places = [ctypes.addressof(arrays), ctypes.addressof(arrays), ctypes.addressof(dims)]
     assert native.run(context.handle, *places, None, 0) == Status.OUT_OF_MEMORY
     assert b"larger than the address space" in native.message(context.handle)
+
+
+def test_no_memory_is_enough_for_absurd_dims() -> None:
+    native = bessemer.compile(parsed(_WITHOUT_MEMORY), threads=1)._runner.native
+    assert native.workspace_bytes(None) == -1
+    for sizes, bytes in (((0, -1), -1), ((-1, 0), -1), ((2, 3), 0)):
+        dims = (ctypes.c_int64 * 2)(*sizes)
+        assert native.workspace_bytes(ctypes.addressof(dims)) == bytes
 
 
 def test_without_a_context_functions_do_nothing(from_caller: CompiledModel) -> None:

@@ -88,6 +88,16 @@ _SHARED = "".join(
 
 _WORKSPACE_BYTES = """
 define i64 @${prefix}_workspace_bytes(ptr %dims) $baseline {
+entry:
+  %graph = getelementptr i8, ptr @${prefix}_graph, i64 0
+  %count = field graph.input_dim_count, %graph
+  %has_dims = icmp ne i32 %count, 0
+  %no_dims = icmp eq ptr %dims, null
+  %unsized = and i1 %no_dims, %has_dims
+  br i1 %unsized, label %absurd, label %look
+absurd:
+  ret i64 -1
+look:
   %bytes = call i64 @${prefix}_workspace(ptr %dims)
   ret i64 %bytes
 }

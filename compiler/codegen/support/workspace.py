@@ -61,9 +61,10 @@ def array_sizes(program: Program) -> list[Size]:
 
 def workspace_text(program: Program, plan: MemoryPlan, prefix: str) -> str:
     """`i64 PREFIX_workspace(ptr dims)` as LLVM IR: the bytes known from the inputs' shapes, 0 where
-    the data decides, -1 where they, or those of an input or output, are beyond 64 bits. With places
-    that the run computes also `i1 PREFIX_places(ptr dims, ptr sizes)`, which stores each of
-    `early_sizes` at its number among `run_sizes`, and says whether one is beyond 64 bits."""
+    the data decides, -1 where they, or those of an input or output, are beyond 64 bits, or a dim is
+    negative. With places that the run computes also `i1 PREFIX_places(ptr dims, ptr sizes)`, which
+    stores each of `early_sizes` at its number among `run_sizes`, and says whether one is beyond 64
+    bits."""
     known = program.symbols[: program.input_symbols]
     writer = _StraightCode(known)
     size = program.expanded(plan.size)
@@ -79,6 +80,8 @@ def workspace_text(program: Program, plan: MemoryPlan, prefix: str) -> str:
     result = writer.sizes.value(size)
     for array in array_sizes(program):
         writer.sizes.value(array)
+    for dim in map(dims.symbol, known):
+        writer.overflows.append(writer.let(f"icmp slt i64 {writer.sizes.value(dim)}, 0"))
     result = writer.let(f"select i1 {writer.overflown()}, i64 -1, i64 {result}")
     own = writer.function(f"i64 @{prefix}_workspace(ptr %dims)", f"ret i64 {result}")
     return DECLARATIONS + (_places_text(program, plan, prefix) if plan.definitions else "") + own
