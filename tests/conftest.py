@@ -57,7 +57,7 @@ def root() -> Path:
 @pytest.fixture
 def rng(request: pytest.FixtureRequest) -> np.random.Generator:
     """Random numbers that depend on the test's name and its file's, not on the order of tests."""
-    name = request.node.nodeid.rpartition("/")[2]
+    name = f"{request.node.path.name}::{request.node.name}"
     return np.random.default_rng(zlib.crc32(name.encode()))
 
 

@@ -223,6 +223,16 @@ def test_stages_follow_the_best_so_far() -> None:
     assert rest[0]["prefetch"] == 1
 
 
+def test_of_forms_that_are_equal_the_first_stays() -> None:
+    """Whatever their times' last bits are: a tuning is the same wherever the clock is."""
+    one = Contest({"height": 14}, 0.5)
+    one.judge({"height": 6}, 0.5)
+    one.judge({"height": 7}, 0.5 - 1e-16)
+    assert one.best == {"height": 6}
+    one.judge({"height": 8}, 0.4)
+    assert one.best == {"height": 8}
+
+
 def test_compile_remembers_its_tuning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BESSEMER_CACHE_DIR", str(tmp_path))
     net = save_net(tmp_path)
