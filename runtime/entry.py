@@ -24,12 +24,13 @@ from typing import Any
 import numpy as np
 
 from bessemer.runtime.arrays import Array, address
+from bessemer.runtime.artifact import Signature
 
-VERSION = 2
+VERSION = 3
 """Part of the function's name: an artifact whose tables look different is not called this way."""
 
-MOST_ARRAYS = 64
-"""Of each of inputs, outputs and symbols; models with more are called from Python code."""
+MOST_ARRAYS = 256
+"""Of each of inputs, outputs and sizes; models with more are called from Python code."""
 
 # The functions that the entry calls, by name, in the order of their words.
 PYTHON_FUNCTIONS = (
@@ -127,17 +128,19 @@ class PlanTable:
         ctypes.memmove(address(self.words), address(words), words.nbytes)
 
 
-def late_row(
-    shape: Sequence[int | str], dtype: np.dtype[Any], symbols: Sequence[str]
-) -> list[int] | None:
+def sizes_after(signature: Signature) -> tuple[str, ...]:
+    """What the entry knows when a run has ended: the symbols, and what follows from them that an
+    output needs whose size the data decides."""
+    late = [info.shape for info in signature.outputs if info.data_dependent]
+    named = [size for shape in late for size in shape if isinstance(size, str)]
+    return (*dict.fromkeys((*signature.symbols, *named)),)
+
+
+def late_row(shape: Sequence[int | str], dtype: np.dtype[Any], sizes: Sequence[str]) -> list[int]:
     """The words of an output whose size the run finds out: minus the bytes of an element, the rank,
-    and for every axis its size, or ~i where it is the symbol i. None where a size is neither."""
-    row = [-dtype.itemsize, len(shape)]
-    for size in shape:
-        if isinstance(size, str) and size not in symbols:
-            return None
-        row.append(~symbols.index(size) if isinstance(size, str) else size)
-    return row
+    and for every axis its size, or ~i where it is number i of `sizes_after`."""
+    axes = [~sizes.index(size) if isinstance(size, str) else size for size in shape]
+    return [-dtype.itemsize, len(shape), *axes]
 
 
 def make_run(

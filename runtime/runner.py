@@ -34,6 +34,7 @@ from bessemer.runtime.entry import (
     is_supported,
     late_row,
     make_run,
+    sizes_after,
 )
 from bessemer.runtime.errors import ExecutionError, InputError
 from bessemer.runtime.native import Context, NativeModel
@@ -85,16 +86,15 @@ class Runner:
     def entry(self, documentation: str) -> Run | None:
         """`run` as machine code, where there is one; it owns the runner, which knows its table."""
         signature, function = self.native.signature, self.native.python_entry
-        counts = len(self._dtypes), len(self._output_dtypes), len(signature.symbols)
+        sizes = sizes_after(signature)
+        counts = len(self._dtypes), len(self._output_dtypes), len(sizes)
         if not function or max(counts) > MOST_ARRAYS or not is_supported():
             return None
-        late: dict[int, list[int]] = {}
-        for index, info in enumerate(signature.outputs):
-            if info.data_dependent:
-                row = late_row(info.shape, self._output_dtypes[index], signature.symbols)
-                if row is None:
-                    return None
-                late[index] = row
+        late = {
+            index: late_row(info.shape, self._output_dtypes[index], sizes)
+            for index, info in enumerate(signature.outputs)
+            if info.data_dependent
+        }
         self._table = PlanTable(
             [len(info.shape) for info in self._infos],
             [len(info.shape) for info in signature.outputs],

@@ -20,14 +20,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bessemer import compile
 from bessemer.compiler.codegen.artifact.machine import Machine
 from bessemer.compiler.jit import aligned_weights, link, load_code
 from bessemer.runtime import runner
 from bessemer.runtime.errors import ExecutionError, InputError
 from bessemer.runtime.model import CompiledModel, load
 from tests import handmade
-from tests.onnx_check import parsed
 
 EMPTY = np.empty(0, np.uint8)
 
@@ -83,32 +81,6 @@ def test_shapes_may_change_from_call_to_call(relu: CompiledModel, rng: np.random
             assert y.shape == x.shape and y.flags.writeable and y.flags.c_contiguous
             np.testing.assert_array_equal(y, relu_reference(x))
         assert y.ctypes.data % 64 == 0 or y.nbytes < 1 << 16
-
-
-LATE = """g (float[rows,3] x, float[rows] z)
-    => (float[rows] r, int64[2,n] p, float[k] u, int64[m] c) {
-    r = Relu(z)
-    p = NonZero(x)
-    u, first, places, c = Unique(z)
-}"""
-
-
-def test_outputs_may_have_sizes_that_the_data_decides(rng: np.random.Generator) -> None:
-    """Among others; their number of elements changes from call to call, that of inputs too."""
-    model = compile(parsed(LATE, 18), cache=False, threads=1)
-    assert isinstance(model.run, BuiltinFunctionType)
-    held = []
-    for rows in (5, 5, 5, 1, 0, 0, 700, 700, 5):
-        x = rng.integers(0, 2, (rows, 3)).astype(np.float32)
-        z = rng.integers(-3, 3, rows).astype(np.float32)
-        values, counts = np.unique(z, return_counts=True)
-        expected = [np.maximum(z, 0), np.array(np.nonzero(x)), values, counts]
-        held.append((expected, model.run({"x": x, "z": z})))
-        held.append((expected, model.run([x, z])))
-    for expected, found in held:
-        for one, other in zip(found, expected, strict=True):
-            assert one.dtype == other.dtype and one.flags.writeable and one.base is None
-            np.testing.assert_array_equal(one, other)
 
 
 def test_outputs_of_sizes_that_the_data_decides_are_given_back() -> None:

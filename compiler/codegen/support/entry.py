@@ -17,7 +17,10 @@ from __future__ import annotations
 
 from bessemer.compiler.codegen.support import entry_arrays, entry_late
 from bessemer.compiler.codegen.support.layout import Layout
-from bessemer.runtime.entry import MOST_ARRAYS, OBJECTS, VERSION, WORDS
+from bessemer.compiler.codegen.support.sizes import StraightCode
+from bessemer.compiler.ir.text.parse_sizes import parse_size
+from bessemer.runtime.artifact import Signature
+from bessemer.runtime.entry import MOST_ARRAYS, OBJECTS, VERSION, WORDS, sizes_after
 
 ARRAY = Layout(
     "array",
@@ -46,8 +49,8 @@ _DECLARATIONS = "declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)\n"
 # error set; *busy becomes 1 where no context was idle.
 _CALL = """
 define hidden ptr @bessemer_python_call(
-  ptr %run, ptr %objects, ptr %words, ptr %inputs, ptr %outputs, ptr %dims, ptr %results,
-  ptr %busy
+  ptr %run, ptr %sizes_after, ptr %objects, ptr %words, ptr %inputs, ptr %outputs, ptr %dims,
+  ptr %results, ptr %busy
 ) $baseline {
 entry:
   %arguments = alloca [2 x ptr]
@@ -80,6 +83,7 @@ take:
   %fine = icmp eq i32 %status, 0
   br i1 %fine, label %collect, label %fail
 collect:
+  call void %sizes_after(ptr %dims)
   %complete = call i1 @bessemer_python_late(
     ptr %objects, ptr %words, ptr %outputs, ptr %dims, ptr %results
   )
@@ -119,7 +123,7 @@ done:
 
 _ENTRY = """
 define hidden ptr @bessemer_python(
-  ptr %run, ptr %self, ptr %arguments, i64 %count, ptr %keywords
+  ptr %run, ptr %sizes_after, ptr %self, ptr %arguments, i64 %count, ptr %keywords
 ) $baseline {
 entry:
   %values = alloca [$most x ptr]
@@ -161,8 +165,8 @@ compare:
   br i1 %unchanged, label %start, label %undo
 start:
   %found = call ptr @bessemer_python_call(
-    ptr %run, ptr %objects, ptr %words, ptr %inputs, ptr %outputs, ptr %dims, ptr %results,
-    ptr %busy
+    ptr %run, ptr %sizes_after, ptr %objects, ptr %words, ptr %inputs, ptr %outputs, ptr %dims,
+    ptr %results, ptr %busy
   )
   %was_busy = load i8, ptr %busy
   %ran = icmp eq i8 %was_busy, 0
@@ -188,11 +192,23 @@ define ptr @${prefix}_python_$version(
   ptr %self, ptr %arguments, i64 %count, ptr %keywords
 ) $baseline {
   %answer = tail call ptr @bessemer_python(
-    ptr @${prefix}_run, ptr %self, ptr %arguments, i64 %count, ptr %keywords
+    ptr @${prefix}_run, ptr @${prefix}_sizes_after,
+    ptr %self, ptr %arguments, i64 %count, ptr %keywords
   )
   ret ptr %answer
 }
 """
+
+
+def sizes_after_text(signature: Signature) -> str:
+    """`void PREFIX_sizes_after(ptr dims)`: puts what else `sizes_after` has behind the symbols."""
+    writer, known = StraightCode(signature.symbols, checks=False), len(signature.symbols)
+    for number, size in enumerate(sizes_after(signature)[known:], known):
+        register = writer.sizes.value(parse_size(size))
+        place = writer.let(f"getelementptr i64, ptr %dims, i64 {number}")
+        writer.put(f"store i64 {register}, ptr {place}")
+    return writer.function(f"void @{signature.prefix}_sizes_after(ptr %dims)", "ret void")
+
 
 LAYOUTS = (ARRAY, DTYPE, TABLE, LIST)
 NAME = f"python_{VERSION}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir.dims import Atom, FloorDiv, Max, Min, Mod, Size, Symbol
@@ -95,3 +95,42 @@ def any_of(let: Callable[[str], str], flags: Iterable[str]) -> str:
     for flag in dict.fromkeys(flags):
         found = flag if found == "false" else let(f"or i1 {found}, {flag}")
     return found
+
+
+class StraightCode:
+    """Instructions without branches, each computation once. `names` are registers of sizes by
+    name; all other names are places of %dims. With `checks`, `overflows` are filled."""
+
+    def __init__(self, symbols: Sequence[str], checks: bool = True) -> None:
+        self.names: dict[str, str] = {}
+        self.overflows: list[str] = []
+        self.sizes = SizeWriter(self.let, self._name, self.overflows if checks else None)
+        self._symbols = symbols
+        self._lines: list[str] = []
+        self._known: dict[str, str] = {}
+
+    def let(self, text: str) -> str:
+        """The register of a computation."""
+        if text not in self._known:
+            self._known[text] = f"%w{len(self._known)}"
+            self.put(f"{self._known[text]} = {text}")
+        return self._known[text]
+
+    def overflown(self) -> str:
+        """The register that says whether a size so far is beyond 64 bits."""
+        return any_of(self.let, self.overflows)
+
+    def put(self, text: str) -> None:
+        """An instruction without a value."""
+        self._lines.append(f"  {text}")
+
+    def function(self, head: str, end: str) -> str:
+        """The definition of a function of this code."""
+        text = "\n".join([*self._lines, f"  {end}"])
+        return f"define internal {head} nounwind {{\n{text}\n}}\n"
+
+    def _name(self, name: str) -> str:
+        if name in self.names:
+            return self.names[name]
+        place = self.let(f"getelementptr i64, ptr %dims, i64 {self._symbols.index(name)}")
+        return self.let(f"load i64, ptr {place}")

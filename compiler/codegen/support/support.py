@@ -111,7 +111,8 @@ def support_text(signature: Signature) -> str:
     """
     body = Body(signature.prefix, signature, is_public=True)
     table = "" if signature.strings is None else string_table(signature.strings)
-    interface = _WORKSPACE_BYTES + declarations(entry.TEXT) + entry.INTERFACE + table
+    own = entry.sizes_after_text(signature) + entry.INTERFACE
+    interface = _WORKSPACE_BYTES + declarations(entry.TEXT) + own + table
     return runtime_text(signature, [body], interface)
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from bessemer.compiler.codegen.support.sizes import DECLARATIONS, SizeWriter, any_of
+from bessemer.compiler.codegen.support.sizes import DECLARATIONS, StraightCode
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Value
@@ -66,7 +64,7 @@ def workspace_text(program: Program, plan: MemoryPlan, prefix: str) -> str:
     stores each of `early_sizes` at its number among `run_sizes`, and says whether one is beyond 64
     bits."""
     known = program.symbols[: program.input_symbols]
-    writer = _StraightCode(known)
+    writer = StraightCode(known)
     size = program.expanded(plan.size)
     if plan.definitions and dims.symbol_names(size) <= set(plan.definitions):
         numbers = {name: number for number, name in enumerate(run_sizes(program, plan))}
@@ -88,7 +86,7 @@ def workspace_text(program: Program, plan: MemoryPlan, prefix: str) -> str:
 
 
 def _places_text(program: Program, plan: MemoryPlan, prefix: str) -> str:
-    writer = _StraightCode(program.symbols[: program.input_symbols])
+    writer = StraightCode(program.symbols[: program.input_symbols])
     numbers = {name: number for number, name in enumerate(run_sizes(program, plan))}
     for name, size in early_sizes(program, plan).items():
         register = writer.sizes.value(size)
@@ -97,42 +95,3 @@ def _places_text(program: Program, plan: MemoryPlan, prefix: str) -> str:
         writer.put(f"store i64 {register}, ptr {place}")
     end = f"ret i1 {writer.overflown()}"
     return writer.function(f"i1 @{prefix}_places(ptr %dims, ptr %sizes)", end)
-
-
-class _StraightCode:
-    """Instructions without branches, each computation once. `names` are registers of sizes by
-    name; all other names are places of %dims."""
-
-    def __init__(self, symbols: Sequence[str]) -> None:
-        self.names: dict[str, str] = {}
-        self.overflows: list[str] = []
-        self.sizes = SizeWriter(self.let, self._name, self.overflows)
-        self._symbols = symbols
-        self._lines: list[str] = []
-        self._known: dict[str, str] = {}
-
-    def let(self, text: str) -> str:
-        """The register of a computation."""
-        if text not in self._known:
-            self._known[text] = f"%w{len(self._known)}"
-            self.put(f"{self._known[text]} = {text}")
-        return self._known[text]
-
-    def overflown(self) -> str:
-        """The register that says whether a size so far is beyond 64 bits."""
-        return any_of(self.let, self.overflows)
-
-    def put(self, text: str) -> None:
-        """An instruction without a value."""
-        self._lines.append(f"  {text}")
-
-    def function(self, head: str, end: str) -> str:
-        """The definition of a function of this code."""
-        text = "\n".join([*self._lines, f"  {end}"])
-        return f"define internal {head} nounwind {{\n{text}\n}}\n"
-
-    def _name(self, name: str) -> str:
-        if name in self.names:
-            return self.names[name]
-        place = self.let(f"getelementptr i64, ptr %dims, i64 {self._symbols.index(name)}")
-        return self.let(f"load i64, ptr {place}")

@@ -1,0 +1,67 @@
+"""The C entry by which Python calls a model makes outputs whose sizes the data decides."""
+
+from __future__ import annotations
+
+from types import BuiltinFunctionType
+
+import numpy as np
+
+from bessemer import compile
+from tests.onnx_check import parsed
+
+LATE = """g (float[rows,3] x, float[rows] z)
+    => (float[rows] r, int64[2,n] p, float[k] u, int64[m] c) {
+    r = Relu(z)
+    p = NonZero(x)
+    u, first, places, c = Unique(z)
+}"""
+
+
+def test_outputs_may_have_sizes_that_the_data_decides(rng: np.random.Generator) -> None:
+    """Among others; their number of elements changes from call to call, that of inputs too."""
+    model = compile(parsed(LATE, 18), cache=False, threads=1)
+    assert isinstance(model.run, BuiltinFunctionType)
+    held = []
+    for rows in (5, 5, 5, 1, 0, 0, 700, 700, 5):
+        x = rng.integers(0, 2, (rows, 3)).astype(np.float32)
+        z = rng.integers(-3, 3, rows).astype(np.float32)
+        values, counts = np.unique(z, return_counts=True)
+        expected = [np.maximum(z, 0), np.array(np.nonzero(x)), values, counts]
+        held.append((expected, model.run({"x": x, "z": z})))
+        held.append((expected, model.run([x, z])))
+    for expected, found in held:
+        for one, other in zip(found, expected, strict=True):
+            assert one.dtype == other.dtype and one.flags.writeable and one.base is None
+            np.testing.assert_array_equal(one, other)
+
+
+COMPOUND = """g (float[rows,3] x, float[rows] z, int64 total)
+    => (int64[2,both] p, int64[2,half] h, float[last] l) {
+    found = NonZero(x)
+    others = NonZero(z)
+    twice = Concat<axis=0>(others, others)
+    p = Concat<axis=1>(found, twice)
+    zero = Constant<value_ints=[0]>()
+    one = Constant<value_ints=[1]>()
+    two = Constant<value_ints=[2]>()
+    end = Constant<value_ints=[9223372036854775807]>()
+    h = Slice(found, zero, end, one, two)
+    axes = Constant<value_ints=[0]>()
+    limit = Unsqueeze(total, axes)
+    l = Slice(z, zero, limit, zero)
+}"""
+
+
+def test_sizes_may_follow_from_those_that_the_data_decides(rng: np.random.Generator) -> None:
+    """Sums, quotients and minima of them; such a model needs no Python code to run, either."""
+    model = compile(parsed(COMPOUND, 18), cache=False, threads=1)
+    assert isinstance(model.run, BuiltinFunctionType)
+    for rows, total in ((5, 3), (5, 4), (5, 9), (0, 0), (70, 70), (70, 1)):
+        x = rng.integers(0, 2, (rows, 3)).astype(np.float32)
+        z = rng.integers(-1, 2, rows).astype(np.float32)
+        found, others = np.array(np.nonzero(x)), np.array(np.nonzero(z))
+        both = np.concatenate([found, np.repeat(others, 2, 0)], 1)
+        for _ in range(2):
+            results = model.run([x, z, np.array(total)])
+            for one, other in zip(results, (both, found[:, ::2], z[:total]), strict=True):
+                np.testing.assert_array_equal(one, other)
