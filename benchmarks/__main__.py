@@ -78,7 +78,7 @@ def _command(names: tuple[str, ...]) -> Callable[..., None]:
         results: Results = None,
     ) -> None:
         plan = _plan(models, corpus, only, threads, rounds, seconds, quick, again, results)
-        failed = False
+        failed, found = False, False
         for name in names:
             rows = SECTIONS[name].measure(plan)
             if rows:
@@ -86,12 +86,13 @@ def _command(names: tuple[str, ...]) -> Callable[..., None]:
                 print_section(name, rows)
                 if len(names) == 1:
                     print_bars(bars_of_section(name, rows))
+            found |= bool(rows)
             failed |= any("failed" in row or row.get("status") == "failed" for row in rows.values())
         if len(names) > 1:
             print_bars(all_bars(plan.record))
-        if plan.record.folder.is_dir():
+        if found:
             write_note(f"wrote {write_report(plan.record, describe_machine())}")
-        if failed:
+        if failed or not found:
             raise typer.Exit(1)
 
     return command

@@ -26,11 +26,11 @@ LIMIT = 300.0
 
 def measure_exports(plan: Plan) -> dict[str, Row]:
     """A row for every network that can be exported, and number of threads."""
-    chosen = {name: recipe for name, recipe in EXPORTS.items() if plan.wants(name)}
-    missing = {package for recipe in chosen.values() for package in _missing(recipe)}
+    chosen = plan.chosen("exports", EXPORTS)
+    missing = {package for name in chosen for package in _missing(EXPORTS[name])}
     if missing:
         write_note(f"exports: without {', '.join(sorted(missing))} (pip install) some are left out")
-    able = [name for name, recipe in chosen.items() if not _missing(recipe)]
+    able = [name for name in chosen if not _missing(EXPORTS[name])]
 
     def one(name: str) -> Row:
         network, threads = name.rsplit("/", 1)

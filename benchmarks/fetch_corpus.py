@@ -19,19 +19,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.plan import chosen
 from bessemer.frontends.cli.output import write_note
 
 INDEX = Path(__file__).with_name("corpus.json")
 
 
 def fetch(folder: Path, only: Sequence[str] = ()) -> bool:
-    """Writes the models that are not there yet; whether all of them are there then."""
+    """Writes the models that are not there yet; whether there are any, and all are there then."""
     packages = folder / "packages"
     packages.mkdir(parents=True, exist_ok=True)
     complete = True
-    for entry in json.loads(INDEX.read_text()):
-        if only and entry["id"] not in only:
-            continue
+    entries = {entry["id"]: entry for entry in json.loads(INDEX.read_text())}
+    wanted = chosen("corpus", entries, only)
+    for name in wanted:
+        entry = entries[name]
         try:
             if _place(entry, folder).exists():
                 continue
@@ -40,7 +42,7 @@ def fetch(folder: Path, only: Sequence[str] = ()) -> bool:
         except (OSError, KeyError, ValueError, subprocess.CalledProcessError) as error:
             complete = False
             write_note(f"{entry['id']}: {error}", style="red")
-    return complete
+    return complete and bool(wanted)
 
 
 def _place(entry: dict[str, Any], folder: Path) -> Path:

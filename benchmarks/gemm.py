@@ -1,14 +1,7 @@
-"""Matrix products and ResNet-50's convolutions on one thread, against the peak beside them.
-
-    python -m benchmarks.gemm [--target x86_64-avx2] [--only 3x3] [--rounds 11]
-
-Each row: the share of the register-only FMA peak (median of rounds), the time, the error against
-float64 (2-norm, relative), the time to compile, and the tiling.
-"""
+"""Matrix products and ResNet-50's convolutions as kernels, and their results in float64."""
 
 from __future__ import annotations
 
-import argparse
 import math
 from dataclasses import dataclass, replace
 
@@ -19,12 +12,8 @@ from benchmarks.machine_code import (
     Array,
     Call,
     Function,
-    Peak,
-    Timing,
     aligned,
     load_kernel,
-    measure,
-    prepared,
 )
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import Buffer, Expression, binary
@@ -34,7 +23,6 @@ from bessemer.compiler.schedule.contraction.contraction import Contraction, Epil
 from bessemer.compiler.schedule.contraction.microkernel import lower_contraction
 from bessemer.compiler.schedule.contraction.packing import pack, packed_shape
 from bessemer.compiler.schedule.contraction.tiles import Tiling, plan
-from bessemer.compiler.targets.choose import parse_target
 from bessemer.compiler.targets.machine import Target
 
 PRODUCTS = (  # m, n, k
@@ -125,8 +113,14 @@ def convolution_work(layer: tuple[int, ...], rng: np.random.Generator) -> Work:
             inputs = x[:, i : i + last : stride, j : j + last : stride].astype(np.float64)
             expected += inputs @ w[i, j]
     b = w.reshape(-1, columns)
-    name = f"{side} {channels}->{columns} {taps}x{taps} s{stride}"
-    return Work(name, count, contraction, x, b, bias, out, np.maximum(expected, 0))
+    expected = np.maximum(expected, 0)
+    return Work(layer_name(layer), count, contraction, x, b, bias, out, expected)
+
+
+def layer_name(layer: tuple[int, ...]) -> str:
+    """Such as "56 64->64 3x3 s1"."""
+    _, side, channels, columns, taps, stride, _ = layer
+    return f"{side} {channels}->{columns} {taps}x{taps} s{stride}"
 
 
 def _relu(out: Buffer) -> Epilogue:
@@ -174,49 +168,3 @@ def error(work: Work, ready: Ready) -> float:
     ready.call()
     difference = float(np.linalg.norm(ready.out - work.expected))
     return difference / float(np.linalg.norm(work.expected))
-
-
-def report(work: Work, ready: Ready, timing: Timing, wrong: float) -> str:
-    """A row of the table."""
-    tiling = ready.tiling
-    milliseconds = timing.seconds * 1e3
-    rate = work.operations / timing.seconds / 1e9
-    return (
-        f"{work.count} {work.name:24s} {100 * timing.share:5.1f} % (best {100 * timing.best:5.1f})"
-        f" {milliseconds:8.3f} ms "
-        f"{rate:6.1f} GFLOP/s (peak {timing.peak / 1e9:5.1f})  error {wrong:.1e}"
-        f" compiled in {ready.function.seconds * 1e3:4.0f} ms, {ready.function.code_bytes:6d} bytes"
-        f" {tiling.height}x{tiling.panel} block {tiling.block} unroll {tiling.unroll}"
-    )
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--target", default="host")
-    parser.add_argument("--only", default="")
-    parser.add_argument("--rounds", type=int, default=11)
-    arguments = parser.parse_args()
-    target = parse_target(arguments.target)
-    rng = np.random.default_rng(0)
-    peak = Peak(target)
-    for title, works in (
-        ("matrix products", (product_work(*shape, rng) for shape in PRODUCTS)),
-        ("ResNet-50", (convolution_work(layer, rng) for layer in RESNET50)),
-    ):
-        print(title)
-        logarithms, weights = 0.0, 0
-        for work in works:
-            if arguments.only not in work.name:
-                continue
-            ready = compile_work(work, target)
-            wrong = error(work, ready)
-            timing = measure(prepared(ready.call), work.operations, peak, arguments.rounds)
-            print(report(work, ready, timing, wrong), flush=True)
-            logarithms += work.count * math.log(timing.share)
-            weights += work.count
-        if weights:
-            print(f"geometric mean {100 * math.exp(logarithms / weights):.1f} %")
-
-
-if __name__ == "__main__":
-    main()

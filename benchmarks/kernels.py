@@ -6,7 +6,8 @@ A row is a product or a layer of ResNet-50 on a target; convolutions are the dir
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache, partial
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from benchmarks.gemm import (
     compile_work,
     convolution_work,
     error,
+    layer_name,
     product_work,
 )
 from benchmarks.machine_code import Peak, measure, prepared
@@ -29,21 +31,14 @@ TARGETS = ("host", "x86_64-avx2")
 
 def measure_kernels(plan: Plan) -> dict[str, Row]:
     """A row for every kernel and target."""
-    rng = np.random.default_rng(0)
-    peaks = {name: Peak(parse_target(name)) for name in TARGETS}
-    works: dict[str, Work] = {}
-    for shape in PRODUCTS:
-        works[f"gemm {'x'.join(map(str, shape))}"] = product_work(*shape, rng)
-    for layer in RESNET50:
-        work = convolution_work(layer, rng)
-        works[f"conv {work.name}"] = work
+    works = _works()
 
     def one(name: str) -> Row:
         kernel, target_name = name.rsplit("@", 1)
-        work, target = works[kernel], parse_target(target_name)
+        work, target = works[kernel](np.random.default_rng(0)), parse_target(target_name)
         ready = compile_work(work, target)
         wrong = error(work, ready)
-        timing = measure(prepared(ready.call), work.operations, peaks[target_name], plan.rounds)
+        timing = measure(prepared(ready.call), work.operations, _peak(target_name), plan.rounds)
         return {
             "count": work.count,
             "share": timing.share,
@@ -55,8 +50,22 @@ def measure_kernels(plan: Plan) -> dict[str, Row]:
             "tiling": str(ready.tiling),
         }
 
-    wanted = [name for name in works if not plan.only or any(part in name for part in plan.only)]
-    return plan.record.fill("kernels", [f"{n}@{t}" for t in TARGETS for n in wanted], one)
+    kernels = plan.chosen("kernels", works)
+    return plan.record.fill("kernels", [f"{n}@{t}" for t in TARGETS for n in kernels], one)
+
+
+def _works() -> dict[str, Callable[[np.random.Generator], Work]]:
+    """What makes a work, by its name."""
+    products = {
+        f"gemm {'x'.join(map(str, shape))}": partial(product_work, *shape) for shape in PRODUCTS
+    }
+    layers = {f"conv {layer_name(layer)}": partial(convolution_work, layer) for layer in RESNET50}
+    return products | layers
+
+
+@cache
+def _peak(target_name: str) -> Peak:
+    return Peak(parse_target(target_name))
 
 
 def show_kernels(rows: Mapping[str, Row]) -> tuple[list[str], list[list[str]]]:

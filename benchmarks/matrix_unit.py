@@ -66,7 +66,7 @@ def measure_matrix_unit(plan: Plan) -> dict[str, Row]:
         return {}
     names = [f"gemm {'x'.join(map(str, shape))}" for shape in PRODUCTS]
     names += [f"conv {layer[1]} {layer[2]}->{layer[3]}" for layer in LAYERS]
-    wanted = [f"{name} {form}" for form in FORMS for name in names if plan.wants(name)]
+    wanted = plan.chosen("matrix_unit", [f"{name} {form}" for form in FORMS for name in names])
 
     def one(name: str) -> Row:
         if name in LIMITS:
@@ -79,7 +79,7 @@ def measure_matrix_unit(plan: Plan) -> dict[str, Row]:
             work = convolution_work(LAYERS[place - len(PRODUCTS)], rng)
         return measure_work(work, FORMS[form], target, plan.rounds)
 
-    return plan.record.fill("matrix_unit", [*LIMITS, *wanted], one)
+    return plan.record.fill("matrix_unit", [*LIMITS, *wanted] if wanted else [], one)
 
 
 # Limits

@@ -149,7 +149,7 @@ for _family in (_detection, _pictures, _sequences, _tables):
 
 def measure_operators(plan: Plan) -> dict[str, Row]:
     """A row for every case and number of threads."""
-    names = [f"{name}/{n}" for name in CASES if plan.wants(name) for n in plan.threads]
+    names = [f"{name}/{n}" for name in plan.chosen("operators", CASES) for n in plan.threads]
 
     def one(name: str) -> Row:
         case, threads = name.rsplit("/", 1)

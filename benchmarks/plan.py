@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -33,6 +33,9 @@ ZOO: dict[str, Callable[[], Network]] = {
 """The models that are measured where no folder of exported ones is given."""
 
 
+MOST_NAMES = 20
+"""So many are told where none is like those asked for."""
+
 PAUSE = 0.3
 """Seconds before a system's turn: threads of the one before go on looking for work for a while,
 torch's for 0.2 s."""
@@ -55,12 +58,33 @@ class Plan:
     def files(self) -> dict[str, Path]:
         """The models by name: the folder's, or the zoo's, written once."""
         if self.models is None:
-            return {name: zoo_file(name) for name in ZOO if self.wants(name)}
-        return {name: path for name, path in named_models(self.models) if self.wants(name)}
+            return {name: zoo_file(name) for name in self.chosen("models", ZOO)}
+        files = dict(named_models(self.models))
+        return {name: files[name] for name in self.chosen("models", files)}
 
-    def wants(self, name: str) -> bool:
-        """Whether a model is to be measured; names in `only` may have * and ?."""
-        return not self.only or any(fnmatchcase(name, pattern) for pattern in self.only)
+    def chosen(self, section: str, names: Iterable[str]) -> list[str]:
+        """Those of a section's names that `only` asks for."""
+        return chosen(section, names, self.only)
+
+
+def chosen(section: str, names: Iterable[str], only: Sequence[str]) -> list[str]:
+    """Those of the names that a pattern in `only`, with * and ?, matches; without patterns all.
+
+    A note says so where there are none.
+    """
+    every = list(names)
+    found = [name for name in every if any(fnmatchcase(name, pattern) for pattern in only or "*")]
+    if not found:
+        asked = f" like {' or '.join(only)}" if every else ""
+        write_note(f"{section}: there is nothing{asked}{_abbreviated(every)}")
+    return found
+
+
+def _abbreviated(names: Sequence[str]) -> str:
+    if not names:
+        return ""
+    rest = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return f"; there are {', '.join(names[:MOST_NAMES])}{rest}"
 
 
 def named_models(folder: Path) -> Iterator[tuple[str, Path]]:

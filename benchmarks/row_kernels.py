@@ -59,7 +59,8 @@ def measure_row_kernels(plan: Plan) -> dict[str, Row]:
             "share": moved / copy,
         }
 
-    names = [f"{name}/{threads}" for name in KERNELS for threads in plan.threads]
+    wanted = plan.chosen("row_kernels", KERNELS)
+    names = [f"{name}/{threads}" for name in wanted for threads in plan.threads]
     return plan.record.fill("row_kernels", names, one)
 
 

@@ -26,18 +26,18 @@ class Subject:
     path: Path
 
 
-def find_models(folder: Path, only: Sequence[str] = ()) -> list[Subject]:
+def find_models(folder: Path) -> list[Subject]:
     """The .onnx files of a folder and of its folders; a file inside one of these has its name."""
     paths = [*folder.glob("*.onnx"), *folder.glob("*/*.onnx")]
     found = [Subject(p.stem if p.parent == folder else p.parent.name, p) for p in paths]
-    return sorted((s for s in found if not only or s.name in only), key=lambda s: s.name)
+    return sorted(found, key=lambda s: s.name)
 
 
 def measure_models(section: str, subjects: Sequence[Subject], plan: Plan) -> dict[str, Row]:
     """A row for every model and number of threads: what `benchmarks.compare` says of it. A crash is
     told as such, and so is a model that takes too long."""
     by_name = {subject.name: subject for subject in subjects}
-    names = [f"{name}/{threads}" for name in by_name for threads in plan.threads]
+    names = [f"{n}/{threads}" for n in plan.chosen(section, by_name) for threads in plan.threads]
 
     def one(name: str) -> Row:
         model, threads = name.rsplit("/", 1)

@@ -42,13 +42,12 @@ def _corpus(plan: Plan) -> dict[str, Row]:
     if plan.corpus is None:
         write_note("corpus: left out; `python -m benchmarks fetch FOLDER`, then --corpus FOLDER")
         return {}
-    return measure_models("corpus", find_models(plan.corpus, plan.only), plan)
+    return measure_models("corpus", find_models(plan.corpus), plan)
 
 
 def _light(plan: Plan) -> dict[str, Row]:
     subjects = [Subject(path.stem, path) for path in light_models()]
-    chosen = [subject for subject in subjects if not plan.only or subject.name in plan.only]
-    return measure_models("light", chosen, plan)
+    return measure_models("light", subjects, plan)
 
 
 SECTIONS = {

@@ -20,7 +20,8 @@ from bessemer.frontends.cli.rivals import start_onnxruntime
 
 def measure_small(plan: Plan) -> dict[str, Row]:
     """The rows "lenet" and "mlp"."""
-    return plan.record.fill("small", ["lenet", "mlp"], lambda name: _measure(name, plan))
+    names = plan.chosen("small", ("lenet", "mlp"))
+    return plan.record.fill("small", names, lambda name: _measure(name, plan))
 
 
 def _measure(name: str, plan: Plan) -> Row:

@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     shape = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("benchmarks.gpu", description=__doc__, formatter_class=shape)
     parser.add_argument("--only", default="", help="families, by commas")
-    parser.add_argument("--case", default="", help="only cases whose names have this text")
+    parser.add_argument("--case", default="*", help="only cases of such a name, with * and ?")
     parser.add_argument("--interpreter", action="store_true", help="small sizes, no device")
     parser.add_argument("--device", type=int, default=0, help="its number")
     parser.add_argument("--limit", type=float, default=240.0, help="seconds for each family")
@@ -158,6 +158,8 @@ def _measure(families: Sequence[str], given: argparse.Namespace) -> int:
         _keep(folder, machine, results)
     print("\n" + table_text(("bar", "wanted", "measured", ""), bar_lines(results)))
     every = [row for rows in results.values() for row in rows.values() if "skipped" not in row]
+    if not every:
+        _tell(f"No case of {', '.join(families)} is like --case {given.case!r}.")
     return 0 if every and all(row.get("right") for row in every) else 1
 
 

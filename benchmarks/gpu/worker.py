@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ class Job:
     part: str
     rows: str
     skip: tuple[str, ...] = ()
-    only: str = ""
+    only: str = "*"
     is_emulated: bool = False
     device: int = 0
     rounds: int = ROUNDS
@@ -50,9 +51,9 @@ class Job:
     under: tuple[str, ...] = ()
 
 
-def cases_of(family: str, small: bool, only: str = "") -> list[Case]:
-    """A family's cases whose names have this text."""
-    return [case for case in FAMILIES[family](small) if only in case.name]
+def cases_of(family: str, small: bool, only: str = "*") -> list[Case]:
+    """A family's cases whose names match a pattern with * and ?."""
+    return [case for case in FAMILIES[family](small) if fnmatchcase(case.name, only)]
 
 
 def open_driver(is_emulated: bool) -> Driver:
@@ -127,7 +128,7 @@ def _time_torch(cases: Sequence[Case], lines: _Lines, device: int) -> int:
     return 0
 
 
-def prepare(family: str, target_name: str, folder: Path, only: str = "") -> list[Row]:
+def prepare(family: str, target_name: str, folder: Path, only: str = "*") -> list[Row]:
     """Compiles a family's cases for a target into a folder, without a device."""
     own = device_named(target_name)
     found = []

@@ -1,6 +1,6 @@
 """Measures training and says which bars are met: what misses one "falls short".
 
-    python -m benchmarks.training [--json FILE] [--only NAME] [--quick]
+    python -m benchmarks.training [--json FILE] [--only NAME] [--threads 1,2] [--quick]
 
 Steps take turns with torch's, losses and digits have a row each.
 """
@@ -25,9 +25,7 @@ def command(
     to_json: Annotated[Path | None, typer.Option("--json", help="A file for the figures.")] = None,
     only: Annotated[
         list[str] | None,
-        typer.Option(
-            "--only", help='A network, or a row such as "lenet/2", "digits mlp" or "losses MLP".'
-        ),
+        typer.Option("--only", help='As "lenet", "digits mlp" or "losses *"; may be repeated.'),
     ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="3 short turns, and without torch.compile.")
@@ -40,6 +38,8 @@ def command(
         plan = Plan(Record(Path(folder)), only=tuple(only or ()), threads=counts, seconds=1.0)
         plan = replace(plan, rounds=3, seconds=0.15) if quick else plan
         rows = measure_training(plan)
+    if not rows:
+        raise typer.Exit(1)
     columns, cells = show_training(rows)
     print_table(columns, cells, right="llrrl")
     if to_json:

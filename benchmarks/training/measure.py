@@ -38,15 +38,17 @@ _COUNTED = (EAGER, COMPILED)
 
 def measure_training(plan: Plan) -> dict[str, Row]:
     """Rows "NETWORK/THREADS", "losses NETWORK" and "digits NETWORK"."""
-    names = [f"{name}/{threads}" for name in NETWORKS for threads in plan.threads]
-    names += [f"losses {name}" for name in CURVES]
-    names += [f"digits {name}" for name in DIGITS]
-    if plan.only:
-        names = [n for n in names if n in plan.only or n.split("/")[0] in plan.only]
+    names = [*NETWORKS, *(f"losses {name}" for name in CURVES)]
+    names = plan.chosen("training", [*names, *(f"digits {name}" for name in DIGITS)])
     if not is_installed("torch"):
         write_note("training: without torch (pip install torch) there is nothing to compare with")
         names = [name for name in names if name.startswith("digits")]
-    return plan.record.fill("training", names, lambda name: _measure(name, plan))
+    rows = [
+        row
+        for name in names
+        for row in ([f"{name}/{n}" for n in plan.threads] if name in NETWORKS else [name])
+    ]
+    return plan.record.fill("training", rows, lambda name: _measure(name, plan))
 
 
 def _measure(name: str, plan: Plan) -> Row:
