@@ -170,6 +170,35 @@ def test_a_step_of_a_decoder_writes_into_its_cache(past: int) -> None:
     _assert_same(found, wanted, 1, [5, 3])
 
 
+def _spoil(feed: dict[str, Array], lengths: list[int]) -> None:
+    """Puts what is no number where a cache has no keys: nobody need ever have filled it."""
+    for row, count in enumerate(lengths):
+        feed["past_k"][row, :, count - 1 :] = np.nan
+        feed["past_v"][row, :, count - 1 :: 2] = np.nan
+        feed["past_v"][row, :, count::2] = np.inf
+
+
+@pytest.mark.parametrize("past", [4, 9])
+def test_what_lies_in_unused_places_is_not_multiplied(past: int) -> None:
+    lengths = [5, 3, 4]
+    model = _attention(False)
+    feed = _feed(model, 1, past, lengths)
+    expected = _expected(model, feed)
+    _spoil(feed, lengths)
+    ours = bessemer.compile(model, threads=1, cache=False).run(feed)
+    _assert_same(ours, expected, 1, lengths)
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_what_lies_in_unused_places_of_a_cache_that_is_written_to_is_not(in_place: bool) -> None:
+    model, feed = _step(8)
+    expected = _expected(model, feed)
+    _spoil(feed, [5, 3])
+    compiled = bessemer.compile(model, threads=1, cache=False)
+    out = {"y1": feed["past_k"], "y2": feed["past_v"]} if in_place else None
+    _assert_same(compiled.run(feed, out=out), expected, 1, [5, 3])
+
+
 def test_a_cache_without_places_may_begin_where_the_new_one_does() -> None:
     model, feed = _step(0)
     feed["lengths"] = np.array([0, 0], np.int32)

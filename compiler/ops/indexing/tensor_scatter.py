@@ -3,8 +3,10 @@
     out = x, padded with zeros along the axis to `size` places
     out[sample, ..., (positions[sample] + i) mod size, ...] = updates[sample, ..., i, ...]
 
-The mode "linear" has no remainder: there a place behind the last one is an error. Where the output
-has the memory of `x`, only the new rows are written (schedule/written_over.py).
+The mode "linear" has no remainder: there a place behind the last one is an error. Below `cleared`
+a sample's places behind its new rows become zeros: whoever multiplies what counts of a longer
+sample with nothing of this one then finds numbers there. Where the output has the memory of `x`,
+only the new rows and these zeros are written (schedule/written_over.py).
 """
 
 from __future__ import annotations
@@ -29,11 +31,14 @@ MODES = ("linear", "circular")
 
 def _infer(
     x: TensorType, positions: TensorType, updates: TensorType, *, axis: int, size: Size,
-    mode: str = "linear",
+    mode: str = "linear", cleared: Size = 0,
 ) -> TensorType:  # fmt: skip
     require_axis("tensor_scatter", axis, x)
     require_dtype("tensor_scatter's positions", positions, INDEX_TYPES)
     require(mode in MODES, f"tensor_scatter has mode {mode!r}; it knows {' and '.join(MODES)}.")
+    require(
+        mode == "linear" or cleared == 0, "A circular tensor_scatter has no place behind others."
+    )
     require(
         axis > 0, "tensor_scatter wants samples along the first axis, and places along another."
     )
@@ -48,8 +53,9 @@ def _infer(
 
 
 def _reference(
-    x: Array, positions: Array, updates: Array, *, axis: int, size: int, mode: str = "linear"
-) -> Array:
+    x: Array, positions: Array, updates: Array, *, axis: int, size: int, mode: str = "linear",
+    cleared: int = 0,
+) -> Array:  # fmt: skip
     widths = [(0, size - x.shape[axis] if place == axis else 0) for place in range(x.ndim)]
     result = np.pad(x, widths)
     places = np.moveaxis(result, axis, 1)
@@ -57,12 +63,13 @@ def _reference(
         for i, row in enumerate(np.moveaxis(updates, axis, 1)[sample]):
             place = int(first) + i
             places[sample, place % size if mode == "circular" else place] = row
+        places[sample, int(first) + updates.shape[axis] : cleared] = 0
     return result
 
 
 def _statements(
     builder: KernelBuilder, inputs: list[Buffer], outputs: list[Buffer], *, axis: int, size: Size,
-    mode: str = "linear",
+    mode: str = "linear", cleared: Size = 0,
 ) -> None:  # fmt: skip
     x, positions, updates = inputs
     (out,) = outputs
@@ -73,16 +80,18 @@ def _statements(
         with _rows(builder, out, axis, size - kept) as (row, within):
             builder.store(out, (*before, kept + row, *within), constant(0, x.dtype))
         _put(builder, positions, updates, out, before, axis, mode)
+        _clear(builder, positions, updates.shape[axis], out, before, axis, cleared)
 
 
 def _over(
     builder: KernelBuilder, inputs: list[Buffer], outputs: list[Buffer], *, axis: int, size: Size,
-    mode: str = "linear",
+    mode: str = "linear", cleared: Size = 0,
 ) -> None:  # fmt: skip
     positions, updates = inputs
     (out,) = outputs
     with _outer(builder, out, axis) as before:
         _put(builder, positions, updates, out, before, axis, mode)
+        _clear(builder, positions, updates.shape[axis], out, before, axis, cleared)
 
 
 @contextmanager
@@ -135,6 +144,28 @@ def _put(
         builder.store(out, (*before, named.index, *within), update)
 
 
+def _clear(
+    builder: KernelBuilder,
+    positions: Buffer,
+    length: Size,
+    out: Buffer,
+    before: tuple[Size, ...],
+    axis: int,
+    cleared: Size,
+) -> None:
+    """Writes the zeros from behind the new rows to the place `cleared`."""
+    if cleared == 0:
+        return
+    end = index_value(cleared)
+    behind = convert(positions[before[0]], i64) + index_value(length)
+    behind = binary("min", binary("max", behind, constant(0, i64)), end)
+    count = builder.define(end - behind, "count")
+    with _rows(builder, out, axis, count.index) as (row, within):
+        place = checked(end - count.value + index_value(row), out.shape[axis])
+        named = builder.define(index_value(place), "place")
+        builder.store(out, (*before, named.index, *within), constant(0, out.dtype))
+
+
 register(
     Operator(
         "tensor_scatter",
@@ -152,6 +183,11 @@ register(
             ),
             Example(((1, 0, 3), np.array([0]), (1, 3, 3)), {"axis": 1, "size": 6}),
             Example(((2, 4), np.array([1, 2]), (2, 2)), {"axis": 1, "size": 4}),
+            Example(
+                ((3, 2, 6, 4), np.array([0, 3, 1]), (3, 2, 1, 4)),
+                {"axis": 2, "size": 7, "cleared": 4},
+            ),
+            Example(((2, 4), np.array([1, 0]), (2, 2)), {"axis": 1, "size": 5, "cleared": 5}),
         ),
     )
 )

@@ -214,7 +214,9 @@ def _with_new(
         new = kept_as.stored(context, new)
     past = context.optional(position)
     if sliding is None:
-        cache = joined = extended(context, past, new, rows)
+        # The share of a place without a key is 0, and so must be what is multiplied with it.
+        cleared = rows.longest if position == 4 else 0
+        cache = joined = extended(context, past, new, rows, cleared)
     else:
         joined = sliding.joined(context, _cache_of(context, past, new), new)
         cache = sliding.kept(context, joined)
@@ -253,11 +255,15 @@ def _in_use(context: NodeContext, before: Value) -> Value:
     return context.apply("max", before, context.like(before, 0))
 
 
-def extended(context: NodeContext, past: Value | None, new: Value, rows: Rows) -> Value:
-    """The cache with the new keys behind those that count."""
+def extended(
+    context: NodeContext, past: Value | None, new: Value, rows: Rows, cleared: Size = 0
+) -> Value:
+    """The cache with the new keys behind those that count, and zeros up to the place `cleared`."""
     past = _cache_of(context, past, new)
     places = context.reshape(rows.before, (new.type.shape[0],))
-    return context.apply("tensor_scatter", past, places, new, axis=2, size=rows.total)
+    return context.apply(
+        "tensor_scatter", past, places, new, axis=2, size=rows.total, cleared=cleared
+    )
 
 
 def _cache_of(context: NodeContext, past: Value | None, new: Value) -> Value:
