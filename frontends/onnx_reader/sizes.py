@@ -75,8 +75,12 @@ def slice_of(
         return None
     if step < 0:
         return _backwards(size, start, end, first, last, -step)
-    first = _clamped(builder, first, size)
-    last = _clamped(builder, last, size)
+    # Where there are no elements, x[1:] begins behind them and x[:-1] ends before them: the length
+    # is below 0 then, and becomes 0.
+    if first != 1 or isinstance(size, int):
+        first = _clamped(builder, first, size)
+    if last != size - 1 or isinstance(size, int):
+        last = _clamped(builder, last, size)
     length = last - first
     if not dims.is_nonnegative(length):
         length = dims.maximum(length, 0)
@@ -99,8 +103,8 @@ def _clamped(builder: GraphBuilder, bound: Size, size: Size) -> Size:
     """The bound moved into 0..size."""
     if bound == 0 or bound == size:
         return bound
-    # x[1:], x[-1:] and x[:-1] on an axis of any length: no model means an empty axis by that, so
-    # the code checks the length and sizes stay simple.
+    # x[-1:] and x[:1] on an axis of any length: hardly a model means an empty axis by that, so the
+    # code checks the length, and the size of what is one element stays 1.
     if bound in (1, size - 1) and not isinstance(size, int):
         require_nonnegative(builder, (size - 1,))
         return bound

@@ -117,7 +117,7 @@ def test_slices_with_bounds_known_only_at_run_time_clamp_as_onnx_says(
 
 
 @pytest.mark.parametrize(
-    "bounds", [(1, 2**63 - 1), (-1, 2**63 - 1), (0, -1), (-3, -1), (2, 4), (-2, 9)]
+    "bounds", [(1, 2**63 - 1), (-1, 2**63 - 1), (0, -1), (1, -1), (-3, -1), (2, 4), (-2, 9)]
 )
 def test_slices_of_an_axis_of_unknown_size_clamp_as_onnx_says(bounds: tuple[int, int]) -> None:
     start, end = (np.array([bound]) for bound in bounds)
@@ -125,8 +125,25 @@ def test_slices_of_an_axis_of_unknown_size_clamp_as_onnx_says(bounds: tuple[int,
     model = node_model(node, [("x", floats(1, 2))], 13, [("s", start), ("e", end)])
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "n"
     graph = read_onnx(model)
-    for size in (1, 2, 3, 7):
-        agrees(model, {"x": floats(size, 2)}, graph)
+    compiled = bessemer.compile(graph, cache=False, threads=1)
+    for size in (1, 2, 3, 7, *(() if start == -1 else (0,))):
+        x = floats(size, 2)
+        agrees(model, {"x": x}, graph)
+        np.testing.assert_array_equal(compiled.run([x])[0], x[slice(*bounds)])
+
+
+def test_the_last_place_of_an_axis_without_places_is_refused() -> None:
+    """As one element is what `x[-1:]` is everywhere else."""
+    model = parsed(
+        """agraph (float[n] x) => (float[a] y) {
+            last = Constant<value_ints = [-1]>()
+            end = Constant<value_ints = [9]>()
+            y = Slice(x, last, end)
+        }"""
+    )
+    compiled = bessemer.compile(model, cache=False)
+    with pytest.raises(bessemer.ExecutionError, match="n-1 >= 0"):
+        compiled.run([floats(0)])
 
 
 def test_a_local_function_is_read_in_place_with_its_attributes() -> None:
