@@ -10,6 +10,7 @@ from bessemer.compiler.passes.convolution.convolve_planes import convolve_planes
 from bessemer.compiler.passes.convolution.decompose_conv_transpose import decompose_conv_transpose
 from bessemer.compiler.passes.convolution.fill_tile_rows import fill_tile_rows
 from bessemer.compiler.passes.convolution.fold_batch_norm import fold_batch_norm
+from bessemer.compiler.passes.convolution.move_strides import move_strides
 from bessemer.compiler.passes.convolution.sample_deformed import sample_deformed
 from bessemer.compiler.passes.convolution.separate_padding import separate_padding
 from bessemer.compiler.passes.convolution.widen_convolutions import widen_convolutions
@@ -63,6 +64,7 @@ PASSES: tuple[Pass, ...] = (
     gather_windows,
     sample_deformed,
     fold_batch_norm,
+    move_strides,
     widen_half,
     decompose_conv_transpose,
     convolve_planes,

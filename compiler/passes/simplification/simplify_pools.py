@@ -5,6 +5,7 @@ large windows.
     max_pool(x : [1,7,7,c], kernel=(9, 9), high=(2, 2))      becomes   max_pool(x, kernel=(7, 7))
     max_pool(x, kernel=(5, 5))     becomes   max_pool(max_pool(x, kernel=(1, 5)), kernel=(5, 1))
     average_pool(x, kernel=(5, 5)) likewise: what is divided by is a product over the axes
+    max_pool(x, kernel=(1, 1), strides=(2, 2))     becomes   x[:, ::2, ::2]
 
 Taps in the padding cost as much as others: a kernel as long as an image is wide ("global", the
 exporter meant) would walk over mostly nothing. Neighbouring windows share most of what they see:
@@ -27,6 +28,8 @@ FEWEST_TAPS = 20
 
 
 def _max_pool(rewriter: GraphRewriter, node: Node) -> Value | None:
+    if _sees_pixels(node):
+        return _pixels(rewriter, node)
     cropped = _cropped(node)
     if cropped is not None:
         return rewriter.emit("max_pool", node.inputs[0], **cropped)
@@ -56,7 +59,25 @@ def _axis_by_axis(rewriter: GraphRewriter, node: Node) -> Value:
     return value
 
 
+def _sees_pixels(node: Node) -> bool:
+    """Whether every window is one pixel of the image."""
+    kernel, low, high = (node.attributes[name] for name in ("kernel", "low", "high"))
+    return all(size == 1 for size in kernel) and not any(size != 0 for size in (*low, *high))
+
+
+def _pixels(rewriter: GraphRewriter, node: Node) -> Value:
+    return rewriter.emit(
+        "slice",
+        node.inputs[0],
+        starts=(0,) * node.output.type.rank,
+        shape=node.output.type.shape,
+        steps=(1, *node.attributes["strides"], 1),
+    )
+
+
 def _average_pool(rewriter: GraphRewriter, node: Node) -> Value | None:
+    if _sees_pixels(node):
+        return _pixels(rewriter, node)
     x = node.inputs[0]
     cropped = _cropped(node)
     attributes = node.attributes if cropped is None else cropped
