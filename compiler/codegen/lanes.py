@@ -56,9 +56,9 @@ def first_of(lanes: int, count: int = 1) -> Value:
 
 
 def shuffle(w: Writer, left: Value, right: Value | None, order: Sequence[int]) -> Value:
-    """Lanes of two vectors, counted through, in a new order."""
+    """Lanes of two vectors, counted through, in a new order; -1 is any lane."""
     second = right.typed if right is not None else f"{left.type} poison"
-    mask = ", ".join(f"i32 {lane}" for lane in order)
+    mask = ", ".join(f"i32 {lane}" if lane >= 0 else "i32 poison" for lane in order)
     operation = f"shufflevector {left.typed}, {second}, <{len(order)} x i32> <{mask}>"
     level = max(left.level, right.level if right is not None else 0)
     return w.compute(operation, left.kind, len(order), level)
@@ -73,6 +73,19 @@ def part(w: Writer, value: Value, start: int, count: int) -> Value:
     if value.number is not None:
         return value._replace(lanes=count)
     return shuffle(w, value, None, range(start, start + count))
+
+
+def widened(w: Writer, value: Value, lanes: int) -> Value:
+    """The value in the first of at least so many lanes; the others may have anything."""
+    if value.lanes >= lanes:
+        return value
+    if value.number is not None:
+        return splat(w, value, lanes) if value.lanes == 1 else value._replace(lanes=lanes)
+    if value.lanes > 1:
+        return shuffle(w, value, None, [*range(value.lanes), *[-1] * (lanes - value.lanes)])
+    vector = vector_text(scalar_text(value.kind), lanes)
+    operation = f"insertelement {vector} poison, {value.typed}, i64 0"
+    return w.compute(operation, value.kind, lanes, value.level)
 
 
 def join(w: Writer, parts: Sequence[Value]) -> Value:

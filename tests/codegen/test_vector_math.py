@@ -12,6 +12,7 @@ from bessemer.compiler.codegen.math.vector_math import (
     COMPOSED,
     UNARY,
     definition,
+    least_lanes,
 )
 from tests.compiled_math import (
     RUNNABLE,
@@ -32,7 +33,8 @@ LONG_DOUBLE_ONLY = pytest.mark.skipif(
 def evaluate(
     name: str, dtype: str, *inputs: Array, lanes: int = 16, target: str = BEST, flush: bool = False
 ) -> Array:
-    function = definition(name, dtype, lanes, TARGETS[target][2], target == "avx512")
+    has_lookup = target == "avx512" and lanes >= least_lanes(name, dtype, True)
+    function = definition(name, dtype, lanes, TARGETS[target][2], has_lookup)
     return run(function, [dtype] * (len(inputs) + 1), lanes, target, *inputs, flush=flush)
 
 

@@ -16,7 +16,7 @@ from bessemer.compiler.codegen.arithmetic import (
 )
 from bessemer.compiler.codegen.integer_division import divide, towards_zero
 from bessemer.compiler.codegen.kernels.state import KernelState
-from bessemer.compiler.codegen.lanes import join, part, same_lanes, splat
+from bessemer.compiler.codegen.lanes import join, part, same_lanes, splat, widened
 from bessemer.compiler.codegen.math import vector_math
 from bessemer.compiler.codegen.math.float_remainder import float_remainder
 from bessemer.compiler.codegen.math.integer_power import integer_power
@@ -64,7 +64,9 @@ def math_function(state: KernelState, name: str, x: Value) -> Value:
     def function(lanes: int) -> MathFunction:
         return vector_math.definition(name, kind, lanes, target.has_fma, target.has_lookup)
 
-    return _in_parts(state, function, x.kind, x.kind, x, at_once=AT_ONCE)
+    w, lanes = state.writer, x.lanes
+    wide = widened(w, x, vector_math.least_lanes(name, kind, target.has_lookup))
+    return part(w, _in_parts(state, function, x.kind, x.kind, wide, at_once=AT_ONCE), 0, lanes)
 
 
 def power(state: KernelState, base: Value, exponent: Value) -> Value:

@@ -181,10 +181,9 @@ class _Evaluation:
         found = joined(node)
         if found is None or (found.inner, self.state.guard) in self.state.values:
             return None
-        x = self.value(found.operand)
-        by_lookup = self.state.target.has_lookup and x.lanes % 16 == 0
-        if found.function in vector_math.LOOKED_UP and not by_lookup:
+        if found.function in vector_math.LOOKED_UP and not self.state.target.has_lookup:
             return None
+        x = self.value(found.operand)
         w, y = self.writer, calls.math_function(self.state, found.function, x)
         for factor in found.times:
             y = binary(w, "mul", y, self.value(factor))

@@ -90,6 +90,9 @@ LOOKED_UP: dict[str, Callable[[Term], Term]] = {
     "one_plus_erf": one_plus_erf,
 }
 """The same, and cheaper forms of others, only for machines with lookups."""
+_BY_LOOKUP = frozenset({*LOOKED_UP, "erf", "exp", "log", "log1p", "sigmoid", "silu", "tanh"})
+"""The functions that have a shorter way with lookups, which give other roundings."""
+_LOOKUP_LANES = 16
 _ELSEWHERE = {"exp_nonpositive": "exp"}
 """What computes some of them where there are no lookups."""
 BINARY: dict[str, Callable[[Term, Term], Term]] = {"pow": power}
@@ -100,6 +103,12 @@ _ATTRIBUTES = "alwaysinline nounwind willreturn memory(none)"
 _RARE = "noinline cold nounwind willreturn memory(none)"
 
 
+def least_lanes(name: str, dtype: str, has_lookup: bool) -> int:
+    """Fewer values are computed as part of so many, so that no result depends on how many there
+    are: a remainder, or a number alone, is rounded as the other elements of its array are."""
+    return _LOOKUP_LANES if has_lookup and dtype == "f32" and name in _BY_LOOKUP else 1
+
+
 @cache
 def definition(
     name: str, dtype: str, lanes: int, has_fma: bool = True, has_lookup: bool = False
@@ -108,11 +117,13 @@ def definition(
 
     The symbol is bessemer_exp_f32 for one lane (scalar types), bessemer_exp_v16f32 for sixteen.
     Set `has_fma` and `has_lookup` (see targets/machine.py) only for targets with the instructions;
-    lookups serve 16 lanes of f32 and more. Raises ValueError for what is not offered.
+    lookups want `least_lanes`. Raises ValueError for what is not offered.
     """
     if dtype not in ("f32", "f64"):
         raise ValueError(f"vector math is for f32 and f64, not {dtype}")
-    has_lookup = has_lookup and lanes % 16 == 0 and dtype == "f32"
+    has_lookup = has_lookup and dtype == "f32" and name in _BY_LOOKUP
+    if has_lookup and lanes < _LOOKUP_LANES:
+        raise ValueError(f"{name} by lookups wants {_LOOKUP_LANES} lanes, not {lanes}")
     if not has_lookup:
         name = _ELSEWHERE.get(name, name)
     symbol = f"bessemer_{name}_{dtype}" if lanes == 1 else f"bessemer_{name}_v{lanes}{dtype}"
