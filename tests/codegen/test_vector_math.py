@@ -244,6 +244,19 @@ def test_mish_is_within_four_ulp(target: str) -> None:
     assert np.signbit(got[x == 0]).sum() == np.signbit(x[x == 0]).sum()
 
 
+@pytest.mark.parametrize("target", RUNNABLE)
+def test_softplus_is_within_four_ulp(target: str) -> None:
+    x = f32_patterns(1 << 14)
+    x = x[((x == 0) | ~(np.abs(x) < 2.0**-125)) & ~((x < -87.3) & (x > -100))]
+    x = np.concatenate([x, np.linspace(-87, 20, 40_001), np.linspace(-1, 1, 40_001)]).astype(
+        np.float32
+    )
+    got = evaluate("softplus", "f32", x, lanes=64, target=target, flush=True)
+    wide = x.astype(np.float64)
+    assert_close(got, np.maximum(wide, 0) + np.log1p(np.exp(-np.abs(wide))), 4, x)
+    assert (got[x < -100] == 0).all()
+
+
 @pytest.mark.skipif("avx512" not in RUNNABLE, reason="only where there are lookups")
 def test_lookups_are_the_same_at_every_width() -> None:
     x = f32_patterns(1 << 16)

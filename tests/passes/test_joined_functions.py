@@ -60,6 +60,12 @@ SPELLINGS: dict[str, tuple[str, float, Expression]] = {
     "silu of a product": ("silu", 1, (X * Y) * unary("sigmoid", X * Y)),
     "silu of a multiple": ("silu", 1, (X * 0.25) * unary("sigmoid", X * 0.25)),
     "mish": ("mish", 1, X * unary("tanh", softplus(X))),
+    "softplus": ("softplus", 1, softplus(X)),
+    "softplus, the rest first": (
+        "softplus",
+        1,
+        unary("log1p", unary("exp", -unary("abs", X))) + expr.binary("max", X, 0.0),
+    ),
     "one and erf": ("one_plus_erf", 1, unary("erf", X) + 1.0),
     "slope": ("gelu_slope", 1, slope(X, Y)),
     "slope of a multiple": ("gelu_slope", 1, slope(X * 0.25, Y * Y)),
@@ -83,6 +89,7 @@ OTHERS = {
     "another constant inside erf": (X * 0.5) * (unary("erf", X * 0.7) + 1.0),
     "another cubic": (X * 0.5) * (unary("tanh", (X + X * 0.044715) * SCALE) + 1.0),
     "two arguments": (X * 0.5) * (unary("erf", Y * math.sqrt(0.5)) + 1.0),
+    "softplus of two": expr.binary("max", X, 0.0) + unary("log1p", unary("exp", -unary("abs", Y))),
     "softplus of another": X * unary("tanh", softplus(Y)),
     "a sum of two": unary("erf", X) + 2.0,
     "a power beyond all numbers": X * (unary("tanh", expr.binary("pow", X, 1000.0)) + 1.0),
@@ -111,6 +118,7 @@ def test_what_looks_alike_stays_what_it_is(other: str) -> None:
             lambda x: x / (1 + np.exp(-2 * SCALE * (x + 0.044715 * x**3))),
         ),
         (nn.silu, lambda x: x / (1 + np.exp(-x))),
+        (nn.softplus, lambda x: np.log1p(np.exp(x))),
         (lambda x: x * nn.tanh(nn.softplus(x)), lambda x: x * np.tanh(np.log1p(np.exp(x)))),
         # The gate is read twice, and the product of both is not a SiLU.
         (lambda x: x * nn.sigmoid(x) + nn.sigmoid(x), lambda x: (x + 1) / (1 + np.exp(-x))),

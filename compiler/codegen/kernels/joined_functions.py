@@ -3,6 +3,7 @@
     (x * (erf(x / 1.4142135) + 1)) * 0.5        is    gelu(x)
     x * sigmoid(x)                              is    silu(x)
     x * tanh(max(x, 0) + log1p(exp(-|x|)))      is    mish(x)
+    max(x, 0) + log1p(exp(-|x|))                is    softplus(x)
     erf(y) + 1                                  is    one_plus_erf(y)
     0.5 d (1 + erf(x / 1.4142135))
       + 0.3989423 d x exp(-x * x / 2)           is    d * gelu_slope(x), GELU's derivative
@@ -57,7 +58,7 @@ def joined(node: Binary) -> Joined | None:
         case Binary(_, "add", Unary(_, "erf", operand) as erf, Constant(_, 1)):
             return Joined("one_plus_erf", operand, erf)
         case Binary(_, "add", left, right):
-            return _slope(left, right) or _slope(right, left)
+            return _softplus(node) or _slope(left, right) or _slope(right, left)
         case Binary(_, "mul"):
             return _gated(node)
         case _:
@@ -160,27 +161,28 @@ def _without_constant(node: Expression) -> Iterator[tuple[float, Expression]]:
 
 
 def _is_softplus(node: Expression, x: Expression) -> bool:
+    found = _softplus(node)
+    return found is not None and found.operand is x
+
+
+def _softplus(node: Expression) -> Joined | None:
     match node:
         case Binary(_, "add", a, b):
-            return _is_positive_part(a, x) and _is_rest_of_softplus(b, x)
+            return _sum_of_parts(a, b) or _sum_of_parts(b, a)
         case _:
-            return False
+            return None
 
 
-def _is_positive_part(node: Expression, x: Expression) -> bool:
-    match node:
-        case Binary(_, "max", value, Constant(_, 0)):
-            return value is x
+def _sum_of_parts(positive: Expression, rest: Expression) -> Joined | None:
+    """Softplus, of the positive part of x and what goes beyond it."""
+    match positive, rest:
+        case (
+            Binary(_, "max", x, Constant(_, 0)),
+            Unary(_, "log1p", Unary(_, "exp", Unary(_, "neg", Unary(_, "abs", value)))),
+        ) if value is x:
+            return Joined("softplus", x, rest)
         case _:
-            return False
-
-
-def _is_rest_of_softplus(node: Expression, x: Expression) -> bool:
-    match node:
-        case Unary(_, "log1p", Unary(_, "exp", Unary(_, "neg", Unary(_, "abs", value)))):
-            return value is x
-        case _:
-            return False
+            return None
 
 
 def _name_of_gelu(curve: Unary, x: Expression) -> str | None:

@@ -1,4 +1,5 @@
-"""GELU, SiLU and mish: x times a gate that opens as x grows, each as one function; GELU's slope.
+"""GELU, SiLU and mish: x times a gate that opens as x grows, each as one function; softplus, which
+mish's gate is made of; GELU's slope.
 
 GELU is max(x, 0) - h(|x|), where h(t) = t Phi(-t) is a small hump: nothing cancels where x is
 negative, as it does in 1 + erf. The hump is a quartic in every piece of |x| (see `math_pieces`); in
@@ -22,6 +23,7 @@ from bessemer.compiler.codegen.math.math_terms import (
     at_least,
     at_most,
     fma,
+    polynomial,
     select,
 )
 
@@ -111,6 +113,13 @@ _SLOPE = (
 )  # fmt: skip
 
 
+# (log(1 + e) - e) / e^2 for 0 <= e <= 1; 2^-27.5 of the logarithm.
+_LOG_OF_ONE_AND_LESS = (-0.4999993145465851, 0.33330464363098145, -0.24958018958568573,
+                        0.19692102074623108, -0.15344880521297455, 0.10661125928163528,
+                        -0.057457149028778076, 0.020086143165826797,
+                        -0.0032904294785112143)  # fmt: skip
+
+
 def gelu(x: Term) -> Term:
     """x Phi(x) = x (1 + erf(x / sqrt(2))) / 2"""
     return _without_hump(x, _BY_ERF)
@@ -157,3 +166,15 @@ def mish(x: Term) -> Term:
     e = fma(s, q, s) if x.writer.has_fma else s * (1.0 + q)
     w = fma(e, e, e + e)
     return x * (w / (w + 2.0))
+
+
+def softplus(x: Term) -> Term:
+    """log(1 + exp(x)) = max(x, 0) + log(1 + e), e = exp(-|x|), of f32"""
+    size = -abs(x)
+    if x.writer.has_lookup:
+        e = exp(size)
+    else:
+        s, q = scale_and_rest(at_least(size, FORMATS[x.kind].log_smallest - 0.9))
+        # Without multiply-adds a small s * q would be flushed to zero.
+        e = fma(s, q, s) if x.writer.has_fma else s * (1.0 + q)
+    return fma(e * e, polynomial(e, _LOG_OF_ONE_AND_LESS), e) + at_least(x, 0.0)

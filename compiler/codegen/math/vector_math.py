@@ -11,7 +11,8 @@ units in the last place:
 
     f32  at most 1.9 found (sin; sigmoid by lookups 2.48 near -16.6), 2 (2.5) tested: everywhere
     f64  at most 1.8 found (tan 2.3), 3 tested: sin, cos, tan for |x| <= 2^30, the others everywhere
-    GELU (for x > -2), SiLU, mish of f32: at most 1.8, 2.4, 4.0 found; see `math_gated`
+    GELU (for x > -2), SiLU, softplus, mish of f32: at most 1.8, 2.4, 2.6 (without multiply-add
+         3.4), 4.0 found; see `math_gated`
 
 The functions are marked alwaysinline: run LLVM's always-inline pass even where nothing else runs.
 """
@@ -36,7 +37,14 @@ from bessemer.compiler.codegen.math.math_exponential import (
     sinh,
     tanh,
 )
-from bessemer.compiler.codegen.math.math_gated import gelu, gelu_by_tanh, gelu_slope, mish, silu
+from bessemer.compiler.codegen.math.math_gated import (
+    gelu,
+    gelu_by_tanh,
+    gelu_slope,
+    mish,
+    silu,
+    softplus,
+)
 from bessemer.compiler.codegen.math.math_half_turns import (
     FARTHEST,
     cos_by_half_turns,
@@ -80,7 +88,7 @@ _BY_HALF_TURNS: dict[str, Callable[[Term], Term]] = {
     "sin": sin_by_half_turns,
 }
 """What computes lanes of f32 up to FARTHEST, on machines with multiply-add."""
-COMPOSED: dict[str, Callable[[Term], Term]] = {"mish": mish, "silu": silu}
+COMPOSED: dict[str, Callable[[Term], Term]] = {"mish": mish, "silu": silu, "softplus": softplus}
 """Functions in place of several operations, and as exact as those: within 4 ULP."""
 LOOKED_UP: dict[str, Callable[[Term], Term]] = {
     "exp_nonpositive": exp_nonpositive,
@@ -90,7 +98,9 @@ LOOKED_UP: dict[str, Callable[[Term], Term]] = {
     "one_plus_erf": one_plus_erf,
 }
 """The same, and cheaper forms of others, only for machines with lookups."""
-_BY_LOOKUP = frozenset({*LOOKED_UP, "erf", "exp", "log", "log1p", "sigmoid", "silu", "tanh"})
+_BY_LOOKUP = frozenset(
+    {*LOOKED_UP, "erf", "exp", "log", "log1p", "sigmoid", "silu", "softplus", "tanh"}
+)
 """The functions that have a shorter way with lookups, which give other roundings."""
 _LOOKUP_LANES = 16
 _ELSEWHERE = {"exp_nonpositive": "exp"}
