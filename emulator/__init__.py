@@ -11,6 +11,6 @@ driver's calls). Written from the PTX ISA manual.
 
 Not modelled: time, bank conflicts, races in global memory, order between the lanes of a warp
 through an mbarrier (its warp counts as one), device functions, swizzled boxes whose rows are
-shorter than the swizzle's span, clusters along other axes than x. Approximate instructions give
-the nearest number, but tanh.approx is as coarse as a device's.
+shorter than the swizzle's span, clusters of blocks. Approximate instructions give the nearest
+number, but tanh.approx is as coarse as a device's.
 """

@@ -10,15 +10,13 @@ from emulator.arrays import Array
 from emulator.errors import OutOfBounds, Race
 from emulator.machine import Lanes, Machine
 from emulator.memory import Memory
-from emulator.space import GLOBAL_BASE, RANK_SHIFT, SPACES, WINDOW_BYTES
+from emulator.space import GLOBAL_BASE, SPACES, WINDOW_BYTES
 
 
 def space_of(opcode: tuple[str, ...]) -> str:
     """The memory space that an opcode names; "" is the generic one."""
     for part in opcode[1:]:
-        name, _, scope = part.partition("::")
-        if name == "shared" and scope == "cluster":
-            return "cluster"
+        name = part.partition("::")[0]  # a block's own memory has the same addresses in a cluster's
         if name in ("global", "shared", "local", "param"):
             return name
         if name == "const":
@@ -77,8 +75,6 @@ def locate(machine: Machine, lanes: Lanes, space: str, addresses: Array) -> tupl
             return machine.memory, addresses - GLOBAL_BASE
         case "shared":
             return machine.shared, shared_offsets(machine, machine.block[lanes.index], addresses)
-        case "cluster":
-            return machine.shared, cluster_offsets(machine, lanes, addresses)
         case "local":
             inside = (addresses >= 0) & (addresses < machine.local_stride)
             if not inside.all():
@@ -104,24 +100,6 @@ def shared_offsets(machine: Machine, blocks: Array, addresses: Array) -> Array:
     return result
 
 
-def cluster_offsets(machine: Machine, lanes: Lanes, addresses: Array) -> Array:
-    blocks = machine.block[lanes.index]
-    return shared_offsets(
-        machine, cluster_blocks(machine, blocks, addresses), addresses & ((1 << RANK_SHIFT) - 1)
-    )
-
-
-def cluster_blocks(machine: Machine, blocks: Array, addresses: Array) -> Array:
-    """The blocks whose shared memory is meant by shared::cluster addresses that `blocks` use."""
-    rank = (addresses >> RANK_SHIFT) - 1
-    size = machine.shape.cluster_blocks
-    if (rank >= size).any():
-        raise OutOfBounds(f"no block of rank {int(rank.max())} in a cluster of {size}")
-    first = blocks // size * size
-    result: Array = np.where(rank < 0, blocks, first + rank)
-    return result
-
-
 def _only_space(addresses: Array) -> tuple[str, Array] | None:
     """The space that all the generic addresses lie in, and the addresses there."""
     if len(addresses) == 0:
@@ -129,7 +107,7 @@ def _only_space(addresses: Array) -> tuple[str, Array] | None:
     low, high = int(addresses.min()), int(addresses.max())
     for name, window in SPACES.items():
         if window <= low and high < window + WINDOW_BYTES:
-            return "cluster" if name == "shared" else name, addresses - window
+            return name, addresses - window
         if low < window + WINDOW_BYTES and high >= window:
             return None
     return "global", addresses
@@ -142,8 +120,7 @@ def by_space(addresses: Array) -> Iterator[tuple[str, Array, Array]]:
         part = (addresses >= window) & (addresses < window + WINDOW_BYTES)
         rest &= ~part
         if part.any():
-            space = "cluster" if name == "shared" else name
-            yield space, np.nonzero(part)[0], addresses[part] - window
+            yield name, np.nonzero(part)[0], addresses[part] - window
     if rest.any():
         yield "global", np.nonzero(rest)[0], addresses[rest]
 

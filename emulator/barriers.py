@@ -1,4 +1,4 @@
-"""Barriers of a block (bar, barrier), of a warp (bar.warp.sync) and of a cluster; fences."""
+"""Barriers of a block (bar, barrier) and of a warp (bar.warp.sync); fences."""
 
 from __future__ import annotations
 
@@ -11,15 +11,13 @@ from emulator.operands import Family, Reader, Step, spread_reader, unsupported, 
 from emulator.syntax import Immediate, Instruction
 
 MOST_BARRIERS = 16
-CLUSTER = -1
-"""The barrier of a cluster is kept under this number, at the cluster's first block."""
 
 
 def _barrier(instruction: Instruction) -> Step:
     if instruction.has("warp"):
         return _warp_barrier
     if instruction.has("cluster"):
-        return _cluster_barrier(instruction)
+        raise unsupported(instruction)
     if instruction.has("red"):
         return _reducing_barrier(instruction)
     operands = instruction.operands
@@ -135,59 +133,6 @@ def _reducing_barrier(instruction: Instruction) -> Step:
 def _warp_barrier(machine: Machine, lanes: Lanes) -> None:
     if machine.races is not None:
         machine.races.sync_lanes(np.unique(lanes.index // 32))
-
-
-def _cluster_barrier(instruction: Instruction) -> Step:
-    """barrier.cluster.arrive and .wait: every thread of the cluster arrives once
-    between two waits.
-    """
-    arrives = instruction.has("arrive")
-
-    def arrive(machine: Machine, lanes: Lanes) -> bool:
-        size = machine.shape.cluster_blocks
-        clusters = machine.block[lanes.index] // size
-        for cluster in np.unique(clusters):
-            threads = lanes.index[clusters == cluster]
-            barrier = machine.barriers.setdefault((int(cluster), CLUSTER), NamedBarrier())
-            warps = np.unique(threads // 32)
-            if np.isin(warps, barrier.arrived).any():
-                raise BarrierMisuse("a warp arrives twice at its cluster's barrier")
-            barrier.arrived.extend(warps.tolist())
-            if len(barrier.arrived) == size * machine.block_warps:
-                _open_cluster(machine, (int(cluster), CLUSTER))
-        return True
-
-    def wait(machine: Machine, lanes: Lanes) -> bool:
-        size = machine.shape.cluster_blocks
-        clusters = machine.block[lanes.index] // size
-        for cluster in np.unique(clusters):
-            threads = lanes.index[clusters == cluster]
-            barrier = machine.barriers.get((int(cluster), CLUSTER))
-            warps = np.unique(threads // 32)
-            open_to = machine.cluster_open.setdefault(int(cluster), set())
-            if set(warps.tolist()) <= open_to:
-                open_to.difference_update(warps.tolist())
-            elif barrier is None or not np.isin(warps, barrier.arrived).all():
-                raise BarrierMisuse("a warp waits at its cluster's barrier where it did not arrive")
-            else:
-                barrier.sleepers.append(threads)
-                machine.blocked[threads] = True
-        return True
-
-    return arrive if arrives else wait
-
-
-def _open_cluster(machine: Machine, key: tuple[int, int]) -> None:
-    barrier = machine.barriers.pop(key)
-    sleepers = np.concatenate(barrier.sleepers) if barrier.sleepers else np.zeros(0, np.int64)
-    warps = np.unique(barrier.arrived)
-    if machine.races is not None:
-        # The warps that have arrived and not waited yet do nothing with shared memory that needs
-        # an earlier order.
-        machine.races.join(warps, warps)
-    waiting = set(np.unique(sleepers // 32).tolist())
-    machine.cluster_open[key[0]] = set(warps.tolist()) - waiting
-    machine.wake(sleepers)
 
 
 def _fence(instruction: Instruction) -> Step:

@@ -12,8 +12,6 @@ from emulator.syntax import Instruction, Kernel, Module
 MOST_THREADS = 1024
 _MOST_BLOCK: Triple = (1024, 1024, 64)
 _MOST_GRID: Triple = ((1 << 31) - 1, 65535, 65535)
-_MOST_CLUSTER = 8
-_CLUSTERS_FROM = 90
 _SHARED_KIB = {70: 96, 75: 64, 80: 163, 86: 99, 87: 163, 89: 99, 90: 227, 100: 227, 103: 227}
 """Of a block, when it asks for it; by compute capability times ten."""
 _OTHER_SHARED_KIB = 99
@@ -95,7 +93,6 @@ def static_shared(module: Module, kernel: Kernel) -> int:
 def check_launch(
     module: Module,
     kernel: Kernel,
-    level: int,
     grid: Triple,
     block: Triple,
     shared: int,
@@ -119,9 +116,3 @@ def check_launch(
     most = max(allowed, _MOST_STATIC - own)
     if shared > most:
         raise invalid(f"{name}: {shared} bytes of shared memory, {most} are allowed")
-    cluster = kernel.cluster
-    size = cluster[0] * cluster[1] * cluster[2]
-    if size > 1 and (level < _CLUSTERS_FROM or size > _MOST_CLUSTER):
-        raise invalid(f"{name}: clusters of {cluster} are not possible on sm_{level}")
-    if any(blocks % width for blocks, width in zip(grid, cluster)):
-        raise invalid(f"{name}: the grid {grid} is not a multiple of the cluster {cluster}")

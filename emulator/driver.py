@@ -229,7 +229,7 @@ class EmulatedDriver:
         found: _Function = self._things[function]
         module = found.module.module
         kernel = module.kernels[found.name]
-        check_launch(module, kernel, self.device.level, grid, block, shared, found.shared)
+        check_launch(module, kernel, grid, block, shared, found.shared)
         if len(parameters) != len(kernel.parameters):
             raise DeviceError(
                 f"{found.name} takes {len(kernel.parameters)} parameters, not {len(parameters)}",
@@ -246,7 +246,7 @@ class EmulatedDriver:
                     "CUDA_ERROR_INVALID_VALUE",
                 )
             packed[one.offset : one.offset + one.size] = content
-        shape = LaunchShape(grid, block, shared, bytes(packed), kernel.cluster)
+        shape = LaunchShape(grid, block, shared, bytes(packed))
         self._do(stream, lambda: self._run(found, shape))
 
     def _run(self, function: _Function, shape: LaunchShape) -> None:

@@ -96,13 +96,11 @@ def launch(
 
 
 def _block_order(shape: LaunchShape, schedule: Schedule) -> Array:
-    """The numbers of the blocks in the order in which they run; clusters stay whole."""
+    """The numbers of the blocks in the order in which they run."""
     order = np.arange(shape.blocks, dtype=np.int64)
     if schedule.seed is None:
         return order
-    clusters = order.reshape(-1, shape.cluster_blocks)
-    result: Array = np.random.default_rng(schedule.seed).permutation(clusters).reshape(-1)
-    return result
+    return np.random.default_rng(schedule.seed).permutation(order)
 
 
 def _check_shape(kernel: Kernel, shape: LaunchShape) -> None:
@@ -119,28 +117,20 @@ def _check_shape(kernel: Kernel, shape: LaunchShape) -> None:
             f"{kernel.name} takes {kernel.parameter_bytes} bytes of parameters, not "
             f"{len(shape.parameters)}"
         )
-    if any(blocks % width for blocks, width in zip(shape.grid, shape.cluster)):
-        raise BadLaunch(
-            f"{kernel.name}: the grid {shape.grid} is not a multiple of {shape.cluster}"
-        )
-    if shape.cluster[1:] != (1, 1) and shape.cluster_blocks > 1:
-        raise BadLaunch("clusters are emulated along the grid's first axis only")
 
 
 def _side_by_side(
     shape: LaunchShape, layout: SharedLayout, parties: Parties, schedule: Schedule
 ) -> int:
-    """How many blocks run in one machine: whole clusters."""
+    """How many blocks run in one machine."""
     wanted = schedule.ctas or max(1, SIDE_BY_SIDE // shape.threads)
     if layout.end > layout.start and schedule.ctas is None:
         wanted = min(wanted, max(1, _RACE_BYTES // (layout.stride * (parties.readers + 4))))
-    size = shape.cluster_blocks
-    return max(size, min(wanted, shape.blocks) // size * size)
+    return max(1, min(wanted, shape.blocks))
 
 
 def _parties(kernel: Kernel, shape: LaunchShape) -> Parties:
-    size = shape.cluster_blocks
-    warps = -(-shape.threads // 32) * size
+    warps = -(-shape.threads // 32)
     every = kernel.instructions
     has_wgmma = any(one.opcode[0] == "wgmma" for one in every)
     has_mbarriers = any(one.opcode[0] == "mbarrier" for one in every)
@@ -151,7 +141,7 @@ def _parties(kernel: Kernel, shape: LaunchShape) -> Parties:
         -(-warps // 4) if has_wgmma else 0,
         warps if stores else 0,
         warps if copies else 0,
-        MOST_MBARRIERS * size if has_mbarriers else 0,
+        MOST_MBARRIERS if has_mbarriers else 0,
     )
 
 
@@ -163,6 +153,6 @@ def _granule(kernel: Kernel) -> int:
 def _shared_write(instruction: Instruction) -> int:
     if instruction.opcode[0] not in ("st", "atom", "red"):
         return 0
-    if space_of(instruction.opcode) not in ("shared", "cluster", ""):
+    if space_of(instruction.opcode) not in ("shared", ""):
         return 0
     return WIDTHS[instruction.type] // 8

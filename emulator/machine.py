@@ -46,7 +46,6 @@ class LaunchShape:
     block: Triple
     dynamic_shared: int
     parameters: bytes
-    cluster: Triple = (1, 1, 1)
 
     @property
     def blocks(self) -> int:
@@ -55,10 +54,6 @@ class LaunchShape:
     @property
     def threads(self) -> int:
         return self.block[0] * self.block[1] * self.block[2]
-
-    @property
-    def cluster_blocks(self) -> int:
-        return self.cluster[0] * self.cluster[1] * self.cluster[2]
 
 
 class SharedMemory(Memory):
@@ -139,7 +134,6 @@ class Machine:
         self.races: Races | None = None
         self.flights: list[Flight] = []
         self.barriers: dict[tuple[int, int], NamedBarrier] = {}
-        self.cluster_open: dict[int, set[int]] = {}
         self.carry = np.zeros(self.threads, np.bool_)
         self.mbarriers = Mbarriers(self)
         self.copies = AsyncCopies(self)
@@ -193,22 +187,10 @@ class Machine:
         bx, by, bz = (self._coordinate(number, self.shape.grid, axis) for axis in range(3))
         for axis, own, block in zip("xyz", (x, y, z), (bx, by, bz)):
             place = "xyz".index(axis)
-            width = self.shape.cluster[place]
             found[f"tid.{axis}"] = own
             found[f"ctaid.{axis}"] = block
             found[f"ntid.{axis}"] = np.full_like(thread, self.shape.block[place])
             found[f"nctaid.{axis}"] = np.full_like(thread, self.shape.grid[place])
-            found[f"cluster_ctaid.{axis}"] = block % width
-            found[f"cluster_nctaid.{axis}"] = np.full_like(thread, width)
-            found[f"clusterid.{axis}"] = block // width
-            found[f"nclusterid.{axis}"] = np.full_like(thread, self.shape.grid[place] // width)
-        self.rank = (
-            found["cluster_ctaid.x"]
-            + self.shape.cluster[0] * found["cluster_ctaid.y"]
-            + self.shape.cluster[0] * self.shape.cluster[1] * found["cluster_ctaid.z"]
-        )
-        found["cluster_ctarank"] = self.rank
-        found["cluster_nctarank"] = np.full_like(thread, self.shape.cluster_blocks)
         return {name: values.astype(np.uint32) for name, values in found.items()}
 
     @staticmethod
@@ -238,7 +220,6 @@ class Machine:
                 f"threads"
             )
             for key, one in self.barriers.items()
-            if key[1] >= 0
         )
         return named + self.mbarriers.describe()
 

@@ -56,11 +56,11 @@ class Mbarriers:
             )
         if not 1 <= count < 1 << 20:
             raise BarrierMisuse(f"mbarrier.init with a count of {count}")
-        cluster = offset // (self._machine.shared.stride * self._machine.shape.cluster_blocks)
-        slot = self._slots.setdefault(cluster, 0)
-        if slot >= MOST_MBARRIERS * self._machine.shape.cluster_blocks:
+        block = offset // self._machine.shared.stride
+        slot = self._slots.setdefault(block, 0)
+        if slot >= MOST_MBARRIERS:
             raise BarrierMisuse(f"more than {MOST_MBARRIERS} mbarriers in a block")
-        self._slots[cluster] = slot + 1
+        self._slots[block] = slot + 1
         races, warp = self._machine.races, thread // 32
         born = 0 if races is None else races.now(warp)
         self.all[offset] = Mbarrier(slot, count, count, warp, born)

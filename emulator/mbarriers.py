@@ -45,7 +45,7 @@ def barrier_offsets(operand: Operand, opcode: tuple[str, ...]) -> Reader:
         where = addresses(machine, lanes)
         if space == "":
             where = where - SHARED_WINDOW
-        found = locate(machine, lanes, "cluster" if space == "" else space, where)[1]
+        found = locate(machine, lanes, space or "shared", where)[1]
         if (found % 8).any():
             raise Misaligned(f"an mbarrier at {machine.shared.place(int(found[0]))}")
         return found

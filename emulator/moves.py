@@ -1,14 +1,14 @@
-"""mov (with packing and unpacking), cvta, isspacep, mapa, getctarank."""
+"""mov (with packing and unpacking), cvta, isspacep."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from emulator.arrays import UNSIGNED, WIDTHS, Array, numpy_type
+from emulator.arrays import UNSIGNED, WIDTHS, Array
 from emulator.machine import Lanes, Machine
 from emulator.operands import Family, Step, parts_of, reader, spread_reader, unsupported, writer
-from emulator.space import RANK_SHIFT, SPACES, WINDOW_BYTES
-from emulator.syntax import Discard, Instruction, Register, Tuple
+from emulator.space import SPACES, WINDOW_BYTES
+from emulator.syntax import Instruction, Tuple
 
 
 def _move(instruction: Instruction) -> Step:
@@ -107,41 +107,8 @@ def _is_space(instruction: Instruction) -> Step:
     return step
 
 
-def _map_address(instruction: Instruction) -> Step:
-    """mapa: the address of another block's copy of a shared variable."""
-    name = instruction.type
-    read, rank = reader(instruction.operands[1], name), reader(instruction.operands[2], "u32")
-    write = writer(instruction.operands[0], name)
-    dtype = numpy_type(name)
-    low = dtype.type((1 << RANK_SHIFT) - 1)
-    high = dtype.type(~((1 << 32) - 1) & ((1 << WIDTHS[name]) - 1))
-
-    def step(machine: Machine, lanes: Lanes) -> None:
-        address = read(machine, lanes)
-        above = (rank(machine, lanes).astype(dtype) + dtype.type(1)) << dtype.type(RANK_SHIFT)
-        write(machine, lanes, (address & (low | high)) | above)
-
-    return step
-
-
-def _rank_of_address(instruction: Instruction) -> Step:
-    read = reader(instruction.operands[1], instruction.type)
-    result = instruction.operands[0]
-    assert isinstance(result, (Register, Discard))
-    write = writer(result, "u32")
-
-    def step(machine: Machine, lanes: Lanes) -> None:
-        above = (read(machine, lanes) & 0xFFFFFFFF).astype(np.uint32) >> np.uint32(RANK_SHIFT)
-        own = machine.rank[lanes.index].astype(np.uint32)
-        write(machine, lanes, np.where(above == 0, own, above - np.uint32(1)))
-
-    return step
-
-
 FAMILY: Family = {
     "mov": _move,
     "cvta": _convert_address,
     "isspacep": _is_space,
-    "mapa": _map_address,
-    "getctarank": _rank_of_address,
 }

@@ -72,7 +72,13 @@ def _read_register(register: Register, name: str) -> Reader:
 def _read_special(name: str, dtype: np.dtype[np.generic]) -> Reader:
     if name in ("clock", "clock64", "globaltimer", "clock_hi", "globaltimer_lo", "globaltimer_hi"):
         return lambda machine, lanes: np.zeros(lanes.count, dtype)
-    return lambda machine, lanes: machine.specials[name][lanes.where].astype(dtype)
+
+    def read(machine: Machine, lanes: Lanes) -> Array:
+        if name not in machine.specials:
+            raise UnsupportedInstruction(f"not known: the register %{name}")
+        return machine.specials[name][lanes.where].astype(dtype)
+
+    return read
 
 
 def _read_symbol(name: str, offset: int, type_name: str) -> Reader:

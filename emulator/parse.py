@@ -174,6 +174,8 @@ def _parse_kernel(entry: re.Match[str], text: str) -> Kernel:
             _read_statement(" ".join(found[3].split()), line, body)
     if text[place:].strip():
         raise PtxSyntaxError(f"kernel {entry[1]}: cannot read {text[place:].strip()[:60]!r}")
+    if "cluster" in entry[3]:
+        raise PtxSyntaxError(f"kernel {entry[1]}: clusters of blocks are not emulated")
     most = _triple(entry[3], "maxntid")
     return Kernel(
         entry[1],
@@ -185,7 +187,6 @@ def _parse_kernel(entry: re.Match[str], text: str) -> Kernel:
         tuple(body.variables),
         _triple(entry[3], "reqntid"),
         most[0] * most[1] * most[2] if most else None,
-        _triple(entry[3], "reqnctapercluster") or (1, 1, 1),
     )
 
 

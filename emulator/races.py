@@ -22,7 +22,7 @@ MOST_MBARRIERS = 64
 
 @dataclass(frozen=True)
 class Parties:
-    """How many parties of each kind a cluster has, and their columns in `known`. The
+    """How many parties of each kind a block has, and their columns in `known`. The
     first `readers` may read.
     """
 
@@ -184,7 +184,7 @@ class Races:
         return int(self.known[warp, self._own[warp]])
 
     def knows(self, warps: Array, other: int, tick: int) -> bool:
-        """Whether all `warps` have learnt of what `other`, of their cluster, did at `tick`."""
+        """Whether all `warps` have learnt of what `other`, of their block, did at `tick`."""
         return bool((self.known[warps, self._own[other]] >= tick).all())
 
     def fence(self, warps: Array) -> None:

@@ -14,11 +14,6 @@ WINDOW_BYTES = 1 << 40
 SHARED_START = 1024
 """The first bytes of shared memory belong to the system, as on a device."""
 
-RANK_SHIFT = 24
-"""A shared::cluster address is an offset and, above these bits, the CTA's rank plus one
-(0: the own CTA).
-"""
-
 SPACES = {
     "shared": SHARED_WINDOW,
     "local": LOCAL_WINDOW,

@@ -128,7 +128,6 @@ class Kernel:
     variables: tuple[Variable, ...]
     required_threads: tuple[int, int, int] | None
     most_threads: int | None
-    cluster: tuple[int, int, int]
 
     @property
     def parameter_bytes(self) -> int:

@@ -79,14 +79,12 @@ def run(
     threads: int = 32,
     schedule: Schedule | None = None,
     variables: str = "",
-    cluster: int = 1,
     **launch: int,
 ) -> Array:
     """Runs `body` with the inputs at %base0, ... and the output, as it is, behind them;
     gives the output after.
     """
-    directives = f".reqnctapercluster {cluster}, 1, 1" if cluster > 1 else ""
-    device = Device(kernel(len(inputs) + 1, body, variables, directives), schedule)
+    device = Device(kernel(len(inputs) + 1, body, variables), schedule)
     addresses = [device.put(one) for one in (*inputs, output)]
     device.launch(addresses, threads, **launch)
     return device.get(addresses[-1], output)

@@ -37,10 +37,10 @@ TOGETHER = """
 shfl.sync.up.b32 %r1|%p1, %r2, 3, 0x1c00, -1; match.all.sync.b32 %r1|%p1, %r2, -1;
 vote.sync.ballot.b32 %r1, %p1, -1; redux.sync.xor.b32 %r1, %r2, -1; elect.sync %r1|%p1, -1;
 bar.arrive 3, 128; bar.red.popc.u32 %r1, 0, %p1; barrier.cta.red.and.aligned.pred %p1, 0, %p2;
-bar.warp.sync -1; barrier.cluster.arrive.aligned; barrier.cluster.wait.aligned;
+bar.warp.sync -1;
 atom.global.inc.u32 %r1, [%rd1], %r2; red.relaxed.gpu.global.add.noftz.bf16x2 [%rd1], %r1;
 red.global.add.v4.f32 [%rd1], {%f1, %f2, %f3, %f4}; atom.shared.cas.b64 %rd1, [%r1], %rd2, %rd3;
-mapa.shared::cluster.u32 %r1, %r2, %r3; st.shared::cluster.b32 [%r1], %r2;
+st.shared::cluster.b32 [%r1], %r2;
 isspacep.shared %p1, %rd1;
 mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%r1]; griddepcontrol.wait;
 movmatrix.sync.aligned.m8n8.trans.b16 %r1, %r2; setmaxnreg.inc.sync.aligned.u32 40;

@@ -326,34 +326,6 @@ def test_crooked_bulk_copies_are_found() -> None:
         _run(pipeline().replace("[%rd2], 256", "[%rd2], 250"))
 
 
-@each_schedule
-def test_multicast_reaches_every_block_of_the_mask(schedule: Schedule) -> None:
-    body = _init() + (
-        "mov.u32 %r2, %cluster_ctarank; setp.eq.u32 %p2, %thread, 0; setp.eq.u32 %p3, %r2, 1; "
-        "and.pred %p3, %p3, %p2;"
-        "@%p2 mbarrier.arrive.expect_tx.shared.b64 _, [full], 256; "
-        "barrier.cluster.arrive.aligned; barrier.cluster.wait.aligned;"
-        "mov.u16 %rs1, 13;"
-        "@%p3 cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes"
-        ".multicast::cluster [room], [%base0], 256, [full], %rs1;"
-        "setp.eq.u32 %p4, %r2, 1; mov.u32 %r1, 0; @%p4 bra OUT;\n"
-        + _wait("W", "full", 0)
-        + "shl.b32 %r3, %thread, 2; mov.u32 %r4, room; add.u32 %r3, %r3, %r4; ld.shared.b32 %r1, "
-        "[%r3];\n"
-        "OUT: mov.u32 %r5, %ctaid.x; mad.lo.u32 %r5, %r5, 64, %thread; mad.wide.u32 %at1, %r5, 4, "
-        "%base1; st.global.b32 [%at1], %r1;"
-        "@%p4 bra END;\nEND: barrier.cluster.arrive.aligned; barrier.cluster.wait.aligned;"
-    )
-    # The sender's own barrier is told of no bytes: it must not expect any.
-    body = body.replace(
-        "@%p2 mbarrier.arrive",
-        "setp.ne.u32 %p5, %r2, 1; and.pred %p5, %p5, %p2; @%p5 mbarrier.arrive",
-    )
-    found = _run(body, schedule, blocks=4, cluster=4)[:256].reshape(4, 64)
-    for block in range(4):
-        assert (found[block] == (0 if block == 1 else WORDS[:64])).all()
-
-
 def test_what_cp_async_brought_needs_a_fence_too() -> None:
     body = STORE.replace(
         "ld.global.v4.b32 {{%r4, %r5, %r6, %r7}}, [%at0]; st.shared.v4.b32 [%r20], "

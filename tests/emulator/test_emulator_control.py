@@ -208,35 +208,6 @@ def test_loops_come_before_what_follows_them() -> None:
     )
 
 
-@each_schedule
-def test_clusters_share_their_memory(schedule: Schedule) -> None:
-    """Each block writes into the next one's shared memory, rank by rank."""
-    body = OWN + (
-        "mov.u32 %r1, %cluster_ctarank; mov.u32 %r2, %cluster_nctarank; mov.u32 %r9, %ctaid.x; "
-        "mul.lo.u32 %r8, %r9, 100;"
-        "add.u32 %r8, %r8, %thread; add.u32 %r3, %r1, 1; rem.u32 %r3, %r3, %r2; "
-        "mapa.shared::cluster.u32 %r4, %r20, %r3;"
-        "barrier.cluster.arrive.aligned; barrier.cluster.wait.aligned; st.shared::cluster.b32 "
-        "[%r4], %r8;"
-        "barrier.cluster.arrive.aligned; barrier.cluster.wait.aligned; ld.shared.b32 %r1, [%r20];"
-        "mad.lo.u32 %r9, %r9, 64, %thread; mad.wide.u32 %at0, %r9, 4, %base0; st.global.b32 "
-        "[%at0], %r1;"
-    )
-    found = _run(body, schedule, blocks=8, cluster=4)[: 8 * 64].reshape(8, 64)
-    before = np.array([3, 0, 1, 2, 7, 4, 5, 6])
-    assert (found == before[:, None] * 100 + np.arange(64)).all()
-
-
-def test_a_cluster_without_its_barrier_is_a_race() -> None:
-    body = OWN + (
-        "mov.u32 %r1, %cluster_ctarank; xor.b32 %r3, %r1, 1; mapa.shared::cluster.u32 %r4, "
-        "%r20, %r3;"
-        "st.shared::cluster.b32 [%r4], %r20; ld.shared.b32 %r1, [%r20];"
-    )
-    with pytest.raises(Race):
-        _run(body, blocks=2, cluster=2)
-
-
 def test_hints_do_nothing() -> None:
     body = (
         "griddepcontrol.wait; mov.u32 %r1, 3; nanosleep.u32 20; "

@@ -152,10 +152,6 @@ def test_launches_that_the_driver_refuses() -> None:
     for grid in ((0, 1, 1), (1, 65536, 1), (1 << 31, 1, 1)):
         with pytest.raises(DeviceError, match="grid"):
             driver.launch(function, grid, (32, 1, 1), 0, 0, [pointer(0)])
-    for width, grid, reason in ((2, (3, 1, 1), "multiple"), (16, (16, 1, 1), "clusters")):
-        driver, function = _driver(kernel(1, "", directives=f".reqnctapercluster {width}, 1, 1"))
-        with pytest.raises(DeviceError, match=reason):
-            driver.launch(function, grid, (32, 1, 1), 0, 0, [pointer(0)])
 
 
 def test_shared_memory_is_counted_as_a_device_counts_it() -> None:
@@ -307,3 +303,23 @@ $L__BB0_1:
         ("room", "shared", 0, ()),
         ("bytes", "const", 4, (1, 2, 3, 255)),
     ]
+
+
+@pytest.mark.parametrize(
+    "instruction",
+    [
+        "barrier.cluster.arrive.aligned;",
+        "mapa.shared::cluster.u32 %r1, %r2, %r3;",
+        "mov.u32 %r1, %cluster_ctarank;",
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster "
+        "[%r1], [%rd1], 16, [%r2], %rs1;",
+        "cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes "
+        "[%r1], [%r2], 16, [%r3];",
+    ],
+)
+def test_clusters_of_blocks_are_refused(instruction: str) -> None:
+    driver, function = _driver(kernel(1, instruction))
+    with pytest.raises(UnsupportedInstruction, match="cluster"):
+        driver.launch(function, (1, 1, 1), (32, 1, 1), 0, 0, [pointer(0)])
+    with pytest.raises(DeviceError, match="clusters of blocks"):
+        _driver(kernel(1, "", directives=".reqnctapercluster 2, 1, 1"))
