@@ -11,6 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import numpy as np
+
+from bessemer.compiler.ir.dims import Size, number
 from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.rewrite import GraphRewriter
 
@@ -31,10 +34,20 @@ def _conv(rewriter: GraphRewriter, node: Node) -> Value | None:
         high[axis] -= (kernel[axis] - seen[1]) * dilation
     if ends == list(kernel) and not any(starts):
         return None
-    shape = (*(end - start for start, end in zip(starts, ends)), *w.type.shape[spatial:])
-    part = rewriter.emit("slice", w, starts=(*starts, 0, 0), shape=shape, steps=(1,) * w.type.rank)
     pads = {"low": tuple(low), "high": tuple(high)}
-    return rewriter.emit("conv", x, part, **{**node.attributes, **pads})
+    return rewriter.emit("conv", x, _taps(rewriter, w, starts, ends), **{**node.attributes, **pads})
+
+
+def _taps(rewriter: GraphRewriter, w: Value, starts: list[int], ends: list[Size]) -> Value:
+    """Some taps of a weight. Those of known weights are known, for passes that look at them."""
+    weights = rewriter.constants.get(w)
+    if weights is not None:
+        part = weights[tuple(map(slice, starts, map(number, ends)))]
+        return rewriter.constant(np.ascontiguousarray(part), w.name)
+    taps = tuple(end - start for start, end in zip(starts, ends))
+    none = (0,) * (w.type.rank - len(taps))
+    shape, steps = (*taps, *w.type.shape[len(taps) :]), (1,) * w.type.rank
+    return rewriter.emit("slice", w, starts=(*starts, *none), shape=shape, steps=steps)
 
 
 def _seen(node: Node, axis: int) -> tuple[int, int] | None:
