@@ -10,6 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+import bessemer
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.interpreter.interpret import run_graph
 from bessemer.compiler.ir.types import Array
@@ -107,6 +108,27 @@ def test_support_vector_classification(classes: int, has_probabilities: bool, ke
         **attributes,
     )
     agrees(model, {"x": _samples(rng, 40)}, tolerance=1e-4)
+
+
+def test_a_linear_machine_keeps_the_digits_that_its_large_coefficients_cancel() -> None:
+    rng = np.random.default_rng(0)
+    vectors = np.float32(rng.standard_normal((50, _FEATURES)))
+    coefficients = np.float32(1e6 * np.tile([1, -1], 25))
+    vectors[1::2] = vectors[::2] + np.float32(1e-6)
+    model = _model(
+        "SVMRegressor",
+        {"y": TensorProto.FLOAT},
+        kernel_type="LINEAR",
+        kernel_params=_KERNELS["LINEAR"],
+        n_supports=50,
+        support_vectors=vectors.ravel(),
+        coefficients=coefficients,
+        rho=[0.5],
+    )
+    x = np.float32(_samples(rng))
+    exact = x.astype(np.float64) @ vectors.astype(np.float64).T @ coefficients[:, None] + 0.5
+    (result,) = bessemer.compile(model).run({"x": x})
+    np.testing.assert_allclose(result, exact, rtol=1e-4, atol=1e-4)
 
 
 def test_a_label_encoder_gives_its_default_where_no_key_fits() -> None:

@@ -23,15 +23,22 @@ _SWEEPS = 6
 """Sweeps until probabilities are settled: none of 12,000 random cases needed more than five."""
 
 
+def _weighed(context: NodeContext, vectors: Array, weights: Array) -> Value:
+    """[samples, columns]: how like each sample is to the vectors, weighed by each column."""
+    b, x = context.builder, with_size(context.builder, float_input(context), -1, vectors.shape[1])
+    if context.text("kernel_type") == "LINEAR":
+        # The columns are planes: one vector each, summed up before the terms lose their digits.
+        vectors, weights = vectors.astype(np.float64).T, weights.astype(np.float64)
+        return context.apply("matmul", x, b.constant((vectors @ weights).astype(np.float32)))
+    return context.apply("matmul", _kernel(context, x, vectors), b.constant(weights))
+
+
 def _kernel(context: NodeContext, x: Value, vectors: Array) -> Value:
     """[samples, vectors]: how like each sample is to each support vector."""
     b = context.builder
     gamma, coef0, degree = (*context.numbers("kernel_params", ()), 0.0, 0.0, 0.0)[:3]
-    x = with_size(b, x, -1, vectors.shape[1])
     products = context.apply("matmul", x, b.constant(np.ascontiguousarray(vectors.T)))
     kind = context.text("kernel_type")
-    if kind == "LINEAR":
-        return products
     if kind == "RBF":
         squares = b.constant(np.square(vectors.astype(np.float64)).sum(1).astype(np.float32))
         own = reduce(b, "sum", b.apply("mul", x, x), (1,), keep=True)
@@ -52,16 +59,13 @@ def _numbers(context: NodeContext, name: str) -> Array:
 
 @rule("SVMRegressor", domain=_DOMAIN)
 def read_svm_regressor(context: NodeContext) -> Value:
-    b, x = context.builder, float_input(context)
-    coefficients, rho = _numbers(context, "coefficients"), _numbers(context, "rho")
-    count = context.integer("n_supports")
+    b, weights = context.builder, _numbers(context, "coefficients").reshape(-1, 1)
+    count, rho = context.integer("n_supports"), _numbers(context, "rho")
     if count:
         vectors = _numbers(context, "support_vectors").reshape(count, -1)
-        features = _kernel(context, x, vectors)
-        weights = coefficients.reshape(count, 1)
+        total = _weighed(context, vectors, weights)
     else:
-        features, weights = x, coefficients.reshape(-1, 1)
-    total = product(context, features, b.constant(weights))
+        total = product(context, float_input(context), b.constant(weights))
     total = binary(b, "add", total, float(rho[0]) if rho.size else 0.0)
     if context.integer("one_class"):
         inside = binary(b, "gt", total, 0.0)
@@ -89,8 +93,8 @@ def read_svm_classifier(context: NodeContext) -> list[Item]:
 
 def _linear(context: NodeContext, labels: tuple[int, ...], count: int) -> list[Item]:
     """Without support vectors the coefficients are the classes' own."""
-    x, rho = float_input(context), _numbers(context, "rho")
-    scores = _kernel(context, x, _numbers(context, "coefficients").reshape(count, -1))
+    rho, planes = _numbers(context, "rho"), _numbers(context, "coefficients").reshape(count, -1)
+    scores = _weighed(context, planes, np.eye(count, dtype=np.float32))
     if rho.size:
         scores = binary(context.builder, "add", scores, float(rho[0]))
     label = context.apply("arg_max", scores, axis=1, last=False)
@@ -104,9 +108,8 @@ def _pairs(count: int) -> list[tuple[int, int]]:
 
 def _pair_scores(context: NodeContext, sizes: tuple[int, ...]) -> Value:
     """[samples, pairs]: which of two classes, for each pair: one product with the kernel."""
-    x, vectors = float_input(context), sum(sizes)
+    vectors = sum(sizes)
     coefficients = _numbers(context, "coefficients").reshape(-1, vectors)
-    kernel = _kernel(context, x, _numbers(context, "support_vectors").reshape(vectors, -1))
     ends = np.cumsum((0, *sizes))
     pairs = _pairs(len(sizes))
     weights = np.zeros((vectors, len(pairs)), np.float32)
@@ -114,7 +117,8 @@ def _pair_scores(context: NodeContext, sizes: tuple[int, ...]) -> Value:
         mine, theirs = slice(ends[one], ends[one + 1]), slice(ends[other], ends[other + 1])
         weights[mine, at] = coefficients[other - 1, mine]
         weights[theirs, at] = coefficients[one, theirs]
-    scores = context.apply("matmul", kernel, context.builder.constant(weights))
+    supports = _numbers(context, "support_vectors").reshape(vectors, -1)
+    scores = _weighed(context, supports, weights)
     return context.elementwise("add", scores, context.builder.constant(_numbers(context, "rho")))
 
 
