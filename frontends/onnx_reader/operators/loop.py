@@ -23,6 +23,7 @@ from bessemer.frontends.onnx_reader.operators.loop_appends import (
     appends_of,
     stacking,
 )
+from bessemer.frontends.onnx_reader.operators.loop_code import Code
 from bessemer.frontends.onnx_reader.operators.loop_counts import (
     counted_trips,
     is_unlimited,
@@ -63,15 +64,17 @@ def read_loop(context: NodeContext) -> Sequence[Item]:
     appends = {} if ends_in_time(context) else appends_of(body)
     if appends:
         return _appending(context, body, appends)
-    if any(not isinstance(item, Value) for item in initial):
+    code = Code.of(body, initial)
+    has_others = any(not isinstance(item, Value) for item in initial)
+    if has_others and (ends_in_time(context) or can_unroll(context, body)):
         return unrolled(context, body, initial, "sequences that a loop carries")
-    values = context.values(initial)
+    values = code.values(context, initial)
     try:
-        return _loop(context, body, values)
+        return code.items(_loop(context, code, values))
     except ChangesTypeError as change:
         if not change.places or can_unroll(context, body):
             return unrolled(context, body, initial, str(change))
-        return _growing(context, body, values, change.places)
+        return code.items(_growing(context, code, values, change.places))
 
 
 def _appending(
@@ -81,13 +84,15 @@ def _appending(
     initial = context.items[2:]
     carried = [item for place, item in enumerate(initial) if place not in appends]
     wholes = [(initial[place], append) for place, append in appends.items()]
+    code = Code.of(stacking(body, appends), carried)
     try:
-        found = _loop(context, stacking(body, appends), context.values(carried), wholes)
+        found = _loop(context, code, code.values(context, carried), wholes)
     except ChangesTypeError as change:
-        if not change.places or any(not isinstance(item, Value) for item in initial):
+        if not change.places:
             context.unsupported(f"{change}, in a loop whose trip count is known when it runs")
-        return _growing(context, body, context.values(initial), ())
-    outputs, stacked = found[: -len(appends)], found[-len(appends) :]
+        whole = Code.of(body, initial)
+        return whole.items(_growing(context, whole, whole.values(context, initial), ()))
+    outputs, stacked = code.items(found[: -len(appends)]), found[-len(appends) :]
     for (place, append), entries in zip(appends.items(), context.values(stacked)):
         outputs.insert(place, appended(context, initial[place], append, entries))
     return outputs
@@ -116,7 +121,7 @@ def _scalar(context: NodeContext, position: int) -> Value | None:
 
 def _loop(
     context: NodeContext,
-    body: onnx.GraphProto,
+    body: Code,
     carried: list[Value],
     appends: Sequence[tuple[Item, Append]] = (),
 ) -> list[Item]:
@@ -148,7 +153,7 @@ def _loop(
 
 
 def _growing(
-    context: NodeContext, body: onnx.GraphProto, carried: list[Value], places: Collection[Place]
+    context: NodeContext, body: Code, carried: list[Value], places: Collection[Place]
 ) -> list[Item]:
     """A loop of which some carried tensors change their sizes."""
     lengths, capacities = _lengths_and_capacities(context, body, carried, frozenset(places))
@@ -186,7 +191,7 @@ def _growing(
 
 
 def _held(
-    context: NodeContext, body: onnx.GraphProto, carried: Sequence[Value], buffers: Buffers
+    context: NodeContext, body: Code, carried: Sequence[Value], buffers: Buffers
 ) -> tuple[_Body, list[Value], Value]:
     """The body between buffers, what it gives without what it hands on, and the lengths."""
     read = _Body(context, body, carried, buffers)
@@ -198,7 +203,7 @@ def _held(
 
 def _lengths_and_capacities(
     context: NodeContext,
-    body: onnx.GraphProto,
+    body: Code,
     carried: Sequence[Value],
     places: frozenset[Place],
 ) -> tuple[Lengths, list[Size] | None]:
@@ -243,7 +248,7 @@ def _most_trips(context: NodeContext) -> Size | None:
 
 
 def _measured_capacities(
-    context: NodeContext, body: onnx.GraphProto, carried: Sequence[Value], lengths: Lengths
+    context: NodeContext, body: Code, carried: Sequence[Value], lengths: Lengths
 ) -> list[Size]:
     """Capacities that suffice, from a run of the loop for each of some that grow."""
     b = context.builder
@@ -297,11 +302,11 @@ class _Body:
     def __init__(
         self,
         context: NodeContext,
-        body: onnx.GraphProto,
+        body: Code,
         carried: Sequence[Value],
         buffers: Buffers | None = None,
     ) -> None:
-        self.kept = kept_places(body)
+        self.kept = kept_places(body.graph)
         self.region = context.subgraphs.new_region("body")
         b = self.region.builder
         self.iteration = b.input("iteration", TensorType(i64, ()))
@@ -317,8 +322,13 @@ class _Body:
             for place, value in enumerate(carried)
         ]
         self.state = buffers.opened(b, state, *lengths) if buffers else state
-        first = [_as_declared(b, self.iteration, body, 0), _as_declared(b, self.going, body, 1)]
-        keep_going, *self.results = context.values(self.region.read(body, [*first, *self.state]))
+        first = [
+            _as_declared(b, value, body.graph, position)
+            for position, value in enumerate((self.iteration, self.going))
+        ]
+        found = self.region.read(body.graph, [*first, *body.items(self.state)])
+        inside = replace(context, builder=b, subgraphs=self.region)
+        (keep_going,), self.results = context.values(found[:1]), body.values(inside, found[1:])
         self.keep_going = (
             b.apply("reshape", keep_going, shape=()) if keep_going.type.rank else keep_going
         )

@@ -107,11 +107,11 @@ def _rows(context: NodeContext, parts: Sequence[Value]) -> list[Value]:
     return [context.reshape(part, (1, *part.type.shape)) for part in parts]
 
 
-def stacked_item(context: NodeContext, sequence: SequenceItem) -> StackedItem:
-    """A sequence of tensors of one type, for a position that is known when the model runs."""
+def stacked_item(context: NodeContext, sequence: SequenceItem, wanted: str) -> StackedItem:
+    """A sequence of tensors of one type; `wanted` says what for, in front of "a sequence of"."""
     if not sequence or len({part.type for part in sequence}) > 1:
         types = ", ".join(str(part.type) for part in sequence) or "nothing"
-        context.unsupported(f"a position known when the model runs, in a sequence of {types}")
+        context.unsupported(f"{wanted} a sequence of {types}")
     return StackedItem(concatenated(context, _rows(context, sequence), 0))
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from bessemer.compiler.ir.graph import Value
+from bessemer.compiler.ops.composite.composite_shape import slice_axis
 from bessemer.frontends.onnx_reader import limits
 from bessemer.frontends.onnx_reader.context import NodeContext
+from bessemer.frontends.onnx_reader.equal_sizes import require_nonnegative
 from bessemer.frontends.onnx_reader.items import Item, SequenceItem, StackedItem
 from bessemer.frontends.onnx_reader.operators.index import indices_at
 from bessemer.frontends.onnx_reader.operators.loop_appends import (
@@ -37,13 +39,24 @@ def _position(context: NodeContext, length: int) -> int:
     return place % length
 
 
+def _is_in_front(context: NodeContext, position: int) -> bool:
+    """Whether an input names the beginning of a sequence and not, as without it, the end: other
+    places in a sequence whose length is known when the model runs are not supported."""
+    if context.optional(position) is None:
+        return False
+    (place,) = context.integers_at(position, "a position in a sequence")
+    if place:
+        context.unsupported(f"position {place} of a sequence whose length is known when it runs")
+    return True
+
+
 @rule("SequenceAt")
 def read_sequence_at(context: NodeContext) -> Item:
     sequence = context.item(0)
     if isinstance(sequence, SequenceItem):
         if context.array(1) is not None:
             return sequence[_position(context, len(sequence))]
-        sequence = stacked_item(context, sequence)
+        sequence = stacked_item(context, sequence, "a position known when the model runs, in")
     if not isinstance(sequence, StackedItem):
         context.wrong("input 0 is not a sequence")
     place = context.reshape(indices_at(context, 1), ())
@@ -52,6 +65,11 @@ def read_sequence_at(context: NodeContext) -> Item:
 
 @rule("SequenceErase")
 def read_sequence_erase(context: NodeContext) -> Item:
+    stacked = context.item(0)
+    if isinstance(stacked, StackedItem):
+        rows, first = stacked.value, int(_is_in_front(context, 1))
+        require_nonnegative(context.builder, (rows.type.shape[0] - 1,))
+        return StackedItem(slice_axis(context.builder, rows, 0, first, rows.type.shape[0] - 1))
     sequence = context.sequence(0)
     last = len(sequence) - 1
     place = last if context.optional(1) is None else _position(context, len(sequence))
@@ -60,6 +78,12 @@ def read_sequence_erase(context: NodeContext) -> Item:
 
 @rule("SequenceInsert")
 def read_sequence_insert(context: NodeContext) -> Item:
+    stacked = context.item(0)
+    if isinstance(stacked, StackedItem):
+        new = context.input(1)
+        parts = [stacked.value, context.reshape(new, (1, *new.type.shape))]
+        in_front = _is_in_front(context, 2)
+        return StackedItem(concatenated(context, parts[::-1] if in_front else parts, 0))
     sequence = context.sequence(0)
     length = len(sequence)
     place = length
