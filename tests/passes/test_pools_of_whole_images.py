@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from bessemer.compiler.ir.build import GraphBuilder
+from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.types import TensorType, f32
 from bessemer.compiler.passes.simplification.simplify import simplify
-from tests.pass_runs import changed
+from tests.pass_runs import N, changed
 
 
 def _names(operator: str, rng: np.random.Generator, **attributes: Any) -> list[str]:
@@ -66,3 +67,27 @@ def test_the_maximum_of_a_large_window_is_found_axis_by_axis(rng: np.random.Gene
     assert _names("max_pool", rng, **pads, strides=(1, 2)) == ["max_pool"]
     small = {"kernel": (3, 3), "low": (1, 1), "high": (1, 1)}
     assert _names("max_pool", rng, **small) == ["max_pool"]
+
+
+@pytest.mark.parametrize("operator", ["max_pool", "average_pool"])
+def test_planes_of_free_sizes_are_pooled_by_strides_axis_by_axis(
+    operator: str, rng: np.random.Generator
+) -> None:
+    """Rows first, whole; an image of known size from 20 taps on."""
+
+    def kernels(kernel: tuple[int, int], rows: Size, channels: int = 1) -> list[tuple[int, int]]:
+        builder = GraphBuilder("g")
+        x = builder.input("x", TensorType(f32, (2, rows, 7, channels)))
+        more = {} if operator == "max_pool" else {"count_include_pad": False}
+        y = builder.apply(
+            operator, x, kernel=kernel, strides=(2, 3), dilations=(1, 1), low=(1, 2), high=(1, 1),
+            **more,
+        )  # fmt: skip
+        result = changed(builder.finish([y]), [simplify], rng, rtol=1e-6)
+        return [node.attributes["kernel"] for node in result.nodes]
+
+    assert kernels((3, 3), N) == [(3, 1), (1, 3)]
+    assert kernels((3, 3), 8) == [(3, 3)]
+    assert kernels((5, 4), 8) == [(5, 1), (1, 4)]
+    assert kernels((2, 2), N) == [(2, 2)]
+    assert kernels((3, 3), N, channels=2) == [(3, 3)]

@@ -110,7 +110,7 @@ def test_an_axis_that_data_moves_a_window_along_is_not_cut() -> None:
     "text",
     [
         """(float[n, 3, rows, columns] x) => (float[n, 3, h, w] y) {
-            y = MaxPool<kernel_shape = [3, 3], strides = [2, 2], auto_pad = "SAME_UPPER">(x) }""",
+            y = MaxPool<kernel_shape = [2, 3], strides = [2, 2], auto_pad = "SAME_UPPER">(x) }""",
         """(float[n, s, t] x, float[n, s, t] y) => (float[n, u] z)
             <int64[1] axes = {1}> {
             both = Concat<axis = 2>(x, y)
@@ -148,6 +148,7 @@ POOLS = [
     "MaxPool<kernel_shape = [3, 3], pads = [1, 1, 1, 1]>",
     "MaxPool<kernel_shape = [3, 2], strides = [2, 2], pads = [1, 0, 1, 1]>",
     "MaxPool<kernel_shape = [5, 5], pads = [2, 2, 2, 2]>",
+    "MaxPool<kernel_shape = [5, 4], strides = [3, 2], pads = [2, 1, 2, 3]>",
 ]
 
 

@@ -24,7 +24,10 @@ from bessemer.compiler.ir.rewrite import GraphRewriter
 from bessemer.compiler.ir.types import f32, f64
 
 FEWEST_TAPS = 20
-"""Of windows that overlap at every place, from which on they are taken apart into their axes."""
+"""Of large windows, which are taken apart into their axes: those that overlap at every place, and
+those that move over planes by several elements."""
+FEWEST_FREE_TAPS = 9
+"""The same for planes whose size is not a number."""
 
 
 def _max_pool(rewriter: GraphRewriter, node: Node) -> Value | None:
@@ -38,23 +41,41 @@ def _max_pool(rewriter: GraphRewriter, node: Node) -> Value | None:
 
 def _is_worth_two_passes(node: Node) -> bool:
     kernel, strides = node.attributes["kernel"], node.attributes["strides"]
-    if not all(isinstance(size, int) for size in kernel) or set(strides) != {1}:
+    if not all(isinstance(size, int) for size in kernel):
         return False
+    if set(strides) != {1}:
+        return _is_plane_by_strides(node)
     overlapping = [size > 1 and n != 1 for size, n in zip(kernel, node.output.type.shape[1:])]
     return bool(math.prod(kernel) >= FEWEST_TAPS and sum(overlapping) > 1)
 
 
+def _is_plane_by_strides(node: Node) -> bool:
+    """Whether windows of one channel move on by several of its elements, which are shuffled out of
+    vectors for every tap: rows that are pooled already have fewer taps. Where sizes are not
+    numbers, each tap also asks where the image ends."""
+    kernel, shape = node.attributes["kernel"], node.inputs[0].type.shape
+    if shape[-1] != 1 or node.attributes["strides"][-1] == 1:
+        return False
+    is_known = all(isinstance(size, int) for size in shape[1:])
+    fewest = FEWEST_TAPS if is_known else FEWEST_FREE_TAPS
+    taps = math.prod(kernel)
+    return bool(taps >= fewest and taps > kernel[-1] > 1)
+
+
 def _axis_by_axis(rewriter: GraphRewriter, node: Node) -> Value:
-    """The last axis first: its windows lie along memory, of one channel at least."""
+    """The last axis first: its windows lie along memory, of one channel at least. Where they
+    move on by several elements, the first: whole rows are pooled, and fewer are left."""
     value, attributes = node.inputs[0], node.attributes
     neutral = {"kernel": 1, "strides": 1, "dilations": 1, "low": 0, "high": 0, "uncounted": 0}
-    for axis in reversed(range(len(attributes["kernel"]))):
+    axes = range(len(attributes["kernel"]))
+    for axis in axes if max(attributes["strides"]) > 1 else reversed(axes):
         own: dict[str, Any] = {
             name: tuple(e if at == axis else neutral[name] for at, e in enumerate(entries))
             for name, entries in attributes.items()
             if name in neutral
         }
-        if own["kernel"][axis] > 1 or own["low"][axis] or own["high"][axis]:
+        moves = max(own["kernel"][axis], own["strides"][axis]) > 1
+        if moves or own["low"][axis] or own["high"][axis]:
             value = rewriter.emit(node.operator.name, value, **{**attributes, **own})
     return value
 
