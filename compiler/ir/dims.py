@@ -96,10 +96,12 @@ class Max:
 class Dim:
     """A polynomial: a map from monomials to integer coefficients. Immutable and hashable."""
 
-    __slots__ = ("_atoms", "_hash", "_text", "terms")
+    __slots__ = ("_atoms", "_hash", "_text", "is_joined", "terms")
 
-    def __init__(self, terms: Terms) -> None:
+    def __init__(self, terms: Terms, is_joined: bool = False) -> None:
+        """`is_joined`: no quotient or remainder in it is known to make a whole with other terms."""
         self.terms = terms
+        self.is_joined = is_joined
         self._hash: int | None = None
         self._text: str | None = None
         self._atoms: frozenset[Atom] | None = None
@@ -141,7 +143,7 @@ class Dim:
         return _add(self, -1 * other) if _is_size(other) else NotImplemented
 
     def __rsub__(self, other: int) -> Size:
-        return _add(-1 * self, other)
+        return -1 * _add(self, -1 * other)
 
     def __neg__(self) -> Size:
         return -1 * self
@@ -179,7 +181,7 @@ def symbol(name: str, extent: Size | None = None) -> Dim:
 
 def atom(value: Atom) -> Dim:
     """The Size that is one atom."""
-    return Dim({((value, 1),): 1})
+    return Dim({((value, 1),): 1}, is_joined=True)
 
 
 def number(size: Size) -> int:
@@ -217,18 +219,46 @@ def _normal(terms: Terms) -> Size:
     return Dim(kept)
 
 
-def _add(left: Size, right: Size) -> Size:
-    if isinstance(right, int) and right == 0:
-        return left
-    terms = dict(_terms(left))
-    for monomial, coefficient in _terms(right).items():
+def _add(left: Dim, right: Size) -> Size:
+    if not isinstance(right, Dim):
+        return _moved(left, int(right)) if right else left
+    terms = dict(left.terms)
+    for monomial, coefficient in right.terms.items():
         terms[monomial] = terms.get(monomial, 0) + coefficient
-    for kind in (Mod, FloorDiv):
-        for found in _terms_with(kind, terms):
-            joined = _rejoin(terms, *found)
-            if joined is not None:
-                return joined
-    return _normal(terms)
+    return _joined(terms)
+
+
+def _moved(size: Dim, distance: int) -> Size:
+    """A size and a number. What quotients make a whole with has no number in it."""
+    terms = dict(size.terms)
+    terms[()] = terms.get((), 0) + distance
+    if not size.is_joined:
+        return _joined(terms)
+    if not terms[()]:
+        del terms[()]
+    return Dim(terms, is_joined=True)
+
+
+def _joined(terms: dict[Monomial, int]) -> Size:
+    """The size of these terms, where quotients and remainders make wholes with others."""
+    if _has_divisions(terms):
+        for kind in (Mod, FloorDiv):
+            for found in _terms_with(kind, terms):
+                joined = _rejoin(terms, *found)
+                if joined is not None:
+                    return joined
+    result = _normal(terms)
+    if isinstance(result, Dim):
+        result.is_joined = True
+    return result
+
+
+def _has_divisions(terms: Terms) -> bool:
+    for monomial in terms:
+        for factor, _ in monomial:
+            if type(factor) is FloorDiv or type(factor) is Mod:
+                return True
+    return False
 
 
 def _terms_with(
@@ -289,7 +319,8 @@ def _multiply(left: Size, right: Size) -> Size:
     if isinstance(left, int):
         if left == 1 or left == 0 or isinstance(right, int):
             return right * left if isinstance(right, int) else (right if left else 0)
-        return Dim({monomial: left * c for monomial, c in right.terms.items()})
+        terms = {monomial: left * c for monomial, c in right.terms.items()}
+        return Dim(terms, right.is_joined)
     return _normal(polynomials.multiply(_terms(left), _terms(right)))
 
 
