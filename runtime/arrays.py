@@ -227,13 +227,16 @@ def _places_along(
         return None
     if axis == 0:
         return shape[0]  # nothing in the array tells what lies behind it
-    found = 0
+    found = guess = 0
     for size, stride in zip(shape[axis - 1 :: -1], strides[axis - 1 :: -1], strict=True):
-        # Of an axis of one place the stride says nothing certain, but it may be all there is.
         count, rest = divmod(stride, block or 1)
-        if not found and not rest and count >= shape[axis]:
-            found = count
-        elif size > 1 and (not found or stride != block * found):
+        is_possible = not rest and count >= shape[axis]
+        if size == 1:
+            # Such a stride says nothing certain, but it may be all there is.
+            guess = guess or (count if is_possible else 0)
+        elif not is_possible or found not in (0, count):
             return None
+        else:
+            found = count
         block *= size
-    return found or shape[axis]
+    return found or guess or shape[axis]

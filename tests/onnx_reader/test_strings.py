@@ -32,6 +32,12 @@ _KEYS = ["zebra", "apple", "größe", "a", "b", ""]
 _VALUES = ["animal", "fruit", "size", "letter", "letter", "nothing"]
 
 
+_LABELS = helper.make_node(
+    "LabelEncoder", ["x"], ["y"], domain="ai.onnx.ml",
+    keys_strings=_KEYS, values_strings=_VALUES, default_string="unknown",
+)  # fmt: skip
+
+
 def _save(folder: Path, nodes: list[onnx.NodeProto], x: Any, outputs: Mapping[str, int]) -> Path:
     graph = helper.make_graph(
         nodes,
@@ -47,12 +53,10 @@ def _save(folder: Path, nodes: list[onnx.NodeProto], x: Any, outputs: Mapping[st
 
 def _encoder(folder: Path) -> Path:
     """y: what kind of thing each word of x is; same: the words."""
-    node = helper.make_node(
-        "LabelEncoder", ["x"], ["y"], domain="ai.onnx.ml",
-        keys_strings=_KEYS, values_strings=_VALUES, default_string="unknown",
-    )  # fmt: skip
     same = helper.make_node("Identity", ["x"], ["same"])
-    return _save(folder, [node, same], ["n"], {"y": TensorProto.STRING, "same": TensorProto.STRING})
+    return _save(
+        folder, [_LABELS, same], ["n"], {"y": TensorProto.STRING, "same": TensorProto.STRING}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +88,16 @@ def test_outputs_go_where_the_caller_wants(encoder: CompiledModel) -> None:
     assert labels is out and out.tolist() == ["letter", "unknown"]
     with pytest.raises(InputError, match="output 'y' is not an array of objects of shape"):
         encoder.run([["a", "?"]], out={"y": np.empty(3, object)})
+
+
+def test_numbers_beside_strings_go_where_the_caller_wants(tmp_path: Path) -> None:
+    nodes = [_LABELS, helper.make_node("Shape", ["x"], ["count"])]
+    outputs = {"y": TensorProto.STRING, "count": TensorProto.INT64}
+    model = bessemer.compile(_save(tmp_path, nodes, ["n"], outputs), threads=1, cache=False)
+    out = {"y": np.empty(2, object), "count": np.zeros(1, np.int64)}
+    found = model.run([["a", "?"]], out=out)
+    assert all(one is other for one, other in zip(found, out.values(), strict=True))
+    assert found[0].tolist() == ["letter", "unknown"] and found[1].tolist() == [2]
 
 
 @pytest.mark.parametrize(

@@ -326,3 +326,13 @@ def test_data_to_train_on_has_names() -> None:
     for validation in (None, 0.5):
         with pytest.raises(bessemer.CompileError, match=r"is a list; .* with x, target\."):
             trainer.fit(rows, validation=validation)  # type: ignore[arg-type]
+
+
+def test_a_size_of_1_may_always_be_one() -> None:
+    text = "g (float[n] x, float[n] y) => (float[n] z) { z = Mul (x, y) }"
+    model = bessemer.compile(parsed(text), threads=1, cache=False)
+    remedy = r" Where a dimension of the model is always 1, compile with dims=\{'its name': 1\}\."
+    for given, says in (((1, 3), remedy), ((3, 1), remedy), ((2, 3), "$")):
+        x, y = (np.ones(size, np.float32) for size in given)
+        with pytest.raises(InputError, match=rf"axis 0 is {given[1]}, not .* in 'x'\.{says}"):
+            model.run([x, y])
