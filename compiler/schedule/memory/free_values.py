@@ -21,7 +21,6 @@ TWELFTHS = 15
 """A value is made again from at most so many twelfths of its own bytes."""
 LITTLE = 1 << 15
 """Bytes that are no matter."""
-_SLOW = frozenset({"random_uniform", "random_normal", "pow"})
 
 
 def free_values(graph: Graph, works: Sequence[Work], turn: int, count: Count) -> set[Value]:
@@ -109,7 +108,7 @@ class _Cutter:
 
 def is_simple(node: Node) -> bool:
     """Whether a kernel that reads a node's output can make it on the spot."""
-    if len(node.outputs) != 1 or node.operator.is_random or node.operator.name in _SLOW:
+    if len(node.outputs) != 1 or node.operator.is_random or node.operator.name == "pow":
         return False
     if node.operator.is_view or is_widening(node):
         return True
