@@ -21,7 +21,7 @@ from functools import partial
 from bessemer.compiler.ir import dims, expr, walk_expr
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Size, atom
-from bessemer.compiler.ir.expr import Buffer, Expression, Load, fragment_element
+from bessemer.compiler.ir.expr import Buffer, Expression, Load
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.loops import Prefetch, Store
 from bessemer.compiler.ir.program import Launch, Step
@@ -265,8 +265,7 @@ def _fits(
     if len(contraction.rows) != 1 or contraction.rows[0].b_stride != 0:
         return False
     row, column = dims.symbol("row"), dims.symbol("column")
-    total = fragment_element("sum", 0, contraction.dtype)
-    stores = contraction.epilogue((row,), column, total)
+    stores = contraction.stores_at((row,), column)
     sums = contraction.rows[0].extent * contraction.columns
     if len(stores) != 1 or stores[0].guard is not None or sums != extent:
         return False

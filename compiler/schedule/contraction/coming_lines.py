@@ -11,17 +11,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bessemer.compiler.ir import dims, expr
+from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.build_loops import KernelBuilder
-from bessemer.compiler.ir.dims import Size, Symbol
+from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import Buffer
 from bessemer.compiler.ir.loops import Prefetch
 from bessemer.compiler.schedule.contraction.contraction import Contraction
-from bessemer.compiler.schedule.contraction.epilogue_rows import loads_along, rows_in_steps
+from bessemer.compiler.schedule.contraction.epilogue_rows import (
+    COLUMN,
+    loads_along_columns,
+    rows_in_steps,
+)
 from bessemer.compiler.targets.machine import CACHE_LINE, Target
 
 _LEVEL = 2
-_COLUMN = Symbol("epilogue_column", None)
 
 
 def fetch_lines(
@@ -48,15 +51,14 @@ def fetch_lines(
             if isinstance(size, int) and size * item < target.l2_bytes:
                 continue
             for begin in range(0, width, CACHE_LINE // item):
-                place = dims.substitute(offset, {_COLUMN: column + begin})
+                place = dims.substitute(offset, {COLUMN: column + begin})
                 builder.append(Prefetch(buffer, place, _LEVEL))
 
 
 def _places(contraction: Contraction, row: tuple[Size, ...]) -> dict[tuple[Buffer, Size], None]:
-    """What the epilogue touches in a row, by the column: buffers and offsets, each once."""
-    total = expr.fragment_element("sum", 0, contraction.dtype)
+    """What the epilogue touches in a row, by COLUMN: buffers and offsets, each once."""
     found: dict[tuple[Buffer, Size], None] = {}
-    for store in contraction.epilogue(row, dims.atom(_COLUMN), total):
-        found |= {(load.buffer, load.indices[0]): None for load in loads_along(store, _COLUMN)}
+    for store in contraction.stores_at(row, dims.atom(COLUMN)):
+        found |= {(load.buffer, load.indices[0]): None for load in loads_along_columns(store)}
         found[store.buffer, store.buffer.offset(store.indices)] = None
     return found

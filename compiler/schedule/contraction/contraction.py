@@ -147,6 +147,11 @@ class Contraction:
         runs = dims.product(axis.extent for axis in outer)
         return runs * dims.ceildiv(self.run, self.group)
 
+    def stores_at(self, rows: tuple[Size, ...], column: Size) -> tuple[Store, ...]:
+        """What the epilogue does with a sum, for schedules that ask what it reads and writes. The
+        sum is unknown: a number might make loads superfluous."""
+        return self.epilogue(rows, column, fragment_element("sum", 0, self.dtype))
+
 
 def with_group(contraction: Contraction, target: Target) -> Contraction:
     """The contraction by the largest groups that the machine multiplies at once."""
@@ -218,22 +223,22 @@ _OPERANDS: dict[DType, tuple[DType, ...]] = {
 
 @dataclass(frozen=True, eq=False)
 class MergedAxis:
-    """Row axes that are walked as one; `members` are their positions and extents, outer first."""
+    """Row axes that are walked as one; `members` are their positions, outer first."""
 
     extent: Size
     a_stride: Size
     b_stride: Size
-    members: tuple[tuple[int, Size], ...]
+    members: tuple[int, ...]
 
     def scatter(self, index: Size, into: list[Size]) -> None:
         """Writes the members' indices to their positions.
 
         The innermost takes the whole index: what is merged is walked as one by every offset.
         """
-        for position, _ in self.members:
+        for position in self.members:
             into[position] = 0
         if self.members:
-            into[self.members[-1][0]] = index
+            into[self.members[-1]] = index
 
 
 @dataclass(frozen=True, eq=False)
@@ -267,7 +272,7 @@ class Walk:
 def walk_of(contraction: Contraction, height: int) -> Walk:
     """Merges axes and chooses the one along which tiles of at most `height` rows lie."""
     axes = [
-        MergedAxis(row.extent, row.a_stride, row.b_stride, ((position, row.extent),))
+        MergedAxis(row.extent, row.a_stride, row.b_stride, (position,))
         for position, row in enumerate(contraction.rows)
     ]
     batch = tuple(axis for axis in axes if axis.b_stride != 0)
@@ -292,35 +297,32 @@ def _merge_rows(contraction: Contraction, axes: Sequence[MergedAxis]) -> list[Me
     """Merges neighbours that every offset of the epilogue walks through as one, too."""
     merged: list[MergedAxis] = []
     for axis in reversed(axes):
-        is_one = bool(merged) and axis.a_stride == merged[-1].extent * merged[-1].a_stride
-        if is_one and contraction.bands is None:
+        if merged and _walked_as_one(contraction, axis, merged[-1]):
             extent = axis.extent * merged[-1].extent
-            stride = merged[-1].a_stride
-            if _walked_as_one(contraction, axis.members[-1], merged[-1]):
-                members = (*axis.members, *merged[-1].members)
-                merged[-1] = MergedAxis(extent, stride, 0, members)
-                continue
-        merged.append(axis)
+            members = (*axis.members, *merged[-1].members)
+            merged[-1] = MergedAxis(extent, merged[-1].a_stride, 0, members)
+        else:
+            merged.append(axis)
     return merged[::-1]
 
 
-def _walked_as_one(contraction: Contraction, outer: tuple[int, Size], inner: MergedAxis) -> bool:
-    """Whether a step along the outer axis is, in every offset of the epilogue, as far as a step
-    over all of the inner one."""
+def _walked_as_one(contraction: Contraction, outer: MergedAxis, inner: MergedAxis) -> bool:
+    """Whether a step along the outer axis is, in `a` and in every offset of the epilogue, as far as
+    a step over all of the inner one."""
+    if contraction.bands is not None or outer.a_stride != inner.extent * inner.a_stride:
+        return False
     # Symbols without extents: what holds for these holds for a merged index beyond the extent.
     symbols = [dims.Symbol(f"row{i}") for i in range(len(contraction.rows))]
     rows = tuple(dims.atom(symbol) for symbol in symbols)
-    total = fragment_element("sum", 0, contraction.dtype)  # a number might make loads superfluous
-    stores = contraction.epilogue(rows, dims.symbol("column"), total)
+    stores = contraction.stores_at(rows, dims.symbol("column"))
     sizes = [store.buffer.offset(store.indices) for store in stores]
     for store in stores:
         sizes += _offsets(store.value)
         if store.guard is not None:
             sizes += _offsets(store.guard)
-    last = inner.members[-1][0]
     for size in sizes:
-        near = dims.coefficient_of(size, symbols[last])
-        far = dims.coefficient_of(size, symbols[outer[0]])
+        near = dims.coefficient_of(size, symbols[inner.members[-1]])
+        far = dims.coefficient_of(size, symbols[outer.members[-1]])
         if near is None or far is None or far != near * inner.extent:
             return False
     return True

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from bessemer.compiler.ir import dims, expr, walk_expr
+from bessemer.compiler.ir import dims, walk_expr
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.dims import Dim, Size, Symbol
 from bessemer.compiler.ir.expr import Buffer, Load, Read
@@ -29,6 +29,8 @@ from bessemer.compiler.schedule.costs import has_functions
 
 INTERLEAVE = 2
 """Vectors at once: functions are long chains of operations."""
+COLUMN = Symbol("epilogue_column")
+"""Any column, where it is asked what an epilogue reads and writes along a row."""
 
 
 @dataclass(frozen=True)
@@ -65,14 +67,12 @@ def rows_apart(
     if not isinstance(columns, int) or columns % panel or rows is None:
         return None
     first, second = indices[:2]
-    total = expr.fragment_element("sum", 0, contraction.dtype)
-    column = Symbol(_COLUMN, None)
-    stores = contraction.epilogue(first, dims.atom(column), total)
+    stores = contraction.stores_at(first, dims.atom(COLUMN))
     if len(stores) != 1 or not has_functions(stores[0].value):
         return None
     # Without inputs of their own (a sigmoid of the sum) rows do not wait for each other.
-    others = contraction.epilogue(second, dims.atom(column), total)
-    own = set(loads_along(stores[0], column)).difference(loads_along(others[0], column))
+    others = contraction.stores_at(second, dims.atom(COLUMN))
+    own = set(loads_along_columns(stores[0])).difference(loads_along_columns(others[0]))
     return rows if own else None
 
 
@@ -96,7 +96,7 @@ class RowEpilogue:
         self.width = width
         self.lanes = lanes
         self.sums = self._room(contraction.dtype)
-        self.results = self._room(self._store(0, dims.symbol(_COLUMN)).buffer.dtype)
+        self.results = self._room(self._store(0, dims.atom(COLUMN)).buffer.dtype)
 
     def finish(self) -> None:
         """Computes all rows, then stores them."""
@@ -125,17 +125,14 @@ class RowEpilogue:
         return store
 
 
-_COLUMN = "epilogue_column"
-
-
-def loads_along(store: Store, column: Symbol) -> list[Load]:
-    """Loads of neighbours along the columns, each once."""
+def loads_along_columns(store: Store) -> list[Load]:
+    """What a store in the column COLUMN loads of neighbours along the columns, each once."""
     found: dict[Load, None] = {}
     for node in walk_expr.loads_of(store.value):
         if node.guard is None and len(node.indices) == 1:
             (offset,) = node.indices
             # Locals say where a block of rows begins; anything else may be the data's.
             is_plain = all(isinstance(e, Read) for e in walk_expr.index_expressions(offset))
-            if is_plain and dims.coefficient_of(offset, column) == 1:
+            if is_plain and dims.coefficient_of(offset, COLUMN) == 1:
                 found[node] = None
     return list(found)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from functools import partial
 
-from bessemer.compiler.ir import dims, expr
+from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size, atom
 from bessemer.compiler.ir.expr import Buffer, Expression
 from bessemer.compiler.ir.graph import Node, Value
@@ -223,8 +223,7 @@ def _element(contraction: Contraction) -> Store:
     """The store of an element, at any place."""
     shape = (*(axis.extent for axis in contraction.rows), contraction.columns)
     index = as_index(index_symbols(shape), shape)
-    total = expr.fragment_element("sum", 0, contraction.dtype)
-    (store,) = contraction.epilogue(index[:-1], index[-1], total)
+    (store,) = contraction.stores_at(index[:-1], index[-1])
     return store
 
 
