@@ -28,20 +28,20 @@ class Axes:
 
 
 class ProductForm:
-    """matmul: [..., m, k] x [..., k, n], batch axes broadcast.
+    """matmul: [..., m, k] x [..., k, n], batch axes broadcast; `strides` are the steps in memory
+    along the left operand's axes.
 
-    `axes` takes the steps in memory along the left operand's axes and is called first.
     `output_index` is the index of an element of the anchor's output, `right_index` that of one of
     its right operand, `right_matrices` a constant right operand as [matrices..., depth, columns].
     """
 
-    def __init__(self, node: Node) -> None:
-        self.node = node
+    def __init__(self, node: Node, strides: tuple[Size, ...]) -> None:
         self.left, self.right = (value.type.shape for value in node.inputs)
         self.out = node.output.type.shape
         self.batch = len(self.out) - 2
+        self.axes = self._axes(strides)
 
-    def axes(self, strides: tuple[Size, ...]) -> Axes:
+    def _axes(self, strides: tuple[Size, ...]) -> Axes:
         left = (0,) * (self.batch - len(self.left) + 2) + tuple(
             0 if size == 1 else stride for size, stride in zip(self.left[:-2], strides[:-2])
         )
@@ -84,35 +84,31 @@ class ConvolutionForm:
     takes all pixels of a sample first.
     """
 
-    def __init__(self, node: Node) -> None:
-        self.node = node
-        self.x, self.w = (value.type.shape for value in node.inputs)
-        self.out = node.output.type.shape
+    def __init__(self, node: Node, strides: tuple[Size, ...]) -> None:
+        self.w, out = node.inputs[1].type.shape, node.output.type.shape
         self.groups: int = node.attributes["groups"]
-        self.order: tuple[int, ...] = tuple(range(len(self.w) - 1))
-        self.row_order: tuple[int, ...] = tuple(range(len(self.out) - 1))
-
-    def axes(self, strides: tuple[Size, ...]) -> Axes:
-        """The contraction's; they settle `order` and `row_order`, which all else goes by."""
-        kernel = self.w[:-2]
-        steps, dilations = self.node.attributes["strides"], self.node.attributes["dilations"]
-        rows = [RowAxis(self.out[0], strides[0])]
+        steps, dilations = node.attributes["strides"], node.attributes["dilations"]
+        rows = [RowAxis(out[0], strides[0])]
         rows += [
             RowAxis(size, step * stride)
-            for size, step, stride in zip(self.out[1:-1], steps, strides[1:-1], strict=True)
+            for size, step, stride in zip(out[1:-1], steps, strides[1:-1], strict=True)
         ]
+        depth = [
+            DepthAxis(size, dilation * stride)
+            for size, dilation, stride in zip(self.w[:-2], dilations, strides[1:-1], strict=True)
+        ]
+        depth.append(DepthAxis(self.w[-2], strides[-1]))
         self.row_order = memory_order(rows)
+        self.depth_order = depth_order(depth, node.inputs[0].type.dtype)
         rows = [rows[place] for place in self.row_order]
         if self.groups > 1:
             rows.insert(0, RowAxis(self.groups, self.w[-2] * strides[-1], 1))
-        depth = [
-            DepthAxis(size, dilation * stride)
-            for size, dilation, stride in zip(kernel, dilations, strides[1:-1], strict=True)
-        ]
-        depth.append(DepthAxis(self.w[-2], strides[-1]))
-        self.order = depth_order(depth, self.node.inputs[0].type.dtype)
-        depth = [depth[place] for place in self.order]
-        return Axes(tuple(rows), tuple(depth), self.w[-1] // self.groups, self.groups)
+        self.axes = Axes(
+            rows=tuple(rows),
+            depth=tuple(depth[place] for place in self.depth_order),
+            columns=self.w[-1] // self.groups,
+            matrices=self.groups,
+        )
 
     def output_index(self, rows: tuple[Size, ...], column: Size) -> Index:
         group = rows[: -len(self.row_order)]
@@ -124,22 +120,22 @@ class ConvolutionForm:
         return (*index, group[0] * (self.w[-1] // self.groups) + column)
 
     def right_index(self, matrix: Size, k: Size, column: Size) -> Index:
-        index: list[Size] = [0] * len(self.order)
+        index: list[Size] = [0] * len(self.depth_order)
         rest = k
-        for place in reversed(self.order):
+        for place in reversed(self.depth_order):
             index[place] = rest % self.w[place]
             rest = rest // self.w[place]
         return (*index, matrix * (self.w[-1] // self.groups) + column)
 
     def right_matrices(self, array: Array) -> Array:
         columns = array.shape[-1] // self.groups
-        ordered = array.transpose(*self.order, array.ndim - 1)
+        ordered = array.transpose(*self.depth_order, array.ndim - 1)
         grouped = ordered.reshape(-1, self.groups, columns)
         return grouped.transpose(1, 0, 2)
 
     @property
     def key(self) -> tuple[object, ...]:
-        return (self.groups, self.order)
+        return (self.groups, self.depth_order)
 
 
 Form = ProductForm | ConvolutionForm

@@ -109,8 +109,8 @@ def _tile_job(
     source = source_of(left, grouping.views(left))
     if source is None:
         return None
-    form = ConvolutionForm(anchor) if anchor.operator.name == "conv" else ProductForm(anchor)
-    axes = form.axes(source.strides)
+    form_of = ConvolutionForm if anchor.operator.name == "conv" else ProductForm
+    form = form_of(anchor, source.strides)
     out = lowering.destination(group.root, group.tail)
 
     def epilogue(fusion: Fusion) -> _Epilogue:
@@ -121,9 +121,9 @@ def _tile_job(
         a=flat(inputs.buffer(source.value)),
         # Where the operand starts is an argument: slices of one tensor share their kernel.
         a_base=dims.symbol(BASE) if source.base != 0 else 0,
-        rows=axes.rows,
-        depth=axes.depth,
-        columns=axes.columns,
+        rows=form.axes.rows,
+        depth=form.axes.depth,
+        columns=form.axes.columns,
         b=Buffer("in1", right.type.dtype, (1,)),
         epilogue=epilogue(inputs),
         bands=grouping.bands.get(anchor),
@@ -135,7 +135,7 @@ def _tile_job(
         left=source.value,
         is_made=source.value in grouping.producers,
         right=right,
-        matrices=axes.matrices,
+        matrices=form.axes.matrices,
         nodes=in_order(group),
         pack_nodes=in_order(grouping.packs.get(anchor)),
         out=out,
