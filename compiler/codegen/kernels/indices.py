@@ -145,11 +145,11 @@ class Indices:
 
     def scalar(self, size: Size) -> Value:
         """The value, in the first lane of a vector loop."""
-        return self._sum(self._terms(size, vector=False), _flags(size))
+        return self._value(size, None)
 
     def vector(self, size: Size) -> Value:
         """The value in every lane; a scalar where all are equal."""
-        return self._sum(self._terms(size, vector=True), _flags(size))
+        return self._value(size, self.state.vectors)
 
     def address(self, buffer: Buffer, offset: Size) -> Pointer:
         """Where an element is (in a vector loop: that of the first lane)."""
@@ -164,7 +164,7 @@ class Indices:
         return found.moved(distance * bytes_)
 
     def _address(self, buffer: Buffer, offset: Size) -> Pointer:
-        terms = self._terms(offset * buffer.dtype.bytes, vector=False)
+        terms = self._terms(offset * buffer.dtype.bytes, None)
         constant = terms.pop((), 0)
         pointer = self.state.base(buffer)
         for group in self._groups(terms, _flags(offset)):
@@ -188,14 +188,14 @@ class Indices:
         operation = f"getelementptr i8, ptr {w.at(pointer, level)}, {distances.typed}"
         return w.compute(operation, boolean, distances.lanes, level)
 
-    # Polynomials
+    # Polynomials: in every lane of `vectors`, or in the first lane (None)
 
-    def _terms(self, size: Size, vector: bool) -> Terms:
+    def _terms(self, size: Size, vectors: Vectors | None) -> Terms:
         result: Terms = {}
         for monomial, coefficient in _monomials(size).items():
             factors: list[Value] = []
             for atom, power in monomial:
-                value = self._atom(atom, vector)
+                value = self._atom(atom, vectors)
                 if isinstance(value, int):
                     coefficient *= value**power
                 else:
@@ -241,48 +241,47 @@ class Indices:
 
     # Atoms
 
-    def _atom(self, atom: Atom, vector: bool) -> Value | int:
+    def _atom(self, atom: Atom, vectors: Vectors | None) -> Value | int:
         match atom:
             case Symbol():
-                return self._symbol(atom, vector)
+                return self._symbol(atom, vectors)
             case FloorDiv(a, b):
-                return self._divide(a, b, vector)[0]
+                return self._divide(a, b, vectors)[0]
             case Mod(a, b):
-                return self._divide(a, b, vector)[1]
+                return self._divide(a, b, vectors)[1]
             case Min(a, b):
-                return self._extreme("smin", a, b, vector)
+                return self._extreme("smin", a, b, vectors)
             case Max(a, b):
-                return self._extreme("smax", a, b, vector)
+                return self._extreme("smax", a, b, vectors)
             case Expression():
                 return self.evaluate(atom)
             case _:
                 raise InternalError(f"no value for {atom} in index arithmetic")
 
-    def _symbol(self, symbol: Symbol, vector: bool) -> Value | int:
+    def _symbol(self, symbol: Symbol, vectors: Vectors | None) -> Value | int:
         index = self.state.index(symbol)
-        vectors = self.state.vectors
-        if not vector or vectors is None or symbol != vectors.symbol:
+        if vectors is None or symbol != vectors.symbol:
             return index
         lanes = steps(i64, vectors.width)
         if isinstance(index, int):
             return steps(i64, vectors.width, 1, index)
         return self._operate("add", index, lanes, " nsw")
 
-    def _value(self, size: Size, vector: bool) -> Value:
-        return self.vector(size) if vector else self.scalar(size)
+    def _value(self, size: Size, vectors: Vectors | None) -> Value:
+        return self._sum(self._terms(size, vectors), _flags(size))
 
-    def _extreme(self, name: str, left: Size, right: Size, vector: bool) -> Value:
-        a, b = self._value(left, vector), self._value(right, vector)
+    def _extreme(self, name: str, left: Size, right: Size, vectors: Vectors | None) -> Value:
+        a, b = self._value(left, vectors), self._value(right, vectors)
         return intrinsic(self.writer, name, *same_lanes(self.writer, a, b))
 
-    def _divide(self, left: Size, right: Size, vector: bool) -> tuple[Value, Value]:
+    def _divide(self, left: Size, right: Size, vectors: Vectors | None) -> tuple[Value, Value]:
         """The quotient towards minus infinity, and the remainder; the divisor is positive."""
-        vectors, registers = self.state.vectors, self._registers(left, right)
-        lanes = (vectors.symbol, vectors.width) if vector and vectors is not None else None
+        registers = self._registers(left, right)
+        lanes = None if vectors is None else (vectors.symbol, vectors.width)
         key = None if registers is None else (left, right, registers, lanes)
         found: tuple[Value, Value] | None = None if key is None else self.writer.remembered(key)
         if found is None:
-            found = self._divided(left, right, vector)
+            found = self._divided(left, right, vectors)
             if key is not None:
                 self.writer.remember(key, max(value.level for value in found), found)
         return found
@@ -300,9 +299,9 @@ class Indices:
                     registers.append((leaf, index if isinstance(index, int) else index.text))
         return frozenset(registers)
 
-    def _divided(self, left: Size, right: Size, vector: bool) -> tuple[Value, Value]:
+    def _divided(self, left: Size, right: Size, vectors: Vectors | None) -> tuple[Value, Value]:
         w = self.writer
-        a = self._value(left, vector)
+        a = self._value(left, vectors)
         if isinstance(right, int):
             b = like(a, right)
             if right & (right - 1) == 0:
@@ -310,7 +309,7 @@ class Indices:
                 return w.operate("ashr", i64, a, shift), w.operate("and", i64, a, mask)
         else:
             # A dimension may be 0 where nothing runs, but this may have moved in front of that.
-            b = intrinsic(w, "umax", self._value(right, vector), number(1))
+            b = intrinsic(w, "umax", self._value(right, vectors), number(1))
             a, b = same_lanes(w, a, b)
         if dims.is_nonnegative(left):
             return self._divide_small(left, a, b) or _unsigned(w, a, b)
