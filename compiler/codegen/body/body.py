@@ -210,10 +210,8 @@ class _Body(BodySizes):
         start = self.clocks.start()
         if kernel.has_team:
             self._launch_team(step, work)
-            self.clocks.stop(start, event=False)
         elif self._is_serial(extent, whole := work_of(step, self.bound)):
             self.put(f"call void @{kernel.name}(ptr %buffers, ptr %arguments, i64 0, i64 {extent})")
-            self.clocks.stop(start)
         else:
             shares = self._shares(whole)
             name = self.clocks.share_of(kernel.name)
@@ -221,7 +219,7 @@ class _Body(BodySizes):
                 f"call void @bessemer_parallel(ptr %context, ptr @{name}, ptr %buffers, "
                 f"ptr %arguments, i64 {extent}, i64 {shares})"
             )
-            self.clocks.stop(start, event=False)
+        self.clocks.stop(start)
         if checks:
             self._check_fault(step, checks)
         self.read_back(step)
@@ -291,24 +289,22 @@ class _Body(BodySizes):
 
     def _copy(self, step: Copy) -> None:
         start = self.clocks.start()
-        is_shared = False
         if self._root(step.source) is not self._root(step.target):
             if self._may_coincide(step):
                 with self.unless(self._coincide(step.source, step.target)):
-                    is_shared = self._copy_bytes(step)
+                    self._copy_bytes(step)
             else:
-                is_shared = self._copy_bytes(step)
-        self.clocks.stop(start, event=not is_shared)
+                self._copy_bytes(step)
+        self.clocks.stop(start)
 
-    def _copy_bytes(self, step: Copy) -> bool:
-        """Copies so many bytes, and tells whether threads may share the work."""
+    def _copy_bytes(self, step: Copy) -> None:
         source, target = self._address(step.source), self._address(step.target)
         nbytes = step.source.type.nbytes
         size, work = self.sizes.value(nbytes), work_of_copy(nbytes)
         if self._is_serial("", work):
             arrays = f"ptr {target}, ptr {source}, i64 {size}"
             self.put(f"call void @llvm.memcpy.p0.p0.i64({arrays}, i1 false)")
-            return False
+            return
         self._store_at("ptr", source, "%buffers", 0)
         self._store_at("ptr", target, "%buffers", 1)
         self._store_at("i64", size, "%arguments", 0)
@@ -319,7 +315,6 @@ class _Body(BodySizes):
             f"call void @bessemer_parallel(ptr %context, ptr @{name}, ptr %buffers, "
             f"ptr %arguments, i64 {blocks}, i64 {self._shares(work)})"
         )
-        return True
 
     def _coincide(self, source: Value, target: Value) -> str:
         """Whether two values are the same memory. A cache without places begins where one with some

@@ -114,6 +114,7 @@ class Clocks:
         self._let = let
         self._put = put
         self._steps = 0
+        self._is_shared = False
         self._shared: set[str] = set()
 
     def begin(self) -> None:
@@ -128,22 +129,27 @@ class Clocks:
 
     def start(self) -> str:
         """Before a step; its result is for `stop`."""
-        return self._let("call i64 @bessemer_nanoseconds()") if self._on else ""
+        self._is_shared = False
+        return self._now()
 
-    def stop(self, start: str, event: bool = True) -> None:
+    def stop(self, start: str) -> None:
         """After a step; makes an event of it, where its shares make none."""
         if not self._on:
             return
-        times = f"i64 {self._steps}, i64 {start}, i64 {self.start()}"
+        times = f"i64 {self._steps}, i64 {start}, i64 {self._now()}"
         self._put(f"call void @bessemer_profile_sum({times})")
-        if event:
+        if not self._is_shared:
             self._put(f"call void @bessemer_profile_event({times})")
         self._steps += 1
+
+    def _now(self) -> str:
+        return self._let("call i64 @bessemer_nanoseconds()") if self._on else ""
 
     def share_of(self, kernel: str) -> str:
         """The function that does a thread's share of a kernel, for the step that has started."""
         if not self._on:
             return kernel
+        self._is_shared = True
         self._put(f"store i64 {self._steps}, ptr @bessemer_profile_step")
         self._shared.add(kernel)
         return f"{kernel}_share"
