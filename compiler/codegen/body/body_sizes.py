@@ -6,7 +6,8 @@ through the body every symbol is set before a place in the arena that depends on
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from bessemer.compiler.codegen.body.body_writer import BodyWriter
 from bessemer.compiler.codegen.kernels.set_symbols import set_by_kernel
@@ -17,6 +18,16 @@ from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.program import Launch, MemoryPlan, Program
 from bessemer.runtime.artifact import Status
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """What is known at a place of the body: the names that are `bound`, and what has yet to be
+    checked, ends of the arena's parts and sizes that are `required`."""
+
+    bound: frozenset[str]
+    unchecked: tuple[Size, ...]
+    required: Mapping[Size, str]
 
 
 class BodySizes(BodyWriter):
@@ -145,10 +156,11 @@ class BodySizes(BodyWriter):
                 del self.required[size]
         self.note_bound(names)
 
-    def known_now(self) -> tuple[set[str], list[Size], dict[Size, str]]:
-        """What has its value here, what the workspace and the sizes have yet to be checked for."""
-        return set(self.bound), list(self.unchecked), dict(self.required)
+    def known_now(self) -> Known:
+        """What is known here, for `forget_back_to`."""
+        return Known(frozenset(self.bound), tuple(self.unchecked), dict(self.required))
 
-    def forget_back_to(self, known: tuple[set[str], list[Size], dict[Size, str]]) -> None:
+    def forget_back_to(self, known: Known) -> None:
         """Goes on as where `known_now` was asked: on another way through the body."""
-        self.bound, self.unchecked, self.required = set(known[0]), list(known[1]), dict(known[2])
+        self.bound, self.unchecked = set(known.bound), list(known.unchecked)
+        self.required = dict(known.required)
