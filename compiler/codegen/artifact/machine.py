@@ -6,7 +6,7 @@ import ctypes
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import llvmlite.binding as llvm
 from llvmlite.binding import ffi
@@ -83,24 +83,22 @@ def compile_object(text: str, machine: Machine, passes: Sequence[str] = ()) -> b
     the text is not a valid module.
     """
     target = create_target_machine(machine)
-    return _emitted(target, _prepared(text, machine, target, passes))
+    return emitted(target, _prepared(text, machine, target, passes), "object")
 
 
-def _emitted(target: llvm.TargetMachine, module: llvm.ModuleRef) -> bytes:
-    return emitted(target, module, is_object=True)
-
-
-def emitted(target: llvm.TargetMachine, module: llvm.ModuleRef, is_object: bool) -> bytes:
-    """The object file of a module, or its assembly."""
+def emitted(
+    target: llvm.TargetMachine, module: llvm.ModuleRef, form: Literal["object", "assembly"]
+) -> bytes:
+    """The machine code of a module."""
     # llvmlite lets one thread at a time into LLVM, which does not ask for that: here each has a
     # context, a module and a target machine of its own. Most of the time goes by here.
     emit = getattr(ffi.lib.LLVMPY_TargetMachineEmitToMemory, "_cfn", None)
     if emit is None:
-        return bytes(
-            target.emit_object(module) if is_object else target.emit_assembly(module).encode()
-        )
+        if form == "assembly":
+            return str(target.emit_assembly(module)).encode()
+        return bytes(target.emit_object(module))
     with ffi.OutputString() as error:
-        buffer = emit(target, module, int(is_object), error)
+        buffer = emit(target, module, int(form == "object"), error)
         if not buffer:
             raise InternalError(f"LLVM makes no machine code: {error}")
     try:

@@ -64,7 +64,7 @@ def compiled(text: str, target: DeviceTarget) -> str:
     # The loops that are worth it have been unrolled and vectorized by their schedules.
     tuning.loop_unrolling = tuning.loop_vectorization = tuning.slp_vectorization = False
     run_pipeline(module, llvm.create_pass_builder(machine, tuning))
-    return emitted(machine, module, is_object=False).decode()
+    return emitted(machine, module, "assembly").decode()
 
 
 def _target_machine(target: DeviceTarget) -> llvm.TargetMachine:

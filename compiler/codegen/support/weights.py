@@ -15,7 +15,8 @@ from bessemer.compiler.codegen.support.constants import c_string
 
 SECTION = ".rodata.bessemer"
 LABEL_BYTES = 64
-NOWHERE, INSIDE, BESIDE = 0, 1, 2
+INSIDE, BESIDE = 1, 2
+"""The places in a label; in that which the compiler emits it is 0."""
 
 _DECLARATIONS = """
 declare i32 @open(ptr, i32, ...)
