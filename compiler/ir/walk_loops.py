@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
+from functools import partial
 from typing import get_args
 
 from bessemer.compiler.ir.dims import Size, Symbol
@@ -43,6 +44,18 @@ def blocks(statement: Statement) -> tuple[Block, ...]:
             return (statement.then, statement.otherwise)
         case _:
             return ()
+
+
+def with_blocks(statement: Statement, change: Callable[[Block], Block]) -> Statement:
+    """The statement with other blocks inside."""
+    match statement:
+        case For() | While():
+            return replace(statement, body=change(statement.body))
+        case If():
+            then, otherwise = change(statement.then), change(statement.otherwise)
+            return replace(statement, then=then, otherwise=otherwise)
+        case _:
+            return statement
 
 
 def structure(value: object) -> object:
@@ -99,18 +112,16 @@ def map_expressions(block: Block, change: Callable[[Expression], Expression]) ->
 
 
 def _mapped(statement: Statement, change: Callable[[Expression], Expression]) -> Statement:
+    return with_blocks(_with_own(statement, change), partial(map_expressions, change=change))
+
+
+def _with_own(statement: Statement, change: Callable[[Expression], Expression]) -> Statement:
+    """The statement with other expressions, but the same blocks."""
     match statement:
-        case For():
-            return replace(statement, body=map_expressions(statement.body, change))
-        case If(condition, then, otherwise):
-            blocks = (map_expressions(inner, change) for inner in (then, otherwise))
-            return If(change(condition), *blocks)
-        case While(condition, body):
-            return While(change(condition), map_expressions(body, change))
+        case If() | While() | Fail():
+            return replace(statement, condition=change(statement.condition))
         case Define() | Assign() | Accumulate() | FragmentFill() | SetDim():
             return replace(statement, value=change(statement.value))
-        case Fail():
-            return replace(statement, condition=change(statement.condition))
         case Store():
             return _mapped_store(statement, change)
         case FragmentStore():

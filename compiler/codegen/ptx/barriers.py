@@ -72,14 +72,11 @@ class _Inserter:
                 body, _ = self.block(statement.body, NOTHING)
                 ends = (BARRIER,) if isinstance(statement, loops.While) else ()
                 return [replace(statement, body=(BARRIER, *body, *ends))], pending.union(own)
-            case loops.For() | loops.While():
-                body, _ = self.block(statement.body, pending)
-                return [replace(statement, body=body)], pending.union(own)
-            case loops.If():
-                then, _ = self.block(statement.then, pending)
-                otherwise, _ = self.block(statement.otherwise, pending)
-                both = replace(statement, then=then, otherwise=otherwise)
-                return [both], pending.union(own)
+            case loops.For() | loops.While() | loops.If():
+                changed = walk_loops.with_blocks(
+                    statement, lambda inner: self.block(inner, pending)[0]
+                )
+                return [changed], pending.union(own)
             case loops.Store() if own.reads & own.writes:
                 return self._apart(statement), pending.union(own)
             case _:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir import loops, walk_loops
@@ -46,22 +47,15 @@ def resolve_lanes(block: Block, lowering: Lowering) -> Block:
 
 
 def _resolved(statement: loops.Statement, lowering: Lowering) -> loops.Statement:
+    statement = walk_loops.with_blocks(statement, partial(resolve_lanes, lowering=lowering))
     match statement:
-        case loops.For():
-            body = resolve_lanes(statement.body, lowering)
-            if statement.kind != "vector" or statement.lanes:
-                return replace(statement, body=body)
-            lanes = min((lowering.target.lanes(t) for t in _memory_types(body)), default=1)
-            kind: loops.LoopKind = "vector" if lanes > 1 and lowering.vectorize else "serial"
-            return replace(statement, body=body, kind=kind, lanes=lanes if kind == "vector" else 1)
-        case loops.If():
-            return replace(
-                statement,
-                then=resolve_lanes(statement.then, lowering),
-                otherwise=resolve_lanes(statement.otherwise, lowering),
+        case loops.For(kind="vector", lanes=0):
+            lanes = min(
+                (lowering.target.lanes(t) for t in _memory_types(statement.body)), default=1
             )
-        case loops.While():
-            return replace(statement, body=resolve_lanes(statement.body, lowering))
+            if lanes > 1 and lowering.vectorize:
+                return replace(statement, lanes=lanes)
+            return replace(statement, kind="serial", lanes=1)
         case _:
             return statement
 

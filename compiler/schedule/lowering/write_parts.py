@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 
 from bessemer.compiler.ir import dims, loops, walk_loops
 from bessemer.compiler.ir.dims import Symbol
@@ -155,11 +156,8 @@ class _Stores:
         match statement:
             case loops.For(kind="vector"):
                 yield self._vector_loop(statement)
-            case loops.For() | loops.While():
-                yield replace(statement, body=self.block(statement.body, vector))
-            case loops.If(_, then, otherwise):
-                then, otherwise = self.block(then, vector), self.block(otherwise, vector)
-                yield replace(statement, then=then, otherwise=otherwise)
+            case loops.For() | loops.While() | loops.If():
+                yield walk_loops.with_blocks(statement, partial(self.block, vector=vector))
             case loops.Store() if self._is_of(statement):
                 if vector is None:
                     raise _Unsuitable
