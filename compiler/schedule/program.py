@@ -26,7 +26,7 @@ from bessemer.compiler.options import Tuning
 from bessemer.compiler.schedule.collect import Loop, trial_of, tried
 from bessemer.compiler.schedule.derived import name_derived_sizes
 from bessemer.compiler.schedule.grouping.destinations import destinations
-from bessemer.compiler.schedule.grouping.form_groups import form_groups
+from bessemer.compiler.schedule.grouping.form_groups import form_groups, separate_groups
 from bessemer.compiler.schedule.grouping.groups import Group, Grouping
 from bessemer.compiler.schedule.grouping.kinds import kind_of
 from bessemer.compiler.schedule.lowering.attention_group import lower_attention_group
@@ -126,7 +126,7 @@ class ProgramBuilder:
         derived: Mapping[str, Size],
     ) -> None:
         self.outermost, self.reshaped = graph, reshaped_outputs(graph)
-        self.optimize = optimize
+        self.fuses = optimize > 1
         self.target = target
         self.constants: dict[Value, Array] = dict(graph.constants)
         self.lowering = Lowering(self.constants, target, optimize > 0, precision, choices)
@@ -138,14 +138,14 @@ class ProgramBuilder:
 
     def grouping(self, graph: Graph) -> Grouping:
         """The groups of a graph or a region."""
-        return form_groups(graph, fuse=self.optimize > 1)
+        return form_groups(graph) if self.fuses else separate_groups(graph)
 
     def lower(self, graph: Graph) -> tuple[Step, ...]:
         """The steps of a graph or of a region whose inputs are values of the outer one."""
         self.constants.update(graph.constants)
         grouping = self.grouping(graph)
         self.producers.update(grouping.producers)
-        if self.optimize > 1:
+        if self.fuses:
             places = destinations(graph, grouping.roots, graph.users(), self.derived)
             self.lowering.destinations.update(places)
         steps: list[Step] = []
@@ -170,7 +170,7 @@ class ProgramBuilder:
             return [Alias(node.inputs[0], node.output)]
         if group.attention is not None:
             return [*self.attention(group, grouping)]
-        if group.anchor is not None and self.optimize > 1:
+        if group.anchor is not None and self.fuses:
             launches = self.contraction(group, grouping)
             if launches is not None:
                 return [*launches]
@@ -202,7 +202,7 @@ class ProgramBuilder:
         return (
             node.operator.name == "reshape"
             and len(group.nodes) == 1
-            and self.optimize > 1
+            and self.fuses
             and (graph is self.outermost or node.inputs[0] not in graph.inputs)
             and node.inputs[0] not in self.constants
             and (
@@ -212,7 +212,7 @@ class ProgramBuilder:
 
     def statements(self, node: Node) -> Launch:
         """The launch of an operator that writes its own kernel."""
-        if self.optimize > 1:
+        if self.fuses:
             for rule in (lower_recurrence, lower_narrow_product):
                 launch = rule(node, self.lowering)
                 if launch is not None:
@@ -344,13 +344,13 @@ class ProgramBuilder:
 
     def copied_first(self, graph: Graph) -> Sequence[Node]:
         """As in written_over.py, where nodes may write over their inputs."""
-        return copied_first(graph) if self.optimize > 1 else ()
+        return copied_first(graph) if self.fuses else ()
 
     def carried_over(
         self, body: Graph, results: Sequence[Value], carried: Sequence[Value]
     ) -> Sequence[Sequence[Node]]:
         """As in written_over.py, where nodes may write over their inputs."""
-        return carried_over(body, results, carried) if self.optimize > 1 else ()
+        return carried_over(body, results, carried) if self.fuses else ()
 
     def separate_outputs(self, graph: Graph) -> tuple[tuple[Value, ...], list[Step]]:
         """Gives outputs that are inputs, constants or listed twice a place of their own."""

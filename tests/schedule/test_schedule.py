@@ -21,7 +21,7 @@ from bessemer.compiler.ir.op import OPS, Example
 from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.types import Array, TensorType, f32, type_of
 from bessemer.compiler.memory_plan.plan_memory import plan_memory
-from bessemer.compiler.schedule.grouping import form_groups, kinds
+from bessemer.compiler.schedule.grouping import form_groups
 from bessemer.compiler.schedule.program import build_program
 from bessemer.compiler.targets.choose import parse_target
 from tests.op_cases import QUICK
@@ -258,11 +258,6 @@ def test_a_kernel_may_write_over_an_input_that_it_reads_last() -> None:
     assert product.replaceable == (source,)
     assert plan.offsets[source] == plan.offsets[target]
     _compare(graph, [np.random.default_rng(1).standard_normal((5, 33), np.float32)], 1, 1e-4)
-
-
-def test_lists_of_operators_name_operators() -> None:
-    named = kinds.HEAVY | kinds.CONTRACTIONS | kinds.COSTLY | kinds.NOT_SAME_INDEX
-    assert named <= OPS.keys()
 
 
 def test_paths_that_part_and_meet_again_are_followed_once(monkeypatch: pytest.MonkeyPatch) -> None:

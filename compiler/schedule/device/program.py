@@ -19,7 +19,8 @@ from bessemer.compiler.schedule.device.attention import lower_device_attention, 
 from bessemer.compiler.schedule.device.contraction import lower_device_contraction
 from bessemer.compiler.schedule.device.lowering import DeviceLowering
 from bessemer.compiler.schedule.device.split import lower_split_reductions
-from bessemer.compiler.schedule.grouping.form_groups import form_groups
+from bessemer.compiler.schedule.grouping.attention import Attention
+from bessemer.compiler.schedule.grouping.form_groups import form_groups, separate_groups
 from bessemer.compiler.schedule.grouping.groups import Group, Grouping
 from bessemer.compiler.schedule.grouping.kinds import is_widening
 from bessemer.compiler.schedule.lowering.choices import Choices
@@ -61,12 +62,13 @@ class _DeviceBuilder(ProgramBuilder):
         )
 
     def grouping(self, graph: Graph) -> Grouping:
-        return form_groups(
-            graph,
-            self.optimize > 1,
-            lambda found: may_attend(found, graph, self.lowering.target, self.lowering.precision),
-            by_pairs=False,
-        )
+        if not self.fuses:
+            return separate_groups(graph)
+
+        def attends(found: Attention) -> bool:
+            return may_attend(found, graph, self.lowering.target, self.lowering.precision)
+
+        return form_groups(graph, attends, by_pairs=False)
 
     def attention(self, group: Group, grouping: Grouping) -> Sequence[Launch]:
         launches = lower_device_attention(group, grouping, self.lowering)
@@ -91,7 +93,7 @@ class _DeviceBuilder(ProgramBuilder):
     def elements(self, group: Group) -> Sequence[Launch]:
         """In two launches where sums are long."""
         parts = None
-        if group.anchor is None and self.optimize > 1:
+        if group.anchor is None and self.fuses:
             parts = lower_split_reductions(group, self.lowering)
         return super().elements(group) if parts is None else parts
 

@@ -59,24 +59,31 @@ MAXIMUM_OPERANDS = 24
 
 def form_groups(
     graph: Graph,
-    fuse: bool = True,
     wanted: Callable[[Attention], bool] = in_registers,
     by_pairs: bool = True,
 ) -> Grouping:
-    """The groups of a graph (without those of its regions); every node alone if not `fuse`.
+    """The groups of a graph, without those of its regions.
 
     `wanted` says which attentions become one group each; `by_pairs`, that products of bfloat16
     and bytes read two or four neighbours along the depth at once.
     """
-    return _Former(graph, fuse, wanted, by_pairs).form()
+    return _Former(graph, wanted, by_pairs).form()
+
+
+def separate_groups(graph: Graph) -> Grouping:
+    """A group for every node with an element rule."""
+    alone = ("statements", "structural")
+    roots = {
+        node.output: Group(node.output, nodes=[node])
+        for node in graph.nodes
+        if kind_of(node) not in alone
+    }
+    return Grouping(roots, packs={}, producers=graph.producers(), bands={})
 
 
 class _Former:
-    def __init__(
-        self, graph: Graph, fuse: bool, wanted: Callable[[Attention], bool], by_pairs: bool
-    ) -> None:
+    def __init__(self, graph: Graph, wanted: Callable[[Attention], bool], by_pairs: bool) -> None:
         self.graph = graph
-        self.fuse = fuse
         self.by_pairs = by_pairs
         self.users = graph.users()
         self.outputs = set(graph.outputs)
@@ -85,7 +92,7 @@ class _Former:
         self.packs: dict[Node, Group] = {}
         self.readers: dict[Value, set[Group]] = {}  # the groups that evaluate each value
         self.forced: set[Value] = set(graph.outputs)
-        found = find_attentions(graph) if fuse else {}
+        found = find_attentions(graph)
         self.attentions = {node: one for node, one in found.items() if wanted(one)}
         self.absorbed = {
             n for a in self.attentions.values() for n in (a.scores, *a.before, *a.between)
@@ -95,8 +102,7 @@ class _Former:
         for node in reversed(self.graph.nodes):
             if node not in self.absorbed:
                 self._place(node)
-        bands = find_bands(self.graph) if self.fuse else {}
-        return Grouping(self.roots, self.packs, self.producers, bands)
+        return Grouping(self.roots, self.packs, self.producers, find_bands(self.graph))
 
     def _place(self, node: Node) -> None:
         kind = kind_of(node)
@@ -107,7 +113,7 @@ class _Former:
         value = node.output
         groups = self.readers.get(value, set())
         free = kind == "view" or is_widening(node) or decodes(node, self.producers)
-        if free and value not in self.forced and self.fuse:
+        if free and value not in self.forced:
             for group in groups:
                 group.nodes.append(node)
             self._read(node, groups)
@@ -184,9 +190,9 @@ class _Former:
 
     def _read_contraction(self, node: Node) -> None:
         """Its left operand must lie in memory; its right one is packed, by a group if need be."""
-        if self.fuse and is_by_channels(node):
+        if is_by_channels(node):
             self._force_behind_widening(node.inputs[0])
-        elif self.fuse and self.by_pairs and parts_neighbours(node, self.producers):
+        elif self.by_pairs and parts_neighbours(node, self.producers):
             self.forced.add(node.inputs[0])
         else:
             self._force_behind_views(node.inputs[0])
@@ -196,16 +202,13 @@ class _Former:
         right = node.inputs[1]
         if right in self.graph.constants:
             return
-        if not self.fuse or is_depthwise(node):
+        if is_depthwise(node):
             self.forced.add(right)
             return
         pack = self.packs[node] = Group(None, packs=node)
         self.readers.setdefault(right, set()).add(pack)
 
     def _force_behind_views(self, value: Value) -> None:
-        if not self.fuse:
-            self.forced.add(value)
-            return
         if not is_affine_operand(value, self.producers):
             self.forced.add(self._before_moves(value))
             return
@@ -236,7 +239,7 @@ class _Former:
             self.forced.add(value)
 
     def _may_join(self, group: Group, node: Node, kind: Kind) -> bool:
-        if not self.fuse or len(group.nodes) >= MAXIMUM_NODES:
+        if len(group.nodes) >= MAXIMUM_NODES:
             return False
         if group.root is not None and self._is_written_by_parts(self.producers[group.root]):
             return False  # its parts are written in place by kernels of their own
