@@ -261,19 +261,19 @@ class Attend:
     def products(self) -> tuple[Contract, Contract]:
         """The scores of some rows, and the results; the weights' operand is that of the queries."""
         scores = Contract(
-            self.scores,
-            f32,
-            self.queries,
-            self.keys,
-            self.batch,
-            self.row,
-            self.row_begin,
-            self.key,
-            0,
-            0,
-            self.queries.depth_extent,
-            (),
-            replace(self.tile, columns=self.tile.depth),
+            sums=self.scores,
+            dtype=f32,
+            left=self.queries,
+            right=self.keys,
+            batch=self.batch,
+            row=self.row,
+            row_begin=self.row_begin,
+            column=self.key,
+            column_begin=0,
+            depth_begin=0,
+            depth_end=self.queries.depth_extent,
+            stores=(),
+            tile=replace(self.tile, columns=self.tile.depth),
         )
         return scores, replace(
             scores,
