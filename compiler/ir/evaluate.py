@@ -1,4 +1,4 @@
-"""What sizes are when their symbols have values."""
+"""What sizes are when their symbols have values, or are defined by others."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from bessemer.compiler.ir.dims import (
     Mod,
     Size,
     Symbol,
+    rename,
     symbol_names,
 )
 
@@ -56,4 +57,12 @@ def define(values: Mapping[str, int], definitions: Mapping[str, Size]) -> dict[s
     for name, size in definitions.items():
         if symbol_names(size) <= found.keys():
             found[name] = evaluate_named(size, found)
+    return found
+
+
+def expanded(definitions: Mapping[str, Size]) -> dict[str, Size]:
+    """The definitions, each in terms of names that have none; they may name those before them."""
+    found: dict[str, Size] = {}
+    for name, definition in definitions.items():
+        found[name] = rename(definition, found)
     return found

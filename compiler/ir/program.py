@@ -13,7 +13,7 @@ from typing import TypeAlias, Union
 
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
-from bessemer.compiler.ir.evaluate import define, evaluate_named
+from bessemer.compiler.ir.evaluate import define, evaluate_named, expanded
 from bessemer.compiler.ir.expr import Buffer
 from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.loops import Kernel
@@ -219,10 +219,7 @@ class Program:
     @cached_property
     def _definitions(self) -> dict[str, Size]:
         """What `derived` names, in terms of `symbols` only."""
-        found: dict[str, Size] = {}
-        for name, definition in self.derived.items():
-            found[name] = dims.rename(definition, found)
-        return found
+        return expanded(self.derived)
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ import numpy as np
 from bessemer.compiler.errors import UnsupportedError
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size, symbol
+from bessemer.compiler.ir.evaluate import expanded
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.program import (
     Alias,
@@ -98,9 +99,7 @@ def assembled(builder: ProgramBuilder, graph: Graph, derived: Mapping[str, Size]
 
 def _required_sizes(graph: Graph, derived: Mapping[str, Size]) -> dict[Size, str]:
     """Sizes that some values of the symbols make negative: a window does not fit into its input."""
-    expanded: dict[str, Size] = {}
-    for name, definition in derived.items():
-        expanded[name] = dims.rename(definition, expanded)
+    definitions = expanded(derived)
     makers: dict[Size, Node] = {}
     for node in graph.nodes:
         for value in node.outputs:
@@ -109,7 +108,7 @@ def _required_sizes(graph: Graph, derived: Mapping[str, Size]) -> dict[Size, str
     return {
         size: ", ".join(node.sources) or node.operator.name
         for size, node in makers.items()
-        if not dims.is_nonnegative(dims.rename(size, expanded))
+        if not dims.is_nonnegative(dims.rename(size, definitions))
     }
 
 
