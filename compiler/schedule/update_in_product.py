@@ -78,14 +78,15 @@ class GradientProduct:
         """The launch that stores the pieces, in order, and no gradient."""
         made, block = self.product, self.block
         work = 2 * block.rows * block.columns * dims.number(made.contraction.depth_extent)
+        gradient = inputs[self.gradient]
         builder = KernelBuilder()
         across = dims.number(made.contraction.columns) // block.columns
         down = dims.number(made.contraction.rows[0].extent) // block.rows
         with builder.loop(down * across, "parallel") as item:
             place = dims.floordiv(item, across), dims.mod(item, across)
-            read = _read_evenly(pieces, inputs[self.gradient])
-            gradient = self._write_gradient(builder, *place, read, lowering)
-            self._write_update(builder, *place, gradient, inputs[self.gradient], pieces, lowering)
+            writer = _BlockWriter(builder, lowering, made, block, gradient, *place)
+            found = writer.write_gradient(_read_evenly(pieces, gradient))
+            writer.write_update(pieces, found)
         return lowering.launch(
             [*made.nodes, *nodes],
             {value: buffer for value, buffer in inputs.items() if value is not self.gradient},
@@ -93,19 +94,32 @@ class GradientProduct:
             Computation(builder.block(), work, name="matmul_update", arguments=made.arguments),
         )
 
-    def _write_gradient(
-        self,
-        builder: KernelBuilder,
-        down: Size,
-        across: Size,
-        fetched: Sequence[Buffer],
-        lowering: Lowering,
-    ) -> Buffer:
-        """A block of the gradient, on the stack. What the update reads comes meanwhile."""
+
+@dataclass(frozen=True, eq=False)
+class _BlockWriter:
+    """Writes the work on one block of a gradient: that in row `down` of the blocks, and in column
+    `across`. `gradient` is the buffer that updates read it from."""
+
+    builder: KernelBuilder
+    lowering: Lowering
+    product: TiledProduct
+    block: _Block
+    gradient: Buffer
+    down: Size
+    across: Size
+
+    @property
+    def begin(self) -> Size:
+        """The offset of the block's first element."""
+        columns = self.product.contraction.columns
+        return self.down * (self.block.rows * columns) + self.across * self.block.columns
+
+    def write_gradient(self, fetched: Sequence[Buffer]) -> Buffer:
+        """The block of the gradient, on the stack. What the update reads comes meanwhile."""
         whole, block = self.product.contraction, self.block
-        found = builder.allocate(self.gradient.type.dtype, (block.rows * block.columns,))
+        found = self.builder.allocate(self.gradient.dtype, (block.rows * block.columns,))
         (axis,) = whole.rows
-        first, left = down * block.rows, across * block.columns
+        first, left = self.down * block.rows, self.across * block.columns
 
         def epilogue(rows: tuple[Size, ...], column: Size, total: Expression) -> tuple[Store, ...]:
             (row,) = rows
@@ -117,24 +131,19 @@ class GradientProduct:
             a_base=whole.a_base + first * axis.a_stride,
             rows=(RowAxis(block.rows, axis.a_stride),),
             columns=block.columns,
-            b_matrix=whole.b_matrix + across,
+            b_matrix=whole.b_matrix + self.across,
             epilogue=epilogue,
             bands=None,  # those are of the whole product's rows and columns
-            fetch=partial(self._fetch, self._begin(down, across), fetched),
+            fetch=partial(self._fetch, fetched),
         )
         tiling = replace(self.product.tiling, block=block.rows, prefetch=False)
-        write_contraction(builder, part, tiling, lowering.target)
+        write_contraction(self.builder, part, tiling, self.lowering.target)
         return found
 
-    def _begin(self, down: Size, across: Size) -> Size:
-        """The offset of a block's first element."""
-        columns = self.product.contraction.columns
-        return down * (self.block.rows * columns) + across * self.block.columns
-
     def _fetch(
-        self, begin: Size, buffers: Sequence[Buffer], panel: Size, tile: Size, step: Size
+        self, buffers: Sequence[Buffer], panel: Size, tile: Size, step: Size
     ) -> list[Prefetch]:
-        """A part of the block that begins there, the whole over all tiles and steps."""
+        """A part of the block of these buffers, the whole over all tiles and steps."""
         made, block = self.product, self.block
         unroll = made.tiling.unroll
         turns = max(1, dims.number(made.contraction.depth_steps) // unroll)
@@ -148,33 +157,23 @@ class GradientProduct:
             for number in range(lines):
                 at = (turn * lines + number) * line
                 row, column = dims.floordiv(at, block.columns), dims.mod(at, block.columns)
-                offset = begin + row * made.contraction.columns + column
+                offset = self.begin + row * made.contraction.columns + column
                 hints.append(Prefetch(buffer, offset, 2))
         return hints
 
-    def _write_update(
-        self,
-        builder: KernelBuilder,
-        down: Size,
-        across: Size,
-        found: Buffer,
-        gradient: Buffer,
-        pieces: Sequence[Piece],
-        lowering: Lowering,
-    ) -> None:
-        """The pieces' elements in a block."""
+    def write_update(self, pieces: Sequence[Piece], found: Buffer) -> None:
+        """The pieces' elements in the block, with the gradient read from `found`."""
         block, columns = self.block, dims.number(self.product.contraction.columns)
-        begin = self._begin(down, across)
 
         def write(first: Size, kept: Size, length: int, ahead: int | None) -> None:
-            own = [_reading(piece, gradient, found, kept - first) for piece in pieces]
-            write_elements(builder, own, first, length, lowering, ahead)
+            own = [_reading(piece, self.gradient, found, kept - first) for piece in pieces]
+            write_elements(self.builder, own, first, length, self.lowering, ahead)
 
         if columns == block.columns:
-            write(begin, 0, block.rows * columns, None)
+            write(self.begin, 0, block.rows * columns, None)
             return
-        with builder.loop(block.rows) as row:
-            write(begin + row * columns, row * block.columns, block.columns, columns)
+        with self.builder.loop(block.rows) as row:
+            write(self.begin + row * columns, row * block.columns, block.columns, columns)
 
 
 def _read_evenly(pieces: Sequence[Piece], gradient: Buffer) -> list[Buffer]:
