@@ -46,6 +46,25 @@ def thread_sums(tile: Tile) -> tuple[int, int]:
 
 
 @dataclass(frozen=True)
+class _Side:
+    """A thread's part of an operand, whose tile begins at `begin` in shared memory: `count` rows
+    (columns), of which `own` is the first. `lanes` are those that a warp has along them."""
+
+    operand: Operand
+    layout: Layout
+    direction: Direction
+    begin: Word
+    own: Word
+    count: int
+    lanes: int
+
+
+def _width(direction: Direction) -> int:
+    """How many neighbours a lane has at a time."""
+    return 1 if direction == "depth" else RUN
+
+
+@dataclass(frozen=True)
 class SimtProducts(Part):
     """The sums of one thread."""
 
@@ -72,33 +91,21 @@ class SimtProducts(Part):
             self.state.locals[name] = literal(0, self.kind)
 
     def multiply(self, left: Word, right: Word) -> None:
-        layouts, words = self.layouts(), self.words
-        rows, columns = thread_sums(self.contract.tile)
-        lane_row = words.div(self.threads.lane, LANES[1])
-        lane_column = words.rem(self.threads.lane, LANES[1])
-        own_row = words.add(
-            self.threads.warp_row, words.mul(lane_row, 1 if self.left == "depth" else RUN)
+        contract, words, threads = self.contract, self.words, self.threads
+        layouts, counts = self.layouts(), thread_sums(contract.tile)
+        lane_row = words.div(threads.lane, LANES[1])
+        lane_column = words.rem(threads.lane, LANES[1])
+        own_row = words.add(threads.warp_row, words.mul(lane_row, _width(self.left)))
+        own_column = words.add(threads.warp_column, words.mul(lane_column, _width(self.right)))
+        rows = _Side(contract.left, layouts[0], self.left, left, own_row, counts[0], LANES[0])
+        columns = _Side(
+            contract.right, layouts[1], self.right, right, own_column, counts[1], LANES[1]
         )
-        own_column = words.add(
-            self.threads.warp_column, words.mul(lane_column, 1 if self.right == "depth" else RUN)
-        )
-        for start in range(0, self.contract.tile.depth, RUN):
-            a = self._elements(
-                self.contract.left, layouts[0], left, own_row, rows, LANES[0], start, self.left
-            )
-            b = self._elements(
-                self.contract.right,
-                layouts[1],
-                right,
-                own_column,
-                columns,
-                LANES[1],
-                start,
-                self.right,
-            )
+        for start in range(0, contract.tile.depth, RUN):
+            a, b = self._elements(rows, start), self._elements(columns, start)
             for k in range(RUN):
-                for i in range(rows):
-                    for j in range(columns):
+                for i in range(counts[0]):
+                    for j in range(counts[1]):
                         self._accumulate(self._name(i, j), a[k][i], b[k][j])
 
     def _accumulate(self, name: str, a: Value, b: Value) -> None:
@@ -109,34 +116,24 @@ class SimtProducts(Part):
             product = w.operate("mul", self.kind, a, b)
             self.state.locals[name] = w.operate("add", self.kind, total, product)
 
-    def _elements(
-        self,
-        operand: Operand,
-        at: Layout,
-        stage: Word,
-        own: Word,
-        count: int,
-        lanes: int,
-        start: int,
-        direction: Direction,
-    ) -> list[list[Value]]:
+    def _elements(self, side: _Side, start: int) -> list[list[Value]]:
         """[k][i]: the elements of RUN steps of the depth, for each of the thread's rows."""
-        words, bytes_ = self.words, operand.buffer.dtype.bytes
-        if direction == "depth":
-            base = words.add(stage, words.mul(own, at.pitch))
+        words, pitch, bytes_ = self.words, side.layout.pitch, side.operand.buffer.dtype.bytes
+        if side.direction == "depth":
+            base = words.add(side.begin, words.mul(side.own, pitch))
             runs = [
-                self._run(operand, base, i * lanes * at.pitch + start * bytes_)
-                for i in range(count)
+                self._run(side.operand, base, i * side.lanes * pitch + start * bytes_)
+                for i in range(side.count)
             ]
             return [[run[k] for run in runs] for k in range(RUN)]
-        base = words.add(stage, words.mul(own, bytes_))
+        base = words.add(side.begin, words.mul(side.own, bytes_))
         found: list[list[Value]] = []
         for k in range(RUN):
             line: list[Value] = []
-            for group in range(0, count, RUN):
-                displacement = (start + k) * at.pitch + group * lanes * bytes_
-                line += self._run(operand, base, displacement)
-            found.append(line[:count])
+            for group in range(0, side.count, RUN):
+                displacement = (start + k) * pitch + group * side.lanes * bytes_
+                line += self._run(side.operand, base, displacement)
+            found.append(line[: side.count])
         return found
 
     def _run(self, operand: Operand, base: Word, displacement: int) -> list[Value]:
