@@ -70,6 +70,18 @@ def padded_depth(extent: int) -> int:
     return power if extent <= power else -(-extent // 64) * 64
 
 
+@dataclass(frozen=True)
+class _Fetched:
+    """Copies that have begun: what each has loaded, and its place in shared memory."""
+
+    copies: list[tuple[TileCopy, list[Value | None], Word]]
+
+    def deposit(self) -> None:
+        """Puts what is in registers to its place."""
+        for copy, loaded, place in self.copies:
+            copy.deposit(loaded, place)
+
+
 def emit(state: DeviceState, attend: Attend) -> int:
     """Writes the statement for the block at hand; the bytes of shared memory it takes."""
     narrow = attend.queries.buffer.dtype.bytes < f32.bytes
@@ -198,7 +210,7 @@ class AttentionBlock(Emitter):
         words, long = self.words, wide(self.writer)
         queries, keys, values = self._copies()
         queries.deposit(queries.fetch(0, 0), 0)
-        self._fetch(keys, values, 0, 0)
+        self._fetch(keys, values, 0, 0).deposit()
         self._call("cp.async.commit.group()")
         self.rows.clear()
         count = words.resized(self.size(self.attend.key.extent or 0))
@@ -208,12 +220,11 @@ class AttentionBlock(Emitter):
             self._call("cp.async.wait.group(i32 0)")
             shared_memory.block_barrier(self.writer)
             later = words.add(at, 1)
-            fetched = self._fetch(keys, values, words.mul(later, self.keys), later, put=False)
+            fetched = self._fetch(keys, values, words.mul(later, self.keys), later)
             self._call("cp.async.commit.group()")
             keys_at, values_at = self._stage(words.rem(at, STAGES))
             self._tile(keys_at, values_at, long.resized(words.mul(at, self.keys)))
-            for copy, loaded, place in fetched:
-                copy.deposit(loaded, place)
+            fetched.deposit()
 
         names = list(self.rows.names())
         if self.attend.key_end is None:
@@ -259,18 +270,11 @@ class AttentionBlock(Emitter):
 
         while_loop(state, [*names, _TILE, _END], frozenset(), more, body)
 
-    def _fetch(
-        self, keys: TileCopy, values: TileCopy, begin: Word, stage: Word, put: bool = True
-    ) -> list[tuple[TileCopy, list[Value | None], Word]]:
+    def _fetch(self, keys: TileCopy, values: TileCopy, begin: Word, stage: Word) -> _Fetched:
+        """Begins to copy a tile of keys, from `begin` on, and their values to a stage."""
         places = self._stage(self.words.rem(stage, STAGES))
-        fetched = [
-            (copy, copy.fetch(begin, place), place)
-            for copy, place in zip((keys, values), places, strict=True)
-        ]
-        if put:
-            for copy, loaded, place in fetched:
-                copy.deposit(loaded, place)
-        return fetched
+        pairs = zip((keys, values), places, strict=True)
+        return _Fetched([(copy, copy.fetch(begin, place), place) for copy, place in pairs])
 
     def _call(self, text: str) -> None:
         name = text.split("(")[0]
