@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from bessemer.compiler.ir import walk_loops
-from bessemer.compiler.ir.dims import Symbol
-from bessemer.compiler.ir.expr import Expression, Index
 from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.loops import Block
 from bessemer.compiler.ir.program import Launch
@@ -44,15 +42,10 @@ def _lower_value(
     nodes: Sequence[Node], inlined: Mapping[Value, Node], root: Value, lowering: Lowering
 ) -> Launch:
     """One kernel that computes every element of `root`."""
-    fusion = Fusion(inlined, lowering.constants)
     tail = () if root in lowering.destinations else _last_reshapes(root, inlined)
     core = tail[0].inputs[0] if tail else root
-    symbols = index_symbols(core.type.shape)
-    index = as_index(symbols, core.type.shape)
-    value = flatten_loads(fusion.element(core, index))
-    return _store_elements(
-        nodes, fusion, lowering.destination(root, tail), index, value, symbols, lowering
-    )
+    fusion = Fusion(inlined, lowering.constants)
+    return _store_elements(nodes, fusion, core, lowering.destination(root, tail), lowering)
 
 
 def _last_reshapes(root: Value, inlined: Mapping[Value, Node]) -> tuple[Node, ...]:
@@ -67,15 +60,13 @@ def _last_reshapes(root: Value, inlined: Mapping[Value, Node]) -> tuple[Node, ..
 
 
 def _store_elements(
-    nodes: Sequence[Node],
-    fusion: Fusion,
-    out: Destination,
-    index: Index,
-    value: Expression,
-    symbols: tuple[Symbol, ...],
-    lowering: Lowering,
+    nodes: Sequence[Node], fusion: Fusion, value: Value, out: Destination, lowering: Lowering
 ) -> Launch:
-    piece = Piece(out.buffer, out.offset(index), value, symbols)
+    """One kernel that stores every element of a value of the fusion."""
+    symbols = index_symbols(value.type.shape)
+    index = as_index(symbols, value.type.shape)
+    element = flatten_loads(fusion.element(value, index))
+    piece = Piece(out.buffer, out.offset(index), element, symbols)
     nest = lowering.nest(piece)
     launch = lowering.launch(
         nodes,
@@ -118,17 +109,11 @@ def _lower_concat(
     launches: list[Launch] = []
     places = {member: place for place, member in enumerate(inlined.values())}
     for part, starts in parts_of(node):
-        shape = part.type.shape
         if not _is_written(part, root, inlined, lowering):
-            fusion = Fusion(inlined, lowering.constants)
-            symbols = index_symbols(shape)
-            index = as_index(symbols, shape)
-            value = flatten_loads(fusion.element(part, index))
             nodes = sorted(_behind(part, inlined), key=places.__getitem__)
+            fusion = Fusion(inlined, lowering.constants)
             out = lowering.destination(root).part(starts)
-            launches.append(
-                _store_elements([*nodes, node], fusion, out, index, value, symbols, lowering)
-            )
+            launches.append(_store_elements([*nodes, node], fusion, part, out, lowering))
     return launches
 
 
