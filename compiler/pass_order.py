@@ -51,7 +51,7 @@ from bessemer.compiler.targets.machine import Target
 
 Pass = Callable[[Graph], Graph]
 
-PASSES: tuple[Pass, ...] = (
+_BEFORE_ROUNDING: tuple[Pass, ...] = (
     remove_dead,
     move_quantization,
     multiply_quantized,
@@ -77,6 +77,8 @@ PASSES: tuple[Pass, ...] = (
     tabulate_resizes,
     narrow_integers,
     widen_convolutions,
+)
+_AFTER_ROUNDING: tuple[Pass, ...] = (
     separate_padding,
     turn_products,
     fold_constants,
@@ -90,9 +92,12 @@ PASSES: tuple[Pass, ...] = (
     split_forests,
     lay_out_once,
     split_sums,
+)
+_LAST: tuple[Pass, ...] = (
     remove_dead,
     flush_denormals,
 )
+PASSES = (*_BEFORE_ROUNDING, *_AFTER_ROUNDING, *_LAST)
 """The passes of every target, which make a graph small and canonical, in order."""
 
 
@@ -100,20 +105,29 @@ def passes_of(options: Options, target: Target) -> tuple[Pass, ...]:
     """The passes of a compilation: PASSES, and those that the precision and the target need."""
     if options.optimize == 0:
         return (remove_dead,)
-    middle: list[Pass] = []
+    rounding, machine = _rounding(options, target), _of_machine(options, target)
+    return (*_BEFORE_ROUNDING, *rounding, *_AFTER_ROUNDING, *machine, *_LAST)
+
+
+def _rounding(options: Options, target: Target) -> list[Pass]:
+    """The passes that settle which numbers are narrower than float32."""
+    found: list[Pass] = []
     if options.precision == "bfloat16":
         # Weights that a pass has transposed are constants again before they are rounded.
         store = store_bfloat16 if target.has_dot_bf16 else store_bfloat16_weights
-        middle += [fold_constants, store]
+        found += [fold_constants, store]
         if target.has_dot_bf16:
-            middle.append(multiply_pairs)
+            found.append(multiply_pairs)
     if not target.has_dot_bf16:
-        middle.append(widen_bfloat16)
+        found.append(widen_bfloat16)
     if target.has_dot_int8 and options.precision != "strict":
-        middle.append(round_activations)
-    before = PASSES.index(separate_padding)
-    end = len(PASSES) - 1 - PASSES[::-1].index(remove_dead)
-    last = [tabulate_bytes] if target.has_byte_lookup else []
+        found.append(round_activations)
+    return found
+
+
+def _of_machine(options: Options, target: Target) -> list[Pass]:
+    """The passes for instructions that only some machines have."""
+    found: list[Pass] = [tabulate_bytes] if target.has_byte_lookup else []
     if options.precision == "bfloat16" and target.has_tiles:
-        last.append(fill_tile_rows)
-    return (*PASSES[:before], *middle, *PASSES[before:end], *last, *PASSES[end:])
+        found.append(fill_tile_rows)
+    return found
