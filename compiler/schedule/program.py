@@ -145,7 +145,7 @@ class ProgramBuilder:
         grouping = self.grouping(graph)
         self.producers.update(grouping.producers)
         if self.fuses:
-            places = destinations(graph, grouping.roots, graph.users(), self.derived)
+            places = destinations(graph, grouping.roots, self.derived)
             self.lowering.destinations.update(places)
         steps: list[Step] = []
         outer_parts, outer_packs = dict(self.lowering.parts), dict(self.lowering.packs)

@@ -8,7 +8,7 @@ concat(reshape(concat(a, b)), ...)        phases of rows and columns that altern
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from bessemer.compiler.ir.dims import Size, is_nonnegative, symbol_names
@@ -133,43 +133,56 @@ def fills_inside(
 
 
 def destinations(
-    graph: Graph,
-    roots: Container[Value],
-    users: Mapping[Value, Sequence[Node]],
-    derived: Mapping[str, Size] | None = None,
+    graph: Graph, roots: Container[Value], derived: Mapping[str, Size]
 ) -> dict[Value, Destination]:
     """The values whose kernels write them to their part of another, their only reader.
 
     `derived` are names for sizes, each in terms of the symbols and of the names before it.
     """
-    found: dict[Value, Destination] = {}
-    producers = graph.producers()
-    places = {node: place for place, node in enumerate(graph.nodes)}
-    known_behind = _known_behind(graph, derived or {})
-    for node in reversed(graph.nodes):
-        if node.operator.name not in ("concat", "pad") or node.output not in roots:
-            continue
-        whole = found.get(node.output, Destination(node.output))
-        operand = producers.get(node.inputs[0]) if node.inputs else None
-        if node.operator.name == "pad" and not fills_inside(node, users, operand, graph.outputs):
-            continue
-        folds = node.operator.name == "concat" and is_of_phases(node, producers)
+    return _Search(graph, roots, derived).destinations()
+
+
+class _Search:
+    def __init__(self, graph: Graph, roots: Container[Value], derived: Mapping[str, Size]) -> None:
+        self.graph, self.roots = graph, roots
+        self.users, self.producers = graph.users(), graph.producers()
+        self.places = {node: place for place, node in enumerate(graph.nodes)}
+        self.known_behind = _known_behind(graph, derived)
+
+    def destinations(self) -> dict[Value, Destination]:
+        found: dict[Value, Destination] = {}
+        for node in reversed(self.graph.nodes):
+            if self._holds_operands(node) and node.output in self.roots:
+                whole = found.get(node.output, Destination(node.output))
+                found |= dict(self._written_to(node, whole))
+        return found
+
+    def _holds_operands(self, node: Node) -> bool:
+        """Whether a node's operands may lie in its output."""
+        if node.operator.name == "pad":
+            producer = self.producers.get(node.inputs[0])
+            return fills_inside(node, self.users, producer, self.graph.outputs)
+        return node.operator.name == "concat"
+
+    def _written_to(self, node: Node, whole: Destination) -> Iterator[tuple[Value, Destination]]:
+        """The operands of a node whose output is `whole` that are written there, and where."""
+        folds = node.operator.name == "concat" and is_of_phases(node, self.producers)
         for part, starts in parts_of(node):
             place = whole.part(starts)
-            if folds and not whole.unfolded and len(users[part]) == 1:
-                part = producers[part].inputs[0]
+            if folds and not whole.unfolded and len(self.users[part]) == 1:
+                part = self.producers[part].inputs[0]
                 place = place.unfold(part.type.shape)
-            producer = producers.get(part)
-            if (
-                part in roots
-                and part not in graph.outputs
-                and len(users[part]) == 1
-                and producer is not None
-                and not producer.operator.is_view
-                and _known_at(place, known_behind) < places[producer]
-            ):
-                found[part] = place
-    return found
+            if self._may_be_written_to(part, place):
+                yield part, place
+
+    def _may_be_written_to(self, part: Value, place: Destination) -> bool:
+        """Whether a value has a kernel, which can find the place, and no other reader."""
+        producer = self.producers.get(part)
+        if producer is None or producer.operator.is_view or part not in self.roots:
+            return False
+        if part in self.graph.outputs or len(self.users[part]) != 1:
+            return False
+        return _known_at(place, self.known_behind) < self.places[producer]
 
 
 def _known_behind(graph: Graph, derived: Mapping[str, Size]) -> dict[str, int]:

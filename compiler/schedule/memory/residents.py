@@ -133,7 +133,7 @@ class _Finder:
         self.holder: dict[Value, Value] = {}
 
     def find(self) -> Residents:
-        places = destinations(self.graph, self.grouping.roots, self.graph.users())
+        places = destinations(self.graph, self.grouping.roots, derived={})
         for part, where in places.items():
             self.holder[part] = where.value
         works: list[Work] = []
