@@ -22,10 +22,11 @@ KINDS = {"float32": ("float", 1), "as float64": ("double", 11)}
 
 
 def functions_of(x: str, kind: str) -> str:
-    """A graph with an output for each function of a number, and two of combinations."""
+    """A graph with an output for each function of a number, and some of combinations."""
     name, code = KINDS[kind]
     steps, outputs = [f"gate = Sigmoid({x})", f"silu = Mul({x}, gate)", "low = Log(gate)"], []
-    found = [f"{function}({x})" for function in FUNCTIONS] + ["Neg(silu)", "Neg(low)"]
+    found = [f"{function}({x})" for function in FUNCTIONS]
+    found += ["Neg(silu)", "Neg(low)", f"Pow(gate, {x})"]
     for k, function in enumerate(found):
         steps += [f"t{k} = {function}", f"y{k} = Cast<to={code}>(t{k})"]
         outputs.append(f"{name}[n] y{k}")

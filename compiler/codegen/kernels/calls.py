@@ -59,14 +59,19 @@ def _rounded_by_instruction(state: KernelState, value: Value) -> Value:
 
 def math_function(state: KernelState, name: str, x: Value) -> Value:
     """A function of one float operand."""
-    kind, target = x.kind.name, state.target
+    return _function(state, name, AT_ONCE, x)
+
+
+def _function(state: KernelState, name: str, at_once: int, *operands: Value) -> Value:
+    """A function of vector math, of operands of one type and as many lanes."""
+    kind, lanes, target = operands[0].kind, operands[0].lanes, state.target
 
     def function(lanes: int) -> MathFunction:
-        return vector_math.definition(name, kind, lanes, target.has_fma, target.has_lookup)
+        return vector_math.definition(name, kind.name, lanes, target.has_fma, target.has_lookup)
 
-    w, lanes = state.writer, x.lanes
-    wide = widened(w, x, vector_math.least_lanes(name, kind, target.has_lookup))
-    return part(w, _in_parts(state, function, x.kind, x.kind, wide, at_once=AT_ONCE), 0, lanes)
+    w, least = state.writer, vector_math.least_lanes(name, kind.name, target.has_lookup)
+    wide = [widened(w, operand, least) for operand in operands]
+    return part(w, _in_parts(state, function, kind, kind, *wide, at_once=at_once), 0, lanes)
 
 
 def power(state: KernelState, base: Value, exponent: Value) -> Value:
@@ -79,12 +84,7 @@ def power(state: KernelState, base: Value, exponent: Value) -> Value:
     simple = _simple_power(state, base, exponent)
     if simple is not None:
         return simple
-    kind, has_fma = base.kind.name, state.target.has_fma
-
-    def function(lanes: int) -> MathFunction:
-        return vector_math.definition("pow", kind, lanes, has_fma)
-
-    return _in_parts(state, function, base.kind, base.kind, *same_lanes(w, base, exponent))
+    return _function(state, "pow", 2, *same_lanes(w, base, exponent))
 
 
 def _simple_power(state: KernelState, x: Value, exponent: Value) -> Value | None:

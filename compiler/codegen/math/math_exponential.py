@@ -83,6 +83,8 @@ _SHORT_EXP = (1.0000147, 0.50000155)
 _PIECES = 32
 # (exp(r) - 1 - r) / r^2 for |r| <= ln(2) / 32; 2^-29.2 of exp.
 _EXP_OF_SIXTEENTH = (0.5000162, 0.16667008)
+# The same of 2^r, for |r| <= 1/32.
+_EXP2_OF_SIXTEENTH = (0.2402342, 0.0555054)
 _SIXTEENTHS = tuple(2.0 ** (k / 16) for k in range(16))
 # What rounding those to f32 loses, relative to them.
 _LOST = (
@@ -162,6 +164,18 @@ def _exp_by_sixteenths(x: Term) -> Term:
     power = looked_up(_SIXTEENTHS, shifted.bits())
     first = r + looked_up(_LOST, shifted.bits())
     rest = fma(r * r, polynomial(r, _EXP_OF_SIXTEENTH), first)
+    return scaled(fma(power, rest, power), n)
+
+
+def power_by_sixteenths(x: Term) -> Term:
+    """2^x in f32 for x in f64, in the same way: what x has beside a sixteenth is rounded once."""
+    near = x.narrowed("f32")
+    shifted = near + FORMATS["f32"].magic / len(_SIXTEENTHS)
+    n = shifted - FORMATS["f32"].magic / len(_SIXTEENTHS)
+    r = limited((x - n.widened("f64")).narrowed("f32"), 1.0 / 16, keeps_sign=True)
+    power = looked_up(_SIXTEENTHS, shifted.bits())
+    first = fma(r, math.log(2.0), looked_up(_LOST, shifted.bits()))
+    rest = fma(r * r, polynomial(r, _EXP2_OF_SIXTEENTH), first)
     return scaled(fma(power, rest, power), n)
 
 

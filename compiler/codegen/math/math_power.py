@@ -1,7 +1,8 @@
 """pow(x, y) = exp(y log|x|), with the special cases of C's pow (C17, F.10.4.4).
 
-The product y log|x| must be known beyond the result's precision: f32 works in f64; f64 keeps the
-logarithm as two words, good to about 2^-66 (in the manner of Gal and of SLEEF's pow).
+The product y log|x| must be known beyond the result's precision: f32 works in f64 (with lookups:
+`math_power_pieces`); f64 keeps the logarithm as two words, good to about 2^-66 (in the manner of
+Gal and of SLEEF's pow).
 Polynomials: minimax as described in `math_exponential`.
 """
 
@@ -11,6 +12,7 @@ import math
 
 from bessemer.compiler.codegen.math.math_exponential import FORMATS, exp_minus_one_of, reduced
 from bessemer.compiler.codegen.math.math_logarithm import exponent_and_fraction
+from bessemer.compiler.codegen.math.math_power_pieces import power_of_size
 from bessemer.compiler.codegen.math.math_terms import (
     Term,
     at_least,
@@ -44,7 +46,10 @@ _EXP_OF_F32 = (0.5000000067836783, 0.16666663822349884, 0.04166628595415393,
 def power(x: Term, y: Term) -> Term:
     """f32 or f64; the magnitude by logarithm and exponential, then the sign, then NaN."""
     size = abs(x)
-    magnitude = _magnitude_f32(size, y) if x.kind == "f32" else _magnitude_f64(size, y)
+    if x.writer.has_lookup:
+        magnitude = power_of_size(size, y)
+    else:
+        magnitude = _magnitude_f32(size, y) if x.kind == "f32" else _magnitude_f64(size, y)
     whole = floor(y).equals(y)
     half = y * 0.5
     odd = whole & (floor(half) < half)

@@ -99,7 +99,7 @@ LOOKED_UP: dict[str, Callable[[Term], Term]] = {
 }
 """The same, and cheaper forms of others, only for machines with lookups."""
 _BY_LOOKUP = frozenset(
-    {*LOOKED_UP, "erf", "exp", "log", "log1p", "sigmoid", "silu", "softplus", "tanh"}
+    {*LOOKED_UP, "erf", "exp", "log", "log1p", "pow", "sigmoid", "silu", "softplus", "tanh"}
 )
 """The functions that have a shorter way with lookups, which give other roundings."""
 _LOOKUP_LANES = 16
