@@ -156,6 +156,27 @@ def test_a_coefficient_and_the_rest_make_the_size(formula: Formula, values: Valu
         assert evaluate(coefficient * I + rest, values.of) == value(values)
 
 
+@pytest.mark.parametrize(
+    ("size", "coefficient"),
+    [
+        (3 * N * I + M, 3 * N),
+        (I * N + I * M - 2 * I + 5, N + M - 2),
+        (I - I + M // 4, 0),
+        (7, 0),
+        (I * I, None),
+        (I * N + I // 2, None),
+        (I * (I % 3), None),
+    ],
+)
+def test_a_size_that_is_linear_has_a_coefficient(size: Size, coefficient: Size | None) -> None:
+    assert dims.coefficient_of(size, Symbol("i", 4)) == coefficient
+
+
+def test_nothing_is_divided_exactly_by_nothing() -> None:
+    for size in (N, 4 * N + 4, 3, 0):
+        assert dims.divide_exactly(size, 0) is None
+
+
 _NAMED = st.sampled_from([N, M, symbol("batch size"), symbol("min"), symbol("`")]).map(
     lambda size: (size, lambda values: 0)
 )
@@ -183,6 +204,7 @@ def test_the_text_of_a_size_reads_back(formula: Formula) -> None:
         (N + 5 - (N + 5) // 2, N // 2 + 3),
         ((N + 1) % 3 + 3 * ((N + 1) // 3) + 3, N + 4),
         ((N % 12) % 4, N % 4),
+        ((N % 12 + 1) % 8, dims.atom(dims.Mod(N % 12 + 1, 8))),
         (dims.minimum(I, 3), I),
         (dims.maximum(N, 0), N),
         (dims.minimum(M, 5 * ((M + 4) // 5)), M),
