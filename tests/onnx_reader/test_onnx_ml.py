@@ -112,8 +112,8 @@ def test_support_vector_classification(classes: int, has_probabilities: bool, ke
 
 def test_a_linear_machine_keeps_the_digits_that_its_large_coefficients_cancel() -> None:
     rng = np.random.default_rng(0)
-    vectors = np.float32(rng.standard_normal((50, _FEATURES)))
-    coefficients = np.float32(1e6 * np.tile([1, -1], 25))
+    vectors = rng.standard_normal((50, _FEATURES)).astype(np.float32)
+    coefficients = (1e6 * np.tile([1, -1], 25)).astype(np.float32)
     vectors[1::2] = vectors[::2] + np.float32(1e-6)
     model = _model(
         "SVMRegressor",
@@ -125,7 +125,7 @@ def test_a_linear_machine_keeps_the_digits_that_its_large_coefficients_cancel() 
         coefficients=coefficients,
         rho=[0.5],
     )
-    x = np.float32(_samples(rng))
+    x = _samples(rng).astype(np.float32)
     exact = x.astype(np.float64) @ vectors.astype(np.float64).T @ coefficients[:, None] + 0.5
     (result,) = bessemer.compile(model).run({"x": x})
     np.testing.assert_allclose(result, exact, rtol=1e-4, atol=1e-4)
