@@ -26,7 +26,7 @@ import numpy as np
 from bessemer.runtime.arrays import Array, address
 from bessemer.runtime.artifact import Signature
 
-VERSION = 3
+VERSION = 4
 """Part of the function's name: an artifact whose tables look different is not called this way."""
 
 MOST_ARRAYS = 256
@@ -66,7 +66,10 @@ WORDS = (
     *NUMPY_FUNCTIONS,
 )
 # The objects before those of the inputs (names, then dtypes) and of the outputs (dtypes).
-OBJECTS = ("words", "dict", "list", "tuple", "array", "memory", "idle", "fallback", "failed")
+OBJECTS = (
+    *("words", "dict", "list", "tuple", "array", "memory"),
+    *("idle", "fallback", "failed", "blocks"),
+)
 
 Run = Callable[..., list[Array]]
 
@@ -151,15 +154,17 @@ def make_run(
     idle: list[int],
     fallback: Run,
     failed: Callable[[int, int], None],
+    blocks: list[Array],
     documentation: str,
 ) -> Run:
     """The function that is at the address `function`, PREFIX_python_N, for one model.
 
     `inputs` are names and dtypes. `idle` holds the addresses of contexts that nobody uses; the
-    function takes one from its end and puts it back. `failed(context, status)` raises. The result
-    owns all these, invisibly to the collector of cycles: none may own the result.
+    function takes one from its end and puts it back. `failed(context, status)` raises. `blocks` are
+    those of an OutputPool. The result owns all these, invisibly to the collector of cycles: none
+    may own the result.
     """
-    fixed = (dict, list, tuple, np.ndarray, np.dtype(np.uint8), idle, fallback, failed)
+    fixed = (dict, list, tuple, np.ndarray, np.dtype(np.uint8), idle, fallback, failed, blocks)
     names, dtypes = [name for name, _ in inputs], [dtype for _, dtype in inputs]
     everything = (table.words, *fixed, *names, *dtypes, *outputs)
     objects = np.empty(len(everything), object)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,23 +17,25 @@ import numpy as np
 from bessemer.runtime.arrays import Array, aligned_bytes, aligned_in
 
 
-def _rotated(blocks: deque[Array]) -> tuple[Array, int]:
-    """The first block, which becomes the last one, and how many references there are to it."""
-    block = blocks.popleft()
-    blocks.append(block)
-    return block, sys.getrefcount(block)
+def _references_of_one() -> int:
+    """How many references a loop over a list counts for a block that nobody else holds."""
+    for block in [np.empty(0, np.uint8)]:
+        return sys.getrefcount(block)
+    return 0
 
 
-# The references to a block that nobody but the pool holds.
-_, _UNUSED = _rotated(deque([np.empty(0, np.uint8)]))
+_UNUSED = _references_of_one()
 
 
 class OutputPool:
-    """At most `most` blocks of memory; safe to use from several threads at once."""
+    """At most `most` blocks of memory; safe to use from several threads at once.
+
+    `blocks` stays the same list: Python's entry takes blocks from it and adds to it, as this does.
+    """
 
     def __init__(self, most: int) -> None:
+        self.blocks: list[Array] = []
         self._most = most
-        self._blocks: deque[Array] = deque()
         self._lock = threading.Lock()
 
     def empty(self, shape: Sequence[int], dtype: np.dtype[Any]) -> Array:
@@ -44,20 +45,18 @@ class OutputPool:
     def clear(self) -> None:
         """Gives all blocks up."""
         with self._lock:
-            self._blocks.clear()
+            self.blocks.clear()
 
     def _taken(self, size: int) -> Array:
         """A block that nobody uses, of this size or somewhat larger; it stays in the pool."""
         with self._lock:
-            for _ in range(len(self._blocks)):
-                block, references = _rotated(self._blocks)
-                if size <= block.nbytes <= 2 * size and references == _UNUSED:
+            for block in self.blocks:
+                if size <= block.nbytes <= 2 * size and sys.getrefcount(block) == _UNUSED:
                     return block
-                del block  # it would count for the next turn where there is one block only
             block = np.empty(_rounded(size), np.uint8)
-            self._blocks.append(block)
-            if len(self._blocks) > self._most:
-                self._blocks.popleft()
+            self.blocks.append(block)
+            if len(self.blocks) > self._most:
+                del self.blocks[0]
             return block
 
 

@@ -16,7 +16,6 @@ from bessemer.runtime.argument_order import Inputs, Outputs, in_order, outputs_i
 from bessemer.runtime.arrays import (
     Array,
     address,
-    aligned_empty,
     are_apart,
     as_input,
     check_apart,
@@ -41,10 +40,9 @@ from bessemer.runtime.native import Context, NativeModel
 from bessemer.runtime.output_pool import OutputPool
 from bessemer.runtime.shapes import evaluate_shape
 
-# Above this, outputs begin at a cache line; below it, the time to get there is worth more.
+# Above this, outputs begin at a cache line, in memory of earlier ones; below it, the time to get
+# there is worth more.
 _LARGE_OUTPUT = 1 << 16
-# From here on, the outputs of a run take memory of earlier ones.
-_POOLED_OUTPUTS = 2 << 20
 
 
 class Runner:
@@ -109,6 +107,7 @@ class Runner:
             self._idle,
             self.run,
             self._fail,
+            self._pool.blocks,
             documentation,
         )
 
@@ -220,14 +219,13 @@ class Runner:
         values = [symbols.get(name, 0) for name in signature.symbols]
         plan = Plan(shapes, tuple(values), tuple(outputs), tuple(paddings))
         self._plan = plan
-        if self._table is not None and not _is_pooled(plan):
+        if self._table is not None:
             self._table.set_plan(plan)
         return plan
 
     def _allocated(self, plan: Plan) -> list[Array]:
-        aligned = self._pool.empty if _is_pooled(plan) else aligned_empty
         return [
-            aligned(shape, dtype) if padding else np.empty(shape, dtype)
+            self._pool.empty(shape, dtype) if padding else np.empty(shape, dtype)
             for shape, padding, dtype in zip(
                 plan.outputs, plan.paddings, self._output_dtypes, strict=True
             )
@@ -301,11 +299,6 @@ class Call:
         self.dims = (ctypes.c_int64 * (symbols + 1))()
         places = [ctypes.addressof(array) for array in (self.inputs, self.outputs, self.dims)]
         self.arguments = (context.handle, *places, None, 0)
-
-
-def _is_pooled(plan: Plan) -> bool:
-    """Whether the outputs are large enough for the pool to be worth its time."""
-    return sum(plan.paddings) >= _POOLED_OUTPUTS
 
 
 def _padding(size: int) -> int:

@@ -1,6 +1,8 @@
 """Large outputs take the memory of earlier ones, but never of one that somebody still sees."""
 
 import weakref
+from concurrent.futures import ThreadPoolExecutor
+from types import BuiltinFunctionType
 
 import numpy as np
 import pytest
@@ -36,6 +38,29 @@ def test_memory_that_nobody_holds_is_taken_again(model: CompiledModel) -> None:
     places = {array.ctypes.data for _ in range(20) for array in model.run([x])}
     assert len(places) <= 7
     assert all(place % 64 == 0 for place in places)
+
+
+@pytest.mark.parametrize("rows", [ROWS // 3, ROWS // 16])
+def test_python_code_and_the_entry_take_the_same_memory(model: CompiledModel, rows: int) -> None:
+    """Also outputs of a few hundred kilobytes."""
+    assert isinstance(model.run, BuiltinFunctionType)
+    model.trim()
+    x = np.zeros((rows, 3), np.float32)
+    places = set()
+    for _ in range(10):
+        places |= {array.ctypes.data for array in CompiledModel.run(model, [x])}
+        places |= {array.ctypes.data for array in model.run([x])}
+    assert len(places) <= 7
+
+
+def test_several_threads_do_not_write_where_another_reads(model: CompiledModel) -> None:
+    def work(number: int) -> bool:
+        x = np.full((ROWS // 8, 3), number, np.float32)
+        runs = [model.run([x]) for _ in range(30)]
+        return all((more == number + 1).all() for _, more, _ in runs)
+
+    with ThreadPoolExecutor(4) as executor:
+        assert all(executor.map(work, range(8)))
 
 
 def test_memory_is_kept_until_the_model_is_trimmed(model: CompiledModel) -> None:
