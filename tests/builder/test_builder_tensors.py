@@ -10,9 +10,12 @@ from bessemer.compiler.errors import CompileError
 from bessemer.frontends.builder import (
     Tensor,
     arange,
+    arg_max,
+    arg_min,
     concat,
     einsum,
     equal,
+    logsumexp,
     maximum,
     one_hot,
     pad,
@@ -163,3 +166,22 @@ def test_element_types_do_not_mix_silently() -> None:
         run(lambda x: x * 0.5, np.zeros((4, 3), np.int64))
     with pytest.raises(CompileError, match="'complex' is not an element type"):
         run(lambda x: x.cast("complex"), X)
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_of_equals_the_first_is_the_extreme(axis: int) -> None:
+    x = np.random.default_rng(0).integers(0, 3, (4, 5, 6)).astype(np.float32)
+    assert np.array_equal(run(lambda t: arg_max(t, axis), x), x.argmax(axis))
+    assert np.array_equal(run(lambda t: arg_min(t, axis), x), x.argmin(axis))
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_logarithm_of_a_sum_does_not_overflow(keep: bool) -> None:
+    x = 100 * numbers(3, 7, 4)
+    exact = np.logaddexp.reduce(x.astype(np.float64), axis=1, keepdims=keep)
+    np.testing.assert_allclose(run(lambda t: logsumexp(t, 1, keep), x), exact, rtol=1e-6)
+
+
+def test_where_wants_a_tensor_to_choose() -> None:
+    with pytest.raises(CompileError, match="where wants a tensor as one of its branches"):
+        run(lambda t: where(t, 1.0, 0.0), numbers(3) > 0)
