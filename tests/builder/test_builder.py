@@ -95,6 +95,15 @@ def test_two_layers_of_one_name_are_an_error() -> None:
         network_of(Sequential(Dense(2, name="same"), Dense(2, name="same")), numbers(2, 2))
 
 
+def test_a_layer_under_another_name_has_parameters_of_its_own() -> None:
+    layer = Dense(4, bias=False)
+    stage = Sequential(layer.named("inner")).named("stage")
+    network = network_of(Sequential(layer.named("stem"), relu, layer, stage), numbers(1, 4))
+    assert list(network.parameters) == ["stem.weight", "dense1.weight", "stage.inner.weight"]
+    assert layer.name == ""
+    assert not np.array_equal(network.array("stem.weight"), network.array("dense1.weight"))
+
+
 def test_one_network_can_be_traced_again_from_the_same_layers() -> None:
     layers = Sequential(Dense(3), relu, Dense(2))
     first, second = (network_of(layers, numbers(2, size)) for size in (4, 5))

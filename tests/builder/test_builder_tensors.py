@@ -178,7 +178,7 @@ def test_of_equals_the_first_is_the_extreme(axis: int) -> None:
 @pytest.mark.parametrize("keep", [False, True])
 def test_a_logarithm_of_a_sum_does_not_overflow(keep: bool) -> None:
     x = 100 * numbers(3, 7, 4)
-    exact = np.logaddexp.reduce(x.astype(np.float64), axis=1, keepdims=keep)
+    exact = np.log(np.exp(x.astype(np.float64)).sum(1, keepdims=keep))
     np.testing.assert_allclose(run(lambda t: logsumexp(t, 1, keep), x), exact, rtol=1e-6)
 
 
