@@ -12,7 +12,11 @@ from __future__ import annotations
 import math
 
 from bessemer.compiler.codegen.math.math_exponential import FORMATS
-from bessemer.compiler.codegen.math.math_logarithm_pieces import log1p_by_pieces, log_by_pieces
+from bessemer.compiler.codegen.math.math_logarithm_pieces import (
+    log1p_by_pieces,
+    log_by_pieces,
+    log_of_words_by_pieces,
+)
 from bessemer.compiler.codegen.math.math_terms import (
     Term,
     fma,
@@ -66,10 +70,13 @@ def _log_of_parts(k: Term, f: Term) -> Term:
     return fma(k, form.ln2_high, f - (half_square - series))
 
 
-def _log_of_words(high: Term, low: Term, more: Term | float = 0.0) -> Term:
+def _log_of_words(high: Term, low: Term, more: Term | None = None) -> Term:
     """log(high + low) + more * ln 2, for positive normal high; garbage for anything else."""
+    if high.writer.has_lookup:
+        return log_of_words_by_pieces(high, low, more)
     k, m, inverse = exponent_and_fraction(high)
-    return _log_of_parts(k + more, fma(low * inverse.as_float(), 0.5, m - 1.0))
+    k = k if more is None else k + more
+    return _log_of_parts(k, fma(low * inverse.as_float(), 0.5, m - 1.0))
 
 
 def log(x: Term) -> Term:

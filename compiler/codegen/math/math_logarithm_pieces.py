@@ -1,4 +1,5 @@
-"""log and log1p of f32 by 32 pieces of the significand, for machines with lookups.
+"""log, log1p and logarithms of two words of f32 by 32 pieces of the significand, for machines with
+lookups.
 
 x = 2^k m, 1 <= m < 2, log(x) = (k ln 2 + t) + log(1 + f), f = m r - 1. The first five bits of m
 pick r, nearly 1 / m, and t = -log(r); r is such that t has hardly any error as an f32 (Gal,
@@ -48,11 +49,17 @@ def log1p_by_pieces(x: Term) -> Term:
     above = x > 1.0
     large, small = select(above, x, 1.0), select(above, 1.0, x)
     u = 1.0 + x
-    lost = small - (u - large)
-    constant, inverse, f = _cut(u)
-    # Where u is 0 or infinite, nothing or NaN is lost, and scaling it would give NaN.
-    more = select(lost.differs(0.0), scaled(lost * inverse, -exponent_of(u)), 0.0)
-    return with_sign_of(constant + _log_near_one(f + more), x)
+    return with_sign_of(log_of_words_by_pieces(u, small - (u - large)), x)
+
+
+def log_of_words_by_pieces(high: Term, low: Term, more: Term | None = None) -> Term:
+    """log(high + low) + more * ln 2"""
+    constant, inverse, f = _cut(high)
+    if more is not None:
+        constant = fma(more, math.log(2.0), constant)
+    # Where `high` is 0 or infinite, `low` is 0 or NaN, and scaling it would give NaN.
+    rest = select(low.differs(0.0), scaled(low * inverse, -exponent_of(high)), 0.0)
+    return constant + _log_near_one(f + rest)
 
 
 def _cut(x: Term) -> tuple[Term, Term, Term]:

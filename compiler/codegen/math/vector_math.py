@@ -98,9 +98,10 @@ LOOKED_UP: dict[str, Callable[[Term], Term]] = {
     "one_plus_erf": one_plus_erf,
 }
 """The same, and cheaper forms of others, only for machines with lookups."""
-_BY_LOOKUP = frozenset(
-    {*LOOKED_UP, "erf", "exp", "log", "log1p", "pow", "sigmoid", "silu", "softplus", "tanh"}
-)
+_BY_LOOKUP = frozenset({
+    *LOOKED_UP, "acosh", "asinh", "atanh", "erf", "exp", "log", "log1p", "pow", "sigmoid", "silu",
+    "softplus", "tanh",
+})  # fmt: skip
 """The functions that have a shorter way with lookups, which give other roundings."""
 _LOOKUP_LANES = 16
 _ELSEWHERE = {"exp_nonpositive": "exp"}
