@@ -220,28 +220,14 @@ def _normal(terms: Terms) -> Size:
 
 
 def _add(left: Dim, right: Size) -> Size:
-    if not isinstance(right, Dim):
-        return _moved(left, int(right)) if right else left
+    if isinstance(right, int) and right == 0:
+        return left
     terms = dict(left.terms)
-    for monomial, coefficient in right.terms.items():
+    for monomial, coefficient in _terms(right).items():
         terms[monomial] = terms.get(monomial, 0) + coefficient
-    return _joined(terms)
-
-
-def _moved(size: Dim, distance: int) -> Size:
-    """A size and a number. What quotients make a whole with has no number in it."""
-    terms = dict(size.terms)
-    terms[()] = terms.get((), 0) + distance
-    if not size.is_joined:
-        return _joined(terms)
-    if not terms[()]:
-        del terms[()]
-    return Dim(terms, is_joined=True)
-
-
-def _joined(terms: dict[Monomial, int]) -> Size:
-    """The size of these terms, where quotients and remainders make wholes with others."""
-    if _has_divisions(terms):
+    # What makes a whole with others does so whatever number is added.
+    is_joined = left.is_joined and not isinstance(right, Dim)
+    if not is_joined and polynomials.has_factor_of((FloorDiv, Mod), terms):
         for kind in (Mod, FloorDiv):
             for found in _terms_with(kind, terms):
                 joined = _rejoin(terms, *found)
@@ -251,14 +237,6 @@ def _joined(terms: dict[Monomial, int]) -> Size:
     if isinstance(result, Dim):
         result.is_joined = True
     return result
-
-
-def _has_divisions(terms: Terms) -> bool:
-    for monomial in terms:
-        for factor, _ in monomial:
-            if type(factor) is FloorDiv or type(factor) is Mod:
-                return True
-    return False
 
 
 def _terms_with(

@@ -6,7 +6,7 @@ A monomial is a product of powers of atoms; what an atom stands for does not mat
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
 
 Monomial = tuple[tuple[Hashable, int], ...]  # (atom, power), ordered by str(atom)
 Terms = Mapping[Monomial, int]
@@ -20,6 +20,15 @@ def multiply(left: Terms, right: Terms) -> dict[Monomial, int]:
             joined = _join(a, b)
             terms[joined] = terms.get(joined, 0) + x * y
     return terms
+
+
+def has_factor_of(kinds: Collection[type], terms: Iterable[Monomial]) -> bool:
+    """Whether an atom of one of these types is a factor of a term."""
+    for monomial in terms:
+        for factor, _ in monomial:
+            if type(factor) in kinds:
+                return True
+    return False
 
 
 def divide(dividend: Terms, divisor: Terms) -> dict[Monomial, int] | None:

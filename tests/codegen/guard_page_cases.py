@@ -134,18 +134,21 @@ CASES = [
     ),
     Case(
         "pixels",
-        """agraph (float[3, n, m] x, float[h, w] like) => (float[3, h, w] y, float[3, h, w] z) {
+        """agraph (float[3, n, m] x, uint8[3, n, m] b, float[h, w] like)
+            => (float[3, h, w] y, float[3, h, w] z, uint8[3, h, w] c) {
             s = Shape(like)
             three = Constant<value = int64[1] {3}>()
             all = Concat<axis = 0>(three, s)
             y = Resize<mode = "linear">(x, , , all)
             z = Resize<mode = "nearest">(x, , , all)
+            c = Resize<mode = "nearest">(b, , , all)
         }""",
         [
             {"n": 1, "m": 1, "h": 5, "w": 40},
             {"n": 5, "m": 9, "h": 40, "w": 150},
             {"n": 40, "m": 40, "h": 35, "w": 39},
             {"n": 2, "m": 300, "h": 33, "w": 17},
+            {"n": 35, "m": 63, "h": 33, "w": 19},
         ],
     ),
 ]  # fmt: skip

@@ -19,7 +19,7 @@ SOURCES = sorted(
 MOST_LINES = 400
 LONGER_FILES = {
     # Size arithmetic calls itself throughout: floordiv simplifies by bounds, bounds by floordiv.
-    "compiler/ir/dims.py": 650,
+    "compiler/ir/dims.py": 665,
     # The nodes' operators are the constructors, and only those may touch the table of the interned.
     "compiler/ir/expr.py": 460,
 }

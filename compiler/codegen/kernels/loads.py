@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from bessemer.compiler.codegen.arithmetic import like, select
 from bessemer.compiler.codegen.kernels.conversions import from_memory, memory_kind
 from bessemer.compiler.codegen.kernels.indices import Indices
-from bessemer.compiler.codegen.kernels.near_lanes import can_be_near, load_near
+from bessemer.compiler.codegen.kernels.near_bytes import load_near_bytes
+from bessemer.compiler.codegen.kernels.near_lanes import can_be_near, load_near, reach_of
 from bessemer.compiler.codegen.kernels.state import ZEROS, ZEROS_BYTES, KernelState
 from bessemer.compiler.codegen.lanes import any_lane, first_of, shuffle, splat
 from bessemer.compiler.codegen.values import Pointer, Value, literal, suffix
@@ -111,15 +112,19 @@ def _load_lanes(indices: Indices, access: Access) -> Value:
 
 def _near(indices: Indices, access: Access) -> Value | None:
     """Elements of a row at places that data gives, each limited to an axis."""
+    state, kind = indices.state, memory_kind(access.buffer.dtype)
+    is_byte = kind.bytes == 1 and state.target.has_byte_lookup
     varying = indices.varying(access.offset)
     is_limited = isinstance(dims.as_atom(varying), (Min, Max))
-    if access.buffer.dtype is not f32 or not is_limited or not index_expressions(varying):
+    if not (is_byte or kind is f32) or not is_limited or not index_expressions(varying):
         return None
     places = indices.vector(varying)
-    if not can_be_near(indices.state, places):
+    if not can_be_near(state, places):
         return None
-    row = indices.address(access.buffer, access.offset - varying)
-    return load_near(indices.state, access.buffer.name, row, places)
+    row, reach = indices.address(access.buffer, access.offset - varying), reach_of(state, places)
+    if is_byte:
+        return load_near_bytes(state, access.buffer.name, kind, row, reach)
+    return load_near(state, access.buffer.name, row, reach)
 
 
 def _repeated(

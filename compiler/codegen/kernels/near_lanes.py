@@ -1,12 +1,13 @@
 """Lanes from anywhere in a row that are mostly neighbours: pixels of an image that is resized.
 
 Where the lanes' places are known before a loop over rows begins, so is how far they reach from the
-first one. Up to two vectors from there on are loaded and looked up in. What reaches further is
+first one. Up to four vectors from there on are loaded and looked up in. What reaches further is
 gathered, which costs a load for each lane.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 
 from bessemer.compiler.codegen.arithmetic import compare, intrinsic, select
@@ -16,18 +17,31 @@ from bessemer.compiler.codegen.math.math_terms import MathFunction
 from bessemer.compiler.codegen.values import Pointer, Value, literal
 from bessemer.compiler.ir.types import boolean, f32, i32, i64
 
+_VECTORS = 4
 _BITS = {8: 256, 16: 512}
 """The vectors of f32 in two of which lanes can be looked up, by their lanes."""
 
 
 def can_be_near(state: KernelState, places: Value) -> bool:
-    """Whether lanes at these places of a row of f32 are worth looking up: the places change less
-    often than the row."""
+    """Whether lanes at these places of a row are worth looking up: the places change less often
+    than the row."""
     return state.target.has_lookup and places.lanes in _BITS and places.level < state.writer.depth
 
 
-def load_near(state: KernelState, buffer: str, row: Pointer, places: Value) -> Value:
-    """The elements at these places of a row. Lanes that the loop's mask forbids are not read."""
+@dataclass(frozen=True)
+class Reach:
+    """Places of a row: those of lanes under the loop's `mask` lie at `distances` behind the first
+    one, at most at `farthest`."""
+
+    places: Value
+    mask: Value
+    first: Value
+    distances: Value
+    farthest: Value
+
+
+def reach_of(state: KernelState, places: Value) -> Reach:
+    """How far places reach, which is found where they are."""
     w, mask, lanes = state.writer, state.mask, places.lanes
     first = extract(w, places, 0)
     far = w.operate("sub", i64, places, splat(w, first, lanes))
@@ -37,10 +51,17 @@ def load_near(state: KernelState, buffer: str, row: Pointer, places: Value) -> V
         mask = literal(True, boolean, lanes)
     else:
         distances = select(w, mask, distances, literal(0, i32, lanes))
-    reach = w.call(f"llvm.vector.reduce.umax.v{lanes}i32", i32, 1, distances)
-    within = splat(w, reach, lanes)
-    read = [compare(w, "ule", steps(i32, lanes, 1, start), within) for start in (0, lanes)]
-    operands = (first, distances, reach, *read, places, mask)
+    farthest = w.call(f"llvm.vector.reduce.umax.v{lanes}i32", i32, 1, distances)
+    return Reach(places, mask, first, distances, farthest)
+
+
+def load_near(state: KernelState, buffer: str, row: Pointer, reach: Reach) -> Value:
+    """The f32 at these places of a row. Lanes that the loop's mask forbids are not read."""
+    w, lanes = state.writer, reach.distances.lanes
+    within = splat(w, reach.farthest, lanes)
+    starts = range(0, _VECTORS * lanes, lanes)
+    read = [compare(w, "ule", steps(i32, lanes, 1, start), within) for start in starts]
+    operands = (reach.first, reach.distances, reach.farthest, *read, reach.places, reach.mask)
     symbol = state.function(_function(lanes))
     texts = ", ".join(operand.typed for operand in operands)
     operation = f"call <{lanes} x float> @{symbol}(ptr {{}}, {texts})"
@@ -48,11 +69,15 @@ def load_near(state: KernelState, buffer: str, row: Pointer, places: Value) -> V
 
 
 _TEXT = """define internal {t} @{symbol}(ptr %row, i64 %first, {i} %distances, i32 %reach, \
-{m} %low, {m} %high, {p} %places, {m} %mask) alwaysinline nounwind willreturn memory(read) {{
+{m} %low, {m} %high, {m} %third, {m} %last, {p} %places, {m} %mask) \
+alwaysinline nounwind willreturn memory(read) {{
 entry:
   %begin = getelementptr float, ptr %row, i64 %first
   %is.near = icmp ult i32 %reach, {double}
-  br i1 %is.near, label %near, label %far
+  br i1 %is.near, label %near, label %distant
+distant:
+  %is.wide = icmp ult i32 %reach, {fourfold}
+  br i1 %is.wide, label %wide, label %far
 near:
   %one = call {t} @{load}(ptr align 4 %begin, {m} %low, {t} zeroinitializer)
   %is.one = icmp ult i32 %reach, {lanes}
@@ -65,6 +90,19 @@ double:
   %other = call {t} @{load}(ptr align 4 %behind, {m} %high, {t} zeroinitializer)
   %looked.up = call {t} @{look_up}({t} %one, {i} %distances, {t} %other)
   ret {t} %looked.up
+wide:
+  %begin.1 = getelementptr float, ptr %begin, i64 {lanes}
+  %begin.2 = getelementptr float, ptr %begin, i64 {double}
+  %begin.3 = getelementptr float, ptr %begin, i64 {threefold}
+  %wide.0 = load {t}, ptr %begin, align 4
+  %wide.1 = load {t}, ptr %begin.1, align 4
+  %wide.2 = call {t} @{load}(ptr align 4 %begin.2, {m} %third, {t} zeroinitializer)
+  %wide.3 = call {t} @{load}(ptr align 4 %begin.3, {m} %last, {t} zeroinitializer)
+  %first.two = call {t} @{look_up}({t} %wide.0, {i} %distances, {t} %wide.1)
+  %last.two = call {t} @{look_up}({t} %wide.2, {i} %distances, {t} %wide.3)
+  %is.behind = icmp uge {i} %distances, splat (i32 {double})
+  %found = select {m} %is.behind, {t} %last.two, {t} %first.two
+  ret {t} %found
 far:
   %pointers = getelementptr float, ptr %row, {p} %places
   %gathered = call {t} @{gather}({a} align 4 %pointers, {m} %mask, {t} zeroinitializer)
@@ -84,6 +122,7 @@ def _function(lanes: int) -> MathFunction:
     symbol = f"bessemer_near_v{lanes}f32"
     text = _TEXT.format(
         t=t, i=i, m=m, a=a, p=f"<{lanes} x i64>", symbol=symbol, lanes=lanes, double=2 * lanes,
+        threefold=3 * lanes, fourfold=_VECTORS * lanes,
         load=load, gather=gather, permute=permute, look_up=look_up,
         permuted=f"{t} %one, {i} %distances",
     )  # fmt: skip

@@ -8,14 +8,14 @@ becomes
 
 A position is a division of integers. By a known size it costs little; by an unknown one it costs
 more than all the rest, so it is done once for a column instead of once for a pixel. (The nearest
-place of a column is what an axis of places becomes when it is resized.) Where pixels are mixed, the
-last axis is first: images mostly grow, and its pixels are looked up. Others are all looked up at
-once, in the rows that remain.
+place of a column is what an axis of places becomes when it is resized.) Where pixels are mixed,
+whole rows are mixed first: of an image that shrinks, and takes longest for its size, there are
+fewer left in which pixels are looked up. Others are all looked up at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from bessemer.compiler.ir import dims
@@ -24,6 +24,8 @@ from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.rewrite import GraphRewriter, map_regions, rewrite_graph
 from bessemer.compiler.ir.types import f32, f64, i32
 from bessemer.compiler.ops.image.neighbours import TAPS
+from bessemer.compiler.passes.pointwise import is_pointwise
+from bessemer.compiler.passes.simplification.remove_dead import remove_dead
 
 _FEWEST = 16
 """Elements of rows that are taken whole, which several axes find in one kernel."""
@@ -36,13 +38,13 @@ def tabulate_resizes(graph: Graph) -> Graph:
         graph = replace(graph, nodes=nodes)
     if not any(_is_looked_up(node) for node in graph.nodes):
         return graph
-    users, outputs = graph.users(), set(graph.outputs)
+    users, outputs = remove_dead(graph).users(), set(graph.outputs)
 
     def rule(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
         if not _is_looked_up(node):
             return None
         x, straight = rewriter.now(node.inputs[0]), tuple(range(node.output.type.rank))
-        order = straight if node.output in outputs else _wanted(node, users.get(node.output, []))
+        order = _wanted(node, users, outputs)
         if order == straight:
             return [_resized(rewriter, node, x, order)]
         # Transposed first, the image's rows are vectors, and what moved its channels cancels.
@@ -54,22 +56,27 @@ def tabulate_resizes(graph: Graph) -> Graph:
     return rewrite_graph(graph, rule)
 
 
-def _wanted(resize: Node, users: Sequence[Node]) -> tuple[int, ...]:
+def _wanted(
+    resize: Node, users: Mapping[Value, Sequence[Node]], outputs: Collection[Value]
+) -> tuple[int, ...]:
     """The order of axes in which a resize is computed: that of the transpose which alone reads it,
-    if this puts pixels side by side."""
-    if len(users) == 1 and users[0].operator.name == "transpose":
-        order: tuple[int, ...] = users[0].attributes["permutation"]
-        if order[-1] in _changed(resize):
-            return order
-    return tuple(range(resize.output.type.rank))
+    or what is made of each of its elements, if this puts pixels side by side."""
+    value, straight = resize.output, tuple(range(resize.output.type.rank))
+    while value not in outputs and len(readers := users.get(value, [])) == 1:
+        (reader,) = readers
+        if reader.operator.name == "transpose":
+            order: tuple[int, ...] = reader.attributes["permutation"]
+            return order if order[-1] in _changed(resize) else straight
+        if not is_pointwise(reader.operator) or len(reader.inputs) > 1:
+            break
+        value = reader.output
+    return straight
 
 
 def _resized(rewriter: GraphRewriter, resize: Node, x: Value, order: Sequence[int]) -> Value:
     """`x`, which has the axes of the resize's input in this order, resized."""
     changed = _changed(resize)
     places = [place for place, axis in enumerate(order) if axis in changed]
-    if resize.attributes.get("mode", "nearest") != "nearest":
-        places.reverse()
     for place in places:
         x = _along(rewriter, resize, x, order, place)
     return x
