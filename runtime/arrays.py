@@ -194,11 +194,9 @@ def extent(array: Array) -> tuple[int, int]:
     return start + sum(steps) - last, start + last + array.itemsize
 
 
-def copied_from(where: int, shape: Sequence[int], dtype: np.dtype[Any]) -> Array:
-    """A copy of the array that begins at this address."""
-    array = np.empty(shape, dtype)
+def copy_from(where: int, array: Array) -> None:
+    """Copies what begins at this address, of an array like this one, to it."""
     ctypes.memmove(address(array), where, array.nbytes)
-    return array
 
 
 def first_places(array: Array, axis: int, count: int) -> Array:

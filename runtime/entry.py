@@ -32,6 +32,10 @@ VERSION = 4
 MOST_ARRAYS = 256
 """Of each of inputs, outputs and sizes; models with more are called from Python code."""
 
+LARGE_OUTPUT = 1 << 16
+"""Bytes from which on outputs begin at a cache line, in memory of earlier ones (output_pool.py);
+below, the time to get there is worth more."""
+
 # The functions that the entry calls, by name, in the order of their words.
 PYTHON_FUNCTIONS = (
     "PyDict_Size",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -20,12 +21,13 @@ from bessemer.runtime.arrays import (
     as_input,
     check_apart,
     check_output,
-    copied_from,
+    copy_from,
     numpy_dtype,
 )
 from bessemer.runtime.artifact import Status
 from bessemer.runtime.bind import bind_symbols
 from bessemer.runtime.entry import (
+    LARGE_OUTPUT,
     MOST_ARRAYS,
     Plan,
     PlanTable,
@@ -39,10 +41,6 @@ from bessemer.runtime.errors import ExecutionError, InputError
 from bessemer.runtime.native import Context, NativeModel
 from bessemer.runtime.output_pool import OutputPool
 from bessemer.runtime.shapes import evaluate_shape
-
-# Above this, outputs begin at a cache line, in memory of earlier ones; below it, the time to get
-# there is worth more.
-_LARGE_OUTPUT = 1 << 16
 
 
 class Runner:
@@ -225,11 +223,14 @@ class Runner:
 
     def _allocated(self, plan: Plan) -> list[Array]:
         return [
-            self._pool.empty(shape, dtype) if padding else np.empty(shape, dtype)
+            self._empty(shape, dtype, padding)
             for shape, padding, dtype in zip(
                 plan.outputs, plan.paddings, self._output_dtypes, strict=True
             )
         ]
+
+    def _empty(self, shape: Sequence[int], dtype: np.dtype[Any], padding: int) -> Array:
+        return self._pool.empty(shape, dtype) if padding else np.empty(shape, dtype)
 
     def _given(
         self, plan: Plan, out: Outputs, inputs: list[Array], places: list[int]
@@ -271,7 +272,8 @@ class Runner:
             if not self._late[index]:
                 continue
             shape = evaluate_shape(info.shape, symbols)
-            found = copied_from(call.outputs[index] or 0, shape, dtype)
+            found = self._empty(shape, dtype, _padding(math.prod(shape) * dtype.itemsize))
+            copy_from(call.outputs[index] or 0, found)
             array = given[index]
             if array is not None:
                 check_output(info, dtype, shape, array)
@@ -303,4 +305,4 @@ class Call:
 
 def _padding(size: int) -> int:
     """How much to allocate for an output of so many bytes to begin at a cache line; 0: anywhere."""
-    return size + 64 if size >= _LARGE_OUTPUT else 0
+    return size + 64 if size >= LARGE_OUTPUT else 0

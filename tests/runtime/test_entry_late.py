@@ -7,6 +7,7 @@ from types import BuiltinFunctionType
 import numpy as np
 
 from bessemer import compile
+from bessemer.runtime.model import CompiledModel
 from tests.onnx_check import parsed
 
 LATE = """g (float[rows,3] x, float[rows] z)
@@ -33,6 +34,22 @@ def test_outputs_may_have_sizes_that_the_data_decides(rng: np.random.Generator) 
         for one, other in zip(found, expected, strict=True):
             assert one.dtype == other.dtype and one.flags.writeable and one.base is None
             np.testing.assert_array_equal(one, other)
+
+
+def test_large_outputs_take_memory_of_earlier_ones() -> None:
+    """Also where the data decides their sizes."""
+    model = compile(parsed(LATE, 18), cache=False, threads=1)
+    x, z = np.ones((20_000, 3), np.float32), np.zeros(20_000, np.float32)
+    kept, places = model.run([x, z])[1], set()
+    for entry in (CompiledModel.run.__get__(model), model.run):
+        for _ in range(6):
+            found = entry([x, z])[1]
+            places.add(found.ctypes.data)
+            np.testing.assert_array_equal(found, np.nonzero(x))
+            del found
+    assert len(places) <= 3 and all(place % 64 == 0 for place in places)
+    assert kept.ctypes.data not in places
+    np.testing.assert_array_equal(kept, np.nonzero(x))
 
 
 COMPOUND = """g (float[rows,3] x, float[rows] z, int64 total)

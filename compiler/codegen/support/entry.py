@@ -20,7 +20,7 @@ from bessemer.compiler.codegen.support.layout import Layout
 from bessemer.compiler.codegen.support.sizes import StraightCode
 from bessemer.compiler.ir.text.parse_sizes import parse_size
 from bessemer.runtime.artifact import Signature
-from bessemer.runtime.entry import MOST_ARRAYS, OBJECTS, VERSION, WORDS, sizes_after
+from bessemer.runtime.entry import LARGE_OUTPUT, MOST_ARRAYS, OBJECTS, VERSION, WORDS, sizes_after
 
 ARRAY = Layout(
     "array",
@@ -212,5 +212,5 @@ def sizes_after_text(signature: Signature) -> str:
 
 LAYOUTS = (ARRAY, DTYPE, TABLE, LIST)
 NAME = f"python_{VERSION}"
-NAMES: dict[str, str | int] = {"version": VERSION, "most": MOST_ARRAYS}
+NAMES: dict[str, str | int] = {"version": VERSION, "most": MOST_ARRAYS, "large": LARGE_OUTPUT}
 TEXT = _DECLARATIONS + entry_arrays.TEXT + entry_late.TEXT + _CALL + _ENTRY

@@ -14,15 +14,14 @@ define hidden i1 @bessemer_python_late(
   ptr %objects, ptr %words, ptr %data, ptr %dims, ptr %list
 ) $baseline {
 entry:
-  ; as many as NumPy's arrays may have axes
-  %sizes = alloca [64 x i64]
-  %array = field objects.array, %objects
+  ; a row of an output whose shape is known: NumPy's arrays may have 64 axes
+  %known = alloca [66 x i64]
+  %known.rank = getelementptr i64, ptr %known, i64 1
+  %sizes = getelementptr i64, ptr %known, i64 2
   %inputs = field words.input_count, %words
   %count = field words.output_count, %words
   %shapes = field words.shapes, %words
-  %make = field words.PyArray_NewFromDescr, %words
   %put = field words.PyList_SetItem, %words
-  %own = field words.Py_IncRef, %words
   %names = getelementptr %bessemer.objects, ptr %objects, i64 1
   %skipped = shl i64 %inputs, 1
   %dtypes = getelementptr ptr, ptr %names, i64 %skipped
@@ -68,11 +67,12 @@ sized:
 array_of:
   %dtype.at = getelementptr ptr, ptr %dtypes, i64 %i
   %dtype = load ptr, ptr %dtype.at
-  %rank.narrow = trunc i64 %rank to i32
-  call void %own(ptr %dtype)
-  %made = call ptr %make(
-    ptr %array, ptr %dtype, i32 %rank.narrow, ptr %sizes, ptr null, ptr null, i32 0, ptr null
-  )
+  %is_large = icmp sge i64 %bytes, $large
+  %with_line = add i64 %bytes, 64
+  %padded = select i1 %is_large, i64 %with_line, i64 0
+  store i64 %padded, ptr %known
+  store i64 %rank, ptr %known.rank
+  %made = call ptr @bessemer_python_output(ptr %objects, ptr %words, ptr %dtype, ptr %known)
   %failed = icmp eq ptr %made, null
   br i1 %failed, label %no, label %fill
 fill:
