@@ -553,9 +553,9 @@ def _bound(size: Size, *, lower: bool, numbers: bool = False) -> Size:
     return result
 
 
-def _monomial_bound(monomial: Monomial, smallest: bool, numbers: bool) -> Size:
+def _monomial_bound(monomial: Monomial, lower: bool, numbers: bool) -> Size:
     """A bound of a product. It grows with each factor only while the others are not negative."""
-    bounds = [(atom(f), power, _atom_bound(f, smallest, numbers)) for f, power in monomial]
+    bounds = [(atom(f), power, _atom_bound(f, lower, numbers)) for f, power in monomial]
     unsure = [factor for factor, _ in monomial if not _atom_is_nonnegative(factor)]
     if unsure:
         moved = [factor for factor, power, bound in bounds if bound != factor]
@@ -565,14 +565,14 @@ def _monomial_bound(monomial: Monomial, smallest: bool, numbers: bool) -> Size:
     return product(bound for _, power, bound in bounds for _ in range(power))
 
 
-def _atom_bound(factor: Atom, smallest: bool, numbers: bool) -> Size:
+def _atom_bound(factor: Atom, lower: bool, numbers: bool) -> Size:
     """A bound of one atom; itself where none is known."""
     match factor:
         case Symbol(_, count) | Mod(_, count) if count is not None:
-            return 0 if smallest else count - 1
+            return 0 if lower else count - 1
         case FloorDiv(numerator, denominator):
-            return floordiv(_bound(numerator, lower=smallest, numbers=numbers), denominator)
-        case Min(a, b) if numbers and not smallest:
+            return floordiv(_bound(numerator, lower=lower, numbers=numbers), denominator)
+        case Min(a, b) if numbers and not lower:
             bounds = upper_bound(a), upper_bound(b)
             return min((n for n in bounds if isinstance(n, int)), default=atom(factor))
     return atom(factor)

@@ -158,7 +158,6 @@ def emit_block(state: KernelState, block: Block) -> None:
 
 
 def _statement(state: KernelState, statement: Statement) -> None:
-    w = state.writer
     if state.special is not None and state.special(statement):
         return
     match statement:
@@ -186,9 +185,7 @@ def _statement(state: KernelState, statement: Statement) -> None:
         case loops.Allocate(buffer):
             _allocate(state, buffer)
         case loops.SetDim(symbol, value):
-            place = f"getelementptr i8, ptr %dims, i64 {8 * state.kernel.symbols.index(symbol)}"
-            pointer = w.here(place, i64)
-            w.line(f"store {evaluate(state, value).typed}, ptr {pointer.text}, align 8")
+            _set_dimension(state, symbol, value)
         case loops.Fail(condition, message):
             fault(state, evaluate(state, condition), message)
         case loops.Prefetch(buffer, offset, level):
@@ -243,6 +240,13 @@ def _accumulate(state: KernelState, statement: loops.Accumulate) -> None:
     if state.vectors is not None and local in state.vectors.outer and state.mask is not None:
         after = select(w, state.mask, after, before)
     state.locals[local] = after
+
+
+def _set_dimension(state: KernelState, symbol: str, value: expr.Expression) -> None:
+    w = state.writer
+    place = f"getelementptr i8, ptr %dims, i64 {8 * state.kernel.symbols.index(symbol)}"
+    pointer = w.here(place, i64)
+    w.line(f"store {evaluate(state, value).typed}, ptr {pointer.text}, align 8")
 
 
 def emit_store(state: KernelState, statement: loops.Store) -> None:
