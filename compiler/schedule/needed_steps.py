@@ -3,7 +3,7 @@
     while going: going, x = step(x)                           counts the iterations
     while going: going, x = step(x); y = f(x); ys[i] = y      collects what they give
 
-What is only collected has no part in finding out how much of it there will be (collect.py).
+What is only collected has no part in finding out how much of it there will be (loop_slices.py).
 """
 
 from __future__ import annotations

@@ -24,12 +24,12 @@ from bessemer.compiler.ir.program import (
 from bessemer.compiler.ir.types import Array, TensorType, boolean, i64
 from bessemer.compiler.ir.walk_steps import sets_symbols
 from bessemer.compiler.options import Tuning
-from bessemer.compiler.schedule.collect import Loop, trial_of, tried
 from bessemer.compiler.schedule.derived import name_derived_sizes
 from bessemer.compiler.schedule.grouping.destinations import destinations
 from bessemer.compiler.schedule.grouping.form_groups import form_groups, separate_groups
 from bessemer.compiler.schedule.grouping.groups import Group, Grouping
 from bessemer.compiler.schedule.grouping.kinds import kind_of
+from bessemer.compiler.schedule.loop_slices import Loop, trial_of, tried
 from bessemer.compiler.schedule.lowering.attention_group import lower_attention_group
 from bessemer.compiler.schedule.lowering.choices import Choices
 from bessemer.compiler.schedule.lowering.contractions import lower_contraction_group

@@ -14,7 +14,6 @@ from functools import cached_property
 from typing import TypeAlias
 
 from bessemer.compiler.ir import dims, expr
-from bessemer.compiler.ir.boxes import boxes_of
 from bessemer.compiler.ir.build_loops import KernelBuilder
 from bessemer.compiler.ir.device import DeviceLaunch, ThreadMapping
 from bessemer.compiler.ir.dims import Size
@@ -23,6 +22,7 @@ from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.loops import Contract, Store
 from bessemer.compiler.ir.operands import Products, Tile
 from bessemer.compiler.ir.ravel import broadcast_index, unravel
+from bessemer.compiler.ir.tensor_boxes import boxes_of
 from bessemer.compiler.ir.types import (
     Array,
     DType,

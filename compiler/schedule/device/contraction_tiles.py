@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from math import ceil
 
 from bessemer.compiler.ir import dims
-from bessemer.compiler.ir.boxes import BOX_BYTES, boxes_of, depth_steps
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Node
 from bessemer.compiler.ir.loops import Contract
 from bessemer.compiler.ir.operands import LEVELS, Level, Tile
+from bessemer.compiler.ir.tensor_boxes import BOX_BYTES, boxes_of, depth_steps
 from bessemer.compiler.ir.types import DType, bf16, f16, f32, f64
 from bessemer.compiler.schedule.device.contraction_parts import PARTS
 from bessemer.compiler.schedule.lowering.choices import Choices

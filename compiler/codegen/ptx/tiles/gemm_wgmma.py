@@ -36,10 +36,10 @@ from bessemer.compiler.codegen.ptx.words import Word, wide
 from bessemer.compiler.codegen.values import Value, literal
 from bessemer.compiler.errors import InternalError
 from bessemer.compiler.ir import dims
-from bessemer.compiler.ir.boxes import BOX_BYTES, depth_steps
 from bessemer.compiler.ir.device import ThreadMapping
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.loops import Contract, For, Kernel
+from bessemer.compiler.ir.tensor_boxes import BOX_BYTES, depth_steps
 from bessemer.compiler.ir.types import i32
 from bessemer.compiler.targets.nvptx import DeviceTarget
 

@@ -9,10 +9,10 @@ from bessemer.compiler.codegen.ptx.emitter import Emitter, size_word
 from bessemer.compiler.codegen.ptx.kernel_code import TensorMapPlan, WindowMap
 from bessemer.compiler.codegen.ptx.words import Word, wide
 from bessemer.compiler.errors import InternalError
-from bessemer.compiler.ir.boxes import BOX_BYTES, Boxes, Images, boxes_of, corners
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.loops import Contract
 from bessemer.compiler.ir.operands import Operand, Window
+from bessemer.compiler.ir.tensor_boxes import BOX_BYTES, Boxes, Images, boxes_of, corners
 from bessemer.compiler.ir.types import boolean
 
 _COPY = "llvm.nvvm.cp.async.bulk.tensor.g2s"

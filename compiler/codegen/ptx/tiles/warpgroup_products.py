@@ -13,8 +13,8 @@ from bessemer.compiler.codegen.ptx.emitter import Emitter
 from bessemer.compiler.codegen.ptx.tiles.tile_epilogue import Slab
 from bessemer.compiler.codegen.ptx.words import Word, vector_of
 from bessemer.compiler.codegen.values import Value, literal
-from bessemer.compiler.ir.boxes import BOX_BYTES
 from bessemer.compiler.ir.loops import Contract
+from bessemer.compiler.ir.tensor_boxes import BOX_BYTES
 from bessemer.compiler.ir.types import bf16, boolean, f32, i32, i64
 
 ROWS = 64

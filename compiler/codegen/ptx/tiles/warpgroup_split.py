@@ -16,7 +16,7 @@ from bessemer.compiler.codegen.ptx.tiles.warpgroup_products import (
 )
 from bessemer.compiler.codegen.ptx.words import Word
 from bessemer.compiler.codegen.values import Value
-from bessemer.compiler.ir.boxes import BOX_BYTES
+from bessemer.compiler.ir.tensor_boxes import BOX_BYTES
 from bessemer.compiler.ir.types import f32
 
 _TOTAL = "total"
