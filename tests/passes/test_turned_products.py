@@ -76,6 +76,30 @@ def test_a_product_of_one_step_is_turned(rng: np.random.Generator) -> None:
     ]
 
 
+def _used_thrice(other: str = "") -> Graph:
+    """The gradient of a weight that three inputs meet, in the order in which ONNX files have it."""
+    c = Case()
+    products = []
+    for _ in range(3):
+        turned = c.of("transpose", c.x(8, 5), permutation=(1, 0))
+        products.append(c.of("matmul", turned, c.x(8, 7)))
+    total = c.of("add", products[0], c.x(5, 7) if other == "input" else products[1])
+    total = c.of("add", total, products[2])
+    across = c.of("exp", c.of("transpose", total, permutation=(1, 0)))
+    return c.b.finish([across, *([products[1]] if other == "output" else [])])
+
+
+def test_sums_of_products_are_turned_whole(rng: np.random.Generator) -> None:
+    result = changed(_used_thrice(), [turn_products, remove_dead], rng, rtol=1e-6)
+    names = [node.operator.name for node in result.nodes]
+    assert names == ["transpose", "matmul"] * 3 + ["add", "add", "exp"]
+
+
+@pytest.mark.parametrize("other", ["input", "output"])
+def test_sums_of_products_and_something_else_stay(other: str) -> None:
+    assert turn_products(graph := _used_thrice(other)) is graph
+
+
 def test_a_product_that_is_a_row_stays(rng: np.random.Generator) -> None:
     c = Case()
     left, y, z = c.x(8, 1), c.x(8, 7), c.x(1, 5)

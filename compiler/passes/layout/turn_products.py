@@ -6,7 +6,8 @@
 
 So differentiation writes the gradient of keys that a product has read transposed. Either way one
 operand is read across, but the result need not be turned by those who read it. Of a product of one
-step, as of the gradient of a weight by a single sample, both operands lie as they did.
+step, as of the gradient of a weight by a single sample, both operands lie as they did. The gradient
+of a weight that a network uses several times is a sum of such products, which all are turned.
 """
 
 from __future__ import annotations
@@ -23,13 +24,14 @@ def turn_products(graph: Graph) -> Graph:
     nodes = tuple(map_regions(node, turn_products) for node in graph.nodes)
     if any(new is not old for new, old in zip(nodes, graph.nodes)):
         graph = replace(graph, nodes=nodes)
-    users, producers = graph.users(), graph.producers()
+    producers = graph.producers()
+    chosen = _chosen(graph, producers)
     rewriter = GraphRewriter(graph)
     turned: dict[Value, Value] = {}
     for node in graph.nodes:
-        if _is_turned(node, graph, users, producers, turned):
+        if node.outputs[0] in chosen:
             rewriter.sources = node.sources
-            turned[node.output] = _turn(rewriter, node, producers)
+            turned[node.output] = _turn(rewriter, node, producers, turned)
         elif node.inputs and node.inputs[0] in turned:
             rewriter.sources = node.sources
             product = turned[node.inputs[0]]
@@ -42,38 +44,70 @@ def turn_products(graph: Graph) -> Graph:
     return rewriter.finish()
 
 
-def _is_turned(
-    node: Node,
-    graph: Graph,
-    users: Mapping[Value, Sequence[Node]],
-    producers: Mapping[Value, Node],
-    turned: Collection[Value],
-) -> bool:
-    """Whether a node multiplies a transposed matrix, or a column, and neighbours in the rows of
-    what it computes are neighbours for none of its readers, but those in its columns are. The
-    transpose of a product that is `turned` itself is no transpose; that of a row is a view."""
-    if node.operator.name != "matmul" or node.output in graph.outputs:
-        return False
+def _chosen(graph: Graph, producers: Mapping[Value, Node]) -> set[Value]:
+    """The products and the sums of products to turn: neighbours in their rows are neighbours for
+    none of their readers, but those in their columns are."""
+    users = graph.users()
+    chosen: set[Value] = set()
+    for node in graph.nodes:
+        if node.operator.name not in ("matmul", "add") or node.output in graph.outputs:
+            continue
+        rank, readers = node.output.type.rank, users.get(node.output, ())
+        is_read_across = bool(readers) and all(
+            user.operator.name == "transpose" and user.attributes["permutation"][-1] == rank - 2
+            for user in readers
+        )
+        if is_read_across and (whole := _summed(node, graph, users, producers)):
+            products = [each for each in whole if each.operator.name == "matmul"]
+            if all(_may_turn(product, producers, chosen) for product in products):
+                chosen.update(each.output for each in whole)
+    return chosen
+
+
+def _summed(
+    node: Node, graph: Graph, users: Mapping[Value, Sequence[Node]], producers: Mapping[Value, Node]
+) -> list[Node]:
+    """A product by itself, or a sum with the sums and products that it is of, which nobody else
+    reads; nothing if it is a sum of other values, too."""
+    found, waiting = [], [node]
+    while waiting:
+        each = waiting.pop()
+        found.append(each)
+        if each.operator.name == "matmul":
+            continue
+        for value in each.inputs:
+            part = producers.get(value)
+            if part is None or part.operator.name not in ("matmul", "add"):
+                return []
+            if value.type.shape != node.output.type.shape:
+                return []
+            if len(users[value]) > 1 or value in graph.outputs:
+                return []
+            waiting.append(part)
+    return found
+
+
+def _may_turn(node: Node, producers: Mapping[Value, Node], turned: Collection[Value]) -> bool:
+    """Whether a product is of a transposed matrix, or a column. The transpose of a product that is
+    `turned` itself is no transpose; that of a row is a view."""
     left, right = node.inputs
     if left.type.rank > 1 and left.type.shape[-2] == 1:
         return False
     before = _transposed(left, producers)
     if not _is_column(left) and (before is None or before in turned):
         return False
-    is_plain = left.type.shape[:-2] == right.type.shape[:-2] and left.type.dtype == right.type.dtype
-    rank, readers = node.output.type.rank, users.get(node.output, ())
-    return (
-        is_plain
-        and bool(readers)
-        and all(
-            user.operator.name == "transpose" and user.attributes["permutation"][-1] == rank - 2
-            for user in readers
-        )
-    )
+    return left.type.shape[:-2] == right.type.shape[:-2] and left.type.dtype == right.type.dtype
 
 
-def _turn(rewriter: GraphRewriter, node: Node, producers: Mapping[Value, Node]) -> Value:
+def _turn(
+    rewriter: GraphRewriter,
+    node: Node,
+    producers: Mapping[Value, Node],
+    turned: Mapping[Value, Value],
+) -> Value:
     left, right = node.inputs
+    if node.operator.name == "add":
+        return rewriter.emit("add", turned[left], turned[right])
     before, y = _transposed(left, producers), rewriter.now(right)
     if before is None:
         x = rewriter.emit("transpose", rewriter.now(left), permutation=_swapped(left))
