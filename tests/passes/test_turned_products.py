@@ -100,6 +100,23 @@ def test_sums_of_products_and_something_else_stay(other: str) -> None:
     assert turn_products(graph := _used_thrice(other)) is graph
 
 
+def test_a_product_of_flattened_images_is_turned(rng: np.random.Generator) -> None:
+    """The gradient of the first dense layer's weight, behind channels that lie last."""
+    c = Case()
+    images, dy = c.x(8, 2, 3, 4), c.x(8, 7)
+    flattened = c.of("transpose", images, permutation=(3, 1, 2, 0))
+    product = c.of("matmul", c.of("reshape", flattened, shape=(24, 8)), dy)
+    graph = c.b.finish([c.of("exp", c.of("transpose", product, permutation=(1, 0)))])
+    result = changed(graph, [turn_products, remove_dead], rng, rtol=1e-6)
+    assert lines(result)[:-1] == [
+        "%2 = transpose(%0, permutation=(0, 3, 1, 2))",
+        "%3 = reshape(%2, shape=(8, 24))",
+        "%4 = transpose(%1, permutation=(1, 0))",
+        "%5 = matmul(%4, %3)",
+        "%6 = exp(%5)",
+    ]
+
+
 def test_a_product_that_is_a_row_stays(rng: np.random.Generator) -> None:
     c = Case()
     left, y, z = c.x(8, 1), c.x(8, 7), c.x(1, 5)

@@ -93,8 +93,8 @@ def _may_turn(node: Node, producers: Mapping[Value, Node], turned: Collection[Va
     left, right = node.inputs
     if left.type.rank > 1 and left.type.shape[-2] == 1:
         return False
-    before = _transposed(left, producers)
-    if not _is_column(left) and (before is None or before in turned):
+    across = _axes_across(left, producers)
+    if not _is_column(left) and (across is None or across.inputs[0] in turned):
         return False
     return left.type.shape[:-2] == right.type.shape[:-2] and left.type.dtype == right.type.dtype
 
@@ -108,21 +108,38 @@ def _turn(
     left, right = node.inputs
     if node.operator.name == "add":
         return rewriter.emit("add", turned[left], turned[right])
-    before, y = _transposed(left, producers), rewriter.now(right)
-    if before is None:
-        x = rewriter.emit("transpose", rewriter.now(left), permutation=_swapped(left))
-    else:
-        x = rewriter.now(before)
+    x, y = _now_transposed(rewriter, left, producers), rewriter.now(right)
     across = rewriter.emit("transpose", y, permutation=_swapped(y))
     return rewriter.emit("matmul", across, x, **node.attributes)
 
 
-def _transposed(left: Value, producers: Mapping[Value, Node]) -> Value | None:
-    """The matrix of which the left operand is the transpose, if a node makes it so."""
+def _axes_across(left: Value, producers: Mapping[Value, Node]) -> Node | None:
+    """The transpose by which neighbours along a matrix's last axis are no neighbours in memory: it
+    gives the matrix, or an array of which the matrix has all axes but the last as one."""
     before = producers.get(left)
-    if before is None or before.operator.name != "transpose":
+    if before is not None and before.operator.name == "transpose":
+        return before if before.attributes["permutation"] == _swapped(left) else None
+    if before is None or before.operator.name != "reshape" or left.type.rank != 2:
         return None
-    return before.inputs[0] if before.attributes["permutation"] == _swapped(left) else None
+    moved = producers.get(before.inputs[0])
+    if moved is None or moved.operator.name != "transpose":
+        return None
+    order, shape = moved.attributes["permutation"], moved.output.type.shape
+    return moved if shape[-1] == left.type.shape[-1] and order[-1] == 0 else None
+
+
+def _now_transposed(rewriter: GraphRewriter, left: Value, producers: Mapping[Value, Node]) -> Value:
+    """The transpose of a left operand, which is often there."""
+    across = _axes_across(left, producers)
+    if across is None:
+        return rewriter.emit("transpose", rewriter.now(left), permutation=_swapped(left))
+    given, order = rewriter.now(across.inputs[0]), across.attributes["permutation"]
+    if across.output is left:
+        return given
+    order = (order[-1], *order[:-1])
+    if order != tuple(range(len(order))):
+        given = rewriter.emit("transpose", given, permutation=order)
+    return rewriter.emit("reshape", given, shape=(left.type.shape[1], left.type.shape[0]))
 
 
 def _is_column(left: Value) -> bool:
