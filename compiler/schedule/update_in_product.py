@@ -261,7 +261,7 @@ def _fits(
     """Whether a product stores the elements of the gradient in order, and reads of what is
     overwritten no others than it stores at the same time."""
     contraction = product.contraction
-    if len(contraction.rows) != 1 or contraction.rows[0].b_stride != 0:
+    if len(contraction.rows) != 1 or contraction.rows[0].b_stride != 0 or contraction.b_step:
         return False
     row, column = dims.symbol("row"), dims.symbol("column")
     stores = contraction.stores_at((row,), column)

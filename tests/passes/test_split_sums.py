@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -53,12 +55,29 @@ def test_long_sums_are_sums_of_halves(graph: Graph, rng: np.random.Generator) ->
     assert node.inputs[0].type.shape == (2, *graph.outputs[0].type.shape)
 
 
+def _updated(rows: int = 24, depth: int = 392, columns: int = 512) -> Graph:
+    """A product with a weight that the step writes over."""
+    b = GraphBuilder("step")
+    x = b.input("x", TensorType(f32, (rows, depth)))
+    w = b.input("w", TensorType(f32, (depth, columns)))
+    after = b.apply("add", w, w)
+    return replace(b.finish([b.apply("matmul", x, w), after], ["y", "after"]), updates=((1, 1),))
+
+
+def test_few_rows_meet_halves_of_a_weight_that_is_updated(rng: np.random.Generator) -> None:
+    result = changed(_updated(), [split_sums], rng, rtol=1e-5)
+    products = [node for node in result.nodes if node.operator.name == "matmul"]
+    assert [node.output.type.shape for node in products] == [(2, 24, 512)]
+    steps = launches(planned(_updated()).program.steps)
+    assert not any("pack" in step.kernel.name for step in steps), "rows are read where they lie"
+
+
 def test_what_two_products_read_is_packed_once() -> None:
     b = GraphBuilder("g")
     dy = b.input("dy", TensorType(f32, (DEPTH, 160)))
     found = []
     for name in ("x", "y"):
-        x = b.input(name, TensorType(f32, (DEPTH, 128)))
+        x = b.input(name, TensorType(f32, (DEPTH, 192)))
         turned = b.apply("transpose", x, permutation=(1, 0))
         found.append(b.apply("matmul", turned, dy))
     steps = launches(planned(b.finish(found)).program.steps)
@@ -72,6 +91,11 @@ def test_what_two_products_read_is_packed_once() -> None:
         _product(depth=symbol("n")),
         _product(depth=64),
         _product(depth=512, rows=512, columns=512),
+        replace(_updated(), updates=()),
+        _updated(rows=200),
+        _updated(depth=391),
+        _updated(columns=64),
+        _updated(rows=64, depth=160, columns=2048),
         _sum(axes=(2,)),
         _sum(axes=(1,)),
         _sum(axes=(0, 1, 2)),
@@ -95,6 +119,7 @@ def test_what_a_batch_adds_up_to_is_right_and_the_same_on_two_threads(
     for graph, wanted in (
         (_product(), lambda x, dy: x.T @ dy),
         (_sum(), lambda dy: (dy * dy).sum((0, 1))),
+        (_updated(), lambda x, w: x @ w),
     ):
         inputs = {
             v.name: rng.standard_normal(v.type.static_shape).astype(np.float32)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
+import bessemer
 from bessemer.compiler.ir.build import GraphBuilder
-from bessemer.compiler.ir.types import TensorType, f32
+from bessemer.compiler.ir.graph import Graph
+from bessemer.compiler.ir.types import DType, TensorType, f32, f64
+from bessemer.compiler.ir.walk_steps import launches
 from bessemer.compiler.schedule.grouping.few_rows import reads_in_place
+from tests.planned import planned
 
 
 @pytest.mark.parametrize(
@@ -28,3 +33,46 @@ def test_rows_of_batches_that_share_a_matrix_count(
     x, y = (b.input(name, TensorType(f32, shape)) for name, shape in (("x", left), ("y", right)))
     graph = b.finish([b.apply("matmul", x, y)], ["z"])
     assert reads_in_place(graph.nodes[0]) is few
+
+
+def _product(left: tuple[int, ...], right: tuple[int, ...], dtype: DType = f32) -> Graph:
+    b = GraphBuilder("product")
+    x, y = (b.input(name, TensorType(dtype, shape)) for name, shape in (("x", left), ("y", right)))
+    return b.finish([b.apply("tanh", b.apply("matmul", x, y))], ["z"])
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "dtype"),
+    [
+        ((64, 784), (784, 512), f32),  # stretches of 196
+        ((17, 300), (300, 320), f32),
+        ((2, 64, 392), (2, 392, 512), f32),
+        ((100, 77), (77, 2048), f32),
+        ((33, 130), (130, 512), f64),
+    ],
+)
+def test_tiles_of_some_rows_read_the_rows_of_a_matrix(
+    left: tuple[int, ...], right: tuple[int, ...], dtype: DType, rng: np.random.Generator
+) -> None:
+    graph = _product(left, right, dtype)
+    steps = launches(planned(graph).program.steps)
+    assert not any("pack" in step.kernel.name for step in steps)
+    x, y = (rng.standard_normal(shape).astype(dtype.numpy) / 9 for shape in (left, right))
+    exact = np.tanh(x.astype(np.float64) @ y)
+    for threads in (1, 2):
+        (found,) = bessemer.compile(graph, threads=threads).run({"x": x, "y": y})
+        assert np.abs(found - exact).max() <= 2e-6
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        ((200, 784), (784, 512)),  # the panels are read often enough
+        ((64, 784), (784, 500)),  # the last panel would end in the next row
+        ((64, 128), (128, 256)),  # packed in no time
+        ((64, 128), (128, 8192)),  # rows so far apart that few fit into a cache
+    ],
+)
+def test_other_matrices_are_packed(left: tuple[int, ...], right: tuple[int, ...]) -> None:
+    steps = launches(planned(_product(left, right)).program.steps)
+    assert any("pack" in step.kernel.name for step in steps)

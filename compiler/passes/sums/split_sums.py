@@ -10,11 +10,16 @@ of x and dy in their caches. Who adds up such a half needs no others. Otherwise 
 other one has written, and must take it back, line by line, before it can write there again: where
 cores have no cache in common, at 2.3 GB/s. The halves are the same for every number of threads, and
 so are the bits.
+
+    matmul(x, w)    few rows of x, and w updated by the step    becomes the sum of
+    matmul(x', w')  for both halves of the depth
+
+A thread updates half of a weight's rows. So those rows are read by the core that wrote them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from typing import TypeAlias
 
@@ -26,13 +31,15 @@ from bessemer.compiler.ir.types import f32, f64
 HALVES = 2
 FEWEST_PRODUCTS, FEWEST_NUMBERS = 1 << 24, 1 << 16
 """With fewer there is little that threads would hand over."""
+MOST_ROWS, FEWEST_WEIGHTS = 128, 1 << 17
 LARGER = 4
 """How much larger than their sum all numbers are, at least: it is stored twice."""
 
 
 def split_sums(graph: Graph) -> Graph:
     """The same network with such sums in halves, also inside regions."""
-    return rewrite_graph(graph, partial(_rule, {}))
+    weights = {graph.inputs[given] for _, given in graph.updates}
+    return rewrite_graph(graph, partial(_rule, {}, weights))
 
 
 _Halves: TypeAlias = dict[tuple[GraphRewriter, Value, int], Value]
@@ -40,7 +47,11 @@ _Halves: TypeAlias = dict[tuple[GraphRewriter, Value, int], Value]
 products read is one value, so that it is packed once."""
 
 
-def _rule(halves: _Halves, rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
+def _rule(
+    halves: _Halves, weights: Collection[Value], rewriter: GraphRewriter, node: Node
+) -> Sequence[Value] | None:
+    if node.operator.name == "matmul" and node.inputs[1] in weights:
+        return _of_few_rows(rewriter, node)
     rule = {"matmul": _product, "reduce_sum": _sum}.get(node.operator.name)
     if rule is None or node.output.type.dtype not in (f32, f64):
         return None
@@ -63,6 +74,23 @@ def _product(halves: _Halves, rewriter: GraphRewriter, node: Node) -> Sequence[V
     x, dy = (_halved(halves, rewriter, value, 1) for value in (left, right))
     transposed = rewriter.emit("transpose", x, permutation=(0, 2, 1))
     return _added(rewriter, rewriter.emit("matmul", transposed, dy, **node.attributes))
+
+
+def _of_few_rows(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
+    """A product of a batch with a weight that has many more rows."""
+    x, w = node.inputs
+    if node.output.type.rank != 2 or node.output.type.dtype not in (f32, f64):
+        return None
+    (rows, depth), columns = map(_known, x.type.shape), _known(w.type.shape[1])
+    if not 0 < rows <= MOST_ROWS or depth % HALVES or depth * columns < FEWEST_WEIGHTS:
+        return None
+    if depth < LARGER * rows:
+        return None
+    part = depth // HALVES
+    parts = rewriter.emit("reshape", x, shape=(rows, HALVES, part))
+    left = rewriter.emit("transpose", parts, permutation=(1, 0, 2))
+    right = rewriter.emit("reshape", w, shape=(HALVES, part, columns))
+    return _added(rewriter, rewriter.emit("matmul", left, right, **node.attributes))
 
 
 def _sum(halves: _Halves, rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:

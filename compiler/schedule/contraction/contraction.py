@@ -102,7 +102,8 @@ class Contraction:
     `dtype` is that of the sums; the operands may be narrower. `group` neighbours along the depth
     are multiplied at once (see `with_group`).
     `a_base` is the flat offset in `a` of the first row's first element. `b` is packed (packing.py),
-    or `b_step` is given: then it lies in memory, its rows that far apart, from `b_matrix` on.
+    or `b_step` is given: then it lies in memory, its rows that far apart, from `b_matrix` on, and
+    the matrices of rows with a `b_stride` are `b_distance` apart.
     `epilogue(row_indices, column, total)` gives the stores of one element, for one index a row
     axis; `column` runs over a fragment's columns. `b_matrix` is the first row's packed matrix.
     Where `reads_on`, what a run leaves of a last group is read with the numbers behind it, which
@@ -124,6 +125,7 @@ class Contraction:
     group: int = 1
     b_matrix: Size = 0
     b_step: Size | None = None
+    b_distance: Size = 0
     panel_steps: Size | None = None
     first_step: Size = 0
     reads_on: bool = False

@@ -154,7 +154,8 @@ class _Writer:
         """The offset of a panel of a matrix."""
         contraction, width = self.contraction, self.tiling.panel
         if contraction.b_step is not None:
-            return contraction.b_matrix + panel * width
+            first = contraction.b_matrix + matrix * contraction.b_distance
+            return first + panel * width
         steps = contraction.panel_steps or contraction.depth_steps
         number = (matrix + contraction.b_matrix) * self.panels + panel
         return number * (steps * width * contraction.group)

@@ -291,6 +291,9 @@ class TileWriter:
 
     def _prefetch(self, work: _Work, k: Size) -> None:
         """This tile's share of the stretch after this one."""
+        if self.contraction.b_step is not None:
+            self._prefetch_rows(work, k, self.contraction.b_step)
+            return
         place, depth = work.place, work.depth
         shares, step = self.shares, self.tiling.panel * self.contraction.group
         line = CACHE_LINE // self.contraction.b.dtype.bytes
@@ -298,6 +301,21 @@ class TileWriter:
         begin = following + (place.share * depth.length + k) * (step // shares)
         for number in range(max(1, self.tiling.unroll * step // shares // line)):
             self.builder.append(loops.Prefetch(self.contraction.b, begin + number * line, 2))
+
+    def _prefetch_rows(self, work: _Work, k: Size, step: Size) -> None:
+        """The same of rows in memory: those of the next stretch, or behind the last one the next
+        panel's, of the same matrix: another one may be another core's, which would lose it."""
+        place, depth = work.place, work.depth
+        line = CACHE_LINE // self.contraction.b.dtype.bytes
+        lines = max(1, self.tiling.panel // line)
+        end, whole = depth.begin + depth.length, self.contraction.depth_steps
+        turn = self.tiling.panel - whole * step
+        first = place.b_base + end * step + dims.floordiv(end, whole) * turn
+        begin = dims.floordiv((place.share * depth.length + k) * lines, self.shares)
+        for number in range(max(1, self.tiling.unroll * lines // self.shares)):
+            row, part = dims.floordiv(begin + number, lines), dims.mod(begin + number, lines)
+            hint = loops.Prefetch(self.contraction.b, first + row * step + part * line, 2)
+            self.builder.append(hint)
 
     def _total(self, fragments: Sequence[str], row: int) -> Expression:
         """The sum of the partial sums of a row, in pairs."""

@@ -53,6 +53,7 @@ from bessemer.compiler.schedule.lowering.padding_regions import (
     is_better_than_winograd,
     regions_of,
 )
+from bessemer.compiler.schedule.lowering.rows_in_memory import in_memory
 from bessemer.compiler.schedule.lowering.tile_job import BASE, TileJob
 from bessemer.compiler.schedule.lowering.winograd_gradient import lower_winograd_gradient
 from bessemer.compiler.schedule.nests.merge_axes import Piece
@@ -85,7 +86,7 @@ def lower_contraction_group(
     if job is None:
         return None
     done = lower_on_matrix_unit(job, lowering) or lower_winograd_gradient(job, lowering)
-    return done or _lower_in_registers(job, regions, anchor, inputs, lowering)
+    return done or _lower_in_registers(job, regions, anchor, inputs, grouping, lowering)
 
 
 def _is_like_depthwise(anchor: Node, grouping: Grouping, lowering: Lowering) -> bool:
@@ -152,6 +153,7 @@ def _lower_in_registers(
     regions: list[Region],
     anchor: Node,
     inputs: Fusion,
+    grouping: Grouping,
     lowering: Lowering,
 ) -> list[Launch]:
     """The launches where sums of tiles are kept in vector registers: one, or one a region."""
@@ -160,10 +162,18 @@ def _lower_in_registers(
     is_constant = job.right in lowering.constants
     works = list(contractions_of(draft, anchor, regions)) or [draft]
     tilings = [lowering.choices.tiling(anchor, work, target, is_constant) for work in works]
-    packed, launches = _packed(job, anchor, draft, tilings[0].panel, lowering)
-    b = flat(inputs.buffer(packed))
+    lies = None
+    if not regions and not is_constant:
+        lies = in_memory(anchor, works[0], tilings[0], grouping, target)
+    launches: list[Launch] = []
+    if lies is None:
+        b, launches = _packed(job, anchor, draft, tilings[0].panel, lowering)
+    else:
+        b, work, tiling = lies
+        works, tilings = [work], [tiling]
+    right = flat(inputs.buffer(b))
     for work, tiling in zip(works, tilings, strict=True):
-        contraction = replace(work, b=b)
+        contraction = replace(work, b=right)
         if regions or contraction.fetch:
             body = lower_contraction(contraction, tiling, target)  # finds what the epilogue reads
         else:

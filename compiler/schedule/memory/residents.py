@@ -15,10 +15,11 @@ from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.evaluate import evaluate
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.schedule.grouping.destinations import destinations
-from bessemer.compiler.schedule.grouping.few_rows import reads_in_place
+from bessemer.compiler.schedule.grouping.few_rows import reads_in_place, tiles_read_in_place
 from bessemer.compiler.schedule.grouping.form_groups import form_groups
 from bessemer.compiler.schedule.grouping.groups import Group, Grouping
 from bessemer.compiler.schedule.grouping.kinds import NOT_SAME_INDEX, kind_of
+from bessemer.compiler.schedule.grouping.views import source_of
 
 Count = Callable[[Size], int]
 """Numbers for sizes."""
@@ -173,11 +174,16 @@ class _Finder:
             self.holder[node.output] = node.inputs[0]
         scratch = 0
         pack = self.grouping.packs.get(group.anchor) if group.anchor else None
-        if group.anchor and pack and not reads_in_place(group.anchor, pack.nodes):
+        if group.anchor and pack and not self._reads_in_place(group.anchor, pack):
             scratch = self._packed(group.anchor.inputs[1])
         replaceable = tuple(reads) if self._is_even(nodes, node) else ()
         kept = tuple(v for v in replaceable if v.type == node.output.type)
         return Work(nodes, tuple(reads), node.outputs, kept, scratch)
+
+    def _reads_in_place(self, anchor: Node, pack: Group) -> bool:
+        right = anchor.inputs[1]
+        source = source_of(right, self.grouping.views(right))
+        return reads_in_place(anchor, pack.nodes) or tiles_read_in_place(anchor, source)
 
     def _is_alias(self, group: Group, node: Node) -> bool:
         return (

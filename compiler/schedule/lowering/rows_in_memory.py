@@ -1,0 +1,47 @@
+"""Products of some rows with a matrix whose rows are read where they lie (see few_rows.py).
+
+The lines of a panel are as far apart as the rows. Where that is a power of two, they fall
+into few sets of a cache; so the depth is cut into stretches whose lines the second-level cache can
+hold beside those of the next stretch, while the tiles of a block go through them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from bessemer.compiler.ir.graph import Node, Value
+from bessemer.compiler.schedule.contraction.contraction import Contraction
+from bessemer.compiler.schedule.contraction.tiles import Tiling
+from bessemer.compiler.schedule.grouping.few_rows import tiles_read_in_place
+from bessemer.compiler.schedule.grouping.groups import Grouping
+from bessemer.compiler.schedule.grouping.views import source_of
+from bessemer.compiler.targets.machine import Target
+
+_SHORTEST, _LONGEST = 64, 256
+"""Steps of a stretch: in shorter ones partial sums take longer to add than packing would."""
+
+
+def in_memory(
+    anchor: Node, draft: Contraction, tiling: Tiling, grouping: Grouping, target: Target
+) -> tuple[Value, Contraction, Tiling] | None:
+    """The value in whose memory the right operand is, and a contraction and a tiling that read it
+    there; None where it is to be packed. The contraction's `b` is not changed yet."""
+    right = anchor.inputs[1]
+    source = source_of(right, grouping.views(right))
+    if source is None or not tiles_read_in_place(anchor, source):
+        return None
+    *outer, step, _ = source.strides
+    columns, depth = right.type.shape[-1], right.type.shape[-2]
+    assert isinstance(step, int) and isinstance(columns, int) and isinstance(depth, int)
+    if columns % tiling.panel or len(draft.depth) != 1 or draft.group != 1 or tiling.stretch:
+        return None
+    longest = min(_LONGEST, target.l2_bytes // (2 * step * right.type.dtype.bytes))
+    if longest < _SHORTEST:
+        return None
+    stretch = None
+    if depth > longest:
+        stretches = -(-depth // longest)
+        stretch = -(-depth // (stretches * tiling.unroll)) * tiling.unroll
+    distance = outer[0] if outer else 0
+    reading = replace(draft, b_step=step, b_distance=distance)
+    return source.value, reading, replace(tiling, stretch=stretch, fetches_rows=False)
