@@ -77,7 +77,7 @@ def test_what_two_products_read_is_packed_once() -> None:
     dy = b.input("dy", TensorType(f32, (DEPTH, 160)))
     found = []
     for name in ("x", "y"):
-        x = b.input(name, TensorType(f32, (DEPTH, 192)))
+        x = b.input(name, TensorType(f32, (DEPTH, 128)))
         turned = b.apply("transpose", x, permutation=(1, 0))
         found.append(b.apply("matmul", turned, dy))
     steps = launches(planned(b.finish(found)).program.steps)

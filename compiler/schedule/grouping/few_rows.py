@@ -9,7 +9,7 @@ product's time. (A training step of a dense network, batches of 64: 0.96, Zen 4.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from bessemer.compiler.ir import dims, loops
@@ -45,9 +45,11 @@ def reads_in_place(node: Node, pack_nodes: Iterable[Node] = ()) -> bool:
     return rows <= (MOST_ROWS_OF_SMALL if bytes_ < _SMALL_BYTES else _MOST_ROWS_OF_NEAR)
 
 
-def tiles_read_in_place(node: Node, source: Source | None) -> bool:
-    """Whether tiles of a matmul's rows read its right operand where it lies, as `source` tells."""
-    if node.operator.name != "matmul" or source is None or source.base != 0:
+def tiles_read_in_place(node: Node, operands: Sequence[Source | None]) -> bool:
+    """Whether tiles of a matmul's rows read its right operand where it lies; `operands` tell where
+    both lie. The gradient of a weight, whose left operand is read across, is left to its update."""
+    first, second = operands
+    if node.operator.name != "matmul" or first is None or second is None or second.base != 0:
         return False
     left, right = (value.type for value in node.inputs)
     if {left.dtype, right.dtype, node.output.type.dtype} not in ({f32}, {f64}):
@@ -59,8 +61,9 @@ def tiles_read_in_place(node: Node, source: Source | None) -> bool:
         return False
     if rows > MOST_ROWS_OF_TILES or depth * columns * right.dtype.bytes < _FEWEST_BYTES_OF_TILES:
         return False
-    step, neighbour = source.strides[-2:]
-    return neighbour == 1 and isinstance(step, int) and step >= columns
+    step, neighbour = second.strides[-2:]
+    is_row_by_row = first.strides[-1] == neighbour == 1
+    return is_row_by_row and isinstance(step, int) and step >= columns
 
 
 def is_computed(pack_nodes: Iterable[Node]) -> bool:

@@ -26,9 +26,12 @@ def in_memory(
 ) -> tuple[Value, Contraction, Tiling] | None:
     """The value in whose memory the right operand is, and a contraction and a tiling that read it
     there; None where it is to be packed. The contraction's `b` is not changed yet."""
+    if anchor.operator.name != "matmul":
+        return None
     right = anchor.inputs[1]
-    source = source_of(right, grouping.views(right))
-    if source is None or not tiles_read_in_place(anchor, source):
+    operands = [source_of(value, grouping.views(value)) for value in anchor.inputs]
+    source = operands[1]
+    if source is None or not tiles_read_in_place(anchor, operands):
         return None
     *outer, step, _ = source.strides
     columns, depth = right.type.shape[-1], right.type.shape[-2]

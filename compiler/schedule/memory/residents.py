@@ -181,9 +181,10 @@ class _Finder:
         return Work(nodes, tuple(reads), node.outputs, kept, scratch)
 
     def _reads_in_place(self, anchor: Node, pack: Group) -> bool:
-        right = anchor.inputs[1]
-        source = source_of(right, self.grouping.views(right))
-        return reads_in_place(anchor, pack.nodes) or tiles_read_in_place(anchor, source)
+        if anchor.operator.name != "matmul" or reads_in_place(anchor, pack.nodes):
+            return anchor.operator.name == "matmul"
+        operands = [source_of(value, self.grouping.views(value)) for value in anchor.inputs]
+        return tiles_read_in_place(anchor, operands)
 
     def _is_alias(self, group: Group, node: Node) -> bool:
         return (
