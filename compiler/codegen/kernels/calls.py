@@ -117,7 +117,9 @@ def division(state: KernelState, name: str, dividend: Value, divisor: Value) -> 
     if name in ("div", "trunc_div"):
         return binary(w, name, a, b)
     if state.target.has_fma:
-        rest = _in_parts(state, lambda lanes: float_remainder(a.kind, lanes), a.kind, a.kind, a, b)
+        rest = _in_parts(
+            state, lambda lanes: float_remainder(a.kind, lanes), a.kind, a.kind, a, b, at_once=2
+        )
     else:
         rest = w.operate("frem", a.kind, a, b)
     return rest if name == "fmod" else with_divisors_sign(w, rest, b)

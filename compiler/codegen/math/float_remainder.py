@@ -3,7 +3,8 @@
 Processors have no instruction for it. As long as some lane has r >= b, it becomes r - q d, where d
 is b times a power of two that brings the quotient q = floor(r / d) below 2^(p+1), p being the bits
 of a float's fraction. Then q is off by at most one, and r - q d is a multiple of d's last bit that
-is less than d: no step rounds.
+is less than d: no step rounds. Where all quotients are that small already, which is usual, one step
+with b itself is all.
 """
 
 from __future__ import annotations
@@ -21,12 +22,27 @@ entry:
   %valid = and {m} %finite, %divides
   %first = select {m} %valid, {t} %size, {t} {zero}
   %b = select {m} %valid, {t} %divisor, {t} {one}
+  %ratio = fdiv {t} %first, %b
+  %large = fcmp oge {t} %ratio, {limit}
+  %any.large = {any_large}
+  br i1 %any.large, label %slow, label %fast
+fast:
+  %ratio.whole = call {t} @llvm.floor.{s}({t} %ratio)
+  %ratio.minus = fneg {t} %ratio.whole
+  %near.rest = call {t} @llvm.fma.{s}({t} %ratio.minus, {t} %b, {t} %first)
+  %near.below = fcmp olt {t} %near.rest, {zero}
+  %near.up = fadd {t} %near.rest, %b
+  %near.found = select {m} %near.below, {t} %near.up, {t} %near.rest
+  %divisible = fcmp oge {t} %first, %b
+  %near = select {m} %divisible, {t} %near.found, {t} %first
+  br label %done
+slow:
   %big = fmul {t} %b, {scale}
   %big.bits = bitcast {t} %big to {i}
   %big.exponent = lshr {i} %big.bits, {fraction}
   br label %test
 test:
-  %r = phi {t} [ %first, %entry ], [ %next, %step ]
+  %r = phi {t} [ %first, %slow ], [ %next, %step ]
   %more = fcmp oge {t} %r, %b
   %go.on = {any}
   br i1 %go.on, label %step, label %done
@@ -51,7 +67,8 @@ step:
   %next = select {m} %more, {t} %reduced, {t} %r
   br label %test
 done:
-  %signed = call {t} @llvm.copysign.{s}({t} %r, {t} %x)
+  %found = phi {t} [ %near, %fast ], [ %r, %test ]
+  %signed = call {t} @llvm.copysign.{s}({t} %found, {t} %x)
   %result = select {m} %valid, {t} %signed, {t} {not_a_number}
   ret {t} %result
 }}
@@ -75,6 +92,7 @@ def float_remainder(kind: DType, lanes: int) -> MathFunction:
         f"declare {i} @llvm.smax.{si}({i}, {i})",
     }
     any_more, reduction = any_lane("%more", lanes)
+    any_large, _ = any_lane("%large", lanes)
     symbol = f"bessemer_fmod_{kind.name}" + (f"_v{lanes}" if lanes > 1 else "")
     text = _TEXT.format(
         t=t,
@@ -84,6 +102,8 @@ def float_remainder(kind: DType, lanes: int) -> MathFunction:
         si=si,
         symbol=symbol,
         any=any_more,
+        any_large=any_large,
+        limit=literal(2.0 ** (fraction + 1), kind, lanes).text,
         fraction=literal(fraction, whole, lanes).text,
         nought=literal(0, whole, lanes).text,
         zero=literal(0.0, kind, lanes).text,
