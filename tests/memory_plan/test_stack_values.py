@@ -11,7 +11,7 @@ from bessemer.compiler.ir.graph import Graph, Value
 from bessemer.compiler.ir.types import TensorType, f32
 from bessemer.compiler.memory_plan.lives import Life
 from bessemer.compiler.memory_plan.plan_memory import plan_memory
-from bessemer.compiler.memory_plan.stack_values import best_stack
+from bessemer.compiler.memory_plan.stack_values import Stack, best_stack
 from bessemer.compiler.schedule.program import build_program
 from bessemer.compiler.targets.choose import host_target
 
@@ -42,6 +42,31 @@ def test_values_alive_together_never_overlap_whatever_their_sizes(seed: int) -> 
                 meet = lives[v].first <= lives[w].last and lives[w].first <= lives[v].last
                 if v is not w and meet and number[v] and number[w]:
                     assert place[v] + number[v] <= place[w] or place[w] + number[w] <= place[v]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_of_several_plans_the_one_is_taken_whose_worst_case_is_best(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    values = [Value(TensorType(f32, (1,))) for _ in range(30)]
+    starts = rng.integers(0, 40, len(values))
+    lives = {v: Life(int(s), int(s + rng.integers(0, 12))) for v, s in zip(values, starts)}
+    examples = [[(v, int(rng.integers(0, 2000))) for v in values] for _ in range(4)]
+
+    def worst(places: Stack) -> float:
+        """By the largest sum of bytes alive at a step."""
+        found = []
+        for example in examples:
+            steps = range(60)
+            alive = [
+                sum(size for v, size in example if lives[v].first <= step <= lives[v].last)
+                for step in steps
+            ]
+            found.append(places.height(dict(example)) / max(alive))
+        return max(found)
+
+    stack, waste = best_stack(examples, lives, 64)
+    others = [worst(best_stack([example], lives, 64)[0]) for example in examples]
+    assert waste == worst(stack) == min(others) < max(others)
 
 
 @pytest.mark.parametrize("seed", range(10))
