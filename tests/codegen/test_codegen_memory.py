@@ -75,6 +75,31 @@ def test_loads_at_every_stride(name: str, dtype: DType, target: Target) -> None:
         np.testing.assert_array_equal(result, data[index])
 
 
+@on_each_target
+@pytest.mark.parametrize("dtype", [f32, f64, i8], ids=str)
+@pytest.mark.parametrize("guard", ["none", "by index", "by data"])
+@pytest.mark.parametrize("count", [58, 24, 7])
+def test_loads_of_halves_in_turn(count: int, guard: str, dtype: DType, target: Target) -> None:
+    """Channels that are shuffled: the first of each half, then the second of each."""
+    x, out = Buffer("x", dtype, (2 * count,)), Buffer("out", dtype, (count,))
+    flags = Buffer("flags", boolean, (count,))
+    builder = KernelBuilder()
+    with builder.loop(count, "vector", 64 if dtype is i8 else 16) as i:
+        place = i // 2 + count * (i % 2)
+        holds = None if guard == "none" else GUARDS[guard](i, flags[i])
+        builder.store(out, (i,), x[place] if holds is None else expr.load(x, (place,), holds))
+    compiled = CompiledKernel(Kernel("k", (x, flags, out), 1, (), builder.block()), target)
+    flag = np.arange(count) % 3 == 1
+    holds_at = np.ones(count, np.bool_) if guard == "none" else _holding(guard, count, flag)
+    lanes = np.arange(count)
+    places = lanes // 2 + count * (lanes % 2)
+    # The buffer ends with the last element that is read: nothing may be read behind it.
+    data = numbers(dtype, 1 + places[holds_at].max())
+    wanted = [data[place] if holds_at[k] else 0 for k, place in enumerate(places)]
+    result = compiled([data, flag, np.ones(count, dtype.numpy)]).arrays[2]
+    np.testing.assert_array_equal(result, np.array(wanted, dtype.numpy))
+
+
 def _at(name: str, i: int) -> Size:
     probe = dims.Symbol("probe")
     size = ACCESSES[name](dims.atom(probe))
@@ -273,7 +298,11 @@ def test_small_strides_are_shuffled_not_gathered() -> None:
     assert "vpermt2ps" in text or "vshufps" in text
 
 
-@pytest.mark.parametrize("index", [lambda i: 2 * i, lambda i: i // 2], ids=["apart", "repeated"])
+@pytest.mark.parametrize(
+    "index",
+    [lambda i: 2 * i, lambda i: i // 2, lambda i: i // 2 + 32 * (i % 2)],
+    ids=["apart", "repeated", "in turn"],
+)
 def test_neighbours_are_shuffled_under_a_mask_too(index: Callable[[Dim], Size]) -> None:
     x, out = Buffer("x", f32, (64,)), Buffer("out", f32, (24,))
     builder = KernelBuilder()

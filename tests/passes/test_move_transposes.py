@@ -75,6 +75,20 @@ def test_transposes_that_cannot_cancel_stay_as_they_are() -> None:
     assert move_transposes(graph) is graph
 
 
+def test_what_nobody_reads_has_no_say() -> None:
+    b = GraphBuilder("g")
+    x = b.input("x", TensorType(f32, (2, 5, 5, 8)))
+    w = b.constant(np.ones((1, 1, 8, 8), np.float32))
+    ones, none = (1, 1), (0, 0)
+    window = {"strides": ones, "dilations": ones, "low": none, "high": none, "groups": 1}
+    y = b.apply("transpose", b.apply("conv", x, w, **window), permutation=(0, 3, 1, 2))
+    for operator in ("relu", "exp", "neg"):
+        y = b.apply(operator, y)
+        b.apply("matmul", y, y)
+    y = b.apply("conv", b.apply("transpose", y, permutation=(0, 2, 3, 1)), w, **window)
+    assert transposes(move_transposes(b.finish([y]))) == 0
+
+
 def test_orders_of_arguments_scans_and_outputs_follow(rng: np.random.Generator) -> None:
     b = GraphBuilder("g")
     x = b.input("x", TensorType(f32, (2, 5, 6, 3)))

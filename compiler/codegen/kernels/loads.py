@@ -133,8 +133,12 @@ def _repeated(
     """Few neighbours that fill the lanes again and again, or some lanes each."""
     state = indices.state
     w, width = state.writer, state.width
-    known = indices.distances(access.offset) if mask is None else None
-    if known is not None and _is_picked(state, known):
+    known = indices.distances(access.offset)
+    if known is not None and mask is not None:
+        found = _known_under(indices, access, known, guard, mask)
+        if found is not None:
+            return found
+    elif known is not None and _is_picked(state, known):
         low = min(known)
         at = indices.address(access.buffer, access.offset).moved((low - known[0]) * access.bytes)
         places = [k - low for k in known]
@@ -264,18 +268,47 @@ def _strided_under(
     indices: Indices, access: Access, stride: int, guard: Value | None, mask: Value
 ) -> Value:
     """The same under a mask: the lanes that it forbids are not read, and 0."""
-    state = indices.state
-    w, width = state.writer, state.width
     begin = indices.address(access.buffer, access.offset)
+    places = [lane * stride for lane in range(indices.state.width)]
+    return _picked_under(indices.state, access, begin, places, guard, mask)
+
+
+def _known_under(
+    indices: Indices, access: Access, distances: list[int], guard: Value | None, mask: Value
+) -> Value | None:
+    """Elements that lie so far from the first one's, each read by one lane, if a mask allows it;
+    None where too many vectors have some of them."""
+    state, low = indices.state, min(distances)
+    places = [distance - low for distance in distances]
+    vectors = {place // state.width for place in places}
+    if len(set(places)) < len(places) or len(vectors) > MOST_INTERLEAVED:
+        return None
+    if not state.target.has_masks:
+        return None
+    begin = indices.address(access.buffer, access.offset)
+    begin = begin.moved((low - distances[0]) * access.bytes)
+    return _picked_under(state, access, begin, places, guard, mask)
+
+
+def _picked_under(
+    state: KernelState,
+    access: Access,
+    begin: Pointer,
+    places: list[int],
+    guard: Value | None,
+    mask: Value,
+) -> Value:
+    """The elements at these places, all different, of the lanes that a mask allows, and 0."""
+    w, width = state.writer, state.width
     none = literal(0, boolean, width)
+    lane_of = {place: lane for lane, place in enumerate(places)}
     result: Value | None = None
-    for first in range(0, width * stride, width):
-        places = range(first, first + width)
-        lanes = [width if place % stride else place // stride for place in places]
+    for first in sorted({place // width * width for place in places}):
+        lanes = [lane_of.get(place, width) for place in range(first, first + width)]
         here = shuffle(w, mask, none, lanes)
         at = _guarded(w, begin.moved(first * access.bytes), guard)
         vector = _contiguous(state, access, at, here)
-        origins = [lane * stride - first for lane in range(width)]
+        origins = [place - first for place in places]
         order = [p + width if 0 <= p < width else lane for lane, p in enumerate(origins)]
         result = shuffle(w, result or vector, vector, order)
     assert result is not None

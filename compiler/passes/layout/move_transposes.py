@@ -22,6 +22,7 @@ from bessemer.compiler.ir.graph import Graph
 from bessemer.compiler.ir.rewrite import map_regions
 from bessemer.compiler.passes.layout.apply_orders import apply_orders
 from bessemer.compiler.passes.layout.order_search import OrderSearch
+from bessemer.compiler.passes.simplification.remove_dead import remove_dead
 
 
 def move_transposes(graph: Graph) -> Graph:
@@ -29,5 +30,7 @@ def move_transposes(graph: Graph) -> Graph:
     nodes = tuple(map_regions(node, move_transposes) for node in graph.nodes)
     if any(new is not old for new, old in zip(nodes, graph.nodes)):
         graph = replace(graph, nodes=nodes)
-    search = OrderSearch(graph)
-    return apply_orders(graph, search) if search.run() else graph
+    # What nobody reads any more has no say in how values are stored.
+    live = remove_dead(graph)
+    search = OrderSearch(live)
+    return apply_orders(live, search) if search.run() else graph
