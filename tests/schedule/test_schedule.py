@@ -108,6 +108,16 @@ def _branches(builder: GraphBuilder) -> Sequence[Value]:
     return [builder.apply("concat", left, right, x, axis=3)]
 
 
+def _shuffled(builder: GraphBuilder) -> Sequence[Value]:
+    x = builder.input("x", TensorType(f32, (2, 5, 6, 4)))
+    kernel = {"strides": (1, 1), "dilations": (1, 1), "low": (0, 0), "high": (0, 0), "groups": 1}
+    y = builder.apply("relu", builder.apply("conv", x, _weight(builder, 1, 1, 4, 4), **kernel))
+    halves = builder.apply("reshape", builder.apply("concat", x, y, axis=3), shape=(2, 5, 6, 2, 4))
+    mixed = builder.apply("transpose", halves, permutation=(0, 1, 2, 4, 3))
+    mixed = builder.apply("reshape", mixed, shape=(2, 5, 6, 8))
+    return [builder.apply("conv", mixed, _weight(builder, 1, 1, 8, 4), **kernel)]
+
+
 def _statistics(builder: GraphBuilder) -> Sequence[Value]:
     x = builder.input("x", TensorType(f32, (N, 5, 33)))
     mean = builder.apply("mul", _rows(builder, "reduce_sum", x), _scalar(builder, x, 1 / 33))
@@ -150,6 +160,7 @@ CASES = {
     ),
     "residual": Case(_residual, ((2, 7, 6, 4),), ("conv_add_relu", "max_pool", "concat", "concat")),
     "branches": Case(_branches, ((2, 5, 6, 4),), ("conv", "conv_relu", "concat")),
+    "shuffled": Case(_shuffled, ((2, 5, 6, 4),), ("conv_relu", "concat", "copy", "conv")),
     "statistics": Case(
         _statistics,
         ((2, 5, 33),),

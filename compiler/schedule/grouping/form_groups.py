@@ -278,6 +278,9 @@ class _Former:
             return False  # an epilogue does not choose among parts, one element at a time
         if node.operator.name == "concat" and is_of_phases(node, self.producers):
             return False  # its parts' kernels write it
+        moves = node.operator.name == "concat" and any(map(moves_last_axis, group.nodes))
+        if moves and any(map(self._ends_with_contraction, node.inputs)):
+            return False  # the kernels of products write its parts as they end
         repeats_border = node.operator.name == "pad" and node.attributes["mode"] != "constant"
         if repeats_border and any(moves_last_axis(member) for member in group.nodes):
             return False  # it copies rows where they lie in one piece
@@ -311,6 +314,17 @@ class _Former:
             }
             waiting += computed - seen
             seen |= computed
+        return False
+
+    def _ends_with_contraction(self, value: Value) -> bool:
+        """Whether a value is computed of a product's sums, one by one, for one reader."""
+        while (made := self.producers.get(value)) is not None and len(self.users[value]) == 1:
+            if kind_of(made) == "contraction":
+                return True
+            if kind_of(made) != "pointwise" or made.operator.name in ("concat", "pad"):
+                return False
+            same = (v for v in made.inputs if v.type.shape == value.type.shape)
+            value = next((v for v in same if v in self.producers), made.inputs[0])
         return False
 
     def _ends_contraction(self, node: Node) -> bool:
