@@ -29,7 +29,7 @@ def turn_products(graph: Graph) -> Graph:
     rewriter = GraphRewriter(graph)
     turned: dict[Value, Value] = {}
     for node in graph.nodes:
-        if node.outputs[0] in chosen:
+        if not chosen.isdisjoint(node.outputs):
             rewriter.sources = node.sources
             turned[node.output] = _turn(rewriter, node, producers, turned)
         elif node.inputs and node.inputs[0] in turned:
