@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx.parser
 import pytest
-from onnx import helper
+from onnx import helper, numpy_helper
 
 import bessemer
 from bessemer.compiler.ir.build import GraphBuilder
@@ -144,6 +145,29 @@ def test_products_with_padding_are_left_out() -> None:
     steps = planned(read_onnx(model)).program.steps
     kernels = [step.kernel for step in steps if isinstance(step, Launch)]
     assert sum(kernel.name.startswith("conv") for kernel in kernels) == 9
+
+
+def test_products_with_padding_are_left_out_of_images_of_any_sizes() -> None:
+    """Four parts along each axis, some of which are empty, and kernels by the numbers of taps."""
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+        g (float[n, 16, h, w] x, float[n, 16, h, w] z) => (float[n, 16, h, w] y) {
+            c = Conv<dilations = [12, 9], pads = [12, 9, 12, 9]>(x, k)
+            s = Add(c, z)
+            y = Relu(s)
+        }"""
+    model = onnx.parser.parse_model(text)
+    weights = np.random.default_rng(0).standard_normal((16, 16, 3, 3)).astype(np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(weights, "k"))
+    steps = planned(read_onnx(model)).program.steps
+    kernels = [step.kernel for step in steps if isinstance(step, Launch)]
+    regions = [kernel.name for kernel in kernels if kernel.name.startswith("conv")]
+    assert len(regions) == 16 and len(set(regions)) == 9
+    compiled = bessemer.compile(model, threads=2)
+    for n, h, w in ((2, 12, 16), (1, 1, 1), (1, 40, 50), (2, 13, 9), (1, 24, 18), (3, 25, 8)):
+        x, z = floats(n, 16, h, w), floats(n, 16, h, w)
+        (theirs,) = expected(model, {"x": x, "z": z})
+        np.testing.assert_allclose(compiled.run([x, z])[0], theirs, rtol=1e-5, atol=2e-5)
+    assert compiled.run([np.zeros((0, 16, 9, 9), np.float32)] * 2)[0].shape == (0, 16, 9, 9)
 
 
 def test_several_filters_of_one_channel_are_depthwise_too() -> None:

@@ -21,6 +21,9 @@ _WORTH = 0.9
 """The share of the direct sum's time that is left at most."""
 _UNKNOWN = 64
 """Stands for an unknown number of images, rows or columns."""
+_FARTHEST = 8
+"""Taps farther apart, in images of unknown sizes, may be farther apart than the images are long:
+then tiles are mostly outside of them. Lines are long."""
 _FEWEST_TILES = 9
 """Of fewer, the transformed weights, which are more than the weights, take longer to read."""
 
@@ -45,6 +48,8 @@ def pays(
     known = prod(size for size in outputs if isinstance(size, int))
     if not constant and known < FEWEST_PIXELS:
         return False
+    if _may_be_outside(outputs, taps):
+        return False
     for axis, size in zip(taps, outputs[1:]):
         if isinstance(size, int) and axis.count == 3:
             tiles = axis.tiles(size)
@@ -65,6 +70,8 @@ def segments_pay(
     channels are no neighbours in memory."""
     if not isinstance(channels, int) or not isinstance(columns, int) or min(channels, columns) < 8:
         return False
+    if _may_be_outside(outputs, taps):
+        return False
     sizes = [size if isinstance(size, int) else _UNKNOWN for size in outputs]
     tiles = sizes[0] * prod(dims.number(axis.tiles(n)) for axis, n in zip(taps, sizes[1:]))
     if tiles < _FEWEST_TILES:
@@ -74,3 +81,11 @@ def segments_pay(
     transforms += _PER_NUMBER * columns
     points = parts_of(taps)[-1].end
     return tiles * points * (channels * columns + transforms) < _WORTH * direct
+
+
+def _may_be_outside(outputs: Sequence[Size], taps: tuple[Taps, Taps]) -> bool:
+    """Whether many outputs of tiles may be none, as sizes are not known and taps far apart."""
+    if not all(axis.count > 1 for axis in taps):
+        return False
+    axes = zip(taps, outputs[1:], strict=True)
+    return any(not isinstance(size, int) and axis.dilation > _FARTHEST for axis, size in axes)

@@ -160,25 +160,25 @@ def _lower_in_registers(
     target = lowering.target
     draft = with_group(job.draft, target)
     is_constant = job.right in lowering.constants
-    works = list(contractions_of(draft, anchor, regions)) or [draft]
-    tilings = [lowering.choices.tiling(anchor, work, target, is_constant) for work in works]
+    works = list(contractions_of(draft, anchor, regions)) or [(draft, dict[str, Size]())]
+    tilings = [lowering.choices.tiling(anchor, work, target, is_constant) for work, _ in works]
     lies = None
     if not regions and not is_constant:
-        lies = in_memory(anchor, works[0], tilings[0], grouping, target)
+        lies = in_memory(anchor, draft, tilings[0], grouping, target)
     launches: list[Launch] = []
     if lies is None:
         b, launches = _packed(job, anchor, draft, tilings[0].panel, lowering)
     else:
         b, work, tiling = lies
-        works, tilings = [work], [tiling]
+        works, tilings = [(work, {})], [tiling]
     right = flat(inputs.buffer(b))
-    for work, tiling in zip(works, tilings, strict=True):
+    for (work, places), tiling in zip(works, tilings, strict=True):
         contraction = replace(work, b=right)
         if regions or contraction.fetch:
             body = lower_contraction(contraction, tiling, target)  # finds what the epilogue reads
         else:
             body = _body(contraction, tiling, job, inputs, lowering)
-        read, arguments = flat_buffers(inputs), {BASE: job.base}
+        read, arguments = flat_buffers(inputs), {BASE: job.base, **places}
         launch = lowering.launch(
             job.nodes,
             read,

@@ -5,7 +5,9 @@
 The first twelve rows of outputs see no row of the image under the first row of taps, the last
 twelve none under the last one. So the outputs are cut into regions, three along each axis, each
 with the taps that it sees: 7/12 of the products in all. A region is a contraction of its own, of
-the same input and the same packed weight, of which it leaves steps out.
+the same input and the same packed weight, of which it leaves steps out. Where a size is not known,
+regions begin and end where they would by any size, and may turn out to be empty: of an image of 12
+columns, all see the middle tap only.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby, product
 from math import prod
+from typing import Any
 
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
@@ -26,16 +29,22 @@ _FEWEST = 3
 """Outputs along an axis of a region: with fewer, tiles would be too low."""
 _WORTH, _FEWER_THAN_WINOGRAD = 0.85, 0.5
 """The shares of the products that may be left at most."""
+_UNKNOWN = 32
+"""Stands for an unknown size: images that have become small are looked at from afar."""
+_FAR, _MOST_TAPS = 8, 3
+"""Regions of an unknown size are for taps farther apart than that, and for so many at most, as
+there are more of them than of a known one."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """Neighbouring outputs along an axis, and the taps that they see."""
+    """Neighbouring outputs along an axis, `likely` so many, and the taps that they see."""
 
-    begin: int
-    count: int
-    first_tap: int
+    begin: Size
+    count: Size
+    first_tap: Size
     taps: int
+    likely: int
 
 
 Region = tuple[Part, ...]
@@ -50,7 +59,10 @@ def regions_of(convolution: Node, producers: Mapping[Value, Node]) -> list[Regio
         return []
     if pad.attributes["mode"] != "constant" or pad.attributes["value"] != 0:
         return []
-    parts = [_parts(convolution, pad, axis) for axis in range(w.type.rank - 2)]
+    parts = [
+        _parts(convolution, pad, axis) or _parts_of_any_size(convolution, pad, axis)
+        for axis in range(w.type.rank - 2)
+    ]
     regions = list(product(*parts))
     return regions if regions and _share(regions, convolution) <= _WORTH else []
 
@@ -63,7 +75,7 @@ def is_better_than_winograd(regions: list[Region], convolution: Node) -> bool:
 def _share(regions: list[Region], convolution: Node) -> float:
     """The share of the products that is left."""
     taps = prod(size for size in convolution.inputs[1].type.shape[:-2] if isinstance(size, int))
-    sizes = [(prod(p.count for p in region), prod(p.taps for p in region)) for region in regions]
+    sizes = [(prod(p.likely for p in region), prod(p.taps for p in region)) for region in regions]
     seen = sum(outputs * taps for outputs, taps in sizes)
     return seen / (taps * sum(outputs for outputs, _ in sizes))
 
@@ -87,20 +99,63 @@ def _parts(convolution: Node, pad: Node, axis: int) -> list[Part]:
     found = []
     for (first, end), members in groupby(range(outputs), seen):
         places = list(members)
-        found.append(Part(places[0], len(places), first, end - first))
-    return found if min(part.count for part in found) >= _FEWEST else []
+        found.append(Part(places[0], len(places), first, end - first, len(places)))
+    return found if min(part.likely for part in found) >= _FEWEST else []
+
+
+def _parts_of_any_size(convolution: Node, pad: Node, axis: int) -> list[Part]:
+    """The parts along an axis of an image of a size that is not known, of which one tap is seen by
+    every output; none where taps are near or many."""
+    size, low = pad.inputs[0].type.shape[1 + axis], pad.attributes["low"][1 + axis]
+    taps = convolution.inputs[1].type.shape[axis]
+    stride, dilation = (convolution.attributes[name][axis] for name in ("strides", "dilations"))
+    if isinstance(size, int) or not (isinstance(low, int) and isinstance(taps, int)):
+        return []
+    if pad.output.type.rank != 4:
+        return []  # lines are long, and volumes would have too many regions
+    if stride != 1 or dilation <= _FAR or taps > _MOST_TAPS or low % dilation != 0:
+        return []
+    middle = low // dilation
+    if not 0 <= middle < taps or convolution.output.type.shape[1 + axis] != size:
+        return []
+    found = []
+    for taps_seen in product(range(middle + 1), range(middle + 1, taps + 1)):
+        begin, count = _outputs(taps_seen, taps, low, dilation, size)
+        _, likely = _outputs(taps_seen, taps, low, dilation, _UNKNOWN)
+        if count != 0:
+            first, end = taps_seen
+            found.append(Part(begin, count, first, end - first, dims.number(likely)))
+    return found
+
+
+def _outputs(
+    seen: tuple[int, int], taps: int, low: int, dilation: int, size: Size
+) -> tuple[Size, Size]:
+    """The first of the outputs that see just these of the taps, begin and end, and their number."""
+    first, end = seen
+    before = low - first * dilation
+    begin: Size = max(before, 0)
+    if end < taps:
+        begin = dims.maximum(begin, size + low - end * dilation)
+    behind = dims.minimum(size, size + low - (end - 1) * dilation)
+    if first > 0:
+        behind = dims.minimum(behind, before + dilation)
+    return begin, dims.maximum(0, behind - begin)
 
 
 def contractions_of(
     whole: Contraction, convolution: Node, regions: list[Region]
-) -> Iterator[Contraction]:
-    """The contraction of each region; none where memory has another order than the convolution."""
+) -> Iterator[tuple[Contraction, Mapping[str, Size]]]:
+    """The contraction of each region, and what its own symbols are, by which regions of unknown
+    sizes share kernels; none where memory has another order than the convolution."""
     places = _rows_of_axes(whole, convolution)
     steps = _steps(whole)
     if len(places) < len(steps):
         return
     for region in regions:
-        rows, begins = list(whole.rows), [0] * len(whole.rows)
+        arguments: dict[str, Size] = {}
+        region = tuple(_named(part, axis, arguments) for axis, part in enumerate(region))
+        rows, begins = list(whole.rows), list[Size]([0] * len(whole.rows))
         for part, place in zip(region, places, strict=True):
             rows[place] = replace(rows[place], extent=part.count)
             begins[place] = part.begin
@@ -111,7 +166,7 @@ def contractions_of(
             replace(tap, extent=part.taps, steps=step)
             for part, tap, step in zip(region, taps, steps, strict=True)
         ]
-        yield replace(
+        contraction = replace(
             whole,
             a_base=whole.a_base + first,
             rows=tuple(rows),
@@ -120,6 +175,18 @@ def contractions_of(
             panel_steps=whole.depth_steps,
             first_step=dims.total(part.first_tap * step for part, step in zip(region, steps)),
         )
+        yield contraction, arguments
+
+
+def _named(part: Part, axis: int, arguments: dict[str, Size]) -> Part:
+    """The part by symbols of the kernel's own, where its size is not known."""
+    if isinstance(part.begin, int) and isinstance(part.count, int):
+        return part
+    named: dict[str, Any] = {}
+    for field in ("begin", "count", "first_tap"):
+        name = f"bessemer_{field}{axis}"
+        arguments[name], named[field] = getattr(part, field), dims.symbol(name)
+    return replace(part, **named)
 
 
 def _rows_of_axes(whole: Contraction, convolution: Node) -> list[int]:
@@ -152,7 +219,7 @@ class _Moved:
     """The epilogue of a region, whose rows begin elsewhere."""
 
     whole: Contraction
-    begins: tuple[int, ...]
+    begins: tuple[Size, ...]
 
     def __call__(
         self, rows: tuple[Size, ...], column: Size, total: Expression
