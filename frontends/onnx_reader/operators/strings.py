@@ -26,7 +26,7 @@ def _pattern(context: NodeContext, expression: str) -> str:
     """A regular expression that can be read; raises CompileError."""
     try:
         re.compile(expression, re.ASCII)
-    except re.error as error:
+    except (re.error, ValueError) as error:
         context.wrong(f"the regular expression {expression!r} cannot be read: {error}")
     return expression
 
