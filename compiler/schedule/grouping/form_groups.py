@@ -274,15 +274,13 @@ class _Former:
 
     def _may_join_pointwise(self, group: Group, node: Node) -> bool:
         numel = node.output.type.numel
-        if node.operator.name == "concat" and any(map(self._ends_contraction, group.nodes)):
+        is_concat = node.operator.name == "concat"
+        if is_concat and any(map(self._ends_contraction, group.nodes)):
             return False  # an epilogue does not choose among parts, one element at a time
-        if node.operator.name == "concat" and is_of_phases(node, self.producers):
+        moves = any(map(moves_last_axis, group.nodes))
+        if is_concat and (is_of_phases(node, self.producers) or (moves and self._has_sums(node))):
             return False  # its parts' kernels write it
-        moves = node.operator.name == "concat" and any(map(moves_last_axis, group.nodes))
-        if moves and any(map(self._ends_with_contraction, node.inputs)):
-            return False  # the kernels of products write its parts as they end
-        repeats_border = node.operator.name == "pad" and node.attributes["mode"] != "constant"
-        if repeats_border and any(moves_last_axis(member) for member in group.nodes):
+        if moves and node.operator.name == "pad" and node.attributes["mode"] != "constant":
             return False  # it copies rows where they lie in one piece
         if numel == product(group.shape):
             later = group.reductions or group.packs is not None
@@ -316,15 +314,16 @@ class _Former:
             seen |= computed
         return False
 
-    def _ends_with_contraction(self, value: Value) -> bool:
-        """Whether a value is computed of a product's sums, one by one, for one reader."""
-        while (made := self.producers.get(value)) is not None and len(self.users[value]) == 1:
-            if kind_of(made) == "contraction":
+    def _has_sums(self, node: Node) -> bool:
+        """Whether a node reads what is computed of a product's sums one by one, for it alone."""
+        waiting = list(node.inputs)
+        while waiting:
+            made = self.producers.get(value := waiting.pop())
+            kind = "" if made is None or len(self.users[value]) != 1 else kind_of(made)
+            if kind == "contraction":
                 return True
-            if kind_of(made) != "pointwise" or made.operator.name in ("concat", "pad"):
-                return False
-            same = (v for v in made.inputs if v.type.shape == value.type.shape)
-            value = next((v for v in same if v in self.producers), made.inputs[0])
+            if made and kind == "pointwise" and made.operator.name not in ("concat", "pad"):
+                waiting += [v for v in made.inputs if v.type.shape == value.type.shape]
         return False
 
     def _ends_contraction(self, node: Node) -> bool:
