@@ -6,7 +6,7 @@ A row is a product or a layer of ResNet-50 on a target; convolutions are the dir
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache, partial
 
 import numpy as np
@@ -54,8 +54,8 @@ def measure_kernels(plan: Plan) -> dict[str, Row]:
     return plan.record.fill("kernels", [f"{n}@{t}" for t in TARGETS for n in kernels], one)
 
 
-def _works() -> dict[str, Callable[[np.random.Generator], Work]]:
-    """What makes a work, by its name."""
+def _works() -> dict[str, partial[Work]]:
+    """What makes a work of random numbers, by its name."""
     products = {
         f"gemm {'x'.join(map(str, shape))}": partial(product_work, *shape) for shape in PRODUCTS
     }

@@ -31,9 +31,9 @@ def _streaming(graph: Graph) -> list[str]:
 
 
 def test_what_is_small_stays_in_the_caches() -> None:
-    assert _streaming(_product(64, 2048, 512)) == ["pack"]
+    assert _streaming(_product(192, 2048, 512)) == ["pack"]
     assert _streaming(_product(64, 2048, 512, transposed=True)) == ["pack"]
-    assert _streaming(_product(64, 1024, 512)) == []
+    assert _streaming(_product(192, 1024, 512)) == []
 
 
 @pytest.mark.parametrize(("columns", "transposed"), [(1024, False), (1000, True)])

@@ -39,8 +39,8 @@ def read_sparse_attention(context: NodeContext) -> list[Item]:
         interleaved = bool(context.integer("rotary_interleaved", 0))
         query, key = (rotated(context, x, angles, interleaved) for x in (query, key))
     keys, values = (
-        extended(context, context.input(position), new, rows, cleared)
-        for position, new, cleared in ((3, key, 0), (4, value, rows.longest))
+        extended(context, context.input(position), new, rows)
+        for position, new in ((3, key), (4, value))
     )
     scores = group_scores(context, query, keys, rows)
     seen = _seen(context, scores, rows)
