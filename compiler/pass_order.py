@@ -20,6 +20,7 @@ from bessemer.compiler.passes.gathers.multiply_looked_up import multiply_looked_
 from bessemer.compiler.passes.gathers.multiply_tables import multiply_tables
 from bessemer.compiler.passes.gathers.resize_as_floats import resize_as_floats
 from bessemer.compiler.passes.gathers.resize_by_axes import resize_by_axes
+from bessemer.compiler.passes.gathers.resize_pixels_alone import resize_pixels_alone
 from bessemer.compiler.passes.gathers.tabulate_resizes import tabulate_resizes
 from bessemer.compiler.passes.gathers.take_whole_rows import take_whole_rows
 from bessemer.compiler.passes.layout.lay_out_once import lay_out_once
@@ -74,6 +75,7 @@ _BEFORE_ROUNDING: tuple[Pass, ...] = (
     resize_as_floats,
     move_transposes,
     resize_by_axes,
+    resize_pixels_alone,
     tabulate_resizes,
     narrow_integers,
     widen_convolutions,

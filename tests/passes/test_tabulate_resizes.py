@@ -102,6 +102,21 @@ def test_integers_outside_of_a_region_are_not_rounded(dtype: DType, outside: flo
     np.testing.assert_array_equal(found, np.concatenate([rows[:, [0, 2]], beyond], 1))
 
 
+def test_rows_are_mixed_first_unless_there_will_be_more(rng: np.random.Generator) -> None:
+    def axes_of(shape: tuple[dims.Size, ...], scales: tuple[float, ...] = ()) -> list[int]:
+        b = GraphBuilder("g")
+        b.input("like", TensorType(f32, (_H, _W)))
+        x = b.input("x", TensorType(f32, (3, N, dims.symbol("m"))))
+        y = b.apply("resize", x, shape=shape, scales=scales, mode="linear")
+        graph = changed(b.finish([y]), [tabulate_resizes], rng, rtol=1e-6)
+        return [n.attributes["axis"] for n in graph.nodes if n.operator.name == "mix_neighbours"]
+
+    assert axes_of((3, _H, _W)) == [1, 2]
+    assert axes_of((3, _H, _W), (1.0, 0.3, 1.3)) == [1, 2]
+    assert axes_of((3, _H, _W), (1.0, 1.2, 1.3)) == [2, 1]
+    assert axes_of((3, N + 3, dims.symbol("m") + 5)) == [2, 1]
+
+
 def test_known_sizes_and_multiples_stay() -> None:
     b = GraphBuilder("g")
     x = b.input("x", TensorType(f32, (1, 3, N, 5)))

@@ -10,7 +10,8 @@ A position is a division of integers. By a known size it costs little; by an unk
 more than all the rest, so it is done once for a column instead of once for a pixel. (The nearest
 place of a column is what an axis of places becomes when it is resized.) Where pixels are mixed,
 whole rows are mixed first: of an image that shrinks, and takes longest for its size, there are
-fewer left in which pixels are looked up. Others are all looked up at once.
+fewer left in which pixels are looked up. Those of an image that is known to grow are looked up
+before there are more rows. Pixels that are not mixed are all looked up at once.
 """
 
 from __future__ import annotations
@@ -36,12 +37,12 @@ def tabulate_resizes(graph: Graph) -> Graph:
     nodes = tuple(map_regions(node, tabulate_resizes) for node in graph.nodes)
     if any(new is not old for new, old in zip(nodes, graph.nodes)):
         graph = replace(graph, nodes=nodes)
-    if not any(_is_looked_up(node) for node in graph.nodes):
+    if not any(is_looked_up(node) for node in graph.nodes):
         return graph
     users, outputs = remove_dead(graph).users(), set(graph.outputs)
 
     def rule(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
-        if not _is_looked_up(node):
+        if not is_looked_up(node):
             return None
         x, straight = rewriter.now(node.inputs[0]), tuple(range(node.output.type.rank))
         order = _wanted(node, users, outputs)
@@ -66,7 +67,7 @@ def _wanted(
         (reader,) = readers
         if reader.operator.name == "transpose":
             order: tuple[int, ...] = reader.attributes["permutation"]
-            return order if order[-1] in _changed(resize) else straight
+            return order if order[-1] in changed_axes(resize) else straight
         if not is_pointwise(reader.operator) or len(reader.inputs) > 1:
             break
         value = reader.output
@@ -75,14 +76,22 @@ def _wanted(
 
 def _resized(rewriter: GraphRewriter, resize: Node, x: Value, order: Sequence[int]) -> Value:
     """`x`, which has the axes of the resize's input in this order, resized."""
-    changed = _changed(resize)
+    changed = changed_axes(resize)
     places = [place for place, axis in enumerate(order) if axis in changed]
-    for place in places:
+    for place in reversed(places) if _grows(resize) else places:
         x = _along(rewriter, resize, x, order, place)
     return x
 
 
-def _is_looked_up(resize: Node) -> bool:
+def _grows(resize: Node) -> bool:
+    """Whether an image is known to get no smaller along any axis."""
+    shape = resize.output.type.shape
+    scales = resize.attributes.get("scales") or (0.0,) * len(shape)
+    sizes = zip(resize.inputs[0].type.shape, shape, scales)
+    return all(s >= 1 or dims.is_nonnegative(new - old) for old, new, s in sizes)
+
+
+def is_looked_up(resize: Node) -> bool:
     """Whether its positions are worth a table, and the order in which its axes are done is free."""
     if resize.operator.name != "resize":
         return False
@@ -98,14 +107,14 @@ def _is_looked_up(resize: Node) -> bool:
         or x.dtype not in (f32, f64)
     ):
         return False
-    pairs = [(x.shape[axis], resize.output.type.shape[axis]) for axis in _changed(resize)]
+    pairs = [(x.shape[axis], resize.output.type.shape[axis]) for axis in changed_axes(resize)]
     if attributes.get("coordinate") == "align_corners":
         # The ratio is that of the sizes less one.
         return any(not isinstance(size, int) for pair in pairs for size in pair)
     return any(_is_free(*pair) for pair in pairs)
 
 
-def _changed(resize: Node) -> list[int]:
+def changed_axes(resize: Node) -> list[int]:
     """The axes whose elements do not all stay where they are."""
     shape = resize.output.type.shape
     scales = resize.attributes.get("scales") or (0.0,) * len(shape)
@@ -125,7 +134,7 @@ def _along(
     rewriter: GraphRewriter, resize: Node, x: Value, order: Sequence[int], place: int
 ) -> Value:
     """`x`, which has the axes of the resize's input in this order, resized along one of them."""
-    attributes, axis, changed = resize.attributes, order[place], _changed(resize)
+    attributes, axis, changed = resize.attributes, order[place], changed_axes(resize)
     mode = attributes.get("mode", "nearest")
     size, resized = resize.inputs[0].type.shape[axis], resize.output.type.shape[axis]
     scales = attributes.get("scales") or (0.0,) * resize.output.type.rank
