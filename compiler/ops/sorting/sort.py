@@ -21,7 +21,7 @@ from bessemer.compiler.ir.expr import (
     constant,
     index_value,
     less,
-    neutral,
+    load,
 )
 from bessemer.compiler.ir.op import Example, Operator, register
 from bessemer.compiler.ir.types import FLOATS, INTEGERS, Array, TensorType, bf16, boolean, f16, i64
@@ -31,14 +31,11 @@ from bessemer.compiler.ops.precise import widened
 from bessemer.compiler.ops.rows import Row, each_row, rows_side_by_side
 from bessemer.compiler.ops.sorting.extreme_place import find_extremes
 from bessemer.compiler.ops.sorting.heap import Heap
+from bessemer.compiler.ops.sorting.insertion import best_places, is_by_insertion
 from bessemer.compiler.ops.sorting.sort_keys import is_packable, packed_key, place_in
 
-MOST_INSERTED, FEWEST_ROWS = 32, 8
-"""How many elements are kept by insertion at most, and of how many rows at least."""
 BLOCK = 64
 """Elements that are compared at once with the worst one kept."""
-MOST_OF_UNKNOWN_ROWS, LONGEST_OF_UNKNOWN_ROWS = 8, 256
-"""The same where nobody knows how many rows there are: there may be one."""
 
 
 def is_greater(a: Expression, b: Expression) -> Expression:
@@ -86,25 +83,26 @@ def _statements(
     (x,) = inputs
     values, indices = outputs
 
-    def put(row: Row, position: Size, place: Expression) -> None:
+    def put(
+        row: Row, position: Size, place: Expression, is_there: Expression | None = None
+    ) -> None:
         kept = builder.define(place, "place")
         builder.store(indices, row(position), kept.value)
-        builder.store(values, row(position), x[row(kept.index)])
+        builder.store(values, row(position), load(x, row(kept.index), is_there))
 
     if k == 1 and (largest or not x.dtype.is_float):
         # The smallest of floats is another matter: there NaN comes last.
         name = "arg_max" if largest else "arg_min"
         find_extremes(builder, x, name, axis, last=False, put=lambda row, place: put(row, 0, place))
         return
-    if isinstance(k, int) and _by_insertion(x, k, axis):
+    if isinstance(k, int) and is_by_insertion(x, k, axis):
         with rows_side_by_side(builder, x.shape, axis) as row:
-            for position, place in enumerate(_insert_all(builder, x, row, axis, k, largest)):
-                put(row, position, place)
+            enough = _fail_if_fewer(builder, x.shape[axis], k)
+            for position, place in enumerate(best_places(builder, x, row, axis, k, largest)):
+                put(row, position, place, enough)
         return
     with each_row(builder, x.shape, axis) as row:
-        too_many = less(x.shape[axis], k)
-        if not isinstance(too_many, Constant):
-            builder.fail_if(too_many, "top_k wants more elements than its axis has")
+        _fail_if_fewer(builder, x.shape[axis], k)
         count = dims.minimum(k, x.shape[axis])
         items = _packed_items(x, row, largest) if is_packable(x.dtype) else _places(x, row, largest)
         with builder.when(less(0, count)):
@@ -113,29 +111,13 @@ def _statements(
             put(row, i, items.place(indices[row(i)]))
 
 
-def _by_insertion(x: Buffer, k: int, axis: int) -> bool:
-    """Whether the best few of many rows are kept in registers, a row a lane."""
-    size = x.shape[axis]
-    if not is_packable(x.dtype) or k == 0 or not isinstance(size, int):
-        return False
-    rows = dims.product((*x.shape[:axis], *x.shape[axis + 1 :]))
-    if not isinstance(rows, int):
-        return k <= MOST_OF_UNKNOWN_ROWS and size <= LONGEST_OF_UNKNOWN_ROWS
-    return k <= MOST_INSERTED and rows >= FEWEST_ROWS
-
-
-def _insert_all(
-    builder: KernelBuilder, x: Buffer, row: Row, axis: int, k: int, largest: bool
-) -> list[Expression]:
-    """The places of a row's best elements, best first, found by inserting one after the other."""
-    best = [builder.define(neutral("max", i64), "best") for _ in range(k)]
-    with builder.loop(x.shape[axis]) as i:
-        key = builder.define(packed_key(x[row(i)], index_value(i), largest), "key").value
-        for rank in reversed(range(k)):
-            # What is below its neighbour stays, or gives way to the lesser of that one and the key.
-            moved = expr.binary("min", best[rank - 1].value, key) if rank else key
-            best[rank].set(expr.binary("max", best[rank].value, moved))
-    return [place_in(key.value) for key in best]
+def _fail_if_fewer(builder: KernelBuilder, size: Size, k: Size) -> Expression | None:
+    """Whether there are k elements, where that is not known; with fewer the run ends."""
+    too_few = less(size, k)
+    if isinstance(too_few, Constant):
+        return None
+    builder.fail_if(too_few, "top_k wants more elements than its axis has")
+    return ~too_few
 
 
 @dataclass(frozen=True)
