@@ -76,3 +76,22 @@ def test_tiles_of_some_rows_read_the_rows_of_a_matrix(
 def test_other_matrices_are_packed(left: tuple[int, ...], right: tuple[int, ...]) -> None:
     steps = launches(planned(_product(left, right)).program.steps)
     assert any("pack" in step.kernel.name for step in steps)
+
+
+_SHAPES = {"x": (64, 300), "y": (300, 512)}
+
+
+@pytest.mark.parametrize("operator", ["relu", "cast"])
+def test_a_matrix_that_is_computed_as_it_is_packed_lies_nowhere(
+    operator: str, rng: np.random.Generator
+) -> None:
+    b = GraphBuilder("product")
+    x, y = (b.input(name, TensorType(f64, shape)) for name, shape in _SHAPES.items())
+    y = b.apply("relu", y) if operator == "relu" else b.apply("cast", y, dtype=f32)
+    x = x if operator == "relu" else b.apply("cast", x, dtype=f32)
+    graph = b.finish([b.apply("matmul", x, y)], ["z"])
+    assert any("pack" in step.kernel.name for step in launches(planned(graph).program.steps))
+    left, right = (rng.standard_normal(shape) / 9 for shape in _SHAPES.values())
+    exact = left @ (np.maximum(right, 0) if operator == "relu" else right)
+    (found,) = bessemer.compile(graph, threads=2).run({"x": left, "y": right})
+    assert np.abs(found - exact).max() <= 2e-6

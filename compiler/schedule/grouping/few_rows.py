@@ -45,11 +45,16 @@ def reads_in_place(node: Node, pack_nodes: Iterable[Node] = ()) -> bool:
     return rows <= (MOST_ROWS_OF_SMALL if bytes_ < _SMALL_BYTES else _MOST_ROWS_OF_NEAR)
 
 
-def tiles_read_in_place(node: Node, operands: Sequence[Source | None]) -> bool:
+def tiles_read_in_place(
+    node: Node, pack_nodes: Iterable[Node], operands: Sequence[Source | None]
+) -> bool:
     """Whether tiles of a matmul's rows read its right operand where it lies; `operands` tell where
-    both lie. The gradient of a weight, whose left operand is read across, is left to its update."""
+    both lie, and `pack_nodes` lead to the right one: it lies nowhere if they do more than to move.
+    The gradient of a weight, whose left operand is read across, is left to its update."""
     first, second = operands
     if node.operator.name != "matmul" or first is None or second is None or second.base != 0:
+        return False
+    if not all(each.operator.is_view and each.inputs for each in pack_nodes):
         return False
     left, right = (value.type for value in node.inputs)
     if {left.dtype, right.dtype, node.output.type.dtype} not in ({f32}, {f64}):

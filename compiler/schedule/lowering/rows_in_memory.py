@@ -13,7 +13,7 @@ from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.schedule.contraction.contraction import Contraction
 from bessemer.compiler.schedule.contraction.tiles import Tiling
 from bessemer.compiler.schedule.grouping.few_rows import tiles_read_in_place
-from bessemer.compiler.schedule.grouping.groups import Grouping
+from bessemer.compiler.schedule.grouping.groups import Grouping, in_order
 from bessemer.compiler.schedule.grouping.views import source_of
 from bessemer.compiler.targets.machine import Target
 
@@ -30,8 +30,8 @@ def in_memory(
         return None
     right = anchor.inputs[1]
     operands = [source_of(value, grouping.views(value)) for value in anchor.inputs]
-    source = operands[1]
-    if source is None or not tiles_read_in_place(anchor, operands):
+    source, pack_nodes = operands[1], in_order(grouping.packs.get(anchor))
+    if source is None or not tiles_read_in_place(anchor, pack_nodes, operands):
         return None
     *outer, step, _ = source.strides
     columns, depth = right.type.shape[-1], right.type.shape[-2]

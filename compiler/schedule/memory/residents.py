@@ -184,7 +184,7 @@ class _Finder:
         if anchor.operator.name != "matmul" or reads_in_place(anchor, pack.nodes):
             return anchor.operator.name == "matmul"
         operands = [source_of(value, self.grouping.views(value)) for value in anchor.inputs]
-        return tiles_read_in_place(anchor, operands)
+        return tiles_read_in_place(anchor, pack.nodes, operands)
 
     def _is_alias(self, group: Group, node: Node) -> bool:
         return (
