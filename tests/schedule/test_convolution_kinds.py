@@ -170,6 +170,28 @@ def test_products_with_padding_are_left_out_of_images_of_any_sizes() -> None:
     assert compiled.run([np.zeros((0, 16, 9, 9), np.float32)] * 2)[0].shape == (0, 16, 9, 9)
 
 
+@pytest.mark.parametrize("is_known", [True, False])
+def test_products_with_zero_points_in_the_padding_are_left_out(is_known: bool) -> None:
+    """What they add up to is known for each region and channel."""
+    n, h, w = (1, 15, 21) if is_known else ("n", "h", "w")
+    text = f"""<ir_version: 8, opset_import: ["" : 17]>
+        g (uint8[{n}, 16, {h}, {w}] x) => (int32[{n}, 5, {h}, {w}] y) <uint8 zero = {{131}}> {{
+            y = ConvInteger<dilations = [12, 9], pads = [12, 9, 12, 9]>(x, k, zero)
+        }}"""
+    model, r = onnx.parser.parse_model(text), np.random.default_rng(0)
+    weights = r.integers(-128, 128, (5, 16, 3, 3)).astype(np.int8)
+    model.graph.initializer.append(numpy_helper.from_array(weights, "k"))
+    steps = planned(read_onnx(model)).program.steps
+    kernels = [step.kernel for step in steps if isinstance(step, Launch)]
+    regions = [kernel.name for kernel in kernels if kernel.name.startswith("conv")]
+    assert (len(regions), len(set(regions))) == ((9, 9) if is_known else (16, 9))
+    compiled = bessemer.compile(model, threads=2)
+    for n, h, w in [(1, 15, 21)] if is_known else [(2, 12, 16), (1, 1, 1), (1, 40, 50), (2, 13, 9)]:
+        x = r.integers(0, 256, (n, 16, h, w)).astype(np.uint8)
+        (theirs,) = expected(model, {"x": x})
+        np.testing.assert_array_equal(compiled.run([x])[0], theirs)
+
+
 def test_several_filters_of_one_channel_are_depthwise_too() -> None:
     node = helper.make_node("Conv", ["x", "w"], ["y"], group=16)
     model = node_model(node, [("x", floats(1, 16, 5, 6))], 17, [("w", floats(32, 1, 3, 3))])

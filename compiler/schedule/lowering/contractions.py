@@ -17,7 +17,7 @@ from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.loops import Block, Store
 from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.ravel import broadcast_index
-from bessemer.compiler.ir.types import TensorType
+from bessemer.compiler.ir.types import TensorType, i32
 from bessemer.compiler.ir.walk_expr import read_elsewhere
 from bessemer.compiler.ops.contractions.conv import is_depthwise
 from bessemer.compiler.schedule.contraction.contraction import (
@@ -51,6 +51,7 @@ from bessemer.compiler.schedule.lowering.padding_regions import (
     Region,
     contractions_of,
     is_better_than_winograd,
+    left_out,
     regions_of,
 )
 from bessemer.compiler.schedule.lowering.rows_in_memory import in_memory
@@ -73,7 +74,7 @@ def lower_contraction_group(
         return None
     regions = list[Region]()
     if anchor.operator.name == "conv" and not lowering.choices.is_tuned:
-        regions = regions_of(anchor, grouping.producers)
+        regions = regions_of(anchor, grouping.producers, lowering.constants)
     if anchor.operator.name == "conv" and not is_better_than_winograd(regions, anchor):
         launches = lower_winograd_group(group, grouping, lowering)
         if launches is not None:
@@ -160,7 +161,8 @@ def _lower_in_registers(
     target = lowering.target
     draft = with_group(job.draft, target)
     is_constant = job.right in lowering.constants
-    works = list(contractions_of(draft, anchor, regions)) or [(draft, dict[str, Size]())]
+    sums = partial(_left_out, anchor, regions, inputs, grouping, lowering)
+    works = list(contractions_of(draft, anchor, regions, sums)) or [(draft, dict[str, Size]())]
     tilings = [lowering.choices.tiling(anchor, work, target, is_constant) for work, _ in works]
     lies = None
     if not regions and not is_constant:
@@ -193,6 +195,24 @@ def _lower_in_registers(
             contraction, tilings[0], read, job.nodes, arguments
         )
     return [*launches[:-1], replace(launches[-1], replaceable=_replaceable(contraction, inputs))]
+
+
+def _left_out(
+    convolution: Node,
+    regions: list[Region],
+    inputs: Fusion,
+    grouping: Grouping,
+    lowering: Lowering,
+) -> Buffer | None:
+    """What sums are without where regions leave taps out that see a number other than 0: a constant
+    of the program, one row a region."""
+    x, w = convolution.inputs
+    number = grouping.producers[x].attributes["value"]
+    if number == 0:
+        return None
+    type = TensorType(i32, (len(regions), w.type.shape[-1]))
+    of = partial(left_out, regions, number)
+    return flat(inputs.buffer(lowering.arrange(w, ("left out", number, *regions), type, of)))
 
 
 def _body(

@@ -8,21 +8,27 @@ with the taps that it sees: 7/12 of the products in all. A region is a contracti
 the same input and the same packed weight, of which it leaves steps out. Where a size is not known,
 regions begin and end where they would by any size, and may turn out to be empty: of an image of 12
 columns, all see the middle tap only.
+
+Integers may be padded with a zero point. What a region leaves out is then the same number for all
+its outputs of a channel, which is known at compile time, and begins their sums.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby, product
 from math import prod
 from typing import Any
 
+import numpy as np
+
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
-from bessemer.compiler.ir.expr import Expression
+from bessemer.compiler.ir.expr import Buffer, Expression, load
 from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.loops import Store
+from bessemer.compiler.ir.types import Array, i32
 from bessemer.compiler.schedule.contraction.contraction import Contraction
 
 _FEWEST = 3
@@ -51,13 +57,18 @@ Region = tuple[Part, ...]
 """A part along each spatial axis."""
 
 
-def regions_of(convolution: Node, producers: Mapping[Value, Node]) -> list[Region]:
+def regions_of(
+    convolution: Node, producers: Mapping[Value, Node], constants: Mapping[Value, Array]
+) -> list[Region]:
     """The regions of a convolution of a padded input; none where that saves little."""
     x, w = convolution.inputs
     pad = producers.get(x)
     if pad is None or pad.operator.name != "pad" or convolution.attributes["groups"] != 1:
         return []
-    if pad.attributes["mode"] != "constant" or pad.attributes["value"] != 0:
+    if pad.attributes["mode"] != "constant":
+        return []
+    has_known_sums = w in constants and convolution.output.type.dtype is i32
+    if pad.attributes["value"] != 0 and not has_known_sums:
         return []
     parts = [
         _parts(convolution, pad, axis) or _parts_of_any_size(convolution, pad, axis)
@@ -65,6 +76,18 @@ def regions_of(convolution: Node, producers: Mapping[Value, Node]) -> list[Regio
     ]
     regions = list(product(*parts))
     return regions if regions and _share(regions, convolution) <= _WORTH else []
+
+
+def left_out(regions: list[Region], number: int, weights: Array) -> Array:
+    """The products of the taps that each region leaves out with the `number` that they see, summed
+    up by output channels; integers wrap."""
+    axes = tuple(range(weights.ndim - 1))
+    wide = weights.astype(np.int64)
+    found = []
+    for region in regions:
+        seen = [slice(p.first_tap, p.first_tap + p.taps) for p in region]
+        found.append(number * (wide.sum(axes) - wide[tuple(seen)].sum(axes)))
+    return np.stack(found).astype(np.int32)
 
 
 def is_better_than_winograd(regions: list[Region], convolution: Node) -> bool:
@@ -144,15 +167,22 @@ def _outputs(
 
 
 def contractions_of(
-    whole: Contraction, convolution: Node, regions: list[Region]
+    whole: Contraction,
+    convolution: Node,
+    regions: list[Region],
+    left_out: Callable[[], Buffer | None],
 ) -> Iterator[tuple[Contraction, Mapping[str, Size]]]:
     """The contraction of each region, and what its own symbols are, by which regions of unknown
-    sizes share kernels; none where memory has another order than the convolution."""
+    sizes share kernels; none where memory has another order than the convolution.
+
+    `left_out` makes what their sums are without, [regions * columns], if that is not 0.
+    """
     places = _rows_of_axes(whole, convolution)
     steps = _steps(whole)
-    if len(places) < len(steps):
+    if not regions or len(places) < len(steps):
         return
-    for region in regions:
+    sums = left_out()
+    for number, region in enumerate(regions):
         arguments: dict[str, Size] = {}
         region = tuple(_named(part, axis, arguments) for axis, part in enumerate(region))
         rows, begins = list(whole.rows), list[Size]([0] * len(whole.rows))
@@ -160,6 +190,7 @@ def contractions_of(
             rows[place] = replace(rows[place], extent=part.count)
             begins[place] = part.begin
         *taps, channels = whole.depth
+        more = None if sums is None else (sums, _place(number, whole.columns, arguments))
         first = dims.total(begin * row.a_stride for begin, row in zip(begins, rows))
         first += dims.total(part.first_tap * tap.a_stride for part, tap in zip(region, taps))
         taps = [
@@ -171,7 +202,7 @@ def contractions_of(
             a_base=whole.a_base + first,
             rows=tuple(rows),
             depth=(*taps, channels),
-            epilogue=_Moved(whole, tuple(begins)),
+            epilogue=_Moved(whole, tuple(begins), more),
             panel_steps=whole.depth_steps,
             first_step=dims.total(part.first_tap * step for part, step in zip(region, steps)),
         )
@@ -187,6 +218,14 @@ def _named(part: Part, axis: int, arguments: dict[str, Size]) -> Part:
         name = f"bessemer_{field}{axis}"
         arguments[name], named[field] = getattr(part, field), dims.symbol(name)
     return replace(part, **named)
+
+
+def _place(number: int, columns: Size, arguments: dict[str, Size]) -> Size:
+    """Where the row of a region begins; an argument where its kernel is for several regions."""
+    if not arguments:
+        return number * columns
+    arguments["bessemer_left_out"] = number * columns
+    return dims.symbol("bessemer_left_out")
 
 
 def _rows_of_axes(whole: Contraction, convolution: Node) -> list[int]:
@@ -216,13 +255,18 @@ def _steps(whole: Contraction) -> list[Size]:
 
 @dataclass(frozen=True, eq=False)
 class _Moved:
-    """The epilogue of a region, whose rows begin elsewhere."""
+    """The epilogue of a region, whose rows begin elsewhere, and what its sums are without: a row of
+    a buffer, from a place on."""
 
     whole: Contraction
     begins: tuple[Size, ...]
+    left_out: tuple[Buffer, Size] | None
 
     def __call__(
         self, rows: tuple[Size, ...], column: Size, total: Expression
     ) -> tuple[Store, ...]:
         moved = tuple(row + begin for row, begin in zip(rows, self.begins, strict=True))
+        if self.left_out is not None:
+            buffer, place = self.left_out
+            total = total + load(buffer, (place + column,))
         return self.whole.epilogue(moved, column, total)
