@@ -35,7 +35,7 @@ _LOG2 = (1.4426950407871304, -0.7213475231858923, 0.480900980470158, -0.36069447
 
 
 def power_of_size(size: Term, y: Term) -> Term:
-    """size^y for size >= 0; NaN is one of both being NaN."""
+    """size^y for size >= 0, or NaN if one of them is NaN, but 1 where size is 1 or y is 0."""
     significand = significand_of(size)
     piece = significand.bits() >> _FIRST_BITS
     inverse, logarithm = looked_up(_INVERSES, piece), looked_up(_LOGARITHMS, piece)
