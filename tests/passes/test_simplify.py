@@ -11,6 +11,7 @@ import pytest
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Graph, Value
+from bessemer.compiler.ir.interpreter.interpret import run_graph
 from bessemer.compiler.ir.types import DTYPES, TensorType, f32, i64
 from bessemer.compiler.passes.simplification.remove_dead import remove_dead
 from bessemer.compiler.passes.simplification.simplify import simplify
@@ -156,6 +157,7 @@ ARITHMETIC: dict[str, tuple[Callable[[Case], Value], list[str]]] = {
             "%5 = eq(%2, %3)",
             "%6 = select(%5, %4, %2)",
             "%7 = sqrt(%6)",
+            "%8 = abs(%7)",
         ],
     ),
     "no clip": (lambda c: c.of("clip", c.x(), minimum=-np.inf, maximum=np.inf), []),
@@ -302,6 +304,21 @@ def test_a_law_applies(name: str, rng: np.random.Generator) -> None:
     value = build(case)
     graph = changed(case.b.finish([value], ["y"]), (simplify, remove_dead), rng, 1e-6)
     assert lines(graph)[:-1] == wanted
+
+
+def test_roots_are_the_powers_also_of_signed_zeros_and_infinities() -> None:
+    case = Case()
+    x = case.x(7)
+    powers = (0.5, -0.5, 0.75)
+    graph = simplify(case.b.finish([case.of("pow", x, power) for power in powers]))
+    assert not any(node.operator.name == "pow" for node in graph.nodes)
+    numbers = np.array([-0.0, 0.0, -np.inf, np.inf, -4.0, 4.0, np.nan], np.float32)
+    with np.errstate(all="ignore"):
+        for root, power in zip(run_graph(graph, {"x0": numbers}), powers, strict=True):
+            wanted = np.power(numbers, np.full_like(numbers, power))  # one number may be a root
+            np.testing.assert_allclose(root, wanted, rtol=1e-6)
+            known = ~np.isnan(wanted)
+            np.testing.assert_array_equal(np.signbit(root[known]), np.signbit(wanted[known]))
 
 
 def test_a_known_operand_comes_to_the_right(rng: np.random.Generator) -> None:

@@ -135,25 +135,27 @@ def _pow(rewriter: GraphRewriter, node: Node) -> Value | None:
         case 3:
             return rewriter.emit("mul", rewriter.emit("mul", x, x), x)
         case 0.5 if x.type.dtype.is_float:
-            return rewriter.emit("sqrt", _of_infinity(rewriter, x))
+            return _root(rewriter, "sqrt", x)
         case 0.75 if x.type.dtype.is_float:
-            root = rewriter.emit("sqrt", _of_infinity(rewriter, x))
+            root = _root(rewriter, "sqrt", x)
             return rewriter.emit("mul", root, rewriter.emit("sqrt", root))
         case -0.5 if x.type.dtype.is_float:
-            return rewriter.emit("rsqrt", _of_infinity(rewriter, x))
+            return _root(rewriter, "rsqrt", x)
         case _:
             return None
 
 
-def _of_infinity(rewriter: GraphRewriter, x: Value) -> Value:
-    """x with infinity for minus infinity: broken powers of both are the same, but not roots."""
+def _root(rewriter: GraphRewriter, name: str, x: Value) -> Value:
+    """sqrt or rsqrt of x as the power of it: broken powers of both infinities are the same, and
+    those of both zeros, but not roots."""
     if is_nonnegative(rewriter, x):
-        return x
+        return rewriter.emit(name, x)
     low, high = (
         rewriter.emit("full", shape=x.type.shape, value=value, dtype=x.type.dtype)
         for value in (-math.inf, math.inf)
     )
-    return rewriter.emit("select", rewriter.emit("eq", x, low), high, x)
+    above = rewriter.emit("select", rewriter.emit("eq", x, low), high, x)
+    return rewriter.emit("abs", rewriter.emit(name, above))
 
 
 def _bound(rewriter: GraphRewriter, node: Node) -> Value | None:
