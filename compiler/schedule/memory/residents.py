@@ -181,8 +181,10 @@ class _Finder:
         return Work(nodes, tuple(reads), node.outputs, kept, scratch)
 
     def _reads_in_place(self, anchor: Node, pack: Group) -> bool:
-        if anchor.operator.name != "matmul" or reads_in_place(anchor, pack.nodes):
-            return anchor.operator.name == "matmul"
+        if anchor.operator.name != "matmul":
+            return False
+        if reads_in_place(anchor, pack.nodes):
+            return True
         operands = [source_of(value, self.grouping.views(value)) for value in anchor.inputs]
         return tiles_read_in_place(anchor, pack.nodes, operands)
 
