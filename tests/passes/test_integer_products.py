@@ -255,3 +255,31 @@ def test_bytes_in_planes_are_put_in_order_before_groups_are_multiplied(
     (found,) = bessemer.compile(graph).run({"x": array})
     expected = array.reshape(24, 63).T.astype(np.int64) @ weights.reshape(24, 40)
     np.testing.assert_array_equal(found.reshape(63, 40), expected)
+
+
+@pytest.mark.parametrize("operator", ["matmul", "conv"])
+@pytest.mark.parametrize("dtype", [u8, i8])
+def test_bytes_in_planes_are_put_in_order_before_they_are_added_to_sums(
+    operator: str, dtype: DType, rng: np.random.Generator
+) -> None:
+    """An epilogue that reads vectors of neighbours has no instruction for bytes far apart."""
+    b = GraphBuilder("residual")
+    is_conv = operator == "conv"
+    x = b.input("x", TensorType(u8, (1, 7, 9, 24) if is_conv else (63, 24)))
+    z = b.input("z", TensorType(dtype, (1, 40, 7, 9) if is_conv else (40, 63)))
+    weights = _numbers(rng, (1, 1, 24, 40) if is_conv else (24, 40), i8)
+    w, around = b.constant(weights), {"low": (0, 0), "high": (0, 0), "dilations": (1, 1)}
+    if is_conv:
+        sums = b.apply("conv", x, w, dtype=i32, strides=(1, 1), groups=1, **around)
+    else:
+        sums = b.apply("matmul", x, w, dtype=i32)
+    order = (0, 2, 3, 1) if is_conv else (1, 0)
+    other = b.apply("cast", b.apply("transpose", z, permutation=order), dtype=f32)
+    graph = b.finish([b.apply("add", b.apply("cast", sums, dtype=f32), other)])
+    kernels = kernels_of(build(graph, Options(target="x86_64-avx512")).program.steps)
+    kinds = [{type(statement) for statement in walk(kernel.body)} for kernel in kernels]
+    assert [FragmentMac in kind for kind in kinds] == [False, True]
+    left, right = _numbers(rng, x.type.static_shape, u8), _numbers(rng, z.type.static_shape, dtype)
+    (found,) = bessemer.compile(graph).run({"x": left, "z": right})
+    expected = left.reshape(63, 24).astype(np.int64) @ weights.reshape(24, 40)
+    np.testing.assert_array_equal(found.reshape(63, 40), expected + right.reshape(40, 63).T)

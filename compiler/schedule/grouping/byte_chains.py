@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.types import f32, i8, u8
+from bessemer.compiler.schedule.grouping.groups import Group
+from bessemer.compiler.schedule.nests.row_shapes import moves_last_axis
 
 BYTES = (u8, i8)
 
@@ -34,3 +36,18 @@ def looks_up(node: Node, value: Value) -> bool:
     if node.operator.name != "gather" or node.inputs[0].type.rank != 1:
         return False
     return value is node.inputs[1] and value is not node.inputs[0]
+
+
+def readers_across(group: Group, node: Node, users: Mapping[Value, Sequence[Node]]) -> set[Node]:
+    """What a group computes of bytes whose neighbours a transpose moves apart, after a product if
+    there is one. No instruction gathers bytes, and an epilogue transposes no squares of them."""
+    if node.output.type.dtype not in BYTES or not moves_last_axis(node):
+        return set()
+    if group.reductions or group.heavy or group.packs is not None:
+        return set()
+    members, waiting, found = set(group.nodes) - {group.anchor}, [node], set[Node]()
+    while waiting:
+        readers = members.intersection(users.get(waiting.pop().output, ())) - found
+        found |= readers
+        waiting += readers
+    return {reader for reader in found if not reader.operator.is_view}

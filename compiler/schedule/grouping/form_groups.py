@@ -27,7 +27,12 @@ from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ops.contractions.conv import is_depthwise
 from bessemer.compiler.schedule.convolution.depthwise_plan import is_by_channels
 from bessemer.compiler.schedule.grouping.attention import Attention, find_attentions, in_registers
-from bessemer.compiler.schedule.grouping.byte_chains import decodes, looks_up, narrows
+from bessemer.compiler.schedule.grouping.byte_chains import (
+    decodes,
+    looks_up,
+    narrows,
+    readers_across,
+)
 from bessemer.compiler.schedule.grouping.destinations import fills_inside, is_of_phases
 from bessemer.compiler.schedule.grouping.diagonal_bands import find_bands
 from bessemer.compiler.schedule.grouping.groups import Group, Grouping
@@ -37,10 +42,12 @@ from bessemer.compiler.schedule.grouping.kinds import (
     is_costly,
     is_widening,
     kind_of,
+    pools_what_costs,
     samples_channels,
 )
 from bessemer.compiler.schedule.grouping.moves import MOVES, keeps_columns
 from bessemer.compiler.schedule.grouping.views import (
+    before_transposes,
     has_neighbours_last,
     is_affine_operand,
     parts_neighbours,
@@ -113,6 +120,8 @@ class _Former:
         value = node.output
         groups = self.readers.get(value, set())
         free = kind == "view" or is_widening(node) or decodes(node, self.producers)
+        if any(self._is_added_across(group, node) for group in groups):
+            self.forced.add(value)
         if free and value not in self.forced:
             for group in groups:
                 group.nodes.append(node)
@@ -141,7 +150,7 @@ class _Former:
         if kind == "heavy":
             group.heavy.append(node)
             moved = samples_channels(node) or self._pools_moved_channels(node)
-            if moved or self._pools_what_costs(node):
+            if moved or pools_what_costs(node, self.producers):
                 self.forced.add(node.inputs[0])
             elif node.operator.name == "plane_conv":
                 self._force_neighbours(node.inputs[0])
@@ -153,24 +162,6 @@ class _Former:
         made = self.producers.get(node.inputs[0])
         is_pool = node.operator.name in ("max_pool", "average_pool")
         return is_pool and made is not None and moves_last_axis(made)
-
-    def _pools_what_costs(self, node: Node) -> bool:
-        """Whether the windows of a pool, which are as many as its pixels, would each compute costly
-        functions again, or what a product's kernel can compute as it ends."""
-        if node.operator.name not in ("max_pool", "average_pool"):
-            return False
-        seen, waiting = set[Node](), [node.inputs[0]]
-        while waiting:
-            value = waiting.pop()
-            made = self.producers.get(value)
-            if made is None or made in seen or value.type.numel != node.output.type.numel:
-                continue
-            if is_costly(made) or kind_of(made) == "contraction":
-                return True
-            seen.add(made)
-            if made.operator.is_view or kind_of(made) == "pointwise":
-                waiting.extend(made.inputs)
-        return False
 
     def _read(self, node: Node, groups: set[Group]) -> None:
         for value in node.inputs:
@@ -210,20 +201,13 @@ class _Former:
 
     def _force_behind_views(self, value: Value) -> None:
         if not is_affine_operand(value, self.producers):
-            self.forced.add(self._before_moves(value))
+            self.forced.add(before_transposes(value, self.producers))
             return
         while (node := self.producers.get(value)) is not None and kind_of(node) == "view":
             if not node.inputs:
                 break  # a tensor full of one number, which nothing lies behind
             value = node.inputs[0]
         self.forced.add(value)
-
-    def _before_moves(self, value: Value) -> Value:
-        """What must be made so that a value is memory seen through transposes: it is put in order
-        by whole rows, where the value itself would be transposed."""
-        while (node := self.producers.get(value)) is not None and node.operator.name == "transpose":
-            value = node.inputs[0]
-        return value
 
     def _force_behind_widening(self, value: Value) -> None:
         """A depthwise convolution widens what it reads itself; its vectors are of channels."""
@@ -325,6 +309,11 @@ class _Former:
             if made and kind == "pointwise" and made.operator.name not in ("concat", "pad"):
                 waiting += [v for v in made.inputs if v.type.shape == value.type.shape]
         return False
+
+    def _is_added_across(self, group: Group, node: Node) -> bool:
+        """Whether what follows a product's sums reads bytes that a transpose has moved apart."""
+        found = readers_across(group, node, self.users)
+        return bool(found) and (group.anchor is not None or any(map(self._has_sums, found)))
 
     def _ends_contraction(self, node: Node) -> bool:
         """Whether a pointwise node is better off as the epilogue of a contraction."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
-from bessemer.compiler.ir.graph import Node
+from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.ir.types import f32
 from bessemer.compiler.schedule.nests.partial_sums import is_longer
 
@@ -67,6 +68,25 @@ def samples_channels(node: Node) -> bool:
     place is, is asked once for all of them, if they are neighbours in memory."""
     looks = node.operator.name in ("grid_sample", "deform_columns")
     return looks and is_longer(node.inputs[0].type.shape[-1], 7)
+
+
+def pools_what_costs(node: Node, producers: Mapping[Value, Node]) -> bool:
+    """Whether the windows of a pool, which are as many as its pixels, would each compute costly
+    functions again, or what a product's kernel can compute as it ends."""
+    if node.operator.name not in ("max_pool", "average_pool"):
+        return False
+    seen, waiting = set[Node](), [node.inputs[0]]
+    while waiting:
+        value = waiting.pop()
+        made = producers.get(value)
+        if made is None or made in seen or value.type.numel != node.output.type.numel:
+            continue
+        if is_costly(made) or kind_of(made) == "contraction":
+            return True
+        seen.add(made)
+        if made.operator.is_view or kind_of(made) == "pointwise":
+            waiting.extend(made.inputs)
+    return False
 
 
 def is_widening(node: Node) -> bool:

@@ -64,6 +64,14 @@ def is_affine_operand(value: Value, producers: Mapping[Value, Node]) -> bool:
     return source_of(value, views) is not None
 
 
+def before_transposes(value: Value, producers: Mapping[Value, Node]) -> Value:
+    """What must be made so that a value is memory seen through transposes: it is put in order by
+    whole rows, where the value itself would be transposed."""
+    while (node := producers.get(value)) is not None and node.operator.name == "transpose":
+        value = node.inputs[0]
+    return value
+
+
 def has_neighbours_last(value: Value, producers: Mapping[Value, Node]) -> bool:
     """Whether the last axis of a value, memory seen through views, has steps of one element."""
     source = source_of(value, view_chain(value, producers))
