@@ -272,11 +272,14 @@ class ProgramBuilder:
         start: list[Step] = [Copy(s, t) for s, t in zip(initial, carried, strict=True)]
         start.append(Copy(condition, going))
         advance = self._advance(body, [going, *carried])
+        has_trips = attributes["has_trips"]
+        # The slices' places must not depend on sizes that the body binds, in every iteration anew.
+        limit, before = self._limit(trips, node) if scans and has_trips else (0, [])
         computed = self.lower(body)
 
         loop = Loop(
             node,
-            trips if attributes["has_trips"] else None,
+            trips if has_trips else None,
             going if attributes["has_condition"] else None,
             iteration,
             tuple(start),
@@ -284,15 +287,16 @@ class ProgramBuilder:
             tuple(advance),
             tuple(zip(body.outputs[1 + len(carried) :], scans, strict=True)),
         )
-        return self._collected(loop) if scans else loop.collecting(self.lowering)
+        if not scans:
+            return loop.collecting(self.lowering)
+        return [*before, *self._collected(loop, limit)]
 
-    def _collected(self, loop: Loop) -> list[Step]:
-        """The steps of a loop that stacks slices."""
+    def _collected(self, loop: Loop, limit: Size) -> list[Step]:
+        """The steps of a loop that stacks slices; `limit` is for one that has trips."""
         count = loop.node.attributes["count"]
         if loop.trips is not None:
-            limit, before = self._limit(loop.trips, loop.node)
             self._note_slices(loop, limit, count)
-            return [*before, *loop.collecting(self.lowering, count)]
+            return loop.collecting(self.lowering, count)
         if any(map(sets_symbols, loop.computed)):
             self._note_slices(loop, symbol(count), count)
             return [*loop.counting(count), *loop.collecting(self.lowering)]

@@ -353,6 +353,17 @@ def test_what_was_before_is_kept_where_the_other_grows() -> None:
         np.testing.assert_allclose(found, expected(model, given)[0], rtol=1e-5, atol=1e-5)
 
 
+def test_slices_that_are_stacked_stay_where_they_are_while_others_grow() -> None:
+    text = _grows(_MEAN + " row = Sin(mean)").replace("y, last = ", "y, last, all = ")
+    text = text.replace("int64[1] u)", "int64[1] u, float[1] row)")
+    model = parsed(text.replace("float[m] y)", "float[m] y, float[p, 1] all)"), 18)
+    compiled = bessemer.compile(model, cache=False)
+    for count in (0, 1, 2, 40):
+        given = {"x": floats(3), "counted": floats(5), "trips": np.array(count)}
+        for ours, theirs in zip(compiled.run(given), expected(model, given), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
 def test_slices_of_sizes_that_change_are_not_stacked() -> None:
     text = _grows(_MEAN + " rows = Sin(l)").replace("y, last = ", "y, last, all = ")
     text = text.replace("int64[1] u)", "int64[1] u, float[e] rows)")
