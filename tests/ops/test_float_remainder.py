@@ -38,3 +38,17 @@ def test_remainder_is_that_of_c(kind: DType, lanes: int, target: str) -> None:
     np.testing.assert_array_equal(got, expected)
     whole = ~np.isnan(expected)
     np.testing.assert_array_equal(np.signbit(got[whole]), np.signbit(expected[whole]))
+
+
+@pytest.mark.parametrize("target", WITH_FMA)
+@pytest.mark.parametrize("most", [5000, 1 << 30], ids=["small quotients", "large ones"])
+def test_only_remainders_below_the_normal_numbers_are_flushed(most: int, target: str) -> None:
+    """Not those that such a number lacks of the divisor."""
+    random = np.random.default_rng(7)
+    y = (random.uniform(1, 2, 4000) * 2.0 ** random.integers(-125, -100, 4000)).astype(np.float32)
+    multiple = y * random.integers(1, most, 4000).astype(np.float32)
+    x = np.nextafter(multiple, np.float32(0), dtype=np.float32)
+    expected = np.fmod(x, y)
+    expected[np.abs(expected) < 2.0**-126] = 0
+    got = run(float_remainder(f32, 8), ["f32"] * 3, 8, target, x, y, flush=True)
+    np.testing.assert_array_equal(got, expected)

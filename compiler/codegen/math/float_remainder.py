@@ -3,7 +3,8 @@
 Processors have no instruction for it. As long as some lane has r >= b, it becomes r - q d, where d
 is b times a power of two that brings the quotient q = floor(r / d) below 2^(p+1), p being the bits
 of a float's fraction. Then q is off by at most one, and r - q d is a multiple of d's last bit that
-is less than d: no step rounds. Where all quotients are that small already, which is usual, one step
+is less than d: no step rounds. Only the sign tells a small remainder below 0, which is flushed to
+-0, from none, which is +0. Where all quotients are that small already, which is usual, one step
 with b itself is all.
 """
 
@@ -30,8 +31,10 @@ fast:
   %ratio.whole = call {t} @llvm.floor.{s}({t} %ratio)
   %ratio.minus = fneg {t} %ratio.whole
   %near.rest = call {t} @llvm.fma.{s}({t} %ratio.minus, {t} %b, {t} %first)
-  %near.below = fcmp olt {t} %near.rest, {zero}
-  %near.up = fadd {t} %near.rest, %b
+  %near.bits = bitcast {t} %near.rest to {i}
+  %near.below = icmp slt {i} %near.bits, {nought}
+  %near.fewer = fsub {t} {one}, %ratio.whole
+  %near.up = call {t} @llvm.fma.{s}({t} %near.fewer, {t} %b, {t} %first)
   %near.found = select {m} %near.below, {t} %near.up, {t} %near.rest
   %divisible = fcmp oge {t} %first, %b
   %near = select {m} %divisible, {t} %near.found, {t} %first
@@ -61,8 +64,10 @@ step:
   %q = call {t} @llvm.floor.{s}({t} %quotient)
   %minus = fneg {t} %q
   %rest = call {t} @llvm.fma.{s}({t} %minus, {t} %d, {t} %r)
-  %below = fcmp olt {t} %rest, {zero}
-  %up = fadd {t} %rest, %d
+  %rest.bits = bitcast {t} %rest to {i}
+  %below = icmp slt {i} %rest.bits, {nought}
+  %fewer = fsub {t} {one}, %q
+  %up = call {t} @llvm.fma.{s}({t} %fewer, {t} %d, {t} %r)
   %reduced = select {m} %below, {t} %up, {t} %rest
   %next = select {m} %more, {t} %reduced, {t} %r
   br label %test
