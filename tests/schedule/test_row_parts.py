@@ -10,12 +10,13 @@ import pytest
 import bessemer
 import bessemer.compiler.ops
 from bessemer.compiler.driver import kernels_of
-from bessemer.compiler.ir.dims import Symbol, atom
+from bessemer.compiler.ir.dims import Size, Symbol, atom, coefficient_of, symbol
 from bessemer.compiler.ir.expr import Buffer, constant, less, reduce, select
 from bessemer.compiler.ir.graph import Graph
-from bessemer.compiler.ir.loops import For, Kernel
+from bessemer.compiler.ir.loops import For, Kernel, Store
 from bessemer.compiler.ir.text.text_loops import print_kernel
-from bessemer.compiler.ir.types import f32
+from bessemer.compiler.ir.types import TensorType, f32
+from bessemer.compiler.ir.walk_expr import loads_of
 from bessemer.compiler.ir.walk_loops import walk
 from bessemer.compiler.options import Options
 from bessemer.compiler.pass_order import passes_of
@@ -82,11 +83,41 @@ def test_a_row_is_cut_where_its_index_turns(
     np.testing.assert_array_equal(found, np.pad(given, ((2, 1), (3, 4)), mode))
 
 
+@pytest.mark.parametrize("mode", ["edge", "reflect"])
+@pytest.mark.parametrize(
+    ("low", "high"), [((2, 3), (1, 4)), ((0, 0), (0, 5)), ((1, 4), (0, 0)), ((0, -1), (0, 3))]
+)
+def test_rows_of_unknown_sizes_are_cut_too(
+    mode: Literal["edge", "reflect"],
+    low: tuple[int, int],
+    high: tuple[int, int],
+    rng: np.random.Generator,
+) -> None:
+    c = Case()
+    x = c.b.input("x", TensorType(f32, (symbol("n"), symbol("m"))))
+    graph = c.b.finish([c.of("pad", x, low=low, high=high, mode=mode, value=0)])
+    loops = [s for s in walk(_kernel(graph).body) if isinstance(s, For) and s.kind == "vector"]
+    assert sum(map(_reads_neighbours, loops)) == (1 if low[1] >= 0 else 0)
+    model = bessemer.compile(graph)
+    for shape in ((5, 70), (1, 1), (2, 2), (3, 3), (4, 1), (1, 300)):
+        given = rng.standard_normal(shape).astype(np.float32)
+        (found,) = model.run([given])
+        widths = [(max(before, 0), after) for before, after in zip(low, high)]
+        wanted = np.pad(given, widths, mode)[:, max(-low[1], 0) :]
+        np.testing.assert_array_equal(found, wanted)
+
+
+def _reads_neighbours(loop: For) -> bool:
+    stores = [s for s in loop.body if isinstance(s, Store)]
+    loads = [load for store in stores for load in loads_of(store.value)]
+    return [coefficient_of(load.indices[0], loop.index) for load in loads] == [1]
+
+
 def test_where_rows_are_cut() -> None:
     i, out, x = Symbol("i", 96), Buffer("out", f32, (96,)), Buffer("x", f32, (96,))
     at = atom(i)
 
-    def parts(*limits: int) -> list[tuple[int, object]]:
+    def parts(*limits: int) -> list[tuple[Size, Size]]:
         value = x[at]
         for limit in limits:
             value = select(less(at, limit), value, constant(0, f32))

@@ -124,10 +124,20 @@ def _image(place: Size, size: Size, mode: Mode, low: Size, high: Size) -> Size:
             # Reflected once at most: |place|, and the same from the other end.
             folded = maximum(place, -1 * place)
             return minimum(folded, 2 * (size - 1) - folded)
+        case _ if isinstance(size, int):
+            return _folded(place, size)
         case _:
-            period = maximum(2 * (size - 1), 1)
-            folded = mod(place, period)
-            return minimum(folded, period - folded) if size != 2 else folded
+            # What lies outside is folded, so that what lies inside is seen to stay.
+            outside = maximum(-1 * place, 0) + maximum(place - (size - 1), 0)
+            moved = maximum(minimum(place, size - 1), 0) - _folded(outside, size)
+            return maximum(moved, -1 * moved)
+
+
+def _folded(place: Size, size: Size) -> Size:
+    """Where a place lies on an axis on which one goes to and fro."""
+    period = maximum(2 * (size - 1), 1)
+    there = mod(place, period)
+    return minimum(there, period - there) if size != 2 else there
 
 
 _PADS: tuple[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]], ...] = (

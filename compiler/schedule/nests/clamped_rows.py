@@ -22,25 +22,37 @@ FEWEST_VECTORS = 3
 _PLACE = "place"
 
 
-def clamped_parts(piece: Piece, inner: Symbol, lanes: int) -> list[tuple[int, Size]]:
-    """(first, count) of each part, in order."""
+def clamped_parts(piece: Piece, inner: Symbol, lanes: int) -> list[tuple[Size, Size]]:
+    """(first, count) of each part, in order; there is nothing where a count is negative, which only
+    the run may know."""
     extent = extent_of(inner)
-    if not isinstance(extent, int) or extent < FEWEST_VECTORS * lanes:
+    if isinstance(extent, int) and extent < FEWEST_VECTORS * lanes:
         return [(0, extent)]
     loads = loads_of(piece.value)
-    parts = _split([load.indices[0] for load in loads], inner, 0, extent)
-    return [*parts] if len(parts) <= MOST_PARTS else [(0, extent)]
+    parts = _split([load.indices[0] for load in loads], inner, 0, extent, frozenset())
+    return parts if len(parts) <= MOST_PARTS else [(0, extent)]
 
 
-def _split(offsets: Sequence[Size], inner: Symbol, start: int, count: int) -> list[tuple[int, int]]:
+def _split(
+    offsets: Sequence[Size], inner: Symbol, start: Size, count: Size, done: frozenset[Size]
+) -> list[tuple[Size, Size]]:
+    """The parts of so many elements from a start on; `done` are places that have been cut at."""
     place = Symbol(_PLACE, count)
     for offset in offsets:
         for clamp in _clamps(dims.substitute(offset, {inner: start + atom(place)})):
             cut = _change(clamp.left - clamp.right, place)
-            if cut is not None and 0 < cut < count:
-                before = _split(offsets, inner, start, cut)
-                return before + _split(offsets, inner, start + cut, count - cut)
+            if cut is not None and start + cut not in done and _is_inside(cut, count):
+                known = done | {start + cut}
+                before = _split(offsets, inner, start, dims.minimum(cut, count), known)
+                return before + _split(offsets, inner, start + cut, count - cut, known)
     return [(start, count)]
+
+
+def _is_inside(cut: Size, count: Size) -> bool:
+    """Whether a part of so many elements may be cut there."""
+    if isinstance(cut, int) and isinstance(count, int):
+        return 0 < cut < count
+    return cut != 0 and dims.is_nonnegative(cut) and not dims.is_nonnegative(cut - count)
 
 
 def _clamps(size: Size) -> Iterator[Min | Max]:
@@ -59,10 +71,15 @@ def _clamps(size: Size) -> Iterator[Min | Max]:
                     yield from _clamps(b)
 
 
-def _change(difference: Size, place: Symbol) -> int | None:
-    """The first place at which a difference has another sign than at the first."""
+def _change(difference: Size, place: Symbol) -> Size | None:
+    """The first place at which a difference has another sign than at the first, or the one behind
+    it, if it is the same in all rows."""
     slope = dims.coefficient_of(difference, place)
     rest = dims.substitute(difference, {place: 0})
-    if not isinstance(slope, int) or not isinstance(rest, int) or slope == 0:
+    if not isinstance(slope, int) or slope == 0:
         return None
-    return -(rest // slope) if slope > 0 else -(-rest // -slope)
+    if isinstance(rest, int):
+        return -(rest // slope) if slope > 0 else -(-rest // -slope)
+    is_known = all(isinstance(leaf, Symbol) and leaf.extent is None for leaf in dims.atoms(rest))
+    # Where they are equal does as well; behind that there is an element in front of most cuts.
+    return 1 - slope * rest if is_known and abs(slope) == 1 else None

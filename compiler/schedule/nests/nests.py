@@ -189,7 +189,11 @@ class _Lowering:
             self._window_row(inner, values, lanes)
             return
         for start, length in row_parts(self.piece, inner, lanes):
-            self.rows.row(inner, values, start, length)
+            if dims.is_nonnegative(length):
+                self.rows.row(inner, values, start, length)
+            else:
+                with self.builder.when(expr.less(0, length)):
+                    self.rows.row(inner, values, start, length)
 
     def _window_row(self, inner: Symbol, values: Values, lanes: int) -> None:
         """A row of windows: each part knows where it lies."""

@@ -20,11 +20,13 @@ MOST_PARTS = 40
 _AFTER = {"lt": 0, "ge": 0, "le": 1, "gt": 1, "eq": 0, "ne": 0}
 
 
-def row_parts(piece: Piece, inner: Symbol, lanes: int) -> list[tuple[int, Size]]:
+def row_parts(piece: Piece, inner: Symbol, lanes: int) -> list[tuple[Size, Size]]:
     """(first, count) of each part, in order."""
     extent = extent_of(inner)
-    if not isinstance(extent, int) or reductions_of(piece.value):
+    if reductions_of(piece.value):
         return [(0, extent)]
+    if not isinstance(extent, int):
+        return clamped_parts(piece, inner, lanes)
     nodes = all_nodes(piece.value)
     cuts = {cut for node in nodes if (cut := _cut(node, inner)) is not None and 0 < cut < extent}
     if not cuts or len(cuts) >= MOST_PARTS or any(cut % lanes for cut in cuts):
