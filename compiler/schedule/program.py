@@ -275,6 +275,7 @@ class ProgramBuilder:
         has_trips = attributes["has_trips"]
         # The slices' places must not depend on sizes that the body binds, in every iteration anew.
         limit, before = self._limit(trips, node) if scans and has_trips else (0, [])
+        before_body = len(self.symbols)
         computed = self.lower(body)
 
         loop = Loop(
@@ -289,17 +290,23 @@ class ProgramBuilder:
         )
         if not scans:
             return loop.collecting(self.lowering)
-        return [*before, *self._collected(loop, limit)]
+        return [*before, *self._collected(loop, limit, before_body)]
 
-    def _collected(self, loop: Loop, limit: Size) -> list[Step]:
-        """The steps of a loop that stacks slices; `limit` is for one that has trips."""
+    def _collected(self, loop: Loop, limit: Size, before_body: int) -> list[Step]:
+        """The steps of a loop that stacks slices; `limit` is for one that has trips. There were
+        `before_body` symbols before those of its body."""
         count = loop.node.attributes["count"]
         if loop.trips is not None:
             self._note_slices(loop, limit, count)
             return loop.collecting(self.lowering, count)
         if any(map(sets_symbols, loop.computed)):
-            self._note_slices(loop, symbol(count), count)
-            return [*loop.counting(count), *loop.collecting(self.lowering)]
+            self._note_slices(loop, symbol(count))
+            # There are none while they are counted: their places are below the body's even so.
+            self.symbols.insert(before_body, count)
+            none = Value(TensorType(i64, (1,)))
+            self.constants[none] = np.array([0])
+            uncounted = BindDims(none, (count,), loop.node.sources)
+            return [uncounted, *loop.counting(count), *loop.collecting(self.lowering)]
         trial = trial_of(loop)
         self.constants[trial.trips] = np.array(trial.most)
         self.capacities |= {room: room.type.numel for room in trial.rooms}

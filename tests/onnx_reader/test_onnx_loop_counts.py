@@ -294,3 +294,36 @@ def test_a_condition_that_never_changes_leaves_the_count_known() -> None:
     assert result.type.shape == (3, 4)
     x = np.arange(24, dtype=np.float32).reshape(6, 4)
     np.testing.assert_array_equal(bessemer.compile(model).run({"x": x})[0], x[:3])
+
+
+def test_slices_are_stacked_apart_from_values_that_shrink() -> None:
+    """Only the data says how many there will be, and the last iteration computes the least."""
+    model = parsed(
+        """
+        agraph (float[n, 3] x, float stop) => (float[m, 3] y, float[p, 3] all) {
+          going = Constant<value = bool {1}>()
+          zero = Constant<value = float {0}>()
+          total, y, all = Loop(, going, zero, x) <body = body (
+            int64 i, bool before, float sum, float[l, 3] s
+          ) => (bool on, float next, float[e, 3] fewer, float[3] row) {
+            one = Constant<value = float {1}>()
+            first = Constant<value_ints = [0]>()
+            end = Constant<value_ints = [-40]>()
+            axis = Constant<value = int64 {0}>()
+            next = Add(sum, one)
+            on = Less(next, stop)
+            fewer = Slice(s, first, end, first)
+            sums = CumSum(s, axis)
+            shares = Softmax<axis = 0>(sums)
+            row = ReduceMax<keepdims = 0>(shares, first)
+          }>
+        }
+        """,
+        18,
+    )
+    compiled = bessemer.compile(model, cache=False)
+    x = np.random.default_rng(0).standard_normal((900, 3)).astype(np.float32)
+    for stop in (0, 2, 9, 20):
+        given = {"x": x, "stop": np.array(stop, np.float32)}
+        for ours, theirs in zip(compiled.run(given), expected(model, given), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)

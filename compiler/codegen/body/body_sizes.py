@@ -83,7 +83,9 @@ class BodySizes(BodyWriter):
 
     def note_bound(self, names: Iterable[str]) -> None:
         """Computes what follows from symbols that have their values, and checks the workspace."""
-        self.bound |= set(names)
+        names = set(names)
+        self._forget(names & self.bound)
+        self.bound |= names
         for name, definition in self.definitions.items():
             if name not in self.bound and dims.symbol_names(definition) <= self.bound:
                 place = self.let(f"getelementptr i64, ptr %derived, i64 {self.derived[name]}")
@@ -103,6 +105,20 @@ class BodySizes(BodyWriter):
         self._check_required(signs)
         if end != 0:
             self._check_workspace(need)
+
+    def _forget(self, names: set[str]) -> None:
+        """Symbols are bound again, as by a loop that is there twice: so is what follows from them."""
+        lost = set(names)
+        for name, definition in self.definitions.items():
+            if dims.symbol_names(definition) & lost:
+                lost.add(name)
+        self.bound -= lost
+        ends = self.plan.ends
+        kept = len(ends) - len(self.unchecked)
+        kept = next((k for k in range(kept) if dims.symbol_names(ends[k]) & lost), kept)
+        self.unchecked = list(ends[kept:])
+        required = self.program.required.items()
+        self.required |= {size: text for size, text in required if dims.symbol_names(size) & lost}
 
     def _check_overflow(self) -> None:
         """Sizes that a caller or the data makes up must not wrap around to small ones."""
