@@ -107,7 +107,7 @@ class BodySizes(BodyWriter):
             self._check_workspace(need)
 
     def _forget(self, names: set[str]) -> None:
-        """Symbols are bound again, as by a loop that is there twice: so is what follows from them."""
+        """Symbols are bound again, as by a loop written twice: so is what follows from them."""
         lost = set(names)
         for name, definition in self.definitions.items():
             if dims.symbol_names(definition) & lost:
