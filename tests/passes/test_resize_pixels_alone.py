@@ -59,8 +59,10 @@ def test_images_and_channels_may_be_as_many_as_before(
         _free(new=(*_NEW[:2], *_OLD[2:])),
         _free(old=(2, 3, *_OLD[2:]), new=(2, 6, *_NEW[2:])),
         _free(old=_OLD[:2], new=_NEW[:2]),
+        _free(new=(_OLD[0], *_NEW[1:3], _OLD[3])),
+        _free(new=(2 * _OLD[0] + 1, *_NEW[1:])),
     ],
-    ids=["nothing is mixed", "pixels", "channels", "known", "no pixels"],
+    ids=["nothing is mixed", "pixels", "channels", "known", "no pixels", "rows", "more images"],
 )
 def test_others_stay(graph: Graph) -> None:
     assert resize_pixels_alone(graph) is graph

@@ -16,7 +16,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.build import GraphBuilder
+from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.rewrite import GraphRewriter, map_regions, rewrite_graph
 from bessemer.compiler.passes.gathers.resize_by_axes import MIXED
@@ -39,15 +41,20 @@ def resize_pixels_alone(graph: Graph) -> Graph:
 
 
 def _may_be_of_pixels_alone(node: Node) -> bool:
-    """Whether a resize mixes along leading axes and along others, where no scale says that leading
-    ones change, and their sizes may be equal."""
+    """Whether a resize mixes images, too, where no scale says that there are others, and as many
+    images and channels as before are possible."""
     if not is_looked_up(node) or node.attributes.get("mode") not in MIXED:
         return False
     changed = changed_axes(node)
-    if node.attributes.get("scales") or changed[0] >= _LEADING or changed[-1] < _LEADING:
+    if node.attributes.get("scales") or changed[0] > 0 or changed[-1] < _LEADING:
         return False
     pairs = zip(node.inputs[0].type.shape[:_LEADING], node.output.type.shape)
-    return not any(isinstance(old - new, int) and old != new for old, new in pairs)
+    return not any(_differ(old, new) for old, new in pairs)
+
+
+def _differ(old: Size, new: Size) -> bool:
+    """Whether one of two sizes is known to be larger."""
+    return dims.is_nonnegative(old - new - 1) or dims.is_nonnegative(new - old - 1)
 
 
 def _chosen(rewriter: GraphRewriter, resize: Node) -> Value:
