@@ -28,14 +28,16 @@ _UNUSED = _references_of_one()
 
 
 class OutputPool:
-    """At most `most` blocks of memory; safe to use from several threads at once.
+    """Blocks of memory for so many outputs; safe to use from several threads at once.
 
-    `blocks` stays the same list: Python's entry takes blocks from it and adds to it, as this does.
+    `blocks` stays the same list: Python's entry takes blocks from it and adds to it by the rules of
+    this class, which are written again in compiler/codegen/support/entry_arrays.py.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, outputs: int) -> None:
         self.blocks: list[Array] = []
-        self._most = most
+        # Enough for two runs' outputs, those that are held and those that are written.
+        self._most = 2 * outputs + 1
         self._lock = threading.Lock()
 
     def empty(self, shape: Sequence[int], dtype: np.dtype[Any]) -> Array:

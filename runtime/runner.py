@@ -70,8 +70,7 @@ class Runner:
         # A copy of these would not be where their outputs are.
         self._continued = {room.given for room in signature.rooms}
         self._plan: Plan | None = None
-        # Enough for two runs' outputs, those that are held and those that are written.
-        self._pool = OutputPool(2 * len(self._late) + 1)
+        self._pool = OutputPool(len(self._late))
         self._table: PlanTable | None = None
         self._calls: dict[int, Call] = {}
         # By address, as the entry takes them. Popping from and appending to a list are atomic: no

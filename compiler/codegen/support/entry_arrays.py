@@ -234,6 +234,7 @@ forget:
   call void %clear()
   br label %done
 compare:
+  ; as many as OutputPool keeps
   %outputs = field words.output_count, %words
   %pairs = shl i64 %outputs, 1
   %most = add i64 %pairs, 1
