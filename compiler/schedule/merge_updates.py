@@ -85,7 +85,7 @@ def _update(step: Step, updated: Collection[Value], lowering: Lowering) -> _Upda
     if not isinstance(step, Launch) or step.kernel.outputs != 1 or step.scratch:
         return None
     target = step.values[-1]
-    piece = lowering.pieces.get(target)
+    piece = lowering.origins.pieces.get(target)
     if piece is None or target not in updated:
         return None
     merged = merge_axes(piece)

@@ -148,7 +148,8 @@ class ProgramBuilder:
             places = destinations(graph, grouping.roots, self.derived)
             self.lowering.destinations.update(places)
         steps: list[Step] = []
-        outer_parts, outer_packs = dict(self.lowering.parts), dict(self.lowering.packs)
+        outer = self.lowering.prepared
+        self.lowering.prepared = outer.copy()
         for node in graph.nodes:
             kind = kind_of(node)
             if kind == "structural":
@@ -158,7 +159,7 @@ class ProgramBuilder:
             elif node.output in grouping.roots:
                 group = grouping.roots[node.output]
                 steps += self.group(group, grouping, graph)
-        self.lowering.parts, self.lowering.packs = outer_parts, outer_packs
+        self.lowering.prepared = outer
         return tuple(steps)
 
     def group(self, group: Group, grouping: Grouping, graph: Graph) -> list[Step]:

@@ -210,7 +210,7 @@ class Products:
     ) -> None:
         self.places = {outputs[output]: graph.inputs[given] for output, given in graph.updates}
         self.kept = {*graph.outputs, *outputs}
-        self.products, self.target = lowering.products, lowering.target
+        self.products, self.target = lowering.origins.products, lowering.target
         self.readers = Counter(value for step in steps for value in {*touched(step)[0]})
 
     def before(

@@ -66,7 +66,9 @@ def begun(node: Node, first: type[Alias | Copy], lowering: Lowering) -> Step:
     }
     pad = Node(OPS["pad"], (source,), (target,), attributes, sources=node.sources)
     (launch,) = lower_elements(Group(target, nodes=[pad]), lowering)
-    lowering.pieces.pop(target, None)  # what the target holds in the end is another launch's
+    lowering.origins.pieces.pop(
+        target, None
+    )  # what the target holds in the end is another launch's
     return replace(launch, unless_in=source)
 
 

@@ -51,6 +51,8 @@ def counted_loop(
     names = list(carried)
     initial = {name: state.locals[name] for name in names}
     enter, again, leave = w.label("enter"), w.label("loop"), w.label("done")
+
+    # A range that may be empty is skipped by a branch around the whole loop.
     if over.trips is None:
         w.branch(compare(w, "slt", over.begin, over.end), enter, leave)
     else:
@@ -59,6 +61,8 @@ def counted_loop(
     w.begin(enter)
     w.place().append(scope.before)
     w.jump(again)
+
+    # The phis stand at the head of the loop, but what the body gives them is known behind it.
     w.begin(again)
     phis = w.place()
     index = Value(w.name(), i64, 1, w.depth + 1)
@@ -67,9 +71,7 @@ def counted_loop(
         state.locals.update(entered)
         with local_names(state):
             body(index)
-        following = w.here(f"add nuw nsw i64 {index.text}, {over.step}", i64)
-        if hides:
-            following = state.hidden(following)
+        following = _next_index(state, index, over, hides)
         more = w.here(f"icmp slt i64 {following.text}, {over.end.text}", i64)
         w.line(f"br i1 {more.text}, label %{again}, label %{leave}")
     phis.append(
@@ -83,6 +85,11 @@ def counted_loop(
         merge(state, names, [(initial, skipped), (dict(state.locals), latch)])
     else:
         lower_levels(state, names)
+
+
+def _next_index(state: KernelState, index: Value, over: Range, hides: bool) -> Value:
+    following = state.writer.here(f"add nuw nsw i64 {index.text}, {over.step}", i64)
+    return state.hidden(following) if hides else following
 
 
 def while_loop(

@@ -36,7 +36,7 @@ FEW_CHANNELS = 6
 Epilogue: TypeAlias = Callable[[tuple[Size, ...], Size, Expression], tuple[Store, ...]]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class RowAxis:
     """One axis of the output's rows. `a_stride` in elements, `b_stride` in packed matrices."""
 
@@ -45,7 +45,7 @@ class RowAxis:
     b_stride: Size = 0
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class DepthAxis:
     """One axis of the sum; the order of the axes is that of b's rows.
 

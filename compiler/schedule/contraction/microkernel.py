@@ -31,7 +31,8 @@ from bessemer.compiler.schedule.contraction.contraction import (
     walk_of,
 )
 from bessemer.compiler.schedule.contraction.cuts import Cut, cut_evenly, dealt
-from bessemer.compiler.schedule.contraction.tile_sums import Place, Stretch, Tile, TileWriter
+from bessemer.compiler.schedule.contraction.tile import Place, Stretch, Tile
+from bessemer.compiler.schedule.contraction.tile_sums import TileWriter
 from bessemer.compiler.schedule.contraction.tiles import Tiling
 from bessemer.compiler.targets.machine import Target
 

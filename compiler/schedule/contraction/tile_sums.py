@@ -28,58 +28,12 @@ from bessemer.compiler.ir.expr import (
     less,
 )
 from bessemer.compiler.schedule.contraction.banded_steps import banded_turns
-from bessemer.compiler.schedule.contraction.coming_lines import fetch_lines
+from bessemer.compiler.schedule.contraction.coming_lines import Turn, coming_lines
 from bessemer.compiler.schedule.contraction.contraction import Contraction, DepthAxis, steps_of
 from bessemer.compiler.schedule.contraction.epilogue_rows import RowEpilogue, rows_apart
+from bessemer.compiler.schedule.contraction.tile import Place, Stretch, Tile
 from bessemer.compiler.schedule.contraction.tiles import Tiling, chains
 from bessemer.compiler.targets.machine import CACHE_LINE, Target
-
-
-@dataclass(frozen=True, eq=False)
-class Place:
-    """The part of the output at work: a panel's columns for the rows of a batch.
-
-    `tile` is its number in the block, and `share` says which part of b's next stretch it
-    prefetches; `width` is that of the fragments, in columns.
-    """
-
-    batch: tuple[Size, ...]
-    a_base: Size
-    panel: Size
-    b_base: Size
-    column: Size
-    width: int
-    tile: Size = 0
-    share: Size = 0
-
-
-@dataclass(frozen=True, eq=False)
-class Tile:
-    """The rows of a tile: their offsets from its base in `a`, and their indices.
-
-    `first` is the tile's first row in the block's partial sums. `next_base` is the base of the tile
-    that is summed after this one, over the same steps.
-    """
-
-    a_base: Size
-    offsets: tuple[Size, ...]
-    indices: tuple[tuple[Size, ...], ...]
-    first: Size
-    next_base: Size
-
-
-@dataclass(frozen=True, eq=False)
-class Stretch:
-    """A part of the depth: its axes, and where it begins in `a` and in the panel's steps.
-
-    A step is a group of products. `length` is the number of steps; as many follow in b (or the
-    next panel's do).
-    """
-
-    axes: tuple[DepthAxis, ...]
-    a_offset: Size
-    begin: Size
-    length: Size
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,10 +184,9 @@ class TileWriter:
             if self.tiling.prefetch:
                 self._prefetch(work, k + i * unroll)
             if self.tiling.stretch is None and len(depth.axes) == 1:
-                fetch_lines(
-                    self.builder, self.contraction, self.target, tile.indices,
-                    place.column, place.width, turn, count,
-                )  # fmt: skip
+                lines = coming_lines(self.contraction, self.target, place, tile, Turn(turn, count))
+                for hint in lines:
+                    self.builder.append(hint)
             if self.contraction.fetch is not None:
                 at = depth.begin + k + i * unroll
                 for hint in self.contraction.fetch(place.panel, place.tile, at):

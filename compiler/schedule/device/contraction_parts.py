@@ -70,7 +70,7 @@ def split_value(
     node: Node, value: Value, lowering: DeviceLowering, before: list[DeviceLaunch]
 ) -> Value:
     """The parts of a value that is computed; their launch is added if they are not there yet."""
-    found = lowering.parts.get((value, PARTS))
+    found = lowering.prepared.parts.get((value, PARTS))
     if found is not None:
         return found
     count = value.type.numel
@@ -95,7 +95,7 @@ def split_value(
         [node], {value: source}, {made: out}, Computation(body, 8 * _WIDTH, name="split")
     )
     before.append(launch)
-    lowering.parts[value, PARTS] = made
+    lowering.prepared.parts[value, PARTS] = made
     return made
 
 

@@ -7,7 +7,7 @@ computes whatever pointwise work leads to it. The rest of the group is the epilo
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 from bessemer.compiler.ir import dims
@@ -20,13 +20,7 @@ from bessemer.compiler.ir.ravel import broadcast_index
 from bessemer.compiler.ir.types import TensorType, i32
 from bessemer.compiler.ir.walk_expr import read_elsewhere
 from bessemer.compiler.ops.contractions.conv import is_depthwise
-from bessemer.compiler.schedule.contraction.contraction import (
-    Contraction,
-    DepthAxis,
-    RowAxis,
-    supports,
-    with_group,
-)
+from bessemer.compiler.schedule.contraction.contraction import Contraction, supports, with_group
 from bessemer.compiler.schedule.contraction.microkernel import lower_contraction, operations
 from bessemer.compiler.schedule.contraction.packing import pack, packed_element, packed_shape
 from bessemer.compiler.schedule.contraction.tiles import Tiling
@@ -39,6 +33,7 @@ from bessemer.compiler.schedule.grouping.views import has_neighbours_last, sourc
 from bessemer.compiler.schedule.lowering.contraction_forms import ConvolutionForm, Form, ProductForm
 from bessemer.compiler.schedule.lowering.depthwise_group import lower_depthwise_group
 from bessemer.compiler.schedule.lowering.image_groups import lower_winograd_group
+from bessemer.compiler.schedule.lowering.kernel_table import content
 from bessemer.compiler.schedule.lowering.lowering import (
     Computation,
     Lowering,
@@ -191,7 +186,7 @@ def _lower_in_registers(
     if regions:
         return launches
     if not job.out.starts:
-        lowering.products[job.out.value] = TiledProduct(
+        lowering.origins.products[job.out.value] = TiledProduct(
             contraction, tilings[0], read, job.nodes, arguments
         )
     return [*launches[:-1], replace(launches[-1], replaceable=_replaceable(contraction, inputs))]
@@ -226,27 +221,9 @@ def _body(
     element is the same expression of the same buffers have one body."""
     others = inputs.copy()
     store = _element(replace(contraction, epilogue=job.epilogue(others)))
-    key = (*_told(contraction), tiling, *_told(store), *map(flat, others.buffers.values()))
-    body = lowering.bodies.get(key)
-    if body is not None:
-        inputs.buffers.update(others.buffers)
-        return body
-    body = lower_contraction(contraction, tiling, lowering.target)
-    if [*inputs.buffers] == [*others.buffers]:
-        lowering.keep(key, body)
-    return body
-
-
-def _told(record: Contraction | RowAxis | DepthAxis | Store) -> tuple[object, ...]:
-    """What a record says, but for what it computes by functions."""
-    found = []
-    for field in fields(record):
-        entry = getattr(record, field.name)
-        if field.name in ("rows", "depth"):
-            entry = tuple(map(_told, entry))
-        if not callable(entry):
-            found.append(entry)
-    return tuple(found)
+    key = (*content(contraction), tiling, *content(store), *map(flat, others.buffers.values()))
+    lower = partial(lower_contraction, contraction, tiling, lowering.target)
+    return lowering.kernels.body(key, inputs, others, lower)
 
 
 def _element(contraction: Contraction) -> Store:
@@ -265,10 +242,10 @@ def _packed(
         return _packed_constant(job, panel, draft, lowering), []
     shape = packed_shape(job.matrices, draft.depth_steps, draft.columns, panel, draft.group)
     key = (job.right, shape, *job.key, draft.run)
-    found = lowering.packs.get(key)
+    found = lowering.prepared.packs.get(key)
     if found is not None:
         return found, []
-    packed = lowering.packs[key] = Value(TensorType(job.right.type.dtype, shape))
+    packed = lowering.prepared.packs[key] = Value(TensorType(job.right.type.dtype, shape))
     return packed, [_pack_launch(job, anchor, packed, draft, lowering)]
 
 

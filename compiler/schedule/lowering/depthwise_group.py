@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
+from functools import partial
 
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size, product, symbol
@@ -18,6 +18,7 @@ from bessemer.compiler.schedule.convolution.depthwise_plan import (
 )
 from bessemer.compiler.schedule.grouping.groups import Group, Grouping
 from bessemer.compiler.schedule.lowering.image_groups import ImageGroup, planes_of
+from bessemer.compiler.schedule.lowering.kernel_table import content
 from bessemer.compiler.schedule.lowering.lowering import Computation, Lowering, flat_buffers
 
 _PROBE, _FAR = ("probe image", "probe row", "probe column", "probe channel"), 1 << 20
@@ -84,19 +85,6 @@ def _depthwise_body(image: ImageGroup, depthwise: Callable[[ImageGroup], Depthwi
     element = probe.x(n, row, column, channel)
     total = fragment_element("sum", 0, image.anchor.output.type.dtype)
     (store,) = probe.epilogue((n, row, column), channel, total)
-    plain = (getattr(work, field.name) for field in fields(work))
-    key = (
-        *(entry for entry in plain if not callable(entry)),
-        tile,
-        element,
-        (store.buffer, store.indices, store.value, store.guard),
-        *flat_buffers(others.fusion).values(),
-    )
-    body = lowering.bodies.get(key)
-    if body is not None:
-        image.fusion.buffers.update(others.fusion.buffers)
-        return body
-    body = lower_depthwise(work, tile)
-    if [*image.fusion.buffers] == [*others.fusion.buffers]:
-        lowering.keep(key, body)
-    return body
+    key = (*content(work), tile, element, *content(store), *flat_buffers(others.fusion).values())
+    lower = partial(lower_depthwise, work, tile)
+    return lowering.kernels.body(key, image.fusion, others.fusion, lower)

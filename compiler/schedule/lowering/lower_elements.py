@@ -75,7 +75,7 @@ def _store_elements(
         Computation(nest.body, nest.operations),
     )
     if not out.starts:
-        lowering.pieces[out.value] = piece
+        lowering.origins.pieces[out.value] = piece
     return replace(launch, replaceable=_replaceable(fusion, piece, nest.body))
 
 

@@ -1,4 +1,9 @@
-"""What the groups of a program share while they are lowered: the kernels so far, and more."""
+"""What the lowering functions of all groups share, and the launches that they make.
+
+A lowering function gets a group and the program's `Lowering`. It writes the body of a kernel and
+gives it to `Lowering.launch` as a `Computation`; the result is a launch of that kernel, or of an
+equal one that the program has already.
+"""
 
 from __future__ import annotations
 
@@ -10,20 +15,19 @@ from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import Buffer
 from bessemer.compiler.ir.graph import Node, Value
-from bessemer.compiler.ir.loops import Block, Kernel
+from bessemer.compiler.ir.loops import Block
 from bessemer.compiler.ir.program import Launch, Weight
 from bessemer.compiler.ir.types import Array, TensorType
-from bessemer.compiler.ir.walk_loops import structure
 from bessemer.compiler.schedule.contraction.contraction import Contraction
 from bessemer.compiler.schedule.contraction.tiles import Tiling
 from bessemer.compiler.schedule.grouping.destinations import Destination
 from bessemer.compiler.schedule.grouping.fuse import Fusion
 from bessemer.compiler.schedule.lowering.choices import Choices
+from bessemer.compiler.schedule.lowering.kernel_table import KernelTable
 from bessemer.compiler.schedule.matrix_tiles.matrix_tiles_layout import Split
 from bessemer.compiler.schedule.nests.merge_axes import Piece
 from bessemer.compiler.schedule.nests.nests import Nest, flat, lower_nest
 from bessemer.compiler.schedule.nests.transpose import lower_transpose
-from bessemer.compiler.schedule.symbols import kernel_symbols
 from bessemer.compiler.targets.machine import Target
 
 
@@ -57,14 +61,42 @@ class TiledProduct:
 
 
 @dataclass(eq=False)
+class PreparedOperands:
+    """Operands that a launch has rearranged, for other launches of the same graph or region.
+
+    `packs` are right operands packed in panels, `parts` values split into bfloat16 numbers for a
+    matrix unit.
+    """
+
+    packs: dict[tuple[object, ...], Value] = field(default_factory=dict)
+    parts: dict[tuple[Value, int], Value] = field(default_factory=dict)
+
+    def copy(self) -> PreparedOperands:
+        """The same operands; what is added to one is not in the other."""
+        return PreparedOperands(dict(self.packs), dict(self.parts))
+
+
+@dataclass(eq=False)
+class LaunchOrigins:
+    """What launches were made of, for the steps that later merge launches.
+
+    `pieces` are, by value, what element-by-element kernels store (merge_updates.py), `products` the
+    contractions that store a whole value (update_in_product.py), and `splits` the launches that
+    split a value into parts (write_parts.py).
+    """
+
+    pieces: dict[Value, Piece] = field(default_factory=dict)
+    products: dict[Value, TiledProduct] = field(default_factory=dict)
+    splits: list[Split] = field(default_factory=list)
+
+
+@dataclass(eq=False)
 class Lowering:
     """What all groups of a program share: the machine, the weights, and the kernels so far.
 
-    `arranged` are constants of the program made from weights (packed, transformed), `packs` right
-    operands packed at run time, and `parts` values split into bfloat16 parts for a matrix unit,
-    both in the graph or region at hand. `splits` are the launches that split them, which
-    write_parts.py may move into the kernels before. `pieces` are, by value, what element-by-element
-    kernels store, and `products` the contractions that store a whole value.
+    `constants` are the weights as the graph has them, `arranged` those that kernels read in another
+    form (packed, transformed). `precision` is as in Options. `destinations` are the values that
+    kernels write into a part of another one.
     """
 
     constants: dict[Value, Array]
@@ -73,18 +105,12 @@ class Lowering:
     precision: str = "float32"
     choices: Choices = field(default_factory=Choices)
     arranged: dict[Value, Weight] = field(default_factory=dict)
-    parts: dict[tuple[Value, int], Value] = field(default_factory=dict)
-    packs: dict[tuple[object, ...], Value] = field(default_factory=dict)
-    splits: list[Split] = field(default_factory=list)
-    pieces: dict[Value, Piece] = field(default_factory=dict)
-    products: dict[Value, TiledProduct] = field(default_factory=dict)
     destinations: dict[Value, Destination] = field(default_factory=dict)
-    bodies: dict[tuple[object, ...], Block] = field(default_factory=dict)
+    prepared: PreparedOperands = field(default_factory=PreparedOperands)
+    origins: LaunchOrigins = field(default_factory=LaunchOrigins)
+    kernels: KernelTable = field(default_factory=KernelTable)
     _packed: dict[tuple[object, ...], Value] = field(default_factory=dict)
     _nests: dict[tuple[object, ...], Nest] = field(default_factory=dict)
-    _same: dict[int, dict[tuple[object, ...], Kernel]] = field(default_factory=dict)
-    _kernels: dict[tuple[object, ...], Kernel] = field(default_factory=dict)
-    _names: dict[str, int] = field(default_factory=dict)
 
     def launch(
         self,
@@ -96,12 +122,14 @@ class Lowering:
         """A launch of the kernel that computes this; equal kernels are the same object."""
         written = {**outputs, **made.scratch}
         buffers = (*inputs.values(), *written.values())
-        kernels = self._same.get(id(made.body), {})
-        around = (buffers, len(written), made.operations, made.members)
-        kernel = kernels.get(around)
-        if kernel is None:
-            stem = made.name or _described(nodes)
-            kernel = kernels[around] = self._kernel(stem, buffers, len(written), made)
+        kernel = self.kernels.kernel(
+            made.name or _described(nodes),
+            buffers,
+            len(written),
+            made.body,
+            made.operations,
+            made.members,
+        )
         return Launch(
             kernel,
             (*inputs, *written),
@@ -111,31 +139,13 @@ class Lowering:
             nodes=tuple(nodes),
         )
 
-    def _kernel(
-        self, stem: str, buffers: tuple[Buffer, ...], outputs: int, made: Computation
-    ) -> Kernel:
-        body, operations, members = made.body, made.operations, made.members
-        symbols = kernel_symbols(body, buffers, operations)
-        key = (buffers, outputs, symbols, structure(body), operations, members)
-        kernel = self._kernels.get(key)
-        if kernel is None:
-            name = self._unique(stem)
-            kernel = Kernel(name, buffers, outputs, symbols, body, operations, members)
-            self._kernels[key] = kernel
-        return kernel
-
-    def keep(self, key: tuple[object, ...], body: Block) -> None:
-        """Keeps a kernel's body for others of the same key: networks repeat their layers."""
-        self.bodies[key] = body
-        self._same[id(body)] = {}
-
     def nest(self, piece: Piece) -> Nest:
         """The loops that compute every element of a piece; the same object for equal pieces."""
         key = (piece.target, piece.offset, piece.value, piece.symbols)
         found = self._nests.get(key)
         if found is None:
             found = self._nests[key] = self._nest(piece)
-            self._same[id(found.body)] = {}
+            self.kernels.keep(found.body)
         return found
 
     def _nest(self, piece: Piece) -> Nest:
@@ -166,16 +176,6 @@ class Lowering:
             found = self._packed[source, *key] = Value(type, source.name)
             self.arranged[found] = Weight(self.constants[source], arrange)
         return found
-
-    def _unique(self, stem: str) -> str:
-        count = self._names.get(stem, 0) + 1
-        name = stem if count == 1 else f"{stem}_{count}"
-        while name in self._names:
-            count += 1
-            name = f"{stem}_{count}"
-        self._names[stem] = count
-        self._names.setdefault(name, 1)
-        return name
 
 
 def _described(nodes: Sequence[Node]) -> str:

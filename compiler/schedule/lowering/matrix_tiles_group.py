@@ -136,7 +136,7 @@ def _packed(
 
 def _split(job: TileJob, layout: PartsLayout, lowering: Lowering, launches: list[Launch]) -> Value:
     """The parts of the left operand; their launch is added if they are not there already."""
-    found = lowering.parts.get((job.left, layout.channels))
+    found = lowering.prepared.parts.get((job.left, layout.channels))
     if found is not None:
         return found
     parts = Value(TensorType(bf16, layout.shape))
@@ -150,6 +150,6 @@ def _split(job: TileJob, layout: PartsLayout, lowering: Lowering, launches: list
     )
     launches.append(launch)
     if layout.is_whole:
-        lowering.splits.append(Split(launch, job.left, parts, layout))
-    lowering.parts[job.left, layout.channels] = parts
+        lowering.origins.splits.append(Split(launch, job.left, parts, layout))
+    lowering.prepared.parts[job.left, layout.channels] = parts
     return parts

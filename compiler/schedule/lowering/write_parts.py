@@ -40,7 +40,7 @@ def write_parts(
     steps: Sequence[Step], outputs: Sequence[Value], lowering: Lowering
 ) -> tuple[Step, ...]:
     """The steps without those splits that the kernels before them can do."""
-    if not lowering.splits:
+    if not lowering.origins.splits:
         return tuple(steps)
     return _Removal(steps, outputs, lowering).steps()
 
@@ -50,7 +50,7 @@ class _Removal:
 
     def __init__(self, steps: Sequence[Step], outputs: Sequence[Value], lowering: Lowering) -> None:
         self.before, self.lowering = steps, lowering
-        self.splits = {split.launch: split for split in lowering.splits}
+        self.splits = {split.launch: split for split in lowering.origins.splits}
         self.sources = alias_sources(steps)
         self.reads = Counter(map(self.root, outputs))
         for step in steps:

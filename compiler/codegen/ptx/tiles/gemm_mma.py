@@ -119,15 +119,14 @@ class MmaProducts(Part):
         words, lane = self.words, self.threads.lane
         if self.left == "depth":
             line = words.add(self.threads.warp_row, words.rem(lane, 16))
-            return self._matrices(
-                at, tile, line, i * ROWS, 2 * step, words.div(lane, 16), transposed=False
-            )
+            chunk = words.add(words.div(lane, 16), 2 * step)
+            return self._matrices(at, tile, line, i * ROWS, chunk, transposed=False)
         if self.bytes == 4:
             return self._by_words(at, tile, self.threads.warp_row, i * ROWS, step, left=True)
         line = words.add(words.rem(lane, 8), words.mul(words.div(lane, 16), 8))
         first = words.div(words.add(self.threads.warp_row, i * ROWS), 8)
         chunk = words.add(first, words.rem(words.div(lane, 8), 2))
-        return self._matrices(at, tile, line, step * 16, 0, chunk, transposed=True)
+        return self._matrices(at, tile, line, step * 16, chunk, transposed=True)
 
     def right_part(self, at: Layout, tile: Word, j: int, step: int) -> list[Value]:
         """16 columns x one step: quarters of 8 columns x 16 bytes, along the depth first."""
@@ -135,28 +134,23 @@ class MmaProducts(Part):
         if self.right == "depth":
             own = words.add(words.rem(lane, 8), words.mul(words.div(lane, 16), 8))
             line = words.add(self.threads.warp_column, own)
-            half = words.rem(words.div(lane, 8), 2)
-            return self._matrices(at, tile, line, j * COLUMNS, 2 * step, half, transposed=False)
+            chunk = words.add(words.rem(words.div(lane, 8), 2), 2 * step)
+            return self._matrices(at, tile, line, j * COLUMNS, chunk, transposed=False)
         if self.bytes == 4:
             return self._by_words(at, tile, self.threads.warp_column, j * COLUMNS, step, left=False)
         first = words.div(words.add(self.threads.warp_column, j * COLUMNS), 8)
         chunk = words.add(first, words.div(lane, 16))
-        return self._matrices(at, tile, words.rem(lane, 16), step * 16, 0, chunk, transposed=True)
+        line = words.rem(lane, 16)
+        return self._matrices(at, tile, line, step * 16, chunk, transposed=True)
 
     def _matrices(
-        self,
-        at: Layout,
-        tile: Word,
-        line: Word,
-        further: int,
-        first: int,
-        chunk: Word,
-        transposed: bool,
+        self, at: Layout, tile: Word, line: Word, further: int, chunk: Word, transposed: bool
     ) -> list[Value]:
-        """Four matrices of 8 lines x 16 bytes; each lane says where one line is. `further` lines,
-        a multiple of 8, do not change how chunks are permuted."""
+        """Four matrices of 8 lines x 16 bytes; each lane says where one line is: `chunk` of the
+        line `line + further`. `further`, a multiple of 8, does not change how chunks are permuted,
+        so it becomes a displacement."""
         w, words = self.state.writer, self.words
-        own = at.chunk(words, line, words.add(chunk, first))
+        own = at.chunk(words, line, chunk)
         place = shared_memory.place(w, words.add(tile, own), further * at.pitch)
         suffix = ".trans" if transposed else ""
         name = f"llvm.nvvm.ldmatrix.sync.aligned.m8n8.x4{suffix}.b16.p3"
