@@ -5,6 +5,9 @@ the inputs with what the last call was given (types, dtypes, layout, shapes), ma
 takes an idle context and runs, in a few hundred nanoseconds. Whatever it does not expect it
 hands on, untouched, to Python code that looks closer and explains.
 
+Outputs whose size the data decides are written where they shall stay, if they are not much larger
+than in the run before: ROOMS has how many bytes each gets, 0 where it is better copied.
+
 The function needs nothing of Python when it is linked: it works on two tables made here. OBJECTS
 are Python objects (the elements of a NumPy array of objects, which owns them); WORDS are numbers:
 the addresses of the functions of Python and NumPy that it calls, and the plan, which says what
@@ -26,7 +29,7 @@ import numpy as np
 from bessemer.runtime.arrays import Array, address
 from bessemer.runtime.artifact import Signature
 
-VERSION = 4
+VERSION = 5
 """Part of the function's name: an artifact whose tables look different is not called this way."""
 
 MOST_ARRAYS = 256
@@ -71,8 +74,8 @@ WORDS = (
 )
 # The objects before those of the inputs (names, then dtypes) and of the outputs (dtypes).
 OBJECTS = (
-    *("words", "dict", "list", "tuple", "array", "memory"),
-    *("idle", "fallback", "failed", "blocks"),
+    *("words", "rooms", "dict", "list", "tuple", "array", "memory"),
+    *("idle", "first", "fallback", "failed", "blocks"),
 )
 
 Run = Callable[..., list[Array]]
@@ -156,6 +159,7 @@ def make_run(
     inputs: Sequence[tuple[str, np.dtype[Any]]],
     outputs: Sequence[np.dtype[Any]],
     idle: list[int],
+    first: Callable[..., list[Array] | None],
     fallback: Run,
     failed: Callable[[int, int], None],
     blocks: list[Array],
@@ -164,11 +168,13 @@ def make_run(
     """The function that is at the address `function`, PREFIX_python_N, for one model.
 
     `inputs` are names and dtypes. `idle` holds the addresses of contexts that nobody uses; the
-    function takes one from its end and puts it back. `failed(context, status)` raises. `blocks` are
-    those of an OutputPool. The result owns all these, invisibly to the collector of cycles: none
-    may own the result.
+    function takes one from its end and puts it back. What does not look as planned is for `first`,
+    and if that returns None and it still does not, for `fallback`. `failed(context, status)`
+    raises. `blocks` are those of an OutputPool. The result owns all these, invisibly to the
+    collector of cycles: none may own the result.
     """
-    fixed = (dict, list, tuple, np.ndarray, np.dtype(np.uint8), idle, fallback, failed, blocks)
+    kinds = (dict, list, tuple, np.ndarray, np.dtype(np.uint8))
+    fixed = (np.zeros(len(outputs), np.int64), *kinds, idle, first, fallback, failed, blocks)
     names, dtypes = [name for name, _ in inputs], [dtype for _, dtype in inputs]
     everything = (table.words, *fixed, *names, *dtypes, *outputs)
     objects = np.empty(len(everything), object)

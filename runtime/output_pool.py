@@ -31,7 +31,7 @@ class OutputPool:
     """Blocks of memory for so many outputs; safe to use from several threads at once.
 
     `blocks` stays the same list: Python's entry takes blocks from it and adds to it by the rules of
-    this class, which are written again in compiler/codegen/support/entry_arrays.py.
+    this class, which are written again in compiler/codegen/support/entry_blocks.py.
     """
 
     def __init__(self, outputs: int) -> None:

@@ -82,3 +82,38 @@ def test_sizes_may_follow_from_those_that_the_data_decides(rng: np.random.Genera
             results = model.run([x, z, np.array(total)])
             for one, other in zip(results, (both, found[:, ::2], z[:total]), strict=True):
                 np.testing.assert_array_equal(one, other)
+
+
+EXPECTED = """g (float[1,columns] x, int64[2] s, float[1,columns] u)
+    => (float[p,q] y, float[n] z, float[p,q] w, float[p,q] v) {
+    wide = Expand(x, s)
+    y = Relu(wide)
+    flat = Constant<value_ints=[-1]>()
+    z = Reshape(y, flat)
+    place = Constant<value = int64[1,1] {0}>()
+    w = ScatterND(wide, place, u)
+    axis = Constant<value_int=0>()
+    v = CumSum(w, axis)
+}"""
+
+
+def test_outputs_about_as_large_as_before_are_written_where_they_stay(
+    rng: np.random.Generator,
+) -> None:
+    """Among them two that are the same bytes, and one that a scatter writes over; what is held
+    stays as it is."""
+    model = compile(parsed(EXPECTED, 18), cache=False, threads=1)
+    held = []
+    for rows in (300, 300, 320, 700, 70, 1, 300, 300):
+        x, u = (rng.integers(-3, 4, (1, 100)).astype(np.float32) for _ in range(2))
+        y, w = np.maximum(x, 0).repeat(rows, 0), x.repeat(rows, 0)
+        w[:1] = u[:rows]
+        held.append(([y, y.ravel(), w, w.cumsum(0)], model.run([x, np.array([rows, 100]), u])))
+    for expected, found in held:
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(one, other)
+    rooms = []
+    for expected, found in held[:4]:
+        assert found[0].base is not None
+        rooms.append(found[0].base.nbytes / expected[0].nbytes)
+    assert [room > 1.125 for room in rooms] == [False, True, True, False]

@@ -17,6 +17,7 @@ from dataclasses import replace
 from bessemer.compiler.codegen.body.body_sizes import BodySizes
 from bessemer.compiler.codegen.body.chain import chain_text
 from bessemer.compiler.codegen.body.copies import BLOCK, copy_name, copy_text
+from bessemer.compiler.codegen.body.late_outputs import late_outputs
 from bessemer.compiler.codegen.body.shares import GRAIN, SHARE, work_of, work_of_copy
 from bessemer.compiler.codegen.kernels.finite import not_finite
 from bessemer.compiler.codegen.kernels.set_symbols import set_by_steps
@@ -90,6 +91,7 @@ class _Body(BodySizes):
         for array, values in (("inputs", program.inputs), ("outputs", program.outputs)):
             for number, value in enumerate(values):
                 self.given.setdefault(value, (array, number))
+        self.late = late_outputs(program, plan)
         self.clocks = Clocks(profile, self.let, self.put)
 
     def text(self) -> str:
@@ -166,7 +168,12 @@ class _Body(BodySizes):
         if value not in self.plan.offsets:
             raise InternalError(f"the memory plan has no place for a value of type {value.type}")
         offset = self.sizes.value(arena_offset(self.plan, value))
-        return self.let(f"getelementptr i8, ptr %workspace, i64 {offset}")
+        place = self.let(f"getelementptr i8, ptr %workspace, i64 {offset}")
+        if value not in self.late:
+            return place
+        size = self.sizes.value(value.type.nbytes)
+        output = f"ptr %outputs, i64 {self.late[value]}, i64 {size}"
+        return self.let(f"call ptr @bessemer_late_place(ptr %context, {output}, ptr {place})")
 
     # Steps
 

@@ -15,7 +15,7 @@ moment they are found, and the plan's generation is compared once more before it
 
 from __future__ import annotations
 
-from bessemer.compiler.codegen.support import entry_arrays, entry_late
+from bessemer.compiler.codegen.support import entry_arrays, entry_blocks, entry_late
 from bessemer.compiler.codegen.support.layout import Layout
 from bessemer.compiler.codegen.support.sizes import StraightCode
 from bessemer.compiler.ir.text.parse_sizes import parse_size
@@ -50,7 +50,7 @@ _DECLARATIONS = "declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)\n"
 _CALL = """
 define hidden ptr @bessemer_python_call(
   ptr %run, ptr %sizes_after, ptr %objects, ptr %words, ptr %inputs, ptr %outputs, ptr %dims,
-  ptr %results, ptr %busy
+  ptr %room, ptr %results, ptr %busy
 ) $baseline {
 entry:
   %arguments = alloca [2 x ptr]
@@ -76,16 +76,19 @@ take:
   %leave = field words.PyEval_SaveThread, %words
   %return = field words.PyEval_RestoreThread, %words
   %thread = call ptr %leave()
+  %rooms.at = getelementptr %bessemer.context, ptr %context, $context_rooms
+  store ptr %room, ptr %rooms.at
   %status = call i32 %run(
     ptr %context, ptr %inputs, ptr %outputs, ptr %dims, ptr null, i64 0
   )
+  store ptr null, ptr %rooms.at
   call void %return(ptr %thread)
   %fine = icmp eq i32 %status, 0
   br i1 %fine, label %collect, label %fail
 collect:
   call void %sizes_after(ptr %dims)
   %complete = call i1 @bessemer_python_late(
-    ptr %objects, ptr %words, ptr %outputs, ptr %dims, ptr %results
+    ptr %objects, ptr %words, ptr %outputs, ptr %dims, ptr %room, ptr %results
   )
   br i1 %complete, label %give_back, label %no_memory
 no_memory:
@@ -130,11 +133,15 @@ entry:
   %inputs = alloca [$most x ptr]
   %outputs = alloca [$most x ptr]
   %dims = alloca [$most x i64]
+  %room = alloca [$most x i64]
   %busy = alloca i8
-  store i8 0, ptr %busy
   %objects = field array.data, %self
   %holder = field objects.words, %objects
   %words = field array.data, %holder
+  br label %begin
+begin:
+  %is_first = phi i1 [ true, %entry ], [ false, %planned_anew ]
+  store i8 0, ptr %busy
   %generation = load i64, ptr %words
   %drop = field words.Py_DecRef, %words
   %planned = icmp ne i64 %generation, 0
@@ -156,7 +163,9 @@ prepare:
   %symbols.bytes = shl i64 %symbol_count, 3
   %symbols.from = getelementptr i64, ptr %words, i64 %symbols
   call void @llvm.memcpy.p0.p0.i64(ptr %dims, ptr %symbols.from, i64 %symbols.bytes, i1 false)
-  %results = call ptr @bessemer_python_outputs(ptr %objects, ptr %words, ptr %outputs)
+  %results = call ptr @bessemer_python_outputs(
+    ptr %objects, ptr %words, ptr %outputs, ptr %room
+  )
   %no_memory = icmp eq ptr %results, null
   br i1 %no_memory, label %release, label %compare
 compare:
@@ -166,7 +175,7 @@ compare:
 start:
   %found = call ptr @bessemer_python_call(
     ptr %run, ptr %sizes_after, ptr %objects, ptr %words, ptr %inputs, ptr %outputs, ptr %dims,
-    ptr %results, ptr %busy
+    ptr %room, ptr %results, ptr %busy
   )
   %was_busy = load i8, ptr %busy
   %ran = icmp eq i8 %was_busy, 0
@@ -180,9 +189,23 @@ undo:
   call void @bessemer_python_release(ptr %words, ptr %values, i64 %taken)
   br label %explain
 explain:
+  %first = field objects.first, %objects
   %fallback = field objects.fallback, %objects
+  %asked_one = select i1 %is_first, ptr %first, ptr %fallback
   %ask = field words.PyObject_Vectorcall, %words
-  %asked = call ptr %ask(ptr %fallback, ptr %arguments, i64 %count, ptr %keywords)
+  %asked = call ptr %ask(ptr %asked_one, ptr %arguments, i64 %count, ptr %keywords)
+  %has_raised = icmp eq ptr %asked, null
+  br i1 %has_raised, label %answered, label %judge
+judge:
+  ; what is no list is None
+  %list = field objects.list, %objects
+  %asked.type = field array.type, %asked
+  %is_answer = icmp eq ptr %asked.type, %list
+  br i1 %is_answer, label %answered, label %planned_anew
+planned_anew:
+  call void %drop(ptr %asked)
+  br label %begin
+answered:
   ret ptr %asked
 }
 """
@@ -213,4 +236,4 @@ def sizes_after_text(signature: Signature) -> str:
 LAYOUTS = (ARRAY, DTYPE, TABLE, LIST)
 NAME = f"python_{VERSION}"
 NAMES: dict[str, str | int] = {"version": VERSION, "most": MOST_ARRAYS, "large": LARGE_OUTPUT}
-TEXT = _DECLARATIONS + entry_arrays.TEXT + entry_late.TEXT + _CALL + _ENTRY
+TEXT = _DECLARATIONS + entry_arrays.TEXT + entry_blocks.TEXT + entry_late.TEXT + _CALL + _ENTRY

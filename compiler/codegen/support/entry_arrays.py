@@ -1,11 +1,10 @@
 """What Python's entry to a model takes and makes, as LLVM IR: the inputs' and the outputs' arrays.
 
     i1 bessemer_python_inputs(ptr objects, ptr words, ptr given, ptr values, ptr data)
-    ptr bessemer_python_outputs(ptr objects, ptr words, ptr data)
-    ptr bessemer_python_block(ptr objects, ptr words, i64 bytes)
+    ptr bessemer_python_outputs(ptr objects, ptr words, ptr data, ptr room)
     void bessemer_python_release(ptr words, ptr values, i64 count)
 
-entry.py has the structs, and calls these.
+entry.py has the structs, and calls these; entry_blocks.py has the memory of large outputs.
 """
 
 from __future__ import annotations
@@ -167,89 +166,6 @@ no:
 }
 """
 
-# A block of bytes to put an output in, from an OutputPool (runtime/output_pool.py), to which it is
-# added if it is a new one; or null with Python's error set. No Python code runs between the look at
-# how many references there are to a block (in 32 bits) and the new one.
-_BLOCK = """
-declare i64 @llvm.ctlz.i64(i64, i1)
-declare i64 @llvm.umax.i64(i64, i64)
-
-define hidden ptr @bessemer_python_block(ptr %objects, ptr %words, i64 %bytes) $baseline {
-entry:
-  %length = alloca i64
-  %blocks = field objects.blocks, %objects
-  %measure = field words.PyList_Size, %words
-  %item = field words.PyList_GetItem, %words
-  %own = field words.Py_IncRef, %words
-  %count = call i64 %measure(ptr %blocks)
-  %twice = shl i64 %bytes, 1
-  br label %next
-next:
-  %i = phi i64 [ 0, %entry ], [ %i.next, %look ]
-  %more = icmp slt i64 %i, %count
-  br i1 %more, label %look, label %new
-look:
-  %block = call ptr %item(ptr %blocks, i64 %i)
-  %references = field array.references, %block
-  %holders = trunc i64 %references to i32
-  %shape = field array.shape, %block
-  %size = load i64, ptr %shape
-  %unused = icmp eq i32 %holders, 1
-  %large = icmp sge i64 %size, %bytes
-  %near = icmp sle i64 %size, %twice
-  %enough = and i1 %large, %near
-  %good = and i1 %unused, %enough
-  %i.next = add i64 %i, 1
-  br i1 %good, label %take, label %next
-take:
-  call void %own(ptr %block)
-  ret ptr %block
-new:
-  ; at most an eighth more, as _rounded in runtime/output_pool.py
-  %zeros = call i64 @llvm.ctlz.i64(i64 %bytes, i1 false)
-  %finest = sub i64 60, %zeros
-  %power = call i64 @llvm.umax.i64(i64 %finest, i64 12)
-  %step = shl i64 1, %power
-  %up = add i64 %bytes, %step
-  %beyond = sub i64 %up, 1
-  %mask = sub i64 0, %step
-  %rounded = and i64 %beyond, %mask
-  store i64 %rounded, ptr %length
-  %array = field objects.array, %objects
-  %kind = field objects.memory, %objects
-  %make = field words.PyArray_NewFromDescr, %words
-  call void %own(ptr %kind)
-  %made = call ptr %make(
-    ptr %array, ptr %kind, i32 1, ptr %length, ptr null, ptr null, i32 0, ptr null
-  )
-  %none = icmp eq ptr %made, null
-  br i1 %none, label %done, label %keep
-keep:
-  %append = field words.PyList_Append, %words
-  %lost = call i32 %append(ptr %blocks, ptr %made)
-  %kept = icmp eq i32 %lost, 0
-  br i1 %kept, label %compare, label %forget
-forget:
-  %clear = field words.PyErr_Clear, %words
-  call void %clear()
-  br label %done
-compare:
-  ; as many as OutputPool keeps
-  %outputs = field words.output_count, %words
-  %pairs = shl i64 %outputs, 1
-  %most = add i64 %pairs, 1
-  %now = call i64 %measure(ptr %blocks)
-  %full = icmp sgt i64 %now, %most
-  br i1 %full, label %cut, label %done
-cut:
-  %slice = field words.PyList_SetSlice, %words
-  %ignored = call i32 %slice(ptr %blocks, i64 0, i64 1, ptr null)
-  br label %done
-done:
-  ret ptr %made
-}
-"""
-
 # A new array; `row` is the bytes to allocate for one that begins at a cache line, or 0, then rank
 # and shape. Null with Python's error set where there is no memory.
 _OUTPUT = """
@@ -259,9 +175,7 @@ define hidden ptr @bessemer_python_output(
 entry:
   %array = field objects.array, %objects
   %make = field words.PyArray_NewFromDescr, %words
-  %keep = field words.PyArray_SetBaseObject, %words
   %own = field words.Py_IncRef, %words
-  %drop = field words.Py_DecRef, %words
   %padded = load i64, ptr %row
   %rank.at = getelementptr i64, ptr %row, i64 1
   %shape = getelementptr i64, ptr %row, i64 2
@@ -281,39 +195,23 @@ memory:
   %none = icmp eq ptr %block, null
   br i1 %none, label %fail, label %view
 view:
-  %begin.at = getelementptr %bessemer.array, ptr %block, $array_data
-  %begin = load i64, ptr %begin.at
-  %beyond = add i64 %begin, 63
-  %aligned = and i64 %beyond, -64
-  %start = inttoptr i64 %aligned to ptr
-  call void %own(ptr %dtype)
-  ; 1281: C-contiguous, aligned, writeable
-  %found = call ptr %make(
-    ptr %array, ptr %dtype, i32 %rank, ptr %shape, ptr null, ptr %start, i32 1281, ptr null
+  %found = call ptr @bessemer_python_view(
+    ptr %objects, ptr %words, ptr %dtype, ptr %row, ptr %block
   )
-  %refused = icmp eq ptr %found, null
-  br i1 %refused, label %give_up, label %tie
-give_up:
-  call void %drop(ptr %block)
-  br label %fail
-tie:
-  ; SetBaseObject takes the reference to the block, also where it fails.
-  %status = call i32 %keep(ptr %found, ptr %block)
-  %loose = icmp ne i32 %status, 0
-  br i1 %loose, label %untie, label %done
-untie:
-  call void %drop(ptr %found)
-  br label %fail
+  ret ptr %found
 fail:
   ret ptr null
-done:
-  ret ptr %found
 }
 
 ; The list of all outputs, whose data is noted; or null. Where the data decides an output's size
-; (the first word of its row is negative), its dtype stands in the list until the run has ended.
-define hidden ptr @bessemer_python_outputs(ptr %objects, ptr %words, ptr %data) $baseline {
+; (the first word of its row is negative), there stands in the list until the run has ended a block,
+; whose bytes are noted as its room, or where the run before does not say how large, its dtype.
+define hidden ptr @bessemer_python_outputs(
+  ptr %objects, ptr %words, ptr %data, ptr %room
+) $baseline {
 entry:
+  %expected.holder = field objects.rooms, %objects
+  %expected = field array.data, %expected.holder
   %own = field words.Py_IncRef, %words
   %inputs = field words.input_count, %words
   %count = field words.output_count, %words
@@ -340,7 +238,22 @@ one:
   %is_late = icmp slt i64 %kind, 0
   br i1 %is_late, label %late, label %early
 late:
+  %expected.at = getelementptr i64, ptr %expected, i64 %i
+  %bytes = load i64, ptr %expected.at
+  %room.at = getelementptr i64, ptr %room, i64 %i
+  store i64 %bytes, ptr %room.at
+  %unknown = icmp eq i64 %bytes, 0
+  br i1 %unknown, label %hold, label %expect
+hold:
   call void %own(ptr %dtype)
+  br label %keep
+expect:
+  %with_line = add i64 %bytes, 64
+  %block = call ptr @bessemer_python_block(ptr %objects, ptr %words, i64 %with_line)
+  %lacking = icmp eq ptr %block, null
+  br i1 %lacking, label %undo, label %begin
+begin:
+  %start = call ptr @bessemer_python_start(ptr %block)
   br label %keep
 early:
   %made = call ptr @bessemer_python_output(ptr %objects, ptr %words, ptr %dtype, ptr %row)
@@ -350,8 +263,8 @@ note:
   %data.here = field array.data, %made
   br label %keep
 keep:
-  %item = phi ptr [ %dtype, %late ], [ %made, %note ]
-  %data.found = phi ptr [ null, %late ], [ %data.here, %note ]
+  %item = phi ptr [ %dtype, %hold ], [ %block, %begin ], [ %made, %note ]
+  %data.found = phi ptr [ null, %hold ], [ %start, %begin ], [ %data.here, %note ]
   %data.at = getelementptr ptr, ptr %data, i64 %i
   store ptr %data.found, ptr %data.at
   %ignored = call i32 %put(ptr %list, i64 %i, ptr %item)
@@ -370,4 +283,4 @@ done:
 }
 """
 
-TEXT = _RELEASE + _FITS + _INPUTS + _BLOCK + _OUTPUT
+TEXT = _RELEASE + _FITS + _INPUTS + _OUTPUT

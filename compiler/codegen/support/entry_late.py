@@ -1,17 +1,21 @@
 """The outputs of Python's entry to a model whose size the data decides, as LLVM IR.
 
-    i1 bessemer_python_late(ptr objects, ptr words, ptr data, ptr dims, ptr list)
+    i1 bessemer_python_late(ptr objects, ptr words, ptr data, ptr dims, ptr room, ptr list)
 
-puts copies of what the run has placed in the arena into the list; false with Python's error set
-where there is no memory. A row of such an output (`late_row` in runtime/entry.py) never changes,
-so that another thread's plan may come in the meantime.
+puts arrays into the list: of the blocks that stand there where the run has written into these, and
+elsewhere copies of what it has placed in the arena; false with Python's error set where there is no
+memory. A row of such an output (`late_row` in runtime/entry.py) never changes, so that another
+thread's plan may come in the meantime.
+
+How many bytes the next run's get is an eighth more than now, for outputs that grow from run to run.
+A block of more than twice the bytes is not worth holding: what it has is copied.
 """
 
 from __future__ import annotations
 
 TEXT = """
 define hidden i1 @bessemer_python_late(
-  ptr %objects, ptr %words, ptr %data, ptr %dims, ptr %list
+  ptr %objects, ptr %words, ptr %data, ptr %dims, ptr %room, ptr %list
 ) $baseline {
 entry:
   ; a row of an output whose shape is known: NumPy's arrays may have 64 axes
@@ -22,6 +26,10 @@ entry:
   %count = field words.output_count, %words
   %shapes = field words.shapes, %words
   %put = field words.PyList_SetItem, %words
+  %item = field words.PyList_GetItem, %words
+  %own = field words.Py_IncRef, %words
+  %expected.holder = field objects.rooms, %objects
+  %expected = field array.data, %expected.holder
   %names = getelementptr %bessemer.objects, ptr %objects, i64 1
   %skipped = shl i64 %inputs, 1
   %dtypes = getelementptr ptr, ptr %names, i64 %skipped
@@ -72,15 +80,43 @@ array_of:
   %padded = select i1 %is_large, i64 %with_line, i64 0
   store i64 %padded, ptr %known
   store i64 %rank, ptr %known.rank
+  %eighth = lshr i64 %bytes, 3
+  %grown = add i64 %bytes, %eighth
+  %next_room = select i1 %is_large, i64 %grown, i64 0
+  %expected.at = getelementptr i64, ptr %expected, i64 %i
+  store i64 %next_room, ptr %expected.at
+  %from.at = getelementptr ptr, ptr %data, i64 %i
+  %from = load ptr, ptr %from.at
+  %room.at = getelementptr i64, ptr %room, i64 %i
+  %room.bytes = load i64, ptr %room.at
+  %twice = shl i64 %bytes, 1
+  %any = icmp sgt i64 %room.bytes, 0
+  %near = icmp sle i64 %room.bytes, %twice
+  %worth = and i1 %any, %near
+  br i1 %worth, label %whose, label %copied
+whose:
+  %block = call ptr %item(ptr %list, i64 %i)
+  %start = call ptr @bessemer_python_start(ptr %block)
+  %in_block = icmp eq ptr %start, %from
+  br i1 %in_block, label %direct, label %copied
+direct:
+  call void %own(ptr %block)
+  %view = call ptr @bessemer_python_view(
+    ptr %objects, ptr %words, ptr %dtype, ptr %known, ptr %block
+  )
+  %loose = icmp eq ptr %view, null
+  br i1 %loose, label %no, label %place
+copied:
   %made = call ptr @bessemer_python_output(ptr %objects, ptr %words, ptr %dtype, ptr %known)
   %failed = icmp eq ptr %made, null
   br i1 %failed, label %no, label %fill
 fill:
-  %from.at = getelementptr ptr, ptr %data, i64 %i
-  %from = load ptr, ptr %from.at
   %to = field array.data, %made
   call void @llvm.memcpy.p0.p0.i64(ptr %to, ptr %from, i64 %bytes, i1 false)
-  %ignored = call i32 %put(ptr %list, i64 %i, ptr %made)
+  br label %place
+place:
+  %array = phi ptr [ %view, %direct ], [ %made, %fill ]
+  %ignored = call i32 %put(ptr %list, i64 %i, ptr %array)
   br label %skip
 skip:
   %words.used = add i64 %rank, 2

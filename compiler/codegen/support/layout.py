@@ -98,7 +98,9 @@ OPTIONS = Layout(
 MESSAGE_BYTES = 512
 
 # `options` are the caller's, copied. `mapping` is the mapped weights file or null. `state` is what
-# the graphs of a training library share, null in a model; `steps` counts those of training.
+# the graphs of a training library share, null in a model; `steps` counts those of training. `rooms`
+# are, for each output whose size the data decides, the bytes that the caller has for it where its
+# pointer is; null where nobody has any.
 CONTEXT = Layout(
     "context",
     (
@@ -110,6 +112,7 @@ CONTEXT = Layout(
         ("arena", "ptr"),
         ("arena_bytes", "i64"),
         ("needed", "i64"),
+        ("rooms", "ptr"),
         ("state", "ptr"),
         ("state_bytes", "i64"),
         ("steps", "i64"),

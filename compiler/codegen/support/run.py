@@ -140,6 +140,32 @@ dim:
 }
 """
 
+# Where an output lies whose size the data decides: with the caller, where it has room, or else in
+# the arena. It is asked for again and again in a run, and the answer is always the same.
+_LATE_PLACE = """
+define hidden ptr @bessemer_late_place(
+  ptr %context, ptr %outputs, i64 %number, i64 %bytes, ptr %arena
+) $baseline {
+entry:
+  %rooms = field context.rooms, %context
+  %none = icmp eq ptr %rooms, null
+  br i1 %none, label %inside, label %look
+look:
+  %room.at = getelementptr i64, ptr %rooms, i64 %number
+  %room = load i64, ptr %room.at
+  %enough = icmp sge i64 %room, %bytes
+  %any = icmp sgt i64 %room, 0
+  %fits = and i1 %enough, %any
+  br i1 %fits, label %outside, label %inside
+outside:
+  %given.at = getelementptr ptr, ptr %outputs, i64 %number
+  %given = load ptr, ptr %given.at
+  ret ptr %given
+inside:
+  ret ptr %arena
+}
+"""
+
 # With the context's own arena the body runs again, in a larger one, when the data asked for it. A
 # workspace of less than nothing is that of sizes beyond 64 bits or below 0, which the body finds
 # before it wants memory.
@@ -241,7 +267,7 @@ done:
 }
 """
 
-TEXT = "".join(c_string(*string) for string in _STRINGS.items()) + _CHECK + _RUN
+TEXT = "".join(c_string(*string) for string in _STRINGS.items()) + _CHECK + _LATE_PLACE + _RUN
 
 
 def run_text(body: Body) -> str:
