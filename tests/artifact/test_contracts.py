@@ -1,6 +1,6 @@
 """What every compiled model promises: the same bits always, the processor left as it was, and more.
 
-Each promise is tested on whole networks; docs/architecture.md says what they are. That threads
+Each promise is tested on whole networks; docs/guarantees.md says what they are. That threads
 change no bit is tested in test_threads.py.
 """
 
