@@ -1,5 +1,6 @@
 """Packed operands that no cache keeps are stored past the caches, and are what they were."""
 
+import re
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from bessemer.compiler.codegen.kernels.cpu import emit_kernel
 from bessemer.compiler.driver import kernels_of
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.graph import Graph
+from bessemer.compiler.ir.text.text_loops import print_kernel
 from bessemer.compiler.ir.types import TensorType, f32
 from bessemer.compiler.schedule.program import build_program
 from bessemer.compiler.targets.choose import parse_target
@@ -34,6 +36,20 @@ def test_what_is_small_stays_in_the_caches() -> None:
     assert _streaming(_product(192, 2048, 512)) == ["pack"]
     assert _streaming(_product(64, 2048, 512, transposed=True)) == ["pack"]
     assert _streaming(_product(192, 1024, 512)) == []
+
+
+def _pack_of(graph: Graph) -> str:
+    steps = build_program(graph, parse_target("x86_64-avx512")).steps
+    (pack,) = (print_kernel(k) for k in kernels_of(steps) if k.name == "pack")
+    return pack
+
+
+def test_some_steps_of_the_depth_are_packed_to_a_panel_before_the_next_panel_s() -> None:
+    def loops(graph: Graph) -> list[int]:
+        return [int(n) for n in re.findall(r"(?:parallel|for) i\d+ in 0\.\.(\d+)", _pack_of(graph))]
+
+    assert loops(_product(192, 1024, 512)) == [64, 16, 16]  # turns, panels, steps
+    assert loops(_product(192, 1031, 512)) == [1031, 16]  # a prime number of rows
 
 
 @pytest.mark.parametrize(("columns", "transposed"), [(1024, False), (1000, True)])

@@ -22,7 +22,12 @@ from bessemer.compiler.ir.walk_expr import read_elsewhere
 from bessemer.compiler.ops.contractions.conv import is_depthwise
 from bessemer.compiler.schedule.contraction.contraction import Contraction, supports, with_group
 from bessemer.compiler.schedule.contraction.microkernel import lower_contraction, operations
-from bessemer.compiler.schedule.contraction.packing import pack, packed_element, packed_shape
+from bessemer.compiler.schedule.contraction.packing import (
+    pack,
+    packed_element,
+    packed_in_turns,
+    packed_shape,
+)
 from bessemer.compiler.schedule.contraction.tiles import Tiling
 from bessemer.compiler.schedule.convolution.depthwise_plan import has_narrow_groups
 from bessemer.compiler.schedule.grouping.destinations import Destination
@@ -322,10 +327,7 @@ def _pack_launch(
     value = packed_element(element, index, contraction.columns, contraction.group, contraction.run)
     value = flatten_loads(value)
     out = Buffer("out0", packed.type.dtype, packed.type.shape)
-    # A step of the depth is a row of memory: read whole, though it goes to all panels.
-    symbols = (symbols[0], symbols[2], symbols[1], *symbols[3:])
-    piece = Piece(flat(out), out.offset(index), value, symbols)
-    nest = lowering.nest(piece)
+    nest = lowering.nest(packed_in_turns(Piece(flat(out), out.offset(index), value, symbols)))
     return lowering.launch(
         [*job.pack_nodes, anchor],
         flat_buffers(fusion),
