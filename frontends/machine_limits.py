@@ -12,7 +12,10 @@ from bessemer.frontends.traffic import Traffic
 
 @dataclass(frozen=True)
 class Limits:
-    """What so many threads can do at most, per second: float32 operations, and bytes by level."""
+    """What so many threads can do at most, per second: float32 operations, and bytes by level.
+
+    An instruction that adds several products to a sum starts as often as one that adds one does.
+    """
 
     threads: int
     peak: float
@@ -26,8 +29,11 @@ class Limits:
                 return level
         return self.levels[-1]
 
-    def floor(self, operations: float, traffic: Traffic, weights: float) -> float:
-        """The seconds that a kernel takes at least: its arithmetic, or its bytes.
+    def floor(
+        self, operations: float, traffic: Traffic, weights: float, products: int = 1
+    ) -> float:
+        """The seconds that a kernel takes at least: its arithmetic, so many `products` an
+        instruction, or its bytes.
 
         A model with `weights` bytes of constants reads them from where all of them fit; what its
         kernels hand to each other comes from where one kernel's arrays fit.
@@ -36,7 +42,7 @@ class Limits:
         near, far = self.level(own), self.level(max(weights, own))
         moving = traffic.weights / far.read
         moving += (traffic.read - traffic.weights) / near.read + traffic.written / near.write
-        return max(operations / self.peak, moving)
+        return max(operations / (products * self.peak), moving)
 
 
 def measure_limits(target: Target, threads: int) -> Limits:

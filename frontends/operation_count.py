@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from bessemer.compiler.ir import walk_loops
 from bessemer.compiler.ir.dims import Size, Symbol, as_atom, product, rename, symbol_names, total
 from bessemer.compiler.ir.evaluate import evaluate_named
 from bessemer.compiler.ir.graph import Graph, Node
+from bessemer.compiler.ir.loops import FragmentMac, Kernel
 from bessemer.compiler.ir.program import Copy, Launch
 from bessemer.compiler.ir.types import Array
 
@@ -42,6 +44,12 @@ def operations_of(steps: Sequence[Launch | Copy], sizes: Mapping[str, int]) -> l
         if symbol_names(own) <= set(sizes):
             counts[number] += evaluate_named(own, sizes)
     return counts
+
+
+def products_of(kernel: Kernel) -> int:
+    """How many products an instruction of a kernel adds to a sum: 2 of bfloat16 numbers."""
+    groups = (s.group for s in walk_loops.walk(kernel.body) if isinstance(s, FragmentMac))
+    return max(groups, default=1)
 
 
 def _work(launch: Launch, sizes: Mapping[str, int]) -> float:

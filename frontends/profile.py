@@ -21,7 +21,7 @@ from bessemer.compiler.jit import address_of, aligned_weights, link
 from bessemer.compiler.options import Options, Precision, dump_folder
 from bessemer.frontends.machine_limits import Limits, measure_limits
 from bessemer.frontends.models_in import Model, build_model
-from bessemer.frontends.operation_count import operations_of
+from bessemer.frontends.operation_count import operations_of, products_of
 from bessemer.frontends.outputs_in_place import over_inputs
 from bessemer.frontends.profile_record import Record
 from bessemer.frontends.traffic import Traffic, known, traffic_of
@@ -319,13 +319,15 @@ class ProfiledModel(CompiledModel):
         found = []
         for number, step in enumerate(self._steps):
             runs, seconds = float(sums[number, 0]), float(sums[number, 1]) / 1e9
+            products = 1
             if isinstance(step, Launch):
+                products = products_of(step.kernel)
                 name, sources = step.kernel.name, step.sources
                 traffic = traffic_of(step, sizes, plan.weight_offsets)
             else:
                 size = known(step.source.type.nbytes, sizes) or 0
                 name, sources, traffic = "memcpy", (), Traffic(size, size)
-            floor = limits.floor(operations[number], traffic, weights)
+            floor = limits.floor(operations[number], traffic, weights, products)
             whole = Traffic(
                 int(traffic.read * runs), int(traffic.written * runs), int(traffic.weights * runs)
             )

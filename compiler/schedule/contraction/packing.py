@@ -14,20 +14,15 @@ a run is filled up with zeros.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import numpy as np
 
 from bessemer.compiler.ir import dims
-from bessemer.compiler.ir.dims import Atom, Size, Symbol, atom
+from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.expr import Expression, less
 from bessemer.compiler.ir.guard import guarded
 from bessemer.compiler.ir.types import Array
-from bessemer.compiler.ir.walk_expr import loads_of, substitute
-from bessemer.compiler.schedule.nests.merge_axes import Piece, extent_of
-
-_STEPS = range(16, 3, -1)
-"""Of the depth, that are packed to a panel before the next panel's."""
+from bessemer.compiler.ir.walk_expr import substitute
 
 
 def packed_shape(
@@ -83,43 +78,6 @@ def packed_element(
     else:
         value = element(matrix, k, column)
     return guarded(inside, value, 0)
-
-
-def packed_in_turns(piece: Piece) -> Piece:
-    """The order in which the run packs: some steps of the depth to one panel, then to the next.
-
-    `piece` has the symbols matrix, panel, k, c and so on. A row of memory after the other would be
-    read whole, but panels lie as far apart as meets in few sets of the caches, so that every line
-    is fetched anew before it is written (1024 x 1024 f32 on Zen 5: 260 us, so 100). Threads share
-    the depth, as they share the rows where they are computed.
-    """
-    matrix, panel, step, *rest = piece.symbols
-    length = _length(piece)
-    if length is None:
-        return replace(piece, symbols=(matrix, step, panel, *rest))
-    turn, within = Symbol("turn", extent_of(step) // length), Symbol(step.name, length)
-    values: dict[Atom, Size] = {step: atom(turn) * length + atom(within)}
-    return Piece(
-        piece.target,
-        dims.substitute(piece.offset, values),
-        substitute(piece.value, values),
-        (matrix, turn, panel, within, *rest),
-    )
-
-
-def _length(piece: Piece) -> int | None:
-    """Of a turn; None where rows of memory do not run along the columns."""
-    _, _, step, column, *_ = piece.symbols
-    extent = extent_of(step)
-    if not isinstance(extent, int):
-        return None
-    for load in loads_of(piece.value):
-        offset = load.indices[0]
-        if dims.coefficient_of(offset, column) not in (0, 1):
-            return None
-        if not isinstance(dims.coefficient_of(offset, step), int):
-            return None
-    return next((steps for steps in _STEPS if extent % steps == 0), None)
 
 
 def _width(c: Size) -> Size:

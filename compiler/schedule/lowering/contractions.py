@@ -22,12 +22,7 @@ from bessemer.compiler.ir.walk_expr import read_elsewhere
 from bessemer.compiler.ops.contractions.conv import is_depthwise
 from bessemer.compiler.schedule.contraction.contraction import Contraction, supports, with_group
 from bessemer.compiler.schedule.contraction.microkernel import lower_contraction, operations
-from bessemer.compiler.schedule.contraction.packing import (
-    pack,
-    packed_element,
-    packed_in_turns,
-    packed_shape,
-)
+from bessemer.compiler.schedule.contraction.packing import pack, packed_element, packed_shape
 from bessemer.compiler.schedule.contraction.tiles import Tiling
 from bessemer.compiler.schedule.convolution.depthwise_plan import has_narrow_groups
 from bessemer.compiler.schedule.grouping.destinations import Destination
@@ -47,6 +42,7 @@ from bessemer.compiler.schedule.lowering.lowering import (
     replaceable_inputs,
 )
 from bessemer.compiler.schedule.lowering.matrix_tiles_group import lower_on_matrix_unit
+from bessemer.compiler.schedule.lowering.packed_in_turns import packed_in_turns
 from bessemer.compiler.schedule.lowering.padding_regions import (
     Region,
     contractions_of,
