@@ -10,6 +10,7 @@ import bessemer.compiler.ops  # registers the operators
 from bessemer.compiler.driver import kernels_of
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.graph import Graph
+from bessemer.compiler.ir.text.text_loops import print_kernel
 from bessemer.compiler.ir.types import TensorType, f32
 from bessemer.compiler.options import Options
 from bessemer.compiler.pass_order import passes_of
@@ -19,6 +20,7 @@ from bessemer.compiler.passes.convolution.widen_convolutions import widen_convol
 from bessemer.compiler.passes.differentiation.differentiate import gradients
 from bessemer.compiler.passes.sums.block_channel_sums import block_channel_sums
 from bessemer.compiler.schedule.program import build_program
+from bessemer.compiler.targets import x86
 from bessemer.compiler.targets.choose import parse_target
 from bessemer.frontends.builder.activations import relu
 from bessemer.frontends.builder.layer import Sequential
@@ -171,6 +173,24 @@ def test_the_weight_s_gradient_reads_the_padded_copy_of_the_way_forward(
     graph = builder.finish([total, *gradients(builder, total, [w])])
     result = changed(graph, [separate_padding], rng, rtol=1e-5)
     assert [node.operator.name for node in result.nodes].count("pad") == 1
+
+
+def test_columns_that_do_not_fill_a_panel_are_packed_by_vectors() -> None:
+    """A pointwise convolution's weight has its gradient in parts: the last panel of each ends
+    before the next part, which no remainder of a division need tell."""
+    builder = GraphBuilder("g")
+    x = builder.input("x", TensorType(f32, (16, 5, 5, 8)))
+    w = builder.input("w", TensorType(f32, (1, 1, 8, 144)))
+    none = {"strides": (1, 1), "dilations": (1, 1), "groups": 1, "low": (0, 0), "high": (0, 0)}
+    y = builder.apply("conv", x, w, **none)
+    total = builder.apply("reduce_sum", builder.apply("mul", y, y), axes=(0, 1, 2, 3))
+    graph = builder.finish(gradients(builder, total, [w]))
+    for each in passes_of(Options(), x86.AVX512):
+        graph = each(graph)
+    kernels = kernels_of(build_program(graph, x86.AVX512).steps)
+    texts = [print_kernel(kernel) for kernel in kernels if kernel.name.startswith("pack")]
+    assert any("< 144" in text for text in texts)
+    assert not any("%144" in text for text in texts)
 
 
 @pytest.mark.parametrize("shape", [(2, 5, 7, 19), (3, 16, 64, 32), (40, 19)])

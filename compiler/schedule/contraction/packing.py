@@ -71,7 +71,7 @@ def packed_element(
         k = dims.floordiv(k, steps) * run + within
         if dims.mod(run, group) != 0:
             inside = inside & less(within, run)
-    if isinstance(columns, int) and isinstance(width, int) and columns < width:
+    if isinstance(columns, int) and isinstance(width, int) and columns % width:
         # That no column lies beyond the last one makes index arithmetic simpler.
         known = dims.Symbol("column", columns)
         value = substitute(element(matrix, k, dims.atom(known)), {known: column})
