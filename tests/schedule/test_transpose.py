@@ -173,3 +173,22 @@ def test_threads_write_a_piece_of_memory_each(shape: tuple[int, ...]) -> None:
     half = len(out.low) // 2
     overlap = out.high[half - 1] - out.low[half]
     assert len(out.low) > 4 and overlap * 4 < np.prod(shape)
+
+
+@on_each_target
+def test_axes_that_lie_side_by_side_elsewhere_are_parted(target: Target) -> None:
+    """Weights [o, c, taps] as rows (taps, c) of o, the taps in order and from the last one on."""
+    shapes = [(33, 5, 4), (32, 6, 9), (48, 3, 16), (17, 4, 25)]
+    rng, b, outputs, wanted = np.random.default_rng(6), GraphBuilder("parted"), [], []
+    arrays: list[Array] = [rng.standard_normal(shape, np.float32) for shape in shapes]
+    for k, (o, c, taps) in enumerate(shapes):
+        x = b.input(f"x{k}", TensorType(f32, (o, c, taps)))
+        for order, back in (((2, 1, 0), 1), ((2, 1, 0), -1), ((2, 0, 1), -1)):
+            starts = (0, 0, 0 if back == 1 else taps - 1)
+            seen = b.apply("slice", x, starts=starts, shape=(o, c, taps), steps=(1, 1, back))
+            rows = b.apply("transpose", seen, permutation=order)
+            shape = (taps * rows.type.static_shape[1], rows.type.static_shape[2])
+            outputs.append(b.apply("reshape", rows, shape=shape))
+            wanted.append(arrays[k][..., ::back].transpose(order).reshape(shape))
+    for found, expected in zip(_run(b, outputs, arrays, target), wanted, strict=True):
+        np.testing.assert_array_equal(found, expected)

@@ -31,6 +31,7 @@ from bessemer.compiler.schedule.contraction.cuts import dealt
 from bessemer.compiler.schedule.costs import operations
 from bessemer.compiler.schedule.nests.merge_axes import Piece, merge_axes
 from bessemer.compiler.schedule.nests.nests import NEAR, Lanes, Nest
+from bessemer.compiler.schedule.nests.part_axes import part_axes
 from bessemer.compiler.targets.machine import meet_in_few_sets
 
 SMALLEST = 4
@@ -132,7 +133,9 @@ def _shares(work: _Transpose, items: Size) -> Size:
 
 def _find(piece: Piece, lanes: Lanes) -> _Transpose | None:
     joined = _with_pairs_joined(piece)
-    return _with_axes(joined or piece, _PAIR if joined else 1, lanes)
+    if joined is not None:
+        return _with_axes(joined, _PAIR, lanes)
+    return _with_axes(piece, 1, lanes) or _with_axes(part_axes(piece), 1, lanes)
 
 
 def _with_pairs_joined(piece: Piece) -> Piece | None:
