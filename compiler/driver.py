@@ -16,6 +16,7 @@ from bessemer.compiler.codegen.artifact.link import (
     Bytes,
     Code,
     compile_code,
+    interface_object,
     module_text,
     shared_objects,
     weights_digest,
@@ -141,12 +142,14 @@ def _build(
         emitted = log.timed("codegen", lambda: emit_kernels(kernels, target, workers))
         weights, digest = log.timed("weights", packing.result)
         signature = describe(program, weights, digest, target, options, strings)
+        interface = workers.submit(interface_object, signature.prefix, machine)
         body = body_text(program, plan, signature.prefix, emitted.messages, profile=options.profile)
         texts = emitted.texts([body])
         log.text("llvm.ll", "\n".join(texts))
 
         def compiled() -> Code:
             shared.result()
+            interface.result()
             main = emitted.main_texts([body])
             return compile_code(signature, main, machine, LLVM_PASSES, emitted.objects)
 

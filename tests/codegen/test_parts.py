@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from bessemer.compiler.codegen.artifact import parts
-from bessemer.compiler.codegen.artifact.link import shared_objects
+from bessemer.compiler.codegen.artifact.link import interface_object, shared_objects
 from bessemer.compiler.codegen.artifact.machine import (
     Machine,
     compile_object,
@@ -264,7 +264,7 @@ def test_a_model_in_parts_computes_the_same_bits(
         for made in (whole, parted)
     ]
     apart = [kernel for kernel in kernels_of(parted.program.steps) if not kernel.has_team]
-    shared = len(shared_texts(whole.target.triple, whole.target.features))
+    shared = len(shared_texts(whole.target.triple, whole.target.features)) + 1  # the C API
     assert texts == [1 + shared, 1 + shared + len(apart)] and len(apart) > 1
     assert (graph.name == "recurrent") == (len(kernels_of(parted.program.steps)) > len(apart))
 
@@ -285,3 +285,5 @@ def test_what_all_models_share_is_compiled_once() -> None:
     assert all(a is b for a, b in zip(first, second, strict=True))
     (without_python,) = shared_objects(target.triple, target.features, machine, has_entry=False)
     assert without_python is first[0]
+    assert interface_object("a", machine) is interface_object("a", machine)
+    assert interface_object("a", machine) != interface_object("b", machine)

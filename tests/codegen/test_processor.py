@@ -25,7 +25,7 @@ from bessemer.compiler.codegen.artifact.machine import (
 )
 from bessemer.compiler.codegen.support.layout import Layout, expand_fields
 from bessemer.compiler.codegen.support.processor import X86_FEATURES, baseline, processor_text
-from bessemer.compiler.codegen.support.support import shared_texts
+from bessemer.compiler.codegen.support.support import interface_text, shared_texts
 from bessemer.compiler.errors import InternalError
 from bessemer.compiler.jit import load_code
 from bessemer.runtime.errors import ArtifactError
@@ -90,7 +90,8 @@ def test_the_check_itself_runs_on_the_plainest_processor() -> None:
     code = handmade.relu()[0]
     text = module_text(code.signature, [handmade.functions("relu", "  ret i32 0")])
     machine = Machine(handmade.HOST, "skylake-avx512", "+avx512f,+avx512vl")
-    for module in (text, *shared_texts(code.signature.triple, ("avx512f", "avx512vl"))):
+    shared = shared_texts(code.signature.triple, ("avx512f", "avx512vl"))
+    for module in (text, *shared, interface_text("relu", code.signature.triple, True)):
         assembly = assembly_text(module, machine)
         assert not [line for line in assembly.splitlines() if "ymm" in line or "\tv" in line]
 
@@ -184,7 +185,9 @@ define i32 @twice(i32 %x) {
 def test_both_architectures_assemble_everywhere(triple: str) -> None:
     code = handmade.relu(triple=triple)[0]
     text = module_text(code.signature, [handmade.functions("relu", "  ret i32 0")])
-    assert "relu_run" in assembly_text(text, Machine(triple))
+    interface = interface_text("relu", triple, True)
+    assert "relu_body" in assembly_text(text, Machine(triple))
+    assert "relu_run" in assembly_text(interface, Machine(triple))
     assert code.object.startswith(b"\x7fELF")
 
 

@@ -36,7 +36,12 @@ from bessemer.compiler.codegen.artifact.machine import Machine, compile_object
 from bessemer.compiler.codegen.artifact.merge_objects import merge_objects
 from bessemer.compiler.codegen.support.processor import architecture
 from bessemer.compiler.codegen.support.string_table import EXPORTS as STRING_EXPORTS
-from bessemer.compiler.codegen.support.support import EXPORTS, shared_texts, support_text
+from bessemer.compiler.codegen.support.support import (
+    EXPORTS,
+    interface_text,
+    shared_texts,
+    support_text,
+)
 from bessemer.compiler.codegen.support.weights import BESIDE, INSIDE, weights_label
 from bessemer.compiler.codegen.training.library import EXPORTS as LIBRARY_EXPORTS
 from bessemer.compiler.codegen.training.library import library_text
@@ -87,7 +92,7 @@ _NAME = re.compile(r'(?:define|declare) [^@]*@("[^"]*"|[\w.$-]+)')
 
 def module_text(signature: Signature, texts: Sequence[str], library: Library | None = None) -> str:
     """The model's own LLVM IR texts, or those of a library, and their support code as one module;
-    what they share with others is not in it (see `shared_objects`).
+    what they share with others is not in it (see `shared_objects` and `interface_object`).
 
     A function may be declared in several texts, and in one where another defines it; no two may
     define the same name. Lines that begin with `target` or `source_filename` are dropped.
@@ -118,7 +123,13 @@ def shared_objects(
     return [_shared_object(text, machine) for text in texts]
 
 
-_shared_object = lru_cache(maxsize=16)(compile_object)
+def interface_object(prefix: str, machine: Machine, has_entry: bool = True) -> bytes:
+    """The object file of the C API that all artifacts with a prefix have alike; a process compiles
+    it once. `has_entry` as in `shared_objects`."""
+    return _shared_object(interface_text(prefix, machine.triple, has_entry), machine)
+
+
+_shared_object = lru_cache(maxsize=64)(compile_object)
 
 
 def compile_code(
@@ -137,10 +148,10 @@ def compile_code(
     InternalError where the result would define or need a symbol that an artifact must not.
     """
     code = compile_object(module_text(signature, texts, library), machine, passes)
-    shared = shared_objects(
-        signature.triple, signature.cpu_features, machine, has_entry=library is None
-    )
-    code = merge_objects([code, *shared, *(part.result() for part in parts)])
+    has_entry = library is None
+    shared = shared_objects(signature.triple, signature.cpu_features, machine, has_entry)
+    interface = interface_object(signature.prefix, machine, has_entry)
+    code = merge_objects([code, *shared, interface, *(part.result() for part in parts)])
     check_symbols(code, signature.prefix)
     return Code(signature, code, library)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from bessemer.runtime.artifact import DTYPE_CODES, STATUS_TEXTS, ArrayInfo, Signature
+from bessemer.runtime.artifact import DTYPE_CODES, ArrayInfo
 
-_VALUE = "%bessemer.value"
+VALUE = "%bessemer.value"
+"""Type of what describes an array."""
 _UNUSUAL = re.compile(rb'[^ -~]|["\\]')
 """Bytes that LLVM's strings have by their numbers only."""
 
@@ -44,15 +45,15 @@ def text_table(name: str, texts: Sequence[str], function: str = "") -> str:
     table = _strings(name, texts)
     if not function:
         return table
-    found = _entry(f"_{function}_name", name, "ptr", len(texts))
+    found = entry_function(f"_{function}_name", name, "ptr", len(texts))
     return table.replace("$", "$$") + _count(f"_{function}_count", len(texts)) + found
 
 
 def array_table(function: str, arrays: Sequence[ArrayInfo]) -> str:
     """A template of PREFIX_FUNCTION_count and PREFIX_FUNCTION_info, which describe arrays."""
     name = f"bessemer_{function}_values"
-    table = _values(name, arrays).replace("$", "$$")
-    found = _entry(f"_{function}_info", name, _VALUE, len(arrays))
+    table = value_table(name, arrays).replace("$", "$$")
+    found = entry_function(f"_{function}_info", name, VALUE, len(arrays))
     return table + _count(f"_{function}_count", len(arrays)) + found
 
 
@@ -75,19 +76,20 @@ def _value(name: str, array: ArrayInfo) -> tuple[str, str]:
         f"ptr @{name}.name, i32 {DTYPE_CODES[array.dtype]}, i32 {len(sizes)}, "
         f"ptr @{name}.shape, ptr @{name}.dims, i32 {int(array.data_dependent)}"
     )
-    return f"{_VALUE} {{ {fields} }}", text
+    return f"{VALUE} {{ {fields} }}", text
 
 
-def _values(name: str, arrays: Sequence[ArrayInfo]) -> str:
+def value_table(name: str, arrays: Sequence[ArrayInfo]) -> str:
+    """An array @name of %bessemer.value, which describe arrays."""
     parts = [_value(f"{name}.{index}", array) for index, array in enumerate(arrays)]
     entries = ", ".join(entry for entry, _ in parts)
     body = f"[{entries}]" if parts else "zeroinitializer"
-    table = f"@{name} = internal unnamed_addr constant [{len(parts)} x {_VALUE}] {body}\n"
+    table = f"@{name} = internal unnamed_addr constant [{len(parts)} x {VALUE}] {body}\n"
     return "".join(text for _, text in parts) + table
 
 
-def _entry(function: str, table: str, kind: str, count: int) -> str:
-    """The function `function(i32) -> pointer to entry i`, null outside the table."""
+def entry_function(function: str, table: str, kind: str, count: int) -> str:
+    """A template of PREFIXfunction(i32), a pointer to entry i; null outside the table."""
     found = f"getelementptr [{count} x {kind}], ptr @{table}, i32 0, i64 %wide"
     finish = f"  %at = {found}\n  ret ptr %at\n"
     if kind == "ptr":
@@ -106,35 +108,3 @@ found:
 
 def _count(function: str, count: int) -> str:
     return f"\ndefine i32 @${{prefix}}{function}() $baseline {{\n  ret i32 {count}\n}}\n"
-
-
-def _text(function: str, string: str) -> str:
-    return f"\ndefine ptr @${{prefix}}{function}() $baseline {{\n  ret ptr @{string}\n}}\n"
-
-
-def description_text(signature: Signature) -> str:
-    """A template (of $$prefix and $$baseline) of the functions that describe the model."""
-    constants = [
-        f"{_VALUE} = type {{ ptr, i32, i32, ptr, ptr, i32 }}\n",
-        _values("bessemer_inputs", signature.inputs),
-        _values("bessemer_outputs", signature.outputs),
-        _strings("bessemer_dims", signature.symbols),
-        _strings("bessemer_statuses", [STATUS_TEXTS[status] for status in sorted(STATUS_TEXTS)]),
-        c_string("bessemer_metadata", signature.to_json()),
-        c_string("bessemer_producer", signature.producer),
-        c_string("bessemer_features", ",".join(signature.cpu_features)),
-    ]
-    functions = [
-        _count("_abi", signature.format),
-        _count("_input_count", len(signature.inputs)),
-        _count("_output_count", len(signature.outputs)),
-        _count("_dim_count", len(signature.symbols)),
-        _entry("_input_info", "bessemer_inputs", _VALUE, len(signature.inputs)),
-        _entry("_output_info", "bessemer_outputs", _VALUE, len(signature.outputs)),
-        _entry("_dim_name", "bessemer_dims", "ptr", len(signature.symbols)),
-        _entry("_status_text", "bessemer_statuses", "ptr", len(STATUS_TEXTS)),
-        _text("_metadata", "bessemer_metadata"),
-        _text("_version", "bessemer_producer"),
-        _text("_required_cpu", "bessemer_features"),
-    ]
-    return "".join(constants).replace("$", "$$") + "".join(functions)

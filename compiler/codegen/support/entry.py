@@ -211,6 +211,8 @@ answered:
 """
 
 INTERFACE = """
+declare hidden void @${prefix}_sizes_after(ptr)
+
 define ptr @${prefix}_python_$version(
   ptr %self, ptr %arguments, i64 %count, ptr %keywords
 ) $baseline {
@@ -230,7 +232,8 @@ def sizes_after_text(signature: Signature) -> str:
         register = writer.sizes.value(parse_size(size))
         place = writer.let(f"getelementptr i64, ptr %dims, i64 {number}")
         writer.put(f"store i64 {register}, ptr {place}")
-    return writer.function(f"void @{signature.prefix}_sizes_after(ptr %dims)", "ret void")
+    head = f"void @{signature.prefix}_sizes_after(ptr %dims)"
+    return writer.function(head, "ret void", linkage="hidden")
 
 
 LAYOUTS = (ARRAY, DTYPE, TABLE, LIST)

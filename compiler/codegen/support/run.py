@@ -270,8 +270,8 @@ done:
 TEXT = "".join(c_string(*string) for string in _STRINGS.items()) + _CHECK + _LATE_PLACE + _RUN
 
 
-def run_text(body: Body) -> str:
-    """A template of a body's own BODY_run, and of what it tells of the graph."""
+def graph_text(body: Body) -> str:
+    """What a run is told of a body's graph: BODY_graph, and what it points to."""
     signature = body.signature
     flags = ", ".join(f"i8 {int(output.data_dependent)}" for output in signature.outputs)
     kind = f"[{len(signature.outputs)} x i8]"
@@ -280,19 +280,28 @@ def run_text(body: Body) -> str:
         f"i64 {body.weights_from}, i32 {len(signature.inputs)}, i32 {len(signature.outputs)}, "
         f"i32 {len(signature.symbols)}, i32 {signature.input_symbols}"
     )
-    linkage = "" if body.is_public else "internal "
     constant = "internal unnamed_addr constant"
+    linkage = "hidden constant" if body.is_public else constant
     return f"""
 @{body.name}_set_by_run = {constant} {kind} {f"[{flags}]" if flags else "zeroinitializer"}
-@{body.name}_graph = {constant} %bessemer.graph {{ {facts} }}
+@{body.name}_graph = {linkage} %bessemer.graph {{ {facts} }}
+"""
 
-define {linkage}i32 @{body.name}_run(
+
+def run_text(name: str, linkage: str = "") -> str:
+    """A template of a graph's own NAME_run."""
+    return f"""
+define {linkage}i32 @{name}_run(
   ptr %context, ptr %inputs, ptr %outputs, ptr %dims, ptr %workspace, i64 %bytes
 ) $baseline {{
   %status = call i32 @bessemer_run_graph(
     ptr %context, ptr %inputs, ptr %outputs, ptr %dims, ptr %workspace, i64 %bytes,
-    ptr @{body.name}_graph
+    ptr @{name}_graph
   )
   ret i32 %status
 }}
 """
+
+
+INTERFACE = "@${prefix}_graph = external hidden constant %bessemer.graph\n" + run_text("${prefix}")
+"""What C and the runtime call."""

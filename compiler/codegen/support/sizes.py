@@ -124,10 +124,10 @@ class StraightCode:
         """An instruction without a value."""
         self._lines.append(f"  {text}")
 
-    def function(self, head: str, end: str) -> str:
+    def function(self, head: str, end: str, linkage: str = "internal") -> str:
         """The definition of a function of this code."""
         text = "\n".join([*self._lines, f"  {end}"])
-        return f"define internal {head} nounwind {{\n{text}\n}}\n"
+        return f"define {linkage} {head} nounwind {{\n{text}\n}}\n"
 
     def _name(self, name: str) -> str:
         if name in self.names:

@@ -12,7 +12,8 @@ the functions that the body may call:
     ptr bessemer_late_place(ptr context, ptr outputs, i64 number, i64 bytes, ptr arena)
 
 All but the API is hidden in the artifact, so that two models in one program do not meet. What does
-not depend on the model is in modules of its own (`shared_texts`), which a process compiles once.
+not depend on the model, or on its prefix only, is in modules of its own (`shared_texts`,
+`interface_text`), which a process compiles once.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from string import Template
 from bessemer.compiler.codegen.support import (
     context,
     cpus,
+    description,
     entry,
     pool,
     run,
@@ -34,7 +36,7 @@ from bessemer.compiler.codegen.support import (
     trials,
     weights,
 )
-from bessemer.compiler.codegen.support.constants import c_string, description_text
+from bessemer.compiler.codegen.support.constants import VALUE, c_string
 from bessemer.compiler.codegen.support.layout import LAYOUTS, MESSAGE_BYTES, expand_fields
 from bessemer.compiler.codegen.support.processor import baseline, pause, processor_text
 from bessemer.compiler.codegen.support.run import Body
@@ -81,7 +83,7 @@ GLANCES = 100
 WORTH_WAKING = 48
 
 
-_ALL_LAYOUTS = (*LAYOUTS, run.GRAPH, *entry.LAYOUTS)
+_ALL_LAYOUTS = (*LAYOUTS, run.GRAPH, description.FACTS, *entry.LAYOUTS)
 
 _SHARED = "".join(
     part.TEXT for part in (context, weights, cpus, spin, threads, pool, team, trials, run)
@@ -91,6 +93,7 @@ _WORKSPACE_BYTES = """
 define i64 @${prefix}_workspace_bytes(ptr %dims) $baseline {
 entry:
   %graph = getelementptr i8, ptr @${prefix}_graph, i64 0
+  %workspace = field graph.workspace, %graph
   %count = field graph.input_dim_count, %graph
   %has_dims = icmp ne i32 %count, 0
   %no_dims = icmp eq ptr %dims, null
@@ -99,22 +102,19 @@ entry:
 absurd:
   ret i64 -1
 look:
-  %bytes = call i64 @${prefix}_workspace(ptr %dims)
+  %bytes = call i64 %workspace(ptr %dims)
   ret i64 %bytes
 }
 """
 
 
 def support_text(signature: Signature) -> str:
-    """LLVM IR of the C API and of what the run body calls; joins the model's own functions.
-
-    Raises as `runtime_text`.
+    """LLVM IR of the model's own support: what the C API is told, and what the run body calls;
+    joins the model's own functions. Raises as `runtime_text`.
     """
     body = Body(signature.prefix, signature, is_public=True)
     table = "" if signature.strings is None else string_table(signature.strings)
-    own = entry.sizes_after_text(signature) + entry.INTERFACE
-    interface = _WORKSPACE_BYTES + declarations(entry.TEXT) + own + table
-    return runtime_text(signature, [body], interface)
+    return runtime_text(signature, [body], entry.sizes_after_text(signature) + table)
 
 
 def runtime_text(
@@ -123,10 +123,10 @@ def runtime_text(
     interface: str,
     names: Mapping[str, str | int] | None = None,
 ) -> str:
-    """LLVM IR of one artifact's own support: its description, what runs each body, and its C API.
+    """LLVM IR of one artifact's own support: its description, and what runs each body.
 
-    It declares the functions of `shared_texts`. `interface` is a template of what else the C API
-    has, of the layouts' names and `names`.
+    It declares the functions of `shared_texts`. `interface` is a template of what the C API has
+    beside `interface_text`, of the layouts' names and `names`.
 
     Raises InternalError for a signature that contradicts itself.
     """
@@ -139,11 +139,11 @@ def runtime_text(
         (
             _types(),
             c_string("bessemer_overflow", OVERFLOW),
-            description_text(signature),
+            description.facts_text(signature),
             declarations(processor + _SHARED),
-            *(run.run_text(body) for body in bodies),
+            *(run.graph_text(body) for body in bodies),
+            *(run.run_text(body.name, "internal ") for body in bodies if not body.is_public),
             weights.OWN,
-            context.INTERFACE,
             interface,
         )
     )
@@ -167,6 +167,18 @@ def shared_texts(triple: str, features: tuple[str, ...], has_entry: bool = True)
     return tuple(_filled(_types() + text, triple, {}) for text in modules)
 
 
+@lru_cache(maxsize=64)
+def interface_text(prefix: str, triple: str, has_entry: bool) -> str:
+    """LLVM IR of the C API that all artifacts with a prefix have alike, those that Python calls
+    (`has_entry`) or training libraries."""
+    parts = [description.INTERFACE, context.INTERFACE]
+    if has_entry:
+        parts += [run.INTERFACE, _WORKSPACE_BYTES, entry.INTERFACE]
+    called = declarations(_SHARED + (entry.TEXT if has_entry else ""))
+    declared = "\n".join(dict.fromkeys(called.splitlines()))
+    return _filled("\n".join((_types(), declared, *parts)), triple, {"prefix": prefix})
+
+
 _HEAD = re.compile(
     r"^(?:define (?P<own>hidden [^{]*?)\s(?:noinline optnone )?\$baseline|declare (?P<foreign>.*))",
     re.M,
@@ -181,7 +193,8 @@ def declarations(template: str) -> str:
 
 
 def _types() -> str:
-    return "".join(layout.definition() + "\n" for layout in _ALL_LAYOUTS)
+    value = f"{VALUE} = type {{ ptr, i32, i32, ptr, ptr, i32 }}\n"
+    return value + "".join(layout.definition() + "\n" for layout in _ALL_LAYOUTS)
 
 
 def _filled(template: str, triple: str, own: Mapping[str, str | int]) -> str:
