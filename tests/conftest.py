@@ -3,6 +3,7 @@
 import gc
 import os
 import signal
+import sys
 import zlib
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -46,6 +47,18 @@ def fresh_compile_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pa
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(os.environ, "BESSEMER_CACHE_DIR", str(folder))
         yield folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def kept_bytecode(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Where no bytecode may lie beside the sources, the processes that tests start have a folder
+    for it: most of them take less time to do their work than to compile all modules again."""
+    with pytest.MonkeyPatch.context() as patch:
+        if sys.dont_write_bytecode:
+            patch.delitem(os.environ, "PYTHONDONTWRITEBYTECODE", raising=False)
+            folder = tmp_path_factory.mktemp("bytecode")
+            patch.setitem(os.environ, "PYTHONPYCACHEPREFIX", str(folder))
+        yield
 
 
 @pytest.fixture

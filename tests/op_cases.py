@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import pytest
@@ -23,8 +24,13 @@ class Case:
     tolerance: float
 
 
-def cases() -> Iterator[Case]:
+@cache
+def cases() -> tuple[Case, ...]:
     """All cases; the numbers that stand for a shape depend on the case's name only."""
+    return tuple(_cases())
+
+
+def _cases() -> Iterator[Case]:
     for operator in OPS.values():
         for count, example in enumerate(operator.examples):
             name = f"{operator.name}-{count}"
