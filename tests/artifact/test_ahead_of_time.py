@@ -132,7 +132,12 @@ def test_a_network_in_a_c_program(
         assert relative_error(shown, case.expected[batch]) < 2e-6
 
 
+# What does not depend on the network is tested with one.
+one_network = pytest.mark.parametrize("case", ["mlp"], indirect=True)
+
+
 @needs_c
+@one_network
 def test_a_program_is_told_that_the_weights_are_missing(case: Case, tmp_path: Path) -> None:
     files = case.save(tmp_path, ".o", "beside")
     program = program_of(case, tmp_path, files[:1])
@@ -148,6 +153,7 @@ def test_a_program_is_told_that_the_weights_are_missing(case: Case, tmp_path: Pa
 
 @needs_nm
 @needs_c
+@pytest.mark.parametrize("case", ["resnet18"], indirect=True)
 @pytest.mark.parametrize("suffix", [".so", ".o", ".a"])
 def test_global_names_have_the_prefix_and_the_rest_is_libc(
     case: Case, tmp_path: Path, suffix: str
@@ -251,6 +257,7 @@ np.save({output!r}, model(np.load({input!r})))
 
 
 @needs_c
+@one_network
 @pytest.mark.parametrize("placement", ["inside", "beside"])
 def test_loading_needs_neither_llvm_nor_onnx(
     case: Case, tmp_path: Path, placement: Placement
@@ -268,6 +275,7 @@ def test_loading_needs_neither_llvm_nor_onnx(
     assert relative_error(np.load(tmp_path / "y.npy"), case.expected[5]) < 2e-6
 
 
+@one_network
 @pytest.mark.parametrize("suffix", [".so", ".o", ".a"])
 def test_a_save_that_fails_leaves_what_was_there(case: Case, tmp_path: Path, suffix: str) -> None:
     if suffix == ".so":

@@ -173,6 +173,15 @@ def test_the_export_computes_the_same_in_onnxruntime(
             _assert_near(actual, array)
 
 
+LONG = ("mobilenet_v2", "resnet50")
+"""Networks of many kernels, whose blocks tests/schedule/test_chain_launches.py compiles."""
+
+
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(name, marks=[pytest.mark.slow] if name in LONG else []) for name in SMALL],
+    indirect=True,
+)
 def test_the_compiled_network_computes_the_same(
     case: tuple[Network, list[Feed], list[list[Array]]],
 ) -> None:

@@ -1,5 +1,6 @@
 """Depthwise convolutions through their schedule, against NumPy in float64."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -143,8 +144,16 @@ def _sizes(case: Case) -> dict[str, int]:
     return {name: size for name, size in zip("nhwc", case.shape) if name in case.dynamic}
 
 
-@pytest.mark.parametrize("target", [x86.SSE42, x86.AVX512], ids=lambda target: target.name)
-@pytest.mark.parametrize("case", CASES, ids=str)
+def _each(targets: Sequence[Target], times: int) -> list[Any]:
+    """Each case for as many of the targets, in turn."""
+    return [
+        pytest.param(case, target, id=f"{case}-{target.name}")
+        for number, case in enumerate(CASES)
+        for target in dict.fromkeys(targets[(number + k) % len(targets)] for k in range(times))
+    ]
+
+
+@pytest.mark.parametrize(("case", "target"), _each((x86.SSE42, x86.AVX512), 1))
 def test_every_channel_is_convolved_with_its_own_filter(
     case: Case, target: Target, rng: np.random.Generator
 ) -> None:
@@ -154,8 +163,7 @@ def test_every_channel_is_convolved_with_its_own_filter(
     np.testing.assert_allclose(result, _reference(case, *arrays), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("target", HERE, ids=lambda target: target.name)
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize(("case", "target"), _each(HERE, 2))
 def test_machine_code_does_the_same(case: Case, target: Target, rng: np.random.Generator) -> None:
     kernel, _ = _prepare(case, target)
     arrays = _arrays(case, rng)

@@ -146,23 +146,29 @@ def test_where_weights_exceed_the_cache_every_step_is_a_kernel(
     test_it_is_the_convolution((2, 8, 6), 5, 9, 1, target, dynamic, rng)
 
 
-@pytest.mark.parametrize("target", [x86.SSE42, x86.AVX512], ids=lambda target: target.name)
-@pytest.mark.parametrize("threads", [1, 64])
+LINES_AND_SEGMENTS = (
+    ((1, 1, 11), (Taps(1), Taps(3))),
+    ((2, 7, 3), (Taps(3), Taps(1))),
+    ((1, 1, 23), (Taps(1), Taps(3, 4))),
+    ((1, 7, 9), (Taps(3, 2), Taps(3, 3))),
+    ((1, 8, 8), (Taps(3, 2), Taps(3, 2))),
+    ((1, 7, 10), (Taps(5), Taps(7))),
+    ((2, 6, 5), (Taps(6), Taps(4))),
+    ((1, 5, 9), (Taps(9), Taps(1))),
+    ((1, 1, 31), (Taps(1), Taps(11, 3))),
+    ((1, 9, 8), (Taps(4, 2), Taps(2))),
+    ((1, 6, 7), (Taps(2), Taps(2, 3))),
+    ((1, 5, 6), (Taps(3), Taps(10))),
+)
+
+
+# On each target half of them for one thread, the others for many.
 @pytest.mark.parametrize(
-    ("outputs", "taps"),
+    ("target", "threads", "outputs", "taps"),
     [
-        ((1, 1, 11), (Taps(1), Taps(3))),
-        ((2, 7, 3), (Taps(3), Taps(1))),
-        ((1, 1, 23), (Taps(1), Taps(3, 4))),
-        ((1, 7, 9), (Taps(3, 2), Taps(3, 3))),
-        ((1, 8, 8), (Taps(3, 2), Taps(3, 2))),
-        ((1, 7, 10), (Taps(5), Taps(7))),
-        ((2, 6, 5), (Taps(6), Taps(4))),
-        ((1, 5, 9), (Taps(9), Taps(1))),
-        ((1, 1, 31), (Taps(1), Taps(11, 3))),
-        ((1, 9, 8), (Taps(4, 2), Taps(2))),
-        ((1, 6, 7), (Taps(2), Taps(2, 3))),
-        ((1, 5, 6), (Taps(3), Taps(10))),
+        pytest.param(target, threads, *case, id=f"{target.name}-{threads}-{number}")
+        for number, case in enumerate(LINES_AND_SEGMENTS)
+        for target, threads in zip((x86.SSE42, x86.AVX512), (1, 64) if number % 2 else (64, 1))
     ],
 )
 def test_one_axis_dilations_and_segments(
