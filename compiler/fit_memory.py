@@ -1,7 +1,8 @@
-"""From a graph to a program and its memory plan, within a budget of bytes if there is one.
+"""From a graph to a program and its memory plan, within a budget of bytes if one is given.
 
-What `memory.recompute` promises is an estimate; the plan tells the truth. Where the arena is larger
-than it was to be, a smaller one is asked for.
+Rematerialization (schedule/memory/recompute.py) works with an estimate of the arena's size; only
+the memory plan gives the exact size. If the arena comes out larger than the budget,
+rematerialization is asked again, for a smaller one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Links a compiled model into this process."""
+"""Links the object code of a compiled model into this process, so that it can be called."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""What has been found out about files, kept beside the compile cache, so that they need not be read
-again for it.
+"""What is known about the content of files, kept beside the compile cache, so that they need not be
+read again.
 
-A file is known again by its device, inode and size and by the times of its last changes, as version
-control systems know their files. Of a file that has changed a moment ago nothing is kept: it could
-change once more without another time.
+A file counts as unchanged if its device, inode, size and times of last change are the same, as in
+version control systems. Nothing is kept of a file that was changed only a moment ago: it could be
+changed once more without getting another time.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The weights blob: all constants of a program, where its plan has put them."""
+"""Writes the weights blob: all constants of a program, where its memory plan has put them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""The passes of a compilation, in order."""
+"""The passes of a compilation, in order: `passes_of` gives those for some options and a target.
+
+To add a pass, import it and put it into one of the lists below, after the passes whose results its
+pattern needs.
+"""
 
 from __future__ import annotations
 

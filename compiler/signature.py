@@ -1,4 +1,4 @@
-"""What an artifact says about itself: names, types and shapes as the runtime reads them."""
+"""Describes a program for its artifact: names, types and shapes, as the runtime reads them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What happens between the steps of a compilation: times, verification, dumps."""
+"""Times, verifies and dumps the result of every step of a compilation."""
 
 from __future__ import annotations
 

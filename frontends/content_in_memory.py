@@ -1,4 +1,4 @@
-"""What a model is, in bytes, where it takes onnx or the compiler's graph to tell."""
+"""The content of models in memory as bytes, for the compile cache's key (model_content.py)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a graph is, in 32 bytes: graphs that differ in a node, a name or a weight differ in them."""
+"""A hash of a graph, 32 bytes: it differs if the graphs differ in a node, a name or a weight."""
 
 from __future__ import annotations
 

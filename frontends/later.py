@@ -1,4 +1,4 @@
-"""Modules of this package that are imported when they are called, since that takes a while."""
+"""Imports modules of this package only when they are first used: importing some takes a while."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What a model is, in bytes: the part of the compile cache's key that stands for the model.
+"""The content of a model as bytes: the part of the compile cache's key that stands for the model.
 
-A file is told from others without onnx: what is in the cache is loaded without importing that.
+A file is recognized without onnx, so that loading a model from the cache need not import it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Models in any form that is taken, as the compiler's graph, and compiled."""
+"""Turns models of any form (path, bytes, proto, network) into graphs, and compiles them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The most arithmetic that this machine can do: multiply-adds that touch registers only.
+"""Measures the highest arithmetic speed of this machine: multiply-adds that touch registers only.
 
-What a model reaches is told in percent of it, measured in the same minute: processors change their
-clock with the load and with the time of the day.
+A model's speed is given in percent of it. Both are measured within the same minute, because
+processors change their clock with the load and over time.
 """
 
 from __future__ import annotations

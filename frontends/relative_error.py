@@ -1,4 +1,4 @@
-"""How far two arrays are apart."""
+"""How far two arrays are apart, relative to the reference."""
 
 from __future__ import annotations
 

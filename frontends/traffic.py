@@ -1,7 +1,8 @@
-"""How many bytes a kernel has to move: what it reads and writes of its arrays, each byte once.
+"""Counts the bytes that a kernel has to move: what it reads and writes of its arrays, each byte
+once.
 
-A kernel that reads a part of an array (some rows of a table) counts that part; one that reads an
-element many times counts it once, for the caches are there to make it so.
+A kernel that reads a part of an array, such as some rows of a table, counts that part. One that
+reads an element many times counts it once, because the caches serve the other reads.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Memory of outputs that nobody holds any more, for the outputs of the next run.
+"""Reuses the memory of outputs that the caller no longer holds for the outputs of the next run.
 
-The C library gives large blocks back to the system as soon as they are free, and the system hands
-out pages one by one, when they are first written to: several large outputs would cost a model more
-than their computation. An array that is still in use, by a view of it too, is left alone.
+Otherwise the C library would return a large block to the system as soon as it is free, and the
+system would hand out new pages one by one at the first write to each. For a model with several
+large outputs that takes longer than its computation. An array that is still in use, also by a view
+of it, is never reused.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Functions of index arithmetic that need no code: a size again, or settled by ranges."""
+"""Functions of expressions on index values that need no code: the result is a size again, or is
+decided by the ranges of the indices.
+"""
 
 from __future__ import annotations
 

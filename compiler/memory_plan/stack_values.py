@@ -1,9 +1,10 @@
-"""Places for values whose sizes are known only when a model runs: who lies on whom.
+"""Places for values whose sizes are known only when a model runs.
 
-A plan made for example sizes says of any two values that are alive together which one is below.
-That order is kept for all sizes: when they are known, a value lies on the highest end of those
-below it. So no two values ever overlap, whatever the sizes are; for the example the arena is no
-larger than its plan, and for other sizes as good as their proportions are alike.
+At compile time, a plan for example sizes says of every two values that are alive together which one
+lies below the other. That order is kept for all sizes. When the run knows the sizes, it puts each
+value on the highest end of those below it. So no two values ever overlap, whatever the sizes are.
+For the example sizes the arena is no larger than the example's plan; for other sizes it is the
+better the more alike their proportions are.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How much work an expression is: what decides between serial and parallel loops."""
+"""How much work an expression is. A loop with too little work is serial instead of parallel."""
 
 from __future__ import annotations
 

@@ -1,10 +1,11 @@
-"""Gives names to sizes that are computed, so that index arithmetic stays shallow.
+"""Gives names to computed sizes, so that index arithmetic stays shallow.
 
     f32[((height+1)//2+1)//2, 8]      becomes      f32[size2, 8]
     size1 = (height+1)//2,  size2 = (size1+1)//2
 
-Kernels then differ by the values of their arguments where they would have differed by their text,
-and no kernel divides what the run body has divided already.
+The run body computes these sizes once and gives them to the kernels as arguments. Kernels of layers
+that differ in such a size only are then equal and are compiled once, and none repeats the
+divisions.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""What a loop collects: the slices of all its iterations, stacked.
+"""Stacks the slices that the iterations of a loop give, as an ONNX Loop's scan outputs do.
 
-Where only the data decides how many iterations there will be, nobody knows how much room they need.
-Such a loop runs for a while into room for a few slices. Mostly that is all: they are taken over.
-If not, the rest is counted, without what is only collected, and the loop begins again.
+If the data decides how many iterations there are, the room for the slices is not known beforehand.
+Such a loop first runs with room for a few slices, which is mostly enough: they are the result. If
+not, the remaining iterations are counted, without computing the slices, and the loop starts again
+with room for all of them.
 """
 
 from __future__ import annotations

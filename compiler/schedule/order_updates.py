@@ -2,12 +2,14 @@
 
     w' = w - rate * g       runs after the last step that reads w, or reads it element by element
 
-Such an output's kernel waits for all readers of its input; where that makes a circle (two inputs
-change places), or the kernel reads elements that it has written over, the output is computed
-elsewhere and copied at the end. Steps that work for updates alone (the gradients of parameters)
-run as soon as that frees at least the memory that it takes, or all that is missing of their update
-is there: gradients are short-lived. The rest keeps its order. All of it waits for the check that
-what must be finite (Graph.finite) is.
+The kernel of such an output waits for all other readers of its input. In two cases the output is
+computed elsewhere and copied at the end: if waiting leads in a circle (two inputs change places),
+and if the kernel would read elements that it has already written over.
+
+Steps whose results only updates need, such as the gradients of parameters, run as soon as the
+update that follows them can run, or as soon as that frees at least the memory that it takes; so
+gradients do not stay in memory for long. All other steps keep their order. No update runs before it
+has been checked that what must be finite (Graph.finite) is.
 """
 
 from __future__ import annotations

@@ -1,4 +1,10 @@
-"""Turns a graph into a program: groups become launches, control flow becomes branches and loops."""
+"""Turns a graph into a program: groups become launches, control flow becomes branches and loops.
+
+The driver calls `build_program` after the passes. A `ProgramBuilder` walks the nodes in order. For
+a node that is the root of a group it calls the lowering function of the group's kind, in lowering/;
+operators with kernels of their own, branches and loops are lowered here. In the end, steps that can
+be merged or reordered are (order_updates.py, merge_updates.py, write_parts.py).
+"""
 
 from __future__ import annotations
 

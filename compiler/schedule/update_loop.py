@@ -1,7 +1,7 @@
-"""The loop of an optimizer: all that it does to an element, then the next element.
+"""The loop of an optimizer: it does all work on one element, then goes on to the next.
 
-A later store takes what an earlier one has stored from a register. What is read is fetched a page
-ahead: the processor does that by itself, but not from page to page.
+A later statement takes what an earlier one has stored from a register. Arrays are fetched one page
+ahead: the processor fetches ahead by itself, but not across the end of a page.
 """
 
 from __future__ import annotations

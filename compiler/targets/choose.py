@@ -1,4 +1,4 @@
-"""Targets by name."""
+"""Finds targets by name, and the target of the machine at hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an ONNX name stands for while a model is read."""
+"""The things that a name in an ONNX graph can stand for while the model is read."""
 
 from __future__ import annotations
 

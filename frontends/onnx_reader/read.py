@@ -1,4 +1,9 @@
-"""An ONNX model as a graph."""
+"""Reads an ONNX model as a graph: the entry of the ONNX reader.
+
+The file is loaded and checked, its inputs get types (signature.py), and its nodes are read one by
+one (scope.py), each by the rule of its operator (operators/). Reading may find that two sizes must
+be equal, or that a rank depends on the data; then the model is read once more with that knowledge.
+"""
 
 from __future__ import annotations
 

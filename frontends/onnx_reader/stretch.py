@@ -1,9 +1,10 @@
-"""Axes that are 1 or as long as another's, which only the run knows.
+"""Axes whose size is either 1 or that of another input's axis, which only the run knows.
 
-Two inputs' sizes of different names meet in an addition: mostly they are equal, and the model is
-compiled for one size, as fast as if it said so. An input whose axis is 1 instead is then repeated
-along it before anything is computed, if that gives what ONNX's rules give: if all that the model
-does with the input, up to where the sizes meet, is done to each place of the axis alike.
+If sizes of two inputs with different names meet in an addition, they are mostly equal. The model is
+compiled for one size, and is as fast as if the file had used one name. For an input whose axis is 1
+instead, the run repeats the input along that axis before it computes anything. That is done only if
+it gives what ONNX's rules give: everything that the model does with the input, up to where the
+sizes meet, must treat all places along the axis alike.
 """
 
 from __future__ import annotations

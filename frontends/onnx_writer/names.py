@@ -1,4 +1,4 @@
-"""Names in ONNX nodes, also inside control flow: which are used, and giving them others."""
+"""Names in ONNX nodes, also inside control flow: finds those that are used, and renames them."""
 
 from __future__ import annotations
 

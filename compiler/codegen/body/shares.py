@@ -1,4 +1,7 @@
-"""How small a share of a kernel may be: below it, a second thread costs more than it saves."""
+"""The least work that a share of a launch must have to be worth another thread.
+
+The run body divides a launch among threads only into shares of at least that much work.
+"""
 
 from __future__ import annotations
 

@@ -1,11 +1,12 @@
-"""The smallest and the largest number of a whole array as those of its parts.
+"""Computes the smallest and the largest number of a whole array from those of its parts.
 
     reduce_max(x)    becomes    reduce_max(reduce_max(x : [parts, numbers], axes=(1,)), axes=(0,))
 
-Networks that are quantized as they run ask for both before every product. A single item leaves them
-to one thread, which also reads what the other ones have written: they must take it back, line by
-line, before they can write there again. The parts are in order, so each thread looks at what it has
-in its caches. They are the same for every number of threads, and extremes do not depend on them.
+Networks that quantize their activations at run time need both before every product. Without this
+pass, one thread would compute them alone. It would also read what the other threads have written,
+which moves those lines out of their caches. The parts are in order, so each thread mostly reads
+what it has in its own caches. They are the same for every number of threads, and extremes do not
+depend on the order, so neither do the bits.
 """
 
 from __future__ import annotations

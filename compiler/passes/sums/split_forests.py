@@ -1,10 +1,10 @@
-"""The trees of large ensembles in parts, which threads share and add up.
+"""Divides the trees of a large ensemble into parts, which threads share, and adds up their results.
 
     tree_ensemble(x)    becomes    cast(reduce_sum(tree_ensemble(x, parts=...), axes=(1,)))
 
-Whoever scores one sample at a time has no other work for a second thread. Of many samples, each
-thread asks only some of the trees, whose nodes fit its caches. The parts are the same for every
-number of threads, and so are the bits; sums are in float64.
+For a single sample there is no other work that a second thread could do. For many samples, each
+thread evaluates only some of the trees, so that their nodes fit its caches. The parts are the same
+for every number of threads, and so are the bits; sums are in float64.
 """
 
 from __future__ import annotations

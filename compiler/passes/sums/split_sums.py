@@ -1,20 +1,21 @@
-"""Sums over what a batch consists of as sums of two halves: gradients of weights and of biases.
+"""Computes sums over a batch as the sums of two halves: gradients of weights and of biases.
 
     matmul(transpose(x), dy)      x : [depth, m], dy : [depth, n]      becomes the sum of
     matmul(transpose(x'), dy')    for both halves of the depth
 
     reduce_sum(dy, axes=(0,))     the same
 
-All other kernels share the depth among the threads, so that two of them each have half of the rows
-of x and dy in their caches. Who adds up such a half needs no others. Otherwise each reads what the
-other one has written, and must take it back, line by line, before it can write there again: where
-cores have no cache in common, at 2.3 GB/s. The halves are the same for every number of threads, and
-so are the bits.
+All other kernels divide the batch, here the depth, among the threads, so each of two threads has
+half of the rows of x and dy in its own caches. A thread that computes one of the two sums above
+reads just these rows. If instead the threads divided the columns of the result, each would read
+rows that the other one has written. Where cores have no cache in common, such lines move at 2.3
+GB/s, and move back before the other thread can write them again. The halves, and so the bits of the
+result, do not depend on the number of threads.
 
     matmul(x, w)    few rows of x, and w updated by the step    becomes the sum of
     matmul(x', w')  for both halves of the depth
 
-A thread updates half of a weight's rows. So those rows are read by the core that wrote them.
+Here each thread reads the half of the weight's rows that it has updated in the step before.
 """
 
 from __future__ import annotations

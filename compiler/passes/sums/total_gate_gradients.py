@@ -1,8 +1,8 @@
-"""Sums of gates' gradients over all steps and sequences, made where they are in registers.
+"""Sums the gradients of gates over all steps and sequences in the kernel that computes them.
 
     reduce_sum(lstm_gradient(...), axes=(0, 1))     becomes     one more output of lstm_gradient
 
-They are the gradient of the bias. Otherwise all gradients would be read again for them alone.
+This is the gradient of the bias. A kernel of its own would read all gradients again.
 """
 
 from __future__ import annotations

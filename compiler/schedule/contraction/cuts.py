@@ -1,4 +1,4 @@
-"""How an axis is cut into tiles and things are dealt out in parts: evenly, but for one more."""
+"""Cuts an axis into tiles, and divides work into parts whose sizes differ by one at most."""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""Turns the nodes of a group into one expression: element rules, applied inside one another."""
+"""Turns the nodes of a group into one expression: element rules, applied inside one another.
+
+A `Fusion` is asked for an element of a value. If a node of the group computes the value, the answer
+is that node's rule, which asks for elements of the node's inputs in turn. Otherwise it is a load
+from a buffer, and the buffer becomes an input of the kernel.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What a group is: the nodes that one kernel computes together."""
+"""The records that grouping makes: a group is the nodes that one kernel computes together.
+
+form_groups.py fills them, the lowering functions in ../lowering read them.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What kind of work a node is: how it can take part in a group."""
+"""What kind of work a node is, which decides how it can take part in a group."""
 
 from __future__ import annotations
 

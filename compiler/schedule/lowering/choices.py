@@ -1,7 +1,7 @@
-"""Choices that only matter for speed: by the model of the machine, unless a tuning knows better.
+"""Choices that affect only speed: made by the model of the machine, unless a tuning measured them.
 
-Every choice is noted with a signature, which says all that its speed depends on but the machine:
-the tuner measures a choice for all nodes of one signature at once.
+Every choice is recorded with a signature, which says everything that its speed depends on except
+the machine. The tuner measures a choice once for all nodes with the same signature.
 """
 
 from __future__ import annotations

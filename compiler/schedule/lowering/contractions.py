@@ -1,8 +1,12 @@
 """Lowers a group around a matrix product or convolution to register-tiled kernels.
 
 The left operand is read where it lies, through views if its index arithmetic stays linear. The
-right one is packed: at compile time if it is a constant, else by a kernel of its own, which also
-computes whatever pointwise work leads to it. The rest of the group is the epilogue.
+right one is packed: at compile time if it is a constant, otherwise by a kernel of its own, which
+also computes the pointwise work that leads to it. The rest of the group is the epilogue.
+
+`lower_contraction_group` first offers the group to the special algorithms (depthwise, Winograd, a
+matrix unit). What none of them takes becomes tiles in vector registers: ../contraction/tiles.py
+chooses their size, and ../contraction/microkernel.py writes the loops.
 """
 
 from __future__ import annotations

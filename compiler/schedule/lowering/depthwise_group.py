@@ -1,4 +1,7 @@
-"""Lowers groups around depthwise convolutions, and those of narrow groups."""
+"""Lowers groups around depthwise convolutions, and around those with few channels in each group.
+
+This file finds out what the kernel reads and stores; ../convolution/depthwise.py writes its loops.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Lowers groups around convolutions by Winograd's method; what they share with depthwise ones."""
+"""Lowers groups around convolutions by Winograd's method.
+
+`ImageGroup` describes a convolution as rows and columns of images; depthwise convolutions
+(depthwise_group.py) use it as well.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Lowers a group of operators with element rules: one kernel, or one for each part of a concat."""
+"""Lowers a group of operators with element rules: to one kernel, or one for each part of a concat.
+
+The fused expression of an element and its place in the output are a `Piece`; ../nests/nests.py
+writes the loops around it.
+"""
 
 from __future__ import annotations
 

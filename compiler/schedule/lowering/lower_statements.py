@@ -1,4 +1,4 @@
-"""Lowers an operator that writes its own loops; gives vector loops the target's width."""
+"""Lowers an operator that writes its own loops; vector loops get the target's width."""
 
 from __future__ import annotations
 

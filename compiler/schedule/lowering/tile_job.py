@@ -1,4 +1,4 @@
-"""A contraction with what is around it, before it is settled which kind of tiles computes it."""
+"""A contraction and its surroundings, before it is decided which kind of tiles computes it."""
 
 from __future__ import annotations
 

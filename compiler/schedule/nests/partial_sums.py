@@ -1,4 +1,4 @@
-"""How long a sum inside a vector loop grows before it is put away and another one begins."""
+"""Limits how long a sum inside a vector loop grows before it is put away and a new one begins."""
 
 from __future__ import annotations
 
