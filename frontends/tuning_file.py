@@ -100,6 +100,8 @@ def _targets(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise CompileError(f"{path} is not a tuning that `bessemer tune` wrote: {error}") from None
     if not isinstance(found, dict) or found.get("format") != _FORMAT:
-        raise CompileError(f"{path} is not a tuning of format {_FORMAT}.")
+        raise CompileError(
+            f"{path} is not a tuning of format {_FORMAT}. Write one by `bessemer tune -o {path}`."
+        )
     targets = found.get("targets", {})
     return targets if isinstance(targets, dict) else {}

@@ -186,6 +186,8 @@ class Network:
 def _check_inputs(inputs: Sequence[object]) -> None:
     names = []
     for given in inputs:
+        if isinstance(given, (list, tuple)):
+            raise CompileError("Give a network's inputs one by one, not in a list.")
         if not isinstance(given, Input):
             raise CompileError(f"{given!r} is not an input; write Input('x', ('batch', 4)).")
         names.append(given.name)

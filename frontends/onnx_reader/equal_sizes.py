@@ -162,6 +162,10 @@ def _broadcast_size(builder: GraphBuilder, sizes: Sequence[Size]) -> Size:
 
 def broadcast_size(builder: GraphBuilder, left: Size, right: Size) -> Size:
     """The size to which two broadcast that are not known to be 1."""
+    if isinstance(left, int) and isinstance(right, int) and left != right:
+        raise CompileError(
+            f"sizes {left} and {right} do not broadcast: they must be equal, or one of them 1"
+        )
     common = builder.alike.get(left)
     if common is not None and common == builder.alike.get(right):
         size = joint_size([*joint_names(left), *joint_names(right)])
@@ -205,10 +209,19 @@ def with_sizes_of(builder: GraphBuilder, value: Value, shape: Sequence[Size]) ->
     return with_shape(builder, value, wanted)
 
 
-def with_size(builder: GraphBuilder, value: Value, axis: int, size: Size) -> Value:
-    """The value, whose size along an axis must be another size, such as that of its weights."""
+def with_size(
+    builder: GraphBuilder, value: Value, axis: int, size: Size, reason: str = ""
+) -> Value:
+    """The value, whose size along an axis must be another size, such as that of its weights.
+
+    `reason` says for the error what that other size is: "the weight's axis 0".
+    """
     axis %= value.type.rank
     shape = value.type.shape
+    own = shape[axis]
+    if isinstance(own, int) and isinstance(size, int) and own != size:
+        why = f", {reason}" if reason else ""
+        raise CompileError(f"axis {axis} of {value.type} must be {size}{why}, but it is {own}")
     agreed = agreed_size(builder, shape[axis], size)
     return with_shape(builder, value, (*shape[:axis], agreed, *shape[axis + 1 :]))
 

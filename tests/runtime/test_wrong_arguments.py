@@ -102,7 +102,7 @@ CONTRADICTIONS = {
     "bias of Gemm": (
         """(float[n, 2] x) <float[2, 3] w = {0, 0, 0, 0, 0, 0}, float[2, 1] b = {0, 0},
             float[1, 4] c = {0, 0, 0, 0}> { z = Gemm (x, w, b) y = Gemm (x, w, c) }""",
-        "must be equal, but they are 3 and 4",
+        "sizes 3 and 4 do not broadcast",
     ),
     "axis of QuantizeLinear": (
         "(float[n, 4] x) <float[3] s = {1, 1, 1}> { y = QuantizeLinear <axis = 4> (x, s) }",
@@ -167,7 +167,8 @@ def test_a_node_that_cannot_be_is_told_with_what_goes_into_it(tmp_path: Path) ->
     with pytest.raises(bessemer.CompileError) as error:
         bessemer.compile(model)
     lines = str(error.value).splitlines()
-    assert lines[0].endswith("MatMul 'product': two sizes must be equal, but they are 63 and 64")
+    problem = "axis 1 of f32[n,63] must be 64, the depth of what it is multiplied by, but it is 63"
+    assert lines[0].endswith(f"MatMul 'product': {problem}")
     assert lines[1:] == ["  x : f32[n,63]", "  w : f32[64,9]"]
 
 

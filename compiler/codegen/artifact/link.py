@@ -266,7 +266,10 @@ def linker_command(triple: str, linker: str) -> list[str]:
         if shutil.which(name):
             return [name]
     if linker:
-        raise CompileError(f"The linker '{linker}' is not installed.")
+        raise CompileError(
+            f"The linker '{linker}' is not installed. Name another one, or none: then cc or the "
+            "ziglang package is used."
+        )
     if importlib.util.find_spec("ziglang") is not None:
         return [sys.executable, "-m", "ziglang", "cc", "-target", f"{wanted}-linux-gnu"]
     raise CompileError(

@@ -27,7 +27,8 @@ def convolved(context: NodeContext, x: Value, weight: Value, bias: Value | None)
     declared = context.integers("kernel_shape", ())
     if declared and tuple(declared) != kernel:
         context.wrong(f"kernel_shape is {list(declared)}, but the weight is {weight.type}")
-    x = with_size(context.builder, x, 1, weight.type.shape[1] * groups)
+    wanted = weight.type.shape[1] * groups
+    x = with_size(context.builder, x, 1, wanted, "the weight's axis 1 times the groups")
     window = read_window(context, spatial, kernel)
     result = context.apply(
         "conv",
@@ -75,7 +76,7 @@ def _transposed(context: NodeContext, pads: tuple[Size, ...], bias: Value | None
     groups = context.integer("group", 1)
     if groups < 1:
         context.wrong(f"group is {groups}")
-    x = with_size(context.builder, x, 1, weight.type.shape[0])
+    x = with_size(context.builder, x, 1, weight.type.shape[0], "the weight's axis 0")
     count = rank - 2
     strides = context.integers("strides", (1,) * count)
     dilations = context.integers("dilations", (1,) * count)

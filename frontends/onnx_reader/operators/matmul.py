@@ -32,7 +32,7 @@ def product(context: NodeContext, left: Value, right: Value) -> Value:
     if narrow is not None:
         return narrow
     at = -2 if right.type.rank > 1 else -1
-    left = with_size(b, left, -1, right.type.shape[at])
+    left = with_size(b, left, -1, right.type.shape[at], "the depth of what it is multiplied by")
     right = with_size(b, right, at, left.type.shape[-1])
     fronts = [value.type.shape[:-2] for value in (left, right)]
     if left.type.rank > 2 and right.type.rank > 2:
