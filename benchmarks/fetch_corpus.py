@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.plan import chosen
+from benchmarks.chosen_names import chosen
 from bessemer.frontends.cli.output import write_note
 
 INDEX = Path(__file__).with_name("corpus.json")

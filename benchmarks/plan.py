@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib.util
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 import typer
 
+from benchmarks.chosen_names import chosen
 from benchmarks.record import Record
 from bessemer.frontends import zoo
 from bessemer.frontends.builder.network import Network
@@ -32,9 +32,6 @@ ZOO: dict[str, Callable[[], Network]] = {
 }
 """The models that are measured where no folder of exported ones is given."""
 
-
-MOST_NAMES = 20
-"""So many are told where none is like those asked for."""
 
 PAUSE = 0.3
 """Seconds before a system's turn: threads of the one before go on looking for work for a while,
@@ -65,26 +62,6 @@ class Plan:
     def chosen(self, section: str, names: Iterable[str]) -> list[str]:
         """Those of a section's names that `only` asks for."""
         return chosen(section, names, self.only)
-
-
-def chosen(section: str, names: Iterable[str], only: Sequence[str]) -> list[str]:
-    """Those of the names that a pattern in `only`, with * and ?, matches; without patterns all.
-
-    A note says so where there are none.
-    """
-    every = list(names)
-    found = [name for name in every if any(fnmatchcase(name, pattern) for pattern in only or "*")]
-    if not found:
-        asked = f" like {' or '.join(only)}" if every else ""
-        write_note(f"{section}: there is nothing{asked}{_abbreviated(every)}")
-    return found
-
-
-def _abbreviated(names: Sequence[str]) -> str:
-    if not names:
-        return ""
-    rest = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
-    return f"; there are {', '.join(names[:MOST_NAMES])}{rest}"
 
 
 def named_models(folder: Path) -> Iterator[tuple[str, Path]]:

@@ -1,7 +1,7 @@
 """Checks and times everything that Bessemer does on a GPU.
 
     python -m benchmarks.gpu                         all families: ten minutes, as many for torch
-    python -m benchmarks.gpu --only gemm,rows        some of them
+    python -m benchmarks.gpu --only gemm --only 'r*' some of them
     python -m benchmarks.gpu --golden FOLDER         and keep small results for the interpreter
     python -m benchmarks.gpu --sanitize              and check them with compute-sanitizer
     python -m benchmarks.gpu --interpreter           the same at small sizes, without a device
@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from benchmarks.chosen_names import chosen
 from benchmarks.gpu.families import FAMILIES
 from benchmarks.gpu.golden import goldens, replay_golden
 from benchmarks.gpu.processes import run_job
@@ -52,9 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _work(given.job)
     if given.replay:
         return _replay(given.replay)
-    families = [name for name in given.only.split(",") if name] or list(FAMILIES)
-    if unknown := [name for name in families if name not in FAMILIES]:
-        _tell(f"There is no family {', '.join(unknown)}; there are {', '.join(FAMILIES)}.")
+    families = chosen("gpu", FAMILIES, given.only)
+    if not families:
         return 2
     if given.prepare:
         return _prepare(families, given)
@@ -64,7 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     shape = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("benchmarks.gpu", description=__doc__, formatter_class=shape)
-    parser.add_argument("--only", default="", help="families, by commas")
+    parser.add_argument(
+        "--only", action="append", default=[], help="families, with * and ?; may be repeated"
+    )
     parser.add_argument("--case", default="*", help="only cases of such a name, with * and ?")
     parser.add_argument("--interpreter", action="store_true", help="small sizes, no device")
     parser.add_argument("--device", type=int, default=0, help="its number")
