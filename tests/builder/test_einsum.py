@@ -7,6 +7,7 @@ import pytest
 
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.build import GraphBuilder
+from bessemer.compiler.ir.dims import symbol
 from bessemer.compiler.ir.types import TensorType, f32
 from bessemer.compiler.ops.composite.composite_einsum import einsum
 from tests.graph_runs import run
@@ -75,3 +76,13 @@ def test_einsum_says_what_is_wrong(
 ) -> None:
     with pytest.raises(CompileError, match=words):
         run(lambda b, *v: einsum(b, equation, *v), [np.zeros(shape) for shape in shapes])
+
+
+@pytest.mark.parametrize("symbolic", [False, True], ids=["static", "symbolic"])
+def test_a_narrow_second_operand_has_the_rows(symbolic: bool) -> None:
+    b = GraphBuilder("test")
+    weight = b.input("weight", TensorType(f32, (288, 160, 8)))
+    x = b.input("x", TensorType(f32, (symbol("batch") if symbolic else 2, 288, 8)))
+    einsum(b, "nok,bnk->bno", weight, x)
+    (columns,) = [n.output.type.shape[-1] for n in b.nodes if n.operator.name == "matmul"]
+    assert columns == 160

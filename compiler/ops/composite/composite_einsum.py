@@ -26,6 +26,9 @@ from bessemer.compiler.ops.composite.composite import (
 Label = str
 """A letter, or "...k" for the k-th axis, counted from the last, that an ellipsis stands for."""
 
+_COLUMNS = 16
+"""Numbers in the widest vector: a product of fewer columns leaves lanes of it unused."""
+
 
 @dataclass(frozen=True, eq=False)
 class _Term:
@@ -42,7 +45,8 @@ def einsum(b: GraphBuilder, equation: str, *values: Value) -> Value:
     terms = [_diagonal(b, value, labels) for value, labels in zip(values, inputs)]
     while len(terms) > 1:
         later = {label for term in terms[2:] for label in term.labels}
-        pair = _contract(b, terms[0], terms[1], later | set(output), sizes)
+        first, second = _in_order(terms[0], terms[1], output, sizes)
+        pair = _contract(b, first, second, later | set(output), sizes)
         terms = [pair, *terms[2:]]
     term = _summed(b, terms[0], set(output))
     result = transpose(b, term.value, [term.labels.index(label) for label in output])
@@ -128,6 +132,20 @@ def _summed(b: GraphBuilder, term: _Term, needed: set[Label]) -> _Term:
         return term
     value = b.apply("reduce_sum", term.value, axes=axes)
     return _Term(value, tuple(label for label in term.labels if label in needed))
+
+
+def _in_order(
+    x: _Term, y: _Term, output: tuple[Label, ...], sizes: dict[Label, Size]
+) -> tuple[_Term, _Term]:
+    """Two operands such that the second has the product's columns.
+
+    "oi,bi->bo" is a product of b's rows by o's columns, as the result is written, where b by itself
+    would be too few columns, or an unknown number of them. A vector stays the second operand.
+    """
+    columns = product([sizes[label] for label in y.labels if label not in x.labels])
+    is_narrow = not isinstance(columns, int) or 1 < columns < _COLUMNS
+    is_first = bool(output) and output[-1] in x.labels and output[-1] not in y.labels
+    return (y, x) if is_narrow and is_first else (x, y)
 
 
 def _contract(
