@@ -2,7 +2,7 @@
 
     python -m benchmarks.export_worker NAME FILE.onnx FILE.npz
 
-A process of its own, for torch's threads and memory shall not be there when systems are measured.
+It is a process of its own, so that torch's threads and memory are gone when systems are measured.
 """
 
 from __future__ import annotations

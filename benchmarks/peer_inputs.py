@@ -1,8 +1,8 @@
-"""Sizes and inputs for models that nobody has told anything about.
+"""Chooses sizes and inputs for models about which nothing is known.
 
-What a free size is, its name or its place says: a batch is 1, the side of an image 224, a text 64.
-Where onnxruntime refuses these (two names of one size, a window larger than the image), other sizes
-are tried until it runs.
+A symbolic size is guessed from its name or its place: a batch is 1, the side of an image 224, a
+text 64. If onnxruntime refuses these sizes (two names of one size, a window larger than the image),
+others are tried until it runs.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""How long a flag takes from one core to another and back, which two threads' figures depend on.
+"""Measures how long a flag takes from one core to another and back.
 
-What one core has written comes to the other in one message; two cores of a virtual machine may lie
-side by side or far apart, and change their places within minutes.
+The times for two threads depend on it. The two cores of a virtual machine may be neighbours or far
+apart, and may change their places within minutes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Inputs and outputs that lie in one array, as programs that run a model again and again have them.
+"""Puts inputs and the outputs that continue or update them into one array, as callers in a loop
+would.
 
-New arrays for what a run continues or updates would be other memory, which takes longer to be
-written to, and the run would copy the old content first.
+With new arrays for these outputs, a measurement would include the time for the first writes to new
+memory, and for copying the old content.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""What a device has computed, kept for the interpreter: the program, its inputs, and the outputs.
+"""Keeps what a device has computed for the interpreter: the program, its inputs, and the outputs.
 
     NAME.bessemer   the program, with its PTX and weights
     NAME.npz        in0, in1, ..., out0, out1, ...: bytes, and their shapes
 
-`replay` runs the same PTX on the interpreter: whoever finds a difference has found where the
-interpreter's author (or the PTX's) has misread the manual.
+`replay` runs the same PTX on the interpreter. A difference means that the author of the
+interpreter, or of the PTX, has misread the manual.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""One family in this process: a line of JSON for every case as soon as it is done.
+"""Runs one family in this process, and writes a line of JSON for each case as soon as it is done.
 
-A device that has failed once fails for the rest of its process: the worker ends there, with
-BROKEN, and whoever started it starts another for what is left.
+A device that has failed once fails for the rest of its process. The worker then ends with the exit
+code BROKEN, and the process that started it starts another worker for the remaining cases.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Where the state of a training lies: one piece of memory, each array at a cache line.
+"""The memory of a training's state: one block, in which each array begins at a cache line.
 
-An update goes over all of it. A large piece comes in large pages, and no vector of an array lies
-across two lines.
+An update goes over all of it. A single large block gets huge pages, and vectors of arrays that
+begin at a cache line never cross one.
 """
 
 from __future__ import annotations

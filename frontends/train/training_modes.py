@@ -1,8 +1,8 @@
-"""ONNX files that say of themselves that they are being trained, and what they are otherwise.
+"""ONNX files that were exported for training, and the networks for inference that they stand for.
 
-torch.onnx.export(..., training=TrainingMode.TRAINING) writes batch normalization that goes by its
-batch and gives the running statistics anew, and dropout that drops. A step of training wants that;
-evaluation, prediction, and the file that is written behind them, do not.
+torch.onnx.export(..., training=TrainingMode.TRAINING) writes batch normalization that uses the
+batch's statistics and updates the running ones, and dropout that is active. A step of training
+needs that. Evaluation, prediction and the file that is written after training do not.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Which initializers of an ONNX file are learnt as a rule: those that stand where weights stand.
+"""Finds the initializers of an ONNX file that are usually trained: those in the places of weights.
 
-Exporters write a parameter where it is read, or pass it through nodes that they do not fold: it is
-transposed, cut or joined there, or a scale is the exponential of it. Whatever no data takes part in
-is followed back to the file's numbers; sizes of data are not data.
+Exporters do not always write a parameter where it is read. It may pass through nodes that they do
+not fold: it may be transposed, cut or joined, and a scale may be the exponential of it. So
+everything that stands in a weight's place and does not depend on the data is followed back to the
+file's numbers. The sizes of the data do not count as data.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A reader of JSON as LLVM IR: finds a key of an object, and compares and reads what is there.
+"""A reader of JSON as LLVM IR: it finds a key of an object, and compares and reads the value.
 
-Text is between two pointers and need not end with a zero. Nothing is allocated; null stands for
-what is not there or is not JSON.
+A text lies between two pointers and need not end with a zero. Nothing is allocated. A null pointer
+stands for a value that is missing, or for text that is not JSON.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Gives room to inputs that outputs continue, so that a run writes only what is new.
+"""Gives caches room to grow, so that a run writes only what is new.
 
     present = concat(past, new)               past [b,h,n,d], present [b,h,n+m,d]
 
@@ -7,10 +7,10 @@ becomes
     arrays = tensor_scatter(room, n, new)     room, arrays [b,h,places,d]; often one array
     present = slice(arrays)                   [b,h,n+m,d]
 
-The caller says how many places the arrays have, by a symbol of their own. Where both are the same
-array, a decoder's step copies no keys and values (schedule/written_over.py), and its attention
-reads those that are in use where they lie. What reads past comes after the writing, unless what is
-new is computed from it. Places along the first axis are written by a scatter_nd.
+The caller says how many places the arrays have, by a symbol of their own. If the caller passes the
+same array for both, a step of a decoder copies no keys and values (schedule/written_over.py), and
+its attention reads the places in use directly. Nodes that read past are ordered after the writing,
+unless the new values are computed from it. Places along the first axis are written by a scatter_nd.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Sees gathers at evenly spaced places as views.
+"""Turns gathers at evenly spaced places into views.
 
     %3 = add(iota, taps) : i64[9, n]            place i + j
     %4 = gather(%2 : f32[c, n + 8], %3)         becomes    windows(%2) : f32[c, 9, n]
 
-So do exporters write windows that slide over a sequence or an image (torch's unfold). As views they
-are read where they lie, by the products behind them.
+Exporters write windows that slide over a sequence or an image in this form (torch's unfold). As a
+view, the windows need no memory: the product that follows reads them from the original array.
 """
 
 from __future__ import annotations

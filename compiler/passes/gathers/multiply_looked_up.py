@@ -1,11 +1,12 @@
-"""Multiplies a vector by a matrix that is looked up where the matrix lies.
+"""Multiplies vectors by matrices that are looked up, reading each matrix where it lies in its
+table.
 
     w = gather(experts : [e, m, k], which, axis=0) : [n, m, k]
     y = matmul(w, x : [n, k, 1])
     becomes   y = reduce_sum(mul(w, x), axes=(2))
 
-So write mixtures of experts: every token has its own matrices. A product wants its operands in
-memory, and w would be copied for every token; a kernel of sums reads the rows where they lie.
+Mixtures of experts have this form: every token has matrices of its own. As a product, w would first
+be copied to memory for every token. A kernel of sums reads the rows directly from the table.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
-"""Multiplies a table in place of the many rows that are looked up in it.
+"""Multiplies a table once instead of the many rows that are looked up in it.
 
     gather(E, i) @ W                          becomes      gather(E @ W, i)
     scatter_add(i, G @ W)                     becomes      scatter_add(i, G) @ W
     transpose(gather(E, i)) @ G               becomes      transpose(E) @ scatter_add(i, G)
 
-The last two are what differentiation makes of the first: the cotangents of rows that are one entry
-of the table are added up before they are multiplied. An entry that is looked up ten times is then
-multiplied once. It pays where a small vocabulary meets long texts: characters, bytes, positions.
-Half precision stays as it is: sums of its rows would be rounded one by one.
+Differentiation makes the last two forms from the first: the cotangents of rows that are the same
+entry of the table are added up before they are multiplied. An entry that is looked up ten times is
+then multiplied once. This pays if the vocabulary is small and the texts are long, as with
+characters, bytes and positions. Half precision is left as it is, because sums of its rows would be
+rounded one by one.
 """
 
 from __future__ import annotations

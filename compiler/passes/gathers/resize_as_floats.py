@@ -1,11 +1,11 @@
-"""Resizes integers that are mixed as the floats that they are mixed as.
+"""Turns a resize that interpolates integers into a resize of floats between two casts.
 
     %1 = resize(%0 : u8[h,w], mode="linear") : u8[H,W]      becomes
     %1 = cast(resize(cast(%0) : f32) : f32), rounded : u8[H,W]
 
-So the passes behind this one see a resize as any other: they take it apart into its axes, between
-which nothing may be rounded. (What lies outside of a region that is cut out is not rounded, and
-such a resize is not taken apart.)
+The interpolation is computed in floats anyway. Written like this, the resize can be taken apart
+into its axes by later passes, because nothing is rounded between the axes. (A resize that cuts out
+a region does not round what lies outside of it; such a resize is not taken apart.)
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""Takes products with weights of bytes apart where decoding them inside a product does not pay.
+"""Separates the decoding of weights of bytes from their product, where decoding inside it does not
+pay.
 
     matmul_blocks(x, bytes, scales, shifts)      one block for the whole depth
     becomes   matmul(x, (cast(bytes) - zeros) * scales)
 
-For GPUs, whose products of floats run on all their processors and on their tensor cores.
+This is for GPUs, whose products of floats run on all processors and on tensor cores.
 """
 
 from __future__ import annotations

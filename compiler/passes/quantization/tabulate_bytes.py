@@ -1,12 +1,12 @@
-"""Makes tables of what turns a byte into a byte.
+"""Replaces chains of operators from a byte to a byte by a table.
 
     %2 = mul(sub(cast(%1 : u8), zero), scale)                quantized: one of 256 numbers
     %3 = mul(%2, sigmoid(%2))
     %4 = cast(add(round(div(%3, scale')), zero')) : u8       becomes    gather(table, cast(%1))
 
-Activations of quantized networks are such chains, and changes of the scale. For machines that look
-bytes up in registers; elsewhere arithmetic is faster. The table holds what the operators'
-definitions give.
+The activations of quantized networks are such chains, and so are changes of the scale. The pass is
+for machines that look bytes up in registers; on others the arithmetic is faster. The table's
+entries are computed by the operators' references.
 """
 
 from __future__ import annotations

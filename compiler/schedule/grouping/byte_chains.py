@@ -1,4 +1,6 @@
-"""What grouping knows of quantized tensors: a chain of nodes is best cut where it is bytes."""
+"""Where to cut a chain of nodes of a quantized network into groups: best where the values are
+bytes.
+"""
 
 from __future__ import annotations
 

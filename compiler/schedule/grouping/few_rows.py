@@ -1,10 +1,10 @@
-"""Products of a few rows with a matrix that is made while the model runs: a decoder's attention.
+"""Products of few rows with a matrix that the run computes: when not to pack the matrix.
 
-Packing the matrix writes and reads all of it once more than the product does, which pays where
-tiles of rows read the packed panels often enough. For a few rows plain loops read it where it lies,
-once for each row: from memory if it is large, else from the second-level cache. For some more rows
-tiles read it where it lies, if its rows are those of memory: packing would take 5 to 15 % of the
-product's time. (A training step of a dense network, batches of 64: 0.96, Zen 4.)
+In a decoder's attention, a few rows are multiplied by the keys. Packing the matrix writes and reads
+all of it once more than the product does, which pays only if tiles of rows read the packed panels
+often enough. For a few rows, plain loops read the matrix where it lies, once for each row. For some
+more rows, tiles read it where it lies, if its rows are contiguous in memory: packing would take 5
+to 15 % of the product's time. (A training step of a dense network, batches of 64: 0.96, Zen 4.)
 """
 
 from __future__ import annotations

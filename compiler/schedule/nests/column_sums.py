@@ -1,12 +1,13 @@
-"""Sums of long columns of a matrix whose rows lie one behind the other: rows are read whole.
+"""Sums the columns of a matrix that is stored by rows, reading whole rows one after the other.
 
     vector i in columns: total[i] = 0
     for r in rows:
       vector i in columns: total[i] += x[r, i]
 
-Processors foresee such reads; a few columns of all rows, then the next columns, they do not. The
-totals lie in the first-level cache. (Zen 4: 1024 rows of 256 columns from memory 116 -> 63 us, from
-the second-level cache 14 -> 17; of 1024 columns 461 -> 223, from the third-level cache 138 -> 85.)
+Processors fetch such reads ahead by themselves. They do not if a loop reads a few columns of all
+rows, then the next columns. The totals stay in the first-level cache. (Zen 4: 1024 rows of 256
+columns from memory 116 -> 63 us, from the second-level cache 14 -> 17; of 1024 columns 461 -> 223,
+from the third-level cache 138 -> 85.)
 """
 
 from __future__ import annotations
