@@ -143,7 +143,10 @@ class ProgramBuilder:
 
     def grouping(self, graph: Graph) -> Grouping:
         """The groups of a graph or a region."""
-        return form_groups(graph) if self.fuses else separate_groups(graph)
+        if not self.fuses:
+            return separate_groups(graph)
+        by_regions = not self.lowering.choices.is_tuned and not self.target.has_tiles
+        return form_groups(graph, by_regions=by_regions)
 
     def lower(self, graph: Graph) -> tuple[Step, ...]:
         """The steps of a graph or of a region whose inputs are values of the outer one."""

@@ -52,6 +52,8 @@ KINDS: list[tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
     ),
     ("Conv", (2, 16, 15, 14), (5, 16, 3, 3), {"pads": [6] * 4, "dilations": [6, 6]}),
     ("Conv", (1, 8, 9, 30), (40, 8, 3, 3), {"pads": [1, 12, 1, 12], "dilations": [1, 12]}),
+    ("Conv", (1, 8, 9, 12), (16, 8, 3, 3), {"pads": [12] * 4, "dilations": [9, 12]}),
+    ("Conv", (1, 8, 9, 12), (16, 8, 3, 3), {"pads": [20] * 4, "dilations": [9, 12]}),
     ("Conv", (1, 17, 12), (5, 17, 4), {"pads": [5, 6], "dilations": [3], "strides": [2]}),
     ("Conv", (1, 32, 9, 18), (32, 4, 3, 3), {"pads": [1] * 4, "group": 8}),
     ("Conv", (2, 48, 9, 8), (48, 2, 3, 2), {"strides": [2, 2], "pads": [1, 0, 0, 1], "group": 24}),
@@ -139,12 +141,15 @@ def test_a_volume_may_have_any_sizes() -> None:
 
 
 def test_products_with_padding_are_left_out() -> None:
-    """Three parts along each axis, of which each sees two or three taps."""
+    """Three parts along each axis, of which each sees two or three taps; the image is read where it
+    lies, without the padding that nobody sees."""
     node = helper.make_node("Conv", ["x", "w"], ["y"], pads=[6] * 4, dilations=[6, 6])
     model = node_model(node, [("x", floats(1, 16, 15, 15))], 17, [("w", floats(8, 16, 3, 3))])
-    steps = planned(read_onnx(model)).program.steps
-    kernels = [step.kernel for step in steps if isinstance(step, Launch)]
-    assert sum(kernel.name.startswith("conv") for kernel in kernels) == 9
+    program = planned(read_onnx(model)).program
+    kernels = [step.kernel for step in program.steps if isinstance(step, Launch)]
+    regions = [kernel for kernel in kernels if kernel.name.startswith("conv")]
+    assert len(regions) == 9
+    assert {kernel.buffers[0].shape for kernel in regions} == {(16 * 15 * 15,)}
 
 
 def test_products_with_padding_are_left_out_of_images_of_any_sizes() -> None:

@@ -68,7 +68,7 @@ class _DeviceBuilder(ProgramBuilder):
         def attends(found: Attention) -> bool:
             return may_attend(found, graph, self.lowering.target, self.lowering.precision)
 
-        return form_groups(graph, attends, by_pairs=False)
+        return form_groups(graph, attends, by_pairs=False, by_regions=False)
 
     def attention(self, group: Group, grouping: Grouping) -> Sequence[Launch]:
         launches = lower_device_attention(group, grouping, self.lowering)

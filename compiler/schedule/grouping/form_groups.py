@@ -26,6 +26,7 @@ from bessemer.compiler.ir.dims import product
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ops.contractions.conv import is_depthwise
 from bessemer.compiler.schedule.convolution.depthwise_plan import is_by_channels
+from bessemer.compiler.schedule.convolution.padding_regions import copies_for, read_without_padding
 from bessemer.compiler.schedule.grouping.attention import Attention, find_attentions, in_registers
 from bessemer.compiler.schedule.grouping.byte_chains import (
     decodes,
@@ -68,13 +69,15 @@ def form_groups(
     graph: Graph,
     wanted: Callable[[Attention], bool] = in_registers,
     by_pairs: bool = True,
+    by_regions: bool = True,
 ) -> Grouping:
     """The groups of a graph, without those of its regions.
 
     `wanted` says which attentions become one group each; `by_pairs`, that products of bfloat16
-    and bytes read two or four neighbours along the depth at once.
+    and bytes read two or four neighbours along the depth at once; `by_regions`, that convolutions
+    with much padding may leave it out.
     """
-    return _Former(graph, wanted, by_pairs).form()
+    return _Former(graph, wanted, by_pairs, by_regions).form()
 
 
 def separate_groups(graph: Graph) -> Grouping:
@@ -89,7 +92,9 @@ def separate_groups(graph: Graph) -> Grouping:
 
 
 class _Former:
-    def __init__(self, graph: Graph, wanted: Callable[[Attention], bool], by_pairs: bool) -> None:
+    def __init__(
+        self, graph: Graph, wanted: Callable[[Attention], bool], by_pairs: bool, by_regions: bool
+    ) -> None:
         self.graph = graph
         self.by_pairs = by_pairs
         self.users = graph.users()
@@ -104,12 +109,16 @@ class _Former:
         self.absorbed = {
             n for a in self.attentions.values() for n in (a.scores, *a.before, *a.between)
         }
+        self.unpadded = read_without_padding(graph) if by_regions else {}
+        self.absorbed |= copies_for(self.unpadded, graph)
 
     def form(self) -> Grouping:
         for node in reversed(self.graph.nodes):
             if node not in self.absorbed:
                 self._place(node)
-        return Grouping(self.roots, self.packs, self.producers, find_bands(self.graph))
+        return Grouping(
+            self.roots, self.packs, self.producers, find_bands(self.graph), self.unpadded
+        )
 
     def _place(self, node: Node) -> None:
         kind = kind_of(node)
@@ -181,7 +190,9 @@ class _Former:
 
     def _read_contraction(self, node: Node) -> None:
         """Its left operand must lie in memory; its right one is packed, by a group if need be."""
-        if is_by_channels(node):
+        if node in self.unpadded:
+            self.forced.add(self.producers[node.inputs[0]].inputs[0])
+        elif is_by_channels(node):
             self._force_behind_widening(node.inputs[0])
         elif self.by_pairs and parts_neighbours(node, self.producers):
             self.forced.add(node.inputs[0])

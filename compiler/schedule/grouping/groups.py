@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Node, Value
 from bessemer.compiler.schedule.contraction.contraction import Bands
+from bessemer.compiler.schedule.convolution.padding_regions import Region
 from bessemer.compiler.schedule.grouping.attention import Attention
 from bessemer.compiler.schedule.grouping.views import view_chain
 
@@ -48,12 +49,14 @@ class Group:
 @dataclass(frozen=True, eq=False)
 class Grouping:
     """The groups of a graph or region: by root value, and those that pack a contraction's right
-    operand, by the contraction. `producers` are all nodes, by output; `bands` are of products."""
+    operand, by the contraction. `producers` are all nodes, by output; `bands` are of products;
+    `unpadded` convolutions read the image that is padded, region by region."""
 
     roots: dict[Value, Group]
     packs: dict[Node, Group]
     producers: dict[Value, Node]
     bands: dict[Node, Bands]
+    unpadded: dict[Node, list[Region]] = field(default_factory=dict)
 
     def views(self, value: Value) -> dict[Value, Node]:
         """The views between a value and the memory behind it, which may be a group's root."""

@@ -29,11 +29,17 @@ from bessemer.compiler.schedule.contraction.microkernel import lower_contraction
 from bessemer.compiler.schedule.contraction.packing import pack, packed_element, packed_shape
 from bessemer.compiler.schedule.contraction.tiles import Tiling
 from bessemer.compiler.schedule.convolution.depthwise_plan import has_narrow_groups
+from bessemer.compiler.schedule.convolution.padding_regions import (
+    Region,
+    is_better_than_winograd,
+    left_out,
+    regions_of,
+)
 from bessemer.compiler.schedule.grouping.destinations import Destination
 from bessemer.compiler.schedule.grouping.few_rows import reads_in_place
 from bessemer.compiler.schedule.grouping.fuse import Fusion, as_index, index_symbols
 from bessemer.compiler.schedule.grouping.groups import Group, Grouping, in_order
-from bessemer.compiler.schedule.grouping.views import has_neighbours_last, source_of
+from bessemer.compiler.schedule.grouping.views import Source, has_neighbours_last, source_of
 from bessemer.compiler.schedule.lowering.contraction_forms import ConvolutionForm, Form, ProductForm
 from bessemer.compiler.schedule.lowering.depthwise_group import lower_depthwise_group
 from bessemer.compiler.schedule.lowering.image_groups import lower_winograd_group
@@ -47,13 +53,7 @@ from bessemer.compiler.schedule.lowering.lowering import (
 )
 from bessemer.compiler.schedule.lowering.matrix_tiles_group import lower_on_matrix_unit
 from bessemer.compiler.schedule.lowering.packed_in_turns import packed_in_turns
-from bessemer.compiler.schedule.lowering.padding_regions import (
-    Region,
-    contractions_of,
-    is_better_than_winograd,
-    left_out,
-    regions_of,
-)
+from bessemer.compiler.schedule.lowering.region_contractions import contractions_of
 from bessemer.compiler.schedule.lowering.rows_in_memory import in_memory
 from bessemer.compiler.schedule.lowering.tile_job import BASE, TileJob
 from bessemer.compiler.schedule.lowering.winograd_gradient import lower_winograd_gradient
@@ -72,13 +72,14 @@ def lower_contraction_group(
         return lower_depthwise_group(group, grouping, lowering)
     if any(size != 0 for side in ("low", "high") for size in anchor.attributes.get(side, ())):
         return None
-    regions = list[Region]()
-    if anchor.operator.name == "conv" and not lowering.choices.is_tuned:
-        regions = regions_of(anchor, grouping.producers, lowering.constants)
-    if anchor.operator.name == "conv" and not is_better_than_winograd(regions, anchor):
-        launches = lower_winograd_group(group, grouping, lowering)
-        if launches is not None:
-            return launches
+    regions = grouping.unpadded.get(anchor, [])
+    if anchor.operator.name == "conv" and not regions:
+        if not lowering.choices.is_tuned:
+            regions = regions_of(anchor, grouping.producers, lowering.constants)
+        if not is_better_than_winograd(regions, anchor):
+            launches = lower_winograd_group(group, grouping, lowering)
+            if launches is not None:
+                return launches
     is_constant = anchor.inputs[1] in lowering.constants
     if not is_constant and reads_in_place(anchor, in_order(grouping.packs.get(anchor))):
         return None
@@ -107,8 +108,8 @@ def _tile_job(
     the left operand are not linear, or the axes are none that tiles can have."""
     anchor = group.anchor
     assert anchor is not None and group.root is not None
-    left, right = anchor.inputs
-    source = source_of(left, grouping.views(left))
+    right = anchor.inputs[1]
+    source = _left_source(anchor, grouping)
     if source is None:
         return None
     form_of = ConvolutionForm if anchor.operator.name == "conv" else ProductForm
@@ -147,6 +148,19 @@ def _tile_job(
         right_element=partial(_right_element, right, form),
         key=(type(form).__name__, *form.key),
     )
+
+
+def _left_source(anchor: Node, grouping: Grouping) -> Source | None:
+    """Where the left operand lies; a padded one that is read without its padding, where it would if
+    there was room for that around the image."""
+    left = anchor.inputs[0]
+    if anchor not in grouping.unpadded:
+        return source_of(left, grouping.views(left))
+    pad = grouping.producers[left]
+    image = source_of(pad.inputs[0], {})
+    assert image is not None
+    before = zip(pad.attributes["low"], image.strides, strict=True)
+    return replace(image, base=image.base - dims.total(low * step for low, step in before))
 
 
 def _lower_in_registers(

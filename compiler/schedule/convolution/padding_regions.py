@@ -7,7 +7,8 @@ twelve none under the last one. So the outputs are cut into regions, three along
 with the taps that it sees: 7/12 of the products in all. A region is a contraction of its own, of
 the same input and the same packed weight, of which it leaves steps out. Where a size is not known,
 regions begin and end where they would by any size, and may turn out to be empty: of an image of 12
-columns, all see the middle tap only.
+columns, all see the middle tap only. No region reads padding where every output sees a tap inside:
+then there need be no padded copy.
 
 Integers may be padded with a zero point. What a region leaves out is then the same number for all
 its outputs of a channel, which is known at compile time, and begins their sums.
@@ -15,21 +16,19 @@ its outputs of a channel, which is known at compile time, and begins their sums.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Container, Mapping
+from dataclasses import dataclass
 from itertools import groupby, product
 from math import prod
-from typing import Any
 
 import numpy as np
 
 from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
-from bessemer.compiler.ir.expr import Buffer, Expression, load
-from bessemer.compiler.ir.graph import Node, Value
-from bessemer.compiler.ir.loops import Store
+from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.types import Array, i32
-from bessemer.compiler.schedule.contraction.contraction import Contraction
+from bessemer.compiler.schedule.convolution.winograd_pays import pays, segments_pay
+from bessemer.compiler.schedule.convolution.winograd_taps import Taps
 
 _FEWEST = 3
 """Outputs along an axis of a region: with fewer, tiles would be too low."""
@@ -44,13 +43,15 @@ there are more of them than of a known one."""
 
 @dataclass(frozen=True)
 class Part:
-    """Neighbouring outputs along an axis, `likely` so many, and the taps that they see."""
+    """Neighbouring outputs along an axis, `likely` so many, and the taps that they see; or a tap
+    in the padding where they see none, which is not `inside`."""
 
     begin: Size
     count: Size
     first_tap: Size
     taps: int
     likely: int
+    inside: bool = True
 
 
 Region = tuple[Part, ...]
@@ -76,6 +77,60 @@ def regions_of(
     ]
     regions = list(product(*parts))
     return regions if regions and _share(regions, convolution) <= _WORTH else []
+
+
+def read_without_padding(graph: Graph) -> dict[Node, list[Region]]:
+    """The convolutions that read an image in memory in place of a padded copy, and their regions:
+    those that need them, if no region sees padding."""
+    producers = graph.producers()
+    found = {}
+    for node in graph.nodes:
+        if node.operator.name != "conv" or node.inputs[1].type.shape[-1] == 1:
+            continue  # of one column there is no contraction
+        regions = regions_of(node, producers, graph.constants)
+        if not regions or not _are_inside(regions, node, producers):
+            continue
+        is_constant = node.inputs[1] in graph.constants
+        if is_better_than_winograd(regions, node) or not _goes_by_winograd(node, is_constant):
+            found[node] = regions
+    return found
+
+
+def _goes_by_winograd(convolution: Node, is_constant: bool) -> bool:
+    """Whether Winograd's method would pay, seen from where the target is not known."""
+    *taps, channels, columns = convolution.inputs[1].type.shape
+    if len(taps) != 2 or {*convolution.attributes["strides"]} != {1}:
+        return len(taps) != 2
+    rows, across = (
+        Taps(dims.number(count), dilation)
+        for count, dilation in zip(taps, convolution.attributes["dilations"], strict=True)
+    )
+    *sizes, _ = convolution.output.type.shape
+    if {rows.count, across.count} <= {1, 3}:
+        dtype = convolution.inputs[0].type.dtype
+        return pays(sizes, channels, columns, dtype, (rows, across), is_constant)
+    return segments_pay(sizes, channels, columns, (rows, across), is_across=False)
+
+
+def _are_inside(regions: list[Region], convolution: Node, producers: Mapping[Value, Node]) -> bool:
+    """Whether regions see the image only: its rows and columns have the padding, and every output
+    has a tap inside."""
+    pad = producers[convolution.inputs[0]]
+    others = [pad.attributes[end][axis] for end in ("low", "high") for axis in (0, -1)]
+    is_around = all(size == 0 for size in others)
+    return is_around and all(part.inside for region in regions for part in region)
+
+
+def copies_for(convolutions: Container[Node], graph: Graph) -> set[Node]:
+    """The padding that nobody reads but these convolutions, which need it not."""
+    users = graph.users()
+    return {
+        node
+        for node in graph.nodes
+        if node.operator.name == "pad"
+        and node.output not in graph.outputs
+        and all(user in convolutions for user in users.get(node.output, []))
+    }
 
 
 def left_out(regions: list[Region], number: int, weights: Array) -> Array:
@@ -114,15 +169,15 @@ def _parts(convolution: Node, pad: Node, axis: int) -> list[Part]:
     size, low, taps, outputs = numbers
     stride, dilation = (convolution.attributes[name][axis] for name in ("strides", "dilations"))
 
-    def seen(output: int) -> tuple[int, int]:
+    def seen(output: int) -> tuple[int, int, bool]:
         places = [output * stride - low + tap * dilation for tap in range(taps)]
         inside = [tap for tap, place in enumerate(places) if 0 <= place < size]
-        return (inside[0], inside[-1] + 1) if inside else (0, 1)
+        return (inside[0], inside[-1] + 1, True) if inside else (0, 1, False)
 
     found = []
-    for (first, end), members in groupby(range(outputs), seen):
+    for (first, end, inside), members in groupby(range(outputs), seen):
         places = list(members)
-        found.append(Part(places[0], len(places), first, end - first, len(places)))
+        found.append(Part(places[0], len(places), first, end - first, len(places), inside))
     return found if min(part.likely for part in found) >= _FEWEST else []
 
 
@@ -164,109 +219,3 @@ def _outputs(
     if first > 0:
         behind = dims.minimum(behind, before + dilation)
     return begin, dims.maximum(0, behind - begin)
-
-
-def contractions_of(
-    whole: Contraction,
-    convolution: Node,
-    regions: list[Region],
-    left_out: Callable[[], Buffer | None],
-) -> Iterator[tuple[Contraction, Mapping[str, Size]]]:
-    """The contraction of each region, and what its own symbols are, by which regions of unknown
-    sizes share kernels; none where memory has another order than the convolution.
-
-    `left_out` makes what their sums are without, [regions * columns], if that is not 0.
-    """
-    places = _rows_of_axes(whole, convolution)
-    steps = _steps(whole)
-    if not regions or len(places) < len(steps):
-        return
-    sums = left_out()
-    for number, region in enumerate(regions):
-        arguments: dict[str, Size] = {}
-        region = tuple(_named(part, axis, arguments) for axis, part in enumerate(region))
-        rows, begins = list(whole.rows), list[Size]([0] * len(whole.rows))
-        for part, place in zip(region, places, strict=True):
-            rows[place] = replace(rows[place], extent=part.count)
-            begins[place] = part.begin
-        *taps, channels = whole.depth
-        more = None if sums is None else (sums, _place(number, whole.columns, arguments))
-        first = dims.total(begin * row.a_stride for begin, row in zip(begins, rows))
-        first += dims.total(part.first_tap * tap.a_stride for part, tap in zip(region, taps))
-        taps = [
-            replace(tap, extent=part.taps, steps=step)
-            for part, tap, step in zip(region, taps, steps, strict=True)
-        ]
-        contraction = replace(
-            whole,
-            a_base=whole.a_base + first,
-            rows=tuple(rows),
-            depth=(*taps, channels),
-            epilogue=_Moved(whole, tuple(begins), more),
-            panel_steps=whole.depth_steps,
-            first_step=dims.total(part.first_tap * step for part, step in zip(region, steps)),
-        )
-        yield contraction, arguments
-
-
-def _named(part: Part, axis: int, arguments: dict[str, Size]) -> Part:
-    """The part by symbols of the kernel's own, where its size is not known."""
-    if isinstance(part.begin, int) and isinstance(part.count, int):
-        return part
-    named: dict[str, Any] = {}
-    for field in ("begin", "count", "first_tap"):
-        name = f"bessemer_{field}{axis}"
-        arguments[name], named[field] = getattr(part, field), dims.symbol(name)
-    return replace(part, **named)
-
-
-def _place(number: int, columns: Size, arguments: dict[str, Size]) -> Size:
-    """Where the row of a region begins; an argument where its kernel is for several regions."""
-    if not arguments:
-        return number * columns
-    arguments["bessemer_left_out"] = number * columns
-    return dims.symbol("bessemer_left_out")
-
-
-def _rows_of_axes(whole: Contraction, convolution: Node) -> list[int]:
-    """Which of the rows' axes runs along each spatial axis: the one with its step in memory. Fewer
-    if the first axes of the sum are not those of the taps."""
-    found = []
-    for axis, tap in enumerate(whole.depth[:-1]):
-        stride, dilation = (convolution.attributes[name][axis] for name in ("strides", "dilations"))
-        steps = [row.a_stride * dilation for row in whole.rows]
-        extents = [row.extent for row in whole.rows]
-        known = (tap.a_stride * stride, convolution.output.type.shape[1 + axis])
-        if tap.extent == convolution.inputs[1].type.shape[axis] and known in zip(steps, extents):
-            found.append(list(zip(steps, extents)).index(known))
-    return found
-
-
-def _steps(whole: Contraction) -> list[Size]:
-    """Steps of the right operand for each tap along the axes of taps."""
-    *taps, channels = whole.depth
-    found: list[Size] = []
-    step = dims.ceildiv(channels.extent, whole.group)
-    for axis in reversed(taps):
-        found.insert(0, step)
-        step = step * axis.extent
-    return found
-
-
-@dataclass(frozen=True, eq=False)
-class _Moved:
-    """The epilogue of a region, whose rows begin elsewhere, and what its sums are without: a row of
-    a buffer, from a place on."""
-
-    whole: Contraction
-    begins: tuple[Size, ...]
-    left_out: tuple[Buffer, Size] | None
-
-    def __call__(
-        self, rows: tuple[Size, ...], column: Size, total: Expression
-    ) -> tuple[Store, ...]:
-        moved = tuple(row + begin for row, begin in zip(rows, self.begins, strict=True))
-        if self.left_out is not None:
-            buffer, place = self.left_out
-            total = total + load(buffer, (place + column,))
-        return self.whole.epilogue(moved, column, total)
