@@ -104,6 +104,22 @@ def test_the_border_of_a_convolution_holds_the_zero_point(
     assert {value.type.dtype for value in first.inputs} == {u8, i8}
 
 
+@pytest.mark.parametrize("zero", [3, "zero"])
+@pytest.mark.parametrize(("taps", "is_exact"), [(16, True), (17, False)])
+def test_short_sums_of_channels_apart_are_floats(
+    zero: Zero, taps: int, is_exact: bool, rng: np.random.Generator
+) -> None:
+    """If all bytes and weights were 255, 256 products would be the most that float32 can hold."""
+    c = Case()
+    x = _centered(c, c.x(1, 20, 18, 3, dtype=u8), zero)
+    w = c.b.constant(np.full((16, taps, 1, 3), 255, np.int32))
+    around = {"strides": (1, 2), "dilations": (1, 1), "low": (1, 1), "high": (1, 0)}
+    graph = c.b.finish([c.of("conv", x, w, groups=3, **around)])
+    result = changed(graph, [simplify, narrow_integers, remove_dead], rng)
+    (convolution,) = [node for node in result.nodes if node.operator.name == "conv"]
+    assert convolution.output.type.dtype is (f32 if is_exact else i32)
+
+
 def test_a_known_image_may_need_a_border_that_is_no_byte(rng: np.random.Generator) -> None:
     """As 8-bit integers, its numbers have a zero point below them."""
     c = Case()

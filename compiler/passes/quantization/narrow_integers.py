@@ -8,6 +8,11 @@ Machines multiply 8-bit integers four times as fast as floats, but want one unsi
 Where b is a constant, what is subtracted from it is subtracted at compile time, unless it then
 needs more than 8 bits, and the first correction is one constant row. All of it is exact: integers
 wrap, and so nothing depends on the order.
+
+    conv(cast(a) - az, b) : i32, of channels kept apart
+                becomes      cast(conv(cast(a) : f32 - az, b : f32)) : i32
+
+Such sums are short: floats hold them exactly, and machines multiply and add these at once.
 """
 
 from __future__ import annotations
@@ -22,12 +27,15 @@ from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Graph, Node, Value
 from bessemer.compiler.ir.rewrite import GraphRewriter, rewrite_graph
-from bessemer.compiler.ir.types import Array, DType, i8, i32, u8
+from bessemer.compiler.ir.types import Array, DType, f32, i8, i32, u8
 from bessemer.compiler.ops.contractions.conv import is_depthwise
 from bessemer.compiler.passes.known_values import known
 
 _VIEWS = ("transpose", "reshape", "slice", "broadcast_to")
 _MIDDLE = 128
+_MOST_AS_FLOAT = (1 << 24) // 255
+"""The most that the weights of a sum of bytes may add up to, signs left out: float32 holds all
+integers up to 2^24."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,11 +64,13 @@ def narrow_integers(graph: Graph) -> Graph:
 def _rule(rewriter: GraphRewriter, node: Node) -> Sequence[Value] | None:
     if node.operator.name not in ("matmul", "conv") or node.output.type.dtype is not i32:
         return None
-    if node.inputs[0].type.dtype is not i32 or is_depthwise(node):
+    if node.inputs[0].type.dtype is not i32:
         return None
     found = [_found(rewriter, value) for value in node.inputs]
     if found[0] is None or found[1] is None:
         return None
+    if is_depthwise(node):
+        return _summed_as_floats(rewriter, node, found[0], found[1])
     if not _may_be_corrected(node, found[1]) or not _may_have_border(node, found[0]):
         return None
     left, right = (_settled(rewriter, one) for one in found if one is not None)
@@ -270,6 +280,42 @@ def _spread(rewriter: GraphRewriter, value: Value, shape: tuple[Size, ...]) -> V
     if value.type.rank > 0 and value.type.numel == 1:
         value = rewriter.emit("reshape", value, shape=())
     return rewriter.emit("broadcast_to", value, shape=shape) if shape != () else value
+
+
+# Channels kept apart
+
+
+def _summed_as_floats(
+    rewriter: GraphRewriter, node: Node, left: _Found, right: _Found
+) -> Sequence[Value] | None:
+    """A convolution of channels kept apart by known weights, where its sums are exact as floats."""
+    x, w = left.source, right.source
+    if isinstance(x, np.ndarray) or not isinstance(w, np.ndarray):
+        return None
+    if not _is_byte(rewriter, left.zero, x.type.dtype):
+        return None
+    if int(np.abs(w.astype(np.int64)).sum(tuple(range(w.ndim - 1))).max()) > _MOST_AS_FLOAT:
+        return None
+    operand = _settled(rewriter, left)
+    wide = rewriter.emit("cast", operand.value, dtype=f32)
+    if left.zero != 0:
+        zero = operand.zero
+        if isinstance(zero, int):
+            zero = rewriter.emit("full", shape=(), value=zero, dtype=i32)
+        number = rewriter.emit("cast", zero, dtype=f32)
+        wide = rewriter.emit("sub", wide, _spread(rewriter, number, wide.type.shape))
+    weights = rewriter.constant(w.astype(np.float32))
+    attributes = {name: entry for name, entry in node.attributes.items() if name != "dtype"}
+    total = rewriter.emit("conv", wide, weights, **attributes)
+    return (rewriter.emit("cast", total, dtype=i32),)
+
+
+def _is_byte(rewriter: GraphRewriter, zero: Value | int, dtype: DType) -> bool:
+    """Whether a zero point is one of the integers of a type."""
+    if isinstance(zero, int):
+        return dtype.has(zero)
+    behind = _origin(rewriter, zero)
+    return behind is not None and behind.type.dtype in (i8, u8)
 
 
 # Products
