@@ -60,12 +60,17 @@ def test_rows_become_columns(kind: type, target: Target) -> None:
 @on_each_target
 @pytest.mark.parametrize("length", [20, 64, 100])
 def test_stores_that_are_whole_kibibytes_apart(length: int, target: Target) -> None:
-    """Squares side by side, with some in the last band that begin before its end."""
+    """Squares side by side, with some in the last band that begin before its end; sizes that are
+    free along the loads, of some squares and of none."""
     x = np.random.default_rng(8).standard_normal((length, 64, 37)).astype(np.float32)
-    b = GraphBuilder("apart")
-    value = b.apply("abs", b.input("x", TensorType(f32, x.shape)))
-    (found,) = _run(b, [b.apply("transpose", value, permutation=(2, 1, 0))], [x], target)
-    np.testing.assert_array_equal(found, np.abs(x).transpose(2, 1, 0))
+    arrays, b = [x, x, x[..., :5].copy()], GraphBuilder("apart")
+    sizes: list[Size] = [37, N, M]
+    turned = []
+    for place, size in enumerate(sizes):
+        value = b.apply("abs", b.input(f"x{place}", TensorType(f32, (length, 64, size))))
+        turned.append(b.apply("transpose", value, permutation=(2, 1, 0)))
+    for given, found in zip(arrays, _run(b, turned, arrays, target), strict=True):
+        np.testing.assert_array_equal(found, np.abs(given).transpose(2, 1, 0))
 
 
 @pytest.mark.parametrize("shape", [(2, 0, 130), (2, 37, 0), (0, 37, 130)])

@@ -217,7 +217,7 @@ def _lies_across(load: Load, stores: Symbol, along: Symbol) -> bool:
 
 def _stores_meet(piece: Piece, stores: Symbol, loads: Symbol) -> bool:
     """Whether the stores of neighbours along the loads meet in few sets of the cache."""
-    if not isinstance(_extent(stores), int) or not isinstance(_extent(loads), int):
+    if not isinstance(_extent(stores), int):
         return False
     step = _step(piece.offset, loads)
     return isinstance(step, int) and meet_in_few_sets(step * piece.target.dtype.bytes)
@@ -318,12 +318,25 @@ class _Band:
                     first = dims.minimum(dims.floordiv(first, whole), last) * whole
                 self._beside(begin, first)
             return
-        squares = dims.floordiv(extent, columns)
-        begin = self._whole(begin)
-        with self.builder.loop(squares) as step:
-            self._square(begin, step * columns)
-        rest = (squares * columns, extent - squares * columns)
-        self._elements((begin, self.work.rows), rest)
+        if self.work.together > 1 or self.work.repeats > 1:
+            squares = dims.floordiv(extent, columns)
+            with self.builder.loop(squares) as step:
+                self._beside(begin, step * columns)
+            rest = (squares * columns, extent - squares * columns)
+            self._elements((begin, self._height(begin)), rest)
+            return
+        fits, count = less(columns - 1, extent), dims.ceildiv(extent, columns)
+        with self.builder.when(fits), self.builder.loop(count) as step:
+            self._beside(begin, dims.minimum(step * columns, extent - columns))
+        with self.builder.otherwise():
+            self._elements((begin, self._height(begin)), (0, extent))
+
+    def _height(self, begin: Size) -> Size:
+        """How many rows the band has that begins at this place along the stores."""
+        extent = _extent(self.work.stores)
+        if not isinstance(extent, int) or extent % self.work.height == 0:
+            return self.work.height
+        return dims.minimum(self.work.height, extent - begin)
 
     def _beside(self, row_begin: Size, column_begin: Size) -> None:
         """The squares of a band that begin at this place along the loads."""
