@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 import bessemer
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.program import Launch
-from bessemer.compiler.ir.types import TensorType, f32
+from bessemer.compiler.ir.types import TensorType, f32, u8
 from bessemer.compiler.passes.convolution.decompose_conv_transpose import decompose_conv_transpose
 from bessemer.frontends.onnx_reader.read import read_onnx
 from tests.onnx_check import expected, floats, node_model, operators
@@ -195,6 +195,26 @@ def test_products_with_zero_points_in_the_padding_are_left_out(is_known: bool) -
         x = r.integers(0, 256, (n, 16, h, w)).astype(np.uint8)
         (theirs,) = expected(model, {"x": x})
         np.testing.assert_array_equal(compiled.run([x])[0], theirs)
+
+
+@pytest.mark.parametrize("groups", [1, 16])
+def test_sums_return_to_planes_as_bytes(groups: int) -> None:
+    """A convolution's kernel stores bytes, which another one moves."""
+    text = f"""<ir_version: 8, opset_import: ["" : 17]>
+        g (uint8[1, 16, 12, 12] x) => (uint8[1, 16, 10, 10] y)
+        <float s = {{0.5}}, uint8 zero = {{131}}, int8 none = {{0}}> {{
+            y = QLinearConv<group = {groups}>(x, s, zero, k, s, none, s, zero)
+        }}"""
+    model, r = onnx.parser.parse_model(text), np.random.default_rng(0)
+    weights = r.integers(-128, 128, (16, 16 // groups, 3, 3)).astype(np.int8)
+    model.graph.initializer.append(numpy_helper.from_array(weights, "k"))
+    steps = planned(read_onnx(model)).program.steps
+    (kernel,) = [
+        step.kernel
+        for step in steps
+        if isinstance(step, Launch) and step.kernel.name.startswith("conv")
+    ]
+    assert kernel.buffers[-1].dtype is u8
 
 
 def test_several_filters_of_one_channel_are_depthwise_too() -> None:

@@ -116,9 +116,8 @@ class _Former:
         for node in reversed(self.graph.nodes):
             if node not in self.absorbed:
                 self._place(node)
-        return Grouping(
-            self.roots, self.packs, self.producers, find_bands(self.graph), self.unpadded
-        )
+        bands = find_bands(self.graph)
+        return Grouping(self.roots, self.packs, self.producers, bands, self.unpadded)
 
     def _place(self, node: Node) -> None:
         kind = kind_of(node)
@@ -238,7 +237,8 @@ class _Former:
             return False
         if group.root is not None and self._is_written_by_parts(self.producers[group.root]):
             return False  # its parts are written in place by kernels of their own
-        if narrows(node) and (group.reductions or group.heavy):
+        turns = any(map(moves_last_axis, group.nodes))
+        if narrows(node) and (group.reductions or group.heavy or (turns and self._has_sums(node))):
             return False  # bytes are the cheapest to store and to read again
         operands = {value for member in group.nodes for value in member.inputs}
         operands -= {value for member in group.nodes for value in member.outputs}
