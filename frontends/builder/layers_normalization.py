@@ -9,7 +9,6 @@ from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import product
 from bessemer.compiler.ops.composite import composite_normalize as normalize
 from bessemer.compiler.ops.composite.composite import size_as
-from bessemer.frontends.builder.functions import sqrt
 from bessemer.frontends.builder.initializers import ONES, ZEROS
 from bessemer.frontends.builder.layer import Layer
 from bessemer.frontends.builder.layers_image import spatial_input, spatial_output
@@ -56,8 +55,11 @@ class BatchNorm(Layer):
     ) -> Tensor:
         """By the batch's own statistics, which also move the running ones."""
         image = spatial_input(x) if x.rank > 2 else x
-        center, spread = (
-            x.with_value(value) for value in x.builder.apply_many("channel_moments", image.value)
+        normal, center, spread = (
+            x.with_value(value)
+            for value in normalize.norm_of_batch(
+                x.builder, image.value, weight.value, bias.value, self.epsilon
+            )
         )
         # The variance of what the batch was drawn from, not of the batch itself. Of a single value
         # there is none: the running variance stays.
@@ -72,9 +74,6 @@ class BatchNorm(Layer):
         x.trace.update("running_variance", moved.value)
         moved = mean * (1 - self.momentum) + center * self.momentum
         x.trace.update("running_mean", moved.value)
-        scale = weight / sqrt(spread + self.epsilon)
-        operands = (image.value, center.value, scale.value, bias.value)
-        normal = x.with_value(x.builder.apply("normalize_channels", *operands))
         return spatial_output(normal) if x.rank > 2 else normal
 
 

@@ -339,6 +339,15 @@ def test_an_operator_that_onnxruntime_may_lack_means_what_onnx_says(
         np.testing.assert_allclose(found, wanted, rtol=2e-5, atol=1e-6)
 
 
+def test_batch_normalization_in_training_has_the_operators_of_channels() -> None:
+    """As the builder's has: their sums and those of their gradients read each value once."""
+    names = ["x", "scale", "bias", "mean", "variance"]
+    node = onnx.helper.make_node("BatchNormalization", names, ["y"], training_mode=1)
+    fed = [("x", floats(4, 3, 2)), *((name, floats(3)) for name in names[1:])]
+    operators = {node.operator.name for node in read_onnx(node_model(node, fed, 15)).nodes}
+    assert {"channel_moments", "normalize_channels"} <= operators
+
+
 def test_before_opset_7_an_attribute_says_where_the_second_operand_lies() -> None:
     node = onnx.helper.make_node("Add", ["x", "y"], ["z"], broadcast=1, axis=1)
     x, y = floats(2, 3, 4), floats(3)

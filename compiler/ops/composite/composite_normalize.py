@@ -81,6 +81,21 @@ def batch_norm(
     return cast(b, scale_and_shift(b, wide, factor, shift), x.type.dtype)
 
 
+def norm_of_batch(
+    b: GraphBuilder, x: Value, scale: Value, bias: Value, epsilon: float
+) -> tuple[Value, Value, Value]:
+    """x [N, *spatial, C] by the mean and the variance of each channel, scaled and shifted; both.
+
+    The statistics are f32 if x is f16 or bf16.
+    """
+    wide = in_f32(b, x)
+    scale, bias = (cast(b, vector, wide.type.dtype) for vector in (scale, bias))
+    center, spread = b.apply_many("channel_moments", wide)
+    factor = binary(b, "div", scale, b.apply("sqrt", binary(b, "add", spread, epsilon)))
+    normal = b.apply("normalize_channels", wide, center, factor, bias)
+    return cast(b, normal, x.type.dtype), center, spread
+
+
 def instance_norm(b: GraphBuilder, x: Value, scale: Value, bias: Value, epsilon: float) -> Value:
     """Every channel of every image standardized by itself; scale and bias are [C]."""
     return layer_norm(b, x, scale, bias, range(1, x.type.rank - 1), epsilon)

@@ -22,7 +22,7 @@ def read_batch_norm(context: NodeContext) -> Value | list[Item]:
         return _batch_norm_of_every_element(context, epsilon)
     axis = 1 if x.type.rank > 1 else 0
     if context.opset >= 14 and context.integer("training_mode", 0):
-        return _training_batch_norm(context, axis, epsilon)
+        return _training_batch_norm(context, epsilon)
     channels = scale.type.numel
     x = with_size(context.builder, x, axis, channels)
     bias, center, spread = (_of_size(context, value, channels) for value in (bias, center, spread))
@@ -33,16 +33,20 @@ def _of_size(context: NodeContext, vector: Value, size: dims.Size) -> Value:
     return with_size(context.builder, vector, 0, size) if vector.type.rank == 1 else vector
 
 
-def _training_batch_norm(context: NodeContext, axis: int, epsilon: float) -> list[Item]:
+def _training_batch_norm(context: NodeContext, epsilon: float) -> list[Item]:
     """Statistics of the batch, and the running ones moved towards them."""
     b = context.builder
     x, scale, bias, old_center, old_spread = (context.input(position) for position in range(5))
     momentum = context.number("momentum")
-    others = tuple(at for at in range(x.type.rank) if at != axis)
-    center, spread = mean(b, x, others), variance(b, x, others)
-    result = normalize.batch_norm(b, x, scale, bias, center, spread, epsilon, axis)
-    moved: list[Item] = [result]
-    for old, new in ((old_center, center), (old_spread, spread)):
+    shape, channels = x.type.shape, scale.type.numel
+    if x.type.rank == 1:
+        x = context.reshape(x, (1, *shape))
+    image = to_channels_last(b, with_size(b, x, 1, channels))
+    bias = _of_size(context, bias, channels)
+    normal, *statistics = normalize.norm_of_batch(b, image, scale, bias, epsilon)
+    normal = from_channels_last(b, normal)
+    moved: list[Item] = [normal if len(shape) > 1 else context.reshape(normal, shape)]
+    for old, new in zip((old_center, old_spread), statistics, strict=True):
         new = cast(b, new, old.type.dtype)
         kept = binary(b, "mul", old, momentum)
         moved.append(binary(b, "add", kept, binary(b, "mul", new, 1 - momentum)))
