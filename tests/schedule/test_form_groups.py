@@ -1,0 +1,38 @@
+"""Which nodes one kernel computes together, where it is a matter of time only."""
+
+from __future__ import annotations
+
+from bessemer.compiler.ir.build import GraphBuilder
+from bessemer.compiler.ir.graph import Value
+from bessemer.compiler.ir.types import TensorType, f32, u8
+from bessemer.compiler.schedule.grouping.form_groups import form_groups
+
+
+def _roots(b: GraphBuilder, *outputs: Value) -> list[str]:
+    """The operators whose results lie in memory, by name."""
+    graph = b.finish(outputs)
+    producers = graph.producers()
+    return sorted(producers[root].operator.name for root in form_groups(graph).roots)
+
+
+def test_bytes_are_stored_before_windows_and_sums_read_them() -> None:
+    b = GraphBuilder("bytes")
+    x = b.input("x", TensorType(f32, (1, 8, 8, 4)))
+    narrow = b.apply("cast", b.apply("relu", x), dtype=u8)
+    window = {"kernel": (3, 3), "strides": (1, 1), "dilations": (1, 1), "low": (1, 1)}
+    pooled = b.apply("max_pool", narrow, high=(1, 1), **window)
+    other = b.apply("cast", b.apply("exp", x), dtype=u8)
+    summed = b.apply("reduce_max", other, axes=(3,))
+    assert _roots(b, pooled, summed) == ["cast", "cast", "max_pool", "reduce_max"]
+
+
+def test_what_is_computed_of_a_vector_is_not_computed_for_every_row() -> None:
+    b = GraphBuilder("rows")
+    x = b.input("x", TensorType(f32, (4, 3, 8)))
+    y = b.input("y", TensorType(f32, (5, 8)))
+    vector, other = (b.input(name, TensorType(f32, (8,))) for name in "vw")
+    wide = b.apply("broadcast_to", b.apply("exp", vector), shape=x.type.shape)
+    summed = b.apply("reduce_sum", b.apply("mul", x, wide), axes=(2,))
+    spread = b.apply("broadcast_to", b.apply("log", other), shape=y.type.shape)
+    roots = _roots(b, summed, b.apply("mul", y, spread))
+    assert roots == ["exp", "log", "mul", "reduce_sum"]
