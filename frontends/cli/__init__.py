@@ -17,7 +17,7 @@ import typer
 from bessemer.compiler.errors import CompileError, InternalError, UnsupportedError
 from bessemer.frontends.cli.lazy import LazyCommand, command_group
 from bessemer.frontends.cli.output import print_json, write_note
-from bessemer.runtime.errors import RunError
+from bessemer.runtime.errors import ArtifactError, RunError
 
 WRONG_MODEL, USAGE, UNSUPPORTED, FAILED_RUN, BUG = 1, 2, 3, 4, 5
 """Exit codes; 0 is success."""
@@ -71,7 +71,7 @@ def exit_code(error: Exception) -> int:
     match error:
         case UnsupportedError():
             return UNSUPPORTED
-        case CompileError() | OSError():
+        case CompileError() | ArtifactError() | OSError():
             return WRONG_MODEL
         case RunError() | MemoryError():
             return FAILED_RUN

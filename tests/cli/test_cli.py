@@ -222,6 +222,11 @@ def test_an_artifact_runs_without_llvm_and_onnx(net: Path, tmp_path: Path) -> No
         assert (code, "--precision and -O do nothing" in err) == (2, True)
 
 
+def test_a_file_that_is_no_artifact_ends_with_1(tmp_path: Path) -> None:
+    code, _, err = run_command("run", tmp_path / "missing.so")
+    assert code == 1 and "There is no file" in err
+
+
 def test_inputs_that_do_not_fit_end_with_4(net: Path, tmp_path: Path) -> None:
     given = tmp_path / "in.npz"
     np.savez(given, x=np.zeros((2, 31), np.float32))
