@@ -11,8 +11,10 @@ from bessemer.compiler.driver import build
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import symbol
 from bessemer.compiler.ir.evaluate import evaluate_named
+from bessemer.compiler.ir.loops import FragmentMac
 from bessemer.compiler.ir.program import Launch
 from bessemer.compiler.ir.types import TensorType, f32
+from bessemer.compiler.ir.walk_loops import walk
 from bessemer.compiler.jit import load_code
 from bessemer.compiler.options import Options
 from bessemer.compiler.schedule.contraction.cuts import dealt
@@ -39,4 +41,22 @@ def test_few_columns_are_shared_by_their_rows(rng: np.random.Generator) -> None:
     for rows in (0, 1, 13, 140, 1001):
         given = rng.standard_normal((rows, 64)).astype(np.float32)
         wanted = given.astype(np.float64) @ w
+        np.testing.assert_allclose(model.run({"x": given})[0], wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_the_rows_of_a_tile_are_at_known_distances(rng: np.random.Generator) -> None:
+    """Of steps by batches, whose steps are neighbours in memory, a batch of one has only steps."""
+    b = GraphBuilder("product")
+    x = b.input("x", TensorType(f32, (symbol("batch"), symbol("steps"), 16)))
+    w = rng.standard_normal((16, 32)).astype(np.float32)
+    by_steps = b.apply("transpose", x, permutation=(1, 0, 2))
+    made = build(b.finish([b.apply("matmul", by_steps, b.constant(w))]), Options())
+    (kernel,) = [step.kernel for step in made.program.steps if isinstance(step, Launch)]
+    rows = [part.a_offsets for part in walk(kernel.body) if isinstance(part, FragmentMac)]
+    assert any(len(tile) > 8 for tile in rows)
+    assert all(isinstance(row - tile[0], int) for tile in rows for row in tile)
+    model = load_code(made.code, made.weights, machine_of(made.target), 2)
+    for batch, steps in ((1, 33), (3, 17), (7, 1), (2, 0)):
+        given = rng.standard_normal((batch, steps, 16)).astype(np.float32)
+        wanted = given.astype(np.float64).transpose(1, 0, 2) @ w
         np.testing.assert_allclose(model.run({"x": given})[0], wanted, rtol=1e-4, atol=1e-4)

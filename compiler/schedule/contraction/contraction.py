@@ -278,7 +278,12 @@ def walk_of(contraction: Contraction, height: int) -> Walk:
         for position, row in enumerate(contraction.rows)
     ]
     batch = tuple(axis for axis in axes if axis.b_stride != 0)
-    rows = _merge_rows(contraction, [a for a in axes if a.b_stride == 0 and a.extent != 1])
+    free = [axis for axis in axes if axis.b_stride == 0 and axis.extent != 1]
+    if contraction.bands is None:
+        # A tile's rows are at distances that are known, if there are any. (A recurrence's input by
+        # steps, [batch, steps, 56] by 336 columns, 64 steps and a batch of 1: 18.5 -> 10.7 us.)
+        free.sort(key=lambda axis: isinstance(axis.a_stride, int) and axis.a_stride != 0)
+    rows = _merge_rows(contraction, free)
     if not rows:
         free = [axis for axis in axes if axis.b_stride == 0]
         rows = free[-1:] or [MergedAxis(1, 0, 0, ())]
