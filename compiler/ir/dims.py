@@ -504,7 +504,7 @@ def is_nonnegative(size: Size) -> bool:
         _atom_is_nonnegative(factor) for monomial in _terms(lowest) for factor, _ in monomial
     ):
         return True
-    weaker = _undivided(lowest), _bound(size, lower=True, numbers=True)
+    weaker = _undivided(lowest), _bound(size, lower=True, numbers=True), *_one_sided(lowest)
     return any(bound != lowest and is_nonnegative(bound) for bound in weaker)
 
 
@@ -521,11 +521,18 @@ def _undivided(size: Size) -> Size:
     return _normal(terms) + added
 
 
+def _one_sided(size: Size) -> Iterator[Size]:
+    """At most `size`: with either side of the first minimum subtracted, or maximum added, alone."""
+    for monomial, times in _terms(size).items():
+        match monomial:
+            case (((Min(a, b) | Max(a, b)) as one, 1),) if isinstance(one, Min) == (times < 0):
+                yield from (size + times * (side - atom(one)) for side in (a, b))
+                return
+
+
 def _atom_is_nonnegative(factor: Atom) -> bool:
     match factor:
-        case Symbol():
-            return True
-        case Mod():
+        case Symbol() | Mod():
             return True
         case FloorDiv(numerator, _):
             return is_nonnegative(numerator)
@@ -593,9 +600,7 @@ def map_factors(size: Size, function: Callable[[Atom], Size]) -> Size:
     for monomial, coefficient in size.terms.items():
         term: Size = coefficient
         for factor, power in monomial:
-            replaced = function(factor)
-            for _ in range(power):
-                term = term * replaced
+            term = product([term, *[function(factor)] * power])
         result = result + term
     return result
 

@@ -286,3 +286,13 @@ def test_what_is_less_than_a_common_factor_leaves_divisions() -> None:
                 exact = evaluate(numerator, values.__getitem__)
                 assert evaluate(dims.mod(numerator, by), values.__getitem__) == exact % by
                 assert evaluate(dims.floordiv(numerator, by), values.__getitem__) == exact // by
+
+
+def test_minima_are_at_most_each_side() -> None:
+    a, b, c = (dims.symbol(name) for name in "abc")
+    least = dims.minimum(a, dims.minimum(b, c))
+    for side in (a, b, c):
+        assert dims.is_nonnegative(side - least) and not dims.is_nonnegative(least - side)
+        assert dims.is_nonnegative(dims.maximum(side, b) - b)
+    place = dims.atom(dims.Symbol("place", least))
+    assert dims.minimum(place, b - 1) == place

@@ -5,8 +5,10 @@ from __future__ import annotations
 from types import BuiltinFunctionType
 
 import numpy as np
+import pytest
 
 from bessemer import compile
+from bessemer.runtime.errors import ExecutionError
 from bessemer.runtime.model import CompiledModel
 from tests.onnx_check import parsed
 
@@ -117,3 +119,18 @@ def test_outputs_about_as_large_as_before_are_written_where_they_stay(
         assert found[0].base is not None
         rooms.append(found[0].base.nbytes / expected[0].nbytes)
     assert [room > 1.125 for room in rooms] == [False, True, True, False]
+
+
+def test_quotients_by_a_size_of_zero_are_explained_by_the_run() -> None:
+    text = """g (float[a,b] x, float[c] z) => (float[c,n] y) {
+        rest = Constant<value_ints=[-1]>()
+        first = Shape(z)
+        shape = Concat<axis=0>(first, rest)
+        y = Reshape<allowzero=1>(x, shape)
+    }"""
+    model = compile(parsed(text, 18), cache=False, threads=1)
+    x, none = np.ones((4, 6), np.float32), np.empty(0, np.float32)
+    assert model.run([x, np.empty(3, np.float32)])[0].shape == (3, 8)
+    with pytest.raises(ExecutionError, match="the sizes contradict it"):
+        model.run([x, none])
+    assert model.run([x[:0], none])[0].shape == (0, 0)
