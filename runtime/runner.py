@@ -42,6 +42,9 @@ from bessemer.runtime.native import Context, NativeModel
 from bessemer.runtime.output_pool import OutputPool
 from bessemer.runtime.shapes import evaluate_shape
 
+MOST_PLANS = 1024
+"""Shapes of inputs, one after the other, after which what was found out for them is forgotten."""
+
 
 class Runner:
     """A model's functions with its weights and contexts; safe to call from several threads."""
@@ -70,6 +73,7 @@ class Runner:
         # A copy of these would not be where their outputs are.
         self._continued = {room.given for room in signature.rooms}
         self._plan: Plan | None = None
+        self._plans: dict[tuple[tuple[int, ...], ...], Plan] = {}
         self._pool = OutputPool(len(self._late))
         self._table: PlanTable | None = None
         self._calls: dict[int, Call] = {}
@@ -102,7 +106,7 @@ class Runner:
             list(zip(self._names, self._dtypes, strict=True)),
             self._output_dtypes,
             self._idle,
-            self._plan_or_run if self._any_late else self.run,
+            self._plan_or_run,
             self.run,
             self._fail,
             self._pool.blocks,
@@ -110,8 +114,8 @@ class Runner:
         )
 
     def _plan_or_run(self, *given: Any, **named: Any) -> list[Array] | None:
-        """As `run`; None where the entry can do it from now on, and better: nothing but the shapes
-        is new, and it need not copy the outputs whose size the data decides."""
+        """As `run`; None where the entry can do it from now on: nothing but the shapes is new. That
+        is faster, and outputs whose size the data decides need not be copied."""
         if len(given) == 1 and not named:
             values = in_order(self._names, given[0])
             arrays, plan = self._arrays(values), self._plan
@@ -205,10 +209,21 @@ class Runner:
     def _plan_of(self, arrays: Sequence[Array]) -> Plan:
         """The plan for inputs like these."""
         shapes, plan = tuple([array.shape for array in arrays]), self._plan
-        return self._bind(shapes) if plan is None or shapes != plan.inputs else plan
+        if plan is not None and shapes == plan.inputs:
+            return plan
+        plan = self._plans.get(shapes)
+        if plan is None:
+            plan = self._bind(shapes)
+            if len(self._plans) >= MOST_PLANS:
+                self._plans.clear()
+            self._plans[shapes] = plan
+        self._plan = plan
+        if self._table is not None:
+            self._table.set_plan(plan)
+        return plan
 
     def _bind(self, shapes: tuple[tuple[int, ...], ...]) -> Plan:
-        """The plan for inputs of these shapes, from now on the entry's too."""
+        """The plan for inputs of these shapes."""
         signature = self.native.signature
         symbols = bind_symbols(signature, shapes)
         outputs: list[tuple[int, ...]] = []
@@ -226,11 +241,7 @@ class Runner:
             outputs.append(shape)
             paddings.append(_padding(math.prod(shape) * dtype.itemsize))
         values = [symbols.get(name, 0) for name in signature.symbols]
-        plan = Plan(shapes, tuple(values), tuple(outputs), tuple(paddings))
-        self._plan = plan
-        if self._table is not None:
-            self._table.set_plan(plan)
-        return plan
+        return Plan(shapes, tuple(values), tuple(outputs), tuple(paddings))
 
     def _allocated(self, plan: Plan) -> list[Array]:
         return [
