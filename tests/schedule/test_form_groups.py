@@ -36,3 +36,35 @@ def test_what_is_computed_of_a_vector_is_not_computed_for_every_row() -> None:
     spread = b.apply("broadcast_to", b.apply("log", other), shape=y.type.shape)
     roots = _roots(b, summed, b.apply("mul", y, spread))
     assert roots == ["exp", "log", "mul", "reduce_sum"]
+
+
+def test_parts_are_put_together_before_a_product_s_sums_meet_them() -> None:
+    b = GraphBuilder("parts")
+    x, w = (b.input(name, TensorType(f32, (4, 4))) for name in "xw")
+    u, v = (b.input(name, TensorType(f32, (4, 2))) for name in "uv")
+    both = b.apply("concat", u, v, axis=1)
+    assert _roots(b, b.apply("add", b.apply("matmul", x, w), both)) == ["add", "concat"]
+
+
+def test_windows_and_borders_are_read_before_channels_move() -> None:
+    b = GraphBuilder("moved")
+    x = b.input("x", TensorType(f32, (1, 8, 8, 4)))
+    window = {"kernel": (3, 3), "strides": (1, 1), "dilations": (1, 1), "low": (1, 1)}
+    pooled = b.apply("max_pool", x, high=(1, 1), **window)
+    sides = {"low": (0, 1, 1, 0), "high": (0, 1, 1, 0), "value": 0}
+    copied = b.apply("pad", b.input("y", x.type), mode="edge", **sides)
+    moved = [b.apply("transpose", each, permutation=(0, 3, 1, 2)) for each in (pooled, copied)]
+    roots = _roots(b, *(b.apply("relu", each) for each in moved))
+    assert roots == ["max_pool", "pad", "relu", "relu"]
+
+
+def test_what_follows_sums_is_their_epilogue_unless_others_read_them_too() -> None:
+    for is_read_twice in (False, True):
+        b = GraphBuilder("sums")
+        x, w = (b.input(name, TensorType(f32, (4, 4))) for name in "xw")
+        sums = b.apply("matmul", x, w)
+        total = b.apply("reduce_sum", b.apply("exp", sums), axes=(1,))
+        if is_read_twice:
+            assert _roots(b, total, b.apply("neg", sums)) == ["matmul", "neg", "reduce_sum"]
+        else:
+            assert _roots(b, total) == ["exp", "reduce_sum"]
