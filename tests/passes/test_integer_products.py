@@ -273,6 +273,29 @@ def test_bytes_in_planes_are_put_in_order_before_groups_are_multiplied(
     np.testing.assert_array_equal(found.reshape(63, 40), expected)
 
 
+@pytest.mark.parametrize("dtype", [u8, i8])
+def test_bytes_in_planes_are_put_in_order_for_windows_with_gaps(
+    dtype: DType, rng: np.random.Generator
+) -> None:
+    """Their neighbours along a row are not in the same window."""
+    b = GraphBuilder("gaps")
+    x = b.input("x", TensorType(dtype, (1, 24, 7, 9)))
+    weights = _numbers(rng, (3, 3, 24, 40), i8)
+    last = b.apply("transpose", x, permutation=(0, 2, 3, 1))
+    around = {"dilations": (2, 2), "low": (0, 0), "high": (0, 0), "groups": 1}
+    y = b.apply("conv", last, b.constant(weights), strides=(1, 1), dtype=i32, **around)
+    model = bessemer.compile(b.finish([y]))
+    array = _numbers(rng, x.type.static_shape, dtype)
+    expected = np.zeros((3, 5, 40), np.int64)
+    for i, j in np.ndindex(3, 3):
+        seen = array[0, :, 2 * i : 2 * i + 3, 2 * j : 2 * j + 5].astype(np.int64)
+        expected += np.einsum("chw,co->hwo", seen, weights[i, j].astype(np.int64))
+    np.testing.assert_array_equal(model.run({"x": array})[0][0], expected)
+    steps = build(b.finish([y]), Options(target="x86_64-avx512")).program.steps
+    kinds = [{type(statement) for statement in walk(kernel.body)} for kernel in kernels_of(steps)]
+    assert [FragmentMac in kind for kind in kinds] == [False, True]
+
+
 @pytest.mark.parametrize("operator", ["matmul", "conv"])
 @pytest.mark.parametrize("dtype", [u8, i8])
 def test_bytes_in_planes_are_put_in_order_before_they_are_added_to_sums(

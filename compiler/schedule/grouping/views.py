@@ -81,12 +81,12 @@ def has_neighbours_last(value: Value, producers: Mapping[Value, Node]) -> bool:
 def parts_neighbours(node: Node, producers: Mapping[Value, Node]) -> bool:
     """Whether a product of bfloat16 or bytes has a left operand whose neighbours along the depth
     transposes have moved apart: it is put in order first, in less time than their products take one
-    by one. Windows of bytes are multiplied by neighbours along a row of the image instead."""
+    by one. Windows with neighbours along a row of the image are multiplied by those instead."""
     x, w = node.inputs
-    names = ("matmul",) if x.type.dtype is bf16 else ("matmul", "conv")
-    if node.operator.name not in names or x.type.dtype not in (bf16, u8, i8):
+    if node.operator.name not in ("matmul", "conv") or x.type.dtype not in (bf16, u8, i8):
         return False
-    if node.operator.name == "conv" and any(size != 1 for size in w.type.shape[:-2]):
+    is_window = node.operator.name == "conv" and w.type.shape[-3] != 1
+    if is_window and node.attributes["dilations"][-1] == 1:
         return False
     left = producers.get(x)
     is_transpose = left is not None and left.operator.name == "transpose"
