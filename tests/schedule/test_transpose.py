@@ -182,7 +182,8 @@ def test_threads_write_a_piece_of_memory_each(shape: tuple[int, ...]) -> None:
 
 @on_each_target
 def test_axes_that_lie_side_by_side_elsewhere_are_parted(target: Target) -> None:
-    """Weights [o, c, taps] as rows (taps, c) of o, the taps in order and from the last one on."""
+    """Weights [o, c, taps] as rows (taps, c) of o, the taps in order and from the last one on; rows
+    of an unknown number that are turned round."""
     shapes = [(33, 5, 4), (32, 6, 9), (48, 3, 16), (17, 4, 25)]
     rng, b, outputs, wanted = np.random.default_rng(6), GraphBuilder("parted"), [], []
     arrays: list[Array] = [rng.standard_normal(shape, np.float32) for shape in shapes]
@@ -195,5 +196,10 @@ def test_axes_that_lie_side_by_side_elsewhere_are_parted(target: Target) -> None
             shape = (taps * rows.type.static_shape[1], rows.type.static_shape[2])
             outputs.append(b.apply("reshape", rows, shape=shape))
             wanted.append(arrays[k][..., ::back].transpose(order).reshape(shape))
+    arrays.append(rng.standard_normal((37, 23), np.float32))
+    x = b.input("rows", TensorType(f32, (N, 23)))
+    seen = b.apply("slice", x, starts=(0, 22), shape=(N, 23), steps=(1, -1))
+    outputs.append(b.apply("transpose", seen, permutation=(1, 0)))
+    wanted.append(arrays[-1][:, ::-1].T)
     for found, expected in zip(_run(b, outputs, arrays, target), wanted, strict=True):
         np.testing.assert_array_equal(found, expected)

@@ -236,7 +236,9 @@ def _beside(piece: Piece, loads: Symbol) -> Size:
     """How many squares are side by side: BESIDE where the stores of neighbours along the loads meet
     in few sets of the cache; and where only the run knows, more the farther apart they are, or as
     many if a square's rows do not fill a line."""
-    distance = (_step(piece.offset, loads) or 0) * piece.target.dtype.bytes
+    step = _step(piece.offset, loads) or 0
+    # A turned axis is stored from its end on.
+    distance = dims.maximum(step, -step) * piece.target.dtype.bytes
     if isinstance(distance, int):
         return BESIDE if meet_in_few_sets(distance) else 1
     if piece.target.dtype.bytes < _WHOLE_LINE:
