@@ -1,10 +1,15 @@
-"""The turns along the depth in which a tile of a product with bands has something to add up.
+"""Finds the steps of the depth in which a register tile of a banded matrix product has work to do.
 
-    rows 28..41 of a left operand that is zero where step > row:            steps 0..41 count
+A constant mask may make whole bands of a product's operands zero, or leave a part of its result
+unread (grouping/diagonal_bands.py finds such bands). A tile then needs to add up only the steps of
+the depth where both of its operands may differ from zero:
+
+    rows 28..41 of a left operand that is zero where step > row:            steps 0..41
     columns 32..63 of a right operand that is zero where column > step:     steps from 32 on
-    columns 64..95 of rows 28..41, where nobody reads column > row:         none does
+    columns 64..95 of rows 28..41 of a result not read where column > row:  no steps
 
-A turn is a few steps; its first and its last may be outside of the band, and add zeros.
+The loop along the depth does a few steps per iteration ("turn"). The first and last turn may reach
+over the edge of the band, where they add zeros.
 """
 
 from __future__ import annotations
@@ -24,8 +29,13 @@ def banded_turns(
     length: int,
     turns: Size,
 ) -> tuple[Size, Size]:
-    """The first of so many turns, each of `length` products of the depth from `begin` on, and the
-    one behind the last. `rows` are the tile's indices, `columns` its first column and its width."""
+    """Returns (first, end): the turns first <= turn < end are those that add something to the tile.
+
+    There are `turns` turns of `length` products each, the first of which begins at product `begin`
+    of the depth. `rows` are the indices of the tile's rows in the output, of which only the last
+    axis is looked at; `columns` is the tile's (first column, width). If there is nothing to add up,
+    first equals end.
+    """
     lowest, highest = rows[0][-1], rows[-1][-1]
     column, width = columns
     first: Size = 0
@@ -39,7 +49,8 @@ def banded_turns(
         first = dims.maximum(first, dims.floordiv(dims.maximum(0, before - begin), length))
         end = dims.minimum(end, dims.ceildiv(dims.maximum(0, behind - begin), length))
     if bands.sums is not None:
-        # How many columns, and rows, of the tile reach into the band: at least one, or none.
+        # Index arithmetic has no conditions: if no column or no row of the tile is in the band,
+        # the product is 0, otherwise it is at least `turns`, and `end` stays.
         across = dims.maximum(0, highest + bands.sums.above + 1 - column)
         down = dims.maximum(0, column + width + bands.sums.below - lowest)
         end = dims.minimum(end, dims.minimum(across, down) * turns)

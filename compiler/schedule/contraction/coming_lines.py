@@ -33,7 +33,7 @@ _LEVEL = 2
 
 @dataclass(frozen=True, eq=False)
 class Turn:
-    """One turn of the loop along the depth, `number`, of so many."""
+    """One iteration of the loop along the depth: its number, and how many iterations there are."""
 
     number: Size
     count: Size
@@ -42,8 +42,12 @@ class Turn:
 def coming_lines(
     contraction: Contraction, target: Target, place: Place, tile: Tile, turn: Turn
 ) -> Iterator[Prefetch]:
-    """This turn's share of the hints for what a tile's epilogue reads and writes; none for arrays
-    that leave room in the second-level cache."""
+    """The prefetches for this turn of the loop along the depth, which are an even share of all that
+    the tile's epilogue reads and writes.
+
+    There are none for arrays that leave room in the second-level cache, nor for tiles whose rows
+    are not evenly spaced.
+    """
     rows = rows_in_steps(tile.indices)
     if rows is None:
         return
@@ -60,7 +64,8 @@ def coming_lines(
 
 
 def _touched(contraction: Contraction, row: tuple[Size, ...]) -> dict[tuple[Buffer, Size], None]:
-    """What the epilogue touches in a row, by COLUMN: buffers and offsets, each once."""
+    """The buffers and flat offsets that the epilogue reads and writes in a row, without duplicates;
+    the offsets contain the symbol COLUMN."""
     found: dict[tuple[Buffer, Size], None] = {}
     for store in contraction.stores_at(row, dims.atom(COLUMN)):
         found |= {(load.buffer, load.indices[0]): None for load in loads_along_columns(store)}

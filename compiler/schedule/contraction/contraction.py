@@ -1,19 +1,20 @@
-"""What the micro-kernel schedule computes: one sum over `depth` for every row and column.
+"""The description of a contraction (a matrix product or a convolution) from which its kernel is
+written: one sum over `depth` for every row and column.
 
     out[rows, column] = epilogue(sum over depth of a[base + rows . strides + depth . strides]
                                                    * b[matrix(rows), depth, column])
 
-A matrix product has rows (batch..., m) and depth (k,). A convolution of a channels-last, already
-padded input has rows (n, oh, ow), whose strides in `a` are those of the windows' corners, and depth
-(kh, kw, c). A group of a grouped convolution, or a batch of a batched product, is a row axis with
-a `b_stride`: each of its steps has its own packed matrix.
+A matrix product has rows (batch..., m) and depth (k,). A convolution of an input that is
+channels-last and already padded has rows (n, oh, ow), whose strides in `a` are those of the
+windows' corners, and depth (kh, kw, c). A group of a grouped convolution, or a batch of a batched
+product, is a row axis with a `b_stride`: each step along it has its own packed matrix.
 
-Where the machine has instructions for dot products, a step of the sum takes a group of neighbours
-along the innermost axis of the depth; b's panels keep groups together, the last one of a run padded
-with zeros.
+On machines that have instructions for dot products, each step of the sum takes a group of
+neighbours along the innermost axis of the depth. The panels of `b` keep such groups together; the
+last group of a run is padded with zeros.
 
-Adjacent axes are merged where their strides say that they are one: a 1x1 convolution becomes a
-matrix product, and a row of taps (kw, c) one run of contiguous elements.
+Adjacent axes are merged where their strides allow it: a 1x1 convolution becomes a matrix product,
+and a row of taps (kw, c) becomes one run of contiguous elements.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ Epilogue: TypeAlias = Callable[[tuple[Size, ...], Size, Expression], tuple[Store
 
 @dataclass(frozen=True)
 class RowAxis:
-    """One axis of the output's rows. `a_stride` in elements, `b_stride` in packed matrices."""
+    """One axis of the output's rows. A step along it is `a_stride` elements in `a`, and `b_stride`
+    packed matrices in `b`."""
 
     extent: Size
     a_stride: Size
@@ -49,8 +51,8 @@ class RowAxis:
 class DepthAxis:
     """One axis of the sum; the order of the axes is that of b's rows.
 
-    `steps` is how many of b's steps one along the axis takes, if not those of the axes inside: a
-    part of the taps leaves others out.
+    `steps` is how many steps of `b` one step along this axis takes. None: as many as all axes
+    inside of it have, which is not so if only a part of the taps is summed.
     """
 
     extent: Size
@@ -73,22 +75,23 @@ class Band:
 
     @property
     def turned(self) -> Band:
-        """In the matrix transposed."""
+        """The same band of the transposed matrix."""
         return Band(self.below, self.above)
 
     def covers(self, rows: int, columns: int) -> bool:
-        """Whether all places are in it."""
+        """Whether all places of a matrix with these numbers of rows and columns are in the band."""
         return self.above >= columns - 1 and self.below >= rows - 1
 
     def is_in_all_rows(self, rows: int, columns: int) -> bool:
-        """Whether every row of a matrix has a place in it."""
+        """Whether every row of such a matrix has a place in the band."""
         return self.above >= 0 and self.above + self.below >= 0 and rows - 1 - self.below < columns
 
 
 @dataclass(frozen=True)
 class Bands:
-    """Of a product of matrices: where the left one [row, step] and the right one [step, column] may
-    differ from 0, and where sums [row, column] are read. None: everywhere."""
+    """Which parts of a matrix product matter: outside of `left`, the left operand [row, step] is 0;
+    outside of `right`, the right operand [step, column] is 0; outside of `sums`, the result [row,
+    column] is not read. None: all of it matters."""
 
     left: Band | None
     right: Band | None
@@ -100,18 +103,25 @@ class Contraction:
     """One contraction, with everything that is done to a sum before it is stored.
 
     `dtype` is that of the sums; the operands may be narrower. `group` neighbours along the depth
-    are multiplied at once (see `with_group`).
-    `a_base` is the flat offset in `a` of the first row's first element. `b` is packed (packing.py),
-    or `b_step` is given: then it lies in memory, its rows that far apart, from `b_matrix` on, and
-    the matrices of rows with a `b_stride` are `b_distance` apart.
-    `epilogue(row_indices, column, total)` gives the stores of one element, for one index a row
-    axis; `column` runs over a fragment's columns. `b_matrix` is the first row's packed matrix.
-    Where `reads_on`, what a run leaves of a last group is read with the numbers behind it, which
-    are in the buffer, too: times zeros.
-    `panel_steps` is the room of a panel of b, if it is more than its steps take, and `first_step`
-    the one that a sum begins with. `fetch(panel, tile, step)`, if given, are hints of what is read
-    later, for steps along the depth of a tile in a block.
-    `bands`, if given, are of the last row axis: what lies outside need not be multiplied.
+    are multiplied at once (see `with_group`). `a_base` is the flat offset in `a` of the first row's
+    first element.
+
+    `b` is packed (packing.py), and `b_matrix` is the number of the first row's packed matrix. Or,
+    if `b_step` is given, `b` lies in memory as rows that are `b_step` elements apart, beginning at
+    offset `b_matrix`; the matrices of rows with a `b_stride` are `b_distance` elements apart.
+
+    `epilogue(row_indices, column, total)` gives the stores of one element, for one index per row
+    axis; `column` runs over a fragment's columns.
+
+    If `reads_on`, a last group that is not whole is multiplied as a whole: the numbers in `a`
+    behind it exist, and are multiplied by zeros.
+
+    `panel_steps` is the number of steps that a panel of `b` has room for, if that is more than the
+    sum takes, and `first_step` is the step that the sum begins with. `fetch(panel, tile, step)`, if
+    given, gives prefetches of what is read later, to be issued at that step of the depth of that
+    tile in a block.
+
+    `bands`, if given, refer to the last row axis: what lies outside of them need not be multiplied.
     """
 
     dtype: DType
@@ -139,24 +149,25 @@ class Contraction:
 
     @property
     def run(self) -> Size:
-        """The number of neighbours in `a` that a sum takes in one go, and by groups."""
+        """The number of consecutive elements of `a` that a sum takes in one piece. Groups do not
+        reach from one such run into the next."""
         return merge_depth(self.depth)[-1].extent
 
     @property
     def depth_steps(self) -> Size:
-        """The number of groups in a sum."""
+        """The number of steps (groups) of a sum."""
         *outer, _ = merge_depth(self.depth)
         runs = dims.product(axis.extent for axis in outer)
         return runs * dims.ceildiv(self.run, self.group)
 
     def stores_at(self, rows: tuple[Size, ...], column: Size) -> tuple[Store, ...]:
-        """What the epilogue does with a sum, for schedules that ask what it reads and writes. The
-        sum is unknown: a number might make loads superfluous."""
+        """The epilogue's stores for an unknown sum, for schedules that want to know what it reads
+        and writes. (With a number for a sum, some loads might be simplified away.)"""
         return self.epilogue(rows, column, fragment_element("sum", 0, self.dtype))
 
 
 def with_group(contraction: Contraction, target: Target) -> Contraction:
-    """The contraction by the largest groups that the machine multiplies at once."""
+    """The contraction with the largest groups that the machine multiplies in one instruction."""
     pair = (contraction.a.dtype, contraction.b.dtype)
     run = merge_depth(contraction.depth)[-1]
     if run.a_stride != 1 or run.extent == 1:
@@ -171,7 +182,8 @@ def with_group(contraction: Contraction, target: Target) -> Contraction:
 
 
 def _may_read_on(contraction: Contraction, group: int) -> bool:
-    """Whether a whole group is in `a` wherever a part of one is, and any number times 0 is 0."""
+    """Whether `Contraction.reads_on` is allowed: the whole last group is inside of `a`, and any
+    number times 0 is 0, which is true of integers."""
     if contraction.dtype is not i32:
         return False
     axes: tuple[RowAxis | DepthAxis, ...] = (*contraction.rows, *contraction.depth)
@@ -184,7 +196,8 @@ def _may_read_on(contraction: Contraction, group: int) -> bool:
 
 
 def memory_order(axes: Sequence[RowAxis] | Sequence[DepthAxis]) -> tuple[int, ...]:
-    """The axes' places, those with the longest steps in `a` first, where these are known."""
+    """The positions of the axes, sorted by descending stride in `a`; unsorted if a stride is not
+    known."""
     steps = [axis.a_stride for axis in axes]
     places = range(len(axes))
     if not all(isinstance(step, int) for step in steps):
@@ -193,8 +206,8 @@ def memory_order(axes: Sequence[RowAxis] | Sequence[DepthAxis]) -> tuple[int, ..
 
 
 def depth_order(axes: Sequence[DepthAxis], dtype: DType) -> tuple[int, ...]:
-    """The places of a convolution's axes of taps, and of its channels, the last one, as they are
-    summed; `dtype` is that of what is multiplied."""
+    """The order in which a convolution sums up its axes, as positions in `axes`; the last of these
+    is the channels, the others are taps. `dtype` is that of the operands."""
     *taps, channels = axes
     by_groups = dtype in (bf16, i8, u8, i16)
     if by_groups and taps and taps[-1].a_stride == 1 != channels.a_stride:
@@ -206,7 +219,8 @@ def depth_order(axes: Sequence[DepthAxis], dtype: DType) -> tuple[int, ...]:
 
 
 def supports(contraction: Contraction) -> bool:
-    """Whether the micro-kernel schedule can do it; generic loops do the others."""
+    """Whether the micro-kernel can compute the contraction. Generic loops (nests/nests.py) compute
+    the others."""
     narrower = _OPERANDS.get(contraction.dtype, ())
     types_fit = all(dtype in narrower for dtype in (contraction.a.dtype, contraction.b.dtype))
     rows = dims.product(axis.extent for axis in contraction.rows)
@@ -225,7 +239,8 @@ _OPERANDS: dict[DType, tuple[DType, ...]] = {
 
 @dataclass(frozen=True, eq=False)
 class MergedAxis:
-    """Row axes that are walked as one; `members` are their positions, outer first."""
+    """Row axes that are walked as one. `members` are their positions among the contraction's rows,
+    outermost first."""
 
     extent: Size
     a_stride: Size
@@ -233,9 +248,10 @@ class MergedAxis:
     members: tuple[int, ...]
 
     def scatter(self, index: Size, into: list[Size]) -> None:
-        """Writes the members' indices to their positions.
+        """Writes the index along this axis to the positions of its members in `into`.
 
-        The innermost takes the whole index: what is merged is walked as one by every offset.
+        The innermost member gets the whole index, the others keep 0: axes are only merged where
+        every offset is linear across them, so that the innermost index may go beyond its extent.
         """
         for position in self.members:
             into[position] = 0
@@ -245,9 +261,11 @@ class MergedAxis:
 
 @dataclass(frozen=True, eq=False)
 class Walk:
-    """The axes to walk. A tile lies along `axis`; `inner` axes (static) lie in each of its units.
+    """The order in which a contraction's row axes are walked.
 
-    `batch` axes choose the packed matrix; `outer` axes are the other ones.
+    `batch` axes choose the packed matrix. A tile lies along `axis`; each step along it is a unit of
+    all rows of the `inner` axes, whose extents are known. `outer` axes are all others. `rank` is
+    the number of the contraction's row axes.
     """
 
     batch: tuple[MergedAxis, ...]
@@ -259,11 +277,11 @@ class Walk:
 
     @property
     def unit(self) -> int:
-        """Rows in one step along the tile's axis."""
+        """The number of rows in one step along the tile's axis."""
         return len(self.unit_indices())
 
     def unit_indices(self) -> list[tuple[int, ...]]:
-        """The inner axes' indices of each row of a unit."""
+        """The indices along the inner axes of each row of a unit."""
         found: list[tuple[int, ...]] = [()]
         for axis in self.inner:
             assert isinstance(axis.extent, int)
@@ -272,7 +290,7 @@ class Walk:
 
 
 def walk_of(contraction: Contraction, height: int) -> Walk:
-    """Merges axes and chooses the one along which tiles of at most `height` rows lie."""
+    """Merges row axes, and chooses the one along which tiles of at most `height` rows lie."""
     axes = [
         MergedAxis(row.extent, row.a_stride, row.b_stride, (position,))
         for position, row in enumerate(contraction.rows)
@@ -301,7 +319,7 @@ def walk_of(contraction: Contraction, height: int) -> Walk:
 
 
 def _merge_rows(contraction: Contraction, axes: Sequence[MergedAxis]) -> list[MergedAxis]:
-    """Merges neighbours that every offset of the epilogue walks through as one, too."""
+    """Merges neighbouring axes that `a` and every offset of the epilogue step through as one."""
     merged: list[MergedAxis] = []
     for axis in reversed(axes):
         if merged and _walked_as_one(contraction, axis, merged[-1]):
@@ -314,8 +332,8 @@ def _merge_rows(contraction: Contraction, axes: Sequence[MergedAxis]) -> list[Me
 
 
 def _walked_as_one(contraction: Contraction, outer: MergedAxis, inner: MergedAxis) -> bool:
-    """Whether a step along the outer axis is, in `a` and in every offset of the epilogue, as far as
-    a step over all of the inner one."""
+    """Whether a step along the outer axis is as far as a step over the whole inner axis, in `a` and
+    in every offset that the epilogue uses."""
     if contraction.bands is not None or outer.a_stride != inner.extent * inner.a_stride:
         return False
     # Symbols without extents: what holds for these holds for a merged index beyond the extent.
@@ -336,7 +354,7 @@ def _walked_as_one(contraction: Contraction, outer: MergedAxis, inner: MergedAxi
 
 
 def _offsets(root: Expression) -> list[Size]:
-    """The index arithmetic inside an expression."""
+    """The index arithmetic inside of an expression."""
     found: list[Size] = []
     for node in all_nodes(root):
         match node:
@@ -348,7 +366,7 @@ def _offsets(root: Expression) -> list[Size]:
 
 
 def merge_depth(axes: Iterable[DepthAxis]) -> tuple[DepthAxis, ...]:
-    """Neighbours whose elements follow each other at one stride become one axis."""
+    """Merges neighbouring axes of the depth whose elements follow each other at one stride."""
     merged: list[DepthAxis] = []
     for axis in axes:
         if axis.extent == 1:
@@ -362,7 +380,7 @@ def merge_depth(axes: Iterable[DepthAxis]) -> tuple[DepthAxis, ...]:
 
 
 def steps_of(axes: Sequence[DepthAxis], group: int) -> Size:
-    """How many of b's steps one along the first of these axes takes."""
+    """How many steps of `b` one step along the first of these axes takes."""
     first, *inner = axes
     if first.steps is not None:
         return first.steps

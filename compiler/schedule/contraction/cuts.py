@@ -1,4 +1,4 @@
-"""Cuts an axis into tiles, and divides work into parts whose sizes differ by one at most."""
+"""Cuts an axis into tiles, and divides work into parts whose sizes differ by at most one."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from bessemer.compiler.ir.dims import Size
 
 @dataclass(frozen=True)
 class Cut:
-    """How one axis is cut into tiles, in steps of the axis.
+    """How one axis is cut into `count` tiles, whose heights are in steps of the axis.
 
-    A static extent is cut evenly: `tall` tiles of `height` steps, the others one step less.
-    A dynamic one is cut into tiles of `height`, and a last one that is smaller.
+    If the extent is known, the tiles are about equally high: `tall` tiles have `height` steps, the
+    others one step less, and `rest` is 0. If only the run knows the extent, `tall` tiles have
+    `height` steps, and one more tile takes the `rest`, if there is one.
     """
 
     count: Size
@@ -34,7 +35,8 @@ def cut_evenly(extent: Size, height: int) -> Cut:
 
 
 def dealt(count: Size, parts: Size, place: Size) -> tuple[Size, Size]:
-    """The first of `count` things in the part at a place, and how many it has: as many as any other
-    part, or one more."""
+    """Deals `count` things evenly to `parts` parts. Returns the number of the first thing in
+    part number `place`, and how many things it has; these numbers differ by at most one among
+    the parts."""
     first = dims.floordiv(count * place, parts)
     return first, dims.floordiv(count * (place + 1), parts) - first

@@ -1,15 +1,18 @@
-"""Epilogues with functions in them: a loop over the rows of a tile, on the stack.
+"""Computes the epilogue of a register tile in a loop over its rows, through arrays on the stack.
+
+This is done for epilogues that contain functions, such as the derivative of GELU:
 
     fragment = sums
     sums[row, column] = fragment                        the registers are free again
     results[row, column] = epilogue                     row by row
     out[row, column] = results[row, column]
 
-Spelled out for each of a tile's registers, a GELU's derivative is more code than the first-level
-cache of instructions holds. And rows are often a multiple of 4 KiB apart, in the input and in the
-output: a load then looks as if it might be of what the row before is still about to store, and
-waits for the end of its chain of operations. (Measured on 1024 x 1024 x 256: 2.0 ms in place of
-0.3 for the derivative.)
+There are two reasons. Written out for each register of a tile, the derivative of GELU is more code
+than the first-level instruction cache holds. And rows are often a multiple of 4 KiB apart, in the
+input as in the output: the processor then takes a load for one of the bytes that the row before is
+about to store, and delays it until the long chain of operations before that store has ended.
+(Derivative of GELU, 1024 x 1024 x 256: 2.0 ms without this, of which the derivative should take
+0.3.)
 """
 
 from __future__ import annotations
@@ -28,26 +31,28 @@ from bessemer.compiler.schedule.contraction.contraction import Contraction
 from bessemer.compiler.schedule.costs import has_functions
 
 INTERLEAVE = 2
-"""Vectors at once: functions are long chains of operations."""
+"""Vectors computed side by side, because each function is a long chain of dependent operations."""
 COLUMN = Symbol("epilogue_column")
-"""Any column, where it is asked what an epilogue reads and writes along a row."""
+"""Stands for any column, to find out what an epilogue reads and writes along a row."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows whose indices are `first`, `first + steps`, `first + 2 * steps`..."""
+    """`count` rows whose indices in the output are `first`, `first + steps`, `first + 2 *
+    steps`..."""
 
     first: tuple[Size, ...]
     steps: tuple[Size, ...]
     count: int
 
     def index(self, row: Size) -> tuple[Size, ...]:
-        """The index of a row, counted from the first."""
+        """The index in the output of row number `row`, counted from the first."""
         return tuple(at + row * step for at, step in zip(self.first, self.steps, strict=True))
 
 
 def rows_in_steps(indices: Sequence[tuple[Size, ...]]) -> Rows | None:
-    """Rows with these indices, if they are several in even steps."""
+    """The rows with these indices, if there are at least two and they are evenly spaced; else
+    None."""
     if len(indices) < 2:
         return None
     first, second = indices[:2]
@@ -61,7 +66,13 @@ def rows_in_steps(indices: Sequence[tuple[Size, ...]]) -> Rows | None:
 def rows_apart(
     contraction: Contraction, panel: int, indices: Sequence[tuple[Size, ...]]
 ) -> Rows | None:
-    """The rows of a tile if their epilogue is better off as a loop, and can be one."""
+    """The rows of a tile whose epilogue should be computed in a loop; None where it should not or
+    cannot.
+
+    `panel` is the width of a tile in columns. The loop needs whole panels, evenly spaced rows and a
+    single store. It pays where the epilogue contains functions and loads inputs that differ from
+    row to row.
+    """
     columns = contraction.columns
     rows = rows_in_steps(indices)
     if not isinstance(columns, int) or columns % panel or rows is None:
@@ -70,15 +81,15 @@ def rows_apart(
     stores = contraction.stores_at(first, dims.atom(COLUMN))
     if len(stores) != 1 or not has_functions(stores[0].value):
         return None
-    # Without inputs of their own (a sigmoid of the sum) rows do not wait for each other.
+    # If rows load nothing of their own (a sigmoid of the sum), they do not wait for each other.
     others = contraction.stores_at(second, dims.atom(COLUMN))
     own = set(loads_along_columns(stores[0])).difference(loads_along_columns(others[0]))
     return rows if own else None
 
 
 class RowEpilogue:
-    """The epilogue of the rows of a tile, from `column` on. `sums` [rows, width] is on the stack:
-    when they are there, `finish` does the rest."""
+    """Writes the epilogue of a tile's rows, for `width` columns from `column` on. The caller stores
+    the tile's sums in `sums` [rows, width], which is on the stack, and then calls `finish`."""
 
     def __init__(
         self,
@@ -126,12 +137,14 @@ class RowEpilogue:
 
 
 def loads_along_columns(store: Store) -> list[Load]:
-    """What a store in the column COLUMN loads of neighbours along the columns, each once."""
+    """The loads of a store in column COLUMN that read consecutive elements along the columns,
+    without duplicates. Guarded loads are left out."""
     found: dict[Load, None] = {}
     for node in walk_expr.loads_of(store.value):
         if node.guard is None and len(node.indices) == 1:
             (offset,) = node.indices
-            # Locals say where a block of rows begins; anything else may be the data's.
+            # A local is known before the loop over the columns (where a block of rows begins);
+            # anything else in an index may depend on the data.
             is_plain = all(isinstance(e, Read) for e in walk_expr.index_expressions(offset))
             if is_plain and dims.coefficient_of(offset, COLUMN) == 1:
                 found[node] = None

@@ -1,8 +1,10 @@
-"""What a contraction's tiles cost, from the machine's description: which shapes are worth a try.
+"""Estimates what the register tiles of a contraction cost, to choose the shapes that `bessemer
+tune` measures.
 
-A step of the depth multiplies a column of `height` rows by a row of `vectors` vectors. A processor
-starts two fused multiply-adds a cycle, each of four cycles, and two loads; every row needs a
-broadcast, which is a load, and every vector of the right operand one.
+A step of the depth multiplies a column of `height` numbers by a row of `vectors` vectors. The
+model: a processor starts two fused multiply-adds per cycle, which take four cycles each, and two
+loads; every row needs a broadcast, which is a load, and every vector of the right operand needs one
+load.
 """
 
 from __future__ import annotations
@@ -19,15 +21,16 @@ _MULTIPLIERS = 2
 _LOADS = 2
 _LATENCY = 4
 _TILE_CYCLES = 40
-"""What a tile costs beside its steps: the sums' start, the stores, the loops' ends."""
+"""Cycles per tile besides its steps: to clear the sums, store the results, and end the loops."""
 _WORTH = 1.25
-"""Shapes that cost more than so many times the best are not tried: the model is not that wrong."""
+"""Shapes that cost more than this many times the best are left out: the model is not that wrong."""
 _USUAL = 512
-"""A size that is only known when the model runs."""
+"""Assumed for sizes that are only known when the model runs."""
 
 
 def tile_cost(work: Contraction, target: Target, height: int, vectors: int) -> float:
-    """Cycles of the whole contraction by tiles of this shape, from the first-level cache."""
+    """The cycles of the whole contraction by tiles of `height` rows and `vectors` vectors, if all
+    operands come from the first-level cache."""
     lanes = target.lanes(work.dtype)
     walk = walk_of(work, height)
     cut = cut_evenly(walk.axis.extent, max(1, height // walk.unit))
@@ -43,8 +46,8 @@ def tile_cost(work: Contraction, target: Target, height: int, vectors: int) -> f
 
 
 def promising_shapes(work: Contraction, target: Target) -> list[tuple[int, int]]:
-    """(height, vectors) of the tiles that may be fastest, the most promising first; heights that
-    an even cut makes equal count once, as the largest."""
+    """(height, vectors) of the tiles that may be fastest, the most promising first. Heights that
+    give the same tiles when an axis is cut evenly are listed once, as the largest of them."""
     costs: dict[tuple[int, int], float] = {}
     tiles: set[tuple[int, int]] = set()
     for vectors in (1, 2, 3, 4):

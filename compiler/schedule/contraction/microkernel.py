@@ -1,4 +1,8 @@
-"""The one schedule of contractions: register tiles over panels of packed columns.
+"""Writes the kernel of a matrix product or convolution: register tiles over panels of packed
+columns.
+
+The input is a `Contraction` (contraction.py) and a `Tiling` (tiles.py), the output a block of the
+loop language:
 
     parallel item in batch x row blocks x panels
       for tile in the block's tiles
@@ -7,8 +11,10 @@
           fragment[rows, columns] += a[rows, k] * panel[k, columns]
         epilogue of every row
 
-A is read where it lies: inside a tile every address is the tile's base and a constant. Panels are
-the inner index of the items, so that one panel serves all tiles of a block before the next comes.
+This file writes the loops over the tiles; tile_sums.py writes what is inside of a tile. The left
+operand `a` is read where it lies: inside of a tile, every address is the tile's base plus a
+constant. The panel is the inner index of the items, and a block's tiles are inside of an item, so
+that one panel serves all tiles of a block before the next panel comes.
 """
 
 from __future__ import annotations
@@ -38,7 +44,8 @@ from bessemer.compiler.targets.machine import Target
 
 
 def lower_contraction(contraction: Contraction, tiling: Tiling, target: Target) -> loops.Block:
-    """The kernel body: one parallel loop over items of equal work."""
+    """The body of the kernel: one parallel loop over items (a block of rows by a panel of columns
+    each)."""
     builder = KernelBuilder()
     write_contraction(builder, contraction, tiling, target, "parallel")
     return builder.block()
@@ -51,15 +58,18 @@ def write_contraction(
     target: Target,
     kind: loops.LoopKind = "serial",
 ) -> None:
-    """Adds the contraction to a kernel, as one loop of this kind."""
+    """Adds the loop over a contraction's items to a kernel that is being built; `kind` is that of
+    the loop."""
     writer = _Writer(contraction, tiling, target, builder, kind == "parallel")
     with builder.loop(writer.items, kind) as item:
         writer.item(item)
 
 
 def operations(contraction: Contraction, tiling: Tiling) -> Size:
-    """Scalar operations of one item of a parallel loop, for `Kernel.operations`: no more than there
-    are rows for. Where the run knows how many tiles there are, it is to divide by constants only.
+    """Scalar operations of one item of the parallel loop, for `Kernel.operations`.
+
+    No more rows are counted than there are. Where only the run knows the number of tiles, the
+    formula is kept to divisions by constants.
     """
     walk = walk_of(contraction, tiling.height)
     cut = cut_evenly(walk.axis.extent, tiling.height // walk.unit)
@@ -72,11 +82,12 @@ def operations(contraction: Contraction, tiling: Tiling) -> Size:
 
 
 FEWEST_ITEMS = 6
-"""For the threads to share, where there are tiles enough and their number is not known."""
+"""Items for the threads to share, where there are enough tiles and only the run knows how many."""
 
 
 def _fewest_blocks(panels: Size) -> int:
-    """Into how many blocks tiles are cut at least, if there are so many, for threads to share."""
+    """The number of row blocks, at least, that the threads shall have to share, as far as there are
+    enough tiles. It is 1 where only the run knows the number of panels."""
     return max(1, -(-FEWEST_ITEMS // panels)) if isinstance(panels, int) else 1
 
 
@@ -85,7 +96,11 @@ Work: TypeAlias = Callable[[Place, Tile], None]
 
 @dataclass(frozen=True, eq=False)
 class _Slot:
-    """Where a tile belongs: `row` is its first one in the block's partial sums."""
+    """A tile on its way to the code that is written for it, whatever its height turns out to be.
+
+    `outer` are its indices along the walk's outer axes, `row` is its first row in the block's
+    partial sums, `next_base` the place in `a` of the tile after it, and `work` writes its code.
+    """
 
     place: Place
     outer: tuple[Size, ...]
@@ -96,6 +111,8 @@ class _Slot:
 
 @dataclass(frozen=True, eq=False)
 class _Writer:
+    """Writes one contraction to `builder`. The loop over the items is parallel if `is_shared`."""
+
     contraction: Contraction
     tiling: Tiling
     target: Target
@@ -137,7 +154,7 @@ class _Writer:
         return batch * self.blocks * self.panels
 
     def item(self, item: Size) -> None:
-        """One panel for one block of rows."""
+        """Writes one item: the tiles of one block of rows, for one panel of columns."""
         per_batch = self.blocks * self.panels
         within = dims.mod(item, per_batch)
         batch = unravel(dims.floordiv(item, per_batch), [a.extent for a in self.walk.batch])
@@ -152,7 +169,7 @@ class _Writer:
         self._block_of_tiles(Place(batch, a_base, panel, b_base, column, width), first, count)
 
     def _panel_in_b(self, matrix: Size, panel: Size) -> Size:
-        """The offset of a panel of a matrix."""
+        """The flat offset in `b` of a panel of a matrix."""
         contraction, width = self.contraction, self.tiling.panel
         if contraction.b_step is not None:
             first = contraction.b_matrix + matrix * contraction.b_distance
@@ -162,8 +179,11 @@ class _Writer:
         return number * (steps * width * contraction.group)
 
     def _tiles_of(self, block: Size) -> tuple[Size, Size]:
-        """The first tile of a block, and how many there are. If threads share the blocks, all get
-        about as many: the halves of two threads differ by one tile, not by one block."""
+        """The first tile of a block, and the number of its tiles.
+
+        If threads share the blocks, these numbers differ by at most one, so that the shares of two
+        threads differ by one tile per panel and not by a whole block.
+        """
         if not self.is_shared:
             first = block * self.tiling.block
             return first, dims.minimum(self.tiling.block, self.tiles - first)
@@ -171,7 +191,8 @@ class _Writer:
         return self.builder.local(first), self.builder.local(count)
 
     def _block_of_tiles(self, place: Place, first: Size, count: Size) -> None:
-        """The tiles of a block; a last panel with few columns has narrower ones of its own."""
+        """Writes the tiles of a block. If the last panel has few columns, its tiles are narrower,
+        and there is a branch for them."""
         narrow = self._narrow_width
         if narrow == self.tiling.panel:
             self._tiles(place, first, count)
@@ -185,14 +206,16 @@ class _Writer:
 
     @property
     def _narrow_width(self) -> int:
-        """The fragment's width in the last panel."""
+        """The width in columns of the tiles in the last panel."""
         columns, panel = self.contraction.columns, self.tiling.panel
         if not isinstance(columns, int) or columns % panel == 0:
             return panel
         return -(-(columns % panel) // self.tiling.lanes) * self.tiling.lanes
 
     def _tiles(self, place: Place, first: Size, count: Size) -> None:
-        """All sums of a block of tiles, and their epilogue."""
+        """Writes all sums of a block of tiles, and their epilogue. A sum that is cut into stretches
+        is added up in an array on the stack: one pass over the tiles for each stretch, then one for
+        the epilogues."""
         sums, depth = self.sums, self.walk.depth
         if self.tiling.stretch is None:
             begin = self.contraction.first_step
@@ -208,8 +231,8 @@ class _Writer:
         self._each(place, first, count, partial(sums.write_end, sums=memory))
 
     def _stretches(self, length: int) -> Iterator[tuple[Stretch, Size]]:
-        """Opens the loop over the stretches of the depth; gives the one at work in it, and how far
-        from there the next one lies in a."""
+        """Opens the loop over the stretches of the depth. Yields the current stretch, and the
+        distance in `a` from it to the next one."""
         group, first = self.contraction.group, self.contraction.first_step
         run, *others = self.walk.depth
         if others:
@@ -227,7 +250,8 @@ class _Writer:
             yield Stretch((axis,), begin * run.a_stride, at, steps), length * run.a_stride
 
     def _each(self, place: Place, first: Size, count: Size, work: Work, ahead: Size = 0) -> None:
-        """Work on every tile of a block; `ahead` in a, the first one is at work again."""
+        """Calls `work` in a loop over all tiles of a block. After the last tile the next thing that
+        is read is the first one again, `ahead` elements further in `a` (the next stretch)."""
         with self.builder.loop(count) as tile:
             outer, along = self._where(first + tile)
             share = dims.minimum(tile, self.sums.shares - 1)
@@ -239,13 +263,15 @@ class _Writer:
             self._choose_height(_Slot(shared, outer, row, base, work), along)
 
     def _where(self, flat: Size) -> tuple[tuple[Size, ...], Size]:
-        """The indices of a tile along the outer axes, and its place along the axis of tiles."""
+        """The indices of a tile along the outer axes, and its position along the axis of tiles;
+        `flat` is its number in the batch."""
         around = dims.floordiv(flat, self.cut.count)
         outer = unravel(around, [axis.extent for axis in self.walk.outer])
         return outer, dims.mod(flat, self.cut.count)
 
     def _next_base(self, place: Place, first: Size, count: Size, tile: Size, ahead: Size) -> Size:
-        """The base of the tile after this one; after a block's last one, its first one follows."""
+        """The base in `a` of the tile after this one, for prefetches; after a block's last tile
+        comes its first one again, `ahead` elements further."""
 
         def base(flat: Size) -> Expression:
             outer, along = self._where(flat)
@@ -256,12 +282,13 @@ class _Writer:
         return self.builder.define(following, "next").index
 
     def _base(self, place: Place, outer: tuple[Size, ...], start: Size) -> Size:
-        """Where the first row of a tile is in a."""
+        """The offset in `a` of a tile's first row, which is step `start` of the axis of tiles."""
         base = place.a_base + start * self.walk.axis.a_stride
         return base + dims.total(i * axis.a_stride for i, axis in zip(outer, self.walk.outer))
 
     def _choose_height(self, slot: _Slot, along: Size) -> None:
-        """The tile at position `along` of the axis: tall, one lower, or what the last one needs."""
+        """Writes the tile at position `along` of the axis, with a branch for each height that it
+        may have."""
         cut, builder = self.cut, self.builder
         start = self._start(along)
         if cut.rest == 0 and cut.tall == cut.count:
@@ -279,14 +306,15 @@ class _Writer:
                 self._last_tiles(slot)
 
     def _start(self, along: Size) -> Size:
-        """Where a tile begins. Those that are one step lower lie between the others: halves of the
-        tiles are halves of the rows."""
+        """The step of the axis at which a tile begins. The lower tiles are spread evenly among the
+        others, so that half of the tiles are half of the rows."""
         if isinstance(self.cut.count, int):
             return dims.floordiv(self.walk.axis.extent * along, self.cut.count)
         return along * self.cut.height
 
     def _last_tiles(self, slot: _Slot) -> None:
-        """The rest of a dynamic axis, as a sum of powers of two."""
+        """Writes the tiles for the rest of an axis of unknown extent: one for each power of two
+        that the rest consists of, so that no height has to be known."""
         cut = self.cut
         height = 1 << (cut.height - 1).bit_length() >> 1
         while height:
@@ -298,7 +326,8 @@ class _Writer:
             height >>= 1
 
     def _tile(self, slot: _Slot, start: Size, steps: int) -> None:
-        """The tile of some steps along the axis."""
+        """Collects the offsets and the indices of a tile of `steps` steps from `start` on, and
+        calls the slot's `work` with them."""
         walk, place = self.walk, slot.place
         base = self.builder.local(self._base(place, slot.outer, start))
         axes = (*walk.batch, *walk.outer, walk.axis, *walk.inner)

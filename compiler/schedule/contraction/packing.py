@@ -1,14 +1,16 @@
-"""The layout of a contraction's packed right side: panels of columns, each with the whole depth.
+"""The layout of the packed right operand of a contraction: panels of columns, each with the whole
+depth.
 
     packed[matrix, panel, k, c] = b[matrix, k, panel * width + c]        0 beyond the last column
 
-so that a tile reads it front to back, one aligned vector after the other. Where the machine
-multiplies groups of neighbours along the depth, a column's are neighbours, too:
+A register tile thus reads the operand front to back, one aligned vector after the other. Where the
+machine multiplies groups of neighbours along the depth, the members of a group are neighbours in
+memory, too:
 
     packed[matrix, panel, k, c, j] = b[matrix, k * group + j, panel * width + c]
 
-Groups do not reach from one run of the depth (see `Contraction.run`) into the next: the last one of
-a run is filled up with zeros.
+A group does not reach from one run of the depth (see `Contraction.run`) into the next. The last
+group of a run is filled up with zeros.
 """
 
 from __future__ import annotations
@@ -28,14 +30,16 @@ from bessemer.compiler.ir.walk_expr import substitute
 def packed_shape(
     matrices: Size, steps: Size, columns: Size, width: int, group: int = 1
 ) -> tuple[Size, ...]:
-    """The shape of the packed form of `matrices` matrices whose depth is cut into steps."""
+    """The shape of the packed form of `matrices` matrices with `columns` columns; `steps` is the
+    number of groups along the depth, and `width` that of a panel's columns."""
     shape = (matrices, dims.ceildiv(columns, width), steps, width)
     return shape if group == 1 else (*shape, group)
 
 
 def pack(b: Array, width: int, group: int = 1, run: int | None = None) -> Array:
-    """Packs [..., depth, columns]; leading axes are the matrices, in order. The result may be a
-    view: it is copied once, to where it is wanted."""
+    """Packs an array [..., depth, columns], whose leading axes are the matrices, in order. `run` is
+    the length of a run of the depth (None: the whole depth). The result may be a view, which the
+    caller copies once to where it is wanted."""
     depth, columns = b.shape[-2:]
     matrices = b.reshape(-1, depth, columns)
     panels, run = -(-columns // width), run or depth
@@ -56,10 +60,11 @@ def packed_element(
     group: int,
     run: Size,
 ) -> Expression:
-    """An element of the packed form, for packing at run time.
+    """An element of the packed form as an expression, for packing when the model runs.
 
-    `element(matrix, k, column)` is b's; `index` is (matrix, panel, k, c) or, with groups, (matrix,
-    panel, k, c, j); c runs over a panel (so its symbol's extent is the panel's width).
+    `element(matrix, k, column)` gives the elements of `b`. `index` is (matrix, panel, k, c), or
+    with groups (matrix, panel, k, c, j); c is a symbol whose extent is the panel's width. `run` is
+    the length of a run of the depth.
     """
     matrix, panel, k, c, *rest = index
     width = _width(c)
@@ -72,7 +77,8 @@ def packed_element(
         if dims.mod(run, group) != 0:
             inside = inside & less(within, run)
     if isinstance(columns, int) and isinstance(width, int) and columns % width:
-        # That no column lies beyond the last one makes index arithmetic simpler.
+        # With a symbol of this extent, the index arithmetic inside knows that no column lies
+        # beyond the last one, and becomes simpler.
         known = dims.Symbol("column", columns)
         value = substitute(element(matrix, k, dims.atom(known)), {known: column})
     else:
@@ -81,6 +87,7 @@ def packed_element(
 
 
 def _width(c: Size) -> Size:
+    """The extent of the symbol `c`."""
     leaf = dims.as_atom(c)
     assert isinstance(leaf, dims.Symbol) and leaf.extent is not None
     return leaf.extent

@@ -1,7 +1,9 @@
-"""How many tiles make a block of rows, over which all panels of b go by, one after the other.
+"""Chooses how many register tiles make a block of rows: the rows for which all panels of `b` are
+multiplied, one after the other.
 
-Pairs of a block and a panel are what threads share: a block is to stay in the second-level cache,
-and to give every thread about as much to do. Blocks depend on the number of threads.
+Threads share the pairs of a block and a panel. A block's part of `a` should stay in the
+second-level cache, and all threads should have about as much to do. So blocks, other than tiles,
+depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -17,31 +19,33 @@ from bessemer.compiler.schedule.contraction.contraction import Contraction, Walk
 from bessemer.compiler.schedule.contraction.cuts import Cut, dealt
 from bessemer.compiler.targets.machine import Target, meet_in_few_sets
 
-# With fewer tiles to a block, b would come too often from the last cache, or even from memory.
+# With fewer tiles in a block, b would be read too often from the last-level cache (first number) or
+# even from memory (second number, for weights of more than _IN_LAST_CACHE bytes).
 _FEWEST_TILES = (6, 12)
 _IN_LAST_CACHE = 8 << 20
-# Where rows of the output meet in few sets of the cache: of so few steps, a tile is soon written,
-# and the next one continues its rows (1024x3 by 3x1024: 295 us with four tiles to a block, 87 with
-# one). An unknown number of columns is treated so: it wins more where they meet than it loses
-# elsewhere.
+# Rows of the output may be a distance apart that maps them to few sets of the cache. If a tile also
+# has no more depth steps than this, blocks have one tile, so that the tile's rows are continued
+# soon after they are begun (1024x3 by 3x1024: 295 us with four tiles to a block, 87 with one).
+# An unknown number of columns is treated as such a distance: that wins more where it is true than
+# it loses where it is not.
 _FEWEST_STEPS = 16
-# A kernel that may be a link of a chain (chain_launches.py) goes by small blocks if its weights are
-# in the first-level cache anyway: with fewer rows at a time the windows are smaller.
+# A kernel that may become a link of a chain (chain_launches.py) has small blocks if its weights
+# stay in the first-level cache anyway: with fewer rows at a time, the chain's windows are smaller.
 _IN_FIRST_CACHE = 48 << 10
 _LINK_BYTES = 32 << 10
 # Enough rows to make good use of a panel, few enough to give every thread a block.
 _DYNAMIC_BLOCK = 16
 
 _TYPICAL = 512
-"""What a size is taken for that only the run knows."""
+"""Assumed for sizes that only the run knows."""
 LARGE = 4
-"""The share of the last cache from which on values are not found there again."""
+"""A value larger than the last-level cache divided by this is not found there when it is read."""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The tiles of a contraction, `batch` times: `tiles` down, their axis cut so, by `panels`
-    across; for so many threads."""
+    """The tiles of one contraction: `tiles` down by `panels` across, for each of `batch` matrices,
+    shared by `threads` threads. `cut` says how the axis of tiles is cut."""
 
     cut: Cut
     tiles: Size
@@ -59,7 +63,7 @@ def grid_of(contraction: Contraction, walk: Walk, cut: Cut, panel: int, threads:
 
 
 def known(size: Size, otherwise: int = _TYPICAL) -> int:
-    """The size, or what it is taken for."""
+    """The size if it is a number, else what is assumed for it."""
     return size if isinstance(size, int) else otherwise
 
 
@@ -72,9 +76,11 @@ def weight_bytes(contraction: Contraction) -> int:
 def block_of(
     contraction: Contraction, walk: Walk, grid: Grid, stretch: int | None, target: Target
 ) -> int:
-    """Tiles in a block of rows: what stays in the second-level cache while all of b goes by."""
+    """The number of tiles in a block of rows, such that a block stays in the second-level cache
+    while all of `b` is multiplied with it. `stretch` is the length of the stretches of the depth
+    (None: the depth is summed at once)."""
     depth, columns = known(contraction.depth_extent), known(contraction.columns)
-    # Of a sum that is added up in stretches, only one is at work at a time.
+    # If sums are added up in stretches, only one stretch of the rows is in use at a time.
     passes = 1 if stretch is None else max(1, depth // stretch)
     room = target.l2_bytes * 3 // 8 * passes
     weights = weight_bytes(contraction)
@@ -95,7 +101,8 @@ def block_of(
 
 
 def _is_link(contraction: Contraction, walk: Walk, target: Target) -> bool:
-    """Whether it reads or writes so much that it may go by turns with others."""
+    """Whether it reads or writes so much that it may become a link of a chain
+    (chain_launches.py)."""
     axes = (*walk.batch, *walk.outer, walk.axis, *walk.inner)
     written = dims.product(axis.extent for axis in axes) * contraction.columns
     sizes = (dims.product(contraction.a.shape), written)
@@ -104,7 +111,7 @@ def _is_link(contraction: Contraction, walk: Walk, target: Target) -> bool:
 
 
 def at_most(most: int, block: int, grid: Grid) -> int:
-    """A block of at most so many tiles that still gives every thread about as much to do."""
+    """A block of at most `most` tiles that still gives every thread about as much to do."""
     if block <= most:
         return block
     if not isinstance(grid.tiles, int):
@@ -113,7 +120,8 @@ def at_most(most: int, block: int, grid: Grid) -> int:
 
 
 def _tile_bytes(contraction: Contraction, walk: Walk, grid: Grid) -> int:
-    """Bytes of a that a tile adds to those of the tile before: windows overlap."""
+    """The bytes of `a` that a tile reads and the tile before it does not (a convolution's windows
+    overlap)."""
     size = contraction.a.dtype.bytes
     rows = grid.cut.height * walk.unit
     bytes_ = rows * known(contraction.depth_extent) * size
@@ -129,7 +137,8 @@ def _tile_bytes(contraction: Contraction, walk: Walk, grid: Grid) -> int:
 
 
 def _balanced(grid: Grid, tiles: int, block: int) -> int:
-    """The largest block, from `block` downwards, that gives every thread about as much to do."""
+    """The largest number of tiles per block, from `block` downwards, that gives all threads about
+    as much to do."""
     best, best_load = block, float("inf")
     panels, threads = grid.panels * grid.batch, grid.threads
     for count in range(ceil(tiles / block), min(tiles, 8 * threads) + 1):
@@ -141,8 +150,12 @@ def _balanced(grid: Grid, tiles: int, block: int) -> int:
 
 
 def _undivided(tiles: int, block: int, threads: int) -> int:
-    """A block, little smaller at most, of which each thread gets whole ones: others share rows in
-    the same way, so that it has written itself what it reads."""
+    """A slightly smaller block, if there is one of which each thread gets whole blocks only; else
+    `block`.
+
+    Other kernels divide the same rows among the threads in the same way, so a thread then reads
+    what it has written itself, which is in its own cache.
+    """
     for count in range(ceil(tiles / block), ceil(tiles * 3 / (2 * block)) + 1):
         candidate = ceil(tiles / count)
         if count == 1 or (count % threads == 0 and ceil(tiles / candidate) == count):
@@ -151,8 +164,8 @@ def _undivided(tiles: int, block: int, threads: int) -> int:
 
 
 def _heaviest(tiles: int, block: int, panels: int, threads: int) -> int:
-    """The most tiles that a thread gets when (block, panel) pairs are dealt out in order, and the
-    tiles to the blocks."""
+    """The most tiles that one thread gets, if pairs of (block, panel) are dealt out in order and
+    the tiles are dealt evenly to the blocks."""
     blocks = ceil(tiles / block)
     items = blocks * panels
 

@@ -14,10 +14,13 @@ from bessemer.compiler.schedule.contraction.contraction import DepthAxis
 
 @dataclass(frozen=True, eq=False)
 class Place:
-    """The part of the output at work: a panel's columns for the rows of a batch.
+    """The part of the output that is being computed: one panel of columns, of one matrix of the
+    batch.
 
-    `tile` is its number in the block, and `share` says which part of b's next stretch it
-    prefetches; `width` is that of the fragments, in columns.
+    `a_base` and `b_base` are the flat offsets in `a` of the batch's first row and in `b` of the
+    panel, `column` is the panel's first column, and `width` the width of the fragments in columns.
+    `tile` is the tile's number in the block; `share` says which part of b's next stretch it
+    prefetches.
     """
 
     batch: tuple[Size, ...]
@@ -32,10 +35,11 @@ class Place:
 
 @dataclass(frozen=True, eq=False)
 class Tile:
-    """The rows of a tile: their offsets from its base in `a`, and their indices.
+    """The rows of a register tile: `offsets` are their distances in `a` from `a_base`, and
+    `indices` their indices in the output.
 
-    `first` is the tile's first row in the block's partial sums. `next_base` is the base of the tile
-    that is summed after this one, over the same steps.
+    `first` is the tile's first row in the block's partial sums. `next_base` is the `a_base` of the
+    tile that is computed next, over the same steps of the depth; it is used for prefetches.
     """
 
     a_base: Size
@@ -47,10 +51,11 @@ class Tile:
 
 @dataclass(frozen=True, eq=False)
 class Stretch:
-    """A part of the depth: its axes, and where it begins in `a` and in the panel's steps.
+    """A part of the depth that is summed up at once: its axes, where it begins in `a` (`a_offset`),
+    and its first step in the panel (`begin`).
 
-    A step is a group of products. `length` is the number of steps; as many follow in b (or the
-    next panel's do).
+    A step is a group of products. `length` is the number of steps; the prefetches assume that as
+    many follow in `b`, in this panel or in the next.
     """
 
     axes: tuple[DepthAxis, ...]

@@ -1,13 +1,14 @@
-"""The sums of one register tile: the innermost loops of every contraction.
+"""Writes the sums of one register tile: the innermost loops of every contraction.
 
     fragment = 0
     for outer depth axes, for k in the last one          a few steps at a time
       fragment[rows, columns] += a[rows, k] * panel[k, columns]
     epilogue of every row
 
-A tile with few rows has several fragments whose sums take turns: one sum alone would wait for the
-arithmetic unit at each step. A very long sum is added up in stretches, each from 0, since rounding
-errors grow with the length of a sum; between them a block's sums are in memory.
+microkernel.py calls this for each tile. A tile with few rows has several fragments, to which the
+steps are added alternately: a single sum would wait for the arithmetic unit at each step. A very
+long sum is added up in stretches, each from 0, because rounding errors grow with the length of a
+sum; between the stretches, the sums of a block are in memory.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from bessemer.compiler.targets.machine import CACHE_LINE, Target
 
 @dataclass(frozen=True, eq=False)
 class _Work:
-    """What is added up: a stretch of the depth, to the fragments of a tile, which take turns."""
+    """What is added up: a stretch of the depth, to the fragments of a tile, alternately."""
 
     place: Place
     tile: Tile
@@ -48,7 +49,8 @@ class _Work:
 
 @dataclass(frozen=True, eq=False)
 class TileWriter:
-    """Writes the sums of tiles to a kernel."""
+    """Writes the sums of tiles to a kernel. Either `write` computes a tile at once, or `clear`,
+    `write_part` for each stretch of the depth, and `write_end` do."""
 
     contraction: Contraction
     tiling: Tiling
@@ -57,7 +59,8 @@ class TileWriter:
 
     @property
     def shares(self) -> int:
-        """Into how many parts the prefetching of b's next stretch is divided, one a tile."""
+        """Into how many parts the prefetches of b's next stretch are divided; each tile of a block
+        issues one part."""
         most = max(1, self.tiling.unroll * self._step_bytes // CACHE_LINE)
         shares = 1
         while shares * 2 <= min(self.tiling.block, most) and self.tiling.panel % (shares * 2) == 0:
@@ -66,11 +69,11 @@ class TileWriter:
 
     @property
     def _step_bytes(self) -> int:
-        """Bytes of b that a step takes."""
+        """The bytes of `b` that one step of the depth reads."""
         return self.tiling.panel * self.contraction.group * self.contraction.b.dtype.bytes
 
     def write(self, place: Place, tile: Tile, depth: Stretch) -> None:
-        """The whole sums of a tile, and their epilogue."""
+        """Writes the whole sums of a tile, and their epilogue."""
         fragments = self._fragments(place, tile)
         totals = [self._total(fragments, row) for row in range(len(tile.offsets))]
         column = self.builder.index(place.width)
@@ -90,13 +93,13 @@ class TileWriter:
         apart.finish()
 
     def clear(self, sums: Buffer) -> None:
-        """Sets a block's partial sums to 0."""
+        """Sets a block's partial sums [rows, columns] to 0."""
         rows, columns = sums.shape
         with self.builder.loop(rows) as row, self.builder.loop(columns, "vector", 0) as column:
             self.builder.store(sums, (row, column), constant(0, self.contraction.dtype))
 
     def write_part(self, place: Place, tile: Tile, depth: Stretch, sums: Buffer) -> None:
-        """Adds a stretch of a tile's sums, added up from 0, to the partial sums."""
+        """Sums up one stretch of a tile from 0, and adds that to the partial sums in memory."""
         fragments = self._fragments(place, tile)
         self._add_up(_Work(place, tile, fragments, depth))
         column = self.builder.index(place.width)
@@ -108,7 +111,7 @@ class TileWriter:
         self.builder.append(loops.FragmentStore(fragments[0], column, place.width, tuple(stores)))
 
     def write_end(self, place: Place, tile: Tile, sums: Buffer) -> None:
-        """The epilogue of a tile's partial sums."""
+        """Writes the epilogue of a tile whose sums are complete in memory."""
         fragment, *_ = self._fragments(place, tile)
         column = self.builder.index(place.width)
         rows = range(len(tile.offsets))
@@ -135,7 +138,7 @@ class TileWriter:
         self._depth(work, depth.axes, depth.a_offset, 0)
 
     def _depth(self, work: _Work, axes: Sequence[DepthAxis], a_offset: Size, k: Size) -> None:
-        """The loops over these axes of the stretch, whose steps begin with `k`."""
+        """Writes the loops over these axes of a stretch, whose steps begin with number `k`."""
         first, *others = axes
         if not others:
             self._run(work, a_offset, k)
@@ -146,7 +149,8 @@ class TileWriter:
             self._depth(work, others, inner, k + step * steps)
 
     def _run(self, work: _Work, a_offset: Size, k: Size) -> None:
-        """The innermost loop: whole groups, then what is left of one."""
+        """Writes the innermost loop: whole groups of products first, then what is left of a
+        group."""
         axis, group = work.depth.axes[-1], self.contraction.group
         extent = dims.floordiv(axis.extent, group)
 
@@ -171,7 +175,8 @@ class TileWriter:
     def _whole_groups(
         self, work: _Work, k: Size, extent: Size, steps: Callable[[Size, int], None]
     ) -> None:
-        """`unroll` steps at a time, then the rest."""
+        """Writes the loop over whole groups, `unroll` per iteration ("turn") with the prefetches of
+        that turn, then the remaining groups."""
         place, tile, depth = work.place, work.tile, work.depth
         unroll = self.tiling.unroll
         if isinstance(extent, int) and extent <= unroll:
@@ -200,7 +205,8 @@ class TileWriter:
                 steps(whole * unroll + i, 1)
 
     def _turns(self, work: _Work, k: Size, whole: Size) -> tuple[Size, Size]:
-        """The first turn in which something is added to the tile's sums, and how many there are."""
+        """The first turn in which something is added to the tile's sums, and the number of turns.
+        `whole` is the number of turns without bands (banded_steps.py)."""
         bands, group = self.contraction.bands, self.contraction.group
         if bands is None:
             return 0, whole
@@ -211,7 +217,8 @@ class TileWriter:
         return first, self.builder.local(end - first)
 
     def _step(self, work: _Work, fragment: str, a_offset: Size, k: Size, terms: int | None) -> None:
-        """The products of step `k` of the stretch; of a last group that is not whole, `terms`."""
+        """The products of step `k` of the stretch. `terms` is the number of products of a last
+        group that is not whole, else None."""
         tile = work.tile
         group, step = self.contraction.group, self.contraction.b_step
         if step is None:
@@ -230,8 +237,8 @@ class TileWriter:
         )
 
     def _fetch_rows(self, tile: Tile, run: DepthAxis, a_offset: Size) -> None:
-        """A step's share of the next tile's rows: what is in its lines, less what this tile shares
-        with it; or of rows that are one piece of memory, as much as a step takes."""
+        """Prefetches a step's share of the next tile's rows: the lines of this step that this tile
+        does not have; or, if rows are contiguous in memory, as many lines as a step reads."""
         line, rows = CACHE_LINE // self.contraction.a.dtype.bytes, len(tile.offsets)
         if run.a_stride == 1:
             begin = tile.next_base + a_offset * rows
@@ -243,7 +250,7 @@ class TileWriter:
             self.builder.append(loops.Prefetch(self.contraction.a, begin + place, 2))
 
     def _prefetch(self, work: _Work, k: Size) -> None:
-        """This tile's share of the stretch after this one."""
+        """Prefetches this tile's share of the part of `b` that follows the current stretch."""
         if self.contraction.b_step is not None:
             self._prefetch_rows(work, k, self.contraction.b_step)
             return
@@ -256,8 +263,9 @@ class TileWriter:
             self.builder.append(loops.Prefetch(self.contraction.b, begin + number * line, 2))
 
     def _prefetch_rows(self, work: _Work, k: Size, step: Size) -> None:
-        """The same of rows in memory: those of the next stretch, or behind the last one the next
-        panel's, of the same matrix: another one may be another core's, which would lose it."""
+        """The same for a `b` that is not packed: the rows of the next stretch, or after the last
+        stretch those of the next panel. The next panel is of the same matrix, because another core
+        may be at work on the next matrix and would lose the lines."""
         place, depth = work.place, work.depth
         line = CACHE_LINE // self.contraction.b.dtype.bytes
         lines = max(1, self.tiling.panel // line)
@@ -271,7 +279,7 @@ class TileWriter:
             self.builder.append(hint)
 
     def _total(self, fragments: Sequence[str], row: int) -> Expression:
-        """The sum of the partial sums of a row, in pairs."""
+        """The sum of a row's partial sums, added in pairs."""
         totals = [fragment_element(name, row, self.contraction.dtype) for name in fragments]
         while len(totals) > 1:
             pairs = zip(totals[::2], totals[1::2])

@@ -1,9 +1,12 @@
-"""The sizes of a contraction's register tiles and cache blocks, from a model of the machine.
+"""Chooses the sizes of a contraction's register tiles and cache blocks, by a model of the machine.
 
-A tile is `height` rows x `panel` columns of sums that stay in registers over the whole depth. Its
-rows take one broadcast each a step, its columns one load a vector: 14 rows x 2 vectors fill 28 of
-the 32 registers of AVX-512, and need 16 loads for 28 fused multiply-adds.
-Tiles do not depend on the number of threads, so neither do the results' bits; blocks do.
+A register tile is `height` rows x `panel` columns of sums that stay in registers over the whole
+depth. A step of the depth takes one broadcast for each of its rows, and one load for each vector of
+its columns: 14 rows x 2 vectors fill 28 of the 32 registers of AVX-512, and take 16 loads for 28
+fused multiply-adds.
+
+Tiles do not depend on the number of threads, and so neither do the bits of the results. Blocks
+(row_blocks.py) do.
 """
 
 from __future__ import annotations
@@ -29,33 +32,37 @@ from bessemer.compiler.schedule.contraction.row_blocks import (
 )
 from bessemer.compiler.targets.machine import CACHE_LINE, Target
 
-# Sums of longer chains than this are split, so that rounding errors stay below 1e-6 of the norm.
+# Sums of more products than LONGEST_CHAIN are added up in stretches of about STRETCH, so that
+# rounding errors stay below 1e-6 of the norm.
 LONGEST_CHAIN = 3000
 STRETCH = 1024
-# Where every step of the depth is in another line of a, and the next row beside it, a stretch of
-# all rows is to stay in the second-level cache: 25088 steps of 256 rows, 168 GFLOP/s for 126.
-# (1600 steps, two threads: 412 GFLOP/s in one go, 440 in stretches; one thread: 219, 222.) Lines
-# that are less than _SCATTERED elements apart come as fast in one go (8192 steps of 96 rows: both
-# 1.96 ms), and that takes no partial sums.
+# If `a` is transposed, every step of the depth reads another cache line, which holds that step of
+# the next rows, too. A stretch of all rows should then stay in the second-level cache: 25088 steps
+# of 256 rows, 126 GFLOP/s with long stretches, 168 with these. (1600 steps, two threads: 412
+# GFLOP/s at once, 440 in stretches; one thread: 219 and 222.) If the steps are less than _SCATTERED
+# elements apart, summing at once is as fast (8192 steps of 96 rows: both 1.96 ms) and needs no
+# partial sums.
 SCATTERED_STRETCH = 256
 LONGEST_SCATTERED = 1024
 _SCATTERED = 128
 # A fused multiply-add takes about four cycles and two start in each: eight sums must be under way.
 SUMS_UNDER_WAY = 8
-# Rows at a distance that only the run knows take a pointer each: more than the registers hold make
-# LLVM spill sums too (attention over 256 keys: 936 us with 14 rows, 757 with 8, 801 with 4).
+# Rows whose distance only the run knows take a pointer each. With more pointers than registers LLVM
+# spills sums, too (attention over 256 keys: 936 us with 14 rows, 757 with 8, 801 with 4).
 _MOST_POINTERS = 8
-# Up to so many panels of columns share what a tile has fetched of a from memory (4096 x 256 by 128
-# columns, 4 panels: 2.41 ms, 2.64 without fetching; 8 panels: 4.82, 5.13; 32: even).
+# The rows of `a` are prefetched if there are at most this many panels, each of which reads them
+# (4096 x 256 by 128 columns, 4 panels: 2.41 ms, without prefetches 2.64; 8 panels: 4.82 and 5.13;
+# 32 panels: equal).
 _FEW_PANELS = 8
 _FEWEST_LANES = 4
 # Addresses that are 4 KB apart share a set of the first-level cache.
 _PAGE = 4096
-# Weights of more bytes are fetched ahead into the second-level cache: even if it has room for them,
-# those of other layers have pushed them out since the last run. (One core of Zen 5, 32 KiB for 400:
-# ResNet-50 30.4 -> 29.2 ms, Inception 10.0 -> 9.4, MobileNetV2 3.23 -> 3.13, DCGAN 0.84 -> 0.79; to
-# fetch all of them is even.) Tiles of few rows would fetch as often as they multiply, and have a
-# limit of their own (LeNet, whose weights stay where they are, takes 1.04 without).
+# Weights of more than _NEAR bytes are prefetched into the second-level cache: even if it has room
+# for them, the weights of other layers have pushed them out since the last run. (One core of Zen 5,
+# limit 400 KiB -> 32 KiB: ResNet-50 30.4 -> 29.2 ms, Inception 10.0 -> 9.4, MobileNetV2 3.23 ->
+# 3.13, DCGAN 0.84 -> 0.79; without a limit: equal.) Tiles of few rows would prefetch as often as
+# they multiply, so their limit is higher (LeNet, whose weights stay in the cache, takes 1.04 times
+# as long with the low one).
 _NEAR = 32 << 10
 _NEAR_OF_FEW_ROWS = 400 << 10
 _FEW_ROWS = 4
@@ -67,11 +74,11 @@ _PARTIAL_BYTES = 48 << 10
 class Tiling:
     """The choices for one contraction. `height` is in rows, `block` in tiles.
 
-    `panel` is the width of b's packed panels, in columns. `unroll` is the number of depth steps
-    in the innermost loop's body. A sum is added up in stretches of at most `stretch` steps, or all
-    at once (if the depth has several axes, a stretch is a step of the outermost). With `prefetch`
-    the next part of b is prefetched into the second-level cache; where it `fetches_rows`, so is the
-    next tile's part of a.
+    `panel` is the width of b's packed panels, in columns. `unroll` is the number of depth steps in
+    the innermost loop's body. A sum is added up in stretches of at most `stretch` steps each, or at
+    once if that is None. (If the depth has several axes, a stretch is one step of the outermost.)
+    With `prefetch`, the next part of `b` is prefetched into the second-level cache; with
+    `fetches_rows`, the next tile's part of `a` is, too.
     """
 
     lanes: int
@@ -92,8 +99,8 @@ def registers_tile(vectors: int, registers: int) -> int:
 
 
 def _rows_in_first_cache(walk: Walk, dtype: DType, target: Target) -> int:
-    """How many rows of a can be in the first-level cache at once: rows at the same place of a page
-    share one of its sets. Of many lines, some are left for b, which goes by."""
+    """How many rows of `a` can be in the first-level cache at once. Addresses that are a multiple
+    of 4 KiB apart share one of its sets; some lines of each set are left for `b`."""
     strides = [axis.a_stride for axis in (walk.axis, *walk.inner)]
     step = gcd(*(stride if isinstance(stride, int) else 1 for stride in strides))
     ways = target.l1_ways - target.l1_ways // 6
@@ -101,7 +108,8 @@ def _rows_in_first_cache(walk: Walk, dtype: DType, target: Target) -> int:
 
 
 def panel_vectors(columns: Size, lanes: int, registers: int) -> int:
-    """How many vectors wide b's panels are: the width that wastes least of the arithmetic."""
+    """The width of b's panels in vectors: the width that wastes the least arithmetic on columns
+    that do not exist."""
     if not isinstance(columns, int):
         return 2
     vectors = ceil(columns / lanes)
@@ -113,8 +121,9 @@ def panel_vectors(columns: Size, lanes: int, registers: int) -> int:
 
 
 def _lanes(columns: Size, most: int) -> int:
-    """As many as hold all columns, if few do: half a register is multiplied as fast as a whole one,
-    and where units are half as wide as registers, twice as fast."""
+    """The lanes of a vector, at most `most`; fewer if they hold all columns. Half a register is
+    multiplied as fast as a whole one, and twice as fast where arithmetic units are half as wide as
+    registers."""
     lanes = most
     while isinstance(columns, int) and lanes > _FEWEST_LANES and columns <= lanes // 2:
         lanes //= 2
@@ -127,8 +136,8 @@ def plan(
     threads: int = 2,
     shape: tuple[int, int] | None = None,
 ) -> Tiling:
-    """The tiling that the model of the machine predicts to be fastest; of those whose tiles have
-    this `shape`, in rows and vectors, if one is given."""
+    """The tiling that the model of the machine predicts to be fastest. If a `shape` (rows, vectors)
+    is given, the tiles have that shape."""
     lanes = _lanes(contraction.columns, target.lanes(contraction.dtype))
     vectors = panel_vectors(contraction.columns, lanes, target.vector_registers)
     vectors = shape[1] if shape else vectors
@@ -164,8 +173,9 @@ def plan(
 def _fetches_rows(
     contraction: Contraction, walk: Walk, stretch: int | None, panel: int, target: Target
 ) -> bool:
-    """Whether a comes from behind the second-level cache in a way that processors do not foresee,
-    and often enough: one of few panels takes it from there, all others from that cache."""
+    """Whether the rows of `a` should be prefetched: they are not in the second-level cache, the
+    processor does not foresee the order in which they are read, and a large enough part of all
+    reads comes from memory. (With many panels, only the first one reads the rows from memory.)"""
     size = dims.product(contraction.a.shape)
     is_near = isinstance(size, int) and size * contraction.a.dtype.bytes <= target.l2_bytes
     if is_near or walk.inner:
@@ -177,19 +187,22 @@ def _fetches_rows(
 
 
 def _is_across(walk: Walk, dtype: DType) -> bool:
-    """Whether a tile's rows are neighbours in a, and every step of its depth in another line."""
+    """Whether `a` is transposed: a tile's rows are neighbours in `a`, and every step of the depth
+    is in another cache line."""
     step = walk.depth[-1].a_stride
     return walk.axis.a_stride == 1 and isinstance(step, int) and step >= CACHE_LINE // dtype.bytes
 
 
 def _is_piece(walk: Walk) -> bool:
-    """Whether a tile's rows are one piece of memory, which its steps walk through side by side."""
+    """Whether a tile's rows are contiguous in memory, so that its steps walk along them side by
+    side."""
     run = walk.depth[-1]
     return len(walk.depth) == 1 and run.a_stride == 1 and walk.axis.a_stride == run.extent
 
 
 def _unroll(extent: Size) -> int:
-    """Depth steps in the innermost loop; long straight code makes LLVM spill registers."""
+    """The number of depth steps in the innermost loop's body. Long straight code makes LLVM spill
+    registers."""
     if not isinstance(extent, int):
         return 4
     if extent <= 6:
@@ -198,7 +211,8 @@ def _unroll(extent: Size) -> int:
 
 
 def chains(rows: int, vectors: int, registers: int, depth: Size) -> int:
-    """Partial sums of a tile: enough to keep the arithmetic units busy, a power of two."""
+    """How many partial sums a tile keeps of each of its sums, a power of two: enough to keep the
+    arithmetic units busy in spite of their latency. `rows` and `vectors` are the tile's."""
     if isinstance(depth, int) and depth < 16:
         return 1
     count = 1
@@ -209,9 +223,10 @@ def chains(rows: int, vectors: int, registers: int, depth: Size) -> int:
 
 
 def stretch_length(contraction: Contraction, chains: int) -> int | None:
-    """The length of the stretches in which a sum is added up; None where it need not be cut.
+    """The length of the stretches in which a sum is added up; None if it is added up at once.
 
-    That is where sums are exact, or much more so than the rounded numbers in them.
+    Integer sums are exact, and sums of 16-bit floats are much more precise than the numbers in
+    them, so these are not cut.
     """
     depth = contraction.depth_extent
     if contraction.dtype is not f32 or contraction.a.dtype.bits < 32:

@@ -1,19 +1,21 @@
-"""Depthwise convolution, channels last: no sum over channels, so no micro-kernel.
+"""Writes the kernel of a depthwise convolution, channels last. It has no sum over channels, so the
+register tiles of contractions would be of no use.
 
     parallel item in images x tiles of rows
       for tile of columns
         for channel                            vectors
           for the tile's rows of inputs
-            every input is loaded once and goes to all outputs that it is in
+            every input is loaded once, and multiplied for all outputs that see it
 
-Pixels outside, channels inside: the memory is read in order, and a tile's weights come from the
+With pixels outside and channels inside, memory is read in order, and a tile's weights come from the
 first-level cache. The border is never multiplied: a row of inputs outside of the image is skipped
-by a branch, and the columns outside are left out of the code of the tiles at the ends of a row.
-Of large windows a tile is one row of outputs, and goes through its rows of inputs in a loop. Tiles
-are inside of the channels then: they share what the first-level cache has room for. A volume is one
-image for each of its planes, and the planes of a window are one more loop.
-
-Groups of few channels are done alike: an input goes to all outputs of its group, in one shuffle.
+by a branch, and columns outside are left out of the code of the tiles at the ends of a row.
+For large windows, a tile is one row of outputs, and its rows of inputs are a loop. The loop over
+the tiles is then inside of the loop over the channels, so that the tiles share what the first-level
+cache has room for. A volume counts as one image for each of its planes, and the planes of a window
+are one more loop.
+Convolutions in groups of few channels are done in the same way: an input is multiplied for all
+outputs of its group, spread by one shuffle.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ from bessemer.compiler.schedule.convolution.depthwise_plan import Depthwise, Til
 
 
 def lower_depthwise(work: Depthwise, tile: TileSize) -> loops.Block:
-    """The kernel body: one parallel loop over the images' tiles of rows."""
+    """The body of the kernel: one parallel loop over the tiles of rows of all images."""
     builder = KernelBuilder()
     images, rows, _ = work.outputs
     cut = cut_evenly(rows, tile.rows)
@@ -63,6 +65,8 @@ def lower_depthwise(work: Depthwise, tile: TileSize) -> loops.Block:
 
 
 def _write_band(band: _Band, width: int) -> None:
+    """Writes all tiles of a band of rows. If there are several rows of taps in a loop, the loop
+    over the channels is outside of the tiles."""
     work, builder = band.work, band.builder
     if work.loops_over_taps:
         band = replace(band, rows_of_taps=_rows_of_taps(band), planes_of_taps=_planes_of_taps(band))
@@ -74,7 +78,7 @@ def _write_band(band: _Band, width: int) -> None:
 
 
 _Range: TypeAlias = tuple[Size, Size]
-"""The first tap that sees the image, and how many there are."""
+"""The first tap that sees the image, and the number of taps that see it."""
 
 
 def _rows_of_taps(band: _Band) -> _Range:
@@ -95,8 +99,8 @@ def _planes_of_taps(band: _Band) -> _Range:
 
 
 def _seeing(builder: KernelBuilder, before: Size, inputs: Size, taps: int, dilation: int) -> _Range:
-    """The taps that see one of the inputs, the first of which is `before` places behind the first
-    tap's."""
+    """The taps that see one of `inputs` places; the first of these is `before` places behind the
+    place of the first tap."""
     first = dims.ceildiv(dims.maximum(before, 0), dilation)
     end = dims.minimum(dims.ceildiv(dims.maximum(before + inputs, 0), dilation), taps)
     first = builder.define(index_value(first), "first").index
@@ -106,10 +110,12 @@ def _seeing(builder: KernelBuilder, before: Size, inputs: Size, taps: int, dilat
 
 @dataclass(frozen=True, eq=False)
 class _Band:
-    """Rows of outputs, as many as a tile has. The last band of an unknown number may be lower.
+    """The rows of outputs of one tile's height. The last band of an unknown number of rows may be
+    lower.
 
-    The ranges of taps are those of a band that loops over them. `channel` is that of a loop around
-    the band, if there is one.
+    `rows_of_taps` and `planes_of_taps` are used if the band loops over them
+    (`Depthwise.loops_over_taps`). `channel` is the index of a loop around the band, if there is
+    one.
     """
 
     builder: KernelBuilder
@@ -122,7 +128,7 @@ class _Band:
     channel: Size | None = None
 
     def write(self, width: int) -> None:
-        """All tiles, of at most this width."""
+        """Writes all tiles of the band, each of at most `width` columns."""
         columns = self.work.outputs[2]
         if isinstance(columns, int):
             self._known_columns(columns, width)
@@ -130,7 +136,8 @@ class _Band:
             self._unknown_columns(columns, width)
 
     def _known_columns(self, columns: int, width: int) -> None:
-        """Tiles inside of the image share a loop; each one at the border has code of its own."""
+        """Writes the tiles of a known number of columns. Tiles inside of the image share a loop;
+        each tile at the border has code of its own."""
         cut = cut_evenly(columns, width)
         assert isinstance(cut.count, int) and isinstance(cut.tall, int)
         widths = [cut.height - (number >= cut.tall) for number in range(cut.count)]
@@ -159,7 +166,8 @@ class _Band:
         return dims.is_nonnegative(first) and dims.is_nonnegative(inputs - 1 - last)
 
     def _unknown_columns(self, columns: Size, width: int) -> None:
-        """Tiles inside of the image, and tiles that ask for every column whether it exists."""
+        """Writes the tiles of an unknown number of columns: a loop for those inside of the image,
+        and one for those that check of every column whether it exists."""
         work, step = self.work, width * self.work.strides[1]
         inputs = work.inputs[1]
         inner_begin: Size = 0
@@ -181,7 +189,8 @@ _Output: TypeAlias = tuple[int, int]
 
 @dataclass(frozen=True, eq=False)
 class _Tile:
-    """A tile of a band. One that `is_checked` asks which of its columns and outputs exist."""
+    """A tile of a band, from column `left` on. If it `is_checked`, its code checks which of its
+    input columns and outputs exist."""
 
     band: _Band
     left: Size
@@ -189,7 +198,7 @@ class _Tile:
     is_checked: bool
 
     def write(self) -> None:
-        """All channels, or that of the loop around."""
+        """All channels of the tile, or only the band's."""
         band = self.band
         if band.channel is not None:
             self._sums(band.channel)
@@ -233,7 +242,8 @@ class _Tile:
     def _loop_over_rows(
         self, image: Size, plane_tap: tuple[Size, ...], sums: dict[_Output, Local], channel: Size
     ) -> None:
-        """Adds an image's rows, each by stretches of its taps."""
+        """Adds the rows of one image, each in stretches of its taps; `plane_tap` is the index of
+        the plane in the weights, if these have planes."""
         work, band = self.band.work, self.band
         first, count = band.rows_of_taps
         columns = work.kernel[1]
@@ -261,7 +271,7 @@ class _Tile:
         sums: dict[_Output, Local],
         channel: Size,
     ) -> None:
-        """Adds what the inputs of an image's row contribute under some taps."""
+        """Adds what the inputs of one row (image, row) contribute under the taps in `weights`."""
         work, builder = self.band.work, self.band.builder
         stride, dilation = work.strides[1], work.dilations[1]
         for x in range(work.reach(1, self.width)):
@@ -324,7 +334,8 @@ class _Tile:
                 sums[at_row, at].accumulate("add", value * weights[tap_row, tap])
 
     def _row_exists(self, y: int, place: Size) -> Expression:
-        """Whether the image has a row; decided at once where every band's answer is the same."""
+        """A condition that the image has a row; a constant where the answer is the same for every
+        band."""
         work, band = self.band.work, self.band
         rows = work.inputs[0]
         outputs = work.outputs[1]
@@ -353,7 +364,7 @@ class _Tile:
         return within(column, columns)
 
     def _finish(self, row: int, sums: dict[_Output, Local], channel: Size) -> None:
-        """Stores a row of outputs, those that exist."""
+        """Stores those outputs of a row that exist."""
         work, band = self.band.work, self.band
         _, rows, columns = work.outputs
         at_row = band.begin + row
@@ -370,7 +381,7 @@ class _Tile:
 
 
 def _tap(place: int, output: int, stride: int, dilation: int) -> int:
-    """The tap under which an output sees an input of its tile; -1 if under none."""
+    """The tap under which an output sees an input of its tile, or -1 if it does not see it."""
     tap, rest = divmod(place - output * stride, dilation)
     return -1 if rest else tap
 

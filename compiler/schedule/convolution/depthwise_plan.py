@@ -1,4 +1,7 @@
-"""Convolutions of one filter a channel, or few: what there is to do, and the tiles for it."""
+"""Describes a depthwise convolution (one filter, or a few, per channel), and chooses its tiles.
+
+depthwise.py writes the kernel.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +35,8 @@ MOST_IN_A_ROW = 24
 
 
 def is_by_channels(node: Node) -> bool:
-    """Whether a convolution is lowered so: one filter or a few for each channel of the input. It
-    widens what it reads itself."""
+    """Whether the depthwise kernel computes this convolution: it has one filter, or a few, for each
+    channel of the input. That kernel converts narrower operands itself when it loads them."""
     kernel, groups = node.inputs[1].type.shape, node.attributes.get("groups", 1)
     return (
         node.operator.name == "conv"
@@ -47,8 +50,8 @@ def is_by_channels(node: Node) -> bool:
 
 
 def has_narrow_groups(node: Node) -> bool:
-    """Whether a convolution has groups of few channels, as many outputs as inputs: vectors of
-    outputs, each times its group's inputs one by one, waste nothing."""
+    """Whether a convolution has groups of few channels with as many outputs as inputs. Such a group
+    is computed without waste as a vector of outputs times each of the group's inputs."""
     kernel = node.inputs[1].type.shape
     return (
         node.operator.name == "conv"
@@ -63,7 +66,8 @@ def has_narrow_groups(node: Node) -> bool:
 
 @dataclass(frozen=True)
 class Planes:
-    """What a convolution does along an axis that counts images, the planes of a volume."""
+    """The parameters of a volume's convolution along its planes, each of which counts as an
+    image."""
 
     taps: int
     stride: int
@@ -75,15 +79,18 @@ class Planes:
 
 @dataclass(frozen=True, eq=False)
 class Depthwise:
-    """One depthwise convolution with one filter a channel.
+    """One depthwise convolution.
 
     `x(n, row, column, channel)` is an element of the input. `weights` is [kernel rows, kernel
-    columns, channels]. `outputs` is the number of images, rows and columns of the result.
-    `epilogue((n, row, column), channel, total)` gives the stores of one element. Windows begin
-    `low` rows and columns before the input; `inputs` is its number of rows and columns, None where
-    no window leaves it along that axis. Of volumes, which have `planes`, `n` counts the planes of
-    all, and `weights` begin with an axis of planes. Where neighbouring channels are a `group`, each
-    sees the inputs of all: `weights` is [kernel rows, kernel columns, group, channels].
+    columns, channels]. `outputs` is (images, rows, columns) of the result. `epilogue((n, row,
+    column), channel, total)` gives the stores of one element. Windows begin `low` rows and columns
+    before the input. `inputs` is the input's number of rows and columns, with None for an axis
+    along which no window leaves the input.
+
+    If there are `planes`, the input consists of volumes: `n` counts the planes of all of them, and
+    `weights` have one more axis in front, of planes. If `group` is more than 1, each channel sees
+    the inputs of all channels of its group: `weights` is [kernel rows, kernel columns, group,
+    channels].
     """
 
     x: Callable[[Size, Size, Size, Size], Expression]
@@ -107,42 +114,44 @@ class Depthwise:
 
     @property
     def holds_weights(self) -> bool:
-        """Whether a tile's weights stay in registers, not only those of a row of inputs."""
+        """Whether registers keep all weights of a tile, rather than only those of one row of
+        inputs."""
         return self.kernel[0] * self.kernel[1] <= HELD
 
     @property
     def loops_over_taps(self) -> bool:
-        """Whether a tile is one row of outputs, and its rows of taps are a loop: all in a row
-        would be long code for few sums, which wait for each other."""
+        """Whether a tile is one row of outputs, with a loop over its rows of taps. Straight code
+        for all taps would be long, with few sums that wait for each other."""
         is_long = self.kernel[0] * self.kernel[1] > MOST_IN_A_ROW
         return is_long or self.planes is not None or self.group > 1
 
     def stretches(self) -> tuple[int, int]:
-        """Into how many stretches a row of taps is cut, and the taps of one at most: those whose
-        weights are in registers at once."""
+        """The number of stretches into which a row of taps is cut, and the most taps in one: as
+        many as have their weights in registers at once."""
         count = ceil(self.kernel[1] / HELD)
         return count, ceil(self.kernel[1] / count)
 
     def reach(self, axis: int, count: int) -> int:
-        """The inputs along an axis that so many outputs see."""
+        """The number of inputs along an axis that `count` neighbouring outputs see."""
         taps = (self.kernel[axis] - 1) * self.dilations[axis] + 1
         return (count - 1) * self.strides[axis] + taps
 
     def place(self, axis: int, begin: Size, offset: Size) -> Size:
-        """The input's row or column that is `offset` behind the first that output `begin` sees."""
+        """The input row or column that is `offset` behind the first one that output number `begin`
+        sees."""
         return begin * self.strides[axis] + offset - self.low[axis]
 
 
 @dataclass(frozen=True)
 class TileSize:
-    """Outputs in a tile."""
+    """The number of rows and columns of outputs in a tile."""
 
     rows: int
     columns: int
 
 
 def possible_tiles(work: Depthwise, target: Target) -> Iterator[TileSize]:
-    """The tiles whose sums and weights fit the registers, and whose code is not too long."""
+    """The tiles whose sums and weights fit into the registers, and whose code is not too long."""
     registers = target.vector_registers
     if work.loops_over_taps:
         held = work.stretches()[1] if registers >= 32 else 4
@@ -162,16 +171,16 @@ def possible_tiles(work: Depthwise, target: Target) -> Iterator[TileSize]:
 
 
 def plan_depthwise(work: Depthwise, target: Target) -> TileSize:
-    """The tile with the least to do for an output: products that wait for those before them where
-    the taps are a loop, else loads."""
+    """The tile that costs least per output. The cost is in cycles where the taps are a loop (sums
+    wait for their own last product), and in loads elsewhere."""
     cost = _cycles if work.loops_over_taps else _loads
     tiles = possible_tiles(work, target)
     return min(tiles, key=lambda tile: cost(work, tile) * _uneven(work, tile))
 
 
 def _cycles(work: Depthwise, tile: TileSize) -> float:
-    """Cycles for an output and a row of taps: two loads and two products start in one, and a sum's
-    products are four apart."""
+    """Cycles per output and row of taps. A cycle starts two loads and two products; each product of
+    a sum starts four cycles after the one before."""
     count, taps = work.stretches()
     inputs = work.reach(1, tile.columns) - work.reach(1, 1) + taps
     loads = count * work.group * (inputs + taps)
@@ -180,7 +189,7 @@ def _cycles(work: Depthwise, tile: TileSize) -> float:
 
 
 def _loads(work: Depthwise, tile: TileSize) -> float:
-    """Loads for an output."""
+    """Loads per output."""
     height, width = work.reach(0, tile.rows), work.reach(1, tile.columns)
     kernel_rows, kernel_columns = work.kernel
     weights = kernel_rows * kernel_columns
@@ -190,7 +199,8 @@ def _loads(work: Depthwise, tile: TileSize) -> float:
 
 
 def _uneven(work: Depthwise, tile: TileSize) -> float:
-    """What uneven cuts cost: more tile shapes are more code."""
+    """The factor by which tiles of different sizes cost more, since each size has code of its
+    own."""
     cost = 1.0
     for extent, size in zip(work.outputs[1:], (tile.rows, tile.columns)):
         if not isinstance(extent, int):

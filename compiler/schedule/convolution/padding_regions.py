@@ -1,17 +1,23 @@
-"""Convolutions whose windows are spread so far that many products are with padding.
+"""Cuts the outputs of a convolution into regions, so that taps that see only padding are not
+multiplied.
+
+This matters where the taps are far apart:
 
     conv(pad(x : [1,33,33,c], 12), w : [3,3,c,o], dilations=(12, 12))
 
-The first twelve rows of outputs see no row of the image under the first row of taps, the last
-twelve none under the last one. So the outputs are cut into regions, three along each axis, each
-with the taps that it sees: 7/12 of the products in all. A region is a contraction of its own, of
-the same input and the same packed weight, of which it leaves steps out. Where a size is not known,
-regions begin and end where they would by any size, and may turn out to be empty: of an image of 12
-columns, all see the middle tap only. No region reads padding where every output sees a tap inside:
-then there need be no padded copy.
+Under the first row of taps, the first twelve rows of outputs see no row of the image; under the
+last row of taps, the last twelve rows see none. So the outputs are cut into regions, three along
+each axis here, each with the taps that it sees. That leaves 7/12 of the products. A region is a
+contraction of its own. It has the same input and the same packed weight, of which it leaves out
+steps. Where a size is not known, the regions' bounds are formulas of it, and regions may turn out
+to be empty: in an image of 12 columns, all outputs see the middle tap only.
 
-Integers may be padded with a zero point. What a region leaves out is then the same number for all
-its outputs of a channel, which is known at compile time, and begins their sums.
+If every output sees a tap inside of the image, no region reads padding. Then no padded copy is
+needed.
+
+Integers may be padded with a zero point. The taps that a region leaves out then contribute the same
+number to all of its outputs of a channel. That number is known at compile time, and the region's
+sums begin with it.
 """
 
 from __future__ import annotations
@@ -37,14 +43,18 @@ _WORTH, _FEWER_THAN_WINOGRAD = 0.85, 0.5
 _UNKNOWN = 32
 """Stands for an unknown size: images that have become small are looked at from afar."""
 _FAR, _MOST_TAPS = 8, 3
-"""Regions of an unknown size are for taps farther apart than that, and for so many at most, as
-there are more of them than of a known one."""
+"""Axes of unknown size are cut only if the taps are farther apart than _FAR, and there are at most
+_MOST_TAPS, because an unknown size has more regions than a known one."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """Neighbouring outputs along an axis, `likely` so many, and the taps that they see; or a tap
-    in the padding where they see none, which is not `inside`."""
+    """Neighbouring outputs along an axis that see the same taps: `taps` of them, from `first_tap`
+    on.
+
+    If they see no tap inside of the image, one tap in the padding stands for them, and `inside` is
+    false. `likely` is the count, or an assumption where it is not known.
+    """
 
     begin: Size
     count: Size
@@ -61,7 +71,7 @@ Region = tuple[Part, ...]
 def regions_of(
     convolution: Node, producers: Mapping[Value, Node], constants: Mapping[Value, Array]
 ) -> list[Region]:
-    """The regions of a convolution of a padded input; none where that saves little."""
+    """The regions of a convolution whose input is padded. Empty if they would save little."""
     x, w = convolution.inputs
     pad = producers.get(x)
     if pad is None or pad.operator.name != "pad" or convolution.attributes["groups"] != 1:
@@ -80,8 +90,8 @@ def regions_of(
 
 
 def read_without_padding(graph: Graph) -> dict[Node, list[Region]]:
-    """The convolutions that read an image in memory in place of a padded copy, and their regions:
-    those that need them, if no region sees padding."""
+    """The convolutions that read the image itself where they would read a padded copy, with their
+    regions. These are convolutions that are computed by regions, none of which sees padding."""
     producers = graph.producers()
     found = {}
     for node in graph.nodes:
@@ -97,7 +107,7 @@ def read_without_padding(graph: Graph) -> dict[Node, list[Region]]:
 
 
 def _goes_by_winograd(convolution: Node, is_constant: bool) -> bool:
-    """Whether Winograd's method would pay, seen from where the target is not known."""
+    """Whether Winograd's method would pay. The target is not known here."""
     *taps, channels, columns = convolution.inputs[1].type.shape
     if len(taps) != 2 or {*convolution.attributes["strides"]} != {1}:
         return len(taps) != 2
@@ -113,8 +123,8 @@ def _goes_by_winograd(convolution: Node, is_constant: bool) -> bool:
 
 
 def _are_inside(regions: list[Region], convolution: Node, producers: Mapping[Value, Node]) -> bool:
-    """Whether regions see the image only: its rows and columns have the padding, and every output
-    has a tap inside."""
+    """Whether the regions read the image only: only its rows and columns are padded, and every
+    output sees a tap inside of the image."""
     pad = producers[convolution.inputs[0]]
     others = [pad.attributes[end][axis] for end in ("low", "high") for axis in (0, -1)]
     is_around = all(size == 0 for size in others)
@@ -122,7 +132,7 @@ def _are_inside(regions: list[Region], convolution: Node, producers: Mapping[Val
 
 
 def copies_for(convolutions: Container[Node], graph: Graph) -> set[Node]:
-    """The padding that nobody reads but these convolutions, which need it not."""
+    """The padding nodes whose output is read by nothing but `convolutions`, which do without it."""
     users = graph.users()
     return {
         node
@@ -134,8 +144,9 @@ def copies_for(convolutions: Container[Node], graph: Graph) -> set[Node]:
 
 
 def left_out(regions: list[Region], number: int, weights: Array) -> Array:
-    """The products of the taps that each region leaves out with the `number` that they see, summed
-    up by output channels; integers wrap."""
+    """What the taps that each region leaves out contribute to its sums, [regions, output
+    channels], as i32 that wraps. `number` is the padding's value, which these taps would be
+    multiplied with."""
     axes = tuple(range(weights.ndim - 1))
     wide = weights.astype(np.int64)
     found = []
@@ -146,12 +157,12 @@ def left_out(regions: list[Region], number: int, weights: Array) -> Array:
 
 
 def is_better_than_winograd(regions: list[Region], convolution: Node) -> bool:
-    """Whether the regions have less to do than Winograd's method, with its transforms."""
+    """Whether the regions take less work than Winograd's method, including its transforms."""
     return bool(regions) and _share(regions, convolution) <= _FEWER_THAN_WINOGRAD
 
 
 def _share(regions: list[Region], convolution: Node) -> float:
-    """The share of the products that is left."""
+    """The fraction of the convolution's products that is left."""
     taps = prod(size for size in convolution.inputs[1].type.shape[:-2] if isinstance(size, int))
     sizes = [(prod(p.likely for p in region), prod(p.taps for p in region)) for region in regions]
     seen = sum(outputs * taps for outputs, taps in sizes)
@@ -159,7 +170,7 @@ def _share(regions: list[Region], convolution: Node) -> float:
 
 
 def _parts(convolution: Node, pad: Node, axis: int) -> list[Part]:
-    """The parts along an axis; none if a size is not known, or a part has few outputs."""
+    """The parts along an axis. Empty if a size is not known, or a part would have few outputs."""
     size, low = pad.inputs[0].type.shape[1 + axis], pad.attributes["low"][1 + axis]
     taps = convolution.inputs[1].type.shape[axis]
     outputs = convolution.output.type.shape[1 + axis]
@@ -182,8 +193,8 @@ def _parts(convolution: Node, pad: Node, axis: int) -> list[Part]:
 
 
 def _parts_of_any_size(convolution: Node, pad: Node, axis: int) -> list[Part]:
-    """The parts along an axis of an image of a size that is not known, of which one tap is seen by
-    every output; none where taps are near or many."""
+    """The parts along an axis of unknown size. One tap must be at the place of each output itself.
+    Empty if the taps are near each other, or many."""
     size, low = pad.inputs[0].type.shape[1 + axis], pad.attributes["low"][1 + axis]
     taps = convolution.inputs[1].type.shape[axis]
     stride, dilation = (convolution.attributes[name][axis] for name in ("strides", "dilations"))
@@ -209,7 +220,8 @@ def _parts_of_any_size(convolution: Node, pad: Node, axis: int) -> list[Part]:
 def _outputs(
     seen: tuple[int, int], taps: int, low: int, dilation: int, size: Size
 ) -> tuple[Size, Size]:
-    """The first of the outputs that see just these of the taps, begin and end, and their number."""
+    """The first output that sees exactly the taps seen[0] <= tap < seen[1], and the number of such
+    outputs."""
     first, end = seen
     before = low - first * dilation
     begin: Size = max(before, 0)

@@ -1,17 +1,23 @@
-"""Winograd's F(2, 3), along one axis or both: a 3x3 convolution with 16 products in place of 36.
+"""Writes the kernels of a convolution by Winograd's method F(2, 3), along one spatial axis or both.
+
+A 3x3 convolution takes 16 products per 2 x 2 outputs in place of 36:
 
     v[p][tile, c] = (B' d B)[p]          d: the 4 x 4 inputs of a tile of 2 x 2 outputs
     m[p][tile, o] = sum over c of v[p][tile, c] * u[p][c, o]        for each of the 16 points p
     y[tile, o]    = A' m A               u = G w G', packed at compile time
 
-The sums are shorter than those of the direct form, so the result is more exact as well. Not so of
-bf16: rounding u and v makes a layer's error 1.7 times the direct form's. With a dilation, the
-outputs of a tile are as far apart as the taps. An axis of one tap stays as it is; more than three
-are segments of three and two, whose products are added to m one after the other: 7x7 takes 100 in
-place of 196. A volume is one image for each of its planes, and its sums go over all planes that a
-window sees: v and u have as many times the channels.
-Where there are many tiles, one kernel does all three steps for some of them at a time, whose v and
-m stay in the second-level cache; else each step is a kernel of its own.
+The sums are shorter than those of the direct convolution, so float32 results are also more exact.
+bfloat16 results are not: rounding u and v makes a layer's error 1.7 times the direct one's.
+
+With a dilation, the outputs of a tile are as far apart as the taps. An axis with one tap stays as
+it is. More than three taps are cut into segments of three and two, whose products are added to m
+one after the other: a 7x7 convolution takes 100 products in place of 196. A volume counts as one
+image for each of its planes, and its sums go over all planes that a window sees, so that v and u
+have the channels of all these planes.
+
+If there are many tiles, one kernel does all three steps for a block of tiles at a time, whose v and
+m stay in the second-level cache. Otherwise each step is a kernel of its own. winograd_pays.py
+decides where the method is used, winograd_work.py describes the work and writes the transforms.
 
 Source: A. Lavin, S. Gray, "Fast Algorithms for Convolutional Neural Networks", 2015.
 """
@@ -54,12 +60,13 @@ from bessemer.compiler.schedule.convolution.winograd_work import (
 from bessemer.compiler.targets.machine import Target
 
 DYNAMIC_BLOCK = 42
-"""Tiles in a block of an unknown number of them."""
+"""Tiles in a block if only the run knows how many tiles there are."""
 
 
 @dataclass(frozen=True, eq=False)
 class Stages:
-    """The kernel bodies in order, and the working memory `v` and `m` that they share."""
+    """The kernel bodies in order, with the scalar operations of one parallel iteration of each, and
+    the working memory `v` and `m` that they share."""
 
     bodies: tuple[loops.Block, ...]
     operations: tuple[Size, ...]
@@ -68,7 +75,8 @@ class Stages:
 
 
 def lower_winograd(work: Winograd, target: Target, threads: int = 2) -> Stages:
-    """The kernels: one that goes by blocks of tiles, or one for each step."""
+    """The kernels: a single one that works by blocks of tiles, or one for each of the three
+    steps."""
     most, unit, number = _most_tiles(work, target), FEWEST_TILES, work.dtype.bytes
     if work.on_tiles:
         unit, number = winograd_tiles.ROWS, winograd_tiles.NUMBER_BYTES
@@ -81,18 +89,21 @@ def lower_winograd(work: Winograd, target: Target, threads: int = 2) -> Stages:
         return _one_kernel(work, target, even_block_of(work.count, most, threads))
     if isinstance(work.count, int):
         return _one_kernel(work, target, block_of(work.count, most, threads, unit))
-    # Whole register tiles: two rows more, of 16, would take half as long again.
+    # A multiple of the rows of a register tile: 16 rows, two more than one tile has, would take
+    # half as long again as 14.
     return _one_kernel(work, target, min(most, DYNAMIC_BLOCK) // FEWEST_TILES * FEWEST_TILES)
 
 
 def _most_tiles(work: Winograd, target: Target) -> int:
-    """Tiles whose v and m fill a quarter of the second-level cache: u must have room, too."""
+    """The number of tiles whose v and m fill a quarter of the second-level cache; u needs room
+    there, too."""
     if work.on_tiles:  # m is a panel wide
         number = winograd_tiles.NUMBER_BYTES
         tile_bytes = work.points * (work.depth * number + winograd_tiles.PANEL * f32.bytes)
         return max(winograd_tiles.ROWS, target.l2_bytes // 2 // tile_bytes)
     tile_bytes = work.points * (work.depth * work.dtype.bytes + work.columns * f32.bytes)
-    # The segments of a line's taps come too often from the third-level cache.
+    # For signals (one column), small blocks would read the weights of the segments too often from
+    # the third-level cache.
     share = 2 if work.is_in_segments and work.outputs[1] == 1 else 4
     return max(FEWEST_TILES, target.l2_bytes // share // tile_bytes)
 
@@ -105,7 +116,7 @@ def _one_kernel(work: Winograd, target: Target, block: int) -> Stages:
     else:
         groups = column_groups(work.count, work.columns, winograd_tiling(work, target).panel)
     blocks = dims.ceildiv(work.count, block)
-    # Each share has its own v and m, and does its blocks one after the other.
+    # Each share has its own v and m, and computes its blocks one after the other.
     shares, turns = SHARES, dims.ceildiv(blocks, SHARES)
     if isinstance(blocks, int):
         shares, turns = shares_of(blocks)
@@ -123,7 +134,7 @@ def _one_kernel(work: Winograd, target: Target, block: int) -> Stages:
             if work.is_in_segments:
                 _add_segments(builder, work, v, m, share, (first, tiles), target)
             else:
-                # What a block's first group has transformed is there for the others of its share.
+                # The first group of columns transforms the inputs, for all groups of its block.
                 is_new = binary("eq", index_value(turn * group), 0)
                 needed = builder.when(is_new) if groups > 1 else nullcontext()
                 with needed, builder.loop(tiles) as tile:
@@ -148,7 +159,8 @@ def _add_segments(
     block: tuple[Size, Size],
     target: Target,
 ) -> None:
-    """The products of all segments of a block, its first tile and how many it has, in m."""
+    """Writes the products of all segments into m; `block` is the block's first tile and its number
+    of tiles."""
     first, tiles = block
     begins = work.parts[0].number == 1
     if not begins:
@@ -193,7 +205,7 @@ def _three_kernels(work: Winograd, target: Target, threads: int) -> Stages:
 
 
 def winograd_tiling(work: Winograd, target: Target) -> Tiling:
-    """What `u` must be packed for."""
+    """The tiling that `u` must be packed for."""
     v, m = _memory(work, 1, DYNAMIC_BLOCK)
     return plan(_products(work, v, m, 0, DYNAMIC_BLOCK, target), target)
 
@@ -214,8 +226,11 @@ def _products(
     target: Target,
     part: tuple[Size, int] = (0, 1),
 ) -> Contraction:
-    """The matrix products of a block's first tiles, one a point; of one among some groups of
-    columns, whose panels are a matrix of their own."""
+    """The matrix products of the first `tiles` tiles of a block, one product per point.
+
+    `part` is (group, groups): if the columns are dealt in several groups, only the columns of this
+    group are computed. Its panels are a packed matrix of their own.
+    """
     group, groups = part
 
     def epilogue(row: tuple[Size, ...], column: Size, total: Expression) -> tuple[loops.Store, ...]:
@@ -249,7 +264,8 @@ def _products_of_part(
     matrix: Size,
     adds: bool,
 ) -> Contraction:
-    """The matrix products of a block's tiles for a segment, whose weights begin with `matrix`."""
+    """The matrix products of a block's tiles for one segment, whose weights begin with packed
+    matrix number `matrix`. They are added to m if `adds`, else stored."""
     across = work.taps[1].points
 
     def epilogue(row: tuple[Size, ...], column: Size, total: Expression) -> tuple[loops.Store, ...]:

@@ -1,8 +1,9 @@
-"""How the tiles of a convolution by Winograd's method are dealt to threads, in blocks.
+"""Cuts the tiles of a convolution by Winograd's method into blocks, and deals these to the threads.
 
-A share is what one thread does with working memory of its own: blocks of tiles, one after the
-other. Of a number of tiles that only the run knows there may be a single block: then the columns
-are dealt, too, in groups, and every share transforms the inputs of its first block.
+A share is one iteration of the parallel loop: some blocks of tiles, one after the other, with
+working memory of its own. If only the run knows the number of tiles, there may be a single block.
+Then the columns are dealt, too, in groups, and each share transforms the inputs of its first block
+again.
 """
 
 from __future__ import annotations
@@ -13,24 +14,27 @@ from bessemer.compiler.ir import dims
 from bessemer.compiler.ir.dims import Size
 
 SHARES = 16
-"""The most parts, each with working memory of its own, that the threads share."""
+"""The most shares that the threads divide among them, each with working memory of its own."""
 FEWEST_TILES = 14
-"""With fewer tiles to a block, u would come too often from the second-level cache."""
+"""With fewer tiles in a block, u would be read too often from the second-level cache."""
 _READING = 3
-"""As long as the products of so many tiles does it take to read u."""
+"""To read u takes as long as the products of this many tiles."""
 _LOW = 8
-"""Fewer tiles take as long as so many."""
+"""A block of fewer tiles takes as long as one of this many."""
 _OFTEN = 4
-"""Weights as large as so many second-level caches are read as seldom as can be. (Three layers of
-512 channels, 32x32, two threads: 16.5 ms by blocks, 14.6 in steps; 320: 7.1, 6.0; 256: even.)"""
+"""Weights larger than this many second-level caches are read as rarely as possible: step by step.
+(Three layers, 32x32, two threads, by blocks and by steps: 512 channels 16.5 and 14.6 ms, 320
+channels 7.1 and 6.0, 256 channels equal.)"""
 _GROUP_COLUMNS = 128
-"""The fewest in a group: transforming the inputs once more takes 5 % of the products of so many."""
+"""The fewest columns in a group. To transform the inputs again takes 5 % of the time that the
+products for this many columns take."""
 _FEW_BLOCKS = 4
-"""So few are dealt by groups of columns, more as a whole: an input is then transformed once."""
+"""Up to this many blocks are dealt by groups of columns. More are dealt as a whole, so that each
+input is transformed once."""
 
 
 def column_groups(tiles: Size, columns: int, panel: int) -> int:
-    """Into how many groups of whole panels the columns of a block are dealt."""
+    """The number of groups of whole panels in which the columns of a block are dealt."""
     if isinstance(tiles, int) or columns % panel:
         return 1
     return gcd(columns // panel, max(1, columns // _GROUP_COLUMNS))
@@ -39,9 +43,13 @@ def column_groups(tiles: Size, columns: int, panel: int) -> int:
 def goes_in_steps(
     tiles: Size, of_image: Size, most: int, weights: float, threads: int, unit: int = FEWEST_TILES
 ) -> bool:
-    """Whether each step is done for all tiles before the next one: blocks would be too few for the
-    threads, or read u too often. `of_image` are the tiles of one image, at most `most` a block;
-    `weights` is the size of u in second-level caches."""
+    """Whether each of the three steps is done for all tiles before the next step begins. That is
+    better where there would be too few blocks for the threads, or where blocks would read u too
+    often.
+
+    `of_image` is the number of tiles in one image, `most` the most tiles in a block, and `weights`
+    the size of u in units of the second-level cache.
+    """
     if weights > _OFTEN:
         return True
     known = tiles if isinstance(tiles, int) else of_image
@@ -51,7 +59,8 @@ def goes_in_steps(
 
 
 def block_of(count: int, most: int, threads: int, unit: int = FEWEST_TILES) -> int:
-    """Tiles in a block, such that threads, and products of `unit` tiles, do the least in vain."""
+    """The number of tiles in a block with the least waste: threads without work, and rows of the
+    `unit` rows of a register tile that stay empty."""
 
     def waste(block: int) -> float:
         blocks = -(-count // block)
@@ -65,7 +74,8 @@ def block_of(count: int, most: int, threads: int, unit: int = FEWEST_TILES) -> i
 
 
 def even_block_of(count: int, most: int, threads: int) -> int:
-    """Tiles in a block where all blocks, of about as many tiles, read u anew."""
+    """The number of tiles in a block if reading u, which each block does anew, is the larger cost.
+    All blocks have about as many tiles."""
 
     def cost(blocks: int) -> float:
         each = -(-count // blocks)
@@ -78,19 +88,21 @@ def even_block_of(count: int, most: int, threads: int) -> int:
 
 
 def shares_of(blocks: int) -> tuple[int, int]:
-    """How many shares the blocks are dealt into, and how many blocks a share has at most."""
+    """The number of shares into which the blocks are dealt, and the most blocks in a share."""
     turns = -(-blocks // SHARES)
     return -(-blocks // turns), turns
 
 
 def groups_of_share(blocks: Size, groups: int, share: Size, turns: Size) -> tuple[Size, Size]:
-    """The first group of columns of a share, counted through all blocks, and how many it has."""
+    """The first group of columns of a share, counted through all blocks, and the number of its
+    groups. `turns` is the most blocks in a share, for a known number of blocks."""
     if isinstance(blocks, int):
         begin = share * turns
         mine = dims.minimum(turns, dims.maximum(blocks - begin, 0))
         return begin * groups, mine * groups
-    # There may be fewer blocks than shares: all of the first ones would be one thread's.
-    # 1 or 0: index arithmetic has no conditions.
+    # Fewer blocks than shares are dealt by groups of columns: the first shares get whole blocks
+    # otherwise, and these shares would all be one thread's. The condition is a number, 1 or 0,
+    # because index arithmetic has no conditions.
     is_few = dims.minimum(1, dims.floordiv(_FEW_BLOCKS + 1, blocks + 1))
 
     def first(number: Size) -> Size:

@@ -1,4 +1,5 @@
-"""The last step of a weight gradient by Winograd's method (winograd_gradient.py): G' m G."""
+"""Writes the last kernel of a weight gradient by Winograd's method (winograd_gradient.py): G' m
+G."""
 
 from __future__ import annotations
 
@@ -17,8 +18,9 @@ from bessemer.compiler.schedule.convolution.winograd_taps import WEIGHTS, Matrix
 def add_up(
     images: Images, items: Items, m: tuple[Buffer, Buffer], epilogue: Epilogue
 ) -> loops.Block:
-    """The kernel that adds up the parts' sums, and gives the weights; `m` is the sums' buffer,
-    flat, and with its axes [item, point, channel, column]."""
+    """The kernel that adds up the sums of all parts of the images, transforms them, and applies the
+    epilogue. `m` is the buffer of the sums, as a flat one and as one with the axes [item, point,
+    channel, column]."""
     memory, layout = m
     width = items.panels * items.panel
     builder = KernelBuilder()
@@ -47,7 +49,7 @@ def store_weights(
     at: tuple[Size, Size],
     epilogue: Epilogue,
 ) -> None:
-    """The nine weights of a channel and a column."""
+    """Stores the nine weights of one channel and one column."""
     square = [sums[4 * row : 4 * row + 4] for row in range(4)]
     matrix = transposed(WEIGHTS)
     values = both_sides(builder, (matrix, matrix), square)
@@ -58,5 +60,5 @@ def store_weights(
 
 
 def transposed(matrix: Matrix) -> Matrix:
-    """The matrix with rows for columns."""
+    """The transpose of the matrix."""
     return tuple(zip(*matrix, strict=True))

@@ -1,4 +1,7 @@
-"""Which contractions are gradients of 3x3 weights, and how their work is cut into items."""
+"""Finds the contractions that are gradients of 3x3 weights, and cuts their work into items.
+
+lowering/winograd_gradient.py writes their kernels.
+"""
 
 from __future__ import annotations
 
@@ -18,17 +21,19 @@ CHANNELS, COLUMNS = 64, 64
 BLOCK = 50
 """Tiles whose transforms are at work at once; they take as much again, twice."""
 SHARES, FEWEST_ITEMS = 16, 8
-"""The most parts, each with memory of its own, that the threads share; and items that are to be
-there for them."""
+"""The most shares that threads divide among them, each with memory of its own; and the number of
+items that there should be at least."""
 _FEWEST = 32
-"""Channels, columns and tiles for which the transforms pay."""
+"""The transforms pay from this many channels, columns and tiles on."""
 
 
 @dataclass(frozen=True)
 class Images:
-    """x [n, rows + 2, width + 2, channels] by its strides, dy [n, rows, width, columns].
+    """The images of a weight gradient: x [count, rows + 2, width + 2, channels], with these strides
+    along the first three axes, and dy [count, rows, width, columns].
 
-    Sums go over pixels image by image, or over all images of a pixel (`is_image_last`).
+    The sums go over the pixels image by image or, if `is_image_last`, over all images of each
+    pixel.
     """
 
     count: int
@@ -40,7 +45,7 @@ class Images:
     is_image_last: bool = False
 
     def step(self, image: Size, row: Size, place: Size) -> Size:
-        """The step of the sums that is at a pixel."""
+        """The step of the sums at a pixel of an image."""
         if self.is_image_last:
             return (row * self.width + place) * self.count + image
         return (image * self.rows + row) * self.width + place
@@ -62,7 +67,8 @@ class Images:
 
 
 def images_of(work: Contraction) -> Images | None:
-    """The images, if sums go over them and rows are 3 x 3 taps of each channel; else None."""
+    """The images, if the contraction sums over images and its rows are 3 x 3 taps of each channel;
+    else None."""
     if work.dtype is not f32 or work.a.dtype is not f32:
         return None
     axes: list[RowAxis | DepthAxis] = [*work.rows, *work.depth]
@@ -84,8 +90,11 @@ def images_of(work: Contraction) -> Images | None:
 
 @dataclass(frozen=True)
 class Items:
-    """An item has so many `channels`, whole vectors, and `panels` of columns, and a `part` of the
-    images' tiles, of which `block` are transformed at once.
+    """How the work is cut into items. An item computes `channels` channels (whole vectors) and
+    `panels` panels of columns, for one part of the images' tiles.
+
+    A part has `part` tiles, of which `block` are transformed at a time. The channels are cut into
+    `channel_items`, the columns into `column_items`, and the tiles into `parts`.
     """
 
     channels: int
@@ -99,17 +108,17 @@ class Items:
 
     @property
     def blocks(self) -> int:
-        """Blocks of an item."""
+        """Blocks in an item."""
         return ceil(self.part / self.block)
 
     @property
     def count(self) -> int:
-        """All items."""
+        """The number of items."""
         return self.channel_items * self.column_items * self.parts
 
     @property
     def turns(self) -> int:
-        """Items of a share."""
+        """Items in a share."""
         return ceil(self.count / SHARES)
 
     @property
@@ -125,7 +134,7 @@ class Items:
 
 
 def plan_items(images: Images, target: Target) -> Items | None:
-    """The items; None where the transforms take what the products save."""
+    """The items; None where the transforms take as much time as the products save."""
     if min(images.channels, images.columns, images.tiles) < _FEWEST:
         return None
     lanes = target.lanes(f32)
@@ -150,7 +159,7 @@ def plan_items(images: Images, target: Target) -> Items | None:
 
 
 def _block(part: int) -> int:
-    """Tiles of a block: a divisor of a part's, if one is large enough."""
+    """The number of tiles in a block: a divisor of `part`, if there is a large enough one."""
     for block in range(min(BLOCK, part), BLOCK * 5 // 8, -1):
         if part % block == 0:
             return block

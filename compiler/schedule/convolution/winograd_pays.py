@@ -1,4 +1,4 @@
-"""Where Winograd's method (winograd.py) is faster than the direct sum."""
+"""Decides where Winograd's method (winograd.py) is faster than the direct sum."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _PER_NUMBER, _PER_NUMBER_ACROSS = 6, 30
 """Multiply-adds in the time in which a number is transformed, and an input of which neighbouring
 channels are no neighbours in memory."""
 _WORTH = 0.9
-"""The share of the direct sum's time that is left at most."""
+"""The method is used if it takes at most this fraction of the direct sum's time."""
 _UNKNOWN = 64
-"""Stands for an unknown number of images, rows or columns."""
+"""Assumed for an unknown number of images, rows or columns."""
 _FARTHEST = 8
-"""Taps farther apart, in images of unknown sizes, may be farther apart than the images are long:
-then tiles are mostly outside of them. Lines are long."""
+"""Taps farther apart than this may be farther apart than an image of unknown size is long. Tiles
+would then be mostly outside of it. (Signals, which have one column, are long.)"""
 _FEWEST_TILES = 9
-"""Of fewer, the transformed weights, which are more than the weights, take longer to read."""
+"""With fewer tiles, reading the larger transformed weights takes longer than the method saves."""
 
 
 def pays(
@@ -36,8 +36,11 @@ def pays(
     taps: tuple[Taps, Taps] = (Taps(), Taps()),
     constant: bool = True,
 ) -> bool:
-    """Whether the transforms cost less than the products that they save, for three taps along an
-    axis or both; that of weights which are no `constant` among them."""
+    """Whether the transforms cost less than the products that they save, for three taps along one
+    axis or both. The transform of weights that are not `constant` counts, too.
+
+    `outputs` is (images, rows, columns) of the result, `taps` those along rows and columns.
+    """
     if dtype not in (f32, bf16) or not isinstance(channels, int) or not isinstance(columns, int):
         return False
     if dtype is bf16 and not (constant and min(channels, columns) >= _FEWEST_CHANNELS_BF16):
@@ -66,8 +69,8 @@ def segments_pay(
     taps: tuple[Taps, Taps],
     is_across: bool,
 ) -> bool:
-    """The same for other numbers of taps, in segments; whether the input `is_across`: neighbouring
-    channels are no neighbours in memory."""
+    """The same for other numbers of taps, which are cut into segments. `is_across`: the input's
+    channels are not neighbours in memory."""
     if not isinstance(channels, int) or not isinstance(columns, int) or min(channels, columns) < 8:
         return False
     if _may_be_outside(outputs, taps):
@@ -84,7 +87,8 @@ def segments_pay(
 
 
 def _may_be_outside(outputs: Sequence[Size], taps: tuple[Taps, Taps]) -> bool:
-    """Whether many outputs of tiles may be none, as sizes are not known and taps far apart."""
+    """Whether many outputs of tiles may be outside of the image: a size is not known, and taps are
+    far apart."""
     if not all(axis.count > 1 for axis in taps):
         return False
     axes = zip(taps, outputs[1:], strict=True)
