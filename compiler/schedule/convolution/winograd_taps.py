@@ -1,7 +1,9 @@
-"""The transforms of Winograd's F(2, 3), along one axis or both, and the places of their tiles.
+"""The transforms of Winograd's F(2, 3) along one axis or both, and the places of its tiles.
 
-More taps than three are segments of three and two, whose products are added up before the last
-transform. Two taps are three of which the last is 0: their last product is 0, too, and left out.
+More taps than three are cut into segments of three and of two, whose products are added up before
+the last transform. A segment of two taps is one of three whose last tap is 0; its last product is
+then 0, too, and is left out. The numbers of products per two outputs along an axis:
+
     5 = 3 + 2: 7 products of 10;  7 = 3 + 2 + 2: 10 of 14;  9 = 3 + 3 + 3: 12 of 18
 """
 
@@ -26,7 +28,8 @@ OUTPUT: Matrix = ((1, 1, 1, 0), (0, 1, -1, -1))
 
 @dataclass(frozen=True)
 class Segments:
-    """Some segments of the taps along an axis, each of `count` neighbours, from tap `first` on."""
+    """`number` neighbouring segments of the taps along an axis, of `count` taps each, from tap
+    `first` on."""
 
     first: int
     count: int
@@ -34,7 +37,7 @@ class Segments:
 
     @property
     def points(self) -> int:
-        """Inputs that a tile sees through a segment, and products an output is made of."""
+        """The inputs that a tile sees through one segment; also the number of its products."""
         return 1 if self.count == 1 else self.count + 1
 
     @property
@@ -50,8 +53,9 @@ class Segments:
 
 @dataclass(frozen=True)
 class Part:
-    """All segments of both axes that have the same transforms; `first` is the matrix of transformed
-    weights that theirs begin with, segment by segment."""
+    """All combinations of segments of both axes that have the same transforms. `first` is the
+    number of their first matrix of transformed weights; the matrices are in order of the
+    segments."""
 
     down: Segments
     across: Segments
@@ -59,30 +63,30 @@ class Part:
 
     @property
     def points(self) -> int:
-        """Products an output is made of, for a segment."""
+        """The products of one segment."""
         return self.down.points * self.across.points
 
     @property
     def number(self) -> int:
-        """How many segments."""
+        """The number of segments."""
         return self.down.number * self.across.number
 
     @property
     def end(self) -> int:
-        """The matrix behind those of the part."""
+        """The number of the first matrix after those of this part."""
         return self.first + self.number * self.points
 
 
 @dataclass(frozen=True)
 class Taps:
-    """The taps along an axis. Outputs of a tile are `dilation` apart, like taps."""
+    """The taps along an axis. They are `dilation` apart, and so are the outputs of a tile."""
 
     count: int = 3
     dilation: int = 1
 
     @property
     def segments(self) -> tuple[Segments, ...]:
-        """As few as there can be, those of three taps first."""
+        """As few segments as possible, those of three taps first."""
         if self.count == 1:
             return (Segments(0, 1),)
         twos = -self.count % 3
@@ -92,12 +96,13 @@ class Taps:
 
     @property
     def points(self) -> int:
-        """Products an output is made of, of all segments together."""
+        """The products from which the outputs of a tile are made; those of all segments are added
+        to these."""
         return self.segments[0].points
 
     @property
     def outputs(self) -> int:
-        """Outputs of a tile."""
+        """The number of outputs of a tile along the axis."""
         return 1 if self.count == 1 else 2
 
     @property
@@ -106,13 +111,13 @@ class Taps:
         return _corner(OUTPUT, self.outputs, self.points)
 
     def tiles(self, outputs: Size) -> Size:
-        """Tiles along an axis of so many outputs."""
+        """The number of tiles along an axis with `outputs` outputs."""
         if self.count == 1:
             return outputs
         return dims.ceildiv(outputs, 2 * self.dilation) * self.dilation
 
     def first(self, tile: Size) -> Size:
-        """The first output of a tile, also its first input."""
+        """The first output of a tile, which is also its first input."""
         if self.count == 1:
             return tile
         step = self.dilation
@@ -121,8 +126,8 @@ class Taps:
     def inputs(
         self, builder: KernelBuilder, begin: Size, outputs: Size, seen: Segments, number: Size = 0
     ) -> list[Size]:
-        """The inputs of a tile that a segment sees; for those beyond the last one stands the last:
-        no output inside depends on them."""
+        """The inputs of a tile that segment number `number` of `seen` reads. Inputs beyond the last
+        one are replaced by the last: no output inside of the image depends on them."""
         begin = begin + (seen.first + number * seen.count) * self.dilation
         places = [begin + i * self.dilation for i in range(seen.points)]
         if self.count == 1 or dims.mod(outputs, 2 * self.dilation) == 0:
@@ -134,7 +139,7 @@ class Taps:
 
 
 def parts_of(taps: tuple[Taps, Taps]) -> tuple[Part, ...]:
-    """All segments of both axes, those with most points first."""
+    """All combinations of segments of both axes, those with the most points first."""
     parts = list[Part]()
     for down, across in product(taps[0].segments, taps[1].segments):
         parts.append(Part(down, across, parts[-1].end if parts else 0))
@@ -142,6 +147,7 @@ def parts_of(taps: tuple[Taps, Taps]) -> tuple[Part, ...]:
 
 
 def _corner(matrix: Matrix, rows: int, columns: int) -> Matrix:
+    """The first rows and columns of a matrix."""
     return tuple(row[:columns] for row in matrix[:rows])
 
 
@@ -150,7 +156,7 @@ def both_sides(
     matrices: tuple[Matrix, Matrix],
     inputs: Sequence[Sequence[Expression]],
 ) -> list[list[Expression]]:
-    """The first matrix . inputs . the second one', with every value in a local."""
+    """matrices[0] . inputs . transpose of matrices[1], with every value in a local."""
     held = [[builder.define(value, "d").value for value in row] for row in inputs]
     half = [
         [builder.define(_combine(row, line), "d").value for line in zip(*held, strict=True)]
@@ -160,7 +166,8 @@ def both_sides(
 
 
 def _combine(factors: Sequence[float], values: Sequence[Expression]) -> Expression:
-    """The sum of the values with their factors, a positive one first."""
+    """The sum of the values times their factors. A positive factor comes first, which saves a
+    negation."""
     terms = sorted(
         ((factor, value) for factor, value in zip(factors, values, strict=True) if factor),
         key=lambda term: -term[0],

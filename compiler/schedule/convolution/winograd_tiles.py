@@ -1,12 +1,14 @@
-"""Winograd's products on a matrix unit, which multiplies float32 numbers as three parts.
+"""Winograd's products on a matrix unit, which multiplies a float32 number as three bfloat16 parts.
 
-The transformed inputs are stored as their parts, blocks of channels as matrix_tiles_layout.py has
-them, so that the rows of a matrix unit's tile, which are tiles of the image, follow each other:
+The transformed inputs are stored as their parts, in blocks of 32 channels as in
+matrix_tiles_layout.py. The rows of a matrix unit's tile are tiles of the image, which thus are
+neighbours in memory:
 
     v[block, point, channel // 32, part, tile, channel % 32]
 
-The columns are multiplied a panel at a time, for all points: what becomes of a panel's sums is done
-while they are in a near cache. So the weights lie panel by panel, and in each point by point.
+The columns are multiplied one panel at a time, for all points, so that the last transform finds a
+panel's sums in a near cache. For this the weights lie panel by panel, and point by point in a
+panel.
 """
 
 from __future__ import annotations
@@ -43,26 +45,26 @@ from bessemer.compiler.targets.machine import Target
 PANEL = 2 * COLUMNS
 """Columns that are multiplied together."""
 ROWS = 32
-"""Tiles of the image that a panel of weights is read for at once."""
+"""Tiles of the image that are multiplied at once each time a panel of weights is read."""
 NUMBER_BYTES = SPLIT.parts * bf16.bytes
 _CHANNELS = SPLIT.depth
 _SMALL_WEIGHTS = 400 << 10
-"""So many bytes stay in the second-level cache."""
+"""Weights of up to this many bytes stay in the second-level cache."""
 
 
 def fits(channels: int, columns: int) -> bool:
-    """Whether channels are whole blocks, and columns whole panels."""
+    """Whether the channels are whole blocks, and the columns whole panels."""
     return channels % _CHANNELS == 0 and columns % PANEL == 0
 
 
 def parts_memory(blocks: int, points: int, tiles: Size, channels: int) -> Buffer:
-    """Room for the transformed inputs of blocks of tiles."""
+    """The buffer for the transformed inputs of `blocks` blocks of `tiles` tiles."""
     return Buffer("v", bf16, (blocks, points, channels // _CHANNELS, SPLIT.parts, tiles, _CHANNELS))
 
 
 @contextmanager
 def channel_loops(builder: KernelBuilder, channels: int) -> Iterator[Size]:
-    """Loops over all channels, as vectors that lie in one block of them."""
+    """Opens loops over all channels, as vectors that each lie in one block of channels."""
     with (
         builder.loop(channels // _CHANNELS) as block,
         builder.loop(_CHANNELS, "vector", lanes=0) as within,
@@ -77,7 +79,7 @@ def store_parts(
     channel: Size,
     values: Iterable[Expression],
 ) -> None:
-    """Stores all points of a tile's channel; `at` is the block and the tile in it."""
+    """Stores all points of one channel of a tile, as parts; `at` is (block, tile in the block)."""
     block, within = dims.floordiv(channel, _CHANNELS), dims.mod(channel, _CHANNELS)
     for point, value in enumerate(values):
         number = builder.define(value, "v").value
@@ -86,14 +88,15 @@ def store_parts(
 
 
 def pack_points(u: Array) -> Array:
-    """Transformed weights [points, channels, columns] as the products read them."""
+    """Packs transformed weights [points, channels, columns] in the order in which the products read
+    them."""
     points, channels, columns = u.shape
     panels = u.reshape(points, channels, columns // PANEL, PANEL).transpose(2, 0, 1, 3)
     return pack(panels.reshape(-1, channels, PANEL), SPLIT, _runs(channels), PANEL)
 
 
 def points_shape(points: int, channels: int, columns: int) -> tuple[Size, ...]:
-    """The shape of `pack_points` of such weights."""
+    """The shape of what `pack_points` returns."""
     return packed_shape(SPLIT, _runs(channels), points * (columns // PANEL), PANEL, PANEL)
 
 
@@ -102,7 +105,7 @@ def _runs(channels: int) -> Runs:
 
 
 def is_faster(points: int, tiles: int, channels: int, columns: int, target: Target) -> bool:
-    """Whether the model predicts that the vector unit is slower at the products."""
+    """Whether the model predicts that the matrix unit multiplies faster than the vector unit."""
     v, u = parts_memory(1, points, tiles, channels), Buffer("u", bf16, (1,))
     m = Buffer("m", f32, (1, points, tiles, columns))
     products = _products(v, u, m, 0, 0, columns // PANEL)
@@ -121,8 +124,8 @@ def write_products(
     target: Target,
     kind: LoopKind = "serial",
 ) -> int:
-    """Writes the sums of a block's panels into a kernel, from `panel` on as many as m has room for;
-    the operations of an item."""
+    """Writes the sums of a block into a kernel, for as many panels as m has room for, from `panel`
+    on. Returns the operations of an item."""
     width = m.shape[-1]
     assert isinstance(width, int)
     products = _products(v, u, m, block, panel, width // PANEL)
@@ -134,7 +137,8 @@ def write_products(
 def _products(
     v: Buffer, u: Buffer, m: Buffer, block: Size, panel: Size, panels: int
 ) -> Contraction:
-    """The sums of some panels of a block's tiles, from one on; `m` has room for these panels."""
+    """The sums of `panels` panels of a block's tiles, from `panel` on. `m` has room for these
+    panels only."""
     _, points, blocks, parts, tiles, _ = v.shape
     assert isinstance(points, int) and isinstance(tiles, int)
 
@@ -164,7 +168,7 @@ def _products(
 
 
 def _tiling(products: Contraction, v: Buffer, weights: Size, target: Target) -> MatrixTiling:
-    """How the matrix unit does them; `weights` is the bytes of all."""
+    """The tiling for the matrix unit; `weights` is the number of bytes of all weights."""
     tiling = plan_tiles(products, SPLIT, target, v.shape[-2] * _CHANNELS)
     assert tiling is not None
     return replace(tiling, prefetch=not isinstance(weights, int) or weights > _SMALL_WEIGHTS)

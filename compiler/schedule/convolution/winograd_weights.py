@@ -1,11 +1,12 @@
-"""Winograd's transform of weights: of constant ones, and of those that are known only when the
-model runs, as in training.
+"""Winograd's transform of weights, both of constants at compile time and, as in training, when the
+model runs.
 
-    u[point, panel, channel, column] = G w G', packed as the products want it (packing.py)
+    u[point, panel, channel, column] = G w G', packed as the products read it (packing.py)
 
-Where the weights' columns are neighbours, vectors go along them. Where the channels are (a
-convolution with the weights transposed: an input's gradient), squares of channels and columns are
-transformed along the channels, and transposed in the first-level cache (as in transpose.py).
+Where the weights' columns are neighbours in memory, vectors go along the columns. Where the
+channels are (the convolution of an input's gradient has the weights transposed), squares of
+channels and columns are transformed along the channels, and then transposed in the first-level
+cache.
 """
 
 from __future__ import annotations
@@ -36,8 +37,9 @@ Weight: TypeAlias = Callable[[int, int, Size, Size], Expression]
 
 
 def transform_weights(w: Array) -> Array:
-    """[taps, taps, c, o] to [matrices, c, o], in float64 before the last rounding; [planes of taps,
-    taps, taps, c, o] to [matrices, planes of taps * c, o]. The matrices are those of `parts_of`."""
+    """Transforms [taps, taps, c, o] to [matrices, c, o], or [planes of taps, taps, taps, c, o] to
+    [matrices, planes of taps * c, o]. The matrices are those of `parts_of`. Computed in float64 and
+    rounded once at the end."""
     if w.ndim == 5:
         w = np.moveaxis(w, 0, 2).reshape(*w.shape[1:3], -1, w.shape[-1])
     parts = parts_of((Taps(w.shape[0]), Taps(w.shape[1])))
@@ -66,8 +68,8 @@ def _transform_segment(part: Part, w: Array, u: Array) -> None:
 
 
 def _combined(matrix: Array, parts: Array) -> Array:
-    """The matrix times what lies along the first axis: sums of few large arrays, several times as
-    fast as einsum, and the same on every machine, as a BLAS would not be."""
+    """The matrix times `parts` along its first axis. As sums of a few large arrays this is several
+    times as fast as einsum; and unlike a BLAS, it gives the same bits on every machine."""
     found = np.zeros((len(matrix), *parts.shape[1:]), parts.dtype)
     for sums, row in zip(found, matrix, strict=True):
         for part, factor in zip(parts, row, strict=True):
@@ -78,8 +80,8 @@ def _combined(matrix: Array, parts: Array) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class WeightTransform:
-    """`w` by its taps, channel and column, and where its transform goes: u, of shape [points,
-    panels, channels, width of a panel]."""
+    """A transform when the model runs: from `w`, a function of taps, channel and column, to `u`, of
+    shape [points, panels, channels, width of a panel]."""
 
     w: Weight
     taps: tuple[Taps, Taps]
@@ -100,7 +102,7 @@ class WeightTransform:
         return -(-self.columns // self.width)
 
     def points(self, channel: Size, column: Size, builder: KernelBuilder) -> list[Expression]:
-        """All of one channel and column, in order."""
+        """The points of one channel and column, in order."""
         down, across = self.taps
         seen = [
             [self.w(y, x, channel, column) for x in range(across.count)] for y in range(down.count)
@@ -111,7 +113,8 @@ class WeightTransform:
 
 
 def lower_weight_transform(work: WeightTransform, lanes: int, along_channels: bool) -> Block:
-    """The kernel: panels, or squares of channels in panels, are shared by the threads."""
+    """The kernel. Its parallel items are channels of a panel or, where the channels are neighbours
+    (`along_channels`), squares of channels and columns."""
     builder = KernelBuilder()
     fits = work.channels % lanes == 0 and work.columns % work.width == 0
     if along_channels and fits:
@@ -159,8 +162,8 @@ def _transposed(builder: KernelBuilder, work: WeightTransform, lanes: int) -> No
 
 
 def _turn(builder: KernelBuilder, source: Buffer, first: Size, target: Buffer, lanes: int) -> None:
-    """The square of `source` that begins at `first`, its rows as columns; `target` gets it. A load
-    of every fourth element rotates the bits of the indices by two."""
+    """Transposes the square of `source` that begins at `first` into `target`. The method: a load of
+    every fourth element rotates the bits of an element's index by two."""
     bits = lanes.bit_length() - 1
     shifts = [2] * (bits // 2) + [1] * (bits % 2)
     between = builder.allocate(f32, (lanes * lanes,))

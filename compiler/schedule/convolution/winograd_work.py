@@ -1,5 +1,5 @@
-"""What Winograd's method computes (winograd.py), and the transforms of what a tile reads and
-writes."""
+"""Describes a convolution by Winograd's method (winograd.py), and writes the transforms of a tile's
+inputs and outputs."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ Epilogue: TypeAlias = Callable[[tuple[Size, Size, Size], Size, Expression], tupl
 
 @dataclass(frozen=True, eq=False)
 class Winograd:
-    """A convolution of stride 1 whose numbers of channels and columns are known.
+    """A convolution of stride 1 with known numbers of channels and columns.
 
-    `x(n, row, column, channel)` is an element of the input, with its padding: windows begin at
-    row 0, column 0. `outputs` are the result's images, rows and columns, `taps` those along rows
-    and columns. `u` is what `transform_weights` gives, packed. `epilogue` is that of a contraction.
-    `dtype` is that of what is multiplied, u and v; everything else is f32. Of volumes, which have
-    `planes`, `n` counts the planes of all. Where the products are `on_tiles` of a matrix unit, u
-    and v are the parts of f32 numbers (winograd_tiles.py), and the number of tiles is known.
+    `x(n, row, column, channel)` is an element of the padded input: windows begin at row 0, column
+    0. `outputs` is (images, rows, columns) of the result, `taps` those along rows and columns. `u`
+    is the packed result of `transform_weights`, `epilogue` as in a contraction. `dtype` is the type
+    of the numbers that are multiplied, u and v; everything else is f32. If there are `planes`, the
+    input consists of volumes, and `n` counts the planes of all of them. If `on_tiles`, a matrix
+    unit multiplies: u and v are parts of f32 numbers (winograd_tiles.py), and the number of tiles
+    is known.
     """
 
     x: Callable[[Size, Size, Size, Size], Expression]
@@ -45,22 +46,23 @@ class Winograd:
 
     @property
     def points(self) -> int:
-        """Products an output is made of."""
+        """The products from which the outputs of a tile are made."""
         return self.taps[0].points * self.taps[1].points
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """The segments of the taps; one where no axis has more than three."""
+        """The combinations of segments of the taps; a single one where no axis has more than three
+        taps."""
         return parts_of(self.taps)
 
     @property
     def matrices(self) -> int:
-        """Matrices of transformed weights: the points of all segments."""
+        """The number of matrices of transformed weights: the points of all segments."""
         return self.parts[-1].end
 
     @property
     def is_of_threes(self) -> bool:
-        """Whether no axis has other numbers of taps than three and one."""
+        """Whether the taps along each axis are three or one."""
         return all(axis.count in (1, 3) for axis in self.taps)
 
     @property
@@ -70,11 +72,11 @@ class Winograd:
 
     @property
     def depth(self) -> int:
-        """Numbers in a sum: the channels of all planes that a window sees."""
+        """The length of a sum: the channels of all planes that a window sees."""
         return self.channels * (self.planes.taps if self.planes else 1)
 
     def images_seen(self, image: Size) -> list[Size]:
-        """The images of the input that are summed into one of the result."""
+        """The input images (planes) that are summed into one image of the result."""
         if self.planes is None:
             return [image]
         volume, plane = (
@@ -92,7 +94,7 @@ class Winograd:
 
     @property
     def count(self) -> Size:
-        """Tiles in all images."""
+        """The number of tiles in all images."""
         return self.outputs[0] * self.tiles[0] * self.tiles[1]
 
 
@@ -105,7 +107,8 @@ def transform_input(
     part: Part,
     number: Size = 0,
 ) -> None:
-    """All channels of what a segment sees of one tile's inputs."""
+    """Stores all channels of the inputs of one tile that a segment sees, transformed, in v; `at` is
+    (share, place of the tile)."""
     image, top, left = _place(builder, work, tile)
     _, rows, columns = work.outputs
     down, across = part.down, part.across
@@ -138,7 +141,8 @@ def transform_output(
     at: tuple[Size, Size],
     group: Size = 0,
 ) -> None:
-    """All columns of m, a group, of one tile's outputs; those outside of the image are left out."""
+    """Transforms and stores the outputs of one tile, for all columns that m has, which are those of
+    a group. Outputs outside of the image are left out."""
     image, top, left = _place(builder, work, tile)
     _, rows, columns = work.outputs
     down, across = work.taps
@@ -157,9 +161,9 @@ def transform_output(
 
 
 def _place(builder: KernelBuilder, work: Winograd, tile: Size) -> tuple[Size, Size, Size]:
-    """Image, first row and first column of a tile's outputs; `tile` counts through all images.
+    """The image, first row and first column of a tile's outputs; `tile` counts through all images.
 
-    A number beyond the last tile is that of the last one, which is then computed again.
+    A number beyond the last tile stands for the last one, which is then computed again.
     """
     rows, columns = work.tiles
     known = builder.define(index_value(dims.minimum(tile, work.count - 1)), "tile").index

@@ -1,4 +1,4 @@
-"""How many rows of an attention one item of its kernel computes."""
+"""Chooses how many query rows of an attention one item of its kernel computes: the block."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ MOST_TILES = 5
 """Tiles of rows in a block: each reads the keys again, from a cache."""
 
 ROW_TILES, HEAD_BYTES, FEWEST_HEADS = 2, 256 << 10, 8
-"""Where that many heads are there for the threads, all rows of one may be a block if they are no
-more than so many tiles, and their scores take no more of the second-level cache."""
+"""All rows of a head may be one block if they are at most ROW_TILES register tiles, their scores
+take at most HEAD_BYTES, and there are at least FEWEST_HEADS heads for the threads to share."""
 
 
 def is_one_block(rows: Size, keys: Size, score_bytes: int, height: int, heads: Size) -> bool:
@@ -28,9 +28,10 @@ def is_one_block(rows: Size, keys: Size, score_bytes: int, height: int, heads: S
 
 
 def rows_of_a_block(rows: Size, keys: Size, score_bytes: int, height: int) -> int:
-    """As few rows computed twice as possible, in tiles as high as possible: `height` rows at most.
+    """The number of rows with the least cost: few rows that are computed twice, and high register
+    tiles of at most `height` rows.
 
-    `score_bytes` is what is kept of a score, from the first product to the second.
+    `score_bytes` is the memory for one score, from the first product to the second.
     """
     most = MOST_TILES
     if isinstance(keys, int):
@@ -49,6 +50,7 @@ def rows_of_a_block(rows: Size, keys: Size, score_bytes: int, height: int) -> in
 
 
 def bytes_of_a_score(attention: Attention) -> int:
-    """What is kept of a score: rounded weights lie beside the scores."""
+    """The memory for one score. If the weights are rounded to another type, they have memory of
+    their own beside the scores."""
     weights, result = attention.product.inputs[0], attention.product.output
     return sum(dtype.bytes for dtype in {weights.type.dtype, result.type.dtype})

@@ -1,5 +1,5 @@
-"""Lowers a group around an attention: its kernel, behind those that pack its keys and, unless they
-lie in order, its values."""
+"""Lowers a group around an attention to launches: one that packs the keys, one that packs the
+values unless these are read where they lie, and the attention kernel."""
 
 from __future__ import annotations
 

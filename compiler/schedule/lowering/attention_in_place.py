@@ -1,8 +1,9 @@
-"""The two products of an attention for a few rows, on keys and values where they lie.
+"""Writes the two products of an attention for few query rows, reading keys and values where they
+lie.
 
-A decoder that has kept its keys and values computes one row a step: packing them would take several
-times as long as all of the rest. Where the number of rows is known only in the run, the kernel has
-both forms, and the packing kernels nothing to do if there are few.
+A decoder that keeps its keys and values computes one row per step. To pack keys and values for that
+would take several times as long as everything else. If only the run knows the number of rows, the
+attention kernel contains both forms, and the packing kernels do nothing when there are few rows.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ from bessemer.compiler.schedule.nests.nests import Lanes, flatten_loads, write_n
 
 
 def most_rows_in_place(attention: Attention, pack_nodes: Sequence[Node]) -> int:
-    """Up to how many rows keys and values should be read where they lie; 0: they are always packed.
+    """The most rows for which keys and values are read where they lie. 0: they are always packed.
 
-    `pack_nodes` lead from memory to keys and values.
+    `pack_nodes` are the nodes between memory and the keys and values.
     """
     *_, rows, keys = attention.product.inputs[0].type.shape
     if isinstance(rows, int) or rows == keys:
@@ -38,10 +39,11 @@ def most_rows_in_place(attention: Attention, pack_nodes: Sequence[Node]) -> int:
 
 @dataclass(frozen=True, eq=False)
 class InPlace:
-    """Writes the products for `rows` rows of one head into a kernel.
+    """Writes the products for `rows` query rows of one head into a kernel.
 
-    `fusion` reads through everything between the products and memory. Scores and weights lie in
-    buffers of their own, or in one, from `own` on, a row `stride` after the row before.
+    `fusion` reads through everything between memory and the products. `kept_scores` and
+    `kept_weights` are buffers for scores and weights, which may be the same one. Those of the
+    current chunk begin at `own`, and rows are `stride` apart.
     """
 
     builder: KernelBuilder
@@ -56,7 +58,8 @@ class InPlace:
 
     @contextmanager
     def if_few(self, are_few: Expression | None, write: Callable[[], None]) -> Iterator[None]:
-        """What `write` adds, if there are few rows; else what follows. None: there never are."""
+        """Adds what `write` writes under the condition `are_few`, and what is inside of the `with`
+        otherwise. If the condition is None, only the latter is written."""
         if are_few is None:
             yield
             return
@@ -66,7 +69,7 @@ class InPlace:
             yield
 
     def scores(self, leading: Index) -> None:
-        """The first product, with what is pointwise behind it."""
+        """Writes the first product, with the pointwise operators after it."""
         carried = self.attention.carried
         row, key = Symbol("row", self.rows), Symbol("key", carried.type.shape[-1])
         index = broadcast_index((*leading, atom(row), atom(key)), carried.type.shape)
@@ -75,7 +78,8 @@ class InPlace:
         write_nest(self.builder, Piece(self.kept_scores, place, value, (row, key)), self.lanes)
 
     def results(self, batch: Index, core: Value, out: Destination, inverse: Buffer | None) -> None:
-        """The second product, times `inverse` of the row, with the rest of the group behind it."""
+        """Writes the second product, times `inverse` of the row if given, with the rest of the
+        group after it."""
         product = self.attention.product
         row, column = Symbol("row", self.rows), Symbol("column", core.type.shape[-1])
         index = broadcast_index((*batch, atom(row), atom(column)), core.type.shape)

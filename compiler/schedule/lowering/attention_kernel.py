@@ -1,17 +1,18 @@
-"""The kernel of an attention.
+"""Writes the kernel of an attention: softmax(query . keys) . values, without storing the scores of
+a whole head.
 
     parallel chunk in chunks
       for item in the chunk's items                  a block of rows of one head
         scratch[row, key] = query . key              register tiles; scale and mask in the epilogue
         for each row
-          scratch[row, key] = exp(scratch - max)     in the first-level cache; for products of
-                                                     bf16 rounded, to a scratch of their own
+          scratch[row, key] = exp(scratch - max)     in the first-level cache; weights rounded to
+                                                     bf16 go to a scratch of their own
           inverse[row] = 1 / sum
         out[row, column] = scratch . value           times inverse[row] in the epilogue
 
-A chunk has scratch of its own, which all its items use: scores never go further than the cache.
-Blocks of a known number of rows are equally long; the last one begins as much earlier as it has to,
-and computes some rows again.
+A chunk has scratch memory of its own, which all its items use, so that scores never leave the
+cache. If the number of rows is known, all blocks have the same length: the last one begins earlier
+where necessary, and computes some rows again.
 """
 
 from __future__ import annotations
@@ -75,10 +76,11 @@ _TOTAL = "total"
 
 @dataclass(frozen=True, eq=False)
 class AttentionKernel:
-    """The kernel of one group. Indices are symbols until an item's own take their place.
+    """The kernel of one group. The indices in its expressions are symbols, for which `_item`
+    substitutes those of an item.
 
-    Up to `few` rows it reads keys and values where they lie, through `pack_nodes`. The query is
-    read where it lies, through `query_views`.
+    For up to `few` rows it reads keys and values where they lie, through `pack_nodes`. The query is
+    always read where it lies, through `query_views`.
     """
 
     group: Group
@@ -115,7 +117,8 @@ class AttentionKernel:
 
     @cached_property
     def direct(self) -> Fusion:
-        """The same kernel, reading through what leads to the query, the keys and the values."""
+        """A fusion of the same buffers that reads through the nodes before the query, the keys and
+        the values."""
         views = self.query_views.values()
         nodes = (*self.attention.nodes, *in_order(self.group), *self.pack_nodes, *views)
         inlined = {node.output: node for node in nodes}
@@ -127,7 +130,8 @@ class AttentionKernel:
 
     @cached_property
     def form(self) -> RowForm:
-        """The row's weights; its scores lie at `_score(key)`."""
+        """The expressions of a row: how its weights follow from its scores, which lie at
+        `_score(key)`."""
         form = row_form(self.attention, self.fusion, self._score)
         if form is None:
             raise InternalError("an attention's rows depend on each other")
@@ -135,7 +139,7 @@ class AttentionKernel:
 
     @cached_property
     def base(self) -> Symbol:
-        """Where the row at work begins in the scratch."""
+        """The symbol for the place in the scratch where the current row begins."""
         return Symbol("scores", None)
 
     @cached_property
@@ -148,7 +152,7 @@ class AttentionKernel:
 
     @property
     def depth(self) -> Size:
-        """The products in a score."""
+        """The number of products in a score."""
         return self.attention.scores.inputs[0].type.shape[-1]
 
     @cached_property
@@ -158,7 +162,7 @@ class AttentionKernel:
 
     @cached_property
     def block(self) -> int:
-        """Rows in a block."""
+        """The number of query rows in a block."""
         if isinstance(self.keys, PackedByPanels):
             return self.keys.rows
         kept = bytes_of_a_score(self.attention)
@@ -170,8 +174,8 @@ class AttentionKernel:
 
     @cached_property
     def stride(self) -> Size:
-        """From row to row in the scratch: never a multiple of a page, which would take one set of
-        the cache for all rows."""
+        """The distance between rows in the scratch. It is never a multiple of a page: all rows
+        would then share one set of the cache."""
         return dims.ceildiv(self.key_count, 16) * 16 + 16
 
     @cached_property
@@ -180,7 +184,8 @@ class AttentionKernel:
 
     @cached_property
     def weights(self) -> Buffer:
-        """Where the rows' weights are put: over the scores, unless they are rounded."""
+        """The buffer for the rows' weights: that of the scores, unless weights are rounded to
+        another type."""
         if self.weights_type == self.dtype:
             return self.scores
         return self.builder.scratch(self.weights_type, self.scores.shape)
@@ -195,7 +200,7 @@ class AttentionKernel:
 
     @cached_property
     def share(self) -> Size:
-        """Items in a chunk."""
+        """The number of items in a chunk."""
         return dims.maximum(1, dims.ceildiv(self.items, CHUNKS))
 
     @cached_property
@@ -226,7 +231,7 @@ class AttentionKernel:
         return self.lowering.launch(nodes, inputs, {out.value: out.buffer}, made)
 
     def _item(self, item: Size, own: Size, query: Source, out: Destination) -> None:
-        """One block of rows of one head."""
+        """Writes one block of rows of one head."""
         block = dims.mod(item, self.blocks)
         batch = unravel(dims.floordiv(item, self.blocks), self.batch, self.builder.local)
         batch = tuple(map(self.builder.local, batch))
@@ -255,7 +260,7 @@ class AttentionKernel:
             self._results(out, batch, first, count, own, factor)
 
     def _scores(self, query: Source, leading: Index, first: Size, count: Size, own: Size) -> None:
-        """The first product, with what is pointwise behind it."""
+        """Writes the first product, with the pointwise operators after it."""
         scores = self.attention.scores.output
         shape = scores.type.shape
         symbols = index_symbols(shape, "score")
@@ -298,7 +303,8 @@ class AttentionKernel:
             self._product(product(keys.panel, b, 0, number * keys.panel), keys)
 
     def _weights(self, here: Mapping[Atom, Size], base: Size, inverse: Buffer, row: Size) -> bool:
-        """One row's weights; whether they still are to be multiplied by `inverse`."""
+        """Writes one row's weights. Returns whether the results are still to be multiplied by
+        `inverse`."""
         key = self.form.key
         value = walk_expr.substitute(self.form.weight, {**here, self.base: base})
         piece = Piece(self.weights, base + atom(key), flatten_loads(value), (key,))
@@ -308,7 +314,7 @@ class AttentionKernel:
         if divisor is None:
             return False
         one = expr.constant(1, self.dtype)
-        # The total of no keys is 0, and so is the product.
+        # Without keys the total is 0, and so is the product: it must not be divided by 0.
         divisor = expr.select(less(0, self.key_count), convert(divisor, self.dtype), one)
         self.builder.store(inverse, (row,), one / divisor)
         return True
@@ -322,7 +328,7 @@ class AttentionKernel:
         own: Size,
         inverse: Buffer | None,
     ) -> None:
-        """The second product, with the rest of the group behind it."""
+        """Writes the second product, with the rest of the group after it."""
         product, core = self.attention.product.output, self.group.core
         shape = product.type.shape
         symbols = index_symbols(shape)
@@ -366,17 +372,17 @@ class AttentionKernel:
         tiling = plan(contraction, self.target)
         if tiling.panel != right.panel:
             raise InternalError(f"panels of {right.panel} columns, {tiling.panel} expected")
-        # What follows in memory is the next head's, which another item needs, if anybody.
+        # No prefetch: what follows in memory belongs to the next head, another item's.
         tiling = replace(tiling, block=MOST_TILES + 1, prefetch=False)
         write_contraction(self.builder, contraction, tiling, self.target)
 
     def _score(self, key: Size) -> Expression:
-        """A score of the row at work."""
+        """A score of the current row."""
         return expr.load(self.scores, (atom(self.base) + key,))
 
 
 def _filled(element: Expression, total: Expression, here: Mapping[Atom, Size]) -> Expression:
-    """The element with the sum in its place, at an index."""
+    """The element with `total` in place of the sum, at the index `here`."""
     return walk_expr.transform(
         element, lambda n: total if isinstance(n, Read) and n.local == _TOTAL else None, here
     )

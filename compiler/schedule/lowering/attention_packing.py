@@ -1,7 +1,8 @@
 """Packs the keys and the values of an attention for its kernel.
 
-The keys are the right side of the first product, transposed by a view; the values that of the
-second one. Every head's is one matrix (packing.py); heads that share keys have copies of them.
+The keys, transposed by a view, are the right operand of the first product; the values are that of
+the second. Those of each head are one packed matrix (contraction/packing.py). Heads that share keys
+have copies of them.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ from bessemer.compiler.targets.machine import Target
 
 @dataclass(frozen=True, eq=False)
 class Packed:
-    """The right side of a product, packed."""
+    """The packed right operand of a product, and the launch that packs it. `shape` is that of the
+    operand before packing."""
 
     value: Value
     shape: tuple[Size, ...]
@@ -50,7 +52,7 @@ class Packed:
     step: None = None
 
     def matrix(self, batch: Index) -> Size:
-        """The packed matrix for an index of the product's batch axes."""
+        """The number of the packed matrix for an index of the product's batch axes."""
         leading = self.shape[:-2]
         return ravel(broadcast_index(batch, leading), leading)
 
@@ -62,8 +64,11 @@ def pack_right(
     few: int,
     on_tiles: bool,
 ) -> Packed:
-    """The launch that packs the right side of a product, to which `nodes` lead, unless the left one
-    has few rows. With zeros behind it to whole steps of a matrix unit, if this multiplies."""
+    """Packs the right operand of a product. `nodes` lead from memory to the operand.
+
+    The launch does nothing if the left operand has at most `few` rows. If a matrix unit multiplies
+    (`on_tiles`), zeros follow to fill up its last step.
+    """
     right, target = node.inputs[1], lowering.target
     *batch, known, columns = right.type.shape
     depth = whole_steps(known) if on_tiles else known
@@ -101,8 +106,9 @@ def pack_right(
 
 @dataclass(frozen=True, eq=False)
 class PackedByPanels:
-    """The right side of a product whose panels are packed one by one, each just before the product
-    with it, all `rows` of it: it is then still in the first-level cache."""
+    """A right operand whose panels are packed one at a time inside of the attention kernel, just
+    before the product that needs them: the packed panel is then still in the first-level cache.
+    `rows` is the number of query rows, all of which use a panel at once."""
 
     node: Node
     rows: int
@@ -114,8 +120,8 @@ class PackedByPanels:
     def write(
         self, builder: KernelBuilder, fusion: Fusion, leading: Index, number: Size, lanes: Lanes
     ) -> Buffer:
-        """Adds the packing of a panel to a kernel; gives where it lies. `fusion` reads the right
-        side, whose batch indices are the last ones of `leading`."""
+        """Adds the packing of panel `number` to a kernel; returns the buffer. `fusion` reads the
+        right operand, whose batch indices are the last ones of `leading`."""
         right = self.node.inputs[1]
         steps = packed_shape(1, self.depth_steps, self.panel, self.panel, self.group)[2:]
         shape = tuple(dims.number(size) for size in steps)
@@ -138,7 +144,8 @@ class PackedByPanels:
 def packed_by_panels(
     attention: Attention, nodes: Sequence[Node], target: Target
 ) -> PackedByPanels | None:
-    """The keys, if only one block of rows multiplies those of a head, and all panels are whole."""
+    """The keys, if each head's are multiplied by one block of rows only, and all panels are whole.
+    None otherwise, and for keys that are computed by `nodes`."""
     node = attention.scores
     right = node.inputs[1].type
     *batch, rows, keys = attention.product.inputs[0].type.shape
@@ -156,12 +163,14 @@ def packed_by_panels(
 
 
 def panel_width(node: Node, target: Target) -> int:
-    """The columns of a panel of a product, which follow from the number of its columns alone."""
+    """The columns of a panel of a product. The width depends on the product's number of columns
+    only."""
     return plan(_draft(node, node.inputs[1].type.shape[-2], target), target).panel
 
 
 def _draft(node: Node, depth: Size, target: Target) -> Contraction:
-    """A product of which only the right side is known."""
+    """A contraction that stands for a product of which only the right operand is known, to plan its
+    packing."""
     sums, right = node.output.type.dtype, node.inputs[1].type
     a, b = Buffer("a", right.dtype, (1,)), Buffer("b", right.dtype, (1,))
     rows, along = (RowAxis(1, depth),), (DepthAxis(depth, 1),)

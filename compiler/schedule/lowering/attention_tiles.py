@@ -1,7 +1,9 @@
-"""The two products of an attention on a matrix unit: one of bf16 numbers each, sums are float32.
+"""Writes the two products of an attention for a matrix unit. Both multiply bf16 numbers and have
+float32 sums.
 
-Keys and values are packed as for the vector unit, in panels as wide as two tiles, whose tiles' rows
-are then as far apart as a panel's. Weights and values go on with zeros to whole steps of 32 keys.
+Keys and values are packed as for the vector unit, in panels two tiles wide; so the rows of a tile
+are as far apart as those of a panel. Zeros follow the weights and the values, up to a multiple of
+32 keys.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ _FEWEST = 32
 
 
 def is_on_tiles(attention: Attention, query: Source, target: Target) -> bool:
-    """Whether both products are the matrix unit's: sizes are known and not small."""
+    """Whether the matrix unit computes both products: all sizes are known, and none is small."""
     operands = (*attention.scores.inputs, *attention.product.inputs)
     *_, rows, keys = attention.product.inputs[0].type.shape
     columns, depth = attention.product.output.type.shape[-1], operands[0].type.shape[-1]
@@ -40,14 +42,14 @@ def is_on_tiles(attention: Attention, query: Source, target: Target) -> bool:
 
 
 def whole_steps(depth: Size) -> Size:
-    """The depth with the zeros behind it."""
+    """The depth, rounded up to whole steps of the matrix unit."""
     return dims.ceildiv(depth, HALF.depth) * HALF.depth
 
 
 def write_zeros(
     builder: KernelBuilder, weights: Buffer, base: Size, keys: Size, target: Target
 ) -> None:
-    """Writes the zeros behind a row of weights."""
+    """Writes the zeros that follow a row of weights."""
     with builder.loop(whole_steps(keys) - keys, "vector", target.lanes(f32)) as key:
         builder.store(weights, (base + keys + key,), 0)
 
@@ -55,7 +57,7 @@ def write_zeros(
 def write_product(
     builder: KernelBuilder, contraction: Contraction, is_first: bool, target: Target
 ) -> None:
-    """Writes one of the products; the first one sets the tiles up for both."""
+    """Writes one of the products. The first one sets up the matrix unit's tiles for both."""
     tiling = plan_tiles(contraction, HALF, target, is_interleaved=True)
     assert tiling is not None
     write_on_tiles(builder, contraction, tiling, target, sets_up=is_first)

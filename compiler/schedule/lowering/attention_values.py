@@ -1,7 +1,7 @@
-"""The values of an attention that are read where they lie.
+"""Finds out whether an attention's values can be read where they lie.
 
-The second product takes neighbours along the columns, as they are in memory. Where a head's rows
-follow each other, there is nothing that packing would bring together.
+The second product reads neighbours along the columns, as they lie in memory. If a head's rows
+follow each other, packing would gain nothing.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from bessemer.compiler.schedule.grouping.views import affine_strides
 
 @dataclass(frozen=True, eq=False)
 class InMemory:
-    """The right side of a product, in a value: where the matrix of a batch index begins, and how
-    far apart its rows are. They are read as panels would be."""
+    """The right operand of a product, read from memory as if it was packed: where the matrix of a
+    batch index begins (`begin`, a formula of the symbols `batch`), and how far apart its rows are
+    (`step`)."""
 
     value: Value
     panel: int
@@ -30,7 +31,7 @@ class InMemory:
     step: Size
 
     def matrix(self, batch: Index) -> Size:
-        """The first element for an index of the product's batch axes."""
+        """The offset of the matrix for an index of the product's batch axes."""
         index = batch[len(batch) - len(self.batch) :]
         return dims.substitute(self.begin, dict(zip(self.batch, index, strict=True)))
 
@@ -38,7 +39,8 @@ class InMemory:
 def values_in_memory(
     attention: Attention, pack_nodes: Sequence[Node], panel: int
 ) -> InMemory | None:
-    """The values, seen through `pack_nodes`, if they are whole panels in neighbouring rows."""
+    """The values as seen through `pack_nodes`, if they are whole panels of rows that follow each
+    other; else None."""
     product = attention.product
     right = product.inputs[1]
     columns = right.type.shape[-1]

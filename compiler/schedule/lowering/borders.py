@@ -1,4 +1,5 @@
-"""Fills the border of a padded value whose inside another kernel writes."""
+"""Fills the border of a padded value, whose inside is written by the kernel of the value that is
+padded."""
 
 from __future__ import annotations
 
@@ -11,12 +12,13 @@ from bessemer.compiler.schedule.grouping.destinations import Destination
 
 
 def lower_border(pad: Node, out: Destination) -> Block:
-    """The kernel body: every run of neighbours outside of the inside is a vector loop."""
+    """The body of the kernel: each run of border elements that are neighbours in memory is a vector
+    loop."""
     return _Border(pad, out).write()
 
 
 def border_elements(pad: Node) -> Size:
-    """The elements that lie in the border."""
+    """The number of elements in the border."""
     return pad.output.type.numel - pad.inputs[0].type.numel
 
 
@@ -37,7 +39,8 @@ class _Border:
         return self.builder.block()
 
     def _axis(self, axis: int, before: tuple[Size, ...]) -> None:
-        """The border along an axis, and inside of it along the axes after it."""
+        """Writes the border at both ends of an axis, and, inside of the axis, that of the axes
+        after it."""
         if axis > self.last:
             return
         low, inside = self.low[axis], self.inside[axis]
@@ -48,7 +51,7 @@ class _Border:
                 self._axis(axis + 1, (*before, low + index))
 
     def _fill(self, axis: int, before: tuple[Size, ...], first: Size, count: Size) -> None:
-        """So many neighbours along an axis, with all of the axes after it."""
+        """Fills `count` places along an axis from `first` on, with all of the axes after it."""
         if count == 0:
             return
         after = len(self.shape) - axis - 1
@@ -57,7 +60,7 @@ class _Border:
             with self.builder.loop(count * product(self.shape[axis + 1 :]), "vector", 0) as index:
                 self.builder.store(self.out.buffer, (start + index,), self.value)
             return
-        # The padded value is itself a slice of another: its rows do not follow each other.
+        # Here the padded value is a slice of another value, so its rows do not follow each other.
         with self.builder.loop(count) as index:
             self._rows((*before, first + index))
 

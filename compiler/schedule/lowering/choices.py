@@ -1,7 +1,8 @@
-"""Choices that affect only speed: made by the model of the machine, unless a tuning measured them.
+"""Choices that affect only speed. The model of the machine makes them, unless a tuning has measured
+them.
 
-Every choice is recorded with a signature, which says everything that its speed depends on except
-the machine. The tuner measures a choice once for all nodes with the same signature.
+Every choice is recorded with a signature, which contains everything that its speed depends on
+except the machine. `bessemer tune` measures a choice once for all nodes with the same signature.
 """
 
 from __future__ import annotations
@@ -48,25 +49,26 @@ _LIMITS = {
 
 @dataclass(eq=False)
 class Choices:
-    """The tuning in force, and what has been decided so far."""
+    """The tuning that is in use, and the decisions made so far."""
 
     tuning: Tuning = field(default_factory=Tuning)
     decisions: list[Decision] = field(default_factory=list)
 
     @property
     def is_tuned(self) -> bool:
-        """Whether there is a tuning, or one is being looked for."""
+        """Whether there is a tuning, or the tuner is looking for one."""
         return self.tuning.explore or bool(self.tuning.choices)
 
     def tiling(self, node: Node, work: Contraction, target: Target, constant: bool) -> Tiling:
-        """A contraction's tiles; `constant`: its right operand is packed at compile time."""
+        """A contraction's tiles. `constant`: its right operand is packed at compile time."""
         signature = _of_contraction(work, constant)
         wanted = self._wanted(signature)
         model = plan(work, target)
         shape = _shape(wanted, model)
         chosen = model if shape == _shape({}, model) else plan(work, target, shape=shape)
         if work.dtype.is_float and chosen.stretch != model.stretch:
-            # Sums go on as they would have: another tile may not make them longer chains.
+            # Where the model cuts sums into stretches, a tuning may not undo that: longer chains of
+            # additions have larger rounding errors.
             chosen = replace(chosen, stretch=chosen.stretch or model.stretch)
         chosen = replace(
             chosen,
@@ -89,7 +91,7 @@ class Choices:
         return chosen
 
     def winograd(self, node: Node, sizes: Sequence[Size], pays: bool, possible: bool) -> bool:
-        """Whether a convolution goes by Winograd's method: `pays` says the model."""
+        """Whether a convolution is computed by Winograd's method. `pays` is what the model says."""
         if not possible:
             return False
         kernel = "x".join(map(str, node.inputs[1].type.shape))
@@ -99,7 +101,7 @@ class Choices:
         return chosen
 
     def tiles(self, node: Node, work: Contraction, constant: bool, pays: bool) -> bool:
-        """Whether a contraction goes to the matrix unit: `pays` says the model."""
+        """Whether a contraction is computed by the matrix unit. `pays` is what the model says."""
         signature = f"matrix unit {_of_contraction(work, constant)}"
         chosen = bool(self._wanted(signature).get("tiles", pays))
         self._decide(node, signature, {"tiles": int(chosen)}, [{"tiles": int(not chosen)}])
@@ -127,7 +129,8 @@ class Choices:
         return chosen
 
     def one_of(self, node: Node, signature: str, options: Sequence[Choice]) -> int:
-        """The position of the option that is wanted, else of the first, which is the model's."""
+        """The position of the option that the tuning asks for. Without one it is the first, which
+        is the model's."""
         wanted = self._wanted(signature)
         fitting = (
             position
@@ -150,7 +153,7 @@ class Choices:
 
 
 def check_choice(signature: str, choice: Mapping[str, int]) -> None:
-    """Raises CompileError for what no tuner has written."""
+    """Raises CompileError for names and numbers that no tuner can have written."""
     for name, number in choice.items():
         low, high = _LIMITS.get(name, (1, 0))
         if type(number) is not int or not low <= number <= high:
@@ -158,7 +161,7 @@ def check_choice(signature: str, choice: Mapping[str, int]) -> None:
 
 
 def _shape(wanted: Choice, model: Tiling) -> tuple[int, int]:
-    """Rows and vectors of a tile."""
+    """The (rows, vectors) of a tile: what the tuning asks for, else the model's."""
     return (
         wanted.get("height", model.height),
         wanted.get("vectors", model.panel // model.lanes),
@@ -166,6 +169,7 @@ def _shape(wanted: Choice, model: Tiling) -> tuple[int, int]:
 
 
 def _of_contraction(work: Contraction, constant: bool) -> str:
+    """The part of a signature that describes a contraction."""
     rows = " ".join(f"{axis.extent}:{axis.a_stride}:{axis.b_stride}" for axis in work.rows)
     depth = " ".join(f"{axis.extent}:{axis.a_stride}" for axis in work.depth)
     types = f"{work.dtype}={work.a.dtype}*{work.b.dtype}"

@@ -1,4 +1,5 @@
-"""Matrix products and convolutions as contractions: axes, and where operands' elements are."""
+"""Describes matrix products and convolutions as contractions: their axes, and where the elements of
+their operands and results are."""
 
 from __future__ import annotations
 
@@ -28,11 +29,12 @@ class Axes:
 
 
 class ProductForm:
-    """matmul: [..., m, k] x [..., k, n], batch axes broadcast; `strides` are the steps in memory
-    along the left operand's axes.
+    """A matmul: [..., m, k] x [..., k, n], whose batch axes are broadcast. `strides` are the steps
+    in memory along the axes of the left operand.
 
-    `output_index` is the index of an element of the anchor's output, `right_index` that of one of
-    its right operand, `right_matrices` a constant right operand as [matrices..., depth, columns].
+    `output_index` is the index of an element of the anchor's output, `right_index` that of an
+    element of its right operand. `right_matrices` gives a constant right operand as [matrices...,
+    depth, columns].
     """
 
     def __init__(self, node: Node, strides: tuple[Size, ...]) -> None:
@@ -72,16 +74,17 @@ class ProductForm:
 
     @property
     def key(self) -> tuple[object, ...]:
-        """What the order of its packed right operand depends on."""
+        """What the order of the packed right operand depends on."""
         return ()
 
 
 class ConvolutionForm:
-    """conv of an input that needs no padding; groups are the outermost rows. As ProductForm.
+    """A conv of an input that needs no padding, with the same methods as ProductForm. Groups are
+    the outermost axis of the rows.
 
-    Rows and sums go through the input as its memory does. In a weight's gradient, whose samples are
-    channels and whose channels are samples, a tile's rows are neighbouring channels, and the sum
-    takes all pixels of a sample first.
+    Rows and sums go through the input in the order of its memory. In the gradient of a weight, for
+    example, samples take the place of channels and channels that of samples: then a tile's rows are
+    neighbouring channels, and a sum takes all pixels of one sample first.
     """
 
     def __init__(self, node: Node, strides: tuple[Size, ...]) -> None:

@@ -1,12 +1,12 @@
-"""Lowers a group around a matrix product or convolution to register-tiled kernels.
+"""Lowers a group around a matrix product or convolution to kernels with register tiles.
 
 The left operand is read where it lies, through views if its index arithmetic stays linear. The
-right one is packed: at compile time if it is a constant, otherwise by a kernel of its own, which
-also computes the pointwise work that leads to it. The rest of the group is the epilogue.
+right operand is packed: at compile time if it is constant, otherwise by a launch of its own, which
+also computes the pointwise work before it. The rest of the group is the epilogue.
 
 `lower_contraction_group` first offers the group to the special algorithms (depthwise, Winograd, a
-matrix unit). What none of them takes becomes tiles in vector registers: ../contraction/tiles.py
-chooses their size, and ../contraction/microkernel.py writes the loops.
+matrix unit). Everything else is computed in vector registers: ../contraction/tiles.py chooses the
+size of the tiles, and ../contraction/microkernel.py writes the loops.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ from bessemer.compiler.schedule.nests.past_caches import past_caches
 def lower_contraction_group(
     group: Group, grouping: Grouping, lowering: Lowering
 ) -> list[Launch] | None:
-    """The launches, or None where the tiled form does not apply and plain loops must do."""
+    """The launches, or None if the group must be computed by plain loops."""
     anchor = group.anchor
     assert anchor is not None and group.root is not None
     if is_depthwise(anchor) or _is_like_depthwise(anchor, grouping, lowering):
@@ -92,7 +92,8 @@ def lower_contraction_group(
 
 
 def _is_like_depthwise(anchor: Node, grouping: Grouping, lowering: Lowering) -> bool:
-    """Whether groups of a few channels go by vectors of channels, as depthwise convolutions do."""
+    """Whether a convolution in groups of few channels is computed by vectors of channels, as a
+    depthwise convolution is."""
     return (
         has_narrow_groups(anchor)
         and lowering.target.has_masks
@@ -104,8 +105,8 @@ def _is_like_depthwise(anchor: Node, grouping: Grouping, lowering: Lowering) -> 
 def _tile_job(
     group: Group, grouping: Grouping, inputs: Fusion, lowering: Lowering
 ) -> TileJob | None:
-    """The contraction and what is around it, which reads through `inputs`; None where the views of
-    the left operand are not linear, or the axes are none that tiles can have."""
+    """The contraction with its surroundings, which reads through `inputs`. None if the views of the
+    left operand are not linear, or register tiles cannot compute this contraction."""
     anchor = group.anchor
     assert anchor is not None and group.root is not None
     right = anchor.inputs[1]
@@ -122,7 +123,7 @@ def _tile_job(
     draft = Contraction(
         dtype=anchor.output.type.dtype,
         a=flat(inputs.buffer(source.value)),
-        # Where the operand starts is an argument: slices of one tensor share their kernel.
+        # The operand's start is an argument, so that slices of one tensor share their kernel.
         a_base=dims.symbol(BASE) if source.base != 0 else 0,
         rows=form.axes.rows,
         depth=form.axes.depth,
@@ -151,8 +152,8 @@ def _tile_job(
 
 
 def _left_source(anchor: Node, grouping: Grouping) -> Source | None:
-    """Where the left operand lies; a padded one that is read without its padding, where it would if
-    there was room for that around the image."""
+    """Where the left operand lies. For a padded operand that is read without its padding, the place
+    where it would begin if the padding was there; no window reads before the image."""
     left = anchor.inputs[0]
     if anchor not in grouping.unpadded:
         return source_of(left, grouping.views(left))
@@ -171,7 +172,8 @@ def _lower_in_registers(
     grouping: Grouping,
     lowering: Lowering,
 ) -> list[Launch]:
-    """The launches where sums of tiles are kept in vector registers: one, or one a region."""
+    """The launches of tiles in vector registers: one, or one per region, and the packing before
+    them."""
     target = lowering.target
     draft = with_group(job.draft, target)
     is_constant = job.right in lowering.constants
@@ -218,8 +220,8 @@ def _left_out(
     grouping: Grouping,
     lowering: Lowering,
 ) -> Buffer | None:
-    """What sums are without where regions leave taps out that see a number other than 0: a constant
-    of the program, one row a region."""
+    """What the sums of regions lack because the regions leave out taps that see a padding other
+    than 0: a constant of the program with a row per region. None if the padding is 0."""
     x, w = convolution.inputs
     number = grouping.producers[x].attributes["value"]
     if number == 0:
@@ -236,8 +238,8 @@ def _body(
     inputs: Fusion,
     lowering: Lowering,
 ) -> Block:
-    """The kernel's body; `inputs` has what the epilogue reads then. Contractions of which any
-    element is the same expression of the same buffers have one body."""
+    """The body of the kernel. Contractions whose elements are the same expression of the same
+    buffers have one body. `inputs` gets the buffers that the epilogue reads."""
     others = inputs.copy()
     store = _element(replace(contraction, epilogue=job.epilogue(others)))
     key = (*content(contraction), tiling, *content(store), *map(flat, others.buffers.values()))
@@ -246,7 +248,7 @@ def _body(
 
 
 def _element(contraction: Contraction) -> Store:
-    """The store of an element, at any place."""
+    """The store of an element at any place, as an expression of index symbols."""
     shape = (*(axis.extent for axis in contraction.rows), contraction.columns)
     index = as_index(index_symbols(shape), shape)
     (store,) = contraction.stores_at(index[:-1], index[-1])
@@ -256,7 +258,8 @@ def _element(contraction: Contraction) -> Store:
 def _packed(
     job: TileJob, anchor: Node, draft: Contraction, panel: int, lowering: Lowering
 ) -> tuple[Value, list[Launch]]:
-    """The right operand as it is packed, and the launch for it unless one has packed it before."""
+    """The packed right operand, and the launch that packs it, unless it is constant or packed
+    already."""
     if job.right in lowering.constants:
         return _packed_constant(job, panel, draft, lowering), []
     shape = packed_shape(job.matrices, draft.depth_steps, draft.columns, panel, draft.group)
@@ -269,7 +272,8 @@ def _packed(
 
 
 def _replaceable(contraction: Contraction, inputs: Fusion) -> tuple[Value, ...]:
-    """The inputs that only the epilogue reads, each element just before it is stored over."""
+    """The inputs that the output may overwrite: only the epilogue reads them, and it reads each
+    element just before it stores the one in its place."""
     store = _element(contraction)
     operands = {contraction.a.name, contraction.b.name}
     elsewhere = operands | read_elsewhere(store.value, store.indices)
@@ -278,7 +282,7 @@ def _replaceable(contraction: Contraction, inputs: Fusion) -> tuple[Value, ...]:
 
 @dataclass(frozen=True, eq=False)
 class _Epilogue:
-    """The stores of one element of the group's root, given the sum."""
+    """Gives the stores of one element of the group's root for a sum of the contraction."""
 
     root: Value
     sum: Value
@@ -303,7 +307,7 @@ class _Epilogue:
 def _packed_constant(
     job: TileJob, panel: int, contraction: Contraction, lowering: Lowering
 ) -> Value:
-    """The packed weight as a constant of the program; made once for each weight."""
+    """The packed weight as a constant of the program, which is made once for each weight."""
     matrices, columns = dims.number(job.matrices), dims.number(contraction.columns)
     group, depth = contraction.group, dims.number(job.right.type.numel) // (matrices * columns)
     run = contraction.run if isinstance(contraction.run, int) else depth
@@ -332,7 +336,7 @@ def _pack_launch(
     contraction: Contraction,
     lowering: Lowering,
 ) -> Launch:
-    """Packs the right operand at run time."""
+    """The launch that packs the right operand when the model runs."""
     fusion = Fusion.of(job.pack_nodes, lowering.constants)
     symbols = index_symbols(packed.type.shape)
     full = tuple(atom(symbol) for symbol in symbols)

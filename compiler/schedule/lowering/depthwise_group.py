@@ -31,7 +31,8 @@ _PROBE, _FAR = ("probe image", "probe row", "probe column", "probe channel"), 1 
 def lower_depthwise_group(
     group: Group, grouping: Grouping, lowering: Lowering
 ) -> list[Launch] | None:
-    """The launch of a convolution of one filter a channel, or of narrow groups; None for others."""
+    """The launch of a convolution with one filter per channel, or in groups of few channels; None
+    if the depthwise kernel cannot compute it."""
     anchor = group.anchor
     assert anchor is not None
     width = anchor.inputs[1].type.shape[-2]
@@ -78,8 +79,8 @@ def lower_depthwise_group(
 
 
 def _depthwise_body(image: ImageGroup, depthwise: Callable[[ImageGroup], Depthwise]) -> Block:
-    """The kernel's body; the image's fusion has what it reads then. Convolutions of which any
-    element of the input and of the output is the same expression have one body."""
+    """The body of the kernel. Convolutions whose elements of input and output are the same
+    expressions have one body. The image's fusion gets the buffers that it reads."""
     lowering, work = image.lowering, depthwise(image)
     tile = lowering.choices.depthwise(image.anchor, work, lowering.target)
     others = image.copy()

@@ -1,7 +1,7 @@
-"""Lowers groups around convolutions by Winograd's method.
+"""Lowers groups around convolutions that are computed by Winograd's method.
 
-`ImageGroup` describes a convolution as rows and columns of images; depthwise convolutions
-(depthwise_group.py) use it as well.
+`ImageGroup` describes a convolution by the rows and columns of images. depthwise_group.py uses it
+for depthwise convolutions, too.
 """
 
 from __future__ import annotations
@@ -55,9 +55,10 @@ _SOON = 3
 
 
 class ImageGroup:
-    """A group around a convolution: its input by pixel, and what becomes of its sums.
+    """A group around a convolution: its input by pixels, and what is done with its sums.
 
-    An input of one spatial axis is an image of one row; of three, a volume of images, its planes.
+    An input with one spatial axis counts as an image of one row, an input with three as a volume
+    whose planes are images.
     """
 
     def __init__(self, group: Group, grouping: Grouping, lowering: Lowering) -> None:
@@ -81,13 +82,14 @@ class ImageGroup:
         return other
 
     def padded(self, attribute: str, line: int) -> tuple[int, int]:
-        """A pair of integers of the node, for rows and columns."""
+        """A pair of integers of the node, for rows and columns, with `line` for the rows of a
+        signal."""
         values = self.anchor.attributes[attribute]
         return (line, values[0]) if self.is_line else (values[-2], values[-1])
 
     @property
     def sizes(self) -> tuple[Size, Size, Size]:
-        """Images, rows and columns of the result."""
+        """The images, rows and columns of the result."""
         *images, rows, columns, _ = (1, *self.anchor.output.type.shape)
         if self.is_line:
             return rows, 1, columns
@@ -101,7 +103,7 @@ class ImageGroup:
 
     @property
     def padded_inputs(self) -> tuple[Size | None, Size | None]:
-        """Rows and columns of the input; None where windows do not leave it."""
+        """The rows and columns of the input, with None along axes where no window leaves it."""
         rows, columns = (
             None if low == 0 and high == 0 else size
             for low, high, size in zip(
@@ -111,7 +113,7 @@ class ImageGroup:
         return rows, columns
 
     def pixel(self) -> Pixel:
-        """An element of the input."""
+        """A function that gives an element of the input."""
 
         def element(n: Size, row: Size, column: Size, channel: Size) -> Expression:
             index = self._index((n, row, column), channel, self.left.type.shape)
@@ -135,7 +137,7 @@ class ImageGroup:
     def epilogue(
         self, pixel: tuple[Size, Size, Size], channel: Size, total: Expression
     ) -> tuple[Store, ...]:
-        """The stores of one element."""
+        """The stores of one element, given its sum."""
         index = self._index(pixel, channel, self.root.type.shape)
         value = total
         if self.root is not self.anchor.output:
@@ -145,7 +147,7 @@ class ImageGroup:
 
 
 def _widened_views(value: Value, grouping: Grouping) -> dict[Value, Node]:
-    """The views between a value and memory, and a widening of 16-bit floats on the way."""
+    """The views between a value and memory, including a conversion from 16-bit floats."""
     chain = grouping.views(value)
     base = value
     while base in chain:
@@ -157,7 +159,7 @@ def _widened_views(value: Value, grouping: Grouping) -> dict[Value, Node]:
 
 
 def planes_of(convolution: Node) -> Planes:
-    """What a convolution of volumes does along the axis of planes."""
+    """The parameters of a volume's convolution along the axis of planes."""
     x, w = convolution.inputs
     taps = w.type.shape[0]
     assert isinstance(taps, int)
@@ -171,7 +173,7 @@ def planes_of(convolution: Node) -> Planes:
 def lower_winograd_group(
     group: Group, grouping: Grouping, lowering: Lowering
 ) -> list[Launch] | None:
-    """The launches of a convolution by Winograd's method; None where it does not pay."""
+    """The launches of a convolution by Winograd's method; None where that does not pay."""
     anchor, target = group.anchor, lowering.target
     assert anchor is not None
     (x, w), kernel = anchor.inputs, anchor.inputs[1].type.shape
@@ -232,7 +234,7 @@ def _are_threes(taps: tuple[Taps, Taps]) -> bool:
 def _can_transform(
     image: ImageGroup, taps: tuple[Taps, Taps], is_constant: bool, target: Target
 ) -> bool:
-    """Whether there is code for these taps, weights and numbers."""
+    """Whether there is code for these taps, weights and element types."""
     if not any(axis.count > 1 for axis in taps) or (image.is_volume and not is_constant):
         return False
     if not all(isinstance(size, int) for size in image.right.type.shape[-2:]):
@@ -253,7 +255,8 @@ def _transform_launch(
     panel: int,
     lowering: Lowering,
 ) -> tuple[Value, Launch]:
-    """Transforms and packs weights at run time, with what leads to them."""
+    """The launch that transforms and packs weights when the model runs, together with the nodes
+    that lead to them."""
     w = anchor.inputs[1]
     fusion = Fusion.of(nodes, lowering.constants)
     is_line = w.type.rank == 3
@@ -282,7 +285,7 @@ def _transform_launch(
 
 
 def _is_on_tiles(anchor: Node, work: Winograd, lowering: Lowering) -> bool:
-    """Whether a matrix unit multiplies, three parts of each number."""
+    """Whether a matrix unit does the multiplications, of numbers in three parts."""
     target = lowering.target
     if not target.has_tiles or lowering.precision == "strict" or work.dtype is not f32:
         return False
@@ -296,7 +299,7 @@ def _is_on_tiles(anchor: Node, work: Winograd, lowering: Lowering) -> bool:
 
 
 def _transformed(w: Value, work: Winograd, panel: int, lowering: Lowering) -> Value:
-    """The transformed and packed weight; made once."""
+    """The transformed and packed weight as a constant of the program, which is made once."""
     sizes = work.matrices, work.depth, work.columns
     group = 1 if work.dtype is f32 else 2
     if work.on_tiles:
@@ -313,7 +316,7 @@ def _transformed(w: Value, work: Winograd, panel: int, lowering: Lowering) -> Va
 
 
 def _launches(image: ImageGroup, stages: Stages) -> list[Launch]:
-    """One kernel with working memory of its own, or three that hand it on."""
+    """The launches: of one kernel with working memory of its own, or of three that pass it on."""
     inputs = flat_buffers(image.fusion)
     v, m = (Value(TensorType(buffer.dtype, buffer.shape)) for buffer in (stages.v, stages.m))
     memory = {v: stages.v, m: stages.m}

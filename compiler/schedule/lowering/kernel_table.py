@@ -1,8 +1,9 @@
-"""The kernels of a program, each once: networks repeat their layers, and equal layers share code.
+"""The kernels of a program. Networks repeat their layers, and equal layers share one kernel.
 
-A *body*, the loops of a kernel, is looked up before it is written, by a key that says what it will
-compute: the loops of a repeated layer are not even built. A *kernel*, a body with its buffers, is
-looked up by its structure, so that equal loops from different places are compiled once.
+A *body* is the loops of a kernel. It is looked up by a key that says what it will compute, before
+it is written, so that the loops of a repeated layer are not even built. A *kernel* is a body with
+its buffers. It is looked up by its structure, so that equal loops from different places are
+compiled once.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ Key = tuple[object, ...]
 class KernelTable:
     """The kernels and bodies so far, and the names that are taken.
 
-    `_known` has, for each body that is kept, its kernels by what else they consist of. Bodies are
-    found there by identity, which is safe only because the table keeps them alive.
+    `_known` has, for each body that `keep` was called with, its kernels, by everything else that
+    they consist of. Bodies are found there by identity, which is safe only because the table keeps
+    them alive.
     """
 
     _bodies: dict[Key, Block] = field(default_factory=dict)
@@ -35,11 +37,12 @@ class KernelTable:
     _names: dict[str, int] = field(default_factory=dict)
 
     def body(self, key: Key, reads: Fusion, probe: Fusion, lower: Callable[[], Block]) -> Block:
-        """The body for a key: that of an equal kernel before this one, or else what `lower` writes.
+        """The body for a key: that of an equal kernel, or if there is none, what `lower` writes.
 
-        `probe` is a copy of `reads` from which one element has been computed for the key, so it has
-        the buffers that an equal body reads; `reads` has them too in the end. The body is kept only
-        if `lower` met the buffers in the same order, on which their names depend.
+        `probe` is a copy of `reads` from which one element has been computed to make the key. It
+        therefore has the buffers that an equal body reads; in the end `reads` has them, too. The
+        body is kept only if `lower` met the buffers in the same order, because their names depend
+        on the order.
         """
         found = self._bodies.get(key)
         if found is not None:
@@ -52,7 +55,7 @@ class KernelTable:
         return made
 
     def keep(self, body: Block) -> None:
-        """Makes the kernels of a body, which will be launched again, quick to find."""
+        """Makes the kernels of a body fast to find, because it will be launched again."""
         self._known[id(body)] = body, {}
 
     def kernel(
@@ -64,7 +67,8 @@ class KernelTable:
         operations: Size,
         members: int,
     ) -> Kernel:
-        """The kernel of these parts; equal ones are the same object. `stem` begins its name."""
+        """The kernel that consists of these parts. Equal kernels are the same object. `stem` begins
+        its name."""
         _, known = self._known.get(id(body), (body, dict[Key, Kernel]()))
         around = (buffers, outputs, operations, members)
         kernel = known.get(around)
@@ -91,7 +95,7 @@ class KernelTable:
 
 
 def content(record: Any) -> Key:
-    """The values of a record's fields, except functions: part of a key. Records with functions in
-    them are compared by identity, so they cannot be keys themselves."""
+    """The values of a record's fields without functions, as a part of a key. A record with
+    functions is compared by identity, so it cannot be a key itself."""
     entries = (getattr(record, each.name) for each in fields(record))
     return tuple(entry for entry in entries if not callable(entry))

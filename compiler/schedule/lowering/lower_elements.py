@@ -1,4 +1,5 @@
-"""Lowers a group of operators with element rules: to one kernel, or one for each part of a concat.
+"""Lowers a group of operators that have element rules: to one kernel, or for a concat to one kernel
+per part.
 
 The fused expression of an element and its place in the output are a `Piece`; ../nests/nests.py
 writes the loops around it.
@@ -53,8 +54,9 @@ def _lower_value(
 
 
 def _last_reshapes(root: Value, inlined: Mapping[Value, Node]) -> tuple[Node, ...]:
-    """The first of the reshapes that a group ends with: elements keep their order through all, and
-    loops over the axes that were there before need no divisions to find them."""
+    """The first of the reshapes with which a group ends, as a tuple of at most one. Reshapes keep
+    the order of the elements, so the kernel can loop over the axes before the first reshape, and
+    needs no divisions to find the element to compute."""
     first: tuple[Node, ...] = ()
     while (node := inlined.get(root)) is not None and node.operator.name == "reshape":
         if node.inputs[0] not in inlined:
@@ -66,7 +68,8 @@ def _last_reshapes(root: Value, inlined: Mapping[Value, Node]) -> tuple[Node, ..
 def _store_elements(
     nodes: Sequence[Node], fusion: Fusion, value: Value, out: Destination, lowering: Lowering
 ) -> Launch:
-    """One kernel that stores every element of a value of the fusion."""
+    """The launch of a kernel that stores every element of a value of the fusion at its
+    destination."""
     symbols = index_symbols(value.type.shape)
     index = as_index(symbols, value.type.shape)
     element = flatten_loads(fusion.element(value, index))
@@ -84,7 +87,8 @@ def _store_elements(
 
 
 def _replaceable(fusion: Fusion, piece: Piece, body: Block) -> tuple[Value, ...]:
-    """The inputs of which every load is of the element that is stored in its place."""
+    """The inputs that the output may overwrite: each load of them is of the element in whose place
+    the result is stored."""
     for statement in walk_loops.walk(body):
         for expression in walk_loops.expressions(statement):
             for node in loads_of(expression):
@@ -95,7 +99,8 @@ def _replaceable(fusion: Fusion, piece: Piece, body: Block) -> tuple[Value, ...]
 
 
 def _lower_pad(pad: Node, lowering: Lowering) -> list[Launch]:
-    """The kernel of a pad's border; the kernel of its input has written the inside."""
+    """The launch that fills the border of a pad. The kernel of the pad's input has written the
+    inside."""
     out = lowering.destination(pad.output)
     body = resolve_lanes(lower_border(pad, out), lowering)
     if not body:
@@ -109,7 +114,8 @@ def _lower_pad(pad: Node, lowering: Lowering) -> list[Launch]:
 def _lower_concat(
     root: Value, node: Node, inlined: Mapping[Value, Node], lowering: Lowering
 ) -> list[Launch]:
-    """One kernel for each part that is not written to its slice of the whole right away."""
+    """A launch for each part of a concat, except parts whose own kernel writes them to their
+    place."""
     launches: list[Launch] = []
     places = {member: place for place, member in enumerate(inlined.values())}
     for part, starts in parts_of(node):
@@ -124,7 +130,8 @@ def _lower_concat(
 def _is_written(
     part: Value, root: Value, inlined: Mapping[Value, Node], lowering: Lowering
 ) -> bool:
-    """Whether the kernel of a part, or of what it is another shape of, writes it to its place."""
+    """Whether its own kernel writes a part to its place. The part may be a reshape of what that
+    kernel writes."""
     fold = inlined.get(part)
     if fold is not None and is_fold(fold):
         found = lowering.destinations.get(fold.inputs[0])
@@ -133,7 +140,7 @@ def _is_written(
 
 
 def _behind(value: Value, inlined: Mapping[Value, Node]) -> set[Node]:
-    """The nodes of the group that a value is made by."""
+    """The nodes of the group from which a value is computed."""
     found: set[Node] = set()
     waiting = [value]
     while waiting:

@@ -1,4 +1,5 @@
-"""Lowers an operator that writes its own loops; vector loops get the target's width."""
+"""Lowers an operator that writes its own loops, and sets the width of its vector loops for the
+target."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ from bessemer.compiler.schedule.lowering.lowering import Computation, Lowering
 def lower_statements(
     node: Node, lowering: Lowering, operations: Size = 1 << 16, over: bool = False
 ) -> Launch:
-    """The launch of an operator that writes its own kernel, by `over` or by `statements`."""
+    """The launch of an operator that writes its own kernel, by its rule `statements`, or by `over`
+    if given."""
     rule = node.operator.over if over else node.operator.statements
     if rule is None:
         raise InternalError(f"{node.operator} has no statements rule")
@@ -42,7 +44,8 @@ def lower_statements(
 
 
 def resolve_lanes(block: Block, lowering: Lowering) -> Block:
-    """Gives vector loops that leave their width to the target that of their memory accesses."""
+    """Gives vector loops that leave their width to the target the width that fits their memory
+    accesses."""
     return tuple(_resolved(statement, lowering) for statement in block)
 
 

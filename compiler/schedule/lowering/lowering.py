@@ -1,8 +1,8 @@
-"""What the lowering functions of all groups share, and the launches that they make.
+"""What the lowering functions of all groups share.
 
-A lowering function gets a group and the program's `Lowering`. It writes the body of a kernel and
-gives it to `Lowering.launch` as a `Computation`; the result is a launch of that kernel, or of an
-equal one that the program has already.
+A lowering function gets a group and the program's `Lowering`. It writes the body of a kernel, and
+gives it to `Lowering.launch` as a `Computation`. The result is a launch of that kernel, or of an
+equal one that the program already has.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from bessemer.compiler.targets.machine import Target
 
 @dataclass(frozen=True, eq=False)
 class Computation:
-    """What the kernel of a launch does, `body`, in how many `operations`.
+    """What a kernel computes: its `body`, and the number of its scalar `operations`.
 
-    `scratch` is the memory that it works in, and `members` the most that a team can use.
-    `arguments` gives values to symbols of the kernel that are not the program's. A kernel without
-    a `name` gets one that says what its nodes are.
+    `scratch` is its working memory, `members` the largest team that can run it
+    (codegen/support/team.py). `arguments` gives values to symbols of the kernel that are not
+    symbols of the program. A kernel without a `name` gets one that is made of its operators.
     """
 
     body: Block
@@ -50,8 +50,8 @@ class Computation:
 
 @dataclass(frozen=True, eq=False)
 class TiledProduct:
-    """A contraction in register tiles whose launch stores what its epilogue gives for each sum:
-    what a launch with more in its epilogue is made of."""
+    """What a contraction in register tiles was lowered from. update_in_product.py makes a launch
+    with a larger epilogue of it."""
 
     contraction: Contraction
     tiling: Tiling
@@ -72,17 +72,17 @@ class PreparedOperands:
     parts: dict[tuple[Value, int], Value] = field(default_factory=dict)
 
     def copy(self) -> PreparedOperands:
-        """The same operands; what is added to one is not in the other."""
+        """A copy of the record. What is added to one is not in the other."""
         return PreparedOperands(dict(self.packs), dict(self.parts))
 
 
 @dataclass(eq=False)
 class LaunchOrigins:
-    """What launches were made of, for the steps that later merge launches.
+    """What launches were made from, for later steps that merge launches.
 
-    `pieces` are, by value, what element-by-element kernels store (merge_updates.py), `products` the
-    contractions that store a whole value (update_in_product.py), and `splits` the launches that
-    split a value into parts (write_parts.py).
+    `pieces` are what element-by-element kernels store (merge_updates.py), and `products` the
+    contractions that store a whole value (update_in_product.py), both by value. `splits` are the
+    launches that split a value into parts (write_parts.py).
     """
 
     pieces: dict[Value, Piece] = field(default_factory=dict)
@@ -94,9 +94,9 @@ class LaunchOrigins:
 class Lowering:
     """What all groups of a program share: the machine, the weights, and the kernels so far.
 
-    `constants` are the weights as the graph has them, `arranged` those that kernels read in another
-    form (packed, transformed). `precision` is as in Options. `destinations` are the values that
-    kernels write into a part of another one.
+    `constants` are the weights as they are in the graph, `arranged` those that kernels read in
+    another form (packed, transformed). `precision` is as in Options. `destinations` are the values
+    that kernels write into a part of another value.
     """
 
     constants: dict[Value, Array]
@@ -119,7 +119,7 @@ class Lowering:
         outputs: Mapping[Value, Buffer],
         made: Computation,
     ) -> Launch:
-        """A launch of the kernel that computes this; equal kernels are the same object."""
+        """A launch of the kernel that computes `made`; equal kernels are the same object."""
         written = {**outputs, **made.scratch}
         buffers = (*inputs.values(), *written.values())
         kernel = self.kernels.kernel(
@@ -140,7 +140,7 @@ class Lowering:
         )
 
     def nest(self, piece: Piece) -> Nest:
-        """The loops that compute every element of a piece; the same object for equal pieces."""
+        """The loops that compute every element of a piece. Equal pieces have the same object."""
         key = (piece.target, piece.offset, piece.value, piece.symbols)
         found = self._nests.get(key)
         if found is None:
@@ -154,12 +154,13 @@ class Lowering:
         return transposed or lower_nest(piece, lanes, self.vectorize, self.target.last_cache)
 
     def nest_together(self, pieces: Sequence[Piece]) -> Nest | None:
-        """The loops of pieces over one axis, of which each reads of the ones before it only what
-        lies where it stores; None where the machine has no form of its own for that."""
+        """One nest of loops for pieces over the same axis, each of which reads results of the
+        pieces before it only at the element that it stores. None here; for GPUs see
+        device/lowering.py."""
         return None
 
     def destination(self, root: Value, tail: tuple[Node, ...] = ()) -> Destination:
-        """Where the kernel of a group writes; `tail` are the views that the group ends with."""
+        """Where the kernel of a group writes. `tail` are the views that the group ends with."""
         return self.destinations.get(root, Destination(root, tail=tail))
 
     def arrange(
@@ -169,8 +170,9 @@ class Lowering:
         type: TensorType,
         arrange: Callable[[Array], Array],
     ) -> Value:
-        """A weight as kernels read it (packed, transformed), as a constant of the program; made
-        once for each key. `type` is that of what `arrange` gives."""
+        """A weight in the form that kernels read (packed, transformed), as a constant of the
+        program, which is made once for each key. `type` is the type of what the function `arrange`
+        returns."""
         found = self._packed.get((source, *key))
         if found is None:
             found = self._packed[source, *key] = Value(type, source.name)
@@ -192,15 +194,15 @@ def _described(nodes: Sequence[Node]) -> str:
 
 
 def sources_of(nodes: Sequence[Node]) -> tuple[str, ...]:
-    """The user's nodes behind these, in order, each once."""
+    """The names of the user's nodes behind these, in order and without duplicates."""
     return tuple(dict.fromkeys(source for node in nodes for source in node.sources))
 
 
 def replaceable_inputs(
     inputs: Mapping[Value, Buffer], elsewhere: Collection[str], output: Buffer
 ) -> tuple[Value, ...]:
-    """The inputs that a kernel's output may overwrite: buffers like it, not among those that are
-    read `elsewhere` than where it is written."""
+    """The inputs that a kernel's output may overwrite: they have its element type and size, and are
+    not read `elsewhere` (names of buffers) than at the element that is stored."""
     return tuple(
         value
         for value, buffer in inputs.items()
@@ -211,5 +213,5 @@ def replaceable_inputs(
 
 
 def flat_buffers(fusion: Fusion) -> dict[Value, Buffer]:
-    """The buffers that a fusion reads, flat."""
+    """The buffers that a fusion reads, as flat ones."""
     return {value: flat(buffer) for value, buffer in fusion.buffers.items()}

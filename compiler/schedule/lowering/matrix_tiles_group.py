@@ -46,7 +46,7 @@ from bessemer.compiler.schedule.nests.nests import flat, flatten_loads
 
 
 def lower_on_matrix_unit(job: TileJob, lowering: Lowering) -> list[Launch] | None:
-    """The launches, or None where the target has no matrix unit or another way is faster."""
+    """The launches, or None if the target has no matrix unit or another way is faster."""
     target = lowering.target
     form = _form(job, lowering.precision) if target.has_tiles else None
     if form is None:
@@ -82,7 +82,7 @@ def lower_on_matrix_unit(job: TileJob, lowering: Lowering) -> list[Launch] | Non
 
 
 def _form(job: TileJob, precision: str) -> TileForm | None:
-    """How tiles can multiply these operands, if they can."""
+    """How the matrix unit can multiply these operands; None if it cannot."""
     draft, left, right = job.draft, job.draft.a.dtype, job.right.type.dtype
     if (draft.dtype, left, right) == (f32, f32, f32):
         return None if precision == "strict" else SPLIT
@@ -99,7 +99,8 @@ def _packed(
     lowering: Lowering,
     launches: list[Launch],
 ) -> Value | None:
-    """The packed right operand; its launch, if there is one, is added. None if that cannot be."""
+    """The packed right operand; None if it cannot be packed. If a launch is needed for it, that is
+    added to `launches`."""
     form, runs, columns = tiling.form, tiling.runs, job.draft.columns
     shape = packed_shape(form, runs, job.matrices, columns, tiling.panel)
     type = TensorType(form.right, shape)
@@ -135,7 +136,8 @@ def _packed(
 
 
 def _split(job: TileJob, layout: PartsLayout, lowering: Lowering, launches: list[Launch]) -> Value:
-    """The parts of the left operand; their launch is added if they are not there already."""
+    """The parts of the left operand. The launch that makes them is added to `launches`, unless
+    there is one already."""
     found = lowering.prepared.parts.get((job.left, layout.channels))
     if found is not None:
         return found

@@ -1,4 +1,5 @@
-"""Products with packed weights of four or eight bits: tiles as high as the machine's registers."""
+"""Lowers products with packed weights of four or eight bits; their tiles are as high as the
+machine's registers allow."""
 
 from __future__ import annotations
 

@@ -1,12 +1,14 @@
-"""The order in which the run packs right operands: by turns of some steps of the depth.
+"""The order in which kernels pack a right operand when the model runs: a few steps of the depth at
+a time ("turn"), for all panels.
 
     for turn in depth / 16
       for panel in panels
         for k in 16:   packed[panel, 16 * turn + k, :] = b[16 * turn + k, panel's columns]
 
-A row of memory after the other would be read whole, but panels lie as far apart as meets in few
-sets of the caches: every line is fetched anew before it is written. (1024 x 1024 f32 by a C loop on
-Zen 5: 260 us, so 100.) Threads share the depth, as they share the rows where they are computed.
+Reading one row of memory after the other would read memory in order, but consecutive stores would
+be a panel apart. Such addresses share few sets of the caches, and every line would be fetched again
+before it is complete. (1024 x 1024 f32 by a C loop on Zen 5: 260 us row by row, 100 in this order.)
+Threads share the depth, as they do in the kernel that computes the rows.
 """
 
 from __future__ import annotations
@@ -19,13 +21,14 @@ from bessemer.compiler.ir.walk_expr import loads_of, substitute
 from bessemer.compiler.schedule.nests.merge_axes import Piece, extent_of
 
 _STEPS = range(16, 3, -1)
-"""How many steps a turn has: the first of these that divides the depth."""
+"""The number of steps in a turn is the first of these that divides the depth."""
 
 
 def packed_in_turns(piece: Piece) -> Piece:
-    """The piece with its loops in that order; it has the symbols matrix, panel, k, c and so on.
+    """The piece with its loops in that order. Its symbols are matrix, panel, k, c, and further
+    ones.
 
-    Where rows of memory do not run along the columns, they stay whole.
+    If `b` does not run along the columns in memory, the steps are not cut into turns.
     """
     matrix, panel, step, *rest = piece.symbols
     length = _length(piece)
@@ -42,7 +45,7 @@ def packed_in_turns(piece: Piece) -> Piece:
 
 
 def _length(piece: Piece) -> int | None:
-    """Of a turn; None where rows of memory do not run along the columns."""
+    """The number of steps in a turn; None where rows of memory do not run along the columns."""
     _, _, step, column, *_ = piece.symbols
     extent = extent_of(step)
     if not isinstance(extent, int):

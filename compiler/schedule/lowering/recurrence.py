@@ -1,9 +1,11 @@
-"""Recurrences at speed: packed weights, and columns divided among a team.
+"""Lowers recurrences (LSTM, GRU and others) to kernels with packed weights, whose columns may be
+divided among a team of threads.
 
-A step reads all recurrent weights and has two operations for each of them and each row. With few
-rows, what counts is how fast the weights come: they lie in the order in which they are read, and a
-team keeps a part of them in the cache of every core. With many rows and few columns, each core
-takes rows of its own; so do the members of a small team, if the cache of each has all weights.
+A step reads all recurrent weights, and does two operations per weight and row. With few rows, the
+speed is that of reading the weights: they are packed in the order in which they are read, and each
+member of a team keeps its part in the cache of its core. With many rows and few columns, each core
+computes rows of its own; so do the members of a small team, if each core's cache has room for all
+weights.
 """
 
 from __future__ import annotations
@@ -54,7 +56,7 @@ FEWEST_APART, MOST_BLOCK_ROWS = 8, 12
 
 
 def lower_recurrence(node: Node, lowering: Lowering) -> Launch | None:
-    """The launch of a recurrence; None where it is as well done without packed weights."""
+    """The launch of a recurrence; None if the kernel that the operator writes itself is as good."""
     rule = _CELLS.get(node.operator.name)
     if rule is None:
         return None
@@ -68,7 +70,8 @@ def lower_recurrence(node: Node, lowering: Lowering) -> Launch | None:
 
 @dataclass(frozen=True, eq=False)
 class _Kernel:
-    """A recurrence's kernel while it is made: buffers by value, the cell, and how it is cut."""
+    """A recurrence's kernel while it is being made: its buffers by value, its cell, and its
+    layout."""
 
     node: Node
     lowering: Lowering
@@ -101,7 +104,7 @@ class _Kernel:
         return self.node.inputs[1] in self.lowering.constants
 
     def arranged(self) -> Layout:
-        """The layout with weights that are packed at compile time, in place of the input."""
+        """The layout, with weights that are packed at compile time in place of the input."""
         lowering, inputs, layout = self.lowering, self.inputs, self.layout
         recurrent = self.node.inputs[1]
         if self.node.inputs.count(recurrent) == 1:
@@ -120,7 +123,7 @@ class _Kernel:
         return replace(layout, packed=tuple(packed))
 
     def packing(self) -> Layout:
-        """The layout with room for weights that the kernel packs itself."""
+        """The layout, with memory for weights that the kernel packs itself."""
         layout, hidden = self.layout, self.shape.hidden
         panels = -(-hidden // layout.width)
         packed: list[Buffer] = []
@@ -133,7 +136,7 @@ class _Kernel:
         return replace(layout, packed=tuple(packed), packs=True)
 
     def launch(self, layout: Layout) -> Launch:
-        """Writes the kernel with this layout, the weights in place."""
+        """Writes the kernel with this layout, which says where the weights are."""
         cell, builder = self.cell, self.builder
         write_recurrence(builder, cell, layout)
         given, written = cell.replaces or (None, None)
@@ -159,7 +162,7 @@ class _Kernel:
 def _packed(
     product: Product, form: tuple[int, bool, int], recurrent: TensorType
 ) -> tuple[TensorType, Callable[[Array], Array]]:
-    """The type of the packed rows that a product reads, and what packs them."""
+    """The type of the packed weights that a product reads, and the function that packs them."""
     rows = slice(None)
     count = recurrent.static_shape[0]
     if product.factor is not None:
@@ -171,8 +174,9 @@ def _packed(
 
 @dataclass(frozen=True)
 class _Shape:
-    """The sizes that matter: weights in bytes, `gates` those of the largest product, `group` how
-    many numbers an instruction multiplies and adds up in a lane."""
+    """The sizes that the layout depends on. `weights` is in bytes, `gates` the number of gates of
+    the largest product, `group` the numbers that an instruction multiplies and adds up in a lane,
+    `elements` the number of weights."""
 
     batch: Size
     hidden: int
@@ -190,13 +194,15 @@ class _Shape:
 
     @property
     def step(self) -> int:
-        """The instructions of a step times the lanes, for one row if there is no number of rows."""
+        """The operations of a step, in instructions times lanes. If the number of rows is unknown,
+        it is that of one row."""
         rows = self.batch if isinstance(self.batch, int) else 1
         return 2 * self.elements * rows // self.group
 
 
 def _group(cell: Cell, target: Target, is_constant: bool) -> int:
-    """How many neighbours are multiplied at once: 1 for multiplications and additions."""
+    """How many neighbours along the depth one instruction multiplies and adds up; 1 for fused
+    multiply-adds."""
     if cell.scales is not None:
         return GROUP
     depths = {product.depth(cell.h.shape[1]) for product in cell.products}
@@ -211,9 +217,10 @@ def _group(cell: Cell, target: Target, is_constant: bool) -> int:
 
 
 def _layout(cell: Cell, shape: _Shape, target: Target, is_constant: bool) -> Layout:
-    """How the work is cut on this machine. Weights that are not constants take a team to pack."""
+    """How the work is cut on this machine. Weights that are not constant are packed by a team
+    only."""
     lanes = target.lanes(working_dtype(cell.h.dtype))
-    # A tile has its sums in registers, a vector of weights for each gate, and an element of state.
+    # Registers hold a tile's sums, a vector of weights for each gate, and an element of the state.
     most = (target.vector_registers - 2) // shape.gates - 1
     most = max(1, min(_MOST_ROWS, most))
     rows = most
@@ -225,7 +232,8 @@ def _layout(cell: Cell, shape: _Shape, target: Target, is_constant: bool) -> Lay
     alone = is_constant and _has_enough_rows(shape, target)
     team = shape.step >= TEAM_OPERATIONS * len(cell.products) and not alone
     vectors = 1
-    # A single gate shares no load of the state: it takes more sums to be busy with products.
+    # With a single gate, no load of the state serves several products: it takes more sums until
+    # the arithmetic, and not the loads, limits the speed.
     sums = 2 * MOST_SUMS if shape.gates == 1 and target.vector_registers > 16 else MOST_SUMS
     while 2 * vectors * rows * shape.gates <= sums:
         vectors *= 2
@@ -242,9 +250,10 @@ def _layout(cell: Cell, shape: _Shape, target: Target, is_constant: bool) -> Lay
 
 
 def _rows_apart(shape: _Shape, target: Target) -> int:
-    """The rows of a block, of several, that is as fast by itself as all rows together: the cache of
-    a core has all weights, and enough rows share a load of them. An even number of blocks comes
-    first, which two members can divide. 0 where there is none."""
+    """The number of rows in a block, if several blocks are as fast separately as all rows together:
+    the cache of a core has room for all weights, and enough rows share each load of a weight. An
+    even number of blocks is preferred, which two members can share. 0 where there is no such
+    number."""
     assert isinstance(shape.batch, int)
     if shape.weights > target.l2_bytes:
         return 0
@@ -254,7 +263,8 @@ def _rows_apart(shape: _Shape, target: Target) -> int:
 
 
 def _is_blocked(cell: Cell, shape: _Shape, width: int) -> bool:
-    """Whether more rows share a load if gates have their sums one after the other."""
+    """Whether it is better to add up the gates one after the other, so that more rows share each
+    load of a weight."""
     return (
         cell.lengths is None
         and cell.scales is None
@@ -266,18 +276,18 @@ def _is_blocked(cell: Cell, shape: _Shape, width: int) -> bool:
 
 
 def _has_enough_rows(shape: _Shape, target: Target) -> bool:
-    """Whether every core can have rows of its own, and the weights in its cache."""
+    """Whether every core can compute rows of its own, with all weights in its cache."""
     rows = shape.batch if isinstance(shape.batch, int) else 0
     return shape.group != GROUP and rows >= ENOUGH_ROWS and shape.weights <= target.l2_bytes // 2
 
 
 def _divides(hidden: int, width: int, team: bool) -> bool:
-    """Whether panels of this width are all full, and an even number of them for a team."""
+    """Whether panels of this width are all full, and for a team their number is even."""
     return hidden % width == 0 and not (team and hidden // width % 2)
 
 
 def _operations(cell: Cell, shape: _Shape, layout: Layout) -> Size:
-    """Of all the work for a team, else of a block of rows."""
+    """The scalar operations of all the work for a team, otherwise of a block of rows."""
     rows = shape.batch if layout.team else layout.rows
     return cell.inputs.shape[0] * rows * (2 * shape.elements // shape.group)
 
@@ -285,7 +295,7 @@ def _operations(cell: Cell, shape: _Shape, layout: Layout) -> Size:
 def packed_shape(
     hidden: int, gates: int, width: int, blocked: bool = False, group: int = 1
 ) -> tuple[int, ...]:
-    """The shape of what `pack` gives."""
+    """The shape of what `pack` returns."""
     panels = -(-hidden // width)
     if group > 1:
         return panels, -(-hidden // group), gates, width, group
@@ -295,8 +305,9 @@ def packed_shape(
 def pack(
     recurrent: Array, gates: tuple[int, ...], width: int, blocked: bool = False, group: int = 1
 ) -> Array:
-    """[H, all gates * H] -> [panels, H, gates, width] or, `blocked`, [panels, gates, H, width]; in
-    groups [panels, H / group, gates, width, group]. 0 beyond the last column and row. A view."""
+    """Packs [H, all gates * H] as [panels, H, gates, width] or, if `blocked`, as [panels, gates, H,
+    width]; in groups as [panels, H / group, gates, width, group]. Zeros follow the last column and
+    row. The result is a view."""
     hidden = recurrent.shape[0]
     panels, groups = -(-hidden // width), -(-hidden // group)
     columns = recurrent.reshape(hidden, -1, hidden)[:, gates, :]

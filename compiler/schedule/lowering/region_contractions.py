@@ -1,4 +1,5 @@
-"""The contractions of a convolution's regions (padding_regions.py)."""
+"""The contractions of the regions into which a convolution is cut
+(convolution/padding_regions.py)."""
 
 from __future__ import annotations
 
@@ -21,10 +22,11 @@ def contractions_of(
     regions: list[Region],
     left_out: Callable[[], Buffer | None],
 ) -> Iterator[tuple[Contraction, Mapping[str, Size]]]:
-    """The contraction of each region, and what its own symbols are, by which regions of unknown
-    sizes share kernels; none where memory has another order than the convolution.
+    """The contraction of each region, and the values of its kernel's own symbols; through these,
+    regions of unknown sizes share kernels. There are none if the contraction's axes are not in the
+    order of the convolution's.
 
-    `left_out` makes what their sums are without, [regions * columns], if that is not 0.
+    `left_out` makes the buffer of what the regions' sums lack, [regions * columns], or None.
     """
     places = _rows_of_axes(whole, convolution)
     steps = _steps(whole)
@@ -59,7 +61,8 @@ def contractions_of(
 
 
 def _named(part: Part, axis: int, arguments: dict[str, Size]) -> Part:
-    """The part by symbols of the kernel's own, where its size is not known."""
+    """The part with symbols of the kernel in place of its bounds, if these are not known numbers.
+    The symbols' values are added to `arguments`."""
     if isinstance(part.begin, int) and isinstance(part.count, int):
         return part
     named: dict[str, Any] = {}
@@ -70,7 +73,8 @@ def _named(part: Part, axis: int, arguments: dict[str, Size]) -> Part:
 
 
 def _place(number: int, columns: Size, arguments: dict[str, Size]) -> Size:
-    """Where the row of a region begins; an argument where its kernel is for several regions."""
+    """Where the row of a region begins in what is left out; a symbol if several regions share the
+    kernel."""
     if not arguments:
         return number * columns
     arguments["bessemer_left_out"] = number * columns
@@ -78,8 +82,8 @@ def _place(number: int, columns: Size, arguments: dict[str, Size]) -> Size:
 
 
 def _rows_of_axes(whole: Contraction, convolution: Node) -> list[int]:
-    """Which of the rows' axes runs along each spatial axis: the one with its step in memory. Fewer
-    if the first axes of the sum are not those of the taps."""
+    """The position among the rows of the axis that runs along each spatial axis; it is found by its
+    stride. The list is shorter if the first axes of the sum are not those of the taps."""
     found = []
     for axis, tap in enumerate(whole.depth[:-1]):
         stride, dilation = (convolution.attributes[name][axis] for name in ("strides", "dilations"))
@@ -92,7 +96,7 @@ def _rows_of_axes(whole: Contraction, convolution: Node) -> list[int]:
 
 
 def _steps(whole: Contraction) -> list[Size]:
-    """Steps of the right operand for each tap along the axes of taps."""
+    """How many steps of the right operand one step along each axis of taps takes."""
     *taps, channels = whole.depth
     found: list[Size] = []
     step = dims.ceildiv(channels.extent, whole.group)
@@ -104,8 +108,8 @@ def _steps(whole: Contraction) -> list[Size]:
 
 @dataclass(frozen=True, eq=False)
 class _Moved:
-    """The epilogue of a region, whose rows begin elsewhere, and what its sums are without: a row of
-    a buffer, from a place on."""
+    """The epilogue of a region: that of the whole convolution, at indices that begin elsewhere.
+    `left_out` is a buffer and an offset at which the numbers lie that the region's sums lack."""
 
     whole: Contraction
     begins: tuple[Size, ...]

@@ -1,8 +1,9 @@
-"""Products of some rows with a matrix whose rows are read where they lie (see few_rows.py).
+"""Matrix products whose right operand is read where it lies, because there are only few rows
+(grouping/few_rows.py).
 
-The lines of a panel are as far apart as the rows. Where that is a power of two, they fall
-into few sets of a cache; so the depth is cut into stretches whose lines the second-level cache can
-hold beside those of the next stretch, while the tiles of a block go through them.
+The lines of a panel are then as far apart as the rows of the operand. If that is a power of two,
+they fall into few sets of a cache. So the depth is cut into stretches. The second-level cache can
+hold the lines of one stretch, which all tiles of a block use, and those of the next.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from bessemer.compiler.schedule.grouping.views import source_of
 from bessemer.compiler.targets.machine import Target
 
 _SHORTEST, _LONGEST = 64, 256
-"""Steps of a stretch: in shorter ones partial sums take longer to add than packing would."""
+"""Steps of a stretch. If they were shorter, adding partial sums would take longer than packing."""
 
 
 def in_memory(
     anchor: Node, draft: Contraction, tiling: Tiling, grouping: Grouping, target: Target
 ) -> tuple[Value, Contraction, Tiling] | None:
-    """The value in whose memory the right operand is, and a contraction and a tiling that read it
-    there; None where it is to be packed. The contraction's `b` is not changed yet."""
+    """The value in whose memory the right operand lies, and a contraction and a tiling that read it
+    there. None if it should be packed. The caller still has to set the contraction's `b`."""
     if anchor.operator.name != "matmul":
         return None
     right = anchor.inputs[1]

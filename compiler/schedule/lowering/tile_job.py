@@ -1,4 +1,5 @@
-"""A contraction and its surroundings, before it is decided which kind of tiles computes it."""
+"""A contraction with its surroundings, as it is before it is decided which kind of tiles computes
+it."""
 
 from __future__ import annotations
 
@@ -21,13 +22,13 @@ BASE = "bessemer_base"
 class TileJob:
     """A contraction, and how its operands and results are reached.
 
-    `draft` reads the left operand's buffer, `left` in the program, which is an input unless it
-    `is_made` by a kernel; its b means nothing yet. What it reads begins at `base`, which is the
-    kernel's symbol BASE unless it is 0.
+    `draft` is the contraction, whose `b` means nothing yet. It reads the left operand from `left`,
+    which is an input of the program unless it `is_made` by a kernel. The operand begins at `base`;
+    the draft has the symbol BASE for that, unless it is 0.
 
-    `epilogue(inputs)` is the draft's, reading through this fusion. `right_matrices` gives a
-    constant right operand as [matrices..., depth, columns], `right_element(inputs, matrix, k,
-    column)` an element of one that is computed, by `pack_nodes`.
+    `epilogue(inputs)` is the draft's epilogue, reading through this fusion. `right_matrices` gives
+    a constant right operand as [matrices..., depth, columns]. `right_element(inputs, matrix, k,
+    column)` gives an element of a right operand that `pack_nodes` compute.
     """
 
     draft: Contraction

@@ -5,8 +5,9 @@
     m[p][c, o]    = sum over tiles of v[p][tile, c] * g[p][tile, o]         for each of 16 points
     dw[c, o]      = G' m G              3 x 3
 
-with B, A and G as in winograd.py: 16 products where the direct sums take 36. An item of the kernel
-is some channels and some columns, and a part of the tiles where these alone would be too few items:
+B, A and G are as in winograd.py. It takes 16 products where the direct sums take 36. An item of the
+kernel computes some channels and some columns; if these are too few items, an item adds up only a
+part of the tiles:
 
     parallel item
       m = 0
@@ -15,7 +16,7 @@ is some channels and some columns, and a part of the tiles where these alone wou
         m += v * g                      register tiles, as everywhere
       dw                                if the item has all tiles; else another kernel adds up m
 
-v, g and m stay in the second-level cache. Which items there are does not depend on the threads.
+v, g and m stay in the second-level cache. The items do not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ _AHEAD = 4
 
 
 def lower_winograd_gradient(job: TileJob, lowering: Lowering) -> list[Launch] | None:
-    """The launches, or None for other contractions and where the direct way is as fast."""
+    """The launches; None for other contractions, and where the direct sums are as fast."""
     images = None if job.right in lowering.constants else images_of(job.draft)
     items = plan_items(images, lowering.target) if images is not None else None
     if images is None or items is None or job.right.type.dtype is not f32:
@@ -122,8 +123,8 @@ def lower_winograd_gradient(job: TileJob, lowering: Lowering) -> list[Launch] | 
 
 @dataclass(frozen=True, eq=False)
 class _Place:
-    """An item: its part of the working memory and of m, its first channel and column, and the
-    tiles [first, end) that it adds up."""
+    """An item: its part of the working memory (`share`) and of m (`slot`), its first channel and
+    column, and the tiles first <= tile < end that it adds up."""
 
     share: Size
     slot: Size
@@ -157,21 +158,21 @@ class _Writer:
 
     @property
     def m(self) -> Buffer:
-        """The sums; kept for each item if parts of them are added up later."""
+        """The buffer of the sums. If another kernel adds them up, every item has its own."""
         items = self.items
         slots = items.shares if items.parts == 1 else items.count
         shape = (slots, POINTS, items.channels, items.panels * items.panel)
         return Buffer("m", f32, shape)
 
     def is_along_columns(self) -> bool:
-        """Whether dy is made of what are neighbours along its columns."""
+        """Whether dy is computed from values whose columns are neighbours in memory."""
         column = dims.Symbol("column", self.images.columns)
         value = self._gradient((0, 0, 0), dims.atom(column))
         steps = [dims.coefficient_of(load.indices[0], column) for load in loads_of(value)]
         return not reductions_of(value) and all(step in (0, 1) for step in steps)
 
     def body(self, epilogue: Epilogue | None) -> loops.Block:
-        """The kernel; without an epilogue, it leaves m of all items."""
+        """The body of the kernel. Without an epilogue, it leaves the sums m of all items."""
         items = self.items
         builder = KernelBuilder()
         with builder.loop(items.shares, "parallel") as share:
@@ -192,7 +193,8 @@ class _Writer:
         return builder.block()
 
     def _place(self, builder: KernelBuilder, share: Size, item: Size) -> _Place:
-        """Parts of the tiles are innermost, then columns."""
+        """Decodes the number of an item: parts of the tiles are innermost, then columns, then
+        channels."""
         items = self.items
         part, rest = dims.mod(item, items.parts), dims.floordiv(item, items.parts)
         columns = dims.mod(rest, items.column_items) * (items.panels * items.panel)
@@ -219,7 +221,8 @@ class _Writer:
             builder.store(self.m, at, 0)
 
     def _transform(self, builder: KernelBuilder, place: _Place) -> None:
-        """Both transforms of a block of tiles; those beyond the last count nothing."""
+        """Both transforms of a block of tiles. Tiles beyond the last one add nothing to the
+        sums."""
         images = self.images
         with builder.loop(self.items.block) as step:
             tile = place.first + step
@@ -241,7 +244,7 @@ class _Writer:
     def _transform_input(
         self, builder: KernelBuilder, place: _Place, step: Size, at: tuple[Size, Size, Size]
     ) -> None:
-        """The channels of one tile's inputs."""
+        """Stores the transformed inputs of one tile, for all channels of the item."""
         items, images = self.items, self.images
         image, top, left = at
         ys = _TAPS.inputs(builder, top, images.rows, _SEGMENT)
@@ -285,7 +288,8 @@ class _Writer:
         at: tuple[Size, Size, Size],
         inside: Expression,
     ) -> None:
-        """The columns of one tile's gradients, panel by panel; outside of the image they are 0."""
+        """Stores the transformed gradients of one tile, panel by panel. Outside of the image they
+        are 0."""
         items, images = self.items, self.images
         image, top, left = at
         lanes = self.target.lanes(f32)
@@ -319,7 +323,7 @@ class _Writer:
                 builder.store(self.g, (place.share, point, panel, step, lane), value)
 
     def _fetch(self, builder: KernelBuilder, value: Expression) -> None:
-        """Asks for what a value is made of."""
+        """Prefetches what a value is computed from."""
         for read in loads_of(value):
             builder.append(loops.Prefetch(read.buffer, read.indices[0], 1))
 
@@ -335,7 +339,7 @@ class _Writer:
         return substitute(value, dict(zip(symbols, at, strict=True)))
 
     def _products(self, place: _Place) -> Contraction:
-        """The products of a block, added to m."""
+        """The products of a block, which are added to m."""
         items, v, m = self.items, self.v, self.m
 
         def epilogue(
@@ -361,7 +365,7 @@ class _Writer:
         )
 
     def _finish(self, builder: KernelBuilder, place: _Place, epilogue: Epilogue) -> None:
-        """The weights of an item's channels and columns."""
+        """Writes the weights' gradients for an item's channels and columns."""
         items, images = self.items, self.images
         rows = dims.minimum(items.channels, images.channels - place.channel)
         width = dims.minimum(items.panels * items.panel, images.columns - place.column)

@@ -1,11 +1,12 @@
-"""Kernels that store what they compute as three parts, in place of a pass that splits it.
+"""Lets kernels store float32 results as three bfloat16 parts themselves, where a separate launch
+would split them.
 
     conv -> f32 -> split -> parts -> conv on tiles
-    conv -> parts -> conv on tiles                      and f32 as well if somebody else reads it
+    conv -> parts -> conv on tiles                      and f32 as well if anything else reads it
 
-A matrix unit reads float32 numbers as parts (matrix_tiles_packing.py). A pass that makes them reads
-and writes every number once more. Where all of a value is stored by kernels, as vectors of
-neighbours, each of their stores becomes three, or four.
+A matrix unit reads float32 numbers as parts (matrix_tiles_packing.py). A launch that makes them
+reads and writes every number once more. If all of a value is stored as vectors of neighbours, each
+of these stores becomes three, or four if the float32 numbers are needed, too.
 """
 
 from __future__ import annotations
@@ -39,14 +40,15 @@ row splits its own is 4 KiB longer."""
 def write_parts(
     steps: Sequence[Step], outputs: Sequence[Value], lowering: Lowering
 ) -> tuple[Step, ...]:
-    """The steps without those splits that the kernels before them can do."""
+    """The steps, without the splits that the kernels before them can do."""
     if not lowering.origins.splits:
         return tuple(steps)
     return _Removal(steps, outputs, lowering).steps()
 
 
 class _Removal:
-    """`reads` counts how often each value is read, under whatever shape."""
+    """Removes splits from the steps. `reads` counts how often each value is read, in whatever
+    shape."""
 
     def __init__(self, steps: Sequence[Step], outputs: Sequence[Value], lowering: Lowering) -> None:
         self.before, self.lowering = steps, lowering
@@ -58,7 +60,7 @@ class _Removal:
                 self.reads.update(map(self.root, touched(step)[0]))
 
     def root(self, value: Value) -> Value:
-        """The value that was stored, of which this is another shape."""
+        """The value as it was stored, of which this one may be a reshape."""
         return root_of(value, self.sources)
 
     def steps(self) -> tuple[Step, ...]:
@@ -73,7 +75,8 @@ class _Removal:
         )
 
     def _is_done_before(self, split: Split, steps: list[Step], unread: set[Value]) -> bool:
-        """Whether the kernels that store the value can split it; then they do."""
+        """Changes the kernels that store the value so that they split it, if they can; returns
+        whether they do."""
         value = self.root(split.value)
         is_last = self.reads[value] == 1
         changed: dict[int, Launch] = {}
@@ -99,7 +102,8 @@ class _Removal:
 def _with_parts(
     launch: Launch, value: Value, split: Split, keep: bool, lowering: Lowering
 ) -> Launch | None:
-    """The launch of a kernel that stores the parts, too, or alone; None where there is none."""
+    """The launch with a kernel that stores the parts, and the value itself if `keep`. None if the
+    kernel cannot be changed so."""
     kernel = launch.kernel
     if kernel.has_team:
         return None  # a recurrence: large code, of whose time splitting is nothing
@@ -133,13 +137,14 @@ def _with_parts(
 
 
 class _Unsuitable(Exception):
-    """A kernel stores a value otherwise than as vectors of neighbours, or reads what it stored."""
+    """Raised for a kernel that stores the value otherwise than as vectors of neighbours, or reads
+    what it has stored."""
 
 
 @dataclass
 class _Stores:
-    """Puts stores of parts in place of stores to `whole`, or in front of them to `keep` both: what
-    is stored may lie over what it is computed from."""
+    """Replaces stores to `whole` by stores of its parts; with `keep`, adds these before the store,
+    which may overwrite what it is computed from."""
 
     whole: Buffer
     parts: Buffer
@@ -180,7 +185,7 @@ class _Stores:
                 yield statement
 
     def _vector_loop(self, loop: loops.For) -> loops.For:
-        """A loop whose vectors each lie in one block of channels."""
+        """A vector loop whose vectors each lie in one block of channels."""
         before = self.count
         body = self.block(loop.body, loop)
         narrow = max(1, BLOCK // (loop.lanes or _WIDEST))
@@ -198,7 +203,7 @@ class _Stores:
                 yield store
 
     def _stores(self, store: loops.Store, index: Symbol, lanes: int) -> Iterator[loops.Store]:
-        """The parts' stores, and the store itself if it is kept."""
+        """The stores of the parts, and the store itself if it is kept."""
         offset = store.buffer.offset(store.indices)
         first = offset - dims.atom(index)
         is_aligned = BLOCK % lanes == 0 and dims.mod(first, lanes) == 0
@@ -214,12 +219,13 @@ class _Stores:
             yield store
 
     def _is_small(self) -> bool:
-        """Whether a pass takes less than long straight code is worth."""
+        """Whether the value is so small that a separate launch costs less than long straight
+        code."""
         count = self.layout.elements
         return isinstance(count, int) and count < _WORTH_CODE
 
     def _is_of(self, statement: Statement) -> bool:
-        """Whether it names the buffer."""
+        """Whether a statement names the buffer."""
         named = (getattr(statement, field.name) for field in fields(statement))
         return any(isinstance(one, Buffer) and one.name == self.whole.name for one in named)
 
