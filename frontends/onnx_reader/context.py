@@ -19,7 +19,7 @@ from bessemer.frontends.onnx_reader.items import Item, Known, SequenceItem, Stac
 from bessemer.frontends.onnx_reader.model_state import Dequantized
 from bessemer.frontends.onnx_reader.sizes import sizes_of
 from bessemer.frontends.onnx_reader.string_state import ModelStrings
-from bessemer.frontends.onnx_reader.tensors import DTYPE_OF
+from bessemer.frontends.onnx_reader.tensors import DTYPE_OF, element_name
 
 
 class Subgraphs(Protocol):
@@ -232,9 +232,7 @@ class NodeContext:
         code = self.integer(name)
         found = DTYPE_OF.get(code)
         if found is None:
-            known = code in onnx.TensorProto.DataType.values()
-            text = onnx.TensorProto.DataType.Name(code) if known else str(code)
-            self.unsupported(f"{name} = {text}: this element type is not supported")
+            self.unsupported(f"{name} = {element_name(code)}: this element type is not supported")
         return found
 
     def axis(self, rank: int, axis: int | None = None, name: str = "axis") -> int:

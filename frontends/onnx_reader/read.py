@@ -34,7 +34,12 @@ from bessemer.frontends.onnx_reader.items import (
 from bessemer.frontends.onnx_reader.loader import LoadedModel, Source, load_model
 from bessemer.frontends.onnx_reader.model_state import ModelState, function_table, opset_table
 from bessemer.frontends.onnx_reader.scope import Scope
-from bessemer.frontends.onnx_reader.signature import DimensionNames, dims_of_values, input_type
+from bessemer.frontends.onnx_reader.signature import (
+    DimensionNames,
+    check_default,
+    dims_of_values,
+    input_type,
+)
 from bessemer.frontends.onnx_reader.stretch import (
     bind_common_size,
     stretched,
@@ -175,8 +180,11 @@ def _read_graph(
     for name, parts in assumptions.common.items():
         bind_common_size(builder, name, parts)
     scope = Scope(state, builder, state.opsets)
-    known = {tensor.name for tensor in graph.initializer} - set(values)
+    known = {tensor.name: tensor for tensor in graph.initializer if tensor.name not in values}
     inputs = [value for value in graph.input if value.name not in known]
+    for value in graph.input:
+        if value.name in known:
+            check_default(value, known[value.name])
     fixed = {**dims, **dims_of_values(inputs, values, loaded.label)}
     names = DimensionNames(fixed, assumptions.merged, assumptions.stretched)
     state.strings.begin(names, [value.name for value in inputs])

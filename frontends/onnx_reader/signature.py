@@ -19,7 +19,8 @@ from bessemer.compiler.ir.types import Array, TensorType, i32
 from bessemer.frontends.given_sizes import check_dimensions
 from bessemer.frontends.onnx_reader import limits
 from bessemer.frontends.onnx_reader.structure import check_name
-from bessemer.frontends.onnx_reader.tensors import dtype_of_code
+from bessemer.frontends.onnx_reader.tensors import dtype_of_code, element_name
+from bessemer.runtime.shapes import format_shape
 
 _TAKEN = {"min", "max"}
 """Words of the text form of sizes, beside Python's keywords: signatures are read as Python."""
@@ -121,6 +122,23 @@ def _size(
             return names.size(dim.dim_param)
         case _:  # unset, or the 0 or -1 that old exporters write for "any"
             return names.size(f"{input_name}_dim{axis}")
+
+
+def check_default(value: onnx.ValueInfoProto, default: onnx.TensorProto) -> None:
+    """Raises CompileError where an initializer is not of the type of the input of its name."""
+    declared = value.type.tensor_type
+    shape: list[int | str] = [*default.dims]
+    if declared.HasField("shape"):
+        shape = [dim.dim_param or max(dim.dim_value, 0) or "?" for dim in declared.shape.dim]
+    fits = len(shape) == len(default.dims) and all(
+        isinstance(size, str) or size == own for size, own in zip(shape, default.dims)
+    )
+    if not fits or declared.elem_type != default.data_type:
+        own = f"{element_name(default.data_type)}{format_shape(default.dims)}"
+        wanted = f"{element_name(declared.elem_type)}{format_shape(shape)}"
+        raise CompileError(
+            f"initializer '{value.name}' is {own}, but the input of that name is {wanted}"
+        )
 
 
 def dims_of_values(

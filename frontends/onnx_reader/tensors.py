@@ -58,14 +58,20 @@ _IN_A_BYTE: dict[DType, int] = {types.i4: 2, types.u4: 2, types.f4e2m1: 2, types
 _ALL_FIELDS = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data")
 
 
+def element_name(code: int) -> str:
+    """ONNX's name of an element type, or the number where there is no such type."""
+    known = code in TensorProto.DataType.values()
+    return TensorProto.DataType.Name(code) if known else str(code)
+
+
 def dtype_of_code(code: int, where: str) -> DType:
     """Our element type for ONNX's; raises for those that we do not have."""
     found = DTYPE_OF.get(code)
     if found is not None:
         return found
-    if code not in TensorProto.DataType.values():
+    name = element_name(code)
+    if name == str(code):
         raise CompileError(f"{where}: has the element type {code}, which does not exist")
-    name = TensorProto.DataType.Name(code)
     if name == "UNDEFINED":
         raise CompileError(f"{where}: has no element type")
     raise UnsupportedError(

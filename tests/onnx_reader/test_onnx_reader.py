@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 
 import numpy as np
@@ -313,6 +314,23 @@ def test_initializers_that_are_inputs_too_are_constants() -> None:
     model.graph.initializer.append(onnx.numpy_helper.from_array(floats(2), "w"))
     graph = read_onnx(model)
     assert [value.name for value in graph.inputs] == ["x"]
+
+
+def test_initializers_that_are_inputs_too_are_of_their_type() -> None:
+    """Any size may stand for one that has a name, or that old exporters have written as 0."""
+
+    def model(weight: str) -> onnx.ModelProto:
+        made = parsed(f"agraph (float[n,4] x, {weight} w) => (float[n,p] y) {{ y = MatMul(x, w) }}")
+        made.graph.initializer.append(onnx.numpy_helper.from_array(floats(4, 8), "w"))
+        return made
+
+    for given in ("float[40, 16]", "float[4]", "float[n, 16]", "double[4, 8]"):
+        kind, shape = given.split("[")
+        other = re.escape(f"the input of that name is {kind.upper()}[{shape}")
+        with pytest.raises(CompileError, match=rf"initializer 'w' is FLOAT\[4, 8\], but {other}"):
+            read_onnx(model(given))
+    for given in ("float[n, 8]", "float[4, m]", "float[0, 8]", "float[]", "float[4, 8]"):
+        assert [value.name for value in read_onnx(model(given)).inputs] == ["x"]
 
 
 def test_int8_weights_stay_int8() -> None:
