@@ -419,14 +419,14 @@ def bits(operand: Expression, dtype: DType) -> Expression:
 
 def checked(operand: Expression, extent: Size) -> Size:
     """A data-dependent index as a Size that is safe to use on an axis of `extent`."""
+    if isinstance(operand, IndexValue) and dims.is_within(operand.size, extent):
+        return operand.size
     return dims.atom(_intern(Checked, i64, convert(operand, i64), extent))
 
 
 def reduce(name: str, over: Sequence[Symbol], body: Expression) -> Expression:
     """The reduction of `body` over symbols with extents."""
-    if not over:
-        return body
-    return _intern(Reduce, body.dtype, name, tuple(over), body)
+    return _intern(Reduce, body.dtype, name, tuple(over), body) if over else body
 
 
 def read(local: str, dtype: DType) -> Expression:

@@ -8,8 +8,10 @@ import pytest
 from bessemer.compiler.errors import CompileError
 from bessemer.compiler.ir.build import GraphBuilder
 from bessemer.compiler.ir.dims import symbol
+from bessemer.compiler.ir.interpreter.interpret import run_graph
 from bessemer.compiler.ir.types import TensorType, f32
 from bessemer.compiler.ops.composite.composite_einsum import einsum
+from bessemer.compiler.passes.differentiation.differentiate import gradients
 from tests.graph_runs import run
 from tests.op_cases import assert_same
 
@@ -86,3 +88,16 @@ def test_a_narrow_second_operand_has_the_rows(symbolic: bool) -> None:
     einsum(b, "nok,bnk->bno", weight, x)
     (columns,) = [n.output.type.shape[-1] for n in b.nodes if n.operator.name == "matmul"]
     assert columns == 160
+
+
+def test_a_diagonal_is_read_not_summed() -> None:
+    b = GraphBuilder("test")
+    x = b.input("x", TensorType(f32, (symbol("batch"), symbol("n"), symbol("n"))))
+    found = gradients(b, b.apply("reduce_sum", einsum(b, "bii->bi", x), axes=(0, 1)), [x])
+    names = [node.operator.name for node in b.nodes]
+    assert names.count("reduce_sum") == 1
+    assert not any(name.startswith("scatter") for name in names)
+    graph = b.finish(found)
+    for size in (0, 1, 5):
+        (ones,) = run_graph(graph, {"x": np.ones((2, size, size), np.float32)})
+        np.testing.assert_array_equal(ones, np.broadcast_to(np.eye(size), (2, size, size)))

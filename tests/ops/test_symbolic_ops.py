@@ -101,7 +101,8 @@ def reshaped_index(source: tuple[Size, ...], target: tuple[Size, ...]) -> list[s
     ((2, 3, 4), (6, 4), ["(i0//3)", "(i0%3)", "i1"]),
     ((N, 1, C), (1, N, C, 1), ["i1", "0", "i2"]),
     ((N, 12, H), (N, 3, 4, H), ["i0", "i2+4*i1", "i3"]),
-    ((H, W, C), (floordiv(H, 2), 2, W, C), ["@", "i2", "i3"]),
+    ((H, W, C), (floordiv(H, 2), 2, W, C), ["i1+2*i0", "i2", "i3"]),
+    ((H, W), (C, W), ["@", "i1"]),
 ])  # fmt: skip
 def test_a_reshape_divides_only_inside_runs_of_equal_size(
     source: tuple[Size, ...], target: tuple[Size, ...], expected: list[str]

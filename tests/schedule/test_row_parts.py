@@ -107,6 +107,26 @@ def test_rows_of_unknown_sizes_are_cut_too(
         np.testing.assert_array_equal(found, wanted)
 
 
+def test_a_row_that_is_read_by_quotient_and_remainder_goes_lap_by_lap(
+    rng: np.random.Generator,
+) -> None:
+    c = Case()
+    n, m = symbol("n"), symbol("m")
+    padded = c.of("pad", c.b.input("x", TensorType(f32, (n, m))), low=(1, 0), high=(0, 0),
+                  mode="wrap", value=0)  # fmt: skip
+    padded = c.of("pad", padded, low=(0, 1), high=(0, 0), mode="constant", value=0)
+    turned = c.of("reshape", padded, shape=(m + 1, n + 1))
+    graph = c.b.finish([c.of("slice", turned, starts=(1, 0), shape=(m, n + 1), steps=(1, 1))])
+    loops = [s for s in walk(_kernel(graph).body) if isinstance(s, For) and s.kind == "vector"]
+    assert list(map(_reads_neighbours, loops)) == [True]
+    model = bessemer.compile(graph)
+    for shape in ((1, 1), (3, 2), (2, 70), (70, 3), (40, 33), (5, 0)):
+        given = rng.standard_normal(shape).astype(np.float32)
+        wanted = np.pad(np.pad(given, ((1, 0), (0, 0)), "wrap"), ((0, 0), (1, 0)))
+        wanted = wanted.reshape(shape[1] + 1, shape[0] + 1)[1:]
+        np.testing.assert_array_equal(model.run([given])[0], wanted)
+
+
 def _reads_neighbours(loop: For) -> bool:
     stores = [s for s in loop.body if isinstance(s, Store)]
     loads = [load for store in stores for load in loads_of(store.value)]

@@ -20,7 +20,6 @@ from bessemer.compiler.ops.composite.composite import (
     broadcast_to,
     reshape,
     transpose,
-    where,
 )
 
 Label = str
@@ -111,16 +110,15 @@ def _sizes(values: Sequence[Value], inputs: Sequence[tuple[Label, ...]]) -> dict
 
 
 def _diagonal(b: GraphBuilder, value: Value, labels: tuple[Label, ...]) -> _Term:
-    """Sums away what is off the diagonal of axes with one label, and one of these axes."""
+    """Reads, of axes with one label, the diagonal: one of these axes is left."""
     for axis, label in enumerate(labels):
         if label not in labels[:axis]:
             continue
-        first = labels.index(label)
-        shape = value.type.shape
-        rows = b.apply("iota", shape=shape, axis=first, dtype=i64)
-        columns = b.apply("iota", shape=shape, axis=axis, dtype=i64)
-        kept = where(b, b.apply("eq", rows, columns), value, 0)
-        rest = b.apply("reduce_sum", kept, axes=(axis,))
+        first, shape = labels.index(label), value.type.shape
+        column = tuple(1 if other == axis else size for other, size in enumerate(shape))
+        places = b.apply("iota", shape=column, axis=first, dtype=i64)
+        found = b.apply("gather_elements", value, places, axis=axis)
+        rest = reshape(b, found, (*shape[:axis], *shape[axis + 1 :]))
         return _diagonal(b, rest, (*labels[:axis], *labels[axis + 1 :]))
     return _Term(value, labels)
 

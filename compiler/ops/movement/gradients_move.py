@@ -10,7 +10,15 @@ from bessemer.compiler.ir.differential import Cotangents, Differential
 from bessemer.compiler.ir.dims import Size
 from bessemer.compiler.ir.graph import Value
 from bessemer.compiler.ir.types import i64
-from bessemer.compiler.ops.composite.composite import reshape, scalar_like, transpose
+from bessemer.compiler.ops.composite.composite import (
+    binary,
+    cast,
+    reshape,
+    scalar_like,
+    size_as,
+    transpose,
+    where,
+)
 
 
 def summed_to(d: Differential, x: Value, shape: Sequence[Size]) -> Value:
@@ -190,11 +198,24 @@ def gather_gradient(d: Differential) -> Cotangents:
 
 
 def gather_elements_gradient(d: Differential) -> Cotangents:
-    """As gather's, element by element."""
+    """As gather's, element by element; of rows that give one each, a comparison says which."""
     x, indices = d.inputs
+    axis: int = d["axis"] % x.type.rank
+    if indices.type.shape == (*x.type.shape[:axis], 1, *x.type.shape[axis + 1 :]):
+        return _where_read(d, x, indices, axis), None
     zeros = scalar_like(d.builder, x, 0)
-    arguments = {"axis": d["axis"], "reduction": "add"}
+    arguments = {"axis": axis, "reduction": "add"}
     return d.apply("scatter_elements", zeros, indices, d.dy, **arguments), None
+
+
+def _where_read(d: Differential, x: Value, indices: Value, axis: int) -> Value:
+    """What flows back to the one element of each row that was read, and zeros."""
+    b, shape = d.builder, x.type.shape
+    places = cast(b, indices, i64)
+    from_end = binary(b, "add", places, size_as(b, shape[axis], i64, indices.type.shape))
+    places = where(b, binary(b, "lt", places, 0), from_end, places)
+    numbers = d.apply("iota", shape=shape, axis=axis, dtype=i64)
+    return where(b, binary(b, "eq", numbers, places), d.dy, 0)
 
 
 def gather_nd_gradient(d: Differential) -> Cotangents:

@@ -28,6 +28,7 @@ from bessemer.compiler.schedule.costs import is_function, operations
 from bessemer.compiler.schedule.nests.looked_up_rows import ROWS, has_common_places
 from bessemer.compiler.schedule.nests.merge_axes import Piece, extent_of, merge_axes
 from bessemer.compiler.schedule.nests.partial_sums import is_longer
+from bessemer.compiler.schedule.nests.row_laps import write_laps
 from bessemer.compiler.schedule.nests.row_parts import row_parts
 from bessemer.compiler.schedule.nests.row_traffic import streams
 from bessemer.compiler.schedule.nests.rows import Lanes as Lanes
@@ -190,10 +191,10 @@ class _Lowering:
             return
         for start, length in row_parts(self.piece, inner, lanes):
             if dims.is_nonnegative(length):
-                self.rows.row(inner, values, start, length)
+                write_laps(self.rows, inner, values, start, length)
             else:
                 with self.builder.when(expr.less(0, length)):
-                    self.rows.row(inner, values, start, length)
+                    write_laps(self.rows, inner, values, start, length)
 
     def _window_row(self, inner: Symbol, values: Values, lanes: int) -> None:
         """A row of windows: each part knows where it lies."""
@@ -353,7 +354,7 @@ class _Lowering:
             length: Size = dims.minimum(extent - index * block, block)
             if isinstance(extent, int) and extent % block == 0:
                 length = block
-            self.rows.row(inner, {}, index * block, length)
+            write_laps(self.rows, inner, {}, index * block, length)
         return Nest(self.builder.block(), self._work() * block)
 
 
