@@ -1,13 +1,14 @@
-"""Finds attention in a graph: matmul, anything pointwise, a softmax (or the like), matmul.
+"""Finds attention in a graph: a matmul, pointwise work, a softmax or something like it, and a
+second matmul.
 
     scores  = matmul(query, key)                          [batch..., rows, keys]
     carried = scores * scale + mask ...                   pointwise, of the scores' shape
     weights = exp(carried - max) / sum ...                pointwise and reductions over the keys
     result  = matmul(weights, value)                      [batch..., rows, columns]
 
-What lies between the products may be anything that keeps rows apart: every weight depends on the
-scores of its own row only. It is tried out: the element rules are applied to symbols, and what
-they ask for must be scores of that row.
+Anything may lie between the products that keeps rows apart: each weight may depend on the scores of
+its own row only. To find out, the element rules are applied to symbols; all scores that they then
+read must be of that row.
 """
 
 from __future__ import annotations
@@ -36,9 +37,9 @@ _MOST_ROWS_APART = 4
 class Attention:
     """Two products and the nodes between them.
 
-    `before` are the nodes from the scores to `carried`, which is what is kept of the scores;
-    `between` are all the other nodes up to the weights. `views` are the views through which these
-    read other values.
+    `before` are the nodes from the scores to `carried`, the value that is stored in the scratch
+    memory in place of the scores. `between` are all other nodes up to the weights. `views` are the
+    views through which these read other values.
     """
 
     scores: Node
@@ -63,10 +64,10 @@ class Attention:
 
 @dataclass(frozen=True, eq=False)
 class RowForm:
-    """The weights of one row as expressions over symbols.
+    """The weights of one row as an expression over symbols.
 
-    `batch`, `row` and `key` are the symbols of the weights' index; `leading` is where the row's
-    scores lie in the first product, all but the last axis.
+    `batch`, `row` and `key` are the symbols of the weights' index. `leading` is the index of the
+    row's scores in the first product, without the last axis.
     """
 
     batch: tuple[Symbol, ...]
@@ -77,7 +78,7 @@ class RowForm:
 
 
 def find_attentions(graph: Graph) -> dict[Node, Attention]:
-    """The attentions of a graph, by their second product; no node is in two."""
+    """The attentions of a graph, by their second product. No node is in two of them."""
     search = _Search(graph, graph.users(), graph.producers())
     found: dict[Node, Attention] = {}
     taken: set[Node] = set()
@@ -92,18 +93,19 @@ def find_attentions(graph: Graph) -> dict[Node, Attention]:
 
 
 def in_full_width(product: Node) -> bool:
-    """Whether a product is of f32 or f64 only."""
+    """Whether the operands and results of a product are all f32, or all f64."""
     types = {value.type.dtype for value in (*product.inputs, product.output)}
     return types in ({f32}, {f64})
 
 
 def of_rounded(product: Node) -> bool:
-    """Whether a product is of bf16 numbers, added up in f32."""
+    """Whether a product multiplies bf16 numbers and adds them up in f32."""
     return product.output.type.dtype is f32 and {v.type.dtype for v in product.inputs} == {bf16}
 
 
 def in_registers(attention: Attention) -> bool:
-    """Whether the processors' kernel can do an attention, and has enough rows to pack keys for."""
+    """Whether the attention kernel for processors should compute an attention: it can, and there
+    are enough rows to make packing the keys worth it."""
     products = (attention.scores, attention.product)
     rows = attention.scores.output.type.shape[-2]
     is_few = isinstance(rows, int) and rows <= _MOST_ROWS_APART
@@ -117,7 +119,8 @@ def row_form(
     fusion: Fusion,
     score: Callable[[Size], Expression],
 ) -> RowForm | None:
-    """The weights' elements, given the row's carried scores by key; None where they need more."""
+    """The weights of a row, in terms of the row's carried scores, which `score(key)` gives. None if
+    they depend on anything else of the scores."""
     weights = attention.product.inputs[0]
     symbols = index_symbols(weights.type.shape, "weight")
     *batch, row, key = symbols
@@ -143,9 +146,9 @@ def row_form(
 
 
 def _are_replaceable(weight: Expression, keys: set[Size], symbols: Sequence[Symbol]) -> bool:
-    """Whether a row's weights can be written over its scores, one after the other: `weight` asks
-    for the score at its own key, all else for all of them, which is done before. `keys` are the
-    places asked for."""
+    """Whether a row's weights can be written over its scores, one after the other. That is so if
+    `weight` reads the score at its own key only, apart from reductions over all keys, which are
+    computed before. `keys` are the places that it reads."""
     *others, key = symbols
     own = 0 if key.extent == 1 else atom(key)
     elsewhere = {dims.as_atom(place) for place in keys - {own}}
@@ -174,7 +177,8 @@ class _Search:
         if not is_affine_operand(scores.inputs[0], self.producers):
             return None
         between = self._reached_from(scores, product)
-        # The largest score of a row is subtracted: only then may its sum divide the result.
+        # The kernel divides the result, not the weights, by the row's sum. If the largest score of
+        # the row was not subtracted, the undivided weights could overflow.
         if between is None or not any(node.operator.name == "reduce_max" for node in between):
             return None
         before, carried = self._carried(scores)
@@ -188,7 +192,8 @@ class _Search:
         return None if form is None else attention
 
     def _may_multiply(self, node: Node) -> bool:
-        """Whether a matrix product can be one of the two: both sides vary, with the same floats."""
+        """Whether a matrix product can be one of the two: neither operand is constant, and their
+        types fit."""
         left, right = node.inputs
         narrow = left.type.dtype in (bf16, f16) and left.type.dtype is right.type.dtype
         constant = right in self.graph.constants or left in self.graph.constants
@@ -196,7 +201,8 @@ class _Search:
         return (narrow or in_full_width(node)) and whole and not constant
 
     def _scores_before(self, weights: Value) -> Node | None:
-        """The matrix product that the weights are made from, element by element."""
+        """The one matrix product from which the weights are computed element by element; None if
+        there is none, or more than one."""
         numel = weights.type.numel
         waiting, seen = [weights], {weights}
         found: set[Node] = set()
@@ -216,7 +222,8 @@ class _Search:
         return found.pop() if len(found) == 1 else None
 
     def _reached_from(self, scores: Node, product: Node) -> tuple[Node, ...] | None:
-        """The nodes between the products, in order; None if something leads elsewhere."""
+        """The nodes between the products, in order; None if the scores are used in another way,
+        too."""
         found: dict[Node, None] = {}
         waiting = [scores.output]
         while waiting:
@@ -237,7 +244,8 @@ class _Search:
         return tuple(node for node in self.graph.nodes if node in found)
 
     def _carried(self, scores: Node) -> tuple[tuple[Node, ...], Value]:
-        """The pointwise nodes that follow the scores one after the other."""
+        """The chain of pointwise nodes that follow the scores, and its last value of the scores'
+        type."""
         value, walked, kept = scores.output, [], 0
         carried = value
         while len(users := self.users[value]) == 1:
@@ -275,7 +283,8 @@ def _is_row_reduction(node: Node) -> bool:
 
 
 def _stays_in_place(node: Node, value: Value) -> bool:
-    """Whether what a node makes of each element of a value lies where that was."""
+    """Whether a node's element at an index is computed from the value's element at the same
+    index."""
     asked: set[Index] = set()
 
     def element(index: Index) -> Expression:
@@ -288,7 +297,7 @@ def _stays_in_place(node: Node, value: Value) -> bool:
 
 
 def _keeps_rows(node: Node) -> bool:
-    """Whether a node, not a product, may stand between the products: it has an element rule."""
+    """Whether a node other than a product may stand between the products."""
     if node.operator.element is None or len(node.outputs) != 1 or node.regions:
         return False
     if node.operator.name.startswith("reduce_"):

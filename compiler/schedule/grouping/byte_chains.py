@@ -1,6 +1,5 @@
-"""Where to cut a chain of nodes of a quantized network into groups: best where the values are
-bytes.
-"""
+"""Decides where chains of nodes in quantized networks are cut into groups: preferably where values
+are bytes, which are the cheapest to store."""
 
 from __future__ import annotations
 
@@ -15,15 +14,18 @@ BYTES = (u8, i8)
 
 
 def narrows(node: Node) -> bool:
-    """Whether a node makes bytes of floats."""
+    """Whether a node converts floats to bytes."""
     if node.operator.name != "cast" or node.output.type.dtype not in BYTES:
         return False
     return node.inputs[0].type.dtype is f32
 
 
 def decodes(node: Node, producers: Mapping[Value, Node]) -> bool:
-    """Whether a node belongs to what makes floats of bytes, (byte - zero) * scale: wherever they
-    are needed, reading the bytes again costs less than floats in memory would."""
+    """Whether a node is part of a dequantization, (byte - zero) * scale.
+
+    Such nodes are computed again in every group that needs them: reading the bytes again costs less
+    than storing and reading floats.
+    """
     if node.operator.name == "cast":
         return node.output.type.dtype is f32 and node.inputs[0].type.dtype in BYTES
     if node.operator.name not in ("add", "sub", "mul") or node.output.type.dtype is not f32:
@@ -34,15 +36,20 @@ def decodes(node: Node, producers: Mapping[Value, Node]) -> bool:
 
 
 def looks_up(node: Node, value: Value) -> bool:
-    """Whether a node reads a list at the places that a value says: at the value's own index."""
+    """Whether a node looks up `value` in a list: each element selects the entry for the same
+    index."""
     if node.operator.name != "gather" or node.inputs[0].type.rank != 1:
         return False
     return value is node.inputs[1] and value is not node.inputs[0]
 
 
 def readers_across(group: Group, node: Node, users: Mapping[Value, Sequence[Node]]) -> set[Node]:
-    """What a group computes of bytes whose neighbours a transpose moves apart, after a product if
-    there is one. No instruction gathers bytes, and an epilogue transposes no squares of them."""
+    """The nodes of a group that compute something from bytes which `node`, a transpose, has moved
+    apart, the views aside; empty for other nodes.
+
+    There are no instructions that gather bytes, and an epilogue cannot transpose squares of them.
+    So such bytes are better put in order by a kernel of its own.
+    """
     if node.output.type.dtype not in BYTES or not moves_last_axis(node):
         return set()
     if group.reductions or group.heavy or group.packs is not None:

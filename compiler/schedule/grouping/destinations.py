@@ -1,9 +1,10 @@
-"""Where kernels write: to memory of their own, or right into their part of a larger value.
+"""Decides where each kernel writes: to memory of its own, or directly into its part of a larger
+value.
 
-concat(a, b)      a's kernel and b's write their slices of the whole
-pad(a)            a's kernel writes the inside, the pad's own kernel only the border
-pad(concat(a, b)) both
-concat(reshape(concat(a, b)), ...)        phases of rows and columns that alternate: a and b, too
+    concat(a, b)      the kernels of a and b write their slices of the whole
+    pad(a)            a's kernel writes the inside, the pad's own kernel only the border
+    pad(concat(a, b)) both
+    concat(reshape(concat(a, b)), ...)        alternating phases of rows and columns: a and b, too
 """
 
 from __future__ import annotations
@@ -18,17 +19,17 @@ from bessemer.compiler.ir.rewrite import defined_symbols
 from bessemer.compiler.schedule.grouping.moves import moved_offset
 
 NARROWEST = 11
-"""Rows of pixels shorter than this do not fill a contraction's tiles: it is better off with an
-output in which they follow each other without gaps."""
+"""A contraction does not write into a padded value if its rows of pixels are shorter than this:
+its tiles are only full if they reach over several rows, which must then have no gaps between."""
 
 
 @dataclass(frozen=True, eq=False)
 class Destination:
-    """What a kernel writes to: `value`, from `starts` along its axes (all of it if empty).
+    """Where a kernel writes: into `value`, from the index `starts` on (all of it if that is empty).
 
-    `tail` are the views between what the kernel computes and the value, if there are any.
-    Where the part is a value of more axes, of shape `unfolded`, whose last ones are one in the
-    value, the kernel writes from `inside` along its axes.
+    `tail` are the views between what the kernel computes and the value, if there are any. If
+    `unfolded` is not empty, the kernel writes a part of a value of that shape, from the index
+    `inside` on; the last axes of that shape are a single axis of `value`.
     """
 
     value: Value
@@ -39,11 +40,11 @@ class Destination:
 
     @property
     def buffer(self) -> Buffer:
-        """The kernel's output parameter, flat."""
+        """The output parameter of the kernel, flat."""
         return Buffer("out0", self.value.type.dtype, (self.value.type.numel,))
 
     def offset(self, index: Index) -> Size:
-        """The flat offset in the buffer of an element of what the kernel computes."""
+        """The flat offset in the buffer of the element that the kernel computes at an index."""
         if self.tail:
             return moved_offset(index, self.tail)
         shape = self.value.type.shape
@@ -59,11 +60,11 @@ class Destination:
 
     @property
     def sizes(self) -> tuple[Size, ...]:
-        """What has to be known to write here."""
+        """The sizes that must be known before the kernel can run."""
         return (*self.value.type.shape, *self.starts, *self.unfolded, *self.inside)
 
     def part(self, starts: Sequence[Size]) -> Destination:
-        """A part of what is written here."""
+        """The part that begins at `starts` of what is written here."""
         if self.unfolded:
             inside = tuple(a + b for a, b in zip(self.inside, starts, strict=True))
             return replace(self, inside=inside)
@@ -73,12 +74,12 @@ class Destination:
         return Destination(self.value, moved)
 
     def unfold(self, shape: tuple[Size, ...]) -> Destination:
-        """What is written here, seen as a value of more axes."""
+        """The same place, as a value with more axes."""
         return replace(self, unfolded=shape, inside=tuple(0 for _ in shape))
 
 
 def is_fold(node: Node) -> bool:
-    """Whether a node makes the last axes of a concatenation one."""
+    """Whether a node is a reshape that merges the last axes of its input into one."""
     if node.operator.name != "reshape":
         return False
     before, after = node.inputs[0].type.shape, node.output.type.shape
@@ -87,7 +88,8 @@ def is_fold(node: Node) -> bool:
 
 
 def is_of_phases(node: Node, producers: Mapping[Value, Node]) -> bool:
-    """Whether a concatenation puts rows side by side that are concatenations themselves."""
+    """Whether a concatenation joins reshaped concatenations, as interleaved rows and columns are
+    made."""
     for part in node.inputs:
         fold = producers.get(part)
         if fold is None or not is_fold(fold):
@@ -99,7 +101,8 @@ def is_of_phases(node: Node, producers: Mapping[Value, Node]) -> bool:
 
 
 def parts_of(node: Node) -> list[tuple[Value, tuple[Size, ...]]]:
-    """The operands that may lie in the output of a concatenation or a pad, and where they begin."""
+    """The operands that may be written directly into the output of a concatenation or pad, with the
+    index at which each begins."""
     rank = node.output.type.rank
     if node.operator.name == "pad":
         return [(node.inputs[0], node.attributes["low"])]
@@ -118,7 +121,8 @@ def fills_inside(
     producer: Node | None,
     outputs: Container[Value],
 ) -> bool:
-    """Whether the kernel of a pad's operand can write it to the inside of the padded value."""
+    """Whether the kernel of a pad's operand can write it to the inside of the padded value.
+    `producer` is the node that computes the operand."""
     (value,) = pad.inputs
     if pad.attributes["mode"] != "constant" or producer is None or value in outputs:
         return False
@@ -135,9 +139,10 @@ def fills_inside(
 def destinations(
     graph: Graph, roots: Container[Value], derived: Mapping[str, Size]
 ) -> dict[Value, Destination]:
-    """The values whose kernels write them to their part of another, their only reader.
+    """The values that are written directly into another value, their only reader, and where.
 
-    `derived` are names for sizes, each in terms of the symbols and of the names before it.
+    `roots` are the values that have kernels. `derived` are names for sizes, each defined in terms
+    of symbols and of earlier names.
     """
     return _Search(graph, roots, derived).destinations()
 
@@ -158,14 +163,15 @@ class _Search:
         return found
 
     def _holds_operands(self, node: Node) -> bool:
-        """Whether a node's operands may lie in its output."""
+        """Whether a node's operands may be written directly into its output."""
         if node.operator.name == "pad":
             producer = self.producers.get(node.inputs[0])
             return fills_inside(node, self.users, producer, self.graph.outputs)
         return node.operator.name == "concat"
 
     def _written_to(self, node: Node, whole: Destination) -> Iterator[tuple[Value, Destination]]:
-        """The operands of a node whose output is `whole` that are written there, and where."""
+        """The operands of a node, whose output is at `whole`, that are written into it, and
+        where."""
         folds = node.operator.name == "concat" and is_of_phases(node, self.producers)
         for part, starts in parts_of(node):
             place = whole.part(starts)
@@ -176,7 +182,7 @@ class _Search:
                 yield part, place
 
     def _may_be_written_to(self, part: Value, place: Destination) -> bool:
-        """Whether a value has a kernel, which can find the place, and no other reader."""
+        """Whether a value has a kernel that knows the place when it runs, and no other reader."""
         producer = self.producers.get(part)
         if producer is None or producer.operator.is_view or part not in self.roots:
             return False
@@ -186,8 +192,8 @@ class _Search:
 
 
 def _known_behind(graph: Graph, derived: Mapping[str, Size]) -> dict[str, int]:
-    """Names of sizes that nodes set while they run, and the place of the last node that sets one
-    or something that it is computed from."""
+    """The names of sizes that nodes set while they run, with the position of the last node that
+    sets one, or that sets something from which it is computed."""
     found = {name: at for at, node in enumerate(graph.nodes) for name in defined_symbols(node)}
     for name, definition in derived.items():
         places = [found[other] for other in symbol_names(definition) if other in found]
@@ -197,6 +203,6 @@ def _known_behind(graph: Graph, derived: Mapping[str, Size]) -> dict[str, int]:
 
 
 def _known_at(destination: Destination, known_behind: Mapping[str, int]) -> int:
-    """The place of the node behind which a kernel can find its part; -1 if it always can."""
+    """The position of the node after which a kernel knows its destination; -1 if it always does."""
     names = {name for size in destination.sizes for name in symbol_names(size)}
     return max((known_behind.get(name, -1) for name in names), default=-1)

@@ -1,14 +1,17 @@
-"""Matrices that are zero, or that nobody reads, away from a diagonal: those of a causal attention.
+"""Finds matrices that are zero, or that nothing reads, away from a diagonal, such as those of a
+causal attention.
 
-    scores  = query @ keyᵀ                        nobody reads [row, key] where key > row
+    scores  = query @ keyᵀ                        [row, key] is not read where key > row
     weights = softmax(select(key <= row, scores, -inf))           0 there
     result  = weights @ value                     sums end at the diagonal
     dweights = dresult @ valueᵀ                   multiplied by 0 there
     dquery  = dscores @ key                       sums end at the diagonal
     dkey    = dscoresᵀ @ query                    sums begin at the diagonal
 
-Masks are whatever is computed from constants and indices; they are evaluated here, and followed
-through pointwise operators and transposes, forward to what is zero, backward to what is not read.
+A mask is anything that is computed from constants and indices. Masks are evaluated here and
+followed through pointwise operators and transposes: forwards to find what is zero, backwards to
+find what is not read. The contraction's kernel then leaves out the rest
+(contraction/banded_steps.py).
 """
 
 from __future__ import annotations
@@ -31,7 +34,8 @@ _FINITE = frozenset({"add", "sub", "mul", "neg", "cast"})
 
 
 def find_bands(graph: Graph) -> dict[Node, Bands]:
-    """Matrix products of which some sums are not read, or have zeros at one of their ends."""
+    """The bands of the matrix products that have sums which are not read, or zeros at one end of
+    their sums."""
     if not any(node.operator.name == "matmul" for node in graph.nodes):
         return {}
     search = _Search(graph)
@@ -50,8 +54,9 @@ def find_bands(graph: Graph) -> dict[Node, Bands]:
 
 
 class _Search:
-    """Bands of the last two axes. Outside of them, `zeros` are 0, `lowest` minus infinity, and of
-    `read` nothing is read that counts. What has no entry has no band."""
+    """Finds bands of the last two axes of values. Outside of its band, a value in `zeros` is 0, one
+    in `lowest` is minus infinity, and one in `read` does not influence the outputs. A value without
+    an entry has no band."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
@@ -73,10 +78,10 @@ class _Search:
         first = self.zeros.get(node.inputs[0]) if node.inputs else None
         match node.operator.name:
             case "exp":
-                # A row without any other score is not a number.
+                # If all scores of a row are minus infinity, a softmax gives NaN and not 0.
                 return _in_all_rows(node, self.lowest.get(node.inputs[0]))
             case "div":
-                return _in_all_rows(node, first)  # nor is one by its sum
+                return _in_all_rows(node, first)  # the sum of such a row is 0: again NaN
             case "mul":
                 return _both(first, self.zeros.get(node.inputs[1]))
             case "add" | "sub":
@@ -104,8 +109,8 @@ class _Search:
                 return _moved(node, first)
 
     def _selected(self, node: Node, number: float, found: Mapping[Value, Band]) -> Band | None:
-        """Where a selection is not surely the number: where its condition may choose the operand
-        that is not it, and that is not surely the number either."""
+        """The band in which a `select` may differ from `number`: where its condition may choose the
+        operand that is not this number, and that operand may differ from the number, too."""
         condition, then, otherwise = node.inputs
         whole: Band | None = None
         for wanted, value, other in ((True, then, otherwise), (False, otherwise, then)):
@@ -115,12 +120,13 @@ class _Search:
         return whole
 
     def _chosen(self, condition: Value, wanted: bool) -> Band | None:
-        """Where a condition may have the wanted value."""
+        """The band in which a condition may have the wanted value."""
         array = self.known.array(condition)
         return None if array is None else _band_of(array == wanted)
 
     def _low_operand(self, value: Value) -> Band | None:
-        """Where what is added is not minus infinity: a mask may be."""
+        """The band in which an operand of an addition may differ from minus infinity; it may be a
+        mask."""
         if value in self.lowest:
             return self.lowest[value]
         if not value.type.dtype.is_float or self.known.number(value) is not None:
@@ -142,7 +148,7 @@ class _Search:
                 self._note(self.read, value, reduce(Band.__or__, found))
 
     def _read_by(self, user: Node, value: Value) -> Band | None:
-        """Where a reader makes something of a value that counts."""
+        """The band in which the reader `user` lets a value influence the outputs."""
         if len(user.outputs) != 1 or user.regions:
             return None
         band, name = self.read.get(user.output), user.operator.name
@@ -168,7 +174,7 @@ class _Search:
 
 
 class _Known:
-    """What is computed from constants and indices alone."""
+    """Evaluates what is computed from constants and indices alone."""
 
     def __init__(self, graph: Graph, producers: Mapping[Value, Node]) -> None:
         self.constants = graph.constants
@@ -176,7 +182,7 @@ class _Known:
         self.arrays: dict[Value, Array | None] = {}
 
     def number(self, value: Value) -> float | None:
-        """The number that all elements are."""
+        """The number that all elements of a value equal; None if there is no such number."""
         while (node := self.producers.get(value)) is not None:
             if node.operator.name == "full":
                 return float(node.attributes["value"])
@@ -187,7 +193,8 @@ class _Known:
         return float(array.reshape(-1)[0]) if array is not None and array.size == 1 else None
 
     def array(self, value: Value) -> Array | None:
-        """[..., rows, columns]; matrices that are repeated may be there once."""
+        """The value as [..., rows, columns]; None if it is not known. Repeated matrices may be
+        there once."""
         while (node := self.producers.get(value)) is not None:
             is_repeated = node.operator.name == "broadcast_to" and (
                 node.inputs[0].type.shape[-2:] == value.type.shape[-2:]
@@ -218,12 +225,12 @@ class _Known:
             with np.errstate(all="ignore"):
                 (result,) = node.operator.compute(given, node.attributes)
         except (CompileError, InternalError, ArithmeticError, IndexError, TypeError, ValueError):
-            return None  # what is wrong with it is said when it runs, if it ever does
+            return None  # if it ever runs, the run reports the error
         return np.asarray(result)
 
 
 def _is_computable(node: Node) -> bool:
-    """Whether a node is cheap to evaluate, and the same in every run."""
+    """Whether a node is cheap to evaluate, and gives the same result in every run."""
     operator = node.operator
     if operator.element is None or operator.is_random or len(node.outputs) != 1:
         return False
@@ -242,7 +249,8 @@ def _matrix(value: Value) -> tuple[int, int] | None:
 
 
 def _band_of(places: Array) -> Band | None:
-    """The least band that holds places of [..., rows, columns]; None where there are none."""
+    """The narrowest band that contains the true places of [..., rows, columns]; None if there are
+    none."""
     if places.ndim < 2:
         return None
     rows, columns = places.shape[-2:]
@@ -254,20 +262,21 @@ def _band_of(places: Array) -> Band | None:
 
 
 def _in_all_rows(node: Node, band: Band | None) -> Band | None:
-    """The band if every row of what a node computes has a place in it."""
+    """The band, if every row of a node's output has a place in it; else None."""
     size = _matrix(node.output)
     return band if band and size and band.is_in_all_rows(*size) else None
 
 
 def _both(one: Band | None, other: Band | None) -> Band | None:
-    """Where both may be, if there are two."""
+    """The intersection of two bands, where None stands for everything."""
     if one is None or other is None:
         return one or other
     return one & other
 
 
 def _moved(node: Node, band: Band | None) -> Band | None:
-    """The band on the other side of a view that moves whole matrices, or turns them."""
+    """The band of a view's output, given that of its input or the other way round; None for other
+    nodes, and for views that do not keep or transpose whole matrices."""
     if band is None or len(node.inputs) != 1:
         return None
     (given,), made = node.inputs, node.output

@@ -18,17 +18,18 @@ from bessemer.compiler.ir.graph import Node
 from bessemer.compiler.ir.types import f32, f64
 from bessemer.compiler.schedule.grouping.views import Source
 
-# Measured (Zen 5, both orders): up to so many rows packing takes longer where a matrix
-# is small, where it fits into the second-level cache, and where it comes from behind it.
+# Up to this many rows, packing takes longer than it saves if the matrix is small, if it is in the
+# second-level cache, and if it is not (measured on Zen 5, for both orders of the matrix).
 MOST_ROWS_OF_SMALL, _MOST_ROWS_OF_NEAR, _MOST_ROWS_FROM_MEMORY = 8, 16, 3
 _SMALL_BYTES, _NEAR_BYTES = 1 << 14, 1 << 20
 MOST_ROWS_OF_TILES, _FEWEST_BYTES_OF_TILES = 128, 1 << 18
 
 
 def reads_in_place(node: Node, pack_nodes: Iterable[Node] = ()) -> bool:
-    """Whether a matmul whose right operand is not a constant should leave it where it lies.
+    """Whether a matmul should read a right operand that is not constant where it lies.
 
-    `pack_nodes` lead to it from memory; what they compute is computed for every row again.
+    `pack_nodes` lead from memory to the operand. Without packing, what they compute is computed
+    again for every row.
     """
     if node.operator.name != "matmul":
         return False
@@ -48,9 +49,12 @@ def reads_in_place(node: Node, pack_nodes: Iterable[Node] = ()) -> bool:
 def tiles_read_in_place(
     node: Node, pack_nodes: Iterable[Node], operands: Sequence[Source | None]
 ) -> bool:
-    """Whether tiles of a matmul's rows read its right operand where it lies; `operands` tell where
-    both lie, and `pack_nodes` lead to the right one: it lies nowhere if they do more than to move.
-    The gradient of a weight, whose left operand is read across, is left to its update."""
+    """Whether the register tiles of a matmul should read its right operand where it lies.
+
+    `operands` say where both operands lie; `pack_nodes` lead to the right one, which must not be
+    computed. A weight's gradient, whose left operand is transposed, is not read in place, because
+    its product joins the weight's update (update_in_product.py).
+    """
     first, second = operands
     if node.operator.name != "matmul" or first is None or second is None or second.base != 0:
         return False
@@ -72,12 +76,13 @@ def tiles_read_in_place(
 
 
 def is_computed(pack_nodes: Iterable[Node]) -> bool:
-    """Whether nodes do more than to move elements and to round them."""
+    """Whether the nodes do more than move elements and convert them."""
     return any(not node.operator.is_view and node.operator.name != "cast" for node in pack_nodes)
 
 
 def _rows_of_a_matrix(node: Node) -> Size:
-    """How many rows read one of the right side's matrices: batches may share one."""
+    """The number of rows that are multiplied by each matrix of the right operand. Batches may share
+    one."""
     batch = node.output.type.shape[:-2]
     own = node.inputs[1].type.shape[:-2]
     matrices = (1,) * (len(batch) - len(own)) + own
@@ -86,7 +91,7 @@ def _rows_of_a_matrix(node: Node) -> Size:
 
 
 def unless_few(body: loops.Block, rows: Size, few: int) -> loops.Block:
-    """Loops that run only for more than a few rows."""
+    """The loops, changed so that they run only if there are more than `few` rows."""
     is_many = dims.minimum(1, dims.floordiv(rows, few + 1))
     return tuple(
         replace(loop, extent=loop.extent * is_many) if isinstance(loop, loops.For) else loop

@@ -71,11 +71,11 @@ def form_groups(
     by_pairs: bool = True,
     by_regions: bool = True,
 ) -> Grouping:
-    """The groups of a graph, without those of its regions.
+    """The groups of a graph. The graphs of its regions have groups of their own.
 
-    `wanted` says which attentions become one group each; `by_pairs`, that products of bfloat16
-    and bytes read two or four neighbours along the depth at once; `by_regions`, that convolutions
-    with much padding may leave it out.
+    `wanted` says which attentions become one group each. If `by_pairs`, products of bfloat16 and
+    bytes read two or four neighbours along the depth at once; if `by_regions`, convolutions with
+    much padding may read the image without it.
     """
     return _Former(graph, wanted, by_pairs, by_regions).form()
 
@@ -165,8 +165,8 @@ class _Former:
         self._read(node, {group})
 
     def _pools_moved_channels(self, node: Node) -> bool:
-        """Whether a pool's windows see channels that a transpose brings together: they are put in
-        order once, not for every window."""
+        """Whether a pool reads channels that a transpose has moved. They are then put in order once
+        and not for every window."""
         made = self.producers.get(node.inputs[0])
         is_pool = node.operator.name in ("max_pool", "average_pool")
         return is_pool and made is not None and moves_last_axis(made)
@@ -176,8 +176,8 @@ class _Former:
             self.readers.setdefault(value, set()).update(groups)
 
     def _read_attention(self, group: Group, attention: Attention) -> None:
-        """The query must lie in memory, keys and values are packed; what else the weights are made
-        from is read through the attention's own views."""
+        """The query must lie in memory; keys and values are packed. All else that the weights are
+        computed from is read through the attention's own views."""
         self._force_behind_views(attention.scores.inputs[0])
         self._read_right(attention.scores)
         self._read_right(attention.product)
@@ -188,7 +188,7 @@ class _Former:
             self.readers.setdefault(view.output, set()).add(group)
 
     def _read_contraction(self, node: Node) -> None:
-        """Its left operand must lie in memory; its right one is packed, by a group if need be."""
+        """The left operand must lie in memory; the right one is packed, by a group if necessary."""
         if node in self.unpadded:
             self.forced.add(self.producers[node.inputs[0]].inputs[0])
         elif is_by_channels(node):
@@ -215,18 +215,18 @@ class _Former:
             return
         while (node := self.producers.get(value)) is not None and kind_of(node) == "view":
             if not node.inputs:
-                break  # a tensor full of one number, which nothing lies behind
+                break  # a tensor full of one number: a view of nothing
             value = node.inputs[0]
         self.forced.add(value)
 
     def _force_behind_widening(self, value: Value) -> None:
-        """A depthwise convolution widens what it reads itself; its vectors are of channels."""
+        """A depthwise convolution converts 16-bit floats itself; its vectors are of channels."""
         while (node := self.producers.get(value)) is not None and is_widening(node):
             value = node.inputs[0]
         self._force_neighbours(value)
 
     def _force_neighbours(self, value: Value) -> None:
-        """What many windows see is computed once, and put in order for vectors of neighbours."""
+        """What many windows read is computed once, in the order that vectors of channels need."""
         if has_neighbours_last(value, self.producers):
             self._force_behind_views(value)
         else:
@@ -292,8 +292,8 @@ class _Former:
         return not is_costly(node) or self._is_once_a_row(node, group)
 
     def _is_once_a_row(self, node: Node, group: Group) -> bool:
-        """Whether a value has one element for each row, as it is or as what is computed of it is
-        reshaped: statistics of channels may have been moved to where channels are last."""
+        """Whether a value, or what is computed from it and reshaped, has one element for each row.
+        (Statistics of channels may have been reshaped for an image whose channels are last.)"""
         seen, waiting = {node.output}, [node.output]
         while waiting:
             value = waiting.pop()
@@ -310,7 +310,7 @@ class _Former:
         return False
 
     def _has_sums(self, node: Node) -> bool:
-        """Whether a node reads what is computed of a product's sums one by one, for it alone."""
+        """Whether a node's input is computed from a product's sums, pointwise and for it alone."""
         waiting = list(node.inputs)
         while waiting:
             made = self.producers.get(value := waiting.pop())
@@ -322,7 +322,7 @@ class _Former:
         return False
 
     def _is_added_across(self, group: Group, node: Node) -> bool:
-        """Whether what follows a product's sums reads bytes that a transpose has moved apart."""
+        """Whether pointwise work after a product reads bytes that a transpose has moved apart."""
         found = readers_across(group, node, self.users)
         return bool(found) and (group.anchor is not None or any(map(self._has_sums, found)))
 
@@ -383,8 +383,8 @@ class _Former:
         return True
 
     def _tail(self, group: Group, node: Node) -> tuple[Node, ...]:
-        """The views from a value of the contraction's shape to the root, if they only move its
-        elements and leave the columns neighbours."""
+        """The views from a value of the contraction's shape to the root, if they only move elements
+        and keep neighbouring columns neighbours; else none."""
         value, found = group.root, list[Node]()
         if node.operator.name != "matmul":
             return ()

@@ -1,8 +1,8 @@
-"""Turns the nodes of a group into one expression: element rules, applied inside one another.
+"""Turns the nodes of a group into one expression, by substituting element rules into one another.
 
 A `Fusion` is asked for an element of a value. If a node of the group computes the value, the answer
-is that node's rule, which asks for elements of the node's inputs in turn. Otherwise it is a load
-from a buffer, and the buffer becomes an input of the kernel.
+is that node's rule, which in turn asks for elements of the node's inputs. Otherwise the answer is a
+load from a buffer, and the buffer becomes an input of the kernel.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from bessemer.compiler.ir.types import Array
 
 
 class Fusion:
-    """Expressions for the values of one kernel, and the buffers that they read.
+    """Gives the elements of a kernel's values as expressions, and collects the buffers that these
+    read.
 
-    `inlined` are the nodes computed on the spot. Everything else is a buffer, named in the order of
-    first use, or a literal if it is a constant of one element. `given` overrides single values (the
-    accumulator of a contraction).
+    `inlined` are the nodes that are computed where their output is needed. Everything else is a
+    buffer, numbered in the order of first use, or a literal if it is a constant of one element.
+    `given` overrides single values (the sum of a contraction).
     """
 
     def __init__(
@@ -42,15 +43,15 @@ class Fusion:
 
     @staticmethod
     def of(nodes: Iterable[Node], constants: Mapping[Value, Array]) -> Fusion:
-        """A kernel that computes these nodes on the spot."""
+        """A fusion in which these nodes are computed where their outputs are needed."""
         return Fusion({node.output: node for node in nodes}, constants)
 
     def given(self, given: Mapping[Value, Callable[[Index], Expression]]) -> Fusion:
-        """The same kernel with single values overridden; it adds to the same buffers."""
+        """The same fusion with single values overridden; it adds to the same buffers."""
         return Fusion(self._inlined, self._constants, given, self.buffers)
 
     def copy(self, buffers: dict[Value, Buffer] | None = None) -> Fusion:
-        """The same kernel with other buffers, or with the same ones in a dict of its own."""
+        """The same fusion with other buffers, or with the same ones in a dict of its own."""
         kept = dict(self.buffers) if buffers is None else buffers
         return Fusion(self._inlined, self._constants, self._given, kept)
 
@@ -63,11 +64,11 @@ class Fusion:
         return found
 
     def operand(self, value: Value) -> Operand:
-        """A value as element rules see it."""
+        """A value in the form in which element rules see it."""
         return Operand(value.type, lambda index: self.element(value, index))
 
     def buffer(self, value: Value) -> Buffer:
-        """The buffer parameter that a value is read from."""
+        """The buffer parameter from which a value is read."""
         found = self.buffers.get(value)
         if found is None:
             name = f"in{len(self.buffers)}"
@@ -102,7 +103,8 @@ class Fusion:
 
 
 def index_symbols(shape: tuple[Size, ...], prefix: str = "axis") -> tuple[Symbol, ...]:
-    """One symbol an axis. No KernelBuilder makes such names: none of its loops captures one."""
+    """One symbol per axis. A KernelBuilder makes no such names, so none of its loops captures
+    one."""
     return tuple(Symbol(f"{prefix}{axis}", size) for axis, size in enumerate(shape))
 
 

@@ -1,6 +1,6 @@
-"""The records that grouping makes: a group is the nodes that one kernel computes together.
+"""The records that grouping makes. A group is the nodes that one kernel computes together.
 
-form_groups.py fills them, the lowering functions in ../lowering read them.
+form_groups.py makes them, and the lowering functions in ../lowering read them.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ from bessemer.compiler.schedule.grouping.views import view_chain
 
 @dataclass(eq=False)
 class Group:
-    """The nodes of one kernel. `root` is what it writes; a pack group has `packs` instead.
+    """The nodes of one kernel. `root` is the value that it writes. A group that packs the right
+    operand of a contraction has the contraction as `packs` instead.
 
     `tail` are the views between `core`, the value whose shape the kernel has, and the root.
+    `anchor` is the group's contraction, if it has one.
     """
 
     root: Value | None
@@ -33,13 +35,13 @@ class Group:
 
     @property
     def core(self) -> Value:
-        """What the kernel computes, before views that only move it."""
+        """The value that the kernel computes, before views that only move its elements."""
         assert self.root is not None
         return self.tail[0].inputs[0] if self.tail else self.root
 
     @property
     def shape(self) -> tuple[Size, ...]:
-        """The shape of what the kernel iterates over."""
+        """The shape over which the kernel iterates."""
         if self.root is not None:
             return self.root.type.shape
         assert self.packs is not None
@@ -48,9 +50,13 @@ class Group:
 
 @dataclass(frozen=True, eq=False)
 class Grouping:
-    """The groups of a graph or region: by root value, and those that pack a contraction's right
-    operand, by the contraction. `producers` are all nodes, by output; `bands` are of products;
-    `unpadded` convolutions read the image that is padded, region by region."""
+    """The groups of a graph or region: `roots` by the value that they write, and `packs`, those
+    that pack a right operand, by the contraction.
+
+    `producers` are all nodes by output, and `bands` the bands of matrix products
+    (diagonal_bands.py). The `unpadded` convolutions read the image in place of a padded copy,
+    region by region.
+    """
 
     roots: dict[Value, Group]
     packs: dict[Node, Group]
@@ -59,7 +65,8 @@ class Grouping:
     unpadded: dict[Node, list[Region]] = field(default_factory=dict)
 
     def views(self, value: Value) -> dict[Value, Node]:
-        """The views between a value and the memory behind it, which may be a group's root."""
+        """The views between a value and the memory in which it lies, which may be that of a group's
+        root."""
         return view_chain(value, self.producers, self.roots)
 
 

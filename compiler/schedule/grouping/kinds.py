@@ -1,4 +1,4 @@
-"""What kind of work a node is, which decides how it can take part in a group."""
+"""Classifies nodes by the kind of their work, which decides how they can take part in a group."""
 
 from __future__ import annotations
 
@@ -57,22 +57,23 @@ def kind_of(node: Node) -> Kind:
 
 
 def is_costly(node: Node) -> bool:
-    """Whether a node is not computed again for every element of a larger root. Where neighbours are
-    not mixed, they are only looked up."""
+    """Whether a node should not be computed again for every element of a larger root.
+    (mix_neighbours with two inputs only looks up values, which is cheap.)"""
     only_looks_up = node.operator.name == "mix_neighbours" and len(node.inputs) == 2
     return node.operator.name in COSTLY and not only_looks_up
 
 
 def samples_channels(node: Node) -> bool:
-    """Whether a node looks for places in an image that has enough channels for vectors: where a
-    place is, is asked once for all of them, if they are neighbours in memory."""
+    """Whether a node computes places in an image and reads all channels there, and there are enough
+    of these for vectors. If the channels are neighbours in memory, each place is computed once for
+    all of them."""
     looks = node.operator.name in ("grid_sample", "deform_columns")
     return looks and is_longer(node.inputs[0].type.shape[-1], 7)
 
 
 def pools_what_costs(node: Node, producers: Mapping[Value, Node]) -> bool:
-    """Whether the windows of a pool, which are as many as its pixels, would each compute costly
-    functions again, or what a product's kernel can compute as it ends."""
+    """Whether a pool should not compute its input itself. As many windows as there are pixels would
+    then compute costly functions again, or what a product's kernel can compute in its epilogue."""
     if node.operator.name not in ("max_pool", "average_pool"):
         return False
     seen, waiting = set[Node](), [node.inputs[0]]
@@ -90,7 +91,7 @@ def pools_what_costs(node: Node, producers: Mapping[Value, Node]) -> bool:
 
 
 def is_widening(node: Node) -> bool:
-    """Whether a node makes f32 of a 16-bit float: that costs nothing where it is read."""
+    """Whether a node converts a 16-bit float to f32, which costs nothing when it is loaded."""
     if node.operator.name != "cast" or node.output.type.dtype is not f32:
         return False
     source = node.inputs[0].type.dtype

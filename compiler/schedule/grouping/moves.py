@@ -1,7 +1,7 @@
-"""Views followed forwards: where an element goes that reshapes and transposes move.
+"""Follows elements forwards through views: where reshapes and transposes move an element to.
 
-x[n, h, s, d] -> transpose -> [n, s, h, d] -> reshape -> [n, s, h*d]      goes to offset
-((n*S + s)*H + h)*D + d
+x[n, h, s, d] -> transpose -> [n, s, h, d] -> reshape -> [n, s, h*d]
+is stored at offset ((n*S + s)*H + h)*D + d
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MOVES = frozenset({"reshape", "transpose"})
 
 
 def moved(index: Index, views: Sequence[Node]) -> Index:
-    """The index of an element behind views, outermost last."""
+    """The index of an element after the views, whose last one is outermost."""
     for view in views:
         shape = view.inputs[0].type.shape
         if view.operator.name == "transpose":
@@ -31,7 +31,7 @@ def moved(index: Index, views: Sequence[Node]) -> Index:
 
 
 def moved_offset(index: Index, views: Sequence[Node]) -> Size:
-    """The flat offset of an element behind views."""
+    """The flat offset of an element after the views."""
     *others, last = views
     index = moved(index, others)
     if last.operator.name == "reshape":
@@ -40,7 +40,8 @@ def moved_offset(index: Index, views: Sequence[Node]) -> Size:
 
 
 def keeps_columns(views: Sequence[Node]) -> bool:
-    """Whether neighbours along the last axis stay neighbours, at linear offsets."""
+    """Whether neighbours along the last axis stay neighbours, at offsets that are linear in the
+    index."""
     if not views:
         return True
     shape = views[0].inputs[0].type.shape

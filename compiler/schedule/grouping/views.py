@@ -1,4 +1,4 @@
-"""Where a value lies that is another one's memory, seen through views: is its index linear?"""
+"""Finds the memory in which a value lies that is a view of another value: is its index linear?"""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ _AFFINE_VIEWS = frozenset({"transpose", "reshape", "slice", "broadcast_to", "win
 def view_chain(
     value: Value, producers: Mapping[Value, Node], materialized: Container[Value] = ()
 ) -> dict[Value, Node]:
-    """The views between a value and the memory behind it; `materialized` values are memory."""
+    """The views between a value and the memory in which it lies; `materialized` values are in
+    memory."""
     chain: dict[Value, Node] = {}
     while (
         value not in materialized
@@ -33,8 +34,8 @@ def view_chain(
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """The memory that a value is seen in, through views: the element at an index lies at
-    base + index . strides of another value, which `buffer` stands for."""
+    """The memory in which a value lies, seen through views: the element at an index is at base +
+    index . strides of `value`, for which `buffer` stands."""
 
     value: Value
     buffer: Buffer
@@ -43,7 +44,7 @@ class Source:
 
 
 def source_of(value: Value, views: Mapping[Value, Node]) -> Source | None:
-    """Where a value lies, seen through `views`; None where that is not linear in the index."""
+    """Where a value lies, seen through `views`; None if that is not linear in the index."""
     fusion = Fusion(views, {})
     symbols = index_symbols(value.type.shape)
     element = fusion.element(value, as_index(symbols, value.type.shape))
@@ -57,7 +58,7 @@ def source_of(value: Value, views: Mapping[Value, Node]) -> Source | None:
 
 
 def is_affine_operand(value: Value, producers: Mapping[Value, Node]) -> bool:
-    """Whether a value is memory seen through views that keep its index arithmetic linear."""
+    """Whether a value lies in memory, seen through views that keep its index arithmetic linear."""
     views = view_chain(value, producers)
     if any(node.operator.name not in _AFFINE_VIEWS for node in views.values()):
         return False
@@ -65,23 +66,26 @@ def is_affine_operand(value: Value, producers: Mapping[Value, Node]) -> bool:
 
 
 def before_transposes(value: Value, producers: Mapping[Value, Node]) -> Value:
-    """What must be made so that a value is memory seen through transposes: it is put in order by
-    whole rows, where the value itself would be transposed."""
+    """The value before a chain of transposes. If this is computed and stored, the transposes are
+    views of memory; so whole rows are stored, where the value itself would have to be
+    transposed."""
     while (node := producers.get(value)) is not None and node.operator.name == "transpose":
         value = node.inputs[0]
     return value
 
 
 def has_neighbours_last(value: Value, producers: Mapping[Value, Node]) -> bool:
-    """Whether the last axis of a value, memory seen through views, has steps of one element."""
+    """Whether neighbours along the last axis of a value are neighbours in the memory that it is a
+    view of."""
     source = source_of(value, view_chain(value, producers))
     return source is not None and source.strides[-1] == 1
 
 
 def parts_neighbours(node: Node, producers: Mapping[Value, Node]) -> bool:
-    """Whether a product of bfloat16 or bytes has a left operand whose neighbours along the depth
-    transposes have moved apart: it is put in order first, in less time than their products take one
-    by one. Windows with neighbours along a row of the image are multiplied by those instead."""
+    """Whether transposes have moved apart the neighbours along the depth of the left operand of a
+    product of bfloat16 or bytes. Such an operand is put in order first, which takes less time than
+    multiplying the neighbours one at a time. It is not needed for windows that have neighbours
+    along a row of the image: these are multiplied together instead."""
     x, w = node.inputs
     if node.operator.name not in ("matmul", "conv") or x.type.dtype not in (bf16, u8, i8):
         return False
@@ -94,7 +98,8 @@ def parts_neighbours(node: Node, producers: Mapping[Value, Node]) -> bool:
 
 
 def affine_strides(load: Load, symbols: tuple[Symbol, ...]) -> tuple[Size, ...] | None:
-    """The distance in elements between neighbours along each symbol, None if not linear."""
+    """The distance in elements between neighbours along each symbol; None if the offset is not
+    linear."""
     if load.guard is not None:
         return None
     offset = load.buffer.offset(load.indices)

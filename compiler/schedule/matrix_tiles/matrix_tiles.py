@@ -1,4 +1,4 @@
-"""Contractions on a matrix unit: blocks of 2 x 2 tiles of 16 x 16 sums.
+"""Writes the kernel of a contraction on a matrix unit, in blocks of 2 x 2 tiles of 16 x 16 sums.
 
     parallel item in batch x row blocks x panels
       for block in the item's blocks of 32 rows
@@ -9,16 +9,16 @@
         the epilogue of the block before, row by row
         tiles 0..3 to the stack
 
-So the processor does the epilogue of one block while its matrix unit is at the next one's products.
+The processor thus computes the epilogue of one block while its matrix unit multiplies the next.
 
-A is read where it lies: the 16 rows of a tile are at one stride, whatever that is. A block beyond
-the last row begins earlier, and its epilogue leaves out the rows that the one before it has done.
-Where lines of rows (of a map's pixels) are not evenly spaced, the positions between them are
-computed as if they were rows, and left out.
+`a` is read where it lies: the 16 rows of a tile may be any constant distance apart. A block that
+would reach beyond the last row begins earlier, and its epilogue leaves out the rows that the block
+before it has done. Where the rows come in lines that are not evenly spaced (those of a map's
+pixels), the positions between the lines are computed as if they were rows, and then left out.
 
-Float32 numbers as three parts (matrix_tiles_packing.py) give no infinities that are worth anything:
-the products of parts may be inf - inf. A block with a sum that is not finite is computed again,
-in float32 arithmetic on the sums of the parts.
+Float32 numbers in three parts (matrix_tiles_packing.py) give wrong results for infinities, since
+products of their parts may be inf - inf. A block with a sum that is not finite is therefore
+computed again, in float32 arithmetic on the sums of the parts.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ _CHECK_INTERLEAVE = 4
 
 
 def lower_on_tiles(contraction: Contraction, tiling: MatrixTiling, target: Target) -> loops.Block:
-    """The kernel body: one parallel loop over items of equal work.
+    """The body of the kernel: one parallel loop over items of equal work.
 
-    `contraction.a` is in the form's type, with its parts `tiling.part_stride` elements apart, and
-    `contraction.b` packed (matrix_tiles_packing.py).
+    `contraction.a` is of the form's type, with its parts `tiling.part_stride` elements apart.
+    `contraction.b` is packed (matrix_tiles_packing.py).
     """
     builder = KernelBuilder()
     write_on_tiles(builder, contraction, tiling, target, "parallel")
@@ -71,7 +71,8 @@ def write_on_tiles(
     kind: loops.LoopKind = "serial",
     sets_up: bool = True,
 ) -> None:
-    """The same as a part of a kernel, whose tiles another part `sets_up` if this one does not."""
+    """The same as a part of a kernel. Unless this part `sets_up` the unit's tiles, another part
+    must have done so."""
     writer = _Writer(contraction, tiling, target, builder)
     with builder.loop(tiling.items(contraction), kind) as item:
         if sets_up:
@@ -81,7 +82,8 @@ def write_on_tiles(
 
 @dataclass(frozen=True, eq=False)
 class _Place:
-    """The panel at work, for the rows of a batch."""
+    """The current panel, for the rows of one batch. `share` says which part of the next panel is
+    prefetched."""
 
     batch: tuple[Size, ...]
     a_base: Size
@@ -92,8 +94,8 @@ class _Place:
 
 @dataclass(frozen=True, eq=False)
 class _Rows:
-    """A tile's rows: `outer` are the indices of the axes around, `first` is the position of its row
-    0, `done` says how many rows the tile before has done."""
+    """The rows of a tile: `outer` are the indices along the axes around, `first` the position of
+    its row 0, and `done` the number of its rows that the tile before has already done."""
 
     outer: tuple[Size, ...]
     first: Size
@@ -114,12 +116,12 @@ class _Writer:
 
     @cached_property
     def tiles(self) -> int:
-        """Tiles in a panel's width."""
+        """The number of tiles side by side in a panel."""
         return self.tiling.panel // COLUMNS
 
     @cached_property
     def step_elements(self) -> int:
-        """Elements of a panel for one step."""
+        """The number of elements of a panel for one step of the depth."""
         return self.tiling.form.parts * self.tiles * self.tiling.form.tile
 
     @cached_property
@@ -127,7 +129,7 @@ class _Writer:
         return self.tiling.runs.count * self.tiling.runs.steps * self.step_elements
 
     def item(self, item: Size) -> None:
-        """One panel for some blocks of rows."""
+        """Writes one item: one panel for some blocks of rows."""
         tiling, walk = self.tiling, self.walk
         panels = tiling.panels(self.contraction)
         blocks = dims.product(axis.extent for axis in walk.outer) * tiling.blocks
@@ -158,7 +160,7 @@ class _Writer:
                 self._store_tiles(sums)
 
     def _multiply(self, place: _Place, block: Size) -> None:
-        """The sums of a block of rows, in tiles."""
+        """Computes the sums of a block of rows in the tile registers."""
         rows = [self._rows(place, block, tile) for tile in range(self.tiling.tall)]
         for tile in self._sum_tiles():
             self.builder.append(TileZero(tile))
@@ -170,7 +172,7 @@ class _Writer:
             self.builder.append(TileStore(tile, sums, at, self.tiling.panel))
 
     def _finish(self, place: _Place, block: Size, sums: Buffer) -> None:
-        """What is done with a block's sums in memory."""
+        """Computes the epilogue of a block whose sums are in memory."""
         tiling = self.tiling
         if tiling.is_checked:
             with self.builder.when(self._is_not_finite(sums)), self._tile_loop() as tile:
@@ -212,7 +214,8 @@ class _Writer:
 
     @contextmanager
     def _run_loops(self) -> Iterator[tuple[Size, Size]]:
-        """Loops over the runs of the depth; gives a run's offset in a, and its number."""
+        """Opens the loops over the runs of the depth; yields the run's offset in `a`, and its
+        number."""
         offset: Size = 0
         run: Size = 0
         with ExitStack() as around:
@@ -222,7 +225,7 @@ class _Writer:
             yield offset, run
 
     def _depth(self, place: _Place, rows: Sequence[_Rows]) -> None:
-        """The loops over the runs of the depth and their steps."""
+        """Writes the loops over the runs of the depth and over their steps."""
         runs = self.tiling.runs
         with self._run_loops() as (offset, run):
             with self.builder.loop(runs.whole) as step:
@@ -232,19 +235,21 @@ class _Writer:
                 self._step(place, rows, last, run * runs.steps + runs.whole)
 
     def _step(self, place: _Place, rows: Sequence[_Rows], a_offset: Size, step: Size) -> None:
-        """One step of all sums: every tile is loaded once for products that follow each other."""
+        """Writes one step of all sums. Every tile is loaded once for the products that use it
+        consecutively."""
         ahead = self._prefetches(place, step) if self.tiling.prefetch else []
         products = [*self._products(place, rows, a_offset, step)]
         for number, statements in enumerate(products):
             begin, end = (k * len(ahead) // len(products) for k in (number, number + 1))
-            # Some at a time: all at once would hold up the tiles' loads.
+            # Prefetches are spread over the products: all at once would delay the tiles' loads.
             for statement in (*statements, *ahead[begin:end]):
                 self.builder.append(statement)
 
     def _products(
         self, place: _Place, rows: Sequence[_Rows], a_offset: Size, step: Size
     ) -> Iterator[list[loops.Statement]]:
-        """Each product of the step, behind the loads that it is the first to need."""
+        """The statements of each product of a step: the loads that it is the first to need, then
+        the product."""
         form, a, b = self.tiling.form, self.contraction.a, self.contraction.b
         line = CACHE_LINE // form.right.bytes
         tile, row = (line, line * self.tiles) if self.tiling.is_interleaved else (form.tile, line)
@@ -265,7 +270,7 @@ class _Writer:
             left, right = a_part, b_part
 
     def _prefetches(self, place: _Place, step: Size) -> list[loops.Prefetch]:
-        """This block's share of the next panel."""
+        """This block's share of the prefetches of the next panel."""
         runs, line = self.tiling.runs, CACHE_LINE // self.tiling.form.right.bytes
         lines = -(-self.step_elements // line // self.tiling.block)
         begin = place.b_base + self.panel_elements
@@ -276,7 +281,8 @@ class _Writer:
     # Sums that are not finite
 
     def _is_not_finite(self, sums: Buffer) -> Expression:
-        """Whether a sum of the block is: then it minus itself is NaN, and so is all together."""
+        """Whether any sum of the block is not finite. Such a sum minus itself is NaN, and so is the
+        total of all these differences."""
         width, rows = self.tiling.panel, self.tiling.rows
         zero = self.builder.define(constant(0.0, f32), "zero")
         kind = (self.target.lanes(f32), _CHECK_INTERLEAVE)
@@ -295,7 +301,8 @@ class _Writer:
         return binary("ne", zero.value, zero.value)
 
     def _compute_again(self, place: _Place, rows: _Rows, sums: Buffer, tile: Size) -> None:
-        """The tile's sums in float32 arithmetic, one after the other; rarely needed."""
+        """Computes a tile's sums in float32 arithmetic, one after the other. This is rarely
+        needed."""
         builder, runs, form = self.builder, self.tiling.runs, self.tiling.form
         a, b, a_stride = self.contraction.a, self.contraction.b, self.walk.axis.a_stride
         parts = range(form.parts)
@@ -306,7 +313,7 @@ class _Writer:
         ):
             total = builder.define(constant(0.0, f32), "total")
             with self._run_loops() as (offset, run), builder.loop(runs.length) as k:
-                # The last step of a run has its last elements.
+                # The elements after the whole steps of a run are in its last step, which overlaps.
                 step = dims.minimum(dims.floordiv(k, runs.depth), runs.steps - 1)
                 within = k - step * runs.depth
                 if runs.rest:
@@ -324,7 +331,8 @@ class _Writer:
     # The epilogue
 
     def _epilogue(self, place: _Place, rows: _Rows, sums: Buffer, tile: Size, height: Size) -> None:
-        """`height` rows less those that the tile before has done, one at a time."""
+        """Writes the epilogue of `height` rows, less those that the tile before has done, row by
+        row."""
         with self.builder.loop(dims.maximum(0, height - rows.done)) as i:
             row = rows.done + i
             line, position = self.walk.position(rows.first + row)
@@ -366,7 +374,8 @@ class _Writer:
 
 
 def _exact_sum(parts: Sequence[Expression]) -> Expression:
-    """The number that was split: smallest parts first, nothing is rounded."""
+    """The number that was split into these parts. Adding the smallest parts first, nothing is
+    rounded."""
     total = parts[-1]
     for part in reversed(parts[:-1]):
         total = total + part

@@ -1,11 +1,11 @@
-"""How the three parts of a contraction's left side lie in memory.
+"""How the three bfloat16 parts of a contraction's left operand lie in memory.
 
-By blocks of 32 channels, where the channels of a pixel (the columns of a row) are all multiplied:
+If all channels of a pixel (the columns of a row) are multiplied, they lie in blocks of 32 channels:
 
     parts[channel // 32, part, pixel, channel % 32]        0 beyond the last channel
 
-so that a step of the depth reads one cache line of each row, and the rows of a tile follow each
-other whatever the number of channels. Else in the order of the left side itself:
+A step of the depth then reads one cache line of each row, and the rows of a tile follow each other,
+whatever the number of channels is. Otherwise they are in the order of the operand itself:
 
     parts[part, element]
 """
@@ -37,15 +37,15 @@ _OPERATIONS = 12
 
 @dataclass(frozen=True, eq=False)
 class PartsLayout:
-    """The parts of `elements` numbers; by blocks of channels if `channels` says how many there
-    are of each pixel."""
+    """The layout of the parts of `elements` numbers. With `channels`, the number of channels of
+    each pixel, it is by blocks of channels; 0 stands for the other layout."""
 
     elements: Size
     channels: int = 0
 
     @property
     def is_whole(self) -> bool:
-        """Whether there are no more numbers than were split."""
+        """Whether the blocks are full, so that the layout adds no zeros."""
         return self.channels % BLOCK == 0
 
     @property
@@ -66,12 +66,12 @@ class PartsLayout:
 
     @property
     def part_stride(self) -> Size:
-        """Elements from a part to the next."""
+        """The number of elements from one part to the next."""
         return self.pixels * BLOCK if self.channels else self.elements
 
     def offset(self, element: Size) -> Size:
-        """The offset of the first part of the number at this offset, where a pixel's channels are
-        whole blocks."""
+        """The offset of the first part of the number that was at offset `element`. The channels
+        must be whole blocks."""
         if not self.channels:
             return element
         block = dims.floordiv(element, BLOCK)
@@ -79,7 +79,7 @@ class PartsLayout:
         return (within * SPLIT.parts * self.pixels + pixel - block) * BLOCK + element
 
     def contraction(self, draft: Contraction) -> Contraction:
-        """The draft, which reads the numbers, reading their first part."""
+        """The draft, changed to read the first part of each number in place of the number."""
         if not self.channels:
             return draft
         rows = tuple(replace(axis, a_stride=self._blocked(axis.a_stride)) for axis in draft.rows)
@@ -95,11 +95,13 @@ class PartsLayout:
         return dims.floordiv(distance, self.channels) * BLOCK
 
     def base(self, base: Size) -> Size:
-        """The offset of the first part of the number at this offset."""
+        """The same for the offset of a pixel's first channel, where channels need not be whole
+        blocks."""
         return self._blocked(base) if self.channels else base
 
     def arrange(self, b: Array) -> Array:
-        """A right side [..., depth, columns] with the channels that the blocks add."""
+        """A constant right operand [..., depth, columns], with zeros for the channels that the
+        blocks add."""
         if not self.channels:
             return b
         *matrices, depth, columns = b.shape
@@ -111,7 +113,7 @@ class PartsLayout:
     def element(
         self, element: Callable[[Size, Size, Size], Expression]
     ) -> Callable[[Size, Size, Size], Expression]:
-        """The same for a right side that is given by its elements."""
+        """The same for a right operand that is given by its elements."""
         if self.channels % BLOCK == 0:
             return element
 
@@ -123,7 +125,8 @@ class PartsLayout:
         return padded
 
     def split_body(self, source: Buffer, parts: Buffer, lanes: int) -> tuple[Block, Size]:
-        """A kernel body that splits a flat buffer, and the operations of an item."""
+        """The body of a kernel that splits the numbers of a flat buffer, and the operations of an
+        item."""
         builder = KernelBuilder()
         if not self.channels:
             with builder.loop(dims.ceildiv(self.elements, _CHUNK), "parallel") as chunk:
@@ -152,7 +155,8 @@ class PartsLayout:
         place: tuple[Size, Size, int],
         lanes: int,
     ) -> None:
-        """One pixel's block of which `limit` channels are there."""
+        """Splits one block of channels of a pixel. `place` is (pixel, block, number of channels
+        that exist)."""
         pixel, block, limit = place
         with builder.loop(BLOCK, "vector", lanes, BLOCK // lanes) as i:
             value = source[pixel * self.channels + block * BLOCK + i]
@@ -163,7 +167,7 @@ class PartsLayout:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """A launch that splits a value, and nothing else."""
+    """A launch that does nothing but split a value into parts."""
 
     launch: Launch
     value: Value
@@ -172,7 +176,8 @@ class Split:
 
 
 def parts_layout(draft: Contraction, shape: tuple[Size, ...], base: Size) -> PartsLayout:
-    """The layout of the parts of a left side of this shape, which begins at `base`."""
+    """The layout of the parts of a left operand of this shape, whose first row begins at offset
+    `base`."""
     elements = dims.product(shape)
     plain = PartsLayout(elements)
     channels = shape[-1] if shape else 1

@@ -1,21 +1,22 @@
-"""Operands of a matrix unit's products: packed right sides, and float32 as three parts.
+"""The operands of a matrix unit's products: packed right operands, and float32 numbers in three
+parts.
 
 A float32 number is the exact sum of three bf16 numbers, each the nearest to what is left:
 
     x = p0 + p1 + p2,   |p1| <= 2^-8 |x|,   |p2| <= 2^-16 |x|
 
-so a product of float32 numbers is nine products of parts, of which the six large ones are enough.
-Infinities and NaN are in the first part, the others are then 0. Parts below 1e-38 vanish, since
-the matrix unit takes denormals for 0: magnitudes below 1e-30 lose accuracy.
+So a product of float32 numbers is nine products of parts, of which the six largest are enough. For
+infinities and NaN, the first part holds them and the others are 0. Parts below 1e-38 vanish,
+because the matrix unit takes denormals for 0; so magnitudes below 1e-30 lose accuracy.
 
-The right side lies in the order in which the tiles are loaded: for each panel of 16 or 32 columns,
-for each step of the depth and each part, tiles of 16 columns, in which a column's neighbouring
-elements make up four bytes:
+The right operand lies in the order in which the tiles are loaded: for each panel of 16 or 32
+columns, for each step of the depth and each part, there are tiles of 16 columns, in which
+neighbouring elements of a column fill groups of four bytes (g elements):
 
     packed[matrix, panel, step, part, tile, k // g, c, k % g] = part of b[matrix, k, column]
 
-The depth consists of runs of contiguous elements of the left side. The last step of a run ends with
-it, and overlaps the step before: there its right side is 0.
+The depth consists of runs of contiguous elements of the left operand. The last step of a run ends
+where the run does, so it may overlap the step before; there its right operand is 0.
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ _LARGEST_F32 = float.fromhex("0x1.fffffep127")
 
 @dataclass(frozen=True)
 class TileForm:
-    """How tiles multiply: the element types, and which parts of a and b, in order."""
+    """How tiles multiply: the element types of the left and right tiles, the number of parts of a
+    number, and the products (part of a, part of b) in order."""
 
     left: DType
     right: DType
@@ -68,17 +70,17 @@ class TileForm:
 
     @property
     def group(self) -> int:
-        """Elements in four bytes."""
+        """The number of elements in four bytes."""
         return 4 // self.left.bytes
 
     @property
     def depth(self) -> int:
-        """Products of a step in each sum: a tile's row."""
+        """The products that one step adds to each sum: the elements in a row of a tile."""
         return ROW_BYTES // self.left.bytes
 
     @property
     def tile(self) -> int:
-        """Elements in a tile of 16 rows."""
+        """The number of elements in a tile of 16 rows."""
         return TILE_BYTES // self.left.bytes
 
 
@@ -90,7 +92,7 @@ BYTES = tuple(TileForm(left, right) for left in (i8, u8) for right in (i8, u8))
 
 @dataclass(frozen=True)
 class Runs:
-    """The depth: `count` runs of `length` elements, each `steps` steps of `depth`."""
+    """The depth: `count` runs of `length` elements each. A step takes `depth` elements."""
 
     count: int
     length: int
@@ -98,7 +100,7 @@ class Runs:
 
     @property
     def whole(self) -> int:
-        """Steps without an overlap."""
+        """The number of steps in a run that do not overlap."""
         return self.length // self.depth
 
     @property
@@ -107,7 +109,8 @@ class Runs:
 
     @property
     def rest(self) -> int:
-        """Elements that only the last, overlapping step has; 0 if there is none."""
+        """The number of elements that only the last, overlapping step of a run has; 0 if there is
+        none."""
         return self.length % self.depth
 
 
@@ -137,7 +140,7 @@ def split_parts(x: Expression) -> list[Expression]:
 def packed_shape(
     form: TileForm, runs: Runs, matrices: Size, columns: Size, panel: int
 ) -> tuple[Size, ...]:
-    """The shape of the packed right side."""
+    """The shape of the packed right operand."""
     return (
         matrices,
         dims.ceildiv(columns, panel),
@@ -151,7 +154,8 @@ def packed_shape(
 
 
 def pack(b: Array, form: TileForm, runs: Runs, panel: int) -> Array:
-    """Packs [..., depth, columns]; leading axes are the matrices, in order. Gives a view."""
+    """Packs [..., depth, columns], whose leading axes are the matrices, in order. The result is a
+    view."""
     columns = b.shape[-1]
     matrices = b.reshape(-1, runs.count, runs.length, columns)
     panels = -(-columns // panel)
@@ -179,9 +183,10 @@ def pack_body(
     columns: Size,
     lanes: int,
 ) -> tuple[Block, Size]:
-    """A kernel body that packs at run time, and an item's operations; `out` has packed_shape.
+    """The body of a kernel that packs when the model runs, and the operations of an item. `out` has
+    the shape that `packed_shape` gives.
 
-    `element(matrix, k, column)` is b's.
+    `element(matrix, k, column)` gives the elements of `b`.
     """
     builder = KernelBuilder()
     matrices, panels, steps, parts, tiles, rows, *_ = out.shape
@@ -212,7 +217,8 @@ def pack_body(
 
 
 def _place(runs: Runs, step: Size, within: Size) -> tuple[Size, Expression]:
-    """The depth of an element of a step, and whether no step before has it."""
+    """The place in the depth of element `within` of a step, and whether no earlier step has that
+    element."""
     run, at = dims.floordiv(step, runs.steps), dims.mod(step, runs.steps)
     k = at * runs.depth + within
     is_new: Expression = constant(True, boolean)

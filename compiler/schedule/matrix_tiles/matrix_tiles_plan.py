@@ -1,8 +1,8 @@
-"""Which contractions go to a matrix unit, and in what blocks: a model of the machine.
+"""Decides which contractions go to a matrix unit, and in what blocks, by a model of the machine.
 
-The figures (cycles of one core) were measured on Intel's first processors with AMX. Whoever has
-another one finds all of them below, and `python -m benchmarks matrix_unit` measures what they stand
-for, with our kernels beside the model's prediction.
+The figures (cycles of one core) were measured on Intel's first processors with AMX. For another
+matrix unit, all of them are below to be changed; `python -m benchmarks matrix_unit` measures what
+they stand for, with our kernels beside the model's prediction.
 """
 
 from __future__ import annotations
@@ -42,21 +42,22 @@ WEIGHT_BYTES = 10
 FUSED = 29.4
 """Fused multiply-adds in a cycle: two vectors of 16, of which register tiles keep 92 % busy."""
 WORTH = 0.9
-"""What is nearly equal stays with the vector unit, whose figures depend less on the machine."""
+"""Where both units are predicted to be about as fast, the vector unit is chosen: its figures differ
+less from machine to machine."""
 _LEAST_BLOCKS = 4
 _NEAR_BYTES = 24 << 10
-"""Of a: half of the first-level cache, which the panels of b pass through."""
+"""Bytes of `a` in a block: half of the first-level cache, through which the panels of `b` pass."""
 _SMALL_B = 400 << 10
-"""So much of b stays in the second-level cache from one block of rows to the next. More is fetched
-ahead, panel by panel."""
+"""If `b` has at most this many bytes, it stays in the second-level cache from one block of rows to
+the next. A larger `b` is prefetched, panel by panel."""
 
 
 @dataclass(frozen=True, eq=False)
 class TileWalk:
-    """The rows' axes: `batch` axes choose the packed matrix, tiles lie along `axis`.
+    """The axes of the rows: `batch` axes choose the packed matrix, and tiles lie along `axis`.
 
-    With a `pitch`, `axis` runs over the lines of a map: a line is `pitch` positions, of which the
-    first `line_extent` are rows; `lines` are the two axes that it stands for.
+    With a `pitch`, `axis` runs over the lines of a map. A line then is `pitch` positions, of which
+    the first `line_extent` are rows, and `lines` are the two axes that `axis` stands for.
     """
 
     batch: tuple[MergedAxis, ...]
@@ -69,16 +70,16 @@ class TileWalk:
 
     @property
     def all_axes(self) -> tuple[MergedAxis, ...]:
-        """The axes that the indices of a row belong to, in order."""
+        """The axes to which the indices of a row belong, in order."""
         return (*self.batch, *self.outer, *(self.lines or (self.axis,)))
 
     @property
     def line_extent(self) -> Size:
-        """Rows in a line."""
+        """The number of rows in a line."""
         return self.lines[-1].extent
 
     def position(self, row: Size) -> tuple[Size, Size]:
-        """The line of a row, and where it is in it."""
+        """The line of a row, and its place in the line."""
         if self.pitch is None:
             return 0, row
         return dims.floordiv(row, self.pitch), dims.mod(row, self.pitch)
@@ -88,11 +89,14 @@ class TileWalk:
 class MatrixTiling:
     """The choices for one contraction.
 
-    `rows` of a tile (16, or all that there are), `tall`: tiles on top of each other in a block,
-    `panel`: columns of a packed panel, `block`: blocks of rows for one item, `blocks`: those along
-    the axis, `part_stride`: elements of a from one part to the next, `is_interleaved`: a panel's
-    rows are those of its tiles, side by side, as on the vector unit; `is_checked`: sums that are
-    not finite are computed again.
+    - `rows`: rows of a tile (16, or as many as there are)
+    - `tall`: tiles on top of each other in a block
+    - `panel`: columns of a packed panel
+    - `block`: blocks of rows for one item
+    - `blocks`: blocks along the axis
+    - `part_stride`: elements of `a` from one part to the next
+    - `is_interleaved`: the rows of a panel's tiles lie side by side, as for the vector unit
+    - `is_checked`: sums that are not finite are computed again
     """
 
     form: TileForm
@@ -125,7 +129,7 @@ class MatrixTiling:
         return batch * dims.ceildiv(blocks, self.block) * self.panels(contraction)
 
     def operations(self) -> int:
-        """Scalar operations of an item, as the vector unit would count them."""
+        """Scalar operations of an item, in the unit in which the vector unit's are counted."""
         rows = ROWS * self.tall * self.block
         products = rows * self.panel * self.runs.count * self.runs.steps * self.runs.depth
         # A tile product is worth 16 x 16 x 32 (or x 64) products, in the time of 16 vector steps.
@@ -139,7 +143,7 @@ def plan_tiles(
     part_stride: Size = 0,
     is_interleaved: bool = False,
 ) -> MatrixTiling | None:
-    """The tiling, or None where the target's matrix unit cannot do it."""
+    """The tiling, or None if the target's matrix unit cannot compute the contraction."""
     if not target.has_tiles or contraction.columns == 1 or not contraction.depth:
         return None
     walk = tile_walk(contraction)
@@ -177,7 +181,8 @@ def panel_of(columns: int) -> int:
 def is_faster(
     tiling: MatrixTiling, contraction: Contraction, split: float, pack: float = 0.0
 ) -> bool:
-    """Whether the model predicts that the vector unit is slower; arguments as in tile_cycles."""
+    """Whether the model predicts that the matrix unit is faster; the arguments are those of
+    tile_cycles."""
     tiles = tile_cycles(tiling, contraction, split, pack)
     return tiles < WORTH * vector_cycles(tiling, contraction)
 
@@ -185,10 +190,11 @@ def is_faster(
 def tile_cycles(
     tiling: MatrixTiling, contraction: Contraction, split: float, pack: float = 0.0
 ) -> float:
-    """Cycles on the matrix unit; sizes that are not known are taken to be neither small nor large.
+    """Cycles on the matrix unit. Sizes that are not known are assumed to be neither small nor
+    large.
 
-    `contraction` is the one on the vector unit, `split` what splitting a number of a takes, and
-    `pack` what packing one of b does, where they are float32.
+    `contraction` is the one for the vector unit. `split` is the cycles to split a number of `a`,
+    and `pack` those to pack a number of `b`, if they are float32.
     """
     form, runs, walk, columns = tiling.form, tiling.runs, tiling.walk, contraction.columns
     assert isinstance(columns, int)
@@ -207,7 +213,7 @@ def tile_cycles(
 
 
 def vector_cycles(tiling: MatrixTiling, contraction: Contraction) -> float:
-    """Cycles of the same on the vector unit."""
+    """Cycles of the same contraction on the vector unit."""
     form, runs, columns = tiling.form, tiling.runs, contraction.columns
     assert isinstance(columns, int)
     depth = contraction.depth_extent
@@ -221,19 +227,21 @@ def vector_cycles(tiling: MatrixTiling, contraction: Contraction) -> float:
 
 
 def _matrices(walk: TileWalk) -> int:
-    """How many right sides there are; 1 if that is not known."""
+    """The number of packed matrices; 1 if it is not known."""
     matrices = dims.product(axis.extent for axis in walk.batch)
     return matrices if isinstance(matrices, int) else 1
 
 
 def _around(walk: TileWalk) -> int:
-    """How often there are such rows."""
+    """How many times the rows along `axis` are repeated by the axes around; 1 if that is not
+    known."""
     around = dims.product(axis.extent for axis in (*walk.batch, *walk.outer))
     return around if isinstance(around, int) else 1
 
 
 def tile_walk(contraction: Contraction) -> TileWalk:
-    """The rows as few axes as their strides allow, lines of a map as one where that saves tiles."""
+    """The rows as few axes as their strides allow. The lines of a map become one axis where that
+    takes fewer tiles."""
     found = walk_of(contraction, 1)
     walk = TileWalk(found.batch, found.outer, found.axis, found.depth, found.rank)
     if not found.outer:
@@ -248,7 +256,8 @@ def tile_walk(contraction: Contraction) -> TileWalk:
         return walk
     pitch = far // near
     extent = (lines - 1) * pitch + length
-    # With as many tiles as lines, two of them still make a block, which loads less.
+    # With an equal number of tiles the one axis is better: two of its tiles make a block, which
+    # takes fewer loads.
     if ceil(extent / ROWS) > lines * ceil(length / ROWS):
         return walk
     whole = MergedAxis(extent, near, 0, ())
@@ -256,7 +265,7 @@ def tile_walk(contraction: Contraction) -> TileWalk:
 
 
 def _runs(depth: tuple[DepthAxis, ...], form: TileForm) -> Runs | None:
-    """The depth as runs of contiguous elements; None where tiles cannot be loaded from it."""
+    """The depth as runs of contiguous elements; None if tiles cannot be loaded from it."""
     *outer, run = depth
     if run.a_stride != 1 or not isinstance(run.extent, int) or run.extent < form.depth:
         return None
@@ -269,8 +278,9 @@ def _runs(depth: tuple[DepthAxis, ...], form: TileForm) -> Runs | None:
 
 
 def _with_block(tiling: MatrixTiling, contraction: Contraction, target: Target) -> MatrixTiling:
-    """Blocks of rows that stay in a cache while all panels go by: the first-level one where all of
-    b comes from the second (measured: 1.2 to 1.3 times as fast), else the second."""
+    """The tiling with blocks of rows that stay in a cache while all panels are multiplied: in the
+    first-level cache if all of `b` comes from the second (measured: 1.2 to 1.3 times as fast), else
+    in the second."""
     rows = ROWS * tiling.tall
     near, far = (max(1, _bytes(tiling, rows, count)) for count in (rows, tiling.walk.axis.extent))
     room = 0 if tiling.prefetch else _NEAR_BYTES // near
@@ -289,8 +299,8 @@ def _with_block(tiling: MatrixTiling, contraction: Contraction, target: Target) 
 
 
 def _bytes(tiling: MatrixTiling, rows: int, neighbours: Size) -> int:
-    """Bytes of a that so many rows read. What rows read as well that are less than `neighbours`
-    away, as those of a convolution do, counts once."""
+    """The bytes of `a` that `rows` rows read. Rows that are less than `neighbours` apart may share
+    what they read, as a convolution's do; that is counted once."""
     stride, runs = tiling.walk.axis.a_stride, tiling.runs
     overlap = 1
     if isinstance(stride, int) and isinstance(neighbours, int) and stride > 0:
@@ -302,7 +312,7 @@ def _bytes(tiling: MatrixTiling, rows: int, neighbours: Size) -> int:
 
 
 def _rows(walk: TileWalk) -> int:
-    """The rows that count."""
+    """The rows that are part of the result."""
     if walk.pitch is not None:
         rows = dims.product(axis.extent for axis in walk.lines)
     else:
@@ -311,7 +321,7 @@ def _rows(walk: TileWalk) -> int:
 
 
 def _numbers(contraction: Contraction, tiling: MatrixTiling) -> int:
-    """The numbers of a."""
+    """The number of elements of `a`."""
     numbers = dims.product(contraction.a.shape)
     depth = tiling.runs.count * tiling.runs.length
     return numbers if isinstance(numbers, int) else 4 * 2 * ROWS * depth

@@ -1,10 +1,12 @@
-"""Which values a backward half makes for itself, at no cost, from others that lie in memory anyway.
+"""Finds values that the backward half of a training step can compute again at no cost, from others
+that are in memory anyway.
 
-Pointwise values take part in the kernels that read them: a ReLU behind a batch normalization, the
-parts of a GELU or a softmax. What has to be kept so that everything else follows from it is a
-cut of the graph, and the one of fewest bytes is kept (the "partitioner" of torch.compile does so).
-A value that would have to be made from much more than itself is kept, or made, as if it were no
-such value: chains of sums along a residual network stay short.
+Pointwise values are computed inside of the kernels that read them: a ReLU after a batch
+normalization, or the parts of a GELU or a softmax. The values that have to be kept, so that
+everything else follows from them, are a cut of the graph, and the cut with the fewest bytes is kept
+(as the "partitioner" of torch.compile does). A value that would have to be computed from much more
+than its own bytes counts as one that cannot be computed again, so that chains of sums along a
+residual network stay short.
 """
 
 from __future__ import annotations
@@ -18,13 +20,14 @@ from bessemer.compiler.schedule.memory.least_cut import least_cut
 from bessemer.compiler.schedule.memory.residents import Count, Work
 
 TWELFTHS = 15
-"""A value is made again from at most so many twelfths of its own bytes."""
+"""A value may be computed again from values of at most this many twelfths of its own bytes."""
 LITTLE = 1 << 15
-"""Bytes that are no matter."""
+"""Fewer bytes than this do not matter."""
 
 
 def free_values(graph: Graph, works: Sequence[Work], turn: int, count: Count) -> set[Value]:
-    """The values of works up to the place `turn` that later ones compute for themselves."""
+    """The values that works up to the place `turn` compute, and later works should compute
+    again."""
     return _Cutter(graph, works, turn, count).free()
 
 
@@ -59,14 +62,15 @@ class _Cutter:
         return self._behind(used, kept, simple, given)
 
     def _price(self, value: Value, written: Collection[Value]) -> int:
-        """What a value costs to keep; a little more if it has not been in memory so far."""
+        """The price of keeping a value: its bytes, and a little more if it has not been in memory
+        so far."""
         size = 32 * self._bytes(value)
         return size if value in written else size + size // 16
 
     def _behind(
         self, used: set[Value], kept: set[Value], simple: set[Value], given: set[Value]
     ) -> set[Value]:
-        """What late readers need and nobody keeps."""
+        """What late works need and nothing keeps."""
         producers = self.graph.producers()
         found: set[Value] = set()
         waiting = list(used)
@@ -86,7 +90,8 @@ class _Cutter:
     def _origins(
         self, early: dict[Node, None], given: set[Value]
     ) -> dict[Value, frozenset[Value] | None]:
-        """For each early value those that it can be made from without effort; None if it cannot."""
+        """For each early value, the values from which it can be computed again at no cost; None if
+        it cannot."""
         found: dict[Value, frozenset[Value] | None] = {}
         for node in early:
             found |= dict.fromkeys(node.outputs)
@@ -107,7 +112,7 @@ class _Cutter:
 
 
 def is_simple(node: Node) -> bool:
-    """Whether a kernel that reads a node's output can make it on the spot."""
+    """Whether a kernel that reads a node's output can compute it itself, element by element."""
     if len(node.outputs) != 1 or node.operator.is_random or node.operator.name == "pow":
         return False
     if node.operator.is_view or is_widening(node):

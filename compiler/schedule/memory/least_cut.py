@@ -1,4 +1,4 @@
-"""The cheapest set of places at which to cut a network between its sources and its sinks."""
+"""Finds the cheapest set of places at which to cut a network between its sources and its sinks."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ def least_cut(
     sources: Collection[_K],
     sinks: Collection[_K],
 ) -> set[_K]:
-    """The places, of the least total price, one of which is on every way from a source to a sink.
+    """The set of places with the least total price that has a place on every way from a source to a
+    sink.
 
-    Ways go along links, from a place to another; a source or a sink may be cut itself. The cut
-    nearest to the sinks, if several cost the same. (By the largest flow, on shortest ways: Dinic
-    1970.)
+    Ways go along `links`, from one place to another. A source or a sink may be in the cut itself.
+    Of several cheapest cuts, it is the one nearest to the sinks. Computed as the largest flow, on
+    shortest ways: Dinic 1970.
     """
     network = _Network()
     for place, price in prices.items():
@@ -39,7 +40,7 @@ def least_cut(
 
 
 class _Network(dict[object, dict[object, int]]):
-    """What can still flow from a point to its neighbours."""
+    """The amounts that can still flow from each point to its neighbours."""
 
     def link(self, first: object, second: object, amount: int) -> None:
         there = self.setdefault(first, {})

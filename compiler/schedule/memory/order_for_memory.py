@@ -1,9 +1,9 @@
-"""Puts a graph's nodes into an order in which less lies in memory at once.
+"""Puts a graph's nodes into an order in which fewer bytes are in memory at once.
 
-A kernel runs where its group's last node stands. Groups that give back more than they take
-(an optimizer's update, after which a gradient is not needed) run as soon as they can, and those
-that take more than they give back (a mask) as late as they can; what order is best is said by the
-bytes alive (residents.py). An order is only changed if that saves something.
+A group's kernel runs at the place of the group's last node. A group that frees more memory than it
+takes (an optimizer's update, after which a gradient is not needed) should run as early as possible,
+and a group that takes more than it frees (a mask) as late as possible. Several orders are tried,
+and compared by the bytes alive (residents.py). The order is only changed if that saves something.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ WORTH = 0.005
 
 
 def order_for_memory(graph: Graph, count: Count | None = None) -> Graph:
-    """The graph in the best order found, the same object if that is its own.
+    """The graph in the best order found; the same object if its own order is the best.
 
-    A graph whose nodes find out dimensions while running stays as it is. `count` as in residents.
+    A graph whose nodes find out sizes while running is not changed. `count` is as in residents.
     """
     if any(defined_symbols(node) for node in graph.nodes):
         return graph
@@ -52,10 +52,11 @@ Before = Mapping[Work, set[Work]]
 
 
 def _dependencies(graph: Graph, found: Residents) -> Before:
-    """The works that must be done before each one.
+    """The works that must be done before each work.
 
-    A state's new value lies where the old one is: it is made after what reads that, and after what
-    must be finite for it to be made at all.
+    The new value of a state overwrites the old one. So it is computed after the works that read the
+    old value, and after those that compute the values which must be finite for an update to be
+    made.
     """
     writer = {value: work for work in found.works for value in work.writes}
     before = {work: {writer[v] for v in work.reads if v in writer} for work in found.works}
@@ -91,8 +92,8 @@ def _reachable(work: Work, after: Mapping[Work, set[Work]]) -> set[Work]:
 
 
 def _scheduled(found: Residents, order: Sequence[Work], before: Before) -> tuple[Work, ...]:
-    """The order, but what gives back as much as it takes runs when it can; so does what is small,
-    and what is only a step to something that gives back."""
+    """The order, changed so that works that free as much as they take run as soon as they can. So
+    do small works, and works whose only purpose is a next one that frees memory."""
     readers: dict[Value, set[Work]] = {value: set() for value in found.sizes}
     for work in order:
         for value in found.reads[work]:
@@ -132,8 +133,8 @@ def _scheduled(found: Residents, order: Sequence[Work], before: Before) -> tuple
 
 
 def _scheduled_late(found: Residents, order: Sequence[Work], before: Before) -> tuple[Work, ...]:
-    """The order, but what takes more than it gives back runs as late as it can: seen from the end,
-    a work frees what it writes and needs what it reads."""
+    """The order, changed so that works that take more than they free run as late as they can. Seen
+    from the end, a work frees what it writes and needs what it reads."""
     alive: set[Value] = set()
 
     def gain(work: Work) -> int | None:
@@ -159,8 +160,8 @@ def _listed(
     gain: Callable[[Work], int | None],
     finish: Callable[[Work], None],
 ) -> tuple[Work, ...]:
-    """All works, in the order given, but for those that gain something, which come as soon as they
-    can, the largest gain first."""
+    """All works in the given order, except that works for which `gain` is not None run as soon as
+    they can, the largest gain first. `finish` is called for each work that has been placed."""
     places = {work: place for place, work in enumerate(order)}
     waits = {work: len(before[work]) for work in order}
     after: dict[Work, list[Work]] = {work: [] for work in order}
@@ -184,4 +185,4 @@ def _listed(
 
 
 LOOK = 32
-"""How many of the works that can be done are asked for their gain."""
+"""The number of works that are ready whose gains are compared."""

@@ -1,16 +1,18 @@
-"""Chooses what a training step computes again in its backward half instead of keeping it.
+"""Chooses what the backward half of a training step computes again, so that it need not be kept in
+memory.
 
-By itself it takes only what is free (free_values.py). With a budget it goes on, as far as the
-budget asks:
+Without a budget, only what is free is computed again (free_values.py). With a budget for the peak
+of memory, more is, as far as the budget requires:
 
-- values in order of cost per byte: pointwise ones, then products and convolutions (as in XLA's
-  rematerialization; the cost is operations and traffic);
-- only the values across a few boundaries are kept, and the part between two of them is computed
+- Values are given up in order of cost per byte: pointwise ones, then products and convolutions (as
+  in XLA's rematerialization; the cost is operations and memory traffic).
+- Or only the values at a few boundaries are kept, and everything between two boundaries is computed
   again when the backward half comes to it (Chen et al. 2016, Training deep nets with sublinear
-  memory cost); what the budget has left over goes to the values that cost most.
+  memory cost). What remains of the budget goes to the values that cost most.
 
-Every plan is judged by the bytes alive in the graph that it makes (residents.py), and the one of
-the least cost that fits is taken. Beyond what is free nothing is computed more than twice.
+Every plan is judged by the bytes alive in the graph that it leads to (residents.py). Of those that
+fit, the plan with the least cost is taken. Except for what is free, nothing is computed more than
+twice.
 """
 
 from __future__ import annotations
@@ -41,11 +43,11 @@ PARTS = 8
 
 @dataclass(frozen=True, eq=False)
 class Recomputation:
-    """A graph that keeps less, and what that is.
+    """A graph that keeps fewer values, and a description of what it keeps.
 
-    `kept` are the values that lie in memory between the halves, `again` those that did and are
-    computed again now, with their bytes. `peak` and `peak_before` are estimates of the arena.
-    `operations` are those that are repeated, of `all_operations` that the step had.
+    `kept` are the values that are in memory between the two halves; `again` are those that were,
+    and are now computed again. Both have their bytes. `peak` and `peak_before` are estimates of the
+    arena's bytes. `operations` are repeated, of the `all_operations` that the step had.
     """
 
     graph: Graph
@@ -58,7 +60,7 @@ class Recomputation:
 
 
 class Planner:
-    """Finds plans for one graph and several budgets; `count` gives sizes numbers."""
+    """Finds plans for one graph and several budgets. `count` turns sizes into numbers."""
 
     def __init__(self, graph: Graph, count: Count | None = None) -> None:
         self._count = count = count or typical
@@ -82,7 +84,8 @@ class Planner:
 
 @dataclass(frozen=True, eq=False)
 class _Plan:
-    """A graph, what lies in memory while it runs, and the nodes that it repeats."""
+    """A graph, the values in memory while it runs, the nodes that it repeats, and the cost of
+    these."""
 
     graph: Graph
     found: Residents
@@ -118,20 +121,21 @@ def _told(start: _Plan, turn: int, plan: _Plan, count: Count) -> Recomputation:
 
 
 def turning_point(graph: Graph, found: Residents) -> int:
-    """The place of the work after which the backward half begins: that of the loss, or else the one
-    behind which most bytes lie for long that were written before."""
+    """The place of the work after which the backward half begins: the one that computes the loss,
+    or otherwise the one after which the most bytes are in memory that were written before and are
+    needed for long."""
     lying = _lying(found)
     most = max(lying, default=0)
     loss = {graph.outputs[place] for place in graph.finite}
     places = [place for place, work in enumerate(found.works) if loss.intersection(work.writes)]
-    # Where the loss comes late nobody waits for it: then it is not a turning point.
+    # If the loss is computed late, because nothing depends on it, it is no turning point.
     if places and 2 * lying[max(places)] > most:
         return max(places)
     return lying.index(most) if most else 0
 
 
 def _lying(found: Residents) -> list[int]:
-    """The bytes behind each work that were written before and are needed for long."""
+    """The bytes, after each work, of values that were written before and are needed for long."""
     works = len(found.works)
     change = [0] * (works + 1)
     for value, (first, last) in found.lives().items():
@@ -142,7 +146,7 @@ def _lying(found: Residents) -> list[int]:
 
 
 def _across(found: Residents, turn: int) -> list[Value]:
-    """What is written before the turning point and read after it."""
+    """The values that are written before the turning point and read after it."""
     return [v for v, (first, last) in found.lives().items() if first <= turn < last]
 
 
@@ -164,7 +168,8 @@ def _made(
 
 
 class _Chooser:
-    """Plans that keep less than `start`, which has nothing left that is free."""
+    """Finds plans that keep less than `start`, in which nothing is left that could be computed
+    again for free."""
 
     def __init__(self, start: _Plan, count: Count) -> None:
         self.start = start
@@ -204,7 +209,7 @@ class _Chooser:
         return min([self.start, *found], key=lambda plan: plan.peak)
 
     def _plan(self, kept: Collection[Value]) -> _Plan:
-        """What comes of keeping these of the large values."""
+        """The plan that keeps these of the large values."""
         key = frozenset(self.large).difference(kept)
         if key not in self.plans:
             nodes = [node for held in key for node in self.inside[held]]
@@ -213,12 +218,13 @@ class _Chooser:
         return self.plans[key]
 
     def _price(self, value: Value) -> float:
-        """What a kept byte saves."""
+        """The cost of computing a value again, per byte."""
         nodes = dict.fromkeys(self.inside[value])
         return sum(node_cost(node, self.count) for node in nodes) / self.found.sizes[value]
 
     def _by_price(self, budget: int) -> Iterator[_Plan]:
-        """Less and less is kept, the cheapest given up first."""
+        """Plans that keep less and less; the values that are cheapest to compute again are given up
+        first."""
         order = self._dearest(set())
         for part in range(PARTS - 1, -1, -1):
             kept = order[: len(order) * part // PARTS]
@@ -230,7 +236,8 @@ class _Chooser:
                 break
 
     def _by_segments(self, budget: int) -> Iterator[_Plan]:
-        """What lies across a few boundaries is kept, and more of what costs most if it may be."""
+        """Plans that keep the values at a few boundaries, and what costs most besides, if the
+        budget allows."""
         for count in SEGMENTS:
             kept = self._boundaries(count)
             plan = self._plan(kept)
@@ -239,14 +246,15 @@ class _Chooser:
                 yield from self._most(kept, self._dearest(kept), budget)
 
     def _dearest(self, kept: Collection[Value]) -> list[Value]:
-        """The other values that could be kept, those first of which a byte saves most."""
+        """The other values that could be kept, the highest cost per byte first."""
         others = (v for v in self.large if v in self.across and v not in kept)
         return sorted(others, key=self._price, reverse=True)
 
     def _most(
         self, kept: Collection[Value], order: Sequence[Value], budget: int
     ) -> Iterator[_Plan]:
-        """Plans that keep more and more of the values in order, as far as the budget goes."""
+        """Plans that keep as many of the values, in their order, as the budget allows; found by
+        bisection."""
         low, high = 0, len(order)
         for _ in range(HALVINGS):
             if high - low < 2:
@@ -257,8 +265,8 @@ class _Chooser:
             low, high = (middle, high) if plan.peak <= budget else (low, middle)
 
     def _boundaries(self, count: int) -> set[Value]:
-        """The large values across the boundaries of so many parts of equal bytes, and those of the
-        last part: they would have to be there again at once."""
+        """The large values at the boundaries between `count` parts of equal bytes, and those of the
+        last part, which would have to be computed again at once."""
         written = [
             sum(self.found.sizes[v] for v in self.found.writes[work] if v in self.across)
             for work in self.early

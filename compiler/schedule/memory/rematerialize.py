@@ -1,14 +1,15 @@
-"""Writes a graph in which late readers of a value compute it again instead of keeping it.
+"""Writes a graph in which late readers of a value compute it again, so that it need not be kept.
 
     %2 = relu(%1)                            %2 = relu(%1)
     ...                                      ...
     %9 = mul(%8, %2)         becomes         %12 = relu(%1)
                                              %9 = mul(%8, %12)
 
-So %2 is not needed in between. "Late" is what runs after a turning point: for a training step, its
-backward half. What is computed again comes just before its first late reader, in the old order,
-once for all of them; or, `apart`, once for each, whose kernel takes it in. Numbers drawn at random
-are the same again: they depend on the seed, the step and the place only.
+So %2 is not needed in between. A reader is late if it runs after a given place, the turning point;
+in a training step this is the backward half. A value is computed again just before its first late
+reader, once for all of them, with the old order among such values. Or (`apart`) it is computed once
+for each reader, and becomes a part of the reader's kernel. Random numbers are the same both times:
+they depend only on the seed, the step and the place.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from bessemer.compiler.schedule.memory.residents import Work
 
 @dataclass(frozen=True, eq=False)
 class Again:
-    """A graph that computes values again, and the nodes of the old one that it repeats, each as
-    often as it does (views aside)."""
+    """A graph that computes values again, and the nodes of the old graph that it repeats, as many
+    times as it does. Views are not listed."""
 
     graph: Graph
     repeated: tuple[Node, ...]
@@ -36,8 +37,8 @@ def rematerialized(
     again: Collection[Value],
     apart: Collection[Value] = (),
 ) -> Again:
-    """The graph whose works behind the place `turn` compute the early values `again` anew, and
-    those `apart` each for itself."""
+    """The graph in which works after the place `turn` compute the early values `again` anew, and
+    those in `apart` each for itself."""
     return _Writer(graph, works, turn, set(again) | set(apart), set(apart)).write()
 
 
@@ -74,7 +75,7 @@ class _Writer:
         return Again(replace(self.graph, nodes=tuple(self.nodes)), tuple(self.repeated))
 
     def _emit(self, nodes: Iterable[Node]) -> None:
-        """Adds nodes, each after those that it needs."""
+        """Adds nodes to the new graph, each after the nodes that it needs."""
         waiting = [(node, False) for node in nodes]
         while waiting:
             node, is_ready = waiting.pop()
@@ -98,7 +99,8 @@ class _Writer:
         self._emit(self.made[value] for value in work.writes)
 
     def _prepare(self, work: Work) -> None:
-        """Repeats what all late readers share, in the old order: chains may be long."""
+        """Repeats what all late readers share, in the old order. This is not recursive because
+        chains may be long."""
         needed: set[Node] = set()
         seen: set[Value] = set()
         waiting = [value for node in work.nodes for value in node.inputs]
@@ -116,7 +118,8 @@ class _Writer:
             self._repeat(node, self.shared, {})
 
     def _for(self, value: Value, known: dict[Value, Value]) -> Value:
-        """What a late work reads in place of a value; `known` are those of its own."""
+        """The value that a late work reads in place of `value`. `known` are the values that it has
+        computed for itself."""
         if value in self.shared:
             return self.shared[value]
         if value not in known:

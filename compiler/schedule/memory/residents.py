@@ -1,8 +1,8 @@
-"""What lies in memory while a graph runs, told from its groups alone.
+"""Finds out what is in memory while a graph runs, from the graph's groups alone.
 
-Lowering a graph says it exactly (memory_plan/plan_memory.py) and takes a second; this takes a
-twentieth of it, so that passes can ask for many orders and many graphs. What a group's kernels need
-for themselves is known only roughly here: the packed right operand of a contraction.
+Lowering a graph gives this exactly (memory_plan/plan_memory.py) but takes a second. This takes a
+twentieth of that, so that passes can compare many orders and many graphs. Of what a group's kernels
+need for themselves only one thing is counted, roughly: the packed right operand of a contraction.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ Count = Callable[[Size], int]
 """Numbers for sizes."""
 
 VECTOR = 16
-"""Columns that a packed operand has at least."""
+"""The number of columns of a packed operand is a multiple of this."""
 
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """What one group does, or one node that stands alone.
+    """What one group computes, or one node that is not in a group.
 
-    `nodes` are in the graph's order. `reads` and `writes` are values in memory; an output may be
-    written over one of `replaceable`, if that is read for the last time. `scratch` are the bytes
-    that it needs for itself.
+    `nodes` are in the graph's order. `reads` and `writes` are values in memory. An output may
+    overwrite one of `replaceable`, if that is read for the last time. `scratch` is the working
+    memory in bytes.
     """
 
     nodes: tuple[Node, ...]
@@ -46,29 +46,33 @@ class Work:
 
 @dataclass(frozen=True, eq=False)
 class Residents:
-    """The works of a graph in order. `holder` is for a value that lies in another's memory that
-    one; `sizes` are the bytes of holders that need a place (inputs, outputs and weights do not)."""
+    """The works of a graph in order.
+
+    `holder` gives, for a value that lies inside of another's memory, that other value. `sizes` are
+    the bytes of the holders that take memory (inputs, outputs and weights do not count).
+    """
 
     works: tuple[Work, ...]
     holder: Mapping[Value, Value]
     sizes: Mapping[Value, int]
 
     def held(self, values: Sequence[Value]) -> set[Value]:
-        """The memory that values lie in, as far as it needs a place."""
+        """The holders of these values, as far as they take memory."""
         return {h for h in (self.holder.get(v, v) for v in values) if h in self.sizes}
 
     @cached_property
     def reads(self) -> dict[Work, set[Value]]:
-        """The places that each work reads."""
+        """The holders that each work reads."""
         return {work: self.held(work.reads) for work in self.works}
 
     @cached_property
     def writes(self) -> dict[Work, set[Value]]:
-        """The places that each work writes."""
+        """The holders that each work writes."""
         return {work: self.held(work.writes) for work in self.works}
 
     def lives(self, works: Sequence[Work] | None = None) -> dict[Value, tuple[int, int]]:
-        """The first and the last work that each place is needed at, in this or another order."""
+        """The positions of the first and the last work that need each holder, in this or another
+        order."""
         found: dict[Value, tuple[int, int]] = {}
         for time, work in enumerate(self.works if works is None else works):
             for value in self.reads[work] | self.writes[work]:
@@ -101,7 +105,7 @@ class Residents:
         return found
 
     def _replaced(self, work: Work, time: int, lives: Mapping[Value, tuple[int, int]]) -> int:
-        """The bytes of an input that the output takes the place of."""
+        """The bytes that are saved because an output overwrites an input."""
         target = next(iter(self.writes[work]), None)
         if not work.replaceable or target is None or lives[target][0] != time:
             return 0
@@ -110,9 +114,10 @@ class Residents:
 
 
 def residents(graph: Graph, count: Count | None = None) -> Residents:
-    """The works of a graph (its regions are part of the nodes that have them).
+    """The works of a graph, with the memory that they use. Regions are part of the nodes that
+    contain them.
 
-    `count` gives sizes numbers; without it every symbol is 64.
+    `count` turns sizes into numbers; without it every symbol counts as 64.
     """
     return _Finder(graph, count or typical).find()
 
@@ -160,7 +165,7 @@ class _Finder:
         return self.count(value.type.numel) * value.type.dtype.bytes
 
     def _packed(self, value: Value) -> int:
-        """A right operand, its columns filled up to whole vectors."""
+        """The bytes of a packed right operand, whose columns are filled up to whole vectors."""
         columns = self.count(value.type.shape[-1])
         return self._bytes(value) // max(columns, 1) * (-(-columns // VECTOR) * VECTOR)
 
@@ -197,7 +202,8 @@ class _Finder:
         )
 
     def _is_even(self, nodes: Sequence[Node], root: Node) -> bool:
-        """Whether an element of the root is made from the same elements of what it reads."""
+        """Whether each element of the root is computed from the elements at the same place of what
+        it reads."""
         return (
             all(
                 kind_of(node) == "view"
@@ -208,7 +214,7 @@ class _Finder:
         )
 
     def _inside(self, root: Node) -> tuple[Node, ...]:
-        """The nodes between a root and the memory that it is made from."""
+        """The nodes between a root and the memory from which it is computed."""
         found = {root}
         waiting = [root]
         while waiting:
@@ -224,5 +230,6 @@ class _Finder:
         return value in self.grouping.roots or kind_of(node) in ("statements", "structural")
 
     def _behind(self, values: Sequence[Value]) -> tuple[Value, ...]:
-        """The memory behind values; what a node that stands alone reads always lies there."""
+        """The values without duplicates. What a node outside of groups reads is in memory
+        itself."""
         return tuple(dict.fromkeys(values))

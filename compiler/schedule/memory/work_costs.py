@@ -1,4 +1,4 @@
-"""What it costs to compute something once more, in rough terms: operations and bytes moved."""
+"""Estimates what it costs to compute a node once more: operations and bytes moved."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _COSTLY_OPERATIONS = 12
 
 
 def node_cost(node: Node, count: Count) -> int:
-    """Operations and bytes moved, in units of an operation."""
+    """Operations plus bytes moved, weighted so that both are in units of an operation."""
     if node.operator.is_view:
         return 0
     moved = sum(count(value.type.numel) * value.type.dtype.bytes for value in node.outputs)
@@ -21,7 +21,7 @@ def node_cost(node: Node, count: Count) -> int:
 
 
 def operations(node: Node, count: Count) -> int:
-    """Floating-point operations of a node; those of functions such as exp count as several."""
+    """The floating-point operations of a node. A function such as exp counts as several."""
     if node.operator.is_view:
         return 0
     numel = count(node.outputs[0].type.numel) if node.outputs else 0
